@@ -1,0 +1,7911 @@
+/* ================================================================================================
+   >>config   version, linkage                                        >>types   status, descriptors
+   ============================================================================================== */
+#ifndef LATTICEQUANT_H
+#define LATTICEQUANT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LQ_VERSION_MAJOR 0
+#define LQ_VERSION_MINOR 1
+#define LQ_VERSION_PATCH 0
+#define LQ_VERSION (LQ_VERSION_MAJOR * 10000 + LQ_VERSION_MINOR * 100 + LQ_VERSION_PATCH)
+
+#ifndef LQ_API
+#if defined(LQ_STATIC)
+#if defined(__GNUC__) || defined(__clang__)
+#define LQ_API static __attribute__((unused))
+#else
+#define LQ_API static
+#endif
+#elif defined(__cplusplus)
+#define LQ_API extern "C"
+#else
+#define LQ_API extern
+#endif
+#endif
+
+/* LQ_MUST marks a function whose status a caller may not drop. */
+#if defined(__GNUC__) || defined(__clang__)
+#define LQ_MUST __attribute__((warn_unused_result))
+#else
+#define LQ_MUST
+#endif
+
+/* One list makes the enum, lq_status_string and the table of the manual. */
+#define LQ_STATUS_LIST(X)                                                                          \
+    X(LQ_OK, 0, "ok")                                                                              \
+    X(LQ_E_ARG, -1, "invalid argument")                                                            \
+    X(LQ_E_SPACE, -2, "buffer too small")                                                          \
+    X(LQ_E_DATA, -3, "corrupt, truncated or non-finite data")                                      \
+    X(LQ_E_FORMAT, -4, "unknown format, version or mismatched profile")                            \
+    X(LQ_E_RANGE, -5, "value or index out of range")                                               \
+    X(LQ_E_NOMEM, -6, "out of memory")                                                             \
+    X(LQ_E_IO, -7, "read or write callback failed")                                                \
+    X(LQ_E_INTERNAL, -8, "internal error: please report")
+
+#define LQ__STATUS_ENUM(name, value, text) name = value,
+enum { LQ_STATUS_LIST(LQ__STATUS_ENUM) LQ__STATUS_END = 1 };
+#undef LQ__STATUS_ENUM
+
+/* Element types of K/V in memory and of raw pages. */
+enum { LQ_F32 = 1, LQ_F16 = 2, LQ_BF16 = 3 };
+
+/* What a group's vectors are. K has one step for all tokens, V a gain per token and slice. */
+enum { LQ_K = 1, LQ_V = 2 };
+
+/* Page codes: how the integers (or floats) of a page are stored. */
+enum { LQ_PAGE_RAW = 1, LQ_PAGE_FIXED = 2, LQ_PAGE_CODED = 3 };
+
+/* Quantizers. LQ_E8_RELAXED drops the parity of the half-integer coset: a little better below
+   1.75 bits, worse above 2.6. */
+enum { LQ_Z = 1, LQ_D4 = 2, LQ_E8 = 3, LQ_E8_RELAXED = 4 };
+
+/* Bases of a profile. */
+enum { LQ_BASIS_IDENTITY = 1, LQ_BASIS_HADAMARD = 2 };
+
+/* Pairing of RoPE: (i, i + rotary_dims / 2) or (2i, 2i + 1). */
+enum { LQ_ROPE_HALF = 1, LQ_ROPE_ADJACENT = 2 };
+
+/* Rotary position embedding of one head; also the form in which archives carry it.
+     freqs        radians per position of each pair (rotary_dims / 2), finite, 0 <= f < 256
+     rotary_dims  leading dims of each head that are rotated, even; the others pass through
+     layout       LQ_ROPE_HALF (default 0) or LQ_ROPE_ADJACENT
+     magnitude    factor on the rotated dims (YaRN's attention factor); default 0 means 1 */
+typedef struct lq_rope {
+    const float *freqs;
+    uint32_t rotary_dims;
+    uint32_t layout;
+    float magnitude;
+} lq_rope;
+
+/* Vectors of a group in the caller's memory. Slice s is one head's (or latent's) vectors; element d
+   of token t lies at slices[s] + t * token_stride + d, in elements of `type`.
+     token_stride  0 means tightly packed: the dims of that slice */
+typedef struct lq_vectors {
+    const void *const *slices;
+    size_t token_stride;
+    int type;
+} lq_vectors;
+
+typedef struct lq_vectors_out {
+    void *const *slices;
+    size_t token_stride;
+    int type;
+} lq_vectors_out;
+
+/* Positions of consecutive tokens: first + i * stride, or list[i] where list is not NULL.
+     stride  default 0 means 1 */
+typedef struct lq_positions {
+    int64_t first;
+    int64_t stride;
+    const int64_t *list;
+} lq_positions;
+
+/* One slice of a group: dims [first_dim, first_dim + dims) of a head of a layer. MLA latents,
+   partial heads of a tensor-parallel shard and unequal layers are only other slices. */
+typedef struct lq_slice {
+    uint32_t layer;
+    uint32_t head;
+    uint32_t first_dim;
+    uint32_t dims;
+} lq_slice;
+
+/* A profile: what the coder knows of a group's coefficients. Arrays lie in the caller's memory.
+   Rows are the V gains first (slice_count rows when stream is LQ_V), then the coefficients.
+     mean    in units of 2^mean_exponent; gains: in quarter octaves
+     sigma   16 * log2 of the standard deviation; gains: of the gain in quarter octaves;
+             LQ_SIGMA_DEAD marks a coefficient that is never coded */
+#define LQ_SIGMA_DEAD (-32768)
+typedef struct lq_profile {
+    uint32_t stream;
+    uint32_t basis;
+    uint32_t slice_count;
+    uint32_t dims;
+    int32_t mean_exponent;
+    int16_t *mean;
+    int16_t *sigma;
+} lq_profile;
+
+/* ================================================================================================
+   >>api   kernels, codec, archive
+   ============================================================================================== */
+/* ---- library ---- */
+LQ_API int lq_version(void);
+LQ_API const char *lq_status_string(int status);
+
+/* SIMD level in force: 0 C, 1 AVX2, 2 AVX-512. lq_cpu_limit caps it (negative: no cap) and returns
+   what is in force then; results are the same at every level. Not while other threads work. */
+LQ_API int lq_cpu_level(void);
+LQ_API int lq_cpu_limit(int level);
+
+/* ---- half floats: round to nearest, ties to even; infinities stay, NaNs stay NaN ---- */
+/* One number. */
+LQ_API uint16_t lq_f16_from_f32(float f);
+LQ_API float lq_f32_from_f16(uint16_t h);
+LQ_API uint16_t lq_bf16_from_f32(float f);
+LQ_API float lq_f32_from_bf16(uint16_t h);
+
+/* Arrays of `count`, any alignment; src and dst may not overlap. `type` is LQ_F32, LQ_F16 or LQ_BF16;
+   any other is LQ_E_ARG. */
+LQ_API LQ_MUST int lq_f32_from_type(float *dst, const void *src, size_t count, int type);
+LQ_API LQ_MUST int lq_type_from_f32(void *dst, const float *src, size_t count, int type);
+LQ_API size_t lq_type_bytes(int type);
+
+/* Hadamard rotation with fixed signs, orthonormal, in place: x (count, dims) float.
+   dims may be any number of 1 .. 65536: blocks of the largest power of two that divides it, at most
+   512. lq_unrotate_f32 is the inverse. LQ_E_ARG: x is NULL, dims out of range.
+   Results are the same at every CPU level. */
+LQ_API LQ_MUST int lq_rotate_f32(float *x, size_t count, size_t dims);
+LQ_API LQ_MUST int lq_unrotate_f32(float *x, size_t count, size_t dims);
+
+/* Rotates (or, with lq_rope_undo_f32, rotates back) x (tokens, dims) float in place: one head.
+   `stride` floats from token to token. LQ_E_ARG: NULL, rope not valid, rotary_dims > dims.
+   Angles are positions times frequency modulo a turn, in 64-bit integers: exact for any position. */
+LQ_API LQ_MUST int lq_rope_apply_f32(float *x, size_t tokens, size_t dims, size_t stride,
+                                     const lq_rope *rope, const lq_positions *positions);
+LQ_API LQ_MUST int lq_rope_undo_f32(float *x, size_t tokens, size_t dims, size_t stride,
+                                    const lq_rope *rope, const lq_positions *positions);
+
+/* Means over tokens: mean (dims) of x (tokens, dims); lq_center_f32 also subtracts it in place and
+   lq_uncenter_f32 adds it back. LQ_E_ARG: NULL or a count of 0. */
+LQ_API LQ_MUST int lq_mean_f32(float *mean, const float *x, size_t tokens, size_t dims);
+LQ_API LQ_MUST int lq_center_f32(float *x, size_t tokens, size_t dims, float *mean);
+LQ_API LQ_MUST int lq_uncenter_f32(float *x, size_t tokens, size_t dims, const float *mean);
+
+/* ---- lattices: exact nearest points ---- */
+/* Nearest points of src / step, count numbers in blocks of 1 (LQ_Z), 4 (LQ_D4) or 8 (LQ_E8,
+   LQ_E8_RELAXED).
+     points  (count) int16: the coordinates; E8's are doubled, so that halves are integers: all eight
+             even or all eight odd
+   The number that is rounded is src / step to the nearest 2^-12; ties go to the integer coset.
+   LQ_E_ARG: NULL, step outside [2^-100, 2^100], unknown quantizer, count not a multiple of the block;
+   LQ_E_DATA: not finite; LQ_E_RANGE: |src| above 2048 steps. The same points on every machine.
+   Source: Conway and Sloane 1982, "Fast quantizing and decoding algorithms for lattice quantizers". */
+LQ_API LQ_MUST int lq_lattice_nearest(int16_t *points, const float *src, size_t count, float step,
+                                      int quantizer);
+
+/* The inverse: dst = point * step (E8's points halved first). */
+LQ_API LQ_MUST int lq_lattice_point(float *dst, const int16_t *points, size_t count, float step,
+                                    int quantizer);
+
+/* Numbers a block of the quantizer holds: 1, 4 or 8; 0 if unknown. */
+LQ_API size_t lq_lattice_dims(int quantizer);
+
+/* ---- fixed width ---- */
+/* Codes of a fixed number of bits: LQ_Z with 8, 4, 3 or 2 bits (the half-integer grid, level
+   u - 2^(bits-1) + 1/2) or LQ_E8 with 4 bits (32 bits for 8 numbers: see >>manual). Out-of-range
+   numbers take the nearest code in range.
+     dst  lq_fixed_bytes(count, quantizer, bits) bytes; 0 for an unknown form
+   Errors as lq_lattice_nearest (count a multiple of 8 for E8), LQ_E_SPACE: dst too small. */
+LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits);
+LQ_API LQ_MUST int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, size_t count,
+                                   float step, int quantizer, int bits);
+LQ_API LQ_MUST int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t count,
+                                   float step, int quantizer, int bits);
+
+/* ---- entropy coder: integers with Gaussian statistics, one 32-lane rANS stream a page ---- */
+/* Class of a row: sigma / step = 2^((class - LQ_CLASS_ONE) / 8), from 2^-4 (class 1) to 2^11.
+   Class 0 is a dead row: not in the stream, zero when decoded. */
+#define LQ_CLASS_ONE 33
+#define LQ_CLASS_MAX 121
+
+/* Rows of a page, lead rows included. */
+#define LQ_RANS_ROWS_MAX 65536
+
+/* The coder's tables, computed by integer arithmetic: the same on every machine. */
+typedef struct lq_tables lq_tables;
+
+/* Bytes of memory for lq_tables_init. */
+LQ_API size_t lq_tables_bytes(void);
+
+/* Builds the tables (1 ms) in the caller's memory, of any alignment; *tables points into it.
+   Read-only afterwards: any number of threads and codecs may share them.
+   LQ_E_ARG: NULL; LQ_E_SPACE: mem_bytes below lq_tables_bytes(). */
+LQ_API LQ_MUST int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes);
+
+/* How the rows of a page are coded: built alike by encoder and decoder from the classes. Points into
+   the caller's memory.
+     rows        of the matrix: lead rows, coefficients, and for E8 a coset row before each block
+     coded_rows  those that are in the stream */
+typedef struct lq_rans_row lq_rans_row;
+typedef struct lq_rans_plan {
+    size_t rows;
+    size_t coded_rows;
+    const lq_rans_row *coded;
+} lq_rans_plan;
+
+/* Rows of the matrix of `rows` rows of which the first `lead_rows` are lead rows; 0 if not valid.
+   An E8 block is nine rows of the matrix: coset (0 or 1), z0 .. z7. */
+LQ_API size_t lq_rans_matrix_rows(size_t rows, size_t lead_rows, int quantizer);
+
+/* Bytes of memory for lq_rans_plan_init, any quantizer; 0 if not valid. */
+LQ_API size_t lq_rans_plan_bytes(size_t rows);
+
+/* Builds a plan in the caller's memory, of any alignment.
+     classes    (rows) of the lead rows and the coefficients; none for coset rows
+     lead_rows  leading rows of plain integers (the gains of V): never a dead zone, no lattice
+     quantizer  LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED: how the coefficients were quantized. A block of 4
+                or 8 with a dead row in it, and rows behind the last whole block, are Z (>>rans)
+   LQ_E_ARG: NULL, no rows or too many, class above LQ_CLASS_MAX, unknown quantizer; LQ_E_SPACE. */
+LQ_API LQ_MUST int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
+                                     const uint8_t *classes, size_t rows, size_t lead_rows,
+                                     int quantizer);
+
+/* One page of a batch.
+     values       (plan rows, 64) int16, any alignment; column t is token t
+     bytes        encode: the stream is written here; decode: read from here
+     bytes_count  encode: room; decode: exact length of the stream
+     written      encode: length of the stream, 0 on error; decode: not used
+     tokens       1 .. 64 columns in use. Encode does not read the others, decode makes them zero
+     status       of this page */
+typedef struct lq_rans_page {
+    int16_t *values;
+    uint8_t *bytes;
+    size_t bytes_count;
+    size_t written;
+    uint32_t tokens;
+    int status;
+} lq_rans_page;
+
+/* Longest stream of a page with that many matrix rows; 0 if rows or tokens are out of range. */
+LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens);
+
+/* Workspace of lq_rans_encode and lq_rans_decode for that many matrix rows and pages in a call: it
+   stops growing at 8 pages. */
+LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count);
+
+/* Encodes pages of one plan; up to 8 are in flight, so batches are faster than single pages.
+   Rows that are dead are not read. The same bytes on every machine.
+   Returns the first page status that is not LQ_OK, each page has its own: LQ_E_ARG: NULL, tokens not
+   1 .. 64, a coset that is not 0 or 1, a block with an odd sum; LQ_E_SPACE: bytes_count (lq_rans_bound
+   is always enough) or workspace too small. */
+LQ_API LQ_MUST int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan,
+                                  lq_rans_page *pages, size_t page_count, void *workspace,
+                                  size_t workspace_bytes);
+
+/* Decodes pages of one plan. Returns as lq_rans_encode: LQ_E_ARG, LQ_E_SPACE (workspace), LQ_E_DATA:
+   not a stream of this plan and token count; its values are then unspecified.
+   Safe for untrusted input: reads bytes[0, bytes_count) only. */
+LQ_API LQ_MUST int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan,
+                                  lq_rans_page *pages, size_t page_count, void *workspace,
+                                  size_t workspace_bytes);
+/* ---- profiles ---- */
+/* What the vectors of a group are: shared by fitting and by the page codec.
+     stream       LQ_K or LQ_V
+     slice_count  1 .. 4096; slice_dims (slice_count), their sum at most 8192
+     rope         RoPE to undo before coding (every slice has at least rotary_dims dims); NULL: none
+     basis        LQ_BASIS_IDENTITY (default 0) or LQ_BASIS_HADAMARD, per slice */
+typedef struct lq_geometry {
+    uint32_t stream;
+    uint32_t basis;
+    uint32_t slice_count;
+    const uint32_t *slice_dims;
+    const lq_rope *rope;
+} lq_geometry;
+
+/* Rows of a profile: slice_count gains (V only) and then the coefficients; 0 if not valid. */
+LQ_API size_t lq_geometry_rows(const lq_geometry *geometry);
+LQ_API size_t lq_geometry_dims(const lq_geometry *geometry);
+
+/* Bytes of memory for a profile's arrays of `rows`. */
+LQ_API size_t lq_profile_bytes(size_t rows);
+
+/* A profile with mean 0 and standard deviation `sigma` in every row (gains: 1 octave): the
+   calibration-free start. LQ_E_ARG: geometry or sigma not valid; LQ_E_SPACE: mem_bytes below
+   lq_profile_bytes(lq_geometry_rows(geometry)). */
+LQ_API LQ_MUST int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes,
+                                   const lq_geometry *geometry, float sigma);
+
+/* The file form (>>manual): lq_profile_save_bound bytes at most; the same profile gives the same
+   bytes. load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (*rows tells what is needed;
+   mem may be NULL then). Safe for untrusted input. */
+LQ_API size_t lq_profile_save_bound(size_t rows);
+LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
+                                   const lq_profile *profile);
+LQ_API LQ_MUST int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *rows,
+                                   const uint8_t *src, size_t src_bytes);
+
+/* Fits means and standard deviations to a sequence, in integer sums: any order of the same tokens
+   gives the same profile. Leave out the sinks (the first 4 tokens); refit when lq_fit_due says so. */
+typedef struct lq_fit {
+    lq_geometry geometry;
+    float step;
+    uint64_t tokens;
+    int64_t *sum;          /* q12 */
+    uint64_t *sum_squares; /* q8 */
+} lq_fit;
+
+/* Memory for lq_fit_init, and for the workspace of lq_fit_add. */
+LQ_API size_t lq_fit_bytes(const lq_geometry *geometry);
+LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *geometry);
+
+/* `step` is the finest step in use: means come out in quarters of it. geometry and what it points to
+   must outlive the fit. */
+LQ_API LQ_MUST int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes,
+                               const lq_geometry *geometry, float step);
+
+/* Adds tokens. LQ_E_DATA: NaN or infinity; LQ_E_RANGE: |x| above 2048 steps; then nothing was added. */
+LQ_API LQ_MUST int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *positions,
+                              size_t tokens, void *workspace, size_t workspace_bytes);
+
+/* The profile of all tokens so far. LQ_E_ARG: no tokens. Memory as lq_profile_init. */
+LQ_API LQ_MUST int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem,
+                                  size_t mem_bytes);
+
+/* Whether a refit pays after `pages` pages: at 1, 2, 4, 8, ... */
+LQ_API int lq_fit_due(uint64_t pages);
+
+/* ---- pages ---- */
+/* A codec turns up to 64 tokens of one group at a time into a page and back.
+     tables         from lq_tables_init; needed by coded pages
+     profile        rows must fit the geometry; fixed pages use its mean, coded ones also its sigma;
+                    not needed by raw pages
+     geometry       what the vectors are; its basis must be the profile's (0 takes the profile's)
+     page           LQ_PAGE_CODED (default 0), LQ_PAGE_FIXED or LQ_PAGE_RAW
+     quantizer      LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED; fixed pages: LQ_Z or LQ_E8
+     bits           fixed pages: 8, 4 (default 0), 3, 2; E8: 4
+     type           raw pages: LQ_F16 (default 0), LQ_F32 or LQ_BF16
+     step           width of the quantizer's cell: K in its own unit, V relative to the gain
+     profile_index  0 .. 65535, stamped into each page: which profile of the run decodes it
+   What the descriptor points to must outlive the codec. */
+typedef struct lq_codec_desc {
+    const lq_tables *tables;
+    const lq_profile *profile;
+    lq_geometry geometry;
+    int page;
+    int quantizer;
+    int bits;
+    int type;
+    float step;
+    uint32_t profile_index;
+} lq_codec_desc;
+
+typedef struct lq_codec lq_codec;
+
+/* Memory of a codec; 0 if the descriptor is not valid. */
+LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc);
+
+/* Builds a codec in the caller's memory. LQ_E_ARG: a descriptor that is not valid; LQ_E_SPACE;
+   LQ_E_FORMAT: the profile does not fit the geometry; LQ_E_RANGE: a mean too large for the step.
+   A codec is read-only afterwards: any number of threads may use it, each with its own workspace. */
+LQ_API LQ_MUST int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes,
+                                 const lq_codec_desc *desc);
+
+/* Largest page, and the workspace for lq_codec_encode and lq_codec_decode. */
+LQ_API size_t lq_codec_page_bound(const lq_codec *codec);
+LQ_API size_t lq_codec_workspace_bytes(const lq_codec *codec);
+
+/* Tokens to pages, 64 to a page but the last: pages lie one behind the other in dst.
+     page_bytes   (ceil(tokens / 64)) size of each page
+     positions    of the tokens; may be NULL if the geometry has no rope
+   LQ_E_SPACE: dst (lq_codec_page_bound each is always enough) or workspace too small; LQ_E_DATA: NaN
+   or infinity in src (raw pages take them); LQ_E_RANGE: |x| above 2048 steps.
+   Up to 8 pages are in flight. The same bytes on every machine. */
+LQ_API LQ_MUST int lq_codec_encode(const lq_codec *codec, uint8_t *dst, size_t dst_bytes,
+                                   size_t *written, size_t *page_bytes, const lq_vectors *src,
+                                   const lq_positions *positions, size_t tokens, void *workspace,
+                                   size_t workspace_bytes);
+
+/* Pages to tokens: page i is pages[i], page_bytes[i] long, and holds tokens 64 i .. of `tokens`.
+   LQ_E_DATA, LQ_E_FORMAT: not a page of this codec and token count. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_codec_decode(const lq_codec *codec, const lq_vectors_out *dst,
+                                   const lq_positions *positions, size_t tokens,
+                                   const uint8_t *const *pages, const size_t *page_bytes,
+                                   void *workspace, size_t workspace_bytes);
+
+/* Reads a page's trailer: which codec decodes it. LQ_E_DATA, LQ_E_FORMAT. Safe for untrusted input. */
+typedef struct lq_page_info {
+    int page;
+    int quantizer;
+    int bits;
+    int type;
+    uint32_t tokens;
+    uint32_t profile_index;
+} lq_page_info;
+LQ_API LQ_MUST int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_bytes);
+
+/* ---- hashes ---- */
+
+/* XXH32 of bytes: finds accidents, not attacks.
+     src  `count` bytes, any alignment; may be NULL when count is 0
+   Returns the hash. Safe for untrusted input.
+   Source: xxHash fast digest algorithm, format specification 0.2.0, "XXH32". */
+LQ_API uint32_t lq_xxh32(const void *src, size_t count, uint32_t seed);
+
+/* BLAKE2s without a key, digest of 16 bytes: names a profile.
+     src  `count` bytes, any alignment; may be NULL when count is 0
+   Safe for untrusted input. Source: RFC 7693, sections 2 and 3. */
+LQ_API void lq_blake2s_128(uint8_t digest[16], const void *src, size_t count);
+
+/* ---- archive: many pages in one growing, randomly readable, checksummed file ---- */
+
+#define LQ_ARCHIVE_NONE 0xffffffffu /* no rope, no profile */
+
+enum {
+    LQ_ARCHIVE_HEADER_BYTES = 32,
+    LQ_ARCHIVE_FOOTER_BYTES = 48,
+    LQ_ARCHIVE_MAX_SLICES = 4096,
+    LQ_ARCHIVE_MAX_DIMS = 8192,
+    LQ_ARCHIVE_MAX_ALIGN = 65536
+};
+
+/* A group: the slices whose vectors form one coefficient vector. No defaults.
+     stream       LQ_K or LQ_V
+     rope         id of a rope, or LQ_ARCHIVE_NONE
+     page_rule    how the page codec made the pages; the archive carries it and does not look
+     slices       1 .. LQ_ARCHIVE_MAX_SLICES; layers, heads and dims below 65536 and
+                  together at most LQ_ARCHIVE_MAX_DIMS dims */
+typedef struct lq_archive_group_desc {
+    uint32_t stream;
+    uint32_t rope;
+    uint8_t page_rule[4];
+    const lq_slice *slices;
+    size_t slice_count;
+} lq_archive_group_desc;
+
+/* A profile: embedded, or the name of one that is kept elsewhere. One of the pointers is NULL.
+     bytes  its file form, `count` bytes (at least 1)
+     hash   lq_blake2s_128 of its file form, 16 bytes */
+typedef struct lq_archive_profile_desc {
+    const uint8_t *bytes;
+    size_t count;
+    const uint8_t *hash;
+} lq_archive_profile_desc;
+
+/* A run: consecutive pages of one group of one sequence.
+     group            id of a group
+     profile          id of a profile, or LQ_ARCHIVE_NONE
+     sequence         any number: the caller's name of the sequence
+     first_token      ordinal within the sequence; first_token + token_count <= 2^63
+     token_count      at least 1
+     tokens_per_page  default 0 means 64; at most 65535; every page but the last has so many
+     code             the pages' LQ_PAGE_*, at most 255; default 0 means mixed
+     align            bytes, a power of two, at most LQ_ARCHIVE_MAX_ALIGN; each page starts at a
+                      multiple of it in the file; default 0 means 1 for LQ_PAGE_CODED, else 64
+     step             quantizer step, finite, >= 0; default 0 means none
+     positions        of its tokens: {first_token, 1} costs nothing, other first and stride 12
+                      bytes; a list (token_count) or a stride beyond int32 8 bytes a token */
+typedef struct lq_archive_run_desc {
+    uint32_t group;
+    uint32_t profile;
+    uint64_t sequence;
+    uint64_t first_token;
+    uint32_t token_count;
+    uint32_t tokens_per_page;
+    uint32_t code;
+    uint32_t align;
+    float step;
+    lq_positions positions;
+} lq_archive_run_desc;
+
+/* What a reader tells of a run.
+     desc       as above; positions.list is NULL: lq_archive_positions gives them
+     listed     1: positions are a list, and first and stride are 0
+     offset     of its first page in the file
+     bytes      from there to the end of its last page, padding included */
+typedef struct lq_archive_run_info {
+    lq_archive_run_desc desc;
+    uint32_t page_count;
+    uint32_t listed;
+    uint64_t offset;
+    uint64_t bytes;
+} lq_archive_run_info;
+
+/* Where a page lies, and which tokens it holds. */
+typedef struct lq_page_ref {
+    uint64_t offset;
+    uint32_t bytes;
+    uint32_t checksum;
+    uint64_t first_token;
+    uint32_t token_count;
+    uint32_t run;
+    uint32_t page;
+} lq_page_ref;
+
+/* Where a writer writes: write_fn, or mem. Exactly one of them.
+     write_fn   takes `count` bytes in file order; nonzero means failure, after which the writer
+                answers LQ_E_IO for ever
+     mem        receives what this writer writes, also when it appends
+     directory  collects one segment's directory; lq_archive_run_bytes tells what a run takes,
+                a group 20 + 8 a slice, a rope 16 + 2 * rotary_dims, a profile 12 + its bytes
+                or 28, user bytes 12 + theirs, each rounded up to 4; stays in use until finish */
+typedef struct lq_archive_writer_desc {
+    int (*write_fn)(void *user, const void *bytes, size_t count);
+    void *user;
+    void *mem;
+    size_t mem_bytes;
+    void *directory;
+    size_t directory_bytes;
+} lq_archive_writer_desc;
+
+/* A writer in the caller's memory. Read `offset` (the file's size so far) and `written` (by this
+   writer); the rest is private. */
+typedef struct lq_archive_writer {
+    uint64_t offset;
+    uint64_t written;
+    int (*write_fn)(void *user, const void *bytes, size_t count);
+    void *user;
+    uint8_t *mem;
+    size_t mem_bytes;
+    uint8_t *directory;
+    size_t directory_bytes;
+    size_t directory_used;
+    uint64_t segment_start;
+    uint64_t footer;
+    uint64_t page_count;
+    uint32_t record_count;
+    uint32_t run_count;
+    uint32_t group_count;
+    uint32_t rope_count;
+    uint32_t profile_count;
+    uint32_t failed;
+    uint32_t finished;
+    uint32_t in_run;
+    size_t run_start;
+    uint8_t *run_pages;
+    uint64_t run_base;
+    uint64_t run_end;
+    uint64_t run_align;
+    uint32_t run_page_count;
+    uint32_t run_page;
+} lq_archive_writer;
+
+/* Where a reader reads: bytes, or read_fn. Exactly one of them.
+     bytes          `size` bytes, which stay as they are as long as the reader is in use
+     read_fn        copies `count` bytes at `offset` (inside `size`); nonzero means failure
+     size           of the file, at most 2^60
+     recover_bytes  default 0: the file must end in a valid footer. Else a valid footer is looked
+                    for in so many last bytes (UINT64_MAX: in all): the archive as of then */
+typedef struct lq_archive_source {
+    const void *bytes;
+    int (*read_fn)(void *user, uint64_t offset, void *dst, size_t count);
+    void *user;
+    uint64_t size;
+    uint64_t recover_bytes;
+} lq_archive_source;
+
+/* A reader in the caller's memory. Read the counts (ids and indices are below them) and `end`,
+   where valid data end: less than the file's size after a recovery. The rest is private. */
+typedef struct lq_archive_reader {
+    uint64_t end;
+    uint64_t page_count;
+    uint32_t segment_count;
+    uint32_t group_count;
+    uint32_t rope_count;
+    uint32_t profile_count;
+    uint32_t run_count;
+    uint32_t meta_count;
+    const uint8_t *file;
+    int (*read_fn)(void *user, uint64_t offset, void *dst, size_t count);
+    void *user;
+    uint64_t size;
+    const uint8_t *directories;
+    const uint8_t *index;
+    const uint8_t *next;
+    const uint8_t *heads;
+    uint32_t head_mask;
+} lq_archive_reader;
+
+/* Starts an archive and writes the file header.
+   Returns LQ_OK, LQ_E_ARG, LQ_E_SPACE (mem below 32 bytes) or LQ_E_IO; the writer is set only on
+   LQ_OK. Writers and readers are plain structs: nothing to release. */
+LQ_API LQ_MUST int lq_archive_writer_init(lq_archive_writer *writer,
+                                          const lq_archive_writer_desc *desc);
+
+/* Starts a writer that continues the archive of an open reader: ids count on, and what it writes
+   belongs at byte reader->end of the file. After a recovery cut the file there first.
+   Returns LQ_OK or LQ_E_ARG. The reader is not used afterwards. */
+LQ_API LQ_MUST int lq_archive_writer_append(lq_archive_writer *writer,
+                                            const lq_archive_writer_desc *desc,
+                                            const lq_archive_reader *reader);
+
+/* Adds a rope to the directory. `*id` counts up from 0 over the whole archive; may be NULL.
+     rope  rotary_dims even, 2 .. LQ_ARCHIVE_MAX_DIMS; magnitude above 0
+   Returns LQ_OK, LQ_E_ARG (also inside a run or after finish), LQ_E_DATA (a float is not finite),
+   LQ_E_RANGE (a value outside its range, or 65535 ropes), LQ_E_SPACE (the directory is full: flush
+   the segment) or LQ_E_IO. On error nothing has changed. */
+LQ_API LQ_MUST int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope,
+                                       uint32_t *id);
+
+/* Adds a group to the directory. `*id` counts up from 0 over the whole archive; may be NULL.
+   Returns LQ_OK, LQ_E_ARG (also inside a run or after finish), LQ_E_RANGE (unknown rope, or a slice
+   or their number or dims outside the range), LQ_E_SPACE (the directory is full: flush the segment)
+   or LQ_E_IO. On error nothing has changed. */
+LQ_API LQ_MUST int lq_archive_add_group(lq_archive_writer *writer,
+                                        const lq_archive_group_desc *group, uint32_t *id);
+
+/* Adds a profile to the directory. `*id` counts up from 0 over the whole archive; may be NULL.
+   Returns LQ_OK, LQ_E_ARG (also inside a run or after finish), LQ_E_SPACE (the directory is full:
+   flush the segment) or LQ_E_IO. On error nothing has changed. */
+LQ_API LQ_MUST int lq_archive_add_profile(lq_archive_writer *writer,
+                                          const lq_archive_profile_desc *profile, uint32_t *id);
+
+/* Adds user bytes under a tag; of several with one tag the newest counts.
+     src  `count` bytes, any number; may be NULL when count is 0
+   Returns LQ_OK, LQ_E_ARG (also inside a run or after finish), LQ_E_SPACE (the directory is full:
+   flush the segment) or LQ_E_IO. On error nothing has changed. */
+LQ_API LQ_MUST int lq_archive_add_meta(lq_archive_writer *writer, uint32_t tag, const void *src,
+                                       size_t count);
+
+/* Directory bytes that a run takes: 52, 8 a page, and its positions (see lq_archive_run_desc).
+   Returns 0 for a run without tokens, or whose record would not fit in memory. */
+LQ_API size_t lq_archive_run_bytes(const lq_archive_run_desc *run);
+
+/* Opens a run; then one lq_archive_write_page a page, in order, and lq_archive_run_end.
+   Returns LQ_OK, LQ_E_ARG (also inside a run or after finish), LQ_E_DATA (step not finite),
+   LQ_E_RANGE (unknown group or profile, a value outside its range), LQ_E_SPACE (the directory is
+   full: flush the segment) or LQ_E_IO. On error nothing has changed. */
+LQ_API LQ_MUST int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_desc *run);
+
+/* Writes the next page of the run, behind its padding.
+     src  `count` bytes, at least 1
+   Returns LQ_OK, LQ_E_ARG (no open run, or one page too many), LQ_E_RANGE (the run would pass
+   4 GiB: end such runs earlier), LQ_E_SPACE (mem is full) or LQ_E_IO. On error but the last
+   nothing has changed. */
+LQ_API LQ_MUST int lq_archive_write_page(lq_archive_writer *writer, const void *src, size_t count);
+
+/* Closes the run; all its pages must have been written.
+   Returns LQ_OK, LQ_E_ARG (no open run, or pages are missing; the run stays open) or LQ_E_IO. */
+LQ_API LQ_MUST int lq_archive_run_end(lq_archive_writer *writer);
+
+/* Gives the open run up. Pages already written stay in the file as dead bytes.
+   Returns LQ_OK, LQ_E_ARG (no open run) or LQ_E_IO. */
+LQ_API LQ_MUST int lq_archive_run_drop(lq_archive_writer *writer);
+
+/* Writes directory and footer: what has been written so far can now be read. The directory buffer
+   is empty afterwards and more may follow. Does nothing when there is nothing new.
+   Returns LQ_OK, LQ_E_ARG (inside a run or after finish), LQ_E_SPACE (mem is full: nothing has
+   changed) or LQ_E_IO. */
+LQ_API LQ_MUST int lq_archive_flush_segment(lq_archive_writer *writer);
+
+/* Flushes the last segment and ends the writer. The file is writer->offset bytes.
+   Returns as lq_archive_flush_segment. */
+LQ_API LQ_MUST int lq_archive_finish(lq_archive_writer *writer);
+
+/* Opens an archive: reads and checks every directory, but no page.
+     mem      `mem_bytes`, any alignment, in use as long as the reader; about 48 a segment, 8 a
+              record, 12 a run, and with read_fn all directories
+     needed   bytes of mem, also on LQ_E_SPACE (a recovery that falls back on an older footer may
+              ask twice), else 0 on error; may be NULL
+   Returns LQ_OK, LQ_E_ARG, LQ_E_SPACE, LQ_E_IO, LQ_E_DATA (no archive, cut short or damaged),
+   LQ_E_FORMAT (of an unknown version or with unknown records) or LQ_E_RANGE (too large). The reader
+   is set only on LQ_OK.
+   Safe for untrusted input. Several threads may use one reader if read_fn allows. */
+LQ_API LQ_MUST int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source,
+                                   void *mem, size_t mem_bytes, size_t *needed);
+
+/* Describes a group.
+     slices  room for `capacity`, to which group->slices then points; NULL: only counted
+   Returns LQ_OK, LQ_E_ARG, LQ_E_RANGE (no such group) or LQ_E_SPACE. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_group(const lq_archive_reader *reader, uint32_t id,
+                                    lq_archive_group_desc *group, lq_slice *slices,
+                                    size_t capacity);
+
+/* Describes a rope.
+     freqs  room for `capacity`, to which rope->freqs then points (rotary_dims / 2); NULL: only
+            the other fields
+   Returns LQ_OK, LQ_E_ARG, LQ_E_RANGE (no such rope) or LQ_E_SPACE. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_rope(const lq_archive_reader *reader, uint32_t id, lq_rope *rope,
+                                   float *freqs, size_t capacity);
+
+/* Describes a profile; its pointers lead into the file's bytes or the reader's memory. The archive
+   does not look inside an embedded one.
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such profile). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_profile(const lq_archive_reader *reader, uint32_t id,
+                                      lq_archive_profile_desc *profile);
+
+/* Finds the newest user bytes under a tag.
+     bytes  set to `*count` bytes in the file's bytes or the reader's memory
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such tag). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_meta(const lq_archive_reader *reader, uint32_t tag,
+                                   const uint8_t **bytes, size_t *count);
+
+/* Describes a run; they are counted from the oldest.
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such run). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_run(const lq_archive_reader *reader, uint32_t run,
+                                  lq_archive_run_info *info);
+
+/* Tells where a page of a run lies: inside the file whatever its bytes.
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such page). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_run_page(const lq_archive_reader *reader, uint32_t run,
+                                       uint32_t page, lq_page_ref *ref);
+
+/* Finds the page that holds a token: of several the newest. Looks at the runs of this group and
+   sequence only.
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (none holds it). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_find(const lq_archive_reader *reader, uint32_t group,
+                                   uint64_t sequence, uint64_t token, lq_page_ref *ref);
+
+/* Tells the end of a sequence: one past its highest token, 0 when there is none. Tokens below may
+   be missing; lq_archive_find tells.
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such group). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_tokens(const lq_archive_reader *reader, uint32_t group,
+                                     uint64_t sequence, uint64_t *count);
+
+/* Gives the positions of tokens of a run.
+     first  counted from the run's first token
+     dst    (count)
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such run or tokens). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_positions(const lq_archive_reader *reader, uint32_t run,
+                                        uint32_t first, size_t count, int64_t *dst);
+
+/* Gives a page's bytes and verifies their checksum.
+     buffer  `buffer_bytes`, at least ref->bytes with read_fn; may be NULL without
+     page    set to ref->bytes bytes in the file's bytes or in buffer; NULL on error
+   Returns LQ_OK, LQ_E_ARG, LQ_E_RANGE (ref lies outside), LQ_E_SPACE, LQ_E_IO or LQ_E_DATA.
+   Safe for untrusted input: the page is what was written, but whoever wrote it may be hostile. */
+LQ_API LQ_MUST int lq_archive_page(const lq_archive_reader *reader, const lq_page_ref *ref,
+                                   void *buffer, size_t buffer_bytes, const uint8_t **page);
+
+/* ---- archive: a group's tokens in one call ---- */
+#define LQ_NO_SINKS 0xffffffffu
+
+/* How lq_archive_pack stores the tokens of one group of one sequence.
+     tables       from lq_tables_init
+     geometry     of the group (its slices' dims and its rope, as the archive describes them)
+     group        its id in the archive
+     sequence     the caller's name of the sequence
+     first_token  ordinal of the first token within the sequence
+     sinks        tokens kept raw (in the source's type) at the start of a sequence, that is where
+                  first_token is 0: default 0 means 4; LQ_NO_SINKS: none
+     page         LQ_PAGE_CODED (default 0), LQ_PAGE_FIXED or LQ_PAGE_RAW
+     quantizer, bits, step   as lq_codec_desc
+     profile      default NULL: fitted to these tokens and stored with them, basis as geometry says
+     profile_id   id in the archive of `profile`, where that is not NULL
+     refit        1: as a stream would, with a new fit after 1, 2, 4, 8, ... pages, each of the
+                  tokens so far; default 0: one fit of all of them */
+typedef struct lq_archive_pack_desc {
+    const lq_tables *tables;
+    lq_geometry geometry;
+    uint32_t group;
+    uint64_t sequence;
+    uint64_t first_token;
+    uint32_t sinks;
+    int page;
+    int quantizer;
+    int bits;
+    float step;
+    const lq_profile *profile;
+    uint32_t profile_id;
+    int refit;
+} lq_archive_pack_desc;
+
+/* Workspace of lq_archive_pack; 0 if the descriptor is not valid. */
+LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc);
+
+/* Packs tokens as runs of pages. Errors of fitting, coding and writing come through: LQ_E_DATA for NaN
+   or infinity, LQ_E_RANGE, LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO.
+   After an error no part of the tokens is in the directory, except whole runs before it. */
+LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                                   const lq_vectors *src, const lq_positions *positions,
+                                   size_t tokens, void *workspace, size_t workspace_bytes);
+
+/* How lq_archive_unpack reads.
+     tables         from lq_tables_init
+     profile        file form of an external profile, profile_bytes long: used where a run names its
+                    hash; default NULL */
+typedef struct lq_archive_unpack_desc {
+    const lq_tables *tables;
+    uint32_t group;
+    uint64_t sequence;
+    const uint8_t *profile;
+    size_t profile_bytes;
+} lq_archive_unpack_desc;
+
+/* Workspace for any range of a group; 0 if there is no such group. */
+LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group);
+
+/* Reads tokens first .. first + tokens of a group: only the pages that hold them are touched.
+     dst  as lq_vectors_out, token 0 of it is `first`
+   LQ_E_RANGE: a token is not there; LQ_E_FORMAT: a profile is missing or does not fit; LQ_E_DATA,
+   LQ_E_SPACE, LQ_E_IO. On error dst holds anything. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
+                                     const lq_archive_unpack_desc *desc,
+                                     const lq_vectors_out *dst, uint64_t first, size_t tokens,
+                                     void *workspace, size_t workspace_bytes);
+
+#endif /* LATTICEQUANT_H: end of the declarations */
+
+/* ================================================================================================
+   >>base   implementation guard, compiler glue, loads and stores, sizes, integer mathematics, hashes
+   ============================================================================================== */
+#if defined(LATTICEQUANT_IMPLEMENTATION) && !defined(LATTICEQUANT_IMPLEMENTED)
+#define LATTICEQUANT_IMPLEMENTED
+
+#include <string.h> /* memcpy, memmove, memset and nothing else */
+
+#ifndef LQ_ASSERT
+#define LQ_ASSERT(condition) ((void)0)
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define LQ__INLINE static inline __attribute__((always_inline, unused))
+#define LQ__STATIC static __attribute__((unused))
+#else
+#define LQ__INLINE static inline
+#define LQ__STATIC static
+#endif
+
+/* SIMD variants carry their own target attribute, so nobody passes -mavx2. Never the fma target:
+   a contracted multiply-add would change stored results. */
+#if !defined(LQ_NO_SIMD) && !defined(__CUDACC__) && (defined(__x86_64__) || defined(__i386__)) && \
+    (defined(__GNUC__) || defined(__clang__))
+#define LQ__X86 1
+#if defined(__cplusplus) && !defined(__clang__)
+#pragma GCC diagnostic push /* g++ 12 warns of its own AVX-512 header (GCC bug 105593); popped in >>end */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#define LQ__TARGET_AVX2 __attribute__((target("avx2,f16c,popcnt,bmi,bmi2")))
+#define LQ__TARGET_AVX512                                                                          \
+    __attribute__((target("avx2,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2")))
+#else
+#define LQ__X86 0
+#endif
+
+#define LQ__MIN(a, b) ((a) < (b) ? (a) : (b))
+#define LQ__MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* ---- loads and stores: little-endian, any alignment, assembled from bytes ---- */
+LQ__INLINE uint16_t lq__load16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | (uint32_t)p[1] << 8);
+}
+
+LQ__INLINE uint32_t lq__load32(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+LQ__INLINE uint64_t lq__load64(const uint8_t *p)
+{
+    return lq__load32(p) | (uint64_t)lq__load32(p + 4) << 32;
+}
+
+LQ__INLINE void lq__store16(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+
+LQ__INLINE void lq__store32(uint8_t *p, uint32_t v)
+{
+    lq__store16(p, v);
+    lq__store16(p + 2, v >> 16);
+}
+
+LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
+{
+    lq__store32(p, (uint32_t)v);
+    lq__store32(p + 4, (uint32_t)(v >> 32));
+}
+
+LQ__INLINE uint32_t lq__bits_of_f32(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+LQ__INLINE float lq__f32_of_bits(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+/* ---- sizes: every product or sum that could pass SIZE_MAX goes through these; 0 means overflow ---- */
+LQ__INLINE int lq__mul_ok(size_t *r, size_t a, size_t b)
+{
+    *r = a * b;
+    return a == 0 || *r / a == b;
+}
+
+LQ__INLINE int lq__add_ok(size_t *r, size_t a, size_t b)
+{
+    *r = a + b;
+    return *r >= a;
+}
+
+/* ---- integer mathematics: the same result on every CPU, compiler and flag set ---- */
+LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
+{
+    uint32_t n = 0;
+    uint32_t shift;
+    for (shift = 32; shift; shift >>= 1) {
+        if (x >> shift) {
+            x >>= shift;
+            n += shift;
+        }
+    }
+    return n;
+}
+
+/* log2(x) * 2^16, x > 0, error below 2^-16: sixteen squarings of the mantissa. */
+LQ__STATIC int32_t lq__log2_q16(uint64_t x)
+{
+    uint32_t n = lq__log2_floor(x);
+    uint64_t m = n > 31 ? x >> (n - 31) : x << (31 - n); /* [2^31, 2^32) */
+    int32_t r = (int32_t)n;
+    int i;
+    for (i = 0; i < 16; i++) {
+        m = m * m >> 31; /* [2^31, 2^33) */
+        r = r * 2;
+        if (m >> 32) {
+            m >>= 1;
+            r++;
+        }
+    }
+    return r;
+}
+
+/* 2^(x / 2^16) * 2^30 for 0 <= x < 2^16: the product of 2^(2^-k) over the bits of x. */
+LQ__STATIC uint32_t lq__exp2_q30(uint32_t x)
+{
+    static const uint32_t root[16] = {
+        /* round(2^(2^-(k+1)) * 2^30), k = 0 .. 15 */
+        1518500250u, 1276901417u, 1170923762u, 1121280436u, 1097253708u, 1085434106u,
+        1079572136u, 1076653033u, 1075196443u, 1074468888u, 1074105294u, 1073923544u,
+        1073832680u, 1073787251u, 1073764537u, 1073753181u};
+    uint64_t m = (uint64_t)1 << 30;
+    uint32_t k;
+    for (k = 0; k < 16; k++) {
+        if (x >> (15 - k) & 1) {
+            m = (m * root[k] + ((uint64_t)1 << 29)) >> 30;
+        }
+    }
+    return (uint32_t)m;
+}
+
+/* sin and cos of 2 pi * phase / 2^32, as integers times 2^30; error below 2^-27. The phase is reduced
+   to an eighth turn and both series run in Q30. */
+LQ__STATIC void lq__sincos_q30(uint32_t phase, int32_t *sine, int32_t *cosine)
+{
+    uint32_t quadrant = (phase + 0x20000000u) >> 30;
+    int64_t r = (int32_t)(phase - (quadrant << 30));
+    int64_t a = (r * 1686629713 + ((int64_t)1 << 29)) >> 30; /* radians: times pi / 2 */
+    int64_t z = (a * a + ((int64_t)1 << 29)) >> 30;
+    int64_t s = 2959;       /* 2^30 / 9! */
+    int64_t c = -296;       /* -2^30 / 10! */
+    s = ((s * z) >> 30) - 213044;    /* 7! */
+    s = ((s * z) >> 30) + 8947849;   /* 5! */
+    s = ((s * z) >> 30) - 178956971; /* 3! */
+    s = a + ((((s * z) >> 30) * a) >> 30);
+    c = ((c * z) >> 30) + 26631;     /* 8! */
+    c = ((c * z) >> 30) - 1491308;   /* 6! */
+    c = ((c * z) >> 30) + 44739243;  /* 4! */
+    c = ((c * z) >> 30) - 536870912; /* 2! */
+    c = ((int64_t)1 << 30) + ((c * z) >> 30);
+    *sine = (int32_t)(quadrant & 1 ? c : s);
+    *cosine = (int32_t)(quadrant & 1 ? s : c);
+    if (quadrant & 2) {
+        *sine = -*sine;
+    }
+    if ((quadrant + 1) & 2) {
+        *cosine = -*cosine;
+    }
+}
+
+/* Signed right shifts must be arithmetic; every compiler in use does so, and this line says it. */
+typedef char lq__arithmetic_shift[(-1 >> 1) == -1 ? 1 : -1];
+
+LQ_API int lq_version(void)
+{
+    return LQ_VERSION;
+}
+
+LQ_API const char *lq_status_string(int status)
+{
+#define LQ__STATUS_CASE(name, value, text)                                                         \
+    if (status == value) {                                                                         \
+        return text;                                                                               \
+    }
+    LQ_STATUS_LIST(LQ__STATUS_CASE)
+#undef LQ__STATUS_CASE
+    return "unknown status";
+}
+
+/* The level of SIMD in force: 0 the C code, 1 AVX2, 2 AVX-512. Defined in >>dispatch. */
+static int lq__cpu_level(void);
+
+/* ---- hashes: XXH32 finds accidents, BLAKE2s names profiles; both from their specification ---- */
+LQ__INLINE uint32_t lq__rotl32(uint32_t x, uint32_t n) /* 0 < n < 32 */
+{
+    return x << n | x >> (32 - n);
+}
+
+/* One lane's step: a multiply, a rotation, a multiply. */
+LQ__INLINE uint32_t lq__xxh32_round(uint32_t lane, uint32_t word)
+{
+    return lq__rotl32(lane + word * 0x85ebca77u, 13) * 0x9e3779b1u;
+}
+
+/* XXH32. Source: xxHash fast digest algorithm, format specification 0.2.0 (Y. Collet), "XXH32
+   algorithm description", steps 1 to 7; the constants are its primes 1 to 5. */
+LQ__STATIC uint32_t lq__xxh32(const uint8_t *src, size_t count, uint32_t seed)
+{
+    const uint32_t p1 = 0x9e3779b1u, p2 = 0x85ebca77u, p3 = 0xc2b2ae3du;
+    const uint32_t p4 = 0x27d4eb2fu, p5 = 0x165667b1u;
+    uint32_t h = seed + p5;
+    size_t left = count;
+    if (count >= 16) {
+        uint32_t a = seed + p1 + p2, b = seed + p2, c = seed, d = seed - p1;
+        for (; left >= 16; left -= 16, src += 16) {
+            a = lq__xxh32_round(a, lq__load32(src));
+            b = lq__xxh32_round(b, lq__load32(src + 4));
+            c = lq__xxh32_round(c, lq__load32(src + 8));
+            d = lq__xxh32_round(d, lq__load32(src + 12));
+        }
+        h = lq__rotl32(a, 1) + lq__rotl32(b, 7) + lq__rotl32(c, 12) + lq__rotl32(d, 18);
+    }
+    h += (uint32_t)count; /* the specification takes the length modulo 2^32 */
+    for (; left >= 4; left -= 4, src += 4) {
+        h = lq__rotl32(h + lq__load32(src) * p3, 17) * p4;
+    }
+    for (; left; left--, src++) {
+        h = lq__rotl32(h + *src * p5, 11) * p1;
+    }
+    h = (h ^ h >> 15) * p2;
+    h = (h ^ h >> 13) * p3;
+    return h ^ h >> 16;
+}
+
+LQ_API uint32_t lq_xxh32(const void *src, size_t count, uint32_t seed)
+{
+    return lq__xxh32((const uint8_t *)src, count, seed);
+}
+
+/* The square roots of the first primes (RFC 7693, section 2.6): also SHA-256's. */
+static const uint32_t lq__blake2s_iv[8] = {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
+                                           0x510e527fu, 0x9b05688cu, 0x1f83d9abu, 0x5be0cd19u};
+
+/* G of RFC 7693, section 3.1: rotations right by 16, 12, 8 and 7. */
+LQ__INLINE void lq__blake2s_mix(uint32_t *v, size_t a, size_t b, size_t c, size_t d, uint32_t x,
+                                uint32_t y)
+{
+    v[a] += v[b] + x;
+    v[d] = lq__rotl32(v[d] ^ v[a], 16);
+    v[c] += v[d];
+    v[b] = lq__rotl32(v[b] ^ v[c], 20);
+    v[a] += v[b] + y;
+    v[d] = lq__rotl32(v[d] ^ v[a], 24);
+    v[c] += v[d];
+    v[b] = lq__rotl32(v[b] ^ v[c], 25);
+}
+
+/* F of RFC 7693, section 3.2: `total` bytes so far, `last` all ones on the last block. */
+LQ__STATIC void lq__blake2s_block(uint32_t *h, const uint8_t *block, uint64_t total, uint32_t last)
+{
+    static const uint8_t sigma[10][16] = {
+        {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+        {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
+        {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4},
+        {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
+        {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13},
+        {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
+        {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11},
+        {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
+        {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5},
+        {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0}};
+    uint32_t v[16];
+    uint32_t m[16];
+    size_t i, k;
+    for (i = 0; i < 8; i++) {
+        v[i] = h[i];
+        v[i + 8] = lq__blake2s_iv[i];
+    }
+    v[12] ^= (uint32_t)total;
+    v[13] ^= (uint32_t)(total >> 32);
+    v[14] ^= last;
+    for (i = 0; i < 16; i++) {
+        m[i] = lq__load32(block + 4 * i);
+    }
+    for (i = 0; i < 10; i++) {
+        const uint8_t *s = sigma[i];
+        for (k = 0; k < 4; k++) { /* the columns, then the diagonals */
+            lq__blake2s_mix(v, k, k + 4, k + 8, k + 12, m[s[2 * k]], m[s[2 * k + 1]]);
+        }
+        for (k = 0; k < 4; k++) {
+            lq__blake2s_mix(v, k, 4 + (k + 1) % 4, 8 + (k + 2) % 4, 12 + (k + 3) % 4,
+                            m[s[8 + 2 * k]], m[s[9 + 2 * k]]);
+        }
+    }
+    for (i = 0; i < 8; i++) {
+        h[i] ^= v[i] ^ v[i + 8];
+    }
+}
+
+LQ_API void lq_blake2s_128(uint8_t digest[16], const void *src, size_t count)
+{
+    const uint8_t *p = (const uint8_t *)src;
+    uint8_t block[64];
+    uint32_t h[8];
+    uint64_t total = 0;
+    size_t i;
+    memcpy(h, lq__blake2s_iv, sizeof h);
+    h[0] ^= 0x01010000u ^ 16u; /* parameter block: fanout 1, depth 1, no key, 16 bytes of digest */
+    for (; count > 64; count -= 64, p += 64) {
+        total += 64;
+        lq__blake2s_block(h, p, total, 0);
+    }
+    memset(block, 0, sizeof block); /* the last block, full or not, is never hashed in the loop */
+    if (count) {
+        memcpy(block, p, count);
+    }
+    lq__blake2s_block(h, block, total + count, 0xffffffffu);
+    for (i = 0; i < 4; i++) {
+        lq__store32(digest + 4 * i, h[i]);
+    }
+}
+/* ================================================================================================
+   >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
+
+   Everything whose result is stored runs in integers. A vector enters as X = round(x / 2^E) with
+   2^E at most step / 256; RoPE is undone with 30-bit sines; then X becomes a coefficient in units of
+   step / 4096 ("q12"). Rows are coefficients, columns tokens: 64 columns always.
+   ============================================================================================== */
+#define LQ__TOKENS 64u        /* columns of a page */
+#define LQ__HADAMARD_MAX 512u /* largest Hadamard block: lq__limit_bits tells why */
+
+/* Bits of the float32 that a half float stands for: exact. */
+LQ__INLINE uint32_t lq__bits_of_f16(uint32_t h)
+{
+    uint32_t sign = (h & 0x8000u) << 16;
+    uint32_t e = h >> 10 & 31u;
+    uint32_t m = h & 0x3ffu;
+    if (e == 31) {
+        return sign | 0x7f800000u | m << 13;
+    }
+    if (e == 0) {
+        if (m == 0) {
+            return sign;
+        }
+        e = lq__log2_floor(m);
+        return sign | (e + 103) << 23 | (m << (23 - e) & 0x7fffffu);
+    }
+    return sign | (e + 112) << 23 | m << 13;
+}
+
+LQ__INLINE uint32_t lq__f16_of_bits(uint32_t u)
+{
+    uint32_t sign = u >> 16 & 0x8000u;
+    uint32_t a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) {
+        return sign | 0x7e00u | (a >> 13 & 0x3ffu);
+    }
+    if (a >= 0x47800000u) {
+        return sign | 0x7c00u;
+    }
+    if (a < 0x38800000u) { /* below 2^-14: a subnormal or zero */
+        uint32_t shift = 126u - (a >> 23);
+        uint32_t m = (a & 0x7fffffu) | 0x800000u;
+        uint32_t q;
+        uint32_t rest;
+        if (shift > 25) {
+            return sign;
+        }
+        q = m >> shift;
+        rest = m & ((1u << shift) - 1);
+        q += rest > 1u << (shift - 1) || (rest == 1u << (shift - 1) && (q & 1u));
+        return sign | q;
+    }
+    a -= 0x38000000u;
+    return sign | (a + 0xfffu + (a >> 13 & 1u)) >> 13;
+}
+
+LQ__INLINE uint32_t lq__bf16_of_bits(uint32_t u)
+{
+    if ((u & 0x7fffffffu) > 0x7f800000u) {
+        return u >> 16 | 0x40u;
+    }
+    return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+}
+
+LQ_API uint16_t lq_f16_from_f32(float f)
+{
+    return (uint16_t)lq__f16_of_bits(lq__bits_of_f32(f));
+}
+
+LQ_API float lq_f32_from_f16(uint16_t h)
+{
+    return lq__f32_of_bits(lq__bits_of_f16(h));
+}
+
+LQ_API uint16_t lq_bf16_from_f32(float f)
+{
+    return (uint16_t)lq__bf16_of_bits(lq__bits_of_f32(f));
+}
+
+LQ_API float lq_f32_from_bf16(uint16_t h)
+{
+    return lq__f32_of_bits((uint32_t)h << 16);
+}
+
+LQ_API size_t lq_type_bytes(int type)
+{
+    return type == LQ_F32 ? 4 : type == LQ_F16 || type == LQ_BF16 ? 2 : 0;
+}
+
+/* Element i of an array of `type` in memory order of this machine, as float32 bits. */
+LQ__INLINE uint32_t lq__element_bits(const uint8_t *src, size_t i, int type)
+{
+    uint32_t u;
+    uint16_t h;
+    if (type == LQ_F32) {
+        memcpy(&u, src + 4 * i, 4);
+        return u;
+    }
+    memcpy(&h, src + 2 * i, 2);
+    return type == LQ_F16 ? lq__bits_of_f16(h) : (uint32_t)h << 16;
+}
+
+LQ__INLINE void lq__element_store(uint8_t *dst, size_t i, int type, float value)
+{
+    uint32_t u = lq__bits_of_f32(value);
+    uint16_t h;
+    if (type == LQ_F32) {
+        memcpy(dst + 4 * i, &u, 4);
+        return;
+    }
+    h = (uint16_t)(type == LQ_F16 ? lq__f16_of_bits(u) : lq__bf16_of_bits(u));
+    memcpy(dst + 2 * i, &h, 2);
+}
+
+LQ_API int lq_f32_from_type(float *dst, const void *src, size_t count, int type)
+{
+    size_t i;
+    if (lq_type_bytes(type) == 0 || (count && (!dst || !src))) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < count; i++) {
+        dst[i] = lq__f32_of_bits(lq__element_bits((const uint8_t *)src, i, type));
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_type_from_f32(void *dst, const float *src, size_t count, int type)
+{
+    size_t i;
+    if (lq_type_bytes(type) == 0 || (count && (!dst || !src))) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < count; i++) {
+        lq__element_store((uint8_t *)dst, i, type, src[i]);
+    }
+    return LQ_OK;
+}
+
+/* ---- Hadamard ---- */
+/* Fixed sign of dimension i: the top bit of MurmurHash3's 32-bit finaliser of i + 1. */
+LQ__INLINE uint32_t lq__sign_bit(uint32_t i)
+{
+    uint32_t h = i + 1;
+    h = (h ^ h >> 16) * 0x85ebca6bu;
+    h = (h ^ h >> 13) * 0xc2b2ae35u;
+    return (h ^ h >> 16) >> 31;
+}
+
+LQ__INLINE size_t lq__hadamard_block(size_t dims)
+{
+    size_t block = dims & (0 - dims);
+    return LQ__MIN(block, LQ__HADAMARD_MAX);
+}
+
+/* 1 / sqrt(block), block a power of two: exact for powers of four. */
+LQ__INLINE float lq__hadamard_scale(size_t block)
+{
+    uint32_t n = lq__log2_floor(block);
+    float scale = n & 1 ? 0.70710678118654752f : 1.0f;
+    return scale / (float)((uint32_t)1 << (n / 2));
+}
+
+static void lq__butterfly_c(float *x, size_t block)
+{
+    size_t h;
+    size_t i;
+    size_t j;
+    for (h = 1; h < block; h *= 2) {
+        for (i = 0; i < block; i += 2 * h) {
+            for (j = i; j < i + h; j++) {
+                float a = x[j];
+                float b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+        }
+    }
+}
+
+LQ__INLINE void lq__flip_signs(float *x, size_t dims, float scale)
+{
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        x[i] = lq__sign_bit((uint32_t)i) ? -x[i] * scale : x[i] * scale;
+    }
+}
+
+/* ---- RoPE ---- */
+LQ__STATIC int lq__rope_valid(const lq_rope *rope)
+{
+    uint32_t i;
+    uint32_t magnitude = lq__bits_of_f32(rope->magnitude);
+    if (!rope->freqs || rope->rotary_dims == 0 || rope->rotary_dims & 1 ||
+        rope->rotary_dims > 65536 || rope->layout > LQ_ROPE_ADJACENT) {
+        return 0;
+    }
+    if (magnitude != 0 && (magnitude <= 0x3f000000u || magnitude > 0x41800000u)) {
+        return 0; /* above 1/2 (so that its inverse fits the fixed point), at most 16 */
+    }
+    for (i = 0; i < rope->rotary_dims / 2; i++) {
+        if (lq__bits_of_f32(rope->freqs[i]) >= 0x43800000u) {
+            return 0; /* negative, NaN, infinite or >= 256 */
+        }
+    }
+    return 1;
+}
+
+/* Turns per position, times 2^64: the float32 frequency over 2 pi, truncated. */
+LQ__STATIC uint64_t lq__phase_step(float freq)
+{
+    uint32_t u = lq__bits_of_f32(freq);
+    uint32_t e = u >> 23;
+    uint64_t m = e ? (u & 0x7fffffu) | 0x800000u : u & 0x7fffffu;
+    uint32_t shift = 150 - (e ? e : 1); /* freq = m / 2^shift; e <= 134, so shift >= 16 */
+    uint64_t low = m * 0x9391054au; /* 2^64 / (2 pi) = 0x28be60db'9391054a.. */
+    uint64_t high = m * 0x28be60dbu + (low >> 32);
+    low &= 0xffffffffu;
+    if (shift <= 32) {
+        return high << (32 - shift) | low >> shift;
+    }
+    return shift - 32 > 63 ? 0 : high >> (shift - 32);
+}
+
+LQ__INLINE int64_t lq__position(const lq_positions *p, size_t i)
+{
+    uint64_t stride = p->stride ? (uint64_t)p->stride : 1;
+    return p->list ? p->list[i] : (int64_t)((uint64_t)p->first + stride * (uint64_t)i);
+}
+
+/* The positions from token `first` on. */
+LQ__INLINE lq_positions lq__positions_from(const lq_positions *p, size_t first)
+{
+    lq_positions at = *p;
+    if (at.list) {
+        at.list += first;
+    } else {
+        at.first = lq__position(p, first);
+    }
+    return at;
+}
+
+LQ__INLINE void lq__rope_pair(const lq_rope *rope, size_t i, size_t *a, size_t *b)
+{
+    *a = rope->layout == LQ_ROPE_ADJACENT ? 2 * i : i;
+    *b = rope->layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + rope->rotary_dims / 2;
+}
+
+LQ__INLINE float lq__rope_magnitude(const lq_rope *rope)
+{
+    return lq__bits_of_f32(rope->magnitude) ? rope->magnitude : 1.0f;
+}
+
+LQ__STATIC int lq__rope_f32(float *x, size_t tokens, size_t dims, size_t stride, const lq_rope *rope,
+                            const lq_positions *positions, int undo)
+{
+    size_t i;
+    size_t t;
+    float scale;
+    if (!x || !rope || !positions || !lq__rope_valid(rope) || rope->rotary_dims > dims) {
+        return LQ_E_ARG;
+    }
+    scale = lq__rope_magnitude(rope);
+    scale = (undo ? 1.0f / scale : scale) / 1073741824.0f;
+    for (i = 0; i < rope->rotary_dims / 2; i++) {
+        uint64_t step = lq__phase_step(rope->freqs[i]);
+        size_t a;
+        size_t b;
+        lq__rope_pair(rope, i, &a, &b);
+        for (t = 0; t < tokens; t++) {
+            float *v = x + t * stride;
+            float u = v[a];
+            float w = v[b];
+            int32_t sine;
+            int32_t cosine;
+            float s;
+            float c;
+            lq__sincos_q30((uint32_t)((uint64_t)lq__position(positions, t) * step >> 32), &sine,
+                           &cosine);
+            s = (float)(undo ? -sine : sine) * scale;
+            c = (float)cosine * scale;
+            v[a] = u * c - w * s;
+            v[b] = w * c + u * s;
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_rope_apply_f32(float *x, size_t tokens, size_t dims, size_t stride,
+                             const lq_rope *rope, const lq_positions *positions)
+{
+    return lq__rope_f32(x, tokens, dims, stride, rope, positions, 0);
+}
+
+LQ_API int lq_rope_undo_f32(float *x, size_t tokens, size_t dims, size_t stride,
+                            const lq_rope *rope, const lq_positions *positions)
+{
+    return lq__rope_f32(x, tokens, dims, stride, rope, positions, 1);
+}
+
+/* ---- centring ---- */
+LQ_API int lq_mean_f32(float *mean, const float *x, size_t tokens, size_t dims)
+{
+    size_t t;
+    size_t d;
+    if (!mean || !x || tokens == 0 || dims == 0) {
+        return LQ_E_ARG;
+    }
+    for (d = 0; d < dims; d++) {
+        mean[d] = 0;
+    }
+    for (t = 0; t < tokens; t++) {
+        for (d = 0; d < dims; d++) {
+            mean[d] += x[t * dims + d];
+        }
+    }
+    for (d = 0; d < dims; d++) {
+        mean[d] /= (float)tokens;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_uncenter_f32(float *x, size_t tokens, size_t dims, const float *mean)
+{
+    size_t t;
+    size_t d;
+    if (!mean || !x || tokens == 0 || dims == 0) {
+        return LQ_E_ARG;
+    }
+    for (t = 0; t < tokens; t++) {
+        for (d = 0; d < dims; d++) {
+            x[t * dims + d] += mean[d];
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_center_f32(float *x, size_t tokens, size_t dims, float *mean)
+{
+    size_t t;
+    size_t d;
+    int status = lq_mean_f32(mean, x, tokens, dims);
+    if (status) {
+        return status;
+    }
+    for (t = 0; t < tokens; t++) {
+        for (d = 0; d < dims; d++) {
+            x[t * dims + d] -= mean[d];
+        }
+    }
+    return LQ_OK;
+}
+
+/* ---- fixed point ---- */
+/* x / step as q12: X = round(x / 2^exponent), then (X * factor + 2^25) >> 26. */
+typedef struct lq__scale {
+    int32_t exponent;
+    uint32_t factor;
+} lq__scale;
+
+/* The step as m * 2^e with 24-bit m. Steps lie in [2^-100, 2^100] (checked by lq__step_valid). */
+LQ__INLINE int lq__step_valid(float step)
+{
+    uint32_t u = lq__bits_of_f32(step);
+    return u >= 0x0d800000u && u <= 0x71800000u;
+}
+
+/* Scale for step * 2^(octaves_q2 / 4). The unit 2^exponent is at most step / 256, above step / 512;
+   y = X * 2^exponent * 4096 / step = X * 2^27 / m, so factor = 2^53 / m is in (2^29, 2^30]. */
+LQ__STATIC lq__scale lq__scale_of(float step, int32_t octaves_q2)
+{
+    uint32_t u = lq__bits_of_f32(step);
+    int32_t e = (int32_t)(u >> 23) - 150 + (octaves_q2 >> 2);
+    uint64_t m = (u & 0x7fffffu) | 0x800000u;
+    lq__scale scale;
+    m = (m * lq__exp2_q30((uint32_t)(octaves_q2 & 3) << 14) + ((uint64_t)1 << 29)) >> 30;
+    if (m >> 24) {
+        m = (m + 1) >> 1;
+        e++;
+    }
+    scale.exponent = e + 15;
+    scale.factor = (uint32_t)((((uint64_t)1 << 53) + m / 2) / m);
+    return scale;
+}
+
+/* Bits of the first |x| that a scale does not take: 2^20 units, at least 2048 steps. RoPE with a
+   magnitude above 1/2 multiplies by less than 2 * sqrt(2), a Hadamard block by at most 512: 2^30.5. */
+LQ__INLINE uint32_t lq__limit_bits(int32_t exponent)
+{
+    int32_t e = exponent + 20 + 127;
+    return e <= 0 ? 0 : e >= 255 ? 0x7f800000u : (uint32_t)e << 23;
+}
+
+/* round(x / 2^exponent), ties to even, for float32 bits below the limit. */
+LQ__INLINE int32_t lq__fixed_of_bits(uint32_t u, int32_t exponent)
+{
+    int32_t e = (int32_t)(u >> 23 & 255u);
+    uint32_t m = e ? (u & 0x7fffffu) | 0x800000u : u & 0x7fffffu;
+    int32_t shift = exponent + 150 - (e ? e : 1);
+    uint32_t q;
+    if (shift > 25) {
+        return 0;
+    }
+    if (shift <= 0) { /* below the limit this never passes 2^20 */
+        q = shift < -8 ? 0 : m << -shift;
+    } else {
+        uint32_t rest = m & ((1u << shift) - 1);
+        uint32_t half = 1u << (shift - 1);
+        q = m >> shift;
+        q += rest > half || (rest == half && (q & 1u));
+    }
+    return u >> 31 ? -(int32_t)q : (int32_t)q;
+}
+
+/* Fixed-point values of `count` elements; returns the largest |bits|, which the caller compares with
+   lq__limit_bits: values at or above it are meaningless. */
+static uint32_t lq__fixed_row_c(int32_t *dst, const uint8_t *src, int type, size_t count,
+                                int32_t exponent)
+{
+    uint32_t most = 0;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        uint32_t u = lq__element_bits(src, i, type);
+        most = LQ__MAX(most, u & 0x7fffffffu);
+        dst[i] = lq__fixed_of_bits(u, exponent);
+    }
+    return most;
+}
+
+LQ__INLINE int32_t lq__scaled(int32_t x, uint32_t factor)
+{
+    return (int32_t)(((int64_t)x * (int64_t)factor + ((int64_t)1 << 25)) >> 26);
+}
+
+static void lq__scale_row_c(int32_t *row, const uint32_t *factor)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        row[t] = lq__scaled(row[t], factor[t]);
+    }
+}
+
+/* Undoes RoPE on a pair of rows: cosine and sine (64) in Q30, the magnitude divided out. */
+static void lq__rope_rows_c(int32_t *a, int32_t *b, const int32_t *cosine, const int32_t *sine)
+{
+    const int64_t half = (int64_t)1 << 29;
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        int64_t u = a[t];
+        int64_t w = b[t];
+        a[t] = (int32_t)((u * cosine[t] + w * sine[t] + half) >> 30);
+        b[t] = (int32_t)((w * cosine[t] - u * sine[t] + half) >> 30);
+    }
+}
+
+/* Butterflies over the rows of one block, all 64 columns; sums grow by the factor `block`. */
+static void lq__butterfly_rows_c(int32_t *rows, size_t block)
+{
+    size_t h;
+    size_t i;
+    size_t j;
+    size_t t;
+    for (h = 1; h < block; h *= 2) {
+        for (i = 0; i < block; i += 2 * h) {
+            for (j = i; j < i + h; j++) {
+                int32_t *a = rows + j * LQ__TOKENS;
+                int32_t *b = rows + (j + h) * LQ__TOKENS;
+                for (t = 0; t < LQ__TOKENS; t++) {
+                    int32_t u = a[t];
+                    int32_t w = b[t];
+                    a[t] = u + w;
+                    b[t] = u - w;
+                }
+            }
+        }
+    }
+}
+
+/* row * 1 / sqrt(block), rounded; flips signs where asked. */
+static void lq__hadamard_scale_row_c(int32_t *row, size_t block, uint32_t flip)
+{
+    uint32_t n = lq__log2_floor(block);
+    int64_t factor = n & 1 ? 759250125 : 1073741824; /* 2^30 or 2^30 / sqrt(2) */
+    uint32_t shift = 30 + n / 2;
+    size_t t;
+    factor = flip ? -factor : factor;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        row[t] = (int32_t)((row[t] * factor + ((int64_t)1 << (shift - 1))) >> shift);
+    }
+}
+
+/* Coefficients to floats, RoPE on them, and the way into the caller's memory: floats from here on. */
+static void lq__float_row_c(float *dst, const int32_t *row, const float *unit)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        dst[t] = (float)row[t] * unit[t];
+    }
+}
+
+static void lq__rope_floats_c(float *a, float *b, const float *cosine, const float *sine)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        float u = a[t];
+        float w = b[t];
+        a[t] = u * cosine[t] - w * sine[t];
+        b[t] = w * cosine[t] + u * sine[t];
+    }
+}
+
+static void lq__store_row_c(uint8_t *dst, const float *src, size_t count, int type)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        lq__element_store(dst, i, type, src[i]);
+    }
+}
+/* ================================================================================================
+   >>lattice   Z, D4, E8: theory, exact decoders, entropy-coded and fixed forms
+
+   Every quantizer is a residue, integers and one parity. A coordinate is z + coset / 2 with an
+   integer z:
+     Z           any z.
+     D4          the sum of 4 z is even.                            second moment 0.076603 at volume 1
+     E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u (D8 + 1/2).
+                                                                    second moment 0.071682 at volume 1
+     E8 relaxed  as E8, but the half coset has no parity: not a lattice, 1.5 points per unit volume.
+   Nearest point (Conway and Sloane 1982): round each coordinate; if the parity is wrong, move the
+   coordinate with the largest rounding error to its second-nearest integer. For E8 do so in both
+   cosets and keep the nearer. One rounding serves both: with d the rounding error in coset 0, the
+   errors in coset 1 are 1/2 - |d|, so relative to the sum of d^2
+     coset 0 costs  parity odd ? 1 - 2 max|d| : 0
+     coset 1 costs  2 - sum|d| + (parity odd ? 2 min|d| : 0).
+   ============================================================================================== */
+#define LQ__ONE 4096 /* one step in q12 */
+
+LQ_API size_t lq_lattice_dims(int quantizer)
+{
+    switch (quantizer) {
+    case LQ_Z:
+        return 1;
+    case LQ_D4:
+        return 4;
+    case LQ_E8:
+    case LQ_E8_RELAXED:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+/* Rows of 64 columns: y (q12) minus mean, to integers. All return the largest |z|, for the range
+   check. The dead zone widens the zero cell: |y| needs 1/2 + dead_zone to become 1. */
+static int32_t lq__z_row_c(int16_t *z, const int32_t *y, int32_t mean, int32_t dead_zone)
+{
+    int32_t most = 0;
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        int32_t v = y[t] - mean;
+        int32_t sign = v >> 31;
+        int32_t a = (((v ^ sign) - sign) + LQ__ONE / 2 - dead_zone) >> 12;
+        most = LQ__MAX(most, a);
+        z[t] = (int16_t)((a ^ sign) - sign);
+    }
+    return most;
+}
+
+/* Integers back to q12: k less the centroid's shift, plus the mean. */
+static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shift, int32_t mean)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        int32_t k = z[t];
+        int32_t sign = k >> 31;
+        int32_t a = (k ^ sign) - sign;
+        int32_t v = a * LQ__ONE - (a == 0 ? 0 : shift[a < 4 ? a - 1 : 3]);
+        y[t] = ((v ^ sign) - sign) + mean;
+    }
+}
+
+static int32_t lq__d4_rows_c(int16_t *z, const int32_t *y, const int32_t *mean)
+{
+    int32_t most = 0;
+    size_t t;
+    int i;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        int32_t r[4];
+        int32_t d[4];
+        int32_t parity = 0;
+        int32_t worst = -1;
+        for (i = 0; i < 4; i++) {
+            int32_t v = y[i * 64 + (int)t] - mean[i];
+            int32_t key;
+            r[i] = (v + LQ__ONE / 2) >> 12;
+            d[i] = v - r[i] * LQ__ONE;
+            key = (d[i] < 0 ? -d[i] : d[i]) * 8 + i;
+            worst = LQ__MAX(worst, key);
+            parity ^= r[i];
+        }
+        if (parity & 1) {
+            r[worst & 7] += d[worst & 7] < 0 ? -1 : 1;
+        }
+        for (i = 0; i < 4; i++) {
+            z[i * 64 + (int)t] = (int16_t)r[i];
+            most = LQ__MAX(most, r[i] < 0 ? -r[i] : r[i]);
+        }
+    }
+    return most;
+}
+
+/* One E8 block: v (8) q12 -> z (8); returns the coset. `relaxed` drops the parity of coset 1. */
+LQ__INLINE int lq__e8_block(int32_t *z, const int32_t *v, int relaxed)
+{
+    int32_t d[8];
+    int32_t sum = 0;
+    int32_t parity0 = 0;
+    int32_t parity1 = 0;
+    int32_t most = -1;
+    int32_t least = 0x7fffffff;
+    int32_t cost0;
+    int32_t cost1;
+    int32_t flip;
+    int coset;
+    int i;
+    for (i = 0; i < 8; i++) {
+        int32_t r = (v[i] + LQ__ONE / 2) >> 12;
+        int32_t a;
+        d[i] = v[i] - r * LQ__ONE;
+        a = d[i] < 0 ? -d[i] : d[i];
+        sum += a;
+        most = LQ__MAX(most, a * 8 + i);
+        least = LQ__MIN(least, a * 8 + i);
+        parity0 ^= r;
+        parity1 ^= v[i] >> 12;
+        z[i] = r;
+    }
+    parity1 = relaxed ? 0 : parity1;
+    cost0 = parity0 & 1 ? LQ__ONE - 2 * (most >> 3) : 0;
+    cost1 = 2 * LQ__ONE - sum + (parity1 & 1 ? 2 * (least >> 3) : 0);
+    coset = cost1 < cost0;
+    if (!coset) {
+        flip = parity0 & 1 ? most & 7 : -1;
+        if (flip >= 0) {
+            z[flip] += d[flip] < 0 ? -1 : 1;
+        }
+        return 0;
+    }
+    flip = parity1 & 1 ? least & 7 : -1;
+    for (i = 0; i < 8; i++) {
+        z[i] = v[i] >> 12;
+        if (i == flip) {
+            z[i] += d[i] < 0 ? 1 : -1;
+        }
+    }
+    return 1;
+}
+
+/* z: nine rows, the coset first. */
+static int32_t lq__e8_rows_c(int16_t *z, const int32_t *y, const int32_t *mean, int relaxed)
+{
+    int32_t most = 0;
+    size_t t;
+    int i;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        int32_t v[8];
+        int32_t p[8];
+        for (i = 0; i < 8; i++) {
+            v[i] = y[i * 64 + (int)t] - mean[i];
+        }
+        z[t] = (int16_t)lq__e8_block(p, v, relaxed);
+        for (i = 0; i < 8; i++) {
+            z[(i + 1) * 64 + (int)t] = (int16_t)p[i];
+            most = LQ__MAX(most, p[i] < 0 ? -p[i] : p[i]);
+        }
+    }
+    return most;
+}
+
+/* ---- arrays ---- */
+/* Numbers to q12 with 2^-12 accuracy: units of at most step / 8192 and a shift of 31. */
+LQ__STATIC int lq__q12_of_f32(int32_t *y, const float *src, size_t count, lq__scale scale)
+{
+    uint32_t limit = lq__limit_bits(scale.exponent);
+    int wide = 0;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        uint32_t u = lq__bits_of_f32(src[i]);
+        if ((u & 0x7fffffffu) >= 0x7f800000u) {
+            return LQ_E_DATA;
+        }
+        if ((u & 0x7fffffffu) >= limit) {
+            wide = 1;
+            continue;
+        }
+        y[i] = (int32_t)(((int64_t)lq__fixed_of_bits(u, scale.exponent - 5) *
+                              (int64_t)scale.factor + ((int64_t)1 << 30)) >> 31);
+    }
+    return wide ? LQ_E_RANGE : LQ_OK;
+}
+
+/* The nearest point of one block of q12 numbers, E8 doubled. */
+LQ__STATIC void lq__nearest_block(int32_t *p, const int32_t *v, int quantizer)
+{
+    int32_t coset;
+    int i;
+    if (quantizer == LQ_Z) {
+        p[0] = (v[0] + LQ__ONE / 2) >> 12;
+        return;
+    }
+    if (quantizer == LQ_D4) {
+        int32_t parity = 0;
+        int32_t worst = -1;
+        for (i = 0; i < 4; i++) {
+            int32_t d;
+            p[i] = (v[i] + LQ__ONE / 2) >> 12;
+            d = v[i] - p[i] * LQ__ONE;
+            worst = LQ__MAX(worst, (d < 0 ? -d : d) * 8 + i);
+            parity ^= p[i];
+        }
+        if (parity & 1) {
+            i = worst & 7;
+            p[i] += v[i] - p[i] * LQ__ONE < 0 ? -1 : 1;
+        }
+        return;
+    }
+    coset = lq__e8_block(p, v, quantizer == LQ_E8_RELAXED);
+    for (i = 0; i < 8; i++) {
+        p[i] = 2 * p[i] + coset;
+    }
+}
+
+LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, float step,
+                              int quantizer)
+{
+    size_t dims = lq_lattice_dims(quantizer);
+    lq__scale scale;
+    size_t i;
+    size_t j;
+    if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src))) {
+        return LQ_E_ARG;
+    }
+    scale = lq__scale_of(step, 0);
+    for (i = 0; i < count; i += dims) {
+        int32_t v[8];
+        int32_t p[8];
+        int status = lq__q12_of_f32(v, src + i, dims, scale);
+        if (status) {
+            return status;
+        }
+        lq__nearest_block(p, v, quantizer);
+        for (j = 0; j < dims; j++) {
+            points[i + j] = (int16_t)p[j];
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, float step,
+                            int quantizer)
+{
+    size_t dims = lq_lattice_dims(quantizer);
+    float unit = dims == 8 ? step * 0.5f : step;
+    size_t i;
+    if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!dst || !points))) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < count; i++) {
+        dst[i] = (float)points[i] * unit;
+    }
+    return LQ_OK;
+}
+
+/* ---- fixed width ---- */
+LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits)
+{
+    if (quantizer == LQ_E8) {
+        return bits == 4 && count % 8 == 0 ? count / 2 : 0;
+    }
+    if (quantizer != LQ_Z || !(bits == 2 || bits == 3 || bits == 4 || bits == 8)) {
+        return 0;
+    }
+    return count / 8 * (size_t)bits + (count % 8 * (size_t)bits + 7) / 8;
+}
+
+LQ__INLINE int32_t lq__clamp(int32_t v, int32_t low, int32_t high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+/* Nearest E8 point in the box -8 <= z <= 7 of its coset, as one 32-bit word: nibble i is z_i + 8,
+   but the lowest bit of nibble 7 (which the even sum implies) is exchanged so that the parity of all
+   eight low bits is the coset. In the box, too, one move mends the parity: every coordinate has one
+   cheapest neighbour of the other parity, and the cheapest of the eight moves is the best repair. */
+LQ__STATIC uint32_t lq__e8_word(const int32_t *v)
+{
+    uint32_t best_word = 0;
+    int64_t best_cost = -1;
+    int coset;
+    int i;
+    for (coset = 0; coset < 2; coset++) {
+        int64_t cost = 0;
+        int64_t least = INT64_MAX;
+        uint32_t word = 0;
+        int32_t parity = 0;
+        int32_t z[8];
+        int move = 0;
+        int32_t moved = 0;
+        for (i = 0; i < 8; i++) {
+            int32_t u = v[i] - coset * (LQ__ONE / 2);
+            int32_t other;
+            int64_t d;
+            int64_t e;
+            z[i] = lq__clamp((u + LQ__ONE / 2) >> 12, -8, 7);
+            d = (int64_t)u - z[i] * LQ__ONE;
+            other = d >= 0 ? z[i] + 1 : z[i] - 1;
+            other = other > 7 ? 6 : other < -8 ? -7 : other;
+            e = (int64_t)u - other * LQ__ONE;
+            cost += d * d;
+            parity ^= z[i];
+            if (e * e - d * d < least) {
+                least = e * e - d * d;
+                move = i;
+                moved = other;
+            }
+        }
+        if (parity & 1) {
+            z[move] = moved;
+            cost += least;
+        }
+        for (i = 0; i < 8; i++) {
+            word |= (uint32_t)(z[i] + 8) << 4 * i;
+        }
+        if (best_cost < 0 || cost < best_cost) {
+            best_cost = cost;
+            best_word = word ^ (uint32_t)coset << 28;
+        }
+    }
+    return best_word;
+}
+
+/* The eight coordinates of a word, doubled. */
+LQ__INLINE void lq__e8_of_word(int32_t *p, uint32_t word)
+{
+    uint32_t x = word & 0x11111111u;
+    int32_t coset;
+    int i;
+    x ^= x >> 16;
+    x ^= x >> 8;
+    x ^= x >> 4;
+    coset = (int32_t)(x & 1u);
+    word ^= (x & 1u) << 28;
+    for (i = 0; i < 8; i++) {
+        p[i] = 2 * ((int32_t)(word >> 4 * i & 15u) - 8) + coset;
+    }
+}
+
+/* q12 numbers (count) to codes, and back to doubled coordinates. */
+LQ__STATIC void lq__fixed_pack(uint8_t *dst, const int32_t *y, size_t count, int quantizer, int bits)
+{
+    uint32_t buffer = 0;
+    uint32_t have = 0;
+    int32_t half = 1 << (bits - 1);
+    size_t i;
+    if (quantizer == LQ_E8) {
+        for (i = 0; i < count; i += 8) {
+            lq__store32(dst + i / 2, lq__e8_word(y + i));
+        }
+        return;
+    }
+    for (i = 0; i < count; i++) {
+        buffer |= (uint32_t)lq__clamp((y[i] >> 12) + half, 0, 2 * half - 1) << have;
+        have += (uint32_t)bits;
+        while (have >= 8) {
+            *dst++ = (uint8_t)buffer;
+            buffer >>= 8;
+            have -= 8;
+        }
+    }
+    if (have) {
+        *dst = (uint8_t)buffer;
+    }
+}
+
+LQ__STATIC void lq__fixed_unpack(int32_t *p, const uint8_t *src, size_t count, int quantizer,
+                                 int bits)
+{
+    uint32_t buffer = 0;
+    uint32_t have = 0;
+    int32_t half = 1 << (bits - 1);
+    size_t i;
+    if (quantizer == LQ_E8) {
+        for (i = 0; i < count; i += 8) {
+            lq__e8_of_word(p + i, lq__load32(src + i / 2));
+        }
+        return;
+    }
+    for (i = 0; i < count; i++) {
+        if (have < (uint32_t)bits) {
+            buffer |= (uint32_t)*src++ << have;
+            have += 8;
+        }
+        p[i] = 2 * ((int32_t)(buffer & (uint32_t)(2 * half - 1)) - half) + 1;
+        buffer >>= bits;
+        have -= (uint32_t)bits;
+    }
+}
+
+LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, size_t count,
+                           float step, int quantizer, int bits)
+{
+    size_t need = lq_fixed_bytes(count, quantizer, bits);
+    lq__scale scale;
+    size_t i;
+    if ((need == 0 && count) || lq_fixed_bytes(8, quantizer, bits) == 0 || !lq__step_valid(step) ||
+        (count && (!dst || !src))) {
+        return LQ_E_ARG;
+    }
+    if (dst_bytes < need) {
+        return LQ_E_SPACE;
+    }
+    scale = lq__scale_of(step, 0);
+    for (i = 0; i < count; i += 64) { /* 64 codes of any width end on a byte */
+        int32_t y[64];
+        size_t n = LQ__MIN(count - i, 64);
+        int status = lq__q12_of_f32(y, src + i, n, scale);
+        if (status) {
+            return status;
+        }
+        lq__fixed_pack(dst + i / 8 * (size_t)bits, y, n, quantizer, bits);
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t count,
+                           float step, int quantizer, int bits)
+{
+    size_t need = lq_fixed_bytes(count, quantizer, bits);
+    size_t i;
+    size_t j;
+    if ((need == 0 && count) || lq_fixed_bytes(8, quantizer, bits) == 0 || !lq__step_valid(step) ||
+        (count && (!dst || !src))) {
+        return LQ_E_ARG;
+    }
+    if (src_bytes < need) {
+        return LQ_E_SPACE;
+    }
+    for (i = 0; i < count; i += 64) {
+        int32_t p[64];
+        size_t n = LQ__MIN(count - i, 64);
+        lq__fixed_unpack(p, src + i / 8 * (size_t)bits, n, quantizer, bits);
+        for (j = 0; j < n; j++) {
+            dst[i + j] = (float)p[j] * (step * 0.5f);
+        }
+    }
+    return LQ_OK;
+}
+
+/* ---- rows: what the page codec and the fit run on, one kernel table per CPU level ---- */
+typedef struct lq__row_kernels {
+    uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
+    void (*scale_row)(int32_t *, const uint32_t *);
+    void (*rope_rows)(int32_t *, int32_t *, const int32_t *, const int32_t *);
+    void (*butterfly_rows)(int32_t *, size_t);
+    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
+    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
+    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+    void (*centroid_row)(int32_t *, const int16_t *, const int32_t *, int32_t);
+    void (*float_row)(float *, const int32_t *, const float *);
+    void (*rope_floats)(float *, float *, const float *, const float *);
+    void (*store_row)(uint8_t *, const float *, size_t, int);
+    void (*butterfly)(float *, size_t);
+} lq__row_kernels;
+
+static const lq__row_kernels *lq__rows_of_level(void);
+
+LQ_API int lq_rotate_f32(float *x, size_t count, size_t dims)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block;
+    size_t i;
+    size_t d;
+    if (!x || dims == 0 || dims > 65536) {
+        return LQ_E_ARG;
+    }
+    block = lq__hadamard_block(dims);
+    for (i = 0; i < count; i++, x += dims) {
+        lq__flip_signs(x, dims, lq__hadamard_scale(block));
+        for (d = 0; d < dims; d += block) {
+            kernels->butterfly(x + d, block);
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_unrotate_f32(float *x, size_t count, size_t dims)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block;
+    size_t i;
+    size_t d;
+    if (!x || dims == 0 || dims > 65536) {
+        return LQ_E_ARG;
+    }
+    block = lq__hadamard_block(dims);
+    for (i = 0; i < count; i++, x += dims) {
+        for (d = 0; d < dims; d += block) {
+            kernels->butterfly(x + d, block);
+        }
+        lq__flip_signs(x, dims, lq__hadamard_scale(block));
+    }
+    return LQ_OK;
+}
+
+/* ---- rows with AVX2: 8 columns at a time ---- */
+#if LQ__X86
+LQ__TARGET_AVX2 static uint32_t lq__fixed_row_avx2(int32_t *dst, const uint8_t *src, int type,
+                                                   size_t count, int32_t exponent)
+{
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i most = _mm256_setzero_si256();
+    __m256 scale;
+    uint32_t lanes[8];
+    uint32_t tail;
+    size_t i;
+    if (exponent < -126 || exponent > 126) {
+        return lq__fixed_row_c(dst, src, type, count, exponent);
+    }
+    scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - exponent) << 23)); /* exact product */
+    for (i = 0; i + 8 <= count; i += 8) {
+        __m256 x;
+        if (type == LQ_F32) {
+            x = _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
+        } else {
+            __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
+            x = type == LQ_F16 ? _mm256_cvtph_ps(h)
+                               : _mm256_castsi256_ps(
+                                     _mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+        }
+        most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), magnitude));
+        x = _mm256_round_ps(_mm256_mul_ps(x, scale), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i), _mm256_cvttps_epi32(x));
+    }
+    tail = lq__fixed_row_c(dst + i, src + i * (type == LQ_F32 ? 4 : 2), type, count - i, exponent);
+    _mm256_storeu_si256((__m256i *)(void *)lanes, most);
+    for (i = 0; i < 8; i++) {
+        tail = LQ__MAX(tail, lanes[i]);
+    }
+    return tail;
+}
+
+/* The low 32 bits of (a * b + c * d + 2^(shift-1)) >> shift on all lanes: 64-bit products of even and
+   odd lanes. A logical shift serves, as only bits below 64 come down. */
+#define LQ__MULADD_AVX2(a, b, c, d, shift)                                                         \
+    _mm256_blend_epi32(                                                                            \
+        _mm256_srli_epi64(_mm256_add_epi64(_mm256_add_epi64(_mm256_mul_epi32(a, b),                \
+                                                            _mm256_mul_epi32(c, d)),               \
+                                           _mm256_set1_epi64x((int64_t)1 << ((shift) - 1))),       \
+                          shift),                                                                  \
+        _mm256_slli_epi64(                                                                         \
+            _mm256_srli_epi64(                                                                     \
+                _mm256_add_epi64(                                                                  \
+                    _mm256_add_epi64(                                                              \
+                        _mm256_mul_epi32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32)),      \
+                        _mm256_mul_epi32(_mm256_srli_epi64(c, 32), _mm256_srli_epi64(d, 32))),     \
+                    _mm256_set1_epi64x((int64_t)1 << ((shift) - 1))),                              \
+                shift),                                                                            \
+            32),                                                                                   \
+        0xaa)
+
+#define LQ__LOAD_AVX2(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define LQ__STORE_AVX2(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
+
+LQ__TARGET_AVX2 static void lq__scale_row_avx2(int32_t *row, const uint32_t *factor)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i x = LQ__LOAD_AVX2(row + t);
+        __m256i f = LQ__LOAD_AVX2(factor + t);
+        LQ__STORE_AVX2(row + t, LQ__MULADD_AVX2(x, f, zero, zero, 26));
+    }
+}
+
+LQ__TARGET_AVX2 static void lq__rope_rows_avx2(int32_t *a, int32_t *b, const int32_t *cosine,
+                                               const int32_t *sine)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i u = LQ__LOAD_AVX2(a + t);
+        __m256i w = LQ__LOAD_AVX2(b + t);
+        __m256i c = LQ__LOAD_AVX2(cosine + t);
+        __m256i s = LQ__LOAD_AVX2(sine + t);
+        __m256i minus = _mm256_sub_epi32(zero, s);
+        LQ__STORE_AVX2(a + t, LQ__MULADD_AVX2(u, c, w, s, 30));
+        LQ__STORE_AVX2(b + t, LQ__MULADD_AVX2(w, c, u, minus, 30));
+    }
+}
+
+LQ__TARGET_AVX2 static void lq__butterfly_rows_avx2(int32_t *rows, size_t block)
+{
+    size_t h;
+    size_t i;
+    size_t j;
+    size_t t;
+    for (h = 1; h < block; h *= 2) {
+        for (i = 0; i < block; i += 2 * h) {
+            for (j = i; j < i + h; j++) {
+                int32_t *a = rows + j * LQ__TOKENS;
+                int32_t *b = rows + (j + h) * LQ__TOKENS;
+                for (t = 0; t < LQ__TOKENS; t += 8) {
+                    __m256i u = LQ__LOAD_AVX2(a + t);
+                    __m256i w = LQ__LOAD_AVX2(b + t);
+                    LQ__STORE_AVX2(a + t, _mm256_add_epi32(u, w));
+                    LQ__STORE_AVX2(b + t, _mm256_sub_epi32(u, w));
+                }
+            }
+        }
+    }
+}
+
+LQ__TARGET_AVX2 static int32_t lq__most_avx2(__m256i v)
+{
+    int32_t lanes[8];
+    int32_t most = 0;
+    int i;
+    LQ__STORE_AVX2(lanes, v);
+    for (i = 0; i < 8; i++) {
+        most = LQ__MAX(most, lanes[i]);
+    }
+    return most;
+}
+
+LQ__TARGET_AVX2 static void lq__store_i16_avx2(int16_t *dst, __m256i v)
+{
+    v = _mm256_permute4x64_epi64(_mm256_packs_epi32(v, v), 0x08);
+    _mm_storeu_si128((__m128i *)(void *)dst, _mm256_castsi256_si128(v));
+}
+
+LQ__TARGET_AVX2 static int32_t lq__z_row_avx2(int16_t *z, const int32_t *y, int32_t mean,
+                                              int32_t dead_zone)
+{
+    const __m256i m = _mm256_set1_epi32(mean);
+    const __m256i round = _mm256_set1_epi32(LQ__ONE / 2 - dead_zone);
+    __m256i most = _mm256_setzero_si256();
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i v = _mm256_sub_epi32(LQ__LOAD_AVX2(y + t), m);
+        __m256i a = _mm256_srai_epi32(_mm256_add_epi32(_mm256_abs_epi32(v), round), 12);
+        most = _mm256_max_epi32(most, a);
+        /* sign of the not-quite-zero v: a zero v has a = 0 */
+        lq__store_i16_avx2(z + t, _mm256_sign_epi32(a, v));
+    }
+    return lq__most_avx2(most);
+}
+
+LQ__TARGET_AVX2 static int32_t lq__d4_rows_avx2(int16_t *z, const int32_t *y, const int32_t *mean)
+{
+    const __m256i half = _mm256_set1_epi32(LQ__ONE / 2);
+    const __m256i one = _mm256_set1_epi32(1);
+    __m256i most = _mm256_setzero_si256();
+    size_t t;
+    int i;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i r[4];
+        __m256i d[4];
+        __m256i parity = _mm256_setzero_si256();
+        __m256i worst = _mm256_set1_epi32(-1);
+        __m256i odd;
+        for (i = 0; i < 4; i++) {
+            __m256i v = _mm256_sub_epi32(LQ__LOAD_AVX2(y + i * 64 + (int)t),
+                                         _mm256_set1_epi32(mean[i]));
+            r[i] = _mm256_srai_epi32(_mm256_add_epi32(v, half), 12);
+            d[i] = _mm256_sub_epi32(v, _mm256_slli_epi32(r[i], 12));
+            worst = _mm256_max_epi32(worst, _mm256_or_si256(_mm256_slli_epi32(
+                                                                _mm256_abs_epi32(d[i]), 3),
+                                                            _mm256_set1_epi32(i)));
+            parity = _mm256_xor_si256(parity, r[i]);
+        }
+        odd = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_and_si256(parity, one));
+        worst = _mm256_and_si256(worst, _mm256_set1_epi32(7));
+        for (i = 0; i < 4; i++) {
+            __m256i here = _mm256_and_si256(odd, _mm256_cmpeq_epi32(worst, _mm256_set1_epi32(i)));
+            __m256i move = _mm256_or_si256(_mm256_srai_epi32(d[i], 31), one); /* 1 or -1 */
+            r[i] = _mm256_add_epi32(r[i], _mm256_and_si256(here, move));
+            most = _mm256_max_epi32(most, _mm256_abs_epi32(r[i]));
+            lq__store_i16_avx2(z + i * 64 + (int)t, r[i]);
+        }
+    }
+    return lq__most_avx2(most);
+}
+
+LQ__TARGET_AVX2 static int32_t lq__e8_rows_avx2(int16_t *z, const int32_t *y, const int32_t *mean,
+                                                int relaxed)
+{
+    const __m256i half = _mm256_set1_epi32(LQ__ONE / 2);
+    const __m256i one = _mm256_set1_epi32(1);
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i greatest = zero;
+    size_t t;
+    int i;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i v[8];
+        __m256i sum = zero;
+        __m256i parity0 = zero;
+        __m256i parity1 = zero;
+        __m256i most = _mm256_set1_epi32(-1);
+        __m256i least = _mm256_set1_epi32(0x7fffffff);
+        __m256i odd0;
+        __m256i odd1;
+        __m256i cost0;
+        __m256i cost1;
+        __m256i coset;
+        __m256i flip;
+        for (i = 0; i < 8; i++) {
+            __m256i r;
+            __m256i a;
+            v[i] = _mm256_sub_epi32(LQ__LOAD_AVX2(y + i * 64 + (int)t), _mm256_set1_epi32(mean[i]));
+            r = _mm256_srai_epi32(_mm256_add_epi32(v[i], half), 12);
+            a = _mm256_abs_epi32(_mm256_sub_epi32(v[i], _mm256_slli_epi32(r, 12)));
+            sum = _mm256_add_epi32(sum, a);
+            a = _mm256_or_si256(_mm256_slli_epi32(a, 3), _mm256_set1_epi32(i));
+            most = _mm256_max_epi32(most, a);
+            least = _mm256_min_epi32(least, a);
+            parity0 = _mm256_xor_si256(parity0, r);
+            parity1 = _mm256_xor_si256(parity1, _mm256_srai_epi32(v[i], 12));
+        }
+        odd0 = _mm256_sub_epi32(zero, _mm256_and_si256(parity0, one));
+        odd1 = relaxed ? zero : _mm256_sub_epi32(zero, _mm256_and_si256(parity1, one));
+        cost0 = _mm256_and_si256(odd0, _mm256_sub_epi32(_mm256_set1_epi32(LQ__ONE),
+                                                        _mm256_slli_epi32(
+                                                            _mm256_srli_epi32(most, 3), 1)));
+        cost1 = _mm256_sub_epi32(_mm256_set1_epi32(2 * LQ__ONE), sum);
+        cost1 = _mm256_add_epi32(
+            cost1, _mm256_and_si256(odd1, _mm256_slli_epi32(_mm256_srli_epi32(least, 3), 1)));
+        coset = _mm256_cmpgt_epi32(cost0, cost1);
+        flip = _mm256_and_si256(_mm256_blendv_epi8(most, least, coset), _mm256_set1_epi32(7));
+        flip = _mm256_or_si256(flip, _mm256_xor_si256(_mm256_blendv_epi8(odd0, odd1, coset),
+                                                      _mm256_set1_epi32(-1)));
+        lq__store_i16_avx2(z + t, _mm256_and_si256(coset, one));
+        for (i = 0; i < 8; i++) {
+            __m256i r = _mm256_srai_epi32(_mm256_add_epi32(v[i], half), 12);
+            __m256i d = _mm256_sub_epi32(v[i], _mm256_slli_epi32(r, 12));
+            __m256i here = _mm256_cmpeq_epi32(flip, _mm256_set1_epi32(i));
+            __m256i move = _mm256_or_si256(
+                _mm256_xor_si256(_mm256_srai_epi32(d, 31), coset), one); /* 1 or -1, turned in coset 1 */
+            r = _mm256_blendv_epi8(r, _mm256_srai_epi32(v[i], 12), coset);
+            r = _mm256_add_epi32(r, _mm256_and_si256(here, move));
+            greatest = _mm256_max_epi32(greatest, _mm256_abs_epi32(r));
+            lq__store_i16_avx2(z + (i + 1) * 64 + (int)t, r);
+        }
+    }
+    return lq__most_avx2(greatest);
+}
+
+LQ__TARGET_AVX2 static void lq__centroid_row_avx2(int32_t *y, const int16_t *z, const int32_t *shift,
+                                                  int32_t mean)
+{
+    const __m256i table = _mm256_setr_epi32(0, shift[0], shift[1], shift[2], shift[3], 0, 0, 0);
+    const __m256i m = _mm256_set1_epi32(mean);
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i k = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(z + t)));
+        __m256i a = _mm256_abs_epi32(k);
+        __m256i inward = _mm256_permutevar8x32_epi32(table,
+                                                     _mm256_min_epi32(a, _mm256_set1_epi32(4)));
+        __m256i v = _mm256_sub_epi32(_mm256_slli_epi32(a, 12), inward);
+        LQ__STORE_AVX2(y + t, _mm256_add_epi32(_mm256_sign_epi32(v, k), m));
+    }
+}
+
+LQ__TARGET_AVX2 static void lq__float_row_avx2(float *dst, const int32_t *row, const float *unit)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256 x = _mm256_cvtepi32_ps(LQ__LOAD_AVX2(row + t));
+        _mm256_storeu_ps(dst + t, _mm256_mul_ps(x, _mm256_loadu_ps(unit + t)));
+    }
+}
+
+LQ__TARGET_AVX2 static void lq__rope_floats_avx2(float *a, float *b, const float *cosine,
+                                                 const float *sine)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256 u = _mm256_loadu_ps(a + t);
+        __m256 w = _mm256_loadu_ps(b + t);
+        __m256 c = _mm256_loadu_ps(cosine + t);
+        __m256 s = _mm256_loadu_ps(sine + t);
+        _mm256_storeu_ps(a + t, _mm256_sub_ps(_mm256_mul_ps(u, c), _mm256_mul_ps(w, s)));
+        _mm256_storeu_ps(b + t, _mm256_add_ps(_mm256_mul_ps(w, c), _mm256_mul_ps(u, s)));
+    }
+}
+
+LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, size_t count, int type)
+{
+    size_t i = 0;
+    for (; i + 8 <= count && type == LQ_F32; i += 8) {
+        _mm256_storeu_ps((float *)(void *)(dst + 4 * i), _mm256_loadu_ps(src + i));
+    }
+    for (; i + 8 <= count && type == LQ_F16; i += 8) {
+        _mm_storeu_si128((__m128i *)(void *)(dst + 2 * i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+    }
+    lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
+}
+
+/* Stages below 8 add the partner lane to the lane, with the sign turned on upper lanes: the same sums
+   as the C code. */
+LQ__TARGET_AVX2 static void lq__butterfly_avx2(float *x, size_t block)
+{
+    const __m256 s1 = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+    const __m256 s2 = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+    const __m256 s4 = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+    size_t h;
+    size_t i;
+    size_t j;
+    if (block < 8) {
+        lq__butterfly_c(x, block);
+        return;
+    }
+    for (i = 0; i < block; i += 8) {
+        __m256 v = _mm256_loadu_ps(x + i);
+        v = _mm256_add_ps(_mm256_permute_ps(v, 0xb1), _mm256_mul_ps(v, s1));
+        v = _mm256_add_ps(_mm256_permute_ps(v, 0x4e), _mm256_mul_ps(v, s2));
+        v = _mm256_add_ps(_mm256_permute2f128_ps(v, v, 1), _mm256_mul_ps(v, s4));
+        _mm256_storeu_ps(x + i, v);
+    }
+    for (h = 8; h < block; h *= 2) {
+        for (i = 0; i < block; i += 2 * h) {
+            for (j = i; j < i + h; j += 8) {
+                __m256 a = _mm256_loadu_ps(x + j);
+                __m256 b = _mm256_loadu_ps(x + j + h);
+                _mm256_storeu_ps(x + j, _mm256_add_ps(a, b));
+                _mm256_storeu_ps(x + j + h, _mm256_sub_ps(a, b));
+            }
+        }
+    }
+}
+
+/* ---- rows with AVX-512: 16 columns at a time ---- */
+#define LQ__LOAD_AVX512(p) _mm512_loadu_si512((const void *)(p))
+#define LQ__STORE_AVX512(p, v) _mm512_storeu_si512((void *)(p), v)
+
+LQ__TARGET_AVX512 static uint32_t lq__fixed_row_avx512(int32_t *dst, const uint8_t *src, int type,
+                                                       size_t count, int32_t exponent)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i most = _mm512_setzero_si512();
+    __m512 scale;
+    uint32_t tail;
+    size_t i;
+    if (exponent < -126 || exponent > 126) {
+        return lq__fixed_row_c(dst, src, type, count, exponent);
+    }
+    scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - exponent) << 23)); /* exact product */
+    for (i = 0; i + 16 <= count; i += 16) {
+        __m512 x;
+        if (type == LQ_F32) {
+            x = _mm512_loadu_ps((const void *)(src + 4 * i));
+        } else {
+            __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(src + 2 * i));
+            x = type == LQ_F16 ? _mm512_cvtph_ps(h)
+                               : _mm512_castsi512_ps(
+                                     _mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+        }
+        most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
+        LQ__STORE_AVX512(dst + i, _mm512_cvt_roundps_epi32(_mm512_mul_ps(x, scale),
+                                                           _MM_FROUND_TO_NEAREST_INT |
+                                                               _MM_FROUND_NO_EXC));
+    }
+    tail = lq__fixed_row_c(dst + i, src + i * (type == LQ_F32 ? 4 : 2), type, count - i, exponent);
+    return LQ__MAX(tail, _mm512_reduce_max_epu32(most));
+}
+
+#define LQ__MULADD_AVX512(a, b, c, d, shift)                                                       \
+    _mm512_mask_blend_epi32(                                                                       \
+        0xaaaa,                                                                                    \
+        _mm512_srli_epi64(_mm512_add_epi64(_mm512_add_epi64(_mm512_mul_epi32(a, b),                \
+                                                            _mm512_mul_epi32(c, d)),               \
+                                           _mm512_set1_epi64((int64_t)1 << ((shift) - 1))),        \
+                          shift),                                                                  \
+        _mm512_slli_epi64(                                                                         \
+            _mm512_srli_epi64(                                                                     \
+                _mm512_add_epi64(                                                                  \
+                    _mm512_add_epi64(                                                              \
+                        _mm512_mul_epi32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32)),      \
+                        _mm512_mul_epi32(_mm512_srli_epi64(c, 32), _mm512_srli_epi64(d, 32))),     \
+                    _mm512_set1_epi64((int64_t)1 << ((shift) - 1))),                               \
+                shift),                                                                            \
+            32))
+
+LQ__TARGET_AVX512 static void lq__scale_row_avx512(int32_t *row, const uint32_t *factor)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i x = LQ__LOAD_AVX512(row + t);
+        __m512i f = LQ__LOAD_AVX512(factor + t);
+        LQ__STORE_AVX512(row + t, LQ__MULADD_AVX512(x, f, zero, zero, 26));
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__rope_rows_avx512(int32_t *a, int32_t *b, const int32_t *cosine,
+                                                   const int32_t *sine)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i u = LQ__LOAD_AVX512(a + t);
+        __m512i w = LQ__LOAD_AVX512(b + t);
+        __m512i c = LQ__LOAD_AVX512(cosine + t);
+        __m512i s = LQ__LOAD_AVX512(sine + t);
+        __m512i minus = _mm512_sub_epi32(zero, s);
+        LQ__STORE_AVX512(a + t, LQ__MULADD_AVX512(u, c, w, s, 30));
+        LQ__STORE_AVX512(b + t, LQ__MULADD_AVX512(w, c, u, minus, 30));
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__butterfly_rows_avx512(int32_t *rows, size_t block)
+{
+    size_t h;
+    size_t i;
+    size_t j;
+    size_t t;
+    for (h = 1; h < block; h *= 2) {
+        for (i = 0; i < block; i += 2 * h) {
+            for (j = i; j < i + h; j++) {
+                int32_t *a = rows + j * LQ__TOKENS;
+                int32_t *b = rows + (j + h) * LQ__TOKENS;
+                for (t = 0; t < LQ__TOKENS; t += 16) {
+                    __m512i u = LQ__LOAD_AVX512(a + t);
+                    __m512i w = LQ__LOAD_AVX512(b + t);
+                    LQ__STORE_AVX512(a + t, _mm512_add_epi32(u, w));
+                    LQ__STORE_AVX512(b + t, _mm512_sub_epi32(u, w));
+                }
+            }
+        }
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__store_i16_avx512(int16_t *dst, __m512i v)
+{
+    _mm256_storeu_si256((__m256i *)(void *)dst, _mm512_cvtsepi32_epi16(v));
+}
+
+LQ__TARGET_AVX512 static int32_t lq__z_row_avx512(int16_t *z, const int32_t *y, int32_t mean,
+                                                  int32_t dead_zone)
+{
+    const __m512i m = _mm512_set1_epi32(mean);
+    const __m512i round = _mm512_set1_epi32(LQ__ONE / 2 - dead_zone);
+    __m512i most = _mm512_setzero_si512();
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i v = _mm512_sub_epi32(LQ__LOAD_AVX512(y + t), m);
+        __m512i a = _mm512_srai_epi32(_mm512_add_epi32(_mm512_abs_epi32(v), round), 12);
+        most = _mm512_max_epi32(most, a);
+        a = _mm512_mask_sub_epi32(a, _mm512_movepi32_mask(v), _mm512_setzero_si512(), a);
+        lq__store_i16_avx512(z + t, a);
+    }
+    return _mm512_reduce_max_epi32(most);
+}
+
+LQ__TARGET_AVX512 static int32_t lq__d4_rows_avx512(int16_t *z, const int32_t *y,
+                                                    const int32_t *mean)
+{
+    const __m512i half = _mm512_set1_epi32(LQ__ONE / 2);
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i most = _mm512_setzero_si512();
+    size_t t;
+    int i;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i r[4];
+        __m512i d[4];
+        __m512i parity = _mm512_setzero_si512();
+        __m512i worst = _mm512_set1_epi32(-1);
+        __mmask16 odd;
+        for (i = 0; i < 4; i++) {
+            __m512i v = _mm512_sub_epi32(LQ__LOAD_AVX512(y + i * 64 + (int)t),
+                                         _mm512_set1_epi32(mean[i]));
+            r[i] = _mm512_srai_epi32(_mm512_add_epi32(v, half), 12);
+            d[i] = _mm512_sub_epi32(v, _mm512_slli_epi32(r[i], 12));
+            worst = _mm512_max_epi32(worst, _mm512_or_si512(_mm512_slli_epi32(
+                                                                _mm512_abs_epi32(d[i]), 3),
+                                                            _mm512_set1_epi32(i)));
+            parity = _mm512_xor_si512(parity, r[i]);
+        }
+        odd = _mm512_test_epi32_mask(parity, one);
+        worst = _mm512_and_si512(worst, _mm512_set1_epi32(7));
+        for (i = 0; i < 4; i++) {
+            __mmask16 here = _mm512_mask_cmpeq_epi32_mask(odd, worst, _mm512_set1_epi32(i));
+            __m512i move = _mm512_or_si512(_mm512_srai_epi32(d[i], 31), one); /* 1 or -1 */
+            r[i] = _mm512_mask_add_epi32(r[i], here, r[i], move);
+            most = _mm512_max_epi32(most, _mm512_abs_epi32(r[i]));
+            lq__store_i16_avx512(z + i * 64 + (int)t, r[i]);
+        }
+    }
+    return _mm512_reduce_max_epi32(most);
+}
+
+LQ__TARGET_AVX512 static int32_t lq__e8_rows_avx512(int16_t *z, const int32_t *y,
+                                                    const int32_t *mean, int relaxed)
+{
+    const __m512i half = _mm512_set1_epi32(LQ__ONE / 2);
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i greatest = _mm512_setzero_si512();
+    size_t t;
+    int i;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i v[8];
+        __m512i r[8];
+        __m512i d[8];
+        __m512i sum = _mm512_setzero_si512();
+        __m512i parity0 = sum;
+        __m512i parity1 = sum;
+        __m512i most = _mm512_set1_epi32(-1);
+        __m512i least = _mm512_set1_epi32(0x7fffffff);
+        __m512i cost0;
+        __m512i cost1;
+        __m512i flip;
+        __mmask16 odd0;
+        __mmask16 odd1;
+        __mmask16 coset;
+        __mmask16 moves;
+        for (i = 0; i < 8; i++) {
+            __m512i a;
+            v[i] = _mm512_sub_epi32(LQ__LOAD_AVX512(y + i * 64 + (int)t),
+                                    _mm512_set1_epi32(mean[i]));
+            r[i] = _mm512_srai_epi32(_mm512_add_epi32(v[i], half), 12);
+            d[i] = _mm512_sub_epi32(v[i], _mm512_slli_epi32(r[i], 12));
+            a = _mm512_abs_epi32(d[i]);
+            sum = _mm512_add_epi32(sum, a);
+            a = _mm512_or_si512(_mm512_slli_epi32(a, 3), _mm512_set1_epi32(i));
+            most = _mm512_max_epi32(most, a);
+            least = _mm512_min_epi32(least, a);
+            parity0 = _mm512_xor_si512(parity0, r[i]);
+            v[i] = _mm512_srai_epi32(v[i], 12);
+            parity1 = _mm512_xor_si512(parity1, v[i]);
+        }
+        odd0 = _mm512_test_epi32_mask(parity0, one);
+        odd1 = relaxed ? (__mmask16)0 : _mm512_test_epi32_mask(parity1, one);
+        cost0 = _mm512_maskz_sub_epi32(odd0, _mm512_set1_epi32(LQ__ONE),
+                                       _mm512_slli_epi32(_mm512_srli_epi32(most, 3), 1));
+        cost1 = _mm512_sub_epi32(_mm512_set1_epi32(2 * LQ__ONE), sum);
+        cost1 = _mm512_mask_add_epi32(cost1, odd1, cost1,
+                                      _mm512_slli_epi32(_mm512_srli_epi32(least, 3), 1));
+        coset = _mm512_cmplt_epi32_mask(cost1, cost0);
+        moves = (__mmask16)((coset & odd1) | (~coset & odd0));
+        flip = _mm512_and_si512(_mm512_mask_blend_epi32(coset, most, least), _mm512_set1_epi32(7));
+        lq__store_i16_avx512(z + t, _mm512_maskz_mov_epi32(coset, one));
+        for (i = 0; i < 8; i++) {
+            __mmask16 here = _mm512_mask_cmpeq_epi32_mask(moves, flip, _mm512_set1_epi32(i));
+            __mmask16 down = (__mmask16)(_mm512_movepi32_mask(d[i]) ^ coset);
+            __m512i p = _mm512_mask_blend_epi32(coset, r[i], v[i]);
+            p = _mm512_mask_add_epi32(p, (__mmask16)(here & ~down), p, one);
+            p = _mm512_mask_sub_epi32(p, (__mmask16)(here & down), p, one);
+            greatest = _mm512_max_epi32(greatest, _mm512_abs_epi32(p));
+            lq__store_i16_avx512(z + (i + 1) * 64 + (int)t, p);
+        }
+    }
+    return _mm512_reduce_max_epi32(greatest);
+}
+
+LQ__TARGET_AVX512 static void lq__centroid_row_avx512(int32_t *y, const int16_t *z,
+                                                      const int32_t *shift, int32_t mean)
+{
+    const __m512i table = _mm512_setr_epi32(0, shift[0], shift[1], shift[2], shift[3], 0, 0, 0, 0, 0,
+                                            0, 0, 0, 0, 0, 0);
+    const __m512i m = _mm512_set1_epi32(mean);
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i k = _mm512_cvtepi16_epi32(
+            _mm256_loadu_si256((const __m256i *)(const void *)(z + t)));
+        __m512i a = _mm512_abs_epi32(k);
+        __m512i inward = _mm512_permutexvar_epi32(_mm512_min_epi32(a, _mm512_set1_epi32(4)), table);
+        __m512i v = _mm512_sub_epi32(_mm512_slli_epi32(a, 12), inward);
+        v = _mm512_mask_sub_epi32(v, _mm512_movepi32_mask(k), _mm512_setzero_si512(), v);
+        LQ__STORE_AVX512(y + t, _mm512_add_epi32(v, m));
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__float_row_avx512(float *dst, const int32_t *row,
+                                                   const float *unit)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512 x = _mm512_cvtepi32_ps(LQ__LOAD_AVX512(row + t));
+        _mm512_storeu_ps(dst + t, _mm512_mul_ps(x, _mm512_loadu_ps(unit + t)));
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__rope_floats_avx512(float *a, float *b, const float *cosine,
+                                                     const float *sine)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512 u = _mm512_loadu_ps(a + t);
+        __m512 w = _mm512_loadu_ps(b + t);
+        __m512 c = _mm512_loadu_ps(cosine + t);
+        __m512 s = _mm512_loadu_ps(sine + t);
+        _mm512_storeu_ps(a + t, _mm512_sub_ps(_mm512_mul_ps(u, c), _mm512_mul_ps(w, s)));
+        _mm512_storeu_ps(b + t, _mm512_add_ps(_mm512_mul_ps(w, c), _mm512_mul_ps(u, s)));
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__store_row_avx512(uint8_t *dst, const float *src, size_t count,
+                                                   int type)
+{
+    size_t i = 0;
+    for (; i + 16 <= count && type == LQ_F32; i += 16) {
+        _mm512_storeu_ps((void *)(dst + 4 * i), _mm512_loadu_ps(src + i));
+    }
+    for (; i + 16 <= count && type == LQ_F16; i += 16) {
+        _mm256_storeu_si256((__m256i *)(void *)(dst + 2 * i),
+                            _mm512_cvtps_ph(_mm512_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+    }
+    lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
+}
+
+LQ__TARGET_AVX512 static void lq__butterfly_avx512(float *x, size_t block)
+{
+    const __m512 s1 = _mm512_setr_ps(1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1);
+    const __m512 s2 = _mm512_setr_ps(1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1);
+    const __m512 s4 = _mm512_setr_ps(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1);
+    const __m512 s8 = _mm512_setr_ps(1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
+    size_t h;
+    size_t i;
+    size_t j;
+    if (block < 16) {
+        lq__butterfly_c(x, block);
+        return;
+    }
+    for (i = 0; i < block; i += 16) {
+        __m512 v = _mm512_loadu_ps(x + i);
+        v = _mm512_add_ps(_mm512_permute_ps(v, 0xb1), _mm512_mul_ps(v, s1));
+        v = _mm512_add_ps(_mm512_permute_ps(v, 0x4e), _mm512_mul_ps(v, s2));
+        v = _mm512_add_ps(_mm512_shuffle_f32x4(v, v, 0xb1), _mm512_mul_ps(v, s4));
+        v = _mm512_add_ps(_mm512_shuffle_f32x4(v, v, 0x4e), _mm512_mul_ps(v, s8));
+        _mm512_storeu_ps(x + i, v);
+    }
+    for (h = 16; h < block; h *= 2) {
+        for (i = 0; i < block; i += 2 * h) {
+            for (j = i; j < i + h; j += 16) {
+                __m512 a = _mm512_loadu_ps(x + j);
+                __m512 b = _mm512_loadu_ps(x + j + h);
+                _mm512_storeu_ps(x + j, _mm512_add_ps(a, b));
+                _mm512_storeu_ps(x + j + h, _mm512_sub_ps(a, b));
+            }
+        }
+    }
+}
+#endif
+/* ================================================================================================
+   >>rans   the entropy coder: tables, plan, encode, decode
+
+   One page is one rANS stream of 32 lanes (Duda 2009, arXiv 0902.0271, "asymmetric numeral systems";
+   Giesen 2014, arXiv 1402.3392, interleaved streams). Lane l codes tokens l and 32 + l of each row,
+   rows in order: a step is half a row, and all lanes of a step share the row's class, so a change of
+   tables costs nothing.
+     state    32 bits a lane, kept as two 16-bit halves x = hi << 16 | lo, x >= L = 2^16
+     table    intervals [begin, begin + freq) of the M = 2^16 slots
+     decode   slot = lo; x = freq * hi + slot - begin; if x < L: x = x << 16 | next word
+     encode   if hi >= freq: write lo, x = hi; x = (x / freq) << 16 | begin + x % freq
+   With M = L = 2^16 the halves need no shifts, both tests are 16-bit compares, and a symbol moves at
+   most one word. freq <= 65520 and x >= L give freq * hi >= freq >= 16, so x >= L again after one word
+   whatever the bytes are: no state has to be checked in the loop.
+   Symbols: up to 31 integers of [-15, 15] and an escape; the escaped value follows in the raw section.
+   Measured on Zen 5, 8 pages in flight: see bench/rans_peers.c.
+   ============================================================================================== */
+#define LQ__TOKENS_MAX 64u
+#define LQ__LANES 32u
+#define LQ__FLIGHT 8u        /* pages decoded or encoded together */
+#define LQ__CLASS_WIDE 53    /* sigma = 5.66 steps: the widest class without raw bits */
+#define LQ__CLASS_TWO 41     /* sigma = 2 steps: classes from here can spare one bit more */
+#define LQ__T_LOW 7          /* half-step rows need classes -7 .. 0 */
+#define LQ__T_CLASSES (LQ__CLASS_WIDE + LQ__T_LOW + 1)
+#define LQ__T_OFFSETS 5
+#define LQ__T_GAUSS (LQ__T_CLASSES * LQ__T_OFFSETS)
+#define LQ__COSET_LOW 9      /* below it cosets are never 1, above LQ__COSET_HIGH they are even odds */
+#define LQ__COSET_HIGH 33
+#define LQ__T_COSETS (LQ__COSET_HIGH - LQ__COSET_LOW + 1)
+#define LQ__T_COUNT (LQ__T_GAUSS + 2 * LQ__T_COSETS)
+#define LQ__BIG 1024u        /* slots of a bucket; also what makes an interval big */
+#define LQ__MASS_COUNT 2048u /* 8 sigma in steps of 1/256 sigma */
+
+/* Offsets o of the cell centres k + o. LQ__AT_0 is Z's, with its dead zone; LQ__AT_0_PLAIN is the
+   lattices' and the lead rows', without. */
+#define LQ__AT_0 0u
+#define LQ__AT_1_4 1u
+#define LQ__AT_1_2 2u
+#define LQ__AT_3_4 3u
+#define LQ__AT_0_PLAIN 4u
+
+/* One table, 640 bytes. Intervals in slot order, the escape first:
+     start       interval that holds slot 1024 b                  end    last slot of the interval
+   and for the encoder, by value + 16 (0 and everything absent: the escape):
+     reciprocal  float bits: at most 1 / freq, see lq__quotient */
+typedef struct lq__rans_table {
+    uint8_t start[64];
+    uint16_t end[32];
+    uint16_t freq[32];
+    uint16_t begin[32];
+    int16_t value[32];
+    uint16_t code_freq[32];
+    uint16_t code_begin[32];
+    uint32_t code_reciprocal[32];
+    uint32_t count; /* intervals */
+    int32_t low;    /* values low .. high have an interval */
+    int32_t high;
+    uint32_t unused[13];
+} lq__rans_table;
+
+struct lq_tables {
+    lq__rans_table table[LQ__T_COUNT];
+    uint64_t mass[LQ__MASS_COUNT + 1];        /* integral of exp(-t^2 / 2) to i / 256, q36 * 256 */
+    int16_t centroid[LQ__CLASS_WIDE + 1][16]; /* q12: |k| minus the centroid of its cell */
+};
+
+/* ---- tables: the Gaussian in integers ---- */
+/* 2^-e * 2^36 for e in q32: 2^-(n + 1) * 2^(1 - f), the low 16 bits of 1 - f by the derivative. */
+LQ__STATIC uint64_t lq__exp2_neg_q36(uint64_t e)
+{
+    uint64_t n = e >> 32;
+    uint64_t f = ((uint64_t)1 << 32) - (e & 0xffffffffu);
+    uint64_t m;
+    if (n > 40) {
+        return 0;
+    }
+    if (f >> 32) {
+        return ((uint64_t)1 << 36) >> n;
+    }
+    m = lq__exp2_q30((uint32_t)(f >> 16));
+    m += (m * ((f & 65535) * 45426 >> 16)) >> 32; /* ln 2 * 2^16 */
+    return (m << 6) >> (n + 1);
+}
+
+/* exp(-t^2 / 2) * 2^36 = 2^(-t^2 / (2 ln 2)), t in q16 below 2^20. */
+LQ__STATIC uint64_t lq__gauss_q36(uint64_t t)
+{
+    return lq__exp2_neg_q36(((t * t >> 8) * 3098164009u) >> 24);
+}
+
+/* 2^(eighths / 8) in q30, -48 <= eighths <= 48. */
+LQ__STATIC uint64_t lq__exp2_eighths_q30(int eighths)
+{
+    uint32_t up = (uint32_t)(eighths + 48);
+    return ((uint64_t)lq__exp2_q30((up & 7) << 13) << (up >> 3)) >> 6;
+}
+
+/* Integral of exp(-t^2 / 2) from 0 to t (q24), in q36 * 256. Midpoint rule and linear interpolation:
+   h^2 / 24 + h^2 / 8 times the largest slope, below 10^-6 of the whole at h = 1 / 256. */
+LQ__STATIC uint64_t lq__mass(const lq_tables *tables, uint64_t t)
+{
+    uint64_t i = t >> 16;
+    if (i >= LQ__MASS_COUNT) {
+        return tables->mass[LQ__MASS_COUNT];
+    }
+    return tables->mass[i] + ((tables->mass[i + 1] - tables->mass[i]) * (t & 65535) >> 16);
+}
+
+/* The dead zone of Z in q16 steps: 0.15 * 2^(-sigma / step) on both sides of the zero cell, none where
+   raw bits are split off. */
+LQ__STATIC int32_t lq__dead_zone_q16(int class_)
+{
+    uint64_t sigma;
+    if (class_ > LQ__CLASS_WIDE) {
+        return 0;
+    }
+    sigma = lq__exp2_eighths_q30(class_ - LQ_CLASS_ONE);
+    return (int32_t)((9830 * lq__exp2_neg_q36(sigma << 2)) >> 36);
+}
+
+/* Lower edge of the cell of k in q16 steps. */
+LQ__STATIC int32_t lq__cell_edge(int k, uint32_t offset, int32_t dead_zone)
+{
+    int32_t edge = k * 65536 - 32768;
+    if (offset == LQ__AT_0) {
+        return k > 0 ? edge + dead_zone : edge - dead_zone;
+    }
+    return offset == LQ__AT_0_PLAIN ? edge : edge + (int32_t)offset * 16384;
+}
+
+/* Signed integral from 0 to an edge. */
+LQ__STATIC int64_t lq__edge_mass(const lq_tables *tables, int32_t edge, uint64_t inverse_q30)
+{
+    uint64_t t = (uint64_t)(edge < 0 ? -edge : edge) * inverse_q30 >> 22;
+    int64_t mass = (int64_t)lq__mass(tables, t);
+    return edge < 0 ? -mass : mass;
+}
+
+/* Frequencies by value + 16, the escape at 0, to a table. Rare means below 1024 slots, big the rest.
+   Order: escape and one rare, then big, rare, big, rare, ... , big, and the last two rares.
+   Then no aligned bucket of 1024 slots has more than two boundaries strictly inside: three would
+   enclose two neighbouring intervals of together less than 1024 slots, that is two neighbouring rares.
+   Only the first and the last two are neighbours, and their outer boundaries, 0 and 65536, are not
+   inside a bucket. So the interval of a slot is start[slot >> 10], or one of the next two.
+   The order needs rares <= bigs + 3: the rarest values go to the escape until that holds. */
+LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq)
+{
+    uint8_t rare[32];
+    uint8_t big[32];
+    uint32_t rares;
+    uint32_t bigs;
+    uint32_t at = 0;
+    uint32_t r = 0;
+    uint32_t b = 0;
+    uint32_t s;
+    uint32_t i;
+    for (;;) {
+        uint32_t least = 0;
+        rares = 1;
+        bigs = 0;
+        rare[0] = 0;
+        for (i = 1; i < 32; i++) {
+            if (freq[i] >= LQ__BIG) {
+                big[bigs++] = (uint8_t)i;
+            } else if (freq[i]) {
+                rare[rares++] = (uint8_t)i;
+                least = least == 0 || freq[i] <= freq[least] ? i : least;
+            }
+        }
+        if (rares <= bigs + 3) {
+            break;
+        }
+        freq[0] += freq[least];
+        freq[least] = 0;
+    }
+    memset(t, 0, sizeof *t);
+    t->count = rares + bigs;
+    for (s = 0; s < 32; s++) {
+        int is_rare = s < 2 || s >= 2 * bigs + 2 || (s & 1);
+        i = s >= t->count ? 0 : (is_rare && r < rares) || b == bigs ? rare[r++] : big[b++];
+        t->freq[s] = (uint16_t)freq[i];
+        t->begin[s] = (uint16_t)at;
+        t->value[s] = (int16_t)(i ? (int)i - 16 : 0);
+        at += s < t->count ? freq[i] : 0;
+        t->end[s] = (uint16_t)(s < t->count ? at - 1 : 65535);
+        if (s < t->count) {
+            t->code_freq[i] = t->freq[s];
+            t->code_begin[i] = t->begin[s];
+        }
+    }
+    return at == 65536 && freq[0] < LQ__BIG ? LQ_OK : LQ_E_INTERNAL;
+}
+
+/* What follows from the intervals: bucket starts, the escape in the places of absent values, and
+   reciprocals. floor(2^(23 + n) / freq) with n = ceil(log2 freq) is a 24-bit mantissa (or 2^23), so the
+   float is 1 / freq rounded down. */
+LQ__STATIC int lq__table_index(lq__rans_table *t)
+{
+    uint32_t s = 0;
+    uint32_t i;
+    t->low = 16;
+    t->high = -16;
+    for (i = 0; i < 64; i++) {
+        while (t->end[s] < i * LQ__BIG) {
+            s++;
+        }
+        if (t->end[LQ__MIN(s + 2, 31)] < i * LQ__BIG + LQ__BIG - 1) {
+            return LQ_E_INTERNAL;
+        }
+        t->start[i] = (uint8_t)s;
+    }
+    for (i = 0; i < 32; i++) {
+        uint32_t n;
+        if (t->code_freq[i] == 0) {
+            t->code_freq[i] = t->freq[0];
+        } else if (i) {
+            t->low = LQ__MIN(t->low, (int32_t)i - 16);
+            t->high = LQ__MAX(t->high, (int32_t)i - 16);
+        }
+        n = lq__log2_floor((uint64_t)t->code_freq[i] * 2 - 1);
+        t->code_reciprocal[i] = ((127 - n) << 23) +
+                                ((uint32_t)(((uint64_t)1 << (23 + n)) / t->code_freq[i]) - (1u << 23));
+    }
+    return LQ_OK;
+}
+
+/* Frequencies of N(0, sigma) in cells of width one: values of at least 16 / 65536, what is left to the
+   escape, the sum mended at the largest. */
+LQ__STATIC int lq__table_gauss(const lq_tables *tables, lq__rans_table *t, int class_, uint32_t offset)
+{
+    uint64_t inverse = lq__exp2_eighths_q30(LQ_CLASS_ONE - class_);
+    uint64_t whole = tables->mass[LQ__MASS_COUNT];
+    int32_t dead_zone = lq__dead_zone_q16(class_);
+    int64_t below = lq__edge_mass(tables, lq__cell_edge(-15, offset, dead_zone), inverse);
+    uint32_t freq[32] = {0};
+    uint32_t sum = 0;
+    uint32_t most = 1;
+    int k;
+    int status;
+    for (k = -15; k <= 15; k++) {
+        int64_t edge = lq__edge_mass(tables, lq__cell_edge(k + 1, offset, dead_zone), inverse);
+        uint32_t f = (uint32_t)((((uint64_t)(edge - below) << 15) + whole / 2) / whole);
+        below = edge;
+        freq[k + 16] = f < 16 ? 0 : f;
+        sum += freq[k + 16];
+        most = freq[k + 16] > freq[most] ? (uint32_t)(k + 16) : most;
+    }
+    freq[0] = sum + 16 > 65536 ? 16 : 65536 - sum;
+    freq[most] += 65536 - sum - freq[0];
+    status = lq__table_finish(t, freq);
+    return status ? status : lq__table_index(t);
+}
+
+/* Probability of coset 1 in 2^-16 by the mean class of the block, 9 .. 33: E8, then relaxed E8. Made
+   by drawing 2^22 vectors of eight N(0, sigma), sigma = 2^((class - 33) / 8), and taking the exact
+   nearest point of D8 u (D8 + 1/2), or D8 u (Z^8 + 1/2). From there on it is 1/2, or the constant
+   0.5546 that relaxing gives. Part of the format. */
+LQ__STATIC int lq__table_coset(lq__rans_table *t, uint32_t relaxed, uint32_t index)
+{
+    static const uint16_t one[2][LQ__T_COSETS] = {
+        {16, 16, 16, 45, 203, 665, 1770, 3820, 6971, 11047, 15622, 20157, 24159,
+         27349, 29649, 31160, 32024, 32490, 32684, 32745, 32768, 32768, 32768, 32768, 32768},
+        {16, 16, 16, 70, 299, 929, 2358, 4883, 8629, 13284, 18365, 23284, 27506,
+         30827, 33198, 34710, 35603, 36065, 36253, 36321, 36345, 36345, 36345, 36345, 36345}};
+    uint32_t freq[32] = {0};
+    int status;
+    freq[0] = 16;
+    freq[17] = one[relaxed][index];
+    freq[16] = 65536 - 16 - freq[17];
+    status = lq__table_finish(t, freq);
+    return status ? status : lq__table_index(t);
+}
+
+/* Centroids of the cells |k| = 1 .. 15 with their dead zone:
+     sigma * (exp(-a^2 / 2) - exp(-b^2 / 2)) / integral from a to b,  a and b the edges over sigma,
+   and far out, where the integral is too small to divide by, a + a / (a^2 + 2) (Mills' ratio). */
+LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int class_)
+{
+    uint64_t sigma = lq__exp2_eighths_q30(class_ - LQ_CLASS_ONE) >> 10; /* q20 */
+    uint64_t inverse = lq__exp2_eighths_q30(LQ_CLASS_ONE - class_);
+    int32_t dead_zone = lq__dead_zone_q16(class_);
+    int k;
+    for (k = 1; k < 16; k++) {
+        uint64_t a = (uint64_t)lq__cell_edge(k, LQ__AT_0, dead_zone) * inverse >> 30;
+        uint64_t b = (uint64_t)lq__cell_edge(k + 1, LQ__AT_0, dead_zone) * inverse >> 30;
+        uint64_t mass = lq__mass(tables, b << 8) - lq__mass(tables, a << 8);
+        uint64_t at; /* q12 steps */
+        if (mass >> 24) {
+            at = (lq__gauss_q36(a) - lq__gauss_q36(b)) * sigma / mass;
+        } else {
+            at = (a + (a << 32) / (a * a + ((uint64_t)2 << 32))) * sigma >> 24;
+        }
+        centroid[k] = (int16_t)(k * 4096 - (int32_t)at);
+    }
+    centroid[0] = 0;
+}
+
+LQ_API size_t lq_tables_bytes(void)
+{
+    return sizeof(lq_tables) + 63;
+}
+
+LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
+{
+    lq_tables *t;
+    uint32_t i;
+    int status = LQ_OK;
+    if (!tables || !mem) {
+        return LQ_E_ARG;
+    }
+    if (mem_bytes < lq_tables_bytes()) {
+        return LQ_E_SPACE;
+    }
+    t = (lq_tables *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63));
+    t->mass[0] = 0;
+    for (i = 0; i < LQ__MASS_COUNT; i++) {
+        t->mass[i + 1] = t->mass[i] + lq__gauss_q36((2 * i + 1) * 128);
+    }
+    for (i = 0; i < LQ__T_GAUSS && !status; i++) {
+        status = lq__table_gauss(t, &t->table[i], (int)(i / LQ__T_OFFSETS) - LQ__T_LOW,
+                                 i % LQ__T_OFFSETS);
+    }
+    for (i = 0; i < 2 * LQ__T_COSETS && !status; i++) {
+        status = lq__table_coset(&t->table[LQ__T_GAUSS + i], i / LQ__T_COSETS, i % LQ__T_COSETS);
+    }
+    memset(t->centroid, 0, sizeof t->centroid);
+    for (i = 1; i <= LQ__CLASS_WIDE; i++) {
+        lq__centroids(t, t->centroid[i], (int)i);
+    }
+    *tables = t;
+    return status;
+}
+
+/* Number of a table. Its class is at most LQ__CLASS_WIDE. */
+LQ__INLINE uint16_t lq__table_of(int class_, uint32_t offset)
+{
+    return (uint16_t)((uint32_t)(class_ + LQ__T_LOW) * LQ__T_OFFSETS + offset);
+}
+
+/* Frequency of a value, the escape's if it has none; for tests. */
+LQ__STATIC uint32_t lq__freq(const lq_tables *tables, int class_, uint32_t offset, int32_t value)
+{
+    const lq__rans_table *t = &tables->table[lq__table_of(class_, offset)];
+    return t->code_freq[value < -15 || value > 15 ? 0 : value + 16];
+}
+
+/* How far inside of abs_k the centroid of Z's cell lies, in q12 steps; negative where the dead zone
+   outweighs the slope. Beyond 15, and for the classes with raw bits, the slope alone: k / (12 s^2), at
+   most what |k| = 15 has, at most 1/2. */
+LQ__STATIC int32_t lq__centroid_q12(const lq_tables *tables, uint32_t class_, uint32_t abs_k)
+{
+    uint64_t slope;
+    uint32_t down;
+    if (class_ == 0 || abs_k == 0 || class_ > LQ_CLASS_MAX) {
+        return 0;
+    }
+    if (class_ <= LQ__CLASS_WIDE) {
+        return tables->centroid[class_][LQ__MIN(abs_k, 15)];
+    }
+    down = 2 * (class_ - LQ_CLASS_ONE); /* s^-2 = 2^(-down / 8) */
+    slope = ((uint64_t)1 << 60) / (lq__exp2_eighths_q30((int)(down & 7)) * 12) >> (down >> 3); /* q30 */
+    slope = slope * LQ__MIN(abs_k, 65535u) >> 18;
+    return (int32_t)LQ__MIN(slope, 2048u);
+}
+
+/* The dead zone of Z in q12 steps: what the quantizer must use for its integers to fit the tables. */
+LQ__STATIC int32_t lq__dead_zone_q12(const lq_tables *tables, uint32_t class_)
+{
+    (void)tables;
+    return class_ ? (lq__dead_zone_q16((int)class_) + 8) >> 4 : 0;
+}
+
+/* ---- plan: the kind, the raw bits and the tables of every row ----
+   A row's integer z is split into a coded symbol h = z >> shift and raw bits below it:
+     z  plain    shift = raw                             z = h << raw | bits
+        half     shift = raw + 1, k = z >> 1             z = (h << raw | bits) << 1 | parity
+   Raw bits: as few as bring the class to at most 53, eight classes a bit. At 64 tokens the lanes' low
+   halves can carry 512 bits of them for nothing; plans with less split off one more bit of rows with
+   sigma >= 2 steps after the split (not lead, half or coset rows), the highest class first, then the
+   lowest row, until they have 512 or no row is left.
+   Tables, by kind: offset o of the cells and class.
+     Z           0 with the dead zone; with raw bits 1/4 if raw = 1, else 1/2
+     PLAIN       0 without dead zone; with raw bits as Z. Lead rows, and D4's first three
+     COSET       0 or 1, by the mean class of its block
+     SHIFTED     coset / 2; with raw bits 1/2. E8's z0 .. z6
+     HALF        class - 8, (parity + coset / 2) / 2, parity being the LSBs of the symbols before it in
+                 its block, an escape's taken as 0. If any row of the block has raw bits the symbol's
+                 LSB says nothing, and parity is left out: 1/4 + coset / 4, with own raw bits 1/2.
+                 D4's z3, E8's z7
+     relaxed E8  lanes of coset 1 have no parity: their z7 is a SHIFTED one in the HALF row
+   Parity is the XOR of the true LSBs of the integers before, escapes and raw bits merged. A block with
+   a dead row is no lattice block: all its rows are Z, its coset row is dead. */
+enum { LQ__ROW_Z, LQ__ROW_PLAIN, LQ__ROW_COSET, LQ__ROW_SHIFTED, LQ__ROW_HALF };
+
+/* What the table of a lane depends on; its number is table[2 parity + coset]. */
+#define LQ__BY_COSET 1u
+#define LQ__BY_PARITY 2u
+
+struct lq_rans_row {
+    uint32_t row;      /* in the matrix */
+    uint32_t coset;    /* matrix row of the block's coset; its own number if there is none */
+    uint16_t table[4];
+    uint8_t raw[2];    /* by coset */
+    uint8_t shift[2];  /* by coset */
+    uint8_t kind;
+    uint8_t by;
+    uint8_t before;    /* HALF: coded rows of the block before this one */
+    uint8_t class_;    /* COSET: the block's mean class */
+};
+
+/* Raw bits that bring a class to at most LQ__CLASS_WIDE. */
+LQ__INLINE int lq__raw_of(int class_)
+{
+    return class_ > LQ__CLASS_WIDE ? (class_ - LQ__CLASS_WIDE + 7) >> 3 : 0;
+}
+
+/* Whether a block of rows is a lattice block: none is dead. */
+LQ__STATIC int lq__block_is_lattice(const uint8_t *classes, size_t dims)
+{
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        if (classes[i] == 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+LQ__INLINE size_t lq__rans_block(int quantizer)
+{
+    return quantizer == LQ_Z ? 1 : quantizer == LQ_D4 ? 4 : 8;
+}
+
+LQ_API size_t lq_rans_matrix_rows(size_t rows, size_t lead_rows, int quantizer)
+{
+    if (rows == 0 || rows > LQ_RANS_ROWS_MAX || lead_rows > rows || quantizer < LQ_Z ||
+        quantizer > LQ_E8_RELAXED) {
+        return 0;
+    }
+    return rows + (quantizer >= LQ_E8 ? (rows - lead_rows) / 8 : 0);
+}
+
+LQ_API size_t lq_rans_plan_bytes(size_t rows)
+{
+    size_t most = lq_rans_matrix_rows(rows, 0, LQ_E8);
+    return most ? most * sizeof(lq_rans_row) + 3 : 0;
+}
+
+LQ__STATIC lq_rans_row *lq__row_add(lq_rans_row *r, size_t row, int kind, int class_)
+{
+    memset(r, 0, sizeof *r);
+    r->row = (uint32_t)row;
+    r->coset = (uint32_t)row;
+    r->kind = (uint8_t)kind;
+    r->class_ = (uint8_t)class_;
+    if (kind != LQ__ROW_COSET) {
+        r->raw[0] = (uint8_t)lq__raw_of(kind == LQ__ROW_HALF ? class_ - 8 : class_);
+        r->raw[1] = r->raw[0];
+    }
+    return r + 1;
+}
+
+/* The rows of one lattice block. */
+LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t *classes, int quantizer)
+{
+    size_t dims = lq__rans_block(quantizer);
+    size_t coset = row;
+    int sum = 4;
+    size_t i;
+    if (dims == 8) {
+        for (i = 0; i < 8; i++) {
+            sum += classes[i];
+        }
+        r = lq__row_add(r, row++, LQ__ROW_COSET, sum >> 3);
+    }
+    for (i = 0; i < dims; i++) {
+        int kind = i == dims - 1 ? LQ__ROW_HALF : dims == 8 ? LQ__ROW_SHIFTED : LQ__ROW_PLAIN;
+        lq_rans_row *own = r;
+        r = lq__row_add(r, row++, kind, classes[i]);
+        own->coset = (uint32_t)(dims == 8 ? coset : own->row);
+        own->before = (uint8_t)(kind == LQ__ROW_HALF ? dims - 1 : 0);
+        if (kind == LQ__ROW_HALF && quantizer == LQ_E8_RELAXED) {
+            own->raw[1] = (uint8_t)lq__raw_of(classes[i]);
+        }
+    }
+    return r;
+}
+
+/* Splits off bits until the plan has 8 * 64 of them. */
+LQ__STATIC void lq__plan_widen(lq_rans_row *rows, size_t count, size_t lead_rows)
+{
+    uint32_t have = 0;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        have += rows[i].raw[0];
+    }
+    for (; have < 8; have++) {
+        lq_rans_row *best = NULL;
+        for (i = 0; i < count; i++) {
+            lq_rans_row *r = &rows[i];
+            int spare = r->kind == LQ__ROW_Z || r->kind == LQ__ROW_SHIFTED ||
+                        (r->kind == LQ__ROW_PLAIN && r->row >= lead_rows);
+            if (spare && r->class_ - 8 * r->raw[0] >= LQ__CLASS_TWO && r->by == 0 &&
+                (!best || r->class_ > best->class_)) {
+                best = r;
+            }
+        }
+        if (!best) {
+            return;
+        }
+        best->raw[0]++;
+        best->raw[1]++;
+        best->by = 1; /* taken; lq__row_tables sets what it means */
+    }
+}
+
+/* Tables and shifts of a row, its raw bits known. */
+LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
+{
+    int class_ = r->class_ - 8 * r->raw[0];
+    uint32_t wide = r->raw[0] == 1 ? LQ__AT_1_4 : LQ__AT_1_2;
+    uint32_t cosets = r->coset != r->row ? LQ__BY_COSET : 0;
+    uint32_t i;
+    r->by = 0;
+    for (i = 0; i < 4; i++) {
+        uint32_t coset = cosets ? i & 1 : 0;
+        uint32_t offset = LQ__AT_0;
+        int own = class_;
+        r->shift[i & 1] = r->raw[i & 1];
+        if (r->kind == LQ__ROW_COSET) {
+            int index = LQ__MIN(LQ__MAX(r->class_, LQ__COSET_LOW), LQ__COSET_HIGH) - LQ__COSET_LOW;
+            r->table[i] = (uint16_t)(LQ__T_GAUSS + (relaxed ? LQ__T_COSETS : 0) + index);
+            continue;
+        } else if (r->kind == LQ__ROW_Z) {
+            offset = r->raw[0] ? wide : LQ__AT_0;
+        } else if (r->kind == LQ__ROW_PLAIN) {
+            offset = r->raw[0] ? wide : LQ__AT_0_PLAIN;
+        } else if (r->kind == LQ__ROW_SHIFTED || (relaxed && coset)) {
+            offset = r->raw[coset] || coset ? LQ__AT_1_2 : LQ__AT_0_PLAIN;
+            own = r->class_ - 8 * r->raw[coset];
+        } else {
+            r->shift[i & 1]++;
+            own = class_ - 8;
+            offset = !block_has_raw ? (i >> 1) * 2 + coset : r->raw[0] ? LQ__AT_1_2 : LQ__AT_1_4 + coset;
+            offset = offset == LQ__AT_0 ? LQ__AT_0_PLAIN : offset;
+            r->by = (uint8_t)(block_has_raw ? 0 : LQ__BY_PARITY);
+        }
+        r->table[i] = lq__table_of(own, offset);
+    }
+    r->by = (uint8_t)(r->by | (r->table[0] != r->table[1] || r->shift[0] != r->shift[1] ? cosets : 0));
+}
+
+LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes, const uint8_t *classes,
+                             size_t rows, size_t lead_rows, int quantizer)
+{
+    size_t matrix_rows = lq_rans_matrix_rows(rows, lead_rows, quantizer);
+    size_t dims = lq__rans_block(quantizer);
+    lq_rans_row *first;
+    lq_rans_row *r;
+    size_t row = 0;
+    size_t i;
+    size_t j;
+    if (!plan || !mem || !classes || matrix_rows == 0) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < rows; i++) {
+        if (classes[i] > LQ_CLASS_MAX) {
+            return LQ_E_ARG;
+        }
+    }
+    if (mem_bytes < lq_rans_plan_bytes(rows)) {
+        return LQ_E_SPACE;
+    }
+    first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
+    r = first;
+    for (i = 0; i < rows;) {
+        size_t block = i < lead_rows || rows - i < dims ? 1 : dims;
+        int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
+        if (lattice) {
+            r = lq__block_add(r, row, classes + i, quantizer);
+        }
+        row += block == 8 && !lattice;
+        for (j = 0; j < block && !lattice; j++) {
+            if (classes[i + j]) {
+                r = lq__row_add(r, row + j, i < lead_rows ? LQ__ROW_PLAIN : LQ__ROW_Z, classes[i + j]);
+            }
+        }
+        row += block + (block == 8 && lattice);
+        i += block;
+    }
+    plan->rows = matrix_rows;
+    plan->coded_rows = (size_t)(r - first);
+    plan->coded = first;
+    lq__plan_widen(first, plan->coded_rows, lead_rows);
+    for (i = 0; i < plan->coded_rows; i++) {
+        int raw = first[i].raw[0] || first[i].raw[1];
+        for (j = 1; j <= first[i].before; j++) {
+            raw |= first[i - j].raw[0];
+        }
+        lq__row_tables(&first[i], raw, quantizer == LQ_E8_RELAXED);
+    }
+    return LQ_OK;
+}
+
+/* ---- pages in flight ---- */
+typedef struct lq__rans_flow {
+    uint16_t hi[32]; /* the lanes' states */
+    uint16_t lo[32];
+    int16_t *values;
+    uint64_t *escape;   /* (coded rows) tokens that escaped */
+    uint64_t *parity;   /* (coded rows) encoder: parity of HALF rows by token */
+    uint8_t *words;     /* encoder: the words so far, growing downward */
+    uint8_t *words_end;
+    uint8_t *raw;       /* the raw section, the lanes' payload first */
+    size_t raw_bits;
+    const uint8_t *at;  /* decoder: next word; how far it may read */
+    const uint8_t *end;
+    const uint8_t *src_at; /* where the copy in `tail` comes from, NULL while there is none */
+    uint8_t *tail;
+    uint64_t active;    /* tokens in use */
+    uint32_t lanes;
+    int overrun;
+} lq__rans_flow;
+
+/* One per CPU level. scan: selects tables, finds escapes and writes the raw section of a page to be
+   encoded. encode, decode: all steps of 1 .. 8 pages. merge: raw bits into a decoded page. */
+typedef struct lq__rans_kernels {
+    int (*scan)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *);
+    void (*encode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+    void (*decode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+    void (*merge)(const lq_rans_plan *, lq__rans_flow *);
+} lq__rans_kernels;
+
+/* Bits, lowest first. A put writes 8 bytes from the current one on, a get reads 8. */
+typedef struct lq__bits {
+    uint8_t *at;
+    uint64_t buffer;
+    uint32_t count; /* below 8 */
+} lq__bits;
+
+LQ__INLINE void lq__bits_put(lq__bits *b, uint64_t value, uint32_t bits) /* bits <= 56 */
+{
+    b->buffer |= value << b->count;
+    lq__store64(b->at, b->buffer);
+    b->count += bits;
+    b->at += b->count >> 3;
+    b->buffer >>= b->count & 56;
+    b->count &= 7;
+}
+
+LQ__INLINE uint64_t lq__bits_get(const uint8_t *src, size_t *position, uint32_t bits) /* <= 56 */
+{
+    uint64_t v = lq__load64(src + (*position >> 3)) >> (*position & 7);
+    *position += bits;
+    return v & (((uint64_t)1 << bits) - 1);
+}
+
+LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
+{
+    return (uint32_t)(mask >> token) & 1;
+}
+
+/* The coset of a token, 0 where the row has none. */
+LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, const int16_t *values, uint32_t token)
+{
+    return r->coset == r->row ? 0 : (uint32_t)values[(size_t)r->coset * 64 + token] & 1;
+}
+
+/* XOR of the LSBs of the rows before a HALF row. */
+LQ__INLINE uint32_t lq__parity_of(const lq_rans_row *r, const int16_t *values, uint32_t token)
+{
+    int32_t x = 0;
+    uint32_t j;
+    for (j = 1; j <= r->before; j++) {
+        x ^= values[(size_t)(r->row - j) * 64 + token];
+    }
+    return (uint32_t)x & 1;
+}
+
+/* ---- encode: scan ---- */
+/* One token of a row. Returns 0 for what no lattice has. */
+LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan, lq__rans_flow *f,
+                              size_t i, uint32_t token, lq__bits *bits)
+{
+    const lq_rans_row *r = &plan->coded[i];
+    int32_t own = f->values[(size_t)r->row * 64 + token];
+    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t parity = 0;
+    int32_t z = own;
+    uint32_t j;
+    const lq__rans_table *t;
+    int32_t h;
+    if (r->kind == LQ__ROW_COSET && (z & ~1)) {
+        return 0;
+    }
+    if (r->shift[coset] > r->raw[coset] && ((lq__parity_of(r, f->values, token) ^ (uint32_t)z) & 1)) {
+        return 0;
+    }
+    if (r->by & LQ__BY_PARITY) {
+        for (j = 1; j <= r->before; j++) {
+            z = f->values[(size_t)(r->row - j) * 64 + token];
+            parity ^= (uint32_t)z & 1 & ~lq__bit_of(f->escape[i - j], token);
+        }
+    }
+    t = &tables->table[r->table[2 * parity + coset]];
+    h = own >> r->shift[coset];
+    f->parity[i] |= (uint64_t)parity << token;
+    f->escape[i] |= (uint64_t)(h < t->low || h > t->high) << token;
+    if (r->raw[coset]) {
+        lq__bits_put(bits, (uint32_t)(own >> (r->shift[coset] - r->raw[coset])) &
+                               ((1u << r->raw[coset]) - 1), r->raw[coset]);
+    }
+    return 1;
+}
+
+/* Exp-Golomb code of order 2 of the zigzag of h: n - 2 zeros, a one, the n low bits of v = zigzag + 4,
+   n = floor(log2 v) <= 16: at most 31 bits, and raw + escape at most 31 too, for h has 16 - raw bits. */
+LQ__STATIC void lq__escape_put(lq__bits *bits, int32_t h)
+{
+    uint32_t v = ((uint32_t)h * 2 ^ (uint32_t)(h >> 31)) + 4;
+    uint32_t n = lq__log2_floor(v);
+    lq__bits_put(bits, (uint64_t)1 << (n - 2) | (uint64_t)(v & ((1u << n) - 1)) << (n - 1), 2 * n - 1);
+}
+
+/* The escaped values, all rows, behind the raw bits; the length of the section. */
+LQ__STATIC void lq__scan_finish(const lq_rans_plan *plan, lq__rans_flow *f, lq__bits *bits)
+{
+    size_t i;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        uint64_t escape = f->escape[i];
+        uint32_t token = 0;
+        for (; escape; escape >>= 1, token++) {
+            if (escape & 1) {
+                uint32_t coset = lq__coset_of(r, f->values, token);
+                lq__escape_put(bits, f->values[(size_t)r->row * 64 + token] >> r->shift[coset]);
+            }
+        }
+    }
+    lq__store64(bits->at, bits->buffer);
+    f->raw_bits = (size_t)(bits->at - f->raw) * 8 + bits->count;
+}
+
+LQ__STATIC int lq__rans_scan_c(const lq_tables *tables, const lq_rans_plan *plan, lq__rans_flow *f)
+{
+    uint32_t tokens = lq__log2_floor(f->active) + 1;
+    lq__bits bits = {f->raw, 0, 0};
+    size_t i;
+    uint32_t token;
+    for (i = 0; i < plan->coded_rows; i++) {
+        f->escape[i] = 0;
+        f->parity[i] = 0;
+        for (token = 0; token < tokens; token++) {
+            if (!lq__scan_token(tables, plan, f, i, token, &bits)) {
+                return LQ_E_ARG;
+            }
+        }
+    }
+    lq__scan_finish(plan, f, &bits);
+    return LQ_OK;
+}
+
+/* ---- encode: steps ---- */
+LQ__STATIC void lq__rans_encode_c(const lq_tables *tables, const lq_rans_plan *plan,
+                                  lq__rans_flow *flows, size_t count)
+{
+    size_t g;
+    size_t i;
+    uint32_t token;
+    for (g = 0; g < count; g++) {
+        lq__rans_flow *f = &flows[g];
+        for (i = plan->coded_rows; i-- > 0;) {
+            const lq_rans_row *r = &plan->coded[i];
+            for (token = lq__log2_floor(f->active) + 1; token-- > 0;) {
+                uint32_t coset = lq__coset_of(r, f->values, token);
+                uint32_t which = 2 * lq__bit_of(f->parity[i], token) + coset;
+                const lq__rans_table *t = &tables->table[r->table[which]];
+                int32_t h = f->values[(size_t)r->row * 64 + token] >> r->shift[coset];
+                uint32_t s = h < -15 || h > 15 ? 0 : (uint32_t)(h + 16);
+                uint32_t freq = t->code_freq[s];
+                uint32_t lane = token % LQ__LANES;
+                uint32_t x = (uint32_t)f->hi[lane] << 16 | f->lo[lane];
+                if (f->hi[lane] >= freq) {
+                    f->words -= 2;
+                    lq__store16(f->words, x);
+                    x >>= 16;
+                }
+                f->hi[lane] = (uint16_t)(x / freq);
+                f->lo[lane] = (uint16_t)(t->code_begin[s] + x % freq);
+            }
+        }
+    }
+}
+
+/* ---- decode: steps ---- */
+/* The next word of one page; zeros behind the end. */
+LQ__INLINE uint32_t lq__word_next(lq__rans_flow *f)
+{
+    uint32_t word;
+    if (f->end - f->at < 2) {
+        f->overrun = 1;
+        return 0;
+    }
+    word = lq__load16(f->at);
+    f->at += 2;
+    return word;
+}
+
+LQ__STATIC void lq__rans_decode_c(const lq_tables *tables, const lq_rans_plan *plan,
+                                  lq__rans_flow *flows, size_t count)
+{
+    size_t g;
+    size_t i;
+    uint32_t token;
+    for (g = 0; g < count; g++) {
+        lq__rans_flow *f = &flows[g];
+        for (i = 0; i < plan->coded_rows; i++) {
+            const lq_rans_row *r = &plan->coded[i];
+            int16_t *v = f->values + (size_t)r->row * 64;
+            f->escape[i] = 0;
+            for (token = 0; token < 64; token++) {
+                uint32_t lane = token % LQ__LANES;
+                uint32_t coset = lq__coset_of(r, f->values, token);
+                uint32_t parity = r->by & LQ__BY_PARITY ? lq__parity_of(r, f->values, token) : 0;
+                const lq__rans_table *t = &tables->table[r->table[2 * parity + coset]];
+                uint32_t s = t->start[f->lo[lane] >> 10];
+                uint32_t x;
+                v[token] = 0;
+                if (!lq__bit_of(f->active, token)) {
+                    continue;
+                }
+                s += f->lo[lane] > t->end[s];
+                s += f->lo[lane] > t->end[s];
+                x = (uint32_t)t->freq[s] * f->hi[lane] + f->lo[lane] - t->begin[s];
+                if (x < 65536) {
+                    x = x << 16 | lq__word_next(f);
+                }
+                f->hi[lane] = (uint16_t)(x >> 16);
+                f->lo[lane] = (uint16_t)x;
+                f->escape[i] |= (uint64_t)(s == 0) << token;
+                v[token] = t->value[s];
+                if (r->by & LQ__BY_PARITY) {
+                    v[token] = (int16_t)(v[token] * (1 << r->shift[coset]) +
+                                         (int)(parity & r->shift[coset]));
+                }
+            }
+        }
+    }
+}
+
+/* ---- decode: raw bits, escapes, parities ---- */
+/* Raw bits of one token under its symbol, in place. HALF rows get their parity later. */
+LQ__INLINE void lq__merge_token(const lq_rans_row *r, lq__rans_flow *f, uint32_t token, size_t *position)
+{
+    int16_t *v = f->values + (size_t)r->row * 64 + token;
+    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t bits = (uint32_t)lq__bits_get(f->raw, position, r->raw[coset]);
+    *v = (int16_t)(*v * (1 << r->shift[coset]) + (int)(bits << (r->shift[coset] - r->raw[coset])));
+}
+
+LQ__STATIC void lq__rans_merge_c(const lq_rans_plan *plan, lq__rans_flow *f)
+{
+    uint32_t tokens = lq__log2_floor(f->active) + 1;
+    size_t position = 0;
+    size_t i;
+    uint32_t token;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        if ((r->shift[0] || r->shift[1]) && !(r->by & LQ__BY_PARITY)) {
+            for (token = 0; token < tokens; token++) {
+                lq__merge_token(r, f, token, &position);
+            }
+        }
+    }
+    f->raw_bits = position;
+}
+
+/* One escaped value added to what stands in its place, which is zero but for raw bits and parity.
+   avail: bits of the raw section. Returns 0 if it runs out, or leaves 16 bits. */
+LQ__STATIC int lq__escape_get(const lq_rans_row *r, lq__rans_flow *f, uint32_t token, size_t avail,
+                              int *odd)
+{
+    int16_t *v = f->values + (size_t)r->row * 64 + token;
+    uint32_t coset = lq__coset_of(r, f->values, token);
+    size_t start = f->raw_bits;
+    uint32_t code = (uint32_t)lq__bits_get(f->raw, &start, 31);
+    uint32_t zeros = 0;
+    int32_t h;
+    int32_t z;
+    while (zeros < 15 && !(code >> zeros & 1)) {
+        zeros++;
+    }
+    if (zeros == 15 || avail - f->raw_bits < 2 * zeros + 3 || r->kind == LQ__ROW_COSET) {
+        return 0;
+    }
+    code = (code >> (zeros + 1) & ((1u << (zeros + 2)) - 1)) + (1u << (zeros + 2)) - 4;
+    h = (int32_t)(code >> 1) ^ -(int32_t)(code & 1);
+    f->raw_bits += 2 * zeros + 3;
+    if (code > 65535) {
+        return 0;
+    }
+    z = h * (1 << r->shift[coset]) + *v;
+    if (z < -32768 || z > 32767) {
+        return 0;
+    }
+    *v = (int16_t)z;
+    *odd = h & 1;
+    return 1;
+}
+
+/* All escapes. Where a HALF row's parity was taken from its block's symbols, each odd escape turns it:
+   the rows of a block follow one another, so the HALF row is the next one of that kind. */
+LQ__STATIC int lq__escapes_get(const lq_rans_plan *plan, lq__rans_flow *f, size_t avail)
+{
+    size_t i;
+    size_t j;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        uint64_t escape = f->escape[i];
+        uint32_t token = 0;
+        const lq_rans_row *half = NULL;
+        if (!escape) {
+            continue;
+        }
+        for (j = i + 1; j < plan->coded_rows && j < i + 8 && !half; j++) {
+            const lq_rans_row *next = &plan->coded[j];
+            half = (next->by & LQ__BY_PARITY) && j - i <= next->before ? next : NULL;
+        }
+        for (; escape; escape >>= 1, token++) {
+            int odd = 0;
+            if ((escape & 1) && !lq__escape_get(r, f, token, avail, &odd)) {
+                return LQ_E_DATA;
+            }
+            if (odd && half && half->shift[lq__coset_of(half, f->values, token)]) {
+                f->values[(size_t)half->row * 64 + token] ^= 1;
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* Parities of the HALF rows of blocks with raw bits. */
+LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
+{
+    uint32_t tokens = lq__log2_floor(f->active) + 1;
+    size_t i;
+    uint32_t token;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        if (r->kind != LQ__ROW_HALF || (r->by & LQ__BY_PARITY)) {
+            continue;
+        }
+        for (token = 0; token < tokens; token++) {
+            uint32_t coset = lq__coset_of(r, f->values, token);
+            if (r->shift[coset] > r->raw[coset]) {
+                int16_t *v = f->values + (size_t)r->row * 64 + token;
+                *v = (int16_t)(*v | (int)lq__parity_of(r, f->values, token));
+            }
+        }
+    }
+}
+
+#if LQ__X86 /* SIMD variants follow here */
+#define lq__rans_scan_avx2 lq__rans_scan_c
+#define lq__rans_encode_avx2 lq__rans_encode_c
+#define lq__rans_decode_avx2 lq__rans_decode_c
+#define lq__rans_merge_avx2 lq__rans_merge_c
+#define lq__rans_scan_avx512 lq__rans_scan_c
+#define lq__rans_encode_avx512 lq__rans_encode_c
+#define lq__rans_decode_avx512 lq__rans_decode_c
+#endif
+
+/* ---- dispatch ---- */
+static const lq__rans_kernels lq__rans_of_level[3] = {
+    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c},
+#if LQ__X86
+    {lq__rans_scan_avx2, lq__rans_encode_avx2, lq__rans_decode_avx2, lq__rans_merge_avx2},
+    {lq__rans_scan_avx512, lq__rans_encode_avx512, lq__rans_decode_avx512, lq__rans_merge_avx2},
+#else
+    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c},
+    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c},
+#endif
+};
+
+/* ---- streams and batches ----
+   bytes  ceil(lanes / 2)        octave o = floor(log2 hi) of each lane's first state, low nibble first
+          ceil(sum of o / 8)     hi without its leading one, o bits a lane, lowest first, zero padded
+          2 * lanes              lo of each lane's first state
+          2 each                 the words that the steps take: row, half row, lane ascending
+          rest                   the raw section beyond its first 16 * lanes bits, zero padded
+   The raw section: the raw bits of every row and token, then the escapes (lq__escape_put), both row by
+   row. Its first 16 * lanes bits are the low halves with which the encoder starts, hi = 1: a decoder
+   finds them in the final states, so that they cost nothing. */
+#define LQ__TAIL 1024u
+#define LQ__RAW_BYTES(rows) ((rows) * 248 + 64 + 16) /* 31 bits a value, payload, one put beyond */
+#define LQ__FLIGHT_ENCODE 4u
+
+LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens)
+{
+    size_t lanes = LQ__MIN(tokens, LQ__LANES);
+    if (rows == 0 || rows > LQ_RANS_ROWS_MAX / 8 * 9 || tokens == 0 || tokens > LQ__TOKENS_MAX) {
+        return 0;
+    }
+    return (lanes + 1) / 2 + (15 * lanes + 7) / 8 + 2 * lanes + 2 * rows * tokens +
+           (31 * rows * tokens + 7) / 8;
+}
+
+/* Parts of the workspace, each a multiple of 64 bytes. */
+LQ__INLINE size_t lq__rans_align(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
+LQ__STATIC size_t lq__encode_flow_bytes(size_t rows)
+{
+    return 2 * lq__rans_align(rows * 8) + rows * 128 + 64 + lq__rans_align(LQ__RAW_BYTES(rows));
+}
+
+LQ__STATIC size_t lq__decode_flow_bytes(size_t rows)
+{
+    return lq__rans_align(rows * 8) + LQ__TAIL;
+}
+
+LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
+{
+    size_t flow = lq__rans_align(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    size_t encode = LQ__MIN(page_count, LQ__FLIGHT_ENCODE);
+    size_t decode = LQ__MIN(page_count, LQ__FLIGHT);
+    if (rows == 0 || rows > LQ_RANS_ROWS_MAX / 8 * 9) {
+        return 0;
+    }
+    encode *= lq__encode_flow_bytes(rows);
+    decode = decode * lq__decode_flow_bytes(rows) + lq__rans_align(LQ__RAW_BYTES(rows));
+    return 63 + flow + LQ__MAX(encode, decode);
+}
+
+/* What both directions check of a page. */
+LQ__STATIC int lq__flow_init(lq__rans_flow *f, const lq_rans_page *page)
+{
+    if (!page->values || !page->bytes || page->tokens == 0 || page->tokens > LQ__TOKENS_MAX) {
+        return LQ_E_ARG;
+    }
+    f->values = page->values;
+    f->active = ~(uint64_t)0 >> (64 - page->tokens);
+    f->lanes = LQ__MIN(page->tokens, LQ__LANES);
+    f->overrun = 0;
+    f->src_at = NULL;
+    return LQ_OK;
+}
+
+/* The lanes' first states: payload below, one above. */
+LQ__STATIC void lq__encode_begin(lq__rans_flow *f)
+{
+    size_t used = (f->raw_bits + 7) / 8;
+    uint32_t l;
+    if (used < 64) {
+        memset(f->raw + used, 0, 64 - used);
+    }
+    for (l = 0; l < LQ__LANES; l++) {
+        f->hi[l] = 1;
+        f->lo[l] = (uint16_t)(l < f->lanes ? lq__load16(f->raw + 2 * l) : 0);
+    }
+}
+
+/* States, words and the rest of the raw section to the page. */
+LQ__STATIC int lq__encode_end(const lq__rans_flow *f, lq_rans_page *page)
+{
+    uint8_t head[16 + 60 + 16]; /* octaves, mantissas, one put beyond */
+    size_t octaves = (f->lanes + 1) / 2;
+    size_t words = (size_t)(f->words_end - f->words);
+    size_t raw = (f->raw_bits + 7) / 8;
+    size_t rest = raw > 2 * (size_t)f->lanes ? raw - 2 * (size_t)f->lanes : 0;
+    size_t size;
+    uint8_t *dst = page->bytes;
+    lq__bits bits;
+    uint32_t l;
+    memset(head, 0, sizeof head);
+    bits.at = head + octaves;
+    bits.buffer = 0;
+    bits.count = 0;
+    for (l = 0; l < f->lanes; l++) {
+        uint32_t octave = lq__log2_floor(f->hi[l]);
+        head[l / 2] = (uint8_t)(head[l / 2] | octave << 4 * (l & 1));
+        lq__bits_put(&bits, f->hi[l] - (1u << octave), octave);
+    }
+    size = (size_t)(bits.at - head) + (bits.count > 0);
+    if (page->bytes_count < size || page->bytes_count - size < 2 * (size_t)f->lanes + words + rest) {
+        return LQ_E_SPACE;
+    }
+    memcpy(dst, head, size);
+    dst += size;
+    for (l = 0; l < f->lanes; l++) {
+        lq__store16(dst + 2 * l, f->lo[l]);
+    }
+    dst += 2 * (size_t)f->lanes;
+    memcpy(dst, f->words, words);
+    memcpy(dst + words, f->raw + 2 * (size_t)f->lanes, rest);
+    page->written = size + 2 * (size_t)f->lanes + words + rest;
+    return LQ_OK;
+}
+
+/* The lanes' first states of a stream. */
+LQ__STATIC int lq__decode_begin(lq__rans_flow *f, const lq_rans_page *page)
+{
+    uint8_t head[16 + 60 + 16];
+    size_t octaves = (f->lanes + 1) / 2;
+    size_t position = octaves * 8;
+    size_t bits = 0;
+    size_t size;
+    uint32_t l;
+    memset(f->hi, 0, sizeof f->hi);
+    memset(f->lo, 0, sizeof f->lo);
+    if (page->bytes_count < octaves) {
+        return LQ_E_DATA;
+    }
+    for (l = 0; l < f->lanes; l++) {
+        bits += page->bytes[l / 2] >> 4 * (l & 1) & 15;
+    }
+    size = octaves + (bits + 7) / 8;
+    if (page->bytes_count < size + 2 * f->lanes ||
+        (f->lanes & 1 && page->bytes[octaves - 1] >> 4)) {
+        return LQ_E_DATA;
+    }
+    memset(head, 0, sizeof head);
+    memcpy(head, page->bytes, size);
+    for (l = 0; l < f->lanes; l++) {
+        uint32_t octave = (uint32_t)head[l / 2] >> 4 * (l & 1) & 15;
+        f->hi[l] = (uint16_t)(1u << octave | lq__bits_get(head, &position, octave));
+        f->lo[l] = lq__load16(page->bytes + size + 2 * l);
+    }
+    if (lq__bits_get(head, &position, (uint32_t)(8 * size - position))) {
+        return LQ_E_DATA;
+    }
+    f->at = page->bytes + size + 2 * (size_t)f->lanes;
+    f->end = page->bytes + page->bytes_count;
+    return LQ_OK;
+}
+
+/* Most raw bits that a page's rows can have, escapes not counted. */
+LQ__STATIC size_t lq__raw_bits_max(const lq_rans_plan *plan, uint32_t tokens)
+{
+    size_t bits = 0;
+    size_t i;
+    for (i = 0; i < plan->coded_rows; i++) {
+        bits += LQ__MAX(plan->coded[i].raw[0], plan->coded[i].raw[1]);
+    }
+    return bits * tokens;
+}
+
+/* Final states, then the raw section: payload and rest side by side, zeros behind. */
+LQ__STATIC int lq__decode_end(const lq__rans_kernels *kernels, const lq_rans_plan *plan,
+                              lq__rans_flow *f, uint32_t tokens)
+{
+    size_t payload = 2 * (size_t)f->lanes;
+    size_t rest = (size_t)(f->end - f->at);
+    size_t need = (lq__raw_bits_max(plan, tokens) + 7) / 8;
+    size_t position;
+    uint32_t bad = (uint32_t)f->overrun;
+    uint32_t l;
+    int status;
+    for (l = 0; l < f->lanes; l++) {
+        bad |= f->hi[l] ^ 1u;
+        lq__store16(f->raw + 2 * l, f->lo[l]);
+    }
+    if (bad || rest > LQ__RAW_BYTES(plan->rows) - 64 - 16) {
+        return LQ_E_DATA;
+    }
+    memcpy(f->raw + payload, f->at, rest);
+    memset(f->raw + payload + rest, 0, (need > payload + rest ? need - payload - rest : 0) + 8);
+    kernels->merge(plan, f);
+    if (f->raw_bits > 8 * (payload + rest)) {
+        return LQ_E_DATA;
+    }
+    status = lq__escapes_get(plan, f, 8 * (payload + rest));
+    if (status) {
+        return status;
+    }
+    lq__parities_merge(plan, f);
+    position = f->raw_bits; /* up to the end: less than a byte of rest, or of payload; all zero */
+    if (rest && 8 * (payload + rest) - position >= 8) {
+        return LQ_E_DATA;
+    }
+    for (; position < 8 * (payload + rest); position++) {
+        bad |= f->raw[position >> 3] >> (position & 7) & 1;
+    }
+    return bad ? LQ_E_DATA : LQ_OK;
+}
+
+/* Rows that are not in the stream. */
+LQ__STATIC void lq__dead_rows_clear(const lq_rans_plan *plan, int16_t *values)
+{
+    size_t row = 0;
+    size_t i;
+    for (i = 0; i <= plan->coded_rows; i++) {
+        size_t next = i < plan->coded_rows ? plan->coded[i].row : plan->rows;
+        memset(values + row * 64, 0, (next - row) * 128);
+        row = next + 1;
+    }
+}
+
+/* Aligned start of the workspace, NULL if it is too small. */
+LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, size_t rows,
+                                       size_t page_count)
+{
+    if (workspace_bytes < lq_rans_workspace_bytes(rows, page_count)) {
+        return NULL;
+    }
+    return (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
+}
+
+LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
+                          size_t page_count, void *workspace, size_t workspace_bytes)
+{
+    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    int result = LQ_OK;
+    lq__rans_flow *flows;
+    uint8_t *at;
+    size_t i;
+    size_t g;
+    if (!tables || !plan || !workspace || (!pages && page_count)) {
+        return LQ_E_ARG;
+    }
+    at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
+    if (!at) {
+        return LQ_E_SPACE;
+    }
+    flows = (lq__rans_flow *)(void *)at;
+    for (i = 0; i < page_count;) {
+        lq_rans_page *flying[LQ__FLIGHT_ENCODE];
+        size_t n = 0;
+        at = (uint8_t *)flows + lq__rans_align(sizeof(lq__rans_flow) * LQ__FLIGHT);
+        for (; i < page_count && n < LQ__FLIGHT_ENCODE; i++) {
+            lq__rans_flow *f = &flows[n];
+            f->escape = (uint64_t *)(void *)at;
+            f->parity = (uint64_t *)(void *)(at + lq__rans_align(plan->rows * 8));
+            f->words_end = at + 2 * lq__rans_align(plan->rows * 8) + plan->rows * 128;
+            f->words = f->words_end;
+            f->raw = f->words_end + 64;
+            pages[i].written = 0;
+            pages[i].status = lq__flow_init(f, &pages[i]);
+            if (!pages[i].status) {
+                pages[i].status = kernels->scan(tables, plan, f);
+            }
+            if (!pages[i].status) {
+                lq__encode_begin(f);
+                flying[n++] = &pages[i];
+                at += lq__encode_flow_bytes(plan->rows);
+            }
+            result = result ? result : pages[i].status;
+        }
+        kernels->encode(tables, plan, flows, n);
+        for (g = 0; g < n; g++) {
+            flying[g]->status = lq__encode_end(&flows[g], flying[g]);
+            result = result ? result : flying[g]->status;
+        }
+    }
+    return result;
+}
+
+LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
+                          size_t page_count, void *workspace, size_t workspace_bytes)
+{
+    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    int result = LQ_OK;
+    lq__rans_flow *flows;
+    uint8_t *raw;
+    uint8_t *at;
+    size_t i;
+    size_t g;
+    if (!tables || !plan || !workspace || (!pages && page_count)) {
+        return LQ_E_ARG;
+    }
+    at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
+    if (!at) {
+        return LQ_E_SPACE;
+    }
+    flows = (lq__rans_flow *)(void *)at;
+    raw = at + lq__rans_align(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    for (i = 0; i < page_count;) {
+        lq_rans_page *flying[LQ__FLIGHT];
+        size_t n = 0;
+        at = raw + lq__rans_align(LQ__RAW_BYTES(plan->rows));
+        for (; i < page_count && n < LQ__FLIGHT; i++) {
+            lq__rans_flow *f = &flows[n];
+            f->escape = (uint64_t *)(void *)at;
+            f->tail = at + lq__rans_align(plan->rows * 8);
+            f->raw = raw;
+            pages[i].status = lq__flow_init(f, &pages[i]);
+            if (!pages[i].status) {
+                pages[i].status = lq__decode_begin(f, &pages[i]);
+            }
+            if (!pages[i].status) {
+                lq__dead_rows_clear(plan, f->values);
+                flying[n++] = &pages[i];
+                at += lq__decode_flow_bytes(plan->rows);
+            }
+            result = result ? result : pages[i].status;
+        }
+        kernels->decode(tables, plan, flows, n);
+        for (g = 0; g < n; g++) {
+            flying[g]->status = lq__decode_end(kernels, plan, &flows[g], flying[g]->tokens);
+            result = result ? result : flying[g]->status;
+        }
+    }
+    return result;
+}
+/* ================================================================================================
+   >>profile   geometry, the fixed-point front, fitting, the profile's file form
+   ============================================================================================== */
+#define LQ__DIMS_MAX 8192u
+#define LQ__SLICES_MAX 4096u
+#define LQ__GAIN_MAX 160 /* gains in quarter octaves: 2^-40 .. 2^40 */
+
+LQ_API size_t lq_geometry_dims(const lq_geometry *g)
+{
+    size_t dims = 0;
+    uint32_t s;
+    if (!g || g->slice_count == 0 || g->slice_count > LQ__SLICES_MAX || !g->slice_dims) {
+        return 0;
+    }
+    for (s = 0; s < g->slice_count; s++) {
+        if (g->slice_dims[s] == 0 || g->slice_dims[s] > LQ__DIMS_MAX - dims) {
+            return 0;
+        }
+        dims += g->slice_dims[s];
+    }
+    return dims;
+}
+
+LQ_API size_t lq_geometry_rows(const lq_geometry *g)
+{
+    size_t dims = lq_geometry_dims(g);
+    uint32_t s;
+    if (dims == 0 || (g->stream != LQ_K && g->stream != LQ_V) || g->basis > LQ_BASIS_HADAMARD) {
+        return 0;
+    }
+    if (g->rope) {
+        if (!lq__rope_valid(g->rope)) {
+            return 0;
+        }
+        for (s = 0; s < g->slice_count; s++) {
+            if (g->slice_dims[s] < g->rope->rotary_dims) {
+                return 0;
+            }
+        }
+    }
+    return dims + (g->stream == LQ_V ? g->slice_count : 0);
+}
+
+/* ---- the fixed-point front ---- */
+/* Gain of a V vector, in quarter octaves: round(4 log2(rms)), from integers. */
+LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int type)
+{
+    uint32_t most = 0;
+    uint64_t sum = 0;
+    int32_t exponent;
+    int32_t log_rms;
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        most = LQ__MAX(most, lq__element_bits(src, i, type) & 0x7fffffffu);
+    }
+    if (most >= 0x7f800000u) {
+        return LQ_E_DATA;
+    }
+    if (most == 0) {
+        *gain = -LQ__GAIN_MAX;
+        return LQ_OK;
+    }
+    exponent = (int32_t)(most >> 23) - 127 - 15; /* |X| < 2^16 */
+    for (i = 0; i < dims; i++) {
+        int64_t x = lq__fixed_of_bits(lq__element_bits(src, i, type), exponent);
+        sum += (uint64_t)(x * x);
+    }
+    if (sum == 0) { /* a subnormal, far below the range of gains */
+        *gain = -LQ__GAIN_MAX;
+        return LQ_OK;
+    }
+    log_rms = lq__log2_q16(sum) - lq__log2_q16(dims); /* 2 log2(rms), less 2 exponent */
+    log_rms = (2 * log_rms + 4 * exponent * 65536 + 32768) >> 16;
+    if (log_rms > LQ__GAIN_MAX) {
+        return LQ_E_RANGE;
+    }
+    *gain = LQ__MAX(log_rms, -LQ__GAIN_MAX);
+    return LQ_OK;
+}
+
+/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent, factor (64) to q12. */
+LQ__STATIC int lq__load_slice(int32_t *rows, uint32_t *factor, int16_t *gains,
+                              const lq_geometry *g, uint32_t dims, const uint8_t *src,
+                              size_t stride, int type, size_t tokens, float step)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    lq__scale scale = lq__scale_of(step, 0);
+    int32_t buffer[256];
+    size_t t;
+    size_t d;
+    size_t i;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        const uint8_t *v = src + t * stride * element;
+        if (t >= tokens) {
+            factor[t] = 0;
+            for (d = 0; d < dims; d++) {
+                rows[d * LQ__TOKENS + t] = 0;
+            }
+            continue;
+        }
+        if (g->stream == LQ_V) {
+            int32_t gain;
+            int status = lq__gain_of(&gain, v, dims, type);
+            if (status) {
+                return status;
+            }
+            gains[t] = (int16_t)gain;
+            scale = lq__scale_of(step, gain);
+        }
+        factor[t] = scale.factor;
+        for (d = 0; d < dims; d += 256) {
+            size_t n = LQ__MIN(dims - d, 256);
+            uint32_t most = kernels->fixed_row(buffer, v + d * element, type, n, scale.exponent);
+            if (most >= lq__limit_bits(scale.exponent)) {
+                return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+            }
+            for (i = 0; i < n; i++) {
+                rows[(d + i) * LQ__TOKENS + t] = buffer[i];
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* Undoes RoPE on all slices: one sine per pair and token serves them all. */
+LQ__STATIC void lq__undo_rope(int32_t *rows, const lq_geometry *g, const lq_positions *positions,
+                              size_t tokens)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq_rope *rope = g->rope;
+    uint64_t magnitude = (uint64_t)(lq__rope_magnitude(rope) * 1073741824.0f);
+    int64_t inverse = (int64_t)((((uint64_t)1 << 60) + magnitude / 2) / magnitude);
+    size_t i;
+    size_t t;
+    uint32_t s;
+    for (i = 0; i < rope->rotary_dims / 2; i++) {
+        uint64_t step = lq__phase_step(rope->freqs[i]);
+        int32_t sine[LQ__TOKENS];
+        int32_t cosine[LQ__TOKENS];
+        int32_t *slice = rows;
+        size_t a;
+        size_t b;
+        lq__rope_pair(rope, i, &a, &b);
+        for (t = 0; t < LQ__TOKENS; t++) {
+            sine[t] = 0;
+            cosine[t] = 0;
+            if (t < tokens) {
+                uint64_t phase = (uint64_t)lq__position(positions, t) * step;
+                lq__sincos_q30((uint32_t)(phase >> 32), &sine[t], &cosine[t]);
+                sine[t] = (int32_t)((sine[t] * inverse + ((int64_t)1 << 29)) >> 30);
+                cosine[t] = (int32_t)((cosine[t] * inverse + ((int64_t)1 << 29)) >> 30);
+            }
+        }
+        for (s = 0; s < g->slice_count; s++) {
+            kernels->rope_rows(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
+            slice += (size_t)g->slice_dims[s] * LQ__TOKENS;
+        }
+    }
+}
+
+/* Applies RoPE to float rows. Floats: this is the way out, where the last bit is free. */
+LQ__STATIC void lq__apply_rope(float *rows, const lq_geometry *g, const lq_positions *positions,
+                               size_t tokens)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq_rope *rope = g->rope;
+    float scale = lq__rope_magnitude(rope) / 1073741824.0f;
+    size_t i;
+    size_t t;
+    uint32_t s;
+    for (i = 0; i < rope->rotary_dims / 2; i++) {
+        uint64_t step = lq__phase_step(rope->freqs[i]);
+        float sine[LQ__TOKENS];
+        float cosine[LQ__TOKENS];
+        float *slice = rows;
+        size_t a;
+        size_t b;
+        lq__rope_pair(rope, i, &a, &b);
+        for (t = 0; t < LQ__TOKENS; t++) {
+            int32_t y = 0;
+            int32_t x = 0;
+            if (t < tokens) {
+                uint64_t phase = (uint64_t)lq__position(positions, t) * step;
+                lq__sincos_q30((uint32_t)(phase >> 32), &y, &x);
+            }
+            sine[t] = (float)y * scale;
+            cosine[t] = (float)x * scale;
+        }
+        for (s = 0; s < g->slice_count; s++) {
+            kernels->rope_floats(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
+            slice += (size_t)g->slice_dims[s] * LQ__TOKENS;
+        }
+    }
+}
+
+/* Hadamard over the rows of one slice; `inverse` flips the signs last instead of first. */
+LQ__STATIC void lq__rotate_rows(int32_t *rows, size_t dims, int inverse)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block = lq__hadamard_block(dims);
+    size_t d;
+    size_t t;
+    for (d = 0; d < dims && !inverse; d++) {
+        if (lq__sign_bit((uint32_t)d)) {
+            for (t = 0; t < LQ__TOKENS; t++) {
+                rows[d * LQ__TOKENS + t] = -rows[d * LQ__TOKENS + t];
+            }
+        }
+    }
+    for (d = 0; d < dims; d += block) {
+        kernels->butterfly_rows(rows + d * LQ__TOKENS, block);
+    }
+    for (d = 0; d < dims; d++) {
+        lq__hadamard_scale_row_c(rows + d * LQ__TOKENS, block,
+                                 inverse ? lq__sign_bit((uint32_t)d) : 0);
+    }
+}
+
+/* Vectors to coefficients: rows (dims, 64) q12, gains (slice_count, 64) for V. `tokens` <= 64. */
+LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, const lq_geometry *g, float step,
+                         const lq_vectors *src, size_t first, const lq_positions *positions,
+                         size_t tokens)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(src->type);
+    uint32_t factor[LQ__TOKENS];
+    int32_t *slice = rows;
+    uint32_t s;
+    size_t d;
+    size_t t;
+    /* K's factors are the same for all slices; V's belong to the slice, and V has its RoPE (if any)
+       undone before they apply: so the slices are loaded first and scaled last. */
+    for (s = 0; s < g->slice_count; s++) {
+        uint32_t dims = g->slice_dims[s];
+        size_t stride = src->token_stride ? src->token_stride : dims;
+        const uint8_t *p = (const uint8_t *)src->slices[s] + first * stride * element;
+        int status = lq__load_slice(slice, factor, gains + s * LQ__TOKENS, g, dims, p, stride,
+                                    src->type, tokens, step);
+        if (status) {
+            return status;
+        }
+        slice += (size_t)dims * LQ__TOKENS;
+    }
+    if (g->rope) {
+        lq__undo_rope(rows, g, positions, tokens);
+    }
+    slice = rows;
+    for (s = 0; s < g->slice_count; s++) {
+        if (g->basis == LQ_BASIS_HADAMARD) {
+            lq__rotate_rows(slice, g->slice_dims[s], 0);
+        }
+        for (t = 0; t < tokens && g->stream == LQ_V; t++) {
+            factor[t] = lq__scale_of(step, gains[s * LQ__TOKENS + t]).factor;
+        }
+        for (d = 0; d < g->slice_dims[s]; d++) {
+            kernels->scale_row(slice + d * LQ__TOKENS, factor);
+        }
+        slice += (size_t)g->slice_dims[s] * LQ__TOKENS;
+    }
+    return LQ_OK;
+}
+
+/* ---- profiles in memory ---- */
+LQ__INLINE size_t lq__profile_rows(const lq_profile *p)
+{
+    return (size_t)p->dims + (p->stream == LQ_V ? p->slice_count : 0);
+}
+
+LQ_API size_t lq_profile_bytes(size_t rows)
+{
+    return rows * 4;
+}
+
+LQ__STATIC int lq__profile_place(lq_profile *profile, void *mem, size_t mem_bytes, size_t rows)
+{
+    if (!mem || mem_bytes < lq_profile_bytes(rows)) {
+        return LQ_E_SPACE;
+    }
+    profile->mean = (int16_t *)mem;
+    profile->sigma = profile->mean + rows;
+    return LQ_OK;
+}
+
+/* 2^16 log2(f) of a positive normal float. */
+LQ__INLINE int32_t lq__log2_of_f32(float f)
+{
+    uint32_t u = lq__bits_of_f32(f);
+    return lq__log2_q16((u & 0x7fffffu) | 0x800000u) + ((int32_t)(u >> 23) - 150) * 65536;
+}
+
+LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes,
+                           const lq_geometry *g, float sigma)
+{
+    size_t rows = g ? lq_geometry_rows(g) : 0;
+    lq_profile p;
+    size_t i;
+    if (!profile || rows == 0 || !lq__step_valid(sigma)) {
+        return LQ_E_ARG;
+    }
+    if (lq__profile_place(&p, mem, mem_bytes, rows)) {
+        return LQ_E_SPACE;
+    }
+    p.stream = g->stream;
+    p.basis = g->basis ? g->basis : LQ_BASIS_IDENTITY;
+    p.slice_count = g->slice_count;
+    p.dims = (uint32_t)lq_geometry_dims(g);
+    p.mean_exponent = 0;
+    for (i = 0; i < rows; i++) {
+        int gain = i < rows - p.dims;
+        p.mean[i] = 0;
+        p.sigma[i] = (int16_t)(gain ? 32 : (lq__log2_of_f32(sigma) * 16 + 32768) >> 16);
+    }
+    *profile = p;
+    return LQ_OK;
+}
+
+/* ---- fitting ---- */
+LQ_API size_t lq_fit_bytes(const lq_geometry *g)
+{
+    return lq_geometry_rows(g) * 16;
+}
+
+LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *g)
+{
+    size_t dims = lq_geometry_dims(g);
+    return dims ? (dims * 4 + (size_t)g->slice_count * 2) * LQ__TOKENS : 0;
+}
+
+LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geometry *g, float step)
+{
+    size_t rows = g ? lq_geometry_rows(g) : 0;
+    if (!fit || rows == 0 || !lq__step_valid(step)) {
+        return LQ_E_ARG;
+    }
+    if (!mem || mem_bytes < lq_fit_bytes(g)) {
+        return LQ_E_SPACE;
+    }
+    fit->geometry = *g;
+    fit->step = step;
+    fit->tokens = 0;
+    fit->sum = (int64_t *)mem;
+    fit->sum_squares = (uint64_t *)mem + rows;
+    memset(mem, 0, lq_fit_bytes(g));
+    return LQ_OK;
+}
+
+LQ__STATIC void lq__fit_row(lq_fit *fit, size_t row, int64_t v)
+{
+    int64_t q4 = v >> 8;
+    fit->sum[row] += v;
+    fit->sum_squares[row] += (uint64_t)(q4 * q4);
+}
+
+/* Tokens src_first .. of src; positions are already theirs. */
+LQ__STATIC int lq__fit_add_from(lq_fit *fit, const lq_vectors *src, size_t src_first,
+                                const lq_positions *positions, size_t tokens, void *workspace)
+{
+    size_t dims = lq_geometry_dims(&fit->geometry);
+    size_t lead = fit->geometry.stream == LQ_V ? fit->geometry.slice_count : 0;
+    int32_t *rows = (int32_t *)workspace;
+    int16_t *gains = (int16_t *)workspace + 2 * dims * LQ__TOKENS;
+    size_t first;
+    size_t i;
+    size_t t;
+    int pass;
+    for (pass = 0; pass < 2; pass++) { /* all tokens are checked before the first is added */
+        for (first = 0; first < tokens; first += LQ__TOKENS) {
+            size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
+            lq_positions at = lq__positions_from(positions, first);
+            int status = lq__front(rows, gains, &fit->geometry, fit->step, src, src_first + first,
+                                   &at, n);
+            if (status) {
+                return status;
+            }
+            for (i = 0; i < lead * (size_t)pass; i++) {
+                for (t = 0; t < n; t++) {
+                    lq__fit_row(fit, i, (int64_t)gains[i * LQ__TOKENS + t] * LQ__ONE);
+                }
+            }
+            for (i = 0; i < dims * (size_t)pass; i++) {
+                for (t = 0; t < n; t++) {
+                    lq__fit_row(fit, lead + i, rows[i * LQ__TOKENS + t]);
+                }
+            }
+        }
+    }
+    fit->tokens += tokens;
+    return LQ_OK;
+}
+
+LQ_API int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *positions,
+                      size_t tokens, void *workspace, size_t workspace_bytes)
+{
+    lq_positions none = {0, 0, NULL};
+    if (!fit || !src || !src->slices || lq_type_bytes(src->type) == 0 || !workspace ||
+        (fit->geometry.rope && !positions)) {
+        return LQ_E_ARG;
+    }
+    if (workspace_bytes < lq_fit_workspace_bytes(&fit->geometry)) {
+        return LQ_E_SPACE;
+    }
+    return lq__fit_add_from(fit, src, 0, positions ? positions : &none, tokens, workspace);
+}
+
+/* Division rounded to nearest, ties away from zero; b > 0. */
+LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
+{
+    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
+}
+
+/* 8 * 2^16 * 2 log2 of a row's standard deviation in steps: q16 of 16 log2(sigma); INT32_MIN if 0. */
+LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
+{
+    int64_t n = (int64_t)fit->tokens;
+    uint64_t squares = fit->sum_squares[row];
+    uint64_t power = (squares / (uint64_t)n << 8) + ((squares % (uint64_t)n << 8) / (uint64_t)n);
+    int64_t mean = lq__div_round(fit->sum[row], n); /* q12 */
+    int64_t square = mean * mean >> 8;              /* q16 */
+    if ((int64_t)power <= square) {
+        return INT32_MIN;
+    }
+    return 8 * (lq__log2_q16(power - (uint64_t)square) - 16 * 65536);
+}
+
+LQ_API int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem, size_t mem_bytes)
+{
+    uint32_t step_bits;
+    int32_t log_step;
+    size_t rows;
+    size_t lead;
+    size_t i;
+    lq_profile p;
+    int status;
+    if (!fit || !profile || fit->tokens == 0) {
+        return LQ_E_ARG;
+    }
+    status = lq_profile_init(&p, mem, mem_bytes, &fit->geometry, 1.0f);
+    if (status) {
+        return status;
+    }
+    rows = lq__profile_rows(&p);
+    lead = rows - p.dims;
+    step_bits = lq__bits_of_f32(fit->step);
+    log_step = lq__log2_of_f32(fit->step);
+    p.mean_exponent = (int32_t)(step_bits >> 23) - 127 - 2;
+    for (i = 0; i < rows; i++) {
+        int64_t mean = lq__div_round(fit->sum[i], (int64_t)fit->tokens);
+        int32_t log_sigma = lq__fit_log_sigma(fit, i);
+        if (i < lead) {
+            mean = (mean + LQ__ONE / 2) >> 12;
+        } else { /* q12 steps to quarters of the power of two below the step */
+            mean = lq__div_round(mean * (int64_t)((step_bits & 0x7fffffu) | 0x800000u),
+                                 (int64_t)1 << 33);
+            log_sigma += log_sigma == INT32_MIN ? 0 : 16 * log_step;
+        }
+        p.mean[i] = (int16_t)lq__clamp((int32_t)mean, -32767, 32767);
+        p.sigma[i] = log_sigma == INT32_MIN
+                         ? LQ_SIGMA_DEAD
+                         : (int16_t)lq__clamp((log_sigma + 32768) >> 16, -4096, 4096);
+    }
+    *profile = p;
+    return LQ_OK;
+}
+
+LQ_API int lq_fit_due(uint64_t pages)
+{
+    return pages != 0 && (pages & (pages - 1)) == 0;
+}
+
+/* ---- the file form ---- */
+/* Bits, lowest first, behind a fixed capacity: past it writes are dropped and `full` is set; reads
+   give zeros and set `bad`. */
+typedef struct lq__bit_writer {
+    uint8_t *dst;
+    size_t capacity;
+    size_t at; /* bits */
+    int full;
+} lq__bit_writer;
+
+typedef struct lq__bit_reader {
+    const uint8_t *src;
+    size_t count; /* bits */
+    size_t at;
+    int bad;
+} lq__bit_reader;
+
+LQ__STATIC void lq__bit_put(lq__bit_writer *w, uint32_t value, uint32_t bits)
+{
+    uint32_t i;
+    for (i = 0; i < bits; i++, w->at++) {
+        size_t byte = w->at / 8;
+        if (byte >= w->capacity) {
+            w->full = 1;
+            return;
+        }
+        if (w->at % 8 == 0) {
+            w->dst[byte] = 0;
+        }
+        w->dst[byte] |= (uint8_t)((value >> i & 1u) << w->at % 8);
+    }
+}
+
+LQ__STATIC uint32_t lq__bit_get(lq__bit_reader *r, uint32_t bits)
+{
+    uint32_t value = 0;
+    uint32_t i;
+    if (bits > r->count - r->at) {
+        r->bad = 1;
+        return 0;
+    }
+    for (i = 0; i < bits; i++, r->at++) {
+        value |= (uint32_t)(r->src[r->at / 8] >> r->at % 8 & 1u) << i;
+    }
+    return value;
+}
+
+/* Exp-Golomb code of order k of a signed number: zeros, a one, then the value's bits. */
+LQ__INLINE uint32_t lq__zigzag(int32_t v)
+{
+    return (uint32_t)v << 1 ^ (uint32_t)(v >> 31);
+}
+
+LQ__INLINE uint32_t lq__golomb_bits(int32_t v, uint32_t k)
+{
+    return 2 * lq__log2_floor((uint64_t)lq__zigzag(v) + ((uint64_t)1 << k)) - k + 1;
+}
+
+LQ__STATIC void lq__golomb_put(lq__bit_writer *w, int32_t v, uint32_t k)
+{
+    uint32_t n = lq__zigzag(v) + (1u << k);
+    uint32_t length = lq__log2_floor(n);
+    lq__bit_put(w, 0, length - k);
+    lq__bit_put(w, 1, 1);
+    lq__bit_put(w, n, length);
+}
+
+LQ__STATIC int32_t lq__golomb_get(lq__bit_reader *r, uint32_t k)
+{
+    uint32_t length = k;
+    uint32_t n;
+    while (!r->bad && lq__bit_get(r, 1) == 0) {
+        if (++length > 20) {
+            r->bad = 1;
+        }
+    }
+    n = r->bad ? 0 : lq__bit_get(r, length) + (1u << length) - (1u << k);
+    return (int32_t)(n >> 1) ^ -(int32_t)(n & 1u);
+}
+
+/* sigma is coded as the difference to the row before; a dead row is one reserved difference. */
+#define LQ__DEAD_DELTA 8200
+
+LQ__STATIC int32_t lq__sigma_delta(const lq_profile *p, size_t i, int32_t *last)
+{
+    int32_t delta;
+    if (p->sigma[i] == LQ_SIGMA_DEAD) {
+        return LQ__DEAD_DELTA;
+    }
+    delta = p->sigma[i] - *last;
+    *last = p->sigma[i];
+    return delta;
+}
+
+/* The order (0 .. 15) that codes sigmas (which = 0) or means (1) in the fewest bits. */
+LQ__STATIC uint32_t lq__profile_order(const lq_profile *p, int which)
+{
+    uint32_t best = 0;
+    uint64_t best_bits = UINT64_MAX;
+    uint32_t k;
+    size_t i;
+    for (k = 0; k < 16; k++) {
+        uint64_t bits = 0;
+        int32_t last = 0;
+        for (i = 0; i < lq__profile_rows(p); i++) {
+            bits += lq__golomb_bits(which ? p->mean[i] : lq__sigma_delta(p, i, &last), k);
+        }
+        if (bits < best_bits) {
+            best_bits = bits;
+            best = k;
+        }
+    }
+    return best;
+}
+
+#define LQ__PROFILE_HEADER 20
+
+LQ__STATIC int lq__profile_valid(const lq_profile *p)
+{
+    size_t i;
+    if ((p->stream != LQ_K && p->stream != LQ_V) || p->basis < LQ_BASIS_IDENTITY ||
+        p->basis > LQ_BASIS_HADAMARD || p->slice_count == 0 || p->slice_count > LQ__SLICES_MAX ||
+        p->dims < p->slice_count || p->dims > LQ__DIMS_MAX || p->mean_exponent < -128 ||
+        p->mean_exponent > 127 || !p->mean || !p->sigma) {
+        return 0;
+    }
+    for (i = 0; i < lq__profile_rows(p); i++) {
+        if (p->sigma[i] != LQ_SIGMA_DEAD && (p->sigma[i] < -4096 || p->sigma[i] > 4096)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+LQ_API size_t lq_profile_save_bound(size_t rows)
+{
+    return LQ__PROFILE_HEADER + (rows * (33 + 29) + 7) / 8; /* longest codes at order 0 */
+}
+
+LQ_API int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written, const lq_profile *p)
+{
+    lq__bit_writer w;
+    uint32_t order_sigma;
+    uint32_t order_mean;
+    int32_t last = 0;
+    size_t count;
+    size_t i;
+    if (!written) {
+        return LQ_E_ARG;
+    }
+    *written = 0;
+    if (!dst || !p || !lq__profile_valid(p)) {
+        return LQ_E_ARG;
+    }
+    if (dst_bytes < LQ__PROFILE_HEADER) {
+        return LQ_E_SPACE;
+    }
+    order_sigma = lq__profile_order(p, 0);
+    order_mean = lq__profile_order(p, 1);
+    lq__store32(dst, 0x4650514cu); /* "LQPF" */
+    dst[4] = 1;
+    dst[5] = (uint8_t)p->stream;
+    dst[6] = (uint8_t)p->basis;
+    dst[7] = (uint8_t)(order_sigma | order_mean << 4);
+    lq__store16(dst + 8, p->slice_count);
+    lq__store16(dst + 10, p->dims);
+    dst[12] = (uint8_t)p->mean_exponent;
+    memset(dst + 13, 0, 3);
+    w.dst = dst + LQ__PROFILE_HEADER;
+    w.capacity = dst_bytes - LQ__PROFILE_HEADER;
+    w.at = 0;
+    w.full = 0;
+    for (i = 0; i < lq__profile_rows(p); i++) {
+        lq__golomb_put(&w, lq__sigma_delta(p, i, &last), order_sigma);
+        lq__golomb_put(&w, p->mean[i], order_mean);
+    }
+    if (w.full) {
+        return LQ_E_SPACE;
+    }
+    count = LQ__PROFILE_HEADER + (w.at + 7) / 8;
+    lq__store32(dst + 16, lq__xxh32(dst + LQ__PROFILE_HEADER, count - LQ__PROFILE_HEADER,
+                                    lq__xxh32(dst, 16, 0)));
+    *written = count;
+    return LQ_OK;
+}
+
+/* The header of a profile: geometry and nothing that points anywhere. */
+LQ__STATIC int lq__profile_header(lq_profile *p, const uint8_t *src, size_t src_bytes)
+{
+    if (src_bytes < LQ__PROFILE_HEADER || lq__load32(src) != 0x4650514cu /* "LQPF" */) {
+        return LQ_E_DATA;
+    }
+    if (src[4] != 1 || src[6] < LQ_BASIS_IDENTITY || src[6] > LQ_BASIS_HADAMARD) {
+        return LQ_E_FORMAT;
+    }
+    p->stream = src[5];
+    p->basis = src[6];
+    p->slice_count = lq__load16(src + 8);
+    p->dims = lq__load16(src + 10);
+    p->mean_exponent = (int32_t)(src[12] ^ 0x80u) - 128;
+    p->mean = NULL;
+    p->sigma = NULL;
+    if ((p->stream != LQ_K && p->stream != LQ_V) || p->slice_count == 0 ||
+        p->slice_count > LQ__SLICES_MAX || p->dims < p->slice_count || p->dims > LQ__DIMS_MAX ||
+        src[13] || src[14] || src[15]) {
+        return LQ_E_DATA;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *rows,
+                           const uint8_t *src, size_t src_bytes)
+{
+    lq__bit_reader r;
+    lq_profile p;
+    int32_t last = 0;
+    size_t i;
+    int status;
+    if (!profile || !rows || !src) {
+        return LQ_E_ARG;
+    }
+    *rows = 0;
+    status = lq__profile_header(&p, src, src_bytes);
+    if (status) {
+        return status;
+    }
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    if (lq__load32(src + 16) != lq__xxh32(src + LQ__PROFILE_HEADER, src_bytes - LQ__PROFILE_HEADER,
+                                          lq__xxh32(src, 16, 0))) {
+        return LQ_E_DATA;
+    }
+#endif
+    *rows = lq__profile_rows(&p);
+    if (lq__profile_place(&p, mem, mem_bytes, *rows)) {
+        return LQ_E_SPACE;
+    }
+    r.src = src + LQ__PROFILE_HEADER;
+    r.count = (src_bytes - LQ__PROFILE_HEADER) * 8;
+    r.at = 0;
+    r.bad = 0;
+    for (i = 0; i < *rows; i++) {
+        int32_t delta = lq__golomb_get(&r, src[7] & 15u);
+        int32_t mean = lq__golomb_get(&r, src[7] >> 4);
+        last += delta == LQ__DEAD_DELTA ? 0 : delta;
+        if (last < -4096 || last > 4096 || mean < -32767 || mean > 32767) {
+            r.bad = 1;
+        }
+        if (r.bad) {
+            return LQ_E_DATA;
+        }
+        p.sigma[i] = (int16_t)(delta == LQ__DEAD_DELTA ? LQ_SIGMA_DEAD : last);
+        p.mean[i] = (int16_t)mean;
+    }
+    if (r.count - r.at >= 8 || lq__bit_get(&r, (uint32_t)(r.count - r.at)) != 0) {
+        return LQ_E_DATA;
+    }
+    *profile = p;
+    return LQ_OK;
+}
+/* ================================================================================================
+   >>page   the page codec: front, quantizer, coder into bytes and back
+
+   A page is a body and a six-byte trailer (>>manual), so that bodies start where pages start.
+   ============================================================================================== */
+#define LQ__TRAILER 6u
+#define LQ__IN_FLIGHT 8u
+#define LQ__FIXED_GAIN_MAX 127
+
+/* Decoding data of one coefficient. */
+typedef struct lq__row_data {
+    int32_t mean;      /* q12 */
+    int32_t dead_zone; /* q12 */
+    int32_t shift[4];  /* q12: how far inside |k| = 1, 2, 3, more the centroid lies */
+    int32_t wiener;    /* q15, for lattices */
+} lq__row_data;
+
+struct lq_codec {
+    lq_codec_desc desc; /* resolved: no defaults left */
+    size_t dims;
+    size_t lead;        /* gain rows */
+    size_t matrix_rows; /* of the coder: gains, coefficients and cosets */
+    lq__row_data *rows; /* (dims) */
+    int32_t *gain_mean; /* (lead) */
+    uint8_t *classes;   /* (lead + dims) */
+    lq_rans_plan plan;
+};
+
+/* Defaults, and what contradicts. Returns the number of rows, 0 if not valid. */
+LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
+{
+    size_t rows;
+    size_t dims;
+    d->page = d->page ? d->page : LQ_PAGE_CODED;
+    if (d->geometry.basis == 0) {
+        d->geometry.basis = d->profile ? d->profile->basis : LQ_BASIS_IDENTITY;
+    }
+    rows = lq_geometry_rows(&d->geometry);
+    dims = lq_geometry_dims(&d->geometry);
+    if (rows == 0 || d->profile_index > 65535) {
+        return 0;
+    }
+    if (d->page == LQ_PAGE_RAW) {
+        d->type = d->type ? d->type : LQ_F16;
+        return lq_type_bytes(d->type) && !d->quantizer && !d->bits ? rows : 0;
+    }
+    d->quantizer = d->quantizer ? d->quantizer : LQ_Z;
+    if (d->type || !lq__step_valid(d->step) || !d->profile) {
+        return 0;
+    }
+    if (d->page == LQ_PAGE_FIXED) {
+        d->bits = d->bits ? d->bits : 4;
+        return lq_fixed_bytes(dims, d->quantizer, d->bits) ? rows : 0;
+    }
+    return d->page == LQ_PAGE_CODED && d->tables && !d->bits && lq_lattice_dims(d->quantizer) ? rows
+                                                                                              : 0;
+}
+
+LQ__INLINE size_t lq__align64(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
+LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
+{
+    lq_codec_desc d;
+    size_t rows;
+    if (!desc) {
+        return 0;
+    }
+    d = *desc;
+    rows = lq__codec_resolve(&d);
+    return rows ? 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
+                      lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows)
+                : 0;
+}
+
+/* A profile's mean as q12 of the step. With step = m * 2^e it is mean * 2^(mean_exponent + 12 - e) / m;
+   LQ_E_RANGE beyond the 4096 steps that keep every sum inside 32 bits. */
+LQ__STATIC int lq__mean_q12(int32_t *q12, int32_t mean, int32_t mean_exponent, float step)
+{
+    uint32_t u = lq__bits_of_f32(step);
+    int32_t shift = mean_exponent + 12 - ((int32_t)(u >> 23) - 150);
+    int64_t m = (u & 0x7fffffu) | 0x800000u;
+    int64_t value;
+    *q12 = 0;
+    if (mean == 0 || shift < 0) { /* below 2^15 / 2^23 of 1/4096 step */
+        return LQ_OK;
+    }
+    if (shift > 46) {
+        return LQ_E_RANGE;
+    }
+    value = lq__div_round((int64_t)mean * ((int64_t)1 << shift), m);
+    if (value > 1 << 24 || value < -(1 << 24)) {
+        return LQ_E_RANGE;
+    }
+    *q12 = (int32_t)value;
+    return LQ_OK;
+}
+
+/* Class of a standard deviation (16 log2 units) for a step (q16 log2): 0 is dead. */
+LQ__STATIC uint8_t lq__class_of(int32_t sigma, int32_t log_step)
+{
+    int32_t eighths;
+    if (sigma == LQ_SIGMA_DEAD) {
+        return 0;
+    }
+    eighths = (sigma * 4096 - log_step + 4096) >> 13; /* 8 log2(sigma / step), rounded */
+    return (uint8_t)lq__clamp(eighths + LQ_CLASS_ONE, 0, LQ_CLASS_MAX);
+}
+
+/* 1 - D / sigma^2 in q15 with D the quantizer's error in steps^2: the factor that minimises the
+   squared error at high rate; never below 1/4. */
+LQ__STATIC int32_t lq__wiener_q15(int quantizer, uint32_t class_)
+{
+    uint32_t moment = quantizer == LQ_D4 ? 7100u : 4698u; /* q16: 0.10833, 0.071682 */
+    int32_t octaves = 2 * (LQ_CLASS_ONE - (int32_t)class_); /* -2 log2(sigma / step) in eighths */
+    int32_t whole = octaves >> 3;
+    uint64_t ratio = (uint64_t)moment * lq__exp2_q30((uint32_t)(octaves & 7) << 13);
+    if (whole >= 4) {
+        return 8192;
+    }
+    ratio = whole >= 0 ? ratio << whole : whole < -40 ? 0 : ratio >> -whole;
+    return lq__clamp((int32_t)(32768 - (int64_t)(ratio >> 31)), 8192, 32768);
+}
+
+LQ__STATIC void lq__row_data_init(lq__row_data *row, const lq_codec_desc *d, uint32_t class_)
+{
+    uint32_t k;
+    row->dead_zone = 0;
+    row->wiener = lq__wiener_q15(d->quantizer, class_);
+    for (k = 0; k < 4; k++) {
+        row->shift[k] = 0;
+    }
+    if (d->page == LQ_PAGE_CODED && class_) {
+        row->dead_zone = lq__dead_zone_q12(d->tables, class_);
+        for (k = 0; k < 4; k++) {
+            row->shift[k] = lq__centroid_q12(d->tables, class_, k + 1);
+        }
+    }
+}
+
+/* Rows of a codec whose profile fits. */
+LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
+{
+    const lq_codec_desc *d = &c->desc;
+    const lq_profile *p = d->profile;
+    uint8_t *classes = c->classes;
+    int32_t log_step = lq__log2_of_f32(d->step);
+    size_t i;
+    for (i = 0; i < c->lead; i++) {
+        classes[i] = lq__class_of(p->sigma[i], 0);
+        classes[i] = LQ__MAX(classes[i], LQ_CLASS_ONE); /* a gain is never dead */
+        c->gain_mean[i] = p->mean[i];
+    }
+    for (i = 0; i < c->dims; i++) {
+        int status = lq__mean_q12(&c->rows[i].mean, p->mean[c->lead + i], p->mean_exponent, d->step);
+        if (status) {
+            return status;
+        }
+        classes[c->lead + i] = lq__class_of(p->sigma[c->lead + i], log_step);
+        lq__row_data_init(&c->rows[i], d, classes[c->lead + i]);
+    }
+    if (d->page != LQ_PAGE_CODED) {
+        return LQ_OK;
+    }
+    return lq_rans_plan_init(&c->plan, plan_mem, plan_bytes, classes, c->lead + c->dims, c->lead,
+                             d->quantizer);
+}
+
+LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq_codec_desc *desc)
+{
+    size_t bytes = lq_codec_bytes(desc);
+    lq_codec *c;
+    const lq_profile *p;
+    uint8_t *at;
+    size_t rows;
+    if (!codec || bytes == 0) {
+        return LQ_E_ARG;
+    }
+    if (!mem || mem_bytes < bytes) {
+        return LQ_E_SPACE;
+    }
+    at = (uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63);
+    c = (lq_codec *)(void *)at;
+    memset(c, 0, sizeof *c);
+    c->desc = *desc;
+    rows = lq__codec_resolve(&c->desc);
+    c->dims = lq_geometry_dims(&c->desc.geometry);
+    c->lead = rows - c->dims;
+    c->matrix_rows = rows;
+    p = c->desc.profile;
+    at += lq__align64(sizeof(lq_codec));
+    c->rows = (lq__row_data *)(void *)at;
+    at += lq__align64(rows * sizeof(lq__row_data));
+    c->gain_mean = (int32_t *)(void *)at;
+    at += lq__align64(rows * 4);
+    c->classes = at;
+    at += lq__align64(rows);
+    if (c->desc.page != LQ_PAGE_RAW) {
+        int status;
+        if (!lq__profile_valid(p) || p->stream != c->desc.geometry.stream ||
+            p->basis != c->desc.geometry.basis || p->dims != c->dims ||
+            p->slice_count != c->desc.geometry.slice_count) {
+            return LQ_E_FORMAT;
+        }
+        status = lq__codec_rows(c, at, lq_rans_plan_bytes(rows));
+        if (status) {
+            return status;
+        }
+        c->matrix_rows = c->desc.page == LQ_PAGE_CODED ? c->plan.rows : rows;
+    }
+    *codec = c;
+    return LQ_OK;
+}
+
+/* ---- sizes ---- */
+LQ_API size_t lq_codec_page_bound(const lq_codec *c)
+{
+    const lq_codec_desc *d;
+    if (!c) {
+        return 0;
+    }
+    d = &c->desc;
+    if (d->page == LQ_PAGE_RAW) {
+        return LQ__TRAILER + LQ__TOKENS * c->dims * lq_type_bytes(d->type);
+    }
+    if (d->page == LQ_PAGE_FIXED) {
+        return LQ__TRAILER + LQ__TOKENS * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) + c->lead);
+    }
+    return LQ__TRAILER + lq_rans_bound(c->matrix_rows, LQ__TOKENS);
+}
+
+/* The workspace: int32 or float rows, gains, then the coder's matrices of the pages in flight. */
+typedef struct lq__workspace {
+    int32_t *rows;   /* (dims, 64) */
+    float *floats;   /* (dims, 64): aliases rows' memory only through memcpy */
+    int16_t *gains;  /* (lead, 64) */
+    int16_t *values; /* (in flight, matrix_rows, 64) */
+    uint8_t *coder;
+    size_t coder_bytes;
+} lq__workspace;
+
+LQ_API size_t lq_codec_workspace_bytes(const lq_codec *c)
+{
+    size_t bytes;
+    if (!c) {
+        return 0;
+    }
+    bytes = 64 + lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
+    if (c->desc.page == LQ_PAGE_CODED) {
+        bytes += LQ__IN_FLIGHT * c->matrix_rows * LQ__TOKENS * 2 +
+                 lq_rans_workspace_bytes(c->matrix_rows, LQ__IN_FLIGHT);
+    }
+    return bytes;
+}
+
+LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
+{
+    lq__workspace w;
+    uint8_t *at = (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
+    w.rows = (int32_t *)(void *)at;
+    w.floats = (float *)(void *)(at + LQ__TOKENS * c->dims * 4);
+    w.gains = (int16_t *)(void *)(at + LQ__TOKENS * c->dims * 8);
+    at += lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
+    w.values = (int16_t *)(void *)at;
+    at += LQ__IN_FLIGHT * c->matrix_rows * LQ__TOKENS * 2;
+    w.coder = at;
+    w.coder_bytes = c->desc.page == LQ_PAGE_CODED
+                        ? lq_rans_workspace_bytes(c->matrix_rows, LQ__IN_FLIGHT)
+                        : 0;
+    return w;
+}
+
+/* ---- the trailer ---- */
+LQ__STATIC void lq__trailer_store(uint8_t *p, const lq_codec_desc *d, size_t tokens)
+{
+    p[0] = (uint8_t)d->page;
+    p[1] = 0; /* layout: interchange order */
+    p[2] = (uint8_t)(d->page == LQ_PAGE_RAW ? d->type : d->quantizer | d->bits << 4);
+    p[3] = (uint8_t)tokens;
+    lq__store16(p + 4, d->profile_index);
+}
+
+LQ_API int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_bytes)
+{
+    lq_page_info i;
+    const uint8_t *p;
+    if (!info || !page) {
+        return LQ_E_ARG;
+    }
+    if (page_bytes < LQ__TRAILER) {
+        return LQ_E_DATA;
+    }
+    p = page + (page_bytes - LQ__TRAILER);
+    i.page = p[0];
+    i.quantizer = i.page == LQ_PAGE_RAW ? 0 : p[2] & 15;
+    i.bits = i.page == LQ_PAGE_RAW ? 0 : p[2] >> 4;
+    i.type = i.page == LQ_PAGE_RAW ? p[2] : 0;
+    i.tokens = p[3];
+    i.profile_index = lq__load16(p + 4);
+    if (p[1] != 0 || i.page < LQ_PAGE_RAW || i.page > LQ_PAGE_CODED ||
+        (i.page == LQ_PAGE_RAW ? !lq_type_bytes(i.type) : !lq_lattice_dims(i.quantizer))) {
+        return LQ_E_FORMAT;
+    }
+    if (i.tokens == 0 || i.tokens > LQ__TOKENS) {
+        return LQ_E_DATA;
+    }
+    *info = i;
+    return LQ_OK;
+}
+
+/* Whether a page is one of this codec's with this many tokens. */
+LQ__STATIC int lq__trailer_check(const lq_codec *c, const uint8_t *page, size_t page_bytes,
+                                 size_t tokens)
+{
+    uint8_t want[LQ__TRAILER];
+    size_t i;
+    if (!page || page_bytes < LQ__TRAILER) {
+        return LQ_E_DATA;
+    }
+    lq__trailer_store(want, &c->desc, tokens);
+    for (i = 0; i < LQ__TRAILER; i++) {
+        if (page[page_bytes - LQ__TRAILER + i] != want[i]) {
+            return i == 3 ? LQ_E_DATA : LQ_E_FORMAT;
+        }
+    }
+    return LQ_OK;
+}
+
+/* ---- encoding ---- */
+LQ__STATIC size_t lq__raw_encode(const lq_codec *c, uint8_t *dst, const lq_vectors *src,
+                                 size_t first, size_t tokens)
+{
+    const lq_geometry *g = &c->desc.geometry;
+    size_t element = lq_type_bytes(src->type);
+    uint8_t *at = dst;
+    size_t t;
+    size_t d;
+    uint32_t s;
+    for (t = first; t < first + tokens; t++) {
+        for (s = 0; s < g->slice_count; s++) {
+            size_t dims = g->slice_dims[s];
+            size_t stride = src->token_stride ? src->token_stride : dims;
+            const uint8_t *p = (const uint8_t *)src->slices[s] + t * stride * element;
+            for (d = 0; d < dims; d++) {
+                uint32_t u = lq__element_bits(p, d, src->type);
+                if (c->desc.type == LQ_F32) {
+                    lq__store32(at, u);
+                } else if (c->desc.type == src->type) { /* every bit, of NaNs too */
+                    uint16_t h;
+                    memcpy(&h, p + 2 * d, 2);
+                    lq__store16(at, h);
+                } else {
+                    lq__store16(at, c->desc.type == LQ_F16 ? lq__f16_of_bits(u)
+                                                           : lq__bf16_of_bits(u));
+                }
+                at += lq_type_bytes(c->desc.type);
+            }
+        }
+    }
+    return (size_t)(at - dst);
+}
+
+/* Codes token by token, then the gains, a signed byte each (quarter octaves). */
+LQ__STATIC int lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq__workspace *w,
+                                     size_t tokens)
+{
+    const lq_codec_desc *d = &c->desc;
+    size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
+    uint8_t *gains = dst + tokens * token_bytes;
+    int32_t y[64];
+    size_t t;
+    size_t i;
+    size_t j;
+    for (t = 0; t < tokens; t++) {
+        for (i = 0; i < c->dims; i += 64) {
+            size_t n = LQ__MIN(c->dims - i, 64);
+            for (j = 0; j < n; j++) {
+                y[j] = w->rows[(i + j) * LQ__TOKENS + t] - c->rows[i + j].mean;
+            }
+            lq__fixed_pack(dst + t * token_bytes + i / 8 * (size_t)d->bits, y, n, d->quantizer,
+                           d->bits);
+        }
+        for (i = 0; i < c->lead; i++) {
+            int32_t gain = w->gains[i * LQ__TOKENS + t];
+            if (gain > LQ__FIXED_GAIN_MAX) {
+                return LQ_E_RANGE;
+            }
+            *gains++ = (uint8_t)LQ__MAX(gain, -LQ__FIXED_GAIN_MAX);
+        }
+    }
+    return LQ_OK;
+}
+
+/* Whether coefficients i .. i + n are a lattice block: whole, and none of them dead (as >>rans has it).
+   The coset row of a block of 8 is in the matrix all the same. */
+LQ__INLINE int lq__lattice_at(const lq_codec *c, size_t i, size_t n)
+{
+    return n > 1 && n == lq_lattice_dims(c->desc.quantizer) &&
+           lq__block_is_lattice(c->classes + c->lead + i, n);
+}
+
+/* Coefficients (q12 rows) to the coder's matrix. */
+LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__workspace *w)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block = lq_lattice_dims(c->desc.quantizer);
+    int32_t most = 0;
+    int32_t mean[8];
+    size_t i;
+    size_t j;
+    for (j = 0; j < c->lead * LQ__TOKENS; j++) {
+        values[j] = (int16_t)(w->gains[j] - c->gain_mean[j / LQ__TOKENS]);
+    }
+    values += c->lead * LQ__TOKENS;
+    for (i = 0; i < c->dims; i += block) {
+        size_t n = LQ__MIN(block, c->dims - i);
+        const int32_t *y = w->rows + i * LQ__TOKENS;
+        int16_t *z = values + (n == 8) * LQ__TOKENS;
+        int32_t m = 0;
+        for (j = 0; j < n; j++) {
+            mean[j] = c->rows[i + j].mean;
+        }
+        if (lq__lattice_at(c, i, n)) {
+            m = n == 4 ? kernels->d4_rows(z, y, mean)
+                       : kernels->e8_rows(values, y, mean, c->desc.quantizer == LQ_E8_RELAXED);
+        } else {
+            for (j = 0; j < n; j++) {
+                int32_t of_row = kernels->z_row(z + j * LQ__TOKENS, y + j * LQ__TOKENS, mean[j],
+                                                c->rows[i + j].dead_zone);
+                m = c->classes[c->lead + i + j] ? LQ__MAX(m, of_row) : m; /* dead: not coded */
+            }
+        }
+        most = LQ__MAX(most, m);
+        values = z + n * LQ__TOKENS;
+    }
+    return most > 32767 ? LQ_E_RANGE : LQ_OK;
+}
+
+/* One page's front, and its body where that needs no coder. */
+LQ__STATIC int lq__page_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                              const lq__workspace *w, const lq_vectors *src,
+                              const lq_positions *positions, size_t first, size_t tokens)
+{
+    const lq_codec_desc *d = &c->desc;
+    int status;
+    if (d->page == LQ_PAGE_RAW) {
+        *body = lq__raw_encode(c, dst, src, first, tokens);
+        return LQ_OK;
+    }
+    status = lq__front(w->rows, w->gains, &d->geometry, d->step, src, first, positions, tokens);
+    if (status) {
+        return status;
+    }
+    if (d->page == LQ_PAGE_FIXED) {
+        *body = tokens * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) + c->lead);
+        return lq__fixed_page_encode(c, dst, w, tokens);
+    }
+    return lq__quantize_rows(c, values, w);
+}
+
+/* Up to LQ__IN_FLIGHT pages into dst, one behind the other. */
+LQ__STATIC int lq__batch_encode(const lq_codec *c, uint8_t *dst, size_t dst_bytes, size_t *used,
+                                size_t *page_bytes, const lq_vectors *src,
+                                const lq_positions *positions, size_t first, size_t tokens,
+                                const lq__workspace *w)
+{
+    lq_rans_page pages[LQ__IN_FLIGHT];
+    size_t bound = lq_codec_page_bound(c);
+    size_t count = (tokens + LQ__TOKENS - 1) / LQ__TOKENS;
+    size_t at = 0;
+    size_t i;
+    int coded = c->desc.page == LQ_PAGE_CODED;
+    if (dst_bytes / bound < count) {
+        return LQ_E_SPACE;
+    }
+    for (i = 0; i < count; i++) {
+        size_t n = LQ__MIN(tokens - i * LQ__TOKENS, LQ__TOKENS);
+        size_t body = 0;
+        lq_positions from = lq__positions_from(positions, i * LQ__TOKENS);
+        int status;
+        pages[i].values = w->values + i * c->matrix_rows * LQ__TOKENS;
+        pages[i].bytes = dst + i * bound;
+        pages[i].bytes_count = bound - LQ__TRAILER;
+        pages[i].tokens = (uint32_t)n;
+        status = lq__page_begin(c, dst + i * bound, &body, coded ? pages[i].values : NULL, w, src,
+                                &from, first + i * LQ__TOKENS, n);
+        if (status) {
+            return status;
+        }
+        pages[i].written = body;
+    }
+    if (coded) {
+        int status = lq_rans_encode(c->desc.tables, &c->plan, pages, count, w->coder, w->coder_bytes);
+        if (status) {
+            return status;
+        }
+    }
+    for (i = 0; i < count; i++) {
+        memmove(dst + at, pages[i].bytes, pages[i].written);
+        at += pages[i].written;
+        lq__trailer_store(dst + at, &c->desc, pages[i].tokens);
+        at += LQ__TRAILER;
+        page_bytes[i] = pages[i].written + LQ__TRAILER;
+    }
+    *used = at;
+    return LQ_OK;
+}
+
+/* Tokens src_first .. of src; positions are already theirs. All arguments have been checked. */
+LQ__STATIC int lq__encode_from(const lq_codec *c, uint8_t *dst, size_t dst_bytes, size_t *written,
+                               size_t *page_bytes, const lq_vectors *src, size_t src_first,
+                               const lq_positions *positions, size_t tokens, void *workspace)
+{
+    lq__workspace w = lq__workspace_place(c, workspace);
+    size_t at = 0;
+    size_t first;
+    for (first = 0; first < tokens; first += LQ__IN_FLIGHT * LQ__TOKENS) {
+        size_t n = LQ__MIN(tokens - first, LQ__IN_FLIGHT * LQ__TOKENS);
+        lq_positions from = lq__positions_from(positions, first);
+        size_t used;
+        int status = lq__batch_encode(c, dst + at, dst_bytes - at, &used,
+                                      page_bytes + first / LQ__TOKENS, src, &from,
+                                      src_first + first, n, &w);
+        if (status) {
+            return status;
+        }
+        at += used;
+    }
+    *written = at;
+    return LQ_OK;
+}
+
+LQ_API int lq_codec_encode(const lq_codec *c, uint8_t *dst, size_t dst_bytes, size_t *written,
+                           size_t *page_bytes, const lq_vectors *src,
+                           const lq_positions *positions, size_t tokens, void *workspace,
+                           size_t workspace_bytes)
+{
+    lq_positions none = {0, 0, NULL};
+    if (!written) {
+        return LQ_E_ARG;
+    }
+    *written = 0;
+    if (!c || !dst || !page_bytes || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
+        !workspace || (c->desc.geometry.rope && c->desc.page != LQ_PAGE_RAW && !positions)) {
+        return LQ_E_ARG;
+    }
+    if (workspace_bytes < lq_codec_workspace_bytes(c)) {
+        return LQ_E_SPACE;
+    }
+    return lq__encode_from(c, dst, dst_bytes, written, page_bytes, src, 0,
+                           positions ? positions : &none, tokens, workspace);
+}
+
+/* ---- decoding ---- */
+LQ__STATIC int lq__raw_decode(const lq_codec *c, const lq_vectors_out *dst, size_t first,
+                              size_t tokens, const uint8_t *p, size_t body)
+{
+    const lq_geometry *g = &c->desc.geometry;
+    size_t element = lq_type_bytes(c->desc.type);
+    size_t t;
+    size_t d;
+    uint32_t s;
+    if (body != tokens * c->dims * element) {
+        return LQ_E_DATA;
+    }
+    for (t = first; t < first + tokens; t++) {
+        for (s = 0; s < g->slice_count; s++) {
+            size_t dims = g->slice_dims[s];
+            size_t stride = dst->token_stride ? dst->token_stride : dims;
+            uint8_t *out = (uint8_t *)dst->slices[s] + t * stride * lq_type_bytes(dst->type);
+            for (d = 0; d < dims; d++, p += element) {
+                uint32_t u = element == 4                  ? lq__load32(p)
+                             : c->desc.type == LQ_BF16 ? (uint32_t)lq__load16(p) << 16
+                                                       : lq__bits_of_f16(lq__load16(p));
+                if (c->desc.type == dst->type && element == 2) {
+                    uint16_t h = lq__load16(p);
+                    memcpy(out + 2 * d, &h, 2);
+                } else {
+                    lq__element_store(out, d, dst->type, lq__f32_of_bits(u));
+                }
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* Fixed page to q12 rows and gains. */
+LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, const uint8_t *p,
+                                     size_t body, size_t tokens)
+{
+    const lq_codec_desc *d = &c->desc;
+    size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
+    const uint8_t *gains = p + tokens * token_bytes;
+    int32_t y[64];
+    size_t t;
+    size_t i;
+    size_t j;
+    if (body != tokens * (token_bytes + c->lead)) {
+        return LQ_E_DATA;
+    }
+    for (t = 0; t < tokens; t++) {
+        for (i = 0; i < c->dims; i += 64) {
+            size_t n = LQ__MIN(c->dims - i, 64);
+            lq__fixed_unpack(y, p + t * token_bytes + i / 8 * (size_t)d->bits, n, d->quantizer,
+                             d->bits);
+            for (j = 0; j < n; j++) {
+                w->rows[(i + j) * LQ__TOKENS + t] = y[j] * (LQ__ONE / 2) + c->rows[i + j].mean;
+            }
+        }
+        for (i = 0; i < c->lead; i++) {
+            w->gains[i * LQ__TOKENS + t] = (int16_t)((int32_t)(*gains++ ^ 0x80u) - 128);
+        }
+    }
+    return LQ_OK;
+}
+
+/* The coder's matrix to q12 rows and gains. */
+LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, const lq__workspace *w)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block = lq_lattice_dims(c->desc.quantizer);
+    size_t i;
+    size_t j;
+    size_t t;
+    for (j = 0; j < c->lead * LQ__TOKENS; j++) {
+        int32_t gain = values[j] + c->gain_mean[j / LQ__TOKENS];
+        if (gain > LQ__GAIN_MAX || gain < -LQ__GAIN_MAX) {
+            return LQ_E_DATA;
+        }
+        w->gains[j] = (int16_t)gain;
+    }
+    values += c->lead * LQ__TOKENS;
+    for (i = 0; i < c->dims; i += block) {
+        size_t n = LQ__MIN(block, c->dims - i);
+        const int16_t *coset = values;
+        int lattice = lq__lattice_at(c, i, n);
+        values += (n == 8) * LQ__TOKENS;
+        for (j = 0; j < n; j++, values += LQ__TOKENS) {
+            const lq__row_data *row = &c->rows[i + j];
+            int32_t *y = w->rows + (i + j) * LQ__TOKENS;
+            if (!lattice) {
+                kernels->centroid_row(y, values, row->shift, row->mean);
+                continue;
+            }
+            for (t = 0; t < LQ__TOKENS; t++) {
+                int32_t p = 2 * values[t] + (n == 8 ? coset[t] : 0);
+                y[t] = (int32_t)(((int64_t)p * row->wiener) >> 4) + row->mean;
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* 2^(quarter octaves / 4). */
+LQ__INLINE float lq__gain_f32(int32_t gain)
+{
+    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
+    return quarter[gain & 3] * lq__f32_of_bits((uint32_t)((gain >> 2) + 127) << 23);
+}
+
+/* q12 rows to vectors: inverse basis in integers, then the floats: step, gain, RoPE. */
+LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, const lq_vectors_out *dst,
+                         size_t first, const lq_positions *positions, size_t tokens)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq_geometry *g = &c->desc.geometry;
+    size_t element = lq_type_bytes(dst->type);
+    int32_t *rows = w->rows;
+    float *floats = w->floats;
+    float unit[LQ__TOKENS];
+    float vector[256];
+    size_t d;
+    size_t i;
+    size_t t;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; s++) {
+        size_t dims = g->slice_dims[s];
+        int rotated = g->basis == LQ_BASIS_HADAMARD;
+        for (t = 0; t < LQ__TOKENS; t++) {
+            unit[t] = c->desc.step * (rotated ? 1.0f / 64 : 1.0f / 4096);
+            unit[t] *= c->lead ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : 1.0f;
+        }
+        if (rotated) { /* q6: the sums of a block stay inside 32 bits whatever the page says */
+            for (d = 0; d < dims * LQ__TOKENS; d++) {
+                rows[d] = (rows[d] + 32) >> 6;
+            }
+            lq__rotate_rows(rows, dims, 1);
+        }
+        for (d = 0; d < dims; d++) {
+            kernels->float_row(floats + d * LQ__TOKENS, rows + d * LQ__TOKENS, unit);
+        }
+        rows += dims * LQ__TOKENS;
+        floats += dims * LQ__TOKENS;
+    }
+    if (g->rope) {
+        lq__apply_rope(w->floats, g, positions, tokens);
+    }
+    floats = w->floats;
+    for (s = 0; s < g->slice_count; s++) {
+        size_t dims = g->slice_dims[s];
+        size_t stride = dst->token_stride ? dst->token_stride : dims;
+        for (t = 0; t < tokens; t++) {
+            uint8_t *out = (uint8_t *)dst->slices[s] + (first + t) * stride * element;
+            for (d = 0; d < dims; d += 256) {
+                size_t n = LQ__MIN(dims - d, 256);
+                for (i = 0; i < n; i++) {
+                    vector[i] = floats[(d + i) * LQ__TOKENS + t];
+                }
+                kernels->store_row(out + d * element, vector, n, dst->type);
+            }
+        }
+        floats += dims * LQ__TOKENS;
+    }
+}
+
+LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
+                                const lq_positions *positions, size_t first, size_t tokens,
+                                const uint8_t *const *sources, const size_t *page_bytes,
+                                const lq__workspace *w)
+{
+    lq_rans_page pages[LQ__IN_FLIGHT];
+    size_t count = (tokens + LQ__TOKENS - 1) / LQ__TOKENS;
+    int coded = c->desc.page == LQ_PAGE_CODED;
+    int status;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        size_t n = LQ__MIN(tokens - i * LQ__TOKENS, LQ__TOKENS);
+        status = lq__trailer_check(c, sources[i], page_bytes[i], n);
+        if (status) {
+            return status;
+        }
+        pages[i].values = w->values + i * c->matrix_rows * LQ__TOKENS;
+        pages[i].bytes = (uint8_t *)(uintptr_t)sources[i];
+        pages[i].bytes_count = page_bytes[i] - LQ__TRAILER;
+        pages[i].tokens = (uint32_t)n;
+    }
+    if (coded) {
+        status = lq_rans_decode(c->desc.tables, &c->plan, pages, count, w->coder, w->coder_bytes);
+        if (status) {
+            return status;
+        }
+    }
+    for (i = 0; i < count; i++) {
+        size_t at = first + i * LQ__TOKENS;
+        size_t body = page_bytes[i] - LQ__TRAILER;
+        lq_positions from = lq__positions_from(positions, i * LQ__TOKENS);
+        if (c->desc.page == LQ_PAGE_RAW) {
+            status = lq__raw_decode(c, dst, at, pages[i].tokens, sources[i], body);
+        } else {
+            status = coded ? lq__dequantize_rows(c, pages[i].values, w)
+                           : lq__fixed_page_decode(c, w, sources[i], body, pages[i].tokens);
+        }
+        if (status) {
+            return status;
+        }
+        if (c->desc.page != LQ_PAGE_RAW) {
+            lq__back(c, w, dst, at, &from, pages[i].tokens);
+        }
+    }
+    return LQ_OK;
+}
+
+/* Pages to tokens dst_first .. of dst; positions are already theirs. */
+LQ__STATIC int lq__decode_at(const lq_codec *c, const lq_vectors_out *dst, size_t dst_first,
+                             const lq_positions *positions, size_t tokens,
+                             const uint8_t *const *pages, const size_t *page_bytes,
+                             void *workspace)
+{
+    lq__workspace w = lq__workspace_place(c, workspace);
+    size_t first;
+    for (first = 0; first < tokens; first += LQ__IN_FLIGHT * LQ__TOKENS) {
+        size_t n = LQ__MIN(tokens - first, LQ__IN_FLIGHT * LQ__TOKENS);
+        size_t page = first / LQ__TOKENS;
+        lq_positions from = lq__positions_from(positions, first);
+        int status = lq__batch_decode(c, dst, &from, dst_first + first, n, pages + page,
+                                      page_bytes + page, &w);
+        if (status) {
+            return status;
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
+                           const lq_positions *positions, size_t tokens,
+                           const uint8_t *const *pages, const size_t *page_bytes, void *workspace,
+                           size_t workspace_bytes)
+{
+    lq_positions none = {0, 0, NULL};
+    if (!c || !dst || !dst->slices || lq_type_bytes(dst->type) == 0 || !workspace ||
+        (tokens && (!pages || !page_bytes)) ||
+        (c->desc.geometry.rope && c->desc.page != LQ_PAGE_RAW && !positions)) {
+        return LQ_E_ARG;
+    }
+    if (workspace_bytes < lq_codec_workspace_bytes(c)) {
+        return LQ_E_SPACE;
+    }
+    return lq__decode_at(c, dst, 0, positions ? positions : &none, tokens, pages, page_bytes,
+                         workspace);
+}
+/* ================================================================================================
+   >>archive   many pages in one growing, randomly readable, checksummed file
+   ============================================================================================== */
+
+/* The manual tells the format. A writer collects one segment's directory in the caller's buffer; a
+   reader keeps the directories as they are in the file, with an index beside them that is made of
+   offsets. Everything in them is checked once, in lq_archive_open; whatever reads them afterwards
+   relies on that. */
+
+enum {
+    LQ__RECORD_HEAD = 8, /* type, flags, payload bytes */
+    LQ__RECORD_GROUP = 1,
+    LQ__RECORD_ROPE = 2,
+    LQ__RECORD_PROFILE = 3,
+    LQ__RECORD_RUN = 4,
+    LQ__RECORD_META = 5,
+    LQ__RECORD_SKIPPABLE = 1, /* flag */
+    LQ__GROUP_FIXED = 12,     /* payload bytes in front of the variable part */
+    LQ__GROUP_SLICE = 8,
+    LQ__ROPE_FIXED = 8,
+    LQ__PROFILE_FIXED = 4,
+    LQ__RUN_FIXED = 44,
+    LQ__RUN_AFFINE = 12,
+    LQ__META_FIXED = 4,
+    LQ__PROFILE_EMBEDDED = 1,
+    LQ__PROFILE_EXTERNAL = 2,
+    LQ__POSITIONS_ORDINAL = 0, /* bits 1 .. 15 of a run's flags */
+    LQ__POSITIONS_AFFINE = 1,
+    LQ__POSITIONS_LIST = 2,
+    LQ__ARCHIVE_VERSION = 1,
+    LQ__ARCHIVE_XXH32 = 1,
+    LQ__ARCHIVE_BLAKE2S = 1,
+    LQ__ARCHIVE_ROPE_NONE = 0xffff,
+    LQ__ARCHIVE_TRIES = 16, /* footers that a recovery looks behind: bounds the work */
+    LQ__ARCHIVE_WINDOW = 1024
+};
+
+/* The first byte is not ASCII, the rest meets every newline conversion (after PNG's). */
+static const uint8_t lq__archive_magic[8] = {0x89, 'L', 'Q', 'K', 'V', 0x0d, 0x0a, 0x1a};
+static const uint8_t lq__footer_magic[4] = {'L', 'Q', 'F', 0x9a};
+
+static const uint64_t lq__no_footer = ~(uint64_t)0;
+static const uint64_t lq__token_limit = (uint64_t)1 << 63;
+
+LQ__INLINE uint64_t lq__align_up(uint64_t x, uint64_t align) /* align a power of two */
+{
+    return (x + align - 1) & ~(align - 1);
+}
+
+LQ__INLINE int64_t lq__i64_of_bits(uint64_t u)
+{
+    int64_t i;
+    memcpy(&i, &u, 8);
+    return i;
+}
+
+LQ__INLINE int32_t lq__i32_of_bits(uint32_t u)
+{
+    int32_t i;
+    memcpy(&i, &u, 4);
+    return i;
+}
+
+LQ__INLINE int lq__finite_bits(uint32_t u)
+{
+    return (u & 0x7f800000u) != 0x7f800000u;
+}
+
+/* A fuzzer cannot guess hashes; it must get past them to reach the code behind. */
+LQ__INLINE int lq__checksum_ok(uint32_t stored, const uint8_t *src, size_t count)
+{
+#if defined(FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION)
+    (void)stored;
+    (void)src;
+    (void)count;
+    return 1;
+#else
+    return stored == lq__xxh32(src, count, 0);
+#endif
+}
+
+/* Does first + i * stride stay inside int64 for i = 0 .. last? */
+LQ__STATIC int lq__affine_ok(int64_t first, int64_t stride, uint32_t last)
+{
+    int64_t far;
+    if (last == 0) {
+        return 1;
+    }
+    if (stride > INT64_MAX / (int64_t)last || stride < -(INT64_MAX / (int64_t)last)) {
+        return 0;
+    }
+    far = stride * (int64_t)last;
+    return far >= 0 ? first <= INT64_MAX - far : first >= INT64_MIN - far;
+}
+
+/* ---- writer ---- */
+
+/* The status that every call starts from; poison comes first. */
+LQ__STATIC int lq__writer_ready(const lq_archive_writer *writer, uint32_t in_run)
+{
+    if (!writer) {
+        return LQ_E_ARG;
+    }
+    if (writer->failed) {
+        return LQ_E_IO;
+    }
+    return writer->finished || writer->in_run != in_run ? LQ_E_ARG : LQ_OK;
+}
+
+LQ__STATIC int lq__writer_room(const lq_archive_writer *writer, uint64_t count)
+{
+    return writer->write_fn || count <= writer->mem_bytes - writer->written;
+}
+
+/* Needs lq__writer_room. Only a callback can fail here, and that poisons the writer. */
+LQ__STATIC int lq__writer_put(lq_archive_writer *writer, const void *src, size_t count)
+{
+    if (count == 0) {
+        return LQ_OK;
+    }
+    if (!writer->write_fn) {
+        memcpy(writer->mem + (size_t)writer->written, src, count);
+    } else if (writer->write_fn(writer->user, src, count)) {
+        writer->failed = 1;
+        return LQ_E_IO;
+    }
+    writer->offset += count;
+    writer->written += count;
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__writer_pad(lq_archive_writer *writer, uint64_t count)
+{
+    static const uint8_t zeros[256] = {0};
+    while (count) {
+        size_t part = (size_t)LQ__MIN(count, sizeof zeros);
+        int status = lq__writer_put(writer, zeros, part);
+        if (status) {
+            return status;
+        }
+        count -= part;
+    }
+    return LQ_OK;
+}
+
+/* Directory bytes of a record. */
+LQ__INLINE uint64_t lq__record_bytes(uint64_t payload)
+{
+    return LQ__RECORD_HEAD + lq__align_up(payload, 4);
+}
+
+/* A new record of zeros at the end of the directory: its payload, or NULL when there is no room.
+   Callers check everything first: the record counts from here on. */
+LQ__STATIC uint8_t *lq__record_add(lq_archive_writer *writer, uint32_t type, uint32_t flags,
+                                   uint64_t payload)
+{
+    uint8_t *p = writer->directory + writer->directory_used;
+    if (lq__record_bytes(payload) > writer->directory_bytes - writer->directory_used) {
+        return NULL;
+    }
+    memset(p, 0, (size_t)lq__record_bytes(payload));
+    lq__store16(p, type);
+    lq__store16(p + 2, flags);
+    lq__store32(p + 4, (uint32_t)payload);
+    writer->directory_used += (size_t)lq__record_bytes(payload);
+    writer->record_count++;
+    return p + LQ__RECORD_HEAD;
+}
+
+/* Hands out the next id of a kind. */
+LQ__STATIC void lq__take_id(uint32_t *count, uint32_t *id)
+{
+    if (id) {
+        *id = *count;
+    }
+    ++*count;
+}
+
+LQ__STATIC int lq__writer_set(lq_archive_writer *writer, const lq_archive_writer_desc *desc)
+{
+    size_t most = 0xfffffffcu; /* the footer holds a directory's size in 32 bits */
+    if (!desc || !desc->directory || (desc->write_fn ? 1 : 0) == (desc->mem ? 1 : 0)) {
+        return LQ_E_ARG;
+    }
+    memset(writer, 0, sizeof *writer);
+    writer->write_fn = desc->write_fn;
+    writer->user = desc->user;
+    writer->mem = (uint8_t *)desc->mem;
+    writer->mem_bytes = desc->mem_bytes;
+    writer->directory = (uint8_t *)desc->directory;
+    writer->directory_bytes = LQ__MIN(desc->directory_bytes, most);
+    writer->footer = lq__no_footer;
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_writer_init(lq_archive_writer *writer, const lq_archive_writer_desc *desc)
+{
+    lq_archive_writer w;
+    uint8_t header[LQ_ARCHIVE_HEADER_BYTES] = {0};
+    int status;
+    if (!writer || lq__writer_set(&w, desc)) {
+        return LQ_E_ARG;
+    }
+    if (!lq__writer_room(&w, sizeof header)) {
+        return LQ_E_SPACE;
+    }
+    memcpy(header, lq__archive_magic, sizeof lq__archive_magic);
+    lq__store16(header + 8, LQ__ARCHIVE_VERSION);
+    header[10] = LQ__ARCHIVE_XXH32;
+    header[11] = LQ__ARCHIVE_BLAKE2S;
+    lq__store32(header + 28, lq__xxh32(header, 28, 0));
+    status = lq__writer_put(&w, header, sizeof header);
+    if (status) {
+        return status;
+    }
+    w.segment_start = w.offset;
+    *writer = w;
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_writer_append(lq_archive_writer *writer, const lq_archive_writer_desc *desc,
+                                    const lq_archive_reader *reader)
+{
+    lq_archive_writer w;
+    if (!writer || !reader || reader->segment_count == 0 || lq__writer_set(&w, desc)) {
+        return LQ_E_ARG;
+    }
+    w.offset = reader->end;
+    w.segment_start = reader->end;
+    w.footer = reader->end - LQ_ARCHIVE_FOOTER_BYTES;
+    w.group_count = reader->group_count;
+    w.rope_count = reader->rope_count;
+    w.profile_count = reader->profile_count;
+    *writer = w;
+    return LQ_OK;
+}
+
+/* Needs finite floats; the sign of a zero is not kept. */
+LQ__INLINE uint32_t lq__plain_zero(uint32_t u)
+{
+    return u == 0x80000000u ? 0 : u;
+}
+
+LQ__STATIC int lq__rope_check(const lq_rope *rope)
+{
+    uint32_t magnitude;
+    uint32_t i;
+    if (!rope || !rope->freqs || rope->layout > LQ_ROPE_ADJACENT) {
+        return LQ_E_ARG;
+    }
+    if (rope->rotary_dims < 2 || rope->rotary_dims > LQ_ARCHIVE_MAX_DIMS || rope->rotary_dims % 2) {
+        return LQ_E_RANGE;
+    }
+    magnitude = lq__plain_zero(lq__bits_of_f32(rope->magnitude));
+    if (!lq__finite_bits(magnitude)) {
+        return LQ_E_DATA;
+    }
+    if (magnitude >> 31) {
+        return LQ_E_RANGE;
+    }
+    for (i = 0; i < rope->rotary_dims / 2; i++) {
+        uint32_t f = lq__plain_zero(lq__bits_of_f32(rope->freqs[i]));
+        if (!lq__finite_bits(f)) {
+            return LQ_E_DATA;
+        }
+        if (f >= 0x43800000u) { /* 256, or negative */
+            return LQ_E_RANGE;
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, uint32_t *id)
+{
+    int status = lq__writer_ready(writer, 0);
+    uint32_t magnitude;
+    uint32_t i;
+    uint8_t *p;
+    if (status) {
+        return status;
+    }
+    status = lq__rope_check(rope);
+    if (status) {
+        return status;
+    }
+    if (writer->rope_count >= LQ__ARCHIVE_ROPE_NONE) {
+        return LQ_E_RANGE;
+    }
+    p = lq__record_add(writer, LQ__RECORD_ROPE, 0, LQ__ROPE_FIXED + 2 * rope->rotary_dims);
+    if (!p) {
+        return LQ_E_SPACE;
+    }
+    magnitude = lq__plain_zero(lq__bits_of_f32(rope->magnitude));
+    p[0] = rope->layout ? (uint8_t)rope->layout : (uint8_t)LQ_ROPE_HALF;
+    lq__store16(p + 2, rope->rotary_dims);
+    lq__store32(p + 4, magnitude ? magnitude : lq__bits_of_f32(1.0f));
+    for (i = 0; i < rope->rotary_dims / 2; i++) {
+        uint32_t f = lq__plain_zero(lq__bits_of_f32(rope->freqs[i]));
+        lq__store32(p + LQ__ROPE_FIXED + 4 * i, f);
+    }
+    lq__take_id(&writer->rope_count, id);
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__group_check(const lq_archive_writer *writer, const lq_archive_group_desc *group)
+{
+    uint32_t dims = 0;
+    size_t i;
+    if (!group || !group->slices || (group->stream != LQ_K && group->stream != LQ_V)) {
+        return LQ_E_ARG;
+    }
+    if (group->rope != LQ_ARCHIVE_NONE && group->rope >= writer->rope_count) {
+        return LQ_E_RANGE;
+    }
+    if (group->slice_count < 1 || group->slice_count > LQ_ARCHIVE_MAX_SLICES) {
+        return LQ_E_RANGE;
+    }
+    for (i = 0; i < group->slice_count; i++) {
+        const lq_slice *s = &group->slices[i];
+        if (s->layer > 0xffff || s->head > 0xffff || s->first_dim > 0xffff || s->dims < 1 ||
+            s->dims > LQ_ARCHIVE_MAX_DIMS - dims || s->dims > 0x10000 - s->first_dim) {
+            return LQ_E_RANGE;
+        }
+        dims += s->dims;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_group_desc *group,
+                                uint32_t *id)
+{
+    int status = lq__writer_ready(writer, 0);
+    uint8_t *p;
+    size_t i;
+    if (status) {
+        return status;
+    }
+    status = lq__group_check(writer, group);
+    if (status) {
+        return status;
+    }
+    p = lq__record_add(writer, LQ__RECORD_GROUP, 0,
+                       LQ__GROUP_FIXED + LQ__GROUP_SLICE * (uint64_t)group->slice_count);
+    if (!p) {
+        return LQ_E_SPACE;
+    }
+    p[0] = (uint8_t)group->stream;
+    lq__store16(p + 2, group->rope); /* LQ_ARCHIVE_NONE becomes 0xffff */
+    memcpy(p + 4, group->page_rule, 4);
+    lq__store16(p + 8, (uint32_t)group->slice_count);
+    p += LQ__GROUP_FIXED;
+    for (i = 0; i < group->slice_count; i++, p += LQ__GROUP_SLICE) {
+        lq__store16(p, group->slices[i].layer);
+        lq__store16(p + 2, group->slices[i].head);
+        lq__store16(p + 4, group->slices[i].first_dim);
+        lq__store16(p + 6, group->slices[i].dims);
+    }
+    lq__take_id(&writer->group_count, id);
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_add_profile(lq_archive_writer *writer,
+                                  const lq_archive_profile_desc *profile, uint32_t *id)
+{
+    int status = lq__writer_ready(writer, 0);
+    size_t count;
+    uint8_t *p;
+    if (status) {
+        return status;
+    }
+    if (!profile || (profile->bytes ? 1 : 0) == (profile->hash ? 1 : 0) ||
+        (profile->bytes ? 1 : 0) != (profile->count ? 1 : 0)) {
+        return LQ_E_ARG;
+    }
+    count = profile->bytes ? profile->count : 16;
+    p = count > writer->directory_bytes /* a sum cannot overflow then */
+            ? NULL
+            : lq__record_add(writer, LQ__RECORD_PROFILE, 0, LQ__PROFILE_FIXED + (uint64_t)count);
+    if (!p) {
+        return LQ_E_SPACE;
+    }
+    p[0] = profile->bytes ? LQ__PROFILE_EMBEDDED : LQ__PROFILE_EXTERNAL;
+    memcpy(p + LQ__PROFILE_FIXED, profile->bytes ? profile->bytes : profile->hash, count);
+    lq__take_id(&writer->profile_count, id);
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_add_meta(lq_archive_writer *writer, uint32_t tag, const void *src,
+                               size_t count)
+{
+    int status = lq__writer_ready(writer, 0);
+    uint8_t *p;
+    if (status) {
+        return status;
+    }
+    if (!src && count) {
+        return LQ_E_ARG;
+    }
+    p = count > writer->directory_bytes
+            ? NULL
+            : lq__record_add(writer, LQ__RECORD_META, LQ__RECORD_SKIPPABLE,
+                             LQ__META_FIXED + (uint64_t)count);
+    if (!p) {
+        return LQ_E_SPACE;
+    }
+    lq__store32(p, tag);
+    if (count) {
+        memcpy(p + LQ__META_FIXED, src, count);
+    }
+    return LQ_OK;
+}
+
+/* ---- writer: runs ---- */
+
+LQ__INLINE int64_t lq__stride_of(const lq_positions *positions)
+{
+    return positions->stride ? positions->stride : 1;
+}
+
+/* The cheapest of the three forms that holds these positions. */
+LQ__STATIC uint32_t lq__positions_form(const lq_archive_run_desc *run)
+{
+    int64_t stride = lq__stride_of(&run->positions);
+    if (run->positions.list) {
+        return LQ__POSITIONS_LIST;
+    }
+    if (stride == 1 && run->positions.first >= 0 &&
+        (uint64_t)run->positions.first == run->first_token) {
+        return LQ__POSITIONS_ORDINAL;
+    }
+    return stride >= INT32_MIN && stride <= INT32_MAX ? LQ__POSITIONS_AFFINE : LQ__POSITIONS_LIST;
+}
+
+LQ__INLINE uint64_t lq__positions_bytes(uint32_t form, uint32_t tokens)
+{
+    return form == LQ__POSITIONS_ORDINAL  ? 0
+           : form == LQ__POSITIONS_AFFINE ? (uint64_t)LQ__RUN_AFFINE
+                                          : 8 * (uint64_t)tokens;
+}
+
+LQ__INLINE uint32_t lq__run_tokens_per_page(const lq_archive_run_desc *run)
+{
+    return run->tokens_per_page ? run->tokens_per_page : 64;
+}
+
+/* Pages that `tokens` fill; both above 0. */
+LQ__INLINE uint32_t lq__run_pages(uint32_t tokens, uint32_t tokens_per_page)
+{
+    return (tokens - 1) / tokens_per_page + 1;
+}
+
+LQ__STATIC uint64_t lq__run_payload(const lq_archive_run_desc *run)
+{
+    uint32_t pages = lq__run_pages(run->token_count, lq__run_tokens_per_page(run));
+    return LQ__RUN_FIXED + lq__positions_bytes(lq__positions_form(run), run->token_count) +
+           8 * (uint64_t)pages;
+}
+
+LQ_API size_t lq_archive_run_bytes(const lq_archive_run_desc *run)
+{
+    uint64_t bytes;
+    if (!run || run->token_count == 0) {
+        return 0;
+    }
+    bytes = lq__record_bytes(lq__run_payload(run));
+    return bytes > SIZE_MAX ? 0 : (size_t)bytes;
+}
+
+LQ__INLINE uint32_t lq__run_align(const lq_archive_run_desc *run)
+{
+    return run->align ? run->align : run->code == LQ_PAGE_CODED ? 1 : 64;
+}
+
+LQ__STATIC int lq__run_desc_check(const lq_archive_writer *writer, const lq_archive_run_desc *run)
+{
+    uint32_t align;
+    uint32_t step;
+    if (!run) {
+        return LQ_E_ARG;
+    }
+    align = lq__run_align(run);
+    step = lq__plain_zero(lq__bits_of_f32(run->step));
+    if ((align & (align - 1)) || align > LQ_ARCHIVE_MAX_ALIGN || run->code > 0xff) {
+        return LQ_E_RANGE;
+    }
+    if (run->group >= writer->group_count ||
+        (run->profile != LQ_ARCHIVE_NONE && run->profile >= writer->profile_count)) {
+        return LQ_E_RANGE;
+    }
+    if (run->token_count == 0 || run->tokens_per_page > 0xffff ||
+        run->first_token > lq__token_limit - run->token_count) {
+        return LQ_E_RANGE;
+    }
+    if (!lq__finite_bits(step)) {
+        return LQ_E_DATA;
+    }
+    if (step >> 31) {
+        return LQ_E_RANGE;
+    }
+    if (!run->positions.list && !lq__affine_ok(run->positions.first, lq__stride_of(&run->positions),
+                                               run->token_count - 1)) {
+        return LQ_E_RANGE;
+    }
+    return LQ_OK;
+}
+
+/* Returns the end of what it stored. */
+LQ__STATIC uint8_t *lq__positions_store(uint8_t *p, uint32_t form, const lq_archive_run_desc *run)
+{
+    const lq_positions *from = &run->positions;
+    int64_t stride = lq__stride_of(from);
+    uint32_t i;
+    if (form == LQ__POSITIONS_AFFINE) {
+        lq__store64(p, (uint64_t)from->first);
+        lq__store32(p + 8, (uint32_t)(int32_t)stride);
+    } else if (form == LQ__POSITIONS_LIST) {
+        for (i = 0; i < run->token_count; i++) {
+            int64_t at = from->list ? from->list[i] : from->first + (int64_t)i * stride;
+            lq__store64(p + 8 * (size_t)i, (uint64_t)at);
+        }
+    }
+    return p + (size_t)lq__positions_bytes(form, run->token_count);
+}
+
+LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_desc *run)
+{
+    int status = lq__writer_ready(writer, 0);
+    uint32_t form;
+    uint8_t *p;
+    size_t start;
+    if (status) {
+        return status;
+    }
+    status = lq__run_desc_check(writer, run);
+    if (status) {
+        return status;
+    }
+    start = writer->directory_used;
+    form = lq__positions_form(run);
+    p = lq__record_add(writer, LQ__RECORD_RUN, form << 1, lq__run_payload(run));
+    if (!p) {
+        return LQ_E_SPACE;
+    }
+    writer->in_run = 1;
+    writer->run_start = start;
+    writer->run_align = lq__run_align(run);
+    writer->run_base = lq__align_up(writer->offset, writer->run_align);
+    writer->run_end = 0;
+    writer->run_page = 0;
+    writer->run_page_count = lq__run_pages(run->token_count, lq__run_tokens_per_page(run));
+    lq__store32(p, run->group);
+    lq__store32(p + 4, run->profile);
+    lq__store64(p + 8, run->sequence);
+    lq__store64(p + 16, run->first_token);
+    lq__store32(p + 24, run->token_count);
+    lq__store16(p + 28, lq__run_tokens_per_page(run));
+    p[30] = (uint8_t)run->code;
+    p[31] = (uint8_t)lq__log2_floor(writer->run_align);
+    lq__store32(p + 32, lq__plain_zero(lq__bits_of_f32(run->step)));
+    lq__store64(p + 36, writer->run_base);
+    writer->run_pages = lq__positions_store(p + LQ__RUN_FIXED, form, run);
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_write_page(lq_archive_writer *writer, const void *src, size_t count)
+{
+    int status = lq__writer_ready(writer, 1);
+    uint64_t start;
+    uint64_t pad;
+    uint8_t *entry;
+    if (status) {
+        return status;
+    }
+    if (!src || count == 0 || writer->run_page == writer->run_page_count) {
+        return LQ_E_ARG;
+    }
+    start = lq__align_up(writer->run_end, writer->run_align);
+    if (start > 0xffffffffu || count > 0xffffffffu - start) {
+        return LQ_E_RANGE;
+    }
+    pad = writer->run_base + start - writer->offset;
+    if (!lq__writer_room(writer, pad + count)) {
+        return LQ_E_SPACE;
+    }
+    status = lq__writer_pad(writer, pad);
+    if (status) {
+        return status;
+    }
+    status = lq__writer_put(writer, src, count);
+    if (status) {
+        return status;
+    }
+    entry = writer->run_pages + 8 * (size_t)writer->run_page;
+    writer->run_end = start + count;
+    writer->run_page++;
+    lq__store32(entry, (uint32_t)writer->run_end);
+    lq__store32(entry + 4, lq__xxh32((const uint8_t *)src, count, 0));
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_run_end(lq_archive_writer *writer)
+{
+    int status = lq__writer_ready(writer, 1);
+    if (status) {
+        return status;
+    }
+    if (writer->run_page != writer->run_page_count) {
+        return LQ_E_ARG;
+    }
+    writer->in_run = 0;
+    writer->run_count++;
+    writer->page_count += writer->run_page_count;
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_run_drop(lq_archive_writer *writer)
+{
+    int status = lq__writer_ready(writer, 1);
+    if (status) {
+        return status;
+    }
+    writer->in_run = 0;
+    writer->directory_used = writer->run_start;
+    writer->record_count--;
+    return LQ_OK;
+}
+
+/* ---- writer: segments ---- */
+
+LQ__STATIC void lq__footer_store(uint8_t *footer, const lq_archive_writer *writer, uint64_t offset)
+{
+    memcpy(footer, lq__footer_magic, 4);
+    lq__store32(footer + 4, (uint32_t)writer->directory_used);
+    lq__store64(footer + 8, offset);
+    lq__store64(footer + 16, writer->footer);
+    lq__store32(footer + 24, writer->record_count);
+    lq__store32(footer + 28, writer->run_count);
+    lq__store64(footer + 32, writer->page_count);
+    lq__store32(footer + 40, lq__xxh32(writer->directory, writer->directory_used, 0));
+    lq__store32(footer + 44, lq__xxh32(footer, 44, 0));
+}
+
+LQ_API int lq_archive_flush_segment(lq_archive_writer *writer)
+{
+    int status = lq__writer_ready(writer, 0);
+    uint8_t footer[LQ_ARCHIVE_FOOTER_BYTES];
+    uint64_t offset;
+    uint64_t pad;
+    if (status) {
+        return status;
+    }
+    if (writer->record_count == 0 && writer->footer != lq__no_footer &&
+        writer->offset == writer->segment_start) {
+        return LQ_OK;
+    }
+    offset = lq__align_up(writer->offset, 4);
+    pad = offset - writer->offset;
+    if (!lq__writer_room(writer, pad + writer->directory_used + sizeof footer)) {
+        return LQ_E_SPACE;
+    }
+    lq__footer_store(footer, writer, offset);
+    status = lq__writer_pad(writer, pad);
+    if (!status) {
+        status = lq__writer_put(writer, writer->directory, writer->directory_used);
+    }
+    if (!status) {
+        status = lq__writer_put(writer, footer, sizeof footer);
+    }
+    if (status) {
+        return status;
+    }
+    writer->footer = writer->offset - sizeof footer;
+    writer->segment_start = writer->offset;
+    writer->directory_used = 0;
+    writer->record_count = 0;
+    writer->run_count = 0;
+    writer->page_count = 0;
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_finish(lq_archive_writer *writer)
+{
+    int status = lq_archive_flush_segment(writer);
+    if (status) {
+        return status;
+    }
+    writer->finished = 1;
+    return LQ_OK;
+}
+
+/* ---- reader: checks of records ---- */
+
+/* A run's record, taken apart. */
+typedef struct lq__run_view {
+    uint32_t group;
+    uint32_t profile;
+    uint64_t sequence;
+    uint64_t first_token;
+    uint32_t token_count;
+    uint32_t tokens_per_page;
+    uint32_t page_count;
+    uint32_t form;
+    uint64_t base;
+    uint64_t align;
+    const uint8_t *positions;
+    const uint8_t *pages;
+} lq__run_view;
+
+/* Counts of 0 in a hostile record give page_count 0, an align_log2 above 31 is cut: both are
+   refused by the caller that checks. */
+LQ__STATIC void lq__run_view_set(lq__run_view *v, const uint8_t *record)
+{
+    const uint8_t *p = record + LQ__RECORD_HEAD;
+    uint64_t position_bytes;
+    v->group = lq__load32(p);
+    v->profile = lq__load32(p + 4);
+    v->sequence = lq__load64(p + 8);
+    v->first_token = lq__load64(p + 16);
+    v->token_count = lq__load32(p + 24);
+    v->tokens_per_page = lq__load16(p + 28);
+    v->page_count = v->token_count && v->tokens_per_page
+                        ? lq__run_pages(v->token_count, v->tokens_per_page)
+                        : 0;
+    v->form = (uint32_t)lq__load16(record + 2) >> 1;
+    v->align = (uint64_t)1 << (p[31] & 31);
+    v->base = lq__load64(p + 36);
+    v->positions = p + LQ__RUN_FIXED;
+    position_bytes = lq__positions_bytes(v->form, v->token_count);
+    v->pages = position_bytes <= lq__load32(record + 4) - LQ__RUN_FIXED
+                   ? v->positions + (size_t)position_bytes
+                   : v->positions;
+}
+
+LQ__INLINE int64_t lq__affine_first(const lq__run_view *v)
+{
+    return lq__i64_of_bits(lq__load64(v->positions));
+}
+
+LQ__INLINE int64_t lq__affine_stride(const lq__run_view *v)
+{
+    return lq__i32_of_bits(lq__load32(v->positions + 8));
+}
+
+/* The pages must follow each other, none empty, and end before `limit`, the directory. */
+LQ__STATIC int lq__run_pages_check(const lq__run_view *v, uint64_t limit)
+{
+    uint64_t start = 0;
+    uint32_t i;
+    if ((v->base & (v->align - 1)) || v->base < LQ_ARCHIVE_HEADER_BYTES || v->base > limit) {
+        return LQ_E_DATA;
+    }
+    for (i = 0; i < v->page_count; i++) {
+        uint32_t end = lq__load32(v->pages + 8 * (size_t)i);
+        if (end <= start || end > limit - v->base) {
+            return LQ_E_DATA;
+        }
+        start = lq__align_up(end, v->align);
+    }
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__run_check(const lq_archive_reader *r, const uint8_t *record, uint64_t limit)
+{
+    const uint8_t *p = record + LQ__RECORD_HEAD;
+    uint64_t payload = lq__load32(record + 4);
+    uint32_t flags = lq__load16(record + 2);
+    uint32_t step;
+    lq__run_view v;
+    if ((flags & 1) || flags >> 1 > LQ__POSITIONS_LIST) {
+        return LQ_E_FORMAT;
+    }
+    if (payload < LQ__RUN_FIXED) {
+        return LQ_E_DATA;
+    }
+    lq__run_view_set(&v, record);
+    if (v.page_count == 0 || payload != LQ__RUN_FIXED +
+                                            lq__positions_bytes(v.form, v.token_count) +
+                                            8 * (uint64_t)v.page_count) {
+        return LQ_E_DATA;
+    }
+    step = lq__load32(p + 32);
+    if (v.group >= r->group_count || (v.profile != LQ_ARCHIVE_NONE &&
+                                      v.profile >= r->profile_count) ||
+        v.first_token > lq__token_limit - v.token_count || step >= 0x7f800000u || p[31] > 31 ||
+        v.align > LQ_ARCHIVE_MAX_ALIGN) {
+        return LQ_E_DATA;
+    }
+    if (v.form == LQ__POSITIONS_AFFINE &&
+        (lq__affine_stride(&v) == 0 ||
+         !lq__affine_ok(lq__affine_first(&v), lq__affine_stride(&v), v.token_count - 1))) {
+        return LQ_E_DATA;
+    }
+    return lq__run_pages_check(&v, limit);
+}
+
+LQ__STATIC int lq__group_record_check(const lq_archive_reader *r, const uint8_t *p,
+                                      uint32_t payload)
+{
+    uint32_t rope;
+    uint32_t slices;
+    uint32_t dims = 0;
+    uint32_t i;
+    if (payload < LQ__GROUP_FIXED) {
+        return LQ_E_DATA;
+    }
+    rope = lq__load16(p + 2);
+    slices = lq__load16(p + 8);
+    if ((p[0] != LQ_K && p[0] != LQ_V) || p[1] || lq__load16(p + 10) ||
+        (rope != LQ__ARCHIVE_ROPE_NONE && rope >= r->rope_count) || slices < 1 ||
+        slices > LQ_ARCHIVE_MAX_SLICES || payload != LQ__GROUP_FIXED + LQ__GROUP_SLICE * slices) {
+        return LQ_E_DATA;
+    }
+    for (i = 0, p += LQ__GROUP_FIXED; i < slices; i++, p += LQ__GROUP_SLICE) {
+        uint32_t n = lq__load16(p + 6);
+        if (n < 1 || n > LQ_ARCHIVE_MAX_DIMS - dims || n > 0x10000u - lq__load16(p + 4)) {
+            return LQ_E_DATA;
+        }
+        dims += n;
+    }
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__rope_record_check(const uint8_t *p, uint32_t payload)
+{
+    uint32_t dims;
+    uint32_t magnitude;
+    uint32_t i;
+    if (payload < LQ__ROPE_FIXED) {
+        return LQ_E_DATA;
+    }
+    dims = lq__load16(p + 2);
+    magnitude = lq__load32(p + 4);
+    if ((p[0] != LQ_ROPE_HALF && p[0] != LQ_ROPE_ADJACENT) || p[1] || dims < 2 || dims % 2 ||
+        dims > LQ_ARCHIVE_MAX_DIMS || magnitude == 0 || magnitude >= 0x7f800000u ||
+        payload != LQ__ROPE_FIXED + 2 * dims) {
+        return LQ_E_DATA;
+    }
+    for (i = 0; i < dims / 2; i++) {
+        if (lq__load32(p + LQ__ROPE_FIXED + 4 * i) >= 0x43800000u) { /* 256; negative; not finite */
+            return LQ_E_DATA;
+        }
+    }
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__profile_record_check(const uint8_t *p, uint32_t payload)
+{
+    if (payload <= LQ__PROFILE_FIXED || p[1] || p[2] || p[3]) {
+        return LQ_E_DATA;
+    }
+    if (p[0] == LQ__PROFILE_EMBEDDED) {
+        return LQ_OK;
+    }
+    return p[0] == LQ__PROFILE_EXTERNAL && payload == LQ__PROFILE_FIXED + 16 ? LQ_OK : LQ_E_DATA;
+}
+
+/* Checks a record of which head and payload are in bounds, and counts it. */
+LQ__STATIC int lq__record_check(lq_archive_reader *r, const uint8_t *record, uint64_t limit)
+{
+    const uint8_t *p = record + LQ__RECORD_HEAD;
+    uint32_t type = lq__load16(record);
+    uint32_t flags = lq__load16(record + 2);
+    uint32_t payload = lq__load32(record + 4);
+    int status = LQ_OK;
+    if (type >= LQ__RECORD_GROUP && type <= LQ__RECORD_PROFILE && flags) {
+        return LQ_E_FORMAT;
+    }
+    switch (type) {
+    case LQ__RECORD_GROUP:
+        status = lq__group_record_check(r, p, payload);
+        r->group_count++;
+        break;
+    case LQ__RECORD_ROPE:
+        status = lq__rope_record_check(p, payload);
+        r->rope_count++;
+        break;
+    case LQ__RECORD_PROFILE:
+        status = lq__profile_record_check(p, payload);
+        r->profile_count++;
+        break;
+    case LQ__RECORD_RUN:
+        status = lq__run_check(r, record, limit);
+        r->run_count++;
+        if (!status) {
+            r->page_count += lq__run_pages(lq__load32(p + 24), lq__load16(p + 28));
+        }
+        break;
+    case LQ__RECORD_META:
+        if (flags != LQ__RECORD_SKIPPABLE) {
+            return LQ_E_FORMAT;
+        }
+        status = payload < LQ__META_FIXED ? LQ_E_DATA : LQ_OK;
+        r->meta_count++;
+        break;
+    default:
+        return flags & LQ__RECORD_SKIPPABLE ? LQ_OK : LQ_E_FORMAT;
+    }
+    return status;
+}
+
+/* ---- reader: opening ---- */
+
+/* What lq_archive_open sums over the footers. */
+typedef struct lq__chain {
+    uint64_t segments;
+    uint64_t records;
+    uint64_t runs;
+    uint64_t directory_bytes;
+} lq__chain;
+
+LQ__STATIC int lq__reader_get(const lq_archive_reader *r, uint64_t offset, void *dst, size_t count)
+{
+    if (offset > r->size || count > r->size - offset) {
+        return LQ_E_DATA;
+    }
+    if (count == 0) {
+        return LQ_OK;
+    }
+    if (r->file) {
+        memcpy(dst, r->file + (size_t)offset, count);
+        return LQ_OK;
+    }
+    return r->read_fn(r->user, offset, dst, count) ? LQ_E_IO : LQ_OK;
+}
+
+LQ__STATIC int lq__header_check(const lq_archive_reader *r)
+{
+    uint8_t header[LQ_ARCHIVE_HEADER_BYTES];
+    uint32_t bad = 0;
+    size_t i;
+    int status = lq__reader_get(r, 0, header, sizeof header);
+    if (status) {
+        return status;
+    }
+    for (i = 0; i < sizeof lq__archive_magic; i++) {
+        bad |= header[i] ^ (uint32_t)lq__archive_magic[i];
+    }
+    if (bad || lq__load16(header + 8) != LQ__ARCHIVE_VERSION || header[10] != LQ__ARCHIVE_XXH32) {
+        return LQ_E_FORMAT;
+    }
+    if (!lq__checksum_ok(lq__load32(header + 28), header, 28)) {
+        return LQ_E_DATA;
+    }
+    for (i = 12; i < 28; i++) {
+        bad |= header[i];
+    }
+    return bad || header[11] != LQ__ARCHIVE_BLAKE2S ? LQ_E_FORMAT : LQ_OK;
+}
+
+/* A footer is one only where it says it is: its directory ends at it. That the previous footer
+   lies before the directory makes every walk end. */
+LQ__STATIC int lq__footer_check(const uint8_t *f, uint64_t at)
+{
+    uint64_t bytes = lq__load32(f + 4);
+    uint64_t offset = lq__load64(f + 8);
+    uint64_t previous = lq__load64(f + 16);
+    uint64_t records = lq__load32(f + 24);
+    uint32_t bad = 0;
+    size_t i;
+    for (i = 0; i < 4; i++) {
+        bad |= f[i] ^ (uint32_t)lq__footer_magic[i];
+    }
+    if (bad || !lq__checksum_ok(lq__load32(f + 44), f, 44)) {
+        return LQ_E_DATA;
+    }
+    if (offset > at || at - offset != bytes || offset % 4 || bytes % 4 ||
+        offset < LQ_ARCHIVE_HEADER_BYTES || records > bytes / LQ__RECORD_HEAD ||
+        lq__load32(f + 28) > records || lq__load64(f + 32) > bytes / 8) {
+        return LQ_E_DATA;
+    }
+    if (previous != lq__no_footer &&
+        (previous < LQ_ARCHIVE_HEADER_BYTES || previous > offset ||
+         offset - previous < LQ_ARCHIVE_FOOTER_BYTES || previous % 4)) {
+        return LQ_E_DATA;
+    }
+    return LQ_OK;
+}
+
+/* Walks from the footer at `at` to the first and keeps copies, newest first, as far as mem goes:
+   a file that changes meanwhile cannot disagree with its sums. */
+LQ__STATIC int lq__chain_walk(const lq_archive_reader *r, uint64_t at, uint8_t *mem,
+                              size_t mem_bytes, lq__chain *chain)
+{
+    uint8_t f[LQ_ARCHIVE_FOOTER_BYTES];
+    memset(chain, 0, sizeof *chain);
+    while (at != lq__no_footer) {
+        int status = lq__reader_get(r, at, f, sizeof f);
+        if (!status) {
+            status = lq__footer_check(f, at);
+        }
+        if (status) {
+            return status;
+        }
+        if (mem_bytes / sizeof f > chain->segments) {
+            memcpy(mem + sizeof f * (size_t)chain->segments, f, sizeof f);
+        }
+        chain->segments++;
+        chain->directory_bytes += lq__load32(f + 4);
+        chain->records += lq__load32(f + 24);
+        chain->runs += lq__load32(f + 28);
+        at = lq__load64(f + 16);
+    }
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__directory_check(lq_archive_reader *r, const uint8_t *f, const uint8_t *p)
+{
+    uint32_t bytes = lq__load32(f + 4);
+    uint32_t records = 0;
+    uint32_t runs = r->run_count;
+    uint64_t pages = r->page_count;
+    uint32_t at = 0;
+    if (!lq__checksum_ok(lq__load32(f + 40), p, bytes)) {
+        return LQ_E_DATA;
+    }
+    while (at < bytes) {
+        uint32_t payload;
+        uint32_t i;
+        int status;
+        if (bytes - at < LQ__RECORD_HEAD) {
+            return LQ_E_DATA;
+        }
+        payload = lq__load32(p + at + 4);
+        if (payload > bytes - at - LQ__RECORD_HEAD) { /* all are multiples of 4: padding fits too */
+            return LQ_E_DATA;
+        }
+        for (i = payload; i % 4; i++) {
+            if (p[at + LQ__RECORD_HEAD + i]) {
+                return LQ_E_DATA;
+            }
+        }
+        status = lq__record_check(r, p + at, lq__load64(f + 8));
+        if (status) {
+            return status;
+        }
+        at += (uint32_t)lq__record_bytes(payload);
+        records++;
+    }
+    return records == lq__load32(f + 24) && r->run_count - runs == lq__load32(f + 28) &&
+                   r->page_count - pages == lq__load64(f + 32)
+               ? LQ_OK
+               : LQ_E_DATA;
+}
+
+/* The runs of one group and sequence hang in one chain, newest first. */
+LQ__INLINE uint32_t lq__run_hash(uint32_t group, uint64_t sequence)
+{
+    uint64_t h = (sequence + group * 0xc2b2ae3d27d4eb4fu) * 0x9e3779b185ebca87u;
+    return (uint32_t)(h >> 32 ^ h >> 15);
+}
+
+LQ__STATIC uint64_t lq__run_heads(uint64_t runs)
+{
+    return runs ? (uint64_t)1 << lq__log2_floor(2 * runs - 1) : 1;
+}
+
+/* Number of the first record of a kind in the index. */
+LQ__STATIC uint32_t lq__index_first(const lq_archive_reader *r, uint32_t type)
+{
+    return (type > LQ__RECORD_GROUP ? r->group_count : 0) +
+           (type > LQ__RECORD_ROPE ? r->rope_count : 0) +
+           (type > LQ__RECORD_PROFILE ? r->profile_count : 0) +
+           (type > LQ__RECORD_RUN ? r->run_count : 0);
+}
+
+/* Notes where each record of a checked directory lies; first[type] is the next entry of a kind. */
+LQ__STATIC void lq__index_fill(const lq_archive_reader *r, uint8_t *index, uint8_t *next,
+                               uint8_t *heads, uint32_t *first, size_t start, size_t bytes)
+{
+    size_t at = start;
+    while (at < start + bytes) {
+        const uint8_t *record = r->directories + at;
+        const uint8_t *p = record + LQ__RECORD_HEAD;
+        uint32_t type = lq__load16(record);
+        if (type == LQ__RECORD_RUN) {
+            uint32_t run = first[type] - lq__index_first(r, LQ__RECORD_RUN);
+            uint32_t head = lq__run_hash(lq__load32(p), lq__load64(p + 8)) & r->head_mask;
+            memcpy(next + 4 * (size_t)run, heads + 4 * (size_t)head, 4);
+            lq__store32(heads + 4 * (size_t)head, run);
+        }
+        if (type >= LQ__RECORD_GROUP && type <= LQ__RECORD_META) {
+            lq__store64(index + 8 * (size_t)first[type]++, at);
+        }
+        at += (size_t)lq__record_bytes(lq__load32(record + 4));
+    }
+}
+
+/* Loads the directories behind the copied footers, oldest first, and checks and counts them. */
+LQ__STATIC int lq__chain_check(lq_archive_reader *r, const uint8_t *footers, size_t segments,
+                               uint8_t *directories)
+{
+    size_t used = 0;
+    size_t s;
+    for (s = segments; s-- > 0;) {
+        const uint8_t *f = footers + LQ_ARCHIVE_FOOTER_BYTES * s;
+        uint64_t offset = lq__load64(f + 8);
+        size_t at = r->file ? (size_t)offset : used;
+        int status = LQ_OK;
+        if (!r->file) {
+            status = lq__reader_get(r, offset, directories + used, lq__load32(f + 4));
+        }
+        if (!status) {
+            status = lq__directory_check(r, f, r->directories + at);
+        }
+        if (status) {
+            return status;
+        }
+        used += lq__load32(f + 4);
+    }
+    return LQ_OK;
+}
+
+/* Lays out mem: footers, directories (unless they lie in the file's bytes), index, chains. */
+LQ__STATIC int lq__chain_load(lq_archive_reader *r, const lq__chain *chain, uint8_t *mem)
+{
+    size_t segments = (size_t)chain->segments;
+    uint8_t *directories = mem + LQ_ARCHIVE_FOOTER_BYTES * segments;
+    uint8_t *index = directories + (r->file ? 0 : (size_t)chain->directory_bytes);
+    uint8_t *next = index + 8 * (size_t)chain->records;
+    uint8_t *heads = next + 4 * (size_t)chain->runs;
+    uint32_t first[LQ__RECORD_META + 1];
+    uint32_t type;
+    size_t used = 0;
+    size_t s;
+    int status;
+    r->directories = r->file ? r->file : directories;
+    status = lq__chain_check(r, mem, segments, directories);
+    if (status) {
+        return status;
+    }
+    r->segment_count = (uint32_t)segments;
+    r->index = index;
+    r->next = next;
+    r->heads = heads;
+    r->head_mask = (uint32_t)(lq__run_heads(chain->runs) - 1);
+    memset(heads, 0xff, 4 * (size_t)lq__run_heads(chain->runs));
+    for (type = 0; type <= LQ__RECORD_META; type++) {
+        first[type] = lq__index_first(r, type);
+    }
+    for (s = segments; s-- > 0;) {
+        const uint8_t *f = mem + LQ_ARCHIVE_FOOTER_BYTES * s;
+        size_t bytes = lq__load32(f + 4);
+        lq__index_fill(r, index, next, heads, first, r->file ? (size_t)lq__load64(f + 8) : used,
+                       bytes);
+        used += bytes;
+    }
+    return LQ_OK;
+}
+
+/* Opens what the footer at `at` ends. `source` holds size and callbacks only. */
+LQ__STATIC int lq__open_at(lq_archive_reader *reader, const lq_archive_reader *source, uint64_t at,
+                           uint8_t *mem, size_t mem_bytes, size_t *needed)
+{
+    lq_archive_reader r = *source;
+    lq__chain chain;
+    uint64_t bytes;
+    int status = lq__chain_walk(&r, at, mem, mem_bytes, &chain);
+    if (status) {
+        return status;
+    }
+    if (chain.records > 0xfffffffeu || chain.segments > 0xfffffffeu) {
+        return LQ_E_RANGE;
+    }
+    bytes = LQ_ARCHIVE_FOOTER_BYTES * chain.segments + (r.file ? 0 : chain.directory_bytes) +
+            8 * chain.records + 4 * chain.runs + 4 * lq__run_heads(chain.runs);
+    if (bytes > SIZE_MAX) {
+        return LQ_E_RANGE;
+    }
+    *needed = (size_t)bytes;
+    if (bytes > mem_bytes) {
+        return LQ_E_SPACE;
+    }
+    status = lq__chain_load(&r, &chain, mem);
+    if (status) {
+        *needed = 0;
+        return status;
+    }
+    r.end = at + LQ_ARCHIVE_FOOTER_BYTES;
+    *reader = r;
+    return LQ_OK;
+}
+
+/* Scans backwards for a footer whose archive is sound; footers lie at multiples of 4. */
+LQ__STATIC int lq__recover(lq_archive_reader *reader, const lq_archive_reader *source,
+                           uint64_t recover_bytes, uint8_t *mem, size_t mem_bytes, size_t *needed)
+{
+    uint8_t window[LQ__ARCHIVE_WINDOW + LQ_ARCHIVE_FOOTER_BYTES];
+    uint64_t high = (source->size - LQ_ARCHIVE_FOOTER_BYTES) / 4 * 4 + 4; /* one past the next */
+    uint64_t low = LQ_ARCHIVE_HEADER_BYTES;
+    uint32_t tries = 0;
+    if (recover_bytes < source->size - low) {
+        low = lq__align_up(source->size - recover_bytes, 4);
+    }
+    while (high > low) {
+        size_t count = high - low < LQ__ARCHIVE_WINDOW ? (size_t)(high - low)
+                                                       : (size_t)LQ__ARCHIVE_WINDOW;
+        uint64_t start = high - count;
+        size_t i;
+        int status = lq__reader_get(source, start, window, count - 4 + LQ_ARCHIVE_FOOTER_BYTES);
+        if (status) {
+            return status;
+        }
+        for (i = count; i > 0; i -= 4) {
+            if (lq__footer_check(window + i - 4, start + i - 4)) {
+                continue;
+            }
+            status = lq__open_at(reader, source, start + i - 4, mem, mem_bytes, needed);
+            if (status != LQ_E_DATA || ++tries == LQ__ARCHIVE_TRIES) {
+                return status;
+            }
+        }
+        high = start;
+    }
+    return LQ_E_DATA;
+}
+
+LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source, void *mem,
+                           size_t mem_bytes, size_t *needed)
+{
+    lq_archive_reader r;
+    size_t ignored;
+    int status;
+    if (!needed) {
+        needed = &ignored;
+    }
+    *needed = 0;
+    if (!reader || !source || (source->bytes ? 1 : 0) == (source->read_fn ? 1 : 0) ||
+        (!mem && mem_bytes)) {
+        return LQ_E_ARG;
+    }
+    if (source->size > (uint64_t)1 << 60 || (source->bytes && source->size > SIZE_MAX)) {
+        return LQ_E_RANGE;
+    }
+    memset(&r, 0, sizeof r);
+    r.file = (const uint8_t *)source->bytes;
+    r.read_fn = source->read_fn;
+    r.user = source->user;
+    r.size = source->size;
+    status = lq__header_check(&r);
+    if (status) {
+        return status;
+    }
+    if (r.size < LQ_ARCHIVE_HEADER_BYTES + LQ_ARCHIVE_FOOTER_BYTES) {
+        return LQ_E_DATA;
+    }
+    if (source->recover_bytes) {
+        return lq__recover(reader, &r, source->recover_bytes, (uint8_t *)mem, mem_bytes, needed);
+    }
+    return lq__open_at(reader, &r, r.size - LQ_ARCHIVE_FOOTER_BYTES, (uint8_t *)mem, mem_bytes,
+                       needed);
+}
+
+/* ---- reader: queries ---- */
+
+LQ__STATIC const uint8_t *lq__record(const lq_archive_reader *r, uint32_t type, uint32_t id)
+{
+    size_t i = (size_t)lq__index_first(r, type) + id;
+    return r->directories + (size_t)lq__load64(r->index + 8 * i);
+}
+
+LQ_API int lq_archive_group(const lq_archive_reader *reader, uint32_t id,
+                            lq_archive_group_desc *group, lq_slice *slices, size_t capacity)
+{
+    const uint8_t *p;
+    uint32_t rope;
+    size_t i;
+    if (!reader || !group || (!slices && capacity)) {
+        return LQ_E_ARG;
+    }
+    if (id >= reader->group_count) {
+        return LQ_E_RANGE;
+    }
+    p = lq__record(reader, LQ__RECORD_GROUP, id) + LQ__RECORD_HEAD;
+    rope = lq__load16(p + 2);
+    group->stream = p[0];
+    group->rope = rope == LQ__ARCHIVE_ROPE_NONE ? LQ_ARCHIVE_NONE : rope;
+    memcpy(group->page_rule, p + 4, 4);
+    group->slice_count = lq__load16(p + 8);
+    group->slices = slices;
+    if (!slices) {
+        return LQ_OK;
+    }
+    if (capacity < group->slice_count) {
+        return LQ_E_SPACE;
+    }
+    p += LQ__GROUP_FIXED;
+    for (i = 0; i < group->slice_count; i++, p += LQ__GROUP_SLICE) {
+        slices[i].layer = lq__load16(p);
+        slices[i].head = lq__load16(p + 2);
+        slices[i].first_dim = lq__load16(p + 4);
+        slices[i].dims = lq__load16(p + 6);
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_rope(const lq_archive_reader *reader, uint32_t id, lq_rope *rope,
+                           float *freqs, size_t capacity)
+{
+    const uint8_t *p;
+    size_t i;
+    if (!reader || !rope || (!freqs && capacity)) {
+        return LQ_E_ARG;
+    }
+    if (id >= reader->rope_count) {
+        return LQ_E_RANGE;
+    }
+    p = lq__record(reader, LQ__RECORD_ROPE, id) + LQ__RECORD_HEAD;
+    rope->freqs = freqs;
+    rope->layout = p[0];
+    rope->rotary_dims = lq__load16(p + 2);
+    rope->magnitude = lq__f32_of_bits(lq__load32(p + 4));
+    if (!freqs) {
+        return LQ_OK;
+    }
+    if (capacity < rope->rotary_dims / 2) {
+        return LQ_E_SPACE;
+    }
+    for (i = 0; i < rope->rotary_dims / 2; i++) {
+        freqs[i] = lq__f32_of_bits(lq__load32(p + LQ__ROPE_FIXED + 4 * i));
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_profile(const lq_archive_reader *reader, uint32_t id,
+                              lq_archive_profile_desc *profile)
+{
+    const uint8_t *record;
+    const uint8_t *p;
+    if (!reader || !profile) {
+        return LQ_E_ARG;
+    }
+    if (id >= reader->profile_count) {
+        return LQ_E_RANGE;
+    }
+    record = lq__record(reader, LQ__RECORD_PROFILE, id);
+    p = record + LQ__RECORD_HEAD;
+    memset(profile, 0, sizeof *profile);
+    if (p[0] == LQ__PROFILE_EXTERNAL) {
+        profile->hash = p + LQ__PROFILE_FIXED;
+    } else {
+        profile->bytes = p + LQ__PROFILE_FIXED;
+        profile->count = lq__load32(record + 4) - LQ__PROFILE_FIXED;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_meta(const lq_archive_reader *reader, uint32_t tag, const uint8_t **bytes,
+                           size_t *count)
+{
+    uint32_t i;
+    if (!reader || !bytes || !count) {
+        return LQ_E_ARG;
+    }
+    *bytes = NULL;
+    *count = 0;
+    for (i = reader->meta_count; i-- > 0;) {
+        const uint8_t *record = lq__record(reader, LQ__RECORD_META, i);
+        if (lq__load32(record + LQ__RECORD_HEAD) == tag) {
+            *bytes = record + LQ__RECORD_HEAD + LQ__META_FIXED;
+            *count = lq__load32(record + 4) - LQ__META_FIXED;
+            return LQ_OK;
+        }
+    }
+    return LQ_E_RANGE;
+}
+
+LQ_API int lq_archive_run(const lq_archive_reader *reader, uint32_t run, lq_archive_run_info *info)
+{
+    const uint8_t *record;
+    const uint8_t *p;
+    lq__run_view v;
+    if (!reader || !info) {
+        return LQ_E_ARG;
+    }
+    if (run >= reader->run_count) {
+        return LQ_E_RANGE;
+    }
+    record = lq__record(reader, LQ__RECORD_RUN, run);
+    p = record + LQ__RECORD_HEAD;
+    lq__run_view_set(&v, record);
+    memset(info, 0, sizeof *info);
+    info->desc.group = v.group;
+    info->desc.profile = v.profile;
+    info->desc.sequence = v.sequence;
+    info->desc.first_token = v.first_token;
+    info->desc.token_count = v.token_count;
+    info->desc.tokens_per_page = v.tokens_per_page;
+    info->desc.code = p[30];
+    info->desc.align = (uint32_t)v.align;
+    info->desc.step = lq__f32_of_bits(lq__load32(p + 32));
+    if (v.form == LQ__POSITIONS_ORDINAL) {
+        info->desc.positions.first = (int64_t)v.first_token;
+        info->desc.positions.stride = 1;
+    } else if (v.form == LQ__POSITIONS_AFFINE) {
+        info->desc.positions.first = lq__affine_first(&v);
+        info->desc.positions.stride = lq__affine_stride(&v);
+    }
+    info->page_count = v.page_count;
+    info->listed = v.form == LQ__POSITIONS_LIST;
+    info->offset = v.base;
+    info->bytes = lq__load32(v.pages + 8 * ((size_t)v.page_count - 1));
+    return LQ_OK;
+}
+
+LQ__STATIC void lq__page_ref_set(lq_page_ref *ref, const lq__run_view *v, uint32_t run,
+                                 uint32_t page)
+{
+    const uint8_t *entry = v->pages + 8 * (size_t)page;
+    uint64_t start = page ? lq__align_up(lq__load32(entry - 8), v->align) : 0;
+    uint32_t first = page * v->tokens_per_page; /* below token_count */
+    memset(ref, 0, sizeof *ref);
+    ref->offset = v->base + start;
+    ref->bytes = (uint32_t)(lq__load32(entry) - start);
+    ref->checksum = lq__load32(entry + 4);
+    ref->first_token = v->first_token + first;
+    ref->token_count = LQ__MIN(v->tokens_per_page, v->token_count - first);
+    ref->run = run;
+    ref->page = page;
+}
+
+LQ_API int lq_archive_run_page(const lq_archive_reader *reader, uint32_t run, uint32_t page,
+                               lq_page_ref *ref)
+{
+    lq__run_view v;
+    if (!reader || !ref) {
+        return LQ_E_ARG;
+    }
+    if (run >= reader->run_count) {
+        return LQ_E_RANGE;
+    }
+    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    if (page >= v.page_count) {
+        return LQ_E_RANGE;
+    }
+    lq__page_ref_set(ref, &v, run, page);
+    return LQ_OK;
+}
+
+/* The newest run of a chain's start, or LQ_ARCHIVE_NONE. */
+LQ__STATIC uint32_t lq__chain_head(const lq_archive_reader *r, uint32_t group, uint64_t sequence)
+{
+    return lq__load32(r->heads + 4 * (size_t)(lq__run_hash(group, sequence) & r->head_mask));
+}
+
+LQ_API int lq_archive_find(const lq_archive_reader *reader, uint32_t group, uint64_t sequence,
+                           uint64_t token, lq_page_ref *ref)
+{
+    lq__run_view v;
+    uint32_t run;
+    if (!reader || !ref) {
+        return LQ_E_ARG;
+    }
+    if (group >= reader->group_count) {
+        return LQ_E_RANGE;
+    }
+    run = lq__chain_head(reader, group, sequence);
+    for (; run != LQ_ARCHIVE_NONE; run = lq__load32(reader->next + 4 * (size_t)run)) {
+        lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+        if (v.group == group && v.sequence == sequence && token >= v.first_token &&
+            token - v.first_token < v.token_count) {
+            uint32_t at = (uint32_t)(token - v.first_token);
+            lq__page_ref_set(ref, &v, run, at / v.tokens_per_page);
+            return LQ_OK;
+        }
+    }
+    return LQ_E_RANGE;
+}
+
+LQ_API int lq_archive_tokens(const lq_archive_reader *reader, uint32_t group, uint64_t sequence,
+                             uint64_t *count)
+{
+    lq__run_view v;
+    uint32_t run;
+    if (!reader || !count) {
+        return LQ_E_ARG;
+    }
+    *count = 0;
+    if (group >= reader->group_count) {
+        return LQ_E_RANGE;
+    }
+    run = lq__chain_head(reader, group, sequence);
+    for (; run != LQ_ARCHIVE_NONE; run = lq__load32(reader->next + 4 * (size_t)run)) {
+        lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+        if (v.group == group && v.sequence == sequence) {
+            *count = LQ__MAX(*count, v.first_token + v.token_count);
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_positions(const lq_archive_reader *reader, uint32_t run, uint32_t first,
+                                size_t count, int64_t *dst)
+{
+    lq__run_view v;
+    size_t i;
+    if (!reader || (!dst && count)) {
+        return LQ_E_ARG;
+    }
+    if (run >= reader->run_count) {
+        return LQ_E_RANGE;
+    }
+    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    if (first > v.token_count || count > v.token_count - first) {
+        return LQ_E_RANGE;
+    }
+    for (i = 0; i < count; i++) {
+        size_t at = first + i;
+        if (v.form == LQ__POSITIONS_ORDINAL) {
+            dst[i] = (int64_t)(v.first_token + at);
+        } else if (v.form == LQ__POSITIONS_AFFINE) {
+            dst[i] = lq__affine_first(&v) + (int64_t)at * lq__affine_stride(&v);
+        } else {
+            dst[i] = lq__i64_of_bits(lq__load64(v.positions + 8 * at));
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_page(const lq_archive_reader *reader, const lq_page_ref *ref, void *buffer,
+                           size_t buffer_bytes, const uint8_t **page)
+{
+    const uint8_t *p;
+    int status;
+    if (!page) {
+        return LQ_E_ARG;
+    }
+    *page = NULL;
+    if (!reader || !ref || reader->segment_count == 0) {
+        return LQ_E_ARG;
+    }
+    if (ref->offset > reader->end || ref->bytes > reader->end - ref->offset) {
+        return LQ_E_RANGE;
+    }
+    if (reader->file) {
+        p = reader->file + (size_t)ref->offset;
+    } else {
+        if (!buffer) {
+            return LQ_E_ARG;
+        }
+        if (buffer_bytes < ref->bytes) {
+            return LQ_E_SPACE;
+        }
+        status = lq__reader_get(reader, ref->offset, buffer, ref->bytes);
+        if (status) {
+            return status;
+        }
+        p = (const uint8_t *)buffer;
+    }
+    if (!lq__checksum_ok(ref->checksum, p, ref->bytes)) {
+        return LQ_E_DATA;
+    }
+    *page = p;
+    return LQ_OK;
+}
+
+
+/* ---- a group's tokens in one call ---- */
+/* A stack of pieces in the caller's workspace, each at a multiple of 64. */
+typedef struct lq__arena {
+    uint8_t *at;
+    size_t left;
+} lq__arena;
+
+LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+{
+    void *p = a->at;
+    bytes = lq__align64(bytes);
+    if (!a->at || bytes > a->left) {
+        a->at = NULL;
+        a->left = 0;
+        return NULL;
+    }
+    a->at += bytes;
+    a->left -= bytes;
+    return p;
+}
+
+LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
+{
+    lq__arena a;
+    size_t skip = (0 - (size_t)(uintptr_t)mem) & 63;
+    a.at = mem && bytes >= skip ? (uint8_t *)mem + skip : NULL;
+    a.left = a.at ? bytes - skip : 0;
+    return a;
+}
+
+/* The largest codec, workspace and page of a geometry with `dims` and `slices`: E8 has the most
+   rows, a coded page the largest bound. */
+typedef struct lq__codec_sizes {
+    size_t codec;
+    size_t workspace;
+    size_t page;
+} lq__codec_sizes;
+
+LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices)
+{
+    lq__codec_sizes s;
+    size_t rows = dims + slices;
+    size_t matrix = rows + dims / 8;
+    s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
+              lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
+    s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
+                  LQ__IN_FLIGHT * matrix * LQ__TOKENS * 2 +
+                  lq_rans_workspace_bytes(matrix, LQ__IN_FLIGHT);
+    s.page = LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 + slices));
+    return s;
+}
+
+/* What packing keeps in its workspace. */
+typedef struct lq__pack {
+    const lq_archive_pack_desc *desc;
+    lq_archive_writer *writer;
+    const lq_vectors *src;
+    const lq_positions *positions;
+    lq_fit fit;
+    lq_profile profile;
+    void *fit_mem;
+    void *fit_workspace;
+    void *profile_mem;
+    uint8_t *profile_file;
+    void *codec_mem;
+    void *codec_workspace;
+    uint8_t *pages;
+    size_t rows;
+    lq__codec_sizes sizes;
+} lq__pack;
+
+LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
+{
+    const lq_geometry *g = &p->desc->geometry;
+    p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
+    p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
+    p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
+    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
+    p->codec_mem = lq__arena_take(a, p->sizes.codec);
+    p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
+    p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
+    return p->pages ? LQ_OK : LQ_E_SPACE;
+}
+
+LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
+{
+    lq__codec_sizes s;
+    size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
+    if (rows == 0) {
+        return 0;
+    }
+    s = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count);
+    return 64 * 8 + lq_fit_bytes(&desc->geometry) + lq_fit_workspace_bytes(&desc->geometry) +
+           lq_profile_bytes(rows) + lq_profile_save_bound(rows) + s.codec + s.workspace +
+           s.page * LQ__IN_FLIGHT;
+}
+
+LQ__STATIC lq_positions lq__positions_or_none(const lq_positions *positions, size_t first)
+{
+    lq_positions none = {0, 0, NULL};
+    return positions ? lq__positions_from(positions, first) : none;
+}
+
+/* Tokens [first, first + count) through one codec as one run. */
+LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, size_t first,
+                            size_t count)
+{
+    lq_archive_run_desc run;
+    lq_codec *codec;
+    size_t done;
+    size_t i;
+    int status;
+    if (count == 0) {
+        return LQ_OK;
+    }
+    status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
+    if (status) {
+        return status;
+    }
+    memset(&run, 0, sizeof run);
+    run.group = p->desc->group;
+    run.profile = profile_id;
+    run.sequence = p->desc->sequence;
+    run.first_token = p->desc->first_token + first;
+    run.token_count = (uint32_t)count;
+    run.code = (uint32_t)codec->desc.page;
+    run.step = codec->desc.page == LQ_PAGE_RAW ? 0.0f : codec->desc.step;
+    run.positions = lq__positions_or_none(p->positions, first);
+    if (!p->positions) {
+        run.positions.first = (int64_t)run.first_token;
+    }
+    status = lq_archive_run_begin(p->writer, &run);
+    for (done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
+        size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
+        size_t page_bytes[LQ__IN_FLIGHT];
+        size_t written;
+        const uint8_t *at = p->pages;
+        lq_positions positions = lq__positions_or_none(p->positions, first + done);
+        status = lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written,
+                                 page_bytes, p->src, first + done, &positions, n,
+                                 p->codec_workspace);
+        for (i = 0; i * LQ__TOKENS < n && !status; i++) {
+            status = lq_archive_write_page(p->writer, at, page_bytes[i]);
+            at += page_bytes[i];
+        }
+    }
+    if (!status) {
+        return lq_archive_run_end(p->writer);
+    }
+    if (p->writer->in_run && lq_archive_run_drop(p->writer)) {
+        return status;
+    }
+    return status;
+}
+
+/* Stores the fit so far as a profile of the archive. */
+LQ__STATIC int lq__pack_profile(lq__pack *p, uint32_t *id)
+{
+    lq_archive_profile_desc d = {NULL, 0, NULL};
+    int status = lq_fit_profile(&p->fit, &p->profile, p->profile_mem, lq_profile_bytes(p->rows));
+    if (!status) {
+        status = lq_profile_save(p->profile_file, lq_profile_save_bound(p->rows), &d.count, &p->profile);
+    }
+    if (status) {
+        return status;
+    }
+    d.bytes = p->profile_file;
+    return lq_archive_add_profile(p->writer, &d, id);
+}
+
+/* Fits and codes tokens [first, tokens): all at once, or in the stages of a stream. */
+LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    uint32_t id = 0;
+    size_t start = first;
+    int status = lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->desc->geometry),
+                             &p->desc->geometry, p->desc->step);
+    if (status) {
+        return status;
+    }
+    d->profile = &p->profile;
+    while (start < tokens) { /* the stage that ends one refit also holds the page that caused it */
+        size_t stage = start == first ? LQ__TOKENS : start - first;
+        size_t end = p->desc->refit && tokens - start > stage ? start + stage : tokens;
+        lq_positions positions = lq__positions_or_none(p->positions, start);
+        status = lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
+        if (!status) {
+            status = lq__pack_profile(p, &id);
+        }
+        if (!status) {
+            status = lq__pack_run(p, d, id, start, end - start);
+        }
+        if (status) {
+            return status;
+        }
+        start = end;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                           const lq_vectors *src, const lq_positions *positions, size_t tokens,
+                           void *workspace, size_t workspace_bytes)
+{
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq_codec_desc d;
+    lq__pack p;
+    size_t sinks;
+    int status;
+    if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
+        (desc->geometry.rope && !positions) || tokens > 0x7fffffffu) {
+        return LQ_E_ARG;
+    }
+    memset(&p, 0, sizeof p);
+    p.desc = desc;
+    p.writer = writer;
+    p.src = src;
+    p.positions = positions;
+    p.rows = lq_geometry_rows(&desc->geometry);
+    if (p.rows == 0) {
+        return LQ_E_ARG;
+    }
+    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count);
+    if (lq__pack_place(&p, &arena)) {
+        return LQ_E_SPACE;
+    }
+    memset(&d, 0, sizeof d);
+    d.tables = desc->tables;
+    d.geometry = desc->geometry;
+    sinks = desc->first_token ? 0 : desc->sinks == LQ_NO_SINKS ? 0 : desc->sinks ? desc->sinks : 4;
+    sinks = desc->page == LQ_PAGE_RAW ? tokens : LQ__MIN(sinks, tokens);
+    d.page = LQ_PAGE_RAW;
+    d.type = src->type;
+    status = lq__pack_run(&p, &d, LQ_ARCHIVE_NONE, 0, sinks);
+    if (status || sinks == tokens) {
+        return status;
+    }
+    d.page = desc->page;
+    d.type = 0;
+    d.quantizer = desc->quantizer;
+    d.bits = desc->bits;
+    d.step = desc->step;
+    if (!desc->profile) {
+        return lq__pack_fitted(&p, &d, sinks, tokens);
+    }
+    d.profile = desc->profile;
+    return lq__pack_run(&p, &d, desc->profile_id, sinks, tokens - sinks);
+}
+
+/* ---- reading ---- */
+typedef struct lq__unpack {
+    const lq_archive_reader *reader;
+    const lq_archive_unpack_desc *desc;
+    lq_geometry geometry;
+    lq_rope rope;
+    lq_slice *slices;
+    uint32_t *slice_dims;
+    float *freqs;
+    lq_profile profile;
+    void *profile_mem;
+    size_t rows;
+    size_t dims;
+    lq__codec_sizes sizes;
+    void *codec_mem;
+    void *codec_workspace;
+    uint8_t *pages;
+    float *page_floats; /* (dims, 64): pages that are only partly asked for */
+    void **page_slices;
+    int64_t *positions; /* (in flight, 64) */
+    lq_codec *codec;
+    uint32_t codec_run; /* what the codec was built for */
+    lq_page_info codec_info;
+} lq__unpack;
+
+/* Dims of an existing group, from its record. */
+LQ__STATIC size_t lq__group_dims(const lq_archive_reader *reader, uint32_t group, size_t *slices)
+{
+    lq_archive_group_desc g;
+    const uint8_t *p;
+    size_t dims = 0;
+    size_t i;
+    if (!reader || lq_archive_group(reader, group, &g, NULL, 0)) {
+        return 0;
+    }
+    p = lq__record(reader, LQ__RECORD_GROUP, group) + LQ__RECORD_HEAD + LQ__GROUP_FIXED;
+    for (i = 0; i < g.slice_count; i++) {
+        dims += lq__load16(p + i * LQ__GROUP_SLICE + 6);
+    }
+    *slices = g.slice_count;
+    return dims;
+}
+
+LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group)
+{
+    lq__codec_sizes s;
+    size_t slices = 0;
+    size_t dims = lq__group_dims(reader, group, &slices);
+    if (dims == 0) {
+        return 0;
+    }
+    s = lq__codec_sizes_of(dims, slices);
+    return 64 * 12 + slices * (sizeof(lq_slice) + 4 + sizeof(void *)) + dims * 2 +
+           lq_profile_bytes(dims + slices) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT +
+           dims * LQ__TOKENS * 4 + LQ__IN_FLIGHT * LQ__TOKENS * 8;
+}
+
+LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
+{
+    u->slices = (lq_slice *)lq__arena_take(a, slices * sizeof(lq_slice));
+    u->slice_dims = (uint32_t *)lq__arena_take(a, slices * 4);
+    u->page_slices = (void **)lq__arena_take(a, slices * sizeof(void *));
+    u->freqs = (float *)lq__arena_take(a, u->dims * 2);
+    u->profile_mem = lq__arena_take(a, lq_profile_bytes(u->dims + slices));
+    u->codec_mem = lq__arena_take(a, u->sizes.codec);
+    u->codec_workspace = lq__arena_take(a, u->sizes.workspace);
+    u->page_floats = (float *)lq__arena_take(a, u->dims * LQ__TOKENS * 4);
+    u->positions = (int64_t *)lq__arena_take(a, LQ__IN_FLIGHT * LQ__TOKENS * 8);
+    u->pages = (uint8_t *)lq__arena_take(a, u->sizes.page * LQ__IN_FLIGHT);
+    return u->pages ? LQ_OK : LQ_E_SPACE;
+}
+
+/* The group's geometry: slices, and its rope if it has one. */
+LQ__STATIC int lq__unpack_geometry(lq__unpack *u, size_t slice_count)
+{
+    lq_archive_group_desc g;
+    size_t i;
+    int status = lq_archive_group(u->reader, u->desc->group, &g, u->slices, slice_count);
+    if (status) {
+        return status;
+    }
+    for (i = 0; i < slice_count; i++) {
+        u->slice_dims[i] = u->slices[i].dims;
+        u->page_slices[i] = i ? (float *)u->page_slices[i - 1] + LQ__TOKENS * u->slice_dims[i - 1]
+                              : u->page_floats;
+    }
+    u->geometry.stream = g.stream;
+    u->geometry.slice_count = (uint32_t)slice_count;
+    u->geometry.slice_dims = u->slice_dims;
+    if (g.rope != LQ_ARCHIVE_NONE) {
+        status = lq_archive_rope(u->reader, g.rope, &u->rope, NULL, 0);
+        if (!status && u->rope.rotary_dims > u->dims) {
+            status = LQ_E_DATA;
+        }
+        if (!status) {
+            status = lq_archive_rope(u->reader, g.rope, &u->rope, u->freqs, u->dims / 2);
+        }
+        u->geometry.rope = &u->rope;
+    }
+    if (!status && lq_geometry_rows(&u->geometry) == 0) {
+        status = LQ_E_DATA;
+    }
+    return status;
+}
+
+/* Loads profile `id`: embedded, or the caller's if its hash is the one that the archive names. */
+LQ__STATIC int lq__unpack_profile(lq__unpack *u, uint32_t id)
+{
+    lq_archive_profile_desc p;
+    const uint8_t *bytes;
+    size_t count;
+    size_t rows;
+    int status = lq_archive_profile(u->reader, id, &p);
+    if (status) {
+        return LQ_E_DATA;
+    }
+    bytes = p.bytes;
+    count = p.count;
+    if (!bytes) {
+        uint8_t digest[16];
+        uint8_t differ = 0;
+        size_t i;
+        if (!u->desc->profile) {
+            return LQ_E_FORMAT;
+        }
+        bytes = u->desc->profile;
+        count = u->desc->profile_bytes;
+        lq_blake2s_128(digest, bytes, count);
+        for (i = 0; i < 16; i++) {
+            differ |= digest[i] ^ p.hash[i];
+        }
+        if (differ) {
+            return LQ_E_FORMAT;
+        }
+    }
+    status = lq_profile_load(&u->profile, u->profile_mem, lq_profile_bytes(u->rows), &rows, bytes,
+                             count);
+    return status == LQ_E_SPACE ? LQ_E_FORMAT : status;
+}
+
+/* The codec of a page: built anew only where run, code or profile change. */
+LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info *info)
+{
+    lq_archive_run_info r;
+    lq_codec_desc d;
+    int status;
+    if (u->codec && u->codec_run == run && u->codec_info.page == info->page &&
+        u->codec_info.quantizer == info->quantizer && u->codec_info.bits == info->bits &&
+        u->codec_info.type == info->type && u->codec_info.profile_index == info->profile_index) {
+        return LQ_OK;
+    }
+    u->codec = NULL;
+    memset(&d, 0, sizeof d);
+    status = lq_archive_run(u->reader, run, &r);
+    if (status) {
+        return status;
+    }
+    d.tables = u->desc->tables;
+    d.geometry = u->geometry;
+    d.page = info->page;
+    d.quantizer = info->quantizer;
+    d.bits = info->bits;
+    d.type = info->type;
+    d.profile_index = info->profile_index;
+    if (info->page != LQ_PAGE_RAW) {
+        if (r.desc.profile == LQ_ARCHIVE_NONE ||
+            info->profile_index >= u->reader->profile_count - r.desc.profile) {
+            return LQ_E_DATA;
+        }
+        status = lq__unpack_profile(u, r.desc.profile + info->profile_index);
+        if (status) {
+            return status;
+        }
+        d.profile = &u->profile;
+        d.step = r.desc.step;
+    }
+    status = lq_codec_init(&u->codec, u->codec_mem, u->sizes.codec, &d);
+    if (status) { /* the archive's words, not the caller's: a contradiction in them is bad data */
+        u->codec = NULL;
+        return status == LQ_E_ARG || status == LQ_E_SPACE ? LQ_E_DATA : status;
+    }
+    u->codec_run = run;
+    u->codec_info = *info;
+    return LQ_OK;
+}
+
+/* Tokens [skip, skip + count) of page_floats to dst from token `at` on. */
+LQ__STATIC void lq__unpack_part(const lq__unpack *u, const lq_vectors_out *dst, size_t at,
+                                size_t skip, size_t count)
+{
+    uint32_t s;
+    size_t t;
+    size_t i;
+    for (s = 0; s < u->geometry.slice_count; s++) {
+        size_t dims = u->slice_dims[s];
+        size_t stride = dst->token_stride ? dst->token_stride : dims;
+        for (t = 0; t < count; t++) {
+            const float *from = (const float *)u->page_slices[s] + (skip + t) * dims;
+            uint8_t *to = (uint8_t *)dst->slices[s] + (at + t) * stride * lq_type_bytes(dst->type);
+            for (i = 0; i < dims; i++) {
+                lq__element_store(to, i, dst->type, from[i]);
+            }
+        }
+    }
+}
+
+/* Pages in flight: consecutive pages of one run and codec, all their tokens wanted. */
+typedef struct lq__unpack_batch {
+    const uint8_t *pages[LQ__IN_FLIGHT];
+    size_t page_bytes[LQ__IN_FLIGHT];
+    size_t count;
+    size_t tokens;
+    uint32_t run;
+    uint64_t first; /* token of the first page, counted from the run's first */
+} lq__unpack_batch;
+
+LQ__STATIC int lq__unpack_positions(lq__unpack *u, lq_positions *positions, uint32_t run,
+                                    uint64_t first, size_t count)
+{
+    positions->first = 0;
+    positions->stride = 0;
+    positions->list = u->positions;
+    return lq_archive_positions(u->reader, run, (uint32_t)first, count, u->positions);
+}
+
+LQ__STATIC int lq__unpack_flush(lq__unpack *u, lq__unpack_batch *b, const lq_vectors_out *dst,
+                                size_t at)
+{
+    lq_positions positions;
+    int status;
+    if (b->count == 0) {
+        return LQ_OK;
+    }
+    status = lq__unpack_positions(u, &positions, b->run, b->first, b->tokens);
+    if (!status) {
+        status = lq__decode_at(u->codec, dst, at, &positions, b->tokens, b->pages, b->page_bytes,
+                               u->codec_workspace);
+    }
+    b->count = 0;
+    b->tokens = 0;
+    return status;
+}
+
+/* One page, of which only some tokens are wanted. */
+LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size_t at,
+                                  const lq_page_ref *ref, uint64_t run_first, const uint8_t *page,
+                                  size_t skip, size_t count)
+{
+    lq_vectors_out whole;
+    lq_positions positions;
+    size_t page_bytes = ref->bytes;
+    int status = lq__unpack_positions(u, &positions, ref->run, ref->first_token - run_first,
+                                      ref->token_count);
+    if (status) {
+        return status;
+    }
+    whole.slices = u->page_slices;
+    whole.token_stride = 0;
+    whole.type = LQ_F32;
+    status = lq__decode_at(u->codec, &whole, 0, &positions, ref->token_count, &page, &page_bytes,
+                           u->codec_workspace);
+    if (!status) {
+        lq__unpack_part(u, dst, at, skip, count);
+    }
+    return status;
+}
+
+LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64_t first,
+                                size_t tokens)
+{
+    lq__unpack_batch b;
+    size_t at = 0;       /* tokens found so far */
+    size_t batch_at = 0; /* where the batch's first token goes */
+    memset(&b, 0, sizeof b);
+    while (at < tokens) {
+        lq_archive_run_info run;
+        lq_page_ref ref;
+        lq_page_info info;
+        const uint8_t *page;
+        size_t skip;
+        size_t count;
+        int joins;
+        int status = lq_archive_find(u->reader, u->desc->group, u->desc->sequence, first + at, &ref);
+        if (!status) {
+            status = lq_archive_run(u->reader, ref.run, &run);
+        }
+        if (status) {
+            return status;
+        }
+        if (ref.token_count > LQ__TOKENS || ref.bytes > u->sizes.page) {
+            return LQ_E_DATA;
+        }
+        skip = (size_t)(first + at - ref.first_token);
+        count = LQ__MIN(ref.token_count - skip, tokens - at);
+        joins = b.count && b.count < LQ__IN_FLIGHT && b.run == ref.run && b.tokens % LQ__TOKENS == 0;
+        if (!joins || count < ref.token_count) {
+            status = lq__unpack_flush(u, &b, dst, batch_at);
+        }
+        if (!status) {
+            status = lq_archive_page(u->reader, &ref, u->pages + b.count * u->sizes.page,
+                                     u->sizes.page, &page);
+        }
+        if (!status) {
+            status = lq_page_inspect(&info, page, ref.bytes);
+        }
+        if (!status && b.count && info.profile_index != u->codec_info.profile_index) {
+            status = lq__unpack_flush(u, &b, dst, batch_at);
+        }
+        if (!status) {
+            status = lq__unpack_codec(u, ref.run, &info);
+        }
+        if (!status && count < ref.token_count) {
+            status = lq__unpack_partial(u, dst, at, &ref, run.desc.first_token, page, skip, count);
+        } else if (!status) {
+            batch_at = b.count ? batch_at : at;
+            b.first = b.count ? b.first : ref.first_token - run.desc.first_token;
+            b.run = ref.run;
+            b.pages[b.count] = page;
+            b.page_bytes[b.count++] = ref.bytes;
+            b.tokens += count;
+        }
+        if (status) {
+            return status;
+        }
+        at += count;
+    }
+    return lq__unpack_flush(u, &b, dst, batch_at);
+}
+
+LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
+                             const lq_vectors_out *dst, uint64_t first, size_t tokens,
+                             void *workspace, size_t workspace_bytes)
+{
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__unpack u;
+    size_t slices = 0;
+    int status;
+    if (!reader || !desc || !dst || !dst->slices || lq_type_bytes(dst->type) == 0) {
+        return LQ_E_ARG;
+    }
+    if (desc->group >= reader->group_count || tokens > UINT64_MAX - first) {
+        return LQ_E_RANGE;
+    }
+    memset(&u, 0, sizeof u);
+    u.reader = reader;
+    u.desc = desc;
+    u.dims = lq__group_dims(reader, desc->group, &slices);
+    u.rows = u.dims + slices;
+    u.sizes = lq__codec_sizes_of(u.dims, slices);
+    if (lq__unpack_place(&u, &arena, slices)) {
+        return LQ_E_SPACE;
+    }
+    status = lq__unpack_geometry(&u, slices);
+    return status ? status : lq__unpack_range(&u, dst, first, tokens);
+}
+/* ================================================================================================
+   >>dispatch   CPU level, kernel tables
+   ============================================================================================== */
+#if LQ__X86
+#include <cpuid.h>
+
+LQ__STATIC uint64_t lq__xgetbv(void)
+{
+    uint32_t low;
+    uint32_t high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low | (uint64_t)high << 32;
+}
+
+/* What CPU and operating system offer: 0, 1 (AVX2, F16C, BMI2) or 2 (AVX-512 F BW DQ VL VBMI2). */
+LQ__STATIC int lq__cpu_detect(void)
+{
+    uint32_t a;
+    uint32_t b;
+    uint32_t c;
+    uint32_t d;
+    uint64_t enabled;
+    const uint32_t avx2 = 1u << 3 | 1u << 5 | 1u << 8;                            /* BMI AVX2 BMI2 */
+    const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;            /* F DQ BW VL */
+    const uint32_t avx512_c = 1u << 1 | 1u << 6;                                  /* VBMI VBMI2 */
+    const uint32_t base = 1u << 23 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29; /* POPCNT XSAVE .. */
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & base) != base) {
+        return 0;
+    }
+    enabled = lq__xgetbv();
+    if ((enabled & 6) != 6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) != avx2) {
+        return 0;
+    }
+    return (enabled & 0xe6) == 0xe6 && (b & avx512) == avx512 && (c & avx512_c) == avx512_c ? 2 : 1;
+}
+#else
+LQ__STATIC int lq__cpu_detect(void)
+{
+    return 0;
+}
+#endif
+
+/* The only state: the level in force plus one, 0 while it is not known. */
+#if defined(__GNUC__) || defined(__clang__)
+static int lq__cpu_state;
+#define LQ__LOAD_RELAXED(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+#define LQ__STORE_RELAXED(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+#else
+static volatile long lq__cpu_state;
+#define LQ__LOAD_RELAXED(p) (*(p))
+#define LQ__STORE_RELAXED(p, v) (*(p) = (v))
+#endif
+
+static int lq__cpu_level(void)
+{
+    int state = (int)LQ__LOAD_RELAXED(&lq__cpu_state);
+    if (state == 0) {
+        state = lq__cpu_detect() + 1;
+        LQ__STORE_RELAXED(&lq__cpu_state, state);
+    }
+    return state - 1;
+}
+
+LQ_API int lq_cpu_limit(int level)
+{
+    int most = lq__cpu_detect();
+    level = level < 0 || level > most ? most : level;
+    LQ__STORE_RELAXED(&lq__cpu_state, level + 1);
+    return level;
+}
+
+LQ_API int lq_cpu_level(void)
+{
+    return lq__cpu_level();
+}
+
+static const lq__row_kernels *lq__rows_of_level(void)
+{
+#define LQ__ROWS(v)                                                                                \
+    {                                                                                              \
+        lq__fixed_row_##v, lq__scale_row_##v, lq__rope_rows_##v, lq__butterfly_rows_##v,           \
+            lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v, lq__centroid_row_##v,                 \
+            lq__float_row_##v, lq__rope_floats_##v, lq__store_row_##v, lq__butterfly_##v           \
+    }
+#if LQ__X86
+    static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};
+#else
+    static const lq__row_kernels table[1] = {LQ__ROWS(c)};
+#endif
+#undef LQ__ROWS
+    return &table[lq__cpu_level()];
+}
+
+/* ================================================================================================
+   >>end   undefinitions, change log
+   ============================================================================================== */
+#if LQ__X86 && defined(__cplusplus) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+#endif /* LATTICEQUANT_IMPLEMENTATION */

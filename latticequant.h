@@ -1,3 +1,269 @@
+/* latticequant.h 0.1.0 - stores the KV cache of a language model in few bits, in one C header
+   SPDX-License-Identifier: MIT (text in >>end)
+
+   >>readme
+   A KV cache holds, for each layer, kv head and token, one key and one value vector. This library
+   turns such vectors into pages of 2 to 4 bits a number (q4_0 of llama.cpp takes 4.5 for the same
+   error), puts pages into a checksummed, randomly readable archive, and reads them back: the same
+   bytes and the same integers on every CPU, compiler and flag set. The quantizers, the entropy
+   coder and the transforms are there as plain functions on arrays, too.
+
+       #define LATTICEQUANT_IMPLEMENTATION        in one C or C++ file
+       #include "latticequant.h"
+
+       lq_tables_init(&tables, mem, lq_tables_bytes());                    once
+       lq_archive_writer_init(&writer, &writer_desc);                      where bytes go
+       lq_archive_add_rope(&writer, &rope, &rope_id);                      how K was rotated
+       lq_archive_add_group(&writer, &group_desc, &group);                 the heads of a layer
+       lq_archive_pack(&writer, &pack_desc, &k, &positions, tokens, ws, ws_bytes);
+       lq_archive_finish(&writer);
+
+       lq_archive_open(&reader, &source, mem2, mem2_bytes, &needed);
+       lq_archive_unpack(&reader, &unpack_desc, &out, first, count, ws, ws_bytes);
+
+   Complete programs: examples/. The main one:
+       cc -O2 examples/pack_kv.c -o pack_kv -lm && ./pack_kv
+
+   ------------------------------------------------------------------------------------------------
+   >>manual
+   Contents (search for the tag):
+     >>readme >>manual   this comment: concepts, formats, guarantees, macros
+     >>config >>types    version, linkage, status, descriptors
+     >>api               declarations: kernels, coder, profiles, pages, archive
+     >>base              implementation from here: glue, sizes, integer mathematics, hashes
+     >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
+     >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
+     >>rans              tables, plan, encode, decode
+     >>profile           geometry, the fixed-point front, fitting, the file form
+     >>page              the page codec
+     >>archive           many pages in one file
+     >>dispatch          CPU level, kernel tables
+     >>end               undefinitions, change log, licence
+
+   CONCEPTS
+   token, head, layer   as in the model. A vector is head_dim numbers of one token and kv head.
+   slice                one head's dims (or part of them): {layer, head, first dim, dims}.
+   group                slices coded together, of keys or of values: the heads of a layer, say.
+                        Their vectors of one token, one behind the other, are the coefficients.
+   page                 up to 64 tokens of one group. Pages are independent of each other.
+   profile              mean and standard deviation of each coefficient, and the basis they are in.
+                        Fitted to the sequence itself (lq_fit_*), or calibrated elsewhere.
+   step                 width of the quantizer's cell. K has one step for all tokens, since softmax
+                        sees absolute logit error; V's is relative to a gain per token and slice.
+   class                8 log2(sigma / step): selects a coefficient's code table. One profile serves
+                        every step.
+   sinks                the first 4 tokens of a sequence: few and large, kept raw.
+   run                  consecutive pages in an archive: one group, sequence, step, profile.
+
+   FLOW
+     K -- undo RoPE --.                                              .- fixed width -> fixed page
+                      +-- basis - mean, / step -- quantizer (Z D4 E8)+
+     V -- / gain -----'   (none, Hadamard)        to integers        '- rANS --------> coded page
+     and back: integers -> centroid, + mean -> inverse basis -> x step, x gain, RoPE -> f16 or f32
+   Everything up to the integers, and back to the inverse basis, is integer arithmetic.
+
+   PAGE FORMAT, version 1
+   All numbers are little-endian. A page is a body and, at its end, a trailer of six bytes, so that
+   a body starts where its page starts.
+
+   .- page -----------------------------------------.- trailer: 6 bytes ------------------------.
+   | body                                           | code | layout | form | tokens | profile   |
+   |                                                |  u8  |   u8   |  u8  |   u8   |   u16     |
+   '------------------------------------------------'-------------------------------------------'
+     code     1 raw, 2 fixed, 3 coded
+     layout   0: interchange order, as described here
+     form     raw: 1 f32, 2 f16, 3 bf16. fixed, coded: quantizer + 16 * bits (coded: bits 0);
+              quantizer 1 Z, 2 D4, 3 E8, 4 E8 relaxed
+     tokens   1 .. 64
+     profile  index relative to the run's first profile
+
+   Raw body: for each token, for each slice, its numbers. Every bit is kept.
+
+   Fixed body: for each token the codes of all coefficients, padded to a byte; then, for V, for each
+   token and slice, its gain: i8, quarter octaves.
+     Z   `bits` (8, 4, 3, 2) each, lowest bit first: level u - 2^(bits-1) + 1/2.
+     E8  a u32 for 8 coefficients: nibble i is z_i + 8, the point is z + coset / 2. The sum of z is
+         even, so the lowest bit of nibble 7 is implied by the others; in its place stands that bit
+         XOR coset: the parity of the eight low bits is the coset.
+
+   Coded body: one rANS stream of min(tokens, 32) lanes; >>rans says how rows map to tables.
+   .- coded body -------------------------------------------------------------------------------.
+   | octaves      4 bits a lane: floor(log2 hi) of its first state, low nibble first; to a byte  |
+   | mantissas    hi without its leading one, `octave` bits a lane, lowest first; to a byte      |
+   | words        u16: lo of each lane, then the words in the order the decoder takes them:      |
+   |              step by step, lanes ascending                                                  |
+   | raw section  bits lowest first, to a byte: what its first 16 bits a lane leave, which are   |
+   |              the low halves of the decoder's last states                                    |
+   '---------------------------------------------------------------------------------------------'
+     rows         V: a gain for each slice (less the profile's mean, quarter octaves); then the
+                  coefficients, E8's with a coset row before each 8
+     raw section  rows in order: of rows wider than their table, the low bits of each token; then
+                  all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
+     The decoder's last states have hi = 1, and the stream ends exactly where the raw section does.
+
+   Coefficients, exactly. With step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)),
+   ties to even (V: step times the gain); RoPE is undone with sines of 30 bits, products rounded;
+   Hadamard blocks are the largest power of two that divides the slice's dims, at most 512, with
+   the fixed signs of lq__sign_bit; c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step /
+   4096. The integer is that of c - mean; it decodes to c' = 4096 k - shift(class, |k|) + mean
+   (lattices: times a Wiener factor). See >>transform, >>profile, >>page: the C code is the
+   specification.
+
+   PROFILE FORMAT, version 1
+   .- profile ----------------------------------------------------------------------------------.
+   |  0  magic          u8[4]  'L' 'Q' 'P' 'F'                                                   |
+   |  4  version        u8     1                                                                 |
+   |  5  stream         u8     1 K, 2 V                                                          |
+   |  6  basis          u8     1 identity, 2 Hadamard                                            |
+   |  7  orders         u8     of the Exp-Golomb codes: sigmas' + 16 * means'                    |
+   |  8  slices         u16    1 .. 4096                                                         |
+   | 10  dims           u16    1 .. 8192                                                         |
+   | 12  mean exponent  i8     means are in units of 2^exponent                                  |
+   | 13  reserved       u8[3]  0                                                                 |
+   | 16  checksum       u32    XXH32 of bytes 20 .., seeded with the XXH32 of bytes 0 .. 15      |
+   | 20  rows           of each row, gains (V) first: 16 log2(sigma), less the last one coded     |
+   |                    (8200: a dead row), and the mean; zigzagged Exp-Golomb codes, bits       |
+   |                    lowest first, zeros up to a byte                                         |
+   '---------------------------------------------------------------------------------------------'
+   A profile is named by the BLAKE2s-128 of its file form.
+
+   ARCHIVE FORMAT, version 1
+
+   An archive holds many pages. It is written front to back without seeking, so into a pipe too; it
+   grows by appending; a reader finds any page with one look-up and one read. All numbers are
+   little-endian, `f32` are the bits of an IEEE 754 binary32, checksums are XXH32 with seed 0,
+   reserved bytes are 0. Offsets count from the start of the file.
+
+     .--------.-----------------------------------.-----------------------------------.-- - -
+     | file   | segment 0                         | segment 1                         | ...
+     | header | pages ... | directory    | footer | pages ... | directory    | footer |
+     '--------'-----------------------------------'-----------------------------------'-- - -
+
+   A reader starts from the last 48 bytes of the file, which must be a footer, and follows `previous
+   footer` back to the first. A file that ends in anything else was cut short: the data are those of
+   the last valid footer, and what follows it is lost. Appending starts right behind a footer.
+
+   .- file header: 32 bytes ---------------------------------------------------------------------.
+   |  0  magic            u8[8]   0x89 'L' 'Q' 'K' 'V' 0x0d 0x0a 0x1a                            |
+   |  8  version          u16     1                                                              |
+   | 10  checksum         u8      1: XXH32 (xxHash format specification)                         |
+   | 11  hash             u8      1: BLAKE2s without key, 16 bytes of digest (RFC 7693)          |
+   | 12  reserved         u8[16]                                                                 |
+   | 28  header checksum  u32     of bytes 0 .. 27                                               |
+   '---------------------------------------------------------------------------------------------'
+
+   .- segment footer: 48 bytes ------------------------------------------------------------------.
+   |  0  magic               u8[4]  'L' 'Q' 'F' 0x9a                                             |
+   |  4  directory bytes     u32    a multiple of 4                                              |
+   |  8  directory offset    u64    a multiple of 4; offset + bytes is where this footer lies    |
+   | 16  previous footer     u64    its offset, at most directory offset - 48; all ones: none    |
+   | 24  records             u32    in this directory                                            |
+   | 28  runs                u32    in this directory                                            |
+   | 32  pages               u64    in the runs of this directory                                |
+   | 40  directory checksum  u32                                                                 |
+   | 44  footer checksum     u32    of bytes 0 .. 43                                             |
+   '---------------------------------------------------------------------------------------------'
+
+   Pages may be preceded by padding, the directory by 0 .. 3 bytes. Padding is 0 and outside every
+   checksum. A directory is a sequence of records; groups, ropes and profiles are numbered from 0
+   over the whole archive in order of appearance, and a record refers to earlier ones only.
+
+   .- record: 8 bytes and its payload -----------------------------------------------------------.
+   |  0  type           u16                                                                      |
+   |  2  flags          u16  bit 0: a reader that does not know the type may skip the record     |
+   |                         (without it: the archive is refused); other bits as the type says   |
+   |  4  payload bytes  u32  zeros up to a multiple of 4 follow the payload                      |
+   '---------------------------------------------------------------------------------------------'
+
+   .- type 1, GROUP: flags 0 --------------------------------------------------------------------.
+   |  0  stream      u8     1 K, 2 V                                                             |
+   |  1  reserved    u8                                                                          |
+   |  2  rope        u16    id; 0xffff: none                                                     |
+   |  4  page rule   u8[4]  the page codec's                                                     |
+   |  8  slices      u16    1 .. 4096                                                            |
+   | 10  reserved    u16                                                                         |
+   | 12  of each slice: layer u16, head u16, first dim u16, dims u16; first dim + dims <= 65536, |
+   |                    the dims of all slices together <= 8192                                  |
+   '---------------------------------------------------------------------------------------------'
+
+   .- type 2, ROPE: flags 0 ---------------------------------------------------------------------.
+   |  0  layout       u8   1 pairs (i, i + rotary dims / 2), 2 pairs (2i, 2i + 1)                |
+   |  1  reserved     u8                                                                         |
+   |  2  rotary dims  u16  even, 2 .. 8192                                                       |
+   |  4  magnitude    f32  finite, > 0                                                           |
+   |  8  freqs        f32  rotary dims / 2 of them, radians per position, 0 <= f < 256           |
+   '---------------------------------------------------------------------------------------------'
+
+   .- type 3, PROFILE: flags 0 ------------------------------------------------------------------.
+   |  0  form      u8     1 embedded, 2 external                                                 |
+   |  1  reserved  u8[3]                                                                         |
+   |  4  embedded: the profile's file form, at least 1 byte, up to the end of the payload        |
+   |     external: u8[16], the hash of its file form                                             |
+   '---------------------------------------------------------------------------------------------'
+
+   .- type 4, RUN: flags = form of the positions * 2 --------------------------------------------.
+   |  0  group            u32  id                                                                |
+   |  4  profile          u32  id; 0xffffffff: none                                              |
+   |  8  sequence         u64                                                                    |
+   | 16  first token      u64  ordinal in the sequence; first token + tokens <= 2^63             |
+   | 24  tokens           u32  at least 1                                                        |
+   | 28  tokens per page  u16  at least 1; the last page may hold fewer                          |
+   | 30  page code        u8   what all its pages are; 0: mixed (a summary, pages have headers)  |
+   | 31  align_log2       u8   0 .. 16                                                           |
+   | 32  step             f32  finite, >= 0                                                      |
+   | 36  base             u64  offset of the first page, a multiple of 1 << align_log2           |
+   | 44  positions        form 0: nothing, they are the ordinals                                 |
+   |                      form 1: first i64, stride i32, not 0                                   |
+   |                      form 2: i64 of each token                                              |
+   |  -  of each page: end u32, relative to base, and checksum u32 of its bytes                  |
+   '---------------------------------------------------------------------------------------------'
+
+   The first page starts at base, every other at the end of the one before, rounded up to a multiple
+   of 1 << align_log2; a page has at least one byte and ends at or before its directory. There are
+   ceil(tokens / tokens per page) pages. Where several runs of a group and sequence hold a token,
+   the last one counts. Runs may share pages.
+
+   .- type 5, META: flags 1 ---------------------------------------------------------------------.
+   |  0  tag    u32    of several with one tag the last counts                                   |
+   |  4  bytes         up to the end of the payload                                              |
+   '---------------------------------------------------------------------------------------------'
+
+   It costs 32 bytes a file, 48 a segment, 52 a run (64 when positions are not the ordinals) and 8 a
+   page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
+   a reader relies on no byte that it has not checked.
+
+   GUARANTEES
+   Memory    Decoding is safe on any bytes: a status, never a crash, never a partial object. Sizes
+             that come out of a stream are checked before they are used. Checksums find accidents;
+             against attackers rely on the status alone.
+   Exact     The same input with the same profile gives the same bytes, and the same bytes the same
+             integers, on every CPU, compiler and flag set, -ffast-math included. The last step to
+             floats may differ in the last bit.
+   Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
+             unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
+             LQ_E_DATA; raw pages keep them.
+   Imports   memcpy, memmove, memset. No allocation, no I/O, no threads, no state but the CPU level
+             (one relaxed atomic int). Structs hold no code pointers but the caller's own callbacks.
+   Threads   Functions may run in any number of threads on distinct objects; tables, codecs,
+             profiles and readers are read-only once made and may be shared.
+   Stack     At most 4 KB a function.
+
+   MACROS
+   LATTICEQUANT_IMPLEMENTATION  Affects: whether the code is there. Default: not defined. When: in
+                                one file of a program, before the #include; a second time does no
+                                harm.
+   LQ_STATIC                    Affects: linkage, all functions static. Default: not defined. When:
+   two
+                                libraries of one program each bring their own copy.
+   LQ_API                       Affects: the decoration of public functions. Default: extern,
+                                extern "C" or static. When: a shared library exports them.
+   LQ_ASSERT(x)                 Affects: checks for errors of the library itself. Default: nothing.
+   LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code is left out. Default: not defined.
+                                When: a compiler cannot take it. Results are the same.
+
+   WHAT IT DOES NOT DO (yet)
+   No attention on compressed pages, no eigenbasis, no trellis or Leech lattice, no GPU code. */
+
 /* ================================================================================================
    >>config   version, linkage                                        >>types   status, descriptors
    ============================================================================================== */
@@ -147,8 +413,8 @@ LQ_API float lq_f32_from_f16(uint16_t h);
 LQ_API uint16_t lq_bf16_from_f32(float f);
 LQ_API float lq_f32_from_bf16(uint16_t h);
 
-/* Arrays of `count`, any alignment; src and dst may not overlap. `type` is LQ_F32, LQ_F16 or LQ_BF16;
-   any other is LQ_E_ARG. */
+/* Arrays of `count`, any alignment; src and dst may not overlap. `type` is LQ_F32, LQ_F16 or
+   LQ_BF16; any other is LQ_E_ARG. */
 LQ_API LQ_MUST int lq_f32_from_type(float *dst, const void *src, size_t count, int type);
 LQ_API LQ_MUST int lq_type_from_f32(void *dst, const float *src, size_t count, int type);
 LQ_API size_t lq_type_bytes(int type);
@@ -162,7 +428,8 @@ LQ_API LQ_MUST int lq_unrotate_f32(float *x, size_t count, size_t dims);
 
 /* Rotates (or, with lq_rope_undo_f32, rotates back) x (tokens, dims) float in place: one head.
    `stride` floats from token to token. LQ_E_ARG: NULL, rope not valid, rotary_dims > dims.
-   Angles are positions times frequency modulo a turn, in 64-bit integers: exact for any position. */
+   Angles are positions times frequency modulo a turn, in 64-bit integers: exact for any position.
+   */
 LQ_API LQ_MUST int lq_rope_apply_f32(float *x, size_t tokens, size_t dims, size_t stride,
                                      const lq_rope *rope, const lq_positions *positions);
 LQ_API LQ_MUST int lq_rope_undo_f32(float *x, size_t tokens, size_t dims, size_t stride,
@@ -177,12 +444,13 @@ LQ_API LQ_MUST int lq_uncenter_f32(float *x, size_t tokens, size_t dims, const f
 /* ---- lattices: exact nearest points ---- */
 /* Nearest points of src / step, count numbers in blocks of 1 (LQ_Z), 4 (LQ_D4) or 8 (LQ_E8,
    LQ_E8_RELAXED).
-     points  (count) int16: the coordinates; E8's are doubled, so that halves are integers: all eight
-             even or all eight odd
+     points  (count) int16: the coordinates; E8's are doubled, so that halves are integers: all
+             eight even or all eight odd
    The number that is rounded is src / step to the nearest 2^-12; ties go to the integer coset.
-   LQ_E_ARG: NULL, step outside [2^-100, 2^100], unknown quantizer, count not a multiple of the block;
-   LQ_E_DATA: not finite; LQ_E_RANGE: |src| above 2048 steps. The same points on every machine.
-   Source: Conway and Sloane 1982, "Fast quantizing and decoding algorithms for lattice quantizers". */
+   LQ_E_ARG: NULL, step outside [2^-100, 2^100], unknown quantizer, count not a multiple of the
+   block; LQ_E_DATA: not finite; LQ_E_RANGE: |src| above 2048 steps. The same points on every
+   machine. Source: Conway and Sloane 1982, "Fast quantizing and decoding algorithms for lattice
+   quantizers". */
 LQ_API LQ_MUST int lq_lattice_nearest(int16_t *points, const float *src, size_t count, float step,
                                       int quantizer);
 
@@ -225,8 +493,8 @@ LQ_API size_t lq_tables_bytes(void);
    LQ_E_ARG: NULL; LQ_E_SPACE: mem_bytes below lq_tables_bytes(). */
 LQ_API LQ_MUST int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes);
 
-/* How the rows of a page are coded: built alike by encoder and decoder from the classes. Points into
-   the caller's memory.
+/* How the rows of a page are coded: built alike by encoder and decoder from the classes. Points
+   into the caller's memory.
      rows        of the matrix: lead rows, coefficients, and for E8 a coset row before each block
      coded_rows  those that are in the stream */
 typedef struct lq_rans_row lq_rans_row;
@@ -246,8 +514,9 @@ LQ_API size_t lq_rans_plan_bytes(size_t rows);
 /* Builds a plan in the caller's memory, of any alignment.
      classes    (rows) of the lead rows and the coefficients; none for coset rows
      lead_rows  leading rows of plain integers (the gains of V): never a dead zone, no lattice
-     quantizer  LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED: how the coefficients were quantized. A block of 4
-                or 8 with a dead row in it, and rows behind the last whole block, are Z (>>rans)
+     quantizer  LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED: how the coefficients were quantized. A block
+                of 4 or 8 with a dead row in it, and rows behind the last whole block, are Z
+                (>>rans)
    LQ_E_ARG: NULL, no rows or too many, class above LQ_CLASS_MAX, unknown quantizer; LQ_E_SPACE. */
 LQ_API LQ_MUST int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
                                      const uint8_t *classes, size_t rows, size_t lead_rows,
@@ -278,15 +547,15 @@ LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count);
 
 /* Encodes pages of one plan; up to 8 are in flight, so batches are faster than single pages.
    Rows that are dead are not read. The same bytes on every machine.
-   Returns the first page status that is not LQ_OK, each page has its own: LQ_E_ARG: NULL, tokens not
-   1 .. 64, a coset that is not 0 or 1, a block with an odd sum; LQ_E_SPACE: bytes_count (lq_rans_bound
-   is always enough) or workspace too small. */
+   Returns the first page status that is not LQ_OK, each page has its own: LQ_E_ARG: NULL, tokens
+   not 1 .. 64, a coset that is not 0 or 1, a block with an odd sum; LQ_E_SPACE: bytes_count
+   (lq_rans_bound is always enough) or workspace too small. */
 LQ_API LQ_MUST int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan,
                                   lq_rans_page *pages, size_t page_count, void *workspace,
                                   size_t workspace_bytes);
 
-/* Decodes pages of one plan. Returns as lq_rans_encode: LQ_E_ARG, LQ_E_SPACE (workspace), LQ_E_DATA:
-   not a stream of this plan and token count; its values are then unspecified.
+/* Decodes pages of one plan. Returns as lq_rans_encode: LQ_E_ARG, LQ_E_SPACE (workspace),
+   LQ_E_DATA: not a stream of this plan and token count; its values are then unspecified.
    Safe for untrusted input: reads bytes[0, bytes_count) only. */
 LQ_API LQ_MUST int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan,
                                   lq_rans_page *pages, size_t page_count, void *workspace,
@@ -328,7 +597,8 @@ LQ_API LQ_MUST int lq_profile_load(lq_profile *profile, void *mem, size_t mem_by
                                    const uint8_t *src, size_t src_bytes);
 
 /* Fits means and standard deviations to a sequence, in integer sums: any order of the same tokens
-   gives the same profile. Leave out the sinks (the first 4 tokens); refit when lq_fit_due says so. */
+   gives the same profile. Leave out the sinks (the first 4 tokens); refit when lq_fit_due says so.
+   */
 typedef struct lq_fit {
     lq_geometry geometry;
     float step;
@@ -341,14 +611,14 @@ typedef struct lq_fit {
 LQ_API size_t lq_fit_bytes(const lq_geometry *geometry);
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *geometry);
 
-/* `step` is the finest step in use: means come out in quarters of it. geometry and what it points to
-   must outlive the fit. */
+/* `step` is the finest step in use: means come out in quarters of it. geometry and what it points
+   to must outlive the fit. */
 LQ_API LQ_MUST int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes,
                                const lq_geometry *geometry, float step);
 
-/* Adds tokens. LQ_E_DATA: NaN or infinity; LQ_E_RANGE: |x| above 2048 steps; then nothing was added. */
-LQ_API LQ_MUST int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *positions,
-                              size_t tokens, void *workspace, size_t workspace_bytes);
+/* Adds tokens. LQ_E_DATA: NaN or infinity; LQ_E_RANGE: |x| above 2048 steps; then nothing was
+added. */ LQ_API LQ_MUST int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions
+                              *positions, size_t tokens, void *workspace, size_t workspace_bytes);
 
 /* The profile of all tokens so far. LQ_E_ARG: no tokens. Memory as lq_profile_init. */
 LQ_API LQ_MUST int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem,
@@ -389,7 +659,8 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc);
 
 /* Builds a codec in the caller's memory. LQ_E_ARG: a descriptor that is not valid; LQ_E_SPACE;
    LQ_E_FORMAT: the profile does not fit the geometry; LQ_E_RANGE: a mean too large for the step.
-   A codec is read-only afterwards: any number of threads may use it, each with its own workspace. */
+   A codec is read-only afterwards: any number of threads may use it, each with its own workspace.
+   */
 LQ_API LQ_MUST int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes,
                                  const lq_codec_desc *desc);
 
@@ -400,7 +671,8 @@ LQ_API size_t lq_codec_workspace_bytes(const lq_codec *codec);
 /* Tokens to pages, 64 to a page but the last: pages lie one behind the other in dst.
      page_bytes   (ceil(tokens / 64)) size of each page
      positions    of the tokens; may be NULL if the geometry has no rope
-   LQ_E_SPACE: dst (lq_codec_page_bound each is always enough) or workspace too small; LQ_E_DATA: NaN
+   LQ_E_SPACE: dst (lq_codec_page_bound each is always enough) or workspace too small; LQ_E_DATA:
+   NaN
    or infinity in src (raw pages take them); LQ_E_RANGE: |x| above 2048 steps.
    Up to 8 pages are in flight. The same bytes on every machine. */
 LQ_API LQ_MUST int lq_codec_encode(const lq_codec *codec, uint8_t *dst, size_t dst_bytes,
@@ -415,8 +687,8 @@ LQ_API LQ_MUST int lq_codec_decode(const lq_codec *codec, const lq_vectors_out *
                                    const uint8_t *const *pages, const size_t *page_bytes,
                                    void *workspace, size_t workspace_bytes);
 
-/* Reads a page's trailer: which codec decodes it. LQ_E_DATA, LQ_E_FORMAT. Safe for untrusted input. */
-typedef struct lq_page_info {
+/* Reads a page's trailer: which codec decodes it. LQ_E_DATA, LQ_E_FORMAT. Safe for untrusted
+input. */ typedef struct lq_page_info {
     int page;
     int quantizer;
     int bits;
@@ -795,8 +1067,8 @@ typedef struct lq_archive_pack_desc {
 /* Workspace of lq_archive_pack; 0 if the descriptor is not valid. */
 LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc);
 
-/* Packs tokens as runs of pages. Errors of fitting, coding and writing come through: LQ_E_DATA for NaN
-   or infinity, LQ_E_RANGE, LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO.
+/* Packs tokens as runs of pages. Errors of fitting, coding and writing come through: LQ_E_DATA for
+   NaN or infinity, LQ_E_RANGE, LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO.
    After an error no part of the tokens is in the directory, except whole runs before it. */
 LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                                    const lq_vectors *src, const lq_positions *positions,
@@ -829,7 +1101,8 @@ LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
 #endif /* LATTICEQUANT_H: end of the declarations */
 
 /* ================================================================================================
-   >>base   implementation guard, compiler glue, loads and stores, sizes, integer mathematics, hashes
+   >>base   implementation guard, compiler glue, loads and stores, sizes, integer mathematics,
+   hashes
    ============================================================================================== */
 #if defined(LATTICEQUANT_IMPLEMENTATION) && !defined(LATTICEQUANT_IMPLEMENTED)
 #define LATTICEQUANT_IMPLEMENTED
@@ -854,14 +1127,16 @@ LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
     (defined(__GNUC__) || defined(__clang__))
 #define LQ__X86 1
 #if defined(__cplusplus) && !defined(__clang__)
-#pragma GCC diagnostic push /* g++ 12 warns of its own AVX-512 header (GCC bug 105593); popped in >>end */
+/* g++ 12 warns of its own AVX-512 header (GCC bug 105593); popped in >>end */
+#pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 #define LQ__TARGET_AVX2 __attribute__((target("avx2,f16c,popcnt,bmi,bmi2")))
 #define LQ__TARGET_AVX512                                                                          \
-    __attribute__((target("avx2,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2")))
+    __attribute__((target("avx2,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,"           \
+                          "avx512vbmi,avx512vbmi2")))
 #else
 #define LQ__X86 0
 #endif
@@ -917,8 +1192,8 @@ LQ__INLINE float lq__f32_of_bits(uint32_t u)
     return f;
 }
 
-/* ---- sizes: every product or sum that could pass SIZE_MAX goes through these; 0 means overflow ---- */
-LQ__INLINE int lq__mul_ok(size_t *r, size_t a, size_t b)
+/* ---- sizes: every product or sum that could pass SIZE_MAX goes through these; 0 means overflow
+---- */ LQ__INLINE int lq__mul_ok(size_t *r, size_t a, size_t b)
 {
     *r = a * b;
     return a == 0 || *r / a == b;
@@ -980,8 +1255,8 @@ LQ__STATIC uint32_t lq__exp2_q30(uint32_t x)
     return (uint32_t)m;
 }
 
-/* sin and cos of 2 pi * phase / 2^32, as integers times 2^30; error below 2^-27. The phase is reduced
-   to an eighth turn and both series run in Q30. */
+/* sin and cos of 2 pi * phase / 2^32, as integers times 2^30; error below 2^-27. The phase is
+   reduced to an eighth turn and both series run in Q30. */
 LQ__STATIC void lq__sincos_q30(uint32_t phase, int32_t *sine, int32_t *cosine)
 {
     uint32_t quadrant = (phase + 0x20000000u) >> 30;
@@ -1164,12 +1439,32 @@ LQ_API void lq_blake2s_128(uint8_t digest[16], const void *src, size_t count)
    >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
 
    Everything whose result is stored runs in integers. A vector enters as X = round(x / 2^E) with
-   2^E at most step / 256; RoPE is undone with 30-bit sines; then X becomes a coefficient in units of
-   step / 4096 ("q12"). Rows are coefficients, columns tokens: 64 columns always.
+   2^E at most step / 256; RoPE is undone with 30-bit sines; then X becomes a coefficient in units
+   of step / 4096 ("q12"). Rows are coefficients, columns tokens: 64 columns always.
    ============================================================================================== */
 #define LQ__TOKENS 64u        /* columns of a page */
 #define LQ__HADAMARD_MAX 512u /* largest Hadamard block: lq__limit_bits tells why */
 
+/* ---- rows: what the page codec and the fit run on, one kernel table per CPU level ---- */
+typedef struct lq__row_kernels {
+    uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
+    void (*scale_row)(int32_t *, const uint32_t *, int);
+    void (*sincos_row)(int32_t *, int32_t *, const uint32_t *);
+    void (*rope_rows)(int32_t *, int32_t *, const int32_t *, const int32_t *);
+    void (*butterfly_rows)(int32_t *, size_t);
+    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
+    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
+    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+    void (*centroid_row)(int32_t *, const int16_t *, const int32_t *, int32_t);
+    void (*float_row)(float *, const int32_t *, const float *);
+    void (*rope_floats)(float *, float *, const float *, const float *);
+    void (*store_row)(uint8_t *, const float *, size_t, int);
+    void (*butterfly)(float *, size_t);
+} lq__row_kernels;
+
+static const lq__row_kernels *lq__rows_of_level(void);
+
+/* ---- half floats ---- */
 /* Bits of the float32 that a half float stands for: exact. */
 LQ__INLINE uint32_t lq__bits_of_f16(uint32_t h)
 {
@@ -1347,6 +1642,44 @@ LQ__INLINE void lq__flip_signs(float *x, size_t dims, float scale)
     }
 }
 
+LQ_API int lq_rotate_f32(float *x, size_t count, size_t dims)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block;
+    size_t i;
+    size_t d;
+    if (!x || dims == 0 || dims > 65536) {
+        return LQ_E_ARG;
+    }
+    block = lq__hadamard_block(dims);
+    for (i = 0; i < count; i++, x += dims) {
+        lq__flip_signs(x, dims, lq__hadamard_scale(block));
+        for (d = 0; d < dims; d += block) {
+            kernels->butterfly(x + d, block);
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_unrotate_f32(float *x, size_t count, size_t dims)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block;
+    size_t i;
+    size_t d;
+    if (!x || dims == 0 || dims > 65536) {
+        return LQ_E_ARG;
+    }
+    block = lq__hadamard_block(dims);
+    for (i = 0; i < count; i++, x += dims) {
+        for (d = 0; d < dims; d += block) {
+            kernels->butterfly(x + d, block);
+        }
+        lq__flip_signs(x, dims, lq__hadamard_scale(block));
+    }
+    return LQ_OK;
+}
+
 /* ---- RoPE ---- */
 LQ__STATIC int lq__rope_valid(const lq_rope *rope)
 {
@@ -1412,8 +1745,8 @@ LQ__INLINE float lq__rope_magnitude(const lq_rope *rope)
     return lq__bits_of_f32(rope->magnitude) ? rope->magnitude : 1.0f;
 }
 
-LQ__STATIC int lq__rope_f32(float *x, size_t tokens, size_t dims, size_t stride, const lq_rope *rope,
-                            const lq_positions *positions, int undo)
+LQ__STATIC int lq__rope_f32(float *x, size_t tokens, size_t dims, size_t stride, const lq_rope
+                            *rope, const lq_positions *positions, int undo)
 {
     size_t i;
     size_t t;
@@ -1545,7 +1878,8 @@ LQ__STATIC lq__scale lq__scale_of(float step, int32_t octaves_q2)
 }
 
 /* Bits of the first |x| that a scale does not take: 2^20 units, at least 2048 steps. RoPE with a
-   magnitude above 1/2 multiplies by less than 2 * sqrt(2), a Hadamard block by at most 512: 2^30.5. */
+   magnitude above 1/2 multiplies by less than 2 * sqrt(2), a Hadamard block by at most 512:
+   2^30.5. */
 LQ__INLINE uint32_t lq__limit_bits(int32_t exponent)
 {
     int32_t e = exponent + 20 + 127;
@@ -1573,8 +1907,8 @@ LQ__INLINE int32_t lq__fixed_of_bits(uint32_t u, int32_t exponent)
     return u >> 31 ? -(int32_t)q : (int32_t)q;
 }
 
-/* Fixed-point values of `count` elements; returns the largest |bits|, which the caller compares with
-   lq__limit_bits: values at or above it are meaningless. */
+/* Fixed-point values of `count` elements; returns the largest |bits|, which the caller compares
+   with lq__limit_bits: values at or above it are meaningless. */
 static uint32_t lq__fixed_row_c(int32_t *dst, const uint8_t *src, int type, size_t count,
                                 int32_t exponent)
 {
@@ -1588,16 +1922,21 @@ static uint32_t lq__fixed_row_c(int32_t *dst, const uint8_t *src, int type, size
     return most;
 }
 
-LQ__INLINE int32_t lq__scaled(int32_t x, uint32_t factor)
+static void lq__scale_row_c(int32_t *row, const uint32_t *factor, int shift)
 {
-    return (int32_t)(((int64_t)x * (int64_t)factor + ((int64_t)1 << 25)) >> 26);
+    const int64_t half = (int64_t)1 << (shift - 1);
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        row[t] = (int32_t)((row[t] * (int64_t)factor[t] + half) >> shift);
+    }
 }
 
-static void lq__scale_row_c(int32_t *row, const uint32_t *factor)
+/* sin and cos of 64 phases. */
+static void lq__sincos_row_c(int32_t *sine, int32_t *cosine, const uint32_t *phase)
 {
     size_t t;
     for (t = 0; t < LQ__TOKENS; t++) {
-        row[t] = lq__scaled(row[t], factor[t]);
+        lq__sincos_q30(phase[t], &sine[t], &cosine[t]);
     }
 }
 
@@ -1650,8 +1989,8 @@ static void lq__hadamard_scale_row_c(int32_t *row, size_t block, uint32_t flip)
     }
 }
 
-/* Coefficients to floats, RoPE on them, and the way into the caller's memory: floats from here on. */
-static void lq__float_row_c(float *dst, const int32_t *row, const float *unit)
+/* Coefficients to floats, RoPE on them, and the way into the caller's memory: floats from here on.
+*/ static void lq__float_row_c(float *dst, const int32_t *row, const float *unit)
 {
     size_t t;
     for (t = 0; t < LQ__TOKENS; t++) {
@@ -1683,9 +2022,10 @@ static void lq__store_row_c(uint8_t *dst, const float *src, size_t count, int ty
    Every quantizer is a residue, integers and one parity. A coordinate is z + coset / 2 with an
    integer z:
      Z           any z.
-     D4          the sum of 4 z is even.                            second moment 0.076603 at volume 1
-     E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u (D8 + 1/2).
-                                                                    second moment 0.071682 at volume 1
+     D4          the sum of 4 z is even.                            second moment 0.076603 at
+     volume 1 E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u
+                                                                    (D8 + 1/2). second moment
+                                                                    0.071682 at volume 1
      E8 relaxed  as E8, but the half coset has no parity: not a lattice, 1.5 points per unit volume.
    Nearest point (Conway and Sloane 1982): round each coordinate; if the parity is wrong, move the
    coordinate with the largest rounding error to its second-nearest integer. For E8 do so in both
@@ -1839,79 +2179,77 @@ static int32_t lq__e8_rows_c(int16_t *z, const int32_t *y, const int32_t *mean, 
 }
 
 /* ---- arrays ---- */
-/* Numbers to q12 with 2^-12 accuracy: units of at most step / 8192 and a shift of 31. */
-LQ__STATIC int lq__q12_of_f32(int32_t *y, const float *src, size_t count, lq__scale scale)
+/* Numbers (count <= 64) to a row of q12 with 2^-12 accuracy: units of at most step / 8192 and a shift of
+   31. The rest of the row becomes 0. */
+LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__scale scale)
 {
-    uint32_t limit = lq__limit_bits(scale.exponent);
-    int wide = 0;
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    uint32_t factor[LQ__TOKENS];
+    uint32_t most = kernels->fixed_row(row, (const uint8_t *)src, LQ_F32, count, scale.exponent - 5);
     size_t i;
-    for (i = 0; i < count; i++) {
-        uint32_t u = lq__bits_of_f32(src[i]);
-        if ((u & 0x7fffffffu) >= 0x7f800000u) {
-            return LQ_E_DATA;
-        }
-        if ((u & 0x7fffffffu) >= limit) {
-            wide = 1;
-            continue;
-        }
-        y[i] = (int32_t)(((int64_t)lq__fixed_of_bits(u, scale.exponent - 5) *
-                              (int64_t)scale.factor + ((int64_t)1 << 30)) >> 31);
+    if (most >= lq__limit_bits(scale.exponent)) {
+        return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
     }
-    return wide ? LQ_E_RANGE : LQ_OK;
+    for (i = 0; i < LQ__TOKENS; i++) {
+        factor[i] = i < count ? scale.factor : 0;
+        row[i] = i < count ? row[i] : 0;
+    }
+    kernels->scale_row(row, factor, 31);
+    return LQ_OK;
 }
 
-/* The nearest point of one block of q12 numbers, E8 doubled. */
-LQ__STATIC void lq__nearest_block(int32_t *p, const int32_t *v, int quantizer)
+/* Up to 64 blocks: numbers to points, E8 doubled. */
+LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t count, lq__scale scale,
+                                  int quantizer)
 {
-    int32_t coset;
-    int i;
-    if (quantizer == LQ_Z) {
-        p[0] = (v[0] + LQ__ONE / 2) >> 12;
-        return;
-    }
-    if (quantizer == LQ_D4) {
-        int32_t parity = 0;
-        int32_t worst = -1;
-        for (i = 0; i < 4; i++) {
-            int32_t d;
-            p[i] = (v[i] + LQ__ONE / 2) >> 12;
-            d = v[i] - p[i] * LQ__ONE;
-            worst = LQ__MAX(worst, (d < 0 ? -d : d) * 8 + i);
-            parity ^= p[i];
+    static const int32_t mean[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t dims = lq_lattice_dims(quantizer);
+    float column[LQ__TOKENS];
+    int32_t y[8 * LQ__TOKENS];
+    int16_t z[9 * LQ__TOKENS];
+    size_t blocks = count / dims;
+    size_t i;
+    size_t t;
+    for (i = 0; i < dims; i++) {
+        int status;
+        for (t = 0; t < blocks; t++) {
+            column[t] = src[t * dims + i];
         }
-        if (parity & 1) {
-            i = worst & 7;
-            p[i] += v[i] - p[i] * LQ__ONE < 0 ? -1 : 1;
+        status = lq__q12_row(y + i * LQ__TOKENS, column, blocks, scale);
+        if (status) {
+            return status;
         }
-        return;
     }
-    coset = lq__e8_block(p, v, quantizer == LQ_E8_RELAXED);
-    for (i = 0; i < 8; i++) {
-        p[i] = 2 * p[i] + coset;
+    if (dims == 8) {
+        (void)kernels->e8_rows(z, y, mean, quantizer == LQ_E8_RELAXED);
+    } else if (dims == 4) {
+        (void)kernels->d4_rows(z, y, mean);
+    } else {
+        (void)kernels->z_row(z, y, 0, 0);
     }
+    for (i = 0; i < dims; i++) {
+        for (t = 0; t < blocks; t++) {
+            points[t * dims + i] = (int16_t)(dims == 8 ? 2 * z[(i + 1) * LQ__TOKENS + t] + z[t]
+                                                       : z[i * LQ__TOKENS + t]);
+        }
+    }
+    return LQ_OK;
 }
 
 LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, float step,
                               int quantizer)
 {
     size_t dims = lq_lattice_dims(quantizer);
-    lq__scale scale;
     size_t i;
-    size_t j;
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src))) {
         return LQ_E_ARG;
     }
-    scale = lq__scale_of(step, 0);
-    for (i = 0; i < count; i += dims) {
-        int32_t v[8];
-        int32_t p[8];
-        int status = lq__q12_of_f32(v, src + i, dims, scale);
+    for (i = 0; i < count; i += dims * LQ__TOKENS) {
+        int status = lq__nearest_blocks(points + i, src + i, LQ__MIN(count - i, dims * LQ__TOKENS),
+                                        lq__scale_of(step, 0), quantizer);
         if (status) {
             return status;
-        }
-        lq__nearest_block(p, v, quantizer);
-        for (j = 0; j < dims; j++) {
-            points[i + j] = (int16_t)p[j];
         }
     }
     return LQ_OK;
@@ -1950,9 +2288,10 @@ LQ__INLINE int32_t lq__clamp(int32_t v, int32_t low, int32_t high)
 }
 
 /* Nearest E8 point in the box -8 <= z <= 7 of its coset, as one 32-bit word: nibble i is z_i + 8,
-   but the lowest bit of nibble 7 (which the even sum implies) is exchanged so that the parity of all
-   eight low bits is the coset. In the box, too, one move mends the parity: every coordinate has one
-   cheapest neighbour of the other parity, and the cheapest of the eight moves is the best repair. */
+   but the lowest bit of nibble 7 (which the even sum implies) is exchanged so that the parity of
+   all eight low bits is the coset. In the box, too, one move mends the parity: every coordinate
+   has one cheapest neighbour of the other parity, and the cheapest of the eight moves is the best
+   repair. */
 LQ__STATIC uint32_t lq__e8_word(const int32_t *v)
 {
     uint32_t best_word = 0;
@@ -2017,8 +2356,8 @@ LQ__INLINE void lq__e8_of_word(int32_t *p, uint32_t word)
 }
 
 /* q12 numbers (count) to codes, and back to doubled coordinates. */
-LQ__STATIC void lq__fixed_pack(uint8_t *dst, const int32_t *y, size_t count, int quantizer, int bits)
-{
+LQ__STATIC void lq__fixed_pack(uint8_t *dst, const int32_t *y, size_t count, int quantizer, int
+bits) {
     uint32_t buffer = 0;
     uint32_t have = 0;
     int32_t half = 1 << (bits - 1);
@@ -2084,7 +2423,7 @@ LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, siz
     for (i = 0; i < count; i += 64) { /* 64 codes of any width end on a byte */
         int32_t y[64];
         size_t n = LQ__MIN(count - i, 64);
-        int status = lq__q12_of_f32(y, src + i, n, scale);
+        int status = lq__q12_row(y, src + i, n, scale);
         if (status) {
             return status;
         }
@@ -2113,62 +2452,6 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
         for (j = 0; j < n; j++) {
             dst[i + j] = (float)p[j] * (step * 0.5f);
         }
-    }
-    return LQ_OK;
-}
-
-/* ---- rows: what the page codec and the fit run on, one kernel table per CPU level ---- */
-typedef struct lq__row_kernels {
-    uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
-    void (*scale_row)(int32_t *, const uint32_t *);
-    void (*rope_rows)(int32_t *, int32_t *, const int32_t *, const int32_t *);
-    void (*butterfly_rows)(int32_t *, size_t);
-    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
-    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
-    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
-    void (*centroid_row)(int32_t *, const int16_t *, const int32_t *, int32_t);
-    void (*float_row)(float *, const int32_t *, const float *);
-    void (*rope_floats)(float *, float *, const float *, const float *);
-    void (*store_row)(uint8_t *, const float *, size_t, int);
-    void (*butterfly)(float *, size_t);
-} lq__row_kernels;
-
-static const lq__row_kernels *lq__rows_of_level(void);
-
-LQ_API int lq_rotate_f32(float *x, size_t count, size_t dims)
-{
-    const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block;
-    size_t i;
-    size_t d;
-    if (!x || dims == 0 || dims > 65536) {
-        return LQ_E_ARG;
-    }
-    block = lq__hadamard_block(dims);
-    for (i = 0; i < count; i++, x += dims) {
-        lq__flip_signs(x, dims, lq__hadamard_scale(block));
-        for (d = 0; d < dims; d += block) {
-            kernels->butterfly(x + d, block);
-        }
-    }
-    return LQ_OK;
-}
-
-LQ_API int lq_unrotate_f32(float *x, size_t count, size_t dims)
-{
-    const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block;
-    size_t i;
-    size_t d;
-    if (!x || dims == 0 || dims > 65536) {
-        return LQ_E_ARG;
-    }
-    block = lq__hadamard_block(dims);
-    for (i = 0; i < count; i++, x += dims) {
-        for (d = 0; d < dims; d += block) {
-            kernels->butterfly(x + d, block);
-        }
-        lq__flip_signs(x, dims, lq__hadamard_scale(block));
     }
     return LQ_OK;
 }
@@ -2210,13 +2493,13 @@ LQ__TARGET_AVX2 static uint32_t lq__fixed_row_avx2(int32_t *dst, const uint8_t *
     return tail;
 }
 
-/* The low 32 bits of (a * b + c * d + 2^(shift-1)) >> shift on all lanes: 64-bit products of even and
-   odd lanes. A logical shift serves, as only bits below 64 come down. */
+/* The low 32 bits of (a * b + c * d + 2^(shift-1)) >> shift on all lanes: 64-bit products of even
+   and odd lanes. A logical shift serves, as only bits below 64 come down. */
 #define LQ__MULADD_AVX2(a, b, c, d, shift)                                                         \
     _mm256_blend_epi32(                                                                            \
         _mm256_srli_epi64(_mm256_add_epi64(_mm256_add_epi64(_mm256_mul_epi32(a, b),                \
                                                             _mm256_mul_epi32(c, d)),               \
-                                           _mm256_set1_epi64x((int64_t)1 << ((shift) - 1))),       \
+                                           _mm256_set1_epi64x(1LL << ((shift) - 1))),       \
                           shift),                                                                  \
         _mm256_slli_epi64(                                                                         \
             _mm256_srli_epi64(                                                                     \
@@ -2224,7 +2507,7 @@ LQ__TARGET_AVX2 static uint32_t lq__fixed_row_avx2(int32_t *dst, const uint8_t *
                     _mm256_add_epi64(                                                              \
                         _mm256_mul_epi32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32)),      \
                         _mm256_mul_epi32(_mm256_srli_epi64(c, 32), _mm256_srli_epi64(d, 32))),     \
-                    _mm256_set1_epi64x((int64_t)1 << ((shift) - 1))),                              \
+                    _mm256_set1_epi64x(1LL << ((shift) - 1))),                              \
                 shift),                                                                            \
             32),                                                                                   \
         0xaa)
@@ -2232,14 +2515,68 @@ LQ__TARGET_AVX2 static uint32_t lq__fixed_row_avx2(int32_t *dst, const uint8_t *
 #define LQ__LOAD_AVX2(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define LQ__STORE_AVX2(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
 
-LQ__TARGET_AVX2 static void lq__scale_row_avx2(int32_t *row, const uint32_t *factor)
+LQ__TARGET_AVX2 static void lq__scale_row_avx2(int32_t *row, const uint32_t *factor, int shift)
 {
     const __m256i zero = _mm256_setzero_si256();
     size_t t;
     for (t = 0; t < LQ__TOKENS; t += 8) {
         __m256i x = LQ__LOAD_AVX2(row + t);
         __m256i f = LQ__LOAD_AVX2(factor + t);
-        LQ__STORE_AVX2(row + t, LQ__MULADD_AVX2(x, f, zero, zero, 26));
+        LQ__STORE_AVX2(row + t, LQ__MULADD_AVX2(x, f, zero, zero, shift));
+    }
+}
+
+/* lq__sincos_q30 on the even lanes. Products are 64-bit, everything else is right in its low half:
+only
+   that enters the next product. */
+LQ__TARGET_AVX2 LQ__INLINE void lq__series_avx2(__m256i r, __m256i *sine, __m256i *cosine)
+{
+    const __m256i half = _mm256_set1_epi64x((int64_t)1 << 29);
+    __m256i a = _mm256_mul_epi32(r, _mm256_set1_epi64x(1686629713));
+    __m256i z;
+    __m256i s = _mm256_set1_epi64x(2959);
+    __m256i c = _mm256_set1_epi64x(-296);
+#define LQ__TIMES_AVX2(x, y) _mm256_srli_epi64(_mm256_mul_epi32(x, y), 30)
+    a = _mm256_srli_epi64(_mm256_add_epi64(a, half), 30);
+    z = _mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epi32(a, a), half), 30);
+    s = _mm256_sub_epi32(LQ__TIMES_AVX2(s, z), _mm256_set1_epi64x(213044));
+    s = _mm256_add_epi32(LQ__TIMES_AVX2(s, z), _mm256_set1_epi64x(8947849));
+    s = _mm256_sub_epi32(LQ__TIMES_AVX2(s, z), _mm256_set1_epi64x(178956971));
+    *sine = _mm256_add_epi32(a, LQ__TIMES_AVX2(LQ__TIMES_AVX2(s, z), a));
+    c = _mm256_add_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(26631));
+    c = _mm256_sub_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(1491308));
+    c = _mm256_add_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(44739243));
+    c = _mm256_sub_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(536870912));
+    *cosine = _mm256_add_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x((int64_t)1 << 30));
+#undef LQ__TIMES_AVX2
+}
+
+LQ__TARGET_AVX2 static void lq__sincos_row_avx2(int32_t *sine, int32_t *cosine,
+                                                const uint32_t *phase)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i one = _mm256_set1_epi32(1);
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i p = LQ__LOAD_AVX2(phase + t);
+        __m256i q = _mm256_srli_epi32(_mm256_add_epi32(p, _mm256_set1_epi32(0x20000000)), 30);
+        __m256i r = _mm256_sub_epi32(p, _mm256_slli_epi32(q, 30));
+        __m256i swap = _mm256_sub_epi32(zero, _mm256_and_si256(q, one));
+        __m256i minus_s = _mm256_sub_epi32(zero, _mm256_srli_epi32(q, 1));
+        __m256i minus_c = _mm256_xor_si256(minus_s, swap); /* bit 1 of q + 1 */
+        __m256i s0;
+        __m256i c0;
+        __m256i s1;
+        __m256i c1;
+        __m256i x;
+        lq__series_avx2(r, &s0, &c0);
+        lq__series_avx2(_mm256_srli_epi64(r, 32), &s1, &c1);
+        s0 = _mm256_blend_epi32(s0, _mm256_slli_epi64(s1, 32), 0xaa);
+        c0 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
+        x = _mm256_blendv_epi8(s0, c0, swap);
+        LQ__STORE_AVX2(sine + t, _mm256_sub_epi32(_mm256_xor_si256(x, minus_s), minus_s));
+        x = _mm256_blendv_epi8(c0, s0, swap);
+        LQ__STORE_AVX2(cosine + t, _mm256_sub_epi32(_mm256_xor_si256(x, minus_c), minus_c));
     }
 }
 
@@ -2405,7 +2742,8 @@ LQ__TARGET_AVX2 static int32_t lq__e8_rows_avx2(int16_t *z, const int32_t *y, co
             __m256i d = _mm256_sub_epi32(v[i], _mm256_slli_epi32(r, 12));
             __m256i here = _mm256_cmpeq_epi32(flip, _mm256_set1_epi32(i));
             __m256i move = _mm256_or_si256(
-                _mm256_xor_si256(_mm256_srai_epi32(d, 31), coset), one); /* 1 or -1, turned in coset 1 */
+                _mm256_xor_si256(_mm256_srai_epi32(d, 31), coset), one); /* 1 or -1, turned in
+                coset 1 */
             r = _mm256_blendv_epi8(r, _mm256_srai_epi32(v[i], 12), coset);
             r = _mm256_add_epi32(r, _mm256_and_si256(here, move));
             greatest = _mm256_max_epi32(greatest, _mm256_abs_epi32(r));
@@ -2415,8 +2753,8 @@ LQ__TARGET_AVX2 static int32_t lq__e8_rows_avx2(int16_t *z, const int32_t *y, co
     return lq__most_avx2(greatest);
 }
 
-LQ__TARGET_AVX2 static void lq__centroid_row_avx2(int32_t *y, const int16_t *z, const int32_t *shift,
-                                                  int32_t mean)
+LQ__TARGET_AVX2 static void lq__centroid_row_avx2(int32_t *y, const int16_t *z, const int32_t
+                                                  *shift, int32_t mean)
 {
     const __m256i table = _mm256_setr_epi32(0, shift[0], shift[1], shift[2], shift[3], 0, 0, 0);
     const __m256i m = _mm256_set1_epi32(mean);
@@ -2454,8 +2792,8 @@ LQ__TARGET_AVX2 static void lq__rope_floats_avx2(float *a, float *b, const float
     }
 }
 
-LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, size_t count, int type)
-{
+LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, size_t count, int
+type) {
     size_t i = 0;
     for (; i + 8 <= count && type == LQ_F32; i += 8) {
         _mm256_storeu_ps((float *)(void *)(dst + 4 * i), _mm256_loadu_ps(src + i));
@@ -2467,8 +2805,8 @@ LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, s
     lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
 }
 
-/* Stages below 8 add the partner lane to the lane, with the sign turned on upper lanes: the same sums
-   as the C code. */
+/* Stages below 8 add the partner lane to the lane, with the sign turned on upper lanes: the same
+   sums as the C code. */
 LQ__TARGET_AVX2 static void lq__butterfly_avx2(float *x, size_t block)
 {
     const __m256 s1 = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
@@ -2540,7 +2878,7 @@ LQ__TARGET_AVX512 static uint32_t lq__fixed_row_avx512(int32_t *dst, const uint8
         0xaaaa,                                                                                    \
         _mm512_srli_epi64(_mm512_add_epi64(_mm512_add_epi64(_mm512_mul_epi32(a, b),                \
                                                             _mm512_mul_epi32(c, d)),               \
-                                           _mm512_set1_epi64((int64_t)1 << ((shift) - 1))),        \
+                                           _mm512_set1_epi64(1LL << ((shift) - 1))),        \
                           shift),                                                                  \
         _mm512_slli_epi64(                                                                         \
             _mm512_srli_epi64(                                                                     \
@@ -2548,18 +2886,70 @@ LQ__TARGET_AVX512 static uint32_t lq__fixed_row_avx512(int32_t *dst, const uint8
                     _mm512_add_epi64(                                                              \
                         _mm512_mul_epi32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32)),      \
                         _mm512_mul_epi32(_mm512_srli_epi64(c, 32), _mm512_srli_epi64(d, 32))),     \
-                    _mm512_set1_epi64((int64_t)1 << ((shift) - 1))),                               \
+                    _mm512_set1_epi64(1LL << ((shift) - 1))),                               \
                 shift),                                                                            \
             32))
 
-LQ__TARGET_AVX512 static void lq__scale_row_avx512(int32_t *row, const uint32_t *factor)
+LQ__TARGET_AVX512 static void lq__scale_row_avx512(int32_t *row, const uint32_t *factor, int shift)
 {
     const __m512i zero = _mm512_setzero_si512();
     size_t t;
     for (t = 0; t < LQ__TOKENS; t += 16) {
         __m512i x = LQ__LOAD_AVX512(row + t);
         __m512i f = LQ__LOAD_AVX512(factor + t);
-        LQ__STORE_AVX512(row + t, LQ__MULADD_AVX512(x, f, zero, zero, 26));
+        LQ__STORE_AVX512(row + t, LQ__MULADD_AVX512(x, f, zero, zero, (unsigned)shift));
+    }
+}
+
+LQ__TARGET_AVX512 LQ__INLINE void lq__series_avx512(__m512i r, __m512i *sine, __m512i *cosine)
+{
+    const __m512i half = _mm512_set1_epi64((int64_t)1 << 29);
+    __m512i a = _mm512_mul_epi32(r, _mm512_set1_epi64(1686629713));
+    __m512i z;
+    __m512i s = _mm512_set1_epi64(2959);
+    __m512i c = _mm512_set1_epi64(-296);
+#define LQ__TIMES_AVX512(x, y) _mm512_srli_epi64(_mm512_mul_epi32(x, y), 30)
+    a = _mm512_srli_epi64(_mm512_add_epi64(a, half), 30);
+    z = _mm512_srli_epi64(_mm512_add_epi64(_mm512_mul_epi32(a, a), half), 30);
+    s = _mm512_sub_epi32(LQ__TIMES_AVX512(s, z), _mm512_set1_epi64(213044));
+    s = _mm512_add_epi32(LQ__TIMES_AVX512(s, z), _mm512_set1_epi64(8947849));
+    s = _mm512_sub_epi32(LQ__TIMES_AVX512(s, z), _mm512_set1_epi64(178956971));
+    *sine = _mm512_add_epi32(a, LQ__TIMES_AVX512(LQ__TIMES_AVX512(s, z), a));
+    c = _mm512_add_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(26631));
+    c = _mm512_sub_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(1491308));
+    c = _mm512_add_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(44739243));
+    c = _mm512_sub_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(536870912));
+    *cosine = _mm512_add_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64((int64_t)1 << 30));
+#undef LQ__TIMES_AVX512
+}
+
+LQ__TARGET_AVX512 static void lq__sincos_row_avx512(int32_t *sine, int32_t *cosine,
+                                                    const uint32_t *phase)
+{
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i two = _mm512_set1_epi32(2);
+    const __m512i zero = _mm512_setzero_si512();
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i p = LQ__LOAD_AVX512(phase + t);
+        __m512i q = _mm512_srli_epi32(_mm512_add_epi32(p, _mm512_set1_epi32(0x20000000)), 30);
+        __m512i r = _mm512_sub_epi32(p, _mm512_slli_epi32(q, 30));
+        __mmask16 swap = _mm512_test_epi32_mask(q, one);
+        __mmask16 minus_s = _mm512_test_epi32_mask(q, two);
+        __mmask16 minus_c = _mm512_test_epi32_mask(_mm512_add_epi32(q, one), two);
+        __m512i s0;
+        __m512i c0;
+        __m512i s1;
+        __m512i c1;
+        __m512i x;
+        lq__series_avx512(r, &s0, &c0);
+        lq__series_avx512(_mm512_srli_epi64(r, 32), &s1, &c1);
+        s0 = _mm512_mask_blend_epi32(0xaaaa, s0, _mm512_slli_epi64(s1, 32));
+        c0 = _mm512_mask_blend_epi32(0xaaaa, c0, _mm512_slli_epi64(c1, 32));
+        x = _mm512_mask_blend_epi32(swap, s0, c0);
+        LQ__STORE_AVX512(sine + t, _mm512_mask_sub_epi32(x, minus_s, zero, x));
+        x = _mm512_mask_blend_epi32(swap, c0, s0);
+        LQ__STORE_AVX512(cosine + t, _mm512_mask_sub_epi32(x, minus_c, zero, x));
     }
 }
 
@@ -2726,8 +3116,8 @@ LQ__TARGET_AVX512 static int32_t lq__e8_rows_avx512(int16_t *z, const int32_t *y
 LQ__TARGET_AVX512 static void lq__centroid_row_avx512(int32_t *y, const int16_t *z,
                                                       const int32_t *shift, int32_t mean)
 {
-    const __m512i table = _mm512_setr_epi32(0, shift[0], shift[1], shift[2], shift[3], 0, 0, 0, 0, 0,
-                                            0, 0, 0, 0, 0, 0);
+    const __m512i table = _mm512_setr_epi32(0, shift[0], shift[1], shift[2], shift[3], 0, 0, 0, 0,
+                                            0, 0, 0, 0, 0, 0, 0);
     const __m512i m = _mm512_set1_epi32(mean);
     size_t t;
     for (t = 0; t < LQ__TOKENS; t += 16) {
@@ -2831,7 +3221,9 @@ LQ__TARGET_AVX512 static void lq__butterfly_avx512(float *x, size_t block)
    ============================================================================================== */
 #define LQ__TOKENS_MAX 64u
 #define LQ__LANES 32u
-#define LQ__FLIGHT 8u        /* pages decoded or encoded together */
+#define LQ__FLIGHT 8u        /* pages decoded together */
+#define LQ__FLIGHT_ENCODE 4u /* pages encoded together */
+#define LQ__TAIL 1024u       /* copy of the end of a stream, zeros behind */
 #define LQ__CLASS_WIDE 53    /* sigma = 5.66 steps: the widest class without raw bits */
 #define LQ__CLASS_TWO 41     /* sigma = 2 steps: classes from here can spare one bit more */
 #define LQ__T_LOW 7          /* half-step rows need classes -7 .. 0 */
@@ -3085,9 +3477,26 @@ LQ__STATIC int lq__table_coset(lq__rans_table *t, uint32_t relaxed, uint32_t ind
     return status ? status : lq__table_index(t);
 }
 
+/* Mean of t - a over [a, b] under exp(-t^2 / 2) where that is too small to integrate: 32 midpoints of
+   exp(-(t^2 - a^2) / 2), up to b or to where nothing is left. All in q16. */
+LQ__STATIC uint64_t lq__tail_mean(uint64_t a, uint64_t b)
+{
+    uint64_t reach = ((uint64_t)16 << 32) / (a + 65536);
+    uint64_t span = LQ__MIN(reach, b - a);
+    uint64_t sum = 0;
+    uint64_t moment = 0;
+    uint32_t j;
+    for (j = 1; j < 64; j += 2) {
+        uint64_t d = span * j >> 6;
+        uint64_t weight = lq__exp2_neg_q36((a * d + d * d / 2) * 94548 >> 16) >> 12; /* log2 e */
+        sum += weight;
+        moment += weight * d;
+    }
+    return moment / LQ__MAX(sum, 1);
+}
+
 /* Centroids of the cells |k| = 1 .. 15 with their dead zone:
-     sigma * (exp(-a^2 / 2) - exp(-b^2 / 2)) / integral from a to b,  a and b the edges over sigma,
-   and far out, where the integral is too small to divide by, a + a / (a^2 + 2) (Mills' ratio). */
+     sigma * (exp(-a^2 / 2) - exp(-b^2 / 2)) / integral from a to b,  a and b the edges over sigma. */
 LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int class_)
 {
     uint64_t sigma = lq__exp2_eighths_q30(class_ - LQ_CLASS_ONE) >> 10; /* q20 */
@@ -3100,9 +3509,10 @@ LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int cl
         uint64_t mass = lq__mass(tables, b << 8) - lq__mass(tables, a << 8);
         uint64_t at; /* q12 steps */
         if (mass >> 24) {
-            at = (lq__gauss_q36(a) - lq__gauss_q36(b)) * sigma / mass;
+            at = (lq__gauss_q36(a) - lq__gauss_q36(b)) * sigma + mass / 2;
+            at /= mass;
         } else {
-            at = (a + (a << 32) / (a * a + ((uint64_t)2 << 32))) * sigma >> 24;
+            at = (a + lq__tail_mean(a, b)) * sigma >> 24;
         }
         centroid[k] = (int16_t)(k * 4096 - (int32_t)at);
     }
@@ -3430,6 +3840,7 @@ typedef struct lq__rans_flow {
     const uint8_t *at;  /* decoder: next word; how far it may read */
     const uint8_t *end;
     const uint8_t *src_at; /* where the copy in `tail` comes from, NULL while there is none */
+    const uint8_t *src_end;
     uint8_t *tail;
     uint64_t active;    /* tokens in use */
     uint32_t lanes;
@@ -3774,6 +4185,351 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
     }
 }
 
+#if LQ__X86
+/* A load that must not be folded into the instruction that uses it. */
+#define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
+
+/* ---- decode: two zones ----
+   A row takes at most 128 bytes of words, and reads no further than 128 bytes ahead. While every page
+   has 128 bytes a row, rows run unchecked. A page with less goes on in `tail`: a copy of its last
+   bytes, below 128, with zeros behind them up to LQ__TAIL. When a page has run through that it read
+   behind its end: its stream is bad, and it goes on among the zeros so that the others are not held up. */
+#define LQ__ROW_BYTES 128u
+
+/* Rows, at least one and at most `rows`, that every page can run unchecked. */
+LQ__STATIC size_t lq__rows_room(lq__rans_flow *flows, size_t count, size_t rows)
+{
+    size_t g;
+    for (g = 0; g < count; g++) {
+        lq__rans_flow *f = &flows[g];
+        size_t left = (size_t)(f->end - f->at);
+        if (left < LQ__ROW_BYTES && !f->src_at) {
+            f->src_at = f->at;
+            f->src_end = f->end;
+            memcpy(f->tail, f->at, left);
+            memset(f->tail + left, 0, LQ__TAIL - left);
+            f->at = f->tail;
+            f->end = f->tail + LQ__TAIL;
+        } else if (left < LQ__ROW_BYTES) {
+            f->overrun = 1;
+            f->at = f->tail + LQ__ROW_BYTES;
+        }
+        left = (size_t)(f->end - f->at) / LQ__ROW_BYTES;
+        rows = LQ__MIN(rows, left);
+    }
+    return rows;
+}
+
+/* From the copy back to the stream. */
+LQ__STATIC void lq__flow_land(lq__rans_flow *f)
+{
+    if (f->src_at) {
+        size_t used = (size_t)(f->at - f->tail);
+        f->overrun |= used > (size_t)(f->src_end - f->src_at);
+        f->at = f->overrun ? f->src_end : f->src_at + used;
+        f->end = f->src_end;
+    }
+}
+#endif
+
+#if LQ__X86
+/* ---- AVX-512: 32 lanes of a page in two registers ----
+   A table of 32 words is one register, so a step is six permutes and no gather; two tables are one
+   vpermi2w with the selector in bit 5 of the interval number. Pages are taken in turn within a step,
+   which hides the latency of each one's chain (50 cycles). */
+typedef struct lq__look_512 {
+    __m512i start;
+    __m512i end[2];
+    __m512i freq[2];
+    __m512i begin[2];
+    __m512i value[2];
+    __m512i start_second;
+} lq__look_512;
+
+LQ__TARGET_AVX512 LQ__INLINE void lq__look_load_512(lq__look_512 *k, const lq__rans_table *a,
+                                                    const lq__rans_table *b)
+{
+    k->start = _mm512_loadu_si512(a->start);
+    k->start_second = _mm512_or_si512(_mm512_loadu_si512(b->start), _mm512_set1_epi8(32));
+    k->end[0] = _mm512_loadu_si512(a->end);
+    k->end[1] = _mm512_loadu_si512(b->end);
+    k->freq[0] = _mm512_loadu_si512(a->freq);
+    k->freq[1] = _mm512_loadu_si512(b->freq);
+    k->begin[0] = _mm512_loadu_si512(a->begin);
+    k->begin[1] = _mm512_loadu_si512(b->begin);
+    k->value[0] = _mm512_loadu_si512(a->value);
+    k->value[1] = _mm512_loadu_si512(b->value);
+}
+
+/* What a step looks up: the interval's frequency, lo - begin, value, and whether it is the escape. */
+typedef struct lq__found_512 {
+    __m512i freq;
+    __m512i rest;
+    __m512i value;
+    __mmask32 escape;
+} lq__found_512;
+
+/* s + (lo > end). Three short operations: a compare into a mask register and back takes longer. */
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__step_up_512(__m512i s, __m512i lo, __m512i end)
+{
+    return _mm512_add_epi16(s, _mm512_min_epu16(_mm512_subs_epu16(lo, end), _mm512_set1_epi16(1)));
+}
+
+/* The high byte of each word looks up start[0] = 0. */
+LQ__TARGET_AVX512 LQ__INLINE lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo)
+{
+    __m512i s = _mm512_permutexvar_epi8(_mm512_srli_epi16(lo, 10), k->start);
+    lq__found_512 found;
+    s = lq__step_up_512(s, lo, _mm512_permutexvar_epi16(s, k->end[0]));
+    s = lq__step_up_512(s, lo, _mm512_permutexvar_epi16(s, k->end[0]));
+    found.freq = _mm512_permutexvar_epi16(s, k->freq[0]);
+    found.rest = _mm512_sub_epi16(lo, _mm512_permutexvar_epi16(s, k->begin[0]));
+    found.value = _mm512_permutexvar_epi16(s, k->value[0]);
+    found.escape = _mm512_testn_epi16_mask(s, s);
+    return found;
+}
+
+/* The same with the second table in the lanes of `second`. */
+LQ__TARGET_AVX512 LQ__INLINE lq__found_512 lq__find_2_512(const lq__look_512 *k, __m512i lo,
+                                                          __mmask32 second)
+{
+    __m512i bucket = _mm512_srli_epi16(lo, 10);
+    __m512i s;
+    lq__found_512 found;
+    bucket = _mm512_mask_add_epi16(bucket, second, bucket, _mm512_set1_epi16(64));
+    s = _mm512_permutex2var_epi8(k->start, bucket, k->start_second);
+    s = lq__step_up_512(s, lo, _mm512_permutex2var_epi16(k->end[0], s, k->end[1]));
+    s = lq__step_up_512(s, lo, _mm512_permutex2var_epi16(k->end[0], s, k->end[1]));
+    found.freq = _mm512_permutex2var_epi16(k->freq[0], s, k->freq[1]);
+    found.rest = _mm512_sub_epi16(lo, _mm512_permutex2var_epi16(k->begin[0], s, k->begin[1]));
+    found.value = _mm512_permutex2var_epi16(k->value[0], s, k->value[1]);
+    found.escape = _mm512_testn_epi16_mask(s, _mm512_set1_epi16(31));
+    return found;
+}
+
+/* x = freq * hi + rest, and a word into each lane that fell below L. A carry out of the low half is
+   low < rest. The load stays a load: folded into vpexpandw it is slower. */
+LQ__TARGET_AVX512 LQ__INLINE void lq__advance_512(__m512i *hi, __m512i *lo, const uint8_t **at,
+                                                  const lq__found_512 *found, __mmask32 active, int full)
+{
+    __m512i low = _mm512_add_epi16(_mm512_mullo_epi16(found->freq, *hi), found->rest);
+    __m512i high = _mm512_mulhi_epu16(found->freq, *hi);
+    __m512i words = _mm512_loadu_si512(*at);
+    __mmask32 need;
+    LQ__KEEP_IN_REGISTER(words);
+    high = lq__step_up_512(high, found->rest, low);
+    need = full ? _mm512_testn_epi16_mask(high, high)
+                          : _mm512_mask_testn_epi16_mask(active, high, high);
+    *at += 2 * (size_t)_mm_popcnt_u32(need);
+    high = _mm512_mask_mov_epi16(high, need, low);
+    low = _mm512_mask_expand_epi16(low, need, words);
+    *hi = full ? high : _mm512_mask_mov_epi16(*hi, active, high);
+    *lo = full ? low : _mm512_mask_mov_epi16(*lo, active, low);
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__half_row_512(const int16_t *values, size_t row, uint32_t half)
+{
+    return _mm512_loadu_si512(values + row * 64 + 32 * half);
+}
+
+/* Lanes of coset 1; none where the row has no coset. */
+LQ__TARGET_AVX512 LQ__INLINE __mmask32 lq__coset_512(const lq_rans_row *r, const int16_t *values,
+                                                     uint32_t half)
+{
+    return r->coset == r->row ? 0
+                              : _mm512_test_epi16_mask(lq__half_row_512(values, r->coset, half),
+                                                       _mm512_set1_epi16(1));
+}
+
+/* XOR of the rows of the block before a HALF row. */
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__parity_512(const lq_rans_row *r, const int16_t *values,
+                                                    uint32_t half)
+{
+    __m512i x = _mm512_setzero_si512();
+    uint32_t j;
+    for (j = 1; j <= r->before; j++) {
+        x = _mm512_xor_si512(x, lq__half_row_512(values, r->row - j, half));
+    }
+    return x;
+}
+
+/* 2 k + parity in the half lanes. */
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__double_512(const lq_rans_row *r, __m512i v, __mmask32 coset,
+                                                    __mmask32 parity)
+{
+    __mmask32 half = r->shift[1] ? 0xffffffffu : ~coset;
+    v = _mm512_mask_add_epi16(v, half, v, v);
+    return _mm512_mask_sub_epi16(v, half & parity, v, _mm512_set1_epi16(-1));
+}
+
+/* One step of one page: by and full are constants to the compiler, so are the branches on them. */
+LQ__TARGET_AVX512 LQ__INLINE void lq__decode_step_512(const lq__look_512 *k, const lq_rans_row *r,
+                                                      size_t i, lq__rans_flow *f, uint32_t half,
+                                                      __m512i *hi, __m512i *lo, const uint8_t **at,
+                                                      uint32_t by, int full)
+{
+    uint32_t active = (uint32_t)(f->active >> 32 * half);
+    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
+    __mmask32 parity = 0;
+    lq__found_512 found;
+    uint32_t escape;
+    if (by & LQ__BY_PARITY) {
+        parity = _mm512_test_epi16_mask(lq__parity_512(r, f->values, half), _mm512_set1_epi16(1));
+    }
+    found = by == 0 ? lq__find_512(&k[0], *lo)
+                    : lq__find_2_512(&k[0], *lo, by == LQ__BY_PARITY ? parity : coset);
+    if (by == (LQ__BY_COSET | LQ__BY_PARITY)) {
+        lq__found_512 other = lq__find_2_512(&k[1], *lo, coset);
+        found.freq = _mm512_mask_mov_epi16(found.freq, parity, other.freq);
+        found.rest = _mm512_mask_mov_epi16(found.rest, parity, other.rest);
+        found.value = _mm512_mask_mov_epi16(found.value, parity, other.value);
+        found.escape = (found.escape & ~parity) | (other.escape & parity);
+    }
+    lq__advance_512(hi, lo, at, &found, active, full);
+    if (by & LQ__BY_PARITY) {
+        found.value = lq__double_512(r, found.value, coset, parity);
+    }
+    escape = full ? found.escape : found.escape & active;
+    memcpy((uint8_t *)&f->escape[i] + 4 * half, &escape, 4);
+    _mm512_storeu_si512(f->values + (size_t)r->row * 64 + 32 * half,
+                        full ? found.value : _mm512_maskz_mov_epi16(active, found.value));
+}
+
+/* A row of eight full pages, spelt out so that the states stay in registers. */
+#define LQ__STEP_512(g)                                                                             \
+    lq__decode_step_512(k, r, i, &flows[g], half, &hi[g], &lo[g], &at[g], by, 1)
+LQ__TARGET_AVX512 LQ__INLINE void lq__decode_row8_512(const lq_tables *tables, const lq_rans_row *r,
+                                                     size_t i, lq__rans_flow *flows,
+                                                     __m512i *hi, __m512i *lo, const uint8_t **at, uint32_t by)
+{
+    lq__look_512 k[2];
+    uint32_t half;
+    lq__look_load_512(&k[0], &tables->table[r->table[0]],
+                      &tables->table[r->table[by == LQ__BY_PARITY ? 2 : 1]]);
+    lq__look_load_512(&k[1], &tables->table[r->table[2]], &tables->table[r->table[3]]);
+    for (half = 0; half < 2; half++) {
+        LQ__STEP_512(0);
+        LQ__STEP_512(1);
+        LQ__STEP_512(2);
+        LQ__STEP_512(3);
+        LQ__STEP_512(4);
+        LQ__STEP_512(5);
+        LQ__STEP_512(6);
+        LQ__STEP_512(7);
+    }
+}
+#undef LQ__STEP_512
+
+LQ__TARGET_AVX512 LQ__INLINE void lq__decode_row_512(const lq_tables *tables, const lq_rans_row *r,
+                                                     size_t i, lq__rans_flow *flows, size_t count,
+                                                     __m512i *hi, __m512i *lo, uint32_t by, int full)
+{
+    lq__look_512 k[2];
+    uint32_t half;
+    size_t g;
+    lq__look_load_512(&k[0], &tables->table[r->table[0]],
+                      &tables->table[r->table[by == LQ__BY_PARITY ? 2 : 1]]);
+    lq__look_load_512(&k[1], &tables->table[r->table[2]], &tables->table[r->table[3]]);
+    for (half = 0; half < 2; half++) {
+        for (g = 0; g < count; g++) {
+            lq__decode_step_512(k, r, i, &flows[g], half, &hi[g], &lo[g], &flows[g].at, by, full);
+        }
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__decode_rows8_512(const lq_tables *tables, const lq_rans_plan *plan,
+                                                      lq__rans_flow *flows)
+{
+    __m512i hi[8];
+    __m512i lo[8];
+    const uint8_t *at[8];
+    size_t i = 0;
+#define LQ__LOAD(g) hi[g] = _mm512_loadu_si512(flows[g].hi); lo[g] = _mm512_loadu_si512(flows[g].lo)
+    LQ__LOAD(0);LQ__LOAD(1);LQ__LOAD(2);LQ__LOAD(3);LQ__LOAD(4);LQ__LOAD(5);LQ__LOAD(6);LQ__LOAD(7);
+    while (i < plan->coded_rows) {
+        size_t stop = i + lq__rows_room(flows, 8, plan->coded_rows - i);
+#define LQ__AT(g) at[g] = flows[g].at
+        LQ__AT(0);LQ__AT(1);LQ__AT(2);LQ__AT(3);LQ__AT(4);LQ__AT(5);LQ__AT(6);LQ__AT(7);
+        for (; i < stop; i++) {
+            const lq_rans_row *r = &plan->coded[i];
+            switch (r->by) {
+            case 0:
+                lq__decode_row8_512(tables, r, i, flows, hi, lo, at, 0);
+                break;
+            case LQ__BY_COSET:
+                lq__decode_row8_512(tables, r, i, flows, hi, lo, at, LQ__BY_COSET);
+                break;
+            case LQ__BY_PARITY:
+                lq__decode_row8_512(tables, r, i, flows, hi, lo, at, LQ__BY_PARITY);
+                break;
+            default:
+                lq__decode_row8_512(tables, r, i, flows, hi, lo, at, 3);
+                break;
+            }
+        }
+#define LQ__AT2(g) flows[g].at = at[g]
+        LQ__AT2(0);LQ__AT2(1);LQ__AT2(2);LQ__AT2(3);LQ__AT2(4);LQ__AT2(5);LQ__AT2(6);LQ__AT2(7);
+    }
+#define LQ__ST(g) _mm512_storeu_si512(flows[g].hi, hi[g]);        _mm512_storeu_si512(flows[g].lo, lo[g]);        lq__flow_land(&flows[g])
+        LQ__ST(0);LQ__ST(1);LQ__ST(2);LQ__ST(3);LQ__ST(4);LQ__ST(5);LQ__ST(6);LQ__ST(7);
+}
+
+LQ__TARGET_AVX512 LQ__INLINE void lq__decode_rows_512(const lq_tables *tables, const lq_rans_plan *plan,
+                                                      lq__rans_flow *flows, size_t count, int full)
+{
+    __m512i hi[LQ__FLIGHT];
+    __m512i lo[LQ__FLIGHT];
+    size_t i = 0;
+    size_t g;
+    for (g = 0; g < count; g++) {
+        hi[g] = _mm512_loadu_si512(flows[g].hi);
+        lo[g] = _mm512_loadu_si512(flows[g].lo);
+    }
+    while (i < plan->coded_rows) {
+        size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);
+        for (; i < stop; i++) {
+            const lq_rans_row *r = &plan->coded[i];
+            switch (r->by) {
+            case 0:
+                lq__decode_row_512(tables, r, i, flows, count, hi, lo, 0, full);
+                break;
+            case LQ__BY_COSET:
+                lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_COSET, full);
+                break;
+            case LQ__BY_PARITY:
+                lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_PARITY, full);
+                break;
+            default:
+                lq__decode_row_512(tables, r, i, flows, count, hi, lo, 3, full);
+                break;
+            }
+        }
+    }
+    for (g = 0; g < count; g++) {
+        _mm512_storeu_si512(flows[g].hi, hi[g]);
+        _mm512_storeu_si512(flows[g].lo, lo[g]);
+        lq__flow_land(&flows[g]);
+    }
+}
+
+LQ__TARGET_AVX512 LQ__STATIC void lq__rans_decode_avx512(const lq_tables *tables,
+                                                         const lq_rans_plan *plan,
+                                                         lq__rans_flow *flows, size_t count)
+{
+    uint64_t all = ~(uint64_t)0;
+    size_t g;
+    for (g = 0; g < count; g++) {
+        all &= flows[g].active;
+    }
+    if (all == ~(uint64_t)0 && count == 8) {
+        lq__decode_rows8_512(tables, plan, flows);
+    } else if (all == ~(uint64_t)0) {
+        lq__decode_rows_512(tables, plan, flows, count, 1);
+    } else {
+        lq__decode_rows_512(tables, plan, flows, count, 0);
+    }
+}
+#endif
 #if LQ__X86 /* SIMD variants follow here */
 #define lq__rans_scan_avx2 lq__rans_scan_c
 #define lq__rans_encode_avx2 lq__rans_encode_c
@@ -3781,7 +4537,10 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 #define lq__rans_merge_avx2 lq__rans_merge_c
 #define lq__rans_scan_avx512 lq__rans_scan_c
 #define lq__rans_encode_avx512 lq__rans_encode_c
-#define lq__rans_decode_avx512 lq__rans_decode_c
+#endif
+#if LQ__X86
+LQ__STATIC void lq__quotients(int level, uint16_t *q, uint16_t *r, const uint16_t *hi, const uint16_t *lo, uint32_t f)
+{ int i; (void)level; for (i = 0; i < 64; i++) { uint32_t x = (uint32_t)hi[i] << 16 | lo[i]; q[i] = (uint16_t)(x / f); r[i] = (uint16_t)(x % f);} }
 #endif
 
 /* ---- dispatch ---- */
@@ -3805,9 +4564,7 @@ static const lq__rans_kernels lq__rans_of_level[3] = {
    The raw section: the raw bits of every row and token, then the escapes (lq__escape_put), both row by
    row. Its first 16 * lanes bits are the low halves with which the encoder starts, hi = 1: a decoder
    finds them in the final states, so that they cost nothing. */
-#define LQ__TAIL 1024u
 #define LQ__RAW_BYTES(rows) ((rows) * 248 + 64 + 16) /* 31 bits a value, payload, one put beyond */
-#define LQ__FLIGHT_ENCODE 4u
 
 LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens)
 {
@@ -4198,10 +4955,10 @@ LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int t
     return LQ_OK;
 }
 
-/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent, factor (64) to q12. */
-LQ__STATIC int lq__load_slice(int32_t *rows, uint32_t *factor, int16_t *gains,
-                              const lq_geometry *g, uint32_t dims, const uint8_t *src,
-                              size_t stride, int type, size_t tokens, float step)
+/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent. */
+LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, const lq_geometry *g, uint32_t dims,
+                              const uint8_t *src, size_t stride, int type, size_t tokens,
+                              float step)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
@@ -4213,7 +4970,6 @@ LQ__STATIC int lq__load_slice(int32_t *rows, uint32_t *factor, int16_t *gains,
     for (t = 0; t < LQ__TOKENS; t++) {
         const uint8_t *v = src + t * stride * element;
         if (t >= tokens) {
-            factor[t] = 0;
             for (d = 0; d < dims; d++) {
                 rows[d * LQ__TOKENS + t] = 0;
             }
@@ -4228,7 +4984,6 @@ LQ__STATIC int lq__load_slice(int32_t *rows, uint32_t *factor, int16_t *gains,
             gains[t] = (int16_t)gain;
             scale = lq__scale_of(step, gain);
         }
-        factor[t] = scale.factor;
         for (d = 0; d < dims; d += 256) {
             size_t n = LQ__MIN(dims - d, 256);
             uint32_t most = kernels->fixed_row(buffer, v + d * element, type, n, scale.exponent);
@@ -4243,34 +4998,42 @@ LQ__STATIC int lq__load_slice(int32_t *rows, uint32_t *factor, int16_t *gains,
     return LQ_OK;
 }
 
+/* Phases of pair i for a page; columns behind the tokens get 0. */
+LQ__STATIC void lq__phases(uint32_t *phase, const lq_rope *rope, size_t i,
+                           const lq_positions *positions, size_t tokens)
+{
+    uint64_t step = lq__phase_step(rope->freqs[i]);
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        phase[t] = t < tokens ? (uint32_t)((uint64_t)lq__position(positions, t) * step >> 32) : 0;
+    }
+}
+
 /* Undoes RoPE on all slices: one sine per pair and token serves them all. */
 LQ__STATIC void lq__undo_rope(int32_t *rows, const lq_geometry *g, const lq_positions *positions,
                               size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_rope *rope = g->rope;
+    const int64_t one = (int64_t)1 << 30;
     uint64_t magnitude = (uint64_t)(lq__rope_magnitude(rope) * 1073741824.0f);
     int64_t inverse = (int64_t)((((uint64_t)1 << 60) + magnitude / 2) / magnitude);
     size_t i;
     size_t t;
     uint32_t s;
     for (i = 0; i < rope->rotary_dims / 2; i++) {
-        uint64_t step = lq__phase_step(rope->freqs[i]);
+        uint32_t phase[LQ__TOKENS];
         int32_t sine[LQ__TOKENS];
         int32_t cosine[LQ__TOKENS];
         int32_t *slice = rows;
         size_t a;
         size_t b;
         lq__rope_pair(rope, i, &a, &b);
-        for (t = 0; t < LQ__TOKENS; t++) {
-            sine[t] = 0;
-            cosine[t] = 0;
-            if (t < tokens) {
-                uint64_t phase = (uint64_t)lq__position(positions, t) * step;
-                lq__sincos_q30((uint32_t)(phase >> 32), &sine[t], &cosine[t]);
-                sine[t] = (int32_t)((sine[t] * inverse + ((int64_t)1 << 29)) >> 30);
-                cosine[t] = (int32_t)((cosine[t] * inverse + ((int64_t)1 << 29)) >> 30);
-            }
+        lq__phases(phase, rope, i, positions, tokens);
+        kernels->sincos_row(sine, cosine, phase);
+        for (t = 0; t < LQ__TOKENS && inverse != one; t++) {
+            sine[t] = (int32_t)((sine[t] * inverse + one / 2) >> 30);
+            cosine[t] = (int32_t)((cosine[t] * inverse + one / 2) >> 30);
         }
         for (s = 0; s < g->slice_count; s++) {
             kernels->rope_rows(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
@@ -4290,22 +5053,20 @@ LQ__STATIC void lq__apply_rope(float *rows, const lq_geometry *g, const lq_posit
     size_t t;
     uint32_t s;
     for (i = 0; i < rope->rotary_dims / 2; i++) {
-        uint64_t step = lq__phase_step(rope->freqs[i]);
+        uint32_t phase[LQ__TOKENS];
+        int32_t y[LQ__TOKENS];
+        int32_t x[LQ__TOKENS];
         float sine[LQ__TOKENS];
         float cosine[LQ__TOKENS];
         float *slice = rows;
         size_t a;
         size_t b;
         lq__rope_pair(rope, i, &a, &b);
+        lq__phases(phase, rope, i, positions, tokens);
+        kernels->sincos_row(y, x, phase);
         for (t = 0; t < LQ__TOKENS; t++) {
-            int32_t y = 0;
-            int32_t x = 0;
-            if (t < tokens) {
-                uint64_t phase = (uint64_t)lq__position(positions, t) * step;
-                lq__sincos_q30((uint32_t)(phase >> 32), &y, &x);
-            }
-            sine[t] = (float)y * scale;
-            cosine[t] = (float)x * scale;
+            sine[t] = (float)y[t] * scale;
+            cosine[t] = (float)x[t] * scale;
         }
         for (s = 0; s < g->slice_count; s++) {
             kernels->rope_floats(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
@@ -4337,46 +5098,55 @@ LQ__STATIC void lq__rotate_rows(int32_t *rows, size_t dims, int inverse)
     }
 }
 
-/* Vectors to coefficients: rows (dims, 64) q12, gains (slice_count, 64) for V. `tokens` <= 64. */
+/* Loads all slices: rows (dims, 64) in units of each token's exponent, gains (slice_count, 64). */
+LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, const lq_geometry *g, float step,
+                        const lq_vectors *src, size_t first, size_t tokens)
+{
+    size_t element = lq_type_bytes(src->type);
+    uint32_t s;
+    for (s = 0; s < g->slice_count; s++) {
+        uint32_t dims = g->slice_dims[s];
+        size_t stride = src->token_stride ? src->token_stride : dims;
+        const uint8_t *p = (const uint8_t *)src->slices[s] + first * stride * element;
+        int status = lq__load_slice(rows, gains + s * LQ__TOKENS, g, dims, p, stride, src->type,
+                                    tokens, step);
+        if (status) {
+            return status;
+        }
+        rows += (size_t)dims * LQ__TOKENS;
+    }
+    return LQ_OK;
+}
+
+/* Vectors to coefficients: rows (dims, 64) q12, gains (slice_count, 64) for V. `tokens` <= 64.
+   Everything before the scale is linear, so V's gains may come last. */
 LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, const lq_geometry *g, float step,
                          const lq_vectors *src, size_t first, const lq_positions *positions,
                          size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t element = lq_type_bytes(src->type);
     uint32_t factor[LQ__TOKENS];
-    int32_t *slice = rows;
     uint32_t s;
     size_t d;
     size_t t;
-    /* K's factors are the same for all slices; V's belong to the slice, and V has its RoPE (if any)
-       undone before they apply: so the slices are loaded first and scaled last. */
-    for (s = 0; s < g->slice_count; s++) {
-        uint32_t dims = g->slice_dims[s];
-        size_t stride = src->token_stride ? src->token_stride : dims;
-        const uint8_t *p = (const uint8_t *)src->slices[s] + first * stride * element;
-        int status = lq__load_slice(slice, factor, gains + s * LQ__TOKENS, g, dims, p, stride,
-                                    src->type, tokens, step);
-        if (status) {
-            return status;
-        }
-        slice += (size_t)dims * LQ__TOKENS;
+    int status = lq__load(rows, gains, g, step, src, first, tokens);
+    if (status) {
+        return status;
     }
     if (g->rope) {
         lq__undo_rope(rows, g, positions, tokens);
     }
-    slice = rows;
     for (s = 0; s < g->slice_count; s++) {
         if (g->basis == LQ_BASIS_HADAMARD) {
-            lq__rotate_rows(slice, g->slice_dims[s], 0);
+            lq__rotate_rows(rows, g->slice_dims[s], 0);
         }
-        for (t = 0; t < tokens && g->stream == LQ_V; t++) {
-            factor[t] = lq__scale_of(step, gains[s * LQ__TOKENS + t]).factor;
+        for (t = 0; t < LQ__TOKENS; t++) { /* columns behind the tokens are zero */
+            int32_t gain = g->stream == LQ_V && t < tokens ? gains[s * LQ__TOKENS + t] : 0;
+            factor[t] = lq__scale_of(step, gain).factor;
         }
-        for (d = 0; d < g->slice_dims[s]; d++) {
-            kernels->scale_row(slice + d * LQ__TOKENS, factor);
+        for (d = 0; d < g->slice_dims[s]; d++, rows += LQ__TOKENS) {
+            kernels->scale_row(rows, factor, 26);
         }
-        slice += (size_t)g->slice_dims[s] * LQ__TOKENS;
     }
     return LQ_OK;
 }
@@ -4422,7 +5192,7 @@ LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes,
         return LQ_E_SPACE;
     }
     p.stream = g->stream;
-    p.basis = g->basis ? g->basis : LQ_BASIS_IDENTITY;
+    p.basis = g->basis ? g->basis : (uint32_t)LQ_BASIS_IDENTITY;
     p.slice_count = g->slice_count;
     p.dims = (uint32_t)lq_geometry_dims(g);
     p.mean_exponent = 0;
@@ -4488,8 +5258,10 @@ LQ__STATIC int lq__fit_add_from(lq_fit *fit, const lq_vectors *src, size_t src_f
         for (first = 0; first < tokens; first += LQ__TOKENS) {
             size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
             lq_positions at = lq__positions_from(positions, first);
-            int status = lq__front(rows, gains, &fit->geometry, fit->step, src, src_first + first,
-                                   &at, n);
+            int status = pass ? lq__front(rows, gains, &fit->geometry, fit->step, src,
+                                          src_first + first, &at, n)
+                              : lq__load(rows, gains, &fit->geometry, fit->step, src,
+                                         src_first + first, n);
             if (status) {
                 return status;
             }
@@ -4529,8 +5301,8 @@ LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
     return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
 }
 
-/* 8 * 2^16 * 2 log2 of a row's standard deviation in steps: q16 of 16 log2(sigma); INT32_MIN if 0. */
-LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
+/* 8 * 2^16 * 2 log2 of a row's standard deviation in steps: q16 of 16 log2(sigma); INT32_MIN if 0.
+*/ LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
 {
     int64_t n = (int64_t)fit->tokens;
     uint64_t squares = fit->sum_squares[row];
@@ -4882,7 +5654,7 @@ LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
     size_t dims;
     d->page = d->page ? d->page : LQ_PAGE_CODED;
     if (d->geometry.basis == 0) {
-        d->geometry.basis = d->profile ? d->profile->basis : LQ_BASIS_IDENTITY;
+        d->geometry.basis = d->profile ? d->profile->basis : (uint32_t)LQ_BASIS_IDENTITY;
     }
     rows = lq_geometry_rows(&d->geometry);
     dims = lq_geometry_dims(&d->geometry);
@@ -4924,8 +5696,8 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
                 : 0;
 }
 
-/* A profile's mean as q12 of the step. With step = m * 2^e it is mean * 2^(mean_exponent + 12 - e) / m;
-   LQ_E_RANGE beyond the 4096 steps that keep every sum inside 32 bits. */
+/* A profile's mean as q12 of the step. With step = m * 2^e it is mean * 2^(mean_exponent + 12 - e)
+   / m; LQ_E_RANGE beyond the 4096 steps that keep every sum inside 32 bits. */
 LQ__STATIC int lq__mean_q12(int32_t *q12, int32_t mean, int32_t mean_exponent, float step)
 {
     uint32_t u = lq__bits_of_f32(step);
@@ -5003,8 +5775,8 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
         c->gain_mean[i] = p->mean[i];
     }
     for (i = 0; i < c->dims; i++) {
-        int status = lq__mean_q12(&c->rows[i].mean, p->mean[c->lead + i], p->mean_exponent, d->step);
-        if (status) {
+        int status = lq__mean_q12(&c->rows[i].mean, p->mean[c->lead + i], p->mean_exponent,
+        d->step); if (status) {
             return status;
         }
         classes[c->lead + i] = lq__class_of(p->sigma[c->lead + i], log_step);
@@ -5075,7 +5847,8 @@ LQ_API size_t lq_codec_page_bound(const lq_codec *c)
         return LQ__TRAILER + LQ__TOKENS * c->dims * lq_type_bytes(d->type);
     }
     if (d->page == LQ_PAGE_FIXED) {
-        return LQ__TRAILER + LQ__TOKENS * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) + c->lead);
+        return LQ__TRAILER + LQ__TOKENS * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) +
+        c->lead);
     }
     return LQ__TRAILER + lq_rans_bound(c->matrix_rows, LQ__TOKENS);
 }
@@ -5242,8 +6015,8 @@ LQ__STATIC int lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq__
     return LQ_OK;
 }
 
-/* Whether coefficients i .. i + n are a lattice block: whole, and none of them dead (as >>rans has it).
-   The coset row of a block of 8 is in the matrix all the same. */
+/* Whether coefficients i .. i + n are a lattice block: whole, and none of them dead (as >>rans has
+   it). The coset row of a block of 8 is in the matrix all the same. */
 LQ__INLINE int lq__lattice_at(const lq_codec *c, size_t i, size_t n)
 {
     return n > 1 && n == lq_lattice_dims(c->desc.quantizer) &&
@@ -5341,8 +6114,8 @@ LQ__STATIC int lq__batch_encode(const lq_codec *c, uint8_t *dst, size_t dst_byte
         pages[i].written = body;
     }
     if (coded) {
-        int status = lq_rans_encode(c->desc.tables, &c->plan, pages, count, w->coder, w->coder_bytes);
-        if (status) {
+        int status = lq_rans_encode(c->desc.tables, &c->plan, pages, count, w->coder,
+        w->coder_bytes); if (status) {
             return status;
         }
     }
@@ -7253,8 +8026,8 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices)
     s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
                   LQ__IN_FLIGHT * matrix * LQ__TOKENS * 2 +
                   lq_rans_workspace_bytes(matrix, LQ__IN_FLIGHT);
-    s.page = LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 + slices));
-    return s;
+    s.page = LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 +
+    slices)); return s;
 }
 
 /* What packing keeps in its workspace. */
@@ -7366,7 +8139,8 @@ LQ__STATIC int lq__pack_profile(lq__pack *p, uint32_t *id)
     lq_archive_profile_desc d = {NULL, 0, NULL};
     int status = lq_fit_profile(&p->fit, &p->profile, p->profile_mem, lq_profile_bytes(p->rows));
     if (!status) {
-        status = lq_profile_save(p->profile_file, lq_profile_save_bound(p->rows), &d.count, &p->profile);
+        status = lq_profile_save(p->profile_file, lq_profile_save_bound(p->rows), &d.count,
+        &p->profile);
     }
     if (status) {
         return status;
@@ -7390,8 +8164,8 @@ LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size
         size_t stage = start == first ? LQ__TOKENS : start - first;
         size_t end = p->desc->refit && tokens - start > stage ? start + stage : tokens;
         lq_positions positions = lq__positions_or_none(p->positions, start);
-        status = lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
-        if (!status) {
+        status = lq__fit_add_from(&p->fit, p->src, start, &positions, end - start,
+        p->fit_workspace); if (!status) {
             status = lq__pack_profile(p, &id);
         }
         if (!status) {
@@ -7736,8 +8510,8 @@ LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64
         size_t skip;
         size_t count;
         int joins;
-        int status = lq_archive_find(u->reader, u->desc->group, u->desc->sequence, first + at, &ref);
-        if (!status) {
+        int status = lq_archive_find(u->reader, u->desc->group, u->desc->sequence, first + at,
+        &ref); if (!status) {
             status = lq_archive_run(u->reader, ref.run, &run);
         }
         if (status) {
@@ -7748,8 +8522,8 @@ LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64
         }
         skip = (size_t)(first + at - ref.first_token);
         count = LQ__MIN(ref.token_count - skip, tokens - at);
-        joins = b.count && b.count < LQ__IN_FLIGHT && b.run == ref.run && b.tokens % LQ__TOKENS == 0;
-        if (!joins || count < ref.token_count) {
+        joins = b.count && b.count < LQ__IN_FLIGHT && b.run == ref.run && b.tokens % LQ__TOKENS ==
+        0; if (!joins || count < ref.token_count) {
             status = lq__unpack_flush(u, &b, dst, batch_at);
         }
         if (!status) {
@@ -7831,11 +8605,11 @@ LQ__STATIC int lq__cpu_detect(void)
     uint32_t c;
     uint32_t d;
     uint64_t enabled;
-    const uint32_t avx2 = 1u << 3 | 1u << 5 | 1u << 8;                            /* BMI AVX2 BMI2 */
-    const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;            /* F DQ BW VL */
-    const uint32_t avx512_c = 1u << 1 | 1u << 6;                                  /* VBMI VBMI2 */
-    const uint32_t base = 1u << 23 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29; /* POPCNT XSAVE .. */
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & base) != base) {
+    const uint32_t avx2 = 1u << 3 | 1u << 5 | 1u << 8;                            /* BMI AVX2 BMI2
+    */ const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;            /* F DQ BW VL
+    */ const uint32_t avx512_c = 1u << 1 | 1u << 6;                                  /* VBMI VBMI2
+    */ const uint32_t base = 1u << 23 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29; /* POPCNT XSAVE
+    .. */ if (!__get_cpuid(1, &a, &b, &c, &d) || (c & base) != base) {
         return 0;
     }
     enabled = lq__xgetbv();
@@ -7889,9 +8663,10 @@ static const lq__row_kernels *lq__rows_of_level(void)
 {
 #define LQ__ROWS(v)                                                                                \
     {                                                                                              \
-        lq__fixed_row_##v, lq__scale_row_##v, lq__rope_rows_##v, lq__butterfly_rows_##v,           \
-            lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v, lq__centroid_row_##v,                 \
-            lq__float_row_##v, lq__rope_floats_##v, lq__store_row_##v, lq__butterfly_##v           \
+        lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,               \
+            lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,               \
+            lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__store_row_##v,       \
+            lq__butterfly_##v                                                                      \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};
@@ -7903,9 +8678,88 @@ static const lq__row_kernels *lq__rows_of_level(void)
 }
 
 /* ================================================================================================
-   >>end   undefinitions, change log
+   >>end   undefinitions, change log, licence
    ============================================================================================== */
 #if LQ__X86 && defined(__cplusplus) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+#undef LQ__INLINE
+#undef LQ__STATIC
+#undef LQ__X86
+#undef LQ__TARGET_AVX2
+#undef LQ__TARGET_AVX512
+#undef LQ__MIN
+#undef LQ__MAX
+#undef LQ__TOKENS
+#undef LQ__HADAMARD_MAX
+#undef LQ__ONE
+#undef LQ__MULADD_AVX2
+#undef LQ__LOAD_AVX2
+#undef LQ__STORE_AVX2
+#undef LQ__LOAD_AVX512
+#undef LQ__STORE_AVX512
+#undef LQ__MULADD_AVX512
+#undef LQ__TOKENS_MAX
+#undef LQ__LANES
+#undef LQ__FLIGHT
+#undef LQ__FLIGHT_ENCODE
+#undef LQ__TAIL
+#undef LQ__CLASS_WIDE
+#undef LQ__CLASS_TWO
+#undef LQ__T_LOW
+#undef LQ__T_CLASSES
+#undef LQ__T_OFFSETS
+#undef LQ__T_GAUSS
+#undef LQ__COSET_LOW
+#undef LQ__COSET_HIGH
+#undef LQ__T_COSETS
+#undef LQ__T_COUNT
+#undef LQ__BIG
+#undef LQ__MASS_COUNT
+#undef LQ__AT_0
+#undef LQ__AT_1_4
+#undef LQ__AT_1_2
+#undef LQ__AT_3_4
+#undef LQ__AT_0_PLAIN
+#undef LQ__BY_COSET
+#undef LQ__BY_PARITY
+#undef LQ__KEEP_IN_REGISTER
+#undef LQ__ROW_BYTES
+#undef LQ__LOAD
+#undef LQ__AT
+#undef LQ__AT2
+#undef LQ__ST
+#undef LQ__RAW_BYTES
+#undef LQ__DIMS_MAX
+#undef LQ__SLICES_MAX
+#undef LQ__GAIN_MAX
+#undef LQ__DEAD_DELTA
+#undef LQ__PROFILE_HEADER
+#undef LQ__TRAILER
+#undef LQ__IN_FLIGHT
+#undef LQ__FIXED_GAIN_MAX
+#undef LQ__LOAD_RELAXED
+#undef LQ__STORE_RELAXED
 #endif /* LATTICEQUANT_IMPLEMENTATION */
+
+/* Change log
+   0.1.0  transforms, Z, D4 and E8, rANS coder, fitted profiles, pages, archive. Formats version 1.
+
+   MIT License
+
+   Copyright (c) 2026 The latticequant.h authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+   associated documentation files (the "Software"), to deal in the Software without restriction,
+   including without limitation the rights to use, copy, modify, merge, publish, distribute,
+   sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+   furnished to do so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all copies or
+   substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING
+   BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+   NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+   DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

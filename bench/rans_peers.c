@@ -1,0 +1,379 @@
+/* cc -O3 bench/rans_peers.c -o rans_peers -lhtscodecs -lm
+   The entropy coder against htscodecs' 32-way rANS (Debian: libhtscodecs-dev), in one process on
+   one core: thread CPU time, round-robin, medians of 15 rounds, both sides verified.
+   Source: pages of 64 tokens by 192 coefficients, Gaussian rows, a class of its own for every row,
+   drawn around sigma = 1.9 steps, rounded with Z's dead zone. htscodecs gets the same symbols as
+   bytes in blocks of 1 MiB; it builds a table a block, we have a table a row. Msym/s is million
+   integers a second. */
+#if !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 199309L /* clock_gettime under -std=c99 */
+#endif
+#define LATTICEQUANT_IMPLEMENTATION
+#include "../latticequant.h"
+
+#include <htscodecs/rANS_static4x16.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    PAGES = 256,
+    BATCH = 8,
+    ROWS = 192,
+    ROOM = 8192, /* of a page's stream */
+    SYMBOLS = PAGES * ROWS * 64,
+    BLOCK = 1 << 20,
+    ROUNDS = 15,
+    RUNS = 24
+};
+
+typedef struct run {
+    char name[40];
+    double encode[ROUNDS];
+    double decode[ROUNDS];
+    size_t bytes;
+    int ours;
+    int option; /* CPU level, or the bits of rans_set_cpu */
+    int quantizer;
+    uint32_t checksum; /* of all streams */
+} run;
+
+static run runs[RUNS];
+static int run_count;
+static const lq_tables *tables;
+static lq_rans_plan plans[5];
+static uint8_t classes[ROWS];
+static int16_t *values[5];
+static int16_t *batch;
+static uint8_t *symbols;
+static uint8_t *streams;
+static uint8_t *workspace;
+static size_t workspace_bytes;
+
+static uint64_t seed = 12345;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static uint64_t random64(void)
+{
+    uint64_t z = (seed += 0x9e3779b97f4a7c15u);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static double gauss(void)
+{
+    double u = ((double)(random64() >> 11) + 0.5) / 9007199254740992.0;
+    double v = (double)(random64() >> 11) / 9007199254740992.0;
+    return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
+}
+
+static double sigma_of(int class_)
+{
+    return pow(2.0, (class_ - LQ_CLASS_ONE) / 8.0);
+}
+
+static void die(const char *what)
+{
+    fprintf(stderr, "rans_peers: %s\n", what);
+    exit(1);
+}
+
+/* Integers of Z; for E8 those of its nearest points. */
+static void make_values(int quantizer)
+{
+    int16_t *v = values[quantizer];
+    size_t i;
+    size_t t;
+    size_t p;
+    for (p = 0; p < PAGES; p++) {
+        if (quantizer == LQ_Z) {
+            for (i = 0; i < ROWS; i++) {
+                double sigma = sigma_of(classes[i]);
+                double dead = lq__dead_zone_q12(tables, classes[i]) / 4096.0;
+                for (t = 0; t < 64; t++) {
+                    double x = gauss() * sigma;
+                    *v++ = (int16_t)(floor(fabs(x) + 0.5 - dead) * (x < 0 ? -1 : 1));
+                }
+            }
+            continue;
+        }
+        for (i = 0; i < ROWS; i += 8, v += 9 * 64) {
+            for (t = 0; t < 64; t++) {
+                double x[8];
+                double best = 1e9;
+                int coset;
+                int j;
+                for (j = 0; j < 8; j++) {
+                    x[j] = gauss() * sigma_of(classes[i + (size_t)j]);
+                }
+                for (coset = 0; coset < 2; coset++) {
+                    double z[8];
+                    double sum = 0;
+                    double error = 0;
+                    double worst = -1;
+                    int which = 0;
+                    for (j = 0; j < 8; j++) {
+                        double y = x[j] - 0.5 * coset;
+                        double d;
+                        z[j] = floor(y + 0.5);
+                        d = fabs(y - z[j]);
+                        sum += z[j];
+                        error += d * d;
+                        if (d > worst) {
+                            worst = d;
+                            which = j;
+                        }
+                    }
+                    if (fmod(fabs(sum), 2) > 0.5) {
+                        z[which] += x[which] - 0.5 * coset < z[which] ? -1 : 1;
+                        error += 1 - 2 * worst;
+                    }
+                    if (error < best) {
+                        best = error;
+                        v[t] = (int16_t)coset;
+                        for (j = 0; j < 8; j++) {
+                            v[(size_t)(j + 1) * 64 + t] = (int16_t)z[j];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+static uint32_t checksum(const uint8_t *p, size_t n, uint32_t h)
+{
+    size_t i;
+    for (i = 0; i < n; i++) {
+        h = (h ^ p[i]) * 16777619u; /* FNV-1a */
+    }
+    return h;
+}
+
+/* Both sides find their input in cache and write to a buffer that is used again: eight pages here,
+   a block of 1 MiB there. Copies and checks are not timed. */
+static void run_ours(run *r, int round)
+{
+    const lq_rans_plan *plan = &plans[r->quantizer];
+    size_t count = plan->rows * 64;
+    lq_rans_page pages[BATCH];
+    size_t first;
+    size_t i;
+    double t;
+    lq_cpu_limit(r->option);
+    r->encode[round] = 0;
+    r->decode[round] = 0;
+    r->bytes = 0;
+    r->checksum = 2166136261u;
+    for (first = 0; first < PAGES; first += BATCH) {
+        const int16_t *src = values[r->quantizer] + first * count;
+        memset(pages, 0, sizeof pages);
+        memcpy(batch, src, BATCH * count * 2);
+        for (i = 0; i < BATCH; i++) {
+            pages[i].values = batch + i * count;
+            pages[i].bytes = streams + i * ROOM;
+            pages[i].bytes_count = ROOM;
+            pages[i].tokens = 64;
+        }
+        t = now();
+        if (lq_rans_encode(tables, plan, pages, BATCH, workspace, workspace_bytes)) {
+            die("encode");
+        }
+        r->encode[round] += now() - t;
+        for (i = 0; i < BATCH; i++) {
+            r->checksum = checksum(pages[i].bytes, pages[i].written, r->checksum);
+            pages[i].bytes_count = pages[i].written;
+            r->bytes += pages[i].written;
+        }
+        t = now();
+        if (lq_rans_decode(tables, plan, pages, BATCH, workspace, workspace_bytes)) {
+            die("decode");
+        }
+        r->decode[round] += now() - t;
+        if (memcmp(batch, src, BATCH * count * 2)) {
+            die("our round trip");
+        }
+    }
+    lq_cpu_limit(-1);
+}
+
+static void run_peer(run *r, int round)
+{
+    static uint8_t block[BLOCK];
+    size_t i;
+    double t;
+    rans_set_cpu(r->option);
+    r->encode[round] = 0;
+    r->decode[round] = 0;
+    r->bytes = 0;
+    r->checksum = 2166136261u;
+    for (i = 0; i < SYMBOLS; i += BLOCK) {
+        unsigned count = (unsigned)(SYMBOLS - i < BLOCK ? SYMBOLS - i : BLOCK);
+        unsigned size = rans_compress_bound_4x16(count, RANS_ORDER_X32);
+        memcpy(block, symbols + i, count);
+        t = now();
+        if (!rans_compress_to_4x16(block, count, streams, &size, RANS_ORDER_X32)) {
+            die("htscodecs encode");
+        }
+        r->encode[round] += now() - t;
+        r->checksum = checksum(streams, size, r->checksum);
+        r->bytes += size;
+        memset(block, 0, count);
+        t = now();
+        if (!rans_uncompress_to_4x16(streams, size, block, &count)) {
+            die("htscodecs decode");
+        }
+        r->decode[round] += now() - t;
+        if (memcmp(symbols + i, block, count)) {
+            die("htscodecs round trip");
+        }
+    }
+}
+
+static void add(const char *name, int ours, int option, int quantizer)
+{
+    run *r = &runs[run_count++];
+    snprintf(r->name, sizeof r->name, "%s", name);
+    r->ours = ours;
+    r->option = option;
+    r->quantizer = quantizer;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *x)
+{
+    qsort(x, ROUNDS, sizeof *x, compare);
+    return x[ROUNDS / 2];
+}
+
+static void print_machine(void)
+{
+    char line[256];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    const char *name = "unknown";
+    while (f && fgets(line, sizeof line, f)) {
+        if (!strncmp(line, "model name", 10) && strchr(line, ':')) {
+            line[strcspn(line, "\n")] = 0;
+            name = strchr(line, ':') + 2;
+            break;
+        }
+    }
+    printf("CPU %s, level %d; compiler %s%s; flags as in the first line of the source\n", name,
+           lq_cpu_limit(-1),
+#if defined(__clang__)
+           "clang ", __clang_version__
+#elif defined(__GNUC__)
+           "gcc ", __VERSION__
+#else
+           "", "unknown"
+#endif
+    );
+    if (f) {
+        fclose(f);
+    }
+}
+
+static void setup(void)
+{
+    static uint8_t plan_mem[2][ROWS * 64];
+    void *mem = malloc(lq_tables_bytes());
+    size_t i;
+    double t = now();
+    if (!mem || lq_tables_init(&tables, mem, lq_tables_bytes())) {
+        die("tables");
+    }
+    printf("tables: %.2f ms, %u bytes\n", 1e3 * (now() - t), (unsigned)lq_tables_bytes());
+    for (i = 0; i < ROWS; i++) {
+        classes[i] =
+            (uint8_t)(51 - 20 * i / ROWS + random64() % 5); /* sigma 5.2 .. 0.9, median 2.2 */
+    }
+    if (lq_rans_plan_init(&plans[LQ_Z], plan_mem[0], sizeof plan_mem[0], classes, ROWS, 0, LQ_Z) ||
+        lq_rans_plan_init(&plans[LQ_E8], plan_mem[1], sizeof plan_mem[1], classes, ROWS, 0,
+                          LQ_E8)) {
+        die("plan");
+    }
+    workspace_bytes = lq_rans_workspace_bytes(plans[LQ_E8].rows, BATCH);
+    workspace = (uint8_t *)malloc(workspace_bytes);
+    streams = (uint8_t *)malloc(2 * BLOCK);
+    batch = (int16_t *)malloc(BATCH * plans[LQ_E8].rows * 128);
+    values[LQ_Z] = (int16_t *)malloc(PAGES * plans[LQ_Z].rows * 128);
+    values[LQ_E8] = (int16_t *)malloc(PAGES * plans[LQ_E8].rows * 128);
+    symbols = (uint8_t *)malloc(SYMBOLS);
+    if (!workspace || !streams || !batch || !values[LQ_Z] || !values[LQ_E8] || !symbols) {
+        die("memory");
+    }
+    make_values(LQ_Z);
+    make_values(LQ_E8);
+    for (i = 0; i < SYMBOLS; i++) {
+        symbols[i] = (uint8_t)(values[LQ_Z][i] + 128);
+    }
+}
+
+int main(void)
+{
+    static const char *const level_name[3] = {"C", "AVX2", "AVX-512"};
+    double best_encode = 1e9;
+    double best_decode = 1e9;
+    int levels = lq_cpu_limit(-1);
+    int round;
+    int i;
+    char name[40];
+    print_machine();
+    setup();
+    for (i = 0; i <= levels; i++) {
+        snprintf(name, sizeof name, "ours, Z, %s", level_name[i]);
+        add(name, 1, i, LQ_Z);
+        snprintf(name, sizeof name, "ours, E8, %s", level_name[i]);
+        add(name, 1, i, LQ_E8);
+    }
+    add("htscodecs 32x16, scalar", 0, 0, 0);
+    add("htscodecs 32x16, SSE4", 0, RANS_CPU_ENC_SSE4 | RANS_CPU_DEC_SSE4, 0);
+    add("htscodecs 32x16, AVX2", 0, RANS_CPU_ENC_AVX2 | RANS_CPU_DEC_AVX2, 0);
+    add("htscodecs 32x16, AVX-512", 0, RANS_CPU_ENC_AVX512 | RANS_CPU_DEC_AVX512, 0);
+    for (round = 0; round < ROUNDS; round++) {
+        for (i = 0; i < run_count; i++) {
+            if (runs[i].ours) {
+                run_ours(&runs[i], round);
+            } else {
+                run_peer(&runs[i], round);
+            }
+            if (round == 0) {
+                printf("  %-26s %9u bytes, %.4f bits a coefficient, checksum %08x\n", runs[i].name,
+                       (unsigned)runs[i].bytes, 8.0 * (double)runs[i].bytes / SYMBOLS,
+                       runs[i].checksum);
+            }
+        }
+    }
+    for (i = 0; i < run_count; i++) {
+        double e = median(runs[i].encode);
+        double d = median(runs[i].decode);
+        if (!runs[i].ours) {
+            best_encode = e < best_encode ? e : best_encode;
+            best_decode = d < best_decode ? d : best_decode;
+        }
+    }
+    printf("%-28s %14s %8s %14s %8s\n", "median of 15", "encode Msym/s", "ratio", "decode Msym/s",
+           "ratio");
+    for (i = 0; i < run_count; i++) {
+        double e = runs[i].encode[ROUNDS / 2];
+        double d = runs[i].decode[ROUNDS / 2];
+        printf("%-28s %14.0f %8.2f %14.0f %8.2f\n", runs[i].name, SYMBOLS / e * 1e-6,
+               best_encode / e, SYMBOLS / d * 1e-6, best_decode / d);
+    }
+    return 0;
+}

@@ -1,0 +1,408 @@
+/* What the encoder makes of inputs that are made of integers alone, stream by stream: the same
+   bytes on every machine, compiler, flag set and SIMD level. Shared by test_golden.c and digest.c.
+   */
+#ifndef GOLDEN_H
+#define GOLDEN_H
+
+#include "source.h"
+
+enum { GOLDEN_TOKENS = 130, GOLDEN_SLICES = 2, GOLDEN_DIMS = 40, GOLDEN_WIDE = 24 };
+enum { GOLDEN_BYTES = 1 << 20, GOLDEN_TRAILER = 4 };
+
+typedef void (*golden_sink)(const char *name, const void *bytes, size_t count);
+
+static const lq_tables *golden_tables;
+static uint8_t *golden_buffer;
+static golden_sink golden_out;
+static int golden_errors;
+
+static char golden_prefix[40]; /* of the group at hand, for the streams' names */
+
+static void golden_ok(int status)
+{
+    golden_errors += status != LQ_OK;
+}
+
+static void golden_put(const char *name, const void *bytes, size_t count)
+{
+    char full[100];
+    snprintf(full, sizeof full, "%s%s", golden_prefix, name);
+    golden_out(full, bytes, count);
+}
+
+/* Multiples of 2^-20 below 2^15: exact in double; as float rounded once. */
+static float golden_number(double scale)
+{
+    return (float)(source_integer_gauss() * scale);
+}
+
+/* ---- kernels ---- */
+static void golden_halves(void)
+{
+    static float x[4096];
+    static uint16_t h[4096];
+    uint32_t i;
+    source_seed = 11;
+    for (i = 0; i < 4096; i++) {
+        uint32_t u = (uint32_t)source_u64();
+        memcpy(&x[i], &u, 4);
+        if ((u & 0x7f800000u) == 0x7f800000u) { /* no signalling NaNs: x87 registers quieten them */
+            x[i] = (float)i;
+        }
+    }
+    golden_ok(lq_type_from_f32(h, x, 4096, LQ_F16));
+    golden_put("f16", h, sizeof h);
+    golden_ok(lq_type_from_f32(h, x, 4096, LQ_BF16));
+    golden_put("bf16", h, sizeof h);
+}
+
+static void golden_lattices(void)
+{
+    static const char *const names[5] = {"", "points-z", "points-d4", "points-e8",
+                                         "points-e8-relaxed"};
+    static const int bits[4] = {8, 4, 3, 2};
+    static float x[4096];
+    static int16_t points[4096];
+    static uint8_t bytes[8 * 4096];
+    int quantizer;
+    int i;
+    source_seed = 12;
+    for (i = 0; i < 4096; i++) {
+        x[i] = golden_number(i % 7 == 0 ? 200 : 2);
+        x[i] = i % 5 ? x[i] : (float)((int)source_below(64) - 32) / 8; /* ties */
+    }
+    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+        golden_ok(lq_lattice_nearest(points, x, 4096, 0.75f, quantizer));
+        for (i = 0; i < 4096; i++) {
+            bytes[2 * i] = (uint8_t)(uint16_t)points[i];
+            bytes[2 * i + 1] = (uint8_t)((uint16_t)points[i] >> 8);
+        }
+        golden_put(names[quantizer], bytes, 8192);
+    }
+    for (i = 0; i < 4; i++) {
+        golden_ok(lq_fixed_encode(bytes, sizeof bytes, x, 4091, 0.5f, LQ_Z, bits[i]));
+        golden_put("fixed-z", bytes, lq_fixed_bytes(4091, LQ_Z, bits[i]));
+    }
+    golden_ok(lq_fixed_encode(bytes, sizeof bytes, x, 4096, 0.5f, LQ_E8, 4));
+    golden_put("fixed-e8", bytes, lq_fixed_bytes(4096, LQ_E8, 4));
+}
+
+/* ---- groups ---- */
+typedef struct golden_group {
+    lq_geometry geometry;
+    uint32_t dims[GOLDEN_SLICES];
+    float freqs[8];
+    lq_rope rope;
+    lq_positions positions;
+    float x[GOLDEN_TOKENS * GOLDEN_DIMS];
+    uint16_t half[GOLDEN_TOKENS * GOLDEN_DIMS];
+    const void *slices[GOLDEN_SLICES];
+    lq_vectors vectors;
+} golden_group;
+
+static golden_group golden_;
+
+/* K has a RoPE over the first 16 dims with frequencies that are dyadic fractions. */
+static void golden_group_make(golden_group *g, uint32_t stream, uint32_t basis, int type)
+{
+    size_t t;
+    size_t i;
+    memset(g, 0, sizeof *g);
+    source_seed = 100 + stream;
+    g->dims[0] = GOLDEN_WIDE;
+    g->dims[1] = GOLDEN_DIMS - GOLDEN_WIDE;
+    g->geometry.stream = stream;
+    g->geometry.basis = basis;
+    g->geometry.slice_count = GOLDEN_SLICES;
+    g->geometry.slice_dims = g->dims;
+    for (i = 0; i < 8; i++) {
+        g->freqs[i] = (float)(4096 - 500 * (int)i) / 4096;
+    }
+    g->rope.freqs = g->freqs;
+    g->rope.rotary_dims = 16;
+    g->rope.layout = basis == LQ_BASIS_HADAMARD ? LQ_ROPE_ADJACENT : LQ_ROPE_HALF;
+    g->rope.magnitude = 1.25f;
+    g->geometry.rope = stream == LQ_K ? &g->rope : NULL;
+    g->positions.first = 1000;
+    g->positions.stride = 7;
+    for (t = 0; t < GOLDEN_TOKENS; t++) {
+        for (i = 0; i < GOLDEN_DIMS; i++) {
+            double scale = (double)(1 + (int)(i * i % 31)) / 8;
+            double mean = i % 5 ? 0 : (double)i / 4;
+            double x = source_integer_gauss() * scale + mean;
+            g->x[t * GOLDEN_DIMS + i] = (float)(stream == LQ_V ? x * (double)(1u << t % 8) : x);
+        }
+    }
+    for (i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) { /* every third token is zero in one slice */
+        if (i % GOLDEN_DIMS < GOLDEN_WIDE && i / GOLDEN_DIMS % 50 == 3) {
+            g->x[i] = 0;
+        }
+    }
+    golden_ok(lq_type_from_f32(g->half, g->x, GOLDEN_TOKENS * GOLDEN_DIMS, LQ_F16));
+    if (type == LQ_BF16) {
+        golden_ok(lq_type_from_f32(g->half, g->x, GOLDEN_TOKENS * GOLDEN_DIMS, LQ_BF16));
+    }
+    g->slices[0] = type == LQ_F32 ? (const void *)g->x : (const void *)g->half;
+    g->slices[1] =
+        type == LQ_F32 ? (const void *)(g->x + GOLDEN_WIDE) : (const void *)(g->half + GOLDEN_WIDE);
+    g->vectors.slices = g->slices;
+    g->vectors.token_stride = GOLDEN_DIMS;
+    g->vectors.type = type;
+}
+
+static void golden_profile(const golden_group *g, lq_profile *profile, void *mem, float step)
+{
+    size_t rows = lq_geometry_rows(&g->geometry);
+    size_t workspace_bytes = lq_fit_workspace_bytes(&g->geometry);
+    void *workspace = source_alloc(workspace_bytes);
+    void *fit_mem = source_alloc(lq_fit_bytes(&g->geometry));
+    size_t written = 0;
+    lq_fit fit;
+    golden_ok(lq_fit_init(&fit, fit_mem, lq_fit_bytes(&g->geometry), &g->geometry, step));
+    golden_ok(
+        lq_fit_add(&fit, &g->vectors, &g->positions, GOLDEN_TOKENS, workspace, workspace_bytes));
+    golden_ok(lq_fit_profile(&fit, profile, mem, lq_profile_bytes(rows)));
+    golden_ok(lq_profile_save(golden_buffer, GOLDEN_BYTES, &written, profile));
+    golden_put("profile", golden_buffer, written);
+    free(workspace);
+    free(fit_mem);
+}
+
+/* The integers behind coded pages, little-endian. Steps are 2^-1: classes need no logarithm here.
+*/
+static void golden_integers(const lq_profile *p, int quantizer, const uint8_t *pages,
+                            const size_t *page_bytes)
+{
+    size_t lead = p->stream == LQ_V ? p->slice_count : 0;
+    size_t rows = lead + p->dims;
+    size_t matrix = lq_rans_matrix_rows(rows, lead, quantizer);
+    size_t workspace_bytes = lq_rans_workspace_bytes(matrix, 1);
+    void *workspace = source_alloc(workspace_bytes);
+    void *plan_mem = source_alloc(lq_rans_plan_bytes(rows));
+    int16_t *values = (int16_t *)source_alloc(matrix * 64 * 2);
+    uint8_t *bytes = (uint8_t *)source_alloc(matrix * 64 * 2);
+    uint8_t *classes = (uint8_t *)source_alloc(rows);
+    lq_rans_plan plan;
+    size_t page;
+    size_t i;
+    for (i = 0; i < rows; i++) {
+        int c = (p->sigma[i] + (i < lead ? 0 : 16) + 4097) / 2 - 2048 + LQ_CLASS_ONE;
+        c = c < 0 || p->sigma[i] == LQ_SIGMA_DEAD ? 0 : c > LQ_CLASS_MAX ? LQ_CLASS_MAX : c;
+        classes[i] = (uint8_t)(i < lead && c < LQ_CLASS_ONE ? LQ_CLASS_ONE : c);
+    }
+    golden_ok(lq_rans_plan_init(&plan, plan_mem, lq_rans_plan_bytes(rows), classes, rows, lead,
+                                quantizer));
+    for (page = 0; page < 3; page++) {
+        lq_rans_page r;
+        uint8_t *stream = source_copy(pages, page_bytes[page] - GOLDEN_TRAILER);
+        memset(&r, 0, sizeof r);
+        memset(values, 0, matrix * 64 * 2);
+        r.values = values;
+        r.bytes = stream;
+        r.bytes_count = page_bytes[page] - GOLDEN_TRAILER;
+        r.tokens = page < 2 ? 64 : GOLDEN_TOKENS - 128;
+        golden_ok(lq_rans_decode(golden_tables, &plan, &r, 1, workspace, workspace_bytes));
+        for (i = 0; i < matrix * 64; i++) {
+            bytes[2 * i] = (uint8_t)(uint16_t)values[i];
+            bytes[2 * i + 1] = (uint8_t)((uint16_t)values[i] >> 8);
+        }
+        golden_put("integers", bytes, matrix * 64 * 2);
+        pages += page_bytes[page];
+        free(stream);
+    }
+    free(workspace);
+    free(plan_mem);
+    free(values);
+    free(bytes);
+    free(classes);
+}
+
+typedef struct golden_kind {
+    const char *name;
+    int page;
+    int quantizer;
+    int bits;
+    int type;
+    float step;
+} golden_kind;
+
+static const golden_kind golden_kinds[] = {
+    {"coded-z", LQ_PAGE_CODED, LQ_Z, 0, 0, 0.5f},
+    {"coded-d4", LQ_PAGE_CODED, LQ_D4, 0, 0, 0.5f},
+    {"coded-e8", LQ_PAGE_CODED, LQ_E8, 0, 0, 0.5f},
+    {"coded-e8-relaxed", LQ_PAGE_CODED, LQ_E8_RELAXED, 0, 0, 0.5f},
+    {"fixed-z8", LQ_PAGE_FIXED, LQ_Z, 8, 0, 0.0625f},
+    {"fixed-z4", LQ_PAGE_FIXED, LQ_Z, 4, 0, 0.5f},
+    {"fixed-z3", LQ_PAGE_FIXED, LQ_Z, 3, 0, 0.875f},
+    {"fixed-z2", LQ_PAGE_FIXED, LQ_Z, 2, 0, 1.5f},
+    {"fixed-e8", LQ_PAGE_FIXED, LQ_E8, 4, 0, 0.5f},
+    {"raw-f16", LQ_PAGE_RAW, 0, 0, LQ_F16, 0},
+    {"raw-f32", LQ_PAGE_RAW, 0, 0, LQ_F32, 0},
+    {"raw-bf16", LQ_PAGE_RAW, 0, 0, LQ_BF16, 0},
+};
+
+enum { GOLDEN_KINDS = sizeof golden_kinds / sizeof golden_kinds[0] };
+
+static void golden_pages(const golden_group *g, const lq_profile *profile, const golden_kind *k)
+{
+    lq_codec_desc d;
+    lq_codec *codec = NULL;
+    size_t page_bytes[3] = {0, 0, 0};
+    size_t workspace_bytes;
+    size_t written = 0;
+    void *workspace;
+    void *mem;
+    memset(&d, 0, sizeof d);
+    d.geometry = g->geometry;
+    d.page = k->page;
+    d.quantizer = k->quantizer;
+    d.bits = k->bits;
+    d.type = k->type;
+    d.step = k->step;
+    d.profile_index = 0x91;
+    d.tables = golden_tables;
+    d.profile = profile;
+    mem = source_alloc(lq_codec_bytes(&d));
+    golden_ok(lq_codec_init(&codec, mem, lq_codec_bytes(&d), &d));
+    workspace_bytes = lq_codec_workspace_bytes(codec);
+    workspace = source_alloc(workspace_bytes);
+    golden_ok(lq_codec_encode(codec, golden_buffer, GOLDEN_BYTES, &written, page_bytes, &g->vectors,
+                              &g->positions, GOLDEN_TOKENS, workspace, workspace_bytes));
+    golden_put(k->name, golden_buffer, written);
+    if (k->page == LQ_PAGE_CODED) {
+        golden_integers(profile, k->quantizer, golden_buffer, page_bytes);
+    }
+    free(workspace);
+    free(mem);
+}
+
+static void golden_groups(void)
+{
+    static const char *const types[3] = {"f32", "f16", "bf16"};
+    golden_group *g = &golden_;
+    int16_t profile_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES)];
+    lq_profile profile;
+    uint32_t stream;
+    uint32_t basis;
+    int type;
+    size_t i;
+    for (stream = LQ_K; stream <= LQ_V; stream++) {
+        for (basis = LQ_BASIS_IDENTITY; basis <= LQ_BASIS_HADAMARD; basis++) {
+            for (type = LQ_F32; type <= LQ_BF16; type++) {
+                golden_group_make(g, stream, basis, type);
+                snprintf(golden_prefix, sizeof golden_prefix, "%s-%s-%s/",
+                         stream == LQ_K ? "k" : "v",
+                         basis == LQ_BASIS_IDENTITY ? "identity" : "hadamard", types[type - 1]);
+                golden_profile(g, &profile, profile_mem, 0.5f);
+                for (i = 0; i < GOLDEN_KINDS; i++) {
+                    golden_pages(g, &profile, &golden_kinds[i]);
+                }
+            }
+        }
+    }
+}
+
+/* ---- archives ---- */
+/* K and V of both slices, in one call and then in another, with a segment between. */
+static size_t golden_archive(const golden_kind *k, int refit, size_t tokens)
+{
+    static uint8_t directory[1 << 16];
+    golden_group *g = &golden_;
+    lq_archive_writer_desc w;
+    lq_archive_writer writer;
+    uint32_t stream;
+    memset(&w, 0, sizeof w);
+    w.mem = golden_buffer;
+    w.mem_bytes = GOLDEN_BYTES;
+    w.directory = directory;
+    w.directory_bytes = sizeof directory;
+    golden_ok(lq_archive_writer_init(&writer, &w));
+    for (stream = LQ_K; stream <= LQ_V; stream++) {
+        lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, GOLDEN_WIDE},
+                                          {3, 1, 8, GOLDEN_DIMS - GOLDEN_WIDE}};
+        lq_archive_group_desc group;
+        lq_archive_pack_desc d;
+        size_t workspace_bytes;
+        void *workspace;
+        golden_group_make(g, stream, refit ? LQ_BASIS_HADAMARD : LQ_BASIS_IDENTITY, LQ_F16);
+        memset(&group, 0, sizeof group);
+        memset(&d, 0, sizeof d);
+        group.stream = stream;
+        group.rope = LQ_ARCHIVE_NONE;
+        group.slices = slices;
+        group.slice_count = GOLDEN_SLICES;
+        if (g->geometry.rope) {
+            golden_ok(lq_archive_add_rope(&writer, g->geometry.rope, &group.rope));
+        }
+        golden_ok(lq_archive_add_group(&writer, &group, &d.group));
+        d.tables = golden_tables;
+        d.geometry = g->geometry;
+        d.sequence = 5;
+        d.page = k->page;
+        d.quantizer = k->quantizer;
+        d.bits = k->bits;
+        d.step = k->step;
+        d.refit = refit;
+        workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+        workspace = source_alloc(workspace_bytes);
+        golden_ok(lq_archive_pack(&writer, &d, &g->vectors, &g->positions, tokens, workspace,
+                                  workspace_bytes));
+        golden_ok(lq_archive_add_meta(&writer, 77, "golden", 6));
+        golden_ok(lq_archive_flush_segment(&writer));
+        free(workspace);
+    }
+    golden_ok(lq_archive_finish(&writer));
+    return (size_t)writer.offset;
+}
+
+static void golden_archives(void)
+{
+    size_t i;
+    for (i = 0; i <= 9; i++) {
+        golden_kind k = golden_kinds[i];
+        k.type = 0;
+        snprintf(golden_prefix, sizeof golden_prefix, "%s/", k.name);
+        golden_put("archive", golden_buffer, golden_archive(&k, 0, GOLDEN_TOKENS));
+        golden_put("archive-refit", golden_buffer, golden_archive(&k, 1, GOLDEN_TOKENS));
+    }
+}
+
+/* ---- one digest of all streams ---- */
+static uint8_t golden_chain[16 + 16 + 8]; /* digest so far, digest of the stream, its length */
+
+static void golden_digest_add(const void *bytes, size_t count)
+{
+    int i;
+    lq_blake2s_128(golden_chain + 16, bytes, count);
+    for (i = 0; i < 8; i++) {
+        golden_chain[32 + i] = (uint8_t)((uint64_t)count >> 8 * i);
+    }
+    lq_blake2s_128(golden_chain, golden_chain, sizeof golden_chain);
+}
+
+static void golden_digest_text(char text[33])
+{
+    int i;
+    for (i = 0; i < 16; i++) {
+        snprintf(text + 2 * i, 3, "%02x", golden_chain[i]);
+    }
+}
+
+/* Everything, to `sink`. Returns 0 when every call succeeded. */
+static int golden_make(const lq_tables *tables, golden_sink sink)
+{
+    golden_tables = tables;
+    golden_out = sink;
+    golden_errors = 0;
+    golden_prefix[0] = 0;
+    memset(golden_chain, 0, sizeof golden_chain);
+    golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
+    golden_halves();
+    golden_lattices();
+    golden_groups();
+    golden_archives();
+    free(golden_buffer);
+    return golden_errors;
+}
+
+#endif

@@ -1,0 +1,469 @@
+#!/bin/sh
+# sh tests/run.sh [quick]: builds and runs all tests; the last line is "N passed, N failed".
+# CC, CXX: the first compilers (gcc, g++); JOBS: programs at a time (2).
+# shellcheck disable=SC2046,SC2086 # lists of flags are split on purpose
+set -u
+
+CDPATH='' cd -- "$(dirname -- "$0")/.." || exit 1
+root=$(pwd)
+case "${1-full}" in
+full | quick) mode=${1-full} ;;
+*)
+    echo "usage: sh tests/run.sh [quick]" >&2
+    exit 2
+    ;;
+esac
+
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir "$tmp/work" "$tmp/results" "$tmp/claims"
+ln -s "$root/tests" "$tmp/work/tests"
+ln -s "$root/latticequant.h" "$tmp/work/latticequant.h"
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+first_of() {
+    for tool in "$@"; do
+        if have "$tool"; then
+            echo "$tool"
+            return
+        fi
+    done
+}
+
+gcc=$(first_of "${CC-gcc}" gcc cc)
+clang=$(first_of clang)
+gxx=$(first_of "${CXX-g++}" g++)
+clangxx=$(first_of clang++)
+fast=${clang:-$gcc} # compiles the header faster
+if [ -z "$gcc" ]; then
+    echo "no C compiler" >&2
+    echo "0 passed, 1 failed"
+    exit 1
+fi
+
+both='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Wcast-qual
+-Wcast-align -Wvla -Wdouble-promotion -Werror'
+gate_c="-std=c99 $both -Wstrict-prototypes -Wmissing-prototypes"
+gate_cxx="-std=c++11 $both"
+frame='-O2 -Wframe-larger-than=4096'
+sanitize='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
+
+# ---- results: a job writes lines "passed failed" to results/JOB ----
+count() {
+    echo "$1 $2" >>"$tmp/results/$job"
+}
+
+ok() {
+    count 1 0
+}
+
+bad() {
+    echo "FAILED: $1"
+    count 0 1
+}
+
+skip() {
+    echo "skipped: $1"
+}
+
+# build LABEL COMMAND...: counted; silent unless it fails.
+build() {
+    label=$1
+    shift
+    if "$@" >"$tmp/build.$job" 2>&1; then
+        ok
+        return 0
+    fi
+    head -40 "$tmp/build.$job"
+    bad "$label: $*"
+    return 1
+}
+
+# program LABEL COMMAND...: its line "N passed, N failed" is added up, or it counts as one.
+program() {
+    label=$1
+    shift
+    "$@" >"$tmp/out.$job" 2>"$tmp/err.$job"
+    status=$?
+    sums=$(sed -n 's/^.*[^0-9]\([0-9][0-9]*\) passed, \([0-9][0-9]*\) failed$/\1 \2/p' "$tmp/out.$job" |
+        tail -1)
+    if [ -z "$sums" ]; then
+        sums=$(sed -n 's/^\([0-9][0-9]*\) passed, \([0-9][0-9]*\) failed$/\1 \2/p' "$tmp/out.$job" |
+            tail -1)
+    fi
+    if [ "$status" -ne 0 ]; then
+        tail -15 "$tmp/out.$job"
+        head -40 "$tmp/err.$job"
+    fi
+    if [ -z "$sums" ]; then
+        if [ "$status" -eq 0 ]; then ok; else bad "$label: exit status $status"; fi
+        return
+    fi
+    count "${sums% *}" "${sums#* }"
+    echo "$label: ${sums% *} passed, ${sums#* } failed"
+    if [ "$status" -ne 0 ] && [ "${sums#* }" = 0 ]; then
+        bad "$label: exit status $status"
+    fi
+}
+
+# ---- jobs ----
+
+# What a test is given: `size` is full, short, or tiny for slow machines (valgrind, qemu).
+arguments_of() {
+    case "$1.$2" in
+    test_hostile.million) echo 1000000 ;;
+    test_hostile.full) echo 20000 ;;
+    test_hostile.short) echo 3000 ;;
+    test_hostile.tiny) echo 100 ;;
+    test_archive.million | test_archive.full) echo 50000 ;;
+    test_archive.short) echo 2000 ;;
+    test_archive.tiny) echo 50 ;;
+    test_lm.*) # writes its files there
+        mkdir -p "$tmp/lm.$job"
+        echo "$tmp/lm.$job"
+        ;;
+    *.million | *.full) ;;
+    *) echo quick ;;
+    esac
+}
+
+job_test() { # TEST COMPILER SIZE
+    build "$1 $2" $2 $gate_c $frame "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+        program "$1 ($2)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
+}
+
+job_sanitized() { # TEST COMPILER SIZE
+    build "$1 sanitized" $2 $gate_c $sanitize "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+        program "$1 ($2, sanitizers)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
+}
+
+job_valgrind() { # TEST
+    build "$1 for valgrind" $gcc -std=c99 -O1 -g "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+        program "$1 (valgrind)" valgrind -q --error-exitcode=9 --leak-check=full \
+            "$tmp/$1.$job" $(arguments_of "$1" tiny)
+}
+
+job_compile() { # COMPILER FILE
+    case "$2" in
+    *.cpp) build "$2 $1" $1 $gate_cxx $frame -I. -c "$2" -o "$tmp/compile.$job" ;;
+    *) build "$2 $1" $1 $gate_c $frame -I. -c "$2" -o "$tmp/compile.$job" ;;
+    esac
+}
+
+job_header() { # COMPILER STANDARD LANGUAGE
+    warnings=$both
+    [ "$3" = c ] && warnings="$both -Wstrict-prototypes -Wmissing-prototypes"
+    build "header $1 $2" $1 -std=$2 $warnings $frame -x $3 -c tests/build/c99.c \
+        -o "$tmp/header.$job"
+}
+
+# One of tests/build: compiled and linked by COMPILER with FLAGS..., and run.
+job_link() { # COMPILER FLAGS -- FILES
+    compiler=$1
+    shift
+    flags=
+    while [ "$1" != -- ]; do
+        flags="$flags $1"
+        shift
+    done
+    shift
+    build "$* $compiler$flags" $compiler $flags "$@" -o "$tmp/link.$job" &&
+        program "$*" "$tmp/link.$job"
+}
+
+job_symbols() { # COMPILER
+    build "symbols $1" $1 -std=c99 $optimise -fno-stack-protector -c tests/build/two_tu_b.c \
+        -o "$tmp/symbols.$job" || return
+    if nm -P "$tmp/symbols.$job" | awk '
+        $2 ~ /^[A-TV-Z]$/ && $1 !~ /^lq_[a-z]/ && $1 != "two_tu_b" { print "exported: " $1; bad = 1 }
+        $2 == "U" && $1 !~ /^(memcpy|memmove|memset|_GLOBAL_OFFSET_TABLE_)$/ {
+            print "imported: " $1; bad = 1
+        }
+        END { exit bad }'; then
+        ok
+    else
+        bad "symbols of the header by $1"
+    fi
+    if objdump -t "$tmp/symbols.$job" | awk '
+        / O / && /[ \t]\.(data|bss|tbss|tdata)/ && !/\.data\.rel\.ro/ && !/lq__cpu_state/ { print; bad = 1 }
+        END { exit bad }'; then
+        ok
+    else
+        bad "writable state of the header by $1"
+    fi
+}
+
+# Macros that the header leaves behind: LQ_* and LATTICEQUANT_* and nothing internal.
+job_macros() { # COMPILER
+    at=$tmp/macros.$job
+    {
+        sed -n 's/^ *# *include *\(<[a-z0-9_]*\.h>\).*/#include \1/p' latticequant.h | sort -u
+    } >"$at.std.c"
+    echo '#include "latticequant.h"' >"$at.api.c"
+    {
+        echo '#define LATTICEQUANT_IMPLEMENTATION'
+        echo '#include "latticequant.h"'
+    } >"$at.imp.c"
+    for part in std api imp; do
+        $1 -std=c99 -I. -dM -E "$at.$part.c" 2>"$at.err" | awk '{ print $2 }' |
+            sed 's/(.*//' | sort -u >"$at.$part"
+    done
+    for part in api imp; do
+        leak=$(comm -13 "$at.std" "$at.$part" |
+            grep -v -E '^(LQ_[A-Z0-9][A-Z0-9_]*|LATTICEQUANT_[A-Z_]+)$' | tr '\n' ' ')
+        if [ -z "$leak" ]; then ok; else bad "macros left by $1 ($part): $leak"; fi
+    done
+}
+
+# One digest of everything the encoder makes, compared with the pinned one at every SIMD level.
+job_digest() { # LABEL RUNNER COMMAND...
+    name=$1
+    runner=$2
+    shift 2
+    [ "$runner" = - ] && runner=
+    build "digest $name" "$@" tests/digest.c -o "$tmp/digest.$job" -lm || return
+    want=$(cat tests/golden/digest.txt)
+    for level in 0 1 2; do
+        got=$($runner "$tmp/digest.$job" $level) || got="exit status $?"
+        if [ "$got" = "$want" ]; then
+            ok
+        else
+            bad "digest $name level $level: $got, not $want"
+        fi
+    done
+}
+
+job_qemu() { # TEST
+    build "$1 for aarch64" aarch64-linux-gnu-gcc -static -std=c99 -O2 "tests/$1.c" \
+        -o "$tmp/$1.$job" -lm -lpthread &&
+        program "$1 (aarch64)" qemu-aarch64 "$tmp/$1.$job" $(arguments_of "$1" tiny)
+}
+
+# An example by the command in its first line; then its script tests/test_NAME.sh with the binary.
+job_example() { # FILE COMPILER
+    name=$(basename "$1" .c)
+    command=$(sed -n '1s|^/\* *\(cc .*[^ ]\) *\*/.*$|\1|p' "$1")
+    if [ -z "$command" ]; then
+        bad "$1: the first line is not its cc command"
+        return
+    fi
+    if [ "$name" = lm ] && [ ! -f tests/test_lm.sh ]; then
+        skip "examples/lm.c (no tests/test_lm.sh)"
+        return
+    fi
+    mkdir -p "$tmp/bin.$job"
+    command=$(echo "$command" | sed "s|^cc |$2 |; s|-o  *|-o $tmp/bin.$job/|")
+    build "$1" sh -c "$command" || return
+    if [ -f "tests/test_$name.sh" ]; then
+        program "test_$name.sh ($2)" sh "tests/test_$name.sh" "$tmp/bin.$job/$name"
+    fi
+    if [ "$name" != lm ]; then
+        mkdir -p "$tmp/work/$job"
+        ln -s "$root/tests" "$tmp/work/$job/tests"
+        program "$1" sh -c "cd '$tmp/work/$job' && '$tmp/bin.$job/$name'"
+    fi
+}
+
+# The ```c blocks of the README that are programs.
+job_readme() {
+    awk -v to="$tmp/work/readme" '
+        /^```c$/ { n++; on = 1; next }
+        /^```/ { on = 0 }
+        on { print > (to n ".c") }' README.md
+    for file in "$tmp"/work/readme*.c; do
+        if [ -f "$file" ] && grep -q 'int main' "$file"; then
+            build "README $(basename "$file")" $gcc -std=c99 -O2 -Wall -Wextra -Werror -I. "$file" \
+                -o "${file%.c}" -lm -lpthread &&
+                program "README $(basename "$file")" sh -c "cd '$tmp/work' && '${file%.c}'"
+        fi
+    done
+}
+
+job_shellcheck() {
+    for file in tests/*.sh .ci/run; do
+        build "shellcheck $file" shellcheck "$file"
+    done
+}
+
+# ---- the list of jobs, dear ones first ----
+add() {
+    echo "$*" >>"$tmp/jobs"
+}
+
+tests=
+for file in tests/test_*.c; do
+    tests="$tests $(basename "$file" .c)"
+done
+
+if [ "$mode" = full ]; then
+    san=$gcc
+    echo 'int main(void) { return 0; }' >"$tmp/probe.c"
+    if [ -n "$clang" ] && $clang $sanitize "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
+        san=$clang
+    fi
+    if $san $sanitize "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
+        add job_sanitized test_hostile "$san" million
+        for t in $tests; do
+            [ "$t" = test_hostile ] || add job_sanitized "$t" "$san" short
+        done
+    else
+        skip "sanitizers (not installed)"
+    fi
+    for t in $tests; do
+        add job_test "$t" "$gcc" full
+    done
+    if have valgrind; then
+        for t in test_golden test_profile test_hostile; do
+            [ -f "tests/$t.c" ] && add job_valgrind "$t"
+        done
+    else
+        skip "valgrind (not installed)"
+    fi
+    if [ -n "$clang" ]; then
+        for t in $tests; do
+            add job_test "$t" "$clang" short
+        done
+    else
+        skip "clang (not installed)"
+    fi
+else
+    for t in $tests; do
+        add job_test "$t" "$fast" short
+    done
+fi
+
+compilers="$gcc $clang"
+optimise=-O2
+if [ "$mode" = quick ]; then
+    compilers=$fast
+    optimise=-O1
+fi
+for c in $compilers; do
+    for file in examples/*.c; do
+        [ -f "$file" ] && add job_example "$file" "$c"
+    done
+    for file in bench/*.c; do
+        [ -f "$file" ] || continue
+        if grep -q '<htscodecs/' "$file" && ! echo '#include <htscodecs/rANS_static4x16.h>' |
+            "$c" -x c -E - >/dev/null 2>&1; then
+            skip "$file ($c: no htscodecs headers)"
+            continue
+        fi
+        [ "$mode" = quick ] || add job_compile "$c" "$file"
+    done
+    for file in tests/*.c; do
+        case "$file" in
+        tests/test_*) ;;
+        *) [ "$mode" = quick ] || add job_compile "$c" "$file" ;;
+        esac
+    done
+    add job_header "$c" c99 c
+    add job_symbols "$c"
+    add job_macros "$c"
+    add job_link "$c" -std=c99 -O0 -- tests/build/c99.c
+    add job_link "$c" -std=c99 -O0 -- tests/build/two_tu_a.c tests/build/two_tu_b.c
+    add job_link "$c" -std=c99 -Wall -Wextra -Werror -O0 -- tests/build/static.c
+    add job_link "$c" -std=c99 -Wall -Wextra -Werror -O0 -- tests/build/nosimd.c
+    add job_link "$c" -std=c99 -Wall -Wextra -Werror -O0 -- tests/build/twice.c
+    case "$(uname -s).$(uname -m)" in
+    Linux.x86_64 | Linux.aarch64)
+        add job_link "$c" -std=c99 "$optimise" -nostdlib -static -ffreestanding -fno-builtin \
+            -fno-stack-protector -- tests/build/nostdlib.c
+        ;;
+    *) skip "tests/build/nostdlib.c (only Linux on x86-64 and aarch64)" ;;
+    esac
+done
+for c in $gxx $clangxx; do
+    if [ "$mode" = full ] || [ "$c" = "${clangxx:-$gxx}" ]; then
+        add job_link "$c" -std=c++11 -Wall -Wextra -Werror -O0 -- tests/build/cxx.cpp
+        [ "$mode" = quick ] || add job_header "$c" c++11 c++
+    fi
+done
+if [ "$mode" = full ]; then
+    for c in $compilers; do
+        add job_header "$c" c11 c
+        add job_header "$c" gnu17 c
+    done
+fi
+
+if [ ! -f tests/digest.c ]; then
+    skip "tests/digest.c (not there)"
+elif [ "$mode" = quick ]; then
+    add job_digest "$fast-O0" - "$fast" -std=c99 -O0
+    add job_digest "$fast-O2" - "$fast" -std=c99 -O2
+else
+    for c in $compilers; do
+        add job_digest "$c-O0" - "$c" -std=c99 -O0
+        add job_digest "$c-O2" - "$c" -std=c99 -O2
+        add job_digest "$c-O3-ffast-math" - "$c" -std=c99 -O3 -ffast-math
+        add job_digest "$c-O3-march=native" - "$c" -std=gnu99 -O3 -march=native
+        add job_digest "$c-LQ_NO_SIMD" - "$c" -std=c99 -O2 -DLQ_NO_SIMD
+    done
+    for c in $gxx $clangxx; do
+        add job_digest "$c" - "$c" -std=c++11 -O2 -x c++
+    done
+    echo 'int main(void) { return 0; }' >"$tmp/probe.c"
+    if $gcc -m32 "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null && "$tmp/probe"; then
+        add job_digest "$gcc-m32" - "$gcc" -std=c99 -O2 -m32
+    else
+        skip "-m32 (does not link)"
+    fi
+    if have aarch64-linux-gnu-gcc && have qemu-aarch64 &&
+        aarch64-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
+        add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
+        for t in test_transform test_lattice test_golden; do
+            [ -f "tests/$t.c" ] && add job_qemu "$t"
+        done
+    else
+        skip "aarch64 (no cross compiler or qemu)"
+    fi
+fi
+if [ -f README.md ]; then
+    add job_readme
+else
+    skip "README.md (not there)"
+fi
+if have shellcheck; then
+    add job_shellcheck
+else
+    skip "shellcheck (not installed)"
+fi
+
+# ---- the workers take the jobs in order ----
+worker() {
+    job=0
+    while read -r line; do
+        job=$((job + 1))
+        mkdir "$tmp/claims/$job" 2>/dev/null || continue
+            $line >"$tmp/log.$job" 2>&1 </dev/null
+        if [ ! -s "$tmp/results/$job" ]; then
+            case "$line" in
+            job_example* | job_readme*) ;;
+            *) bad "$line: nothing counted" >>"$tmp/log.$job" ;;
+            esac
+        fi
+        cat "$tmp/log.$job"
+        rm -rf "$tmp"/*".$job"
+    done <"$tmp/jobs"
+}
+
+started=$(date +%s)
+workers=
+n=0
+while [ "$n" -lt "${JOBS-2}" ]; do
+    worker &
+    workers="$workers $!"
+    n=$((n + 1))
+done
+trap 'kill $workers 2>/dev/null; exit 1' HUP INT TERM
+for pid in $workers; do
+    wait "$pid"
+done
+echo "$(($(date +%s) - started)) seconds"
+cat "$tmp/results"/* | awk '
+    { passed += $1; failed += $2 }
+    END { printf "%d passed, %d failed\n", passed, failed; exit failed != 0 || passed == 0 }'

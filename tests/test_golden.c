@@ -1,0 +1,224 @@
+/* cc -O2 tests/test_golden.c -o test_golden -lm    Streams that may not change, from the root:
+     golden/hashes.txt   length, XXH32 and BLAKE2s-128 of what the encoder makes (golden.h), at all
+     levels golden/NAME.lqa     archives of released formats, which must stay decodable
+     golden/NAME.f16     what tokens of them decode to
+     golden/digest.txt   the one digest of digest.c
+   `test_golden --write` writes them anew: after a release only for a new format, with a new NAME.
+   */
+#define LATTICEQUANT_IMPLEMENTATION
+#include "../latticequant.h"
+
+#include "check.h"
+#include "golden.h"
+
+/* Archives: 72 tokens, of which 60 .. 71 are compared: the end of one page and all of the next. */
+enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 4 };
+
+static const char *const file_names[FILES] = {"v1-coded-z", "v1-coded-e8", "v1-coded-d4",
+                                              "v1-fixed-z3"};
+static const size_t file_kinds[FILES] = {0, 2, 1, 7};
+static const int file_refits[FILES] = {1, 0, 1, 0};
+
+static const lq_tables *tables;
+
+/* ---- hashes ---- */
+static FILE *hashes;
+static int writing;
+
+static void hash_line(char *line, size_t room, const char *name, const void *bytes, size_t count)
+{
+    uint8_t digest[16];
+    int at = snprintf(line, room, "%s %lu %08x ", name, (unsigned long)count,
+                      (unsigned)lq_xxh32(bytes, count, 0));
+    int i;
+    lq_blake2s_128(digest, bytes, count);
+    for (i = 0; i < 16; i++) {
+        at += snprintf(line + at, room - (size_t)at, "%02x", digest[i]);
+    }
+}
+
+static void compare(const char *name, const void *bytes, size_t count)
+{
+    char line[200];
+    char want[200] = "";
+    hash_line(line, sizeof line, name, bytes, count);
+    golden_digest_add(bytes, count);
+    if (writing) {
+        fprintf(hashes, "%s\n", line);
+        return;
+    }
+    if (!fgets(want, sizeof want, hashes)) {
+        want[0] = 0;
+    }
+    want[strcspn(want, "\r\n")] = 0;
+    if (!CHECK(strcmp(line, want) == 0)) {
+        fprintf(stderr, "    is:  %s\n    was: %s\n", line, want);
+    }
+}
+
+/* After all streams. */
+static void test_digest(void)
+{
+    char text[33];
+    char want[40] = "";
+    FILE *f = fopen("tests/golden/digest.txt", writing ? "w" : "r");
+    golden_digest_text(text);
+    if (!CHECK(f != NULL)) {
+        return;
+    }
+    if (writing) {
+        fprintf(f, "%s\n", text);
+    } else {
+        CHECK(fgets(want, sizeof want, f) != NULL && strncmp(text, want, 32) == 0);
+    }
+    fclose(f);
+}
+
+static void test_hashes(int level)
+{
+    hashes = fopen("tests/golden/hashes.txt", writing ? "w" : "r");
+    if (!CHECK(hashes != NULL)) {
+        return;
+    }
+    lq_cpu_limit(level);
+    CHECK(golden_make(tables, compare) == 0);
+    lq_cpu_limit(-1);
+    if (!writing) {
+        CHECK(fgetc(hashes) == EOF);
+    }
+    fclose(hashes);
+    test_digest();
+}
+
+/* ---- archives ---- */
+static void path_of(char *path, size_t room, const char *name, const char *end)
+{
+    snprintf(path, room, "tests/golden/%s.%s", name, end);
+}
+
+static uint8_t *file_read(const char *path, size_t *count)
+{
+    FILE *f = fopen(path, "rb");
+    uint8_t *bytes = NULL;
+    uint8_t *exact;
+    *count = 0;
+    if (CHECK(f != NULL)) {
+        bytes = (uint8_t *)source_alloc(1 << 16);
+        *count = fread(bytes, 1, 1 << 16, f);
+        fclose(f);
+    }
+    exact = source_copy(bytes, *count);
+    free(bytes);
+    return exact;
+}
+
+static void file_write(const char *path, const void *bytes, size_t count)
+{
+    FILE *f = fopen(path, "wb");
+    if (CHECK(f != NULL)) {
+        CHECK(fwrite(bytes, 1, count, f) == count);
+        fclose(f);
+    }
+}
+
+/* Tokens 60 .. 71 of both groups as floats: (stream, token, dim). */
+static void decode_file(const uint8_t *file, size_t count, float *x)
+{
+    lq_archive_source source;
+    lq_archive_reader reader;
+    const uint8_t *meta;
+    size_t meta_count;
+    void *mem = source_alloc(1 << 16);
+    uint32_t group;
+    memset(&source, 0, sizeof source);
+    source.bytes = file;
+    source.size = count;
+    if (!CHECK(lq_archive_open(&reader, &source, mem, 1 << 16, NULL) == LQ_OK)) {
+        free(mem);
+        return;
+    }
+    CHECK(!lq_archive_meta(&reader, 77, &meta, &meta_count) && meta_count == 6 &&
+          memcmp(meta, "golden", 6) == 0);
+    for (group = 0; group < 2; group++) {
+        size_t workspace_bytes = lq_archive_unpack_workspace_bytes(&reader, group);
+        void *workspace = source_alloc(workspace_bytes);
+        float *to = x + group * COMPARED * GOLDEN_DIMS;
+        lq_archive_unpack_desc d;
+        lq_vectors_out out = {NULL, GOLDEN_DIMS, LQ_F32};
+        void *slices[2];
+        memset(&d, 0, sizeof d);
+        d.tables = tables;
+        d.group = group;
+        d.sequence = 5;
+        slices[0] = to;
+        slices[1] = to + GOLDEN_WIDE;
+        out.slices = slices;
+        CHECK(lq_archive_unpack(&reader, &d, &out, FIRST, COMPARED, workspace, workspace_bytes) ==
+              LQ_OK);
+        free(workspace);
+    }
+    free(mem);
+}
+
+static void test_file(int which)
+{
+    enum { COUNT = 2 * COMPARED * GOLDEN_DIMS };
+    static float x[COUNT];
+    static uint8_t halves[2 * COUNT];
+    char path[100];
+    size_t count;
+    uint8_t *file;
+    int i;
+    path_of(path, sizeof path, file_names[which], "lqa");
+    if (writing) {
+        golden_kind k = golden_kinds[file_kinds[which]];
+        golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
+        golden_tables = tables;
+        count = golden_archive(&k, file_refits[which], FILE_TOKENS);
+        file_write(path, golden_buffer, count);
+        free(golden_buffer);
+    }
+    memset(x, 0, sizeof x);
+    file = file_read(path, &count);
+    decode_file(file, count, x);
+    free(file);
+    path_of(path, sizeof path, file_names[which], "f16");
+    if (writing) {
+        for (i = 0; i < COUNT; i++) {
+            uint16_t h = lq_f16_from_f32(x[i]);
+            halves[2 * i] = (uint8_t)h;
+            halves[2 * i + 1] = (uint8_t)(h >> 8);
+        }
+        file_write(path, halves, sizeof halves);
+    }
+    file = file_read(path, &count);
+    if (CHECK(count == 2 * COUNT)) {
+        int bad = 0;
+        for (i = 0; i < COUNT; i++) { /* within the rounding to half, and a last bit */
+            double want = (double)lq_f32_from_f16((uint16_t)(file[2 * i] | file[2 * i + 1] << 8));
+            bad += !(fabs((double)x[i] - want) <= fabs(want) * 0x1p-11 * 1.01 + 0x1p-24);
+        }
+        CHECK(bad == 0);
+    }
+    free(file);
+}
+
+int main(int argc, char **argv)
+{
+    void *memory = source_alloc(lq_tables_bytes());
+    int level;
+    int i;
+    writing = argc > 1 && strcmp(argv[1], "--write") == 0;
+    CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
+    for (level = lq_cpu_limit(-1); level >= 0; level--) {
+        test_hashes(level);
+        if (writing || (argc > 1 && strcmp(argv[1], "quick") == 0)) {
+            break;
+        }
+    }
+    for (i = 0; i < FILES; i++) {
+        test_file(i);
+    }
+    free(memory);
+    return check_report("test_golden");
+}

@@ -1,0 +1,675 @@
+/* cc -O2 -fsanitize=address,undefined tests/test_hostile.c -o test_hostile && ./test_hostile
+   [mutations] Mutated archives, profiles and pages. Half of them get their checksums mended, so
+   that the decoders behind see them; every buffer has its exact size. Nothing may crash, and
+   errors leave no object. */
+#define LATTICEQUANT_IMPLEMENTATION
+#include "../latticequant.h"
+
+#include "check.h"
+#include "source.h"
+
+enum { TOKENS = 70, DIMS = 8, HEADS = 2, ARCHIVES = 10, KINDS = 10 };
+enum { TRAILER = 4, FILE_MAX = 1 << 16, OUT_TOKENS = 16 };
+
+static const lq_tables *tables;
+
+typedef struct blob {
+    uint8_t *bytes;
+    size_t count;
+} blob;
+
+static blob archives[ARCHIVES];
+static blob external;         /* the profile that one archive names by its hash */
+static uint64_t statuses[16]; /* how often each status came back */
+
+static void seen(int status)
+{
+    CHECK(status <= 0 && status >= LQ_E_IO);
+    statuses[-status & 15]++;
+}
+
+static uint32_t load32(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static void store32(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+    p[2] = (uint8_t)(v >> 16);
+    p[3] = (uint8_t)(v >> 24);
+}
+
+/* ---- the archives to start from ---- */
+static void add_heads(lq_archive_writer *w, uint32_t stream, uint32_t rope_id, uint32_t *id)
+{
+    lq_slice slices[HEADS] = {{0, 0, 0, DIMS}, {0, 1, 0, DIMS}};
+    lq_archive_group_desc g;
+    memset(&g, 0, sizeof g);
+    g.stream = stream;
+    g.rope = rope_id;
+    g.slices = slices;
+    g.slice_count = HEADS;
+    CHECK(lq_archive_add_group(w, &g, id) == LQ_OK);
+}
+
+typedef struct kind {
+    int page;
+    int quantizer;
+    int bits;
+    uint32_t basis;
+    int refit;
+} kind;
+
+static const kind kinds[KINDS] = {
+    {0, LQ_Z, 0, 0, 0},
+    {0, LQ_D4, 0, 2, 0},
+    {0, LQ_E8, 0, 0, 1},
+    {0, LQ_E8_RELAXED, 0, 2, 0},
+    {LQ_PAGE_FIXED, LQ_Z, 3, 0, 0},
+    {LQ_PAGE_FIXED, LQ_E8, 4, 2, 0},
+    {LQ_PAGE_FIXED, LQ_Z, 8, 0, 1},
+    {LQ_PAGE_RAW, 0, 0, 0, 0},
+    {0, LQ_Z, 0, 0, 1},
+    {0, LQ_Z, 0, 0, 0}, /* with the external profile */
+};
+
+static void pack_group(lq_archive_writer *w, const kind *k, uint32_t stream, uint32_t group,
+                       const lq_rope *rope, size_t first, size_t tokens, const lq_profile *profile,
+                       uint32_t profile_id)
+{
+    static const uint32_t dims[HEADS] = {DIMS, DIMS};
+    static float x[HEADS][TOKENS * DIMS];
+    const void *slices[HEADS];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    lq_positions positions = {0, 0, NULL};
+    lq_archive_pack_desc d;
+    size_t workspace_bytes;
+    void *workspace;
+    size_t i;
+    memset(&d, 0, sizeof d);
+    for (i = 0; i < TOKENS * DIMS; i++) {
+        x[0][i] = (float)(source_integer_gauss() * (1 + (double)(i % DIMS)));
+        x[1][i] = (float)(source_integer_gauss() * 0.5 + 1);
+    }
+    slices[0] = x[0];
+    slices[1] = x[1];
+    v.slices = slices;
+    positions.first = (int64_t)(3 * first);
+    positions.stride = stream == LQ_K ? 3 : 1;
+    d.tables = tables;
+    d.geometry.stream = stream;
+    d.geometry.basis = k->basis;
+    d.geometry.slice_count = HEADS;
+    d.geometry.slice_dims = dims;
+    d.geometry.rope = rope;
+    d.group = group;
+    d.first_token = first;
+    d.page = k->page;
+    d.quantizer = k->page == LQ_PAGE_RAW ? 0 : k->quantizer;
+    d.bits = k->bits;
+    d.step = 0.4f;
+    d.refit = k->refit;
+    d.profile = profile;
+    d.profile_id = profile_id;
+    workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+    workspace = source_alloc(workspace_bytes);
+    CHECK(lq_archive_pack(w, &d, &v, &positions, tokens, workspace, workspace_bytes) == LQ_OK);
+    free(workspace);
+}
+
+static void external_make(lq_profile *profile, void *mem, size_t mem_bytes, const lq_rope *rope)
+{
+    static const uint32_t dims[HEADS] = {DIMS, DIMS};
+    lq_geometry g;
+    memset(&g, 0, sizeof g);
+    g.stream = LQ_K;
+    g.slice_count = HEADS;
+    g.slice_dims = dims;
+    g.rope = rope;
+    CHECK(lq_profile_init(profile, mem, mem_bytes, &g, 2.0f) == LQ_OK);
+    external.bytes = (uint8_t *)source_alloc(lq_profile_save_bound(HEADS * DIMS));
+    CHECK(!lq_profile_save(external.bytes, lq_profile_save_bound(HEADS * DIMS), &external.count,
+                           profile));
+}
+
+static void archive_make(blob *out, size_t which)
+{
+    static const float freqs[3] = {1.0f, 0.1f, 0.01f};
+    lq_rope rope = {NULL, 6, LQ_ROPE_HALF, 1.0f};
+    lq_archive_writer w;
+    lq_archive_writer_desc d;
+    lq_profile profile;
+    int16_t profile_mem[2 * HEADS * DIMS];
+    const kind *k = &kinds[which];
+    uint8_t *file = (uint8_t *)source_alloc(FILE_MAX);
+    uint8_t *directory = (uint8_t *)source_alloc(FILE_MAX);
+    uint32_t rope_id = 0;
+    uint32_t id = 0;
+    uint32_t profile_id = 0;
+    int named = which == KINDS - 1;
+    rope.freqs = freqs;
+    memset(&d, 0, sizeof d);
+    d.mem = file;
+    d.mem_bytes = FILE_MAX;
+    d.directory = directory;
+    d.directory_bytes = FILE_MAX;
+    CHECK(lq_archive_writer_init(&w, &d) == LQ_OK);
+    CHECK(lq_archive_add_rope(&w, &rope, &rope_id) == LQ_OK);
+    if (named) {
+        lq_archive_profile_desc p = {NULL, 0, NULL};
+        uint8_t digest[16];
+        external_make(&profile, profile_mem, sizeof profile_mem, &rope);
+        lq_blake2s_128(digest, external.bytes, external.count);
+        p.hash = digest;
+        CHECK(lq_archive_add_profile(&w, &p, &profile_id) == LQ_OK);
+    }
+    add_heads(&w, LQ_K, rope_id, &id);
+    pack_group(&w, k, LQ_K, id, &rope, 0, TOKENS, named ? &profile : NULL, profile_id);
+    CHECK(lq_archive_add_meta(&w, 1, "hostile", 7) == LQ_OK);
+    CHECK(lq_archive_flush_segment(&w) == LQ_OK);
+    add_heads(&w, LQ_V, LQ_ARCHIVE_NONE, &id);
+    pack_group(&w, k, LQ_V, id, NULL, 0, TOKENS, NULL, 0);
+    if (!named) {
+        pack_group(&w, k, LQ_V, id, NULL, TOKENS, 20, NULL, 0);
+    }
+    CHECK(lq_archive_finish(&w) == LQ_OK);
+    out->count = (size_t)w.offset;
+    out->bytes = source_copy(file, out->count);
+    free(file);
+    free(directory);
+}
+
+/* ---- reading everything that opens ---- */
+typedef struct stream_source {
+    const uint8_t *bytes;
+    size_t count;
+} stream_source;
+
+static int read_stream(void *user, uint64_t offset, void *dst, size_t count)
+{
+    const stream_source *s = (const stream_source *)user;
+    if (offset > s->count || count > s->count - offset) {
+        CHECK(0 && "read outside the file");
+        return 1;
+    }
+    memcpy(dst, s->bytes + (size_t)offset, count);
+    return 0;
+}
+
+/* Unpacks up to 16 tokens of a group into buffers of their exact size. */
+static void read_group(const lq_archive_reader *r, uint32_t group)
+{
+    static lq_slice slices[LQ_ARCHIVE_MAX_SLICES];
+    static void *out[LQ_ARCHIVE_MAX_SLICES];
+    static const int types[3] = {LQ_F32, LQ_F16, LQ_BF16};
+    lq_archive_group_desc g;
+    lq_archive_unpack_desc d;
+    lq_vectors_out v;
+    uint64_t tokens = 0;
+    uint64_t first;
+    size_t count;
+    size_t dims = 0;
+    size_t workspace_bytes;
+    void *workspace;
+    uint8_t *floats;
+    uint32_t i;
+    seen(lq_archive_group(r, group, &g, slices, LQ_ARCHIVE_MAX_SLICES));
+    CHECK(g.slice_count <= LQ_ARCHIVE_MAX_SLICES);
+    seen(lq_archive_tokens(r, group, 0, &tokens));
+    for (i = 0; i < g.slice_count; i++) {
+        dims += slices[i].dims;
+    }
+    workspace_bytes = lq_archive_unpack_workspace_bytes(r, group);
+    if (tokens == 0 || dims > 512 || !CHECK(workspace_bytes > 0)) {
+        return;
+    }
+    first = source_below(2) ? 0 : source_below(TOKENS);
+    count = 1 + source_below(source_below(3) ? TOKENS : OUT_TOKENS);
+    v.type = types[source_below(3)];
+    v.token_stride = 0;
+    v.slices = out;
+    floats = (uint8_t *)source_alloc(count * dims * lq_type_bytes(v.type));
+    dims = 0;
+    for (i = 0; i < g.slice_count; i++) {
+        out[i] = floats + count * dims * lq_type_bytes(v.type);
+        dims += slices[i].dims;
+    }
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.group = group;
+    if (source_below(8)) {
+        d.profile = external.bytes;
+        d.profile_bytes = external.count;
+    }
+    workspace = source_alloc(workspace_bytes);
+    seen(lq_archive_unpack(r, &d, &v, first, count, workspace, workspace_bytes));
+    free(workspace);
+    free(floats);
+}
+
+static void read_everything(const lq_archive_reader *r)
+{
+    const uint8_t *bytes;
+    size_t count;
+    lq_page_ref ref;
+    uint32_t i;
+    seen(lq_archive_meta(r, 1, &bytes, &count));
+    for (i = 0; i < r->run_count && i < 20; i++) {
+        lq_archive_run_info info;
+        int64_t positions[4];
+        seen(lq_archive_run(r, i, &info));
+        seen(lq_archive_run_page(r, i, info.page_count - 1, &ref));
+        CHECK(ref.offset + ref.bytes <= r->end);
+        seen(lq_archive_positions(r, i, 0, 4, positions));
+    }
+    for (i = 0; i < r->rope_count && i < 4; i++) {
+        float freqs[64];
+        lq_rope rope;
+        seen(lq_archive_rope(r, i, &rope, freqs, 64));
+    }
+    for (i = 0; i < r->profile_count && i < 8; i++) {
+        lq_archive_profile_desc p;
+        seen(lq_archive_profile(r, i, &p));
+    }
+    for (i = 0; i < r->group_count && i < 8; i++) {
+        read_group(r, i);
+    }
+}
+
+static int open_and_read(const uint8_t *bytes, size_t count)
+{
+    static uint8_t *mem; /* of the size that the archive asks for, no more */
+    static size_t mem_bytes;
+    lq_archive_source source;
+    lq_archive_reader reader;
+    stream_source stream;
+    size_t needed = 0;
+    int status;
+    stream.bytes = bytes;
+    stream.count = count;
+    memset(&source, 0, sizeof source);
+    memset(&reader, 0xee, sizeof reader);
+    source.size = count;
+    source.recover_bytes = source_below(4) ? 0 : UINT64_MAX;
+    if (source_below(4) == 0) {
+        source.read_fn = read_stream;
+        source.user = &stream;
+    } else {
+        source.bytes = bytes;
+    }
+    status = lq_archive_open(&reader, &source, mem, mem_bytes, &needed);
+    while (status == LQ_E_SPACE && needed > mem_bytes && needed < 1 << 24) {
+        free(mem);
+        mem_bytes = needed;
+        mem = (uint8_t *)source_alloc(mem_bytes);
+        status = lq_archive_open(&reader, &source, mem, mem_bytes, &needed);
+    }
+    seen(status);
+    if (status == LQ_OK) {
+        read_everything(&reader);
+    } else {
+        CHECK(reader.group_count == 0xeeeeeeeeu && (needed == 0 || status == LQ_E_SPACE));
+    }
+    return status;
+}
+
+/* ---- mutations ---- */
+static uint8_t interesting(void)
+{
+    static const uint8_t bytes[12] = {0, 1, 2, 3, 4, 8, 0x40, 0x7f, 0x80, 0xfe, 0xff, 0x3f};
+    return source_below(3) ? bytes[source_below(12)] : (uint8_t)source_below(256);
+}
+
+/* Changes a few bytes of [from, to). */
+static void mutate(uint8_t *bytes, size_t from, size_t to)
+{
+    uint32_t changes = 1 + source_below(3);
+    uint32_t n = (uint32_t)(to - from);
+    while (changes-- && n) {
+        size_t at = from + source_below(n);
+        switch (source_below(4)) {
+        case 0:
+            bytes[at] = interesting();
+            break;
+        case 1:
+            bytes[at] = (uint8_t)(bytes[at] ^ 1u << source_below(8));
+            break;
+        case 2:
+            bytes[at] = (uint8_t)(bytes[at] + (source_below(2) ? 1 : 255));
+            break;
+        default:
+            if (n >= 4) {
+                at = from + source_below(n - 3);
+                store32(bytes + at, source_below(2) ? load32(bytes + at) + source_below(64) - 32
+                                                    : (uint32_t)source_u64());
+            }
+            break;
+        }
+    }
+}
+
+/* ---- mending: checksums made right again, along whatever the mutated numbers still point to ----
+*/
+static uint64_t load64(const uint8_t *p)
+{
+    return load32(p) | (uint64_t)load32(p + 4) << 32;
+}
+
+static void mend_profile(uint8_t *p, size_t count)
+{
+    if (count >= 20) {
+        store32(p + 16, lq_xxh32(p + 20, count - 20, lq_xxh32(p, 16, 0)));
+    }
+}
+
+/* A run's page table: end and checksum of each page. */
+static void mend_run(uint8_t *file, size_t count, uint8_t *payload, size_t payload_bytes,
+                     uint32_t form)
+{
+    uint32_t tokens = load32(payload + 24);
+    uint32_t per_page = payload[28] | (uint32_t)payload[29] << 8;
+    uint64_t base = load64(payload + 36);
+    uint64_t align = (uint64_t)1 << (payload[31] & 31);
+    uint64_t at = 44 + (form == 1 ? 12 : form == 2 ? 8 * (uint64_t)tokens : 0);
+    uint64_t end = 0;
+    for (; per_page && at + 8 <= payload_bytes; at += 8) {
+        uint64_t start = (end + align - 1) / align * align;
+        end = load32(payload + at);
+        if (base <= count && end <= count - base && start < end) {
+            store32(payload + at + 4, lq_xxh32(file + base + start, (size_t)(end - start), 0));
+        }
+    }
+}
+
+static void mend_directory(uint8_t *file, size_t count, uint8_t *directory, size_t bytes)
+{
+    size_t at = 0;
+    while (at + 8 <= bytes) {
+        uint32_t type = directory[at] | (uint32_t)directory[at + 1] << 8;
+        uint32_t flags = directory[at + 2] | (uint32_t)directory[at + 3] << 8;
+        size_t payload = load32(directory + at + 4);
+        if (payload > bytes - at - 8) {
+            return;
+        }
+        if (type == 3 && payload > 4 && directory[at + 8] == 1) {
+            mend_profile(directory + at + 12, payload - 4);
+        } else if (type == 4 && payload >= 44) {
+            mend_run(file, count, directory + at + 8, payload, flags >> 1);
+        }
+        at += 8 + (payload + 3) / 4 * 4;
+    }
+}
+
+static void mend_archive(uint8_t *file, size_t count)
+{
+    uint64_t at = count - LQ_ARCHIVE_FOOTER_BYTES;
+    int footers;
+    for (footers = 0; footers < 8; footers++) {
+        uint8_t *f = file + at;
+        uint64_t bytes = load32(f + 4);
+        uint64_t offset = load64(f + 8);
+        uint64_t previous = load64(f + 16);
+        if (offset <= count && bytes <= count - offset) {
+            mend_directory(file, count, file + offset, (size_t)bytes);
+            store32(f + 40, lq_xxh32(file + offset, (size_t)bytes, 0));
+        }
+        store32(f + 44, lq_xxh32(f, 44, 0));
+        if (previous >= at || at - previous < LQ_ARCHIVE_FOOTER_BYTES) {
+            break;
+        }
+        at = previous;
+    }
+    store32(file + 28, lq_xxh32(file, 28, 0));
+}
+
+/* ---- one mutated archive ---- */
+static int mutated_archive(int mend)
+{
+    const blob *b = &archives[source_below(ARCHIVES)];
+    size_t count = b->count;
+    uint8_t *bytes;
+    int status;
+    if (!mend && source_below(4) == 0) { /* cut, or with rubbish behind */
+        count = source_below(2) ? source_below((uint32_t)count) : count + 1 + source_below(64);
+    }
+    bytes = (uint8_t *)source_alloc(count);
+    memset(bytes, (int)source_below(256), count);
+    memcpy(bytes, b->bytes, count < b->count ? count : b->count);
+    if (source_below(2) && count > 600) { /* directory and footer are at the end */
+        mutate(bytes, count - 600, count);
+    } else {
+        mutate(bytes, 0, count);
+    }
+    if (mend) {
+        mend_archive(bytes, count);
+    }
+    status = open_and_read(bytes, count);
+    free(bytes);
+    return status;
+}
+
+/* ---- codecs for mutated profiles and pages ---- */
+enum { PAGE_TOKENS = 23 };
+static const uint32_t codec_dims[HEADS] = {DIMS, DIMS};
+
+typedef struct subject {
+    lq_codec_desc desc;
+    lq_profile profile;
+    void *profile_mem;
+    blob profile_file;
+    lq_codec *codec;
+    void *codec_mem;
+    blob page;
+} subject;
+
+static subject subjects[2 * KINDS];
+
+static void subject_encode(subject *s)
+{
+    static float x[HEADS][PAGE_TOKENS * DIMS];
+    const void *slices[HEADS];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    size_t workspace_bytes = lq_codec_workspace_bytes(s->codec);
+    void *workspace = source_alloc(workspace_bytes);
+    size_t bound = lq_codec_page_bound(s->codec);
+    uint8_t *page = (uint8_t *)source_alloc(bound);
+    size_t page_bytes = 0;
+    size_t i;
+    for (i = 0; i < PAGE_TOKENS * DIMS; i++) {
+        x[0][i] = (float)(source_integer_gauss() * (1 + (double)(i % DIMS)));
+        x[1][i] = (float)(source_integer_gauss() * 0.5);
+    }
+    slices[0] = x[0];
+    slices[1] = x[1];
+    v.slices = slices;
+    CHECK(!lq_codec_encode(s->codec, page, bound, &s->page.count, &page_bytes, &v, NULL,
+                           PAGE_TOKENS, workspace, workspace_bytes));
+    s->page.bytes = source_copy(page, s->page.count);
+    free(page);
+    free(workspace);
+}
+
+static void subject_make(subject *s, const kind *k, uint32_t stream)
+{
+    size_t rows;
+    memset(s, 0, sizeof *s);
+    s->desc.tables = tables;
+    s->desc.geometry.stream = stream;
+    s->desc.geometry.basis = k->basis;
+    s->desc.geometry.slice_count = HEADS;
+    s->desc.geometry.slice_dims = codec_dims;
+    s->desc.page = k->page;
+    s->desc.quantizer = k->page == LQ_PAGE_RAW ? 0 : k->quantizer;
+    s->desc.bits = k->bits;
+    s->desc.step = 0.3f;
+    s->desc.profile = &s->profile;
+    rows = lq_geometry_rows(&s->desc.geometry);
+    s->profile_mem = source_alloc(lq_profile_bytes(rows));
+    CHECK(!lq_profile_init(&s->profile, s->profile_mem, lq_profile_bytes(rows), &s->desc.geometry,
+                           1));
+    s->profile_file.bytes = (uint8_t *)source_alloc(lq_profile_save_bound(rows));
+    CHECK(!lq_profile_save(s->profile_file.bytes, lq_profile_save_bound(rows),
+                           &s->profile_file.count, &s->profile));
+    s->codec_mem = source_alloc(lq_codec_bytes(&s->desc));
+    CHECK(!lq_codec_init(&s->codec, s->codec_mem, lq_codec_bytes(&s->desc), &s->desc));
+    subject_encode(s);
+}
+
+static void subject_free(subject *s)
+{
+    free(s->profile_mem);
+    free(s->profile_file.bytes);
+    free(s->codec_mem);
+    free(s->page.bytes);
+}
+
+/* Decodes a page into buffers of their exact size. */
+static int decode(const lq_codec *codec, const uint8_t *page, size_t page_bytes, uint32_t tokens)
+{
+    size_t workspace_bytes = lq_codec_workspace_bytes(codec);
+    void *workspace = source_alloc(workspace_bytes);
+    uint16_t *out = (uint16_t *)source_alloc(HEADS * tokens * DIMS * 2);
+    void *slices[HEADS];
+    lq_vectors_out v = {NULL, 0, LQ_F16};
+    lq_page_info info;
+    int status;
+    slices[0] = out;
+    slices[1] = out + tokens * DIMS;
+    v.slices = slices;
+    seen(lq_page_inspect(&info, page, page_bytes));
+    status =
+        lq_codec_decode(codec, &v, NULL, tokens, &page, &page_bytes, workspace, workspace_bytes);
+    seen(status);
+    free(workspace);
+    free(out);
+    return status;
+}
+
+static int mutated_page(void)
+{
+    const subject *s = &subjects[source_below(2 * KINDS)];
+    size_t count = s->page.count;
+    uint8_t *page;
+    int status;
+    if (source_below(8) == 0) { /* cut in the middle: the trailer stays right */
+        size_t out = 1 + source_below((uint32_t)(count < 40 ? count : 40) - 1);
+        page = (uint8_t *)source_alloc(count - out);
+        memcpy(page, s->page.bytes + out, count - out);
+        count -= out;
+    } else {
+        page = source_copy(s->page.bytes, count);
+    }
+    if (source_below(8)) {
+        mutate(page, 0, count > TRAILER ? count - TRAILER : count);
+    } else {
+        mutate(page, 0, count);
+    }
+    status = decode(s->codec, page, count, source_below(16) ? PAGE_TOKENS : 1 + source_below(64));
+    free(page);
+    return status;
+}
+
+/* A mutated profile is loaded; what loads must serve a codec, and the codec a page. */
+static int mutated_profile(int mend)
+{
+    const subject *s = &subjects[source_below(2 * KINDS)];
+    size_t count = s->profile_file.count;
+    uint8_t *file;
+    void *mem = NULL;
+    lq_profile profile;
+    size_t rows = 99;
+    int status;
+    if (source_below(8) == 0) {
+        count = source_below((uint32_t)count);
+    }
+    file = source_copy(s->profile_file.bytes, count);
+    if (count) {
+        mutate(file, source_below(2) && count > 20 ? 20 : 0, count);
+    }
+    if (mend) {
+        mend_profile(file, count);
+    }
+    memset(&profile, 0xee, sizeof profile);
+    status = lq_profile_load(&profile, NULL, 0, &rows, file, count);
+    CHECK(status != LQ_OK && profile.dims == 0xeeeeeeeeu);
+    if (status == LQ_E_SPACE && CHECK(rows > 0 && rows <= 8192 + 4096)) {
+        mem = source_alloc(lq_profile_bytes(rows));
+        status = lq_profile_load(&profile, mem, lq_profile_bytes(rows), &rows, file, count);
+        CHECK(status == LQ_OK || profile.dims == 0xeeeeeeeeu);
+    } else {
+        CHECK(rows == 0);
+    }
+    seen(status);
+    if (status == LQ_OK) {
+        lq_codec_desc d = s->desc;
+        lq_codec *codec = NULL;
+        void *codec_mem = source_alloc(lq_codec_bytes(&d));
+        int built;
+        d.profile = &profile;
+        built = lq_codec_init(&codec, codec_mem, lq_codec_bytes(&d), &d);
+        seen(built);
+        if (built == LQ_OK) {
+            decode(codec, s->page.bytes, s->page.count, PAGE_TOKENS);
+        } else {
+            CHECK(codec == NULL);
+        }
+        free(codec_mem);
+    }
+    free(mem);
+    free(file);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    uint32_t mutations = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 20000;
+    void *memory = source_alloc(lq_tables_bytes());
+    uint32_t behind = 0; /* mended archives that opened */
+    uint32_t mended = 0;
+    uint32_t i;
+    CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
+    for (i = 0; i < ARCHIVES; i++) {
+        uint8_t *copy;
+        archive_make(&archives[i], i);
+        CHECK(open_and_read(archives[i].bytes, archives[i].count) == LQ_OK);
+        copy = source_copy(archives[i].bytes, archives[i].count);
+        mend_archive(copy, archives[i].count); /* nothing to mend */
+        CHECK(memcmp(copy, archives[i].bytes, archives[i].count) == 0);
+        free(copy);
+        subject_make(&subjects[2 * i], &kinds[i], LQ_K);
+        subject_make(&subjects[2 * i + 1], &kinds[i], LQ_V);
+        CHECK(decode(subjects[2 * i].codec, subjects[2 * i].page.bytes, subjects[2 * i].page.count,
+                     PAGE_TOKENS) == LQ_OK);
+    }
+    for (i = 0; i < mutations; i++) {
+        int mend = (int)(i & 1);
+        source_seed = ((uint64_t)i << 20) + 1; /* so that one of them can be repeated alone */
+        if (i % 8 < 4) {
+            int status = mutated_archive(mend);
+            mended += (uint32_t)mend;
+            behind += mend && status == LQ_OK;
+        } else if (i % 8 < 6) {
+            mutated_profile(mend);
+        } else {
+            mutated_page();
+        }
+    }
+    CHECK(mutations < 100 || behind > mended / 4);
+    CHECK(statuses[0] > 0 &&
+          (mutations < 1000 || (statuses[-LQ_E_DATA] > 0 && statuses[-LQ_E_FORMAT] > 0)));
+    printf("%u mutations; statuses:", (unsigned)mutations);
+    for (i = 0; i < 8; i++) {
+        printf(" %s %llu", lq_status_string(-(int)i), (unsigned long long)statuses[i]);
+        printf(i < 7 ? "," : "\n");
+    }
+    for (i = 0; i < ARCHIVES; i++) {
+        free(archives[i].bytes);
+        subject_free(&subjects[2 * i]);
+        subject_free(&subjects[2 * i + 1]);
+    }
+    free(external.bytes);
+    free(memory);
+    return check_report("test_hostile");
+}

@@ -1,0 +1,1276 @@
+/* cc -O2 tests/test_pack.c -o test_pack -lm    lq_archive_pack and lq_archive_unpack on the
+   sample, and the figures that the README states. `test_pack quick` looks at fewer ranges. Runs
+   from the root. */
+#define LATTICEQUANT_IMPLEMENTATION
+#include "../latticequant.h"
+
+#include "../bench/rivals.h"
+#include "check.h"
+#include "source.h"
+
+enum { LAYERS = SAMPLE_LAYERS, HEADS = SAMPLE_HEADS, TOKENS = SAMPLE_TOKENS, DIMS = SAMPLE_DIMS };
+enum { COUNT = SAMPLE_COUNT, SINKS = SAMPLE_SINKS, LAYER_COUNT = HEADS * TOKENS * DIMS };
+enum { TRAILER = 4, FILE_BYTES = 1 << 22, DIRECTORY_BYTES = 1 << 20 };
+
+static const lq_tables *tables;
+static uint16_t *sample_k;
+static uint16_t *sample_v;
+static uint16_t *sample_q;
+static float freqs[DIMS / 2];
+static lq_rope rope;
+static const uint32_t head_dims[HEADS] = {DIMS, DIMS, DIMS};
+
+/* ---- an archive being written and read ---- */
+typedef struct archive {
+    uint8_t *file;
+    uint8_t *directory;
+    lq_archive_writer writer;
+    lq_archive_reader reader;
+    void *reader_mem;
+    uint32_t rope_id;
+} archive;
+
+static void archive_start(archive *a)
+{
+    lq_archive_writer_desc d;
+    memset(a, 0, sizeof *a);
+    memset(&d, 0, sizeof d);
+    a->file = (uint8_t *)source_alloc(FILE_BYTES);
+    a->directory = (uint8_t *)source_alloc(DIRECTORY_BYTES);
+    d.mem = a->file;
+    d.mem_bytes = FILE_BYTES;
+    d.directory = a->directory;
+    d.directory_bytes = DIRECTORY_BYTES;
+    CHECK(lq_archive_writer_init(&a->writer, &d) == LQ_OK);
+    CHECK(lq_archive_add_rope(&a->writer, &rope, &a->rope_id) == LQ_OK);
+}
+
+static int read_memory(void *user, uint64_t offset, void *dst, size_t count)
+{
+    memcpy(dst, (const uint8_t *)user + (size_t)offset, count);
+    return 0;
+}
+
+static void archive_open(archive *a, int with_callback)
+{
+    lq_archive_source source;
+    size_t needed = 0;
+    memset(&source, 0, sizeof source);
+    source.size = a->writer.offset;
+    if (with_callback) {
+        source.read_fn = read_memory;
+        source.user = a->file;
+    } else {
+        source.bytes = a->file;
+    }
+    free(a->reader_mem);
+    a->reader_mem = source_alloc(1 << 20);
+    CHECK(lq_archive_open(&a->reader, &source, a->reader_mem, 1 << 20, &needed) == LQ_OK);
+    CHECK(needed <= 1 << 20);
+}
+
+static void archive_free(archive *a)
+{
+    free(a->file);
+    free(a->directory);
+    free(a->reader_mem);
+    memset(a, 0, sizeof *a);
+}
+
+/* A group of `heads` heads of a layer from `head` on. */
+static uint32_t add_group(archive *a, uint32_t stream, uint32_t layer, uint32_t head,
+                          uint32_t heads)
+{
+    lq_slice slices[HEADS];
+    lq_archive_group_desc g;
+    uint32_t id = 0;
+    uint32_t i;
+    memset(&g, 0, sizeof g);
+    for (i = 0; i < heads; i++) {
+        slices[i].layer = layer;
+        slices[i].head = head + i;
+        slices[i].first_dim = 0;
+        slices[i].dims = DIMS;
+    }
+    g.stream = stream;
+    g.rope = stream == LQ_K ? a->rope_id : LQ_ARCHIVE_NONE;
+    g.slices = slices;
+    g.slice_count = heads;
+    CHECK(lq_archive_add_group(&a->writer, &g, &id) == LQ_OK);
+    return id;
+}
+
+static lq_archive_pack_desc pack_desc(uint32_t stream, uint32_t heads, uint32_t group, float step)
+{
+    lq_archive_pack_desc d;
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.geometry.stream = stream;
+    d.geometry.slice_count = heads;
+    d.geometry.slice_dims = head_dims;
+    d.geometry.rope = stream == LQ_K ? &rope : NULL;
+    d.group = group;
+    d.step = step;
+    return d;
+}
+
+/* Packs tokens [first, first + tokens) of heads of the sample. */
+static int pack(archive *a, const lq_archive_pack_desc *d, uint32_t layer, uint32_t head,
+                size_t first, size_t tokens)
+{
+    const uint16_t *data = d->geometry.stream == LQ_K ? sample_k : sample_v;
+    size_t workspace_bytes = lq_archive_pack_workspace_bytes(d);
+    void *workspace = source_alloc(workspace_bytes);
+    const void *slices[HEADS];
+    lq_vectors v = {NULL, 0, LQ_F16};
+    lq_positions positions = {0, 1, NULL};
+    uint32_t i;
+    int status;
+    for (i = 0; i < d->geometry.slice_count; i++) {
+        slices[i] = data + ((layer * HEADS + head + i) * TOKENS + first) * DIMS;
+    }
+    v.slices = slices;
+    positions.first = (int64_t)first;
+    CHECK(workspace_bytes > 0);
+    status = lq_archive_pack(&a->writer, d, &v, &positions, tokens, workspace, workspace_bytes);
+    free(workspace);
+    return status;
+}
+
+/* Unpacks tokens of a group to (heads, tokens, DIMS) of `type`. */
+static int unpack(const archive *a, uint32_t group, uint64_t sequence, void *dst, int type,
+                  uint32_t heads, uint64_t first, size_t tokens)
+{
+    size_t workspace_bytes = lq_archive_unpack_workspace_bytes(&a->reader, group);
+    void *workspace = source_alloc(workspace_bytes);
+    lq_archive_unpack_desc d;
+    lq_vectors_out out;
+    void *slices[HEADS];
+    uint32_t i;
+    int status;
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.group = group;
+    d.sequence = sequence;
+    for (i = 0; i < heads; i++) {
+        slices[i] = (uint8_t *)dst + i * tokens * DIMS * lq_type_bytes(type);
+    }
+    out.slices = slices;
+    out.token_stride = 0;
+    out.type = type;
+    status = lq_archive_unpack(&a->reader, &d, &out, first, tokens, workspace, workspace_bytes);
+    free(workspace);
+    return status;
+}
+
+/* ---- errors that matter: logits of the real queries, and the output of attention ---- */
+static double queries[LAYERS][SAMPLE_QUERY_HEADS][SAMPLE_QUERIES][DIMS]; /* over 8 */
+static double reference_logits[LAYERS][SAMPLE_QUERY_HEADS][SAMPLE_QUERIES][TOKENS];
+static double weights[LAYERS][SAMPLE_QUERY_HEADS][SAMPLE_QUERIES][TOKENS]; /* their softmax */
+
+/* Tokens that a query sees. */
+static int context(int query)
+{
+    return TOKENS - SAMPLE_QUERIES + query + 1;
+}
+
+static double logit(const double *query, const float *key)
+{
+    double sum[4] = {0, 0, 0, 0}; /* four chains: additions wait for each other */
+    int i;
+    for (i = 0; i < DIMS; i += 4) {
+        sum[0] += query[i] * (double)key[i];
+        sum[1] += query[i + 1] * (double)key[i + 1];
+        sum[2] += query[i + 2] * (double)key[i + 2];
+        sum[3] += query[i + 3] * (double)key[i + 3];
+    }
+    return sum[0] + sum[1] + (sum[2] + sum[3]);
+}
+
+static const float *head_of(const float *x, int layer, int query_head)
+{
+    return x + (layer * HEADS + query_head / 3) * TOKENS * DIMS;
+}
+
+/* Mean square over the causal pairs. */
+static double logit_error(const float *k)
+{
+    double sum = 0;
+    double pairs = 0;
+    int l;
+    int h;
+    int q;
+    int t;
+    for (l = 0; l < LAYERS; l++) {
+        for (h = 0; h < SAMPLE_QUERY_HEADS; h++) {
+            const float *head = head_of(k, l, h);
+            for (q = 0; q < SAMPLE_QUERIES; q++) {
+                for (t = 0; t < context(q); t++) {
+                    double e =
+                        logit(queries[l][h][q], head + t * DIMS) - reference_logits[l][h][q][t];
+                    sum += e * e;
+                }
+                pairs += context(q);
+            }
+        }
+    }
+    return sum / pairs;
+}
+
+/* Mean square of the change of softmax(logits) V. */
+static double output_error(const float *v)
+{
+    static float change[COUNT];
+    double sum = 0;
+    int l;
+    int h;
+    int q;
+    int t;
+    int i;
+    for (i = 0; i < COUNT; i++) {
+        change[i] = v[i] - lq_f32_from_f16(sample_v[i]);
+    }
+    for (l = 0; l < LAYERS; l++) {
+        for (h = 0; h < SAMPLE_QUERY_HEADS; h++) {
+            const float *head = head_of(change, l, h);
+            for (q = 0; q < SAMPLE_QUERIES; q++) {
+                double error[DIMS] = {0};
+                for (t = 0; t < context(q); t++) {
+                    double weight = weights[l][h][q][t];
+                    for (i = 0; i < DIMS; i++) {
+                        error[i] += weight * (double)head[t * DIMS + i];
+                    }
+                }
+                for (i = 0; i < DIMS; i++) {
+                    sum += error[i] * error[i];
+                }
+            }
+        }
+    }
+    return sum / (LAYERS * SAMPLE_QUERY_HEADS * SAMPLE_QUERIES * DIMS);
+}
+
+static float *floats_of(const uint16_t *half)
+{
+    float *x = (float *)source_alloc(COUNT * 4);
+    CHECK(lq_f32_from_type(x, half, COUNT, LQ_F16) == LQ_OK);
+    return x;
+}
+
+static void softmax(double *weight, const double *x, int count)
+{
+    double most = -1e30;
+    double total = 0;
+    int t;
+    for (t = 0; t < count; t++) {
+        most = x[t] > most ? x[t] : most;
+    }
+    for (t = 0; t < count; t++) {
+        weight[t] = exp(x[t] - most);
+        total += weight[t];
+    }
+    for (t = 0; t < count; t++) {
+        weight[t] /= total;
+    }
+}
+
+static void references(void)
+{
+    float *k = floats_of(sample_k);
+    const uint16_t *from = sample_q;
+    int l;
+    int h;
+    int q;
+    int t;
+    for (l = 0; l < LAYERS; l++) {
+        for (h = 0; h < SAMPLE_QUERY_HEADS; h++) {
+            for (q = 0; q < SAMPLE_QUERIES; q++) {
+                for (t = 0; t < DIMS; t++) {
+                    queries[l][h][q][t] = (double)lq_f32_from_f16(*from++) / 8;
+                }
+                for (t = 0; t < context(q); t++) {
+                    reference_logits[l][h][q][t] =
+                        logit(queries[l][h][q], head_of(k, l, h) + t * DIMS);
+                }
+                softmax(weights[l][h][q], reference_logits[l][h][q], context(q));
+            }
+        }
+    }
+    free(k);
+}
+
+/* Error of a rival, the sinks kept. */
+static double rival_error(uint32_t stream, const char *name)
+{
+    const rv_codec *rival = rv_find(name);
+    float *x = floats_of(stream == LQ_K ? sample_k : sample_v);
+    double error;
+    size_t i;
+    if (!CHECK(rival != NULL)) {
+        return 0;
+    }
+    for (i = 0; i < LAYERS * HEADS; i++) {
+        float *head = x + i * TOKENS * DIMS + SINKS * DIMS;
+        rival->round_trip(head, head, TOKENS - SINKS, DIMS, stream == LQ_K ? RV_KEY : RV_VALUE);
+    }
+    error = stream == LQ_K ? logit_error(x) : output_error(x);
+    free(x);
+    return error;
+}
+
+/* ---- the ideal code length ---- */
+static double tail(double x) /* of the unit Gaussian above x */
+{
+    return 0.5 * erfc(x / 1.4142135623730951);
+}
+
+/* -log2 of the Gaussian's mass in the cell of k; dead: by how much the zero cell is wider each
+   side, the others are moved.
+   At most 40 bits: beyond that the tail of a Gaussian says nothing about data. */
+static double cell_bits(int k, double sigma, double dead)
+{
+    double a = fabs((double)k);
+    double p;
+    if (k == 0) {
+        p = 1 - 2 * tail((0.5 + dead) / sigma);
+    } else {
+        p = tail((a - 0.5 + dead) / sigma) - tail((a + 0.5 + dead) / sigma);
+    }
+    return p > 1e-12 ? -log2(p) : 40;
+}
+
+static double sigma_of(int class_)
+{
+    return pow(2, (class_ - LQ_CLASS_ONE) / 8.0);
+}
+
+static int class_of(int sigma, double step)
+{
+    double eighths = floor(sigma / 2.0 - 8 * log2(step) + 0.5) + LQ_CLASS_ONE;
+    if (sigma == LQ_SIGMA_DEAD || eighths < 0) {
+        return 0;
+    }
+    return (int)(eighths > LQ_CLASS_MAX ? LQ_CLASS_MAX : eighths);
+}
+
+/* Bits of the integers of a page: those of Z, and of the gains. */
+static double page_ideal(const lq_rans_plan *plan, const uint8_t *classes, size_t rows, size_t lead,
+                         const uint8_t *page, size_t page_bytes, uint32_t tokens)
+{
+    int16_t *values = (int16_t *)source_alloc(rows * 64 * 2);
+    size_t workspace_bytes = lq_rans_workspace_bytes(rows, 1);
+    void *workspace = source_alloc(workspace_bytes);
+    uint8_t *bytes = source_copy(page, page_bytes - TRAILER);
+    lq_rans_page p;
+    double bits = 0;
+    size_t i;
+    size_t t;
+    memset(&p, 0, sizeof p);
+    p.values = values;
+    p.bytes = bytes;
+    p.bytes_count = page_bytes - TRAILER;
+    p.tokens = tokens;
+    CHECK(plan->rows == rows);
+    CHECK(lq_rans_decode(tables, plan, &p, 1, workspace, workspace_bytes) == LQ_OK);
+    for (i = 0; i < rows; i++) {
+        double sigma = sigma_of(classes[i]);
+        double dead = i < lead ? 0 : lq__dead_zone_q12(tables, classes[i]) / 4096.0;
+        for (t = 0; t < tokens && classes[i]; t++) {
+            bits += cell_bits(values[i * 64 + t], sigma, dead);
+        }
+    }
+    free(values);
+    free(workspace);
+    free(bytes);
+    return bits;
+}
+
+/* Bits of all coded pages of a run by its own profile. */
+static double run_ideal(const archive *a, uint32_t run, size_t *profile_record)
+{
+    lq_archive_run_info info;
+    lq_archive_profile_desc file;
+    lq_profile profile;
+    lq_rans_plan plan;
+    size_t rows = 0;
+    size_t lead;
+    void *mem;
+    void *plan_mem;
+    uint8_t *classes;
+    double bits = 0;
+    uint32_t page;
+    size_t i;
+    *profile_record = 0;
+    if (!CHECK(lq_archive_run(&a->reader, run, &info) == LQ_OK) ||
+        info.desc.code != LQ_PAGE_CODED ||
+        !CHECK(lq_archive_profile(&a->reader, info.desc.profile, &file) == LQ_OK)) {
+        return 0;
+    }
+    *profile_record = (12 + file.count + 3) / 4 * 4;
+    CHECK(lq_profile_load(&profile, NULL, 0, &rows, file.bytes, file.count) == LQ_E_SPACE);
+    mem = source_alloc(lq_profile_bytes(rows));
+    CHECK(!lq_profile_load(&profile, mem, lq_profile_bytes(rows), &rows, file.bytes, file.count));
+    lead = rows - profile.dims;
+    classes = (uint8_t *)source_alloc(rows);
+    for (i = 0; i < rows; i++) {
+        int c = class_of(profile.sigma[i], i < lead ? 1 : (double)info.desc.step);
+        classes[i] = (uint8_t)(i < lead && c < LQ_CLASS_ONE ? LQ_CLASS_ONE : c);
+    }
+    plan_mem = source_alloc(lq_rans_plan_bytes(rows));
+    CHECK(!lq_rans_plan_init(&plan, plan_mem, lq_rans_plan_bytes(rows), classes, rows, lead, LQ_Z));
+    for (page = 0; page < info.page_count; page++) {
+        lq_page_ref ref;
+        const uint8_t *bytes = NULL;
+        CHECK(lq_archive_run_page(&a->reader, run, page, &ref) == LQ_OK);
+        CHECK(lq_archive_page(&a->reader, &ref, NULL, 0, &bytes) == LQ_OK);
+        bits += page_ideal(&plan, classes, rows, lead, bytes, ref.bytes, ref.token_count);
+    }
+    free(mem);
+    free(plan_mem);
+    free(classes);
+    return bits;
+}
+
+/* ---- one operating point ---- */
+typedef struct point {
+    double bits;  /* an element, everything but the raw sinks */
+    double error; /* logits of K, output of V */
+    double
+        over; /* realised over ideal: coded pages, their runs and the footer in the directory; not
+                     file header, profiles, geometry (rope, groups) and the raw sinks with their
+                     runs */
+} point;
+
+/* Packs the whole stream in pages of `heads` heads and measures. */
+static point measure(uint32_t stream, uint32_t heads, float step, int quantizer, uint32_t basis,
+                     int with_ideal)
+{
+    float *decoded = (float *)source_alloc(COUNT * 4);
+    point p = {0, 0, 0};
+    archive a;
+    double payload;
+    double ideal = 0;
+    double apart = LQ_ARCHIVE_HEADER_BYTES + 16 + 2 * DIMS;
+    uint32_t layer;
+    uint32_t head;
+    uint32_t i;
+    archive_start(&a);
+    for (layer = 0; layer < LAYERS; layer++) {
+        for (head = 0; head < HEADS; head += heads) {
+            lq_archive_pack_desc d =
+                pack_desc(stream, heads, add_group(&a, stream, layer, head, heads), step);
+            d.quantizer = quantizer;
+            d.geometry.basis = basis;
+            CHECK(pack(&a, &d, layer, head, 0, TOKENS) == LQ_OK);
+        }
+    }
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, 0);
+    for (i = 0; i < a.reader.group_count; i++) {
+        CHECK(unpack(&a, i, 0, decoded + i * heads * TOKENS * DIMS, LQ_F32, heads, 0, TOKENS) ==
+              LQ_OK);
+    }
+    payload = (double)a.writer.offset - LAYERS * HEADS * SINKS * DIMS * 2;
+    p.bits = payload * 8 / (LAYERS * HEADS * (TOKENS - SINKS) * DIMS);
+    p.error = stream == LQ_K ? logit_error(decoded) : output_error(decoded);
+    for (i = 0; with_ideal && i < a.reader.run_count; i++) {
+        size_t profile_record;
+        ideal += run_ideal(&a, i, &profile_record);
+        apart += profile_record ? (double)profile_record : TRAILER + 52 + 8; /* a run of sinks */
+    }
+    apart += a.reader.group_count * (20 + 8 * heads);
+    p.over = with_ideal ? (payload - apart) * 8 / ideal - 1 : 0;
+    archive_free(&a);
+    free(decoded);
+    return p;
+}
+
+/* The step at which the error is the target, by bisection of its logarithm. */
+static float step_for(uint32_t stream, uint32_t basis, double target)
+{
+    double low = stream == LQ_K ? 0.4 : 0.2;
+    double high = stream == LQ_K ? 1.2 : 0.5;
+    int i;
+    for (i = 0; i < 7; i++) {
+        double middle = sqrt(low * high);
+        if (measure(stream, HEADS, (float)middle, LQ_Z, basis, 0).error < target) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return (float)low;
+}
+
+static void test_point(const char *name, uint32_t stream, double target, double bits_limit)
+{
+    float step = step_for(stream, LQ_BASIS_IDENTITY, target);
+    point layer = measure(stream, HEADS, step, LQ_Z, LQ_BASIS_IDENTITY, 1);
+    point head = measure(stream, 1, step, LQ_Z, LQ_BASIS_IDENTITY, 1);
+    printf("%s: step %.4f, %.4f bits at error %.3e (limit %.2f at %.3e); over the ideal %.2f %% by "
+           "layer, %.2f %% by head\n",
+           name, (double)step, layer.bits, layer.error, bits_limit, target, 100 * layer.over,
+           100 * head.over);
+    CHECK(layer.error <= target && layer.bits <= bits_limit);
+    CHECK(layer.over <= 0.02);
+    CHECK(head.over <= 0.04);
+    CHECK(layer.over > -0.01 && head.over > -0.01); /* the ideal is one */
+}
+
+static void test_figures(void)
+{
+    double q4_0 = rival_error(LQ_K, "q4_0");
+    double hq4_0 = rival_error(LQ_K, "hq4_0");
+    double tq4 = rival_error(LQ_V, "tq4");
+    printf("q4_0 %.4f, Hadamard + q4_0 %.4f, Lloyd-Max 4-bit V %.3e\n", q4_0, hq4_0, tq4);
+    CHECK(fabs(q4_0 - 0.22) < 0.011 && fabs(hq4_0 - 0.115) < 0.006);
+    test_point("K at q4_0's", LQ_K, 0.22, 2.25);
+    test_point("K at Hadamard + q4_0's", LQ_K, 0.115, 2.7);
+    test_point("V at Lloyd-Max 4-bit's", LQ_V, tq4, 3.85);
+}
+
+/* ---- Gaussian rate and distortion, realised bytes ---- */
+static void gaussian(int quantizer, double limit)
+{
+    enum { WIDE = 8192, LONG = 128 }; /* 2^20 samples in two pages */
+    static float x[WIDE * LONG];
+    static float y[WIDE * LONG];
+    const uint32_t dims = WIDE;
+    const void *slices[1];
+    void *slices_out[1];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    lq_vectors_out out = {NULL, 0, LQ_F32};
+    lq_codec_desc d;
+    lq_profile profile;
+    void *profile_mem = source_alloc(lq_profile_bytes(WIDE));
+    double low = 0.4;
+    double high = 0.65;
+    double bits = 0;
+    double mse = 0;
+    int round;
+    size_t i;
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.geometry.stream = LQ_K;
+    d.geometry.slice_count = 1;
+    d.geometry.slice_dims = &dims;
+    d.profile = &profile;
+    d.quantizer = quantizer;
+    slices[0] = x;
+    slices_out[0] = y;
+    v.slices = slices;
+    out.slices = slices_out;
+    source_seed = 2024;
+    for (i = 0; i < WIDE * LONG; i++) {
+        x[i] = (float)source_gauss();
+    }
+    CHECK(!lq_profile_init(&profile, profile_mem, lq_profile_bytes(WIDE), &d.geometry, 1.0f));
+    for (round = 0; round < 10; round++) {
+        lq_codec *codec = NULL;
+        void *mem;
+        void *workspace;
+        uint8_t *bytes;
+        const uint8_t *pages[2];
+        size_t page_bytes[2];
+        size_t workspace_bytes;
+        size_t bound;
+        size_t written;
+        d.step = (float)sqrt(low * high);
+        mem = source_alloc(lq_codec_bytes(&d));
+        CHECK(lq_codec_init(&codec, mem, lq_codec_bytes(&d), &d) == LQ_OK);
+        workspace_bytes = lq_codec_workspace_bytes(codec);
+        workspace = source_alloc(workspace_bytes);
+        bound = 2 * lq_codec_page_bound(codec);
+        bytes = (uint8_t *)source_alloc(bound);
+        CHECK(!lq_codec_encode(codec, bytes, bound, &written, page_bytes, &v, NULL, LONG, workspace,
+                               workspace_bytes));
+        pages[0] = bytes;
+        pages[1] = bytes + page_bytes[0];
+        CHECK(!lq_codec_decode(codec, &out, NULL, LONG, pages, page_bytes, workspace,
+                               workspace_bytes));
+        bits = (double)written * 8 / (WIDE * LONG);
+        mse = 0;
+        for (i = 0; i < WIDE * LONG; i++) {
+            mse += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+        }
+        mse /= WIDE * LONG;
+        if (bits > 3) {
+            low = (double)d.step;
+        } else {
+            high = (double)d.step;
+        }
+        free(mem);
+        free(workspace);
+        free(bytes);
+    }
+    printf("quantizer %d: %.4f bits, MSE %.6f, MSE * 4^R = %.4f (limit %.2f)\n", quantizer, bits,
+           mse, mse * pow(4, bits), limit);
+    CHECK(fabs(bits - 3) < 0.01);
+    CHECK(mse * pow(4, bits) <= limit && mse * pow(4, bits) > 1);
+    free(profile_mem);
+}
+
+/* ---- round trips ---- */
+/* Any range is the same part of the whole, in any type, from memory and through a callback. */
+static void check_ranges(archive *a, uint32_t group, uint64_t sequence, uint32_t heads,
+                         size_t tokens, int rounds)
+{
+    float *whole = (float *)source_alloc(heads * tokens * DIMS * 4);
+    int i;
+    CHECK(unpack(a, group, sequence, whole, LQ_F32, heads, 0, tokens) == LQ_OK);
+    for (i = 0; i < rounds; i++) {
+        size_t first = i == 0 ? tokens - 1 : source_below((uint32_t)tokens);
+        size_t count = i == 1   ? 0
+                       : i == 2 ? tokens - first
+                                : 1 + source_below((uint32_t)(tokens - first));
+        int type = 1 + i % 3;
+        size_t bytes = count * DIMS * lq_type_bytes(type);
+        uint8_t *part = (uint8_t *)source_alloc(heads * bytes);
+        uint8_t *want = (uint8_t *)source_alloc(bytes);
+        uint32_t h;
+        archive_open(a, i & 1);
+        CHECK(unpack(a, group, sequence, part, type, heads, first, count) == LQ_OK);
+        for (h = 0; h < heads; h++) {
+            CHECK(!lq_type_from_f32(want, whole + (h * tokens + first) * DIMS, count * DIMS, type));
+            CHECK(bytes == 0 || memcmp(want, part + h * bytes, bytes) == 0);
+        }
+        free(part);
+        free(want);
+    }
+    CHECK(unpack(a, group, sequence, whole, LQ_F32, heads, 1, tokens) == LQ_E_RANGE);
+    CHECK(unpack(a, group, sequence + 100, whole, LQ_F32, heads, 0, 1) == LQ_E_RANGE);
+    free(whole);
+}
+
+/* `sinks` first tokens come back bit for bit, the others with a relative error below the limit. */
+static void check_against_sample(const archive *a, uint32_t group, uint64_t sequence,
+                                 uint32_t stream, uint32_t layer, size_t tokens, size_t sinks,
+                                 double limit)
+{
+    const uint16_t *data = (stream == LQ_K ? sample_k : sample_v) + layer * LAYER_COUNT;
+    uint16_t *back = (uint16_t *)source_alloc(HEADS * tokens * DIMS * 2);
+    double error = 0;
+    double power = 0;
+    size_t h;
+    size_t i;
+    CHECK(unpack(a, group, sequence, back, LQ_F16, HEADS, 0, tokens) == LQ_OK);
+    for (h = 0; h < HEADS; h++) {
+        const uint16_t *x = data + h * TOKENS * DIMS;
+        const uint16_t *y = back + h * tokens * DIMS;
+        CHECK(memcmp(x, y, sinks * DIMS * 2) == 0);
+        for (i = sinks * DIMS; i < tokens * DIMS; i++) {
+            double u = (double)lq_f32_from_f16(x[i]);
+            double e = u - (double)lq_f32_from_f16(y[i]);
+            error += e * e;
+            power += u * u;
+        }
+    }
+    CHECK(error <= limit * power);
+    free(back);
+}
+
+static void test_kinds(int rounds)
+{
+    static const struct {
+        int page;
+        int quantizer;
+        int bits;
+        float step;
+        double k_limit;
+        double v_limit;
+    } kinds[] = {
+        {0, 0, 0, 0.3f, 0.004, 0.01},
+        {LQ_PAGE_CODED, LQ_D4, 0, 0.3f, 0.004, 0.01},
+        {0, LQ_E8, 0, 0.3f, 0.004, 0.01},
+        {0, LQ_E8_RELAXED, 0, 0.3f, 0.004, 0.01},
+        {LQ_PAGE_FIXED, 0, 8, 0.1f, 0.001, 0.001},
+        {LQ_PAGE_FIXED, LQ_E8, 0, 0.5f, 0.02, 0.03},
+        {LQ_PAGE_FIXED, 0, 3, 0.9f, 0.06, 0.08},
+        {LQ_PAGE_FIXED, 0, 2, 1.2f, 0.2, 0.2},
+        {LQ_PAGE_RAW, 0, 0, 0, 0, 0},
+    };
+    size_t i;
+    uint32_t stream;
+    uint32_t basis;
+    for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        for (stream = LQ_K; stream <= LQ_V; stream++) {
+            for (basis = 0; basis <= LQ_BASIS_HADAMARD; basis++) {
+                lq_archive_pack_desc d;
+                archive a;
+                uint32_t refit = basis == LQ_BASIS_HADAMARD;
+                size_t tokens = 300;
+                archive_start(&a);
+                d = pack_desc(stream, HEADS, add_group(&a, stream, 0, 0, HEADS), kinds[i].step);
+                d.page = kinds[i].page;
+                d.quantizer = kinds[i].quantizer;
+                d.bits = kinds[i].bits;
+                d.geometry.basis = basis;
+                d.refit = (int)refit;
+                CHECK(pack(&a, &d, 0, 0, 0, tokens) == LQ_OK);
+                CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+                archive_open(&a, 0);
+                if (kinds[i].page == LQ_PAGE_RAW) {
+                    CHECK(a.reader.profile_count == 0 && a.reader.run_count == 1);
+                } else { /* fits after 1, 2 and 4 pages: 64, 128 and the rest */
+                    CHECK(a.reader.profile_count == (refit ? 4u : 1u));
+                    CHECK(a.reader.run_count == (refit ? 5u : 2u));
+                }
+                check_ranges(&a, d.group, 0, HEADS, tokens, rounds);
+                check_against_sample(&a, d.group, 0, stream, 0, tokens,
+                                     kinds[i].page == LQ_PAGE_RAW ? tokens : SINKS,
+                                     stream == LQ_K ? kinds[i].k_limit * 2 : kinds[i].v_limit * 2);
+                archive_free(&a);
+            }
+        }
+    }
+}
+
+/* Two sequences in one group, the second in two calls; sinks as asked. */
+static void test_sequences(int rounds)
+{
+    lq_archive_pack_desc d;
+    archive a;
+    uint64_t count = 0;
+    archive_start(&a);
+    d = pack_desc(LQ_K, HEADS, add_group(&a, LQ_K, 1, 0, HEADS), 0.4f);
+    d.sequence = 7;
+    d.sinks = 20;
+    CHECK(pack(&a, &d, 1, 0, 0, 100) == LQ_OK);
+    d.sequence = 0xffffffffffffffffu;
+    d.sinks = LQ_NO_SINKS;
+    CHECK(pack(&a, &d, 1, 0, 0, 64) == LQ_OK);
+    d.first_token = 64;
+    d.sinks = 0;
+    CHECK(pack(&a, &d, 1, 0, 64, 131) == LQ_OK);
+    d.sequence = 9; /* fewer tokens than sinks */
+    d.first_token = 0;
+    CHECK(pack(&a, &d, 1, 0, 0, 3) == LQ_OK);
+    d.sequence = 10;
+    CHECK(pack(&a, &d, 1, 0, 0, 0) == LQ_OK);
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, 0);
+    CHECK(!lq_archive_tokens(&a.reader, d.group, 7, &count) && count == 100);
+    CHECK(!lq_archive_tokens(&a.reader, d.group, 0xffffffffffffffffu, &count) && count == 195);
+    CHECK(!lq_archive_tokens(&a.reader, d.group, 9, &count) && count == 3);
+    CHECK(!lq_archive_tokens(&a.reader, d.group, 10, &count) && count == 0);
+    check_against_sample(&a, d.group, 7, LQ_K, 1, 100, 20, 0.01);
+    check_against_sample(&a, d.group, 0xffffffffffffffffu, LQ_K, 1, 195, 0, 0.01);
+    check_against_sample(&a, d.group, 9, LQ_K, 1, 3, 3, 0);
+    check_ranges(&a, d.group, 7, HEADS, 100, rounds);
+    check_ranges(&a, d.group, 0xffffffffffffffffu, HEADS, 195, rounds);
+    archive_free(&a);
+}
+
+/* A profile that is kept elsewhere, named by its hash. */
+static void test_external_profile(void)
+{
+    const lq_rope *const k_rope = &rope;
+    lq_geometry g;
+    lq_profile profile;
+    lq_archive_pack_desc d;
+    lq_archive_profile_desc named;
+    lq_archive_unpack_desc u;
+    lq_vectors_out out;
+    uint8_t digest[16];
+    size_t rows = HEADS * DIMS;
+    void *mem = source_alloc(lq_profile_bytes(rows));
+    uint8_t *blob = (uint8_t *)source_alloc(lq_profile_save_bound(rows));
+    float *x = (float *)source_alloc(LAYER_COUNT * 4);
+    void *slices[HEADS];
+    void *workspace;
+    size_t workspace_bytes;
+    size_t blob_bytes;
+    size_t i;
+    archive a;
+    memset(&g, 0, sizeof g);
+    memset(&named, 0, sizeof named);
+    memset(&u, 0, sizeof u);
+    g.stream = LQ_K;
+    g.slice_count = HEADS;
+    g.slice_dims = head_dims;
+    g.rope = k_rope;
+    CHECK(lq_profile_init(&profile, mem, lq_profile_bytes(rows), &g, 2.0f) == LQ_OK);
+    CHECK(!lq_profile_save(blob, lq_profile_save_bound(rows), &blob_bytes, &profile));
+    lq_blake2s_128(digest, blob, blob_bytes);
+    named.hash = digest;
+    archive_start(&a);
+    d = pack_desc(LQ_K, HEADS, add_group(&a, LQ_K, 0, 0, HEADS), 0.4f);
+    d.profile = &profile;
+    CHECK(lq_archive_add_profile(&a.writer, &named, &d.profile_id) == LQ_OK);
+    CHECK(pack(&a, &d, 0, 0, 0, 200) == LQ_OK);
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, 0);
+    workspace_bytes = lq_archive_unpack_workspace_bytes(&a.reader, d.group);
+    workspace = source_alloc(workspace_bytes);
+    for (i = 0; i < HEADS; i++) {
+        slices[i] = x + i * TOKENS * DIMS;
+    }
+    out.slices = slices;
+    out.token_stride = 0;
+    out.type = LQ_F32;
+    u.tables = tables;
+    u.group = d.group;
+#define UNPACK(expected) \
+    CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, 200, workspace, workspace_bytes) == (expected))
+    UNPACK(LQ_E_FORMAT);
+    u.profile = blob;
+    u.profile_bytes = blob_bytes;
+    UNPACK(LQ_OK);
+    for (i = 0; i < 200 * DIMS; i++) {
+        CHECK(fabs((double)x[i] - (double)lq_f32_from_f16(sample_k[i])) < 0.7);
+    }
+    blob[blob_bytes - 1] ^= 1;
+    UNPACK(LQ_E_FORMAT);
+    blob[blob_bytes - 1] ^= 1;
+    u.profile_bytes--;
+    UNPACK(LQ_E_FORMAT);
+    u.profile_bytes++;
+    CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, 200, workspace, workspace_bytes / 4) ==
+          LQ_E_SPACE);
+    CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, 200, NULL, workspace_bytes) == LQ_E_SPACE);
+    CHECK(lq_archive_unpack(NULL, &u, &out, 0, 200, workspace, workspace_bytes) == LQ_E_ARG);
+    CHECK(lq_archive_unpack(&a.reader, NULL, &out, 0, 200, workspace, workspace_bytes) == LQ_E_ARG);
+    CHECK(lq_archive_unpack(&a.reader, &u, NULL, 0, 200, workspace, workspace_bytes) == LQ_E_ARG);
+    CHECK(lq_archive_unpack(&a.reader, &u, &out, UINT64_MAX, 200, workspace, workspace_bytes) ==
+          LQ_E_RANGE);
+    CHECK(lq_archive_unpack(&a.reader, &u, &out, 100, 101, workspace, workspace_bytes) ==
+          LQ_E_RANGE);
+    u.tables = NULL;
+    CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, 200, workspace, workspace_bytes) != LQ_OK);
+    u.tables = tables;
+    u.group = 1;
+    UNPACK(LQ_E_RANGE);
+    u.group = d.group;
+    out.type = 0;
+    UNPACK(LQ_E_ARG);
+    CHECK(lq_archive_unpack_workspace_bytes(&a.reader, 1) == 0);
+#undef UNPACK
+    free(mem);
+    free(blob);
+    free(x);
+    free(workspace);
+    archive_free(&a);
+}
+
+/* A second writer goes on where the first ended. */
+static void test_append(int rounds)
+{
+    lq_archive_writer_desc w;
+    lq_archive_pack_desc d;
+    uint32_t v_group;
+    uint64_t end;
+    archive a;
+    archive_start(&a);
+    d = pack_desc(LQ_K, HEADS, add_group(&a, LQ_K, 0, 0, HEADS), 0.4f);
+    CHECK(pack(&a, &d, 0, 0, 0, 150) == LQ_OK);
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, 0);
+    end = a.reader.end;
+    CHECK(end == a.writer.offset);
+    memset(&w, 0, sizeof w);
+    w.mem = a.file + end;
+    w.mem_bytes = FILE_BYTES - (size_t)end;
+    w.directory = a.directory;
+    w.directory_bytes = DIRECTORY_BYTES;
+    CHECK(lq_archive_writer_append(&a.writer, &w, &a.reader) == LQ_OK);
+    d.first_token = 150;
+    CHECK(pack(&a, &d, 0, 0, 150, 100) == LQ_OK);
+    CHECK(lq_archive_flush_segment(&a.writer) == LQ_OK);
+    v_group = add_group(&a, LQ_V, 0, 0, HEADS);
+    CHECK(v_group == d.group + 1);
+    d = pack_desc(LQ_V, HEADS, v_group, 0.4f);
+    CHECK(pack(&a, &d, 0, 0, 0, 250) == LQ_OK);
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, 0);
+    CHECK(a.reader.group_count == 2 && a.reader.segment_count == 3);
+    check_ranges(&a, 0, 0, HEADS, 250, rounds);
+    check_ranges(&a, v_group, 0, HEADS, 250, rounds);
+    check_against_sample(&a, 0, 0, LQ_K, 0, 250, SINKS, 0.01);
+    check_against_sample(&a, v_group, 0, LQ_V, 0, 250, SINKS, 0.03);
+    archive_free(&a);
+}
+
+/* A newer run over part of an older page: its tokens count, the others stay. */
+static void test_overwritten(void)
+{
+    float *x = (float *)source_alloc(LAYER_COUNT * 4);
+    float *y = (float *)source_alloc(LAYER_COUNT * 4);
+    lq_archive_pack_desc d;
+    archive a;
+    size_t t;
+    archive_start(&a);
+    d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 0.4f);
+    CHECK(pack(&a, &d, 0, 0, 0, 200) == LQ_OK);
+    d.page = LQ_PAGE_RAW;
+    d.first_token = 70;
+    CHECK(pack(&a, &d, 1, 0, 300, 30) == LQ_OK); /* other vectors, as after another continuation */
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, 1);
+    CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, 0, 200) == LQ_OK);
+    for (t = 0; t < 200; t++) {
+        size_t i;
+        lq_page_ref ref;
+        CHECK(lq_archive_find(&a.reader, 0, 0, t, &ref) == LQ_OK);
+        CHECK(ref.run == (t < 4 ? 0u : t >= 70 && t < 100 ? 2u : 1u));
+        CHECK(unpack(&a, 0, 0, y, LQ_F32, HEADS, t, 1) == LQ_OK);
+        for (i = 0; i < HEADS; i++) {
+            const uint16_t *other = sample_v + ((HEADS + i) * TOKENS + 300 + t - 70) * DIMS;
+            CHECK(memcmp(x + (i * 200 + t) * DIMS, y + i * DIMS, DIMS * 4) == 0);
+            CHECK(t < 70 || t >= 100 || y[i * DIMS + 5] == lq_f32_from_f16(other[5]));
+        }
+    }
+    free(x);
+    free(y);
+    archive_free(&a);
+}
+
+/* A run by hand whose pages are of several kinds and profiles: LQ_ARCHIVE's "mixed". */
+static void test_mixed_run(void)
+{
+    enum { PAGES = 12 };
+    static const uint32_t dims = DIMS;
+    archive a;
+    lq_codec *codecs[4];
+    void *memories[4];
+    lq_profile profiles[2];
+    void *profile_mem[2];
+    lq_archive_run_desc run;
+    float *x = (float *)source_alloc(PAGES * 64 * DIMS * 4);
+    float *y = (float *)source_alloc(PAGES * 64 * DIMS * 4);
+    int with_callback;
+    uint32_t i;
+    archive_start(&a);
+    memset(&run, 0, sizeof run);
+    run.group = add_group(&a, LQ_V, 0, 0, 1);
+    for (i = 0; i < 4; i++) { /* profile 0 Z, profile 1 Z, profile 1 E8, raw */
+        uint32_t which = i > 0;
+        lq_codec_desc d;
+        memset(&d, 0, sizeof d);
+        d.geometry.stream = LQ_V;
+        d.geometry.slice_count = 1;
+        d.geometry.slice_dims = &dims;
+        if (i < 2) {
+            lq_archive_profile_desc file = {NULL, 0, NULL};
+            uint8_t blob[2000];
+            uint32_t id = 0;
+            profile_mem[i] = source_alloc(lq_profile_bytes(DIMS + 1));
+            CHECK(!lq_profile_init(&profiles[i], profile_mem[i], lq_profile_bytes(DIMS + 1),
+                                   &d.geometry, i ? 1.0f : 0.5f));
+            CHECK(!lq_profile_save(blob, sizeof blob, &file.count, &profiles[i]));
+            file.bytes = blob;
+            CHECK(lq_archive_add_profile(&a.writer, &file, &id) == LQ_OK && id == i);
+        }
+        if (i < 3) {
+            d.tables = tables;
+            d.profile = &profiles[which];
+            d.profile_index = which;
+            d.quantizer = i == 2 ? LQ_E8 : LQ_Z;
+            d.step = 0.3f;
+        } else {
+            d.page = LQ_PAGE_RAW;
+        }
+        memories[i] = source_alloc(lq_codec_bytes(&d));
+        CHECK(lq_codec_init(&codecs[i], memories[i], lq_codec_bytes(&d), &d) == LQ_OK);
+    }
+    run.token_count = PAGES * 64;
+    run.step = 0.3f;
+    CHECK(lq_archive_run_begin(&a.writer, &run) == LQ_OK);
+    for (i = 0; i < PAGES; i++) { /* 0 0 0 1 1 1 2 2 3 3 0 0 */
+        const lq_codec *codec = codecs[i / 3 == 2 ? (i < 8 ? 2 : 3) : i == 9 ? 3 : i / 3 % 3];
+        const void *slices[1];
+        void *slices_out[1];
+        lq_vectors v = {NULL, 0, LQ_F16};
+        lq_vectors_out out = {NULL, 0, LQ_F32};
+        size_t workspace_bytes = lq_codec_workspace_bytes(codec);
+        void *workspace = source_alloc(workspace_bytes);
+        uint8_t *page = (uint8_t *)source_alloc(lq_codec_page_bound(codec));
+        const uint8_t *pages[2];
+        size_t written = 0;
+        size_t page_bytes = 0;
+        slices[0] = sample_v + i * 64 * DIMS;
+        slices_out[0] = x + i * 64 * DIMS;
+        v.slices = slices;
+        out.slices = slices_out;
+        pages[0] = page;
+        CHECK(!lq_codec_encode(codec, page, lq_codec_page_bound(codec), &written, &page_bytes, &v,
+                               NULL, 64, workspace, workspace_bytes));
+        CHECK(!lq_codec_decode(codec, &out, NULL, 64, pages, &page_bytes, workspace,
+                               workspace_bytes));
+        CHECK(lq_archive_write_page(&a.writer, page, written) == LQ_OK);
+        free(workspace);
+        free(page);
+    }
+    CHECK(lq_archive_run_end(&a.writer) == LQ_OK);
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    for (with_callback = 0; with_callback < 2; with_callback++) {
+        archive_open(&a, with_callback);
+        memset(y, 0, PAGES * 64 * DIMS * 4);
+        CHECK(unpack(&a, 0, 0, y, LQ_F32, 1, 0, PAGES * 64) == LQ_OK);
+        CHECK(memcmp(x, y, PAGES * 64 * DIMS * 4) == 0);
+        CHECK(unpack(&a, 0, 0, y, LQ_F32, 1, 65, PAGES * 64 - 66) == LQ_OK);
+        CHECK(memcmp(x + 65 * DIMS, y, (PAGES * 64 - 66) * DIMS * 4) == 0);
+    }
+    for (i = 0; i < 4; i++) {
+        free(memories[i]);
+    }
+    free(profile_mem[0]);
+    free(profile_mem[1]);
+    free(x);
+    free(y);
+    archive_free(&a);
+}
+
+/* Positions as a list and with a stride come back with the keys. */
+static void test_positions(void)
+{
+    enum { N = 100 };
+    static int64_t list[N];
+    int form;
+    for (form = 0; form < 3; form++) {
+        lq_positions positions = {0, 0, NULL};
+        lq_archive_pack_desc d;
+        float *x = (float *)source_zeros(N * DIMS * 4);
+        float *back = (float *)source_zeros(N * DIMS * 4);
+        const void *slices[1];
+        lq_vectors v = {NULL, 0, LQ_F32};
+        size_t workspace_bytes;
+        void *workspace;
+        archive a;
+        size_t i;
+        archive_start(&a);
+        d = pack_desc(LQ_K, 1, add_group(&a, LQ_K, 0, 0, 1), 0.05f);
+        slices[0] = x;
+        v.slices = slices;
+        for (i = 0; i < N; i++) {
+            list[i] = (int64_t)(i * i % 77) * 1000 - 5;
+        }
+        positions.first = form == 1 ? -1000000 : 123456789;
+        positions.stride = form == 1 ? -3 : 5000000000;
+        positions.list = form == 0 ? list : NULL;
+        for (i = 0; i < N * DIMS; i++) { /* the same vector at every position, then RoPE */
+            x[i] = (float)(i % DIMS) / 16 - 2;
+        }
+        CHECK(lq_rope_apply_f32(x, N, DIMS, DIMS, &rope, &positions) == LQ_OK);
+        workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+        workspace = source_alloc(workspace_bytes);
+        CHECK(!lq_archive_pack(&a.writer, &d, &v, &positions, N, workspace, workspace_bytes));
+        CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+        archive_open(&a, 0);
+        CHECK(unpack(&a, 0, 0, back, LQ_F32, 1, 0, N) == LQ_OK);
+        for (i = 0; i < N * DIMS; i++) { /* constant before RoPE: all of it is in the mean */
+            CHECK(fabs((double)x[i] - (double)back[i]) < 0.03);
+        }
+        CHECK(a.writer.offset < 4 * DIMS * 4 + 1500 + N * 8);
+        free(x);
+        free(back);
+        free(workspace);
+        archive_free(&a);
+    }
+}
+
+/* ---- errors of packing ---- */
+static int pack_floats(archive *a, const lq_archive_pack_desc *d, const float *x, size_t tokens,
+                       size_t workspace_bytes)
+{
+    void *workspace = source_alloc(workspace_bytes);
+    const void *slices[1];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    lq_positions positions = {0, 1, NULL};
+    int status;
+    slices[0] = x;
+    v.slices = slices;
+    status = lq_archive_pack(&a->writer, d, &v, &positions, tokens, workspace, workspace_bytes);
+    free(workspace);
+    return status;
+}
+
+static void test_pack_errors(void)
+{
+    static float x[100 * DIMS];
+    const void *slices[1];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    lq_positions positions = {0, 1, NULL};
+    lq_archive_pack_desc good;
+    lq_archive_pack_desc d;
+    size_t bytes;
+    void *workspace;
+    uint64_t count;
+    archive a;
+    size_t i;
+    slices[0] = x;
+    v.slices = slices;
+    for (i = 0; i < 100 * DIMS; i++) {
+        x[i] = (float)source_gauss();
+    }
+    archive_start(&a);
+    good = pack_desc(LQ_K, 1, add_group(&a, LQ_K, 0, 0, 1), 0.2f);
+    bytes = lq_archive_pack_workspace_bytes(&good);
+    workspace = source_alloc(bytes);
+    CHECK(bytes > 0 && lq_archive_pack_workspace_bytes(NULL) == 0);
+#define PACK(expected, w, from, vectors, where, count, space, space_bytes) \
+    CHECK(lq_archive_pack(w, from, vectors, where, count, space, space_bytes) == (expected))
+    PACK(LQ_E_ARG, NULL, &good, &v, &positions, 100, workspace, bytes);
+    PACK(LQ_E_ARG, &a.writer, NULL, &v, &positions, 100, workspace, bytes);
+    PACK(LQ_E_ARG, &a.writer, &good, NULL, &positions, 100, workspace, bytes);
+    PACK(LQ_E_ARG, &a.writer, &good, &v, NULL, 100, workspace, bytes);
+    PACK(LQ_E_SPACE, &a.writer, &good, &v, &positions, 100, NULL, bytes);
+    PACK(LQ_E_SPACE, &a.writer, &good, &v, &positions, 100, workspace, bytes / 2);
+    PACK(LQ_E_ARG, &a.writer, &good, &v, &positions, (size_t)1 << 31, workspace, bytes);
+    v.type = 0;
+    PACK(LQ_E_ARG, &a.writer, &good, &v, &positions, 100, workspace, bytes);
+    v.type = LQ_F32;
+    d = good;
+    d.geometry.stream = 0;
+    CHECK(lq_archive_pack_workspace_bytes(&d) == 0);
+    PACK(LQ_E_ARG, &a.writer, &d, &v, &positions, 100, workspace, bytes);
+    d = good;
+    d.group = 5;
+    PACK(LQ_E_RANGE, &a.writer, &d, &v, &positions, 100, workspace, bytes);
+    CHECK(a.writer.run_count == 0);
+#define PACK_BAD(expected)                                                              \
+    do {                                                                                \
+        d.sinks = LQ_NO_SINKS;                                                          \
+        CHECK(pack_floats(&a, &d, x, 100, bytes) == (expected));                        \
+        CHECK(a.writer.run_count == 0 && !a.writer.in_run && a.writer.page_count == 0); \
+    } while (0)
+    d = good;
+    d.step = 0;
+    PACK_BAD(LQ_E_ARG);
+    d.step = lq_f32_from_f16(0x7e00);
+    PACK_BAD(LQ_E_ARG);
+    d = good;
+    d.tables = NULL;
+    PACK_BAD(LQ_E_ARG);
+    d = good;
+    d.quantizer = 9;
+    PACK_BAD(LQ_E_ARG);
+    d = good;
+    d.page = 9;
+    PACK_BAD(LQ_E_ARG);
+    d = good;
+    d.bits = 4;
+    PACK_BAD(LQ_E_ARG);
+    d = good;
+    d.geometry.basis = 3;
+    PACK_BAD(LQ_E_ARG);
+    d = good;
+    d.step = 1e-5f;
+    PACK_BAD(LQ_E_RANGE);
+    d = good;
+    for (i = 0; i < 100 * DIMS; i += 997) {
+        float old = x[i];
+        x[i] = lq_f32_from_f16(0x7e00);
+        PACK_BAD(LQ_E_DATA);
+        x[i] = lq_f32_from_f16(0xfc00);
+        PACK_BAD(LQ_E_DATA);
+        x[i] = old;
+    }
+    /* NaN in the sinks is kept, behind them refused: then the sinks are a whole run */
+    d = good;
+    x[3] = lq_f32_from_f16(0x7e00);
+    CHECK(pack_floats(&a, &d, x, 4, bytes) == LQ_OK && a.writer.run_count == 1);
+    x[3] = 1;
+    x[99 * DIMS] = lq_f32_from_f16(0x7e00);
+    d.sequence = 1;
+    CHECK(pack_floats(&a, &d, x, 100, bytes) == LQ_E_DATA && a.writer.run_count == 2);
+    d.page = LQ_PAGE_RAW;
+    d.sequence = 2;
+    CHECK(pack_floats(&a, &d, x, 100, bytes) == LQ_OK);
+    x[99 * DIMS] = 1;
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    CHECK(pack_floats(&a, &good, x, 100, bytes) == LQ_E_ARG);
+    archive_open(&a, 0);
+    CHECK(!lq_archive_tokens(&a.reader, 0, 0, &count) && count == 4);
+    CHECK(!lq_archive_tokens(&a.reader, 0, 1, &count) && count == 4);
+    CHECK(!lq_archive_tokens(&a.reader, 0, 2, &count) && count == 100);
+#undef PACK
+#undef PACK_BAD
+    free(workspace);
+    archive_free(&a);
+}
+
+/* Every size of file memory and directory: LQ_E_SPACE or success, never a partial run. */
+static void test_pack_space(void)
+{
+    static float x[70 * DIMS];
+    uint8_t *file = (uint8_t *)source_alloc(1 << 16);
+    uint8_t *directory = (uint8_t *)source_alloc(1 << 16);
+    lq_archive_writer_desc w;
+    size_t room;
+    size_t i;
+    int which;
+    for (i = 0; i < 70 * DIMS; i++) {
+        x[i] = (float)source_gauss();
+    }
+    for (which = 0; which < 2; which++) {
+        int spaces = 0;
+        int fits = 0;
+        for (room = which ? 48 : 64; room < 12000; room += which ? 13 : 97) {
+            lq_archive_pack_desc d;
+            lq_archive_group_desc g;
+            lq_slice slice = {0, 0, 0, DIMS};
+            archive a;
+            int status;
+            memset(&a, 0, sizeof a);
+            memset(&w, 0, sizeof w);
+            memset(&g, 0, sizeof g);
+            w.mem = file;
+            w.mem_bytes = which ? 1 << 16 : room;
+            w.directory = directory;
+            w.directory_bytes = which ? room : 1 << 16;
+            CHECK(lq_archive_writer_init(&a.writer, &w) == LQ_OK);
+            g.stream = LQ_V;
+            g.rope = LQ_ARCHIVE_NONE;
+            g.slices = &slice;
+            g.slice_count = 1;
+            CHECK(lq_archive_add_group(&a.writer, &g, NULL) == LQ_OK);
+            d = pack_desc(LQ_V, 1, 0, 0.2f);
+            status = pack_floats(&a, &d, x, 70, lq_archive_pack_workspace_bytes(&d));
+            CHECK(status == LQ_OK || status == LQ_E_SPACE);
+            spaces += status == LQ_E_SPACE;
+            if (status == LQ_OK) {
+                status = lq_archive_finish(&a.writer);
+                CHECK(status == LQ_OK || status == LQ_E_SPACE);
+                fits += status == LQ_OK;
+            } else {
+                CHECK(!a.writer.in_run && a.writer.run_count <= 1);
+            }
+        }
+        CHECK(spaces > 0 && fits > 0);
+    }
+    free(file);
+    free(directory);
+}
+
+int main(int argc, char **argv)
+{
+    int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    int rounds = quick ? 6 : 40;
+    void *memory = source_alloc(lq_tables_bytes());
+    CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
+    sample_k = source_sample("k", SAMPLE_COUNT);
+    sample_v = source_sample("v", SAMPLE_COUNT);
+    sample_q = source_sample("q", SAMPLE_QUERY_COUNT);
+    source_sample_freqs(freqs);
+    rope.freqs = freqs;
+    rope.rotary_dims = DIMS;
+    references();
+    test_kinds(rounds);
+    test_sequences(rounds);
+    test_external_profile();
+    test_append(rounds);
+    test_overwritten();
+    test_mixed_run();
+    test_positions();
+    test_pack_errors();
+    test_pack_space();
+    test_figures();
+    gaussian(LQ_Z, 1.44);
+    gaussian(LQ_D4, 1.35);
+    gaussian(LQ_E8, 1.28);
+    free(sample_k);
+    free(sample_v);
+    free(sample_q);
+    free(memory);
+    return check_report("test_pack");
+}

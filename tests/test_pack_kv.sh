@@ -1,0 +1,317 @@
+#!/bin/sh
+# test_pack_kv.sh BINARY - every error path of examples/pack_kv.c, and round trips.
+# Run from the root of the repository.
+set -u
+case ${1:?usage: tests/test_pack_kv.sh BINARY} in
+/*) bin=$1 ;;
+*) bin=$PWD/$1 ;;
+esac
+sample=$PWD/tests/data/smollm2-135m-l10-l20
+dir=$(mktemp -d "${TMPDIR:-/tmp}/pack_kv.XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+passed=0
+failed=0
+
+# check WHAT COMMAND...: the command succeeds.
+check() {
+    what=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "failed: $what" >&2
+        [ ! -s "$dir/stderr" ] || sed 's/^/    /' "$dir/stderr" >&2
+    fi
+}
+
+# Runs the program; its exit code is in $code.
+run() {
+    "$bin" "$@" >"$dir/stdout" 2>"$dir/stderr"
+    code=$?
+}
+
+# One line on stderr that holds $1, exit code 1, and nothing left of the output.
+refused() {
+    [ "$code" -eq 1 ] && [ "$(wc -l <"$dir/stderr")" -eq 1 ] &&
+        grep -q '^pack_kv: ' "$dir/stderr" && grep -qF -- "$1" "$dir/stderr" &&
+        [ ! -e "$dir/out" ] && [ -z "$(find "$dir" -name '*.tmp')" ]
+}
+
+# bad MESSAGE ARGUMENTS...: packing must be refused so.
+bad() {
+    message=$1
+    shift
+    run "$@" --out "$dir/out"
+    check "refused with '$message': $*" refused "$message"
+}
+
+# plain MESSAGE ARGUMENTS...: as bad, with no --out added.
+plain() {
+    message=$1
+    shift
+    run "$@"
+    check "refused with '$message': $*" refused "$message"
+}
+
+good() {
+    run "$@" --out "$dir/good"
+    check "accepted: $*" [ "$code" -eq 0 ]
+    check "verified: $*" grep -q '^verified' "$dir/stdout"
+    check "no .tmp left: $*" [ ! -e "$dir/good.tmp" ]
+}
+
+# header FILE TEXT: a version 1.0 header of 128 bytes.
+header() {
+    { printf '\223NUMPY\001\000\166\000' && printf '%-117s\n' "$2"; } >"$1"
+}
+
+# numbers FILE BYTES SOURCE SKIP: appends bytes of a file.
+numbers() {
+    [ "$2" -eq 0 ] || dd if="$3" bs=1 skip="$4" count="$2" 2>/dev/null >>"$1"
+}
+
+# npy FILE DESCR FORTRAN SHAPE BYTES: zeros.
+npy() {
+    header "$1" "{'descr': '$2', 'fortran_order': $3, 'shape': ($4), }"
+    numbers "$1" "$5" /dev/zero 0
+}
+
+# ---- small inputs that are good: 1 layer, 1 head, 96 tokens of the sample
+k=$dir/k.npy
+v=$dir/v.npy
+q=$dir/q.npy
+for s in k v; do
+    header "$dir/$s.npy" "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 96, 64), }"
+    numbers "$dir/$s.npy" 12288 "$sample-$s.npy" 128
+done
+header "$q" "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 8, 64), }"
+numbers "$q" 1024 "$sample-q.npy" 128
+good --k "$k" --v "$v" --q "$q"
+good --k "$k"
+good --v "$v"
+good --k "$k" --v "$v" --quantizer d4
+good --k "$k" --v "$v" --quantizer e8 --rope adjacent --theta 10000
+good --k "$k" --v "$v" --rope none --sinks 0 --step 0.3 --vstep 0.2
+good --k "$k" --v "$v" --sinks 500
+good --k "$k" --v "$v" --bytes 6000
+size=$(wc -c <"$dir/good")
+check "--bytes within 1 %" [ "$size" -le 6000 ]
+check "--bytes within 1 %" [ "$size" -ge 5940 ]
+good --k "$k" --v "$v" --bits 3.5
+npy "$dir/x" '<f4' False '2, 3, 70, 8' 13440
+good --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 1, 1' 2
+good --k "$dir/x" --rope none
+npy "$dir/x" '<f2' False '1, 9, 5, 1000' 90000
+good --k "$dir/x"
+
+# ---- the sample: there, back, and no file but those asked for
+here=$PWD
+mkdir "$dir/work"
+cd "$dir/work" || exit 1
+plain 'not here' # no sample in this directory
+cd "$here" || exit 1
+run --out "$dir/kv.lq"
+check "the sample packs" [ "$code" -eq 0 ]
+check "the sample is verified" grep -q '^verified' "$dir/stdout"
+run --unpack "$dir/kv.lq" --k "$dir/k1.npy" --v "$dir/v1.npy"
+check "the sample unpacks" [ "$code" -eq 0 ]
+run --unpack "$dir/kv.lq" --v "$dir/v2.npy"
+check "V alone unpacks" [ "$code" -eq 0 ]
+check "V alone is the same V" cmp -s "$dir/v1.npy" "$dir/v2.npy"
+for s in k v; do
+    check "size of $s" [ "$(wc -c <"$dir/${s}1.npy")" -eq "$(wc -c <"$sample-$s.npy")" ]
+    # header and the 4 raw tokens of the first head
+    check "sinks of $s are raw" cmp -s -n 640 "$dir/${s}1.npy" "$sample-$s.npy"
+    check "$s is not raw" sh -c "! cmp -s '$dir/${s}1.npy' '$sample-$s.npy'"
+done
+cp "$dir/kv.lq" "$dir/first.lq"
+run --out "$dir/kv.lq"
+check "the same archive again, over the old one" cmp -s "$dir/kv.lq" "$dir/first.lq"
+
+# ---- command line
+run --help
+check "--help" [ "$code" -eq 0 ]
+check "--help says how" grep -q '^usage: ' "$dir/stdout"
+plain 'unknown option' --frobnicate 1
+plain 'unknown option' stray
+plain 'wants a value' --k
+plain 'named twice' --k "$k" --v "$k"
+plain 'named twice' --k "$k" --out "$k"
+plain '--q needs --k' --q "$q"
+plain 'wants a number' --k "$k" --step 0
+plain 'wants a number' --k "$k" --step 1x
+plain 'wants a number' --k "$k" --step nan
+plain 'wants a number' --k "$k" --bits -1
+plain 'wants a whole number' --k "$k" --bytes 1.5
+plain 'wants a whole number' --k "$k" --sinks -1
+plain 'wants a number' --k "$k" --theta inf
+plain 'wants half, adjacent or none' --k "$k" --rope full
+plain 'wants z, d4 or e8' --k "$k" --quantizer e7
+plain 'give one of' --k "$k" --step 1 --bits 2
+plain '--unpack wants' --unpack "$dir/kv.lq"
+plain '--unpack wants' --unpack "$dir/kv.lq" --k "$dir/out" --q "$q"
+plain '--unpack wants' --unpack "$dir/kv.lq" --k "$dir/out" --out "$dir/o"
+bad 'no step makes' --k "$k" --bytes 100
+bad 'no step makes' --k "$k" --bits 30
+bad 'beyond 2048 steps' --k "$k" --step 0.000001
+bad 'beyond 2048 steps' --v "$v" --vstep 0.000001
+
+# ---- .npy
+bad 'cannot open' --k "$dir/none"
+bad 'cannot open' --k "$k" --v "$dir/none"
+: >"$dir/x"
+bad 'not a .npy file' --k "$dir/x"
+bad 'not a .npy file' --k "$dir/kv.lq"
+printf '\223NUMPY\011\000\001\000{' >"$dir/x"
+bad 'version 9.0' --k "$dir/x"
+printf '\223NUMPY\001\000\166\000{' >"$dir/x"
+bad 'cut short in the .npy header' --k "$dir/x"
+printf '\223NUMPY\002\000\166\000' >"$dir/x"
+bad 'header is malformed' --k "$dir/x"
+printf '\223NUMPY\002\000\377\377\377\377' >"$dir/x"
+bad 'header is malformed' --k "$dir/x"
+for text in '' '{' '{}' 'x' "{'descr': '<f2'" "{'descr': '<f2', 'shape': (1, 1, 1, 2), }" \
+    "{'descr': <f2, 'fortran_order': False, 'shape': (1, 1, 1, 2), }" \
+    "{'descr': '<f2', 'fortran_order': Maybe, 'shape': (1, 1, 1, 2), }" \
+    "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2, }" \
+    "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, -1, 2), }" \
+    "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1 1, 2), }" \
+    "{'descr': '<f2', 'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2), }" \
+    "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2), 'x': 1}" \
+    "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2)} junk" \
+    "{'descr': [('a', '<f2')], 'fortran_order': False, 'shape': (1, 1, 1, 2), }"; do
+    header "$dir/x" "$text"
+    numbers "$dir/x" 4 /dev/zero 0
+    bad 'header is malformed' --k "$dir/x"
+done
+npy "$dir/x" '<f8' False '1, 1, 1, 2' 16
+bad "dtype '<f8'" --k "$dir/x"
+npy "$dir/x" '>f2' False '1, 1, 1, 2' 4
+bad "dtype '>f2'" --k "$dir/x"
+npy "$dir/x" '<f2' True '1, 1, 1, 2' 4
+bad 'Fortran order' --k "$dir/x"
+npy "$dir/x" '<f2' False '' 2
+bad '0 axes' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 2' 4
+bad '3 axes' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 1, 1, 2' 4
+bad '5 axes' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 0, 1, 2' 0
+bad 'the shape has a 0 (heads)' --k "$dir/x"
+npy "$dir/x" '<f2' False '4294967296, 4294967296, 1, 2' 4
+bad 'shape is too large' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 99999999999999999999999, 2' 4
+bad 'shape is too large' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 1, 8200' 16400
+bad '8200 dim, more than 8192' --k "$dir/x"
+npy "$dir/x" '<f2' False '70000, 1, 1, 2' 280000
+bad 'layers, more than 65535' --k "$dir/x"
+npy "$dir/x" '<f2' False '60000, 60000, 2000000, 8' 16
+bad 'cut short' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 1, 2' 3
+bad 'cut short (3 bytes of numbers, the shape wants 4)' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 1, 2' 5
+bad 'bytes behind the numbers' --k "$dir/x"
+for bits in '\000\176' '\000\174' '\001\374'; do
+    npy "$dir/x" '<f2' False '1, 1, 2, 2' 6
+    # shellcheck disable=SC2059 # the bytes are an octal format
+    printf "$bits" >>"$dir/x"
+    bad 'NaN or infinity at layer 0, head 0, token 1, dim 1' --k "$dir/x"
+    bad 'NaN or infinity' --v "$dir/x"
+done
+npy "$dir/x" '<f4' False '1, 1, 2, 2' 12
+printf '\000\000\200\177' >>"$dir/x"
+bad 'NaN or infinity at layer 0, head 0, token 1, dim 1' --k "$dir/x"
+
+# ---- shapes that do not fit together
+npy "$dir/x" '<f2' False '1, 1, 95, 64' 12160
+bad 'wrong shape, layers or tokens' --k "$k" --v "$dir/x"
+bad 'wrong shape, not queries' --k "$dir/x" --q "$k"
+npy "$dir/x" '<f2' False '2, 1, 8, 64' 2048
+bad 'wrong shape, not queries' --k "$k" --q "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 8, 32' 512
+bad 'wrong shape, not queries' --k "$k" --q "$dir/x"
+npy "$dir/x" '<f2' False '1, 2, 8, 8' 256
+npy "$dir/y" '<f2' False '1, 3, 8, 8' 384
+bad 'wrong shape, not queries' --k "$dir/x" --q "$dir/y"
+npy "$dir/x" '<f2' False '1, 1, 2, 3' 12
+bad 'odd dim' --k "$dir/x"
+
+# ---- paths that cannot be written
+run --k "$k" --out "$dir/no/such/kv.lq"
+check "no directory" refused 'cannot write'
+run --k "$k" --out "$dir/work"
+check "a directory" refused 'cannot write'
+run --unpack "$dir/kv.lq" --k "$dir/no/such/k.npy"
+check "unpack, no directory" refused 'cannot write'
+if [ -c /dev/null ]; then
+    run --k "$k" --out /dev/null
+    check "a device" refused 'not a regular file'
+    check "the device is still one" [ -c /dev/null ]
+fi
+if [ -c /dev/full ]; then
+    "$bin" --help >/dev/full 2>"$dir/stderr"
+    code=$?
+    check "full standard output" refused 'standard output'
+fi
+(
+    trap '' XFSZ 2>/dev/null
+    ulimit -f 16 2>/dev/null || exit 1
+    exec "$bin" --unpack "$dir/kv.lq" --k "$dir/out" >"$dir/stdout" 2>"$dir/stderr"
+)
+code=$?
+check "a write that fails half-way" refused 'cannot write'
+cp "$k" "$dir/out"
+(
+    trap '' XFSZ 2>/dev/null
+    ulimit -f 16 2>/dev/null || exit 1
+    exec "$bin" --unpack "$dir/kv.lq" --k "$dir/out" >"$dir/stdout" 2>"$dir/stderr"
+)
+check "the old file survives it" cmp -s "$k" "$dir/out"
+rm -f "$dir/out"
+
+# ---- archives
+# An altered archive is refused, or the byte was one that means nothing (between aligned pages).
+noticed() {
+    if [ "$code" -eq 0 ]; then
+        cmp -s "$dir/out" "$dir/small.npy"
+    else
+        refused "$dir/x: "
+    fi
+}
+
+plain 'cannot open' --unpack "$dir/none" --k "$dir/out"
+plain 'not a whole archive' --unpack "$k" --k "$dir/out"
+: >"$dir/x"
+plain 'not a whole archive' --unpack "$dir/x" --k "$dir/out"
+run --k "$k" --out "$dir/small"
+plain 'holds no V' --unpack "$dir/small" --v "$dir/out"
+plain 'holds no V' --unpack "$dir/small" --k "$dir/out" --v "$dir/out2"
+run --unpack "$dir/small" --k "$dir/small.npy"
+check "the small archive unpacks" [ "$code" -eq 0 ]
+size=$(wc -c <"$dir/small")
+for n in 1 16 31 32 33 1000 $((size / 2)) $((size - 49)) $((size - 48)) $((size - 1)); do
+    dd if="$dir/small" of="$dir/x" bs="$n" count=1 2>/dev/null
+    plain 'not a whole archive' --unpack "$dir/x" --k "$dir/out"
+done
+cp "$dir/small" "$dir/x"
+echo >>"$dir/x"
+plain 'not a whole archive' --unpack "$dir/x" --k "$dir/out"
+at=0
+while [ "$at" -lt "$size" ]; do # one byte altered, everywhere in turn
+    cp "$dir/small" "$dir/x"
+    old=$(dd if="$dir/small" bs=1 skip="$at" count=1 2>/dev/null | od -An -tu1 | tr -d ' ')
+    # shellcheck disable=SC2059 # the byte is an octal format
+    printf "\\$(printf '%03o' $(((old + 37) % 256)))" |
+        dd of="$dir/x" bs=1 seek="$at" count=1 conv=notrunc 2>/dev/null
+    run --unpack "$dir/x" --k "$dir/out"
+    check "byte $at altered" noticed
+    rm -f "$dir/out"
+    at=$((at + size / 60))
+done
+
+echo "pack_kv: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,755 @@
+/* cc -O2 tests/test_rans.c -o test_rans -lm    Tests of >>rans; `test_rans quick` skips the long
+sweeps. */
+#define LATTICEQUANT_IMPLEMENTATION
+#include "../latticequant.h"
+
+#include "check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const lq_tables *tables;
+static int levels; /* SIMD levels to test: 0 .. levels */
+
+/* ---- sources ---- */
+static uint64_t seed = 1;
+
+static uint64_t random64(void)
+{
+    uint64_t z = (seed += 0x9e3779b97f4a7c15u);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static uint32_t below(uint32_t n)
+{
+    return (uint32_t)(random64() >> 32) % n;
+}
+
+static double gauss(void)
+{
+    double u = ((double)(random64() >> 11) + 0.5) / 9007199254740992.0;
+    double v = (double)(random64() >> 11) / 9007199254740992.0;
+    return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
+}
+
+static double sigma_of(int class_)
+{
+    return pow(2.0, (class_ - LQ_CLASS_ONE) / 8.0);
+}
+
+static int16_t clamp16(double z)
+{
+    return (int16_t)(z < -30000 ? -30000 : z > 30000 ? 30000 : z);
+}
+
+/* Nearest point of D4 or of a coset of D8: the error, z rounded. */
+static double nearest_d(double *z, const double *x, int dims, int even)
+{
+    double error = 0;
+    double worst = -1;
+    double sum = 0;
+    int which = 0;
+    int i;
+    for (i = 0; i < dims; i++) {
+        double d;
+        z[i] = floor(x[i] + 0.5);
+        d = fabs(x[i] - z[i]);
+        error += d * d;
+        sum += z[i];
+        if (d > worst) {
+            worst = d;
+            which = i;
+        }
+    }
+    if (even && fmod(fabs(sum), 2) > 0.5) {
+        z[which] += x[which] < z[which] ? -1 : 1;
+        error += 1 - 2 * worst;
+    }
+    return error;
+}
+
+/* A matrix of Gaussian rows by class, quantized as the plan says. `outliers`: one value in that
+   many is far out. */
+static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t lead, int quantizer,
+                 uint32_t outliers)
+{
+    size_t dims = lq__rans_block(quantizer);
+    size_t row = 0;
+    size_t i;
+    size_t j;
+    size_t t;
+    for (i = 0; i < rows;) {
+        size_t block = i < lead || rows - i < dims ? 1 : dims;
+        int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
+        for (t = 0; t < 64; t++) {
+            double x[8];
+            double half[8];
+            double z[2][8];
+            int coset = 0;
+            for (j = 0; j < block; j++) {
+                x[j] = gauss() * sigma_of(classes[i + j]);
+                x[j] *= outliers && below(outliers) == 0 ? exp(below(1000) * 0.008) : 1;
+                x[j] = x[j] < -12000 ? -12000 : x[j] > 12000 ? 12000 : x[j];
+                x[j] = classes[i + j] ? x[j] : 0;
+                half[j] = x[j] - 0.5;
+            }
+            if (lattice) {
+                double e = nearest_d(z[0], x, (int)block, 1);
+                if (block == 8) {
+                    coset = nearest_d(z[1], half, 8, quantizer == LQ_E8) < e;
+                }
+            } else {
+                for (j = 0; j < block; j++) {
+                    double dead = i < lead ? 0 : lq__dead_zone_q12(tables, classes[i + j]) / 4096.0;
+                    z[0][j] = floor(fabs(x[j]) + 0.5 - dead) * (x[j] < 0 ? -1 : 1);
+                }
+            }
+            if (block == 8) {
+                values[row * 64 + t] = (int16_t)coset;
+            }
+            for (j = 0; j < block; j++) {
+                values[(row + (block == 8) + j) * 64 + t] = clamp16(z[coset][j]);
+            }
+        }
+        row += block + (block == 8);
+        i += block;
+    }
+}
+
+/* ---- one set-up: classes, plan, pages ---- */
+enum { PAGES = 9, ROWS = 216, MATRIX = 243 };
+typedef struct setup {
+    uint8_t classes[ROWS];
+    size_t rows;
+    size_t lead;
+    int quantizer;
+    lq_rans_plan plan;
+    uint8_t plan_mem[MATRIX * 40];
+    int16_t values[PAGES][MATRIX * 64];
+    int16_t decoded[PAGES][MATRIX * 64];
+    uint8_t *bytes[PAGES];
+    size_t size[PAGES];
+    uint8_t *workspace;
+    size_t workspace_bytes;
+} setup;
+
+static setup *setup_new(void)
+{
+    setup *s = (setup *)calloc(1, sizeof *s);
+    size_t i;
+    for (i = 0; i < PAGES; i++) {
+        s->bytes[i] = (uint8_t *)malloc(lq_rans_bound(MATRIX, 64));
+    }
+    s->workspace_bytes = lq_rans_workspace_bytes(MATRIX, PAGES);
+    s->workspace = (uint8_t *)malloc(s->workspace_bytes);
+    return s;
+}
+
+static void setup_free(setup *s)
+{
+    size_t i;
+    for (i = 0; i < PAGES; i++) {
+        free(s->bytes[i]);
+    }
+    free(s->workspace);
+    free(s);
+}
+
+static void setup_plan(setup *s, size_t rows, size_t lead, int quantizer)
+{
+    s->rows = rows;
+    s->lead = lead;
+    s->quantizer = quantizer;
+    CHECK(lq_rans_plan_init(&s->plan, s->plan_mem, sizeof s->plan_mem, s->classes, rows, lead,
+                            quantizer) == LQ_OK);
+}
+
+static int setup_encode(setup *s, const uint32_t *tokens, size_t pages)
+{
+    lq_rans_page page[PAGES];
+    size_t i;
+    int status;
+    for (i = 0; i < pages; i++) {
+        memset(&page[i], 0, sizeof page[i]);
+        page[i].values = s->values[i];
+        page[i].bytes = s->bytes[i];
+        page[i].bytes_count = lq_rans_bound(s->plan.rows, tokens[i]);
+        page[i].tokens = tokens[i];
+    }
+    status = lq_rans_encode(tables, &s->plan, page, pages, s->workspace, s->workspace_bytes);
+    for (i = 0; i < pages; i++) {
+        s->size[i] = page[i].written;
+    }
+    return status;
+}
+
+static int setup_decode(setup *s, const uint32_t *tokens, size_t pages)
+{
+    lq_rans_page page[PAGES];
+    size_t i;
+    for (i = 0; i < pages; i++) {
+        memset(&page[i], 0, sizeof page[i]);
+        memset(s->decoded[i], 0x55, sizeof s->decoded[i]);
+        page[i].values = s->decoded[i];
+        page[i].bytes = s->bytes[i];
+        page[i].bytes_count = s->size[i];
+        page[i].tokens = tokens[i];
+    }
+    return lq_rans_decode(tables, &s->plan, page, pages, s->workspace, s->workspace_bytes);
+}
+
+/* Decoded values are the encoded ones; unused columns are zero. */
+static int setup_equal(const setup *s, size_t page, uint32_t tokens)
+{
+    size_t i;
+    uint32_t t;
+    for (i = 0; i < s->plan.rows; i++) {
+        for (t = 0; t < 64; t++) {
+            if (s->decoded[page][i * 64 + t] != (t < tokens ? s->values[page][i * 64 + t] : 0)) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+/* Round trip at every level, bytes the same at all. */
+static void round_trip(setup *s, const uint32_t *tokens, size_t pages)
+{
+    static uint8_t first[PAGES][65536 * 3];
+    size_t first_size[PAGES];
+    int level;
+    size_t i;
+    memset(first_size, 0, sizeof first_size);
+    for (level = 0; level <= levels; level++) {
+        lq_cpu_limit(level);
+        CHECK(setup_encode(s, tokens, pages) == LQ_OK);
+        for (i = 0; i < pages; i++) {
+            CHECK(s->size[i] > 0 && s->size[i] <= lq_rans_bound(s->plan.rows, tokens[i]));
+            if (level == 0) {
+                first_size[i] = s->size[i];
+                memcpy(first[i], s->bytes[i], s->size[i]);
+            }
+            CHECK(s->size[i] == first_size[i] && !memcmp(first[i], s->bytes[i], s->size[i]));
+        }
+        CHECK(setup_decode(s, tokens, pages) == LQ_OK);
+        for (i = 0; i < pages; i++) {
+            CHECK(setup_equal(s, i, tokens[i]));
+        }
+    }
+    lq_cpu_limit(-1);
+}
+
+/* ---- tables ---- */
+static double normal(double x)
+{
+    return 0.5 * erfc(-x * 0.7071067811865476);
+}
+
+static double edge_of(int k, uint32_t offset, double dead)
+{
+    double e = k - 0.5;
+    return offset == 0 ? e + (k > 0 ? dead : -dead) : offset == 4 ? e : e + offset * 0.25;
+}
+
+static void test_table_layout(const lq__rans_table *t)
+{
+    uint32_t sum = 0;
+    uint32_t slot;
+    uint32_t s;
+    uint32_t bad = 0;
+    for (s = 0; s < t->count; s++) {
+        bad |= t->begin[s] != sum || t->freq[s] < 16;
+        sum += t->freq[s];
+        bad |= t->end[s] != sum - 1;
+        bad |= s > 0 && t->code_begin[t->value[s] + 16] != t->begin[s];
+        bad |= s > 0 && t->code_freq[t->value[s] + 16] != t->freq[s];
+        bad |= s > 0 && (t->value[s] < t->low || t->value[s] > t->high);
+    }
+    CHECK(!bad && sum == 65536 && t->count <= 32 && t->count >= 2);
+    CHECK((int)t->count == t->high - t->low + 2);
+    s = 0;
+    for (slot = 0; slot < 65536; slot++) {
+        uint32_t found = t->start[slot >> 10];
+        found += slot > t->end[found];
+        found += slot > t->end[found];
+        s += slot > t->end[s];
+        bad |= found != s;
+    }
+    CHECK(!bad);
+    for (s = 0; s < 64; s++) { /* boundaries strictly inside a bucket */
+        uint32_t inside = 0;
+        uint32_t i;
+        for (i = 1; i < t->count; i++) {
+            inside += t->begin[i] > s * 1024 && t->begin[i] < s * 1024 + 1024;
+        }
+        bad |= inside > 2;
+    }
+    CHECK(!bad);
+}
+
+/* The dead zone: 0.06 / s^2 + 0.0007 / s^6 in 16 bits, at most 0.45, none in wide classes. */
+static double dead_of(int class_)
+{
+    double s = sigma_of(class_);
+    double dead = (3932 / (s * s) + (s < 2 ? 46 / pow(s, 6) : 0)) / 65536;
+    return class_ > LQ__CLASS_WIDE ? 0 : dead < 0.45 ? dead : 0.45;
+}
+
+static void test_tables(void)
+{
+    int class_;
+    uint32_t offset;
+    uint32_t i;
+    for (i = 0; i < LQ__T_COUNT; i++) {
+        test_table_layout(&tables->table[i]);
+    }
+    for (class_ = -LQ__T_LOW; class_ <= LQ__CLASS_WIDE; class_++) {
+        double sigma = sigma_of(class_);
+        double dead = lq__dead_zone_q16(class_) / 65536.0;
+        CHECK(fabs(dead - dead_of(class_)) < 2.0 / 65536);
+        for (offset = 0; offset < LQ__T_OFFSETS; offset++) {
+            const lq__rans_table *t = &tables->table[lq__table_of(class_, offset)];
+            double worst = 0;
+            uint32_t most = 0;
+            for (i = 1; i < t->count; i++) {
+                most = t->freq[i] > t->freq[most] ? i : most;
+            }
+            for (i = 1; i < t->count; i++) {
+                double p = normal(edge_of(t->value[i] + 1, offset, dead) / sigma) -
+                           normal(edge_of(t->value[i], offset, dead) / sigma);
+                double d = fabs(p * 65536 - t->freq[i]);
+                CHECK(lq__freq(tables, class_, offset, t->value[i]) == t->freq[i]);
+                if (t->freq[i] + 40u > t->freq[most]) { /* where the sum was mended */
+                    CHECK(d < 17 + t->freq[0]);
+                } else {
+                    worst = d > worst ? d : worst;
+                }
+            }
+            CHECK(worst < 0.5 + 65536e-6);
+        }
+    }
+}
+
+static void test_centroids(void)
+{
+    int class_;
+    uint32_t k;
+    for (class_ = 1; class_ <= LQ_CLASS_MAX; class_++) {
+        double s = sigma_of(class_);
+        double dead = dead_of(class_);
+        CHECK(fabs(lq__dead_zone_q12(tables, (uint32_t)class_) - dead * 4096) < 0.6);
+        for (k = 1; k <= 20; k++) {
+            double a = (k - 0.5 + dead) / s;
+            double b = (k + 0.5 + dead) / s;
+            double p = normal(-a) - normal(-b);
+            double c = s * (exp(-a * a / 2) - exp(-b * b / 2)) / (p * 2.5066282746310002);
+            int32_t shift = lq__centroid_q12(tables, (uint32_t)class_, k);
+            if (class_ <= LQ__CLASS_WIDE && k <= 15 && a < 30) {
+                CHECK(fabs(shift - (k - c) * 4096) < (p > 1e-6 ? 2.5 : 40));
+            } else if (class_ > LQ__CLASS_WIDE) {
+                CHECK(fabs(shift - (k - c) * 4096) < 2);
+            }
+        }
+        CHECK(lq__centroid_q12(tables, (uint32_t)class_, 0) == 0);
+        CHECK(lq__centroid_q12(tables, (uint32_t)class_, 60000) <= 2048);
+    }
+    CHECK(lq__centroid_q12(tables, 0, 3) == 0);
+}
+
+/* ---- the quotient of the SIMD encoders ---- */
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(LQ_NO_SIMD)
+LQ__TARGET_AVX512 static void quotients_512(uint16_t *q, uint16_t *r, const uint16_t *hi,
+                                            const uint16_t *lo, uint32_t freq)
+{
+    uint32_t reciprocal = lq__reciprocal_bits(freq);
+    uint32_t i;
+    for (i = 0; i < 64; i += 32) {
+        lq__coded_512 c;
+        __m512i a;
+        __m512i b;
+        c.freq = _mm512_set1_epi16((int16_t)freq);
+        c.begin = c.freq;
+        c.reciprocal[0] = _mm512_set1_epi16((int16_t)(reciprocal & 65535));
+        c.reciprocal[1] = _mm512_set1_epi16((int16_t)(reciprocal >> 16));
+        if (freq > LQ__FREQ_NARROW) {
+            lq__quotient_512(&a, &b, _mm512_loadu_si512(hi + i), _mm512_loadu_si512(lo + i), &c, 1);
+        } else {
+            lq__quotient_512(&a, &b, _mm512_loadu_si512(hi + i), _mm512_loadu_si512(lo + i), &c, 0);
+        }
+        _mm512_storeu_si512(q + i, a);
+        _mm512_storeu_si512(r + i, b);
+    }
+}
+
+LQ__TARGET_AVX2 static void quotients_256(uint16_t *q, uint16_t *r, const uint16_t *hi,
+                                          const uint16_t *lo, uint32_t freq)
+{
+    uint32_t reciprocal = lq__reciprocal_bits(freq);
+    uint32_t i;
+    for (i = 0; i < 64; i += 16) {
+        __m256i a;
+        __m256i b;
+        lq__quotient_256(&a, &b, lq__load_256(hi + i), lq__load_256(lo + i),
+                         _mm256_set1_epi16((int16_t)freq),
+                         _mm256_set1_epi16((int16_t)(reciprocal & 65535)),
+                         _mm256_set1_epi16((int16_t)(reciprocal >> 16)));
+        _mm256_storeu_si256((__m256i *)(void *)(q + i), a);
+        _mm256_storeu_si256((__m256i *)(void *)(r + i), b);
+    }
+}
+
+/* States at which a quotient is hardest: next to multiples of f, and at both ends. */
+static uint32_t state_of(uint32_t f, uint32_t i)
+{
+    uint64_t top = (uint64_t)f << 16;
+    uint64_t x;
+    if (i < 16) {
+        x = top - 1 - i;
+    } else if (i < 32) {
+        x = 65536 + i - 16;
+    } else {
+        x = (random64() >> 32) % (top / f) * f + (random64() >> 32) % 5 + f - 2;
+    }
+    x = x < 65536 ? 65536 : x;
+    return (uint32_t)(x >= top ? top - 1 : x);
+}
+
+static int quotients_ok(int level)
+{
+    uint32_t f;
+    uint32_t i;
+    uint32_t bad = 0;
+    for (f = 16; f <= 65520; f++) {
+        uint16_t hi[64];
+        uint16_t lo[64];
+        uint16_t q[64];
+        uint16_t r[64];
+        for (i = 0; i < 64; i++) {
+            uint32_t x = f == 16 && i < 32 ? 65536 + i : state_of(f, i);
+            hi[i] = (uint16_t)(x >> 16);
+            lo[i] = (uint16_t)x;
+        }
+        if (level == 2) {
+            quotients_512(q, r, hi, lo, f);
+        } else {
+            quotients_256(q, r, hi, lo, f);
+        }
+        for (i = 0; i < 64; i++) {
+            uint32_t x = (uint32_t)hi[i] << 16 | lo[i];
+            bad |= q[i] != x / f || r[i] != x % f;
+        }
+    }
+    return !bad;
+}
+#endif
+
+/* ---- round trips ---- */
+static void random_classes(setup *s, size_t rows, uint32_t low, uint32_t span)
+{
+    size_t i;
+    for (i = 0; i < rows; i++) {
+        s->classes[i] = (uint8_t)(low + below(span));
+    }
+}
+
+static void test_round_trips(int quick)
+{
+    setup *s = setup_new();
+    int quantizer;
+    uint32_t run;
+    size_t i;
+    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+        for (run = 0; run < (quick ? 24u : 160u); run++) {
+            size_t rows = 1 + below(run % 4 ? 60 : ROWS);
+            size_t lead = run % 3 ? 0 : below((uint32_t)rows < 9 ? (uint32_t)rows + 1 : 9);
+            size_t pages = 1 + below(PAGES);
+            uint32_t tokens[PAGES];
+            static const uint32_t span[8][2] = {{0, 122}, {20, 30}, {1, 60},  {0, 12},
+                                                {44, 30}, {33, 12}, {50, 14}, {60, 62}};
+            random_classes(s, rows, span[run % 8][0], span[run % 8][1]);
+            if (run % 5 == 0) {
+                s->classes[below((uint32_t)rows)] = 0;
+            }
+            setup_plan(s, rows, lead, quantizer);
+            CHECK(s->plan.rows == lq_rans_matrix_rows(rows, lead, quantizer));
+            for (i = 0; i < pages; i++) {
+                tokens[i] = run % 2 ? 64 : 1 + below(64);
+                fill(s->values[i], s->classes, rows, lead, quantizer,
+                     run % 3 == 1 ? 0
+                     : run % 3    ? 500
+                                  : 20);
+            }
+            round_trip(s, tokens, pages);
+        }
+        for (run = 1; run <= 64; run++) { /* every token count */
+            random_classes(s, 24, 14, 46);
+            setup_plan(s, 24, 0, quantizer);
+            fill(s->values[0], s->classes, 24, 0, quantizer, 200);
+            round_trip(s, &run, 1);
+        }
+        for (run = 1; run <= LQ_CLASS_MAX; run++) { /* every class */
+            uint32_t tokens = 64;
+            memset(s->classes, (int)run, 17);
+            setup_plan(s, 17, 1, quantizer);
+            fill(s->values[0], s->classes, 17, 1, quantizer, 300);
+            round_trip(s, &tokens, 1);
+        }
+    }
+    setup_free(s);
+}
+
+/* Values at the ends of int16, everywhere. */
+static void test_extremes(void)
+{
+    setup *s = setup_new();
+    uint32_t tokens[2] = {64, 33};
+    uint32_t run;
+    for (run = 0; run < 40; run++) {
+        size_t i;
+        random_classes(s, 20, run % 2 ? 1 : 40, run % 2 ? 30 : 80);
+        setup_plan(s, 20, 4, LQ_Z);
+        for (i = 0; i < 20 * 64; i++) {
+            s->values[0][i] = (int16_t)(below(2) ? -32768 + (int)below(3) : 32767 - (int)below(3));
+            s->values[1][i] = (int16_t)random64();
+        }
+        round_trip(s, tokens, 2);
+    }
+    setup_free(s);
+}
+
+static void test_arguments(void)
+{
+    setup *s = setup_new();
+    lq_rans_page page;
+    uint32_t tokens = 64;
+    const lq_tables *t;
+    static uint8_t small[64];
+    memset(&page, 0, sizeof page);
+    CHECK(lq_tables_init(&t, NULL, 1 << 20) == LQ_E_ARG);
+    CHECK(lq_tables_init(&t, small, sizeof small) == LQ_E_SPACE);
+    memset(s->classes, 33, 16);
+    CHECK(lq_rans_plan_init(&s->plan, s->plan_mem, 8, s->classes, 16, 0, LQ_E8) == LQ_E_SPACE);
+    CHECK(lq_rans_plan_init(&s->plan, s->plan_mem, 4096, s->classes, 16, 0, 0) == LQ_E_ARG);
+    CHECK(lq_rans_plan_init(&s->plan, s->plan_mem, 4096, s->classes, 16, 17, 1) == LQ_E_ARG);
+    CHECK(lq_rans_plan_init(&s->plan, s->plan_mem, 4096, s->classes, 0, 0, 1) == LQ_E_ARG);
+    s->classes[3] = LQ_CLASS_MAX + 1;
+    CHECK(lq_rans_plan_init(&s->plan, s->plan_mem, 4096, s->classes, 16, 0, 1) == LQ_E_ARG);
+    s->classes[3] = 33;
+    CHECK(lq_rans_bound(0, 64) == 0 && lq_rans_bound(1, 0) == 0 && lq_rans_bound(1, 65) == 0);
+    CHECK(lq_rans_workspace_bytes(0, 1) == 0 && lq_rans_plan_bytes(0) == 0);
+    CHECK(lq_rans_matrix_rows(16, 0, LQ_E8) == 18 && lq_rans_matrix_rows(16, 1, LQ_E8) == 17);
+    setup_plan(s, 16, 0, LQ_E8);
+    fill(s->values[0], s->classes, 16, 0, LQ_E8, 0);
+    CHECK(setup_encode(s, &tokens, 1) == LQ_OK);
+    s->values[0][5 * 64 + 63] ^= 1; /* an odd sum, then a wrong coset */
+    for (tokens = 1; tokens <= 64; tokens += 21) {
+        int level;
+        for (level = 0; level <= levels; level++) {
+            lq_cpu_limit(level);
+            CHECK(setup_encode(s, &tokens, 1) == (tokens == 64 ? LQ_E_ARG : LQ_OK));
+        }
+        s->values[0][64 * 9] = 2;
+        for (level = 0; level <= levels; level++) {
+            lq_cpu_limit(level);
+            CHECK(setup_encode(s, &tokens, 1) == LQ_E_ARG && s->size[0] == 0);
+        }
+        s->values[0][64 * 9] = 0;
+        setup_plan(s, 16, 0, LQ_E8);
+        fill(s->values[0], s->classes, 16, 0, LQ_E8, 0);
+        s->values[0][5 * 64 + 63] ^= 1;
+    }
+    lq_cpu_limit(-1);
+    page.values = s->values[0];
+    page.bytes = s->bytes[0];
+    page.tokens = 65;
+    CHECK(lq_rans_encode(tables, &s->plan, &page, 1, s->workspace, s->workspace_bytes) == LQ_E_ARG);
+    CHECK(lq_rans_decode(tables, &s->plan, &page, 1, s->workspace, s->workspace_bytes) == LQ_E_ARG);
+    page.tokens = 64;
+    CHECK(lq_rans_decode(tables, &s->plan, &page, 1, s->workspace, 64) == LQ_E_SPACE);
+    CHECK(lq_rans_decode(tables, &s->plan, &page, 1, s->workspace, s->workspace_bytes) ==
+          LQ_E_DATA);
+    page.values = NULL;
+    CHECK(lq_rans_decode(tables, &s->plan, &page, 1, s->workspace, s->workspace_bytes) == LQ_E_ARG);
+    CHECK(lq_rans_decode(tables, &s->plan, NULL, 0, s->workspace, s->workspace_bytes) == LQ_OK);
+    setup_free(s);
+}
+
+/* Room for every length but the right one is LQ_E_SPACE. */
+static void test_space(void)
+{
+    setup *s = setup_new();
+    lq_rans_page page;
+    uint32_t tokens = 50;
+    size_t n;
+    random_classes(s, 12, 20, 44);
+    setup_plan(s, 12, 0, LQ_Z);
+    fill(s->values[0], s->classes, 12, 0, LQ_Z, 40);
+    CHECK(setup_encode(s, &tokens, 1) == LQ_OK);
+    for (n = 0; n <= s->size[0]; n++) {
+        uint8_t *exact = (uint8_t *)malloc(n + (n == 0));
+        memset(&page, 0, sizeof page);
+        page.values = s->values[0];
+        page.bytes = exact;
+        page.bytes_count = n;
+        page.tokens = tokens;
+        CHECK(lq_rans_encode(tables, &s->plan, &page, 1, s->workspace, s->workspace_bytes) ==
+              (n == s->size[0] ? LQ_OK : LQ_E_SPACE));
+        CHECK(page.written == (n == s->size[0] ? n : 0));
+        free(exact);
+    }
+    setup_free(s);
+}
+
+/* ---- hostile bytes ---- */
+/* Decodes at every level from an exact-size heap copy: all levels agree. */
+static int hostile_decode(setup *s, const uint8_t *bytes, size_t count, uint32_t tokens)
+{
+    uint8_t *exact = (uint8_t *)malloc(count + (count == 0));
+    int status[3] = {0, 0, 0};
+    int level;
+    memcpy(exact, bytes, count);
+    for (level = 0; level <= levels; level++) {
+        lq_rans_page page;
+        memset(&page, 0, sizeof page);
+        page.values = s->decoded[level];
+        page.bytes = exact;
+        page.bytes_count = count;
+        page.tokens = tokens;
+        lq_cpu_limit(level);
+        status[level] =
+            lq_rans_decode(tables, &s->plan, &page, 1, s->workspace, s->workspace_bytes);
+        CHECK(status[level] == page.status && status[level] == status[0]);
+        CHECK(status[level] == LQ_OK || status[level] == LQ_E_DATA);
+        CHECK(status[level] || !memcmp(s->decoded[0], s->decoded[level], s->plan.rows * 128));
+    }
+    lq_cpu_limit(-1);
+    free(exact);
+    return status[0];
+}
+
+static void test_hostile(int quick)
+{
+    setup *s = setup_new();
+    uint8_t *copy;
+    int quantizer;
+    uint32_t run;
+    size_t n;
+    uint32_t v;
+    size_t accepted = 0;
+    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+        uint32_t tokens = quantizer == LQ_D4 ? 19 : 64;
+        random_classes(s, 24, 16, 44);
+        setup_plan(s, 24, 0, quantizer);
+        fill(s->values[0], s->classes, 24, 0, quantizer, 100);
+        CHECK(setup_encode(s, &tokens, 1) == LQ_OK);
+        copy = (uint8_t *)malloc(s->size[0] + 4);
+        memcpy(copy, s->bytes[0], s->size[0]);
+        memset(copy + s->size[0], 0, 4);
+        for (n = 0; n < s->size[0] + 4; n++) {
+            int status = hostile_decode(s, copy, n, tokens);
+            CHECK((status == LQ_OK) == (n == s->size[0]));
+        }
+        for (n = 0; n < s->size[0]; n++) {
+            for (v = 1; v < 256; v += quick ? 37 : 1) {
+                copy[n] = (uint8_t)(copy[n] ^ v);
+                accepted += hostile_decode(s, copy, s->size[0], tokens) == LQ_OK;
+                copy[n] = (uint8_t)(copy[n] ^ v);
+            }
+        }
+        free(copy);
+        for (run = 0; run < (quick ? 1000u : 25000u); run++) {
+            uint8_t noise[700];
+            if (run % 64 == 0) {
+                random_classes(s, 16, run % 128 ? 1 : 30, run % 128 ? 20 : 90);
+                setup_plan(s, 16, 0, quantizer);
+            }
+            for (n = 0; n < sizeof noise; n++) {
+                noise[n] = (uint8_t)(run % 3 ? random64() : run % 2 ? 0 : 255);
+            }
+            accepted += hostile_decode(s, noise, below(sizeof noise + 1), 1 + below(64)) == LQ_OK;
+        }
+    }
+    CHECK(accepted < 2000); /* only what raw bits alone can say */
+    setup_free(s);
+}
+
+/* ---- realised against ideal length ---- */
+/* -log2 of the cell of each value of Z, by the true Gaussian. */
+static double ideal_bits(const int16_t *values, const uint8_t *classes, size_t rows)
+{
+    double bits = 0;
+    size_t i;
+    size_t t;
+    for (i = 0; i < rows; i++) {
+        double s = sigma_of(classes[i]);
+        double dead = dead_of(classes[i]);
+        for (t = 0; t < 64 && classes[i]; t++) {
+            double k = abs(values[i * 64 + t]);
+            double a = k > 0 ? (k - 0.5 + dead) / s : -(0.5 + dead) / s;
+            bits -= log2(normal(-a) - normal(-(k + 0.5 + dead) / s));
+        }
+    }
+    return bits;
+}
+
+static void test_length(size_t rows, double limit)
+{
+    setup *s = setup_new();
+    double ideal = 0;
+    double real = 0;
+    uint32_t tokens[8] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint32_t run;
+    size_t i;
+    for (run = 0; run < 12; run++) {
+        for (i = 0; i < rows; i++) {
+            s->classes[i] =
+                (uint8_t)(50 - 35 * i / rows + below(3)); /* falling variance, 2.25 bits */
+        }
+        setup_plan(s, rows, 0, LQ_Z);
+        for (i = 0; i < 8; i++) {
+            fill(s->values[i], s->classes, rows, 0, LQ_Z, 0);
+        }
+        CHECK(setup_encode(s, tokens, 8) == LQ_OK);
+        for (i = 0; i < 8; i++) {
+            ideal += ideal_bits(s->values[i], s->classes, rows);
+            real += 8.0 * (double)s->size[i];
+        }
+    }
+    printf("  64 x %u: %.4f bits a value, ideal %.4f, loss %.2f %% (limit %.1f %%)\n",
+           (unsigned)rows, real / (12 * 8 * 64.0 * (double)rows),
+           ideal / (12 * 8 * 64.0 * (double)rows), 100 * (real / ideal - 1), 100 * limit);
+    CHECK(real / ideal - 1 < limit);
+    setup_free(s);
+}
+
+int main(int argc, char **argv)
+{
+    int quick = argc > 1 && !strcmp(argv[1], "quick");
+    void *mem = malloc(lq_tables_bytes());
+    CHECK(lq_tables_init(&tables, mem, lq_tables_bytes()) == LQ_OK);
+    levels = lq_cpu_limit(-1);
+    test_tables();
+    test_centroids();
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(LQ_NO_SIMD)
+    {
+        int level;
+        for (level = 1; level <= levels; level++) {
+            CHECK(quotients_ok(level));
+        }
+    }
+#endif
+    test_arguments();
+    test_space();
+    test_extremes();
+    test_round_trips(quick);
+    test_hostile(quick);
+    test_length(192, 0.013);
+    test_length(64, 0.032);
+    free(mem);
+    return check_report("rans");
+}

@@ -10107,6 +10107,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #if LQ__X86 && defined(__cplusplus) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+#ifndef LQ__KEEP_INTERNALS /* a test of the library's insides keeps them */
 #undef LQ__INLINE
 #undef LQ__STATIC
 #undef LQ__X86
@@ -10157,6 +10158,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__RING
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED
+#endif
 #endif /* LATTICEQUANT_IMPLEMENTATION */
 
 /* Change log

@@ -1,5 +1,6 @@
 /* cc -O2 tests/test_rans.c -o test_rans -lm    Tests of >>rans; `test_rans quick` skips the long
 sweeps. */
+#define LQ__KEEP_INTERNALS
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 
@@ -362,7 +363,7 @@ static void test_centroids(void)
 }
 
 /* ---- the quotient of the SIMD encoders ---- */
-#if (defined(__x86_64__) || defined(__i386__)) && !defined(LQ_NO_SIMD)
+#if LQ__RANS_SIMD
 LQ__TARGET_AVX512 static void quotients_512(uint16_t *q, uint16_t *r, const uint16_t *hi,
                                             const uint16_t *lo, uint32_t freq)
 {
@@ -735,7 +736,7 @@ int main(int argc, char **argv)
     levels = lq_cpu_limit(-1);
     test_tables();
     test_centroids();
-#if (defined(__x86_64__) || defined(__i386__)) && !defined(LQ_NO_SIMD)
+#if LQ__RANS_SIMD
     {
         int level;
         for (level = 1; level <= levels; level++) {

@@ -606,8 +606,8 @@ typedef struct lq_fit {
     lq_geometry geometry;
     float step;
     uint64_t tokens;
-    int64_t *sum;          /* q12 */
-    uint64_t *sum_squares; /* q8 */
+    int64_t *sum;          /* q10 */
+    uint64_t *sum_squares; /* q20 */
 } lq_fit;
 
 /* Memory for lq_fit_init, and for the workspace of lq_fit_add. */
@@ -1214,6 +1214,9 @@ LQ__INLINE int lq__add_ok(size_t *r, size_t a, size_t b)
 /* ---- integer mathematics: the same result on every CPU, compiler and flag set ---- */
 LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
 {
+#if LQ__X86 || ((defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__))
+    return 63 - (uint32_t)__builtin_clzll(x); /* elsewhere it might be a call into libgcc */
+#else
     uint32_t n = 0;
     uint32_t shift;
     for (shift = 32; shift; shift >>= 1) {
@@ -1223,6 +1226,7 @@ LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
         }
     }
     return n;
+#endif
 }
 
 /* log2(x) * 2^16, x > 0, error below 2^-16: sixteen squarings of the mantissa. */
@@ -6037,7 +6041,10 @@ LQ__STATIC int lq__encode_end(const lq__rans_flow *f, lq_rans_page *page)
     }
     dst += 2 * (size_t)f->lanes;
     memcpy(dst, f->words, words);
-    for (i = 0; i < rest; i++) {
+    for (i = 0; rest - i >= 8; i += 7) {
+        lq__store64(dst + words + i, lq__bits_get(f->raw, &position, 56));
+    }
+    for (; i < rest; i++) {
         dst[words + i] = (uint8_t)lq__bits_get(f->raw, &position, 8);
     }
     page->written = size + 2 * (size_t)f->lanes + words + rest;
@@ -6095,11 +6102,14 @@ LQ__STATIC size_t lq__raw_collect(lq__rans_flow *f, size_t rest, size_t need)
     bits.count = 0;
     for (l = 0; l < f->lanes; l++) {
         uint32_t octave = lq__log2_floor(f->hi[l]);
-        lq__bits_put(&bits, octave, 4);
-        lq__bits_put(&bits, f->hi[l] - (1u << octave), octave);
-        lq__bits_put(&bits, f->lo[l], 16);
+        uint64_t mantissa = f->hi[l] - (1u << octave);
+        lq__bits_put(&bits, octave | mantissa << 4 | (uint64_t)f->lo[l] << (4 + octave),
+                     20 + octave);
     }
-    for (i = 0; i < rest; i++) {
+    for (i = 0; rest - i >= 8; i += 7) { /* 56 bits at a time */
+        lq__bits_put(&bits, lq__load64(f->at + i) & 0xffffffffffffffu, 56);
+    }
+    for (; i < rest; i++) {
         lq__bits_put(&bits, f->at[i], 8);
     }
     total = 8 * (size_t)(bits.at - f->raw) + bits.count;
@@ -6626,9 +6636,10 @@ LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geomet
 
 LQ__STATIC void lq__fit_row(lq_fit *fit, size_t row, int64_t v)
 {
-    int64_t q4 = (v + 128) >> 8; /* rounded: a bias would stand against the mean in the variance */
-    fit->sum[row] += v;
-    fit->sum_squares[row] += (uint64_t)(q4 * q4);
+    int64_t q10 = (v + 2) >> 2;
+    uint64_t square = (uint64_t)(q10 * q10);
+    fit->sum[row] += q10;
+    fit->sum_squares[row] += LQ__MIN(square, UINT64_MAX - fit->sum_squares[row]);
 }
 
 /* Tokens src_first .. of src; positions are already theirs. */
@@ -6690,19 +6701,39 @@ LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
     return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
 }
 
-/* 8 * 2^16 * 2 log2 of a row's standard deviation in steps: q16 of 16 log2(sigma); INT32_MIN if 0.
-*/
+/* a * b in 128 bits: *high and the low half, which is returned. */
+LQ__STATIC uint64_t lq__mul_wide(uint64_t *high, uint64_t a, uint64_t b)
+{
+    uint64_t al = a & 0xffffffffu;
+    uint64_t bl = b & 0xffffffffu;
+    uint64_t low = al * bl;
+    uint64_t mid = (a >> 32) * bl + (low >> 32);
+    uint64_t cross = al * (b >> 32) + (mid & 0xffffffffu);
+    *high = (a >> 32) * (b >> 32) + (mid >> 32) + (cross >> 32);
+    return cross << 32 | (low & 0xffffffffu);
+}
+
+/* q16 of 16 log2 of a row's standard deviation in steps; INT32_MIN if that is 0. The variance is
+   (n sum(v^2) - sum(v)^2) / n^2, exact in 128 bits: a mean of many steps cancels without a trace. */
 LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
 {
-    int64_t n = (int64_t)fit->tokens;
-    uint64_t squares = fit->sum_squares[row];
-    uint64_t power = (squares / (uint64_t)n << 8) + ((squares % (uint64_t)n << 8) / (uint64_t)n);
-    int64_t mean = lq__div_round(fit->sum[row], n); /* q12 */
-    int64_t square = mean * mean >> 8;              /* q16 */
-    if ((int64_t)power <= square) {
+    uint64_t sum = (uint64_t)(fit->sum[row] < 0 ? -fit->sum[row] : fit->sum[row]);
+    uint64_t high;
+    uint64_t mean_high;
+    uint64_t low = lq__mul_wide(&high, fit->tokens, fit->sum_squares[row]);
+    uint64_t mean_low = lq__mul_wide(&mean_high, sum, sum);
+    int32_t octaves = -20;
+    if (high < mean_high || (high == mean_high && low <= mean_low)) {
         return INT32_MIN;
     }
-    return 8 * (lq__log2_q16(power - (uint64_t)square) - 16 * 65536);
+    high -= mean_high + (low < mean_low);
+    low -= mean_low;
+    if (high) {
+        uint32_t up = lq__log2_floor(high) + 1;
+        low = up == 64 ? high : high << (64 - up) | low >> up;
+        octaves += (int32_t)up;
+    }
+    return 8 * (lq__log2_q16(low) + (octaves * 65536 - 2 * lq__log2_q16(fit->tokens)));
 }
 
 LQ_API int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem, size_t mem_bytes)
@@ -6727,7 +6758,7 @@ LQ_API int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem, siz
     log_step = lq__log2_of_f32(fit->step);
     p.mean_exponent = (int32_t)(step_bits >> 23) - 127 - 2;
     for (i = 0; i < rows; i++) {
-        int64_t mean = lq__div_round(fit->sum[i], (int64_t)fit->tokens);
+        int64_t mean = lq__div_round(fit->sum[i] * 4, (int64_t)fit->tokens); /* q12 */
         int32_t log_sigma = lq__fit_log_sigma(fit, i);
         if (i < lead) {
             mean = (mean + LQ__ONE / 2) >> 12;

@@ -1,0 +1,504 @@
+/* cc -O2 tests/make_gguf.c -o make_gguf    Writes a tiny random GGUF model, sound or broken. */
+
+/* make_gguf OUT [FORMAT [TWIST]]: two Llama layers of 256 channels with weights in any format that
+   lm.c reads, the same bytes everywhere. A twist is one deviation: a feature (untied output, RoPE
+   scalings) or a fault that a reader must refuse. `make_gguf list` names them. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAKE_EMBD = 256, MAKE_LAYERS = 2, MAKE_HEADS = 4, MAKE_KV = 2, MAKE_DIM = 64 };
+enum { MAKE_FFN = 256, MAKE_CONTEXT = 512, MAKE_TOKENS = 256 + 6 + 3, MAKE_TENSORS = 32 };
+
+typedef struct make_tensor {
+    char name[40];
+    uint32_t format;
+    size_t cols;
+    size_t rows;
+    float size;
+    uint64_t offset;
+} make_tensor;
+
+typedef struct maker {
+    uint8_t *data;
+    size_t count;
+    size_t room;
+    uint64_t random;
+    uint32_t format;
+    const char *twist;
+    make_tensor tensors[MAKE_TENSORS];
+    size_t tensor_count;
+} maker;
+
+typedef struct make_format {
+    const char *name;
+    uint32_t id;
+    size_t items;
+    size_t bytes;
+} make_format;
+
+static const make_format make_formats[] = {
+    {"F32", 0, 1, 4},       {"F16", 1, 1, 2},       {"BF16", 30, 1, 2},  {"Q8_0", 8, 32, 34},
+    {"Q4_0", 2, 32, 18},    {"Q4_1", 3, 32, 20},    {"Q5_0", 6, 32, 22}, {"Q5_1", 7, 32, 24},
+    {"Q4_K", 12, 256, 144}, {"Q6_K", 14, 256, 210},
+};
+
+enum { MAKE_FORMATS = (int)(sizeof make_formats / sizeof make_formats[0]) };
+
+static const char *const make_features[] = {"untied", "linear", "yarn", "freqs"};
+
+/* Each must end in one line and exit code 1, whatever the mode. */
+static const char *const make_faults[] = {
+    "magic",          "version",       "tensor-count", "key-count",     "key-length",
+    "value-type",     "string-length", "array-count",  "array-type",    "tensor-name",
+    "dims-zero",      "dims-five",     "shape-zero",   "shape-huge",    "tensor-type",
+    "row-length",     "offset-far",    "offset-wraps", "alignment",     "arch",
+    "experts",        "no-layers",     "many-layers",  "no-heads",      "heads",
+    "odd-rope",       "wide-rope",     "value-length", "negative-embd", "missing-key",
+    "missing-tensor", "extra-tensor",  "twice-tensor", "wrong-shape",   "eps-nan",
+    "rope-base",      "scaling",       "tokenizer",    "pre",           "merge-unknown",
+    "merge-space",    "token-types",   "bos",          "few-tokens",    "heads-array",
+};
+
+enum {
+    MAKE_FEATURES = (int)(sizeof make_features / sizeof make_features[0]),
+    MAKE_FAULTS = (int)(sizeof make_faults / sizeof make_faults[0])
+};
+
+static int make_is(const maker *m, const char *twist)
+{
+    return strcmp(m->twist, twist) == 0;
+}
+
+static uint32_t make_random(maker *m)
+{
+    uint64_t z = (m->random += 0x9e3779b97f4a7c15u);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ z >> 31) >> 32);
+}
+
+/* ---- bytes ---- */
+
+static void make_bytes(maker *m, const void *src, size_t count)
+{
+    if (m->room - m->count < count) {
+        uint8_t *grown = (uint8_t *)calloc(1, m->room * 2 + count);
+        if (grown == NULL) {
+            exit(2);
+        }
+        if (m->count > 0) {
+            memcpy(grown, m->data, m->count);
+        }
+        free(m->data);
+        m->data = grown;
+        m->room = m->room * 2 + count;
+    }
+    if (count > 0) {
+        memcpy(m->data + m->count, src, count);
+    }
+    m->count += count;
+}
+
+static void make_number(maker *m, uint64_t n, size_t count)
+{
+    uint8_t b[8];
+    size_t i;
+    for (i = 0; i < 8; i++) {
+        b[i] = (uint8_t)(n >> (8 * i));
+    }
+    make_bytes(m, b, count);
+}
+
+static void make_string(maker *m, const char *s)
+{
+    make_number(m, strlen(s), 8);
+    make_bytes(m, s, strlen(s));
+}
+
+static void make_float(maker *m, float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    make_number(m, u, 4);
+}
+
+/* Powers of two and their sums are all that the scales here need: exact in 10 bits. */
+static void make_half(maker *m, float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    make_number(m, (u >> 16 & 0x8000u) | (((u & 0x7fffffffu) - 0x38000000u) >> 13), 2);
+}
+
+/* ---- metadata ---- */
+
+static void make_key(maker *m, const char *name, uint32_t type)
+{
+    if (make_is(m, "key-length") && strcmp(name, "llama.block_count") == 0) {
+        make_number(m, (uint64_t)-1, 8);
+        make_bytes(m, name, strlen(name));
+    } else {
+        make_string(m, name);
+    }
+    make_number(m, type, 4);
+}
+
+static void make_size(maker *m, const char *name, uint32_t value)
+{
+    make_key(m, name, 4);
+    make_number(m, value, 4);
+}
+
+static void make_word(maker *m, const char *name, const char *value)
+{
+    make_key(m, name, 8);
+    make_string(m, value);
+}
+
+static void make_real(maker *m, const char *name, float value)
+{
+    make_key(m, name, 6);
+    make_float(m, value);
+}
+
+static void make_sizes(maker *m)
+{
+    uint32_t layers = make_is(m, "no-layers") ? 0 : make_is(m, "many-layers") ? 3 : MAKE_LAYERS;
+    uint32_t embd = make_is(m, "negative-embd") ? 0xffffff00u : MAKE_EMBD;
+    float zero = 0.0f;
+    make_word(m, "general.architecture", make_is(m, "arch") ? "mamba" : "llama");
+    make_size(m, make_is(m, "missing-key") ? "llama.blocks" : "llama.block_count", layers);
+    make_size(m, "llama.context_length", MAKE_CONTEXT);
+    make_size(m, "llama.embedding_length", embd);
+    make_size(m, "llama.feed_forward_length", MAKE_FFN);
+    if (make_is(m, "heads-array")) {
+        make_key(m, "llama.attention.head_count", 9);
+        make_number(m, 4, 4);
+        make_number(m, 1, 8);
+        make_number(m, MAKE_HEADS, 4);
+    } else {
+        make_size(m, "llama.attention.head_count", make_is(m, "no-heads") ? 0 : MAKE_HEADS);
+    }
+    make_size(m, "llama.attention.head_count_kv", make_is(m, "heads") ? 3 : MAKE_KV);
+    make_size(m, "llama.rope.dimension_count",
+              make_is(m, "odd-rope")    ? 63
+              : make_is(m, "wide-rope") ? 128
+                                        : MAKE_DIM);
+    make_real(m, "llama.attention.layer_norm_rms_epsilon",
+              make_is(m, "eps-nan") ? zero / zero : 1e-5f);
+    make_real(m, "llama.rope.freq_base", make_is(m, "rope-base") ? 0.5f : 10000.0f);
+    make_size(m, "llama.attention.value_length", make_is(m, "value-length") ? 32 : MAKE_DIM);
+    make_size(m, "llama.expert_count", make_is(m, "experts") ? 8 : 0);
+}
+
+static void make_scaling(maker *m)
+{
+    const char *type = make_is(m, "linear") ? "linear" : make_is(m, "yarn") ? "yarn" : "none";
+    make_word(m, "llama.rope.scaling.type", make_is(m, "scaling") ? "wavy" : type);
+    make_real(m, "llama.rope.scaling.factor", 4.0f);
+    make_size(m, "general.alignment", make_is(m, "alignment") ? 24 : 32);
+    if (make_is(m, "string-length")) {
+        make_key(m, "general.name", 8);
+        make_number(m, (uint64_t)1 << 63, 8);
+    } else {
+        make_word(m, "general.name", "tiny\nrandom");
+    }
+}
+
+/* Bytes in GPT-2's printable form, six merges, three special tokens. */
+static void make_tokens(maker *m)
+{
+    static const char *const joined[] = {"th", "the", "an", "and", "\xc4\xa0t", "\xc4\xa0the"};
+    static const char *const special[] = {"<|end|>", "<|im_start|>", "<|im_end|>"};
+    uint32_t count = make_is(m, "few-tokens") ? MAKE_TOKENS - 1 : MAKE_TOKENS;
+    uint32_t b, moved;
+    uint32_t i;
+    make_key(m, "tokenizer.ggml.tokens", 9);
+    make_number(m, make_is(m, "array-type") ? 9 : 8, 4);
+    make_number(m, make_is(m, "array-count") ? (uint64_t)1 << 61 : count, 8);
+    moved = 256;
+    for (b = 0; b < 256; b++) {
+        int printable = (b >= 33 && b <= 126) || (b >= 161 && b != 173);
+        uint32_t c = printable ? b : moved++;
+        char s[3] = {0, 0, 0};
+        s[0] = (char)(c < 128 ? c : 0xc0 | c >> 6);
+        s[1] = (char)(c < 128 ? 0 : 0x80 | (c & 63));
+        make_string(m, s);
+    }
+    for (i = 0; i < 6; i++) {
+        make_string(m, joined[i]);
+    }
+    for (i = 0; i < 3 - (MAKE_TOKENS - count); i++) {
+        make_string(m, special[i]);
+    }
+}
+
+static void make_tokenizer(maker *m)
+{
+    static const char *const pairs[] = {"t h", "th e", "a n", "an d", "\xc4\xa0 t", "\xc4\xa0t he"};
+    static const char *const good[] = {"t h", "th e", "a n", "an d", "\xc4\xa0 t", "\xc4\xa0 the"};
+    uint32_t types = make_is(m, "token-types") ? MAKE_TOKENS - 1 : MAKE_TOKENS;
+    uint32_t i;
+    make_word(m, "tokenizer.ggml.model", make_is(m, "tokenizer") ? "llama" : "gpt2");
+    make_word(m, "tokenizer.ggml.pre", make_is(m, "pre") ? "unheard-of" : "smollm");
+    make_tokens(m);
+    make_key(m, "tokenizer.ggml.merges", 9);
+    make_number(m, 8, 4);
+    make_number(m, 6, 8);
+    for (i = 0; i < 6; i++) {
+        int unknown = make_is(m, "merge-unknown") && i == 5;
+        make_string(m, unknown ? pairs[i] : make_is(m, "merge-space") && i == 3 ? "and" : good[i]);
+    }
+    make_key(m, "tokenizer.ggml.token_type", 9);
+    make_number(m, 5, 4);
+    make_number(m, types, 8);
+    for (i = 0; i < types; i++) {
+        make_number(m, i < 262 ? 1 : 3, 4);
+    }
+    make_size(m, "tokenizer.ggml.bos_token_id", make_is(m, "bos") ? MAKE_TOKENS : 262);
+    make_size(m, "tokenizer.ggml.eos_token_id", 262);
+    make_key(m, "tokenizer.ggml.add_bos_token", make_is(m, "value-type") ? 13 : 7);
+    make_number(m, 0, 1);
+}
+
+/* ---- tensors ---- */
+
+static void make_add(maker *m, const char *name, uint32_t format, size_t cols, size_t rows,
+                     float size)
+{
+    make_tensor *t = &m->tensors[m->tensor_count++];
+    (void)snprintf(t->name, sizeof t->name, "%s.weight", name);
+    t->format = format;
+    t->cols = cols;
+    t->rows = rows;
+    t->size = size;
+}
+
+static void make_list(maker *m)
+{
+    static const struct {
+        const char *name;
+        size_t cols;
+        size_t rows;
+    } parts[] = {
+        {"attn_q", MAKE_EMBD, MAKE_HEADS * MAKE_DIM},
+        {"attn_k", MAKE_EMBD, MAKE_KV * MAKE_DIM},
+        {"attn_v", MAKE_EMBD, MAKE_KV * MAKE_DIM},
+        {"attn_output", MAKE_EMBD, MAKE_EMBD},
+        {"ffn_gate", MAKE_EMBD, MAKE_FFN},
+        {"ffn_up", MAKE_EMBD, MAKE_FFN},
+        {"ffn_down", MAKE_FFN, MAKE_EMBD},
+    };
+    char name[32];
+    int l;
+    size_t i;
+    make_add(m, "token_embd", m->format, MAKE_EMBD, MAKE_TOKENS, 1.0f);
+    make_add(m, "output_norm", 0, MAKE_EMBD, 1, 1.0f);
+    for (l = 0; l < MAKE_LAYERS; l++) {
+        (void)snprintf(name, sizeof name, "blk.%d.attn_norm", l);
+        make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
+        (void)snprintf(name, sizeof name, "blk.%d.ffn_norm", l);
+        make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
+        for (i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+            (void)snprintf(name, sizeof name, "blk.%d.%s", l, parts[i].name);
+            if (!make_is(m, "missing-tensor") || i != 3) {
+                make_add(m, name, m->format, parts[i].cols,
+                         parts[i].rows / (make_is(m, "wrong-shape") && i == 4 ? 2 : 1), 0.06f);
+            }
+        }
+    }
+    if (make_is(m, "untied")) {
+        make_add(m, "output", m->format, MAKE_EMBD, MAKE_TOKENS, 0.06f);
+    }
+    if (make_is(m, "freqs")) {
+        make_add(m, "rope_freqs", 0, MAKE_DIM / 2, 1, 1.0f);
+    }
+    if (make_is(m, "extra-tensor") || make_is(m, "twice-tensor")) {
+        make_add(m, make_is(m, "extra-tensor") ? "blk.0.attn_q_norm" : "output_norm", 0, MAKE_EMBD,
+                 1, 1.0f);
+    }
+}
+
+static const make_format *make_find(uint32_t id)
+{
+    size_t i;
+    for (i = 0; make_formats[i].id != id; i++) {
+    }
+    return &make_formats[i];
+}
+
+static void make_infos(maker *m)
+{
+    uint64_t offset = 0;
+    size_t i;
+    for (i = 0; i < m->tensor_count; i++) {
+        make_tensor *t = &m->tensors[i];
+        const make_format *f = make_find(t->format);
+        int first = i == 0;
+        uint32_t dims = t->rows > 1 ? 2 : 1;
+        uint64_t far = offset;
+        make_number(m, first && make_is(m, "tensor-name") ? 1000000 : strlen(t->name), 8);
+        make_bytes(m, t->name, strlen(t->name));
+        dims = first && make_is(m, "dims-zero") ? 0 : first && make_is(m, "dims-five") ? 5 : dims;
+        make_number(m, dims, 4);
+        make_number(m, first && make_is(m, "row-length") && f->items > 1 ? t->cols - 1 : t->cols,
+                    8);
+        if (t->rows > 1) {
+            make_number(m,
+                        first && make_is(m, "shape-zero")   ? 0
+                        : first && make_is(m, "shape-huge") ? (uint64_t)1 << 62
+                                                            : t->rows,
+                        8);
+        }
+        make_number(m, first && make_is(m, "tensor-type") ? 77 : t->format, 4);
+        far = first && make_is(m, "offset-far") ? (uint64_t)1 << 40 : far;
+        far = first && make_is(m, "offset-wraps") ? (uint64_t)0 - 32 : far;
+        make_number(m, far, 8);
+        t->offset = offset;
+        offset += (t->cols / f->items * f->bytes * t->rows + 31) / 32 * 32;
+    }
+}
+
+/* A float between -size and size with 8 significant bits, so that F16 and BF16 hold it too. */
+static float make_weight(maker *m, float size)
+{
+    return (float)((int)(make_random(m) >> 24) - 128) / 128.0f * size;
+}
+
+static void make_scales(maker *m, uint32_t format, float size)
+{
+    float unit = size < 0.5f ? 0.015625f : 0.25f;
+    if (format == 8) {
+        make_half(m, unit / 16.0f);
+    } else if (format == 2) {
+        make_half(m, unit);
+    } else if (format == 3) {
+        make_half(m, unit);
+        make_half(m, -7.5f * unit);
+    } else if (format == 6) {
+        make_half(m, unit / 2.0f);
+    } else if (format == 7) {
+        make_half(m, unit / 2.0f);
+        make_half(m, -7.75f * unit);
+    } else if (format == 12) {
+        make_half(m, unit / 64.0f);
+        make_half(m, unit / 8.0f);
+    }
+}
+
+static void make_data(maker *m)
+{
+    size_t i, j, k;
+    for (i = 0; i < m->tensor_count; i++) {
+        const make_tensor *t = &m->tensors[i];
+        const make_format *f = make_find(t->format);
+        for (j = 0; j < t->cols / f->items * t->rows; j++) {
+            size_t end = m->count + f->bytes;
+            float weight = make_weight(m, t->size);
+            uint32_t u;
+            memcpy(&u, &weight, 4);
+            if (t->format == 0) {
+                make_float(m, t->rows == 1 ? 1.0f + 0.5f * weight : weight);
+            } else if (t->format == 1) {
+                make_half(m, weight == 0.0f ? t->size / 128.0f : weight);
+            } else if (t->format == 30) {
+                make_number(m, u >> 16, 2);
+            } else {
+                make_scales(m, t->format, t->size);
+                for (k = m->count; k < end - (t->format == 14 ? 2 : 0); k++) {
+                    make_number(m, make_random(m) >> 24, 1);
+                }
+            }
+            if (t->format == 14) {
+                make_half(m, t->size < 0.5f ? 0.00006103515625f : 0.0009765625f);
+            }
+        }
+        while (m->count % 32 != 0 && i + 1 < m->tensor_count) {
+            make_number(m, 0, 1);
+        }
+    }
+}
+
+/* ---- the file ---- */
+
+/* Key and tensor counts stand before what they count, so they are put in afterwards. */
+static void make_patch(maker *m, size_t at, uint64_t n)
+{
+    size_t i;
+    for (i = 0; i < 8; i++) {
+        m->data[at + i] = (uint8_t)(n >> (8 * i));
+    }
+}
+
+/* Returns the model's bytes, which the caller frees, or NULL for an unknown format. */
+static uint8_t *make_model(const char *format, const char *twist, size_t *count)
+{
+    maker *m = (maker *)calloc(1, sizeof *m);
+    uint8_t *data;
+    size_t f;
+    for (f = 0; f < MAKE_FORMATS && strcmp(make_formats[f].name, format) != 0; f++) {
+    }
+    if (m == NULL || f == MAKE_FORMATS) {
+        free(m);
+        return NULL;
+    }
+    m->format = make_formats[f].id;
+    m->twist = twist;
+    m->random = 1;
+    make_bytes(m, make_is(m, "magic") ? "GGML" : "GGUF", 4);
+    make_number(m, make_is(m, "version") ? 0x03000000u : 3, 4);
+    make_number(m, 0, 8);
+    make_number(m, 0, 8);
+    make_sizes(m);
+    make_scaling(m);
+    make_tokenizer(m);
+    make_list(m);
+    make_patch(m, 8, make_is(m, "tensor-count") ? (uint64_t)1 << 60 : m->tensor_count);
+    make_patch(m, 16, make_is(m, "key-count") ? (uint64_t)1 << 60 : 24);
+    make_infos(m);
+    while (m->count % 32 != 0) {
+        make_number(m, 0, 1);
+    }
+    make_data(m);
+    data = m->data;
+    *count = m->count;
+    free(m);
+    return data;
+}
+
+static int make_file(const char *path, const char *format, const char *twist)
+{
+    size_t count = 0;
+    uint8_t *data = make_model(format, twist, &count);
+    FILE *file = data != NULL ? fopen(path, "wb") : NULL;
+    int ok = file != NULL && fwrite(data, 1, count, file) == count;
+    if (file != NULL && fclose(file) != 0) {
+        ok = 0;
+    }
+    free(data);
+    return ok;
+}
+
+int main(int argc, char **argv)
+{
+    size_t i;
+    if (argc == 2 && strcmp(argv[1], "list") == 0) {
+        for (i = 0; i < MAKE_FORMATS; i++) {
+            printf("format %s\n", make_formats[i].name);
+        }
+        for (i = 0; i < MAKE_FEATURES; i++) {
+            printf("feature %s\n", make_features[i]);
+        }
+        for (i = 0; i < MAKE_FAULTS; i++) {
+            printf("fault %s\n", make_faults[i]);
+        }
+        return 0;
+    }
+    if (argc < 2 || !make_file(argv[1], argc > 2 ? argv[2] : "F32", argc > 3 ? argv[3] : "")) {
+        fprintf(stderr, "usage: make_gguf OUT [FORMAT [TWIST]], or make_gguf list\n");
+        return 1;
+    }
+    return 0;
+}

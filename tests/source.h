@@ -82,8 +82,7 @@ SOURCE_FUNC uint8_t *source_copy(const void *src, size_t bytes)
     return p;
 }
 
-/* ---- the Hadamard rotation in double: signs, then blocks of the largest power of two (at most
-512) */
+/* ---- the Hadamard rotation in double: signs, then blocks of the largest power of two ---- */
 SOURCE_FUNC size_t source_hadamard_block(size_t dims)
 {
     size_t block = 1;

@@ -1,0 +1,731 @@
+/* cc -O3 -march=native examples/lm.c -o lm -lm -lpthread */
+
+/* lm.c - a language model in C, to judge a KV codec by what it does to one
+
+   Runs a GGUF file of the Llama family with a cache that goes through a codec:
+
+       ./lm generate "The capital of France is" --model M.gguf --kv q4_0
+       ./lm eval q8_0 q4_0 hq4_0 --model M.gguf --text book.txt
+       ./lm dump --model M.gguf --text book.txt --layers 10,20 --out book
+       ./lm info --model M.gguf
+
+   lm_gguf.h reads the file, lm_token.h the text, lm_model.h computes, lm_cache.h holds the cache,
+   lm_kinds.h the list of codecs, lm_eval.h compares. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L
+#endif
+
+#include <stddef.h>
+
+#include "lm_eval.h"
+
+typedef struct lm_options {
+    const char *mode;
+    const char *model;
+    const char *text;
+    const char *out;
+    const char *kv;
+    const char *pre;
+    const char *order;
+    const char *layers;
+    size_t tokens;
+    size_t passages;
+    size_t sinks;
+    size_t threads;
+    size_t count;
+    size_t seed;
+    size_t queries;
+    size_t top;
+    double temperature;
+    int json;
+    int chat;
+    const char **words;
+    size_t word_count;
+} lm_options;
+
+static const char lm_usage[] =
+    "usage: lm MODE [arguments] --model FILE.gguf [options]\n"
+    "\n"
+    "  generate PROMPT     continue the prompt, greedily\n"
+    "    --kv CODEC          the cache's codec (default f32)\n"
+    "    --count N           tokens at most (default 128)\n"
+    "    --temperature T     sample instead, from the --top N (default 40) likeliest\n"
+    "    --seed N            of the sampling (default 1)\n"
+    "    --chat              wrap the prompt as a user's message (ChatML)\n"
+    "  eval [CODEC ...]    perplexity, KLD and bits of codecs (default: all rivals)\n"
+    "    --text FILE         on passages of this text\n"
+    "    --tokens N          a passage (default 1024)\n"
+    "    --passages N        evenly spaced (default 4)\n"
+    "    --sinks N           first tokens that stay raw (default 4)\n"
+    "  dump                K after RoPE, V and Q as .npy, f16 [layers][heads][tokens][channels]\n"
+    "    --text FILE --tokens N --layers 10,20 --out PREFIX\n"
+    "    --queries N         only the last N tokens' queries (default all)\n"
+    "  tokens --text FILE  token numbers, one a line\n"
+    "  info                what the file holds\n"
+    "  codecs              the list (NAME/NAME gives K and V different ones)\n"
+    "\n"
+    "  --order gguf        channels as the file has them, adjacent pairs (default: half-split)\n"
+    "  --pre NAME          how text is cut: smollm, gpt-2, llama-bpe (default: the file's word)\n"
+    "  --threads N         (default 2)      --json   for machines\n"
+    "  LM_MODEL in the environment stands in for --model.\n";
+
+/* ---- command line ---- */
+
+enum { LM_OPTION_WORD, LM_OPTION_SIZE, LM_OPTION_REAL, LM_OPTION_FLAG };
+
+typedef struct lm_option {
+    const char *name;
+    int kind;
+    size_t field;
+    size_t min;
+    size_t max;
+} lm_option;
+
+static const lm_option lm_option_list[] = {
+    {"--model", LM_OPTION_WORD, offsetof(lm_options, model), 0, 0},
+    {"--text", LM_OPTION_WORD, offsetof(lm_options, text), 0, 0},
+    {"--out", LM_OPTION_WORD, offsetof(lm_options, out), 0, 0},
+    {"--kv", LM_OPTION_WORD, offsetof(lm_options, kv), 0, 0},
+    {"--pre", LM_OPTION_WORD, offsetof(lm_options, pre), 0, 0},
+    {"--order", LM_OPTION_WORD, offsetof(lm_options, order), 0, 0},
+    {"--layers", LM_OPTION_WORD, offsetof(lm_options, layers), 0, 0},
+    {"--tokens", LM_OPTION_SIZE, offsetof(lm_options, tokens), LM_CHUNK, 1u << 24},
+    {"--passages", LM_OPTION_SIZE, offsetof(lm_options, passages), 1, 100000},
+    {"--sinks", LM_OPTION_SIZE, offsetof(lm_options, sinks), 0, 1u << 24},
+    {"--threads", LM_OPTION_SIZE, offsetof(lm_options, threads), 1, 256},
+    {"--count", LM_OPTION_SIZE, offsetof(lm_options, count), 0, 1u << 24},
+    {"--seed", LM_OPTION_SIZE, offsetof(lm_options, seed), 0, 0xffffffffu},
+    {"--queries", LM_OPTION_SIZE, offsetof(lm_options, queries), 1, 1u << 24},
+    {"--top", LM_OPTION_SIZE, offsetof(lm_options, top), 1, 64},
+    {"--temperature", LM_OPTION_REAL, offsetof(lm_options, temperature), 0, 100},
+    {"--json", LM_OPTION_FLAG, offsetof(lm_options, json), 0, 0},
+    {"--chat", LM_OPTION_FLAG, offsetof(lm_options, chat), 0, 0},
+};
+
+static void lm_option_set(lm_options *o, const lm_option *option, const char *text)
+{
+    char *field = (char *)o + option->field;
+    char *end = NULL;
+    int on = 1;
+    if (option->kind == LM_OPTION_FLAG) {
+        memcpy(field, &on, sizeof on);
+        return;
+    }
+    if (text == NULL) {
+        lm_fail("%s wants a value", option->name);
+    }
+    if (option->kind == LM_OPTION_WORD) {
+        memcpy(field, &text, sizeof text);
+    } else if (option->kind == LM_OPTION_SIZE) {
+        unsigned long long n;
+        size_t size;
+        errno = 0;
+        n = strtoull(text, &end, 10);
+        if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < option->min ||
+            n > option->max) {
+            lm_fail("%s wants a number from %zu to %zu, not '%s'", option->name, option->min,
+                    option->max, text);
+        }
+        size = (size_t)n;
+        memcpy(field, &size, sizeof size);
+    } else {
+        double x = strtod(text, &end);
+        if (end == text || *end != '\0' || !(x >= 0.0 && x <= (double)option->max)) {
+            lm_fail("%s wants a number from 0 to %zu, not '%s'", option->name, option->max, text);
+        }
+        memcpy(field, &x, sizeof x);
+    }
+}
+
+static void lm_options_read(lm_options *o, int argc, char **argv)
+{
+    size_t known = sizeof lm_option_list / sizeof lm_option_list[0];
+    int i;
+    size_t j;
+    memset(o, 0, sizeof *o);
+    o->model = getenv("LM_MODEL");
+    o->order = "half";
+    o->tokens = 1024;
+    o->passages = 4;
+    o->sinks = 4;
+    o->threads = 2;
+    o->count = 128;
+    o->seed = 1;
+    o->top = 40;
+    o->mode = argv[1];
+    o->words = (const char **)lm_alloc((size_t)argc, sizeof *o->words);
+    for (i = 2; i < argc; i++) {
+        if (strncmp(argv[i], "--", 2) != 0) {
+            o->words[o->word_count++] = argv[i];
+            continue;
+        }
+        for (j = 0; j < known && strcmp(argv[i], lm_option_list[j].name) != 0; j++) {
+        }
+        if (j == known) {
+            lm_fail("unknown option '%s' (run 'lm help')", argv[i]);
+        }
+        lm_option_set(o, &lm_option_list[j], i + 1 < argc ? argv[i + 1] : NULL);
+        i += lm_option_list[j].kind != LM_OPTION_FLAG;
+    }
+    if (strcmp(o->order, "half") != 0 && strcmp(o->order, "gguf") != 0) {
+        lm_fail("--order wants 'half' or 'gguf', not '%s'", o->order);
+    }
+}
+
+/* ---- what modes share ---- */
+
+static void lm_open_model(lm_model *m, const lm_options *o)
+{
+    if (o->model == NULL) {
+        lm_fail("no model: give --model FILE.gguf, or set LM_MODEL");
+    }
+    lm_model_open(m, o->model, o->threads, strcmp(o->order, "gguf") == 0);
+}
+
+/* The text's tokens; the file is read whole. */
+static lm_tokens lm_read_text(const lm_model *m, const lm_options *o)
+{
+    lm_tokens ids = {NULL, 0, 0};
+    lm_vocab vocab;
+    struct stat info;
+    uint8_t *text;
+    size_t bytes;
+    FILE *file;
+    if (o->text == NULL) {
+        lm_fail("no text: give --text FILE");
+    }
+    file = fopen(o->text, "rb");
+    if (file == NULL || fstat(fileno(file), &info) != 0) {
+        lm_fail("%s: cannot open it (%s)", o->text, strerror(errno));
+    }
+    if (!S_ISREG(info.st_mode) || info.st_size > (off_t)1 << 30) {
+        lm_fail("%s: not a file of at most 1 GiB", o->text);
+    }
+    bytes = (size_t)info.st_size;
+    text = (uint8_t *)lm_alloc(bytes, 1);
+    if (fread(text, 1, bytes, file) != bytes) {
+        lm_fail("%s: cannot read it", o->text);
+    }
+    fclose(file);
+    lm_vocab_open(&vocab, &m->file, o->pre);
+    lm_encode(&vocab, text, bytes, &ids);
+    lm_vocab_close(&vocab);
+    free(text);
+    return ids;
+}
+
+/* Between quotes; the strings come from the command line and may hold anything. */
+static void lm_json_string(const char *name, const char *text)
+{
+    printf("\"%s\":\"", name);
+    for (; *text != '\0'; text++) {
+        if ((unsigned char)*text < 32) {
+            printf("\\u%04x", (unsigned)*text);
+        } else {
+            printf(*text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+        }
+    }
+    printf("\"");
+}
+
+/* ---- eval ---- */
+
+/* What a plot joins: a kind's own curve, or the spec without its last part, its numbers. */
+static void lm_curve_name(char *dst, size_t bytes, const char *spec)
+{
+    const lm_codec_kind *kind = lm_codec_find(spec);
+    const char *colon = strrchr(spec, ':');
+    if (colon != NULL) {
+        (void)snprintf(dst, bytes, "%.*s", (int)(colon - spec), spec);
+    } else {
+        (void)snprintf(dst, bytes, "%s", strchr(spec, '/') || !kind ? spec : kind->curve);
+    }
+}
+
+static void lm_print_json(const lm_options *o, const lm_eval *e, const lm_result *r, double ppl)
+{
+    char curve[128];
+    size_t i;
+    printf("{");
+    lm_json_string("model", o->model);
+    printf(",");
+    lm_json_string("text", o->text);
+    printf(",\"tokens\":%zu,\"passages\":%zu,\"sinks\":%zu,\"chunk\":%d,", e->tokens, e->passages,
+           e->sinks, LM_CHUNK);
+    lm_json_string("order", o->order);
+    printf(",\"raw_ppl\":%.6f}\n", ppl);
+    for (i = 0; i < e->spec_count; i++, r++) {
+        lm_curve_name(curve, sizeof curve, r->spec);
+        printf("{");
+        lm_json_string("codec", r->spec);
+        printf(",");
+        lm_json_string("curve", curve);
+        printf(",\"bits\":%.6f,\"bits_k\":%.6f,\"bits_v\":%.6f,\"profile_bytes\":%zu,", r->bits,
+               r->bits_k, r->bits_v, r->profile_bytes);
+        printf("\"ppl_ratio\":%.6f,\"ppl_se\":%.6f,\"kld\":%.8f,\"kld_se\":%.8f,", r->ppl_ratio,
+               r->ppl_se, r->kld, r->kld_se);
+        printf("\"kld_p999\":%.6f,\"top1\":%.6f,\"seconds\":%.2f}\n", r->kld_p999, r->top1,
+               r->seconds);
+    }
+}
+
+static void lm_print_table(const lm_options *o, const lm_eval *e, const lm_result *r, double ppl)
+{
+    size_t width = 12;
+    size_t i;
+    for (i = 0; i < e->spec_count; i++) {
+        width = strlen(r[i].spec) > width ? strlen(r[i].spec) : width;
+    }
+    printf("%s: %zu x %zu tokens, raw perplexity %.4f, %zu raw sinks, %s order\n\n", o->text,
+           e->passages, e->tokens, ppl, e->sinks, o->order);
+    printf("| %-*s | bits K | bits V |  bits | perplexity       | KLD               | 99.9 %% | "
+           "same top-1 | profile |\n",
+           (int)width, "codec");
+    printf("|-%.*s-|-------:|-------:|------:|-----------------:|------------------:|-------:|"
+           "-----------:|--------:|\n",
+           (int)width, "----------------------------------------------------------------------");
+    for (i = 0; i < e->spec_count; i++, r++) {
+        printf("| %-*s | %6.3f | %6.3f | %5.3f | %+6.2f %% +- %.2f | %.5f +- %.5f | %6.3f | "
+               "%8.2f %% | %7zu |\n",
+               (int)width, r->spec, r->bits_k, r->bits_v, r->bits, 100.0 * (r->ppl_ratio - 1.0),
+               100.0 * r->ppl_se, r->kld, r->kld_se, r->kld_p999, 100.0 * r->top1,
+               r->profile_bytes);
+    }
+}
+
+static void lm_mode_eval(const lm_options *o)
+{
+    static const char *rivals[RV_CODEC_COUNT];
+    lm_model m;
+    lm_tokens ids;
+    lm_eval e;
+    lm_result *results;
+    size_t i;
+    double ppl;
+    for (i = 0; i < RV_CODEC_COUNT; i++) {
+        rivals[i] = rv_codecs[i].name;
+    }
+    lm_open_model(&m, o);
+    e.model = &m;
+    e.tokens = o->tokens;
+    e.passages = o->passages;
+    e.sinks = o->sinks;
+    e.specs = o->word_count > 0 ? o->words : rivals;
+    e.spec_count = o->word_count > 0 ? o->word_count : RV_CODEC_COUNT;
+    for (i = 0; i < e.spec_count; i++) {
+        lm_codec codec;
+        lm_codec_open(&codec, e.specs[i], &m.g);
+        codec.close(codec.state);
+    }
+    ids = lm_read_text(&m, o);
+    e.ids = ids.id;
+    e.id_count = ids.count;
+    if (e.tokens > m.context) {
+        lm_fail("--tokens %zu is longer than the model's context of %zu", e.tokens, m.context);
+    }
+    if (e.sinks >= e.tokens) {
+        lm_fail("--sinks %zu leaves nothing of %zu tokens to code", e.sinks, e.tokens);
+    }
+    if (e.id_count < e.tokens || e.id_count / e.tokens < e.passages) {
+        lm_fail("%s: %zu tokens; %zu passages of %zu need %zu", o->text, e.id_count, e.passages,
+                e.tokens, e.passages * e.tokens);
+    }
+    lm_model_load(&m);
+    results = (lm_result *)lm_alloc(e.spec_count, sizeof *results);
+    ppl = lm_eval_run(&e, results);
+    if (o->json) {
+        lm_print_json(o, &e, results, ppl);
+    } else {
+        lm_print_table(o, &e, results, ppl);
+    }
+    free(results);
+    free(ids.id);
+    lm_model_close(&m);
+}
+
+/* ---- generate ---- */
+
+/* xorshift64*, to a number in [0, 1). */
+static double lm_random(uint64_t *state)
+{
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return (double)((*state * 2685821657736338717u) >> 11) * (1.0 / 9007199254740992.0);
+}
+
+/* The likeliest token, or one drawn from the `top` likeliest. */
+static uint32_t lm_sample(const float *x, size_t vocab, const lm_options *o, uint64_t *state)
+{
+    uint32_t best[64];
+    double weight[64];
+    size_t top = o->temperature > 0.0 ? o->top : 1;
+    size_t n = 0;
+    size_t i, j;
+    double total = 0.0;
+    for (i = 0; i < vocab; i++) {
+        if (n == top && !(x[i] > x[best[n - 1]])) {
+            continue;
+        }
+        n += n < top;
+        for (j = n - 1; j > 0 && x[i] > x[best[j - 1]]; j--) {
+            best[j] = best[j - 1];
+        }
+        best[j] = (uint32_t)i;
+    }
+    if (top == 1) {
+        return best[0];
+    }
+    for (j = 0; j < n; j++) {
+        weight[j] = exp(((double)x[best[j]] - (double)x[best[0]]) / o->temperature);
+        total += weight[j];
+    }
+    total *= lm_random(state);
+    for (j = 0; j + 1 < n && total >= weight[j]; j++) {
+        total -= weight[j];
+    }
+    return best[j];
+}
+
+static lm_tokens lm_read_prompt(lm_vocab *vocab, const lm_options *o)
+{
+    lm_tokens ids = {NULL, 0, 0};
+    const char *prompt = o->words[0];
+    size_t room = strlen(prompt) + 128;
+    char *text = (char *)lm_alloc(room, 1);
+    if (o->chat) {
+        const char *mark = "<|im_start|>";
+        uint32_t id = lm_find_token(vocab, (const uint8_t *)mark, strlen(mark));
+        if (id == LM_NONE || !vocab->special[id]) {
+            lm_fail("%s: --chat needs a model with %s in its vocabulary", o->model, mark);
+        }
+        (void)snprintf(text, room, "%suser\n%s<|im_end|>\n%sassistant\n", mark, prompt, mark);
+    } else {
+        (void)snprintf(text, room, "%s", prompt);
+    }
+    lm_encode(vocab, (const uint8_t *)text, strlen(text), &ids);
+    free(text);
+    return ids;
+}
+
+static void lm_generate(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_tokens *ids,
+                        const lm_options *o)
+{
+    float *logits = (float *)lm_alloc(m->vocab, sizeof *logits);
+    uint64_t state = o->seed * 0x9e3779b97f4a7c15u + 0x1234567;
+    size_t prompt = ids->count;
+    size_t at = 0;
+    lm_progress progress;
+    lm_progress_begin(&progress, "prompt");
+    while (at < ids->count) {
+        size_t n = ids->count - at;
+        uint32_t next;
+        n = n < LM_CHUNK - at % LM_CHUNK ? n : LM_CHUNK - at % LM_CHUNK;
+        lm_forward(m, cache, ids->id + at, at, n);
+        at += n;
+        if (at < prompt) {
+            lm_progress_show(&progress, (double)at / (double)prompt);
+        } else if (progress.shown) {
+            lm_progress_end(&progress);
+            progress.shown = 0;
+        }
+        if (at < ids->count || at >= prompt + o->count || at >= m->context) {
+            continue;
+        }
+        lm_logits(m, logits, n - 1, 1);
+        next = lm_sample(logits, m->vocab, o, &state);
+        if (next == vocab->eos) {
+            break;
+        }
+        lm_decode_to(vocab, next, stdout);
+        fflush(stdout);
+        lm_tokens_push(ids, next);
+    }
+    printf("\n");
+    if (isatty(2)) {
+        fprintf(stderr, "%zu + %zu tokens, %.1f s\n", prompt, ids->count - prompt,
+                lm_seconds() - progress.begin);
+    }
+    free(logits);
+}
+
+static void lm_mode_generate(const lm_options *o)
+{
+    lm_model m;
+    lm_vocab vocab;
+    lm_tokens ids;
+    lm_cache cache;
+    size_t room, i;
+    if (o->word_count != 1) {
+        lm_fail("generate wants one prompt (in quotes)");
+    }
+    lm_open_model(&m, o);
+    lm_vocab_open(&vocab, &m.file, o->pre);
+    ids = lm_read_prompt(&vocab, o);
+    if (ids.count == 0) {
+        lm_fail("the prompt is empty");
+    }
+    if (ids.count > m.context) {
+        lm_fail("the prompt's %zu tokens are more than the model's context of %zu", ids.count,
+                m.context);
+    }
+    room = m.context - ids.count < o->count ? m.context : ids.count + o->count;
+    (void)lm_store_open(&cache, &m.g, &m.pool, room, o->kv, o->sinks);
+    lm_model_load(&m);
+    for (i = 0; i < ids.count && !o->chat; i++) {
+        lm_decode_to(&vocab, ids.id[i], stdout);
+    }
+    fflush(stdout);
+    lm_generate(&m, &vocab, &cache, &ids, o);
+    cache.close(cache.state);
+    free(ids.id);
+    lm_vocab_close(&vocab);
+    lm_model_close(&m);
+}
+
+/* ---- dump ---- */
+
+/* One array of the dump, [layers][heads][tokens][dim] halves. */
+typedef struct lm_array {
+    uint16_t *data;
+    size_t layers;
+    size_t heads;
+    size_t tokens;
+    size_t dim;
+    size_t first;
+} lm_array;
+
+typedef struct lm_dump {
+    size_t slot[1024];
+    lm_array q;
+    lm_array k;
+    lm_array v;
+} lm_dump;
+
+static void lm__dump_put(lm_array *a, size_t layer, const float *x, size_t position, size_t n)
+{
+    size_t t, h, i;
+    for (t = 0; t < n; t++) {
+        if (position + t < a->first) {
+            continue;
+        }
+        for (h = 0; h < a->heads; h++) {
+            size_t row = (layer * a->heads + h) * a->tokens + position + t - a->first;
+            for (i = 0; i < a->dim; i++) {
+                float value = x[(t * a->heads + h) * a->dim + i];
+                a->data[row * a->dim + i] = rv_half_from_float(value);
+            }
+        }
+    }
+}
+
+static void lm__dump_layer(void *user, size_t layer, const float *q, const float *k, const float *v,
+                           size_t position, size_t n)
+{
+    lm_dump *d = (lm_dump *)user;
+    if (d->slot[layer] > 0) {
+        lm__dump_put(&d->q, d->slot[layer] - 1, q, position, n);
+        lm__dump_put(&d->k, d->slot[layer] - 1, k, position, n);
+        lm__dump_put(&d->v, d->slot[layer] - 1, v, position, n);
+    }
+}
+
+/* "10,20" or NULL for all; returns how many. */
+static size_t lm__dump_layers(lm_dump *d, const lm_model *m, const char *list)
+{
+    size_t count = 0;
+    size_t i;
+    for (i = 0; list == NULL && i < m->g.layers; i++) {
+        d->slot[i] = ++count;
+    }
+    while (list != NULL) {
+        char *end;
+        unsigned long n = strtoul(list, &end, 10);
+        if (list[0] < '0' || list[0] > '9' || (*end != ',' && *end != '\0') || n >= m->g.layers ||
+            d->slot[n] > 0) {
+            lm_fail("--layers wants numbers below %zu, each once, with commas between",
+                    m->g.layers);
+        }
+        d->slot[n] = ++count;
+        list = *end == ',' ? end + 1 : NULL;
+    }
+    return count;
+}
+
+static void lm__array_open(lm_array *a, size_t layers, size_t heads, size_t tokens, size_t first,
+                           size_t dim)
+{
+    a->layers = layers;
+    a->heads = heads;
+    a->tokens = tokens - first;
+    a->first = first;
+    a->dim = dim;
+    a->data = (uint16_t *)lm_alloc(layers * heads * a->tokens, dim * sizeof(uint16_t));
+}
+
+/* Written beside and renamed, so that the name never stands for half an array. */
+static void lm__array_write(const lm_array *a, const char *prefix, const char *name)
+{
+    char path[1024];
+    char beside[1040];
+    char header[128];
+    size_t count = a->layers * a->heads * a->tokens * a->dim;
+    size_t i;
+    FILE *file;
+    int n = snprintf(path, sizeof path, "%s-%s.npy", prefix, name);
+    if (n < 0 || (size_t)n >= sizeof path) {
+        lm_fail("--out: too long a name");
+    }
+    (void)snprintf(beside, sizeof beside, "%s.part", path);
+    memset(header, ' ', sizeof header);
+    memcpy(header, "\x93NUMPY\x01\x00\x76\x00", 10);
+    n = snprintf(header + 10, sizeof header - 10,
+                 "{'descr': '<f2', 'fortran_order': False, 'shape': (%zu, %zu, %zu, %zu), }",
+                 a->layers, a->heads, a->tokens, a->dim);
+    header[10 + n] = ' ';
+    header[sizeof header - 1] = '\n';
+    file = fopen(beside, "wb");
+    if (file == NULL) {
+        lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
+    }
+    (void)fwrite(header, 1, sizeof header, file);
+    for (i = 0; i < count; i++) {
+        (void)fputc(a->data[i] & 255, file);
+        (void)fputc(a->data[i] >> 8, file);
+    }
+    n = ferror(file);
+    if (fclose(file) != 0 || n != 0 || rename(beside, path) != 0) {
+        (void)remove(beside);
+        lm_fail("%s: cannot write it (%s)", path, strerror(errno));
+    }
+    printf("%s: (%zu, %zu, %zu, %zu) f16\n", path, a->layers, a->heads, a->tokens, a->dim);
+}
+
+static void lm_mode_dump(const lm_options *o)
+{
+    lm_dump *d = (lm_dump *)lm_alloc(1, sizeof *d);
+    lm_progress progress;
+    lm_model m;
+    lm_tokens ids;
+    lm_cache cache;
+    size_t layers, at, n;
+    lm_open_model(&m, o);
+    ids = lm_read_text(&m, o);
+    if (o->out == NULL) {
+        lm_fail("no place for the arrays: give --out PREFIX");
+    }
+    if (o->tokens > ids.count || o->tokens > m.context) {
+        lm_fail("--tokens %zu: the text has %zu, the model's context %zu", o->tokens, ids.count,
+                m.context);
+    }
+    layers = lm__dump_layers(d, &m, o->layers);
+    n = o->queries > 0 && o->queries < o->tokens ? o->tokens - o->queries : 0;
+    lm__array_open(&d->q, layers, m.g.heads, o->tokens, n, m.g.head_dim);
+    lm__array_open(&d->k, layers, m.g.kv_heads, o->tokens, 0, m.g.head_dim);
+    lm__array_open(&d->v, layers, m.g.kv_heads, o->tokens, 0, m.g.head_dim);
+    (void)lm_store_open(&cache, &m.g, &m.pool, o->tokens, NULL, 0);
+    lm_model_load(&m);
+    m.tap.user = d;
+    m.tap.layer = lm__dump_layer;
+    lm_progress_begin(&progress, "dump");
+    for (at = 0; at < o->tokens; at += n) {
+        n = o->tokens - at < LM_CHUNK ? o->tokens - at : LM_CHUNK;
+        lm_progress_show(&progress, (double)at / (double)o->tokens);
+        lm_forward(&m, &cache, ids.id + at, at, n);
+    }
+    lm_progress_end(&progress);
+    lm__array_write(&d->k, o->out, "k");
+    lm__array_write(&d->v, o->out, "v");
+    lm__array_write(&d->q, o->out, "q");
+    free(d->q.data);
+    free(d->k.data);
+    free(d->v.data);
+    free(d);
+    free(ids.id);
+    cache.close(cache.state);
+    lm_model_close(&m);
+}
+
+/* ---- small modes ---- */
+
+static void lm_mode_tokens(const lm_options *o)
+{
+    lm_model m;
+    lm_tokens ids;
+    size_t i;
+    lm_open_model(&m, o);
+    ids = lm_read_text(&m, o);
+    for (i = 0; i < ids.count; i++) {
+        printf("%u\n", ids.id[i]);
+    }
+    free(ids.id);
+    lm_model_close(&m);
+}
+
+static void lm_mode_codecs(void)
+{
+    size_t i;
+    for (i = 0; i < LM_KIND_COUNT; i++) {
+        printf("%-8s %s: %s\n", lm_codec_kinds[i].prefix, lm_codec_kinds[i].curve,
+               lm_codec_kinds[i].usage);
+    }
+}
+
+static void lm_mode_info(const lm_options *o)
+{
+    size_t types[LM_FORMAT_COUNT] = {0};
+    size_t i;
+    uint64_t weights = 0;
+    lm_model m;
+    lm_open_model(&m, o);
+    for (i = 0; i < m.file.tensor_count; i++) {
+        types[m.file.tensors[i].type]++;
+        weights += (uint64_t)m.file.tensors[i].rows * m.file.tensors[i].cols;
+    }
+    printf(o->json ? "{\"layers\":%zu,\"embd\":%zu,\"ffn\":%zu,\"heads\":%zu,\"kv_heads\":%zu,"
+                     "\"head_dim\":%zu,\"vocab\":%zu,\"context\":%zu,\"rope_base\":%g,"
+                     "\"rope_dims\":%zu,\"weights\":%llu,\"kv_elements_per_token\":%zu"
+                   : "layers      %zu\nembedding   %zu\nffn         %zu\nheads       %zu\n"
+                     "kv heads    %zu\nhead_dim    %zu\nvocabulary  %zu\ncontext     %zu\n"
+                     "rope base   %g\nrope dims   %zu\nweights     %llu\nKV elements %zu a token\n",
+           m.g.layers, m.embd, m.ffn, m.g.heads, m.g.kv_heads, m.g.head_dim, m.vocab, m.context,
+           (double)m.rope_base, m.g.rope_dims, (unsigned long long)weights,
+           2 * m.g.layers * m.g.kv_heads * m.g.head_dim);
+    for (i = 0; i < LM_FORMAT_COUNT; i++) {
+        if (types[i] > 0) {
+            printf(o->json ? ",\"%s\":%zu" : "%-11s %zu tensors\n", lm_formats[i].name, types[i]);
+        }
+    }
+    printf(o->json ? "}\n" : "");
+    lm_model_close(&m);
+}
+
+int main(int argc, char **argv)
+{
+    lm_options o;
+    if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0) {
+        fputs(lm_usage, argc < 2 ? stderr : stdout);
+        return argc < 2;
+    }
+    lm_options_read(&o, argc, argv);
+    if (strcmp(o.mode, "generate") == 0) {
+        lm_mode_generate(&o);
+    } else if (strcmp(o.mode, "eval") == 0) {
+        lm_mode_eval(&o);
+    } else if (strcmp(o.mode, "dump") == 0) {
+        lm_mode_dump(&o);
+    } else if (strcmp(o.mode, "tokens") == 0) {
+        lm_mode_tokens(&o);
+    } else if (strcmp(o.mode, "codecs") == 0) {
+        lm_mode_codecs();
+    } else if (strcmp(o.mode, "info") == 0) {
+        lm_mode_info(&o);
+    } else {
+        lm_fail("unknown mode '%s' (run 'lm help')", o.mode);
+    }
+    free(o.words);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        lm_fail("cannot write the output");
+    }
+    return 0;
+}

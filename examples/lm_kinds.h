@@ -1,0 +1,151 @@
+/* lm_kinds.h - part of lm.c: the list of codecs, and the rivals as codecs of that list
+
+   A codec of the library is a header that fills an lm_codec, an include here, and a row. */
+#ifndef LM_KINDS_H
+#define LM_KINDS_H
+
+#include "lm_cache.h"
+#include "lm_codecs.h"
+
+/* ---- rivals as a codec ---- */
+
+typedef struct lm__rival {
+    const rv_codec *part[2];
+    size_t runs;
+    size_t head_dim;
+} lm__rival;
+
+static void lm__rival_f16(float *dst, const float *src, size_t n, size_t d, int stream)
+{
+    size_t i;
+    (void)stream;
+    for (i = 0; i < n * d; i++) {
+        dst[i] = rv_through_half(src[i]);
+    }
+}
+
+static size_t lm__rival_f16_bits(size_t n, size_t d, int stream)
+{
+    (void)stream;
+    return n * d * 16;
+}
+
+static void lm__rival_raw(float *dst, const float *src, size_t n, size_t d, int stream)
+{
+    (void)stream;
+    memmove(dst, src, n * d * sizeof *dst);
+}
+
+static size_t lm__rival_raw_bits(size_t n, size_t d, int stream)
+{
+    (void)stream;
+    return n * d * 32;
+}
+
+static const rv_codec lm__plain[2] = {
+    {"f32", "f32", lm__rival_raw_bits, lm__rival_raw},
+    {"f16", "f16", lm__rival_f16_bits, lm__rival_f16},
+};
+
+static const char *lm__rival_code(void *state, lm_chunk *c, lm_bill *bill)
+{
+    const lm__rival *r = (const lm__rival *)state;
+    uint64_t bits[2] = {0, 0};
+    size_t i;
+    int s;
+    for (s = RV_KEY; s <= RV_VALUE; s++) {
+        for (i = 0; i < r->runs; i++) {
+            float *x = (s == RV_KEY ? c->k : c->v) + i * c->tokens * r->head_dim;
+            r->part[s]->round_trip(x, x, c->tokens, r->head_dim, s);
+            bits[s] += r->part[s]->bits(c->tokens, r->head_dim, s);
+        }
+    }
+    bill->key_bytes += (bits[RV_KEY] + 7) / 8;
+    bill->value_bytes += (bits[RV_VALUE] + 7) / 8;
+    return NULL;
+}
+
+static const rv_codec *lm__find_rival(const char *name, size_t count)
+{
+    size_t i;
+    for (i = 0; i < 2; i++) {
+        if (strlen(lm__plain[i].name) == count && memcmp(lm__plain[i].name, name, count) == 0) {
+            return &lm__plain[i];
+        }
+    }
+    for (i = 0; i < RV_CODEC_COUNT; i++) {
+        if (strlen(rv_codecs[i].name) == count && memcmp(rv_codecs[i].name, name, count) == 0) {
+            return &rv_codecs[i];
+        }
+    }
+    return NULL;
+}
+
+/* NAME, or NAME/NAME for keys and values apart. */
+static const char *lm__rival_open(lm_codec *codec, const char *spec, const lm_geometry *g)
+{
+    const char *slash = strchr(spec, '/');
+    lm__rival *r = (lm__rival *)lm_alloc(1, sizeof *r);
+    r->part[RV_KEY] = lm__find_rival(spec, slash ? (size_t)(slash - spec) : strlen(spec));
+    r->part[RV_VALUE] = slash ? lm__find_rival(slash + 1, strlen(slash + 1)) : r->part[RV_KEY];
+    r->runs = g->layers * g->kv_heads;
+    r->head_dim = g->head_dim;
+    codec->state = r;
+    codec->code = lm__rival_code;
+    codec->close = free;
+    return r->part[0] && r->part[1] ? NULL : "no codec of that name";
+}
+
+/* ---- the registration ---- */
+
+/* The curve is what a plot joins; a spec with numbers of its own (NAME:...:NUMBERS) makes one
+   with all that differ in the last part only. */
+static const lm_codec_kind lm_codec_kinds[] = {
+    {"f32", "raw", "raw floats", lm__rival_open},
+    {"f16", "raw", "half floats", lm__rival_open},
+    {"q8_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open},
+    {"q5_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open},
+    {"q4_1", "llama.cpp q4_1", "blocks of 32, scale and minimum", lm__rival_open},
+    {"q4_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open},
+    {"hq4_0", "Hadamard + q4_0", "q4_0 after a Hadamard rotation", lm__rival_open},
+    {"tq4", "TurboQuant-MSE", "Hadamard, norm, 16 Lloyd-Max levels", lm__rival_open},
+    {"tq3", "TurboQuant-MSE", "Hadamard, norm, 8 Lloyd-Max levels", lm__rival_open},
+    {"tq2", "TurboQuant-MSE", "Hadamard, norm, 4 Lloyd-Max levels", lm__rival_open},
+    {"kivi4", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open},
+    {"kivi2", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open},
+    {"fp8", "fp8", "e4m3, one scale per 64", lm__rival_open},
+    {"cold", "ours, RoPE undone", "coded pages, as cold:z:k=0.3,v=0.9", lm__library_open},
+    {"warm", "ours, RoPE kept", "coded pages, as warm:z:k=0.3,v=0.9", lm__library_open},
+    {"hot", "ours, fixed width", "fixed pages: hot:4, hot:3, hot:e8", lm__library_open},
+};
+
+enum { LM_KIND_COUNT = (int)(sizeof lm_codec_kinds / sizeof lm_codec_kinds[0]) };
+
+static const lm_codec_kind *lm_codec_find(const char *spec)
+{
+    size_t n = strcspn(spec, ":/@");
+    size_t i;
+    for (i = 0; i < LM_KIND_COUNT; i++) {
+        const char *prefix = lm_codec_kinds[i].prefix;
+        if (strlen(prefix) == n && memcmp(prefix, spec, n) == 0) {
+            return &lm_codec_kinds[i];
+        }
+    }
+    return NULL;
+}
+
+static void lm_codec_open(lm_codec *codec, const char *spec, const lm_geometry *g)
+{
+    const lm_codec_kind *kind = lm_codec_find(spec);
+    const char *fault;
+    memset(codec, 0, sizeof *codec);
+    if (kind == NULL) {
+        lm_fail("no codec '%s' (run 'lm codecs' for the list)", spec);
+    }
+    fault = kind->open(codec, spec, g);
+    if (fault != NULL) {
+        lm_fail("codec '%s': %s", spec, fault);
+    }
+}
+
+#endif

@@ -1,0 +1,348 @@
+/* lm_math.h - part of lm.c: threads, progress, the matrix product, the exponential
+
+   Everything large is one kernel: a tile of LM_ROWS x LM_COLS sums held in registers. Its left
+   operand lies as [k][LM_ROWS], its right operand as [k][LM_COLS]; weights are stored that way
+   once, and so is the cache (see lm_cache.h), so nothing is rearranged between products. */
+#ifndef LM_MATH_H
+#define LM_MATH_H
+
+#include <math.h>
+#include <pthread.h>
+#include <time.h>
+
+#include "lm_gguf.h"
+
+#if defined(__AVX512F__)
+#define LM_LANES 16
+#define LM_VECTORS 2
+#elif defined(__AVX__)
+#define LM_LANES 8
+#define LM_VECTORS 1
+#elif defined(__aarch64__)
+#define LM_LANES 4
+#define LM_VECTORS 2
+#else
+#define LM_LANES 4
+#define LM_VECTORS 1
+#endif
+
+#define LM_ROWS 8
+#define LM_COLS (LM_LANES * LM_VECTORS)
+
+/* The compiler's own vectors (gcc and clang): loops over arrays leave the sums in memory. */
+typedef float lm_vector __attribute__((vector_size(LM_LANES * 4)));
+
+static size_t lm_round_up(size_t n, size_t step)
+{
+    return (n + step - 1) / step * step;
+}
+
+static size_t lm__max(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static double lm_seconds(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- threads ---- */
+
+typedef void (*lm_job)(void *context, size_t index, size_t worker);
+
+typedef struct lm_pool {
+    pthread_t *threads;
+    size_t workers;
+    pthread_mutex_t lock;
+    pthread_cond_t start;
+    pthread_cond_t done;
+    lm_job job;
+    void *context;
+    size_t next;
+    size_t count;
+    size_t busy;
+    size_t round;
+    size_t started;
+    int quit;
+} lm_pool;
+
+/* Takes indices one by one until none is left; the lock costs nothing beside a tile. */
+static void lm__work(lm_pool *p, size_t worker)
+{
+    for (;;) {
+        size_t index;
+        pthread_mutex_lock(&p->lock);
+        index = p->next < p->count ? p->next++ : p->count;
+        pthread_mutex_unlock(&p->lock);
+        if (index >= p->count) {
+            return;
+        }
+        p->job(p->context, index, worker);
+    }
+}
+
+static void *lm__thread(void *argument)
+{
+    lm_pool *p = (lm_pool *)argument;
+    size_t round = 0;
+    size_t worker;
+    pthread_mutex_lock(&p->lock);
+    worker = ++p->started;
+    for (;;) {
+        while (p->round == round && !p->quit) {
+            pthread_cond_wait(&p->start, &p->lock);
+        }
+        if (p->quit) {
+            break;
+        }
+        round = p->round;
+        pthread_mutex_unlock(&p->lock);
+        lm__work(p, worker);
+        pthread_mutex_lock(&p->lock);
+        if (--p->busy == 0) {
+            pthread_cond_signal(&p->done);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static void lm_pool_open(lm_pool *p, size_t workers)
+{
+    size_t i;
+    memset(p, 0, sizeof *p);
+    p->threads = (pthread_t *)lm_alloc(workers, sizeof *p->threads);
+    if (pthread_mutex_init(&p->lock, NULL) != 0 || pthread_cond_init(&p->start, NULL) != 0 ||
+        pthread_cond_init(&p->done, NULL) != 0) {
+        lm_fail("cannot make threads");
+    }
+    for (i = 1; i < workers; i++) {
+        if (pthread_create(&p->threads[i], NULL, lm__thread, p) != 0) {
+            break;
+        }
+    }
+    p->workers = i;
+}
+
+static void lm_pool_close(lm_pool *p)
+{
+    size_t i;
+    pthread_mutex_lock(&p->lock);
+    p->quit = 1;
+    pthread_cond_broadcast(&p->start);
+    pthread_mutex_unlock(&p->lock);
+    for (i = 1; i < p->workers; i++) {
+        (void)pthread_join(p->threads[i], NULL);
+    }
+    pthread_cond_destroy(&p->done);
+    pthread_cond_destroy(&p->start);
+    pthread_mutex_destroy(&p->lock);
+    free(p->threads);
+}
+
+/* Runs job(context, i, worker) for all i below count; returns when all are done. */
+static void lm_parallel(lm_pool *p, lm_job job, void *context, size_t count)
+{
+    size_t i;
+    if (p->workers == 1 || count == 1) {
+        for (i = 0; i < count; i++) {
+            job(context, i, 0);
+        }
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->job = job;
+    p->context = context;
+    p->next = 0;
+    p->count = count;
+    p->busy = p->workers - 1;
+    p->round++;
+    pthread_cond_broadcast(&p->start);
+    pthread_mutex_unlock(&p->lock);
+    lm__work(p, 0);
+    pthread_mutex_lock(&p->lock);
+    while (p->busy > 0) {
+        pthread_cond_wait(&p->done, &p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- progress ---- */
+
+typedef struct lm_progress {
+    const char *what;
+    double begin;
+    double last;
+    int shown;
+} lm_progress;
+
+static void lm_progress_begin(lm_progress *p, const char *what)
+{
+    p->what = what;
+    p->begin = lm_seconds();
+    p->last = p->begin;
+    p->shown = 0;
+}
+
+/* Nothing in the first two seconds, and nothing where nobody looks. */
+static void lm_progress_show(lm_progress *p, double part)
+{
+    double now = lm_seconds();
+    if (now - p->begin < 2.0 || now - p->last < 0.2 || !isatty(2)) {
+        return;
+    }
+    p->last = now;
+    p->shown = 1;
+    fprintf(stderr, "\r%s %3.0f %%, %.0f s left \033[K", p->what, 100.0 * part,
+            (now - p->begin) * (1.0 - part) / (part > 0.001 ? part : 0.001));
+    fflush(stderr);
+}
+
+static void lm_progress_end(lm_progress *p)
+{
+    if (p->shown) {
+        fprintf(stderr, "\r\033[K");
+        fflush(stderr);
+    }
+}
+
+/* ---- kernels ---- */
+
+/* e^x to about 1e-7, clamped to the normal floats: 2^n times a polynomial on |r| <= ln(2) / 2.
+   Branch-free, so that loops over it become vector code. */
+static inline float lm_exp(float x)
+{
+    float n, r, y;
+    int32_t bits;
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    n = x * 1.44269504f + 12582912.0f;
+    memcpy(&bits, &n, 4);
+    n -= 12582912.0f;
+    r = x - n * 0.693359375f;
+    r += n * 2.12194440e-4f;
+    y = 1.0f / 720.0f;
+    y = y * r + 1.0f / 120.0f;
+    y = y * r + 1.0f / 24.0f;
+    y = y * r + 1.0f / 6.0f;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    bits = (int32_t)((uint32_t)(bits - 0x4b400000 + 127) << 23);
+    memcpy(&n, &bits, 4);
+    return y * n;
+}
+
+/* out[m][j] = sum over k of left[k][m] * right[k][j], for a whole tile. Vectors go in and out one
+   by one: a copy of the whole array would make gcc keep the sums in memory. */
+static void lm_tile(float *out, const float *left, const float *right, size_t count)
+{
+    lm_vector sum[LM_ROWS][LM_VECTORS];
+    lm_vector w;
+    size_t k, m, j;
+    for (m = 0; m < LM_ROWS; m++) {
+        for (j = 0; j < LM_VECTORS; j++) {
+            sum[m][j] = (lm_vector){0};
+        }
+    }
+    for (k = 0; k < count; k++) {
+        for (j = 0; j < LM_VECTORS; j++) {
+            memcpy(&w, right + k * LM_COLS + j * LM_LANES, sizeof w);
+            for (m = 0; m < LM_ROWS; m++) {
+                sum[m][j] += left[k * LM_ROWS + m] * w;
+            }
+        }
+    }
+    for (m = 0; m < LM_ROWS; m++) {
+        for (j = 0; j < LM_VECTORS; j++) {
+            w = sum[m][j];
+            memcpy(out + m * LM_COLS + j * LM_LANES, &w, sizeof w);
+        }
+    }
+}
+
+/* ---- products ---- */
+
+/* A weight matrix as panels of LM_COLS outputs: [panel][input][LM_COLS], zeros at the end. */
+typedef struct lm_matrix {
+    size_t outputs;
+    size_t inputs;
+    float *panels;
+} lm_matrix;
+
+/* out[token][output], the tokens stride floats apart. */
+typedef struct lm_product {
+    const lm_matrix *matrix;
+    float *out;
+    size_t stride;
+} lm_product;
+
+typedef struct lm__product_job {
+    const lm_product *products;
+    size_t tokens;
+    const float *left;
+} lm__product_job;
+
+static size_t lm_panels(const lm_matrix *m)
+{
+    return lm_round_up(m->outputs, LM_COLS) / LM_COLS;
+}
+
+static void lm__multiply_panel(void *context, size_t index, size_t worker)
+{
+    const lm__product_job *job = (const lm__product_job *)context;
+    const lm_product *p = job->products;
+    float tile[LM_ROWS * LM_COLS];
+    size_t t, m, width;
+    (void)worker;
+    while (index >= lm_panels(p->matrix)) {
+        index -= lm_panels(p->matrix);
+        p++;
+    }
+    width = p->matrix->outputs - index * LM_COLS;
+    width = width < LM_COLS ? width : LM_COLS;
+    for (t = 0; t < job->tokens; t += LM_ROWS) {
+        lm_tile(tile, job->left + t * p->matrix->inputs,
+                p->matrix->panels + index * p->matrix->inputs * LM_COLS, p->matrix->inputs);
+        for (m = 0; m < LM_ROWS && t + m < job->tokens; m++) {
+            memcpy(p->out + (t + m) * p->stride + index * LM_COLS, tile + m * LM_COLS,
+                   width * sizeof(float));
+        }
+    }
+}
+
+/* Tokens [tokens][inputs] into blocks of LM_ROWS tokens: [block][input][LM_ROWS]. */
+static void lm__pack_left(float *dst, const float *x, size_t tokens, size_t inputs)
+{
+    size_t t, m, i;
+    for (t = 0; t < tokens; t += LM_ROWS) {
+        float *block = dst + t * inputs;
+        for (m = 0; m < LM_ROWS; m++) {
+            for (i = 0; i < inputs; i++) {
+                block[i * LM_ROWS + m] = t + m < tokens ? x[(t + m) * inputs + i] : 0.0f;
+            }
+        }
+    }
+}
+
+/* Several products of the same tokens; left holds round_up(tokens, LM_ROWS) * inputs floats. */
+static void lm_multiply(lm_pool *pool, float *left, const float *x, size_t tokens,
+                        const lm_product *products, size_t count)
+{
+    lm__product_job job;
+    size_t panels = 0;
+    size_t i;
+    lm__pack_left(left, x, tokens, products[0].matrix->inputs);
+    for (i = 0; i < count; i++) {
+        panels += lm_panels(products[i].matrix);
+    }
+    job.products = products;
+    job.tokens = tokens;
+    job.left = left;
+    lm_parallel(pool, lm__multiply_panel, &job, panels);
+}
+
+#endif

@@ -1,0 +1,496 @@
+/* lm_model.h - part of lm.c: a Llama-family transformer, from a GGUF file to logits
+
+   Weights become floats once, in the panels of lm_math.h. Rows of the query and key projections
+   are put back into half-split order (channel i turns with i + dims / 2), which is how the models
+   were trained and how other programs show K; the file stores adjacent pairs. */
+#ifndef LM_MODEL_H
+#define LM_MODEL_H
+
+#include "lm_cache.h"
+#include "lm_token.h"
+
+typedef struct lm_layer {
+    float *attention_norm;
+    float *ffn_norm;
+    lm_matrix q;
+    lm_matrix k;
+    lm_matrix v;
+    lm_matrix o;
+    lm_matrix gate;
+    lm_matrix up;
+    lm_matrix down;
+} lm_layer;
+
+/* Sees a layer's rotated queries and keys and its values, [n][heads][head_dim]. */
+typedef struct lm_tap {
+    void *user;
+    void (*layer)(void *user, size_t layer, const float *q, const float *k, const float *v,
+                  size_t position, size_t n);
+} lm_tap;
+
+typedef struct lm_model {
+    lm_gguf file;
+    lm_geometry g;
+    size_t embd;
+    size_t ffn;
+    size_t vocab;
+    size_t context;
+    float eps;
+    float rope_base;
+    lm_layer *layers;
+    float *output_norm;
+    lm_matrix output;
+    lm_tensor *embedding;
+    lm_pool pool;
+    float *rope;
+    float *turn;
+    size_t turn_tokens;
+    float *x;
+    float *y;
+    float *q;
+    float *k;
+    float *v;
+    float *gate;
+    float *up;
+    float *left;
+    lm_tap tap;
+} lm_model;
+
+/* ---- loading ---- */
+
+static lm_tensor *lm__tensor(lm_model *m, const char *name, size_t rows, size_t cols)
+{
+    lm_gguf *f = &m->file;
+    size_t i;
+    for (i = 0; i < f->tensor_count && !lm_same(f->tensors[i].name, name); i++) {
+    }
+    if (i == f->tensor_count) {
+        lm_fail("%s: tensor '%s' is missing", f->path, name);
+    }
+    if (f->tensors[i].rows != rows || f->tensors[i].cols != cols) {
+        lm_fail("%s: tensor '%s' is %zu x %zu where the metadata says %zu x %zu", f->path, name,
+                f->tensors[i].rows, f->tensors[i].cols, rows, cols);
+    }
+    f->tensors[i].used = 1;
+    return &f->tensors[i];
+}
+
+static float *lm__load_vector(lm_model *m, const char *name, size_t count)
+{
+    const lm_tensor *t = lm__tensor(m, name, 1, count);
+    float *x = (float *)lm_alloc(count, sizeof *x);
+    lm_tensor_row(x, t, 0);
+    return x;
+}
+
+/* Where output row r of a projection stands in the file: heads of dim rows, of which the first
+   `turning` were interleaved from two halves. turning 0 leaves the order alone. */
+static size_t lm__file_row(size_t r, size_t dim, size_t turning)
+{
+    size_t i = turning > 0 ? r % dim : 0;
+    if (i >= turning) {
+        return r;
+    }
+    return r - i + (i < turning / 2 ? 2 * i : 2 * (i - turning / 2) + 1);
+}
+
+typedef struct lm__load_job {
+    const lm_tensor *tensor;
+    lm_matrix *matrix;
+    size_t dim;
+    size_t turning;
+    float *rows;
+} lm__load_job;
+
+static void lm__load_panel(void *context, size_t index, size_t worker)
+{
+    const lm__load_job *job = (const lm__load_job *)context;
+    const lm_matrix *w = job->matrix;
+    float *row = job->rows + worker * w->inputs;
+    float *panel = w->panels + index * w->inputs * LM_COLS;
+    size_t j, i;
+    for (j = 0; j < LM_COLS && index * LM_COLS + j < w->outputs; j++) {
+        lm_tensor_row(row, job->tensor, lm__file_row(index * LM_COLS + j, job->dim, job->turning));
+        for (i = 0; i < w->inputs; i++) {
+            panel[i * LM_COLS + j] = row[i];
+        }
+    }
+}
+
+static void lm__load_tensor(lm_model *m, lm_matrix *w, const lm_tensor *t, size_t turning)
+{
+    lm__load_job job;
+    w->outputs = t->rows;
+    w->inputs = t->cols;
+    w->panels = (float *)lm_alloc(lm_panels(w) * LM_COLS, w->inputs * sizeof(float));
+    job.tensor = t;
+    job.matrix = w;
+    job.dim = m->g.head_dim;
+    job.turning = turning;
+    job.rows = (float *)lm_alloc(m->pool.workers, w->inputs * sizeof(float));
+    lm_parallel(&m->pool, lm__load_panel, &job, lm_panels(w));
+    free(job.rows);
+}
+
+static void lm__load_matrix(lm_model *m, lm_matrix *w, size_t layer, const char *name,
+                            size_t outputs, size_t inputs, size_t turning)
+{
+    char full[64];
+    (void)snprintf(full, sizeof full, "blk.%zu.%s.weight", layer, name);
+    lm__load_tensor(m, w, lm__tensor(m, full, outputs, inputs), turning);
+}
+
+static void lm__load_layer(lm_model *m, size_t i)
+{
+    lm_layer *l = &m->layers[i];
+    size_t q_rows = m->g.heads * m->g.head_dim;
+    size_t kv_rows = m->g.kv_heads * m->g.head_dim;
+    size_t turning = m->g.adjacent ? 0 : m->g.rope_dims;
+    char name[64];
+    (void)snprintf(name, sizeof name, "blk.%zu.attn_norm.weight", i);
+    l->attention_norm = lm__load_vector(m, name, m->embd);
+    (void)snprintf(name, sizeof name, "blk.%zu.ffn_norm.weight", i);
+    l->ffn_norm = lm__load_vector(m, name, m->embd);
+    lm__load_matrix(m, &l->q, i, "attn_q", q_rows, m->embd, turning);
+    lm__load_matrix(m, &l->k, i, "attn_k", kv_rows, m->embd, turning);
+    lm__load_matrix(m, &l->v, i, "attn_v", kv_rows, m->embd, 0);
+    lm__load_matrix(m, &l->o, i, "attn_output", m->embd, q_rows, 0);
+    lm__load_matrix(m, &l->gate, i, "ffn_gate", m->ffn, m->embd, 0);
+    lm__load_matrix(m, &l->up, i, "ffn_up", m->ffn, m->embd, 0);
+    lm__load_matrix(m, &l->down, i, "ffn_down", m->embd, m->ffn, 0);
+}
+
+/* A size that the metadata must give, between 1 and max. */
+static size_t lm__size(const lm_gguf *f, const char *name, long fallback, size_t max)
+{
+    size_t n = lm_key_size(f, name, fallback, max);
+    if (n == 0) {
+        lm_fail("%s: metadata key '%s' is zero", f->path, name);
+    }
+    return n;
+}
+
+static void lm__load_sizes(lm_model *m)
+{
+    const lm_gguf *f = &m->file;
+    lm_bytes arch = lm_key_string(f, "general.architecture");
+    if (!lm_same(arch, "llama")) {
+        lm_fail("%s: architecture '%.*s'; this program runs 'llama'", f->path,
+                (int)(arch.count < 64 ? arch.count : 64), (const char *)arch.at);
+    }
+    if (lm_key_size(f, "llama.expert_count", 0, 65536) != 0) {
+        lm_fail("%s: mixtures of experts are not supported", f->path);
+    }
+    m->g.layers = lm__size(f, "llama.block_count", -1, 1024);
+    m->context = lm__size(f, "llama.context_length", -1, 1u << 24);
+    m->embd = lm__size(f, "llama.embedding_length", -1, 1u << 17);
+    m->ffn = lm__size(f, "llama.feed_forward_length", -1, 1u << 19);
+    m->g.heads = lm__size(f, "llama.attention.head_count", -1, 1024);
+    m->g.kv_heads = lm__size(f, "llama.attention.head_count_kv", (long)m->g.heads, 1024);
+    m->g.head_dim = lm__size(f, "llama.attention.key_length", (long)(m->embd / m->g.heads), 1024);
+    m->g.rope_dims = lm__size(f, "llama.rope.dimension_count", (long)m->g.head_dim, 1024);
+    m->eps = lm_key_float(f, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    m->rope_base = lm_key_float(f, "llama.rope.freq_base", 10000.0f);
+    if (m->g.heads % m->g.kv_heads != 0 || m->g.rope_dims > m->g.head_dim ||
+        m->g.rope_dims % 2 != 0 || m->rope_base < 1.0f) {
+        lm_fail("%s: %zu heads, %zu kv heads, %zu channels, %zu turning do not fit together",
+                f->path, m->g.heads, m->g.kv_heads, m->g.head_dim, m->g.rope_dims);
+    }
+    if (lm_key_size(f, "llama.attention.value_length", (long)m->g.head_dim, 1024) !=
+        m->g.head_dim) {
+        lm_fail("%s: keys and values of different lengths are not supported", f->path);
+    }
+}
+
+/* YaRN (arXiv 2309.00071, section 3.2): channel pairs that turn often keep their frequency, slow
+   ones are interpolated, with a ramp between 32 and 1 turns within the original context. */
+static float lm__yarn_ramp(const lm_model *m, size_t pair, float original)
+{
+    double scale = (double)m->g.rope_dims / (2.0 * log((double)m->rope_base));
+    double low = floor(scale * log((double)original / (32.0 * 6.283185307179586)));
+    double high = ceil(scale * log((double)original / 6.283185307179586));
+    double x;
+    low = low > 0.0 ? low : 0.0;
+    high = high < (double)m->g.rope_dims - 1.0 ? high : (double)m->g.rope_dims - 1.0;
+    x = ((double)pair - low) / (high - low > 0.001 ? high - low : 0.001);
+    return (float)(x < 0.0 ? 0.0 : x > 1.0 ? 1.0 : x);
+}
+
+static void lm__load_rope(lm_model *m)
+{
+    const lm_gguf *f = &m->file;
+    lm_bytes type = lm_key_string(f, "llama.rope.scaling.type");
+    float factor = lm_key_float(f, "llama.rope.scaling.factor", 1.0f);
+    float original =
+        lm_key_float(f, "llama.rope.scaling.original_context_length", (float)m->context);
+    int yarn = lm_same(type, "yarn");
+    float *divide = NULL;
+    size_t i;
+    if (type.count > 0 && !yarn && !lm_same(type, "linear") && !lm_same(type, "none")) {
+        lm_fail("%s: unknown RoPE scaling '%.*s'", f->path,
+                (int)(type.count < 64 ? type.count : 64), (const char *)type.at);
+    }
+    if (type.count == 0 || lm_same(type, "none") || factor < 1.0f) {
+        factor = 1.0f;
+    }
+    for (i = 0; i < f->tensor_count; i++) {
+        if (lm_same(f->tensors[i].name, "rope_freqs.weight")) {
+            divide = lm__load_vector(m, "rope_freqs.weight", m->g.rope_dims / 2);
+        }
+    }
+    m->rope = (float *)lm_alloc(m->g.rope_dims / 2, sizeof *m->rope);
+    for (i = 0; i < m->g.rope_dims / 2; i++) {
+        double w = pow((double)m->rope_base, -2.0 * (double)i / (double)m->g.rope_dims);
+        double ramp = yarn ? (double)lm__yarn_ramp(m, i, original) : 1.0;
+        w = w * (1.0 - ramp) + w / (double)factor * ramp;
+        if (divide != NULL && divide[i] > 0.0f) {
+            w /= (double)divide[i];
+        }
+        m->rope[i] = (float)w;
+    }
+    m->g.rope = m->rope;
+    m->g.rope_magnitude = yarn ? 1.0f + 0.1f * logf(factor) : 1.0f;
+    free(divide);
+}
+
+static void lm__load_buffers(lm_model *m)
+{
+    size_t q_width = m->g.heads * m->g.head_dim;
+    size_t kv_width = m->g.kv_heads * m->g.head_dim;
+    size_t widest = lm__max(q_width, lm__max(m->embd, m->ffn));
+    m->x = (float *)lm_alloc(LM_CHUNK, m->embd * sizeof(float));
+    m->y = (float *)lm_alloc(LM_CHUNK, widest * sizeof(float));
+    m->q = (float *)lm_alloc(LM_CHUNK, widest * sizeof(float));
+    m->k = (float *)lm_alloc(LM_CHUNK, kv_width * sizeof(float));
+    m->v = (float *)lm_alloc(LM_CHUNK, kv_width * sizeof(float));
+    m->gate = (float *)lm_alloc(LM_CHUNK, m->ffn * sizeof(float));
+    m->up = (float *)lm_alloc(LM_CHUNK, m->ffn * sizeof(float));
+    m->left = (float *)lm_alloc(LM_CHUNK, widest * sizeof(float));
+}
+
+/* Metadata and shapes only; lm_model_load reads the weights. */
+static void lm_model_open(lm_model *m, const char *path, size_t threads, int adjacent)
+{
+    memset(m, 0, sizeof *m);
+    lm_gguf_open(&m->file, path);
+    m->g.adjacent = adjacent;
+    lm__load_sizes(m);
+    m->vocab = lm_key_array(&m->file, "tokenizer.ggml.tokens", LM_STRING)->item_count;
+    lm_pool_open(&m->pool, threads);
+    lm__load_rope(m);
+}
+
+static void lm_model_load(lm_model *m)
+{
+    lm_gguf *f = &m->file;
+    const lm_tensor *output;
+    lm_progress progress;
+    size_t i;
+    lm_progress_begin(&progress, "load");
+    m->embedding = lm__tensor(m, "token_embd.weight", m->vocab, m->embd);
+    m->output_norm = lm__load_vector(m, "output_norm.weight", m->embd);
+    m->layers = (lm_layer *)lm_alloc(m->g.layers, sizeof *m->layers);
+    for (i = 0; i < m->g.layers; i++) {
+        lm_progress_show(&progress, (double)i / (double)m->g.layers);
+        lm__load_layer(m, i);
+    }
+    lm_progress_end(&progress);
+    output = m->embedding;
+    for (i = 0; i < f->tensor_count; i++) {
+        if (lm_same(f->tensors[i].name, "output.weight")) {
+            output = lm__tensor(m, "output.weight", m->vocab, m->embd);
+        }
+    }
+    lm__load_tensor(m, &m->output, output, 0);
+    for (i = 0; i < f->tensor_count; i++) {
+        if (!f->tensors[i].used) {
+            lm_fail("%s: tensor '%.*s' is not part of a llama model that this program knows",
+                    f->path, (int)f->tensors[i].name.count, (const char *)f->tensors[i].name.at);
+        }
+    }
+    lm__load_buffers(m);
+}
+
+static void lm_model_close(lm_model *m)
+{
+    size_t i;
+    for (i = 0; m->layers != NULL && i < m->g.layers; i++) {
+        lm_layer *l = &m->layers[i];
+        free(l->attention_norm);
+        free(l->ffn_norm);
+        free(l->q.panels);
+        free(l->k.panels);
+        free(l->v.panels);
+        free(l->o.panels);
+        free(l->gate.panels);
+        free(l->up.panels);
+        free(l->down.panels);
+    }
+    free(m->layers);
+    free(m->output_norm);
+    free(m->output.panels);
+    free(m->rope);
+    free(m->turn);
+    free(m->x);
+    free(m->y);
+    free(m->q);
+    free(m->k);
+    free(m->v);
+    free(m->gate);
+    free(m->up);
+    free(m->left);
+    lm_pool_close(&m->pool);
+    lm_gguf_close(&m->file);
+}
+
+/* ---- forward ---- */
+
+/* Cosines and sines of every position below tokens: [token][pair][2]. */
+static void lm__prepare_turns(lm_model *m, size_t tokens)
+{
+    size_t pairs = m->g.rope_dims / 2;
+    size_t t, i;
+    if (tokens <= m->turn_tokens) {
+        return;
+    }
+    tokens = lm_round_up(tokens, 1024);
+    free(m->turn);
+    m->turn = (float *)lm_alloc(tokens, 2 * pairs * sizeof(float));
+    m->turn_tokens = tokens;
+    for (t = 0; t < tokens; t++) {
+        for (i = 0; i < pairs; i++) {
+            double a = (double)t * (double)m->rope[i];
+            m->turn[(t * pairs + i) * 2] = (float)cos(a) * m->g.rope_magnitude;
+            m->turn[(t * pairs + i) * 2 + 1] = (float)sin(a) * m->g.rope_magnitude;
+        }
+    }
+}
+
+static void lm__turn(const lm_model *m, float *x, size_t heads, size_t position, size_t n)
+{
+    size_t pairs = m->g.rope_dims / 2;
+    size_t far = m->g.adjacent ? 1 : pairs;
+    size_t step = m->g.adjacent ? 2 : 1;
+    size_t t, h, i;
+    for (t = 0; t < n; t++) {
+        const float *turn = m->turn + (position + t) * pairs * 2;
+        for (h = 0; h < heads; h++) {
+            float *p = x + (t * heads + h) * m->g.head_dim;
+            for (i = 0; i < pairs; i++) {
+                float a = p[i * step];
+                float b = p[i * step + far];
+                p[i * step] = a * turn[2 * i] - b * turn[2 * i + 1];
+                p[i * step + far] = b * turn[2 * i] + a * turn[2 * i + 1];
+            }
+        }
+    }
+}
+
+static void lm__norm(const lm_model *m, float *dst, const float *src, const float *weight, size_t n)
+{
+    size_t t, i;
+    for (t = 0; t < n; t++) {
+        const float *x = src + t * m->embd;
+        double sum = 0.0;
+        float scale;
+        for (i = 0; i < m->embd; i++) {
+            sum += (double)x[i] * (double)x[i];
+        }
+        scale = (float)(1.0 / sqrt(sum / (double)m->embd + (double)m->eps));
+        for (i = 0; i < m->embd; i++) {
+            dst[t * m->embd + i] = x[i] * scale * weight[i];
+        }
+    }
+}
+
+static void lm__add(float *dst, const float *src, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        dst[i] += src[i];
+    }
+}
+
+static void lm__one_product(lm_model *m, const lm_matrix *w, const float *x, float *out, size_t n)
+{
+    lm_product p;
+    p.matrix = w;
+    p.out = out;
+    p.stride = w->outputs;
+    lm_multiply(&m->pool, m->left, x, n, &p, 1);
+}
+
+static void lm__attention(lm_model *m, lm_cache *cache, size_t layer, size_t position, size_t n)
+{
+    const lm_layer *l = &m->layers[layer];
+    lm_product p[3];
+    lm__norm(m, m->y, m->x, l->attention_norm, n);
+    p[0].matrix = &l->q;
+    p[0].out = m->q;
+    p[1].matrix = &l->k;
+    p[1].out = m->k;
+    p[2].matrix = &l->v;
+    p[2].out = m->v;
+    p[0].stride = l->q.outputs;
+    p[1].stride = l->k.outputs;
+    p[2].stride = l->v.outputs;
+    lm_multiply(&m->pool, m->left, m->y, n, p, 3);
+    lm__turn(m, m->q, m->g.heads, position, n);
+    lm__turn(m, m->k, m->g.kv_heads, position, n);
+    if (m->tap.layer != NULL) {
+        m->tap.layer(m->tap.user, layer, m->q, m->k, m->v, position, n);
+    }
+    cache->append(cache->state, layer, m->k, m->v, position, n);
+    cache->attend(cache->state, layer, m->q, m->y, position, n);
+    lm__one_product(m, &l->o, m->y, m->q, n);
+    lm__add(m->x, m->q, n * m->embd);
+}
+
+static void lm__feed_forward(lm_model *m, size_t layer, size_t n)
+{
+    const lm_layer *l = &m->layers[layer];
+    lm_product p[2];
+    size_t i;
+    lm__norm(m, m->y, m->x, l->ffn_norm, n);
+    p[0].matrix = &l->gate;
+    p[0].out = m->gate;
+    p[0].stride = m->ffn;
+    p[1].matrix = &l->up;
+    p[1].out = m->up;
+    p[1].stride = m->ffn;
+    lm_multiply(&m->pool, m->left, m->y, n, p, 2);
+    for (i = 0; i < n * m->ffn; i++) {
+        m->gate[i] *= m->up[i] / (1.0f + lm_exp(-m->gate[i]));
+    }
+    lm__one_product(m, &l->down, m->gate, m->y, n);
+    lm__add(m->x, m->y, n * m->embd);
+}
+
+/* n tokens (at most LM_CHUNK, not across a multiple of it) at the given position. Their hidden
+   states stay in the model for lm_logits. */
+static void lm_forward(lm_model *m, lm_cache *cache, const uint32_t *ids, size_t position, size_t n)
+{
+    size_t t, i;
+    lm__prepare_turns(m, position + n);
+    for (t = 0; t < n; t++) {
+        lm_tensor_row(m->x + t * m->embd, m->embedding, ids[t]);
+    }
+    for (i = 0; i < m->g.layers; i++) {
+        lm__attention(m, cache, i, position, n);
+        lm__feed_forward(m, i, n);
+    }
+    cache->end_step(cache->state, position, n);
+}
+
+/* Logits [n][vocab] of the last step's tokens from `first` on. */
+static void lm_logits(lm_model *m, float *logits, size_t first, size_t n)
+{
+    lm_product p;
+    lm__norm(m, m->y, m->x + first * m->embd, m->output_norm, n);
+    p.matrix = &m->output;
+    p.out = logits;
+    p.stride = m->vocab;
+    lm_multiply(&m->pool, m->left, m->y, n, &p, 1);
+}
+
+#endif

@@ -17,9 +17,9 @@ esac
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-mkdir "$tmp/work" "$tmp/results" "$tmp/claims"
-ln -s "$root/tests" "$tmp/work/tests"
-ln -s "$root/latticequant.h" "$tmp/work/latticequant.h"
+mkdir "$tmp/tree" "$tmp/results" "$tmp/claims"
+ln -s "$root/tests" "$tmp/tree/tests"
+ln -s "$root/latticequant.h" "$tmp/tree/latticequant.h"
 
 have() {
     command -v "$1" >/dev/null 2>&1
@@ -262,15 +262,15 @@ job_example() { # FILE COMPILER
         program "test_$name.sh ($2)" sh "tests/test_$name.sh" "$tmp/bin.$job/$name"
     fi
     if [ "$name" != lm ]; then
-        mkdir -p "$tmp/work/$job"
-        ln -s "$root/tests" "$tmp/work/$job/tests"
-        program "$1" sh -c "cd '$tmp/work/$job' && '$tmp/bin.$job/$name'"
+        mkdir -p "$tmp/tree/$job"
+        ln -s "$root/tests" "$tmp/tree/$job/tests"
+        program "$1" sh -c "cd '$tmp/tree/$job' && '$tmp/bin.$job/$name'"
     fi
 }
 
 # The ```c blocks of the README that are programs.
 job_readme() {
-    awk -v to="$tmp/work/readme" '
+    awk -v to="$tmp/tree/readme" '
         /^```c$/ { n++; on = 1; next }
         /^```/ { on = 0 }
         on { print > (to n ".c") }' README.md
@@ -278,7 +278,7 @@ job_readme() {
         if [ -f "$file" ] && grep -q 'int main' "$file"; then
             build "README $(basename "$file")" $gcc -std=c99 -O2 -Wall -Wextra -Werror -I. "$file" \
                 -o "${file%.c}" -lm -lpthread &&
-                program "README $(basename "$file")" sh -c "cd '$tmp/work' && '${file%.c}'"
+                program "README $(basename "$file")" sh -c "cd '$tmp/tree' && '${file%.c}'"
         fi
     done
 }

@@ -7,7 +7,7 @@ case ${1:?usage: tests/test_pack_kv.sh BINARY} in
 *) bin=$PWD/$1 ;;
 esac
 sample=$PWD/tests/data/smollm2-135m-l10-l20
-dir=$(mktemp -d "${TMPDIR:-/tmp}/pack_kv.XXXXXX") || exit 1
+dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 passed=0

@@ -7249,6 +7249,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
             return status;
         }
         c->matrix_rows = c->desc.page == LQ_PAGE_CODED ? c->plan.rows : rows;
+        LQ_ASSERT(c->matrix_rows <= rows + rows / 8); /* what lq__codec_sizes_of counts on */
     }
     *codec = c;
     return LQ_OK;
@@ -7563,6 +7564,7 @@ LQ__STATIC int lq__encode_from(const lq_codec *c, uint8_t *dst, size_t dst_bytes
             return status;
         }
         at += used;
+        LQ_ASSERT(at <= dst_bytes);
     }
     *written = at;
     return LQ_OK;

@@ -3221,9 +3221,9 @@ LQ__TARGET_AVX512 static void lq__butterfly_avx512(float *x, size_t block)
    >>rans   the entropy coder: tables, plan, encode, decode
 
    One page is one rANS stream of 32 lanes (Duda 2009, arXiv 0902.0271, "asymmetric numeral
-   systems"; Giesen 2014, arXiv 1402.3392, interleaved streams). Lane l codes tokens l and 32 + l
-   of each row, rows in order: a step is half a row, and all lanes of a step share the row's class,
-   so a change of tables costs nothing.
+   systems"; Giesen 2014, arXiv 1402.3392, interleaved streams). Lane l codes tokens l and 32 + l of
+   each row, rows in order: a step is half a row, and all lanes of a step share the row's class, so
+   a change of tables costs nothing.
      state    32 bits a lane, kept as two 16-bit halves x = hi << 16 | lo, x >= L = 2^16
      table    intervals [begin, begin + freq) of the M = 2^16 slots
      decode   slot = lo; x = freq * hi + slot - begin; if x < L: x = x << 16 | next word
@@ -3245,25 +3245,22 @@ LQ__TARGET_AVX512 static void lq__butterfly_avx512(float *x, size_t block)
 #define LQ__FLIGHT 8u        /* pages decoded together */
 #define LQ__FLIGHT_ENCODE 4u /* pages encoded together */
 #define LQ__TAIL 1024u       /* copy of the end of a stream, zeros behind */
-/* Classes and tables. */
-enum {
-    /* sigma = 5.66 steps: the widest class without raw bits */
-    LQ__CLASS_WIDE = 53,
-    /* sigma = 0.5 steps: classes from here can spare one bit more */
-    LQ__CLASS_SPARE = 25,
-    /* half-step rows need classes -7 .. 0 */
-    LQ__T_LOW = 7,
-    LQ__T_CLASSES = (LQ__CLASS_WIDE + LQ__T_LOW + 1),
-    LQ__T_OFFSETS = 5,
-    LQ__T_GAUSS = (LQ__T_CLASSES * LQ__T_OFFSETS),
-    /* below it cosets are never 1, above LQ__COSET_HIGH they are even odds */
-    LQ__COSET_LOW = 9,
-    LQ__COSET_HIGH = 33,
-    LQ__T_COSETS = (LQ__COSET_HIGH - LQ__COSET_LOW + 1),
-    LQ__T_COUNT = (LQ__T_GAUSS + 2 * LQ__T_COSETS)
-};
 #define LQ__BIG 1024u        /* slots of a bucket; also what makes an interval big */
 #define LQ__MASS_COUNT 2048u /* 8 sigma in steps of 1/256 sigma */
+
+/* Classes and numbers of tables. */
+enum {
+    LQ__CLASS_WIDE = 53,  /* sigma = 5.66 steps: the widest class without raw bits */
+    LQ__CLASS_SPARE = 25, /* sigma = 0.5 steps: classes from here can spare one bit more */
+    LQ__T_LOW = 7,        /* half-step rows need classes -7 .. 0 */
+    LQ__T_CLASSES = LQ__CLASS_WIDE + LQ__T_LOW + 1,
+    LQ__T_OFFSETS = 5,
+    LQ__T_GAUSS = LQ__T_CLASSES * LQ__T_OFFSETS,
+    LQ__COSET_LOW = 9,   /* mean classes up to here have no coset 1 */
+    LQ__COSET_HIGH = 33, /* from here on the odds stay as they are */
+    LQ__T_COSETS = LQ__COSET_HIGH - LQ__COSET_LOW + 1,
+    LQ__T_COUNT = LQ__T_GAUSS + 2 * LQ__T_COSETS
+};
 
 /* Offsets o of the cell centres k + o. LQ__AT_0 is Z's, with its dead zone; LQ__AT_0_PLAIN is the
    lattices' and the lead rows', without. */
@@ -3349,8 +3346,8 @@ LQ__STATIC uint64_t lq__mass(const lq_tables *tables, uint64_t t)
 /* The dead zone of Z in q16 steps, on both sides of the zero cell: 0.06 / s^2 + 0.0007 / s^6 with
    s = sigma / step, at most 0.45, none where classes are wide. At a given slope of distortion
    against rate, the least cost of a Gaussian has 0.02 / s^2 + 0.0007 / s^6; real keys, heavier in
-   the tails, want the first term larger (measured: 4 % fewer bits at 1.5 bits than with 0.15 *
-   2^-s). */
+   the tails, want the first term larger (measured: 4 % fewer bits at 1.5 bits than with
+   0.15 * 2^-s). */
 LQ__STATIC int32_t lq__dead_zone_q16(int class_)
 {
     int eighths = class_ - LQ_CLASS_ONE;
@@ -3439,14 +3436,14 @@ LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq)
     return at == 65536 && freq[0] < LQ__BIG ? LQ_OK : LQ_E_INTERNAL;
 }
 
-/* Float bits of a number just below 1 / freq, for the quotients of the SIMD encoders: floor(2^(23
-+ n)
-   / freq) with n = ceil(log2 freq) is a mantissa of 24 bits, and five of its units less are taken.
+/* Float bits of a number just below 1 / freq, for the quotients of the SIMD encoders: floor(2^(23 +
+   n) / freq) with n = ceil(log2 freq) is a mantissa of 24 bits, and five of its units less are
+   taken.
 
    The quotient. x = hi << 16 | lo with hi < freq, and Q = x / freq < 2^16. The vectors compute
-   p = float(x) * reciprocal and q = trunc(p). Whatever the rounding mode, each of the two
-   roundings is off by less than a factor 1 +- 2^-23; the reciprocal is below 1 / freq by at least
-   5 units, a factor 1 - 5 * 2^-24, and at most 6 units of 2^-23. So
+   p = float(x) * reciprocal and q = trunc(p). Whatever the rounding mode, each of the two roundings
+   is off by less than a factor 1 +- 2^-23; the reciprocal is below 1 / freq by at least 5 units, a
+   factor 1 - 5 * 2^-24, and at most 6 units of 2^-23. So
      Q (1 - 2^-23)^2 (1 - 6 * 2^-23) <= p <= Q (1 + 2^-23)^2 (1 - 5 * 2^-24),
    the right side is below Q, the left above Q - 2^16 * 8 * 2^-23 = Q - 1 / 16. Hence q is floor(Q)
    or one less, and d = x - q * freq lies in [0, freq + freq / 16]: one conditional step makes both
@@ -3458,8 +3455,7 @@ LQ__STATIC uint32_t lq__reciprocal_bits(uint32_t freq)
 {
     uint32_t n = lq__log2_floor((uint64_t)freq * 2 - 1);
     uint32_t mantissa = (uint32_t)(((uint64_t)1 << (23 + n)) / freq);
-    return ((127 - n) << 23) + (mantissa - (1u << 23)) - 5; /* below 2^23 it borrows from the
-    exponent */
+    return ((127 - n) << 23) + (mantissa - (1u << 23)) - 5; /* may borrow from the exponent */
 }
 
 /* What follows from the intervals: bucket starts, the escape in the places of absent values,
@@ -3665,8 +3661,8 @@ LQ__STATIC uint32_t lq__freq(const lq_tables *tables, int class_, uint32_t offse
 }
 
 /* How far inside of abs_k the centroid of Z's cell lies, in q12 steps; negative where the dead zone
-   outweighs the slope. Beyond 15, and for the classes with raw bits, the slope alone: k / (12
-   s^2), at most what |k| = 15 has, at most 1/2. */
+   outweighs the slope. Beyond 15, and for the classes with raw bits, the slope alone: k / (12 s^2),
+   at most what |k| = 15 has, at most 1/2. */
 LQ__STATIC int32_t lq__centroid_q12(const lq_tables *tables, uint32_t class_, uint32_t abs_k)
 {
     uint64_t slope;
@@ -3678,14 +3674,13 @@ LQ__STATIC int32_t lq__centroid_q12(const lq_tables *tables, uint32_t class_, ui
         return tables->centroid[class_][LQ__MIN(abs_k, 15)];
     }
     down = 2 * (class_ - LQ_CLASS_ONE); /* s^-2 = 2^(-down / 8) */
-    slope = ((uint64_t)1 << 60) / (lq__exp2_eighths_q30((int)(down & 7)) * 12) >> (down >> 3); /*
-    q30 */
-    slope = slope * LQ__MIN(abs_k, 65535u) >> 18;
+    slope = ((uint64_t)1 << 60) / (lq__exp2_eighths_q30((int)(down & 7)) * 12); /* q30 */
+    slope = (slope >> (down >> 3)) * LQ__MIN(abs_k, 65535u) >> 18;
     return (int32_t)LQ__MIN(slope, 2048u);
 }
 
 /* The dead zone of Z in q12 steps: what the quantizer must use for its integers to fit the tables.
-*/
+   */
 LQ__STATIC int32_t lq__dead_zone_q12(const lq_tables *tables, uint32_t class_)
 {
     (void)tables;
@@ -3697,16 +3692,16 @@ LQ__STATIC int32_t lq__dead_zone_q12(const lq_tables *tables, uint32_t class_)
      z  plain    shift = raw                             z = h << raw | bits
         half     shift = raw + 1, k = z >> 1             z = (h << raw | bits) << 1 | parity
    Raw bits: as few as bring the class to at most 53, eight classes a bit. At 64 tokens the lanes'
-   low states carry about 880 bits of them for nothing; plans with less split off one more bit of
-   rows with sigma >= 0.5 steps before the split (not lead, half or coset rows), the highest class
-   first, then the lowest row, until they have 896 or no row is left.
+   states carry about 880 bits of them for nothing; plans with less split off one more bit of rows
+   with sigma >= 0.5 steps so far (not lead, half or coset rows), the highest class first, then the
+   lowest row, until they have 896 or no row is left.
    Tables, by kind: offset o of the cells and class.
      Z           0 with the dead zone; with raw bits 1/4 if raw = 1, else 1/2
      PLAIN       0 without dead zone; with raw bits as Z. Lead rows, and D4's first three
      COSET       0 or 1, by the mean class of its block
      SHIFTED     coset / 2; with raw bits 1/2. E8's z0 .. z6
-     HALF        class - 8, (parity + coset / 2) / 2, parity being the LSBs of the symbols before
-                 it in its block, an escape's taken as 0. If any row of the block has raw bits the
+     HALF        class - 8, (parity + coset / 2) / 2, parity being the LSBs of the symbols before it
+                 in its block, an escape's taken as 0. If any row of the block has raw bits the
                  symbol's LSB says nothing, and parity is left out: 1/4 + coset / 4, with own raw
                  bits 1/2. D4's z3, E8's z7
      relaxed E8  lanes of coset 1 have no parity: their z7 is a SHIFTED one in the HALF row
@@ -3717,6 +3712,7 @@ enum { LQ__ROW_Z, LQ__ROW_PLAIN, LQ__ROW_COSET, LQ__ROW_SHIFTED, LQ__ROW_HALF };
 /* What the table of a lane depends on; its number is table[2 parity + coset]. */
 #define LQ__BY_COSET 1u
 #define LQ__BY_PARITY 2u
+#define LQ__BY_BOTH 3u
 
 struct lq_rans_row {
     uint32_t row;   /* in the matrix */
@@ -3728,8 +3724,7 @@ struct lq_rans_row {
     uint8_t by;
     uint8_t before;      /* HALF: coded rows of the block before this one */
     uint8_t class_;      /* COSET: the block's mean class */
-    uint32_t merge_next; /* next row with raw bits or a parity to merge; coded_rows if there is
-    none */
+    uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
 };
 
 /* Raw bits that bring a class to at most LQ__CLASS_WIDE. */
@@ -3853,8 +3848,8 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
         int own = class_;
         r->shift[i & 1] = r->raw[i & 1];
         if (r->kind == LQ__ROW_COSET) {
-            int index = LQ__MIN(LQ__MAX(r->class_, (int)LQ__COSET_LOW), (int)LQ__COSET_HIGH) -
-                        LQ__COSET_LOW;
+            int index = LQ__MAX(r->class_, (int)LQ__COSET_LOW);
+            index = LQ__MIN(index, (int)LQ__COSET_HIGH) - LQ__COSET_LOW;
             r->table[i] = (uint16_t)(LQ__T_GAUSS + (relaxed ? LQ__T_COSETS : 0) + index);
             continue;
         } else if (r->kind == LQ__ROW_Z) {
@@ -3867,16 +3862,18 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
         } else {
             r->shift[i & 1]++;
             own = class_ - 8;
-            offset = !block_has_raw ? (i >> 1) * 2 + coset
-                     : r->raw[0]    ? LQ__AT_1_2
-                                    : LQ__AT_1_4 + coset;
-            offset = offset == LQ__AT_0 ? LQ__AT_0_PLAIN : offset;
-            r->by = (uint8_t)(block_has_raw ? 0 : LQ__BY_PARITY);
+            offset = (i >> 1) * 2 + coset ? (i >> 1) * 2 + coset : LQ__AT_0_PLAIN;
+            if (block_has_raw) {
+                offset = r->raw[0] ? LQ__AT_1_2 : LQ__AT_1_4 + coset;
+            } else {
+                r->by = LQ__BY_PARITY;
+            }
         }
         r->table[i] = lq__table_of(own, offset);
     }
-    r->by =
-        (uint8_t)(r->by | (r->table[0] != r->table[1] || r->shift[0] != r->shift[1] ? cosets : 0));
+    if (r->table[0] != r->table[1] || r->shift[0] != r->shift[1]) {
+        r->by = (uint8_t)(r->by | cosets);
+    }
 }
 
 LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
@@ -3911,8 +3908,8 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
         row += block == 8 && !lattice;
         for (j = 0; j < block && !lattice; j++) {
             if (classes[i + j]) {
-                r = lq__row_add(r, row + j, i < lead_rows ? LQ__ROW_PLAIN : LQ__ROW_Z,
-                                classes[i + j]);
+                int kind = i < lead_rows ? LQ__ROW_PLAIN : LQ__ROW_Z;
+                r = lq__row_add(r, row + j, kind, classes[i + j]);
             }
         }
         row += block + (block == 8 && lattice);
@@ -4006,6 +4003,15 @@ LQ__INLINE uint32_t lq__lowest_bit(uint64_t x) /* x > 0 */
 #endif
 }
 
+LQ__INLINE uint32_t lq__octave(uint32_t x) /* floor(log2 x), x > 0 */
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return 31 - (uint32_t)__builtin_clz(x);
+#else
+    return lq__log2_floor(x);
+#endif
+}
+
 LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
 {
     return (uint32_t)(mask >> token) & 1;
@@ -4067,15 +4073,15 @@ LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan,
     return 1;
 }
 
-/* Exp-Golomb code of order 2 of the zigzag of h: n - 2 zeros, a one, the n low bits of v = zigzag
-   + 4, n = floor(log2 v) <= 16: at most 31 bits, and raw + escape at most 31 too, for h has 16 -
-   raw bits. */
+/* Exp-Golomb code of order 2 of the zigzag of h: n - 2 zeros, a one, the n low bits of v = zigzag +
+   4, n = floor(log2 v) <= 16: at most 31 bits, and raw + escape at most 31 too, for h has 16 - raw
+   bits. */
 LQ__STATIC void lq__escape_put(lq__bits *bits, int32_t h)
 {
     uint32_t v = ((uint32_t)h * 2 ^ (uint32_t)(h >> 31)) + 4;
-    uint32_t n = lq__log2_floor(v);
-    lq__bits_put(bits, (uint64_t)1 << (n - 2) | (uint64_t)(v & ((1u << n) - 1)) << (n - 1),
-                 2 * n - 1);
+    uint32_t n = lq__octave(v);
+    uint64_t low = v & ((1u << n) - 1);
+    lq__bits_put(bits, (uint64_t)1 << (n - 2) | low << (n - 1), 2 * n - 1);
 }
 
 /* The escaped values, all rows, behind the raw bits; the length of the section. */
@@ -4366,10 +4372,15 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 
 #if LQ__RANS_SIMD
 /* A load that must not be folded into the instruction that uses it; a number to be in a register.
-*/
+   */
 #define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
 #define LQ__OPAQUE(v) __asm__("" : "+r"(v))
-#define LQ__OWN_FRAME __attribute__((noinline))
+#define LQ__INLINE_256 LQ__TARGET_AVX2 LQ__INLINE
+#define LQ__INLINE_512 LQ__TARGET_AVX512 LQ__INLINE
+#define LQ__STATIC_256 LQ__TARGET_AVX2 LQ__STATIC
+#define LQ__STATIC_512 LQ__TARGET_AVX512 LQ__STATIC
+#define LQ__FRAME_256 __attribute__((noinline)) LQ__STATIC_256 /* a stack frame of its own */
+#define LQ__FRAME_512 __attribute__((noinline)) LQ__STATIC_512
 #if defined(__clang__)
 #define LQ__HIDE_CONSTANT(v) LQ__KEEP_IN_REGISTER(v)
 #else
@@ -4379,9 +4390,9 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 /* ---- decode: two zones ----
    A row takes at most 128 bytes of words, and reads no further than 128 bytes ahead. While every
    page has 128 bytes a row, rows run unchecked. A page with less goes on in `tail`: a copy of its
-   last bytes, below 128, with zeros behind them up to LQ__TAIL. When a page has run through that
-   it read behind its end: its stream is bad, and it goes on among the zeros so that the others are
-   not held up. */
+   last bytes, below 128, with zeros behind them up to LQ__TAIL. When a page has run through that it
+   read behind its end: its stream is bad, and it goes on among the zeros so that the others are not
+   held up. */
 #define LQ__ROW_BYTES 128u
 
 /* Rows, at least one and at most `rows`, that every page can run unchecked. */
@@ -4446,8 +4457,7 @@ LQ__INLINE uint32_t lq__raw_tokens(uint32_t raw)
 }
 
 /* Raw bits of a row, 4 .. 16 tokens a time. Lanes of relaxed E8 that differ go one by one. */
-LQ__TARGET_AVX2 LQ__STATIC void lq__raw_put_bmi2(const lq_rans_row *r, const lq__rans_flow *f,
-                                                 lq__bits *bits)
+LQ__STATIC_256 void lq__raw_put_bmi2(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
 {
     const int16_t *v = f->values + (size_t)r->row * 64;
     uint32_t tokens = f->tokens;
@@ -4479,8 +4489,7 @@ LQ__TARGET_AVX2 LQ__STATIC void lq__raw_put_bmi2(const lq_rans_row *r, const lq_
 }
 
 /* The way back, in place. HALF rows get their parity later. */
-LQ__TARGET_AVX2 LQ__STATIC void lq__raw_get_bmi2(const lq_rans_row *r, lq__rans_flow *f,
-                                                 size_t *position)
+LQ__STATIC_256 void lq__raw_get_bmi2(const lq_rans_row *r, lq__rans_flow *f, size_t *position)
 {
     int16_t *v = f->values + (size_t)r->row * 64;
     uint32_t tokens = f->tokens;
@@ -4506,7 +4515,7 @@ LQ__TARGET_AVX2 LQ__STATIC void lq__raw_get_bmi2(const lq_rans_row *r, lq__rans_
     }
 }
 
-LQ__TARGET_AVX2 LQ__STATIC void lq__rans_merge_avx2(const lq_rans_plan *plan, lq__rans_flow *f)
+LQ__STATIC_256 void lq__rans_merge_avx2(const lq_rans_plan *plan, lq__rans_flow *f)
 {
     size_t position = 0;
     size_t i;
@@ -4518,9 +4527,9 @@ LQ__TARGET_AVX2 LQ__STATIC void lq__rans_merge_avx2(const lq_rans_plan *plan, lq
 
 /* ---- AVX2: 32 lanes of a page in two registers of 16 ----
    Interval numbers of all 32 lanes are bytes in one register, in the order of packus: lanes 0-7,
-   16-23, 8-15, 24-31, which unpacking undoes. A table of 32 words is four byte tables of 16,
-   looked up by pshufb: low and high bytes, intervals below and from 16. Words go to their lanes,
-   and from them, by pshufb with a mask for every set of 8 lanes. */
+   16-23, 8-15, 24-31, which unpacking undoes. A table of 32 words is four byte tables of 16, looked
+   up by pshufb: low and high bytes, intervals below and from 16. Words go to their lanes, and from
+   them, by pshufb with a mask for every set of 8 lanes. */
 typedef struct lq__pair_256 {
     __m256i a; /* lanes 0 .. 15 */
     __m256i b;
@@ -4531,18 +4540,23 @@ typedef struct lq__words_256 {
     __m256i high[2];
 } lq__words_256;
 
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__load_256(const void *src)
+LQ__INLINE_256 __m256i lq__load_256(const void *src)
 {
     return _mm256_loadu_si256((const __m256i *)src);
 }
 
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__load_both_256(const void *src)
+LQ__INLINE_256 __m128i lq__load_128(const void *src)
 {
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)src));
+    return _mm_loadu_si128((const __m128i *)src);
+}
+
+LQ__INLINE_256 __m256i lq__load_both_256(const void *src)
+{
+    return _mm256_broadcastsi128_si256(lq__load_128(src));
 }
 
 /* 32 words to byte tables. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__words_load_256(lq__words_256 *k, const void *src)
+LQ__INLINE_256 void lq__words_load_256(lq__words_256 *k, const void *src)
 {
     const __m256i mask = _mm256_set1_epi16(255);
     uint32_t i;
@@ -4555,13 +4569,13 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__words_load_256(lq__words_256 *k, const void 
 }
 
 /* Bit 4 of each byte of s picks the second table. */
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__look_byte_256(const __m256i *table, __m256i s)
+LQ__INLINE_256 __m256i lq__look_byte_256(const __m256i *table, __m256i s)
 {
     return _mm256_blendv_epi8(_mm256_shuffle_epi8(table[0], s), _mm256_shuffle_epi8(table[1], s),
                               _mm256_slli_epi16(s, 3));
 }
 
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__look_word_256(const lq__words_256 *k, __m256i s)
+LQ__INLINE_256 lq__pair_256 lq__look_word_256(const lq__words_256 *k, __m256i s)
 {
     __m256i low = lq__look_byte_256(k->low, s);
     __m256i high = lq__look_byte_256(k->high, s);
@@ -4572,21 +4586,19 @@ LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__look_word_256(const lq__words_256 *k
 }
 
 /* Lanes as a bit mask: from packed bytes. */
-LQ__TARGET_AVX2 LQ__INLINE uint32_t lq__lanes_256(__m256i bytes)
+LQ__INLINE_256 uint32_t lq__lanes_256(__m256i bytes)
 {
     return (uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0xd8));
 }
 
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__blend_256(lq__pair_256 x, lq__pair_256 y,
-                                                      lq__pair_256 mask)
+LQ__INLINE_256 lq__pair_256 lq__blend_256(lq__pair_256 x, lq__pair_256 y, lq__pair_256 mask)
 {
     x.a = _mm256_blendv_epi8(x.a, y.a, mask.a);
     x.b = _mm256_blendv_epi8(x.b, y.b, mask.b);
     return x;
 }
 
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__half_row_256(const int16_t *values, size_t row,
-                                                         uint32_t half)
+LQ__INLINE_256 lq__pair_256 lq__half_row_256(const int16_t *values, size_t row, uint32_t half)
 {
     lq__pair_256 p;
     p.a = lq__load_256(values + row * 64 + 32 * half);
@@ -4595,15 +4607,15 @@ LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__half_row_256(const int16_t *values, 
 }
 
 /* Lanes whose lowest bit is set. */
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__odd_256(lq__pair_256 v)
+LQ__INLINE_256 lq__pair_256 lq__odd_256(lq__pair_256 v)
 {
     v.a = _mm256_srai_epi16(_mm256_slli_epi16(v.a, 15), 15);
     v.b = _mm256_srai_epi16(_mm256_slli_epi16(v.b, 15), 15);
     return v;
 }
 
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__coset_256(const lq_rans_row *r, const int16_t *values,
-                                                      uint32_t half)
+LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, const int16_t *values,
+                                          uint32_t half)
 {
     lq__pair_256 none;
     none.a = _mm256_setzero_si256();
@@ -4612,8 +4624,8 @@ LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__coset_256(const lq_rans_row *r, cons
 }
 
 /* XOR of the rows of the block before a HALF row. */
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__parity_256(const lq_rans_row *r, const int16_t *values,
-                                                       uint32_t half)
+LQ__INLINE_256 lq__pair_256 lq__parity_256(const lq_rans_row *r, const int16_t *values,
+                                           uint32_t half)
 {
     lq__pair_256 x = lq__half_row_256(values, r->row - 1, half);
     uint32_t j;
@@ -4625,7 +4637,7 @@ LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__parity_256(const lq_rans_row *r, con
     return x;
 }
 
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__and_256(lq__pair_256 x, lq__pair_256 y)
+LQ__INLINE_256 lq__pair_256 lq__and_256(lq__pair_256 x, lq__pair_256 y)
 {
     x.a = _mm256_and_si256(x.a, y.a);
     x.b = _mm256_and_si256(x.b, y.b);
@@ -4633,7 +4645,7 @@ LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__and_256(lq__pair_256 x, lq__pair_256
 }
 
 /* Lanes of the tokens in use. */
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__active_256(uint32_t tokens, uint32_t half)
+LQ__INLINE_256 lq__pair_256 lq__active_256(uint32_t tokens, uint32_t half)
 {
     const __m256i first = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     __m256i n = _mm256_set1_epi16((int16_t)((int32_t)tokens - 32 * (int32_t)half));
@@ -4659,7 +4671,7 @@ typedef struct lq__found_256 {
     __m256i escape; /* bytes */
 } lq__found_256;
 
-LQ__TARGET_AVX2 LQ__INLINE void lq__look_load_256(lq__look_256 *k, const lq__rans_table *t)
+LQ__INLINE_256 void lq__look_load_256(lq__look_256 *k, const lq__rans_table *t)
 {
     lq__words_256 value;
     uint32_t i;
@@ -4675,8 +4687,7 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__look_load_256(lq__look_256 *k, const lq__ran
 }
 
 /* s + (lo > end), unsigned. */
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__step_up_256(const lq__look_256 *k, __m256i s,
-                                                   lq__pair_256 lo)
+LQ__INLINE_256 __m256i lq__step_up_256(const lq__look_256 *k, __m256i s, lq__pair_256 lo)
 {
     const __m256i one = _mm256_set1_epi16(1);
     lq__pair_256 end = lq__look_word_256(&k->end, s);
@@ -4685,7 +4696,7 @@ LQ__TARGET_AVX2 LQ__INLINE __m256i lq__step_up_256(const lq__look_256 *k, __m256
     return _mm256_add_epi8(s, _mm256_packus_epi16(a, b));
 }
 
-LQ__TARGET_AVX2 LQ__INLINE lq__found_256 lq__find_256(const lq__look_256 *k, lq__pair_256 lo)
+LQ__INLINE_256 lq__found_256 lq__find_256(const lq__look_256 *k, lq__pair_256 lo)
 {
     __m256i bucket = _mm256_packus_epi16(_mm256_srli_epi16(lo.a, 10), _mm256_srli_epi16(lo.b, 10));
     __m256i s =
@@ -4703,8 +4714,7 @@ LQ__TARGET_AVX2 LQ__INLINE lq__found_256 lq__find_256(const lq__look_256 *k, lq_
     return found;
 }
 
-LQ__TARGET_AVX2 LQ__INLINE void lq__found_blend_256(lq__found_256 *x, const lq__found_256 *y,
-                                                    lq__pair_256 mask)
+LQ__INLINE_256 void lq__found_blend_256(lq__found_256 *x, const lq__found_256 *y, lq__pair_256 mask)
 {
     __m256i bytes = _mm256_packs_epi16(mask.a, mask.b);
     x->freq = lq__blend_256(x->freq, y->freq, mask);
@@ -4714,20 +4724,18 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__found_blend_256(lq__found_256 *x, const lq__
 }
 
 /* Words for 8 lanes, and how far that takes the stream. */
-LQ__TARGET_AVX2 LQ__INLINE __m128i lq__words_256_take(const lq_tables *tables, const uint8_t **at,
-                                                      uint32_t need)
+LQ__INLINE_256 __m128i lq__words_256_take(const lq_tables *tables, const uint8_t **at,
+                                          uint32_t need)
 {
-    __m128i words = _mm_loadu_si128((const __m128i *)(const void *)*at);
+    __m128i words = lq__load_128(*at);
     *at += 2 * (size_t)(uint32_t)_mm_popcnt_u32(need);
-    return _mm_shuffle_epi8(words,
-                            _mm_loadu_si128((const __m128i *)(const void *)tables->expand[need]));
+    return _mm_shuffle_epi8(words, lq__load_128(tables->expand[need]));
 }
 
 /* As lq__advance_512. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__advance_256(const lq_tables *tables, lq__pair_256 *hi,
-                                                lq__pair_256 *lo, const uint8_t **at,
-                                                const lq__found_256 *found, lq__pair_256 active,
-                                                int full)
+LQ__INLINE_256 void lq__advance_256(const lq_tables *tables, lq__pair_256 *hi, lq__pair_256 *lo,
+                                    const uint8_t **at, const lq__found_256 *found,
+                                    lq__pair_256 active, int full)
 {
     const __m256i one = _mm256_set1_epi16(1);
     const __m256i zero = _mm256_setzero_si256();
@@ -4761,10 +4769,9 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__advance_256(const lq_tables *tables, lq__pai
 
 /* One step of one page. full, and by where it is 0, are constants to the compiler. k: the four
    tables of the row. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__decode_step_256(const lq_tables *tables, const lq__look_256 *k,
-                                                    const lq_rans_row *r, size_t i,
-                                                    lq__rans_flow *f, uint32_t half, uint32_t by,
-                                                    int full)
+LQ__INLINE_256 void lq__decode_step_256(const lq_tables *tables, const lq__look_256 *k,
+                                        const lq_rans_row *r, size_t i, lq__rans_flow *f,
+                                        uint32_t half, uint32_t by, int full)
 {
     lq__pair_256 active = lq__active_256(f->tokens, half);
     lq__pair_256 hi = lq__half_row_256((const int16_t *)(const void *)f->hi, 0, 0);
@@ -4815,9 +4822,9 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__decode_step_256(const lq_tables *tables, con
     _mm256_storeu_si256((__m256i *)(void *)(dst + 16), v.b);
 }
 
-LQ__TARGET_AVX2 LQ__INLINE void lq__decode_row_256(const lq_tables *tables, const lq_rans_row *r,
-                                                   size_t i, lq__rans_flow *flows, size_t count,
-                                                   lq__look_256 *k, uint32_t by, int full)
+LQ__INLINE_256 void lq__decode_row_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                       lq__rans_flow *flows, size_t count, lq__look_256 *k,
+                                       uint32_t by, int full)
 {
     uint32_t half;
     uint32_t j;
@@ -4833,10 +4840,8 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__decode_row_256(const lq_tables *tables, cons
 }
 
 /* Functions of their own: their tables share no frame. */
-LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__decode_plain_256(const lq_tables *tables,
-                                                                   const lq_rans_row *r, size_t i,
-                                                                   lq__rans_flow *flows,
-                                                                   size_t count, int full)
+LQ__FRAME_256 void lq__decode_plain_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                        lq__rans_flow *flows, size_t count, int full)
 {
     lq__look_256 k[1];
     if (full) {
@@ -4846,10 +4851,8 @@ LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__decode_plain_256(const lq_tabl
     }
 }
 
-LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__decode_lattice_256(const lq_tables *tables,
-                                                                     const lq_rans_row *r, size_t i,
-                                                                     lq__rans_flow *flows,
-                                                                     size_t count, int full)
+LQ__FRAME_256 void lq__decode_lattice_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                          lq__rans_flow *flows, size_t count, int full)
 {
     lq__look_256 k[4];
     lq__look_256 *tables_of_row = k;
@@ -4857,9 +4860,8 @@ LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__decode_lattice_256(const lq_ta
     lq__decode_row_256(tables, r, i, flows, count, tables_of_row, r->by, full);
 }
 
-LQ__TARGET_AVX2 LQ__STATIC void lq__rans_decode_avx2(const lq_tables *tables,
-                                                     const lq_rans_plan *plan, lq__rans_flow *flows,
-                                                     size_t count)
+LQ__STATIC_256 void lq__rans_decode_avx2(const lq_tables *tables, const lq_rans_plan *plan,
+                                         lq__rans_flow *flows, size_t count)
 {
     int full = lq__all_full(flows, count);
     size_t i = 0;
@@ -4892,7 +4894,7 @@ typedef struct lq__coded_256 {
     lq__pair_256 reciprocal[2];
 } lq__coded_256;
 
-LQ__TARGET_AVX2 LQ__INLINE void lq__code_load_256(lq__code_256 *k, const lq__rans_table *t)
+LQ__INLINE_256 void lq__code_load_256(lq__code_256 *k, const lq__rans_table *t)
 {
     lq__words_load_256(&k->freq, t->code_freq);
     lq__words_load_256(&k->begin, t->code_begin);
@@ -4900,7 +4902,7 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__code_load_256(lq__code_256 *k, const lq__ran
     lq__words_load_256(&k->reciprocal[1], t->code_reciprocal[1]);
 }
 
-LQ__TARGET_AVX2 LQ__INLINE lq__coded_256 lq__code_of_256(const lq__code_256 *k, __m256i s)
+LQ__INLINE_256 lq__coded_256 lq__code_of_256(const lq__code_256 *k, __m256i s)
 {
     lq__coded_256 c;
     c.freq = lq__look_word_256(&k->freq, s);
@@ -4910,8 +4912,7 @@ LQ__TARGET_AVX2 LQ__INLINE lq__coded_256 lq__code_of_256(const lq__code_256 *k, 
     return c;
 }
 
-LQ__TARGET_AVX2 LQ__INLINE void lq__coded_blend_256(lq__coded_256 *x, const lq__coded_256 *y,
-                                                    lq__pair_256 mask)
+LQ__INLINE_256 void lq__coded_blend_256(lq__coded_256 *x, const lq__coded_256 *y, lq__pair_256 mask)
 {
     x->freq = lq__blend_256(x->freq, y->freq, mask);
     x->begin = lq__blend_256(x->begin, y->begin, mask);
@@ -4922,15 +4923,15 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__coded_blend_256(lq__coded_256 *x, const lq__
 /* trunc(x * reciprocal) of eight states. There is no unsigned conversion: x >> 1 is converted and
    the reciprocal doubled by its exponent. What the shift drops is below 1 / freq of the quotient,
    and only downward: it is still floor(Q) or one less. */
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__trunc_256(__m256i x, __m256i reciprocal)
+LQ__INLINE_256 __m256i lq__trunc_256(__m256i x, __m256i reciprocal)
 {
     __m256 r = _mm256_castsi256_ps(_mm256_add_epi32(reciprocal, _mm256_set1_epi32(1 << 23)));
     return _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(x, 1)), r));
 }
 
 /* q = x / freq and r = x % freq in 16 lanes: see lq__reciprocal_bits. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__quotient_256(__m256i *q, __m256i *r, __m256i hi, __m256i lo,
-                                                 __m256i freq, __m256i low, __m256i high)
+LQ__INLINE_256 void lq__quotient_256(__m256i *q, __m256i *r, __m256i hi, __m256i lo, __m256i freq,
+                                     __m256i low, __m256i high)
 {
     const __m256i one = _mm256_set1_epi16(1);
     __m256i even = lq__trunc_256(_mm256_blend_epi16(lo, _mm256_slli_epi32(hi, 16), 0xaa),
@@ -4949,19 +4950,18 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__quotient_256(__m256i *q, __m256i *r, __m256i
 }
 
 /* Words of 8 lanes to the end of the stream, which grows downward: a full store whose last words
-count. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__words_256_put(const lq_tables *tables, uint8_t **words,
-                                                  __m128i lo, uint32_t out)
+   count. */
+LQ__INLINE_256 void lq__words_256_put(const lq_tables *tables, uint8_t **words, __m128i lo,
+                                      uint32_t out)
 {
-    lo =
-        _mm_shuffle_epi8(lo, _mm_loadu_si128((const __m128i *)(const void *)tables->compress[out]));
+    lo = _mm_shuffle_epi8(lo, lq__load_128(tables->compress[out]));
     _mm_storeu_si128((__m128i *)(void *)(*words - 16), lo);
     *words -= 2 * (size_t)(uint32_t)_mm_popcnt_u32(out);
 }
 
 /* Symbols of half a row: values without their raw bits, and the parity bit. */
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__symbols_256(const lq_rans_row *r, const int16_t *values,
-                                                        uint32_t half, lq__pair_256 coset)
+LQ__INLINE_256 lq__pair_256 lq__symbols_256(const lq_rans_row *r, const int16_t *values,
+                                            uint32_t half, lq__pair_256 coset)
 {
     lq__pair_256 v = lq__half_row_256(values, r->row, half);
     lq__pair_256 h;
@@ -4978,21 +4978,22 @@ LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__symbols_256(const lq_rans_row *r, co
 }
 
 /* 32 bits to masks of 16-bit lanes. */
-LQ__TARGET_AVX2 LQ__INLINE lq__pair_256 lq__mask_256(uint32_t bits)
+LQ__INLINE_256 lq__pair_256 lq__mask_256(uint32_t bits)
 {
     const __m256i bit = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
                                           8192, 16384, -32768);
     lq__pair_256 p;
-    p.a =
-        _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((int16_t)(bits & 65535)), bit), bit);
-    p.b = _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((int16_t)(bits >> 16)), bit), bit);
+    p.a = _mm256_set1_epi16((int16_t)(bits & 65535));
+    p.b = _mm256_set1_epi16((int16_t)(bits >> 16));
+    p.a = _mm256_cmpeq_epi16(_mm256_and_si256(p.a, bit), bit);
+    p.b = _mm256_cmpeq_epi16(_mm256_and_si256(p.b, bit), bit);
     return p;
 }
 
 /* States above the frequency lose their low half to the stream. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__shrink_256(const lq_tables *tables, lq__pair_256 *hi,
-                                               lq__pair_256 *lo, uint8_t **words, lq__pair_256 freq,
-                                               lq__pair_256 active, int full)
+LQ__INLINE_256 void lq__shrink_256(const lq_tables *tables, lq__pair_256 *hi, lq__pair_256 *lo,
+                                   uint8_t **words, lq__pair_256 freq, lq__pair_256 active,
+                                   int full)
 {
     lq__pair_256 out;
     uint32_t lanes;
@@ -5010,10 +5011,9 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__shrink_256(const lq_tables *tables, lq__pair
 }
 
 /* One step of one page. full, and by where it is 0, are constants to the compiler. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__encode_step_256(const lq_tables *tables, const lq__code_256 *k,
-                                                    const lq_rans_row *r, size_t i,
-                                                    lq__rans_flow *f, uint32_t half, uint32_t by,
-                                                    int full)
+LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_256 *k,
+                                        const lq_rans_row *r, size_t i, lq__rans_flow *f,
+                                        uint32_t half, uint32_t by, int full)
 {
     const __m256i sixteen = _mm256_set1_epi16(16);
     const __m256i most = _mm256_set1_epi16(31);
@@ -5057,9 +5057,9 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__encode_step_256(const lq_tables *tables, con
     _mm256_storeu_si256((__m256i *)(void *)(f->lo + 16), lo.b);
 }
 
-LQ__TARGET_AVX2 LQ__INLINE void lq__encode_row_256(const lq_tables *tables, const lq_rans_row *r,
-                                                   size_t i, lq__rans_flow *flows, size_t count,
-                                                   lq__code_256 *k, uint32_t by, int full)
+LQ__INLINE_256 void lq__encode_row_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                       lq__rans_flow *flows, size_t count, lq__code_256 *k,
+                                       uint32_t by, int full)
 {
     uint32_t half;
     uint32_t j;
@@ -5075,10 +5075,8 @@ LQ__TARGET_AVX2 LQ__INLINE void lq__encode_row_256(const lq_tables *tables, cons
 }
 
 /* Functions of their own: their tables share no frame. */
-LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__encode_plain_256(const lq_tables *tables,
-                                                                   const lq_rans_row *r, size_t i,
-                                                                   lq__rans_flow *flows,
-                                                                   size_t count, int full)
+LQ__FRAME_256 void lq__encode_plain_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                        lq__rans_flow *flows, size_t count, int full)
 {
     lq__code_256 k[1];
     if (full) {
@@ -5088,10 +5086,8 @@ LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__encode_plain_256(const lq_tabl
     }
 }
 
-LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__encode_lattice_256(const lq_tables *tables,
-                                                                     const lq_rans_row *r, size_t i,
-                                                                     lq__rans_flow *flows,
-                                                                     size_t count, int full)
+LQ__FRAME_256 void lq__encode_lattice_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                          lq__rans_flow *flows, size_t count, int full)
 {
     lq__code_256 k[4];
     lq__code_256 *tables_of_row = k;
@@ -5099,9 +5095,8 @@ LQ__TARGET_AVX2 LQ__OWN_FRAME LQ__STATIC void lq__encode_lattice_256(const lq_ta
     lq__encode_row_256(tables, r, i, flows, count, tables_of_row, r->by, full);
 }
 
-LQ__TARGET_AVX2 LQ__STATIC void lq__rans_encode_avx2(const lq_tables *tables,
-                                                     const lq_rans_plan *plan, lq__rans_flow *flows,
-                                                     size_t count)
+LQ__STATIC_256 void lq__rans_encode_avx2(const lq_tables *tables, const lq_rans_plan *plan,
+                                         lq__rans_flow *flows, size_t count)
 {
     int full = lq__all_full(flows, count);
     size_t i;
@@ -5115,10 +5110,9 @@ LQ__TARGET_AVX2 LQ__STATIC void lq__rans_encode_avx2(const lq_tables *tables,
 }
 
 /* As lq__escapes_512. */
-LQ__TARGET_AVX2 LQ__INLINE uint32_t lq__escapes_256(const lq_tables *tables, const lq_rans_row *r,
-                                                    const lq__rans_flow *f, uint32_t half,
-                                                    lq__pair_256 coset, lq__pair_256 parity,
-                                                    uint32_t by)
+LQ__INLINE_256 uint32_t lq__escapes_256(const lq_tables *tables, const lq_rans_row *r,
+                                        const lq__rans_flow *f, uint32_t half, lq__pair_256 coset,
+                                        lq__pair_256 parity, uint32_t by)
 {
     lq__pair_256 h = lq__symbols_256(r, f->values, half, coset);
     lq__pair_256 low = h;
@@ -5152,9 +5146,8 @@ LQ__TARGET_AVX2 LQ__INLINE uint32_t lq__escapes_256(const lq_tables *tables, con
 }
 
 /* As lq__scan_half_row_512. */
-LQ__TARGET_AVX2 LQ__STATIC uint64_t lq__scan_half_row_256(const lq_tables *tables,
-                                                          const lq_rans_plan *plan,
-                                                          lq__rans_flow *f, size_t i)
+LQ__STATIC_256 uint64_t lq__scan_half_row_256(const lq_tables *tables, const lq_rans_plan *plan,
+                                              lq__rans_flow *f, size_t i)
 {
     const lq_rans_row *r = &plan->coded[i];
     uint64_t bad = 0;
@@ -5188,15 +5181,14 @@ LQ__TARGET_AVX2 LQ__STATIC uint64_t lq__scan_half_row_256(const lq_tables *table
             x.b = x.a;
         }
         f->parity[i] |= (uint64_t)lq__lanes_256(_mm256_packs_epi16(x.a, x.b)) << 32 * half;
-        f->escape[i] |=
-            (uint64_t)lq__escapes_256(tables, r, f, half, coset, x, LQ__BY_COSET | LQ__BY_PARITY)
-            << 32 * half;
+        f->escape[i] |= (uint64_t)lq__escapes_256(tables, r, f, half, coset, x, LQ__BY_BOTH)
+                        << 32 * half;
     }
     return bad;
 }
 
-LQ__TARGET_AVX2 LQ__STATIC int lq__rans_scan_avx2(const lq_tables *tables, const lq_rans_plan *plan,
-                                                  lq__rans_flow *f)
+LQ__STATIC_256 int lq__rans_scan_avx2(const lq_tables *tables, const lq_rans_plan *plan,
+                                      lq__rans_flow *f)
 {
     lq__bits bits = {f->raw, 0, 0};
     uint64_t bad = 0;
@@ -5232,8 +5224,8 @@ LQ__TARGET_AVX2 LQ__STATIC int lq__rans_scan_avx2(const lq_tables *tables, const
 
 /* ---- AVX-512: 32 lanes of a page in two registers ----
    A table of 32 words is one register and a permute looks 32 lanes up; two tables are one vpermi2w
-   with the table's number in bit 5. A step of eight pages in flight takes 3.5 ns a page on Zen 5
-   at 3 GHz; one page alone 20 ns, the latency of its chain, so pages take turns within a step and
+   with the table's number in bit 5. A step of eight pages in flight takes 3.5 ns a page on Zen 5 at
+   3 GHz; one page alone 20 ns, the latency of its chain, so pages take turns within a step and
    eight of them are spelt out to keep their states in registers. Compares into mask registers and
    back are slow (8 cycles), so s + (lo > end) is made of three short operations instead. */
 #if LQ__RANS_SIMD
@@ -5249,7 +5241,7 @@ typedef struct lq__look_512 {
 } lq__look_512;
 
 /* What a step looks up: the interval's frequency, lo - begin, value, and whether it is the escape.
-*/
+   */
 typedef struct lq__found_512 {
     __m512i freq;
     __m512i rest;
@@ -5260,8 +5252,8 @@ typedef struct lq__found_512 {
 /* The buckets' intervals are bytes: words with a zero above, two registers of 32. The interval
    behind the last is not looked at, whatever the wrapped permute makes of it: no slot is above
    65535. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__look_load_512(lq__look_512 *k, const lq__rans_table *a,
-                                                    const lq__rans_table *b)
+LQ__INLINE_512 void lq__look_load_512(lq__look_512 *k, const lq__rans_table *a,
+                                      const lq__rans_table *b)
 {
     __m512i one = _mm512_set1_epi16(1);
     uint32_t i;
@@ -5278,8 +5270,7 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__look_load_512(lq__look_512 *k, const lq__r
     k->value[0] = _mm512_loadu_si512(a->value);
     k->value[1] = _mm512_loadu_si512(b->value);
     for (i = 0; i < 2; i++) {
-        __m512i s = _mm512_cvtepu8_epi16(
-            _mm256_loadu_si256((const __m256i *)(const void *)(a->start + 32 * i)));
+        __m512i s = _mm512_cvtepu8_epi16(lq__load_256(a->start + 32 * i));
         k->first[i] = _mm512_permutexvar_epi16(s, k->end[0]);
         s = _mm512_min_epu16(_mm512_add_epi16(s, one), _mm512_set1_epi16(31));
         k->second[i] = _mm512_permutexvar_epi16(s, k->end[0]);
@@ -5287,22 +5278,22 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__look_load_512(lq__look_512 *k, const lq__r
 }
 
 /* s + (lo > end), unsigned. clang must not know that `one` is 1: it would make a compare. */
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__step_up_512(__m512i s, __m512i lo, __m512i end,
-                                                     __m512i one)
+LQ__INLINE_512 __m512i lq__step_up_512(__m512i s, __m512i lo, __m512i end, __m512i one)
 {
     return _mm512_add_epi16(s, _mm512_min_epu16(_mm512_subs_epu16(lo, end), one));
 }
 
 /* One table: both thresholds come from the bucket, so that the two tests do not wait for each
    other. In the byte permute the high byte of each word looks up start[0] = 0. */
-LQ__TARGET_AVX512 LQ__INLINE lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo)
+LQ__INLINE_512 lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo)
 {
     __m512i bucket = _mm512_srli_epi16(lo, 10);
     __m512i s = _mm512_permutexvar_epi8(bucket, k->start[0]);
+    __m512i first = _mm512_permutex2var_epi16(k->first[0], bucket, k->first[1]);
+    __m512i second = _mm512_permutex2var_epi16(k->second[0], bucket, k->second[1]);
     lq__found_512 found;
-    s = lq__step_up_512(s, lo, _mm512_permutex2var_epi16(k->first[0], bucket, k->first[1]), k->one);
-    s = lq__step_up_512(s, lo, _mm512_permutex2var_epi16(k->second[0], bucket, k->second[1]),
-                        k->one);
+    s = lq__step_up_512(s, lo, first, k->one);
+    s = lq__step_up_512(s, lo, second, k->one);
     found.freq = _mm512_permutexvar_epi16(s, k->freq[0]);
     found.rest = _mm512_sub_epi16(lo, _mm512_permutexvar_epi16(s, k->begin[0]));
     found.value = _mm512_permutexvar_epi16(s, k->value[0]);
@@ -5311,8 +5302,7 @@ LQ__TARGET_AVX512 LQ__INLINE lq__found_512 lq__find_512(const lq__look_512 *k, _
 }
 
 /* Two tables, the second in the lanes of `second`. */
-LQ__TARGET_AVX512 LQ__INLINE lq__found_512 lq__find_2_512(const lq__look_512 *k, __m512i lo,
-                                                          __mmask32 second)
+LQ__INLINE_512 lq__found_512 lq__find_2_512(const lq__look_512 *k, __m512i lo, __mmask32 second)
 {
     __m512i bucket = _mm512_srli_epi16(lo, 10);
     lq__found_512 found;
@@ -5330,9 +5320,9 @@ LQ__TARGET_AVX512 LQ__INLINE lq__found_512 lq__find_2_512(const lq__look_512 *k,
 
 /* x = freq * hi + rest, and a word into each lane that fell below L. A carry out of the low half is
    low < rest. The load stays a load: folded into vpexpandw it is slower. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__advance_512(__m512i *hi, __m512i *lo, const uint8_t **at,
-                                                  const lq__found_512 *found, __m512i one,
-                                                  __mmask32 active, int full)
+LQ__INLINE_512 void lq__advance_512(__m512i *hi, __m512i *lo, const uint8_t **at,
+                                    const lq__found_512 *found, __m512i one, __mmask32 active,
+                                    int full)
 {
     __m512i words = _mm512_loadu_si512(*at);
     __m512i low = _mm512_add_epi16(_mm512_mullo_epi16(found->freq, *hi), found->rest);
@@ -5347,23 +5337,20 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__advance_512(__m512i *hi, __m512i *lo, cons
     *lo = full ? low : _mm512_mask_mov_epi16(*lo, active, low);
 }
 
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__half_row_512(const int16_t *values, size_t row,
-                                                      uint32_t half)
+LQ__INLINE_512 __m512i lq__half_row_512(const int16_t *values, size_t row, uint32_t half)
 {
     return _mm512_loadu_si512(values + row * 64 + 32 * half);
 }
 
 /* Lanes of coset 1; none where the row has no coset. */
-LQ__TARGET_AVX512 LQ__INLINE __mmask32 lq__coset_512(const lq_rans_row *r, const int16_t *values,
-                                                     uint32_t half)
+LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, const int16_t *values, uint32_t half)
 {
     __m512i coset = lq__half_row_512(values, r->coset, half);
     return r->coset == r->row ? 0 : _mm512_test_epi16_mask(coset, _mm512_set1_epi16(1));
 }
 
 /* XOR of the rows of the block before a HALF row. */
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__parity_512(const lq_rans_row *r, const int16_t *values,
-                                                    uint32_t half)
+LQ__INLINE_512 __m512i lq__parity_512(const lq_rans_row *r, const int16_t *values, uint32_t half)
 {
     __m512i x = lq__half_row_512(values, r->row - 1, half);
     uint32_t j;
@@ -5374,8 +5361,8 @@ LQ__TARGET_AVX512 LQ__INLINE __m512i lq__parity_512(const lq_rans_row *r, const 
 }
 
 /* 2 k + parity in the half lanes. */
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__double_512(const lq_rans_row *r, __m512i v,
-                                                    __mmask32 coset, __mmask32 parity)
+LQ__INLINE_512 __m512i lq__double_512(const lq_rans_row *r, __m512i v, __mmask32 coset,
+                                      __mmask32 parity)
 {
     __mmask32 half = r->shift[1] ? 0xffffffffu : ~coset;
     v = _mm512_mask_add_epi16(v, half, v, v);
@@ -5383,10 +5370,9 @@ LQ__TARGET_AVX512 LQ__INLINE __m512i lq__double_512(const lq_rans_row *r, __m512
 }
 
 /* One step of one page. by and full are constants to the compiler, so are the branches on them. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__decode_step_512(const lq__look_512 *k, const lq_rans_row *r,
-                                                      size_t i, lq__rans_flow *f, uint32_t half,
-                                                      __m512i *hi, __m512i *lo, const uint8_t **at,
-                                                      uint32_t by, int full)
+LQ__INLINE_512 void lq__decode_step_512(const lq__look_512 *k, const lq_rans_row *r, size_t i,
+                                        lq__rans_flow *f, uint32_t half, __m512i *hi, __m512i *lo,
+                                        const uint8_t **at, uint32_t by, int full)
 {
     uint32_t active = (uint32_t)(f->active >> 32 * half);
     __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
@@ -5398,7 +5384,7 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__decode_step_512(const lq__look_512 *k, con
     }
     found = by == 0 ? lq__find_512(&k[0], *lo)
                     : lq__find_2_512(&k[0], *lo, by == LQ__BY_PARITY ? parity : coset);
-    if (by == (LQ__BY_COSET | LQ__BY_PARITY)) {
+    if (by == LQ__BY_BOTH) {
         lq__found_512 other = lq__find_2_512(&k[1], *lo, coset);
         found.freq = _mm512_mask_mov_epi16(found.freq, parity, other.freq);
         found.rest = _mm512_mask_mov_epi16(found.rest, parity, other.rest);
@@ -5415,8 +5401,8 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__decode_step_512(const lq__look_512 *k, con
                         full ? found.value : _mm512_maskz_mov_epi16(active, found.value));
 }
 
-LQ__TARGET_AVX512 LQ__INLINE void lq__decode_look_512(lq__look_512 *k, const lq_tables *tables,
-                                                      const lq_rans_row *r, uint32_t by)
+LQ__INLINE_512 void lq__decode_look_512(lq__look_512 *k, const lq_tables *tables,
+                                        const lq_rans_row *r, uint32_t by)
 {
     lq__look_load_512(&k[0], &tables->table[r->table[0]],
                       &tables->table[r->table[by == LQ__BY_PARITY ? 2 : 1]]);
@@ -5426,10 +5412,9 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__decode_look_512(lq__look_512 *k, const lq_
 #define LQ__EACH_OF_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 /* A row of eight full pages. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__decode_row_8_512(const lq_tables *tables,
-                                                       const lq_rans_row *r, size_t i,
-                                                       lq__rans_flow *flows, __m512i *hi,
-                                                       __m512i *lo, const uint8_t **at, uint32_t by)
+LQ__INLINE_512 void lq__decode_row_8_512(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                         lq__rans_flow *flows, __m512i *hi, __m512i *lo,
+                                         const uint8_t **at, uint32_t by)
 {
     lq__look_512 k[2];
     uint32_t half;
@@ -5442,9 +5427,9 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__decode_row_8_512(const lq_tables *tables,
 }
 
 /* A row of any pages. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__decode_row_512(const lq_tables *tables, const lq_rans_row *r,
-                                                     size_t i, lq__rans_flow *flows, size_t count,
-                                                     __m512i *hi, __m512i *lo, uint32_t by)
+LQ__INLINE_512 void lq__decode_row_512(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                       lq__rans_flow *flows, size_t count, __m512i *hi, __m512i *lo,
+                                       uint32_t by)
 {
     lq__look_512 k[2];
     uint32_t half;
@@ -5457,8 +5442,8 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__decode_row_512(const lq_tables *tables, co
     }
 }
 
-LQ__TARGET_AVX512 LQ__OWN_FRAME LQ__STATIC void
-lq__decode_8_512(const lq_tables *tables, const lq_rans_plan *plan, lq__rans_flow *flows)
+LQ__FRAME_512 void lq__decode_8_512(const lq_tables *tables, const lq_rans_plan *plan,
+                                    lq__rans_flow *flows)
 {
     __m512i hi[8];
     __m512i lo[8];
@@ -5483,7 +5468,7 @@ lq__decode_8_512(const lq_tables *tables, const lq_rans_plan *plan, lq__rans_flo
             } else if (r->by == LQ__BY_PARITY) {
                 lq__decode_row_8_512(tables, r, i, flows, hi, lo, at, LQ__BY_PARITY);
             } else {
-                lq__decode_row_8_512(tables, r, i, flows, hi, lo, at, LQ__BY_COSET | LQ__BY_PARITY);
+                lq__decode_row_8_512(tables, r, i, flows, hi, lo, at, LQ__BY_BOTH);
             }
         }
 #define LQ__STEP(g) flows[g].at = at[g];
@@ -5497,10 +5482,8 @@ lq__decode_8_512(const lq_tables *tables, const lq_rans_plan *plan, lq__rans_flo
 #undef LQ__STEP
 }
 
-LQ__TARGET_AVX512 LQ__OWN_FRAME LQ__STATIC void lq__decode_any_512(const lq_tables *tables,
-                                                                   const lq_rans_plan *plan,
-                                                                   lq__rans_flow *flows,
-                                                                   size_t count)
+LQ__FRAME_512 void lq__decode_any_512(const lq_tables *tables, const lq_rans_plan *plan,
+                                      lq__rans_flow *flows, size_t count)
 {
     __m512i hi[LQ__FLIGHT];
     __m512i lo[LQ__FLIGHT];
@@ -5521,8 +5504,7 @@ LQ__TARGET_AVX512 LQ__OWN_FRAME LQ__STATIC void lq__decode_any_512(const lq_tabl
             } else if (r->by == LQ__BY_PARITY) {
                 lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_PARITY);
             } else {
-                lq__decode_row_512(tables, r, i, flows, count, hi, lo,
-                                   LQ__BY_COSET | LQ__BY_PARITY);
+                lq__decode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_BOTH);
             }
         }
     }
@@ -5532,9 +5514,8 @@ LQ__TARGET_AVX512 LQ__OWN_FRAME LQ__STATIC void lq__decode_any_512(const lq_tabl
     }
 }
 
-LQ__TARGET_AVX512 LQ__STATIC void lq__rans_decode_avx512(const lq_tables *tables,
-                                                         const lq_rans_plan *plan,
-                                                         lq__rans_flow *flows, size_t count)
+LQ__STATIC_512 void lq__rans_decode_avx512(const lq_tables *tables, const lq_rans_plan *plan,
+                                           lq__rans_flow *flows, size_t count)
 {
     size_t g;
     if (count == 8 && lq__all_full(flows, count)) {
@@ -5549,12 +5530,12 @@ LQ__TARGET_AVX512 LQ__STATIC void lq__rans_decode_avx512(const lq_tables *tables
 
 /* ---- AVX-512: encode ---- */
 /* The even and the odd lanes of high << 16 | low, 16 each of 32 bits. */
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__even_512(__m512i high, __m512i low)
+LQ__INLINE_512 __m512i lq__even_512(__m512i high, __m512i low)
 {
     return _mm512_mask_mov_epi16(low, 0xaaaaaaaau, _mm512_slli_epi32(high, 16));
 }
 
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__odd_512(__m512i high, __m512i low)
+LQ__INLINE_512 __m512i lq__odd_512(__m512i high, __m512i low)
 {
     return _mm512_mask_mov_epi16(_mm512_srli_epi32(low, 16), 0xaaaaaaaau, high);
 }
@@ -5567,8 +5548,8 @@ typedef struct lq__coded_512 {
 } lq__coded_512;
 
 /* q = x / freq and r = x % freq in all lanes: see lq__reciprocal_bits. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__quotient_512(__m512i *q, __m512i *r, __m512i hi, __m512i lo,
-                                                   const lq__coded_512 *c, int wide)
+LQ__INLINE_512 void lq__quotient_512(__m512i *q, __m512i *r, __m512i hi, __m512i lo,
+                                     const lq__coded_512 *c, int wide)
 {
     const __m512i minus_one = _mm512_set1_epi16(-1);
     __m512 even = _mm512_castsi512_ps(lq__even_512(c->reciprocal[1], c->reciprocal[0]));
@@ -5598,8 +5579,8 @@ typedef struct lq__code_512 {
     __m512i reciprocal[2][2];
 } lq__code_512;
 
-LQ__TARGET_AVX512 LQ__INLINE void lq__code_load_512(lq__code_512 *k, const lq__rans_table *a,
-                                                    const lq__rans_table *b)
+LQ__INLINE_512 void lq__code_load_512(lq__code_512 *k, const lq__rans_table *a,
+                                      const lq__rans_table *b)
 {
     k->freq[0] = _mm512_loadu_si512(a->code_freq);
     k->freq[1] = _mm512_loadu_si512(b->code_freq);
@@ -5611,9 +5592,9 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__code_load_512(lq__code_512 *k, const lq__r
     k->reciprocal[1][1] = _mm512_loadu_si512(b->code_reciprocal[1]);
 }
 
-/* s = value + 16, 32 for what is out of range: a permute looks at five bits, so that is the
-escape. */
-LQ__TARGET_AVX512 LQ__INLINE lq__coded_512 lq__code_of_512(const lq__code_512 *k, __m512i s)
+/* s = value + 16, 32 for what is out of range: a permute looks at five bits, so that is the escape.
+   */
+LQ__INLINE_512 lq__coded_512 lq__code_of_512(const lq__code_512 *k, __m512i s)
 {
     lq__coded_512 c;
     c.freq = _mm512_permutexvar_epi16(s, k->freq[0]);
@@ -5624,8 +5605,7 @@ LQ__TARGET_AVX512 LQ__INLINE lq__coded_512 lq__code_of_512(const lq__code_512 *k
 }
 
 /* Two tables, the second in the lanes of `second`. */
-LQ__TARGET_AVX512 LQ__INLINE lq__coded_512 lq__code_of_2_512(const lq__code_512 *k, __m512i s,
-                                                             __mmask32 second)
+LQ__INLINE_512 lq__coded_512 lq__code_of_2_512(const lq__code_512 *k, __m512i s, __mmask32 second)
 {
     lq__coded_512 c;
     s = _mm512_and_si512(s, _mm512_set1_epi16(31));
@@ -5638,8 +5618,8 @@ LQ__TARGET_AVX512 LQ__INLINE lq__coded_512 lq__code_of_2_512(const lq__code_512 
 }
 
 /* Symbols of half a row: values without their raw bits, and the parity bit. */
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__symbols_512(const lq_rans_row *r, const int16_t *values,
-                                                     uint32_t half, __mmask32 coset)
+LQ__INLINE_512 __m512i lq__symbols_512(const lq_rans_row *r, const int16_t *values, uint32_t half,
+                                       __mmask32 coset)
 {
     __m512i v = lq__half_row_512(values, r->row, half);
     __m512i h = v;
@@ -5660,10 +5640,9 @@ static const uint16_t lq__turn_512[64] = {
     12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
 
 /* One step of one page. by, wide and full are constants to the compiler. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__encode_step_512(const lq__code_512 *k, const lq_rans_row *r,
-                                                      size_t i, lq__rans_flow *f, uint32_t half,
-                                                      __m512i *hi, __m512i *lo, uint8_t **words,
-                                                      uint32_t by, int wide, int full)
+LQ__INLINE_512 void lq__encode_step_512(const lq__code_512 *k, const lq_rans_row *r, size_t i,
+                                        lq__rans_flow *f, uint32_t half, __m512i *hi, __m512i *lo,
+                                        uint8_t **words, uint32_t by, int wide, int full)
 {
     __mmask32 active = (__mmask32)(f->active >> 32 * half);
     __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
@@ -5679,7 +5658,7 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__encode_step_512(const lq__code_512 *k, con
     s = _mm512_min_epu16(s, _mm512_set1_epi16(32));
     c = by == 0 ? lq__code_of_512(&k[0], s)
                 : lq__code_of_2_512(&k[0], s, by == LQ__BY_PARITY ? parity : coset);
-    if (by == (LQ__BY_COSET | LQ__BY_PARITY)) {
+    if (by == LQ__BY_BOTH) {
         lq__coded_512 other = lq__code_of_2_512(&k[1], s, coset);
         c.freq = _mm512_mask_mov_epi16(c.freq, parity, other.freq);
         c.begin = _mm512_mask_mov_epi16(c.begin, parity, other.begin);
@@ -5702,10 +5681,9 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__encode_step_512(const lq__code_512 *k, con
 }
 
 /* A row of any pages, half 1 first. */
-LQ__TARGET_AVX512 LQ__INLINE void lq__encode_row_512(const lq_tables *tables, const lq_rans_row *r,
-                                                     size_t i, lq__rans_flow *flows, size_t count,
-                                                     __m512i *hi, __m512i *lo, uint32_t by,
-                                                     int wide, int full)
+LQ__INLINE_512 void lq__encode_row_512(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                       lq__rans_flow *flows, size_t count, __m512i *hi, __m512i *lo,
+                                       uint32_t by, int wide, int full)
 {
     lq__code_512 k[2];
     uint32_t half;
@@ -5721,9 +5699,8 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__encode_row_512(const lq_tables *tables, co
     }
 }
 
-LQ__TARGET_AVX512 LQ__INLINE void lq__encode_rows_512(const lq_tables *tables,
-                                                      const lq_rans_plan *plan,
-                                                      lq__rans_flow *flows, size_t count, int full)
+LQ__INLINE_512 void lq__encode_rows_512(const lq_tables *tables, const lq_rans_plan *plan,
+                                        lq__rans_flow *flows, size_t count, int full)
 {
     __m512i hi[LQ__FLIGHT_ENCODE];
     __m512i lo[LQ__FLIGHT_ENCODE];
@@ -5735,18 +5712,19 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__encode_rows_512(const lq_tables *tables,
     }
     for (i = plan->coded_rows; i-- > 0;) {
         const lq_rans_row *r = &plan->coded[i];
-        int wide = r->by || tables->table[r->table[0]].wide;
+        uint32_t wide = tables->table[r->table[0]].wide | tables->table[r->table[1]].wide;
         if (r->by == 0 && !wide) {
             lq__encode_row_512(tables, r, i, flows, count, hi, lo, 0, 0, full);
         } else if (r->by == 0) {
             lq__encode_row_512(tables, r, i, flows, count, hi, lo, 0, 1, full);
+        } else if (r->by == LQ__BY_COSET && !wide) {
+            lq__encode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_COSET, 0, full);
         } else if (r->by == LQ__BY_COSET) {
             lq__encode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_COSET, 1, full);
         } else if (r->by == LQ__BY_PARITY) {
             lq__encode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_PARITY, 1, full);
         } else {
-            lq__encode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_COSET | LQ__BY_PARITY, 1,
-                               full);
+            lq__encode_row_512(tables, r, i, flows, count, hi, lo, LQ__BY_BOTH, 1, full);
         }
     }
     for (g = 0; g < count; g++) {
@@ -5755,9 +5733,8 @@ LQ__TARGET_AVX512 LQ__INLINE void lq__encode_rows_512(const lq_tables *tables,
     }
 }
 
-LQ__TARGET_AVX512 LQ__STATIC void lq__rans_encode_avx512(const lq_tables *tables,
-                                                         const lq_rans_plan *plan,
-                                                         lq__rans_flow *flows, size_t count)
+LQ__STATIC_512 void lq__rans_encode_avx512(const lq_tables *tables, const lq_rans_plan *plan,
+                                           lq__rans_flow *flows, size_t count)
 {
     if (count == LQ__FLIGHT_ENCODE && lq__all_full(flows, count)) {
         lq__encode_rows_512(tables, plan, flows, LQ__FLIGHT_ENCODE, 1);
@@ -5768,24 +5745,23 @@ LQ__TARGET_AVX512 LQ__STATIC void lq__rans_encode_avx512(const lq_tables *tables
 
 /* A mask as 64 bits, by way of a general register: gcc 12 spills masks as 4 bytes and then widens
    them by an 8-byte load. */
-LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__tokens_512(__mmask32 mask, uint32_t half)
+LQ__INLINE_512 uint64_t lq__tokens_512(__mmask32 mask, uint32_t half)
 {
     uint32_t bits = mask;
     LQ__OPAQUE(bits);
     return (uint64_t)bits << 32 * half;
 }
 
-LQ__TARGET_AVX512 LQ__INLINE __mmask32 lq__lsb_512(const int16_t *values, size_t row, uint32_t half)
+LQ__INLINE_512 __mmask32 lq__lsb_512(const int16_t *values, size_t row, uint32_t half)
 {
     return _mm512_test_epi16_mask(lq__half_row_512(values, row, half), _mm512_set1_epi16(1));
 }
 
 /* Lanes of half a row whose symbol has no interval in its table. by is a constant to the compiler.
-*/
-LQ__TARGET_AVX512 LQ__INLINE __mmask32 lq__escapes_512(const lq_tables *tables,
-                                                       const lq_rans_row *r, const lq__rans_flow *f,
-                                                       uint32_t half, __mmask32 coset,
-                                                       __mmask32 parity, uint32_t by)
+   */
+LQ__INLINE_512 __mmask32 lq__escapes_512(const lq_tables *tables, const lq_rans_row *r,
+                                         const lq__rans_flow *f, uint32_t half, __mmask32 coset,
+                                         __mmask32 parity, uint32_t by)
 {
     __m512i h = lq__symbols_512(r, f->values, half, coset);
     __m512i low = _mm512_setzero_si512();
@@ -5806,9 +5782,8 @@ LQ__TARGET_AVX512 LQ__INLINE __mmask32 lq__escapes_512(const lq_tables *tables,
 }
 
 /* A HALF row, as lq__scan_token; returns the tokens that no lattice has. */
-LQ__TARGET_AVX512 LQ__STATIC uint64_t lq__scan_half_row_512(const lq_tables *tables,
-                                                            const lq_rans_plan *plan,
-                                                            lq__rans_flow *f, size_t i)
+LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_rans_plan *plan,
+                                              lq__rans_flow *f, size_t i)
 {
     const lq_rans_row *r = &plan->coded[i];
     const __m512i one = _mm512_set1_epi16(1);
@@ -5834,7 +5809,7 @@ LQ__TARGET_AVX512 LQ__STATIC uint64_t lq__scan_half_row_512(const lq_tables *tab
             }
             parity = _mm512_test_epi16_mask(x, one);
         }
-        escape = lq__escapes_512(tables, r, f, half, coset, parity, LQ__BY_COSET | LQ__BY_PARITY);
+        escape = lq__escapes_512(tables, r, f, half, coset, parity, LQ__BY_BOTH);
         f->parity[i] |= lq__tokens_512(parity, half);
         f->escape[i] |= lq__tokens_512(escape, half);
     }
@@ -5842,8 +5817,8 @@ LQ__TARGET_AVX512 LQ__STATIC uint64_t lq__scan_half_row_512(const lq_tables *tab
     return bad;
 }
 
-LQ__TARGET_AVX512 LQ__STATIC int lq__rans_scan_avx512(const lq_tables *tables,
-                                                      const lq_rans_plan *plan, lq__rans_flow *f)
+LQ__STATIC_512 int lq__rans_scan_avx512(const lq_tables *tables, const lq_rans_plan *plan,
+                                        lq__rans_flow *f)
 {
     lq__bits bits = {f->raw, 0, 0};
     uint64_t bad = 0;
@@ -5883,7 +5858,7 @@ LQ__TARGET_AVX512 LQ__STATIC int lq__rans_scan_avx512(const lq_tables *tables,
 }
 
 /* One raw bit a token is a mask; other rows go as they do in AVX2. */
-LQ__TARGET_AVX512 LQ__STATIC void lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow *f)
+LQ__STATIC_512 void lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow *f)
 {
     size_t position = 0;
     size_t i;
@@ -5920,20 +5895,19 @@ static const lq__rans_kernels lq__rans_of_level[3] = {
 };
 
 /* ---- streams and batches ----
-   bytes  ceil(lanes / 2)        octave o = floor(log2 hi) of each lane's first state, low nibble
-          first ceil(sum of o / 8)     hi without its leading one, o bits a lane, lowest first,
-          zero padded 2 * lanes              lo of each lane's first state
-          2 each                 the words that the steps take: row, half row, lane ascending
-          rest                   the raw section beyond its payload, zero padded
-   The raw section: the raw bits of every row and token, then the escapes (lq__escape_put), both
-   row by row. Its first bits, the payload, are the states with which the encoder starts: for each
-   lane 4 bits of octave, so many bits of hi below its leading one, and 16 bits of lo; zeros where
-   the section is shorter. A decoder finds them in the final states, so that they cost nothing:
-   first and final states
-   follow the same law (hi is as likely in each octave), hence a stream pays for neither. */
-#define LQ__PAYLOAD_BYTES 144 /* at most 35 bits a lane, and a read beyond */
-#define LQ__RAW_BYTES(rows) \
-    ((rows)*248 + LQ__PAYLOAD_BYTES + 16) /* 31 bits a value, a put beyond */
+   bytes  ceil(lanes / 2)     octave o = floor(log2 hi) of each lane's first state, low nibble first
+          ceil(sum of o / 8)  hi without its leading one, o bits a lane, lowest first, zero padded
+          2 * lanes           lo of each lane's first state
+          2 each              the words that the steps take: row, half row, lane ascending
+          rest                the raw section beyond its payload, zero padded
+   The raw section: the raw bits of every row and token, then the escapes (lq__escape_put), both row
+   by row. Its first bits, the payload, are the states with which the encoder starts: for each lane
+   4 bits of octave, so many bits of hi below its leading one, and 16 bits of lo; zeros where the
+   section is shorter. A decoder finds them in the final states, so that they cost nothing: first
+   and final states follow the same law (hi is as likely in each octave), hence a stream pays for
+   neither. */
+#define LQ__PAYLOAD_BYTES 144u /* at most 35 bits a lane, and a read beyond */
+#define LQ__RAW_BYTES(rows) ((rows)*248 + LQ__PAYLOAD_BYTES + 16) /* 31 bits a value, one put */
 
 LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens)
 {
@@ -5989,16 +5963,12 @@ LQ__STATIC int lq__flow_init(lq__rans_flow *f, const lq_rans_page *page)
     return LQ_OK;
 }
 
-/* The lanes' first states, from the payload. */
+/* The lanes' first states, from the payload; zeros behind a short raw section. */
 LQ__STATIC void lq__encode_begin(lq__rans_flow *f)
 {
-    size_t used = (f->raw_bits + 7) / 8;
     size_t position = 0;
     uint32_t l;
-    if (f->raw_bits & 7) {
-        f->raw[used - 1] &= (uint8_t)((1u << (f->raw_bits & 7)) - 1);
-    }
-    memset(f->raw + used, 0, LQ__PAYLOAD_BYTES);
+    memset(f->raw + (f->raw_bits + 7) / 8, 0, LQ__PAYLOAD_BYTES);
     for (l = 0; l < LQ__LANES; l++) {
         uint32_t octave = l < f->lanes ? (uint32_t)lq__bits_get(f->raw, &position, 4) : 0;
         f->hi[l] = (uint16_t)(1u << octave | lq__bits_get(f->raw, &position, octave));
@@ -6025,7 +5995,7 @@ LQ__STATIC int lq__encode_end(const lq__rans_flow *f, lq_rans_page *page)
     bits.buffer = 0;
     bits.count = 0;
     for (l = 0; l < f->lanes; l++) {
-        uint32_t octave = lq__log2_floor(f->hi[l]);
+        uint32_t octave = lq__octave(f->hi[l]);
         head[l / 2] = (uint8_t)(head[l / 2] | octave << 4 * (l & 1));
         lq__bits_put(&bits, f->hi[l] - (1u << octave), octave);
     }
@@ -6041,11 +6011,12 @@ LQ__STATIC int lq__encode_end(const lq__rans_flow *f, lq_rans_page *page)
     }
     dst += 2 * (size_t)f->lanes;
     memcpy(dst, f->words, words);
-    for (i = 0; rest - i >= 8; i += 7) {
-        lq__store64(dst + words + i, lq__bits_get(f->raw, &position, 56));
+    dst += words;
+    for (i = 0; i + 4 <= rest; i += 4) {
+        lq__store32(dst + i, (uint32_t)lq__bits_get(f->raw, &position, 32));
     }
     for (; i < rest; i++) {
-        dst[words + i] = (uint8_t)lq__bits_get(f->raw, &position, 8);
+        dst[i] = (uint8_t)lq__bits_get(f->raw, &position, 8);
     }
     page->written = size + 2 * (size_t)f->lanes + words + rest;
     return LQ_OK;
@@ -6101,17 +6072,17 @@ LQ__STATIC size_t lq__raw_collect(lq__rans_flow *f, size_t rest, size_t need)
     bits.buffer = 0;
     bits.count = 0;
     for (l = 0; l < f->lanes; l++) {
-        uint32_t octave = lq__log2_floor(f->hi[l]);
-        uint64_t mantissa = f->hi[l] - (1u << octave);
-        lq__bits_put(&bits, octave | mantissa << 4 | (uint64_t)f->lo[l] << (4 + octave),
-                     20 + octave);
+        uint32_t octave = lq__octave(f->hi[l]);
+        uint32_t state = octave | (f->hi[l] - (1u << octave)) << 4;
+        lq__bits_put(&bits, state | (uint64_t)f->lo[l] << (4 + octave), 20 + octave);
     }
-    for (i = 0; rest - i >= 8; i += 7) { /* 56 bits at a time */
-        lq__bits_put(&bits, lq__load64(f->at + i) & 0xffffffffffffffu, 56);
+    for (i = 0; i + 4 <= rest; i += 4) {
+        lq__bits_put(&bits, lq__load32(f->at + i), 32);
     }
     for (; i < rest; i++) {
         lq__bits_put(&bits, f->at[i], 8);
     }
+    lq__store64(bits.at, bits.buffer);
     total = 8 * (size_t)(bits.at - f->raw) + bits.count;
     used = (total + 7) / 8;
     memset(f->raw + used, 0, (need > used ? need - used : 0) + 8);
@@ -6142,7 +6113,7 @@ LQ__STATIC int lq__decode_end(const lq__rans_kernels *kernels, const lq_rans_pla
         return LQ_E_DATA;
     }
     for (; f->raw_bits < total; f->raw_bits++) {
-        bad |= f->raw[f->raw_bits >> 3] >> (f->raw_bits & 7) & 1;
+        bad |= f->raw[f->raw_bits >> 3] >> (f->raw_bits & 7) & 1u;
     }
     return bad ? LQ_E_DATA : LQ_OK;
 }
@@ -6267,6 +6238,7 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     }
     return result;
 }
+
 /* ================================================================================================
    >>profile   geometry, the fixed-point front, fitting, the profile's file form
    ============================================================================================== */
@@ -6714,7 +6686,8 @@ LQ__STATIC uint64_t lq__mul_wide(uint64_t *high, uint64_t a, uint64_t b)
 }
 
 /* q16 of 16 log2 of a row's standard deviation in steps; INT32_MIN if that is 0. The variance is
-   (n sum(v^2) - sum(v)^2) / n^2, exact in 128 bits: a mean of many steps cancels without a trace. */
+   (n sum(v^2) - sum(v)^2) / n^2, exact in 128 bits: a mean of many steps cancels without a trace.
+   */
 LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
 {
     uint64_t sum = (uint64_t)(fit->sum[row] < 0 ? -fit->sum[row] : fit->sum[row]);
@@ -10173,9 +10146,15 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__FREQ_NARROW
 #undef LQ__BY_COSET
 #undef LQ__BY_PARITY
+#undef LQ__BY_BOTH
 #undef LQ__KEEP_IN_REGISTER
 #undef LQ__OPAQUE
-#undef LQ__OWN_FRAME
+#undef LQ__INLINE_256
+#undef LQ__INLINE_512
+#undef LQ__STATIC_256
+#undef LQ__STATIC_512
+#undef LQ__FRAME_256
+#undef LQ__FRAME_512
 #undef LQ__HIDE_CONSTANT
 #undef LQ__ROW_BYTES
 #undef LQ__EACH_OF_8

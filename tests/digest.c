@@ -1,4 +1,4 @@
-/* cc -O2 tests/digest.c -o digest && ./digest [SIMD level]    One digest of all that the encoder
+/* cc -std=c99 -O2 tests/digest.c -o digest && ./digest [SIMD level]    One digest of all that the encoder
    makes: run.sh compares it over compilers, flags, levels and machines with golden/digest.txt. */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"

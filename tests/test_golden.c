@@ -1,4 +1,4 @@
-/* cc -O2 tests/test_golden.c -o test_golden -lm    Streams that may not change, from the root:
+/* cc -std=c99 -O2 tests/test_golden.c -o test_golden -lm    Streams that may not change, from the root:
      golden/hashes.txt   length, XXH32 and BLAKE2s-128 of what the encoder makes (golden.h), at all
      levels golden/NAME.lqa     archives of released formats, which must stay decodable
      golden/NAME.f16     what tokens of them decode to

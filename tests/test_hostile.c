@@ -1,4 +1,4 @@
-/* cc -O2 -fsanitize=address,undefined tests/test_hostile.c -o test_hostile && ./test_hostile
+/* cc -std=c99 -O2 -fsanitize=address,undefined tests/test_hostile.c -o test_hostile && ./test_hostile
    [mutations] Mutated archives, profiles and pages. Half of them get their checksums mended, so
    that the decoders behind see them; every buffer has its exact size. Nothing may crash, and
    errors leave no object. */

@@ -1,4 +1,4 @@
-/* cc -O2 tests/test_lm.c -o test_lm -lm -lpthread    Tests of examples/lm.c. */
+/* cc -std=c99 -O2 tests/test_lm.c -o test_lm -lm -lpthread    Tests of examples/lm.c. */
 
 /* test_lm DIR [MODEL.gguf [TEXT]]: works in DIR, which must exist, on tiny random models of its
    own; with SmolLM2-135M-Instruct (Q4_1) and tests/data/lm-golden.txt it also checks the numbers

@@ -1,4 +1,4 @@
-/* cc -O2 tests/test_pack.c -o test_pack -lm    lq_archive_pack and lq_archive_unpack on the
+/* cc -std=c99 -O2 tests/test_pack.c -o test_pack -lm    lq_archive_pack and lq_archive_unpack on the
    sample, and the figures that the README states. `test_pack quick` looks at fewer ranges. Runs
    from the root. */
 #define LATTICEQUANT_IMPLEMENTATION

@@ -1,4 +1,4 @@
-/* cc -O2 tests/test_page.c -o test_page -lm    The page codec: `test_page quick` makes fewer
+/* cc -std=c99 -O2 tests/test_page.c -o test_page -lm    The page codec: `test_page quick` makes fewer
 cases. */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"

@@ -1,4 +1,4 @@
-/* cc -O2 tests/test_profile.c -o test_profile -lm    Profiles: geometry, fitting against double,
+/* cc -std=c99 -O2 tests/test_profile.c -o test_profile -lm    Profiles: geometry, fitting against double,
    the file form and hostile files. `test_profile quick` mutates less. */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"

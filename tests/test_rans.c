@@ -1,4 +1,4 @@
-/* cc -O2 tests/test_rans.c -o test_rans -lm    Tests of >>rans; `test_rans quick` skips the long
+/* cc -std=c99 -O2 tests/test_rans.c -o test_rans -lm    Tests of >>rans; `test_rans quick` skips the long
 sweeps. */
 #define LQ__KEEP_INTERNALS
 #define LATTICEQUANT_IMPLEMENTATION

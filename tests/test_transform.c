@@ -1,4 +1,4 @@
-/* cc -O2 tests/test_transform.c -o test_transform -lm    Half floats, Hadamard, RoPE and centring
+/* cc -std=c99 -O2 tests/test_transform.c -o test_transform -lm    Half floats, Hadamard, RoPE and centring
    against double. `test_transform quick` sweeps fewer numbers. */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"

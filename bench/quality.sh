@@ -12,6 +12,7 @@
 #   CODECS="..."     other codecs          LONG=0        leave the long passage out
 #   OUT=DIR          default .cache/quality
 #   CC, CFLAGS       default cc, -O3 -march=native
+# sh bench/quality.sh fetch    gets the model and prints its path.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -83,6 +84,7 @@ run_text()
 # One row a codec, one column of KLD and one of perplexity a run.
 make_table()
 {
+    # shellcheck disable=SC2086
     awk '
     function value(key,    at, rest) {
         at = index($0, "\"" key "\":")
@@ -151,6 +153,10 @@ flags=${CFLAGS:--O3 -march=native}
 "$compiler" $flags bench/plot.c -o "$cache/plot" -lm || stop "bench/plot.c: no build"
 model=${MODEL:-}
 [ -n "$model" ] || get_model
+if [ "${1:-}" = fetch ]; then
+    echo "$model"
+    exit 0
+fi
 [ -f "$model" ] || stop "$model: no such model"
 
 runs=

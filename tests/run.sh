@@ -89,8 +89,8 @@ program() {
     shift
     "$@" >"$tmp/out.$job" 2>"$tmp/err.$job"
     status=$?
-    sums=$(sed -n 's/^/ /; s/^.*[^0-9]\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$tmp/out.$job" |
-        tail -1)
+    sums=$(sed -n 's/^/ /; s/^.*[^0-9]\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' \
+        "$tmp/out.$job" | tail -1)
     if [ "$status" -ne 0 ]; then
         tail -15 "$tmp/out.$job"
         head -40 "$tmp/err.$job"

@@ -408,6 +408,7 @@ static int decode(const setup *s, const pages *p, void **slices, int type, size_
     uint8_t *workspace = (uint8_t *)source_alloc(workspace_bytes);
     lq_vectors_out out;
     int status;
+    memset(workspace, 0x7f, workspace_bytes); /* what another call may have left there */
     out.slices = slices;
     out.token_stride = stride;
     out.type = type;

@@ -7610,6 +7610,9 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
     if (body != tokens * (token_bytes + c->lead)) {
         return LQ_E_DATA;
     }
+    if (tokens < LQ__TOKENS) { /* the inverse basis runs on all columns */
+        memset(w->rows, 0, LQ__TOKENS * c->dims * 4);
+    }
     for (t = 0; t < tokens; t++) {
         for (i = 0; i < c->dims; i += 64) {
             size_t n = LQ__MIN(c->dims - i, 64);

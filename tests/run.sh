@@ -274,7 +274,7 @@ job_readme() {
         /^```c$/ { n++; on = 1; next }
         /^```/ { on = 0 }
         on { print > (to n ".c") }' README.md
-    for file in "$tmp"/work/readme*.c; do
+    for file in "$tmp"/tree/readme*.c; do
         if [ -f "$file" ] && grep -q 'int main' "$file"; then
             build "README $(basename "$file")" $gcc -std=c99 -O2 -Wall -Wextra -Werror -I. "$file" \
                 -o "${file%.c}" -lm -lpthread &&

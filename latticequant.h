@@ -1211,6 +1211,12 @@ LQ__INLINE int lq__add_ok(size_t *r, size_t a, size_t b)
     return *r >= a;
 }
 
+/* Up to a multiple of 64: parts of a workspace lie so. */
+LQ__INLINE size_t lq__align64(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
 /* ---- integer mathematics: the same result on every CPU, compiler and flag set ---- */
 LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
 {
@@ -5919,32 +5925,26 @@ LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens)
            (31 * rows * tokens + 7) / 8;
 }
 
-/* Parts of the workspace, each a multiple of 64 bytes. */
-LQ__INLINE size_t lq__rans_align(size_t n)
-{
-    return (n + 63) & ~(size_t)63;
-}
-
 LQ__STATIC size_t lq__encode_flow_bytes(size_t rows)
 {
-    return 2 * lq__rans_align(rows * 8) + rows * 128 + 64 + lq__rans_align(LQ__RAW_BYTES(rows));
+    return 2 * lq__align64(rows * 8) + rows * 128 + 64 + lq__align64(LQ__RAW_BYTES(rows));
 }
 
 LQ__STATIC size_t lq__decode_flow_bytes(size_t rows)
 {
-    return lq__rans_align(rows * 8) + LQ__TAIL;
+    return lq__align64(rows * 8) + LQ__TAIL;
 }
 
 LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
 {
-    size_t flow = lq__rans_align(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    size_t flow = lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
     size_t encode = LQ__MIN(page_count, LQ__FLIGHT_ENCODE);
     size_t decode = LQ__MIN(page_count, LQ__FLIGHT);
     if (rows == 0 || rows > LQ_RANS_ROWS_MAX / 8 * 9) {
         return 0;
     }
     encode *= lq__encode_flow_bytes(rows);
-    decode = decode * lq__decode_flow_bytes(rows) + lq__rans_align(LQ__RAW_BYTES(rows));
+    decode = decode * lq__decode_flow_bytes(rows) + lq__align64(LQ__RAW_BYTES(rows));
     return 63 + flow + LQ__MAX(encode, decode);
 }
 
@@ -6162,12 +6162,12 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     for (i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT_ENCODE];
         size_t n = 0;
-        at = (uint8_t *)flows + lq__rans_align(sizeof(lq__rans_flow) * LQ__FLIGHT);
+        at = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
         for (; i < page_count && n < LQ__FLIGHT_ENCODE; i++) {
             lq__rans_flow *f = &flows[n];
             f->escape = (uint64_t *)(void *)at;
-            f->parity = (uint64_t *)(void *)(at + lq__rans_align(plan->rows * 8));
-            f->words_end = at + 2 * lq__rans_align(plan->rows * 8) + plan->rows * 128;
+            f->parity = (uint64_t *)(void *)(at + lq__align64(plan->rows * 8));
+            f->words_end = at + 2 * lq__align64(plan->rows * 8) + plan->rows * 128;
             f->words = f->words_end;
             f->raw = f->words_end + 64;
             pages[i].written = 0;
@@ -6209,15 +6209,15 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
         return LQ_E_SPACE;
     }
     flows = (lq__rans_flow *)(void *)at;
-    raw = at + lq__rans_align(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    raw = at + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
     for (i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT];
         size_t n = 0;
-        at = raw + lq__rans_align(LQ__RAW_BYTES(plan->rows));
+        at = raw + lq__align64(LQ__RAW_BYTES(plan->rows));
         for (; i < page_count && n < LQ__FLIGHT; i++) {
             lq__rans_flow *f = &flows[n];
             f->escape = (uint64_t *)(void *)at;
-            f->tail = at + lq__rans_align(plan->rows * 8);
+            f->tail = at + lq__align64(plan->rows * 8);
             f->raw = raw;
             pages[i].status = lq__flow_init(f, &pages[i]);
             if (!pages[i].status) {
@@ -7068,11 +7068,6 @@ LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
     }
     return d->page == LQ_PAGE_CODED && d->tables && !d->bits && lq_lattice_dims(d->quantizer) ? rows
                                                                                               : 0;
-}
-
-LQ__INLINE size_t lq__align64(size_t n)
-{
-    return (n + 63) & ~(size_t)63;
 }
 
 LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)

@@ -35,7 +35,9 @@
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
      >>rans              tables, plan, encode, decode
      >>profile           geometry, the fixed-point front, fitting, the file form
+     >>calibrate         eigenvectors; the Karhunen-Loeve basis of a group
      >>page              the page codec
+     >>bits              rate control: bits and errors of a step, groups that share bits
      >>archive           many pages in one file
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
@@ -327,8 +329,8 @@ enum { LQ_PAGE_RAW = 1, LQ_PAGE_FIXED = 2, LQ_PAGE_CODED = 3 };
    1.75 bits, worse above 2.6. */
 enum { LQ_Z = 1, LQ_D4 = 2, LQ_E8 = 3, LQ_E8_RELAXED = 4 };
 
-/* Bases of a profile. */
-enum { LQ_BASIS_IDENTITY = 1, LQ_BASIS_HADAMARD = 2 };
+/* Bases of a profile. LQ_BASIS_DENSE is a matrix over all slices of the group (lq_klt_*). */
+enum { LQ_BASIS_IDENTITY = 1, LQ_BASIS_HADAMARD = 2, LQ_BASIS_DENSE = 3 };
 
 /* Pairing of RoPE: (i, i + rotary_dims / 2) or (2i, 2i + 1). */
 enum { LQ_ROPE_HALF = 1, LQ_ROPE_ADJACENT = 2 };
@@ -377,11 +379,38 @@ typedef struct lq_slice {
     uint32_t dims;
 } lq_slice;
 
+/* A dense basis, as lq_profile_load makes it from a profile's file form; private but for the first
+   four. Vectors are centred, then coefficient i is row i of `forward` times the vector of all
+   slices; a vector is `inverse` times the coefficients. Rows have a norm below 2^15 and an exponent.
+     hash        of the file form it came from: names it
+     rank        coefficients, at most dims, of falling variance */
+typedef struct lq_basis {
+    uint8_t hash[16];
+    uint32_t dims;
+    uint32_t slice_count;
+    uint32_t rank;
+    uint32_t stream;
+    uint32_t encodes; /* 0: the file form left the metric out, so it only decodes */
+    int32_t center_exponent;
+    uint32_t forward_stride;
+    uint32_t inverse_stride;
+    const uint16_t *slice_dims;   /* (slice_count) */
+    const int8_t *slice_exponent; /* (slice_count) K: a slice's unit is 2^exponent */
+    const int16_t *center;        /* (dims) in slice units, times 2^center_exponent */
+    const int16_t *forward;       /* (rank, forward_stride) */
+    const int16_t *inverse;       /* (dims, inverse_stride) */
+    const int8_t *forward_exponent;
+    const int8_t *inverse_exponent;
+    const int16_t *sigma; /* (rank) as calibrated, in the units of lq_profile */
+} lq_basis;
+
 /* A profile: what the coder knows of a group's coefficients. Arrays lie in the caller's memory.
    Rows are the V gains first (slice_count rows when stream is LQ_V), then the coefficients.
-     mean    in units of 2^mean_exponent; gains: in quarter octaves
-     sigma   16 * log2 of the standard deviation; gains: of the gain in quarter octaves;
-             LQ_SIGMA_DEAD marks a coefficient that is never coded */
+     mean        in units of 2^mean_exponent; gains: in quarter octaves
+     sigma       16 * log2 of the standard deviation; gains: of the gain in quarter octaves;
+                 LQ_SIGMA_DEAD marks a coefficient that is never coded
+     dense       the basis, where that is LQ_BASIS_DENSE and the profile holds it; else NULL
+     basis_hash  name of the dense basis: a refit names the basis it was fitted in */
 #define LQ_SIGMA_DEAD (-32768)
 typedef struct lq_profile {
     uint32_t stream;
@@ -391,6 +420,8 @@ typedef struct lq_profile {
     int32_t mean_exponent;
     int16_t *mean;
     int16_t *sigma;
+    const lq_basis *dense;
+    uint8_t basis_hash[16];
 } lq_profile;
 
 /* ================================================================================================
@@ -568,13 +599,16 @@ LQ_API LQ_MUST int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *p
      stream       LQ_K or LQ_V
      slice_count  1 .. 4096; slice_dims (slice_count), their sum at most 8192
      rope         RoPE to undo before coding (every slice has at least rotary_dims dims); NULL: none
-     basis        LQ_BASIS_IDENTITY (default 0) or LQ_BASIS_HADAMARD, per slice */
+     basis        LQ_BASIS_IDENTITY (default 0) or LQ_BASIS_HADAMARD, per slice; or LQ_BASIS_DENSE
+     dense        the basis where that is LQ_BASIS_DENSE, of these dims, slices and stream; else
+                  NULL. Steps are then in the basis' own unit (lq_klt_desc) */
 typedef struct lq_geometry {
     uint32_t stream;
     uint32_t basis;
     uint32_t slice_count;
     const uint32_t *slice_dims;
     const lq_rope *rope;
+    const lq_basis *dense;
 } lq_geometry;
 
 /* Rows of a profile: slice_count gains (V only) and then the coefficients; 0 if not valid. */
@@ -591,12 +625,14 @@ LQ_API LQ_MUST int lq_profile_init(lq_profile *profile, void *mem, size_t mem_by
                                    const lq_geometry *geometry, float sigma);
 
 /* The file form (>>manual): lq_profile_save_bound bytes at most; the same profile gives the same
-   bytes. load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (*rows tells what is needed;
-   mem may be NULL then). Safe for untrusted input. */
+   bytes. Of a profile in a dense basis it holds the basis' name; lq_klt_profile writes the basis.
+   load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (mem may be NULL then). *needed
+   tells the memory that it takes: of a dense basis about 4 bytes for rank * dims. Safe for
+   untrusted input. */
 LQ_API size_t lq_profile_save_bound(size_t rows);
 LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
                                    const lq_profile *profile);
-LQ_API LQ_MUST int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *rows,
+LQ_API LQ_MUST int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *needed,
                                    const uint8_t *src, size_t src_bytes);
 
 /* Fits means and standard deviations to a sequence, in integer sums: any order of the same tokens
@@ -628,8 +664,126 @@ LQ_API LQ_MUST int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_posit
 LQ_API LQ_MUST int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem,
                                   size_t mem_bytes);
 
-/* Whether a refit pays after `pages` pages: at 1, 2, 4, 8, ... */
+/* Whether a refit is due after `pages` pages: at 1, 2, 4, 8, ... */
 LQ_API int lq_fit_due(uint64_t pages);
+
+/* Whether a refit to the tokens so far would save more bits on `tokens` like them, at the fit's
+   step, than its file form and a run of an archive take. profile: the one in use, in the fit's
+   basis. LQ_E_ARG. */
+LQ_API LQ_MUST int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *profile,
+                               uint64_t tokens);
+
+/* ---- calibration: the Karhunen-Loeve basis of a group ---- */
+/* One pass over samples of a group's K or V, and of the queries that read K, gives a profile with
+   a dense basis: the eigenbasis of the covariance over all slices of the group, K's in the metric
+   of the queries. It belongs to the model: calibrate once, on mixed text, without the sinks.
+   Floats: the same in one build, not across compilers; the profile that comes out is exact. */
+typedef struct lq_klt {
+    lq_geometry geometry;
+    uint64_t tokens;   /* fitted to */
+    uint64_t held_out; /* every eighth block of 64: they judge the basis, then join in the fit */
+    uint64_t queries;
+    uint64_t blocks;
+    float *center;      /* (dims) provisional: the mean of the first block */
+    float *sum[2];      /* (dims) of fitted and of held-out tokens */
+    float *products[2]; /* (dims, dims), j <= i */
+    float *gain_sum;    /* (slice_count, 2) V: sums of the gain and its square */
+    float *energy;      /* (slice_count) K: sum of squares */
+    float *metric;      /* of each slice (dims, dims): sum of q q' of the queries that read it */
+} lq_klt;
+
+/* Memory: about 8 bytes for dims^2. 0 if the geometry is not valid (its basis does not count). */
+LQ_API size_t lq_klt_bytes(const lq_geometry *geometry);
+
+/* Starts a fit. geometry and what it points to must outlive it. LQ_E_ARG, LQ_E_SPACE. */
+LQ_API LQ_MUST int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes,
+                               const lq_geometry *geometry);
+
+/* Workspace of lq_klt_add and lq_klt_add_queries. */
+LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry);
+
+/* Adds tokens: K as it comes out of the model (the geometry's rope is undone here), or V.
+   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40; then nothing was added. */
+LQ_API LQ_MUST int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
+                              size_t tokens, void *workspace, size_t workspace_bytes);
+
+/* Adds queries (after RoPE, as K): K's error is then weighed as the logits see it, averaged over
+   distances from 1 to 1024 where the geometry has a rope.
+     queries  slices[h] are the vectors of query head h, of the dims of the slice that it reads
+     reads    (heads) the slice of each query head
+   Errors as lq_klt_add; LQ_E_ARG also for a group of V. */
+LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, const uint32_t *reads,
+                                      size_t heads, const lq_positions *positions, size_t tokens,
+                                      void *workspace, size_t workspace_bytes);
+
+/* How a profile is made.
+     step       the finest step that it is to serve: sets the rank and the precision of the basis;
+                default 0 means 0.1
+     beta       exponent of the query metric, at most 1; default 0 means 0.5; negative: no metric
+     absolute   K: 0 (default): steps are relative to the slice's root mean square, so that one step
+                suits all groups; 1: steps are in K's own unit
+     tolerance  what rounding the basis may add to the step's error; default 0 means 0.02 */
+typedef struct lq_klt_desc {
+    float step;
+    float beta;
+    int absolute;
+    float tolerance;
+} lq_klt_desc;
+
+/* What came out. Bits are expected bits an element at `step`, on the held-out tokens.
+     shrinkage     weight of the covariance's diagonal, 1: channels are better than any rotation
+     basis_loss    error of the rounded basis over step^2 / 12, expected */
+typedef struct lq_klt_report {
+    uint32_t rank;
+    float shrinkage;
+    float channel_bits;
+    float basis_bits;
+    float basis_loss;
+} lq_klt_report;
+
+LQ_API size_t lq_klt_profile_bound(const lq_klt *klt);
+LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt);
+
+/* Writes the profile's file form; lq_profile_load makes it usable. report may be NULL.
+   LQ_E_ARG: fewer than 64 tokens, a descriptor that is not valid; LQ_E_SPACE; LQ_E_INTERNAL: the
+   eigenvalues did not converge. Takes in the order of dims^3 operations. */
+LQ_API LQ_MUST int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes,
+                                  size_t *written, const lq_klt_desc *desc, lq_klt_report *report,
+                                  void *workspace, size_t workspace_bytes);
+
+/* ---- rate control ---- */
+/* What coded pages of a profile cost and lose at a step, expected of Gaussian coefficients.
+     bits    a token of the group: coefficients and gains, pages' headers not
+     error   its squared error, summed over the coefficients, in the unit of the step */
+typedef struct lq_rate {
+    double bits;
+    double error;
+} lq_rate;
+
+/* LQ_E_ARG: not valid. Z only: lattices lose 0.1 bit less for the same error. */
+LQ_API LQ_MUST int lq_rate_of(lq_rate *rate, const lq_tables *tables, const lq_profile *profile,
+                              float step);
+
+/* A group that shares bits with others.
+     profile  its profile
+     weight   what a unit of its squared error does to the total error: 1 where steps are relative,
+              or as measured
+     step     out: its step
+     rate     out: what it costs and loses */
+typedef struct lq_rate_group {
+    const lq_profile *profile;
+    double weight;
+    float step;
+    lq_rate rate;
+} lq_rate_group;
+
+enum { LQ_RATE_BITS = 1, LQ_RATE_ERROR = 2 };
+
+/* Steps of all groups such that the slope of weighted error against bits is the same everywhere,
+   and the sum of their bits (LQ_RATE_BITS) a token, or of their weighted errors (LQ_RATE_ERROR), is
+   `target` or just below. LQ_E_ARG; LQ_E_RANGE: no step from 2^-20 to 2^20 reaches it. */
+LQ_API LQ_MUST int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *tables,
+                                 int kind, double target);
 
 /* ---- pages ---- */
 /* A codec turns up to 64 tokens of one group at a time into a page and back.
@@ -1052,7 +1206,13 @@ LQ_API LQ_MUST int lq_archive_page(const lq_archive_reader *reader, const lq_pag
      profile      default NULL: fitted to these tokens and stored with them, basis as geometry says
      profile_id   id in the archive of `profile`, where that is not NULL
      refit        1: as a stream would, with a new fit after 1, 2, 4, 8, ... pages, each of the
-                  tokens so far; default 0: one fit of all of them */
+                  tokens so far (with a profile in a dense basis: of its deviations, and only where
+                  that pays); default 0: one fit of all of them, or `profile` as it is
+     calibrate    1: fits a dense basis to these tokens, and stores and uses it where all bytes
+                  together become fewer; without `profile` and refit only. Takes the memory and
+                  time of lq_klt_profile. K keeps its own unit. Default 0
+     queries      calibrate, K: the tokens' queries, as lq_klt_add_queries takes them: `query_heads`
+                  of them, which read slices `reads`; default NULL */
 typedef struct lq_archive_pack_desc {
     const lq_tables *tables;
     lq_geometry geometry;
@@ -1067,6 +1227,10 @@ typedef struct lq_archive_pack_desc {
     const lq_profile *profile;
     uint32_t profile_id;
     int refit;
+    int calibrate;
+    const lq_vectors *queries;
+    const uint32_t *reads;
+    size_t query_heads;
 } lq_archive_pack_desc;
 
 /* Workspace of lq_archive_pack; 0 if the descriptor is not valid. */
@@ -1082,13 +1246,16 @@ LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_p
 /* How lq_archive_unpack reads.
      tables         from lq_tables_init
      profile        file form of an external profile, profile_bytes long: used where a run names its
-                    hash; default NULL */
+                    hash; default NULL
+     calibrated     a loaded profile with a dense basis: used where a run names its hash, or a refit
+                    of it; default NULL */
 typedef struct lq_archive_unpack_desc {
     const lq_tables *tables;
     uint32_t group;
     uint64_t sequence;
     const uint8_t *profile;
     size_t profile_bytes;
+    const lq_profile *calibrated;
 } lq_archive_unpack_desc;
 
 /* Workspace for any range of a group; 0 if there is no such group. */
@@ -1141,7 +1308,7 @@ LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
 #define LQ__TARGET_AVX2 __attribute__((target("avx2,f16c,popcnt,bmi,bmi2")))
 #define LQ__TARGET_AVX512                                                                 \
     __attribute__((target("avx2,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
-                          "avx512vbmi,avx512vbmi2")))
+                          "avx512vbmi,avx512vbmi2,avx512vnni")))
 #else
 #define LQ__X86 0
 #endif
@@ -1475,6 +1642,11 @@ typedef struct lq__row_kernels {
     void (*rope_floats)(float *, float *, const float *, const float *);
     void (*store_row)(uint8_t *, const float *, size_t, int);
     void (*butterfly)(float *, size_t);
+    void (*product)(int32_t *, const int16_t *, size_t, size_t, const int16_t *, size_t);
+    void (*energy_rows)(uint64_t *, const int32_t *, size_t, int);
+    void (*pair_rows)(int16_t *, const int32_t *, size_t, const uint8_t *);
+    void (*shift_rows)(int32_t *, size_t, const uint8_t *, const int8_t *);
+    void (*center_floats)(float *, const int32_t *, const float *, const float *, float, float);
 } lq__row_kernels;
 
 static const lq__row_kernels *lq__rows_of_level(void);
@@ -2034,6 +2206,108 @@ static void lq__store_row_c(uint8_t *dst, const float *src, size_t count, int ty
         lq__element_store(dst, i, type, src[i]);
     }
 }
+
+#define LQ__SHIFTED_MAX (1 << 27) /* lq__shift_rows clamps to it */
+
+/* ---- integer products of a page: the C code ---- */
+/* dst = matrix times x. dst (rows, 64); matrix (rows, stride) of which columns count; pairs
+   (ceil(columns / 2), 64, 2): pair p, token t has rows 2p and 2p + 1 of x. Odd columns: one zero
+   more in the matrix row and in x. Any alignment; rows and columns in 1 .. 8192.
+   No sum overflows: a matrix row m has |m| <= 2^15, a column x has |x| < 2^16, and over any set S
+   of indices |sum of m_i x_i| <= |m_S| |x_S| <= |m| |x| < 2^31 (Cauchy-Schwarz). Every partial sum
+   of every order of summation is such a sum, a pair's sum too: any order gives the same bits.
+   Beyond the bound all variants still agree: they wrap modulo 2^32. */
+LQ__STATIC void lq__product_c(int32_t *dst, const int16_t *matrix, size_t stride, size_t rows,
+                              const int16_t *pairs, size_t columns)
+{
+    uint32_t sum[LQ__TOKENS];
+    size_t r;
+    size_t i;
+    size_t t;
+    for (r = 0; r < rows; r++) {
+        const int16_t *m = matrix + r * stride;
+        memset(sum, 0, sizeof sum);
+        for (i = 0; i < columns; i += 2) {
+            const int16_t *x = pairs + i * LQ__TOKENS;
+            int32_t m0 = m[i];
+            int32_t m1 = m[i + 1];
+            for (t = 0; t < LQ__TOKENS; t++) {
+                sum[t] += (uint32_t)(m0 * x[2 * t]) + (uint32_t)(m1 * x[2 * t + 1]);
+            }
+        }
+        memcpy(dst + r * LQ__TOKENS, sum, sizeof sum);
+    }
+}
+
+/* energy[t] += sum of (row[t] >> shift)^2 over count rows. energy (64); rows (count, 64).
+   |row >> shift| < 2^24 and count <= 8192: the sum is below 2^61. */
+LQ__STATIC void lq__energy_rows_c(uint64_t *energy, const int32_t *rows, size_t count, int shift)
+{
+    size_t r;
+    size_t t;
+    for (r = 0; r < count; r++) {
+        for (t = 0; t < LQ__TOKENS; t++) {
+            int64_t v = rows[r * LQ__TOKENS + t] >> shift;
+            energy[t] += (uint64_t)(v * v);
+        }
+    }
+}
+
+/* (v + 2^(shift-1)) >> shift, half up; v itself for shift 0. The bit below the cut is what the half
+   would carry, so nothing overflows. */
+LQ__INLINE int32_t lq__shift_half_up(int32_t v, uint32_t shift)
+{
+    return shift ? (v >> shift) + (v >> (shift - 1) & 1) : v;
+}
+
+/* Rows of int32 to pairs of int16, as lq__product_c takes them: rounded by shift[t] in 0 .. 30,
+   saturated to +-32767. pairs (ceil(count / 2), 64, 2); rows (count, 64); shift (64). The partner
+   that an odd count lacks is 0. */
+LQ__STATIC void lq__pair_rows_c(int16_t *pairs, const int32_t *rows, size_t count,
+                                const uint8_t *shift)
+{
+    size_t r;
+    size_t t;
+    for (r = 0; r < count + (count & 1); r++) {
+        int16_t *dst = pairs + (r / 2 * LQ__TOKENS) * 2 + (r & 1);
+        for (t = 0; t < LQ__TOKENS; t++) {
+            int32_t v = r < count ? lq__shift_half_up(rows[r * LQ__TOKENS + t], shift[t]) : 0;
+            v = LQ__MIN(v, 32767);
+            dst[2 * t] = (int16_t)LQ__MAX(v, -32767);
+        }
+    }
+}
+
+/* rows *= 2^s, s = up[t] + row_exponent[r] in -40 .. 40: rounded half up, clamped to +-2^27. rows
+   (count, 64), up (64), row_exponent (count). Beyond +-40 as at +-40: all is 0 or at the clamp. */
+LQ__STATIC void lq__shift_rows_c(int32_t *rows, size_t count, const uint8_t *up,
+                                 const int8_t *row_exponent)
+{
+    size_t r;
+    size_t t;
+    for (r = 0; r < count; r++) {
+        for (t = 0; t < LQ__TOKENS; t++) {
+            int64_t v = rows[r * LQ__TOKENS + t];
+            int32_t s = up[t] + row_exponent[r];
+            s = LQ__MIN(s, 31); /* from 28 on every v but 0 is clamped */
+            s = LQ__MAX(s, -40);
+            v = s < 0 ? (v + ((int64_t)1 << (-s - 1))) >> -s : v * ((int64_t)1 << s);
+            v = LQ__MIN(v, LQ__SHIFTED_MAX);
+            rows[r * LQ__TOKENS + t] = (int32_t)LQ__MAX(v, -LQ__SHIFTED_MAX);
+        }
+    }
+}
+
+/* Sums of a dense basis to floats: row * unit[t] * scale + center * gain[t]. */
+static void lq__center_floats_c(float *dst, const int32_t *row, const float *unit,
+                                const float *gain, float scale, float center)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t++) {
+        dst[t] = (float)row[t] * (unit[t] * scale) + center * gain[t];
+    }
+}
+
 /* ================================================================================================
    >>lattice   Z, D4, E8: theory, exact decoders, entropy-coded and fixed forms
 
@@ -3223,6 +3497,399 @@ LQ__TARGET_AVX512 static void lq__butterfly_avx512(float *x, size_t block)
     }
 }
 #endif
+
+#if LQ__X86
+/* ---- integer products with AVX2: 6 rows by 16 tokens, 12 sums in registers ---- */
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__two_avx2(const int16_t *matrix)
+{
+    int32_t two;
+    memcpy(&two, matrix, 4); /* becomes a broadcasting load */
+    return _mm256_set1_epi32(two);
+}
+
+#define LQ__TIMES_AVX2(sum, x) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, m))
+#define LQ__TIMES_ROW_AVX2(n)                                    \
+    do {                                                         \
+        const __m256i m = lq__two_avx2(matrix + n * stride + i); \
+        LQ__TIMES_AVX2(a##n, x0);                                \
+        LQ__TIMES_AVX2(b##n, x1);                                \
+    } while (0)
+#define LQ__STORE_ROW_AVX2(n)                   \
+    LQ__STORE_AVX2(dst + n * LQ__TOKENS, a##n); \
+    LQ__STORE_AVX2(dst + n * LQ__TOKENS + 8, b##n)
+
+LQ__TARGET_AVX2 static void lq__product_six_avx2(int32_t *dst, const int16_t *matrix, size_t stride,
+                                                 const int16_t *pairs, size_t columns)
+{
+    __m256i a0 = _mm256_setzero_si256(), b0 = a0, a1 = a0, b1 = a0, a2 = a0, b2 = a0;
+    __m256i a3 = a0, b3 = a0, a4 = a0, b4 = a0, a5 = a0, b5 = a0;
+    size_t i;
+    for (i = 0; i < columns; i += 2) {
+        __m256i x0 = LQ__LOAD_AVX2(pairs + i * LQ__TOKENS);
+        __m256i x1 = LQ__LOAD_AVX2(pairs + i * LQ__TOKENS + 16);
+        LQ__TIMES_ROW_AVX2(0);
+        LQ__TIMES_ROW_AVX2(1);
+        LQ__TIMES_ROW_AVX2(2);
+        LQ__TIMES_ROW_AVX2(3);
+        LQ__TIMES_ROW_AVX2(4);
+        LQ__TIMES_ROW_AVX2(5);
+    }
+    LQ__STORE_ROW_AVX2(0);
+    LQ__STORE_ROW_AVX2(1);
+    LQ__STORE_ROW_AVX2(2);
+    LQ__STORE_ROW_AVX2(3);
+    LQ__STORE_ROW_AVX2(4);
+    LQ__STORE_ROW_AVX2(5);
+}
+
+/* One row by 32 tokens: what six leave over. */
+LQ__TARGET_AVX2 static void lq__product_one_avx2(int32_t *dst, const int16_t *matrix,
+                                                 const int16_t *pairs, size_t columns)
+{
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    size_t i;
+    for (i = 0; i < columns; i += 2) {
+        const int16_t *x = pairs + i * LQ__TOKENS;
+        const __m256i m = lq__two_avx2(matrix + i);
+        LQ__TIMES_AVX2(a, LQ__LOAD_AVX2(x));
+        LQ__TIMES_AVX2(b, LQ__LOAD_AVX2(x + 16));
+        LQ__TIMES_AVX2(c, LQ__LOAD_AVX2(x + 32));
+        LQ__TIMES_AVX2(d, LQ__LOAD_AVX2(x + 48));
+    }
+    LQ__STORE_AVX2(dst, a);
+    LQ__STORE_AVX2(dst + 8, b);
+    LQ__STORE_AVX2(dst + 16, c);
+    LQ__STORE_AVX2(dst + 24, d);
+}
+
+LQ__TARGET_AVX2 static void lq__product_avx2(int32_t *dst, const int16_t *matrix, size_t stride,
+                                             size_t rows, const int16_t *pairs, size_t columns)
+{
+    size_t r;
+    size_t t;
+    for (r = 0; r + 6 <= rows; r += 6) { /* six matrix rows stay in L1 for all tokens */
+        for (t = 0; t < LQ__TOKENS; t += 16) {
+            lq__product_six_avx2(dst + r * LQ__TOKENS + t, matrix + r * stride, stride,
+                                 pairs + 2 * t, columns);
+        }
+    }
+    for (; r < rows; r++) {
+        for (t = 0; t < LQ__TOKENS; t += 32) {
+            lq__product_one_avx2(dst + r * LQ__TOKENS + t, matrix + r * stride, pairs + 2 * t,
+                                 columns);
+        }
+    }
+}
+#undef LQ__TIMES_AVX2
+#undef LQ__TIMES_ROW_AVX2
+#undef LQ__STORE_ROW_AVX2
+
+LQ__TARGET_AVX2 static void lq__energy_rows_avx2(uint64_t *energy, const int32_t *rows,
+                                                 size_t count, int shift)
+{
+    const __m128i s = _mm_cvtsi32_si128(shift);
+    size_t r;
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i even = _mm256_setzero_si256();
+        __m256i odd = even;
+        __m256i low;
+        __m256i high;
+        for (r = 0; r < count; r++) {
+            __m256i v = _mm256_sra_epi32(LQ__LOAD_AVX2(rows + r * LQ__TOKENS + t), s);
+            __m256i w = _mm256_srli_epi64(v, 32);
+            even = _mm256_add_epi64(even, _mm256_mul_epi32(v, v));
+            odd = _mm256_add_epi64(odd, _mm256_mul_epi32(w, w));
+        }
+        low = _mm256_unpacklo_epi64(even, odd); /* tokens 0 1 4 5 */
+        high = _mm256_unpackhi_epi64(even, odd);
+        even = _mm256_permute2x128_si256(low, high, 0x20);
+        odd = _mm256_permute2x128_si256(low, high, 0x31);
+        LQ__STORE_AVX2(energy + t, _mm256_add_epi64(LQ__LOAD_AVX2(energy + t), even));
+        LQ__STORE_AVX2(energy + t + 4, _mm256_add_epi64(LQ__LOAD_AVX2(energy + t + 4), odd));
+    }
+}
+
+/* lq__shift_half_up: a shift of 0 has no bit below the cut, as a count of 2^32 - 1 leaves 0. */
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__shift_half_up_avx2(__m256i v, __m256i shift)
+{
+    const __m256i one = _mm256_set1_epi32(1);
+    __m256i below = _mm256_srlv_epi32(v, _mm256_sub_epi32(shift, one));
+    return _mm256_add_epi32(_mm256_srav_epi32(v, shift), _mm256_and_si256(below, one));
+}
+
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__bytes_avx2(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+
+LQ__TARGET_AVX2 static void lq__pair_rows_avx2(int16_t *pairs, const int32_t *rows, size_t count,
+                                               const uint8_t *shift)
+{
+    const __m256i order = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, 0,
+                                           1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+    const __m256i least = _mm256_set1_epi16(-32767);
+    size_t r;
+    size_t t;
+    for (r = 0; r < count; r += 2) {
+        const int32_t *row = rows + r * LQ__TOKENS;
+        for (t = 0; t < LQ__TOKENS; t += 8) {
+            __m256i s = lq__bytes_avx2(shift + t);
+            __m256i a = lq__shift_half_up_avx2(LQ__LOAD_AVX2(row + t), s);
+            __m256i b = _mm256_setzero_si256();
+            if (r + 1 < count) {
+                b = lq__shift_half_up_avx2(LQ__LOAD_AVX2(row + LQ__TOKENS + t), s);
+            }
+            a = _mm256_max_epi16(_mm256_packs_epi32(a, b), least);
+            LQ__STORE_AVX2(pairs + r * LQ__TOKENS + 2 * t, _mm256_shuffle_epi8(a, order));
+        }
+    }
+}
+
+/* v * 2^(s + 1), clamped, then (v + 1) >> 1: right and left shifts round alike. For the left
+   shift the clamp comes first, for the right one the shift. Neighbouring rows mostly share their
+   exponent, so the shifts are made anew only where it changes. */
+LQ__TARGET_AVX2 static void lq__shift_rows_avx2(int32_t *rows, size_t count, const uint8_t *up,
+                                                const int8_t *row_exponent)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    const __m256i one = _mm256_set1_epi32(1);
+    const __m256i widest = _mm256_set1_epi32(28);
+    size_t r;
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256i left = zero, right = zero, most = zero, least = zero;
+        for (r = 0; r < count; r++) {
+            int32_t *row = rows + r * LQ__TOKENS + t;
+            __m256i v = LQ__LOAD_AVX2(row);
+            if (r == 0 || row_exponent[r] != row_exponent[r - 1]) {
+                const __m256i plus = _mm256_set1_epi32(row_exponent[r] + 1);
+                __m256i s = _mm256_add_epi32(lq__bytes_avx2(up + t), plus);
+                left = _mm256_min_epi32(_mm256_max_epi32(s, zero), widest);
+                right = _mm256_max_epi32(_mm256_sub_epi32(zero, s), zero);
+                most = _mm256_srlv_epi32(_mm256_set1_epi32(2 * LQ__SHIFTED_MAX), left);
+                least = _mm256_sub_epi32(zero, most);
+            }
+            v = _mm256_srav_epi32(v, right);
+            v = _mm256_max_epi32(_mm256_min_epi32(v, most), least);
+            v = _mm256_add_epi32(_mm256_sllv_epi32(v, left), one);
+            LQ__STORE_AVX2(row, _mm256_srai_epi32(v, 1));
+        }
+    }
+}
+
+/* ---- integer products with AVX-512 VNNI: 6 rows by 64 tokens, 24 sums in registers ---- */
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__two_avx512(const int16_t *matrix)
+{
+    int32_t two;
+    memcpy(&two, matrix, 4); /* becomes a broadcasting load */
+    return _mm512_set1_epi32(two);
+}
+
+#define LQ__SUMS_AVX512(n) __m512i a##n = zero, b##n = zero, c##n = zero, d##n = zero
+#define LQ__LOAD_X_AVX512                       \
+    const int16_t *x = pairs + i * LQ__TOKENS;  \
+    const __m512i x0 = LQ__LOAD_AVX512(x);      \
+    const __m512i x1 = LQ__LOAD_AVX512(x + 32); \
+    const __m512i x2 = LQ__LOAD_AVX512(x + 64); \
+    const __m512i x3 = LQ__LOAD_AVX512(x + 96)
+#define LQ__TIMES_ROW_AVX512(n)                                    \
+    do {                                                           \
+        const __m512i m = lq__two_avx512(matrix + n * stride + i); \
+        a##n = _mm512_dpwssd_epi32(a##n, x0, m);                   \
+        b##n = _mm512_dpwssd_epi32(b##n, x1, m);                   \
+        c##n = _mm512_dpwssd_epi32(c##n, x2, m);                   \
+        d##n = _mm512_dpwssd_epi32(d##n, x3, m);                   \
+    } while (0)
+#define LQ__STORE_ROW_AVX512(n, row)                     \
+    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS, a##n);      \
+    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS + 16, b##n); \
+    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS + 32, c##n); \
+    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS + 48, d##n)
+
+LQ__TARGET_AVX512 static void lq__product_six_avx512(int32_t *dst, const int16_t *matrix,
+                                                     size_t stride, const int16_t *pairs,
+                                                     size_t columns)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    size_t i;
+    LQ__SUMS_AVX512(0);
+    LQ__SUMS_AVX512(1);
+    LQ__SUMS_AVX512(2);
+    LQ__SUMS_AVX512(3);
+    LQ__SUMS_AVX512(4);
+    LQ__SUMS_AVX512(5);
+    for (i = 0; i < columns; i += 2) {
+        LQ__LOAD_X_AVX512;
+        LQ__TIMES_ROW_AVX512(0);
+        LQ__TIMES_ROW_AVX512(1);
+        LQ__TIMES_ROW_AVX512(2);
+        LQ__TIMES_ROW_AVX512(3);
+        LQ__TIMES_ROW_AVX512(4);
+        LQ__TIMES_ROW_AVX512(5);
+    }
+    LQ__STORE_ROW_AVX512(0, 0);
+    LQ__STORE_ROW_AVX512(1, 1);
+    LQ__STORE_ROW_AVX512(2, 2);
+    LQ__STORE_ROW_AVX512(3, 3);
+    LQ__STORE_ROW_AVX512(4, 4);
+    LQ__STORE_ROW_AVX512(5, 5);
+}
+
+/* Rows 0 and `second`, 0 or 1: one row alone would wait for its sums as long as two take. */
+LQ__TARGET_AVX512 static void lq__product_two_avx512(int32_t *dst, const int16_t *matrix,
+                                                     size_t stride, size_t second,
+                                                     const int16_t *pairs, size_t columns)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    size_t i;
+    LQ__SUMS_AVX512(0);
+    LQ__SUMS_AVX512(1);
+    stride *= second;
+    for (i = 0; i < columns; i += 2) {
+        LQ__LOAD_X_AVX512;
+        LQ__TIMES_ROW_AVX512(0);
+        LQ__TIMES_ROW_AVX512(1);
+    }
+    LQ__STORE_ROW_AVX512(0, 0);
+    LQ__STORE_ROW_AVX512(1, second);
+}
+
+/* A matrix row is read once; x is read for every six rows, from L2 if it must: 256 bytes in the
+   12 cycles that 24 products take. */
+LQ__TARGET_AVX512 static void lq__product_avx512(int32_t *dst, const int16_t *matrix, size_t stride,
+                                                 size_t rows, const int16_t *pairs, size_t columns)
+{
+    size_t r;
+    for (r = 0; r + 6 <= rows; r += 6) {
+        lq__product_six_avx512(dst + r * LQ__TOKENS, matrix + r * stride, stride, pairs, columns);
+    }
+    for (; r < rows; r += 2) {
+        lq__product_two_avx512(dst + r * LQ__TOKENS, matrix + r * stride, stride, r + 1 < rows,
+                               pairs, columns);
+    }
+}
+#undef LQ__SUMS_AVX512
+#undef LQ__LOAD_X_AVX512
+#undef LQ__TIMES_ROW_AVX512
+#undef LQ__STORE_ROW_AVX512
+
+LQ__TARGET_AVX512 static void lq__energy_rows_avx512(uint64_t *energy, const int32_t *rows,
+                                                     size_t count, int shift)
+{
+    const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i last = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+    const __m128i s = _mm_cvtsi32_si128(shift);
+    size_t r;
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        uint64_t *dst = energy + t;
+        __m512i even = _mm512_setzero_si512();
+        __m512i odd = even;
+        for (r = 0; r < count; r++) {
+            __m512i v = _mm512_sra_epi32(LQ__LOAD_AVX512(rows + r * LQ__TOKENS + t), s);
+            __m512i w = _mm512_srli_epi64(v, 32);
+            even = _mm512_add_epi64(even, _mm512_mul_epi32(v, v));
+            odd = _mm512_add_epi64(odd, _mm512_mul_epi32(w, w));
+        }
+        LQ__STORE_AVX512(dst, _mm512_add_epi64(LQ__LOAD_AVX512(dst),
+                                               _mm512_permutex2var_epi64(even, first, odd)));
+        LQ__STORE_AVX512(dst + 8, _mm512_add_epi64(LQ__LOAD_AVX512(dst + 8),
+                                                   _mm512_permutex2var_epi64(even, last, odd)));
+    }
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__shift_half_up_avx512(__m512i v, __m512i shift)
+{
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i below = _mm512_srlv_epi32(v, _mm512_sub_epi32(shift, one));
+    return _mm512_add_epi32(_mm512_srav_epi32(v, shift), _mm512_and_si512(below, one));
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__bytes_avx512(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+LQ__TARGET_AVX512 static void lq__pair_rows_avx512(int16_t *pairs, const int32_t *rows,
+                                                   size_t count, const uint8_t *shift)
+{
+    const __m512i order =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+    const __m512i least = _mm512_set1_epi16(-32767);
+    size_t r;
+    size_t t;
+    for (r = 0; r < count; r += 2) {
+        const int32_t *row = rows + r * LQ__TOKENS;
+        for (t = 0; t < LQ__TOKENS; t += 16) {
+            __m512i s = lq__bytes_avx512(shift + t);
+            __m512i a = lq__shift_half_up_avx512(LQ__LOAD_AVX512(row + t), s);
+            __m512i b = _mm512_setzero_si512();
+            if (r + 1 < count) {
+                b = lq__shift_half_up_avx512(LQ__LOAD_AVX512(row + LQ__TOKENS + t), s);
+            }
+            a = _mm512_max_epi16(_mm512_packs_epi32(a, b), least);
+            LQ__STORE_AVX512(pairs + r * LQ__TOKENS + 2 * t, _mm512_shuffle_epi8(a, order));
+        }
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__shift_rows_avx512(int32_t *rows, size_t count, const uint8_t *up,
+                                                    const int8_t *row_exponent)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i widest = _mm512_set1_epi32(28);
+    size_t r;
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512i left = zero, right = zero, most = zero, least = zero;
+        for (r = 0; r < count; r++) {
+            int32_t *row = rows + r * LQ__TOKENS + t;
+            __m512i v = LQ__LOAD_AVX512(row);
+            if (r == 0 || row_exponent[r] != row_exponent[r - 1]) {
+                const __m512i plus = _mm512_set1_epi32(row_exponent[r] + 1);
+                __m512i s = _mm512_add_epi32(lq__bytes_avx512(up + t), plus);
+                left = _mm512_min_epi32(_mm512_max_epi32(s, zero), widest);
+                right = _mm512_max_epi32(_mm512_sub_epi32(zero, s), zero);
+                most = _mm512_srlv_epi32(_mm512_set1_epi32(2 * LQ__SHIFTED_MAX), left);
+                least = _mm512_sub_epi32(zero, most);
+            }
+            v = _mm512_srav_epi32(v, right);
+            v = _mm512_max_epi32(_mm512_min_epi32(v, most), least);
+            v = _mm512_add_epi32(_mm512_sllv_epi32(v, left), one);
+            LQ__STORE_AVX512(row, _mm512_srai_epi32(v, 1));
+        }
+    }
+}
+
+LQ__TARGET_AVX2 static void lq__center_floats_avx2(float *dst, const int32_t *row,
+                                                   const float *unit, const float *gain,
+                                                   float scale, float center)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m256 x = _mm256_cvtepi32_ps(LQ__LOAD_AVX2(row + t));
+        __m256 u = _mm256_mul_ps(_mm256_loadu_ps(unit + t), _mm256_set1_ps(scale));
+        __m256 c = _mm256_mul_ps(_mm256_loadu_ps(gain + t), _mm256_set1_ps(center));
+        _mm256_storeu_ps(dst + t, _mm256_add_ps(_mm256_mul_ps(x, u), c));
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t *row,
+                                                       const float *unit, const float *gain,
+                                                       float scale, float center)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        __m512 x = _mm512_cvtepi32_ps(LQ__LOAD_AVX512(row + t));
+        __m512 u = _mm512_mul_ps(_mm512_loadu_ps(unit + t), _mm512_set1_ps(scale));
+        __m512 c = _mm512_mul_ps(_mm512_loadu_ps(gain + t), _mm512_set1_ps(center));
+        _mm512_storeu_ps(dst + t, _mm512_add_ps(_mm512_mul_ps(x, u), c));
+    }
+}
+#endif
+
 /* ================================================================================================
    >>rans   the entropy coder: tables, plan, encode, decode
 
@@ -6266,8 +6933,18 @@ LQ_API size_t lq_geometry_rows(const lq_geometry *g)
 {
     size_t dims = lq_geometry_dims(g);
     uint32_t s;
-    if (dims == 0 || (g->stream != LQ_K && g->stream != LQ_V) || g->basis > LQ_BASIS_HADAMARD) {
+    if (dims == 0 || (g->stream != LQ_K && g->stream != LQ_V) || g->basis > LQ_BASIS_DENSE ||
+        (g->basis == LQ_BASIS_DENSE) != (g->dense != NULL)) {
         return 0;
+    }
+    if (g->dense && (g->dense->dims != dims || g->dense->slice_count != g->slice_count ||
+                     g->dense->stream != g->stream)) {
+        return 0;
+    }
+    for (s = 0; s < g->slice_count && g->dense; s++) {
+        if (g->slice_dims[s] != g->dense->slice_dims[s]) {
+            return 0;
+        }
     }
     if (g->rope) {
         if (!lq__rope_valid(g->rope)) {
@@ -6280,6 +6957,25 @@ LQ_API size_t lq_geometry_rows(const lq_geometry *g)
         }
     }
     return dims + (g->stream == LQ_V ? g->slice_count : 0);
+}
+
+/* Division rounded to nearest, ties away from zero; b > 0. */
+LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
+{
+    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
+}
+
+/* 2^(quarter octaves / 4). */
+LQ__INLINE float lq__gain_f32(int32_t gain)
+{
+    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
+    return quarter[gain & 3] * lq__f32_of_bits((uint32_t)((gain >> 2) + 127) << 23);
+}
+
+LQ__STATIC lq_positions lq__positions_or_none(const lq_positions *positions, size_t first)
+{
+    lq_positions none = {0, 0, NULL};
+    return positions ? lq__positions_from(positions, first) : none;
 }
 
 /* ---- the fixed-point front ---- */
@@ -6324,6 +7020,13 @@ LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int t
     }
     *gain = LQ__MAX(*gain, -LQ__GAIN_MAX);
     return LQ_OK;
+}
+
+/* step * 2^exponent: the step of a slice of K in a dense basis, in K's own unit. */
+LQ__INLINE float lq__slice_step(const lq_geometry *g, uint32_t s, float step)
+{
+    int32_t exponent = g->dense ? g->dense->slice_exponent[s] : 0;
+    return step * lq__f32_of_bits((uint32_t)(exponent + 127) << 23);
 }
 
 /* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent. */
@@ -6480,7 +7183,7 @@ LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, const lq_geometry *g, flo
         size_t stride = src->token_stride ? src->token_stride : dims;
         const uint8_t *p = (const uint8_t *)src->slices[s] + first * stride * element;
         int status = lq__load_slice(rows, gains + s * LQ__TOKENS, g, dims, p, stride, src->type,
-                                    tokens, step);
+                                    tokens, lq__slice_step(g, s, step));
         if (status) {
             return status;
         }
@@ -6489,14 +7192,92 @@ LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, const lq_geometry *g, flo
     return LQ_OK;
 }
 
+/* ---- dense bases ----
+   A page's columns become int16 of one shift a column such that their norms stay below 2^15 - 1;
+   rows of the matrices have norms of at most 2^15 and an exponent each. So no sum of the product
+   passes 2^30, in whatever order it is made (Cauchy-Schwarz), and no float is involved. */
+
+/* Shifts of the columns, and their pairs. An element is at most 16 (|row >> 4| + 1), so with the E
+   below and 8192 rows a column's norm is at most 16 (sqrt(E) + 91), and rounding after the shift
+   adds at most 46: under 2^15 - 1 when 256 E <= (31200 * 2^shift)^2. */
+LQ__STATIC void lq__dense_pairs(int16_t *pairs, uint8_t *shift, const int32_t *rows, size_t count)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    uint64_t energy[LQ__TOKENS];
+    size_t t;
+    memset(energy, 0, sizeof energy);
+    kernels->energy_rows(energy, rows, count, 4);
+    for (t = 0; t < LQ__TOKENS; t++) {
+        uint64_t limit = 3802500;
+        for (shift[t] = 0; energy[t] > limit; shift[t]++) {
+            limit *= 4;
+        }
+    }
+    kernels->pair_rows(pairs, rows, count, shift);
+}
+
+/* A mean in units of 2^exponent as q12 of the step. With step = m * 2^e it is mean * 2^(exponent +
+   12 - e) / m; LQ_E_RANGE beyond the 4096 steps that keep every sum inside 32 bits. */
+LQ__STATIC int lq__mean_q12(int32_t *q12, int32_t mean, int32_t mean_exponent, float step)
+{
+    uint32_t u = lq__bits_of_f32(step);
+    int32_t shift = mean_exponent + 12 - ((int32_t)(u >> 23) - 150);
+    int64_t m = (u & 0x7fffffu) | 0x800000u;
+    int64_t value;
+    *q12 = 0;
+    if (mean == 0 || shift < 0) { /* below 2^15 / 2^23 of 1/4096 step */
+        return LQ_OK;
+    }
+    if (shift > 46) {
+        return LQ_E_RANGE;
+    }
+    value = lq__div_round((int64_t)mean * ((int64_t)1 << shift), m);
+    if (value > 1 << 24 || value < -(1 << 24)) {
+        return LQ_E_RANGE;
+    }
+    *q12 = (int32_t)value;
+    return LQ_OK;
+}
+
+/* Rows (dims, 64) q12 of the vectors to rows (rank, 64) q12 of the first `rank` coefficients.
+   pairs: (dims + 1, 64) int16. */
+LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *b, float step,
+                                 size_t tokens, size_t rank)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    uint8_t shift[LQ__TOKENS];
+    size_t i;
+    size_t t;
+    if (!b->encodes) {
+        return LQ_E_FORMAT;
+    }
+    for (i = 0; i < b->dims; i++) {
+        int32_t *row = rows + i * LQ__TOKENS;
+        int32_t center;
+        int status = lq__mean_q12(&center, b->center[i], b->center_exponent, step);
+        if (status) {
+            return status;
+        }
+        for (t = 0; t < tokens; t++) {
+            row[t] -= center;
+        }
+    }
+    lq__dense_pairs(pairs, shift, rows, b->dims);
+    kernels->product(rows, b->forward, b->forward_stride, rank, pairs, b->dims);
+    kernels->shift_rows(rows, rank, shift, b->forward_exponent);
+    return LQ_OK;
+}
+
 /* Vectors to coefficients: rows (dims, 64) q12, gains (slice_count, 64) for V. `tokens` <= 64.
+   In a dense basis the first `rank` rows come out; pairs (dims + 1, 64) are for that basis only.
    Everything before the scale is linear, so V's gains may come last. */
-LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, const lq_geometry *g, float step,
-                         const lq_vectors *src, size_t first, const lq_positions *positions,
-                         size_t tokens)
+LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, const lq_geometry *g,
+                         float step, size_t rank, const lq_vectors *src, size_t first,
+                         const lq_positions *positions, size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     uint32_t factor[LQ__TOKENS];
+    int32_t *row = rows;
     uint32_t s;
     size_t d;
     size_t t;
@@ -6509,20 +7290,30 @@ LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, const lq_geometry *g, fl
     }
     for (s = 0; s < g->slice_count; s++) {
         if (g->basis == LQ_BASIS_HADAMARD) {
-            lq__rotate_rows(rows, g->slice_dims[s], 0);
+            lq__rotate_rows(row, g->slice_dims[s], 0);
         }
         for (t = 0; t < LQ__TOKENS; t++) { /* columns behind the tokens are zero */
             int32_t gain = g->stream == LQ_V && t < tokens ? gains[s * LQ__TOKENS + t] : 0;
             factor[t] = lq__scale_of(step, gain).factor;
         }
-        for (d = 0; d < g->slice_dims[s]; d++, rows += LQ__TOKENS) {
-            kernels->scale_row(rows, factor, 26);
+        for (d = 0; d < g->slice_dims[s]; d++, row += LQ__TOKENS) {
+            kernels->scale_row(row, factor, 26);
         }
     }
-    return LQ_OK;
+    return g->dense ? lq__dense_forward(rows, pairs, g->dense, step, tokens, rank) : LQ_OK;
 }
 
 /* ---- profiles in memory ---- */
+LQ__INLINE int lq__hash_differs(const uint8_t *a, const uint8_t *b)
+{
+    int differ = 0;
+    size_t i;
+    for (i = 0; i < 16; i++) {
+        differ |= a[i] ^ b[i];
+    }
+    return differ;
+}
+
 LQ__INLINE size_t lq__profile_rows(const lq_profile *p)
 {
     return (size_t)p->dims + (p->stream == LQ_V ? p->slice_count : 0);
@@ -6567,10 +7358,18 @@ LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes, con
     p.slice_count = g->slice_count;
     p.dims = (uint32_t)lq_geometry_dims(g);
     p.mean_exponent = 0;
+    p.dense = g->dense;
+    memset(p.basis_hash, 0, sizeof p.basis_hash);
+    if (g->dense) {
+        memcpy(p.basis_hash, g->dense->hash, sizeof p.basis_hash);
+    }
     for (i = 0; i < rows; i++) {
         int gain = i < rows - p.dims;
+        int dead = g->dense && i - (rows - p.dims) >= g->dense->rank && !gain;
         p.mean[i] = 0;
-        p.sigma[i] = (int16_t)(gain ? 32 : (lq__log2_of_f32(sigma) * 16 + 32768) >> 16);
+        p.sigma[i] = (int16_t)(gain   ? 32
+                               : dead ? LQ_SIGMA_DEAD
+                                      : (lq__log2_of_f32(sigma) * 16 + 32768) >> 16);
     }
     *profile = p;
     return LQ_OK;
@@ -6585,7 +7384,8 @@ LQ_API size_t lq_fit_bytes(const lq_geometry *g)
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *g)
 {
     size_t dims = lq_geometry_dims(g);
-    return dims ? (dims * 4 + (size_t)g->slice_count * 2) * LQ__TOKENS : 0;
+    size_t pairs = dims && g->dense ? dims * 2 + 2 : 0;
+    return dims ? (dims * 4 + (size_t)g->slice_count * 2 + pairs) * LQ__TOKENS : 0;
 }
 
 LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geometry *g, float step)
@@ -6622,6 +7422,8 @@ LQ__STATIC int lq__fit_add_from(lq_fit *fit, const lq_vectors *src, size_t src_f
     size_t lead = fit->geometry.stream == LQ_V ? fit->geometry.slice_count : 0;
     int32_t *rows = (int32_t *)workspace;
     int16_t *gains = (int16_t *)workspace + 2 * dims * LQ__TOKENS;
+    int16_t *pairs = gains + fit->geometry.slice_count * LQ__TOKENS;
+    size_t rank = fit->geometry.dense ? fit->geometry.dense->rank : dims;
     size_t first;
     size_t i;
     size_t t;
@@ -6631,8 +7433,8 @@ LQ__STATIC int lq__fit_add_from(lq_fit *fit, const lq_vectors *src, size_t src_f
             size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
             lq_positions at = lq__positions_from(positions, first);
             int status =
-                pass ? lq__front(rows, gains, &fit->geometry, fit->step, src, src_first + first,
-                                 &at, n)
+                pass ? lq__front(rows, gains, pairs, &fit->geometry, fit->step, rank, src,
+                                 src_first + first, &at, n)
                      : lq__load(rows, gains, &fit->geometry, fit->step, src, src_first + first, n);
             if (status) {
                 return status;
@@ -6642,7 +7444,7 @@ LQ__STATIC int lq__fit_add_from(lq_fit *fit, const lq_vectors *src, size_t src_f
                     lq__fit_row(fit, i, (int64_t)gains[i * LQ__TOKENS + t] * LQ__ONE);
                 }
             }
-            for (i = 0; i < dims * (size_t)pass; i++) {
+            for (i = 0; i < rank * (size_t)pass; i++) {
                 for (t = 0; t < n; t++) {
                     lq__fit_row(fit, lead + i, rows[i * LQ__TOKENS + t]);
                 }
@@ -6665,12 +7467,6 @@ LQ_API int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *po
         return LQ_E_SPACE;
     }
     return lq__fit_add_from(fit, src, 0, positions ? positions : &none, tokens, workspace);
-}
-
-/* Division rounded to nearest, ties away from zero; b > 0. */
-LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
-{
-    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
 }
 
 /* a * b in 128 bits: *high and the low half, which is returned. */
@@ -6709,6 +7505,27 @@ LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
     return 8 * (lq__log2_q16(low) + (octaves * 65536 - 2 * lq__log2_q16(fit->tokens)));
 }
 
+/* In a dense basis the calibrated deviation, and a mean of 0, count as so many tokens. */
+#define LQ__FIT_PRIOR 128u
+
+/* Mean of two variances, given and returned as q16 of 16 log2 of the deviation. */
+LQ__STATIC int32_t lq__fit_blend(int32_t fitted, int32_t prior, uint64_t tokens)
+{
+    int32_t high = LQ__MAX(fitted, prior);
+    int32_t below = high - (fitted == INT32_MIN ? high - (1 << 30) : LQ__MIN(fitted, prior));
+    uint64_t many = LQ__MIN(tokens, (uint64_t)1 << 20);
+    uint64_t of_high = fitted > prior ? many : LQ__FIT_PRIOR;
+    uint64_t of_low = many + LQ__FIT_PRIOR - of_high;
+    uint32_t octaves = (uint32_t)below >> 19; /* of variance: 8 log2 steps a unit */
+    uint32_t fraction = ((uint32_t)below >> 3) & 65535u;
+    uint64_t low = octaves > 30 ? 0 : (uint64_t)1 << 60;
+    if (low) {
+        low = low / lq__exp2_q30(fraction) >> octaves; /* q30 of 2^-below */
+    }
+    low = (of_high << 30) + of_low * low;
+    return high + 8 * (lq__log2_q16(low) - 30 * 65536 - lq__log2_q16(many + LQ__FIT_PRIOR));
+}
+
 LQ_API int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem, size_t mem_bytes)
 {
     uint32_t step_bits;
@@ -6733,12 +7550,21 @@ LQ_API int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem, siz
     for (i = 0; i < rows; i++) {
         int64_t mean = lq__div_round(fit->sum[i] * 4, (int64_t)fit->tokens); /* q12 */
         int32_t log_sigma = lq__fit_log_sigma(fit, i);
+        if (i >= lead + (p.dense ? p.dense->rank : p.dims)) {
+            p.mean[i] = 0;
+            p.sigma[i] = LQ_SIGMA_DEAD;
+            continue;
+        }
         if (i < lead) {
             mean = (mean + LQ__ONE / 2) >> 12;
         } else { /* q12 steps to quarters of the power of two below the step */
             mean = lq__div_round(mean * (int64_t)((step_bits & 0x7fffffu) | 0x800000u),
                                  (int64_t)1 << 33);
             log_sigma += log_sigma == INT32_MIN ? 0 : 16 * log_step;
+            if (p.dense) {
+                mean = mean * (int64_t)fit->tokens / (int64_t)(fit->tokens + LQ__FIT_PRIOR);
+                log_sigma = lq__fit_blend(log_sigma, p.dense->sigma[i - lead] * 65536, fit->tokens);
+            }
         }
         p.mean[i] = (int16_t)lq__clamp((int32_t)mean, -32767, 32767);
         p.sigma[i] = log_sigma == INT32_MIN
@@ -6766,45 +7592,73 @@ typedef struct lq__bit_writer {
 
 typedef struct lq__bit_reader {
     const uint8_t *src;
-    size_t count; /* bits */
+    size_t count; /* bits, whole bytes */
     size_t at;
     int bad;
 } lq__bit_reader;
 
 LQ__STATIC void lq__bit_put(lq__bit_writer *w, uint32_t value, uint32_t bits)
 {
-    uint32_t i;
-    for (i = 0; i < bits; i++, w->at++) {
+    while (bits) {
         size_t byte = w->at / 8;
+        uint32_t used = (uint32_t)(w->at % 8);
+        uint32_t n = LQ__MIN(bits, 8 - used);
         if (byte >= w->capacity) {
             w->full = 1;
             return;
         }
-        if (w->at % 8 == 0) {
+        if (used == 0) {
             w->dst[byte] = 0;
         }
-        w->dst[byte] |= (uint8_t)((value >> i & 1u) << w->at % 8);
+        w->dst[byte] |= (uint8_t)((value & ((1u << n) - 1)) << used);
+        w->at += n;
+        value >>= n;
+        bits -= n;
+    }
+}
+
+/* The next 57 bits or more; zeros behind the end. */
+LQ__INLINE uint64_t lq__bit_peek(const lq__bit_reader *r)
+{
+    size_t byte = r->at / 8;
+    size_t left = r->count / 8 - byte;
+    uint64_t v = 0;
+    size_t i;
+    if (left >= 8) {
+        return lq__load64(r->src + byte) >> r->at % 8;
+    }
+    for (i = 0; i < left; i++) {
+        v |= (uint64_t)r->src[byte + i] << 8 * i;
+    }
+    return v >> r->at % 8;
+}
+
+LQ__INLINE void lq__bit_skip(lq__bit_reader *r, uint32_t bits)
+{
+    if (bits > r->count - r->at) {
+        r->bad = 1;
+        r->at = r->count;
+    } else {
+        r->at += bits;
     }
 }
 
 LQ__STATIC uint32_t lq__bit_get(lq__bit_reader *r, uint32_t bits)
 {
-    uint32_t value = 0;
-    uint32_t i;
-    if (bits > r->count - r->at) {
-        r->bad = 1;
-        return 0;
-    }
-    for (i = 0; i < bits; i++, r->at++) {
-        value |= (uint32_t)(r->src[r->at / 8] >> r->at % 8 & 1u) << i;
-    }
-    return value;
+    uint32_t value = (uint32_t)(lq__bit_peek(r) & (((uint64_t)1 << bits) - 1));
+    lq__bit_skip(r, bits);
+    return r->bad ? 0 : value;
 }
 
 /* Exp-Golomb code of order k of a signed number: zeros, a one, then the value's bits. */
 LQ__INLINE uint32_t lq__zigzag(int32_t v)
 {
     return (uint32_t)v << 1 ^ (uint32_t)(v >> 31);
+}
+
+LQ__INLINE int32_t lq__unzigzag(uint32_t n)
+{
+    return (int32_t)(n >> 1) ^ -(int32_t)(n & 1u);
 }
 
 LQ__INLINE uint32_t lq__golomb_bits(int32_t v, uint32_t k)
@@ -6831,7 +7685,49 @@ LQ__STATIC int32_t lq__golomb_get(lq__bit_reader *r, uint32_t k)
         }
     }
     n = r->bad ? 0 : lq__bit_get(r, length) + (1u << length) - (1u << k);
-    return (int32_t)(n >> 1) ^ -(int32_t)(n & 1u);
+    return lq__unzigzag(n);
+}
+
+/* Rice code of order k of a signed number of 16 bits: ones, a zero, k bits; or 24 ones and all 16
+   bits. Elements of an eigenvector are near Gaussian: within 0.1 bit of their entropy. */
+#define LQ__RICE_ONES 24u
+
+LQ__INLINE uint32_t lq__rice_bits(uint32_t zigzag, uint32_t k)
+{
+    uint32_t ones = zigzag >> k;
+    return ones < LQ__RICE_ONES ? ones + 1 + k : LQ__RICE_ONES + 16;
+}
+
+LQ__STATIC void lq__rice_put(lq__bit_writer *w, int32_t v, uint32_t k)
+{
+    uint32_t n = lq__zigzag(v);
+    uint32_t ones = n >> k;
+    if (ones < LQ__RICE_ONES) {
+        lq__bit_put(w, (1u << ones) - 1, ones + 1);
+        lq__bit_put(w, n, k);
+    } else {
+        lq__bit_put(w, (1u << LQ__RICE_ONES) - 1, LQ__RICE_ONES);
+        lq__bit_put(w, n, 16);
+    }
+}
+
+LQ__INLINE int32_t lq__rice_get(lq__bit_reader *r, uint32_t k)
+{
+    uint64_t v = lq__bit_peek(r);
+    uint32_t ones = 0;
+    uint32_t n;
+    while (ones < LQ__RICE_ONES && (v & 1)) {
+        v >>= 1;
+        ones++;
+    }
+    if (ones < LQ__RICE_ONES) {
+        n = ones << k | (uint32_t)(v >> 1 & ((1u << k) - 1));
+        lq__bit_skip(r, ones + 1 + k);
+    } else {
+        n = (uint32_t)(v & 65535);
+        lq__bit_skip(r, LQ__RICE_ONES + 16);
+    }
+    return lq__unzigzag(n & 65535);
 }
 
 /* sigma is coded as the difference to the row before; a dead row is one reserved difference. */
@@ -6848,8 +7744,8 @@ LQ__STATIC int32_t lq__sigma_delta(const lq_profile *p, size_t i, int32_t *last)
     return delta;
 }
 
-/* The order (0 .. 15) that codes sigmas (which = 0) or means (1) in the fewest bits. */
-LQ__STATIC uint32_t lq__profile_order(const lq_profile *p, int which)
+/* The order (0 .. 15) that codes sigmas (which = 0) or means (1) of `rows` in the fewest bits. */
+LQ__STATIC uint32_t lq__profile_order(const lq_profile *p, size_t rows, int which)
 {
     uint32_t best = 0;
     uint64_t best_bits = UINT64_MAX;
@@ -6858,7 +7754,7 @@ LQ__STATIC uint32_t lq__profile_order(const lq_profile *p, int which)
     for (k = 0; k < 16; k++) {
         uint64_t bits = 0;
         int32_t last = 0;
-        for (i = 0; i < lq__profile_rows(p); i++) {
+        for (i = 0; i < rows; i++) {
             bits += lq__golomb_bits(which ? p->mean[i] : lq__sigma_delta(p, i, &last), k);
         }
         if (bits < best_bits) {
@@ -6870,12 +7766,16 @@ LQ__STATIC uint32_t lq__profile_order(const lq_profile *p, int which)
 }
 
 #define LQ__PROFILE_HEADER 20
+#define LQ__PROFILE_MAGIC 0x4650514cu /* "LQPF" */
+
+/* The basis byte of the file form: a dense basis is there, or named. */
+enum { LQ__FORM_DENSE = 3, LQ__FORM_NAMED = 4 };
 
 LQ__STATIC int lq__profile_valid(const lq_profile *p)
 {
     size_t i;
     if ((p->stream != LQ_K && p->stream != LQ_V) || p->basis < LQ_BASIS_IDENTITY ||
-        p->basis > LQ_BASIS_HADAMARD || p->slice_count == 0 || p->slice_count > LQ__SLICES_MAX ||
+        p->basis > LQ_BASIS_DENSE || p->slice_count == 0 || p->slice_count > LQ__SLICES_MAX ||
         p->dims < p->slice_count || p->dims > LQ__DIMS_MAX || p->mean_exponent < -128 ||
         p->mean_exponent > 127 || !p->mean || !p->sigma) {
         return 0;
@@ -6888,19 +7788,62 @@ LQ__STATIC int lq__profile_valid(const lq_profile *p)
     return 1;
 }
 
+/* Rows that the file form holds: all; of a dense basis those before the dead tail. */
+LQ__STATIC size_t lq__profile_rows_held(const lq_profile *p)
+{
+    size_t lead = lq__profile_rows(p) - p->dims;
+    size_t rows = lq__profile_rows(p);
+    while (p->basis == LQ_BASIS_DENSE && rows > lead + 1 && p->sigma[rows - 1] == LQ_SIGMA_DEAD) {
+        rows--;
+    }
+    return rows;
+}
+
 LQ_API size_t lq_profile_save_bound(size_t rows)
 {
-    return LQ__PROFILE_HEADER + (rows * (33 + 29) + 7) / 8; /* longest codes at order 0 */
+    return LQ__PROFILE_HEADER + 18 + (rows * (33 + 29) + 7) / 8; /* longest codes at order 0 */
+}
+
+/* The first 16 bytes; chooses the orders of `rows` rows. */
+LQ__STATIC void lq__profile_head(uint8_t *dst, const lq_profile *p, uint32_t form, size_t rows)
+{
+    uint32_t order_sigma = lq__profile_order(p, rows, 0);
+    uint32_t order_mean = lq__profile_order(p, rows, 1);
+    lq__store32(dst, LQ__PROFILE_MAGIC);
+    dst[4] = 1;
+    dst[5] = (uint8_t)p->stream;
+    dst[6] = (uint8_t)form;
+    dst[7] = (uint8_t)(order_sigma | order_mean << 4);
+    lq__store16(dst + 8, p->slice_count);
+    lq__store16(dst + 10, p->dims);
+    dst[12] = (uint8_t)p->mean_exponent;
+    memset(dst + 13, 0, 3);
+}
+
+/* Rows by the orders in the head. */
+LQ__STATIC void lq__profile_put_rows(lq__bit_writer *w, const uint8_t *head, const lq_profile *p,
+                                     size_t rows)
+{
+    int32_t last = 0;
+    size_t i;
+    for (i = 0; i < rows; i++) {
+        lq__golomb_put(w, lq__sigma_delta(p, i, &last), head[7] & 15u);
+        lq__golomb_put(w, p->mean[i], head[7] >> 4);
+    }
+}
+
+LQ__STATIC uint32_t lq__profile_checksum(const uint8_t *src, size_t src_bytes)
+{
+    return lq__xxh32(src + LQ__PROFILE_HEADER, src_bytes - LQ__PROFILE_HEADER,
+                     lq__xxh32(src, 16, 0));
 }
 
 LQ_API int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written, const lq_profile *p)
 {
+    int named = p && p->basis == LQ_BASIS_DENSE;
+    size_t fixed = LQ__PROFILE_HEADER + (named ? 18u : 0u);
     lq__bit_writer w;
-    uint32_t order_sigma;
-    uint32_t order_mean;
-    int32_t last = 0;
-    size_t count;
-    size_t i;
+    size_t rows;
     if (!written) {
         return LQ_E_ARG;
     }
@@ -6908,54 +7851,44 @@ LQ_API int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written, cons
     if (!dst || !p || !lq__profile_valid(p)) {
         return LQ_E_ARG;
     }
-    if (dst_bytes < LQ__PROFILE_HEADER) {
+    if (dst_bytes < fixed) {
         return LQ_E_SPACE;
     }
-    order_sigma = lq__profile_order(p, 0);
-    order_mean = lq__profile_order(p, 1);
-    lq__store32(dst, 0x4650514cu); /* "LQPF" */
-    dst[4] = 1;
-    dst[5] = (uint8_t)p->stream;
-    dst[6] = (uint8_t)p->basis;
-    dst[7] = (uint8_t)(order_sigma | order_mean << 4);
-    lq__store16(dst + 8, p->slice_count);
-    lq__store16(dst + 10, p->dims);
-    dst[12] = (uint8_t)p->mean_exponent;
-    memset(dst + 13, 0, 3);
-    w.dst = dst + LQ__PROFILE_HEADER;
-    w.capacity = dst_bytes - LQ__PROFILE_HEADER;
+    rows = lq__profile_rows_held(p);
+    lq__profile_head(dst, p, named ? (uint32_t)LQ__FORM_NAMED : p->basis, rows);
+    if (named) {
+        memcpy(dst + LQ__PROFILE_HEADER, p->basis_hash, 16);
+        lq__store16(dst + LQ__PROFILE_HEADER + 16,
+                    (uint32_t)(rows - (lq__profile_rows(p) - p->dims)));
+    }
+    w.dst = dst + fixed;
+    w.capacity = dst_bytes - fixed;
     w.at = 0;
     w.full = 0;
-    for (i = 0; i < lq__profile_rows(p); i++) {
-        lq__golomb_put(&w, lq__sigma_delta(p, i, &last), order_sigma);
-        lq__golomb_put(&w, p->mean[i], order_mean);
-    }
+    lq__profile_put_rows(&w, dst, p, rows);
     if (w.full) {
         return LQ_E_SPACE;
     }
-    count = LQ__PROFILE_HEADER + (w.at + 7) / 8;
-    lq__store32(dst + 16, lq__xxh32(dst + LQ__PROFILE_HEADER, count - LQ__PROFILE_HEADER,
-                                    lq__xxh32(dst, 16, 0)));
-    *written = count;
+    *written = fixed + (w.at + 7) / 8;
+    lq__store32(dst + 16, lq__profile_checksum(dst, *written));
     return LQ_OK;
 }
 
 /* The header of a profile: geometry and nothing that points anywhere. */
 LQ__STATIC int lq__profile_header(lq_profile *p, const uint8_t *src, size_t src_bytes)
 {
-    if (src_bytes < LQ__PROFILE_HEADER || lq__load32(src) != 0x4650514cu /* "LQPF" */) {
+    if (src_bytes < LQ__PROFILE_HEADER || lq__load32(src) != LQ__PROFILE_MAGIC) {
         return LQ_E_DATA;
     }
-    if (src[4] != 1 || src[6] < LQ_BASIS_IDENTITY || src[6] > LQ_BASIS_HADAMARD) {
+    if (src[4] != 1 || src[6] < LQ_BASIS_IDENTITY || src[6] > LQ__FORM_NAMED) {
         return LQ_E_FORMAT;
     }
+    memset(p, 0, sizeof *p);
     p->stream = src[5];
-    p->basis = src[6];
+    p->basis = LQ__MIN(src[6], (uint32_t)LQ_BASIS_DENSE);
     p->slice_count = lq__load16(src + 8);
     p->dims = lq__load16(src + 10);
     p->mean_exponent = (int32_t)(src[12] ^ 0x80u) - 128;
-    p->mean = NULL;
-    p->sigma = NULL;
     if ((p->stream != LQ_K && p->stream != LQ_V) || p->slice_count == 0 ||
         p->slice_count > LQ__SLICES_MAX || p->dims < p->slice_count || p->dims > LQ__DIMS_MAX ||
         src[13] || src[14] || src[15]) {
@@ -6964,55 +7897,2786 @@ LQ__STATIC int lq__profile_header(lq_profile *p, const uint8_t *src, size_t src_
     return LQ_OK;
 }
 
-LQ_API int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *rows,
-                           const uint8_t *src, size_t src_bytes)
+/* `held` rows; those behind are dead. */
+LQ__STATIC int lq__profile_get_rows(lq_profile *p, lq__bit_reader *r, uint32_t orders, size_t held)
 {
-    lq__bit_reader r;
-    lq_profile p;
+    size_t rows = lq__profile_rows(p);
     int32_t last = 0;
     size_t i;
+    for (i = 0; i < held; i++) {
+        int32_t delta = lq__golomb_get(r, orders & 15u);
+        int32_t mean = lq__golomb_get(r, orders >> 4);
+        last += delta == LQ__DEAD_DELTA ? 0 : delta;
+        if (r->bad || last < -4096 || last > 4096 || mean < -32767 || mean > 32767) {
+            return LQ_E_DATA;
+        }
+        p->sigma[i] = (int16_t)(delta == LQ__DEAD_DELTA ? LQ_SIGMA_DEAD : last);
+        p->mean[i] = (int16_t)mean;
+    }
+    for (; i < rows; i++) {
+        p->sigma[i] = LQ_SIGMA_DEAD;
+        p->mean[i] = 0;
+    }
+    return LQ_OK;
+}
+
+/* The stream must end with its last byte, padded with zeros. */
+LQ__STATIC int lq__bits_end(lq__bit_reader *r)
+{
+    size_t left = r->count - r->at;
+    return !r->bad && left < 8 && lq__bit_get(r, (uint32_t)left) == 0 ? LQ_OK : LQ_E_DATA;
+}
+
+/* ---- the file form of a dense basis ----
+   Behind the 20 bytes, all little-endian (>>manual has the diagram):
+     rank u16, metric u8, centre's exponent i8, precision i16, 0 u16
+     of each slice: dims u16, exponent i8, metric's exponent i8
+     the centre, i16 of each dim; of each slice with metric 1: its lower triangle, i16, row by row
+     bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, the order of
+     its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision - sigma) >> 2
+   Element j of row i is d x_j / d c_i: what coefficient i adds to dim j. The forward matrix is its
+   transpose times the metric: for K, A'A of each slice, A being what made the errors white.
+
+   In memory a number of the matrix is v = q 2^(e / 4) in q22, below 2^28; a matrix's rows become
+   int16 with an exponent such that their norm stays below 2^15. */
+#define LQ__DENSE_FIXED 28u
+#define LQ__DENSE_Q 22
+
+enum { LQ__METRIC_NONE = 0, LQ__METRIC_STORED = 1, LQ__METRIC_LEFT_OUT = 2 };
+
+typedef struct lq__dense_form {
+    uint32_t rank;
+    uint32_t metric;
+    int32_t center_exponent;
+    int32_t precision;
+    const uint8_t *slices;
+    const uint8_t *center;
+    const uint8_t *metrics;
+    const uint8_t *bits;
+    size_t bits_bytes;
+} lq__dense_form;
+
+LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const uint8_t *src,
+                                   size_t src_bytes)
+{
+    size_t fixed = LQ__DENSE_FIXED + (size_t)p->slice_count * 4 + (size_t)p->dims * 2;
+    size_t dims = 0;
+    size_t metric_bytes = 0;
+    uint32_t s;
+    if (src_bytes < fixed) {
+        return LQ_E_DATA;
+    }
+    f->rank = lq__load16(src + 20);
+    f->metric = src[22];
+    f->center_exponent = (int32_t)(src[23] ^ 0x80u) - 128;
+    f->precision = (int32_t)(lq__load16(src + 24) ^ 0x8000u) - 32768;
+    f->slices = src + LQ__DENSE_FIXED;
+    f->center = f->slices + (size_t)p->slice_count * 4;
+    f->metrics = src + fixed;
+    for (s = 0; s < p->slice_count; s++) {
+        size_t d = lq__load16(f->slices + 4 * s);
+        int32_t exponent = (int32_t)(f->slices[4 * s + 2] ^ 0x80u) - 128;
+        int32_t metric_exponent = (int32_t)(f->slices[4 * s + 3] ^ 0x80u) - 128;
+        dims += d;
+        metric_bytes += f->metric == LQ__METRIC_STORED ? d * (d + 1) : 0;
+        if (d == 0 || exponent < -64 || exponent > 64 || metric_exponent < -16 ||
+            metric_exponent > 15) {
+            return LQ_E_DATA;
+        }
+    }
+    if (f->rank == 0 || f->rank > p->dims || f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
+        src[26] || src[27] || f->center_exponent < -64 || f->center_exponent > 16 ||
+        metric_bytes > src_bytes - fixed) {
+        return LQ_E_DATA;
+    }
+    f->bits = src + fixed + metric_bytes;
+    f->bits_bytes = src_bytes - fixed - metric_bytes;
+    return (size_t)f->rank * p->dims / 8 > f->bits_bytes ? LQ_E_DATA : LQ_OK;
+}
+
+/* Where things lie in the caller's memory. */
+typedef struct lq__dense_place {
+    lq_basis *basis;
+    int16_t *rows; /* mean and sigma of the profile */
+    int8_t *slice_exponent;
+    uint16_t *slice_dims;
+    int16_t *center;
+    int16_t *forward;
+    int16_t *inverse;
+    int8_t *forward_exponent;
+    int8_t *inverse_exponent;
+    int64_t *vector; /* (2 dims) scratch */
+    uint64_t *norm;  /* (dims) scratch */
+    size_t bytes;
+} lq__dense_place;
+
+LQ__INLINE size_t lq__even(size_t n)
+{
+    return (n + 1) & ~(size_t)1;
+}
+
+LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, size_t rank)
+{
+    lq__dense_place d;
+    size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 0;
+    size_t begin = at;
+    uint8_t *m = (uint8_t *)mem;
+    size_t offset[11];
+    size_t bytes[11];
+    size_t i;
+    bytes[0] = sizeof(lq_basis);
+    bytes[1] = lq_profile_bytes(lq__profile_rows(p));
+    bytes[2] = p->slice_count;
+    bytes[3] = (size_t)p->slice_count * 2;
+    bytes[4] = (size_t)p->dims * 2;
+    bytes[5] = rank * lq__even(p->dims) * 2;
+    bytes[6] = p->dims * lq__even(rank) * 2;
+    bytes[7] = rank;
+    bytes[8] = p->dims;
+    bytes[9] = (size_t)p->dims * 16;
+    bytes[10] = (size_t)p->dims * 8;
+    for (i = 0; i < 11; i++) {
+        offset[i] = at;
+        at += lq__align64(bytes[i]);
+    }
+    memset(&d, 0, sizeof d);
+    d.bytes = at - begin + 64;
+    if (m) {
+        d.basis = (lq_basis *)(void *)(m + offset[0]);
+        d.rows = (int16_t *)(void *)(m + offset[1]);
+        d.slice_exponent = (int8_t *)(m + offset[2]);
+        d.slice_dims = (uint16_t *)(void *)(m + offset[3]);
+        d.center = (int16_t *)(void *)(m + offset[4]);
+        d.forward = (int16_t *)(void *)(m + offset[5]);
+        d.inverse = (int16_t *)(void *)(m + offset[6]);
+        d.forward_exponent = (int8_t *)(m + offset[7]);
+        d.inverse_exponent = (int8_t *)(m + offset[8]);
+        d.vector = (int64_t *)(void *)(m + offset[9]);
+        d.norm = (uint64_t *)(void *)(m + offset[10]);
+    }
+    return d;
+}
+
+/* An element as q22: q * 2^(quarters / 4). */
+LQ__INLINE int64_t lq__dense_value(int32_t q, int32_t quarters)
+{
+    static const int64_t root[4] = {1073741824, 1276901417, 1518500250, 1805811302}; /* q30 */
+    int32_t shift = 30 - LQ__DENSE_Q - (quarters >> 2);
+    int64_t v = q * root[quarters & 3];
+    return shift > 62 ? 0 : (v + ((int64_t)1 << shift >> 1)) >> shift;
+}
+
+/* Quarter octaves of a row's unit, kept where lq__dense_value works. */
+LQ__INLINE int32_t lq__dense_quarters(int32_t precision, int32_t sigma)
+{
+    return lq__clamp((precision - sigma) >> 2, -240, 28);
+}
+
+/* Exponent e, -3 .. 20, for a row whose sum of squares is norm in units of 2^-2q: the norm over
+   2^e stays below 2^15 in q15, with room for the rounding of 8192 elements. */
+LQ__STATIC int32_t lq__dense_exponent(uint64_t norm, int32_t q)
+{
+    int32_t e = -3;
+    for (; e < 20; e++) { /* sqrt(norm) 2^(15 - q - e) <= 32000 */
+        int32_t shift = 2 * (15 - q - e);
+        uint64_t limit = 1024000000u;
+        if (shift <= 0 ? -shift >= 34 || norm <= limit << -shift : norm <= limit >> shift) {
+            break;
+        }
+    }
+    return e;
+}
+
+LQ__INLINE int16_t lq__dense_round(int64_t v, int32_t q, int32_t e)
+{
+    int32_t shift = q + e - 15;
+    int64_t r = shift > 0 ? (v + ((int64_t)1 << (shift - 1))) >> shift : v * ((int64_t)1 << -shift);
+    return (int16_t)(r > 32767 ? 32767 : r < -32767 ? -32767 : r);
+}
+
+/* Reads the elements: q into the forward matrix, squares of their values into norm. */
+LQ__STATIC int lq__dense_read(lq__dense_place *d, lq__bit_reader *r, const lq_profile *p,
+                              const lq__dense_form *f)
+{
+    const int16_t *sigma = p->sigma + (lq__profile_rows(p) - p->dims);
+    size_t stride = lq__even(p->dims);
+    size_t i;
+    size_t j;
+    memset(d->norm, 0, (size_t)p->dims * 8);
+    for (i = 0; i < f->rank; i++) {
+        uint32_t k = lq__bit_get(r, 4);
+        int32_t quarters = lq__dense_quarters(f->precision, sigma[i]);
+        int16_t *row = d->forward + i * stride;
+        if (sigma[i] == LQ_SIGMA_DEAD) {
+            return LQ_E_DATA;
+        }
+        for (j = 0; j < p->dims; j++) {
+            int32_t q = lq__rice_get(r, k);
+            int64_t v = lq__dense_value(q, quarters);
+            if (v >= (int64_t)1 << 28 || v <= -((int64_t)1 << 28)) {
+                return LQ_E_DATA;
+            }
+            row[j] = (int16_t)q;
+            d->norm[j] += (uint64_t)((v >> 3) * (v >> 3));
+        }
+        row[stride - 1] = p->dims & 1 ? 0 : row[stride - 1];
+        if (r->bad) {
+            return LQ_E_DATA;
+        }
+    }
+    return LQ_OK;
+}
+
+/* v (n) = metric of a slice times v: q22 plus 15 less the metric's exponent, below 2^57. */
+LQ__STATIC void lq__dense_metric(int64_t *v, int64_t *out, const uint8_t *triangle, size_t n)
+{
+    size_t i;
+    size_t j;
+    for (i = 0; i < n; i++) {
+        out[i] = 0;
+    }
+    for (i = 0; i < n; i++) {
+        for (j = 0; j <= i; j++, triangle += 2) {
+            int64_t g = (int16_t)lq__load16(triangle);
+            out[i] += g * v[j];
+            out[j] += j < i ? g * v[i] : 0;
+        }
+    }
+    memcpy(v, out, n * sizeof *v);
+}
+
+/* Row i of the forward matrix from its elements q, in place. */
+LQ__STATIC int lq__dense_forward_row(lq__dense_place *d, const lq_profile *p,
+                                     const lq__dense_form *f, size_t i, int32_t quarters)
+{
+    int16_t *row = d->forward + i * lq__even(p->dims);
+    const uint8_t *triangle = f->metrics;
+    int64_t *v = d->vector;
+    uint64_t most = 1;
+    uint64_t norm = 0;
+    int32_t down;
+    int32_t e;
+    size_t at = 0;
+    size_t j;
+    uint32_t s;
+    for (j = 0; j < p->dims; j++) {
+        v[j] = lq__dense_value(row[j], quarters);
+    }
+    for (s = 0; s < p->slice_count && f->metric == LQ__METRIC_STORED; s++) {
+        size_t n = d->slice_dims[s];
+        int32_t down_to_q22 = 15 + 128 - (int32_t)(f->slices[4 * s + 3] ^ 0x80u);
+        lq__dense_metric(v + at, v + p->dims, triangle, n);
+        for (j = at; j < at + n; j++) {
+            v[j] >>= down_to_q22;
+        }
+        triangle += n * (n + 1);
+        at += n;
+    }
+    for (j = 0; j < p->dims; j++) {
+        most = LQ__MAX(most, (uint64_t)(v[j] < 0 ? -v[j] : v[j]));
+    }
+    down = (int32_t)lq__log2_floor(most) - 24;
+    down = LQ__MAX(down, 0);
+    for (j = 0; j < p->dims; j++) {
+        v[j] >>= down;
+        norm += (uint64_t)(v[j] * v[j]);
+    }
+    e = lq__dense_exponent(norm, LQ__DENSE_Q - down);
+    if (e == 20) { /* no basis has such rows */
+        return LQ_E_DATA;
+    }
+    for (j = 0; j < p->dims; j++) {
+        row[j] = lq__dense_round(v[j], LQ__DENSE_Q - down, e);
+    }
+    d->forward_exponent[i] = (int8_t)(e - 15);
+    return LQ_OK;
+}
+
+/* Both matrices from the elements. */
+LQ__STATIC int lq__dense_build(lq__dense_place *d, const lq_profile *p, const lq__dense_form *f)
+{
+    const int16_t *sigma = p->sigma + (lq__profile_rows(p) - p->dims);
+    size_t forward_stride = lq__even(p->dims);
+    size_t inverse_stride = lq__even(f->rank);
+    size_t i;
+    size_t j;
+    for (j = 0; j < p->dims; j++) {
+        d->inverse_exponent[j] = (int8_t)lq__dense_exponent(d->norm[j], LQ__DENSE_Q - 3);
+        d->inverse[j * inverse_stride + inverse_stride - 1] = 0;
+    }
+    for (i = 0; i < f->rank; i++) {
+        int32_t quarters = lq__dense_quarters(f->precision, sigma[i]);
+        for (j = 0; j < p->dims; j++) {
+            int64_t v = lq__dense_value(d->forward[i * forward_stride + j], quarters);
+            d->inverse[j * inverse_stride + i] =
+                lq__dense_round(v, LQ__DENSE_Q, d->inverse_exponent[j]);
+        }
+        if (lq__dense_forward_row(d, p, f, i, quarters)) {
+            return LQ_E_DATA;
+        }
+    }
+    return LQ_OK;
+}
+
+LQ__STATIC void lq__dense_fill(lq__dense_place *d, const lq_profile *p, const lq__dense_form *f,
+                               const uint8_t *src, size_t src_bytes)
+{
+    lq_basis *b = d->basis;
+    size_t j;
+    uint32_t s;
+    for (s = 0; s < p->slice_count; s++) {
+        d->slice_dims[s] = lq__load16(f->slices + 4 * s);
+        d->slice_exponent[s] = (int8_t)((int32_t)(f->slices[4 * s + 2] ^ 0x80u) - 128);
+    }
+    for (j = 0; j < p->dims; j++) {
+        d->center[j] = (int16_t)lq__load16(f->center + 2 * j);
+    }
+    lq_blake2s_128(b->hash, src, src_bytes);
+    b->dims = p->dims;
+    b->slice_count = p->slice_count;
+    b->rank = f->rank;
+    b->stream = p->stream;
+    b->encodes = f->metric != LQ__METRIC_LEFT_OUT;
+    b->center_exponent = f->center_exponent;
+    b->forward_stride = (uint32_t)lq__even(p->dims);
+    b->inverse_stride = (uint32_t)lq__even(f->rank);
+    b->slice_dims = d->slice_dims;
+    b->slice_exponent = d->slice_exponent;
+    b->center = d->center;
+    b->forward = d->forward;
+    b->inverse = d->inverse;
+    b->forward_exponent = d->forward_exponent;
+    b->inverse_exponent = d->inverse_exponent;
+    b->sigma = p->sigma + (lq__profile_rows(p) - p->dims);
+}
+
+LQ__STATIC int lq__profile_load_dense(lq_profile *p, void *mem, size_t mem_bytes, size_t *needed,
+                                      const uint8_t *src, size_t src_bytes)
+{
+    lq__dense_form f;
+    lq__dense_place d;
+    lq__bit_reader r;
+    int status = lq__dense_form_read(&f, p, src, src_bytes);
+    if (status) {
+        return status;
+    }
+    d = lq__dense_place_of(NULL, p, f.rank);
+    *needed = d.bytes;
+    if (!mem || mem_bytes < d.bytes) {
+        return LQ_E_SPACE;
+    }
+    d = lq__dense_place_of(mem, p, f.rank);
+    p->mean = d.rows;
+    p->sigma = d.rows + lq__profile_rows(p);
+    r.src = f.bits;
+    r.count = f.bits_bytes * 8;
+    r.at = 0;
+    r.bad = 0;
+    status = lq__profile_get_rows(p, &r, src[7], lq__profile_rows(p) - p->dims + f.rank);
+    if (!status) {
+        status = lq__dense_read(&d, &r, p, &f);
+    }
+    if (!status) {
+        status = lq__bits_end(&r);
+    }
+    if (!status) {
+        lq__dense_fill(&d, p, &f, src, src_bytes);
+        status = lq__dense_build(&d, p, &f);
+    }
+    if (status) {
+        return status;
+    }
+    p->dense = d.basis;
+    memcpy(p->basis_hash, d.basis->hash, 16);
+    return LQ_OK;
+}
+
+/* All forms but the dense one. */
+LQ__STATIC int lq__profile_load_rows(lq_profile *p, void *mem, size_t mem_bytes, size_t *needed,
+                                     const uint8_t *src, size_t src_bytes)
+{
+    size_t rows = lq__profile_rows(p);
+    size_t held = rows;
+    size_t fixed = LQ__PROFILE_HEADER;
+    lq__bit_reader r;
     int status;
-    if (!profile || !rows || !src) {
+    if (src[6] == LQ__FORM_NAMED) {
+        size_t rank;
+        fixed += 18;
+        if (src_bytes < fixed) {
+            return LQ_E_DATA;
+        }
+        rank = lq__load16(src + LQ__PROFILE_HEADER + 16);
+        if (rank == 0 || rank > p->dims) {
+            return LQ_E_DATA;
+        }
+        memcpy(p->basis_hash, src + LQ__PROFILE_HEADER, 16);
+        held = rows - p->dims + rank;
+    }
+    *needed = lq_profile_bytes(rows);
+    if (lq__profile_place(p, mem, mem_bytes, rows)) {
+        return LQ_E_SPACE;
+    }
+    r.src = src + fixed;
+    r.count = (src_bytes - fixed) * 8;
+    r.at = 0;
+    r.bad = 0;
+    status = lq__profile_get_rows(p, &r, src[7], held);
+    return status ? status : lq__bits_end(&r);
+}
+
+LQ_API int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *needed,
+                           const uint8_t *src, size_t src_bytes)
+{
+    lq_profile p;
+    int status;
+    if (!profile || !needed || !src) {
         return LQ_E_ARG;
     }
-    *rows = 0;
+    *needed = 0;
     status = lq__profile_header(&p, src, src_bytes);
     if (status) {
         return status;
     }
 #ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-    if (lq__load32(src + 16) != lq__xxh32(src + LQ__PROFILE_HEADER, src_bytes - LQ__PROFILE_HEADER,
-                                          lq__xxh32(src, 16, 0))) {
+    if (lq__load32(src + 16) != lq__profile_checksum(src, src_bytes)) {
         return LQ_E_DATA;
     }
 #endif
-    *rows = lq__profile_rows(&p);
-    if (lq__profile_place(&p, mem, mem_bytes, *rows)) {
+    status = src[6] == LQ__FORM_DENSE
+                 ? lq__profile_load_dense(&p, mem, mem_bytes, needed, src, src_bytes)
+                 : lq__profile_load_rows(&p, mem, mem_bytes, needed, src, src_bytes);
+    if (!status) {
+        *profile = p;
+    }
+    return status;
+}
+
+/* ================================================================================================
+   >>calibrate   eigenvectors of a symmetric matrix; the Karhunen-Loeve basis of a group
+
+   The eigenvectors:
+   1. Householder tridiagonalisation by panels: a panel's reflectors are found from matrix-vector
+      products with the matrix as it was at the panel's start, which is updated once by all of them
+      (rank 2 x panel). LAPACK Working Note 2; Golub & Van Loan, Matrix Computations, 8.3.
+   2. Divide and conquer on the tridiagonal matrix: halves joined by a rank-one update, whose
+      eigenvalues are roots of the secular equation (Cuppen 1981). Roots are kept as distance to the
+      nearest pole and the update is recomputed from them, so that the vectors are orthogonal however
+      close the roots lie (Gu & Eisenstat 1995). Leaves: implicit QR, Golub & Van Loan 8.3.5.
+   3. The reflectors applied to the eigenvectors in blocks.
+   Matrices of eigenvectors are stored transposed: a row is a vector.
+   ============================================================================================== */
+/* Keeps -ffast-math from turning (a - b) - c into a - (b + c) across a call. */
+#if defined(__GNUC__) || defined(__clang__)
+#define LQ__EIGEN_APART __attribute__((noinline))
+#else
+#define LQ__EIGEN_APART
+#endif
+
+#define LQ__EIGEN_EPS 2.220446049250313e-16
+#define LQ__EIGEN_PANEL 32u  /* reflectors between two updates of the matrix */
+#define LQ__EIGEN_BLOCK 64u  /* reflectors applied together to the eigenvectors */
+#define LQ__EIGEN_LEAF 32u   /* largest matrix left to QR */
+#define LQ__EIGEN_ROWS 64u   /* rows of a product whose left factor is packed at a time */
+#define LQ__EIGEN_DEPTH 256u /* summands of a product taken at a time */
+
+/* The multiplication's register tile (TALL, WIDE), written out by these so that compilers keep it
+   in registers. clang spills 4 by 4 when it has 16 registers of two doubles. */
+#if defined(__AVX512F__)
+#define LQ__EIGEN_TALL 8u
+#define LQ__EIGEN_ROWS_OF(X) LQ__EIGEN_8_ROWS(X)
+#elif defined(__clang__) && (defined(__x86_64__) || defined(__i386__))
+#define LQ__EIGEN_TALL 2u
+#define LQ__EIGEN_ROWS_OF(X) LQ__EIGEN_2_ROWS(X)
+#else
+#define LQ__EIGEN_TALL 4u
+#define LQ__EIGEN_ROWS_OF(X) LQ__EIGEN_4_ROWS(X)
+#endif
+#if defined(__AVX__)
+#define LQ__EIGEN_WIDE 8u
+#define LQ__EIGEN_COLUMNS(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3) X(r, 4) X(r, 5) X(r, 6) X(r, 7)
+#else
+#define LQ__EIGEN_WIDE 4u
+#define LQ__EIGEN_COLUMNS(X, r) X(r, 0) X(r, 1) X(r, 2) X(r, 3)
+#endif
+#define LQ__EIGEN_ZERO(r, j) double r##j = 0;
+#define LQ__EIGEN_LOAD(r, j) double r##j = b[j];
+#define LQ__EIGEN_MUL_ADD(r, j) r##j += x * y##j;
+#define LQ__EIGEN_KEEP(r, j) tile[j] = r##j;
+#define LQ__EIGEN_ROW_ZERO(r, i) LQ__EIGEN_COLUMNS(LQ__EIGEN_ZERO, r)
+#define LQ__EIGEN_ROW_MUL_ADD(r, i) \
+    x = a[i];                       \
+    LQ__EIGEN_COLUMNS(LQ__EIGEN_MUL_ADD, r)
+#define LQ__EIGEN_ROW_KEEP(r, i)         \
+    LQ__EIGEN_COLUMNS(LQ__EIGEN_KEEP, r) \
+    tile += LQ__EIGEN_WIDE;
+#define LQ__EIGEN_2_ROWS(X) X(c0, 0) X(c1, 1)
+#define LQ__EIGEN_4_ROWS(X) LQ__EIGEN_2_ROWS(X) X(c2, 2) X(c3, 3)
+#define LQ__EIGEN_8_ROWS(X) LQ__EIGEN_4_ROWS(X) X(c4, 4) X(c5, 5) X(c6, 6) X(c7, 7)
+
+/* Everything in the workspace. Arrays without a size have n elements. */
+typedef struct lq__eigen_work {
+    size_t n;
+    double *a;       /* (n, n) upper triangle; after step 1 row k holds reflector k from k + 1 on */
+    double *z;       /* (n, n) eigenvectors of the tridiagonal matrix */
+    double *left;    /* (ROWS, n) packed left factor */
+    double *right;   /* packed right factor: (n / 2, n / 2) or (2 BLOCK, n), padded */
+    double *panel;   /* (2 BLOCK, n) */
+    double *product; /* (ROWS, BLOCK) */
+    double *diagonal; /* of the tridiagonal matrix, then its eigenvalues in the order of z's rows */
+    double *off;      /* off-diagonal */
+    double *tau;      /* I - tau v v' */
+    double *update;   /* z of the rank-one update, of each row */
+    double *pole;     /* secular equation: poles, ascending */
+    double *weight;   /* z at the poles */
+    double *square;   /* z^2; later the recomputed z */
+    double *shift;    /* root i is pole[origin[i]] + shift[i] */
+    double *scale;    /* 1 / norm of eigenvector i */
+    double *delta;    /* pole - pole[origin] of the root at hand */
+    size_t *origin;
+    size_t *order;
+    size_t *slot;  /* row of z of each pole */
+    size_t *group; /* poles by kind: left, both, right */
+    size_t *kind;  /* of each row of z */
+    double norm;   /* of the tridiagonal matrix: its largest element */
+} lq__eigen_work;
+
+LQ__INLINE size_t lq__eigen_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+LQ__INLINE double lq__eigen_abs(double x)
+{
+    return x < 0 ? -x : x;
+}
+
+LQ__INLINE double lq__eigen_pow2(int exponent)
+{
+    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
+    double x;
+    memcpy(&x, &bits, 8);
+    return x;
+}
+
+/* Square root to about an ulp; 0 for x <= 0. A first guess of 1 / sqrt(x) from the exponent, four
+   Newton steps for that, one for the root. */
+LQ__STATIC double lq__sqrt_f64(double x)
+{
+    uint64_t bits;
+    double r;
+    double s;
+    int i;
+    if (x < 1e-290) {
+        return x > 0 ? lq__sqrt_f64(x * lq__eigen_pow2(200)) * lq__eigen_pow2(-100) : 0.0;
+    }
+    memcpy(&bits, &x, 8);
+    bits = 0x5fe6eb50c7b537a9u - (bits >> 1);
+    memcpy(&r, &bits, 8);
+    for (i = 0; i < 4; i++) {
+        r = r * (1.5 - 0.5 * x * r * r);
+    }
+    s = x * r;
+    return s + 0.5 * r * (x - s * s);
+}
+
+/* sqrt(x^2 + y^2) without underflow. */
+LQ__STATIC double lq__eigen_length(double x, double y)
+{
+    double big = lq__eigen_abs(x);
+    double less = lq__eigen_abs(y);
+    if (big < less) {
+        double t = big;
+        big = less;
+        less = t;
+    }
+    if (!(big > 1e-290)) {
+        return 0;
+    }
+    less /= big;
+    return big * lq__sqrt_f64(1 + less * less);
+}
+
+/* ---- vectors ---- */
+LQ__STATIC double lq__eigen_dot(const double *x, const double *y, size_t count)
+{
+    double s[4];
+    double s0 = 0;
+    double s1 = 0;
+    double s2 = 0;
+    double s3 = 0;
+    size_t i;
+    for (i = 0; i + 4 <= count; i += 4) {
+        s0 += x[i] * y[i];
+        s1 += x[i + 1] * y[i + 1];
+        s2 += x[i + 2] * y[i + 2];
+        s3 += x[i + 3] * y[i + 3];
+    }
+    s[0] = s0;
+    s[1] = s1;
+    s[2] = s2;
+    s[3] = s3;
+    for (; i < count; i++) {
+        s[0] += x[i] * y[i];
+    }
+    return (s[0] + s[1]) + (s[2] + s[3]);
+}
+
+/* y += a x + b w */
+LQ__STATIC void lq__eigen_add(double *y, double a, const double *x, double b, const double *w,
+                              size_t count)
+{
+    size_t i;
+    for (i = 0; i + 4 <= count; i += 4) {
+        double y0 = y[i] + a * x[i] + b * w[i];
+        double y1 = y[i + 1] + a * x[i + 1] + b * w[i + 1];
+        double y2 = y[i + 2] + a * x[i + 2] + b * w[i + 2];
+        double y3 = y[i + 3] + a * x[i + 3] + b * w[i + 3];
+        y[i] = y0;
+        y[i + 1] = y1;
+        y[i + 2] = y2;
+        y[i + 3] = y3;
+    }
+    for (; i < count; i++) {
+        y[i] += a * x[i] + b * w[i];
+    }
+}
+
+/* x, y = c x + s y, c y - s x */
+LQ__STATIC void lq__eigen_rotate(double *x, double *y, double c, double s, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        double t = c * x[i] + s * y[i];
+        y[i] = c * y[i] - s * x[i];
+        x[i] = t;
+    }
+}
+
+/* ---- products ----
+   Factors are packed in strips of TALL rows (left) or WIDE columns (right): strip by strip, summand by
+   summand, zeros up to a full strip. */
+
+/* c (m, n) = or += left (m, k) right (k, n); row i of c lies at c + rows[i] * stride, or at
+   c + i * stride where rows is NULL.
+     left_stride, right_stride   doubles from strip to strip */
+typedef struct lq__eigen_product {
+    double *c;
+    const size_t *rows;
+    size_t stride;
+    size_t m;
+    size_t n;
+    size_t k;
+    const double *left;
+    const double *right;
+    size_t left_stride;
+    size_t right_stride;
+    int add;
+} lq__eigen_product;
+
+/* Packs `count` vectors of src, `tile` to a strip: element p of vector i is at src[p * stride + i],
+   times `sign`. */
+LQ__STATIC void lq__eigen_pack_rows(double *dst, size_t tile, size_t strip, const double *src,
+                                    size_t stride, size_t count, size_t k, double sign)
+{
+    size_t i;
+    size_t p;
+    size_t r;
+    for (i = 0; i < count; i += tile) {
+        size_t width = lq__eigen_min(count - i, tile);
+        for (p = 0; p < k; p++) {
+            for (r = 0; r < width; r++) {
+                dst[p * tile + r] = sign * src[p * stride + i + r];
+            }
+            for (; r < tile; r++) {
+                dst[p * tile + r] = 0;
+            }
+        }
+        dst += strip;
+    }
+}
+
+/* The same where element p of vector i is at src[i * stride + p]. */
+LQ__STATIC void lq__eigen_pack_columns(double *dst, size_t tile, size_t strip, const double *src,
+                                       size_t stride, size_t count, size_t k, double sign)
+{
+    size_t i;
+    size_t p;
+    size_t r;
+    for (i = 0; i < count; i += tile) {
+        size_t width = lq__eigen_min(count - i, tile);
+        for (r = 0; r < tile; r++) {
+            const double *from = src + (i + (r < width ? r : 0)) * stride;
+            double factor = r < width ? sign : 0.0;
+            for (p = 0; p < k; p++) {
+                dst[p * tile + r] = factor * from[p];
+            }
+        }
+        dst += strip;
+    }
+}
+
+/* tile (TALL, WIDE) = a b of k summands. */
+LQ__STATIC void lq__eigen_tile(double *tile, const double *a, const double *b, size_t k)
+{
+    size_t p;
+    LQ__EIGEN_ROWS_OF(LQ__EIGEN_ROW_ZERO)
+    for (p = 0; p < k; p++) {
+        double x;
+        LQ__EIGEN_COLUMNS(LQ__EIGEN_LOAD, y)
+        LQ__EIGEN_ROWS_OF(LQ__EIGEN_ROW_MUL_ADD)
+        a += LQ__EIGEN_TALL;
+        b += LQ__EIGEN_WIDE;
+    }
+    LQ__EIGEN_ROWS_OF(LQ__EIGEN_ROW_KEEP)
+}
+
+/* A tile to its place in c. */
+LQ__STATIC void lq__eigen_put(const lq__eigen_product *p, const double *tile, size_t i0, size_t j0,
+                              int add)
+{
+    size_t rows = lq__eigen_min(p->m - i0, LQ__EIGEN_TALL);
+    size_t columns = lq__eigen_min(p->n - j0, LQ__EIGEN_WIDE);
+    size_t i;
+    size_t j;
+    for (i = 0; i < rows; i++) {
+        double *c = p->c + (p->rows ? p->rows[i0 + i] : i0 + i) * p->stride + j0;
+        const double *t = tile + i * LQ__EIGEN_WIDE;
+        if (add) {
+            for (j = 0; j < columns; j++) {
+                c[j] += t[j];
+            }
+        } else {
+            memcpy(c, t, columns * sizeof(double));
+        }
+    }
+}
+
+LQ__STATIC void lq__eigen_multiply(const lq__eigen_product *p)
+{
+    double tile[LQ__EIGEN_TALL * LQ__EIGEN_WIDE];
+    size_t k0 = 0;
+    size_t i;
+    size_t j;
+    do {
+        size_t depth = lq__eigen_min(p->k - k0, LQ__EIGEN_DEPTH);
+        for (j = 0; j < p->n; j += LQ__EIGEN_WIDE) {
+            const double *b = p->right + j / LQ__EIGEN_WIDE * p->right_stride;
+            for (i = 0; i < p->m; i += LQ__EIGEN_TALL) {
+                const double *a = p->left + i / LQ__EIGEN_TALL * p->left_stride;
+                lq__eigen_tile(tile, a + k0 * LQ__EIGEN_TALL, b + k0 * LQ__EIGEN_WIDE, depth);
+                lq__eigen_put(p, tile, i, j, p->add || k0);
+            }
+        }
+        k0 += LQ__EIGEN_DEPTH;
+    } while (k0 < p->k);
+}
+
+/* ---- step 1: tridiagonal form ---- */
+
+/* Four rows r = 0 .. 3 of `a` at once: y += sum f[r] a[r], s[r] += a[r] x. */
+LQ__STATIC void lq__eigen_four_rows(double *s, double *y, const double *a, size_t stride,
+                                    const double *x, const double *f, size_t count)
+{
+    const double *a1 = a + stride;
+    const double *a2 = a1 + stride;
+    const double *a3 = a2 + stride;
+    double f0 = f[0], f1 = f[1], f2 = f[2], f3 = f[3];
+    double s00 = 0, s01 = 0, s02 = 0, s03 = 0;
+    double s10 = 0, s11 = 0, s12 = 0, s13 = 0;
+    double s20 = 0, s21 = 0, s22 = 0, s23 = 0;
+    double s30 = 0, s31 = 0, s32 = 0, s33 = 0;
+    double lanes[16];
+    size_t j;
+    for (j = 0; j + 4 <= count; j += 4) {
+        double x0 = x[j], x1 = x[j + 1], x2 = x[j + 2], x3 = x[j + 3];
+        double y0 = y[j], y1 = y[j + 1], y2 = y[j + 2], y3 = y[j + 3];
+        double p0 = a[j], p1 = a[j + 1], p2 = a[j + 2], p3 = a[j + 3];
+        s00 += p0 * x0, s01 += p1 * x1, s02 += p2 * x2, s03 += p3 * x3;
+        y0 += f0 * p0, y1 += f0 * p1, y2 += f0 * p2, y3 += f0 * p3;
+        p0 = a1[j], p1 = a1[j + 1], p2 = a1[j + 2], p3 = a1[j + 3];
+        s10 += p0 * x0, s11 += p1 * x1, s12 += p2 * x2, s13 += p3 * x3;
+        y0 += f1 * p0, y1 += f1 * p1, y2 += f1 * p2, y3 += f1 * p3;
+        p0 = a2[j], p1 = a2[j + 1], p2 = a2[j + 2], p3 = a2[j + 3];
+        s20 += p0 * x0, s21 += p1 * x1, s22 += p2 * x2, s23 += p3 * x3;
+        y0 += f2 * p0, y1 += f2 * p1, y2 += f2 * p2, y3 += f2 * p3;
+        p0 = a3[j], p1 = a3[j + 1], p2 = a3[j + 2], p3 = a3[j + 3];
+        s30 += p0 * x0, s31 += p1 * x1, s32 += p2 * x2, s33 += p3 * x3;
+        y0 += f3 * p0, y1 += f3 * p1, y2 += f3 * p2, y3 += f3 * p3;
+        y[j] = y0, y[j + 1] = y1, y[j + 2] = y2, y[j + 3] = y3;
+    }
+    lanes[0] = s00, lanes[1] = s01, lanes[2] = s02, lanes[3] = s03;
+    lanes[4] = s10, lanes[5] = s11, lanes[6] = s12, lanes[7] = s13;
+    lanes[8] = s20, lanes[9] = s21, lanes[10] = s22, lanes[11] = s23;
+    lanes[12] = s30, lanes[13] = s31, lanes[14] = s32, lanes[15] = s33;
+    for (; j < count; j++) {
+        lanes[0] += a[j] * x[j];
+        lanes[4] += a1[j] * x[j];
+        lanes[8] += a2[j] * x[j];
+        lanes[12] += a3[j] * x[j];
+        y[j] += f0 * a[j] + f1 * a1[j] + f2 * a2[j] + f3 * a3[j];
+    }
+    for (j = 0; j < 4; j++) {
+        s[j] += (lanes[4 * j] + lanes[4 * j + 1]) + (lanes[4 * j + 2] + lanes[4 * j + 3]);
+    }
+}
+
+/* y = A x for a symmetric matrix of which only the upper triangle is read, each element once. */
+LQ__STATIC void lq__eigen_symmetric_times(double *y, const double *a, size_t stride,
+                                          const double *x, size_t count)
+{
+    size_t i;
+    size_t j;
+    size_t r;
+    memset(y, 0, count * sizeof(double));
+    for (i = 0; i < count; i += 4) {
+        const double *row = a + i * stride + i;
+        size_t rows = lq__eigen_min(count - i, 4);
+        for (r = 0; r < rows; r++) {
+            y[i + r] += row[r * stride + r] * x[i + r];
+            for (j = r + 1; j < rows; j++) {
+                y[i + r] += row[r * stride + j] * x[i + j];
+                y[i + j] += row[r * stride + j] * x[i + r];
+            }
+        }
+        if (rows == 4) {
+            lq__eigen_four_rows(y + i, y + i + 4, row + 4, stride, x + i + 4, x + i, count - i - 4);
+        }
+    }
+}
+
+/* Reflector I - tau v v' with v[0] = 1 that maps x to (beta, 0, ...); v replaces x.
+   Golub & Van Loan 5.1.3. Returns tau. */
+LQ__STATIC double lq__eigen_reflector(double *x, size_t count, double *beta)
+{
+    double alpha = x[0];
+    double tail = lq__eigen_dot(x + 1, x + 1, count - 1);
+    double length;
+    double factor;
+    size_t i;
+    x[0] = 1;
+    if (!(tail > 1e-280)) { /* beyond every digit of a matrix of norm 1 */
+        memset(x + 1, 0, (count - 1) * sizeof(double));
+        *beta = alpha;
+        return 0;
+    }
+    length = lq__sqrt_f64(alpha * alpha + tail);
+    *beta = alpha < 0 ? length : -length;
+    factor = 1 / (alpha - *beta);
+    for (i = 1; i < count; i++) {
+        x[i] *= factor;
+    }
+    return (*beta - alpha) / *beta;
+}
+
+/* Reflector k of the panel that starts at `first`: brings row k up to date, finds v (into row k)
+   and w = tau (A v) - (tau / 2)(tau v' A v) v (into the panel), with which A becomes
+   A - v w' - w v'. */
+LQ__STATIC void lq__eigen_reduce_row(lq__eigen_work *work, size_t first, size_t k)
+{
+    size_t n = work->n;
+    size_t count = n - k - 1;
+    double *row = work->a + k * n;
+    double *v = row + k + 1;
+    double *w = work->panel + (k - first) * n + k + 1;
+    double half;
+    size_t q;
+    size_t i;
+    for (q = first; q < k; q++) {
+        const double *vq = work->a + q * n + k;
+        const double *wq = work->panel + (q - first) * n + k;
+        lq__eigen_add(row + k, -vq[0], wq, -wq[0], vq, n - k);
+    }
+    work->diagonal[k] = row[k];
+    if (count == 0) {
+        return;
+    }
+    work->tau[k] = lq__eigen_reflector(v, count, &work->off[k]);
+    lq__eigen_symmetric_times(w, row + n + k + 1, n, v, count);
+    for (q = first; q < k; q++) {
+        const double *vq = work->a + q * n + k + 1;
+        const double *wq = work->panel + (q - first) * n + k + 1;
+        double vv = lq__eigen_dot(vq, v, count);
+        double wv = lq__eigen_dot(wq, v, count);
+        lq__eigen_add(w, -wv, vq, -vv, wq, count);
+    }
+    half = -0.5 * work->tau[k] * work->tau[k] * lq__eigen_dot(w, v, count);
+    for (i = 0; i < count; i++) {
+        w[i] = work->tau[k] * w[i] + half * v[i];
+    }
+}
+
+/* A - V'W - W'V for rows and columns from `start`, with the panel's reflectors [first, start). */
+LQ__STATIC void lq__eigen_update(lq__eigen_work *work, size_t first, size_t start)
+{
+    size_t n = work->n;
+    size_t count = n - start;
+    size_t k = start - first;
+    size_t strip = 2 * k * LQ__EIGEN_WIDE;
+    size_t left_strip = 2 * k * LQ__EIGEN_TALL;
+    const double *v = work->a + first * n + start;
+    const double *w = work->panel + start;
+    lq__eigen_product p;
+    size_t i;
+    lq__eigen_pack_rows(work->right, LQ__EIGEN_WIDE, strip, w, n, count, k, 1.0);
+    lq__eigen_pack_rows(work->right + k * LQ__EIGEN_WIDE, LQ__EIGEN_WIDE, strip, v, n, count, k,
+                        1.0);
+    memset(&p, 0, sizeof(p));
+    p.stride = n;
+    p.k = 2 * k;
+    p.left = work->left;
+    p.left_stride = left_strip;
+    p.right_stride = strip;
+    p.add = 1;
+    for (i = 0; i < count; i += LQ__EIGEN_ROWS) {
+        p.m = lq__eigen_min(count - i, LQ__EIGEN_ROWS);
+        p.n = count - i;
+        p.c = work->a + (start + i) * n + start + i;
+        p.right = work->right + i / LQ__EIGEN_WIDE * strip;
+        lq__eigen_pack_rows(work->left, LQ__EIGEN_TALL, left_strip, v + i, n, p.m, k, -1.0);
+        lq__eigen_pack_rows(work->left + k * LQ__EIGEN_TALL, LQ__EIGEN_TALL, left_strip, w + i, n,
+                            p.m, k, -1.0);
+        lq__eigen_multiply(&p);
+    }
+}
+
+LQ__STATIC void lq__eigen_tridiagonal(lq__eigen_work *work)
+{
+    size_t first;
+    size_t k;
+    for (first = 0; first < work->n; first += LQ__EIGEN_PANEL) {
+        size_t end = lq__eigen_min(work->n, first + LQ__EIGEN_PANEL);
+        for (k = first; k < end; k++) {
+            lq__eigen_reduce_row(work, first, k);
+        }
+        if (end < work->n) {
+            lq__eigen_update(work, first, end);
+        }
+    }
+    work->norm = 0;
+    for (k = 0; k < work->n; k++) {
+        double d = lq__eigen_abs(work->diagonal[k]);
+        double e = k + 1 < work->n ? lq__eigen_abs(work->off[k]) : 0.0;
+        d = d < e ? e : d;
+        work->norm = work->norm < d ? d : work->norm;
+    }
+}
+
+/* ---- step 2: eigenvectors of the tridiagonal matrix ---- */
+
+/* One implicit QR step with Wilkinson's shift on rows [low, high]; the rotations go into the rows
+   of z, columns [first, first + count). */
+LQ__STATIC void lq__eigen_qr_step(lq__eigen_work *work, size_t low, size_t high, size_t first,
+                                  size_t count)
+{
+    double *d = work->diagonal;
+    double *e = work->off;
+    double t = e[high - 1];
+    double half = 0.5 * (d[high - 1] - d[high]);
+    double length = lq__eigen_length(half, t);
+    double x = d[low] - d[high] + t * (t / (half < 0 ? half - length : half + length));
+    double y = e[low];
+    size_t k;
+    for (k = low; k < high; k++) {
+        double r = lq__eigen_length(x, y);
+        double c = r > 0 ? x / r : 1.0;
+        double s = r > 0 ? y / r : 0.0;
+        double dk = d[k];
+        double cross = 2 * c * s * e[k];
+        if (k > low) {
+            e[k - 1] = r;
+        }
+        e[k] = c * s * (d[k + 1] - dk) + (c * c - s * s) * e[k];
+        d[k] = c * c * dk + cross + s * s * d[k + 1];
+        d[k + 1] = s * s * dk - cross + c * c * d[k + 1];
+        lq__eigen_rotate(work->z + k * work->n + first, work->z + (k + 1) * work->n + first, c, s,
+                         count);
+        x = e[k];
+        if (k + 1 < high) {
+            y = s * e[k + 1];
+            e[k + 1] *= c;
+        }
+    }
+}
+
+/* Eigenvectors of the block [first, first + count) by QR. Returns -1 when it does not converge. */
+LQ__STATIC int lq__eigen_leaf(lq__eigen_work *work, size_t first, size_t count)
+{
+    double less = 0.5 * LQ__EIGEN_EPS * work->norm;
+    size_t high = first + count - 1;
+    size_t steps = 0;
+    size_t i;
+    for (i = first; i <= high; i++) {
+        work->z[i * work->n + i] = 1;
+    }
+    while (high > first) {
+        size_t low = high;
+        while (low > first && lq__eigen_abs(work->off[low - 1]) > less) {
+            low--;
+        }
+        if (low == high) {
+            high--;
+        } else if (steps++ < 64 * LQ__EIGEN_LEAF) {
+            lq__eigen_qr_step(work, low, high, first, count);
+        } else {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* order[0 .. count) such that key[order[i]] ascends. Heap sort. */
+LQ__STATIC void lq__eigen_sort(size_t *order, const double *key, size_t first, size_t count)
+{
+    size_t end = count;
+    size_t start = count / 2;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        order[i] = first + i;
+    }
+    while (end > 1) {
+        size_t at;
+        size_t child;
+        size_t moved;
+        if (start > 0) {
+            moved = order[--start];
+        } else {
+            moved = order[--end];
+            order[end] = order[0];
+        }
+        at = start;
+        while ((child = 2 * at + 1) < end) {
+            if (child + 1 < end && key[order[child]] < key[order[child + 1]]) {
+                child++;
+            }
+            if (!(key[moved] < key[order[child]])) {
+                break;
+            }
+            order[at] = order[child];
+            at = child;
+        }
+        order[at] = moved;
+    }
+}
+
+enum { LQ__EIGEN_LEFT = 0, LQ__EIGEN_BOTH = 1, LQ__EIGEN_RIGHT = 2 };
+
+/* The update's z: the last column of the left half's rows, the first of the right half's. */
+LQ__STATIC void lq__eigen_rank_one(lq__eigen_work *work, size_t first, size_t middle, size_t count,
+                                   double off)
+{
+    size_t i;
+    for (i = first; i < first + count; i++) {
+        int left = i < middle;
+        double x = work->z[i * work->n + (left ? middle - 1 : middle)];
+        work->kind[i] = left ? LQ__EIGEN_LEFT : LQ__EIGEN_RIGHT;
+        work->update[i] = (!left && off < 0 ? -x : x) * 0.70710678118654752;
+    }
+}
+
+/* Deflation: rows whose z is negligible are eigenvectors already; of two rows with (nearly) one
+   eigenvalue a rotation makes one of them such. The rest become poles. Returns their number.
+   Cuppen 1981; Dongarra & Sorensen 1987. */
+LQ__STATIC size_t lq__eigen_deflate(lq__eigen_work *work, size_t first, size_t count, double rho)
+{
+    double tolerance = 8 * LQ__EIGEN_EPS * work->norm;
+    double *d = work->diagonal;
+    double *u = work->update;
+    size_t poles = 0;
+    size_t i;
+    lq__eigen_sort(work->order, d, first, count);
+    for (i = 0; i < count; i++) {
+        size_t row = work->order[i];
+        if (!(rho * lq__eigen_abs(u[row]) > tolerance)) {
+            continue;
+        }
+        if (poles > 0) {
+            size_t last = work->slot[poles - 1];
+            double length = lq__eigen_length(u[last], u[row]);
+            double c = u[row] / length;
+            double s = -u[last] / length;
+            double gap = d[row] - d[last];
+            if (lq__eigen_abs(gap * c * s) <= tolerance) {
+                double dl = d[last];
+                lq__eigen_rotate(work->z + last * work->n + first, work->z + row * work->n + first,
+                                 c, s, count);
+                d[last] = dl * c * c + d[row] * s * s;
+                d[row] = dl * s * s + d[row] * c * c;
+                u[row] = length;
+                if (work->kind[row] != work->kind[last]) {
+                    work->kind[row] = LQ__EIGEN_BOTH;
+                }
+                poles--;
+            }
+        }
+        work->slot[poles++] = row;
+    }
+    for (i = 0; i < poles; i++) {
+        work->pole[i] = d[work->slot[i]];
+        work->weight[i] = u[work->slot[i]];
+        work->square[i] = work->weight[i] * work->weight[i];
+    }
+    return poles;
+}
+
+/* delta = pole - pole[origin] */
+LQ__EIGEN_APART LQ__STATIC void lq__eigen_differences(double *delta, const double *pole,
+                                                      size_t count, size_t origin)
+{
+    double from = pole[origin];
+    size_t i;
+    for (i = 0; i < count; i++) {
+        delta[i] = pole[i] - from;
+    }
+}
+
+/* Sums of square / (delta - x) and of its derivative over [from, to). */
+LQ__STATIC void lq__eigen_secular_sums(const lq__eigen_work *work, size_t from, size_t to, double x,
+                                       double *sum, double *slope)
+{
+    const double *delta = work->delta;
+    const double *square = work->square;
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    double t0 = 0, t1 = 0, t2 = 0, t3 = 0;
+    size_t i;
+    for (i = from; i + 4 <= to; i += 4) {
+        double r0 = 1 / (delta[i] - x), r1 = 1 / (delta[i + 1] - x);
+        double r2 = 1 / (delta[i + 2] - x), r3 = 1 / (delta[i + 3] - x);
+        double q0 = square[i] * r0, q1 = square[i + 1] * r1;
+        double q2 = square[i + 2] * r2, q3 = square[i + 3] * r3;
+        s0 += q0, s1 += q1, s2 += q2, s3 += q3;
+        t0 += q0 * r0, t1 += q1 * r1, t2 += q2 * r2, t3 += q3 * r3;
+    }
+    for (; i < to; i++) {
+        double r = 1 / (delta[i] - x);
+        s0 += square[i] * r;
+        t0 += square[i] * r * r;
+    }
+    *sum = (s0 + s1) + (s2 + s3);
+    *slope = (t0 + t1) + (t2 + t3);
+}
+
+/* The root x of c x^2 - a x + b = 0 that continues the interpolation's branch. */
+LQ__STATIC double lq__eigen_quadratic(double a, double b, double c)
+{
+    double root = a * a - 4 * b * c;
+    root = lq__sqrt_f64(lq__eigen_abs(root));
+    if (a > 0) {
+        return 2 * b / (a + root);
+    }
+    return c < 0 || c > 0 ? (a - root) / (2 * c) : 0.0;
+}
+
+/* A point well inside (low, high), neither of which lie on different sides of 0. */
+LQ__STATIC double lq__eigen_between(double low, double high)
+{
+    double inner = high > 0 ? low : high;
+    double outer = high > 0 ? high : low;
+    if (!(lq__eigen_abs(inner) > 0)) {
+        return outer / 16;
+    }
+    if (lq__eigen_abs(outer) > 4 * lq__eigen_abs(inner)) {
+        double middle = lq__sqrt_f64(lq__eigen_abs(inner)) * lq__sqrt_f64(lq__eigen_abs(outer));
+        return outer < 0 ? -middle : middle;
+    }
+    return low + 0.5 * (high - low);
+}
+
+/* Where the search for root i starts: origin, bracket (low, high), first guess. */
+LQ__STATIC double lq__eigen_root_start(lq__eigen_work *work, size_t i, size_t poles, double inverse,
+                                       double *low, double *high)
+{
+    const double *square = work->square;
+    double gap;
+    double sum;
+    double slope;
+    double c;
+    size_t j;
+    work->origin[i] = i;
+    lq__eigen_differences(work->delta, work->pole, poles, i);
+    if (i + 1 == poles) {
+        sum = 0;
+        for (j = 0; j < poles; j++) {
+            sum += square[j];
+        }
+        *low = 0;
+        *high = sum / inverse * (1 + 8 * LQ__EIGEN_EPS);
+        return 0.5 * *high;
+    }
+    gap = work->delta[i + 1];
+    lq__eigen_secular_sums(work, 0, poles, 0.5 * gap, &sum, &slope);
+    sum += inverse;
+    c = sum + (square[i] - square[i + 1]) / (0.5 * gap);
+    if (sum > 0) {
+        *low = 0;
+        *high = 0.5 * gap;
+        return lq__eigen_quadratic(c * gap + square[i] + square[i + 1], square[i] * gap, c);
+    }
+    work->origin[i] = i + 1;
+    lq__eigen_differences(work->delta, work->pole, poles, i + 1);
+    *low = -0.515625 * gap;
+    *high = 0;
+    return lq__eigen_quadratic(square[i] + square[i + 1] - c * gap, -square[i + 1] * gap, c);
+}
+
+/* Root i of 1 / rho + sum square / (pole - x) = 0, between poles i and i + 1. Each step fits the
+   terms on either side by one pole (Bunch, Nielsen & Sorensen 1978; Li, LAPACK Working Note 89) and
+   is kept inside a bracket. Returns -1 when it does not converge. */
+LQ__STATIC int lq__eigen_root(lq__eigen_work *work, size_t i, size_t poles, double inverse)
+{
+    double low;
+    double high;
+    double x = lq__eigen_root_start(work, i, poles, inverse, &low, &high);
+    int step;
+    for (step = 0; step < 400; step++) {
+        double psi, psi_slope, phi, phi_slope;
+        double f, left, right, next;
+        if (!(x > low && x < high) || (step > 12 && step % 2)) {
+            x = lq__eigen_between(low, high);
+            if (!(x > low && x < high)) {
+                x = lq__eigen_abs(low) > lq__eigen_abs(high) ? low : high;
+                break;
+            }
+        }
+        lq__eigen_secular_sums(work, 0, i + 1, x, &psi, &psi_slope);
+        lq__eigen_secular_sums(work, i + 1, poles, x, &phi, &phi_slope);
+        f = inverse + psi + phi;
+        if (lq__eigen_abs(f) <= 4 * LQ__EIGEN_EPS * (inverse - psi + phi)) {
+            break;
+        }
+        if (f > 0) {
+            high = x;
+        } else {
+            low = x;
+        }
+        left = work->delta[i] - x;
+        if (i + 1 < poles) {
+            right = work->delta[i + 1] - x;
+            next = lq__eigen_quadratic((left + right) * f - left * right * (psi_slope + phi_slope),
+                                       left * right * f, f - left * psi_slope - right * phi_slope);
+        } else {
+            next = left * f / (f - left * psi_slope);
+        }
+        x += f * next < 0 ? next : -f / (psi_slope + phi_slope);
+    }
+    work->shift[i] = x;
+    return step < 400 ? 0 : -1;
+}
+
+/* The z for which the computed roots are exact (Gu & Eisenstat 1995, from Loewner's formula), into
+   `square`; then the eigenvectors' norms. */
+LQ__STATIC void lq__eigen_refit(lq__eigen_work *work, size_t poles)
+{
+    double *delta = work->delta;
+    double *z = work->square;
+    size_t i;
+    size_t j;
+    for (j = 0; j < poles; j++) {
+        z[j] = 1;
+    }
+    for (i = 0; i < poles; i++) {
+        double x = work->shift[i];
+        double pole = work->pole[i];
+        lq__eigen_differences(delta, work->pole, poles, work->origin[i]);
+        for (j = 0; j < i; j++) {
+            z[j] *= (delta[j] - x) / (work->pole[j] - pole);
+        }
+        z[i] *= delta[i] - x;
+        for (j = i + 1; j < poles; j++) {
+            z[j] *= (delta[j] - x) / (work->pole[j] - pole);
+        }
+    }
+    for (j = 0; j < poles; j++) {
+        double root = lq__sqrt_f64(lq__eigen_abs(z[j]));
+        z[j] = work->weight[j] < 0 ? -root : root;
+    }
+    for (i = 0; i < poles; i++) {
+        double x = work->shift[i];
+        double sum = 0;
+        lq__eigen_differences(delta, work->pole, poles, work->origin[i]);
+        for (j = 0; j < poles; j++) {
+            double t = z[j] / (delta[j] - x);
+            sum += t * t;
+        }
+        work->scale[i] = 1 / lq__sqrt_f64(sum);
+    }
+}
+
+/* Packs eigenvectors [i0, i0 + m) of the update as a left factor: their elements at the poles of
+   `group`. */
+LQ__STATIC void lq__eigen_pack_vectors(lq__eigen_work *work, size_t poles, size_t i0, size_t m,
+                                       const size_t *group, size_t k)
+{
+    size_t i;
+    size_t p;
+    for (i = 0; i < m || i % LQ__EIGEN_TALL; i++) {
+        double *to = work->left + i / LQ__EIGEN_TALL * k * LQ__EIGEN_TALL + i % LQ__EIGEN_TALL;
+        double x;
+        double scale;
+        if (i >= m) {
+            for (p = 0; p < k; p++) {
+                to[p * LQ__EIGEN_TALL] = 0;
+            }
+            continue;
+        }
+        x = work->shift[i0 + i];
+        scale = work->scale[i0 + i];
+        lq__eigen_differences(work->delta, work->pole, poles, work->origin[i0 + i]);
+        for (p = 0; p < k; p++) {
+            to[p * LQ__EIGEN_TALL] = work->square[group[p]] / (work->delta[group[p]] - x) * scale;
+        }
+    }
+}
+
+/* New vectors from old in columns [column, column + columns), to which the k poles of `group`
+   contribute. */
+LQ__STATIC void lq__eigen_combine(lq__eigen_work *work, size_t poles, const size_t *group, size_t k,
+                                  size_t column, size_t columns)
+{
+    lq__eigen_product p;
+    size_t i;
+    size_t j;
+    size_t r;
+    memset(&p, 0, sizeof(p));
+    p.c = work->z + column;
+    p.stride = work->n;
+    p.n = columns;
+    p.k = k;
+    p.left = work->left;
+    p.right = work->right;
+    p.left_stride = k * LQ__EIGEN_TALL;
+    p.right_stride = k * LQ__EIGEN_WIDE;
+    for (i = 0; i < k; i++) {
+        const double *row = work->z + work->slot[group[i]] * work->n + column;
+        for (j = 0; j < columns; j += LQ__EIGEN_WIDE) {
+            double *to = work->right + j * k + i * LQ__EIGEN_WIDE;
+            for (r = 0; r < LQ__EIGEN_WIDE; r++) {
+                to[r] = j + r < columns ? row[j + r] : 0.0;
+            }
+        }
+    }
+    for (i = 0; i < poles; i += LQ__EIGEN_ROWS) {
+        p.m = lq__eigen_min(poles - i, LQ__EIGEN_ROWS);
+        p.rows = work->slot + i;
+        lq__eigen_pack_vectors(work, poles, i, p.m, group, k);
+        lq__eigen_multiply(&p);
+    }
+}
+
+/* Joins the solved halves [first, middle) and [middle, first + count) by their off-diagonal. */
+LQ__STATIC int lq__eigen_merge(lq__eigen_work *work, size_t first, size_t middle, size_t count,
+                               double off)
+{
+    double rho = 2 * lq__eigen_abs(off);
+    size_t counts[3];
+    size_t poles;
+    size_t kind;
+    size_t at = 0;
+    size_t i;
+    lq__eigen_rank_one(work, first, middle, count, off);
+    poles = lq__eigen_deflate(work, first, count, rho);
+    if (poles == 0) {
+        return 0;
+    }
+    for (i = 0; i < poles; i++) {
+        if (lq__eigen_root(work, i, poles, 1 / rho)) {
+            return -1;
+        }
+    }
+    lq__eigen_refit(work, poles);
+    for (kind = LQ__EIGEN_LEFT; kind <= LQ__EIGEN_RIGHT; kind++) {
+        counts[kind] = 0;
+        for (i = 0; i < poles; i++) {
+            if (work->kind[work->slot[i]] == kind) {
+                work->group[at++] = i;
+                counts[kind]++;
+            }
+        }
+    }
+    lq__eigen_combine(work, poles, work->group, counts[0] + counts[1], first, middle - first);
+    lq__eigen_combine(work, poles, work->group + counts[0], counts[1] + counts[2], middle,
+                      first + count - middle);
+    for (i = 0; i < poles; i++) {
+        work->diagonal[work->slot[i]] = work->pole[work->origin[i]] + work->shift[i];
+    }
+    return 0;
+}
+
+/* Eigenvectors of the block [first, first + count) of the tridiagonal matrix. Recursion: log2(n)
+   deep. */
+LQ__STATIC int lq__eigen_divide(lq__eigen_work *work, size_t first, size_t count)
+{
+    size_t middle = first + count / 2;
+    double off;
+    if (count <= LQ__EIGEN_LEAF) {
+        return lq__eigen_leaf(work, first, count);
+    }
+    off = work->off[middle - 1];
+    work->diagonal[middle - 1] -= lq__eigen_abs(off);
+    work->diagonal[middle] -= lq__eigen_abs(off);
+    if (lq__eigen_divide(work, first, middle - first) ||
+        lq__eigen_divide(work, middle, first + count - middle)) {
+        return -1;
+    }
+    return lq__eigen_merge(work, first, middle, count, off);
+}
+
+/* ---- step 3: back to the eigenvectors of the matrix ---- */
+
+/* Reflectors [first, end) as one: H[end - 1] .. H[first] = I - V'U, with rows
+   u_p = tau_p (v_p - sum over q < p of (v_p v_q) u_q). Both (end - first, n - first - 1) in the
+   panel. Compact WY: Schreiber & Van Loan 1989. */
+LQ__STATIC void lq__eigen_reflector_block(lq__eigen_work *work, size_t first, size_t end)
+{
+    size_t n = work->n;
+    size_t count = n - first - 1;
+    size_t p;
+    size_t q;
+    size_t i;
+    for (p = 0; p < end - first; p++) {
+        double *v = work->panel + p * n;
+        double *u = work->panel + (LQ__EIGEN_BLOCK + p) * n;
+        double tau = work->tau[first + p];
+        memset(v, 0, p * sizeof(double));
+        memcpy(v + p, work->a + (first + p) * n + first + p + 1, (count - p) * sizeof(double));
+        memcpy(u, v, count * sizeof(double));
+        for (q = 0; q < p; q++) {
+            const double *vq = work->panel + q * n;
+            const double *uq = work->panel + (LQ__EIGEN_BLOCK + q) * n;
+            lq__eigen_add(u, -lq__eigen_dot(v + p, vq + p, count - p), uq, 0.0, uq, count);
+        }
+        for (i = 0; i < count; i++) {
+            u[i] *= tau;
+        }
+    }
+}
+
+/* z = z - (z V') U for the block of reflectors [first, end). */
+LQ__STATIC void lq__eigen_apply_block(lq__eigen_work *work, size_t first, size_t end)
+{
+    size_t n = work->n;
+    size_t count = n - first - 1;
+    size_t k = end - first;
+    double *v = work->right;
+    double *u = work->right + LQ__EIGEN_BLOCK * count;
+    lq__eigen_product p;
+    size_t i;
+    memset(&p, 0, sizeof(p));
+    lq__eigen_reflector_block(work, first, end);
+    lq__eigen_pack_columns(v, LQ__EIGEN_WIDE, count * LQ__EIGEN_WIDE, work->panel, n, k, count,
+                           1.0);
+    lq__eigen_pack_rows(u, LQ__EIGEN_WIDE, k * LQ__EIGEN_WIDE, work->panel + LQ__EIGEN_BLOCK * n, n,
+                        count, k, 1.0);
+    p.left = work->left;
+    for (i = 0; i < n; i += LQ__EIGEN_ROWS) {
+        double *z = work->z + i * n + first + 1;
+        p.m = lq__eigen_min(n - i, LQ__EIGEN_ROWS);
+        lq__eigen_pack_columns(work->left, LQ__EIGEN_TALL, count * LQ__EIGEN_TALL, z, n, p.m, count,
+                               1.0);
+        p.c = work->product;
+        p.stride = LQ__EIGEN_BLOCK;
+        p.n = k;
+        p.k = count;
+        p.right = v;
+        p.left_stride = count * LQ__EIGEN_TALL;
+        p.right_stride = count * LQ__EIGEN_WIDE;
+        p.add = 0;
+        lq__eigen_multiply(&p);
+        lq__eigen_pack_columns(work->left, LQ__EIGEN_TALL, k * LQ__EIGEN_TALL, work->product,
+                               LQ__EIGEN_BLOCK, p.m, k, -1.0);
+        p.c = z;
+        p.stride = n;
+        p.n = count;
+        p.k = k;
+        p.right = u;
+        p.left_stride = k * LQ__EIGEN_TALL;
+        p.right_stride = k * LQ__EIGEN_WIDE;
+        p.add = 1;
+        lq__eigen_multiply(&p);
+    }
+}
+
+LQ__STATIC void lq__eigen_back(lq__eigen_work *work)
+{
+    size_t end = work->n - 1;
+    while (end > 0) {
+        size_t first = (end - 1) / LQ__EIGEN_BLOCK * LQ__EIGEN_BLOCK;
+        lq__eigen_apply_block(work, first, end);
+        end = first;
+    }
+}
+
+/* ---- entry ---- */
+
+/* Doubles of the packed right factor, the largest of the three steps'. */
+LQ__STATIC size_t lq__eigen_right_count(size_t n)
+{
+    size_t half = (n + 1) / 2 + LQ__EIGEN_WIDE;
+    size_t blocks = 2 * LQ__EIGEN_BLOCK * (n + LQ__EIGEN_WIDE);
+    return half * half < blocks ? blocks : half * half;
+}
+
+LQ__STATIC size_t lq__eigen_workspace_bytes(size_t n)
+{
+    size_t doubles = n * n + LQ__EIGEN_ROWS * (n + LQ__EIGEN_BLOCK) + lq__eigen_right_count(n) +
+                     2 * LQ__EIGEN_BLOCK * n + LQ__EIGEN_ROWS * LQ__EIGEN_BLOCK + 10 * n;
+    return 64 + doubles * sizeof(double) + 5 * n * sizeof(size_t);
+}
+
+LQ__STATIC void lq__eigen_layout(lq__eigen_work *work, double *a, size_t n, void *workspace)
+{
+    unsigned char *bytes = (unsigned char *)workspace;
+    void *start = bytes + (64 - ((uintptr_t)bytes & 63)) % 64;
+    void *after;
+    work->n = n;
+    work->a = a;
+    work->z = (double *)start;
+    work->left = work->z + n * n;
+    work->right = work->left + LQ__EIGEN_ROWS * (n + LQ__EIGEN_BLOCK);
+    work->panel = work->right + lq__eigen_right_count(n);
+    work->product = work->panel + 2 * LQ__EIGEN_BLOCK * n;
+    work->diagonal = work->product + LQ__EIGEN_ROWS * LQ__EIGEN_BLOCK;
+    work->off = work->diagonal + n;
+    work->tau = work->off + n;
+    work->update = work->tau + n;
+    work->pole = work->update + n;
+    work->weight = work->pole + n;
+    work->square = work->weight + n;
+    work->shift = work->square + n;
+    work->scale = work->shift + n;
+    work->delta = work->scale + n;
+    after = work->delta + n;
+    work->origin = (size_t *)after;
+    work->order = work->origin + n;
+    work->slot = work->order + n;
+    work->group = work->slot + n;
+    work->kind = work->group + n;
+    work->norm = 0;
+}
+
+/* Exponent of the largest element; -1 through *bad for NaN or infinity. */
+LQ__STATIC int lq__eigen_exponent(const double *a, size_t count, int *bad)
+{
+    uint64_t largest = 0;
+    int exponent;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        uint64_t bits;
+        memcpy(&bits, &a[i], 8);
+        bits &= 0x7fffffffffffffffu;
+        largest = largest < bits ? bits : largest;
+    }
+    exponent = (int)(largest >> 52) - 1023;
+    *bad = exponent == 1024 ? -1 : 0;
+    return exponent < -1000 ? (largest ? -1000 : 0) : exponent > 1000 ? 1000 : exponent;
+}
+
+/* Eigenvectors of a symmetric matrix, eigenvalues descending.
+     a          (n, n), n >= 1; destroyed. Row i becomes the unit eigenvector of values[i]
+     workspace  lq__eigen_workspace_bytes(n), aligned for double
+   Returns 0, or -1: NaN or infinity in a, or no convergence.
+   Errors ||A v - w v|| and ||V V' - I|| are of the order of 1e-16 sqrt(n), that of ||A|| too. */
+LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *workspace)
+{
+    lq__eigen_work work;
+    int bad;
+    int exponent = lq__eigen_exponent(a, n * n, &bad);
+    double scale = lq__eigen_pow2(-exponent);
+    size_t i;
+    if (bad) {
+        return -1;
+    }
+    lq__eigen_layout(&work, a, n, workspace);
+    for (i = 0; i < n * n; i++) {
+        a[i] *= scale;
+    }
+    lq__eigen_tridiagonal(&work);
+    memset(work.z, 0, n * n * sizeof(double));
+    if (lq__eigen_divide(&work, 0, n)) {
+        return -1;
+    }
+    lq__eigen_back(&work);
+    lq__eigen_sort(work.order, work.diagonal, 0, n);
+    scale = lq__eigen_pow2(exponent);
+    for (i = 0; i < n; i++) {
+        size_t row = work.order[n - 1 - i];
+        values[i] = work.diagonal[row] * scale;
+        memcpy(a + i * n, work.z + row * n, n * sizeof(double));
+    }
+    return 0;
+}
+/* ---- logarithms, powers, roots: doubles from the integer mathematics of >>base ---- */
+/* log2 of a positive normal number, to about 2^-16. */
+LQ__STATIC double lq__log2_f64(double x)
+{
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    return (double)lq__log2_q16((u & 0xfffffffffffffu) | (uint64_t)1 << 52) / 65536 +
+           (double)(u >> 52) - 1075;
+}
+
+/* 2^x for |x| < 1000. */
+LQ__STATIC double lq__exp2_f64(double x)
+{
+    int32_t q16 = (int32_t)(x * 65536 + (x < 0 ? -0.5 : 0.5));
+    uint64_t u = (uint64_t)((q16 >> 16) + 1023) << 52;
+    double power;
+    memcpy(&power, &u, 8);
+    return power * (double)lq__exp2_q30((uint32_t)q16 & 65535u) / 1073741824.0;
+}
+
+/* ---- samples ---- */
+/* Covariances are summed in tiles of 8 rows and 32 columns: both are padded with zeros to that. */
+LQ__INLINE size_t lq__klt_pad(size_t n)
+{
+    return (n + 31) & ~(size_t)31;
+}
+
+/* sums (pad, pad) += block' block for block (tokens, pad), the tiles that reach the triangle
+   j <= i. */
+LQ__STATIC void lq__outer_c(float *sums, const float *block, size_t tokens, size_t pad)
+{
+    size_t i;
+    size_t j;
+    size_t t;
+    size_t r;
+    size_t c;
+    for (i = 0; i < pad; i += 8) {
+        for (j = 0; j < i + 8; j += 8) {
+            float acc[8][8] = {{0}};
+            for (t = 0; t < tokens; t++) {
+                const float *a = block + t * pad + i;
+                const float *b = block + t * pad + j;
+                for (r = 0; r < 8; r++) {
+                    for (c = 0; c < 8; c++) {
+                        acc[r][c] += a[r] * b[c];
+                    }
+                }
+            }
+            for (r = 0; r < 8; r++) {
+                for (c = 0; c < 8; c++) {
+                    sums[(i + r) * pad + j + c] += acc[r][c];
+                }
+            }
+        }
+    }
+}
+
+#if LQ__X86
+LQ__TARGET_AVX2 static void lq__outer_avx2(float *sums, const float *block, size_t tokens,
+                                           size_t pad)
+{
+    size_t i;
+    size_t j;
+    size_t t;
+    int r;
+    for (i = 0; i < pad; i += 4) {
+        for (j = 0; j < i + 4; j += 16) {
+            __m256 acc[4][2];
+            for (r = 0; r < 4; r++) {
+                acc[r][0] = _mm256_setzero_ps();
+                acc[r][1] = _mm256_setzero_ps();
+            }
+            for (t = 0; t < tokens; t++) {
+                const float *a = block + t * pad + i;
+                __m256 b0 = _mm256_loadu_ps(block + t * pad + j);
+                __m256 b1 = _mm256_loadu_ps(block + t * pad + j + 8);
+                for (r = 0; r < 4; r++) {
+                    __m256 x = _mm256_set1_ps(a[r]);
+                    acc[r][0] = _mm256_add_ps(acc[r][0], _mm256_mul_ps(x, b0));
+                    acc[r][1] = _mm256_add_ps(acc[r][1], _mm256_mul_ps(x, b1));
+                }
+            }
+            for (r = 0; r < 4; r++) {
+                float *s = sums + (i + (size_t)r) * pad + j;
+                _mm256_storeu_ps(s, _mm256_add_ps(_mm256_loadu_ps(s), acc[r][0]));
+                _mm256_storeu_ps(s + 8, _mm256_add_ps(_mm256_loadu_ps(s + 8), acc[r][1]));
+            }
+        }
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__outer_avx512(float *sums, const float *block, size_t tokens,
+                                               size_t pad)
+{
+    size_t i;
+    size_t j;
+    size_t t;
+    int r;
+    for (i = 0; i < pad; i += 8) {
+        for (j = 0; j < i + 8; j += 32) {
+            __m512 acc[8][2];
+            for (r = 0; r < 8; r++) {
+                acc[r][0] = _mm512_setzero_ps();
+                acc[r][1] = _mm512_setzero_ps();
+            }
+            for (t = 0; t < tokens; t++) {
+                const float *a = block + t * pad + i;
+                __m512 b0 = _mm512_loadu_ps(block + t * pad + j);
+                __m512 b1 = _mm512_loadu_ps(block + t * pad + j + 16);
+                for (r = 0; r < 8; r++) {
+                    __m512 x = _mm512_set1_ps(a[r]);
+                    acc[r][0] = _mm512_fmadd_ps(x, b0, acc[r][0]);
+                    acc[r][1] = _mm512_fmadd_ps(x, b1, acc[r][1]);
+                }
+            }
+            for (r = 0; r < 8; r++) {
+                float *s = sums + (i + (size_t)r) * pad + j;
+                _mm512_storeu_ps(s, _mm512_add_ps(_mm512_loadu_ps(s), acc[r][0]));
+                _mm512_storeu_ps(s + 16, _mm512_add_ps(_mm512_loadu_ps(s + 16), acc[r][1]));
+            }
+        }
+    }
+}
+#endif
+
+/* Fitting is outside the promise of equal results, so each level may sum as it likes. */
+LQ__STATIC void lq__outer(float *sums, const float *block, size_t tokens, size_t pad)
+{
+#if LQ__X86
+    int level = lq__cpu_level();
+    if (level == 2) {
+        lq__outer_avx512(sums, block, tokens, pad);
+        return;
+    }
+    if (level == 1) {
+        lq__outer_avx2(sums, block, tokens, pad);
+        return;
+    }
+#endif
+    lq__outer_c(sums, block, tokens, pad);
+}
+
+/* The geometry without its basis: samples are in no basis. */
+LQ__STATIC lq_geometry lq__klt_geometry(const lq_geometry *g)
+{
+    lq_geometry plain = *g;
+    plain.basis = LQ_BASIS_IDENTITY;
+    plain.dense = NULL;
+    return plain;
+}
+
+/* Floats of the metrics of all slices. */
+LQ__STATIC size_t lq__klt_metric_floats(const lq_geometry *g)
+{
+    size_t sum = 0;
+    uint32_t s;
+    for (s = 0; s < g->slice_count && g->stream == LQ_K; s++) {
+        size_t pad = lq__klt_pad(g->slice_dims[s]);
+        sum += pad * pad;
+    }
+    return sum;
+}
+
+LQ_API size_t lq_klt_bytes(const lq_geometry *geometry)
+{
+    lq_geometry g;
+    size_t pad;
+    if (!geometry) {
+        return 0;
+    }
+    g = lq__klt_geometry(geometry);
+    if (lq_geometry_rows(&g) == 0) {
+        return 0;
+    }
+    pad = lq__klt_pad(lq_geometry_dims(&g));
+    return 64 +
+           4 * (3 * pad + 2 * pad * pad + 3 * (size_t)g.slice_count + lq__klt_metric_floats(&g));
+}
+
+LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geometry *geometry)
+{
+    size_t bytes = lq_klt_bytes(geometry);
+    size_t pad;
+    float *at;
+    if (!klt || bytes == 0) {
+        return LQ_E_ARG;
+    }
+    if (!mem || mem_bytes < bytes) {
         return LQ_E_SPACE;
     }
-    r.src = src + LQ__PROFILE_HEADER;
-    r.count = (src_bytes - LQ__PROFILE_HEADER) * 8;
-    r.at = 0;
-    r.bad = 0;
-    for (i = 0; i < *rows; i++) {
-        int32_t delta = lq__golomb_get(&r, src[7] & 15u);
-        int32_t mean = lq__golomb_get(&r, src[7] >> 4);
-        last += delta == LQ__DEAD_DELTA ? 0 : delta;
-        if (last < -4096 || last > 4096 || mean < -32767 || mean > 32767) {
-            r.bad = 1;
-        }
-        if (r.bad) {
-            return LQ_E_DATA;
-        }
-        p.sigma[i] = (int16_t)(delta == LQ__DEAD_DELTA ? LQ_SIGMA_DEAD : last);
-        p.mean[i] = (int16_t)mean;
-    }
-    if (r.count - r.at >= 8 || lq__bit_get(&r, (uint32_t)(r.count - r.at)) != 0) {
-        return LQ_E_DATA;
-    }
-    *profile = p;
+    memset(klt, 0, sizeof *klt);
+    klt->geometry = lq__klt_geometry(geometry);
+    pad = lq__klt_pad(lq_geometry_dims(&klt->geometry));
+    at = (float *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63));
+    memset(at, 0, bytes - 64);
+    klt->products[0] = at;
+    klt->products[1] = at + pad * pad;
+    at += 2 * pad * pad;
+    klt->center = at;
+    klt->sum[0] = at + pad;
+    klt->sum[1] = at + 2 * pad;
+    at += 3 * pad;
+    klt->metric = at;
+    at += lq__klt_metric_floats(&klt->geometry);
+    klt->gain_sum = at;
+    klt->energy = at + 2 * (size_t)klt->geometry.slice_count;
     return LQ_OK;
 }
+
+LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry)
+{
+    size_t dims = lq_geometry_dims(geometry);
+    return dims ? LQ__TOKENS * lq__klt_pad(dims) * 4 + 64 : 0;
+}
+
+/* NaN, infinity, magnitudes from 2^40. */
+LQ__STATIC int lq__klt_check(const void *src, size_t stride, size_t dims, int type, size_t tokens)
+{
+    const uint8_t *p = (const uint8_t *)src;
+    size_t t;
+    size_t d;
+    for (t = 0; t < tokens; t++, p += stride * lq_type_bytes(type)) {
+        for (d = 0; d < dims; d++) {
+            uint32_t u = lq__element_bits(p, d, type) & 0x7fffffffu;
+            if (u >= (127u + 40) << 23) {
+                return u >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* One slice of a block into columns `at` .. of block (64, pad): RoPE undone, V over its gain. */
+LQ__STATIC int lq__klt_load(lq_klt *klt, float *block, size_t pad, uint32_t s, const uint8_t *p,
+                            size_t stride, int type, const lq_positions *positions, size_t tokens)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t dims = g->slice_dims[s];
+    size_t t;
+    size_t d;
+    int status = LQ_OK;
+    for (t = 0; t < tokens && !status; t++, p += stride * lq_type_bytes(type)) {
+        float *row = block + t * pad;
+        status = lq_f32_from_type(row, p, dims, type);
+        if (!status && g->stream == LQ_V) {
+            int32_t gain;
+            float scale;
+            status = lq__gain_of(&gain, p, dims, type);
+            if (status) {
+                break;
+            }
+            scale = 1.0f / lq__gain_f32(gain);
+            klt->gain_sum[2 * s] += (float)gain;
+            klt->gain_sum[2 * s + 1] += (float)(gain * gain);
+            for (d = 0; d < dims; d++) {
+                row[d] *= scale;
+            }
+        }
+    }
+    if (!status && g->rope) {
+        status = lq_rope_undo_f32(block, tokens, dims, pad, g->rope, positions);
+    }
+    for (t = 0; t < tokens && g->stream == LQ_K && !status; t++) {
+        for (d = 0; d < dims; d++) {
+            klt->energy[s] += block[t * pad + d] * block[t * pad + d];
+        }
+    }
+    return status;
+}
+
+/* A block in its columns to the sums: fitted or held out. */
+LQ__STATIC void lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t tokens)
+{
+    int which = klt->blocks % 8 == 7;
+    size_t dims = lq_geometry_dims(&klt->geometry);
+    size_t t;
+    size_t d;
+    for (t = 0; t < tokens && klt->blocks == 0; t++) {
+        for (d = 0; d < dims; d++) {
+            klt->center[d] += block[t * pad + d] / (float)tokens;
+        }
+    }
+    for (t = 0; t < tokens; t++) {
+        for (d = 0; d < dims; d++) {
+            block[t * pad + d] -= klt->center[d];
+            klt->sum[which][d] += block[t * pad + d];
+        }
+    }
+    lq__outer(klt->products[which], block, tokens, pad);
+    klt->tokens += which ? 0 : tokens;
+    klt->held_out += which ? tokens : 0;
+    klt->blocks++;
+}
+
+/* Tokens src_first .. of src; positions are already theirs. */
+LQ__STATIC int lq__klt_add_from(lq_klt *klt, const lq_vectors *src, size_t src_first,
+                                const lq_positions *positions, size_t tokens, void *workspace)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t element = lq_type_bytes(src->type);
+    size_t pad;
+    float *block;
+    size_t first;
+    uint32_t s;
+    int status = LQ_OK;
+    for (s = 0; s < g->slice_count && !status; s++) {
+        size_t stride = src->token_stride ? src->token_stride : g->slice_dims[s];
+        status = lq__klt_check((const uint8_t *)src->slices[s] + src_first * stride * element,
+                               stride, g->slice_dims[s], src->type, tokens);
+    }
+    pad = lq__klt_pad(lq_geometry_dims(g));
+    block = (float *)(void *)((uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63));
+    for (first = 0; first < tokens && !status; first += LQ__TOKENS) {
+        size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
+        lq_positions at = lq__positions_or_none(positions, first);
+        size_t column = 0;
+        memset(block, 0, LQ__TOKENS * pad * 4);
+        for (s = 0; s < g->slice_count && !status; s++) {
+            size_t dims = g->slice_dims[s];
+            size_t stride = src->token_stride ? src->token_stride : dims;
+            const uint8_t *p =
+                (const uint8_t *)src->slices[s] + (src_first + first) * stride * element;
+            status = lq__klt_load(klt, block + column, pad, s, p, stride, src->type, &at, n);
+            column += dims;
+        }
+        if (!status) {
+            lq__klt_block(klt, block, pad, n);
+        }
+    }
+    return status;
+}
+
+LQ_API int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
+                      size_t tokens, void *workspace, size_t workspace_bytes)
+{
+    if (!klt || !src || !src->slices || lq_type_bytes(src->type) == 0 || !workspace ||
+        (klt->geometry.rope && !positions)) {
+        return LQ_E_ARG;
+    }
+    if (workspace_bytes < lq_klt_workspace_bytes(&klt->geometry)) {
+        return LQ_E_SPACE;
+    }
+    return lq__klt_add_from(klt, src, 0, positions, tokens, workspace);
+}
+
+/* Queries src_first ..; positions are already theirs. */
+LQ__STATIC int lq__klt_add_queries_from(lq_klt *klt, const lq_vectors *queries,
+                                        const uint32_t *reads, size_t heads, size_t src_first,
+                                        const lq_positions *positions, size_t tokens,
+                                        void *workspace)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t element = lq_type_bytes(queries->type);
+    float *block;
+    size_t first;
+    size_t h;
+    int status = LQ_OK;
+    for (h = 0; h < heads && !status; h++) {
+        size_t dims = reads[h] < g->slice_count ? g->slice_dims[reads[h]] : 0;
+        size_t stride = queries->token_stride ? queries->token_stride : dims;
+        status =
+            dims ? lq__klt_check((const uint8_t *)queries->slices[h] + src_first * stride * element,
+                                 stride, dims, queries->type, tokens)
+                 : LQ_E_ARG;
+    }
+    block = (float *)(void *)((uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63));
+    for (h = 0; h < heads && !status; h++) {
+        float *metric = klt->metric;
+        size_t dims = g->slice_dims[reads[h]];
+        size_t pad = lq__klt_pad(dims);
+        size_t stride = queries->token_stride ? queries->token_stride : dims;
+        uint32_t s;
+        size_t t;
+        for (s = 0; s < reads[h]; s++) {
+            metric += lq__klt_pad(g->slice_dims[s]) * lq__klt_pad(g->slice_dims[s]);
+        }
+        for (first = 0; first < tokens && !status; first += LQ__TOKENS) {
+            size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
+            lq_positions at = lq__positions_or_none(positions, first);
+            memset(block, 0, LQ__TOKENS * pad * 4);
+            for (t = 0; t < n && !status; t++) {
+                const uint8_t *p = (const uint8_t *)queries->slices[h];
+                status = lq_f32_from_type(block + t * pad,
+                                          p + (src_first + first + t) * stride * element, dims,
+                                          queries->type);
+            }
+            if (!status && g->rope) {
+                status = lq_rope_undo_f32(block, n, dims, pad, g->rope, &at);
+            }
+            lq__outer(metric, block, n, pad);
+        }
+    }
+    klt->queries += status ? 0 : heads * tokens;
+    return status;
+}
+
+LQ_API int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, const uint32_t *reads,
+                              size_t heads, const lq_positions *positions, size_t tokens,
+                              void *workspace, size_t workspace_bytes)
+{
+    if (!klt || klt->geometry.stream != LQ_K || !queries || !queries->slices || !reads ||
+        !workspace || lq_type_bytes(queries->type) == 0 || (klt->geometry.rope && !positions)) {
+        return LQ_E_ARG;
+    }
+    if (workspace_bytes < lq_klt_workspace_bytes(&klt->geometry)) {
+        return LQ_E_SPACE;
+    }
+    return lq__klt_add_queries_from(klt, queries, reads, heads, 0, positions, tokens, workspace);
+}
+
+/* ---- the query metric ---- */
+/* Everything the making of a profile keeps. Slice s has its matrices at offset[s]. */
+typedef struct lq__klt_work {
+    const lq_klt *klt;
+    double step;
+    double beta;
+    double tolerance;
+    int absolute;
+    size_t dims;
+    size_t pad;
+    double *matrix;   /* (dims, dims) covariance, then eigenvectors as rows */
+    double *judge;    /* (dims, dims) covariance of the held-out tokens */
+    double *mean;     /* (dims) of all tokens */
+    double *value;    /* (dims) eigenvalues */
+    double *variance; /* (dims) of the held-out tokens */
+    double *row;      /* (dims) */
+    double *whiten;   /* A of each slice: errors of A x are alike in all directions */
+    double *unwhiten; /* and its inverse */
+    double *square;   /* (largest slice)^2, three of them */
+    void *eigen;
+    int32_t *exponent; /* (slices) unit 2^exponent */
+    int metric;
+    lq_profile profile;
+    int16_t *rows;    /* the profile's */
+    uint32_t *zigzag; /* (dims) */
+    lq_klt_report report;
+} lq__klt_work;
+
+/* Mean over distances 2^(k / 4), k = 0 .. 40, of the queries' second moment, turned back by the
+   distance: what a key sees of them (log-uniform distances from 1 to 1024). out, turned (n, n). */
+LQ__STATIC int lq__klt_moment(double *out, const float *sum, size_t n, const lq_rope *rope,
+                              float *turn)
+{
+    size_t pad = lq__klt_pad(n);
+    int steps = rope ? 41 : 1;
+    int k;
+    size_t i;
+    size_t j;
+    memset(out, 0, n * n * sizeof *out);
+    for (k = 0; k < steps; k++) {
+        lq_positions at = {0, 0, NULL};
+        int pass;
+        int status = LQ_OK;
+        at.first = (int64_t)(lq__exp2_f64(k / 4.0) + 0.5);
+        for (i = 0; i < n; i++) {
+            for (j = 0; j < n; j++) {
+                turn[i * n + j] = j <= i ? sum[i * pad + j] : sum[j * pad + i];
+            }
+        }
+        for (pass = 0; pass < 2 && rope; pass++) { /* R (R S)' */
+            for (i = 0; i < n && !status; i++) {
+                status = lq_rope_apply_f32(turn + i * n, 1, n, n, rope, &at);
+            }
+            for (i = 0; i < n; i++) {
+                for (j = 0; j < i; j++) {
+                    float x = turn[i * n + j];
+                    turn[i * n + j] = turn[j * n + i];
+                    turn[j * n + i] = x;
+                }
+            }
+        }
+        if (status) {
+            return status;
+        }
+        for (i = 0; i < n * n; i++) {
+            out[i] += (double)turn[i];
+        }
+    }
+    return LQ_OK;
+}
+
+/* out (n, n) = sum over k of scale[k] row_k row_k'. */
+LQ__STATIC void lq__klt_compose(double *out, const double *rows, const double *scale, size_t n)
+{
+    size_t i;
+    size_t j;
+    size_t k;
+    memset(out, 0, n * n * sizeof *out);
+    for (k = 0; k < n; k++) {
+        const double *v = rows + k * n;
+        for (i = 0; i < n; i++) {
+            double x = v[i] * scale[k];
+            for (j = 0; j < n; j++) {
+                out[i * n + j] += x * v[j];
+            }
+        }
+    }
+}
+
+/* A and its inverse for slice s: the query moment's eigenvalues over their mean, at least 1e-4, to
+   the power beta / 2, scaled to mean square 1, times unit (x comes in powers of two). */
+LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, double *a,
+                              double *inverse, double unit)
+{
+    const lq_rope *rope = w->klt->geometry.rope;
+    size_t n = w->klt->geometry.slice_dims[s];
+    double *moment = w->square;
+    double *value = w->row;
+    double mean = 0;
+    double power = 0;
+    size_t i;
+    int status;
+    if (w->klt->queries && w->beta > 0) {
+        status = lq__klt_moment(moment, sum, n, rope, (float *)(void *)(w->square + n * n));
+        if (status || lq__eigen_symmetric(moment, value, n, w->eigen)) {
+            return status ? status : LQ_E_INTERNAL;
+        }
+    } else {
+        for (i = 0; i < n * n; i++) {
+            moment[i] = i % (n + 1) == 0;
+        }
+        for (i = 0; i < n; i++) {
+            value[i] = 1;
+        }
+    }
+    for (i = 0; i < n; i++) {
+        mean += value[i] / (double)n;
+    }
+    for (i = 0; i < n; i++) {
+        double relative = mean > 1e-200 ? value[i] / mean : 1;
+        value[i] = lq__exp2_f64(lq__log2_f64(LQ__MAX(relative, 1e-4)) * w->beta / 2);
+        power += value[i] * value[i] / (double)n;
+    }
+    power = lq__sqrt_f64(power);
+    for (i = 0; i < n; i++) {
+        value[i] *= unit / power;
+    }
+    lq__klt_compose(a, moment, value, n);
+    for (i = 0; i < n; i++) {
+        value[i] = 1 / value[i];
+    }
+    lq__klt_compose(inverse, moment, value, n);
+    return LQ_OK;
+}
+
+/* Units, A and its inverse of all slices. */
+LQ__STATIC int lq__klt_metrics(lq__klt_work *w)
+{
+    const lq_klt *klt = w->klt;
+    const lq_geometry *g = &klt->geometry;
+    const float *sum = klt->metric;
+    size_t at = 0;
+    uint32_t s;
+    w->metric = g->stream == LQ_K;
+    for (s = 0; s < g->slice_count && w->metric; s++) {
+        size_t n = g->slice_dims[s];
+        double count = (double)(klt->tokens + klt->held_out) * (double)n;
+        double rms = lq__sqrt_f64((double)klt->energy[s] / count);
+        int status;
+        w->exponent[s] = 0;
+        rms = w->absolute || rms < 1e-12 ? 1 : rms;
+        if (!w->absolute) {
+            w->exponent[s] = (int32_t)(lq__log2_f64(rms) + 100.5) - 100;
+        }
+        status = lq__klt_whiten(w, s, sum, w->whiten + at, w->unwhiten + at,
+                                lq__exp2_f64(w->exponent[s]) / rms);
+        if (status) {
+            return status;
+        }
+        at += n * n;
+        sum += lq__klt_pad(n) * lq__klt_pad(n);
+    }
+    return LQ_OK;
+}
+
+/* ---- covariances ---- */
+/* row (dims) = A row, slice by slice; `a` holds the matrices of all slices, symmetric ones. */
+LQ__STATIC void lq__klt_apply(const lq__klt_work *w, const double *a, double *row)
+{
+    const lq_geometry *g = &w->klt->geometry;
+    uint32_t s;
+    size_t i;
+    size_t j;
+    for (s = 0; s < g->slice_count; s++) {
+        size_t n = g->slice_dims[s];
+        double *out = w->square;
+        memset(out, 0, n * sizeof *out);
+        for (i = 0; i < n; i++) {
+            for (j = 0; j < n; j++) {
+                out[j] += row[i] * a[i * n + j];
+            }
+        }
+        memcpy(row, out, n * sizeof *out);
+        row += n;
+        a += n * n;
+    }
+}
+
+LQ__STATIC void lq__klt_transpose(double *m, size_t n)
+{
+    size_t i;
+    size_t j;
+    size_t ib;
+    size_t jb;
+    for (ib = 0; ib < n; ib += 32) {
+        for (jb = 0; jb <= ib; jb += 32) {
+            for (i = ib; i < LQ__MIN(ib + 32, n); i++) {
+                for (j = jb; j < LQ__MIN(jb + 32, i); j++) {
+                    double x = m[i * n + j];
+                    m[i * n + j] = m[j * n + i];
+                    m[j * n + i] = x;
+                }
+            }
+        }
+    }
+}
+
+/* Covariance of the fitted (0) or held-out (1) tokens about the mean of all, of A x. */
+LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
+{
+    const lq_klt *klt = w->klt;
+    size_t n = w->dims;
+    double count = (double)LQ__MAX(which ? klt->held_out : klt->tokens, 1);
+    const float *product = klt->products[which];
+    const float *sum = klt->sum[which];
+    double *unit = w->row;
+    size_t i;
+    size_t j;
+    uint32_t s;
+    int pass;
+    for (s = 0, i = 0; s < klt->geometry.slice_count; s++) {
+        for (j = 0; j < klt->geometry.slice_dims[s]; j++) {
+            unit[i++] = lq__exp2_f64(-w->exponent[s]);
+        }
+    }
+    for (i = 0; i < n; i++) {
+        double a = (double)sum[i] / count;
+        double mean_a = w->mean[i] - (double)klt->center[i];
+        for (j = 0; j <= i; j++) {
+            double b = (double)sum[j] / count;
+            double mean_b = w->mean[j] - (double)klt->center[j];
+            double c =
+                (double)product[i * w->pad + j] / count - a * mean_b - mean_a * b + mean_a * mean_b;
+            m[i * n + j] = c * unit[i] * unit[j];
+            m[j * n + i] = m[i * n + j];
+        }
+    }
+    for (pass = 0; pass < 2 && w->metric; pass++) { /* A (A C)' */
+        for (i = 0; i < n; i++) {
+            lq__klt_apply(w, w->whiten, m + i * n);
+        }
+        lq__klt_transpose(m, n);
+    }
+}
+
+/* variance[i] = row_i judge row_i', for eight rows of `matrix` at a time. */
+LQ__STATIC void lq__klt_variances(const lq__klt_work *w, double *variance)
+{
+    size_t n = w->dims;
+    size_t i;
+    size_t j;
+    size_t k;
+    size_t r;
+    size_t c;
+    for (i = 0; i < n; i += 8) {
+        size_t rows = LQ__MIN(n - i, 8);
+        for (r = 0; r < rows; r++) {
+            variance[i + r] = 0;
+        }
+        for (j = 0; j < n; j += 32) {
+            size_t columns = LQ__MIN(n - j, 32);
+            double y[8][32] = {{0}};
+            for (k = 0; k < n; k++) {
+                const double *h = w->judge + k * n + j;
+                for (r = 0; r < rows; r++) {
+                    double x = w->matrix[(i + r) * n + k];
+                    for (c = 0; c < columns; c++) {
+                        y[r][c] += x * h[c];
+                    }
+                }
+            }
+            for (r = 0; r < rows; r++) {
+                for (c = 0; c < columns; c++) {
+                    variance[i + r] += y[r][c] * w->matrix[(i + r) * n + j + c];
+                }
+            }
+        }
+    }
+}
+
+/* Weight of the diagonal that minimises the expected error of a covariance of so many tokens
+   (Schaefer & Strimmer 2005, target D): the variance of its elements over their squares.
+   Neighbouring tokens are alike: half of them count. */
+LQ__STATIC double lq__klt_shrinkage(const double *m, size_t n, double tokens)
+{
+    double trace = 0;
+    double squares = 0;
+    double diagonal = 0;
+    double off = 0;
+    size_t i;
+    size_t j;
+    for (i = 0; i < n; i++) {
+        trace += m[i * n + i];
+        diagonal += m[i * n + i] * m[i * n + i];
+        for (j = 0; j < n; j++) {
+            squares += m[i * n + j] * m[i * n + j];
+        }
+    }
+    off = squares - diagonal;
+    if (!(off > 0)) {
+        return 1;
+    }
+    trace = (trace * trace - diagonal + off) / (tokens / 2) / off;
+    return LQ__MIN(trace, 1.0);
+}
+
+/* Bits an element at the step when coefficients of variance v are coded as if it were sigma2. */
+LQ__STATIC double lq__klt_bits(const double *sigma2, const double *v, size_t n, double step)
+{
+    double floor2 = step * step / 12;
+    double bits = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        double model = LQ__MAX(sigma2[i], 0.0) + floor2;
+        bits += 0.5 * lq__log2_f64(model / floor2) +
+                0.72134752 * ((LQ__MAX(v[i], 0.0) + floor2) / model - 1);
+    }
+    return bits / (double)n;
+}
+
+/* The eigenbasis of the shrunk covariance, judged on the held-out tokens against the channels as
+   they are; the better one stays in `matrix`, its variances over all tokens in `value`. */
+LQ__STATIC int lq__klt_choose(lq__klt_work *w)
+{
+    const lq_klt *klt = w->klt;
+    size_t n = w->dims;
+    double fitted = (double)klt->tokens;
+    double held = (double)klt->held_out;
+    double shrink;
+    size_t i;
+    size_t j;
+    lq__klt_covariance(w, w->matrix, 0);
+    lq__klt_covariance(w, w->judge, held > 0);
+    shrink = lq__klt_shrinkage(w->matrix, n, fitted);
+    for (i = 0; i < n; i++) {
+        w->value[i] = w->matrix[i * n + i];
+        w->variance[i] = w->judge[i * n + i];
+    }
+    w->report.channel_bits = (float)lq__klt_bits(w->value, w->variance, n, w->step);
+    for (i = 0; i < n; i++) {
+        for (j = 0; j < n; j++) {
+            w->matrix[i * n + j] *= i == j ? 1 : 1 - shrink;
+        }
+    }
+    if (lq__eigen_symmetric(w->matrix, w->value, n, w->eigen)) {
+        return LQ_E_INTERNAL;
+    }
+    lq__klt_variances(w, w->variance);
+    w->report.basis_bits = (float)lq__klt_bits(w->value, w->variance, n, w->step);
+    w->report.shrinkage = (float)shrink;
+    if (held > 0 && w->report.basis_bits > w->report.channel_bits) {
+        w->report.shrinkage = 1;
+        w->report.basis_bits = w->report.channel_bits;
+        lq__klt_covariance(w, w->matrix, 0);
+        for (i = 0; i < n; i++) {
+            w->value[i] = w->matrix[i * n + i];
+            w->variance[i] = w->judge[i * n + i];
+        }
+        memset(w->matrix, 0, n * n * sizeof *w->matrix);
+        for (i = 0; i < n; i++) {
+            w->matrix[i * n + i] = 1;
+        }
+    }
+    for (i = 0; i < n && held > 0; i++) {
+        w->value[i] = (w->value[i] * fitted + w->variance[i] * held) / (fitted + held);
+    }
+    return LQ_OK;
+}
+
+/* Falling variance: lattices' blocks and the dead tail rely on it. Selection, since the order is
+   nearly right. */
+LQ__STATIC void lq__klt_sort(lq__klt_work *w)
+{
+    size_t n = w->dims;
+    size_t i;
+    size_t j;
+    for (i = 0; i + 1 < n; i++) {
+        size_t best = i;
+        double *a = w->matrix + i * n;
+        double *b;
+        double x;
+        for (j = i + 1; j < n; j++) {
+            best = w->value[j] > w->value[best] ? j : best;
+        }
+        if (best == i) {
+            continue;
+        }
+        b = w->matrix + best * n;
+        memcpy(w->row, a, n * sizeof *a);
+        memcpy(a, b, n * sizeof *a);
+        memcpy(b, w->row, n * sizeof *a);
+        x = w->value[i];
+        w->value[i] = w->value[best];
+        w->value[best] = x;
+    }
+}
+
+/* ---- the profile's file form ---- */
+LQ__INLINE int32_t lq__klt_round(double x)
+{
+    return (int32_t)(x < 0 ? x - 0.5 : x + 0.5);
+}
+
+/* 16 log2 of a standard deviation, from the variance. */
+LQ__STATIC int16_t lq__klt_sigma(double variance)
+{
+    return (int16_t)(variance > 1e-60 ? LQ__MAX(lq__klt_round(8 * lq__log2_f64(variance)), -4096)
+                                      : -4096);
+}
+
+/* Means and deviations; the rank: coefficients above the class that a codec takes for dead, at
+   least one. */
+LQ__STATIC void lq__klt_rows(lq__klt_work *w)
+{
+    const lq_klt *klt = w->klt;
+    const lq_geometry *g = &klt->geometry;
+    size_t lead = g->stream == LQ_V ? g->slice_count : 0;
+    double tokens = (double)(klt->tokens + klt->held_out);
+    double least = 0.19 * w->step;
+    lq_profile *p = &w->profile;
+    size_t i;
+    memset(p, 0, sizeof *p);
+    p->stream = g->stream;
+    p->basis = LQ_BASIS_DENSE;
+    p->slice_count = g->slice_count;
+    p->dims = (uint32_t)w->dims;
+    p->mean = w->rows;
+    p->sigma = w->rows + lead + w->dims;
+    for (i = 0; i < lead; i++) {
+        double mean = (double)klt->gain_sum[2 * i] / tokens;
+        double square = (double)klt->gain_sum[2 * i + 1] / tokens - mean * mean;
+        p->mean[i] = (int16_t)lq__klt_round(mean);
+        p->sigma[i] = lq__klt_sigma(LQ__MAX(square, 0.25));
+    }
+    w->report.rank = 0;
+    for (i = 0; i < w->dims; i++) {
+        p->mean[lead + i] = 0;
+        p->sigma[lead + i] = lq__klt_sigma(w->value[i]);
+        if (w->value[i] > least * least || i == 0) {
+            w->report.rank = (uint32_t)(i + 1);
+        }
+    }
+}
+
+/* Slices' dims, units and metric exponents, the centre, the metrics: what stands before the bits.
+   Returns its bytes. */
+LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t precision)
+{
+    const lq_geometry *g = &w->klt->geometry;
+    uint8_t *slice = dst + LQ__DENSE_FIXED;
+    uint8_t *at = slice + 4 * (size_t)g->slice_count;
+    const double *a = w->whiten;
+    double most = 1e-30;
+    int32_t center_exponent;
+    size_t i;
+    size_t j;
+    size_t k = 0;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; s++) {
+        for (i = 0; i < g->slice_dims[s]; i++, k++) {
+            double c = w->mean[k] * lq__exp2_f64(-w->exponent[s]);
+            w->row[k] = c;
+            most = LQ__MAX(most, c < 0 ? -c : c);
+        }
+    }
+    center_exponent = (int32_t)(lq__log2_f64(most / 32000) + 64) - 63;
+    center_exponent = LQ__MAX(center_exponent, -40);
+    lq__store16(dst + 20, w->report.rank);
+    dst[22] = (uint8_t)(w->metric ? LQ__METRIC_STORED : LQ__METRIC_NONE);
+    dst[23] = (uint8_t)center_exponent;
+    lq__store16(dst + 24, (uint32_t)precision & 65535u);
+    lq__store16(dst + 26, 0);
+    for (k = 0; k < w->dims; k++, at += 2) {
+        lq__store16(at,
+                    (uint32_t)lq__klt_round(w->row[k] * lq__exp2_f64(-center_exponent)) & 65535u);
+    }
+    for (s = 0; s < g->slice_count; s++, slice += 4) {
+        size_t n = g->slice_dims[s];
+        double *square = w->square;
+        int32_t e = 0;
+        lq__store16(slice, (uint32_t)n);
+        slice[2] = (uint8_t)w->exponent[s];
+        if (w->metric) {
+            most = 1e-30;
+            memset(square, 0, n * n * sizeof *square);
+            for (i = 0; i < n; i++) {
+                for (k = 0; k < n; k++) {
+                    for (j = 0; j <= i; j++) {
+                        square[i * n + j] += a[i * n + k] * a[k * n + j];
+                    }
+                }
+                most = LQ__MAX(most, square[i * n + i]); /* no element is larger */
+            }
+            e = (int32_t)(lq__log2_f64(most / 0.99) + 64) - 63;
+            e = LQ__MAX(LQ__MIN(e, 15), -16);
+            for (i = 0; i < n; i++) {
+                for (j = 0; j <= i; j++, at += 2) {
+                    int32_t q = lq__klt_round(square[i * n + j] * lq__exp2_f64(15 - e));
+                    lq__store16(at, (uint32_t)lq__clamp(q, -32767, 32767) & 65535u);
+                }
+            }
+            a += n * n;
+        }
+        slice[3] = (uint8_t)e;
+    }
+    return (size_t)(at - dst);
+}
+
+/* One coefficient's elements, rounded to its unit and Rice coded. Adds to the loss. */
+LQ__STATIC void lq__klt_put_row(lq__klt_work *w, lq__bit_writer *bits, size_t i, int32_t precision)
+{
+    size_t lead = lq__profile_rows(&w->profile) - w->dims;
+    int32_t quarters = lq__dense_quarters(precision, w->profile.sigma[lead + i]);
+    double unit = lq__exp2_f64(quarters / 4.0);
+    double error = 0;
+    uint64_t best_bits = UINT64_MAX;
+    uint32_t best = 0;
+    uint32_t k;
+    size_t j;
+    memcpy(w->row, w->matrix + i * w->dims, w->dims * sizeof *w->row);
+    if (w->metric) {
+        lq__klt_apply(w, w->unwhiten, w->row);
+    }
+    for (j = 0; j < w->dims; j++) {
+        double x = w->row[j] / unit;
+        int32_t q = lq__klt_round(x > 32767 ? 32767 : x < -32767 ? -32767 : x);
+        w->zigzag[j] = lq__zigzag(q);
+        error += (x - q) * (x - q);
+    }
+    w->report.basis_loss += (float)(error * unit * unit * w->value[i]);
+    for (k = 0; k < 16; k++) {
+        uint64_t sum = 0;
+        for (j = 0; j < w->dims; j++) {
+            sum += lq__rice_bits(w->zigzag[j], k);
+        }
+        if (sum < best_bits) {
+            best_bits = sum;
+            best = k;
+        }
+    }
+    lq__bit_put(bits, best, 4);
+    for (j = 0; j < w->dims; j++) {
+        lq__rice_put(bits, lq__unzigzag(w->zigzag[j]), best);
+    }
+}
+
+LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
+{
+    size_t lead = lq__profile_rows(&w->profile) - w->dims;
+    size_t rows = lead + w->report.rank;
+    double unit = w->step * lq__sqrt_f64(w->tolerance / w->report.rank);
+    int32_t precision = (int32_t)(16 * lq__log2_f64(unit) + 8192) - 8192;
+    lq__bit_writer bits;
+    size_t fixed;
+    size_t i;
+    lq__profile_head(dst, &w->profile, LQ__FORM_DENSE, rows);
+    fixed = lq__klt_put_fixed(w, dst, precision);
+    bits.dst = dst + fixed;
+    bits.capacity = lq_klt_profile_bound(w->klt) - fixed;
+    bits.at = 0;
+    bits.full = 0;
+    lq__profile_put_rows(&bits, dst, &w->profile, rows);
+    w->report.basis_loss = 0;
+    for (i = 0; i < w->report.rank; i++) {
+        lq__klt_put_row(w, &bits, i, precision);
+    }
+    if (bits.full) {
+        return LQ_E_INTERNAL;
+    }
+    w->report.basis_loss *= (float)(24 / (w->step * w->step * (double)w->dims)); /* both ways */
+    *written = fixed + (bits.at + 7) / 8;
+    lq__store32(dst + 16, lq__profile_checksum(dst, *written));
+    return LQ_OK;
+}
+
+/* Drops the metric from a file form, in place: what is left decodes. Returns its bytes. */
+LQ__STATIC size_t lq__dense_strip(uint8_t *file, size_t count)
+{
+    lq__dense_form f;
+    lq_profile p;
+    size_t fixed;
+    if (lq__profile_header(&p, file, count) || lq__dense_form_read(&f, &p, file, count) ||
+        f.metric != LQ__METRIC_STORED) {
+        return count;
+    }
+    fixed = (size_t)(f.metrics - file);
+    file[22] = LQ__METRIC_LEFT_OUT;
+    memmove(file + fixed, f.bits, f.bits_bytes);
+    count = fixed + f.bits_bytes;
+    lq__store32(file + 16, lq__profile_checksum(file, count));
+    return count;
+}
+
+/* Variance in steps^2 of a deviation. */
+LQ__INLINE double lq__variance_in_steps(int32_t sigma, int32_t log_step)
+{
+    return sigma == LQ_SIGMA_DEAD ? 0 : lq__exp2_f64(sigma / 8.0 - log_step / 32768.0);
+}
+
+LQ_API int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *p, uint64_t tokens)
+{
+    const double floor2 = 1.0 / 12;
+    int32_t log_step;
+    double gain = 0;
+    double cost = 0;
+    size_t lead;
+    size_t rows;
+    size_t i;
+    if (!pays || !fit || !p || fit->tokens == 0 || !lq__profile_valid(p)) {
+        return LQ_E_ARG;
+    }
+    rows = lq__profile_rows(p);
+    if (rows != lq_geometry_rows(&fit->geometry)) {
+        return LQ_E_ARG;
+    }
+    lead = rows - p->dims;
+    log_step = lq__log2_of_f32(fit->step);
+    for (i = lead; i < rows; i++) { /* sums are q10, q20 */
+        double n = (double)fit->tokens;
+        double mean = (double)fit->sum[i] / 1024 / n;
+        double square = (double)fit->sum_squares[i] / 1048576 / n;
+        double old = lq__variance_in_steps(p->sigma[i], log_step) + floor2;
+        double fitted = LQ__MAX(square - mean * mean, 0.0) + floor2;
+        if (p->sigma[i] == LQ_SIGMA_DEAD) {
+            continue;
+        }
+        gain += 0.5 * (lq__log2_f64(old) - lq__log2_f64(fitted)) +
+                0.72134752 * ((square + floor2) / old - 1);
+        cost += fitted > 0.13 ? 6 : 3; /* bits of a row in the file form, about */
+    }
+    cost += 8 * (LQ__PROFILE_HEADER + 18 + 12 + 52);
+    *pays = gain * (double)tokens > cost;
+    return LQ_OK;
+}
+
+LQ_API size_t lq_klt_profile_bound(const lq_klt *klt)
+{
+    const lq_geometry *g = klt ? &klt->geometry : NULL;
+    size_t dims = lq_geometry_dims(g);
+    size_t bytes;
+    uint32_t s;
+    if (dims == 0) {
+        return 0;
+    }
+    bytes = LQ__DENSE_FIXED + 4 * (size_t)g->slice_count + 2 * dims;
+    for (s = 0; s < g->slice_count && g->stream == LQ_K; s++) {
+        bytes += (size_t)g->slice_dims[s] * (g->slice_dims[s] + 1);
+    }
+    return bytes + lq_profile_save_bound(lq_geometry_rows(g)) + dims * (dims * 17 + 4) / 8 + 1;
+}
+
+/* Places everything in mem; NULL mem: only counts. */
+LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t n = lq_geometry_dims(g);
+    size_t slices = 0;
+    size_t largest = 0;
+    size_t bytes[13];
+    size_t offset[13];
+    size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
+    uint8_t *m = (uint8_t *)mem;
+    uint32_t s;
+    size_t i;
+    for (s = 0; s < g->slice_count; s++) {
+        size_t d = g->slice_dims[s];
+        slices += g->stream == LQ_K ? d * d : 0;
+        largest = LQ__MAX(largest, d);
+    }
+    bytes[0] = n * n * 8;
+    bytes[1] = n * n * 8;
+    bytes[2] = n * 8;
+    bytes[3] = n * 8;
+    bytes[4] = n * 8;
+    bytes[5] = n * 8;
+    bytes[6] = slices * 8;
+    bytes[7] = slices * 8;
+    bytes[8] = largest * largest * 16;
+    bytes[9] = lq__eigen_workspace_bytes(n);
+    bytes[10] = (size_t)g->slice_count * 4;
+    bytes[11] = lq_geometry_rows(g) * 4;
+    bytes[12] = n * 4;
+    for (i = 0; i < 13; i++) {
+        offset[i] = at;
+        at += lq__align64(bytes[i]);
+    }
+    if (m) {
+        w->matrix = (double *)(void *)(m + offset[0]);
+        w->judge = (double *)(void *)(m + offset[1]);
+        w->mean = (double *)(void *)(m + offset[2]);
+        w->value = (double *)(void *)(m + offset[3]);
+        w->variance = (double *)(void *)(m + offset[4]);
+        w->row = (double *)(void *)(m + offset[5]);
+        w->whiten = (double *)(void *)(m + offset[6]);
+        w->unwhiten = (double *)(void *)(m + offset[7]);
+        w->square = (double *)(void *)(m + offset[8]);
+        w->eigen = m + offset[9];
+        w->exponent = (int32_t *)(void *)(m + offset[10]);
+        w->rows = (int16_t *)(void *)(m + offset[11]);
+        w->zigzag = (uint32_t *)(void *)(m + offset[12]);
+    }
+    return at;
+}
+
+LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt)
+{
+    lq__klt_work w;
+    return klt && lq_geometry_dims(&klt->geometry) ? lq__klt_place(&w, klt, NULL) : 0;
+}
+
+LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, size_t *written,
+                          const lq_klt_desc *desc, lq_klt_report *report, void *workspace,
+                          size_t workspace_bytes)
+{
+    lq__klt_work w;
+    double count;
+    size_t i;
+    int status;
+    if (!written) {
+        return LQ_E_ARG;
+    }
+    *written = 0;
+    if (!klt || !dst || !desc || !workspace || klt->tokens < 64 || !(desc->beta <= 1) ||
+        !(desc->tolerance >= 0) || !(desc->tolerance <= 1) || desc->absolute < 0 ||
+        desc->absolute > 1 || (desc->step != 0 && !lq__step_valid(desc->step))) {
+        return LQ_E_ARG;
+    }
+    if (dst_bytes < lq_klt_profile_bound(klt) ||
+        workspace_bytes < lq_klt_profile_workspace_bytes(klt)) {
+        return LQ_E_SPACE;
+    }
+    memset(&w, 0, sizeof w);
+    (void)lq__klt_place(&w, klt, workspace);
+    w.klt = klt;
+    w.dims = lq_geometry_dims(&klt->geometry);
+    w.pad = lq__klt_pad(w.dims);
+    w.step = desc->step > 0 ? (double)desc->step : 0.1;
+    w.beta = desc->beta < 0 ? 0 : desc->beta > 0 ? (double)desc->beta : 0.5;
+    w.tolerance = desc->tolerance > 0 ? (double)desc->tolerance : 0.02;
+    w.absolute = desc->absolute;
+    count = (double)(klt->tokens + klt->held_out);
+    for (i = 0; i < w.dims; i++) {
+        double sum = (double)klt->sum[0][i] + (double)klt->sum[1][i];
+        w.mean[i] = (double)klt->center[i] + sum / count;
+    }
+    memset(w.exponent, 0, (size_t)klt->geometry.slice_count * 4);
+    status = lq__klt_metrics(&w);
+    if (!status) {
+        status = lq__klt_choose(&w);
+    }
+    if (status) {
+        return status;
+    }
+    lq__klt_sort(&w);
+    lq__klt_rows(&w);
+    status = lq__klt_write(&w, dst, written);
+    if (!status && report) {
+        *report = w.report;
+    }
+    return status;
+}
+
 /* ================================================================================================
    >>page   the page codec: front, quantizer, coder into bytes and back
 
@@ -7034,6 +10698,8 @@ struct lq_codec {
     size_t dims;
     size_t lead;        /* gain rows */
     size_t matrix_rows; /* of the coder: gains, coefficients and cosets */
+    size_t alive;       /* coefficients up to the last that is not dead */
+    int means;          /* some coefficient has one */
     lq__row_data *rows; /* (dims) */
     int32_t *gain_mean; /* (lead) */
     uint8_t *classes;   /* (lead + dims) */
@@ -7048,6 +10714,9 @@ LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
     d->page = d->page ? d->page : LQ_PAGE_CODED;
     if (d->geometry.basis == 0) {
         d->geometry.basis = d->profile ? d->profile->basis : (uint32_t)LQ_BASIS_IDENTITY;
+    }
+    if (d->geometry.basis == LQ_BASIS_DENSE && !d->geometry.dense && d->profile) {
+        d->geometry.dense = d->profile->dense;
     }
     rows = lq_geometry_rows(&d->geometry);
     dims = lq_geometry_dims(&d->geometry);
@@ -7064,7 +10733,7 @@ LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
     }
     if (d->page == LQ_PAGE_FIXED) {
         d->bits = d->bits ? d->bits : 4;
-        return lq_fixed_bytes(dims, d->quantizer, d->bits) ? rows : 0;
+        return lq_fixed_bytes(dims, d->quantizer, d->bits) && !d->geometry.dense ? rows : 0;
     }
     return d->page == LQ_PAGE_CODED && d->tables && !d->bits && lq_lattice_dims(d->quantizer) ? rows
                                                                                               : 0;
@@ -7084,28 +10753,9 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
                 : 0;
 }
 
-/* A profile's mean as q12 of the step. With step = m * 2^e it is mean * 2^(mean_exponent + 12 - e)
-   / m; LQ_E_RANGE beyond the 4096 steps that keep every sum inside 32 bits. */
-LQ__STATIC int lq__mean_q12(int32_t *q12, int32_t mean, int32_t mean_exponent, float step)
-{
-    uint32_t u = lq__bits_of_f32(step);
-    int32_t shift = mean_exponent + 12 - ((int32_t)(u >> 23) - 150);
-    int64_t m = (u & 0x7fffffu) | 0x800000u;
-    int64_t value;
-    *q12 = 0;
-    if (mean == 0 || shift < 0) { /* below 2^15 / 2^23 of 1/4096 step */
-        return LQ_OK;
-    }
-    if (shift > 46) {
-        return LQ_E_RANGE;
-    }
-    value = lq__div_round((int64_t)mean * ((int64_t)1 << shift), m);
-    if (value > 1 << 24 || value < -(1 << 24)) {
-        return LQ_E_RANGE;
-    }
-    *q12 = (int32_t)value;
-    return LQ_OK;
-}
+/* Coefficients of a dense basis below this class, 0.21 steps, are dead: one in a million would
+   leave the dead zone, and the matrix need not be read for them. */
+#define LQ__CLASS_LIVE 15
 
 /* Class of a standard deviation (16 log2 units) for a step (q16 log2): 0 is dead. */
 LQ__STATIC uint8_t lq__class_of(int32_t sigma, int32_t log_step)
@@ -7167,7 +10817,12 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
             return status;
         }
         classes[c->lead + i] = lq__class_of(p->sigma[c->lead + i], log_step);
+        if (d->geometry.dense && classes[c->lead + i] < LQ__CLASS_LIVE) {
+            classes[c->lead + i] = 0;
+        }
         lq__row_data_init(&c->rows[i], d, classes[c->lead + i]);
+        c->alive = classes[c->lead + i] ? i + 1 : c->alive;
+        c->means |= c->rows[i].mean != 0;
     }
     if (d->page != LQ_PAGE_CODED) {
         return LQ_OK;
@@ -7209,7 +10864,9 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
         int status;
         if (!lq__profile_valid(p) || p->stream != c->desc.geometry.stream ||
             p->basis != c->desc.geometry.basis || p->dims != c->dims ||
-            p->slice_count != c->desc.geometry.slice_count) {
+            p->slice_count != c->desc.geometry.slice_count ||
+            (c->desc.geometry.dense &&
+             lq__hash_differs(p->basis_hash, c->desc.geometry.dense->hash))) {
             return LQ_E_FORMAT;
         }
         status = lq__codec_rows(c, at, lq_rans_plan_bytes(rows));
@@ -7245,6 +10902,7 @@ LQ_API size_t lq_codec_page_bound(const lq_codec *c)
 typedef struct lq__workspace {
     int32_t *rows;   /* (dims, 64) */
     float *floats;   /* (dims, 64): aliases rows' memory only through memcpy */
+    int16_t *pairs;  /* (dims + 1, 64): where the floats will be, read before they are written */
     int16_t *gains;  /* (lead, 64) */
     int16_t *values; /* (in flight, matrix_rows, 64) */
     uint8_t *coder;
@@ -7271,6 +10929,7 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
     uint8_t *at = (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
     w.rows = (int32_t *)(void *)at;
     w.floats = (float *)(void *)(at + LQ__TOKENS * c->dims * 4);
+    w.pairs = (int16_t *)(void *)w.floats;
     w.gains = (int16_t *)(void *)(at + LQ__TOKENS * c->dims * 8);
     at += lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
     w.values = (int16_t *)(void *)at;
@@ -7417,7 +11076,7 @@ LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__w
         values[j] = (int16_t)(w->gains[j] - c->gain_mean[j / LQ__TOKENS]);
     }
     values += c->lead * LQ__TOKENS;
-    for (i = 0; i < c->dims; i += block) {
+    for (i = 0; i < c->alive; i += block) { /* what lies behind is dead and not read */
         size_t n = LQ__MIN(block, c->dims - i);
         const int32_t *y = w->rows + i * LQ__TOKENS;
         int16_t *z = values + (n == 8) * LQ__TOKENS;
@@ -7452,7 +11111,8 @@ LQ__STATIC int lq__page_begin(const lq_codec *c, uint8_t *dst, size_t *body, int
         *body = lq__raw_encode(c, dst, src, first, tokens);
         return LQ_OK;
     }
-    status = lq__front(w->rows, w->gains, &d->geometry, d->step, src, first, positions, tokens);
+    status = lq__front(w->rows, w->gains, w->pairs, &d->geometry, d->step, c->alive, src, first,
+                       positions, tokens);
     if (status) {
         return status;
     }
@@ -7624,8 +11284,35 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
     return LQ_OK;
 }
 
-/* The coder's matrix to q12 rows and gains. */
-LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, const lq__workspace *w)
+/* Coefficients that a page needs for its inverse basis: in a dense basis those up to the last that
+   is not zero. Rows from there on are not dequantized. */
+LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
+{
+    size_t block = lq_lattice_dims(c->desc.quantizer);
+    size_t i = c->alive;
+    if (!c->desc.geometry.dense) {
+        return c->dims;
+    }
+    while (i > 0 && !c->means) {
+        size_t first = (i - 1) / block * block; /* of the last block; E8's has a coset row more */
+        const int16_t *z = values + (first + (block == 8 ? first / 8 : 0)) * LQ__TOKENS;
+        size_t n = (LQ__MIN(block, c->dims - first) + (block == 8)) * LQ__TOKENS;
+        int any = 0;
+        size_t t;
+        for (t = 0; t < n; t++) {
+            any |= z[t];
+        }
+        if (any) {
+            break;
+        }
+        i = first;
+    }
+    return i;
+}
+
+/* The coder's matrix to q12 rows and gains; tells how many rows the inverse basis needs. */
+LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, const lq__workspace *w,
+                                   size_t *in_use)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t block = lq_lattice_dims(c->desc.quantizer);
@@ -7640,7 +11327,8 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
         w->gains[j] = (int16_t)gain;
     }
     values += c->lead * LQ__TOKENS;
-    for (i = 0; i < c->dims; i += block) {
+    *in_use = lq__rows_in_use(c, values);
+    for (i = 0; i < *in_use; i += block) {
         size_t n = LQ__MIN(block, c->dims - i);
         const int16_t *coset = values;
         int lattice = lq__lattice_at(c, i, n);
@@ -7661,26 +11349,48 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
     return LQ_OK;
 }
 
-/* 2^(quarter octaves / 4). */
-LQ__INLINE float lq__gain_f32(int32_t gain)
-{
-    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
-    return quarter[gain & 3] * lq__f32_of_bits((uint32_t)((gain >> 2) + 127) << 23);
-}
-
-/* q12 rows to vectors: inverse basis in integers, then the floats: step, gain, RoPE. */
-LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, const lq_vectors_out *dst,
-                         size_t first, const lq_positions *positions, size_t tokens)
+/* Dense basis: the first in_use q12 rows of coefficients to floats (dims, 64). The sums are units of
+   step * 2^(shift + exponent - 27); the centre joins them before the gain. */
+LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size_t in_use,
+                                 size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &c->desc.geometry;
-    size_t element = lq_type_bytes(dst->type);
+    const lq_basis *b = g->dense;
+    float center_unit = lq__f32_of_bits((uint32_t)(b->center_exponent + 127) << 23);
+    uint8_t shift[LQ__TOKENS];
+    float unit[LQ__TOKENS];
+    float gain[LQ__TOKENS];
+    size_t row = 0;
+    size_t d;
+    size_t t;
+    uint32_t s;
+    lq__dense_pairs(w->pairs, shift, w->rows, in_use);
+    kernels->product(w->rows, b->inverse, b->inverse_stride, c->dims, w->pairs, in_use);
+    for (s = 0; s < g->slice_count; s++) {
+        float slice = lq__slice_step(g, s, 1.0f);
+        for (t = 0; t < LQ__TOKENS; t++) {
+            gain[t] = c->lead && t < tokens ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : slice;
+            unit[t] = c->desc.step * lq__f32_of_bits((uint32_t)(127 - 27 + shift[t]) << 23);
+            unit[t] *= gain[t];
+        }
+        for (d = 0; d < g->slice_dims[s]; d++, row++) {
+            float scale = lq__f32_of_bits((uint32_t)(b->inverse_exponent[row] + 127) << 23);
+            kernels->center_floats(w->floats + row * LQ__TOKENS, w->rows + row * LQ__TOKENS, unit,
+                                   gain, scale, (float)b->center[row] * center_unit);
+        }
+    }
+}
+
+/* Identity and Hadamard: q12 rows to floats (dims, 64). */
+LQ__STATIC void lq__slice_floats(const lq_codec *c, const lq__workspace *w, size_t tokens)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq_geometry *g = &c->desc.geometry;
     int32_t *rows = w->rows;
     float *floats = w->floats;
     float unit[LQ__TOKENS];
-    float vector[256];
     size_t d;
-    size_t i;
     size_t t;
     uint32_t s;
     for (s = 0; s < g->slice_count; s++) {
@@ -7702,10 +11412,30 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, const lq_vec
         rows += dims * LQ__TOKENS;
         floats += dims * LQ__TOKENS;
     }
+}
+
+/* q12 rows to vectors: inverse basis in integers, then the floats: step, gain, RoPE. */
+LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_use,
+                         const lq_vectors_out *dst, size_t first, const lq_positions *positions,
+                         size_t tokens)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq_geometry *g = &c->desc.geometry;
+    size_t element = lq_type_bytes(dst->type);
+    const float *floats = w->floats;
+    float vector[256];
+    size_t d;
+    size_t i;
+    size_t t;
+    uint32_t s;
+    if (g->dense) {
+        lq__dense_floats(c, w, in_use, tokens);
+    } else {
+        lq__slice_floats(c, w, tokens);
+    }
     if (g->rope) {
         lq__apply_rope(w->floats, g, positions, tokens);
     }
-    floats = w->floats;
     for (s = 0; s < g->slice_count; s++) {
         size_t dims = g->slice_dims[s];
         size_t stride = dst->token_stride ? dst->token_stride : dims;
@@ -7754,17 +11484,18 @@ LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
         size_t at = first + i * LQ__TOKENS;
         size_t body = page_bytes[i] - LQ__TRAILER;
         lq_positions from = lq__positions_from(positions, i * LQ__TOKENS);
+        size_t in_use = c->dims;
         if (c->desc.page == LQ_PAGE_RAW) {
             status = lq__raw_decode(c, dst, at, pages[i].tokens, sources[i], body);
         } else {
-            status = coded ? lq__dequantize_rows(c, pages[i].values, w)
+            status = coded ? lq__dequantize_rows(c, pages[i].values, w, &in_use)
                            : lq__fixed_page_decode(c, w, sources[i], body, pages[i].tokens);
         }
         if (status) {
             return status;
         }
         if (c->desc.page != LQ_PAGE_RAW) {
-            lq__back(c, w, dst, at, &from, pages[i].tokens);
+            lq__back(c, w, in_use, dst, at, &from, pages[i].tokens);
         }
     }
     return LQ_OK;
@@ -7807,6 +11538,144 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
     return lq__decode_at(c, dst, 0, positions ? positions : &none, tokens, pages, page_bytes,
                          workspace);
 }
+/* ================================================================================================
+   >>bits   rate control: what a step costs and loses, and how groups share bits
+
+   Coefficients are Gaussian given their class, and a class has one table: so the rate is the code
+   length under that table, and with centroids c_k for reconstruction the error is
+   sigma^2 - sum p_k c_k^2. The dead zone of a class is the one that is best at a slope of error
+   against bits proportional to step^2, the same for all classes; so groups that share one step have
+   one slope, and weights w move a group's step by 1 / sqrt(w).
+   ============================================================================================== */
+/* Bits and error (in steps^2) of one coefficient of a class. */
+LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
+{
+    double variance = lq__exp2_f64(((int32_t)class_ - LQ_CLASS_ONE) / 4.0);
+    lq_rate rate;
+    int k;
+    rate.bits = 0;
+    rate.error = variance;
+    if (class_ == 0) {
+        return rate;
+    }
+    if (class_ >= 45) { /* sigma 2.8 steps: the values have tails outside of the table */
+        rate.bits = 2.0471 + 0.5 * lq__log2_f64(variance);
+        rate.error = 1.0 / 12;
+        return rate;
+    }
+    for (k = -15; k <= 15; k++) {
+        const lq__rans_table *t = &tables->table[lq__table_of((int)class_, LQ__AT_0)];
+        uint32_t freq = k < t->low || k > t->high ? 0 : t->code_freq[k + 16];
+        double p = freq / 65536.0;
+        double c = 0;
+        if (k) {
+            uint32_t size = (uint32_t)(k < 0 ? -k : k);
+            c = size - lq__centroid_q12(tables, class_, size) / 4096.0;
+        }
+        rate.bits += freq ? p * (16 - lq__log2_f64(freq)) : 0;
+        rate.error -= p * c * c;
+    }
+    rate.error = LQ__MAX(rate.error, 0.0);
+    return rate;
+}
+
+/* Bits of a gain: a plain table of its class. */
+LQ__STATIC double lq__rate_of_gain(int32_t sigma)
+{
+    double octaves = LQ__MAX(sigma, 0) / 16.0;
+    return 2.0471 + octaves;
+}
+
+LQ_API int lq_rate_of(lq_rate *rate, const lq_tables *tables, const lq_profile *p, float step)
+{
+    lq_rate of_class[LQ_CLASS_MAX + 1];
+    size_t lead;
+    size_t i;
+    int32_t log_step;
+    if (!rate || !tables || !p || !lq__step_valid(step) || !lq__profile_valid(p)) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i <= LQ_CLASS_MAX; i++) {
+        of_class[i] = lq__rate_of_class(tables, (uint32_t)i);
+    }
+    lead = lq__profile_rows(p) - p->dims;
+    log_step = lq__log2_of_f32(step);
+    rate->bits = 0;
+    rate->error = 0;
+    for (i = 0; i < lead; i++) {
+        rate->bits += lq__rate_of_gain(p->sigma[i]);
+    }
+    for (i = lead; i < lq__profile_rows(p); i++) {
+        uint32_t class_ = lq__class_of(p->sigma[i], log_step);
+        if (class_ == 0 || (p->basis == LQ_BASIS_DENSE && class_ < LQ__CLASS_LIVE)) {
+            double sigma = p->sigma[i] == LQ_SIGMA_DEAD
+                               ? 0
+                               : lq__exp2_f64((p->sigma[i] - log_step / 4096.0) / 8.0);
+            rate->error += sigma;
+            continue;
+        }
+        rate->bits += of_class[class_].bits;
+        rate->error += of_class[class_].error;
+    }
+    rate->error *= (double)step * (double)step;
+    return LQ_OK;
+}
+
+/* All groups at base / sqrt(weight); the sum of what is asked for. */
+LQ__STATIC int lq__rate_sum(lq_rate_group *groups, size_t count, const lq_tables *tables, int kind,
+                            double base, double *sum)
+{
+    size_t i;
+    *sum = 0;
+    for (i = 0; i < count; i++) {
+        int status;
+        groups[i].step = (float)(base / lq__sqrt_f64(groups[i].weight));
+        status = lq_rate_of(&groups[i].rate, tables, groups[i].profile, groups[i].step);
+        if (status) {
+            return status;
+        }
+        *sum +=
+            kind == LQ_RATE_BITS ? groups[i].rate.bits : groups[i].rate.error * groups[i].weight;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *tables, int kind,
+                         double target)
+{
+    int32_t low = -20 * 64; /* log2 of the base step in 1/64 octaves: a finer one than this .. */
+    int32_t high = 20 * 64;
+    double sum;
+    size_t i;
+    int status;
+    if (!groups || count == 0 || !tables || (kind != LQ_RATE_BITS && kind != LQ_RATE_ERROR) ||
+        !(target > 0)) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < count; i++) {
+        if (!(groups[i].weight >= 1e-12) || !(groups[i].weight <= 1e12)) {
+            return LQ_E_ARG;
+        }
+    }
+    /* bits fall with the step and errors grow: the finest step that meets a target in bits, the
+       coarsest that meets one in errors */
+    while (high - low > 1) {
+        int32_t middle = low + (high - low) / 2;
+        status = lq__rate_sum(groups, count, tables, kind, lq__exp2_f64(middle / 64.0), &sum);
+        if (status) {
+            return status;
+        }
+        if ((kind == LQ_RATE_BITS) == (sum <= target)) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    high = kind == LQ_RATE_BITS ? high : low;
+    status = lq__rate_sum(groups, count, tables, kind, lq__exp2_f64(high / 64.0), &sum);
+    return status ? status : sum <= target ? LQ_OK : LQ_E_RANGE;
+}
+
 /* ================================================================================================
    >>archive   many pages in one growing, randomly readable, checksummed file
    ============================================================================================== */
@@ -9417,6 +13286,7 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices)
 /* What packing keeps in its workspace. */
 typedef struct lq__pack {
     const lq_archive_pack_desc *desc;
+    lq_geometry geometry; /* in the basis of the profile, where one is given */
     lq_archive_writer *writer;
     const lq_vectors *src;
     const lq_positions *positions;
@@ -9431,17 +13301,71 @@ typedef struct lq__pack {
     uint8_t *pages;
     size_t rows;
     lq__codec_sizes sizes;
+    lq_profile calibrated;
+    uint8_t *dense_file;
+    void *dense_mem;
+    size_t dense_bytes;
+    void *klt_mem;
+    void *klt_workspace;
 } lq__pack;
+
+LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
+{
+    lq_geometry g = d->geometry;
+    if (d->profile && d->profile->basis == LQ_BASIS_DENSE && !g.dense) {
+        g.basis = LQ_BASIS_DENSE;
+        g.dense = d->profile->dense;
+    }
+    return g;
+}
+
+/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the basis.
+ */
+typedef struct lq__pack_sizes {
+    size_t klt;
+    size_t workspace;
+    size_t file;
+    size_t dense;
+} lq__pack_sizes;
+
+LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
+{
+    lq__pack_sizes s;
+    lq_profile p;
+    lq_klt klt;
+    memset(&s, 0, sizeof s);
+    if (!d->calibrate) {
+        return s;
+    }
+    memset(&klt, 0, sizeof klt);
+    memset(&p, 0, sizeof p);
+    klt.geometry = lq__klt_geometry(&d->geometry);
+    p.stream = d->geometry.stream;
+    p.slice_count = d->geometry.slice_count;
+    p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
+    s.klt = lq_klt_bytes(&klt.geometry);
+    s.workspace =
+        LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
+    s.file = lq_klt_profile_bound(&klt);
+    s.dense = lq__dense_place_of(NULL, &p, p.dims).bytes;
+    return s;
+}
 
 LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
 {
-    const lq_geometry *g = &p->desc->geometry;
+    const lq_geometry *g = &p->geometry;
+    lq__pack_sizes s = lq__pack_sizes_of(p->desc);
     p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
     p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
     p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
     p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
     p->codec_mem = lq__arena_take(a, p->sizes.codec);
     p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
+    p->klt_mem = lq__arena_take(a, s.klt);
+    p->klt_workspace = lq__arena_take(a, s.workspace);
+    p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
+    p->dense_mem = lq__arena_take(a, s.dense);
+    p->dense_bytes = s.dense;
     p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
     return p->pages ? LQ_OK : LQ_E_SPACE;
 }
@@ -9449,20 +13373,18 @@ LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
 LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
 {
     lq__codec_sizes s;
+    lq__pack_sizes c;
+    lq_geometry g;
     size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
     if (rows == 0) {
         return 0;
     }
-    s = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count);
-    return 64 * 8 + lq_fit_bytes(&desc->geometry) + lq_fit_workspace_bytes(&desc->geometry) +
-           lq_profile_bytes(rows) + lq_profile_save_bound(rows) + s.codec + s.workspace +
-           s.page * LQ__IN_FLIGHT;
-}
-
-LQ__STATIC lq_positions lq__positions_or_none(const lq_positions *positions, size_t first)
-{
-    lq_positions none = {0, 0, NULL};
-    return positions ? lq__positions_from(positions, first) : none;
+    g = lq__pack_geometry(desc);
+    s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count);
+    c = lq__pack_sizes_of(desc);
+    return 64 * 12 + lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
+           lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
+           c.workspace + c.file + c.dense;
 }
 
 /* Tokens [first, first + count) through one codec as one run. */
@@ -9538,8 +13460,8 @@ LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size
 {
     uint32_t id = 0;
     size_t start = first;
-    int status = lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->desc->geometry),
-                             &p->desc->geometry, p->desc->step);
+    int status =
+        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
     if (status) {
         return status;
     }
@@ -9564,6 +13486,88 @@ LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size
     return LQ_OK;
 }
 
+/* A calibrated profile, refitted in stages: a stage is coded as its predecessors were, or by a
+   refit to all tokens before it where that saves more than its profile and run take. */
+LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    uint32_t id = p->desc->profile_id;
+    size_t start = first;
+    int status =
+        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
+    while (start < tokens && !status) {
+        size_t stage = start == first ? LQ__TOKENS : start - first;
+        size_t end = tokens - start > stage ? start + stage : tokens;
+        lq_positions positions = lq__positions_or_none(p->positions, start);
+        if (start > first) {
+            int pays;
+            status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
+            if (!status && pays) {
+                status = lq__pack_profile(p, &id);
+                d->profile = &p->profile;
+            }
+        }
+        if (!status) {
+            status = lq__pack_run(p, d, id, start, end - start);
+        }
+        if (!status && end < tokens) {
+            status =
+                lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
+        }
+        start = end;
+    }
+    return status;
+}
+
+/* Fits a basis to tokens [first, tokens) and stores its profile without what only encoding needs,
+   if its bytes and the pages' that it makes are fewer than those of channels. *id is its id, or
+   LQ_ARCHIVE_NONE. */
+LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint32_t *id)
+{
+    const lq_archive_pack_desc *desc = p->desc;
+    const lq_geometry *g = &p->geometry;
+    lq__pack_sizes s = lq__pack_sizes_of(desc);
+    lq_klt_desc k = {0, 0, 1, 0};
+    lq_klt_report report;
+    lq_archive_profile_desc file = {NULL, 0, NULL};
+    lq_positions positions = lq__positions_or_none(p->positions, first);
+    double dims = (double)lq_geometry_dims(g);
+    size_t needed;
+    lq_klt klt;
+    int status;
+    *id = LQ_ARCHIVE_NONE;
+    if (tokens - first < 2 * LQ__TOKENS) {
+        return LQ_OK;
+    }
+    k.step = desc->step;
+    status = lq_klt_init(&klt, p->klt_mem, s.klt, g);
+    if (!status) {
+        status =
+            lq__klt_add_from(&klt, p->src, first, &positions, tokens - first, p->klt_workspace);
+    }
+    if (!status && desc->queries && g->stream == LQ_K) {
+        status = lq__klt_add_queries_from(&klt, desc->queries, desc->reads, desc->query_heads,
+                                          first, &positions, tokens - first, p->klt_workspace);
+    }
+    if (!status) {
+        status = lq_klt_profile(&klt, p->dense_file, s.file, &file.count, &k, &report,
+                                p->klt_workspace, s.workspace);
+    }
+    if (!status) {
+        status = lq_profile_load(&p->calibrated, p->dense_mem, p->dense_bytes, &needed,
+                                 p->dense_file, file.count);
+    }
+    if (status) {
+        return status;
+    }
+    file.count = lq__dense_strip(p->dense_file, file.count);
+    if ((double)(report.channel_bits - report.basis_bits) * dims * (double)(tokens - first) <
+        8 * (double)file.count) {
+        return LQ_OK;
+    }
+    file.bytes = p->dense_file;
+    return lq_archive_add_profile(p->writer, &file, id);
+}
+
 LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                            const lq_vectors *src, const lq_positions *positions, size_t tokens,
                            void *workspace, size_t workspace_bytes)
@@ -9582,8 +13586,11 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     p.writer = writer;
     p.src = src;
     p.positions = positions;
-    p.rows = lq_geometry_rows(&desc->geometry);
-    if (p.rows == 0) {
+    p.geometry = lq__pack_geometry(desc);
+    p.rows = lq_geometry_rows(&p.geometry);
+    if (p.rows == 0 || (desc->calibrate && (desc->profile || desc->refit)) ||
+        (desc->queries && (!desc->calibrate || !desc->queries->slices || !desc->reads ||
+                           lq_type_bytes(desc->queries->type) == 0))) {
         return LQ_E_ARG;
     }
     p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count);
@@ -9606,11 +13613,24 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     d.quantizer = desc->quantizer;
     d.bits = desc->bits;
     d.step = desc->step;
+    if (desc->calibrate && d.page != LQ_PAGE_FIXED) {
+        uint32_t id;
+        status = lq__pack_calibrate(&p, sinks, tokens, &id);
+        if (status) {
+            return status;
+        }
+        if (id != LQ_ARCHIVE_NONE) {
+            d.profile = &p.calibrated;
+            return lq__pack_run(&p, &d, id, sinks, tokens - sinks);
+        }
+    }
     if (!desc->profile) {
         return lq__pack_fitted(&p, &d, sinks, tokens);
     }
     d.profile = desc->profile;
-    return lq__pack_run(&p, &d, desc->profile_id, sinks, tokens - sinks);
+    return desc->refit && desc->profile->dense
+               ? lq__pack_refitted(&p, &d, sinks, tokens)
+               : lq__pack_run(&p, &d, desc->profile_id, sinks, tokens - sinks);
 }
 
 /* ---- reading ---- */
@@ -9624,6 +13644,9 @@ typedef struct lq__unpack {
     float *freqs;
     lq_profile profile;
     void *profile_mem;
+    lq_profile embedded; /* the profile with a dense basis that dense_mem holds; dims 0: none */
+    void *dense_mem;
+    size_t dense_bytes;
     size_t rows;
     size_t dims;
     lq__codec_sizes sizes;
@@ -9656,6 +13679,25 @@ LQ__STATIC size_t lq__group_dims(const lq_archive_reader *reader, uint32_t group
     return dims;
 }
 
+/* Memory for the largest dense basis that the archive holds for a group of these dims. */
+LQ__STATIC size_t lq__unpack_dense_bytes(const lq_archive_reader *reader, size_t dims)
+{
+    size_t most = 0;
+    uint32_t id;
+    for (id = 0; id < reader->profile_count; id++) {
+        lq_archive_profile_desc d;
+        lq_profile p;
+        size_t needed = 0;
+        if (lq_archive_profile(reader, id, &d) || !d.bytes ||
+            lq__profile_header(&p, d.bytes, d.count) || d.bytes[6] != LQ__FORM_DENSE ||
+            p.dims != dims || lq_profile_load(&p, NULL, 0, &needed, d.bytes, d.count) == LQ_OK) {
+            continue;
+        }
+        most = LQ__MAX(most, needed);
+    }
+    return most;
+}
+
 LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group)
 {
     lq__codec_sizes s;
@@ -9665,9 +13707,10 @@ LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader,
         return 0;
     }
     s = lq__codec_sizes_of(dims, slices);
-    return 64 * 12 + slices * (sizeof(lq_slice) + 4 + sizeof(void *)) + dims * 2 +
-           lq_profile_bytes(dims + slices) + s.codec + s.workspace + s.page * (LQ__IN_FLIGHT + 1) +
-           dims * LQ__TOKENS * 4 + LQ__IN_FLIGHT * LQ__TOKENS * 8;
+    return 64 * 13 + slices * (sizeof(lq_slice) + 4 + sizeof(void *)) + dims * 2 +
+           lq__unpack_dense_bytes(reader, dims) + lq_profile_bytes(dims + slices) + s.codec +
+           s.workspace + s.page * (LQ__IN_FLIGHT + 1) + dims * LQ__TOKENS * 4 +
+           LQ__IN_FLIGHT * LQ__TOKENS * 8;
 }
 
 LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
@@ -9677,6 +13720,8 @@ LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
     u->page_slices = (void **)lq__arena_take(a, slices * sizeof(void *));
     u->freqs = (float *)lq__arena_take(a, u->dims * 2);
     u->profile_mem = lq__arena_take(a, lq_profile_bytes(u->dims + slices));
+    u->dense_bytes = lq__unpack_dense_bytes(u->reader, u->dims);
+    u->dense_mem = lq__arena_take(a, u->dense_bytes);
     u->codec_mem = lq__arena_take(a, u->sizes.codec);
     u->codec_workspace = lq__arena_take(a, u->sizes.workspace);
     u->page_floats = (float *)lq__arena_take(a, u->dims * LQ__TOKENS * 4);
@@ -9718,38 +13763,79 @@ LQ__STATIC int lq__unpack_geometry(lq__unpack *u, size_t slice_count)
     return status;
 }
 
+/* Loads an embedded profile with a dense basis, unless it is the one that is there. */
+LQ__STATIC int lq__unpack_embedded(lq__unpack *u, const uint8_t *bytes, size_t count)
+{
+    uint8_t digest[16];
+    size_t needed;
+    int status;
+    lq_blake2s_128(digest, bytes, count);
+    if (u->embedded.dims && !lq__hash_differs(digest, u->embedded.basis_hash)) {
+        return LQ_OK;
+    }
+    u->embedded.dims = 0;
+    status = lq_profile_load(&u->embedded, u->dense_mem, u->dense_bytes, &needed, bytes, count);
+    return status == LQ_E_SPACE ? LQ_E_FORMAT : status;
+}
+
+/* The dense basis of that name: the caller's, or one that the archive holds. */
+LQ__STATIC const lq_basis *lq__unpack_basis(lq__unpack *u, const uint8_t *hash)
+{
+    const lq_profile *c = u->desc->calibrated;
+    uint32_t id;
+    if (c && c->dense && !lq__hash_differs(c->dense->hash, hash)) {
+        return c->dense;
+    }
+    for (id = 0; id < u->reader->profile_count; id++) {
+        lq_archive_profile_desc d;
+        lq_profile p;
+        if (!lq_archive_profile(u->reader, id, &d) && d.bytes &&
+            !lq__profile_header(&p, d.bytes, d.count) && d.bytes[6] == LQ__FORM_DENSE &&
+            p.dims == u->dims && !lq__unpack_embedded(u, d.bytes, d.count) &&
+            !lq__hash_differs(u->embedded.dense->hash, hash)) {
+            return u->embedded.dense;
+        }
+    }
+    return NULL;
+}
+
 /* Loads profile `id`: embedded, or the caller's if its hash is the one that the archive names. */
 LQ__STATIC int lq__unpack_profile(lq__unpack *u, uint32_t id)
 {
+    const lq_profile *c = u->desc->calibrated;
     lq_archive_profile_desc p;
-    const uint8_t *bytes;
-    size_t count;
-    size_t rows;
+    size_t needed;
     int status = lq_archive_profile(u->reader, id, &p);
     if (status) {
         return LQ_E_DATA;
     }
-    bytes = p.bytes;
-    count = p.count;
-    if (!bytes) {
+    if (!p.bytes && c && c->dense && !lq__hash_differs(c->dense->hash, p.hash)) {
+        u->profile = *c;
+        return LQ_OK;
+    }
+    if (!p.bytes) {
         uint8_t digest[16];
-        uint8_t differ = 0;
-        size_t i;
         if (!u->desc->profile) {
             return LQ_E_FORMAT;
         }
-        bytes = u->desc->profile;
-        count = u->desc->profile_bytes;
-        lq_blake2s_128(digest, bytes, count);
-        for (i = 0; i < 16; i++) {
-            differ |= digest[i] ^ p.hash[i];
-        }
-        if (differ) {
+        lq_blake2s_128(digest, u->desc->profile, u->desc->profile_bytes);
+        if (lq__hash_differs(digest, p.hash)) {
             return LQ_E_FORMAT;
         }
+        p.bytes = u->desc->profile;
+        p.count = u->desc->profile_bytes;
     }
-    status = lq_profile_load(&u->profile, u->profile_mem, lq_profile_bytes(u->rows), &rows, bytes,
-                             count);
+    if (p.count > 6 && p.bytes[6] == LQ__FORM_DENSE) {
+        status = lq__unpack_embedded(u, p.bytes, p.count);
+        u->profile = u->embedded;
+        return status;
+    }
+    status = lq_profile_load(&u->profile, u->profile_mem, lq_profile_bytes(u->rows), &needed,
+                             p.bytes, p.count);
+    if (!status && u->profile.basis == LQ_BASIS_DENSE) {
+        u->profile.dense = lq__unpack_basis(u, u->profile.basis_hash);
+        status = u->profile.dense ? LQ_OK : LQ_E_FORMAT;
+    }
     return status == LQ_E_SPACE ? LQ_E_FORMAT : status;
 }
 
@@ -10021,7 +14107,7 @@ LQ__STATIC uint64_t lq__xgetbv(void)
     return low | (uint64_t)high << 32;
 }
 
-/* What CPU and operating system offer: 0, 1 (AVX2, F16C, BMI2) or 2 (AVX-512 F BW DQ VL VBMI2). */
+/* What CPU and operating system offer: 0, 1 (AVX2, F16C, BMI2) or 2 (AVX-512 F BW DQ VL VBMI2 VNNI). */
 LQ__STATIC int lq__cpu_detect(void)
 {
     uint32_t a;
@@ -10029,12 +14115,11 @@ LQ__STATIC int lq__cpu_detect(void)
     uint32_t c;
     uint32_t d;
     uint64_t enabled;
-    const uint32_t avx2 = 1u << 3 | 1u << 5 | 1u << 8;                          /* BMI AVX2 BMI2
+    const uint32_t avx2 = 1u << 3 | 1u << 5 | 1u << 8;                 /* BMI AVX2 BMI2
     */
-    const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;          /* F DQ BW VL
+    const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F DQ BW VL
     */
-    const uint32_t avx512_c = 1u << 1 | 1u << 6;                                /* VBMI VBMI2
-    */
+    const uint32_t avx512_c = 1u << 1 | 1u << 6 | 1u << 11;            /* VBMI VBMI2 VNNI */
     const uint32_t base = 1u << 23 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 29; /* POPCNT XSAVE
     .. */
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & base) != base) {
@@ -10094,7 +14179,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
         lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,         \
             lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,         \
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__store_row_##v, \
-            lq__butterfly_##v                                                                \
+            lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v, lq__pair_rows_##v,      \
+            lq__shift_rows_##v, lq__center_floats_##v                                        \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};
@@ -10165,6 +14251,34 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__PROFILE_HEADER
 #undef LQ__TRAILER
 #undef LQ__IN_FLIGHT
+#undef LQ__SHIFTED_MAX
+#undef LQ__RICE_ONES
+#undef LQ__PROFILE_MAGIC
+#undef LQ__DENSE_FIXED
+#undef LQ__DENSE_Q
+#undef LQ__EIGEN_APART
+#undef LQ__EIGEN_EPS
+#undef LQ__EIGEN_PANEL
+#undef LQ__EIGEN_BLOCK
+#undef LQ__EIGEN_LEAF
+#undef LQ__EIGEN_ROWS
+#undef LQ__EIGEN_DEPTH
+#undef LQ__EIGEN_TALL
+#undef LQ__EIGEN_ROWS_OF
+#undef LQ__EIGEN_WIDE
+#undef LQ__EIGEN_COLUMNS
+#undef LQ__EIGEN_ZERO
+#undef LQ__EIGEN_LOAD
+#undef LQ__EIGEN_MUL_ADD
+#undef LQ__EIGEN_KEEP
+#undef LQ__EIGEN_ROW_ZERO
+#undef LQ__EIGEN_ROW_MUL_ADD
+#undef LQ__EIGEN_ROW_KEEP
+#undef LQ__EIGEN_2_ROWS
+#undef LQ__EIGEN_4_ROWS
+#undef LQ__EIGEN_8_ROWS
+#undef LQ__CLASS_LIVE
+#undef LQ__FIT_PRIOR
 #undef LQ__RING
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED

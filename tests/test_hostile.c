@@ -579,7 +579,7 @@ static int mutated_profile(int mend)
     uint8_t *file;
     void *mem = NULL;
     lq_profile profile;
-    size_t rows = 99;
+    size_t needed = 99;
     int status;
     if (source_below(8) == 0) {
         count = source_below((uint32_t)count);
@@ -592,14 +592,14 @@ static int mutated_profile(int mend)
         mend_profile(file, count);
     }
     memset(&profile, 0xee, sizeof profile);
-    status = lq_profile_load(&profile, NULL, 0, &rows, file, count);
+    status = lq_profile_load(&profile, NULL, 0, &needed, file, count);
     CHECK(status != LQ_OK && profile.dims == 0xeeeeeeeeu);
-    if (status == LQ_E_SPACE && CHECK(rows > 0 && rows <= 8192 + 4096)) {
-        mem = source_alloc(lq_profile_bytes(rows));
-        status = lq_profile_load(&profile, mem, lq_profile_bytes(rows), &rows, file, count);
+    if (status == LQ_E_SPACE && CHECK(needed > 0 && needed <= 65536 + 64 * count)) {
+        mem = source_alloc(needed);
+        status = lq_profile_load(&profile, mem, needed, &needed, file, count);
         CHECK(status == LQ_OK || profile.dims == 0xeeeeeeeeu);
     } else {
-        CHECK(rows == 0);
+        CHECK(needed == 0);
     }
     seen(status);
     if (status == LQ_OK) {

@@ -399,6 +399,7 @@ static double run_ideal(const archive *a, uint32_t run, size_t *profile_record)
     uint8_t *classes;
     double bits = 0;
     uint32_t page;
+    size_t needed;
     size_t i;
     *profile_record = 0;
     if (!CHECK(lq_archive_run(&a->reader, run, &info) == LQ_OK) ||
@@ -407,9 +408,10 @@ static double run_ideal(const archive *a, uint32_t run, size_t *profile_record)
         return 0;
     }
     *profile_record = (12 + file.count + 3) / 4 * 4;
-    CHECK(lq_profile_load(&profile, NULL, 0, &rows, file.bytes, file.count) == LQ_E_SPACE);
-    mem = source_alloc(lq_profile_bytes(rows));
-    CHECK(!lq_profile_load(&profile, mem, lq_profile_bytes(rows), &rows, file.bytes, file.count));
+    CHECK(lq_profile_load(&profile, NULL, 0, &needed, file.bytes, file.count) == LQ_E_SPACE);
+    mem = source_alloc(needed);
+    CHECK(!lq_profile_load(&profile, mem, needed, &needed, file.bytes, file.count));
+    rows = needed / 4;
     lead = rows - profile.dims;
     classes = (uint8_t *)source_alloc(rows);
     for (i = 0; i < rows; i++) {

@@ -42,7 +42,7 @@ static void test_geometry(void)
     } while (0)
     BAD(stream, 0);
     BAD(stream, 3);
-    BAD(basis, 3);
+    BAD(basis, 4);
     BAD(slice_count, 0);
     BAD(slice_count, 4097);
     BAD(slice_dims, NULL);
@@ -398,20 +398,19 @@ static int same(const lq_profile *a, const lq_profile *b)
 static int load(lq_profile *p, int16_t **mem, const uint8_t *file, size_t count)
 {
     uint8_t *copy = source_copy(file, count);
-    size_t rows = 12345;
+    size_t needed = 12345;
     int status;
     *mem = NULL;
     memset(p, 0xee, sizeof *p);
-    status = lq_profile_load(p, NULL, 0, &rows, copy, count);
+    status = lq_profile_load(p, NULL, 0, &needed, copy, count);
     CHECK(status != LQ_OK);
     if (status == LQ_E_SPACE) {
-        CHECK(rows > 0 && rows <= 12288);
-        *mem = (int16_t *)source_alloc(lq_profile_bytes(rows));
-        CHECK(lq_profile_load(p, *mem, lq_profile_bytes(rows) - 1, &rows, copy, count) ==
-              LQ_E_SPACE);
-        status = lq_profile_load(p, *mem, lq_profile_bytes(rows), &rows, copy, count);
+        CHECK(needed > 0 && needed <= lq_profile_bytes(12288));
+        *mem = (int16_t *)source_alloc(needed);
+        CHECK(lq_profile_load(p, *mem, needed - 1, &needed, copy, count) == LQ_E_SPACE);
+        status = lq_profile_load(p, *mem, needed, &needed, copy, count);
     } else {
-        CHECK(rows == 0);
+        CHECK(needed == 0);
     }
     CHECK(status == LQ_OK || p->dims == 0xeeeeeeeeu); /* untouched on error */
     free(copy);
@@ -497,7 +496,7 @@ static void test_save_errors(void)
     BAD(stream, 0);
     BAD(stream, 3);
     BAD(basis, 0);
-    BAD(basis, 3);
+    BAD(basis, 4);
     BAD(slice_count, 0);
     BAD(slice_count, 4097);
     BAD(dims, 0);

@@ -7929,11 +7929,12 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 
 /* ---- the file form of a dense basis ----
    Behind the 20 bytes, all little-endian (>>manual has the diagram):
-     rank u16, metric u8, centre's exponent i8, precision i16, 0 u16
+     rank u16, metric u8, centre's exponent i8, precision i16, floor i16
      of each slice: dims u16, exponent i8, metric's exponent i8
      the centre, i16 of each dim; of each slice with metric 1: its lower triangle, i16, row by row
      bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, the order of
-     its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision - sigma) >> 2
+     its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision -
+     max(sigma, floor)) >> 2
    Element j of row i is d x_j / d c_i: what coefficient i adds to dim j. The forward matrix is its
    transpose times the metric: for K, A'A of each slice, A being what made the errors white.
 
@@ -7941,6 +7942,7 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
    int16 with an exponent such that their norm stays below 2^15. */
 #define LQ__DENSE_FIXED 28u
 #define LQ__DENSE_Q 22
+#define LQ__DENSE_EXPONENT 8 /* no basis has rows of a larger one */
 
 enum { LQ__METRIC_NONE = 0, LQ__METRIC_STORED = 1, LQ__METRIC_LEFT_OUT = 2 };
 
@@ -7949,6 +7951,7 @@ typedef struct lq__dense_form {
     uint32_t metric;
     int32_t center_exponent;
     int32_t precision;
+    int32_t floor;
     const uint8_t *slices;
     const uint8_t *center;
     const uint8_t *metrics;
@@ -7970,6 +7973,7 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
     f->metric = src[22];
     f->center_exponent = (int32_t)(src[23] ^ 0x80u) - 128;
     f->precision = (int32_t)(lq__load16(src + 24) ^ 0x8000u) - 32768;
+    f->floor = (int32_t)(lq__load16(src + 26) ^ 0x8000u) - 32768;
     f->slices = src + LQ__DENSE_FIXED;
     f->center = f->slices + (size_t)p->slice_count * 4;
     f->metrics = src + fixed;
@@ -7985,8 +7989,7 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
         }
     }
     if (f->rank == 0 || f->rank > p->dims || f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
-        src[26] || src[27] || f->center_exponent < -64 || f->center_exponent > 16 ||
-        metric_bytes > src_bytes - fixed) {
+        f->center_exponent < -64 || f->center_exponent > 16 || metric_bytes > src_bytes - fixed) {
         return LQ_E_DATA;
     }
     f->bits = src + fixed + metric_bytes;
@@ -8005,8 +8008,12 @@ typedef struct lq__dense_place {
     int16_t *inverse;
     int8_t *forward_exponent;
     int8_t *inverse_exponent;
-    int64_t *vector; /* (2 dims) scratch */
-    uint64_t *norm;  /* (dims) scratch */
+    int64_t *vector; /* (2 dims) scratch, as all that follows */
+    uint64_t *norm;  /* (dims) */
+    int32_t *rows32; /* (dims, 64) */
+    int16_t *pairs;  /* (dims + 1, 64) */
+    int16_t *error;  /* (64, rank) */
+    int32_t *sum;    /* (64, dims) */
     size_t bytes;
 } lq__dense_place;
 
@@ -8021,8 +8028,8 @@ LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, si
     size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 0;
     size_t begin = at;
     uint8_t *m = (uint8_t *)mem;
-    size_t offset[11];
-    size_t bytes[11];
+    size_t offset[15];
+    size_t bytes[15];
     size_t i;
     bytes[0] = sizeof(lq_basis);
     bytes[1] = lq_profile_bytes(lq__profile_rows(p));
@@ -8035,7 +8042,11 @@ LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, si
     bytes[8] = p->dims;
     bytes[9] = (size_t)p->dims * 16;
     bytes[10] = (size_t)p->dims * 8;
-    for (i = 0; i < 11; i++) {
+    bytes[11] = (size_t)p->dims * 4 * LQ__TOKENS;
+    bytes[12] = ((size_t)p->dims + 1) * 2 * LQ__TOKENS;
+    bytes[13] = lq__even(rank) * 2 * LQ__TOKENS;
+    bytes[14] = (size_t)p->dims * 4 * LQ__TOKENS;
+    for (i = 0; i < 15; i++) {
         offset[i] = at;
         at += lq__align64(bytes[i]);
     }
@@ -8053,6 +8064,10 @@ LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, si
         d.inverse_exponent = (int8_t *)(m + offset[8]);
         d.vector = (int64_t *)(void *)(m + offset[9]);
         d.norm = (uint64_t *)(void *)(m + offset[10]);
+        d.rows32 = (int32_t *)(void *)(m + offset[11]);
+        d.pairs = (int16_t *)(void *)(m + offset[12]);
+        d.error = (int16_t *)(void *)(m + offset[13]);
+        d.sum = (int32_t *)(void *)(m + offset[14]);
     }
     return d;
 }
@@ -8067,9 +8082,9 @@ LQ__INLINE int64_t lq__dense_value(int32_t q, int32_t quarters)
 }
 
 /* Quarter octaves of a row's unit, kept where lq__dense_value works. */
-LQ__INLINE int32_t lq__dense_quarters(int32_t precision, int32_t sigma)
+LQ__INLINE int32_t lq__dense_quarters(int32_t precision, int32_t sigma_floor, int32_t sigma)
 {
-    return lq__clamp((precision - sigma) >> 2, -240, 28);
+    return lq__clamp((precision - LQ__MAX(sigma, sigma_floor)) >> 2, -240, 28);
 }
 
 /* Exponent e, -3 .. 20, for a row whose sum of squares is norm in units of 2^-2q: the norm over
@@ -8105,7 +8120,7 @@ LQ__STATIC int lq__dense_read(lq__dense_place *d, lq__bit_reader *r, const lq_pr
     memset(d->norm, 0, (size_t)p->dims * 8);
     for (i = 0; i < f->rank; i++) {
         uint32_t k = lq__bit_get(r, 4);
-        int32_t quarters = lq__dense_quarters(f->precision, sigma[i]);
+        int32_t quarters = lq__dense_quarters(f->precision, f->floor, sigma[i]);
         int16_t *row = d->forward + i * stride;
         if (sigma[i] == LQ_SIGMA_DEAD) {
             return LQ_E_DATA;
@@ -8182,7 +8197,7 @@ LQ__STATIC int lq__dense_forward_row(lq__dense_place *d, const lq_profile *p,
         norm += (uint64_t)(v[j] * v[j]);
     }
     e = lq__dense_exponent(norm, LQ__DENSE_Q - down);
-    if (e == 20) { /* no basis has such rows */
+    if (e > LQ__DENSE_EXPONENT) {
         return LQ_E_DATA;
     }
     for (j = 0; j < p->dims; j++) {
@@ -8190,6 +8205,112 @@ LQ__STATIC int lq__dense_forward_row(lq__dense_place *d, const lq_profile *p,
     }
     d->forward_exponent[i] = (int8_t)(e - 15);
     return LQ_OK;
+}
+
+/* ---- the forward matrix, mended ----
+   The transpose of a rounded basis is not its inverse: what rounding put into one coefficient's
+   vector leaks into it from all others. One Newton step, F + (I - F R) F, makes the leak quadratic.
+   64 rows of F at a time, in place: rows that are mended already serve as well. */
+
+/* error (64, rank) = I - F R in q15 for rows first .. first + count. A row that is far from the
+   inverse belongs to no basis of ours and stays as it is. */
+LQ__STATIC void lq__dense_error(lq__dense_place *d, const lq_profile *p, const lq__dense_form *f,
+                                size_t first, size_t count)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t stride = lq__even(f->rank);
+    uint8_t shift[LQ__TOKENS];
+    int8_t exponent[LQ__TOKENS];
+    size_t c;
+    size_t j;
+    size_t r;
+    size_t t;
+    for (r = 0; r < count; r++) { /* sums are q18 of R times the row's unit: to q26 */
+        exponent[r] = (int8_t)(d->forward_exponent[first + r] + 26 - 18);
+    }
+    for (c = 0; c < f->rank; c += LQ__TOKENS) {
+        size_t columns = LQ__MIN(f->rank - c, LQ__TOKENS);
+        int32_t *out = d->sum;
+        memset(d->rows32, 0, (size_t)p->dims * LQ__TOKENS * 4);
+        for (j = 0; j < p->dims; j++) {
+            int32_t up = 1 << (d->inverse_exponent[j] + 3);
+            for (t = 0; t < columns; t++) {
+                d->rows32[j * LQ__TOKENS + t] = d->inverse[j * stride + c + t] * up;
+            }
+        }
+        lq__dense_pairs(d->pairs, shift, d->rows32, p->dims);
+        kernels->product(out, d->forward + first * lq__even(p->dims), lq__even(p->dims), count,
+                         d->pairs, p->dims);
+        kernels->shift_rows(out, count, shift, exponent);
+        for (r = 0; r < count; r++) {
+            for (t = 0; t < columns; t++) {
+                int32_t e = (first + r == c + t) * (1 << 26) - out[r * LQ__TOKENS + t];
+                d->error[r * stride + c + t] = (int16_t)lq__clamp((e + 1024) >> 11, -32767, 32767);
+            }
+        }
+    }
+    for (r = 0; r < count; r++) {
+        int16_t *row = d->error + r * stride;
+        uint64_t norm = 0;
+        for (t = 0; t < f->rank; t++) {
+            norm += (uint64_t)((int32_t)row[t] * row[t]);
+        }
+        if (norm > (uint64_t)20000 * 20000) {
+            memset(row, 0, stride * 2);
+        }
+        row[stride - 1] = f->rank & 1 ? 0 : row[stride - 1];
+    }
+}
+
+LQ__STATIC void lq__dense_mend(lq__dense_place *d, const lq_profile *p, const lq__dense_form *f,
+                               size_t first)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t count = LQ__MIN(f->rank - first, LQ__TOKENS);
+    size_t stride = lq__even(p->dims);
+    uint8_t shift[LQ__TOKENS];
+    int32_t out[8 * LQ__TOKENS];
+    size_t c;
+    size_t i;
+    size_t r;
+    size_t t;
+    lq__dense_error(d, p, f, first, count);
+    for (c = 0; c < p->dims; c += LQ__TOKENS) { /* sum = F + error F in q18 */
+        size_t columns = LQ__MIN(p->dims - c, LQ__TOKENS);
+        memset(d->rows32, 0, (size_t)f->rank * LQ__TOKENS * 4);
+        for (i = 0; i < f->rank; i++) {
+            int32_t up = 1 << (d->forward_exponent[i] + 15 + 3);
+            for (t = 0; t < columns; t++) {
+                d->rows32[i * LQ__TOKENS + t] = d->forward[i * stride + c + t] * up;
+            }
+        }
+        lq__dense_pairs(d->pairs, shift, d->rows32, f->rank);
+        for (r = 0; r < count; r++) {
+            if (r % 8 == 0) {
+                kernels->product(out, d->error + r * lq__even(f->rank), lq__even(f->rank),
+                                 LQ__MIN(count - r, 8), d->pairs, f->rank);
+            }
+            for (t = 0; t < columns; t++) {
+                int64_t more = (int64_t)out[r % 8 * LQ__TOKENS + t] * ((int64_t)1 << shift[t]);
+                d->sum[r * p->dims + c + t] =
+                    d->rows32[(first + r) * LQ__TOKENS + t] + (int32_t)((more + 16384) >> 15);
+            }
+        }
+    }
+    for (r = 0; r < count; r++) {
+        int16_t *row = d->forward + (first + r) * stride;
+        uint64_t norm = 0;
+        int32_t e;
+        for (c = 0; c < p->dims; c++) {
+            int64_t v = d->sum[r * p->dims + c];
+            norm += (uint64_t)(v * v);
+        }
+        e = lq__dense_exponent(norm, 18);
+        for (c = 0; c < p->dims; c++) {
+            row[c] = lq__dense_round(d->sum[r * p->dims + c], 18, e);
+        }
+        d->forward_exponent[first + r] = (int8_t)(e - 15);
+    }
 }
 
 /* Both matrices from the elements. */
@@ -8202,10 +8323,13 @@ LQ__STATIC int lq__dense_build(lq__dense_place *d, const lq_profile *p, const lq
     size_t j;
     for (j = 0; j < p->dims; j++) {
         d->inverse_exponent[j] = (int8_t)lq__dense_exponent(d->norm[j], LQ__DENSE_Q - 3);
+        if (d->inverse_exponent[j] > LQ__DENSE_EXPONENT) {
+            return LQ_E_DATA;
+        }
         d->inverse[j * inverse_stride + inverse_stride - 1] = 0;
     }
     for (i = 0; i < f->rank; i++) {
-        int32_t quarters = lq__dense_quarters(f->precision, sigma[i]);
+        int32_t quarters = lq__dense_quarters(f->precision, f->floor, sigma[i]);
         for (j = 0; j < p->dims; j++) {
             int64_t v = lq__dense_value(d->forward[i * forward_stride + j], quarters);
             d->inverse[j * inverse_stride + i] =
@@ -8214,6 +8338,9 @@ LQ__STATIC int lq__dense_build(lq__dense_place *d, const lq_profile *p, const lq
         if (lq__dense_forward_row(d, p, f, i, quarters)) {
             return LQ_E_DATA;
         }
+    }
+    for (i = 0; i < f->rank; i += LQ__TOKENS) {
+        lq__dense_mend(d, p, f, i);
     }
     return LQ_OK;
 }
@@ -9937,6 +10064,8 @@ typedef struct lq__klt_work {
     void *eigen;
     int32_t *exponent; /* (slices) unit 2^exponent */
     int metric;
+    int32_t sigma_floor; /* coefficients below the step are held as precisely as those of the step:
+                            outliers of their own must not leak */
     lq_profile profile;
     int16_t *rows;    /* the profile's */
     uint32_t *zigzag; /* (dims) */
@@ -10386,7 +10515,7 @@ LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t preci
     dst[22] = (uint8_t)(w->metric ? LQ__METRIC_STORED : LQ__METRIC_NONE);
     dst[23] = (uint8_t)center_exponent;
     lq__store16(dst + 24, (uint32_t)precision & 65535u);
-    lq__store16(dst + 26, 0);
+    lq__store16(dst + 26, (uint32_t)w->sigma_floor & 65535u);
     for (k = 0; k < w->dims; k++, at += 2) {
         lq__store16(at,
                     (uint32_t)lq__klt_round(w->row[k] * lq__exp2_f64(-center_exponent)) & 65535u);
@@ -10427,7 +10556,7 @@ LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t preci
 LQ__STATIC void lq__klt_put_row(lq__klt_work *w, lq__bit_writer *bits, size_t i, int32_t precision)
 {
     size_t lead = lq__profile_rows(&w->profile) - w->dims;
-    int32_t quarters = lq__dense_quarters(precision, w->profile.sigma[lead + i]);
+    int32_t quarters = lq__dense_quarters(precision, w->sigma_floor, w->profile.sigma[lead + i]);
     double unit = lq__exp2_f64(quarters / 4.0);
     double error = 0;
     uint64_t best_bits = UINT64_MAX;
@@ -10470,6 +10599,7 @@ LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
     lq__bit_writer bits;
     size_t fixed;
     size_t i;
+    w->sigma_floor = lq__klt_round(16 * lq__log2_f64(w->step));
     lq__profile_head(dst, &w->profile, LQ__FORM_DENSE, rows);
     fixed = lq__klt_put_fixed(w, dst, precision);
     bits.dst = dst + fixed;
@@ -10484,7 +10614,7 @@ LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
     if (bits.full) {
         return LQ_E_INTERNAL;
     }
-    w->report.basis_loss *= (float)(24 / (w->step * w->step * (double)w->dims)); /* both ways */
+    w->report.basis_loss *= (float)(12 / (w->step * w->step * (double)w->dims));
     *written = fixed + (bits.at + 7) / 8;
     lq__store32(dst + 16, lq__profile_checksum(dst, *written));
     return LQ_OK;

@@ -3,8 +3,8 @@
 
    >>readme
    A KV cache holds, for each layer, kv head and token, one key and one value vector. This library
-   turns such vectors into pages of 2 to 4 bits a number (q4_0 of llama.cpp takes 4.5 for the same
-   error), puts pages into a checksummed, randomly readable archive, and reads them back: the same
+   turns such vectors into pages of 2 to 4 bits a number, or of about 1 bit with a profile that was
+   calibrated for the model (q4_0 of llama.cpp takes 4.5 for the same error), puts pages into a checksummed, randomly readable archive, and reads them back: the same
    bytes and the same integers on every CPU, compiler and flag set. The quantizers, the entropy
    coder and the transforms are there as plain functions on arrays, too.
 
@@ -49,7 +49,8 @@
                         Their vectors of one token, one behind the other, are the coefficients.
    page                 up to 64 tokens of one group. Pages are independent of each other.
    profile              mean and standard deviation of each coefficient, and the basis they are in.
-                        Fitted to the sequence itself (lq_fit_*), or calibrated elsewhere.
+                        Fitted to the sequence itself (lq_fit_*), or calibrated once for a model
+                        (lq_klt_*): then the basis is the eigenbasis of all slices of the group.
    step                 width of the quantizer's cell. K has one step for all tokens, since softmax
                         sees absolute logit error; V's is relative to a gain per token and slice.
    class                8 log2(sigma / step): selects a coefficient's code table. One profile serves
@@ -60,7 +61,7 @@
    FLOW
      K -- undo RoPE --.                                              .- fixed width -> fixed page
                       +-- basis - mean, / step -- quantizer (Z D4 E8)+
-     V -- / gain -----'   (none, Hadamard)        to integers        '- rANS --------> coded page
+     V -- / gain -----'   (none, Hadamard, KLT)   to integers        '- rANS --------> coded page
      and back: integers -> centroid, + mean -> inverse basis -> x step, x gain, RoPE -> f16 or f32
    Everything up to the integers, and back to the inverse basis, is integer arithmetic.
 
@@ -109,13 +110,16 @@
    4096. The integer is that of c - mean; it decodes to c' = 4096 k - shift(class, |k|) + mean
    (lattices: times a Wiener factor). See >>transform, >>profile, >>page: the C code is the
    specification.
+   In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
+   step times the gain); columns are shifted to int16, multiplied by the rows of a matrix in 32
+   bits, and shifted to q12: >>profile, "dense bases".
 
    PROFILE FORMAT, version 1
    .- profile ----------------------------------------------------------------------------------.
    |  0  magic          u8[4]  'L' 'Q' 'P' 'F'                                                   |
    |  4  version        u8     1                                                                 |
    |  5  stream         u8     1 K, 2 V                                                          |
-   |  6  basis          u8     1 identity, 2 Hadamard                                            |
+   |  6  basis          u8     1 identity, 2 Hadamard, 3 dense, 4 dense but named only           |
    |  7  orders         u8     of the Exp-Golomb codes: sigmas' + 16 * means'                    |
    |  8  slices         u16    1 .. 4096                                                         |
    | 10  dims           u16    1 .. 8192                                                         |
@@ -126,7 +130,25 @@
    |                    (8200: a dead row), and the mean; zigzagged Exp-Golomb codes, bits       |
    |                    lowest first, zeros up to a byte                                         |
    '---------------------------------------------------------------------------------------------'
-   A profile is named by the BLAKE2s-128 of its file form.
+   A profile is named by the BLAKE2s-128 of its file form. With basis 4 the rows are preceded by the
+   name of the profile that holds the basis (u8[16]) and the number of coefficients that have rows
+   (u16); the others are dead. With basis 3:
+   .- profile with a dense basis, behind byte 20 ------------------------------------------------.
+   | 20  rank             u16    coefficients, 1 .. dims                                         |
+   | 22  metric           u8     0 none, 1 stored, 2 left out (the profile only decodes)         |
+   | 23  centre exponent  i8     -64 .. 16                                                       |
+   | 24  precision        i16    16 log2                                                         |
+   | 26  floor            i16    16 log2                                                         |
+   | 28  of each slice    u16 dims, i8 exponent, i8 metric exponent                              |
+   |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice)  |
+   |  -  metric 1         i16    of each slice its lower triangle, row by row: times 2^(metric   |
+   |                             exponent - 15)                                                  |
+   |  -  rows             as above: gains, then `rank` coefficients; from here on bits           |
+   |  -  of each coefficient: its Rice order (4 bits), and of each dim an element q: ones, a     |
+   |     zero, `order` bits of the zigzagged q; or 24 ones and its 16 bits                       |
+   '---------------------------------------------------------------------------------------------'
+   The element is q 2^(e / 4), e = (precision - max(sigma, floor)) >> 2: what one step of the
+   coefficient adds to that dim, in the unit of the dim's slice.
 
    ARCHIVE FORMAT, version 1
 
@@ -263,7 +285,7 @@
                                 When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
-   No attention on compressed pages, no eigenbasis, no trellis or Leech lattice, no GPU code. */
+   No attention on compressed pages, no trellis or Leech lattice, no GPU code. */
 
 /* ================================================================================================
    >>config   version, linkage                                        >>types   status, descriptors
@@ -7078,6 +7100,14 @@ LQ__STATIC void lq__phases(uint32_t *phase, const lq_rope *rope, size_t i,
 {
     uint64_t step = lq__phase_step(rope->freqs[i]);
     size_t t;
+    if (!positions->list) {
+        uint64_t at = (uint64_t)lq__position(positions, 0) * step;
+        uint64_t by = (uint64_t)lq__position(positions, 1) * step - at;
+        for (t = 0; t < LQ__TOKENS; t++, at += by) {
+            phase[t] = (uint32_t)(at >> 32);
+        }
+        return;
+    }
     for (t = 0; t < LQ__TOKENS; t++) {
         phase[t] = t < tokens ? (uint32_t)((uint64_t)lq__position(positions, t) * step >> 32) : 0;
     }
@@ -11553,9 +11583,10 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     const lq_geometry *g = &c->desc.geometry;
     size_t element = lq_type_bytes(dst->type);
     const float *floats = w->floats;
-    float vector[256];
+    float vector[8][64];
     size_t d;
     size_t i;
+    size_t k;
     size_t t;
     uint32_t s;
     if (g->dense) {
@@ -11568,15 +11599,22 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     }
     for (s = 0; s < g->slice_count; s++) {
         size_t dims = g->slice_dims[s];
-        size_t stride = dst->token_stride ? dst->token_stride : dims;
-        for (t = 0; t < tokens; t++) {
-            uint8_t *out = (uint8_t *)dst->slices[s] + (first + t) * stride * element;
-            for (d = 0; d < dims; d += 256) {
-                size_t n = LQ__MIN(dims - d, 256);
-                for (i = 0; i < n; i++) {
-                    vector[i] = floats[(d + i) * LQ__TOKENS + t];
+        size_t stride = (dst->token_stride ? dst->token_stride : dims) * element;
+        uint8_t *out = (uint8_t *)dst->slices[s] + first * stride;
+        for (t = 0; t < tokens; t += 8) {
+            size_t columns = LQ__MIN(tokens - t, 8);
+            for (d = 0; d < dims; d += 64) {
+                size_t n = LQ__MIN(dims - d, 64);
+                for (i = 0; i < n; i++) { /* a cache line of each row at a time */
+                    const float *row = floats + (d + i) * LQ__TOKENS + t;
+                    for (k = 0; k < 8; k++) {
+                        vector[k][i] = row[k];
+                    }
                 }
-                kernels->store_row(out + d * element, vector, n, dst->type);
+                for (k = 0; k < columns; k++) {
+                    kernels->store_row(out + (t + k) * stride + d * element, vector[k], n,
+                                       dst->type);
+                }
             }
         }
         floats += dims * LQ__TOKENS;

@@ -144,11 +144,11 @@
    |  -  metric 1         i16    of each slice its lower triangle, row by row: times 2^(metric   |
    |                             exponent - 15)                                                  |
    |  -  rows             as above: gains, then `rank` coefficients; from here on bits           |
-   |  -  of each coefficient: its Rice order (4 bits), and of each dim an element q: ones, a     |
-   |     zero, `order` bits of the zigzagged q; or 24 ones and its 16 bits                       |
+   |  -  of each coefficient: octaves and Rice order (4 bits each), and of each dim an element   |
+   |     q: ones, a zero, `order` bits of the zigzagged q; or 24 ones and its 16 bits            |
    '---------------------------------------------------------------------------------------------'
-   The element is q 2^(e / 4), e = (precision - max(sigma, floor)) >> 2: what one step of the
-   coefficient adds to that dim, in the unit of the dim's slice.
+   The element is q 2^(e / 4 + octaves), e = (precision - max(sigma, floor)) >> 2: what one step of
+   the coefficient adds to that dim, in the unit of the dim's slice.
 
    ARCHIVE FORMAT, version 1
 
@@ -725,7 +725,8 @@ LQ_API LQ_MUST int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes,
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry);
 
 /* Adds tokens: K as it comes out of the model (the geometry's rope is undone here), or V.
-   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40; then nothing was added. */
+   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40 (V: 2^31); then nothing was added.
+   */
 LQ_API LQ_MUST int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
                               size_t tokens, void *workspace, size_t workspace_bytes);
 
@@ -767,8 +768,8 @@ LQ_API size_t lq_klt_profile_bound(const lq_klt *klt);
 LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt);
 
 /* Writes the profile's file form; lq_profile_load makes it usable. report may be NULL.
-   LQ_E_ARG: fewer than 64 tokens, a descriptor that is not valid; LQ_E_SPACE; LQ_E_INTERNAL: the
-   eigenvalues did not converge. Takes in the order of dims^3 operations. */
+   LQ_E_ARG: fewer than 64 tokens, a descriptor that is not valid; LQ_E_SPACE; LQ_E_RANGE: means or
+   a metric that the file form cannot hold; LQ_E_INTERNAL: the eigenvalues did not converge. Takes in the order of dims^3 operations. */
 LQ_API LQ_MUST int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes,
                                   size_t *written, const lq_klt_desc *desc, lq_klt_report *report,
                                   void *workspace, size_t workspace_bytes);
@@ -1267,8 +1268,8 @@ LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_p
 
 /* How lq_archive_unpack reads.
      tables         from lq_tables_init
-     profile        file form of an external profile, profile_bytes long: used where a run names its
-                    hash; default NULL
+     profile        file form of an external profile without a dense basis, profile_bytes long: used
+                    where a run names its hash; default NULL
      calibrated     a loaded profile with a dense basis: used where a run names its hash, or a refit
                     of it; default NULL */
 typedef struct lq_archive_unpack_desc {
@@ -7420,9 +7421,15 @@ LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *g)
 
 LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geometry *g, float step)
 {
+    uint32_t s;
     size_t rows = g ? lq_geometry_rows(g) : 0;
     if (!fit || rows == 0 || !lq__step_valid(step)) {
         return LQ_E_ARG;
+    }
+    for (s = 0; s < g->slice_count; s++) {
+        if (!lq__step_valid(lq__slice_step(g, s, step))) {
+            return LQ_E_ARG;
+        }
     }
     if (!mem || mem_bytes < lq_fit_bytes(g)) {
         return LQ_E_SPACE;
@@ -7962,7 +7969,8 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
      rank u16, metric u8, centre's exponent i8, precision i16, floor i16
      of each slice: dims u16, exponent i8, metric's exponent i8
      the centre, i16 of each dim; of each slice with metric 1: its lower triangle, i16, row by row
-     bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, the order of
+     bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, octaves that
+     its unit is coarser than the rule (no element passes 16 bits), 4 bits, the order of
      its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision -
      max(sigma, floor)) >> 2
    Element j of row i is d x_j / d c_i: what coefficient i adds to dim j. The forward matrix is its
@@ -8108,7 +8116,10 @@ LQ__INLINE int64_t lq__dense_value(int32_t q, int32_t quarters)
     static const int64_t root[4] = {1073741824, 1276901417, 1518500250, 1805811302}; /* q30 */
     int32_t shift = 30 - LQ__DENSE_Q - (quarters >> 2);
     int64_t v = q * root[quarters & 3];
-    return shift > 62 ? 0 : (v + ((int64_t)1 << shift >> 1)) >> shift;
+    if (shift <= 0) { /* beyond what a file form may hold */
+        return q ? (int64_t)1 << 28 : 0;
+    }
+    return shift > 62 ? 0 : (v + ((int64_t)1 << (shift - 1))) >> shift;
 }
 
 /* Quarter octaves of a row's unit, kept where lq__dense_value works. */
@@ -8149,12 +8160,15 @@ LQ__STATIC int lq__dense_read(lq__dense_place *d, lq__bit_reader *r, const lq_pr
     size_t j;
     memset(d->norm, 0, (size_t)p->dims * 8);
     for (i = 0; i < f->rank; i++) {
+        uint32_t octaves = lq__bit_get(r, 4);
         uint32_t k = lq__bit_get(r, 4);
         int32_t quarters = lq__dense_quarters(f->precision, f->floor, sigma[i]);
         int16_t *row = d->forward + i * stride;
         if (sigma[i] == LQ_SIGMA_DEAD) {
             return LQ_E_DATA;
         }
+        quarters += 4 * (int32_t)octaves;
+        d->forward_exponent[i] = (int8_t)octaves; /* until the row is built */
         for (j = 0; j < p->dims; j++) {
             int32_t q = lq__rice_get(r, k);
             int64_t v = lq__dense_value(q, quarters);
@@ -8360,6 +8374,7 @@ LQ__STATIC int lq__dense_build(lq__dense_place *d, const lq_profile *p, const lq
     }
     for (i = 0; i < f->rank; i++) {
         int32_t quarters = lq__dense_quarters(f->precision, f->floor, sigma[i]);
+        quarters += 4 * d->forward_exponent[i];
         for (j = 0; j < p->dims; j++) {
             int64_t v = lq__dense_value(d->forward[i * forward_stride + j], quarters);
             d->inverse[j * inverse_stride + i] =
@@ -9877,16 +9892,18 @@ LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry)
     return dims ? LQ__TOKENS * lq__klt_pad(dims) * 4 + 64 : 0;
 }
 
-/* NaN, infinity, magnitudes from 2^40. */
-LQ__STATIC int lq__klt_check(const void *src, size_t stride, size_t dims, int type, size_t tokens)
+/* NaN, infinity, magnitudes from 2^40; of V, whose gains end there, from 2^31. */
+LQ__STATIC int lq__klt_check(const void *src, size_t stride, size_t dims, int type, size_t tokens,
+                             uint32_t stream)
 {
+    uint32_t limit = (127u + (stream == LQ_V ? 31u : 40u)) << 23;
     const uint8_t *p = (const uint8_t *)src;
     size_t t;
     size_t d;
     for (t = 0; t < tokens; t++, p += stride * lq_type_bytes(type)) {
         for (d = 0; d < dims; d++) {
             uint32_t u = lq__element_bits(p, d, type) & 0x7fffffffu;
-            if (u >= (127u + 40) << 23) {
+            if (u >= limit) {
                 return u >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
             }
         }
@@ -9970,7 +9987,7 @@ LQ__STATIC int lq__klt_add_from(lq_klt *klt, const lq_vectors *src, size_t src_f
     for (s = 0; s < g->slice_count && !status; s++) {
         size_t stride = src->token_stride ? src->token_stride : g->slice_dims[s];
         status = lq__klt_check((const uint8_t *)src->slices[s] + src_first * stride * element,
-                               stride, g->slice_dims[s], src->type, tokens);
+                               stride, g->slice_dims[s], src->type, tokens, g->stream);
     }
     pad = lq__klt_pad(lq_geometry_dims(g));
     block = (float *)(void *)((uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63));
@@ -10024,7 +10041,7 @@ LQ__STATIC int lq__klt_add_queries_from(lq_klt *klt, const lq_vectors *queries,
         size_t stride = queries->token_stride ? queries->token_stride : dims;
         status =
             dims ? lq__klt_check((const uint8_t *)queries->slices[h] + src_first * stride * element,
-                                 stride, dims, queries->type, tokens)
+                                 stride, dims, queries->type, tokens, LQ_K)
                  : LQ_E_ARG;
     }
     block = (float *)(void *)((uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63));
@@ -10174,6 +10191,7 @@ LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, dou
     double *value = w->row;
     double mean = 0;
     double power = 0;
+    double most = 0;
     size_t i;
     int status;
     if (w->klt->queries && w->beta > 0) {
@@ -10198,8 +10216,11 @@ LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, dou
         power += value[i] * value[i] / (double)n;
     }
     power = lq__sqrt_f64(power);
+    for (i = 0; i < n; i++) { /* eigenvectors' values: no direction below 1/32 of the largest */
+        most = LQ__MAX(most, value[i]);
+    }
     for (i = 0; i < n; i++) {
-        value[i] *= unit / power;
+        value[i] = LQ__MAX(value[i], most / 32) * unit / power;
     }
     lq__klt_compose(a, moment, value, n);
     for (i = 0; i < n; i++) {
@@ -10582,42 +10603,65 @@ LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t preci
     return (size_t)(at - dst);
 }
 
-/* One coefficient's elements, rounded to its unit and Rice coded. Adds to the loss. */
-LQ__STATIC void lq__klt_put_row(lq__klt_work *w, lq__bit_writer *bits, size_t i, int32_t precision)
+/* The order that codes the zigzagged elements in the fewest bits. */
+LQ__STATIC uint32_t lq__rice_order(const uint32_t *zigzag, size_t count)
 {
-    size_t lead = lq__profile_rows(&w->profile) - w->dims;
-    int32_t quarters = lq__dense_quarters(precision, w->sigma_floor, w->profile.sigma[lead + i]);
-    double unit = lq__exp2_f64(quarters / 4.0);
-    double error = 0;
     uint64_t best_bits = UINT64_MAX;
     uint32_t best = 0;
     uint32_t k;
     size_t j;
-    memcpy(w->row, w->matrix + i * w->dims, w->dims * sizeof *w->row);
-    if (w->metric) {
-        lq__klt_apply(w, w->unwhiten, w->row);
-    }
-    for (j = 0; j < w->dims; j++) {
-        double x = w->row[j] / unit;
-        int32_t q = lq__klt_round(x > 32767 ? 32767 : x < -32767 ? -32767 : x);
-        w->zigzag[j] = lq__zigzag(q);
-        error += (x - q) * (x - q);
-    }
-    w->report.basis_loss += (float)(error * unit * unit * w->value[i]);
     for (k = 0; k < 16; k++) {
         uint64_t sum = 0;
-        for (j = 0; j < w->dims; j++) {
-            sum += lq__rice_bits(w->zigzag[j], k);
+        for (j = 0; j < count; j++) {
+            sum += lq__rice_bits(zigzag[j], k);
         }
         if (sum < best_bits) {
             best_bits = sum;
             best = k;
         }
     }
-    lq__bit_put(bits, best, 4);
-    for (j = 0; j < w->dims; j++) {
-        lq__rice_put(bits, lq__unzigzag(w->zigzag[j]), best);
+    return best;
+}
+
+/* One coefficient's elements, rounded to its unit and Rice coded. Adds to the loss. LQ_E_RANGE: an
+   element beyond what the matrices hold: a metric that all but ignores a direction. */
+LQ__STATIC int lq__klt_put_row(lq__klt_work *w, lq__bit_writer *bits, size_t i, int32_t precision)
+{
+    size_t lead = lq__profile_rows(&w->profile) - w->dims;
+    int32_t quarters = lq__dense_quarters(precision, w->sigma_floor, w->profile.sigma[lead + i]);
+    double unit = lq__exp2_f64(quarters / 4.0);
+    double error = 0;
+    double most = 0;
+    uint32_t octaves = 0;
+    uint32_t order;
+    size_t j;
+    memcpy(w->row, w->matrix + i * w->dims, w->dims * sizeof *w->row);
+    if (w->metric) {
+        lq__klt_apply(w, w->unwhiten, w->row);
     }
+    for (j = 0; j < w->dims; j++) {
+        most = LQ__MAX(most, w->row[j] < 0 ? -w->row[j] : w->row[j]);
+    }
+    for (; octaves < 15 && most / unit > 32000; octaves++) {
+        unit *= 2;
+    }
+    if (!(most < 63) || most / unit > 32000) {
+        return LQ_E_RANGE;
+    }
+    for (j = 0; j < w->dims; j++) {
+        double x = w->row[j] / unit;
+        int32_t q = lq__klt_round(x);
+        w->zigzag[j] = lq__zigzag(q);
+        error += (x - q) * (x - q);
+    }
+    w->report.basis_loss += (float)(error * unit * unit * w->value[i]);
+    order = lq__rice_order(w->zigzag, w->dims);
+    lq__bit_put(bits, octaves, 4);
+    lq__bit_put(bits, order, 4);
+    for (j = 0; j < w->dims; j++) {
+        lq__rice_put(bits, lq__unzigzag(w->zigzag[j]), order);
+    }
+    return LQ_OK;
 }
 
 LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
@@ -10632,6 +10676,9 @@ LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
     w->sigma_floor = lq__klt_round(16 * lq__log2_f64(w->step));
     lq__profile_head(dst, &w->profile, LQ__FORM_DENSE, rows);
     fixed = lq__klt_put_fixed(w, dst, precision);
+    if (dst[23] < 128 && dst[23] > 16) { /* a mean beyond any model's */
+        return LQ_E_RANGE;
+    }
     bits.dst = dst + fixed;
     bits.capacity = lq_klt_profile_bound(w->klt) - fixed;
     bits.at = 0;
@@ -10639,7 +10686,10 @@ LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
     lq__profile_put_rows(&bits, dst, &w->profile, rows);
     w->report.basis_loss = 0;
     for (i = 0; i < w->report.rank; i++) {
-        lq__klt_put_row(w, &bits, i, precision);
+        int status = lq__klt_put_row(w, &bits, i, precision);
+        if (status) {
+            return status;
+        }
     }
     if (bits.full) {
         return LQ_E_INTERNAL;
@@ -10723,7 +10773,7 @@ LQ_API size_t lq_klt_profile_bound(const lq_klt *klt)
     for (s = 0; s < g->slice_count && g->stream == LQ_K; s++) {
         bytes += (size_t)g->slice_dims[s] * (g->slice_dims[s] + 1);
     }
-    return bytes + lq_profile_save_bound(lq_geometry_rows(g)) + dims * (dims * 17 + 4) / 8 + 1;
+    return bytes + lq_profile_save_bound(lq_geometry_rows(g)) + dims * (dims * 17 + 8) / 8 + 1;
 }
 
 /* Places everything in mem; NULL mem: only counts. */
@@ -10965,6 +11015,12 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
     uint8_t *classes = c->classes;
     int32_t log_step = lq__log2_of_f32(d->step);
     size_t i;
+    uint32_t s;
+    for (s = 0; s < d->geometry.slice_count; s++) {
+        if (!lq__step_valid(lq__slice_step(&d->geometry, s, d->step))) {
+            return LQ_E_RANGE;
+        }
+    }
     for (i = 0; i < c->lead; i++) {
         classes[i] = lq__class_of(p->sigma[i], 0);
         classes[i] = LQ__MAX(classes[i], LQ_CLASS_ONE); /* a gain is never dead */
@@ -10982,6 +11038,9 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
         }
         lq__row_data_init(&c->rows[i], d, classes[c->lead + i]);
         c->alive = classes[c->lead + i] ? i + 1 : c->alive;
+        if (d->geometry.dense && c->alive > d->geometry.dense->rank) {
+            return LQ_E_FORMAT;
+        }
         c->means |= c->rows[i].mean != 0;
     }
     if (d->page != LQ_PAGE_CODED) {
@@ -11583,7 +11642,7 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     const lq_geometry *g = &c->desc.geometry;
     size_t element = lq_type_bytes(dst->type);
     const float *floats = w->floats;
-    float vector[8][64];
+    float vector[8][32];
     size_t d;
     size_t i;
     size_t k;
@@ -11603,8 +11662,8 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
         uint8_t *out = (uint8_t *)dst->slices[s] + first * stride;
         for (t = 0; t < tokens; t += 8) {
             size_t columns = LQ__MIN(tokens - t, 8);
-            for (d = 0; d < dims; d += 64) {
-                size_t n = LQ__MIN(dims - d, 64);
+            for (d = 0; d < dims; d += 32) {
+                size_t n = LQ__MIN(dims - d, 32);
                 for (i = 0; i < n; i++) { /* a cache line of each row at a time */
                     const float *row = floats + (d + i) * LQ__TOKENS + t;
                     for (k = 0; k < 8; k++) {
@@ -13789,6 +13848,8 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
         }
         if (id != LQ_ARCHIVE_NONE) {
             d.profile = &p.calibrated;
+            d.geometry.basis = LQ_BASIS_DENSE;
+            d.geometry.dense = p.calibrated.dense;
             return lq__pack_run(&p, &d, id, sinks, tokens - sinks);
         }
     }
@@ -14045,12 +14106,18 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info 
         if (status) {
             return status;
         }
+        if (u->profile.dims != u->dims || u->profile.slice_count != u->geometry.slice_count) {
+            return LQ_E_FORMAT;
+        }
         d.profile = &u->profile;
         d.step = r.desc.step;
     }
     status = lq_codec_init(&u->codec, u->codec_mem, u->sizes.codec, &d);
     if (status) { /* the archive's words, not the caller's: a contradiction in them is bad data */
         u->codec = NULL;
+        if (status == LQ_E_ARG && d.profile && u->profile.dense) { /* of other slices */
+            return LQ_E_FORMAT;
+        }
         return status == LQ_E_ARG || status == LQ_E_SPACE ? LQ_E_DATA : status;
     }
     u->codec_run = run;

@@ -745,15 +745,18 @@ LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, co
      beta       exponent of the query metric, at most 1; default 0 means 0.5; negative: no metric
      absolute   K: 0 (default): steps are relative to the slice's root mean square, so that one step
                 suits all groups; 1: steps are in K's own unit
-     tolerance  what rounding the basis may add to the step's error; default 0 means 0.02 */
+     tolerance  what rounding the basis may add to the step's error; default 0 means 0.02
+     own        1: the tokens that were added are the ones to be coded: all of them are fitted, none
+                judge; default 0 */
 typedef struct lq_klt_desc {
     float step;
     float beta;
     int absolute;
     float tolerance;
+    int own;
 } lq_klt_desc;
 
-/* What came out. Bits are expected bits an element at `step`, on the held-out tokens.
+/* What came out. Bits are expected bits an element at `step`, on the held-out tokens (own: on all).
      shrinkage     weight of the covariance's diagonal, 1: channels are better than any rotation
      basis_loss    error of the rounded basis over step^2 / 12, expected */
 typedef struct lq_klt_report {
@@ -10097,6 +10100,7 @@ typedef struct lq__klt_work {
     double beta;
     double tolerance;
     int absolute;
+    int own;
     size_t dims;
     size_t pad;
     double *matrix;   /* (dims, dims) covariance, then eigenvectors as rows */
@@ -10104,6 +10108,7 @@ typedef struct lq__klt_work {
     double *mean;     /* (dims) of all tokens */
     double *value;    /* (dims) eigenvalues */
     double *variance; /* (dims) of the held-out tokens */
+    double *diagonal; /* (dims) of the covariance */
     double *row;      /* (dims) */
     double *whiten;   /* A of each slice: errors of A x are alike in all directions */
     double *unwhiten; /* and its inverse */
@@ -10302,14 +10307,15 @@ LQ__STATIC void lq__klt_transpose(double *m, size_t n)
     }
 }
 
-/* Covariance of the fitted (0) or held-out (1) tokens about the mean of all, of A x. */
+/* Covariance of the fitted (0), held-out (1) or all (2) tokens about the mean of all, of A x. */
 LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
 {
     const lq_klt *klt = w->klt;
     size_t n = w->dims;
-    double count = (double)LQ__MAX(which ? klt->held_out : klt->tokens, 1);
-    const float *product = klt->products[which];
-    const float *sum = klt->sum[which];
+    const float *product = klt->products[which & 1];
+    const float *sum = klt->sum[which & 1];
+    const double all = which == 2;
+    double count = (double)(which ? klt->held_out : klt->tokens) + all * (double)klt->tokens;
     double *unit = w->row;
     size_t i;
     size_t j;
@@ -10321,13 +10327,14 @@ LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
         }
     }
     for (i = 0; i < n; i++) {
-        double a = (double)sum[i] / count;
+        double a = ((double)sum[i] + all * (double)klt->sum[1][i]) / count;
         double mean_a = w->mean[i] - (double)klt->center[i];
         for (j = 0; j <= i; j++) {
-            double b = (double)sum[j] / count;
+            double b = ((double)sum[j] + all * (double)klt->sum[1][j]) / count;
+            double square =
+                (double)product[i * w->pad + j] + all * (double)klt->products[1][i * w->pad + j];
             double mean_b = w->mean[j] - (double)klt->center[j];
-            double c =
-                (double)product[i * w->pad + j] / count - a * mean_b - mean_a * b + mean_a * mean_b;
+            double c = square / count - a * mean_b - mean_a * b + mean_a * mean_b;
             m[i * n + j] = c * unit[i] * unit[j];
             m[j * n + i] = m[i * n + j];
         }
@@ -10415,26 +10422,18 @@ LQ__STATIC double lq__klt_bits(const double *sigma2, const double *v, size_t n, 
     return bits / (double)n;
 }
 
-/* The eigenbasis of the shrunk covariance, judged on the held-out tokens against the channels as
-   they are; the better one stays in `matrix`, its variances over all tokens in `value`. */
-LQ__STATIC int lq__klt_choose(lq__klt_work *w)
+/* Eigenvectors of matrix, shrunk, and two guesses at the variances: the eigenvalues, and those of
+   the tokens themselves, v'Cv = (l - s v'Dv) / (1 - s). The better one by `variance` stays in
+   value. */
+LQ__STATIC int lq__klt_eigen(lq__klt_work *w, double shrink)
 {
-    const lq_klt *klt = w->klt;
     size_t n = w->dims;
-    double fitted = (double)klt->tokens;
-    double held = (double)klt->held_out;
-    double shrink;
+    double *own = w->row;
+    double bits;
     size_t i;
     size_t j;
-    lq__klt_covariance(w, w->matrix, 0);
-    lq__klt_covariance(w, w->judge, held > 0);
-    shrink = lq__klt_shrinkage(w->matrix, n, fitted);
     for (i = 0; i < n; i++) {
-        w->value[i] = w->matrix[i * n + i];
-        w->variance[i] = w->judge[i * n + i];
-    }
-    w->report.channel_bits = (float)lq__klt_bits(w->value, w->variance, n, w->step);
-    for (i = 0; i < n; i++) {
+        w->diagonal[i] = w->matrix[i * n + i];
         for (j = 0; j < n; j++) {
             w->matrix[i * n + j] *= i == j ? 1 : 1 - shrink;
         }
@@ -10443,12 +10442,49 @@ LQ__STATIC int lq__klt_choose(lq__klt_work *w)
         return LQ_E_INTERNAL;
     }
     lq__klt_variances(w, w->variance);
+    for (i = 0; i < n; i++) {
+        const double *v = w->matrix + i * n;
+        double of_diagonal = 0;
+        for (j = 0; j < n; j++) {
+            of_diagonal += v[j] * v[j] * w->diagonal[j];
+        }
+        own[i] = shrink < 1 ? (w->value[i] - shrink * of_diagonal) / (1 - shrink) : w->value[i];
+    }
+    bits = lq__klt_bits(w->value, w->variance, n, w->step);
+    if (lq__klt_bits(own, w->variance, n, w->step) < bits) {
+        memcpy(w->value, own, n * sizeof *own);
+    }
     w->report.basis_bits = (float)lq__klt_bits(w->value, w->variance, n, w->step);
     w->report.shrinkage = (float)shrink;
-    if (held > 0 && w->report.basis_bits > w->report.channel_bits) {
+    return LQ_OK;
+}
+
+/* The eigenbasis of the shrunk covariance, judged on the held-out tokens against the channels as
+   they are; the better one stays in `matrix`, its variances over all tokens in `value`. */
+LQ__STATIC int lq__klt_choose(lq__klt_work *w)
+{
+    const lq_klt *klt = w->klt;
+    size_t n = w->dims;
+    double fitted = (double)klt->tokens;
+    double held = w->own ? 0 : (double)klt->held_out;
+    int which = w->own ? 2 : 0;
+    size_t i;
+    int status;
+    lq__klt_covariance(w, w->matrix, which);
+    lq__klt_covariance(w, w->judge, held > 0 ? 1 : which);
+    for (i = 0; i < n; i++) {
+        w->value[i] = w->matrix[i * n + i];
+        w->variance[i] = w->judge[i * n + i];
+    }
+    w->report.channel_bits = (float)lq__klt_bits(w->value, w->variance, n, w->step);
+    status = lq__klt_eigen(w, w->own ? 0 : lq__klt_shrinkage(w->matrix, n, fitted));
+    if (status) {
+        return status;
+    }
+    if (w->report.basis_bits > w->report.channel_bits) {
         w->report.shrinkage = 1;
         w->report.basis_bits = w->report.channel_bits;
-        lq__klt_covariance(w, w->matrix, 0);
+        lq__klt_covariance(w, w->matrix, which);
         for (i = 0; i < n; i++) {
             w->value[i] = w->matrix[i * n + i];
             w->variance[i] = w->judge[i * n + i];
@@ -10783,8 +10819,8 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     size_t n = lq_geometry_dims(g);
     size_t slices = 0;
     size_t largest = 0;
-    size_t bytes[13];
-    size_t offset[13];
+    size_t bytes[14];
+    size_t offset[14];
     size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
     uint8_t *m = (uint8_t *)mem;
     uint32_t s;
@@ -10807,7 +10843,8 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     bytes[10] = (size_t)g->slice_count * 4;
     bytes[11] = lq_geometry_rows(g) * 4;
     bytes[12] = n * 4;
-    for (i = 0; i < 13; i++) {
+    bytes[13] = n * 8;
+    for (i = 0; i < 14; i++) {
         offset[i] = at;
         at += lq__align64(bytes[i]);
     }
@@ -10825,6 +10862,7 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
         w->exponent = (int32_t *)(void *)(m + offset[10]);
         w->rows = (int16_t *)(void *)(m + offset[11]);
         w->zigzag = (uint32_t *)(void *)(m + offset[12]);
+        w->diagonal = (double *)(void *)(m + offset[13]);
     }
     return at;
 }
@@ -10849,7 +10887,8 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     *written = 0;
     if (!klt || !dst || !desc || !workspace || klt->tokens < 64 || !(desc->beta <= 1) ||
         !(desc->tolerance >= 0) || !(desc->tolerance <= 1) || desc->absolute < 0 ||
-        desc->absolute > 1 || (desc->step != 0 && !lq__step_valid(desc->step))) {
+        desc->absolute > 1 || desc->own < 0 || desc->own > 1 ||
+        (desc->step != 0 && !lq__step_valid(desc->step))) {
         return LQ_E_ARG;
     }
     if (dst_bytes < lq_klt_profile_bound(klt) ||
@@ -10865,6 +10904,7 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     w.beta = desc->beta < 0 ? 0 : desc->beta > 0 ? (double)desc->beta : 0.5;
     w.tolerance = desc->tolerance > 0 ? (double)desc->tolerance : 0.02;
     w.absolute = desc->absolute;
+    w.own = desc->own;
     count = (double)(klt->tokens + klt->held_out);
     for (i = 0; i < w.dims; i++) {
         double sum = (double)klt->sum[0][i] + (double)klt->sum[1][i];
@@ -13753,7 +13793,7 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     const lq_archive_pack_desc *desc = p->desc;
     const lq_geometry *g = &p->geometry;
     lq__pack_sizes s = lq__pack_sizes_of(desc);
-    lq_klt_desc k = {0, 0, 1, 0};
+    lq_klt_desc k = {0, 0, 1, 0, 1};
     lq_klt_report report;
     lq_archive_profile_desc file = {NULL, 0, NULL};
     lq_positions positions = lq__positions_or_none(p->positions, first);

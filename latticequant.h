@@ -657,6 +657,10 @@ LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *writt
 LQ_API LQ_MUST int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, size_t *needed,
                                    const uint8_t *src, size_t src_bytes);
 
+/* Drops from the file form of a dense basis what only encoding needs (the metric), in place: for
+   archives that carry their own basis. Returns the bytes left, `count` for any other form. */
+LQ_API size_t lq_profile_strip(uint8_t *file, size_t count);
+
 /* Fits means and standard deviations to a sequence, in integer sums: any order of the same tokens
    gives the same profile. Leave out the sinks (the first 4 tokens); refit when lq_fit_due says so.
    */
@@ -10736,13 +10740,12 @@ LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
     return LQ_OK;
 }
 
-/* Drops the metric from a file form, in place: what is left decodes. Returns its bytes. */
-LQ__STATIC size_t lq__dense_strip(uint8_t *file, size_t count)
+LQ_API size_t lq_profile_strip(uint8_t *file, size_t count)
 {
     lq__dense_form f;
     lq_profile p;
     size_t fixed;
-    if (lq__profile_header(&p, file, count) || lq__dense_form_read(&f, &p, file, count) ||
+    if (!file || lq__profile_header(&p, file, count) || lq__dense_form_read(&f, &p, file, count) ||
         f.metric != LQ__METRIC_STORED) {
         return count;
     }
@@ -13826,7 +13829,7 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     if (status) {
         return status;
     }
-    file.count = lq__dense_strip(p->dense_file, file.count);
+    file.count = lq_profile_strip(p->dense_file, file.count);
     if ((double)(report.channel_bits - report.basis_bits) * dims * (double)(tokens - first) <
         8 * (double)file.count) {
         return LQ_OK;

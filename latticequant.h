@@ -11875,17 +11875,18 @@ LQ_API int lq_rate_of(lq_rate *rate, const lq_tables *tables, const lq_profile *
     for (i = 0; i < lead; i++) {
         rate->bits += lq__rate_of_gain(p->sigma[i]);
     }
-    for (i = lead; i < lq__profile_rows(p); i++) {
+    for (i = lead; i < lq__profile_rows(p); i++) { /* between the classes on both sides */
+        double at = LQ_CLASS_ONE + (p->sigma[i] - log_step / 4096.0) / 2;
         uint32_t class_ = lq__class_of(p->sigma[i], log_step);
         if (class_ == 0 || (p->basis == LQ_BASIS_DENSE && class_ < LQ__CLASS_LIVE)) {
-            double sigma = p->sigma[i] == LQ_SIGMA_DEAD
-                               ? 0
-                               : lq__exp2_f64((p->sigma[i] - log_step / 4096.0) / 8.0);
-            rate->error += sigma;
+            rate->error += lq__variance_in_steps(p->sigma[i], log_step);
             continue;
         }
-        rate->bits += of_class[class_].bits;
-        rate->error += of_class[class_].error;
+        at = LQ__MAX(1.0, LQ__MIN(at, LQ_CLASS_MAX - 1.0));
+        class_ = (uint32_t)at;
+        at -= class_;
+        rate->bits += (1 - at) * of_class[class_].bits + at * of_class[class_ + 1].bits;
+        rate->error += (1 - at) * of_class[class_].error + at * of_class[class_ + 1].error;
     }
     rate->error *= (double)step * (double)step;
     return LQ_OK;

@@ -243,7 +243,8 @@ job_qemu() { # TEST
         program "$1 (aarch64)" qemu-aarch64 "$tmp/$1.$job" $(arguments_of "$1" tiny)
 }
 
-# An example by the command in its first line; then its script tests/test_NAME.sh with the binary.
+# An example by the command in its first line; then its script tests/test_NAME.sh with
+# the binary and the compiler.
 job_example() { # FILE COMPILER
     name=$(basename "$1" .c)
     command=$(sed -n '1s|^/\* *\(cc .*[^ ]\) *\*/.*$|\1|p' "$1")
@@ -259,7 +260,7 @@ job_example() { # FILE COMPILER
     command=$(echo "$command" | sed "s|^cc |$2 |; s|-o  *|-o $tmp/bin.$job/|")
     build "$1" sh -c "$command" || return
     if [ -f "tests/test_$name.sh" ]; then
-        program "test_$name.sh ($2)" sh "tests/test_$name.sh" "$tmp/bin.$job/$name"
+        program "test_$name.sh ($2)" sh "tests/test_$name.sh" "$tmp/bin.$job/$name" "$2"
     fi
     if [ "$name" != lm ]; then
         mkdir -p "$tmp/tree/$job"

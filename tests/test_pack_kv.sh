@@ -1,8 +1,9 @@
 #!/bin/sh
-# test_pack_kv.sh BINARY - every error path of examples/pack_kv.c, and round trips.
+# test_pack_kv.sh BINARY [COMPILER] - every error path of examples/pack_kv.c, and round trips.
+# The compiler makes examples/calibrate.c, whose profiles pack_kv takes.
 # Run from the root of the repository.
 set -u
-case ${1:?usage: tests/test_pack_kv.sh BINARY} in
+case ${1:?usage: tests/test_pack_kv.sh BINARY [COMPILER]} in
 /*) bin=$1 ;;
 *) bin=$PWD/$1 ;;
 esac
@@ -312,6 +313,56 @@ while [ "$at" -lt "$size" ]; do # one byte altered, everywhere in turn
     rm -f "$dir/out"
     at=$((at + size / 60))
 done
+
+# ---- --calibrate: never larger; smaller on a text said six times over
+good --k "$k" --q "$q" --calibrate
+header "$dir/x" "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 3, 4608, 64), }"
+for head in 0 1 2; do
+    dd if="$sample-k.npy" of="$dir/head" bs=128 skip=$((1 + 768 * head)) count=768 2>/dev/null
+    for _ in 1 2 3 4 5 6; do
+        cat "$dir/head" >>"$dir/x"
+    done
+done
+header "$dir/y" "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 9, 64, 64), }"
+numbers "$dir/y" 73728 "$sample-q.npy" 128
+good --k "$dir/x" --rope none --step 0.3
+size=$(wc -c <"$dir/good")
+good --k "$dir/x" --rope none --step 0.3 --calibrate --q "$dir/y"
+check "--calibrate pays" [ "$(wc -c <"$dir/good")" -lt "$size" ]
+run --unpack "$dir/good" --k "$dir/k1.npy"
+check "it unpacks without any other file" [ "$code" -eq 0 ]
+plain '--unpack wants' --unpack "$dir/kv.lq" --k "$dir/out" --calibrate
+plain 'give one of --profile and --calibrate' --k "$k" --profile "$dir/none" --calibrate
+
+# ---- --profile
+${2-${CC-cc}} -O1 examples/calibrate.c -o "$dir/calibrate" -lm
+"$dir/calibrate" --out "$dir/model.lqp" >/dev/null
+"$dir/calibrate" --out "$dir/other.lqp" --beta 0 >/dev/null
+"$dir/calibrate" --out "$dir/wide.lqp" --group 2 >/dev/null
+run --out "$dir/good"
+size=$(wc -c <"$dir/good")
+run --profile "$dir/model.lqp" --out "$dir/kv.lq"
+check "packs with profiles" [ "$code" -eq 0 ]
+check "verified with profiles" grep -q '^verified' "$dir/stdout"
+check "fewer bytes with profiles" [ "$(wc -c <"$dir/kv.lq")" -lt "$size" ]
+run --unpack "$dir/kv.lq" --profile "$dir/model.lqp" --k "$dir/k1.npy" --v "$dir/v1.npy"
+check "unpacks with profiles" [ "$code" -eq 0 ]
+for s in k v; do
+    check "size of $s" [ "$(wc -c <"$dir/${s}1.npy")" -eq "$(wc -c <"$sample-$s.npy")" ]
+    check "sinks of $s are raw" cmp -s -n 640 "$dir/${s}1.npy" "$sample-$s.npy"
+done
+good --k "$sample-k.npy" --profile "$dir/model.lqp" --bits 1
+good --v "$sample-v.npy" --profile "$dir/model.lqp" --quantizer e8
+plain '--profile must name' --unpack "$dir/kv.lq" --k "$dir/out"
+plain 'packed with other profiles' --unpack "$dir/kv.lq" --profile "$dir/other.lqp" --k "$dir/out"
+plain 'has no group of the heads of layer 0 of K' --profile "$dir/wide.lqp" --out "$dir/out"
+bad 'has no group' --k "$k" --profile "$dir/model.lqp"
+bad 'another RoPE' --k "$sample-k.npy" --profile "$dir/model.lqp" --theta 10000
+bad 'another RoPE' --k "$sample-k.npy" --profile "$dir/model.lqp" --rope none
+bad 'not one of calibrated profiles' --k "$k" --profile "$dir/kv.lq"
+bad 'not a whole archive' --k "$k" --profile "$sample-k.npy"
+bad 'cannot open' --k "$k" --profile "$dir/none"
+plain 'named twice' --profile "$dir/model.lqp" --out "$dir/model.lqp"
 
 echo "pack_kv: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

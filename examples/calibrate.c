@@ -1,0 +1,752 @@
+/* cc -O2 examples/calibrate.c -o calibrate -lm */
+
+/* calibrate.c - profiles of a model, fitted once to .npy dumps of its KV cache
+
+       ./calibrate                                             the sample in tests/data
+       ./calibrate --k k.npy --v v.npy --q q.npy --out model.lqp
+       ./calibrate --show model.lqp
+
+   A profile is a Karhunen-Loeve basis of a group of heads, with the deviations of its coefficients;
+   that of K is made in the metric of the queries. The file is an archive without runs: how K was
+   rotated, then of each group its slices and its profile. pack_kv --profile and lm read it.
+
+   The sample's profiles are fitted to 512 of its tokens and judged on the 252 behind them, beside
+   the form that needs no calibration, means and deviations of the channels as they are. Steps of K
+   are relative to its root mean square in both. Bits are whole archives, in which a profile of the
+   model is a hash: its bytes stand apart. */
+#define KF_PROGRAM "calibrate"
+#define KF_NO_ROPE "--no-rope"
+#include "kv_files.h"
+
+enum { CAL_SETS = 256, CAL_FITTED = 512 };
+
+/* K, V and queries of one text, and the position of the first token of each. */
+typedef struct cal_set {
+    kf_tensor of[3];
+    size_t first[3];
+} cal_set;
+
+/* A row of a tensor is a head of a layer. A group is slice_count rows of K or V from `first` on. */
+typedef struct cal_group {
+    lq_geometry geometry;
+    size_t first;
+    lq_klt klt;
+    uint8_t *profile;
+    size_t profile_bytes;
+    lq_klt_report report;
+} cal_group;
+
+typedef struct cal_job {
+    const char *files[3][CAL_SETS];
+    size_t count[3];
+    const char *out;
+    const char *show;
+    double theta; /* 0: no RoPE */
+    int layout;
+    size_t group_layers; /* 0: groups are single heads */
+    double step;
+    double beta;
+    size_t sinks;
+    kf_tensor shape[3]; /* of the first set, without data */
+    uint32_t *dims[2];  /* of each row of K and V */
+    lq_rope rope;
+    float *freqs;
+    cal_group *groups; /* K's, then V's */
+    size_t group_count;
+    void *workspace;
+    size_t workspace_bytes;
+} cal_job;
+
+/* ---------------------------------------------------------------------------------------- input */
+
+static void cal_load(cal_job *job, size_t index, cal_set *set)
+{
+    int i;
+    memset(set, 0, sizeof *set);
+    for (i = 0; i < 3; i++) {
+        kf_tensor *t = &set->of[i];
+        kf_tensor *shape = &job->shape[i];
+        if (!job->count[i]) {
+            continue;
+        }
+        kf_load(t, job->files[i][index]);
+        if (index == 0) {
+            *shape = *t;
+            shape->data = NULL;
+        }
+        if (t->layers != shape->layers || t->heads != shape->heads || t->dim != shape->dim) {
+            kf_fail("%s: wrong shape, layers, heads or dim are not those of %s", t->name,
+                    shape->name);
+        }
+    }
+    kf_check_shapes(&set->of[0], &set->of[1], &set->of[2], job->theta > 0.0);
+    set->first[2] = set->of[0].tokens - set->of[2].tokens;
+}
+
+static void cal_free(cal_set *set)
+{
+    int i;
+    for (i = 0; i < 3; i++) {
+        free(set->of[i].data);
+    }
+}
+
+/* Where the rows of t begin, the first `skip` tokens left out. To be freed. */
+static void **cal_rows(const kf_tensor *t, size_t skip)
+{
+    size_t size = t->dim * lq_type_bytes(t->type);
+    void **rows = (void **)kf_alloc(t->layers * t->heads, sizeof *rows);
+    size_t i;
+    for (i = 0; i < t->layers * t->heads; i++) {
+        rows[i] = (uint8_t *)t->data + (i * t->tokens + skip) * size;
+    }
+    return rows;
+}
+
+/* --------------------------------------------------------------------------------------- groups */
+
+static void cal_open_group(cal_job *job, cal_group *g, int stream, size_t first, size_t count)
+{
+    size_t dims = count * job->shape[stream].dim;
+    size_t bytes;
+    void *sums;
+    if (count > LQ_ARCHIVE_MAX_SLICES || dims > LQ_ARCHIVE_MAX_DIMS) {
+        kf_fail("--group: %.0f heads with %.0f dims are too many for one group", (double)count,
+                (double)dims);
+    }
+    g->first = first;
+    g->geometry.stream = stream ? LQ_V : LQ_K;
+    g->geometry.slice_count = (uint32_t)count;
+    g->geometry.slice_dims = job->dims[stream];
+    g->geometry.rope = stream || !job->freqs ? NULL : &job->rope;
+    bytes = lq_klt_bytes(&g->geometry);
+    sums = kf_alloc(bytes, 1);
+    if (lq_klt_init(&g->klt, sums, bytes, &g->geometry)) {
+        kf_fail("%s: its groups cannot be fitted", job->shape[stream].name);
+    }
+    bytes = lq_klt_profile_workspace_bytes(&g->klt) + lq_klt_workspace_bytes(&g->geometry);
+    job->workspace_bytes = bytes > job->workspace_bytes ? bytes : job->workspace_bytes;
+}
+
+static void cal_open(cal_job *job)
+{
+    size_t rows[2], i;
+    int stream;
+    for (stream = 0; stream < 2; stream++) {
+        const kf_tensor *t = &job->shape[stream];
+        rows[stream] = t->layers * t->heads;
+        job->dims[stream] = (uint32_t *)kf_alloc(rows[stream], sizeof *job->dims[stream]);
+        for (i = 0; i < rows[stream]; i++) {
+            job->dims[stream][i] = (uint32_t)t->dim;
+        }
+    }
+    if (rows[0] && job->theta > 0.0) {
+        job->freqs = kf_rope(&job->rope, job->theta, job->shape[0].dim, job->layout);
+    }
+    job->groups = (cal_group *)kf_alloc(rows[0] + rows[1], sizeof *job->groups);
+    for (stream = 0; stream < 2; stream++) {
+        size_t most = job->group_layers ? job->group_layers * job->shape[stream].heads : 1;
+        for (i = 0; i < rows[stream]; i += most) {
+            cal_open_group(job, &job->groups[job->group_count++], stream, i,
+                           kf_min(most, rows[stream] - i));
+        }
+    }
+    job->workspace = kf_alloc(job->workspace_bytes, 1);
+}
+
+/* -------------------------------------------------------------------------------------- fitting */
+
+/* K, V or queries (which) of a set into the sums of the groups that they concern. */
+static void cal_add(cal_job *job, const cal_set *set, int which)
+{
+    const kf_tensor *t = &set->of[which];
+    size_t skip = job->sinks > set->first[which] ? job->sinks - set->first[which] : 0;
+    size_t readers = which == 2 ? t->heads / set->of[0].heads : 1; /* of a row of K */
+    void **rows = cal_rows(t, skip);
+    uint32_t *reads = (uint32_t *)kf_alloc(t->layers * t->heads, sizeof *reads);
+    size_t i;
+    for (i = 0; i < t->layers * t->heads; i++) {
+        reads[i] = (uint32_t)(i / readers);
+    }
+    for (i = 0; i < job->group_count && skip < t->tokens; i++) {
+        cal_group *g = &job->groups[i];
+        const lq_vectors src = {(const void *const *)rows + g->first * readers, 0, t->type};
+        lq_positions at = {0, 1, NULL};
+        int status;
+        if ((g->geometry.stream == LQ_V) != (which == 1)) {
+            continue;
+        }
+        kf_progress("adding", i, job->group_count);
+        at.first = (int64_t)(set->first[which] + skip);
+        status =
+            which == 2
+                ? lq_klt_add_queries(&g->klt, &src, reads, g->geometry.slice_count * readers, &at,
+                                     t->tokens - skip, job->workspace, job->workspace_bytes)
+                : lq_klt_add(&g->klt, &src, &at, t->tokens - skip, job->workspace,
+                             job->workspace_bytes);
+        if (status) {
+            kf_fail("%s: cannot be fitted (%s)", t->name, lq_status_string(status));
+        }
+    }
+    kf_progress(NULL, 0, 1);
+    free(rows);
+    free(reads);
+}
+
+static void cal_add_set(cal_job *job, const cal_set *set)
+{
+    int i;
+    for (i = 0; i < 3; i++) {
+        if (set->of[i].data) {
+            cal_add(job, set, i);
+        }
+    }
+}
+
+static void cal_solve(cal_job *job)
+{
+    lq_klt_desc d;
+    size_t i;
+    memset(&d, 0, sizeof d);
+    d.step = (float)job->step;
+    d.beta = job->beta > 0.0 ? (float)job->beta : -1.0f;
+    for (i = 0; i < job->group_count; i++) {
+        cal_group *g = &job->groups[i];
+        size_t bound = lq_klt_profile_bound(&g->klt);
+        uint8_t *profile = (uint8_t *)kf_alloc(bound, 1);
+        int status;
+        kf_progress("solving", i, job->group_count);
+        if (g->klt.tokens < 64) {
+            kf_fail("%.0f tokens behind the sinks are too few to fit to",
+                    (double)(g->klt.tokens + g->klt.held_out));
+        }
+        status = lq_klt_profile(&g->klt, profile, bound, &g->profile_bytes, &d, &g->report,
+                                job->workspace, job->workspace_bytes);
+        if (status) {
+            kf_fail("%s: no profile comes out (%s)", job->shape[g->geometry.stream == LQ_V].name,
+                    lq_status_string(status));
+        }
+        g->profile = (uint8_t *)kf_alloc(g->profile_bytes, 1);
+        memcpy(g->profile, profile, g->profile_bytes);
+        free(profile);
+    }
+    kf_progress(NULL, 0, 1);
+}
+
+static void cal_print_fit(const cal_job *job, size_t bytes)
+{
+    int stream;
+    for (stream = 0; stream < 2; stream++) {
+        double n = 0.0, rank = 0.0, bits = 0.0, channels = 0.0;
+        size_t i;
+        for (i = 0; i < job->group_count; i++) {
+            const cal_group *g = &job->groups[i];
+            if ((g->geometry.stream == LQ_V) == stream) {
+                n += 1.0;
+                rank += (double)g->report.rank;
+                bits += (double)g->report.basis_bits;
+                channels += (double)g->report.channel_bits;
+            }
+        }
+        if (n > 0.0) {
+            printf("%s: groups %.0f, mean rank %.1f; on held-out tokens at step %g expected bits "
+                   "an element %.3f, of plain channels %.3f\n",
+                   stream ? "V" : "K", n, rank / n, job->step, bits / n, channels / n);
+        }
+    }
+    printf("%.0f bytes of profiles from %.0f tokens\n", (double)bytes,
+           (double)(job->groups[0].klt.tokens + job->groups[0].klt.held_out));
+}
+
+/* ------------------------------------------------------------------------------------- archives */
+
+/* Tokens from position `first` on, floats, through an archive of all groups of a stream.
+     profiles  NULL: without calibration */
+typedef struct cal_trial {
+    const lq_tables *tables;
+    const kf_profiles *profiles;
+    const kf_tensor *t;
+    size_t first;
+    uint32_t stream;
+    double step;
+} cal_trial;
+
+/* Root mean square of a group's vectors. */
+static double cal_rms(const cal_group *g, const kf_tensor *t)
+{
+    const float *x = (const float *)t->data + g->first * t->tokens * t->dim;
+    size_t n = g->geometry.slice_count * t->tokens * t->dim;
+    double sum = 0.0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        sum += (double)x[i] * (double)x[i];
+    }
+    return sqrt(sum / (double)n);
+}
+
+/* The tokens of a trial into group `id`; `profile` NULL: what is fitted to them. */
+static int cal_pack(lq_archive_writer *w, const cal_trial *c, const cal_group *g, uint32_t id,
+                    const lq_profile *profile)
+{
+    void **rows = cal_rows(c->t, 0);
+    const lq_vectors src = {(const void *const *)rows + g->first, 0, LQ_F32};
+    lq_positions at = {0, 1, NULL};
+    lq_archive_profile_desc name = {NULL, 0, NULL};
+    lq_archive_pack_desc d;
+    void *workspace;
+    int status = LQ_OK;
+    memset(&d, 0, sizeof d);
+    d.tables = c->tables;
+    d.geometry = g->geometry;
+    d.group = id;
+    d.first_token = c->first;
+    d.profile = profile;
+    d.step = (float)(profile || c->stream == LQ_V ? c->step : c->step * cal_rms(g, c->t));
+    if (profile) {
+        name.hash = profile->dense->hash;
+        status = lq_archive_add_profile(w, &name, &d.profile_id);
+    }
+    at.first = (int64_t)c->first;
+    workspace = kf_alloc(lq_archive_pack_workspace_bytes(&d), 1);
+    if (!status) {
+        status = lq_archive_pack(w, &d, &src, &at, c->t->tokens, workspace,
+                                 lq_archive_pack_workspace_bytes(&d));
+    }
+    free(workspace);
+    free(rows);
+    return status;
+}
+
+/* A group, and behind it its profile or the tokens of a trial. */
+static int cal_write_group(lq_archive_writer *w, const cal_job *job, size_t index, uint32_t rope,
+                           const cal_trial *c)
+{
+    const cal_group *g = &job->groups[index];
+    size_t heads = job->shape[g->geometry.stream == LQ_V].heads;
+    lq_archive_profile_desc profile = {NULL, 0, NULL};
+    lq_archive_group_desc d;
+    lq_slice *slices = (lq_slice *)kf_alloc(g->geometry.slice_count, sizeof *slices);
+    uint32_t id;
+    size_t i;
+    int status;
+    memset(&d, 0, sizeof d);
+    for (i = 0; i < g->geometry.slice_count; i++) {
+        slices[i].layer = (uint32_t)((g->first + i) / heads);
+        slices[i].head = (uint32_t)((g->first + i) % heads);
+        slices[i].dims = g->geometry.slice_dims[i];
+    }
+    d.stream = g->geometry.stream;
+    d.rope = g->geometry.rope ? rope : LQ_ARCHIVE_NONE;
+    d.slices = slices;
+    d.slice_count = g->geometry.slice_count;
+    status = lq_archive_add_group(w, &d, &id);
+    free(slices);
+    if (status || c) {
+        return status ? status
+                      : cal_pack(w, c, g, id,
+                                 c->profiles ? &c->profiles->groups[index].profile : NULL);
+    }
+    profile.bytes = g->profile;
+    profile.count = g->profile_bytes;
+    return lq_archive_add_profile(w, &profile, NULL);
+}
+
+/* The file of the profiles, or what a trial makes. */
+static void cal_write(const cal_job *job, const cal_trial *c, kf_bytes *dst)
+{
+    lq_archive_writer_desc d;
+    lq_archive_writer w;
+    uint32_t rope = LQ_ARCHIVE_NONE;
+    size_t i;
+    int status;
+    memset(&d, 0, sizeof d);
+    d.write_fn = kf_collect;
+    d.user = dst;
+    d.directory_bytes = 16 + 2 * (size_t)job->rope.rotary_dims;
+    for (i = 0; i < job->group_count; i++) {
+        d.directory_bytes += 65536 + 8 * (size_t)job->groups[i].geometry.slice_count;
+        d.directory_bytes += job->groups[i].profile_bytes;
+    }
+    d.directory = kf_alloc(d.directory_bytes, 1);
+    status = lq_archive_writer_init(&w, &d);
+    if (!status && job->freqs && !(c && c->stream == LQ_V)) {
+        status = lq_archive_add_rope(&w, &job->rope, &rope);
+    }
+    for (i = 0; i < job->group_count && !status; i++) {
+        if (!c || job->groups[i].geometry.stream == c->stream) {
+            status = cal_write_group(&w, job, i, rope, c);
+        }
+    }
+    if (!status) {
+        status = lq_archive_finish(&w);
+    }
+    free(d.directory);
+    if (status) {
+        kf_fail("%s: cannot be written (%s)", c ? c->t->name : "profiles",
+                lq_status_string(status));
+    }
+}
+
+/* --------------------------------------------------------------------------- judging the sample */
+
+/* Tokens [first, first + count) as floats. */
+static kf_tensor cal_cut(const kf_tensor *src, size_t first, size_t count)
+{
+    kf_tensor t = *src;
+    void **rows = cal_rows(src, first);
+    size_t i;
+    t.tokens = count;
+    t.type = LQ_F32;
+    t.data = kf_alloc(t.layers * t.heads * count, t.dim * sizeof(float));
+    for (i = 0; i < t.layers * t.heads; i++) {
+        if (lq_f32_from_type((float *)t.data + i * count * t.dim, rows[i], count * t.dim,
+                             src->type)) {
+            kf_fail("%s: cannot be read", src->name);
+        }
+    }
+    free(rows);
+    return t;
+}
+
+/* What comes back from the archive of a trial, less what went in: of the shape of c->t. */
+static kf_tensor cal_delta(const cal_job *job, const cal_trial *c, const kf_bytes *archive)
+{
+    kf_tensor y = cal_cut(c->t, 0, c->t->tokens);
+    void **rows = cal_rows(&y, 0);
+    lq_archive_source source;
+    lq_archive_unpack_desc d;
+    kf_reader r;
+    size_t i;
+    memset(&source, 0, sizeof source);
+    memset(&d, 0, sizeof d);
+    source.bytes = archive->at;
+    source.size = archive->count;
+    kf_open(&r, &source, "the archive in memory");
+    d.tables = c->tables;
+    for (i = 0; i < job->group_count; i++) {
+        const cal_group *g = &job->groups[i];
+        const lq_vectors_out out = {rows + g->first, 0, LQ_F32};
+        size_t bytes = lq_archive_unpack_workspace_bytes(&r.reader, d.group);
+        if (g->geometry.stream == c->stream) {
+            void *workspace = kf_alloc(bytes, 1);
+            d.calibrated = c->profiles ? &c->profiles->groups[i].profile : NULL;
+            if (lq_archive_unpack(&r.reader, &d, &out, c->first, y.tokens, workspace, bytes)) {
+                kf_fail("%s: its archive cannot be read", y.name);
+            }
+            free(workspace);
+            d.group++;
+        }
+    }
+    for (i = 0; i < y.layers * y.heads * y.tokens * y.dim; i++) {
+        ((float *)y.data)[i] -= ((const float *)c->t->data)[i];
+    }
+    free(rows);
+    free(r.mem);
+    return y;
+}
+
+/* Prints bits an element and error of a stream: of the logits of queries q, or of the values. */
+static void cal_try(const cal_job *job, const cal_trial *c, const kf_tensor *q)
+{
+    const kf_tensor *t = c->t;
+    size_t layer = t->heads * t->tokens * t->dim;
+    double error = 0.0;
+    kf_bytes bytes = {NULL, 0, 0};
+    kf_tensor delta;
+    const float *x;
+    size_t i;
+    cal_write(job, c, &bytes);
+    delta = cal_delta(job, c, &bytes);
+    x = (const float *)delta.data;
+    for (i = 0; i < t->layers * layer && c->stream == LQ_V; i++) {
+        error += (double)x[i] * (double)x[i] / (double)layer;
+    }
+    for (i = 0; i < t->layers && c->stream == LQ_K; i++) {
+        const float *queries = (const float *)q->data + i * q->heads * q->tokens * q->dim;
+        error += kf_logit_error(q, queries, t, x + i * layer);
+    }
+    printf("   %9.3f %9.2e", 8.0 * (double)bytes.count / (double)(t->layers * layer),
+           error / (double)t->layers);
+    free(delta.data);
+    free(bytes.at);
+}
+
+/* The tokens of `set` behind the fitted ones, with the file's profiles and without. */
+static void cal_judge(const cal_job *job, const cal_set *set, const kf_bytes *file)
+{
+    static const double steps[3] = {0.2, 0.35, 0.7};
+    kf_profiles profiles;
+    cal_trial c;
+    void *mem;
+    size_t half = set->of[2].tokens / 2;
+    cal_set rest;
+    size_t i;
+    memset(&profiles, 0, sizeof profiles);
+    profiles.bytes = *file;
+    kf_profiles_load(&profiles, "the profiles in memory");
+    memset(&c, 0, sizeof c);
+    c.tables = kf_tables(&mem);
+    c.first = job->sinks + CAL_FITTED;
+    for (i = 0; i < 3; i++) {
+        size_t first = i < 2 ? c.first : half;
+        rest.of[i] = cal_cut(&set->of[i], first, set->of[i].tokens - first);
+    }
+    printf("the %.0f tokens behind     K: bits/el logit MSE   V: bits/el       MSE\n",
+           (double)rest.of[0].tokens);
+    for (i = 0; i < 12; i++) {
+        c.step = steps[i / 4];
+        c.profiles = i / 2 % 2 ? NULL : &profiles;
+        c.stream = i % 2 ? LQ_V : LQ_K;
+        c.t = &rest.of[i % 2];
+        if (i % 2 == 0) {
+            printf("step %-5g%-14s", c.step, c.profiles ? "calibrated" : "no calibration");
+        }
+        cal_try(job, &c, &rest.of[2]);
+        printf("%s", i % 2 ? "\n" : "");
+    }
+    profiles.bytes.at = NULL; /* the caller's */
+    kf_profiles_free(&profiles);
+    cal_free(&rest);
+    free(mem);
+}
+
+/* ----------------------------------------------------------------------------------- three jobs */
+
+static void cal_run_sample(cal_job *job, kf_bytes *file)
+{
+    const char *names[3];
+    cal_set all, part;
+    int i;
+    kf_sample(names);
+    for (i = 0; i < 3; i++) {
+        job->files[i][0] = names[i];
+        job->count[i] = 1;
+    }
+    cal_load(job, 0, &all);
+    if (all.of[0].tokens < job->sinks + CAL_FITTED + all.of[2].tokens || all.of[2].tokens < 2) {
+        kf_fail("%s: the sample has %.0f tokens, too few for %.0f sinks", all.of[0].name,
+                (double)all.of[0].tokens, (double)job->sinks);
+    }
+    part = all;
+    for (i = 0; i < 3; i++) { /* half of the queries, the others judge */
+        part.of[i] = cal_cut(&all.of[i], 0, i < 2 ? job->sinks + CAL_FITTED : all.of[2].tokens / 2);
+    }
+    cal_open(job);
+    cal_add_set(job, &part);
+    cal_solve(job);
+    cal_write(job, NULL, file);
+    cal_print_fit(job, file->count);
+    cal_judge(job, &all, file);
+    cal_free(&part);
+    cal_free(&all);
+}
+
+static void cal_run_files(cal_job *job, kf_bytes *file)
+{
+    size_t sets = job->count[0] ? job->count[0] : job->count[1];
+    size_t i;
+    for (i = 0; i < sets; i++) {
+        cal_set set;
+        cal_load(job, i, &set);
+        if (i == 0) {
+            cal_open(job);
+        }
+        cal_add_set(job, &set);
+        cal_free(&set);
+    }
+    cal_solve(job);
+    cal_write(job, NULL, file);
+    cal_print_fit(job, file->count);
+}
+
+static void cal_show_group(const kf_group *g, const lq_tables *tables)
+{
+    static const float steps[4] = {0.1f, 0.2f, 0.35f, 0.7f};
+    const lq_slice *last = &g->slices[g->desc.slice_count - 1];
+    char layers[32], heads[32];
+    size_t i;
+    (void)snprintf(layers, sizeof layers, "%u-%u", g->slices[0].layer, last->layer);
+    (void)snprintf(heads, sizeof heads, "%u-%u", g->slices[0].head, last->head);
+    printf("%s %9s %7s %5u %5u %9.0f", g->desc.stream == LQ_V ? "V" : "K", layers, heads,
+           g->profile.dims, g->profile.dense->rank, (double)g->file.count);
+    for (i = 0; i < 4; i++) {
+        lq_rate rate;
+        if (lq_rate_of(&rate, tables, &g->profile, steps[i])) {
+            kf_fail("layer %u, head %u: the rate is not known", g->slices[0].layer,
+                    g->slices[0].head);
+        }
+        printf(" %6.3f", rate.bits / (double)g->profile.dims);
+    }
+    printf("  ");
+    for (i = 0; i < 16; i++) {
+        printf("%02x", g->profile.dense->hash[i]);
+    }
+    printf("\n");
+}
+
+static void cal_run_show(const char *name)
+{
+    kf_profiles p;
+    lq_rope rope;
+    const lq_tables *tables;
+    void *mem;
+    size_t i;
+    memset(&p, 0, sizeof p);
+    kf_read_all(name, &p.bytes);
+    kf_profiles_load(&p, name);
+    tables = kf_tables(&mem);
+    printf("%s: %.0f bytes, %.0f groups, ", name, (double)p.bytes.count, (double)p.count);
+    if (lq_archive_rope(&p.r.reader, 0, &rope, NULL, 0)) {
+        printf("no RoPE\n");
+    } else {
+        printf("RoPE undone on %u dims, %s pairs\n", rope.rotary_dims,
+               rope.layout == LQ_ROPE_HALF ? "half-split" : "adjacent");
+    }
+    printf("     layers   heads  dims  rank     bytes     bits an element at step     hash\n");
+    printf("%38s %6g %6g %6g %6g\n", "", 0.1, 0.2, 0.35, 0.7);
+    for (i = 0; i < p.count; i++) {
+        cal_show_group(&p.groups[i], tables);
+    }
+    kf_profiles_free(&p);
+    free(mem);
+}
+
+/* --------------------------------------------------------------------------------- command line */
+
+static const char cal_usage[] =
+    "usage: calibrate --k FILE --v FILE [--q FILE] --out MODEL.lqp [options]    fit\n"
+    "       calibrate --show MODEL.lqp                                          list\n"
+    "       calibrate [--out MODEL.lqp] [options]    the sample in tests/data, and how it does\n"
+    "\n"
+    "FILEs are .npy, f16 or f32, C order, [layers][heads][tokens][dim]; keys after RoPE,\n"
+    "positions from 0; queries are those of the last tokens. --k, --v and --q may be repeated:\n"
+    "further texts of the same model.\n"
+    "\n"
+    "  --theta T         RoPE's base (default 100000); --no-rope: keys as they are\n"
+    "  --layout KIND     pairs of RoPE, half or adjacent (default half)\n"
+    "  --group G         head, layer, or so many layers that share a basis (default layer)\n"
+    "  --step S          the finest step to serve, relative to the rms (default 0.2)\n"
+    "  --beta B          exponent of the query metric, 0 to 1 (default 0.5)\n"
+    "  --sinks N         first tokens of each text that are left out (default 4)\n";
+
+static void cal_file(cal_job *job, int which, const char *value)
+{
+    if (job->count[which] == CAL_SETS) {
+        kf_fail("more than %d texts", CAL_SETS);
+    }
+    job->files[which][job->count[which]++] = value;
+}
+
+static void cal_option(cal_job *job, const char *name, const char *value)
+{
+    static const char *const files[3] = {"--k", "--v", "--q"};
+    int i;
+    if (strncmp(name, "--", 2) != 0) {
+        kf_fail("unknown option '%s' (--help lists them)", name);
+    }
+    if (!value) {
+        kf_fail("%s wants a value (--help lists the options)", name);
+    }
+    for (i = 0; i < 3; i++) {
+        if (!strcmp(name, files[i])) {
+            cal_file(job, i, value);
+            return;
+        }
+    }
+    if (!strcmp(name, "--out")) {
+        job->out = value;
+    } else if (!strcmp(name, "--show")) {
+        job->show = value;
+    } else if (!strcmp(name, "--theta")) {
+        job->theta = kf_number(name, value, 1, 1e12, 0);
+    } else if (!strcmp(name, "--layout") &&
+               (!strcmp(value, "half") || !strcmp(value, "adjacent"))) {
+        job->layout = value[0] == 'h' ? LQ_ROPE_HALF : LQ_ROPE_ADJACENT;
+    } else if (!strcmp(name, "--layout")) {
+        kf_fail("--layout wants half or adjacent, not '%s'", value);
+    } else if (!strcmp(name, "--group") && (!strcmp(value, "head") || !strcmp(value, "layer"))) {
+        job->group_layers = value[0] == 'l';
+    } else if (!strcmp(name, "--group")) {
+        job->group_layers = (size_t)kf_number(name, value, 1, 65535, 1);
+    } else if (!strcmp(name, "--step")) {
+        job->step = kf_number(name, value, 1e-4, 100, 0);
+    } else if (!strcmp(name, "--beta")) {
+        job->beta = kf_number(name, value, 0, 1, 0);
+    } else if (!strcmp(name, "--sinks")) {
+        job->sinks = (size_t)kf_number(name, value, 0, 1e9, 1);
+    } else {
+        kf_fail("unknown option '%s' (--help lists them)", name);
+    }
+}
+
+/* What the options say together. */
+static void cal_settle(const cal_job *job, int argc)
+{
+    size_t i;
+    int which;
+    if (job->show && argc != 3) {
+        kf_fail("--show wants a file and nothing else");
+    }
+    if (job->count[0] && job->count[1] && job->count[0] != job->count[1]) {
+        kf_fail("every --k wants its --v: %.0f and %.0f are given", (double)job->count[0],
+                (double)job->count[1]);
+    }
+    if (job->count[2] && job->count[2] != job->count[0]) {
+        kf_fail("every --q wants its --k: %.0f and %.0f are given", (double)job->count[2],
+                (double)job->count[0]);
+    }
+    if (job->count[0] + job->count[1] && !job->out) {
+        kf_fail("--out wants to be given: where the profiles go");
+    }
+    for (which = 0; which < 3; which++) {
+        for (i = 0; i < job->count[which]; i++) {
+            if (!strcmp(job->files[which][i], job->out)) {
+                kf_fail("%s: named twice", job->out);
+            }
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static cal_job job;
+    kf_bytes file = {NULL, 0, 0};
+    int i;
+    job.theta = 1e5;
+    job.layout = LQ_ROPE_HALF;
+    job.group_layers = 1;
+    job.step = 0.2;
+    job.beta = 0.5;
+    job.sinks = 4;
+    for (i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            (void)fputs(cal_usage, stdout);
+            return kf_finish();
+        }
+        if (!strcmp(argv[i], "--no-rope")) {
+            job.theta = 0.0;
+        } else {
+            cal_option(&job, argv[i], i + 1 < argc ? argv[i + 1] : NULL);
+            i++;
+        }
+    }
+    cal_settle(&job, argc);
+    if (job.show) {
+        cal_run_show(job.show);
+        return kf_finish();
+    }
+    if (job.out) {
+        kf_probe(job.out);
+    }
+    if (job.count[0] + job.count[1]) {
+        cal_run_files(&job, &file);
+    } else {
+        cal_run_sample(&job, &file);
+    }
+    if (job.out) {
+        kf_save(job.out, "", 0, file.at, file.count);
+        printf("%s: %.0f bytes\n", job.out, (double)file.count);
+    }
+    free(file.at);
+    return kf_finish();
+}

@@ -4,8 +4,9 @@
    >>readme
    A KV cache holds, for each layer, kv head and token, one key and one value vector. This library
    turns such vectors into pages of 2 to 4 bits a number, or of about 1 bit with a profile that was
-   calibrated for the model (q4_0 of llama.cpp takes 4.5 for the same error), puts pages into a checksummed, randomly readable archive, and reads them back: the same
-   bytes and the same integers on every CPU, compiler and flag set. The quantizers, the entropy
+   calibrated for the model (q4_0 of llama.cpp takes 4.5 for the same error), puts pages into a
+   checksummed, randomly readable archive, and reads them back: the same bytes and the same integers
+   on every CPU, compiler and flag set. The quantizers, the entropy
    coder and the transforms are there as plain functions on arrays, too.
 
        #define LATTICEQUANT_IMPLEMENTATION        in one C or C++ file
@@ -403,7 +404,8 @@ typedef struct lq_slice {
 
 /* A dense basis, as lq_profile_load makes it from a profile's file form; private but for the first
    four. Vectors are centred, then coefficient i is row i of `forward` times the vector of all
-   slices; a vector is `inverse` times the coefficients. Rows have a norm below 2^15 and an exponent.
+   slices; a vector is `inverse` times the coefficients. Rows have a norm below 2^15 and an
+   exponent.
      hash        of the file form it came from: names it
      rank        coefficients, at most dims, of falling variance */
 typedef struct lq_basis {
@@ -703,7 +705,7 @@ LQ_API LQ_MUST int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *p
 /* One pass over samples of a group's K or V, and of the queries that read K, gives a profile with
    a dense basis: the eigenbasis of the covariance over all slices of the group, K's in the metric
    of the queries. It belongs to the model: calibrate once, on mixed text, without the sinks.
-   Floats: the same in one build, not across compilers; the profile that comes out is exact. */
+   Floats: the same in one build at one CPU level; the profile that comes out is exact anywhere. */
 typedef struct lq_klt {
     lq_geometry geometry;
     uint64_t tokens;   /* fitted to */
@@ -776,7 +778,8 @@ LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt);
 
 /* Writes the profile's file form; lq_profile_load makes it usable. report may be NULL.
    LQ_E_ARG: fewer than 64 tokens, a descriptor that is not valid; LQ_E_SPACE; LQ_E_RANGE: means or
-   a metric that the file form cannot hold; LQ_E_INTERNAL: the eigenvalues did not converge. Takes in the order of dims^3 operations. */
+   a metric that the file form cannot hold; LQ_E_INTERNAL: the eigenvalues did not converge. Takes
+   in the order of dims^3 operations. */
 LQ_API LQ_MUST int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes,
                                   size_t *written, const lq_klt_desc *desc, lq_klt_report *report,
                                   void *workspace, size_t workspace_bytes);
@@ -7550,7 +7553,7 @@ LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
 }
 
 /* In a dense basis the calibrated deviation, and a mean of 0, count as so many tokens. */
-#define LQ__FIT_PRIOR 128u
+#define LQ__FIT_PRIOR 512u
 
 /* Mean of two variances, given and returned as q16 of 16 log2 of the deviation. */
 LQ__STATIC int32_t lq__fit_blend(int32_t fitted, int32_t prior, uint64_t tokens)
@@ -8540,8 +8543,9 @@ LQ_API int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, siz
       (rank 2 x panel). LAPACK Working Note 2; Golub & Van Loan, Matrix Computations, 8.3.
    2. Divide and conquer on the tridiagonal matrix: halves joined by a rank-one update, whose
       eigenvalues are roots of the secular equation (Cuppen 1981). Roots are kept as distance to the
-      nearest pole and the update is recomputed from them, so that the vectors are orthogonal however
-      close the roots lie (Gu & Eisenstat 1995). Leaves: implicit QR, Golub & Van Loan 8.3.5.
+      nearest pole and the update is recomputed from them, so that the vectors are orthogonal
+      however close the roots lie (Gu & Eisenstat 1995). Leaves: implicit QR, Golub & Van Loan
+      8.3.5.
    3. The reflectors applied to the eigenvectors in blocks.
    Matrices of eigenvectors are stored transposed: a row is a vector.
    ============================================================================================== */
@@ -8733,8 +8737,8 @@ LQ__STATIC void lq__eigen_rotate(double *x, double *y, double c, double s, size_
 }
 
 /* ---- products ----
-   Factors are packed in strips of TALL rows (left) or WIDE columns (right): strip by strip, summand by
-   summand, zeros up to a full strip. */
+   Factors are packed in strips of TALL rows (left) or WIDE columns (right): strip by strip, summand
+   by summand, zeros up to a full strip. */
 
 /* c (m, n) = or += left (m, k) right (k, n); row i of c lies at c + rows[i] * stride, or at
    c + i * stride where rows is NULL.
@@ -10579,18 +10583,13 @@ LQ__STATIC void lq__klt_rows(lq__klt_work *w)
     }
 }
 
-/* Slices' dims, units and metric exponents, the centre, the metrics: what stands before the bits.
-   Returns its bytes. */
-LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t precision)
+/* The centre in slice units, i16 each of 2^exponent, which is returned. */
+LQ__STATIC int32_t lq__klt_put_center(lq__klt_work *w, uint8_t *dst)
 {
     const lq_geometry *g = &w->klt->geometry;
-    uint8_t *slice = dst + LQ__DENSE_FIXED;
-    uint8_t *at = slice + 4 * (size_t)g->slice_count;
-    const double *a = w->whiten;
     double most = 1e-30;
-    int32_t center_exponent;
+    int32_t exponent;
     size_t i;
-    size_t j;
     size_t k = 0;
     uint32_t s;
     for (s = 0; s < g->slice_count; s++) {
@@ -10600,45 +10599,68 @@ LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t preci
             most = LQ__MAX(most, c < 0 ? -c : c);
         }
     }
-    center_exponent = (int32_t)(lq__log2_f64(most / 32000) + 64) - 63;
-    center_exponent = LQ__MAX(center_exponent, -40);
+    exponent = (int32_t)(lq__log2_f64(most / 32000) + 64) - 63;
+    exponent = LQ__MAX(exponent, -40);
+    for (k = 0; k < w->dims; k++) {
+        int32_t q = lq__klt_round(w->row[k] * lq__exp2_f64(-exponent));
+        lq__store16(dst + 2 * k, (uint32_t)q & 65535u);
+    }
+    return exponent;
+}
+
+/* A'A of one slice, its lower triangle, i16 each of 2^(exponent - 15), which is returned. */
+LQ__STATIC int32_t lq__klt_put_metric(lq__klt_work *w, uint8_t *dst, const double *a, size_t n)
+{
+    double *square = w->square;
+    double most = 1e-30;
+    int32_t e;
+    size_t i;
+    size_t j;
+    size_t k;
+    memset(square, 0, n * n * sizeof *square);
+    for (i = 0; i < n; i++) {
+        for (k = 0; k < n; k++) {
+            for (j = 0; j <= i; j++) {
+                square[i * n + j] += a[i * n + k] * a[k * n + j];
+            }
+        }
+        most = LQ__MAX(most, square[i * n + i]); /* no element is larger */
+    }
+    e = (int32_t)(lq__log2_f64(most / 0.99) + 64) - 63;
+    e = LQ__MAX(LQ__MIN(e, 15), -16);
+    for (i = 0; i < n; i++) {
+        for (j = 0; j <= i; j++, dst += 2) {
+            int32_t q = lq__klt_round(square[i * n + j] * lq__exp2_f64(15 - e));
+            lq__store16(dst, (uint32_t)lq__clamp(q, -32767, 32767) & 65535u);
+        }
+    }
+    return e;
+}
+
+/* What stands before the bits; returns its bytes. */
+LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t precision)
+{
+    const lq_geometry *g = &w->klt->geometry;
+    uint8_t *slice = dst + LQ__DENSE_FIXED;
+    uint8_t *at = slice + 4 * (size_t)g->slice_count;
+    const double *a = w->whiten;
+    uint32_t s;
     lq__store16(dst + 20, w->report.rank);
     dst[22] = (uint8_t)(w->metric ? LQ__METRIC_STORED : LQ__METRIC_NONE);
-    dst[23] = (uint8_t)center_exponent;
+    dst[23] = (uint8_t)lq__klt_put_center(w, at);
     lq__store16(dst + 24, (uint32_t)precision & 65535u);
     lq__store16(dst + 26, (uint32_t)w->sigma_floor & 65535u);
-    for (k = 0; k < w->dims; k++, at += 2) {
-        lq__store16(at,
-                    (uint32_t)lq__klt_round(w->row[k] * lq__exp2_f64(-center_exponent)) & 65535u);
-    }
+    at += 2 * w->dims;
     for (s = 0; s < g->slice_count; s++, slice += 4) {
         size_t n = g->slice_dims[s];
-        double *square = w->square;
-        int32_t e = 0;
         lq__store16(slice, (uint32_t)n);
         slice[2] = (uint8_t)w->exponent[s];
+        slice[3] = 0;
         if (w->metric) {
-            most = 1e-30;
-            memset(square, 0, n * n * sizeof *square);
-            for (i = 0; i < n; i++) {
-                for (k = 0; k < n; k++) {
-                    for (j = 0; j <= i; j++) {
-                        square[i * n + j] += a[i * n + k] * a[k * n + j];
-                    }
-                }
-                most = LQ__MAX(most, square[i * n + i]); /* no element is larger */
-            }
-            e = (int32_t)(lq__log2_f64(most / 0.99) + 64) - 63;
-            e = LQ__MAX(LQ__MIN(e, 15), -16);
-            for (i = 0; i < n; i++) {
-                for (j = 0; j <= i; j++, at += 2) {
-                    int32_t q = lq__klt_round(square[i * n + j] * lq__exp2_f64(15 - e));
-                    lq__store16(at, (uint32_t)lq__clamp(q, -32767, 32767) & 65535u);
-                }
-            }
+            slice[3] = (uint8_t)lq__klt_put_metric(w, at, a, n);
+            at += n * (n + 1);
             a += n * n;
         }
-        slice[3] = (uint8_t)e;
     }
     return (size_t)(at - dst);
 }
@@ -10769,6 +10791,7 @@ LQ_API int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *p, uint64
     int32_t log_step;
     double gain = 0;
     double cost = 0;
+    double share;
     size_t lead;
     size_t rows;
     size_t i;
@@ -10781,18 +10804,24 @@ LQ_API int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *p, uint64
     }
     lead = rows - p->dims;
     log_step = lq__log2_of_f32(fit->step);
+    share = (double)fit->tokens / (double)(fit->tokens + (fit->geometry.dense ? LQ__FIT_PRIOR : 0));
     for (i = lead; i < rows; i++) { /* sums are q10, q20 */
         double n = (double)fit->tokens;
         double mean = (double)fit->sum[i] / 1024 / n;
         double square = (double)fit->sum_squares[i] / 1048576 / n;
         double old = lq__variance_in_steps(p->sigma[i], log_step) + floor2;
         double fitted = LQ__MAX(square - mean * mean, 0.0) + floor2;
+        double after = share * fitted + (1 - share) * old; /* as lq_fit_profile will have it */
         if (p->sigma[i] == LQ_SIGMA_DEAD) {
             continue;
         }
-        gain += 0.5 * (lq__log2_f64(old) - lq__log2_f64(fitted)) +
-                0.72134752 * ((square + floor2) / old - 1);
-        cost += fitted > 0.13 ? 6 : 3; /* bits of a row in the file form, about */
+        gain += 0.5 * (lq__log2_f64(old) - lq__log2_f64(after));
+        gain += 0.72134752 * ((square + floor2) / old -
+                              (fitted + (1 - share) * (1 - share) * mean * mean) / after);
+        if (fitted > 0.13) { /* two numbers fitted to n tokens flatter themselves by so much */
+            gain -= 2.885 * share / n;
+        }
+        cost += fitted > 1 ? 12 : fitted > 0.13 ? 7 : 3; /* bits of a row in the file form, about */
     }
     cost += 8 * (LQ__PROFILE_HEADER + 18 + 12 + 52);
     *pays = gain * (double)tokens > cost;
@@ -11611,8 +11640,8 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
     return LQ_OK;
 }
 
-/* Dense basis: the first in_use q12 rows of coefficients to floats (dims, 64). The sums are units of
-   step * 2^(shift + exponent - 27); the centre joins them before the gain. */
+/* Dense basis: the first in_use q12 rows of coefficients to floats (dims, 64). The sums are units
+   of step * 2^(shift + exponent - 27); the centre joins them before the gain. */
 LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size_t in_use,
                                  size_t tokens)
 {
@@ -13762,6 +13791,7 @@ LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size
 LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
 {
     uint32_t id = p->desc->profile_id;
+    size_t begin = first; /* of the run that is not written yet */
     size_t start = first;
     int status =
         lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
@@ -13769,16 +13799,17 @@ LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, si
         size_t stage = start == first ? LQ__TOKENS : start - first;
         size_t end = tokens - start > stage ? start + stage : tokens;
         lq_positions positions = lq__positions_or_none(p->positions, start);
+        int pays = 0;
         if (start > first) {
-            int pays;
             status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
-            if (!status && pays) {
-                status = lq__pack_profile(p, &id);
-                d->profile = &p->profile;
-            }
         }
-        if (!status) {
-            status = lq__pack_run(p, d, id, start, end - start);
+        if (!status && pays) {
+            status = lq__pack_run(p, d, id, begin, start - begin);
+            begin = start;
+            d->profile = &p->profile;
+            if (!status) {
+                status = lq__pack_profile(p, &id);
+            }
         }
         if (!status && end < tokens) {
             status =
@@ -13786,7 +13817,7 @@ LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, si
         }
         start = end;
     }
-    return status;
+    return status ? status : lq__pack_run(p, d, id, begin, tokens - begin);
 }
 
 /* Fits a basis to tokens [first, tokens) and stores its profile without what only encoding needs,
@@ -13839,6 +13870,32 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     return lq_archive_add_profile(p->writer, &file, id);
 }
 
+/* The tokens behind the sinks, by the profile that is given or made. */
+LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    const lq_archive_pack_desc *desc = p->desc;
+    if (desc->calibrate && d->page != LQ_PAGE_FIXED) {
+        uint32_t id;
+        int status = lq__pack_calibrate(p, first, tokens, &id);
+        if (status) {
+            return status;
+        }
+        if (id != LQ_ARCHIVE_NONE) {
+            d->profile = &p->calibrated;
+            d->geometry.basis = LQ_BASIS_DENSE;
+            d->geometry.dense = p->calibrated.dense;
+            return lq__pack_run(p, d, id, first, tokens - first);
+        }
+    }
+    if (!desc->profile) {
+        return lq__pack_fitted(p, d, first, tokens);
+    }
+    d->profile = desc->profile;
+    return desc->refit && desc->profile->dense
+               ? lq__pack_refitted(p, d, first, tokens)
+               : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
+}
+
 LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                            const lq_vectors *src, const lq_positions *positions, size_t tokens,
                            void *workspace, size_t workspace_bytes)
@@ -13884,26 +13941,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     d.quantizer = desc->quantizer;
     d.bits = desc->bits;
     d.step = desc->step;
-    if (desc->calibrate && d.page != LQ_PAGE_FIXED) {
-        uint32_t id;
-        status = lq__pack_calibrate(&p, sinks, tokens, &id);
-        if (status) {
-            return status;
-        }
-        if (id != LQ_ARCHIVE_NONE) {
-            d.profile = &p.calibrated;
-            d.geometry.basis = LQ_BASIS_DENSE;
-            d.geometry.dense = p.calibrated.dense;
-            return lq__pack_run(&p, &d, id, sinks, tokens - sinks);
-        }
-    }
-    if (!desc->profile) {
-        return lq__pack_fitted(&p, &d, sinks, tokens);
-    }
-    d.profile = desc->profile;
-    return desc->refit && desc->profile->dense
-               ? lq__pack_refitted(&p, &d, sinks, tokens)
-               : lq__pack_run(&p, &d, desc->profile_id, sinks, tokens - sinks);
+    return lq__pack_rest(&p, &d, sinks, tokens);
 }
 
 /* ---- reading ---- */
@@ -14386,7 +14424,8 @@ LQ__STATIC uint64_t lq__xgetbv(void)
     return low | (uint64_t)high << 32;
 }
 
-/* What CPU and operating system offer: 0, 1 (AVX2, F16C, BMI2) or 2 (AVX-512 F BW DQ VL VBMI2 VNNI). */
+/* What CPU and operating system offer: 0, 1 (AVX2, F16C, BMI2) or 2 (AVX-512 F BW DQ VL VBMI VBMI2
+   VNNI). */
 LQ__STATIC int lq__cpu_detect(void)
 {
     uint32_t a;

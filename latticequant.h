@@ -8346,8 +8346,10 @@ LQ__STATIC void lq__dense_mend(lq__dense_place *d, const lq_profile *p, const lq
             }
             for (t = 0; t < columns; t++) {
                 int64_t more = (int64_t)out[r % 8 * LQ__TOKENS + t] * ((int64_t)1 << shift[t]);
+                more = (more + 16384) >> 15; /* clamped for the sake of hostile matrices */
+                more = LQ__MAX(LQ__MIN(more, (int64_t)1 << 28), -((int64_t)1 << 28));
                 d->sum[r * p->dims + c + t] =
-                    d->rows32[(first + r) * LQ__TOKENS + t] + (int32_t)((more + 16384) >> 15);
+                    d->rows32[(first + r) * LQ__TOKENS + t] + (int32_t)more;
             }
         }
     }
@@ -10459,7 +10461,7 @@ LQ__STATIC int lq__klt_eigen(lq__klt_work *w, double shrink)
         own[i] = shrink < 1 ? (w->value[i] - shrink * of_diagonal) / (1 - shrink) : w->value[i];
     }
     bits = lq__klt_bits(w->value, w->variance, n, w->step);
-    if (lq__klt_bits(own, w->variance, n, w->step) < bits) {
+    if ((w->own || w->klt->held_out) && lq__klt_bits(own, w->variance, n, w->step) < bits) {
         memcpy(w->value, own, n * sizeof *own);
     }
     w->report.basis_bits = (float)lq__klt_bits(w->value, w->variance, n, w->step);
@@ -10767,8 +10769,8 @@ LQ_API size_t lq_profile_strip(uint8_t *file, size_t count)
     lq__dense_form f;
     lq_profile p;
     size_t fixed;
-    if (!file || lq__profile_header(&p, file, count) || lq__dense_form_read(&f, &p, file, count) ||
-        f.metric != LQ__METRIC_STORED) {
+    if (!file || lq__profile_header(&p, file, count) || file[6] != LQ__FORM_DENSE ||
+        lq__dense_form_read(&f, &p, file, count) || f.metric != LQ__METRIC_STORED) {
         return count;
     }
     fixed = (size_t)(f.metrics - file);
@@ -11850,6 +11852,8 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
 LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
 {
     double variance = lq__exp2_f64(((int32_t)class_ - LQ_CLASS_ONE) / 4.0);
+    const lq__rans_table *t;
+    double rest = 1;
     lq_rate rate;
     int k;
     rate.bits = 0;
@@ -11862,8 +11866,8 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
         rate.error = 1.0 / 12;
         return rate;
     }
+    t = &tables->table[lq__table_of((int)class_, LQ__AT_0)];
     for (k = -15; k <= 15; k++) {
-        const lq__rans_table *t = &tables->table[lq__table_of((int)class_, LQ__AT_0)];
         uint32_t freq = k < t->low || k > t->high ? 0 : t->code_freq[k + 16];
         double p = freq / 65536.0;
         double c = 0;
@@ -11873,7 +11877,9 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
         }
         rate.bits += freq ? p * (16 - lq__log2_f64(freq)) : 0;
         rate.error -= p * c * c;
+        rest -= p;
     }
+    rate.error -= rest * (t->high + 1) * (t->high + 1); /* escapes are coded too */
     rate.error = LQ__MAX(rate.error, 0.0);
     return rate;
 }

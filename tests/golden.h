@@ -269,7 +269,7 @@ static void golden_pages(const golden_group *g, const lq_profile *profile, const
     golden_ok(lq_codec_encode(codec, golden_buffer, GOLDEN_BYTES, &written, page_bytes, &g->vectors,
                               &g->positions, GOLDEN_TOKENS, workspace, workspace_bytes));
     golden_put(k->name, golden_buffer, written);
-    if (k->page == LQ_PAGE_CODED) {
+    if (k->page == LQ_PAGE_CODED && profile->basis != LQ_BASIS_DENSE) {
         golden_integers(profile, k->quantizer, golden_buffer, page_bytes);
     }
     free(workspace);
@@ -302,7 +302,167 @@ static void golden_groups(void)
     }
 }
 
+/* ---- dense bases ---- */
+/* A file of tests/golden; NULL when it is not there. */
+static uint8_t *golden_file(const char *name, size_t *count)
+{
+    char path[100];
+    uint8_t *bytes;
+    FILE *f;
+    snprintf(path, sizeof path, "tests/golden/%s", name);
+    f = fopen(path, "rb");
+    *count = 0;
+    if (!f) {
+        return NULL;
+    }
+    bytes = (uint8_t *)source_alloc(1 << 16);
+    *count = fread(bytes, 1, 1 << 16, f);
+    fclose(f);
+    return bytes;
+}
+
+static const char *golden_dense_name(uint32_t stream)
+{
+    return stream == LQ_K ? "v1-dense-k.lqp" : "v1-dense-v.lqp";
+}
+
+/* Slices of 16 and 8 dims, neighbours correlated. */
+static void golden_dense_group(golden_group *g, uint32_t stream)
+{
+    size_t i;
+    golden_group_make(g, stream, LQ_BASIS_IDENTITY, LQ_F32);
+    g->dims[0] = 16;
+    g->dims[1] = 8;
+    g->rope.rotary_dims = 8;
+    g->geometry.basis = 0;
+    for (i = 1; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) {
+        g->x[i] =
+            i % GOLDEN_DIMS ? (float)((double)g->x[i] / 2 + (double)g->x[i - 1] / 2) : g->x[i];
+    }
+}
+
+/* Loads the profile of a stream; its memory is to be freed. */
+static void *golden_dense_load(lq_profile *profile, uint32_t stream)
+{
+    size_t count;
+    size_t needed = 0;
+    uint8_t *file = golden_file(golden_dense_name(stream), &count);
+    void *mem = NULL;
+    golden_ok(file ? LQ_OK : LQ_E_IO);
+    if (file) {
+        golden_ok(lq_profile_load(profile, NULL, 0, &needed, file, count) != LQ_E_SPACE);
+        mem = source_alloc(needed);
+        golden_ok(lq_profile_load(profile, mem, needed, &needed, file, count));
+    }
+    free(file);
+    return mem;
+}
+
+/* int16, little-endian. */
+static void golden_put16(const char *name, const int16_t *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        golden_buffer[2 * i] = (uint8_t)(uint16_t)x[i];
+        golden_buffer[2 * i + 1] = (uint8_t)((uint16_t)x[i] >> 8);
+    }
+    golden_put(name, golden_buffer, 2 * count);
+}
+
+/* The matrices that come out of the file forms, pages, and refits. */
+static void golden_dense(void)
+{
+    golden_group *g = &golden_;
+    uint32_t stream;
+    for (stream = LQ_K; stream <= LQ_V; stream++) {
+        int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES)];
+        lq_profile profile;
+        lq_profile refit;
+        void *mem = golden_dense_load(&profile, stream);
+        const lq_basis *b;
+        size_t i;
+        if (!mem) {
+            return;
+        }
+        b = profile.dense;
+        snprintf(golden_prefix, sizeof golden_prefix, "%s-dense/", stream == LQ_K ? "k" : "v");
+        golden_put16("forward", b->forward, (size_t)b->rank * b->forward_stride);
+        golden_put16("inverse", b->inverse, (size_t)b->dims * b->inverse_stride);
+        golden_put("forward-exponent", b->forward_exponent, b->rank);
+        golden_put("inverse-exponent", b->inverse_exponent, b->dims);
+        golden_dense_group(g, stream);
+        for (i = 0; i < 4; i++) {
+            golden_pages(g, &profile, &golden_kinds[i]);
+        }
+        g->geometry.basis = LQ_BASIS_DENSE;
+        g->geometry.dense = b;
+        for (i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) { /* not what was calibrated */
+            g->x[i] *= i % 3 ? 1.0f : 4.0f;
+        }
+        golden_profile(g, &refit, refit_mem, 0.5f);
+        golden_pages(g, &refit, &golden_kinds[0]);
+        free(mem);
+    }
+}
+
 /* ---- archives ---- */
+/* K and V with their dense profiles embedded. */
+static size_t golden_dense_archive(size_t tokens)
+{
+    static uint8_t directory[1 << 16];
+    golden_group *g = &golden_;
+    lq_archive_writer_desc w;
+    lq_archive_writer writer;
+    uint32_t stream;
+    memset(&w, 0, sizeof w);
+    w.mem = golden_buffer;
+    w.mem_bytes = GOLDEN_BYTES;
+    w.directory = directory;
+    w.directory_bytes = sizeof directory;
+    golden_ok(lq_archive_writer_init(&writer, &w));
+    for (stream = LQ_K; stream <= LQ_V; stream++) {
+        lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, 16}, {3, 1, 8, 8}};
+        lq_archive_profile_desc file = {NULL, 0, NULL};
+        lq_archive_group_desc group;
+        lq_archive_pack_desc d;
+        lq_profile profile;
+        void *mem = golden_dense_load(&profile, stream);
+        uint8_t *bytes = golden_file(golden_dense_name(stream), &file.count);
+        size_t workspace_bytes;
+        void *workspace;
+        golden_dense_group(g, stream);
+        memset(&group, 0, sizeof group);
+        memset(&d, 0, sizeof d);
+        file.bytes = bytes;
+        group.stream = stream;
+        group.rope = LQ_ARCHIVE_NONE;
+        group.slices = slices;
+        group.slice_count = GOLDEN_SLICES;
+        if (g->geometry.rope) {
+            golden_ok(lq_archive_add_rope(&writer, g->geometry.rope, &group.rope));
+        }
+        golden_ok(lq_archive_add_group(&writer, &group, &d.group));
+        golden_ok(lq_archive_add_profile(&writer, &file, &d.profile_id));
+        d.tables = golden_tables;
+        d.geometry = g->geometry;
+        d.sequence = 5;
+        d.step = 0.5f;
+        d.profile = &profile;
+        d.refit = 1;
+        workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+        workspace = source_alloc(workspace_bytes);
+        golden_ok(lq_archive_pack(&writer, &d, &g->vectors, &g->positions, tokens, workspace,
+                                  workspace_bytes));
+        golden_ok(lq_archive_add_meta(&writer, 77, "golden", 6));
+        golden_ok(lq_archive_flush_segment(&writer));
+        free(workspace);
+        free(bytes);
+        free(mem);
+    }
+    golden_ok(lq_archive_finish(&writer));
+    return (size_t)writer.offset;
+}
+
 /* K and V of both slices, in one call and then in another, with a segment between. */
 static size_t golden_archive(const golden_kind *k, int refit, size_t tokens)
 {
@@ -401,6 +561,7 @@ static int golden_make(const lq_tables *tables, golden_sink sink)
     golden_lattices();
     golden_groups();
     golden_archives();
+    golden_dense();
     free(golden_buffer);
     return golden_errors;
 }

@@ -122,6 +122,7 @@ arguments_of() {
         mkdir -p "$tmp/lm.$job"
         echo "$tmp/lm.$job"
         ;;
+    test_calibrate.* | test_eigen.* | test_product.*) echo "$2" ;;
     *.million | *.full) ;;
     *) echo quick ;;
     esac

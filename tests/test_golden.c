@@ -2,8 +2,10 @@
      golden/hashes.txt   length, XXH32 and BLAKE2s-128 of what the encoder makes (golden.h), at all
      levels golden/NAME.lqa     archives of released formats, which must stay decodable
      golden/NAME.f16     what tokens of them decode to
+     golden/NAME.lqp     calibrated profiles: floats made them, so they are kept as they are
      golden/digest.txt   the one digest of digest.c
-   `test_golden --write` writes them anew: after a release only for a new format, with a new NAME.
+   `test_golden --write` writes them anew: after a release only for a new format, with a new NAME. A
+   profile that is there stays.
    */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
@@ -12,12 +14,13 @@
 #include "golden.h"
 
 /* Archives: 72 tokens, of which 60 .. 71 are compared: the end of one page and all of the next. */
-enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 4 };
+enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 5 };
 
+enum { DENSE = 99 }; /* no kind of golden_kinds */
 static const char *const file_names[FILES] = {"v1-coded-z", "v1-coded-e8", "v1-coded-d4",
-                                              "v1-fixed-z3"};
-static const size_t file_kinds[FILES] = {0, 2, 1, 7};
-static const int file_refits[FILES] = {1, 0, 1, 0};
+                                              "v1-fixed-z3", "v1-dense"};
+static const size_t file_kinds[FILES] = {0, 2, 1, 7, DENSE};
+static const int file_refits[FILES] = {1, 0, 1, 0, 0};
 
 static const lq_tables *tables;
 
@@ -171,10 +174,13 @@ static void test_file(int which)
     int i;
     path_of(path, sizeof path, file_names[which], "lqa");
     if (writing) {
-        golden_kind k = golden_kinds[file_kinds[which]];
+        size_t kind = file_kinds[which];
         golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
         golden_tables = tables;
-        count = golden_archive(&k, file_refits[which], FILE_TOKENS);
+        count = kind == DENSE
+                    ? golden_dense_archive(FILE_TOKENS)
+                    : golden_archive(&golden_kinds[kind], file_refits[which], FILE_TOKENS);
+        CHECK(golden_errors == 0);
         file_write(path, golden_buffer, count);
         free(golden_buffer);
     }
@@ -203,6 +209,44 @@ static void test_file(int which)
     free(file);
 }
 
+/* ---- profiles ---- */
+/* Calibrates where there is no file yet. */
+static void profile_write(uint32_t stream)
+{
+    static const uint32_t reads[2] = {0, 1};
+    golden_group *g = &golden_;
+    char path[100];
+    size_t count;
+    uint8_t *file = golden_file(golden_dense_name(stream), &count);
+    lq_klt_desc desc;
+    lq_klt klt;
+    void *mem;
+    void *workspace;
+    size_t bytes;
+    free(file);
+    if (file) {
+        return;
+    }
+    golden_dense_group(g, stream);
+    mem = source_alloc(lq_klt_bytes(&g->geometry));
+    CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g->geometry), &g->geometry) == LQ_OK);
+    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g->geometry);
+    workspace = source_alloc(bytes);
+    memset(&desc, 0, sizeof desc);
+    desc.step = 0.5f;
+    CHECK(!lq_klt_add(&klt, &g->vectors, &g->positions, GOLDEN_TOKENS, workspace, bytes));
+    CHECK(stream == LQ_V || !lq_klt_add_queries(&klt, &g->vectors, reads, 2, &g->positions,
+                                                GOLDEN_TOKENS, workspace, bytes));
+    file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
+    CHECK(!lq_klt_profile(&klt, file, lq_klt_profile_bound(&klt), &count, &desc, NULL, workspace,
+                          bytes));
+    snprintf(path, sizeof path, "tests/golden/%s", golden_dense_name(stream));
+    file_write(path, file, count);
+    free(file);
+    free(workspace);
+    free(mem);
+}
+
 int main(int argc, char **argv)
 {
     void *memory = source_alloc(lq_tables_bytes());
@@ -210,6 +254,10 @@ int main(int argc, char **argv)
     int i;
     writing = argc > 1 && strcmp(argv[1], "--write") == 0;
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
+    if (writing) {
+        profile_write(LQ_K);
+        profile_write(LQ_V);
+    }
     for (level = lq_cpu_limit(-1); level >= 0; level--) {
         test_hashes(level);
         if (writing || (argc > 1 && strcmp(argv[1], "quick") == 0)) {

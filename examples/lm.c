@@ -7,23 +7,37 @@
        ./lm generate "The capital of France is" --model M.gguf --kv q4_0
        ./lm eval q8_0 q4_0 hq4_0 --model M.gguf --text book.txt
        ./lm dump --model M.gguf --text book.txt --layers 10,20 --out book
+       ./lm calibrate --self --model M.gguf --out model.lqp
+       ./lm eval cold:z:k=0.3,v=0.6@model.lqp --model M.gguf --text book.txt
        ./lm info --model M.gguf
 
    lm_gguf.h reads the file, lm_token.h the text, lm_model.h computes, lm_cache.h holds the cache,
-   lm_kinds.h the list of codecs, lm_eval.h compares. */
+   lm_kinds.h the list of codecs, lm_eval.h compares, lm_calibrate.h makes profiles, lm_self.h text
+   to make them from. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
 
 #include <stddef.h>
 
+#include "lm_calibrate.h"
 #include "lm_eval.h"
+#include "lm_self.h"
+
+/* What an option that may come several times was given. */
+typedef struct lm_list {
+    const char **at;
+    size_t count;
+} lm_list;
 
 typedef struct lm_options {
     const char *mode;
     const char *model;
-    const char *text;
-    const char *out;
+    const char *text; /* the last of texts */
+    const char *out;  /* likewise */
+    lm_list texts;
+    lm_list outs;
+    lm_list groups;
     const char *kv;
     const char *pre;
     const char *order;
@@ -37,6 +51,11 @@ typedef struct lm_options {
     size_t queries;
     size_t top;
     double temperature;
+    double step;
+    double step_v;
+    double beta;
+    int self;
+    int warm;
     int json;
     int chat;
     const char **words;
@@ -57,6 +76,17 @@ static const char lm_usage[] =
     "    --tokens N          a passage (default 1024)\n"
     "    --passages N        evenly spaced (default 4)\n"
     "    --sinks N           first tokens that stay raw (default 4)\n"
+    "  calibrate           profiles of the model, for eval's SPEC@FILE\n"
+    "    --text FILE         on passages of this text; several times for several texts\n"
+    "    --self              or on text that the model writes itself (--seed, --temperature 1)\n"
+    "    --tokens N          a passage (default 1024, with --self 192)\n"
+    "    --passages N        of each text (default 20), or with --self in all (default 256)\n"
+    "    --group G           what is coded together: head, layer (default), or N layers\n"
+    "    --step S            finest step that the profiles serve (default 0.2)\n"
+    "    --step-v S          that of the values, if it is another\n"
+    "    --beta B            exponent of the query metric, 0 to 1 (default 0.5; 0: none)\n"
+    "    --warm              keep RoPE (the codecs are warm:, not cold:)\n"
+    "    --out FILE.lqp      after each --group its own, where there are several\n"
     "  dump                K after RoPE, V and Q as .npy, f16 [layers][heads][tokens][channels]\n"
     "    --text FILE --tokens N --layers 10,20 --out PREFIX\n"
     "    --queries N         only the last N tokens' queries (default all)\n"
@@ -71,7 +101,7 @@ static const char lm_usage[] =
 
 /* ---- command line ---- */
 
-enum { LM_OPTION_WORD, LM_OPTION_SIZE, LM_OPTION_REAL, LM_OPTION_FLAG };
+enum { LM_OPTION_WORD, LM_OPTION_LIST, LM_OPTION_SIZE, LM_OPTION_REAL, LM_OPTION_FLAG };
 
 typedef struct lm_option {
     const char *name;
@@ -83,8 +113,8 @@ typedef struct lm_option {
 
 static const lm_option lm_option_list[] = {
     {"--model", LM_OPTION_WORD, offsetof(lm_options, model), 0, 0},
-    {"--text", LM_OPTION_WORD, offsetof(lm_options, text), 0, 0},
-    {"--out", LM_OPTION_WORD, offsetof(lm_options, out), 0, 0},
+    {"--text", LM_OPTION_LIST, offsetof(lm_options, texts), 0, 0},
+    {"--out", LM_OPTION_LIST, offsetof(lm_options, outs), 0, 0},
     {"--kv", LM_OPTION_WORD, offsetof(lm_options, kv), 0, 0},
     {"--pre", LM_OPTION_WORD, offsetof(lm_options, pre), 0, 0},
     {"--order", LM_OPTION_WORD, offsetof(lm_options, order), 0, 0},
@@ -98,6 +128,12 @@ static const lm_option lm_option_list[] = {
     {"--queries", LM_OPTION_SIZE, offsetof(lm_options, queries), 1, 1u << 24},
     {"--top", LM_OPTION_SIZE, offsetof(lm_options, top), 1, 64},
     {"--temperature", LM_OPTION_REAL, offsetof(lm_options, temperature), 0, 100},
+    {"--group", LM_OPTION_LIST, offsetof(lm_options, groups), 0, 0},
+    {"--step", LM_OPTION_REAL, offsetof(lm_options, step), 0, 16},
+    {"--step-v", LM_OPTION_REAL, offsetof(lm_options, step_v), 0, 16},
+    {"--beta", LM_OPTION_REAL, offsetof(lm_options, beta), 0, 1},
+    {"--self", LM_OPTION_FLAG, offsetof(lm_options, self), 0, 0},
+    {"--warm", LM_OPTION_FLAG, offsetof(lm_options, warm), 0, 0},
     {"--json", LM_OPTION_FLAG, offsetof(lm_options, json), 0, 0},
     {"--chat", LM_OPTION_FLAG, offsetof(lm_options, chat), 0, 0},
 };
@@ -114,7 +150,10 @@ static void lm_option_set(lm_options *o, const lm_option *option, const char *te
     if (text == NULL) {
         lm_fail("%s wants a value", option->name);
     }
-    if (option->kind == LM_OPTION_WORD) {
+    if (option->kind == LM_OPTION_LIST) {
+        lm_list *list = (lm_list *)(void *)field;
+        list->at[list->count++] = text;
+    } else if (option->kind == LM_OPTION_WORD) {
         memcpy(field, &text, sizeof text);
     } else if (option->kind == LM_OPTION_SIZE) {
         unsigned long long n;
@@ -145,15 +184,18 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     memset(o, 0, sizeof *o);
     o->model = getenv("LM_MODEL");
     o->order = "half";
-    o->tokens = 1024;
-    o->passages = 4;
     o->sinks = 4;
     o->threads = 2;
     o->count = 128;
     o->seed = 1;
     o->top = 40;
     o->mode = argv[1];
-    o->words = (const char **)lm_alloc((size_t)argc, sizeof *o->words);
+    o->step = 0.2;
+    o->beta = 0.5;
+    o->words = (const char **)lm_alloc(4 * (size_t)argc, sizeof *o->words);
+    o->texts.at = o->words + argc;
+    o->outs.at = o->texts.at + argc;
+    o->groups.at = o->outs.at + argc;
     for (i = 2; i < argc; i++) {
         if (strncmp(argv[i], "--", 2) != 0) {
             o->words[o->word_count++] = argv[i];
@@ -166,6 +208,14 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
         }
         lm_option_set(o, &lm_option_list[j], i + 1 < argc ? argv[i + 1] : NULL);
         i += lm_option_list[j].kind != LM_OPTION_FLAG;
+    }
+    o->text = o->texts.count > 0 ? o->texts.at[o->texts.count - 1] : NULL;
+    o->out = o->outs.count > 0 ? o->outs.at[o->outs.count - 1] : NULL;
+    if (o->passages == 0) {
+        o->passages = strcmp(o->mode, "calibrate") != 0 ? 4 : o->self ? 256 : 20;
+    }
+    if (o->tokens == 0) {
+        o->tokens = o->self ? 192 : 1024;
     }
     if (strcmp(o->order, "half") != 0 && strcmp(o->order, "gguf") != 0) {
         lm_fail("--order wants 'half' or 'gguf', not '%s'", o->order);
@@ -182,36 +232,56 @@ static void lm_open_model(lm_model *m, const lm_options *o)
     lm_model_open(m, o->model, o->threads, strcmp(o->order, "gguf") == 0);
 }
 
-/* The text's tokens; the file is read whole. */
-static lm_tokens lm_read_text(const lm_model *m, const lm_options *o)
+/* The tokens of a text, read whole. */
+static lm_tokens lm_read_file(const lm_model *m, const char *path, const char *pre)
 {
     lm_tokens ids = {NULL, 0, 0};
     lm_vocab vocab;
     struct stat info;
     uint8_t *text;
     size_t bytes;
-    FILE *file;
-    if (o->text == NULL) {
-        lm_fail("no text: give --text FILE");
-    }
-    file = fopen(o->text, "rb");
+    FILE *file = fopen(path, "rb");
     if (file == NULL || fstat(fileno(file), &info) != 0) {
-        lm_fail("%s: cannot open it (%s)", o->text, strerror(errno));
+        lm_fail("%s: cannot open it (%s)", path, strerror(errno));
     }
     if (!S_ISREG(info.st_mode) || info.st_size > (off_t)1 << 30) {
-        lm_fail("%s: not a file of at most 1 GiB", o->text);
+        lm_fail("%s: not a file of at most 1 GiB", path);
     }
     bytes = (size_t)info.st_size;
     text = (uint8_t *)lm_alloc(bytes, 1);
     if (fread(text, 1, bytes, file) != bytes) {
-        lm_fail("%s: cannot read it", o->text);
+        lm_fail("%s: cannot read it", path);
     }
     fclose(file);
-    lm_vocab_open(&vocab, &m->file, o->pre);
+    lm_vocab_open(&vocab, &m->file, pre);
     lm_encode(&vocab, text, bytes, &ids);
     lm_vocab_close(&vocab);
     free(text);
     return ids;
+}
+
+static lm_tokens lm_read_text(const lm_model *m, const lm_options *o)
+{
+    if (o->text == NULL) {
+        lm_fail("no text: give --text FILE");
+    }
+    return lm_read_file(m, o->text, o->pre);
+}
+
+/* Ends the program if a text has too few tokens for the passages. */
+static void lm_check_passages(const lm_model *m, const lm_options *o, const char *path,
+                              size_t count)
+{
+    if (o->tokens > m->context) {
+        lm_fail("--tokens %zu is longer than the model's context of %zu", o->tokens, m->context);
+    }
+    if (o->sinks >= o->tokens) {
+        lm_fail("--sinks %zu leaves nothing of %zu tokens to code", o->sinks, o->tokens);
+    }
+    if (path != NULL && (count < o->tokens || count / o->tokens < o->passages)) {
+        lm_fail("%s: %zu tokens; %zu passages of %zu need %zu", path, count, o->passages, o->tokens,
+                o->passages * o->tokens);
+    }
 }
 
 /* Between quotes; the strings come from the command line and may hold anything. */
@@ -230,13 +300,24 @@ static void lm_json_string(const char *name, const char *text)
 
 /* ---- eval ---- */
 
-/* What a plot joins: a kind's own curve, or the spec without its last part, its numbers. */
+/* What a plot joins: a kind's own curve; or the spec without its last part, its numbers; or the
+   name of the file of profiles, with that unless it is plain cold:z. */
 static void lm_curve_name(char *dst, size_t bytes, const char *spec)
 {
     const lm_codec_kind *kind = lm_codec_find(spec);
-    const char *colon = strrchr(spec, ':');
-    if (colon != NULL) {
-        (void)snprintf(dst, bytes, "%.*s", (int)(colon - spec), spec);
+    size_t n = strcspn(spec, "@");
+    const char *file = strrchr(spec, '/') ? strrchr(spec, '/') + 1 : spec + n + 1;
+    size_t head = n;
+    while (head > 0 && spec[head] != ':') {
+        head--;
+    }
+    if (spec[n] == '@' && head == 6 && memcmp(spec, "cold:z", 6) == 0) {
+        (void)snprintf(dst, bytes, "ours, calibrated %.*s", (int)strcspn(file, "."), file);
+    } else if (spec[n] == '@') {
+        (void)snprintf(dst, bytes, "ours, calibrated %.*s %.*s", (int)strcspn(file, "."), file,
+                       (int)head, spec);
+    } else if (head > 0) {
+        (void)snprintf(dst, bytes, "%.*s", (int)head, spec);
     } else {
         (void)snprintf(dst, bytes, "%s", strchr(spec, '/') || !kind ? spec : kind->curve);
     }
@@ -320,16 +401,7 @@ static void lm_mode_eval(const lm_options *o)
     ids = lm_read_text(&m, o);
     e.ids = ids.id;
     e.id_count = ids.count;
-    if (e.tokens > m.context) {
-        lm_fail("--tokens %zu is longer than the model's context of %zu", e.tokens, m.context);
-    }
-    if (e.sinks >= e.tokens) {
-        lm_fail("--sinks %zu leaves nothing of %zu tokens to code", e.sinks, e.tokens);
-    }
-    if (e.id_count < e.tokens || e.id_count / e.tokens < e.passages) {
-        lm_fail("%s: %zu tokens; %zu passages of %zu need %zu", o->text, e.id_count, e.passages,
-                e.tokens, e.passages * e.tokens);
-    }
+    lm_check_passages(&m, o, o->text, e.id_count);
     lm_model_load(&m);
     results = (lm_result *)lm_alloc(e.spec_count, sizeof *results);
     ppl = lm_eval_run(&e, results);
@@ -344,15 +416,6 @@ static void lm_mode_eval(const lm_options *o)
 }
 
 /* ---- generate ---- */
-
-/* xorshift64*, to a number in [0, 1). */
-static double lm_random(uint64_t *state)
-{
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    return (double)((*state * 2685821657736338717u) >> 11) * (1.0 / 9007199254740992.0);
-}
 
 /* The likeliest token, or one drawn from the `top` likeliest. */
 static uint32_t lm_sample(const float *x, size_t vocab, const lm_options *o, uint64_t *state)
@@ -480,6 +543,236 @@ static void lm_mode_generate(const lm_options *o)
     cache.close(cache.state);
     free(ids.id);
     lm_vocab_close(&vocab);
+    lm_model_close(&m);
+}
+
+/* ---- calibrate ---- */
+
+/* "head", "layer" or a number of layers. */
+static void lm_calibration_group(const lm_model *m, const char *group, size_t *heads,
+                                 size_t *layers)
+{
+    char *end;
+    unsigned long n = strtoul(group, &end, 10);
+    *heads = m->g.kv_heads;
+    *layers = 1;
+    if (strcmp(group, "head") == 0) {
+        *heads = 1;
+    } else if (strcmp(group, "layer") != 0) {
+        if (group[0] < '0' || group[0] > '9' || *end != '\0' || n == 0 || n > m->g.layers) {
+            lm_fail("--group wants 'head', 'layer' or a number of layers up to %zu, not '%s'",
+                    m->g.layers, group);
+        }
+        *layers = n;
+    }
+}
+
+/* Passages, evenly spaced, of every text. Returns the texts' tokens, which the caller frees. */
+static lm_tokens *lm_calibration_texts(lm_calibration *c, const lm_options *o)
+{
+    lm_tokens *texts = (lm_tokens *)lm_alloc(o->texts.count, sizeof *texts);
+    size_t i, p;
+    c->passage_count = o->texts.count * o->passages;
+    c->passages = (const uint32_t **)lm_alloc(c->passage_count, sizeof *c->passages);
+    for (i = 0; i < o->texts.count; i++) {
+        texts[i] = lm_read_file(c->model, o->texts.at[i], o->pre);
+        lm_check_passages(c->model, o, o->texts.at[i], texts[i].count);
+        for (p = 0; p < o->passages; p++) {
+            c->passages[i * o->passages + p] = texts[i].id + p * (texts[i].count / o->passages);
+        }
+    }
+    return texts;
+}
+
+/* Room for text that is still to be written. */
+static lm_tokens *lm_calibration_blank(lm_calibration *c, const lm_options *o)
+{
+    lm_tokens *text = (lm_tokens *)lm_alloc(1, sizeof *text);
+    size_t p;
+    lm_check_passages(c->model, o, NULL, 0);
+    text->id = (uint32_t *)lm_alloc(o->passages * o->tokens, sizeof *text->id);
+    text->count = o->passages * o->tokens;
+    c->passage_count = o->passages;
+    c->passages = (const uint32_t **)lm_alloc(c->passage_count, sizeof *c->passages);
+    for (p = 0; p < o->passages; p++) {
+        c->passages[p] = text->id + p * o->tokens;
+    }
+    return text;
+}
+
+/* Writes the text; returns the seconds that it took. */
+static double lm_calibration_write(const lm_calibration *c, const lm_options *o, uint32_t *ids,
+                                   size_t batch)
+{
+    double begin = lm_seconds();
+    lm_vocab vocab;
+    lm_self s;
+    lm_vocab_open(&vocab, &c->model->file, o->pre);
+    s.model = c->model;
+    s.vocab = &vocab;
+    s.passages = o->passages;
+    s.tokens = o->tokens;
+    s.seed = o->seed;
+    s.temperature = o->temperature > 0.0 ? o->temperature : 1.0;
+    lm_self_write(&s, ids, batch);
+    lm_vocab_close(&vocab);
+    return lm_seconds() - begin;
+}
+
+/* Told before any of it is taken. */
+static void lm_calibration_memory(const lm_options *o, const lm_fitter *fitters, size_t count,
+                                  size_t caches)
+{
+    size_t sums = 0;
+    size_t solving = 0;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        sums += fitters[i].sum_bytes;
+        solving = lm__max(solving, fitters[i].solving_bytes);
+    }
+    if (o->json) {
+        printf("{\"sampling_memory\":%zu,\"reading_memory\":%zu,\"solving_memory\":%zu}\n", caches,
+               sums, sums + solving);
+    } else {
+        printf("memory beside the model: %.1f MB of sums while reading, at most %.1f MB solving",
+               1e-6 * (double)sums, 1e-6 * (double)(sums + solving));
+        printf(caches > 0 ? ", %.1f MB of caches while sampling\n" : "\n", 1e-6 * (double)caches);
+    }
+    fflush(stdout);
+}
+
+static void lm_calibration_json(const lm_options *o, const lm_fitter *f, const char *group,
+                                double sampling)
+{
+    static const char *const names[2] = {"keys", "values"};
+    const lm_calibrated *r = &f->result;
+    int s;
+    printf("{");
+    lm_json_string("model", o->model);
+    printf(",");
+    lm_json_string("out", f->out);
+    printf(",");
+    lm_json_string("group", group);
+    printf(",\"groups\":%zu,\"tokens\":%zu,\"bytes\":%zu,\"share\":%.6f,",
+           r->groups[0] + r->groups[1], r->tokens, r->bytes,
+           (double)r->bytes / (double)f->c->model->file.bytes);
+    printf("\"seconds_sampling\":%.2f,\"seconds_forward\":%.2f,\"seconds_fitting\":%.2f,", sampling,
+           f->c->seconds_forward, r->seconds_adding + r->seconds_solving);
+    printf("\"seconds_adding\":%.2f,\"seconds_solving\":%.2f}\n", r->seconds_adding,
+           r->seconds_solving);
+    for (s = 0; s < 2; s++) {
+        printf("{\"stream\":\"%s\",\"dims\":%zu,\"rank\":%.2f,\"basis_bits\":%.4f,"
+               "\"channel_bits\":%.4f,\"shrinkage\":%.4f,\"basis_loss\":%.4f}\n",
+               names[s], r->dims, r->rank[s], r->basis_bits[s], r->channel_bits[s], r->shrinkage[s],
+               r->basis_loss[s]);
+    }
+}
+
+static void lm_calibration_table(const lm_fitter *f, double sampling)
+{
+    static const char *const names[2] = {"keys", "values"};
+    const lm_calibrated *r = &f->result;
+    int s;
+    printf("\n%s: %zu + %zu groups of %zu dims, %zu bytes, %.2f %% of the model's file\n", f->out,
+           r->groups[0], r->groups[1], r->dims, r->bytes,
+           100.0 * (double)r->bytes / (double)f->c->model->file.bytes);
+    printf("%zu tokens; sampling %.1f s, forward passes %.1f s, fitting %.1f s (adding %.1f, "
+           "solving %.1f)\n\n",
+           r->tokens, sampling, f->c->seconds_forward, r->seconds_adding + r->seconds_solving,
+           r->seconds_adding, r->seconds_solving);
+    printf("| mean of groups | rank | bits at the finest step | as channels | shrinkage | "
+           "basis loss |\n|---|---:|---:|---:|---:|---:|\n");
+    for (s = 0; s < 2; s++) {
+        printf("| %s | %.1f | %.3f | %.3f | %.4f | %.4f |\n", names[s], r->rank[s],
+               r->basis_bits[s], r->channel_bits[s], r->shrinkage[s], r->basis_loss[s]);
+    }
+}
+
+/* What the options say, checked; the passages come after. */
+static void lm_calibration_open(lm_calibration *c, lm_model *m, const lm_options *o)
+{
+    if ((o->texts.count > 0) == (o->self != 0)) {
+        lm_fail("calibrate wants --text FILE, or --self");
+    }
+    if (o->outs.count == 0 ||
+        (o->groups.count > 0 || o->outs.count > 1 ? o->groups.count != o->outs.count : 0)) {
+        lm_fail("calibrate wants --out FILE.lqp, one for each --group");
+    }
+    if (!(o->step > 1e-3) || (o->step_v != 0.0 && !(o->step_v > 1e-3))) {
+        lm_fail("--step: too small");
+    }
+    memset(c, 0, sizeof *c);
+    c->model = m;
+    c->tokens = o->tokens;
+    c->sinks = o->sinks;
+    c->step[0] = o->step;
+    c->step[1] = o->step_v > 0.0 ? o->step_v : o->step;
+    c->beta = o->beta;
+    c->undo_rope = !o->warm;
+}
+
+/* All groupings, planned. */
+static lm_fitter *lm_calibration_fitters(const lm_calibration *c, const lm_options *o,
+                                         const lm_taken *t)
+{
+    lm_fitter *fitters = (lm_fitter *)lm_alloc(o->outs.count, sizeof *fitters);
+    size_t heads, layers;
+    size_t i;
+    if (c->passage_count * (c->tokens - c->sinks) < 128) {
+        lm_fail("%zu tokens are too few to calibrate on",
+                c->passage_count * (c->tokens - c->sinks));
+    }
+    for (i = 0; i < o->groups.count; i++) {
+        lm_calibration_group(c->model, o->groups.at[i], &heads, &layers);
+    }
+    for (i = 0; i < o->outs.count; i++) {
+        lm_calibration_group(c->model, o->groups.count > 0 ? o->groups.at[i] : "layer", &heads,
+                             &layers);
+        lm_fitter_open(&fitters[i], c, t, heads, layers, o->outs.at[i]);
+    }
+    return fitters;
+}
+
+static void lm_mode_calibrate(const lm_options *o)
+{
+    size_t batch = 0;
+    double sampling = 0.0;
+    lm_calibration c;
+    lm_taken taken;
+    lm_fitter *fitters;
+    lm_model m;
+    lm_tokens *texts;
+    size_t i;
+    lm_open_model(&m, o);
+    lm_calibration_open(&c, &m, o);
+    texts = o->self ? lm_calibration_blank(&c, o) : lm_calibration_texts(&c, o);
+    lm_taken_open(&taken, &m.g);
+    fitters = lm_calibration_fitters(&c, o, &taken);
+    if (o->self) {
+        batch = lm_self_batch(&m.g, o->passages, o->tokens, LM_CACHE_BUDGET);
+    }
+    lm_calibration_memory(o, fitters, o->outs.count, batch * lm_store_bytes(&m.g, o->tokens));
+    lm_model_load(&m);
+    if (o->self) {
+        sampling = lm_calibration_write(&c, o, texts[0].id, batch);
+    }
+    lm_calibrate(&c, &taken, fitters, o->outs.count);
+    for (i = 0; i < o->outs.count; i++) {
+        if (o->json) {
+            lm_calibration_json(o, &fitters[i], o->groups.count > 0 ? o->groups.at[i] : "layer",
+                                sampling);
+        } else {
+            lm_calibration_table(&fitters[i], sampling);
+        }
+        lm_fitter_close(&fitters[i]);
+    }
+    for (i = 0; i < (o->self ? 1 : o->texts.count); i++) {
+        free(texts[i].id);
+    }
+    lm_taken_close(&taken);
+    free(fitters);
+    free(texts);
+    free(c.passages);
     lm_model_close(&m);
 }
 
@@ -712,6 +1005,8 @@ int main(int argc, char **argv)
         lm_mode_generate(&o);
     } else if (strcmp(o.mode, "eval") == 0) {
         lm_mode_eval(&o);
+    } else if (strcmp(o.mode, "calibrate") == 0) {
+        lm_mode_calibrate(&o);
     } else if (strcmp(o.mode, "dump") == 0) {
         lm_mode_dump(&o);
     } else if (strcmp(o.mode, "tokens") == 0) {

@@ -237,7 +237,7 @@ static void lm__attend_panel(void *context, size_t index, size_t worker)
     }
 }
 
-/* One query head and one token: eight keys, then eight channels, at a time. */
+/* One query head and one token: the scores of all keys, softmax, all channels. */
 static void lm__attend_one(void *context, size_t head, size_t worker)
 {
     const lm__attend_job *a = (const lm__attend_job *)context;
@@ -247,38 +247,25 @@ static void lm__attend_one(void *context, size_t head, size_t worker)
     size_t keys = a->position + 1;
     const float *q = a->q + head * dim;
     float *p = s->scratch + worker * s->scratch_floats;
+    float *out = p + lm_round_up(keys, LM_ROWS);
     float scale = 1.0f / sqrtf((float)dim);
     float top = -1e30f;
     float total = 0.0f;
-    size_t i, j, t;
-    for (t = 0; t < keys; t += LM_ROWS) {
-        const float *k = lm__key(s, a->layer, kv, t);
-        float sum[LM_ROWS] = {0};
-        for (i = 0; i < dim; i++) {
-            for (j = 0; j < LM_ROWS; j++) {
-                sum[j] += q[i] * k[i * LM_ROWS + j];
-            }
-        }
-        for (j = 0; j < LM_ROWS; j++) {
-            p[t + j] = sum[j] * scale;
-            top = t + j < keys && p[t + j] > top ? p[t + j] : top;
-        }
+    size_t i, t;
+    lm_blocks(p, q, lm__key(s, a->layer, kv, 0), LM_ROWS * dim, dim,
+              lm_round_up(keys, LM_ROWS) / LM_ROWS);
+    for (t = 0; t < keys; t++) {
+        p[t] *= scale;
+        top = p[t] > top ? p[t] : top;
     }
     for (t = 0; t < keys; t++) {
         p[t] = lm_exp(p[t] - top);
         total += p[t];
     }
-    for (i = 0; i < dim; i += LM_ROWS) {
-        const float *v = lm__value(s, a->layer, kv, i, 0);
-        float sum[LM_ROWS] = {0};
-        for (t = 0; t < keys; t++) {
-            for (j = 0; j < LM_ROWS; j++) {
-                sum[j] += p[t] * v[t * LM_ROWS + j];
-            }
-        }
-        for (j = 0; j < LM_ROWS && i + j < dim; j++) {
-            a->out[head * dim + i + j] = sum[j] / total;
-        }
+    lm_blocks(out, p, lm__value(s, a->layer, kv, 0, 0), s->capacity * LM_ROWS, keys,
+              s->value_rows / LM_ROWS);
+    for (i = 0; i < dim; i++) {
+        a->out[head * dim + i] = out[i] / total;
     }
 }
 

@@ -4,14 +4,16 @@
    one step serves all their coefficients. Nothing is calibrated: means and deviations are fitted
    to the sequence itself and refitted when 1, 2, 4, 8, ... pages are full, the sinks left out. All
    bytes are counted: pages with their directory entries (8), profiles with theirs (12), and a run
-   (52) at each refit. */
+   (52) at each refit.
+
+   With a file of profiles (SPEC@FILE.lqp) groups and bases are the file's, steps of keys are in the
+   profile's own unit, and a sequence pays one run a group: the file belongs to the model, so its
+   bytes stand beside. With refit=1 means and deviations in that basis are fitted to the pages
+   before when 1, 2, 4, 8, ... are full, where that pays; then profile and run are counted. */
 #ifndef LM_CODECS_H
 #define LM_CODECS_H
 
-#include "lm_cache.h"
-#define LQ_STATIC
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "lm_profiles.h"
 
 enum { LM_PAGE_ENTRY = 8, LM_PROFILE_ENTRY = 12, LM_RUN_ENTRY = 52 };
 
@@ -25,34 +27,45 @@ static double lm__loading(int quantizer, int bits)
     return bits == 2 ? 0.9957 : bits == 3 ? 0.5860 : bits == 4 ? 0.3352 : 0.0308;
 }
 
-/* One group: the keys or the values of a layer, or of one head. */
+/* One group: keys or values.
+     runs        (run_count) its slices, layer * kv_heads + head
+     calibrated  its profile, or NULL: then it is fitted to the sequence
+     current     the profile in use
+     fitted      to the sequence */
 typedef struct lm__group {
     lq_geometry geometry;
+    const size_t *runs;
+    size_t run_count;
+    const lq_profile *calibrated;
+    const lq_profile *current;
+    lq_profile fitted;
     lq_fit fit;
-    lq_profile profile;
     float step;
     uint64_t pages;
     void *fit_memory;
     void *profile_memory;
-    void *codec_memory;
+    uint8_t *codec_memory;
+    size_t codec_room;
     lq_codec *codec;
 } lm__group;
 
 typedef struct lm__library {
-    size_t heads; /* in a group */
     size_t head_dim;
     int page;
     int quantizer;
     int bits;
-    double step[2]; /* of keys, relative to the layer's root mean square; of values, to the gain */
+    double step[2]; /* of keys, relative to the group's root mean square; of values, to the gain */
+    int refit;      /* a calibrated profile */
+    int undo_rope;
+    lm_profiles *profiles; /* or NULL */
     const lq_tables *tables;
     void *tables_memory;
     uint32_t *slice_dims;
+    size_t *runs; /* 0, 1, 2, ... */
     lq_rope rope;
-    lm__group *groups; /* (layers * kv_heads / heads, 2) */
+    lm__group *groups;
     size_t group_count;
-    size_t codec_bytes;
-    void *workspace;
+    uint8_t *workspace;
     size_t workspace_bytes;
     uint8_t *page_bytes;
     size_t page_capacity;
@@ -60,14 +73,19 @@ typedef struct lm__library {
     void **slices_out;
 } lm__library;
 
-static double lm__rms(const float *x, size_t count)
+/* Root mean square of the group's vectors in x [run][tokens][head_dim]. */
+static double lm__rms(const lm__library *l, const lm__group *g, const float *x, size_t tokens)
 {
+    size_t count = tokens * l->head_dim;
     double sum = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
-        sum += (double)x[i] * (double)x[i];
+    size_t r, i;
+    for (r = 0; r < g->run_count; r++) {
+        const float *run = x + g->runs[r] * count;
+        for (i = 0; i < count; i++) {
+            sum += (double)run[i] * (double)run[i];
+        }
     }
-    return sqrt(sum / (double)count) + 1e-6;
+    return sqrt(sum / (double)(g->run_count * count)) + 1e-6;
 }
 
 /* Fixed pages have one step: the loading of the mean deviation of the coefficients. */
@@ -76,55 +94,123 @@ static double lm__fixed_step(const lm__library *l, const lm__group *g)
     size_t lead = lq_geometry_rows(&g->geometry) - lq_geometry_dims(&g->geometry);
     double sum = 0;
     size_t i;
-    for (i = 0; i < g->profile.dims; i++) {
-        double octaves = g->profile.sigma[lead + i] / 16.0;
-        sum += g->profile.sigma[lead + i] == LQ_SIGMA_DEAD ? 0.0 : pow(4.0, octaves);
+    for (i = 0; i < g->fitted.dims; i++) {
+        double octaves = g->fitted.sigma[lead + i] / 16.0;
+        sum += g->fitted.sigma[lead + i] == LQ_SIGMA_DEAD ? 0.0 : pow(4.0, octaves);
     }
-    return lm__loading(l->quantizer, l->bits) * sqrt(sum / (double)g->profile.dims);
+    return lm__loading(l->quantizer, l->bits) * sqrt(sum / (double)g->fitted.dims);
+}
+
+/* Replaces a buffer that is too small; what it held is lost. */
+static void lm__grow(uint8_t **p, size_t *room, size_t bytes)
+{
+    if (bytes > *room) {
+        free(*p);
+        *p = (uint8_t *)lm_alloc(bytes, 1);
+        *room = bytes;
+    }
+}
+
+/* Builds the codec of the current profile, and sees that there is room for what it makes. */
+static int lm__group_codec(lm__library *l, lm__group *g, float step)
+{
+    lq_codec_desc d;
+    size_t bytes;
+    int status;
+    memset(&d, 0, sizeof d);
+    d.tables = l->tables;
+    d.profile = g->current;
+    d.geometry = g->geometry;
+    d.page = l->page;
+    d.quantizer = l->quantizer;
+    d.bits = l->page == LQ_PAGE_FIXED ? l->bits : 0;
+    d.step = step;
+    bytes = lq_codec_bytes(&d);
+    lm__grow(&g->codec_memory, &g->codec_room, bytes);
+    status = lq_codec_init(&g->codec, g->codec_memory, g->codec_room, &d);
+    if (!status) {
+        lm__grow(&l->workspace, &l->workspace_bytes, lq_codec_workspace_bytes(g->codec));
+        lm__grow(&l->page_bytes, &l->page_capacity, lq_codec_page_bound(g->codec));
+    }
+    return status;
 }
 
 static int lm__group_refit(lm__library *l, lm__group *g, uint64_t *bytes)
 {
     size_t rows = lq_geometry_rows(&g->geometry);
     uint8_t *file = (uint8_t *)lm_alloc(lq_profile_save_bound(rows), 1);
-    lq_codec_desc d;
     size_t written;
-    int status = lq_fit_profile(&g->fit, &g->profile, g->profile_memory, lq_profile_bytes(rows));
+    int status = lq_fit_profile(&g->fit, &g->fitted, g->profile_memory, lq_profile_bytes(rows));
     if (!status) {
-        status = lq_profile_save(file, lq_profile_save_bound(rows), &written, &g->profile);
+        status = lq_profile_save(file, lq_profile_save_bound(rows), &written, &g->fitted);
     }
     free(file);
     if (status) {
         return status;
     }
+    g->current = &g->fitted;
     *bytes += written + LM_PROFILE_ENTRY + LM_RUN_ENTRY;
-    memset(&d, 0, sizeof d);
-    d.tables = l->tables;
-    d.profile = &g->profile;
-    d.geometry = g->geometry;
-    d.page = l->page;
-    d.quantizer = l->quantizer;
-    d.bits = l->page == LQ_PAGE_FIXED ? l->bits : 0;
-    d.step = l->page == LQ_PAGE_FIXED ? (float)lm__fixed_step(l, g) : g->step;
-    return lq_codec_init(&g->codec, g->codec_memory, l->codec_bytes, &d);
+    return lm__group_codec(l, g, l->page == LQ_PAGE_FIXED ? (float)lm__fixed_step(l, g) : g->step);
+}
+
+/* The first chunk of a sequence. */
+static int lm__group_begin(lm__library *l, lm__group *g, const float *x, size_t tokens,
+                           uint64_t *bytes)
+{
+    int is_value = g->geometry.stream == LQ_V;
+    double unit = is_value || g->calibrated ? 1.0 : lm__rms(l, g, x, tokens);
+    int status = LQ_OK;
+    g->step = (float)(l->step[is_value] * unit);
+    g->current = g->calibrated;
+    if (g->calibrated) {
+        *bytes += LM_RUN_ENTRY;
+        status = lm__group_codec(l, g, g->step);
+    }
+    if (!status && g->fit_memory) {
+        status =
+            lq_fit_init(&g->fit, g->fit_memory, lq_fit_bytes(&g->geometry), &g->geometry, g->step);
+    }
+    return status;
+}
+
+/* Before a page is coded: what it is to be coded with. */
+static int lm__group_learn(lm__library *l, lm__group *g, const lq_vectors *src,
+                           const lq_positions *positions, size_t tokens, uint64_t *bytes)
+{
+    int due = g->calibrated && lq_fit_due(g->pages);
+    int status = LQ_OK;
+    g->pages++;
+    if (due) {
+        status = lq_fit_pays(&due, &g->fit, g->current, g->fit.tokens);
+        if (!status && due) {
+            status = lm__group_refit(l, g, bytes);
+        }
+    }
+    if (!status) {
+        status = lq_fit_add(&g->fit, src, positions, tokens, l->workspace, l->workspace_bytes);
+    }
+    if (!status && !g->calibrated && lq_fit_due(g->pages)) {
+        status = lm__group_refit(l, g, bytes);
+    }
+    return status;
 }
 
 /* One chunk of one group: fit, encode, count, decode in place. */
 static int lm__group_code(lm__library *l, lm__group *g, float *x, size_t tokens, size_t position,
-                          double relative_step, uint64_t *bytes)
+                          uint64_t *bytes)
 {
     lq_vectors src;
     lq_vectors_out dst;
     lq_positions positions = {0, 1, NULL};
-    const uint8_t *page = l->page_bytes;
+    const uint8_t *page;
     size_t written;
     size_t page_bytes;
-    size_t h;
-    int status = LQ_OK;
+    size_t i;
+    int status = g->current ? LQ_OK : lm__group_begin(l, g, x, tokens, bytes);
     positions.first = (int64_t)position;
-    for (h = 0; h < l->heads; h++) {
-        l->slices[h] = x + h * tokens * l->head_dim;
-        l->slices_out[h] = x + h * tokens * l->head_dim;
+    for (i = 0; i < g->run_count; i++) {
+        l->slices[i] = x + g->runs[i] * tokens * l->head_dim;
+        l->slices_out[i] = x + g->runs[i] * tokens * l->head_dim;
     }
     src.slices = l->slices;
     src.token_stride = 0;
@@ -132,17 +218,8 @@ static int lm__group_code(lm__library *l, lm__group *g, float *x, size_t tokens,
     dst.slices = l->slices_out;
     dst.token_stride = 0;
     dst.type = LQ_F32;
-    if (g->pages == 0) {
-        double unit = g->geometry.stream == LQ_K ? lm__rms(x, l->heads * tokens * l->head_dim) : 1;
-        g->step = (float)(relative_step * unit);
-        status =
-            lq_fit_init(&g->fit, g->fit_memory, lq_fit_bytes(&g->geometry), &g->geometry, g->step);
-    }
-    if (!status) {
-        status = lq_fit_add(&g->fit, &src, &positions, tokens, l->workspace, l->workspace_bytes);
-    }
-    if (!status && lq_fit_due(++g->pages)) {
-        status = lm__group_refit(l, g, bytes);
+    if (!status && g->fit_memory) {
+        status = lm__group_learn(l, g, &src, &positions, tokens, bytes);
     }
     if (!status) {
         status = lq_codec_encode(g->codec, l->page_bytes, l->page_capacity, &written, &page_bytes,
@@ -150,6 +227,7 @@ static int lm__group_code(lm__library *l, lm__group *g, float *x, size_t tokens,
     }
     if (!status) {
         *bytes += written + LM_PAGE_ENTRY;
+        page = l->page_bytes;
         status = lq_codec_decode(g->codec, &dst, &positions, tokens, &page, &page_bytes,
                                  l->workspace, l->workspace_bytes);
     }
@@ -159,12 +237,11 @@ static int lm__group_code(lm__library *l, lm__group *g, float *x, size_t tokens,
 static const char *lm__library_code(void *state, lm_chunk *c, lm_bill *bill)
 {
     lm__library *l = (lm__library *)state;
-    size_t run = l->heads * c->tokens * l->head_dim;
     size_t i;
     for (i = 0; i < l->group_count; i++) {
-        int is_value = (int)(i & 1);
-        float *x = (is_value ? c->v : c->k) + i / 2 * run;
-        int status = lm__group_code(l, &l->groups[i], x, c->tokens, c->position, l->step[is_value],
+        lm__group *g = &l->groups[i];
+        int is_value = g->geometry.stream == LQ_V;
+        int status = lm__group_code(l, g, is_value ? c->v : c->k, c->tokens, c->position,
                                     is_value ? &bill->value_bytes : &bill->key_bytes);
         if (status) {
             return lq_status_string(status);
@@ -179,6 +256,7 @@ static void lm__library_reset(void *state)
     size_t i;
     for (i = 0; i < l->group_count; i++) {
         l->groups[i].pages = 0;
+        l->groups[i].current = NULL;
     }
 }
 
@@ -191,7 +269,11 @@ static void lm__library_close(void *state)
         free(l->groups[i].profile_memory);
         free(l->groups[i].codec_memory);
     }
+    if (l->profiles) {
+        lm_profiles_close(l->profiles);
+    }
     free(l->groups);
+    free(l->runs);
     free(l->tables_memory);
     free(l->slice_dims);
     free(l->workspace);
@@ -202,10 +284,11 @@ static void lm__library_close(void *state)
 }
 
 /* ---- specs ---- */
-/* One word of a spec: z, d4, e8, e8r; 2, 3, 4, 8; k=STEP; v=STEP. */
+/* One word of a spec: z, d4, e8, e8r; 2, 3, 4, 8; k=STEP; v=STEP; refit=1. */
 static int lm__library_word(lm__library *l, const char *word, size_t count)
 {
     static const char *const names[4] = {"z", "d4", "e8", "e8r"};
+    char *end;
     int i;
     for (i = 0; i < 4; i++) {
         if (strlen(names[i]) == count && memcmp(names[i], word, count) == 0) {
@@ -218,68 +301,100 @@ static int lm__library_word(lm__library *l, const char *word, size_t count)
         return 1;
     }
     if (count > 2 && (word[0] == 'k' || word[0] == 'v') && word[1] == '=') {
-        char *end;
         double step = strtod(word + 2, &end);
         l->step[word[0] == 'v'] = step;
         return end == word + count && step > 1e-4 && step < 100;
+    }
+    if (count == 7 && memcmp(word, "refit=", 6) == 0) {
+        l->refit = word[6] == '1';
+        return word[6] == '0' || word[6] == '1';
     }
     return 0;
 }
 
 static const char *lm__library_parse(lm__library *l, const char *spec)
 {
-    const char *at = spec + strcspn(spec, ":");
+    const char *at = spec + strcspn(spec, ":@");
+    int calibrated = strchr(spec, '@') != NULL;
     l->page = memcmp(spec, "hot", 3) == 0 ? LQ_PAGE_FIXED : LQ_PAGE_CODED;
+    l->undo_rope = memcmp(spec, "cold", 4) == 0;
     l->quantizer = LQ_Z;
     l->bits = 4;
     l->step[0] = 0.35;
     l->step[1] = 0.7;
-    while (*at) {
-        size_t count = strcspn(++at, ":,");
+    while (*at && *at != '@') {
+        size_t count = strcspn(++at, ":,@");
         if (!lm__library_word(l, at, count)) {
-            return "words are z, d4, e8, e8r, k=STEP, v=STEP, and for hot 2, 3, 4 or 8";
+            return "words are z, d4, e8, e8r, k=STEP, v=STEP, for hot 2, 3, 4 or 8, "
+                   "and before @FILE refit=1";
         }
         at += count;
     }
-    return NULL;
+    if (calibrated && (l->page == LQ_PAGE_FIXED || !at[1])) {
+        return "a file of profiles is for cold and warm: cold:z:k=0.3,v=0.6@FILE";
+    }
+    return l->refit && !calibrated ? "refit=1 is for profiles of a file: SPEC@FILE" : NULL;
 }
 
-static const char *lm__library_groups(lm__library *l, int undo_rope)
+/* What groups hold: heads of a layer, or what the file of profiles says. */
+static void lm__library_groups(lm__library *l, const lm_geometry *g)
+{
+    size_t heads = l->page == LQ_PAGE_FIXED ? 1 : g->kv_heads;
+    size_t i;
+    l->group_count = l->profiles ? l->profiles->group_count : 2 * g->layers * (g->kv_heads / heads);
+    l->groups = (lm__group *)lm_alloc(l->group_count, sizeof *l->groups);
+    for (i = 0; i < l->group_count; i++) {
+        lm__group *group = &l->groups[i];
+        if (l->profiles) {
+            const lm_profile_group *p = &l->profiles->groups[i];
+            group->calibrated = &p->profile;
+            group->runs = p->runs;
+            group->run_count = p->run_count;
+            group->geometry.stream = p->stream;
+            group->geometry.basis = LQ_BASIS_DENSE;
+            group->geometry.dense = p->profile.dense;
+        } else {
+            group->runs = l->runs + i / 2 * heads;
+            group->run_count = heads;
+            group->geometry.stream = i % 2 ? LQ_V : LQ_K;
+            group->geometry.basis =
+                l->page == LQ_PAGE_FIXED ? LQ_BASIS_HADAMARD : LQ_BASIS_IDENTITY;
+        }
+        group->geometry.slice_count = (uint32_t)group->run_count;
+        group->geometry.slice_dims = l->slice_dims;
+        group->geometry.rope = l->undo_rope && group->geometry.stream == LQ_K ? &l->rope : NULL;
+    }
+}
+
+/* Memory, and a codec of each group to see that there is one. */
+static const char *lm__library_prepare(lm__library *l)
 {
     size_t i;
     for (i = 0; i < l->group_count; i++) {
         lm__group *g = &l->groups[i];
-        lq_codec_desc d;
-        lq_codec *codec;
-        size_t rows;
-        g->geometry.stream = i % 2 ? LQ_V : LQ_K;
-        g->geometry.basis = l->page == LQ_PAGE_FIXED ? LQ_BASIS_HADAMARD : LQ_BASIS_IDENTITY;
-        g->geometry.slice_count = (uint32_t)l->heads;
-        g->geometry.slice_dims = l->slice_dims;
-        g->geometry.rope = undo_rope && g->geometry.stream == LQ_K ? &l->rope : NULL;
-        rows = lq_geometry_rows(&g->geometry);
-        g->fit_memory = lm_alloc(lq_fit_bytes(&g->geometry) + 1, 1);
-        g->profile_memory = lm_alloc(lq_profile_bytes(rows) + 1, 1);
-        if (rows == 0 || lq_profile_init(&g->profile, g->profile_memory, lq_profile_bytes(rows),
-                                         &g->geometry, 1.0f)) {
+        size_t rows = lq_geometry_rows(&g->geometry);
+        float step = g->calibrated ? (float)l->step[g->geometry.stream == LQ_V] : 1.0f;
+        if (rows == 0) {
             return "this model's heads do not fit";
         }
-        memset(&d, 0, sizeof d);
-        d.tables = l->tables;
-        d.profile = &g->profile;
-        d.geometry = g->geometry;
-        d.page = l->page;
-        d.quantizer = l->quantizer;
-        d.bits = l->page == LQ_PAGE_FIXED ? l->bits : 0;
-        d.step = 1.0f;
-        l->codec_bytes = lq_codec_bytes(&d);
-        g->codec_memory = lm_alloc(l->codec_bytes + 1, 1);
-        if (lq_codec_init(&codec, g->codec_memory, l->codec_bytes, &d)) {
-            return "this quantizer has no such form";
+        if (!g->calibrated || l->refit) {
+            g->fit_memory = lm_alloc(lq_fit_bytes(&g->geometry), 1);
+            g->profile_memory = lm_alloc(lq_profile_bytes(rows), 1);
+            lm__grow(&l->workspace, &l->workspace_bytes, lq_fit_workspace_bytes(&g->geometry));
         }
-        l->workspace_bytes = lm__max(l->workspace_bytes, lq_codec_workspace_bytes(codec));
-        l->workspace_bytes = lm__max(l->workspace_bytes, lq_fit_workspace_bytes(&g->geometry));
-        l->page_capacity = lm__max(l->page_capacity, lq_codec_page_bound(codec));
+        g->current = g->calibrated;
+        if (!g->calibrated) {
+            g->current = &g->fitted;
+            if (lq_profile_init(&g->fitted, g->profile_memory, lq_profile_bytes(rows), &g->geometry,
+                                1.0f)) {
+                return "this model's heads do not fit";
+            }
+        }
+        if (lm__group_codec(l, g, step)) {
+            return g->calibrated ? "this quantizer or step does not fit the profiles"
+                                 : "this quantizer has no such form";
+        }
+        g->current = NULL;
     }
     return NULL;
 }
@@ -287,9 +402,9 @@ static const char *lm__library_groups(lm__library *l, int undo_rope)
 static const char *lm__library_open(lm_codec *codec, const char *spec, const lm_geometry *g)
 {
     lm__library *l = (lm__library *)lm_alloc(1, sizeof *l);
+    size_t runs = g->layers * g->kv_heads;
     const char *fault;
     size_t i;
-    memset(l, 0, sizeof *l);
     codec->state = l;
     codec->code = lm__library_code;
     codec->reset = lm__library_reset;
@@ -298,32 +413,26 @@ static const char *lm__library_open(lm_codec *codec, const char *spec, const lm_
     if (fault) {
         return fault;
     }
-    l->heads = l->page == LQ_PAGE_FIXED ? 1 : g->kv_heads;
+    if (strchr(spec, '@') != NULL) {
+        l->profiles = lm_profiles_open(strchr(spec, '@') + 1, g, l->undo_rope);
+        codec->profile_bytes = l->profiles->bytes;
+    }
     l->head_dim = g->head_dim;
-    l->rope.freqs = g->rope;
-    l->rope.rotary_dims = (uint32_t)g->rope_dims;
-    l->rope.layout = g->adjacent ? LQ_ROPE_ADJACENT : LQ_ROPE_HALF;
-    l->rope.magnitude = g->rope_magnitude;
+    lm_rope_of(&l->rope, g);
     l->tables_memory = lm_alloc(lq_tables_bytes(), 1);
     if (lq_tables_init(&l->tables, l->tables_memory, lq_tables_bytes())) {
         return "no tables";
     }
-    l->slice_dims = (uint32_t *)lm_alloc(g->kv_heads, sizeof *l->slice_dims);
-    l->slices = (const void **)lm_alloc(g->kv_heads, sizeof *l->slices);
-    l->slices_out = (void **)lm_alloc(g->kv_heads, sizeof *l->slices_out);
-    for (i = 0; i < g->kv_heads; i++) {
+    l->slice_dims = (uint32_t *)lm_alloc(runs, sizeof *l->slice_dims);
+    l->runs = (size_t *)lm_alloc(runs, sizeof *l->runs);
+    l->slices = (const void **)lm_alloc(runs, sizeof *l->slices);
+    l->slices_out = (void **)lm_alloc(runs, sizeof *l->slices_out);
+    for (i = 0; i < runs; i++) {
         l->slice_dims[i] = (uint32_t)g->head_dim;
+        l->runs[i] = i;
     }
-    l->group_count = 2 * g->layers * (g->kv_heads / l->heads);
-    l->groups = (lm__group *)lm_alloc(l->group_count, sizeof *l->groups);
-    memset(l->groups, 0, l->group_count * sizeof *l->groups);
-    fault = lm__library_groups(l, memcmp(spec, "cold", 4) == 0);
-    if (fault) {
-        return fault;
-    }
-    l->workspace = lm_alloc(l->workspace_bytes, 1);
-    l->page_bytes = (uint8_t *)lm_alloc(l->page_capacity, 1);
-    return NULL;
+    lm__library_groups(l, g);
+    return lm__library_prepare(l);
 }
 
 #endif

@@ -114,8 +114,10 @@ static const lm_codec_kind lm_codec_kinds[] = {
     {"kivi4", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open},
     {"kivi2", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open},
     {"fp8", "fp8", "e4m3, one scale per 64", lm__rival_open},
-    {"cold", "ours, RoPE undone", "coded pages, as cold:z:k=0.3,v=0.9", lm__library_open},
-    {"warm", "ours, RoPE kept", "coded pages, as warm:z:k=0.3,v=0.9", lm__library_open},
+    {"cold", "ours, RoPE undone",
+     "coded pages, as cold:z:k=0.3,v=0.9 or cold:z:k=0.3,v=0.6@FILE.lqp", lm__library_open},
+    {"warm", "ours, RoPE kept", "coded pages, as warm:z:k=0.3,v=0.9, or @FILE.lqp likewise",
+     lm__library_open},
     {"hot", "ours, fixed width", "fixed pages: hot:4, hot:3, hot:e8", lm__library_open},
 };
 

@@ -170,6 +170,26 @@ static void lm_parallel(lm_pool *p, lm_job job, void *context, size_t count)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* ---- chance ---- */
+
+/* xorshift64*, to a number in [0, 1). */
+static double lm_random(uint64_t *state)
+{
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return (double)((*state * 2685821657736338717u) >> 11) * (1.0 / 9007199254740992.0);
+}
+
+/* A state for each stream of a seed, never 0 (splitmix64). */
+static uint64_t lm_random_start(size_t seed, size_t stream)
+{
+    uint64_t z = (uint64_t)seed * 0x9e3779b97f4a7c15u + ((uint64_t)stream << 32) + 0x1234567;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (z ^ z >> 31) | 1;
+}
+
 /* ---- progress ---- */
 
 typedef struct lm_progress {
@@ -261,6 +281,46 @@ static void lm_tile(float *out, const float *left, const float *right, size_t co
             w = sum[m][j];
             memcpy(out + m * LM_COLS + j * LM_LANES, &w, sizeof w);
         }
+    }
+}
+
+typedef float lm_eight __attribute__((vector_size(LM_ROWS * 4)));
+
+/* out[b][j] = sum over k of x[k] * rows[b][k][j], for `blocks` blocks of LM_ROWS that lie `stride`
+   floats apart. Four at a time, so that sums do not wait for each other. */
+static void lm_blocks(float *out, const float *x, const float *rows, size_t stride, size_t count,
+                      size_t blocks)
+{
+    lm_eight w;
+    size_t b, k;
+    for (b = 0; b + 4 <= blocks; b += 4) {
+        const float *at = rows + b * stride;
+        lm_eight s0 = {0};
+        lm_eight s1 = {0};
+        lm_eight s2 = {0};
+        lm_eight s3 = {0};
+        for (k = 0; k < count; k++, at += LM_ROWS) {
+            memcpy(&w, at, sizeof w);
+            s0 += x[k] * w;
+            memcpy(&w, at + stride, sizeof w);
+            s1 += x[k] * w;
+            memcpy(&w, at + 2 * stride, sizeof w);
+            s2 += x[k] * w;
+            memcpy(&w, at + 3 * stride, sizeof w);
+            s3 += x[k] * w;
+        }
+        memcpy(out + b * LM_ROWS, &s0, sizeof s0);
+        memcpy(out + (b + 1) * LM_ROWS, &s1, sizeof s1);
+        memcpy(out + (b + 2) * LM_ROWS, &s2, sizeof s2);
+        memcpy(out + (b + 3) * LM_ROWS, &s3, sizeof s3);
+    }
+    for (; b < blocks; b++) {
+        lm_eight sum = {0};
+        for (k = 0; k < count; k++) {
+            memcpy(&w, rows + b * stride + k * LM_ROWS, sizeof w);
+            sum += x[k] * w;
+        }
+        memcpy(out + b * LM_ROWS, &sum, sizeof sum);
     }
 }
 

@@ -420,7 +420,8 @@ static void lm__one_product(lm_model *m, const lm_matrix *w, const float *x, flo
     lm_multiply(&m->pool, m->left, x, n, &p, 1);
 }
 
-static void lm__attention(lm_model *m, lm_cache *cache, size_t layer, size_t position, size_t n)
+/* Queries, keys and values of n tokens, not yet rotated. */
+static void lm__project(lm_model *m, size_t layer, size_t n)
 {
     const lm_layer *l = &m->layers[layer];
     lm_product p[3];
@@ -435,6 +436,11 @@ static void lm__attention(lm_model *m, lm_cache *cache, size_t layer, size_t pos
     p[1].stride = l->k.outputs;
     p[2].stride = l->v.outputs;
     lm_multiply(&m->pool, m->left, m->y, n, p, 3);
+}
+
+static void lm__attention(lm_model *m, lm_cache *cache, size_t layer, size_t position, size_t n)
+{
+    lm__project(m, layer, n);
     lm__turn(m, m->q, m->g.heads, position, n);
     lm__turn(m, m->k, m->g.kv_heads, position, n);
     if (m->tap.layer != NULL) {
@@ -442,7 +448,7 @@ static void lm__attention(lm_model *m, lm_cache *cache, size_t layer, size_t pos
     }
     cache->append(cache->state, layer, m->k, m->v, position, n);
     cache->attend(cache->state, layer, m->q, m->y, position, n);
-    lm__one_product(m, &l->o, m->y, m->q, n);
+    lm__one_product(m, &m->layers[layer].o, m->y, m->q, n);
     lm__add(m->x, m->q, n * m->embd);
 }
 
@@ -466,20 +472,73 @@ static void lm__feed_forward(lm_model *m, size_t layer, size_t n)
     lm__add(m->x, m->y, n * m->embd);
 }
 
+static void lm__embed(lm_model *m, const uint32_t *ids, size_t n)
+{
+    size_t t;
+    for (t = 0; t < n; t++) {
+        lm_tensor_row(m->x + t * m->embd, m->embedding, ids[t]);
+    }
+}
+
 /* n tokens (at most LM_CHUNK, not across a multiple of it) at the given position. Their hidden
    states stay in the model for lm_logits. */
 static void lm_forward(lm_model *m, lm_cache *cache, const uint32_t *ids, size_t position, size_t n)
 {
-    size_t t, i;
+    size_t i;
     lm__prepare_turns(m, position + n);
-    for (t = 0; t < n; t++) {
-        lm_tensor_row(m->x + t * m->embd, m->embedding, ids[t]);
-    }
+    lm__embed(m, ids, n);
     for (i = 0; i < m->g.layers; i++) {
         lm__attention(m, cache, i, position, n);
         lm__feed_forward(m, i, n);
     }
     cache->end_step(cache->state, position, n);
+}
+
+typedef struct lm__step_job {
+    lm_model *model;
+    const lm_cache *caches;
+    size_t layer;
+    size_t position;
+} lm__step_job;
+
+static void lm__step_sequence(void *context, size_t i, size_t worker)
+{
+    const lm__step_job *job = (const lm__step_job *)context;
+    const lm_cache *c = &job->caches[i];
+    const lm_model *m = job->model;
+    float *q = m->q + i * m->g.heads * m->g.head_dim;
+    float *k = m->k + i * m->g.kv_heads * m->g.head_dim;
+    const float *v = m->v + i * m->g.kv_heads * m->g.head_dim;
+    (void)worker;
+    lm__turn(m, q, m->g.heads, job->position, 1);
+    lm__turn(m, k, m->g.kv_heads, job->position, 1);
+    c->append(c->state, job->layer, k, v, job->position, 1);
+    c->attend(c->state, job->layer, q, m->y + i * m->g.heads * m->g.head_dim, job->position, 1);
+}
+
+/* One token of each of n sequences (at most LM_CHUNK), all at one position: the weights are read
+   once for all. Each sequence has a cache, opened with a pool of one worker. */
+static void lm_step(lm_model *m, const lm_cache *caches, const uint32_t *ids, size_t position,
+                    size_t n)
+{
+    lm__step_job job;
+    size_t i;
+    lm__prepare_turns(m, position + 1);
+    lm__embed(m, ids, n);
+    job.model = m;
+    job.caches = caches;
+    job.position = position;
+    for (i = 0; i < m->g.layers; i++) {
+        job.layer = i;
+        lm__project(m, i, n);
+        lm_parallel(&m->pool, lm__step_sequence, &job, n);
+        lm__one_product(m, &m->layers[i].o, m->y, m->q, n);
+        lm__add(m->x, m->q, n * m->embd);
+        lm__feed_forward(m, i, n);
+    }
+    for (i = 0; i < n; i++) {
+        caches[i].end_step(caches[i].state, position, 1);
+    }
 }
 
 /* Logits [n][vocab] of the last step's tokens from `first` on. */

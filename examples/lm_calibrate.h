@@ -12,6 +12,7 @@
      passages    (passage_count) of `tokens` tokens each, of which the first `sinks` are left out
      step        finest steps to serve, of keys and of values
      beta        exponent of the query metric; 0: none
+     own         the passages are what will be coded: fit all of them
      undo_rope   0: keys are taken as they are */
 typedef struct lm_calibration {
     lm_model *model;
@@ -21,6 +22,7 @@ typedef struct lm_calibration {
     size_t sinks;
     double step[2];
     double beta;
+    int own;
     int undo_rope;
     double seconds_forward;
 } lm_calibration;
@@ -341,6 +343,7 @@ static void lm__fit_solve(void *context, size_t index, size_t worker)
     lq_klt_desc d;
     memset(&d, 0, sizeof d);
     d.step = (float)f->c->step[index % 2];
+    d.own = f->c->own;
     d.beta = f->c->beta > 0.0 ? (float)f->c->beta : -1.0f;
     if (worker == 0) {
         lm_progress_show(&f->progress, (double)index / (double)f->count);

@@ -9,7 +9,8 @@
    With a file of profiles (SPEC@FILE.lqp) groups and bases are the file's, steps of keys are in the
    profile's own unit, and a sequence pays one run a group: the file belongs to the model, so its
    bytes stand beside. With refit=1 means and deviations in that basis are fitted to the pages
-   before when 1, 2, 4, 8, ... are full, where that pays; then profile and run are counted. */
+   before when 1, 2, 4, 8, ... are full, where that pays; then profile and run are counted. With
+   own=1 the file was calibrated on the very sequence: each sequence pays for its profiles. */
 #ifndef LM_CODECS_H
 #define LM_CODECS_H
 
@@ -29,7 +30,8 @@ static double lm__loading(int quantizer, int bits)
 
 /* One group: keys or values.
      runs        (run_count) its slices, layer * kv_heads + head
-     calibrated  its profile, or NULL: then it is fitted to the sequence
+     calibrated  its profile, or NULL: then it is fitted to the sequence; and what it takes in an
+                 archive of its own
      current     the profile in use
      fitted      to the sequence */
 typedef struct lm__group {
@@ -37,6 +39,7 @@ typedef struct lm__group {
     const size_t *runs;
     size_t run_count;
     const lq_profile *calibrated;
+    size_t calibrated_bytes;
     const lq_profile *current;
     lq_profile fitted;
     lq_fit fit;
@@ -56,6 +59,7 @@ typedef struct lm__library {
     int bits;
     double step[2]; /* of keys, relative to the group's root mean square; of values, to the gain */
     int refit;      /* a calibrated profile */
+    int own;        /* the profiles are the sequence's */
     int undo_rope;
     lm_profiles *profiles; /* or NULL */
     const lq_tables *tables;
@@ -163,7 +167,7 @@ static int lm__group_begin(lm__library *l, lm__group *g, const float *x, size_t 
     g->step = (float)(l->step[is_value] * unit);
     g->current = g->calibrated;
     if (g->calibrated) {
-        *bytes += LM_RUN_ENTRY;
+        *bytes += LM_RUN_ENTRY + (l->own ? LM_PROFILE_ENTRY + g->calibrated_bytes : 0);
         status = lm__group_codec(l, g, g->step);
     }
     if (!status && g->fit_memory) {
@@ -305,6 +309,10 @@ static int lm__library_word(lm__library *l, const char *word, size_t count)
         l->step[word[0] == 'v'] = step;
         return end == word + count && step > 1e-4 && step < 100;
     }
+    if (count == 5 && memcmp(word, "own=", 4) == 0) {
+        l->own = word[4] == '1';
+        return word[4] == '0' || word[4] == '1';
+    }
     if (count == 7 && memcmp(word, "refit=", 6) == 0) {
         l->refit = word[6] == '1';
         return word[6] == '0' || word[6] == '1';
@@ -326,14 +334,16 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
         size_t count = strcspn(++at, ":,@");
         if (!lm__library_word(l, at, count)) {
             return "words are z, d4, e8, e8r, k=STEP, v=STEP, for hot 2, 3, 4 or 8, "
-                   "and before @FILE refit=1";
+                   "and before @FILE refit=1, own=1";
         }
         at += count;
     }
     if (calibrated && (l->page == LQ_PAGE_FIXED || !at[1])) {
         return "a file of profiles is for cold and warm: cold:z:k=0.3,v=0.6@FILE";
     }
-    return l->refit && !calibrated ? "refit=1 is for profiles of a file: SPEC@FILE" : NULL;
+    return (l->refit || l->own) && !calibrated
+               ? "refit=1 and own=1 are for profiles of a file: SPEC@FILE"
+               : NULL;
 }
 
 /* What groups hold: heads of a layer, or what the file of profiles says. */
@@ -348,6 +358,7 @@ static void lm__library_groups(lm__library *l, const lm_geometry *g)
         if (l->profiles) {
             const lm_profile_group *p = &l->profiles->groups[i];
             group->calibrated = &p->profile;
+            group->calibrated_bytes = p->decodes;
             group->runs = p->runs;
             group->run_count = p->run_count;
             group->geometry.stream = p->stream;

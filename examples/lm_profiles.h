@@ -11,11 +11,13 @@
 #include "../latticequant.h"
 
 /* One group of the file.
-     runs  (run_count) of each slice, layer * kv_heads + head: its place in an lm_chunk */
+     runs     (run_count) of each slice, layer * kv_heads + head: its place in an lm_chunk
+     decodes  bytes of its file form without what only encoding needs */
 typedef struct lm_profile_group {
     uint32_t stream;
     size_t run_count;
     size_t *runs;
+    size_t decodes;
     lq_profile profile;
     void *memory;
 } lm_profile_group;
@@ -159,6 +161,7 @@ static void lm__profiles_load(lm_profiles *p, uint32_t id, const lm_geometry *g)
         group->profile.dims != group->run_count * g->head_dim) {
         lm_fail("%s: profile %u does not fit its group", p->path, id);
     }
+    group->decodes = lq_profile_strip(p->file + (d.bytes - p->file), d.count);
 }
 
 static void lm__profiles_check(lm_profiles *p, const lm_geometry *g)

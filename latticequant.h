@@ -262,7 +262,8 @@
              against attackers rely on the status alone.
    Exact     The same input with the same profile gives the same bytes, and the same bytes the same
              integers, on every CPU, compiler and flag set, -ffast-math included. The last step to
-             floats may differ in the last bit.
+             floats may differ in the last bit. Calibration (lq_klt_*, rates) computes in floats:
+             the same in one build at one CPU level; the profile that it writes is exact anywhere.
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
              unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
              LQ_E_DATA; raw pages keep them.
@@ -14610,7 +14611,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #endif /* LATTICEQUANT_IMPLEMENTATION */
 
 /* Change log
-   0.1.0  transforms, Z, D4 and E8, rANS coder, fitted profiles, pages, archive. Formats version 1.
+   0.1.0  transforms, Z, D4 and E8, rANS coder, fitted and calibrated profiles, pages, archive, rate
+          control. Formats version 1.
 
    MIT License
 

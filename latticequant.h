@@ -765,13 +765,16 @@ typedef struct lq_klt_desc {
 
 /* What came out. Bits are expected bits an element at `step`, on the held-out tokens (own: on all).
      shrinkage     weight of the covariance's diagonal, 1: channels are better than any rotation
-     basis_loss    error of the rounded basis over step^2 / 12, expected */
+     basis_loss    error of the rounded basis over step^2 / 12, expected
+     logit_weight  K with a query metric: mean square error of a logit (q'k, before the attention's scale)
+                   that a unit of lq_rate.error makes, mean of the slices; else 0 */
 typedef struct lq_klt_report {
     uint32_t rank;
     float shrinkage;
     float channel_bits;
     float basis_bits;
     float basis_loss;
+    float logit_weight;
 } lq_klt_report;
 
 LQ_API size_t lq_klt_profile_bound(const lq_klt *klt);
@@ -801,7 +804,7 @@ LQ_API LQ_MUST int lq_rate_of(lq_rate *rate, const lq_tables *tables, const lq_p
 /* A group that shares bits with others.
      profile  its profile
      weight   what a unit of its squared error does to the total error: 1 where steps are relative,
-              or as measured
+              lq_klt_report.logit_weight for a total of logit errors, or as measured
      step     out: its step
      rate     out: what it costs and loses */
 typedef struct lq_rate_group {
@@ -10123,6 +10126,7 @@ typedef struct lq__klt_work {
     double *row;      /* (dims) */
     double *whiten;   /* A of each slice: errors of A x are alike in all directions */
     double *unwhiten; /* and its inverse */
+    double logit;     /* sum over slices of tr(A^-1 M A^-1), M the moment of a query */
     double *square;   /* (largest slice)^2, three of them */
     void *eigen;
     int32_t *exponent; /* (slices) unit 2^exponent */
@@ -10135,13 +10139,15 @@ typedef struct lq__klt_work {
     lq_klt_report report;
 } lq__klt_work;
 
-/* Mean over distances 2^(k / 4), k = 0 .. 40, of the queries' second moment, turned back by the
+#define LQ__KLT_DISTANCES 41
+
+/* Sum over distances 2^(k / 4), k = 0 .. 40, of the queries' second moment, turned back by the
    distance: what a key sees of them (log-uniform distances from 1 to 1024). out, turned (n, n). */
 LQ__STATIC int lq__klt_moment(double *out, const float *sum, size_t n, const lq_rope *rope,
                               float *turn)
 {
     size_t pad = lq__klt_pad(n);
-    int steps = rope ? 41 : 1;
+    int steps = rope ? LQ__KLT_DISTANCES : 1;
     int k;
     size_t i;
     size_t j;
@@ -10205,6 +10211,8 @@ LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, dou
     size_t n = w->klt->geometry.slice_dims[s];
     double *moment = w->square;
     double *value = w->row;
+    double per_query = w->klt->geometry.slice_count / (double)LQ__MAX(w->klt->queries, 1) /
+                       (rope ? LQ__KLT_DISTANCES : 1);
     double mean = 0;
     double power = 0;
     double most = 0;
@@ -10223,8 +10231,9 @@ LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, dou
             value[i] = 1;
         }
     }
-    for (i = 0; i < n; i++) {
+    for (i = 0; i < n; i++) { /* a query's, of 41 distances (one without RoPE) */
         mean += value[i] / (double)n;
+        w->variance[i] = w->klt->queries && w->beta > 0 ? LQ__MAX(value[i], 0.0) * per_query : 0;
     }
     for (i = 0; i < n; i++) {
         double relative = mean > 1e-200 ? value[i] / mean : 1;
@@ -10237,6 +10246,7 @@ LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, dou
     }
     for (i = 0; i < n; i++) {
         value[i] = LQ__MAX(value[i], most / 32) * unit / power;
+        w->logit += w->variance[i] / (value[i] * value[i]) * lq__exp2_f64(2 * w->exponent[s]);
     }
     lq__klt_compose(a, moment, value, n);
     for (i = 0; i < n; i++) {
@@ -10947,6 +10957,7 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     }
     memset(w.exponent, 0, (size_t)klt->geometry.slice_count * 4);
     status = lq__klt_metrics(&w);
+    w.report.logit_weight = (float)(w.logit / ((double)klt->geometry.slice_count * (double)w.dims));
     if (!status) {
         status = lq__klt_choose(&w);
     }
@@ -14604,6 +14615,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__EIGEN_8_ROWS
 #undef LQ__CLASS_LIVE
 #undef LQ__FIT_PRIOR
+#undef LQ__KLT_DISTANCES
 #undef LQ__RING
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED

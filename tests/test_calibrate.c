@@ -673,6 +673,9 @@ static void test_queries(int rope)
     size_t tokens = size ? 2048 : 1024;
     float step = 0.15f;
     double figure[3];
+    double error;
+    lq_klt_report report;
+    lq_rate rate;
     group keys;
     group queries;
     float *x;
@@ -693,11 +696,15 @@ static void test_queries(int rope)
         trip r;
         desc.absolute = 0;
         desc.beta = kind == 2 ? -1.0f : 0;
-        (void)calibrate(&file, &keys, x, tokens, kind ? q : NULL, &desc);
+        report = calibrate(&file, &keys, x, tokens, kind ? q : NULL, &desc);
         load_ok(&p, &mem, &file);
         trip_all(&r, &p, &keys, step, x, tokens);
-        figure[kind] = log2(logit_error(&keys, &queries, x, r.y, tokens)) / 2 +
-                       bits_of(&r, tokens) / (double)keys.width;
+        error = logit_error(&keys, &queries, x, r.y, tokens);
+        figure[kind] = log2(error) / 2 + bits_of(&r, tokens) / (double)keys.width;
+        CHECK(lq_rate_of(&rate, tables, &p, step) == LQ_OK);
+        rate.error *= (double)report.logit_weight;
+        printf("mean squared logit error %.5f, expected %.5f\n", error / 2, rate.error);
+        CHECK(kind == 1 ? fabs(rate.error / (error / 2) - 1) < 0.2 : report.logit_weight == 0);
         trip_free(&r);
         free(mem);
         free(file.bytes);

@@ -11110,6 +11110,9 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
     for (i = 0; i < c->lead; i++) {
         classes[i] = lq__class_of(p->sigma[i], 0);
         classes[i] = LQ__MAX(classes[i], LQ_CLASS_ONE); /* a gain is never dead */
+        if (p->mean[i] > LQ__GAIN_MAX || p->mean[i] < -LQ__GAIN_MAX) {
+            return LQ_E_RANGE;
+        }
         c->gain_mean[i] = p->mean[i];
     }
     for (i = 0; i < c->dims; i++) {

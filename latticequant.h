@@ -14595,6 +14595,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__PROFILE_MAGIC
 #undef LQ__DENSE_FIXED
 #undef LQ__DENSE_Q
+#undef LQ__DENSE_EXPONENT
 #undef LQ__EIGEN_APART
 #undef LQ__EIGEN_EPS
 #undef LQ__EIGEN_PANEL

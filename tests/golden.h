@@ -407,7 +407,7 @@ static void golden_dense(void)
 
 /* ---- archives ---- */
 /* K and V with their dense profiles embedded. */
-static size_t golden_dense_archive(size_t tokens)
+SOURCE_FUNC size_t golden_dense_archive(size_t tokens)
 {
     static uint8_t directory[1 << 16];
     golden_group *g = &golden_;

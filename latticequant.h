@@ -1684,6 +1684,7 @@ typedef struct lq__row_kernels {
     void (*pair_rows)(int16_t *, const int32_t *, size_t, const uint8_t *);
     void (*shift_rows)(int32_t *, size_t, const uint8_t *, const int8_t *);
     void (*center_floats)(float *, const int32_t *, const float *, const float *, float, float);
+    void (*turn_rows)(float *, const float *, size_t);
 } lq__row_kernels;
 
 static const lq__row_kernels *lq__rows_of_level(void);
@@ -2233,6 +2234,18 @@ static void lq__rope_floats_c(float *a, float *b, const float *cosine, const flo
         float w = b[t];
         a[t] = u * cosine[t] - w * sine[t];
         b[t] = w * cosine[t] + u * sine[t];
+    }
+}
+
+/* dst (8, 32): the first 8 columns of count <= 32 rows of 64, turned. */
+static void lq__turn_rows_c(float *dst, const float *rows, size_t count)
+{
+    size_t i;
+    size_t k;
+    for (i = 0; i < count; i++) { /* a cache line of each row at a time */
+        for (k = 0; k < 8; k++) {
+            dst[k * 32 + i] = rows[i * LQ__TOKENS + k];
+        }
     }
 }
 
@@ -3898,6 +3911,41 @@ LQ__TARGET_AVX512 static void lq__shift_rows_avx512(int32_t *rows, size_t count,
             LQ__STORE_AVX512(row, _mm512_srai_epi32(v, 1));
         }
     }
+}
+
+LQ__TARGET_AVX2 static void lq__turn_rows_avx2(float *dst, const float *rows, size_t count)
+{
+    size_t i = 0;
+    int k;
+    for (; i + 8 <= count; i += 8, rows += 8 * LQ__TOKENS) {
+        __m256 a[8];
+        __m256 b[8];
+        for (k = 0; k < 8; k++) {
+            a[k] = _mm256_loadu_ps(rows + (size_t)k * LQ__TOKENS);
+        }
+        for (k = 0; k < 8; k += 2) {
+            b[k] = _mm256_unpacklo_ps(a[k], a[k + 1]);
+            b[k + 1] = _mm256_unpackhi_ps(a[k], a[k + 1]);
+        }
+        for (k = 0; k < 8; k += 4) {
+            a[k] = _mm256_shuffle_ps(b[k], b[k + 2], 0x44);
+            a[k + 1] = _mm256_shuffle_ps(b[k], b[k + 2], 0xee);
+            a[k + 2] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0x44);
+            a[k + 3] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0xee);
+        }
+        for (k = 0; k < 4; k++) {
+            _mm256_storeu_ps(dst + (size_t)k * 32 + i,
+                             _mm256_permute2f128_ps(a[k], a[k + 4], 0x20));
+            _mm256_storeu_ps(dst + (size_t)(k + 4) * 32 + i,
+                             _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
+        }
+    }
+    lq__turn_rows_c(dst + i, rows, count - i);
+}
+
+LQ__TARGET_AVX512 static void lq__turn_rows_avx512(float *dst, const float *rows, size_t count)
+{
+    lq__turn_rows_avx2(dst, rows, count);
 }
 
 LQ__TARGET_AVX2 static void lq__center_floats_avx2(float *dst, const int32_t *row,
@@ -11733,7 +11781,6 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     const float *floats = w->floats;
     float vector[8][32];
     size_t d;
-    size_t i;
     size_t k;
     size_t t;
     uint32_t s;
@@ -11753,12 +11800,7 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
             size_t columns = LQ__MIN(tokens - t, 8);
             for (d = 0; d < dims; d += 32) {
                 size_t n = LQ__MIN(dims - d, 32);
-                for (i = 0; i < n; i++) { /* a cache line of each row at a time */
-                    const float *row = floats + (d + i) * LQ__TOKENS + t;
-                    for (k = 0; k < 8; k++) {
-                        vector[k][i] = row[k];
-                    }
-                }
+                kernels->turn_rows(vector[0], floats + d * LQ__TOKENS + t, n);
                 for (k = 0; k < columns; k++) {
                     kernels->store_row(out + (t + k) * stride + d * element, vector[k], n,
                                        dst->type);
@@ -14519,7 +14561,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
             lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,         \
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__store_row_##v, \
             lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v, lq__pair_rows_##v,      \
-            lq__shift_rows_##v, lq__center_floats_##v                                        \
+            lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v                     \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};

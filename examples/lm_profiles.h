@@ -6,7 +6,9 @@
 #define LM_PROFILES_H
 
 #include "lm_cache.h"
+#ifndef LQ_STATIC
 #define LQ_STATIC
+#endif
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 

@@ -50,7 +50,10 @@ both='-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -
 gate_c="-std=c99 $both -Wstrict-prototypes -Wmissing-prototypes"
 gate_cxx="-std=c++11 $both"
 frame='-O2 -Wframe-larger-than=4096'
-sanitize='-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all'
+# pointer-overflow would more than double the time of compiling the kernels
+sanitize='-O1 -g1 -fsanitize=address,undefined -fno-sanitize=pointer-overflow'
+sanitize="$sanitize -fno-sanitize-recover=all"
+lean=-DLQ_STATIC # what a test does not use is not compiled; tests/build has the other linkage
 
 # ---- results: a job writes lines "passed failed" to results/JOB ----
 count() {
@@ -129,33 +132,34 @@ arguments_of() {
 }
 
 job_test() { # TEST COMPILER SIZE [FLAGS]
-    build "$1 $2" $2 $gate_c ${4-$for_tests} "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+    build "$1 $2" $2 $gate_c $lean ${4-$for_tests} "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
         program "$1 ($2)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
 }
 
 job_sanitized() { # TEST COMPILER SIZE
-    build "$1 sanitized" $2 $gate_c $sanitize "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+    build "$1 sanitized" $2 $gate_c $lean $sanitize "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
         program "$1 ($2, sanitizers)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
 }
 
 job_valgrind() { # TEST
-    build "$1 for valgrind" $gcc -std=c99 -O1 -g "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+    build "$1 for valgrind" $gcc -std=c99 $lean -O1 -g "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
         program "$1 (valgrind)" valgrind -q --error-exitcode=9 --leak-check=full \
             "$tmp/$1.$job" $(arguments_of "$1" tiny)
 }
 
 job_compile() { # COMPILER FILE
     case "$2" in
-    *.cpp) build "$2 $1" $1 $gate_cxx $frame -I. -c "$2" -o "$tmp/compile.$job" ;;
-    *) build "$2 $1" $1 $gate_c $frame -I. -c "$2" -o "$tmp/compile.$job" ;;
+    *.cpp) build "$2 $1" $1 $gate_cxx $lean -O1 -fsyntax-only -I. -c "$2" ;;
+    *) build "$2 $1" $1 $gate_c $lean -O1 -fsyntax-only -I. -c "$2" ;;
     esac
 }
 
 job_header() { # COMPILER STANDARD LANGUAGE
     warnings=$both
     [ "$3" = c ] && warnings="$both -Wstrict-prototypes -Wmissing-prototypes"
-    build "header $1 $2" $1 -std=$2 $warnings $frame -x $3 -c tests/build/c99.c \
-        -o "$tmp/header.$job"
+    how="$frame -o $tmp/header.$job"
+    [ "$2" = gnu17 ] && how="-O1 -fsyntax-only"
+    build "header $1 $2" $1 -std=$2 $warnings $how -x $3 -c tests/build/c99.c
 }
 
 # One of tests/build: compiled and linked by COMPILER with FLAGS..., and run.
@@ -226,7 +230,7 @@ job_digest() { # LABEL RUNNER COMMAND...
     runner=$2
     shift 2
     [ "$runner" = - ] && runner=
-    build "digest $name" "$@" tests/digest.c -o "$tmp/digest.$job" -lm || return
+    build "digest $name" "$@" $lean tests/digest.c -o "$tmp/digest.$job" -lm || return
     want=$(cat tests/golden/digest.txt)
     for level in 0 1 2; do
         got=$($runner "$tmp/digest.$job" $level) || got="exit status $?"
@@ -239,7 +243,7 @@ job_digest() { # LABEL RUNNER COMMAND...
 }
 
 job_qemu() { # TEST
-    build "$1 for aarch64" aarch64-linux-gnu-gcc -static -std=c99 -O2 "tests/$1.c" \
+    build "$1 for aarch64" aarch64-linux-gnu-gcc -static -std=c99 $lean -O2 "tests/$1.c" \
         -o "$tmp/$1.$job" -lm -lpthread &&
         program "$1 (aarch64)" qemu-aarch64 "$tmp/$1.$job" $(arguments_of "$1" tiny)
 }
@@ -260,7 +264,7 @@ job_example() { # FILE COMPILER
     mkdir -p "$tmp/bin.$job"
     command=$(echo "$command" | sed "s|^cc |$2 |; s|-o  *|-o $tmp/bin.$job/|")
     build "$1" sh -c "$command" || return
-    if [ "$mode" = full ] && [ -f "tests/test_$name.sh" ]; then
+    if [ "$mode.$2" = "full.$gcc" ] && [ -f "tests/test_$name.sh" ]; then
         program "test_$name.sh ($2)" sh "tests/test_$name.sh" "$tmp/bin.$job/$name" "$2"
     fi
     if [ "$name" != lm ]; then
@@ -278,7 +282,7 @@ job_readme() {
         on { print > (to n ".c") }' README.md
     for file in "$tmp"/tree/readme*.c; do
         if [ -f "$file" ] && grep -q 'int main' "$file"; then
-            build "README $(basename "$file")" $gcc -std=c99 -O2 -Wall -Wextra -Werror -I. "$file" \
+            build "README $(basename "$file")" $fast -std=c99 $optimise $lean -Wall -Wextra -Werror -I. "$file" \
                 -o "${file%.c}" -lm -lpthread &&
                 program "README $(basename "$file")" sh -c "cd '$tmp/tree' && '${file%.c}'"
         fi
@@ -294,11 +298,13 @@ job_shellcheck() {
 # ---- the list of jobs, dear ones first ----
 compilers="$gcc $clang"
 optimise=-O2
-for_tests=$frame
+for_tests=-O2 # frames are checked by job_header
+lean_quick=
 if [ "$mode" = quick ]; then
     compilers=$fast
     optimise=-O1
     for_tests=-O1
+    lean_quick=$lean
 fi
 
 add() {
@@ -319,13 +325,20 @@ if [ "$mode" = full ]; then
     if $san $sanitize "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         add job_sanitized test_hostile "$san" long
         for t in $tests; do
-            [ "$t" = test_hostile ] || add job_sanitized "$t" "$san" short
+            case $t in
+            test_hostile) ;;
+            test_session | test_lm) ;; # lq_kv is sanitized in test_kv and test_warm
+            *) add job_sanitized "$t" "$san" short ;;
+            esac
         done
     else
         skip "sanitizers (not installed)"
     fi
     for t in $tests; do
-        add job_test "$t" "$gcc" full
+        case $t in
+        test_rans) add job_test "$t" "$gcc" short ;; # full: half a minute
+        *) add job_test "$t" "$gcc" full ;;
+        esac
     done
     if have valgrind; then
         for t in test_golden test_profile test_hostile; do
@@ -336,18 +349,17 @@ if [ "$mode" = full ]; then
     fi
     if [ -n "$clang" ]; then
         for t in $tests; do
-            add job_test "$t" "$clang" short -O1 # frames are checked by job_header
+            add job_test "$t" "$clang" short -O1
         done
     else
         skip "clang (not installed)"
     fi
 else
     for t in $tests; do
-        if [ "$t" = test_lm ]; then
-            skip "test_lm (quick)"
-        else
-            add job_test "$t" "$fast" short
-        fi
+        case $t in
+        test_lm | test_session) skip "$t (quick)" ;;
+        *) add job_test "$t" "$fast" short ;;
+        esac
     done
 fi
 
@@ -377,23 +389,23 @@ for c in $compilers; do
     [ "$mode" = quick ] || add job_header "$c" c99 c
     add job_symbols "$c"
     add job_macros "$c"
-    add job_link "$c" -std=c99 -O0 -- tests/build/c99.c
+    [ "$mode.$c" = "full.$fast" ] && add job_link "$c" -std=c99 -O0 -- tests/build/c99.c
     add job_link "$c" -std=c99 -O0 -- tests/build/two_tu_a.c tests/build/two_tu_b.c
     for file in static nosimd twice; do
-        [ "$mode.$file" = quick.static ] || [ "$mode.$file" = quick.twice ] ||
+        [ "$mode.$file" = quick.nosimd ] || [ "$mode.$c" = "full.$fast" ] &&
             add job_link "$c" -std=c99 -Wall -Wextra -Werror -O0 -- "tests/build/$file.c"
     done
     case "$(uname -s).$(uname -m)" in
     Linux.x86_64 | Linux.aarch64)
-        add job_link "$c" -std=c99 "$optimise" -nostdlib -static -ffreestanding -fno-builtin \
-            -fno-stack-protector -- tests/build/nostdlib.c
+        add job_link "$c" -std=c99 "$optimise" $lean -nostdlib -static -ffreestanding \
+            -fno-builtin -fno-stack-protector -- tests/build/nostdlib.c
         ;;
     *) skip "tests/build/nostdlib.c (only Linux on x86-64 and aarch64)" ;;
     esac
 done
 for c in $gxx $clangxx; do
     if [ "$mode" = full ] || [ "$c" = "${clangxx:-$gxx}" ]; then
-        add job_link "$c" -std=c++11 -Wall -Wextra -Werror -O0 -- tests/build/cxx.cpp
+        add job_link "$c" -std=c++11 $lean_quick -Wall -Wextra -Werror -O0 -- tests/build/cxx.cpp
         [ "$mode" = quick ] || add job_header "$c" c++11 c++
     fi
 done
@@ -408,12 +420,12 @@ if [ ! -f tests/digest.c ]; then
 elif [ "$mode" = quick ]; then
     add job_digest "$fast-O2" - "$fast" -std=c99 -O2
 else
+    add job_digest "$gcc-O0" - "$gcc" -std=c99 -O0
+    add job_digest "$gcc-O3-march=native" - "$gcc" -std=gnu99 -O3 -march=native
+    add job_digest "$fast-LQ_NO_SIMD" - "$fast" -std=c99 -O2 -DLQ_NO_SIMD
     for c in $compilers; do
-        add job_digest "$c-O0" - "$c" -std=c99 -O0
         add job_digest "$c-O2" - "$c" -std=c99 -O2
         add job_digest "$c-O3-ffast-math" - "$c" -std=c99 -O3 -ffast-math
-        add job_digest "$c-O3-march=native" - "$c" -std=gnu99 -O3 -march=native
-        add job_digest "$c-LQ_NO_SIMD" - "$c" -std=c99 -O2 -DLQ_NO_SIMD
     done
     for c in $gxx $clangxx; do
         add job_digest "$c" - "$c" -std=c++11 -O2 -x c++

@@ -2,7 +2,9 @@
    orthogonality on kind and unkind matrices. `test_eigen short` and `tiny` stop at smaller ones. */
 #define LATTICEQUANT_IMPLEMENTATION
 #define LQ__KEEP_INTERNALS
+#ifndef LQ_STATIC
 #define LQ_STATIC
+#endif
 #include "../latticequant.h"
 
 #include "check.h"

@@ -3,7 +3,9 @@
    `test_product short` and `tiny` try fewer shapes. */
 #define LATTICEQUANT_IMPLEMENTATION
 #define LQ__KEEP_INTERNALS
+#ifndef LQ_STATIC
 #define LQ_STATIC
+#endif
 #include "../latticequant.h"
 
 #include "check.h"

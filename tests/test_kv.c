@@ -1,0 +1,2183 @@
+/* cc -std=c99 -O2 tests/test_kv.c -o test_kv -lm    lq_kv: sizes, errors, and random operations
+   against a plain float cache. `test_kv 1000 7` makes 1000 sequences of 40 operations from seed 7;
+   `test_kv 1 7 312` makes number 312 of them alone. */
+#define LATTICEQUANT_IMPLEMENTATION
+#define LQ__KEEP_INTERNALS
+#include "../latticequant.h"
+
+#include "check.h"
+#include "source.h"
+
+enum { LAYERS_MOST = 4, TOKENS_MOST = 700, WIDE = 160 };
+
+/* ---- the model: every vector in plain floats ---- */
+typedef struct model {
+    lq_kv kv;
+    int live;
+    size_t tokens;
+    size_t sealed; /* as far as the last look */
+    int64_t positions[TOKENS_MOST];
+    uint8_t lossy[TOKENS_MOST];  /* 1: was hot once */
+    uint8_t turned[TOKENS_MOST]; /* 1: was shifted: keys are compared up to rounding */
+    float mass[TOKENS_MOST];
+    uint8_t recoded[TOKENS_MOST]; /* times that it was raw, or moved, after being hot */
+    float *given[2];              /* [layer][token][head * dims]: as they came in, f16 rounded */
+    float *seen[2];               /* as the cache gave them back the last time */
+} model;
+
+static lq_kv_desc desc;
+static lq_kv_layer layers[LAYERS_MOST];
+static lq_kv_policy policies[LAYERS_MOST][8];
+static float freqs[WIDE];
+static lq_rope rope;
+static model models[3];
+static uint8_t *block; /* of `desc` */
+static size_t block_bytes;
+static lq_kv *twin;     /* gets what is appended, too, where not NULL */
+static float amplitude; /* of vectors; queries are as large as makes logits of a few units */
+static size_t file_room;
+static float wide_x[2][TOKENS_MOST * WIDE * 2];
+static int quick;
+
+/* About Gaussian, and cheap. */
+static float gauss(void)
+{
+    uint64_t u = source_u64();
+    uint32_t sum = (uint32_t)(u & 0xffff) + (uint32_t)(u >> 16 & 0xffff) +
+                   (uint32_t)(u >> 32 & 0xffff) + (uint32_t)(u >> 48);
+    return ((float)sum - 131070.0f) / 37837.0f;
+}
+
+/* ---- layouts: packed, with gaps, head by head ---- */
+typedef struct layout {
+    size_t token_stride; /* as given to the header, 0: its default */
+    size_t head_stride;
+    size_t t; /* as they are */
+    size_t h;
+    size_t count; /* elements from the first to the last */
+    int type;     /* 0: its default */
+    int real;
+} layout;
+
+static layout random_layout(size_t tokens, size_t heads, size_t dims)
+{
+    layout a;
+    memset(&a, 0, sizeof a);
+    switch (source_below(5)) {
+    case 0:
+        a.head_stride = dims + source_below(9);
+        a.token_stride = heads * a.head_stride + source_below(9);
+        break;
+    case 1:
+        a.head_stride = dims + 1 + source_below(9);
+        break;
+    case 2:
+        a.token_stride = dims;
+        a.head_stride = tokens * dims;
+        break;
+    default:
+        break;
+    }
+    a.h = a.head_stride ? a.head_stride : dims;
+    a.t = a.token_stride ? a.token_stride : heads * a.h;
+    a.count = (tokens - 1) * a.t + (heads - 1) * a.h + dims;
+    a.real = source_below(2) ? LQ_F32 : 1 + (int)source_below(3);
+    a.type = a.real == LQ_F32 && source_below(2) ? 0 : a.real;
+    return a;
+}
+
+static uint8_t *layout_at(const layout *a, uint8_t *data, size_t token, size_t head)
+{
+    return data + (token * a->t + head * a->h) * lq_type_bytes(a->real);
+}
+
+/* Memory of exactly that size. */
+static uint8_t *layout_alloc(const layout *a)
+{
+    return (uint8_t *)source_zeros(a->count * lq_type_bytes(a->real));
+}
+
+static lq_kv_view layout_view(const layout *a, const void *data)
+{
+    lq_kv_view v;
+    v.data = data;
+    v.token_stride = a->token_stride;
+    v.head_stride = a->head_stride;
+    v.type = a->type;
+    return v;
+}
+
+static lq_kv_view_out layout_out(const layout *a, void *data)
+{
+    lq_kv_view_out v;
+    v.data = data;
+    v.token_stride = a->token_stride;
+    v.head_stride = a->head_stride;
+    v.type = a->type;
+    return v;
+}
+
+static uint32_t heads_of(uint32_t l)
+{
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    return layers[own].kv_heads ? layers[own].kv_heads : desc.kv_heads;
+}
+
+static uint32_t dims_of(uint32_t l, int v)
+{
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    if (v) {
+        return layers[own].v_dims ? layers[own].v_dims : desc.v_dims ? desc.v_dims : dims_of(l, 0);
+    }
+    return layers[own].k_dims ? layers[own].k_dims : desc.k_dims;
+}
+
+static float *row_of(float *all, uint32_t l, size_t t)
+{
+    return all + ((size_t)l * TOKENS_MOST + t) * WIDE;
+}
+
+static lq_kv_policy random_policy(void)
+{
+    static const int bits[4] = {8, 4, 3, 2};
+    lq_kv_policy p;
+    memset(&p, 0, sizeof p);
+    p.kind = source_below(6) == 0 ? LQ_KV_RAW : LQ_KV_HOT;
+    if (p.kind == LQ_KV_HOT) {
+        p.quantizer = source_below(4) == 0 ? LQ_E8 : source_below(2) ? LQ_Z : 0;
+        p.bits = p.quantizer == LQ_E8 ? 4 : bits[source_below(4)];
+    }
+    return p;
+}
+
+static void random_rope(void)
+{
+    uint32_t i;
+    rope.rotary_dims = 8;
+    rope.layout = 1 + source_below(2);
+    rope.magnitude = 1.25f;
+    for (i = 0; i < 4; i++) {
+        freqs[i] = (float)source_uniform();
+    }
+    rope.freqs = freqs;
+    desc.rope = &rope;
+}
+
+static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
+{
+    uint32_t i;
+    layers[l].window = source_below(3) ? 0 : 1 + source_below(100);
+    if (l && source_below(4) == 0 && !layers[l - 1].share && layers[l - 1].kv_heads != LQ_KV_NONE) {
+        layers[l].share = l;
+        return;
+    }
+    if (source_below(6) == 0 && l + 1 < desc.layers) { /* one has its own at least */
+        layers[l].kv_heads = LQ_KV_NONE;
+        return;
+    }
+    layers[l].kv_heads = source_below(2) ? 0 : 1 + source_below(2);
+    layers[l].k_dims = source_below(2) ? 0 : sizes[source_below(count)];
+    layers[l].v_dims = source_below(3) ? 0 : sizes[source_below(count)];
+    layers[l].k = source_below(2) ? random_policy() : layers[l].k;
+    layers[l].v = source_below(2) ? random_policy() : layers[l].v;
+    if (source_below(2)) {
+        for (i = 0; i < 8; i++) {
+            policies[l][i] = random_policy();
+        }
+        layers[l].heads = policies[l];
+    }
+}
+
+/* One in eight is large; the others are cheap and meet every corner all the sooner. */
+static void random_desc(void)
+{
+    static const uint32_t sizes[8] = {8, 16, 24, 8, 32, 64, 40, 80};
+    static const float amplitudes[8] = {1, 1, 1, 1, 1, 0, 1e-3f, 100};
+    int large = source_below(8) == 0;
+    uint32_t count = large ? 8 : 3;
+    uint32_t l;
+    memset(&desc, 0, sizeof desc);
+    memset(layers, 0, sizeof layers);
+    amplitude = amplitudes[source_below(8)];
+    (void)lq_cpu_limit((int)source_below(4) - 1);
+    desc.layers = 1 + source_below(large ? LAYERS_MOST : 3);
+    desc.kv_heads = 1 + source_below(2);
+    desc.k_dims = sizes[source_below(count)];
+    desc.v_dims = source_below(2) ? 0 : sizes[source_below(count)];
+    desc.tokens = 12 + source_below(large ? TOKENS_MOST - 20 : 120);
+    desc.sequences = 3;
+    desc.pages = source_below(2) ? 0 : 1 + source_below(large ? 30 : 6);
+    desc.sinks = source_below(3) == 0 ? LQ_KV_NONE : source_below(9);
+    desc.window = source_below(4) == 0 ? LQ_KV_NONE : source_below(large ? 90 : 30);
+    desc.type = source_below(2) ? 0 : 1 + (int)source_below(3);
+    if (source_below(2)) {
+        desc.k = random_policy();
+        desc.v = random_policy();
+    }
+    random_rope();
+    if (source_below(2)) {
+        desc.layer = layers;
+        for (l = 0; l < desc.layers; l++) {
+            random_layer(l, sizes, count);
+        }
+    }
+}
+
+static int has_own(uint32_t l)
+{
+    return !layers[l].share && layers[l].kv_heads != LQ_KV_NONE;
+}
+
+static int hot_kind(uint32_t l, int v, size_t head)
+{
+    return lq__kv_kind_of(&desc, l, (uint32_t)head, heads_of(l), v);
+}
+
+static int raw_type(void)
+{
+    return desc.type ? desc.type : LQ_F16;
+}
+
+static float through(float x, int type)
+{
+    if (type == LQ_F16) {
+        return lq_f32_from_f16(lq_f16_from_f32(x));
+    }
+    return type == LQ_BF16 ? lq_f32_from_bf16(lq_bf16_from_f32(x)) : x;
+}
+
+/* ---- looking: everything that the cache says, against the model ---- */
+static float tolerance(int kind)
+{
+    return kind == LQ__HOT_Z8   ? 0.02f
+           : kind == LQ__HOT_Z3 ? 0.4f
+           : kind == LQ__HOT_Z2 ? 0.75f
+                                : 0.25f;
+}
+
+/* One token and head: raw ones exactly, hot ones as before or near to what was given. */
+static void look_row(model *m, uint32_t l, int v, size_t t, size_t head, const float *x)
+{
+    size_t dims = dims_of(l, v);
+    const lq__kv_count *count = lq__kv_counts(&m->kv) + l;
+    const lq__kv_sequence *s = lq__kv_sequence_of(&m->kv);
+    int hot = t >= s->sinks && t < count->sealed;
+    int kind = hot_kind(l, v, head);
+    const float *given = row_of(m->given[v], l, t) + head * dims;
+    float *seen = row_of(m->seen[v], l, t) + head * dims;
+    double error = 0;
+    double power = 1e-9;
+    double unit = (double)amplitude * (double)amplitude;
+    size_t i;
+    int same = 1;
+    for (i = 0; i < dims; i++) {
+        double e = (double)x[i] - (double)given[i];
+        error += e * e;
+        power += (double)given[i] * (double)given[i];
+        same = same && x[i] >= given[i] && x[i] <= given[i]; /* -0 may become 0 */
+    }
+    if (!hot && !m->lossy[t] && !(m->turned[t] && !v)) {
+        CHECK(same);
+    } else if (kind == 0 && !(m->turned[t] && !v)) {
+        CHECK(same);
+    } else {
+        double most = kind ? (double)tolerance(kind) : 0.002;
+        double times = 1 + m->recoded[t];
+        CHECK(error <= (most * most * 1.5 * times + 1e-4) * (power + unit * (double)dims));
+    }
+    if (m->lossy[t] == 2 && hot && kind && !m->turned[t]) {
+        CHECK(memcmp(seen, x, dims * 4) == 0); /* nothing moves by itself */
+    }
+    memcpy(seen, x, dims * 4);
+}
+
+/* A layer of its own, which has `tokens`. */
+static void look_layer(model *m, uint32_t l, size_t tokens)
+{
+    size_t t;
+    size_t h;
+    int v;
+    for (v = 0; v < 2; v++) {
+        size_t dims = dims_of(l, v);
+        lq_kv_view_out out;
+        memset(&out, 0, sizeof out);
+        out.data = wide_x[0];
+        CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens) == LQ_OK);
+        for (t = 0; t < tokens; t++) {
+            for (h = 0; h < heads_of(l); h++) {
+                look_row(m, l, v, t, h, wide_x[0] + (t * heads_of(l) + h) * dims);
+            }
+        }
+    }
+}
+
+static void look(model *m)
+{
+    uint32_t l;
+    size_t t;
+    size_t sealed = 0;
+    CHECK(lq_kv_tokens(&m->kv) == m->tokens);
+    for (t = 0; t < m->tokens; t++) {
+        int64_t p;
+        CHECK(lq_kv_position(&m->kv, t, &p) == LQ_OK && p == m->positions[t]);
+    }
+    CHECK(memcmp(lq_kv_mass(&m->kv), m->mass, m->tokens * sizeof *m->mass) == 0);
+    for (l = 0; l < desc.layers; l++) {
+        if (has_own(l)) {
+            sealed = lq__kv_counts(&m->kv)[l].sealed;
+            look_layer(m, l, m->tokens);
+        }
+    }
+    for (t = 0; t < m->tokens; t++) {
+        if (t >= lq__kv_sequence_of(&m->kv)->sinks && t < sealed) {
+            m->lossy[t] = 2;
+        }
+    }
+    m->sealed = sealed;
+}
+
+/* Any tokens of a layer or of one that shares it, in any layout and type. */
+static void op_read(model *m)
+{
+    uint32_t l = source_below(desc.layers);
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    int v = (int)source_below(2);
+    size_t first = source_below((uint32_t)m->tokens + 1);
+    size_t count = source_below((uint32_t)(m->tokens - first) + 1);
+    layout a;
+    lq_kv_view_out out;
+    uint8_t *data;
+    size_t dims;
+    size_t t;
+    size_t h;
+    if (layers[l].kv_heads == LQ_KV_NONE) {
+        memset(&out, 0, sizeof out);
+        out.data = wide_x[0];
+        CHECK(lq_kv_read(&m->kv, l, LQ_K, &out, 0, 0) == LQ_E_ARG);
+        return;
+    }
+    look(m);
+    dims = dims_of(own, v);
+    a = random_layout(count ? count : 1, heads_of(own), dims);
+    data = layout_alloc(&a);
+    out = layout_out(&a, data);
+    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count) == LQ_OK);
+    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1) == LQ_E_RANGE);
+    for (t = 0; t < count; t++) {
+        for (h = 0; h < heads_of(own); h++) {
+            uint8_t want[WIDE * 4];
+            CHECK(lq_type_from_f32(want, row_of(m->seen[v], own, first + t) + h * dims, dims,
+                                   a.real) == LQ_OK);
+            CHECK(memcmp(want, layout_at(&a, data, t, h), dims * lq_type_bytes(a.real)) == 0);
+        }
+    }
+    free(data);
+}
+
+/* What must always hold inside a block. */
+static void check_block(void)
+{
+    static uint32_t refs[4096];
+    const lq__kv_pool *pool = NULL;
+    size_t used = 0;
+    size_t i;
+    size_t p;
+    memset(refs, 0, sizeof refs);
+    for (i = 0; i < 3; i++) {
+        if (models[i].live) {
+            const lq__kv_page *page = lq__kv_pages(&models[i].kv);
+            size_t at = lq__kv_sequence_of(&models[i].kv)->sinks;
+            pool = lq__kv_pool_of(&models[i].kv);
+            for (p = 0; p < lq__kv_sequence_of(&models[i].kv)->page_count; p++) {
+                refs[page[p].slot]++;
+                CHECK(page[p].first == at && page[p].count >= 1 && page[p].count <= 64);
+                at += page[p].count;
+            }
+            CHECK(at == lq__kv_counts(&models[i].kv)[pool->first].sealed);
+        }
+    }
+    if (!pool) {
+        return;
+    }
+    for (p = 0; p < pool->pages; p++) {
+        CHECK(refs[p] == lq__kv_refs(pool)[p]);
+        used += refs[p] > 0;
+    }
+    CHECK(used + pool->free_count == pool->pages);
+    for (i = 0; i < 3; i++) {
+        if (models[i].live) {
+            lq_kv_account a;
+            CHECK(lq_kv_stats(&models[i].kv, &a) == LQ_OK);
+            CHECK(a.page_bytes + a.free_bytes + a.raw_bytes + a.table_bytes + a.workspace_bytes ==
+                  lq_kv_bytes(&desc));
+            CHECK(a.tokens == models[i].tokens && a.pages * pool->slot_bytes <= a.page_bytes);
+            CHECK(a.hot_tokens <= 64 * a.pages && a.hot_tokens <= a.tokens);
+            CHECK(a.used_bytes <= a.page_bytes + a.raw_bytes);
+            CHECK((a.f16_bytes > 0) == (a.tokens > 0));
+        }
+    }
+}
+
+/* ---- operations ---- */
+static void set_row(model *m, uint32_t l, int v, size_t t, const float *x)
+{
+    size_t n = (size_t)heads_of(l) * dims_of(l, v);
+    float *row = row_of(m->given[v], l, t);
+    size_t i;
+    for (i = 0; i < n; i++) {
+        row[i] = through(x[i], raw_type());
+    }
+}
+
+/* Whether a call left the block as it was; begin, then end. */
+static uint8_t *unchanged_begin(void)
+{
+    return source_copy(block, block_bytes);
+}
+
+static void unchanged_end(uint8_t *before)
+{
+    CHECK(memcmp(before, block, block_bytes) == 0);
+    free(before);
+}
+
+/* The same step with a number that cannot be. */
+static void append_bad(model *m, uint32_t l, lq_kv_view *view, const layout *a, size_t n,
+                       const lq_positions *positions)
+{
+    static const float bad[3] = {NAN, INFINITY, -65600.0f};
+    int v = (int)source_below(2);
+    int which = (int)source_below(raw_type() == LQ_F16 && a[v].real == LQ_F32 ? 3 : 2);
+    size_t dims = dims_of(l, v);
+    uint8_t *at =
+        (uint8_t *)wide_x[v] + (layout_at(&a[v], (uint8_t *)wide_x[v], source_below((uint32_t)n),
+                                          source_below(heads_of(l))) -
+                                (uint8_t *)wide_x[v]);
+    uint8_t keep[4];
+    uint8_t *before;
+    size_t size = lq_type_bytes(a[v].real);
+    at += size * source_below((uint32_t)dims);
+    memcpy(keep, at, size);
+    before = unchanged_begin();
+    CHECK(lq_type_from_f32(at, &bad[which], 1, a[v].real) == LQ_OK);
+    CHECK(lq_kv_append(&m->kv, l, &view[0], &view[1], positions, n) ==
+          (which == 2 ? LQ_E_RANGE : LQ_E_DATA));
+    unchanged_end(before);
+    memcpy(at, keep, size);
+}
+
+/* Appends n random tokens to a layer. */
+static void append_layer(model *m, uint32_t l, size_t n, const lq_positions *positions)
+{
+    layout a[2];
+    lq_kv_view view[2];
+    size_t t;
+    size_t h;
+    size_t i;
+    int v;
+    for (v = 0; v < 2; v++) {
+        size_t dims = dims_of(l, v);
+        size_t heads = heads_of(l);
+        a[v] = random_layout(n, heads, dims);
+        view[v] = layout_view(&a[v], wide_x[v]);
+        for (t = 0; t < n; t++) {
+            float row[WIDE];
+            for (i = 0; i < heads * dims; i++) {
+                float x = (gauss() + (i % 7 == 0 && !v ? 5.0f : 0.0f)) * amplitude;
+                row[i] = through(x, a[v].real);
+            }
+            for (h = 0; h < heads; h++) {
+                CHECK(lq_type_from_f32(layout_at(&a[v], (uint8_t *)wide_x[v], t, h), row + h * dims,
+                                       dims, a[v].real) == LQ_OK);
+            }
+            set_row(m, l, v, m->tokens + t, row);
+        }
+    }
+    if (source_below(12) == 0) {
+        append_bad(m, l, view, a, n, positions);
+    }
+    CHECK(lq_kv_append(&m->kv, l, &view[0], &view[1], positions, n) == LQ_OK);
+    if (twin) {
+        CHECK(lq_kv_append(twin, l, &view[0], &view[1], positions, n) == LQ_OK);
+    }
+}
+
+static void attend_layer(model *m, uint32_t l);
+
+/* Within a step: the layer that has just got its tokens is read and attended, as a model does, and
+   what needs whole steps is refused. */
+static void mid_step(model *m, uint32_t l, size_t n)
+{
+    m->tokens += n;
+    look_layer(m, l, m->tokens);
+    attend_layer(m, l);
+    if (l + 1 < desc.layers && layers[l + 1].share == l + 1) {
+        attend_layer(m, l + 1);
+    }
+    m->tokens -= n;
+    if (l != lq__kv_pool_of(&m->kv)->last) {
+        lq_kv child;
+        uint8_t keep[TOKENS_MOST];
+        size_t workspace;
+        size_t directory;
+        lq_archive_writer_desc d;
+        lq_archive_writer writer;
+        uint8_t *bytes = (uint8_t *)source_alloc(64);
+        memset(keep, 1, sizeof keep);
+        memset(&d, 0, sizeof d);
+        d.mem = bytes;
+        d.mem_bytes = 64;
+        d.directory = keep;
+        d.directory_bytes = 64;
+        CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_RANGE ||
+              models[0].live + models[1].live + models[2].live == 3);
+        CHECK(lq_kv_evict(&m->kv, keep, m->tokens + n) == LQ_E_RANGE);
+        CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == LQ_E_RANGE);
+        CHECK(lq_kv_save_bytes(&m->kv, &workspace, &directory) == LQ_OK);
+        CHECK(lq_archive_writer_init(&writer, &d) == LQ_OK);
+        CHECK(lq_kv_save(&m->kv, &writer, 1, wide_x[0], sizeof wide_x[0]) == LQ_E_RANGE);
+        CHECK(lq_kv_truncate(&m->kv, m->tokens + 1) == LQ_E_RANGE);
+        free(bytes);
+    }
+}
+
+static void op_append(model *m)
+{
+    size_t room = lq_kv_room(&m->kv);
+    size_t n = 1 + source_below(source_below(3) ? 3 : desc.tokens > 140 ? 150 : 40);
+    int64_t at = m->tokens ? m->positions[m->tokens - 1] + 1 : 0;
+    static int64_t list[TOKENS_MOST];
+    lq_positions positions;
+    int given = source_below(3) == 0;
+    uint32_t l;
+    size_t t;
+    int first = 1;
+    n = n < room ? n : room;
+    if (n == 0) {
+        return;
+    }
+    memset(&positions, 0, sizeof positions);
+    positions.first = given ? at + source_below(20) : at;
+    positions.stride = given ? source_below(4) : 1;
+    for (t = 0; t < n; t++) {
+        int64_t stride = positions.stride ? positions.stride : 1;
+        m->positions[m->tokens + t] = positions.first + (int64_t)t * stride;
+        m->lossy[m->tokens + t] = 0;
+        m->turned[m->tokens + t] = 0;
+        m->mass[m->tokens + t] = 0;
+        m->recoded[m->tokens + t] = 0;
+    }
+    if (given && source_below(2)) {
+        for (t = 0; t < n; t++) {
+            list[t] = m->positions[m->tokens + t] += source_below(3) ? 0 : (int64_t)t;
+            list[t] = m->positions[m->tokens + t] =
+                t && list[t] <= list[t - 1] ? list[t - 1] + 1 : list[t];
+        }
+        positions.list = list;
+    }
+    for (l = 0; l < desc.layers; l++) {
+        if (has_own(l)) {
+            append_layer(m, l, n, given && (first || source_below(2)) ? &positions : NULL);
+            first = 0;
+            if (source_below(6) == 0 && !twin) {
+                mid_step(m, l, n);
+            }
+        }
+    }
+    m->tokens += n;
+}
+
+/* What must be refused, and leave everything as it was. */
+static void op_bad(model *m)
+{
+    size_t room = lq_kv_room(&m->kv);
+    uint32_t first = lq__kv_pool_of(&m->kv)->first;
+    uint8_t *before = unchanged_begin();
+    lq_positions positions;
+    lq_kv_view view;
+    lq_kv child;
+    uint32_t l;
+    memset(&positions, 0, sizeof positions);
+    memset(&view, 0, sizeof view);
+    view.data = wide_x[0]; /* not looked at: all else is checked first */
+    CHECK(lq_kv_append(&m->kv, first, &view, &view, NULL, room + 1) == LQ_E_SPACE);
+    if (room && m->tokens) {
+        positions.first = m->positions[m->tokens - 1];
+        CHECK(lq_kv_append(&m->kv, first, &view, &view, &positions, 1) == LQ_E_RANGE);
+        positions.first = (int64_t)1 << 48;
+        CHECK(lq_kv_append(&m->kv, first, &view, &view, &positions, 1) == LQ_E_RANGE);
+    }
+    for (l = 0; l < desc.layers; l++) {
+        if (!has_own(l)) {
+            CHECK(lq_kv_append(&m->kv, l, &view, &view, NULL, 1) == LQ_E_ARG);
+        } else if (l != first) {
+            CHECK(lq_kv_append(&m->kv, l, &view, &view, NULL, 1) == LQ_E_RANGE);
+        }
+    }
+    CHECK(lq_kv_append(&m->kv, desc.layers, &view, &view, NULL, 1) == LQ_E_ARG);
+    if (models[0].live + models[1].live + models[2].live == 3) {
+        CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_SPACE);
+    }
+    CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == LQ_E_RANGE);
+    CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) ==
+          (m->tokens ? LQ_E_RANGE : LQ_OK));
+    CHECK(lq_kv_position(&m->kv, m->tokens, &positions.first) == LQ_E_RANGE);
+    unchanged_end(before);
+}
+
+static void op_truncate(model *m)
+{
+    size_t t;
+    size_t n = m->tokens ? source_below((uint32_t)m->tokens + 1) : 0;
+    if (source_below(2) && m->tokens > 10) {
+        n = m->tokens - source_below(10);
+    }
+    CHECK(lq_kv_truncate(&m->kv, m->tokens + 1) == LQ_E_RANGE);
+    look(m);
+    CHECK(lq_kv_truncate(&m->kv, n) == LQ_OK);
+    m->tokens = n;
+    for (t = 0; t < n; t++) { /* what was hot and is raw now will be sealed again */
+        int raw = t >= lq__kv_counts(&m->kv)[lq__kv_pool_of(&m->kv)->first].sealed;
+        m->recoded[t] = (uint8_t)(m->recoded[t] + (raw && m->lossy[t]));
+        m->lossy[t] = raw && m->lossy[t] ? 1 : m->lossy[t];
+    }
+}
+
+/* Logits of query row (head, i) to all tokens in doubles; returns how many are seen. */
+typedef struct expected {
+    double out[WIDE];
+    double lse;
+    double p[TOKENS_MOST];
+} expected;
+
+static void expect_row(const model *m, const lq_kv_attend_desc *d, uint32_t own, size_t kv_head,
+                       size_t head, size_t i, const float *q, int64_t at, expected *e)
+{
+    size_t kd = dims_of(own, 0);
+    size_t vd = dims_of(own, 1);
+    size_t end = d->count ? d->first + d->count : m->tokens;
+    uint32_t window = d->window == LQ_KV_NONE ? 0 : d->window ? d->window : layers[d->layer].window;
+    double scale = lq__bits_of_f32(d->scale) ? (double)d->scale : 1 / sqrt((double)kd);
+    double most = -1e300;
+    double sum = 0;
+    size_t t;
+    size_t j;
+    memset(e, 0, sizeof *e);
+    for (t = d->first; t < end; t++) {
+        const float *k = row_of(m->seen[0], own, t) + kv_head * kd;
+        int64_t p = m->positions[t];
+        double x = 0;
+        int sink = d->window_sinks && t < lq__kv_sequence_of(&m->kv)->sinks;
+        e->p[t] = -1e300;
+        if ((!d->all && p > at) || (window && !sink && p <= at - (int64_t)window)) {
+            continue;
+        }
+        for (j = 0; j < kd; j++) {
+            x += (double)q[j] * (double)k[j];
+        }
+        x *= scale;
+        if (lq__bits_of_f32(d->softcap)) {
+            x = (double)d->softcap * tanh(x / (double)d->softcap);
+        }
+        if (d->slopes) {
+            x += (double)d->slopes[head] * (double)(p - at);
+        }
+        if (d->bias) {
+            double b =
+                (double)
+                    d->bias[head * d->bias_head_stride + i * d->bias_query_stride + t - d->first];
+            if (b < -1e29) {
+                continue;
+            }
+            x += b;
+        }
+        e->p[t] = x;
+        most = x > most ? x : most;
+    }
+    for (t = d->first; t < end; t++) {
+        e->p[t] = e->p[t] > -1e299 ? exp(e->p[t] - most) : 0;
+        sum += e->p[t];
+    }
+    e->lse = sum > 0 ? most + log(sum) : (double)LQ_KV_NOTHING;
+    for (t = d->first; t < end && sum > 0; t++) {
+        const float *x = row_of(m->seen[1], own, t) + kv_head * vd;
+        e->p[t] /= sum;
+        for (j = 0; j < vd; j++) {
+            e->out[j] += e->p[t] * (double)x[j];
+        }
+    }
+}
+
+static float attend_q[9 * 10 * WIDE]; /* as the layout's type has them */
+static float attend_bias[10 * 9 * TOKENS_MOST];
+static float attend_mass[TOKENS_MOST];
+static float attend_lse[90];
+static float attend_slopes[10];
+static double model_mass[TOKENS_MOST];
+static int64_t attend_list[9];
+
+/* A call and what it points to. */
+typedef struct attention {
+    lq_kv_attend_desc d;
+    lq_positions positions;
+    layout q_at;
+    layout out_at;
+    uint8_t *q;
+    uint8_t *out;
+    uint8_t *workspace;
+} attention;
+
+static void random_positions(const model *m, attention *a)
+{
+    lq_positions *p = &a->positions;
+    size_t i;
+    p->first = (m->tokens ? m->positions[m->tokens - 1] : 0) + 5 - (int64_t)source_below(80);
+    p->stride = (int64_t)source_below(12) - 3; /* they need not ascend */
+    if (source_below(3) == 0) {
+        for (i = 0; i < a->d.queries; i++) {
+            attend_list[i] = p->first + source_below(20);
+        }
+        p->list = attend_list;
+    }
+    a->d.positions = p;
+}
+
+static void random_masks(const model *m, lq_kv_attend_desc *d)
+{
+    size_t i;
+    size_t count;
+    if (source_below(4) == 0) {
+        for (i = 0; i < d->heads; i++) {
+            attend_slopes[i] = (float)source_uniform() * 0.1f;
+        }
+        d->slopes = attend_slopes;
+    }
+    if (m->tokens > 3 && source_below(3) == 0) {
+        d->first = source_below((uint32_t)m->tokens);
+        d->count = source_below((uint32_t)(m->tokens - d->first)) + (source_below(2) ? 0 : 1);
+        d->first = d->count ? d->first : 0;
+    }
+    if (source_below(4) == 0) {
+        d->bias = attend_bias;
+        d->bias_query_stride = source_below(2) ? 0 : m->tokens;
+        d->bias_head_stride = source_below(2) ? 0 : d->queries * m->tokens;
+        count = (d->heads - 1) * d->bias_head_stride + (d->queries - 1) * d->bias_query_stride +
+                m->tokens;
+        for (i = 0; i < count; i++) {
+            attend_bias[i] = source_below(5) ? gauss() : -INFINITY;
+        }
+    }
+}
+
+/* Queries, results and workspace in memory of their size. */
+static void random_query(const model *m, attention *a, uint32_t own)
+{
+    lq_kv_attend_desc *d = &a->d;
+    size_t kd = dims_of(own, 0);
+    float unit = lq__bits_of_f32(amplitude) ? 1.0f / amplitude : 1.0f;
+    size_t i;
+    size_t h;
+    size_t j;
+    a->q_at = random_layout(d->queries, d->heads, kd);
+    a->out_at = random_layout(d->queries, d->heads, dims_of(own, 1));
+    a->q = layout_alloc(&a->q_at);
+    a->out = layout_alloc(&a->out_at);
+    for (i = 0; i < d->queries; i++) {
+        for (h = 0; h < d->heads; h++) {
+            float *q = attend_q + (i * d->heads + h) * kd;
+            for (j = 0; j < kd; j++) {
+                q[j] = through(gauss() * unit, a->q_at.real);
+            }
+            CHECK(lq_type_from_f32(layout_at(&a->q_at, a->q, i, h), q, kd, a->q_at.real) == LQ_OK);
+        }
+    }
+    d->q = layout_view(&a->q_at, a->q);
+    d->out = layout_out(&a->out_at, a->out);
+    if (source_below(2)) {
+        d->workspace_bytes = lq_kv_attend_bytes(&m->kv);
+        a->workspace = (uint8_t *)source_alloc(d->workspace_bytes);
+        d->workspace = a->workspace;
+    }
+}
+
+static void random_attend(model *m, uint32_t l, attention *a)
+{
+    lq_kv_attend_desc *d = &a->d;
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    memset(a, 0, sizeof *a);
+    d->layer = l;
+    d->heads = (uint32_t)(heads_of(l) * (1 + source_below(5)));
+    d->queries = 1 + source_below(source_below(2) ? 1 : 9);
+    if (source_below(3) == 0 || d->queries > m->tokens) {
+        random_positions(m, a);
+    }
+    d->scale = source_below(2) ? 0.0f : 0.3f;
+    d->softcap = source_below(4) ? 0.0f : 8.0f;
+    d->window = source_below(2) ? 0 : source_below(2) ? LQ_KV_NONE : 1 + source_below(200);
+    d->window_sinks = d->window != LQ_KV_NONE && (d->window || layers[l].window) && source_below(2);
+    d->all = source_below(6) == 0;
+    random_masks(m, d);
+    random_query(m, a, own);
+    d->lse = source_below(2) ? attend_lse : NULL;
+    if (source_below(3) == 0) {
+        d->mass = source_below(2) ? attend_mass : lq_kv_mass(&m->kv) + d->first;
+        memset(attend_mass, 0, sizeof attend_mass);
+    }
+    memset(model_mass, 0, m->tokens * sizeof *model_mass);
+}
+
+static void attention_free(attention *a)
+{
+    free(a->q);
+    free(a->out);
+    free(a->workspace);
+}
+
+/* One row of the result. */
+static void check_row(const model *m, const attention *a, uint32_t own, size_t i, size_t h)
+{
+    static expected e;
+    const lq_kv_attend_desc *d = &a->d;
+    size_t vd = dims_of(own, 1);
+    double unit = (double)amplitude * (double)amplitude;
+    int64_t at = d->positions ? lq__kv_nth_position(d->positions, i)
+                              : m->positions[m->tokens - d->queries + i];
+    double loss = a->out_at.real == LQ_BF16 ? 1e-4 : 0; /* of rounding the result */
+    double error = 0;
+    double power = 0;
+    float out[WIDE];
+    size_t j;
+    expect_row(m, d, own, h / (d->heads / heads_of(own)), h, i,
+               attend_q + (i * d->heads + h) * dims_of(own, 0), at, &e);
+    CHECK(lq_f32_from_type(out, layout_at(&a->out_at, a->out, i, h), vd, a->out_at.real) == LQ_OK);
+    for (j = 0; j < vd; j++) {
+        double x = (double)out[j] - e.out[j];
+        error += x * x;
+        power += e.out[j] * e.out[j];
+    }
+    if (!CHECK(error <= (4e-3 + loss) * (power + 0.02 * unit * (double)vd))) {
+        printf("attend error %g of %g\n", error, power);
+    }
+    if (d->lse) {
+        double x = (double)attend_lse[i * d->heads + h] - e.lse;
+        if (!CHECK(fabs(x) < 0.08)) {
+            printf("lse %g, expected %g\n", x + e.lse, e.lse);
+        }
+    }
+    for (j = 0; j < m->tokens; j++) {
+        model_mass[j] += e.p[j];
+    }
+}
+
+static void check_mass(model *m, const lq_kv_attend_desc *d)
+{
+    float *own = lq_kv_mass(&m->kv);
+    size_t j;
+    size_t count = d->count ? d->count : m->tokens - d->first;
+    for (j = 0; d->mass && j < count; j++) {
+        size_t t = d->first + j;
+        double before = d->mass == attend_mass ? 0 : (double)m->mass[t];
+        double x = (double)d->mass[j] - before;
+        CHECK(fabs(x - model_mass[t]) < 0.08 * model_mass[t] + 4e-3);
+        if (d->mass != attend_mass) {
+            m->mass[t] = own[t];
+        }
+    }
+}
+
+/* The same in parts, joined. */
+static void check_merge(const model *m, const attention *a, uint32_t own)
+{
+    static float out[2][90 * WIDE];
+    static float lse[2][90];
+    lq_kv_attend_desc d = a->d;
+    size_t vd = dims_of(own, 1);
+    size_t end = d.count ? d.first + d.count : m->tokens;
+    size_t rows = d.queries * d.heads;
+    size_t cut = d.first;
+    size_t i;
+    size_t j;
+    int part = 0;
+    double unit = (double)amplitude * (double)amplitude;
+    d.mass = NULL;
+    while (cut < end) {
+        size_t count = 1 + source_below((uint32_t)(end - cut));
+        d.out.data = out[part];
+        d.out.type = LQ_F32;
+        d.out.token_stride = 0;
+        d.out.head_stride = 0;
+        d.lse = lse[part];
+        d.first = cut;
+        d.count = count;
+        d.bias = a->d.bias ? a->d.bias + (cut - a->d.first) : NULL;
+        CHECK(lq_kv_attend(&m->kv, &d) == LQ_OK);
+        if (part) {
+            CHECK(lq_attend_merge(out[0], lse[0], out[1], lse[1], rows, vd) == LQ_OK);
+        }
+        part = 1;
+        cut += count;
+    }
+    for (i = 0; part && i < rows; i++) {
+        double error = 0;
+        double power = 0;
+        float whole[WIDE];
+        CHECK(lq_f32_from_type(whole, layout_at(&a->out_at, a->out, i / d.heads, i % d.heads), vd,
+                               a->out_at.real) == LQ_OK);
+        for (j = 0; j < vd; j++) {
+            double x = (double)out[0][i * vd + j] - (double)whole[j];
+            error += x * x;
+            power += (double)whole[j] * (double)whole[j];
+        }
+        CHECK(error <= 8e-3 * (power + 0.02 * unit * (double)vd));
+        CHECK(!a->d.lse || fabs((double)lse[0][i] - (double)attend_lse[i]) < 4e-3);
+    }
+}
+
+static void attend_layer(model *m, uint32_t l)
+{
+    attention a;
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    size_t i;
+    size_t h;
+    random_attend(m, l, &a);
+    CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_OK);
+    for (i = 0; i < a.d.queries; i++) {
+        for (h = 0; h < a.d.heads; h++) {
+            check_row(m, &a, own, i, h);
+        }
+    }
+    check_mass(m, &a.d);
+    if (source_below(4) == 0) {
+        check_merge(m, &a, own);
+    }
+    attention_free(&a);
+}
+
+/* Calls that are refused; nothing changes. */
+static void attend_bad(model *m, uint32_t l)
+{
+    attention a;
+    uint8_t *before = unchanged_begin();
+    float bad = source_below(2) ? NAN : INFINITY;
+    random_attend(m, l, &a);
+    a.d.first = source_below((uint32_t)m->tokens + 1);
+    a.d.count = m->tokens - a.d.first + 1;
+    CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_RANGE);
+    a.d.first = 0;
+    a.d.count = 0;
+    if (a.workspace) {
+        a.d.workspace_bytes--;
+        CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_SPACE);
+        a.d.workspace_bytes++;
+    }
+    a.d.layer = desc.layers;
+    CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_ARG);
+    a.d.layer = l;
+    CHECK(lq_type_from_f32(layout_at(&a.q_at, a.q, a.d.queries - 1, a.d.heads - 1), &bad, 1,
+                           a.q_at.real) == LQ_OK);
+    CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_DATA);
+    unchanged_end(before);
+    attention_free(&a);
+}
+
+static void op_attend(model *m)
+{
+    uint32_t l = source_below(desc.layers);
+    if (layers[l].kv_heads == LQ_KV_NONE) {
+        lq_kv_attend_desc d;
+        memset(&d, 0, sizeof d);
+        d.layer = l;
+        d.heads = 2;
+        d.q.data = attend_q;
+        d.out.data = attend_lse;
+        CHECK(lq_kv_attend(&m->kv, &d) == LQ_E_ARG);
+        return;
+    }
+    look(m);
+    attend_layer(m, l);
+    if (source_below(8) == 0) {
+        attend_bad(m, l);
+    }
+}
+
+static void copy_model(model *dst, const model *src)
+{
+    float *given[2];
+    float *seen[2];
+    uint32_t l;
+    int v;
+    memcpy(given, dst->given, sizeof given);
+    memcpy(seen, dst->seen, sizeof seen);
+    *dst = *src;
+    for (v = 0; v < 2; v++) {
+        dst->given[v] = given[v];
+        dst->seen[v] = seen[v];
+        for (l = 0; l < desc.layers; l++) {
+            size_t bytes = sizeof(float) * src->tokens * WIDE;
+            memcpy(row_of(dst->given[v], l, 0), row_of(src->given[v], l, 0), bytes);
+            memcpy(row_of(dst->seen[v], l, 0), row_of(src->seen[v], l, 0), bytes);
+        }
+    }
+}
+
+static void op_fork(model *m)
+{
+    size_t i;
+    for (i = 0; i < 3; i++) {
+        if (!models[i].live) {
+            lq_kv kv;
+            CHECK(lq_kv_fork(&kv, &m->kv) == LQ_OK);
+            copy_model(&models[i], m);
+            models[i].kv = kv;
+            return;
+        }
+    }
+}
+
+static void op_free(model *m)
+{
+    if (models[0].live + models[1].live + models[2].live > 1) {
+        lq_kv_free(&m->kv);
+        m->live = 0;
+    }
+}
+
+/* ---- saving ---- */
+typedef struct file {
+    uint8_t *bytes;
+    size_t count;
+    uint8_t *directory;
+    uint8_t *workspace;
+    void *mem;
+    lq_archive_reader reader;
+} file;
+
+static int file_save(file *f, const lq_kv *kv, uint64_t sequence)
+{
+    lq_archive_writer writer;
+    lq_archive_writer_desc d;
+    size_t workspace;
+    size_t directory;
+    int status;
+    memset(f, 0, sizeof *f);
+    memset(&d, 0, sizeof d);
+    CHECK(lq_kv_save_bytes(kv, &workspace, &directory) == LQ_OK);
+    f->bytes = (uint8_t *)source_alloc(file_room);
+    f->directory = (uint8_t *)source_alloc(directory);
+    f->workspace = (uint8_t *)source_alloc(workspace);
+    d.mem = f->bytes;
+    d.mem_bytes = file_room;
+    d.directory = f->directory;
+    d.directory_bytes = directory;
+    CHECK(lq_archive_writer_init(&writer, &d) == LQ_OK);
+    CHECK(lq_kv_save(kv, &writer, sequence, f->workspace, workspace - 1) == LQ_E_SPACE);
+    status = lq_kv_save(kv, &writer, sequence, f->workspace, workspace);
+    if (status == LQ_OK) {
+        CHECK(lq_archive_finish(&writer) == LQ_OK);
+        f->count = (size_t)writer.offset;
+    }
+    return status;
+}
+
+static int file_open(file *f)
+{
+    lq_archive_source source;
+    size_t needed;
+    memset(&source, 0, sizeof source);
+    source.bytes = f->bytes;
+    source.size = f->count;
+    free(f->mem);
+    f->mem = source_alloc(1 << 16);
+    return lq_archive_open(&f->reader, &source, f->mem, 1 << 16, &needed);
+}
+
+static int file_load(file *f, lq_kv *kv, uint64_t sequence)
+{
+    size_t room = lq_kv_load_bytes(kv);
+    uint8_t *workspace = (uint8_t *)source_alloc(room);
+    int status = lq_kv_load(kv, &f->reader, sequence, workspace, room);
+    free(workspace);
+    return status;
+}
+
+static void file_free(file *f)
+{
+    free(f->bytes);
+    free(f->directory);
+    free(f->workspace);
+    free(f->mem);
+}
+
+/* Wrong bytes: refused whole, or they were none that count. */
+static void load_damaged(file *f, model *m)
+{
+    int j;
+    for (j = 0; j < 4; j++) {
+        size_t at = source_below((uint32_t)f->count);
+        uint8_t was = f->bytes[at];
+        int status;
+        f->bytes[at] = (uint8_t)(was ^ (1u << source_below(8)));
+        status = file_open(f);
+        status = status == LQ_OK ? file_load(f, &m->kv, 7) : status;
+        if (status != LQ_OK) {
+            CHECK(lq_kv_tokens(&m->kv) == 0);
+        } else {
+            look(m);
+            CHECK(lq_kv_truncate(&m->kv, 0) == LQ_OK);
+        }
+        f->bytes[at] = was;
+    }
+}
+
+/* Whether both have room for as many means: else one may go on with those that the other renews. */
+static int same_epochs(const lq_kv *a, const lq_kv *b)
+{
+    return lq__kv_pool_of(a)->epochs == lq__kv_pool_of(b)->epochs;
+}
+
+/* Whether raw tokens lie alike, too: else attention adds them up in another order. */
+static int same_ring(const lq_kv *a, const lq_kv *b)
+{
+    size_t n = lq__kv_pool_of(a)->ring_tokens;
+    return same_epochs(a, b) && n == lq__kv_pool_of(b)->ring_tokens &&
+           lq__kv_sequence_of(a)->ring % n == lq__kv_sequence_of(b)->ring % n;
+}
+
+/* Loads into another block, of other room; both go on alike, to the bit. */
+static void load_twin(file *f, model *m)
+{
+    lq_kv_desc other = desc;
+    uint32_t l = source_below(desc.layers);
+    attention a;
+    uint8_t *mem;
+    uint8_t *first;
+    lq_kv kv;
+    file g;
+    other.tokens += source_below(50);
+    other.sequences = source_below(3);
+    other.pages = 0;
+    mem = (uint8_t *)source_alloc(lq_kv_bytes(&other));
+    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&other), &other) == LQ_OK);
+    CHECK(file_load(f, &kv, 7) == LQ_OK && lq_kv_tokens(&kv) == m->tokens);
+    twin = &kv;
+    op_append(m);
+    op_append(m);
+    twin = NULL;
+    look(m);
+    if (layers[l].kv_heads != LQ_KV_NONE) {
+        size_t bytes;
+        random_attend(m, l, &a);
+        a.d.mass = NULL;
+        bytes = a.out_at.count * lq_type_bytes(a.out_at.real);
+        CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_OK);
+        first = source_copy(a.out, bytes);
+        CHECK(lq_kv_attend(&kv, &a.d) == LQ_OK);
+        if (same_ring(&m->kv, &kv)) {
+            CHECK(memcmp(first, a.out, bytes) == 0);
+        }
+        free(first);
+        attention_free(&a);
+    }
+    file_free(f);
+    CHECK(file_save(f, &m->kv, 7) == LQ_OK && file_save(&g, &kv, 7) == LQ_OK);
+    if (same_epochs(&m->kv, &kv)) {
+        CHECK(g.count == f->count && memcmp(f->bytes, g.bytes, f->count) == 0);
+    }
+    file_free(&g);
+    free(mem);
+}
+
+/* Saves, and loads into a second sequence of the block, which then lives on. */
+static void op_save(model *m)
+{
+    file f;
+    file g;
+    size_t i;
+    look(m);
+    for (i = 0; i < 3 && models[i].live; i++) {
+    }
+    if (i == 3) {
+        return;
+    }
+    CHECK(file_save(&f, &m->kv, 7) == LQ_OK && file_open(&f) == LQ_OK);
+    copy_model(&models[i], m);
+    CHECK(lq_kv_fork(&models[i].kv, &m->kv) == LQ_OK);
+    if (m->tokens) {
+        CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_ARG);
+    }
+    CHECK(lq_kv_truncate(&models[i].kv, 0) == LQ_OK);
+    if (lq__kv_pool_of(&m->kv)->free_count >= lq__kv_sequence_of(&m->kv)->page_count) {
+        CHECK(file_load(&f, &models[i].kv, 8) == LQ_E_RANGE);
+        load_damaged(&f, &models[i]);
+        CHECK(file_open(&f) == LQ_OK && file_load(&f, &models[i].kv, 7) == LQ_OK);
+        CHECK(file_save(&g, &models[i].kv, 7) == LQ_OK);
+        CHECK(g.count == f.count && memcmp(f.bytes, g.bytes, f.count) == 0);
+        file_free(&g);
+        models[i].live = 1;
+        look(&models[i]);
+    } else {
+        CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_SPACE);
+        lq_kv_free(&models[i].kv);
+        models[i].live = 0;
+    }
+    load_twin(&f, m);
+    file_free(&f);
+}
+
+/* The first layers of a step, then back. Layers that went ahead lose what they sealed. */
+static void op_rollback(model *m)
+{
+    size_t n = 1 + source_below(70);
+    uint32_t l;
+    size_t t;
+    size_t done = 0;
+    look(m);
+    n = LQ__MIN(n, lq_kv_room(&m->kv));
+    if (n == 0) {
+        return;
+    }
+    for (l = 0; l < desc.layers; l++) {
+        if (has_own(l) && (done == 0 || source_below(2))) {
+            append_layer(m, l, n, NULL);
+            done++;
+            if (source_below(2)) {
+                break;
+            }
+        } else if (has_own(l)) {
+            break;
+        }
+    }
+    CHECK(lq_kv_truncate(&m->kv, m->tokens) == LQ_OK);
+    for (t = 0; t < m->tokens; t++) {
+        int raw = t >= lq__kv_counts(&m->kv)[lq__kv_pool_of(&m->kv)->first].sealed;
+        m->recoded[t] = (uint8_t)(m->recoded[t] + raw);
+        if (raw || m->lossy[t] == 0) {
+            m->lossy[t] = 1;
+        }
+    }
+}
+
+/* ---- evicting and shifting ---- */
+/* The model's part of an eviction; the cache's tokens have moved up by then. */
+static void model_evict(model *m, const uint8_t *keep)
+{
+    size_t to = 0;
+    size_t t;
+    uint32_t l;
+    int v;
+    for (t = 0; t < m->tokens; t++) {
+        if (!keep[t]) {
+            continue;
+        }
+        m->positions[to] = m->positions[t];
+        m->lossy[to] = m->lossy[t];
+        m->turned[to] = m->turned[t];
+        m->mass[to] = m->mass[t];
+        m->recoded[to] = m->recoded[t];
+        for (l = 0; l < desc.layers && to != t; l++) {
+            for (v = 0; v < 2; v++) {
+                memcpy(row_of(m->given[v], l, to), row_of(m->given[v], l, t), 4 * WIDE);
+                memcpy(row_of(m->seen[v], l, to), row_of(m->seen[v], l, t), 4 * WIDE);
+            }
+        }
+        to++;
+    }
+    m->tokens = to;
+}
+
+/* Whether values of LQ_E8 may have been coded again. */
+static int has_joint_values(void)
+{
+    uint32_t l;
+    uint32_t h;
+    for (l = 0; l < desc.layers; l++) {
+        for (h = 0; has_own(l) && h < heads_of(l); h++) {
+            if (hot_kind(l, 1, h) == LQ__HOT_E8) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+static void forget_exact(model *m)
+{
+    size_t t;
+    for (t = 0; t < m->tokens && has_joint_values(); t++) {
+        m->recoded[t] = (uint8_t)(m->recoded[t] + (m->lossy[t] > 0));
+        m->lossy[t] = m->lossy[t] ? 1 : 0;
+    }
+}
+
+static void op_evict(model *m)
+{
+    uint8_t keep[TOKENS_MOST];
+    uint32_t rate = 1 + source_below(20);
+    size_t run = 1 + source_below(80);
+    size_t t;
+    int status;
+    look(m);
+    for (t = 0; t < m->tokens; t++) {
+        keep[t] = t % run ? keep[t - 1] : source_below(rate) != 0;
+    }
+    CHECK(lq_kv_evict(&m->kv, keep, m->tokens + 1) == LQ_E_ARG);
+    status = lq_kv_evict(&m->kv, keep, m->tokens);
+    if (status == LQ_E_SPACE) {
+        CHECK(lq__kv_pool_of(&m->kv)->free_count < lq__kv_sequence_of(&m->kv)->page_count);
+        look(m);
+        check_block();
+        return;
+    }
+    CHECK(status == LQ_OK);
+    model_evict(m, keep);
+    forget_exact(m);
+    look(m);
+    check_block();
+}
+
+static void op_evict_by(model *m)
+{
+    lq_kv_evict_desc d;
+    static double score[TOKENS_MOST];
+    uint8_t keep[TOKENS_MOST];
+    size_t t;
+    size_t i;
+    uint32_t l;
+    size_t first;
+    size_t last;
+    int status;
+    look(m);
+    memset(&d, 0, sizeof d);
+    d.scorer = (int)source_below(4);
+    d.first = source_below(2) ? LQ_KV_NONE : source_below(9);
+    d.last = source_below(2) ? LQ_KV_NONE : source_below(20);
+    d.tokens = source_below((uint32_t)desc.tokens);
+    first = d.first == LQ_KV_NONE ? 0 : d.first ? d.first : lq__kv_pool_of(&m->kv)->sinks;
+    last = d.last == LQ_KV_NONE ? 0 : d.last ? d.last : lq__kv_pool_of(&m->kv)->window;
+    if (first + last > d.tokens) {
+        CHECK(lq_kv_evict_by(&m->kv, &d) == LQ_E_ARG);
+        return;
+    }
+    for (t = 0; t < m->tokens; t++) {
+        m->mass[t] = (float)source_below(4);
+        lq_kv_mass(&m->kv)[t] = m->mass[t];
+        score[t] = d.scorer <= LQ_KV_BY_MASS ? (double)m->mass[t] : 0;
+        for (l = 0; l < desc.layers && d.scorer == LQ_KV_BY_NORM; l++) {
+            const float *k = row_of(m->seen[0], l, t);
+            for (i = 0; has_own(l) && i < (size_t)heads_of(l) * dims_of(l, 0); i++) {
+                score[t] -= (double)k[i] * (double)k[i];
+            }
+        }
+        keep[t] = 1;
+    }
+    last = m->tokens - LQ__MIN(m->tokens, last);
+    for (i = m->tokens; i > d.tokens; i--) { /* the worst one goes, of equals the oldest */
+        size_t worst = TOKENS_MOST;
+        for (t = first; t < last; t++) {
+            if (keep[t] && (worst == TOKENS_MOST || score[t] < score[worst])) {
+                worst = t;
+            }
+        }
+        keep[worst] = 0;
+    }
+    status = lq_kv_evict_by(&m->kv, &d);
+    if (status == LQ_OK) {
+        model_evict(m, keep);
+        forget_exact(m);
+    } else {
+        CHECK(status == LQ_E_SPACE);
+    }
+    look(m);
+    check_block();
+}
+
+static void op_shift(model *m)
+{
+    size_t first = m->tokens ? source_below((uint32_t)m->tokens) : 0;
+    size_t count = m->tokens ? source_below((uint32_t)(m->tokens - first) + 1) : 0;
+    int64_t delta = (int64_t)source_below(60) - 30;
+    int status;
+    size_t t;
+    int fine = 1;
+    look(m);
+    if (source_below(2)) {
+        count = m->tokens - first;
+    }
+    status = lq_kv_shift(&m->kv, first, count, delta);
+    for (t = first; t < first + count; t++) {
+        m->positions[t] += delta;
+    }
+    for (t = 1; t < m->tokens; t++) {
+        fine = fine && m->positions[t] > m->positions[t - 1];
+    }
+    CHECK(fine == (status == LQ_OK));
+    for (t = first; t < first + count; t++) {
+        double a;
+        double b;
+        uint32_t l;
+        size_t h;
+        size_t i;
+        if (!fine) {
+            m->positions[t] -= delta;
+            continue;
+        }
+        m->turned[t] = 1;
+        for (l = 0; l < desc.layers; l++) {
+            for (h = 0; has_own(l) && h < heads_of(l); h++) {
+                float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0);
+                for (i = 0; i < 4; i++) {
+                    size_t p = rope.layout == LQ_ROPE_ADJACENT ? 2 * i : i;
+                    size_t q = rope.layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + 4;
+                    a = (double)k[p];
+                    b = (double)k[q];
+                    source_rope_pair(&a, &b, (double)delta, (double)freqs[i], 1, 0);
+                    k[p] = (float)a;
+                    k[q] = (float)b;
+                }
+            }
+        }
+    }
+    look(m);
+}
+
+/* ---- cold ---- */
+static double cold_error(const lq_kv *a, const lq_kv *b, uint32_t stream, size_t numbers)
+{
+    lq_kv_view_out out;
+    double error = 0;
+    double power = 0;
+    size_t tokens = lq_kv_tokens(a);
+    size_t i;
+    uint32_t l;
+    memset(&out, 0, sizeof out);
+    for (l = 0; l < 3; l += 2) {
+        out.data = wide_x[0];
+        CHECK(lq_kv_read(a, l, stream, &out, 0, tokens) == LQ_OK);
+        out.data = wide_x[1];
+        CHECK(lq_kv_read(b, l, stream, &out, 0, tokens) == LQ_OK);
+        for (i = 0; i < tokens * numbers; i++) {
+            double e = (double)wide_x[0][i] - (double)wide_x[1][i];
+            error += e * e;
+            power += (double)wide_x[0][i] * (double)wide_x[0][i];
+        }
+    }
+    return sqrt(error / power);
+}
+
+static void cold_fill(lq_kv *kv, size_t tokens)
+{
+    static float row[64];
+    size_t t;
+    size_t i;
+    uint32_t l;
+    for (t = 0; t < tokens; t++) {
+        lq_positions p;
+        memset(&p, 0, sizeof p);
+        p.first = (int64_t)(t + t / 100 * 5); /* gaps */
+        for (l = 0; l < 3; l += 2) {
+            lq_kv_view view;
+            memset(&view, 0, sizeof view);
+            for (i = 0; i < 64; i++) {
+                row[i] = (float)(source_gauss() + (i % 16 == 3 ? 6 : 0));
+            }
+            view.data = row;
+            CHECK(lq_kv_append(kv, l, &view, &view, &p, 1) == LQ_OK);
+        }
+    }
+}
+
+static void test_cold(void)
+{
+    lq_kv_layer layer[3];
+    lq_kv_desc d;
+    lq_kv_pack_desc pack;
+    lq_archive_writer writer;
+    lq_archive_writer_desc wd;
+    lq_kv kv;
+    lq_kv back;
+    file f;
+    uint8_t *mem[2];
+    uint8_t *tables_mem = (uint8_t *)source_alloc(lq_tables_bytes());
+    uint8_t *workspace;
+    size_t needed;
+    size_t directory;
+    size_t i;
+    int64_t p;
+    memset(&d, 0, sizeof d);
+    memset(&wd, 0, sizeof wd);
+    memset(&f, 0, sizeof f);
+    memset(&pack, 0, sizeof pack);
+    memset(layer, 0, sizeof layer);
+    layer[1].kv_heads = LQ_KV_NONE;
+    d.layers = 3;
+    d.layer = layer;
+    d.kv_heads = 2;
+    d.k_dims = 32;
+    d.tokens = 600;
+    d.k.kind = d.v.kind = LQ_KV_HOT;
+    d.k.bits = d.v.bits = 8;
+    rope.rotary_dims = 8;
+    rope.layout = LQ_ROPE_HALF;
+    rope.magnitude = 1.25f;
+    for (i = 0; i < 4; i++) {
+        freqs[i] = (float)source_uniform();
+    }
+    rope.freqs = freqs;
+    d.rope = &rope;
+    for (i = 0; i < 2; i++) {
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    }
+    CHECK(lq_kv_init(&kv, mem[0], lq_kv_bytes(&d), &d) == LQ_OK);
+    CHECK(lq_kv_init(&back, mem[1], lq_kv_bytes(&d), &d) == LQ_OK);
+    cold_fill(&kv, 500);
+    CHECK(lq_kv_shift(&kv, 200, 300, 1000) == LQ_OK);
+    CHECK(lq_tables_init(&pack.tables, tables_mem, lq_tables_bytes()) == LQ_OK);
+    pack.sequence = 3;
+    pack.k_step = 0.3f;
+    pack.v_step = 0.3f;
+    pack.chunk = 256;
+    CHECK(lq_kv_pack_bytes(&kv, &pack, &needed, &directory) == LQ_OK);
+    workspace = (uint8_t *)source_alloc(needed);
+    f.bytes = (uint8_t *)source_alloc((size_t)1 << 23);
+    f.directory = (uint8_t *)source_alloc(directory);
+    wd.mem = f.bytes;
+    wd.mem_bytes = (size_t)1 << 23;
+    wd.directory = f.directory;
+    wd.directory_bytes = directory;
+    CHECK(lq_archive_writer_init(&writer, &wd) == LQ_OK);
+    CHECK(lq_kv_pack(&kv, &writer, &pack, workspace, needed - 1) == LQ_E_SPACE);
+    CHECK(lq_kv_pack(&kv, &writer, &pack, workspace, needed) == LQ_OK);
+    CHECK(lq_archive_finish(&writer) == LQ_OK);
+    f.count = (size_t)writer.offset;
+    free(workspace);
+    printf("packed: %.3f bits a number\n", 8.0 * (double)f.count / (500 * 2 * 128));
+    CHECK(file_open(&f) == LQ_OK);
+    CHECK(lq_kv_unpack_bytes(&back, &f.reader, 4) == 0);
+    needed = lq_kv_unpack_bytes(&back, &f.reader, 3);
+    workspace = (uint8_t *)source_alloc(needed);
+    CHECK(lq_kv_unpack(&back, &f.reader, pack.tables, 4, workspace, needed) == LQ_E_RANGE);
+    CHECK(lq_kv_unpack(&back, &f.reader, pack.tables, 3, workspace, needed - 1) == LQ_E_SPACE);
+    CHECK(lq_kv_unpack(&kv, &f.reader, pack.tables, 3, workspace, needed) == LQ_E_ARG);
+    CHECK(lq_kv_unpack(&back, &f.reader, pack.tables, 3, workspace, needed) == LQ_OK);
+    CHECK(lq_kv_tokens(&back) == 500 && lq_kv_position(&back, 499, &p) == LQ_OK && p == 1519);
+    CHECK(cold_error(&kv, &back, LQ_K, 64) < 0.08 && cold_error(&kv, &back, LQ_V, 64) < 0.12);
+    for (i = 0; i < (quick ? 10u : 200u); i++) { /* a wrong byte: refused whole, or it is padding */
+        size_t at = source_below((uint32_t)f.count);
+        CHECK(lq_kv_truncate(&back, 0) == LQ_OK);
+        f.bytes[at] ^= 0x10;
+        if (file_open(&f) == LQ_OK) {
+            int status = lq_kv_unpack(&back, &f.reader, pack.tables, 3, workspace, needed);
+            CHECK(lq_kv_tokens(&back) == (status == LQ_OK ? 500u : 0u));
+        }
+        f.bytes[at] ^= 0x10;
+    }
+    free(workspace);
+    file_free(&f);
+    free(tables_mem);
+    free(mem[0]);
+    free(mem[1]);
+}
+
+static void test_policies(void)
+{
+    static const float k[6] = {9, 1, 1, 1, 1, 5};
+    static const float v[6] = {1, 1, 1, 1, 1, 1};
+    lq_kv_layer l[6];
+    lq_kv_policy raw;
+    lq_kv_policy bad;
+    float nan[6] = {NAN, 1, 1, 1, 1, 1};
+    int sum = 0;
+    size_t i;
+    memset(l, 0, sizeof l);
+    memset(&raw, 0, sizeof raw);
+    memset(&bad, 0, sizeof bad);
+    raw.kind = LQ_KV_RAW;
+    bad.kind = LQ_KV_HOT;
+    bad.bits = 5;
+    CHECK(lq_kv_layers_edge(l, 6, 2, &raw, &bad) == LQ_E_ARG);
+    CHECK(lq_kv_layers_edge(l, 6, 2, &raw, &raw) == LQ_OK);
+    for (i = 0; i < 6; i++) {
+        CHECK((l[i].k.kind == LQ_KV_RAW) == (i < 2 || i > 3) && l[i].v.kind == l[i].k.kind);
+    }
+    CHECK(lq_kv_layers_graded(l, 6, 5, 2) == LQ_E_ARG);
+    CHECK(lq_kv_layers_graded(l, 6, 4, 2) == LQ_OK);
+    CHECK(l[0].k.bits == 4 && l[1].v.bits == 4 && l[2].k.bits == 3 && l[3].k.bits == 3 &&
+          l[4].k.bits == 2 && l[5].v.bits == 2);
+    l[3].kv_heads = LQ_KV_NONE;
+    l[3].k.bits = 77;
+    CHECK(lq_kv_layers_adaptive(l, 6, nan, v, 3) == LQ_E_DATA);
+    CHECK(lq_kv_layers_adaptive(l, 6, k, v, 1) == LQ_E_ARG);
+    CHECK(lq_kv_layers_adaptive(l, 6, k, v, 3) == LQ_OK);
+    for (i = 0; i < 6; i++) {
+        sum += i == 3 ? 0 : l[i].k.bits + l[i].v.bits;
+    }
+    CHECK(sum == 30 && l[0].k.bits == 4 && l[5].k.bits == 4 && l[3].k.bits == 77);
+}
+
+/* ---- fixed tests ---- */
+static void fill(float *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        x[i] = (float)source_gauss();
+    }
+}
+
+/* The memory that issue 6 asks for: a 2,048-token, 32-layer, 8 x 128 cache of 4 bits. */
+static void test_memory(void)
+{
+    lq_kv_desc d;
+    memset(&d, 0, sizeof d);
+    d.layers = 32;
+    d.kv_heads = 8;
+    d.k_dims = 128;
+    d.tokens = 2048;
+    CHECK(lq_kv_bytes(&d) <= 78000000u);
+    printf("2048 tokens, 32 layers, 8 x 128: %lu bytes", (unsigned long)lq_kv_bytes(&d));
+    d.window = 16;
+    CHECK(lq_kv_bytes(&d) <= 74000000u);
+    printf(", %lu with a window of 16\n", (unsigned long)lq_kv_bytes(&d));
+}
+
+static void test_bad_desc(void)
+{
+    lq_kv_desc good;
+    lq_kv_desc d;
+    lq_kv_layer layer[2];
+    lq_rope bad;
+    memset(&good, 0, sizeof good);
+    memset(layer, 0, sizeof layer);
+    good.layers = 2;
+    good.kv_heads = 2;
+    good.k_dims = 16;
+    good.tokens = 100;
+    CHECK(lq_kv_bytes(&good) > 0 && lq_kv_bytes(NULL) == 0);
+#define BAD(change)                  \
+    do {                             \
+        d = good;                    \
+        change;                      \
+        CHECK(lq_kv_bytes(&d) == 0); \
+    } while (0)
+    BAD(d.layers = 0);
+    BAD(d.layers = 4097);
+    BAD(d.kv_heads = 1025);
+    BAD(d.kv_heads = 0);
+    BAD(d.kv_heads = 70000);
+    BAD(d.k_dims = 12);
+    BAD(d.k_dims = 1032);
+    BAD(d.v_dims = 4);
+    BAD(d.tokens = 0);
+    BAD(d.tokens = (size_t)1 << 31);
+    BAD(d.sequences = 70000);
+    BAD(d.type = 4);
+    BAD(d.k.kind = 3);
+    BAD(d.k.bits = 4); /* without a kind */
+    BAD((d.k.kind = LQ_KV_RAW, d.k.bits = 4));
+    BAD((d.v.kind = LQ_KV_HOT, d.v.bits = 5));
+    BAD((d.v.kind = LQ_KV_HOT, d.v.quantizer = LQ_E8, d.v.bits = 3));
+    BAD((d.v.kind = LQ_KV_HOT, d.v.quantizer = LQ_D4));
+    BAD((d.k_dims = d.v_dims = 1024, d.kv_heads = 1024, d.layers = 4096, d.tokens = 0x7fffffff,
+         d.sequences = 65536));
+    memset(&bad, 0, sizeof bad);
+    BAD(d.rope = &bad);
+    d = good;
+    d.layer = layer;
+    CHECK(lq_kv_bytes(&d) > 0);
+    layer[0].share = 1;
+    CHECK(lq_kv_bytes(&d) == 0);
+    layer[0].share = 0;
+    layer[1].share = 2;
+    CHECK(lq_kv_bytes(&d) == 0);
+    layer[1].share = 1;
+    CHECK(lq_kv_bytes(&d) > 0);
+    layer[1].kv_heads = 3;
+    CHECK(lq_kv_bytes(&d) == 0);
+    layer[0].kv_heads = LQ_KV_NONE;
+    layer[1].share = 0;
+    CHECK(lq_kv_bytes(&d) > 0);
+    layer[1].kv_heads = LQ_KV_NONE; /* nothing at all */
+    CHECK(lq_kv_bytes(&d) == 0);
+#undef BAD
+}
+
+static lq_kv_desc small_desc(void)
+{
+    lq_kv_desc d;
+    memset(&d, 0, sizeof d);
+    d.layers = 2;
+    d.kv_heads = 2;
+    d.k_dims = 16;
+    d.v_dims = 32;
+    d.tokens = 200;
+    d.window = 16;
+    return d;
+}
+
+static void test_errors(void)
+{
+    static float x[200 * 2 * 32];
+    static float out[4 * 4 * 32];
+    lq_kv_desc d = small_desc();
+    size_t bytes = lq_kv_bytes(&d);
+    uint8_t *mem = (uint8_t *)source_alloc(bytes);
+    uint8_t *before = (uint8_t *)source_alloc(bytes);
+    lq_kv kv;
+    lq_kv none;
+    lq_kv_view v;
+    lq_kv_view_out o;
+    lq_positions p;
+    lq_kv_attend_desc a;
+    lq_kv_account account;
+    memset(&none, 0, sizeof none);
+    memset(mem, 0, bytes);
+    memset(&v, 0, sizeof v);
+    memset(&o, 0, sizeof o);
+    memset(&p, 0, sizeof p);
+    memset(&a, 0, sizeof a);
+    fill(x, sizeof x / 4);
+    v.data = x;
+    o.data = out;
+    CHECK(lq_kv_init(&kv, mem, bytes - 1, &d) == LQ_E_SPACE);
+    CHECK(lq_kv_init(NULL, mem, bytes, &d) == LQ_E_ARG);
+    CHECK(lq_kv_init(&kv, mem, bytes, &d) == LQ_OK);
+    CHECK(lq_kv_room(&kv) == 200);
+    a.heads = 4;
+    a.q.data = x;
+    a.out.data = out;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_E_RANGE); /* no tokens, no positions */
+    a.positions = &p;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_OK && lq__bits_of_f32(out[5]) == 0);
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 40) == LQ_OK);
+    CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 40) == LQ_OK);
+    memcpy(before, mem, bytes);
+    CHECK(lq_kv_append(&none, 0, &v, &v, NULL, 1) == LQ_E_ARG);
+    CHECK(lq_kv_append(&kv, 2, &v, &v, NULL, 1) == LQ_E_ARG);
+    CHECK(lq_kv_append(&kv, 0, NULL, &v, NULL, 1) == LQ_E_ARG);
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 0) == LQ_E_ARG);
+    v.type = 9;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 1) == LQ_E_ARG);
+    v.type = 0;
+    CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 1) == LQ_E_RANGE); /* out of turn */
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 161) == LQ_E_SPACE);
+    p.first = 39;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, &p, 1) == LQ_E_RANGE);
+    p.first = 40;
+    p.stride = -1;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, &p, 2) == LQ_E_RANGE);
+    p.first = (int64_t)1 << 48;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, &p, 1) == LQ_E_RANGE);
+    x[63] = NAN;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 2) == LQ_E_DATA);
+    x[63] = INFINITY;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 2) == LQ_E_DATA);
+    x[63] = 65505.0f;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 2) == LQ_E_RANGE);
+    x[63] = 1.0f;
+    CHECK(lq_kv_truncate(&kv, 41) == LQ_E_RANGE);
+    CHECK(lq_kv_fork(&none, &kv) == LQ_E_SPACE); /* one sequence */
+    CHECK(lq_kv_evict(&kv, before, 41) == LQ_E_ARG);
+    CHECK(lq_kv_shift(&kv, 0, 1, 1) == LQ_E_ARG); /* no rope */
+    CHECK(lq_kv_read(&kv, 0, 3, &o, 0, 1) == LQ_E_ARG);
+    CHECK(lq_kv_read(&kv, 0, LQ_K, &o, 40, 1) == LQ_E_RANGE);
+    a.positions = NULL;
+    a.queries = 41;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_E_RANGE);
+    a.queries = 1;
+    a.heads = 3;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_E_ARG);
+    a.heads = 4;
+    a.first = 30;
+    a.count = 11;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_E_RANGE);
+    a.count = 0;
+    a.workspace = out;
+    a.workspace_bytes = 8;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_E_SPACE);
+    a.workspace = NULL;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_E_ARG);
+    a.workspace_bytes = 0;
+    x[1] = NAN;
+    CHECK(lq_kv_attend(&kv, &a) == LQ_E_DATA);
+    CHECK(memcmp(before, mem, bytes) == 0); /* nothing has changed */
+    x[1] = 1;
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 2) == LQ_OK);
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 1) == LQ_E_RANGE); /* layer 1 is due */
+    CHECK(lq_kv_fork(&none, &kv) == LQ_E_RANGE);
+    CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 3) == LQ_E_RANGE);
+    p.first = 41;
+    p.stride = 1;
+    CHECK(lq_kv_append(&kv, 1, &v, &v, &p, 2) == LQ_E_RANGE); /* other positions */
+    CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 1) == LQ_OK);
+    CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 1) == LQ_OK);
+    CHECK(lq_kv_stats(&kv, &account) == LQ_OK && account.tokens == 42);
+    lq_kv_free(&kv);
+    CHECK(lq_kv_tokens(&kv) == 0 && lq_kv_stats(&kv, &account) == LQ_E_ARG);
+    lq_kv_free(&kv);
+    free(before);
+    free(mem);
+}
+
+/* The same tokens in steps of any length are the same cache, to the bit. */
+static void test_steps(void)
+{
+    static float x[300 * 2 * 32];
+    static const size_t steps[5] = {1, 7, 64, 131, 300};
+    file first;
+    size_t s;
+    fill(x, sizeof x / 4);
+    memset(&first, 0, sizeof first);
+    for (s = 0; s < 5; s++) {
+        lq_kv_desc d = small_desc();
+        uint8_t *mem;
+        file f;
+        lq_kv kv;
+        size_t t;
+        (void)lq_cpu_limit((int)s - 1); /* nor does the CPU matter */
+        d.tokens = 300;
+        d.k.kind = d.v.kind = LQ_KV_HOT;
+        d.k.quantizer = LQ_E8;
+        d.v.bits = 3;
+        mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+        for (t = 0; t < 300; t += steps[s]) {
+            size_t n = LQ__MIN(steps[s], 300 - t);
+            uint32_t l;
+            for (l = 0; l < 2; l++) {
+                lq_kv_view k;
+                lq_kv_view v;
+                memset(&k, 0, sizeof k);
+                memset(&v, 0, sizeof v);
+                k.data = x + t * 64;
+                k.token_stride = 64;
+                v.data = x + t * 64;
+                CHECK(lq_kv_append(&kv, l, &k, &v, NULL, n) == LQ_OK);
+            }
+        }
+        CHECK(file_save(&f, &kv, 0) == LQ_OK);
+        if (s == 0) {
+            first = f;
+        } else {
+            size_t i = 0;
+            CHECK(f.count == first.count);
+            while (i < f.count && f.bytes[i] == first.bytes[i]) {
+                i++;
+            }
+            if (!CHECK(i == f.count)) {
+                printf("step %d: byte %d of %d\n", (int)steps[s], (int)i, (int)f.count);
+            }
+            file_free(&f);
+        }
+        free(mem);
+    }
+    (void)lq_cpu_limit(-1);
+    file_free(&first);
+}
+
+/* A file that was cut anywhere: what had been saved before, or nothing; never something else. */
+static void test_cut(void)
+{
+    static float x[120 * 64];
+    lq_kv_desc d = small_desc();
+    uint8_t *mem[2];
+    lq_kv kv;
+    lq_kv back;
+    file f;
+    lq_archive_writer writer;
+    lq_archive_writer_desc wd;
+    size_t workspace;
+    size_t directory;
+    size_t first;
+    size_t cut;
+    lq_kv_view v;
+    int i;
+    fill(x, sizeof x / 4);
+    memset(&v, 0, sizeof v);
+    memset(&f, 0, sizeof f);
+    memset(&wd, 0, sizeof wd);
+    v.data = x;
+    for (i = 0; i < 2; i++) {
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    }
+    CHECK(lq_kv_init(&kv, mem[0], lq_kv_bytes(&d), &d) == LQ_OK);
+    CHECK(lq_kv_init(&back, mem[1], lq_kv_bytes(&d), &d) == LQ_OK);
+    f.bytes = (uint8_t *)source_alloc((size_t)1 << 23);
+    f.directory = (uint8_t *)source_alloc(1 << 20);
+    wd.mem = f.bytes;
+    wd.mem_bytes = (size_t)1 << 23;
+    wd.directory = f.directory;
+    wd.directory_bytes = 1 << 20;
+    CHECK(lq_archive_writer_init(&writer, &wd) == LQ_OK);
+    first = 0;
+    for (i = 0; i < 2; i++) { /* 60 tokens, then 100 */
+        size_t n = i ? 40 : 60;
+        CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, n) == LQ_OK);
+        CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, n) == LQ_OK);
+        CHECK(lq_kv_save_bytes(&kv, &workspace, &directory) == LQ_OK);
+        f.workspace = (uint8_t *)source_alloc(workspace);
+        CHECK(lq_kv_save(&kv, &writer, 1, f.workspace, workspace) == LQ_OK);
+        CHECK(lq_archive_flush_segment(&writer) == LQ_OK);
+        first = i ? first : (size_t)writer.offset;
+        free(f.workspace);
+        f.workspace = NULL;
+    }
+    for (cut = 0; cut <= writer.offset; cut += cut < 200 || cut > writer.offset - 9 ? 1 : 7) {
+        lq_archive_source source;
+        size_t needed;
+        int status;
+        size_t tokens = 0;
+        memset(&source, 0, sizeof source);
+        source.bytes = f.bytes;
+        source.size = cut;
+        source.recover_bytes = UINT64_MAX;
+        free(f.mem);
+        f.mem = source_alloc(1 << 17);
+        status = lq_archive_open(&f.reader, &source, f.mem, 1 << 17, &needed);
+        if (status == LQ_OK && file_load(&f, &back, 1) == LQ_OK) {
+            tokens = lq_kv_tokens(&back);
+        }
+        CHECK(tokens == (cut < first ? 0u : cut < writer.offset ? 60u : 100u));
+        CHECK(lq_kv_truncate(&back, 0) == LQ_OK);
+    }
+    file_free(&f);
+    free(mem[0]);
+    free(mem[1]);
+}
+
+/* ---- an allocator that counts ---- */
+typedef struct counter {
+    size_t bytes;
+    size_t calls;
+} counter;
+
+static void *count_alloc(void *user, size_t bytes)
+{
+    counter *c = (counter *)user;
+    c->bytes += bytes;
+    c->calls++;
+    return c->calls > 1 ? NULL : malloc(bytes);
+}
+
+static void count_free(void *user, void *mem, size_t bytes)
+{
+    ((counter *)user)->bytes -= bytes;
+    free(mem);
+}
+
+static void test_create(void)
+{
+    lq_kv_desc d = small_desc();
+    lq_allocator a;
+    counter c;
+    lq_kv kv[3];
+    memset(&c, 0, sizeof c);
+    a.user = &c;
+    a.alloc_fn = count_alloc;
+    a.free_fn = count_free;
+    d.sequences = 2;
+    CHECK(lq_kv_create(&kv[0], &d, NULL) == LQ_E_ARG);
+    CHECK(lq_kv_create(&kv[0], &d, &a) == LQ_OK && c.bytes == lq_kv_bytes(&d));
+    CHECK(lq_kv_create(&kv[2], &d, &a) == LQ_E_NOMEM);
+    c.bytes = lq_kv_bytes(&d);
+    CHECK(lq_kv_fork(&kv[1], &kv[0]) == LQ_OK);
+    lq_kv_free(&kv[0]);
+    CHECK(c.bytes > 0 && lq_kv_tokens(&kv[1]) == 0 && lq_kv_room(&kv[1]) == 200);
+    lq_kv_free(&kv[1]);
+    CHECK(c.bytes == 0);
+}
+
+/* Parts of the tokens, merged, are the whole. */
+static void test_merge(void)
+{
+    static float x[200 * 64];
+    static float out[3][4 * 32];
+    float lse[3][4];
+    lq_kv_desc d = small_desc();
+    uint8_t *mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    lq_kv_attend_desc a;
+    lq_kv_view v;
+    lq_kv kv;
+    size_t i;
+    fill(x, sizeof x / 4);
+    memset(&v, 0, sizeof v);
+    v.data = x;
+    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 190) == LQ_OK);
+    for (i = 0; i < 3; i++) { /* all; the first 101; the others */
+        uint8_t *workspace = (uint8_t *)source_alloc(lq_kv_attend_bytes(&kv));
+        memset(&a, 0, sizeof a);
+        a.heads = 4;
+        a.q.data = x + 777;
+        a.out.data = out[i];
+        a.lse = lse[i];
+        a.first = i == 2 ? 101 : 0;
+        a.count = i == 1 ? 101 : 0;
+        a.workspace = workspace;
+        a.workspace_bytes = lq_kv_attend_bytes(&kv);
+        CHECK(lq_kv_attend(&kv, &a) == LQ_OK);
+        free(workspace);
+    }
+    CHECK(lq_attend_merge(out[1], lse[1], out[2], lse[2], 4, 32) == LQ_OK);
+    for (i = 0; i < 4 * 32; i++) {
+        CHECK(fabs((double)out[1][i] - (double)out[0][i]) < 1e-2);
+    }
+    for (i = 0; i < 4; i++) {
+        CHECK(fabs((double)lse[1][i] - (double)lse[0][i]) < 1e-4);
+    }
+    CHECK(lq_attend_merge(out[1], lse[1], NULL, lse[2], 4, 32) == LQ_E_ARG);
+    free(mem);
+}
+
+static void random_operation(model *m)
+{
+    static void (*const operations[])(model *) = {
+        op_truncate, op_fork,     op_free,   op_attend,   op_attend, op_attend,
+        op_save,     op_rollback, op_evict,  op_evict_by, op_shift,  op_read,
+        op_bad,      op_append,   op_append, op_append,   op_append, op_append};
+    operations[source_below((uint32_t)(sizeof operations / sizeof *operations))](m);
+}
+
+/* Rounding has no preferred direction: the mean of many tokens comes back much better than one. */
+static void test_mean(void)
+{
+    enum { MANY = 4096, DIMS = 64 };
+    static const lq_kv_policy policy[5] = {{LQ_KV_HOT, LQ_Z, 8, 0},
+                                           {LQ_KV_HOT, LQ_Z, 4, 0},
+                                           {LQ_KV_HOT, LQ_Z, 3, 0},
+                                           {LQ_KV_HOT, LQ_Z, 2, 0},
+                                           {LQ_KV_HOT, LQ_E8, 4, 0}};
+    static const double most[5] = {4e-4, 3e-3, 6e-3, 1.1e-2, 3e-3}; /* 1.8 of pure noise */
+    float *x = (float *)source_alloc(sizeof(float) * MANY * DIMS);
+    float *y = (float *)source_alloc(sizeof(float) * MANY * DIMS);
+    size_t p;
+    size_t i;
+    size_t t;
+    for (i = 0; i < MANY * DIMS; i++) {
+        x[i] = gauss();
+    }
+    for (p = 0; p < 5; p++) {
+        lq_kv_desc d = small_desc();
+        uint8_t *mem;
+        lq_kv_view v;
+        lq_kv_view_out out;
+        double power = 0;
+        lq_kv kv;
+        memset(&v, 0, sizeof v);
+        memset(&out, 0, sizeof out);
+        d.layers = d.kv_heads = 1;
+        d.k_dims = d.v_dims = DIMS;
+        d.tokens = MANY;
+        d.k = d.v = policy[p];
+        mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        v.data = x;
+        out.data = y;
+        CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+        CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, MANY) == LQ_OK);
+        CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, MANY) == LQ_OK);
+        for (i = 0; i < DIMS; i++) {
+            double sum = 0;
+            for (t = 0; t < MANY; t++) {
+                sum += (double)y[t * DIMS + i] - (double)x[t * DIMS + i];
+            }
+            power += sum * sum;
+        }
+        if (!CHECK(sqrt(power / DIMS) / MANY < most[p])) {
+            printf("bias of kind %d: %g\n", (int)p, sqrt(power / DIMS) / MANY);
+        }
+        free(mem);
+    }
+    free(x);
+    free(y);
+}
+
+static void fixed_tests(void)
+{
+    test_mean();
+    test_memory();
+    test_bad_desc();
+    test_errors();
+    test_steps();
+    test_cut();
+    test_create();
+    test_merge();
+    test_policies();
+    test_cold();
+}
+
+/* One cache from birth to death. */
+static void random_life(size_t operations)
+{
+    uint8_t *mem;
+    size_t shift = source_below(64);
+    size_t i;
+    random_desc();
+    block_bytes = lq_kv_bytes(&desc);
+    if (!CHECK(block_bytes > 0)) {
+        return;
+    }
+    mem = (uint8_t *)source_zeros(block_bytes + shift);
+    block = mem + shift;
+    file_room = 2 * block_bytes + 65536;
+    for (i = 0; i < 3; i++) {
+        models[i].live = 0;
+    }
+    models[0].tokens = 0;
+    models[0].live = 1;
+    CHECK(lq_kv_init(&models[0].kv, block, block_bytes - 1, &desc) == LQ_E_SPACE);
+    CHECK(lq_kv_init(&models[0].kv, block, block_bytes, &desc) == LQ_OK);
+    for (i = 0; i < operations; i++) {
+        model *m = models + source_below(3);
+        while (!m->live) {
+            m = models + source_below(3);
+        }
+        random_operation(m);
+        if (m->live && source_below(quick ? 1 : 3) == 0) {
+            look(m);
+            check_block();
+        }
+    }
+    for (i = 0; i < 3; i++) {
+        if (models[i].live) {
+            look(&models[i]);
+            lq_kv_free(&models[i].kv);
+        }
+    }
+    free(mem);
+    (void)lq_cpu_limit(-1);
+}
+
+int main(int argc, char **argv)
+{
+    size_t lives = argc > 1 ? (size_t)atoi(argv[1]) : 500;
+    uint64_t seed = argc > 2 ? (uint64_t)atoi(argv[2]) : 1;
+    size_t first = argc > 3 ? (size_t)atoi(argv[3]) : 0;
+    size_t i;
+    int v;
+    quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    lives = quick ? 200 : lives;
+    file_room = (size_t)1 << 23;
+    source_seed = seed;
+    for (i = 0; i < 3; i++) {
+        for (v = 0; v < 2; v++) {
+            models[i].given[v] = (float *)malloc(sizeof(float) * LAYERS_MOST * TOKENS_MOST * WIDE);
+            models[i].seen[v] = (float *)malloc(sizeof(float) * LAYERS_MOST * TOKENS_MOST * WIDE);
+        }
+    }
+    fixed_tests();
+    for (i = first; i < first + lives; i++) {
+        source_seed = seed << 32 | i;
+        (void)source_u64();
+        source_seed = source_u64();
+        random_life(40);
+        if (check_failed) {
+            printf("sequence %lu of seed %lu\n", (unsigned long)i, (unsigned long)seed);
+            break;
+        }
+    }
+    for (i = 0; i < 3; i++) {
+        for (v = 0; v < 2; v++) {
+            free(models[i].given[v]);
+            free(models[i].seen[v]);
+        }
+    }
+    return check_report("test_kv");
+}

@@ -4,16 +4,18 @@
 
    Runs a GGUF file of the Llama family with a cache that goes through a codec:
 
-       ./lm generate "The capital of France is" --model M.gguf --kv q4_0
-       ./lm eval q8_0 q4_0 hq4_0 --model M.gguf --text book.txt
+       ./lm generate "The capital of France is" --model M.gguf --kv hot:4
+       ./lm generate "It was" --model M.gguf --kv hot:4 --save it.lq
+       ./lm generate --resume it.lq --model M.gguf
+       ./lm eval q8_0 q4_0 hq4_0 hot:4 --model M.gguf --text book.txt
        ./lm dump --model M.gguf --text book.txt --layers 10,20 --out book
        ./lm calibrate --self --model M.gguf --out model.lqp
        ./lm eval cold:z:k=0.3,v=0.6@model.lqp --model M.gguf --text book.txt
        ./lm info --model M.gguf
 
-   lm_gguf.h reads the file, lm_token.h the text, lm_model.h computes, lm_cache.h holds the cache,
-   lm_kinds.h the list of codecs, lm_eval.h compares, lm_calibrate.h makes profiles, lm_self.h text
-   to make them from. */
+   lm_gguf.h reads the file, lm_token.h the text, lm_model.h computes, lm_cache.h holds the cache in
+   floats and lm_live.h the one of lq_kv, lm_kinds.h the list of codecs, lm_session.h saves and
+   resumes, lm_eval.h compares, lm_calibrate.h makes profiles, lm_self.h text to make them from. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -23,12 +25,15 @@
 #include "lm_calibrate.h"
 #include "lm_eval.h"
 #include "lm_self.h"
+#include "lm_session.h"
 
 /* What an option that may come several times was given. */
 typedef struct lm_list {
     const char **at;
     size_t count;
 } lm_list;
+
+#define LM_UNSET SIZE_MAX
 
 typedef struct lm_options {
     const char *mode;
@@ -42,15 +47,19 @@ typedef struct lm_options {
     const char *pre;
     const char *order;
     const char *layers;
+    const char *save;
+    const char *resume;
     size_t tokens;
     size_t passages;
-    size_t sinks;
+    size_t sinks;  /* LM_UNSET: as the mode likes it */
+    size_t window; /* likewise */
+    size_t chunk;
     size_t threads;
     size_t count;
     size_t seed;
     size_t queries;
-    size_t top;
-    double temperature;
+    size_t top;         /* 0: as the mode likes it */
+    double temperature; /* below 0: likewise */
     double step;
     double step_v;
     double beta;
@@ -67,16 +76,25 @@ static const char lm_usage[] =
     "usage: lm MODE [arguments] --model FILE.gguf [options]\n"
     "\n"
     "  generate PROMPT     continue the prompt, greedily\n"
-    "    --kv CODEC          the cache's codec (default f32)\n"
+    "    --kv CODEC          the cache's codec (default f32); hot:8, hot:4, hot:e8, hot:3, hot:2,\n"
+    "                        hot:8/4 (keys/values) and live:raw are live, without floats beside\n"
+    "    --window N          last tokens that stay raw (default: live 64, others 0)\n"
+    "    --sinks N           first ones (default 4)\n"
     "    --count N           tokens at most (default 128)\n"
     "    --temperature T     sample instead, from the --top N (default 40) likeliest\n"
     "    --seed N            of the sampling (default 1)\n"
     "    --chat              wrap the prompt as a user's message (ChatML)\n"
+    "    --save FILE         keep the session, with a live cache\n"
+    "    --resume FILE       go on with one, or with the PROMPT behind it; options as they were\n"
     "  eval [CODEC ...]    perplexity, KLD and bits of codecs (default: all rivals)\n"
     "    --text FILE         on passages of this text\n"
     "    --tokens N          a passage (default 1024)\n"
     "    --passages N        evenly spaced (default 4)\n"
     "    --sinks N           first tokens that stay raw (default 4)\n"
+    "    --window N          last tokens that stay raw, of every codec (default 0)\n"
+    "    --chunk N           tokens that are coded together, after they were seen raw, or that a\n"
+    "                        live cache takes at a time: 1, 2, 4, ... 64 (default 64, live 1, or\n"
+    "                        8 with a window of 32)\n"
     "  calibrate           profiles of the model, for eval's SPEC@FILE\n"
     "    --text FILE         on passages of this text; several times for several texts\n"
     "    --self              or on text that the model writes itself (--seed, --temperature 1)\n"
@@ -125,6 +143,10 @@ static const lm_option lm_option_list[] = {
     {"--tokens", LM_OPTION_SIZE, offsetof(lm_options, tokens), LM_CHUNK, 1u << 24},
     {"--passages", LM_OPTION_SIZE, offsetof(lm_options, passages), 1, 100000},
     {"--sinks", LM_OPTION_SIZE, offsetof(lm_options, sinks), 0, 1u << 24},
+    {"--window", LM_OPTION_SIZE, offsetof(lm_options, window), 0, 1u << 24},
+    {"--chunk", LM_OPTION_SIZE, offsetof(lm_options, chunk), 1, LM_CHUNK},
+    {"--save", LM_OPTION_WORD, offsetof(lm_options, save), 0, 0},
+    {"--resume", LM_OPTION_WORD, offsetof(lm_options, resume), 0, 0},
     {"--threads", LM_OPTION_SIZE, offsetof(lm_options, threads), 1, 256},
     {"--count", LM_OPTION_SIZE, offsetof(lm_options, count), 0, 1u << 24},
     {"--seed", LM_OPTION_SIZE, offsetof(lm_options, seed), 0, 0xffffffffu},
@@ -188,11 +210,12 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     memset(o, 0, sizeof *o);
     o->model = getenv("LM_MODEL");
     o->order = "half";
-    o->sinks = 4;
+    o->sinks = LM_UNSET;
+    o->window = LM_UNSET;
     o->threads = 2;
     o->count = 128;
-    o->seed = 1;
-    o->top = 40;
+    o->seed = LM_UNSET;
+    o->temperature = -1.0;
     o->mode = argv[1];
     o->step = 0.2;
     o->beta = 0.5;
@@ -215,6 +238,14 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     }
     o->text = o->texts.count > 0 ? o->texts.at[o->texts.count - 1] : NULL;
     o->out = o->outs.count > 0 ? o->outs.at[o->outs.count - 1] : NULL;
+    if (o->resume == NULL || strcmp(o->mode, "generate") != 0) { /* a session brings its own */
+        o->sinks = o->sinks != LM_UNSET ? o->sinks : 4;
+        o->seed = o->seed != LM_UNSET ? o->seed : 1;
+        o->top = o->top > 0 ? o->top : 40;
+    }
+    if (o->chunk > 0 && LM_CHUNK % o->chunk != 0) {
+        lm_fail("--chunk wants a power of two up to %d, not %zu", LM_CHUNK, o->chunk);
+    }
     if (o->passages == 0) {
         o->passages = strcmp(o->mode, "calibrate") != 0 ? 4 : o->self ? 256 : 20;
     }
@@ -282,6 +313,9 @@ static void lm_check_passages(const lm_model *m, const lm_options *o, const char
     if (o->sinks >= o->tokens) {
         lm_fail("--sinks %zu leaves nothing of %zu tokens to code", o->sinks, o->tokens);
     }
+    if (o->window != LM_UNSET && o->tokens - o->sinks < o->window + 8) {
+        lm_fail("--window %zu leaves nothing of %zu tokens to code", o->window, o->tokens);
+    }
     if (path != NULL && (count < o->tokens || count / o->tokens < o->passages)) {
         lm_fail("%s: %zu tokens; %zu passages of %zu need %zu", path, count, o->passages, o->tokens,
                 o->passages * o->tokens);
@@ -335,8 +369,8 @@ static void lm_print_json(const lm_options *o, const lm_eval *e, const lm_result
     lm_json_string("model", o->model);
     printf(",");
     lm_json_string("text", o->text);
-    printf(",\"tokens\":%zu,\"passages\":%zu,\"sinks\":%zu,\"chunk\":%d,", e->tokens, e->passages,
-           e->sinks, LM_CHUNK);
+    printf(",\"tokens\":%zu,\"passages\":%zu,\"sinks\":%zu,\"window\":%zu,\"chunk\":%zu,",
+           e->tokens, e->passages, e->sinks, e->window, e->chunk > 0 ? e->chunk : LM_CHUNK);
     lm_json_string("order", o->order);
     printf(",\"raw_ppl\":%.6f}\n", ppl);
     for (i = 0; i < e->spec_count; i++, r++) {
@@ -361,8 +395,9 @@ static void lm_print_table(const lm_options *o, const lm_eval *e, const lm_resul
     for (i = 0; i < e->spec_count; i++) {
         width = strlen(r[i].spec) > width ? strlen(r[i].spec) : width;
     }
-    printf("%s: %zu x %zu tokens, raw perplexity %.4f, %zu raw sinks, %s order\n\n", o->text,
-           e->passages, e->tokens, ppl, e->sinks, o->order);
+    printf(
+        "%s: %zu x %zu tokens, raw perplexity %.4f, %zu raw sinks, raw window of %zu, %s order\n\n",
+        o->text, e->passages, e->tokens, ppl, e->sinks, e->window, o->order);
     printf("| %-*s | bits K | bits V |  bits | perplexity       | KLD               | 99.9 %% | "
            "same top-1 | profile |\n",
            (int)width, "codec");
@@ -375,6 +410,23 @@ static void lm_print_table(const lm_options *o, const lm_eval *e, const lm_resul
                (int)width, r->spec, r->bits_k, r->bits_v, r->bits, 100.0 * (r->ppl_ratio - 1.0),
                100.0 * r->ppl_se, r->kld, r->kld_se, r->kld_p999, 100.0 * r->top1,
                r->profile_bytes);
+    }
+}
+
+/* Ends the program at a spec that nothing can be made of, before time is spent. */
+static void lm_check_specs(const lm_eval *e)
+{
+    size_t i;
+    for (i = 0; i < e->spec_count; i++) {
+        lm_cache_desc d;
+        lm_cache cache;
+        d.spec = e->specs[i];
+        d.capacity = 1;
+        d.sinks = e->sinks;
+        d.window = e->window;
+        d.chunk = e->chunk;
+        lm_cache_open(&cache, &e->model->g, &e->model->pool, &d);
+        cache.close(cache.state);
     }
 }
 
@@ -395,13 +447,11 @@ static void lm_mode_eval(const lm_options *o)
     e.tokens = o->tokens;
     e.passages = o->passages;
     e.sinks = o->sinks;
+    e.window = o->window != LM_UNSET ? o->window : 0;
+    e.chunk = o->chunk;
     e.specs = o->word_count > 0 ? o->words : rivals;
     e.spec_count = o->word_count > 0 ? o->word_count : RV_CODEC_COUNT;
-    for (i = 0; i < e.spec_count; i++) {
-        lm_codec codec;
-        lm_codec_open(&codec, e.specs[i], &m.g);
-        codec.close(codec.state);
-    }
+    lm_check_specs(&e);
     ids = lm_read_text(&m, o);
     e.ids = ids.id;
     e.id_count = ids.count;
@@ -422,11 +472,11 @@ static void lm_mode_eval(const lm_options *o)
 /* ---- generate ---- */
 
 /* The likeliest token, or one drawn from the `top` likeliest. */
-static uint32_t lm_sample(const float *x, size_t vocab, const lm_options *o, uint64_t *state)
+static uint32_t lm_sample(const float *x, size_t vocab, lm_session *s)
 {
     uint32_t best[64];
     double weight[64];
-    size_t top = o->temperature > 0.0 ? o->top : 1;
+    size_t top = s->temperature > 0.0 ? s->top : 1;
     size_t n = 0;
     size_t i, j;
     double total = 0.0;
@@ -444,16 +494,17 @@ static uint32_t lm_sample(const float *x, size_t vocab, const lm_options *o, uin
         return best[0];
     }
     for (j = 0; j < n; j++) {
-        weight[j] = exp(((double)x[best[j]] - (double)x[best[0]]) / o->temperature);
+        weight[j] = exp(((double)x[best[j]] - (double)x[best[0]]) / s->temperature);
         total += weight[j];
     }
-    total *= lm_random(state);
+    total *= lm_random(&s->random);
     for (j = 0; j + 1 < n && total >= weight[j]; j++) {
         total -= weight[j];
     }
     return best[j];
 }
 
+/* Behind a session's text the first message ends the one before it. */
 static lm_tokens lm_read_prompt(lm_vocab *vocab, const lm_options *o)
 {
     lm_tokens ids = {NULL, 0, 0};
@@ -466,7 +517,8 @@ static lm_tokens lm_read_prompt(lm_vocab *vocab, const lm_options *o)
         if (id == LM_NONE || !vocab->special[id]) {
             lm_fail("%s: --chat needs a model with %s in its vocabulary", o->model, mark);
         }
-        (void)snprintf(text, room, "%suser\n%s<|im_end|>\n%sassistant\n", mark, prompt, mark);
+        (void)snprintf(text, room, "%s%suser\n%s<|im_end|>\n%sassistant\n",
+                       o->resume != NULL ? "<|im_end|>\n" : "", mark, prompt, mark);
     } else {
         (void)snprintf(text, room, "%s", prompt);
     }
@@ -475,77 +527,202 @@ static lm_tokens lm_read_prompt(lm_vocab *vocab, const lm_options *o)
     return ids;
 }
 
-static void lm_generate(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_tokens *ids,
-                        const lm_options *o)
+/* Seconds and tokens of the prompt and of what was generated. */
+typedef struct lm_speed {
+    double seconds[2];
+    size_t tokens[2];
+} lm_speed;
+
+/* Puts the tokens that the cache does not hold into it; returns how many the last step had. */
+static size_t lm_generate_feed(lm_model *m, lm_cache *cache, lm_session *s, lm_progress *progress)
+{
+    size_t first = s->held;
+    size_t n = 0;
+    while (s->held < s->ids.count) {
+        n = s->ids.count - s->held;
+        n = n < LM_CHUNK - s->held % LM_CHUNK ? n : LM_CHUNK - s->held % LM_CHUNK;
+        lm_forward(m, cache, s->ids.id + s->held, s->held, n);
+        s->held += n;
+        if (s->ids.count - first > LM_CHUNK) {
+            lm_progress_show(progress, (double)(s->held - first) / (double)(s->ids.count - first));
+        }
+    }
+    return n;
+}
+
+/* Ends with one token drawn more than written, so that a session goes on with it. */
+static void lm_generate(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_session *s, size_t count,
+                        lm_speed *speed)
 {
     float *logits = (float *)lm_alloc(m->vocab, sizeof *logits);
-    uint64_t state = o->seed * 0x9e3779b97f4a7c15u + 0x1234567;
-    size_t prompt = ids->count;
-    size_t at = 0;
+    size_t end = s->ids.count + count;
+    double begin = lm_seconds();
     lm_progress progress;
+    memset(speed, 0, sizeof *speed);
     lm_progress_begin(&progress, "prompt");
-    while (at < ids->count) {
-        size_t n = ids->count - at;
-        uint32_t next;
-        n = n < LM_CHUNK - at % LM_CHUNK ? n : LM_CHUNK - at % LM_CHUNK;
-        lm_forward(m, cache, ids->id + at, at, n);
-        at += n;
-        if (at < prompt) {
-            lm_progress_show(&progress, (double)at / (double)prompt);
-        } else if (progress.shown) {
+    speed->tokens[0] = s->ids.count - s->held;
+    for (;;) {
+        if (s->held < s->ids.count) {
+            size_t n = lm_generate_feed(m, cache, s, &progress);
+            lm_logits(m, logits, n - 1, 1);
+            s->next = lm_sample(logits, m->vocab, s);
+        }
+        if (s->ids.count == end - count) {
             lm_progress_end(&progress);
-            progress.shown = 0;
+            speed->seconds[0] = lm_seconds() - begin;
         }
-        if (at < ids->count || at >= prompt + o->count || at >= m->context) {
-            continue;
-        }
-        lm_logits(m, logits, n - 1, 1);
-        next = lm_sample(logits, m->vocab, o, &state);
-        if (next == vocab->eos) {
+        if (s->next == vocab->eos || s->ids.count >= end || s->ids.count >= m->context) {
             break;
         }
-        lm_decode_to(vocab, next, stdout);
+        lm_decode_to(vocab, s->next, stdout);
         fflush(stdout);
-        lm_tokens_push(ids, next);
+        lm_tokens_push(&s->ids, s->next);
+        s->next = LM_NONE;
     }
     printf("\n");
-    if (isatty(2)) {
-        fprintf(stderr, "%zu + %zu tokens, %.1f s\n", prompt, ids->count - prompt,
-                lm_seconds() - progress.begin);
-    }
+    speed->tokens[1] = s->ids.count - (end - count);
+    speed->seconds[1] = lm_seconds() - begin - speed->seconds[0];
     free(logits);
+}
+
+/* To people, or to machines that ask for it. */
+static void lm_generate_report(const lm_options *o, const lm_speed *speed, const lm_cache *cache)
+{
+    double rate[2];
+    lq_kv_account a;
+    int live = lm_spec_live(cache->spec);
+    int i;
+    for (i = 0; i < 2; i++) {
+        rate[i] = speed->seconds[i] > 0.0 ? (double)speed->tokens[i] / speed->seconds[i] : 0.0;
+    }
+    memset(&a, 0, sizeof a);
+    if ((!o->json && !isatty(2)) ||
+        (live && lq_kv_stats(&((const lm_live *)cache->state)->kv, &a))) {
+        return;
+    }
+    fprintf(stderr,
+            o->json ? "{\"prompt_tokens\":%zu,\"prompt_rate\":%.2f,\"tokens\":%zu,\"rate\":%.2f"
+                    : "%zu tokens, %.1f a second; then %zu, %.1f a second",
+            speed->tokens[0], rate[0], speed->tokens[1], rate[1]);
+    if (live) {
+        fprintf(stderr,
+                o->json
+                    ? ",\"kv_tokens\":%zu,\"kv_bytes\":%zu,\"kv_bits\":%.4f,\"kv_f16_bytes\":%zu,"
+                      "\"kv_block_bytes\":%zu"
+                    : "; cache of %zu tokens: %zu bytes, %.2f bits a number (f16: %zu), in a "
+                      "block of %zu",
+                a.tokens, a.used_bytes, (double)a.bits, a.f16_bytes,
+                a.page_bytes + a.free_bytes + a.raw_bytes + a.table_bytes + a.workspace_bytes);
+    }
+    fprintf(stderr, o->json ? "}\n" : "\n");
+}
+
+/* The options of a new session, or those of the file where nothing else was said; what changes the
+   cache must not be said otherwise. */
+static void lm_session_options(lm_session *s, const lm_options *o)
+{
+    lq_kv_policy given[2], saved[2];
+    int fresh = o->resume == NULL;
+    if (fresh) {
+        s->next = LM_NONE;
+        s->sinks = (uint32_t)o->sinks;
+        s->window = o->window != LM_UNSET ? (uint32_t)o->window : lm_spec_live(o->kv) ? 64 : 0;
+        (void)snprintf(s->spec, sizeof s->spec, "%s", lm_spec_live(o->kv) ? o->kv : "");
+    } else if (o->kv != NULL &&
+               (!lm_spec_live(o->kv) || lm_live_parse(o->kv, given) != NULL ||
+                lm_live_parse(s->spec, saved) != NULL || memcmp(given, saved, sizeof saved) != 0)) {
+        lm_fail("%s: saved with --kv %s, not %s", o->resume, s->spec, o->kv);
+    } else if ((o->sinks != LM_UNSET && o->sinks != s->sinks) ||
+               (o->window != LM_UNSET && o->window != s->window)) {
+        lm_fail("%s: saved with --sinks %u --window %u, not others", o->resume, s->sinks,
+                s->window);
+    }
+    if (fresh || o->seed != LM_UNSET) {
+        s->random = o->seed * 0x9e3779b97f4a7c15u + 0x1234567;
+    }
+    if (fresh || o->top > 0) {
+        s->top = (uint32_t)o->top;
+    }
+    if (fresh || o->temperature >= 0.0) {
+        s->temperature = o->temperature > 0.0 ? o->temperature : 0.0;
+    }
+}
+
+/* The prompt behind what there is; it takes the place of the token that was drawn. */
+static void lm_session_prompt(lm_session *s, lm_vocab *vocab, const lm_model *m,
+                              const lm_options *o)
+{
+    lm_tokens prompt = {NULL, 0, 0};
+    size_t i;
+    if (o->word_count > 0) {
+        prompt = lm_read_prompt(vocab, o);
+        s->next = LM_NONE;
+    }
+    for (i = o->resume != NULL && vocab->add_bos ? 1 : 0; i < prompt.count; i++) {
+        lm_tokens_push(&s->ids, prompt.id[i]);
+    }
+    free(prompt.id);
+    if (s->ids.count == 0 || (s->next == LM_NONE && s->held == s->ids.count)) {
+        lm_fail("the prompt is empty");
+    }
+    if (s->ids.count > m->context) {
+        lm_fail("the prompt's %zu tokens are more than the model's context of %zu", s->ids.count,
+                m->context);
+    }
+}
+
+static void lm_generate_open(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_session *s,
+                             const lm_options *o)
+{
+    lm_session_file file;
+    lm_cache_desc d;
+    memset(&file, 0, sizeof file);
+    if (o->resume != NULL) {
+        lm_session_open(&file, s, o->resume, m);
+    }
+    lm_session_options(s, o);
+    lm_session_prompt(s, vocab, m, o);
+    d.spec = s->spec[0] != '\0' ? s->spec : o->kv;
+    d.capacity = m->context - s->ids.count < o->count ? m->context : s->ids.count + o->count;
+    d.sinks = s->sinks;
+    d.window = s->window;
+    d.chunk = 0;
+    lm_cache_open(cache, &m->g, &m->pool, &d);
+    if (o->resume != NULL) {
+        lm_session_load(&file, s, (lm_live *)cache->state);
+    }
 }
 
 static void lm_mode_generate(const lm_options *o)
 {
+    lm_session s;
+    lm_speed speed;
     lm_model m;
     lm_vocab vocab;
-    lm_tokens ids;
     lm_cache cache;
-    size_t room, i;
-    if (o->word_count != 1) {
+    size_t i;
+    memset(&s, 0, sizeof s);
+    if (o->word_count > 1 || (o->word_count == 0 && o->resume == NULL)) {
         lm_fail("generate wants one prompt (in quotes)");
+    }
+    if (o->save != NULL && o->resume == NULL && !lm_spec_live(o->kv)) {
+        lm_fail("--save wants a live cache, as --kv hot:4");
     }
     lm_open_model(&m, o);
     lm_vocab_open(&vocab, &m.file, o->pre);
-    ids = lm_read_prompt(&vocab, o);
-    if (ids.count == 0) {
-        lm_fail("the prompt is empty");
-    }
-    if (ids.count > m.context) {
-        lm_fail("the prompt's %zu tokens are more than the model's context of %zu", ids.count,
-                m.context);
-    }
-    room = m.context - ids.count < o->count ? m.context : ids.count + o->count;
-    (void)lm_store_open(&cache, &m.g, &m.pool, room, o->kv, o->sinks);
+    lm_generate_open(&m, &vocab, &cache, &s, o);
     lm_model_load(&m);
-    for (i = 0; i < ids.count && !o->chat; i++) {
-        lm_decode_to(&vocab, ids.id[i], stdout);
+    for (i = s.held; i < s.ids.count && !o->chat; i++) {
+        lm_decode_to(&vocab, s.ids.id[i], stdout);
     }
     fflush(stdout);
-    lm_generate(&m, &vocab, &cache, &ids, o);
+    lm_generate(&m, &vocab, &cache, &s, o->count, &speed);
+    lm_generate_report(o, &speed, &cache);
+    if (o->save != NULL) {
+        lm_session_save(&s, o->save, &m, (const lm_live *)cache.state);
+    }
     cache.close(cache.state);
-    free(ids.id);
+    free(s.ids.id);
     lm_vocab_close(&vocab);
     lm_model_close(&m);
 }
@@ -921,7 +1098,7 @@ static void lm_mode_dump(const lm_options *o)
     lm__array_open(&d->q, layers, m.g.heads, o->tokens, n, m.g.head_dim);
     lm__array_open(&d->k, layers, m.g.kv_heads, o->tokens, 0, m.g.head_dim);
     lm__array_open(&d->v, layers, m.g.kv_heads, o->tokens, 0, m.g.head_dim);
-    (void)lm_store_open(&cache, &m.g, &m.pool, o->tokens, NULL, 0);
+    (void)lm_store_raw(&cache, &m.g, &m.pool, o->tokens);
     lm_model_load(&m);
     m.tap.user = d;
     m.tap.layer = lm__dump_layer;

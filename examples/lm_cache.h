@@ -6,8 +6,8 @@
    what a reader would get back in its place. So attention sees the decoded past and the raw
    current chunk, which is what a cache with a window of raw tokens does.
 
-   To add a codec: write an open function and a row in lm_kinds.h. To add a live cache with an
-   attention of its own: fill an lm_cache. */
+   To add a codec: write an open function and a row in lm_kinds.h. A cache with an attention of its
+   own fills an lm_cache; lm_live.h does so for lq_kv. */
 #ifndef LM_CACHE_H
 #define LM_CACHE_H
 
@@ -57,13 +57,32 @@ typedef struct lm_codec {
     void (*close)(void *state);
 } lm_codec;
 
-/* open returns NULL, or one line about the spec. A kind owns every spec that is its prefix or
-   begins with its prefix and one of ":/@". */
+/* What a cache is opened with.
+     spec      NULL: raw floats
+     capacity  tokens
+     sinks     first tokens, never coded
+     window    at least so many last tokens are not coded
+     chunk     a divisor of LM_CHUNK: tokens that are coded together, and the longest step of the
+               evaluation; 0: what suits the cache */
+typedef struct lm_cache_desc {
+    const char *spec;
+    size_t capacity;
+    size_t sinks;
+    size_t window;
+    size_t chunk;
+} lm_cache_desc;
+
+typedef struct lm_cache lm_cache;
+
+/* A kind of codec runs in the cache below, or is a cache: it has one of open and live. They return
+   NULL, or one line about the spec. A kind owns every spec that is its prefix or begins with its
+   prefix and one of ":/@". */
 typedef struct lm_codec_kind {
     const char *prefix;
     const char *curve;
     const char *usage;
     const char *(*open)(lm_codec *codec, const char *spec, const lm_geometry *g);
+    const char *(*live)(lm_cache *cache, const lm_geometry *g, const lm_cache_desc *d);
 } lm_codec_kind;
 
 /* Opens the codec that the spec names, or ends the program; lm_kinds.h holds the list. */
@@ -71,10 +90,20 @@ static void lm_codec_open(lm_codec *codec, const char *spec, const lm_geometry *
 
 /* ---- the cache ---- */
 
+/* What the sequences of a cache took, for `elements` numbers of keys and as many of values. */
+typedef struct lm_tally {
+    lm_bill bill;
+    uint64_t elements;
+    size_t profile_bytes;
+} lm_tally;
+
 /* position is that of the first of the n tokens; k and v are [n][kv_heads][head_dim], q and out
-   [n][heads][head_dim]. end_step comes after the last layer, flush at the end of a sequence. */
-typedef struct lm_cache {
+   [n][heads][head_dim]. end_step comes after the last layer, flush at the end of a sequence.
+   `step` is the longest step in which tokens see each other much as one at a time. */
+struct lm_cache {
     void *state;
+    const char *spec;
+    size_t step;
     void (*append)(void *state, size_t layer, const float *k, const float *v, size_t position,
                    size_t n);
     void (*attend)(void *state, size_t layer, const float *q, float *out, size_t position,
@@ -82,8 +111,9 @@ typedef struct lm_cache {
     void (*end_step)(void *state, size_t position, size_t n);
     void (*flush)(void *state);
     void (*reset)(void *state);
+    void (*tally)(const void *state, lm_tally *tally);
     void (*close)(void *state);
-} lm_cache;
+};
 
 /* Keys lie as [layer][head][token / 8][channel][token % 8] and values as [layer][head]
    [channel / 8][token][channel % 8]: both are left operands of lm_tile as they are. */
@@ -99,6 +129,8 @@ typedef struct lm_store {
     lm_codec codec;
     int has_codec;
     size_t sinks;
+    size_t window;
+    size_t chunk;
     size_t coded;
     size_t filled;
     float *chunk_k;
@@ -331,13 +363,10 @@ static const float *lm__stage_queries(lm_store *s, size_t from, size_t n)
     return s->chunk_q;
 }
 
-static void lm__store_code(lm_store *s, size_t end)
+static void lm__store_chunk(lm_store *s, size_t end)
 {
     const char *fault;
     lm_chunk c;
-    if (!s->has_codec || end <= s->coded) {
-        return;
-    }
     c.position = s->coded;
     c.tokens = end - s->coded;
     c.k = s->chunk_k;
@@ -353,12 +382,21 @@ static void lm__store_code(lm_store *s, size_t end)
     s->coded = end;
 }
 
+/* Chunks end at multiples of their length, the last one at the end. */
+static void lm__store_code(lm_store *s, size_t end)
+{
+    while (s->has_codec && s->coded < end) {
+        size_t next = (s->coded / s->chunk + 1) * s->chunk;
+        lm__store_chunk(s, next < end ? next : end);
+    }
+}
+
 static void lm__store_end_step(void *state, size_t position, size_t n)
 {
     lm_store *s = (lm_store *)state;
     s->filled = position + n;
-    if (s->filled % LM_CHUNK == 0) {
-        lm__store_code(s, s->filled);
+    if (s->filled > s->window) {
+        lm__store_code(s, (s->filled - s->window) / s->chunk * s->chunk);
     }
 }
 
@@ -373,6 +411,14 @@ static void lm__store_flush(void *state)
     if (fault != NULL) {
         lm_fail("codec '%s' at its end: %s", s->spec, fault);
     }
+}
+
+static void lm__store_tally(const void *state, lm_tally *tally)
+{
+    const lm_store *s = (const lm_store *)state;
+    tally->bill = s->bill;
+    tally->elements = s->elements;
+    tally->profile_bytes = s->codec.profile_bytes;
 }
 
 static void lm__store_reset(void *state)
@@ -407,42 +453,59 @@ static size_t lm_store_bytes(const lm_geometry *g, size_t capacity)
     return g->layers * g->kv_heads * lm_round_up(capacity, LM_ROWS) * dims * sizeof(float);
 }
 
-/* A cache for capacity tokens; spec NULL keeps everything raw. The first `sinks` tokens
-   are never coded. The pool and spec must outlive the cache. */
+/* A cache in floats, whose codec, if any, changes them in place. The pool and the spec must outlive
+   it. */
 static lm_store *lm_store_open(lm_cache *cache, const lm_geometry *g, lm_pool *pool,
-                               size_t capacity, const char *spec, size_t sinks)
+                               const lm_cache_desc *d)
 {
     lm_store *s = (lm_store *)lm_alloc(1, sizeof *s);
     size_t runs = g->layers * g->kv_heads;
     s->g = *g;
     s->pool = pool;
-    s->capacity = lm_round_up(capacity, LM_ROWS);
+    s->capacity = lm_round_up(d->capacity, LM_ROWS);
     s->value_rows = lm_round_up(g->head_dim, LM_ROWS);
     s->k = (float *)lm_alloc(runs * s->capacity, g->head_dim * sizeof(float));
     s->v = (float *)lm_alloc(runs * s->capacity, s->value_rows * sizeof(float));
     s->scratch_floats = (g->head_dim + s->capacity) * LM_COLS;
     s->scratch = (float *)lm_alloc(pool->workers, s->scratch_floats * sizeof(float));
-    s->sinks = sinks;
-    s->coded = sinks;
-    s->spec = spec;
-    if (spec != NULL) {
-        lm_codec_open(&s->codec, spec, g);
+    s->sinks = d->sinks;
+    s->coded = d->sinks;
+    s->window = d->window;
+    s->chunk = d->chunk > 0 ? d->chunk : LM_CHUNK;
+    s->spec = d->spec;
+    if (d->spec != NULL) {
+        lm_codec_open(&s->codec, d->spec, g);
         s->has_codec = 1;
         s->chunk_k = (float *)lm_alloc(runs * LM_CHUNK, g->head_dim * sizeof(float));
         s->chunk_v = (float *)lm_alloc(runs * LM_CHUNK, g->head_dim * sizeof(float));
+        if (s->codec.wants_queries && d->window > 0) {
+            lm_fail("codec '%s' wants queries: it has no window", d->spec);
+        }
         if (s->codec.wants_queries) {
             s->chunk_q =
                 (float *)lm_alloc(g->layers * g->heads * LM_CHUNK, g->head_dim * sizeof(float));
         }
     }
     cache->state = s;
+    cache->spec = d->spec;
+    cache->step = s->chunk;
     cache->append = lm__store_append;
     cache->attend = lm__store_attend;
     cache->end_step = lm__store_end_step;
     cache->flush = lm__store_flush;
     cache->reset = lm__store_reset;
+    cache->tally = lm__store_tally;
     cache->close = lm__store_close;
     return s;
+}
+
+/* The same without a codec. */
+static lm_store *lm_store_raw(lm_cache *cache, const lm_geometry *g, lm_pool *pool, size_t capacity)
+{
+    lm_cache_desc d;
+    memset(&d, 0, sizeof d);
+    d.capacity = capacity;
+    return lm_store_open(cache, g, pool, &d);
 }
 
 #endif

@@ -313,7 +313,7 @@ static void lm__fit_read(lm_calibration *c, lm_taken *t, lm_fitter *fitters, siz
     lm_progress progress;
     lm_cache cache;
     size_t p, n;
-    (void)lm_store_open(&cache, t->g, &c->model->pool, c->tokens, NULL, 0);
+    (void)lm_store_raw(&cache, t->g, &c->model->pool, c->tokens);
     c->model->tap.user = t;
     c->model->tap.layer = lm__take_layer;
     lm_progress_begin(&progress, "reading");

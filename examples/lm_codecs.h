@@ -324,7 +324,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
 {
     const char *at = spec + strcspn(spec, ":@");
     int calibrated = strchr(spec, '@') != NULL;
-    l->page = memcmp(spec, "hot", 3) == 0 ? LQ_PAGE_FIXED : LQ_PAGE_CODED;
+    l->page = memcmp(spec, "fixed", 5) == 0 ? LQ_PAGE_FIXED : LQ_PAGE_CODED;
     l->undo_rope = memcmp(spec, "cold", 4) == 0;
     l->quantizer = LQ_Z;
     l->bits = 4;
@@ -333,7 +333,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
     while (*at && *at != '@') {
         size_t count = strcspn(++at, ":,@");
         if (!lm__library_word(l, at, count)) {
-            return "words are z, d4, e8, e8r, k=STEP, v=STEP, for hot 2, 3, 4 or 8, "
+            return "words are z, d4, e8, e8r, k=STEP, v=STEP, for fixed 2, 3, 4 or 8, "
                    "and before @FILE refit=1, own=1";
         }
         at += count;

@@ -1,9 +1,10 @@
 /* lm_eval.h - part of lm.c: what a codec does to the model's predictions
 
-   The text is cut into evenly spaced passages. Every codec sees the same tokens in the same chunks
-   of 64 as a raw cache that runs beside it, so each figure is a difference at one token: the
-   change of the log-likelihood, and the divergence of the predicted distribution from the raw
-   one, KLD = sum p ln(p / q), over the whole vocabulary. */
+   The text is cut into evenly spaced passages. Every codec sees the same tokens as a raw cache that
+   runs beside it, so each figure is a difference at one token: the change of the log-likelihood,
+   and the divergence of the predicted distribution from the raw one, KLD = sum p ln(p / q), over
+   the whole vocabulary. Codecs see chunks of 64, each raw until its end; a cache that is live codes
+   its tokens itself, and takes them one by one, or in eights where its window is wide. */
 #ifndef LM_EVAL_H
 #define LM_EVAL_H
 
@@ -96,6 +97,8 @@ typedef struct lm_eval {
     size_t tokens;
     size_t passages;
     size_t sinks;
+    size_t window;
+    size_t chunk;
     const char *const *specs;
     size_t spec_count;
 } lm_eval;
@@ -118,7 +121,6 @@ typedef struct lm_result {
 /* One codec, or the raw cache, on its way through the text. */
 typedef struct lm__runner {
     lm_cache cache;
-    lm_store *store;
     double *loss;
     double *kld;
     size_t losses;
@@ -166,7 +168,7 @@ static void lm__count_losses(const lm_eval *e, lm__runner *r, const float *logit
         double loss = rows[i].log_sum - (double)logits[i * e->model->vocab + target];
         if (!(loss < 1e30)) {
             lm_fail("%s: the logits at token %zu are not finite",
-                    r->store->spec ? r->store->spec : "raw", at + i);
+                    r->cache.spec ? r->cache.spec : "raw", at + i);
         }
         r->loss[r->losses++] = loss;
     }
@@ -178,6 +180,18 @@ typedef struct lm__desk {
     lm_row raw_rows[LM_CHUNK];
     lm_row coded_rows[LM_CHUNK];
 } lm__desk;
+
+/* The logits of a chunk, in steps that suit the cache. */
+static void lm__eval_forward(const lm_eval *e, lm__runner *r, float *logits, size_t start,
+                             size_t at, size_t n)
+{
+    size_t i, step;
+    for (i = 0; i < n; i += step) {
+        step = n - i < r->cache.step ? n - i : r->cache.step;
+        lm_forward(e->model, &r->cache, e->ids + start + at + i, at + i, step);
+        lm_logits(e->model, logits + i * e->model->vocab, 0, step);
+    }
+}
 
 /* One chunk through the raw cache (runner 0) and all codecs. */
 static void lm__eval_chunk(const lm_eval *e, lm__runner *runners, size_t count, lm__desk *desk,
@@ -195,8 +209,7 @@ static void lm__eval_chunk(const lm_eval *e, lm__runner *runners, size_t count, 
         double begin = lm_seconds();
         const lm_row *rows = c == 0 ? desk->raw_rows : desk->coded_rows;
         float *logits = c == 0 ? desk->raw : desk->coded;
-        lm_forward(e->model, &r->cache, e->ids + start + at, at, n);
-        lm_logits(e->model, logits, 0, n);
+        lm__eval_forward(e, r, logits, start, at, n);
         job.coded = c == 0 ? NULL : desk->coded;
         job.kld = r->kld + r->klds;
         lm_parallel(&e->model->pool, lm__compare_row, &job, n);
@@ -252,13 +265,15 @@ static double lm__quantile(double *x, size_t count, double q)
 
 static void lm__conclude(lm__runner *r, const double *raw_loss, lm_result *out)
 {
-    const lm_bill *bill = &r->store->bill;
-    double elements = (double)r->store->elements;
+    lm_tally t;
+    double elements;
     size_t i;
-    out->spec = r->store->spec;
-    out->bits_k = 8.0 * (double)bill->key_bytes / elements;
-    out->bits_v = 8.0 * (double)bill->value_bytes / elements;
-    out->bits = 0.5 * (out->bits_k + out->bits_v + 8.0 * (double)bill->shared_bytes / elements);
+    r->cache.tally(r->cache.state, &t);
+    elements = t.elements > 0 ? (double)t.elements : 1.0;
+    out->spec = r->cache.spec;
+    out->bits_k = 8.0 * (double)t.bill.key_bytes / elements;
+    out->bits_v = 8.0 * (double)t.bill.value_bytes / elements;
+    out->bits = 0.5 * (out->bits_k + out->bits_v + 8.0 * (double)t.bill.shared_bytes / elements);
     for (i = 0; i < r->losses; i++) {
         r->loss[i] -= raw_loss[i];
     }
@@ -269,7 +284,7 @@ static void lm__conclude(lm__runner *r, const double *raw_loss, lm_result *out)
     out->kld_p999 = lm__quantile(r->kld, r->klds, 0.999);
     out->top1 = (double)r->agreed / (double)r->klds;
     out->seconds = r->seconds;
-    out->profile_bytes = r->store->codec.profile_bytes;
+    out->profile_bytes = t.profile_bytes;
 }
 
 /* Runs codecs [first, first + count) beside a raw cache; returns the raw perplexity. */
@@ -279,13 +294,18 @@ static double lm__eval_round(const lm_eval *e, size_t first, size_t count, lm_re
     lm__runner *runners = (lm__runner *)lm_alloc(count + 1, sizeof *runners);
     lm__desk *desk = (lm__desk *)lm_alloc(1, sizeof *desk);
     size_t all = e->tokens * e->passages;
+    lm_cache_desc d;
     size_t c, p, at;
     double ppl;
+    d.capacity = e->tokens;
+    d.sinks = e->sinks;
+    d.window = e->window;
     desk->raw = (float *)lm_alloc(LM_CHUNK, e->model->vocab * sizeof(float));
     desk->coded = (float *)lm_alloc(LM_CHUNK, e->model->vocab * sizeof(float));
     for (c = 0; c <= count; c++) {
-        runners[c].store = lm_store_open(&runners[c].cache, &e->model->g, &e->model->pool,
-                                         e->tokens, c ? e->specs[first + c - 1] : NULL, e->sinks);
+        d.spec = c > 0 ? e->specs[first + c - 1] : NULL;
+        d.chunk = c > 0 ? e->chunk : 0;
+        lm_cache_open(&runners[c].cache, &e->model->g, &e->model->pool, &d);
         runners[c].loss = (double *)lm_alloc(all, sizeof(double));
         runners[c].kld = (double *)lm_alloc(all, sizeof(double));
     }

@@ -1,11 +1,12 @@
 /* lm_kinds.h - part of lm.c: the list of codecs, and the rivals as codecs of that list
 
-   A codec of the library is a header that fills an lm_codec, an include here, and a row. */
+   A codec of the library is a header that fills an lm_codec, an include here, and a row. A policy
+   of lq_kv is a row in lm_live.h. */
 #ifndef LM_KINDS_H
 #define LM_KINDS_H
 
-#include "lm_cache.h"
 #include "lm_codecs.h"
+#include "lm_live.h"
 
 /* ---- rivals as a codec ---- */
 
@@ -101,24 +102,34 @@ static const char *lm__rival_open(lm_codec *codec, const char *spec, const lm_ge
 /* The curve is what a plot joins; a spec with numbers of its own (NAME:...:NUMBERS) makes one
    with all that differ in the last part only. */
 static const lm_codec_kind lm_codec_kinds[] = {
-    {"f32", "raw", "raw floats", lm__rival_open},
-    {"f16", "raw", "half floats", lm__rival_open},
-    {"q8_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open},
-    {"q5_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open},
-    {"q4_1", "llama.cpp q4_1", "blocks of 32, scale and minimum", lm__rival_open},
-    {"q4_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open},
-    {"hq4_0", "Hadamard + q4_0", "q4_0 after a Hadamard rotation", lm__rival_open},
-    {"tq4", "TurboQuant-MSE", "Hadamard, norm, 16 Lloyd-Max levels", lm__rival_open},
-    {"tq3", "TurboQuant-MSE", "Hadamard, norm, 8 Lloyd-Max levels", lm__rival_open},
-    {"tq2", "TurboQuant-MSE", "Hadamard, norm, 4 Lloyd-Max levels", lm__rival_open},
-    {"kivi4", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open},
-    {"kivi2", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open},
-    {"fp8", "fp8", "e4m3, one scale per 64", lm__rival_open},
+    {"f32", "raw", "raw floats", lm__rival_open, NULL},
+    {"f16", "raw", "half floats", lm__rival_open, NULL},
+    {"q8_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open, NULL},
+    {"q5_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open, NULL},
+    {"q4_1", "llama.cpp q4_1", "blocks of 32, scale and minimum", lm__rival_open, NULL},
+    {"q4_0", "llama.cpp", "blocks of 32, one scale", lm__rival_open, NULL},
+    {"hq4_0", "Hadamard + q4_0", "q4_0 after a Hadamard rotation", lm__rival_open, NULL},
+    {"tq4", "TurboQuant-MSE", "Hadamard, norm, 16 Lloyd-Max levels", lm__rival_open, NULL},
+    {"tq3", "TurboQuant-MSE", "Hadamard, norm, 8 Lloyd-Max levels", lm__rival_open, NULL},
+    {"tq2", "TurboQuant-MSE", "Hadamard, norm, 4 Lloyd-Max levels", lm__rival_open, NULL},
+    {"kivi4", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open, NULL},
+    {"kivi2", "KIVI", "K per channel, V per token, groups of 32", lm__rival_open, NULL},
+    {"fp8", "fp8", "e4m3, one scale per 64", lm__rival_open, NULL},
     {"cold", "ours, RoPE undone",
-     "coded pages, as cold:z:k=0.3,v=0.9 or cold:z:k=0.3,v=0.6@FILE.lqp", lm__library_open},
+     "coded pages, as cold:z:k=0.3,v=0.9 or cold:z:k=0.3,v=0.6@FILE.lqp", lm__library_open, NULL},
     {"warm", "ours, RoPE kept", "coded pages, as warm:z:k=0.3,v=0.9, or @FILE.lqp likewise",
-     lm__library_open},
-    {"hot", "ours, fixed width", "fixed pages: hot:4, hot:3, hot:e8", lm__library_open},
+     lm__library_open, NULL},
+    {"fixed", "ours, fixed pages", "fixed pages: fixed:4, fixed:3, fixed:e8", lm__library_open,
+     NULL},
+    {"hot", "ours, fixed width",
+     "lq_kv's integers, attended as they are: hot:8, hot:4, hot:e8, hot:3, hot:2, hot:8/4; its "
+     "bits count whole pages of 64 tokens and their means, not sinks and window",
+     NULL, lm__live_open},
+    {"live", "ours, live",
+     "lq_kv with coded pages, decoded by attention: live:z:k=0.35,v=0.5 (k in the keys' own unit), "
+     "or @FILE.lqp of calibrate --warm --group head --text; or without a code: live:raw, "
+     "live:raw/4",
+     NULL, lm__live_open},
 };
 
 enum { LM_KIND_COUNT = (int)(sizeof lm_codec_kinds / sizeof lm_codec_kinds[0]) };
@@ -144,9 +155,31 @@ static void lm_codec_open(lm_codec *codec, const char *spec, const lm_geometry *
     if (kind == NULL) {
         lm_fail("no codec '%s' (run 'lm codecs' for the list)", spec);
     }
-    fault = kind->open(codec, spec, g);
+    fault = kind->open != NULL ? kind->open(codec, spec, g) : "is a cache, not a codec";
     if (fault != NULL) {
         lm_fail("codec '%s': %s", spec, fault);
+    }
+}
+
+/* Whether a spec names a cache of lq_kv. */
+static int lm_spec_live(const char *spec)
+{
+    const lm_codec_kind *kind = spec != NULL ? lm_codec_find(spec) : NULL;
+    return kind != NULL && kind->live != NULL;
+}
+
+/* The cache that the spec names, or the program ends. Pool and spec must outlive it. */
+static void lm_cache_open(lm_cache *cache, const lm_geometry *g, lm_pool *pool,
+                          const lm_cache_desc *d)
+{
+    const char *fault;
+    if (!lm_spec_live(d->spec)) {
+        (void)lm_store_open(cache, g, pool, d);
+        return;
+    }
+    fault = lm_codec_find(d->spec)->live(cache, g, d);
+    if (fault != NULL) {
+        lm_fail("codec '%s': %s", d->spec, fault);
     }
 }
 

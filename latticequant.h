@@ -2105,6 +2105,7 @@ typedef struct lq__row_kernels {
     void (*centroid_row)(int32_t *, const int16_t *, const int32_t *, int32_t);
     void (*float_row)(float *, const int32_t *, const float *);
     void (*rope_floats)(float *, float *, const float *, const float *);
+    void (*load_row)(float *, const uint8_t *, size_t, int);
     void (*store_row)(uint8_t *, const float *, size_t, int);
     void (*butterfly)(float *, size_t);
     void (*product)(int32_t *, const int16_t *, size_t, size_t, const int16_t *, size_t);
@@ -2224,13 +2225,10 @@ LQ__INLINE void lq__element_store(uint8_t *dst, size_t i, int type, float value)
 
 LQ_API int lq_f32_from_type(float *dst, const void *src, size_t count, int type)
 {
-    size_t i;
     if (lq_type_bytes(type) == 0 || (count && (!dst || !src))) {
         return LQ_E_ARG;
     }
-    for (i = 0; i < count; i++) {
-        dst[i] = lq__f32_of_bits(lq__element_bits((const uint8_t *)src, i, type));
-    }
+    lq__rows_of_level()->load_row(dst, (const uint8_t *)src, count, type);
     return LQ_OK;
 }
 
@@ -2674,6 +2672,35 @@ static void lq__turn_rows_c(float *dst, const float *rows, size_t count)
         for (k = 0; k < 8; k++) {
             dst[k * 32 + i] = rows[i * LQ__TOKENS + k];
         }
+    }
+}
+
+/* dst = src, `count` numbers of a type, every bit of NaNs too. Half floats without branches,
+   sixteen at a time, so that compilers see vectors. */
+static void lq__load_row_c(float *dst, const uint8_t *src, size_t count, int type)
+{
+    size_t i = 0;
+    if (type == LQ_F32) {
+        memmove(dst, src, 4 * count);
+        return;
+    }
+    for (; i + 16 <= count; i += 16) {
+        uint16_t h[16];
+        uint32_t f[16];
+        int j;
+        memcpy(h, src + 2 * i, sizeof h);
+        for (j = 0; j < 16; j++) {
+            uint32_t m = h[j] & 0x7fffu;
+            float tiny = lq__f32_of_bits(0x38800000u | m << 13) - lq__f32_of_bits(0x38800000u);
+            uint32_t other = (m << 13) + (m < 0x7c00u ? 0x38000000u : 0x70000000u);
+            f[j] = (h[j] & 0x8000u) << 16 | (m < 0x400u ? lq__bits_of_f32(tiny) : other);
+            f[j] = type == LQ_F16 ? f[j] : (uint32_t)h[j] << 16;
+        }
+        memcpy(dst + i, f, sizeof f);
+    }
+    for (; i < count; i++) {
+        uint32_t u = lq__element_bits(src, i, type);
+        memcpy(dst + i, &u, 4);
     }
 }
 
@@ -3564,6 +3591,23 @@ LQ__TARGET_AVX2 static void lq__rope_floats_avx2(float *a, float *b, const float
     }
 }
 
+LQ__TARGET_AVX2 static void lq__load_row_avx2(float *dst, const uint8_t *src, size_t count,
+                                              int type)
+{
+    const __m128i most = _mm_set1_epi16(0x7c00);
+    size_t i = 0;
+    for (; i + 8 <= count && type == LQ_F16; i += 8) {
+        const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
+        const __m128i m = _mm_andnot_si128(_mm_set1_epi16(INT16_MIN), h);
+        if (_mm_movemask_epi8(_mm_cmpgt_epi16(m, most))) { /* the instruction makes NaNs quiet */
+            lq__load_row_c(dst + i, src + 2 * i, 8, type);
+            continue;
+        }
+        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(h));
+    }
+    lq__load_row_c(dst + i, src + i * lq_type_bytes(type), count - i, type);
+}
+
 LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, size_t count,
                                                int type)
 {
@@ -3926,6 +3970,12 @@ LQ__TARGET_AVX512 static void lq__rope_floats_avx512(float *a, float *b, const f
         _mm512_storeu_ps(a + t, _mm512_sub_ps(_mm512_mul_ps(u, c), _mm512_mul_ps(w, s)));
         _mm512_storeu_ps(b + t, _mm512_add_ps(_mm512_mul_ps(w, c), _mm512_mul_ps(u, s)));
     }
+}
+
+LQ__TARGET_AVX512 static void lq__load_row_avx512(float *dst, const uint8_t *src, size_t count,
+                                                  int type)
+{
+    lq__load_row_avx2(dst, src, count, type); /* as fast: memory is what it waits for */
 }
 
 LQ__TARGET_AVX512 static void lq__store_row_avx512(uint8_t *dst, const float *src, size_t count,
@@ -16149,31 +16199,6 @@ LQ__STATIC float lq__hot_sum(const lq__hot_state *state, size_t r)
     return sum;
 }
 
-LQ__STATIC void lq__hot_state_merge(lq__hot_state *dst, const lq__hot_state *src)
-{
-    size_t r;
-    size_t i;
-    for (r = 0; r < dst->rows; r++) {
-        const float *hot = src->hot + r * src->wide;
-        const float *raw = src->raw + r * src->wide;
-        float factor;
-        if (src->most[r] <= LQ__HOT_NONE) {
-            continue;
-        }
-        if (src->most[r] > dst->most[r]) {
-            lq__hot_raise(dst, r, src->most[r]);
-        }
-        factor = lq__exp(src->most[r] - dst->most[r]);
-        for (i = 0; i < 16; i++) {
-            dst->sum[r][i] += src->sum[r][i] * factor;
-        }
-        for (i = 0; i < dst->wide; i++) {
-            dst->hot[r * dst->wide + i] += hot[i] * factor;
-            dst->raw[r * dst->wide + i] += raw[i] * factor;
-        }
-    }
-}
-
 LQ__STATIC void lq__hot_state_finish(const lq__hot_state *state, float *out, size_t stride,
                                      float *lse)
 {
@@ -21691,25 +21716,7 @@ LQ_API size_t lq_kv_room(const lq_kv *kv)
 }
 
 /* ---- floats of any type ---- */
-LQ__INLINE uint32_t lq__kv_f32_of_f16(uint32_t h) /* finite */
-{
-    uint32_t m = h & 0x7fffu;
-    float tiny = lq__f32_of_bits(0x38800000u | m << 13) - lq__f32_of_bits(0x38800000u);
-    return (h & 0x8000u) << 16 | (m < 0x400u ? lq__bits_of_f32(tiny) : (m << 13) + 0x38000000u);
-}
-
 #if LQ__X86
-/* The first multiple of 8 of `count` f16; returns it. */
-LQ__TARGET_AVX2 static size_t lq__kv_load_avx2(float *dst, const uint8_t *src, size_t count)
-{
-    size_t i = 0;
-    for (; i + 8 <= count; i += 8) {
-        __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
-        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(h));
-    }
-    return i;
-}
-
 /* The largest magnitude of `count` numbers, a multiple of 16, in the type's own bits. */
 LQ__TARGET_AVX2 static uint32_t lq__kv_most_avx2(const uint8_t *src, size_t count, int type)
 {
@@ -21799,40 +21806,6 @@ LQ__TARGET_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const float *x, size_
     }
 }
 #endif
-
-/* dst = src, `count` finite numbers of a type. Sixteen at a time, so that compilers see vectors. */
-LQ__STATIC void lq__kv_load(float *dst, const uint8_t *src, size_t count, int type)
-{
-    size_t i = 0;
-    if (type == LQ_F32) {
-        memcpy(dst, src, 4 * count);
-        return;
-    }
-#if LQ__X86
-    if (type == LQ_F16 && lq__cpu_level() >= 1) {
-        i = lq__kv_load_avx2(dst, src, count);
-    }
-#endif
-    for (; i + 16 <= count; i += 16) {
-        uint16_t h[16];
-        uint32_t f[16];
-        int j;
-        memcpy(h, src + 2 * i, sizeof h);
-        if (type == LQ_F16) {
-            for (j = 0; j < 16; j++) {
-                f[j] = lq__kv_f32_of_f16(h[j]);
-            }
-        } else {
-            for (j = 0; j < 16; j++) {
-                f[j] = (uint32_t)h[j] << 16;
-            }
-        }
-        memcpy(dst + i, f, sizeof f);
-    }
-    for (; i < count; i++) {
-        dst[i] = lq__f32_of_bits(lq__element_bits(src, i, type));
-    }
-}
 
 /* The largest magnitude of `count` numbers, as the bits of a float32; above all numbers' for NaN
    and infinity. */
@@ -22046,10 +22019,11 @@ LQ__STATIC uint8_t *lq__kv_raw_at(const lq_kv *kv, const lq__kv_layer *layer, in
 LQ__STATIC void lq__kv_fetch(const lq__kv_writer *w, float *dst, int v, size_t head, size_t token)
 {
     size_t dims = lq__kv_dims(w->layer, v);
-    lq__kv_load(dst, lq__kv_row(&w->src[v], token - w->old, head), dims, w->src[v].type);
+    lq__rows_of_level()->load_row(dst, lq__kv_row(&w->src[v], token - w->old, head), dims,
+                                  w->src[v].type);
     if (w->src[v].type != w->pool->type) {
         lq__rows_of_level()->store_row((uint8_t *)w->work, dst, dims, w->pool->type);
-        lq__kv_load(dst, (const uint8_t *)w->work, dims, w->pool->type);
+        lq__rows_of_level()->load_row(dst, (const uint8_t *)w->work, dims, w->pool->type);
     }
 }
 
@@ -22064,8 +22038,8 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
         if (t < w->old) { /* of the ring: sinks are not fetched */
             size_t slot = (t + lq__kv_sequence_of(w->kv)->ring) % w->pool->ring_tokens;
             run = LQ__MIN(LQ__MIN(end, w->old) - t, w->pool->ring_tokens - slot);
-            lq__kv_load(dst, lq__kv_ring_at(w->kv, w->layer, v, head, t), run * dims,
-                        w->pool->type);
+            lq__rows_of_level()->load_row(dst, lq__kv_ring_at(w->kv, w->layer, v, head, t),
+                                          run * dims, w->pool->type);
         } else {
             lq__kv_fetch(w, dst, v, head, t);
         }
@@ -22200,7 +22174,7 @@ LQ__STATIC int lq__kv_fit_warm(lq__kv_writer *w, int v, size_t head, uint32_t ep
     }
     memcpy(with.sum, fit.sum, 16 * (dims + 1));
     status = lq__kv_coder(w, v, head, epoch, 0);
-    lq__kv_load(w->mean, mean, dims, LQ_F16);
+    lq__rows_of_level()->load_row(w->mean, mean, dims, LQ_F16);
     for (t = w->count->sealed; t < end && status == LQ_OK; t += LQ__HOT_TOKENS) {
         size_t n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
         lq__workspace work = lq__workspace_place(w->coder.codec, w->warm_work);
@@ -22367,8 +22341,8 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     int kind = v ? h->v_kind : h->k_kind;
     if (w->pool->sparse && !v) {
         if (kind) {
-            lq__kv_load(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims,
-                        LQ_F16);
+            lq__rows_of_level()->load_row(
+                w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
         }
         lq__kv_bound(lq__kv_bounds(w->pool, w->layer, page->slot, head), w->x, tokens, dims,
                      kind ? w->mean : NULL);
@@ -22380,7 +22354,8 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
         return LQ_OK;
     }
     lq__kv_sum_rows(lq__kv_sums(w, v, head), w->x, tokens, dims, LQ__KV_UNIT);
-    lq__kv_load(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
+    lq__rows_of_level()->load_row(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head),
+                                  dims, LQ_F16);
     if (kind == LQ__KV_WARM) {
         return lq__kv_seal_warm(w, page, v, head, tokens);
     }
@@ -22472,7 +22447,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
         if (same) {
             memcpy(dst, from, row);
         } else {
-            lq__kv_load(w->x, from, dims, src->type);
+            lq__rows_of_level()->load_row(w->x, from, dims, src->type);
             lq__rows_of_level()->store_row(dst, w->x, dims, w->pool->type);
         }
     }
@@ -22851,10 +22826,12 @@ LQ__STATIC void lq__kv_flush(lq__kv_reader *r)
         memset(&form, 0, sizeof form);
         form.k_kind = r->head->k_kind;
         form.v_kind = r->head->v_kind;
-        lq__kv_load(r->k_open, lq__kv_mean_at(r->kv, r->layer, 0, r->part_epoch, r->kv_head),
-                    r->layer->k_dims, LQ_F16);
-        lq__kv_load(r->v_open, lq__kv_mean_at(r->kv, r->layer, 1, r->part_epoch, r->kv_head),
-                    r->layer->v_dims, LQ_F16);
+        lq__rows_of_level()->load_row(r->k_open,
+                                      lq__kv_mean_at(r->kv, r->layer, 0, r->part_epoch, r->kv_head),
+                                      r->layer->k_dims, LQ_F16);
+        lq__rows_of_level()->load_row(r->v_open,
+                                      lq__kv_mean_at(r->kv, r->layer, 1, r->part_epoch, r->kv_head),
+                                      r->layer->v_dims, LQ_F16);
         lq__hot_query_shift(shift, &r->query, r->k_open);
         form.k_shift = shift;
         form.v_mean = r->v_open;
@@ -22989,11 +22966,12 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
     int kind = v ? h->v_kind : h->k_kind;
     t -= page->first;
     if (kind == 0) {
-        lq__kv_load(x, tile + t * dims * lq_type_bytes(w->pool->type), tokens * dims,
-                    w->pool->type);
+        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
+                                      tokens * dims, w->pool->type);
         return LQ_OK;
     }
-    lq__kv_load(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
+    lq__rows_of_level()->load_row(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head),
+                                  dims, LQ_F16);
     if (kind == LQ__KV_WARM) {
         float *all = (float *)(void *)(w->warm_work + lq__warm_work_at(dims));
         size_t bytes;
@@ -23026,8 +23004,9 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
         status = lq__warm_coder_init(
             &a->k, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[0], 0, r->layer->k_dims,
             lq__kv_numbers(r->kv, r->layer, 0, page->epoch, r->kv_head), k_doublings);
-        lq__kv_load(a->k_mean, lq__kv_mean_at(r->kv, r->layer, 0, page->epoch, r->kv_head),
-                    r->layer->k_dims, LQ_F16);
+        lq__rows_of_level()->load_row(a->k_mean,
+                                      lq__kv_mean_at(r->kv, r->layer, 0, page->epoch, r->kv_head),
+                                      r->layer->k_dims, LQ_F16);
         a->k.key = k_key;
         a->ready = 0;
     }
@@ -23036,8 +23015,9 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
         status = lq__warm_coder_init(
             &a->v, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[1], 1, r->layer->v_dims,
             lq__kv_numbers(r->kv, r->layer, 1, page->epoch, r->kv_head), v_doublings);
-        lq__kv_load(a->v_mean, lq__kv_mean_at(r->kv, r->layer, 1, page->epoch, r->kv_head),
-                    r->layer->v_dims, LQ_F16);
+        lq__rows_of_level()->load_row(a->v_mean,
+                                      lq__kv_mean_at(r->kv, r->layer, 1, page->epoch, r->kv_head),
+                                      r->layer->v_dims, LQ_F16);
         a->v.key = v_key;
     }
     r->status = r->status ? r->status : status;
@@ -23227,7 +23207,8 @@ LQ__STATIC void lq__kv_ready(lq__kv_reader *r)
         r->lo[i] = LQ__MAX(lo, r->first);
         r->hi[i] = LQ__MIN(hi, r->end);
         r->same = r->same && r->lo[i] == r->lo[0] && r->hi[i] == r->hi[0];
-        lq__kv_load(r->given + i * dims, lq__kv_row(&r->q, query, head), dims, r->q.type);
+        lq__rows_of_level()->load_row(r->given + i * dims, lq__kv_row(&r->q, query, head), dims,
+                                      r->q.type);
     }
     r->turn = 0;
     lq__kv_turn(r, 0);
@@ -23298,7 +23279,8 @@ LQ__STATIC void lq__kv_score_ready(lq__kv_reader *r, uint32_t epoch)
     size_t d;
     memset(r->shifts, 0, sizeof r->shifts);
     if (r->head->k_kind) {
-        lq__kv_load(mean, lq__kv_mean_at(r->kv, r->layer, 0, epoch, r->kv_head), dims, LQ_F16);
+        lq__rows_of_level()->load_row(mean, lq__kv_mean_at(r->kv, r->layer, 0, epoch, r->kv_head),
+                                      dims, LQ_F16);
         lq__hot_query_shift(r->shifts, &r->query, mean);
     }
     for (i = 0; i < r->rows; i++) {
@@ -23568,7 +23550,8 @@ LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, 
     } else {
         to = LQ__MIN(to, t + pool->ring_tokens - (t + sequence->ring) % pool->ring_tokens);
     }
-    lq__kv_load(w->x, lq__kv_raw_at(kv, layer, v, head, t), (to - t) * dims, pool->type);
+    lq__rows_of_level()->load_row(w->x, lq__kv_raw_at(kv, layer, v, head, t), (to - t) * dims,
+                                  pool->type);
     return to - t;
 }
 
@@ -24806,7 +24789,8 @@ LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, cons
     }
     same -= same % LQ__HOT_GRANULE;
     if (kind == LQ__HOT_E8 && v && same < page->count) {
-        lq__kv_load(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
+        lq__rows_of_level()->load_row(
+            w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
         (void)lq__hot_seal(dst, kind, LQ_V, dims, same, w->x + same * dims, dims,
                            page->count - same, w->mean, w->work);
     }
@@ -25798,13 +25782,13 @@ LQ_API int lq_cpu_level(void)
 
 static const lq__row_kernels *lq__rows_of_level(void)
 {
-#define LQ__ROWS(v)                                                                          \
-    {                                                                                        \
-        lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,         \
-            lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,         \
-            lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__store_row_##v, \
-            lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v, lq__pair_rows_##v,      \
-            lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v                     \
+#define LQ__ROWS(v)                                                                         \
+    {                                                                                       \
+        lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,        \
+            lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,        \
+            lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
+            lq__store_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
+            lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};

@@ -347,9 +347,10 @@ static void test_attention(problem *p, double tolerance)
     void *sm = room(lq__hot_state_bytes(p->v_dims));
     void *om = room(lq__hot_state_bytes(p->v_dims));
     float *out = (float *)room(8 * p->v_dims * 4);
+    float *out2 = (float *)room(8 * p->v_dims * 4);
     double *want = (double *)room(8 * p->v_dims * 8);
     double *logits = (double *)room(8 * 2 * PARTS * 64 * 8);
-    float shift[8], lse[8];
+    float shift[8], lse[8], lse2[8];
     double want_lse[8];
     lq__hot_part parts[2 * PARTS];
     lq__hot_form hot = {p->k_kind, p->v_kind, 0, 0, NULL, NULL};
@@ -373,10 +374,11 @@ static void test_attention(problem *p, double tolerance)
                     lq__hot_state_init(&other, om, p->rows, p->v_dims);
                     lq__hot_attend(split ? &other : &state, &query, &hot, parts, p->hot);
                     lq__hot_attend_raw(&state, &query, &raw, parts + p->hot, p->raw);
-                    if (split) {
-                        lq__hot_state_merge(&state, &other);
-                    }
                     lq__hot_state_finish(&state, out, p->v_dims, lse);
+                    if (split) {
+                        lq__hot_state_finish(&other, out2, p->v_dims, lse2);
+                        CHECK(!lq_attend_merge(out, lse, out2, lse2, p->rows, p->v_dims));
+                    }
                     for (r = 0; r < p->rows; r++) {
                         double error = 0, energy = 0;
                         for (d = 0; d < p->v_dims; d++) {
@@ -422,6 +424,7 @@ static void test_attention(problem *p, double tolerance)
     free(sm);
     free(om);
     free(out);
+    free(out2);
     free(want);
     free(logits);
 }

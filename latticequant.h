@@ -4978,6 +4978,12 @@ struct lq_rans_row {
     uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
 };
 
+/* Whether a row's integers are those of its symbols, and it is no lead row. */
+LQ__INLINE int lq__row_is_symbols(const lq_rans_row *r)
+{
+    return r->kind == LQ__ROW_Z && r->raw[0] == 0;
+}
+
 /* Raw bits that bring a class to at most LQ__CLASS_WIDE. */
 LQ__INLINE int lq__raw_of(int class_)
 {
@@ -5217,12 +5223,14 @@ typedef struct lq__rans_flow {
     uint32_t tokens;
     uint32_t lanes;
     int overrun;
+    int calm; /* decoder: 1 if it is known that there is no escape */
 } lq__rans_flow;
 
 /* One per CPU level. scan: selects tables, finds escapes and writes the raw section of a page to be
    encoded. encode, decode: all steps of 1 .. 8 pages. merge: raw bits into a decoded page; whether
    it has HALF rows that wait for their parity. begin: the lanes' first states of a stream, a
-   status. payload: that of the final states to f->raw; its length in bits. */
+   status. payload: that of the final states to f->raw; its length in bits. symbols: all steps of
+   lq__rans_symbols; NULL where decode is as fast. */
 typedef struct lq__rans_kernels {
     int (*scan)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *);
     void (*encode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
@@ -5230,6 +5238,7 @@ typedef struct lq__rans_kernels {
     int (*merge)(const lq_rans_plan *, lq__rans_flow *);
     int (*begin)(lq__rans_flow *, const lq_rans_page *);
     size_t (*payload)(const lq__rans_flow *);
+    void (*symbols)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, int16_t *);
 } lq__rans_kernels;
 
 /* Bits, lowest first. A put writes 8 bytes from the current one on, a get reads 8. */
@@ -5592,7 +5601,7 @@ LQ__STATIC int lq__escapes_get(const lq_rans_plan *plan, lq__rans_flow *f, size_
 {
     size_t i;
     size_t j;
-    for (i = 0; i < plan->coded_rows; i++) {
+    for (i = 0; i < plan->coded_rows && !f->calm; i++) {
         const lq_rans_row *r = &plan->coded[i];
         const lq_rans_row *half = NULL;
         uint64_t escape = f->escape[i];
@@ -6526,12 +6535,13 @@ typedef struct lq__look_512 {
     __m512i one;
 } lq__look_512;
 
-/* What a step looks up: the interval's frequency, lo - begin, value, and whether it is the escape.
-   */
+/* What a step looks up: the interval's frequency, lo - begin, value, number where there is one
+   table, and whether it is the escape. */
 typedef struct lq__found_512 {
     __m512i freq;
     __m512i rest;
     __m512i value;
+    __m512i symbol;
     __mmask32 escape;
 } lq__found_512;
 
@@ -6580,6 +6590,7 @@ LQ__INLINE_512 lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo)
     found.freq = _mm512_permutexvar_epi16(s, k->freq[0]);
     found.rest = _mm512_sub_epi16(lo, _mm512_permutexvar_epi16(s, k->begin[0]));
     found.value = _mm512_permutexvar_epi16(s, k->value[0]);
+    found.symbol = s;
     found.escape = _mm512_testn_epi16_mask(s, s);
     return found;
 }
@@ -6597,6 +6608,7 @@ LQ__INLINE_512 lq__found_512 lq__find_2_512(const lq__look_512 *k, __m512i lo, _
     found.freq = _mm512_permutex2var_epi16(k->freq[0], s, k->freq[1]);
     found.rest = _mm512_sub_epi16(lo, _mm512_permutex2var_epi16(k->begin[0], s, k->begin[1]));
     found.value = _mm512_permutex2var_epi16(k->value[0], s, k->value[1]);
+    found.symbol = s;
     found.escape = _mm512_testn_epi16_mask(s, _mm512_set1_epi16(31));
     return found;
 }
@@ -6699,6 +6711,7 @@ LQ__INLINE_512 void lq__decode_look_512(lq__look_512 *k, const lq_tables *tables
     lq__look_load_512(&k[1], &tables->table[r->table[2]], &tables->table[r->table[3]]);
 }
 
+#define LQ__AHEAD 256 /* bytes of words that are fetched in time: pages lie apart */
 #define LQ__EACH_OF_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 /* A row of up to eight full pages; count and by are constants to the compiler. First all look up,
@@ -6712,6 +6725,11 @@ LQ__INLINE_512 void lq__decode_row_full_512(const lq_tables *tables, const lq_ra
     lq__found_512 found[8];
     uint32_t half;
     lq__decode_look_512(k, tables, r, by);
+    if (count == 8) {
+#define LQ__STEP(g) _mm_prefetch((const char *)(at[g] + LQ__AHEAD), _MM_HINT_T0);
+        LQ__EACH_OF_8(LQ__STEP)
+#undef LQ__STEP
+    }
     for (half = 0; half < 2; half++) {
 #define LQ__STEP(g)                                                             \
     if ((g) < count) {                                                          \
@@ -6729,6 +6747,39 @@ LQ__INLINE_512 void lq__decode_row_full_512(const lq_tables *tables, const lq_ra
         LQ__EACH_OF_8(LQ__STEP)
 #undef LQ__STEP
     }
+}
+
+/* A row of eight full pages whose symbols are wanted, not their values: neither these nor escapes
+   are looked up. The first page's escapes say whether any page has one. */
+LQ__INLINE_512 void lq__symbol_row_512(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                       lq__rans_flow *flows, __m512i *hi, __m512i *lo,
+                                       const uint8_t **at, int16_t *symbols)
+{
+    lq__look_512 k;
+    lq__found_512 found[8];
+    __m512i least = _mm512_set1_epi16(-1);
+    uint32_t half;
+    lq__look_load_512(&k, &tables->table[r->table[0]], &tables->table[r->table[0]]);
+#define LQ__STEP(g) _mm_prefetch((const char *)(at[g] + LQ__AHEAD), _MM_HINT_T0);
+    LQ__EACH_OF_8(LQ__STEP)
+#undef LQ__STEP
+    for (half = 0; half < 2; half++) {
+        int16_t *to = symbols + i * 512 + 32 * half;
+#define LQ__STEP(g)                                      \
+    found[g] = lq__find_512(&k, lo[g]);                  \
+    least = _mm512_min_epu16(least, found[g].symbol);    \
+    _mm512_storeu_si512(to + 64 * (g), found[g].symbol); \
+    LQ__KEEP_IN_ORDER(found[g].freq, found[g].rest);
+        LQ__EACH_OF_8(LQ__STEP)
+#undef LQ__STEP
+#define LQ__STEP(g)                                                            \
+    lq__advance_512(&hi[g], &lo[g], &at[g], &found[g], k.one, 0xffffffffu, 1); \
+    LQ__KEEP_IN_ORDER(hi[g], lo[g]);                                           \
+    LQ__ADDRESS_IN_ORDER(at[g]);
+        LQ__EACH_OF_8(LQ__STEP)
+#undef LQ__STEP
+    }
+    flows->escape[i] = _mm512_testn_epi16_mask(least, least);
 }
 
 /* A row of any pages. */
@@ -6750,9 +6801,10 @@ LQ__INLINE_512 void lq__decode_row_512(const lq_tables *tables, const lq_rans_ro
     }
 }
 
-/* Full pages, spelt out so that the states stay in registers. */
+/* Full pages, spelt out so that the states stay in registers. symbols: NULL, or where those of
+   eight pages of Z go. */
 LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_plan *plan,
-                                        lq__rans_flow *flows, size_t count)
+                                        lq__rans_flow *flows, size_t count, int16_t *symbols)
 {
     __m512i hi[8];
     __m512i lo[8];
@@ -6776,7 +6828,9 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
 #undef LQ__STEP
         for (; i < plan->coded_rows && lack <= SIZE_MAX / 2; i++) {
             const lq_rans_row *r = &plan->coded[i];
-            if (r->by == 0) {
+            if (symbols && lq__row_is_symbols(r)) {
+                lq__symbol_row_512(tables, r, i, flows, hi, lo, at, symbols);
+            } else if (symbols || r->by == 0) {
                 lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, 0);
             } else if (r->by == LQ__BY_COSET) {
                 lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_COSET);
@@ -6811,25 +6865,25 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
 LQ__FRAME_512 void lq__decode_1_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 1);
+    lq__decode_full_512(tables, plan, flows, 1, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_2_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 2);
+    lq__decode_full_512(tables, plan, flows, 2, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_4_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 4);
+    lq__decode_full_512(tables, plan, flows, 4, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_8_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 8);
+    lq__decode_full_512(tables, plan, flows, 8, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_any_512(const lq_tables *tables, const lq_rans_plan *plan,
@@ -6893,6 +6947,44 @@ LQ__STATIC_512 void lq__rans_decode_avx512(const lq_tables *tables, const lq_ran
         lq__decode_any_512(tables, plan, flows + g, count - g);
     }
     for (g = 0; g < count; g++) {
+        lq__flow_land(&flows[g]);
+    }
+}
+
+/* Symbols of eight full pages. Where a row has escapes, those of each page, and zeros in their
+   places. */
+LQ__STATIC_512 void lq__rans_symbols_avx512(const lq_tables *tables, const lq_rans_plan *plan,
+                                            lq__rans_flow *flows, int16_t *symbols)
+{
+    size_t i;
+    size_t g;
+    for (g = 1; g < 8; g++) {
+        memset(flows[g].escape, 0, 8 * plan->coded_rows);
+    }
+    lq__decode_full_512(tables, plan, flows, 8, symbols);
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        if (!flows->escape[i] || !lq__row_is_symbols(r)) {
+            continue;
+        }
+        for (g = 0; g < 8; g++) {
+            const __m512i low = _mm512_loadu_si512(symbols + i * 512 + 64 * g);
+            const __m512i high = _mm512_loadu_si512(symbols + i * 512 + 64 * g + 32);
+            uint64_t escape = _mm512_testn_epi16_mask(high, high);
+            escape = escape << 32 | _mm512_testn_epi16_mask(low, low);
+            flows[g].escape[i] = escape;
+            for (; escape; escape &= escape - 1) {
+                flows[g].values[(size_t)r->row * 64 + lq__lowest_bit(escape)] = 0;
+            }
+        }
+    }
+    for (g = 0; g < 8; g++) {
+        __m512i any = _mm512_setzero_si512();
+        for (i = 0; i < plan->coded_rows; i += 8) {
+            __mmask8 rows = (__mmask8)(255u >> (8 - LQ__MIN(plan->coded_rows - i, 8)));
+            any = _mm512_or_si512(any, _mm512_maskz_loadu_epi64(rows, flows[g].escape + i));
+        }
+        flows[g].calm = _mm512_test_epi64_mask(any, any) == 0;
         lq__flow_land(&flows[g]);
     }
 }
@@ -7314,6 +7406,7 @@ LQ__STATIC int lq__flow_init(lq__rans_flow *f, const lq_rans_page *page)
     f->tokens = page->tokens;
     f->lanes = LQ__MIN(page->tokens, LQ__LANES);
     f->overrun = 0;
+    f->calm = 0;
     f->src_at = NULL;
     return LQ_OK;
 }
@@ -7475,7 +7568,8 @@ LQ__STATIC_512 int lq__rans_begin_avx512(lq__rans_flow *f, const lq_rans_page *p
     position = lq__running_sums_512(octave);
     bits = lq__last_word_512(position);
     size = 16 + (bits + 7) / 8;
-    if (page->bytes_count < size + 64 || ((bits & 7) && page->bytes[16 + bits / 8] >> (bits & 7))) {
+    if (page->bytes_count < size + 64 || /* and the bits behind the last one; none at 8 */
+        (page->bytes[16 + bits / 8] & (0xffu << (((bits - 1) & 7) + 1)) & 0xffu)) {
         return LQ_E_DATA;
     }
     position = _mm512_sub_epi16(position, octave);
@@ -7545,17 +7639,17 @@ LQ__STATIC_512 size_t lq__rans_payload_avx512(const lq__rans_flow *f)
 /* ---- dispatch ---- */
 static const lq__rans_kernels lq__rans_of_level[3] = {
     {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c},
+     lq__rans_payload_c, NULL},
 #if LQ__RANS_SIMD
     {lq__rans_scan_avx2, lq__rans_encode_avx2, lq__rans_decode_avx2, lq__rans_merge_avx2,
-     lq__rans_begin_c, lq__rans_payload_c},
+     lq__rans_begin_c, lq__rans_payload_c, NULL},
     {lq__rans_scan_avx512, lq__rans_encode_avx512, lq__rans_decode_avx512, lq__rans_merge_avx512,
-     lq__rans_begin_avx512, lq__rans_payload_avx512},
+     lq__rans_begin_avx512, lq__rans_payload_avx512, lq__rans_symbols_avx512},
 #else
     {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c},
+     lq__rans_payload_c, NULL},
     {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c},
+     lq__rans_payload_c, NULL},
 #endif
 };
 
@@ -7737,6 +7831,58 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
         }
     }
     return result;
+}
+
+/* Where a symbol escaped. */
+typedef struct lq__rans_escape {
+    uint16_t row; /* coded */
+    uint8_t page;
+    uint8_t token;
+} lq__rans_escape;
+
+/* Eight full pages of a plan of Z for readers that look numbers up by symbol: symbols (coded rows,
+   8, 64) are numbers of intervals, 0 for an escape. Rows that are not lq__row_is_symbols go to the
+   matrices of the pages, and of the others those values that escaped, which are listed. LQ_E_SPACE:
+   there are more than `most`. Only where the level's kernels have `symbols`. */
+LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
+                                const lq_rans_page *pages, int16_t *symbols,
+                                lq__rans_escape *escapes, size_t most, size_t *count,
+                                void *workspace)
+{
+    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    lq__rans_flow *flows =
+        (lq__rans_flow *)((uintptr_t)workspace + ((0 - (uintptr_t)workspace) & 63));
+    uint8_t *raw = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    uint8_t *at = raw + lq__align64(LQ__RAW_BYTES(plan->rows));
+    int status = LQ_OK;
+    size_t g;
+    size_t i;
+    *count = 0;
+    for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
+        flows[g].escape = (uint64_t *)(void *)at;
+        flows[g].tail = at + lq__align64(plan->rows * 8);
+        flows[g].raw = raw;
+        at += lq__decode_flow_bytes(plan->rows);
+        status = lq__flow_init(&flows[g], &pages[g]);
+        status = status ? status : kernels->begin(&flows[g], &pages[g]);
+    }
+    if (status == LQ_OK) {
+        kernels->symbols(tables, plan, flows, symbols);
+    }
+    for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
+        status = lq__decode_end(kernels, plan, &flows[g]);
+        for (i = 0; i < plan->coded_rows && !flows[g].calm; i++) {
+            uint64_t escape = lq__row_is_symbols(&plan->coded[i]) ? flows[g].escape[i] : 0;
+            for (; escape && *count < most; escape &= escape - 1) {
+                escapes[*count].row = (uint16_t)i;
+                escapes[*count].page = (uint8_t)g;
+                escapes[*count].token = (uint8_t)lq__lowest_bit(escape);
+                ++*count;
+            }
+            status = escape && status == LQ_OK ? LQ_E_SPACE : status;
+        }
+    }
+    return status;
 }
 
 /* ================================================================================================
@@ -15888,6 +16034,7 @@ LQ__INLINE void lq__hot_prefetch(uintptr_t address)
 {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch((const void *)address);
+    __asm__ volatile(""); /* gcc drops calls of functions that only prefetch */
 #else
     (void)address;
 #endif
@@ -19385,12 +19532,19 @@ static const lq__hot_kernels *lq__hot_of_level(void)
    V's one for 8 pages. y is looked up in a table of 32, for k from -16 to 15; beyond that the shift
    stays what it is at the end of the table.
 
+   Where the level has it, eight pages of Z are not decoded to integers: their symbols, numbers of
+   intervals, are looked up as y in 128ths of a step, and products are of 16-bit integers: queries
+   and weights are rounded to what 32-bit sums allow, some 13 and 15 bits. Rows with raw bits go
+   the ordinary way, and what escapes is added by itself.
+
    A page that needs more than its room is coded again with the step doubled, as often as needed; so
    is one with numbers beyond the range of the codec.
    ============================================================================================== */
 #define LQ__WARM_FLIGHT 8u  /* pages decoded at a time */
 #define LQ__WARM_LEAST 512u /* room of a page: gains at their worst */
 #define LQ__WARM_DOUBLINGS 60u
+#define LQ__WARM_ESCAPES 1024u  /* of a flight of symbols; with more it goes the ordinary way */
+#define LQ__WARM_Y 128          /* y of a symbol is in this part of a step */
 #define LQ__WARM_FLOOR (3 * 16) /* no sigma is less than 2^-3 steps: dead rows would hide changes */
 
 /* How a head's keys or values are coded. */
@@ -19407,6 +19561,7 @@ typedef struct lq__warm_kind {
 typedef struct lq__warm_classes {
     lq__row_data rows[2][LQ__WARM_CLASSES]; /* [1]: of LQ_D4 */
     float y[LQ__WARM_CLASSES + 1][32];      /* of k at k & 31 */
+    int16_t symbol[LQ__CLASS_WIDE + 1][32]; /* y of an interval of Z, in 128ths; 0 for the escape */
 } lq__warm_classes;
 
 /* A codec with what attention needs of it. Memory is the caller's: lq__warm_coder_place. */
@@ -19420,6 +19575,9 @@ typedef struct lq__warm_coder {
     uint8_t *mem;
     size_t mem_bytes;
     size_t count;      /* coefficients that are in use */
+    size_t symbols;    /* of these, the first whose symbols can be looked up */
+    uint16_t *coded;   /* (symbols) coded row */
+    uint16_t *place;   /* (coded rows) coefficient, of those */
     uint16_t *row;     /* (count) of the matrix */
     uint16_t *channel; /* (count) */
     uint16_t *look;    /* (count) number of the table */
@@ -19436,6 +19594,16 @@ typedef struct lq__warm_rows {
     size_t count;
     size_t pages;
 } lq__warm_rows;
+
+/* Eight pages in flight of which most rows are symbols; the others are in `rest`. */
+typedef struct lq__warm_symbols {
+    const int16_t *values; /* (coded rows, 8, 64) */
+    const uint16_t *coded; /* (count) */
+    const uint16_t *look;
+    const int16_t (*y)[32];
+    size_t count;
+    lq__warm_rows rest;
+} lq__warm_symbols;
 
 /* Where the bodies of pages are. */
 typedef struct lq__warm_batch {
@@ -19460,9 +19628,16 @@ typedef struct lq__warm {
     float gained[LQ__HOT_ROWS];
     float *k_mean; /* (dims) */
     float *v_mean;
-    float *q;      /* (8, k_stride) */
-    float *acc;    /* (8, v_stride) */
-    float *logits; /* (flight, 8, 64) */
+    float *q;           /* (8, k_stride) */
+    float *acc;         /* (8, v_stride) */
+    float *logits;      /* (flight, 8, 64) */
+    int16_t *q16;       /* (2, (symbols + 1) / 2, 4, 2): pairs of a batch of rows */
+    int16_t *weights16; /* (flight, 8, 64) */
+    float q_unit[LQ__HOT_ROWS];
+    float weight_unit[LQ__HOT_ROWS];
+    int16_t *symbols;         /* (coded rows, flight, 64) */
+    lq__rans_escape *escapes; /* (LQ__WARM_ESCAPES) */
+    size_t escape_count;
     uint8_t *work;
 } lq__warm;
 
@@ -19485,6 +19660,19 @@ typedef struct lq__warm_kernels {
     void (*fit)(int64_t *, const int32_t *);
     float (*bound)(const float *, const float *, const int8_t *, const int8_t *, size_t);
 } lq__warm_kernels;
+
+/* ---- kernels of symbols, at the level that has lq__rans_kernels' symbols ----
+   query    q (rows stride apart, of a count) to pairs (count / 2 rounded up, 4, 2) of integers and
+            their units (rows)
+   dots     logits (4, 64) += units times sums of pairs times y of one page
+   weights  of a row (pages, 8, 64), as gains leaves them, to integers; returns their unit
+   sums     acc (rows stride apart) += units times sums of y of all pages times integer weights */
+typedef struct lq__warm_symbol_kernels {
+    void (*query)(int16_t *, float *, const float *, size_t, size_t, size_t);
+    void (*dots)(float *, const lq__warm_symbols *, size_t, const int16_t *, const float *, size_t);
+    float (*weights)(int16_t *, const float *);
+    void (*sums)(float *, size_t, const lq__warm_symbols *, const int16_t *, const float *, size_t);
+} lq__warm_symbol_kernels;
 
 static const lq__warm_kernels *lq__warm_of_level(void);
 
@@ -20040,6 +20228,231 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_gains_avx512(float *weights, size_t r
 }
 #endif
 
+/* ---- symbols: AVX-512 VNNI ---- */
+#if LQ__RANS_SIMD
+/* sum + the products of pairs of 16 bits. gcc 12 copies the sums around the intrinsic. */
+LQ__HOT_512 __m512i lq__warm_add_512(__m512i sum, __m512i a, __m512i b)
+{
+#if defined(__GNUC__) && !defined(__clang__)
+    __asm__("vpdpwssd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(a), "vm"(b));
+    return sum;
+#else
+    return _mm512_dpwssd_epi32(sum, a, b);
+#endif
+}
+
+/* The largest q that neither its 16 bits nor the sum of `count` products can exceed: |y| is at most
+   16 steps. */
+LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(int16_t *pairs, float *units,
+                                                        const float *q, size_t stride, size_t rows,
+                                                        size_t count)
+{
+    size_t r;
+    size_t i;
+    memset(pairs, 0, 16 * ((count + 1) / 2));
+    for (r = 0; r < rows; r++) {
+        float most = 0.0f;
+        float sum = 0.0f;
+        float unit;
+        for (i = 0; i < count; i++) {
+            float a = q[r * stride + i] < 0.0f ? -q[r * stride + i] : q[r * stride + i];
+            most = LQ__MAX(most, a);
+            sum += a;
+        }
+        unit = LQ__MAX(most / 32000.0f, sum * (16.0f * LQ__WARM_Y / 2.0e9f));
+        units[r] = unit * (1.0f / LQ__WARM_Y);
+        unit = unit > 1e-30f ? 1.0f / unit : 0.0f;
+        for (i = 0; i < count; i++) {
+            int32_t x = _mm_cvtss_si32(_mm_set_ss(q[r * stride + i] * unit));
+            pairs[(i / 2 * 4 + r) * 2 + i % 2] = (int16_t)lq__clamp(x, -32767, 32767);
+        }
+    }
+}
+
+#define LQ__WARM_EACH(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
+#define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+#define LQ__WARM_ADD(r)                                                        \
+    if (rows > r) {                                                            \
+        int32_t pair;                                                          \
+        __m512i x;                                                             \
+        memcpy(&pair, pairs + (i / 2 * 4 + r) * 2, 4);                         \
+        x = _mm512_set1_epi32(pair);                                           \
+        a[r][0] = lq__warm_add_512(a[r][0], x, _mm512_unpacklo_epi16(y0, z0)); \
+        a[r][1] = lq__warm_add_512(a[r][1], x, _mm512_unpackhi_epi16(y0, z0)); \
+        a[r][2] = lq__warm_add_512(a[r][2], x, _mm512_unpacklo_epi16(y1, z1)); \
+        a[r][3] = lq__warm_add_512(a[r][3], x, _mm512_unpackhi_epi16(y1, z1)); \
+    }
+#define LQ__WARM_PUT(to, x, unit) \
+    _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), unit, _mm512_loadu_ps(to)));
+#define LQ__WARM_END(r)                                                                \
+    if (rows > r) {                                                                    \
+        float *to = logits + r * LQ__TOKENS;                                           \
+        const __m512 unit = _mm512_set1_ps(units[r]);                                  \
+        LQ__WARM_PUT(to, _mm512_permutex2var_epi32(a[r][0], low, a[r][1]), unit)       \
+        LQ__WARM_PUT(to + 16, _mm512_permutex2var_epi32(a[r][0], high, a[r][1]), unit) \
+        LQ__WARM_PUT(to + 32, _mm512_permutex2var_epi32(a[r][2], low, a[r][3]), unit)  \
+        LQ__WARM_PUT(to + 48, _mm512_permutex2var_epi32(a[r][2], high, a[r][3]), unit) \
+    }
+LQ__HOT_512 void lq__warm_dots16_512(float *logits, const lq__warm_symbols *m, size_t page,
+                                     const int16_t *pairs, const float *units, size_t rows)
+{
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    __m512i a[4][4];
+    size_t i;
+    LQ__WARM_EACH(LQ__WARM_BEGIN)
+    for (i = 0; i < m->count; i += 2) { /* a last one goes with itself: its q there is 0 */
+        const size_t other = LQ__MIN(i + 1, m->count - 1);
+        const int16_t *k = m->values + (m->coded[i] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
+        const int16_t *l =
+            m->values + (m->coded[other] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
+        const __m512i table_k = _mm512_loadu_si512(m->y[m->look[i]]);
+        const __m512i table_l = _mm512_loadu_si512(m->y[m->look[other]]);
+        const __m512i y0 = _mm512_permutexvar_epi16(_mm512_loadu_si512(k), table_k);
+        const __m512i y1 = _mm512_permutexvar_epi16(_mm512_loadu_si512(k + 32), table_k);
+        const __m512i z0 = _mm512_permutexvar_epi16(_mm512_loadu_si512(l), table_l);
+        const __m512i z1 = _mm512_permutexvar_epi16(_mm512_loadu_si512(l + 32), table_l);
+        LQ__WARM_EACH(LQ__WARM_ADD)
+    }
+    LQ__WARM_EACH(LQ__WARM_END)
+}
+#undef LQ__WARM_BEGIN
+#undef LQ__WARM_ADD
+#undef LQ__WARM_PUT
+#undef LQ__WARM_END
+
+LQ__TARGET_HOT_AVX512 static void lq__warm_dots16_avx512(float *logits, const lq__warm_symbols *m,
+                                                         size_t page, const int16_t *pairs,
+                                                         const float *units, size_t rows)
+{
+    if (rows == 1) {
+        lq__warm_dots16_512(logits, m, page, pairs, units, 1);
+    } else if (rows == 2) {
+        lq__warm_dots16_512(logits, m, page, pairs, units, 2);
+    } else {
+        lq__warm_dots16_512(logits, m, page, pairs, units, 4);
+    }
+}
+
+/* The even and the odd ones of 32 weights lie apart: see lq__warm_part_512. */
+LQ__TARGET_HOT_AVX512 static float lq__warm_weights16_avx512(int16_t *to, const float *weights)
+{
+    const size_t page = LQ__HOT_ROWS * (size_t)LQ__TOKENS;
+    __m512 most = _mm512_set1_ps(1e-30f);
+    float unit;
+    __m512 scale;
+    size_t p;
+    size_t t;
+    for (p = 0; p < LQ__WARM_FLIGHT; p++) {
+        for (t = 0; t < LQ__TOKENS; t += 16) {
+            most = _mm512_max_ps(most, _mm512_loadu_ps(weights + p * page + t));
+        }
+    }
+    unit = _mm512_reduce_max_ps(most);
+    scale = _mm512_set1_ps(32767.0f / unit);
+    for (p = 0; p < LQ__WARM_FLIGHT; p++) {
+        for (t = 0; t < LQ__TOKENS; t += 32) {
+            const float *w = weights + p * page + t;
+            const __m512i even = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(w), scale));
+            const __m512i odd = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(w + 16), scale));
+            _mm512_storeu_si512(to + p * page + t,
+                                _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+        }
+    }
+    return unit / 32767.0f;
+}
+
+#define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+#define LQ__WARM_ADD(r)                                               \
+    if (rows > r) {                                                   \
+        const __m512i x = _mm512_loadu_si512(w + r * LQ__TOKENS + j); \
+        a[r][0] = lq__warm_add_512(a[r][0], y0, x);                   \
+        a[r][1] = lq__warm_add_512(a[r][1], y1, x);                   \
+        a[r][2] = lq__warm_add_512(a[r][2], y2, x);                   \
+        a[r][3] = lq__warm_add_512(a[r][3], y3, x);                   \
+    }
+#define LQ__WARM_END(r)                                                                       \
+    if (rows > r) {                                                                           \
+        _mm_storeu_ps(sum[r], lq__hot_add_across_512(                                         \
+                                  _mm512_cvtepi32_ps(a[r][0]), _mm512_cvtepi32_ps(a[r][1]),   \
+                                  _mm512_cvtepi32_ps(a[r][2]), _mm512_cvtepi32_ps(a[r][3]))); \
+    }
+/* Four coefficients share the weights that are read; the last one may go with itself. A lane sums
+   32 products below 2^15 * 2^10. */
+LQ__HOT_512 void lq__warm_sums16_512(float *acc, size_t stride, const lq__warm_symbols *m,
+                                     const int16_t *weights, const float *units, size_t rows)
+{
+    size_t i;
+    for (i = 0; i < m->count; i += 4) {
+        const int16_t *k[4];
+        __m512i table[4];
+        __m512i a[4][4];
+        float sum[4][4];
+        size_t p;
+        size_t j;
+        size_t r;
+        for (j = 0; j < 4; j++) {
+            size_t at = LQ__MIN(i + j, m->count - 1);
+            k[j] = m->values + m->coded[at] * (size_t)(LQ__WARM_FLIGHT * LQ__TOKENS);
+            table[j] = _mm512_loadu_si512(m->y[m->look[at]]);
+        }
+        LQ__WARM_EACH(LQ__WARM_BEGIN)
+        for (p = 0; p < LQ__WARM_FLIGHT; p++) {
+            const int16_t *w = weights + p * LQ__HOT_ROWS * (size_t)LQ__TOKENS;
+            for (j = 0; j < LQ__TOKENS; j += 32) {
+                const size_t at = p * LQ__TOKENS + j;
+                const __m512i y0 =
+                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[0] + at), table[0]);
+                const __m512i y1 =
+                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[1] + at), table[1]);
+                const __m512i y2 =
+                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[2] + at), table[2]);
+                const __m512i y3 =
+                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[3] + at), table[3]);
+                LQ__WARM_EACH(LQ__WARM_ADD)
+            }
+        }
+        LQ__WARM_EACH(LQ__WARM_END)
+        for (r = 0; r < rows; r++) {
+            for (j = 0; j < 4 && i + j < m->count; j++) {
+                acc[r * stride + i + j] += sum[r][j] * (units[r] * (1.0f / LQ__WARM_Y));
+            }
+        }
+    }
+}
+#undef LQ__WARM_BEGIN
+#undef LQ__WARM_ADD
+#undef LQ__WARM_END
+#undef LQ__WARM_EACH
+
+LQ__TARGET_HOT_AVX512 static void lq__warm_sums16_avx512(float *acc, size_t stride,
+                                                         const lq__warm_symbols *m,
+                                                         const int16_t *weights, const float *units,
+                                                         size_t rows)
+{
+    if (rows == 1) {
+        lq__warm_sums16_512(acc, stride, m, weights, units, 1);
+    } else if (rows == 2) {
+        lq__warm_sums16_512(acc, stride, m, weights, units, 2);
+    } else {
+        lq__warm_sums16_512(acc, stride, m, weights, units, 4);
+    }
+}
+#endif
+
+/* NULL: not at this level. */
+static const lq__warm_symbol_kernels *lq__warm_symbols_of_level(void)
+{
+#if LQ__RANS_SIMD
+    static const lq__warm_symbol_kernels kernels = {lq__warm_query_avx512, lq__warm_dots16_avx512,
+                                                    lq__warm_weights16_avx512,
+                                                    lq__warm_sums16_avx512};
+    return lq__cpu_level() == 2 ? &kernels : NULL;
+#else
+    return NULL;
+#endif
+}
+
 static const lq__warm_kernels *lq__warm_of_level(void)
 {
 #define LQ__WARM_KERNELS(v)                                                          \
@@ -20090,8 +20503,8 @@ LQ__INLINE size_t lq__warm_work_bytes(size_t dims)
    NULL: only counts. */
 LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t dims)
 {
-    size_t sizes[6];
-    size_t at[6];
+    size_t sizes[8];
+    size_t at[8];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_codec_bytes(dims);
@@ -20100,7 +20513,9 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
     sizes[3] = 2 * dims;
     sizes[4] = 2 * dims;
     sizes[5] = 4 * dims;
-    for (i = 0; i < 6; i++) {
+    sizes[6] = 2 * dims;
+    sizes[7] = 2 * (dims + 1);
+    for (i = 0; i < 8; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
@@ -20113,6 +20528,8 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
         c->channel = (uint16_t *)(void *)(mem + at[3]);
         c->look = (uint16_t *)(void *)(mem + at[4]);
         c->factor = (float *)(void *)(mem + at[5]);
+        c->coded = (uint16_t *)(void *)(mem + at[6]);
+        c->place = (uint16_t *)(void *)(mem + at[7]);
     }
     return used;
 }
@@ -20142,6 +20559,13 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
             table[(32 - k) & 31] = -y;
         }
         table[16] = table[17] - 1.0f;
+    }
+    for (i = 0; i <= LQ__CLASS_WIDE; i++) {
+        const lq__rans_table *t = &tables->table[lq__table_of((int)i, LQ__AT_0)];
+        for (k = 1; k < (int32_t)t->count; k++) {
+            float y = classes->y[i][t->value[k] & 31] * (float)LQ__WARM_Y;
+            classes->symbol[i][k] = (int16_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
+        }
     }
 }
 
@@ -20188,30 +20612,53 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc)
     return i ? LQ_OK : LQ_E_INTERNAL;
 }
 
-/* Lists the coefficients in use, and what their integers stand for. */
+/* Enters a coefficient. */
+LQ__STATIC void lq__warm_enter(lq__warm_coder *c, size_t row, size_t channel, int lattice)
+{
+    const lq_codec *codec = c->codec;
+    uint8_t class_ = codec->classes[codec->lead + channel];
+    c->row[c->count] = (uint16_t)row;
+    c->channel[c->count] = (uint16_t)channel;
+    c->factor[c->count] = lattice ? (float)codec->rows[channel].wiener * (1.0f / 65536) : 1.0f;
+    c->look[c->count] = lattice ? (uint16_t)LQ__WARM_CLASSES : class_;
+    c->count++;
+}
+
+/* Lists the coefficients in use, and what their integers stand for: of Z those first whose symbols
+   can be looked up. */
 LQ__STATIC void lq__warm_list(lq__warm_coder *c)
 {
     const lq_codec *codec = c->codec;
+    const lq_rans_plan *plan = &codec->plan;
     size_t block = lq_lattice_dims(codec->desc.quantizer);
     size_t row = codec->lead;
     size_t i;
     size_t j;
+    size_t next = 0; /* coded row */
     c->count = 0;
+    for (i = 0; i < plan->coded_rows && block == 1; i++) {
+        if (lq__row_is_symbols(&plan->coded[i])) {
+            c->place[i] = (uint16_t)c->count;
+            c->coded[c->count] = (uint16_t)i;
+            lq__warm_enter(c, plan->coded[i].row, plan->coded[i].row - codec->lead, 0);
+        }
+    }
+    c->symbols = c->count;
     for (i = 0; i < codec->alive; i += block) {
         size_t n = LQ__MIN(block, codec->dims - i);
         int lattice = lq__lattice_at(codec, i, n);
         row += n == 8;
         for (j = i; j < i + n; j++, row++) {
-            const lq__row_data *data = codec->rows + j;
-            uint16_t class_ = codec->classes[codec->lead + j];
-            if (class_ == 0 && data->mean == 0) {
+            while (next < plan->coded_rows && plan->coded[next].row < row) {
+                next++;
+            }
+            if (block == 1 && next < plan->coded_rows && plan->coded[next].row == row &&
+                lq__row_is_symbols(&plan->coded[next])) {
                 continue;
             }
-            c->row[c->count] = (uint16_t)row;
-            c->channel[c->count] = (uint16_t)j;
-            c->factor[c->count] = lattice ? (float)data->wiener * (1.0f / 65536) : 1.0f;
-            c->look[c->count] = lattice ? (uint16_t)LQ__WARM_CLASSES : class_;
-            c->count++;
+            if (codec->classes[codec->lead + j] || codec->rows[j].mean) {
+                lq__warm_enter(c, row, j, lattice);
+            }
         }
     }
 }
@@ -20445,8 +20892,8 @@ LQ__STATIC int lq__warm_code(const lq__warm_coder *c, const lq__workspace *w, ui
 /* Places the arrays of a reader of warm pages; a NULL: only counts. mem is aligned to 64. */
 LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_t v_dims)
 {
-    size_t sizes[8];
-    size_t at[8];
+    size_t sizes[12];
+    size_t at[12];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_coder_place(NULL, NULL, k_dims);
@@ -20456,8 +20903,12 @@ LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_
     sizes[4] = 4 * LQ__HOT_ROWS * lq__hot_wide(k_dims);
     sizes[5] = 4 * LQ__HOT_ROWS * lq__hot_wide(v_dims);
     sizes[6] = 4 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
-    sizes[7] = lq__warm_work_bytes(LQ__MAX(k_dims, v_dims));
-    for (i = 0; i < 8; i++) {
+    sizes[7] = 2 * LQ__HOT_ROWS * (k_dims + 1);
+    sizes[8] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
+    sizes[9] = LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
+    sizes[10] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__TOKENS * (LQ__MAX(k_dims, v_dims) + 1);
+    sizes[11] = lq__warm_work_bytes(LQ__MAX(k_dims, v_dims));
+    for (i = 0; i < 12; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
@@ -20470,7 +20921,11 @@ LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_
         a->q = (float *)(void *)(mem + at[4]);
         a->acc = (float *)(void *)(mem + at[5]);
         a->logits = (float *)(void *)(mem + at[6]);
-        a->work = mem + at[7];
+        a->q16 = (int16_t *)(void *)(mem + at[7]);
+        a->weights16 = (int16_t *)(void *)(mem + at[8]);
+        a->escapes = (lq__rans_escape *)(void *)(mem + at[9]);
+        a->symbols = (int16_t *)(void *)(mem + at[10]);
+        a->work = mem + at[11];
         a->k_stride = lq__hot_wide(k_dims);
         a->v_stride = lq__hot_wide(v_dims);
     }
@@ -20490,9 +20945,16 @@ LQ__INLINE float lq__warm_center(const lq__warm_coder *c, size_t d)
     return (float)b->center[d] * lq__f32_of_bits((uint32_t)(b->center_exponent + 127) << 23);
 }
 
+/* The integers of a batch of queries that begins at a row. */
+LQ__INLINE int16_t *lq__warm_pairs(const lq__warm *a, size_t row)
+{
+    return a->q16 + 2 * row * ((a->k.symbols + 1) / 2);
+}
+
 /* The query in the basis of the coefficients, and what the means make of it. */
 LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
 {
+    const lq__warm_symbol_kernels *kernels = lq__warm_symbols_of_level();
     const lq__warm_coder *c = &a->k;
     const lq_basis *b = c->codec->desc.geometry.dense;
     float slice = lq__slice_step(&c->codec->desc.geometry, 0, 1.0f);
@@ -20524,6 +20986,10 @@ LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
     }
     for (; r < LQ__HOT_ROWS; r++) {
         a->shift[r] = 0.0f;
+    }
+    for (r = 0; r < query->rows && kernels; r += LQ__HOT_BATCH) {
+        kernels->query(lq__warm_pairs(a, r), a->q_unit + r, a->q + r * a->k_stride, a->k_stride,
+                       LQ__MIN(query->rows - r, LQ__HOT_BATCH), c->symbols);
     }
     a->ready = 1;
 }
@@ -20565,27 +21031,93 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
     a->open = 0;
 }
 
+/* Decodes pages for attention, to symbols where that can be done: m->count is 0 otherwise. */
+LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm_batch *batch,
+                            size_t count, lq__warm_symbols *m)
+{
+    lq__workspace w = lq__workspace_place(c->codec, a->work);
+    lq_rans_page pages[LQ__WARM_FLIGHT];
+    size_t full = 0;
+    int status;
+    m->count = 0;
+    a->escape_count = 0;
+    if (count < LQ__WARM_FLIGHT || c->symbols == 0 || !lq__warm_symbols_of_level()) {
+        return lq__warm_unfold(c, &w, batch, count, &m->rest);
+    }
+    for (; full < count && batch->tokens[full] == LQ__TOKENS; full++) {
+        m->rest.values[full] = w.values + full * c->codec->matrix_rows * LQ__TOKENS;
+        pages[full].values = w.values + full * c->codec->matrix_rows * LQ__TOKENS;
+        pages[full].bytes = (uint8_t *)(uintptr_t)batch->body[full];
+        pages[full].bytes_count = batch->bytes[full];
+        pages[full].tokens = LQ__TOKENS;
+    }
+    status = full < count
+                 ? LQ_E_SPACE
+                 : lq__rans_symbols(c->codec->desc.tables, &c->codec->plan, pages, a->symbols,
+                                    a->escapes, LQ__WARM_ESCAPES, &a->escape_count, w.coder);
+    if (status == LQ_E_SPACE) {
+        a->escape_count = 0;
+        return lq__warm_unfold(c, &w, batch, count, &m->rest);
+    }
+    m->values = a->symbols;
+    m->coded = c->coded;
+    m->look = c->look;
+    m->y = (const int16_t(*)[32])c->classes->symbol;
+    m->count = c->symbols;
+    m->rest.row = c->row + c->symbols;
+    m->rest.look = c->look + c->symbols;
+    m->rest.y = (const float(*)[32])c->classes->y;
+    m->rest.count = c->count - c->symbols;
+    m->rest.pages = count;
+    return status;
+}
+
+/* y of a value that escaped, and its coefficient. */
+LQ__STATIC float lq__warm_escaped(const lq__warm_coder *c, const lq__warm_symbols *m,
+                                  const lq__rans_escape *e, size_t *i)
+{
+    size_t row = c->codec->plan.coded[e->row].row;
+    *i = c->place[e->row];
+    return lq__warm_y(c->classes->y[c->look[*i]], m->rest.values[e->page][row * 64 + e->token]);
+}
+
 /* Logits (count, 8, 64) of pages, masks applied; most (count, 8): the largest of each row. */
 LQ__STATIC int lq__warm_logits(lq__warm *a, float (*most)[LQ__HOT_ROWS], const lq__hot_query *query,
                                const lq__hot_part *parts, size_t count)
 {
     const lq__hot_kernels *hot = lq__hot_of_level();
     const lq__warm_kernels *kernels = lq__warm_of_level();
-    lq__workspace w = lq__workspace_place(a->k.codec, a->work);
-    lq__warm_rows m;
+    const lq__warm_symbol_kernels *of_symbols = lq__warm_symbols_of_level();
+    lq__warm_symbols m;
     size_t p;
     size_t r;
-    int status = lq__warm_unfold(&a->k, &w, &a->k_batch, count, &m);
+    size_t i;
+    size_t e = 0;
+    int status = lq__warm_fly(a, &a->k, &a->k_batch, count, &m);
     if (!a->ready) {
         lq__warm_query(a, query);
     }
     for (p = 0; p < count && status == LQ_OK; p++) {
+        float *logits = a->logits + p * LQ__HOT_ROWS * LQ__TOKENS;
         for (r = 0; r < query->rows; r += LQ__HOT_BATCH) {
             size_t rows = LQ__MIN(query->rows - r, LQ__HOT_BATCH);
-            float *logits = a->logits + (p * LQ__HOT_ROWS + r) * LQ__TOKENS;
+            kernels->dots(logits + r * LQ__TOKENS, &m.rest, p, a->q + r * a->k_stride + m.count,
+                          a->k_stride, a->shift + r, rows);
+            if (m.count) {
+                of_symbols->dots(logits + r * LQ__TOKENS, &m, p, lq__warm_pairs(a, r),
+                                 a->q_unit + r, rows);
+            }
+        }
+        for (; e < a->escape_count && a->escapes[e].page == p; e++) {
+            float y = lq__warm_escaped(&a->k, &m, a->escapes + e, &i);
+            for (r = 0; r < query->rows; r++) {
+                logits[r * LQ__TOKENS + a->escapes[e].token] += a->q[r * a->k_stride + i] * y;
+            }
+        }
+        for (r = 0; r < query->rows; r += LQ__HOT_BATCH) {
+            size_t rows = LQ__MIN(query->rows - r, LQ__HOT_BATCH);
             lq__hot_step step;
-            kernels->dots(logits, &m, p, a->q + r * a->k_stride, a->k_stride, a->shift + r, rows);
-            lq__hot_step_init(&step, logits, query, parts + p, r, rows);
+            lq__hot_step_init(&step, logits + r * LQ__TOKENS, query, parts + p, r, rows);
             hot->logits(most[p] + r, &step, rows);
         }
     }
@@ -20641,14 +21173,39 @@ LQ__STATIC void lq__warm_weigh(lq__hot_state *state, float *most, float *weights
     }
 }
 
+/* The sums of symbols, and of what escaped among them; weights have their gains. */
+LQ__STATIC void lq__warm_sum_symbols(lq__warm *a, const lq__warm_symbols *m, size_t rows)
+{
+    const lq__warm_symbol_kernels *kernels = lq__warm_symbols_of_level();
+    size_t r;
+    size_t i;
+    size_t e;
+    for (r = 0; r < rows; r++) {
+        a->weight_unit[r] =
+            kernels->weights(a->weights16 + r * LQ__TOKENS, a->logits + r * LQ__TOKENS);
+    }
+    for (r = 0; r < rows; r += LQ__HOT_BATCH) {
+        kernels->sums(a->acc + r * a->v_stride, a->v_stride, m, a->weights16 + r * LQ__TOKENS,
+                      a->weight_unit + r, LQ__MIN(rows - r, LQ__HOT_BATCH));
+    }
+    for (e = 0; e < a->escape_count; e++) {
+        const lq__rans_escape *at = a->escapes + e;
+        const int16_t *weights =
+            a->weights16 + at->page * LQ__HOT_ROWS * (size_t)LQ__TOKENS + at->token;
+        float y = lq__warm_escaped(&a->v, m, at, &i);
+        for (r = 0; r < rows; r++) {
+            a->acc[r * a->v_stride + i] += (float)weights[r * LQ__TOKENS] * a->weight_unit[r] * y;
+        }
+    }
+}
+
 /* Attention of all rows to up to 8 pages: parts say what is seen of them. */
 LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_query *query,
                                const lq__hot_part *parts, size_t count)
 {
     const lq__warm_kernels *kernels = lq__warm_of_level();
     float most[LQ__WARM_FLIGHT][LQ__HOT_ROWS];
-    lq__workspace w = lq__workspace_place(a->v.codec, a->work);
-    lq__warm_rows m;
+    lq__warm_symbols m;
     size_t p;
     size_t r;
     int status = lq__warm_logits(a, most, query, parts, count);
@@ -20659,14 +21216,17 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
     for (p = 0; p < count; p++) {
         lq__warm_weigh(state, most[p], a->logits + p * LQ__HOT_ROWS * LQ__TOKENS);
     }
-    status = lq__warm_unfold(&a->v, &w, &a->v_batch, count, &m);
+    status = lq__warm_fly(a, &a->v, &a->v_batch, count, &m);
     for (p = 0; p < count && status == LQ_OK; p++) {
-        kernels->gains(a->logits + p * LQ__HOT_ROWS * LQ__TOKENS, state->rows, m.values[p],
+        kernels->gains(a->logits + p * LQ__HOT_ROWS * LQ__TOKENS, state->rows, m.rest.values[p],
                        a->v.codec->gain_mean[0], a->brought, a->gained);
     }
-    for (r = 0; r < state->rows && status == LQ_OK; r += LQ__HOT_BATCH) {
-        kernels->sums(a->acc + r * a->v_stride, a->v_stride, &m, a->logits + r * LQ__TOKENS,
-                      LQ__MIN(state->rows - r, LQ__HOT_BATCH));
+    for (r = 0; r < state->rows && status == LQ_OK && m.rest.count; r += LQ__HOT_BATCH) {
+        kernels->sums(a->acc + r * a->v_stride + m.count, a->v_stride, &m.rest,
+                      a->logits + r * LQ__TOKENS, LQ__MIN(state->rows - r, LQ__HOT_BATCH));
+    }
+    if (status == LQ_OK && m.count) {
+        lq__warm_sum_symbols(a, &m, state->rows);
     }
     return status;
 }
@@ -25853,6 +26413,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__HIDE_CONSTANT
 #undef LQ__ROW_BYTES
 #undef LQ__EACH_OF_8
+#undef LQ__AHEAD
 #undef LQ__PAYLOAD_BYTES
 #undef LQ__RAW_BYTES
 #undef LQ__DIMS_MAX
@@ -25919,6 +26480,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__TARGET_HOT_AVX2
 #undef LQ__TARGET_HOT_AVX512
 #undef LQ__WARM_FLIGHT
+#undef LQ__WARM_ESCAPES
+#undef LQ__WARM_Y
 #undef LQ__WARM_LEAST
 #undef LQ__WARM_DOUBLINGS
 #undef LQ__WARM_FLOOR

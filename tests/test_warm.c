@@ -8,7 +8,7 @@
 #include "check.h"
 #include "source.h"
 
-enum { TOKENS_MOST = 900, LAYERS_MOST = 3, NUMBERS = 4 * 128 };
+enum { TOKENS_MOST = 900, TOKENS_ROOM = 1700, LAYERS_MOST = 3, NUMBERS = 4 * 128 };
 
 static const lq_tables *tables;
 static lq_kv_desc desc;
@@ -124,7 +124,7 @@ static double biased(const lq_kv_attend_desc *d, double dot, size_t h, size_t i,
 static void plain(const lq_kv *kv, const lq_kv_attend_desc *d, const float *q, size_t h, size_t i,
                   double *out, double *lse, double *mass)
 {
-    static double x[TOKENS_MOST];
+    static double x[TOKENS_ROOM];
     size_t tokens = lq_kv_tokens(kv);
     size_t end = d->count ? d->first + d->count : tokens;
     size_t kv_head = h / (d->heads / desc.kv_heads);
@@ -171,7 +171,7 @@ static void check_rows(const lq_kv *kv, const lq_kv_attend_desc *d, const float 
                        const float *out, const float *lse, const float *mass)
 {
     static double want[128];
-    static double want_mass[TOKENS_MOST];
+    static double want_mass[TOKENS_ROOM];
     size_t tokens = lq_kv_tokens(kv);
     double error = 0;
     double power = 0;
@@ -262,7 +262,7 @@ static void check_attend(const lq_kv *kv, int options)
     static float q[8 * 8 * 128];
     static float out[8 * 8 * 128];
     static float lse[64];
-    static float mass[TOKENS_MOST];
+    static float mass[TOKENS_ROOM];
     static float slopes[8];
     static float *bias;
     size_t tokens = lq_kv_tokens(kv);
@@ -270,7 +270,7 @@ static void check_attend(const lq_kv *kv, int options)
     uint32_t l;
     size_t i;
     if (!bias) {
-        bias = (float *)source_alloc(sizeof(float) * 64 * TOKENS_MOST);
+        bias = (float *)source_alloc(sizeof(float) * 64 * TOKENS_ROOM);
     }
     for (l = 0; l < desc.layers; l++) {
         memset(&d, 0, sizeof d);
@@ -290,8 +290,8 @@ static void check_attend(const lq_kv *kv, int options)
             d.count = source_below(2) ? 0 : 1 + source_below((uint32_t)(tokens - d.first));
             d.slopes = source_below(2) ? NULL : slopes;
             d.bias = source_below(2) ? NULL : bias;
-            d.bias_head_stride = d.queries * TOKENS_MOST;
-            d.bias_query_stride = TOKENS_MOST;
+            d.bias_head_stride = d.queries * TOKENS_ROOM;
+            d.bias_query_stride = TOKENS_ROOM;
         }
         d.lse = lse;
         d.mass = source_below(2) ? mass : NULL;
@@ -303,7 +303,7 @@ static void check_attend(const lq_kv *kv, int options)
         for (i = 0; i < 8; i++) {
             slopes[i] = (float)source_uniform() * 0.01f;
         }
-        for (i = 0; i < 64 * TOKENS_MOST; i++) {
+        for (i = 0; i < 64 * TOKENS_ROOM; i++) {
             bias[i] = source_below(9) ? (float)source_uniform() : -INFINITY;
         }
         memset(mass, 0, sizeof mass);
@@ -444,6 +444,40 @@ static void test_plain(int quantizer, int level)
     check_arena(&kv);
     for (n = 0; n < 6; n++) {
         check_attend(&kv, n > 0);
+    }
+    lq_kv_free(&kv);
+    free(mem);
+    (void)lq_cpu_limit(-1);
+}
+
+/* Eight pages at a time, which some levels attend by their symbols: one number in `rare` is 20
+   steps from the others, one channel in three is wider or narrower. */
+static void test_flights(int level, uint32_t rare, float channels)
+{
+    lq_kv kv;
+    void *mem;
+    size_t n;
+    uint32_t l;
+    size_t i;
+    int v;
+    basic_desc();
+    desc.tokens = TOKENS_ROOM;
+    CHECK(lq_cpu_limit(level) >= 0);
+    mem = make(&kv);
+    make_tokens(1650, 1.0f);
+    for (l = 0; l < desc.layers; l++) {
+        for (v = 0; v < 2; v++) {
+            for (i = 0; i < 1650 * row_of(v); i++) {
+                given[l][v][i] *= rare < 20 ? 0.2f : 1.0f;
+                given[l][v][i] += source_below(rare) == 0 ? i & 1 ? 8.0f : -8.0f : 0.0f;
+                given[l][v][i] *= i % row_of(v) % 3 == 0 ? channels : 1.0f;
+            }
+        }
+    }
+    slack = 4 * (double)(channels > 1 ? channels : 1.0f);
+    append_steps(&kv, 1650);
+    for (n = 0; n < 4; n++) {
+        check_attend(&kv, n > 1);
     }
     lq_kv_free(&kv);
     free(mem);
@@ -1196,15 +1230,21 @@ int main(int argc, char **argv)
     for (i = 0; i < 2; i++) {
         uint32_t l;
         for (l = 0; l < LAYERS_MOST; l++) {
-            given[l][i] = (float *)source_alloc(sizeof(float) * TOKENS_MOST * NUMBERS);
+            given[l][i] = (float *)source_alloc(sizeof(float) * TOKENS_ROOM * NUMBERS);
         }
-        back[i] = (float *)source_alloc(sizeof(float) * TOKENS_MOST * NUMBERS);
+        back[i] = (float *)source_alloc(sizeof(float) * TOKENS_ROOM * NUMBERS);
     }
     test_arguments();
     for (level = 0; level < 3; level++) {
         for (i = 0; i <= LQ_E8_RELAXED; i++) {
             test_plain(i, level);
         }
+    }
+    for (level = quick ? 2 : 0; level < 3; level++) {
+        test_flights(level, 3000, 1.0f);
+        test_flights(level, 16, 1.0f);
+        test_flights(level, 3000, 12.0f);
+        test_flights(level, 3000, 0.02f);
     }
     test_steps();
     test_mixed();

@@ -22059,8 +22059,8 @@ LQ__TARGET_AVX2 static void lq__kv_halve_avx2(uint8_t *dst, size_t dst_stride, c
 }
 
 /* lq__kv_sum_rows of at most 8 tokens. */
-LQ__TARGET_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const float *x, size_t tokens,
-                                            size_t dims, float unit)
+LQ__HOT_256 void lq__kv_sum_of_256(int64_t *sums, const uint8_t *src, int type, size_t tokens,
+                                   size_t dims, float unit)
 {
     const __m256 most = _mm256_set1_ps(8191.0f);
     const __m256 least = _mm256_set1_ps(-8191.0f);
@@ -22070,7 +22070,7 @@ LQ__TARGET_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const float *x, size_
         __m256i *to = (__m256i *)(void *)(sums + d);
         size_t t;
         for (t = 0; t < tokens; t++) {
-            __m256 f = _mm256_loadu_ps(x + t * dims + d);
+            __m256 f = lq__hot_raw_256(src, t * dims + d, type);
             f = _mm256_max_ps(_mm256_min_ps(f, most), least);
             acc =
                 _mm256_add_epi32(acc, _mm256_cvttps_epi32(_mm256_mul_ps(f, _mm256_set1_ps(unit))));
@@ -22082,6 +22082,16 @@ LQ__TARGET_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const float *x, size_
         _mm256_storeu_si256(
             to, _mm256_add_epi64(_mm256_loadu_si256(to),
                                  _mm256_cvtepi32_epi64(_mm256_extracti128_si256(acc, 1))));
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const uint8_t *src, int type,
+                                                size_t tokens, size_t dims, float unit)
+{
+    if (type == LQ_F16) {
+        lq__kv_sum_of_256(sums, src, LQ_F16, tokens, dims, unit);
+    } else {
+        lq__kv_sum_of_256(sums, src, type, tokens, dims, unit);
     }
 }
 #endif
@@ -22306,22 +22316,44 @@ LQ__STATIC void lq__kv_fetch(const lq__kv_writer *w, float *dst, int v, size_t h
     }
 }
 
-/* A token's row in the pool's type: where it lies, or (another type) in mem. */
-LQ__STATIC const uint8_t *lq__kv_row_of(const lq__kv_writer *w, float *mem, int v, size_t head,
-                                        size_t token)
+/* How many of tokens t .. end lie side by side in the ring; 0: t is a new one. Sinks are not asked
+   for. */
+LQ__INLINE size_t lq__kv_ring_run(const lq__kv_writer *w, size_t t, size_t end)
 {
+    size_t ring = w->pool->ring_tokens;
+    size_t slot = (t + lq__kv_sequence_of(w->kv)->ring) % ring;
+    return t < w->old ? LQ__MIN(LQ__MIN(end, w->old) - t, ring - slot) : 0;
+}
+
+/* Rows of tokens t .. in the pool's type: where they lie, or (new ones of another type) in x. */
+LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, int v, size_t head,
+                                 size_t t, size_t n)
+{
+    const lq__kv_source *src = &w->src[v];
     size_t dims = lq__kv_dims(w->layer, v);
-    const uint8_t *row;
-    if (token < w->old) {
-        return lq__kv_ring_at(w->kv, w->layer, v, head, token);
+    const uint8_t *at = NULL;
+    size_t run = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (run == 0) {
+            run = lq__kv_ring_run(w, t + i, t + n);
+            at = run ? lq__kv_ring_at(w->kv, w->layer, v, head, t + i) : NULL;
+        }
+        if (run) {
+            rows[i] = at;
+            at += dims * lq_type_bytes(w->pool->type);
+            run--;
+            continue;
+        }
+        rows[i] = lq__kv_row(src, t + i - w->old, head);
+        if (src->type != w->pool->type) {
+            float *x = w->x + i * dims;
+            lq__rows_of_level()->load_row((float *)w->work, rows[i], dims, src->type);
+            lq__rows_of_level()->store_row((uint8_t *)x, (const float *)w->work, dims,
+                                           w->pool->type);
+            rows[i] = (const uint8_t *)x;
+        }
     }
-    row = lq__kv_row(&w->src[v], token - w->old, head);
-    if (w->src[v].type != w->pool->type) {
-        lq__rows_of_level()->load_row((float *)w->work, row, dims, w->src[v].type);
-        lq__rows_of_level()->store_row((uint8_t *)mem, (const float *)w->work, dims, w->pool->type);
-        row = (const uint8_t *)mem;
-    }
-    return row;
 }
 
 /* Tokens t .. t + n - 1 of a head, as floats. */
@@ -22331,13 +22363,12 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
     size_t dims = lq__kv_dims(w->layer, v);
     size_t end = t + n;
     while (t < end) {
-        size_t run = 1;
-        if (t < w->old) { /* of the ring: sinks are not fetched */
-            size_t slot = (t + lq__kv_sequence_of(w->kv)->ring) % w->pool->ring_tokens;
-            run = LQ__MIN(LQ__MIN(end, w->old) - t, w->pool->ring_tokens - slot);
+        size_t run = lq__kv_ring_run(w, t, end);
+        if (run) {
             lq__rows_of_level()->load_row(dst, lq__kv_ring_at(w->kv, w->layer, v, head, t),
                                           run * dims, w->pool->type);
         } else {
+            run = 1;
             lq__kv_fetch(w, dst, v, head, t);
         }
         dst += run * dims;
@@ -22345,35 +22376,32 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
     }
 }
 
-/* sums += x (tokens, dims) in 1 / unit, in integers: any order gives the same. */
-LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const float *x, size_t tokens, size_t dims,
-                                float unit)
+/* sums += rows (tokens, dims) in 1 / unit, in integers: any order gives the same. */
+LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, size_t tokens,
+                                size_t dims, float unit)
 {
+    size_t bytes = dims * lq_type_bytes(type);
     size_t d;
-    for (; tokens > 8; tokens -= 8, x += 8 * dims) {
-        lq__kv_sum_rows(sums, x, 8, dims, unit);
-    }
+    size_t t;
+    size_t j;
 #if LQ__X86
-    if (lq__cpu_level() >= 1) {
-        lq__kv_sum_avx2(sums, x, tokens, dims, unit);
-        return;
+    while (tokens && lq__cpu_level() >= 1) {
+        size_t n = LQ__MIN(tokens, 8);
+        lq__kv_sum_avx2(sums, src, type, n, dims, unit);
+        src += n * bytes;
+        tokens -= n;
     }
 #endif
-    for (d = 0; d < dims; d += 8) {
-        int32_t acc[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        size_t t;
-        int j;
-        for (t = 0; t < tokens; t++) {
-            float row[8];
-            memcpy(row, x + t * dims + d, sizeof row);
-            for (j = 0; j < 8; j++) {
+    for (t = 0; t < tokens; t++, src += bytes) {
+        for (d = 0; d < dims; d += 16) {
+            size_t n = LQ__MIN(dims - d, 16);
+            float row[16];
+            lq__load_row_c(row, src + d * lq_type_bytes(type), n, type);
+            for (j = 0; j < n; j++) {
                 float f = row[j] > 8191.0f ? 8191.0f : row[j];
                 f = f < -8191.0f ? -8191.0f : f;
-                acc[j] += (int32_t)(f * unit);
+                sums[d + j] += (int32_t)(f * unit);
             }
-        }
-        for (j = 0; j < 8; j++) {
-            sums[d + (size_t)j] += acc[j];
         }
     }
 }
@@ -22383,19 +22411,35 @@ LQ__INLINE int64_t *lq__kv_sums(const lq__kv_writer *w, int v, size_t head)
     return (int64_t *)(void *)lq__kv_in(w->kv, w->layer->sums[v]) + head * lq__kv_dims(w->layer, v);
 }
 
-/* Takes tokens t .. end into the sums, or out again with unit < 0. */
+/* Takes tokens t .. end of a head into the sums, or out again with unit < 0. */
+LQ__STATIC void lq__kv_sum_head(const lq__kv_writer *w, int v, size_t head, size_t t, size_t end,
+                                float unit)
+{
+    size_t dims = lq__kv_dims(w->layer, v);
+    int64_t *sums = lq__kv_sums(w, v, head);
+    while (t < end) {
+        size_t n = lq__kv_ring_run(w, t, end);
+        if (n) {
+            lq__kv_sum_rows(sums, lq__kv_ring_at(w->kv, w->layer, v, head, t), w->pool->type, n,
+                            dims, unit);
+        } else {
+            n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
+            lq__kv_fetch_run(w, w->x, v, head, t, n);
+            lq__kv_sum_rows(sums, (const uint8_t *)w->x, LQ_F32, n, dims, unit);
+        }
+        t += n;
+    }
+}
+
+/* The same of all heads with a mean. */
 LQ__STATIC void lq__kv_sum(const lq__kv_writer *w, size_t t, size_t end, float unit)
 {
-    for (; t < end; t += LQ__HOT_TOKENS) {
-        size_t n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
-        size_t h;
-        int v;
-        for (v = 0; v < 2; v++) {
-            for (h = 0; h < w->layer->kv_heads; h++) {
-                if (v ? w->heads[h].v_kind : w->heads[h].k_kind) {
-                    lq__kv_fetch_run(w, w->x, v, h, t, n);
-                    lq__kv_sum_rows(lq__kv_sums(w, v, h), w->x, n, lq__kv_dims(w->layer, v), unit);
-                }
+    size_t h;
+    int v;
+    for (v = 0; v < 2; v++) {
+        for (h = 0; h < w->layer->kv_heads; h++) {
+            if (v ? w->heads[h].v_kind : w->heads[h].k_kind) {
+                lq__kv_sum_head(w, v, h, t, end, unit);
             }
         }
     }
@@ -22677,9 +22721,11 @@ LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v
     lq__kv_ahead(w, &turn, v, head, at, tokens);
     for (t = 0; t < tokens; t += 8) {
         turn.tokens = LQ__MIN(tokens - t, 8);
-        for (i = 0; i < turn.tokens; i++) {
-            turn.rows[i] = x ? (const uint8_t *)(x + (t + i) * dims)
-                             : lq__kv_row_of(w, w->x + i * dims, v, head, at + t + i);
+        for (i = 0; i < turn.tokens && x; i++) {
+            turn.rows[i] = (const uint8_t *)(x + (t + i) * dims);
+        }
+        if (!x) {
+            lq__kv_find_rows(w, turn.rows, v, head, at + t, turn.tokens);
         }
         lq__hot_seal_rows(tile, v ? h->v_kind : h->k_kind, v ? LQ_V : LQ_K, at - page->first + t,
                           &turn, w->work);
@@ -22726,7 +22772,8 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
                                        w->x, tokens * dims, w->pool->type);
         return LQ_OK;
     }
-    lq__kv_sum_rows(lq__kv_sums(w, v, head), w->x, tokens, dims, LQ__KV_UNIT);
+    lq__kv_sum_rows(lq__kv_sums(w, v, head), (const uint8_t *)w->x, LQ_F32, tokens, dims,
+                    LQ__KV_UNIT);
     return lq__kv_seal_warm(w, page, v, head, tokens);
 }
 

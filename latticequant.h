@@ -15562,8 +15562,8 @@ typedef struct lq__hot_turn {
     const float *mean;
     int64_t *sums;      /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
     float sum_unit;     /* at most 2^14 */
-    uintptr_t ahead[2]; /* what the next step will read: prefetched during this one */
-    size_t ahead_bytes[2]; /* 0: nothing */
+    uintptr_t ahead[3]; /* what the next step will read: prefetched during this one */
+    size_t ahead_bytes[3]; /* 0: nothing */
     size_t row;            /* of scratch: lq__hot_stride(dims) */
     int32_t *spun;         /* (8, row): scratch */
     int16_t *dst;          /* (8, row): X, zero from tokens and from dims on */
@@ -15584,7 +15584,7 @@ LQ__INLINE void lq__hot_prefetch(uintptr_t address)
 LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_turn *turn, size_t eighth)
 {
     int j;
-    for (j = 0; j < 2; j++) {
+    for (j = 0; j < 3; j++) {
         size_t bytes = turn->ahead_bytes[j] / 8;
         size_t i;
         for (i = 0; i < bytes; i += 64) {
@@ -22683,7 +22683,7 @@ LQ__INLINE int lq__kv_next_head(const lq__kv_writer *w, int *v, size_t *head)
 /* What sealing tokens t .. of the head after this one will read, on its way from memory meanwhile:
    without that it waits there for a third of its time. */
 LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_turn *turn, int v, size_t head,
-                             size_t t, size_t tokens)
+                             uint32_t epoch, size_t t, size_t tokens)
 {
     size_t dims;
     memset(turn->ahead_bytes, 0, sizeof turn->ahead_bytes);
@@ -22694,6 +22694,8 @@ LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_turn *turn, int v, 
     turn->ahead[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
     turn->ahead[1] = (uintptr_t)lq__kv_sums(w, v, head);
     turn->ahead_bytes[1] = 8 * dims;
+    turn->ahead[2] = (uintptr_t)lq__kv_mean_at(w->kv, w->layer, v, epoch, head);
+    turn->ahead_bytes[2] = 2 * dims;
     if (t < w->old) { /* over the ring's end does no harm */
         turn->ahead_bytes[0] =
             LQ__MIN(tokens, LQ__HOT_GRANULE) * dims * lq_type_bytes(w->pool->type);
@@ -22718,7 +22720,7 @@ LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v
     turn.sum_unit = LQ__KV_UNIT;
     lq__rows_of_level()->load_row(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head),
                                   dims, LQ_F16);
-    lq__kv_ahead(w, &turn, v, head, at, tokens);
+    lq__kv_ahead(w, &turn, v, head, page->epoch, at, tokens);
     for (t = 0; t < tokens; t += 8) {
         turn.tokens = LQ__MIN(tokens - t, 8);
         for (i = 0; i < turn.tokens && x; i++) {
@@ -22748,7 +22750,7 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
         lq__kv_seal_hot(w, page, v, head, at, tokens, NULL);
         return LQ_OK;
     }
-    lq__kv_ahead(w, &turn, v, head, at, tokens);
+    lq__kv_ahead(w, &turn, v, head, page->epoch, at, tokens);
     for (i = 0; i < 8; i++) {
         lq__hot_prefetch_ahead(&turn, i);
     }
@@ -22972,6 +22974,10 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
     }
     status = lq__kv_check_positions(w->kv, positions, w->old, tokens, l == w->pool->first);
     if (status == LQ_OK) {
+        size_t i;
+        for (i = 0; i < layer->kv_heads * layer->v_dims * w->src[1].size; i += 64) {
+            lq__hot_prefetch((uintptr_t)w->src[1].data + i);
+        }
         status = lq__kv_check_view(&w->src[0], tokens, layer->kv_heads, layer->k_dims, most);
     }
     if (status == LQ_OK) {

@@ -18482,11 +18482,16 @@ LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
     return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
 }
 
+LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
+{
+    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
 /* Sixteen numbers in fixed point through the stages within sixteen. */
 LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
 {
-    __m512i v = _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
-                                         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512i v = lq__hot_fixed_512(x, scale);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
     v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
@@ -18501,35 +18506,70 @@ LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
     *a = sum;
 }
 
+/* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
+   vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
+   tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
+LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
+{
+    __m512i x;
+    __m512i y;
+    lq__hot_both_512(a, b);
+    x = _mm512_unpacklo_epi32(*a, *b);
+    y = _mm512_unpackhi_epi32(*a, *b);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_unpacklo_epi32(x, y);
+    *b = _mm512_unpackhi_epi32(x, y);
+    lq__hot_both_512(a, b);
+    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
+    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_shuffle_i32x4(x, y, 0x88);
+    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
+    lq__hot_both_512(a, b);
+}
+
+/* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
+static const int16_t lq__hot_orders[2][32] = {
+    {0, 1, 2, 3, 8,  9,  10, 11, 16, 17, 18, 19, 24, 25, 26, 27,
+     4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31},
+    {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
+     2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
+
 /* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums. */
 LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type)
 {
-#define LQ__HOT_MOST_512(t) __m512i most##t = _mm512_setzero_si512();
-#define LQ__HOT_TAKE_512(t)                                                                    \
-    x = lq__hot_raw_512(turn->rows[t], i, type, 0xffff);                                       \
-    v = _mm512_castps_si512(_mm512_sub_ps(x, mean));                                           \
-    most##t = _mm512_max_epu32(most##t, _mm512_andnot_si512(sign, v));                         \
-    _mm512_storeu_si512(turn->spun + (t)*turn->row + i, _mm512_xor_si512(v, minus));           \
-    x = _mm512_mul_ps(_mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2), unit); /* |x| at most */ \
-    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(x));
-#define LQ__HOT_KEEP_512(t) \
-    most[t] =               \
-        _mm256_max_epu32(_mm512_castsi512_si256(most##t), _mm512_extracti64x4_epi64(most##t, 1));
-    const __m512i sign = _mm512_set1_epi32(INT32_MIN);
+#define LQ__HOT_MOST_512(t)                \
+    __m512 most##t = _mm512_setzero_ps();  \
+    const uint8_t *row##t = turn->rows[t]; \
+    int32_t *spun##t = turn->spun + (t)*turn->row;
+#define LQ__HOT_TAKE_512(t)                                                                        \
+    x = type == LQ_F16                                                                             \
+            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
+            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
+    v = _mm512_sub_ps(x, mean);                                                                    \
+    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
+    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
+    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
+    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
+#define LQ__HOT_KEEP_512(t)                                                          \
+    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
+                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
     const __m512 unit = _mm512_set1_ps(turn->sum_unit);
+    const size_t dims = turn->dims;
+    int64_t *sums = turn->sums;
     __m256i most[8];
     size_t i;
     LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
-    for (i = 0; i < turn->dims; i += 16) {
+    for (i = 0; i < dims; i += 16) {
         const __m512 mean = _mm512_loadu_ps(turn->mean + i);
         const __m512i minus =
-            _mm512_maskz_mov_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), sign);
+            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
         __m512i sum = _mm512_setzero_si512();
-        __m512i v;
         __m512 x;
+        __m512 v;
         LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
-        if (turn->sums) {
-            int64_t *to = turn->sums + i;
+        if (sums) {
+            int64_t *to = sums + i;
             const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
             const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
             _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
@@ -18546,16 +18586,14 @@ LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type)
 /* 128 numbers through the stages within 128; the largest magnitudes. */
 LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
 {
-#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_sixteen_512(spun + 16 * (k), scale);
-#define LQ__HOT_STORE_512(k)                    \
-    _mm512_storeu_si512(spun + 16 * (k), v##k); \
-    most = _mm512_max_epu32(most, _mm512_abs_epi32(v##k));
-    __m512i most = _mm512_setzero_si512();
+#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
+#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
+#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
     LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
-    lq__hot_both_512(&v0, &v1);
-    lq__hot_both_512(&v2, &v3);
-    lq__hot_both_512(&v4, &v5);
-    lq__hot_both_512(&v6, &v7);
+    lq__hot_pair_512(&v0, &v1);
+    lq__hot_pair_512(&v2, &v3);
+    lq__hot_pair_512(&v4, &v5);
+    lq__hot_pair_512(&v6, &v7);
     lq__hot_both_512(&v0, &v2);
     lq__hot_both_512(&v1, &v3);
     lq__hot_both_512(&v4, &v6);
@@ -18565,9 +18603,11 @@ LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
     lq__hot_both_512(&v2, &v6);
     lq__hot_both_512(&v3, &v7);
     LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
+    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
+                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
 #undef LQ__HOT_LOAD_512
 #undef LQ__HOT_STORE_512
-    return most;
+#undef LQ__HOT_LARGER_512
 }
 
 /* Stages from h on, in memory; returns the largest magnitudes. */
@@ -18596,7 +18636,8 @@ LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t b
     return most;
 }
 
-/* A row to fixed point, rotated; the largest magnitudes. */
+/* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
+   magnitudes. */
 LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
 {
     const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
@@ -18606,28 +18647,40 @@ LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, siz
     for (i = 0; i < turn->dims && block >= 128; i += 128) {
         most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
     }
+    for (; i < turn->dims && block >= 32; i += 32) {
+        __m512i a = lq__hot_fixed_512(spun + i, scale);
+        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
+        lq__hot_pair_512(&a, &b);
+        _mm512_storeu_si512(spun + i, a);
+        _mm512_storeu_si512(spun + i + 16, b);
+    }
     for (; i < turn->dims; i += 16) {
         _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
     }
     if (block != 128) {
-        most = lq__hot_spin_512(spun, turn->dims, block < 128 ? 16 : 128, block);
+        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
     }
     return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
 }
 
-/* lq__hot_narrow, shift > 0. */
-LQ__HOT_512 void lq__hot_narrow_512(int16_t *dst, const int32_t *x, size_t dims, int32_t shift)
+/* lq__hot_narrow, also into order. */
+LQ__HOT_512 void lq__hot_narrow_512(int16_t *dst, int32_t *x, size_t dims, int32_t shift,
+                                    int paired)
 {
-    const __m128i right = _mm_cvtsi32_si128(shift);
-    const __m512i half = _mm512_set1_epi32(1 << (shift - 1));
-    const __m512i turn = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m128i right = _mm_cvtsi32_si128(LQ__MAX(shift, 0));
+    const __m512i half = _mm512_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
+    const __m512i order = _mm512_loadu_si512(lq__hot_orders[paired]);
     size_t i;
+    for (i = 0; i < dims && shift < 0; i += 16) {
+        _mm512_storeu_si512(x + i,
+                            _mm512_sll_epi32(_mm512_loadu_si512(x + i), _mm_cvtsi32_si128(-shift)));
+    }
     for (i = 0; i + 32 <= dims; i += 32) {
         const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
         const __m512i b = _mm512_add_epi32(_mm512_loadu_si512(x + i + 16), half);
         const __m512i c =
             _mm512_packs_epi32(_mm512_sra_epi32(a, right), _mm512_sra_epi32(b, right));
-        _mm512_storeu_si512(dst + i, _mm512_permutexvar_epi64(turn, c));
+        _mm512_storeu_si512(dst + i, _mm512_permutexvar_epi16(order, c));
     }
     for (; i < dims; i += 16) {
         const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
@@ -18656,13 +18709,8 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
     }
     _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
     for (t = 0; t < 8; t++) {
-        const int32_t *spun = turn->spun + t * turn->row;
-        const int32_t shift = lq__hot_shift(turn->most[t]);
-        if (shift > 0) {
-            lq__hot_narrow_512(turn->dst + t * turn->row, spun, turn->dims, shift);
-        } else {
-            lq__hot_narrow(turn->dst + t * turn->row, spun, turn->dims, shift);
-        }
+        lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
+                           lq__hot_shift(turn->most[t]), block > 16);
     }
 }
 

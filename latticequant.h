@@ -15553,22 +15553,29 @@ LQ__STATIC void lq__hot_narrow(int16_t *dst, const int32_t *x, size_t dims, int3
     }
 }
 
+/* What comes next, to be prefetched. */
+typedef struct lq__hot_ahead {
+    uintptr_t at[3];
+    size_t bytes[3]; /* 0: nothing */
+} lq__hot_ahead;
+
 /* One step of up to 8 vectors on their way in. */
 typedef struct lq__hot_turn {
     const uint8_t *rows[8]; /* of (dims) numbers: finite, also less the mean */
-    int type;               /* of the rows */
+    const uint8_t *mean;
+    int type; /* of the rows */
+    int mean_type;
     size_t tokens;
     size_t dims;
-    const float *mean;
-    int64_t *sums;      /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
-    float sum_unit;     /* at most 2^14 */
-    uintptr_t ahead[3]; /* what the next step will read: prefetched during this one */
-    size_t ahead_bytes[3]; /* 0: nothing */
-    size_t row;            /* of scratch: lq__hot_stride(dims) */
-    int32_t *spun;         /* (8, row): scratch */
-    int16_t *dst;          /* (8, row): X, zero from tokens and from dims on */
-    int32_t unit[8];       /* out: spun is in units of 2^unit */
-    uint32_t most[8];      /* out: the largest |spun|, 0 from tokens on */
+    int64_t *sums;  /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
+    float sum_unit; /* at most 2^14 */
+    lq__hot_ahead ahead; /* of the next step */
+    size_t row;          /* of scratch: lq__hot_stride(dims) */
+    int32_t *spun;       /* (8, row): scratch */
+    int16_t *dst;        /* (8, row): X, zero from tokens and from dims on */
+    float *center;       /* (dims): scratch */
+    int32_t unit[8];     /* out: spun is in units of 2^unit */
+    uint32_t most[8];    /* out: the largest |spun|, 0 from tokens on */
 } lq__hot_turn;
 
 LQ__INLINE void lq__hot_prefetch(uintptr_t address)
@@ -15580,15 +15587,15 @@ LQ__INLINE void lq__hot_prefetch(uintptr_t address)
 #endif
 }
 
-/* An eighth of what comes next: spread over the work it costs nothing. */
-LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_turn *turn, size_t eighth)
+/* An eighth of it: spread over the work it costs nothing. */
+LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_ahead *ahead, size_t eighth)
 {
     int j;
     for (j = 0; j < 3; j++) {
-        size_t bytes = turn->ahead_bytes[j] / 8;
+        size_t bytes = ahead->bytes[j] / 8;
         size_t i;
         for (i = 0; i < bytes; i += 64) {
-            lq__hot_prefetch(turn->ahead[j] + eighth * bytes + i);
+            lq__hot_prefetch(ahead->at[j] + eighth * bytes + i);
         }
     }
 }
@@ -15610,6 +15617,7 @@ static void lq__hot_turn_c(lq__hot_turn *turn)
     size_t dims = turn->dims;
     size_t t;
     size_t i;
+    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
     for (t = 0; t < turn->tokens; t++) {
         int32_t *spun = turn->spun + t * turn->row;
         float *x = (float *)(void *)spun;
@@ -15617,7 +15625,7 @@ static void lq__hot_turn_c(lq__hot_turn *turn)
         lq__load_row_c(x, turn->rows[t], dims, turn->type);
         lq__hot_add_rows(turn, x);
         for (i = 0; i < dims; i++) {
-            float v = x[i] - turn->mean[i];
+            float v = x[i] - turn->center[i];
             uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
             most = LQ__MAX(most, a);
             memcpy(&spun[i], &v, 4);
@@ -15944,8 +15952,7 @@ LQ__INLINE size_t lq__hot_stride(size_t dims)
     return (dims + 63) & ~(size_t)63;
 }
 
-/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean of
-   zeros. */
+/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean. */
 LQ__STATIC size_t lq__hot_work_bytes(size_t dims)
 {
     return lq__hot_stride(dims) * (16 + 32 + 4);
@@ -16025,6 +16032,12 @@ LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t fi
     turn->row = lq__hot_stride(turn->dims);
     turn->dst = (int16_t *)work;
     turn->spun = (int32_t *)work + 4 * turn->row;
+    turn->center = (float *)work + 12 * turn->row;
+    if (!turn->mean) {
+        memset(turn->center, 0, 4 * turn->dims);
+        turn->mean = (const uint8_t *)turn->center;
+        turn->mean_type = LQ_F32;
+    }
     if (turn->row != turn->dims || turn->tokens < 8) {
         memset(turn->dst, 0, 16 * turn->row);
         memset(turn->most, 0, sizeof turn->most);
@@ -16057,12 +16070,8 @@ LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, si
     memset(&turn, 0, sizeof turn);
     turn.type = LQ_F32;
     turn.dims = dims;
-    turn.mean = mean;
-    if (!mean) {
-        float *none = (float *)work + 12 * lq__hot_stride(dims);
-        memset(none, 0, 4 * dims);
-        turn.mean = none;
-    }
+    turn.mean = (const uint8_t *)mean;
+    turn.mean_type = LQ_F32;
     for (t = 0; t < tokens; t += 8) {
         turn.tokens = LQ__MIN(tokens - t, 8);
         for (i = 0; i < turn.tokens; i++) {
@@ -17146,7 +17155,7 @@ LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type)
     size_t i;
     LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
     for (i = 0; i < turn->dims; i += 8) {
-        const __m256 mean = _mm256_loadu_ps(turn->mean + i);
+        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
         __m256i sum = _mm256_setzero_si256();
         __m256i v;
         __m256 x;
@@ -17249,7 +17258,7 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
     }
     for (t = 0; t < 8; t++) {
         turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
-        lq__hot_prefetch_ahead(turn, t);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
     }
     for (t = 0; t < 8; t++) {
         const int32_t *spun = turn->spun + t * turn->row;
@@ -18561,7 +18570,7 @@ LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type)
     size_t i;
     LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
     for (i = 0; i < dims; i += 16) {
-        const __m512 mean = _mm512_loadu_ps(turn->mean + i);
+        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
         const __m512i minus =
             _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
         __m512i sum = _mm512_setzero_si512();
@@ -18705,7 +18714,7 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
     }
     for (t = 0; t < 8; t++) {
         most[t] = lq__hot_turn_row_512(turn, t, block);
-        lq__hot_prefetch_ahead(turn, t);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
     }
     _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
     for (t = 0; t < 8; t++) {
@@ -22106,6 +22115,80 @@ LQ__TARGET_AVX2 static void lq__kv_halve_avx2(uint8_t *dst, size_t dst_stride, c
     }
 }
 
+LQ__TARGET_AVX512 static uint32_t lq__kv_most_avx512(const uint8_t *src, size_t count, int type)
+{
+    const __m512i wide = _mm512_set1_epi32(0x7fffffff);
+    const __m512i narrow = _mm512_set1_epi16(0x7fff);
+    const size_t step = type == LQ_F32 ? 32 : 64;
+    __m512i a = _mm512_setzero_si512();
+    __m512i b = a;
+    uint32_t most;
+    uint32_t rest;
+    size_t i;
+    for (i = 0; i + step <= count; i += step, src += 128) {
+        const __m512i x = _mm512_loadu_si512(src);
+        const __m512i y = _mm512_loadu_si512(src + 64);
+        if (type == LQ_F32) {
+            a = _mm512_max_epu32(a, _mm512_and_si512(x, wide));
+            b = _mm512_max_epu32(b, _mm512_and_si512(y, wide));
+        } else {
+            a = _mm512_max_epu16(a, _mm512_and_si512(x, narrow));
+            b = _mm512_max_epu16(b, _mm512_and_si512(y, narrow));
+        }
+    }
+    if (type == LQ_F32) {
+        most = _mm512_reduce_max_epu32(_mm512_max_epu32(a, b));
+    } else {
+        a = _mm512_max_epu16(a, b);
+        most = _mm512_reduce_max_epu32(_mm512_max_epu32(
+            _mm512_srli_epi32(a, 16), _mm512_and_si512(a, _mm512_set1_epi32(0xffff))));
+    }
+    rest = lq__kv_most_avx2(src, count - i, type);
+    return LQ__MAX(most, rest);
+}
+
+LQ__TARGET_AVX512 static void lq__kv_copy_avx512(uint8_t *dst, size_t dst_stride,
+                                                 const uint8_t *src, size_t src_stride,
+                                                 size_t bytes, size_t rows)
+{
+    const size_t whole = bytes & ~(size_t)63;
+    size_t r;
+    size_t i;
+    for (r = 0; r < rows; r++) {
+        for (i = 0; i < whole; i += 64) {
+            _mm512_storeu_si512(dst + r * dst_stride + i,
+                                _mm512_loadu_si512(src + r * src_stride + i));
+        }
+    }
+    if (whole < bytes) {
+        lq__kv_copy_avx2(dst + whole, dst_stride, src + whole, src_stride, bytes - whole, rows);
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__kv_halve_avx512(uint8_t *dst, size_t dst_stride,
+                                                  const uint8_t *src, size_t src_stride,
+                                                  size_t bytes, size_t rows)
+{
+    const size_t whole = bytes & ~(size_t)63;
+    size_t r;
+    size_t i;
+    for (r = 0; r < rows; r++) {
+        const uint8_t *from = src + r * src_stride;
+        for (i = 0; i < whole; i += 64) {
+            const __m512 x = _mm512_loadu_ps(from + 2 * i);
+            const __m512 y = _mm512_loadu_ps(from + 2 * i + 64);
+            const __m256i low = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+            const __m256i high = _mm512_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT);
+            _mm512_storeu_si512(dst + r * dst_stride + i,
+                                _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+        }
+    }
+    if (whole < bytes) {
+        lq__kv_halve_avx2(dst + whole, dst_stride, src + 2 * whole, src_stride, bytes - whole,
+                          rows);
+    }
+}
+
 /* lq__kv_sum_rows of at most 8 tokens. */
 LQ__HOT_256 void lq__kv_sum_of_256(int64_t *sums, const uint8_t *src, int type, size_t tokens,
                                    size_t dims, float unit)
@@ -22194,11 +22277,14 @@ LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint
     memset(narrow, 0, sizeof narrow);
 #if LQ__X86
     if (lq__cpu_level() >= 1) {
+        const uint32_t top = type == LQ_F32 ? most : type == LQ_F16 ? 0x7bffu : 0x7f7fu;
         i = count & ~(size_t)15;
-        if (lq__kv_most_avx2(src, i, type) > (type == LQ_F32   ? most
-                                              : type == LQ_F16 ? 0x7bffu
-                                                               : 0x7f7fu)) {
+        if ((lq__cpu_level() == 1 ? lq__kv_most_avx2(src, i, type)
+                                  : lq__kv_most_avx512(src, i, type)) > top) {
             return 0;
+        }
+        if (i == count && type != LQ_BF16) {
+            return 1;
         }
     }
 #endif
@@ -22316,7 +22402,7 @@ LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    memset(w, 0, sizeof *w);
+    memset(w->src, 0, sizeof w->src);
     w->kv = kv;
     w->pool = pool;
     w->layer = lq__kv_layers(pool) + l;
@@ -22326,7 +22412,10 @@ LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l
     w->x = (float *)(void *)lq__kv_at(pool, pool->append_at);
     w->mean = w->x + LQ__HOT_TOKENS * dims;
     w->work = w->mean + dims;
+    w->blob = NULL;
+    w->blob_bytes = 0;
     if (pool->warm) {
+        memset(&w->coder, 0, sizeof w->coder);
         (void)lq__kv_writer_warm(w, lq__kv_at(pool, pool->warm_at), dims);
     }
 }
@@ -22435,6 +22524,9 @@ LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, siz
 #if LQ__X86
     while (tokens && lq__cpu_level() >= 1) {
         size_t n = LQ__MIN(tokens, 8);
+        for (t = 0; t < 8 * bytes; t += 64) { /* of the rows behind these */
+            lq__hot_prefetch((uintptr_t)src + 8 * bytes + t);
+        }
         lq__kv_sum_avx2(sums, src, type, n, dims, unit);
         src += n * bytes;
         tokens -= n;
@@ -22720,33 +22812,34 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
     return status;
 }
 
-/* The head that is sealed after this one. 0: none is. */
-LQ__INLINE int lq__kv_next_head(const lq__kv_writer *w, int *v, size_t *head)
+/* What sealing tokens t .. of a head will read. (Without it sealing waits for memory a third of its
+   time.) v = 2: nothing. */
+LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, int v, size_t head,
+                             uint32_t epoch, size_t t)
 {
-    *v += ++*head == w->layer->kv_heads;
-    *head %= w->layer->kv_heads;
-    return *v < 2;
-}
-
-/* What sealing tokens t .. of the head after this one will read, on its way from memory meanwhile:
-   without that it waits there for a third of its time. */
-LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_turn *turn, int v, size_t head,
-                             uint32_t epoch, size_t t, size_t tokens)
-{
-    size_t dims;
-    memset(turn->ahead_bytes, 0, sizeof turn->ahead_bytes);
-    if (!lq__kv_next_head(w, &v, &head)) {
+    size_t dims = lq__kv_dims(w->layer, v);
+    memset(ahead, 0, sizeof *ahead);
+    if (v == 2) {
         return;
     }
-    dims = lq__kv_dims(w->layer, v);
-    turn->ahead[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
-    turn->ahead[1] = (uintptr_t)lq__kv_sums(w, v, head);
-    turn->ahead_bytes[1] = 8 * dims;
-    turn->ahead[2] = (uintptr_t)lq__kv_mean_at(w->kv, w->layer, v, epoch, head);
-    turn->ahead_bytes[2] = 2 * dims;
-    if (t < w->old) { /* over the ring's end does no harm */
-        turn->ahead_bytes[0] =
-            LQ__MIN(tokens, LQ__HOT_GRANULE) * dims * lq_type_bytes(w->pool->type);
+    ahead->at[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
+    ahead->at[1] = (uintptr_t)lq__kv_sums(w, v, head);
+    ahead->at[2] = (uintptr_t)lq__kv_mean_at(w->kv, w->layer, v, epoch, head);
+    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq_type_bytes(w->pool->type); /* over the ring's */
+    ahead->bytes[0] = t < w->old ? ahead->bytes[0] : 0;                      /* end: no harm */
+    ahead->bytes[1] = 8 * dims;
+    ahead->bytes[2] = 2 * dims;
+}
+
+/* All of that at once. */
+LQ__STATIC void lq__kv_prefetch(const lq__kv_writer *w, int v, size_t head, uint32_t epoch,
+                                size_t t)
+{
+    lq__hot_ahead ahead;
+    size_t i;
+    lq__kv_ahead(w, &ahead, v, head, epoch, t);
+    for (i = 0; i < 8; i++) {
+        lq__hot_prefetch_ahead(&ahead, i);
     }
 }
 
@@ -22758,17 +22851,17 @@ LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v
     const lq__kv_head *h = w->heads + head;
     uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
     size_t dims = lq__kv_dims(w->layer, v);
+    int last = head + 1 == w->layer->kv_heads;
     lq__hot_turn turn;
     size_t t;
     size_t i;
     turn.type = x ? LQ_F32 : w->pool->type;
     turn.dims = dims;
-    turn.mean = w->mean;
+    turn.mean = lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head);
+    turn.mean_type = LQ_F16;
     turn.sums = lq__kv_sums(w, v, head);
     turn.sum_unit = LQ__KV_UNIT;
-    lq__rows_of_level()->load_row(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head),
-                                  dims, LQ_F16);
-    lq__kv_ahead(w, &turn, v, head, page->epoch, at, tokens);
+    lq__kv_ahead(w, &turn.ahead, v + last, last ? 0 : head + 1, page->epoch, at);
     for (t = 0; t < tokens; t += 8) {
         turn.tokens = LQ__MIN(tokens - t, 8);
         for (i = 0; i < turn.tokens && x; i++) {
@@ -22779,7 +22872,7 @@ LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v
         }
         lq__hot_seal_rows(tile, v ? h->v_kind : h->k_kind, v ? LQ_V : LQ_K, at - page->first + t,
                           &turn, w->work);
-        memset(turn.ahead_bytes, 0, sizeof turn.ahead_bytes);
+        memset(&turn.ahead, 0, sizeof turn.ahead);
     }
 }
 
@@ -22792,16 +22885,12 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     int kind = v ? h->v_kind : h->k_kind;
     int hot = kind && kind != LQ__KV_WARM;
     int bounds = w->pool->sparse && !v;
-    lq__hot_turn turn;
-    size_t i;
+    int last = head + 1 == w->layer->kv_heads;
     if (hot && !bounds) {
         lq__kv_seal_hot(w, page, v, head, at, tokens, NULL);
         return LQ_OK;
     }
-    lq__kv_ahead(w, &turn, v, head, page->epoch, at, tokens);
-    for (i = 0; i < 8; i++) {
-        lq__hot_prefetch_ahead(&turn, i);
-    }
+    lq__kv_prefetch(w, v + last, last ? 0 : head + 1, page->epoch, at);
     lq__kv_fetch_run(w, w->x, v, head, at, tokens);
     if (kind) {
         lq__rows_of_level()->load_row(
@@ -22876,11 +22965,19 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
     size_t h;
 #if LQ__X86
     if (lq__cpu_level() >= 1 && same) {
-        lq__kv_copy_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        if (lq__cpu_level() == 1) {
+            lq__kv_copy_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        } else {
+            lq__kv_copy_avx512(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        }
         return;
     }
     if (lq__cpu_level() >= 1 && src->type == LQ_F32 && w->pool->type == LQ_F16) {
-        lq__kv_halve_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        if (lq__cpu_level() == 1) {
+            lq__kv_halve_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        } else {
+            lq__kv_halve_avx512(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        }
         return;
     }
 #endif
@@ -23071,6 +23168,11 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
                      w.layer->kv_heads, w.layer->v_dims)) {
         return LQ_E_ARG;
     }
+    sealed = lq__kv_seal_to(w.pool, w.count->sealed, w.old + tokens);
+    if (sealed > w.count->sealed) {
+        uint32_t epochs = lq__kv_sequence_of(kv)->epochs;
+        lq__kv_prefetch(&w, 0, 0, epochs - (epochs > 0), w.count->sealed);
+    }
     status = lq__kv_check_append(&w, layer, positions, tokens);
     if (status != LQ_OK) {
         return status;
@@ -23082,7 +23184,6 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
     if (w.old < raw) {
         lq__kv_keep(&w, w.old, LQ__MIN(raw, w.old + tokens));
     }
-    sealed = lq__kv_seal_to(w.pool, w.count->sealed, w.old + tokens);
     status = lq__kv_seal(&w, sealed);
     lq__kv_keep(&w, LQ__MAX(LQ__MAX(w.old, sealed), raw), w.old + tokens);
     w.count->tokens = w.old + tokens;

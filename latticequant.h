@@ -23119,8 +23119,9 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
     }
     status = lq__kv_check_positions(w->kv, positions, w->old, tokens, l == w->pool->first);
     if (status == LQ_OK) {
+        size_t bytes = layer->kv_heads * layer->v_dims * w->src[1].size;
         size_t i;
-        for (i = 0; i < layer->kv_heads * layer->v_dims * w->src[1].size; i += 64) {
+        for (i = 0; i < bytes; i += 64) { /* values come while keys are looked at */
             lq__hot_prefetch((uintptr_t)w->src[1].data + i);
         }
         status = lq__kv_check_view(&w->src[0], tokens, layer->kv_heads, layer->k_dims, most);

@@ -15593,13 +15593,13 @@ LQ__INLINE uint32_t lq__hot_sign(size_t i)
 }
 
 /* ---- seal: integers only ---- */
-/* One vector on its way in: X, at most 2^14, in units of 2^(exponent / 12). */
-typedef struct lq__hot_vector {
-    int32_t exponent; /* twelfths of an octave, Hadamard's norm included */
-    int32_t code;     /* the scale that just fits, not clipped to 1 .. 255 */
-    int32_t rung;     /* twelfths of an octave from its largest coordinate's power of two */
-    int zero;
-} lq__hot_vector;
+/* Eight vectors on their way in: X, at most 2^14, in units of 2^(exponent / 12). */
+typedef struct lq__hot_vectors {
+    int32_t exponent[8]; /* twelfths of an octave, Hadamard's norm included */
+    int32_t code[8];     /* the scale that just fits, not clipped to 1 .. 255 */
+    int32_t rung[8];     /* twelfths of an octave from the largest coordinate's power of two */
+    int32_t none[8];     /* -1: all zero, or not there; rung is 0 then */
+} lq__hot_vectors;
 
 /* The largest coordinate in units of the scale that just fits is the edge: 127 for Z8; found with
    the levels for the others, whose outermost level is 127. Mantissas m in q30 above rung[k] are
@@ -15614,24 +15614,28 @@ LQ__INLINE int lq__hot_edge(int kind, int stream)
     return kind == LQ__HOT_E8 && stream == LQ_V ? 5 : kind - LQ__HOT_Z8;
 }
 
-LQ__STATIC void lq__hot_ladder_init(lq__hot_ladder *ladder, int kind, int stream)
-{
-    static const uint32_t mantissas[6] = {2130706432u, /* 127: Z8; E8 in V: eight scales a block */
-                                          1150581473u, /* 127 * 1.08: Z4 */
-                                          1331691520u, /* 127 * 1.25: Z3 */
-                                          1811100467u, /* 127 * 1.7: Z2 */
-                                          1118620877u, /* 127 * 1.05: E8 in K */
-                                          2130706432u};
-    int edge = lq__hot_edge(kind, stream);
-    uint32_t k;
-    ladder->base = edge % 5 ? -84 : -72; /* 12 times the edge's octave */
-    for (k = 0; k < 12; k++) {
-        uint64_t e = (uint64_t)mantissas[edge] * lq__hot_twelfth[k];
-        uint32_t octave = (uint32_t)(e >> 61); /* mantissas are below 2^31 */
-        ladder->rung[k] = (uint32_t)(e >> (30 + octave));
-        ladder->base -= (int32_t)octave;
-    }
-}
+/* By edge: 127 (Z8), 127 * 1.08 (Z4), 127 * 1.25 (Z3), 127 * 1.7 (Z2), 127 * 1.05 (E8 in K), 127
+   (E8 in V: eight scales a block). */
+static const lq__hot_ladder lq__hot_ladders[6] = {
+    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
+      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
+     -83},
+    {{1150581473u, 1218998607u, 1291484036u, 1368279674u, 1449641817u, 1535842005u, 1627167923u,
+      1723924363u, 1826434240u, 1935039671u, 2050103118u, 1086004296u},
+     -85},
+    {{1331691520u, 1410878018u, 1494773191u, 1583657030u, 1677826177u, 1777594914u, 1883296208u,
+      1995282829u, 2113928519u, 1119814625u, 1186402267u, 1256949417u},
+     -87},
+    {{1811100467u, 1918794104u, 2032891539u, 1076886780u, 1140921800u, 1208764541u, 1280641421u,
+      1356792323u, 1437471393u, 1522947890u, 1613507084u, 1709451208u},
+     -93},
+    {{1118620877u, 1185137535u, 1255609480u, 1330271906u, 1409373989u, 1493179728u, 1581968815u,
+      1676037576u, 1775699956u, 1881288570u, 1993155810u, 2111675022u},
+     -84},
+    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
+      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
+     -83},
+};
 
 /* 0 to 12: ceil(12 log2(x / edge)), x > 0, is that + base + 12 floor(log2 x). */
 LQ__INLINE int32_t lq__hot_rung(uint32_t x, const lq__hot_ladder *ladder)
@@ -15695,19 +15699,64 @@ LQ__STATIC void lq__hot_narrow(int16_t *dst, const int32_t *x, size_t dims, int3
     }
 }
 
+/* What comes next, to be prefetched. */
+typedef struct lq__hot_ahead {
+    uintptr_t at[3];
+    size_t bytes[3]; /* 0: nothing */
+} lq__hot_ahead;
+
 /* One step of up to 8 vectors on their way in. */
 typedef struct lq__hot_turn {
-    const float *x; /* (tokens, stride): finite, also less the mean */
-    size_t stride;
-    const float *mean;
+    const uint8_t *rows[8]; /* of (dims) numbers: finite, also less the mean */
+    const uint8_t *mean;
+    int type; /* of the rows */
+    int mean_type;
     size_t tokens;
     size_t dims;
-    int32_t *spun;    /* (8, row): scratch */
-    int16_t *dst;     /* (8, row): X */
-    size_t row;       /* lq__hot_stride(dims) */
-    int32_t unit[8];  /* out: spun is in units of 2^unit */
-    uint32_t most[8]; /* out: the largest |spun| */
+    int64_t *sums;  /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
+    float sum_unit; /* at most 2^14 */
+    lq__hot_ahead ahead; /* of the next step */
+    size_t row;          /* of scratch: lq__hot_stride(dims) */
+    int32_t *spun;       /* (8, row): scratch */
+    int16_t *dst;        /* (8, row): X, zero from tokens and from dims on */
+    float *center;       /* (dims): scratch */
+    int32_t unit[8];     /* out: spun is in units of 2^unit */
+    uint32_t most[8];    /* out: the largest |spun|, 0 from tokens on */
 } lq__hot_turn;
+
+LQ__INLINE void lq__hot_prefetch(uintptr_t address)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch((const void *)address);
+    __asm__ volatile(""); /* gcc drops calls of functions that only prefetch */
+#else
+    (void)address;
+#endif
+}
+
+/* An eighth of it: spread over the work it costs nothing. */
+LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_ahead *ahead, size_t eighth)
+{
+    int j;
+    for (j = 0; j < 3; j++) {
+        size_t bytes = ahead->bytes[j] / 8;
+        size_t i;
+        for (i = 0; i < bytes; i += 64) {
+            lq__hot_prefetch(ahead->at[j] + eighth * bytes + i);
+        }
+    }
+}
+
+/* sums += rows, in integers: any order gives the same. */
+LQ__STATIC void lq__hot_add_rows(const lq__hot_turn *turn, const float *x)
+{
+    size_t i;
+    for (i = 0; i < turn->dims && turn->sums; i++) {
+        float f = x[i] > 8191.0f ? 8191.0f : x[i];
+        f = f < -8191.0f ? -8191.0f : f;
+        turn->sums[i] += (int32_t)(f * turn->sum_unit);
+    }
+}
 
 /* Less the mean, in fixed point, rotated, as X. */
 static void lq__hot_turn_c(lq__hot_turn *turn)
@@ -15715,11 +15764,15 @@ static void lq__hot_turn_c(lq__hot_turn *turn)
     size_t dims = turn->dims;
     size_t t;
     size_t i;
+    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
     for (t = 0; t < turn->tokens; t++) {
         int32_t *spun = turn->spun + t * turn->row;
+        float *x = (float *)(void *)spun;
         uint32_t most = 0;
+        lq__load_row_c(x, turn->rows[t], dims, turn->type);
+        lq__hot_add_rows(turn, x);
         for (i = 0; i < dims; i++) {
-            float v = turn->x[t * turn->stride + i] - turn->mean[i];
+            float v = x[i] - turn->center[i];
             uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
             most = LQ__MAX(most, a);
             memcpy(&spun[i], &v, 4);
@@ -15928,8 +15981,8 @@ LQ__STATIC uint32_t lq__hot_quantize(uint8_t *codes, const int16_t *x, size_t di
 static const uint32_t lq__hot_weight[3] = {912, 1024, 1149};
 
 /* Factors by rung + 1 of scales that are not clipped: lq__hot_factor, which is slow. Rows as in
-   lq__hot_ladder_init. */
-static const int16_t lq__hot_rungs[6][15] = {
+   lq__hot_ladders, of 16 for SIMD. */
+static const int16_t lq__hot_rungs[6][16] = {
     {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912},
     {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456},
     {967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456, 431},
@@ -15937,28 +15990,47 @@ static const int16_t lq__hot_rungs[6][15] = {
     {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967},
     {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912}};
 
+/* Scales that just fit what has been turned. */
+LQ__STATIC void lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+{
+    const lq__hot_ladder *ladder = &lq__hot_ladders[lq__hot_edge(kind, stream)];
+    int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
+    size_t t;
+    memset(v, 0, sizeof *v);
+    for (t = 0; t < 8; t++) {
+        v->none[t] = turn->most[t] ? 0 : -1;
+        if (turn->most[t]) {
+            int32_t octave = (int32_t)lq__log2_floor(turn->most[t]);
+            int32_t exponent = 12 * turn->unit[t] - 6 * norm + 12 * octave;
+            v->rung[t] = lq__hot_rung(turn->most[t], ladder);
+            v->code[t] = exponent + ladder->base + v->rung[t] + LQ__HOT_SCALE_ONE;
+            v->exponent[t] = exponent - 12 * 13;
+        }
+    }
+}
+
 /* Factors of the three scales of each token of a granule. */
 LQ__STATIC void lq__hot_factors(int16_t (*factors)[8], int kind, int stream,
-                                const lq__hot_vector *v)
+                                const lq__hot_vectors *v)
 {
     const int16_t *rungs = lq__hot_rungs[lq__hot_edge(kind, stream)];
     int32_t k;
     size_t t;
     for (t = 0; t < 8; t++) {
-        int clipped = v[t].code < 2 || v[t].code > 254;
+        int clipped = v->code[t] < 2 || v->code[t] > 254;
         for (k = 0; k < 3; k++) {
-            int32_t f = rungs[v[t].rung + k];
+            int32_t f = rungs[v->rung[t] + k];
             if (clipped) {
-                f = lq__hot_factor(kind, v[t].exponent, lq__hot_clip(v[t].code + k - 1));
+                f = lq__hot_factor(kind, v->exponent[t], lq__hot_clip(v->code[t] + k - 1));
             }
-            factors[k][t] = (int16_t)(v[t].zero ? 0 : f);
+            factors[k][t] = (int16_t)(v->none[t] ? 0 : f);
         }
     }
 }
 
 /* Of each token the scale of least cost, and its code. fixed: the middle one. */
 LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
-                             const lq__hot_vector *v, int fixed)
+                             const lq__hot_vectors *v, int fixed)
 {
     size_t t;
     for (t = 0; t < 8; t++) {
@@ -15972,33 +16044,37 @@ LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*c
             k = last < least ? 2 : k;
         }
         best[t] = k;
-        scales[t] = (uint8_t)(v[t].zero ? 0 : lq__hot_clip(v[t].code + (int32_t)k - 1));
+        scales[t] = (uint8_t)(v->none[t] ? 0 : lq__hot_clip(v->code[t] + (int32_t)k - 1));
     }
 }
 
-/* X of a granule to codes and scales: x (8 tokens, stride apart), zero from dims on. */
-static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
-                              const int16_t *x, size_t stride, const lq__hot_vector *v, void *work)
+/* X of eight tokens from `first` on to codes and scales. */
+static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
+                              const lq__hot_turn *turn)
 {
-    size_t wide = lq__hot_wide(dims);
+    const int16_t *x = turn->dst;
+    size_t stride = turn->row;
+    size_t wide = lq__hot_wide(turn->dims);
     int joint = kind == LQ__HOT_E8 && stream == LQ_V; /* a block is eight tokens of a dim */
     int fixed = kind == LQ__HOT_Z8 || joint;
-    uint8_t *codes = (uint8_t *)work; /* (8, wide) */
+    uint8_t *codes = (uint8_t *)turn->spun; /* (8, wide) */
+    lq__hot_vectors v;
     int16_t factors[3][8];
     uint32_t costs[3][8];
     uint32_t best[8];
     size_t d;
     size_t t;
     size_t k;
-    lq__hot_factors(factors, kind, stream, v);
+    lq__hot_aim(&v, turn, kind, stream);
+    lq__hot_factors(factors, kind, stream, &v);
     memset(costs, 0, sizeof costs);
     for (k = 0; k < 3 && !fixed; k++) {
         for (t = 0; t < 8; t++) {
-            costs[k][t] = lq__hot_quantize(codes, x + t * stride, dims, kind, factors[k][t]);
+            costs[k][t] = lq__hot_quantize(codes, x + t * stride, turn->dims, kind, factors[k][t]);
         }
     }
-    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs, v,
-                 fixed);
+    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs,
+                 &v, fixed);
     for (t = 0; t < 8 && !joint; t++) {
         (void)lq__hot_quantize(codes + t * wide, x + t * stride, wide, kind, factors[best[t]][t]);
     }
@@ -16023,21 +16099,10 @@ LQ__INLINE size_t lq__hot_stride(size_t dims)
     return (dims + 63) & ~(size_t)63;
 }
 
-/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean of
-   zeros. */
+/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean. */
 LQ__STATIC size_t lq__hot_work_bytes(size_t dims)
 {
     return lq__hot_stride(dims) * (16 + 32 + 4);
-}
-
-LQ__INLINE void lq__hot_prefetch(uintptr_t address)
-{
-#if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch((const void *)address);
-    __asm__ volatile(""); /* gcc drops calls of functions that only prefetch */
-#else
-    (void)address;
-#endif
 }
 
 /* ---- kernels: one table a level ----
@@ -16101,56 +16166,32 @@ typedef struct lq__hot_kernels {
     void (*flip)(float *, const float *, size_t, float);
     float (*query)(int8_t *, int8_t *, int32_t *, const float *, size_t);
     void (*turn)(lq__hot_turn *);
-    void (*granule)(uint8_t *, int, int, size_t, size_t, const int16_t *, size_t,
-                    const lq__hot_vector *, void *);
+    void (*granule)(uint8_t *, int, int, size_t, const lq__hot_turn *);
 } lq__hot_kernels;
 
 static const lq__hot_kernels *lq__hot_of_level(void);
 
-/* lq__hot_seal of vectors that are finite, also less their mean. */
-LQ__STATIC void lq__hot_seal_finite(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
-                                    const float *x, size_t stride, size_t tokens, const float *mean,
-                                    void *work)
+/* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
+LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
+                                  lq__hot_turn *turn, void *work)
 {
     const lq__hot_kernels *kernels = lq__hot_of_level();
-    int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(dims));
-    lq__hot_ladder ladder;
-    lq__hot_vector v[8];
-    lq__hot_turn turn;
-    float *none;
-    size_t t;
-    size_t k;
-    turn.stride = stride;
-    turn.dims = dims;
-    turn.row = lq__hot_stride(dims);
-    turn.dst = (int16_t *)work;
-    turn.spun = (int32_t *)work + 4 * turn.row;
-    none = (float *)work + 12 * turn.row;
-    turn.mean = mean ? mean : none;
-    memset(none, 0, mean ? 0 : 4 * dims);
-    memset(turn.dst, 0, turn.row != dims || tokens % 8 ? 16 * turn.row : 0);
-    lq__hot_ladder_init(&ladder, kind, stream);
-    for (t = 0; t < tokens; t += 8) {
-        turn.x = x + t * stride;
-        turn.tokens = LQ__MIN(tokens - t, 8);
-        kernels->turn(&turn);
-        memset(v, 0, sizeof v);
-        for (k = 0; k < 8; k++) {
-            v[k].zero = k >= turn.tokens || turn.most[k] == 0;
-            if (!v[k].zero) {
-                int32_t octave = (int32_t)lq__log2_floor(turn.most[k]);
-                v[k].rung = lq__hot_rung(turn.most[k], &ladder);
-                v[k].exponent = 12 * turn.unit[k] - 6 * norm;
-                v[k].code =
-                    v[k].exponent + 12 * octave + ladder.base + v[k].rung + LQ__HOT_SCALE_ONE;
-                v[k].exponent += 12 * (octave - 13);
-            }
-        }
-        if (turn.tokens < 8) {
-            memset(turn.dst + turn.tokens * turn.row, 0, 2 * (8 - turn.tokens) * turn.row);
-        }
-        kernels->granule(tile, kind, stream, dims, first + t, turn.dst, turn.row, v, turn.spun);
+    turn->row = lq__hot_stride(turn->dims);
+    turn->dst = (int16_t *)work;
+    turn->spun = (int32_t *)work + 4 * turn->row;
+    turn->center = (float *)work + 12 * turn->row;
+    if (!turn->mean) {
+        memset(turn->center, 0, 4 * turn->dims);
+        turn->mean = (const uint8_t *)turn->center;
+        turn->mean_type = LQ_F32;
     }
+    if (turn->row != turn->dims || turn->tokens < 8) {
+        memset(turn->dst, 0, 16 * turn->row);
+        memset(turn->most, 0, sizeof turn->most);
+        memset(turn->unit, 0, sizeof turn->unit);
+    }
+    kernels->turn(turn);
+    kernels->granule(tile, kind, stream, first, turn);
 }
 
 /* Tokens `first` .. of a tile, first a multiple of 8, from vectors stride apart; mean: NULL is 0.
@@ -16160,6 +16201,7 @@ LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, si
                             void *work)
 {
     uint32_t most = 0;
+    lq__hot_turn turn;
     size_t t;
     size_t i;
     for (t = 0; t < tokens; t++) {
@@ -16172,7 +16214,18 @@ LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, si
     if (most >= 0x7f800000u) {
         return LQ_E_DATA;
     }
-    lq__hot_seal_finite(tile, kind, stream, dims, first, x, stride, tokens, mean, work);
+    memset(&turn, 0, sizeof turn);
+    turn.type = LQ_F32;
+    turn.dims = dims;
+    turn.mean = (const uint8_t *)mean;
+    turn.mean_type = LQ_F32;
+    for (t = 0; t < tokens; t += 8) {
+        turn.tokens = LQ__MIN(tokens - t, 8);
+        for (i = 0; i < turn.tokens; i++) {
+            turn.rows[i] = (const uint8_t *)(x + (t + i) * stride);
+        }
+        lq__hot_seal_rows(tile, kind, stream, first + t, &turn, work);
+    }
     return LQ_OK;
 }
 
@@ -17158,6 +17211,18 @@ LQ__TARGET_HOT_AVX2 static float lq__hot_query_avx2(int8_t *high, int8_t *low, i
     return m / 127.0f;
 }
 
+/* Elements i .. i + 7 of raw data as floats. */
+LQ__HOT_256 __m256 lq__hot_raw_256(const uint8_t *src, size_t i, int type)
+{
+    __m128i h;
+    if (type == LQ_F32) {
+        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
+    }
+    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
+    return type == LQ_F16 ? _mm256_cvtph_ps(h)
+                          : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
 /* ---- seal with AVX2 ---- */
 /* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
 LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
@@ -17173,13 +17238,13 @@ LQ__HOT_256 uint32_t lq__hot_most_256(__m256i most)
     return (uint32_t)_mm_cvtsi128_si32(half);
 }
 
-/* Eight numbers from `at` in fixed point, with their signs, through the stages within eight. */
-LQ__HOT_256 __m256i lq__hot_eight_256(const float *x, __m256 mean, __m256 scale)
+/* Eight numbers in fixed point, with their signs, through the stages within eight. */
+LQ__HOT_256 __m256i lq__hot_eight_256(const int32_t *x, __m256 scale)
 {
     const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
     const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
     const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
-    const __m256 f = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x), mean), scale);
+    const __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(lq__hot_load_256(x)), scale);
     __m256i v =
         _mm256_cvttps_epi32(_mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
@@ -17204,21 +17269,83 @@ LQ__HOT_256 void lq__hot_both_256(__m256i *a, __m256i *b)
     *a = sum;
 }
 
+/* The largest lane of each of eight vectors. */
+LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
+{
+    __m256i four[2];
+    int j;
+    for (j = 0; j < 2; j++, m += 4) {
+        const __m256i a =
+            _mm256_max_epu32(_mm256_unpacklo_epi32(m[0], m[1]), _mm256_unpackhi_epi32(m[0], m[1]));
+        const __m256i b =
+            _mm256_max_epu32(_mm256_unpacklo_epi32(m[2], m[3]), _mm256_unpackhi_epi32(m[2], m[3]));
+        four[j] = _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    return _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+}
+
+/* lq__hot_unit of eight tokens' largest magnitudes. */
+LQ__HOT_256 void lq__hot_units_256(lq__hot_turn *turn, __m256i most)
+{
+    const __m256i unit = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(127 + 19));
+    _mm256_storeu_si256((__m256i *)(void *)turn->unit,
+                        _mm256_max_epi32(unit, _mm256_set1_epi32(-120)));
+}
+
+#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
+#define LQ__HOT_EACH_EIGHT(X) LQ__HOT_EACH_FOUR(X) X(4) X(5) X(6) X(7)
+
+/* Eight rows less their mean, still floats, and their units; sums. */
+LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type)
+{
+#define LQ__HOT_MOST_256(t) __m256i most##t = _mm256_setzero_si256();
+#define LQ__HOT_TAKE_256(t)                                                                \
+    x = lq__hot_raw_256(turn->rows[t], i, type);                                           \
+    v = _mm256_castps_si256(_mm256_sub_ps(x, mean));                                       \
+    _mm256_storeu_si256((__m256i *)(void *)(turn->spun + (t)*turn->row + i), v);           \
+    most##t = _mm256_max_epu32(most##t, _mm256_and_si256(v, magnitude));                   \
+    x = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit)); \
+    sum = _mm256_add_epi32(sum, _mm256_cvttps_epi32(_mm256_mul_ps(x, unit)));
+#define LQ__HOT_KEEP_256(t) most[t] = most##t;
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const __m256 limit = _mm256_set1_ps(8191.0f);
+    const __m256 unit = _mm256_set1_ps(turn->sum_unit);
+    __m256i most[8];
+    size_t i;
+    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
+    for (i = 0; i < turn->dims; i += 8) {
+        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
+        __m256i sum = _mm256_setzero_si256();
+        __m256i v;
+        __m256 x;
+        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_256)
+        if (turn->sums) {
+            __m256i *to = (__m256i *)(void *)(turn->sums + i);
+            const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
+            const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
+            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
+            _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
+        }
+    }
+    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_256)
+    lq__hot_units_256(turn, lq__hot_mosts_256(most));
+#undef LQ__HOT_MOST_256
+#undef LQ__HOT_TAKE_256
+#undef LQ__HOT_KEEP_256
+}
+
 /* Dims i .. i + 31 of all tokens through the stages within 32. */
 LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
 {
-#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
-#define LQ__HOT_MEAN_256(k)                                           \
-    const __m256 mean##k = _mm256_loadu_ps(turn->mean + i + 8 * (k)); \
-    const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
+#define LQ__HOT_MINUS_256(k) const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
 #define LQ__HOT_LOAD_256(k) \
-    __m256i v##k = lq__hot_eight_256(x + 8 * (k), mean##k, _mm256_xor_ps(scale, minus##k));
+    __m256i v##k = lq__hot_eight_256(spun + 8 * (k), _mm256_xor_ps(scale, minus##k));
 #define LQ__HOT_STORE_256(k) _mm256_storeu_si256((__m256i *)(void *)(spun + 8 * (k)), v##k);
-    LQ__HOT_EACH_FOUR(LQ__HOT_MEAN_256)
+    LQ__HOT_EACH_FOUR(LQ__HOT_MINUS_256)
     size_t t;
-    for (t = 0; t < turn->tokens; t++) {
+    for (t = 0; t < 8; t++) {
         const __m256 scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-        const float *x = turn->x + t * turn->stride + i;
         int32_t *spun = turn->spun + t * turn->row + i;
         LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_256)
         lq__hot_both_256(&v0, &v1);
@@ -17227,7 +17354,7 @@ LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
         lq__hot_both_256(&v1, &v3);
         LQ__HOT_EACH_FOUR(LQ__HOT_STORE_256)
     }
-#undef LQ__HOT_MEAN_256
+#undef LQ__HOT_MINUS_256
 #undef LQ__HOT_LOAD_256
 #undef LQ__HOT_STORE_256
 }
@@ -17267,34 +17394,33 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
     const size_t first = block < 32 ? 8 : 32;
     size_t t;
     size_t i;
-    for (t = 0; t < turn->tokens; t++) {
-        const float *x = turn->x + t * turn->stride;
-        __m256i most = _mm256_setzero_si256();
-        for (i = 0; i < dims; i += 8) {
-            const __m256 v = _mm256_sub_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(turn->mean + i));
-            most = _mm256_max_epu32(
-                most, _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff)));
-        }
-        turn->unit[t] = lq__hot_unit(lq__hot_most_256(most));
+    if (turn->tokens < 8) {
+        lq__hot_turn_c(turn);
+        return;
+    }
+    if (turn->type == LQ_F16) {
+        lq__hot_take_256(turn, LQ_F16);
+    } else {
+        lq__hot_take_256(turn, turn->type);
     }
     for (i = 0; i < dims && first == 32; i += 32) {
         lq__hot_turn_32_256(turn, i);
     }
     for (; i < dims; i += 8) {
-        const __m256 mean = _mm256_loadu_ps(turn->mean + i);
         const __m256 minus = lq__hot_minus_256(i);
-        for (t = 0; t < turn->tokens; t++) {
+        for (t = 0; t < 8; t++) {
             const __m256 scale =
                 _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-            const __m256i v = lq__hot_eight_256(turn->x + t * turn->stride + i, mean,
-                                                _mm256_xor_ps(scale, minus));
-            _mm256_storeu_si256((__m256i *)(void *)(turn->spun + t * turn->row + i), v);
+            int32_t *spun = turn->spun + t * turn->row + i;
+            const __m256i v = lq__hot_eight_256(spun, _mm256_xor_ps(scale, minus));
+            _mm256_storeu_si256((__m256i *)(void *)spun, v);
         }
     }
-    for (t = 0; t < turn->tokens; t++) {
+    for (t = 0; t < 8; t++) {
         turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
     }
-    for (t = 0; t < turn->tokens; t++) {
+    for (t = 0; t < 8; t++) {
         const int32_t *spun = turn->spun + t * turn->row;
         int16_t *dst = turn->dst + t * turn->row;
         const int32_t shift = lq__hot_shift(turn->most[t]);
@@ -17312,6 +17438,110 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
                 _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
         }
     }
+}
+
+/* lq__log2_floor of eight numbers below 2^31; -127 of 0. Without the bit below the highest one,
+   which no conversion rounds up. */
+LQ__HOT_256 __m256i lq__hot_octaves_256(__m256i x)
+{
+    const __m256i top = _mm256_andnot_si256(_mm256_srli_epi32(x, 1), x);
+    return _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(top)), 23),
+                            _mm256_set1_epi32(127));
+}
+
+LQ__HOT_256 __m256i lq__hot_times_256(__m256i x, int32_t factor)
+{
+    return _mm256_mullo_epi32(x, _mm256_set1_epi32(factor));
+}
+
+LQ__HOT_256 void lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+{
+    const lq__hot_ladder *ladder = &lq__hot_ladders[lq__hot_edge(kind, stream)];
+    const int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
+    const __m256i most = lq__hot_load_256((const int32_t *)(const void *)turn->most);
+    const __m256i none = _mm256_cmpeq_epi32(most, _mm256_setzero_si256());
+    const __m256i octave = lq__hot_octaves_256(most);
+    const __m256i m = _mm256_sllv_epi32(most, _mm256_sub_epi32(_mm256_set1_epi32(30), octave));
+    __m256i exponent = _mm256_add_epi32(lq__hot_load_256(turn->unit), octave);
+    __m256i rung = _mm256_setzero_si256();
+    __m256i code;
+    size_t k;
+    exponent = _mm256_sub_epi32(lq__hot_times_256(exponent, 12), _mm256_set1_epi32(6 * norm));
+    for (k = 0; k < 12; k++) {
+        rung = _mm256_sub_epi32(rung,
+                                _mm256_cmpgt_epi32(m, _mm256_set1_epi32((int32_t)ladder->rung[k])));
+    }
+    code = _mm256_add_epi32(_mm256_add_epi32(exponent, rung),
+                            _mm256_set1_epi32(ladder->base + LQ__HOT_SCALE_ONE));
+    _mm256_storeu_si256((__m256i *)(void *)v->code, _mm256_andnot_si256(none, code));
+    exponent = _mm256_sub_epi32(exponent, _mm256_set1_epi32(12 * 13));
+    _mm256_storeu_si256((__m256i *)(void *)v->exponent, _mm256_andnot_si256(none, exponent));
+    _mm256_storeu_si256((__m256i *)(void *)v->rung, rung);
+    _mm256_storeu_si256((__m256i *)(void *)v->none, none);
+}
+
+LQ__HOT_256 void lq__hot_factors_256(int16_t (*factors)[8], int kind, int stream,
+                                     const lq__hot_vectors *v)
+{
+    const __m128i *rungs = (const __m128i *)(const void *)lq__hot_rungs[lq__hot_edge(kind, stream)];
+    const __m128i low = _mm_loadu_si128(rungs);
+    const __m128i high = _mm_loadu_si128(rungs + 1);
+    const __m256i none = lq__hot_load_256(v->none);
+    const __m256i code =
+        _mm256_or_si256(lq__hot_load_256(v->code), _mm256_and_si256(none, _mm256_set1_epi32(2)));
+    const __m256i middle =
+        _mm256_max_epi32(_mm256_min_epi32(code, _mm256_set1_epi32(254)), _mm256_set1_epi32(2));
+    const __m256i rung = lq__hot_load_256(v->rung);
+    const __m128i there = _mm_xor_si128(
+        _mm_packs_epi32(_mm256_castsi256_si128(none), _mm256_extracti128_si256(none, 1)),
+        _mm_set1_epi16(-1));
+    __m128i at; /* bytes in the row of rungs, which is looked up in halves */
+    int k;
+    if (_mm256_movemask_epi8(_mm256_cmpeq_epi32(code, middle)) != -1) { /* some are clipped */
+        lq__hot_factors(factors, kind, stream, v);
+        return;
+    }
+    at = _mm_packs_epi32(_mm256_castsi256_si128(rung), _mm256_extracti128_si256(rung, 1));
+    at = _mm_add_epi16(_mm_mullo_epi16(at, _mm_set1_epi16(0x0202)), _mm_set1_epi16(0x0100));
+    for (k = 0; k < 3; k++, at = _mm_add_epi16(at, _mm_set1_epi16(0x0202))) {
+        const __m128i f = _mm_or_si128(_mm_shuffle_epi8(low, _mm_add_epi8(at, _mm_set1_epi8(0x70))),
+                                       _mm_shuffle_epi8(high, _mm_sub_epi8(at, _mm_set1_epi8(16))));
+        _mm_storeu_si128((__m128i *)(void *)factors[k], _mm_and_si128(f, there));
+    }
+}
+
+LQ__HOT_256 void lq__hot_best_256(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
+                                  const lq__hot_vectors *v, int fixed)
+{
+    const __m256i one = _mm256_set1_epi32(1);
+    __m256i k = one;
+    __m256i code;
+    __m128i eight;
+    if (!fixed) {
+        __m256i first[2];
+        __m256i second[2];
+        int j;
+        for (j = 0; j < 2; j++) { /* even lanes, odd lanes */
+            __m256i c[3];
+            int i;
+            for (i = 0; i < 3; i++) {
+                c[i] = _mm256_srli_epi64(lq__hot_load_256((const int32_t *)(const void *)costs[i]),
+                                         32 * j);
+                c[i] = _mm256_mul_epu32(c[i], _mm256_set1_epi64x(lq__hot_weight[i]));
+            }
+            first[j] = _mm256_cmpgt_epi64(c[0], c[1]);
+            second[j] = _mm256_cmpgt_epi64(_mm256_blendv_epi8(c[0], c[1], first[j]), c[2]);
+        }
+        k = _mm256_and_si256(_mm256_blend_epi32(first[0], first[1], 0xaa), one);
+        k = _mm256_blendv_epi8(k, _mm256_set1_epi32(2),
+                               _mm256_blend_epi32(second[0], second[1], 0xaa));
+    }
+    _mm256_storeu_si256((__m256i *)(void *)best, k);
+    code = _mm256_add_epi32(lq__hot_load_256(v->code), _mm256_sub_epi32(k, one));
+    code = _mm256_max_epi32(_mm256_min_epi32(code, _mm256_set1_epi32(255)), one);
+    code = _mm256_andnot_si256(lq__hot_load_256(v->none), code);
+    eight = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+    _mm_storel_epi64((__m128i *)(void *)scales, _mm_packus_epi16(eight, eight));
 }
 
 LQ__HOT_256 __m256i lq__hot_row_256(const int16_t *x)
@@ -17519,18 +17749,23 @@ LQ__HOT_256 void lq__hot_put_v_256(uint8_t *tile, int kind, size_t wide, size_t 
     }
 }
 
-LQ__HOT_256 void lq__hot_granule_of_256(uint8_t *tile, int kind, int stream, size_t dims,
-                                        size_t first, const int16_t *x, size_t stride,
-                                        const lq__hot_vector *v, uint8_t *codes)
+LQ__HOT_256 void lq__hot_granule_of_256(uint8_t *tile, int kind, int stream, size_t first,
+                                        const lq__hot_turn *turn)
 {
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t dims = turn->dims;
+    uint8_t *codes = (uint8_t *)turn->spun;
     const size_t wide = lq__hot_wide(dims);
     lq__hot_cells_256 cells;
     int16_t factors[3][8];
     uint32_t costs[3][8];
     uint32_t best[8];
+    lq__hot_vectors v;
     size_t d;
     size_t t;
-    lq__hot_factors(factors, kind, stream, v);
+    lq__hot_aim_256(&v, turn, kind, stream);
+    lq__hot_factors_256(factors, kind, stream, &v);
     memset(costs, 0, sizeof costs);
     memset(&cells, 0, sizeof cells);
     if (kind != LQ__HOT_Z8) {
@@ -17558,8 +17793,8 @@ LQ__HOT_256 void lq__hot_granule_of_256(uint8_t *tile, int kind, int stream, siz
             costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
         }
     }
-    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs, v,
-                 kind == LQ__HOT_Z8);
+    lq__hot_best_256(best, tile + wide * 8 * lq__hot_bits(kind) + first,
+                     (const uint32_t(*)[8])costs, &v, kind == LQ__HOT_Z8);
     for (t = 0; t < 8; t++) {
         for (d = 0; d < dims; d += 32) {
             _mm256_storeu_si256(
@@ -17800,24 +18035,30 @@ LQ__HOT_256 void lq__hot_by_dims_256(const lq__hot_seal_256 *s, const int16_t *x
     }
 }
 
-LQ__HOT_256 void lq__hot_granule_e8_256(uint8_t *tile, int stream, size_t dims, size_t first,
-                                        const int16_t *x, size_t stride, const lq__hot_vector *v,
-                                        uint32_t *words)
+LQ__HOT_256 void lq__hot_granule_e8_256(uint8_t *tile, int stream, size_t first,
+                                        const lq__hot_turn *turn)
 {
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t dims = turn->dims;
+    uint32_t *words = (uint32_t *)turn->spun;
     const size_t wide = lq__hot_wide(dims);
     int16_t factors[3][8];
     uint32_t costs[3][8];
     uint32_t best[8];
+    lq__hot_vectors v;
     lq__hot_seal_256 s;
     size_t d;
     size_t t;
     lq__hot_seal_init_256(&s);
-    lq__hot_factors(factors, LQ__HOT_E8, stream, v);
+    lq__hot_aim_256(&v, turn, LQ__HOT_E8, stream);
+    lq__hot_factors_256(factors, LQ__HOT_E8, stream, &v);
     memset(costs, 0, sizeof costs);
     if (stream == LQ_K) {
         lq__hot_by_dims_256(&s, x, stride, dims, (const int16_t(*)[8])factors, words, costs);
     }
-    lq__hot_best(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, v, stream == LQ_V);
+    lq__hot_best_256(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, &v,
+                     stream == LQ_V);
     for (d = 0; d < wide / 8 && stream == LQ_K; d++) {
         uint8_t *at = tile + 64 * (4 * d + first / 16) + first % 16 * 4;
         uint32_t w[8];
@@ -17838,27 +18079,13 @@ LQ__HOT_256 void lq__hot_granule_e8_256(uint8_t *tile, int stream, size_t dims, 
 }
 
 LQ__TARGET_HOT_AVX2 static void lq__hot_granule_avx2(uint8_t *tile, int kind, int stream,
-                                                     size_t dims, size_t first, const int16_t *x,
-                                                     size_t stride, const lq__hot_vector *v,
-                                                     void *work)
+                                                     size_t first, const lq__hot_turn *turn)
 {
     if (kind == LQ__HOT_E8) {
-        lq__hot_granule_e8_256(tile, stream, dims, first, x, stride, v, (uint32_t *)work);
+        lq__hot_granule_e8_256(tile, stream, first, turn);
     } else {
-        lq__hot_granule_of_256(tile, kind, stream, dims, first, x, stride, v, (uint8_t *)work);
+        lq__hot_granule_of_256(tile, kind, stream, first, turn);
     }
-}
-
-/* Elements i .. i + 7 of raw data as floats. */
-LQ__HOT_256 __m256 lq__hot_raw_256(const uint8_t *src, size_t i, int type)
-{
-    __m128i h;
-    if (type == LQ_F32) {
-        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
-    }
-    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
-    return type == LQ_F16 ? _mm256_cvtph_ps(h)
-                          : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
 LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, int type,
@@ -18404,6 +18631,19 @@ LQ__HOT_512 __mmask16 lq__hot_tail_512(size_t left)
     return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1u);
 }
 
+/* Elements i .. i + 15 (those of the mask) of raw data as floats. */
+LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mmask16 m)
+{
+    if (type == LQ_F32) {
+        return _mm512_maskz_loadu_ps(m, src + 4 * i);
+    }
+    if (type == LQ_F16) {
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, src + 2 * i));
+    }
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
+}
+
 /* ---- seal with AVX-512 ---- */
 /* A stage within a vector: y is v with the pair's lanes exchanged. */
 LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
@@ -18411,12 +18651,16 @@ LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
     return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
 }
 
-/* Sixteen numbers in fixed point, with their signs, through the stages within sixteen. */
-LQ__HOT_512 __m512i lq__hot_sixteen_512(const float *x, __m512 mean, __mmask16 minus, __m512 scale)
+LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
 {
-    const __m512 f = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x), mean), scale);
-    __m512i v = _mm512_cvt_roundps_epi32(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    v = _mm512_mask_sub_epi32(v, minus, _mm512_setzero_si512(), v);
+    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* Sixteen numbers in fixed point through the stages within sixteen. */
+LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
+{
+    __m512i v = lq__hot_fixed_512(x, scale);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
     v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
@@ -18431,40 +18675,112 @@ LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
     *a = sum;
 }
 
-LQ__HOT_512 __m512 lq__hot_unit_512(const lq__hot_turn *turn, size_t t)
+/* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
+   vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
+   tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
+LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
 {
-    return _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+    __m512i x;
+    __m512i y;
+    lq__hot_both_512(a, b);
+    x = _mm512_unpacklo_epi32(*a, *b);
+    y = _mm512_unpackhi_epi32(*a, *b);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_unpacklo_epi32(x, y);
+    *b = _mm512_unpackhi_epi32(x, y);
+    lq__hot_both_512(a, b);
+    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
+    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_shuffle_i32x4(x, y, 0x88);
+    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
+    lq__hot_both_512(a, b);
 }
 
-/* Dims i .. i + 63 of all tokens through the stages within 64. */
-LQ__HOT_512 void lq__hot_turn_64_512(const lq__hot_turn *turn, size_t i)
+/* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
+static const int16_t lq__hot_orders[2][32] = {
+    {0, 1, 2, 3, 8,  9,  10, 11, 16, 17, 18, 19, 24, 25, 26, 27,
+     4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31},
+    {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
+     2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
+
+/* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums. */
+LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type)
 {
-#define LQ__HOT_MEAN_512(k)                                            \
-    const __m512 mean##k = _mm512_loadu_ps(turn->mean + i + 16 * (k)); \
-    const __mmask16 minus##k = (__mmask16)(lq__hot_signs[i / 32 + (k) / 2] >> (k) % 2 * 16);
-#define LQ__HOT_LOAD_512(k) \
-    __m512i v##k = lq__hot_sixteen_512(x + 16 * (k), mean##k, minus##k, scale);
-#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
-    LQ__HOT_EACH_FOUR(LQ__HOT_MEAN_512)
-    size_t t;
-    for (t = 0; t < turn->tokens; t++) {
-        const __m512 scale = lq__hot_unit_512(turn, t);
-        const float *x = turn->x + t * turn->stride + i;
-        int32_t *spun = turn->spun + t * turn->row + i;
-        LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_512)
-        lq__hot_both_512(&v0, &v1);
-        lq__hot_both_512(&v2, &v3);
-        lq__hot_both_512(&v0, &v2);
-        lq__hot_both_512(&v1, &v3);
-        LQ__HOT_EACH_FOUR(LQ__HOT_STORE_512)
+#define LQ__HOT_MOST_512(t)                \
+    __m512 most##t = _mm512_setzero_ps();  \
+    const uint8_t *row##t = turn->rows[t]; \
+    int32_t *spun##t = turn->spun + (t)*turn->row;
+#define LQ__HOT_TAKE_512(t)                                                                        \
+    x = type == LQ_F16                                                                             \
+            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
+            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
+    v = _mm512_sub_ps(x, mean);                                                                    \
+    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
+    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
+    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
+    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
+#define LQ__HOT_KEEP_512(t)                                                          \
+    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
+                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
+    const __m512 unit = _mm512_set1_ps(turn->sum_unit);
+    const size_t dims = turn->dims;
+    int64_t *sums = turn->sums;
+    __m256i most[8];
+    size_t i;
+    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
+    for (i = 0; i < dims; i += 16) {
+        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
+        const __m512i minus =
+            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
+        __m512i sum = _mm512_setzero_si512();
+        __m512 x;
+        __m512 v;
+        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
+        if (sums) {
+            int64_t *to = sums + i;
+            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
+            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
+            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
+            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
+        }
     }
-#undef LQ__HOT_MEAN_512
+    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_512)
+    lq__hot_units_256(turn, lq__hot_mosts_256(most));
+#undef LQ__HOT_MOST_512
+#undef LQ__HOT_TAKE_512
+#undef LQ__HOT_KEEP_512
+}
+
+/* 128 numbers through the stages within 128; the largest magnitudes. */
+LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
+{
+#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
+#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
+#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
+    LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
+    lq__hot_pair_512(&v0, &v1);
+    lq__hot_pair_512(&v2, &v3);
+    lq__hot_pair_512(&v4, &v5);
+    lq__hot_pair_512(&v6, &v7);
+    lq__hot_both_512(&v0, &v2);
+    lq__hot_both_512(&v1, &v3);
+    lq__hot_both_512(&v4, &v6);
+    lq__hot_both_512(&v5, &v7);
+    lq__hot_both_512(&v0, &v4);
+    lq__hot_both_512(&v1, &v5);
+    lq__hot_both_512(&v2, &v6);
+    lq__hot_both_512(&v3, &v7);
+    LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
+    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
+                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
 #undef LQ__HOT_LOAD_512
 #undef LQ__HOT_STORE_512
+#undef LQ__HOT_LARGER_512
 }
 
-/* Stages from h on, in memory; returns the largest magnitude. */
-LQ__HOT_512 uint32_t lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
+/* Stages from h on, in memory; returns the largest magnitudes. */
+LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
 {
     __m512i most = _mm512_setzero_si512();
     size_t i;
@@ -18486,60 +18802,84 @@ LQ__HOT_512 uint32_t lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t 
             }
         }
     }
-    return _mm512_reduce_max_epu32(most);
+    return most;
+}
+
+/* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
+   magnitudes. */
+LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
+{
+    const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+    int32_t *spun = turn->spun + t * turn->row;
+    __m512i most = _mm512_setzero_si512();
+    size_t i;
+    for (i = 0; i < turn->dims && block >= 128; i += 128) {
+        most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
+    }
+    for (; i < turn->dims && block >= 32; i += 32) {
+        __m512i a = lq__hot_fixed_512(spun + i, scale);
+        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
+        lq__hot_pair_512(&a, &b);
+        _mm512_storeu_si512(spun + i, a);
+        _mm512_storeu_si512(spun + i + 16, b);
+    }
+    for (; i < turn->dims; i += 16) {
+        _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
+    }
+    if (block != 128) {
+        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
+    }
+    return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+}
+
+/* lq__hot_narrow, also into order. */
+LQ__HOT_512 void lq__hot_narrow_512(int16_t *dst, int32_t *x, size_t dims, int32_t shift,
+                                    int paired)
+{
+    const __m128i right = _mm_cvtsi32_si128(LQ__MAX(shift, 0));
+    const __m512i half = _mm512_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
+    const __m512i order = _mm512_loadu_si512(lq__hot_orders[paired]);
+    size_t i;
+    for (i = 0; i < dims && shift < 0; i += 16) {
+        _mm512_storeu_si512(x + i,
+                            _mm512_sll_epi32(_mm512_loadu_si512(x + i), _mm_cvtsi32_si128(-shift)));
+    }
+    for (i = 0; i + 32 <= dims; i += 32) {
+        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
+        const __m512i b = _mm512_add_epi32(_mm512_loadu_si512(x + i + 16), half);
+        const __m512i c =
+            _mm512_packs_epi32(_mm512_sra_epi32(a, right), _mm512_sra_epi32(b, right));
+        _mm512_storeu_si512(dst + i, _mm512_permutexvar_epi16(order, c));
+    }
+    for (; i < dims; i += 16) {
+        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
+                            _mm512_cvtepi32_epi16(_mm512_sra_epi32(a, right)));
+    }
 }
 
 LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
 {
-    const size_t dims = turn->dims;
-    const size_t block = lq__hadamard_block(dims);
-    const size_t first = block < 64 ? 16 : 64;
+    const size_t block = lq__hadamard_block(turn->dims);
+    __m256i most[8];
     size_t t;
-    size_t i;
-    if (block < 16) {
+    if (block < 16 || turn->tokens < 8) {
         lq__hot_turn_avx2(turn);
         return;
     }
-    for (t = 0; t < turn->tokens; t++) {
-        const float *x = turn->x + t * turn->stride;
-        __m512i most = _mm512_setzero_si512();
-        for (i = 0; i < dims; i += 16) {
-            const __m512 v = _mm512_sub_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(turn->mean + i));
-            most = _mm512_max_epu32(
-                most, _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)));
-        }
-        turn->unit[t] = lq__hot_unit(_mm512_reduce_max_epu32(most));
+    if (turn->type == LQ_F16) {
+        lq__hot_take_512(turn, LQ_F16);
+    } else {
+        lq__hot_take_512(turn, turn->type);
     }
-    for (i = 0; i < dims && first == 64; i += 64) {
-        lq__hot_turn_64_512(turn, i);
+    for (t = 0; t < 8; t++) {
+        most[t] = lq__hot_turn_row_512(turn, t, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
     }
-    for (; i < dims; i += 16) {
-        const __m512 mean = _mm512_loadu_ps(turn->mean + i);
-        const __mmask16 minus = (__mmask16)(lq__hot_signs[i / 32] >> i % 32);
-        for (t = 0; t < turn->tokens; t++) {
-            _mm512_storeu_si512(turn->spun + t * turn->row + i,
-                                lq__hot_sixteen_512(turn->x + t * turn->stride + i, mean, minus,
-                                                    lq__hot_unit_512(turn, t)));
-        }
-    }
-    for (t = 0; t < turn->tokens; t++) {
-        turn->most[t] = lq__hot_spin_512(turn->spun + t * turn->row, dims, first, block);
-    }
-    for (t = 0; t < turn->tokens; t++) {
-        const int32_t *spun = turn->spun + t * turn->row;
-        int16_t *dst = turn->dst + t * turn->row;
-        const int32_t shift = lq__hot_shift(turn->most[t]);
-        const __m128i right = _mm_cvtsi32_si128(shift);
-        const __m512i half = _mm512_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
-        if (shift <= 0) {
-            lq__hot_narrow(dst, spun, dims, shift);
-            continue;
-        }
-        for (i = 0; i < dims; i += 16) {
-            const __m512i v = _mm512_add_epi32(_mm512_loadu_si512(spun + i), half);
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i),
-                                _mm512_cvtepi32_epi16(_mm512_sra_epi32(v, right)));
-        }
+    _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
+    for (t = 0; t < 8; t++) {
+        lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
+                           lq__hot_shift(turn->most[t]), block > 16);
     }
 }
 
@@ -18802,18 +19142,23 @@ LQ__HOT_512 void lq__hot_put_v_512(uint8_t *tile, int kind, size_t wide, size_t 
     }
 }
 
-LQ__HOT_512 void lq__hot_granule_of_512(uint8_t *tile, int kind, int stream, size_t dims,
-                                        size_t first, const int16_t *x, size_t stride,
-                                        const lq__hot_vector *v, uint8_t *codes)
+LQ__HOT_512 void lq__hot_granule_of_512(uint8_t *tile, int kind, int stream, size_t first,
+                                        const lq__hot_turn *turn)
 {
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t dims = turn->dims;
+    uint8_t *codes = (uint8_t *)turn->spun;
     const size_t wide = lq__hot_wide(dims);
     lq__hot_cells_512 cells;
     int16_t factors[3][8];
     uint32_t costs[3][8];
     uint32_t best[8];
+    lq__hot_vectors v;
     size_t d;
     size_t t;
-    lq__hot_factors(factors, kind, stream, v);
+    lq__hot_aim_256(&v, turn, kind, stream);
+    lq__hot_factors_256(factors, kind, stream, &v);
     memset(costs, 0, sizeof costs);
     memset(&cells, 0, sizeof cells);
     if (kind != LQ__HOT_Z8) {
@@ -18822,8 +19167,8 @@ LQ__HOT_512 void lq__hot_granule_of_512(uint8_t *tile, int kind, int stream, siz
         lq__hot_cells_init_512(&cells, kind);
         lq__hot_costs_512(costs, &cells, rest, x, stride, dims, (const int16_t(*)[8])factors);
     }
-    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs, v,
-                 kind == LQ__HOT_Z8);
+    lq__hot_best_256(best, tile + wide * 8 * lq__hot_bits(kind) + first,
+                     (const uint32_t(*)[8])costs, &v, kind == LQ__HOT_Z8);
     for (t = 0; t < 8; t++) {
         for (d = 0; d < dims; d += 64) {
             _mm512_storeu_si512(
@@ -19045,24 +19390,30 @@ LQ__HOT_512 void lq__hot_by_dims_512(const lq__hot_seal_512 *s, const int16_t *x
     }
 }
 
-LQ__HOT_512 void lq__hot_granule_e8_512(uint8_t *tile, int stream, size_t dims, size_t first,
-                                        const int16_t *x, size_t stride, const lq__hot_vector *v,
-                                        uint32_t *words)
+LQ__HOT_512 void lq__hot_granule_e8_512(uint8_t *tile, int stream, size_t first,
+                                        const lq__hot_turn *turn)
 {
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t dims = turn->dims;
+    uint32_t *words = (uint32_t *)turn->spun;
     const size_t wide = lq__hot_wide(dims);
     int16_t factors[3][8];
     uint32_t costs[3][8];
     uint32_t best[8];
+    lq__hot_vectors v;
     lq__hot_seal_512 s;
     size_t d;
     size_t t;
     lq__hot_seal_init_512(&s);
-    lq__hot_factors(factors, LQ__HOT_E8, stream, v);
+    lq__hot_aim_256(&v, turn, LQ__HOT_E8, stream);
+    lq__hot_factors_256(factors, LQ__HOT_E8, stream, &v);
     memset(costs, 0, sizeof costs);
     if (stream == LQ_K) {
         lq__hot_by_dims_512(&s, x, stride, dims, (const int16_t(*)[8])factors, words, costs);
     }
-    lq__hot_best(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, v, stream == LQ_V);
+    lq__hot_best_256(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, &v,
+                     stream == LQ_V);
     if (stream == LQ_K) {
         const __m256i which = _mm256_loadu_si256((const __m256i *)(const void *)best);
         const __mmask8 m1 = _mm256_cmpeq_epi32_mask(which, _mm256_set1_epi32(1));
@@ -19092,28 +19443,13 @@ LQ__HOT_512 void lq__hot_granule_e8_512(uint8_t *tile, int stream, size_t dims, 
 }
 
 LQ__TARGET_HOT_AVX512 static void lq__hot_granule_avx512(uint8_t *tile, int kind, int stream,
-                                                         size_t dims, size_t first,
-                                                         const int16_t *x, size_t stride,
-                                                         const lq__hot_vector *v, void *work)
+                                                         size_t first, const lq__hot_turn *turn)
 {
     if (kind == LQ__HOT_E8) {
-        lq__hot_granule_e8_512(tile, stream, dims, first, x, stride, v, (uint32_t *)work);
+        lq__hot_granule_e8_512(tile, stream, first, turn);
     } else {
-        lq__hot_granule_of_512(tile, kind, stream, dims, first, x, stride, v, (uint8_t *)work);
+        lq__hot_granule_of_512(tile, kind, stream, first, turn);
     }
-}
-
-/* Elements i .. i + 15 (those of the mask) of raw data as floats. */
-LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mmask16 m)
-{
-    if (type == LQ_F32) {
-        return _mm512_maskz_loadu_ps(m, src + 4 * i);
-    }
-    if (type == LQ_F16) {
-        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, src + 2 * i));
-    }
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
 }
 
 LQ__TARGET_HOT_AVX512 static void lq__hot_flip_avx512(float *dst, const float *src, size_t dims,
@@ -22349,9 +22685,83 @@ LQ__TARGET_AVX2 static void lq__kv_halve_avx2(uint8_t *dst, size_t dst_stride, c
     }
 }
 
+LQ__TARGET_AVX512 static uint32_t lq__kv_most_avx512(const uint8_t *src, size_t count, int type)
+{
+    const __m512i wide = _mm512_set1_epi32(0x7fffffff);
+    const __m512i narrow = _mm512_set1_epi16(0x7fff);
+    const size_t step = type == LQ_F32 ? 32 : 64;
+    __m512i a = _mm512_setzero_si512();
+    __m512i b = a;
+    uint32_t most;
+    uint32_t rest;
+    size_t i;
+    for (i = 0; i + step <= count; i += step, src += 128) {
+        const __m512i x = _mm512_loadu_si512(src);
+        const __m512i y = _mm512_loadu_si512(src + 64);
+        if (type == LQ_F32) {
+            a = _mm512_max_epu32(a, _mm512_and_si512(x, wide));
+            b = _mm512_max_epu32(b, _mm512_and_si512(y, wide));
+        } else {
+            a = _mm512_max_epu16(a, _mm512_and_si512(x, narrow));
+            b = _mm512_max_epu16(b, _mm512_and_si512(y, narrow));
+        }
+    }
+    if (type == LQ_F32) {
+        most = _mm512_reduce_max_epu32(_mm512_max_epu32(a, b));
+    } else {
+        a = _mm512_max_epu16(a, b);
+        most = _mm512_reduce_max_epu32(_mm512_max_epu32(
+            _mm512_srli_epi32(a, 16), _mm512_and_si512(a, _mm512_set1_epi32(0xffff))));
+    }
+    rest = lq__kv_most_avx2(src, count - i, type);
+    return LQ__MAX(most, rest);
+}
+
+LQ__TARGET_AVX512 static void lq__kv_copy_avx512(uint8_t *dst, size_t dst_stride,
+                                                 const uint8_t *src, size_t src_stride,
+                                                 size_t bytes, size_t rows)
+{
+    const size_t whole = bytes & ~(size_t)63;
+    size_t r;
+    size_t i;
+    for (r = 0; r < rows; r++) {
+        for (i = 0; i < whole; i += 64) {
+            _mm512_storeu_si512(dst + r * dst_stride + i,
+                                _mm512_loadu_si512(src + r * src_stride + i));
+        }
+    }
+    if (whole < bytes) {
+        lq__kv_copy_avx2(dst + whole, dst_stride, src + whole, src_stride, bytes - whole, rows);
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__kv_halve_avx512(uint8_t *dst, size_t dst_stride,
+                                                  const uint8_t *src, size_t src_stride,
+                                                  size_t bytes, size_t rows)
+{
+    const size_t whole = bytes & ~(size_t)63;
+    size_t r;
+    size_t i;
+    for (r = 0; r < rows; r++) {
+        const uint8_t *from = src + r * src_stride;
+        for (i = 0; i < whole; i += 64) {
+            const __m512 x = _mm512_loadu_ps(from + 2 * i);
+            const __m512 y = _mm512_loadu_ps(from + 2 * i + 64);
+            const __m256i low = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+            const __m256i high = _mm512_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT);
+            _mm512_storeu_si512(dst + r * dst_stride + i,
+                                _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+        }
+    }
+    if (whole < bytes) {
+        lq__kv_halve_avx2(dst + whole, dst_stride, src + 2 * whole, src_stride, bytes - whole,
+                          rows);
+    }
+}
+
 /* lq__kv_sum_rows of at most 8 tokens. */
-LQ__TARGET_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const float *x, size_t tokens,
-                                            size_t dims, float unit)
+LQ__HOT_256 void lq__kv_sum_of_256(int64_t *sums, const uint8_t *src, int type, size_t tokens,
+                                   size_t dims, float unit)
 {
     const __m256 most = _mm256_set1_ps(8191.0f);
     const __m256 least = _mm256_set1_ps(-8191.0f);
@@ -22361,7 +22771,7 @@ LQ__TARGET_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const float *x, size_
         __m256i *to = (__m256i *)(void *)(sums + d);
         size_t t;
         for (t = 0; t < tokens; t++) {
-            __m256 f = _mm256_loadu_ps(x + t * dims + d);
+            __m256 f = lq__hot_raw_256(src, t * dims + d, type);
             f = _mm256_max_ps(_mm256_min_ps(f, most), least);
             acc =
                 _mm256_add_epi32(acc, _mm256_cvttps_epi32(_mm256_mul_ps(f, _mm256_set1_ps(unit))));
@@ -22373,6 +22783,16 @@ LQ__TARGET_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const float *x, size_
         _mm256_storeu_si256(
             to, _mm256_add_epi64(_mm256_loadu_si256(to),
                                  _mm256_cvtepi32_epi64(_mm256_extracti128_si256(acc, 1))));
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__kv_sum_avx2(int64_t *sums, const uint8_t *src, int type,
+                                                size_t tokens, size_t dims, float unit)
+{
+    if (type == LQ_F16) {
+        lq__kv_sum_of_256(sums, src, LQ_F16, tokens, dims, unit);
+    } else {
+        lq__kv_sum_of_256(sums, src, type, tokens, dims, unit);
     }
 }
 #endif
@@ -22427,11 +22847,14 @@ LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint
     memset(narrow, 0, sizeof narrow);
 #if LQ__X86
     if (lq__cpu_level() >= 1) {
+        const uint32_t top = type == LQ_F32 ? most : type == LQ_F16 ? 0x7bffu : 0x7f7fu;
         i = count & ~(size_t)15;
-        if (lq__kv_most_avx2(src, i, type) > (type == LQ_F32   ? most
-                                              : type == LQ_F16 ? 0x7bffu
-                                                               : 0x7f7fu)) {
+        if ((lq__cpu_level() == 1 ? lq__kv_most_avx2(src, i, type)
+                                  : lq__kv_most_avx512(src, i, type)) > top) {
             return 0;
+        }
+        if (i == count && type != LQ_BF16) {
+            return 1;
         }
     }
 #endif
@@ -22549,7 +22972,7 @@ LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    memset(w, 0, sizeof *w);
+    memset(w->src, 0, sizeof w->src);
     w->kv = kv;
     w->pool = pool;
     w->layer = lq__kv_layers(pool) + l;
@@ -22559,7 +22982,10 @@ LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l
     w->x = (float *)(void *)lq__kv_at(pool, pool->append_at);
     w->mean = w->x + LQ__HOT_TOKENS * dims;
     w->work = w->mean + dims;
+    w->blob = NULL;
+    w->blob_bytes = 0;
     if (pool->warm) {
+        memset(&w->coder, 0, sizeof w->coder);
         (void)lq__kv_writer_warm(w, lq__kv_at(pool, pool->warm_at), dims);
     }
 }
@@ -22597,6 +23023,46 @@ LQ__STATIC void lq__kv_fetch(const lq__kv_writer *w, float *dst, int v, size_t h
     }
 }
 
+/* How many of tokens t .. end lie side by side in the ring; 0: t is a new one. Sinks are not asked
+   for. */
+LQ__INLINE size_t lq__kv_ring_run(const lq__kv_writer *w, size_t t, size_t end)
+{
+    size_t ring = w->pool->ring_tokens;
+    size_t slot = (t + lq__kv_sequence_of(w->kv)->ring) % ring;
+    return t < w->old ? LQ__MIN(LQ__MIN(end, w->old) - t, ring - slot) : 0;
+}
+
+/* Rows of tokens t .. in the pool's type: where they lie, or (new ones of another type) in x. */
+LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, int v, size_t head,
+                                 size_t t, size_t n)
+{
+    const lq__kv_source *src = &w->src[v];
+    size_t dims = lq__kv_dims(w->layer, v);
+    const uint8_t *at = NULL;
+    size_t run = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (run == 0) {
+            run = lq__kv_ring_run(w, t + i, t + n);
+            at = run ? lq__kv_ring_at(w->kv, w->layer, v, head, t + i) : NULL;
+        }
+        if (run) {
+            rows[i] = at;
+            at += dims * lq_type_bytes(w->pool->type);
+            run--;
+            continue;
+        }
+        rows[i] = lq__kv_row(src, t + i - w->old, head);
+        if (src->type != w->pool->type) {
+            float *x = w->x + i * dims;
+            lq__rows_of_level()->load_row((float *)w->work, rows[i], dims, src->type);
+            lq__rows_of_level()->store_row((uint8_t *)x, (const float *)w->work, dims,
+                                           w->pool->type);
+            rows[i] = (const uint8_t *)x;
+        }
+    }
+}
+
 /* Tokens t .. t + n - 1 of a head, as floats. */
 LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size_t head, size_t t,
                                  size_t n)
@@ -22604,13 +23070,12 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
     size_t dims = lq__kv_dims(w->layer, v);
     size_t end = t + n;
     while (t < end) {
-        size_t run = 1;
-        if (t < w->old) { /* of the ring: sinks are not fetched */
-            size_t slot = (t + lq__kv_sequence_of(w->kv)->ring) % w->pool->ring_tokens;
-            run = LQ__MIN(LQ__MIN(end, w->old) - t, w->pool->ring_tokens - slot);
+        size_t run = lq__kv_ring_run(w, t, end);
+        if (run) {
             lq__rows_of_level()->load_row(dst, lq__kv_ring_at(w->kv, w->layer, v, head, t),
                                           run * dims, w->pool->type);
         } else {
+            run = 1;
             lq__kv_fetch(w, dst, v, head, t);
         }
         dst += run * dims;
@@ -22618,35 +23083,35 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
     }
 }
 
-/* sums += x (tokens, dims) in 1 / unit, in integers: any order gives the same. */
-LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const float *x, size_t tokens, size_t dims,
-                                float unit)
+/* sums += rows (tokens, dims) in 1 / unit, in integers: any order gives the same. */
+LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, size_t tokens,
+                                size_t dims, float unit)
 {
+    size_t bytes = dims * lq_type_bytes(type);
     size_t d;
-    for (; tokens > 8; tokens -= 8, x += 8 * dims) {
-        lq__kv_sum_rows(sums, x, 8, dims, unit);
-    }
+    size_t t;
+    size_t j;
 #if LQ__X86
-    if (lq__cpu_level() >= 1) {
-        lq__kv_sum_avx2(sums, x, tokens, dims, unit);
-        return;
+    while (tokens && lq__cpu_level() >= 1) {
+        size_t n = LQ__MIN(tokens, 8);
+        for (t = 0; t < 8 * bytes; t += 64) { /* of the rows behind these */
+            lq__hot_prefetch((uintptr_t)src + 8 * bytes + t);
+        }
+        lq__kv_sum_avx2(sums, src, type, n, dims, unit);
+        src += n * bytes;
+        tokens -= n;
     }
 #endif
-    for (d = 0; d < dims; d += 8) {
-        int32_t acc[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        size_t t;
-        int j;
-        for (t = 0; t < tokens; t++) {
-            float row[8];
-            memcpy(row, x + t * dims + d, sizeof row);
-            for (j = 0; j < 8; j++) {
+    for (t = 0; t < tokens; t++, src += bytes) {
+        for (d = 0; d < dims; d += 16) {
+            size_t n = LQ__MIN(dims - d, 16);
+            float row[16];
+            lq__load_row_c(row, src + d * lq_type_bytes(type), n, type);
+            for (j = 0; j < n; j++) {
                 float f = row[j] > 8191.0f ? 8191.0f : row[j];
                 f = f < -8191.0f ? -8191.0f : f;
-                acc[j] += (int32_t)(f * unit);
+                sums[d + j] += (int32_t)(f * unit);
             }
-        }
-        for (j = 0; j < 8; j++) {
-            sums[d + (size_t)j] += acc[j];
         }
     }
 }
@@ -22656,19 +23121,35 @@ LQ__INLINE int64_t *lq__kv_sums(const lq__kv_writer *w, int v, size_t head)
     return (int64_t *)(void *)lq__kv_in(w->kv, w->layer->sums[v]) + head * lq__kv_dims(w->layer, v);
 }
 
-/* Takes tokens t .. end into the sums, or out again with unit < 0. */
+/* Takes tokens t .. end of a head into the sums, or out again with unit < 0. */
+LQ__STATIC void lq__kv_sum_head(const lq__kv_writer *w, int v, size_t head, size_t t, size_t end,
+                                float unit)
+{
+    size_t dims = lq__kv_dims(w->layer, v);
+    int64_t *sums = lq__kv_sums(w, v, head);
+    while (t < end) {
+        size_t n = lq__kv_ring_run(w, t, end);
+        if (n) {
+            lq__kv_sum_rows(sums, lq__kv_ring_at(w->kv, w->layer, v, head, t), w->pool->type, n,
+                            dims, unit);
+        } else {
+            n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
+            lq__kv_fetch_run(w, w->x, v, head, t, n);
+            lq__kv_sum_rows(sums, (const uint8_t *)w->x, LQ_F32, n, dims, unit);
+        }
+        t += n;
+    }
+}
+
+/* The same of all heads with a mean. */
 LQ__STATIC void lq__kv_sum(const lq__kv_writer *w, size_t t, size_t end, float unit)
 {
-    for (; t < end; t += LQ__HOT_TOKENS) {
-        size_t n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
-        size_t h;
-        int v;
-        for (v = 0; v < 2; v++) {
-            for (h = 0; h < w->layer->kv_heads; h++) {
-                if (v ? w->heads[h].v_kind : w->heads[h].k_kind) {
-                    lq__kv_fetch_run(w, w->x, v, h, t, n);
-                    lq__kv_sum_rows(lq__kv_sums(w, v, h), w->x, n, lq__kv_dims(w->layer, v), unit);
-                }
+    size_t h;
+    int v;
+    for (v = 0; v < 2; v++) {
+        for (h = 0; h < w->layer->kv_heads; h++) {
+            if (v ? w->heads[h].v_kind : w->heads[h].k_kind) {
+                lq__kv_sum_head(w, v, h, t, end, unit);
             }
         }
     }
@@ -22901,54 +23382,108 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
     return status;
 }
 
-/* Puts tokens of one head, now floats in w->x, into its tile. */
+/* What sealing tokens t .. of a head will read. (Without it sealing waits for memory a third of its
+   time.) v = 2: nothing. */
+LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, int v, size_t head,
+                             uint32_t epoch, size_t t)
+{
+    size_t dims = lq__kv_dims(w->layer, v);
+    memset(ahead, 0, sizeof *ahead);
+    if (v == 2) {
+        return;
+    }
+    ahead->at[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
+    ahead->at[1] = (uintptr_t)lq__kv_sums(w, v, head);
+    ahead->at[2] = (uintptr_t)lq__kv_mean_at(w->kv, w->layer, v, epoch, head);
+    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq_type_bytes(w->pool->type); /* over the ring's */
+    ahead->bytes[0] = t < w->old ? ahead->bytes[0] : 0;                      /* end: no harm */
+    ahead->bytes[1] = 8 * dims;
+    ahead->bytes[2] = 2 * dims;
+}
+
+/* All of that at once. */
+LQ__STATIC void lq__kv_prefetch(const lq__kv_writer *w, int v, size_t head, uint32_t epoch,
+                                size_t t)
+{
+    lq__hot_ahead ahead;
+    size_t i;
+    lq__kv_ahead(w, &ahead, v, head, epoch, t);
+    for (i = 0; i < 8; i++) {
+        lq__hot_prefetch_ahead(&ahead, i);
+    }
+}
+
+/* Puts tokens of one hot head into its tile: from x (tokens, dims), or (NULL) from where they
+   lie. */
+LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
+                                size_t at, size_t tokens, const float *x)
+{
+    const lq__kv_head *h = w->heads + head;
+    uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
+    size_t dims = lq__kv_dims(w->layer, v);
+    int last = head + 1 == w->layer->kv_heads;
+    lq__hot_turn turn;
+    size_t t;
+    size_t i;
+    turn.type = x ? LQ_F32 : w->pool->type;
+    turn.dims = dims;
+    turn.mean = lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head);
+    turn.mean_type = LQ_F16;
+    turn.sums = lq__kv_sums(w, v, head);
+    turn.sum_unit = LQ__KV_UNIT;
+    lq__kv_ahead(w, &turn.ahead, v + last, last ? 0 : head + 1, page->epoch, at);
+    for (t = 0; t < tokens; t += 8) {
+        turn.tokens = LQ__MIN(tokens - t, 8);
+        for (i = 0; i < turn.tokens && x; i++) {
+            turn.rows[i] = (const uint8_t *)(x + (t + i) * dims);
+        }
+        if (!x) {
+            lq__kv_find_rows(w, turn.rows, v, head, at + t, turn.tokens);
+        }
+        lq__hot_seal_rows(tile, v ? h->v_kind : h->k_kind, v ? LQ_V : LQ_K, at - page->first + t,
+                          &turn, w->work);
+        memset(&turn.ahead, 0, sizeof turn.ahead);
+    }
+}
+
+/* Puts tokens of one head into its page. */
 LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
-                                size_t column, size_t tokens)
+                                size_t at, size_t tokens)
 {
     const lq__kv_head *h = w->heads + head;
     size_t dims = lq__kv_dims(w->layer, v);
-    uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
     int kind = v ? h->v_kind : h->k_kind;
-    if (w->pool->sparse && !v) {
-        if (kind) {
-            lq__rows_of_level()->load_row(
-                w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
-        }
+    int hot = kind && kind != LQ__KV_WARM;
+    int bounds = w->pool->sparse && !v;
+    int last = head + 1 == w->layer->kv_heads;
+    if (hot && !bounds) {
+        lq__kv_seal_hot(w, page, v, head, at, tokens, NULL);
+        return LQ_OK;
+    }
+    lq__kv_prefetch(w, v + last, last ? 0 : head + 1, page->epoch, at);
+    lq__kv_fetch_run(w, w->x, v, head, at, tokens);
+    if (kind) {
+        lq__rows_of_level()->load_row(
+            w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
+    }
+    if (bounds) {
         lq__kv_bound(lq__kv_bounds(w->pool, w->layer, page->slot, head), w->x, tokens, dims,
                      kind ? w->mean : NULL);
     }
-    if (kind == 0) {
-        size_t size = lq_type_bytes(w->pool->type);
-        lq__rows_of_level()->store_row(tile + column * dims * size, w->x, tokens * dims,
-                                       w->pool->type);
+    if (hot) {
+        lq__kv_seal_hot(w, page, v, head, at, tokens, w->x);
         return LQ_OK;
     }
-    lq__kv_sum_rows(lq__kv_sums(w, v, head), w->x, tokens, dims, LQ__KV_UNIT);
-    lq__rows_of_level()->load_row(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head),
-                                  dims, LQ_F16);
-    if (kind == LQ__KV_WARM) {
-        return lq__kv_seal_warm(w, page, v, head, tokens);
+    if (kind == 0) {
+        size_t row = dims * lq_type_bytes(w->pool->type);
+        lq__rows_of_level()->store_row(lq__kv_slot(w->pool, w->layer, page->slot) +
+                                           (v ? h->v_tile : h->k_tile) + (at - page->first) * row,
+                                       w->x, tokens * dims, w->pool->type);
+        return LQ_OK;
     }
-    lq__hot_seal_finite(tile, kind, v ? LQ_V : LQ_K, dims, column, w->x, dims, tokens, w->mean,
-                        w->work);
-    return LQ_OK;
-}
-
-/* What sealing tokens t .. of a head will read, on its way from memory while the head before it is
-   sealed: without that it waits there for a third of its time. */
-LQ__STATIC void lq__kv_prefetch(const lq__kv_writer *w, int v, size_t head, size_t t, size_t tokens)
-{
-    size_t dims = lq__kv_dims(w->layer, v);
-    size_t bytes = LQ__MIN(tokens, LQ__HOT_GRANULE) * dims * lq_type_bytes(w->pool->type);
-    const uint8_t *ring = lq__kv_ring_at(w->kv, w->layer, v, head, t);
-    const uint8_t *sums = (const uint8_t *)lq__kv_sums(w, v, head);
-    size_t i;
-    for (i = 0; i < bytes && t < w->old; i += 64) { /* over the ring's end does no harm */
-        lq__hot_prefetch((uintptr_t)ring + i);
-    }
-    for (i = 0; i < 8 * dims; i += 64) {
-        lq__hot_prefetch((uintptr_t)sums + i);
-    }
+    lq__kv_sum_rows(lq__kv_sums(w, v, head), (const uint8_t *)w->x, LQ_F32, tokens, dims,
+                    LQ__KV_UNIT);
+    return lq__kv_seal_warm(w, page, v, head, tokens);
 }
 
 /* Seals tokens up to `end`; the pages for them are in the table. */
@@ -22976,12 +23511,7 @@ LQ__STATIC int lq__kv_seal(lq__kv_writer *w, size_t end)
                 return LQ_E_INTERNAL;
             }
             for (h = 0; h < w->layer->kv_heads; h++) {
-                if (h + 1 < w->layer->kv_heads || v == 0) {
-                    int next = h + 1 == w->layer->kv_heads;
-                    lq__kv_prefetch(w, next ? 1 : v, next ? 0 : h + 1, at, tokens);
-                }
-                lq__kv_fetch_run(w, w->x, v, h, at, tokens);
-                if (lq__kv_seal_head(w, page, v, h, at - page->first, tokens) != LQ_OK) {
+                if (lq__kv_seal_head(w, page, v, h, at, tokens) != LQ_OK) {
                     return LQ_E_INTERNAL;
                 }
             }
@@ -23005,11 +23535,19 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
     size_t h;
 #if LQ__X86
     if (lq__cpu_level() >= 1 && same) {
-        lq__kv_copy_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        if (lq__cpu_level() == 1) {
+            lq__kv_copy_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        } else {
+            lq__kv_copy_avx512(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        }
         return;
     }
     if (lq__cpu_level() >= 1 && src->type == LQ_F32 && w->pool->type == LQ_F16) {
-        lq__kv_halve_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        if (lq__cpu_level() == 1) {
+            lq__kv_halve_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        } else {
+            lq__kv_halve_avx512(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
+        }
         return;
     }
 #endif
@@ -23151,6 +23689,11 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
     }
     status = lq__kv_check_positions(w->kv, positions, w->old, tokens, l == w->pool->first);
     if (status == LQ_OK) {
+        size_t bytes = layer->kv_heads * layer->v_dims * w->src[1].size;
+        size_t i;
+        for (i = 0; i < bytes; i += 64) { /* values come while keys are looked at */
+            lq__hot_prefetch((uintptr_t)w->src[1].data + i);
+        }
         status = lq__kv_check_view(&w->src[0], tokens, layer->kv_heads, layer->k_dims, most);
     }
     if (status == LQ_OK) {
@@ -23196,6 +23739,11 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
                      w.layer->kv_heads, w.layer->v_dims)) {
         return LQ_E_ARG;
     }
+    sealed = lq__kv_seal_to(w.pool, w.count->sealed, w.old + tokens);
+    if (sealed > w.count->sealed) {
+        uint32_t epochs = lq__kv_sequence_of(kv)->epochs;
+        lq__kv_prefetch(&w, 0, 0, epochs - (epochs > 0), w.count->sealed);
+    }
     status = lq__kv_check_append(&w, layer, positions, tokens);
     if (status != LQ_OK) {
         return status;
@@ -23207,7 +23755,6 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
     if (w.old < raw) {
         lq__kv_keep(&w, w.old, LQ__MIN(raw, w.old + tokens));
     }
-    sealed = lq__kv_seal_to(w.pool, w.count->sealed, w.old + tokens);
     status = lq__kv_seal(&w, sealed);
     lq__kv_keep(&w, LQ__MAX(LQ__MAX(w.old, sealed), raw), w.old + tokens);
     w.count->tokens = w.old + tokens;
@@ -26470,6 +27017,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__HOT_CHUNK
 #undef LQ__HOT_EACH_256
 #undef LQ__HOT_EACH_512
+#undef LQ__HOT_EACH_EIGHT
 #undef LQ__HOT_EACH_FOUR
 #undef LQ__HOT_FIELD_256
 #undef LQ__HOT_FIELD_512

@@ -748,8 +748,7 @@ static void test_math(void)
     }
     for (i = 0; i < 10; i++) {
         int kind = LQ__HOT_Z8 + i / 2, stream = LQ_K + i % 2, j;
-        lq__hot_ladder ladder;
-        lq__hot_ladder_init(&ladder, kind, stream);
+        lq__hot_ladder ladder = lq__hot_ladders[lq__hot_edge(kind, stream)];
         for (j = -1; j < 14; j++) {
             int32_t code = LQ__HOT_SCALE_ONE + ladder.base + 12 * 13 + j;
             CHECK(lq__hot_rungs[lq__hot_edge(kind, stream)][j + 1] ==

@@ -22240,6 +22240,7 @@ LQ__STATIC int lq__kv_fit_warm(lq__kv_writer *w, int v, size_t head, uint32_t ep
         status = status == LQ_E_RANGE ? LQ_OK : status;
     }
     with.tokens = w->count->added + (end - w->count->sealed);
+    memset(with.sum + v, 0, 8 * dims); /* around the mean: what it misses widens the class */
     return status == LQ_OK ? lq__warm_fit(numbers, &with, w->fit + lq__align64(16 * (dims + 1)))
                            : status;
 }

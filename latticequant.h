@@ -20686,8 +20686,8 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    laid one behind the other, and slide down when the end is reached. A slot that a step takes
    reserves the most that its blobs can become, so that later layers always have room.
    .- blob: a multiple of 16 bytes --------------------------------------------------------------.
-   |  0  2 * layer + (1: values), slot, units of 16 bytes, bytes behind this header    u32 each  |
-   | 16  of each warm head: bytes + doublings of the step * 2^24                        u32      |
+   |  0  2 * layer + (1: values), slot                                                  u32 each |
+   |  8  of each warm head: bytes + doublings of the step * 2^24                        u32      |
    |  -  their pages, rANS streams as in coded bodies (>>manual)                                 |
    '---------------------------------------------------------------------------------------------'
    ============================================================================================== */
@@ -20704,7 +20704,8 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_FAR ((int64_t)1 << 48) /* positions are below */
 #define LQ__KV_WARM 16                /* a kind beside LQ__HOT_* */
 #define LQ__KV_WARM_MOST 1073741824.0f
-#define LQ__KV_BLOB 16u    /* bytes of a unit of the arena, and of a blob's header */
+#define LQ__KV_BLOB 16u    /* bytes of a unit of the arena */
+#define LQ__KV_BEHIND 8u   /* a blob's header */
 #define LQ__KV_RESERVED 1u /* in the table of blobs: room is set aside; above: 2 + its unit */
 
 typedef struct lq__kv_head {
@@ -20945,6 +20946,25 @@ LQ__INLINE lq__warm_classes *lq__kv_classes(const lq__kv_pool *pool)
     return (lq__warm_classes *)(void *)lq__kv_at(pool, pool->classes_at);
 }
 
+/* Units of the arena of so many bytes behind a blob's header. */
+LQ__INLINE size_t lq__kv_units(size_t bytes)
+{
+    return (bytes + LQ__KV_BEHIND + LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+}
+
+/* Bytes behind a blob's header: what its entries say. */
+LQ__STATIC size_t lq__kv_blob_size(const lq__kv_pool *pool, const uint8_t *blob)
+{
+    size_t index = lq__load32(blob);
+    size_t count = lq__kv_layers(pool)[index / 2].warm[index % 2];
+    size_t bytes = 4 * count;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        bytes += lq__load32(blob + LQ__KV_BEHIND + 4 * i) & 0xffffffu;
+    }
+    return bytes;
+}
+
 /* Where a slot's blob of a layer's keys or values is: see LQ__KV_RESERVED. */
 LQ__INLINE uint32_t *lq__kv_blob_ref(const lq__kv_pool *pool, size_t layer, int v, uint32_t slot)
 {
@@ -21173,9 +21193,9 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
             layer->number_bytes[v] += lq__kv_number_bytes(head, v, dims);
         }
         if (layer->warm[v]) {
-            layer->most[v] = (layer->most[v] + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+            layer->most[v] = lq__kv_units(layer->most[v]);
             pool->slot_most += layer->most[v];
-            pool->slot_least += (least + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+            pool->slot_least += lq__kv_units(least);
         }
     }
     layer->page_bytes = used;
@@ -21390,7 +21410,7 @@ LQ__STATIC void lq__kv_drop_blob(lq__kv_pool *pool, size_t layer, int v, uint32_
     if (*ref == LQ__KV_RESERVED) {
         pool->reserved -= lq__kv_layers(pool)[layer].most[v];
     } else if (*ref) {
-        size_t units = lq__load32(lq__kv_blob(pool, *ref) + 8);
+        size_t units = lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, *ref)));
         pool->held -= units;
         if (*ref - 2 + units == pool->bump) {
             pool->bump -= units;
@@ -21422,7 +21442,7 @@ LQ__STATIC void lq__kv_compact(lq__kv_pool *pool)
     while (from < pool->bump) {
         uint8_t *blob = lq__kv_at(pool, pool->arena_at + from * LQ__KV_BLOB);
         size_t index = lq__load32(blob);
-        size_t units = lq__load32(blob + 8);
+        size_t units = lq__kv_units(lq__kv_blob_size(pool, blob));
         uint32_t *ref = lq__kv_blob_ref(pool, index / 2, (int)(index % 2), lq__load32(blob + 4));
         if (*ref == from + 2) {
             memmove(lq__kv_at(pool, pool->arena_at + to * LQ__KV_BLOB), blob, units * LQ__KV_BLOB);
@@ -21451,12 +21471,10 @@ LQ__STATIC void lq__kv_lay_blob(lq__kv_pool *pool, size_t layer, int v, uint32_t
 {
     size_t at = pool->bump;
     uint8_t *blob = lq__kv_at(pool, pool->arena_at + at * LQ__KV_BLOB);
-    size_t units = (bytes + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
-    memset(blob + LQ__KV_BLOB + bytes, 0, units * LQ__KV_BLOB - LQ__KV_BLOB - bytes);
+    size_t units = lq__kv_units(bytes);
+    memset(blob + LQ__KV_BEHIND + bytes, 0, units * LQ__KV_BLOB - LQ__KV_BEHIND - bytes);
     lq__store32(blob, (uint32_t)(2 * layer + (size_t)v));
     lq__store32(blob + 4, slot);
-    lq__store32(blob + 8, (uint32_t)units);
-    lq__store32(blob + 12, (uint32_t)bytes);
     lq__kv_drop_blob(pool, layer, v, slot);
     *lq__kv_blob_ref(pool, layer, v, slot) = (uint32_t)(at + 2);
     pool->bump = at + units;
@@ -21470,7 +21488,7 @@ LQ__STATIC const uint8_t *lq__kv_body(const lq__kv_pool *pool, const lq__kv_laye
 {
     size_t entry = lq__kv_heads(pool, layer)[head].entry[v];
     const uint8_t *entries =
-        lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, slot)) + LQ__KV_BLOB;
+        lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, slot)) + LQ__KV_BEHIND;
     const uint8_t *body = entries + 4 * layer->warm[v];
     size_t i;
     for (i = 0; i < entry; i++) {
@@ -22264,7 +22282,7 @@ LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v
     }
     for (;;) {
         if (status == LQ_OK) {
-            status = lq__warm_code(&w->coder, &work, w->blob + LQ__KV_BLOB + w->blob_bytes,
+            status = lq__warm_code(&w->coder, &work, w->blob + LQ__KV_BEHIND + w->blob_bytes,
                                    kind->most, &bytes, tokens);
         }
         if ((status != LQ_E_RANGE && status != LQ_E_SPACE) || doublings == LQ__WARM_DOUBLINGS) {
@@ -22276,7 +22294,7 @@ LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v
             status = lq__warm_front(&w->coder, &work, w->x, tokens);
         }
     }
-    lq__store32(w->blob + LQ__KV_BLOB + 4 * w->heads[head].entry[v],
+    lq__store32(w->blob + LQ__KV_BEHIND + 4 * w->heads[head].entry[v],
                 (uint32_t)bytes | doublings << 24);
     w->blob_bytes += bytes;
     return status;
@@ -23092,8 +23110,8 @@ LQ__STATIC void lq__kv_prefetch_warm(const lq__kv_reader *r, const lq__kv_page *
     }
     for (i = 0; i < 2 && ahead < end; i++) {
         uint32_t ref = *lq__kv_blob_ref(r->pool, r->layer->owner, (int)i, ahead->slot);
-        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BLOB);
-        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BLOB +
+        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND);
+        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND +
                          4 * r->head->entry[i]);
     }
 }
@@ -23771,7 +23789,9 @@ LQ__STATIC size_t lq__kv_blob_bytes(const lq_kv *kv)
         for (l = 0; l < pool->layers; l++) {
             for (v = 0; v < 2; v++) {
                 uint32_t ref = *lq__kv_blob_ref(pool, l, v, lq__kv_pages(kv)[p].slot);
-                units += ref > LQ__KV_RESERVED ? lq__load32(lq__kv_blob(pool, ref) + 8) : 0;
+                if (ref > LQ__KV_RESERVED) {
+                    units += lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, ref)));
+                }
             }
         }
     }
@@ -24234,7 +24254,7 @@ LQ__INLINE size_t lq__kv_blob_count(const lq_kv *kv, const lq__kv_layer *layer, 
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     uint32_t ref =
         layer->warm[v] ? *lq__kv_blob_ref(pool, layer->owner, v, page->slot) : LQ__KV_RESERVED;
-    return ref > LQ__KV_RESERVED ? lq__load32(lq__kv_blob(pool, ref) + 12) : 0;
+    return ref > LQ__KV_RESERVED ? lq__kv_blob_size(pool, lq__kv_blob(pool, ref)) : 0;
 }
 
 /* Bytes of all bounds of a layer's page; of keys. */
@@ -24392,7 +24412,7 @@ LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, in
         memcpy(dst, tiles, count);
         if (more) {
             tiles = lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->slot));
-            memcpy(dst + count, tiles + LQ__KV_BLOB, more);
+            memcpy(dst + count, tiles + LQ__KV_BEHIND, more);
         }
         if (lq__kv_bounds_count(kv, layer, v)) {
             memcpy(dst + count + more, lq__kv_bounds(pool, layer, page->slot, 0),
@@ -24500,7 +24520,7 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t used = 4 * layer->warm[v];
-    size_t units = (count + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+    size_t units = lq__kv_units(count);
     size_t dims = lq__kv_dims(layer, v);
     lq__kv_writer w;
     uint8_t *blob;
@@ -24534,7 +24554,7 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
     if (!blob) {
         return LQ_E_SPACE;
     }
-    memcpy(blob + LQ__KV_BLOB, src, count);
+    memcpy(blob + LQ__KV_BEHIND, src, count);
     lq__kv_lay_blob(pool, layer->owner, v, page->slot, count);
     return LQ_OK;
 }
@@ -24743,7 +24763,7 @@ LQ__STATIC int lq__kv_is_apart(const lq__kv_pool *pool, const lq__kv_page *page)
         for (v = 0; v < 2; v++) {
             const uint8_t *blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, page->slot));
             for (i = 0; i < lq__kv_layers(pool)[l].warm[v] && blob; i++) {
-                if (lq__load32(blob + LQ__KV_BLOB + 4 * i) >> 24) {
+                if (lq__load32(blob + LQ__KV_BEHIND + 4 * i) >> 24) {
                     return 1;
                 }
             }
@@ -24954,8 +24974,8 @@ LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const
             return status;
         }
         if (dst) {
-            lq__store32(dst + LQ__KV_BLOB + 4 * w->heads[h].entry[v], entry);
-            memcpy(dst + LQ__KV_BLOB + at, scratch, entry & 0xffffffu);
+            lq__store32(dst + LQ__KV_BEHIND + 4 * w->heads[h].entry[v], entry);
+            memcpy(dst + LQ__KV_BEHIND + at, scratch, entry & 0xffffffu);
         }
         at += entry & 0xffffffu;
     }
@@ -24991,14 +25011,14 @@ LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_page *old, const 
                 if (status != LQ_OK) {
                     return status;
                 }
-                units = (bytes + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+                units = lq__kv_units(bytes);
                 if (dry && units > pool->arena - pool->reserved - held) {
                     return LQ_E_SPACE;
                 }
                 held += units;
                 blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, pages[p].slot));
                 if (blob && lq__kv_refs(pool)[pages[p].slot] == 1) {
-                    held -= lq__load32(blob + 8);
+                    held -= lq__kv_units(lq__kv_blob_size(pool, blob));
                 }
                 if (!dry) {
                     blob = lq__kv_blob_room(pool, units);
@@ -25988,6 +26008,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_WARM
 #undef LQ__KV_WARM_MOST
 #undef LQ__KV_BLOB
+#undef LQ__KV_BEHIND
 #undef LQ__KV_RESERVED
 #undef LQ__KV_EPOCHS
 #undef LQ__KV_UNITS

@@ -334,7 +334,7 @@ static void check_arena(const lq_kv *kv)
                 } else if (ref) {
                     const uint8_t *blob = lq__kv_blob(pool, ref);
                     CHECK(lq__load32(blob) == 2 * l + (uint32_t)v && lq__load32(blob + 4) == i);
-                    held += lq__load32(blob + 8);
+                    held += lq__kv_units(lq__kv_blob_size(pool, blob));
                 }
             }
         }
@@ -367,7 +367,7 @@ static uint32_t digest(const lq_kv *kv)
                 uint32_t ref = *lq__kv_blob_ref(pool, l, v, lq__kv_pages(kv)[p].slot);
                 if (ref > LQ__KV_RESERVED) {
                     const uint8_t *blob = lq__kv_blob(pool, ref);
-                    hash = lq_xxh32(blob + 16, lq__load32(blob + 12), hash);
+                    hash = lq_xxh32(blob + LQ__KV_BEHIND, lq__kv_blob_size(pool, blob), hash);
                 }
             }
         }
@@ -930,10 +930,10 @@ static void test_hostile(int rounds)
             lq__kv_pages(&kv) + source_below((uint32_t)lq__kv_sequence_of(&kv)->page_count);
         int v = (int)source_below(2);
         const uint8_t *blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, 0, v, page->slot));
-        size_t count = lq__load32(blob + 12);
+        size_t count = lq__kv_blob_size(pool, blob);
         uint8_t *bytes = (uint8_t *)source_alloc(count);
         int flips = 1 + (int)source_below(4);
-        memcpy(bytes, blob + 16, count);
+        memcpy(bytes, blob + LQ__KV_BEHIND, count);
         while (flips--) {
             bytes[source_below((uint32_t)(source_below(2) ? count : 60))] ^=
                 (uint8_t)(1u << source_below(8));

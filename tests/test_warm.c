@@ -959,6 +959,42 @@ static void test_hostile(int rounds)
     free(mem2);
 }
 
+/* Hostile numbers: units and gains that no fit makes are refused, all classes are taken. */
+static void test_numbers(void)
+{
+    lq_kv kv;
+    void *mem;
+    uint8_t *numbers;
+    size_t dims;
+    size_t i;
+    int v;
+    basic_desc();
+    make_tokens(400, 1.0f);
+    mem = make(&kv);
+    CHECK(append(&kv, 0, 400) == LQ_OK);
+    for (v = 0; v < 2; v++) {
+        const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(&kv));
+        dims = lq__kv_dims(layer, v);
+        CHECK(layer->number_bytes[v] == layer->kv_heads * (2 * dims + 3));
+        CHECK(lq__kv_check_numbers(&kv, 0, v));
+        numbers = lq__kv_numbers(&kv, layer, v, 2, 1);
+        for (i = 0; i < dims; i++) {
+            numbers[1 + i] = (uint8_t)source_below(256);
+            numbers[3 + dims + i] = (uint8_t)source_below(256);
+        }
+        CHECK(lq__kv_check_numbers(&kv, 0, v));
+        numbers[1 + dims] = 128; /* -128 quarter octaves */
+        CHECK(lq__kv_check_numbers(&kv, 0, v) == !v);
+        numbers[1 + dims] = 127;
+        numbers[2 + dims] = 255;
+        CHECK(lq__kv_check_numbers(&kv, 0, v));
+        numbers[0] = 25;
+        CHECK(!lq__kv_check_numbers(&kv, 0, v));
+    }
+    lq_kv_free(&kv);
+    free(mem);
+}
+
 /* Room runs out at 4 bits with pages of 7: pages are coded coarser, then there is none. */
 static void test_room(void)
 {
@@ -1215,6 +1251,7 @@ int main(int argc, char **argv)
     test_packed();
     test_calibrated();
     test_hostile(quick ? 50 : 500);
+    test_numbers();
     for (i = 0; i < rounds; i++) {
         test_random();
     }

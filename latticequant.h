@@ -281,7 +281,7 @@
    | of each page: tokens, epoch, whether the epoch's means are made when it opens               |
    | of each token: position; then, if turned is 1, how far its key was shifted; then its mass   |
    | of each layer of its own: tokens summed, then for K and for V: sums (heads, dims) in 2^-14, |
-   | of each epoch (V: every second) and head that is not raw or calibrated its mean, u8 unit    |
+   | of each epoch (V: every fourth) and head that is not raw or calibrated its mean, u8 unit    |
    | and i8 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean and u8 class |
    | of the gains (K: 0), u8 of each dim; then, where a head is warm, the sums of its fit        |
    '---------------------------------------------------------------------------------------------'
@@ -20672,10 +20672,10 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    A page is 64 tokens of all layers and heads: slot s of each layer's slab. Pages are counted and
    shared by forks; sinks and ring belong to a sequence. Tokens leave the ring in eights (in a cache
    that is sparse or has warm streams: 64 at a time), as soon as `window` others are behind them.
-   Tiles hold vectors less a mean. It is that of all tokens up to the window's end when the 1st,
-   3rd, 5th, 9th, 17th ... page begins (of values: when every second of those does), and is kept as
-   long as pages of its time (its epoch) may live; sums are of integers, so that steps of any length
-   give the same.
+   Tiles hold vectors less a mean. It is that of all tokens up to the window's end when page 0, 2,
+   4, 6, 8, 12, 16, 24 ... begins (of values: every fourth time, 0, 8, 32 ...), and is kept as long
+   as pages of its time (its epoch) may live; sums are of integers, so that steps of any length give
+   the same.
 
    A step begins at the first layer with keys of its own, where everything that can fail is checked
    for all layers: pages are taken and entered there. Until its turn a layer is a step behind, which
@@ -20691,7 +20691,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    |  -  their pages, rANS streams as in coded bodies (>>manual)                                 |
    '---------------------------------------------------------------------------------------------'
    ============================================================================================== */
-#define LQ__KV_EPOCHS 32u     /* at most; tokens < 2^31 */
+#define LQ__KV_SLOWER 4u      /* epochs of keys to one of values */
 #define LQ__KV_UNITS 24u      /* of a mean, at most */
 #define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time */
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
@@ -20930,15 +20930,15 @@ LQ__INLINE int lq__kv_is_fitted(const lq__kv_head *head, int v)
            !(lq__kv_is_warm(head, v) && head->warm[v].given);
 }
 
-/* Values change less than keys, which positions turn: theirs are every second epoch. */
+/* Values change less than keys, which positions turn: theirs are every fourth epoch. */
 LQ__INLINE uint32_t lq__kv_epoch_of(int v, uint32_t epoch)
 {
-    return v ? epoch / 2 : epoch;
+    return v ? epoch / LQ__KV_SLOWER : epoch;
 }
 
 LQ__INLINE uint32_t lq__kv_epochs_of(int v, uint32_t epochs)
 {
-    return v ? (epochs + 1) / 2 : epochs;
+    return v ? (epochs + LQ__KV_SLOWER - 1) / LQ__KV_SLOWER : epochs;
 }
 
 LQ__INLINE lq__warm_classes *lq__kv_classes(const lq__kv_pool *pool)
@@ -21263,7 +21263,7 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     }
     pool->ring_tokens = LQ__MIN((size_t)pool->window + pool->granule - 1, pool->tokens);
     pool->page_count = lq__kv_pages_of(pool, pool->tokens);
-    pool->epochs = pool->page_count ? lq__log2_floor(pool->page_count) + 1 : 1;
+    pool->epochs = pool->page_count > 1 ? 2 * lq__log2_floor(pool->page_count) : 1;
     pool->pages = desc->pages;
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return 0;
@@ -22383,7 +22383,7 @@ LQ__STATIC int lq__kv_begin_blob(lq__kv_writer *w, int v)
 LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
 {
     size_t count = w->count->added + (end - w->count->sealed);
-    int streams = lq__kv_epoch_of(1, epoch) * 2 == epoch ? 2 : 1; /* whose epoch begins */
+    int streams = epoch % LQ__KV_SLOWER ? 1 : 2; /* whose epoch begins */
     int status = LQ_OK;
     size_t h;
     int v;
@@ -22570,8 +22570,9 @@ LQ__STATIC void lq__kv_own_page(const lq_kv *kv, lq__kv_page *page)
 /* Whether an epoch begins with the next page. */
 LQ__INLINE int lq__kv_is_due(const lq__kv_sequence *sequence)
 {
-    return sequence->epochs == 0 || sequence->opened == 0 ||
-           (sequence->opened > 1 && lq_fit_due(sequence->opened));
+    uint32_t opened = sequence->opened;
+    uint32_t top = opened ? 1u << lq__log2_floor(opened) : 0;
+    return sequence->epochs == 0 || (opened % 2 == 0 && (opened == top || opened == top + top / 2));
 }
 
 /* Enters pages for all tokens up to `sealed`; there are enough. Shared ones are copied before they
@@ -23970,7 +23971,7 @@ LQ__STATIC int lq__kv_check_numbers(const lq_kv *kv, uint32_t l, int v)
     size_t h;
     lq__kv_writer w;
     lq__kv_writer_init(&w, kv, l);
-    for (e = 0; e < lq__kv_sequence_of(kv)->epochs; e += v ? 2 : 1) {
+    for (e = 0; e < lq__kv_sequence_of(kv)->epochs; e += v ? LQ__KV_SLOWER : 1) {
         for (h = 0; h < w.layer->kv_heads; h++) {
             if (!lq__kv_is_fitted(w.heads + h, v)) {
                 continue;
@@ -26010,7 +26011,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_BLOB
 #undef LQ__KV_BEHIND
 #undef LQ__KV_RESERVED
-#undef LQ__KV_EPOCHS
+#undef LQ__KV_SLOWER
 #undef LQ__KV_UNITS
 #undef LQ__KV_PARTS
 #undef LQ__KV_NO

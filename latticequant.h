@@ -22155,6 +22155,20 @@ LQ__INLINE uint8_t *lq__kv_warm_numbers(const lq_kv *kv, const lq__kv_layer *lay
     return lq__kv_numbers(kv, layer, v, epoch, head) + 1 + lq__kv_dims(layer, v);
 }
 
+#if LQ__X86
+LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, size_t dims,
+                                             float unit)
+{
+    const __m256 units = _mm256_set1_ps(unit);
+    size_t d;
+    for (d = 0; d < dims; d += 8) {
+        __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(mean + d));
+        __m256 x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+        _mm256_storeu_ps(dst + d, _mm256_mul_ps(x, units));
+    }
+}
+#endif
+
 /* The mean of a head in an epoch; zeros where it is not fitted. */
 LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *layer, int v,
                             uint32_t epoch, size_t head)
@@ -22168,6 +22182,12 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
         return;
     }
     unit = lq__f32_of_bits((127u + numbers[0]) << 23) * (1.0f / LQ__KV_UNIT);
+#if LQ__X86
+    if (lq__cpu_level() >= 1) {
+        lq__kv_mean_avx2(dst, numbers + 1, dims, unit);
+        return;
+    }
+#endif
     for (d = 0; d < dims; d++) {
         dst[d] = (float)(int8_t)numbers[1 + d] * unit;
     }

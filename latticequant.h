@@ -266,7 +266,7 @@
    page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
    a reader relies on no byte that it has not checked.
 
-   LIVE CACHE, as lq_kv_save writes it, version 1
+   LIVE CACHE, as lq_kv_save writes it, version 2
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V,
    all heads. Runs of each: sinks (raw pages), tiles (pages of code 4, aligned to 64), window (raw
    pages). The layout of tiles is in >>hot. In a cache that is sparse or has warm streams the code
@@ -281,8 +281,9 @@
    | of each page: tokens, epoch, whether the epoch's means are made when it opens               |
    | of each token: position; then, if turned is 1, how far its key was shifted; then its mass   |
    | of each layer of its own: tokens summed, then for K and for V: sums (heads, dims) in 2^-14, |
-   | means (epochs, heads, dims) f16; and where a head is warm the sums of its fit and the       |
-   | numbers of all epochs                                                                       |
+   | of each epoch (V: every fourth) and head that is not raw or calibrated its mean, u8 unit    |
+   | and i8 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean and u8 class |
+   | of the gains (K: 0), u8 of each dim; then, where a head is warm, the sums of its fit        |
    '---------------------------------------------------------------------------------------------'
 
    GUARANTEES
@@ -1588,7 +1589,7 @@ LQ_API LQ_MUST int lq_kv_truncate(lq_kv *kv, size_t tokens);
    and of this sequence:
      tokens, pages    pages: those of it, shared or not
      hot_tokens       in pages; the others are raw
-     used_bytes       tiles, coded pages and raw tokens that it reads
+     used_bytes       tiles, coded pages, their means and classes, and raw tokens that it reads
      bits             of used_bytes a number, raw tokens included
      f16_bytes        what the same tokens take as f16 */
 typedef struct lq_kv_account {
@@ -19892,9 +19893,9 @@ static const lq__hot_kernels *lq__hot_of_level(void)
 #define LQ__WARM_FLIGHT 8u  /* pages decoded at a time */
 #define LQ__WARM_LEAST 512u /* room of a page: gains at their worst */
 #define LQ__WARM_DOUBLINGS 60u
-#define LQ__WARM_ESCAPES 1024u  /* of a flight of symbols; with more it goes the ordinary way */
-#define LQ__WARM_Y 128          /* y of a symbol is in this part of a step */
-#define LQ__WARM_FLOOR (3 * 16) /* no sigma is less than 2^-3 steps: dead rows would hide changes */
+#define LQ__WARM_ESCAPES 1024u /* of a flight of symbols; with more it goes the ordinary way */
+#define LQ__WARM_Y 128         /* y of a symbol is in this part of a step */
+#define LQ__WARM_FLOOR (LQ_CLASS_ONE - 3 * 8) /* no class is less: dead rows would hide changes */
 
 /* How a head's keys or values are coded. */
 typedef struct lq__warm_kind {
@@ -19919,8 +19920,6 @@ typedef struct lq__warm_coder {
     uint32_t key;    /* the caller's name for it */
     uint32_t dims;
     float step;
-    lq_profile profile;
-    int16_t *numbers; /* of the profile */
     uint8_t *mem;
     size_t mem_bytes;
     size_t count;      /* coefficients that are in use */
@@ -20852,19 +20851,18 @@ LQ__INLINE size_t lq__warm_work_bytes(size_t dims)
    NULL: only counts. */
 LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t dims)
 {
-    size_t sizes[8];
-    size_t at[8];
+    size_t sizes[7];
+    size_t at[7];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_codec_bytes(dims);
-    sizes[1] = lq_profile_bytes(dims + 1);
+    sizes[1] = 2 * dims;
     sizes[2] = 2 * dims;
     sizes[3] = 2 * dims;
-    sizes[4] = 2 * dims;
-    sizes[5] = 4 * dims;
-    sizes[6] = 2 * dims;
-    sizes[7] = 2 * (dims + 1);
-    for (i = 0; i < 8; i++) {
+    sizes[4] = 4 * dims;
+    sizes[5] = 2 * dims;
+    sizes[6] = 2 * (dims + 1);
+    for (i = 0; i < 7; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
@@ -20872,13 +20870,12 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
         memset(c, 0, sizeof *c);
         c->mem = mem + at[0];
         c->mem_bytes = sizes[0];
-        c->numbers = (int16_t *)(void *)(mem + at[1]);
-        c->row = (uint16_t *)(void *)(mem + at[2]);
-        c->channel = (uint16_t *)(void *)(mem + at[3]);
-        c->look = (uint16_t *)(void *)(mem + at[4]);
-        c->factor = (float *)(void *)(mem + at[5]);
-        c->coded = (uint16_t *)(void *)(mem + at[6]);
-        c->place = (uint16_t *)(void *)(mem + at[7]);
+        c->row = (uint16_t *)(void *)(mem + at[1]);
+        c->channel = (uint16_t *)(void *)(mem + at[2]);
+        c->look = (uint16_t *)(void *)(mem + at[3]);
+        c->factor = (float *)(void *)(mem + at[4]);
+        c->coded = (uint16_t *)(void *)(mem + at[5]);
+        c->place = (uint16_t *)(void *)(mem + at[6]);
     }
     return used;
 }
@@ -20918,21 +20915,21 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
     }
 }
 
-/* lq_codec_init of a head that is fitted to its sequence. */
-LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc)
+/* lq_codec_init of a head that is fitted to its sequence, with numbers of lq__warm_fit. */
+LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, const uint8_t *numbers,
+                              uint32_t doublings)
 {
     uint8_t *at = c->mem + ((0 - (size_t)(uintptr_t)c->mem) & 63);
     lq_codec *codec = (lq_codec *)(void *)at;
-    const lq_profile *p = desc->profile;
     const lq__row_data *of_class = c->classes->rows[desc->quantizer == LQ_D4];
-    int32_t log_step = lq__log2_of_f32(desc->step);
-    size_t rows = lq__profile_rows(p);
+    size_t lead = desc->geometry.stream == LQ_V ? 1 : 0;
+    size_t rows = lead + c->dims;
     size_t i;
     memset(codec, 0, sizeof *codec);
     codec->desc = *desc;
     codec->desc.page = LQ_PAGE_CODED;
-    codec->dims = p->dims;
-    codec->lead = rows - p->dims;
+    codec->dims = c->dims;
+    codec->lead = lead;
     at += lq__align64(sizeof(lq_codec));
     codec->rows = (lq__row_data *)(void *)at;
     at += lq__align64(rows * sizeof(lq__row_data));
@@ -20940,22 +20937,22 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc)
     at += lq__align64(rows * 4);
     codec->classes = at;
     at += lq__align64(rows);
-    for (i = 0; i < rows; i++) {
-        uint8_t class_ = lq__class_of(p->sigma[i], i < codec->lead ? 0 : log_step);
-        if (i < codec->lead) {
-            codec->classes[i] = LQ__MAX(class_, LQ_CLASS_ONE);
-            codec->gain_mean[i] = p->mean[i];
-        } else {
-            codec->classes[i] = class_;
-            codec->rows[i - codec->lead] = of_class[class_];
-            codec->alive = class_ ? i + 1 - codec->lead : codec->alive;
-        }
+    if (lead) {
+        codec->gain_mean[0] = (int8_t)numbers[0];
+        codec->classes[0] = (uint8_t)lq__clamp(numbers[1], LQ_CLASS_ONE, LQ_CLASS_MAX);
+    }
+    for (i = 0; i < c->dims; i++) {
+        int32_t class_ = (int32_t)numbers[2 + i] - 8 * (int32_t)doublings;
+        class_ = lq__clamp(class_, 0, LQ_CLASS_MAX);
+        codec->classes[lead + i] = (uint8_t)class_;
+        codec->rows[i] = of_class[class_];
+        codec->alive = class_ ? i + 1 : codec->alive;
     }
     c->codec = codec;
     i = lq_rans_plan_init(&codec->plan, at, lq_rans_plan_bytes(rows), codec->classes, rows,
                           codec->lead, desc->quantizer) == LQ_OK;
     codec->matrix_rows = codec->plan.rows;
-    if (codec->lead && (p->mean[0] > LQ__GAIN_MAX || p->mean[0] < -LQ__GAIN_MAX)) {
+    if (lead && codec->gain_mean[0] < -LQ__GAIN_MAX) {
         return LQ_E_RANGE;
     }
     return i ? LQ_OK : LQ_E_INTERNAL;
@@ -21019,8 +21016,6 @@ LQ__STATIC int lq__warm_coder_init(lq__warm_coder *c, const lq_tables *tables,
                                    int v, size_t dims, const uint8_t *numbers, uint32_t doublings)
 {
     lq_codec_desc desc;
-    size_t lead = v ? 1 : 0;
-    size_t i;
     int status;
     c->classes = classes;
     c->dims = (uint32_t)dims;
@@ -21034,25 +21029,10 @@ LQ__STATIC int lq__warm_coder_init(lq__warm_coder *c, const lq_tables *tables,
     desc.step = c->step;
     desc.profile = kind->given;
     if (!kind->given) {
-        lq_profile *p = &c->profile;
-        memset(p, 0, sizeof *p);
-        p->stream = desc.geometry.stream;
-        p->basis = LQ_BASIS_IDENTITY;
-        p->slice_count = 1;
-        p->dims = c->dims;
-        p->mean = c->numbers;
-        p->sigma = c->numbers + dims + 1;
-        memset(p->mean, 0, 2 * (dims + 1));
-        p->mean[0] = (int16_t)(v ? lq__load16(numbers) : 0);
-        p->sigma[0] = (int16_t)lq__load16(numbers + 2);
-        for (i = 0; i < dims; i++) {
-            p->sigma[lead + i] = (int16_t)lq__load16(numbers + 4 + 2 * i);
-        }
-        desc.profile = p;
         desc.geometry.basis = LQ_BASIS_IDENTITY;
     }
     status = kind->given ? lq_codec_init(&c->codec, c->mem, c->mem_bytes, &desc)
-                         : lq__warm_codec(c, &desc);
+                         : lq__warm_codec(c, &desc, numbers, doublings);
     if (status != LQ_OK) {
         c->codec = NULL;
         return status;
@@ -21195,24 +21175,33 @@ LQ__STATIC int lq__warm_fit_rows(const lq__warm_coder *c, const lq__workspace *w
     return status;
 }
 
-/* The numbers that a coder is made from, of `rows` + 2: the gains' mean and sigma (V), then sigma
-   of each coefficient, i16. With tokens 0 those of a fit that has not begun. */
+/* Bytes of what lq__warm_fit makes. */
+LQ__INLINE size_t lq__warm_numbers(size_t dims)
+{
+    return dims + 2;
+}
+
+/* The numbers that a coder is made from: the gains' mean i8 and class u8 (V, else 0), then of each
+   coefficient its class u8 for the step that has not been doubled, 8 less each time that it is. */
 LQ__STATIC int lq__warm_fit(uint8_t *numbers, const lq_fit *fit, void *work)
 {
     size_t lead = fit->geometry.stream == LQ_V ? 1 : 0;
     size_t dims = fit->geometry.slice_dims[0];
-    int32_t least = (lq__log2_of_f32(fit->step) >> 12) - LQ__WARM_FLOOR;
+    int32_t log_step = lq__log2_of_f32(fit->step);
     lq_profile p;
     size_t i;
     int status = lq_fit_profile(fit, &p, work, lq_profile_bytes(dims + lead));
     if (status != LQ_OK) {
         return status;
     }
-    lq__store16(numbers, lead ? (uint16_t)p.mean[0] : 0);
-    lq__store16(numbers + 2, lead ? (uint16_t)p.sigma[0] : 0);
+    memset(numbers, 0, 2);
+    if (lead) {
+        numbers[0] = (uint8_t)lq__clamp(p.mean[0], -LQ__GAIN_MAX, LQ__GAIN_MAX);
+        numbers[1] = lq__class_of(p.sigma[0], 0);
+    }
     for (i = 0; i < dims; i++) {
-        int32_t sigma = LQ__MAX((int32_t)p.sigma[lead + i], least);
-        lq__store16(numbers + 4 + 2 * i, (uint16_t)(int16_t)sigma);
+        int32_t eighths = (p.sigma[lead + i] * 4096 - log_step + 4096) >> 13;
+        numbers[2 + i] = (uint8_t)lq__clamp(eighths + LQ_CLASS_ONE, LQ__WARM_FLOOR, 255);
     }
     return LQ_OK;
 }
@@ -21589,9 +21578,10 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    A page is 64 tokens of all layers and heads: slot s of each layer's slab. Pages are counted and
    shared by forks; sinks and ring belong to a sequence. Tokens leave the ring in eights (in a cache
    that is sparse or has warm streams: 64 at a time), as soon as `window` others are behind them.
-   Tiles hold vectors less a mean. It is that of all tokens up to the window's end when the 1st,
-   2nd, 4th, 8th ... page begins, and is kept as long as pages of its time (its epoch) may live;
-   sums are of integers, so that steps of any length give the same.
+   Tiles hold vectors less a mean. It is that of all tokens up to the window's end when page 0, 2,
+   4, 6, 8, 12, 16, 24 ... begins (of values: every fourth time, 0, 8, 32 ...), and is kept as long
+   as pages of its time (its epoch) may live; sums are of integers, so that steps of any length give
+   the same.
 
    A step begins at the first layer with keys of its own, where everything that can fail is checked
    for all layers: pages are taken and entered there. Until its turn a layer is a step behind, which
@@ -21602,23 +21592,26 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    laid one behind the other, and slide down when the end is reached. A slot that a step takes
    reserves the most that its blobs can become, so that later layers always have room.
    .- blob: a multiple of 16 bytes --------------------------------------------------------------.
-   |  0  2 * layer + (1: values), slot, units of 16 bytes, bytes behind this header    u32 each  |
-   | 16  of each warm head: bytes + doublings of the step * 2^24                        u32      |
+   |  0  2 * layer + (1: values), slot                                                  u32 each |
+   |  8  of each warm head: bytes + doublings of the step * 2^24                        u32      |
    |  -  their pages, rANS streams as in coded bodies (>>manual)                                 |
    '---------------------------------------------------------------------------------------------'
    ============================================================================================== */
-#define LQ__KV_EPOCHS 32u     /* at most; tokens < 2^31 */
+#define LQ__KV_SLOWER 4u      /* epochs of keys to one of values */
+#define LQ__KV_UNITS 24u      /* of a mean, at most */
 #define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time */
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
 #define LQ__KV_DIMS 1024u
 #define LQ__KV_MAGIC 0x564b514cu
+#define LQ__KV_VERSION 2u
 #define LQ__KV_MOST 65504.0f /* of f16 */
 #define LQ__KV_FLOAT_MOST 3.402823466e38f
 #define LQ__KV_UNIT 16384.0f          /* of sums */
 #define LQ__KV_FAR ((int64_t)1 << 48) /* positions are below */
 #define LQ__KV_WARM 16                /* a kind beside LQ__HOT_* */
 #define LQ__KV_WARM_MOST 1073741824.0f
-#define LQ__KV_BLOB 16u    /* bytes of a unit of the arena, and of a blob's header */
+#define LQ__KV_BLOB 16u    /* bytes of a unit of the arena */
+#define LQ__KV_BEHIND 8u   /* a blob's header */
 #define LQ__KV_RESERVED 1u /* in the table of blobs: room is set aside; above: 2 + its unit */
 
 typedef struct lq__kv_head {
@@ -21626,7 +21619,8 @@ typedef struct lq__kv_head {
     int v_kind;
     size_t k_tile; /* offsets in the layer's part of a page */
     size_t v_tile;
-    size_t entry[2]; /* warm: which one of its blob */
+    size_t entry[2];  /* warm: which one of its blob */
+    size_t number[2]; /* where its numbers are among those of an epoch */
     lq__warm_kind warm[2];
 } lq__kv_head;
 
@@ -21642,13 +21636,13 @@ typedef struct lq__kv_layer {
     size_t page_bytes;
     size_t ring[2];    /* offsets in a sequence: of keys, of values (kv_heads, ring, dims) */
     size_t sink[2];    /* likewise (kv_heads, sinks, dims) */
-    size_t mean[2];    /* (epochs, kv_heads, dims) f16 */
     size_t sums[2];    /* (kv_heads, dims) int64, in 2^-14 */
     size_t warm[2];    /* heads whose keys, or values, are */
     size_t most[2];    /* units of a blob at most */
     size_t fit[2];     /* (kv_heads, 2, dims + 1) int64: sums of lq_fit */
     size_t bounds;     /* offset in the block: (pages, kv_heads, 2 k_dims + 4), see lq__kv_bound */
-    size_t numbers[2]; /* (epochs, kv_heads, dims + 2) i16: see lq__warm_fit */
+    size_t numbers[2]; /* (epochs of K or V, number_bytes): see lq__kv_numbers */
+    size_t number_bytes[2];
 } lq__kv_layer;
 
 typedef struct lq__kv_page {
@@ -21835,9 +21829,46 @@ LQ__INLINE int lq__kv_is_warm(const lq__kv_head *head, int v)
     return (v ? head->v_kind : head->k_kind) == LQ__KV_WARM;
 }
 
+/* Whether a head has numbers of its own: raw ones and calibrated ones have none. */
+LQ__INLINE int lq__kv_is_fitted(const lq__kv_head *head, int v)
+{
+    return (v ? head->v_kind : head->k_kind) != 0 &&
+           !(lq__kv_is_warm(head, v) && head->warm[v].given);
+}
+
+/* Values change less than keys, which positions turn: theirs are every fourth epoch. */
+LQ__INLINE uint32_t lq__kv_epoch_of(int v, uint32_t epoch)
+{
+    return v ? epoch / LQ__KV_SLOWER : epoch;
+}
+
+LQ__INLINE uint32_t lq__kv_epochs_of(int v, uint32_t epochs)
+{
+    return v ? (epochs + LQ__KV_SLOWER - 1) / LQ__KV_SLOWER : epochs;
+}
+
 LQ__INLINE lq__warm_classes *lq__kv_classes(const lq__kv_pool *pool)
 {
     return (lq__warm_classes *)(void *)lq__kv_at(pool, pool->classes_at);
+}
+
+/* Units of the arena of so many bytes behind a blob's header. */
+LQ__INLINE size_t lq__kv_units(size_t bytes)
+{
+    return (bytes + LQ__KV_BEHIND + LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+}
+
+/* Bytes behind a blob's header: what its entries say. */
+LQ__STATIC size_t lq__kv_blob_size(const lq__kv_pool *pool, const uint8_t *blob)
+{
+    size_t index = lq__load32(blob);
+    size_t count = lq__kv_layers(pool)[index / 2].warm[index % 2];
+    size_t bytes = 4 * count;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        bytes += lq__load32(blob + LQ__KV_BEHIND + 4 * i) & 0xffffffu;
+    }
+    return bytes;
 }
 
 /* Where a slot's blob of a layer's keys or values is: see LQ__KV_RESERVED. */
@@ -22013,14 +22044,21 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
            lq__profile_rows_held(kind.given) > kind.given->dense->rank + (size_t)v)))) {
         return 0;
     }
-    if (head) {
-        head->entry[v] = layer->warm[v];
-        head->warm[v] = kind;
-    }
+    head->entry[v] = layer->warm[v];
+    head->warm[v] = kind;
     layer->warm[v]++;
     layer->most[v] += kind.most + 4;
     *bytes += least + 4;
     return 1;
+}
+
+/* Bytes of a head's numbers of an epoch: the unit of its mean and the mean, and of a warm one what
+   lq__warm_fit makes. */
+LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dims)
+{
+    return !lq__kv_is_fitted(head, v)
+               ? 0
+               : 1 + dims + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
 }
 
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. 0 if not valid. */
@@ -22035,17 +22073,19 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
         size_t least = 0;
         layer->warm[v] = 0;
         layer->most[v] = 0;
+        layer->number_bytes[v] = 0;
         for (h = 0; h < layer->kv_heads; h++) {
+            lq__kv_head scratch;
+            lq__kv_head *head = heads ? heads + h : &scratch;
             size_t dims = lq__kv_dims(layer, v);
             int kind = lq__kv_kind_of(desc, l, h, layer->kv_heads, v);
             size_t bytes = LQ__HOT_TOKENS * dims * lq_type_bytes(type);
-            size_t at;
             if (kind < 0) {
                 return 0;
             }
             if (kind == LQ__KV_WARM) {
                 bytes = 0;
-                if (!lq__kv_measure_warm(layer, heads ? heads + h : NULL, desc,
+                if (!lq__kv_measure_warm(layer, head, desc,
                                          lq__kv_policy_of(desc, l, h, layer->kv_heads, v), v,
                                          index + (size_t)v * layer->kv_heads + h, &least)) {
                     return 0;
@@ -22053,19 +22093,15 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
             } else if (kind) {
                 bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
             }
-            at = lq__kv_take(&used, 1, bytes);
-            if (heads && v) {
-                heads[h].v_kind = kind;
-                heads[h].v_tile = at;
-            } else if (heads) {
-                heads[h].k_kind = kind;
-                heads[h].k_tile = at;
-            }
+            *(v ? &head->v_kind : &head->k_kind) = kind;
+            *(v ? &head->v_tile : &head->k_tile) = lq__kv_take(&used, 1, bytes);
+            head->number[v] = layer->number_bytes[v];
+            layer->number_bytes[v] += lq__kv_number_bytes(head, v, dims);
         }
         if (layer->warm[v]) {
-            layer->most[v] = (layer->most[v] + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+            layer->most[v] = lq__kv_units(layer->most[v]);
             pool->slot_most += layer->most[v];
-            pool->slot_least += (least + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+            pool->slot_least += lq__kv_units(least);
         }
     }
     layer->page_bytes = used;
@@ -22079,23 +22115,24 @@ LQ__STATIC void lq__kv_measure_sequence(const lq__kv_pool *pool, lq__kv_layer *l
     size_t size = lq_type_bytes(pool->type);
     size_t k = (size_t)layer->kv_heads * layer->k_dims;
     size_t v = (size_t)layer->kv_heads * layer->v_dims;
+    int i;
     if (raw) {
         layer->ring[0] = lq__kv_take(used, pool->ring_tokens, k * size);
         layer->ring[1] = lq__kv_take(used, pool->ring_tokens, v * size);
         layer->sink[0] = lq__kv_take(used, pool->sinks, k * size);
         layer->sink[1] = lq__kv_take(used, pool->sinks, v * size);
     } else {
-        layer->mean[0] = lq__kv_take(used, pool->epochs, 2 * k);
-        layer->mean[1] = lq__kv_take(used, pool->epochs, 2 * v);
+        for (i = 0; i < 2; i++) {
+            layer->numbers[i] =
+                lq__kv_take(used, lq__kv_epochs_of(i, pool->epochs), layer->number_bytes[i]);
+        }
         layer->sums[0] = lq__kv_take(used, k, sizeof(int64_t));
         layer->sums[1] = lq__kv_take(used, v, sizeof(int64_t));
         if (layer->warm[0]) {
             layer->fit[0] = lq__kv_take(used, k + layer->kv_heads, 16);
-            layer->numbers[0] = lq__kv_take(used, pool->epochs, 2 * (k + 2 * layer->kv_heads));
         }
         if (layer->warm[1]) {
             layer->fit[1] = lq__kv_take(used, v + layer->kv_heads, 16);
-            layer->numbers[1] = lq__kv_take(used, pool->epochs, 2 * (v + 2 * layer->kv_heads));
         }
     }
 }
@@ -22132,7 +22169,7 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     }
     pool->ring_tokens = LQ__MIN((size_t)pool->window + pool->granule - 1, pool->tokens);
     pool->page_count = lq__kv_pages_of(pool, pool->tokens);
-    pool->epochs = pool->page_count ? lq__log2_floor(pool->page_count) + 2 : 1;
+    pool->epochs = pool->page_count > 1 ? 2 * lq__log2_floor(pool->page_count) : 1;
     pool->pages = desc->pages;
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return 0;
@@ -22279,7 +22316,7 @@ LQ__STATIC void lq__kv_drop_blob(lq__kv_pool *pool, size_t layer, int v, uint32_
     if (*ref == LQ__KV_RESERVED) {
         pool->reserved -= lq__kv_layers(pool)[layer].most[v];
     } else if (*ref) {
-        size_t units = lq__load32(lq__kv_blob(pool, *ref) + 8);
+        size_t units = lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, *ref)));
         pool->held -= units;
         if (*ref - 2 + units == pool->bump) {
             pool->bump -= units;
@@ -22311,7 +22348,7 @@ LQ__STATIC void lq__kv_compact(lq__kv_pool *pool)
     while (from < pool->bump) {
         uint8_t *blob = lq__kv_at(pool, pool->arena_at + from * LQ__KV_BLOB);
         size_t index = lq__load32(blob);
-        size_t units = lq__load32(blob + 8);
+        size_t units = lq__kv_units(lq__kv_blob_size(pool, blob));
         uint32_t *ref = lq__kv_blob_ref(pool, index / 2, (int)(index % 2), lq__load32(blob + 4));
         if (*ref == from + 2) {
             memmove(lq__kv_at(pool, pool->arena_at + to * LQ__KV_BLOB), blob, units * LQ__KV_BLOB);
@@ -22340,12 +22377,10 @@ LQ__STATIC void lq__kv_lay_blob(lq__kv_pool *pool, size_t layer, int v, uint32_t
 {
     size_t at = pool->bump;
     uint8_t *blob = lq__kv_at(pool, pool->arena_at + at * LQ__KV_BLOB);
-    size_t units = (bytes + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
-    memset(blob + LQ__KV_BLOB + bytes, 0, units * LQ__KV_BLOB - LQ__KV_BLOB - bytes);
+    size_t units = lq__kv_units(bytes);
+    memset(blob + LQ__KV_BEHIND + bytes, 0, units * LQ__KV_BLOB - LQ__KV_BEHIND - bytes);
     lq__store32(blob, (uint32_t)(2 * layer + (size_t)v));
     lq__store32(blob + 4, slot);
-    lq__store32(blob + 8, (uint32_t)units);
-    lq__store32(blob + 12, (uint32_t)bytes);
     lq__kv_drop_blob(pool, layer, v, slot);
     *lq__kv_blob_ref(pool, layer, v, slot) = (uint32_t)(at + 2);
     pool->bump = at + units;
@@ -22359,7 +22394,7 @@ LQ__STATIC const uint8_t *lq__kv_body(const lq__kv_pool *pool, const lq__kv_laye
 {
     size_t entry = lq__kv_heads(pool, layer)[head].entry[v];
     const uint8_t *entries =
-        lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, slot)) + LQ__KV_BLOB;
+        lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, slot)) + LQ__KV_BEHIND;
     const uint8_t *body = entries + 4 * layer->warm[v];
     size_t i;
     for (i = 0; i < entry; i++) {
@@ -23155,18 +23190,81 @@ LQ__STATIC void lq__kv_sum(const lq__kv_writer *w, size_t t, size_t end, float u
     }
 }
 
-LQ__INLINE uint8_t *lq__kv_mean_at(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                   uint32_t epoch, size_t head)
-{
-    return lq__kv_in(kv, layer->mean[v]) +
-           2 * (epoch * (size_t)layer->kv_heads + head) * lq__kv_dims(layer, v);
-}
-
+/* A head's numbers of an epoch: the unit of its mean, the mean, and of a warm one those of its
+   classes. Heads that are not fitted have none. */
 LQ__INLINE uint8_t *lq__kv_numbers(const lq_kv *kv, const lq__kv_layer *layer, int v,
                                    uint32_t epoch, size_t head)
 {
-    return lq__kv_in(kv, layer->numbers[v]) +
-           2 * (epoch * (size_t)layer->kv_heads + head) * (lq__kv_dims(layer, v) + 2);
+    return lq__kv_in(kv, layer->numbers[v]) + lq__kv_epoch_of(v, epoch) * layer->number_bytes[v] +
+           lq__kv_heads(lq__kv_pool_of(kv), layer)[head].number[v];
+}
+
+/* Those that a coder is made from. */
+LQ__INLINE uint8_t *lq__kv_warm_numbers(const lq_kv *kv, const lq__kv_layer *layer, int v,
+                                        uint32_t epoch, size_t head)
+{
+    return lq__kv_numbers(kv, layer, v, epoch, head) + 1 + lq__kv_dims(layer, v);
+}
+
+#if LQ__X86
+LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, size_t dims,
+                                             float unit)
+{
+    const __m256 units = _mm256_set1_ps(unit);
+    size_t d;
+    for (d = 0; d < dims; d += 8) {
+        __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(mean + d));
+        __m256 x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+        _mm256_storeu_ps(dst + d, _mm256_mul_ps(x, units));
+    }
+}
+#endif
+
+/* The mean of a head in an epoch; zeros where it is not fitted. */
+LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *layer, int v,
+                            uint32_t epoch, size_t head)
+{
+    const uint8_t *numbers = lq__kv_numbers(kv, layer, v, epoch, head);
+    size_t dims = lq__kv_dims(layer, v);
+    float unit;
+    size_t d;
+    if (!lq__kv_is_fitted(lq__kv_heads(lq__kv_pool_of(kv), layer) + head, v)) {
+        memset(dst, 0, 4 * dims);
+        return;
+    }
+    unit = lq__f32_of_bits((127u + numbers[0]) << 23) * (1.0f / LQ__KV_UNIT);
+#if LQ__X86
+    if (lq__cpu_level() >= 1) {
+        lq__kv_mean_avx2(dst, numbers + 1, dims, unit);
+        return;
+    }
+#endif
+    for (d = 0; d < dims; d++) {
+        dst[d] = (float)(int8_t)numbers[1 + d] * unit;
+    }
+}
+
+/* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and a signed
+   byte of each dim. A byte is as good as a half float here: half a unit is little beside the
+   deviation of keys whose mean is large. */
+LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t count, size_t dims)
+{
+    int64_t most = 0;
+    uint8_t unit = 0;
+    int64_t half;
+    size_t d;
+    for (d = 0; d < dims; d++) {
+        int64_t mean = sums[d] / (int64_t)count;
+        most = LQ__MAX(most, mean < 0 ? -mean : mean);
+    }
+    while ((most + ((int64_t)1 << unit >> 1)) >> unit > 127) {
+        unit++;
+    }
+    half = (int64_t)1 << unit >> 1;
+    numbers[0] = unit;
+    for (d = 0; d < dims; d++) {
+        numbers[1 + d] = (uint8_t)((sums[d] / (int64_t)count + half) >> unit);
+    }
 }
 
 /* The fit of a warm stream, its sums in memory of the caller's or (NULL) in the sequence. */
@@ -23204,28 +23302,24 @@ LQ__STATIC int lq__kv_coder(lq__kv_writer *w, int v, size_t head, uint32_t epoch
 {
     return lq__warm_coder_init(&w->coder, w->pool->tables, lq__kv_classes(w->pool),
                                &w->heads[head].warm[v], v, lq__kv_dims(w->layer, v),
-                               lq__kv_numbers(w->kv, w->layer, v, epoch, head), doublings);
+                               lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head), doublings);
 }
 
-/* Makes the numbers of an epoch of a warm stream, whose mean is made: of what has been sealed and
-   of the raw tokens up to `end`. Calibrated profiles have a mean of their own. */
+/* Makes the classes of an epoch of a warm stream, whose mean is made: of what has been sealed and
+   of the raw tokens up to `end`. */
 LQ__STATIC int lq__kv_fit_warm(lq__kv_writer *w, int v, size_t head, uint32_t epoch, size_t end)
 {
     size_t dims = lq__kv_dims(w->layer, v);
-    uint8_t *mean = lq__kv_mean_at(w->kv, w->layer, v, epoch, head);
-    uint8_t *numbers = lq__kv_numbers(w->kv, w->layer, v, epoch, head);
+    uint8_t *numbers = lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head);
     lq_fit fit = lq__kv_fit_of(w, v, head, NULL);
     lq_fit with = lq__kv_fit_of(w, v, head, w->fit);
     size_t t;
     int status;
-    memset(numbers, 0, 2 * (dims + 2));
-    if (w->heads[head].warm[v].given) {
-        memset(mean, 0, 2 * dims);
-        return LQ_OK;
-    }
+    memset(numbers, 0, 2);
+    memset(numbers + 2, LQ_CLASS_ONE, dims); /* all are in use */
     memcpy(with.sum, fit.sum, 16 * (dims + 1));
     status = lq__kv_coder(w, v, head, epoch, 0);
-    lq__rows_of_level()->load_row(w->mean, mean, dims, LQ_F16);
+    lq__kv_mean(w->mean, w->kv, w->layer, v, epoch, head);
     for (t = w->count->sealed; t < end && status == LQ_OK; t += LQ__HOT_TOKENS) {
         size_t n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
         lq__workspace work = lq__workspace_place(w->coder.codec, w->warm_work);
@@ -23235,6 +23329,7 @@ LQ__STATIC int lq__kv_fit_warm(lq__kv_writer *w, int v, size_t head, uint32_t ep
         status = status == LQ_E_RANGE ? LQ_OK : status;
     }
     with.tokens = w->count->added + (end - w->count->sealed);
+    memset(with.sum + v, 0, 8 * dims); /* around the mean: what it misses widens the class */
     return status == LQ_OK ? lq__warm_fit(numbers, &with, w->fit + lq__align64(16 * (dims + 1)))
                            : status;
 }
@@ -23258,7 +23353,7 @@ LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v
     }
     for (;;) {
         if (status == LQ_OK) {
-            status = lq__warm_code(&w->coder, &work, w->blob + LQ__KV_BLOB + w->blob_bytes,
+            status = lq__warm_code(&w->coder, &work, w->blob + LQ__KV_BEHIND + w->blob_bytes,
                                    kind->most, &bytes, tokens);
         }
         if ((status != LQ_E_RANGE && status != LQ_E_SPACE) || doublings == LQ__WARM_DOUBLINGS) {
@@ -23270,7 +23365,7 @@ LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v
             status = lq__warm_front(&w->coder, &work, w->x, tokens);
         }
     }
-    lq__store32(w->blob + LQ__KV_BLOB + 4 * w->heads[head].entry[v],
+    lq__store32(w->blob + LQ__KV_BEHIND + 4 * w->heads[head].entry[v],
                 (uint32_t)bytes | doublings << 24);
     w->blob_bytes += bytes;
     return status;
@@ -23355,28 +23450,30 @@ LQ__STATIC int lq__kv_begin_blob(lq__kv_writer *w, int v)
     return w->layer->warm[v] && !w->blob ? LQ_E_INTERNAL : LQ_OK;
 }
 
-/* Makes the means of an epoch: of what has been sealed and of the raw tokens up to `end`. */
+/* Makes the numbers of an epoch: of what has been sealed and of the raw tokens up to `end`. */
 LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
 {
     size_t count = w->count->added + (end - w->count->sealed);
-    size_t h;
+    int streams = epoch % LQ__KV_SLOWER ? 1 : 2; /* whose epoch begins */
     int status = LQ_OK;
+    size_t h;
     int v;
     lq__kv_sum(w, w->count->sealed, end, LQ__KV_UNIT);
-    for (v = 0; v < 2; v++) {
-        size_t n = (size_t)w->layer->kv_heads * lq__kv_dims(w->layer, v);
-        uint8_t *mean = lq__kv_mean_at(w->kv, w->layer, v, epoch, 0);
-        const int64_t *sums = (const int64_t *)(void *)lq__kv_in(w->kv, w->layer->sums[v]);
-        size_t i;
-        for (i = 0; i < n; i++) {
-            float m = (float)(sums[i] / (int64_t)count) * (1.0f / LQ__KV_UNIT);
-            lq__store16(mean + 2 * i, lq_f16_from_f32(m));
+    for (v = 0; v < streams; v++) {
+        for (h = 0; h < w->layer->kv_heads; h++) {
+            if (lq__kv_is_fitted(w->heads + h, v)) {
+                lq__kv_fit_mean(lq__kv_numbers(w->kv, w->layer, v, epoch, h), lq__kv_sums(w, v, h),
+                                count, lq__kv_dims(w->layer, v));
+            }
         }
     }
     lq__kv_sum(w, w->count->sealed, end, -LQ__KV_UNIT);
-    for (v = 0; v < 2; v++) {
+    for (v = 0; v < streams; v++) {
         for (h = 0; h < w->layer->kv_heads && status == LQ_OK; h++) {
-            status = lq__kv_is_warm(w->heads + h, v) ? lq__kv_fit_warm(w, v, h, epoch, end) : LQ_OK;
+            const lq__kv_head *head = w->heads + h;
+            if (lq__kv_is_warm(head, v) && lq__kv_is_fitted(head, v)) {
+                status = lq__kv_fit_warm(w, v, h, epoch, end);
+            }
         }
     }
     return status;
@@ -23394,11 +23491,11 @@ LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, int v
     }
     ahead->at[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
     ahead->at[1] = (uintptr_t)lq__kv_sums(w, v, head);
-    ahead->at[2] = (uintptr_t)lq__kv_mean_at(w->kv, w->layer, v, epoch, head);
+    ahead->at[2] = (uintptr_t)lq__kv_numbers(w->kv, w->layer, v, epoch, head);
     ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq_type_bytes(w->pool->type); /* over the ring's */
     ahead->bytes[0] = t < w->old ? ahead->bytes[0] : 0;                      /* end: no harm */
     ahead->bytes[1] = 8 * dims;
-    ahead->bytes[2] = 2 * dims;
+    ahead->bytes[2] = dims;
 }
 
 /* All of that at once. */
@@ -23427,10 +23524,11 @@ LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v
     size_t i;
     turn.type = x ? LQ_F32 : w->pool->type;
     turn.dims = dims;
-    turn.mean = lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head);
-    turn.mean_type = LQ_F16;
+    turn.mean = (const uint8_t *)w->mean;
+    turn.mean_type = LQ_F32;
     turn.sums = lq__kv_sums(w, v, head);
     turn.sum_unit = LQ__KV_UNIT;
+    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
     lq__kv_ahead(w, &turn.ahead, v + last, last ? 0 : head + 1, page->epoch, at);
     for (t = 0; t < tokens; t += 8) {
         turn.tokens = LQ__MIN(tokens - t, 8);
@@ -23463,8 +23561,7 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     lq__kv_prefetch(w, v + last, last ? 0 : head + 1, page->epoch, at);
     lq__kv_fetch_run(w, w->x, v, head, at, tokens);
     if (kind) {
-        lq__rows_of_level()->load_row(
-            w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
+        lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
     }
     if (bounds) {
         lq__kv_bound(lq__kv_bounds(w->pool, w->layer, page->slot, head), w->x, tokens, dims,
@@ -23600,6 +23697,14 @@ LQ__STATIC void lq__kv_own_page(const lq_kv *kv, lq__kv_page *page)
     lq__kv_release(pool, from);
 }
 
+/* Whether an epoch begins with the next page. */
+LQ__INLINE int lq__kv_is_due(const lq__kv_sequence *sequence)
+{
+    uint32_t opened = sequence->opened;
+    uint32_t top = opened ? 1u << lq__log2_floor(opened) : 0;
+    return sequence->epochs == 0 || (opened % 2 == 0 && (opened == top || opened == top + top / 2));
+}
+
 /* Enters pages for all tokens up to `sealed`; there are enough. Shared ones are copied before they
    are changed. */
 LQ__STATIC void lq__kv_enter_pages(const lq_kv *kv, size_t sealed)
@@ -23618,8 +23723,7 @@ LQ__STATIC void lq__kv_enter_pages(const lq_kv *kv, size_t sealed)
             page->first = at;
             page->slot = lq__kv_acquire(pool);
             lq__kv_reserve(pool, page->slot);
-            if (sequence->epochs < pool->epochs &&
-                (sequence->opened == 0 || lq_fit_due(sequence->opened))) {
+            if (sequence->epochs < pool->epochs && lq__kv_is_due(sequence)) {
                 page->fit = 1;
                 sequence->epochs++;
             }
@@ -23943,12 +24047,8 @@ LQ__STATIC void lq__kv_flush(lq__kv_reader *r)
         memset(&form, 0, sizeof form);
         form.k_kind = r->head->k_kind;
         form.v_kind = r->head->v_kind;
-        lq__rows_of_level()->load_row(r->k_open,
-                                      lq__kv_mean_at(r->kv, r->layer, 0, r->part_epoch, r->kv_head),
-                                      r->layer->k_dims, LQ_F16);
-        lq__rows_of_level()->load_row(r->v_open,
-                                      lq__kv_mean_at(r->kv, r->layer, 1, r->part_epoch, r->kv_head),
-                                      r->layer->v_dims, LQ_F16);
+        lq__kv_mean(r->k_open, r->kv, r->layer, 0, r->part_epoch, r->kv_head);
+        lq__kv_mean(r->v_open, r->kv, r->layer, 1, r->part_epoch, r->kv_head);
         lq__hot_query_shift(shift, &r->query, r->k_open);
         form.k_shift = shift;
         form.v_mean = r->v_open;
@@ -24087,8 +24187,7 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
                                       tokens * dims, w->pool->type);
         return LQ_OK;
     }
-    lq__rows_of_level()->load_row(w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head),
-                                  dims, LQ_F16);
+    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
     if (kind == LQ__KV_WARM) {
         float *all = (float *)(void *)(w->warm_work + lq__warm_work_at(dims));
         size_t bytes;
@@ -24114,16 +24213,15 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
                                    uint32_t v_doublings)
 {
     lq__warm *a = &r->warm;
+    uint32_t v_epoch = lq__kv_epoch_of(1, page->epoch);
     uint32_t k_key = (r->head->warm[0].given ? 0 : page->epoch) | k_doublings << 8;
-    uint32_t v_key = (r->head->warm[1].given ? 0 : page->epoch) | v_doublings << 8;
+    uint32_t v_key = (r->head->warm[1].given ? 0 : v_epoch) | v_doublings << 8;
     int status = LQ_OK;
     if (!a->k.codec || a->k.key != k_key) {
         status = lq__warm_coder_init(
             &a->k, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[0], 0, r->layer->k_dims,
-            lq__kv_numbers(r->kv, r->layer, 0, page->epoch, r->kv_head), k_doublings);
-        lq__rows_of_level()->load_row(a->k_mean,
-                                      lq__kv_mean_at(r->kv, r->layer, 0, page->epoch, r->kv_head),
-                                      r->layer->k_dims, LQ_F16);
+            lq__kv_warm_numbers(r->kv, r->layer, 0, page->epoch, r->kv_head), k_doublings);
+        lq__kv_mean(a->k_mean, r->kv, r->layer, 0, page->epoch, r->kv_head);
         a->k.key = k_key;
         a->ready = 0;
     }
@@ -24131,10 +24229,8 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
         lq__warm_close(a, &r->state);
         status = lq__warm_coder_init(
             &a->v, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[1], 1, r->layer->v_dims,
-            lq__kv_numbers(r->kv, r->layer, 1, page->epoch, r->kv_head), v_doublings);
-        lq__rows_of_level()->load_row(a->v_mean,
-                                      lq__kv_mean_at(r->kv, r->layer, 1, page->epoch, r->kv_head),
-                                      r->layer->v_dims, LQ_F16);
+            lq__kv_warm_numbers(r->kv, r->layer, 1, page->epoch, r->kv_head), v_doublings);
+        lq__kv_mean(a->v_mean, r->kv, r->layer, 1, page->epoch, r->kv_head);
         a->v.key = v_key;
     }
     r->status = r->status ? r->status : status;
@@ -24154,8 +24250,8 @@ LQ__STATIC void lq__kv_prefetch_warm(const lq__kv_reader *r, const lq__kv_page *
     }
     for (i = 0; i < 2 && ahead < end; i++) {
         uint32_t ref = *lq__kv_blob_ref(r->pool, r->layer->owner, (int)i, ahead->slot);
-        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BLOB);
-        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BLOB +
+        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND);
+        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND +
                          4 * r->head->entry[i]);
     }
 }
@@ -24396,8 +24492,7 @@ LQ__STATIC void lq__kv_score_ready(lq__kv_reader *r, uint32_t epoch)
     size_t d;
     memset(r->shifts, 0, sizeof r->shifts);
     if (r->head->k_kind) {
-        lq__rows_of_level()->load_row(mean, lq__kv_mean_at(r->kv, r->layer, 0, epoch, r->kv_head),
-                                      dims, LQ_F16);
+        lq__kv_mean(mean, r->kv, r->layer, 0, epoch, r->kv_head);
         lq__hot_query_shift(r->shifts, &r->query, mean);
     }
     for (i = 0; i < r->rows; i++) {
@@ -24834,7 +24929,9 @@ LQ__STATIC size_t lq__kv_blob_bytes(const lq_kv *kv)
         for (l = 0; l < pool->layers; l++) {
             for (v = 0; v < 2; v++) {
                 uint32_t ref = *lq__kv_blob_ref(pool, l, v, lq__kv_pages(kv)[p].slot);
-                units += ref > LQ__KV_RESERVED ? lq__load32(lq__kv_blob(pool, ref) + 8) : 0;
+                if (ref > LQ__KV_RESERVED) {
+                    units += lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, ref)));
+                }
             }
         }
     }
@@ -24867,6 +24964,8 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         numbers += (size_t)layer->kv_heads * (layer->k_dims + layer->v_dims);
+        account->used_bytes += layer->number_bytes[0] * lq__kv_epochs_of(0, sequence->epochs) +
+                               layer->number_bytes[1] * lq__kv_epochs_of(1, sequence->epochs);
     }
     raw = sequence->tokens;
     if (raw > sequence->sinks) {
@@ -24874,8 +24973,8 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
         raw -= account->hot_tokens;
     }
     account->f16_bytes = 2 * numbers * sequence->tokens;
-    account->used_bytes = sequence->page_count * pool->slot_bytes + lq__kv_blob_bytes(kv) +
-                          raw * numbers * lq_type_bytes(pool->type);
+    account->used_bytes += sequence->page_count * pool->slot_bytes + lq__kv_blob_bytes(kv) +
+                           raw * numbers * lq_type_bytes(pool->type);
     if (sequence->tokens) {
         account->bits = 16.0f * (float)account->used_bytes / (float)account->f16_bytes;
     }
@@ -25004,29 +25103,20 @@ LQ__STATIC void lq__kv_digest(const lq__kv_pool *pool, uint8_t digest[16])
     memcpy(digest, link, 16);
 }
 
-/* Fits and numbers of a layer's warm streams. The numbers of all epochs must make coders. */
-LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, uint32_t l, int v)
+/* Whether numbers that were loaded are means, and make coders. */
+LQ__STATIC int lq__kv_check_numbers(const lq_kv *kv, uint32_t l, int v)
 {
-    const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(kv)) + l;
-    size_t rows = (size_t)lq__kv_dims(layer, v) + 1;
-    uint32_t epochs = lq__kv_sequence_of(kv)->epochs;
-    int64_t most = (int64_t)(lq__kv_counts(kv)[l].added + 1) * ((int64_t)1 << 22);
-    lq__kv_writer w;
-    size_t h;
     uint32_t e;
-    for (h = 0; h < layer->kv_heads && !tape->bad; h++) {
-        int64_t *sums = (int64_t *)(void *)lq__kv_in(kv, layer->fit[v]) + 2 * rows * h;
-        if (!lq__kv_signed(tape, sums, rows, most)) {
-            return 0;
-        }
-        lq__kv_tape_bytes(tape, (uint8_t *)(sums + rows), 8 * rows);
-    }
-    lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->numbers[v]),
-                      2 * epochs * (size_t)layer->kv_heads * (rows + 1));
+    size_t h;
+    lq__kv_writer w;
     lq__kv_writer_init(&w, kv, l);
-    for (e = 0; e < epochs && tape->mode == LQ__KV_LOAD && !tape->bad; e++) {
-        for (h = 0; h < layer->kv_heads; h++) {
-            if (lq__kv_is_warm(w.heads + h, v) && lq__kv_coder(&w, v, h, e, 0) != LQ_OK) {
+    for (e = 0; e < lq__kv_sequence_of(kv)->epochs; e += v ? LQ__KV_SLOWER : 1) {
+        for (h = 0; h < w.layer->kv_heads; h++) {
+            if (!lq__kv_is_fitted(w.heads + h, v)) {
+                continue;
+            }
+            if (lq__kv_numbers(kv, w.layer, v, e, h)[0] > LQ__KV_UNITS ||
+                (lq__kv_is_warm(w.heads + h, v) && lq__kv_coder(&w, v, h, e, 0) != LQ_OK)) {
                 return 0;
             }
         }
@@ -25034,7 +25124,24 @@ LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, uint32_t l, 
     return 1;
 }
 
-/* The sums and means of all layers. */
+/* Sums of the fits of a layer's warm streams. */
+LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, uint32_t l, int v)
+{
+    const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(kv)) + l;
+    size_t rows = (size_t)lq__kv_dims(layer, v) + 1;
+    int64_t most = (int64_t)(lq__kv_counts(kv)[l].added + 1) * ((int64_t)1 << 22);
+    size_t h;
+    for (h = 0; h < layer->kv_heads && !tape->bad; h++) {
+        int64_t *sums = (int64_t *)(void *)lq__kv_in(kv, layer->fit[v]) + 2 * rows * h;
+        if (!lq__kv_signed(tape, sums, rows, most)) {
+            return 0;
+        }
+        lq__kv_tape_bytes(tape, (uint8_t *)(sums + rows), 8 * rows);
+    }
+    return 1;
+}
+
+/* The sums and numbers of all layers. */
 LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv, size_t sealed)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -25056,13 +25163,12 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv, size_t sea
         }
         for (v = 0; v < 2 && fine; v++) {
             size_t n = (size_t)layer->kv_heads * lq__kv_dims(layer, v);
-            size_t bytes = 2 * n * sequence->epochs;
-            uint8_t *mean = lq__kv_in(kv, layer->mean[v]);
+            size_t bytes = layer->number_bytes[v] * lq__kv_epochs_of(v, sequence->epochs);
             fine = lq__kv_signed(tape, (int64_t *)(void *)lq__kv_in(kv, layer->sums[v]), n,
                                  (int64_t)(count->added + 1) * ((int64_t)1 << 27));
-            lq__kv_tape_bytes(tape, mean, bytes);
-            fine = fine && (tape->mode != LQ__KV_LOAD || tape->bad ||
-                            lq__kv_most(mean, bytes / 2, LQ_F16) < 0x7f800000u);
+            lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->numbers[v]), bytes);
+            fine =
+                fine && (tape->mode != LQ__KV_LOAD || tape->bad || lq__kv_check_numbers(kv, l, v));
             fine = fine && (layer->warm[v] == 0 || lq__kv_tape_warm(tape, kv, l, v));
         }
     }
@@ -25168,7 +25274,7 @@ LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record 
                                    const uint8_t digest[16])
 {
     size_t i;
-    if (r->version != 1) {
+    if (r->version != LQ__KV_VERSION) {
         return LQ_E_FORMAT;
     }
     for (i = 0; i < 16; i++) {
@@ -25198,7 +25304,7 @@ LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *gro
     uint8_t digest[16];
     lq__kv_digest(pool, digest);
     memcpy(record.digest, digest, sizeof digest);
-    record.version = 1;
+    record.version = LQ__KV_VERSION;
     record.tokens = sequence->tokens;
     record.sinks = sequence->sinks;
     record.sealed = lq__kv_counts(kv)[pool->first].sealed;
@@ -25288,7 +25394,7 @@ LQ__INLINE size_t lq__kv_blob_count(const lq_kv *kv, const lq__kv_layer *layer, 
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     uint32_t ref =
         layer->warm[v] ? *lq__kv_blob_ref(pool, layer->owner, v, page->slot) : LQ__KV_RESERVED;
-    return ref > LQ__KV_RESERVED ? lq__load32(lq__kv_blob(pool, ref) + 12) : 0;
+    return ref > LQ__KV_RESERVED ? lq__kv_blob_size(pool, lq__kv_blob(pool, ref)) : 0;
 }
 
 /* Bytes of all bounds of a layer's page; of keys. */
@@ -25446,7 +25552,7 @@ LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, in
         memcpy(dst, tiles, count);
         if (more) {
             tiles = lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->slot));
-            memcpy(dst + count, tiles + LQ__KV_BLOB, more);
+            memcpy(dst + count, tiles + LQ__KV_BEHIND, more);
         }
         if (lq__kv_bounds_count(kv, layer, v)) {
             memcpy(dst + count + more, lq__kv_bounds(pool, layer, page->slot, 0),
@@ -25554,7 +25660,7 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t used = 4 * layer->warm[v];
-    size_t units = (count + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+    size_t units = lq__kv_units(count);
     size_t dims = lq__kv_dims(layer, v);
     lq__kv_writer w;
     uint8_t *blob;
@@ -25588,7 +25694,7 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
     if (!blob) {
         return LQ_E_SPACE;
     }
-    memcpy(blob + LQ__KV_BLOB, src, count);
+    memcpy(blob + LQ__KV_BEHIND, src, count);
     lq__kv_lay_blob(pool, layer->owner, v, page->slot, count);
     return LQ_OK;
 }
@@ -25797,7 +25903,7 @@ LQ__STATIC int lq__kv_is_apart(const lq__kv_pool *pool, const lq__kv_page *page)
         for (v = 0; v < 2; v++) {
             const uint8_t *blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, page->slot));
             for (i = 0; i < lq__kv_layers(pool)[l].warm[v] && blob; i++) {
-                if (lq__load32(blob + LQ__KV_BLOB + 4 * i) >> 24) {
+                if (lq__load32(blob + LQ__KV_BEHIND + 4 * i) >> 24) {
                     return 1;
                 }
             }
@@ -25906,8 +26012,7 @@ LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, cons
     }
     same -= same % LQ__HOT_GRANULE;
     if (kind == LQ__HOT_E8 && v && same < page->count) {
-        lq__rows_of_level()->load_row(
-            w->mean, lq__kv_mean_at(w->kv, w->layer, v, page->epoch, head), dims, LQ_F16);
+        lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
         (void)lq__hot_seal(dst, kind, LQ_V, dims, same, w->x + same * dims, dims,
                            page->count - same, w->mean, w->work);
     }
@@ -26009,8 +26114,8 @@ LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const
             return status;
         }
         if (dst) {
-            lq__store32(dst + LQ__KV_BLOB + 4 * w->heads[h].entry[v], entry);
-            memcpy(dst + LQ__KV_BLOB + at, scratch, entry & 0xffffffu);
+            lq__store32(dst + LQ__KV_BEHIND + 4 * w->heads[h].entry[v], entry);
+            memcpy(dst + LQ__KV_BEHIND + at, scratch, entry & 0xffffffu);
         }
         at += entry & 0xffffffu;
     }
@@ -26046,14 +26151,14 @@ LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_page *old, const 
                 if (status != LQ_OK) {
                     return status;
                 }
-                units = (bytes + 2 * LQ__KV_BLOB - 1) / LQ__KV_BLOB;
+                units = lq__kv_units(bytes);
                 if (dry && units > pool->arena - pool->reserved - held) {
                     return LQ_E_SPACE;
                 }
                 held += units;
                 blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, pages[p].slot));
                 if (blob && lq__kv_refs(pool)[pages[p].slot] == 1) {
-                    held -= lq__load32(blob + 8);
+                    held -= lq__kv_units(lq__kv_blob_size(pool, blob));
                 }
                 if (!dry) {
                     blob = lq__kv_blob_room(pool, units);
@@ -27047,12 +27152,15 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_WARM
 #undef LQ__KV_WARM_MOST
 #undef LQ__KV_BLOB
+#undef LQ__KV_BEHIND
 #undef LQ__KV_RESERVED
-#undef LQ__KV_EPOCHS
+#undef LQ__KV_SLOWER
+#undef LQ__KV_UNITS
 #undef LQ__KV_PARTS
 #undef LQ__KV_NO
 #undef LQ__KV_DIMS
 #undef LQ__KV_MAGIC
+#undef LQ__KV_VERSION
 #undef LQ__KV_MOST
 #undef LQ__KV_FLOAT_MOST
 #undef LQ__KV_UNIT

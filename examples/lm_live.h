@@ -137,19 +137,6 @@ static void lm__live_pages(lm_live *l)
     l->page_bytes[1] = lm__live_page(&l->desc, &raw, &l->desc.v) - half;
 }
 
-/* A page whose number is a power of two may begin with new means, half floats, of what is coded,
-   and where profiles are fitted with deviations, half as well. */
-static uint64_t lm__live_means(const lm_live *l, const lq_kv_policy *policy, size_t pages,
-                               size_t numbers)
-{
-    int fitted = policy->kind == LQ_KV_WARM && l->profiles == NULL;
-    uint64_t bytes = 0;
-    for (; pages > 0 && policy->kind != LQ_KV_RAW; pages /= 2) {
-        bytes += (fitted ? 4 : 2) * numbers;
-    }
-    return bytes;
-}
-
 /* ---- the cache ---- */
 
 __attribute__((noreturn)) static void lm__live_fail(const lm_live *l, const char *what,
@@ -200,7 +187,7 @@ static void lm__live_end_step(void *state, size_t position, size_t n)
     (void)n;
 }
 
-/* Adds what is in pages to the bill. */
+/* Adds what is in pages to the bill; means are shared. */
 static void lm__live_flush(void *state)
 {
     lm_live *l = (lm_live *)state;
@@ -212,10 +199,8 @@ static void lm__live_flush(void *state)
     }
     raw = (a.tokens - a.hot_tokens) * 2 * numbers * sizeof(uint16_t);
     pages = a.used_bytes - raw;
-    l->tally.bill.key_bytes +=
-        a.pages * l->page_bytes[0] + lm__live_means(l, &l->desc.k, a.pages, numbers);
-    l->tally.bill.value_bytes +=
-        a.pages * l->page_bytes[1] + lm__live_means(l, &l->desc.v, a.pages, numbers);
+    l->tally.bill.key_bytes += a.pages * l->page_bytes[0];
+    l->tally.bill.value_bytes += a.pages * l->page_bytes[1];
     l->tally.bill.shared_bytes += pages - a.pages * (l->page_bytes[0] + l->page_bytes[1]);
     l->tally.elements += (uint64_t)a.hot_tokens * numbers;
 }

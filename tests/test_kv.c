@@ -412,7 +412,7 @@ static void check_block(void)
                   lq_kv_bytes(&desc));
             CHECK(a.tokens == models[i].tokens && a.pages * pool->slot_bytes <= a.page_bytes);
             CHECK(a.hot_tokens <= 64 * a.pages && a.hot_tokens <= a.tokens);
-            CHECK(a.used_bytes <= a.page_bytes + a.raw_bytes);
+            CHECK(a.used_bytes <= a.page_bytes + a.raw_bytes + a.table_bytes);
             CHECK((a.f16_bytes > 0) == (a.tokens > 0));
         }
     }

@@ -334,7 +334,7 @@ static void check_arena(const lq_kv *kv)
                 } else if (ref) {
                     const uint8_t *blob = lq__kv_blob(pool, ref);
                     CHECK(lq__load32(blob) == 2 * l + (uint32_t)v && lq__load32(blob + 4) == i);
-                    held += lq__load32(blob + 8);
+                    held += lq__kv_units(lq__kv_blob_size(pool, blob));
                 }
             }
         }
@@ -367,7 +367,7 @@ static uint32_t digest(const lq_kv *kv)
                 uint32_t ref = *lq__kv_blob_ref(pool, l, v, lq__kv_pages(kv)[p].slot);
                 if (ref > LQ__KV_RESERVED) {
                     const uint8_t *blob = lq__kv_blob(pool, ref);
-                    hash = lq_xxh32(blob + 16, lq__load32(blob + 12), hash);
+                    hash = lq_xxh32(blob + LQ__KV_BEHIND, lq__kv_blob_size(pool, blob), hash);
                 }
             }
         }
@@ -964,10 +964,10 @@ static void test_hostile(int rounds)
             lq__kv_pages(&kv) + source_below((uint32_t)lq__kv_sequence_of(&kv)->page_count);
         int v = (int)source_below(2);
         const uint8_t *blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, 0, v, page->slot));
-        size_t count = lq__load32(blob + 12);
+        size_t count = lq__kv_blob_size(pool, blob);
         uint8_t *bytes = (uint8_t *)source_alloc(count);
         int flips = 1 + (int)source_below(4);
-        memcpy(bytes, blob + 16, count);
+        memcpy(bytes, blob + LQ__KV_BEHIND, count);
         while (flips--) {
             bytes[source_below((uint32_t)(source_below(2) ? count : 60))] ^=
                 (uint8_t)(1u << source_below(8));
@@ -991,6 +991,42 @@ static void test_hostile(int rounds)
     lq_kv_free(&other);
     free(mem);
     free(mem2);
+}
+
+/* Hostile numbers: units and gains that no fit makes are refused, all classes are taken. */
+static void test_numbers(void)
+{
+    lq_kv kv;
+    void *mem;
+    uint8_t *numbers;
+    size_t dims;
+    size_t i;
+    int v;
+    basic_desc();
+    make_tokens(400, 1.0f);
+    mem = make(&kv);
+    CHECK(append(&kv, 0, 400) == LQ_OK);
+    for (v = 0; v < 2; v++) {
+        const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(&kv));
+        dims = lq__kv_dims(layer, v);
+        CHECK(layer->number_bytes[v] == layer->kv_heads * (2 * dims + 3));
+        CHECK(lq__kv_check_numbers(&kv, 0, v));
+        numbers = lq__kv_numbers(&kv, layer, v, 2, 1);
+        for (i = 0; i < dims; i++) {
+            numbers[1 + i] = (uint8_t)source_below(256);
+            numbers[3 + dims + i] = (uint8_t)source_below(256);
+        }
+        CHECK(lq__kv_check_numbers(&kv, 0, v));
+        numbers[1 + dims] = 128; /* -128 quarter octaves */
+        CHECK(lq__kv_check_numbers(&kv, 0, v) == !v);
+        numbers[1 + dims] = 127;
+        numbers[2 + dims] = 255;
+        CHECK(lq__kv_check_numbers(&kv, 0, v));
+        numbers[0] = 25;
+        CHECK(!lq__kv_check_numbers(&kv, 0, v));
+    }
+    lq_kv_free(&kv);
+    free(mem);
 }
 
 /* Room runs out at 4 bits with pages of 7: pages are coded coarser, then there is none. */
@@ -1255,6 +1291,7 @@ int main(int argc, char **argv)
     test_packed();
     test_calibrated();
     test_hostile(quick ? 50 : 500);
+    test_numbers();
     for (i = 0; i < rounds; i++) {
         test_random();
     }

@@ -15278,8 +15278,10 @@ typedef struct lq__hot_query {
 
 typedef struct lq__hot_state {
     uint32_t rows;
-    uint32_t dims;               /* of V */
-    uint32_t wide;               /* dims up to a multiple of 16 */
+    uint32_t dims;  /* of V, or of the keys that it is among */
+    uint32_t wide;  /* dims up to a multiple of 16 */
+    uint32_t first; /* dims that are wanted: */
+    uint32_t count;
     float most[LQ__HOT_ROWS];    /* running maximum; LQ__HOT_NONE: nothing seen */
     float sum[LQ__HOT_ROWS][16]; /* of exp(logit - most), in 16 parts */
     float *hot;                  /* (8, wide) sums in the rotated basis */
@@ -15293,6 +15295,7 @@ typedef struct lq__hot_form {
     size_t v_stride;
     const float *k_shift;
     const float *v_mean;
+    int v_in_k; /* 1: V is a range of the dims of K, and a part's v is its K */
 } lq__hot_form;
 
 typedef struct lq__hot_part {
@@ -15896,6 +15899,7 @@ LQ__INLINE void lq__hot_prefetch(uintptr_t address)
 /* ---- kernels: one table a level ----
    dots      dst (4, 64) = rows of q8 (wide apart) times a K tile's levels; `sum` of each row
    sums      acc (rows wide apart) += unit[r] * (weights (4, 64) times a V tile's levels)
+   across    the same of a K tile: its dims first .. last - 1, both multiples of 16
    logits    one step of rows: products to logits (see lq__hot_step), and the largest of each row
    weigh     logits to weights: e = exp(logit - most), share = exp(most - base), e * share added to
              sum; codes NULL: e * share in place; else e times V's scale, over the largest scale, to
@@ -15947,6 +15951,8 @@ typedef struct lq__hot_kernels {
                  uintptr_t);
     void (*sums)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
                  uintptr_t);
+    void (*across)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
+                   size_t, size_t);
     void (*logits)(float *, const lq__hot_step *, size_t);
     void (*weigh)(const lq__hot_weights *, size_t);
     void (*raw_dots)(float *, const lq__hot_floats *, const float *, size_t, size_t);
@@ -16165,6 +16171,7 @@ LQ__STATIC void lq__hot_state_init(lq__hot_state *state, void *mem, size_t rows,
     state->rows = (uint32_t)rows;
     state->dims = (uint32_t)dims;
     state->wide = (uint32_t)lq__hot_wide(dims);
+    state->count = state->dims;
     state->hot = (float *)mem;
     state->raw = state->hot + LQ__HOT_ROWS * state->wide;
     for (r = 0; r < LQ__HOT_ROWS; r++) {
@@ -16324,6 +16331,37 @@ static void lq__hot_sums_c(float *acc, const float *unit, const uint8_t *tile, i
         for (r = 0; r < rows; r++) {
             for (k = 0; k < 16; k++) {
                 acc[r * wide + 16 * b + k] += unit[r] * (float)a[r][k];
+            }
+        }
+    }
+}
+
+/* Sums over the lanes of a vector, where the other kernels sum along its fours. */
+static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile, int kind,
+                             const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                             size_t last)
+{
+    size_t depth = 4 * (size_t)lq__hot_fours(kind);
+    int8_t levels[256];
+    size_t v;
+    size_t b;
+    size_t j;
+    size_t r;
+    for (v = first / depth; v < last / depth; v++) {
+        int32_t a[LQ__HOT_BATCH][16];
+        memset(a, 0, sizeof a);
+        for (b = 0; b < 4; b++) {
+            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
+            for (j = 0; j < 16 * depth; j++) {
+                const uint8_t *weight = weights + 16 * b + j % 64 / 4;
+                for (r = 0; r < rows; r++) {
+                    a[r][j / 64 * 4 + j % 4] += weight[r * LQ__HOT_TOKENS] * levels[j];
+                }
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            for (j = 0; j < depth; j++) {
+                acc[r * wide + v * depth + j] += unit[r] * (float)a[r][j];
             }
         }
     }
@@ -16775,6 +16813,148 @@ static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile
         break;
     default:
         lq__hot_sums_E8_256(acc, unit, tile, weights, wide, rows, ahead);
+    }
+}
+
+/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens: four
+   lanes at a time. */
+LQ__HOT_256 __m256i lq__hot_swap_256(__m256i x)
+{
+    return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                      0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+
+/* Dims 4 f .. 4 f + 7 of a K tile, 8 tokens at a time: a[r] = eight sums. w: of each 8 tokens and row
+   the weights as pairs, as in lq__hot_pairs_256. f is even; kind, rows and upper (f % 4 / 2) are
+   constants. */
+LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *look, int kind,
+                                          const uint8_t *tile, size_t wide, size_t f, int upper,
+                                          const __m256i (*w)[4][2], int rows)
+{
+    const int fours = lq__hot_fours(kind);
+    __m256i s[4][2];
+    size_t i;
+#define LQ__HOT_BEGIN(r, h) s[r][h] = _mm256_setzero_si256();
+    LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+    for (i = 0; i < 8; i++) {
+        const size_t v = 4 * (f / (size_t)fours) + i / 2;
+        const uint8_t *codes = tile + 64 * v + 32 * (i % 2);
+        const uint8_t *bits = tile + 16 * wide + 32 * v + 4 * (i % 2) + (upper ? 16 : 0);
+        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
+        const __m256i c1 =
+            fours > 1 ? c0 : _mm256_loadu_si256((const __m256i *)(const void *)(codes + 256));
+        const __m256i p = lq__hot_coset_256(kind, c0);
+        const __m256i y0 = fours > 2 && upper ? _mm256_srli_epi16(c0, 4) : c0;
+        const __m256i y1 = fours == 1   ? c1
+                           : fours == 2 ? _mm256_srli_epi16(c0, 4)
+                           : upper      ? _mm256_srli_epi16(c0, 6)
+                                        : _mm256_srli_epi16(c0, 2);
+        const __m256i x0 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y0, p, bits));
+        const __m256i x1 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y1, p, bits + 8));
+        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8);
+        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8);
+        const __m256i odd0 = _mm256_srai_epi16(x0, 8);
+        const __m256i odd1 = _mm256_srai_epi16(x1, 8);
+#define LQ__HOT_ADD(r, h)                                                            \
+    if (rows > r) {                                                                  \
+        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(even##h, w[i][r][0])); \
+        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(odd##h, w[i][r][1]));  \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_ADD)
+#undef LQ__HOT_ADD
+    }
+#define LQ__HOT_END(r)                                                              \
+    if (rows > r) {                                                                 \
+        a[r] = _mm256_add_epi32(_mm256_permute2x128_si256(s[r][0], s[r][1], 0x20),  \
+                                _mm256_permute2x128_si256(s[r][0], s[r][1], 0x31)); \
+    }
+    LQ__HOT_END(0)
+    LQ__HOT_END(1)
+    LQ__HOT_END(2)
+    LQ__HOT_END(3)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                       const uint8_t *weights, size_t wide, size_t first,
+                                       size_t last, size_t live, int rows)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const __m256i even = _mm256_setr_epi8(0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 4,
+                                          -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1);
+    const __m256i odd = _mm256_setr_epi8(1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 5,
+                                         -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1);
+    __m256i w[8][4][2];
+    size_t i;
+    size_t r;
+    size_t d;
+    for (i = 0; i < 8; i++) {
+        for (r = 0; r < LQ__HOT_BATCH; r++) {
+            int64_t eight;
+            memcpy(&eight, weights + (r < live ? r : 0) * LQ__HOT_TOKENS + 8 * i, 8);
+            w[i][r][0] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), even);
+            w[i][r][1] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), odd);
+        }
+    }
+    for (d = first; d < last; d += 16) {
+        __m256i a[2][4];
+        lq__hot_across_eight_256(a[0], &look, kind, tile, wide, d / 4, 0, (const __m256i(*)[4][2])w,
+                                 rows);
+        lq__hot_across_eight_256(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
+                                 (const __m256i(*)[4][2])w, rows);
+#define LQ__HOT_END(r, h)                                                                         \
+    if (rows > r && live > r) {                                                                   \
+        float *p = acc + r * wide + d + 8 * h;                                                    \
+        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[h][r]), _mm256_set1_ps(unit[r]), \
+                                            _mm256_loadu_ps(p)));                                 \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+#define LQ__HOT_KIND_ACROSS_256(kind)                                                             \
+    LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
+        size_t rows, size_t first, size_t last)                                                   \
+    {                                                                                             \
+        if (rows == 1) {                                                                          \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1, \
+                                  1);                                                             \
+        } else if (rows == 2) {                                                                   \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2, \
+                                  2);                                                             \
+        } else {                                                                                  \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last,    \
+                                  rows, 4);                                                       \
+        }                                                                                         \
+    }
+LQ__HOT_KIND_ACROSS_256(Z8)
+LQ__HOT_KIND_ACROSS_256(Z4)
+LQ__HOT_KIND_ACROSS_256(Z3)
+LQ__HOT_KIND_ACROSS_256(Z2)
+LQ__HOT_KIND_ACROSS_256(E8)
+
+static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                                size_t last)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_across_Z8_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_across_Z4_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_across_Z3_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_across_Z2_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    default:
+        lq__hot_across_E8_256(acc, unit, tile, weights, wide, rows, first, last);
     }
 }
 
@@ -18077,6 +18257,149 @@ static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *ti
     }
 }
 
+/* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums of four lanes of 128 bits, of which the first two are
+   to be added for the first four dims, the others for the second. Levels of 16 tokens by four dims
+   become four dims by fours of tokens within the lanes of 128 bits; w: of each 16 tokens and row the
+   weights, a four of them in each such lane. Against a V tile that costs a byte shuffle a vector and
+   half an addition a product (64 tokens of 512 dims: x 1.0 to 1.3). kind, rows and upper (f % 4 / 2)
+   are constants. */
+LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *look, int kind,
+                                          const uint8_t *tile, size_t wide, size_t f, int upper,
+                                          const __m512i (*w)[4], int rows)
+{
+    const int fours = lq__hot_fours(kind);
+    const __m512i turn =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i s[4][2];
+    size_t b;
+#define LQ__HOT_BEGIN(r)              \
+    s[r][0] = _mm512_setzero_si512(); \
+    s[r][1] = _mm512_setzero_si512();
+    LQ__HOT_BEGIN(0)
+    LQ__HOT_BEGIN(1)
+    LQ__HOT_BEGIN(2)
+    LQ__HOT_BEGIN(3)
+#undef LQ__HOT_BEGIN
+    for (b = 0; b < 4; b++) {
+        const size_t v = 4 * (f / (size_t)fours) + b;
+        const uint8_t *codes = tile + 64 * v;
+        const uint8_t *bits = tile + 16 * wide + 32 * v + (upper ? 16 : 0);
+        const __m512i c0 = _mm512_loadu_si512(codes);
+        const __m512i c1 = fours > 1 ? c0 : _mm512_loadu_si512(codes + 256);
+        const __m512i p = lq__hot_coset_512(look, kind, c0);
+        const __m512i y0 = fours > 2 && upper ? _mm512_srli_epi16(c0, 4) : c0;
+        const __m512i y1 = fours == 1   ? c1
+                           : fours == 2 ? _mm512_srli_epi16(c0, 4)
+                           : upper      ? _mm512_srli_epi16(c0, 6)
+                                        : _mm512_srli_epi16(c0, 2);
+        const __m512i x0 = _mm512_shuffle_epi8(lq__hot_levels_512(look, kind, y0, p, bits), turn);
+        const __m512i x1 =
+            _mm512_shuffle_epi8(lq__hot_levels_512(look, kind, y1, p, bits + 8), turn);
+#define LQ__HOT_ADD(r)                                       \
+    if (rows > r) {                                          \
+        s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
+        s[r][1] = _mm512_dpbusd_epi32(s[r][1], w[b][r], x1); \
+    }
+        LQ__HOT_ADD(0)
+        LQ__HOT_ADD(1)
+        LQ__HOT_ADD(2)
+        LQ__HOT_ADD(3)
+#undef LQ__HOT_ADD
+    }
+#define LQ__HOT_END(r)                                                         \
+    if (rows > r) {                                                            \
+        a[r] = _mm512_add_epi32(_mm512_shuffle_i32x4(s[r][0], s[r][1], 0x44),  \
+                                _mm512_shuffle_i32x4(s[r][0], s[r][1], 0xee)); \
+    }
+    LQ__HOT_END(0)
+    LQ__HOT_END(1)
+    LQ__HOT_END(2)
+    LQ__HOT_END(3)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                       const uint8_t *weights, size_t wide, size_t first,
+                                       size_t last, int rows)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
+    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    __m512i w[4][4];
+    size_t b;
+    size_t d;
+    int r;
+    for (b = 0; b < 4; b++) {
+        for (r = 0; r < rows; r++) {
+            const uint8_t *p = weights + (size_t)r * LQ__HOT_TOKENS + 16 * b;
+            w[b][r] = _mm512_permutexvar_epi32(
+                spread, _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p)));
+        }
+    }
+    for (d = first; d < last; d += 16) {
+        __m512i a[2][4];
+        lq__hot_across_eight_512(a[0], &look, kind, tile, wide, d / 4, 0, (const __m512i(*)[4])w,
+                                 rows);
+        lq__hot_across_eight_512(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
+                                 (const __m512i(*)[4])w, rows);
+#define LQ__HOT_END(r)                                                                        \
+    if (rows > r) {                                                                           \
+        float *p = acc + r * wide + d;                                                        \
+        const __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0][r], a[1][r], 0x88),    \
+                                             _mm512_shuffle_i32x4(a[0][r], a[1][r], 0xdd));   \
+        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), _mm512_set1_ps(unit[r]), \
+                                            _mm512_loadu_ps(p)));                             \
+    }
+        LQ__HOT_END(0)
+        LQ__HOT_END(1)
+        LQ__HOT_END(2)
+        LQ__HOT_END(3)
+#undef LQ__HOT_END
+    }
+}
+
+#define LQ__HOT_KIND_ACROSS_512(kind)                                                              \
+    LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
+        size_t rows, size_t first, size_t last)                                                    \
+    {                                                                                              \
+        if (rows == 1) {                                                                           \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1); \
+        } else if (rows == 2) {                                                                    \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2); \
+        } else if (rows == 3) {                                                                    \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 3); \
+        } else {                                                                                   \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
+        }                                                                                          \
+    }
+LQ__HOT_KIND_ACROSS_512(Z8)
+LQ__HOT_KIND_ACROSS_512(Z4)
+LQ__HOT_KIND_ACROSS_512(Z3)
+LQ__HOT_KIND_ACROSS_512(Z2)
+LQ__HOT_KIND_ACROSS_512(E8)
+
+static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                  const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                                  size_t last)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_across_Z8_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_across_Z4_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_across_Z3_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_across_Z2_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    default:
+        lq__hot_across_E8_512(acc, unit, tile, weights, wide, rows, first, last);
+    }
+}
+
 /* exp(x - most), shift = most * log2(e); x <= most. vscalefps takes the floor of t itself. */
 LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
 {
@@ -19184,7 +19507,7 @@ LQ__STATIC void lq__hot_raw_logits(float *logits, float *most, const lq__hot_ker
     k.mask = part->mask;
     k.next = (uintptr_t)part->v;
     k.next_stride = form->v_stride * lq_type_bytes(form->v_kind);
-    k.next_bytes = part->v ? v_dims * lq_type_bytes(form->v_kind) : 0;
+    k.next_bytes = part->v && !form->v_in_k ? v_dims * lq_type_bytes(form->v_kind) : 0;
     kernels->raw_dots(logits, &k, query->q + first * query->wide, query->wide, rows);
     kernels->logits(most, &step, rows);
 }
@@ -19204,6 +19527,25 @@ LQ__STATIC void lq__hot_follow(lq__hot_state *state, float *most, float *base, s
             most[r] = 0.0f;
             base[r] = 0.0f;
         }
+    }
+}
+
+/* The weighted sums of a tile. Of a K tile only the blocks of the Hadamard that the wanted dims are
+   made of. */
+LQ__STATIC void lq__hot_tile_sums(const lq__hot_state *state, const lq__hot_kernels *kernels,
+                                  const lq__hot_form *form, const uint8_t *tile, const float *unit,
+                                  const uint8_t *weights, size_t first, size_t rows,
+                                  uintptr_t ahead)
+{
+    float *acc = state->hot + first * state->wide;
+    size_t block = LQ__MAX(lq__hadamard_block(state->dims), (size_t)16);
+    size_t from = state->first / block * block;
+    size_t to = (state->first + state->count + block - 1) / block * block;
+    if (form->v_in_k) {
+        kernels->across(acc, unit, tile, form->v_kind, weights, state->wide, rows, from,
+                        LQ__MIN(to, (size_t)state->wide));
+    } else {
+        kernels->sums(acc, unit, tile, form->v_kind, weights, state->wide, rows, ahead);
     }
 }
 
@@ -19235,14 +19577,12 @@ LQ__STATIC void lq__hot_attend_tile(lq__hot_state *state, const lq__hot_kernels 
     w.sum = state->sum + first;
     lq__hot_prefetch((uintptr_t)w.codes + ahead);
     kernels->weigh(&w, rows);
-    kernels->sums(state->hot + first * wide, unit, tile, form->v_kind, weights[0], wide, rows,
-                  ahead);
+    lq__hot_tile_sums(state, kernels, form, tile, unit, weights[0], first, rows, ahead);
     if (fine) {
         for (r = 0; r < rows; r++) {
             unit[r] *= 1.0f / 256.0f;
         }
-        kernels->sums(state->hot + first * wide, unit, tile, form->v_kind, weights[1], wide, rows,
-                      0);
+        lq__hot_tile_sums(state, kernels, form, tile, unit, weights[1], first, rows, 0);
     }
 }
 
@@ -19303,7 +19643,7 @@ LQ__STATIC void lq__hot_attend_raw(lq__hot_state *state, const lq__hot_query *qu
     w.base = base;
     v.type = form->v_kind;
     v.stride = form->v_stride;
-    v.dims = state->dims;
+    v.dims = state->count;
     for (i = 0; i < count; i++) {
         v.data = parts[i].v;
         v.mask = parts[i].mask;
@@ -19313,11 +19653,12 @@ LQ__STATIC void lq__hot_attend_raw(lq__hot_state *state, const lq__hot_query *qu
         for (r = 0; r < state->rows; r += LQ__HOT_BATCH) {
             size_t rows = LQ__MIN(state->rows - r, LQ__HOT_BATCH);
             lq__hot_raw_logits(weights, most, kernels, query, form, parts + i, r, rows,
-                               state->dims);
+                               state->count);
             lq__hot_follow(state, most, base, r, rows);
             w.sum = state->sum + r;
             kernels->weigh(&w, rows);
-            kernels->raw_sums(state->raw + r * state->wide, &v, weights, state->wide, rows);
+            kernels->raw_sums(state->raw + r * state->wide + state->first, &v, weights, state->wide,
+                              rows);
         }
     }
 }
@@ -19356,9 +19697,9 @@ static const lq__hot_kernels *lq__hot_of_level(void)
 {
 #define LQ__HOT_KERNELS(v)                                                                   \
     {                                                                                        \
-        lq__hot_dots_##v, lq__hot_sums_##v, lq__hot_logits_##v, lq__hot_weigh_##v,           \
-            lq__hot_raw_dots_##v, lq__hot_raw_sums_##v, lq__hot_flip_##v, lq__hot_query_##v, \
-            lq__hot_turn_##v, lq__hot_granule_##v                                            \
+        lq__hot_dots_##v, lq__hot_sums_##v, lq__hot_across_##v, lq__hot_logits_##v,          \
+            lq__hot_weigh_##v, lq__hot_raw_dots_##v, lq__hot_raw_sums_##v, lq__hot_flip_##v, \
+            lq__hot_query_##v, lq__hot_turn_##v, lq__hot_granule_##v                         \
     }
 #if LQ__X86
     static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(avx2),
@@ -25907,6 +26248,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__HOT_GRANULE
 #undef LQ__HOT_KIND_256
 #undef LQ__HOT_KIND_512
+#undef LQ__HOT_KIND_ACROSS_256
+#undef LQ__HOT_KIND_ACROSS_512
 #undef LQ__HOT_LEVELS_256
 #undef LQ__HOT_LEVELS_512
 #undef LQ__HOT_NONE

@@ -1369,7 +1369,8 @@ typedef struct lq_kv_policy {
      window     sliding attention: a query sees the last `window` positions; default 0: all
      share      1 + the layer whose keys and values it attends instead of its own; default 0: none
      k, v       policies; default {0}: the cache's
-     heads      (2, kv_heads) of single heads, keys first; {0}: the layer's; default NULL: none */
+     heads      (2, kv_heads) of single heads, keys first; {0}: the layer's; default NULL: none
+     v_in_k     as in lq_kv_desc; default 0: the cache's; LQ_KV_NONE: values of its own */
 typedef struct lq_kv_layer {
     uint32_t kv_heads;
     uint32_t k_dims;
@@ -1379,6 +1380,7 @@ typedef struct lq_kv_layer {
     lq_kv_policy k;
     lq_kv_policy v;
     const lq_kv_policy *heads;
+    uint32_t v_in_k;
 } lq_kv_layer;
 
 /* A cache, and those forked from it.
@@ -1402,6 +1404,13 @@ typedef struct lq_kv_layer {
                 Default NULL: none
      sparse     1: the cache keeps bounds of the keys of each page, 2 bytes a dim and 4, which
                 lq_kv_attend_desc.top_pages needs; default 0
+     v_in_k     1 + the dim of the keys, a multiple of 8, where the values begin: they are v_dims
+                (default 0: all that follow) of the keys' own coordinates and held once, as in the
+                latents of MLA. 1 for latents in front of a part with RoPE, 65 for 512 behind 64
+                with RoPE. lq_kv_append takes NULL for the values, policies and profiles of the
+                keys are theirs, those for values are not looked at, an archive has the keys alone.
+                With rope, which rotates leading dims, the values must begin behind those. Default
+                0: values of their own
    In a cache that is sparse or has warm streams tokens leave the ring in groups of 64, else of 8.
    Everything is copied but tables and profiles, which must outlive the cache. */
 typedef struct lq_kv_desc {
@@ -1422,6 +1431,7 @@ typedef struct lq_kv_desc {
     const lq_tables *tables;
     const lq_profile *const *profiles;
     int sparse;
+    uint32_t v_in_k;
 } lq_kv_desc;
 
 /* One sequence. Lives in the caller's memory, its contents in a block; both fields are private.
@@ -1491,7 +1501,8 @@ LQ_API LQ_MUST int lq_kv_position(const lq_kv *kv, size_t token, int64_t *positi
 
 /* Appends tokens to a layer. A step: the same tokens go to each layer that keeps its own, first to
    last; the next step starts when all have them.
-     k, v       the layer's vectors, (tokens, kv_heads, dims), keys with their RoPE
+     k, v       the layer's vectors, (tokens, kv_heads, dims), keys with their RoPE; v is NULL where
+                the values are among the keys (v_in_k), and only there
      positions  ascending, and above the last one; NULL: the ones that follow. Later layers of a
                 step: NULL, or the same
    LQ_E_ARG; LQ_E_SPACE: no room, found by the first layer; LQ_E_DATA: NaN or infinity; LQ_E_RANGE:
@@ -1590,7 +1601,7 @@ LQ_API LQ_MUST int lq_kv_truncate(lq_kv *kv, size_t tokens);
      hot_tokens       in pages; the others are raw
      used_bytes       tiles, coded pages and raw tokens that it reads
      bits             of used_bytes a number, raw tokens included
-     f16_bytes        what the same tokens take as f16 */
+     f16_bytes        what the same tokens take as f16, values that are among the keys once */
 typedef struct lq_kv_account {
     size_t page_bytes;
     size_t free_bytes;
@@ -1675,7 +1686,8 @@ LQ_API LQ_MUST int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc);
 LQ_API LQ_MUST int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta);
 
 /* ---- kv: policies for the layers of lq_kv_desc.layer ---- */
-/* The first and last `edge` layers get k and v; the others stay as they are ({0}: the cache's).
+/* The first and last `edge` layers get k and v; the others stay as they are ({0}: the cache's). (A
+   layer's v has no effect where its values are among its keys.)
    LQ_E_ARG: NULL, a policy that is not valid. */
 LQ_API LQ_MUST int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge,
                                      const lq_kv_policy *k, const lq_kv_policy *v);
@@ -1687,6 +1699,7 @@ LQ_API LQ_MUST int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int fi
 
 /* Bits (2, 3, 4, 8) where they help most: the sum of sensitivity * 4^-bits becomes as small as it
    can at `bits` a number on average over keys and values. Layers without their own are left out.
+   Where a layer's v_in_k says that its values are among its keys, their sensitivities add up.
      k_sensitivity, v_sensitivity  (count) >= 0: error that a unit of noise in that layer's keys or
              values makes in what the caller minds (logits, output, loss); finite
    LQ_E_ARG: NULL, bits below 2; LQ_E_DATA: a sensitivity is negative or not finite. */
@@ -1717,8 +1730,8 @@ typedef struct lq_kv_pack_desc {
 LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc,
                                     size_t *workspace_bytes, size_t *directory_bytes);
 
-/* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer,
-   sinks raw, RoPE undone, the others coded in few bits. lq_archive_unpack reads it, too. The cache
+/* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
+   (none for values that are among the keys, which keep k_step then), sinks raw, RoPE undone, the others coded in few bits. lq_archive_unpack reads it, too. The cache
    stays as it is. Uses the block's own workspace. Errors as lq_kv_save; LQ_E_RANGE: also a number
    above 2048 steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
@@ -21012,6 +21025,36 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
     return status;
 }
 
+/* The same where the values are among the keys: a->v is a copy of a->k, and the keys' pages are
+   decoded once more. */
+LQ__STATIC int lq__warm_attend_keys(lq__warm *a, lq__hot_state *state, const lq__hot_query *query,
+                                    const lq__hot_part *parts, size_t count)
+{
+    static const int16_t no_gain[LQ__TOKENS] = {0};
+    const lq__warm_kernels *kernels = lq__warm_of_level();
+    float most[LQ__WARM_FLIGHT][LQ__HOT_ROWS];
+    lq__workspace w = lq__workspace_place(a->k.codec, a->work);
+    lq__warm_rows m;
+    size_t p;
+    size_t r;
+    int status = lq__warm_logits(a, most, query, parts, count);
+    if (status != LQ_OK) {
+        return status;
+    }
+    lq__warm_follow(a, state, most, count);
+    for (p = 0; p < count; p++) {
+        float *weights = a->logits + p * LQ__HOT_ROWS * LQ__TOKENS;
+        lq__warm_weigh(state, most[p], weights);
+        kernels->gains(weights, state->rows, no_gain, 0, a->brought, a->gained);
+    }
+    status = lq__warm_unfold(&a->k, &w, &a->k_batch, count, &m);
+    for (r = 0; r < state->rows && status == LQ_OK; r += LQ__HOT_BATCH) {
+        kernels->sums(a->acc + r * a->v_stride, a->v_stride, &m, a->logits + r * LQ__TOKENS,
+                      LQ__MIN(state->rows - r, LQ__HOT_BATCH));
+    }
+    return status;
+}
+
 /* ================================================================================================
    >>kv   the live cache: memory, appending, attention, reading, truncating, forks
 
@@ -21020,6 +21063,9 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
      tokens of a sequence    0 .. sinks | sinks .. sealed        | sealed .. tokens
      where they lie          sinks, raw | pages, one token after | ring, raw
                                         | the other              |
+
+   A layer whose values are among its keys (v_in_k) has one stream, that of its keys: no values in
+   ring, sinks, tiles, means, blobs. Attention sums its keys' tiles, and the values' dims go out.
 
    A page is 64 tokens of all layers and heads: slot s of each layer's slab. Pages are counted and
    shared by forks; sinks and ring belong to a sequence. Tokens leave the ring in eights (in a cache
@@ -21069,6 +21115,8 @@ typedef struct lq__kv_layer {
     uint32_t kv_heads;
     uint32_t k_dims;
     uint32_t v_dims;
+    uint32_t v_in_k;  /* 1 + the dim of the keys where the values begin; 0: values of their own */
+    uint32_t streams; /* that are held: 2, or 1: keys alone */
     uint32_t window;
     uint32_t owner;    /* whose keys and values it attends; LQ__KV_NO: none */
     uint32_t previous; /* layer before it that has its own; LQ__KV_NO: it is the first */
@@ -21252,6 +21300,12 @@ LQ__INLINE uint32_t lq__kv_dims(const lq__kv_layer *layer, int v)
     return v ? layer->v_dims : layer->k_dims;
 }
 
+/* Numbers of a token's keys or values that are held. */
+LQ__INLINE size_t lq__kv_held(const lq__kv_layer *layer, int v)
+{
+    return (uint32_t)v < layer->streams ? (size_t)layer->kv_heads * lq__kv_dims(layer, v) : 0;
+}
+
 /* Bytes of a head's bounds of a page; 0: there are none. */
 LQ__INLINE size_t lq__kv_bound_bytes(const lq__kv_pool *pool, const lq__kv_layer *layer)
 {
@@ -21333,13 +21387,23 @@ LQ__STATIC int lq__kv_kind(const lq_kv_policy *p)
                        : -1;
 }
 
-/* The narrowest policy that is given: a head's, a layer's, the cache's; NULL: the default. */
+/* What a layer's descriptor or the cache's says of v_in_k. */
+LQ__STATIC uint32_t lq__kv_v_in_k(const lq_kv_desc *desc, uint32_t l)
+{
+    uint32_t own = desc->layer ? desc->layer[l].v_in_k : 0;
+    own = own ? own : desc->v_in_k;
+    return own == LQ_KV_NONE ? 0 : own;
+}
+
+/* The narrowest policy that is given: a head's, a layer's, the cache's; NULL: the default. Values
+   among the keys have theirs. */
 LQ__STATIC const lq_kv_policy *lq__kv_policy_of(const lq_kv_desc *desc, uint32_t l, uint32_t head,
                                                 uint32_t kv_heads, int v)
 {
     const lq_kv_layer *own = desc->layer ? desc->layer + l : NULL;
     const lq_kv_policy *tries[3];
     int i;
+    v = v && lq__kv_v_in_k(desc, l) == 0;
     tries[0] = own && own->heads ? own->heads + (v ? kv_heads : 0) + head : NULL;
     tries[1] = own ? (v ? &own->v : &own->k) : NULL;
     tries[2] = v ? &desc->v : &desc->k;
@@ -21373,6 +21437,15 @@ LQ__STATIC size_t lq__kv_take(size_t *used, size_t count, size_t size)
     return at;
 }
 
+/* Whether values that are among the keys are dims of them which do not turn. */
+LQ__STATIC int lq__kv_values_fit(const lq__kv_layer *layer, const lq_rope *rope)
+{
+    uint32_t first = layer->v_in_k ? layer->v_in_k - 1 : 0;
+    return layer->v_in_k == 0 ||
+           (first % 8 == 0 && first < layer->k_dims && layer->v_dims <= layer->k_dims - first &&
+            (!rope || rope->rotary_dims <= first));
+}
+
 /* Fills in a layer but for its offsets in sequence and block. 0 if not valid. */
 LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc, uint32_t l)
 {
@@ -21381,15 +21454,17 @@ LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc,
     layer->kv_heads = own && own->kv_heads ? own->kv_heads : desc->kv_heads;
     layer->k_dims = own && own->k_dims ? own->k_dims : desc->k_dims;
     layer->v_dims = own && own->v_dims ? own->v_dims : desc->v_dims;
+    layer->v_in_k = lq__kv_v_in_k(desc, l);
+    layer->streams = layer->v_in_k ? 1 : 2;
     layer->window = own ? own->window : 0;
     if (layer->v_dims == 0) {
-        layer->v_dims = layer->k_dims;
+        layer->v_dims = layer->k_dims - (layer->v_in_k ? layer->v_in_k - 1 : 0);
     }
     layer->owner = l;
     if (own && own->share) {
         const lq_kv_layer *from = desc->layer + own->share - 1;
         if (own->share > l || from->share || from->kv_heads == LQ_KV_NONE || own->kv_heads ||
-            own->k_dims || own->v_dims || own->heads || own->k.kind || own->v.kind) {
+            own->k_dims || own->v_dims || own->heads || own->k.kind || own->v.kind || own->v_in_k) {
             return 0;
         }
         layer->owner = own->share - 1;
@@ -21403,7 +21478,8 @@ LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc,
     }
     return layer->kv_heads >= 1 && layer->kv_heads <= 1024 && layer->k_dims >= 8 &&
            layer->k_dims <= LQ__KV_DIMS && layer->k_dims % 8 == 0 && layer->v_dims >= 8 &&
-           layer->v_dims <= LQ__KV_DIMS && layer->v_dims % 8 == 0;
+           layer->v_dims <= LQ__KV_DIMS && layer->v_dims % 8 == 0 &&
+           lq__kv_values_fit(layer, desc->rope);
 }
 
 /* Whether some stream is warm. */
@@ -21458,7 +21534,8 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
     return 1;
 }
 
-/* Tiles of a layer's page: all keys, then all values. heads may be NULL. 0 if not valid. */
+/* Tiles of a layer's page: all keys, then all values. heads may be NULL. 0 if not valid. Values
+   among the keys have their tile. */
 LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__kv_head *heads,
                                     const lq_kv_desc *desc, uint32_t l, size_t index)
 {
@@ -21466,7 +21543,9 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
     size_t used = 0;
     uint32_t h;
     int v;
-    for (v = 0; v < 2; v++) {
+    layer->warm[1] = 0;
+    layer->most[1] = 0;
+    for (v = 0; v < (int)layer->streams; v++) {
         size_t least = 0;
         layer->warm[v] = 0;
         layer->most[v] = 0;
@@ -21489,12 +21568,13 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
                 bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
             }
             at = lq__kv_take(&used, 1, bytes);
-            if (heads && v) {
-                heads[h].v_kind = kind;
-                heads[h].v_tile = at;
-            } else if (heads) {
+            if (heads && v == 0) {
                 heads[h].k_kind = kind;
                 heads[h].k_tile = at;
+            }
+            if (heads && (v || layer->v_in_k)) {
+                heads[h].v_kind = kind;
+                heads[h].v_tile = at;
             }
         }
         if (layer->warm[v]) {
@@ -21512,8 +21592,8 @@ LQ__STATIC void lq__kv_measure_sequence(const lq__kv_pool *pool, lq__kv_layer *l
                                         int raw)
 {
     size_t size = lq_type_bytes(pool->type);
-    size_t k = (size_t)layer->kv_heads * layer->k_dims;
-    size_t v = (size_t)layer->kv_heads * layer->v_dims;
+    size_t k = lq__kv_held(layer, 0);
+    size_t v = lq__kv_held(layer, 1);
     if (raw) {
         layer->ring[0] = lq__kv_take(used, pool->ring_tokens, k * size);
         layer->ring[1] = lq__kv_take(used, pool->ring_tokens, v * size);
@@ -21636,7 +21716,7 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
             pool->last = previous = l;
             pool->heads = LQ__MAX(pool->heads, layer->kv_heads);
             pool->k_dims = LQ__MAX(pool->k_dims, layer->k_dims);
-            pool->v_dims = LQ__MAX(pool->v_dims, layer->v_dims);
+            pool->v_dims = LQ__MAX(pool->v_dims, layer->v_in_k ? layer->k_dims : layer->v_dims);
         }
         if (*sequence == SIZE_MAX || pool->slot_bytes > SIZE_MAX / 2 ||
             pool->slot_most > 0x7fffffff) {
@@ -21840,10 +21920,8 @@ LQ__STATIC void lq__kv_clear(const lq_kv *kv)
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         memset(counts + l, 0, sizeof *counts);
         counts[l].sealed = pool->sinks;
-        memset(lq__kv_in(kv, layer->sums[0]), 0,
-               sizeof(int64_t) * (size_t)layer->kv_heads * layer->k_dims);
-        memset(lq__kv_in(kv, layer->sums[1]), 0,
-               sizeof(int64_t) * (size_t)layer->kv_heads * layer->v_dims);
+        memset(lq__kv_in(kv, layer->sums[0]), 0, sizeof(int64_t) * lq__kv_held(layer, 0));
+        memset(lq__kv_in(kv, layer->sums[1]), 0, sizeof(int64_t) * lq__kv_held(layer, 1));
         if (layer->warm[0]) {
             memset(lq__kv_in(kv, layer->fit[0]), 0,
                    16 * (size_t)layer->kv_heads * (layer->k_dims + 1));
@@ -22434,7 +22512,7 @@ LQ__STATIC void lq__kv_sum(const lq__kv_writer *w, size_t t, size_t end, float u
         size_t n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
         size_t h;
         int v;
-        for (v = 0; v < 2; v++) {
+        for (v = 0; v < (int)w->layer->streams; v++) {
             for (h = 0; h < w->layer->kv_heads; h++) {
                 if (v ? w->heads[h].v_kind : w->heads[h].k_kind) {
                     lq__kv_fetch_run(w, w->x, v, h, t, n);
@@ -22653,7 +22731,7 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
     int status = LQ_OK;
     int v;
     lq__kv_sum(w, w->count->sealed, end, LQ__KV_UNIT);
-    for (v = 0; v < 2; v++) {
+    for (v = 0; v < (int)w->layer->streams; v++) {
         size_t n = (size_t)w->layer->kv_heads * lq__kv_dims(w->layer, v);
         uint8_t *mean = lq__kv_mean_at(w->kv, w->layer, v, epoch, 0);
         const int64_t *sums = (const int64_t *)(void *)lq__kv_in(w->kv, w->layer->sums[v]);
@@ -22664,7 +22742,7 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
         }
     }
     lq__kv_sum(w, w->count->sealed, end, -LQ__KV_UNIT);
-    for (v = 0; v < 2; v++) {
+    for (v = 0; v < (int)w->layer->streams; v++) {
         for (h = 0; h < w->layer->kv_heads && status == LQ_OK; h++) {
             status = lq__kv_is_warm(w->heads + h, v) ? lq__kv_fit_warm(w, v, h, epoch, end) : LQ_OK;
         }
@@ -22742,12 +22820,12 @@ LQ__STATIC int lq__kv_seal(lq__kv_writer *w, size_t end)
                 return LQ_E_INTERNAL;
             }
         }
-        for (v = 0; v < 2; v++) {
+        for (v = 0; v < (int)w->layer->streams; v++) {
             if (lq__kv_begin_blob(w, v) != LQ_OK) {
                 return LQ_E_INTERNAL;
             }
             for (h = 0; h < w->layer->kv_heads; h++) {
-                if (h + 1 < w->layer->kv_heads || v == 0) {
+                if (h + 1 < w->layer->kv_heads || v + 1 < (int)w->layer->streams) {
                     int next = h + 1 == w->layer->kv_heads;
                     lq__kv_prefetch(w, next ? 1 : v, next ? 0 : h + 1, at, tokens);
                 }
@@ -22801,7 +22879,7 @@ LQ__STATIC void lq__kv_keep(lq__kv_writer *w, size_t t, size_t end)
     int v;
     for (; t < end; t++) {
         size_t limit = t < lq__kv_sequence_of(w->kv)->sinks ? w->pool->sinks : w->pool->ring_tokens;
-        for (v = 0; v < 2; v++) {
+        for (v = 0; v < (int)w->layer->streams; v++) {
             size_t dims = lq__kv_dims(w->layer, v);
             lq__kv_keep_rows(w, lq__kv_raw_at(w->kv, w->layer, v, 0, t), limit * dims * size,
                              &w->src[v], lq__kv_row(&w->src[v], t - w->old, 0), dims);
@@ -22924,7 +23002,7 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
     if (status == LQ_OK) {
         status = lq__kv_check_view(&w->src[0], tokens, layer->kv_heads, layer->k_dims, most);
     }
-    if (status == LQ_OK) {
+    if (status == LQ_OK && layer->streams > 1) {
         status = lq__kv_check_view(&w->src[1], tokens, layer->kv_heads, layer->v_dims, most);
     }
     return status;
@@ -22956,15 +23034,15 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
     size_t sealed;
     size_t raw;
     int status;
-    if (!lq__kv_valid(kv) || layer >= lq__kv_pool_of(kv)->layers || !k || !v) {
+    if (!lq__kv_valid(kv) || layer >= lq__kv_pool_of(kv)->layers || !k) {
         return LQ_E_ARG;
     }
     lq__kv_writer_init(&w, kv, layer);
-    if (w.layer->kv_heads == 0 || tokens == 0 ||
+    if (w.layer->kv_heads == 0 || tokens == 0 || (w.layer->streams > 1) != (v != NULL) ||
         !lq__kv_view(&w.src[0], k->data, k->token_stride, k->head_stride, k->type,
                      w.layer->kv_heads, w.layer->k_dims) ||
-        !lq__kv_view(&w.src[1], v->data, v->token_stride, v->head_stride, v->type,
-                     w.layer->kv_heads, w.layer->v_dims)) {
+        (v && !lq__kv_view(&w.src[1], v->data, v->token_stride, v->head_stride, v->type,
+                           w.layer->kv_heads, w.layer->v_dims))) {
         return LQ_E_ARG;
     }
     status = lq__kv_check_append(&w, layer, positions, tokens);
@@ -23017,7 +23095,7 @@ typedef struct lq__kv_reader {
     void *state_mem;
     float *given;  /* (8, k_dims) */
     float *turned; /* (8, k_dims) */
-    float *result; /* (8, v_dims) */
+    float *result; /* (8, v_dims), or k_dims where values are among the keys */
     float *k_open; /* (64, k_dims): the mean, or a tile that is read as floats */
     float *v_open; /* (64, v_dims) */
     float *logits; /* (8, 64) */
@@ -23137,7 +23215,9 @@ LQ__STATIC void lq__kv_flush_warm(lq__kv_reader *r)
     float most[LQ__WARM_FLIGHT][LQ__HOT_ROWS];
     size_t i;
     int status;
-    if (r->pass == 0) {
+    if (r->pass == 0 && r->layer->v_in_k) {
+        status = lq__warm_attend_keys(&r->warm, &r->state, &r->query, r->parts, r->part_count);
+    } else if (r->pass == 0) {
         status = lq__warm_attend(&r->warm, &r->state, &r->query, r->parts, r->part_count);
     } else {
         status = lq__warm_logits(&r->warm, most, &r->query, r->parts, r->part_count);
@@ -23170,12 +23250,16 @@ LQ__STATIC void lq__kv_flush(lq__kv_reader *r)
         lq__rows_of_level()->load_row(r->k_open,
                                       lq__kv_mean_at(r->kv, r->layer, 0, r->part_epoch, r->kv_head),
                                       r->layer->k_dims, LQ_F16);
-        lq__rows_of_level()->load_row(r->v_open,
-                                      lq__kv_mean_at(r->kv, r->layer, 1, r->part_epoch, r->kv_head),
-                                      r->layer->v_dims, LQ_F16);
+        form.v_in_k = r->layer->v_in_k != 0;
+        form.v_mean = r->k_open;
+        if (!form.v_in_k) {
+            lq__rows_of_level()->load_row(
+                r->v_open, lq__kv_mean_at(r->kv, r->layer, 1, r->part_epoch, r->kv_head),
+                r->layer->v_dims, LQ_F16);
+            form.v_mean = r->v_open;
+        }
         lq__hot_query_shift(shift, &r->query, r->k_open);
         form.k_shift = shift;
-        form.v_mean = r->v_open;
     }
     if (r->pass == 0 && r->part_hot) {
         lq__hot_attend(&r->state, &r->query, &form, r->parts, r->part_count);
@@ -23294,7 +23378,14 @@ LQ__STATIC void lq__kv_raw_form(lq__kv_reader *r)
     r->form.k_kind = r->pool->type;
     r->form.v_kind = r->pool->type;
     r->form.k_stride = r->layer->k_dims;
-    r->form.v_stride = r->layer->v_dims;
+    r->form.v_stride = r->layer->v_in_k ? r->layer->k_dims : r->layer->v_dims;
+    r->form.v_in_k = r->layer->v_in_k != 0;
+}
+
+/* Values among raw keys. */
+LQ__INLINE const uint8_t *lq__kv_values(const lq__kv_reader *r, const uint8_t *k)
+{
+    return k + (r->layer->v_in_k - 1) * lq_type_bytes(r->pool->type);
 }
 
 /* Opens tokens of a tile or a coded page into floats. */
@@ -23339,9 +23430,13 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
 {
     lq__warm *a = &r->warm;
     uint32_t k_key = (r->head->warm[0].given ? 0 : page->epoch) | k_doublings << 8;
-    uint32_t v_key = (r->head->warm[1].given ? 0 : page->epoch) | v_doublings << 8;
+    uint32_t v_key = (r->layer->v_in_k || r->head->warm[1].given ? 0 : page->epoch) | v_doublings
+                                                                                          << 8;
     int status = LQ_OK;
     if (!a->k.codec || a->k.key != k_key) {
+        if (r->layer->v_in_k) {
+            lq__warm_close(a, &r->state); /* with the coder that made the sums */
+        }
         status = lq__warm_coder_init(
             &a->k, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[0], 0, r->layer->k_dims,
             lq__kv_numbers(r->kv, r->layer, 0, page->epoch, r->kv_head), k_doublings);
@@ -23351,7 +23446,10 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
         a->k.key = k_key;
         a->ready = 0;
     }
-    if (status == LQ_OK && (!a->v.codec || a->v.key != v_key)) {
+    if (r->layer->v_in_k) {
+        a->v = a->k;
+        a->v_mean = a->k_mean;
+    } else if (status == LQ_OK && (!a->v.codec || a->v.key != v_key)) {
         lq__warm_close(a, &r->state);
         status = lq__warm_coder_init(
             &a->v, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[1], 1, r->layer->v_dims,
@@ -23376,7 +23474,7 @@ LQ__STATIC void lq__kv_prefetch_warm(const lq__kv_reader *r, const lq__kv_page *
         lq__hot_prefetch((uintptr_t)k + i);
         lq__hot_prefetch((uintptr_t)v + i);
     }
-    for (i = 0; i < 2 && ahead < end; i++) {
+    for (i = 0; i < r->layer->streams && ahead < end; i++) {
         uint32_t ref = *lq__kv_blob_ref(r->pool, r->layer->owner, (int)i, ahead->slot);
         lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BLOB);
         lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BLOB +
@@ -23391,12 +23489,14 @@ LQ__STATIC void lq__kv_warm_part(lq__kv_reader *r, const lq__kv_page *page, size
     lq__warm *a = &r->warm;
     size_t bytes[2];
     uint32_t doublings[2];
+    int last =
+        (int)r->layer->streams - 1; /* values' stream, or that of the keys that they are in */
     const uint8_t *k = lq__kv_body(r->pool, r->layer, 0, r->kv_head, page->slot, bytes, doublings);
     const uint8_t *v =
-        lq__kv_body(r->pool, r->layer, 1, r->kv_head, page->slot, bytes + 1, doublings + 1);
+        lq__kv_body(r->pool, r->layer, last, r->kv_head, page->slot, bytes + 1, doublings + 1);
     uint32_t epoch;
     size_t i;
-    epoch = r->head->warm[0].given && r->head->warm[1].given ? 0 : page->epoch; /* all are alike */
+    epoch = r->head->warm[0].given && r->head->warm[last].given ? 0 : page->epoch; /* all alike */
     lq__kv_expect(r, 2, epoch | doublings[0] << 8 | doublings[1] << 16, turn);
     lq__kv_expect_warm(r, page, doublings[0], doublings[1]);
     if (r->status) {
@@ -23437,7 +23537,7 @@ LQ__STATIC void lq__kv_page_part(lq__kv_reader *r, const lq__kv_page *page, size
     lq__kv_expect(r, 0, 0, turn);
     lq__kv_raw_form(r);
     k += from * r->layer->k_dims * size;
-    v += from * r->layer->v_dims * size;
+    v = r->layer->v_in_k ? lq__kv_values(r, k) : v + from * r->layer->v_dims * size;
     if (!r->head->k_kind && !r->head->v_kind) {
         lq__kv_part(r, k, v, t, t, end);
         return;
@@ -23510,6 +23610,7 @@ LQ__STATIC void lq__kv_walk(lq__kv_reader *r, size_t t, size_t end)
                 lq__kv_page_part(r, page, t, to, turn);
             }
         } else {
+            const uint8_t *k;
             if (t < sequence->sinks) {
                 to = LQ__MIN(to, sequence->sinks);
             } else {
@@ -23519,8 +23620,11 @@ LQ__STATIC void lq__kv_walk(lq__kv_reader *r, size_t t, size_t end)
             to = lq__kv_alike(r->kv, t, to);
             lq__kv_expect(r, 0, 0, turn);
             lq__kv_raw_form(r);
-            lq__kv_part(r, lq__kv_raw_at(r->kv, r->layer, 0, r->kv_head, t),
-                        lq__kv_raw_at(r->kv, r->layer, 1, r->kv_head, t), t, t, to);
+            k = lq__kv_raw_at(r->kv, r->layer, 0, r->kv_head, t);
+            lq__kv_part(r, k,
+                        r->layer->v_in_k ? lq__kv_values(r, k)
+                                         : lq__kv_raw_at(r->kv, r->layer, 1, r->kv_head, t),
+                        t, t, to);
         }
         t = to;
     }
@@ -23704,12 +23808,15 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t all = r->queries * r->group;
-    size_t dims = r->layer->v_dims;
+    size_t first = r->layer->v_in_k ? r->layer->v_in_k - 1 : 0;
+    size_t dims = r->layer->v_in_k ? r->layer->k_dims : r->layer->v_dims;
     size_t i;
     for (r->row = 0; r->row < all; r->row += r->rows) {
         r->rows = LQ__MIN(all - r->row, (size_t)LQ__HOT_ROWS);
         lq__kv_ready(r);
         lq__hot_state_init(&r->state, r->state_mem, r->rows, dims);
+        r->state.first = (uint32_t)first;
+        r->state.count = r->layer->v_dims;
         lq__kv_pass(r, 0);
         lq__warm_close(&r->warm, &r->state);
         lq__hot_state_finish(&r->state, r->result, dims, r->lse);
@@ -23718,7 +23825,7 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
             size_t head = r->kv_head * r->group + (r->row + i) % r->group;
             uint8_t *out = (uint8_t *)r->desc->out.data +
                            (query * r->out.token_stride + head * r->out.head_stride) * r->out.size;
-            kernels->store_row(out, r->result + i * dims, dims, r->out.type);
+            kernels->store_row(out, r->result + i * dims + first, r->layer->v_dims, r->out.type);
             if (r->desc->lse) {
                 r->desc->lse[query * r->desc->heads + head] = r->lse[i];
             }
@@ -23914,9 +24021,11 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
     const lq__row_kernels *rows = lq__rows_of_level();
     lq__kv_writer w;
     lq__kv_source out;
+    size_t from;
     size_t h;
     int status = LQ_OK;
     int v = stream == LQ_V;
+    int held; /* the stream that has it */
     if (!lq__kv_valid(kv) || layer >= lq__kv_pool_of(kv)->layers || !dst ||
         (stream != LQ_K && stream != LQ_V)) {
         return LQ_E_ARG;
@@ -23932,19 +24041,21 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
     if (first > w.old || count > w.old - first) {
         return LQ_E_RANGE;
     }
+    held = v && w.layer->streams > 1;
+    from = v && !held ? w.layer->v_in_k - 1 : 0;
     for (h = 0; h < w.layer->kv_heads; h++) {
-        size_t dims = lq__kv_dims(w.layer, v);
+        size_t dims = lq__kv_dims(w.layer, held);
         size_t t = first;
         while (t < first + count) {
-            size_t n = lq__kv_floats(&w, v, h, t, first + count, &status);
+            size_t n = lq__kv_floats(&w, held, h, t, first + count, &status);
             size_t i;
             if (!v) {
                 lq__kv_turn_keys(kv, w.x, t, n, dims);
             }
             for (i = 0; i < n; i++) {
                 size_t at = (t + i - first) * out.token_stride + h * out.head_stride;
-                rows->store_row((uint8_t *)dst->data + at * out.size, w.x + i * dims, dims,
-                                out.type);
+                rows->store_row((uint8_t *)dst->data + at * out.size, w.x + i * dims + from,
+                                lq__kv_dims(w.layer, v), out.type);
             }
             t += n;
         }
@@ -23965,7 +24076,7 @@ LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t l, size_t sealed, size_t
     int v;
     lq__kv_writer_init(&w, kv, l);
     end = LQ__MIN(w.count->sealed, tokens);
-    for (v = 0; v < 2; v++) {
+    for (v = 0; v < (int)w.layer->streams; v++) {
         size_t dims = lq__kv_dims(w.layer, v);
         for (h = 0; h < w.layer->kv_heads; h++) {
             size_t t = sealed;
@@ -24090,7 +24201,7 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
     account->pages = sequence->page_count;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        numbers += (size_t)layer->kv_heads * (layer->k_dims + layer->v_dims);
+        numbers += lq__kv_held(layer, 0) + lq__kv_held(layer, 1);
     }
     raw = sequence->tokens;
     if (raw > sequence->sinks) {
@@ -24213,12 +24324,13 @@ LQ__STATIC void lq__kv_digest(const lq__kv_pool *pool, uint8_t digest[16])
         lq__store32(link + 24, layer->v_dims);
         lq__store32(link + 28, layer->owner);
         lq__store32(link + 32, layer->window);
+        lq__store32(link + 36, layer->v_in_k);
         lq_blake2s_128(link, link, sizeof link);
         for (h = 0; h < layer->kv_heads; h++) {
             lq__store32(link + 16, (uint32_t)lq__kv_heads(pool, layer)[h].k_kind);
             lq__store32(link + 20, (uint32_t)lq__kv_heads(pool, layer)[h].v_kind);
             lq_blake2s_128(link, link, sizeof link);
-            for (v = 0; v < 2; v++) {
+            for (v = 0; v < (int)layer->streams; v++) {
                 if (lq__kv_is_warm(lq__kv_heads(pool, layer) + h, v)) {
                     lq__kv_digest_warm(link, &lq__kv_heads(pool, layer)[h].warm[v]);
                 }
@@ -24278,7 +24390,7 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv, size_t sea
             count->sealed = sealed;
             count->tokens = sequence->tokens;
         }
-        for (v = 0; v < 2 && fine; v++) {
+        for (v = 0; v < (int)layer->streams && fine; v++) {
             size_t n = (size_t)layer->kv_heads * lq__kv_dims(layer, v);
             size_t bytes = 2 * n * sequence->epochs;
             uint8_t *mean = lq__kv_in(kv, layer->mean[v]);
@@ -24500,7 +24612,7 @@ LQ__INLINE uint8_t *lq__kv_tiles(const lq_kv *kv, const lq__kv_layer *layer, int
                                  const lq__kv_page *page, size_t *bytes)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t keys = lq__kv_heads(pool, layer)->v_tile;
+    size_t keys = layer->v_in_k ? layer->page_bytes : lq__kv_heads(pool, layer)->v_tile;
     *bytes = v ? layer->page_bytes - keys : keys;
     return lq__kv_slot(pool, layer, page->slot) + (v ? keys : 0);
 }
@@ -24607,8 +24719,9 @@ LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *di
     }
     *directory_bytes = 12 + meta + 3 + 16 + 2 * pool->rope.rotary_dims;
     for (l = 0; l < pool->layers; l++) {
-        size_t heads = lq__kv_layers(pool)[l].kv_heads;
-        *directory_bytes += heads ? 2 * (20 + 8 * heads + runs) : 0;
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        size_t heads = layer->kv_heads;
+        *directory_bytes += heads ? layer->streams * (20 + 8 * heads + runs) : 0;
     }
     return LQ_OK;
 }
@@ -24632,7 +24745,7 @@ LQ__STATIC int lq__kv_save_groups(const lq_kv *kv, lq_archive_writer *writer, lq
     }
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        for (v = 0; v < 2 && layer->kv_heads && status == LQ_OK; v++) {
+        for (v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
             uint32_t id = 0;
             memset(&desc, 0, sizeof desc);
             desc.stream = v ? LQ_V : LQ_K;
@@ -24752,10 +24865,10 @@ LQ_API int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64_t seque
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         if (layer->kv_heads) {
             status = lq__kv_save_runs(kv, writer, layer, 0, group, sequence, buffer);
-            if (status == LQ_OK) {
+            if (status == LQ_OK && layer->streams > 1) {
                 status = lq__kv_save_runs(kv, writer, layer, 1, group + 1, sequence, buffer);
             }
-            group += 2;
+            group += layer->streams;
         }
     }
     if (status == LQ_OK) {
@@ -24942,7 +25055,7 @@ LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader,
     }
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        for (v = 0; v < 2 && layer->kv_heads; v++) {
+        for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
             status = lq__kv_load_runs(kv, reader, layer, v, group, sequence, &at, buffer, room);
             if (status != LQ_OK) {
                 return status;
@@ -25302,7 +25415,7 @@ LQ__STATIC void lq__kv_move_raw(const lq_kv *kv, const lq__kv_layer *layer, cons
     size_t sinks = LQ__MIN(lq__kv_sequence_of(kv)->sinks, tokens);
     size_t h;
     int v;
-    for (v = 0; v < 2; v++) {
+    for (v = 0; v < (int)layer->streams; v++) {
         size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
         for (h = 0; h < layer->kv_heads; h++) {
             uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sinks * row;
@@ -25393,7 +25506,9 @@ LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_page *old, size_t
             const uint32_t *mine = moves + (pages[p].first - pages->first);
             for (h = 0; h < w.layer->kv_heads && (pages[p].fit & 2); h++) {
                 lq__kv_move_tile(&w, pages + p, old, mine, 0, h);
-                lq__kv_move_tile(&w, pages + p, old, mine, 1, h);
+                if (w.layer->streams > 1) {
+                    lq__kv_move_tile(&w, pages + p, old, mine, 1, h);
+                }
                 lq__kv_move_bounds(&w, pages + p, old, mine, h);
             }
         }
@@ -25577,6 +25692,11 @@ LQ__INLINE int lq__kv_has_own(const lq_kv_layer *layer)
     return !layer->share && layer->kv_heads != LQ_KV_NONE;
 }
 
+LQ__INLINE int lq__kv_joined(const lq_kv_layer *layer)
+{
+    return layer->v_in_k && layer->v_in_k != LQ_KV_NONE;
+}
+
 LQ_API int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge, const lq_kv_policy *k,
                              const lq_kv_policy *v)
 {
@@ -25651,7 +25771,7 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
         if (lq__kv_has_own(layers + l)) {
             lq__kv_set_bits(&layers[l].k, 2);
             lq__kv_set_bits(&layers[l].v, 2);
-            streams += 2;
+            streams += lq__kv_joined(layers + l) ? 1 : 2;
         }
     }
     left = (bits - 2.0f) * (float)streams;
@@ -25659,11 +25779,13 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
         lq_kv_policy *best = NULL;
         float most = 0.0f;
         for (l = 0; l < count; l++) {
-            for (v = 0; v < 2 && lq__kv_has_own(layers + l); v++) {
+            int joined = lq__kv_joined(layers + l);
+            for (v = 0; v < (joined ? 1 : 2) && lq__kv_has_own(layers + l); v++) {
                 lq_kv_policy *p = v ? &layers[l].v : &layers[l].k;
                 int rank = lq__kv_rank(p->bits);
-                float gain =
-                    rank < 3 ? lq__kv_gain(v ? v_sensitivity[l] : k_sensitivity[l], rank) : 0.0f;
+                float own =
+                    v ? v_sensitivity[l] : k_sensitivity[l] + (joined ? v_sensitivity[l] : 0);
+                float gain = rank < 3 ? lq__kv_gain(own, rank) : 0.0f;
                 if (rank < 3 && lq__kv_bits_of_rank[rank + 1] - p->bits <= (int)(left + 1e-3f) &&
                     (!best || gain > most)) {
                     best = p;
@@ -25770,7 +25892,7 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     *directory_bytes = 12 + 24 + 8 * tokens + 3 + 16 + 2 * pool->rope.rotary_dims;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        for (v = 0; v < 2 && layer->kv_heads; v++) {
+        for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
             lq_archive_pack_desc pack;
             lq_rope rope;
             size_t bytes;
@@ -25866,11 +25988,12 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
         uint32_t group = first;
         for (l = 0; l < pool->layers && status == LQ_OK; l++) {
             if (lq__kv_layers(pool)[l].kv_heads) {
+                uint32_t streams = lq__kv_layers(pool)[l].streams;
                 status = lq__kv_pack_some(kv, writer, desc, l, 0, group, t, n, &cold);
-                if (status == LQ_OK) {
+                if (status == LQ_OK && streams > 1) {
                     status = lq__kv_pack_some(kv, writer, desc, l, 1, group + 1, t, n, &cold);
                 }
-                group += 2;
+                group += streams;
             }
         }
     }
@@ -25930,7 +26053,8 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
     }
     pool = lq__kv_pool_of(kv);
     for (l = 0; l < pool->layers; l++) {
-        for (v = 0; v < 2 && lq__kv_layers(pool)[l].kv_heads; v++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        for (v = 0; v < layer->streams && layer->kv_heads; v++) {
             most = LQ__MAX(most, lq_archive_unpack_workspace_bytes(reader, group));
             group++;
         }
@@ -25980,14 +26104,15 @@ LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
         int v;
         int status = LQ_OK;
         memset(view, 0, sizeof view);
-        for (v = 0; v < 2 && layer->kv_heads && status == LQ_OK; v++) {
+        for (v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
             status = lq__kv_unpack_some(pool, layer, v, reader, desc, t, n, cold);
             view[v].data = cold->data[v];
             view[v].type = pool->type;
             desc->group++;
         }
         if (status == LQ_OK && layer->kv_heads) {
-            status = lq_kv_append(kv, l, &view[0], &view[1], positions, n);
+            status =
+                lq_kv_append(kv, l, &view[0], layer->streams > 1 ? &view[1] : NULL, positions, n);
             status = status == LQ_E_RANGE ? LQ_E_DATA : status;
         }
         if (status != LQ_OK) {

@@ -123,11 +123,22 @@ static uint32_t heads_of(uint32_t l)
     return layers[own].kv_heads ? layers[own].kv_heads : desc.kv_heads;
 }
 
+/* As lq_kv_desc.v_in_k, of a layer or the one that it shares. */
+static uint32_t v_in_k(uint32_t l)
+{
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    uint32_t x = layers[own].v_in_k ? layers[own].v_in_k : desc.v_in_k;
+    return x == LQ_KV_NONE ? 0 : x;
+}
+
 static uint32_t dims_of(uint32_t l, int v)
 {
     uint32_t own = layers[l].share ? layers[l].share - 1 : l;
     if (v) {
-        return layers[own].v_dims ? layers[own].v_dims : desc.v_dims ? desc.v_dims : dims_of(l, 0);
+        return layers[own].v_dims ? layers[own].v_dims
+               : desc.v_dims      ? desc.v_dims
+               : v_in_k(l)        ? dims_of(l, 0) - (v_in_k(l) - 1)
+                                  : dims_of(l, 0);
     }
     return layers[own].k_dims ? layers[own].k_dims : desc.k_dims;
 }
@@ -188,6 +199,34 @@ static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
     }
 }
 
+/* Values that are among the keys: of all layers that they fit, or here and there; behind RoPE. */
+static void random_v_in_k(void)
+{
+    uint32_t first = desc.rope ? 8 : 0;
+    uint32_t l;
+    if (source_below(3) == 0 && desc.k_dims > first) {
+        desc.v_in_k = 1 + first + 8 * source_below((desc.k_dims - first) / 8);
+        first = desc.v_in_k - 1;
+        if (desc.v_dims > desc.k_dims - first) {
+            desc.v_dims = source_below(2) ? 0 : desc.k_dims - first;
+        }
+    }
+    for (l = 0; l < desc.layers && desc.layer; l++) {
+        uint32_t k = dims_of(l, 0);
+        if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE) {
+            continue;
+        }
+        first = desc.v_in_k ? desc.v_in_k - 1 : desc.rope ? 8 : 0;
+        if (desc.v_in_k && (k <= first || dims_of(l, 1) > k - first || source_below(4) == 0)) {
+            layers[l].v_in_k = LQ_KV_NONE;
+        } else if (!desc.v_in_k && k > first && source_below(3) == 0) {
+            first += 8 * source_below((k - first) / 8);
+            layers[l].v_in_k = 1 + first;
+            layers[l].v_dims = 8 * (1 + source_below((k - first) / 8));
+        }
+    }
+}
+
 /* One in eight is large; the others are cheap and meet every corner all the sooner. */
 static void random_desc(void)
 {
@@ -220,6 +259,12 @@ static void random_desc(void)
         for (l = 0; l < desc.layers; l++) {
             random_layer(l, sizes, count);
         }
+    }
+    if (source_below(2)) {
+        if (source_below(4) == 0) {
+            desc.rope = NULL;
+        }
+        random_v_in_k();
     }
 }
 
@@ -446,7 +491,7 @@ static void append_bad(model *m, uint32_t l, lq_kv_view *view, const layout *a, 
                        const lq_positions *positions)
 {
     static const float bad[3] = {NAN, INFINITY, -65600.0f};
-    int v = (int)source_below(2);
+    int v = (int)source_below(v_in_k(l) ? 1 : 2);
     int which = (int)source_below(raw_type() == LQ_F16 && a[v].real == LQ_F32 ? 3 : 2);
     size_t dims = dims_of(l, v);
     uint8_t *at =
@@ -460,8 +505,9 @@ static void append_bad(model *m, uint32_t l, lq_kv_view *view, const layout *a, 
     memcpy(keep, at, size);
     before = unchanged_begin();
     CHECK(lq_type_from_f32(at, &bad[which], 1, a[v].real) == LQ_OK);
-    CHECK(lq_kv_append(&m->kv, l, &view[0], &view[1], positions, n) ==
+    CHECK(lq_kv_append(&m->kv, l, &view[0], v_in_k(l) ? NULL : &view[1], positions, n) ==
           (which == 2 ? LQ_E_RANGE : LQ_E_DATA));
+    CHECK(lq_kv_append(&m->kv, l, &view[0], v_in_k(l) ? &view[0] : NULL, positions, n) == LQ_E_ARG);
     unchanged_end(before);
     memcpy(at, keep, size);
 }
@@ -471,6 +517,7 @@ static void append_layer(model *m, uint32_t l, size_t n, const lq_positions *pos
 {
     layout a[2];
     lq_kv_view view[2];
+    const lq_kv_view *values;
     size_t t;
     size_t h;
     size_t i;
@@ -490,15 +537,21 @@ static void append_layer(model *m, uint32_t l, size_t n, const lq_positions *pos
                 CHECK(lq_type_from_f32(layout_at(&a[v], (uint8_t *)wide_x[v], t, h), row + h * dims,
                                        dims, a[v].real) == LQ_OK);
             }
+            for (h = 0; v_in_k(l) && v && h < heads; h++) {
+                memcpy(row + h * dims,
+                       row_of(m->given[0], l, m->tokens + t) + h * dims_of(l, 0) + v_in_k(l) - 1,
+                       4 * dims);
+            }
             set_row(m, l, v, m->tokens + t, row);
         }
     }
     if (source_below(12) == 0) {
         append_bad(m, l, view, a, n, positions);
     }
-    CHECK(lq_kv_append(&m->kv, l, &view[0], &view[1], positions, n) == LQ_OK);
+    values = v_in_k(l) ? NULL : &view[1];
+    CHECK(lq_kv_append(&m->kv, l, &view[0], values, positions, n) == LQ_OK);
     if (twin) {
-        CHECK(lq_kv_append(twin, l, &view[0], &view[1], positions, n) == LQ_OK);
+        CHECK(lq_kv_append(twin, l, &view[0], values, positions, n) == LQ_OK);
     }
 }
 
@@ -532,7 +585,7 @@ static void mid_step(model *m, uint32_t l, size_t n)
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_RANGE ||
               models[0].live + models[1].live + models[2].live == 3);
         CHECK(lq_kv_evict(&m->kv, keep, m->tokens + n) == LQ_E_RANGE);
-        CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == LQ_E_RANGE);
+        CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == (desc.rope ? LQ_E_RANGE : LQ_E_ARG));
         CHECK(lq_kv_save_bytes(&m->kv, &workspace, &directory) == LQ_OK);
         CHECK(lq_archive_writer_init(&writer, &d) == LQ_OK);
         CHECK(lq_kv_save(&m->kv, &writer, 1, wide_x[0], sizeof wide_x[0]) == LQ_E_RANGE);
@@ -595,32 +648,37 @@ static void op_bad(model *m)
     uint8_t *before = unchanged_begin();
     lq_positions positions;
     lq_kv_view view;
+    const lq_kv_view *values;
     lq_kv child;
     uint32_t l;
     memset(&positions, 0, sizeof positions);
     memset(&view, 0, sizeof view);
     view.data = wide_x[0]; /* not looked at: all else is checked first */
-    CHECK(lq_kv_append(&m->kv, first, &view, &view, NULL, room + 1) == LQ_E_SPACE);
+    values = v_in_k(first) ? NULL : &view;
+    CHECK(lq_kv_append(&m->kv, first, &view, values, NULL, room + 1) == LQ_E_SPACE);
     if (room && m->tokens) {
         positions.first = m->positions[m->tokens - 1];
-        CHECK(lq_kv_append(&m->kv, first, &view, &view, &positions, 1) == LQ_E_RANGE);
+        CHECK(lq_kv_append(&m->kv, first, &view, values, &positions, 1) == LQ_E_RANGE);
         positions.first = (int64_t)1 << 48;
-        CHECK(lq_kv_append(&m->kv, first, &view, &view, &positions, 1) == LQ_E_RANGE);
+        CHECK(lq_kv_append(&m->kv, first, &view, values, &positions, 1) == LQ_E_RANGE);
     }
     for (l = 0; l < desc.layers; l++) {
         if (!has_own(l)) {
             CHECK(lq_kv_append(&m->kv, l, &view, &view, NULL, 1) == LQ_E_ARG);
+            CHECK(lq_kv_append(&m->kv, l, &view, NULL, NULL, 1) == LQ_E_ARG);
         } else if (l != first) {
-            CHECK(lq_kv_append(&m->kv, l, &view, &view, NULL, 1) == LQ_E_RANGE);
+            values = v_in_k(l) ? NULL : &view;
+            CHECK(lq_kv_append(&m->kv, l, &view, values, NULL, 1) == LQ_E_RANGE);
         }
     }
     CHECK(lq_kv_append(&m->kv, desc.layers, &view, &view, NULL, 1) == LQ_E_ARG);
     if (models[0].live + models[1].live + models[2].live == 3) {
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_SPACE);
     }
-    CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == LQ_E_RANGE);
-    CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) ==
-          (m->tokens ? LQ_E_RANGE : LQ_OK));
+    CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == (desc.rope ? LQ_E_RANGE : LQ_E_ARG));
+    CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) == (!desc.rope  ? LQ_E_ARG
+                                                                        : m->tokens ? LQ_E_RANGE
+                                                                                    : LQ_OK));
     CHECK(lq_kv_position(&m->kv, m->tokens, &positions.first) == LQ_E_RANGE);
     unchanged_end(before);
 }
@@ -1293,7 +1351,7 @@ static int has_joint_values(void)
     uint32_t h;
     for (l = 0; l < desc.layers; l++) {
         for (h = 0; has_own(l) && h < heads_of(l); h++) {
-            if (hot_kind(l, 1, h) == LQ__HOT_E8) {
+            if (hot_kind(l, 1, h) == LQ__HOT_E8 && !v_in_k(l)) {
                 return 1;
             }
         }
@@ -1401,6 +1459,9 @@ static void op_shift(model *m)
     size_t t;
     int fine = 1;
     look(m);
+    if (!desc.rope) {
+        return;
+    }
     if (source_below(2)) {
         count = m->tokens - first;
     }

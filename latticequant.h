@@ -20887,6 +20887,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
 {
     const lq__warm_coder *c = &a->v;
     const lq_basis *b;
+    float slice; /* of keys; values have gains */
     size_t r;
     size_t i;
     size_t d;
@@ -20894,6 +20895,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
         return;
     }
     b = c->codec->desc.geometry.dense;
+    slice = c->codec->lead ? 1.0f : lq__slice_step(&c->codec->desc.geometry, 0, 1.0f);
     for (r = 0; r < state->rows; r++) {
         float *acc = a->acc + r * a->v_stride;
         float *raw = state->raw + r * state->wide;
@@ -20910,7 +20912,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
             for (i = 0; i < c->count; i++) {
                 sum += acc[i] * (float)inverse[c->channel[i]];
             }
-            raw[d] += sum * lq__warm_unit(c, d) + a->gained[r] * lq__warm_center(c, d);
+            raw[d] += slice * (sum * lq__warm_unit(c, d) + a->gained[r] * lq__warm_center(c, d));
         }
         for (d = 0; d < c->dims; d++) {
             raw[d] += a->brought[r] * a->v_mean[d];

@@ -21,7 +21,8 @@ static double slack = 1; /* logits of large keys see the last bits of their step
 
 static size_t dims_of(int v)
 {
-    return v && desc.v_dims ? desc.v_dims : desc.k_dims;
+    size_t rest = desc.v_in_k ? desc.k_dims - (desc.v_in_k - 1) : desc.k_dims;
+    return !v ? desc.k_dims : desc.v_dims ? desc.v_dims : rest;
 }
 
 static size_t row_of(int v)
@@ -63,6 +64,19 @@ static void make_tokens(size_t tokens, float scale)
     }
 }
 
+/* Values that are among the keys, back from the cache: those dims of them, to the bit. */
+static void check_values(const lq_kv *kv)
+{
+    size_t n = lq_kv_tokens(kv) * desc.kv_heads;
+    size_t i;
+    int same = desc.v_in_k != 0;
+    for (i = 0; i < n && same; i++) {
+        same = memcmp(back[1] + i * dims_of(1), back[0] + i * dims_of(0) + desc.v_in_k - 1,
+                      4 * dims_of(1)) == 0;
+    }
+    CHECK(same || !desc.v_in_k);
+}
+
 /* Appends tokens at .. at + n to all layers. */
 static int append(lq_kv *kv, size_t at, size_t n)
 {
@@ -75,7 +89,7 @@ static int append(lq_kv *kv, size_t at, size_t n)
         memset(&v, 0, sizeof v);
         k.data = given[l][0] + at * row_of(0);
         v.data = given[l][1] + at * row_of(1);
-        status = lq_kv_append(kv, l, &k, &v, NULL, n);
+        status = lq_kv_append(kv, l, &k, desc.v_in_k ? NULL : &v, NULL, n);
         if (status != LQ_OK) {
             return status;
         }
@@ -309,6 +323,7 @@ static void check_attend(const lq_kv *kv, int options)
         memset(mass, 0, sizeof mass);
         read_all(kv, l, back[0], 0);
         read_all(kv, l, back[1], 1);
+        check_values(kv);
         CHECK(lq_kv_attend(kv, &d) == LQ_OK);
         check_rows(kv, &d, q, out, lse, mass);
         check_sparse(kv, &d, q, out);
@@ -429,7 +444,7 @@ static void test_arguments(void)
 static void op_evict(lq_kv *kv);
 static void check_saved(const lq_kv *kv, int flips);
 
-static void test_plain(int quantizer, int level)
+static void test_plain(int quantizer, int level, int v_in_k)
 {
     lq_kv kv;
     void *mem;
@@ -437,6 +452,11 @@ static void test_plain(int quantizer, int level)
     basic_desc();
     desc.k.quantizer = quantizer;
     desc.v.quantizer = quantizer;
+    if (v_in_k) {
+        desc.v_in_k = 9;
+        desc.v_dims = 40;
+        desc.v = warm(77, 0, -1.0f); /* is not looked at */
+    }
     CHECK(lq_cpu_limit(level) >= 0);
     mem = make(&kv);
     make_tokens(700, 1.0f);
@@ -608,6 +628,10 @@ static void random_desc(void)
         freqs[l] = (float)source_uniform();
     }
     desc.rope = &rope;
+    if (source_below(3) == 0 && desc.k_dims > 8) {
+        desc.v_in_k = 9 + 8 * source_below((desc.k_dims - 8) / 8);
+        desc.v_dims = source_below(2) ? 0 : 8;
+    }
 }
 
 /* Appends what there is room for, up to n tokens. */
@@ -1182,6 +1206,15 @@ static void test_calibrated(void)
         free(mem);
         free(mem2);
     }
+    desc.v_in_k = 17; /* the keys' profiles alone */
+    profiles[2] = profiles[3] = profiles[6] = profiles[7] = &made[0];
+    mem = make(&kv);
+    append_steps(&kv, 800);
+    check_attend(&kv, 0);
+    check_attend(&kv, 1);
+    check_saved(&kv, 3);
+    lq_kv_free(&kv);
+    free(mem);
 }
 
 int main(int argc, char **argv)
@@ -1203,7 +1236,8 @@ int main(int argc, char **argv)
     test_arguments();
     for (level = 0; level < 3; level++) {
         for (i = 0; i <= LQ_E8_RELAXED; i++) {
-            test_plain(i, level);
+            test_plain(i, level, 0);
+            test_plain(i, level, 1);
         }
     }
     test_steps();

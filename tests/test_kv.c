@@ -1548,6 +1548,8 @@ static void cold_fill(lq_kv *kv, size_t tokens)
     }
 }
 
+static void test_v_in_k_cold(const lq_tables *tables);
+
 static void test_cold(void)
 {
     lq_kv_layer layer[3];
@@ -1635,6 +1637,7 @@ static void test_cold(void)
     }
     free(workspace);
     file_free(&f);
+    test_v_in_k_cold(pack.tables);
     free(tables_mem);
     free(mem[0]);
     free(mem[1]);
@@ -1674,6 +1677,15 @@ static void test_policies(void)
         sum += i == 3 ? 0 : l[i].k.bits + l[i].v.bits;
     }
     CHECK(sum == 30 && l[0].k.bits == 4 && l[5].k.bits == 4 && l[3].k.bits == 77);
+    l[1].v_in_k = 1; /* one stream, with both sensitivities */
+    CHECK(lq_kv_layers_adaptive(l, 6, v, nan, 3) == LQ_E_DATA);
+    nan[0] = 1;
+    nan[1] = 9;
+    CHECK(lq_kv_layers_adaptive(l, 6, v, nan, 3) == LQ_OK);
+    for (i = 0, sum = 0; i < 6; i++) {
+        sum += i == 3 ? 0 : i == 1 ? l[i].k.bits : l[i].k.bits + l[i].v.bits;
+    }
+    CHECK(sum == 27 && l[1].k.bits == 4 && l[0].k.bits <= 3 && l[5].k.bits <= 3);
 }
 
 /* ---- fixed tests ---- */
@@ -2089,6 +2101,272 @@ static void test_merge(void)
     free(mem);
 }
 
+/* ---- values among the keys ---- */
+enum { MLA_TOKENS = 400, MLA_K = 576, MLA_V = 512, MLA_HEADS = 20 };
+
+/* A layer of latents with a part with RoPE behind them, or (first 64) in front. */
+static lq_kv_desc mla_desc(const lq_kv_policy *policy, uint32_t first)
+{
+    lq_kv_desc d;
+    memset(&d, 0, sizeof d);
+    d.layers = 1;
+    d.kv_heads = 1;
+    d.k_dims = MLA_K;
+    d.v_dims = MLA_V;
+    d.tokens = MLA_TOKENS;
+    d.k = d.v = *policy;
+    d.v_in_k = 1 + first;
+    return d;
+}
+
+/* A cache that holds the values once or (two) apart from the keys. */
+static uint8_t *mla_make(lq_kv *kv, lq_kv_desc d, int two, const float *x)
+{
+    size_t first = d.v_in_k - 1;
+    uint8_t *mem;
+    lq_kv_view k;
+    lq_kv_view v;
+    memset(&k, 0, sizeof k);
+    d.v_in_k = two ? 0 : d.v_in_k;
+    mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    k.data = x;
+    v = k;
+    v.data = x + first;
+    v.token_stride = MLA_K;
+    CHECK(lq_kv_init(kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    CHECK(lq_kv_append(kv, 0, &k, two ? &v : NULL, NULL, MLA_TOKENS) == LQ_OK);
+    return mem;
+}
+
+static void mla_attend(const lq_kv *kv, const float *q, float *out, float *lse, size_t top)
+{
+    lq_kv_attend_desc a;
+    memset(&a, 0, sizeof a);
+    a.heads = MLA_HEADS;
+    a.scale = 0.08f;
+    a.q.data = q;
+    a.out.data = out;
+    a.lse = lse;
+    a.top_pages = top;
+    CHECK(lq_kv_attend(kv, &a) == LQ_OK);
+}
+
+/* Against the same cache with values apart: raw ones to the bit, others near; keys and what is read
+   of the values always to the bit. */
+static void test_v_in_k(void)
+{
+    static const lq_kv_policy policy[6] = {{LQ_KV_RAW, 0, 0, 0},    {LQ_KV_HOT, LQ_Z, 8, 0},
+                                           {LQ_KV_HOT, LQ_Z, 4, 0}, {LQ_KV_HOT, LQ_Z, 3, 0},
+                                           {LQ_KV_HOT, LQ_Z, 2, 0}, {LQ_KV_HOT, LQ_E8, 4, 0}};
+    static const double most[6] = {0, 0.02, 0.12, 0.25, 0.5, 0.12};
+    static float out[2][MLA_HEADS * MLA_V];
+    static float lse[2][MLA_HEADS];
+    static float q[MLA_HEADS * MLA_K];
+    static float keys[2][MLA_TOKENS * MLA_K];
+    float *x = (float *)source_alloc(sizeof(float) * MLA_TOKENS * MLA_K);
+    size_t p;
+    size_t i;
+    size_t t;
+    int level;
+    fill(x, MLA_TOKENS * MLA_K);
+    fill(q, MLA_HEADS * MLA_K);
+    for (i = 0; i < MLA_TOKENS * MLA_K; i++) {
+        x[i] += (float)(i % MLA_K % 9) - 4.0f;
+    }
+    for (p = 0; p < 12; p++) {
+        lq_kv_desc d = mla_desc(&policy[p / 2], p % 2 ? 64 : 0);
+        lq_kv_desc apart = d;
+        lq_kv kv[2];
+        uint8_t *mem[2];
+        lq_kv_view_out o;
+        d.sparse = apart.sparse = p % 3 == 0;
+        apart.v_in_k = 0;
+        memset(&o, 0, sizeof o);
+        for (i = 0; i < 2; i++) {
+            mem[i] = mla_make(&kv[i], d, (int)i, x);
+            o.data = keys[i];
+            CHECK(lq_kv_read(&kv[i], 0, LQ_K, &o, 0, MLA_TOKENS) == LQ_OK);
+        }
+        CHECK(memcmp(keys[0], keys[1], sizeof keys[0]) == 0);
+        o.data = keys[1];
+        CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, 0, MLA_TOKENS) == LQ_OK);
+        for (t = 0; t < MLA_TOKENS; t++) {
+            CHECK(memcmp(keys[1] + t * MLA_V, keys[0] + t * MLA_K + d.v_in_k - 1, 4 * MLA_V) == 0);
+        }
+        for (level = 0; level < 3; level++) {
+            double error = 0;
+            double power = 0;
+            (void)lq_cpu_limit(level);
+            mla_attend(&kv[0], q, out[0], lse[0], d.sparse ? 3 : 0);
+            mla_attend(&kv[1], q, out[1], lse[1], d.sparse ? 3 : 0);
+            CHECK(memcmp(lse[0], lse[1], sizeof lse[0]) == 0);
+            for (i = 0; i < MLA_HEADS * MLA_V; i++) {
+                double e = (double)out[0][i] - (double)out[1][i];
+                error += e * e;
+                power += (double)out[1][i] * (double)out[1][i];
+            }
+            if (!CHECK(p / 2 ? sqrt(error / power) < most[p / 2]
+                             : memcmp(out[0], out[1], sizeof out[0]) == 0)) {
+                printf("values among keys, policy %d: %g\n", (int)p / 2, sqrt(error / power));
+            }
+        }
+        (void)lq_cpu_limit(-1);
+        free(mem[0]);
+        free(mem[1]);
+    }
+    free(x);
+}
+
+/* What a layer of 4,096 tokens takes; less workspace, about half. */
+static void test_v_in_k_bytes(void)
+{
+    static const lq_kv_policy hot = {LQ_KV_HOT, LQ_Z, 4, 0};
+    lq_kv_desc d = mla_desc(&hot, 0);
+    size_t bytes[2];
+    size_t room[2];
+    lq_kv kv;
+    int i;
+    d.tokens = 4096;
+    for (i = 0; i < 2; i++) {
+        lq_kv_account a;
+        uint8_t *mem;
+        d.v_in_k = (uint32_t)i;
+        bytes[i] = lq_kv_bytes(&d);
+        mem = (uint8_t *)source_alloc(bytes[i]);
+        CHECK(lq_kv_init(&kv, mem, bytes[i], &d) == LQ_OK);
+        CHECK(lq_kv_stats(&kv, &a) == LQ_OK);
+        room[i] = a.free_bytes + a.raw_bytes;
+        free(mem);
+    }
+    CHECK((double)room[1] < 0.54 * (double)room[0]);
+    printf("4096 tokens, 1 x 576, values 512 of them: %lu bytes, held apart %lu\n",
+           (unsigned long)bytes[1], (unsigned long)bytes[0]);
+}
+
+static void test_v_in_k_arguments(void)
+{
+    static const lq_kv_policy hot = {LQ_KV_HOT, LQ_Z, 4, 0};
+    lq_kv_desc d = mla_desc(&hot, 0);
+    lq_kv_layer layer[2];
+    size_t bytes = lq_kv_bytes(&d);
+    lq_rope turn;
+    memset(layer, 0, sizeof layer);
+    memset(&turn, 0, sizeof turn);
+    CHECK(bytes > 0);
+    d.v.kind = 99; /* is not looked at */
+    CHECK(lq_kv_bytes(&d) == bytes);
+    d.v_in_k = 65;
+    CHECK(lq_kv_bytes(&d) == bytes);
+    d.v_in_k = 64; /* no multiple of 8 */
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.v_in_k = 73; /* 512 do not follow */
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.v_dims = 0;
+    CHECK(lq_kv_bytes(&d) > 0);
+    d.v_in_k = MLA_K + 1;
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.v_in_k = 65;
+    freqs[0] = freqs[1] = 1.0f;
+    turn.freqs = freqs;
+    turn.rotary_dims = 64;
+    d.rope = &turn;
+    CHECK(lq_kv_bytes(&d) > 0);
+    turn.rotary_dims = 66; /* the values would turn */
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.rope = NULL;
+    d.layers = 2;
+    d.layer = layer;
+    d.v.kind = LQ_KV_HOT;
+    bytes = lq_kv_bytes(&d);
+    layer[1].v_in_k = LQ_KV_NONE;
+    CHECK(lq_kv_bytes(&d) > bytes);
+    layer[1].v_in_k = 1;
+    layer[1].v_dims = MLA_K;
+    CHECK(lq_kv_bytes(&d) == bytes);
+    layer[1].share = 1; /* and a place of its own for the values */
+    layer[1].v_dims = 0;
+    CHECK(lq_kv_bytes(&d) == 0);
+    layer[1].v_in_k = 0;
+    CHECK(lq_kv_bytes(&d) > 0 && lq_kv_bytes(&d) < bytes);
+}
+
+/* Packed and unpacked: one group a layer, RoPE undone in front of the values. */
+static void test_v_in_k_cold(const lq_tables *tables)
+{
+    static float x[2][300 * 64];
+    lq_kv_desc d;
+    lq_kv_pack_desc pack;
+    lq_archive_writer writer;
+    lq_archive_writer_desc wd;
+    lq_archive_group_desc group;
+    lq_kv_view view;
+    lq_kv_view_out out;
+    lq_kv kv[2];
+    uint8_t *mem[2];
+    uint8_t *workspace;
+    size_t needed;
+    size_t directory;
+    size_t i;
+    double error = 0;
+    file f;
+    memset(&d, 0, sizeof d);
+    memset(&f, 0, sizeof f);
+    memset(&wd, 0, sizeof wd);
+    memset(&pack, 0, sizeof pack);
+    memset(&view, 0, sizeof view);
+    memset(&out, 0, sizeof out);
+    d.layers = 2;
+    d.kv_heads = 1;
+    d.k_dims = 64;
+    d.v_in_k = 9;
+    d.tokens = 300;
+    d.k.kind = LQ_KV_HOT;
+    d.k.bits = 8;
+    d.rope = &rope;
+    fill(x[0], 300 * 64);
+    view.data = x[0];
+    for (i = 0; i < 2; i++) {
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d), &d) == LQ_OK);
+    }
+    for (i = 0; i < 2; i++) {
+        CHECK(lq_kv_append(&kv[0], (uint32_t)i, &view, NULL, NULL, 300) == LQ_OK);
+    }
+    pack.tables = tables;
+    pack.k_step = 0.1f; /* there are no values that would need a step */
+    CHECK(lq_kv_pack_bytes(&kv[0], &pack, &needed, &directory) == LQ_OK);
+    workspace = (uint8_t *)source_alloc(needed);
+    f.bytes = (uint8_t *)source_alloc((size_t)1 << 20);
+    f.directory = (uint8_t *)source_alloc(directory);
+    wd.mem = f.bytes;
+    wd.mem_bytes = (size_t)1 << 20;
+    wd.directory = f.directory;
+    wd.directory_bytes = directory;
+    CHECK(lq_archive_writer_init(&writer, &wd) == LQ_OK);
+    CHECK(lq_kv_pack(&kv[0], &writer, &pack, workspace, needed) == LQ_OK);
+    CHECK(lq_archive_finish(&writer) == LQ_OK);
+    free(workspace);
+    f.count = (size_t)writer.offset;
+    CHECK(file_open(&f) == LQ_OK);
+    CHECK(lq_archive_group(&f.reader, 1, &group, NULL, 0) == LQ_OK && group.stream == LQ_K);
+    CHECK(lq_archive_group(&f.reader, 2, &group, NULL, 0) != LQ_OK);
+    needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
+    workspace = (uint8_t *)source_alloc(needed);
+    CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
+    for (i = 0; i < 2; i++) {
+        out.data = x[i];
+        CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300) == LQ_OK);
+    }
+    for (i = 0; i < 300 * 56; i++) {
+        error += pow((double)x[0][i] - (double)x[1][i], 2) / (300 * 56);
+    }
+    CHECK(error < 0.05 * 0.05);
+    free(workspace);
+    file_free(&f);
+    free(mem[0]);
+    free(mem[1]);
+}
+
 static void random_operation(model *m)
 {
     static void (*const operations[])(model *) = {
@@ -2163,6 +2441,9 @@ static void fixed_tests(void)
     test_merge();
     test_policies();
     test_cold();
+    test_v_in_k();
+    test_v_in_k_bytes();
+    test_v_in_k_arguments();
 }
 
 /* One cache from birth to death. */

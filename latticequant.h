@@ -1407,10 +1407,10 @@ typedef struct lq_kv_layer {
      v_in_k     1 + the dim of the keys, a multiple of 8, where the values begin: they are v_dims
                 (default 0: all that follow) of the keys' own coordinates and held once, as in the
                 latents of MLA. 1 for latents in front of a part with RoPE, 65 for 512 behind 64
-                with RoPE. lq_kv_append takes NULL for the values, policies and profiles of the
-                keys are theirs, those for values are not looked at, an archive has the keys alone.
-                With rope, which rotates leading dims, the values must begin behind those. Default
-                0: values of their own
+                with RoPE; what rope rotates must not be values. lq_kv_append takes NULL for them,
+                policies and profiles of the keys are theirs, those for values are not looked at,
+                an archive has the keys alone. Default 0: values of their own
+     rope_first dim of the keys where the part begins that rope rotates; default 0
    In a cache that is sparse or has warm streams tokens leave the ring in groups of 64, else of 8.
    Everything is copied but tables and profiles, which must outlive the cache. */
 typedef struct lq_kv_desc {
@@ -1432,6 +1432,7 @@ typedef struct lq_kv_desc {
     const lq_profile *const *profiles;
     int sparse;
     uint32_t v_in_k;
+    uint32_t rope_first;
 } lq_kv_desc;
 
 /* One sequence. Lives in the caller's memory, its contents in a block; both fields are private.
@@ -1731,9 +1732,10 @@ LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc
                                     size_t *workspace_bytes, size_t *directory_bytes);
 
 /* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
-   (none for values that are among the keys, which keep k_step then), sinks raw, RoPE undone, the others coded in few bits. lq_archive_unpack reads it, too. The cache
-   stays as it is. Uses the block's own workspace. Errors as lq_kv_save; LQ_E_RANGE: also a number
-   above 2048 steps. */
+   (none for values that are among the keys, which keep their k_step), sinks raw, RoPE in front
+   undone, the others coded in few bits. lq_archive_unpack reads it, too. The cache stays as it is.
+   Uses the block's own workspace. Errors as lq_kv_save; LQ_E_RANGE: also a number above 2048
+   steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
 
@@ -16829,17 +16831,17 @@ static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile
     }
 }
 
-/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens: four
-   lanes at a time. */
+/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
+   four lanes at a time. */
 LQ__HOT_256 __m256i lq__hot_swap_256(__m256i x)
 {
     return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(
                                       0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
 }
 
-/* Dims 4 f .. 4 f + 7 of a K tile, 8 tokens at a time: a[r] = eight sums. w: of each 8 tokens and row
-   the weights as pairs, as in lq__hot_pairs_256. f is even; kind, rows and upper (f % 4 / 2) are
-   constants. */
+/* Dims 4 f .. 4 f + 7 of a K tile, 8 tokens at a time: a[r] = eight sums. w: of each 8 tokens and
+   row the weights as pairs, as in lq__hot_pairs_256. f is even; kind, rows and upper (f % 4 / 2)
+   are constants. */
 LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *look, int kind,
                                           const uint8_t *tile, size_t wide, size_t f, int upper,
                                           const __m256i (*w)[4][2], int rows)
@@ -18270,17 +18272,19 @@ static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *ti
     }
 }
 
-/* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums of four lanes of 128 bits, of which the first two are
-   to be added for the first four dims, the others for the second. Levels of 16 tokens by four dims
-   become four dims by fours of tokens within the lanes of 128 bits; w: of each 16 tokens and row the
-   weights, a four of them in each such lane. Against a V tile that costs a byte shuffle a vector and
-   half an addition a product (64 tokens of 512 dims: x 1.0 to 1.3). kind, rows and upper (f % 4 / 2)
-   are constants. */
+/* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
+   added for the first four dims, the others for the second. Levels of 16 tokens by four dims become
+   four dims by fours of tokens within lanes of 128 bits; w: of each 16 tokens and row the weights,
+   a four of them in each such lane. Attention to values among the keys takes x 1.0 to 1.2 of that
+   to values apart (measured, 512 of 576 dims, 16 heads). kind, rows and upper (f % 4 / 2) are
+   constants. */
 LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *look, int kind,
                                           const uint8_t *tile, size_t wide, size_t f, int upper,
                                           const __m512i (*w)[4], int rows)
 {
     const int fours = lq__hot_fours(kind);
+    const int plain =
+        kind != LQ__HOT_Z3 && kind != LQ__HOT_E8; /* codes change places, not levels */
     const __m512i turn =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     __m512i s[4][2];
@@ -18297,17 +18301,20 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
         const size_t v = 4 * (f / (size_t)fours) + b;
         const uint8_t *codes = tile + 64 * v;
         const uint8_t *bits = tile + 16 * wide + 32 * v + (upper ? 16 : 0);
-        const __m512i c0 = _mm512_loadu_si512(codes);
-        const __m512i c1 = fours > 1 ? c0 : _mm512_loadu_si512(codes + 256);
+        const __m512i c = _mm512_loadu_si512(codes);
+        const __m512i c0 = plain ? _mm512_shuffle_epi8(c, turn) : c;
+        const __m512i c1 =
+            fours > 1 ? c0 : _mm512_shuffle_epi8(_mm512_loadu_si512(codes + 256), turn);
         const __m512i p = lq__hot_coset_512(look, kind, c0);
         const __m512i y0 = fours > 2 && upper ? _mm512_srli_epi16(c0, 4) : c0;
         const __m512i y1 = fours == 1   ? c1
                            : fours == 2 ? _mm512_srli_epi16(c0, 4)
                            : upper      ? _mm512_srli_epi16(c0, 6)
                                         : _mm512_srli_epi16(c0, 2);
-        const __m512i x0 = _mm512_shuffle_epi8(lq__hot_levels_512(look, kind, y0, p, bits), turn);
-        const __m512i x1 =
-            _mm512_shuffle_epi8(lq__hot_levels_512(look, kind, y1, p, bits + 8), turn);
+        __m512i x0 = lq__hot_levels_512(look, kind, y0, p, bits);
+        __m512i x1 = lq__hot_levels_512(look, kind, y1, p, bits + 8);
+        x0 = plain ? x0 : _mm512_shuffle_epi8(x0, turn);
+        x1 = plain ? x1 : _mm512_shuffle_epi8(x1, turn);
 #define LQ__HOT_ADD(r)                                       \
     if (rows > r) {                                          \
         s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
@@ -21219,6 +21226,7 @@ typedef struct lq__kv_pool {
     size_t slot_bytes;
     size_t total;
     lq_rope rope; /* of magnitude 1 */
+    uint32_t rope_first;
     float magnitude;
     lq_allocator allocator;
     void *mem;
@@ -21440,12 +21448,14 @@ LQ__STATIC size_t lq__kv_take(size_t *used, size_t count, size_t size)
 }
 
 /* Whether values that are among the keys are dims of them which do not turn. */
-LQ__STATIC int lq__kv_values_fit(const lq__kv_layer *layer, const lq_rope *rope)
+LQ__STATIC int lq__kv_values_fit(const lq__kv_layer *layer, const lq_kv_desc *desc)
 {
     uint32_t first = layer->v_in_k ? layer->v_in_k - 1 : 0;
+    uint32_t rotary = desc->rope ? desc->rope->rotary_dims : 0;
     return layer->v_in_k == 0 ||
            (first % 8 == 0 && first < layer->k_dims && layer->v_dims <= layer->k_dims - first &&
-            (!rope || rope->rotary_dims <= first));
+            (rotary == 0 || desc->rope_first + rotary <= first ||
+             first + layer->v_dims <= desc->rope_first));
 }
 
 /* Fills in a layer but for its offsets in sequence and block. 0 if not valid. */
@@ -21480,8 +21490,7 @@ LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc,
     }
     return layer->kv_heads >= 1 && layer->kv_heads <= 1024 && layer->k_dims >= 8 &&
            layer->k_dims <= LQ__KV_DIMS && layer->k_dims % 8 == 0 && layer->v_dims >= 8 &&
-           layer->v_dims <= LQ__KV_DIMS && layer->v_dims % 8 == 0 &&
-           lq__kv_values_fit(layer, desc->rope);
+           layer->v_dims <= LQ__KV_DIMS && layer->v_dims % 8 == 0 && lq__kv_values_fit(layer, desc);
 }
 
 /* Whether some stream is warm. */
@@ -21636,7 +21645,8 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     pool->tokens = desc->tokens;
     if (desc->layers == 0 || desc->layers > 4096 || pool->sequences > 65536 || desc->tokens == 0 ||
         desc->tokens > 0x7fffffff || pool->sinks > 0x7fffffff || pool->window > 0x7fffffff ||
-        lq_type_bytes(pool->type) == 0 || (desc->rope && !lq__rope_valid(desc->rope))) {
+        lq_type_bytes(pool->type) == 0 || (desc->rope && !lq__rope_valid(desc->rope)) ||
+        desc->rope_first >= (desc->rope ? LQ__KV_DIMS : 1)) {
         return 0;
     }
     pool->sinks = (uint32_t)LQ__MIN((size_t)pool->sinks, pool->tokens);
@@ -21967,6 +21977,7 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
     if (desc->rope) {
         float *freqs = (float *)(void *)lq__kv_at(pool, pool->freqs_at);
         pool->rope = *desc->rope;
+        pool->rope_first = desc->rope_first;
         pool->magnitude = lq__rope_magnitude(desc->rope);
         pool->rope.magnitude = 1.0f; /* keys have it; a turn must not */
         memcpy(freqs, desc->rope->freqs, 4 * (size_t)(desc->rope->rotary_dims / 2));
@@ -23275,6 +23286,16 @@ LQ__STATIC void lq__kv_flush(lq__kv_reader *r)
     r->part_count = 0;
 }
 
+/* Turns the part of vectors x (tokens, dims) that has RoPE, forth or back. */
+LQ__STATIC void lq__kv_rotate(const lq__kv_pool *pool, float *x, size_t tokens, size_t dims,
+                              const lq_positions *at, int undo)
+{
+    if (pool->rope_first < dims) {
+        (void)lq__rope_f32(x + pool->rope_first, tokens, dims - pool->rope_first, dims, &pool->rope,
+                           at, undo);
+    }
+}
+
 /* Turns the queries back by as much as the keys of the next part have been shifted. */
 LQ__STATIC void lq__kv_turn(lq__kv_reader *r, int64_t turn)
 {
@@ -23287,7 +23308,7 @@ LQ__STATIC void lq__kv_turn(lq__kv_reader *r, int64_t turn)
         at.first = turn;
         memcpy(r->turned, r->given, 4 * r->rows * dims);
         for (i = 0; i < r->rows; i++) {
-            (void)lq__rope_f32(r->turned + i * dims, 1, dims, dims, &r->pool->rope, &at, 1);
+            lq__kv_rotate(r->pool, r->turned + i * dims, 1, dims, &at, 1);
         }
         q = r->turned;
     }
@@ -24013,7 +24034,7 @@ LQ__STATIC void lq__kv_turn_keys(const lq_kv *kv, float *x, size_t t, size_t n, 
     memset(&at, 0, sizeof at);
     if (lq__kv_sequence_of(kv)->turned) {
         at.list = lq__kv_turns(kv) + t;
-        (void)lq__rope_f32(x, n, dims, dims, &pool->rope, &at, 0);
+        lq__kv_rotate(pool, x, n, dims, &at, 0);
     }
 }
 
@@ -24312,6 +24333,7 @@ LQ__STATIC void lq__kv_digest(const lq__kv_pool *pool, uint8_t digest[16])
     lq_blake2s_128(link, link, sizeof link);
     lq__store32(link + 16, pool->rope.rotary_dims);
     lq__store32(link + 20, pool->rope.layout == LQ_ROPE_ADJACENT);
+    lq__store32(link + 40, pool->rope_first);
     for (l = 0; l < pool->rope.rotary_dims / 2; l++) {
         lq__store32(link + 24, lq__bits_of_f32(pool->rope.freqs[l]));
         lq_blake2s_128(link, link, sizeof link);
@@ -24742,7 +24764,7 @@ LQ__STATIC int lq__kv_save_groups(const lq_kv *kv, lq_archive_writer *writer, lq
     int v;
     *first = LQ_ARCHIVE_NONE;
     rope.magnitude = pool->magnitude;
-    if (rope.rotary_dims) {
+    if (rope.rotary_dims && pool->rope_first == 0) { /* an archive knows of no other */
         status = lq_archive_add_rope(writer, &rope, &rope_id);
     }
     for (l = 0; l < pool->layers; l++) {
@@ -25867,7 +25889,7 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
     pack->geometry.basis = desc->basis;
     pack->geometry.slice_count = layer->kv_heads;
     pack->geometry.slice_dims = dims;
-    pack->geometry.rope = !v && rope->rotary_dims ? rope : NULL;
+    pack->geometry.rope = !v && rope->rotary_dims && pool->rope_first == 0 ? rope : NULL;
     pack->sequence = desc->sequence;
     pack->sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
     pack->quantizer = desc->quantizer;

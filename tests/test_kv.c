@@ -199,30 +199,36 @@ static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
     }
 }
 
-/* Values that are among the keys: of all layers that they fit, or here and there; behind RoPE. */
+/* Whether values can be `count` of k dims from `first` on: they must not turn. */
+static int fits(uint32_t k, uint32_t first, uint32_t count)
+{
+    return first < k && count <= k - first &&
+           (!desc.rope || desc.rope_first + 8 <= first || first + count <= desc.rope_first);
+}
+
+/* Values that are among the keys: of all layers that they fit, or here and there. */
 static void random_v_in_k(void)
 {
-    uint32_t first = desc.rope ? 8 : 0;
+    uint32_t first = 8 * source_below(desc.k_dims / 8);
+    uint32_t count = desc.v_dims ? desc.v_dims : desc.k_dims - first;
     uint32_t l;
-    if (source_below(3) == 0 && desc.k_dims > first) {
-        desc.v_in_k = 1 + first + 8 * source_below((desc.k_dims - first) / 8);
-        first = desc.v_in_k - 1;
-        if (desc.v_dims > desc.k_dims - first) {
-            desc.v_dims = source_below(2) ? 0 : desc.k_dims - first;
-        }
+    if (source_below(2) && fits(desc.k_dims, first, count)) {
+        desc.v_in_k = 1 + first;
     }
     for (l = 0; l < desc.layers && desc.layer; l++) {
         uint32_t k = dims_of(l, 0);
         if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE) {
             continue;
         }
-        first = desc.v_in_k ? desc.v_in_k - 1 : desc.rope ? 8 : 0;
-        if (desc.v_in_k && (k <= first || dims_of(l, 1) > k - first || source_below(4) == 0)) {
+        if (desc.v_in_k && (!fits(k, first, dims_of(l, 1)) || source_below(4) == 0)) {
             layers[l].v_in_k = LQ_KV_NONE;
-        } else if (!desc.v_in_k && k > first && source_below(3) == 0) {
-            first += 8 * source_below((k - first) / 8);
-            layers[l].v_in_k = 1 + first;
-            layers[l].v_dims = 8 * (1 + source_below((k - first) / 8));
+        } else if (!desc.v_in_k && source_below(2)) {
+            first = 8 * source_below(k / 8);
+            count = 8 * (1 + source_below((k - first) / 8));
+            if (fits(k, first, count)) {
+                layers[l].v_in_k = 1 + first;
+                layers[l].v_dims = count;
+            }
         }
     }
 }
@@ -261,8 +267,10 @@ static void random_desc(void)
         }
     }
     if (source_below(2)) {
+        desc.rope_first = source_below(2) ? 0 : 8 * source_below(desc.k_dims / 8);
         if (source_below(4) == 0) {
             desc.rope = NULL;
+            desc.rope_first = 0;
         }
         random_v_in_k();
     }
@@ -1486,8 +1494,8 @@ static void op_shift(model *m)
         m->turned[t] = 1;
         for (l = 0; l < desc.layers; l++) {
             for (h = 0; has_own(l) && h < heads_of(l); h++) {
-                float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0);
-                for (i = 0; i < 4; i++) {
+                float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0) + desc.rope_first;
+                for (i = 0; i < 4 && desc.rope_first + 8 <= dims_of(l, 0); i++) {
                     size_t p = rope.layout == LQ_ROPE_ADJACENT ? 2 * i : i;
                     size_t q = rope.layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + 4;
                     a = (double)k[p];
@@ -2273,7 +2281,22 @@ static void test_v_in_k_arguments(void)
     CHECK(lq_kv_bytes(&d) > 0);
     turn.rotary_dims = 66; /* the values would turn */
     CHECK(lq_kv_bytes(&d) == 0);
+    turn.rotary_dims = 64;
+    d.v_in_k = 1;
+    d.v_dims = MLA_V;
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.rope_first = 512;
+    CHECK(lq_kv_bytes(&d) > 0);
+    d.rope_first = 511;
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.rope_first = 0;
+    d.v_in_k = 65;
+    d.v_dims = 0;
     d.rope = NULL;
+    CHECK(lq_kv_bytes(&d) > 0);
+    d.rope_first = 8; /* without a rope */
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.rope_first = 0;
     d.layers = 2;
     d.layer = layer;
     d.v.kind = LQ_KV_HOT;

@@ -25795,7 +25795,7 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
         if (lq__kv_has_own(layers + l)) {
             lq__kv_set_bits(&layers[l].k, 2);
             lq__kv_set_bits(&layers[l].v, 2);
-            streams += lq__kv_joined(layers + l) ? 1 : 2;
+            streams += lq__kv_joined(layers + l) ? 1u : 2u;
         }
     }
     left = (bits - 2.0f) * (float)streams;

@@ -1106,7 +1106,7 @@ static void test_sizes(void)
 
 /* ---- calibrated profiles ---- */
 static const lq_profile *calibrate(lq_profile *profile, int v, const float *x, size_t stride,
-                                   size_t tokens)
+                                   size_t tokens, int absolute)
 {
     lq_geometry g;
     static uint32_t dims;
@@ -1126,7 +1126,7 @@ static const lq_profile *calibrate(lq_profile *profile, int v, const float *x, s
     g.stream = v ? LQ_V : LQ_K;
     g.slice_count = 1;
     g.slice_dims = &dims;
-    how.absolute = 1;
+    how.absolute = absolute;
     slices[0] = x;
     src.slices = slices;
     src.token_stride = stride;
@@ -1173,7 +1173,7 @@ static void test_calibrated(void)
             }
             for (h = 0; h < 2; h++) {
                 profiles[4 * l + 2 * (size_t)v + h] = calibrate(
-                    &made[4 * l + 2 * (size_t)v + h], v, given[l][v] + h * 64, row_of(v), 500);
+                    &made[4 * l + 2 * (size_t)v + h], v, given[l][v] + h * 64, row_of(v), 500, 1);
             }
         }
     }
@@ -1206,8 +1206,15 @@ static void test_calibrated(void)
         free(mem);
         free(mem2);
     }
-    desc.v_in_k = 17; /* the keys' profiles alone */
-    profiles[2] = profiles[3] = profiles[6] = profiles[7] = &made[0];
+    desc.v_in_k = 17; /* the keys' profiles alone; steps relative to their size */
+    desc.k.quantizer = 0;
+    desc.k.step = 0.1f;
+    for (i = 0; i < 8; i++) {
+        profiles[i] = i % 4 < 2
+                          ? calibrate(&made[i], 0, given[i / 4][0] + i % 4 * 64, row_of(0), 500, 0)
+                          : &made[0];
+    }
+    CHECK(made[0].dense->slice_exponent[0] != 0);
     mem = make(&kv);
     append_steps(&kv, 800);
     check_attend(&kv, 0);

@@ -16351,32 +16351,52 @@ static void lq__hot_sums_c(float *acc, const float *unit, const uint8_t *tile, i
     }
 }
 
-/* Sums over the lanes of a vector, where the other kernels sum along its fours. */
+/* a (16) += 64 levels, which are 16 tokens by four dims, times the weights of their tokens: sums of
+   every fourth token. */
+LQ__INLINE void lq__hot_add_across(int32_t *a, const int8_t *levels, const int16_t *weights)
+{
+    size_t j;
+    size_t lane;
+    for (j = 0; j < 64; j += 16) {
+        for (lane = 0; lane < 16; lane++) {
+            a[lane] += weights[j + lane] * levels[j + lane];
+        }
+    }
+}
+
 static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile, int kind,
                              const uint8_t *weights, size_t wide, size_t rows, size_t first,
                              size_t last)
 {
-    size_t depth = 4 * (size_t)lq__hot_fours(kind);
+    size_t fours = (size_t)lq__hot_fours(kind);
+    int16_t w[LQ__HOT_BATCH][4 * LQ__HOT_TOKENS]; /* four times each */
     int8_t levels[256];
     size_t v;
     size_t b;
-    size_t j;
+    size_t f;
     size_t r;
-    for (v = first / depth; v < last / depth; v++) {
-        int32_t a[LQ__HOT_BATCH][16];
+    size_t k;
+    for (r = 0; r < rows; r++) {
+        for (k = 0; k < 4 * LQ__HOT_TOKENS; k++) {
+            w[r][k] = weights[r * LQ__HOT_TOKENS + k / 4];
+        }
+    }
+    for (v = first / 4 / fours; v < last / 4 / fours; v++) {
+        int32_t a[LQ__HOT_BATCH][4][16];
         memset(a, 0, sizeof a);
         for (b = 0; b < 4; b++) {
             lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
-            for (j = 0; j < 16 * depth; j++) {
-                const uint8_t *weight = weights + 16 * b + j % 64 / 4;
+            for (f = 0; f < fours; f++) {
                 for (r = 0; r < rows; r++) {
-                    a[r][j / 64 * 4 + j % 4] += weight[r * LQ__HOT_TOKENS] * levels[j];
+                    lq__hot_add_across(a[r][f], levels + 64 * f, w[r] + 64 * b);
                 }
             }
         }
         for (r = 0; r < rows; r++) {
-            for (j = 0; j < depth; j++) {
-                acc[r * wide + v * depth + j] += unit[r] * (float)a[r][j];
+            for (k = 0; k < 4 * fours; k++) {
+                const int32_t *sum = a[r][k / 4] + k % 4;
+                acc[r * wide + 4 * fours * v + k] +=
+                    unit[r] * (float)(sum[0] + sum[4] + sum[8] + sum[12]);
             }
         }
     }

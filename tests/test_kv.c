@@ -2187,6 +2187,7 @@ static void test_v_in_k(void)
         lq_kv kv[2];
         uint8_t *mem[2];
         lq_kv_view_out o;
+        file f;
         d.sparse = apart.sparse = p % 3 == 0;
         apart.v_in_k = 0;
         memset(&o, 0, sizeof o);
@@ -2201,6 +2202,11 @@ static void test_v_in_k(void)
         for (t = 0; t < MLA_TOKENS; t++) {
             CHECK(memcmp(keys[1] + t * MLA_V, keys[0] + t * MLA_K + d.v_in_k - 1, 4 * MLA_V) == 0);
         }
+        CHECK(file_save(&f, &kv[0], 7) == LQ_OK && file_open(&f) == LQ_OK);
+        CHECK(lq_kv_truncate(&kv[1], 0) == LQ_OK && file_load(&f, &kv[1], 7) == LQ_E_FORMAT);
+        file_free(&f);
+        free(mem[1]);
+        mem[1] = mla_make(&kv[1], d, 1, x);
         for (level = 0; level < 3; level++) {
             double error = 0;
             double power = 0;

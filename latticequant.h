@@ -23473,8 +23473,8 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
 {
     lq__warm *a = &r->warm;
     uint32_t k_key = (r->head->warm[0].given ? 0 : page->epoch) | k_doublings << 8;
-    uint32_t v_key = (r->layer->v_in_k || r->head->warm[1].given ? 0 : page->epoch) | v_doublings
-                                                                                          << 8;
+    uint32_t v_epoch = r->layer->v_in_k || r->head->warm[1].given ? 0 : page->epoch;
+    uint32_t v_key = v_epoch | v_doublings << 8;
     int status = LQ_OK;
     if (!a->k.codec || a->k.key != k_key) {
         if (r->layer->v_in_k) {
@@ -23532,8 +23532,7 @@ LQ__STATIC void lq__kv_warm_part(lq__kv_reader *r, const lq__kv_page *page, size
     lq__warm *a = &r->warm;
     size_t bytes[2];
     uint32_t doublings[2];
-    int last =
-        (int)r->layer->streams - 1; /* values' stream, or that of the keys that they are in */
+    int last = (int)r->layer->streams - 1; /* the values', or the keys' that have them */
     const uint8_t *k = lq__kv_body(r->pool, r->layer, 0, r->kv_head, page->slot, bytes, doublings);
     const uint8_t *v =
         lq__kv_body(r->pool, r->layer, last, r->kv_head, page->slot, bytes + 1, doublings + 1);

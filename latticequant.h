@@ -1409,7 +1409,9 @@ typedef struct lq_kv_layer {
                 latents of MLA. 1 for latents in front of a part with RoPE, 65 for 512 behind 64
                 with RoPE; what rope rotates must not be values. lq_kv_append takes NULL for them,
                 policies and profiles of the keys are theirs, those for values are not looked at,
-                an archive has the keys alone. Default 0: values of their own
+                an archive has the keys alone. A token of a hot tile has one scale: if the part with
+                RoPE is 3 times as large as the latents, their error doubles; so divide that part by
+                a constant, and multiply that of the queries. Default 0: values of their own
      rope_first dim of the keys where the part begins that rope rotates; default 0
    In a cache that is sparse or has warm streams tokens leave the ring in groups of 64, else of 8.
    Everything is copied but tables and profiles, which must outlive the cache. */

@@ -353,8 +353,8 @@ static void test_attention(problem *p, double tolerance)
     float shift[8], lse[8], lse2[8];
     double want_lse[8];
     lq__hot_part parts[2 * PARTS];
-    lq__hot_form hot = {p->k_kind, p->v_kind, 0, 0, NULL, NULL};
-    lq__hot_form raw = {p->type, p->type, p->dims, p->v_dims, NULL, NULL};
+    lq__hot_form hot = {p->k_kind, p->v_kind, 0, 0, NULL, NULL, 0};
+    lq__hot_form raw = {p->type, p->type, p->dims, p->v_dims, NULL, NULL, 0};
     int level, biases, masks, split;
     size_t r, d, i, t;
     problem_make(p);
@@ -505,6 +505,32 @@ static void test_levels_agree(void)
                     CHECK(memcmp(want, acc, rows * wide * 4) == 0);
                 }
             }
+            for (rows = 1; rows <= 4; rows++) { /* sums of a K tile, some of its dims */
+                size_t first = rnd() % (wide / 16) * 16;
+                size_t last = first + 16 + rnd() % ((wide - first) / 16) * 16;
+                size_t d, t;
+                for (level = 0; level < levels; level++) {
+                    int same = 1;
+                    (void)lq_cpu_limit(level);
+                    memset(acc, 0, 4 * wide * 4);
+                    lq__hot_of_level()->across(acc, unit, tile, kinds[k], weights, wide, rows,
+                                               first, last);
+                    for (r = 0; r < 4; r++) {
+                        for (d = 0; d < wide; d++) {
+                            int32_t sum_of = 0;
+                            for (t = 0; t < 64 && r < rows && d >= first && d < last; t++) {
+                                sum_of += weights[r * 64 + t] *
+                                          lq__hot_level(tile, kinds[k], LQ_K, wide, t, d);
+                            }
+                            same = same && acc[r * wide + d] == (float)sum_of;
+                        }
+                    }
+                    if (!CHECK(same)) {
+                        fprintf(stderr, "  kind %d level %d rows %d dims %d .. %d of %d\n",
+                                kinds[k], level, (int)rows, (int)first, (int)last, (int)wide);
+                    }
+                }
+            }
             free(tile);
             free(q8);
             free(acc);
@@ -610,7 +636,7 @@ static void test_small_weights(void)
             double gap = 3 + 0.1 * n, small = exp(-gap), sum = 1 + 63 * small, error = 0;
             lq__hot_query query;
             lq__hot_state state;
-            lq__hot_form form = {LQ__HOT_Z4, LQ__HOT_Z4, 0, 0, NULL, NULL};
+            lq__hot_form form = {LQ__HOT_Z4, LQ__HOT_Z4, 0, 0, NULL, NULL, 0};
             lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0};
             float bias[64], q[D];
             for (t = 0; t < 64; t++) {
@@ -664,7 +690,7 @@ static void test_hostile(int rounds)
         float *q = (float *)room(8 * d * 4);
         lq__hot_query query;
         lq__hot_state state;
-        lq__hot_form form = {kind, kind, 0, 0, NULL, NULL};
+        lq__hot_form form = {kind, kind, 0, 0, NULL, NULL, 0};
         lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0};
         size_t rows = 1 + rnd() % 8;
         size_t i;

@@ -123,11 +123,22 @@ static uint32_t heads_of(uint32_t l)
     return layers[own].kv_heads ? layers[own].kv_heads : desc.kv_heads;
 }
 
+/* As lq_kv_desc.v_in_k, of a layer or the one that it shares. */
+static uint32_t v_in_k(uint32_t l)
+{
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    uint32_t x = layers[own].v_in_k ? layers[own].v_in_k : desc.v_in_k;
+    return x == LQ_KV_NONE ? 0 : x;
+}
+
 static uint32_t dims_of(uint32_t l, int v)
 {
     uint32_t own = layers[l].share ? layers[l].share - 1 : l;
     if (v) {
-        return layers[own].v_dims ? layers[own].v_dims : desc.v_dims ? desc.v_dims : dims_of(l, 0);
+        return layers[own].v_dims ? layers[own].v_dims
+               : desc.v_dims      ? desc.v_dims
+               : v_in_k(l)        ? dims_of(l, 0) - (v_in_k(l) - 1)
+                                  : dims_of(l, 0);
     }
     return layers[own].k_dims ? layers[own].k_dims : desc.k_dims;
 }
@@ -188,6 +199,40 @@ static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
     }
 }
 
+/* Whether values can be `count` of k dims from `first` on: they must not turn. */
+static int fits(uint32_t k, uint32_t first, uint32_t count)
+{
+    return first < k && count <= k - first &&
+           (!desc.rope || desc.rope_first + 8 <= first || first + count <= desc.rope_first);
+}
+
+/* Values that are among the keys: of all layers that they fit, or here and there. */
+static void random_v_in_k(void)
+{
+    uint32_t first = 8 * source_below(desc.k_dims / 8);
+    uint32_t count = desc.v_dims ? desc.v_dims : desc.k_dims - first;
+    uint32_t l;
+    if (source_below(2) && fits(desc.k_dims, first, count)) {
+        desc.v_in_k = 1 + first;
+    }
+    for (l = 0; l < desc.layers && desc.layer; l++) {
+        uint32_t k = dims_of(l, 0);
+        if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE) {
+            continue;
+        }
+        if (desc.v_in_k && (!fits(k, first, dims_of(l, 1)) || source_below(4) == 0)) {
+            layers[l].v_in_k = LQ_KV_NONE;
+        } else if (!desc.v_in_k && source_below(2)) {
+            first = 8 * source_below(k / 8);
+            count = 8 * (1 + source_below((k - first) / 8));
+            if (fits(k, first, count)) {
+                layers[l].v_in_k = 1 + first;
+                layers[l].v_dims = count;
+            }
+        }
+    }
+}
+
 /* One in eight is large; the others are cheap and meet every corner all the sooner. */
 static void random_desc(void)
 {
@@ -220,6 +265,14 @@ static void random_desc(void)
         for (l = 0; l < desc.layers; l++) {
             random_layer(l, sizes, count);
         }
+    }
+    if (source_below(2)) {
+        desc.rope_first = source_below(2) ? 0 : 8 * source_below(desc.k_dims / 8);
+        if (source_below(4) == 0) {
+            desc.rope = NULL;
+            desc.rope_first = 0;
+        }
+        random_v_in_k();
     }
 }
 
@@ -446,7 +499,7 @@ static void append_bad(model *m, uint32_t l, lq_kv_view *view, const layout *a, 
                        const lq_positions *positions)
 {
     static const float bad[3] = {NAN, INFINITY, -65600.0f};
-    int v = (int)source_below(2);
+    int v = (int)source_below(v_in_k(l) ? 1 : 2);
     int which = (int)source_below(raw_type() == LQ_F16 && a[v].real == LQ_F32 ? 3 : 2);
     size_t dims = dims_of(l, v);
     uint8_t *at =
@@ -460,8 +513,9 @@ static void append_bad(model *m, uint32_t l, lq_kv_view *view, const layout *a, 
     memcpy(keep, at, size);
     before = unchanged_begin();
     CHECK(lq_type_from_f32(at, &bad[which], 1, a[v].real) == LQ_OK);
-    CHECK(lq_kv_append(&m->kv, l, &view[0], &view[1], positions, n) ==
+    CHECK(lq_kv_append(&m->kv, l, &view[0], v_in_k(l) ? NULL : &view[1], positions, n) ==
           (which == 2 ? LQ_E_RANGE : LQ_E_DATA));
+    CHECK(lq_kv_append(&m->kv, l, &view[0], v_in_k(l) ? &view[0] : NULL, positions, n) == LQ_E_ARG);
     unchanged_end(before);
     memcpy(at, keep, size);
 }
@@ -471,6 +525,7 @@ static void append_layer(model *m, uint32_t l, size_t n, const lq_positions *pos
 {
     layout a[2];
     lq_kv_view view[2];
+    const lq_kv_view *values;
     size_t t;
     size_t h;
     size_t i;
@@ -490,15 +545,21 @@ static void append_layer(model *m, uint32_t l, size_t n, const lq_positions *pos
                 CHECK(lq_type_from_f32(layout_at(&a[v], (uint8_t *)wide_x[v], t, h), row + h * dims,
                                        dims, a[v].real) == LQ_OK);
             }
+            for (h = 0; v_in_k(l) && v && h < heads; h++) {
+                memcpy(row + h * dims,
+                       row_of(m->given[0], l, m->tokens + t) + h * dims_of(l, 0) + v_in_k(l) - 1,
+                       4 * dims);
+            }
             set_row(m, l, v, m->tokens + t, row);
         }
     }
     if (source_below(12) == 0) {
         append_bad(m, l, view, a, n, positions);
     }
-    CHECK(lq_kv_append(&m->kv, l, &view[0], &view[1], positions, n) == LQ_OK);
+    values = v_in_k(l) ? NULL : &view[1];
+    CHECK(lq_kv_append(&m->kv, l, &view[0], values, positions, n) == LQ_OK);
     if (twin) {
-        CHECK(lq_kv_append(twin, l, &view[0], &view[1], positions, n) == LQ_OK);
+        CHECK(lq_kv_append(twin, l, &view[0], values, positions, n) == LQ_OK);
     }
 }
 
@@ -532,7 +593,7 @@ static void mid_step(model *m, uint32_t l, size_t n)
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_RANGE ||
               models[0].live + models[1].live + models[2].live == 3);
         CHECK(lq_kv_evict(&m->kv, keep, m->tokens + n) == LQ_E_RANGE);
-        CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == LQ_E_RANGE);
+        CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == (desc.rope ? LQ_E_RANGE : LQ_E_ARG));
         CHECK(lq_kv_save_bytes(&m->kv, &workspace, &directory) == LQ_OK);
         CHECK(lq_archive_writer_init(&writer, &d) == LQ_OK);
         CHECK(lq_kv_save(&m->kv, &writer, 1, wide_x[0], sizeof wide_x[0]) == LQ_E_RANGE);
@@ -595,32 +656,37 @@ static void op_bad(model *m)
     uint8_t *before = unchanged_begin();
     lq_positions positions;
     lq_kv_view view;
+    const lq_kv_view *values;
     lq_kv child;
     uint32_t l;
     memset(&positions, 0, sizeof positions);
     memset(&view, 0, sizeof view);
     view.data = wide_x[0]; /* not looked at: all else is checked first */
-    CHECK(lq_kv_append(&m->kv, first, &view, &view, NULL, room + 1) == LQ_E_SPACE);
+    values = v_in_k(first) ? NULL : &view;
+    CHECK(lq_kv_append(&m->kv, first, &view, values, NULL, room + 1) == LQ_E_SPACE);
     if (room && m->tokens) {
         positions.first = m->positions[m->tokens - 1];
-        CHECK(lq_kv_append(&m->kv, first, &view, &view, &positions, 1) == LQ_E_RANGE);
+        CHECK(lq_kv_append(&m->kv, first, &view, values, &positions, 1) == LQ_E_RANGE);
         positions.first = (int64_t)1 << 48;
-        CHECK(lq_kv_append(&m->kv, first, &view, &view, &positions, 1) == LQ_E_RANGE);
+        CHECK(lq_kv_append(&m->kv, first, &view, values, &positions, 1) == LQ_E_RANGE);
     }
     for (l = 0; l < desc.layers; l++) {
         if (!has_own(l)) {
             CHECK(lq_kv_append(&m->kv, l, &view, &view, NULL, 1) == LQ_E_ARG);
+            CHECK(lq_kv_append(&m->kv, l, &view, NULL, NULL, 1) == LQ_E_ARG);
         } else if (l != first) {
-            CHECK(lq_kv_append(&m->kv, l, &view, &view, NULL, 1) == LQ_E_RANGE);
+            values = v_in_k(l) ? NULL : &view;
+            CHECK(lq_kv_append(&m->kv, l, &view, values, NULL, 1) == LQ_E_RANGE);
         }
     }
     CHECK(lq_kv_append(&m->kv, desc.layers, &view, &view, NULL, 1) == LQ_E_ARG);
     if (models[0].live + models[1].live + models[2].live == 3) {
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_SPACE);
     }
-    CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == LQ_E_RANGE);
-    CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) ==
-          (m->tokens ? LQ_E_RANGE : LQ_OK));
+    CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == (desc.rope ? LQ_E_RANGE : LQ_E_ARG));
+    CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) == (!desc.rope  ? LQ_E_ARG
+                                                                        : m->tokens ? LQ_E_RANGE
+                                                                                    : LQ_OK));
     CHECK(lq_kv_position(&m->kv, m->tokens, &positions.first) == LQ_E_RANGE);
     unchanged_end(before);
 }
@@ -1293,7 +1359,7 @@ static int has_joint_values(void)
     uint32_t h;
     for (l = 0; l < desc.layers; l++) {
         for (h = 0; has_own(l) && h < heads_of(l); h++) {
-            if (hot_kind(l, 1, h) == LQ__HOT_E8) {
+            if (hot_kind(l, 1, h) == LQ__HOT_E8 && !v_in_k(l)) {
                 return 1;
             }
         }
@@ -1401,6 +1467,9 @@ static void op_shift(model *m)
     size_t t;
     int fine = 1;
     look(m);
+    if (!desc.rope) {
+        return;
+    }
     if (source_below(2)) {
         count = m->tokens - first;
     }
@@ -1425,8 +1494,8 @@ static void op_shift(model *m)
         m->turned[t] = 1;
         for (l = 0; l < desc.layers; l++) {
             for (h = 0; has_own(l) && h < heads_of(l); h++) {
-                float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0);
-                for (i = 0; i < 4; i++) {
+                float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0) + desc.rope_first;
+                for (i = 0; i < 4 && desc.rope_first + 8 <= dims_of(l, 0); i++) {
                     size_t p = rope.layout == LQ_ROPE_ADJACENT ? 2 * i : i;
                     size_t q = rope.layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + 4;
                     a = (double)k[p];
@@ -1486,6 +1555,8 @@ static void cold_fill(lq_kv *kv, size_t tokens)
         }
     }
 }
+
+static void test_v_in_k_cold(const lq_tables *tables);
 
 static void test_cold(void)
 {
@@ -1574,6 +1645,7 @@ static void test_cold(void)
     }
     free(workspace);
     file_free(&f);
+    test_v_in_k_cold(pack.tables);
     free(tables_mem);
     free(mem[0]);
     free(mem[1]);
@@ -1613,6 +1685,15 @@ static void test_policies(void)
         sum += i == 3 ? 0 : l[i].k.bits + l[i].v.bits;
     }
     CHECK(sum == 30 && l[0].k.bits == 4 && l[5].k.bits == 4 && l[3].k.bits == 77);
+    l[1].v_in_k = 1; /* one stream, with both sensitivities */
+    CHECK(lq_kv_layers_adaptive(l, 6, v, nan, 3) == LQ_E_DATA);
+    nan[0] = 1;
+    nan[1] = 9;
+    CHECK(lq_kv_layers_adaptive(l, 6, v, nan, 3) == LQ_OK);
+    for (i = 0, sum = 0; i < 6; i++) {
+        sum += i == 3 ? 0 : i == 1 ? l[i].k.bits : l[i].k.bits + l[i].v.bits;
+    }
+    CHECK(sum == 27 && l[1].k.bits == 4 && l[0].k.bits <= 3 && l[5].k.bits <= 3);
 }
 
 /* ---- fixed tests ---- */
@@ -2028,6 +2109,293 @@ static void test_merge(void)
     free(mem);
 }
 
+/* ---- values among the keys ---- */
+enum { MLA_TOKENS = 400, MLA_K = 576, MLA_V = 512, MLA_HEADS = 20 };
+
+/* A layer of latents with a part with RoPE behind them, or (first 64) in front. */
+static lq_kv_desc mla_desc(const lq_kv_policy *policy, uint32_t first)
+{
+    lq_kv_desc d;
+    memset(&d, 0, sizeof d);
+    d.layers = 1;
+    d.kv_heads = 1;
+    d.k_dims = MLA_K;
+    d.v_dims = MLA_V;
+    d.tokens = MLA_TOKENS;
+    d.k = d.v = *policy;
+    d.v_in_k = 1 + first;
+    return d;
+}
+
+/* A cache that holds the values once or (two) apart from the keys. */
+static uint8_t *mla_make(lq_kv *kv, lq_kv_desc d, int two, const float *x)
+{
+    size_t first = d.v_in_k - 1;
+    uint8_t *mem;
+    lq_kv_view k;
+    lq_kv_view v;
+    memset(&k, 0, sizeof k);
+    d.v_in_k = two ? 0 : d.v_in_k;
+    mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    k.data = x;
+    v = k;
+    v.data = x + first;
+    v.token_stride = MLA_K;
+    CHECK(lq_kv_init(kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    CHECK(lq_kv_append(kv, 0, &k, two ? &v : NULL, NULL, MLA_TOKENS) == LQ_OK);
+    return mem;
+}
+
+static void mla_attend(const lq_kv *kv, const float *q, float *out, float *lse, size_t top)
+{
+    lq_kv_attend_desc a;
+    memset(&a, 0, sizeof a);
+    a.heads = MLA_HEADS;
+    a.scale = 0.08f;
+    a.q.data = q;
+    a.out.data = out;
+    a.lse = lse;
+    a.top_pages = top;
+    CHECK(lq_kv_attend(kv, &a) == LQ_OK);
+}
+
+/* Against the same cache with values apart: raw ones to the bit, others near; keys and what is read
+   of the values always to the bit. */
+static void test_v_in_k(void)
+{
+    static const lq_kv_policy policy[6] = {{LQ_KV_RAW, 0, 0, 0},    {LQ_KV_HOT, LQ_Z, 8, 0},
+                                           {LQ_KV_HOT, LQ_Z, 4, 0}, {LQ_KV_HOT, LQ_Z, 3, 0},
+                                           {LQ_KV_HOT, LQ_Z, 2, 0}, {LQ_KV_HOT, LQ_E8, 4, 0}};
+    static const double most[6] = {0, 0.02, 0.12, 0.25, 0.5, 0.12};
+    static float out[2][MLA_HEADS * MLA_V];
+    static float lse[2][MLA_HEADS];
+    static float q[MLA_HEADS * MLA_K];
+    static float keys[2][MLA_TOKENS * MLA_K];
+    float *x = (float *)source_alloc(sizeof(float) * MLA_TOKENS * MLA_K);
+    size_t p;
+    size_t i;
+    size_t t;
+    int level;
+    fill(x, MLA_TOKENS * MLA_K);
+    fill(q, MLA_HEADS * MLA_K);
+    for (i = 0; i < MLA_TOKENS * MLA_K; i++) {
+        x[i] += (float)(i % MLA_K % 9) - 4.0f;
+    }
+    for (p = 0; p < 12; p++) {
+        lq_kv_desc d = mla_desc(&policy[p / 2], p % 2 ? 64 : 0);
+        lq_kv_desc apart = d;
+        lq_kv kv[2];
+        uint8_t *mem[2];
+        lq_kv_view_out o;
+        file f;
+        d.sparse = apart.sparse = p % 3 == 0;
+        apart.v_in_k = 0;
+        memset(&o, 0, sizeof o);
+        for (i = 0; i < 2; i++) {
+            mem[i] = mla_make(&kv[i], d, (int)i, x);
+            o.data = keys[i];
+            CHECK(lq_kv_read(&kv[i], 0, LQ_K, &o, 0, MLA_TOKENS) == LQ_OK);
+        }
+        CHECK(memcmp(keys[0], keys[1], sizeof keys[0]) == 0);
+        o.data = keys[1];
+        CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, 0, MLA_TOKENS) == LQ_OK);
+        for (t = 0; t < MLA_TOKENS; t++) {
+            CHECK(memcmp(keys[1] + t * MLA_V, keys[0] + t * MLA_K + d.v_in_k - 1, 4 * MLA_V) == 0);
+        }
+        CHECK(file_save(&f, &kv[0], 7) == LQ_OK && file_open(&f) == LQ_OK);
+        CHECK(lq_kv_truncate(&kv[1], 0) == LQ_OK && file_load(&f, &kv[1], 7) == LQ_E_FORMAT);
+        file_free(&f);
+        free(mem[1]);
+        mem[1] = mla_make(&kv[1], d, 1, x);
+        for (level = 0; level < 3; level++) {
+            double error = 0;
+            double power = 0;
+            (void)lq_cpu_limit(level);
+            mla_attend(&kv[0], q, out[0], lse[0], d.sparse ? 3 : 0);
+            mla_attend(&kv[1], q, out[1], lse[1], d.sparse ? 3 : 0);
+            CHECK(memcmp(lse[0], lse[1], sizeof lse[0]) == 0);
+            for (i = 0; i < MLA_HEADS * MLA_V; i++) {
+                double e = (double)out[0][i] - (double)out[1][i];
+                error += e * e;
+                power += (double)out[1][i] * (double)out[1][i];
+            }
+            if (!CHECK(p / 2 ? sqrt(error / power) < most[p / 2]
+                             : memcmp(out[0], out[1], sizeof out[0]) == 0)) {
+                printf("values among keys, policy %d: %g\n", (int)p / 2, sqrt(error / power));
+            }
+        }
+        (void)lq_cpu_limit(-1);
+        free(mem[0]);
+        free(mem[1]);
+    }
+    free(x);
+}
+
+/* What a layer of 4,096 tokens takes; less workspace, about half. */
+static void test_v_in_k_bytes(void)
+{
+    static const lq_kv_policy hot = {LQ_KV_HOT, LQ_Z, 4, 0};
+    lq_kv_desc d = mla_desc(&hot, 0);
+    size_t bytes[2];
+    size_t room[2];
+    lq_kv kv;
+    int i;
+    d.tokens = 4096;
+    for (i = 0; i < 2; i++) {
+        lq_kv_account a;
+        uint8_t *mem;
+        d.v_in_k = (uint32_t)i;
+        bytes[i] = lq_kv_bytes(&d);
+        mem = (uint8_t *)source_alloc(bytes[i]);
+        CHECK(lq_kv_init(&kv, mem, bytes[i], &d) == LQ_OK);
+        CHECK(lq_kv_stats(&kv, &a) == LQ_OK);
+        room[i] = a.free_bytes + a.raw_bytes;
+        free(mem);
+    }
+    CHECK((double)room[1] < 0.54 * (double)room[0]);
+    printf("4096 tokens, 1 x 576, values 512 of them: %lu bytes, held apart %lu\n",
+           (unsigned long)bytes[1], (unsigned long)bytes[0]);
+}
+
+static void test_v_in_k_arguments(void)
+{
+    static const lq_kv_policy hot = {LQ_KV_HOT, LQ_Z, 4, 0};
+    lq_kv_desc d = mla_desc(&hot, 0);
+    lq_kv_layer layer[2];
+    size_t bytes = lq_kv_bytes(&d);
+    lq_rope turn;
+    memset(layer, 0, sizeof layer);
+    memset(&turn, 0, sizeof turn);
+    CHECK(bytes > 0);
+    d.v.kind = 99; /* is not looked at */
+    CHECK(lq_kv_bytes(&d) == bytes);
+    d.v_in_k = 65;
+    CHECK(lq_kv_bytes(&d) == bytes);
+    d.v_in_k = 64; /* no multiple of 8 */
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.v_in_k = 73; /* 512 do not follow */
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.v_dims = 0;
+    CHECK(lq_kv_bytes(&d) > 0);
+    d.v_in_k = MLA_K + 1;
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.v_in_k = 65;
+    freqs[0] = freqs[1] = 1.0f;
+    turn.freqs = freqs;
+    turn.rotary_dims = 64;
+    d.rope = &turn;
+    CHECK(lq_kv_bytes(&d) > 0);
+    turn.rotary_dims = 66; /* the values would turn */
+    CHECK(lq_kv_bytes(&d) == 0);
+    turn.rotary_dims = 64;
+    d.v_in_k = 1;
+    d.v_dims = MLA_V;
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.rope_first = 512;
+    CHECK(lq_kv_bytes(&d) > 0);
+    d.rope_first = 511;
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.rope_first = 0;
+    d.v_in_k = 65;
+    d.v_dims = 0;
+    d.rope = NULL;
+    CHECK(lq_kv_bytes(&d) > 0);
+    d.rope_first = 8; /* without a rope */
+    CHECK(lq_kv_bytes(&d) == 0);
+    d.rope_first = 0;
+    d.layers = 2;
+    d.layer = layer;
+    d.v.kind = LQ_KV_HOT;
+    bytes = lq_kv_bytes(&d);
+    layer[1].v_in_k = LQ_KV_NONE;
+    CHECK(lq_kv_bytes(&d) > bytes);
+    layer[1].v_in_k = 1;
+    layer[1].v_dims = MLA_K;
+    CHECK(lq_kv_bytes(&d) == bytes);
+    layer[1].share = 1; /* and a place of its own for the values */
+    layer[1].v_dims = 0;
+    CHECK(lq_kv_bytes(&d) == 0);
+    layer[1].v_in_k = 0;
+    CHECK(lq_kv_bytes(&d) > 0 && lq_kv_bytes(&d) < bytes);
+}
+
+/* Packed and unpacked: one group a layer, RoPE undone in front of the values. */
+static void test_v_in_k_cold(const lq_tables *tables)
+{
+    static float x[2][300 * 64];
+    lq_kv_desc d;
+    lq_kv_pack_desc pack;
+    lq_archive_writer writer;
+    lq_archive_writer_desc wd;
+    lq_archive_group_desc group;
+    lq_kv_view view;
+    lq_kv_view_out out;
+    lq_kv kv[2];
+    uint8_t *mem[2];
+    uint8_t *workspace;
+    size_t needed;
+    size_t directory;
+    size_t i;
+    double error = 0;
+    file f;
+    memset(&d, 0, sizeof d);
+    memset(&f, 0, sizeof f);
+    memset(&wd, 0, sizeof wd);
+    memset(&pack, 0, sizeof pack);
+    memset(&view, 0, sizeof view);
+    memset(&out, 0, sizeof out);
+    d.layers = 2;
+    d.kv_heads = 1;
+    d.k_dims = 64;
+    d.v_in_k = 9;
+    d.tokens = 300;
+    d.k.kind = LQ_KV_HOT;
+    d.k.bits = 8;
+    d.rope = &rope;
+    fill(x[0], 300 * 64);
+    view.data = x[0];
+    for (i = 0; i < 2; i++) {
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d), &d) == LQ_OK);
+    }
+    for (i = 0; i < 2; i++) {
+        CHECK(lq_kv_append(&kv[0], (uint32_t)i, &view, NULL, NULL, 300) == LQ_OK);
+    }
+    pack.tables = tables;
+    pack.k_step = 0.1f; /* there are no values that would need a step */
+    CHECK(lq_kv_pack_bytes(&kv[0], &pack, &needed, &directory) == LQ_OK);
+    workspace = (uint8_t *)source_alloc(needed);
+    f.bytes = (uint8_t *)source_alloc((size_t)1 << 20);
+    f.directory = (uint8_t *)source_alloc(directory);
+    wd.mem = f.bytes;
+    wd.mem_bytes = (size_t)1 << 20;
+    wd.directory = f.directory;
+    wd.directory_bytes = directory;
+    CHECK(lq_archive_writer_init(&writer, &wd) == LQ_OK);
+    CHECK(lq_kv_pack(&kv[0], &writer, &pack, workspace, needed) == LQ_OK);
+    CHECK(lq_archive_finish(&writer) == LQ_OK);
+    free(workspace);
+    f.count = (size_t)writer.offset;
+    CHECK(file_open(&f) == LQ_OK);
+    CHECK(lq_archive_group(&f.reader, 1, &group, NULL, 0) == LQ_OK && group.stream == LQ_K);
+    CHECK(lq_archive_group(&f.reader, 2, &group, NULL, 0) != LQ_OK);
+    needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
+    workspace = (uint8_t *)source_alloc(needed);
+    CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
+    for (i = 0; i < 2; i++) {
+        out.data = x[i];
+        CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300) == LQ_OK);
+    }
+    for (i = 0; i < 300 * 56; i++) {
+        error += pow((double)x[0][i] - (double)x[1][i], 2) / (300 * 56);
+    }
+    CHECK(error < 0.05 * 0.05);
+    free(workspace);
+    file_free(&f);
+    free(mem[0]);
+    free(mem[1]);
+}
+
 static void random_operation(model *m)
 {
     static void (*const operations[])(model *) = {
@@ -2055,7 +2423,7 @@ static void test_mean(void)
     for (i = 0; i < MANY * DIMS; i++) {
         x[i] = gauss();
     }
-    for (p = 0; p < 5; p++) {
+    for (p = 0; p < 10; p++) { /* values apart, and among the keys */
         lq_kv_desc d = small_desc();
         uint8_t *mem;
         lq_kv_view v;
@@ -2067,12 +2435,13 @@ static void test_mean(void)
         d.layers = d.kv_heads = 1;
         d.k_dims = d.v_dims = DIMS;
         d.tokens = MANY;
-        d.k = d.v = policy[p];
+        d.k = d.v = policy[p % 5];
+        d.v_in_k = (uint32_t)(p / 5);
         mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
         v.data = x;
         out.data = y;
         CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
-        CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, MANY) == LQ_OK);
+        CHECK(lq_kv_append(&kv, 0, &v, p < 5 ? &v : NULL, NULL, MANY) == LQ_OK);
         CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, MANY) == LQ_OK);
         for (i = 0; i < DIMS; i++) {
             double sum = 0;
@@ -2081,7 +2450,7 @@ static void test_mean(void)
             }
             power += sum * sum;
         }
-        if (!CHECK(sqrt(power / DIMS) / MANY < most[p])) {
+        if (!CHECK(sqrt(power / DIMS) / MANY < most[p % 5])) {
             printf("bias of kind %d: %g\n", (int)p, sqrt(power / DIMS) / MANY);
         }
         free(mem);
@@ -2102,6 +2471,9 @@ static void fixed_tests(void)
     test_merge();
     test_policies();
     test_cold();
+    test_v_in_k();
+    test_v_in_k_bytes();
+    test_v_in_k_arguments();
 }
 
 /* One cache from birth to death. */

@@ -267,8 +267,8 @@
    a reader relies on no byte that it has not checked.
 
    LIVE CACHE, as lq_kv_save writes it, version 2
-   Groups, from `first group` on: of each layer with keys and values of its own its K, then its V,
-   all heads. Runs of each: sinks (raw pages), tiles (pages of code 4, aligned to 64), window (raw
+   Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
+   (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles (pages of code 4, aligned to 64), window (raw
    pages). The layout of tiles is in >>hot. In a cache that is sparse or has warm streams the code
    is 5, and behind the tiles are the blob (of each warm head u24 bytes and u8 doublings of the
    step, then the pages of all) and, of keys, the bounds of all heads.
@@ -20359,6 +20359,7 @@ typedef struct lq__warm {
     float gained[LQ__HOT_ROWS];
     float *k_mean; /* (dims) */
     float *v_mean;
+    float *turned;      /* (dims) a vector in the basis of a Hadamard profile */
     float *q;           /* (8, k_stride) */
     float *acc;         /* (8, v_stride) */
     float *logits;      /* (flight, 8, 64) */
@@ -21613,8 +21614,8 @@ LQ__STATIC int lq__warm_code(const lq__warm_coder *c, const lq__workspace *w, ui
 /* Places the arrays of a reader of warm pages; a NULL: only counts. mem is aligned to 64. */
 LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_t v_dims)
 {
-    size_t sizes[12];
-    size_t at[12];
+    size_t sizes[13];
+    size_t at[13];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_coder_place(NULL, NULL, k_dims);
@@ -21628,8 +21629,9 @@ LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_
     sizes[8] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
     sizes[9] = LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
     sizes[10] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__TOKENS * (LQ__MAX(k_dims, v_dims) + 1);
-    sizes[11] = lq__warm_work_bytes(LQ__MAX(k_dims, v_dims));
-    for (i = 0; i < 12; i++) {
+    sizes[11] = 4 * LQ__MAX(k_dims, v_dims);
+    sizes[12] = lq__warm_work_bytes(LQ__MAX(k_dims, v_dims));
+    for (i = 0; i < 13; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
@@ -21646,7 +21648,8 @@ LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_
         a->weights16 = (int16_t *)(void *)(mem + at[8]);
         a->escapes = (lq__rans_escape *)(void *)(mem + at[9]);
         a->symbols = (int16_t *)(void *)(mem + at[10]);
-        a->work = mem + at[11];
+        a->turned = (float *)(void *)(mem + at[11]);
+        a->work = mem + at[12];
         a->k_stride = lq__hot_wide(k_dims);
         a->v_stride = lq__hot_wide(v_dims);
     }
@@ -21687,6 +21690,10 @@ LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
         const float *from = query->q + r * query->wide;
         float *q = a->q + r * a->k_stride;
         float shift = lq__hot_product(from, a->k_mean, c->dims);
+        if (c->codec->desc.geometry.basis == LQ_BASIS_HADAMARD) {
+            lq__hot_rotate(a->turned, from, c->dims);
+            from = a->turned;
+        }
         for (d = 0; d < c->dims && b; d++) {
             const int16_t *inverse = b->inverse + d * b->inverse_stride;
             float x = from[d] * slice * lq__warm_unit(c, d);
@@ -21717,6 +21724,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
 {
     const lq__warm_coder *c = &a->v;
     const lq_basis *b;
+    int hadamard;
     float slice; /* of keys; values have gains */
     size_t r;
     size_t i;
@@ -21725,16 +21733,22 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
         return;
     }
     b = c->codec->desc.geometry.dense;
+    hadamard = c->codec->desc.geometry.basis == LQ_BASIS_HADAMARD;
     slice = c->codec->lead ? 1.0f : lq__slice_step(&c->codec->desc.geometry, 0, 1.0f);
     for (r = 0; r < state->rows; r++) {
         float *acc = a->acc + r * a->v_stride;
         float *raw = state->raw + r * state->wide;
+        float *to = hadamard ? a->turned : raw;
+        memset(a->turned, 0, 4 * c->dims);
         for (i = 0; i < c->count; i++) {
             float mean = (float)c->codec->rows[c->channel[i]].mean * (1.0f / LQ__ONE);
             acc[i] = c->step * (acc[i] * c->factor[i] + mean * a->gained[r]);
             if (!b) {
-                raw[c->channel[i]] += acc[i];
+                to[c->channel[i]] += acc[i];
             }
+        }
+        if (hadamard) {
+            lq__hot_unrotate(a->turned, c->dims);
         }
         for (d = 0; d < c->dims && b; d++) {
             const int16_t *inverse = b->inverse + d * b->inverse_stride;
@@ -21745,7 +21759,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
             raw[d] += slice * (sum * lq__warm_unit(c, d) + a->gained[r] * lq__warm_center(c, d));
         }
         for (d = 0; d < c->dims; d++) {
-            raw[d] += a->brought[r] * a->v_mean[d];
+            raw[d] += a->turned[d] + a->brought[r] * a->v_mean[d];
         }
     }
     a->open = 0;

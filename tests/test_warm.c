@@ -1296,6 +1296,63 @@ static void test_calibrated(void)
     free(mem);
 }
 
+/* A profile that is fitted beforehand, of any basis. */
+static const lq_profile *fit_profile(lq_profile *profile, int basis, int v, const float *x)
+{
+    static uint32_t dims;
+    lq_geometry g;
+    lq_fit fit;
+    lq_vectors src;
+    const void *slices[1];
+    void *mem;
+    void *work;
+    size_t bytes;
+    memset(&g, 0, sizeof g);
+    dims = (uint32_t)dims_of(v);
+    g.stream = v ? LQ_V : LQ_K;
+    g.basis = (uint32_t)basis;
+    g.slice_count = 1;
+    g.slice_dims = &dims;
+    slices[0] = x;
+    src.slices = slices;
+    src.token_stride = row_of(v);
+    src.type = LQ_F32;
+    mem = source_alloc(lq_fit_bytes(&g));
+    work = source_alloc(lq_fit_workspace_bytes(&g));
+    bytes = lq_profile_bytes(dims + 1);
+    CHECK(lq_fit_init(&fit, mem, lq_fit_bytes(&g), &g, 0.4f) == LQ_OK);
+    CHECK(lq_fit_add(&fit, &src, NULL, 500, work, lq_fit_workspace_bytes(&g)) == LQ_OK);
+    CHECK(lq_fit_profile(&fit, profile, source_alloc(bytes), bytes) == LQ_OK);
+    free(work);
+    free(mem);
+    return profile;
+}
+
+/* Given profiles without a basis of their own: eights of pages and fewer. */
+static void test_given(int basis)
+{
+    static lq_profile made[8];
+    const lq_profile *profiles[8];
+    lq_kv kv;
+    void *mem;
+    int i;
+    basic_desc();
+    desc.tokens = TOKENS_ROOM;
+    desc.profiles = profiles;
+    make_tokens(1000, 1.0f);
+    for (i = 0; i < 8; i++) {
+        profiles[i] =
+            fit_profile(&made[i], basis, i / 2 % 2, given[i / 4][i / 2 % 2] + (size_t)(i % 2) * 64);
+    }
+    slack = 4;
+    mem = make(&kv);
+    append_steps(&kv, 1000);
+    check_attend(&kv, 0);
+    check_attend(&kv, 1);
+    lq_kv_free(&kv);
+    free(mem);
+}
+
 int main(int argc, char **argv)
 {
     void *mem = source_alloc(lq_tables_bytes());
@@ -1333,6 +1390,8 @@ int main(int argc, char **argv)
     test_sizes();
     test_packed();
     test_calibrated();
+    test_given(LQ_BASIS_IDENTITY);
+    test_given(LQ_BASIS_HADAMARD);
     test_hostile(quick ? 50 : 500);
     test_numbers();
     for (i = 0; i < rounds; i++) {

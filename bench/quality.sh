@@ -28,7 +28,8 @@ rivals="q8_0 fp8 q5_0 q4_1 q4_0 hq4_0 tq4 tq3 tq2 kivi4 kivi2"
 ours="cold:z:k=0.4,v=1.2 cold:z:k=0.3,v=0.9 cold:z:k=0.25,v=0.75 cold:z:k=0.2,v=0.6
     cold:z:k=0.15,v=0.45 cold:z:k=0.1,v=0.3 cold:e8:k=0.25,v=0.75 cold:e8:k=0.15,v=0.45
     warm:z:k=0.3,v=0.9 warm:z:k=0.2,v=0.6"
-live="q8_0 q4_0 hq4_0 hot:8 hot:4 hot:e8 hot:3 live:z:k=0.35,v=0.5"
+live="q8_0 q4_0 hq4_0 hot:8 hot:4 hot:e8 hot:3 live:z:k=0.45,v=0.5
+    live:e8:k=0.45,v=0.6"
 groups="head layer 5 10"
 steps="k=0.15,v=0.3 k=0.25,v=0.5 k=0.4,v=0.8 k=0.6,v=1.2"
 

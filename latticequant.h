@@ -4996,10 +4996,10 @@ struct lq_rans_row {
     uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
 };
 
-/* Whether a row's integers are those of its symbols, and it is no lead row. */
+/* Whether a row's integers are its symbols with one raw bit or none, and it is no lead row. */
 LQ__INLINE int lq__row_is_symbols(const lq_rans_row *r)
 {
-    return r->kind == LQ__ROW_Z && r->raw[0] == 0;
+    return r->kind == LQ__ROW_Z && r->raw[0] <= 1;
 }
 
 /* Raw bits that bring a class to at most LQ__CLASS_WIDE. */
@@ -5241,7 +5241,9 @@ typedef struct lq__rans_flow {
     uint32_t tokens;
     uint32_t lanes;
     int overrun;
-    int calm; /* decoder: 1 if it is known that there is no escape */
+    int calm;         /* decoder: 1 if it is known that there is no escape */
+    int16_t *symbols; /* decoder: as in lq__rans_symbols, of this page; NULL: values are wanted */
+    const int16_t (*pairs)[64];
 } lq__rans_flow;
 
 /* One per CPU level. scan: selects tables, finds escapes and writes the raw section of a page to be
@@ -7336,6 +7338,33 @@ LQ__STATIC_512 int lq__rans_scan_avx512(const lq_tables *tables, const lq_rans_p
     return LQ_OK;
 }
 
+/* Symbols of a row with a raw bit: the bits of those that escaped go to their places, and what
+   stands for symbol and bit to those of the symbols. */
+LQ__STATIC_512 void lq__merge_symbols_512(const lq_rans_plan *plan, lq__rans_flow *f, size_t i,
+                                          size_t *position)
+{
+    const lq_rans_row *r = &plan->coded[i];
+    const __m512i low = _mm512_loadu_si512(f->pairs[r->class_]);
+    const __m512i high = _mm512_loadu_si512(f->pairs[r->class_] + 32);
+    int16_t *v = f->values + (size_t)r->row * 64;
+    uint64_t escape = f->escape[i];
+    uint64_t both = 0;
+    uint32_t half;
+    for (half = 0; half < 2; half++) {
+        __mmask32 bits = (__mmask32)lq__bits_get(f->raw, position, 32);
+        int16_t *to = f->symbols + i * 512 + 32 * half;
+        __m512i s = _mm512_loadu_si512(to);
+        s = _mm512_add_epi16(s, s);
+        s = _mm512_mask_sub_epi16(s, bits, s, _mm512_set1_epi16(-1));
+        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, s, high));
+        both |= (uint64_t)bits << 32 * half;
+    }
+    for (; escape; escape &= escape - 1) {
+        uint32_t token = lq__lowest_bit(escape);
+        v[token] = (int16_t)lq__bit_of(both, token);
+    }
+}
+
 /* One raw bit a token is a mask; other rows go as they do in AVX2. */
 LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow *f)
 {
@@ -7348,6 +7377,10 @@ LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow
         const lq_rans_row *r = &plan->coded[i];
         int16_t *v = f->values + (size_t)r->row * 64;
         halves |= r->kind == LQ__ROW_HALF;
+        if (f->symbols && lq__row_is_symbols(r)) {
+            lq__merge_symbols_512(plan, f, i, &position);
+            continue;
+        }
         if (r->raw[0] != 1 || r->raw[1] != 1 || r->shift[0] != 1 || f->tokens != 64) {
             lq__raw_get_bmi2(r, f, &position);
             continue;
@@ -7425,6 +7458,7 @@ LQ__STATIC int lq__flow_init(lq__rans_flow *f, const lq_rans_page *page)
     f->lanes = LQ__MIN(page->tokens, LQ__LANES);
     f->overrun = 0;
     f->calm = 0;
+    f->symbols = NULL;
     f->src_at = NULL;
     return LQ_OK;
 }
@@ -7859,13 +7893,14 @@ typedef struct lq__rans_escape {
 } lq__rans_escape;
 
 /* Eight full pages of a plan of Z for readers that look numbers up by symbol: symbols (coded rows,
-   8, 64) are numbers of intervals, 0 for an escape. Rows that are not lq__row_is_symbols go to the
-   matrices of the pages, and of the others those values that escaped, which are listed. LQ_E_SPACE:
-   there are more than `most`. Only where the level's kernels have `symbols`. */
+   8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit pairs, by the row's
+   class, at 2 * symbol + bit. Rows that are not lq__row_is_symbols go to the matrices of the pages,
+   and of the others those values that escaped, which are listed. LQ_E_SPACE: there are more than
+   `most`. Only where the level's kernels have `symbols`. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, int16_t *symbols,
-                                lq__rans_escape *escapes, size_t most, size_t *count,
-                                void *workspace)
+                                const int16_t (*pairs)[64], lq__rans_escape *escapes, size_t most,
+                                size_t *count, void *workspace)
 {
     const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
     lq__rans_flow *flows =
@@ -7883,6 +7918,8 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
         at += lq__decode_flow_bytes(plan->rows);
         status = lq__flow_init(&flows[g], &pages[g]);
         status = status ? status : kernels->begin(&flows[g], &pages[g]);
+        flows[g].symbols = symbols + 64 * g;
+        flows[g].pairs = pairs;
     }
     if (status == LQ_OK) {
         kernels->symbols(tables, plan, flows, symbols);
@@ -20294,7 +20331,8 @@ typedef struct lq__warm_kind {
 typedef struct lq__warm_classes {
     lq__row_data rows[2][LQ__WARM_CLASSES]; /* [1]: of LQ_D4 */
     float y[LQ__WARM_CLASSES + 1][32];      /* of k at k & 31 */
-    int16_t symbol[LQ__CLASS_WIDE + 1][32]; /* y of an interval of Z, in 128ths; 0 for the escape */
+    int16_t symbol[LQ__WARM_CLASSES][32];   /* y of an interval of Z, in 128ths; 0 for the escape */
+    int16_t pairs[LQ__WARM_CLASSES][64];    /* y of an interval and a raw bit, in 64ths */
 } lq__warm_classes;
 
 /* A codec with what attention needs of it. Memory is the caller's: lq__warm_coder_place. */
@@ -20306,7 +20344,8 @@ typedef struct lq__warm_coder {
     uint8_t *mem;
     size_t mem_bytes;
     size_t count;      /* coefficients that are in use */
-    size_t symbols;    /* of these, the first whose symbols can be looked up */
+    size_t symbols;    /* of these the first whose symbols can be looked up: */
+    size_t whole;      /* first those without a raw bit */
     uint16_t *coded;   /* (symbols) coded row */
     uint16_t *place;   /* (coded rows) coefficient, of those */
     uint16_t *row;     /* (count) of the matrix */
@@ -20333,6 +20372,7 @@ typedef struct lq__warm_symbols {
     const uint16_t *look;
     const int16_t (*y)[32];
     size_t count;
+    size_t whole; /* symbols to be looked up; behind them are y, in half the part of a step */
     lq__warm_rows rest;
 } lq__warm_symbols;
 
@@ -20363,7 +20403,7 @@ typedef struct lq__warm {
     float *q;           /* (8, k_stride) */
     float *acc;         /* (8, v_stride) */
     float *logits;      /* (flight, 8, 64) */
-    int16_t *q16;       /* (2, (symbols + 1) / 2, 4, 2): pairs of a batch of rows */
+    int16_t *q16;       /* (2, lq__warm_pair_count, 4, 2): pairs of a batch of rows */
     int16_t *weights16; /* (flight, 8, 64) */
     float q_unit[LQ__HOT_ROWS];
     float weight_unit[LQ__HOT_ROWS];
@@ -20394,19 +20434,25 @@ typedef struct lq__warm_kernels {
 } lq__warm_kernels;
 
 /* ---- kernels of symbols, at the level that has lq__rans_kernels' symbols ----
-   query    q (rows stride apart, of a count) to pairs (count / 2 rounded up, 4, 2) of integers and
-            their units (rows)
+   query    q (rows stride apart, whole, then others up to a count) to pairs of integers
+            (lq__warm_pair_count, 4, 2) and their units (rows)
    dots     logits (4, 64) += units times sums of pairs times y of one page
    weights  of a row (pages, 8, 64), as gains leaves them, to integers; returns their unit
    sums     acc (rows stride apart) += units times sums of y of all pages times integer weights */
 typedef struct lq__warm_symbol_kernels {
-    void (*query)(int16_t *, float *, const float *, size_t, size_t, size_t);
+    void (*query)(int16_t *, float *, const float *, size_t, size_t, size_t, size_t);
     void (*dots)(float *, const lq__warm_symbols *, size_t, const int16_t *, const float *, size_t);
     float (*weights)(int16_t *, const float *);
     void (*sums)(float *, size_t, const lq__warm_symbols *, const int16_t *, const float *, size_t);
 } lq__warm_symbol_kernels;
 
 static const lq__warm_kernels *lq__warm_of_level(void);
+
+/* Pairs of so many symbols: those to be looked up and the others are no pair. */
+LQ__INLINE size_t lq__warm_pair_count(size_t whole, size_t count)
+{
+    return (whole + 1) / 2 + (count - whole + 1) / 2;
+}
 
 LQ__INLINE float lq__warm_y(const float *table, int32_t k)
 {
@@ -20973,21 +21019,22 @@ LQ__HOT_512 __m512i lq__warm_add_512(__m512i sum, __m512i a, __m512i b)
 #endif
 }
 
-/* The largest q that neither its 16 bits nor the sum of `count` products can exceed: |y| is at most
-   16 steps. */
+/* The largest q that neither its 16 bits nor the sum of all products can exceed: |y| is at most 16
+   steps, or 32 with a raw bit. */
 LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(int16_t *pairs, float *units,
                                                         const float *q, size_t stride, size_t rows,
-                                                        size_t count)
+                                                        size_t whole, size_t count)
 {
     size_t r;
     size_t i;
-    memset(pairs, 0, 16 * ((count + 1) / 2));
+    memset(pairs, 0, 16 * lq__warm_pair_count(whole, count));
     for (r = 0; r < rows; r++) {
         float most = 0.0f;
         float sum = 0.0f;
         float unit;
         for (i = 0; i < count; i++) {
-            float a = q[r * stride + i] < 0.0f ? -q[r * stride + i] : q[r * stride + i];
+            float a = q[r * stride + i] * (i < whole ? 1.0f : 2.0f);
+            a = a < 0.0f ? -a : a;
             most = LQ__MAX(most, a);
             sum += a;
         }
@@ -20995,8 +21042,10 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(int16_t *pairs, float *u
         units[r] = unit * (1.0f / LQ__WARM_Y);
         unit = unit > 1e-30f ? 1.0f / unit : 0.0f;
         for (i = 0; i < count; i++) {
-            int32_t x = _mm_cvtss_si32(_mm_set_ss(q[r * stride + i] * unit));
-            pairs[(i / 2 * 4 + r) * 2 + i % 2] = (int16_t)lq__clamp(x, -32767, 32767);
+            float a = q[r * stride + i] * (i < whole ? unit : 2.0f * unit);
+            size_t at = i < whole ? i : i - whole + (whole + 1) / 2 * 2;
+            pairs[(at / 2 * 4 + r) * 2 + at % 2] =
+                (int16_t)lq__clamp(_mm_cvtss_si32(_mm_set_ss(a)), -32767, 32767);
         }
     }
 }
@@ -21007,7 +21056,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(int16_t *pairs, float *u
     if (rows > r) {                                                            \
         int32_t pair;                                                          \
         __m512i x;                                                             \
-        memcpy(&pair, pairs + (i / 2 * 4 + r) * 2, 4);                         \
+        memcpy(&pair, pairs + 2 * r, 4);                                       \
         x = _mm512_set1_epi32(pair);                                           \
         a[r][0] = lq__warm_add_512(a[r][0], x, _mm512_unpacklo_epi16(y0, z0)); \
         a[r][1] = lq__warm_add_512(a[r][1], x, _mm512_unpackhi_epi16(y0, z0)); \
@@ -21025,27 +21074,45 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(int16_t *pairs, float *u
         LQ__WARM_PUT(to + 32, _mm512_permutex2var_epi32(a[r][2], low, a[r][3]), unit)  \
         LQ__WARM_PUT(to + 48, _mm512_permutex2var_epi32(a[r][2], high, a[r][3]), unit) \
     }
+/* Symbols to y, which rows with a raw bit are already. */
+LQ__HOT_512 __m512i lq__warm_found_512(const int16_t *k, __m512i table, int found)
+{
+    const __m512i x = _mm512_loadu_si512(k);
+    return found ? x : _mm512_permutexvar_epi16(x, table);
+}
+
+/* Adds the products of one page with coefficients first .. end: whole ones, or those with a raw bit
+   (found). a stays in registers. */
+LQ__HOT_512 void lq__warm_multiply_512(__m512i (*a)[4], const lq__warm_symbols *m, size_t page,
+                                       const int16_t *pairs, size_t rows, size_t first, size_t end,
+                                       int found)
+{
+    size_t i;
+    for (i = first; i < end; i += 2, pairs += 8) { /* a last one goes with itself: its q is 0 */
+        const size_t other = LQ__MIN(i + 1, end - 1);
+        const int16_t *k = m->values + (m->coded[i] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
+        const int16_t *l =
+            m->values + (m->coded[other] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
+        const __m512i table_k = _mm512_loadu_si512(m->y[m->look[i]]);
+        const __m512i table_l = _mm512_loadu_si512(m->y[m->look[other]]);
+        const __m512i y0 = lq__warm_found_512(k, table_k, found);
+        const __m512i y1 = lq__warm_found_512(k + 32, table_k, found);
+        const __m512i z0 = lq__warm_found_512(l, table_l, found);
+        const __m512i z1 = lq__warm_found_512(l + 32, table_l, found);
+        LQ__WARM_EACH(LQ__WARM_ADD)
+    }
+}
+
 LQ__HOT_512 void lq__warm_dots16_512(float *logits, const lq__warm_symbols *m, size_t page,
                                      const int16_t *pairs, const float *units, size_t rows)
 {
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     __m512i a[4][4];
-    size_t i;
     LQ__WARM_EACH(LQ__WARM_BEGIN)
-    for (i = 0; i < m->count; i += 2) { /* a last one goes with itself: its q there is 0 */
-        const size_t other = LQ__MIN(i + 1, m->count - 1);
-        const int16_t *k = m->values + (m->coded[i] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
-        const int16_t *l =
-            m->values + (m->coded[other] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
-        const __m512i table_k = _mm512_loadu_si512(m->y[m->look[i]]);
-        const __m512i table_l = _mm512_loadu_si512(m->y[m->look[other]]);
-        const __m512i y0 = _mm512_permutexvar_epi16(_mm512_loadu_si512(k), table_k);
-        const __m512i y1 = _mm512_permutexvar_epi16(_mm512_loadu_si512(k + 32), table_k);
-        const __m512i z0 = _mm512_permutexvar_epi16(_mm512_loadu_si512(l), table_l);
-        const __m512i z1 = _mm512_permutexvar_epi16(_mm512_loadu_si512(l + 32), table_l);
-        LQ__WARM_EACH(LQ__WARM_ADD)
-    }
+    lq__warm_multiply_512(a, m, page, pairs, rows, 0, m->whole, 0);
+    lq__warm_multiply_512(a, m, page, pairs + 8 * ((m->whole + 1) / 2), rows, m->whole, m->count,
+                          1);
     LQ__WARM_EACH(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
@@ -21110,12 +21177,14 @@ LQ__TARGET_HOT_AVX512 static float lq__warm_weights16_avx512(int16_t *to, const 
                                   _mm512_cvtepi32_ps(a[r][2]), _mm512_cvtepi32_ps(a[r][3]))); \
     }
 /* Four coefficients share the weights that are read; the last one may go with itself. A lane sums
-   32 products below 2^15 * 2^10. */
-LQ__HOT_512 void lq__warm_sums16_512(float *acc, size_t stride, const lq__warm_symbols *m,
-                                     const int16_t *weights, const float *units, size_t rows)
+   32 products below 2^15 * 2^11. first, end, found: as in lq__warm_multiply_512. */
+LQ__HOT_512 void lq__warm_gather_512(float *acc, size_t stride, const lq__warm_symbols *m,
+                                     const int16_t *weights, const float *units, size_t rows,
+                                     size_t first, size_t end, int found)
 {
+    const float part = found ? 2.0f / LQ__WARM_Y : 1.0f / LQ__WARM_Y;
     size_t i;
-    for (i = 0; i < m->count; i += 4) {
+    for (i = first; i < end; i += 4) {
         const int16_t *k[4];
         __m512i table[4];
         __m512i a[4][4];
@@ -21124,7 +21193,7 @@ LQ__HOT_512 void lq__warm_sums16_512(float *acc, size_t stride, const lq__warm_s
         size_t j;
         size_t r;
         for (j = 0; j < 4; j++) {
-            size_t at = LQ__MIN(i + j, m->count - 1);
+            size_t at = LQ__MIN(i + j, end - 1);
             k[j] = m->values + m->coded[at] * (size_t)(LQ__WARM_FLIGHT * LQ__TOKENS);
             table[j] = _mm512_loadu_si512(m->y[m->look[at]]);
         }
@@ -21133,24 +21202,27 @@ LQ__HOT_512 void lq__warm_sums16_512(float *acc, size_t stride, const lq__warm_s
             const int16_t *w = weights + p * LQ__HOT_ROWS * (size_t)LQ__TOKENS;
             for (j = 0; j < LQ__TOKENS; j += 32) {
                 const size_t at = p * LQ__TOKENS + j;
-                const __m512i y0 =
-                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[0] + at), table[0]);
-                const __m512i y1 =
-                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[1] + at), table[1]);
-                const __m512i y2 =
-                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[2] + at), table[2]);
-                const __m512i y3 =
-                    _mm512_permutexvar_epi16(_mm512_loadu_si512(k[3] + at), table[3]);
+                const __m512i y0 = lq__warm_found_512(k[0] + at, table[0], found);
+                const __m512i y1 = lq__warm_found_512(k[1] + at, table[1], found);
+                const __m512i y2 = lq__warm_found_512(k[2] + at, table[2], found);
+                const __m512i y3 = lq__warm_found_512(k[3] + at, table[3], found);
                 LQ__WARM_EACH(LQ__WARM_ADD)
             }
         }
         LQ__WARM_EACH(LQ__WARM_END)
         for (r = 0; r < rows; r++) {
-            for (j = 0; j < 4 && i + j < m->count; j++) {
-                acc[r * stride + i + j] += sum[r][j] * (units[r] * (1.0f / LQ__WARM_Y));
+            for (j = 0; j < 4 && i + j < end; j++) {
+                acc[r * stride + i + j] += sum[r][j] * (units[r] * part);
             }
         }
     }
+}
+
+LQ__HOT_512 void lq__warm_sums16_512(float *acc, size_t stride, const lq__warm_symbols *m,
+                                     const int16_t *weights, const float *units, size_t rows)
+{
+    lq__warm_gather_512(acc, stride, m, weights, units, rows, 0, m->whole, 0);
+    lq__warm_gather_512(acc, stride, m, weights, units, rows, m->whole, m->count, 1);
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
@@ -21264,6 +21336,11 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
     return used;
 }
 
+LQ__INLINE int16_t lq__warm_integer(float y)
+{
+    return (int16_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
+}
+
 LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables)
 {
     lq_codec_desc desc;
@@ -21290,11 +21367,19 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
         }
         table[16] = table[17] - 1.0f;
     }
-    for (i = 0; i <= LQ__CLASS_WIDE; i++) {
-        const lq__rans_table *t = &tables->table[lq__table_of((int)i, LQ__AT_0)];
+    for (i = 0; i < LQ__WARM_CLASSES; i++) {
+        int32_t own = LQ__MIN((int32_t)i, (int32_t)LQ__CLASS_WIDE);
+        int32_t half = lq__clamp((int32_t)i - 8, -(int32_t)LQ__T_LOW, (int32_t)LQ__CLASS_WIDE);
+        const lq__rans_table *t = &tables->table[lq__table_of(own, LQ__AT_0)];
         for (k = 1; k < (int32_t)t->count; k++) {
-            float y = classes->y[i][t->value[k] & 31] * (float)LQ__WARM_Y;
-            classes->symbol[i][k] = (int16_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
+            classes->symbol[i][k] =
+                lq__warm_integer(lq__warm_y(classes->y[i], t->value[k]) * (float)LQ__WARM_Y);
+        }
+        t = &tables->table[lq__table_of(half, LQ__AT_1_4)];
+        for (k = 2; k < 2 * (int32_t)t->count; k++) {
+            int32_t z = 2 * t->value[k / 2] + k % 2;
+            classes->pairs[i][k] =
+                lq__warm_integer(lq__warm_y(classes->y[i], z) * (float)(LQ__WARM_Y / 2));
         }
     }
 }
@@ -21366,12 +21451,17 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
     size_t j;
     size_t next = 0; /* coded row */
     c->count = 0;
-    for (i = 0; i < plan->coded_rows && block == 1; i++) {
-        if (lq__row_is_symbols(&plan->coded[i])) {
-            c->place[i] = (uint16_t)c->count;
-            c->coded[c->count] = (uint16_t)i;
-            lq__warm_enter(c, plan->coded[i].row, plan->coded[i].row - codec->lead, 0);
+    c->whole = 0;
+    for (j = 0; j < 2 && block == 1; j++) { /* raw bits */
+        for (i = 0; i < plan->coded_rows; i++) {
+            const lq_rans_row *r = &plan->coded[i];
+            if (lq__row_is_symbols(r) && r->raw[0] == j) {
+                c->place[i] = (uint16_t)c->count;
+                c->coded[c->count] = (uint16_t)i;
+                lq__warm_enter(c, r->row, r->row - codec->lead, 0);
+            }
         }
+        c->whole = j ? c->whole : c->count;
     }
     c->symbols = c->count;
     for (i = 0; i < codec->alive; i += block) {
@@ -21625,7 +21715,7 @@ LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_
     sizes[4] = 4 * LQ__HOT_ROWS * lq__hot_wide(k_dims);
     sizes[5] = 4 * LQ__HOT_ROWS * lq__hot_wide(v_dims);
     sizes[6] = 4 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
-    sizes[7] = 2 * LQ__HOT_ROWS * (k_dims + 1);
+    sizes[7] = 2 * LQ__HOT_ROWS * (k_dims + 2);
     sizes[8] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
     sizes[9] = LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
     sizes[10] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__TOKENS * (LQ__MAX(k_dims, v_dims) + 1);
@@ -21672,7 +21762,7 @@ LQ__INLINE float lq__warm_center(const lq__warm_coder *c, size_t d)
 /* The integers of a batch of queries that begins at a row. */
 LQ__INLINE int16_t *lq__warm_pairs(const lq__warm *a, size_t row)
 {
-    return a->q16 + 2 * row * ((a->k.symbols + 1) / 2);
+    return a->q16 + 2 * row * lq__warm_pair_count(a->k.whole, a->k.symbols);
 }
 
 /* The query in the basis of the coefficients, and what the means make of it. */
@@ -21714,7 +21804,7 @@ LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
     }
     for (r = 0; r < query->rows && kernels; r += LQ__HOT_BATCH) {
         kernels->query(lq__warm_pairs(a, r), a->q_unit + r, a->q + r * a->k_stride, a->k_stride,
-                       LQ__MIN(query->rows - r, LQ__HOT_BATCH), c->symbols);
+                       LQ__MIN(query->rows - r, LQ__HOT_BATCH), c->whole, c->symbols);
     }
     a->ready = 1;
 }
@@ -21788,7 +21878,8 @@ LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm
     status = full < count
                  ? LQ_E_SPACE
                  : lq__rans_symbols(c->codec->desc.tables, &c->codec->plan, pages, a->symbols,
-                                    a->escapes, LQ__WARM_ESCAPES, &a->escape_count, w.coder);
+                                    (const int16_t(*)[64])c->classes->pairs, a->escapes,
+                                    LQ__WARM_ESCAPES, &a->escape_count, w.coder);
     if (status == LQ_E_SPACE) {
         a->escape_count = 0;
         return lq__warm_unfold(c, &w, batch, count, &m->rest);
@@ -21798,6 +21889,7 @@ LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm
     m->look = c->look;
     m->y = (const int16_t(*)[32])c->classes->symbol;
     m->count = c->symbols;
+    m->whole = c->whole;
     m->rest.row = c->row + c->symbols;
     m->rest.look = c->look + c->symbols;
     m->rest.y = (const float(*)[32])c->classes->y;

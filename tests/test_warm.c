@@ -494,7 +494,7 @@ static void test_flights(int level, uint32_t rare, float channels)
             }
         }
     }
-    slack = 4 * (double)(channels > 1 ? channels : 1.0f);
+    slack = 16 * (double)(channels > 1 ? channels : 1.0f); /* y in 128ths of a step */
     append_steps(&kv, 1650);
     for (n = 0; n < 4; n++) {
         check_attend(&kv, n > 1);
@@ -1344,7 +1344,7 @@ static void test_given(int basis)
         profiles[i] =
             fit_profile(&made[i], basis, i / 2 % 2, given[i / 4][i / 2 % 2] + (size_t)(i % 2) * 64);
     }
-    slack = 4;
+    slack = 16; /* y in 128ths of a step */
     mem = make(&kv);
     append_steps(&kv, 1000);
     check_attend(&kv, 0);

@@ -1296,8 +1296,8 @@ static void test_calibrated(void)
     free(mem);
 }
 
-/* A profile that is fitted beforehand, of any basis. */
-static const lq_profile *fit_profile(lq_profile *profile, int basis, int v, const float *x)
+/* A profile that is fitted beforehand, of any basis; its memory. */
+static void *fit_profile(lq_profile *profile, int basis, int v, const float *x)
 {
     static uint32_t dims;
     lq_geometry g;
@@ -1306,6 +1306,7 @@ static const lq_profile *fit_profile(lq_profile *profile, int basis, int v, cons
     const void *slices[1];
     void *mem;
     void *work;
+    void *numbers;
     size_t bytes;
     memset(&g, 0, sizeof g);
     dims = (uint32_t)dims_of(v);
@@ -1320,12 +1321,13 @@ static const lq_profile *fit_profile(lq_profile *profile, int basis, int v, cons
     mem = source_alloc(lq_fit_bytes(&g));
     work = source_alloc(lq_fit_workspace_bytes(&g));
     bytes = lq_profile_bytes(dims + 1);
+    numbers = source_alloc(bytes);
     CHECK(lq_fit_init(&fit, mem, lq_fit_bytes(&g), &g, 0.4f) == LQ_OK);
     CHECK(lq_fit_add(&fit, &src, NULL, 500, work, lq_fit_workspace_bytes(&g)) == LQ_OK);
-    CHECK(lq_fit_profile(&fit, profile, source_alloc(bytes), bytes) == LQ_OK);
+    CHECK(lq_fit_profile(&fit, profile, numbers, bytes) == LQ_OK);
     free(work);
     free(mem);
-    return profile;
+    return numbers;
 }
 
 /* Given profiles without a basis of their own: eights of pages and fewer. */
@@ -1333,6 +1335,7 @@ static void test_given(int basis)
 {
     static lq_profile made[8];
     const lq_profile *profiles[8];
+    void *numbers[8];
     lq_kv kv;
     void *mem;
     int i;
@@ -1341,8 +1344,9 @@ static void test_given(int basis)
     desc.profiles = profiles;
     make_tokens(1000, 1.0f);
     for (i = 0; i < 8; i++) {
-        profiles[i] =
+        numbers[i] =
             fit_profile(&made[i], basis, i / 2 % 2, given[i / 4][i / 2 % 2] + (size_t)(i % 2) * 64);
+        profiles[i] = &made[i];
     }
     slack = 16; /* y in 128ths of a step */
     mem = make(&kv);
@@ -1351,6 +1355,9 @@ static void test_given(int basis)
     check_attend(&kv, 1);
     lq_kv_free(&kv);
     free(mem);
+    for (i = 0; i < 8; i++) {
+        free(numbers[i]);
+    }
 }
 
 int main(int argc, char **argv)

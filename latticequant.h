@@ -20303,9 +20303,9 @@ static const lq__hot_kernels *lq__hot_of_level(void)
    stays what it is at the end of the table.
 
    Where the level has it, eight pages of Z are not decoded to integers: their symbols, numbers of
-   intervals, are looked up as y in 128ths of a step, and products are of 16-bit integers: queries
-   and weights are rounded to what 32-bit sums allow, some 13 and 15 bits. Rows with raw bits go
-   the ordinary way, and what escapes is added by itself.
+   intervals, are looked up as y in 128ths of a step (64ths in rows with a raw bit), and products
+   are of 16-bit integers: queries and weights are rounded to what 32-bit sums allow, some 13 and
+   15 bits. Rows with more raw bits go the ordinary way, and what escapes is added by itself.
 
    A page that needs more than its room is coded again with the step doubled, as often as needed; so
    is one with numbers beyond the range of the codec.

@@ -439,7 +439,7 @@ else
     if have aarch64-linux-gnu-gcc && have qemu-aarch64 &&
         aarch64-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
-        for t in test_transform test_lattice test_golden test_hot; do
+        for t in test_hot test_transform test_lattice test_golden; do
             [ -f "tests/$t.c" ] && add job_qemu "$t"
         done
     else

@@ -7837,13 +7837,27 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     return result;
 }
 
+/* Begins flow n of a workspace with a page. */
+LQ__STATIC int lq__decode_begin(const lq__rans_kernels *kernels, const lq_rans_plan *plan,
+                                lq__rans_flow *flows, size_t n, const lq_rans_page *page)
+{
+    lq__rans_flow *f = &flows[n];
+    uint8_t *raw = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    uint8_t *at = raw + lq__align64(LQ__RAW_BYTES(plan->rows));
+    int status = lq__flow_init(f, page);
+    at += n * lq__decode_flow_bytes(plan->rows);
+    f->escape = (uint64_t *)(void *)at;
+    f->tail = at + lq__align64(plan->rows * 8);
+    f->raw = raw;
+    return status ? status : kernels->begin(f, page);
+}
+
 LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
     const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
     int result = LQ_OK;
     lq__rans_flow *flows;
-    uint8_t *raw;
     uint8_t *at;
     size_t i;
     size_t g;
@@ -7855,24 +7869,14 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
         return LQ_E_SPACE;
     }
     flows = (lq__rans_flow *)(void *)at;
-    raw = at + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
     for (i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT];
         size_t n = 0;
-        at = raw + lq__align64(LQ__RAW_BYTES(plan->rows));
         for (; i < page_count && n < LQ__FLIGHT; i++) {
-            lq__rans_flow *f = &flows[n];
-            f->escape = (uint64_t *)(void *)at;
-            f->tail = at + lq__align64(plan->rows * 8);
-            f->raw = raw;
-            pages[i].status = lq__flow_init(f, &pages[i]);
+            pages[i].status = lq__decode_begin(kernels, plan, flows, n, &pages[i]);
             if (!pages[i].status) {
-                pages[i].status = kernels->begin(f, &pages[i]);
-            }
-            if (!pages[i].status) {
-                lq__dead_rows_clear(plan, f->values);
+                lq__dead_rows_clear(plan, flows[n].values);
                 flying[n++] = &pages[i];
-                at += lq__decode_flow_bytes(plan->rows);
             }
             result = result ? result : pages[i].status;
         }
@@ -7900,24 +7904,17 @@ typedef struct lq__rans_escape {
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, int16_t *symbols,
                                 const int16_t (*pairs)[64], lq__rans_escape *escapes, size_t most,
-                                size_t *count, void *workspace)
+                                size_t *count, void *workspace, size_t workspace_bytes)
 {
     const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
-    lq__rans_flow *flows =
-        (lq__rans_flow *)((uintptr_t)workspace + ((0 - (uintptr_t)workspace) & 63));
-    uint8_t *raw = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
-    uint8_t *at = raw + lq__align64(LQ__RAW_BYTES(plan->rows));
-    int status = LQ_OK;
+    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
+                                                                       plan->rows, LQ__FLIGHT);
+    int status = flows ? LQ_OK : LQ_E_INTERNAL;
     size_t g;
     size_t i;
     *count = 0;
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
-        flows[g].escape = (uint64_t *)(void *)at;
-        flows[g].tail = at + lq__align64(plan->rows * 8);
-        flows[g].raw = raw;
-        at += lq__decode_flow_bytes(plan->rows);
-        status = lq__flow_init(&flows[g], &pages[g]);
-        status = status ? status : kernels->begin(&flows[g], &pages[g]);
+        status = lq__decode_begin(kernels, plan, flows, g, &pages[g]);
         flows[g].symbols = symbols + 64 * g;
         flows[g].pairs = pairs;
     }
@@ -21516,11 +21513,10 @@ LQ__STATIC int lq__warm_coder_init(lq__warm_coder *c, const lq_tables *tables,
 }
 
 /* ---- pages into bytes and back ---- */
-/* Bodies to the matrices of the workspace. */
-LQ__STATIC int lq__warm_decode(const lq__warm_coder *c, const lq__workspace *w,
-                               const lq__warm_batch *batch, size_t count)
+/* Pages of a batch, whose values go to the matrices of the workspace. */
+LQ__STATIC void lq__warm_pages(const lq__warm_coder *c, const lq__workspace *w,
+                               const lq__warm_batch *batch, size_t count, lq_rans_page *pages)
 {
-    lq_rans_page pages[LQ__WARM_FLIGHT];
     size_t i;
     for (i = 0; i < count; i++) {
         pages[i].values = w->values + i * c->codec->matrix_rows * LQ__TOKENS;
@@ -21528,6 +21524,14 @@ LQ__STATIC int lq__warm_decode(const lq__warm_coder *c, const lq__workspace *w,
         pages[i].bytes_count = batch->bytes[i];
         pages[i].tokens = batch->tokens[i];
     }
+}
+
+/* Bodies to the matrices of the workspace. */
+LQ__STATIC int lq__warm_decode(const lq__warm_coder *c, const lq__workspace *w,
+                               const lq__warm_batch *batch, size_t count)
+{
+    lq_rans_page pages[LQ__WARM_FLIGHT];
+    lq__warm_pages(c, w, batch, count, pages);
     return lq_rans_decode(c->codec->desc.tables, &c->codec->plan, pages, count, w->coder,
                           w->coder_bytes);
 }
@@ -21868,18 +21872,15 @@ LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm
     if (count < LQ__WARM_FLIGHT || c->symbols == 0 || !lq__warm_symbols_of_level()) {
         return lq__warm_unfold(c, &w, batch, count, &m->rest);
     }
-    for (; full < count && batch->tokens[full] == LQ__TOKENS; full++) {
-        m->rest.values[full] = w.values + full * c->codec->matrix_rows * LQ__TOKENS;
-        pages[full].values = w.values + full * c->codec->matrix_rows * LQ__TOKENS;
-        pages[full].bytes = (uint8_t *)(uintptr_t)batch->body[full];
-        pages[full].bytes_count = batch->bytes[full];
-        pages[full].tokens = LQ__TOKENS;
+    lq__warm_pages(c, &w, batch, count, pages);
+    for (; full < count && pages[full].tokens == LQ__TOKENS; full++) {
+        m->rest.values[full] = pages[full].values;
     }
     status = full < count
                  ? LQ_E_SPACE
                  : lq__rans_symbols(c->codec->desc.tables, &c->codec->plan, pages, a->symbols,
                                     (const int16_t(*)[64])c->classes->pairs, a->escapes,
-                                    LQ__WARM_ESCAPES, &a->escape_count, w.coder);
+                                    LQ__WARM_ESCAPES, &a->escape_count, w.coder, w.coder_bytes);
     if (status == LQ_E_SPACE) {
         a->escape_count = 0;
         return lq__warm_unfold(c, &w, batch, count, &m->rest);
@@ -23224,39 +23225,6 @@ LQ__TARGET_AVX2 static uint32_t lq__kv_most_avx2(const uint8_t *src, size_t coun
     return 0xffffu - ((uint32_t)_mm_cvtsi128_si32(half) & 0xffffu);
 }
 
-/* Rows of `bytes` each, a multiple of 16, strides in bytes. */
-LQ__TARGET_AVX2 static void lq__kv_copy_avx2(uint8_t *dst, size_t dst_stride, const uint8_t *src,
-                                             size_t src_stride, size_t bytes, size_t rows)
-{
-    for (; rows; rows--, dst += dst_stride, src += src_stride) {
-        size_t i = 0;
-        for (; i + 64 <= bytes; i += 64) {
-            const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(src + i));
-            const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(src + i + 32));
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i), a);
-            _mm256_storeu_si256((__m256i *)(void *)(dst + i + 32), b);
-        }
-        for (; i < bytes; i += 16) {
-            _mm_storeu_si128((__m128i *)(void *)(dst + i),
-                             _mm_loadu_si128((const __m128i *)(const void *)(src + i)));
-        }
-    }
-}
-
-/* The same from f32 to f16; bytes of dst. */
-LQ__TARGET_AVX2 static void lq__kv_halve_avx2(uint8_t *dst, size_t dst_stride, const uint8_t *src,
-                                              size_t src_stride, size_t bytes, size_t rows)
-{
-    for (; rows; rows--, dst += dst_stride, src += src_stride) {
-        size_t i;
-        for (i = 0; i < bytes; i += 16) {
-            const __m256 x = _mm256_loadu_ps((const float *)(const void *)(src + 2 * i));
-            _mm_storeu_si128((__m128i *)(void *)(dst + i),
-                             _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-        }
-    }
-}
-
 LQ__TARGET_AVX512 static uint32_t lq__kv_most_avx512(const uint8_t *src, size_t count, int type)
 {
     const __m512i wide = _mm512_set1_epi32(0x7fffffff);
@@ -23287,48 +23255,6 @@ LQ__TARGET_AVX512 static uint32_t lq__kv_most_avx512(const uint8_t *src, size_t 
     }
     rest = lq__kv_most_avx2(src, count - i, type);
     return LQ__MAX(most, rest);
-}
-
-LQ__TARGET_AVX512 static void lq__kv_copy_avx512(uint8_t *dst, size_t dst_stride,
-                                                 const uint8_t *src, size_t src_stride,
-                                                 size_t bytes, size_t rows)
-{
-    const size_t whole = bytes & ~(size_t)63;
-    size_t r;
-    size_t i;
-    for (r = 0; r < rows; r++) {
-        for (i = 0; i < whole; i += 64) {
-            _mm512_storeu_si512(dst + r * dst_stride + i,
-                                _mm512_loadu_si512(src + r * src_stride + i));
-        }
-    }
-    if (whole < bytes) {
-        lq__kv_copy_avx2(dst + whole, dst_stride, src + whole, src_stride, bytes - whole, rows);
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__kv_halve_avx512(uint8_t *dst, size_t dst_stride,
-                                                  const uint8_t *src, size_t src_stride,
-                                                  size_t bytes, size_t rows)
-{
-    const size_t whole = bytes & ~(size_t)63;
-    size_t r;
-    size_t i;
-    for (r = 0; r < rows; r++) {
-        const uint8_t *from = src + r * src_stride;
-        for (i = 0; i < whole; i += 64) {
-            const __m512 x = _mm512_loadu_ps(from + 2 * i);
-            const __m512 y = _mm512_loadu_ps(from + 2 * i + 64);
-            const __m256i low = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
-            const __m256i high = _mm512_cvtps_ph(y, _MM_FROUND_TO_NEAREST_INT);
-            _mm512_storeu_si512(dst + r * dst_stride + i,
-                                _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
-        }
-    }
-    if (whole < bytes) {
-        lq__kv_halve_avx2(dst + whole, dst_stride, src + 2 * whole, src_stride, bytes - whole,
-                          rows);
-    }
 }
 
 /* lq__kv_sum_rows of at most 8 tokens. */
@@ -24167,31 +24093,18 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
     size_t row = dims * lq_type_bytes(w->pool->type);
     int same = src->type == w->pool->type;
     size_t h;
-#if LQ__X86
-    if (lq__cpu_level() >= 1 && same) {
-        if (lq__cpu_level() == 1) {
-            lq__kv_copy_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
-        } else {
-            lq__kv_copy_avx512(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
-        }
-        return;
-    }
-    if (lq__cpu_level() >= 1 && src->type == LQ_F32 && w->pool->type == LQ_F16) {
-        if (lq__cpu_level() == 1) {
-            lq__kv_halve_avx2(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
-        } else {
-            lq__kv_halve_avx512(dst, dst_stride, from, src_stride, row, w->layer->kv_heads);
-        }
-        return;
-    }
-#endif
     for (h = 0; h < w->layer->kv_heads; h++, dst += dst_stride, from += src_stride) {
+        const float *x = w->x;
         if (same) {
             memcpy(dst, from, row);
+            continue;
+        }
+        if (src->type == LQ_F32 && ((uintptr_t)from & 3) == 0) {
+            x = (const float *)(const void *)from;
         } else {
             lq__rows_of_level()->load_row(w->x, from, dims, src->type);
-            lq__rows_of_level()->store_row(dst, w->x, dims, w->pool->type);
         }
+        lq__rows_of_level()->store_row(dst, x, dims, w->pool->type);
     }
 }
 

@@ -1119,24 +1119,30 @@ typedef struct file {
     lq_archive_reader reader;
 } file;
 
+/* An archive in memory of so much room. */
+static void file_write(file *f, lq_archive_writer *writer, size_t room, size_t directory)
+{
+    lq_archive_writer_desc d;
+    memset(f, 0, sizeof *f);
+    memset(&d, 0, sizeof d);
+    f->bytes = (uint8_t *)source_alloc(room);
+    f->directory = (uint8_t *)source_alloc(directory);
+    d.mem = f->bytes;
+    d.mem_bytes = room;
+    d.directory = f->directory;
+    d.directory_bytes = directory;
+    CHECK(lq_archive_writer_init(writer, &d) == LQ_OK);
+}
+
 static int file_save(file *f, const lq_kv *kv, uint64_t sequence)
 {
     lq_archive_writer writer;
-    lq_archive_writer_desc d;
     size_t workspace;
     size_t directory;
     int status;
-    memset(f, 0, sizeof *f);
-    memset(&d, 0, sizeof d);
     CHECK(lq_kv_save_bytes(kv, &workspace, &directory) == LQ_OK);
-    f->bytes = (uint8_t *)source_alloc(file_room);
-    f->directory = (uint8_t *)source_alloc(directory);
+    file_write(f, &writer, file_room, directory);
     f->workspace = (uint8_t *)source_alloc(workspace);
-    d.mem = f->bytes;
-    d.mem_bytes = file_room;
-    d.directory = f->directory;
-    d.directory_bytes = directory;
-    CHECK(lq_archive_writer_init(&writer, &d) == LQ_OK);
     CHECK(lq_kv_save(kv, &writer, sequence, f->workspace, workspace - 1) == LQ_E_SPACE);
     status = lq_kv_save(kv, &writer, sequence, f->workspace, workspace);
     if (status == LQ_OK) {
@@ -1564,7 +1570,6 @@ static void test_cold(void)
     lq_kv_desc d;
     lq_kv_pack_desc pack;
     lq_archive_writer writer;
-    lq_archive_writer_desc wd;
     lq_kv kv;
     lq_kv back;
     file f;
@@ -1576,8 +1581,6 @@ static void test_cold(void)
     size_t i;
     int64_t p;
     memset(&d, 0, sizeof d);
-    memset(&wd, 0, sizeof wd);
-    memset(&f, 0, sizeof f);
     memset(&pack, 0, sizeof pack);
     memset(layer, 0, sizeof layer);
     layer[1].kv_heads = LQ_KV_NONE;
@@ -1610,13 +1613,7 @@ static void test_cold(void)
     pack.chunk = 256;
     CHECK(lq_kv_pack_bytes(&kv, &pack, &needed, &directory) == LQ_OK);
     workspace = (uint8_t *)source_alloc(needed);
-    f.bytes = (uint8_t *)source_alloc((size_t)1 << 23);
-    f.directory = (uint8_t *)source_alloc(directory);
-    wd.mem = f.bytes;
-    wd.mem_bytes = (size_t)1 << 23;
-    wd.directory = f.directory;
-    wd.directory_bytes = directory;
-    CHECK(lq_archive_writer_init(&writer, &wd) == LQ_OK);
+    file_write(&f, &writer, (size_t)1 << 23, directory);
     CHECK(lq_kv_pack(&kv, &writer, &pack, workspace, needed - 1) == LQ_E_SPACE);
     CHECK(lq_kv_pack(&kv, &writer, &pack, workspace, needed) == LQ_OK);
     CHECK(lq_archive_finish(&writer) == LQ_OK);
@@ -1965,7 +1962,6 @@ static void test_cut(void)
     lq_kv back;
     file f;
     lq_archive_writer writer;
-    lq_archive_writer_desc wd;
     size_t workspace;
     size_t directory;
     size_t first;
@@ -1974,21 +1970,13 @@ static void test_cut(void)
     int i;
     fill(x, sizeof x / 4);
     memset(&v, 0, sizeof v);
-    memset(&f, 0, sizeof f);
-    memset(&wd, 0, sizeof wd);
     v.data = x;
     for (i = 0; i < 2; i++) {
         mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
     }
     CHECK(lq_kv_init(&kv, mem[0], lq_kv_bytes(&d), &d) == LQ_OK);
     CHECK(lq_kv_init(&back, mem[1], lq_kv_bytes(&d), &d) == LQ_OK);
-    f.bytes = (uint8_t *)source_alloc((size_t)1 << 23);
-    f.directory = (uint8_t *)source_alloc(1 << 20);
-    wd.mem = f.bytes;
-    wd.mem_bytes = (size_t)1 << 23;
-    wd.directory = f.directory;
-    wd.directory_bytes = 1 << 20;
-    CHECK(lq_archive_writer_init(&writer, &wd) == LQ_OK);
+    file_write(&f, &writer, (size_t)1 << 23, 1 << 20);
     first = 0;
     for (i = 0; i < 2; i++) { /* 60 tokens, then 100 */
         size_t n = i ? 40 : 60;
@@ -2326,7 +2314,6 @@ static void test_v_in_k_cold(const lq_tables *tables)
     lq_kv_desc d;
     lq_kv_pack_desc pack;
     lq_archive_writer writer;
-    lq_archive_writer_desc wd;
     lq_archive_group_desc group;
     lq_kv_view view;
     lq_kv_view_out out;
@@ -2339,8 +2326,6 @@ static void test_v_in_k_cold(const lq_tables *tables)
     double error = 0;
     file f;
     memset(&d, 0, sizeof d);
-    memset(&f, 0, sizeof f);
-    memset(&wd, 0, sizeof wd);
     memset(&pack, 0, sizeof pack);
     memset(&view, 0, sizeof view);
     memset(&out, 0, sizeof out);
@@ -2365,13 +2350,7 @@ static void test_v_in_k_cold(const lq_tables *tables)
     pack.k_step = 0.1f; /* there are no values that would need a step */
     CHECK(lq_kv_pack_bytes(&kv[0], &pack, &needed, &directory) == LQ_OK);
     workspace = (uint8_t *)source_alloc(needed);
-    f.bytes = (uint8_t *)source_alloc((size_t)1 << 20);
-    f.directory = (uint8_t *)source_alloc(directory);
-    wd.mem = f.bytes;
-    wd.mem_bytes = (size_t)1 << 20;
-    wd.directory = f.directory;
-    wd.directory_bytes = directory;
-    CHECK(lq_archive_writer_init(&writer, &wd) == LQ_OK);
+    file_write(&f, &writer, (size_t)1 << 20, directory);
     CHECK(lq_kv_pack(&kv[0], &writer, &pack, workspace, needed) == LQ_OK);
     CHECK(lq_archive_finish(&writer) == LQ_OK);
     free(workspace);

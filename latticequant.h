@@ -266,7 +266,7 @@
    page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
    a reader relies on no byte that it has not checked.
 
-   LIVE CACHE, as lq_kv_save writes it, version 2
+   LIVE CACHE, as lq_kv_save writes it, version 3
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
    (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles (pages of code 4, aligned to 64), window (raw
    pages). The layout of tiles is in >>hot. In a cache that is sparse or has warm streams the code
@@ -4498,6 +4498,7 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
 #define LQ__LANES 32u
 #define LQ__FLIGHT 8u        /* pages decoded together */
 #define LQ__FLIGHT_ENCODE 4u /* pages encoded together */
+#define LQ__ROW_BYTES 128u   /* the most that a row takes */
 #define LQ__TAIL 1024u       /* copy of the end of a stream, zeros behind */
 #define LQ__BIG 1024u        /* slots of a bucket; also what makes an interval big */
 #define LQ__MASS_COUNT 2048u /* 8 sigma in steps of 1/256 sigma */
@@ -4545,8 +4546,9 @@ typedef struct lq__rans_table {
     uint32_t count;                  /* intervals */
     int32_t low;                     /* values low .. high have an interval */
     int32_t high;
-    uint32_t wide; /* a frequency above LQ__FREQ_NARROW */
-    uint32_t unused[12];
+    uint32_t wide;   /* a frequency above LQ__FREQ_NARROW */
+    uint32_t single; /* no bucket has a second boundary */
+    uint32_t unused[11];
 } lq__rans_table;
 
 struct lq_tables {
@@ -4640,52 +4642,153 @@ LQ__STATIC int64_t lq__edge_mass(const lq_tables *tables, int32_t edge, uint64_t
     return edge < 0 ? -mass : mass;
 }
 
-/* Frequencies by value + 16, the escape at 0, to a table. Rare means below 1024 slots, big the
-   rest. Order: escape and one rare, then big, rare, big, rare, ... , big, and the last two rares.
-   Then no aligned bucket of 1024 slots has more than two boundaries strictly inside: three would
-   enclose two neighbouring intervals of together less than 1024 slots, that is two neighbouring
-   rares. Only the first and the last two are neighbours, and their outer boundaries, 0 and 65536,
-   are not inside a bucket. So the interval of a slot is start[slot >> 10], or one of the next two.
-   The order needs rares <= bigs + 3: the rarest values go to the escape until that holds. */
-LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq)
-{
-    uint8_t rare[32];
+/* The order of a table's intervals, values + 16 with the escape as 0, and their slots. */
+typedef struct lq__intervals {
+    uint32_t freq[32];
+    uint8_t order[32];
+} lq__intervals;
+
+/* Frequencies by value + 16 in two kinds: big means 1024 slots at least, rare the rest. */
+typedef struct lq__rans_kinds {
+    uint8_t rare[32]; /* the escape first */
     uint8_t big[32];
     uint32_t rares;
     uint32_t bigs;
-    uint32_t at = 0;
+} lq__rans_kinds;
+
+/* Where a big interval from `at` ends, at `ideal` if it can, so that neither its own boundaries nor
+   those of the interval of `next` slots behind it lie strictly inside one bucket of 1024. */
+LQ__STATIC uint32_t lq__single_end(uint32_t at, uint32_t ideal, uint32_t next)
+{
+    uint32_t least = at % LQ__BIG ? (at / LQ__BIG + 1) * LQ__BIG : at + 1;
+    uint32_t end = LQ__MAX(ideal, least);
+    uint32_t inside = end % LQ__BIG;
+    if (inside && inside + next < LQ__BIG) { /* else they go over the bucket's edge */
+        int down = end - inside >= least && 2 * inside + next <= LQ__BIG;
+        end = down ? end - inside : end - inside + LQ__BIG - next;
+    }
+    return end;
+}
+
+/* Escape, big, rare, big, rare, ... with no two boundaries strictly inside a bucket: bigs, from the
+   k-th on, give or take some slots, and the rare that asks least of it follows each. Returns what
+   is lost, in proportion to the bits of a symbol; UINT64_MAX: it cannot be done. */
+LQ__STATIC uint64_t lq__table_single(lq__intervals *t, const uint32_t *freq,
+                                     const lq__rans_kinds *kinds, uint32_t k)
+{
+    uint32_t placed = 1; /* bits of those rares that are placed; the first is the escape */
+    uint32_t n = 1;
+    uint32_t at = freq[0];
+    uint32_t ideal = at;
+    uint64_t loss = 0;
+    uint32_t i;
+    uint32_t j;
+    t->order[0] = 0;
+    t->freq[0] = at;
+    for (i = 0; i < kinds->bigs; i++) {
+        uint8_t big = kinds->big[(i + k) % kinds->bigs];
+        uint32_t rare = 0;
+        uint32_t end = lq__single_end(at, ideal + freq[big], LQ__BIG);
+        uint32_t least = UINT32_MAX;
+        ideal += freq[big];
+        for (j = 1; j < kinds->rares; j++) {
+            uint32_t to = lq__single_end(at, ideal, freq[kinds->rare[j]]);
+            uint32_t off = to > ideal ? to - ideal : ideal - to;
+            if (!(placed >> j & 1) && off < least) {
+                rare = j;
+                end = to;
+                least = off;
+            }
+        }
+        if (i == kinds->bigs - 1) {
+            end = 65536 - (rare ? freq[kinds->rare[rare]] : 0);
+            if (end < ideal || lq__single_end(at, end, LQ__BIG) != end) {
+                return UINT64_MAX;
+            }
+        }
+        t->order[n] = big;
+        t->freq[n++] = end - at;
+        least = end - at > freq[big] ? end - at - freq[big] : freq[big] - (end - at);
+        loss += ((uint64_t)least * least << 16) / freq[big];
+        at = end;
+        if (rare) {
+            placed |= 1u << rare;
+            t->order[n] = kinds->rare[rare];
+            t->freq[n] = freq[t->order[n]];
+            at += t->freq[n++];
+            ideal += freq[kinds->rare[rare]];
+        }
+    }
+    return loss;
+}
+
+/* Escape and one rare, then big, rare, big, rare, ..., big, and the last two rares: no bucket has
+   more than two boundaries strictly inside. Three would enclose two neighbouring intervals of
+   together less than 1024 slots, that is two neighbouring rares; only the first and the last two
+   are neighbours, and their outer boundaries, 0 and 65536, are not inside a bucket. */
+LQ__STATIC void lq__table_double(lq__intervals *t, const uint32_t *freq,
+                                 const lq__rans_kinds *kinds)
+{
     uint32_t r = 0;
     uint32_t b = 0;
     uint32_t s;
+    for (s = 0; s < kinds->rares + kinds->bigs; s++) {
+        int is_rare = s < 2 || s >= 2 * kinds->bigs + 2 || (s & 1);
+        is_rare = (is_rare && r < kinds->rares) || b == kinds->bigs;
+        t->order[s] = is_rare ? kinds->rare[r++] : kinds->big[b++];
+        t->freq[s] = freq[t->order[s]];
+    }
+}
+
+/* Frequencies by value + 16, the escape at 0, to a table. So that the interval of a slot is
+   start[slot >> 10] or the next one, they are laid out singly where enough of them are big, in the
+   best of all turns; else so that it may be the next but one, which needs rares <= bigs + 3: the
+   rarest values go to the escape until that holds. */
+LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq)
+{
+    lq__rans_kinds kinds;
+    lq__intervals best;
+    lq__intervals turn;
+    uint64_t least = UINT64_MAX;
+    uint32_t at = 0;
+    uint32_t s;
     uint32_t i;
+    memset(&best, 0, sizeof best);
+    memset(&kinds, 0, sizeof kinds);
     for (;;) {
-        uint32_t least = 0;
-        rares = 1;
-        bigs = 0;
-        rare[0] = 0;
+        uint32_t rarest = 0;
+        kinds.rares = 1;
+        kinds.bigs = 0;
         for (i = 1; i < 32; i++) {
             if (freq[i] >= LQ__BIG) {
-                big[bigs++] = (uint8_t)i;
+                kinds.big[kinds.bigs++] = (uint8_t)i;
             } else if (freq[i]) {
-                rare[rares++] = (uint8_t)i;
-                least = least == 0 || freq[i] <= freq[least] ? i : least;
+                kinds.rare[kinds.rares++] = (uint8_t)i;
+                rarest = rarest == 0 || freq[i] <= freq[rarest] ? i : rarest;
             }
         }
-        if (rares <= bigs + 3) {
+        if (kinds.rares <= kinds.bigs + 3) {
             break;
         }
-        freq[0] += freq[least];
-        freq[least] = 0;
+        freq[0] += freq[rarest];
+        freq[rarest] = 0;
+    }
+    lq__table_double(&best, freq, &kinds);
+    for (i = 0; i < kinds.bigs && kinds.rares <= kinds.bigs + 1; i++) {
+        uint64_t loss = lq__table_single(&turn, freq, &kinds, i);
+        if (loss < least) {
+            least = loss;
+            best = turn;
+        }
     }
     memset(t, 0, sizeof *t);
-    t->count = rares + bigs;
+    t->count = kinds.rares + kinds.bigs;
     for (s = 0; s < 32; s++) {
-        int is_rare = s < 2 || s >= 2 * bigs + 2 || (s & 1);
-        i = s >= t->count ? 0 : (is_rare && r < rares) || b == bigs ? rare[r++] : big[b++];
-        t->freq[s] = (uint16_t)freq[i];
+        i = s < t->count ? best.order[s] : 0;
+        t->freq[s] = (uint16_t)best.freq[s < t->count ? s : 0];
         t->begin[s] = (uint16_t)at;
         t->value[s] = (int16_t)(i ? (int)i - 16 : 0);
-        at += s < t->count ? freq[i] : 0;
+        at += s < t->count ? best.freq[s] : 0;
         t->end[s] = (uint16_t)(s < t->count ? at - 1 : 65535);
         if (s < t->count) {
             t->code_freq[i] = t->freq[s];
@@ -4733,6 +4836,7 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
     uint32_t i;
     t->low = 16;
     t->high = -16;
+    t->single = 1;
     for (i = 0; i < 64; i++) {
         while (t->end[s] < i * LQ__BIG) {
             s++;
@@ -4743,6 +4847,7 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
         t->start[i] = (uint8_t)s;
         t->first[i] = lq__boundary(s, i, t->end[s]);
         t->second[i] = lq__boundary(0, i, t->end[LQ__MIN(s + 1, 31)]);
+        t->single &= t->end[LQ__MIN(s + 1, 31)] >= i * LQ__BIG + LQ__BIG - 1;
     }
     for (i = 0; i < 32; i++) {
         uint32_t reciprocal;
@@ -5242,8 +5347,7 @@ typedef struct lq__rans_flow {
     uint32_t lanes;
     int overrun;
     int calm;         /* decoder: 1 if it is known that there is no escape */
-    int16_t *symbols; /* decoder: as in lq__rans_symbols, of this page; NULL: values are wanted */
-    const int16_t (*pairs)[64];
+    uint8_t *symbols; /* decoder: as in lq__rans_symbols, of this page; NULL: values are wanted */
 } lq__rans_flow;
 
 /* One per CPU level. scan: selects tables, finds escapes and writes the raw section of a page to be
@@ -5258,7 +5362,7 @@ typedef struct lq__rans_kernels {
     int (*merge)(const lq_rans_plan *, lq__rans_flow *);
     int (*begin)(lq__rans_flow *, const lq_rans_page *);
     size_t (*payload)(const lq__rans_flow *);
-    void (*symbols)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, int16_t *);
+    void (*symbols)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, uint8_t *);
 } lq__rans_kernels;
 
 /* Bits, lowest first. A put writes 8 bytes from the current one on, a get reads 8. */
@@ -5703,7 +5807,6 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
    last bytes, below 128, with zeros behind them up to LQ__TAIL. When a page has run through that it
    read behind its end: its stream is bad, and it goes on among the zeros so that the others are not
    held up. */
-#define LQ__ROW_BYTES 128u
 
 /* Rows, at least one and at most `rows`, that every page can run unchecked. */
 LQ__STATIC size_t lq__rows_room(lq__rans_flow *flows, size_t count, size_t rows)
@@ -5975,6 +6078,7 @@ typedef struct lq__look_256 {
     lq__words_256 end;
     lq__words_256 freq;
     lq__words_256 begin;
+    uint32_t single; /* no bucket has a second boundary */
 } lq__look_256;
 
 typedef struct lq__found_256 {
@@ -5997,6 +6101,7 @@ LQ__INLINE_256 void lq__look_load_256(lq__look_256 *k, const lq__rans_table *t)
     lq__words_load_256(&k->end, t->end);
     lq__words_load_256(&k->freq, t->freq);
     lq__words_load_256(&k->begin, t->begin);
+    k->single = t->single;
 }
 
 /* s + (lo > end), unsigned. */
@@ -6017,7 +6122,9 @@ LQ__INLINE_256 lq__found_256 lq__find_256(const lq__look_256 *k, lq__pair_256 lo
                            lq__look_byte_256(k->start + 2, bucket), _mm256_slli_epi16(bucket, 2));
     lq__found_256 found;
     s = lq__step_up_256(k, s, lo);
-    s = lq__step_up_256(k, s, lo);
+    if (!k->single) {
+        s = lq__step_up_256(k, s, lo);
+    }
     found.freq = lq__look_word_256(&k->freq, s);
     found.rest = lq__look_word_256(&k->begin, s);
     found.rest.a = _mm256_sub_epi16(lo.a, found.rest.a);
@@ -6596,8 +6703,8 @@ LQ__INLINE_512 __m512i lq__step_up_512(__m512i s, __m512i lo, __m512i end, __m51
 }
 
 /* One table: both boundaries come from the bucket, so that the two tests do not wait for each
-   other. */
-LQ__INLINE_512 lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo)
+   other. single: there is but one, as a constant to the compiler. */
+LQ__INLINE_512 lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo, int single)
 {
     __m512i bucket = _mm512_srli_epi16(lo, 10);
     __m512i first = _mm512_permutex2var_epi16(k->first[0], bucket, k->first[1]);
@@ -6606,7 +6713,7 @@ LQ__INLINE_512 lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo)
     __m512i s;
     first = _mm512_srli_epi16(_mm512_add_epi16(first, lo), 10);
     second = _mm512_srli_epi16(_mm512_add_epi16(second, lo), 10);
-    s = _mm512_add_epi16(first, second);
+    s = single ? first : _mm512_add_epi16(first, second);
     found.freq = _mm512_permutexvar_epi16(s, k->freq[0]);
     found.rest = _mm512_sub_epi16(lo, _mm512_permutexvar_epi16(s, k->begin[0]));
     found.value = _mm512_permutexvar_epi16(s, k->value[0]);
@@ -6616,7 +6723,8 @@ LQ__INLINE_512 lq__found_512 lq__find_512(const lq__look_512 *k, __m512i lo)
 }
 
 /* Two tables, the second in the lanes of `second`. */
-LQ__INLINE_512 lq__found_512 lq__find_2_512(const lq__look_512 *k, __m512i lo, __mmask32 second)
+LQ__INLINE_512 lq__found_512 lq__find_2_512(const lq__look_512 *k, __m512i lo, __mmask32 second,
+                                            int single)
 {
     __m512i bucket = _mm512_srli_epi16(lo, 10);
     lq__found_512 found;
@@ -6624,7 +6732,9 @@ LQ__INLINE_512 lq__found_512 lq__find_2_512(const lq__look_512 *k, __m512i lo, _
     bucket = _mm512_mask_add_epi16(bucket, second, bucket, _mm512_set1_epi16(64));
     s = _mm512_permutex2var_epi8(k->start[0], bucket, k->start[1]);
     s = lq__step_up_512(s, lo, _mm512_permutex2var_epi16(k->end[0], s, k->end[1]), k->one);
-    s = lq__step_up_512(s, lo, _mm512_permutex2var_epi16(k->end[0], s, k->end[1]), k->one);
+    if (!single) {
+        s = lq__step_up_512(s, lo, _mm512_permutex2var_epi16(k->end[0], s, k->end[1]), k->one);
+    }
     found.freq = _mm512_permutex2var_epi16(k->freq[0], s, k->freq[1]);
     found.rest = _mm512_sub_epi16(lo, _mm512_permutex2var_epi16(k->begin[0], s, k->begin[1]));
     found.value = _mm512_permutex2var_epi16(k->value[0], s, k->value[1]);
@@ -6691,10 +6801,10 @@ LQ__INLINE_512 __m512i lq__double_512(const lq_rans_row *r, __m512i v, __mmask32
 }
 
 /* The symbols of half a row of one page: value and escapes stored, the rest of what was found
-   returned. by and full are constants to the compiler, so are the branches on them. */
+   returned. by, full and single are constants to the compiler, so are the branches on them. */
 LQ__INLINE_512 lq__found_512 lq__decode_half_512(const lq__look_512 *k, const lq_rans_row *r,
                                                  size_t i, lq__rans_flow *f, uint32_t half,
-                                                 __m512i lo, uint32_t by, int full)
+                                                 __m512i lo, uint32_t by, int full, int single)
 {
     uint32_t active = (uint32_t)(f->active >> 32 * half);
     __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
@@ -6704,10 +6814,10 @@ LQ__INLINE_512 lq__found_512 lq__decode_half_512(const lq__look_512 *k, const lq
     if (by & LQ__BY_PARITY) {
         parity = _mm512_test_epi16_mask(lq__parity_512(r, f->values, half), _mm512_set1_epi16(1));
     }
-    found = by == 0 ? lq__find_512(&k[0], lo)
-                    : lq__find_2_512(&k[0], lo, by == LQ__BY_PARITY ? parity : coset);
+    found = by == 0 ? lq__find_512(&k[0], lo, single)
+                    : lq__find_2_512(&k[0], lo, by == LQ__BY_PARITY ? parity : coset, single);
     if (by == LQ__BY_BOTH) {
-        lq__found_512 other = lq__find_2_512(&k[1], lo, coset);
+        lq__found_512 other = lq__find_2_512(&k[1], lo, coset, single);
         found.freq = _mm512_mask_mov_epi16(found.freq, parity, other.freq);
         found.rest = _mm512_mask_mov_epi16(found.rest, parity, other.rest);
         found.value = _mm512_mask_mov_epi16(found.value, parity, other.value);
@@ -6731,15 +6841,17 @@ LQ__INLINE_512 void lq__decode_look_512(lq__look_512 *k, const lq_tables *tables
     lq__look_load_512(&k[1], &tables->table[r->table[2]], &tables->table[r->table[3]]);
 }
 
+#define LQ__RANS_SECOND 0xff00ff00ff00ff00u /* symbols' places (LQ__RANS_PLACE) of half 1 */
 #define LQ__AHEAD 256 /* bytes of words that are fetched in time: pages lie apart */
 #define LQ__EACH_OF_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
-/* A row of up to eight full pages; count and by are constants to the compiler. First all look up,
+/* A row of up to eight full pages; count, by and single are constants to the compiler. First all look up,
    then all advance: half the length of a step's chain of operations to keep waiting in the
    processor's queues, and 9.4 cycles a step of eight pages instead of 11.2. */
 LQ__INLINE_512 void lq__decode_row_full_512(const lq_tables *tables, const lq_rans_row *r, size_t i,
                                             lq__rans_flow *flows, size_t count, __m512i *hi,
-                                            __m512i *lo, const uint8_t **at, uint32_t by)
+                                            __m512i *lo, const uint8_t **at, uint32_t by,
+                                            int single)
 {
     lq__look_512 k[2];
     lq__found_512 found[8];
@@ -6751,10 +6863,10 @@ LQ__INLINE_512 void lq__decode_row_full_512(const lq_tables *tables, const lq_ra
 #undef LQ__STEP
     }
     for (half = 0; half < 2; half++) {
-#define LQ__STEP(g)                                                             \
-    if ((g) < count) {                                                          \
-        found[g] = lq__decode_half_512(k, r, i, &flows[g], half, lo[g], by, 1); \
-        LQ__KEEP_IN_ORDER(found[g].freq, found[g].rest);                        \
+#define LQ__STEP(g)                                                                     \
+    if ((g) < count) {                                                                  \
+        found[g] = lq__decode_half_512(k, r, i, &flows[g], half, lo[g], by, 1, single); \
+        LQ__KEEP_IN_ORDER(found[g].freq, found[g].rest);                                \
     }
         LQ__EACH_OF_8(LQ__STEP)
 #undef LQ__STEP
@@ -6770,36 +6882,41 @@ LQ__INLINE_512 void lq__decode_row_full_512(const lq_tables *tables, const lq_ra
 }
 
 /* A row of eight full pages whose symbols are wanted, not their values: neither these nor escapes
-   are looked up. The first page's escapes say whether any page has one. */
+   are looked up. The first page's escapes say whether any page has one. single is a constant to the
+   compiler, to which both halves are spelt out. */
 LQ__INLINE_512 void lq__symbol_row_512(const lq_tables *tables, const lq_rans_row *r, size_t i,
                                        lq__rans_flow *flows, __m512i *hi, __m512i *lo,
-                                       const uint8_t **at, int16_t *symbols)
+                                       const uint8_t **at, uint8_t *symbols, int single)
 {
     lq__look_512 k;
     lq__found_512 found[8];
-    __m512i least = _mm512_set1_epi16(-1);
-    uint32_t half;
+    uint16_t first[8][32]; /* symbols of half 0 */
+    __m512i least = _mm512_set1_epi8(-1);
     lq__look_load_512(&k, &tables->table[r->table[0]], &tables->table[r->table[0]]);
-#define LQ__STEP(g) _mm_prefetch((const char *)(at[g] + LQ__AHEAD), _MM_HINT_T0);
+    symbols += i * 512;
+#define LQ__STEP(g)                                               \
+    _mm_prefetch((const char *)(at[g] + LQ__AHEAD), _MM_HINT_T0); \
+    found[g] = lq__find_512(&k, lo[g], single);                   \
+    _mm512_storeu_si512(first[g], found[g].symbol);               \
+    LQ__KEEP_IN_ORDER(found[g].freq, found[g].rest);
     LQ__EACH_OF_8(LQ__STEP)
 #undef LQ__STEP
-    for (half = 0; half < 2; half++) {
-        int16_t *to = symbols + i * 512 + 32 * half;
-#define LQ__STEP(g)                                      \
-    found[g] = lq__find_512(&k, lo[g]);                  \
-    least = _mm512_min_epu16(least, found[g].symbol);    \
-    _mm512_storeu_si512(to + 64 * (g), found[g].symbol); \
-    LQ__KEEP_IN_ORDER(found[g].freq, found[g].rest);
-        LQ__EACH_OF_8(LQ__STEP)
-#undef LQ__STEP
-#define LQ__STEP(g)                                                            \
+#define LQ__ADVANCE(g)                                                         \
     lq__advance_512(&hi[g], &lo[g], &at[g], &found[g], k.one, 0xffffffffu, 1); \
     LQ__KEEP_IN_ORDER(hi[g], lo[g]);                                           \
     LQ__ADDRESS_IN_ORDER(at[g]);
-        LQ__EACH_OF_8(LQ__STEP)
+    LQ__EACH_OF_8(LQ__ADVANCE)
+#define LQ__STEP(g)                                                                       \
+    found[g] = lq__find_512(&k, lo[g], single);                                           \
+    found[g].symbol = _mm512_packus_epi16(_mm512_loadu_si512(first[g]), found[g].symbol); \
+    least = _mm512_min_epu8(least, found[g].symbol);                                      \
+    _mm512_storeu_si512(symbols + 64 * (g), found[g].symbol);                             \
+    LQ__KEEP_IN_ORDER(found[g].freq, found[g].rest);
+    LQ__EACH_OF_8(LQ__STEP)
 #undef LQ__STEP
-    }
-    flows->escape[i] = _mm512_testn_epi16_mask(least, least);
+    LQ__EACH_OF_8(LQ__ADVANCE)
+#undef LQ__ADVANCE
+    flows->escape[i] = _mm512_testn_epi8_mask(least, least);
 }
 
 /* A row of any pages. */
@@ -6814,17 +6931,32 @@ LQ__INLINE_512 void lq__decode_row_512(const lq_tables *tables, const lq_rans_ro
     for (half = 0; half < 2; half++) {
         for (g = 0; g < count; g++) {
             lq__rans_flow *f = &flows[g];
-            lq__found_512 found = lq__decode_half_512(k, r, i, f, half, lo[g], by, 0);
+            lq__found_512 found = lq__decode_half_512(k, r, i, f, half, lo[g], by, 0, 0);
             lq__advance_512(&hi[g], &lo[g], &f->at, &found, k[0].one,
                             (__mmask32)(uint32_t)(f->active >> 32 * half), 0);
         }
     }
 }
 
+/* Whether no bucket of a row's tables has a second boundary. */
+LQ__INLINE_512 int lq__row_is_single(const lq_tables *tables, const lq_rans_row *r)
+{
+    return (int)(tables->table[r->table[0]].single & tables->table[r->table[1]].single &
+                 tables->table[r->table[2]].single & tables->table[r->table[3]].single);
+}
+
+/* A row with `single` as a constant. */
+#define LQ__SINGLE(do_row, ...) \
+    if (single) {               \
+        do_row(__VA_ARGS__, 1); \
+    } else {                    \
+        do_row(__VA_ARGS__, 0); \
+    }
+
 /* Full pages, spelt out so that the states stay in registers. symbols: NULL, or where those of
    eight pages of Z go. */
 LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_plan *plan,
-                                        lq__rans_flow *flows, size_t count, int16_t *symbols)
+                                        lq__rans_flow *flows, size_t count, uint8_t *symbols)
 {
     __m512i hi[8];
     __m512i lo[8];
@@ -6848,16 +6980,20 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
 #undef LQ__STEP
         for (; i < plan->coded_rows && lack <= SIZE_MAX / 2; i++) {
             const lq_rans_row *r = &plan->coded[i];
+            const int single = count == 8 && lq__row_is_single(tables, r);
             if (symbols && lq__row_is_symbols(r)) {
-                lq__symbol_row_512(tables, r, i, flows, hi, lo, at, symbols);
+                LQ__SINGLE(lq__symbol_row_512, tables, r, i, flows, hi, lo, at, symbols)
             } else if (symbols || r->by == 0) {
-                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, 0);
+                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at, 0)
             } else if (r->by == LQ__BY_COSET) {
-                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_COSET);
+                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
+                           LQ__BY_COSET)
             } else if (r->by == LQ__BY_PARITY) {
-                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_PARITY);
+                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
+                           LQ__BY_PARITY)
             } else {
-                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_BOTH);
+                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
+                           LQ__BY_BOTH)
             }
 #define LQ__STEP(g)                                             \
     if ((g) < count) {                                          \
@@ -6974,24 +7110,25 @@ LQ__STATIC_512 void lq__rans_decode_avx512(const lq_tables *tables, const lq_ran
 /* Symbols of eight full pages. Where a row has escapes, those of each page, and zeros in their
    places. */
 LQ__STATIC_512 void lq__rans_symbols_avx512(const lq_tables *tables, const lq_rans_plan *plan,
-                                            lq__rans_flow *flows, int16_t *symbols)
+                                            lq__rans_flow *flows, uint8_t *symbols)
 {
+    uint64_t any = 0;
     size_t i;
     size_t g;
-    for (g = 1; g < 8; g++) {
-        memset(flows[g].escape, 0, 8 * plan->coded_rows);
-    }
     lq__decode_full_512(tables, plan, flows, 8, symbols);
     for (i = 0; i < plan->coded_rows; i++) {
-        const lq_rans_row *r = &plan->coded[i];
-        if (!flows->escape[i] || !lq__row_is_symbols(r)) {
-            continue;
+        any |= flows->escape[i];
+        for (g = 1; g < 8 && !lq__row_is_symbols(&plan->coded[i]); g++) {
+            any |= flows[g].escape[i];
         }
-        for (g = 0; g < 8; g++) {
-            const __m512i low = _mm512_loadu_si512(symbols + i * 512 + 64 * g);
-            const __m512i high = _mm512_loadu_si512(symbols + i * 512 + 64 * g + 32);
-            uint64_t escape = _mm512_testn_epi16_mask(high, high);
-            escape = escape << 32 | _mm512_testn_epi16_mask(low, low);
+    }
+    for (i = 0; i < plan->coded_rows && any; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        for (g = 0; g < 8 && lq__row_is_symbols(r); g++) {
+            const __m512i x = _mm512_loadu_si512(symbols + i * 512 + 64 * g);
+            const uint64_t places = _mm512_testn_epi8_mask(x, x);
+            uint64_t escape = _pext_u64(places, ~LQ__RANS_SECOND);
+            escape |= _pext_u64(places, LQ__RANS_SECOND) << 32;
             flows[g].escape[i] = escape;
             for (; escape; escape &= escape - 1) {
                 flows[g].values[(size_t)r->row * 64 + lq__lowest_bit(escape)] = 0;
@@ -6999,12 +7136,7 @@ LQ__STATIC_512 void lq__rans_symbols_avx512(const lq_tables *tables, const lq_ra
         }
     }
     for (g = 0; g < 8; g++) {
-        __m512i any = _mm512_setzero_si512();
-        for (i = 0; i < plan->coded_rows; i += 8) {
-            __mmask8 rows = (__mmask8)(255u >> (8 - LQ__MIN(plan->coded_rows - i, 8)));
-            any = _mm512_or_si512(any, _mm512_maskz_loadu_epi64(rows, flows[g].escape + i));
-        }
-        flows[g].calm = _mm512_test_epi64_mask(any, any) == 0;
+        flows[g].calm = any == 0;
         lq__flow_land(&flows[g]);
     }
 }
@@ -7338,30 +7470,23 @@ LQ__STATIC_512 int lq__rans_scan_avx512(const lq_tables *tables, const lq_rans_p
     return LQ_OK;
 }
 
-/* Symbols of a row with a raw bit: the bits of those that escaped go to their places, and what
-   stands for symbol and bit to those of the symbols. */
+/* Symbols of a row with a raw bit: the bits of those that escaped go to their places, those of the
+   others into the symbols. */
 LQ__STATIC_512 void lq__merge_symbols_512(const lq_rans_plan *plan, lq__rans_flow *f, size_t i,
                                           size_t *position)
 {
-    const lq_rans_row *r = &plan->coded[i];
-    const __m512i low = _mm512_loadu_si512(f->pairs[r->class_]);
-    const __m512i high = _mm512_loadu_si512(f->pairs[r->class_] + 32);
-    int16_t *v = f->values + (size_t)r->row * 64;
-    uint64_t escape = f->escape[i];
-    uint64_t both = 0;
-    uint32_t half;
-    for (half = 0; half < 2; half++) {
-        __mmask32 bits = (__mmask32)lq__bits_get(f->raw, position, 32);
-        int16_t *to = f->symbols + i * 512 + 32 * half;
-        __m512i s = _mm512_loadu_si512(to);
-        s = _mm512_add_epi16(s, s);
-        s = _mm512_mask_sub_epi16(s, bits, s, _mm512_set1_epi16(-1));
-        _mm512_storeu_si512(to, _mm512_permutex2var_epi16(low, s, high));
-        both |= (uint64_t)bits << 32 * half;
-    }
+    int16_t *v = f->values + (size_t)plan->coded[i].row * 64;
+    uint8_t *to = f->symbols + i * 512;
+    uint64_t escape = f->calm ? 0 : f->escape[i];
+    uint64_t low = lq__bits_get(f->raw, position, 32);
+    uint64_t high = lq__bits_get(f->raw, position, 32);
+    __mmask64 bits = _pdep_u64(low, ~LQ__RANS_SECOND) | _pdep_u64(high, LQ__RANS_SECOND);
+    __m512i s = _mm512_loadu_si512(to);
+    s = _mm512_add_epi8(s, s);
+    _mm512_storeu_si512(to, _mm512_mask_sub_epi8(s, bits, s, _mm512_set1_epi8(-1)));
     for (; escape; escape &= escape - 1) {
         uint32_t token = lq__lowest_bit(escape);
-        v[token] = (int16_t)lq__bit_of(both, token);
+        v[token] = (int16_t)lq__bit_of(high << 32 | low, token);
     }
 }
 
@@ -7896,15 +8021,18 @@ typedef struct lq__rans_escape {
     uint8_t token;
 } lq__rans_escape;
 
+/* Where a token's symbol is among the 64 of a page and row: by eights from both halves. */
+#define LQ__RANS_PLACE(token) (((token)&24u) << 1 | ((token)&32u) >> 2 | ((token)&7u))
+
 /* Eight full pages of a plan of Z for readers that look numbers up by symbol: symbols (coded rows,
-   8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit pairs, by the row's
-   class, at 2 * symbol + bit. Rows that are not lq__row_is_symbols go to the matrices of the pages,
+   8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows that are not lq__row_is_symbols go to the matrices of the pages,
    and of the others those values that escaped, which are listed. LQ_E_SPACE: there are more than
-   `most`. Only where the level's kernels have `symbols`. */
+   `most`. LQ__ROW_BYTES behind the bytes of a page must be readable. Only where the level's kernels
+   have `symbols`. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
-                                const lq_rans_page *pages, int16_t *symbols,
-                                const int16_t (*pairs)[64], lq__rans_escape *escapes, size_t most,
-                                size_t *count, void *workspace, size_t workspace_bytes)
+                                const lq_rans_page *pages, uint8_t *symbols,
+                                lq__rans_escape *escapes, size_t most, size_t *count,
+                                void *workspace, size_t workspace_bytes)
 {
     const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
     lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
@@ -7916,13 +8044,14 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
         status = lq__decode_begin(kernels, plan, flows, g, &pages[g]);
         flows[g].symbols = symbols + 64 * g;
-        flows[g].pairs = pairs;
+        flows[g].end += LQ__ROW_BYTES;
     }
     if (status == LQ_OK) {
         kernels->symbols(tables, plan, flows, symbols);
     }
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
-        status = lq__decode_end(kernels, plan, &flows[g]);
+        flows[g].end -= LQ__ROW_BYTES;
+        status = flows[g].at > flows[g].end ? LQ_E_DATA : lq__decode_end(kernels, plan, &flows[g]);
         for (i = 0; i < plan->coded_rows && !flows[g].calm; i++) {
             uint64_t escape = lq__row_is_symbols(&plan->coded[i]) ? flows[g].escape[i] : 0;
             for (; escape && *count < most; escape &= escape - 1) {
@@ -20300,9 +20429,10 @@ static const lq__hot_kernels *lq__hot_of_level(void)
    stays what it is at the end of the table.
 
    Where the level has it, eight pages of Z are not decoded to integers: their symbols, numbers of
-   intervals, are looked up as y in 128ths of a step (64ths in rows with a raw bit), and products
-   are of 16-bit integers: queries and weights are rounded to what 32-bit sums allow, some 13 and
-   15 bits. Rows with more raw bits go the ordinary way, and what escapes is added by itself.
+   intervals, are looked up as y in a 127th of the largest of their class, and products are of 8-bit
+   integers. Queries and the weights of eight pages are rounded to a 32nd of their root mean square,
+   in two bytes, of which the high one is left out where all of it is 0. Rows with more than one raw
+   bit go the ordinary way, and what escapes is added by itself.
 
    A page that needs more than its room is coded again with the step doubled, as often as needed; so
    is one with numbers beyond the range of the codec.
@@ -20311,7 +20441,8 @@ static const lq__hot_kernels *lq__hot_of_level(void)
 #define LQ__WARM_LEAST 512u /* room of a page: gains at their worst */
 #define LQ__WARM_DOUBLINGS 60u
 #define LQ__WARM_ESCAPES 1024u /* of a flight of symbols; with more it goes the ordinary way */
-#define LQ__WARM_Y 128         /* y of a symbol is in this part of a step */
+#define LQ__WARM_FINE 32.0f    /* units of a root mean square of queries or weights in bytes */
+#define LQ__WARM_WEIGHTS (2 * LQ__HOT_ROWS * (size_t)LQ__TOKENS) /* bytes of a page's weights */
 #define LQ__WARM_FLOOR (LQ_CLASS_ONE - 3 * 8) /* no class is less: dead rows would hide changes */
 
 /* How a head's keys or values are coded. */
@@ -20328,8 +20459,9 @@ typedef struct lq__warm_kind {
 typedef struct lq__warm_classes {
     lq__row_data rows[2][LQ__WARM_CLASSES]; /* [1]: of LQ_D4 */
     float y[LQ__WARM_CLASSES + 1][32];      /* of k at k & 31 */
-    int16_t symbol[LQ__WARM_CLASSES][32];   /* y of an interval of Z, in 128ths; 0 for the escape */
-    int16_t pairs[LQ__WARM_CLASSES][64];    /* y of an interval and a raw bit, in 64ths */
+    /* y of an interval of Z in the unit, 0 for the escape; then of an interval and a raw bit */
+    int8_t symbol[2 * LQ__WARM_CLASSES][64];
+    float unit[2 * LQ__WARM_CLASSES];
 } lq__warm_classes;
 
 /* A codec with what attention needs of it. Memory is the caller's: lq__warm_coder_place. */
@@ -20341,9 +20473,9 @@ typedef struct lq__warm_coder {
     uint8_t *mem;
     size_t mem_bytes;
     size_t count;      /* coefficients that are in use */
-    size_t symbols;    /* of these the first whose symbols can be looked up: */
-    size_t whole;      /* first those without a raw bit */
+    size_t symbols;    /* of these the first whose symbols can be looked up */
     uint16_t *coded;   /* (symbols) coded row */
+    uint16_t *table;   /* (symbols) number of the table of symbols */
     uint16_t *place;   /* (coded rows) coefficient, of those */
     uint16_t *row;     /* (count) of the matrix */
     uint16_t *channel; /* (count) */
@@ -20364,14 +20496,24 @@ typedef struct lq__warm_rows {
 
 /* Eight pages in flight of which most rows are symbols; the others are in `rest`. */
 typedef struct lq__warm_symbols {
-    const int16_t *values; /* (coded rows, 8, 64) */
-    const uint16_t *coded; /* (count) */
-    const uint16_t *look;
-    const int16_t (*y)[32];
+    const uint8_t *symbols; /* (coded rows, 8, 64) */
+    const uint16_t *coded;  /* (count) */
+    const uint16_t *table;
+    const int8_t (*y)[64];
+    const float *unit; /* of y, by table */
     size_t count;
-    size_t whole; /* symbols to be looked up; behind them are y, in half the part of a step */
     lq__warm_rows rest;
 } lq__warm_symbols;
+
+/* A batch of up to four queries against symbols, integers in units: q = 256 high + low. */
+typedef struct lq__warm_bytes {
+    int8_t *low;  /* (fours, 4, 4): four queries of four coefficients */
+    int8_t *high; /* as low */
+    uint16_t *at; /* (high_count) the fours in which not all of high is 0 */
+    size_t high_count;
+    int32_t start[LQ__HOT_BATCH]; /* what y is raised by, -128, makes of the sums */
+    float unit[LQ__HOT_BATCH];
+} lq__warm_bytes;
 
 /* Where the bodies of pages are. */
 typedef struct lq__warm_batch {
@@ -20396,15 +20538,16 @@ typedef struct lq__warm {
     float gained[LQ__HOT_ROWS];
     float *k_mean; /* (dims) */
     float *v_mean;
-    float *turned;      /* (dims) a vector in the basis of a Hadamard profile */
-    float *q;           /* (8, k_stride) */
-    float *acc;         /* (8, v_stride) */
-    float *logits;      /* (flight, 8, 64) */
-    int16_t *q16;       /* (2, lq__warm_pair_count, 4, 2): pairs of a batch of rows */
-    int16_t *weights16; /* (flight, 8, 64) */
-    float q_unit[LQ__HOT_ROWS];
+    float *turned; /* (dims) a vector in the basis of a Hadamard profile */
+    float *q;      /* (8, k_stride) */
+    float *acc;    /* (8, v_stride) */
+    float *logits; /* (flight, 8, 64) */
+    size_t seen;   /* parts that wait and have their logits */
+    float most[LQ__WARM_FLIGHT][LQ__HOT_ROWS]; /* of these the largest of each row */
+    lq__warm_bytes bytes[LQ__HOT_ROWS / LQ__HOT_BATCH];
+    uint8_t *weights; /* (flight, 8, 2, 64) for symbols, low bytes and high bytes, in their order */
     float weight_unit[LQ__HOT_ROWS];
-    int16_t *symbols;         /* (coded rows, flight, 64) */
+    uint8_t *symbols;         /* (coded rows, flight, 64) */
     lq__rans_escape *escapes; /* (LQ__WARM_ESCAPES) */
     size_t escape_count;
     uint8_t *work;
@@ -20431,25 +20574,24 @@ typedef struct lq__warm_kernels {
 } lq__warm_kernels;
 
 /* ---- kernels of symbols, at the level that has lq__rans_kernels' symbols ----
-   query    q (rows stride apart, whole, then others up to a count) to pairs of integers
-            (lq__warm_pair_count, 4, 2) and their units (rows)
-   dots     logits (4, 64) += units times sums of pairs times y of one page
-   weights  of a row (pages, 8, 64), as gains leaves them, to integers; returns their unit
-   sums     acc (rows stride apart) += units times sums of y of all pages times integer weights */
+   query    q (rows stride apart, count) times the units of y, by table, to bytes
+   dots     logits (4, 64) += units times sums of bytes times y of one page; shift + that where there
+            is a shift
+   weights  of a row (pages, 8, 64), as gains leaves them, to bytes (pages, 8, 2, 64); returns their
+            unit, and enters the pages of which not all high bytes are 0
+   sums     acc (rows stride apart) += units times sums of y of all pages times weights, of which
+            such pages have high bytes */
 typedef struct lq__warm_symbol_kernels {
-    void (*query)(int16_t *, float *, const float *, size_t, size_t, size_t, size_t);
-    void (*dots)(float *, const lq__warm_symbols *, size_t, const int16_t *, const float *, size_t);
-    float (*weights)(int16_t *, const float *);
-    void (*sums)(float *, size_t, const lq__warm_symbols *, const int16_t *, const float *, size_t);
+    void (*query)(lq__warm_bytes *, const float *, size_t, size_t, const uint16_t *, const float *,
+                  size_t);
+    void (*dots)(float *, const lq__warm_symbols *, size_t, const lq__warm_bytes *, const float *,
+                 size_t);
+    float (*weights)(uint8_t *, const float *, uint32_t *);
+    void (*sums)(float *, size_t, const lq__warm_symbols *, const uint8_t *, uint32_t,
+                 const float *, size_t);
 } lq__warm_symbol_kernels;
 
 static const lq__warm_kernels *lq__warm_of_level(void);
-
-/* Pairs of so many symbols: those to be looked up and the others are no pair. */
-LQ__INLINE size_t lq__warm_pair_count(size_t whole, size_t count)
-{
-    return (whole + 1) / 2 + (count - whole + 1) / 2;
-}
 
 LQ__INLINE float lq__warm_y(const float *table, int32_t k)
 {
@@ -20979,193 +21121,302 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_fold_avx512(int16_t *z, const int16_t
 }
 
 /* 32 weights, the even ones first: as y of two tokens that share 32 bits are looked up. */
-LQ__HOT_512 void lq__warm_part_512(float *w)
+LQ__HOT_512 void lq__warm_part_512(float *w, __m512 x, __m512 y)
 {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-    const __m512 x0 = _mm512_loadu_ps(w);
-    const __m512 x1 = _mm512_loadu_ps(w + 16);
-    _mm512_storeu_ps(w, _mm512_permutex2var_ps(x0, even, x1));
-    _mm512_storeu_ps(w + 16, _mm512_permutex2var_ps(x0, odd, x1));
+    _mm512_storeu_ps(w, _mm512_permutex2var_ps(x, even, y));
+    _mm512_storeu_ps(w + 16, _mm512_permutex2var_ps(x, odd, y));
 }
 
 LQ__TARGET_HOT_AVX512 static void lq__warm_gains_avx512(float *weights, size_t rows,
                                                         const int16_t *row, int32_t mean,
                                                         float *brought, float *gained)
 {
+    const __m512 quarter =
+        _mm512_broadcast_f32x4(_mm_setr_ps(1.0f, 1.189207115f, 1.414213562f, 1.681792831f));
+    __m512 gains[4];
     size_t r;
-    lq__warm_gains_avx2(weights, rows, row, mean, brought, gained);
+    size_t j;
+    for (j = 0; j < 4; j++) {
+        __m512i g = _mm512_cvtepi16_epi32(
+            _mm256_loadu_si256((const __m256i *)(const void *)(row + 16 * j)));
+        __m512i octave;
+        g = _mm512_add_epi32(g, _mm512_set1_epi32(mean));
+        g = _mm512_min_epi32(g, _mm512_set1_epi32(LQ__GAIN_MAX));
+        g = _mm512_max_epi32(g, _mm512_set1_epi32(-LQ__GAIN_MAX));
+        g = _mm512_add_epi32(g, _mm512_set1_epi32(127 * 4));
+        octave = _mm512_slli_epi32(_mm512_srli_epi32(g, 2), 23);
+        g = _mm512_and_si512(g, _mm512_set1_epi32(3));
+        gains[j] = _mm512_mul_ps(_mm512_permutexvar_ps(g, quarter), _mm512_castsi512_ps(octave));
+    }
     for (r = 0; r < rows; r++) {
-        lq__warm_part_512(weights + r * LQ__TOKENS);
-        lq__warm_part_512(weights + r * LQ__TOKENS + 32);
+        float *w = weights + r * LQ__TOKENS;
+        __m512 before = _mm512_setzero_ps();
+        __m512 after = before;
+        for (j = 0; j < 4; j += 2) {
+            __m512 x = _mm512_loadu_ps(w + 16 * j);
+            __m512 y = _mm512_loadu_ps(w + 16 * j + 16);
+            before = _mm512_add_ps(before, _mm512_add_ps(x, y));
+            x = _mm512_mul_ps(x, gains[j]);
+            y = _mm512_mul_ps(y, gains[j + 1]);
+            after = _mm512_add_ps(after, _mm512_add_ps(x, y));
+            lq__warm_part_512(w + 16 * j, x, y);
+        }
+        brought[r] += _mm512_reduce_add_ps(before);
+        gained[r] += _mm512_reduce_add_ps(after);
     }
 }
 #endif
 
 /* ---- symbols: AVX-512 VNNI ---- */
 #if LQ__RANS_SIMD
-/* sum + the products of pairs of 16 bits. gcc 12 copies the sums around the intrinsic. */
+/* 16 coefficients of a query from i on, times the units of their y. */
+LQ__HOT_512 __m512 lq__warm_scaled_512(const float *q, const uint16_t *table, const float *units,
+                                       __mmask16 lanes)
+{
+    const __m512i at = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, table));
+    const __m512 unit = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, at, units, 4);
+    return _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, q), unit);
+}
+
+/* Not even a query of one coefficient exceeds 2^15 units, nor the sums of products 2^31, for there
+   are at most 2^13 coefficients. */
+LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(lq__warm_bytes *to, const float *q,
+                                                        size_t stride, size_t rows,
+                                                        const uint16_t *table, const float *units,
+                                                        size_t count)
+{
+    const __m512i bias = _mm512_set1_epi32(128);
+    size_t r;
+    size_t i;
+    memset(to->low, 0, 16 * ((count + 3) / 4));
+    memset(to->high, 0, 16 * ((count + 3) / 4));
+    memset(to->start, 0, sizeof to->start);
+    memset(to->unit, 0, sizeof to->unit);
+    to->high_count = 0;
+    for (r = 0; r < rows; r++, q += stride) {
+        __m512 squares = _mm512_setzero_ps();
+        __m512i raised = _mm512_setzero_si512();
+        __m512 scale;
+        float sum;
+        for (i = 0; i < count; i += 16) {
+            const __mmask16 lanes = (__mmask16)(0xffffu >> (16 - LQ__MIN(count - i, 16)));
+            const __m512 x = lq__warm_scaled_512(q + i, table + i, units, lanes);
+            squares = _mm512_fmadd_ps(x, x, squares);
+        }
+        sum = _mm512_reduce_add_ps(squares) / (float)count + 1e-36f;
+        sum = _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(sum)));
+        to->unit[r] = sum * (1.0f / LQ__WARM_FINE);
+        scale = _mm512_set1_ps(LQ__WARM_FINE / sum);
+        for (i = 0; i < count; i += 16) {
+            const __mmask16 lanes = (__mmask16)(0xffffu >> (16 - LQ__MIN(count - i, 16)));
+            const __m512 x = lq__warm_scaled_512(q + i, table + i, units, lanes);
+            const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(x, scale));
+            const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(n, bias), 8);
+            uint8_t bytes[2][16];
+            size_t j;
+            raised = _mm512_add_epi32(raised, n);
+            _mm_storeu_si128((__m128i *)(void *)bytes[0], _mm512_cvtepi32_epi8(n));
+            _mm_storeu_si128((__m128i *)(void *)bytes[1], _mm512_cvtepi32_epi8(high));
+            for (j = 0; j < 16 && i + j < count; j += 4) {
+                memcpy(to->low + 4 * (i + j) + 4 * r, bytes[0] + j, 4);
+                memcpy(to->high + 4 * (i + j) + 4 * r, bytes[1] + j, 4);
+            }
+        }
+        to->start[r] = -128 * _mm512_reduce_add_epi32(raised);
+    }
+    for (i = 0; 4 * i < count; i++) {
+        const __m128i high = lq__load_128(to->high + 16 * i);
+        to->at[to->high_count] = (uint16_t)i;
+        to->high_count += !_mm_testz_si128(high, high);
+    }
+}
+
+/* y of a symbol and row, from a table that may be raised. */
+LQ__HOT_512 __m512i lq__warm_found_512(const uint8_t *symbols, __m512i table)
+{
+    return _mm512_permutexvar_epi8(_mm512_loadu_si512(symbols), table);
+}
+
+/* sum + the products of four unsigned and four signed bytes. gcc 12 copies the sums around the
+   intrinsic. */
 LQ__HOT_512 __m512i lq__warm_add_512(__m512i sum, __m512i a, __m512i b)
 {
 #if defined(__GNUC__) && !defined(__clang__)
-    __asm__("vpdpwssd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(a), "vm"(b));
+    __asm__("vpdpbusd {%2, %1, %0|%0, %1, %2}" : "+v"(sum) : "v"(a), "vm"(b));
     return sum;
 #else
-    return _mm512_dpwssd_epi32(sum, a, b);
+    return _mm512_dpbusd_epi32(sum, a, b);
 #endif
 }
 
-/* The largest q that neither its 16 bits nor the sum of all products can exceed: |y| is at most 16
-   steps, or 32 with a raw bit. */
-LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(int16_t *pairs, float *units,
-                                                        const float *q, size_t stride, size_t rows,
-                                                        size_t whole, size_t count)
+/* y + 128 of coefficient i of a page. */
+LQ__HOT_512 __m512i lq__warm_raised_512(const lq__warm_symbols *m, size_t page, size_t i)
 {
-    size_t r;
-    size_t i;
-    memset(pairs, 0, 16 * lq__warm_pair_count(whole, count));
-    for (r = 0; r < rows; r++) {
-        float most = 0.0f;
-        float sum = 0.0f;
-        float unit;
-        for (i = 0; i < count; i++) {
-            float a = q[r * stride + i] * (i < whole ? 1.0f : 2.0f);
-            a = a < 0.0f ? -a : a;
-            most = LQ__MAX(most, a);
-            sum += a;
-        }
-        unit = LQ__MAX(most / 32000.0f, sum * (16.0f * LQ__WARM_Y / 2.0e9f));
-        units[r] = unit * (1.0f / LQ__WARM_Y);
-        unit = unit > 1e-30f ? 1.0f / unit : 0.0f;
-        for (i = 0; i < count; i++) {
-            float a = q[r * stride + i] * (i < whole ? unit : 2.0f * unit);
-            size_t at = i < whole ? i : i - whole + (whole + 1) / 2 * 2;
-            pairs[(at / 2 * 4 + r) * 2 + at % 2] =
-                (int16_t)lq__clamp(_mm_cvtss_si32(_mm_set_ss(a)), -32767, 32767);
-        }
-    }
+    const __m512i table = _mm512_loadu_si512(m->y[m->table[i]]);
+    return lq__warm_found_512(m->symbols +
+                                  (m->coded[i] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS,
+                              _mm512_xor_si512(table, _mm512_set1_epi8(-128)));
 }
 
 #define LQ__WARM_EACH(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
-#define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
-#define LQ__WARM_ADD(r)                                                        \
-    if (rows > r) {                                                            \
-        int32_t pair;                                                          \
-        __m512i x;                                                             \
-        memcpy(&pair, pairs + 2 * r, 4);                                       \
-        x = _mm512_set1_epi32(pair);                                           \
-        a[r][0] = lq__warm_add_512(a[r][0], x, _mm512_unpacklo_epi16(y0, z0)); \
-        a[r][1] = lq__warm_add_512(a[r][1], x, _mm512_unpackhi_epi16(y0, z0)); \
-        a[r][2] = lq__warm_add_512(a[r][2], x, _mm512_unpacklo_epi16(y1, z1)); \
-        a[r][3] = lq__warm_add_512(a[r][3], x, _mm512_unpackhi_epi16(y1, z1)); \
+#define LQ__WARM_ADD(r)                             \
+    if (rows > r) {                                 \
+        int32_t bytes;                              \
+        __m512i x;                                  \
+        memcpy(&bytes, q + 4 * r, 4);               \
+        x = _mm512_set1_epi32(bytes);               \
+        a[r][0] = lq__warm_add_512(a[r][0], y0, x); \
+        a[r][1] = lq__warm_add_512(a[r][1], y1, x); \
+        a[r][2] = lq__warm_add_512(a[r][2], y2, x); \
+        a[r][3] = lq__warm_add_512(a[r][3], y3, x); \
     }
-#define LQ__WARM_PUT(to, x, unit) \
-    _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), unit, _mm512_loadu_ps(to)));
-#define LQ__WARM_END(r)                                                                \
-    if (rows > r) {                                                                    \
-        float *to = logits + r * LQ__TOKENS;                                           \
-        const __m512 unit = _mm512_set1_ps(units[r]);                                  \
-        LQ__WARM_PUT(to, _mm512_permutex2var_epi32(a[r][0], low, a[r][1]), unit)       \
-        LQ__WARM_PUT(to + 16, _mm512_permutex2var_epi32(a[r][0], high, a[r][1]), unit) \
-        LQ__WARM_PUT(to + 32, _mm512_permutex2var_epi32(a[r][2], low, a[r][3]), unit)  \
-        LQ__WARM_PUT(to + 48, _mm512_permutex2var_epi32(a[r][2], high, a[r][3]), unit) \
-    }
-/* Symbols to y, which rows with a raw bit are already. */
-LQ__HOT_512 __m512i lq__warm_found_512(const int16_t *k, __m512i table, int found)
-{
-    const __m512i x = _mm512_loadu_si512(k);
-    return found ? x : _mm512_permutexvar_epi16(x, table);
-}
-
-/* Adds the products of one page with coefficients first .. end: whole ones, or those with a raw bit
-   (found). a stays in registers. */
+/* Adds the products of one page with four coefficients; the last one may go with itself where its q
+   is 0. A lane's bytes are a token's, 16 tokens a register: 8 i to 8 i + 3, then + 4, + 32, + 36. */
 LQ__HOT_512 void lq__warm_multiply_512(__m512i (*a)[4], const lq__warm_symbols *m, size_t page,
-                                       const int16_t *pairs, size_t rows, size_t first, size_t end,
-                                       int found)
+                                       size_t four, const int8_t *q, size_t rows)
 {
-    size_t i;
-    for (i = first; i < end; i += 2, pairs += 8) { /* a last one goes with itself: its q is 0 */
-        const size_t other = LQ__MIN(i + 1, end - 1);
-        const int16_t *k = m->values + (m->coded[i] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
-        const int16_t *l =
-            m->values + (m->coded[other] * (size_t)LQ__WARM_FLIGHT + page) * LQ__TOKENS;
-        const __m512i table_k = _mm512_loadu_si512(m->y[m->look[i]]);
-        const __m512i table_l = _mm512_loadu_si512(m->y[m->look[other]]);
-        const __m512i y0 = lq__warm_found_512(k, table_k, found);
-        const __m512i y1 = lq__warm_found_512(k + 32, table_k, found);
-        const __m512i z0 = lq__warm_found_512(l, table_l, found);
-        const __m512i z1 = lq__warm_found_512(l + 32, table_l, found);
-        LQ__WARM_EACH(LQ__WARM_ADD)
-    }
+    const size_t last = m->count - 1;
+    const __m512i k = lq__warm_raised_512(m, page, LQ__MIN(4 * four, last));
+    const __m512i l = lq__warm_raised_512(m, page, LQ__MIN(4 * four + 1, last));
+    const __m512i u = lq__warm_raised_512(m, page, LQ__MIN(4 * four + 2, last));
+    const __m512i v = lq__warm_raised_512(m, page, LQ__MIN(4 * four + 3, last));
+    const __m512i kl = _mm512_unpacklo_epi8(k, l);
+    const __m512i uv = _mm512_unpacklo_epi8(u, v);
+    const __m512i lk = _mm512_unpackhi_epi8(k, l);
+    const __m512i vu = _mm512_unpackhi_epi8(u, v);
+    const __m512i y0 = _mm512_unpacklo_epi16(kl, uv);
+    const __m512i y1 = _mm512_unpackhi_epi16(kl, uv);
+    const __m512i y2 = _mm512_unpacklo_epi16(lk, vu);
+    const __m512i y3 = _mm512_unpackhi_epi16(lk, vu);
+    LQ__WARM_EACH(LQ__WARM_ADD)
 }
+#undef LQ__WARM_ADD
 
-LQ__HOT_512 void lq__warm_dots16_512(float *logits, const lq__warm_symbols *m, size_t page,
-                                     const int16_t *pairs, const float *units, size_t rows)
+#define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+#define LQ__WARM_TURN(r)                                                  \
+    if (rows > r) {                                                       \
+        const __m512i start = _mm512_set1_epi32(q->start[r]);             \
+        a[r][0] = _mm512_add_epi32(_mm512_slli_epi32(a[r][0], 8), start); \
+        a[r][1] = _mm512_add_epi32(_mm512_slli_epi32(a[r][1], 8), start); \
+        a[r][2] = _mm512_add_epi32(_mm512_slli_epi32(a[r][2], 8), start); \
+        a[r][3] = _mm512_add_epi32(_mm512_slli_epi32(a[r][3], 8), start); \
+    }
+#define LQ__WARM_PUT(to, x) \
+    _mm512_storeu_ps(       \
+        to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), unit, shift ? from : _mm512_loadu_ps(to)));
+#define LQ__WARM_END(r)                                                          \
+    if (rows > r) {                                                              \
+        float *to = logits + r * LQ__TOKENS;                                     \
+        const __m512 unit = _mm512_set1_ps(q->unit[r]);                          \
+        const __m512 from = _mm512_set1_ps(shift ? shift[r] : 0.0f);             \
+        LQ__WARM_PUT(to, _mm512_permutex2var_epi32(a[r][0], low, a[r][1]))       \
+        LQ__WARM_PUT(to + 16, _mm512_permutex2var_epi32(a[r][0], high, a[r][1])) \
+        LQ__WARM_PUT(to + 32, _mm512_permutex2var_epi32(a[r][2], low, a[r][3]))  \
+        LQ__WARM_PUT(to + 48, _mm512_permutex2var_epi32(a[r][2], high, a[r][3])) \
+    }
+LQ__HOT_512 void lq__warm_dots8_512(float *logits, const lq__warm_symbols *m, size_t page,
+                                    const lq__warm_bytes *q, const float *shift, size_t rows)
 {
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     __m512i a[4][4];
+    size_t i;
     LQ__WARM_EACH(LQ__WARM_BEGIN)
-    lq__warm_multiply_512(a, m, page, pairs, rows, 0, m->whole, 0);
-    lq__warm_multiply_512(a, m, page, pairs + 8 * ((m->whole + 1) / 2), rows, m->whole, m->count,
-                          1);
+    for (i = 0; i < q->high_count; i++) {
+        lq__warm_multiply_512(a, m, page, q->at[i], q->high + 16 * (size_t)q->at[i], rows);
+    }
+    LQ__WARM_EACH(LQ__WARM_TURN)
+    for (i = 0; 4 * i < m->count; i++) {
+        lq__warm_multiply_512(a, m, page, i, q->low + 16 * i, rows);
+    }
     LQ__WARM_EACH(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
-#undef LQ__WARM_ADD
+#undef LQ__WARM_TURN
 #undef LQ__WARM_PUT
 #undef LQ__WARM_END
 
-LQ__TARGET_HOT_AVX512 static void lq__warm_dots16_avx512(float *logits, const lq__warm_symbols *m,
-                                                         size_t page, const int16_t *pairs,
-                                                         const float *units, size_t rows)
+LQ__TARGET_HOT_AVX512 static void lq__warm_dots8_avx512(float *logits, const lq__warm_symbols *m,
+                                                        size_t page, const lq__warm_bytes *q,
+                                                        const float *shift, size_t rows)
 {
     if (rows == 1) {
-        lq__warm_dots16_512(logits, m, page, pairs, units, 1);
+        lq__warm_dots8_512(logits, m, page, q, shift, 1);
     } else if (rows == 2) {
-        lq__warm_dots16_512(logits, m, page, pairs, units, 2);
+        lq__warm_dots8_512(logits, m, page, q, shift, 2);
     } else {
-        lq__warm_dots16_512(logits, m, page, pairs, units, 4);
+        lq__warm_dots8_512(logits, m, page, q, shift, 4);
     }
 }
 
-/* The even and the odd ones of 32 weights lie apart: see lq__warm_part_512. */
-LQ__TARGET_HOT_AVX512 static float lq__warm_weights16_avx512(int16_t *to, const float *weights)
+/* The even and the odd ones of 32 weights lie apart: see lq__warm_part_512. The bytes of two times
+   32 words are packed in the order of symbols. What is added before truncation is another fraction
+   for each token of a page: small weights are as much in sum as they were. */
+LQ__TARGET_HOT_AVX512 static float lq__warm_weights8_avx512(uint8_t *to, const float *weights,
+                                                            uint32_t *high)
 {
+    const __m512 golden = _mm512_set1_ps(0.6180340f);
+    const __m512 index = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i byte = _mm512_set1_epi16(255);
     const size_t page = LQ__HOT_ROWS * (size_t)LQ__TOKENS;
-    __m512 most = _mm512_set1_ps(1e-30f);
-    float unit;
+    __m512 sum = _mm512_set1_ps(1e-36f);
+    __m512 fraction[4];
     __m512 scale;
+    float unit;
     size_t p;
     size_t t;
+    for (t = 0; t < 4; t++) {
+        const __m512 x =
+            _mm512_mul_ps(_mm512_add_ps(index, _mm512_set1_ps(16.0f * (float)t)), golden);
+        fraction[t] = _mm512_sub_ps(x, _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF));
+    }
     for (p = 0; p < LQ__WARM_FLIGHT; p++) {
         for (t = 0; t < LQ__TOKENS; t += 16) {
-            most = _mm512_max_ps(most, _mm512_loadu_ps(weights + p * page + t));
+            const __m512 w = _mm512_loadu_ps(weights + p * page + t);
+            sum = _mm512_fmadd_ps(w, w, sum);
         }
     }
-    unit = _mm512_reduce_max_ps(most);
-    scale = _mm512_set1_ps(32767.0f / unit);
+    sum = _mm512_set1_ps(_mm512_reduce_add_ps(sum) * (1.0f / (LQ__WARM_FLIGHT * LQ__TOKENS)));
+    unit = _mm512_cvtss_f32(_mm512_sqrt_ps(sum)) * (1.0f / LQ__WARM_FINE);
+    scale = _mm512_set1_ps(1.0f / unit);
     for (p = 0; p < LQ__WARM_FLIGHT; p++) {
-        for (t = 0; t < LQ__TOKENS; t += 32) {
-            const float *w = weights + p * page + t;
-            const __m512i even = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(w), scale));
-            const __m512i odd = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(w + 16), scale));
-            _mm512_storeu_si512(to + p * page + t,
-                                _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+        __m512i half[2];
+        __m512i over;
+        for (t = 0; t < 2; t++) {
+            const float *w = weights + p * page + 32 * t;
+            const __m512 even = _mm512_fmadd_ps(_mm512_loadu_ps(w), scale, fraction[2 * t]);
+            const __m512 odd = _mm512_fmadd_ps(_mm512_loadu_ps(w + 16), scale, fraction[2 * t + 1]);
+            half[t] = _mm512_or_si512(_mm512_cvttps_epi32(even),
+                                      _mm512_slli_epi32(_mm512_cvttps_epi32(odd), 16));
         }
+        over = _mm512_packus_epi16(_mm512_srli_epi16(half[0], 8), _mm512_srli_epi16(half[1], 8));
+        _mm512_storeu_si512(
+            to + 2 * p * page,
+            _mm512_packus_epi16(_mm512_and_si512(half[0], byte), _mm512_and_si512(half[1], byte)));
+        _mm512_storeu_si512(to + 2 * p * page + LQ__TOKENS, over);
+        *high |= (uint32_t)(_mm512_test_epi8_mask(over, over) != 0) << p;
     }
-    return unit / 32767.0f;
+    return unit;
 }
 
 #define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_si512();
+#define LQ__WARM_TURN(r)                         \
+    if (rows > r) {                              \
+        a[r][0] = _mm512_slli_epi32(a[r][0], 8); \
+        a[r][1] = _mm512_slli_epi32(a[r][1], 8); \
+        a[r][2] = _mm512_slli_epi32(a[r][2], 8); \
+        a[r][3] = _mm512_slli_epi32(a[r][3], 8); \
+    }
 #define LQ__WARM_ADD(r)                                               \
     if (rows > r) {                                                   \
-        const __m512i x = _mm512_loadu_si512(w + r * LQ__TOKENS + j); \
-        a[r][0] = lq__warm_add_512(a[r][0], y0, x);                   \
-        a[r][1] = lq__warm_add_512(a[r][1], y1, x);                   \
-        a[r][2] = lq__warm_add_512(a[r][2], y2, x);                   \
-        a[r][3] = lq__warm_add_512(a[r][3], y3, x);                   \
+        const __m512i x = _mm512_loadu_si512(w + 2 * LQ__TOKENS * r); \
+        a[r][0] = lq__warm_add_512(a[r][0], x, y0);                   \
+        a[r][1] = lq__warm_add_512(a[r][1], x, y1);                   \
+        a[r][2] = lq__warm_add_512(a[r][2], x, y2);                   \
+        a[r][3] = lq__warm_add_512(a[r][3], x, y3);                   \
     }
 #define LQ__WARM_END(r)                                                                       \
     if (rows > r) {                                                                           \
@@ -21173,70 +21424,72 @@ LQ__TARGET_HOT_AVX512 static float lq__warm_weights16_avx512(int16_t *to, const 
                                   _mm512_cvtepi32_ps(a[r][0]), _mm512_cvtepi32_ps(a[r][1]),   \
                                   _mm512_cvtepi32_ps(a[r][2]), _mm512_cvtepi32_ps(a[r][3]))); \
     }
-/* Four coefficients share the weights that are read; the last one may go with itself. A lane sums
-   32 products below 2^15 * 2^11. first, end, found: as in lq__warm_multiply_512. */
-LQ__HOT_512 void lq__warm_gather_512(float *acc, size_t stride, const lq__warm_symbols *m,
-                                     const int16_t *weights, const float *units, size_t rows,
-                                     size_t first, size_t end, int found)
+/* Adds the products of four coefficients of a page with weights. */
+LQ__HOT_512 void lq__warm_gather_512(__m512i (*a)[4], const uint8_t *const *k, const __m512i *table,
+                                     size_t page, const uint8_t *w, size_t rows)
 {
-    const float part = found ? 2.0f / LQ__WARM_Y : 1.0f / LQ__WARM_Y;
+    const __m512i y0 = lq__warm_found_512(k[0] + page * LQ__TOKENS, table[0]);
+    const __m512i y1 = lq__warm_found_512(k[1] + page * LQ__TOKENS, table[1]);
+    const __m512i y2 = lq__warm_found_512(k[2] + page * LQ__TOKENS, table[2]);
+    const __m512i y3 = lq__warm_found_512(k[3] + page * LQ__TOKENS, table[3]);
+    LQ__WARM_EACH(LQ__WARM_ADD)
+}
+
+/* Four coefficients share the weights that are read; the last one may go with itself. A lane sums
+   32 products below 2^10 * 2^7. */
+LQ__HOT_512 void lq__warm_sums8_512(float *acc, size_t stride, const lq__warm_symbols *m,
+                                    const uint8_t *weights, uint32_t high, const float *units,
+                                    size_t rows)
+{
     size_t i;
-    for (i = first; i < end; i += 4) {
-        const int16_t *k[4];
+    for (i = 0; i < m->count; i += 4) {
+        const uint8_t *k[4];
         __m512i table[4];
         __m512i a[4][4];
         float sum[4][4];
+        uint32_t pages = high;
         size_t p;
         size_t j;
         size_t r;
         for (j = 0; j < 4; j++) {
-            size_t at = LQ__MIN(i + j, end - 1);
-            k[j] = m->values + m->coded[at] * (size_t)(LQ__WARM_FLIGHT * LQ__TOKENS);
-            table[j] = _mm512_loadu_si512(m->y[m->look[at]]);
+            const size_t at = LQ__MIN(i + j, m->count - 1);
+            k[j] = m->symbols + m->coded[at] * (size_t)(LQ__WARM_FLIGHT * LQ__TOKENS);
+            table[j] = _mm512_loadu_si512(m->y[m->table[at]]);
         }
         LQ__WARM_EACH(LQ__WARM_BEGIN)
+        for (; pages; pages &= pages - 1) {
+            p = lq__lowest_bit(pages);
+            lq__warm_gather_512(a, k, table, p, weights + p * LQ__WARM_WEIGHTS + LQ__TOKENS, rows);
+        }
+        LQ__WARM_EACH(LQ__WARM_TURN)
         for (p = 0; p < LQ__WARM_FLIGHT; p++) {
-            const int16_t *w = weights + p * LQ__HOT_ROWS * (size_t)LQ__TOKENS;
-            for (j = 0; j < LQ__TOKENS; j += 32) {
-                const size_t at = p * LQ__TOKENS + j;
-                const __m512i y0 = lq__warm_found_512(k[0] + at, table[0], found);
-                const __m512i y1 = lq__warm_found_512(k[1] + at, table[1], found);
-                const __m512i y2 = lq__warm_found_512(k[2] + at, table[2], found);
-                const __m512i y3 = lq__warm_found_512(k[3] + at, table[3], found);
-                LQ__WARM_EACH(LQ__WARM_ADD)
-            }
+            lq__warm_gather_512(a, k, table, p, weights + p * LQ__WARM_WEIGHTS, rows);
         }
         LQ__WARM_EACH(LQ__WARM_END)
         for (r = 0; r < rows; r++) {
-            for (j = 0; j < 4 && i + j < end; j++) {
-                acc[r * stride + i + j] += sum[r][j] * (units[r] * part);
+            for (j = 0; j < 4 && i + j < m->count; j++) {
+                acc[r * stride + i + j] += sum[r][j] * (units[r] * m->unit[m->table[i + j]]);
             }
         }
     }
 }
-
-LQ__HOT_512 void lq__warm_sums16_512(float *acc, size_t stride, const lq__warm_symbols *m,
-                                     const int16_t *weights, const float *units, size_t rows)
-{
-    lq__warm_gather_512(acc, stride, m, weights, units, rows, 0, m->whole, 0);
-    lq__warm_gather_512(acc, stride, m, weights, units, rows, m->whole, m->count, 1);
-}
 #undef LQ__WARM_BEGIN
+#undef LQ__WARM_TURN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
 #undef LQ__WARM_EACH
 
-LQ__TARGET_HOT_AVX512 static void lq__warm_sums16_avx512(float *acc, size_t stride,
-                                                         const lq__warm_symbols *m,
-                                                         const int16_t *weights, const float *units,
-                                                         size_t rows)
+LQ__TARGET_HOT_AVX512 static void lq__warm_sums8_avx512(float *acc, size_t stride,
+                                                        const lq__warm_symbols *m,
+                                                        const uint8_t *weights, uint32_t high,
+                                                        const float *units, size_t rows)
 {
     if (rows == 1) {
-        lq__warm_sums16_512(acc, stride, m, weights, units, 1);
+        lq__warm_sums8_512(acc, stride, m, weights, high, units, 1);
     } else if (rows == 2) {
-        lq__warm_sums16_512(acc, stride, m, weights, units, 2);
+        lq__warm_sums8_512(acc, stride, m, weights, high, units, 2);
     } else {
-        lq__warm_sums16_512(acc, stride, m, weights, units, 4);
+        lq__warm_sums8_512(acc, stride, m, weights, high, units, 4);
     }
 }
 #endif
@@ -21245,9 +21498,9 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_sums16_avx512(float *acc, size_t stri
 static const lq__warm_symbol_kernels *lq__warm_symbols_of_level(void)
 {
 #if LQ__RANS_SIMD
-    static const lq__warm_symbol_kernels kernels = {lq__warm_query_avx512, lq__warm_dots16_avx512,
-                                                    lq__warm_weights16_avx512,
-                                                    lq__warm_sums16_avx512};
+    static const lq__warm_symbol_kernels kernels = {lq__warm_query_avx512, lq__warm_dots8_avx512,
+                                                    lq__warm_weights8_avx512,
+                                                    lq__warm_sums8_avx512};
     return lq__cpu_level() == 2 ? &kernels : NULL;
 #else
     return NULL;
@@ -21304,8 +21557,8 @@ LQ__INLINE size_t lq__warm_work_bytes(size_t dims)
    NULL: only counts. */
 LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t dims)
 {
-    size_t sizes[7];
-    size_t at[7];
+    size_t sizes[8];
+    size_t at[8];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_codec_bytes(dims);
@@ -21314,8 +21567,9 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
     sizes[3] = 2 * dims;
     sizes[4] = 4 * dims;
     sizes[5] = 2 * dims;
-    sizes[6] = 2 * (dims + 1);
-    for (i = 0; i < 7; i++) {
+    sizes[6] = 2 * dims;
+    sizes[7] = 2 * (dims + 1);
+    for (i = 0; i < 8; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
@@ -21328,14 +21582,31 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
         c->look = (uint16_t *)(void *)(mem + at[3]);
         c->factor = (float *)(void *)(mem + at[4]);
         c->coded = (uint16_t *)(void *)(mem + at[5]);
-        c->place = (uint16_t *)(void *)(mem + at[6]);
+        c->table = (uint16_t *)(void *)(mem + at[6]);
+        c->place = (uint16_t *)(void *)(mem + at[7]);
     }
     return used;
 }
 
-LQ__INLINE int16_t lq__warm_integer(float y)
+/* y of symbols of a class with `raw` bits as bytes, and their unit. */
+LQ__STATIC void lq__warm_symbols_init(lq__warm_classes *classes, const lq__rans_table *t, int raw,
+                                      uint32_t class_)
 {
-    return (int16_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
+    const size_t table = (size_t)raw * LQ__WARM_CLASSES + class_;
+    int8_t *to = classes->symbol[table];
+    float y[64];
+    float most = 1e-30f;
+    int32_t k;
+    for (k = 1 << raw; k < (int32_t)t->count << raw; k++) { /* behind the escape */
+        int32_t z = raw ? 2 * t->value[k / 2] + k % 2 : t->value[k];
+        y[k] = lq__warm_y(classes->y[class_], z);
+        most = LQ__MAX(most, y[k] < 0.0f ? -y[k] : y[k]);
+    }
+    for (k = 1 << raw; k < (int32_t)t->count << raw; k++) {
+        float units = y[k] * (127.0f / most);
+        to[k] = (int8_t)(units < 0.0f ? units - 0.5f : units + 0.5f);
+    }
+    classes->unit[table] = most / 127.0f;
 }
 
 LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables)
@@ -21367,17 +21638,8 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
     for (i = 0; i < LQ__WARM_CLASSES; i++) {
         int32_t own = LQ__MIN((int32_t)i, (int32_t)LQ__CLASS_WIDE);
         int32_t half = lq__clamp((int32_t)i - 8, -(int32_t)LQ__T_LOW, (int32_t)LQ__CLASS_WIDE);
-        const lq__rans_table *t = &tables->table[lq__table_of(own, LQ__AT_0)];
-        for (k = 1; k < (int32_t)t->count; k++) {
-            classes->symbol[i][k] =
-                lq__warm_integer(lq__warm_y(classes->y[i], t->value[k]) * (float)LQ__WARM_Y);
-        }
-        t = &tables->table[lq__table_of(half, LQ__AT_1_4)];
-        for (k = 2; k < 2 * (int32_t)t->count; k++) {
-            int32_t z = 2 * t->value[k / 2] + k % 2;
-            classes->pairs[i][k] =
-                lq__warm_integer(lq__warm_y(classes->y[i], z) * (float)(LQ__WARM_Y / 2));
-        }
+        lq__warm_symbols_init(classes, &tables->table[lq__table_of(own, LQ__AT_0)], 0, i);
+        lq__warm_symbols_init(classes, &tables->table[lq__table_of(half, LQ__AT_1_4)], 1, i);
     }
 }
 
@@ -21448,19 +21710,19 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
     size_t j;
     size_t next = 0; /* coded row */
     c->count = 0;
-    c->whole = 0;
-    for (j = 0; j < 2 && block == 1; j++) { /* raw bits */
-        for (i = 0; i < plan->coded_rows; i++) {
-            const lq_rans_row *r = &plan->coded[i];
-            if (lq__row_is_symbols(r) && r->raw[0] == j) {
-                c->place[i] = (uint16_t)c->count;
-                c->coded[c->count] = (uint16_t)i;
-                lq__warm_enter(c, r->row, r->row - codec->lead, 0);
-            }
+    for (i = 0; i < plan->coded_rows && block == 1; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        if (lq__row_is_symbols(r)) {
+            c->place[i] = (uint16_t)c->count;
+            c->coded[c->count] = (uint16_t)i;
+            c->table[c->count] = (uint16_t)(r->raw[0] * LQ__WARM_CLASSES + r->class_);
+            lq__warm_enter(c, r->row, r->row - codec->lead, 0);
         }
-        c->whole = j ? c->whole : c->count;
     }
     c->symbols = c->count;
+    if (c->symbols + codec->lead == plan->coded_rows && !codec->means) {
+        return; /* there are no others */
+    }
     for (i = 0; i < codec->alive; i += block) {
         size_t n = LQ__MIN(block, codec->dims - i);
         int lattice = lq__lattice_at(codec, i, n);
@@ -21708,8 +21970,8 @@ LQ__STATIC int lq__warm_code(const lq__warm_coder *c, const lq__workspace *w, ui
 /* Places the arrays of a reader of warm pages; a NULL: only counts. mem is aligned to 64. */
 LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_t v_dims)
 {
-    size_t sizes[13];
-    size_t at[13];
+    size_t sizes[14];
+    size_t at[14];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_coder_place(NULL, NULL, k_dims);
@@ -21719,13 +21981,14 @@ LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_
     sizes[4] = 4 * LQ__HOT_ROWS * lq__hot_wide(k_dims);
     sizes[5] = 4 * LQ__HOT_ROWS * lq__hot_wide(v_dims);
     sizes[6] = 4 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
-    sizes[7] = 2 * LQ__HOT_ROWS * (k_dims + 2);
-    sizes[8] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
+    sizes[7] = 2 * LQ__HOT_ROWS * (k_dims + 3);
+    sizes[8] = LQ__WARM_FLIGHT * LQ__WARM_WEIGHTS;
     sizes[9] = LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
-    sizes[10] = 2 * (size_t)LQ__WARM_FLIGHT * LQ__TOKENS * (LQ__MAX(k_dims, v_dims) + 1);
+    sizes[10] = (size_t)LQ__WARM_FLIGHT * LQ__TOKENS * (LQ__MAX(k_dims, v_dims) + 1);
     sizes[11] = 4 * LQ__MAX(k_dims, v_dims);
     sizes[12] = lq__warm_work_bytes(LQ__MAX(k_dims, v_dims));
-    for (i = 0; i < 13; i++) {
+    sizes[13] = LQ__HOT_ROWS / LQ__HOT_BATCH * 2 * ((k_dims + 3) / 4);
+    for (i = 0; i < 14; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
@@ -21738,14 +22001,19 @@ LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_
         a->q = (float *)(void *)(mem + at[4]);
         a->acc = (float *)(void *)(mem + at[5]);
         a->logits = (float *)(void *)(mem + at[6]);
-        a->q16 = (int16_t *)(void *)(mem + at[7]);
-        a->weights16 = (int16_t *)(void *)(mem + at[8]);
+        a->weights = mem + at[8];
         a->escapes = (lq__rans_escape *)(void *)(mem + at[9]);
-        a->symbols = (int16_t *)(void *)(mem + at[10]);
+        a->symbols = mem + at[10];
         a->turned = (float *)(void *)(mem + at[11]);
         a->work = mem + at[12];
         a->k_stride = lq__hot_wide(k_dims);
         a->v_stride = lq__hot_wide(v_dims);
+        for (i = 0; i < (int)(LQ__HOT_ROWS / LQ__HOT_BATCH); i++) {
+            const size_t fours = (k_dims + 3) / 4;
+            a->bytes[i].low = (int8_t *)(mem + at[7]) + 32 * fours * (size_t)i;
+            a->bytes[i].high = a->bytes[i].low + 16 * fours;
+            a->bytes[i].at = (uint16_t *)(void *)(mem + at[13]) + fours * (size_t)i;
+        }
     }
     return used;
 }
@@ -21761,12 +22029,6 @@ LQ__INLINE float lq__warm_center(const lq__warm_coder *c, size_t d)
 {
     const lq_basis *b = c->codec->desc.geometry.dense;
     return (float)b->center[d] * lq__f32_of_bits((uint32_t)(b->center_exponent + 127) << 23);
-}
-
-/* The integers of a batch of queries that begins at a row. */
-LQ__INLINE int16_t *lq__warm_pairs(const lq__warm *a, size_t row)
-{
-    return a->q16 + 2 * row * lq__warm_pair_count(a->k.whole, a->k.symbols);
 }
 
 /* The query in the basis of the coefficients, and what the means make of it. */
@@ -21806,9 +22068,10 @@ LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
     for (; r < LQ__HOT_ROWS; r++) {
         a->shift[r] = 0.0f;
     }
-    for (r = 0; r < query->rows && kernels; r += LQ__HOT_BATCH) {
-        kernels->query(lq__warm_pairs(a, r), a->q_unit + r, a->q + r * a->k_stride, a->k_stride,
-                       LQ__MIN(query->rows - r, LQ__HOT_BATCH), c->whole, c->symbols);
+    for (r = 0; r < query->rows && c->symbols && kernels; r += LQ__HOT_BATCH) {
+        kernels->query(a->bytes + r / LQ__HOT_BATCH, a->q + r * a->k_stride, a->k_stride,
+                       LQ__MIN(query->rows - r, LQ__HOT_BATCH), c->table, c->classes->unit,
+                       c->symbols);
     }
     a->ready = 1;
 }
@@ -21876,21 +22139,20 @@ LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm
     for (; full < count && pages[full].tokens == LQ__TOKENS; full++) {
         m->rest.values[full] = pages[full].values;
     }
-    status = full < count
-                 ? LQ_E_SPACE
-                 : lq__rans_symbols(c->codec->desc.tables, &c->codec->plan, pages, a->symbols,
-                                    (const int16_t(*)[64])c->classes->pairs, a->escapes,
-                                    LQ__WARM_ESCAPES, &a->escape_count, w.coder, w.coder_bytes);
+    status = full < count ? LQ_E_SPACE
+                          : lq__rans_symbols(c->codec->desc.tables, &c->codec->plan, pages,
+                                             a->symbols, a->escapes, LQ__WARM_ESCAPES,
+                                             &a->escape_count, w.coder, w.coder_bytes);
     if (status == LQ_E_SPACE) {
         a->escape_count = 0;
         return lq__warm_unfold(c, &w, batch, count, &m->rest);
     }
-    m->values = a->symbols;
+    m->symbols = a->symbols;
     m->coded = c->coded;
-    m->look = c->look;
-    m->y = (const int16_t(*)[32])c->classes->symbol;
+    m->table = c->table;
+    m->y = (const int8_t(*)[64])c->classes->symbol;
+    m->unit = c->classes->unit;
     m->count = c->symbols;
-    m->whole = c->whole;
     m->rest.row = c->row + c->symbols;
     m->rest.look = c->look + c->symbols;
     m->rest.y = (const float(*)[32])c->classes->y;
@@ -21908,30 +22170,41 @@ LQ__STATIC float lq__warm_escaped(const lq__warm_coder *c, const lq__warm_symbol
     return lq__warm_y(c->classes->y[c->look[*i]], m->rest.values[e->page][row * 64 + e->token]);
 }
 
-/* Logits (count, 8, 64) of pages, masks applied; most (count, 8): the largest of each row. */
-LQ__STATIC int lq__warm_logits(lq__warm *a, float (*most)[LQ__HOT_ROWS], const lq__hot_query *query,
-                               const lq__hot_part *parts, size_t count, lq__warm_symbols *m)
+/* Logits (count, 8, 64) of parts, masks applied, from a->seen on: their keys are of one coder. */
+LQ__STATIC int lq__warm_logits(lq__warm *a, const lq__hot_query *query, const lq__hot_part *parts,
+                               size_t count, lq__warm_symbols *m)
 {
     const lq__hot_kernels *hot = lq__hot_of_level();
     const lq__warm_kernels *kernels = lq__warm_of_level();
     const lq__warm_symbol_kernels *of_symbols = lq__warm_symbols_of_level();
+    const size_t first = a->seen;
+    lq__warm_batch batch;
     size_t p;
     size_t r;
     size_t i;
     size_t e = 0;
-    int status = lq__warm_fly(a, &a->k, &a->k_batch, count, m);
+    int status;
+    for (i = first; i < count; i++) {
+        batch.body[i - first] = a->k_batch.body[i];
+        batch.bytes[i - first] = a->k_batch.bytes[i];
+        batch.tokens[i - first] = a->k_batch.tokens[i];
+    }
+    status = lq__warm_fly(a, &a->k, &batch, count - first, m);
+    a->seen = count;
     if (!a->ready) {
         lq__warm_query(a, query);
     }
-    for (p = 0; p < count && status == LQ_OK; p++) {
-        float *logits = a->logits + p * LQ__HOT_ROWS * LQ__TOKENS;
+    for (p = 0; p < count - first && status == LQ_OK; p++) {
+        float *logits = a->logits + (first + p) * LQ__HOT_ROWS * LQ__TOKENS;
         for (r = 0; r < query->rows; r += LQ__HOT_BATCH) {
             size_t rows = LQ__MIN(query->rows - r, LQ__HOT_BATCH);
-            kernels->dots(logits + r * LQ__TOKENS, &m->rest, p, a->q + r * a->k_stride + m->count,
-                          a->k_stride, a->shift + r, rows);
+            if (m->count == 0 || m->rest.count) {
+                kernels->dots(logits + r * LQ__TOKENS, &m->rest, p,
+                              a->q + r * a->k_stride + m->count, a->k_stride, a->shift + r, rows);
+            }
             if (m->count) {
-                of_symbols->dots(logits + r * LQ__TOKENS, m, p, lq__warm_pairs(a, r), a->q_unit + r,
-                                 rows);
+                of_symbols->dots(logits + r * LQ__TOKENS, m, p, a->bytes + r / LQ__HOT_BATCH,
+                                 m->rest.count ? NULL : a->shift + r, rows);
             }
         }
         for (; e < a->escape_count && a->escapes[e].page == p; e++) {
@@ -21943,16 +22216,15 @@ LQ__STATIC int lq__warm_logits(lq__warm *a, float (*most)[LQ__HOT_ROWS], const l
         for (r = 0; r < query->rows; r += LQ__HOT_BATCH) {
             size_t rows = LQ__MIN(query->rows - r, LQ__HOT_BATCH);
             lq__hot_step step;
-            lq__hot_step_init(&step, logits + r * LQ__TOKENS, query, parts + p, r, rows);
-            hot->logits(most[p] + r, &step, rows);
+            lq__hot_step_init(&step, logits + r * LQ__TOKENS, query, parts + first + p, r, rows);
+            hot->logits(a->most[first + p] + r, &step, rows);
         }
     }
     return status;
 }
 
 /* Raises the running maxima of the state to those of all pages, the open sums with them. */
-LQ__STATIC void lq__warm_follow(lq__warm *a, lq__hot_state *state, float (*most)[LQ__HOT_ROWS],
-                                size_t count)
+LQ__STATIC void lq__warm_follow(lq__warm *a, lq__hot_state *state, size_t count)
 {
     size_t r;
     size_t p;
@@ -21966,7 +22238,7 @@ LQ__STATIC void lq__warm_follow(lq__warm *a, lq__hot_state *state, float (*most)
     for (r = 0; r < state->rows; r++) {
         float top = LQ__HOT_NONE;
         for (p = 0; p < count; p++) {
-            top = LQ__MAX(top, most[p][r]);
+            top = LQ__MAX(top, a->most[p][r]);
         }
         if (top > state->most[r]) {
             float factor = lq__exp(state->most[r] - top);
@@ -22003,46 +22275,50 @@ LQ__STATIC void lq__warm_weigh(lq__hot_state *state, float *most, float *weights
 LQ__STATIC void lq__warm_sum_symbols(lq__warm *a, const lq__warm_symbols *m, size_t rows)
 {
     const lq__warm_symbol_kernels *kernels = lq__warm_symbols_of_level();
+    size_t first;
     size_t r;
     size_t i;
     size_t e;
-    for (r = 0; r < rows; r++) {
-        a->weight_unit[r] =
-            kernels->weights(a->weights16 + r * LQ__TOKENS, a->logits + r * LQ__TOKENS);
-    }
-    for (r = 0; r < rows; r += LQ__HOT_BATCH) {
-        kernels->sums(a->acc + r * a->v_stride, a->v_stride, m, a->weights16 + r * LQ__TOKENS,
-                      a->weight_unit + r, LQ__MIN(rows - r, LQ__HOT_BATCH));
+    for (first = 0; first < rows; first += LQ__HOT_BATCH) {
+        const size_t batch = LQ__MIN(rows - first, LQ__HOT_BATCH);
+        uint32_t high = 0;
+        for (r = first; r < first + batch; r++) {
+            a->weight_unit[r] = kernels->weights(a->weights + 2 * r * LQ__TOKENS,
+                                                 a->logits + r * LQ__TOKENS, &high);
+        }
+        kernels->sums(a->acc + first * a->v_stride, a->v_stride, m,
+                      a->weights + 2 * first * LQ__TOKENS, high, a->weight_unit + first, batch);
     }
     for (e = 0; e < a->escape_count; e++) {
         const lq__rans_escape *at = a->escapes + e;
-        const int16_t *weights =
-            a->weights16 + at->page * LQ__HOT_ROWS * (size_t)LQ__TOKENS + at->token;
+        const uint8_t *low =
+            a->weights + LQ__WARM_WEIGHTS * at->page + LQ__RANS_PLACE((size_t)at->token);
         float y = lq__warm_escaped(&a->v, m, at, &i);
-        for (r = 0; r < rows; r++) {
-            a->acc[r * a->v_stride + i] += (float)weights[r * LQ__TOKENS] * a->weight_unit[r] * y;
+        for (r = 0; r < rows; r++, low += 2 * LQ__TOKENS) {
+            float weight = (float)(low[0] | low[LQ__TOKENS] << 8) * a->weight_unit[r];
+            a->acc[r * a->v_stride + i] += weight * y;
         }
     }
 }
 
-/* Attention of all rows to up to 8 pages: parts say what is seen of them. among: the values are
-   those of the keys, and a->v is a copy of a->k. */
+/* Attention of all rows to up to 8 pages: parts say what is seen of them. Their values are of one
+   coder. among: they are those of the keys, and a->v is a copy of a->k; no part may have been seen
+   before the others. */
 LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_query *query,
                                const lq__hot_part *parts, size_t count, int among)
 {
     static const int16_t no_gain[LQ__TOKENS] = {0};
     const lq__warm_kernels *kernels = lq__warm_of_level();
-    float most[LQ__WARM_FLIGHT][LQ__HOT_ROWS];
     lq__warm_symbols m;
     size_t p;
     size_t r;
-    int status = lq__warm_logits(a, most, query, parts, count, &m);
+    int status = a->seen < count ? lq__warm_logits(a, query, parts, count, &m) : LQ_OK;
     if (status != LQ_OK) {
         return status;
     }
-    lq__warm_follow(a, state, most, count);
+    lq__warm_follow(a, state, count);
     for (p = 0; p < count; p++) {
-        lq__warm_weigh(state, most[p], a->logits + p * LQ__HOT_ROWS * LQ__TOKENS);
+        lq__warm_weigh(state, a->most[p], a->logits + p * LQ__HOT_ROWS * LQ__TOKENS);
     }
     status = among ? LQ_OK : lq__warm_fly(a, &a->v, &a->v_batch, count, &m);
     for (p = 0; p < count && status == LQ_OK; p++) {
@@ -22100,7 +22376,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
 #define LQ__KV_DIMS 1024u
 #define LQ__KV_MAGIC 0x564b514cu
-#define LQ__KV_VERSION 2u
+#define LQ__KV_VERSION 3u
 #define LQ__KV_MOST 65504.0f /* of f16 */
 #define LQ__KV_FLOAT_MOST 3.402823466e38f
 #define LQ__KV_UNIT 16384.0f          /* of sums */
@@ -22829,6 +23105,7 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
         return 0;
     }
     pool->arena_at = lq__kv_take(&used, pool->arena, LQ__KV_BLOB);
+    (void)lq__kv_take(&used, pool->arena ? LQ__ROW_BYTES : 0, 1); /* lq__rans_symbols reads them */
     pool->total = used;
     return used != SIZE_MAX;
 }
@@ -24461,23 +24738,31 @@ LQ__STATIC void lq__kv_add_mass(lq__kv_reader *r, const float *logits, size_t pa
     }
 }
 
-/* The same for warm parts. */
+/* The keys of warm parts that wait, before another coder takes the place of theirs. */
+LQ__STATIC void lq__kv_see_warm(lq__kv_reader *r)
+{
+    lq__warm_symbols m;
+    if (r->warm.seen < r->part_count) {
+        int status = lq__warm_logits(&r->warm, &r->query, r->parts, r->part_count, &m);
+        r->status = r->status ? r->status : status;
+    }
+}
+
+/* lq__kv_flush of warm parts. */
 LQ__STATIC void lq__kv_flush_warm(lq__kv_reader *r)
 {
-    float most[LQ__WARM_FLIGHT][LQ__HOT_ROWS];
-    lq__warm_symbols m;
     size_t i;
-    int status;
     if (r->pass == 0) {
-        status = lq__warm_attend(&r->warm, &r->state, &r->query, r->parts, r->part_count,
-                                 r->layer->v_in_k != 0);
+        int status = lq__warm_attend(&r->warm, &r->state, &r->query, r->parts, r->part_count,
+                                     r->layer->v_in_k != 0);
+        r->status = r->status ? r->status : status;
     } else {
-        status = lq__warm_logits(&r->warm, most, &r->query, r->parts, r->part_count, &m);
-        for (i = 0; i < r->part_count && status == LQ_OK; i++) {
+        lq__kv_see_warm(r);
+        for (i = 0; i < r->part_count && r->status == LQ_OK; i++) {
             lq__kv_add_mass(r, r->warm.logits + i * LQ__HOT_ROWS * LQ__HOT_TOKENS, i);
         }
     }
-    r->status = r->status ? r->status : status;
+    r->warm.seen = 0;
     r->part_count = 0;
 }
 
@@ -24693,6 +24978,8 @@ LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, ui
     if (!a->k.codec || a->k.key != k_key) {
         if (r->layer->v_in_k) {
             lq__warm_close(a, &r->state); /* with the coder that made the sums */
+        } else {
+            lq__kv_see_warm(r);
         }
         status = lq__warm_coder_init(
             &a->k, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[0], 0, r->layer->k_dims,
@@ -24746,10 +25033,9 @@ LQ__STATIC void lq__kv_warm_part(lq__kv_reader *r, const lq__kv_page *page, size
     const uint8_t *k = lq__kv_body(r->pool, r->layer, 0, r->kv_head, page->slot, bytes, doublings);
     const uint8_t *v =
         lq__kv_body(r->pool, r->layer, last, r->kv_head, page->slot, bytes + 1, doublings + 1);
-    uint32_t epoch;
     size_t i;
-    epoch = r->head->warm[0].given && r->head->warm[last].given ? 0 : page->epoch; /* all alike */
-    lq__kv_expect(r, 2, epoch | doublings[0] << 8 | doublings[1] << 16, turn);
+    uint32_t epoch = r->head->warm[last].given ? 0 : lq__kv_epoch_of(last, page->epoch);
+    lq__kv_expect(r, 2, epoch | doublings[1] << 8, turn); /* values of one coder */
     lq__kv_expect_warm(r, page, doublings[0], doublings[1]);
     if (r->status) {
         return;
@@ -27582,6 +27868,9 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__ROW_BYTES
 #undef LQ__EACH_OF_8
 #undef LQ__AHEAD
+#undef LQ__RANS_PLACE
+#undef LQ__RANS_SECOND
+#undef LQ__SINGLE
 #undef LQ__PAYLOAD_BYTES
 #undef LQ__RAW_BYTES
 #undef LQ__DIMS_MAX
@@ -27652,7 +27941,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__TARGET_HOT_AVX512
 #undef LQ__WARM_FLIGHT
 #undef LQ__WARM_ESCAPES
-#undef LQ__WARM_Y
+#undef LQ__WARM_FINE
+#undef LQ__WARM_WEIGHTS
 #undef LQ__WARM_LEAST
 #undef LQ__WARM_DOUBLINGS
 #undef LQ__WARM_FLOOR

@@ -8050,8 +8050,8 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
         kernels->symbols(tables, plan, flows, symbols);
     }
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
-        flows[g].end -= LQ__ROW_BYTES;
-        status = flows[g].at > flows[g].end ? LQ_E_DATA : lq__decode_end(kernels, plan, &flows[g]);
+        flows[g].end -= LQ__ROW_BYTES; /* a page that went behind it has more rest than can be */
+        status = lq__decode_end(kernels, plan, &flows[g]);
         for (i = 0; i < plan->coded_rows && !flows[g].calm; i++) {
             uint64_t escape = lq__row_is_symbols(&plan->coded[i]) ? flows[g].escape[i] : 0;
             for (; escape && *count < most; escape &= escape - 1) {

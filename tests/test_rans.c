@@ -514,6 +514,123 @@ static void test_round_trips(int quick)
     setup_free(s);
 }
 
+/* ---- symbols ---- */
+enum { FLIGHT = 8, ESCAPES = 400 };
+typedef struct flight {
+    uint8_t *bytes[FLIGHT]; /* as long as the streams and what may be read behind them */
+    uint8_t symbols[MATRIX * FLIGHT * 64];
+    lq__rans_escape escapes[ESCAPES];
+    size_t count;
+} flight;
+
+static int flight_decode(setup *s, flight *f)
+{
+    lq_rans_page page[FLIGHT];
+    size_t i;
+    for (i = 0; i < FLIGHT; i++) {
+        memset(&page[i], 0, sizeof page[i]);
+        memset(s->decoded[i], 0x55, sizeof s->decoded[i]);
+        page[i].values = s->decoded[i];
+        page[i].bytes = f->bytes[i];
+        page[i].bytes_count = s->size[i];
+        page[i].tokens = 64;
+    }
+    memset(f->symbols, 0x55, sizeof f->symbols);
+    return lq__rans_symbols(tables, &s->plan, page, f->symbols, f->escapes, ESCAPES, &f->count,
+                            s->workspace, s->workspace_bytes);
+}
+
+/* Whether symbols, escapes and the rows that are neither stand for the values. */
+static int flight_equal(const setup *s, const flight *f)
+{
+    size_t escaped = 0;
+    size_t i;
+    size_t g;
+    uint32_t t;
+    for (i = 0; i < s->plan.coded_rows; i++) {
+        const lq_rans_row *r = &s->plan.coded[i];
+        const lq__rans_table *table = &tables->table[r->table[0]];
+        for (g = 0; g < FLIGHT; g++) {
+            for (t = 0; t < 64; t++) {
+                size_t at = (size_t)r->row * 64 + t;
+                uint8_t symbol = f->symbols[(i * FLIGHT + g) * 64 + LQ__RANS_PLACE(t)];
+                int value = s->decoded[g][at];
+                uint32_t number = lq__row_is_symbols(r) ? symbol >> r->raw[0] : 0;
+                if (number > 0) {
+                    value = table->value[number & 31];
+                    value = r->raw[0] ? 2 * value + (symbol & 1) : value;
+                }
+                escaped += lq__row_is_symbols(r) && number == 0;
+                if (value != s->values[g][at] || number > 31) {
+                    return 0;
+                }
+            }
+        }
+    }
+    for (i = 0; i < f->count; i++) {
+        const lq__rans_escape *e = &f->escapes[i];
+        uint32_t place = LQ__RANS_PLACE((uint32_t)e->token);
+        uint8_t symbol = f->symbols[((size_t)e->row * FLIGHT + e->page) * 64 + place];
+        if (symbol >> s->plan.coded[e->row].raw[0]) {
+            return 0;
+        }
+    }
+    return escaped == f->count;
+}
+
+/* Eight pages to symbols, whole and damaged: what lq_rans_decode refuses is refused. */
+static void test_symbols(int quick)
+{
+    setup *s = setup_new();
+    flight *f = (flight *)calloc(1, sizeof *f);
+    uint32_t tokens[FLIGHT] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint32_t full = 0;
+    uint32_t run;
+    size_t i;
+    for (run = 0; run < (quick ? 40u : 400u) && lq__rans_of_level[levels].symbols; run++) {
+        static const uint32_t span[5][2] = {{0, 122}, {17, 30}, {34, 12}, {48, 20}, {1, 60}};
+        size_t rows = 1 + below(run % 4 ? 60 : ROWS);
+        uint32_t damage;
+        int status;
+        random_classes(s, rows, span[run % 5][0], span[run % 5][1]);
+        setup_plan(s, rows, run % 2, LQ_Z);
+        for (i = 0; i < FLIGHT; i++) {
+            static const uint32_t outliers[6] = {0, 0, 2000, 4000, 15, 8000};
+            fill(s->values[i], s->classes, rows, run % 2, LQ_Z, outliers[run % 6]);
+        }
+        if (run % 2 && s->classes[0]) { /* of the lead row, which is none of symbols */
+            s->values[1 + below(7)][below(64)] = 3000;
+        }
+        CHECK(setup_encode(s, tokens, FLIGHT) == LQ_OK);
+        for (i = 0; i < FLIGHT; i++) {
+            f->bytes[i] = (uint8_t *)calloc(s->size[i] + LQ__ROW_BYTES, 1);
+            memcpy(f->bytes[i], s->bytes[i], s->size[i]);
+        }
+        status = flight_decode(s, f);
+        CHECK(status == LQ_OK ? flight_equal(s, f) : status == LQ_E_SPACE && f->count == ESCAPES);
+        full += status != LQ_OK;
+        for (damage = 0; damage < 8; damage++) {
+            size_t page = below(FLIGHT);
+            size_t at = below((uint32_t)s->size[page]);
+            uint8_t bit = (uint8_t)(1u << below(8));
+            int refused;
+            s->bytes[page][at] ^= bit;
+            f->bytes[page][at] ^= bit;
+            refused = setup_decode(s, tokens, FLIGHT);
+            status = flight_decode(s, f);
+            CHECK(refused ? status != LQ_OK : status == LQ_OK || status == LQ_E_SPACE);
+            s->bytes[page][at] ^= bit;
+            f->bytes[page][at] ^= bit;
+        }
+        for (i = 0; i < FLIGHT; i++) {
+            free(f->bytes[i]);
+        }
+    }
+    CHECK(run == 0 || (full > 0 && full < run / 2));
+    free(f);
+    setup_free(s);
+}
+
 /* Values at the ends of int16, everywhere. */
 static void test_extremes(void)
 {
@@ -759,6 +876,7 @@ int main(int argc, char **argv)
     test_space();
     test_extremes();
     test_round_trips(quick);
+    test_symbols(quick);
     test_hostile(quick);
     test_length(192, 0.013);
     test_length(64, 0.032);

@@ -4702,7 +4702,7 @@ LQ__STATIC uint64_t lq__table_single(lq__intervals *t, const uint32_t *freq,
         }
         if (i == kinds->bigs - 1) {
             end = 65536 - (rare ? freq[kinds->rare[rare]] : 0);
-            if (end < ideal || lq__single_end(at, end, LQ__BIG) != end) {
+            if (lq__single_end(at, end, LQ__BIG) != end) {
                 return UINT64_MAX;
             }
         }
@@ -6845,8 +6845,8 @@ LQ__INLINE_512 void lq__decode_look_512(lq__look_512 *k, const lq_tables *tables
 #define LQ__AHEAD 256 /* bytes of words that are fetched in time: pages lie apart */
 #define LQ__EACH_OF_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
-/* A row of up to eight full pages; count, by and single are constants to the compiler. First all look up,
-   then all advance: half the length of a step's chain of operations to keep waiting in the
+/* A row of up to eight full pages; count, by and single are constants to the compiler. First all
+   look up, then all advance: half the length of a step's chain of operations to keep waiting in the
    processor's queues, and 9.4 cycles a step of eight pages instead of 11.2. */
 LQ__INLINE_512 void lq__decode_row_full_512(const lq_tables *tables, const lq_rans_row *r, size_t i,
                                             lq__rans_flow *flows, size_t count, __m512i *hi,
@@ -8025,10 +8025,10 @@ typedef struct lq__rans_escape {
 #define LQ__RANS_PLACE(token) (((token)&24u) << 1 | ((token)&32u) >> 2 | ((token)&7u))
 
 /* Eight full pages of a plan of Z for readers that look numbers up by symbol: symbols (coded rows,
-   8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows that are not lq__row_is_symbols go to the matrices of the pages,
-   and of the others those values that escaped, which are listed. LQ_E_SPACE: there are more than
-   `most`. LQ__ROW_BYTES behind the bytes of a page must be readable. Only where the level's kernels
-   have `symbols`. */
+   8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
+   that are not lq__row_is_symbols go to the matrices of the pages, and of the others those values
+   that escaped, which are listed. LQ_E_SPACE: there are more than `most`. LQ__ROW_BYTES behind the
+   bytes of a page must be readable. Only where the level's kernels have `symbols`. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, uint8_t *symbols,
                                 lq__rans_escape *escapes, size_t most, size_t *count,
@@ -20575,8 +20575,8 @@ typedef struct lq__warm_kernels {
 
 /* ---- kernels of symbols, at the level that has lq__rans_kernels' symbols ----
    query    q (rows stride apart, count) times the units of y, by table, to bytes
-   dots     logits (4, 64) += units times sums of bytes times y of one page; shift + that where there
-            is a shift
+   dots     logits (4, 64) += units times sums of bytes times y of one page; shift + that, where
+            there is a shift
    weights  of a row (pages, 8, 64), as gains leaves them, to bytes (pages, 8, 2, 64); returns their
             unit, and enters the pages of which not all high bytes are 0
    sums     acc (rows stride apart) += units times sums of y of all pages times weights, of which
@@ -21225,7 +21225,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_query_avx512(lq__warm_bytes *to, cons
                 memcpy(to->high + 4 * (i + j) + 4 * r, bytes[1] + j, 4);
             }
         }
-        to->start[r] = -128 * _mm512_reduce_add_epi32(raised);
+        to->start[r] = (int32_t)(0u - 128u * (uint32_t)_mm512_reduce_add_epi32(raised));
     }
     for (i = 0; 4 * i < count; i++) {
         const __m128i high = lq__load_128(to->high + 16 * i);
@@ -21273,8 +21273,9 @@ LQ__HOT_512 __m512i lq__warm_raised_512(const lq__warm_symbols *m, size_t page, 
         a[r][2] = lq__warm_add_512(a[r][2], y2, x); \
         a[r][3] = lq__warm_add_512(a[r][3], y3, x); \
     }
-/* Adds the products of one page with four coefficients; the last one may go with itself where its q
-   is 0. A lane's bytes are a token's, 16 tokens a register: 8 i to 8 i + 3, then + 4, + 32, + 36. */
+/* Adds the products of one page with four coefficients; the last one may go with itself, as its q
+   is 0. A lane's bytes are a token's, 16 tokens a register: 8 i to 8 i + 3, then + 4, + 32, + 36.
+   a stays in registers. */
 LQ__HOT_512 void lq__warm_multiply_512(__m512i (*a)[4], const lq__warm_symbols *m, size_t page,
                                        size_t four, const int8_t *q, size_t rows)
 {

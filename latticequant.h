@@ -7475,19 +7475,28 @@ LQ__STATIC_512 int lq__rans_scan_avx512(const lq_tables *tables, const lq_rans_p
 LQ__STATIC_512 void lq__merge_symbols_512(const lq_rans_plan *plan, lq__rans_flow *f, size_t i,
                                           size_t *position)
 {
+    const __m512i byte =
+        _mm512_set_epi64(0x0707070707070707, 0x0303030303030303, /* of a place */
+                         0x0606060606060606, 0x0202020202020202, 0x0505050505050505,
+                         0x0101010101010101, 0x0404040404040404, 0);
+    const __m512i bit = _mm512_set1_epi64((int64_t)0x8040201008040201u);
     int16_t *v = f->values + (size_t)plan->coded[i].row * 64;
     uint8_t *to = f->symbols + i * 512;
+    const uint8_t *from = f->raw + (*position >> 3);
     uint64_t escape = f->calm ? 0 : f->escape[i];
-    uint64_t low = lq__bits_get(f->raw, position, 32);
-    uint64_t high = lq__bits_get(f->raw, position, 32);
-    __mmask64 bits = _pdep_u64(low, ~LQ__RANS_SECOND) | _pdep_u64(high, LQ__RANS_SECOND);
+    uint64_t bits = lq__load64(from) >> (*position & 7);
     __m512i s = _mm512_loadu_si512(to);
+    __mmask64 ones;
+    bits |= (uint64_t)from[8] << 1 << (63 - (*position & 7));
+    ones =
+        _mm512_test_epi8_mask(_mm512_permutexvar_epi8(byte, _mm512_set1_epi64((int64_t)bits)), bit);
     s = _mm512_add_epi8(s, s);
-    _mm512_storeu_si512(to, _mm512_mask_sub_epi8(s, bits, s, _mm512_set1_epi8(-1)));
+    _mm512_storeu_si512(to, _mm512_mask_sub_epi8(s, ones, s, _mm512_set1_epi8(-1)));
     for (; escape; escape &= escape - 1) {
         uint32_t token = lq__lowest_bit(escape);
-        v[token] = (int16_t)lq__bit_of(high << 32 | low, token);
+        v[token] = (int16_t)lq__bit_of(bits, token);
     }
+    *position += 64;
 }
 
 /* One raw bit a token is a mask; other rows go as they do in AVX2. */
@@ -7852,7 +7861,9 @@ LQ__STATIC size_t lq__raw_collect(const lq__rans_kernels *kernels, lq__rans_flow
     lq__store64(bits.at, bits.buffer);
     total += 8 * rest;
     used = (total + 7) / 8;
-    memset(f->raw + used, 0, (need > used ? need - used : 0) + 8);
+    for (i = used; i < LQ__MAX(need, used) + 8; i += 8) { /* few: no call */
+        lq__store64(f->raw + i, 0);
+    }
     return total;
 }
 

@@ -512,6 +512,43 @@ static void test_flights(int level, uint32_t rare, float channels)
     (void)lq_cpu_limit(-1);
 }
 
+/* Weights as bytes: each within a unit, and of many small ones beside a large one the sum stays. */
+static void test_weights(void)
+{
+    const lq__warm_symbol_kernels *kernels = lq__warm_symbols_of_level();
+    static float weights[LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS];
+    static uint8_t bytes[LQ__WARM_FLIGHT * LQ__WARM_WEIGHTS];
+    int run;
+    for (run = 0; run < 60 && kernels; run++) {
+        double small = run % 6 ? pow(10.0, -run % 6) : 0;
+        double sum = 0;
+        double got = 0;
+        uint32_t high = 0;
+        double unit;
+        size_t i;
+        for (i = 0; i < 512; i++) {
+            size_t at = i / 64 * LQ__HOT_ROWS * LQ__TOKENS + i % 64;
+            weights[at] = (float)(small * (0.5 + source_below(1000) / 1000.0));
+            weights[at] = i == 77 && run < 40 ? 1.0f : weights[at];
+        }
+        unit = (double)kernels->weights(bytes, weights, &high);
+        for (i = 0; i < 512; i++) {
+            size_t at = i / 64 * LQ__HOT_ROWS * LQ__TOKENS + i % 64;
+            size_t token = i % 64 / 32 * 32; /* the even ones of 32 come first in weights */
+            size_t place;
+            double w;
+            token += i % 32 < 16 ? i % 32 * 2 : i % 32 * 2 - 31;
+            place = i / 64 * LQ__WARM_WEIGHTS + LQ__RANS_PLACE(token);
+            w = unit * (bytes[place] + 256 * bytes[place + 64]);
+            CHECK(fabs(w - (double)weights[at]) <= unit * 1.001);
+            CHECK(bytes[place + 64] == 0 || (high >> i / 64 & 1));
+            sum += (double)weights[at];
+            got += w;
+        }
+        CHECK(fabs(got - sum) <= 40 * unit); /* of 512 roundings: 4 deviations */
+    }
+}
+
 /* Keys and values of unlike kinds are read as floats. */
 static void test_mixed(void)
 {
@@ -1397,6 +1434,7 @@ int main(int argc, char **argv)
         test_flights(level, 3000, 0.02f);
     }
     test_steps();
+    test_weights();
     test_mixed();
     test_needle();
     test_room();

@@ -19,10 +19,20 @@ static float freqs[64];
 static lq_rope rope;
 static double slack = 1; /* logits of large keys see the last bits of their steps */
 
-/* Whether pages may be attended by their symbols, which rounds queries, weights and y to bytes. */
-static int is_rounded(void)
+/* Whether pages of a layer may be attended by their symbols, which rounds queries, weights and y to
+   bytes. */
+static int is_rounded(const lq_kv *kv, uint32_t l)
 {
-    return lq__warm_symbols_of_level() && (desc.k.quantizer <= LQ_Z || desc.v.quantizer <= LQ_Z);
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_layer *layer = lq__kv_layers(pool) + lq__kv_layers(pool)[l].owner;
+    uint32_t h;
+    int rounded = 0;
+    for (h = 0; h < layer->kv_heads; h++) {
+        const lq__kv_head *head = lq__kv_heads(pool, layer) + h;
+        rounded |= lq__kv_is_warm(head, 0) && head->warm[0].quantizer == LQ_Z;
+        rounded |= lq__kv_is_warm(head, 1) && head->warm[1].quantizer == LQ_Z;
+    }
+    return rounded && lq__warm_symbols_of_level();
 }
 
 static size_t dims_of(int v)
@@ -195,7 +205,7 @@ static void check_rows(const lq_kv *kv, const lq_kv_attend_desc *d, const float 
     size_t tokens = lq_kv_tokens(kv);
     double error = 0;
     double power = 0;
-    int rounded = is_rounded();
+    int rounded = is_rounded(kv, d->layer);
     double wide = rounded ? 16 * slack : slack;
     size_t h;
     size_t i;

@@ -300,13 +300,11 @@ compilers="$gcc $clang"
 optimise=-O2
 for_tests=-O2 # frames are checked by job_header
 lean_quick=
-two_tu= # the whole of the header, at -O0: quick leaves its SIMD to the other jobs
 if [ "$mode" = quick ]; then
     compilers=$fast
     optimise=-O1
     for_tests=-O1
     lean_quick=$lean
-    two_tu=-DLQ_NO_SIMD
 fi
 
 add() {
@@ -392,7 +390,8 @@ for c in $compilers; do
     add job_symbols "$c"
     add job_macros "$c"
     [ "$mode.$c" = "full.$fast" ] && add job_link "$c" -std=c99 -O0 -- tests/build/c99.c
-    add job_link "$c" -std=c99 $two_tu -O0 -- tests/build/two_tu_a.c tests/build/two_tu_b.c
+    # without SIMD, which job_symbols compiles
+    add job_link "$c" -std=c99 -DLQ_NO_SIMD -O0 -- tests/build/two_tu_a.c tests/build/two_tu_b.c
     for file in static nosimd twice; do
         [ "$mode.$file" = quick.nosimd ] || [ "$mode.$c" = "full.$fast" ] &&
             add job_link "$c" -std=c99 -Wall -Wextra -Werror -O0 -- "tests/build/$file.c"

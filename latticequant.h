@@ -268,10 +268,11 @@
 
    LIVE CACHE, as lq_kv_save writes it, version 3
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
-   (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles (pages of code 4, aligned to 64), window (raw
-   pages). The layout of tiles is in >>hot. In a cache that is sparse or has warm streams the code
-   is 5, and behind the tiles are the blob (of each warm head u24 bytes and u8 doublings of the
-   step, then the pages of all) and, of keys, the bounds of all heads.
+   (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles
+   (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot. In a cache
+   that is sparse or has warm streams the code is 5, and behind the tiles are the blob (of each warm
+   head u24 bytes and u8 doublings of the step, then the pages of all) and, of keys, the bounds of
+   all heads.
    .- hot or warm page ---------------------------.- trailer: 4 bytes ---------------------------.
    | the tiles of all heads, the blob of warm ones| 4 or 5 u8 | 0 | tokens u8 | epoch, low 8 bits |
    '----------------------------------------------'----------------------------------------------'
@@ -4503,6 +4504,11 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
 #define LQ__BIG 1024u        /* slots of a bucket; also what makes an interval big */
 #define LQ__MASS_COUNT 2048u /* 8 sigma in steps of 1/256 sigma */
 
+/* Where a token's symbol is among the 64 of a page and row: by eights from both halves; the places of
+   half 1. */
+#define LQ__RANS_PLACE(token) (((token)&24u) << 1 | ((token)&32u) >> 2 | ((token)&7u))
+#define LQ__RANS_SECOND 0xff00ff00ff00ff00u
+
 /* Classes and numbers of tables. */
 enum {
     LQ__CLASS_WIDE = 53,  /* sigma = 5.66 steps: the widest class without raw bits */
@@ -6841,7 +6847,6 @@ LQ__INLINE_512 void lq__decode_look_512(lq__look_512 *k, const lq_tables *tables
     lq__look_load_512(&k[1], &tables->table[r->table[2]], &tables->table[r->table[3]]);
 }
 
-#define LQ__RANS_SECOND 0xff00ff00ff00ff00u /* symbols' places (LQ__RANS_PLACE) of half 1 */
 #define LQ__AHEAD 256 /* bytes of words that are fetched in time: pages lie apart */
 #define LQ__EACH_OF_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
@@ -8031,9 +8036,6 @@ typedef struct lq__rans_escape {
     uint8_t page;
     uint8_t token;
 } lq__rans_escape;
-
-/* Where a token's symbol is among the 64 of a page and row: by eights from both halves. */
-#define LQ__RANS_PLACE(token) (((token)&24u) << 1 | ((token)&32u) >> 2 | ((token)&7u))
 
 /* Eight full pages of a plan of Z for readers that look numbers up by symbol: symbols (coded rows,
    8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
@@ -21365,26 +21367,19 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_dots8_avx512(float *logits, const lq_
 }
 
 /* The even and the odd ones of 32 weights lie apart: see lq__warm_part_512. The bytes of two times
-   32 words are packed in the order of symbols. What is added before truncation is another fraction
-   for each token of a page: small weights are as much in sum as they were. */
+   32 words are packed in the order of symbols. By the dither small weights are as much in sum as
+   they were. */
 LQ__TARGET_HOT_AVX512 static float lq__warm_weights8_avx512(uint8_t *to, const float *weights,
                                                             uint32_t *high)
 {
-    const __m512 golden = _mm512_set1_ps(0.6180340f);
-    const __m512 index = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512 dither = _mm512_loadu_ps(lq__hot_dither);
     const __m512i byte = _mm512_set1_epi16(255);
     const size_t page = LQ__HOT_ROWS * (size_t)LQ__TOKENS;
     __m512 sum = _mm512_set1_ps(1e-36f);
-    __m512 fraction[4];
     __m512 scale;
     float unit;
     size_t p;
     size_t t;
-    for (t = 0; t < 4; t++) {
-        const __m512 x =
-            _mm512_mul_ps(_mm512_add_ps(index, _mm512_set1_ps(16.0f * (float)t)), golden);
-        fraction[t] = _mm512_sub_ps(x, _mm512_roundscale_ps(x, _MM_FROUND_TO_NEG_INF));
-    }
     for (p = 0; p < LQ__WARM_FLIGHT; p++) {
         for (t = 0; t < LQ__TOKENS; t += 16) {
             const __m512 w = _mm512_loadu_ps(weights + p * page + t);
@@ -21399,8 +21394,8 @@ LQ__TARGET_HOT_AVX512 static float lq__warm_weights8_avx512(uint8_t *to, const f
         __m512i over;
         for (t = 0; t < 2; t++) {
             const float *w = weights + p * page + 32 * t;
-            const __m512 even = _mm512_fmadd_ps(_mm512_loadu_ps(w), scale, fraction[2 * t]);
-            const __m512 odd = _mm512_fmadd_ps(_mm512_loadu_ps(w + 16), scale, fraction[2 * t + 1]);
+            const __m512 even = _mm512_fmadd_ps(_mm512_loadu_ps(w), scale, dither);
+            const __m512 odd = _mm512_fmadd_ps(_mm512_loadu_ps(w + 16), scale, dither);
             half[t] = _mm512_or_si512(_mm512_cvttps_epi32(even),
                                       _mm512_slli_epi32(_mm512_cvttps_epi32(odd), 16));
         }

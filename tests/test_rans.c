@@ -188,18 +188,25 @@ static int setup_encode(setup *s, const uint32_t *tokens, size_t pages)
     return status;
 }
 
-static int setup_decode(setup *s, const uint32_t *tokens, size_t pages)
+/* Pages to be decoded from bytes. */
+static void setup_pages(setup *s, lq_rans_page *page, uint8_t *const *bytes, const uint32_t *tokens,
+                        size_t pages)
 {
-    lq_rans_page page[PAGES];
     size_t i;
     for (i = 0; i < pages; i++) {
         memset(&page[i], 0, sizeof page[i]);
         memset(s->decoded[i], 0x55, sizeof s->decoded[i]);
         page[i].values = s->decoded[i];
-        page[i].bytes = s->bytes[i];
+        page[i].bytes = bytes[i];
         page[i].bytes_count = s->size[i];
         page[i].tokens = tokens[i];
     }
+}
+
+static int setup_decode(setup *s, const uint32_t *tokens, size_t pages)
+{
+    lq_rans_page page[PAGES];
+    setup_pages(s, page, s->bytes, tokens, pages);
     return lq_rans_decode(tables, &s->plan, page, pages, s->workspace, s->workspace_bytes);
 }
 
@@ -523,18 +530,10 @@ typedef struct flight {
     size_t count;
 } flight;
 
-static int flight_decode(setup *s, flight *f)
+static int flight_decode(setup *s, flight *f, const uint32_t *tokens)
 {
     lq_rans_page page[FLIGHT];
-    size_t i;
-    for (i = 0; i < FLIGHT; i++) {
-        memset(&page[i], 0, sizeof page[i]);
-        memset(s->decoded[i], 0x55, sizeof s->decoded[i]);
-        page[i].values = s->decoded[i];
-        page[i].bytes = f->bytes[i];
-        page[i].bytes_count = s->size[i];
-        page[i].tokens = 64;
-    }
+    setup_pages(s, page, f->bytes, tokens, FLIGHT);
     memset(f->symbols, 0x55, sizeof f->symbols);
     return lq__rans_symbols(tables, &s->plan, page, f->symbols, f->escapes, ESCAPES, &f->count,
                             s->workspace, s->workspace_bytes);
@@ -606,7 +605,7 @@ static void test_symbols(int quick)
             f->bytes[i] = (uint8_t *)calloc(s->size[i] + LQ__ROW_BYTES, 1);
             memcpy(f->bytes[i], s->bytes[i], s->size[i]);
         }
-        status = flight_decode(s, f);
+        status = flight_decode(s, f, tokens);
         CHECK(status == LQ_OK ? flight_equal(s, f) : status == LQ_E_SPACE && f->count == ESCAPES);
         full += status != LQ_OK;
         for (damage = 0; damage < 8; damage++) {
@@ -617,7 +616,7 @@ static void test_symbols(int quick)
             s->bytes[page][at] ^= bit;
             f->bytes[page][at] ^= bit;
             refused = setup_decode(s, tokens, FLIGHT);
-            status = flight_decode(s, f);
+            status = flight_decode(s, f, tokens);
             CHECK(refused ? status != LQ_OK : status == LQ_OK || status == LQ_E_SPACE);
             s->bytes[page][at] ^= bit;
             f->bytes[page][at] ^= bit;

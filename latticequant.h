@@ -293,7 +293,8 @@
              against attackers rely on the status alone.
    Exact     The same input with the same profile gives the same bytes, and the same bytes the same
              integers, on every CPU, compiler and flag set, -ffast-math included. The last step to
-             floats may differ in the last bit. Calibration (lq_klt_*, rates) computes in floats:
+             floats may differ in the last bit; where RoPE is part of that step and its two terms
+             cancel, in the last bit of the larger of them. Calibration (lq_klt_*, rates) computes in floats:
              the same in one build at one CPU level; the profile that it writes is exact anywhere.
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
              unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
@@ -1306,8 +1307,10 @@ typedef struct lq_archive_pack_desc {
 /* Workspace of lq_archive_pack; 0 if the descriptor is not valid. */
 LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc);
 
-/* Packs tokens as runs of pages. Errors of fitting, coding and writing come through: LQ_E_DATA for
-   NaN or infinity, LQ_E_RANGE, LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO.
+/* Packs tokens as runs of pages.
+     positions  of the tokens; NULL: their ordinals, from first_token on
+   Errors of fitting, coding and writing come through: LQ_E_DATA for NaN or infinity, LQ_E_RANGE,
+   LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO.
    After an error no part of the tokens is in the directory, except whole runs before it. */
 LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                                    const lq_vectors *src, const lq_positions *positions,
@@ -1372,7 +1375,9 @@ typedef struct lq_kv_policy {
      share      1 + the layer whose keys and values it attends instead of its own; default 0: none
      k, v       policies; default {0}: the cache's
      heads      (2, kv_heads) of single heads, keys first; {0}: the layer's; default NULL: none
-     v_in_k     as in lq_kv_desc; default 0: the cache's; LQ_KV_NONE: values of its own */
+     v_in_k     as in lq_kv_desc; default 0: the cache's; LQ_KV_NONE: values of its own
+     rope       of its keys, and rope_first: as in lq_kv_desc; default NULL: both the cache's. One of
+                rotary_dims 0: its keys do not turn */
 typedef struct lq_kv_layer {
     uint32_t kv_heads;
     uint32_t k_dims;
@@ -1383,6 +1388,8 @@ typedef struct lq_kv_layer {
     lq_kv_policy v;
     const lq_kv_policy *heads;
     uint32_t v_in_k;
+    const lq_rope *rope;
+    uint32_t rope_first;
 } lq_kv_layer;
 
 /* A cache, and those forked from it.
@@ -1398,7 +1405,7 @@ typedef struct lq_kv_layer {
      type       of raw tokens: LQ_F16 (default 0), LQ_BF16 or LQ_F32
      k, v       policies: default {0}: hot, LQ_Z, 4 bits
      layer      (layers) where they are not all alike; default NULL
-     rope       of the keys, needed by lq_kv_shift alone; default NULL
+     rope       of the keys, needed by lq_kv_shift and lq_kv_pack; default NULL. Layers may differ
      tables     from lq_tables_init, needed by warm streams; default NULL
      profiles   calibrated ones of warm streams: for each layer with its own keys and values, first
                 for its keys, then for its values, one a head: of that head alone, without RoPE.
@@ -1414,7 +1421,8 @@ typedef struct lq_kv_layer {
                 an archive has the keys alone. A token of a hot tile has one scale: if the part with
                 RoPE is 3 times as large as the latents, their error doubles; so divide that part by
                 a constant, and multiply that of the queries. Default 0: values of their own
-     rope_first dim of the keys where the part begins that rope rotates; default 0
+     rope_first dim of the keys where the part begins that rope rotates, and which holds it; default
+                0
    In a cache that is sparse or has warm streams tokens leave the ring in groups of 64, else of 8.
    Everything is copied but tables and profiles, which must outlive the cache. */
 typedef struct lq_kv_desc {
@@ -1686,7 +1694,7 @@ LQ_API LQ_MUST int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc);
 
 /* Adds delta to the positions of tokens first .. first + count - 1. Nothing is coded again: a token
    remembers how far it was shifted, attend turns its query back by as much, read the keys forth.
-   LQ_E_ARG: also the cache has no rope; LQ_E_RANGE: no such tokens, positions would not ascend or
+   LQ_E_ARG: also no layer has a rope; LQ_E_RANGE: no such tokens, positions would not ascend or
    pass 2^48, or within a step. */
 LQ_API LQ_MUST int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta);
 
@@ -2822,13 +2830,15 @@ LQ__STATIC void lq__shift_rows_c(int32_t *rows, size_t count, const uint8_t *up,
     }
 }
 
-/* Sums of a dense basis to floats: row * unit[t] * scale + center * gain[t]. */
+/* Sums of a dense basis to floats: row * unit[t] * scale + center * gain[t]. Products of two floats
+   are exact in doubles: the one rounding is the sum's, whether or not a compiler fuses it. */
 static void lq__center_floats_c(float *dst, const int32_t *row, const float *unit,
                                 const float *gain, float scale, float center)
 {
     size_t t;
     for (t = 0; t < LQ__TOKENS; t++) {
-        dst[t] = (float)row[t] * (unit[t] * scale) + center * gain[t];
+        double x = (double)(float)row[t] * (double)(unit[t] * scale);
+        dst[t] = (float)(x + (double)center * (double)gain[t]);
     }
 }
 
@@ -4449,12 +4459,14 @@ LQ__TARGET_AVX2 static void lq__center_floats_avx2(float *dst, const int32_t *ro
                                                    const float *unit, const float *gain,
                                                    float scale, float center)
 {
+    const __m256d centers = _mm256_set1_pd((double)center);
     size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256 x = _mm256_cvtepi32_ps(LQ__LOAD_AVX2(row + t));
-        __m256 u = _mm256_mul_ps(_mm256_loadu_ps(unit + t), _mm256_set1_ps(scale));
-        __m256 c = _mm256_mul_ps(_mm256_loadu_ps(gain + t), _mm256_set1_ps(center));
-        _mm256_storeu_ps(dst + t, _mm256_add_ps(_mm256_mul_ps(x, u), c));
+    for (t = 0; t < LQ__TOKENS; t += 4) {
+        __m128i r = _mm_loadu_si128((const __m128i *)(const void *)(row + t));
+        __m256d x = _mm256_cvtps_pd(_mm_cvtepi32_ps(r));
+        __m256d u = _mm256_cvtps_pd(_mm_mul_ps(_mm_loadu_ps(unit + t), _mm_set1_ps(scale)));
+        __m256d c = _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(gain + t)), centers);
+        _mm_storeu_ps(dst + t, _mm256_cvtpd_ps(_mm256_add_pd(_mm256_mul_pd(x, u), c)));
     }
 }
 
@@ -4462,12 +4474,14 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
                                                        const float *unit, const float *gain,
                                                        float scale, float center)
 {
+    const __m512d centers = _mm512_set1_pd((double)center);
     size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512 x = _mm512_cvtepi32_ps(LQ__LOAD_AVX512(row + t));
-        __m512 u = _mm512_mul_ps(_mm512_loadu_ps(unit + t), _mm512_set1_ps(scale));
-        __m512 c = _mm512_mul_ps(_mm512_loadu_ps(gain + t), _mm512_set1_ps(center));
-        _mm512_storeu_ps(dst + t, _mm512_add_ps(_mm512_mul_ps(x, u), c));
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        __m512d x = _mm512_cvtps_pd(_mm256_cvtepi32_ps(LQ__LOAD_AVX2(row + t)));
+        __m256 s = _mm256_mul_ps(_mm256_loadu_ps(unit + t), _mm256_set1_ps(scale));
+        __m512d c = _mm512_mul_pd(_mm512_cvtps_pd(_mm256_loadu_ps(gain + t)), centers);
+        c = _mm512_add_pd(_mm512_mul_pd(x, _mm512_cvtps_pd(s)), c);
+        _mm256_storeu_ps(dst + t, _mm512_cvtpd_ps(c));
     }
 }
 #endif
@@ -14862,10 +14876,7 @@ LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, 
     run.token_count = (uint32_t)count;
     run.code = (uint32_t)codec->desc.page;
     run.step = codec->desc.page == LQ_PAGE_RAW ? 0.0f : codec->desc.step;
-    run.positions = lq__positions_or_none(p->positions, first);
-    if (!p->positions) {
-        run.positions.first = (int64_t)run.first_token;
-    }
+    run.positions = lq__positions_from(p->positions, first);
     status = lq_archive_run_begin(p->writer, &run);
     for (done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
         size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
@@ -15052,19 +15063,22 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
                            void *workspace, size_t workspace_bytes)
 {
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq_positions follow;
     lq_codec_desc d;
     lq__pack p;
     size_t sinks;
     int status;
     if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
-        (desc->geometry.rope && !positions) || tokens > 0x7fffffffu) {
+        tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
         return LQ_E_ARG;
     }
+    memset(&follow, 0, sizeof follow);
+    follow.first = (int64_t)desc->first_token;
     memset(&p, 0, sizeof p);
     p.desc = desc;
     p.writer = writer;
     p.src = src;
-    p.positions = positions;
+    p.positions = positions ? positions : &follow;
     p.geometry = lq__pack_geometry(desc);
     p.rows = lq_geometry_rows(&p.geometry);
     if (p.rows == 0 || (desc->calibrate && (desc->profile || desc->refit)) ||
@@ -22425,6 +22439,11 @@ typedef struct lq__kv_layer {
     size_t bounds;     /* offset in the block: (pages, kv_heads, 2 k_dims + 4), see lq__kv_bound */
     size_t numbers[2]; /* (epochs of K or V, number_bytes): see lq__kv_numbers */
     size_t number_bytes[2];
+    lq_rope rope; /* of magnitude 1; rotary_dims 0: none */
+    uint32_t rope_first;
+    uint32_t rope_like; /* the first layer with this rope, or itself */
+    float magnitude;
+    size_t freqs; /* of its own rope: offset among all */
 } lq__kv_layer;
 
 typedef struct lq__kv_page {
@@ -22509,9 +22528,7 @@ typedef struct lq__kv_pool {
     size_t slab_at;
     size_t slot_bytes;
     size_t total;
-    lq_rope rope; /* of magnitude 1 */
-    uint32_t rope_first;
-    float magnitude;
+    uint32_t turns; /* 1: the keys of some layer do */
     lq_allocator allocator;
     void *mem;
     size_t mem_bytes;
@@ -22769,14 +22786,38 @@ LQ__STATIC size_t lq__kv_take(size_t *used, size_t count, size_t size)
 }
 
 /* Whether values that are among the keys are dims of them which do not turn. */
-LQ__STATIC int lq__kv_values_fit(const lq__kv_layer *layer, const lq_kv_desc *desc)
+LQ__STATIC int lq__kv_values_fit(const lq__kv_layer *layer)
 {
     uint32_t first = layer->v_in_k ? layer->v_in_k - 1 : 0;
-    uint32_t rotary = desc->rope ? desc->rope->rotary_dims : 0;
+    uint32_t rotary = layer->rope.rotary_dims;
     return layer->v_in_k == 0 ||
            (first % 8 == 0 && first < layer->k_dims && layer->v_dims <= layer->k_dims - first &&
-            (rotary == 0 || desc->rope_first + rotary <= first ||
-             first + layer->v_dims <= desc->rope_first));
+            (rotary == 0 || layer->rope_first + rotary <= first ||
+             first + layer->v_dims <= layer->rope_first));
+}
+
+/* The RoPE of a layer's keys, freqs still the caller's. 0 if not valid, or wider than the keys. */
+LQ__STATIC int lq__kv_measure_rope(lq__kv_layer *layer, const lq_kv_desc *desc, uint32_t l)
+{
+    const lq_kv_layer *own = desc->layer && desc->layer[l].rope ? desc->layer + l : NULL;
+    const lq_rope *rope = own ? own->rope : desc->rope;
+    layer->rope_like = l;
+    layer->magnitude = 1.0f;
+    if (!own && desc->layer && desc->layer[l].rope_first) {
+        return 0;
+    }
+    if (!rope || (own && rope->rotary_dims == 0)) {
+        return (own ? own->rope_first : desc->rope_first) == 0;
+    }
+    if (!lq__rope_valid(rope)) {
+        return 0;
+    }
+    layer->rope = *rope;
+    layer->rope.magnitude = 1.0f; /* keys have it; a turn must not */
+    layer->magnitude = lq__rope_magnitude(rope);
+    layer->rope_first = own ? own->rope_first : desc->rope_first;
+    return layer->rope_first <= layer->k_dims &&
+           rope->rotary_dims <= layer->k_dims - layer->rope_first;
 }
 
 /* Fills in a layer but for its offsets in sequence and block. 0 if not valid. */
@@ -22797,7 +22838,8 @@ LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc,
     if (own && own->share) {
         const lq_kv_layer *from = desc->layer + own->share - 1;
         if (own->share > l || from->share || from->kv_heads == LQ_KV_NONE || own->kv_heads ||
-            own->k_dims || own->v_dims || own->heads || own->k.kind || own->v.kind || own->v_in_k) {
+            own->k_dims || own->v_dims || own->heads || own->k.kind || own->v.kind || own->v_in_k ||
+            own->rope || own->rope_first) {
             return 0;
         }
         layer->owner = own->share - 1;
@@ -22807,11 +22849,12 @@ LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc,
     if (layer->kv_heads == LQ_KV_NONE) {
         layer->owner = LQ__KV_NO;
         layer->kv_heads = 0;
-        return own->heads == NULL;
+        return own->heads == NULL && own->rope == NULL && own->rope_first == 0;
     }
     return layer->kv_heads >= 1 && layer->kv_heads <= 1024 && layer->k_dims >= 8 &&
            layer->k_dims <= LQ__KV_DIMS && layer->k_dims % 8 == 0 && layer->v_dims >= 8 &&
-           layer->v_dims <= LQ__KV_DIMS && layer->v_dims % 8 == 0 && lq__kv_values_fit(layer, desc);
+           layer->v_dims <= LQ__KV_DIMS && layer->v_dims % 8 == 0 &&
+           lq__kv_measure_rope(layer, desc, l) && lq__kv_values_fit(layer);
 }
 
 /* Whether some stream is warm. */
@@ -22978,7 +23021,7 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     if (desc->layers == 0 || desc->layers > 4096 || pool->sequences > 65536 || desc->tokens == 0 ||
         desc->tokens > 0x7fffffff || pool->sinks > 0x7fffffff || pool->window > 0x7fffffff ||
         lq_type_bytes(pool->type) == 0 || (desc->rope && !lq__rope_valid(desc->rope)) ||
-        desc->rope_first >= (desc->rope ? LQ__KV_DIMS : 1)) {
+        (!desc->rope && desc->rope_first)) {
         return 0;
     }
     pool->sinks = (uint32_t)LQ__MIN((size_t)pool->sinks, pool->tokens);
@@ -23028,11 +23071,12 @@ LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
    with 1. With layers == NULL nothing is kept. 0 if not valid. */
 LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
                                      lq__kv_layer *layers, lq__kv_head *heads, size_t *sequence,
-                                     size_t *head_count, int raw)
+                                     size_t *head_count, size_t *freqs, int raw)
 {
     uint32_t previous = LQ__KV_NO;
     uint32_t l;
     *head_count = 0;
+    *freqs = 0;
     pool->slot_bytes = 0;
     pool->slot_most = 0;
     pool->slot_least = 0;
@@ -23051,6 +23095,8 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
         lq__kv_measure_sequence(pool, layer, sequence, raw);
         layer->slab = pool->slot_bytes;
         pool->slot_bytes += layer->page_bytes;
+        layer->freqs = *freqs;
+        *freqs += layer->rope.rotary_dims / 2;
         layer->bounds = pool->slot_bounds;
         pool->slot_bounds += layer->kv_heads * lq__kv_bound_bytes(pool, layer);
         *head_count += layer->kv_heads;
@@ -23077,6 +23123,7 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     size_t used = 0;
     size_t own = 0;
     size_t head_count;
+    size_t freqs;
     if (!lq__kv_measure_desc(pool, desc)) {
         return 0;
     }
@@ -23086,11 +23133,11 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     pool->positions_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
     pool->turns_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
     pool->mass_at = lq__kv_take(&own, pool->tokens, sizeof(float));
-    if (!lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, 0)) {
+    if (!lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 0)) {
         return 0;
     }
     pool->raw_at = own;
-    if (!lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, 1)) {
+    if (!lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 1)) {
         return 0;
     }
     pool->sequence_bytes = own;
@@ -23098,7 +23145,7 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     lq__kv_take(&used, 1, sizeof(lq__kv_pool));
     pool->layer_at = lq__kv_take(&used, pool->layers, sizeof(lq__kv_layer));
     pool->head_at = lq__kv_take(&used, head_count, sizeof(lq__kv_head));
-    pool->freqs_at = lq__kv_take(&used, desc->rope ? desc->rope->rotary_dims / 2 : 0, 4);
+    pool->freqs_at = lq__kv_take(&used, freqs, 4);
     pool->refs_at = lq__kv_take(&used, pool->pages, 4);
     pool->free_at = lq__kv_take(&used, pool->pages, 4);
     pool->blob_at = lq__kv_take(&used, pool->warm ? pool->pages : 0, 8 * (size_t)pool->layers);
@@ -23276,6 +23323,45 @@ LQ__STATIC void lq__kv_clear(const lq_kv *kv)
     }
 }
 
+LQ__STATIC int lq__kv_same_rope(const lq__kv_layer *a, const lq__kv_layer *b)
+{
+    uint32_t i;
+    if (a->rope.rotary_dims != b->rope.rotary_dims || a->rope_first != b->rope_first ||
+        lq__bits_of_f32(a->magnitude) != lq__bits_of_f32(b->magnitude) ||
+        (a->rope.layout == LQ_ROPE_ADJACENT) != (b->rope.layout == LQ_ROPE_ADJACENT)) {
+        return 0;
+    }
+    for (i = 0; i < a->rope.rotary_dims / 2; i++) {
+        if (lq__bits_of_f32(a->rope.freqs[i]) != lq__bits_of_f32(b->rope.freqs[i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Copies the frequencies of all layers into the block, and finds out which are alike. */
+LQ__STATIC void lq__kv_init_ropes(lq__kv_pool *pool)
+{
+    lq__kv_layer *layers = lq__kv_layers(pool);
+    uint32_t l;
+    uint32_t i;
+    for (l = 0; l < pool->layers; l++) {
+        lq__kv_layer *layer = layers + l;
+        float *freqs = (float *)(void *)lq__kv_at(pool, pool->freqs_at) + layer->freqs;
+        if (layer->rope.rotary_dims == 0) {
+            continue;
+        }
+        memcpy(freqs, layer->rope.freqs, 4 * (size_t)(layer->rope.rotary_dims / 2));
+        layer->rope.freqs = freqs;
+        pool->turns = 1;
+        for (i = 0; i < l && layer->rope_like == l; i++) {
+            if (layers[i].rope_like == i && lq__kv_same_rope(layer, layers + i)) {
+                layer->rope_like = i;
+            }
+        }
+    }
+}
+
 LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *desc)
 {
     size_t bytes = desc ? lq_kv_bytes(desc) : 0;
@@ -23305,15 +23391,7 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
         lq__kv_layers(pool)[i].bounds =
             pool->bounds_at + lq__kv_layers(pool)[i].bounds * pool->pages;
     }
-    if (desc->rope) {
-        float *freqs = (float *)(void *)lq__kv_at(pool, pool->freqs_at);
-        pool->rope = *desc->rope;
-        pool->rope_first = desc->rope_first;
-        pool->magnitude = lq__rope_magnitude(desc->rope);
-        pool->rope.magnitude = 1.0f; /* keys have it; a turn must not */
-        memcpy(freqs, desc->rope->freqs, 4 * (size_t)(desc->rope->rotary_dims / 2));
-        pool->rope.freqs = freqs;
-    }
+    lq__kv_init_ropes(pool);
     for (i = 0; i < pool->pages; i++) {
         lq__kv_free_slots(pool)[i] = (uint32_t)(pool->pages - 1 - i);
         lq__kv_refs(pool)[i] = 0;
@@ -24165,16 +24243,15 @@ LQ__STATIC void lq__kv_bound(uint8_t *dst, const float *x, size_t tokens, size_t
 /* Bounds that hold for both. */
 LQ__STATIC void lq__kv_join_bounds(uint8_t *a, const uint8_t *b, size_t dims)
 {
-    float unit = lq__f32_of_bits(lq__load32(a));
-    float other = lq__f32_of_bits(lq__load32(b));
-    float of_a = 1.0f;
-    float of_b = 1.0f;
+    uint32_t unit = lq__load32(a) >> 23; /* powers of two */
+    uint32_t other = lq__load32(b) >> 23;
+    uint32_t apart = other > unit ? other - unit : unit - other;
+    float less = lq__f32_of_bits((127 - LQ__MIN(apart, 126u)) << 23);
+    float of_a = other > unit ? less : 1.0f;
+    float of_b = other > unit ? 1.0f : less;
     size_t d;
     if (other > unit) {
-        of_a = unit / other;
         memcpy(a, b, 4);
-    } else {
-        of_b = other / unit;
     }
     for (d = 0; d < 2 * dims; d++) {
         float x = (float)(int8_t)a[4 + d] * of_a;
@@ -24813,16 +24890,6 @@ LQ__STATIC void lq__kv_flush(lq__kv_reader *r)
     r->part_count = 0;
 }
 
-/* Turns the part of vectors x (tokens, dims) that has RoPE, forth or back. */
-LQ__STATIC void lq__kv_rotate(const lq__kv_pool *pool, float *x, size_t tokens, size_t dims,
-                              const lq_positions *at, int undo)
-{
-    if (pool->rope_first < dims) {
-        (void)lq__rope_f32(x + pool->rope_first, tokens, dims - pool->rope_first, dims, &pool->rope,
-                           at, undo);
-    }
-}
-
 /* Turns the queries back by as much as the keys of the next part have been shifted. */
 LQ__STATIC void lq__kv_turn(lq__kv_reader *r, int64_t turn)
 {
@@ -24834,8 +24901,10 @@ LQ__STATIC void lq__kv_turn(lq__kv_reader *r, int64_t turn)
         memset(&at, 0, sizeof at);
         at.first = turn;
         memcpy(r->turned, r->given, 4 * r->rows * dims);
-        for (i = 0; i < r->rows; i++) {
-            lq__kv_rotate(r->pool, r->turned + i * dims, 1, dims, &at, 1);
+        for (i = 0; i < r->rows && r->layer->rope.rotary_dims; i++) {
+            size_t first = r->layer->rope_first;
+            (void)lq__rope_f32(r->turned + i * dims + first, 1, dims - first, dims, &r->layer->rope,
+                               &at, 1);
         }
         q = r->turned;
     }
@@ -25547,15 +25616,82 @@ LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, 
     return to - t;
 }
 
-/* Keys that have been shifted, to their positions of now. */
-LQ__STATIC void lq__kv_turn_keys(const lq_kv *kv, float *x, size_t t, size_t n, size_t dims)
+/* value * 2^exponent, |value| < 2^62, as a float: ties to even, at most the largest finite one. On
+   bits, so that no flag (flushed denormals, say) changes it. */
+LQ__STATIC float lq__kv_float(int64_t value, int32_t exponent)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq_positions at;
-    memset(&at, 0, sizeof at);
-    if (lq__kv_sequence_of(kv)->turned) {
-        at.list = lq__kv_turns(kv) + t;
-        lq__kv_rotate(pool, x, n, dims, &at, 0);
+    uint64_t m = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    uint32_t sign = value < 0 ? 0x80000000u : 0;
+    int32_t top = (int32_t)lq__log2_floor(m | 1);
+    int32_t e = LQ__MAX(top + exponent, -126); /* of the leading one, or denormal */
+    int32_t drop = e - 23 - exponent;          /* low bits of m that are rounded away */
+    uint64_t q;
+    if (m == 0 || drop > 62) {
+        return lq__f32_of_bits(sign);
+    }
+    if (drop <= 0) {
+        q = m << -drop;
+    } else {
+        uint64_t rest = m & (((uint64_t)1 << drop) - 1);
+        uint64_t half = (uint64_t)1 << (drop - 1);
+        q = m >> drop;
+        q += rest > half || (rest == half && (q & 1));
+    }
+    if (e > 127 || (e == 127 && q >> 24)) {
+        return lq__f32_of_bits(sign | 0x7f7fffffu);
+    }
+    return lq__f32_of_bits(sign | ((uint32_t)(e + 126) << 23) + (uint32_t)q);
+}
+
+/* A pair of floats turned by an angle, in fixed point: the larger one has 31 bits, so the error is
+   2^-31 of it besides the rounding of the results. */
+LQ__STATIC void lq__kv_turn_pair(float *a, float *b, int64_t cosine, int64_t sine)
+{
+    uint32_t bits[2];
+    int64_t fixed[2];
+    int32_t top;
+    int i;
+    bits[0] = lq__bits_of_f32(*a);
+    bits[1] = lq__bits_of_f32(*b);
+    top = (int32_t)(LQ__MAX(bits[0] & 0x7fffffffu, bits[1] & 0x7fffffffu) >> 23);
+    top = LQ__MAX(top, 1);
+    for (i = 0; i < 2; i++) {
+        int32_t e = (int32_t)(bits[i] >> 23 & 255u);
+        int64_t m = (int64_t)((bits[i] & 0x7fffffu) | (e ? 0x800000u : 0)) << 7;
+        int32_t shift = top - LQ__MAX(e, 1);
+        m = shift > 32 ? 0 : shift ? ((m >> (shift - 1)) + 1) >> 1 : m;
+        fixed[i] = bits[i] >> 31 ? -m : m;
+    }
+    *a = lq__kv_float(fixed[0] * cosine - fixed[1] * sine, top - 150 - 37);
+    *b = lq__kv_float(fixed[1] * cosine + fixed[0] * sine, top - 150 - 37);
+}
+
+/* Keys (n, k_dims) of tokens t .. that have been shifted, to their positions of now. What is read
+   is packed too, so floats do not do: they would depend on how a compiler contracts them. */
+LQ__STATIC void lq__kv_turn_keys(const lq_kv *kv, const lq__kv_layer *layer, float *x, size_t t,
+                                 size_t n)
+{
+    const int64_t *turns = lq__kv_turns(kv) + t;
+    const lq_rope *rope = &layer->rope;
+    size_t i;
+    size_t j;
+    if (!lq__kv_sequence_of(kv)->turned) {
+        return;
+    }
+    for (j = 0; j < rope->rotary_dims / 2; j++) {
+        uint64_t step = lq__phase_step(rope->freqs[j]);
+        size_t a;
+        size_t b;
+        lq__rope_pair(rope, j, &a, &b);
+        for (i = 0; i < n; i++) {
+            float *v = x + i * layer->k_dims + layer->rope_first;
+            int32_t sine;
+            int32_t cosine;
+            if (turns[i]) {
+                lq__sincos_q30((uint32_t)((uint64_t)turns[i] * step >> 32), &sine, &cosine);
+                lq__kv_turn_pair(v + a, v + b, cosine, sine);
+            }
+        }
     }
 }
 
@@ -25594,7 +25730,7 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
             size_t n = lq__kv_floats(&w, held, h, t, first + count, &status);
             size_t i;
             if (!v) {
-                lq__kv_turn_keys(kv, w.x, t, n, dims);
+                lq__kv_turn_keys(kv, w.layer, w.x, t, n);
             }
             for (i = 0; i < n; i++) {
                 size_t at = (t + i - first) * out.token_stride + h * out.head_stride;
@@ -25856,13 +25992,6 @@ LQ__STATIC void lq__kv_digest(const lq__kv_pool *pool, uint8_t digest[16])
     lq__store32(link + 24, pool->window);
     lq__store32(link + 28, (uint32_t)pool->type);
     lq_blake2s_128(link, link, sizeof link);
-    lq__store32(link + 16, pool->rope.rotary_dims);
-    lq__store32(link + 20, pool->rope.layout == LQ_ROPE_ADJACENT);
-    lq__store32(link + 40, pool->rope_first);
-    for (l = 0; l < pool->rope.rotary_dims / 2; l++) {
-        lq__store32(link + 24, lq__bits_of_f32(pool->rope.freqs[l]));
-        lq_blake2s_128(link, link, sizeof link);
-    }
     for (l = 0; l < 1 && pool->sparse; l++) {
         lq_blake2s_128(link, link, sizeof link);
     }
@@ -25874,7 +26003,15 @@ LQ__STATIC void lq__kv_digest(const lq__kv_pool *pool, uint8_t digest[16])
         lq__store32(link + 28, layer->owner);
         lq__store32(link + 32, layer->window);
         lq__store32(link + 36, layer->v_in_k);
+        lq__store32(link + 40, layer->rope_first);
+        lq__store32(link + 44, layer->rope_like);
         lq_blake2s_128(link, link, sizeof link);
+        for (h = 0; h < layer->rope.rotary_dims / 2 && layer->rope_like == l; h++) {
+            lq__store32(link + 16, lq__bits_of_f32(layer->rope.freqs[h]));
+            lq__store32(link + 20, layer->rope.layout == LQ_ROPE_ADJACENT);
+            lq__store32(link + 24, lq__bits_of_f32(layer->magnitude));
+            lq_blake2s_128(link, link, sizeof link);
+        }
         for (h = 0; h < layer->kv_heads; h++) {
             lq__store32(link + 16, (uint32_t)lq__kv_heads(pool, layer)[h].k_kind);
             lq__store32(link + 20, (uint32_t)lq__kv_heads(pool, layer)[h].v_kind);
@@ -26075,7 +26212,7 @@ LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record 
     if (r->sinks > pool->sinks || r->sealed < r->sinks ||
         r->sealed > LQ__MAX(r->tokens, r->sinks) ||
         (r->tokens > r->sealed && r->tokens - r->sealed > pool->ring_tokens) ||
-        r->opened > 0x7fffffff || r->turned > 1 || (r->turned && pool->rope.rotary_dims == 0)) {
+        r->opened > 0x7fffffff || r->turned > 1 || (r->turned && !pool->turns)) {
         return LQ_E_DATA;
     }
     return LQ_OK;
@@ -26253,6 +26390,23 @@ LQ__STATIC void lq__kv_run_desc(const lq_kv *kv, const lq__kv_run *run, uint32_t
     }
 }
 
+/* The rope of a layer, as an archive knows it: of the first dims. 0: it has none. */
+LQ__STATIC int lq__kv_rope_of(const lq__kv_layer *layer, lq_rope *rope)
+{
+    *rope = layer->rope;
+    rope->magnitude = layer->magnitude;
+    return rope->rotary_dims && layer->rope_first == 0;
+}
+
+/* Room in a directory for a layer's rope, where no layer before has it. */
+LQ__STATIC size_t lq__kv_rope_bytes(const lq__kv_layer *layer, uint32_t l)
+{
+    lq_rope rope;
+    return lq__kv_rope_of(layer, &rope) && layer->rope_like == l
+               ? 16 + 2 * (size_t)rope.rotary_dims
+               : 0;
+}
+
 LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *directory_bytes)
 {
     const lq__kv_pool *pool;
@@ -26273,34 +26427,47 @@ LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *di
         runs += lq_archive_run_bytes(&desc);
         t = run.end;
     }
-    *directory_bytes = 12 + meta + 3 + 16 + 2 * pool->rope.rotary_dims;
+    *directory_bytes = 12 + meta + 3;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         size_t heads = layer->kv_heads;
+        *directory_bytes += lq__kv_rope_bytes(layer, l);
         *directory_bytes += heads ? layer->streams * (20 + 8 * heads + runs) : 0;
     }
     return LQ_OK;
 }
 
-/* Rope and groups: keys and values of each layer that has its own. */
+/* Ropes and groups: keys and values of each layer that has its own. Ropes are told in the order of
+   the first layers that have them, so the id of one follows from how many come before. */
 LQ__STATIC int lq__kv_save_groups(const lq_kv *kv, lq_archive_writer *writer, lq_slice *slices,
                                   uint32_t *first)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq_archive_group_desc desc;
-    lq_rope rope = pool->rope;
-    uint32_t rope_id = LQ_ARCHIVE_NONE;
+    lq_rope rope;
+    uint32_t first_rope = 0;
     int status = LQ_OK;
     uint32_t l;
     uint32_t h;
     int v;
     *first = LQ_ARCHIVE_NONE;
-    rope.magnitude = pool->magnitude;
-    if (rope.rotary_dims && pool->rope_first == 0) { /* an archive knows of no other */
-        status = lq_archive_add_rope(writer, &rope, &rope_id);
+    for (l = 0, h = 0; l < pool->layers && status == LQ_OK; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        if (lq__kv_rope_of(layer, &rope) && layer->rope_like == l) {
+            uint32_t id = 0;
+            status = lq_archive_add_rope(writer, &rope, &id);
+            first_rope = h++ ? first_rope : id;
+        }
     }
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        uint32_t rope_id = LQ_ARCHIVE_NONE;
+        if (lq__kv_rope_of(layer, &rope)) {
+            rope_id = first_rope;
+            for (h = 0; h < layer->rope_like; h++) {
+                rope_id += lq__kv_rope_bytes(lq__kv_layers(pool) + h, h) > 0;
+            }
+        }
         for (v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
             uint32_t id = 0;
             memset(&desc, 0, sizeof desc);
@@ -27130,6 +27297,20 @@ LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
     return status;
 }
 
+/* The sum of squares of a row, rounded once: which tokens stay must not hang on a compiler. Numbers
+   are taken in units of 2^-20 of the largest one's octave. */
+LQ__STATIC float lq__kv_norm(const float *x, size_t dims)
+{
+    int32_t exponent = (int32_t)(lq__kv_most((const uint8_t *)x, dims, LQ_F32) >> 23) - 127 - 20;
+    uint64_t sum = 0;
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        int64_t q = lq__fixed_of_bits(lq__bits_of_f32(x[i]), exponent);
+        sum += (uint64_t)(q * q);
+    }
+    return lq__kv_float((int64_t)sum, 2 * exponent);
+}
+
 /* Sums of squares of each token's keys, all layers and heads. */
 LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
 {
@@ -27148,8 +27329,8 @@ LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
             while (t < tokens) {
                 size_t n = lq__kv_floats(&w, 0, h, t, tokens, &status);
                 size_t i;
-                for (i = 0; i < n * dims; i++) {
-                    score[t + i / dims] -= w.x[i] * w.x[i];
+                for (i = 0; i < n; i++) {
+                    score[t + i] -= lq__kv_norm(w.x + i * dims, dims);
                 }
                 t += n;
             }
@@ -27206,7 +27387,7 @@ LQ_API int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta)
     int64_t *positions;
     int64_t *turns;
     size_t t;
-    if (!lq__kv_valid(kv) || lq__kv_pool_of(kv)->rope.rotary_dims == 0) {
+    if (!lq__kv_valid(kv) || !lq__kv_pool_of(kv)->turns) {
         return LQ_E_ARG;
     }
     sequence = lq__kv_sequence_of(kv);
@@ -27408,10 +27589,9 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
                                  const lq_kv_pack_desc *desc, lq_archive_pack_desc *pack,
                                  uint32_t *dims, lq_rope *rope)
 {
+    int turns = lq__kv_rope_of(layer, rope);
     uint32_t h;
     memset(pack, 0, sizeof *pack);
-    *rope = pool->rope;
-    rope->magnitude = pool->magnitude;
     for (h = 0; h < layer->kv_heads; h++) {
         dims[h] = lq__kv_dims(layer, v);
     }
@@ -27420,7 +27600,7 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
     pack->geometry.basis = desc->basis;
     pack->geometry.slice_count = layer->kv_heads;
     pack->geometry.slice_dims = dims;
-    pack->geometry.rope = !v && rope->rotary_dims && pool->rope_first == 0 ? rope : NULL;
+    pack->geometry.rope = !v && turns ? rope : NULL;
     pack->sequence = desc->sequence;
     pack->sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
     pack->quantizer = desc->quantizer;
@@ -27444,9 +27624,10 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     tokens = lq__kv_sequence_of(kv)->tokens;
     chunk = desc->chunk ? desc->chunk : 1024;
     chunks = tokens / chunk + 1;
-    *directory_bytes = 12 + 24 + 8 * tokens + 3 + 16 + 2 * pool->rope.rotary_dims;
+    *directory_bytes = 12 + 24 + 8 * tokens + 3;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        *directory_bytes += lq__kv_rope_bytes(layer, l);
         for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
             lq_archive_pack_desc pack;
             lq_rope rope;

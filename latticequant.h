@@ -266,7 +266,7 @@
    page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
    a reader relies on no byte that it has not checked.
 
-   LIVE CACHE, as lq_kv_save writes it, version 3
+   LIVE CACHE, as lq_kv_save writes it, version 4
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
    (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles
    (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot. In a cache
@@ -284,7 +284,8 @@
    | of each layer of its own: tokens summed, then for K and for V: sums (heads, dims) in 2^-14, |
    | of each epoch (V: every fourth) and head that is not raw or calibrated its mean, u8 unit    |
    | and i8 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean and u8 class |
-   | of the gains (K: 0), u8 of each dim; then, where a head is warm, the sums of its fit        |
+   | of the gains (K: 0), u8 of each dim; then, where a head is warm, the sums of its fit; then, |
+   | where there are warm ones, 16 bytes each that the next blob may take beyond its room        |
    '---------------------------------------------------------------------------------------------'
 
    GUARANTEES
@@ -294,8 +295,9 @@
    Exact     The same input with the same profile gives the same bytes, and the same bytes the same
              integers, on every CPU, compiler and flag set, -ffast-math included. The last step to
              floats may differ in the last bit; where RoPE is part of that step and its two terms
-             cancel, in the last bit of the larger of them. Calibration (lq_klt_*, rates) computes in floats:
-             the same in one build at one CPU level; the profile that it writes is exact anywhere.
+             cancel, in the last bit of the larger of them. Calibration (lq_klt_*, rates) computes in
+             floats: the same in one build at one CPU level; the profile that it writes is exact
+             anywhere.
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
              unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
              LQ_E_DATA; raw pages keep them.
@@ -303,7 +305,8 @@
              (one relaxed atomic int). Structs hold no code pointers but the caller's own callbacks.
    Attention Sums of floats: the same on every machine and for any split into calls up to rounding.
              What is stored, and what lq_kv_read returns, is exact.
-   Threads   Functions may run in any number of threads on distinct objects; tables, codecs,
+   Threads   Functions may run in any number of threads on distinct objects, and those of a const
+             object on the same one, where they are given workspace of their own; tables, codecs,
              profiles and readers are read-only once made and may be shared.
    Stack     At most 4 KB a function.
 
@@ -1357,8 +1360,9 @@ enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
                 more time)
      quantizer  hot: LQ_Z (default 0) or LQ_E8; warm: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED
      bits       hot: 4 (default 0), 8, 3, 2; LQ_E8: 4. warm: bits a number that room is made for, 1
-                to 8, default 0: 4. The step decides what is used: a page takes twice as much at
-                most, one that needs more is coded with a larger step
+                to 8, default 0: 4. The step decides what is used: a page takes up to twice as much
+                where the layer's pages before it left that; one that needs more than there is is
+                coded with a larger step
      step       warm: width of the quantizer's cell: of keys in their unit, 2^-30 .. 2^30; of values
                 relative to the root mean square of the vector less its mean, 1/32 .. 32 */
 typedef struct lq_kv_policy {
@@ -1376,8 +1380,8 @@ typedef struct lq_kv_policy {
      k, v       policies; default {0}: the cache's
      heads      (2, kv_heads) of single heads, keys first; {0}: the layer's; default NULL: none
      v_in_k     as in lq_kv_desc; default 0: the cache's; LQ_KV_NONE: values of its own
-     rope       of its keys, and rope_first: as in lq_kv_desc; default NULL: both the cache's. One of
-                rotary_dims 0: its keys do not turn */
+     rope, rope_first  of its keys, as in lq_kv_desc; default NULL: both the cache's. One of
+                rotary_dims 0: they do not turn */
 typedef struct lq_kv_layer {
     uint32_t kv_heads;
     uint32_t k_dims;
@@ -1485,8 +1489,8 @@ LQ_API size_t lq_kv_bytes(const lq_kv_desc *desc);
 
 /* Makes an empty cache in the caller's block of any alignment, which belongs to it from then on.
    LQ_E_ARG: NULL or desc not valid; LQ_E_SPACE: mem_bytes below lq_kv_bytes(desc). Nothing
-   allocates after it. A block and its sequences may be used by one thread at a time; functions of
-   const lq_kv by several, but for those that say otherwise. */
+   allocates after it. A block and its sequences may be changed by one thread at a time; functions
+   of const lq_kv change nothing and may run in several, where they are given workspace. */
 LQ_API LQ_MUST int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *desc);
 
 /* The same in a block from the allocator, which gets it back when the last sequence is freed.
@@ -1500,13 +1504,13 @@ LQ_API void lq_kv_free(lq_kv *kv);
 /* A second sequence with the same tokens. Full pages are shared until one of the two changes them,
    raw tokens and tables are copied. Parent and child are equals: either may be freed first.
    LQ_E_ARG; LQ_E_SPACE: all `sequences` are in use; LQ_E_RANGE: within a step. */
-LQ_API LQ_MUST int lq_kv_fork(lq_kv *child, const lq_kv *kv);
+LQ_API LQ_MUST int lq_kv_fork(lq_kv *child, lq_kv *kv);
 
 /* Tokens of the sequence; during a step: those of the first layer. */
 LQ_API size_t lq_kv_tokens(const lq_kv *kv);
 
-/* Tokens that can be appended now, in one step. Warm pages count with twice their bits here:
-   several steps may take more. */
+/* Tokens that can be appended now, in one step or in several. An empty cache has room for `tokens`,
+   unless `pages` are fewer. */
 LQ_API size_t lq_kv_room(const lq_kv *kv);
 
 /* The position of a token: LQ_E_RANGE: no such token. */
@@ -1591,11 +1595,16 @@ LQ_API LQ_MUST int lq_attend_merge(float *out, float *lse, const float *out2, co
                                    size_t rows, size_t dims);
 
 /* Reads tokens first .. first + count - 1 of a layer back.
-     stream  LQ_K (with RoPE, at their positions of now) or LQ_V
-     dst     (count, kv_heads, dims)
-   LQ_E_ARG; LQ_E_RANGE: no such tokens. Uses the block's own workspace: one thread at a time. */
+     stream     LQ_K (with RoPE, at their positions of now) or LQ_V
+     dst        (count, kv_heads, dims)
+     workspace  lq_kv_read_bytes(kv), any alignment; NULL: the block's own, which one thread at a
+                time may use
+   LQ_E_ARG; LQ_E_RANGE: no such tokens; LQ_E_SPACE: workspace too small. */
 LQ_API LQ_MUST int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream,
-                              const lq_kv_view_out *dst, size_t first, size_t count);
+                              const lq_kv_view_out *dst, size_t first, size_t count,
+                              void *workspace, size_t workspace_bytes);
+
+LQ_API size_t lq_kv_read_bytes(const lq_kv *kv);
 
 /* Drops all tokens from `tokens` on, in all layers; within a step this also ends the step. Up to 7
    tokens (63 in a cache that is sparse or has warm streams) before a cut behind the window become
@@ -1663,7 +1672,7 @@ LQ_API LQ_MUST int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64
 /* ---- kv: evicting and shifting ---- */
 /* The cache's own array (tokens) for lq_kv_attend_desc.mass: new tokens begin at 0, forks copy it,
    evictions move it along, save and load keep it. NULL: kv not valid. */
-LQ_API float *lq_kv_mass(const lq_kv *kv);
+LQ_API float *lq_kv_mass(lq_kv *kv);
 
 /* Drops the tokens whose keep is 0, in all layers; the others keep their positions and move up.
    Their codes move as they are, but for values of LQ_E8 tiles: those are coded again where they
@@ -1746,8 +1755,7 @@ LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc
 /* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
    (none for values that are among the keys, which keep their k_step), sinks raw, RoPE in front
    undone, the others coded in few bits. lq_archive_unpack reads it, too. The cache stays as it is.
-   Uses the block's own workspace. Errors as lq_kv_save; LQ_E_RANGE: also a number above 2048
-   steps. */
+   Errors as lq_kv_save; LQ_E_RANGE: also a number above 2048 steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
 
@@ -20475,7 +20483,8 @@ static const lq__hot_kernels *lq__hot_of_level(void)
 /* How a head's keys or values are coded. */
 typedef struct lq__warm_kind {
     const lq_profile *given; /* NULL: fitted to the sequence */
-    size_t most;             /* bytes of a page */
+    size_t least;            /* bytes of a page that room is made for */
+    size_t most;             /* and at most */
     int quantizer;
     float step;
 } lq__warm_kind;
@@ -22384,7 +22393,8 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    Warm pages differ in size. All those of a layer's keys, or values, in a slot are one blob in an
    arena behind the slabs, found by a table; they are sealed whole, 64 tokens at a time. Blobs are
    laid one behind the other, and slide down when the end is reached. A slot that a step takes
-   reserves the most that its blobs can become, so that later layers always have room.
+   reserves the room of its blobs, so that later layers always have it; what one leaves of that the
+   next ones of its stream may take (lq__kv_begin_blob).
    .- blob: a multiple of 16 bytes --------------------------------------------------------------.
    |  0  2 * layer + (1: values), slot                                                  u32 each |
    |  8  of each warm head: bytes + doublings of the step * 2^24                        u32      |
@@ -22397,7 +22407,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
 #define LQ__KV_DIMS 1024u
 #define LQ__KV_MAGIC 0x564b514cu
-#define LQ__KV_VERSION 3u
+#define LQ__KV_VERSION 4u
 #define LQ__KV_MOST 65504.0f /* of f16 */
 #define LQ__KV_FLOAT_MOST 3.402823466e38f
 #define LQ__KV_UNIT 16384.0f          /* of sums */
@@ -22434,7 +22444,8 @@ typedef struct lq__kv_layer {
     size_t sink[2];    /* likewise (kv_heads, sinks, dims) */
     size_t sums[2];    /* (kv_heads, dims) int64, in 2^-14 */
     size_t warm[2];    /* heads whose keys, or values, are */
-    size_t most[2];    /* units of a blob at most */
+    size_t least[2];   /* units of a blob that room is made for */
+    size_t most[2];    /* and at most */
     size_t fit[2];     /* (kv_heads, 2, dims + 1) int64: sums of lq_fit */
     size_t bounds;     /* offset in the block: (pages, kv_heads, 2 k_dims + 4), see lq__kv_bound */
     size_t numbers[2]; /* (epochs of K or V, number_bytes): see lq__kv_numbers */
@@ -22458,6 +22469,7 @@ typedef struct lq__kv_count {
     size_t tokens;
     size_t sealed;
     size_t added; /* tokens in the sums: all that were ever sealed */
+    size_t credit[2]; /* units of blobs that the next may take beyond the room made for it */
 } lq__kv_count;
 
 typedef struct lq__kv_sequence {
@@ -22480,7 +22492,6 @@ typedef struct lq__kv_pool {
     uint32_t live;
     uint32_t sinks;
     uint32_t window;
-    uint32_t heads; /* most kv heads of a layer */
     int type;
     int warm; /* 1: some stream is */
     int sparse;
@@ -22508,6 +22519,7 @@ typedef struct lq__kv_pool {
     size_t v_dims;
     size_t layer_at;
     size_t head_at;
+    size_t dims_at; /* of each head's keys, then of its values: slice_dims of a layer's groups */
     size_t freqs_at;
     size_t refs_at;
     size_t free_at;
@@ -22548,6 +22560,13 @@ LQ__INLINE lq__kv_layer *lq__kv_layers(const lq__kv_pool *pool)
 LQ__INLINE lq__kv_head *lq__kv_heads(const lq__kv_pool *pool, const lq__kv_layer *layer)
 {
     return (lq__kv_head *)(void *)lq__kv_at(pool, pool->head_at) + layer->head;
+}
+
+/* Dims of all heads of a layer's keys or values. */
+LQ__INLINE uint32_t *lq__kv_slice_dims(const lq__kv_pool *pool, const lq__kv_layer *layer, int v)
+{
+    return (uint32_t *)(void *)lq__kv_at(pool, pool->dims_at) + 2 * layer->head +
+           (v ? layer->kv_heads : 0);
 }
 
 LQ__INLINE uint32_t *lq__kv_refs(const lq__kv_pool *pool)
@@ -22881,12 +22900,13 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
                                    const lq_kv_policy *p, int v, size_t index, size_t *bytes)
 {
     size_t dims = lq__kv_dims(layer, v);
-    size_t least = (size_t)(p->bits ? p->bits : 4) * 8 * dims;
+    size_t least = LQ__MAX((size_t)(p->bits ? p->bits : 4) * 8 * dims, (size_t)LQ__WARM_LEAST);
     lq__warm_kind kind;
     memset(&kind, 0, sizeof kind);
     kind.quantizer = p->quantizer ? p->quantizer : LQ_Z;
     kind.step = p->step;
-    kind.most = LQ__MAX(2 * least, (size_t)LQ__WARM_LEAST);
+    kind.least = least;
+    kind.most = 2 * least;
     kind.given = desc->profiles ? desc->profiles[index] : NULL;
     if (v && (p->step < 0.03125f || p->step > 32.0f)) {
         return 0;
@@ -22926,6 +22946,7 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
     uint32_t h;
     int v;
     memset(layer->warm, 0, sizeof layer->warm);
+    memset(layer->least, 0, sizeof layer->least);
     memset(layer->most, 0, sizeof layer->most);
     memset(layer->number_bytes, 0, sizeof layer->number_bytes);
     for (v = 0; v < (int)layer->streams; v++) {
@@ -22964,8 +22985,9 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
         }
         if (layer->warm[v]) {
             layer->most[v] = lq__kv_units(layer->most[v]);
+            layer->least[v] = lq__kv_units(least);
             pool->slot_most += layer->most[v];
-            pool->slot_least += lq__kv_units(least);
+            pool->slot_least += layer->least[v];
         }
     }
     layer->page_bytes = used;
@@ -23053,7 +23075,7 @@ LQ__INLINE size_t lq__kv_choice_bytes(const lq__kv_pool *pool)
 LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
 {
     size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    size_t floats = LQ__MAX((LQ__HOT_TOKENS + 1) * dims, (size_t)pool->heads);
+    size_t floats = (LQ__HOT_TOKENS + 1) * dims;
     pool->evict_at = lq__kv_take(used, pool->tokens + pool->page_count * 9, 4);
     pool->keep_at = lq__kv_take(used, pool->tokens, 1);
     pool->append_at = lq__kv_take(used, 1, 4 * floats + lq__hot_work_bytes(dims));
@@ -23104,7 +23126,6 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
             layer->previous = previous;
             pool->first = previous == LQ__KV_NO ? l : pool->first;
             pool->last = previous = l;
-            pool->heads = LQ__MAX(pool->heads, layer->kv_heads);
             pool->k_dims = LQ__MAX(pool->k_dims, layer->k_dims);
             pool->v_dims = LQ__MAX(pool->v_dims, layer->v_in_k ? layer->k_dims : layer->v_dims);
         }
@@ -23124,6 +23145,7 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     size_t own = 0;
     size_t head_count;
     size_t freqs;
+    size_t credit;
     if (!lq__kv_measure_desc(pool, desc)) {
         return 0;
     }
@@ -23145,6 +23167,7 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     lq__kv_take(&used, 1, sizeof(lq__kv_pool));
     pool->layer_at = lq__kv_take(&used, pool->layers, sizeof(lq__kv_layer));
     pool->head_at = lq__kv_take(&used, head_count, sizeof(lq__kv_head));
+    pool->dims_at = lq__kv_take(&used, head_count, 2 * sizeof(uint32_t));
     pool->freqs_at = lq__kv_take(&used, freqs, 4);
     pool->refs_at = lq__kv_take(&used, pool->pages, 4);
     pool->free_at = lq__kv_take(&used, pool->pages, 4);
@@ -23155,7 +23178,8 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     pool->sequence_at = lq__kv_take(&used, pool->sequences, own);
     pool->slab_at = lq__kv_take(&used, pool->pages, pool->slot_bytes);
     if (!lq__mul_ok(&pool->arena, pool->pages, pool->slot_least) ||
-        !lq__add_ok(&pool->arena, pool->arena, pool->slot_most) || pool->arena > 0xfffffff0u) {
+        !lq__mul_ok(&credit, pool->sequences, pool->slot_most - pool->slot_least) ||
+        !lq__add_ok(&pool->arena, pool->arena, credit) || pool->arena > 0xfffffff0u) {
         return 0;
     }
     pool->arena_at = lq__kv_take(&used, pool->arena, LQ__KV_BLOB);
@@ -23184,7 +23208,7 @@ LQ__STATIC void lq__kv_drop_blob(lq__kv_pool *pool, size_t layer, int v, uint32_
 {
     uint32_t *ref = lq__kv_blob_ref(pool, layer, v, slot);
     if (*ref == LQ__KV_RESERVED) {
-        pool->reserved -= lq__kv_layers(pool)[layer].most[v];
+        pool->reserved -= lq__kv_layers(pool)[layer].least[v];
     } else if (*ref) {
         size_t units = lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, *ref)));
         pool->held -= units;
@@ -23207,7 +23231,7 @@ LQ__STATIC void lq__kv_reserve(lq__kv_pool *pool, uint32_t slot)
             }
         }
     }
-    pool->reserved += pool->slot_most;
+    pool->reserved += pool->slot_least;
 }
 
 /* Slides all blobs down over those that nobody needs. */
@@ -23310,6 +23334,8 @@ LQ__STATIC void lq__kv_clear(const lq_kv *kv)
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         memset(counts + l, 0, sizeof *counts);
         counts[l].sealed = pool->sinks;
+        counts[l].credit[0] = layer->most[0] - layer->least[0];
+        counts[l].credit[1] = layer->most[1] - layer->least[1];
         memset(lq__kv_in(kv, layer->sums[0]), 0, sizeof(int64_t) * lq__kv_held(layer, 0));
         memset(lq__kv_in(kv, layer->sums[1]), 0, sizeof(int64_t) * lq__kv_held(layer, 1));
         if (layer->warm[0]) {
@@ -23337,6 +23363,15 @@ LQ__STATIC int lq__kv_same_rope(const lq__kv_layer *a, const lq__kv_layer *b)
         }
     }
     return 1;
+}
+
+LQ__STATIC void lq__kv_init_dims(const lq__kv_pool *pool, const lq__kv_layer *layer)
+{
+    uint32_t h;
+    for (h = 0; h < layer->kv_heads; h++) {
+        lq__kv_slice_dims(pool, layer, 0)[h] = layer->k_dims;
+        lq__kv_slice_dims(pool, layer, 1)[h] = layer->v_dims;
+    }
 }
 
 /* Copies the frequencies of all layers into the block, and finds out which are alike. */
@@ -23390,6 +23425,7 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
         lq__kv_layers(pool)[i].slab = pool->slab_at + lq__kv_layers(pool)[i].slab * pool->pages;
         lq__kv_layers(pool)[i].bounds =
             pool->bounds_at + lq__kv_layers(pool)[i].bounds * pool->pages;
+        lq__kv_init_dims(pool, lq__kv_layers(pool) + i);
     }
     lq__kv_init_ropes(pool);
     for (i = 0; i < pool->pages; i++) {
@@ -23463,7 +23499,7 @@ LQ__STATIC int lq__kv_whole(const lq_kv *kv)
     return lq__kv_counts(kv)[pool->last].tokens == lq__kv_counts(kv)[pool->first].tokens;
 }
 
-LQ_API int lq_kv_fork(lq_kv *child, const lq_kv *kv)
+LQ_API int lq_kv_fork(lq_kv *child, lq_kv *kv)
 {
     lq__kv_pool *pool;
     lq__kv_sequence *sequence = NULL;
@@ -23542,7 +23578,7 @@ LQ_API size_t lq_kv_room(const lq_kv *kv)
     page = lq__kv_open_page(kv);
     pages = pool->free_count;
     if (pool->warm) {
-        pages = LQ__MIN(pages, (pool->arena - pool->held - pool->reserved) / pool->slot_most);
+        pages = LQ__MIN(pages, (pool->arena - pool->held - pool->reserved) / pool->slot_least);
     }
     most = lq__kv_counts(kv)[pool->first].sealed + pool->window + pool->granule - 1;
     if (page && lq__kv_refs(pool)[page->slot] > 1) {
@@ -23813,6 +23849,7 @@ typedef struct lq__kv_writer {
     uint8_t *warm_work;
     uint8_t *blob; /* the one that is being made */
     size_t blob_bytes;
+    size_t blob_spare; /* bytes that its pages may take beyond their room */
 } lq__kv_writer;
 
 /* Places what warm streams need; returns its bytes. mem NULL: only counts. */
@@ -23828,7 +23865,9 @@ LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, size_t dims
     return coder + fit + lq__warm_work_bytes(dims);
 }
 
-LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l)
+/* A writer in scratch of lq__kv_scratch_bytes, aligned to 64. One that is only read with changes
+   nothing of the block. */
+LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, uint8_t *scratch)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
@@ -23839,15 +23878,28 @@ LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l
     w->heads = lq__kv_heads(pool, w->layer);
     w->count = lq__kv_counts(kv) + l;
     w->old = w->count->tokens;
-    w->x = (float *)(void *)lq__kv_at(pool, pool->append_at);
+    w->x = (float *)(void *)scratch;
     w->mean = w->x + LQ__HOT_TOKENS * dims;
     w->work = w->mean + dims;
     w->blob = NULL;
     w->blob_bytes = 0;
+    w->blob_spare = 0;
     if (pool->warm) {
         memset(&w->coder, 0, sizeof w->coder);
-        (void)lq__kv_writer_warm(w, lq__kv_at(pool, pool->warm_at), dims);
+        (void)lq__kv_writer_warm(w, scratch + (pool->warm_at - pool->append_at), dims);
     }
+}
+
+LQ__INLINE size_t lq__kv_scratch_bytes(const lq__kv_pool *pool)
+{
+    return pool->attend_at - pool->append_at;
+}
+
+/* A writer in the block's own scratch. */
+LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_writer_in(w, kv, l, lq__kv_at(pool, pool->append_at));
 }
 
 LQ__INLINE uint8_t *lq__kv_ring_at(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t head,
@@ -24165,6 +24217,7 @@ LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v
 {
     const lq__warm_kind *kind = &w->heads[head].warm[v];
     size_t dims = lq__kv_dims(w->layer, v);
+    size_t most = LQ__MIN(kind->least + w->blob_spare, kind->most);
     lq_fit fit = lq__kv_fit_of(w, v, head, NULL);
     lq__workspace work;
     size_t bytes = 0;
@@ -24178,8 +24231,8 @@ LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v
     }
     for (;;) {
         if (status == LQ_OK) {
-            status = lq__warm_code(&w->coder, &work, w->blob + LQ__KV_BEHIND + w->blob_bytes,
-                                   kind->most, &bytes, tokens);
+            status = lq__warm_code(&w->coder, &work, w->blob + LQ__KV_BEHIND + w->blob_bytes, most,
+                                   &bytes, tokens);
         }
         if ((status != LQ_E_RANGE && status != LQ_E_SPACE) || doublings == LQ__WARM_DOUBLINGS) {
             break;
@@ -24193,6 +24246,8 @@ LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v
     lq__store32(w->blob + LQ__KV_BEHIND + 4 * w->heads[head].entry[v],
                 (uint32_t)bytes | doublings << 24);
     w->blob_bytes += bytes;
+    w->blob_spare += kind->least;
+    w->blob_spare -= LQ__MIN(bytes, w->blob_spare);
     return status;
 }
 
@@ -24266,12 +24321,35 @@ LQ__STATIC void lq__kv_join_bounds(uint8_t *a, const uint8_t *b, size_t dims)
     }
 }
 
-/* Begins the blob of a layer's keys or values; there is room. */
+/* Begins the blob of a layer's keys or values, whose room is reserved. Beyond that it may take the
+   stream's credit: what those before it left, up to once the room of one. So a sequence never takes
+   more than the room of its pages and that, and the same tokens are coded alike whatever the steps.
+   (Only what eviction leaves can be more: then the block's own room counts.) */
 LQ__STATIC int lq__kv_begin_blob(lq__kv_writer *w, int v)
 {
-    w->blob = w->layer->warm[v] ? lq__kv_blob_room(w->pool, w->layer->most[v]) : NULL;
+    const lq__kv_pool *pool = w->pool;
+    size_t least = w->layer->least[v];
+    size_t most;
+    w->blob = NULL;
+    if (w->layer->warm[v] == 0) {
+        return LQ_OK;
+    }
+    most = least + w->count->credit[v];
+    most = LQ__MIN(most, pool->arena - pool->held - (pool->reserved - least));
+    w->blob = lq__kv_blob_room(w->pool, most);
     w->blob_bytes = 4 * w->layer->warm[v];
-    return w->layer->warm[v] && !w->blob ? LQ_E_INTERNAL : LQ_OK;
+    w->blob_spare = (most - least) * LQ__KV_BLOB;
+    return w->blob ? LQ_OK : LQ_E_INTERNAL;
+}
+
+/* The credit of a stream after a blob of so many units; or when it is dropped again. */
+LQ__STATIC void lq__kv_charge(const lq__kv_layer *layer, lq__kv_count *count, int v, size_t units,
+                              int back)
+{
+    size_t least = layer->least[v];
+    size_t credit = count->credit[v] + (back ? units : least);
+    credit -= LQ__MIN(credit, back ? least : units);
+    count->credit[v] = LQ__MIN(credit, layer->most[v] - least);
 }
 
 /* Makes the numbers of an epoch: of what has been sealed and of the raw tokens up to `end`. */
@@ -24438,6 +24516,7 @@ LQ__STATIC int lq__kv_seal(lq__kv_writer *w, size_t end)
             }
             if (w->blob) {
                 lq__kv_lay_blob(w->pool, w->layer->owner, v, page->slot, w->blob_bytes);
+                lq__kv_charge(w->layer, w->count, v, lq__kv_units(w->blob_bytes), 0);
             }
         }
         w->count->sealed = at + tokens;
@@ -25695,25 +25774,40 @@ LQ__STATIC void lq__kv_turn_keys(const lq_kv *kv, const lq__kv_layer *layer, flo
     }
 }
 
+LQ_API size_t lq_kv_read_bytes(const lq_kv *kv)
+{
+    return lq__kv_valid(kv) ? lq__kv_scratch_bytes(lq__kv_pool_of(kv)) + 63 : 0;
+}
+
 LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq_kv_view_out *dst,
-                      size_t first, size_t count)
+                      size_t first, size_t count, void *workspace, size_t workspace_bytes)
 {
     const lq__row_kernels *rows = lq__rows_of_level();
+    const lq__kv_pool *pool;
     lq__kv_writer w;
     lq__kv_source out;
+    uint8_t *scratch;
     size_t from;
     size_t h;
     int status = LQ_OK;
     int v = stream == LQ_V;
     int held; /* the stream that has it */
     if (!lq__kv_valid(kv) || layer >= lq__kv_pool_of(kv)->layers || !dst ||
-        (stream != LQ_K && stream != LQ_V)) {
+        (stream != LQ_K && stream != LQ_V) || (!workspace && workspace_bytes)) {
         return LQ_E_ARG;
     }
-    if (lq__kv_layers(lq__kv_pool_of(kv))[layer].owner == LQ__KV_NO) {
+    pool = lq__kv_pool_of(kv);
+    if (lq__kv_layers(pool)[layer].owner == LQ__KV_NO) {
         return LQ_E_ARG;
     }
-    lq__kv_writer_init(&w, kv, lq__kv_layers(lq__kv_pool_of(kv))[layer].owner);
+    if (workspace && workspace_bytes < lq_kv_read_bytes(kv)) {
+        return LQ_E_SPACE;
+    }
+    scratch = lq__kv_at(pool, pool->append_at);
+    if (workspace) {
+        scratch = (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63);
+    }
+    lq__kv_writer_in(&w, kv, lq__kv_layers(pool)[layer].owner, scratch);
     if (!lq__kv_view(&out, dst->data, dst->token_stride, dst->head_stride, dst->type,
                      w.layer->kv_heads, lq__kv_dims(w.layer, v))) {
         return LQ_E_ARG;
@@ -25795,6 +25889,23 @@ LQ__STATIC size_t lq__kv_still_sealed(const lq_kv *kv, size_t tokens)
     return page->first + (tokens - page->first) / pool->granule * pool->granule;
 }
 
+/* The blobs of a slot are to be dropped: their streams may have what they took again. */
+LQ__STATIC void lq__kv_refund(const lq_kv *kv, uint32_t slot)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t l;
+    int v;
+    for (l = 0; l < pool->layers && pool->warm; l++) {
+        for (v = 0; v < 2; v++) {
+            const uint8_t *blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, slot));
+            if (blob) {
+                lq__kv_charge(lq__kv_layers(pool) + l, lq__kv_counts(kv) + l, v,
+                              lq__kv_units(lq__kv_blob_size(pool, blob)), 1);
+            }
+        }
+    }
+}
+
 LQ_API int lq_kv_truncate(lq_kv *kv, size_t tokens)
 {
     lq__kv_pool *pool;
@@ -25827,6 +25938,7 @@ LQ_API int lq_kv_truncate(lq_kv *kv, size_t tokens)
         sequence->epochs -= page->fit;
         sequence->opened -= sequence->opened > 0;
         sequence->page_count--;
+        lq__kv_refund(kv, page->slot);
         lq__kv_release(pool, page->slot);
     }
     sequence->tokens = tokens;
@@ -26075,12 +26187,14 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv, size_t sea
     for (l = 0; l < pool->layers && !tape->bad; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         lq__kv_count *count = lq__kv_counts(kv) + l;
+        uint64_t added;
         if (layer->kv_heads == 0) {
             continue;
         }
-        count->added = (size_t)lq__kv_number(tape, count->added);
+        added = lq__kv_number(tape, count->added);
         if (tape->mode == LQ__KV_LOAD) {
-            fine = fine && (uint64_t)count->added < (uint64_t)1 << 34;
+            fine = fine && added < (uint64_t)1 << 34;
+            count->added = (size_t)added;
             count->sealed = sealed;
             count->tokens = sequence->tokens;
         }
@@ -26093,6 +26207,13 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv, size_t sea
             fine =
                 fine && (tape->mode != LQ__KV_LOAD || tape->bad || lq__kv_check_numbers(kv, l, v));
             fine = fine && (layer->warm[v] == 0 || lq__kv_tape_warm(tape, kv, l, v));
+            if (layer->warm[v]) {
+                uint64_t credit = lq__kv_number(tape, count->credit[v]);
+                fine = fine && credit <= layer->most[v] - layer->least[v];
+                if (tape->mode == LQ__KV_LOAD) {
+                    count->credit[v] = fine ? (size_t)credit : 0;
+                }
+            }
         }
     }
     return fine && !tape->bad;
@@ -26820,7 +26941,7 @@ LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t seque
 }
 
 /* ---- evict ---- */
-LQ_API float *lq_kv_mass(const lq_kv *kv)
+LQ_API float *lq_kv_mass(lq_kv *kv)
 {
     return lq__kv_valid(kv) ? lq__kv_masses(kv) : NULL;
 }
@@ -27199,6 +27320,31 @@ LQ__STATIC void lq__kv_move_counts(const lq_kv *kv, const uint8_t *keep, size_t 
     sequence->tokens = left;
 }
 
+/* What the blobs of a sequence take, after they have moved: the credit of its streams anew. */
+LQ__STATIC void lq__kv_recount(const lq_kv *kv)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_page *pages = lq__kv_pages(kv);
+    uint32_t l;
+    size_t p;
+    int v;
+    for (l = 0; l < pool->layers && pool->warm; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        for (v = 0; v < 2; v++) {
+            size_t room = layer->most[v] - layer->least[v];
+            size_t taken = 0;
+            for (p = 0; p < lq__kv_sequence_of(kv)->page_count && layer->warm[v]; p++) {
+                const uint8_t *blob =
+                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, pages[p].slot));
+                taken += lq__kv_units(lq__kv_blob_size(pool, blob));
+                room += layer->least[v];
+            }
+            room -= LQ__MIN(room, taken);
+            lq__kv_counts(kv)[l].credit[v] = LQ__MIN(room, layer->most[v] - layer->least[v]);
+        }
+    }
+}
+
 /* Tiles of all layers to the new page table; pages that nobody needs go back. */
 LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_page *old, size_t old_count,
                                  const uint32_t *moves)
@@ -27244,6 +27390,7 @@ LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_page *old, size_t
     for (p = 0; p < sequence->page_count; p++) {
         pages[p].fit &= 1;
     }
+    lq__kv_recount(kv);
     return status;
 }
 
@@ -27545,9 +27692,9 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
 /* Arrays of a group in a workspace: n tokens of all heads, in the raw type. */
 typedef struct lq__kv_cold {
     lq_slice *slices;
-    uint32_t *dims;
     void **rows; /* one a head */
     uint8_t *data[2];
+    uint8_t *read; /* workspace of lq_kv_read */
     uint8_t *rest;
     size_t rest_bytes;
 } lq__kv_cold;
@@ -27568,13 +27715,13 @@ LQ__STATIC size_t lq__kv_cold_place(lq__kv_cold *cold, const lq__kv_pool *pool, 
         numbers = LQ__MAX(numbers, n);
     }
     at[0] = lq__kv_take(&used, heads, sizeof(lq_slice));
-    at[1] = lq__kv_take(&used, heads, sizeof(uint32_t));
+    at[1] = lq__kv_take(&used, 1, lq__kv_scratch_bytes(pool) + 63);
     at[2] = lq__kv_take(&used, heads, sizeof(void *));
     at[3] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
     at[4] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
     if (all && used != SIZE_MAX) {
         cold->slices = (lq_slice *)(void *)(mem + at[0]);
-        cold->dims = (uint32_t *)(void *)(mem + at[1]);
+        cold->read = mem + at[1];
         cold->rows = (void **)(void *)(mem + at[2]);
         cold->data[0] = mem + at[3];
         cold->data[1] = mem + at[4];
@@ -27584,22 +27731,18 @@ LQ__STATIC size_t lq__kv_cold_place(lq__kv_cold *cold, const lq__kv_pool *pool, 
     return used;
 }
 
-/* What lq_archive_pack is told of a layer's keys or values; dims are filled in where given. */
+/* What lq_archive_pack is told of a layer's keys or values. */
 LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
                                  const lq_kv_pack_desc *desc, lq_archive_pack_desc *pack,
-                                 uint32_t *dims, lq_rope *rope)
+                                 lq_rope *rope)
 {
     int turns = lq__kv_rope_of(layer, rope);
-    uint32_t h;
     memset(pack, 0, sizeof *pack);
-    for (h = 0; h < layer->kv_heads; h++) {
-        dims[h] = lq__kv_dims(layer, v);
-    }
     pack->tables = desc->tables;
     pack->geometry.stream = v ? LQ_V : LQ_K;
     pack->geometry.basis = desc->basis;
     pack->geometry.slice_count = layer->kv_heads;
-    pack->geometry.slice_dims = dims;
+    pack->geometry.slice_dims = lq__kv_slice_dims(pool, layer, v);
     pack->geometry.rope = !v && turns ? rope : NULL;
     pack->sequence = desc->sequence;
     pack->sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
@@ -27635,8 +27778,7 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
             if (layer->kv_heads > LQ_ARCHIVE_MAX_SLICES) {
                 return LQ_E_ARG;
             }
-            lq__kv_cold_desc(pool, layer, v, desc, &pack,
-                             (uint32_t *)(void *)lq__kv_at(pool, pool->append_at), &rope);
+            lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
             bytes = lq_archive_pack_workspace_bytes(&pack);
             if (bytes == 0) {
                 return LQ_E_ARG;
@@ -27673,7 +27815,8 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
     memset(&positions, 0, sizeof positions);
     out.data = cold->data[0];
     out.type = pool->type;
-    status = lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n);
+    status = lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n, cold->read,
+                        lq__kv_scratch_bytes(pool) + 63);
     if (status != LQ_OK) {
         return status;
     }
@@ -27684,7 +27827,7 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
     src.token_stride = layer->kv_heads * dims;
     src.type = pool->type;
     positions.list = lq__kv_positions(kv) + t;
-    lq__kv_cold_desc(pool, layer, v, desc, &pack, cold->dims, &rope);
+    lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
     pack.group = group;
     pack.first_token = t;
     return lq_archive_pack(writer, &pack, &src, &positions, n, cold->rest, cold->rest_bytes);
@@ -27878,7 +28021,7 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
     }
     needed = lq_kv_unpack_bytes(kv, reader, sequence);
     if (workspace_bytes < needed || tokens > lq__kv_pool_of(kv)->tokens ||
-        (tokens > lq_kv_room(kv) && !lq__kv_pool_of(kv)->warm)) {
+        tokens > lq_kv_room(kv)) {
         return LQ_E_SPACE;
     }
     (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK,

@@ -411,7 +411,7 @@ static void look_layer(model *m, uint32_t l, size_t tokens)
         lq_kv_view_out out;
         memset(&out, 0, sizeof out);
         out.data = wide_x[0];
-        CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens) == LQ_OK);
+        CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0) == LQ_OK);
         for (t = 0; t < tokens; t++) {
             for (h = 0; h < heads_of(l); h++) {
                 look_row(m, l, v, t, h, wide_x[0] + (t * heads_of(l) + h) * dims);
@@ -462,7 +462,7 @@ static void op_read(model *m)
     if (layers[l].kv_heads == LQ_KV_NONE) {
         memset(&out, 0, sizeof out);
         out.data = wide_x[0];
-        CHECK(lq_kv_read(&m->kv, l, LQ_K, &out, 0, 0) == LQ_E_ARG);
+        CHECK(lq_kv_read(&m->kv, l, LQ_K, &out, 0, 0, NULL, 0) == LQ_E_ARG);
         return;
     }
     look(m);
@@ -470,8 +470,9 @@ static void op_read(model *m)
     a = random_layout(count ? count : 1, heads_of(own), dims);
     data = layout_alloc(&a);
     out = layout_out(&a, data);
-    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count) == LQ_OK);
-    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1) == LQ_E_RANGE);
+    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count, NULL, 0) == LQ_OK);
+    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1, NULL, 0) ==
+          LQ_E_RANGE);
     for (t = 0; t < count; t++) {
         for (h = 0; h < heads_of(own); h++) {
             uint8_t want[WIDE * 4];
@@ -1586,9 +1587,9 @@ static double cold_error(const lq_kv *a, const lq_kv *b, uint32_t stream, size_t
     memset(&out, 0, sizeof out);
     for (l = 0; l < 3; l += 2) {
         out.data = wide_x[0];
-        CHECK(lq_kv_read(a, l, stream, &out, 0, tokens) == LQ_OK);
+        CHECK(lq_kv_read(a, l, stream, &out, 0, tokens, NULL, 0) == LQ_OK);
         out.data = wide_x[1];
-        CHECK(lq_kv_read(b, l, stream, &out, 0, tokens) == LQ_OK);
+        CHECK(lq_kv_read(b, l, stream, &out, 0, tokens, NULL, 0) == LQ_OK);
         for (i = 0; i < tokens * numbers; i++) {
             double e = (double)wide_x[0][i] - (double)wide_x[1][i];
             error += e * e;
@@ -1939,8 +1940,8 @@ static void test_errors(void)
     CHECK(lq_kv_fork(&none, &kv) == LQ_E_SPACE); /* one sequence */
     CHECK(lq_kv_evict(&kv, before, 41) == LQ_E_ARG);
     CHECK(lq_kv_shift(&kv, 0, 1, 1) == LQ_E_ARG); /* no rope */
-    CHECK(lq_kv_read(&kv, 0, 3, &o, 0, 1) == LQ_E_ARG);
-    CHECK(lq_kv_read(&kv, 0, LQ_K, &o, 40, 1) == LQ_E_RANGE);
+    CHECK(lq_kv_read(&kv, 0, 3, &o, 0, 1, NULL, 0) == LQ_E_ARG);
+    CHECK(lq_kv_read(&kv, 0, LQ_K, &o, 40, 1, NULL, 0) == LQ_E_RANGE);
     a.positions = NULL;
     a.queries = 41;
     CHECK(lq_kv_attend(&kv, &a) == LQ_E_RANGE);
@@ -2265,11 +2266,11 @@ static void test_v_in_k(void)
         for (i = 0; i < 2; i++) {
             mem[i] = mla_make(&kv[i], d, (int)i, x);
             o.data = keys[i];
-            CHECK(lq_kv_read(&kv[i], 0, LQ_K, &o, 0, MLA_TOKENS) == LQ_OK);
+            CHECK(lq_kv_read(&kv[i], 0, LQ_K, &o, 0, MLA_TOKENS, NULL, 0) == LQ_OK);
         }
         CHECK(memcmp(keys[0], keys[1], sizeof keys[0]) == 0);
         o.data = keys[1];
-        CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, 0, MLA_TOKENS) == LQ_OK);
+        CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, 0, MLA_TOKENS, NULL, 0) == LQ_OK);
         for (t = 0; t < MLA_TOKENS; t++) {
             CHECK(memcmp(keys[1] + t * MLA_V, keys[0] + t * MLA_K + d.v_in_k - 1, 4 * MLA_V) == 0);
         }
@@ -2446,7 +2447,7 @@ static void test_v_in_k_cold(const lq_tables *tables)
     CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
     for (i = 0; i < 2; i++) {
         out.data = x[i];
-        CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300) == LQ_OK);
+        CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300, NULL, 0) == LQ_OK);
     }
     for (i = 0; i < 300 * 56; i++) {
         error += pow((double)x[0][i] - (double)x[1][i], 2) / (300 * 56);
@@ -2504,7 +2505,7 @@ static void test_mean(void)
         out.data = y;
         CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
         CHECK(lq_kv_append(&kv, 0, &v, p < 5 ? &v : NULL, NULL, MANY) == LQ_OK);
-        CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, MANY) == LQ_OK);
+        CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, MANY, NULL, 0) == LQ_OK);
         for (i = 0; i < DIMS; i++) {
             double sum = 0;
             for (t = 0; t < MANY; t++) {

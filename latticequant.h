@@ -1778,8 +1778,9 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 #endif
 
 /* SIMD variants carry their own target attribute, so nobody passes -mavx2. Never the fma target:
-   a contracted multiply-add would change stored results. */
-#if !defined(LQ_NO_SIMD) && !defined(__CUDACC__) && (defined(__x86_64__) || defined(__i386__)) && \
+   a contracted multiply-add would change stored results. Not on i386: with eight registers kernels
+   spill more than the stack that they may have. */
+#if !defined(LQ_NO_SIMD) && !defined(__CUDACC__) && defined(__x86_64__) && \
     (defined(__GNUC__) || defined(__clang__))
 #define LQ__X86 1
 #if defined(__cplusplus) && !defined(__clang__)
@@ -1789,12 +1790,52 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
+#if defined(__clang__) && defined(_MSC_VER)
+/* For MSVC's targets clang's immintrin.h leaves out what is not switched on for the whole file. */
+#include <pmmintrin.h>
+#include <tmmintrin.h>
+#include <smmintrin.h>
+#include <popcntintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <bmiintrin.h>
+#include <bmi2intrin.h>
+#include <f16cintrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#include <avx512vlintrin.h>
+#include <avx512bwintrin.h>
+#include <avx512vlbwintrin.h>
+#include <avx512dqintrin.h>
+#include <avx512vldqintrin.h>
+#include <avx512vbmiintrin.h>
+#include <avx512vbmivlintrin.h>
+#include <avx512vbmi2intrin.h>
+#include <avx512vlvbmi2intrin.h>
+#include <avx512vnniintrin.h>
+#include <avx512vlvnniintrin.h>
+#include <avx512vpopcntdqintrin.h>
+#endif
 #define LQ__TARGET_AVX2 __attribute__((target("avx2,f16c,popcnt,bmi,bmi2")))
 #define LQ__TARGET_AVX512                                                                 \
     __attribute__((target("avx2,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
                           "avx512vbmi,avx512vbmi2,avx512vnni")))
 #else
 #define LQ__X86 0
+#endif
+
+/* What is stored takes each operation on floats to be rounded to float, as SSE does and x87 does
+   not (16: only narrower types are evaluated in other ones; below 0: clang's -ffast-math). */
+#if defined(__FLT_EVAL_METHOD__)
+#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2 ||        \
+    (__FLT_EVAL_METHOD__ < 0 && !defined(__clang__)) || \
+    (defined(__i386__) && !defined(__SSE2_MATH__))
+#error "floats must round to float: add -msse2 -mfpmath=sse (x86) or -fexcess-precision=fast"
+#endif
+#elif defined(_M_IX86_FP)
+#if _M_IX86_FP < 2
+#error "floats must round to float: add /arch:SSE2"
+#endif
 #endif
 
 #define LQ__MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -4519,7 +4560,7 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
    Symbols: up to 31 integers of [-15, 15] and an escape; the escaped value follows in the raw
    section. Measured on Zen 5, 8 pages in flight: see bench/rans_peers.c.
    ============================================================================================== */
-#if LQ__X86 && defined(__x86_64__)
+#if LQ__X86
 #define LQ__RANS_SIMD 1
 #else
 #define LQ__RANS_SIMD 0

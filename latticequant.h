@@ -1794,8 +1794,9 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 #endif
 
 /* SIMD variants carry their own target attribute, so nobody passes -mavx2. Never the fma target:
-   a contracted multiply-add would change stored results. */
-#if !defined(LQ_NO_SIMD) && !defined(__CUDACC__) && (defined(__x86_64__) || defined(__i386__)) && \
+   a contracted multiply-add would change stored results. Not on i386: with eight registers kernels
+   spill more than the stack that they may have. */
+#if !defined(LQ_NO_SIMD) && !defined(__CUDACC__) && defined(__x86_64__) && \
     (defined(__GNUC__) || defined(__clang__))
 #define LQ__X86 1
 #if defined(__cplusplus) && !defined(__clang__)
@@ -1805,12 +1806,52 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
+#if defined(__clang__) && defined(_MSC_VER)
+/* For MSVC's targets clang's immintrin.h leaves out what is not switched on for the whole file. */
+#include <pmmintrin.h>
+#include <tmmintrin.h>
+#include <smmintrin.h>
+#include <popcntintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <bmiintrin.h>
+#include <bmi2intrin.h>
+#include <f16cintrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#include <avx512vlintrin.h>
+#include <avx512bwintrin.h>
+#include <avx512vlbwintrin.h>
+#include <avx512dqintrin.h>
+#include <avx512vldqintrin.h>
+#include <avx512vbmiintrin.h>
+#include <avx512vbmivlintrin.h>
+#include <avx512vbmi2intrin.h>
+#include <avx512vlvbmi2intrin.h>
+#include <avx512vnniintrin.h>
+#include <avx512vlvnniintrin.h>
+#include <avx512vpopcntdqintrin.h>
+#endif
 #define LQ__TARGET_AVX2 __attribute__((target("avx2,f16c,popcnt,bmi,bmi2")))
 #define LQ__TARGET_AVX512                                                                 \
     __attribute__((target("avx2,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
                           "avx512vbmi,avx512vbmi2,avx512vnni")))
 #else
 #define LQ__X86 0
+#endif
+
+/* What is stored takes each operation on floats to be rounded to float, as SSE does and x87 does
+   not (16: only narrower types are evaluated in other ones; below 0: clang's -ffast-math). */
+#if defined(__FLT_EVAL_METHOD__)
+#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2 ||        \
+    (__FLT_EVAL_METHOD__ < 0 && !defined(__clang__)) || \
+    (defined(__i386__) && !defined(__SSE2_MATH__))
+#error "floats must round to float: add -msse2 -mfpmath=sse (x86) or -fexcess-precision=fast"
+#endif
+#elif defined(_M_IX86_FP)
+#if _M_IX86_FP < 2
+#error "floats must round to float: add /arch:SSE2"
+#endif
 #endif
 
 #define LQ__MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -1848,6 +1889,36 @@ LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
 {
     lq__store32(p, (uint32_t)v);
     lq__store32(p + 4, (uint32_t)(v >> 32));
+}
+
+/* `count` numbers of `size` bytes (2 or 4) in this machine's order, as little-endian bytes. */
+LQ__STATIC void lq__store_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
+{
+    size_t i;
+    for (i = 0; i < count && size == 4; i++) {
+        uint32_t u;
+        memcpy(&u, src + 4 * i, 4);
+        lq__store32(dst + 4 * i, u);
+    }
+    for (i = 0; i < count && size == 2; i++) {
+        uint16_t h;
+        memcpy(&h, src + 2 * i, 2);
+        lq__store16(dst + 2 * i, h);
+    }
+}
+
+/* And back. */
+LQ__STATIC void lq__load_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
+{
+    size_t i;
+    for (i = 0; i < count && size == 4; i++) {
+        uint32_t u = lq__load32(src + 4 * i);
+        memcpy(dst + 4 * i, &u, 4);
+    }
+    for (i = 0; i < count && size == 2; i++) {
+        uint16_t h = lq__load16(src + 2 * i);
+        memcpy(dst + 2 * i, &h, 2);
+    }
 }
 
 LQ__INLINE uint32_t lq__bits_of_f32(float f)
@@ -4511,7 +4582,7 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
    Symbols: up to 31 integers of [-15, 15] and an escape; the escaped value follows in the raw
    section. Measured on Zen 5, 8 pages in flight: see bench/rans_peers.c.
    ============================================================================================== */
-#if LQ__X86 && defined(__x86_64__)
+#if LQ__X86
 #define LQ__RANS_SIMD 1
 #else
 #define LQ__RANS_SIMD 0
@@ -26168,10 +26239,14 @@ LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, uint32_t l, 
     size_t h;
     for (h = 0; h < layer->kv_heads && !tape->bad; h++) {
         int64_t *sums = (int64_t *)(void *)lq__kv_in(kv, layer->fit[v]) + 2 * rows * h;
+        uint64_t *squares = (uint64_t *)(void *)(sums + rows);
+        size_t i;
         if (!lq__kv_signed(tape, sums, rows, most)) {
             return 0;
         }
-        lq__kv_tape_bytes(tape, (uint8_t *)(sums + rows), 8 * rows);
+        for (i = 0; i < rows && !tape->bad; i++) {
+            squares[i] = lq__kv_number(tape, squares[i]);
+        }
     }
     return 1;
 }
@@ -26441,6 +26516,17 @@ LQ__INLINE size_t lq__kv_blob_count(const lq_kv *kv, const lq__kv_layer *layer, 
     return ref > LQ__KV_RESERVED ? lq__kv_blob_size(pool, lq__kv_blob(pool, ref)) : 0;
 }
 
+/* Whether a head's keys or values are raw in its page: `count` numbers from *at on of the bytes
+   that lq__kv_tiles gives. Files have them in little-endian order. */
+LQ__INLINE int lq__kv_raw_tile(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t head,
+                               size_t *at, size_t *count)
+{
+    const lq__kv_head *heads = lq__kv_heads(lq__kv_pool_of(kv), layer);
+    *at = v ? heads[head].v_tile - heads->v_tile : heads[head].k_tile;
+    *count = LQ__HOT_TOKENS * (size_t)lq__kv_dims(layer, v);
+    return (v ? heads[head].v_kind : heads[head].k_kind) == 0;
+}
+
 /* Bytes of all bounds of a layer's page; of keys. */
 LQ__INLINE size_t lq__kv_bounds_count(const lq_kv *kv, const lq__kv_layer *layer, int v)
 {
@@ -26615,7 +26701,8 @@ LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, in
                                   size_t bytes)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t size = lq_type_bytes(pool->type);
+    size_t dims = lq__kv_dims(layer, v);
     uint8_t *trailer = dst + bytes - 4;
     size_t h;
     size_t i;
@@ -26625,6 +26712,12 @@ LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, in
         const uint8_t *tiles = lq__kv_tiles(kv, layer, v, page, &count);
         size_t more = lq__kv_blob_count(kv, layer, v, page);
         memcpy(dst, tiles, count);
+        for (h = 0; h < layer->kv_heads; h++) {
+            size_t at;
+            if (lq__kv_raw_tile(kv, layer, v, h, &at, &i)) {
+                lq__store_numbers(dst + at, tiles + at, i, size);
+            }
+        }
         if (more) {
             tiles = lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->slot));
             memcpy(dst + count, tiles + LQ__KV_BEHIND, more);
@@ -26638,8 +26731,8 @@ LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, in
     } else {
         for (i = 0; i < tokens; i++) {
             for (h = 0; h < layer->kv_heads; h++) {
-                memcpy(dst, lq__kv_raw_at(kv, layer, v, h, t + i), row);
-                dst += row;
+                lq__store_numbers(dst, lq__kv_raw_at(kv, layer, v, h, t + i), dims, size);
+                dst += dims * size;
             }
         }
         trailer[1] = (uint8_t)pool->type;
@@ -26780,7 +26873,8 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
                                 size_t bytes)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t size = lq_type_bytes(pool->type);
+    size_t dims = lq__kv_dims(layer, v);
     const uint8_t *trailer = src + bytes - 4;
     size_t h;
     size_t i;
@@ -26796,12 +26890,12 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
         }
         memcpy(tiles, src, count);
         for (h = 0; h < layer->kv_heads; h++) { /* raw tiles must be finite */
-            const lq__kv_head *head = lq__kv_heads(pool, layer) + h;
-            if ((v ? head->v_kind : head->k_kind) == 0 &&
-                lq__kv_most(
-                    lq__kv_slot(pool, layer, page->slot) + (v ? head->v_tile : head->k_tile),
-                    LQ__HOT_TOKENS * (size_t)lq__kv_dims(layer, v), pool->type) >= 0x7f800000u) {
-                return LQ_E_DATA;
+            size_t at;
+            if (lq__kv_raw_tile(kv, layer, v, h, &at, &i)) {
+                lq__load_numbers(tiles + at, src + at, i, size);
+                if (lq__kv_most(tiles + at, i, pool->type) >= 0x7f800000u) {
+                    return LQ_E_DATA;
+                }
             }
         }
         bytes -= 4 + count + lq__kv_bounds_count(kv, layer, v); /* of the blob */
@@ -26816,14 +26910,17 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
         }
         return layer->warm[v] ? lq__kv_read_blob(kv, layer, v, page, src + count, bytes) : LQ_OK;
     }
-    if (trailer[1] != (uint32_t)pool->type || trailer[3] != 0 ||
-        lq__kv_most(src, (bytes - 4) / lq_type_bytes(pool->type), pool->type) >= 0x7f800000u) {
+    if (trailer[1] != (uint32_t)pool->type || trailer[3] != 0) {
         return LQ_E_DATA;
     }
     for (i = 0; i < tokens; i++) {
         for (h = 0; h < layer->kv_heads; h++) {
-            memcpy(lq__kv_raw_at(kv, layer, v, h, t + i), src, row);
-            src += row;
+            uint8_t *row = lq__kv_raw_at(kv, layer, v, h, t + i);
+            lq__load_numbers(row, src, dims, size);
+            if (lq__kv_most(row, dims, pool->type) >= 0x7f800000u) {
+                return LQ_E_DATA;
+            }
+            src += dims * size;
         }
     }
     return LQ_OK;

@@ -16529,37 +16529,53 @@ LQ__STATIC void lq__hot_rebase(uint8_t *scales, int32_t octaves)
     }
 }
 
-/* The base for what has been turned: none of it is clipped at the top, and the first numbers of a
-   tile leave room on both sides. 0 for ordinary numbers. Counts tokens that become zeros. */
+/* floor(x / 12). */
+LQ__INLINE int32_t lq__hot_octave(int32_t x)
+{
+    return (x + 12 * 1024) / 12 - 1024;
+}
+
+/* The base for what has been turned: the largest number always has a scale, the others have one
+   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
 LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
 {
     lq__hot_vectors v;
     int32_t base = turn->base;
-    int32_t most = 0;
-    uint32_t codes = 0;
+    int32_t top = -12 * 1024; /* codes if the base were 0 */
+    int32_t low = 12 * 1024;
+    int32_t held = 0; /* the largest code in the tile */
+    int32_t least;
     size_t t;
     for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        codes |= scales[t];
+        held = LQ__MAX(held, (int32_t)scales[t]);
     }
     turn->base = 0;
     lq__hot_aim(&v, turn, kind, stream);
     for (t = 0; t < 8; t++) {
-        int32_t octave = turn->most[t] ? (v.code[t] + 12 * 256 + 11) / 12 - 256 : -1024;
-        most = t == 0 || octave > most ? octave : most;
+        if (turn->most[t]) {
+            top = LQ__MAX(top, v.code[t]);
+            low = LQ__MIN(low, v.code[t]);
+        }
     }
-    if (most == -1024) {
-        turn->base = base;
+    turn->base = base;
+    if (top < low) {
         return;
     }
-    if (codes == 0) { /* 1 .. 21 octaves are there */
-        base = most > 20 ? most - 18 : most < 5 ? most - 5 : 0;
-    } else if (most - base > 20) {
-        lq__hot_rebase(scales, most - 18 - base);
-        base = most - 18;
+    if (held == 0) { /* room on both sides */
+        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
     }
-    turn->base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
+    least = lq__hot_octave(top - 254 + 11);
+    if (held) {
+        least = LQ__MAX(least, turn->base - (255 - held) / 12);
+    }
+    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
+    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
+    if (held && base != turn->base) {
+        lq__hot_rebase(scales, base - turn->base);
+    }
+    turn->base = base;
     for (t = 0; t < 8; t++) {
-        int32_t code = v.code[t] - 12 * turn->base;
+        int32_t code = v.code[t] - 12 * base;
         turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
     }
 }

@@ -185,7 +185,7 @@ static void test_partial(int k, int stream, size_t dims)
         x[5 * dims + 3] = keep;
     }
     for (n = 0; n < 7; n++) { /* 17 octaves within a tile, from tiny to huge */
-        static const int octaves[7] = {-119, -80, -24, 0, 15, 60, 119};
+        static const int octaves[7] = {-90, -60, -24, 0, 15, 60, 119};
         int32_t base = 0;
         for (t = 0; t < 64; t++) {
             for (i = 0; i < dims; i++) {
@@ -202,7 +202,7 @@ static void test_partial(int k, int stream, size_t dims)
                 error += d * d;
                 energy += (double)x[t * dims + i] * (double)x[t * dims + i];
             }
-            CHECK(error < energy * noise[k] * 4 || ldexp(1, octaves[n]) < ldexp(1, -100));
+            CHECK(error < energy * noise[k] * 4);
             CHECK(error <= energy * 1.01);
         }
     }

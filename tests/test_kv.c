@@ -15,6 +15,7 @@ typedef struct model {
     lq_kv kv;
     int live;
     size_t tokens;
+    size_t most;   /* tokens that there were at most since the last eviction, or came then */
     size_t sealed; /* as far as the last look */
     int64_t positions[TOKENS_MOST];
     uint8_t lossy[TOKENS_MOST];  /* 1: was hot once */
@@ -292,6 +293,7 @@ static void random_desc(void)
     desc.tokens = 12 + source_below(large ? TOKENS_MOST - 20 : 120);
     desc.sequences = 3;
     desc.pages = source_below(2) ? 0 : 1 + source_below(large ? 30 : 6);
+    desc.step_tokens = source_below(3) ? 1 + source_below(70) : 0;
     desc.sinks = source_below(3) == 0 ? LQ_KV_NONE : source_below(9);
     desc.window = source_below(4) == 0 ? LQ_KV_NONE : source_below(large ? 90 : 30);
     desc.type = source_below(2) ? 0 : 1 + (int)source_below(3);
@@ -400,19 +402,44 @@ static void look_row(model *m, uint32_t l, int v, size_t t, size_t head, const f
     memcpy(seen, x, dims * 4);
 }
 
-/* A layer of its own, which has `tokens`. */
+/* The first token behind the sinks that a layer has not given back; the sinks, where that is all. */
+static size_t gone_of(const model *m, uint32_t l)
+{
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    size_t gone = lq__kv_counts(&m->kv)[own].gone;
+    return gone > sinks ? gone : sinks;
+}
+
+/* A layer of its own, which has `tokens`, but for those that it has given back. */
 static void look_layer(model *m, uint32_t l, size_t tokens)
 {
+    size_t gone = gone_of(m, l);
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    size_t kept = (size_t)layers[l].window + (desc.step_tokens ? desc.step_tokens : 512);
     size_t t;
     size_t h;
     int v;
+    CHECK(gone == sinks || (layers[l].window && gone + kept <= m->most));
     for (v = 0; v < 2; v++) {
         size_t dims = dims_of(l, v);
         lq_kv_view_out out;
         memset(&out, 0, sizeof out);
         out.data = wide_x[0];
-        CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0) == LQ_OK);
+        if (gone > sinks) {
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, gone, NULL, 0) == LQ_E_RANGE);
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, gone - 1, 1, NULL, 0) == LQ_E_RANGE);
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, sinks, NULL, 0) == LQ_OK);
+            out.data = wide_x[0] + gone * heads_of(l) * dims;
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, gone, tokens - gone, NULL, 0) ==
+                  LQ_OK);
+        } else {
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0) == LQ_OK);
+        }
         for (t = 0; t < tokens; t++) {
+            if (t >= sinks && t < gone) {
+                continue;
+            }
             for (h = 0; h < heads_of(l); h++) {
                 look_row(m, l, v, t, h, wide_x[0] + (t * heads_of(l) + h) * dims);
             }
@@ -433,7 +460,8 @@ static void look(model *m)
     CHECK(memcmp(lq_kv_mass(&m->kv), m->mass, m->tokens * sizeof *m->mass) == 0);
     for (l = 0; l < desc.layers; l++) {
         if (has_own(l)) {
-            sealed = lq__kv_counts(&m->kv)[l].sealed;
+            size_t own = lq__kv_counts(&m->kv)[l].sealed;
+            sealed = sealed && sealed < own ? sealed : own;
             look_layer(m, l, m->tokens);
         }
     }
@@ -470,6 +498,10 @@ static void op_read(model *m)
     a = random_layout(count ? count : 1, heads_of(own), dims);
     data = layout_alloc(&a);
     out = layout_out(&a, data);
+    if (gone_of(m, l) > lq__kv_sequence_of(&m->kv)->sinks && first < gone_of(m, l)) {
+        free(data);
+        return; /* look_layer reads what is left there */
+    }
     CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count, NULL, 0) == LQ_OK);
     CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1, NULL, 0) ==
           LQ_E_RANGE);
@@ -484,44 +516,78 @@ static void op_read(model *m)
     free(data);
 }
 
+/* Whether the slots or marks of a layer are counted rightly. */
+static void check_stock(const lq__kv_pool *pool, const lq__kv_stock *stock, const uint32_t *refs)
+{
+    size_t used = 0;
+    size_t p;
+    for (p = 0; p < stock->count; p++) {
+        CHECK(refs[p] == lq__kv_refs(pool, stock)[p]);
+        used += refs[p] > 0;
+    }
+    CHECK(used + stock->free_count == stock->count);
+}
+
+/* The page table of a layer of a sequence. */
+static void check_table(const lq_kv *kv, const lq__kv_layer *layer, uint32_t *slots, uint32_t *marks)
+{
+    const lq__kv_page *page = lq__kv_pages(kv, layer);
+    const lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t at = lq__kv_sequence_of(kv)->sinks;
+    size_t p;
+    CHECK(count->pages <= lq__kv_pool_of(kv)->entries);
+    for (p = 0; p < count->pages; p++) {
+        CHECK(page[p].first == at && page[p].count >= 1 && page[p].at % 8 == 0);
+        CHECK(page[p].at + page[p].count <= 64 && page[p].epoch < count->epochs);
+        at += page[p].count;
+        if (page[p].slot == LQ__KV_NO) {
+            CHECK(layer->keep && at <= count->gone && page[p].mark == LQ__KV_NO);
+            continue;
+        }
+        slots[page[p].slot]++;
+        CHECK((page[p].mark != LQ__KV_NO) == (layer->marks.count > 0));
+        if (layer->marks.count) {
+            marks[page[p].mark]++;
+        }
+        if (p && page[p - 1].slot == page[p].slot) {
+            CHECK(page[p - 1].at + page[p - 1].count <= page[p].at);
+        }
+    }
+    CHECK(at == count->sealed || count->pages == 0);
+}
+
 /* What must always hold inside a block. */
 static void check_block(void)
 {
-    static uint32_t refs[4096];
+    static uint32_t slots[8192];
+    static uint32_t marks[8192];
     const lq__kv_pool *pool = NULL;
-    size_t used = 0;
+    uint32_t l;
     size_t i;
-    size_t p;
-    memset(refs, 0, sizeof refs);
     for (i = 0; i < 3; i++) {
-        if (models[i].live) {
-            const lq__kv_page *page = lq__kv_pages(&models[i].kv);
-            size_t at = lq__kv_sequence_of(&models[i].kv)->sinks;
-            pool = lq__kv_pool_of(&models[i].kv);
-            for (p = 0; p < lq__kv_sequence_of(&models[i].kv)->page_count; p++) {
-                refs[page[p].slot]++;
-                CHECK(page[p].first == at && page[p].count >= 1 && page[p].count <= 64);
-                at += page[p].count;
+        pool = models[i].live ? lq__kv_pool_of(&models[i].kv) : pool;
+    }
+    for (l = 0; pool && l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        memset(slots, 0, sizeof slots);
+        memset(marks, 0, sizeof marks);
+        for (i = 0; i < 3 && layer->kv_heads; i++) {
+            if (models[i].live) {
+                check_table(&models[i].kv, layer, slots, marks);
             }
-            CHECK(at == lq__kv_counts(&models[i].kv)[pool->first].sealed);
+        }
+        if (layer->kv_heads) {
+            check_stock(pool, &layer->slots, slots);
+            check_stock(pool, &layer->marks, marks);
         }
     }
-    if (!pool) {
-        return;
-    }
-    for (p = 0; p < pool->pages; p++) {
-        CHECK(refs[p] == lq__kv_refs(pool)[p]);
-        used += refs[p] > 0;
-    }
-    CHECK(used + pool->free_count == pool->pages);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3 && pool; i++) {
         if (models[i].live) {
             lq_kv_account a;
             CHECK(lq_kv_stats(&models[i].kv, &a) == LQ_OK);
             CHECK(a.page_bytes + a.free_bytes + a.raw_bytes + a.table_bytes + a.workspace_bytes ==
                   lq_kv_bytes(&desc));
-            CHECK(a.tokens == models[i].tokens && a.pages * pool->slot_bytes <= a.page_bytes);
-            CHECK(a.hot_tokens <= 64 * a.pages && a.hot_tokens <= a.tokens);
+            CHECK(a.tokens == models[i].tokens && a.hot_tokens <= a.tokens);
             CHECK(a.used_bytes <= a.page_bytes + a.raw_bytes + a.table_bytes);
             CHECK((a.f16_bytes > 0) == (a.tokens > 0));
         }
@@ -627,6 +693,7 @@ static void attend_layer(model *m, uint32_t l);
 static void mid_step(model *m, uint32_t l, size_t n)
 {
     m->tokens += n;
+    m->most = m->tokens > m->most ? m->tokens : m->most;
     look_layer(m, l, m->tokens);
     attend_layer(m, l);
     if (l + 1 < desc.layers && layers[l + 1].share == l + 1) {
@@ -703,6 +770,7 @@ static void op_append(model *m)
         }
     }
     m->tokens += n;
+    m->most = m->tokens > m->most ? m->tokens : m->most;
 }
 
 /* What must be refused, and leave everything as it was. */
@@ -748,6 +816,33 @@ static void op_bad(model *m)
     unchanged_end(before);
 }
 
+/* Whether the next token of each layer would find all that it sees. */
+static int can_truncate(const model *m, size_t n)
+{
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    uint32_t l;
+    for (l = 0; l < desc.layers && n > sinks; l++) {
+        size_t gone = has_own(l) ? gone_of(m, l) : sinks;
+        if (gone > sinks &&
+            (n < gone || m->positions[gone - 1] > m->positions[n - 1] + 1 - layers[l].window)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Tokens that all layers have sealed. */
+static size_t least_sealed(const model *m)
+{
+    size_t least = SIZE_MAX;
+    uint32_t l;
+    for (l = 0; l < desc.layers; l++) {
+        size_t own = lq__kv_counts(&m->kv)[l].sealed;
+        least = has_own(l) && own < least ? own : least;
+    }
+    return least;
+}
+
 static void op_truncate(model *m)
 {
     size_t t;
@@ -757,10 +852,16 @@ static void op_truncate(model *m)
     }
     CHECK(lq_kv_truncate(&m->kv, m->tokens + 1) == LQ_E_RANGE);
     look(m);
+    if (!can_truncate(m, n)) {
+        uint8_t *before = unchanged_begin();
+        CHECK(lq_kv_truncate(&m->kv, n) == LQ_E_RANGE);
+        unchanged_end(before);
+        return;
+    }
     CHECK(lq_kv_truncate(&m->kv, n) == LQ_OK);
     m->tokens = n;
     for (t = 0; t < n; t++) { /* what was hot and is raw now will be sealed again */
-        int raw = t >= lq__kv_counts(&m->kv)[lq__kv_pool_of(&m->kv)->first].sealed;
+        int raw = t >= least_sealed(m);
         m->recoded[t] = (uint8_t)(m->recoded[t] + (raw && m->lossy[t]));
         m->lossy[t] = raw && m->lossy[t] ? 1 : m->lossy[t];
     }
@@ -1057,6 +1158,28 @@ static void check_merge(const model *m, const attention *a, uint32_t own)
     }
 }
 
+/* Whether no query sees what the layer has given back. */
+static int in_sight(const model *m, const lq_kv_attend_desc *d)
+{
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    size_t gone = gone_of(m, d->layer);
+    uint32_t window = d->window == LQ_KV_NONE ? 0 : d->window ? d->window : layers[d->layer].window;
+    size_t i;
+    size_t t;
+    for (i = 0; i < d->queries; i++) {
+        int64_t at = d->positions ? lq__kv_nth_position(d->positions, i)
+                                  : m->positions[m->tokens - d->queries + i];
+        for (t = sinks > d->first ? sinks : d->first; t < gone; t++) {
+            if ((!d->count || t < d->first + d->count) &&
+                (d->all || m->positions[t] <= at) &&
+                (!window || m->positions[t] > at - (int64_t)window)) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
 static void attend_layer(model *m, uint32_t l)
 {
     attention a;
@@ -1064,6 +1187,11 @@ static void attend_layer(model *m, uint32_t l)
     size_t i;
     size_t h;
     random_attend(m, l, &a);
+    if (!in_sight(m, &a.d)) {
+        CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_RANGE);
+        attention_free(&a);
+        return;
+    }
     CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_OK);
     for (i = 0; i < a.d.queries; i++) {
         for (h = 0; h < a.d.heads; h++) {
@@ -1084,6 +1212,11 @@ static void attend_bad(model *m, uint32_t l)
     uint8_t *before = unchanged_begin();
     float bad = source_below(2) ? NAN : INFINITY;
     random_attend(m, l, &a);
+    if (!in_sight(m, &a.d)) {
+        unchanged_end(before);
+        attention_free(&a);
+        return;
+    }
     a.d.first = source_below((uint32_t)m->tokens + 1);
     a.d.count = m->tokens - a.d.first + 1;
     CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_RANGE);
@@ -1268,9 +1401,14 @@ static int same_epochs(const lq_kv *a, const lq_kv *b)
 /* Whether raw tokens lie alike, too: else attention adds them up in another order. */
 static int same_ring(const lq_kv *a, const lq_kv *b)
 {
-    size_t n = lq__kv_pool_of(a)->ring_tokens;
-    return same_epochs(a, b) && n == lq__kv_pool_of(b)->ring_tokens &&
-           lq__kv_sequence_of(a)->ring % n == lq__kv_sequence_of(b)->ring % n;
+    const lq__kv_pool *pool = lq__kv_pool_of(a);
+    size_t n = pool->ring_tokens;
+    uint32_t l;
+    int same = same_epochs(a, b) && n == lq__kv_pool_of(b)->ring_tokens;
+    for (l = 0; l < pool->layers && same; l++) {
+        same = lq__kv_counts(a)[l].ring % n == lq__kv_counts(b)[l].ring % n;
+    }
+    return same;
 }
 
 /* Loads into another block, of other room; both go on alike, to the bit. */
@@ -1299,10 +1437,10 @@ static void load_twin(file *f, model *m)
         random_attend(m, l, &a);
         a.d.mass = NULL;
         bytes = a.out_at.count * lq_type_bytes(a.out_at.real);
-        CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_OK);
+        CHECK(lq_kv_attend(&m->kv, &a.d) == (in_sight(m, &a.d) ? LQ_OK : LQ_E_RANGE));
         first = source_copy(a.out, bytes);
-        CHECK(lq_kv_attend(&kv, &a.d) == LQ_OK);
-        if (same_ring(&m->kv, &kv)) {
+        CHECK(lq_kv_attend(&kv, &a.d) == LQ_OK || layers[l].window);
+        if (in_sight(m, &a.d) && same_ring(&m->kv, &kv)) {
             CHECK(memcmp(first, a.out, bytes) == 0);
         }
         free(first);
@@ -1315,6 +1453,26 @@ static void load_twin(file *f, model *m)
     }
     file_free(&g);
     free(mem);
+}
+
+/* Whether there are slots for another sequence of these pages. */
+static int has_room(const lq_kv *kv)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t l;
+    size_t p;
+    for (l = 0; l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        const lq__kv_page *page = lq__kv_pages(kv, layer);
+        size_t slots = 0;
+        for (p = 0; layer->kv_heads && p < lq__kv_counts(kv)[l].pages; p++) {
+            slots += page[p].slot != LQ__KV_NO && (p == 0 || page[p - 1].slot != page[p].slot);
+        }
+        if (layer->kv_heads && slots > layer->slots.free_count) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 /* Saves, and loads into a second sequence of the block, which then lives on. */
@@ -1336,7 +1494,7 @@ static void op_save(model *m)
         CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_ARG);
     }
     CHECK(lq_kv_truncate(&models[i].kv, 0) == LQ_OK);
-    if (lq__kv_pool_of(&m->kv)->free_count >= lq__kv_sequence_of(&m->kv)->page_count) {
+    if (has_room(&m->kv)) {
         CHECK(file_load(&f, &models[i].kv, 8) == LQ_E_RANGE);
         load_damaged(&f, &models[i]);
         CHECK(file_open(&f) == LQ_OK && file_load(&f, &models[i].kv, 7) == LQ_OK);
@@ -1363,6 +1521,7 @@ static void op_rollback(model *m)
     size_t done = 0;
     look(m);
     n = LQ__MIN(n, lq_kv_room(&m->kv));
+    n = LQ__MIN(n, desc.step_tokens ? desc.step_tokens : 512);
     if (n == 0) {
         return;
     }
@@ -1377,9 +1536,10 @@ static void op_rollback(model *m)
             break;
         }
     }
+    m->most = m->tokens + n > m->most ? m->tokens + n : m->most;
     CHECK(lq_kv_truncate(&m->kv, m->tokens) == LQ_OK);
     for (t = 0; t < m->tokens; t++) {
-        int raw = t >= lq__kv_counts(&m->kv)[lq__kv_pool_of(&m->kv)->first].sealed;
+        int raw = t >= least_sealed(m);
         m->recoded[t] = (uint8_t)(m->recoded[t] + raw);
         if (raw || m->lossy[t] == 0) {
             m->lossy[t] = 1;
@@ -1413,6 +1573,7 @@ static void model_evict(model *m, const uint8_t *keep)
         to++;
     }
     m->tokens = to;
+    m->most = TOKENS_MOST + 1000; /* what was given back may be less far back now */
 }
 
 /* Whether values of LQ_E8 may have been coded again. */
@@ -1453,7 +1614,7 @@ static void op_evict(model *m)
     CHECK(lq_kv_evict(&m->kv, keep, m->tokens + 1) == LQ_E_ARG);
     status = lq_kv_evict(&m->kv, keep, m->tokens);
     if (status == LQ_E_SPACE) {
-        CHECK(lq__kv_pool_of(&m->kv)->free_count < lq__kv_sequence_of(&m->kv)->page_count);
+        CHECK(!has_room(&m->kv));
         look(m);
         check_block();
         return;

@@ -1395,7 +1395,13 @@ static void load_damaged(file *f, model *m)
 /* Whether both have room for as many means: else one may go on with those that the other renews. */
 static int same_epochs(const lq_kv *a, const lq_kv *b)
 {
-    return lq__kv_pool_of(a)->epochs == lq__kv_pool_of(b)->epochs;
+    uint32_t l;
+    int same = lq__kv_pool_of(a)->epochs == lq__kv_pool_of(b)->epochs;
+    for (l = 0; l < lq__kv_pool_of(a)->layers; l++) { /* and whether both give tokens back */
+        same = same && lq__kv_layers(lq__kv_pool_of(a))[l].keep ==
+                           lq__kv_layers(lq__kv_pool_of(b))[l].keep;
+    }
+    return same;
 }
 
 /* Whether raw tokens lie alike, too: else attention adds them up in another order. */

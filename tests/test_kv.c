@@ -1789,6 +1789,9 @@ static void cold_fill(lq_kv *kv, size_t tokens)
 }
 
 static void test_v_in_k_cold(const lq_tables *tables);
+static void test_slide_cold(const lq_tables *tables);
+static void fill(float *x, size_t count);
+static lq_kv_desc small_desc(void);
 
 static void test_cold(void)
 {
@@ -1869,9 +1872,345 @@ static void test_cold(void)
     free(workspace);
     file_free(&f);
     test_v_in_k_cold(pack.tables);
+    test_slide_cold(pack.tables);
     free(tables_mem);
     free(mem[0]);
     free(mem[1]);
+}
+
+/* ---- layers with windows ---- */
+enum { SLIDE_TOKENS = 2000, SLIDE_WINDOW = 100, SLIDE_STEP = 64, SLIDE_ROW = 2 * 32 };
+
+static float slide_x[2][SLIDE_TOKENS * SLIDE_ROW];
+
+/* Two layers with a window and one without; `keep`: nothing is given back. */
+static lq_kv_desc slide_desc(lq_kv_layer *l, int keep)
+{
+    lq_kv_desc d;
+    memset(&d, 0, sizeof d);
+    memset(l, 0, 3 * sizeof *l);
+    d.layers = 3;
+    d.kv_heads = 2;
+    d.k_dims = 32;
+    d.tokens = SLIDE_TOKENS;
+    d.layer = l;
+    d.step_tokens = keep ? SLIDE_TOKENS : SLIDE_STEP;
+    l[0].window = l[2].window = SLIDE_WINDOW;
+    return d;
+}
+
+static void slide_append(lq_kv *kv, size_t at, size_t n)
+{
+    lq_kv_view view[2];
+    uint32_t l;
+    int v;
+    memset(view, 0, sizeof view);
+    for (v = 0; v < 2; v++) {
+        view[v].data = slide_x[v] + at * SLIDE_ROW;
+    }
+    for (l = 0; l < 3; l++) {
+        CHECK(lq_kv_append(kv, l, &view[0], &view[1], NULL, n) == LQ_OK);
+    }
+}
+
+/* Attention of the last n tokens' queries in all layers. */
+static int slide_attend(const lq_kv *kv, size_t n, float *out)
+{
+    uint32_t l;
+    int status = LQ_OK;
+    for (l = 0; l < 3 && status == LQ_OK; l++) {
+        lq_kv_attend_desc a;
+        memset(&a, 0, sizeof a);
+        a.layer = l;
+        a.heads = 4;
+        a.queries = n;
+        a.q.data = slide_x[0] + 7;
+        a.out.data = out + l * n * 128;
+        status = lq_kv_attend(kv, &a);
+    }
+    return status;
+}
+
+/* A cache that gives tokens back is, for all that a query sees, the one that keeps them, to the bit;
+   and so are two that got their tokens in other steps. */
+static void test_slide(void)
+{
+    static float out[2][3 * 64 * 128];
+    static float read[2][64 * SLIDE_ROW];
+    lq_kv_layer l[3];
+    lq_kv_desc d[2];
+    lq_kv_account account[2];
+    lq_kv kv[3];
+    uint8_t *mem[3];
+    lq_kv_view_out o;
+    size_t i;
+    size_t t;
+    size_t gone;
+    float *all;
+    file f[2];
+    fill(slide_x[0], SLIDE_TOKENS * SLIDE_ROW);
+    fill(slide_x[1], SLIDE_TOKENS * SLIDE_ROW);
+    memset(&o, 0, sizeof o);
+    for (i = 0; i < 3; i++) {
+        d[i % 2] = slide_desc(l, i == 1);
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d[i % 2]));
+        CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d[i % 2]), &d[i % 2]) == LQ_OK);
+    }
+    for (i = 0; i < 2; i++) {
+        CHECK(lq_kv_stats(&kv[i], &account[i]) == LQ_OK);
+    }
+    printf("2000 tokens, 3 layers, windows of 100 in 2: pages of %lu bytes, all kept %lu\n",
+           (unsigned long)account[0].free_bytes, (unsigned long)account[1].free_bytes);
+    CHECK((double)account[0].free_bytes < 0.5 * (double)account[1].free_bytes);
+    CHECK(lq_kv_bytes(&d[1]) - lq_kv_bytes(&d[0]) >=
+          account[1].free_bytes - account[0].free_bytes);
+    for (t = 0; t < 1500; t += 50) {
+        slide_append(&kv[0], t, 50);
+        slide_append(&kv[1], t, 50);
+        CHECK(slide_attend(&kv[0], 50, out[0]) == LQ_OK);
+        CHECK(slide_attend(&kv[1], 50, out[1]) == LQ_OK);
+        CHECK(memcmp(out[0], out[1], sizeof out[0] / 64 * 50) == 0);
+    }
+    slide_append(&kv[2], 0, 1500);
+    CHECK(file_save(&f[0], &kv[0], 7) == LQ_OK && file_save(&f[1], &kv[2], 7) == LQ_OK);
+    CHECK(f[0].count == f[1].count && memcmp(f[0].bytes, f[1].bytes, f[0].count) == 0);
+    gone = lq__kv_counts(&kv[0])[0].gone;
+    CHECK(gone > 1200 && gone <= 1500 - SLIDE_WINDOW - SLIDE_STEP);
+    CHECK(lq__kv_counts(&kv[0])[1].gone == 0 && lq__kv_counts(&kv[1])[0].gone == 0);
+    CHECK(slide_attend(&kv[2], SLIDE_STEP, out[0]) == LQ_OK); /* of a longer step: its last ones */
+    all = (float *)source_alloc(sizeof(float) * 3 * 1500 * 128);
+    CHECK(slide_attend(&kv[2], 1500, all) == LQ_E_RANGE);
+    free(all);
+    o.data = read[0];
+    CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, gone - 1, 1, NULL, 0) == LQ_E_RANGE);
+    CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, gone, 64, NULL, 0) == LQ_OK);
+    o.data = read[1];
+    CHECK(lq_kv_read(&kv[1], 0, LQ_V, &o, gone, 64, NULL, 0) == LQ_OK);
+    CHECK(memcmp(read[0], read[1], sizeof read[0]) == 0);
+    CHECK(lq_kv_truncate(&kv[0], 1300) == LQ_E_RANGE && lq_kv_tokens(&kv[0]) == 1500);
+    CHECK(lq_kv_truncate(&kv[0], 1500 - SLIDE_STEP) == LQ_OK);
+    CHECK(lq_kv_truncate(&kv[1], 1500 - SLIDE_STEP) == LQ_OK);
+    CHECK(slide_attend(&kv[0], 1, out[0]) == LQ_OK && slide_attend(&kv[1], 1, out[1]) == LQ_OK);
+    CHECK(memcmp(out[0], out[1], sizeof out[0] / 64) == 0);
+    CHECK(file_open(&f[0]) == LQ_OK && lq_kv_truncate(&kv[2], 0) == LQ_OK);
+    CHECK(file_load(&f[0], &kv[2], 7) == LQ_OK && lq_kv_tokens(&kv[2]) == 1500);
+    slide_append(&kv[2], 1500, 500);
+    CHECK(lq_kv_room(&kv[2]) == 0);
+    for (i = 0; i < 3; i++) {
+        free(mem[i]);
+    }
+    file_free(&f[0]);
+    file_free(&f[1]);
+}
+
+/* Packed and unpacked, a sequence of which layers gave tokens back: the rest is there, with each
+   layer's own RoPE undone and applied; what is not stays so. */
+static void test_slide_cold(const lq_tables *tables)
+{
+    static float other[16];
+    lq_kv_layer l[3];
+    lq_kv_desc d = slide_desc(l, 0);
+    lq_kv_pack_desc pack;
+    lq_archive_writer writer;
+    lq_archive_group_desc group;
+    lq_rope ropes[2];
+    lq_kv kv[2];
+    uint8_t *mem[2];
+    uint8_t *workspace;
+    lq_kv_view_out o;
+    size_t needed;
+    size_t directory;
+    size_t i;
+    uint32_t k;
+    file f;
+    memset(ropes, 0, sizeof ropes);
+    memset(&pack, 0, sizeof pack);
+    memset(&o, 0, sizeof o);
+    for (i = 0; i < 16; i++) {
+        freqs[i] = (float)pow(1e4, -(double)i / 16);
+        other[i] = (float)pow(1e6, -(double)i / 16);
+    }
+    ropes[0].freqs = freqs;
+    ropes[1].freqs = other;
+    ropes[0].rotary_dims = ropes[1].rotary_dims = 32;
+    d.rope = &ropes[0];
+    l[1].rope = &ropes[1]; /* the layer that sees all has another base */
+    d.k.kind = d.v.kind = LQ_KV_HOT;
+    d.k.bits = d.v.bits = 8;
+    for (i = 0; i < 2; i++) {
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d), &d) == LQ_OK);
+    }
+    slide_append(&kv[0], 0, 1500);
+    CHECK(lq_kv_shift(&kv[0], 700, 800, 1000) == LQ_OK);
+    pack.tables = tables;
+    pack.k_step = pack.v_step = 0.2f;
+    CHECK(lq_kv_pack_bytes(&kv[0], &pack, &needed, &directory) == LQ_OK);
+    workspace = (uint8_t *)source_alloc(needed);
+    file_write(&f, &writer, (size_t)1 << 22, directory);
+    CHECK(lq_kv_pack(&kv[0], &writer, &pack, workspace, needed) == LQ_OK);
+    CHECK(lq_archive_finish(&writer) == LQ_OK);
+    free(workspace);
+    f.count = (size_t)writer.offset;
+    CHECK(file_open(&f) == LQ_OK);
+    for (k = 0; k < 6; k += 2) {
+        uint32_t first;
+        CHECK(lq_archive_group(&f.reader, 0, &group, NULL, 0) == LQ_OK);
+        first = group.rope;
+        CHECK(lq_archive_group(&f.reader, k, &group, NULL, 0) == LQ_OK);
+        CHECK((group.rope == first) == (k != 2) && group.rope != LQ_ARCHIVE_NONE);
+    }
+    needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
+    workspace = (uint8_t *)source_alloc(needed);
+    CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
+    CHECK(lq_kv_tokens(&kv[1]) == 1500);
+    for (k = 0; k < 6; k++) {
+        size_t gone = lq__kv_counts(&kv[0])[k / 2].gone;
+        size_t n = 1500 - gone;
+        double error = 0;
+        CHECK((gone > 1000) == (k / 2 != 1));
+        for (i = 0; i < 2; i++) {
+            o.data = wide_x[i];
+            CHECK(lq_kv_read(&kv[i], k / 2, 1 + k % 2, &o, gone, n, NULL, 0) == LQ_OK);
+        }
+        for (i = 0; i < n * SLIDE_ROW; i++) {
+            error += pow((double)wide_x[0][i] - (double)wide_x[1][i], 2) / (double)(n * SLIDE_ROW);
+        }
+        CHECK(error < 0.09 * 0.09); /* of steps of .2: .058 */
+        CHECK(lq_kv_read(&kv[1], k / 2, 1 + k % 2, &o, gone - (gone > 0), 1, NULL, 0) ==
+              (gone ? LQ_E_RANGE : LQ_OK));
+        o.data = wide_x[0];
+        CHECK(lq_kv_read(&kv[1], k / 2, LQ_V, &o, 0, 4, NULL, 0) == LQ_OK); /* sinks */
+        CHECK(fabs((double)wide_x[0][5] - (double)slide_x[1][5]) < 1e-2);
+    }
+    CHECK(slide_attend(&kv[1], 1, wide_x[0]) == LQ_OK);
+    slide_append(&kv[1], 1500, 100);
+    free(workspace);
+    file_free(&f);
+    free(mem[0]);
+    free(mem[1]);
+}
+
+/* A shift turns the keys of each layer by its own RoPE. */
+static void test_two_bases(void)
+{
+    static float x[20 * 32];
+    static float other[8];
+    lq_kv_layer l[3];
+    lq_kv_desc d;
+    lq_rope ropes[3];
+    lq_kv_view view;
+    lq_kv_view_out out;
+    lq_kv kv;
+    uint8_t *mem;
+    uint32_t k;
+    size_t i;
+    memset(&d, 0, sizeof d);
+    memset(l, 0, sizeof l);
+    memset(ropes, 0, sizeof ropes);
+    memset(&view, 0, sizeof view);
+    memset(&out, 0, sizeof out);
+    for (i = 0; i < 8; i++) {
+        freqs[i] = (float)pow(1e4, -(double)i / 8);
+        other[i] = (float)pow(1e6, -(double)i / 8);
+    }
+    ropes[0].freqs = freqs;
+    ropes[0].rotary_dims = 16;
+    ropes[1].freqs = other;
+    ropes[1].rotary_dims = 12;
+    ropes[1].layout = LQ_ROPE_ADJACENT;
+    ropes[1].magnitude = 1.5f; /* keys have it already */
+    d.layers = 3;
+    d.kv_heads = 1;
+    d.k_dims = 32;
+    d.tokens = 20;
+    d.type = LQ_F32;
+    d.layer = l;
+    d.rope = &ropes[0];
+    l[1].rope = &ropes[1];
+    l[1].rope_first = 5;
+    l[2].rope = &ropes[2]; /* none */
+    fill(x, 20 * 32);
+    view.data = x;
+    mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    for (k = 0; k < 3; k++) {
+        CHECK(lq_kv_append(&kv, k, &view, &view, NULL, 20) == LQ_OK);
+    }
+    CHECK(lq_kv_shift(&kv, 0, 20, 123456789) == LQ_OK);
+    for (k = 0; k < 3; k++) {
+        out.data = wide_x[0];
+        CHECK(lq_kv_read(&kv, k, LQ_K, &out, 0, 20, NULL, 0) == LQ_OK);
+        for (i = 0; i < 20 * 32; i++) {
+            size_t c = i % 32;
+            double a = (double)x[i];
+            double b;
+            if (k == 0 && c < 16) {
+                b = (double)x[c < 8 ? i + 8 : i - 8];
+                source_rope_pair(c < 8 ? &a : &b, c < 8 ? &b : &a, 123456789, (double)freqs[c % 8],
+                                 1, 0);
+            } else if (k == 1 && c >= 5 && c < 17) {
+                int second = (c - 5) % 2;
+                b = (double)x[second ? i - 1 : i + 1];
+                source_rope_pair(second ? &b : &a, second ? &a : &b, 123456789,
+                                 (double)other[(c - 5) / 2], 1, 0);
+            }
+            CHECK(fabs(a - (double)wide_x[0][i]) < 4e-6);
+        }
+    }
+    free(mem);
+}
+
+/* A cache saved in a block that is smaller than its sinks or window loads into a larger one and goes
+   on there like one that was made in it. */
+static void test_grow(void)
+{
+    static float x[300 * 2 * 32];
+    static const size_t tokens[6] = {1, 3, 8, 40, 63, 90};
+    lq_kv_view view;
+    size_t i;
+    size_t s;
+    int how;
+    fill(x, sizeof x / 4);
+    memset(&view, 0, sizeof view);
+    view.data = x;
+    for (i = 0; i < 6; i++) {
+        for (how = 0; how < 4; how++) { /* defaults; sinks above; full or not */
+            lq_kv_desc d = small_desc();
+            lq_kv kv[3];
+            uint8_t *mem[3];
+            file f[2];
+            uint32_t l;
+            size_t n = how % 2 ? (tokens[i] + 1) / 2 : tokens[i];
+            d.window = 0;
+            d.v_dims = 16;
+            d.sinks = how / 2 ? 70 : 0;
+            for (s = 0; s < 3; s++) {
+                d.tokens = s ? 300 : tokens[i];
+                mem[s] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+                CHECK(lq_kv_init(&kv[s], mem[s], lq_kv_bytes(&d), &d) == LQ_OK);
+            }
+            for (l = 0; l < 2; l++) {
+                CHECK(lq_kv_append(&kv[0], l, &view, &view, NULL, n) == LQ_OK);
+                CHECK(lq_kv_append(&kv[2], l, &view, &view, NULL, n) == LQ_OK);
+            }
+            CHECK(file_save(&f[0], &kv[0], 7) == LQ_OK && file_open(&f[0]) == LQ_OK);
+            CHECK(file_load(&f[0], &kv[1], 7) == LQ_OK && lq_kv_tokens(&kv[1]) == n);
+            file_free(&f[0]);
+            for (s = 1; s < 3; s++) {
+                for (l = 0; l < 2; l++) {
+                    CHECK(lq_kv_append(&kv[s], l, &view, &view, NULL, 300 - n) == LQ_OK);
+                }
+                CHECK(file_save(&f[s - 1], &kv[s], 7) == LQ_OK);
+            }
+            CHECK(f[0].count == f[1].count && memcmp(f[0].bytes, f[1].bytes, f[0].count) == 0);
+            file_free(&f[0]);
+            file_free(&f[1]);
+            for (s = 0; s < 3; s++) {
+                free(mem[s]);
+            }
+        }
+    }
 }
 
 static void test_policies(void)
@@ -2700,6 +3039,9 @@ static void fixed_tests(void)
     test_create();
     test_merge();
     test_policies();
+    test_two_bases();
+    test_slide();
+    test_grow();
     test_cold();
     test_v_in_k();
     test_v_in_k_bytes();

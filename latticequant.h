@@ -294,8 +294,8 @@
              against attackers rely on the status alone.
    Exact     The same input with the same profile gives the same bytes, and the same bytes the same
              integers, on every CPU, compiler and flag set, -ffast-math included. The last step to
-             floats may differ in the last bit; where RoPE is part of that step and its two terms
-             cancel, in the last bit of the larger of them. Calibration (lq_klt_*, rates) computes in
+             floats may differ in the last bit; where RoPE is part of that step and its terms
+             cancel, in the last bit of the larger term. Calibration (lq_klt_*, rates) computes in
              floats: the same in one build at one CPU level; the profile that it writes is exact
              anywhere.
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
@@ -1375,7 +1375,9 @@ typedef struct lq_kv_policy {
 /* A layer that differs from the others. {0}: as the descriptor of the cache says.
      kv_heads   default 0: the cache's; LQ_KV_NONE: the layer has no keys and values
      k_dims, v_dims  of a head, multiples of 8 up to 1024; default 0: the cache's
-     window     sliding attention: a query sees the last `window` positions; default 0: all
+     window     sliding attention: a query sees the last `window` positions; default 0: all. Where
+                that and step_tokens together are clearly less than `tokens`, the layer gives back
+                what is behind, and has no room for more
      share      1 + the layer whose keys and values it attends instead of its own; default 0: none
      k, v       policies; default {0}: the cache's
      heads      (2, kv_heads) of single heads, keys first; {0}: the layer's; default NULL: none
@@ -1427,6 +1429,9 @@ typedef struct lq_kv_layer {
                 a constant, and multiply that of the queries. Default 0: values of their own
      rope_first dim of the keys where the part begins that rope rotates, and which holds it; default
                 0
+     step_tokens  a layer with a window keeps what the queries of that many last tokens see: so many
+                may come in one step and be attended, and be dropped again; default 0: 512. Of
+                `tokens`: nothing is ever given back
    In a cache that is sparse or has warm streams tokens leave the ring in groups of 64, else of 8.
    Everything is copied but tables and profiles, which must outlive the cache. */
 typedef struct lq_kv_desc {
@@ -1449,6 +1454,7 @@ typedef struct lq_kv_desc {
     int sparse;
     uint32_t v_in_k;
     uint32_t rope_first;
+    size_t step_tokens;
 } lq_kv_desc;
 
 /* One sequence. Lives in the caller's memory, its contents in a block; both fields are private.
@@ -1585,7 +1591,8 @@ typedef struct lq_kv_attend_desc {
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv);
 
 /* LQ_E_ARG: desc not valid; LQ_E_SPACE: workspace too small; LQ_E_RANGE: more queries than tokens
-   without positions, or a range beyond the tokens; LQ_E_DATA: q not finite. out may hold anything
+   without positions, a range beyond the tokens, or a query that sees tokens which the layer has
+   given back (lq_kv_desc.step_tokens); LQ_E_DATA: q not finite. out may hold anything
    then, mass is unchanged. Where a query sees no token out is 0. */
 LQ_API LQ_MUST int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc);
 
@@ -1599,7 +1606,7 @@ LQ_API LQ_MUST int lq_attend_merge(float *out, float *lse, const float *out2, co
      dst        (count, kv_heads, dims)
      workspace  lq_kv_read_bytes(kv), any alignment; NULL: the block's own, which one thread at a
                 time may use
-   LQ_E_ARG; LQ_E_RANGE: no such tokens; LQ_E_SPACE: workspace too small. */
+   LQ_E_ARG; LQ_E_RANGE: no such tokens, or given back; LQ_E_SPACE: workspace too small. */
 LQ_API LQ_MUST int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream,
                               const lq_kv_view_out *dst, size_t first, size_t count,
                               void *workspace, size_t workspace_bytes);
@@ -1609,7 +1616,8 @@ LQ_API size_t lq_kv_read_bytes(const lq_kv *kv);
 /* Drops all tokens from `tokens` on, in all layers; within a step this also ends the step. Up to 7
    tokens (63 in a cache that is sparse or has warm streams) before a cut behind the window become
    raw again, as they decode.
-   LQ_E_ARG; LQ_E_RANGE: a layer has fewer. */
+   LQ_E_ARG; LQ_E_RANGE: a layer has fewer, or has given back what the next token would see: up to
+   step_tokens can always be dropped, and all up to the sinks. */
 LQ_API LQ_MUST int lq_kv_truncate(lq_kv *kv, size_t tokens);
 
 /* What is where, in bytes. The first five add up to lq_kv_bytes.
@@ -1619,13 +1627,14 @@ LQ_API LQ_MUST int lq_kv_truncate(lq_kv *kv, size_t tokens);
      table_bytes      positions, page tables, means, geometry
      workspace_bytes  scratch of append, attend and read
    and of this sequence:
-     tokens, pages    pages: those of it, shared or not
-     hot_tokens       in pages; the others are raw
+     tokens, pages    pages: of the first layer that has its own, shared or not
+     hot_tokens       of that layer, in pages or given back; the others are raw
      clipped          keys and values of a head that came with no scale of their own, since they
                       were 2^20 times smaller than others of their page: they are zeros
      used_bytes       tiles, coded pages, their means and classes, and raw tokens that it reads
      bits             of used_bytes a number, raw tokens included
-     f16_bytes        what the same tokens take as f16, values that are among the keys once */
+     f16_bytes        what the same tokens take as f16, without those that layers gave back; values
+                      that are among the keys once */
 typedef struct lq_kv_account {
     size_t page_bytes;
     size_t free_bytes;
@@ -1679,8 +1688,8 @@ LQ_API float *lq_kv_mass(lq_kv *kv);
 
 /* Drops the tokens whose keep is 0, in all layers; the others keep their positions and move up.
    Their codes move as they are, but for values of LQ_E8 tiles: those are coded again where they
-   moved. Pages of different means or steps are not mixed, so up to 63 tokens of room may be lost
-   for each of them.
+   moved. Tokens of different means stand side by side, each from a multiple of 8 on, so there is
+   room for about as many as have gone.
      keep  (lq_kv_tokens) bytes
    LQ_E_ARG: also tokens is not lq_kv_tokens; LQ_E_RANGE: within a step; LQ_E_SPACE: pages that are
    shared must change, and there are none free for copies, or no room to code warm pages again. */
@@ -22878,6 +22887,14 @@ typedef struct lq__kv_head {
     lq__warm_kind warm[2];
 } lq__kv_head;
 
+/* Slots, or marks, of a layer: counted by the entries of page tables that name them. */
+typedef struct lq__kv_stock {
+    size_t count;
+    size_t free_count;
+    size_t refs; /* offsets in the block: (count) uint32, */
+    size_t free; /* and those that are free */
+} lq__kv_stock;
+
 typedef struct lq__kv_layer {
     uint32_t kv_heads;
     uint32_t k_dims;
@@ -22889,7 +22906,16 @@ typedef struct lq__kv_layer {
     uint32_t previous; /* layer before it that has its own; LQ__KV_NO: it is the first */
     size_t head;       /* its first one */
     size_t slab;       /* offset of its slots in the block */
-    size_t page_bytes;
+    size_t page_bytes; /* of a slot; 0: all heads are warm */
+    lq__kv_stock slots;
+    lq__kv_stock marks; /* none, where nothing is warm or sparse */
+    size_t blobs;       /* offset in the block: (2, marks) uint32, see LQ__KV_RESERVED */
+    size_t table;       /* offset in a sequence: (entries) lq__kv_page */
+    size_t keep;        /* that many last tokens stay; 0: all */
+    size_t need;        /* slots that a sequence needs for them */
+    size_t arena;       /* units of blobs that it may have, */
+    size_t held;        /* has, */
+    size_t reserved;    /* and is to get */
     size_t ring[2];    /* offsets in a sequence: of keys, of values (kv_heads, ring, dims) */
     size_t sink[2];    /* likewise (kv_heads, sinks, dims) */
     size_t sums[2];    /* (kv_heads, dims) int64, in 2^-14 */
@@ -22897,7 +22923,7 @@ typedef struct lq__kv_layer {
     size_t least[2];   /* units of a blob that room is made for */
     size_t most[2];    /* and at most */
     size_t fit[2];     /* (kv_heads, 2, dims + 1) int64: sums of lq_fit */
-    size_t bounds;     /* offset in the block: (pages, kv_heads, 2 k_dims + 4), see lq__kv_bound */
+    size_t bounds;     /* offset in the block: (marks, kv_heads, 2 k_dims + 4), see lq__kv_bound */
     size_t numbers[2]; /* (epochs of K or V, number_bytes): see lq__kv_numbers */
     size_t number_bytes[2];
     size_t shapes; /* (shapes, kv_heads, shape_bytes): see lq__kv_shape */
@@ -22911,10 +22937,14 @@ typedef struct lq__kv_layer {
     size_t freqs; /* of its own rope: offset among all */
 } lq__kv_layer;
 
+/* An entry of a layer's page table: tokens of one epoch that lie side by side in a slot. Several
+   may be in one slot, one after the other, after tokens were dropped. */
 typedef struct lq__kv_page {
     size_t first; /* token */
     uint32_t count;
-    uint32_t slot;
+    uint32_t slot; /* LQ__KV_NO: given back */
+    uint32_t at;   /* column of the first token */
+    uint32_t mark; /* names its blobs and bounds */
     uint32_t epoch;
     uint32_t fit; /* 1: the epoch's means are made when it begins */
 } lq__kv_page;
@@ -22923,19 +22953,20 @@ typedef struct lq__kv_count {
     size_t tokens;
     size_t sealed;
     size_t added; /* tokens in the sums: all that were ever sealed */
+    size_t gone;  /* tokens from the sinks up to here have been given back */
+    size_t ring;  /* token t is at (t + ring) % ring_tokens */
+    size_t pages; /* entries of its table */
     size_t credit[2]; /* units of blobs that the next may take beyond the room made for it */
+    uint32_t epochs;
+    uint32_t opened; /* pages begun */
 } lq__kv_count;
 
 typedef struct lq__kv_sequence {
     uint32_t used;
-    uint32_t epochs;
     uint32_t turned; /* 1: a token is not at the position it was rotated for */
-    uint32_t opened; /* pages begun */
     size_t tokens;
     size_t sinks;
     size_t clipped; /* vectors that had no scale of their own */
-    size_t ring; /* token t is at (t + ring) % ring_tokens */
-    size_t page_count;
 } lq__kv_sequence;
 
 typedef struct lq__kv_pool {
@@ -22956,20 +22987,19 @@ typedef struct lq__kv_pool {
     size_t arena; /* units, from arena_at: */
     size_t bump;  /* where the next blob begins */
     size_t held;  /* in use below it */
-    size_t reserved;
-    size_t slot_most;
-    size_t slot_least; /* what room is made for */
-    size_t blob_at;
+    size_t blob_most;  /* units */
     size_t classes_at; /* lq__warm_classes */
     size_t bounds_at;
-    size_t slot_bounds;
+    size_t bounds_bytes;
     size_t arena_at;
     size_t warm_at;
     size_t tokens;
-    size_t pages;      /* in all */
-    size_t page_count; /* that a sequence's table holds */
-    size_t free_count;
+    size_t pages;      /* in all, of a layer that keeps all tokens */
+    size_t page_count; /* of a sequence of `tokens` */
+    size_t entries;    /* that a page table holds */
+    size_t step_tokens;
     size_t ring_tokens;
+    size_t sink_tokens; /* room for sinks */
     size_t k_dims; /* largest */
     size_t v_dims;
     size_t layer_at;
@@ -22978,9 +23008,10 @@ typedef struct lq__kv_pool {
     size_t freqs_at;
     size_t circles; /* pairs of all */
     size_t circle_at;
-    size_t refs_at;
-    size_t free_at;
+    size_t stock_at;
+    size_t stock_bytes;
     size_t evict_at; /* old pages, then moves or scores */
+    size_t blob_at;  /* one that is being moved */
     size_t keep_at;
     size_t append_at;
     size_t attend_at;
@@ -22988,14 +23019,13 @@ typedef struct lq__kv_pool {
     size_t sequence_at;
     size_t sequence_bytes;
     size_t counts_at; /* from here in a sequence */
-    size_t pages_at;
     size_t positions_at;
     size_t turns_at;
     size_t mass_at;
     size_t raw_at;
     size_t raw_bytes;
     size_t slab_at;
-    size_t slot_bytes;
+    size_t slab_bytes;
     size_t total;
     uint32_t turns; /* 1: the keys of some layer do */
     lq_allocator allocator;
@@ -23026,14 +23056,15 @@ LQ__INLINE uint32_t *lq__kv_slice_dims(const lq__kv_pool *pool, const lq__kv_lay
            (v ? layer->kv_heads : 0);
 }
 
-LQ__INLINE uint32_t *lq__kv_refs(const lq__kv_pool *pool)
+/* (count) how many entries name each. */
+LQ__INLINE uint32_t *lq__kv_refs(const lq__kv_pool *pool, const lq__kv_stock *stock)
 {
-    return (uint32_t *)(void *)lq__kv_at(pool, pool->refs_at);
+    return (uint32_t *)(void *)lq__kv_at(pool, stock->refs);
 }
 
-LQ__INLINE uint32_t *lq__kv_free_slots(const lq__kv_pool *pool)
+LQ__INLINE uint32_t *lq__kv_unused(const lq__kv_pool *pool, const lq__kv_stock *stock)
 {
-    return (uint32_t *)(void *)lq__kv_at(pool, pool->free_at);
+    return (uint32_t *)(void *)lq__kv_at(pool, stock->free);
 }
 
 LQ__INLINE lq__kv_pool *lq__kv_pool_of(const lq_kv *kv)
@@ -23056,9 +23087,15 @@ LQ__INLINE lq__kv_count *lq__kv_counts(const lq_kv *kv)
     return (lq__kv_count *)(void *)lq__kv_in(kv, lq__kv_pool_of(kv)->counts_at);
 }
 
-LQ__INLINE lq__kv_page *lq__kv_pages(const lq_kv *kv)
+LQ__INLINE lq__kv_count *lq__kv_count_of(const lq_kv *kv, const lq__kv_layer *layer)
 {
-    return (lq__kv_page *)(void *)lq__kv_in(kv, lq__kv_pool_of(kv)->pages_at);
+    return lq__kv_counts(kv) + layer->owner;
+}
+
+/* The page table of a layer with keys and values of its own. */
+LQ__INLINE lq__kv_page *lq__kv_pages(const lq_kv *kv, const lq__kv_layer *layer)
+{
+    return (lq__kv_page *)(void *)lq__kv_in(kv, layer->table);
 }
 
 LQ__INLINE int64_t *lq__kv_positions(const lq_kv *kv)
@@ -23106,11 +23143,11 @@ LQ__INLINE size_t lq__kv_bound_bytes(const lq__kv_pool *pool, const lq__kv_layer
     return pool->sparse ? 2 * (size_t)layer->k_dims + 4 : 0;
 }
 
-LQ__INLINE uint8_t *lq__kv_bounds(const lq__kv_pool *pool, const lq__kv_layer *layer, uint32_t slot,
+LQ__INLINE uint8_t *lq__kv_bounds(const lq__kv_pool *pool, const lq__kv_layer *layer, uint32_t mark,
                                   size_t head)
 {
     return lq__kv_at(pool, layer->bounds) +
-           ((size_t)slot * layer->kv_heads + head) * lq__kv_bound_bytes(pool, layer);
+           ((size_t)mark * layer->kv_heads + head) * lq__kv_bound_bytes(pool, layer);
 }
 
 LQ__INLINE int lq__kv_is_warm(const lq__kv_head *head, int v)
@@ -23171,11 +23208,11 @@ LQ__STATIC size_t lq__kv_blob_size(const lq__kv_pool *pool, const uint8_t *blob)
     return bytes;
 }
 
-/* Where a slot's blob of a layer's keys or values is: see LQ__KV_RESERVED. */
-LQ__INLINE uint32_t *lq__kv_blob_ref(const lq__kv_pool *pool, size_t layer, int v, uint32_t slot)
+/* Where the blob of a layer's keys or values is that a mark names: see LQ__KV_RESERVED. */
+LQ__INLINE uint32_t *lq__kv_blob_ref(const lq__kv_pool *pool, size_t layer, int v, uint32_t mark)
 {
-    return (uint32_t *)(void *)lq__kv_at(pool, pool->blob_at) +
-           (2 * layer + (size_t)v) * pool->pages + slot;
+    const lq__kv_layer *own = lq__kv_layers(pool) + layer;
+    return (uint32_t *)(void *)lq__kv_at(pool, own->blobs) + (size_t)v * own->marks.count + mark;
 }
 
 /* NULL: there is none. */
@@ -23468,8 +23505,6 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
         if (layer->warm[v]) {
             layer->most[v] = lq__kv_units(layer->most[v]);
             layer->least[v] = lq__kv_units(least);
-            pool->slot_most += layer->most[v];
-            pool->slot_least += layer->least[v];
         }
     }
     layer->page_bytes = used;
@@ -23487,9 +23522,10 @@ LQ__STATIC void lq__kv_measure_sequence(const lq__kv_pool *pool, lq__kv_layer *l
     if (raw) {
         layer->ring[0] = lq__kv_take(used, pool->ring_tokens, k * size);
         layer->ring[1] = lq__kv_take(used, pool->ring_tokens, v * size);
-        layer->sink[0] = lq__kv_take(used, pool->sinks, k * size);
-        layer->sink[1] = lq__kv_take(used, pool->sinks, v * size);
+        layer->sink[0] = lq__kv_take(used, pool->sink_tokens, k * size);
+        layer->sink[1] = lq__kv_take(used, pool->sink_tokens, v * size);
     } else {
+        layer->table = lq__kv_take(used, k ? pool->entries : 0, sizeof(lq__kv_page));
         for (i = 0; i < 2; i++) {
             layer->numbers[i] =
                 lq__kv_take(used, lq__kv_epochs_of(i, pool->epochs), layer->number_bytes[i]);
@@ -23530,7 +23566,8 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
         (!desc->rope && desc->rope_first)) {
         return 0;
     }
-    pool->sinks = (uint32_t)LQ__MIN((size_t)pool->sinks, pool->tokens);
+    pool->sink_tokens = LQ__MIN((size_t)pool->sinks, pool->tokens);
+    pool->step_tokens = desc->step_tokens ? desc->step_tokens : 512;
     pool->warm = lq__kv_any_warm(desc);
     pool->sparse = desc->sparse;
     pool->granule = pool->warm || pool->sparse ? LQ__HOT_TOKENS : LQ__HOT_GRANULE;
@@ -23542,17 +23579,18 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     pool->page_count = lq__kv_pages_of(pool, pool->tokens);
     pool->epochs = pool->page_count > 1 ? 2 * lq__log2_floor(pool->page_count) : 1;
     pool->pages = desc->pages;
+    pool->entries = pool->page_count * (pool->warm ? 2 : 1) + pool->epochs + 8;
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return 0;
     }
-    return pool->pages < LQ__KV_NO;
+    return pool->pages < LQ__KV_NO / 4;
 }
 
 /* Scores of pages, and which are attended. */
 LQ__INLINE size_t lq__kv_choice_bytes(const lq__kv_pool *pool)
 {
     size_t parted = (2 * LQ__HOT_ROWS + 1) * (size_t)pool->k_dims;
-    return lq__align64(4 * parted + pool->page_count * 5);
+    return lq__align64(4 * parted + pool->entries * 5);
 }
 
 /* Scratch of evict, and of append and read: 64 tokens of a head, a mean, the means of eight rows, a
@@ -23561,8 +23599,9 @@ LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
 {
     size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
     size_t floats = (LQ__HOT_TOKENS + 1 + 8 + 1) * dims;
-    pool->evict_at = lq__kv_take(used, pool->tokens + pool->page_count * 9, 4);
+    pool->evict_at = lq__kv_take(used, pool->tokens + pool->entries * 8, 4);
     pool->keep_at = lq__kv_take(used, pool->tokens, 1);
+    pool->blob_at = lq__kv_take(used, pool->blob_most, LQ__KV_BLOB);
     pool->append_at = lq__kv_take(used, 1, 4 * floats + lq__hot_work_bytes(dims));
     pool->attend_bytes = lq__kv_reader_bytes(pool->k_dims, pool->v_dims);
     pool->warm_at = *used;
@@ -23589,6 +23628,47 @@ LQ__STATIC uint32_t lq__kv_first_like(const lq_kv_desc *desc, uint32_t l)
     return l;
 }
 
+/* How many slots and marks a layer has. Of one with a window that is less than `tokens`, a sequence
+   needs those of the last tokens that a query sees, as many begun and ended within a slot, and what
+   eviction and truncation leave unused. */
+LQ__STATIC int lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *layer)
+{
+    size_t warm = layer->warm[0] + layer->warm[1];
+    size_t spare = (pool->entries - pool->page_count) * pool->sequences;
+    size_t pages = pool->pages;
+    size_t units;
+    layer->keep = 0;
+    if (layer->window && layer->window <= pool->tokens && pool->step_tokens <= pool->tokens) {
+        size_t keep = layer->window + pool->step_tokens;
+        layer->need = (keep + 2 * LQ__HOT_TOKENS - 1) / LQ__HOT_TOKENS;
+        if (layer->need + 2 + pool->epochs / 8 < pool->page_count) {
+            layer->keep = keep;
+            pages = (layer->need + 2 + pool->epochs / 8) * pool->sequences;
+            pages = LQ__MIN(pages, pool->pages);
+        }
+    }
+    layer->marks.count = warm || pool->sparse ? pages + spare : 0;
+    layer->slots.count = layer->page_bytes ? pages : layer->marks.count;
+    if (!lq__mul_ok(&layer->arena, pages, layer->least[0] + layer->least[1]) ||
+        !lq__mul_ok(&units, pool->sequences,
+                    layer->most[0] + layer->most[1] - layer->least[0] - layer->least[1]) ||
+        !lq__add_ok(&layer->arena, layer->arena, units) ||
+        !lq__add_ok(&pool->arena, pool->arena, layer->arena)) {
+        return 0;
+    }
+    pool->blob_most = LQ__MAX(pool->blob_most, LQ__MAX(layer->most[0], layer->most[1]));
+    layer->slots.refs = lq__kv_take(&pool->stock_bytes, layer->slots.count, 4);
+    layer->slots.free = lq__kv_take(&pool->stock_bytes, layer->slots.count, 4);
+    layer->marks.refs = lq__kv_take(&pool->stock_bytes, layer->marks.count, 4);
+    layer->marks.free = lq__kv_take(&pool->stock_bytes, layer->marks.count, 4);
+    layer->blobs = lq__kv_take(&pool->stock_bytes, warm ? layer->marks.count : 0, 8);
+    layer->slab = lq__kv_take(&pool->slab_bytes, layer->slots.count, layer->page_bytes);
+    layer->bounds = lq__kv_take(&pool->bounds_bytes, layer->marks.count,
+                                layer->kv_heads * lq__kv_bound_bytes(pool, layer));
+    return pool->stock_bytes != SIZE_MAX && pool->slab_bytes != SIZE_MAX &&
+           pool->bounds_bytes != SIZE_MAX && pool->arena <= 0xfffffff0u;
+}
+
 /* All layers, in turn: what they take of a sequence and of the block. First with raw == 0, then
    with 1. With layers == NULL nothing is kept. 0 if not valid. */
 LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
@@ -23601,10 +23681,10 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
     uint32_t l;
     *head_count = 0;
     *freqs = 0;
-    pool->slot_bytes = 0;
-    pool->slot_most = 0;
-    pool->slot_least = 0;
-    pool->slot_bounds = 0;
+    pool->stock_bytes = 0;
+    pool->slab_bytes = 0;
+    pool->bounds_bytes = 0;
+    pool->arena = 0;
     for (l = 0; l < desc->layers; l++) {
         lq__kv_layer scratch;
         lq__kv_layer *layer = layers ? layers + l : &scratch;
@@ -23617,8 +23697,6 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
             return 0;
         }
         lq__kv_measure_sequence(pool, layer, sequence, raw);
-        layer->slab = pool->slot_bytes;
-        pool->slot_bytes += layer->page_bytes;
         layer->freqs = *freqs;
         layer->circle = circle;
         *freqs += layer->rope.rotary_dims / 2;
@@ -23628,8 +23706,9 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
         } else {
             circle += layer->rope.rotary_dims / 2;
         }
-        layer->bounds = pool->slot_bounds;
-        pool->slot_bounds += layer->kv_heads * lq__kv_bound_bytes(pool, layer);
+        if (layer->kv_heads && !lq__kv_measure_stock(pool, layer)) {
+            return 0;
+        }
         *head_count += layer->kv_heads;
         if (layer->kv_heads) {
             layer->previous = previous;
@@ -23638,8 +23717,7 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
             pool->k_dims = LQ__MAX(pool->k_dims, layer->k_dims);
             pool->v_dims = LQ__MAX(pool->v_dims, layer->v_in_k ? layer->k_dims : layer->v_dims);
         }
-        if (*sequence == SIZE_MAX || pool->slot_bytes > SIZE_MAX / 2 ||
-            pool->slot_most > 0x7fffffff) {
+        if (*sequence == SIZE_MAX) {
             return 0;
         }
     }
@@ -23655,13 +23733,11 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     size_t own = 0;
     size_t head_count;
     size_t freqs;
-    size_t credit;
     if (!lq__kv_measure_desc(pool, desc)) {
         return 0;
     }
     lq__kv_take(&own, 1, sizeof(lq__kv_sequence));
     pool->counts_at = lq__kv_take(&own, pool->layers, sizeof(lq__kv_count));
-    pool->pages_at = lq__kv_take(&own, pool->page_count, sizeof(lq__kv_page));
     pool->positions_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
     pool->turns_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
     pool->mass_at = lq__kv_take(&own, pool->tokens, sizeof(float));
@@ -23680,19 +23756,12 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     pool->dims_at = lq__kv_take(&used, head_count, 2 * sizeof(uint32_t));
     pool->freqs_at = lq__kv_take(&used, freqs, 4);
     pool->circle_at = lq__kv_take(&used, pool->circles, 4 * LQ__HOT_TOKENS);
-    pool->refs_at = lq__kv_take(&used, pool->pages, 4);
-    pool->free_at = lq__kv_take(&used, pool->pages, 4);
-    pool->blob_at = lq__kv_take(&used, pool->warm ? pool->pages : 0, 8 * (size_t)pool->layers);
+    pool->stock_at = lq__kv_take(&used, pool->stock_bytes, 1);
     pool->classes_at = lq__kv_take(&used, pool->warm ? 1 : 0, sizeof(lq__warm_classes));
-    pool->bounds_at = lq__kv_take(&used, pool->pages, pool->slot_bounds);
+    pool->bounds_at = lq__kv_take(&used, pool->bounds_bytes, 1);
     lq__kv_measure_scratch(pool, &used);
     pool->sequence_at = lq__kv_take(&used, pool->sequences, own);
-    pool->slab_at = lq__kv_take(&used, pool->pages, pool->slot_bytes);
-    if (!lq__mul_ok(&pool->arena, pool->pages, pool->slot_least) ||
-        !lq__mul_ok(&credit, pool->sequences, pool->slot_most - pool->slot_least) ||
-        !lq__add_ok(&pool->arena, pool->arena, credit) || pool->arena > 0xfffffff0u) {
-        return 0;
-    }
+    pool->slab_at = lq__kv_take(&used, pool->slab_bytes, 1);
     pool->arena_at = lq__kv_take(&used, pool->arena, LQ__KV_BLOB);
     (void)lq__kv_take(&used, pool->arena ? LQ__ROW_BYTES : 0, 1); /* lq__rans_symbols reads them */
     pool->total = used;
@@ -23714,15 +23783,17 @@ LQ__INLINE lq__kv_sequence *lq__kv_nth(const lq__kv_pool *pool, uint32_t i)
     return (lq__kv_sequence *)(void *)lq__kv_at(pool, pool->sequence_at + i * pool->sequence_bytes);
 }
 
-/* Forgets a slot's blob of a layer, or the room that is set aside for it. */
-LQ__STATIC void lq__kv_drop_blob(lq__kv_pool *pool, size_t layer, int v, uint32_t slot)
+/* Forgets a mark's blob, or the room that is set aside for it. */
+LQ__STATIC void lq__kv_drop_blob(lq__kv_pool *pool, size_t l, int v, uint32_t mark)
 {
-    uint32_t *ref = lq__kv_blob_ref(pool, layer, v, slot);
+    lq__kv_layer *layer = lq__kv_layers(pool) + l;
+    uint32_t *ref = lq__kv_blob_ref(pool, l, v, mark);
     if (*ref == LQ__KV_RESERVED) {
-        pool->reserved -= lq__kv_layers(pool)[layer].least[v];
+        layer->reserved -= layer->least[v];
     } else if (*ref) {
         size_t units = lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, *ref)));
         pool->held -= units;
+        layer->held -= units;
         if (*ref - 2 + units == pool->bump) {
             pool->bump -= units;
         }
@@ -23730,19 +23801,16 @@ LQ__STATIC void lq__kv_drop_blob(lq__kv_pool *pool, size_t layer, int v, uint32_
     *ref = 0;
 }
 
-/* Sets room aside for all blobs of a slot that has none. */
-LQ__STATIC void lq__kv_reserve(lq__kv_pool *pool, uint32_t slot)
+/* Sets room aside for the blobs of a mark that has none. */
+LQ__STATIC void lq__kv_reserve(const lq__kv_pool *pool, lq__kv_layer *layer, uint32_t mark)
 {
-    uint32_t l;
     int v;
-    for (l = 0; l < pool->layers && pool->warm; l++) {
-        for (v = 0; v < 2; v++) {
-            if (lq__kv_layers(pool)[l].warm[v]) {
-                *lq__kv_blob_ref(pool, l, v, slot) = LQ__KV_RESERVED;
-            }
+    for (v = 0; v < 2; v++) {
+        if (layer->warm[v]) {
+            *lq__kv_blob_ref(pool, layer->owner, v, mark) = LQ__KV_RESERVED;
+            layer->reserved += layer->least[v];
         }
     }
-    pool->reserved += pool->slot_least;
 }
 
 /* Slides all blobs down over those that nobody needs. */
@@ -23778,28 +23846,29 @@ LQ__STATIC uint8_t *lq__kv_blob_room(lq__kv_pool *pool, size_t units)
 }
 
 /* Enters the blob that has been laid there, of so many bytes behind its header. */
-LQ__STATIC void lq__kv_lay_blob(lq__kv_pool *pool, size_t layer, int v, uint32_t slot, size_t bytes)
+LQ__STATIC void lq__kv_lay_blob(lq__kv_pool *pool, size_t layer, int v, uint32_t mark, size_t bytes)
 {
     size_t at = pool->bump;
     uint8_t *blob = lq__kv_at(pool, pool->arena_at + at * LQ__KV_BLOB);
     size_t units = lq__kv_units(bytes);
     memset(blob + LQ__KV_BEHIND + bytes, 0, units * LQ__KV_BLOB - LQ__KV_BEHIND - bytes);
     lq__store32(blob, (uint32_t)(2 * layer + (size_t)v));
-    lq__store32(blob + 4, slot);
-    lq__kv_drop_blob(pool, layer, v, slot);
-    *lq__kv_blob_ref(pool, layer, v, slot) = (uint32_t)(at + 2);
+    lq__store32(blob + 4, mark);
+    lq__kv_drop_blob(pool, layer, v, mark);
+    *lq__kv_blob_ref(pool, layer, v, mark) = (uint32_t)(at + 2);
     pool->bump = at + units;
     pool->held += units;
+    lq__kv_layers(pool)[layer].held += units;
 }
 
-/* A warm head's page in the blob of its slot; *doublings of the step. */
+/* A warm head's page in the blob of a mark; *doublings of the step. */
 LQ__STATIC const uint8_t *lq__kv_body(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
-                                      size_t head, uint32_t slot, size_t *bytes,
+                                      size_t head, uint32_t mark, size_t *bytes,
                                       uint32_t *doublings)
 {
     size_t entry = lq__kv_heads(pool, layer)[head].entry[v];
     const uint8_t *entries =
-        lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, slot)) + LQ__KV_BEHIND;
+        lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, mark)) + LQ__KV_BEHIND;
     const uint8_t *body = entries + 4 * layer->warm[v];
     size_t i;
     for (i = 0; i < entry; i++) {
@@ -23810,25 +23879,56 @@ LQ__STATIC const uint8_t *lq__kv_body(const lq__kv_pool *pool, const lq__kv_laye
     return body;
 }
 
-/* Gives a page back that a sequence no longer holds. */
-LQ__STATIC void lq__kv_release(lq__kv_pool *pool, uint32_t slot)
+/* One entry less names it. Returns whether it was the last. */
+LQ__STATIC int lq__kv_put_back(const lq__kv_pool *pool, lq__kv_stock *stock, uint32_t i)
 {
-    uint32_t l;
-    if (--lq__kv_refs(pool)[slot] == 0) {
-        lq__kv_free_slots(pool)[pool->free_count++] = slot;
-        for (l = 0; l < pool->layers && pool->warm; l++) {
-            lq__kv_drop_blob(pool, l, 0, slot);
-            lq__kv_drop_blob(pool, l, 1, slot);
+    if (--lq__kv_refs(pool, stock)[i] == 0) {
+        lq__kv_unused(pool, stock)[stock->free_count++] = i;
+        return 1;
+    }
+    return 0;
+}
+
+/* Takes one; LQ__KV_NO: there is none. */
+LQ__STATIC uint32_t lq__kv_acquire(const lq__kv_pool *pool, lq__kv_stock *stock)
+{
+    uint32_t i = LQ__KV_NO;
+    if (stock->free_count) {
+        i = lq__kv_unused(pool, stock)[--stock->free_count];
+        lq__kv_refs(pool, stock)[i] = 1;
+    }
+    return i;
+}
+
+/* Gives back what an entry holds. */
+LQ__STATIC void lq__kv_release(lq__kv_pool *pool, lq__kv_layer *layer, const lq__kv_page *page)
+{
+    if (page->slot != LQ__KV_NO) {
+        (void)lq__kv_put_back(pool, &layer->slots, page->slot);
+    }
+    if (page->mark != LQ__KV_NO && lq__kv_put_back(pool, &layer->marks, page->mark) &&
+        pool->warm) {
+        int v;
+        for (v = 0; v < 2; v++) {
+            if (layer->warm[v]) {
+                lq__kv_drop_blob(pool, layer->owner, v, page->mark);
+            }
         }
     }
 }
 
-/* Takes a page; there is one. */
-LQ__STATIC uint32_t lq__kv_acquire(lq__kv_pool *pool)
+/* All pages of a sequence. */
+LQ__STATIC void lq__kv_release_all(const lq_kv *kv)
 {
-    uint32_t slot = lq__kv_free_slots(pool)[--pool->free_count];
-    lq__kv_refs(pool)[slot] = 1;
-    return slot;
+    lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t l;
+    for (l = 0; l < pool->layers; l++) {
+        lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        lq__kv_count *count = lq__kv_counts(kv) + l;
+        while (layer->kv_heads && count->pages) {
+            lq__kv_release(pool, layer, lq__kv_pages(kv, layer) + --count->pages);
+        }
+    }
 }
 
 /* Empties a sequence whose pages have been released. */
@@ -23876,6 +23976,29 @@ LQ__STATIC int lq__kv_same_rope(const lq__kv_layer *a, const lq__kv_layer *b)
         }
     }
     return 1;
+}
+
+/* Offsets in the block, and all slots and marks free. */
+LQ__STATIC void lq__kv_init_stock(const lq__kv_pool *pool, lq__kv_layer *layer)
+{
+    int m;
+    layer->slab += pool->slab_at;
+    layer->bounds += pool->bounds_at;
+    layer->blobs += pool->stock_at;
+    for (m = 0; m < 2; m++) {
+        lq__kv_stock *stock = m ? &layer->marks : &layer->slots;
+        size_t i;
+        stock->refs += pool->stock_at;
+        stock->free += pool->stock_at;
+        stock->free_count = stock->count;
+        for (i = 0; i < stock->count; i++) {
+            lq__kv_unused(pool, stock)[i] = (uint32_t)(stock->count - 1 - i);
+            lq__kv_refs(pool, stock)[i] = 0;
+        }
+    }
+    if (layer->warm[0] || layer->warm[1]) {
+        memset(lq__kv_at(pool, layer->blobs), 0, 8 * layer->marks.count);
+    }
 }
 
 LQ__STATIC void lq__kv_init_dims(const lq__kv_pool *pool, const lq__kv_layer *layer)
@@ -23967,21 +24090,13 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
     *pool = plan;
     pool->magic = LQ__KV_MAGIC;
     for (i = 0; i < pool->layers; i++) {
-        lq__kv_layers(pool)[i].slab = pool->slab_at + lq__kv_layers(pool)[i].slab * pool->pages;
-        lq__kv_layers(pool)[i].bounds =
-            pool->bounds_at + lq__kv_layers(pool)[i].bounds * pool->pages;
+        lq__kv_init_stock(pool, lq__kv_layers(pool) + i);
         lq__kv_init_dims(pool, lq__kv_layers(pool) + i);
     }
     lq__kv_init_ropes(pool);
-    for (i = 0; i < pool->pages; i++) {
-        lq__kv_free_slots(pool)[i] = (uint32_t)(pool->pages - 1 - i);
-        lq__kv_refs(pool)[i] = 0;
-    }
     if (pool->warm) {
-        memset(lq__kv_at(pool, pool->blob_at), 0, 8 * pool->layers * pool->pages);
         lq__warm_classes_init(lq__kv_classes(pool), pool->tables);
     }
-    pool->free_count = pool->pages;
     for (i = 0; i < pool->sequences; i++) {
         lq__kv_nth(pool, (uint32_t)i)->used = 0;
     }
@@ -24020,10 +24135,7 @@ LQ_API void lq_kv_free(lq_kv *kv)
     if (lq__kv_valid(kv)) {
         lq__kv_pool *pool = lq__kv_pool_of(kv);
         lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-        size_t i;
-        for (i = 0; i < sequence->page_count; i++) {
-            lq__kv_release(pool, lq__kv_pages(kv)[i].slot);
-        }
+        lq__kv_release_all(kv);
         sequence->used = 0;
         if (--pool->live == 0) {
             pool->magic = 0;
@@ -24042,6 +24154,22 @@ LQ__STATIC int lq__kv_whole(const lq_kv *kv)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     return lq__kv_counts(kv)[pool->last].tokens == lq__kv_counts(kv)[pool->first].tokens;
+}
+
+/* Counts all entries of a layer once more. */
+LQ__STATIC void lq__kv_share(const lq_kv *kv, const lq__kv_layer *layer)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t p;
+    for (p = 0; layer->kv_heads && p < lq__kv_count_of(kv, layer)->pages; p++) {
+        const lq__kv_page *page = lq__kv_pages(kv, layer) + p;
+        if (page->slot != LQ__KV_NO) {
+            lq__kv_refs(pool, &layer->slots)[page->slot]++;
+        }
+        if (page->mark != LQ__KV_NO) {
+            lq__kv_refs(pool, &layer->marks)[page->mark]++;
+        }
+    }
 }
 
 LQ_API int lq_kv_fork(lq_kv *child, lq_kv *kv)
@@ -24064,8 +24192,8 @@ LQ_API int lq_kv_fork(lq_kv *child, lq_kv *kv)
         return LQ_E_SPACE;
     }
     memcpy(sequence, kv->sequence, pool->sequence_bytes);
-    for (i = 0; i < sequence->page_count; i++) {
-        lq__kv_refs(pool)[lq__kv_pages(kv)[i].slot]++;
+    for (i = 0; i < pool->layers; i++) {
+        lq__kv_share(kv, lq__kv_layers(pool) + i);
     }
     pool->live++;
     child->pool = pool;
@@ -24090,15 +24218,45 @@ LQ_API int lq_kv_position(const lq_kv *kv, size_t token, int64_t *position)
     return LQ_OK;
 }
 
-/* The page that takes the next tokens to be sealed: the last one, where it has whole granules free.
-   NULL: a new one must be begun. */
-LQ__STATIC lq__kv_page *lq__kv_open_page(const lq_kv *kv)
+/* The entry that takes the next tokens of a layer to be sealed: the last one, where it ends at a
+   granule within its slot. NULL: a new one must be begun. */
+LQ__STATIC lq__kv_page *lq__kv_open_page(const lq_kv *kv, const lq__kv_layer *layer)
 {
-    size_t count = lq__kv_sequence_of(kv)->page_count;
-    lq__kv_page *page = lq__kv_pages(kv) + (count ? count - 1 : 0);
-    return count && page->count < LQ__HOT_TOKENS && page->count % lq__kv_pool_of(kv)->granule == 0
+    size_t count = lq__kv_count_of(kv, layer)->pages;
+    lq__kv_page *page = lq__kv_pages(kv, layer) + (count ? count - 1 : 0);
+    return count && page->at + page->count < LQ__HOT_TOKENS &&
+                   (page->at + page->count) % lq__kv_pool_of(kv)->granule == 0
                ? page
                : NULL;
+}
+
+/* The column where a layer's next tokens begin in the slot of its last entry; 64: in another. */
+LQ__STATIC uint32_t lq__kv_next_column(const lq_kv *kv, const lq__kv_layer *layer)
+{
+    size_t count = lq__kv_count_of(kv, layer)->pages;
+    const lq__kv_page *page = lq__kv_pages(kv, layer) + (count ? count - 1 : 0);
+    uint32_t granule = lq__kv_pool_of(kv)->granule;
+    return count && granule < LQ__HOT_TOKENS
+               ? (page->at + page->count + granule - 1) / granule * granule
+               : LQ__HOT_TOKENS;
+}
+
+/* Entries of a sequence that name the slot of one of them; they stand side by side from *first
+   on. */
+LQ__STATIC uint32_t lq__kv_sharers(const lq_kv *kv, const lq__kv_layer *layer,
+                                   const lq__kv_page *page, lq__kv_page **first)
+{
+    lq__kv_page *pages = lq__kv_pages(kv, layer);
+    size_t from = (size_t)(page - pages);
+    size_t to = from + 1;
+    while (from && pages[from - 1].slot == page->slot) {
+        from--;
+    }
+    while (to < lq__kv_count_of(kv, layer)->pages && pages[to].slot == page->slot) {
+        to++;
+    }
+    *first = pages + from;
+    return (uint32_t)(to - from);
 }
 
 /* How far a layer is sealed when it has `tokens`. */
@@ -24108,33 +24266,109 @@ LQ__INLINE size_t lq__kv_seal_to(const lq__kv_pool *pool, size_t sealed, size_t 
     return tokens > keep ? sealed + (tokens - keep) / pool->granule * pool->granule : sealed;
 }
 
+/* Slots of a layer that a sequence alone holds, and in *unused columns of its slots without a
+   token. */
+LQ__STATIC size_t lq__kv_own_slots(const lq_kv *kv, const lq__kv_layer *layer, size_t *unused)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_page *pages = lq__kv_pages(kv, layer);
+    size_t own = 0;
+    size_t p;
+    *unused = 0;
+    for (p = 0; p < lq__kv_count_of(kv, layer)->pages; p++) {
+        lq__kv_page *first;
+        uint32_t n;
+        if (pages[p].slot == LQ__KV_NO || (p && pages[p - 1].slot == pages[p].slot)) {
+            continue;
+        }
+        n = lq__kv_sharers(kv, layer, pages + p, &first);
+        own += lq__kv_refs(pool, &layer->slots)[pages[p].slot] == n;
+        *unused += LQ__HOT_TOKENS;
+        for (; n; n--, first++) {
+            *unused -= first->count;
+        }
+    }
+    return own;
+}
+
+/* Tokens of a layer that can be sealed now. */
+LQ__STATIC size_t lq__kv_sealable(const lq_kv *kv, const lq__kv_layer *layer)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_count *count = lq__kv_count_of(kv, layer);
+    const lq__kv_page *last = lq__kv_pages(kv, layer) + (count->pages ? count->pages - 1 : 0);
+    size_t units = layer->least[0] + layer->least[1];
+    size_t entries = pool->entries - count->pages;
+    size_t pages = LQ__MIN(entries, layer->slots.free_count);
+    size_t tail = LQ__HOT_TOKENS - lq__kv_next_column(kv, layer);
+    lq__kv_page *first;
+    if (layer->keep) {
+        size_t unused;
+        size_t own = lq__kv_own_slots(kv, layer, &unused);
+        if (layer->slots.free_count + own >= layer->need + unused / LQ__HOT_TOKENS) {
+            return (entries - (entries > 0)) * LQ__HOT_TOKENS;
+        }
+    }
+    if (layer->marks.count) {
+        pages = LQ__MIN(pages, layer->marks.free_count);
+    }
+    if (units) {
+        size_t taken = layer->held + layer->reserved;
+        pages = LQ__MIN(pages, (layer->arena - LQ__MIN(taken, layer->arena)) / units);
+    }
+    if (tail && !lq__kv_open_page(kv, layer)) { /* takes an entry */
+        tail = entries ? tail : 0;
+        pages = LQ__MIN(pages, entries - (entries > 0));
+    }
+    if (tail && (last->slot == LQ__KV_NO || lq__kv_refs(pool, &layer->slots)[last->slot] >
+                                                lq__kv_sharers(kv, layer, last, &first))) {
+        tail = pages ? tail : 0; /* a slot, or a copy of it, is taken first */
+        pages -= pages > 0;
+    }
+    return tail + pages * LQ__HOT_TOKENS;
+}
+
 LQ_API size_t lq_kv_room(const lq_kv *kv)
 {
     const lq__kv_pool *pool;
-    const lq__kv_sequence *sequence;
-    const lq__kv_page *page;
-    size_t pages;
+    size_t tokens;
     size_t most;
+    uint32_t l;
     if (!lq__kv_valid(kv)) {
         return 0;
     }
     pool = lq__kv_pool_of(kv);
-    sequence = lq__kv_sequence_of(kv);
-    page = lq__kv_open_page(kv);
-    pages = pool->free_count;
-    if (pool->warm) {
-        pages = LQ__MIN(pages, (pool->arena - pool->held - pool->reserved) / pool->slot_least);
+    tokens = lq__kv_sequence_of(kv)->tokens;
+    most = pool->tokens;
+    for (l = 0; l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        if (layer->kv_heads) {
+            size_t sealed = lq__kv_counts(kv)[l].sealed + lq__kv_sealable(kv, layer);
+            most = LQ__MIN(most, sealed + pool->window + pool->granule - 1);
+        }
     }
-    most = lq__kv_counts(kv)[pool->first].sealed + pool->window + pool->granule - 1;
-    if (page && lq__kv_refs(pool)[page->slot] > 1) {
-        most += pages ? LQ__HOT_TOKENS - page->count : 0; /* a copy of it is taken first */
-        pages -= pages > 0;
-    } else if (page) {
-        most += LQ__HOT_TOKENS - page->count;
+    return most - LQ__MIN(most, tokens);
+}
+
+/* Whether so many tokens can be appended: asks no more than needed. */
+LQ__STATIC int lq__kv_fits(const lq_kv *kv, size_t tokens)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t to = lq__kv_sequence_of(kv)->tokens;
+    uint32_t l;
+    if (tokens > pool->tokens - to) {
+        return 0;
     }
-    pages = LQ__MIN(pages, pool->page_count - sequence->page_count);
-    most = LQ__MIN(most + pages * LQ__HOT_TOKENS, pool->tokens);
-    return most - LQ__MIN(most, sequence->tokens);
+    to += tokens;
+    for (l = 0; l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        size_t sealed = lq__kv_counts(kv)[l].sealed;
+        size_t more = lq__kv_seal_to(pool, sealed, to) - sealed;
+        if (layer->kv_heads && more && more > lq__kv_sealable(kv, layer)) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 /* ---- floats of any type ---- */
@@ -24456,7 +24690,7 @@ LQ__INLINE uint8_t *lq__kv_ring_at(const lq_kv *kv, const lq__kv_layer *layer, i
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
-    token = (token + lq__kv_sequence_of(kv)->ring) % pool->ring_tokens;
+    token = (token + lq__kv_count_of(kv, layer)->ring) % pool->ring_tokens;
     return lq__kv_in(kv, layer->ring[v]) + (head * pool->ring_tokens + token) * row;
 }
 
@@ -24467,7 +24701,7 @@ LQ__STATIC uint8_t *lq__kv_raw_at(const lq_kv *kv, const lq__kv_layer *layer, in
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
     if (token < lq__kv_sequence_of(kv)->sinks) {
-        return lq__kv_in(kv, layer->sink[v]) + (head * pool->sinks + token) * row;
+        return lq__kv_in(kv, layer->sink[v]) + (head * pool->sink_tokens + token) * row;
     }
     return lq__kv_ring_at(kv, layer, v, head, token);
 }
@@ -24489,7 +24723,7 @@ LQ__STATIC void lq__kv_fetch(const lq__kv_writer *w, float *dst, int v, size_t h
 LQ__INLINE size_t lq__kv_ring_run(const lq__kv_writer *w, size_t t, size_t end)
 {
     size_t ring = w->pool->ring_tokens;
-    size_t slot = (t + lq__kv_sequence_of(w->kv)->ring) % ring;
+    size_t slot = (t + w->count->ring) % ring;
     return t < w->old ? LQ__MIN(LQ__MIN(end, w->old) - t, ring - slot) : 0;
 }
 
@@ -24953,7 +25187,7 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
 {
     const size_t dims = w->layer->k_dims;
     const size_t sealed = w->count->sealed;
-    const size_t pages = lq__kv_sequence_of(w->kv)->opened;
+    const size_t pages = w->count->opened;
     uint8_t *shape = lq__kv_shape(w->kv, w->layer, epoch, head);
     int32_t *x = (int32_t *)(void *)w->x;
     int32_t *mean = (int32_t *)(void *)w->mean;
@@ -25207,15 +25441,14 @@ LQ__STATIC void lq__kv_join_bounds(uint8_t *a, const uint8_t *b, size_t dims)
    (Only what eviction leaves can be more: then the block's own room counts.) */
 LQ__STATIC int lq__kv_begin_blob(lq__kv_writer *w, int v)
 {
-    const lq__kv_pool *pool = w->pool;
     size_t least = w->layer->least[v];
     size_t most;
     w->blob = NULL;
     if (w->layer->warm[v] == 0) {
         return LQ_OK;
     }
-    most = least + w->count->credit[v];
-    most = LQ__MIN(most, pool->arena - pool->held - (pool->reserved - least));
+    most = w->layer->held + (w->layer->reserved - least); /* what others of the layer have */
+    most = LQ__MIN(least + w->count->credit[v], w->layer->arena - most);
     w->blob = lq__kv_blob_room(w->pool, most);
     w->blob_bytes = 4 * w->layer->warm[v];
     w->blob_spare = (most - least) * LQ__KV_BLOB;
@@ -25355,8 +25588,8 @@ LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v
         if (turn.center_stride) {
             lq__kv_place_centers(w, shape, at + t, turn.tokens);
         }
-        lq__hot_seal_rows(tile, v ? h->v_kind : h->k_kind, v ? LQ_V : LQ_K, at - page->first + t,
-                          &turn, w->work);
+        lq__hot_seal_rows(tile, v ? h->v_kind : h->k_kind, v ? LQ_V : LQ_K,
+                          page->at + (at - page->first) + t, &turn, w->work);
         memset(&turn.ahead, 0, sizeof turn.ahead);
     }
     *base = (uint8_t)turn.base;
@@ -25383,7 +25616,7 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
         lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
     }
     if (bounds) {
-        lq__kv_bound(lq__kv_bounds(w->pool, w->layer, page->slot, head), w->x, tokens, dims,
+        lq__kv_bound(lq__kv_bounds(w->pool, w->layer, page->mark, head), w->x, tokens, dims,
                      kind ? w->mean : NULL);
     }
     if (hot) {
@@ -25393,7 +25626,8 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     if (kind == 0) {
         size_t row = dims * lq_type_bytes(w->pool->type);
         lq__rows_of_level()->store_row(lq__kv_slot(w->pool, w->layer, page->slot) +
-                                           (v ? h->v_tile : h->k_tile) + (at - page->first) * row,
+                                           (v ? h->v_tile : h->k_tile) +
+                                           (page->at + (at - page->first)) * row,
                                        w->x, tokens * dims, w->pool->type);
         return LQ_OK;
     }
@@ -25402,39 +25636,101 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     return lq__kv_seal_warm(w, page, v, head, at, tokens);
 }
 
+/* The page of a sealed token. */
+LQ__STATIC lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token)
+{
+    lq__kv_page *pages = lq__kv_pages(kv, layer);
+    size_t lo = 0;
+    size_t count = lq__kv_count_of(kv, layer)->pages;
+    while (count > 1) {
+        size_t half = count / 2;
+        if (pages[lo + half].first <= token) {
+            lo += half;
+            count -= half;
+        } else {
+            count = half;
+        }
+    }
+    return pages + lo;
+}
+
+/* Takes tokens that are given back at once into the sums, as sealing would. */
+LQ__STATIC int lq__kv_absorb(lq__kv_writer *w, const lq__kv_page *page, size_t at, size_t tokens)
+{
+    size_t h;
+    int v;
+    int status = LQ_OK;
+    lq__kv_sum(w, at, at + tokens, LQ__KV_UNIT);
+    for (v = 0; v < (int)w->layer->streams; v++) {
+        for (h = 0; h < w->layer->kv_heads && status == LQ_OK; h++) {
+            lq_fit fit;
+            lq__workspace work;
+            if (!lq__kv_is_warm(w->heads + h, v) || !lq__kv_is_fitted(w->heads + h, v)) {
+                continue;
+            }
+            fit = lq__kv_fit_of(w, v, h, NULL);
+            lq__kv_fetch_run(w, w->x, v, h, at, tokens);
+            lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, h);
+            lq__kv_center(w, v, page->epoch, h, at, tokens);
+            status = lq__kv_coder(w, v, h, page->epoch, 0);
+            if (status == LQ_OK) {
+                work = lq__workspace_place(w->coder.codec, w->warm_work);
+                status = lq__warm_fit_rows(&w->coder, &work, &fit, w->x, tokens);
+                status = status == LQ_E_RANGE ? LQ_OK : status;
+            }
+        }
+    }
+    return status;
+}
+
+/* Tokens of a page, all heads. */
+LQ__STATIC int lq__kv_seal_page(lq__kv_writer *w, const lq__kv_page *page, size_t at, size_t tokens)
+{
+    size_t h;
+    int v;
+    if (page->slot == LQ__KV_NO) {
+        return lq__kv_absorb(w, page, at, tokens);
+    }
+    for (v = 0; v < (int)w->layer->streams; v++) {
+        int status = lq__kv_begin_blob(w, v);
+        for (h = 0; h < w->layer->kv_heads && status == LQ_OK; h++) {
+            status = lq__kv_seal_head(w, page, v, h, at, tokens);
+        }
+        if (status != LQ_OK) {
+            return status;
+        }
+        if (w->blob) {
+            lq__kv_lay_blob(w->pool, w->layer->owner, v, page->mark, w->blob_bytes);
+            lq__kv_charge(w->layer, w->count, v, lq__kv_units(w->blob_bytes), 0);
+        }
+    }
+    return LQ_OK;
+}
+
 /* Seals tokens up to `end`; the pages for them are in the table. */
 LQ__STATIC int lq__kv_seal(lq__kv_writer *w, size_t end)
 {
-    const lq__kv_page *page = lq__kv_pages(w->kv);
+    const lq__kv_page *page = w->count->sealed < end
+                                  ? lq__kv_page_of(w->kv, w->layer, w->count->sealed)
+                                  : NULL;
     while (w->count->sealed < end) {
         size_t at = w->count->sealed;
         size_t tokens;
-        size_t h;
-        int v;
         while (page->first + page->count <= at) {
             page++;
         }
         tokens = LQ__MIN(page->first + page->count, end) - at;
         if (at == page->first) {
-            memset(lq__kv_slot(w->pool, w->layer, page->slot), 0, w->layer->page_bytes);
+            if (page->at == 0 && page->slot != LQ__KV_NO && w->layer->page_bytes) {
+                memset(lq__kv_slot(w->pool, w->layer, page->slot), 0, w->layer->page_bytes);
+            }
             if (page->fit &&
                 lq__kv_fit(w, page->epoch, at + w->pool->granule + w->pool->window) != LQ_OK) {
                 return LQ_E_INTERNAL;
             }
         }
-        for (v = 0; v < (int)w->layer->streams; v++) {
-            if (lq__kv_begin_blob(w, v) != LQ_OK) {
-                return LQ_E_INTERNAL;
-            }
-            for (h = 0; h < w->layer->kv_heads; h++) {
-                if (lq__kv_seal_head(w, page, v, h, at, tokens) != LQ_OK) {
-                    return LQ_E_INTERNAL;
-                }
-            }
-            if (w->blob) {
-                lq__kv_lay_blob(w->pool, w->layer->owner, v, page->slot, w->blob_bytes);
-                lq__kv_charge(w->layer, w->count, v, lq__kv_units(w->blob_bytes), 0);
-            }
+        if (lq__kv_seal_page(w, page, at, tokens) != LQ_OK) {
+            return LQ_E_INTERNAL;
         }
         w->count->sealed = at + tokens;
         w->count->added += tokens;
@@ -25471,7 +25767,8 @@ LQ__STATIC void lq__kv_keep(lq__kv_writer *w, size_t t, size_t end)
     size_t size = lq_type_bytes(w->pool->type);
     int v;
     for (; t < end; t++) {
-        size_t limit = t < lq__kv_sequence_of(w->kv)->sinks ? w->pool->sinks : w->pool->ring_tokens;
+        int sink = t < lq__kv_sequence_of(w->kv)->sinks;
+        size_t limit = sink ? w->pool->sink_tokens : w->pool->ring_tokens;
         for (v = 0; v < (int)w->layer->streams; v++) {
             size_t dims = lq__kv_dims(w->layer, v);
             lq__kv_keep_rows(w, lq__kv_raw_at(w->kv, w->layer, v, 0, t), limit * dims * size,
@@ -25480,66 +25777,109 @@ LQ__STATIC void lq__kv_keep(lq__kv_writer *w, size_t t, size_t end)
     }
 }
 
-/* Gives a page that is shared to this sequence alone: a copy, for which there is room. */
-LQ__STATIC void lq__kv_own_page(const lq_kv *kv, lq__kv_page *page)
+/* Gives a slot that is shared with forks to this sequence alone: a copy, for which there is
+   room. */
+LQ__STATIC void lq__kv_own_slot(const lq_kv *kv, lq__kv_layer *layer, const lq__kv_page *page)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     uint32_t from = page->slot;
-    uint32_t l;
-    if (lq__kv_refs(pool)[from] == 1) {
+    lq__kv_page *first;
+    uint32_t own = lq__kv_sharers(kv, layer, page, &first);
+    uint32_t i;
+    uint32_t to;
+    if (lq__kv_refs(pool, &layer->slots)[from] == own) {
         return;
     }
-    page->slot = lq__kv_acquire(pool);
-    for (l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->page_bytes) {
-            memcpy(lq__kv_slot(pool, layer, page->slot), lq__kv_slot(pool, layer, from),
-                   layer->page_bytes);
-        }
-        if (pool->sparse) {
-            memcpy(lq__kv_bounds(pool, layer, page->slot, 0), lq__kv_bounds(pool, layer, from, 0),
-                   layer->kv_heads * lq__kv_bound_bytes(pool, layer));
-        }
+    to = lq__kv_acquire(pool, &layer->slots);
+    if (layer->page_bytes) {
+        memcpy(lq__kv_slot(pool, layer, to), lq__kv_slot(pool, layer, from), layer->page_bytes);
     }
-    lq__kv_release(pool, from);
+    lq__kv_refs(pool, &layer->slots)[from] -= own;
+    lq__kv_refs(pool, &layer->slots)[to] = own;
+    for (i = 0; i < own; i++) {
+        first[i].slot = to;
+    }
 }
 
 /* Whether an epoch begins with the next page. */
-LQ__INLINE int lq__kv_is_due(const lq__kv_sequence *sequence)
+LQ__INLINE int lq__kv_is_due(const lq__kv_count *count)
 {
-    uint32_t opened = sequence->opened;
+    uint32_t opened = count->opened;
     uint32_t top = opened ? 1u << lq__log2_floor(opened) : 0;
-    return sequence->epochs == 0 || (opened % 2 == 0 && (opened == top || opened == top + top / 2));
+    return count->epochs == 0 || (opened % 2 == 0 && (opened == top || opened == top + top / 2));
 }
 
-/* Enters pages for all tokens up to `sealed`; there are enough. Shared ones are copied before they
-   are changed. */
-LQ__STATIC void lq__kv_enter_pages(const lq_kv *kv, size_t sealed)
+/* Gives back the pages of a layer whose tokens are all before `lo`. */
+LQ__STATIC void lq__kv_give_back(const lq_kv *kv, lq__kv_layer *layer, size_t lo)
+{
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    lq__kv_page *page = lq__kv_pages(kv, layer);
+    size_t i;
+    for (i = 0; i < count->pages && page->first + page->count <= lo; i++, page++) {
+        if (page->slot != LQ__KV_NO) {
+            lq__kv_release(lq__kv_pool_of(kv), layer, page);
+            page->slot = LQ__KV_NO;
+            page->mark = LQ__KV_NO;
+            count->gone = LQ__MAX(count->gone, page->first + page->count);
+        }
+    }
+}
+
+/* Begins an entry at token `at`, in what is left of the last slot or in none yet. */
+LQ__STATIC lq__kv_page *lq__kv_begin_page(const lq_kv *kv, lq__kv_layer *layer, size_t at)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    uint32_t column = lq__kv_next_column(kv, layer);
+    lq__kv_page *page = lq__kv_pages(kv, layer) + count->pages;
+    memset(page, 0, sizeof *page);
+    page->first = at;
+    page->slot = LQ__KV_NO;
+    page->mark = LQ__KV_NO;
+    page->at = column % LQ__HOT_TOKENS;
+    if (count->epochs < pool->epochs && lq__kv_is_due(count)) {
+        page->fit = 1;
+        count->epochs++;
+    }
+    count->opened++;
+    page->epoch = count->epochs - 1;
+    if (page->at && page[-1].slot != LQ__KV_NO) {
+        lq__kv_own_slot(kv, layer, page - 1);
+        page->slot = page[-1].slot;
+        lq__kv_refs(pool, &layer->slots)[page->slot]++;
+    }
+    count->pages++;
+    return page;
+}
+
+/* Enters pages of a layer for all tokens up to `sealed`; there are enough. Shared slots are copied
+   before they are changed. Tokens before `lo` get none, where all of their page is. */
+LQ__STATIC void lq__kv_enter_pages(const lq_kv *kv, lq__kv_layer *layer, size_t sealed, size_t lo)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    size_t at = lq__kv_counts(kv)[pool->first].sealed;
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t at = count->sealed;
+    lq__kv_give_back(kv, layer, lo);
     while (at < sealed) {
-        lq__kv_page *page = lq__kv_open_page(kv);
-        size_t room;
-        if (page && lq__kv_refs(pool)[page->slot] > 1) {
-            lq__kv_own_page(kv, page);
-        } else if (!page) {
-            page = lq__kv_pages(kv) + sequence->page_count++;
-            memset(page, 0, sizeof *page);
-            page->first = at;
-            page->slot = lq__kv_acquire(pool);
-            lq__kv_reserve(pool, page->slot);
-            if (sequence->epochs < pool->epochs && lq__kv_is_due(sequence)) {
-                page->fit = 1;
-                sequence->epochs++;
+        lq__kv_page *page = lq__kv_open_page(kv, layer);
+        size_t n;
+        page = page ? page : lq__kv_begin_page(kv, layer, at);
+        n = LQ__MIN((size_t)(LQ__HOT_TOKENS - page->at - page->count), sealed - at);
+        if (page->slot != LQ__KV_NO) {
+            lq__kv_own_slot(kv, layer, page);
+        } else if (at + n > lo) {
+            page->slot = lq__kv_acquire(pool, &layer->slots);
+            if ((page->at || page->count) && layer->page_bytes && page->slot != LQ__KV_NO) {
+                memset(lq__kv_slot(pool, layer, page->slot), 0, layer->page_bytes);
             }
-            sequence->opened++;
-            page->epoch = sequence->epochs - 1;
         }
-        room = LQ__MIN((size_t)(LQ__HOT_TOKENS - page->count), sealed - at);
-        page->count += (uint32_t)room;
-        at += room;
+        if (page->slot != LQ__KV_NO && page->mark == LQ__KV_NO && layer->marks.count) {
+            page->mark = lq__kv_acquire(pool, &layer->marks);
+            lq__kv_reserve(pool, layer, page->mark);
+        }
+        count->gone = page->slot == LQ__KV_NO ? at + n : count->gone;
+        page->count += (uint32_t)n;
+        at += n;
     }
 }
 
@@ -25592,7 +25932,7 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
         if (!lq__kv_whole(w->kv)) {
             return LQ_E_RANGE;
         }
-        if (tokens > lq_kv_room(w->kv)) {
+        if (!lq__kv_fits(w->kv, tokens)) {
             return LQ_E_SPACE;
         }
     } else if (tokens > counts[layer->previous].tokens - w->old) {
@@ -25621,6 +25961,7 @@ LQ__STATIC void lq__kv_begin_step(const lq_kv *kv, const lq_positions *positions
     int64_t *mine = lq__kv_positions(kv);
     size_t old = sequence->tokens;
     size_t i;
+    uint32_t l;
     for (i = 0; i < tokens; i++) {
         int64_t next = old + i ? mine[old + i - 1] + 1 : 0;
         mine[old + i] = positions ? lq__kv_nth_position(positions, i) : next;
@@ -25628,8 +25969,15 @@ LQ__STATIC void lq__kv_begin_step(const lq_kv *kv, const lq_positions *positions
         lq__kv_masses(kv)[old + i] = 0.0f;
     }
     sequence->tokens = old + tokens;
-    lq__kv_enter_pages(
-        kv, lq__kv_seal_to(pool, lq__kv_counts(kv)[pool->first].sealed, sequence->tokens));
+    for (l = 0; l < pool->layers; l++) {
+        lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        size_t sealed = lq__kv_counts(kv)[l].sealed;
+        size_t to = lq__kv_seal_to(pool, sealed, sequence->tokens);
+        if (layer->kv_heads && to > sealed) {
+            size_t lo = sequence->tokens - LQ__MIN(layer->keep, sequence->tokens);
+            lq__kv_enter_pages(kv, layer, to, layer->keep ? lo : 0);
+        }
+    }
 }
 
 LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq_kv_view *v,
@@ -25652,7 +26000,7 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
     }
     sealed = lq__kv_seal_to(w.pool, w.count->sealed, w.old + tokens);
     if (sealed > w.count->sealed) {
-        uint32_t epochs = lq__kv_sequence_of(kv)->epochs;
+        uint32_t epochs = w.count->epochs;
         lq__kv_prefetch(&w, 0, 0, epochs - (epochs > 0), w.count->sealed);
     }
     status = lq__kv_check_append(&w, layer, positions, tokens);
@@ -25960,6 +26308,7 @@ LQ__STATIC void lq__kv_ready_turning(lq__kv_reader *r, uint32_t epoch)
         return;
     }
     r->turning_epoch = epoch;
+    r->next = LQ__KV_FAR * 4; /* no position */
     w->pairs = shape ? shape[1] : 0;
     if (w->pairs == 0) {
         return;
@@ -26008,6 +26357,8 @@ LQ__STATIC void lq__kv_place_turning(lq__kv_reader *r, size_t i, size_t token, s
     size_t j;
     r->parts[i].at = at;
     if (lq__kv_is_apart_from(r, t, end)) {
+        memset(at, 0, 8 * LQ__HOT_PAIRS);
+        memset(r->own, 0, 4 * LQ__HOT_PAIRS * LQ__HOT_TOKENS);
         for (j = 0; j < r->turning->pairs; j++) {
             size_t k;
             for (k = t; k < end; k++) {
@@ -26015,7 +26366,6 @@ LQ__STATIC void lq__kv_place_turning(lq__kv_reader *r, size_t i, size_t token, s
                              lq__kv_origin(r->kv, k));
             }
             at[j] = 1.0f;
-            at[LQ__HOT_PAIRS + j] = 0.0f;
         }
         r->parts[i].own = r->own;
         return;
@@ -26142,8 +26492,12 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
     const uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
     const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, page->epoch, head);
     size_t dims = lq__kv_dims(w->layer, v);
+    const size_t token = t;
     int kind = v ? h->v_kind : h->k_kind;
     t -= page->first;
+    if (kind != LQ__KV_WARM) {
+        t += page->at;
+    }
     if (kind == 0) {
         lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
                                       tokens * dims, w->pool->type);
@@ -26155,7 +26509,7 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
         size_t bytes;
         uint32_t doublings;
         const uint8_t *body =
-            lq__kv_body(w->pool, w->layer, v, head, page->slot, &bytes, &doublings);
+            lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
         size_t i;
         int status = lq__kv_coder(w, v, head, page->epoch, doublings);
         if (status == LQ_OK) {
@@ -26165,7 +26519,7 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
             x[i] = all[t * dims + i] + w->mean[i % dims];
         }
         if (status == LQ_OK && shape) {
-            lq__kv_add_turning(w->kv, w->layer, shape, x, page->first + t, tokens, 1);
+            lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
         }
         return status;
     }
@@ -26176,7 +26530,7 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
                  (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head),
                  shape && shape[0] ? w->stretch : NULL, w->mean, w->work);
     if (shape) {
-        lq__kv_add_turning(w->kv, w->layer, shape, x, page->first + t, tokens, 1);
+        lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
     }
     return LQ_OK;
 }
@@ -26223,14 +26577,15 @@ LQ__STATIC void lq__kv_prefetch_warm(const lq__kv_reader *r, const lq__kv_page *
                                      const uint8_t *k, const uint8_t *v)
 {
     const lq__kv_page *ahead = page + 2 * LQ__WARM_FLIGHT;
-    const lq__kv_page *end = lq__kv_pages(r->kv) + lq__kv_sequence_of(r->kv)->page_count;
+    const lq__kv_page *end =
+        lq__kv_pages(r->kv, r->layer) + lq__kv_count_of(r->kv, r->layer)->pages;
     size_t i;
     for (i = 0; i < 512; i += 64) { /* blobs have more bytes than that behind them, or the arena */
         lq__hot_prefetch((uintptr_t)k + i);
         lq__hot_prefetch((uintptr_t)v + i);
     }
     for (i = 0; i < r->layer->streams && ahead < end; i++) {
-        uint32_t ref = *lq__kv_blob_ref(r->pool, r->layer->owner, (int)i, ahead->slot);
+        uint32_t ref = *lq__kv_blob_ref(r->pool, r->layer->owner, (int)i, ahead->mark);
         lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND);
         lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND +
                          4 * r->head->entry[i]);
@@ -26241,6 +26596,8 @@ LQ__STATIC void lq__kv_prefetch_warm(const lq__kv_reader *r, const lq__kv_page *
 LQ__STATIC void lq__kv_tile_part(lq__kv_reader *r, const lq__kv_page *page, const void *k,
                                  const void *v, size_t t, size_t end)
 {
+    /* of column 0, which may be no token; coded pages have none */
+    const size_t token = page->first - (r->part_hot == 1 ? page->at : 0);
     int last = (int)r->layer->streams - 1;
     int apart = lq__kv_is_apart_from(r, t, end);
     size_t i;
@@ -26248,13 +26605,13 @@ LQ__STATIC void lq__kv_tile_part(lq__kv_reader *r, const lq__kv_page *page, cons
         lq__kv_flush(r);
     }
     i = r->part_count;
-    lq__kv_part(r, k, v, page->first, t, end);
+    lq__kv_part(r, k, v, token, t, end);
     if (r->part_hot == 1) {
         r->parts[i].k_base = (int8_t)*lq__kv_base(r->pool, r->layer, 0, page->slot, r->kv_head);
         r->parts[i].v_base = (int8_t)*lq__kv_base(r->pool, r->layer, last, page->slot, r->kv_head);
     }
     if (r->turning->pairs) {
-        lq__kv_place_turning(r, i, page->first, t, end);
+        lq__kv_place_turning(r, i, token, t, end);
     }
     if (apart) {
         lq__kv_flush(r);
@@ -26269,9 +26626,9 @@ LQ__STATIC void lq__kv_warm_part(lq__kv_reader *r, const lq__kv_page *page, size
     size_t bytes[2];
     uint32_t doublings[2];
     int last = (int)r->layer->streams - 1; /* the values', or the keys' that have them */
-    const uint8_t *k = lq__kv_body(r->pool, r->layer, 0, r->kv_head, page->slot, bytes, doublings);
+    const uint8_t *k = lq__kv_body(r->pool, r->layer, 0, r->kv_head, page->mark, bytes, doublings);
     const uint8_t *v =
-        lq__kv_body(r->pool, r->layer, last, r->kv_head, page->slot, bytes + 1, doublings + 1);
+        lq__kv_body(r->pool, r->layer, last, r->kv_head, page->mark, bytes + 1, doublings + 1);
     size_t i;
     uint32_t epoch = r->head->warm[last].given ? 0 : lq__kv_epoch_of(last, page->epoch);
     lq__kv_expect(r, 2, epoch | doublings[1] << 8, turn); /* values of one coder */
@@ -26304,7 +26661,7 @@ LQ__STATIC void lq__kv_page_part(lq__kv_reader *r, const lq__kv_page *page, size
     size_t size = lq_type_bytes(r->pool->type);
     const uint8_t *k = tiles + r->head->k_tile;
     const uint8_t *v = tiles + r->head->v_tile;
-    size_t from = t - page->first;
+    size_t from = page->at + (t - page->first);
     int status = LQ_OK;
     if (lq__kv_is_warm(r->head, 0) && lq__kv_is_warm(r->head, 1)) {
         lq__kv_warm_part(r, page, t, end, turn);
@@ -26341,24 +26698,6 @@ LQ__STATIC void lq__kv_page_part(lq__kv_reader *r, const lq__kv_page *page, size
     lq__kv_raw_form(r);
 }
 
-/* The page of a sealed token. */
-LQ__STATIC const lq__kv_page *lq__kv_page_of(const lq_kv *kv, size_t token)
-{
-    const lq__kv_page *pages = lq__kv_pages(kv);
-    size_t lo = 0;
-    size_t count = lq__kv_sequence_of(kv)->page_count;
-    while (count > 1) {
-        size_t half = count / 2;
-        if (pages[lo + half].first <= token) {
-            lo += half;
-            count -= half;
-        } else {
-            count = half;
-        }
-    }
-    return pages + lo;
-}
-
 /* The end of the tokens from t on that were turned alike. */
 LQ__STATIC size_t lq__kv_alike(const lq_kv *kv, size_t t, size_t end)
 {
@@ -26377,6 +26716,7 @@ LQ__STATIC size_t lq__kv_alike(const lq_kv *kv, size_t t, size_t end)
 LQ__STATIC void lq__kv_walk(lq__kv_reader *r, size_t t, size_t end)
 {
     const lq__kv_sequence *sequence = lq__kv_sequence_of(r->kv);
+    const lq__kv_count *count = lq__kv_count_of(r->kv, r->layer);
     const lq__kv_page *page = NULL;
     while (t < end) {
         int64_t turn = sequence->turned ? lq__kv_turns(r->kv)[t] : 0;
@@ -26385,10 +26725,11 @@ LQ__STATIC void lq__kv_walk(lq__kv_reader *r, size_t t, size_t end)
             if (page && page->first + page->count == t) {
                 page++;
             } else if (!page || page->first + page->count < t) {
-                page = lq__kv_page_of(r->kv, t);
+                page = lq__kv_page_of(r->kv, r->layer, t);
             }
             to = LQ__MIN(LQ__MIN(end, page->first + page->count), r->sealed);
-            if (!r->keep || r->keep[page - lq__kv_pages(r->kv)]) {
+            if (page->slot != LQ__KV_NO &&
+                (!r->keep || r->keep[page - lq__kv_pages(r->kv, r->layer)])) {
                 to = lq__kv_alike(r->kv, t, to);
                 lq__kv_page_part(r, page, t, to, turn);
             }
@@ -26397,7 +26738,7 @@ LQ__STATIC void lq__kv_walk(lq__kv_reader *r, size_t t, size_t end)
             if (t < sequence->sinks) {
                 to = LQ__MIN(to, sequence->sinks);
             } else {
-                size_t slot = (t + sequence->ring) % r->pool->ring_tokens;
+                size_t slot = (t + count->ring) % r->pool->ring_tokens;
                 to = LQ__MIN(to, t + r->pool->ring_tokens - slot);
             }
             to = lq__kv_alike(r->kv, t, to);
@@ -26413,27 +26754,50 @@ LQ__STATIC void lq__kv_walk(lq__kv_reader *r, size_t t, size_t end)
     }
 }
 
+/* The tokens that a query sees: *lo .. *hi. */
+LQ__STATIC void lq__kv_sight(const lq__kv_reader *r, size_t query, size_t *lo, size_t *hi)
+{
+    const int64_t *positions = lq__kv_positions(r->kv);
+    int64_t at = lq__kv_query_position(r, query);
+    *lo = 0;
+    *hi = r->tokens;
+    if (!r->desc->all) {
+        *hi = lq__kv_lower(positions, r->tokens, at + 1);
+    }
+    if (r->window) {
+        *lo = lq__kv_lower(positions, r->tokens, at + 1 - (int64_t)r->window);
+    }
+    *lo = LQ__MAX(*lo, r->first);
+    *hi = LQ__MIN(*hi, r->end);
+}
+
+/* Whether no query sees what the layer has given back. */
+LQ__STATIC int lq__kv_in_sight(const lq__kv_reader *r)
+{
+    size_t sinks = lq__kv_sequence_of(r->kv)->sinks;
+    size_t gone = lq__kv_count_of(r->kv, r->layer)->gone;
+    size_t lo;
+    size_t hi;
+    size_t i;
+    for (i = 0; i < r->queries && gone > sinks; i++) {
+        lq__kv_sight(r, i, &lo, &hi);
+        if (LQ__MAX(lo, sinks) < LQ__MIN(hi, gone)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* What each row sees; queries to floats. */
 LQ__STATIC void lq__kv_ready(lq__kv_reader *r)
 {
-    const int64_t *positions = lq__kv_positions(r->kv);
     size_t dims = r->layer->k_dims;
     size_t i;
     r->same = 1;
     for (i = 0; i < r->rows; i++) {
         size_t query = (r->row + i) / r->group;
         size_t head = r->kv_head * r->group + (r->row + i) % r->group;
-        int64_t at = lq__kv_query_position(r, query);
-        size_t lo = 0;
-        size_t hi = r->tokens;
-        if (!r->desc->all) {
-            hi = lq__kv_lower(positions, r->tokens, at + 1);
-        }
-        if (r->window) {
-            lo = lq__kv_lower(positions, r->tokens, at + 1 - (int64_t)r->window);
-        }
-        r->lo[i] = LQ__MAX(lo, r->first);
-        r->hi[i] = LQ__MIN(hi, r->end);
+        lq__kv_sight(r, query, &r->lo[i], &r->hi[i]);
         r->same = r->same && r->lo[i] == r->lo[0] && r->hi[i] == r->hi[0];
         lq__rows_of_level()->load_row(r->given + i * dims, lq__kv_row(&r->q, query, head), dims,
                                       r->q.type);
@@ -26483,7 +26847,7 @@ LQ__STATIC void lq__kv_choose(uint8_t *keep, const float *score, size_t first, s
 LQ__STATIC float lq__kv_score(lq__kv_reader *r, const lq__kv_page *page)
 {
     const lq__warm_kernels *kernels = lq__warm_of_level();
-    const uint8_t *bounds = lq__kv_bounds(r->pool, r->layer, page->slot, r->kv_head);
+    const uint8_t *bounds = lq__kv_bounds(r->pool, r->layer, page->mark, r->kv_head);
     const int8_t *high = (const int8_t *)(bounds + 4);
     size_t dims = r->layer->k_dims;
     float unit = lq__f32_of_bits(lq__load32(bounds));
@@ -26524,8 +26888,8 @@ LQ__STATIC void lq__kv_score_ready(lq__kv_reader *r, uint32_t epoch)
    shifted alike always are. */
 LQ__STATIC void lq__kv_choose_pages(lq__kv_reader *r, size_t lo, size_t hi)
 {
-    const lq__kv_page *pages = lq__kv_pages(r->kv);
-    size_t count = lq__kv_sequence_of(r->kv)->page_count;
+    const lq__kv_page *pages = lq__kv_pages(r->kv, r->layer);
+    size_t count = lq__kv_count_of(r->kv, r->layer)->pages;
     uint32_t epoch = LQ__KV_NO;
     size_t first = count;
     size_t last = 0;
@@ -26534,7 +26898,7 @@ LQ__STATIC void lq__kv_choose_pages(lq__kv_reader *r, size_t lo, size_t hi)
     for (p = 0; p < count; p++) {
         size_t end = pages[p].first + pages[p].count;
         int64_t turn = lq__kv_sequence_of(r->kv)->turned ? lq__kv_turns(r->kv)[pages[p].first] : 0;
-        if (end <= lo || pages[p].first >= LQ__MIN(hi, r->sealed)) {
+        if (end <= lo || pages[p].first >= LQ__MIN(hi, r->sealed) || pages[p].slot == LQ__KV_NO) {
             continue;
         }
         first = LQ__MIN(first, p);
@@ -26672,6 +27036,9 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
             return LQ_E_RANGE;
         }
     }
+    if (!lq__kv_in_sight(r)) {
+        return LQ_E_RANGE;
+    }
     return lq__kv_check_view(&r->q, r->queries, desc->heads, r->layer->k_dims, LQ__KV_FLOAT_MOST);
 }
 
@@ -26719,7 +27086,7 @@ LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
     if (desc->top_pages) {
         r.parted = (float *)(void *)mem;
         r.scores = r.parted + (2 * LQ__HOT_ROWS + 1) * (size_t)r.pool->k_dims;
-        r.keep = (uint8_t *)(r.scores + r.pool->page_count);
+        r.keep = (uint8_t *)(r.scores + r.pool->entries);
     }
     lq__kv_opener_init(&r);
     for (r.kv_head = 0; r.kv_head < r.layer->kv_heads && r.status == LQ_OK; r.kv_head++) {
@@ -26769,7 +27136,7 @@ LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, 
     size_t dims = lq__kv_dims(layer, v);
     size_t to = LQ__MIN(end, t + LQ__HOT_TOKENS);
     if (t >= sequence->sinks && t < sealed) {
-        const lq__kv_page *page = lq__kv_page_of(kv, t);
+        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
         int opened;
         to = LQ__MIN(LQ__MIN(to, page->first + page->count), sealed);
         opened = lq__kv_open(w, page, v, head, t, to - t, w->x);
@@ -26779,7 +27146,7 @@ LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, 
     if (t < sequence->sinks) {
         to = LQ__MIN(to, sequence->sinks);
     } else {
-        to = LQ__MIN(to, t + pool->ring_tokens - (t + sequence->ring) % pool->ring_tokens);
+        to = LQ__MIN(to, t + pool->ring_tokens - (t + w->count->ring) % pool->ring_tokens);
     }
     lq__rows_of_level()->load_row(w->x, lq__kv_raw_at(kv, layer, v, head, t), (to - t) * dims,
                                   pool->type);
@@ -26903,7 +27270,8 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
                      w.layer->kv_heads, lq__kv_dims(w.layer, v))) {
         return LQ_E_ARG;
     }
-    if (first > w.old || count > w.old - first) {
+    if (first > w.old || count > w.old - first ||
+        LQ__MAX(first, lq__kv_sequence_of(kv)->sinks) < LQ__MIN(first + count, w.count->gone)) {
         return LQ_E_RANGE;
     }
     held = v && w.layer->streams > 1;
@@ -26958,81 +27326,101 @@ LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t l, size_t sealed, size_t
     (void)status;
 }
 
-/* How far sealed tokens stay so when `tokens` are left: whole granules, of all layers. */
-LQ__STATIC size_t lq__kv_still_sealed(const lq_kv *kv, size_t tokens)
+/* How far a layer's sealed tokens stay so when `tokens` are left: whole granules of a slot. */
+LQ__STATIC size_t lq__kv_still_sealed(const lq_kv *kv, const lq__kv_layer *layer, size_t tokens)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t granule = lq__kv_pool_of(kv)->granule;
     const lq__kv_page *page;
-    size_t sealed = lq__kv_counts(kv)[pool->first].sealed;
-    uint32_t l;
-    for (l = 0; l < pool->layers; l++) {
-        if (lq__kv_layers(pool)[l].kv_heads) {
-            sealed = LQ__MIN(sealed, lq__kv_counts(kv)[l].sealed);
-        }
+    size_t column;
+    if (tokens >= count->sealed || count->pages == 0) {
+        return count->sealed;
     }
-    if (tokens >= sealed || lq__kv_sequence_of(kv)->page_count == 0) {
-        return sealed;
+    if (tokens <= lq__kv_pages(kv, layer)->first) {
+        return lq__kv_pages(kv, layer)->first;
     }
-    if (tokens <= lq__kv_pages(kv)->first) {
-        return lq__kv_pages(kv)->first;
+    page = lq__kv_page_of(kv, layer, tokens);
+    if (page->slot == LQ__KV_NO) {
+        return tokens;
     }
-    page = lq__kv_page_of(kv, tokens);
-    return page->first + (tokens - page->first) / pool->granule * pool->granule;
+    column = (page->at + (tokens - page->first)) / granule * granule;
+    return page->first + (granule < LQ__HOT_TOKENS && column > page->at ? column - page->at : 0);
 }
 
-/* The blobs of a slot are to be dropped: their streams may have what they took again. */
-LQ__STATIC void lq__kv_refund(const lq_kv *kv, uint32_t slot)
+/* Whether the token after `tokens` sees nothing that the layer has given back. */
+LQ__STATIC int lq__kv_can_truncate(const lq_kv *kv, const lq__kv_layer *layer, size_t tokens)
+{
+    const int64_t *positions = lq__kv_positions(kv);
+    size_t sinks = lq__kv_sequence_of(kv)->sinks;
+    size_t gone = lq__kv_count_of(kv, layer)->gone;
+    return gone <= sinks || tokens <= sinks ||
+           (layer->window && tokens >= gone &&
+            positions[gone - 1] <= positions[tokens - 1] + 1 - (int64_t)layer->window);
+}
+
+/* The blobs of an entry are to be dropped: their streams may have what they took again. */
+LQ__STATIC void lq__kv_refund(const lq_kv *kv, const lq__kv_layer *layer, const lq__kv_page *page)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    uint32_t l;
     int v;
-    for (l = 0; l < pool->layers && pool->warm; l++) {
-        for (v = 0; v < 2; v++) {
-            const uint8_t *blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, slot));
+    for (v = 0; v < 2; v++) {
+        if (layer->warm[v] && page->mark != LQ__KV_NO) {
+            const uint8_t *blob =
+                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->mark));
             if (blob) {
-                lq__kv_charge(lq__kv_layers(pool) + l, lq__kv_counts(kv) + l, v,
+                lq__kv_charge(layer, lq__kv_count_of(kv, layer), v,
                               lq__kv_units(lq__kv_blob_size(pool, blob)), 1);
             }
         }
     }
 }
 
+/* A layer's part of a truncation. */
+LQ__STATIC void lq__kv_cut(const lq_kv *kv, lq__kv_layer *layer, size_t tokens)
+{
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t sealed = lq__kv_still_sealed(kv, layer, tokens);
+    lq__kv_unseal(kv, layer->owner, sealed, tokens);
+    count->tokens = tokens;
+    count->sealed = LQ__MIN(sealed, count->sealed);
+    count->gone = tokens <= lq__kv_sequence_of(kv)->sinks ? 0 : count->gone;
+    while (count->pages) {
+        lq__kv_page *page = lq__kv_pages(kv, layer) + count->pages - 1;
+        if (page->first < sealed) {
+            page->count = (uint32_t)LQ__MIN((size_t)page->count, sealed - page->first);
+            break;
+        }
+        count->opened -= count->opened > 0;
+        count->pages--;
+        lq__kv_refund(kv, layer, page);
+        lq__kv_release(lq__kv_pool_of(kv), layer, page);
+    }
+    count->epochs = count->pages ? lq__kv_pages(kv, layer)[count->pages - 1].epoch + 1 : 0;
+}
+
 LQ_API int lq_kv_truncate(lq_kv *kv, size_t tokens)
 {
     lq__kv_pool *pool;
-    lq__kv_sequence *sequence;
-    size_t sealed;
     uint32_t l;
     if (!lq__kv_valid(kv)) {
         return LQ_E_ARG;
     }
     pool = lq__kv_pool_of(kv);
-    sequence = lq__kv_sequence_of(kv);
     if (tokens > lq__kv_counts(kv)[pool->last].tokens) {
         return LQ_E_RANGE;
     }
-    sealed = lq__kv_still_sealed(kv, tokens);
     for (l = 0; l < pool->layers; l++) {
-        lq__kv_count *count = lq__kv_counts(kv) + l;
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        if (layer->kv_heads && !lq__kv_can_truncate(kv, layer, tokens)) {
+            return LQ_E_RANGE;
+        }
+    }
+    for (l = 0; l < pool->layers; l++) {
         if (lq__kv_layers(pool)[l].kv_heads) {
-            lq__kv_unseal(kv, l, sealed, tokens);
-            count->tokens = tokens;
-            count->sealed = sealed;
+            lq__kv_cut(kv, lq__kv_layers(pool) + l, tokens);
         }
     }
-    while (sequence->page_count) {
-        lq__kv_page *page = lq__kv_pages(kv) + sequence->page_count - 1;
-        if (page->first < sealed) {
-            page->count = (uint32_t)LQ__MIN((size_t)page->count, sealed - page->first);
-            break;
-        }
-        sequence->epochs -= page->fit;
-        sequence->opened -= sequence->opened > 0;
-        sequence->page_count--;
-        lq__kv_refund(kv, page->slot);
-        lq__kv_release(pool, page->slot);
-    }
-    sequence->tokens = tokens;
+    lq__kv_sequence_of(kv)->tokens = tokens;
     if (tokens == 0) {
         lq__kv_clear(kv);
     }
@@ -27041,32 +27429,33 @@ LQ_API int lq_kv_truncate(lq_kv *kv, size_t tokens)
 
 /* ---- accounts ---- */
 /* Bytes of all blobs of a sequence. */
-LQ__STATIC size_t lq__kv_blob_bytes(const lq_kv *kv)
+/* What a layer's pages take of a sequence: slots, and blobs. */
+LQ__STATIC size_t lq__kv_layer_bytes(const lq_kv *kv, const lq__kv_layer *layer)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_page *page = lq__kv_pages(kv, layer);
     size_t units = 0;
+    size_t slots = 0;
     size_t p;
-    uint32_t l;
     int v;
-    for (p = 0; p < lq__kv_sequence_of(kv)->page_count && pool->warm; p++) {
-        for (l = 0; l < pool->layers; l++) {
-            for (v = 0; v < 2; v++) {
-                uint32_t ref = *lq__kv_blob_ref(pool, l, v, lq__kv_pages(kv)[p].slot);
-                if (ref > LQ__KV_RESERVED) {
-                    units += lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, ref)));
-                }
+    for (p = 0; p < lq__kv_count_of(kv, layer)->pages; p++, page++) {
+        slots += page->slot != LQ__KV_NO && (p == 0 || page[-1].slot != page->slot);
+        for (v = 0; v < 2 && page->mark != LQ__KV_NO; v++) {
+            uint32_t ref =
+                layer->warm[v] ? *lq__kv_blob_ref(pool, layer->owner, v, page->mark) : 0;
+            if (ref > LQ__KV_RESERVED) {
+                units += lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, ref)));
             }
         }
     }
-    return units * LQ__KV_BLOB;
+    return slots * layer->page_bytes + units * LQ__KV_BLOB;
 }
 
 LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
 {
     const lq__kv_pool *pool;
     const lq__kv_sequence *sequence;
-    size_t numbers = 0;
-    size_t raw;
+    const lq__kv_count *counts;
     uint32_t l;
     if (!lq__kv_valid(kv) || !account) {
         return LQ_E_ARG;
@@ -27074,34 +27463,36 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
     memset(account, 0, sizeof *account);
     pool = lq__kv_pool_of(kv);
     sequence = lq__kv_sequence_of(kv);
-    account->free_bytes =
-        pool->free_count * pool->slot_bytes + (pool->arena - pool->held) * LQ__KV_BLOB;
-    account->page_bytes =
-        pool->pages * pool->slot_bytes + pool->arena * LQ__KV_BLOB - account->free_bytes;
+    counts = lq__kv_counts(kv);
+    account->free_bytes = (pool->arena - pool->held) * LQ__KV_BLOB;
     account->raw_bytes = pool->sequences * pool->raw_bytes;
     account->workspace_bytes = pool->sequence_at - pool->evict_at;
-    account->table_bytes = pool->total + 63 - account->page_bytes - account->free_bytes -
-                           account->raw_bytes - account->workspace_bytes;
     account->tokens = sequence->tokens;
-    account->pages = sequence->page_count;
     account->clipped = sequence->clipped;
+    account->pages = counts[pool->first].pages;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        numbers += lq__kv_held(layer, 0) + lq__kv_held(layer, 1);
-        account->used_bytes += layer->number_bytes[0] * lq__kv_epochs_of(0, sequence->epochs) +
-                               layer->number_bytes[1] * lq__kv_epochs_of(1, sequence->epochs) +
-                               layer->shape_bytes * layer->kv_heads *
-                                   lq__kv_shapes_of(sequence->epochs);
+        size_t numbers = lq__kv_held(layer, 0) + lq__kv_held(layer, 1);
+        size_t hot = counts[l].sealed - LQ__MIN(sequence->sinks, counts[l].sealed);
+        size_t gone = counts[l].gone - LQ__MIN(sequence->sinks, counts[l].gone);
+        size_t raw = sequence->tokens - LQ__MIN(hot, sequence->tokens);
+        if (layer->kv_heads) {
+            account->free_bytes += layer->slots.free_count * layer->page_bytes;
+            account->used_bytes += layer->number_bytes[0] * lq__kv_epochs_of(0, counts[l].epochs) +
+                                   layer->number_bytes[1] * lq__kv_epochs_of(1, counts[l].epochs) +
+                                   layer->shape_bytes * layer->kv_heads *
+                                       lq__kv_shapes_of(counts[l].epochs);
+            account->used_bytes +=
+                lq__kv_layer_bytes(kv, layer) + raw * numbers * lq_type_bytes(pool->type);
+            account->f16_bytes += 2 * numbers * (sequence->tokens - gone);
+        }
     }
-    raw = sequence->tokens;
-    if (raw > sequence->sinks) {
-        account->hot_tokens = lq__kv_counts(kv)[pool->first].sealed - sequence->sinks;
-        raw -= account->hot_tokens;
-    }
-    account->f16_bytes = 2 * numbers * sequence->tokens;
-    account->used_bytes += sequence->page_count * pool->slot_bytes + lq__kv_blob_bytes(kv) +
-                           raw * numbers * lq_type_bytes(pool->type);
-    if (sequence->tokens) {
+    l = pool->first;
+    account->hot_tokens = counts[l].sealed - LQ__MIN(sequence->sinks, counts[l].sealed);
+    account->page_bytes = pool->slab_bytes + pool->arena * LQ__KV_BLOB - account->free_bytes;
+    account->table_bytes = pool->total + 63 - account->page_bytes - account->free_bytes -
+                           account->raw_bytes - account->workspace_bytes;
+    if (account->f16_bytes) {
         account->bits = 16.0f * (float)account->used_bytes / (float)account->f16_bytes;
     }
     return LQ_OK;
@@ -27258,7 +27649,7 @@ LQ__STATIC int lq__kv_check_numbers(const lq_kv *kv, uint32_t l, int v)
     size_t h;
     lq__kv_writer w;
     lq__kv_writer_init(&w, kv, l);
-    for (e = 0; e < lq__kv_sequence_of(kv)->epochs; e += v ? LQ__KV_SLOWER : 1) {
+    for (e = 0; e < w.count->epochs; e += v ? LQ__KV_SLOWER : 1) {
         for (h = 0; h < w.layer->kv_heads; h++) {
             if (!lq__kv_is_fitted(w.heads + h, v)) {
                 continue;
@@ -27294,54 +27685,6 @@ LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, uint32_t l, 
     return 1;
 }
 
-/* The sums and numbers of all layers. */
-LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv, size_t sealed)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    int fine = 1;
-    uint32_t l;
-    int v;
-    for (l = 0; l < pool->layers && !tape->bad; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        lq__kv_count *count = lq__kv_counts(kv) + l;
-        uint64_t added;
-        if (layer->kv_heads == 0) {
-            continue;
-        }
-        added = lq__kv_number(tape, count->added);
-        if (tape->mode == LQ__KV_LOAD) {
-            fine = fine && added < (uint64_t)1 << 34;
-            count->added = (size_t)added;
-            count->sealed = sealed;
-            count->tokens = sequence->tokens;
-        }
-        for (v = 0; v < (int)layer->streams && fine; v++) {
-            size_t n = (size_t)layer->kv_heads * lq__kv_dims(layer, v);
-            size_t bytes = layer->number_bytes[v] * lq__kv_epochs_of(v, sequence->epochs);
-            fine = lq__kv_signed(tape, (int64_t *)(void *)lq__kv_in(kv, layer->sums[v]), n,
-                                 (int64_t)(count->added + 1) * ((int64_t)1 << 27));
-            lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->numbers[v]), bytes);
-            if (v == 0) {
-                lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->shapes),
-                                  lq__kv_shapes_of(sequence->epochs) * layer->kv_heads *
-                                      layer->shape_bytes);
-            }
-            fine =
-                fine && (tape->mode != LQ__KV_LOAD || tape->bad || lq__kv_check_numbers(kv, l, v));
-            fine = fine && (layer->warm[v] == 0 || lq__kv_tape_warm(tape, kv, l, v));
-            if (layer->warm[v]) {
-                uint64_t credit = lq__kv_number(tape, count->credit[v]);
-                fine = fine && credit <= layer->most[v] - layer->least[v];
-                if (tape->mode == LQ__KV_LOAD) {
-                    count->credit[v] = fine ? (size_t)credit : 0;
-                }
-            }
-        }
-    }
-    return fine && !tape->bad;
-}
-
 /* The attention mass of each token: finite bits. */
 LQ__STATIC int lq__kv_tape_mass(lq__kv_tape *tape, const lq_kv *kv)
 {
@@ -27359,35 +27702,11 @@ LQ__STATIC int lq__kv_tape_mass(lq__kv_tape *tape, const lq_kv *kv)
     return fine;
 }
 
-/* Page table, positions and turns; on load pages are acquired. */
-LQ__STATIC int lq__kv_tape_tokens(lq__kv_tape *tape, const lq_kv *kv, size_t pages, size_t sealed)
+/* Positions and turns. */
+LQ__STATIC int lq__kv_tape_tokens(lq__kv_tape *tape, const lq_kv *kv)
 {
-    lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    size_t at = sequence->sinks;
+    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
     size_t i;
-    for (i = 0; i < pages && !tape->bad; i++) {
-        lq__kv_page *page = lq__kv_pages(kv) + i;
-        uint64_t count = lq__kv_number(tape, page->count);
-        uint64_t epoch = lq__kv_number(tape, page->epoch);
-        uint64_t fit = lq__kv_number(tape, page->fit);
-        if (tape->mode == LQ__KV_LOAD) {
-            if (tape->bad || count == 0 || count > LQ__HOT_TOKENS || epoch >= sequence->epochs ||
-                fit > 1) {
-                return 0;
-            }
-            page->first = at;
-            page->count = (uint32_t)count;
-            page->epoch = (uint32_t)epoch;
-            page->fit = (uint32_t)fit;
-            page->slot = lq__kv_acquire(pool);
-            sequence->page_count = i + 1;
-        }
-        at += (size_t)count;
-    }
-    if (tape->mode == LQ__KV_LOAD && at != sealed) {
-        return 0;
-    }
     if (!lq__kv_signed(tape, lq__kv_positions(kv), sequence->tokens, LQ__KV_FAR)) {
         return 0;
     }
@@ -27406,18 +27725,169 @@ LQ__STATIC int lq__kv_tape_tokens(lq__kv_tape *tape, const lq_kv *kv, size_t pag
     return lq__kv_signed(tape, lq__kv_turns(kv), sequence->tokens, 4 * LQ__KV_FAR) && !tape->bad;
 }
 
+/* Whether an entry is in the slot of the one before it. */
+LQ__INLINE int lq__kv_is_joined(const lq__kv_page *pages, const lq__kv_page *page)
+{
+    return page > pages && page->slot != LQ__KV_NO && page[-1].slot == page->slot;
+}
+
+/* An entry that was loaded: takes its slot and mark. */
+LQ__STATIC int lq__kv_enter_loaded(const lq_kv *kv, lq__kv_layer *layer, lq__kv_page *page,
+                                   int gone, int joined)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_count *count = lq__kv_count_of(kv, layer);
+    if (page->count == 0 || page->at + page->count > LQ__HOT_TOKENS ||
+        page->at % LQ__HOT_GRANULE || page->epoch >= count->epochs ||
+        (gone && (joined || page->first + page->count > count->gone)) ||
+        (joined && (page == lq__kv_pages(kv, layer) || page[-1].slot == LQ__KV_NO ||
+                    page[-1].at + page[-1].count > page->at || !layer->page_bytes))) {
+        return LQ_E_DATA;
+    }
+    if (gone) {
+        return LQ_OK;
+    }
+    if (joined) {
+        page->slot = page[-1].slot;
+        lq__kv_refs(pool, &layer->slots)[page->slot]++;
+    } else {
+        page->slot = lq__kv_acquire(pool, &layer->slots);
+    }
+    if (layer->marks.count && page->slot != LQ__KV_NO) {
+        page->mark = lq__kv_acquire(pool, &layer->marks);
+    }
+    return page->slot == LQ__KV_NO || (layer->marks.count && page->mark == LQ__KV_NO) ? LQ_E_SPACE
+                                                                                      : LQ_OK;
+}
+
+/* The page table of a layer; on load slots and marks are acquired. */
+LQ__STATIC int lq__kv_tape_table(lq__kv_tape *tape, const lq_kv *kv, lq__kv_layer *layer,
+                                 size_t pages)
+{
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    lq__kv_page *table = lq__kv_pages(kv, layer);
+    size_t at = lq__kv_sequence_of(kv)->sinks;
+    size_t i;
+    for (i = 0; i < pages && !tape->bad; i++) {
+        lq__kv_page *page = table + i;
+        uint64_t x = 0;
+        int status;
+        if (tape->mode != LQ__KV_LOAD) {
+            x = page->count | (uint64_t)page->at << 8 | (uint64_t)page->fit << 16 |
+                (uint64_t)(page->slot == LQ__KV_NO) << 17 |
+                (uint64_t)lq__kv_is_joined(table, page) << 18 | (uint64_t)page->epoch << 32;
+        }
+        x = lq__kv_number(tape, x);
+        if (tape->mode != LQ__KV_LOAD) {
+            continue;
+        }
+        page->first = at;
+        page->count = (uint32_t)(x & 255);
+        page->at = (uint32_t)(x >> 8 & 255);
+        page->fit = (uint32_t)(x >> 16 & 1);
+        page->epoch = (uint32_t)(x >> 32);
+        page->slot = LQ__KV_NO;
+        page->mark = LQ__KV_NO;
+        count->pages = i + 1;
+        status = x >> 19 & 0x1fff ? LQ_E_DATA
+                                  : lq__kv_enter_loaded(kv, layer, page, (int)(x >> 17 & 1),
+                                                        (int)(x >> 18 & 1));
+        if (status != LQ_OK) {
+            return tape->bad ? LQ_E_DATA : status;
+        }
+        at += page->count;
+    }
+    return tape->bad || (tape->mode == LQ__KV_LOAD && at != count->sealed) ? LQ_E_DATA : LQ_OK;
+}
+
+/* The counts of a layer, and its page table. */
+LQ__STATIC int lq__kv_tape_counts(lq__kv_tape *tape, const lq_kv *kv, lq__kv_layer *layer)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    uint64_t added = lq__kv_number(tape, count->added);
+    uint64_t sealed = lq__kv_number(tape, count->sealed);
+    uint64_t gone = lq__kv_number(tape, count->gone);
+    uint64_t ring = lq__kv_number(tape, count->ring);
+    uint64_t epochs = lq__kv_number(tape, count->epochs);
+    uint64_t opened = lq__kv_number(tape, count->opened);
+    uint64_t pages = lq__kv_number(tape, count->pages);
+    if (tape->mode == LQ__KV_LOAD) {
+        if (tape->bad || added >= (uint64_t)1 << 34 || sealed < sequence->sinks ||
+            sealed > LQ__MAX(sequence->tokens, sequence->sinks) || gone > sequence->tokens ||
+            (sequence->tokens > sealed && sequence->tokens - sealed > pool->ring_tokens) ||
+            opened > 0x7fffffff || (pages == 0 && sealed != sequence->sinks)) {
+            return LQ_E_DATA;
+        }
+        if (epochs > pool->epochs || pages > pool->entries) {
+            return LQ_E_SPACE;
+        }
+        count->tokens = sequence->tokens;
+        count->added = (size_t)added;
+        count->sealed = (size_t)sealed;
+        count->gone = (size_t)gone;
+        count->ring = (size_t)(ring % pool->ring_tokens); /* sums split where they did */
+        count->epochs = (uint32_t)epochs;
+        count->opened = (uint32_t)opened;
+    }
+    return lq__kv_tape_table(tape, kv, layer, (size_t)pages);
+}
+
+/* The counts, tables, sums and numbers of all layers. */
+LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t l;
+    int v;
+    for (l = 0; l < pool->layers && !tape->bad; l++) {
+        lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        lq__kv_count *count = lq__kv_counts(kv) + l;
+        int fine = 1;
+        int status;
+        if (layer->kv_heads == 0) {
+            continue;
+        }
+        status = lq__kv_tape_counts(tape, kv, layer);
+        if (status != LQ_OK) {
+            return status;
+        }
+        for (v = 0; v < (int)layer->streams && fine; v++) {
+            size_t n = (size_t)layer->kv_heads * lq__kv_dims(layer, v);
+            size_t bytes = layer->number_bytes[v] * lq__kv_epochs_of(v, count->epochs);
+            fine = lq__kv_signed(tape, (int64_t *)(void *)lq__kv_in(kv, layer->sums[v]), n,
+                                 (int64_t)(count->added + 1) * ((int64_t)1 << 27));
+            lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->numbers[v]), bytes);
+            if (v == 0) {
+                lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->shapes),
+                                  lq__kv_shapes_of(count->epochs) * layer->kv_heads *
+                                      layer->shape_bytes);
+            }
+            fine =
+                fine && (tape->mode != LQ__KV_LOAD || tape->bad || lq__kv_check_numbers(kv, l, v));
+            fine = fine && (layer->warm[v] == 0 || lq__kv_tape_warm(tape, kv, l, v));
+            if (layer->warm[v]) {
+                uint64_t credit = lq__kv_number(tape, count->credit[v]);
+                fine = fine && credit <= layer->most[v] - layer->least[v];
+                if (tape->mode == LQ__KV_LOAD) {
+                    count->credit[v] = fine ? (size_t)credit : 0;
+                }
+            }
+        }
+        if (!fine) {
+            return LQ_E_DATA;
+        }
+    }
+    return tape->bad ? LQ_E_DATA : LQ_OK;
+}
+
 /* The numbers at the head of a record. */
 typedef struct lq__kv_record {
     uint8_t digest[16];
     uint64_t version;
     uint64_t tokens;
     uint64_t sinks;
-    uint64_t sealed;
-    uint64_t epochs;
-    uint64_t opened;
     uint64_t turned;
-    uint64_t ring;
-    uint64_t pages;
     uint64_t clipped;
     uint64_t group;
 } lq__kv_record;
@@ -27428,12 +27898,7 @@ LQ__STATIC void lq__kv_tape_record(lq__kv_tape *tape, lq__kv_record *record)
     lq__kv_tape_bytes(tape, record->digest, 16);
     record->tokens = lq__kv_number(tape, record->tokens);
     record->sinks = lq__kv_number(tape, record->sinks);
-    record->sealed = lq__kv_number(tape, record->sealed);
-    record->epochs = lq__kv_number(tape, record->epochs);
-    record->opened = lq__kv_number(tape, record->opened);
     record->turned = lq__kv_number(tape, record->turned);
-    record->ring = lq__kv_number(tape, record->ring);
-    record->pages = lq__kv_number(tape, record->pages);
     record->clipped = lq__kv_number(tape, record->clipped);
     record->group = lq__kv_number(tape, record->group);
 }
@@ -27451,17 +27916,11 @@ LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record 
             return LQ_E_FORMAT;
         }
     }
-    if (r->tokens > pool->tokens || r->pages > pool->page_count || r->pages > pool->free_count ||
-        r->epochs > pool->epochs) {
+    if (r->tokens > pool->tokens) {
         return LQ_E_SPACE;
     }
-    if (r->sinks > pool->sinks || r->sealed < r->sinks ||
-        r->sealed > LQ__MAX(r->tokens, r->sinks) ||
-        (r->tokens > r->sealed && r->tokens - r->sealed > pool->ring_tokens) ||
-        r->opened > 0x7fffffff || r->turned > 1 || (r->turned && !pool->turns)) {
-        return LQ_E_DATA;
-    }
-    return LQ_OK;
+    return r->sinks > pool->sinks || r->turned > 1 || (r->turned && !pool->turns) ? LQ_E_DATA
+                                                                                 : LQ_OK;
 }
 
 /* The whole record. LQ_OK, or why it cannot be loaded: the cache is then to be emptied. */
@@ -27471,37 +27930,33 @@ LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *gro
     lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
     lq__kv_record record;
     uint8_t digest[16];
+    int status;
     lq__kv_digest(pool, digest);
     memcpy(record.digest, digest, sizeof digest);
     record.version = LQ__KV_VERSION;
     record.tokens = sequence->tokens;
     record.sinks = sequence->sinks;
-    record.sealed = lq__kv_counts(kv)[pool->first].sealed;
-    record.epochs = sequence->epochs;
-    record.opened = sequence->opened;
     record.turned = sequence->turned;
-    record.ring = sequence->ring;
-    record.pages = sequence->page_count;
     record.clipped = sequence->clipped;
     record.group = *group;
     lq__kv_tape_record(tape, &record);
     if (tape->mode == LQ__KV_LOAD) {
-        int status = tape->bad ? LQ_E_DATA : lq__kv_check_record(pool, &record, digest);
+        status = tape->bad ? LQ_E_DATA : lq__kv_check_record(pool, &record, digest);
         if (status != LQ_OK) {
             return status;
         }
         sequence->tokens = (size_t)record.tokens;
         sequence->sinks = (size_t)record.sinks;
-        sequence->epochs = (uint32_t)record.epochs;
-        sequence->opened = (uint32_t)record.opened;
         sequence->turned = (uint32_t)record.turned;
         sequence->clipped = (size_t)LQ__MIN(record.clipped, (uint64_t)SIZE_MAX);
-        sequence->ring = (size_t)(record.ring % pool->ring_tokens); /* sums split where they did */
         *group = (uint32_t)record.group;
     }
-    if (!lq__kv_tape_tokens(tape, kv, (size_t)record.pages, (size_t)record.sealed) ||
-        !lq__kv_tape_mass(tape, kv) || !lq__kv_tape_layers(tape, kv, (size_t)record.sealed)) {
+    if (!lq__kv_tape_tokens(tape, kv) || !lq__kv_tape_mass(tape, kv)) {
         return LQ_E_DATA;
+    }
+    status = lq__kv_tape_layers(tape, kv);
+    if (status != LQ_OK) {
+        return status;
     }
     return tape->mode == LQ__KV_LOAD && tape->at != tape->count ? LQ_E_DATA : LQ_OK;
 }
@@ -27522,21 +27977,30 @@ typedef struct lq__kv_run {
     uint32_t code;
 } lq__kv_run;
 
-/* The run that begins at token t. */
-LQ__STATIC lq__kv_run lq__kv_run_at(const lq_kv *kv, size_t t)
+/* The run of a layer that begins at token t, or at the first one behind that is there; of no
+   tokens: there is none. */
+LQ__STATIC lq__kv_run lq__kv_run_at(const lq_kv *kv, const lq__kv_layer *layer, size_t t)
 {
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    size_t sealed = lq__kv_counts(kv)[lq__kv_pool_of(kv)->first].sealed;
+    const lq__kv_count *count = lq__kv_count_of(kv, layer);
     lq__kv_run run;
     run.first = t;
     run.code = LQ_PAGE_RAW;
     run.end = sequence->tokens;
     if (t < sequence->sinks) {
         run.end = LQ__MIN(sequence->sinks, sequence->tokens);
-    } else if (t < sealed) {
-        const lq__kv_page *page = lq__kv_page_of(kv, t);
-        const lq__kv_page *last = lq__kv_pages(kv) + sequence->page_count - 1;
-        while (page < last && page->count == LQ__HOT_TOKENS) {
+    } else if (t < count->sealed) {
+        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
+        const lq__kv_page *end = lq__kv_pages(kv, layer) + count->pages;
+        while (page < end && page->slot == LQ__KV_NO) {
+            page++;
+        }
+        if (page == end) {
+            run.first = count->sealed;
+            return run;
+        }
+        run.first = page->first;
+        while (page + 1 < end && page->count == LQ__HOT_TOKENS && page[1].slot != LQ__KV_NO) {
             page++;
         }
         run.end = page->first + page->count;
@@ -27548,13 +28012,15 @@ LQ__STATIC lq__kv_run lq__kv_run_at(const lq_kv *kv, size_t t)
     return run;
 }
 
-/* The tiles of a layer's keys or values in a page. */
+/* The tiles of a layer's keys or values in the slot of a page. Of pages in one slot the first has
+   them all. */
 LQ__INLINE uint8_t *lq__kv_tiles(const lq_kv *kv, const lq__kv_layer *layer, int v,
                                  const lq__kv_page *page, size_t *bytes)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t keys = layer->v_in_k ? layer->page_bytes : lq__kv_heads(pool, layer)->v_tile;
     *bytes = v ? layer->page_bytes - keys : keys;
+    *bytes = lq__kv_is_joined(lq__kv_pages(kv, layer), page) ? 0 : *bytes;
     return lq__kv_slot(pool, layer, page->slot) + (v ? keys : 0);
 }
 
@@ -27564,7 +28030,7 @@ LQ__INLINE size_t lq__kv_blob_count(const lq_kv *kv, const lq__kv_layer *layer, 
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     uint32_t ref =
-        layer->warm[v] ? *lq__kv_blob_ref(pool, layer->owner, v, page->slot) : LQ__KV_RESERVED;
+        layer->warm[v] ? *lq__kv_blob_ref(pool, layer->owner, v, page->mark) : LQ__KV_RESERVED;
     return ref > LQ__KV_RESERVED ? lq__kv_blob_size(pool, lq__kv_blob(pool, ref)) : 0;
 }
 
@@ -27593,7 +28059,7 @@ LQ__STATIC size_t lq__kv_page_bytes(const lq_kv *kv, const lq__kv_layer *layer, 
     size_t bytes;
     *tokens = LQ__MIN(run->end - t, (size_t)LQ__HOT_TOKENS);
     if (run->code != LQ_PAGE_RAW) {
-        const lq__kv_page *page = lq__kv_page_of(kv, t);
+        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
         (void)lq__kv_tiles(kv, layer, v, page, &bytes);
         return bytes + lq__kv_blob_count(kv, layer, v, page) + lq__kv_bounds_count(kv, layer, v) +
                4;
@@ -27670,7 +28136,6 @@ LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *di
 {
     const lq__kv_pool *pool;
     size_t meta;
-    size_t runs = 0;
     size_t t;
     uint32_t l;
     if (!lq__kv_valid(kv) || !workspace_bytes || !directory_bytes) {
@@ -27679,18 +28144,21 @@ LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *di
     pool = lq__kv_pool_of(kv);
     meta = lq__kv_tape_count(kv);
     *workspace_bytes = LQ__MAX(meta, lq_kv_load_bytes(kv)) + 63;
-    for (t = 0; t < lq__kv_sequence_of(kv)->tokens;) {
-        lq__kv_run run = lq__kv_run_at(kv, t);
-        lq_archive_run_desc desc;
-        lq__kv_run_desc(kv, &run, 0, 0, &desc);
-        runs += lq_archive_run_bytes(&desc);
-        t = run.end;
-    }
     *directory_bytes = 12 + meta + 3;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         size_t heads = layer->kv_heads;
+        size_t runs = 0;
         *directory_bytes += lq__kv_rope_bytes(layer, l);
+        for (t = 0; t < lq__kv_sequence_of(kv)->tokens && heads;) {
+            lq__kv_run run = lq__kv_run_at(kv, layer, t);
+            lq_archive_run_desc desc;
+            if (run.first < run.end) {
+                lq__kv_run_desc(kv, &run, 0, 0, &desc);
+                runs += lq_archive_run_bytes(&desc);
+            }
+            t = run.end;
+        }
         *directory_bytes += heads ? layer->streams * (20 + 8 * heads + runs) : 0;
     }
     return LQ_OK;
@@ -27759,23 +28227,23 @@ LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, in
     size_t h;
     size_t i;
     if (run->code != LQ_PAGE_RAW) {
-        const lq__kv_page *page = lq__kv_page_of(kv, t);
+        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
         size_t count;
         const uint8_t *tiles = lq__kv_tiles(kv, layer, v, page, &count);
         size_t more = lq__kv_blob_count(kv, layer, v, page);
         memcpy(dst, tiles, count);
-        for (h = 0; h < layer->kv_heads; h++) {
+        for (h = 0; h < layer->kv_heads && count; h++) {
             size_t at;
             if (lq__kv_raw_tile(kv, layer, v, h, &at, &i)) {
                 lq__store_numbers(dst + at, tiles + at, i, size);
             }
         }
         if (more) {
-            tiles = lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->slot));
+            tiles = lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->mark));
             memcpy(dst + count, tiles + LQ__KV_BEHIND, more);
         }
         if (lq__kv_bounds_count(kv, layer, v)) {
-            memcpy(dst + count + more, lq__kv_bounds(pool, layer, page->slot, 0),
+            memcpy(dst + count + more, lq__kv_bounds(pool, layer, page->mark, 0),
                    lq__kv_bounds_count(kv, layer, v));
         }
         trailer[1] = 0; /* tiles say nothing of their kinds: the record does */
@@ -27802,8 +28270,12 @@ LQ__STATIC int lq__kv_save_runs(const lq_kv *kv, lq_archive_writer *writer,
     size_t t = 0;
     int status = LQ_OK;
     while (t < lq__kv_sequence_of(kv)->tokens && status == LQ_OK) {
-        lq__kv_run run = lq__kv_run_at(kv, t);
+        lq__kv_run run = lq__kv_run_at(kv, layer, t);
         lq_archive_run_desc desc;
+        t = run.first;
+        if (t == run.end) {
+            break;
+        }
         lq__kv_run_desc(kv, &run, group, sequence, &desc);
         status = lq_archive_run_begin(writer, &desc);
         if (status != LQ_OK) {
@@ -27909,13 +28381,14 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
     if (used != count) {
         return LQ_E_DATA;
     }
-    blob =
-        units <= pool->arena - pool->held - pool->reserved ? lq__kv_blob_room(pool, units) : NULL;
+    blob = units <= layer->arena - LQ__MIN(layer->arena, layer->held + layer->reserved)
+               ? lq__kv_blob_room(pool, units)
+               : NULL;
     if (!blob) {
         return LQ_E_SPACE;
     }
     memcpy(blob + LQ__KV_BEHIND, src, count);
-    lq__kv_lay_blob(pool, layer->owner, v, page->slot, count);
+    lq__kv_lay_blob(pool, layer->owner, v, page->mark, count);
     return LQ_OK;
 }
 
@@ -27934,14 +28407,14 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
         return LQ_E_DATA;
     }
     if (run->code != LQ_PAGE_RAW) {
-        const lq__kv_page *page = lq__kv_page_of(kv, t);
+        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
         size_t count;
         uint8_t *tiles = lq__kv_tiles(kv, layer, v, page, &count);
         if (trailer[1] != 0 || trailer[3] != (page->epoch & 255u)) {
             return LQ_E_DATA;
         }
         memcpy(tiles, src, count);
-        for (h = 0; h < layer->kv_heads; h++) { /* raw tiles must be finite */
+        for (h = 0; h < layer->kv_heads && count; h++) { /* raw tiles must be finite */
             size_t at;
             if (lq__kv_raw_tile(kv, layer, v, h, &at, &i)) {
                 lq__load_numbers(tiles + at, src + at, i, size);
@@ -27953,7 +28426,7 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
         bytes -= 4 + count + lq__kv_bounds_count(kv, layer, v); /* of the blob */
         for (h = 0; h < layer->kv_heads && lq__kv_bounds_count(kv, layer, v); h++) {
             size_t own = lq__kv_bound_bytes(pool, layer);
-            uint8_t *bounds = lq__kv_bounds(pool, layer, page->slot, h);
+            uint8_t *bounds = lq__kv_bounds(pool, layer, page->mark, h);
             memcpy(bounds, src + count + bytes + h * own, own);
             if (lq__load32(bounds) % 0x00800000u || lq__load32(bounds) < 27u << 23 ||
                 lq__load32(bounds) > 250u << 23) {
@@ -27985,9 +28458,13 @@ LQ__STATIC int lq__kv_load_runs(const lq_kv *kv, const lq_archive_reader *reader
 {
     size_t t = 0;
     while (t < lq__kv_sequence_of(kv)->tokens) {
-        lq__kv_run run = lq__kv_run_at(kv, t);
+        lq__kv_run run = lq__kv_run_at(kv, layer, t);
         lq_archive_run_info info;
         uint32_t i;
+        t = run.first;
+        if (t == run.end) {
+            break;
+        }
         if (lq_archive_run(reader, *at, &info) != LQ_OK || info.desc.group != group ||
             info.desc.sequence != sequence || info.desc.first_token != t ||
             info.desc.token_count != run.end - t || info.desc.tokens_per_page != LQ__HOT_TOKENS ||
@@ -28062,10 +28539,7 @@ LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader,
 /* Drops everything, also from a step that broke off. */
 LQ__STATIC void lq__kv_empty(const lq_kv *kv)
 {
-    lq__kv_sequence *own = lq__kv_sequence_of(kv);
-    while (own->page_count) {
-        lq__kv_release(lq__kv_pool_of(kv), lq__kv_pages(kv)[--own->page_count].slot);
-    }
+    lq__kv_release_all(kv);
     lq__kv_clear(kv);
 }
 
@@ -28103,7 +28577,7 @@ LQ__INLINE lq__kv_page *lq__kv_old_pages(const lq__kv_pool *pool)
 
 LQ__INLINE uint32_t *lq__kv_moves(const lq__kv_pool *pool)
 {
-    return (uint32_t *)(void *)(lq__kv_old_pages(pool) + pool->page_count);
+    return (uint32_t *)(void *)(lq__kv_old_pages(pool) + pool->entries);
 }
 
 /* Tokens kept of those before t. */
@@ -28117,69 +28591,235 @@ LQ__STATIC size_t lq__kv_kept(const uint8_t *keep, size_t t)
     return count;
 }
 
-/* Whether a page has a blob whose step is not that of the policy: its codes cannot be mixed. */
-LQ__STATIC int lq__kv_is_apart(const lq__kv_pool *pool, const lq__kv_page *page)
+/* Whether the blobs of two pages of a layer, where it has any, are coded with the same steps. */
+LQ__STATIC int lq__kv_same_steps(const lq__kv_pool *pool, const lq__kv_layer *layer,
+                                 const lq__kv_page *a, const lq__kv_page *b)
 {
-    uint32_t l;
     size_t i;
     int v;
-    for (l = 0; l < pool->layers && pool->warm; l++) {
-        for (v = 0; v < 2; v++) {
-            const uint8_t *blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, page->slot));
-            for (i = 0; i < lq__kv_layers(pool)[l].warm[v] && blob; i++) {
-                if (lq__load32(blob + LQ__KV_BEHIND + 4 * i) >> 24) {
-                    return 1;
-                }
+    for (v = 0; v < 2; v++) {
+        for (i = 0; i < layer->warm[v] && a != b; i++) {
+            size_t at = LQ__KV_BEHIND + 4 * i + 3; /* the doublings */
+            if (lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, a->mark))[at] !=
+                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, b->mark))[at]) {
+                return 0;
             }
         }
     }
-    return 0;
+    return 1;
 }
 
-/* Makes the new table in `pages` (page_count of the old ones): tokens of one epoch close up. moves:
-   old token of each token behind the sinks. A page that loses its begin or gains tokens is marked
-   by fit = 2; where there are warm pages, one that loses any. Returns their number. */
-LQ__STATIC size_t lq__kv_plan_pages(const lq__kv_pool *pool, const lq__kv_page *old, size_t count,
-                                    lq__kv_page *pages, uint32_t *moves, const uint8_t *keep,
-                                    size_t first)
+/* An eviction in one layer. New pages close up in the slots of the old ones, in their order: epochs
+   side by side, each from a multiple of 8 columns on. moves: the old token of each sealed one that
+   stays. fit: + 2 where a page changes. */
+typedef struct lq__kv_plan {
+    lq__kv_layer *layer;
+    const lq__kv_page *old;
+    const uint8_t *keep;
+    uint32_t *moves;
+    lq__kv_page *pages;
+    size_t old_count;
+    size_t count;
+    size_t moved;
+    const lq__kv_page *slot; /* old page whose slot is being filled; NULL: none yet */
+    const lq__kv_page *last; /* old page of the token before */
+    uint32_t column;         /* of that slot, of the next token */
+} lq__kv_plan;
+
+/* The old page of a token, from one before on. */
+LQ__INLINE const lq__kv_page *lq__kv_old_page(const lq__kv_page *old, size_t token)
 {
-    size_t n = 0; /* new pages */
-    size_t moved = 0;
-    size_t last = 0; /* old page of the last token */
-    int apart = 0;   /* that page is */
-    size_t p;
-    for (p = 0; p < count; p++) {
-        int own = lq__kv_is_apart(pool, old + p);
-        size_t c;
-        for (c = 0; c < old[p].count; c++) {
-            lq__kv_page *page = pages + (n ? n - 1 : 0);
-            if (!keep[old[p].first + c]) {
-                continue;
+    while (old->first + old->count <= token) {
+        old++;
+    }
+    return old;
+}
+
+/* The next of the old slots. Each token moves to a slot and column at or before its own, so there
+   is one. */
+LQ__STATIC void lq__kv_plan_slot(lq__kv_plan *p)
+{
+    const lq__kv_page *end = p->old + p->old_count;
+    uint32_t slot = p->slot ? p->slot->slot : LQ__KV_NO;
+    const lq__kv_page *next = p->slot ? p->slot : p->old;
+    while (next < end && (next->slot == LQ__KV_NO || next->slot == slot)) {
+        next++;
+    }
+    p->slot = next < end ? next : p->slot;
+    p->column = 0;
+}
+
+/* Begins a page for a token of `old`; `first`: its number. */
+LQ__STATIC void lq__kv_plan_page(lq__kv_plan *p, const lq__kv_page *old, size_t first)
+{
+    lq__kv_page *page = p->pages + p->count;
+    int own = old->slot != LQ__KV_NO;
+    *page = *old;
+    page->first = first;
+    page->count = 0;
+    page->at = 0;
+    page->fit = p->count == 0 || page[-1].epoch != page->epoch;
+    p->count++;
+    if (!own) {
+        return;
+    }
+    if (p->count > 1 && page[-1].mark == page->mark && page->mark != LQ__KV_NO) {
+        page[-1].mark = LQ__KV_NO; /* both begin in one old page: the latter has its mark */
+        page[-1].fit |= 2;
+    }
+    if (!p->layer->page_bytes) {
+        return; /* no tiles: slots mean nothing */
+    }
+    p->column = (p->column + LQ__HOT_GRANULE - 1) / LQ__HOT_GRANULE * LQ__HOT_GRANULE;
+    if (!p->slot || p->column >= LQ__HOT_TOKENS) {
+        lq__kv_plan_slot(p);
+    }
+    page->slot = p->slot->slot;
+    page->at = p->column;
+}
+
+/* Takes a token that stays. */
+LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const lq__kv_page *old,
+                                  size_t c, size_t first)
+{
+    lq__kv_page *page = p->pages + (p->count ? p->count - 1 : 0);
+    int own = old->slot != LQ__KV_NO;
+    int full = p->count == 0 || page->count == LQ__HOT_TOKENS;
+    if (!full && own) {
+        full = page->slot == LQ__KV_NO || page->epoch != old->epoch ||
+               (p->layer->page_bytes && p->column == LQ__HOT_TOKENS) ||
+               !lq__kv_same_steps(pool, p->layer, p->last, old);
+    }
+    if (full) {
+        lq__kv_plan_page(p, old, first + p->moved);
+        page = p->pages + p->count - 1;
+    }
+    if (own && (page->slot != old->slot || page->at + page->count != old->at + c)) {
+        page->fit |= 2;
+    }
+    page->epoch = own ? page->epoch : old->epoch;
+    page->count++;
+    p->column += own ? 1u : 0u;
+    p->moves[p->moved++] = (uint32_t)(old->first + c);
+    p->last = old;
+}
+
+/* Plans the eviction of a layer: the old table goes to scratch, the new one in its place. */
+LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const uint8_t *keep,
+                                  lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    lq__kv_page *table = lq__kv_pages(kv, layer);
+    const lq__kv_page *old;
+    size_t first;
+    size_t i;
+    size_t c;
+    memset(p, 0, sizeof *p);
+    memcpy(lq__kv_old_pages(pool), table, count->pages * sizeof *table);
+    first = lq__kv_kept(keep, LQ__MIN(lq__kv_sequence_of(kv)->sinks,
+                                      lq__kv_sequence_of(kv)->tokens));
+    p->layer = layer;
+    p->old = lq__kv_old_pages(pool);
+    p->keep = keep;
+    p->moves = lq__kv_moves(pool);
+    p->pages = table;
+    p->old_count = count->pages;
+    for (i = 0, old = p->old; i < p->old_count; i++, old++) {
+        for (c = 0; c < old->count; c++) {
+            if (keep[old->first + c]) {
+                lq__kv_plan_token(p, pool, old, c, first);
             }
-            if (n == 0 || page->epoch != old[p].epoch || page->count == LQ__HOT_TOKENS ||
-                (last != p && (own || apart))) {
-                page = pages + n++;
-                *page = old[p];
-                page->first = first + moved;
-                page->count = 0;
-                page->fit = n == 1 || page[-1].epoch != page->epoch;
-            }
-            if (page->slot != old[p].slot || page->count != c) {
-                page->fit |= 2;
-            }
-            page->count++;
-            moves[moved++] = (uint32_t)(old[p].first + c);
-            last = p;
-            apart = own;
         }
     }
-    for (p = 0; p < n && (pool->warm || pool->sparse); p++, old++) {
-        while (old->slot != pages[p].slot) {
-            old++;
-        }
-        pages[p].fit |= old->count != pages[p].count ? 2 : 0;
+    for (i = 0, old = p->old; i < p->count && layer->marks.count; i++) {
+        old = lq__kv_old_page(old, p->moves[table[i].first - first]);
+        table[i].fit |= old->count != table[i].count ? 2 : 0; /* its blobs lose tokens */
+    }
+    count->pages = p->count;
+}
+
+/* Puts the old table of a plan back. */
+LQ__STATIC void lq__kv_plan_undo(const lq_kv *kv, const lq__kv_plan *p)
+{
+    memcpy(p->pages, p->old, p->old_count * sizeof *p->old);
+    lq__kv_count_of(kv, p->layer)->pages = p->old_count;
+}
+
+/* Entries of the old table that name a slot. */
+LQ__STATIC uint32_t lq__kv_old_sharers(const lq__kv_plan *p, uint32_t slot)
+{
+    uint32_t n = 0;
+    size_t i;
+    for (i = 0; i < p->old_count; i++) {
+        n += p->old[i].slot == slot;
     }
     return n;
+}
+
+/* Whether there are slots and marks for the copies that a plan needs. */
+LQ__STATIC int lq__kv_plan_fits(const lq_kv *kv, const lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_layer *layer = p->layer;
+    uint32_t slot = LQ__KV_NO;
+    size_t slots = 0;
+    size_t marks = 0;
+    size_t i;
+    for (i = 0; i < p->count; i++) {
+        const lq__kv_page *page = p->pages + i;
+        if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
+            continue;
+        }
+        if (page->slot != slot) {
+            slot = page->slot;
+            slots += lq__kv_refs(pool, &layer->slots)[slot] > lq__kv_old_sharers(p, slot);
+        }
+        if (layer->marks.count) {
+            marks += page->mark == LQ__KV_NO || lq__kv_refs(pool, &layer->marks)[page->mark] > 1;
+        }
+    }
+    return slots <= layer->slots.free_count && marks <= layer->marks.free_count &&
+           p->count <= pool->entries;
+}
+
+/* Counts the new entries, and takes copies of slots that forks share and marks of their own. */
+LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_layer *layer = p->layer;
+    uint32_t *refs = lq__kv_refs(pool, &layer->slots);
+    uint32_t *marks = lq__kv_refs(pool, &layer->marks);
+    lq__kv_page *first;
+    size_t i;
+    lq__kv_share(kv, layer);
+    for (i = 0; i < p->count; i++) {
+        lq__kv_page *page = p->pages + i;
+        uint32_t slot = page->slot;
+        uint32_t n;
+        if (!(page->fit & 2) || slot == LQ__KV_NO) {
+            continue;
+        }
+        n = lq__kv_sharers(kv, layer, page, &first);
+        if (refs[slot] > n + lq__kv_old_sharers(p, slot)) {
+            uint32_t to = lq__kv_acquire(pool, &layer->slots);
+            if (layer->page_bytes) {
+                memcpy(lq__kv_slot(pool, layer, to), lq__kv_slot(pool, layer, slot),
+                       layer->page_bytes);
+            }
+            refs[slot] -= n;
+            refs[to] = n;
+            while (n) {
+                first[--n].slot = to;
+            }
+        }
+        if (layer->marks.count && (page->mark == LQ__KV_NO || marks[page->mark] > 2)) {
+            if (page->mark != LQ__KV_NO) {
+                marks[page->mark]--;
+            }
+            page->mark = lq__kv_acquire(pool, &layer->marks);
+        }
+    }
 }
 
 /* Copies a token's codes to another column or tile. Not for V of LQ__HOT_E8. */
@@ -28234,34 +28874,30 @@ LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, cons
     size_t row = dims * lq_type_bytes(w->pool->type);
     size_t same = 0; /* tokens in front that stay where they are */
     size_t c;
-    for (c = 0; c < page->count; c++) {
+    for (c = 0; c < page->count && kind != LQ__KV_WARM; c++) {
+        size_t to = page->at + c;
         const uint8_t *src;
         size_t from;
-        while (old->first + old->count <= moves[c]) {
-            old++;
-        }
-        if (kind == LQ__KV_WARM) {
-            return;
-        }
-        from = moves[c] - old->first;
+        old = lq__kv_old_page(old, moves[c]);
+        from = old->at + (moves[c] - old->first);
         src = lq__kv_slot(w->pool, w->layer, old->slot) + tile;
-        same += same == c && src == dst && from == c;
+        same += same == c && src == dst && from == to;
         if (kind == LQ__HOT_E8 && v) {
             (void)lq__kv_open(w, old, v, head, moves[c], 1, w->x + c * dims);
-        } else if (src == dst && from == c) {
+        } else if (src == dst && from == to) {
             continue;
         } else if (kind == 0) {
-            memmove(dst + c * row, src + from * row, row);
+            memmove(dst + to * row, src + from * row, row);
         } else {
-            lq__kv_move_codes(dst, c, src, from, kind, v ? LQ_V : LQ_K, dims);
-            lq__kv_move_scale(w, page, old, v, head, c, dst, dims, kind);
+            lq__kv_move_codes(dst, to, src, from, kind, v ? LQ_V : LQ_K, dims);
+            lq__kv_move_scale(w, page, old, v, head, to, dst, dims, kind);
         }
     }
     same -= same % LQ__HOT_GRANULE;
     if (kind == LQ__HOT_E8 && v && same < page->count) {
         int32_t base = (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head);
         lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-        (void)lq__hot_seal(dst, kind, LQ_V, dims, same, w->x + same * dims, dims,
+        (void)lq__hot_seal(dst, kind, LQ_V, dims, page->at + same, w->x + same * dims, dims,
                            page->count - same, w->mean, &base, w->work);
         *lq__kv_base(w->pool, w->layer, v, page->slot, head) = (uint8_t)base;
     }
@@ -28285,12 +28921,10 @@ LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const
     memset(&work, 0, sizeof work);
     memset(&coded, 0, sizeof coded);
     for (c = 0; c < page->count && status == LQ_OK; c++) {
-        while (old->first + old->count <= moves[c]) {
-            old++;
-        }
+        old = lq__kv_old_page(old, moves[c]);
         if (old != from) {
             batch.body[0] =
-                lq__kv_body(w->pool, w->layer, v, head, old->slot, &batch.bytes[0], &doublings);
+                lq__kv_body(w->pool, w->layer, v, head, old->mark, &batch.bytes[0], &doublings);
             batch.tokens[0] = old->count;
             if (c == 0) {
                 status = lq__kv_coder(w, v, head, page->epoch, doublings);
@@ -28330,10 +28964,8 @@ LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *pa
     size_t c;
     for (c = 0; c < page->count && bytes; c++) {
         const uint8_t *bounds;
-        while (old->first + old->count <= moves[c]) {
-            old++;
-        }
-        bounds = lq__kv_bounds(w->pool, w->layer, old->slot, head);
+        old = lq__kv_old_page(old, moves[c]);
+        bounds = lq__kv_bounds(w->pool, w->layer, old->mark, head);
         if (c == 0) {
             memcpy(joined, bounds, bytes);
         } else if (old != from) {
@@ -28341,15 +28973,18 @@ LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *pa
         }
         from = old;
     }
-    memcpy(lq__kv_bounds(w->pool, w->layer, page->slot, head), joined, bytes);
+    if (bytes) {
+        memcpy(lq__kv_bounds(w->pool, w->layer, page->mark, head), joined, bytes);
+    }
 }
 
-/* The blob of a layer's keys or values of a new page. *bytes: with dst NULL they are only counted,
-   else they are known. */
+/* The blob of a layer's keys or values of a new page, into scratch behind what its pages are coded
+   in; *bytes behind its header. */
 LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                const uint32_t *moves, int v, uint8_t *dst, size_t *bytes)
+                                const uint32_t *moves, int v, size_t *bytes)
 {
     uint8_t *scratch = w->warm_work + lq__warm_work_at(lq__kv_dims(w->layer, v));
+    uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
     size_t at = 4 * w->layer->warm[v];
     size_t h;
     for (h = 0; h < w->layer->kv_heads; h++) {
@@ -28362,61 +28997,89 @@ LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const
         if (status != LQ_OK) {
             return status;
         }
-        if (dst) {
-            lq__store32(dst + LQ__KV_BEHIND + 4 * w->heads[h].entry[v], entry);
-            memcpy(dst + LQ__KV_BEHIND + at, scratch, entry & 0xffffffu);
-        }
+        lq__store32(dst + 4 * w->heads[h].entry[v], entry);
+        memcpy(dst + at, scratch, entry & 0xffffffu);
         at += entry & 0xffffffu;
     }
     *bytes = at;
     return LQ_OK;
 }
 
-/* All blobs of pages that change. With `dry` nothing is changed, but it is found out whether there
-   is room: LQ_E_SPACE. */
-LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_page *old, const uint32_t *moves,
-                                 int dry)
+/* Units of old blobs that no page from the next on needs: those of pages before `end`, from *at on,
+   that are this sequence's alone, and so the one of the page that has just been made. Drops them,
+   if not dry. */
+LQ__STATIC size_t lq__kv_consume(const lq__kv_plan *p, lq__kv_pool *pool, int v, size_t *at,
+                                 const lq__kv_page *end, int dry)
+{
+    const uint32_t *refs = lq__kv_refs(pool, &p->layer->marks);
+    size_t units = 0;
+    for (; p->old + *at < end; ++*at) {
+        uint32_t mark = p->old[*at].mark;
+        const uint8_t *blob = NULL;
+        size_t i;
+        uint32_t mine = 1;
+        for (i = 0; i < p->count && !dry; i++) { /* counted by the new table, too */
+            mine += p->pages[i].mark == mark;
+        }
+        if (mark != LQ__KV_NO && refs[mark] == mine) {
+            blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, p->layer->owner, v, mark));
+        }
+        for (i = 0; i < p->count && blob; i++) { /* it stays as it is */
+            blob = p->pages[i].mark == mark && !(p->pages[i].fit & 2) ? NULL : blob;
+        }
+        if (blob) {
+            units += lq__kv_units(lq__kv_blob_size(pool, blob));
+            if (!dry) {
+                lq__kv_drop_blob(pool, p->layer->owner, v, mark);
+            }
+        }
+    }
+    return units;
+}
+
+/* All blobs of pages of a layer that change. With `dry` nothing is changed, but it is found out
+   whether there is room: LQ_E_SPACE. */
+LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_page *pages = lq__kv_pages(kv);
-    size_t held = pool->held;
-    size_t p;
-    uint32_t l;
+    lq__kv_layer *layer = p->layer;
+    lq__kv_writer w;
     int v;
-    for (l = 0; l < pool->layers && pool->warm; l++) {
-        lq__kv_writer w;
-        lq__kv_writer_init(&w, kv, l);
-        for (p = 0; p < lq__kv_sequence_of(kv)->page_count; p++) {
-            const uint32_t *mine = moves + (pages[p].first - pages->first);
-            for (v = 0; v < 2 && (pages[p].fit & 2) && w.layer->kv_heads; v++) {
-                uint8_t *blob;
-                size_t bytes;
-                size_t units;
-                int status;
-                if (w.layer->warm[v] == 0) {
-                    continue;
+    lq__kv_writer_init(&w, kv, layer->owner);
+    for (v = 0; v < 2; v++) {
+        const uint32_t *mine = p->moves;
+        size_t held = layer->held;
+        size_t at = 0;
+        size_t i;
+        for (i = 0; i < p->count && layer->warm[v]; mine += p->pages[i++].count) {
+            const lq__kv_page *page = p->pages + i;
+            const lq__kv_page *end = p->old + p->old_count;
+            size_t bytes;
+            size_t units;
+            int status;
+            if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
+                continue;
+            }
+            status = lq__kv_move_blob(&w, page, p->old, mine, v, &bytes);
+            if (status != LQ_OK) {
+                return status;
+            }
+            units = lq__kv_units(bytes);
+            if (i + 1 < p->count) { /* the next one's first token */
+                end = lq__kv_old_page(p->old, mine[page->count]);
+            }
+            held -= lq__kv_consume(p, pool, v, &at, end, dry);
+            if (dry && units > layer->arena - LQ__MIN(layer->arena, layer->reserved + held)) {
+                return LQ_E_SPACE;
+            }
+            held += units;
+            if (!dry) {
+                uint8_t *blob = lq__kv_blob_room(pool, units);
+                if (!blob) {
+                    return LQ_E_INTERNAL;
                 }
-                status = lq__kv_move_blob(&w, pages + p, old, mine, v, NULL, &bytes);
-                if (status != LQ_OK) {
-                    return status;
-                }
-                units = lq__kv_units(bytes);
-                if (dry && units > pool->arena - pool->reserved - held) {
-                    return LQ_E_SPACE;
-                }
-                held += units;
-                blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, pages[p].slot));
-                if (blob && lq__kv_refs(pool)[pages[p].slot] == 1) {
-                    held -= lq__kv_units(lq__kv_blob_size(pool, blob));
-                }
-                if (!dry) {
-                    blob = lq__kv_blob_room(pool, units);
-                    if (!blob ||
-                        lq__kv_move_blob(&w, pages + p, old, mine, v, blob, &bytes) != LQ_OK) {
-                        return LQ_E_INTERNAL;
-                    }
-                    lq__kv_lay_blob(pool, l, v, pages[p].slot, bytes);
-                }
+                memcpy(blob + LQ__KV_BEHIND, lq__kv_at(pool, pool->blob_at), bytes);
+                lq__kv_lay_blob(pool, layer->owner, v, page->mark, bytes);
             }
         }
     }
@@ -28426,16 +29089,17 @@ LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_page *old, const 
 /* Moves raw tokens of a layer up: sinks and ring, of which `sealed` is the first token before and
    after, and the ring begins at the same slot. */
 LQ__STATIC void lq__kv_move_raw(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
-                                size_t tokens, size_t sealed)
+                                size_t tokens)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t sealed = lq__kv_count_of(kv, layer)->sealed;
     size_t sinks = LQ__MIN(lq__kv_sequence_of(kv)->sinks, tokens);
     size_t h;
     int v;
     for (v = 0; v < (int)layer->streams; v++) {
         size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
         for (h = 0; h < layer->kv_heads; h++) {
-            uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sinks * row;
+            uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sink_tokens * row;
             size_t to = 0;
             size_t t;
             for (t = 0; t < sinks; t++) {
@@ -28471,100 +29135,92 @@ LQ__STATIC void lq__kv_move_tables(const lq_kv *kv, const uint8_t *keep, size_t 
     }
 }
 
-/* The counts of all layers, the ring and the sinks. */
-LQ__STATIC void lq__kv_move_counts(const lq_kv *kv, const uint8_t *keep, size_t tokens)
-{
-    lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    size_t sealed = lq__kv_counts(kv)[pool->first].sealed;
-    size_t after = tokens > sequence->sinks ? lq__kv_kept(keep, sealed) : sealed;
-    size_t left = lq__kv_kept(keep, tokens);
-    uint32_t l;
-    for (l = 0; l < pool->layers; l++) {
-        lq__kv_count *count = lq__kv_counts(kv) + l;
-        if (lq__kv_layers(pool)[l].kv_heads) {
-            count->sealed = after;
-            count->tokens = left;
-        }
-    }
-    if (tokens > sequence->sinks) {
-        sequence->sinks = lq__kv_kept(keep, sequence->sinks);
-        sequence->ring = (sequence->ring + sealed - after) % pool->ring_tokens;
-    }
-    sequence->tokens = left;
-}
-
-/* What the blobs of a sequence take, after they have moved: the credit of its streams anew. */
-LQ__STATIC void lq__kv_recount(const lq_kv *kv)
+/* The counts of a layer, and its ring. */
+LQ__STATIC void lq__kv_move_counts(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
+                                   size_t tokens)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_page *pages = lq__kv_pages(kv);
-    uint32_t l;
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t sealed = count->sealed;
+    if (tokens > lq__kv_sequence_of(kv)->sinks) {
+        count->sealed = lq__kv_kept(keep, sealed);
+        count->ring = (count->ring + sealed - count->sealed) % pool->ring_tokens;
+    }
+    count->gone = lq__kv_kept(keep, count->gone);
+    count->tokens = lq__kv_kept(keep, tokens);
+}
+
+/* What the blobs of a layer take, after they have moved: the credit of its streams anew. */
+LQ__STATIC void lq__kv_recount(const lq_kv *kv, const lq__kv_layer *layer)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_page *pages = lq__kv_pages(kv, layer);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
     size_t p;
     int v;
-    for (l = 0; l < pool->layers && pool->warm; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        for (v = 0; v < 2; v++) {
-            size_t room = layer->most[v] - layer->least[v];
-            size_t taken = 0;
-            for (p = 0; p < lq__kv_sequence_of(kv)->page_count && layer->warm[v]; p++) {
+    for (v = 0; v < 2 && layer->kv_heads; v++) {
+        size_t room = layer->most[v] - layer->least[v];
+        size_t taken = 0;
+        for (p = 0; p < count->pages && layer->warm[v]; p++) {
+            if (pages[p].mark != LQ__KV_NO) {
                 const uint8_t *blob =
-                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, l, v, pages[p].slot));
+                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, pages[p].mark));
                 taken += lq__kv_units(lq__kv_blob_size(pool, blob));
                 room += layer->least[v];
             }
-            room -= LQ__MIN(room, taken);
-            lq__kv_counts(kv)[l].credit[v] = LQ__MIN(room, layer->most[v] - layer->least[v]);
         }
+        room -= LQ__MIN(room, taken);
+        count->credit[v] = LQ__MIN(room, layer->most[v] - layer->least[v]);
     }
 }
 
-/* Tiles of all layers to the new page table; pages that nobody needs go back. */
-LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_page *old, size_t old_count,
-                                 const uint32_t *moves)
+/* Tiles, bounds and blobs of a layer to its new page table; what nobody needs goes back. */
+LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_plan *p)
 {
-    int status;
     lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    lq__kv_page *pages = lq__kv_pages(kv);
+    lq__kv_layer *layer = p->layer;
+    const uint32_t *mine = p->moves;
     lq__kv_writer w;
-    size_t p;
-    size_t n;
-    uint32_t l;
-    for (p = 0, n = 0; p < old_count; p++) { /* before slots of copies change */
-        lq__kv_moves(pool)[pool->tokens + p] =
-            n < sequence->page_count && pages[n].slot == old[p].slot;
-        n += lq__kv_moves(pool)[pool->tokens + p];
-    }
-    for (p = 0; p < sequence->page_count; p++) {
-        if (pages[p].fit & 2) {
-            lq__kv_own_page(kv, pages + p);
-        }
-    }
-    for (l = 0; l < pool->layers; l++) {
+    size_t i;
+    int status;
+    lq__kv_plan_take(kv, p);
+    lq__kv_writer_init(&w, kv, layer->owner);
+    for (i = 0; i < p->count; mine += p->pages[i++].count) {
+        const lq__kv_page *page = p->pages + i;
         uint32_t h;
-        lq__kv_writer_init(&w, kv, l);
-        for (p = 0; p < sequence->page_count; p++) {
-            const uint32_t *mine = moves + (pages[p].first - pages->first);
-            for (h = 0; h < w.layer->kv_heads && (pages[p].fit & 2); h++) {
-                lq__kv_move_tile(&w, pages + p, old, mine, 0, h);
-                if (w.layer->streams > 1) {
-                    lq__kv_move_tile(&w, pages + p, old, mine, 1, h);
-                }
-                lq__kv_move_bounds(&w, pages + p, old, mine, h);
+        for (h = 0; h < layer->kv_heads && (page->fit & 2) && page->slot != LQ__KV_NO; h++) {
+            lq__kv_move_tile(&w, page, p->old, mine, 0, h);
+            if (layer->streams > 1) {
+                lq__kv_move_tile(&w, page, p->old, mine, 1, h);
             }
+            lq__kv_move_bounds(&w, page, p->old, mine, h);
         }
     }
-    status = lq__kv_move_blobs(kv, old, moves, 0);
-    for (p = 0; p < old_count; p++) {
-        if (!lq__kv_moves(pool)[pool->tokens + p]) {
-            lq__kv_release(pool, old[p].slot);
+    status = lq__kv_move_blobs(kv, p, 0);
+    for (i = 0; i < p->old_count; i++) {
+        lq__kv_release(pool, layer, p->old + i);
+    }
+    for (i = 0; i < p->count; i++) {
+        p->pages[i].fit &= 1;
+    }
+    lq__kv_recount(kv, layer);
+    return status;
+}
+
+/* Whether all layers can do an eviction: nothing is changed. */
+LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    int status = LQ_OK;
+    uint32_t l;
+    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
+        if (lq__kv_layers(pool)[l].kv_heads) {
+            lq__kv_plan plan;
+            lq__kv_plan_layer(kv, lq__kv_layers(pool) + l, keep, &plan);
+            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_SPACE;
+            lq__kv_plan_undo(kv, &plan);
         }
     }
-    for (p = 0; p < sequence->page_count; p++) {
-        pages[p].fit &= 1;
-    }
-    lq__kv_recount(kv);
     return status;
 }
 
@@ -28572,12 +29228,6 @@ LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
 {
     lq__kv_pool *pool;
     lq__kv_sequence *sequence;
-    lq__kv_page *old;
-    size_t old_count;
-    size_t sealed;
-    size_t copies = 0;
-    size_t n;
-    size_t i;
     uint32_t l;
     int status;
     if (!lq__kv_valid(kv) || !keep || tokens != lq__kv_sequence_of(kv)->tokens) {
@@ -28591,30 +29241,23 @@ LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
     if (lq__kv_kept(keep, tokens) == 0) {
         return lq_kv_truncate(kv, 0);
     }
-    old = lq__kv_old_pages(pool);
-    old_count = sequence->page_count;
-    sealed = lq__kv_counts(kv)[pool->first].sealed;
-    memcpy(old, lq__kv_pages(kv), old_count * sizeof *old);
-    n = lq__kv_plan_pages(pool, old, old_count, lq__kv_pages(kv), lq__kv_moves(pool), keep,
-                          lq__kv_kept(keep, LQ__MIN(sequence->sinks, tokens)));
-    for (i = 0; i < n; i++) {
-        const lq__kv_page *page = lq__kv_pages(kv) + i;
-        copies += (page->fit & 2) && lq__kv_refs(pool)[page->slot] > 1;
+    status = lq__kv_can_evict(kv, keep);
+    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
+        lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        if (layer->kv_heads) {
+            lq__kv_plan plan;
+            lq__kv_plan_layer(kv, layer, keep, &plan);
+            status = lq__kv_move_pages(kv, &plan);
+            lq__kv_move_raw(kv, layer, keep, tokens);
+            lq__kv_move_counts(kv, layer, keep, tokens);
+        }
     }
-    sequence->page_count = n;
-    status =
-        copies > pool->free_count ? LQ_E_SPACE : lq__kv_move_blobs(kv, old, lq__kv_moves(pool), 1);
-    if (status != LQ_OK) {
-        memcpy(lq__kv_pages(kv), old, old_count * sizeof *old);
-        sequence->page_count = old_count;
-        return status;
+    if (status == LQ_OK) {
+        lq__kv_move_tables(kv, keep, tokens);
+        sequence->sinks = tokens > sequence->sinks ? lq__kv_kept(keep, sequence->sinks)
+                                                   : sequence->sinks;
+        sequence->tokens = lq__kv_kept(keep, tokens);
     }
-    status = lq__kv_move_pages(kv, old, old_count, lq__kv_moves(pool));
-    for (l = 0; l < pool->layers; l++) {
-        lq__kv_move_raw(kv, lq__kv_layers(pool) + l, keep, tokens, sealed);
-    }
-    lq__kv_move_tables(kv, keep, tokens);
-    lq__kv_move_counts(kv, keep, tokens);
     return status;
 }
 
@@ -28632,30 +29275,54 @@ LQ__STATIC float lq__kv_norm(const float *x, size_t dims)
     return lq__kv_float((int64_t)sum, 2 * exponent);
 }
 
-/* Sums of squares of each token's keys, all layers and heads. */
+/* Whether norms of a layer's keys count: it has all tokens, or (any) no layer has. */
+LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int any)
+{
+    return layer->kv_heads &&
+           (any || lq__kv_count_of(kv, layer)->gone <= lq__kv_sequence_of(kv)->sinks);
+}
+
+/* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
+   those that some layer gave back come last. */
 LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t sinks = lq__kv_sequence_of(kv)->sinks;
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
+    size_t gone = 0;
     int status = LQ_OK;
+    int any = 1;
     uint32_t l;
     uint32_t h;
     memset(score, 0, tokens * sizeof *score);
     for (l = 0; l < pool->layers; l++) {
+        any = any && !lq__kv_has_norms(kv, lq__kv_layers(pool) + l, 0);
+    }
+    for (l = 0; l < pool->layers; l++) {
         lq__kv_writer w;
+        if (!lq__kv_has_norms(kv, lq__kv_layers(pool) + l, any)) {
+            continue;
+        }
         lq__kv_writer_init(&w, kv, l);
+        gone = LQ__MAX(gone, w.count->gone);
         for (h = 0; h < w.layer->kv_heads; h++) {
             size_t dims = w.layer->k_dims;
             size_t t = 0;
             while (t < tokens) {
-                size_t n = lq__kv_floats(&w, 0, h, t, tokens, &status);
+                size_t end = t < sinks ? LQ__MIN(sinks, tokens) : tokens;
+                size_t n;
                 size_t i;
+                t = t < sinks ? t : LQ__MAX(t, w.count->gone);
+                n = lq__kv_floats(&w, 0, h, t, end, &status);
                 for (i = 0; i < n; i++) {
                     score[t + i] -= lq__kv_norm(w.x + i * dims, dims);
                 }
                 t += n;
             }
         }
+    }
+    for (; gone > sinks && any; gone--) {
+        score[gone - 1] = -LQ__KV_FLOAT_MOST;
     }
 }
 
@@ -28858,8 +29525,11 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
     }
 }
 
-/* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, first group, tokens, and the
-   position of each token; groups count up from the first, keys and values of each layer ---- */
+/* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, first group, tokens, sinks,
+   of each layer of its own where what it has begins behind the sinks, and the position of each
+   token; groups count up from the first, keys and values of each layer ---- */
+#define LQ__KV_COLD_VERSION 2u
+#define LQ__KV_COLD_HEAD 32u
 #define LQ__KV_COLD 0x434b514cu
 #define LQ__KV_CHUNK 256u /* tokens unpacked at a time */
 
@@ -28924,6 +29594,17 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
     pack->step = v ? desc->v_step : desc->k_step;
 }
 
+/* Bytes of the record. */
+LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
+{
+    size_t bytes = LQ__KV_COLD_HEAD + 8 * tokens;
+    uint32_t l;
+    for (l = 0; l < pool->layers; l++) {
+        bytes += lq__kv_layers(pool)[l].kv_heads ? 8 : 0;
+    }
+    return bytes;
+}
+
 LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t *workspace_bytes,
                             size_t *directory_bytes)
 {
@@ -28941,7 +29622,7 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     tokens = lq__kv_sequence_of(kv)->tokens;
     chunk = desc->chunk ? desc->chunk : 1024;
     chunks = tokens / chunk + 1;
-    *directory_bytes = 12 + 24 + 8 * tokens + 3;
+    *directory_bytes = 12 + lq__kv_cold_bytes(pool, tokens) + 3;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         *directory_bytes += lq__kv_rope_bytes(layer, l);
@@ -28960,12 +29641,12 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
             most = LQ__MAX(most, bytes);
             bytes = lq_profile_save_bound(lq_geometry_rows(&pack.geometry));
             *directory_bytes += 20 + 8 * (size_t)layer->kv_heads + 8 * tokens + 8 * (tokens / 64) +
-                                chunks * (bytes + 256);
+                                (chunks + 1) * (bytes + 256); /* + 1: sinks of their own */
         }
     }
     tokens = LQ__MIN(tokens, chunk);
     *workspace_bytes = LQ__MAX(most + lq__kv_cold_place(NULL, pool, tokens, NULL, 0),
-                               24 + 8 * lq__kv_sequence_of(kv)->tokens) +
+                               lq__kv_cold_bytes(pool, lq__kv_sequence_of(kv)->tokens)) +
                        63;
     return LQ_OK;
 }
@@ -29007,6 +29688,53 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
     return lq_archive_pack(writer, &pack, &src, &positions, n, cold->rest, cold->rest_bytes);
 }
 
+/* What a layer has of tokens t .. end: keys, then values. */
+LQ__STATIC int lq__kv_pack_layer(const lq_kv *kv, lq_archive_writer *writer,
+                                 const lq_kv_pack_desc *desc, uint32_t l, uint32_t group, size_t t,
+                                 size_t end, const lq__kv_cold *cold)
+{
+    size_t sinks = LQ__MAX(t, LQ__MIN(end, lq__kv_sequence_of(kv)->sinks));
+    size_t gone = LQ__MIN(end, LQ__MAX(sinks, lq__kv_counts(kv)[l].gone));
+    int status = LQ_OK;
+    uint32_t v;
+    if (gone == sinks) { /* nothing is missing */
+        gone = sinks = t;
+    }
+    for (v = 0; v < lq__kv_layers(lq__kv_pool_of(kv))[l].streams && status == LQ_OK; v++) {
+        if (t < sinks) {
+            status = lq__kv_pack_some(kv, writer, desc, l, (int)v, group + v, t, sinks - t, cold);
+        }
+        if (gone < end && status == LQ_OK) {
+            status =
+                lq__kv_pack_some(kv, writer, desc, l, (int)v, group + v, gone, end - gone, cold);
+        }
+    }
+    return status;
+}
+
+/* The record of a packed sequence, into mem. */
+LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, uint8_t *mem)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
+    uint32_t l;
+    size_t t;
+    lq__store64(mem, LQ__KV_COLD_VERSION);
+    lq__store64(mem + 8, group);
+    lq__store64(mem + 16, sequence->tokens);
+    lq__store64(mem + 24, LQ__MIN(sequence->sinks, sequence->tokens));
+    mem += LQ__KV_COLD_HEAD;
+    for (l = 0; l < pool->layers; l++) {
+        if (lq__kv_layers(pool)[l].kv_heads) {
+            lq__store64(mem, lq__kv_counts(kv)[l].gone);
+            mem += 8;
+        }
+    }
+    for (t = 0; t < sequence->tokens; t++) {
+        lq__store64(mem + 8 * t, (uint64_t)lq__kv_positions(kv)[t]);
+    }
+}
+
 LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pack_desc *desc,
                       void *workspace, size_t workspace_bytes)
 {
@@ -29037,56 +29765,68 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     (void)lq__kv_cold_place(&cold, pool, LQ__MIN(chunk, tokens), mem, needed - 63);
     status = lq__kv_save_groups(kv, writer, cold.slices, &first);
     for (t = 0; t < tokens && status == LQ_OK; t += chunk) {
-        size_t n = LQ__MIN(chunk, tokens - t);
         uint32_t group = first;
         for (l = 0; l < pool->layers && status == LQ_OK; l++) {
             if (lq__kv_layers(pool)[l].kv_heads) {
-                uint32_t streams = lq__kv_layers(pool)[l].streams;
-                status = lq__kv_pack_some(kv, writer, desc, l, 0, group, t, n, &cold);
-                if (status == LQ_OK && streams > 1) {
-                    status = lq__kv_pack_some(kv, writer, desc, l, 1, group + 1, t, n, &cold);
-                }
-                group += streams;
+                status = lq__kv_pack_layer(kv, writer, desc, l, group, t,
+                                           t + LQ__MIN(chunk, tokens - t), &cold);
+                group += lq__kv_layers(pool)[l].streams;
             }
         }
     }
     if (status != LQ_OK) {
         return status;
     }
-    lq__store64(mem, 1);
-    lq__store64(mem + 8, first);
-    lq__store64(mem + 16, tokens);
-    for (t = 0; t < tokens; t++) {
-        lq__store64(mem + 24 + 8 * t, (uint64_t)lq__kv_positions(kv)[t]);
-    }
+    lq__kv_cold_store(kv, first, mem);
     return lq_archive_add_meta(writer, LQ__KV_COLD + (uint32_t)desc->sequence, mem,
-                               24 + 8 * tokens);
+                               lq__kv_cold_bytes(pool, tokens));
 }
 
-/* The record, checked but for its positions. */
-LQ__STATIC int lq__kv_cold_record(const lq_archive_reader *reader, uint64_t sequence,
-                                  const uint8_t **record, uint32_t *group, size_t *tokens)
+/* A record that was read, checked but for its positions. */
+typedef struct lq__kv_cold_record {
+    const uint8_t *gone;
+    const uint8_t *positions;
+    size_t tokens;
+    size_t sinks;
+    uint32_t group;
+} lq__kv_cold_record;
+
+LQ__STATIC int lq__kv_cold_read(const lq__kv_pool *pool, const lq_archive_reader *reader,
+                                uint64_t sequence, lq__kv_cold_record *r)
 {
+    const uint8_t *at;
     size_t count;
     uint64_t n;
     int status = sequence > 0xffffffffu
                      ? LQ_E_RANGE
-                     : lq_archive_meta(reader, LQ__KV_COLD + (uint32_t)sequence, record, &count);
+                     : lq_archive_meta(reader, LQ__KV_COLD + (uint32_t)sequence, &at, &count);
     if (status != LQ_OK) {
         return status;
     }
-    if (count < 24) {
+    if (count < LQ__KV_COLD_HEAD) {
         return LQ_E_DATA;
     }
-    n = lq__load64(*record + 16);
-    if (lq__load64(*record) != 1) {
+    n = lq__load64(at + 16);
+    if (lq__load64(at) != LQ__KV_COLD_VERSION) {
         return LQ_E_FORMAT;
     }
-    if (n > 0x7fffffff || count != 24 + 8 * n || lq__load64(*record + 8) > 0xffffffffu) {
+    if (n > 0x7fffffff || lq__load64(at + 24) > n || lq__load64(at + 8) > 0xffffffffu) {
         return LQ_E_DATA;
     }
-    *group = (uint32_t)lq__load64(*record + 8);
-    *tokens = (size_t)n;
+    if (count != lq__kv_cold_bytes(pool, (size_t)n)) {
+        return LQ_E_FORMAT; /* so many layers have their own */
+    }
+    r->group = (uint32_t)lq__load64(at + 8);
+    r->tokens = (size_t)n;
+    r->sinks = (size_t)lq__load64(at + 24);
+    r->gone = at + LQ__KV_COLD_HEAD;
+    r->positions = at + count - 8 * r->tokens;
+    for (at = r->gone; at < r->positions; at += 8) {
+        n = lq__load64(at);
+        if (n > r->sinks && n >= r->tokens) {
+            return LQ_E_DATA;
+        }
+    }
     return LQ_OK;
 }
 
@@ -29094,17 +29834,17 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
                                  uint64_t sequence)
 {
     const lq__kv_pool *pool;
-    const uint8_t *record;
-    size_t tokens;
+    lq__kv_cold_record record;
     size_t most = 0;
     uint32_t group;
     uint32_t l;
     uint32_t v;
     if (!lq__kv_valid(kv) || !reader ||
-        lq__kv_cold_record(reader, sequence, &record, &group, &tokens) != LQ_OK) {
+        lq__kv_cold_read(lq__kv_pool_of(kv), reader, sequence, &record) != LQ_OK) {
         return 0;
     }
     pool = lq__kv_pool_of(kv);
+    group = record.group;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         for (v = 0; v < layer->streams && layer->kv_heads; v++) {
@@ -29115,15 +29855,20 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
     return most + lq__kv_cold_place(NULL, pool, LQ__KV_CHUNK, NULL, 0) + 63;
 }
 
-/* Tokens t .. t + n of a layer's keys or values, from the archive to cold->data[v]. */
+/* Tokens t .. t + n of a layer's keys or values, from the archive to cold->data[v]. Those that the
+   layer had given back (from the sinks up to `gone`) are filled in with later ones: no query will
+   see them, but means are made of all. */
 LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
                                   const lq_archive_reader *reader,
-                                  const lq_archive_unpack_desc *desc, size_t t, size_t n,
+                                  const lq_archive_unpack_desc *desc,
+                                  const lq__kv_cold_record *record, size_t gone, size_t t, size_t n,
                                   const lq__kv_cold *cold)
 {
     size_t dims = lq__kv_dims(layer, v);
+    size_t row = layer->kv_heads * dims * lq_type_bytes(pool->type);
     lq_archive_group_desc group;
     lq_vectors_out dst;
+    size_t end = t + n;
     uint32_t h;
     int status = lq_archive_group(reader, desc->group, &group, NULL, 0);
     if (status != LQ_OK || group.slice_count != layer->kv_heads ||
@@ -29140,16 +29885,30 @@ LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, const lq__kv_layer *l
     dst.slices = cold->rows;
     dst.token_stride = layer->kv_heads * dims;
     dst.type = pool->type;
-    status = lq_archive_unpack(reader, desc, &dst, t, n, cold->rest, cold->rest_bytes);
+    while (t < end && status == LQ_OK) {
+        size_t from = t;
+        size_t to = t < record->sinks ? LQ__MIN(end, record->sinks) : end;
+        if (t >= record->sinks && t < gone) { /* again and again from `gone` on */
+            from = gone + (t - record->sinks) % (record->tokens - gone);
+            to = LQ__MIN(LQ__MIN(end, gone), t + (record->tokens - from));
+        }
+        status = lq_archive_unpack(reader, desc, &dst, from, to - t, cold->rest, cold->rest_bytes);
+        for (h = 0; h < layer->kv_heads; h++) {
+            cold->rows[h] = (uint8_t *)cold->rows[h] + (to - t) * row;
+        }
+        t = to;
+    }
     return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status; /* the record lied */
 }
 
 /* A step of n tokens, all layers. */
 LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
-                                  lq_archive_unpack_desc *desc, const lq_positions *positions,
-                                  size_t t, size_t n, const lq__kv_cold *cold)
+                                  lq_archive_unpack_desc *desc, const lq__kv_cold_record *record,
+                                  const lq_positions *positions, size_t t, size_t n,
+                                  const lq__kv_cold *cold)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const uint8_t *gone = record->gone;
     uint32_t l;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
@@ -29158,11 +29917,13 @@ LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
         int status = LQ_OK;
         memset(view, 0, sizeof view);
         for (v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
-            status = lq__kv_unpack_some(pool, layer, v, reader, desc, t, n, cold);
+            status = lq__kv_unpack_some(pool, layer, v, reader, desc, record,
+                                        (size_t)lq__load64(gone), t, n, cold);
             view[v].data = cold->data[v];
             view[v].type = pool->type;
             desc->group++;
         }
+        gone += layer->kv_heads ? 8 : 0;
         if (status == LQ_OK && layer->kv_heads) {
             status =
                 lq_kv_append(kv, l, &view[0], layer->streams > 1 ? &view[1] : NULL, positions, n);
@@ -29175,27 +29936,59 @@ LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
     return LQ_OK;
 }
 
+/* Before a sequence is unpacked: sinks that it has lost are not made up. */
+LQ__STATIC void lq__kv_unpack_begin(const lq_kv *kv, const lq__kv_cold_record *record)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const uint8_t *gone;
+    int lost = 0;
+    uint32_t l;
+    for (gone = record->gone; gone < record->positions; gone += 8) {
+        lost |= lq__load64(gone) > record->sinks;
+    }
+    if (lost && record->sinks < pool->sinks) {
+        lq__kv_sequence_of(kv)->sinks = record->sinks;
+        for (l = 0; l < pool->layers; l++) {
+            lq__kv_counts(kv)[l].sealed = record->sinks;
+        }
+    }
+}
+
+/* When all of it is there: what was filled in is given back. */
+LQ__STATIC void lq__kv_unpack_end(const lq_kv *kv, const lq__kv_cold_record *record)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const uint8_t *at = record->gone;
+    uint32_t l;
+    for (l = 0; l < pool->layers; l++) {
+        lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        if (layer->kv_heads) {
+            size_t gone = (size_t)lq__load64(at);
+            lq__kv_give_back(kv, layer, gone);
+            lq__kv_counts(kv)[l].gone = LQ__MAX(lq__kv_counts(kv)[l].gone, gone);
+            at += 8;
+        }
+    }
+}
+
 LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
                         uint64_t sequence, void *workspace, size_t workspace_bytes)
 {
     lq_archive_unpack_desc desc;
+    lq__kv_cold_record record;
     lq__kv_cold cold;
-    const uint8_t *record;
-    size_t tokens;
     size_t needed;
     size_t t;
-    uint32_t group;
     int status;
     if (!lq__kv_valid(kv) || !reader || !tables || !workspace || lq__kv_sequence_of(kv)->tokens) {
         return LQ_E_ARG;
     }
-    status = lq__kv_cold_record(reader, sequence, &record, &group, &tokens);
+    status = lq__kv_cold_read(lq__kv_pool_of(kv), reader, sequence, &record);
     if (status != LQ_OK) {
         return status;
     }
     needed = lq_kv_unpack_bytes(kv, reader, sequence);
-    if (workspace_bytes < needed || tokens > lq__kv_pool_of(kv)->tokens ||
-        tokens > lq_kv_room(kv)) {
+    if (workspace_bytes < needed || record.tokens > lq_kv_room(kv)) {
         return LQ_E_SPACE;
     }
     (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK,
@@ -29203,21 +29996,24 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
     memset(&desc, 0, sizeof desc);
     desc.tables = tables;
     desc.sequence = sequence;
-    for (t = 0; t < tokens && status == LQ_OK; t += LQ__KV_CHUNK) {
-        size_t n = LQ__MIN((size_t)LQ__KV_CHUNK, tokens - t);
+    lq__kv_unpack_begin(kv, &record);
+    for (t = 0; t < record.tokens && status == LQ_OK; t += LQ__KV_CHUNK) {
+        size_t n = LQ__MIN((size_t)LQ__KV_CHUNK, record.tokens - t);
         int64_t list[LQ__KV_CHUNK];
         lq_positions positions;
         size_t i;
         memset(&positions, 0, sizeof positions);
         for (i = 0; i < n; i++) {
-            list[i] = (int64_t)lq__load64(record + 24 + 8 * (t + i));
+            list[i] = (int64_t)lq__load64(record.positions + 8 * (t + i));
         }
         positions.list = list;
-        desc.group = group;
-        status = lq__kv_unpack_step(kv, reader, &desc, &positions, t, n, &cold);
+        desc.group = record.group;
+        status = lq__kv_unpack_step(kv, reader, &desc, &record, &positions, t, n, &cold);
     }
     if (status != LQ_OK) {
         lq__kv_empty(kv);
+    } else {
+        lq__kv_unpack_end(kv, &record);
     }
     return status;
 }

@@ -655,7 +655,7 @@ static void golden_kv(void)
         golden_ok(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d));
         golden_kv_fill(&kv, 250);
         golden_ok(lq_kv_shift(&kv, 100, 150, 12345));
-        golden_ok(lq_kv_shift(&kv, 3, 40, -1));
+        golden_ok(lq_kv_shift(&kv, 50, 50, 7));
         golden_kv_read(&kv, "shifted");
         golden_kv_write(&kv, "packed", 1);
         memset(&e, 0, sizeof e);

@@ -15,6 +15,7 @@ typedef struct model {
     lq_kv kv;
     int live;
     size_t tokens;
+    size_t most;   /* tokens that there were at most since the last eviction, or came then */
     size_t sealed; /* as far as the last look */
     int64_t positions[TOKENS_MOST];
     uint8_t lossy[TOKENS_MOST];  /* 1: was hot once */
@@ -292,6 +293,7 @@ static void random_desc(void)
     desc.tokens = 12 + source_below(large ? TOKENS_MOST - 20 : 120);
     desc.sequences = 3;
     desc.pages = source_below(2) ? 0 : 1 + source_below(large ? 30 : 6);
+    desc.step_tokens = source_below(3) ? 1 + source_below(70) : 0;
     desc.sinks = source_below(3) == 0 ? LQ_KV_NONE : source_below(9);
     desc.window = source_below(4) == 0 ? LQ_KV_NONE : source_below(large ? 90 : 30);
     desc.type = source_below(2) ? 0 : 1 + (int)source_below(3);
@@ -400,19 +402,44 @@ static void look_row(model *m, uint32_t l, int v, size_t t, size_t head, const f
     memcpy(seen, x, dims * 4);
 }
 
-/* A layer of its own, which has `tokens`. */
+/* The first token behind the sinks that a layer has not given back; the sinks, where that is all. */
+static size_t gone_of(const model *m, uint32_t l)
+{
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    size_t gone = lq__kv_counts(&m->kv)[own].gone;
+    return gone > sinks ? gone : sinks;
+}
+
+/* A layer of its own, which has `tokens`, but for those that it has given back. */
 static void look_layer(model *m, uint32_t l, size_t tokens)
 {
+    size_t gone = gone_of(m, l);
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    size_t kept = (size_t)layers[l].window + (desc.step_tokens ? desc.step_tokens : 512);
     size_t t;
     size_t h;
     int v;
+    CHECK(gone == sinks || (layers[l].window && gone + kept <= m->most));
     for (v = 0; v < 2; v++) {
         size_t dims = dims_of(l, v);
         lq_kv_view_out out;
         memset(&out, 0, sizeof out);
         out.data = wide_x[0];
-        CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0) == LQ_OK);
+        if (gone > sinks) {
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, gone, NULL, 0) == LQ_E_RANGE);
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, gone - 1, 1, NULL, 0) == LQ_E_RANGE);
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, sinks, NULL, 0) == LQ_OK);
+            out.data = wide_x[0] + gone * heads_of(l) * dims;
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, gone, tokens - gone, NULL, 0) ==
+                  LQ_OK);
+        } else {
+            CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0) == LQ_OK);
+        }
         for (t = 0; t < tokens; t++) {
+            if (t >= sinks && t < gone) {
+                continue;
+            }
             for (h = 0; h < heads_of(l); h++) {
                 look_row(m, l, v, t, h, wide_x[0] + (t * heads_of(l) + h) * dims);
             }
@@ -433,7 +460,8 @@ static void look(model *m)
     CHECK(memcmp(lq_kv_mass(&m->kv), m->mass, m->tokens * sizeof *m->mass) == 0);
     for (l = 0; l < desc.layers; l++) {
         if (has_own(l)) {
-            sealed = lq__kv_counts(&m->kv)[l].sealed;
+            size_t own = lq__kv_counts(&m->kv)[l].sealed;
+            sealed = sealed && sealed < own ? sealed : own;
             look_layer(m, l, m->tokens);
         }
     }
@@ -470,6 +498,10 @@ static void op_read(model *m)
     a = random_layout(count ? count : 1, heads_of(own), dims);
     data = layout_alloc(&a);
     out = layout_out(&a, data);
+    if (gone_of(m, l) > lq__kv_sequence_of(&m->kv)->sinks && first < gone_of(m, l)) {
+        free(data);
+        return; /* look_layer reads what is left there */
+    }
     CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count, NULL, 0) == LQ_OK);
     CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1, NULL, 0) ==
           LQ_E_RANGE);
@@ -484,44 +516,78 @@ static void op_read(model *m)
     free(data);
 }
 
+/* Whether the slots or marks of a layer are counted rightly. */
+static void check_stock(const lq__kv_pool *pool, const lq__kv_stock *stock, const uint32_t *refs)
+{
+    size_t used = 0;
+    size_t p;
+    for (p = 0; p < stock->count; p++) {
+        CHECK(refs[p] == lq__kv_refs(pool, stock)[p]);
+        used += refs[p] > 0;
+    }
+    CHECK(used + stock->free_count == stock->count);
+}
+
+/* The page table of a layer of a sequence. */
+static void check_table(const lq_kv *kv, const lq__kv_layer *layer, uint32_t *slots, uint32_t *marks)
+{
+    const lq__kv_page *page = lq__kv_pages(kv, layer);
+    const lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t at = lq__kv_sequence_of(kv)->sinks;
+    size_t p;
+    CHECK(count->pages <= lq__kv_pool_of(kv)->entries);
+    for (p = 0; p < count->pages; p++) {
+        CHECK(page[p].first == at && page[p].count >= 1 && page[p].at % 8 == 0);
+        CHECK(page[p].at + page[p].count <= 64 && page[p].epoch < count->epochs);
+        at += page[p].count;
+        if (page[p].slot == LQ__KV_NO) {
+            CHECK(layer->keep && at <= count->gone && page[p].mark == LQ__KV_NO);
+            continue;
+        }
+        slots[page[p].slot]++;
+        CHECK((page[p].mark != LQ__KV_NO) == (layer->marks.count > 0));
+        if (layer->marks.count) {
+            marks[page[p].mark]++;
+        }
+        if (p && page[p - 1].slot == page[p].slot) {
+            CHECK(page[p - 1].at + page[p - 1].count <= page[p].at);
+        }
+    }
+    CHECK(at == count->sealed || count->pages == 0);
+}
+
 /* What must always hold inside a block. */
 static void check_block(void)
 {
-    static uint32_t refs[4096];
+    static uint32_t slots[8192];
+    static uint32_t marks[8192];
     const lq__kv_pool *pool = NULL;
-    size_t used = 0;
+    uint32_t l;
     size_t i;
-    size_t p;
-    memset(refs, 0, sizeof refs);
     for (i = 0; i < 3; i++) {
-        if (models[i].live) {
-            const lq__kv_page *page = lq__kv_pages(&models[i].kv);
-            size_t at = lq__kv_sequence_of(&models[i].kv)->sinks;
-            pool = lq__kv_pool_of(&models[i].kv);
-            for (p = 0; p < lq__kv_sequence_of(&models[i].kv)->page_count; p++) {
-                refs[page[p].slot]++;
-                CHECK(page[p].first == at && page[p].count >= 1 && page[p].count <= 64);
-                at += page[p].count;
+        pool = models[i].live ? lq__kv_pool_of(&models[i].kv) : pool;
+    }
+    for (l = 0; pool && l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        memset(slots, 0, sizeof slots);
+        memset(marks, 0, sizeof marks);
+        for (i = 0; i < 3 && layer->kv_heads; i++) {
+            if (models[i].live) {
+                check_table(&models[i].kv, layer, slots, marks);
             }
-            CHECK(at == lq__kv_counts(&models[i].kv)[pool->first].sealed);
+        }
+        if (layer->kv_heads) {
+            check_stock(pool, &layer->slots, slots);
+            check_stock(pool, &layer->marks, marks);
         }
     }
-    if (!pool) {
-        return;
-    }
-    for (p = 0; p < pool->pages; p++) {
-        CHECK(refs[p] == lq__kv_refs(pool)[p]);
-        used += refs[p] > 0;
-    }
-    CHECK(used + pool->free_count == pool->pages);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3 && pool; i++) {
         if (models[i].live) {
             lq_kv_account a;
             CHECK(lq_kv_stats(&models[i].kv, &a) == LQ_OK);
             CHECK(a.page_bytes + a.free_bytes + a.raw_bytes + a.table_bytes + a.workspace_bytes ==
                   lq_kv_bytes(&desc));
-            CHECK(a.tokens == models[i].tokens && a.pages * pool->slot_bytes <= a.page_bytes);
-            CHECK(a.hot_tokens <= 64 * a.pages && a.hot_tokens <= a.tokens);
+            CHECK(a.tokens == models[i].tokens && a.hot_tokens <= a.tokens);
             CHECK(a.used_bytes <= a.page_bytes + a.raw_bytes + a.table_bytes);
             CHECK((a.f16_bytes > 0) == (a.tokens > 0));
         }
@@ -627,6 +693,7 @@ static void attend_layer(model *m, uint32_t l);
 static void mid_step(model *m, uint32_t l, size_t n)
 {
     m->tokens += n;
+    m->most = m->tokens > m->most ? m->tokens : m->most;
     look_layer(m, l, m->tokens);
     attend_layer(m, l);
     if (l + 1 < desc.layers && layers[l + 1].share == l + 1) {
@@ -703,6 +770,7 @@ static void op_append(model *m)
         }
     }
     m->tokens += n;
+    m->most = m->tokens > m->most ? m->tokens : m->most;
 }
 
 /* What must be refused, and leave everything as it was. */
@@ -748,6 +816,33 @@ static void op_bad(model *m)
     unchanged_end(before);
 }
 
+/* Whether the next token of each layer would find all that it sees. */
+static int can_truncate(const model *m, size_t n)
+{
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    uint32_t l;
+    for (l = 0; l < desc.layers && n > sinks; l++) {
+        size_t gone = has_own(l) ? gone_of(m, l) : sinks;
+        if (gone > sinks &&
+            (n < gone || m->positions[gone - 1] > m->positions[n - 1] + 1 - layers[l].window)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Tokens that all layers have sealed. */
+static size_t least_sealed(const model *m)
+{
+    size_t least = SIZE_MAX;
+    uint32_t l;
+    for (l = 0; l < desc.layers; l++) {
+        size_t own = lq__kv_counts(&m->kv)[l].sealed;
+        least = has_own(l) && own < least ? own : least;
+    }
+    return least;
+}
+
 static void op_truncate(model *m)
 {
     size_t t;
@@ -757,10 +852,16 @@ static void op_truncate(model *m)
     }
     CHECK(lq_kv_truncate(&m->kv, m->tokens + 1) == LQ_E_RANGE);
     look(m);
+    if (!can_truncate(m, n)) {
+        uint8_t *before = unchanged_begin();
+        CHECK(lq_kv_truncate(&m->kv, n) == LQ_E_RANGE);
+        unchanged_end(before);
+        return;
+    }
     CHECK(lq_kv_truncate(&m->kv, n) == LQ_OK);
     m->tokens = n;
     for (t = 0; t < n; t++) { /* what was hot and is raw now will be sealed again */
-        int raw = t >= lq__kv_counts(&m->kv)[lq__kv_pool_of(&m->kv)->first].sealed;
+        int raw = t >= least_sealed(m);
         m->recoded[t] = (uint8_t)(m->recoded[t] + (raw && m->lossy[t]));
         m->lossy[t] = raw && m->lossy[t] ? 1 : m->lossy[t];
     }
@@ -1057,6 +1158,28 @@ static void check_merge(const model *m, const attention *a, uint32_t own)
     }
 }
 
+/* Whether no query sees what the layer has given back. */
+static int in_sight(const model *m, const lq_kv_attend_desc *d)
+{
+    size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
+    size_t gone = gone_of(m, d->layer);
+    uint32_t window = d->window == LQ_KV_NONE ? 0 : d->window ? d->window : layers[d->layer].window;
+    size_t i;
+    size_t t;
+    for (i = 0; i < d->queries; i++) {
+        int64_t at = d->positions ? lq__kv_nth_position(d->positions, i)
+                                  : m->positions[m->tokens - d->queries + i];
+        for (t = sinks > d->first ? sinks : d->first; t < gone; t++) {
+            if ((!d->count || t < d->first + d->count) &&
+                (d->all || m->positions[t] <= at) &&
+                (!window || m->positions[t] > at - (int64_t)window)) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
 static void attend_layer(model *m, uint32_t l)
 {
     attention a;
@@ -1064,6 +1187,11 @@ static void attend_layer(model *m, uint32_t l)
     size_t i;
     size_t h;
     random_attend(m, l, &a);
+    if (!in_sight(m, &a.d)) {
+        CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_RANGE);
+        attention_free(&a);
+        return;
+    }
     CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_OK);
     for (i = 0; i < a.d.queries; i++) {
         for (h = 0; h < a.d.heads; h++) {
@@ -1084,6 +1212,11 @@ static void attend_bad(model *m, uint32_t l)
     uint8_t *before = unchanged_begin();
     float bad = source_below(2) ? NAN : INFINITY;
     random_attend(m, l, &a);
+    if (!in_sight(m, &a.d)) {
+        unchanged_end(before);
+        attention_free(&a);
+        return;
+    }
     a.d.first = source_below((uint32_t)m->tokens + 1);
     a.d.count = m->tokens - a.d.first + 1;
     CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_RANGE);
@@ -1262,15 +1395,26 @@ static void load_damaged(file *f, model *m)
 /* Whether both have room for as many means: else one may go on with those that the other renews. */
 static int same_epochs(const lq_kv *a, const lq_kv *b)
 {
-    return lq__kv_pool_of(a)->epochs == lq__kv_pool_of(b)->epochs;
+    uint32_t l;
+    int same = lq__kv_pool_of(a)->epochs == lq__kv_pool_of(b)->epochs;
+    for (l = 0; l < lq__kv_pool_of(a)->layers; l++) { /* and whether both give tokens back */
+        same = same && lq__kv_layers(lq__kv_pool_of(a))[l].keep ==
+                           lq__kv_layers(lq__kv_pool_of(b))[l].keep;
+    }
+    return same;
 }
 
 /* Whether raw tokens lie alike, too: else attention adds them up in another order. */
 static int same_ring(const lq_kv *a, const lq_kv *b)
 {
-    size_t n = lq__kv_pool_of(a)->ring_tokens;
-    return same_epochs(a, b) && n == lq__kv_pool_of(b)->ring_tokens &&
-           lq__kv_sequence_of(a)->ring % n == lq__kv_sequence_of(b)->ring % n;
+    const lq__kv_pool *pool = lq__kv_pool_of(a);
+    size_t n = pool->ring_tokens;
+    uint32_t l;
+    int same = same_epochs(a, b) && n == lq__kv_pool_of(b)->ring_tokens;
+    for (l = 0; l < pool->layers && same; l++) {
+        same = lq__kv_counts(a)[l].ring % n == lq__kv_counts(b)[l].ring % n;
+    }
+    return same;
 }
 
 /* Loads into another block, of other room; both go on alike, to the bit. */
@@ -1299,10 +1443,10 @@ static void load_twin(file *f, model *m)
         random_attend(m, l, &a);
         a.d.mass = NULL;
         bytes = a.out_at.count * lq_type_bytes(a.out_at.real);
-        CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_OK);
+        CHECK(lq_kv_attend(&m->kv, &a.d) == (in_sight(m, &a.d) ? LQ_OK : LQ_E_RANGE));
         first = source_copy(a.out, bytes);
-        CHECK(lq_kv_attend(&kv, &a.d) == LQ_OK);
-        if (same_ring(&m->kv, &kv)) {
+        CHECK(lq_kv_attend(&kv, &a.d) == LQ_OK || layers[l].window);
+        if (in_sight(m, &a.d) && same_ring(&m->kv, &kv)) {
             CHECK(memcmp(first, a.out, bytes) == 0);
         }
         free(first);
@@ -1315,6 +1459,26 @@ static void load_twin(file *f, model *m)
     }
     file_free(&g);
     free(mem);
+}
+
+/* Whether there are slots for another sequence of these pages. */
+static int has_room(const lq_kv *kv)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t l;
+    size_t p;
+    for (l = 0; l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        const lq__kv_page *page = lq__kv_pages(kv, layer);
+        size_t slots = 0;
+        for (p = 0; layer->kv_heads && p < lq__kv_counts(kv)[l].pages; p++) {
+            slots += page[p].slot != LQ__KV_NO && (p == 0 || page[p - 1].slot != page[p].slot);
+        }
+        if (layer->kv_heads && slots > layer->slots.free_count) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 /* Saves, and loads into a second sequence of the block, which then lives on. */
@@ -1336,7 +1500,7 @@ static void op_save(model *m)
         CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_ARG);
     }
     CHECK(lq_kv_truncate(&models[i].kv, 0) == LQ_OK);
-    if (lq__kv_pool_of(&m->kv)->free_count >= lq__kv_sequence_of(&m->kv)->page_count) {
+    if (has_room(&m->kv)) {
         CHECK(file_load(&f, &models[i].kv, 8) == LQ_E_RANGE);
         load_damaged(&f, &models[i]);
         CHECK(file_open(&f) == LQ_OK && file_load(&f, &models[i].kv, 7) == LQ_OK);
@@ -1363,6 +1527,7 @@ static void op_rollback(model *m)
     size_t done = 0;
     look(m);
     n = LQ__MIN(n, lq_kv_room(&m->kv));
+    n = LQ__MIN(n, desc.step_tokens ? desc.step_tokens : 512);
     if (n == 0) {
         return;
     }
@@ -1377,9 +1542,10 @@ static void op_rollback(model *m)
             break;
         }
     }
+    m->most = m->tokens + n > m->most ? m->tokens + n : m->most;
     CHECK(lq_kv_truncate(&m->kv, m->tokens) == LQ_OK);
     for (t = 0; t < m->tokens; t++) {
-        int raw = t >= lq__kv_counts(&m->kv)[lq__kv_pool_of(&m->kv)->first].sealed;
+        int raw = t >= least_sealed(m);
         m->recoded[t] = (uint8_t)(m->recoded[t] + raw);
         if (raw || m->lossy[t] == 0) {
             m->lossy[t] = 1;
@@ -1413,6 +1579,7 @@ static void model_evict(model *m, const uint8_t *keep)
         to++;
     }
     m->tokens = to;
+    m->most = TOKENS_MOST + 1000; /* what was given back may be less far back now */
 }
 
 /* Whether values of LQ_E8 may have been coded again. */
@@ -1453,7 +1620,7 @@ static void op_evict(model *m)
     CHECK(lq_kv_evict(&m->kv, keep, m->tokens + 1) == LQ_E_ARG);
     status = lq_kv_evict(&m->kv, keep, m->tokens);
     if (status == LQ_E_SPACE) {
-        CHECK(lq__kv_pool_of(&m->kv)->free_count < lq__kv_sequence_of(&m->kv)->page_count);
+        CHECK(!has_room(&m->kv));
         look(m);
         check_block();
         return;
@@ -1622,6 +1789,9 @@ static void cold_fill(lq_kv *kv, size_t tokens)
 }
 
 static void test_v_in_k_cold(const lq_tables *tables);
+static void test_slide_cold(const lq_tables *tables);
+static void fill(float *x, size_t count);
+static lq_kv_desc small_desc(void);
 
 static void test_cold(void)
 {
@@ -1702,9 +1872,345 @@ static void test_cold(void)
     free(workspace);
     file_free(&f);
     test_v_in_k_cold(pack.tables);
+    test_slide_cold(pack.tables);
     free(tables_mem);
     free(mem[0]);
     free(mem[1]);
+}
+
+/* ---- layers with windows ---- */
+enum { SLIDE_TOKENS = 2000, SLIDE_WINDOW = 100, SLIDE_STEP = 64, SLIDE_ROW = 2 * 32 };
+
+static float slide_x[2][SLIDE_TOKENS * SLIDE_ROW];
+
+/* Two layers with a window and one without; `keep`: nothing is given back. */
+static lq_kv_desc slide_desc(lq_kv_layer *l, int keep)
+{
+    lq_kv_desc d;
+    memset(&d, 0, sizeof d);
+    memset(l, 0, 3 * sizeof *l);
+    d.layers = 3;
+    d.kv_heads = 2;
+    d.k_dims = 32;
+    d.tokens = SLIDE_TOKENS;
+    d.layer = l;
+    d.step_tokens = keep ? SLIDE_TOKENS : SLIDE_STEP;
+    l[0].window = l[2].window = SLIDE_WINDOW;
+    return d;
+}
+
+static void slide_append(lq_kv *kv, size_t at, size_t n)
+{
+    lq_kv_view view[2];
+    uint32_t l;
+    int v;
+    memset(view, 0, sizeof view);
+    for (v = 0; v < 2; v++) {
+        view[v].data = slide_x[v] + at * SLIDE_ROW;
+    }
+    for (l = 0; l < 3; l++) {
+        CHECK(lq_kv_append(kv, l, &view[0], &view[1], NULL, n) == LQ_OK);
+    }
+}
+
+/* Attention of the last n tokens' queries in all layers. */
+static int slide_attend(const lq_kv *kv, size_t n, float *out)
+{
+    uint32_t l;
+    int status = LQ_OK;
+    for (l = 0; l < 3 && status == LQ_OK; l++) {
+        lq_kv_attend_desc a;
+        memset(&a, 0, sizeof a);
+        a.layer = l;
+        a.heads = 4;
+        a.queries = n;
+        a.q.data = slide_x[0] + 7;
+        a.out.data = out + l * n * 128;
+        status = lq_kv_attend(kv, &a);
+    }
+    return status;
+}
+
+/* A cache that gives tokens back is, for all that a query sees, the one that keeps them, to the bit;
+   and so are two that got their tokens in other steps. */
+static void test_slide(void)
+{
+    static float out[2][3 * 64 * 128];
+    static float read[2][64 * SLIDE_ROW];
+    lq_kv_layer l[3];
+    lq_kv_desc d[2];
+    lq_kv_account account[2];
+    lq_kv kv[3];
+    uint8_t *mem[3];
+    lq_kv_view_out o;
+    size_t i;
+    size_t t;
+    size_t gone;
+    float *all;
+    file f[2];
+    fill(slide_x[0], SLIDE_TOKENS * SLIDE_ROW);
+    fill(slide_x[1], SLIDE_TOKENS * SLIDE_ROW);
+    memset(&o, 0, sizeof o);
+    for (i = 0; i < 3; i++) {
+        d[i % 2] = slide_desc(l, i == 1);
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d[i % 2]));
+        CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d[i % 2]), &d[i % 2]) == LQ_OK);
+    }
+    for (i = 0; i < 2; i++) {
+        CHECK(lq_kv_stats(&kv[i], &account[i]) == LQ_OK);
+    }
+    printf("2000 tokens, 3 layers, windows of 100 in 2: pages of %lu bytes, all kept %lu\n",
+           (unsigned long)account[0].free_bytes, (unsigned long)account[1].free_bytes);
+    CHECK((double)account[0].free_bytes < 0.5 * (double)account[1].free_bytes);
+    CHECK(lq_kv_bytes(&d[1]) - lq_kv_bytes(&d[0]) >=
+          account[1].free_bytes - account[0].free_bytes);
+    for (t = 0; t < 1500; t += 50) {
+        slide_append(&kv[0], t, 50);
+        slide_append(&kv[1], t, 50);
+        CHECK(slide_attend(&kv[0], 50, out[0]) == LQ_OK);
+        CHECK(slide_attend(&kv[1], 50, out[1]) == LQ_OK);
+        CHECK(memcmp(out[0], out[1], sizeof out[0] / 64 * 50) == 0);
+    }
+    slide_append(&kv[2], 0, 1500);
+    CHECK(file_save(&f[0], &kv[0], 7) == LQ_OK && file_save(&f[1], &kv[2], 7) == LQ_OK);
+    CHECK(f[0].count == f[1].count && memcmp(f[0].bytes, f[1].bytes, f[0].count) == 0);
+    gone = lq__kv_counts(&kv[0])[0].gone;
+    CHECK(gone > 1200 && gone <= 1500 - SLIDE_WINDOW - SLIDE_STEP);
+    CHECK(lq__kv_counts(&kv[0])[1].gone == 0 && lq__kv_counts(&kv[1])[0].gone == 0);
+    CHECK(slide_attend(&kv[2], SLIDE_STEP, out[0]) == LQ_OK); /* of a longer step: its last ones */
+    all = (float *)source_alloc(sizeof(float) * 3 * 1500 * 128);
+    CHECK(slide_attend(&kv[2], 1500, all) == LQ_E_RANGE);
+    free(all);
+    o.data = read[0];
+    CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, gone - 1, 1, NULL, 0) == LQ_E_RANGE);
+    CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, gone, 64, NULL, 0) == LQ_OK);
+    o.data = read[1];
+    CHECK(lq_kv_read(&kv[1], 0, LQ_V, &o, gone, 64, NULL, 0) == LQ_OK);
+    CHECK(memcmp(read[0], read[1], sizeof read[0]) == 0);
+    CHECK(lq_kv_truncate(&kv[0], 1300) == LQ_E_RANGE && lq_kv_tokens(&kv[0]) == 1500);
+    CHECK(lq_kv_truncate(&kv[0], 1500 - SLIDE_STEP) == LQ_OK);
+    CHECK(lq_kv_truncate(&kv[1], 1500 - SLIDE_STEP) == LQ_OK);
+    CHECK(slide_attend(&kv[0], 1, out[0]) == LQ_OK && slide_attend(&kv[1], 1, out[1]) == LQ_OK);
+    CHECK(memcmp(out[0], out[1], sizeof out[0] / 64) == 0);
+    CHECK(file_open(&f[0]) == LQ_OK && lq_kv_truncate(&kv[2], 0) == LQ_OK);
+    CHECK(file_load(&f[0], &kv[2], 7) == LQ_OK && lq_kv_tokens(&kv[2]) == 1500);
+    slide_append(&kv[2], 1500, 500);
+    CHECK(lq_kv_room(&kv[2]) == 0);
+    for (i = 0; i < 3; i++) {
+        free(mem[i]);
+    }
+    file_free(&f[0]);
+    file_free(&f[1]);
+}
+
+/* Packed and unpacked, a sequence of which layers gave tokens back: the rest is there, with each
+   layer's own RoPE undone and applied; what is not stays so. */
+static void test_slide_cold(const lq_tables *tables)
+{
+    static float other[16];
+    lq_kv_layer l[3];
+    lq_kv_desc d = slide_desc(l, 0);
+    lq_kv_pack_desc pack;
+    lq_archive_writer writer;
+    lq_archive_group_desc group;
+    lq_rope ropes[2];
+    lq_kv kv[2];
+    uint8_t *mem[2];
+    uint8_t *workspace;
+    lq_kv_view_out o;
+    size_t needed;
+    size_t directory;
+    size_t i;
+    uint32_t k;
+    file f;
+    memset(ropes, 0, sizeof ropes);
+    memset(&pack, 0, sizeof pack);
+    memset(&o, 0, sizeof o);
+    for (i = 0; i < 16; i++) {
+        freqs[i] = (float)pow(1e4, -(double)i / 16);
+        other[i] = (float)pow(1e6, -(double)i / 16);
+    }
+    ropes[0].freqs = freqs;
+    ropes[1].freqs = other;
+    ropes[0].rotary_dims = ropes[1].rotary_dims = 32;
+    d.rope = &ropes[0];
+    l[1].rope = &ropes[1]; /* the layer that sees all has another base */
+    d.k.kind = d.v.kind = LQ_KV_HOT;
+    d.k.bits = d.v.bits = 8;
+    for (i = 0; i < 2; i++) {
+        mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d), &d) == LQ_OK);
+    }
+    slide_append(&kv[0], 0, 1500);
+    CHECK(lq_kv_shift(&kv[0], 700, 800, 1000) == LQ_OK);
+    pack.tables = tables;
+    pack.k_step = pack.v_step = 0.2f;
+    CHECK(lq_kv_pack_bytes(&kv[0], &pack, &needed, &directory) == LQ_OK);
+    workspace = (uint8_t *)source_alloc(needed);
+    file_write(&f, &writer, (size_t)1 << 22, directory);
+    CHECK(lq_kv_pack(&kv[0], &writer, &pack, workspace, needed) == LQ_OK);
+    CHECK(lq_archive_finish(&writer) == LQ_OK);
+    free(workspace);
+    f.count = (size_t)writer.offset;
+    CHECK(file_open(&f) == LQ_OK);
+    for (k = 0; k < 6; k += 2) {
+        uint32_t first;
+        CHECK(lq_archive_group(&f.reader, 0, &group, NULL, 0) == LQ_OK);
+        first = group.rope;
+        CHECK(lq_archive_group(&f.reader, k, &group, NULL, 0) == LQ_OK);
+        CHECK((group.rope == first) == (k != 2) && group.rope != LQ_ARCHIVE_NONE);
+    }
+    needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
+    workspace = (uint8_t *)source_alloc(needed);
+    CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
+    CHECK(lq_kv_tokens(&kv[1]) == 1500);
+    for (k = 0; k < 6; k++) {
+        size_t gone = lq__kv_counts(&kv[0])[k / 2].gone;
+        size_t n = 1500 - gone;
+        double error = 0;
+        CHECK((gone > 1000) == (k / 2 != 1));
+        for (i = 0; i < 2; i++) {
+            o.data = wide_x[i];
+            CHECK(lq_kv_read(&kv[i], k / 2, 1 + k % 2, &o, gone, n, NULL, 0) == LQ_OK);
+        }
+        for (i = 0; i < n * SLIDE_ROW; i++) {
+            error += pow((double)wide_x[0][i] - (double)wide_x[1][i], 2) / (double)(n * SLIDE_ROW);
+        }
+        CHECK(error < 0.09 * 0.09); /* of steps of .2: .058 */
+        CHECK(lq_kv_read(&kv[1], k / 2, 1 + k % 2, &o, gone - (gone > 0), 1, NULL, 0) ==
+              (gone ? LQ_E_RANGE : LQ_OK));
+        o.data = wide_x[0];
+        CHECK(lq_kv_read(&kv[1], k / 2, LQ_V, &o, 0, 4, NULL, 0) == LQ_OK); /* sinks */
+        CHECK(fabs((double)wide_x[0][5] - (double)slide_x[1][5]) < 1e-2);
+    }
+    CHECK(slide_attend(&kv[1], 1, wide_x[0]) == LQ_OK);
+    slide_append(&kv[1], 1500, 100);
+    free(workspace);
+    file_free(&f);
+    free(mem[0]);
+    free(mem[1]);
+}
+
+/* A shift turns the keys of each layer by its own RoPE. */
+static void test_two_bases(void)
+{
+    static float x[20 * 32];
+    static float other[8];
+    lq_kv_layer l[3];
+    lq_kv_desc d;
+    lq_rope ropes[3];
+    lq_kv_view view;
+    lq_kv_view_out out;
+    lq_kv kv;
+    uint8_t *mem;
+    uint32_t k;
+    size_t i;
+    memset(&d, 0, sizeof d);
+    memset(l, 0, sizeof l);
+    memset(ropes, 0, sizeof ropes);
+    memset(&view, 0, sizeof view);
+    memset(&out, 0, sizeof out);
+    for (i = 0; i < 8; i++) {
+        freqs[i] = (float)pow(1e4, -(double)i / 8);
+        other[i] = (float)pow(1e6, -(double)i / 8);
+    }
+    ropes[0].freqs = freqs;
+    ropes[0].rotary_dims = 16;
+    ropes[1].freqs = other;
+    ropes[1].rotary_dims = 12;
+    ropes[1].layout = LQ_ROPE_ADJACENT;
+    ropes[1].magnitude = 1.5f; /* keys have it already */
+    d.layers = 3;
+    d.kv_heads = 1;
+    d.k_dims = 32;
+    d.tokens = 20;
+    d.type = LQ_F32;
+    d.layer = l;
+    d.rope = &ropes[0];
+    l[1].rope = &ropes[1];
+    l[1].rope_first = 5;
+    l[2].rope = &ropes[2]; /* none */
+    fill(x, 20 * 32);
+    view.data = x;
+    mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    for (k = 0; k < 3; k++) {
+        CHECK(lq_kv_append(&kv, k, &view, &view, NULL, 20) == LQ_OK);
+    }
+    CHECK(lq_kv_shift(&kv, 0, 20, 123456789) == LQ_OK);
+    for (k = 0; k < 3; k++) {
+        out.data = wide_x[0];
+        CHECK(lq_kv_read(&kv, k, LQ_K, &out, 0, 20, NULL, 0) == LQ_OK);
+        for (i = 0; i < 20 * 32; i++) {
+            size_t c = i % 32;
+            double a = (double)x[i];
+            double b;
+            if (k == 0 && c < 16) {
+                b = (double)x[c < 8 ? i + 8 : i - 8];
+                source_rope_pair(c < 8 ? &a : &b, c < 8 ? &b : &a, 123456789, (double)freqs[c % 8],
+                                 1, 0);
+            } else if (k == 1 && c >= 5 && c < 17) {
+                int second = (c - 5) % 2;
+                b = (double)x[second ? i - 1 : i + 1];
+                source_rope_pair(second ? &b : &a, second ? &a : &b, 123456789,
+                                 (double)other[(c - 5) / 2], 1, 0);
+            }
+            CHECK(fabs(a - (double)wide_x[0][i]) < 4e-6);
+        }
+    }
+    free(mem);
+}
+
+/* A cache saved in a block that is smaller than its sinks or window loads into a larger one and goes
+   on there like one that was made in it. */
+static void test_grow(void)
+{
+    static float x[300 * 2 * 32];
+    static const size_t tokens[6] = {1, 3, 8, 40, 63, 90};
+    lq_kv_view view;
+    size_t i;
+    size_t s;
+    int how;
+    fill(x, sizeof x / 4);
+    memset(&view, 0, sizeof view);
+    view.data = x;
+    for (i = 0; i < 6; i++) {
+        for (how = 0; how < 4; how++) { /* defaults; sinks above; full or not */
+            lq_kv_desc d = small_desc();
+            lq_kv kv[3];
+            uint8_t *mem[3];
+            file f[2];
+            uint32_t l;
+            size_t n = how % 2 ? (tokens[i] + 1) / 2 : tokens[i];
+            d.window = 0;
+            d.v_dims = 16;
+            d.sinks = how / 2 ? 70 : 0;
+            for (s = 0; s < 3; s++) {
+                d.tokens = s ? 300 : tokens[i];
+                mem[s] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+                CHECK(lq_kv_init(&kv[s], mem[s], lq_kv_bytes(&d), &d) == LQ_OK);
+            }
+            for (l = 0; l < 2; l++) {
+                CHECK(lq_kv_append(&kv[0], l, &view, &view, NULL, n) == LQ_OK);
+                CHECK(lq_kv_append(&kv[2], l, &view, &view, NULL, n) == LQ_OK);
+            }
+            CHECK(file_save(&f[0], &kv[0], 7) == LQ_OK && file_open(&f[0]) == LQ_OK);
+            CHECK(file_load(&f[0], &kv[1], 7) == LQ_OK && lq_kv_tokens(&kv[1]) == n);
+            file_free(&f[0]);
+            for (s = 1; s < 3; s++) {
+                for (l = 0; l < 2; l++) {
+                    CHECK(lq_kv_append(&kv[s], l, &view, &view, NULL, 300 - n) == LQ_OK);
+                }
+                CHECK(file_save(&f[s - 1], &kv[s], 7) == LQ_OK);
+            }
+            CHECK(f[0].count == f[1].count && memcmp(f[0].bytes, f[1].bytes, f[0].count) == 0);
+            file_free(&f[0]);
+            file_free(&f[1]);
+            for (s = 0; s < 3; s++) {
+                free(mem[s]);
+            }
+        }
+    }
 }
 
 static void test_policies(void)
@@ -2533,6 +3039,9 @@ static void fixed_tests(void)
     test_create();
     test_merge();
     test_policies();
+    test_two_bases();
+    test_slide();
+    test_grow();
     test_cold();
     test_v_in_k();
     test_v_in_k_bytes();

@@ -1529,8 +1529,8 @@ LQ_API LQ_MUST int lq_kv_position(const lq_kv *kv, size_t token, int64_t *positi
      positions  ascending, and above the last one; NULL: the ones that follow. Later layers of a
                 step: NULL, or the same
    LQ_E_ARG; LQ_E_SPACE: no room, found by the first layer; LQ_E_DATA: NaN or infinity; LQ_E_RANGE:
-   a layer out of turn, positions that go back, numbers above 65504 to be kept as f16, or above 2^30
-   in a cache with warm streams.
+   a layer out of turn, positions that go back, numbers above 65504 to be kept as f16, above 2^30
+   in a cache with warm streams, or above 2^120.
    On error nothing has changed. The same tokens give the same bytes, whatever the steps; but what
    leaves the window in a step is coded before that step's queries see it: in a prompt that comes in
    steps of n tokens its first ones see window - n raw tokens. */
@@ -1592,8 +1592,10 @@ LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv);
 
 /* LQ_E_ARG: desc not valid; LQ_E_SPACE: workspace too small; LQ_E_RANGE: more queries than tokens
    without positions, a range beyond the tokens, or a query that sees tokens which the layer has
-   given back (lq_kv_desc.step_tokens); LQ_E_DATA: q not finite. out may hold anything
-   then, mass is unchanged. Where a query sees no token out is 0. */
+   given back (lq_kv_desc.step_tokens); LQ_E_DATA: a query that is not finite or above 2^100, a bias
+   that is NaN, or logits beyond the range of floats. out may hold anything then, and mass after
+   these two. A bias of infinity leaves the other tokens nothing. Where a query sees no token out is
+   0. */
 LQ_API LQ_MUST int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc);
 
 /* Joins attention to two sets of tokens: out (rows, dims) and lse (rows) become those of both.
@@ -2331,6 +2333,15 @@ LQ__INLINE uint32_t lq__element_bits(const uint8_t *src, size_t i, int type)
     return type == LQ_F16 ? lq__bits_of_f16(h) : (uint32_t)h << 16;
 }
 
+/* A float32's bits as f16 or bf16. What is finite stays finite: the largest number instead of
+   infinity. */
+LQ__INLINE uint32_t lq__narrow_bits(uint32_t u, int type)
+{
+    uint32_t h = type == LQ_F16 ? lq__f16_of_bits(u) : lq__bf16_of_bits(u);
+    uint32_t infinity = type == LQ_F16 ? 0x7c00u : 0x7f80u;
+    return (h & 0x7fffu) == infinity && (u & 0x7fffffffu) < 0x7f800000u ? h - 1 : h;
+}
+
 LQ__INLINE void lq__element_store(uint8_t *dst, size_t i, int type, float value)
 {
     uint32_t u = lq__bits_of_f32(value);
@@ -2339,7 +2350,7 @@ LQ__INLINE void lq__element_store(uint8_t *dst, size_t i, int type, float value)
         memcpy(dst + 4 * i, &u, 4);
         return;
     }
-    h = (uint16_t)(type == LQ_F16 ? lq__f16_of_bits(u) : lq__bf16_of_bits(u));
+    h = (uint16_t)lq__narrow_bits(u, type);
     memcpy(dst + 2 * i, &h, 2);
 }
 
@@ -2358,8 +2369,11 @@ LQ_API int lq_type_from_f32(void *dst, const float *src, size_t count, int type)
     if (lq_type_bytes(type) == 0 || (count && (!dst || !src))) {
         return LQ_E_ARG;
     }
-    for (i = 0; i < count; i++) {
-        lq__element_store((uint8_t *)dst, i, type, src[i]);
+    for (i = 0; i < count; i++) { /* beyond the range: infinity, as IEEE 754 rounds */
+        uint32_t u = lq__bits_of_f32(src[i]);
+        uint16_t h = (uint16_t)(type == LQ_F16 ? lq__f16_of_bits(u) : lq__bf16_of_bits(u));
+        memcpy((uint8_t *)dst + i * lq_type_bytes(type), type == LQ_F32 ? (const void *)&u : &h,
+               lq_type_bytes(type));
     }
     return LQ_OK;
 }
@@ -3730,6 +3744,18 @@ LQ__TARGET_AVX2 static void lq__load_row_avx2(float *dst, const uint8_t *src, si
     lq__load_row_c(dst + i, src + i * lq_type_bytes(type), count - i, type);
 }
 
+/* What is finite, within the range of f16. */
+LQ__TARGET_AVX2 LQ__INLINE __m256 lq__within_f16_256(__m256 x)
+{
+    const __m256 most = _mm256_set1_ps(65504.0f);
+    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+    const __m256 inside =
+        _mm256_max_ps(_mm256_min_ps(x, most), _mm256_sub_ps(_mm256_setzero_ps(), most));
+    return _mm256_blendv_ps(
+        x, inside,
+        _mm256_cmp_ps(magnitude, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000)), _CMP_LT_OQ));
+}
+
 LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, size_t count,
                                                int type)
 {
@@ -3739,7 +3765,8 @@ LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, s
     }
     for (; i + 8 <= count && type == LQ_F16; i += 8) {
         _mm_storeu_si128((__m128i *)(void *)(dst + 2 * i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+                         _mm256_cvtps_ph(lq__within_f16_256(_mm256_loadu_ps(src + i)),
+                                         _MM_FROUND_TO_NEAREST_INT));
     }
     lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
 }
@@ -4100,6 +4127,16 @@ LQ__TARGET_AVX512 static void lq__load_row_avx512(float *dst, const uint8_t *src
     lq__load_row_avx2(dst, src, count, type); /* as fast: memory is what it waits for */
 }
 
+LQ__TARGET_AVX512 LQ__INLINE __m512 lq__within_f16_512(__m512 x)
+{
+    const __m512 most = _mm512_set1_ps(65504.0f);
+    const __mmask16 finite = _mm512_cmp_ps_mask(
+        _mm512_abs_ps(x), _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000)), _CMP_LT_OQ);
+    const __m512 inside =
+        _mm512_max_ps(_mm512_min_ps(x, most), _mm512_sub_ps(_mm512_setzero_ps(), most));
+    return _mm512_mask_mov_ps(x, finite, inside);
+}
+
 LQ__TARGET_AVX512 static void lq__store_row_avx512(uint8_t *dst, const float *src, size_t count,
                                                    int type)
 {
@@ -4109,7 +4146,8 @@ LQ__TARGET_AVX512 static void lq__store_row_avx512(uint8_t *dst, const float *sr
     }
     for (; i + 16 <= count && type == LQ_F16; i += 16) {
         _mm256_storeu_si256((__m256i *)(void *)(dst + 2 * i),
-                            _mm512_cvtps_ph(_mm512_loadu_ps(src + i), _MM_FROUND_TO_NEAREST_INT));
+                            _mm512_cvtps_ph(lq__within_f16_512(_mm512_loadu_ps(src + i)),
+                                            _MM_FROUND_TO_NEAREST_INT));
     }
     lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
 }
@@ -12570,8 +12608,7 @@ LQ__STATIC size_t lq__raw_encode(const lq_codec *c, uint8_t *dst, const lq_vecto
                     memcpy(&h, p + 2 * d, 2);
                     lq__store16(at, h);
                 } else {
-                    lq__store16(at,
-                                c->desc.type == LQ_F16 ? lq__f16_of_bits(u) : lq__bf16_of_bits(u));
+                    lq__store16(at, lq__narrow_bits(u, c->desc.type));
                 }
                 at += lq_type_bytes(c->desc.type);
             }
@@ -22869,6 +22906,8 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_VERSION 5u
 #define LQ__KV_MOST 65504.0f /* of f16 */
 #define LQ__KV_FLOAT_MOST 3.402823466e38f
+#define LQ__KV_HOT_MOST 1.329227996e36f   /* 2^120 */
+#define LQ__KV_QUERY_MOST 1.267650600e30f /* 2^100 */
 #define LQ__KV_UNIT 16384.0f          /* of sums */
 #define LQ__KV_FAR ((int64_t)1 << 48) /* positions are below */
 #define LQ__KV_WARM 16                /* a kind beside LQ__HOT_* */
@@ -25926,7 +25965,7 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
     const lq__kv_count *counts = lq__kv_counts(w->kv);
     float most = w->pool->type == LQ_F16 ? LQ__KV_MOST
                  : w->pool->warm         ? LQ__KV_WARM_MOST
-                                         : LQ__KV_FLOAT_MOST;
+                                         : LQ__KV_HOT_MOST;
     int status;
     if (l == w->pool->first) {
         if (!lq__kv_whole(w->kv)) {
@@ -26390,8 +26429,9 @@ LQ__STATIC void lq__kv_place_turning(lq__kv_reader *r, size_t i, size_t token, s
     r->next = origin + (int64_t)LQ__HOT_TOKENS;
 }
 
-/* Biases of a part: ALiBi's and the caller's. -infinity becomes a bit less in the row's mask. */
-LQ__STATIC void lq__kv_bias(const lq__kv_reader *r, float *bias, uint64_t *masks, size_t token,
+/* Biases of a part: ALiBi's and the caller's. -infinity becomes a bit less in the row's mask, and
+   infinity a bias that leaves the others nothing. */
+LQ__STATIC void lq__kv_bias(lq__kv_reader *r, float *bias, uint64_t *masks, size_t token,
                             uint64_t mask)
 {
     const lq_kv_attend_desc *desc = r->desc;
@@ -26412,10 +26452,15 @@ LQ__STATIC void lq__kv_bias(const lq__kv_reader *r, float *bias, uint64_t *masks
                     b += desc->bias[head * desc->bias_head_stride +
                                     query * desc->bias_query_stride + token + t - r->first];
                 }
+                if ((lq__bits_of_f32(b) & 0x7fffffffu) > 0x7f800000u) { /* NaN */
+                    r->status = LQ_E_DATA;
+                    b = 0.0f;
+                }
                 if (b < -1e29f) {
                     masks[row] &= ~((uint64_t)1 << t);
                     b = 0.0f;
                 }
+                b = LQ__MIN(b, 1e29f);
             }
             bias[row * LQ__HOT_TOKENS + t] = b;
         }
@@ -26967,6 +27012,14 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
         lq__warm_close(&r->warm, &r->state);
         lq__hot_state_finish(&r->state, r->result, dims, r->lse);
         for (i = 0; i < r->rows; i++) {
+            if (!lq__kv_all_below((const uint8_t *)(r->result + i * dims + first), r->layer->v_dims,
+                                  LQ_F32, lq__bits_of_f32(LQ__KV_FLOAT_MOST)) ||
+                !lq__finite_bits(lq__bits_of_f32(r->lse[i]))) {
+                r->status = LQ_E_DATA; /* logits beyond the range of floats */
+                return;
+            }
+        }
+        for (i = 0; i < r->rows; i++) {
             size_t query = (r->row + i) / r->group;
             size_t head = r->kv_head * r->group + (r->row + i) % r->group;
             uint8_t *out = (uint8_t *)r->desc->out.data +
@@ -27001,6 +27054,7 @@ LQ__STATIC float lq__kv_rsqrt(uint32_t n)
 LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv_attend_desc *desc)
 {
     const lq__kv_layer *own;
+    int status;
     size_t i;
     memset(r, 0, sizeof *r);
     r->kv = kv;
@@ -27039,7 +27093,8 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     if (!lq__kv_in_sight(r)) {
         return LQ_E_RANGE;
     }
-    return lq__kv_check_view(&r->q, r->queries, desc->heads, r->layer->k_dims, LQ__KV_FLOAT_MOST);
+    status = lq__kv_check_view(&r->q, r->queries, desc->heads, r->layer->k_dims, LQ__KV_QUERY_MOST);
+    return status == LQ_OK ? LQ_OK : LQ_E_DATA;
 }
 
 /* What lq__kv_open needs, in the memory of the reader. */
@@ -30269,6 +30324,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_VERSION
 #undef LQ__KV_MOST
 #undef LQ__KV_FLOAT_MOST
+#undef LQ__KV_HOT_MOST
+#undef LQ__KV_QUERY_MOST
 #undef LQ__KV_UNIT
 #undef LQ__KV_FAR
 #undef LQ__KV_COLD

@@ -2,12 +2,13 @@
 
 /* lm.c - a language model in C, to judge a KV codec by what it does to one
 
-   Runs a GGUF file of the Llama family with a cache that goes through a codec:
+   Runs a GGUF file of the Llama family (llama, qwen2, qwen3) with a cache that goes through a codec:
 
        ./lm generate "The capital of France is" --model M.gguf --kv hot:4
        ./lm generate "It was" --model M.gguf --kv hot:4 --save it.lq
        ./lm generate --resume it.lq --model M.gguf
        ./lm eval q8_0 q4_0 hq4_0 hot:4 --model M.gguf --text book.txt
+       ./lm eval q4_0 hot:4 --model M.gguf --text book.txt --resume 1024:256
        ./lm dump --model M.gguf --text book.txt --layers 10,20 --out book
        ./lm calibrate --self --model M.gguf --out model.lqp
        ./lm eval cold:z:k=0.3,v=0.6@model.lqp --model M.gguf --text book.txt
@@ -50,6 +51,7 @@ typedef struct lm_options {
     const char *save;
     const char *resume;
     size_t tokens;
+    size_t tokens_given; /* 0: they are as the mode likes it */
     size_t passages;
     size_t sinks;  /* LM_UNSET: as the mode likes it */
     size_t window; /* likewise */
@@ -63,6 +65,7 @@ typedef struct lm_options {
     double step;
     double step_v;
     double beta;
+    int repeat;
     int self;
     int warm;
     int own;
@@ -95,6 +98,9 @@ static const char lm_usage[] =
     "    --chunk N           tokens that are coded together, after they were seen raw, or that a\n"
     "                        live cache takes at a time: 1, 2, 4, ... 64 (default 64, live 1, or\n"
     "                        8 with a window of 32)\n"
+    "    --resume P:T        a prefix of P tokens runs raw and is coded whole, all but the sinks;\n"
+    "                        the next T, themselves raw, are judged on what is read back\n"
+    "    --repeat            they are tokens 200, 201, ... of the prefix again\n"
     "  calibrate           profiles of the model, for eval's SPEC@FILE\n"
     "    --text FILE         on passages of this text; several times for several texts\n"
     "    --self              or on text that the model writes itself (--seed, --temperature 1)\n"
@@ -115,8 +121,9 @@ static const char lm_usage[] =
     "  info                what the file holds\n"
     "  codecs              the list (NAME/NAME gives K and V different ones)\n"
     "\n"
-    "  --order gguf        channels as the file has them, adjacent pairs (default: half-split)\n"
-    "  --pre NAME          how text is cut: smollm, gpt-2, llama-bpe (default: the file's word)\n"
+    "  --order gguf        channels as the file has them: llama adjacent pairs (default: half-split)\n"
+    "  --pre NAME          how text is cut: smollm, gpt-2, llama-bpe, qwen2 (default: as the\n"
+    "                      file says)\n"
     "  --threads N         (default 2)      --json   for machines\n"
     "  LM_MODEL in the environment stands in for --model.\n";
 
@@ -157,6 +164,7 @@ static const lm_option lm_option_list[] = {
     {"--step", LM_OPTION_REAL, offsetof(lm_options, step), 0, 16},
     {"--step-v", LM_OPTION_REAL, offsetof(lm_options, step_v), 0, 16},
     {"--beta", LM_OPTION_REAL, offsetof(lm_options, beta), 0, 1},
+    {"--repeat", LM_OPTION_FLAG, offsetof(lm_options, repeat), 0, 0},
     {"--self", LM_OPTION_FLAG, offsetof(lm_options, self), 0, 0},
     {"--warm", LM_OPTION_FLAG, offsetof(lm_options, warm), 0, 0},
     {"--own", LM_OPTION_FLAG, offsetof(lm_options, own), 0, 0},
@@ -249,6 +257,7 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     if (o->passages == 0) {
         o->passages = strcmp(o->mode, "calibrate") != 0 ? 4 : o->self ? 256 : 20;
     }
+    o->tokens_given = o->tokens;
     if (o->tokens == 0) {
         o->tokens = o->self ? 192 : 1024;
     }
@@ -371,6 +380,7 @@ static void lm_print_json(const lm_options *o, const lm_eval *e, const lm_result
     lm_json_string("text", o->text);
     printf(",\"tokens\":%zu,\"passages\":%zu,\"sinks\":%zu,\"window\":%zu,\"chunk\":%zu,",
            e->tokens, e->passages, e->sinks, e->window, e->chunk > 0 ? e->chunk : LM_CHUNK);
+    printf("\"prefix\":%zu,\"repeat\":%d,", e->prefix, e->repeat);
     lm_json_string("order", o->order);
     printf(",\"raw_ppl\":%.6f}\n", ppl);
     for (i = 0; i < e->spec_count; i++, r++) {
@@ -395,9 +405,14 @@ static void lm_print_table(const lm_options *o, const lm_eval *e, const lm_resul
     for (i = 0; i < e->spec_count; i++) {
         width = strlen(r[i].spec) > width ? strlen(r[i].spec) : width;
     }
-    printf(
-        "%s: %zu x %zu tokens, raw perplexity %.4f, %zu raw sinks, raw window of %zu, %s order\n\n",
-        o->text, e->passages, e->tokens, ppl, e->sinks, e->window, o->order);
+    printf("%s: %zu x %zu tokens, raw perplexity %.4f, %zu raw sinks, ", o->text, e->passages,
+           e->tokens - e->prefix, ppl, e->sinks);
+    if (e->prefix > 0) {
+        printf("%s a prefix of %zu", e->repeat ? "repeated from" : "behind", e->prefix);
+    } else {
+        printf("raw window of %zu", e->window);
+    }
+    printf(", %s order\n\n", o->order);
     printf("| %-*s | bits K | bits V |  bits | perplexity       | KLD               | 99.9 %% | "
            "same top-1 | profile |\n",
            (int)width, "codec");
@@ -421,36 +436,72 @@ static void lm_check_specs(const lm_eval *e)
         lm_cache_desc d;
         lm_cache cache;
         d.spec = e->specs[i];
-        d.capacity = 1;
+        d.capacity = 2;
         d.sinks = e->sinks;
         d.window = e->window;
         d.chunk = e->chunk;
+        d.prefix = e->prefix > 0 ? 1 : 0;
         lm_cache_open(&cache, &e->model->g, &e->model->pool, &d);
         cache.close(cache.state);
     }
 }
 
-static void lm_mode_eval(const lm_options *o)
+/* "P:T"; then the options say the whole passage's tokens. */
+static size_t lm_eval_prefix(lm_options *o)
+{
+    unsigned long long p = 0;
+    unsigned long long t = 0;
+    char end = 0;
+    if (o->resume == NULL) {
+        if (o->repeat) {
+            lm_fail("--repeat wants --resume P:T");
+        }
+        return 0;
+    }
+    if (o->resume[0] < '0' || o->resume[0] > '9' ||
+        sscanf(o->resume, "%9llu:%9llu%c", &p, &t, &end) != 2 || p < LM_CHUNK || t < LM_CHUNK) {
+        lm_fail("eval's --resume wants PREFIX:TAIL, as 1024:256, both of at least %d tokens",
+                LM_CHUNK);
+    }
+    if (o->tokens_given || o->window != LM_UNSET || o->chunk > 0) {
+        lm_fail("--resume says how many tokens, and all of the prefix is coded: no --tokens, "
+                "--window, --chunk");
+    }
+    if (o->sinks + 8 > p || (o->repeat && LM_REPEAT_FROM + t > p)) {
+        lm_fail("--resume %s: the prefix is too short", o->resume);
+    }
+    o->tokens = (size_t)(p + t);
+    return (size_t)p;
+}
+
+static void lm_eval_open(lm_eval *e, lm_model *m, lm_options *o)
 {
     static const char *rivals[RV_CODEC_COUNT];
+    size_t i;
+    for (i = 0; i < RV_CODEC_COUNT; i++) {
+        rivals[i] = rv_codecs[i].name;
+    }
+    e->model = m;
+    e->prefix = lm_eval_prefix(o);
+    e->repeat = o->repeat;
+    e->tokens = o->tokens;
+    e->passages = o->passages;
+    e->sinks = o->sinks;
+    e->window = o->window != LM_UNSET ? o->window : 0;
+    e->chunk = o->chunk;
+    e->specs = o->word_count > 0 ? o->words : rivals;
+    e->spec_count = o->word_count > 0 ? o->word_count : RV_CODEC_COUNT;
+}
+
+static void lm_mode_eval(lm_options *o)
+{
     lm_model m;
     lm_tokens ids;
     lm_eval e;
     lm_result *results;
-    size_t i;
     double ppl;
-    for (i = 0; i < RV_CODEC_COUNT; i++) {
-        rivals[i] = rv_codecs[i].name;
-    }
     lm_open_model(&m, o);
-    e.model = &m;
-    e.tokens = o->tokens;
-    e.passages = o->passages;
-    e.sinks = o->sinks;
-    e.window = o->window != LM_UNSET ? o->window : 0;
-    e.chunk = o->chunk;
-    e.specs = o->word_count > 0 ? o->words : rivals;
-    e.spec_count = o->word_count > 0 ? o->word_count : RV_CODEC_COUNT;
+    lm_eval_open(&e, &m, o);
     lm_check_specs(&e);
     ids = lm_read_text(&m, o);
     e.ids = ids.id;
@@ -687,6 +738,7 @@ static void lm_generate_open(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_s
     d.sinks = s->sinks;
     d.window = s->window;
     d.chunk = 0;
+    d.prefix = 0;
     lm_cache_open(cache, &m->g, &m->pool, &d);
     if (o->resume != NULL) {
         lm_session_load(&file, s, (lm_live *)cache->state);

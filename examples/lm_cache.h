@@ -63,13 +63,16 @@ typedef struct lm_codec {
      sinks     first tokens, never coded
      window    at least so many last tokens are not coded
      chunk     a divisor of LM_CHUNK: tokens that are coded together, and the longest step of the
-               evaluation; 0: what suits the cache */
+               evaluation; 0: what suits the cache
+     prefix    0, or so many first tokens come by take, which codes them all, and none behind them
+               is ever coded */
 typedef struct lm_cache_desc {
     const char *spec;
     size_t capacity;
     size_t sinks;
     size_t window;
     size_t chunk;
+    size_t prefix;
 } lm_cache_desc;
 
 typedef struct lm_cache lm_cache;
@@ -98,8 +101,11 @@ typedef struct lm_tally {
 } lm_tally;
 
 /* position is that of the first of the n tokens; k and v are [n][kv_heads][head_dim], q and out
-   [n][heads][head_dim]. end_step comes after the last layer, flush at the end of a sequence.
+   [n][heads][head_dim]. end_step comes after the last layer, flush at the end of a sequence. take
+   fills a cache that was opened with a prefix, from a raw store that has `held` tokens or more.
    `step` is the longest step in which tokens see each other much as one at a time. */
+typedef struct lm_store lm_store;
+
 struct lm_cache {
     void *state;
     const char *spec;
@@ -109,6 +115,7 @@ struct lm_cache {
     void (*attend)(void *state, size_t layer, const float *q, float *out, size_t position,
                    size_t n);
     void (*end_step)(void *state, size_t position, size_t n);
+    void (*take)(void *state, const lm_store *raw, size_t held);
     void (*flush)(void *state);
     void (*reset)(void *state);
     void (*tally)(const void *state, lm_tally *tally);
@@ -117,7 +124,7 @@ struct lm_cache {
 
 /* Keys lie as [layer][head][token / 8][channel][token % 8] and values as [layer][head]
    [channel / 8][token][channel % 8]: both are left operands of lm_tile as they are. */
-typedef struct lm_store {
+struct lm_store {
     lm_geometry g;
     lm_pool *pool;
     size_t capacity;
@@ -131,6 +138,7 @@ typedef struct lm_store {
     size_t sinks;
     size_t window;
     size_t chunk;
+    size_t prefix;
     size_t coded;
     size_t filled;
     float *chunk_k;
@@ -139,7 +147,7 @@ typedef struct lm_store {
     lm_bill bill;
     uint64_t elements;
     const char *spec;
-} lm_store;
+};
 
 static float *lm__key(const lm_store *s, size_t layer, size_t head, size_t token)
 {
@@ -385,6 +393,7 @@ static void lm__store_chunk(lm_store *s, size_t end)
 /* Chunks end at multiples of their length, the last one at the end. */
 static void lm__store_code(lm_store *s, size_t end)
 {
+    end = s->prefix > 0 && s->prefix < end ? s->prefix : end;
     while (s->has_codec && s->coded < end) {
         size_t next = (s->coded / s->chunk + 1) * s->chunk;
         lm__store_chunk(s, next < end ? next : end);
@@ -398,6 +407,17 @@ static void lm__store_end_step(void *state, size_t position, size_t n)
     if (s->filled > s->window) {
         lm__store_code(s, (s->filled - s->window) / s->chunk * s->chunk);
     }
+}
+
+/* Both have the same geometry and capacity. */
+static void lm__store_take(void *state, const lm_store *raw, size_t held)
+{
+    lm_store *s = (lm_store *)state;
+    size_t runs = s->g.layers * s->g.kv_heads;
+    (void)held;
+    memcpy(s->k, raw->k, runs * s->capacity * s->g.head_dim * sizeof *s->k);
+    memcpy(s->v, raw->v, runs * s->capacity * s->value_rows * sizeof *s->v);
+    lm__store_code(s, s->prefix);
 }
 
 static void lm__store_flush(void *state)
@@ -471,6 +491,7 @@ static lm_store *lm_store_open(lm_cache *cache, const lm_geometry *g, lm_pool *p
     s->sinks = d->sinks;
     s->coded = d->sinks;
     s->window = d->window;
+    s->prefix = d->prefix;
     s->chunk = d->chunk > 0 ? d->chunk : LM_CHUNK;
     s->spec = d->spec;
     if (d->spec != NULL) {
@@ -478,8 +499,8 @@ static lm_store *lm_store_open(lm_cache *cache, const lm_geometry *g, lm_pool *p
         s->has_codec = 1;
         s->chunk_k = (float *)lm_alloc(runs * LM_CHUNK, g->head_dim * sizeof(float));
         s->chunk_v = (float *)lm_alloc(runs * LM_CHUNK, g->head_dim * sizeof(float));
-        if (s->codec.wants_queries && d->window > 0) {
-            lm_fail("codec '%s' wants queries: it has no window", d->spec);
+        if (s->codec.wants_queries && (d->window > 0 || d->prefix > 0)) {
+            lm_fail("codec '%s' wants queries: it has no window, and resumes nothing", d->spec);
         }
         if (s->codec.wants_queries) {
             s->chunk_q =
@@ -492,6 +513,7 @@ static lm_store *lm_store_open(lm_cache *cache, const lm_geometry *g, lm_pool *p
     cache->append = lm__store_append;
     cache->attend = lm__store_attend;
     cache->end_step = lm__store_end_step;
+    cache->take = lm__store_take;
     cache->flush = lm__store_flush;
     cache->reset = lm__store_reset;
     cache->tally = lm__store_tally;

@@ -4,7 +4,11 @@
    runs beside it, so each figure is a difference at one token: the change of the log-likelihood,
    and the divergence of the predicted distribution from the raw one, KLD = sum p ln(p / q), over
    the whole vocabulary. Codecs see chunks of 64, each raw until its end; a cache that is live codes
-   its tokens itself, and takes them one by one, or in eights where its window is wide. */
+   its tokens itself, and takes them one by one, or in eights where its window is wide.
+
+   With a prefix (what a session file or a store of prefixes does) the raw model runs it once for
+   all. Every codec takes its keys and values and codes them whole, all but the sinks; then the tail
+   runs on each cache, itself raw. Only the tail is compared. */
 #ifndef LM_EVAL_H
 #define LM_EVAL_H
 
@@ -90,11 +94,18 @@ static double lm_divergence(const float *x, lm_row rx, const float *y, lm_row ry
 
 /* ---- the passages ---- */
 
+/* Where in the prefix the part begins that a repeating tail says again. */
+enum { LM_REPEAT_FROM = 200 };
+
+/* prefix 0: all `tokens` of a passage are compared; else what follows it, or, with `repeat`, as many
+   of the prefix's own again. */
 typedef struct lm_eval {
     lm_model *model;
     const uint32_t *ids;
     size_t id_count;
     size_t tokens;
+    size_t prefix;
+    int repeat;
     size_t passages;
     size_t sinks;
     size_t window;
@@ -159,12 +170,20 @@ static size_t lm_passage_start(const lm_eval *e, size_t i)
     return i * (step > e->tokens ? step : e->tokens);
 }
 
+/* The tokens at `at` of the passage that starts there, and those that follow. */
+static const uint32_t *lm__passage_ids(const lm_eval *e, size_t start, size_t at)
+{
+    size_t back = e->repeat && at >= e->prefix ? e->prefix - LM_REPEAT_FROM : 0;
+    return e->ids + start + at - back;
+}
+
 static void lm__count_losses(const lm_eval *e, lm__runner *r, const float *logits,
                              const lm_row *rows, size_t start, size_t at, size_t n)
 {
+    const uint32_t *ids = lm__passage_ids(e, start, at);
     size_t i;
     for (i = 0; i < n && at + i + 1 < e->tokens; i++) {
-        uint32_t target = e->ids[start + at + i + 1];
+        uint32_t target = ids[i + 1];
         double loss = rows[i].log_sum - (double)logits[i * e->model->vocab + target];
         if (!(loss < 1e30)) {
             lm_fail("%s: the logits at token %zu are not finite",
@@ -188,16 +207,27 @@ static void lm__eval_forward(const lm_eval *e, lm__runner *r, float *logits, siz
     size_t i, step;
     for (i = 0; i < n; i += step) {
         step = n - i < r->cache.step ? n - i : r->cache.step;
-        lm_forward(e->model, &r->cache, e->ids + start + at + i, at + i, step);
+        lm_forward(e->model, &r->cache, lm__passage_ids(e, start, at + i), at + i, step);
         lm_logits(e->model, logits + i * e->model->vocab, 0, step);
     }
 }
 
-/* One chunk through the raw cache (runner 0) and all codecs. */
-static void lm__eval_chunk(const lm_eval *e, lm__runner *runners, size_t count, lm__desk *desk,
-                           size_t start, size_t at)
+/* The prefix through the raw cache. */
+static void lm__eval_prefix(const lm_eval *e, lm__runner *raw, size_t start)
 {
-    size_t n = e->tokens - at < LM_CHUNK ? e->tokens - at : LM_CHUNK;
+    double begin = lm_seconds();
+    size_t at, n;
+    for (at = 0; at < e->prefix; at += n) {
+        n = e->prefix - at < LM_CHUNK ? e->prefix - at : LM_CHUNK;
+        lm_forward(e->model, &raw->cache, lm__passage_ids(e, start, at), at, n);
+    }
+    raw->seconds += lm_seconds() - begin;
+}
+
+/* n tokens through the raw cache (runner 0) and all codecs. */
+static void lm__eval_chunk(const lm_eval *e, lm__runner *runners, size_t count, lm__desk *desk,
+                           size_t start, size_t at, size_t n)
+{
     lm__compare_job job;
     size_t c, i;
     job.model = e->model;
@@ -209,6 +239,9 @@ static void lm__eval_chunk(const lm_eval *e, lm__runner *runners, size_t count, 
         double begin = lm_seconds();
         const lm_row *rows = c == 0 ? desk->raw_rows : desk->coded_rows;
         float *logits = c == 0 ? desk->raw : desk->coded;
+        if (c > 0 && e->prefix > 0 && at == e->prefix) {
+            r->cache.take(r->cache.state, (const lm_store *)runners[0].cache.state, at + n);
+        }
         lm__eval_forward(e, r, logits, start, at, n);
         job.coded = c == 0 ? NULL : desk->coded;
         job.kld = r->kld + r->klds;
@@ -287,56 +320,83 @@ static void lm__conclude(lm__runner *r, const double *raw_loss, lm_result *out)
     out->profile_bytes = t.profile_bytes;
 }
 
+/* Opens the caches of a round, the raw one first. */
+static void lm__runners_open(const lm_eval *e, lm__runner *runners, size_t first, size_t count)
+{
+    size_t all = e->tokens * e->passages;
+    lm_cache_desc d;
+    size_t c;
+    memset(&d, 0, sizeof d);
+    d.capacity = e->tokens;
+    d.sinks = e->sinks;
+    d.window = e->window;
+    for (c = 0; c <= count; c++) {
+        d.spec = c > 0 ? e->specs[first + c - 1] : NULL;
+        d.chunk = c > 0 ? e->chunk : 0;
+        d.prefix = c > 0 ? e->prefix : 0;
+        lm_cache_open(&runners[c].cache, &e->model->g, &e->model->pool, &d);
+        runners[c].loss = (double *)lm_alloc(all, sizeof(double));
+        runners[c].kld = (double *)lm_alloc(all, sizeof(double));
+    }
+}
+
+static void lm__runners_close(lm__runner *runners, size_t count)
+{
+    size_t c;
+    for (c = 0; c <= count; c++) {
+        runners[c].cache.close(runners[c].cache.state);
+        free(runners[c].loss);
+        free(runners[c].kld);
+    }
+    free(runners);
+}
+
+/* One passage through all runners of a round; `done` and `share` are of the whole. */
+static void lm__eval_passage(const lm_eval *e, lm__runner *runners, size_t count, lm__desk *desk,
+                             size_t passage, lm_progress *progress, double done, double share)
+{
+    size_t start = lm_passage_start(e, passage);
+    size_t c, at, n;
+    for (c = 0; c <= count; c++) {
+        runners[c].cache.reset(runners[c].cache.state);
+    }
+    lm_progress_show(progress, done);
+    lm__eval_prefix(e, &runners[0], start);
+    for (at = e->prefix; at < e->tokens; at += n) {
+        double part = (double)(at - e->prefix) / (double)(e->tokens - e->prefix);
+        n = LM_CHUNK - at % LM_CHUNK;
+        n = e->tokens - at < n ? e->tokens - at : n;
+        lm_progress_show(progress, done + share * part);
+        lm__eval_chunk(e, runners, count + 1, desk, start, at, n);
+    }
+    for (c = 0; c <= count; c++) {
+        runners[c].cache.flush(runners[c].cache.state);
+    }
+}
+
 /* Runs codecs [first, first + count) beside a raw cache; returns the raw perplexity. */
 static double lm__eval_round(const lm_eval *e, size_t first, size_t count, lm_result *results,
                              lm_progress *progress, double done, double share)
 {
     lm__runner *runners = (lm__runner *)lm_alloc(count + 1, sizeof *runners);
     lm__desk *desk = (lm__desk *)lm_alloc(1, sizeof *desk);
-    size_t all = e->tokens * e->passages;
-    lm_cache_desc d;
-    size_t c, p, at;
+    double each = share / (double)e->passages;
+    size_t c, p;
     double ppl;
-    d.capacity = e->tokens;
-    d.sinks = e->sinks;
-    d.window = e->window;
     desk->raw = (float *)lm_alloc(LM_CHUNK, e->model->vocab * sizeof(float));
     desk->coded = (float *)lm_alloc(LM_CHUNK, e->model->vocab * sizeof(float));
-    for (c = 0; c <= count; c++) {
-        d.spec = c > 0 ? e->specs[first + c - 1] : NULL;
-        d.chunk = c > 0 ? e->chunk : 0;
-        lm_cache_open(&runners[c].cache, &e->model->g, &e->model->pool, &d);
-        runners[c].loss = (double *)lm_alloc(all, sizeof(double));
-        runners[c].kld = (double *)lm_alloc(all, sizeof(double));
-    }
+    lm__runners_open(e, runners, first, count);
     for (p = 0; p < e->passages; p++) {
-        for (c = 0; c <= count; c++) {
-            runners[c].cache.reset(runners[c].cache.state);
-        }
-        for (at = 0; at < e->tokens; at += LM_CHUNK) {
-            double part = ((double)p + (double)at / (double)e->tokens) / (double)e->passages;
-            lm_progress_show(progress, done + share * part);
-            lm__eval_chunk(e, runners, count + 1, desk, lm_passage_start(e, p), at);
-        }
-        for (c = 0; c <= count; c++) {
-            runners[c].cache.flush(runners[c].cache.state);
-        }
+        lm__eval_passage(e, runners, count, desk, p, progress, done + (double)p * each, each);
     }
     ppl = exp(lm__mean(runners[0].loss, runners[0].losses));
-    for (c = 0; c <= count; c++) {
-        if (c > 0) {
-            lm__conclude(&runners[c], runners[0].loss, &results[first + c - 1]);
-        }
-        runners[c].cache.close(runners[c].cache.state);
+    for (c = 1; c <= count; c++) {
+        lm__conclude(&runners[c], runners[0].loss, &results[first + c - 1]);
     }
-    for (c = 0; c <= count; c++) {
-        free(runners[c].loss);
-        free(runners[c].kld);
-    }
+    lm__runners_close(runners, count);
     free(desk->raw);
     free(desk->coded);
     free(desk);
-    free(runners);
     return ppl;
 }
 

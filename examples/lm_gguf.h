@@ -212,13 +212,14 @@ static void lm__block_q5_1(float *dst, const uint8_t *src)
 }
 
 /* 256 elements: f16 scale and f16 minimum of the whole, 8 six-bit scales and 8 six-bit minima in
-   12 bytes, 128 bytes of nibbles (64 elements in each run of 32 bytes, low halves first). */
-static void lm__block_q4_k(float *dst, const uint8_t *src)
+   12 bytes, of Q5_K 32 bytes of fifth bits (bit b of byte i: element 32 b + i), 128 bytes of
+   nibbles (64 elements in each run of 32 bytes, low halves first). */
+static void lm__block_scaled(float *dst, const uint8_t *src, const uint8_t *fifth)
 {
     float d = lm_load_half(src);
     float dmin = lm_load_half(src + 2);
     const uint8_t *s = src + 4;
-    const uint8_t *q = src + 16;
+    const uint8_t *q = src + (fifth != NULL ? 48 : 16);
     size_t b, i;
     for (b = 0; b < 8; b++) {
         uint32_t scale, low;
@@ -233,9 +234,51 @@ static void lm__block_q4_k(float *dst, const uint8_t *src)
         step = d * (float)scale;
         offset = dmin * (float)low;
         for (i = 0; i < 32; i++) {
-            uint32_t nibble = (uint32_t)(q[b / 2 * 32 + i] >> (b % 2 * 4)) & 15u;
-            dst[b * 32 + i] = step * (float)nibble - offset;
+            uint32_t n = (uint32_t)(q[b / 2 * 32 + i] >> (b % 2 * 4)) & 15u;
+            n |= fifth != NULL ? (uint32_t)(fifth[i] >> b & 1) << 4 : 0;
+            dst[b * 32 + i] = step * (float)n - offset;
         }
+    }
+}
+
+static void lm__block_q4_k(float *dst, const uint8_t *src)
+{
+    lm__block_scaled(dst, src, NULL);
+}
+
+static void lm__block_q5_k(float *dst, const uint8_t *src)
+{
+    lm__block_scaled(dst, src, src + 16);
+}
+
+/* 256 elements: 16 bytes of scale (low) and minimum (high nibble) of each 16 elements, 64 bytes of
+   bit pairs (128 elements in each run of 32 bytes, lowest first), f16 scale and f16 minimum. */
+static void lm__block_q2_k(float *dst, const uint8_t *src)
+{
+    float d = lm_load_half(src + 80);
+    float dmin = lm_load_half(src + 82);
+    size_t i;
+    for (i = 0; i < 256; i++) {
+        uint32_t pair = (uint32_t)(src[16 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2)) & 3u;
+        uint8_t scale = src[i / 16];
+        dst[i] = d * (float)(scale & 15) * (float)pair - dmin * (float)(scale >> 4);
+    }
+}
+
+/* 256 elements: 32 bytes of third bits (as the fifth of Q5_K), 64 bytes of bit pairs (as Q2_K), 16
+   six-bit scales of each 16 elements, less 32, in 12 bytes, f16. A third bit of 0 subtracts 4. */
+static void lm__block_q3_k(float *dst, const uint8_t *src)
+{
+    float d = lm_load_half(src + 108);
+    const uint8_t *s = src + 96;
+    size_t i;
+    for (i = 0; i < 256; i++) {
+        size_t b = i / 16;
+        uint32_t low = b < 8 ? s[b] & 15u : (uint32_t)(s[b - 8] >> 4);
+        uint32_t scale = low | ((uint32_t)(s[8 + b % 4] >> (b / 4 * 2)) & 3u) << 4;
+        int pair = src[32 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3;
+        int third = src[i % 32] >> (i / 32) & 1;
+        dst[i] = d * (float)((int)scale - 32) * (float)(pair - (third ? 0 : 4));
     }
 }
 
@@ -269,7 +312,9 @@ static const lm_format lm_formats[] = {
     {"BF16", 30, 1, 2, lm__block_bf16},     {"Q8_0", 8, 32, 34, lm__block_q8_0},
     {"Q4_0", 2, 32, 18, lm__block_q4_0},    {"Q4_1", 3, 32, 20, lm__block_q4_1},
     {"Q5_0", 6, 32, 22, lm__block_q5_0},    {"Q5_1", 7, 32, 24, lm__block_q5_1},
-    {"Q4_K", 12, 256, 144, lm__block_q4_k}, {"Q6_K", 14, 256, 210, lm__block_q6_k},
+    {"Q2_K", 10, 256, 84, lm__block_q2_k},  {"Q3_K", 11, 256, 110, lm__block_q3_k},
+    {"Q4_K", 12, 256, 144, lm__block_q4_k}, {"Q5_K", 13, 256, 176, lm__block_q5_k},
+    {"Q6_K", 14, 256, 210, lm__block_q6_k},
 };
 
 enum { LM_FORMAT_COUNT = (int)(sizeof lm_formats / sizeof lm_formats[0]) };
@@ -377,7 +422,7 @@ static size_t lm__take_tensor(lm_gguf *g, lm_tensor *t)
     }
     if (t->type == LM_FORMAT_COUNT) {
         lm_fail("%s: tensor '%.*s' has type %u; this program reads F32, F16, BF16, Q8_0, Q4_0, "
-                "Q4_1, Q5_0, Q5_1, Q4_K, Q6_K",
+                "Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K",
                 g->path, (int)t->name.count, (const char *)t->name.at, id);
     }
     return lm__take_size(g);

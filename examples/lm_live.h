@@ -39,7 +39,20 @@ typedef struct lm_live {
     uint32_t heads;
     const char *spec;
     lm_tally tally;
+    struct lm__live_tail *tail; /* where a prefix is resumed, else NULL */
 } lm_live;
+
+/* Raw tokens behind a prefix, and room to join their attention to that of the prefix. */
+typedef struct lm__live_tail {
+    size_t prefix;
+    lq_kv kv;
+    lq_kv_desc desc;
+    void *memory;
+    size_t bytes;
+    float *rows; /* two of (LM_CHUNK, kv_heads, head_dim) */
+    float *out;  /* (LM_CHUNK, heads, head_dim) */
+    float *lse;  /* two of (LM_CHUNK, heads) */
+} lm__live_tail;
 
 /* ---- specs ---- */
 
@@ -187,6 +200,80 @@ static void lm__live_end_step(void *state, size_t position, size_t n)
     (void)n;
 }
 
+/* ---- behind a prefix ---- */
+
+/* Tokens leave the ring for pages in groups of 64 or 8, so some of the raw tokens behind the prefix
+   go in too: then all of the prefix is in pages. Attention does not look at them. */
+static void lm__live_take(void *state, const lm_store *raw, size_t held)
+{
+    lm_live *l = (lm_live *)state;
+    const lm_geometry *g = &raw->g;
+    size_t more = l->desc.sinks == LQ_KV_NONE ? 0 : l->desc.sinks;
+    size_t end = lm_round_up(l->tail->prefix - more, LM_CHUNK) + more;
+    float *k = l->tail->rows;
+    float *v = k + LM_CHUNK * g->kv_heads * g->head_dim;
+    size_t at, layer, i, n;
+    end = end < held ? end : held;
+    for (at = 0; at < end; at += n) {
+        n = end - at < LM_CHUNK ? end - at : LM_CHUNK;
+        for (layer = 0; layer < g->layers; layer++) {
+            for (i = 0; i < n * g->kv_heads; i++) {
+                lm__get(raw, layer, i % g->kv_heads, at + i / g->kv_heads, k + i * g->head_dim,
+                        v + i * g->head_dim);
+            }
+            lm__live_append(l, layer, k, v, at, n);
+        }
+    }
+}
+
+static void lm__tail_append(void *state, size_t layer, const float *k, const float *v,
+                            size_t position, size_t n)
+{
+    lm_live *l = (lm_live *)state;
+    lq_kv_view keys, values;
+    int status;
+    memset(&keys, 0, sizeof keys);
+    memset(&values, 0, sizeof values);
+    keys.data = k;
+    values.data = v;
+    status = lq_kv_append(&l->tail->kv, (uint32_t)layer, &keys, &values, NULL, n);
+    if (status) {
+        lm__live_fail(l, "keys and values", layer, position, status);
+    }
+}
+
+/* The prefix, and the tail up to each query. */
+static void lm__tail_attend(void *state, size_t layer, const float *q, float *out, size_t position,
+                            size_t n)
+{
+    lm_live *l = (lm_live *)state;
+    lm__live_tail *t = l->tail;
+    size_t rows = n * l->heads;
+    lq_positions positions = {0, 1, NULL};
+    lq_kv_attend_desc a;
+    int status;
+    memset(&a, 0, sizeof a);
+    a.layer = (uint32_t)layer;
+    a.heads = l->heads;
+    a.queries = n;
+    a.q.data = q;
+    a.out.data = t->out;
+    a.lse = t->lse;
+    status = lq_kv_attend(&t->kv, &a);
+    positions.first = (int64_t)position;
+    a.positions = &positions;
+    a.all = 1;
+    a.count = t->prefix;
+    a.out.data = out;
+    a.lse = t->lse + rows;
+    status = status ? status : lq_kv_attend(&l->kv, &a);
+    status = status ? status
+                    : lq_attend_merge(out, t->lse + rows, t->out, t->lse, rows, l->desc.k_dims);
+    if (status) {
+        lm__live_fail(l, "attention", layer, position, status);
+    }
+}
+
 /* Adds what is in pages to the bill; means are shared. */
 static void lm__live_flush(void *state)
 {
@@ -212,6 +299,12 @@ static void lm__live_reset(void *state)
     if (lq_kv_init(&l->kv, l->memory, l->bytes, &l->desc)) {
         lm_fail("cache '%s' cannot begin again", l->spec);
     }
+    if (l->tail != NULL) {
+        lq_kv_free(&l->tail->kv);
+        if (lq_kv_init(&l->tail->kv, l->tail->memory, l->tail->bytes, &l->tail->desc)) {
+            lm_fail("cache '%s' cannot begin again", l->spec);
+        }
+    }
 }
 
 static void lm__live_tally(const void *state, lm_tally *tally)
@@ -223,6 +316,14 @@ static void lm__live_close(void *state)
 {
     lm_live *l = (lm_live *)state;
     lq_kv_free(&l->kv);
+    if (l->tail != NULL) {
+        lq_kv_free(&l->tail->kv);
+        free(l->tail->memory);
+        free(l->tail->rows);
+        free(l->tail->out);
+        free(l->tail->lse);
+        free(l->tail);
+    }
     if (l->profiles != NULL) {
         lm_profiles_close(l->profiles);
     }
@@ -272,6 +373,46 @@ static const char *lm__live_codes(lm_live *l, const lm_geometry *g, const char *
     return NULL;
 }
 
+/* A cache in raw floats for what comes behind the prefix. */
+static const char *lm__live_open_tail(lm_live *l, const lm_geometry *g, const lm_cache_desc *d)
+{
+    static const lq_kv_policy raw = {LQ_KV_RAW, 0, 0, 0};
+    lm__live_tail *t = (lm__live_tail *)lm_alloc(1, sizeof *t);
+    l->tail = t;
+    t->prefix = d->prefix;
+    t->desc = l->desc;
+    t->desc.tokens = d->capacity - d->prefix;
+    t->desc.type = LQ_F32;
+    t->desc.k = raw;
+    t->desc.v = raw;
+    t->desc.profiles = NULL;
+    t->bytes = lq_kv_bytes(&t->desc);
+    t->memory = lm_alloc(t->bytes, 1);
+    t->rows = (float *)lm_alloc(2 * LM_CHUNK * g->kv_heads, g->head_dim * sizeof(float));
+    t->out = (float *)lm_alloc(LM_CHUNK * g->heads, g->head_dim * sizeof(float));
+    t->lse = (float *)lm_alloc(2 * LM_CHUNK, g->heads * sizeof(float));
+    return t->bytes == 0 || lq_kv_init(&t->kv, t->memory, t->bytes, &t->desc)
+               ? "this model's heads do not fit"
+               : NULL;
+}
+
+static void lm__live_fill(lm_cache *cache, lm_live *l, const lm_cache_desc *d)
+{
+    int resumes = d->prefix > 0;
+    size_t step = d->window < LM_LIVE_WINDOW ? 1 : LM_LIVE_STEP;
+    cache->state = l;
+    cache->spec = d->spec;
+    cache->step = d->chunk > 0 ? d->chunk : resumes ? LM_CHUNK : step;
+    cache->append = resumes ? lm__tail_append : lm__live_append;
+    cache->attend = resumes ? lm__tail_attend : lm__live_attend;
+    cache->end_step = lm__live_end_step;
+    cache->take = lm__live_take;
+    cache->flush = lm__live_flush;
+    cache->reset = lm__live_reset;
+    cache->tally = lm__live_tally;
+    cache->close = lm__live_close;
+}
+
 static const char *lm__live_open(lm_cache *cache, const lm_geometry *g, const lm_cache_desc *d)
 {
     lm_live *l = (lm_live *)lm_alloc(1, sizeof *l);
@@ -296,17 +437,8 @@ static const char *lm__live_open(lm_cache *cache, const lm_geometry *g, const lm
         return "this model's heads do not fit, or the window";
     }
     lm__live_pages(l);
-    cache->state = l;
-    cache->spec = d->spec;
-    cache->step = d->chunk > 0 ? d->chunk : d->window < LM_LIVE_WINDOW ? 1 : LM_LIVE_STEP;
-    cache->append = lm__live_append;
-    cache->attend = lm__live_attend;
-    cache->end_step = lm__live_end_step;
-    cache->flush = lm__live_flush;
-    cache->reset = lm__live_reset;
-    cache->tally = lm__live_tally;
-    cache->close = lm__live_close;
-    return NULL;
+    lm__live_fill(cache, l, d);
+    return d->prefix > 0 ? lm__live_open_tail(l, g, d) : NULL;
 }
 
 #endif

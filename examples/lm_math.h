@@ -326,11 +326,13 @@ static void lm_blocks(float *out, const float *x, const float *rows, size_t stri
 
 /* ---- products ---- */
 
-/* A weight matrix as panels of LM_COLS outputs: [panel][input][LM_COLS], zeros at the end. */
+/* A weight matrix as panels of LM_COLS outputs: [panel][input][LM_COLS], zeros at the end; and what
+   is added to the outputs, or NULL. */
 typedef struct lm_matrix {
     size_t outputs;
     size_t inputs;
     float *panels;
+    float *bias;
 } lm_matrix;
 
 /* out[token][output], the tokens stride floats apart. */
@@ -346,6 +348,12 @@ typedef struct lm__product_job {
     const float *left;
 } lm__product_job;
 
+static void lm_matrix_free(lm_matrix *m)
+{
+    free(m->panels);
+    free(m->bias);
+}
+
 static size_t lm_panels(const lm_matrix *m)
 {
     return lm_round_up(m->outputs, LM_COLS) / LM_COLS;
@@ -356,7 +364,8 @@ static void lm__multiply_panel(void *context, size_t index, size_t worker)
     const lm__product_job *job = (const lm__product_job *)context;
     const lm_product *p = job->products;
     float tile[LM_ROWS * LM_COLS];
-    size_t t, m, width;
+    const float *bias;
+    size_t t, m, j, width;
     (void)worker;
     while (index >= lm_panels(p->matrix)) {
         index -= lm_panels(p->matrix);
@@ -364,12 +373,16 @@ static void lm__multiply_panel(void *context, size_t index, size_t worker)
     }
     width = p->matrix->outputs - index * LM_COLS;
     width = width < LM_COLS ? width : LM_COLS;
+    bias = p->matrix->bias;
     for (t = 0; t < job->tokens; t += LM_ROWS) {
         lm_tile(tile, job->left + t * p->matrix->inputs,
                 p->matrix->panels + index * p->matrix->inputs * LM_COLS, p->matrix->inputs);
         for (m = 0; m < LM_ROWS && t + m < job->tokens; m++) {
-            memcpy(p->out + (t + m) * p->stride + index * LM_COLS, tile + m * LM_COLS,
-                   width * sizeof(float));
+            float *out = p->out + (t + m) * p->stride + index * LM_COLS;
+            memcpy(out, tile + m * LM_COLS, width * sizeof(float));
+            for (j = 0; bias != NULL && j < width; j++) {
+                out[j] += bias[index * LM_COLS + j];
+            }
         }
     }
 }

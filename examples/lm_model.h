@@ -1,17 +1,39 @@
-/* lm_model.h - part of lm.c: a Llama-family transformer, from a GGUF file to logits
+/* lm_model.h - part of lm.c: a transformer of the Llama family, from a GGUF file to logits
 
-   Weights become floats once, in the panels of lm_math.h. Rows of the query and key projections
-   are put back into half-split order (channel i turns with i + dims / 2), which is how the models
-   were trained and how other programs show K; the file stores adjacent pairs. */
+   Weights become floats once, in the panels of lm_math.h. Where the file's rows of the query and
+   key projections make adjacent pairs turn (llama), they are put back into half-split order
+   (channel i turns with i + dims / 2), which is how the models were trained and how other programs
+   show K. To add an architecture: a row in lm_archs. */
 #ifndef LM_MODEL_H
 #define LM_MODEL_H
 
 #include "lm_cache.h"
 #include "lm_token.h"
 
+/* What tells the architectures apart.
+     adjacent  the file's order of query and key channels: pairs 2 i, 2 i + 1
+     biases    queries, keys and values must have one (else they may)
+     norms     each head of queries and keys is normed before it turns */
+typedef struct lm_arch {
+    const char *name;
+    int adjacent;
+    int biases;
+    int norms;
+} lm_arch;
+
+static const lm_arch lm_archs[] = {
+    {"llama", 1, 0, 0},
+    {"qwen2", 0, 1, 0},
+    {"qwen3", 0, 0, 1},
+};
+
+enum { LM_ARCHS = (int)(sizeof lm_archs / sizeof lm_archs[0]) };
+
 typedef struct lm_layer {
     float *attention_norm;
     float *ffn_norm;
+    float *q_norm; /* (head_dim), or NULL */
+    float *k_norm;
     lm_matrix q;
     lm_matrix k;
     lm_matrix v;
@@ -30,7 +52,9 @@ typedef struct lm_tap {
 
 typedef struct lm_model {
     lm_gguf file;
+    const lm_arch *arch;
     lm_geometry g;
+    size_t turning; /* rows at the front of each head that the file has in adjacent order */
     size_t embd;
     size_t ffn;
     size_t vocab;
@@ -58,21 +82,28 @@ typedef struct lm_model {
 
 /* ---- loading ---- */
 
-static lm_tensor *lm__tensor(lm_model *m, const char *name, size_t rows, size_t cols)
+/* NULL where there is none of that name. */
+static lm_tensor *lm__find_tensor(lm_model *m, const char *name)
 {
     lm_gguf *f = &m->file;
     size_t i;
     for (i = 0; i < f->tensor_count && !lm_same(f->tensors[i].name, name); i++) {
     }
-    if (i == f->tensor_count) {
-        lm_fail("%s: tensor '%s' is missing", f->path, name);
+    return i < f->tensor_count ? &f->tensors[i] : NULL;
+}
+
+static lm_tensor *lm__tensor(lm_model *m, const char *name, size_t rows, size_t cols)
+{
+    lm_tensor *t = lm__find_tensor(m, name);
+    if (t == NULL) {
+        lm_fail("%s: tensor '%s' is missing", m->file.path, name);
     }
-    if (f->tensors[i].rows != rows || f->tensors[i].cols != cols) {
-        lm_fail("%s: tensor '%s' is %zu x %zu where the metadata says %zu x %zu", f->path, name,
-                f->tensors[i].rows, f->tensors[i].cols, rows, cols);
+    if (t->rows != rows || t->cols != cols) {
+        lm_fail("%s: tensor '%s' is %zu x %zu where the metadata says %zu x %zu", m->file.path,
+                name, t->rows, t->cols, rows, cols);
     }
-    f->tensors[i].used = 1;
-    return &f->tensors[i];
+    t->used = 1;
+    return t;
 }
 
 static float *lm__load_vector(lm_model *m, const char *name, size_t count)
@@ -140,116 +171,224 @@ static void lm__load_matrix(lm_model *m, lm_matrix *w, size_t layer, const char 
     lm__load_tensor(m, w, lm__tensor(m, full, outputs, inputs), turning);
 }
 
-static void lm__load_layer(lm_model *m, size_t i)
+/* The bias of queries, keys or values, in the order of their rows. */
+static void lm__load_bias(lm_model *m, lm_matrix *w, size_t layer, const char *name, size_t turning)
+{
+    char full[64];
+    float *x;
+    size_t i;
+    (void)snprintf(full, sizeof full, "blk.%zu.%s.bias", layer, name);
+    if (!m->arch->biases && lm__find_tensor(m, full) == NULL) {
+        return;
+    }
+    x = lm__load_vector(m, full, w->outputs);
+    w->bias = (float *)lm_alloc(w->outputs, sizeof *w->bias);
+    for (i = 0; i < w->outputs; i++) {
+        w->bias[i] = x[lm__file_row(i, m->g.head_dim, turning)];
+    }
+    free(x);
+}
+
+/* A tensor of one row of a layer. */
+static float *lm__load_norm(lm_model *m, size_t layer, const char *name, size_t count)
+{
+    char full[64];
+    (void)snprintf(full, sizeof full, "blk.%zu.%s.weight", layer, name);
+    return lm__load_vector(m, full, count);
+}
+
+static void lm__load_attention(lm_model *m, size_t i)
 {
     lm_layer *l = &m->layers[i];
     size_t q_rows = m->g.heads * m->g.head_dim;
     size_t kv_rows = m->g.kv_heads * m->g.head_dim;
-    size_t turning = m->g.adjacent ? 0 : m->g.rope_dims;
-    char name[64];
-    (void)snprintf(name, sizeof name, "blk.%zu.attn_norm.weight", i);
-    l->attention_norm = lm__load_vector(m, name, m->embd);
-    (void)snprintf(name, sizeof name, "blk.%zu.ffn_norm.weight", i);
-    l->ffn_norm = lm__load_vector(m, name, m->embd);
-    lm__load_matrix(m, &l->q, i, "attn_q", q_rows, m->embd, turning);
-    lm__load_matrix(m, &l->k, i, "attn_k", kv_rows, m->embd, turning);
+    l->attention_norm = lm__load_norm(m, i, "attn_norm", m->embd);
+    lm__load_matrix(m, &l->q, i, "attn_q", q_rows, m->embd, m->turning);
+    lm__load_matrix(m, &l->k, i, "attn_k", kv_rows, m->embd, m->turning);
     lm__load_matrix(m, &l->v, i, "attn_v", kv_rows, m->embd, 0);
     lm__load_matrix(m, &l->o, i, "attn_output", m->embd, q_rows, 0);
+    lm__load_bias(m, &l->q, i, "attn_q", m->turning);
+    lm__load_bias(m, &l->k, i, "attn_k", m->turning);
+    lm__load_bias(m, &l->v, i, "attn_v", 0);
+    if (m->arch->norms) {
+        l->q_norm = lm__load_norm(m, i, "attn_q_norm", m->g.head_dim);
+        l->k_norm = lm__load_norm(m, i, "attn_k_norm", m->g.head_dim);
+    }
+}
+
+static void lm__load_layer(lm_model *m, size_t i)
+{
+    lm_layer *l = &m->layers[i];
+    lm__load_attention(m, i);
+    l->ffn_norm = lm__load_norm(m, i, "ffn_norm", m->embd);
     lm__load_matrix(m, &l->gate, i, "ffn_gate", m->ffn, m->embd, 0);
     lm__load_matrix(m, &l->up, i, "ffn_up", m->ffn, m->embd, 0);
     lm__load_matrix(m, &l->down, i, "ffn_down", m->embd, m->ffn, 0);
 }
 
-/* A size that the metadata must give, between 1 and max. */
-static size_t lm__size(const lm_gguf *f, const char *name, long fallback, size_t max)
+/* ---- metadata ---- */
+
+typedef struct lm_name {
+    char text[96];
+} lm_name;
+
+/* A key of the architecture's own, as llama.block_count. */
+static lm_name lm__own(const lm_model *m, const char *key)
 {
-    size_t n = lm_key_size(f, name, fallback, max);
+    lm_name n;
+    (void)snprintf(n.text, sizeof n.text, "%s.%s", m->arch->name, key);
+    return n;
+}
+
+static size_t lm__own_size(const lm_model *m, const char *key, long fallback, size_t max)
+{
+    lm_name n = lm__own(m, key);
+    return lm_key_size(&m->file, n.text, fallback, max);
+}
+
+static float lm__own_float(const lm_model *m, const char *key, float fallback)
+{
+    lm_name n = lm__own(m, key);
+    return lm_key_float(&m->file, n.text, fallback);
+}
+
+/* A size that the metadata must give, between 1 and max. */
+static size_t lm__size(const lm_model *m, const char *key, long fallback, size_t max)
+{
+    size_t n = lm__own_size(m, key, fallback, max);
     if (n == 0) {
-        lm_fail("%s: metadata key '%s' is zero", f->path, name);
+        lm_fail("%s: metadata key '%s.%s' is zero", m->file.path, m->arch->name, key);
     }
     return n;
 }
 
-static void lm__load_sizes(lm_model *m)
+static void lm__load_arch(lm_model *m)
 {
-    const lm_gguf *f = &m->file;
-    lm_bytes arch = lm_key_string(f, "general.architecture");
-    if (!lm_same(arch, "llama")) {
-        lm_fail("%s: architecture '%.*s'; this program runs 'llama'", f->path,
-                (int)(arch.count < 64 ? arch.count : 64), (const char *)arch.at);
+    lm_bytes name = lm_key_string(&m->file, "general.architecture");
+    size_t i;
+    for (i = 0; i < LM_ARCHS && !lm_same(name, lm_archs[i].name); i++) {
     }
-    if (lm_key_size(f, "llama.expert_count", 0, 65536) != 0) {
-        lm_fail("%s: mixtures of experts are not supported", f->path);
+    if (i == LM_ARCHS) {
+        lm_fail("%s: architecture '%.*s'; this program runs llama, qwen2, qwen3", m->file.path,
+                (int)(name.count < 64 ? name.count : 64), (const char *)name.at);
     }
-    m->g.layers = lm__size(f, "llama.block_count", -1, 1024);
-    m->context = lm__size(f, "llama.context_length", -1, 1u << 24);
-    m->embd = lm__size(f, "llama.embedding_length", -1, 1u << 17);
-    m->ffn = lm__size(f, "llama.feed_forward_length", -1, 1u << 19);
-    m->g.heads = lm__size(f, "llama.attention.head_count", -1, 1024);
-    m->g.kv_heads = lm__size(f, "llama.attention.head_count_kv", (long)m->g.heads, 1024);
-    m->g.head_dim = lm__size(f, "llama.attention.key_length", (long)(m->embd / m->g.heads), 1024);
-    m->g.rope_dims = lm__size(f, "llama.rope.dimension_count", (long)m->g.head_dim, 1024);
-    m->eps = lm_key_float(f, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    m->rope_base = lm_key_float(f, "llama.rope.freq_base", 10000.0f);
-    if (m->g.heads % m->g.kv_heads != 0 || m->g.rope_dims > m->g.head_dim ||
-        m->g.rope_dims % 2 != 0 || m->rope_base < 1.0f) {
-        lm_fail("%s: %zu heads, %zu kv heads, %zu channels, %zu turning do not fit together",
-                f->path, m->g.heads, m->g.kv_heads, m->g.head_dim, m->g.rope_dims);
+    m->arch = &lm_archs[i];
+}
+
+/* What would change the result and is not done here. */
+static void lm__refuse_features(const lm_model *m)
+{
+    if (lm__own_size(m, "expert_count", 0, 65536) != 0) {
+        lm_fail("%s: mixtures of experts are not supported", m->file.path);
     }
-    if (lm_key_size(f, "llama.attention.value_length", (long)m->g.head_dim, 1024) !=
-        m->g.head_dim) {
-        lm_fail("%s: keys and values of different lengths are not supported", f->path);
+    if (lm__own_size(m, "attention.value_length", (long)m->g.head_dim, 1024) != m->g.head_dim) {
+        lm_fail("%s: keys and values of different lengths are not supported", m->file.path);
+    }
+    if (lm__own_size(m, "attention.sliding_window", 0, SIZE_MAX) != 0) {
+        lm_fail("%s: sliding attention is not supported", m->file.path);
     }
 }
 
+static void lm__load_sizes(lm_model *m)
+{
+    lm__load_arch(m);
+    m->g.layers = lm__size(m, "block_count", -1, 1024);
+    m->context = lm__size(m, "context_length", -1, 1u << 24);
+    m->embd = lm__size(m, "embedding_length", -1, 1u << 17);
+    m->ffn = lm__size(m, "feed_forward_length", -1, 1u << 19);
+    m->g.heads = lm__size(m, "attention.head_count", -1, 1024);
+    m->g.kv_heads = lm__size(m, "attention.head_count_kv", (long)m->g.heads, 1024);
+    m->g.head_dim = lm__size(m, "attention.key_length", (long)(m->embd / m->g.heads), 1024);
+    m->g.rope_dims = lm__size(m, "rope.dimension_count", (long)m->g.head_dim, 1024);
+    m->eps = lm__own_float(m, "attention.layer_norm_rms_epsilon", 1e-5f);
+    m->rope_base = lm__own_float(m, "rope.freq_base", 10000.0f);
+    if (m->g.heads % m->g.kv_heads != 0 || m->g.rope_dims > m->g.head_dim ||
+        m->g.rope_dims % 2 != 0 || m->rope_base < 1.0f) {
+        lm_fail("%s: %zu heads, %zu kv heads, %zu channels, %zu turning do not fit together",
+                m->file.path, m->g.heads, m->g.kv_heads, m->g.head_dim, m->g.rope_dims);
+    }
+    lm__refuse_features(m);
+}
+
+/* Where RoPE is stretched.
+     factor     1: it is not
+     yarn       by YaRN, else evenly
+     original   tokens that the model was trained on before
+     fast, slow  turns within those, between which YaRN goes from none to all
+     magnitude  of turned vectors */
+typedef struct lm_scaling {
+    double factor;
+    int yarn;
+    double original;
+    double fast;
+    double slow;
+    double magnitude;
+} lm_scaling;
+
 /* YaRN (arXiv 2309.00071, section 3.2): channel pairs that turn often keep their frequency, slow
    ones are interpolated, with a ramp between 32 and 1 turns within the original context. */
-static float lm__yarn_ramp(const lm_model *m, size_t pair, float original)
+static double lm__yarn_ramp(const lm_model *m, const lm_scaling *s, size_t pair)
 {
     double scale = (double)m->g.rope_dims / (2.0 * log((double)m->rope_base));
-    double low = floor(scale * log((double)original / (32.0 * 6.283185307179586)));
-    double high = ceil(scale * log((double)original / 6.283185307179586));
+    double low = floor(scale * log(s->original / (s->fast * 6.283185307179586)));
+    double high = ceil(scale * log(s->original / (s->slow * 6.283185307179586)));
     double x;
     low = low > 0.0 ? low : 0.0;
     high = high < (double)m->g.rope_dims - 1.0 ? high : (double)m->g.rope_dims - 1.0;
     x = ((double)pair - low) / (high - low > 0.001 ? high - low : 0.001);
-    return (float)(x < 0.0 ? 0.0 : x > 1.0 ? 1.0 : x);
+    return x < 0.0 ? 0.0 : x > 1.0 ? 1.0 : x;
+}
+
+/* A factor without a type stretches evenly; scale_linear is the name that older files have. */
+static void lm__load_scaling(const lm_model *m, lm_scaling *s)
+{
+    lm_name key = lm__own(m, "rope.scaling.type");
+    lm_bytes type = lm_key_string(&m->file, key.text);
+    double factor = (double)lm__own_float(m, "rope.scaling.factor", 0.0f);
+    s->yarn = lm_same(type, "yarn");
+    if (type.count > 0 && !s->yarn && !lm_same(type, "linear") && !lm_same(type, "none")) {
+        lm_fail("%s: unknown RoPE scaling '%.*s'", m->file.path,
+                (int)(type.count < 64 ? type.count : 64), (const char *)type.at);
+    }
+    if (!(factor > 0.0)) {
+        factor = (double)lm__own_float(m, "rope.scale_linear", 0.0f);
+    }
+    s->factor = factor > 0.0 && !lm_same(type, "none") ? factor : 1.0;
+    s->original = (double)lm__own_size(m, "rope.scaling.original_context_length",
+                                       (long)m->context, 1u << 24);
+    s->fast = (double)lm__own_float(m, "rope.scaling.yarn_beta_fast", 32.0f);
+    s->slow = (double)lm__own_float(m, "rope.scaling.yarn_beta_slow", 1.0f);
+    s->magnitude = (double)lm__own_float(m, "rope.scaling.attn_factor", 1.0f);
+    if (s->yarn) {
+        s->magnitude *= 1.0 + 0.1 * log(s->factor);
+    }
+    if (!(s->factor >= 1.0 && s->original >= 1.0 && s->slow > 0.0 && s->magnitude > 0.0)) {
+        lm_fail("%s: RoPE scaling by %g from %g tokens", m->file.path, s->factor, s->original);
+    }
 }
 
 static void lm__load_rope(lm_model *m)
 {
-    const lm_gguf *f = &m->file;
-    lm_bytes type = lm_key_string(f, "llama.rope.scaling.type");
-    float factor = lm_key_float(f, "llama.rope.scaling.factor", 1.0f);
-    float original =
-        lm_key_float(f, "llama.rope.scaling.original_context_length", (float)m->context);
-    int yarn = lm_same(type, "yarn");
+    size_t pairs = m->g.rope_dims / 2;
     float *divide = NULL;
+    lm_scaling s;
     size_t i;
-    if (type.count > 0 && !yarn && !lm_same(type, "linear") && !lm_same(type, "none")) {
-        lm_fail("%s: unknown RoPE scaling '%.*s'", f->path,
-                (int)(type.count < 64 ? type.count : 64), (const char *)type.at);
+    lm__load_scaling(m, &s);
+    if (lm__find_tensor(m, "rope_freqs.weight") != NULL) {
+        divide = lm__load_vector(m, "rope_freqs.weight", pairs);
     }
-    if (type.count == 0 || lm_same(type, "none") || factor < 1.0f) {
-        factor = 1.0f;
-    }
-    for (i = 0; i < f->tensor_count; i++) {
-        if (lm_same(f->tensors[i].name, "rope_freqs.weight")) {
-            divide = lm__load_vector(m, "rope_freqs.weight", m->g.rope_dims / 2);
-        }
-    }
-    m->rope = (float *)lm_alloc(m->g.rope_dims / 2, sizeof *m->rope);
-    for (i = 0; i < m->g.rope_dims / 2; i++) {
+    m->rope = (float *)lm_alloc(pairs, sizeof *m->rope);
+    for (i = 0; i < pairs; i++) {
         double w = pow((double)m->rope_base, -2.0 * (double)i / (double)m->g.rope_dims);
-        double ramp = yarn ? (double)lm__yarn_ramp(m, i, original) : 1.0;
-        w = w * (1.0 - ramp) + w / (double)factor * ramp;
+        double ramp = s.yarn ? lm__yarn_ramp(m, &s, i) : 1.0;
+        w = w * (1.0 - ramp) + w / s.factor * ramp;
         if (divide != NULL && divide[i] > 0.0f) {
             w /= (double)divide[i];
         }
         m->rope[i] = (float)w;
     }
     m->g.rope = m->rope;
-    m->g.rope_magnitude = yarn ? 1.0f + 0.1f * logf(factor) : 1.0f;
+    m->g.rope_magnitude = (float)s.magnitude;
     free(divide);
 }
 
@@ -269,12 +408,13 @@ static void lm__load_buffers(lm_model *m)
 }
 
 /* Metadata and shapes only; lm_model_load reads the weights. */
-static void lm_model_open(lm_model *m, const char *path, size_t threads, int adjacent)
+static void lm_model_open(lm_model *m, const char *path, size_t threads, int as_in_file)
 {
     memset(m, 0, sizeof *m);
     lm_gguf_open(&m->file, path);
-    m->g.adjacent = adjacent;
     lm__load_sizes(m);
+    m->g.adjacent = as_in_file && m->arch->adjacent;
+    m->turning = m->arch->adjacent && !as_in_file ? m->g.rope_dims : 0;
     m->vocab = lm_key_array(&m->file, "tokenizer.ggml.tokens", LM_STRING)->item_count;
     lm_pool_open(&m->pool, threads);
     lm__load_rope(m);
@@ -283,7 +423,6 @@ static void lm_model_open(lm_model *m, const char *path, size_t threads, int adj
 static void lm_model_load(lm_model *m)
 {
     lm_gguf *f = &m->file;
-    const lm_tensor *output;
     lm_progress progress;
     size_t i;
     lm_progress_begin(&progress, "load");
@@ -295,17 +434,16 @@ static void lm_model_load(lm_model *m)
         lm__load_layer(m, i);
     }
     lm_progress_end(&progress);
-    output = m->embedding;
-    for (i = 0; i < f->tensor_count; i++) {
-        if (lm_same(f->tensors[i].name, "output.weight")) {
-            output = lm__tensor(m, "output.weight", m->vocab, m->embd);
-        }
-    }
-    lm__load_tensor(m, &m->output, output, 0);
+    lm__load_tensor(m, &m->output,
+                    lm__find_tensor(m, "output.weight") == NULL
+                        ? m->embedding
+                        : lm__tensor(m, "output.weight", m->vocab, m->embd),
+                    0);
     for (i = 0; i < f->tensor_count; i++) {
         if (!f->tensors[i].used) {
-            lm_fail("%s: tensor '%.*s' is not part of a llama model that this program knows",
-                    f->path, (int)f->tensors[i].name.count, (const char *)f->tensors[i].name.at);
+            lm_fail("%s: tensor '%.*s' is not part of a %s model that this program knows", f->path,
+                    (int)f->tensors[i].name.count, (const char *)f->tensors[i].name.at,
+                    m->arch->name);
         }
     }
     lm__load_buffers(m);
@@ -318,17 +456,19 @@ static void lm_model_close(lm_model *m)
         lm_layer *l = &m->layers[i];
         free(l->attention_norm);
         free(l->ffn_norm);
-        free(l->q.panels);
-        free(l->k.panels);
-        free(l->v.panels);
-        free(l->o.panels);
-        free(l->gate.panels);
-        free(l->up.panels);
-        free(l->down.panels);
+        free(l->q_norm);
+        free(l->k_norm);
+        lm_matrix_free(&l->q);
+        lm_matrix_free(&l->k);
+        lm_matrix_free(&l->v);
+        lm_matrix_free(&l->o);
+        lm_matrix_free(&l->gate);
+        lm_matrix_free(&l->up);
+        lm_matrix_free(&l->down);
     }
     free(m->layers);
     free(m->output_norm);
-    free(m->output.panels);
+    lm_matrix_free(&m->output);
     free(m->rope);
     free(m->turn);
     free(m->x);
@@ -386,19 +526,21 @@ static void lm__turn(const lm_model *m, float *x, size_t heads, size_t position,
     }
 }
 
-static void lm__norm(const lm_model *m, float *dst, const float *src, const float *weight, size_t n)
+/* n vectors as long as the weight, perhaps in place. */
+static void lm__norm(const lm_model *m, float *dst, const float *src, const float *weight,
+                     size_t width, size_t n)
 {
     size_t t, i;
     for (t = 0; t < n; t++) {
-        const float *x = src + t * m->embd;
+        const float *x = src + t * width;
         double sum = 0.0;
         float scale;
-        for (i = 0; i < m->embd; i++) {
+        for (i = 0; i < width; i++) {
             sum += (double)x[i] * (double)x[i];
         }
-        scale = (float)(1.0 / sqrt(sum / (double)m->embd + (double)m->eps));
-        for (i = 0; i < m->embd; i++) {
-            dst[t * m->embd + i] = x[i] * scale * weight[i];
+        scale = (float)(1.0 / sqrt(sum / (double)width + (double)m->eps));
+        for (i = 0; i < width; i++) {
+            dst[t * width + i] = x[i] * scale * weight[i];
         }
     }
 }
@@ -425,7 +567,7 @@ static void lm__project(lm_model *m, size_t layer, size_t n)
 {
     const lm_layer *l = &m->layers[layer];
     lm_product p[3];
-    lm__norm(m, m->y, m->x, l->attention_norm, n);
+    lm__norm(m, m->y, m->x, l->attention_norm, m->embd, n);
     p[0].matrix = &l->q;
     p[0].out = m->q;
     p[1].matrix = &l->k;
@@ -436,6 +578,10 @@ static void lm__project(lm_model *m, size_t layer, size_t n)
     p[1].stride = l->k.outputs;
     p[2].stride = l->v.outputs;
     lm_multiply(&m->pool, m->left, m->y, n, p, 3);
+    if (l->q_norm != NULL) {
+        lm__norm(m, m->q, m->q, l->q_norm, m->g.head_dim, n * m->g.heads);
+        lm__norm(m, m->k, m->k, l->k_norm, m->g.head_dim, n * m->g.kv_heads);
+    }
 }
 
 static void lm__attention(lm_model *m, lm_cache *cache, size_t layer, size_t position, size_t n)
@@ -457,7 +603,7 @@ static void lm__feed_forward(lm_model *m, size_t layer, size_t n)
     const lm_layer *l = &m->layers[layer];
     lm_product p[2];
     size_t i;
-    lm__norm(m, m->y, m->x, l->ffn_norm, n);
+    lm__norm(m, m->y, m->x, l->ffn_norm, m->embd, n);
     p[0].matrix = &l->gate;
     p[0].out = m->gate;
     p[0].stride = m->ffn;
@@ -545,7 +691,7 @@ static void lm_step(lm_model *m, const lm_cache *caches, const uint32_t *ids, si
 static void lm_logits(lm_model *m, float *logits, size_t first, size_t n)
 {
     lm_product p;
-    lm__norm(m, m->y, m->x + first * m->embd, m->output_norm, n);
+    lm__norm(m, m->y, m->x + first * m->embd, m->output_norm, m->embd, n);
     p.matrix = &m->output;
     p.out = logits;
     p.stride = m->vocab;

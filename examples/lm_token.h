@@ -8,8 +8,9 @@
 #include "lm_gguf.h"
 #include "lm_unicode.h"
 
-/* How text is cut. SmolLM2 takes digits one by one before the rule of GPT-2 applies. */
-enum { LM_PRE_GPT2, LM_PRE_SMOLLM, LM_PRE_LLAMA3 };
+/* How text is cut. SmolLM2 takes digits one by one before the rule of GPT-2 applies. Llama 3 takes a
+   piece that is a token whole, before it looks for merges, and Qwen 2 digits one by one. */
+enum { LM_PRE_GPT2, LM_PRE_SMOLLM, LM_PRE_LLAMA3, LM_PRE_QWEN2 };
 
 typedef struct lm_merge {
     uint32_t left;
@@ -116,6 +117,19 @@ static uint32_t lm__byte_char(uint32_t byte)
     return moved;
 }
 
+/* Writes the byte's character, 1 or 2 bytes long. */
+static size_t lm__put_char(uint8_t *dst, uint32_t byte)
+{
+    uint32_t c = lm__byte_char(byte);
+    if (c < 128) {
+        dst[0] = (uint8_t)c;
+        return 1;
+    }
+    dst[0] = (uint8_t)(0xc0 | c >> 6);
+    dst[1] = (uint8_t)(0x80 | (c & 63));
+    return 2;
+}
+
 /* ---- lookups ---- */
 
 static size_t lm__hash_bytes(const uint8_t *s, size_t count)
@@ -216,11 +230,8 @@ static void lm__load_bytes(lm_vocab *v)
 {
     uint32_t b;
     for (b = 0; b < 256; b++) {
-        uint32_t c = lm__byte_char(b);
         uint8_t s[2];
-        s[0] = (uint8_t)(c < 128 ? c : 0xc0 | c >> 6);
-        s[1] = (uint8_t)(0x80 | (c & 63));
-        v->byte_token[b] = lm_find_token(v, s, c < 128 ? 1 : 2);
+        v->byte_token[b] = lm_find_token(v, s, lm__put_char(s, b));
     }
 }
 
@@ -300,6 +311,9 @@ static int lm_pre_find(lm_bytes name)
     if (lm_same(name, "llama-bpe") || lm_same(name, "llama3")) {
         return LM_PRE_LLAMA3;
     }
+    if (lm_same(name, "qwen2")) {
+        return LM_PRE_QWEN2;
+    }
     return name.count == 0 || lm_same(name, "gpt-2") || lm_same(name, "default") ? LM_PRE_GPT2 : -1;
 }
 
@@ -318,15 +332,15 @@ static void lm_vocab_open(lm_vocab *v, const lm_gguf *g, const char *pre)
     }
     v->pre = lm_pre_find(rule);
     if (v->pre < 0) {
-        lm_fail("%s: unknown pre-tokenizer '%.*s' (known: smollm, gpt-2, llama-bpe; --pre NAME "
-                "overrides)",
+        lm_fail("%s: unknown pre-tokenizer '%.*s' (known: smollm, gpt-2, llama-bpe, qwen2; --pre "
+                "NAME overrides)",
                 g->path, (int)(rule.count < 64 ? rule.count : 64), (const char *)rule.at);
     }
     lm__load_tokens(v, g);
     lm__load_bytes(v);
     lm__load_merges(v, g);
     lm__load_special(v, g);
-    v->add_bos = lm_key_size(g, "tokenizer.ggml.add_bos_token", 0, 1) != 0;
+    v->add_bos = lm_key_size(g, "tokenizer.ggml.add_bos_token", v->pre == LM_PRE_LLAMA3, 1) != 0;
     v->bos = (uint32_t)lm_key_size(g, "tokenizer.ggml.bos_token_id", 0, v->count - 1);
     v->eos = (uint32_t)lm_key_size(g, "tokenizer.ggml.eos_token_id", 0, v->count - 1);
 }
@@ -430,9 +444,9 @@ static size_t lm__piece_gpt2(const uint8_t *s, size_t count)
     return lm__space(s, count, lm__run(s, count, 0, LM_IS_SPACE, SIZE_MAX));
 }
 
-/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*
-   |\s*[\r\n]+|\s+(?!\S)|\s+ */
-static size_t lm__piece_llama3(const uint8_t *s, size_t count)
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*
+   |\s*[\r\n]+|\s+(?!\S)|\s+, with 3 digits of Llama 3, 1 of Qwen 2 */
+static size_t lm__piece_llama3(const uint8_t *s, size_t count, size_t digits)
 {
     size_t at = lm__contraction(s, count, 1);
     size_t size, end;
@@ -451,7 +465,7 @@ static size_t lm__piece_llama3(const uint8_t *s, size_t count)
         }
     }
     if (class_ == LM_IS_NUMBER) {
-        return lm__run(s, count, 0, LM_IS_NUMBER, 3);
+        return lm__run(s, count, 0, LM_IS_NUMBER, digits);
     }
     end = lm__run(s, count, s[0] == ' ', LM_IS_OTHER, SIZE_MAX);
     if (end > (size_t)(s[0] == ' ')) {
@@ -539,10 +553,27 @@ static void lm__reserve(lm_vocab *v, size_t count)
     v->heap = (lm_candidate *)lm_alloc(v->symbol_room * 3, sizeof *v->heap);
 }
 
+/* The token that is the whole piece, or LM_NONE; none is sought beyond 256 bytes. */
+static uint32_t lm__whole(const lm_vocab *v, const uint8_t *s, size_t count)
+{
+    uint8_t text[2 * 256];
+    size_t n = 0;
+    size_t i;
+    for (i = 0; i < count && count <= 256; i++) {
+        n += lm__put_char(text + n, s[i]);
+    }
+    return n > 0 ? lm_find_token(v, text, n) : LM_NONE;
+}
+
 static void lm__encode_piece(lm_vocab *v, const uint8_t *s, size_t count, lm_tokens *out)
 {
+    uint32_t whole = v->pre == LM_PRE_LLAMA3 ? lm__whole(v, s, count) : LM_NONE;
     uint32_t n = 0;
     uint32_t i;
+    if (whole != LM_NONE) {
+        lm_tokens_push(out, whole);
+        return;
+    }
     lm__reserve(v, count);
     v->heap_count = 0;
     for (i = 0; i < count; i++) {
@@ -610,7 +641,9 @@ static size_t lm__stretch(int pre, const uint8_t *s, size_t count, size_t at)
 /* Bytes of the first piece of a stretch. */
 static size_t lm__piece(int pre, const uint8_t *s, size_t count)
 {
-    return pre == LM_PRE_LLAMA3 ? lm__piece_llama3(s, count) : lm__piece_gpt2(s, count);
+    return pre == LM_PRE_LLAMA3  ? lm__piece_llama3(s, count, 3)
+           : pre == LM_PRE_QWEN2 ? lm__piece_llama3(s, count, 1)
+                                 : lm__piece_gpt2(s, count);
 }
 
 /* Text without special tokens. */

@@ -329,6 +329,7 @@ static lm_store *run_spy(spy *s, lm_cache *c, lm_pool *pool, size_t window, size
     d.sinks = 4;
     d.window = window;
     d.chunk = chunk;
+    d.prefix = 0;
     store = lm_store_open(c, &g, pool, &d);
     store->codec.close(store->codec.state);
     store->codec.close = NULL;

@@ -61,7 +61,9 @@
                         Fitted to the sequence itself (lq_fit_*), or calibrated once for a model
                         (lq_klt_*): then the basis is the eigenbasis of all slices of the group.
    step                 width of the quantizer's cell. K has one step for all tokens, since softmax
-                        sees absolute logit error; V's is relative to a gain per token and slice.
+                        sees absolute logit error; V's is relative to a gain per token and slice,
+                        the root mean square of the vector less its mean. Relative steps of K are
+                        to that of its slice, RoPE undone: a bias of any size changes none.
    class                8 log2(sigma / step): selects a coefficient's code table. One profile serves
                         every step.
    sinks                the first 4 tokens of a sequence: few and large, kept raw.
@@ -72,8 +74,9 @@
    FLOW
      K -- undo RoPE --.                                              .- fixed width -> fixed page
                       +-- basis - mean, / step -- quantizer (Z D4 E8)+
-     V -- / gain -----'   (none, Hadamard, KLT)   to integers        '- rANS --------> coded page
-     and back: integers -> centroid, + mean -> inverse basis -> x step, x gain, RoPE -> f16 or f32
+     V - mean, / gain-'   (none, Hadamard, KLT)   to integers        '- rANS --------> coded page
+     and back: integers -> centroid, + mean of K -> inverse basis -> x step, x gain, + mean of V,
+     RoPE -> f16 or f32
    Everything up to the integers, and back to the inverse basis, is integer arithmetic.
 
    PAGE FORMAT, version 1
@@ -114,15 +117,17 @@
                   all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
      The stream ends exactly where the raw section does.
 
-   Coefficients, exactly. With step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)),
-   ties to even (V: step times the gain); RoPE is undone with sines of 30 bits, products rounded;
+   Coefficients, exactly. V's vectors are first made floats less the profile's means, in one rounding;
+   their gain is round(4 log2(root mean square)), or that of the vector itself where it is less by 2
+   to 8. With step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)), ties to even (V:
+   step times the gain); RoPE is undone with sines of 30 bits, products rounded;
    Hadamard blocks are the largest power of two that divides the slice's dims, at most 512, with
    the fixed signs of lq__sign_bit; c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step /
    4096. The integer is that of c - mean; it decodes to c' = 4096 k - shift(class, |k|) + mean
    (lattices: times a Wiener factor). See >>transform, >>profile, >>page: the C code is the
    specification.
    In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
-   step times the gain); columns are shifted to int16, multiplied by the rows of a matrix in 32
+   step times the gain, the centre subtracted before as above); columns are shifted to int16, multiplied by the rows of a matrix in 32
    bits, and shifted to q12: >>profile, "dense bases".
 
    PROFILE FORMAT, version 1
@@ -134,7 +139,8 @@
    |  7  orders         u8     of the Exp-Golomb codes: sigmas' + 16 * means'                    |
    |  8  slices         u16    1 .. 4096                                                         |
    | 10  dims           u16    1 .. 8192                                                         |
-   | 12  mean exponent  i8     means are in units of 2^exponent                                  |
+   | 12  mean exponent  i8     means are in units of 2^exponent, V's in no dense basis of that    |
+   |                           times 2^floor(mean of the slice's gain / 4), without basis or gain |
    | 13  reserved       u8[3]  0                                                                 |
    | 16  checksum       u32    XXH32 of bytes 20 .., seeded with the XXH32 of bytes 0 .. 15      |
    | 20  rows           of each row, gains (V) first: 16 log2(sigma), less the last one coded     |
@@ -151,7 +157,8 @@
    | 24  precision        i16    16 log2                                                         |
    | 26  floor            i16    16 log2                                                         |
    | 28  of each slice    u16 dims, i8 exponent, i8 metric exponent                              |
-   |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice)  |
+   |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice), |
+   |                             V's subtracted before the gain                                  |
    |  -  metric 1         i16    of each slice its lower triangle, row by row: times 2^(metric   |
    |                             exponent - 15)                                                  |
    |  -  rows             as above: gains, then `rank` coefficients; from here on bits           |
@@ -1368,7 +1375,10 @@ enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
                 to 8, default 0: 4. The step decides what is used: a page takes twice as much at
                 most, one that needs more is coded with a larger step
      step       warm: width of the quantizer's cell: of keys in their unit, 2^-30 .. 2^30; of values
-                relative to the root mean square of the vector less its mean, 1/32 .. 32 */
+                relative to the root mean square of the vector less its mean, 1/32 .. 32. Where the
+                stream has a calibrated profile, in that profile's own unit, keys too: relative to
+                their deviation, unless lq_klt_desc.absolute. A step at which the profile would code
+                nothing, or numbers beyond its tables, is in another unit: refused */
 typedef struct lq_kv_policy {
     int kind;
     int quantizer;
@@ -8214,16 +8224,16 @@ LQ__INLINE float lq__pow2_f32(int32_t exponent)
 }
 
 /* The gain of a vector of V: of `left`, what the centre leaves of it, or of the vector itself where
-   that is less, by two octaves at most: tokens whose values are small are those that attention goes
-   to when it looks for nothing, and their errors count (SmolLM2: without, 0.4 bits more for the same
-   divergence). */
+   that is less by half an octave to two: tokens whose values are small are those that attention
+   goes to when it looks for nothing, and their errors count (SmolLM2: without, 0.4 bits more for
+   the same divergence). */
 LQ__STATIC int lq__gain_about(int32_t *gain, const float *left, const uint8_t *src, size_t dims,
                               int type)
 {
     int32_t whole = 0;
     int status = lq__gain_of(gain, (const uint8_t *)(const void *)left, dims, LQ_F32);
-    if (!status && lq__gain_of(&whole, src, dims, type) == LQ_OK) {
-        *gain = LQ__MAX(LQ__MIN(*gain, whole), LQ__MAX(*gain - 8, -LQ__GAIN_MAX));
+    if (!status && lq__gain_of(&whole, src, dims, type) == LQ_OK && whole <= *gain - 2) {
+        *gain = LQ__MAX(whole, *gain - 8);
     }
     return status;
 }
@@ -9012,6 +9022,17 @@ LQ__STATIC int64_t lq__fit_mean(const lq_fit *fit, size_t row)
                : mean;
 }
 
+/* What rounding leaves of means in units of 2^up quarters of a step, their root mean square, counts
+   as deviation: no row that has it may be dead. */
+LQ__STATIC void lq__fit_rounded(const lq_fit *fit, int16_t *sigma, size_t count, int32_t up)
+{
+    int32_t least = (lq__log2_of_f32(fit->step) >> 12) + 16 * up - 32 - 29; /* 1 / 4, 1 / sqrt(12) */
+    size_t i;
+    for (i = 0; i < count && up > 2; i++) {
+        sigma[i] = (int16_t)LQ__MAX(sigma[i], LQ__MIN(least, 4096));
+    }
+}
+
 /* Means of coefficients from row `lead` on: q12 steps to quarters of the power of two below the
    step, or to as many times that as brings all into 16 bits. */
 LQ__STATIC void lq__fit_means(const lq_fit *fit, lq_profile *p, size_t lead, size_t end)
@@ -9033,6 +9054,7 @@ LQ__STATIC void lq__fit_means(const lq_fit *fit, lq_profile *p, size_t lead, siz
         p->mean[i] = (int16_t)mean;
     }
     p->mean_exponent += up;
+    lq__fit_rounded(fit, p->sigma + lead, end - lead, up);
 }
 
 /* q16 of 16 log2 of the root of the sum of squares of `dims` rows; INT32_MIN: all are 0. */
@@ -9069,34 +9091,43 @@ LQ__INLINE int64_t lq__fit_whole(const lq_fit *fit, size_t d)
     return (fit->origin[d] + fit->apart[d] / n) * 256 + fit->apart[d] % n * 256 / n;
 }
 
-/* The centre of slice s of V from the origin and what was summed apart, in units of 2^(mean exponent
-   + octaves of the gain). A centre so much larger than the gain that 16 bits do not hold it raises
-   the gain's mean; what rounding leaves may then be all that there is, so every channel is coded. */
-LQ__STATIC void lq__fit_center(const lq_fit *fit, lq_profile *p, uint32_t s, size_t at)
+/* Octaves by which units of the mean exponent + octaves of the gain are too small for the centre of
+   slice s of V. *shift: from what lq__fit_whole gives to those units. */
+LQ__STATIC int32_t lq__fit_over(const lq_fit *fit, const lq_profile *p, uint32_t s, size_t at,
+                                int32_t *shift)
 {
-    size_t lead = p->slice_count;
-    int32_t shift = fit->unit[s] - 8 - p->mean_exponent - (p->mean[s] >> 2);
-    size_t end = at + fit->geometry.slice_dims[s];
     int64_t most = 0;
     int32_t up = 0;
     size_t d;
-    if (fit->unit[s] == LQ__FIT_NO_UNIT) {
-        return;
-    }
-    for (d = at; d < end; d++) {
+    *shift = fit->unit[s] == LQ__FIT_NO_UNIT
+                 ? -100
+                 : fit->unit[s] - 8 - p->mean_exponent - (p->mean[s] >> 2);
+    for (d = at; d < at + fit->geometry.slice_dims[s]; d++) {
         int64_t c = lq__fit_whole(fit, d);
         most = LQ__MAX(most, c < 0 ? -c : c);
     }
-    while (most && (shift - up > 20 || lq__fit_scaled(most, shift - up) > 32766)) {
+    while (most && (*shift - up > 20 || lq__fit_scaled(most, *shift - up) > 32766)) {
         up++;
     }
-    for (d = at; d < end && most; d++) {
-        p->mean[lead + d] = (int16_t)lq__fit_scaled(lq__fit_whole(fit, d), shift - up);
-        p->sigma[lead + d] = up ? 0 : p->sigma[lead + d];
+    return up;
+}
+
+/* The centre of slice s of V from the origin and what was summed apart. Where even larger units are
+   too small, the gain's mean is raised, and with it theirs. */
+LQ__STATIC void lq__fit_center(const lq_fit *fit, lq_profile *p, uint32_t s, size_t at,
+                               int32_t larger)
+{
+    int16_t *mean = p->mean + p->slice_count;
+    int32_t shift;
+    int32_t up = lq__fit_over(fit, p, s, at, &shift);
+    size_t dims = fit->geometry.slice_dims[s];
+    size_t d;
+    for (d = at; d < at + dims; d++) {
+        mean[d] = (int16_t)lq__fit_scaled(lq__fit_whole(fit, d), LQ__MIN(shift - up, 20));
     }
+    lq__fit_rounded(fit, p->sigma + p->slice_count + at, dims, larger + up);
     if (up) {
-        int32_t raised = p->mean[s] + 4 * up;
-        p->mean[s] = (int16_t)LQ__MIN(raised, LQ__GAIN_MAX);
+        p->mean[s] = (int16_t)LQ__MIN(p->mean[s] + 4 * up, LQ__GAIN_MAX);
         p->sigma[s] = (int16_t)lq__clamp(lq__log2_q16((uint64_t)(4 * up + 4)) >> 12, 32, 4096);
     }
 }
@@ -9105,6 +9136,7 @@ LQ__STATIC void lq__fit_center(const lq_fit *fit, lq_profile *p, uint32_t s, siz
    less, and so would the gains be: both are scaled to have the squares that they had. */
 LQ__STATIC void lq__fit_values(const lq_fit *fit, lq_profile *p)
 {
+    int32_t larger = 0;
     size_t at = 0;
     uint32_t s;
     for (s = 0; s < p->slice_count; s++) {
@@ -9119,8 +9151,16 @@ LQ__STATIC void lq__fit_values(const lq_fit *fit, lq_profile *p)
             sigma[d] = (int16_t)(sigma[d] == LQ_SIGMA_DEAD ? LQ_SIGMA_DEAD : scaled);
         }
         p->mean[s] = (int16_t)lq__clamp(p->mean[s] - ((by + 2) >> 2), -LQ__GAIN_MAX, LQ__GAIN_MAX);
-        lq__fit_center(fit, p, s, at);
         at += dims;
+    }
+    for (s = 0, at = 0; s < p->slice_count; at += fit->geometry.slice_dims[s], s++) {
+        int32_t shift;
+        larger = LQ__MAX(larger, lq__fit_over(fit, p, s, at, &shift));
+    }
+    larger = LQ__MIN(larger, 2); /* a quarter of a step becomes a step: no harm to the others */
+    p->mean_exponent += larger;
+    for (s = 0, at = 0; s < p->slice_count; at += fit->geometry.slice_dims[s], s++) {
+        lq__fit_center(fit, p, s, at, larger);
     }
 }
 
@@ -11908,19 +11948,21 @@ LQ__STATIC void lq__klt_units(lq__klt_work *w)
 {
     const lq_klt *klt = w->klt;
     const lq_geometry *g = &klt->geometry;
-    double tokens = (double)(klt->tokens + klt->held_out);
     size_t at = 0;
     uint32_t s;
     for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
         double about;
         double rms = lq__sqrt_f64(lq__klt_power(klt, at, g->slice_dims[s], &about));
-        double octaves = (double)klt->gain_sum[2 * s] / tokens / 4;
+        double most = 1e-18;
+        size_t i;
         w->exponent[s] = 0;
         w->scale[s] = 1;
+        for (i = at; i < at + g->slice_dims[s]; i++) {
+            most = LQ__MAX(most, w->mean[i] < 0 ? -w->mean[i] : w->mean[i]);
+        }
         if (g->stream == LQ_V) {
-            rms = rms < 1e-12 ? 1 : rms / lq__sqrt_f64(about / g->slice_dims[s]);
-            w->scale[s] = 1 / rms;
-            w->exponent[s] = (int32_t)(octaves + lq__log2_f64(rms) + 100.5) - 100;
+            w->scale[s] = rms < 1e-12 ? 1 : lq__sqrt_f64(about / g->slice_dims[s]) / rms;
+            w->exponent[s] = (int32_t)(lq__log2_f64(most) + 101) - 100;
         } else if (!w->absolute && rms >= 1e-12) {
             w->scale[s] = 1 / rms;
             w->exponent[s] = (int32_t)(lq__log2_f64(rms) + 100.5) - 100;
@@ -23418,6 +23460,20 @@ LQ__STATIC int lq__kv_any_warm(const lq_kv_desc *desc)
     return 0;
 }
 
+/* Whether a step can be in the unit of a calibrated profile: some coefficient is coded, and none is
+   beyond the tables. */
+LQ__STATIC int lq__kv_step_fits(const lq_profile *p, float step)
+{
+    size_t i = lq__profile_rows(p) - p->dims;
+    int32_t most = LQ_SIGMA_DEAD;
+    uint32_t class_;
+    for (; i < lq__profile_rows(p); i++) {
+        most = LQ__MAX(most, p->sigma[i]);
+    }
+    class_ = lq__class_of(most, lq__log2_of_f32(step));
+    return most <= -4096 || (class_ >= LQ__CLASS_LIVE && class_ < LQ_CLASS_MAX); /* or all one */
+}
+
 /* How a warm stream of a head is coded; `index` counts the streams before it. Adds its share to the
    blob's units. 0 if not valid. */
 LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const lq_kv_desc *desc,
@@ -23440,6 +23496,9 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
          (kind.given->basis == LQ_BASIS_DENSE &&
           (!kind.given->dense || !kind.given->dense->encodes ||
            lq__profile_rows_held(kind.given) > kind.given->dense->rank + (size_t)v)))) {
+        return 0;
+    }
+    if (kind.given && !lq__kv_step_fits(kind.given, kind.step)) {
         return 0;
     }
     head->entry[v] = layer->warm[v];

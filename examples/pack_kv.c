@@ -1092,7 +1092,7 @@ static void pk_measure(pk_job *job)
 /* Steps. Ours by default are three. */
 static void pk_choose_steps(pk_job *job)
 {
-    static const double k_steps[PK_OURS] = {0.28, 0.37, 0.6};
+    static const double k_steps[PK_OURS] = {0.64, 0.84, 1.4};
     static const double v_steps[PK_OURS] = {0.2, 0.325, 0.7};
     static const char *const names[PK_OURS] = {"ours, fine", "ours, middle", "ours, small"};
     const pk_options *o = &job->options;
@@ -1358,7 +1358,7 @@ static const char pk_usage[] =
     "\n"
     "  --out FILE        the archive (default kv.lq)\n"
     "  --step S          step of K, relative to the deviation of a group's keys from their mean,\n"
-    "                    RoPE undone (default 0.37)\n"
+    "                    RoPE undone (default 0.84)\n"
     "  --vstep S         step of V, relative to that of each vector (default 0.325)\n"
     "  --bits B          or: search the steps for B bits an element, sinks not counted\n"
     "  --bytes N         or: search the steps for a file of N bytes\n"

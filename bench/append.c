@@ -139,7 +139,7 @@ static void ab_turn(ab_case *c, void *mem, size_t bytes, int turn)
     c->sum = 0;
     out.data = ab_back;
     for (stream = LQ_K; stream <= LQ_V; stream++) {
-        ab_must(lq_kv_read(&kv, 0, (uint32_t)stream, &out, 0, AB_LEAD + AB_TOKENS), "lq_kv_read");
+        ab_must(lq_kv_read(&kv, 0, (uint32_t)stream, &out, 0, AB_LEAD + AB_TOKENS, NULL, 0), "lq_kv_read");
         c->sum = lq_xxh32(ab_back, count * sizeof *ab_back, c->sum);
     }
     lq_kv_free(&kv);

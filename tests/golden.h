@@ -527,6 +527,151 @@ static void golden_archives(void)
     }
 }
 
+/* ---- live caches: what is saved, read and packed after tokens have been shifted and evicted ---- */
+enum { GOLDEN_KV_TOKENS = 300, GOLDEN_KV_ROW = 2 * 32 };
+
+static void golden_kv_desc(lq_kv_desc *d, lq_kv_layer *layers, int which)
+{
+    static float freqs[2][8];
+    static lq_rope ropes[2];
+    size_t i;
+    memset(d, 0, sizeof *d);
+    memset(layers, 0, 2 * sizeof *layers);
+    memset(ropes, 0, sizeof ropes);
+    for (i = 0; i < 8; i++) {
+        freqs[0][i] = 1.0f / (float)(1 << i);
+        freqs[1][i] = 0.59765625f / (float)(1 << (i / 2));
+    }
+    ropes[0].freqs = freqs[0];
+    ropes[0].rotary_dims = 16;
+    ropes[1].freqs = freqs[1];
+    ropes[1].rotary_dims = 8;
+    ropes[1].layout = LQ_ROPE_ADJACENT;
+    d->layers = 2;
+    d->kv_heads = 2;
+    d->k_dims = 32;
+    d->tokens = GOLDEN_KV_TOKENS;
+    d->window = 20;
+    d->tables = golden_tables;
+    d->rope = &ropes[0];
+    d->layer = layers;
+    layers[1].rope = &ropes[1];
+    layers[1].rope_first = 3;
+    layers[1].window = 60;
+    d->type = which % 3 == 0 ? LQ_F32 : which % 3 == 1 ? LQ_F16 : LQ_BF16;
+    d->sparse = which == 2;
+    d->k.kind = d->v.kind = which == 3 ? LQ_KV_RAW : which < 3 ? LQ_KV_HOT : LQ_KV_WARM;
+    if (which < 3) {
+        d->k.bits = which == 0 ? 4 : which == 1 ? 3 : 8;
+        d->v.quantizer = which == 0 ? LQ_E8 : 0;
+        d->v.bits = which == 0 ? 0 : 4;
+    } else if (which > 3) {
+        d->k.step = 0.25f;
+        d->v.step = 0.375f;
+        d->k.quantizer = which == 4 ? LQ_Z : LQ_E8;
+        layers[1].v.kind = which == 5 ? LQ_KV_HOT : 0;
+    }
+}
+
+static void golden_kv_read(const lq_kv *kv, const char *name)
+{
+    static float x[GOLDEN_KV_TOKENS * GOLDEN_KV_ROW];
+    lq_kv_view_out out;
+    size_t tokens = lq_kv_tokens(kv);
+    uint32_t l;
+    int v;
+    memset(&out, 0, sizeof out);
+    out.data = x;
+    for (l = 0; l < 2; l++) {
+        for (v = 0; v < 2; v++) {
+            golden_ok(lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0));
+            golden_put(name, x, tokens * GOLDEN_KV_ROW * sizeof *x);
+        }
+    }
+}
+
+/* Saved (pack: coded) into golden_buffer. */
+static void golden_kv_write(const lq_kv *kv, const char *name, int pack)
+{
+    lq_archive_writer writer;
+    lq_archive_writer_desc d;
+    lq_kv_pack_desc p;
+    void *workspace;
+    size_t needed = 0;
+    size_t directory = 0;
+    memset(&d, 0, sizeof d);
+    memset(&p, 0, sizeof p);
+    p.tables = golden_tables;
+    p.k_step = 0.25f;
+    p.v_step = 0.25f;
+    golden_ok(pack ? lq_kv_pack_bytes(kv, &p, &needed, &directory)
+                   : lq_kv_save_bytes(kv, &needed, &directory));
+    workspace = source_alloc(needed);
+    d.mem = golden_buffer;
+    d.mem_bytes = GOLDEN_BYTES;
+    d.directory = source_alloc(directory);
+    d.directory_bytes = directory;
+    golden_ok(lq_archive_writer_init(&writer, &d));
+    golden_ok(pack ? lq_kv_pack(kv, &writer, &p, workspace, needed)
+                   : lq_kv_save(kv, &writer, 1, workspace, needed));
+    golden_ok(lq_archive_finish(&writer));
+    golden_put(name, golden_buffer, (size_t)writer.offset);
+    free(workspace);
+    free(d.directory);
+}
+
+static void golden_kv_fill(lq_kv *kv, size_t tokens)
+{
+    static float x[2][GOLDEN_KV_TOKENS * GOLDEN_KV_ROW];
+    lq_kv_view view[2];
+    uint32_t l;
+    size_t i;
+    int v;
+    memset(view, 0, sizeof view);
+    for (l = 0; l < 2; l++) {
+        for (v = 0; v < 2; v++) {
+            for (i = 0; i < tokens * GOLDEN_KV_ROW; i++) {
+                x[v][i] = golden_number(1.0) + (i % 32 == 5 ? 40.0f : 0.0f);
+            }
+            view[v].data = x[v];
+        }
+        golden_ok(lq_kv_append(kv, l, &view[0], &view[1], NULL, tokens));
+    }
+}
+
+static void golden_kv(void)
+{
+    int which;
+    for (which = 0; which < 6; which++) {
+        lq_kv_desc d;
+        lq_kv_layer layers[2];
+        lq_kv_evict_desc e;
+        lq_kv kv;
+        void *mem;
+        source_seed = 77;
+        golden_kv_desc(&d, layers, which);
+        snprintf(golden_prefix, sizeof golden_prefix, "kv%d/", which);
+        mem = source_alloc(lq_kv_bytes(&d));
+        golden_ok(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d));
+        golden_kv_fill(&kv, 250);
+        golden_ok(lq_kv_shift(&kv, 100, 150, 12345));
+        golden_ok(lq_kv_shift(&kv, 3, 40, -1));
+        golden_kv_read(&kv, "shifted");
+        golden_kv_write(&kv, "packed", 1);
+        memset(&e, 0, sizeof e);
+        e.tokens = 181;
+        e.scorer = LQ_KV_BY_NORM;
+        golden_ok(lq_kv_evict_by(&kv, &e));
+        golden_kv_write(&kv, "evicted", 0);
+        golden_ok(lq_kv_truncate(&kv, 91)); /* in the middle of a page */
+        golden_kv_fill(&kv, 70);
+        golden_kv_write(&kv, "truncated", 0);
+        golden_kv_read(&kv, "read");
+        lq_kv_free(&kv);
+        free(mem);
+    }
+}
+
 /* ---- one digest of all streams ---- */
 static uint8_t golden_chain[16 + 16 + 8]; /* digest so far, digest of the stream, its length */
 
@@ -562,6 +707,7 @@ static int golden_make(const lq_tables *tables, golden_sink sink)
     golden_groups();
     golden_archives();
     golden_dense();
+    golden_kv();
     free(golden_buffer);
     return golden_errors;
 }

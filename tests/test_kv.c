@@ -30,6 +30,8 @@ static lq_kv_layer layers[LAYERS_MOST];
 static lq_kv_policy policies[LAYERS_MOST][8];
 static float freqs[WIDE];
 static lq_rope rope;
+static float own_freqs[LAYERS_MOST][4];
+static lq_rope own_ropes[LAYERS_MOST];
 static model models[3];
 static uint8_t *block; /* of `desc` */
 static size_t block_bytes;
@@ -174,6 +176,42 @@ static void random_rope(void)
     desc.rope = &rope;
 }
 
+/* The rope of a layer's keys and where it begins; NULL: they do not turn. */
+static const lq_rope *rope_of(uint32_t l, uint32_t *first)
+{
+    uint32_t own = layers[l].share ? layers[l].share - 1 : l;
+    const lq_rope *r = layers[own].rope ? layers[own].rope : desc.rope;
+    *first = layers[own].rope ? layers[own].rope_first : desc.rope_first;
+    return r && r->rotary_dims ? r : NULL;
+}
+
+/* Layers that the cache's rope does not fit, and others, have their own or none. */
+static void random_ropes(void)
+{
+    uint32_t l;
+    uint32_t i;
+    for (l = 0; l < desc.layers && desc.layer; l++) {
+        lq_rope *own = &own_ropes[l];
+        uint32_t k = dims_of(l, 0);
+        if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE ||
+            ((!desc.rope || desc.rope_first + 8 <= k) && source_below(3))) {
+            continue;
+        }
+        memset(own, 0, sizeof *own);
+        layers[l].rope = own;
+        if (source_below(3)) {
+            own->freqs = source_below(3) ? own_freqs[l] : freqs;
+            own->rotary_dims = 2 * (1 + source_below(4));
+            own->layout = source_below(3);
+            own->magnitude = source_below(2) ? 0.0f : 1.5f;
+            layers[l].rope_first = source_below(k - own->rotary_dims + 1);
+            for (i = 0; i < 4; i++) {
+                own_freqs[l][i] = (float)source_uniform();
+            }
+        }
+    }
+}
+
 static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
 {
     uint32_t i;
@@ -199,11 +237,13 @@ static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
     }
 }
 
-/* Whether values can be `count` of k dims from `first` on: they must not turn. */
-static int fits(uint32_t k, uint32_t first, uint32_t count)
+/* Whether values can be `count` of a layer's k dims from `first` on: they must not turn. */
+static int fits(uint32_t l, uint32_t k, uint32_t first, uint32_t count)
 {
+    uint32_t from;
+    const lq_rope *r = rope_of(l, &from);
     return first < k && count <= k - first &&
-           (!desc.rope || desc.rope_first + 8 <= first || first + count <= desc.rope_first);
+           (!r || from + r->rotary_dims <= first || first + count <= from);
 }
 
 /* Values that are among the keys: of all layers that they fit, or here and there. */
@@ -212,7 +252,7 @@ static void random_v_in_k(void)
     uint32_t first = 8 * source_below(desc.k_dims / 8);
     uint32_t count = desc.v_dims ? desc.v_dims : desc.k_dims - first;
     uint32_t l;
-    if (source_below(2) && fits(desc.k_dims, first, count)) {
+    if (source_below(2) && (desc.layer || fits(0, desc.k_dims, first, count))) {
         desc.v_in_k = 1 + first;
     }
     for (l = 0; l < desc.layers && desc.layer; l++) {
@@ -220,12 +260,12 @@ static void random_v_in_k(void)
         if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE) {
             continue;
         }
-        if (desc.v_in_k && (!fits(k, first, dims_of(l, 1)) || source_below(4) == 0)) {
+        if (desc.v_in_k && (!fits(l, k, first, dims_of(l, 1)) || source_below(4) == 0)) {
             layers[l].v_in_k = LQ_KV_NONE;
         } else if (!desc.v_in_k && source_below(2)) {
             first = 8 * source_below(k / 8);
             count = 8 * (1 + source_below((k - first) / 8));
-            if (fits(k, first, count)) {
+            if (fits(l, k, first, count)) {
                 layers[l].v_in_k = 1 + first;
                 layers[l].v_dims = count;
             }
@@ -272,13 +312,29 @@ static void random_desc(void)
             desc.rope = NULL;
             desc.rope_first = 0;
         }
+        random_ropes();
         random_v_in_k();
+    } else {
+        random_ropes();
     }
 }
 
 static int has_own(uint32_t l)
 {
     return !layers[l].share && layers[l].kv_heads != LQ_KV_NONE;
+}
+
+/* Whether the keys of some layer turn. */
+static int turns(void)
+{
+    uint32_t first;
+    uint32_t l;
+    for (l = 0; l < desc.layers; l++) {
+        if (has_own(l) && rope_of(l, &first)) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static int hot_kind(uint32_t l, int v, size_t head)
@@ -355,7 +411,7 @@ static void look_layer(model *m, uint32_t l, size_t tokens)
         lq_kv_view_out out;
         memset(&out, 0, sizeof out);
         out.data = wide_x[0];
-        CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens) == LQ_OK);
+        CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0) == LQ_OK);
         for (t = 0; t < tokens; t++) {
             for (h = 0; h < heads_of(l); h++) {
                 look_row(m, l, v, t, h, wide_x[0] + (t * heads_of(l) + h) * dims);
@@ -406,7 +462,7 @@ static void op_read(model *m)
     if (layers[l].kv_heads == LQ_KV_NONE) {
         memset(&out, 0, sizeof out);
         out.data = wide_x[0];
-        CHECK(lq_kv_read(&m->kv, l, LQ_K, &out, 0, 0) == LQ_E_ARG);
+        CHECK(lq_kv_read(&m->kv, l, LQ_K, &out, 0, 0, NULL, 0) == LQ_E_ARG);
         return;
     }
     look(m);
@@ -414,8 +470,9 @@ static void op_read(model *m)
     a = random_layout(count ? count : 1, heads_of(own), dims);
     data = layout_alloc(&a);
     out = layout_out(&a, data);
-    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count) == LQ_OK);
-    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1) == LQ_E_RANGE);
+    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count, NULL, 0) == LQ_OK);
+    CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1, NULL, 0) ==
+          LQ_E_RANGE);
     for (t = 0; t < count; t++) {
         for (h = 0; h < heads_of(own); h++) {
             uint8_t want[WIDE * 4];
@@ -593,7 +650,7 @@ static void mid_step(model *m, uint32_t l, size_t n)
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_RANGE ||
               models[0].live + models[1].live + models[2].live == 3);
         CHECK(lq_kv_evict(&m->kv, keep, m->tokens + n) == LQ_E_RANGE);
-        CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == (desc.rope ? LQ_E_RANGE : LQ_E_ARG));
+        CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == (turns() ? LQ_E_RANGE : LQ_E_ARG));
         CHECK(lq_kv_save_bytes(&m->kv, &workspace, &directory) == LQ_OK);
         CHECK(lq_archive_writer_init(&writer, &d) == LQ_OK);
         CHECK(lq_kv_save(&m->kv, &writer, 1, wide_x[0], sizeof wide_x[0]) == LQ_E_RANGE);
@@ -683,8 +740,8 @@ static void op_bad(model *m)
     if (models[0].live + models[1].live + models[2].live == 3) {
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_SPACE);
     }
-    CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == (desc.rope ? LQ_E_RANGE : LQ_E_ARG));
-    CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) == (!desc.rope  ? LQ_E_ARG
+    CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == (turns() ? LQ_E_RANGE : LQ_E_ARG));
+    CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) == (!turns()    ? LQ_E_ARG
                                                                         : m->tokens ? LQ_E_RANGE
                                                                                     : LQ_OK));
     CHECK(lq_kv_position(&m->kv, m->tokens, &positions.first) == LQ_E_RANGE);
@@ -1473,7 +1530,7 @@ static void op_shift(model *m)
     size_t t;
     int fine = 1;
     look(m);
-    if (!desc.rope) {
+    if (!turns()) {
         return;
     }
     if (source_below(2)) {
@@ -1499,14 +1556,16 @@ static void op_shift(model *m)
         }
         m->turned[t] = 1;
         for (l = 0; l < desc.layers; l++) {
-            for (h = 0; has_own(l) && h < heads_of(l); h++) {
-                float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0) + desc.rope_first;
-                for (i = 0; i < 4 && desc.rope_first + 8 <= dims_of(l, 0); i++) {
-                    size_t p = rope.layout == LQ_ROPE_ADJACENT ? 2 * i : i;
-                    size_t q = rope.layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + 4;
+            uint32_t from;
+            const lq_rope *of = rope_of(l, &from);
+            for (h = 0; has_own(l) && of && h < heads_of(l); h++) {
+                float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0) + from;
+                for (i = 0; i < of->rotary_dims / 2; i++) {
+                    size_t p = of->layout == LQ_ROPE_ADJACENT ? 2 * i : i;
+                    size_t q = of->layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + of->rotary_dims / 2;
                     a = (double)k[p];
                     b = (double)k[q];
-                    source_rope_pair(&a, &b, (double)delta, (double)freqs[i], 1, 0);
+                    source_rope_pair(&a, &b, (double)delta, (double)of->freqs[i], 1, 0);
                     k[p] = (float)a;
                     k[q] = (float)b;
                 }
@@ -1528,9 +1587,9 @@ static double cold_error(const lq_kv *a, const lq_kv *b, uint32_t stream, size_t
     memset(&out, 0, sizeof out);
     for (l = 0; l < 3; l += 2) {
         out.data = wide_x[0];
-        CHECK(lq_kv_read(a, l, stream, &out, 0, tokens) == LQ_OK);
+        CHECK(lq_kv_read(a, l, stream, &out, 0, tokens, NULL, 0) == LQ_OK);
         out.data = wide_x[1];
-        CHECK(lq_kv_read(b, l, stream, &out, 0, tokens) == LQ_OK);
+        CHECK(lq_kv_read(b, l, stream, &out, 0, tokens, NULL, 0) == LQ_OK);
         for (i = 0; i < tokens * numbers; i++) {
             double e = (double)wide_x[0][i] - (double)wide_x[1][i];
             error += e * e;
@@ -1759,6 +1818,31 @@ static void test_bad_desc(void)
          d.sequences = 65536));
     memset(&bad, 0, sizeof bad);
     BAD(d.rope = &bad);
+    bad.freqs = freqs; /* a rope must lie within the keys of each layer */
+    bad.rotary_dims = 18;
+    BAD(d.rope = &bad);
+    bad.rotary_dims = 8;
+    BAD((d.rope = &bad, d.rope_first = 9));
+    BAD(d.rope_first = 1);
+    d = good;
+    d.rope = &bad;
+    d.rope_first = 8;
+    CHECK(lq_kv_bytes(&d) > 0);
+    d.layer = layer;
+    layer[1].k_dims = 8;
+    CHECK(lq_kv_bytes(&d) == 0);
+    layer[1].rope = &bad;
+    CHECK(lq_kv_bytes(&d) > 0);
+    layer[1].rope_first = 1;
+    CHECK(lq_kv_bytes(&d) == 0);
+    memset(layer, 0, sizeof layer);
+    layer[1].rope_first = 1; /* without one of its own */
+    CHECK(lq_kv_bytes(&d) == 0);
+    memset(layer, 0, sizeof layer);
+    layer[1].share = 1;
+    layer[1].rope = &bad;
+    CHECK(lq_kv_bytes(&d) == 0);
+    memset(layer, 0, sizeof layer);
     d = good;
     d.layer = layer;
     CHECK(lq_kv_bytes(&d) > 0);
@@ -1856,8 +1940,8 @@ static void test_errors(void)
     CHECK(lq_kv_fork(&none, &kv) == LQ_E_SPACE); /* one sequence */
     CHECK(lq_kv_evict(&kv, before, 41) == LQ_E_ARG);
     CHECK(lq_kv_shift(&kv, 0, 1, 1) == LQ_E_ARG); /* no rope */
-    CHECK(lq_kv_read(&kv, 0, 3, &o, 0, 1) == LQ_E_ARG);
-    CHECK(lq_kv_read(&kv, 0, LQ_K, &o, 40, 1) == LQ_E_RANGE);
+    CHECK(lq_kv_read(&kv, 0, 3, &o, 0, 1, NULL, 0) == LQ_E_ARG);
+    CHECK(lq_kv_read(&kv, 0, LQ_K, &o, 40, 1, NULL, 0) == LQ_E_RANGE);
     a.positions = NULL;
     a.queries = 41;
     CHECK(lq_kv_attend(&kv, &a) == LQ_E_RANGE);
@@ -2182,11 +2266,11 @@ static void test_v_in_k(void)
         for (i = 0; i < 2; i++) {
             mem[i] = mla_make(&kv[i], d, (int)i, x);
             o.data = keys[i];
-            CHECK(lq_kv_read(&kv[i], 0, LQ_K, &o, 0, MLA_TOKENS) == LQ_OK);
+            CHECK(lq_kv_read(&kv[i], 0, LQ_K, &o, 0, MLA_TOKENS, NULL, 0) == LQ_OK);
         }
         CHECK(memcmp(keys[0], keys[1], sizeof keys[0]) == 0);
         o.data = keys[1];
-        CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, 0, MLA_TOKENS) == LQ_OK);
+        CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, 0, MLA_TOKENS, NULL, 0) == LQ_OK);
         for (t = 0; t < MLA_TOKENS; t++) {
             CHECK(memcmp(keys[1] + t * MLA_V, keys[0] + t * MLA_K + d.v_in_k - 1, 4 * MLA_V) == 0);
         }
@@ -2363,7 +2447,7 @@ static void test_v_in_k_cold(const lq_tables *tables)
     CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
     for (i = 0; i < 2; i++) {
         out.data = x[i];
-        CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300) == LQ_OK);
+        CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300, NULL, 0) == LQ_OK);
     }
     for (i = 0; i < 300 * 56; i++) {
         error += pow((double)x[0][i] - (double)x[1][i], 2) / (300 * 56);
@@ -2421,7 +2505,7 @@ static void test_mean(void)
         out.data = y;
         CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
         CHECK(lq_kv_append(&kv, 0, &v, p < 5 ? &v : NULL, NULL, MANY) == LQ_OK);
-        CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, MANY) == LQ_OK);
+        CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, MANY, NULL, 0) == LQ_OK);
         for (i = 0; i < DIMS; i++) {
             double sum = 0;
             for (t = 0; t < MANY; t++) {

@@ -129,7 +129,7 @@ static void look(state *s, lq_kv *kv)
             lq_kv_view_out out;
             memset(&out, 0, sizeof out);
             out.data = s->read[l][v];
-            CHECK(lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, 0, s->tokens) == LQ_OK);
+            CHECK(lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, 0, s->tokens, NULL, 0) == LQ_OK);
         }
     }
     attend(kv, s->out);

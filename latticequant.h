@@ -290,7 +290,7 @@
    | of each token: position; then, if turned is 1, how far its key was shifted; then its mass   |
    | of each layer of its own: tokens summed, then for K and for V: sums (heads, dims) in 2^-14, |
    | of each epoch (V: every fourth) and head that is not raw or calibrated its mean, u8 unit    |
-   | and i8 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean and u8 class |
+   | and i16 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean, u8 class   |
    | of the gains (K: 0), u8 of each dim; then, where a head is warm, the sums of its fit; then, |
    | where there are warm ones, 16 bytes each that the next blob may take beyond its room        |
    '---------------------------------------------------------------------------------------------'
@@ -775,7 +775,8 @@ typedef struct lq_klt {
     float *metric;       /* of each slice (dims, dims): sum of q q' of the queries that read it */
 } lq_klt;
 
-/* Memory: about 8 bytes for dims^2. 0 if the geometry is not valid (its basis does not count). */
+/* Memory: about 8 bytes for dims^2. 0 if the geometry is not valid (its basis does not count), or
+   values that are rotated. */
 LQ_API size_t lq_klt_bytes(const lq_geometry *geometry);
 
 /* Starts a fit. geometry and what it points to must outlive it. LQ_E_ARG, LQ_E_SPACE. */
@@ -11546,7 +11547,7 @@ LQ_API size_t lq_klt_bytes(const lq_geometry *geometry)
         return 0;
     }
     g = lq__klt_geometry(geometry);
-    if (lq_geometry_rows(&g) == 0) {
+    if (lq_geometry_rows(&g) == 0 || (g.stream == LQ_V && g.rope)) {
         return 0;
     }
     pad = lq__klt_pad(lq_geometry_dims(&g));
@@ -13525,8 +13526,10 @@ LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size
         }
         for (d = 0; d < g->slice_dims[s]; d++, row++) {
             float scale = lq__f32_of_bits((uint32_t)(b->inverse_exponent[row] + 127) << 23);
-            float center = c->lead ? (c->center ? c->center[row] : 0.0f)
-                                   : (float)b->center[row] * center_unit;
+            float center = (float)b->center[row] * center_unit;
+            if (c->lead) {
+                center = c->center && !g->rope ? c->center[row] : 0.0f;
+            }
             kernels->center_floats(w->floats + row * LQ__TOKENS, w->rows + row * LQ__TOKENS, unit,
                                    gain, scale, center);
         }
@@ -13538,7 +13541,7 @@ LQ__STATIC void lq__slice_floats(const lq_codec *c, const lq__workspace *w, size
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &c->desc.geometry;
-    const float *center = c->center;
+    const float *center = g->rope ? NULL : c->center;
     int32_t *rows = w->rows;
     float *floats = w->floats;
     float unit[LQ__TOKENS];
@@ -13593,6 +13596,11 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     }
     if (g->rope) {
         lq__apply_rope(w->floats, g, positions, tokens);
+    }
+    for (d = 0; d < c->dims && g->rope && c->center; d++) { /* of V as it came */
+        for (t = 0; t < LQ__TOKENS; t++) {
+            w->floats[d * LQ__TOKENS + t] += c->center[d];
+        }
     }
     for (s = 0; s < g->slice_count; s++) {
         size_t dims = g->slice_dims[s];
@@ -24037,7 +24045,7 @@ LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dim
 {
     return !lq__kv_is_fitted(head, v)
                ? 0
-               : 1 + dims * (v ? 1 : 2) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
+               : 1 + 2 * dims + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
 }
 
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. 0 if not valid. Values
@@ -25258,23 +25266,18 @@ LQ__INLINE uint8_t *lq__kv_numbers(const lq_kv *kv, const lq__kv_layer *layer, i
 LQ__INLINE uint8_t *lq__kv_warm_numbers(const lq_kv *kv, const lq__kv_layer *layer, int v,
                                         uint32_t epoch, size_t head)
 {
-    return lq__kv_numbers(kv, layer, v, epoch, head) + 1 + lq__kv_dims(layer, v) * (v ? 1 : 2);
+    return lq__kv_numbers(kv, layer, v, epoch, head) + 1 + 2 * lq__kv_dims(layer, v);
 }
 
 #if LQ__X86
 LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, size_t dims,
-                                             float unit, int v)
+                                             float unit)
 {
     const __m256 units = _mm256_set1_ps(unit);
     size_t d;
     for (d = 0; d < dims; d += 8) {
-        __m256i x;
-        if (v) {
-            x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(mean + d)));
-        } else {
-            x = _mm256_cvtepi16_epi32(
-                _mm_loadu_si128((const __m128i *)(const void *)(mean + 2 * d)));
-        }
+        __m256i x = _mm256_cvtepi16_epi32(
+            _mm_loadu_si128((const __m128i *)(const void *)(mean + 2 * d)));
         _mm256_storeu_ps(dst + d, _mm256_mul_ps(_mm256_cvtepi32_ps(x), units));
     }
 }
@@ -25295,23 +25298,19 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
     unit = lq__f32_of_bits((127u + numbers[0]) << 23) * (1.0f / LQ__KV_UNIT);
 #if LQ__X86
     if (lq__cpu_level() >= 1) {
-        lq__kv_mean_avx2(dst, numbers + 1, dims, unit, v);
+        lq__kv_mean_avx2(dst, numbers + 1, dims, unit);
         return;
     }
 #endif
     for (d = 0; d < dims; d++) {
-        int32_t mean = v ? (int8_t)numbers[1 + d] : (int16_t)lq__load16(numbers + 1 + 2 * d);
-        dst[d] = (float)mean * unit;
+        dst[d] = (float)(int16_t)lq__load16(numbers + 1 + 2 * d) * unit;
     }
 }
 
 /* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and of each dim
-   a signed byte (values) or 16 bits (keys: their means may be a hundred times as large as what is
-   left of them). */
-LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t count, size_t dims,
-                                int v)
+   16 bits: means may be a hundred times as large as what is left of the vectors. */
+LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t count, size_t dims)
 {
-    const int64_t limit = v ? 127 : 32767;
     int64_t most = 0;
     uint8_t unit = 0;
     int64_t half;
@@ -25320,18 +25319,14 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t co
         int64_t mean = sums[d] / (int64_t)count;
         most = LQ__MAX(most, mean < 0 ? -mean : mean);
     }
-    while ((most + ((int64_t)1 << unit >> 1)) >> unit > limit) {
+    while ((most + ((int64_t)1 << unit >> 1)) >> unit > 32767) {
         unit++;
     }
     half = (int64_t)1 << unit >> 1;
     numbers[0] = unit;
     for (d = 0; d < dims; d++) {
         int64_t mean = (sums[d] / (int64_t)count + half) >> unit;
-        if (v) {
-            numbers[1 + d] = (uint8_t)mean;
-        } else {
-            lq__store16(numbers + 1 + 2 * d, (uint32_t)mean & 0xffffu);
-        }
+        lq__store16(numbers + 1 + 2 * d, (uint32_t)mean & 0xffffu);
     }
 }
 
@@ -25874,7 +25869,7 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
         for (h = 0; h < w->layer->kv_heads; h++) {
             if (lq__kv_is_fitted(w->heads + h, v)) {
                 lq__kv_fit_mean(lq__kv_numbers(w->kv, w->layer, v, epoch, h), lq__kv_sums(w, v, h),
-                                count, lq__kv_dims(w->layer, v), v);
+                                count, lq__kv_dims(w->layer, v));
             }
         }
     }

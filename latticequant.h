@@ -117,18 +117,17 @@
                   all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
      The stream ends exactly where the raw section does.
 
-   Coefficients, exactly. V's vectors are first made floats less the profile's means, in one rounding;
+   Coefficients, exactly. V's vectors are first made floats less the profile's means, rounded once;
    their gain is round(4 log2(root mean square)), or that of the vector itself where it is less by 2
    to 8. With step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)), ties to even (V:
-   step times the gain); RoPE is undone with sines of 30 bits, products rounded;
-   Hadamard blocks are the largest power of two that divides the slice's dims, at most 512, with
-   the fixed signs of lq__sign_bit; c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step /
-   4096. The integer is that of c - mean; it decodes to c' = 4096 k - shift(class, |k|) + mean
-   (lattices: times a Wiener factor). See >>transform, >>profile, >>page: the C code is the
-   specification.
+   step times the gain); RoPE is undone with sines of 30 bits, products rounded; Hadamard blocks are
+   the largest power of two that divides the slice's dims, at most 512, with the fixed signs of
+   lq__sign_bit; c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step / 4096. The integer is
+   that of c - mean (V: c); it decodes to c' = 4096 k - shift(class, |k|) + mean (lattices: times a
+   Wiener factor). See >>transform, >>profile, >>page: the C code is the specification.
    In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
-   step times the gain, the centre subtracted before as above); columns are shifted to int16, multiplied by the rows of a matrix in 32
-   bits, and shifted to q12: >>profile, "dense bases".
+   step times the gain, the centre subtracted before as above); columns are shifted to int16,
+   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>profile, "dense bases".
 
    PROFILE FORMAT, version 1
    .- profile ----------------------------------------------------------------------------------.
@@ -464,7 +463,7 @@ typedef struct lq_basis {
     uint32_t forward_stride;
     uint32_t inverse_stride;
     const uint16_t *slice_dims;   /* (slice_count) */
-    const int8_t *slice_exponent; /* (slice_count) a slice's unit is 2^exponent: K's, V's centre's */
+    const int8_t *slice_exponent; /* (slice_count) a slice's unit is 2^exponent; V: its centre's */
     const int16_t *center;        /* (dims) in slice units, times 2^center_exponent */
     const int16_t *forward;       /* (rank, forward_stride) */
     const int16_t *inverse;       /* (dims, inverse_stride) */
@@ -764,8 +763,8 @@ typedef struct lq_klt {
     uint64_t held_out; /* every eighth block of 64: they judge the basis, then join in the fit */
     uint64_t queries;
     uint64_t blocks;
-    const lq_rope *kept; /* NULL, or set behind lq_klt_init: how keys are rotated that stay so, where
-                            the geometry has no rope. Their unit is then that without rotation */
+    const lq_rope *kept; /* NULL, or set behind lq_klt_init: how keys are rotated that stay so
+                            where the geometry has no rope. Their unit is that without rotation */
     float *center;       /* (dims) provisional: the mean of the first block */
     float *sum[2];       /* (dims) of fitted and of held-out tokens, less that, V over the gain */
     float *products[2];  /* (dims, dims), j <= i */
@@ -923,8 +922,7 @@ LQ_API size_t lq_codec_workspace_bytes(const lq_codec *codec);
      page_bytes   (ceil(tokens / 64)) size of each page
      positions    of the tokens; may be NULL if the geometry has no rope
    LQ_E_SPACE: dst (lq_codec_page_bound each is always enough) or workspace too small; LQ_E_DATA:
-   NaN
-   or infinity in src (raw pages take them); LQ_E_RANGE: |x| above 2048 steps.
+   NaN or infinity in src (raw pages take them); LQ_E_RANGE: as lq_fit_add.
    Up to 8 pages are in flight. The same bytes on every machine. */
 LQ_API LQ_MUST int lq_codec_encode(const lq_codec *codec, uint8_t *dst, size_t dst_bytes,
                                    size_t *written, size_t *page_bytes, const lq_vectors *src,
@@ -8942,6 +8940,19 @@ LQ__STATIC void lq__fit_origin(lq_fit *fit, const int32_t *rows, size_t dims, si
     }
 }
 
+/* Whether the centre of a dense basis of K is so large that rows near 0 may be far from it. */
+LQ__STATIC int lq__far_center(const lq_geometry *g, float step)
+{
+    int32_t q12 = 0;
+    uint32_t i;
+    int far = 0;
+    for (i = 0; g->dense && g->stream == LQ_K && i < g->dense->dims; i++) {
+        far |= lq__mean_q12(&q12, g->dense->center[i], g->dense->center_exponent, step,
+                            LQ__MEAN_LIMIT) != LQ_OK;
+    }
+    return far;
+}
+
 /* A page through the front. check 1: only to see whether that can be done; 2: it is also the first
    of what is added, and sets the origin of a fit that has none. */
 LQ__STATIC int lq__fit_front(lq_fit *fit, lq__source *from, void *workspace, size_t first,
@@ -8963,7 +8974,8 @@ LQ__STATIC int lq__fit_front(lq_fit *fit, lq__source *from, void *workspace, siz
     }
     if (check) { /* most often the numbers alone tell */
         status = lq__load(rows, gains, from, g, fit->step, first, tokens);
-        if (status || !(begins || from->wide) || g->stream == LQ_V) {
+        if (status || g->stream == LQ_V ||
+            !(begins || from->wide || lq__far_center(g, fit->step))) {
             return status;
         }
     }
@@ -9063,9 +9075,9 @@ LQ__STATIC uint64_t lq__mul_wide(uint64_t *high, uint64_t a, uint64_t b)
     return cross << 32 | (low & 0xffffffffu);
 }
 
-/* q16 of 16 log2 of a row's standard deviation (or root mean square) in steps; INT32_MIN if 0. The variance is
-   (n sum(v^2) - sum(v)^2) / n^2, exact in 128 bits: a mean of many steps cancels without a trace.
-   */
+/* q16 of 16 log2 of a row's standard deviation (or root mean square) in steps; INT32_MIN if that is
+   0. The variance is (n sum(v^2) - sum(v)^2) / n^2, exact in 128 bits: a mean of many steps cancels
+   without a trace. */
 LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row, int about_mean)
 {
     uint64_t sum = (uint64_t)(fit->sum[row] < 0 ? -fit->sum[row] : fit->sum[row]);
@@ -9125,7 +9137,7 @@ LQ__STATIC int64_t lq__fit_mean(const lq_fit *fit, size_t row)
    as deviation: no row that has it may be dead. */
 LQ__STATIC void lq__fit_rounded(const lq_fit *fit, int16_t *sigma, size_t count, int32_t up)
 {
-    int32_t least = (lq__log2_of_f32(fit->step) >> 12) + 16 * up - 32 - 29; /* 1 / 4, 1 / sqrt(12) */
+    int32_t least = (lq__log2_of_f32(fit->step) >> 12) + 16 * up - 32 - 29; /* / 4 sqrt(12) */
     size_t i;
     for (i = 0; i < count && up > 2; i++) {
         sigma[i] = (int16_t)LQ__MAX(sigma[i], LQ__MIN(least, 4096));
@@ -12029,7 +12041,8 @@ LQ__STATIC double lq__klt_power(const lq_klt *klt, size_t first, size_t n, doubl
     *about = 0;
     for (i = first; i < first + n; i++) {
         double sum = (double)klt->sum[0][i] + (double)klt->sum[1][i];
-        double square = (double)klt->products[0][i * pad + i] + (double)klt->products[1][i * pad + i];
+        size_t at = i * pad + i;
+        double square = (double)klt->products[0][at] + (double)klt->products[1][at];
         if (klt->kept) {
             sum = (double)klt->apart[pad + i];
             square = (double)klt->apart[2 * pad + i];
@@ -12629,7 +12642,7 @@ LQ_API int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *p, uint64
     share = (double)fit->tokens / (double)(fit->tokens + (fit->geometry.dense ? LQ__FIT_PRIOR : 0));
     for (i = lead; i < rows; i++) { /* sums are q10, q20 */
         double n = (double)fit->tokens;
-        double mean = (double)fit->sum[i] / 1024 / n; /* about the origin, as the means in use are */
+        double mean = (double)fit->sum[i] / 1024 / n; /* about the origin, near the old mean */
         double square = (double)fit->sum_squares[i] / 1048576 / n;
         double old = lq__variance_in_steps(p->sigma[i], log_step) + floor2;
         double fitted = LQ__MAX(square - mean * mean, 0.0) + floor2;
@@ -12937,7 +12950,8 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
         }
     }
     for (i = 0; i < c->dims; i++) {
-        int32_t limit = d->geometry.basis == LQ_BASIS_IDENTITY ? LQ__MEAN_LIMIT_FAR : LQ__MEAN_LIMIT;
+        int32_t limit =
+            d->geometry.basis == LQ_BASIS_IDENTITY ? LQ__MEAN_LIMIT_FAR : LQ__MEAN_LIMIT;
         int32_t mean = c->lead && !d->geometry.dense ? 0 : p->mean[c->lead + i];
         int status = lq__mean_q12(&c->rows[i].mean, mean, p->mean_exponent, d->step, limit);
         if (status) {
@@ -22961,10 +22975,12 @@ LQ__STATIC int lq__warm_front(const lq__warm_coder *c, const lq__workspace *w, c
     from.vector = w->floats;
     status = lq__front(w->rows, w->gains, w->pairs, &from, &c->codec->desc.geometry, c->step,
                        c->codec->alive, 0, &none, tokens);
-    return status == LQ_OK && from.wide && !c->codec->desc.geometry.dense &&
-                   !lq__page_near(c->codec, w, tokens)
-               ? LQ_E_RANGE
-               : status;
+    if (status == LQ_OK && from.wide &&
+        (!c->codec->desc.profile || /* what is fitted has lost its mean: it is an outlier */
+         (!c->codec->desc.geometry.dense && !lq__page_near(c->codec, w, tokens)))) {
+        return LQ_E_RANGE;
+    }
+    return status;
 }
 
 /* Takes the rows of a workspace into the sums of a fit. */
@@ -30006,6 +30022,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__DIMS_MAX
 #undef LQ__SLICES_MAX
 #undef LQ__GAIN_MAX
+#undef LQ__MEAN_LIMIT
+#undef LQ__MEAN_LIMIT_FAR
 #undef LQ__DEAD_DELTA
 #undef LQ__PROFILE_HEADER
 #undef LQ__TRAILER
@@ -30038,6 +30056,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__EIGEN_4_ROWS
 #undef LQ__EIGEN_8_ROWS
 #undef LQ__CLASS_LIVE
+#undef LQ__FAR
+#undef LQ__FIT_NO_UNIT
 #undef LQ__FIT_PRIOR
 #undef LQ__KLT_DISTANCES
 #undef LQ__RING

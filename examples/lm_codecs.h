@@ -77,8 +77,8 @@ typedef struct lm__library {
     void **slices_out;
 } lm__library;
 
-/* What steps of a group's keys are relative to: the root mean square of what the mean of each channel
-   leaves of x [run][tokens][head_dim], RoPE undone whether or not the codec does that. */
+/* What steps of a group's keys are relative to: the root mean square of what the mean of each
+   channel leaves of x [run][tokens][head_dim], RoPE undone whether or not the codec does that. */
 static double lm__unit(const lm__library *l, const lm__group *g, const float *x, size_t tokens,
                        size_t position)
 {
@@ -345,7 +345,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
     l->undo_rope = memcmp(spec, "cold", 4) == 0;
     l->quantizer = LQ_Z;
     l->bits = 4;
-    l->step[0] = 0.35;
+    l->step[0] = 0.75;
     l->step[1] = 0.7;
     while (*at && *at != '@') {
         size_t count = strcspn(++at, ":,@");
@@ -356,7 +356,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
         at += count;
     }
     if (calibrated && (l->page == LQ_PAGE_FIXED || !at[1])) {
-        return "a file of profiles is for cold and warm: cold:z:k=0.3,v=0.6@FILE";
+        return "a file of profiles is for cold and warm: cold:z:k=0.7,v=0.6@FILE";
     }
     return (l->refit || l->own) && !calibrated
                ? "refit=1 and own=1 are for profiles of a file: SPEC@FILE"

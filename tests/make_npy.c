@@ -1,5 +1,6 @@
-/* cc -std=c99 -O2 tests/make_npy.c -o make_npy -lm && ./make_npy PREFIX K_BIAS V_BIAS    Keys, values
-   and queries of a made-up model, 8 layers of 2 heads, for pack_kv and calibrate: PREFIX-k.npy,
+/* cc -std=c99 -O2 tests/make_npy.c -o make_npy -lm    Keys, values and queries of a made-up model.
+
+   make_npy PREFIX K_BIAS V_BIAS: 8 layers of 2 heads, for pack_kv and calibrate, as PREFIX-k.npy,
    -v.npy, -q.npy. The keys (before RoPE) and values of layer 0 have biases of these norms on 8
    channels of each head; whatever these are, all other numbers are the same. */
 #include <math.h>
@@ -74,8 +75,8 @@ static void put(FILE *file, const float *x)
     }
 }
 
-/* Keys (kind 0), values (1) or queries (2) of a head: few factors and some noise, so that a basis of
-   their own pays, scaled by layer; tokens of values have sizes of their own. */
+/* Keys (kind 0), values (1) or queries (2) of a head: few factors and some noise, so that a basis
+   of their own pays, scaled by layer; tokens of values have sizes of their own. */
 static void head(FILE *file, int kind, int layer, double bias, int tokens)
 {
     double scale = 0.3 + 0.4 * layer;

@@ -820,6 +820,58 @@ static void test_own(uint32_t stream)
     group_free(&g);
 }
 
+/* Sigma of the last coefficient: of a channel that has neither bias nor RoPE. form 0: RoPE is undone;
+   1: kept, and said; 2: kept, and not said. */
+static int last_sigma(double bias, int form)
+{
+    static const uint32_t dims[1] = {16};
+    lq_klt_desc desc = klt_relative(0.05f);
+    lq_geometry geometry;
+    lq_profile p;
+    lq_klt klt;
+    void *klt_mem;
+    void *mem;
+    blob file;
+    group g;
+    float *x;
+    int sigma;
+    source_seed = 51;
+    desc.beta = -1;
+    group_make(&g, LQ_K, dims, 1, 1, 0, 1, 0.5, 0);
+    g.mean[1] = bias;
+    g.mean[4] = -bias;
+    x = draw(&g, 640);
+    geometry = g.geometry;
+    geometry.rope = form ? NULL : geometry.rope;
+    klt_start(&klt, &klt_mem, &geometry);
+    klt.kept = form == 1 ? &g.rope : NULL;
+    CHECK(klt_tokens(&klt, &g, x, 640) == LQ_OK);
+    CHECK(klt_file(&klt, &file, &desc, NULL) == LQ_OK);
+    load_ok(&p, &mem, &file);
+    sigma = p.dense->sigma[15];
+    klt.kept = &g.rope;
+    klt.geometry.rope = &g.rope; /* both contradict each other */
+    CHECK(klt_tokens(&klt, &g, x, 64) == LQ_E_ARG);
+    free(klt_mem);
+    free(mem);
+    free(file.bytes);
+    free(x);
+    group_free(&g);
+    return sigma;
+}
+
+/* The unit of keys is that of what their mean leaves, RoPE undone, also where it is kept: a bias of
+   norm 420 makes no other. Where nobody says that there is RoPE, the bias cannot be told apart. */
+static void test_units(void)
+{
+    int form;
+    for (form = 0; form < 2; form++) {
+        CHECK(abs(last_sigma(0, form) - last_sigma(300, form)) <= 1);
+    }
+    CHECK(abs(last_sigma(0, 0) - last_sigma(0, 1)) <= 2);
+    CHECK(last_sigma(0, 2) - last_sigma(300, 2) > 32);
+}
+
 /* Tokens that say nothing: zeros, one value, one channel that moves. */
 static void test_degenerate(void)
 {
@@ -2626,6 +2678,7 @@ int main(int argc, char **argv)
     test_own(LQ_K);
     test_own(LQ_V);
     test_degenerate();
+    test_units();
     test_range();
     test_stripped();
     test_geometry();

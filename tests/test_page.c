@@ -174,7 +174,8 @@ static double center_of(const setup *s, uint32_t slice, size_t i)
     for (k = 0; k < slice; k++) {
         at += s->dims[k];
     }
-    return s->profile.mean[at + i] * pow(2, s->profile.mean_exponent + (s->profile.mean[slice] >> 2));
+    return s->profile.mean[at + i] *
+           pow(2, s->profile.mean_exponent + (s->profile.mean[slice] >> 2));
 }
 
 /* V's centre subtracted, RoPE undone, and rotated, one vector of one slice. */

@@ -161,8 +161,8 @@ static double mean_of(const group *g, int s, size_t d, size_t count)
     return sum / (double)count;
 }
 
-/* Coefficients of a token in double; V's less the mean of the first page, over the gain of what that
-   leaves, or of the vector if it is clearly smaller. gains (2) in quarter octaves. */
+/* Coefficients of a token in double; V's less the mean of the first page, over the gain of what
+   that leaves, or of the vector if it is clearly smaller. gains (2) in quarter octaves. */
 static void reference(const group *g, double *y, double *gains, size_t t)
 {
     double *at = y;

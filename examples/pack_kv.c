@@ -14,6 +14,11 @@
    library also fits a basis to each group, and stores it where that makes the file smaller. With
    --profile the bases are those of a model: the archive names them, and --unpack wants them again.
 
+   Steps of K are relative, group by group, to the root mean square of what the mean of each channel
+   leaves of the keys, RoPE undone and the sinks left out; those of V to the gain of each vector,
+   less its mean. Relative errors are of the same energy, and the last line tells the worst: an
+   archive that lost more than PK_USELESS of a layer is removed, for whatever reason it did.
+
    Errors: K is judged by its logits, mean square of q . (k' - k) / sqrt(dim) over the causal pairs
    of the given queries; V by the attention output, mean square of sum p (v' - v), p from the raw K.
    The first tokens (--sinks) stay raw for all codecs alike and do not count in the table. */
@@ -27,6 +32,8 @@
 #include "../bench/rivals.h"
 
 #define PK_META 0x564b4b50u /* "PKKV" */
+
+#define PK_USELESS 0.75 /* of a layer's energy about its mean */
 
 enum {
     PK_META_BYTES = 56,
@@ -73,6 +80,8 @@ typedef struct pk_job {
     size_t sinks;
     pk_steps ours[PK_OURS]; /* ours[1] is what the archive gets */
     size_t ours_count;
+    double *units;     /* of the keys, (layers, groups) */
+    double *energy[2]; /* of K and V, (layers): about the means, without the sinks */
     int fault_stream; /* where packing failed */
     size_t fault_layer;
 } pk_job;
@@ -299,6 +308,14 @@ static void pk_use_queries(const pk_job *job, pk_packer *p, size_t layer, size_t
     d->query_heads = count * readers;
 }
 
+/* What steps of the keys of a group are relative to; those of a profile have it in them. */
+static double pk_unit(const pk_job *job, size_t layer, size_t head)
+{
+    const kf_tensor *t = &job->kv[0];
+    return job->profiles.count ? 1.0
+                               : job->units[layer * pk_groups(t) + head / pk_group_heads(t)];
+}
+
 /* Heads [first, first + count) of a layer, as one group. */
 static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double step, size_t layer,
                          size_t first, size_t count)
@@ -343,7 +360,7 @@ static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double ste
     d.geometry.rope = stream || !job->freqs ? NULL : &job->rope;
     d.sinks = job->sinks ? (uint32_t)job->sinks : LQ_NO_SINKS;
     d.quantizer = job->quantizer;
-    d.step = (float)step;
+    d.step = (float)(stream ? step : step * pk_unit(job, layer, first));
     if (p->workspace_bytes < lq_archive_pack_workspace_bytes(&d)) {
         free(p->workspace);
         p->workspace_bytes = lq_archive_pack_workspace_bytes(&d);
@@ -440,7 +457,7 @@ static void pk_must_pack(pk_job *job, const pk_steps *steps, int streams, kf_byt
     int status = pk_pack(job, steps, streams, dst);
     int stream = job->fault_stream;
     if (status == LQ_E_RANGE) {
-        kf_fail("%s: layer %.0f has values beyond 2048 steps of %g: take a larger %s",
+        kf_fail("%s: layer %.0f has values too many steps of %g apart: take a larger %s",
                 job->kv[stream].name, (double)job->fault_layer, steps->of[stream],
                 stream ? "--vstep" : "--step");
     }
@@ -583,12 +600,11 @@ static void pk_judge(const pk_job *job, int stream, size_t layer, const float *x
     size_t i;
     cell->elements = (double)(t->heads * (t->tokens - job->sinks) * t->dim);
     cell->noise = 0.0;
-    cell->power = 0.0;
+    cell->power = job->energy[stream][layer];
     for (i = 0; i < count; i++) {
         int raw = i / t->dim % t->tokens < job->sinks;
         y[i] = raw ? 0.0f : y[i] - x[i];
         cell->noise += (double)y[i] * (double)y[i];
-        cell->power += raw ? 0.0 : (double)x[i] * (double)x[i];
     }
     cell->error = -1.0;
     if (pk_judged(job, stream)) {
@@ -931,6 +947,62 @@ static void pk_verify_ranges(const pk_job *job, const kf_reader *r, const uint8_
     }
 }
 
+/* The layer that lost the largest part of its energy; *loss is that part. `decoded` are floats. */
+static size_t pk_worst(const pk_job *job, int stream, const uint8_t *decoded, double *loss)
+{
+    const kf_tensor *t = &job->kv[stream];
+    size_t count = t->heads * t->tokens * t->dim;
+    size_t worst = 0;
+    size_t layer, i;
+    *loss = 0.0;
+    for (layer = 0; layer < t->layers; layer++) {
+        float *x = pk_layer(t, layer);
+        float *y = (float *)kf_alloc(count, sizeof *y);
+        pk_cell cell;
+        memcpy(y, decoded + layer * count * sizeof *y, count * sizeof *y);
+        memset(&cell, 0, sizeof cell);
+        for (i = 0; i < count; i++) {
+            double error = (double)y[i] - (double)x[i];
+            cell.noise += i / t->dim % t->tokens < job->sinks ? 0.0 : error * error;
+        }
+        cell.power = job->energy[stream][layer];
+        cell.error = cell.power > 0.0 ? cell.noise / cell.power : 0.0;
+        if (cell.error > *loss) {
+            *loss = cell.error;
+            worst = layer;
+        }
+        free(x);
+        free(y);
+    }
+    return worst;
+}
+
+/* Prints what the decoded numbers lost; an archive that is of no use goes. */
+static void pk_verify_errors(const pk_job *job, const char *name, const uint8_t *decoded)
+{
+    int stream;
+    printf("verified:");
+    for (stream = 0; stream < 2; stream++) {
+        const kf_tensor *t = &job->kv[stream];
+        double loss;
+        size_t layer;
+        if (!t->data) {
+            continue;
+        }
+        layer = pk_worst(job, stream, decoded, &loss);
+        if (!(loss <= PK_USELESS)) {
+            (void)remove(name);
+            kf_fail("%s: useless and removed: of layer %.0f of %s %.0f %% of the energy about the "
+                    "mean is lost, take a smaller %s",
+                    name, (double)layer, t->name, 100.0 * loss, stream ? "--vstep" : "--step");
+        }
+        printf(" of %s at most %.2e (layer %.0f) of a layer's energy about its mean is lost;",
+               stream ? "V" : "K", loss, (double)layer);
+        decoded += (size_t)pk_elements_of(job, stream, t->tokens) * 4;
+    }
+    printf("\n  ");
+}
+
 /* The written file against the archive in memory: floats, ranges, and the bytes of plain C. */
 static void pk_verify(pk_job *job, const pk_steps *steps, const kf_bytes *bytes, const char *name)
 {
@@ -963,6 +1035,7 @@ static void pk_verify(pk_job *job, const pk_steps *steps, const kf_bytes *bytes,
     pk_verify_ranges(job, &r, theirs);
     free(r.mem);
     (void)fclose(file);
+    pk_verify_errors(job, name, theirs);
     free(ours);
     free(theirs);
     plain = elements <= (size_t)1 << 26 && !job->options.calibrate;
@@ -973,7 +1046,7 @@ static void pk_verify(pk_job *job, const pk_steps *steps, const kf_bytes *bytes,
         kf_fail("%s: packing again gave different bytes", name);
     }
     free(again.at);
-    printf("verified: read again, any token range equals the whole, packing again%s gives the same "
+    printf("read again, any token range equals the whole, packing again%s gives the same "
            "bytes\n",
            plain ? " without SIMD" : "");
 }
@@ -989,31 +1062,44 @@ static void pk_rope(pk_job *job)
                          job->options.rope[0] == 'h' ? LQ_ROPE_HALF : LQ_ROPE_ADJACENT);
 }
 
-/* Steps. Ours by default are three: V's relative to each vector's gain, as the format has them, and
-   K's in proportion to the root mean square of all K, to two digits. */
+/* Units of the keys of every group, and the energy of every layer. */
+static void pk_measure(pk_job *job)
+{
+    int stream;
+    for (stream = 0; stream < 2; stream++) {
+        const kf_tensor *t = &job->kv[stream];
+        const lq_rope *rope = stream == 0 && job->freqs ? &job->rope : NULL;
+        size_t most = t->data ? pk_group_heads(t) : 1;
+        size_t layer, head;
+        job->energy[stream] = (double *)kf_alloc(t->layers, sizeof(double));
+        if (stream == 0 && t->data) {
+            job->units = (double *)kf_alloc(t->layers * pk_groups(t), sizeof(double));
+        }
+        for (layer = 0; layer < t->layers; layer++) {
+            for (head = 0; head < t->heads; head += most) {
+                size_t count = kf_min(most, t->heads - head);
+                job->energy[stream][layer] +=
+                    kf_energy(t, layer, head, count, job->sinks, rope, 0);
+                if (stream == 0) {
+                    job->units[layer * pk_groups(t) + head / most] =
+                        kf_unit(t, layer, head, count, job->sinks, rope, 0);
+                }
+            }
+        }
+    }
+}
+
+/* Steps. Ours by default are three. */
 static void pk_choose_steps(pk_job *job)
 {
-    static const double k_of_rms[PK_OURS] = {0.28, 0.37, 0.6};
+    static const double k_steps[PK_OURS] = {0.64, 0.84, 1.4};
     static const double v_steps[PK_OURS] = {0.2, 0.325, 0.7};
     static const char *const names[PK_OURS] = {"ours, fine", "ours, middle", "ours, small"};
     const pk_options *o = &job->options;
-    double power = 0.0;
-    double unit;
-    size_t layer, i;
-    for (layer = 0; layer < job->kv[0].layers; layer++) {
-        size_t n = job->kv[0].heads * job->kv[0].tokens * job->kv[0].dim;
-        float *x = pk_layer(&job->kv[0], layer);
-        for (i = 0; i < n; i++) {
-            power += (double)x[i] * (double)x[i];
-        }
-        free(x);
-    }
-    power = power > 0.0 ? sqrt(power / pk_elements_of(job, 0, job->kv[0].tokens)) : 1.0;
-    power = job->profiles.count ? 1.0 : power; /* their steps are relative already */
+    size_t i;
     for (i = 0; i < PK_OURS; i++) {
-        unit = pow(10.0, floor(log10(power * k_of_rms[i])) - 1.0);
         job->ours[i].name = names[i];
-        job->ours[i].of[0] = floor(power * k_of_rms[i] / unit + 0.5) * unit;
+        job->ours[i].of[0] = k_steps[i];
         job->ours[i].of[1] = v_steps[i];
     }
     job->ours_count = PK_OURS;
@@ -1047,8 +1133,8 @@ static void pk_print_input(const pk_job *job)
     }
     printf("First %.0f tokens raw, not counted below.\n", (double)job->sinks);
     if (job->profiles.count) {
-        printf("Profiles: %s, %.0f bytes that are not counted below; steps of K are relative.\n",
-               job->profiles.name, (double)job->profiles.bytes.count);
+        printf("Profiles: %s, %.0f bytes that are not counted below.\n", job->profiles.name,
+               (double)job->profiles.bytes.count);
     }
     for (i = 0; i < (int)job->ours_count; i++) {
         printf("%s%s: step %.3g for K, %.3g for V", i ? "; " : "", job->ours[i].name,
@@ -1099,6 +1185,7 @@ static void pk_run_pack(pk_job *job)
     if (o->calibrate && job->queries.data) {
         pk_pad_queries(job);
     }
+    pk_measure(job);
     pk_choose_steps(job);
     pk_print_input(job);
     pk_table(job);
@@ -1270,15 +1357,16 @@ static const char pk_usage[] =
     "tests/data.\n"
     "\n"
     "  --out FILE        the archive (default kv.lq)\n"
-    "  --step S          step of K, in its own unit (default: from the rms of K)\n"
-    "  --vstep S         step of V, relative to the gain of each vector (default 0.325)\n"
+    "  --step S          step of K, relative to the deviation of a group's keys from their mean,\n"
+    "                    RoPE undone (default 0.84)\n"
+    "  --vstep S         step of V, relative to that of each vector (default 0.325)\n"
     "  --bits B          or: search the steps for B bits an element, sinks not counted\n"
     "  --bytes N         or: search the steps for a file of N bytes\n"
     "  --theta T         RoPE's base (default 100000)\n"
     "  --rope KIND       half, adjacent or none (default half)\n"
     "  --sinks N         first tokens that stay raw (default 4)\n"
     "  --quantizer Q     z, d4 or e8 (default z)\n"
-    "  --profile FILE    profiles of the model (calibrate --group layer); steps of K are relative\n"
+    "  --profile FILE    profiles of the model (calibrate --group layer)\n"
     "  --calibrate       or: fit a basis to this very sequence, stored where that pays\n";
 
 static const char *pk_choice(const char *option, const char *text, const char *a, const char *b,
@@ -1402,6 +1490,9 @@ int main(int argc, char **argv)
     }
     free(job.queries.data);
     free(job.all_queries.data);
+    free(job.units);
+    free(job.energy[0]);
+    free(job.energy[1]);
     kf_profiles_free(&job.profiles);
     free(job.freqs);
     free(job.tables_mem);

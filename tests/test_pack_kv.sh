@@ -157,8 +157,8 @@ plain '--unpack wants' --unpack "$dir/kv.lq" --k "$dir/out" --q "$q"
 plain '--unpack wants' --unpack "$dir/kv.lq" --k "$dir/out" --out "$dir/o"
 bad 'no step makes' --k "$k" --bytes 100
 bad 'no step makes' --k "$k" --bits 30
-bad 'beyond 2048 steps' --k "$k" --step 0.000001
-bad 'beyond 2048 steps' --v "$v" --vstep 0.000001
+bad 'too many steps' --k "$k" --step 0.000001
+bad 'too many steps' --v "$v" --vstep 0.000001
 
 # ---- .npy
 bad 'cannot open' --k "$dir/none"
@@ -363,6 +363,60 @@ bad 'not one of calibrated profiles' --k "$k" --profile "$dir/kv.lq"
 bad 'not a whole archive' --k "$k" --profile "$sample-k.npy"
 bad 'cannot open' --k "$k" --profile "$dir/none"
 plain 'named twice' --profile "$dir/model.lqp" --out "$dir/model.lqp"
+
+# Archives that hold the mean and little else are no archives.
+bad 'useless and removed' --k "$sample-k.npy" --step 40
+bad 'useless and removed' --v "$sample-v.npy" --vstep 40
+
+# A bias of norm 600 of layer 0's keys (before RoPE) and values: the same relative error of every
+# layer within 5 %, the same bits within 3 %, whatever the profiles come from.
+same='
+    FNR == 1 { file++ }
+    /^layer/ { layer = $2 }
+    /^all/ { layer = "all" }
+    /^  ours, / {
+        for (i = 4; i <= 9; i++) {
+            if (i == 6 || i == 7) continue
+            key = layer " " $2 " " i
+            if (file == 1) { was[key] = $i; continue }
+            compared++
+            ratio = $i / was[key]
+            limit = i % 4 ? 1.05 : 1.03
+            if (ratio > limit || ratio < 2 - limit) { print key, was[key], $i; bad = 1 }
+        }
+    }
+    END { exit bad || compared != 9 * 3 * 4 }'
+cc=${2-${CC-cc}}
+check "make_npy compiles" $cc -O2 tests/make_npy.c -o "$dir/make_npy" -lm
+"$dir/make_npy" "$dir/plain" 0 0
+"$dir/make_npy" "$dir/biased" 600 600
+for data in plain biased; do
+    set -- --k "$dir/$data-k.npy" --v "$dir/$data-v.npy" --q "$dir/$data-q.npy"
+    "$dir/calibrate" "$@" --out "$dir/$data.lqp" >"$dir/$data.fit"
+    for way in default --calibrate --profile; do
+        case $way in
+        default) run "$@" --out "$dir/good" ;;
+        --calibrate) run "$@" --out "$dir/good" --calibrate ;;
+        *) run "$@" --out "$dir/good" --profile "$dir/$data.lqp" ;;
+        esac
+        check "verified: $data, $way" grep -q '^verified: of K at most' "$dir/stdout"
+        mv "$dir/stdout" "$dir/$data.$way"
+    done
+done
+for way in default --calibrate --profile; do
+    check "a bias changes nothing: $way" awk "$same" "$dir/plain.$way" "$dir/biased.$way"
+done
+# the expected bits and ranks that calibrate prints
+check "a bias changes no profile" awk '
+    FNR == 1 { file++ }
+    /^[KV]: / {
+        for (i = 1; i <= NF; i++) {
+            x = $i + 0
+            if (x == 0) continue
+            if (file == 1) was[FNR " " i] = x
+            else if (x / was[FNR " " i] > 1.03 || x / was[FNR " " i] < 0.97) { print; exit 1 }
+        }
+    }' "$dir/plain.fit" "$dir/biased.fit"
 
 echo "pack_kv: $passed passed, $failed failed"
 [ "$failed" -eq 0 ]

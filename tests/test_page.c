@@ -77,7 +77,8 @@ static void setup_rope(setup *s, uint32_t rotary_dims, uint32_t layout, float ma
     s->geometry.rope = &s->rope;
 }
 
-/* Vectors with a mean and a deviation of their own in each channel, V's with a gain a token. */
+/* Vectors with a mean and a deviation of their own in each channel, V's with a size of their own
+   about that mean. */
 static void setup_vectors(setup *s, size_t tokens, int type, size_t stride)
 {
     uint32_t i;
@@ -94,13 +95,9 @@ static void setup_vectors(setup *s, size_t tokens, int type, size_t stride)
             double mean = source_below(3) ? 0 : 3 * source_gauss();
             double sigma = pow(2, 5 * source_uniform() - 4);
             for (t = 0; t < tokens; t++) {
-                x[t * step + d] = (float)(mean + sigma * source_gauss());
-            }
-        }
-        for (t = 0; t < tokens && s->geometry.stream == LQ_V; t++) {
-            float gain = (float)pow(2, 6 * source_uniform() - 3);
-            for (d = 0; d < s->dims[i]; d++) {
-                x[t * step + d] *= gain;
+                int value = s->geometry.stream == LQ_V;
+                double gain = value ? pow(2, 6 * fmod(0.618 * (double)t, 1) - 3) : 1;
+                x[t * step + d] = (float)(mean + gain * sigma * source_gauss());
             }
         }
         s->memory[i] = source_alloc(count * lq_type_bytes(type));
@@ -166,14 +163,29 @@ static int64_t position(const setup *s, size_t t)
     return s->positions.list ? s->positions.list[t] : s->positions.first + stride * (int64_t)t;
 }
 
-/* RoPE undone and rotated, one vector of one slice. */
+/* V's centre in channel i of a slice; 0 for K. */
+static double center_of(const setup *s, uint32_t slice, size_t i)
+{
+    size_t at = s->geometry.slice_count;
+    uint32_t k;
+    if (s->geometry.stream == LQ_K) {
+        return 0;
+    }
+    for (k = 0; k < slice; k++) {
+        at += s->dims[k];
+    }
+    return s->profile.mean[at + i] *
+           pow(2, s->profile.mean_exponent + (s->profile.mean[slice] >> 2));
+}
+
+/* V's centre subtracted, RoPE undone, and rotated, one vector of one slice. */
 static void coefficients(const setup *s, double *y, const void *src, int type, size_t at,
                          uint32_t slice, size_t t)
 {
     size_t dims = s->dims[slice];
     size_t i;
     for (i = 0; i < dims; i++) {
-        y[i] = element(src, at + i, type);
+        y[i] = element(src, at + i, type) - center_of(s, slice, i);
     }
     if (s->geometry.rope) {
         size_t half = s->rope.rotary_dims / 2;
@@ -193,6 +205,7 @@ static void coefficients(const setup *s, double *y, const void *src, int type, s
    relative to that. */
 static double gain_of(const setup *s, uint32_t slice, size_t t)
 {
+    double whole = 0;
     double sum = 0;
     double gain;
     size_t i;
@@ -201,9 +214,13 @@ static double gain_of(const setup *s, uint32_t slice, size_t t)
     }
     for (i = 0; i < s->dims[slice]; i++) {
         double x = element(s->slices[slice], t * slice_stride(s, slice) + i, s->type);
+        whole += x * x;
+        x = (double)(float)(x - center_of(s, slice, i));
         sum += x * x;
     }
     gain = floor(2 * log2(sum / (double)s->dims[slice]) + 0.5);
+    whole = floor(2 * log2(whole / (double)s->dims[slice]) + 0.5);
+    gain = whole <= gain - 2 ? fmax(whole, gain - 8) : gain;
     return pow(2, (gain < -127 ? -127 : gain) / 4);
 }
 
@@ -337,8 +354,9 @@ static void check_cells(const setup *s, const float *decoded)
                          t);
             coefficients(s, e + at, decoded, LQ_F32, t * s->all + at, slice, t);
             for (i = at; i < at + s->dims[slice]; i++) {
-                double mean = s->profile.mean[lead + i] * pow(2, s->profile.mean_exponent) /
-                              (double)s->desc.step;
+                double mean = lead ? 0
+                                   : s->profile.mean[i] * pow(2, s->profile.mean_exponent) /
+                                         (double)s->desc.step;
                 v[i] = v[i] / unit - mean;
                 e[i] = e[i] / unit - mean;
             }
@@ -875,9 +893,9 @@ static void test_bad_values(void)
                 CHECK(encode_once(s) == LQ_E_DATA);
                 *x = k & 1 ? infinity : -infinity;
                 CHECK(encode_once(s) == LQ_E_DATA);
-                *x = stream == LQ_V ? 3e18f : k & 1 ? 1e9f : -41.0f; /* V: gain above 2^31.75 */
+                *x = stream == LQ_V ? 3e18f : k & 1 ? 1e9f : -200.0f; /* V: gain above 2^31.75 */
                 CHECK(encode_once(s) == LQ_E_RANGE);
-                *x = stream == LQ_V ? old : k & 1 ? 20.47f : -20.48f;
+                *x = stream == LQ_V ? old : k & 1 ? 150.0f : -150.0f;
                 CHECK(encode_once(s) == LQ_OK);
                 *x = old;
             }

@@ -1093,18 +1093,19 @@ static void test_numbers(void)
     for (v = 0; v < 2; v++) {
         const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(&kv));
         dims = lq__kv_dims(layer, v);
-        CHECK(layer->number_bytes[v] == layer->kv_heads * (2 * dims + 3));
+        CHECK(layer->number_bytes[v] == layer->kv_heads * (3 * dims + 3));
         CHECK(lq__kv_check_numbers(&kv, 0, v));
         numbers = lq__kv_numbers(&kv, layer, v, 2, 1);
         for (i = 0; i < dims; i++) {
             numbers[1 + i] = (uint8_t)source_below(256);
-            numbers[3 + dims + i] = (uint8_t)source_below(256);
+            numbers[1 + dims + i] = (uint8_t)source_below(256);
+            numbers[3 + 2 * dims + i] = (uint8_t)source_below(256);
         }
         CHECK(lq__kv_check_numbers(&kv, 0, v));
-        numbers[1 + dims] = 128; /* -128 quarter octaves */
+        numbers[1 + 2 * dims] = 128; /* -128 quarter octaves */
         CHECK(lq__kv_check_numbers(&kv, 0, v) == !v);
-        numbers[1 + dims] = 127;
-        numbers[2 + dims] = 255;
+        numbers[1 + 2 * dims] = 127;
+        numbers[2 + 2 * dims] = 255;
         CHECK(lq__kv_check_numbers(&kv, 0, v));
         numbers[0] = 25;
         CHECK(!lq__kv_check_numbers(&kv, 0, v));
@@ -1406,6 +1407,13 @@ static void test_calibrated(void)
     }
     desc.profiles = profiles;
     profiles[6] = NULL;
+    for (i = 0; i < 4; i++) { /* steps that can only be in another unit */
+        float *step = i % 2 ? &desc.v.step : &desc.k.step;
+        float old = *step;
+        *step = i % 2 ? 31.0f : i < 2 ? 400.0f : 1e-5f;
+        CHECK(lq_kv_bytes(&desc) == 0);
+        *step = old;
+    }
     slack = 4; /* reading rounds a token's coefficients to 16 bits together */
     for (i = 0; i < 4; i++) {
         desc.k.quantizer = (int)(i == 0 ? 0 : i + 1);
@@ -1515,6 +1523,154 @@ static void test_given(int basis)
     }
 }
 
+/* ---- a bias changes neither errors nor bits ---- */
+/* What came of a cache: squared errors of each layer's keys and values, and bytes. */
+typedef struct outcome {
+    double error[2][2];
+    double bytes;
+} outcome;
+
+/* Tokens of two layers, the same but for biases of norm 600 of layer 0's heads on 8 channels, keys'
+   before RoPE. */
+static void make_biased(size_t tokens, double bias)
+{
+    uint64_t seed = source_seed;
+    size_t t;
+    size_t i;
+    uint32_t l;
+    int v;
+    source_seed = 77;
+    for (l = 0; l < 2; l++) {
+        for (v = 0; v < 2; v++) {
+            for (i = 0; i < tokens * row_of(v); i++) {
+                double x = pow(2, -(double)(i % 16) / 8) * source_gauss();
+                given[l][v][i] = (float)(x + (l == 0 && i % 8 == 3 ? bias / sqrt(8.0) : 0));
+            }
+        }
+        for (t = 0; t < tokens && desc.rope; t++) {
+            lq_positions at = {0, 1, NULL};
+            at.first = (int64_t)t;
+            for (i = 0; i < desc.kv_heads; i++) {
+                CHECK(lq_rope_apply_f32(given[l][0] + t * row_of(0) + i * 64, 1, 64, 64, &rope,
+                                        &at) == LQ_OK);
+            }
+        }
+    }
+    source_seed = seed;
+}
+
+/* Packs kv and unpacks it into `other`; returns the archive's bytes. */
+static double repack(lq_kv *kv, lq_kv *other)
+{
+    lq_kv_pack_desc pack;
+    lq_archive_writer_desc w;
+    lq_archive_writer writer;
+    lq_archive_reader reader;
+    lq_archive_source source;
+    size_t bytes = 0;
+    size_t directory = 0;
+    size_t needed = 0;
+    void *work;
+    void *room;
+    memset(&pack, 0, sizeof pack);
+    memset(&w, 0, sizeof w);
+    memset(&source, 0, sizeof source);
+    pack.tables = tables;
+    pack.k_step = 0.3f;
+    pack.v_step = 0.3f;
+    CHECK(lq_kv_pack_bytes(kv, &pack, &bytes, &directory) == LQ_OK);
+    work = source_alloc(bytes);
+    room = source_alloc(directory);
+    w.mem = file;
+    w.mem_bytes = sizeof file;
+    w.directory = room;
+    w.directory_bytes = directory;
+    CHECK(lq_archive_writer_init(&writer, &w) == LQ_OK);
+    CHECK(lq_kv_pack(kv, &writer, &pack, work, bytes) == LQ_OK);
+    CHECK(lq_archive_finish(&writer) == LQ_OK);
+    free(work);
+    free(room);
+    source.bytes = file;
+    source.size = writer.offset;
+    (void)!lq_archive_open(&reader, &source, NULL, 0, &needed);
+    room = source_alloc(needed);
+    CHECK(lq_archive_open(&reader, &source, room, needed, NULL) == LQ_OK);
+    bytes = lq_kv_unpack_bytes(other, &reader, 0);
+    work = source_alloc(bytes);
+    CHECK(lq_kv_unpack(other, &reader, tables, 0, work, bytes) == LQ_OK);
+    free(work);
+    free(room);
+    return (double)writer.offset;
+}
+
+static outcome biased_outcome(double bias, int packs)
+{
+    enum { COUNT = 840, RAW = 4 };
+    outcome o;
+    lq_kv kv;
+    lq_kv other;
+    lq_kv_account account;
+    void *mem = make(&kv);
+    void *mem2 = make(&other);
+    uint32_t l;
+    int v;
+    memset(&o, 0, sizeof o);
+    make_biased(COUNT, bias);
+    append_steps(&kv, COUNT);
+    CHECK(lq_kv_stats(&kv, &account) == LQ_OK);
+    o.bytes = packs ? repack(&kv, &other) : (double)account.used_bytes;
+    for (l = 0; l < 2; l++) {
+        for (v = 0; v < 2; v++) {
+            size_t i;
+            read_all(packs ? &other : &kv, l, back[v], v);
+            for (i = RAW * row_of(v); i < COUNT * row_of(v); i++) {
+                double e = (double)back[v][i] - (double)given[l][v][i];
+                o.error[l][v] += e * e;
+            }
+        }
+    }
+    lq_kv_free(&kv);
+    lq_kv_free(&other);
+    free(mem);
+    free(mem2);
+    return o;
+}
+
+static void test_bias(void)
+{
+    int i;
+    basic_desc();
+    desc.type = LQ_F32;
+    desc.k = warm(0, 0, 0.3f);
+    desc.v = warm(0, 0, 0.3f);
+    desc.window = LQ_KV_NONE;
+    memset(&rope, 0, sizeof rope);
+    for (i = 0; i < 32; i++) {
+        freqs[i] = (float)pow(1e5, -i / 32.0);
+    }
+    rope.freqs = freqs;
+    rope.rotary_dims = 64;
+    for (i = 0; i < 4; i++) { /* warm pages, then lq_kv_pack of raw ones; keys with RoPE, without */
+        outcome plain_one;
+        outcome biased_one;
+        int n;
+        desc.k.kind = desc.v.kind = i < 2 ? LQ_KV_WARM : LQ_KV_RAW;
+        desc.k.step = desc.v.step = i < 2 ? 0.3f : 0.0f;
+        desc.rope = i % 2 ? NULL : &rope;
+        plain_one = biased_outcome(0, i >= 2);
+        biased_one = biased_outcome(600, i >= 2);
+        for (n = 0; n < 4; n++) {
+            double ratio = biased_one.error[n / 2][n % 2] / plain_one.error[n / 2][n % 2];
+            printf("%s %s: error of layer %d %s, biased over plain: %.4f\n",
+                   i < 2 ? "warm" : "packed", desc.rope ? "with RoPE" : "without", n / 2,
+                   n % 2 ? "V" : "K", ratio);
+            CHECK(fabs(ratio - 1) < 0.05);
+        }
+        printf("bytes: %.0f and %.0f\n", plain_one.bytes, biased_one.bytes);
+        CHECK(fabs(biased_one.bytes / plain_one.bytes - 1) < 0.015); /* half of them are layer 0 */
+    }
+}
+
 int main(int argc, char **argv)
 {
     void *mem = source_alloc(lq_tables_bytes());
@@ -1553,6 +1709,7 @@ int main(int argc, char **argv)
     test_broken_step();
     test_sizes();
     test_packed();
+    test_bias();
     test_calibrated();
     test_given(LQ_BASIS_IDENTITY);
     test_given(LQ_BASIS_HADAMARD);

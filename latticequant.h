@@ -26090,7 +26090,7 @@ LQ__STATIC float lq__kv_float(int64_t value, int32_t exponent)
     if (e > 127 || (e == 127 && q >> 24)) {
         return lq__f32_of_bits(sign | 0x7f7fffffu);
     }
-    return lq__f32_of_bits(sign | ((uint32_t)(e + 126) << 23) + (uint32_t)q);
+    return lq__f32_of_bits(sign | (((uint32_t)(e + 126) << 23) + (uint32_t)q));
 }
 
 /* A pair of floats turned by an angle, in fixed point: the larger one has 31 bits, so the error is

@@ -28430,7 +28430,7 @@ LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
     size_t bytes = LQ__KV_COLD_HEAD + 8 * tokens;
     uint32_t l;
     for (l = 0; l < pool->layers; l++) {
-        bytes += lq__kv_layers(pool)[l].kv_heads ? 8 : 0;
+        bytes += lq__kv_layers(pool)[l].kv_heads ? 8u : 0u;
     }
     return bytes;
 }

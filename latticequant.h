@@ -278,16 +278,19 @@
    (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot. In a cache
    that is sparse or has warm streams the code is 5, and behind the tiles are the blob (of each warm
    head u24 bytes and u8 doublings of the step, then the pages of all) and, of keys, the bounds of
-   all heads.
+   all heads. Pages that a layer gave back have no run; of pages that lie side by side in the same
+   tiles only the first has the tiles.
    .- hot or warm page ---------------------------.- trailer: 4 bytes ---------------------------.
    | the tiles of all heads, the blob of warm ones| 4 or 5 u8 | 0 | tokens u8 | epoch, low 8 bits |
    '----------------------------------------------'----------------------------------------------'
    .- META of tag 0x564b514c + the sequence's name: u64 each, but where said --------------------.
-   | version, digest u8[16] of the geometry, tokens, sinks, tokens up to the window, epochs,     |
-   | pages opened, turned, where the window's ring begins, pages, first group                    |
-   | of each page: tokens, epoch, whether the epoch's means are made when it opens               |
+   | version, digest u8[16] of the geometry, tokens, sinks, turned, first group                  |
    | of each token: position; then, if turned is 1, how far its key was shifted; then its mass   |
-   | of each layer of its own: tokens summed, then for K and for V: sums (heads, dims) in 2^-14, |
+   | of each layer of its own: tokens summed, tokens up to the window, the first one behind the  |
+   | sinks that was not given back, where the window's ring begins, epochs, pages opened, pages; |
+   | of each page: tokens + 2^8 first column + 2^16 (the epoch's means are made when it opens)   |
+   | + 2^17 (given back) + 2^18 (in the tiles of the one before) + 2^32 epoch;                   |
+   | then for K and for V: sums (heads, dims) in 2^-14,                                          |
    | of each epoch (V: every fourth) and head that is not raw or calibrated its mean, u8 unit    |
    | and i16 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean, u8 class   |
    | of the gains (K: 0), u8 of each dim; then, where a head is warm, the sums of its fit; then, |
@@ -1695,8 +1698,9 @@ LQ_API LQ_MUST int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64
 LQ_API size_t lq_kv_load_bytes(const lq_kv *kv);
 
 /* Reads a sequence back into an empty cache of the same geometry, sinks, window, types and policies
-   (tokens, sequences and pages may differ). It continues bit for bit as the saved one would have,
-   where `tokens` is the same; else up to rounding, and its later means may be fitted elsewhere.
+   (tokens, step_tokens, sequences and pages may differ). It continues bit for bit as the saved one
+   would have, where `tokens` is the same; else up to rounding, and its later means may be fitted
+   elsewhere. What layers had given back stays so.
    LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of another geometry or
    version; LQ_E_SPACE: it does not fit, or workspace too small; LQ_E_DATA: damaged; LQ_E_IO. All
    is checked before anything is taken: after an error kv is empty. Safe for untrusted input. */
@@ -1787,9 +1791,10 @@ LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc
                                     size_t *workspace_bytes, size_t *directory_bytes);
 
 /* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
-   (none for values that are among the keys, which keep their k_step), sinks raw, RoPE in front
-   undone, the others coded in few bits. lq_archive_unpack reads it, too. The cache stays as it is.
-   Errors as lq_kv_save; LQ_E_RANGE: also a number above 2048 steps. */
+   (none for values that are among the keys, which keep their k_step), sinks raw, each layer's RoPE
+   undone if in front, what layers gave back left out, the rest coded in few bits. lq_archive_unpack
+   reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
+   2048 steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
 
@@ -23524,25 +23529,29 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    A layer whose values are among its keys (v_in_k) has one stream, that of its keys: no values in
    ring, sinks, tiles, means, blobs. Attention sums its keys' tiles, and the values' dims go out.
 
-   A page is 64 tokens of all layers and heads: slot s of each layer's slab. Pages are counted and
-   shared by forks; sinks and ring belong to a sequence. Tokens leave the ring in eights (in a cache
-   that is sparse or has warm streams: 64 at a time), as soon as `window` others are behind them.
-   Tiles hold vectors less a mean. It is that of all tokens up to the window's end when page 0, 2,
-   4, 6, 8, 12, 16, 24 ... begins (of values: every fourth time, 0, 8, 32 ...), and is kept as long
-   as pages of its time (its epoch) may live; sums are of integers, so that steps of any length give
-   the same.
+   A page is up to 64 tokens of all heads of a layer: a slot of its slab. Each layer has its own
+   page table in each sequence; slots are counted and shared by forks, sinks and ring belong to a
+   sequence. After an eviction several entries of a table, of unlike epochs, stand side by side in a
+   slot. A layer with a window gives slots back whose tokens no query of the last step_tokens sees;
+   their entries stay in the table as what was given back: tokens before `gone`.
+
+   Tokens leave the ring in eights (in a cache that is sparse or has warm streams: 64 at a time), as
+   soon as `window` others are behind them. Tiles hold vectors less a mean. It is that of all tokens
+   up to the window's end when page 0, 2, 4, 6, 8, 12, 16, 24 ... begins (of values: every fourth
+   time, 0, 8, 32 ...), and is kept as long as pages of its time (its epoch) may live; sums are of
+   integers, so that steps of any length give the same.
 
    A step begins at the first layer with keys of its own, where everything that can fail is checked
-   for all layers: pages are taken and entered there. Until its turn a layer is a step behind, which
-   is why tokens, sealed and the sums are counted by layer.
+   for all layers: pages are taken and entered there. Until its turn a layer is a step behind. Of
+   pages that would be given back in the step itself only the sums are made.
 
-   Warm pages differ in size. All those of a layer's keys, or values, in a slot are one blob in an
-   arena behind the slabs, found by a table; they are sealed whole, 64 tokens at a time. Blobs are
-   laid one behind the other, and slide down when the end is reached. A slot that a step takes
-   reserves the room of its blobs, so that later layers always have it; what one leaves of that the
-   next ones of its stream may take (lq__kv_begin_blob).
+   Warm pages differ in size. All those of a layer's keys, or values, in an entry are one blob in an
+   arena behind the slabs, found by the entry's mark; they are sealed whole, 64 tokens at a time.
+   Blobs are laid one behind the other, and slide down when the end is reached. A mark that a step
+   takes reserves the room of its blobs, so that later layers always have it; what one leaves of
+   that the next ones of its stream may take (lq__kv_begin_blob).
    .- blob: a multiple of 16 bytes --------------------------------------------------------------.
-   |  0  2 * layer + (1: values), slot                                                  u32 each |
+   |  0  2 * layer + (1: values), mark                                                  u32 each |
    |  8  of each warm head: bytes + doublings of the step * 2^24                        u32      |
    |  -  their pages, rANS streams as in coded bodies (>>manual)                                 |
    '---------------------------------------------------------------------------------------------'
@@ -30311,7 +30320,7 @@ LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
     size_t bytes = LQ__KV_COLD_HEAD + 8 * tokens;
     uint32_t l;
     for (l = 0; l < pool->layers; l++) {
-        bytes += lq__kv_layers(pool)[l].kv_heads ? 8 : 0;
+        bytes += lq__kv_layers(pool)[l].kv_heads ? 8u : 0u;
     }
     return bytes;
 }

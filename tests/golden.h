@@ -527,7 +527,7 @@ static void golden_archives(void)
     }
 }
 
-/* ---- live caches: what is saved, read and packed after tokens have been shifted and evicted ---- */
+/* ---- live caches: what is saved, read and packed after shifts and evictions ---- */
 enum { GOLDEN_KV_TOKENS = 300, GOLDEN_KV_ROW = 2 * 32 };
 
 static void golden_kv_desc(lq_kv_desc *d, lq_kv_layer *layers, int which)

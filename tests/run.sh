@@ -141,6 +141,13 @@ job_sanitized() { # TEST COMPILER SIZE
         program "$1 ($2, sanitizers)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
 }
 
+job_threads() { # COMPILER
+    build "test_threads for threads" $1 $gate_c $lean -O1 -g1 -fsanitize=thread \
+        tests/test_threads.c -o "$tmp/threads.$job" -lm -lpthread &&
+        program "test_threads (thread sanitizer)" env TSAN_OPTIONS=halt_on_error=1 \
+            "$tmp/threads.$job"
+}
+
 job_valgrind() { # TEST
     build "$1 for valgrind" $gcc -std=c99 $lean -O1 -g "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
         program "$1 (valgrind)" valgrind -q --error-exitcode=9 --leak-check=full \
@@ -327,12 +334,24 @@ if [ "$mode" = full ]; then
         for t in $tests; do
             case $t in
             test_hostile) ;;
-            test_session | test_lm) ;; # lq_kv is sanitized in test_kv and test_warm
+            test_session | test_threads | test_lm) ;; # lq_kv is sanitized in test_kv and test_warm
             *) add job_sanitized "$t" "$san" short ;;
             esac
         done
     else
         skip "sanitizers (not installed)"
+    fi
+    tsan=
+    for c in $clang $gcc; do
+        if [ -z "$tsan" ] && $c -fsanitize=thread "$tmp/probe.c" -o "$tmp/probe" -lpthread \
+            2>/dev/null && "$tmp/probe"; then
+            tsan=$c
+        fi
+    done
+    if [ -n "$tsan" ]; then
+        add job_threads "$tsan"
+    else
+        skip "thread sanitizer (not installed)"
     fi
     for t in $tests; do
         case $t in
@@ -427,6 +446,7 @@ else
     for c in $compilers; do
         add job_digest "$c-O2" - "$c" -std=c99 -O2
         add job_digest "$c-O3-ffast-math" - "$c" -std=c99 -O3 -ffast-math
+        add job_digest "$c-O2-native" - "$c" -std=gnu99 -O2 -march=native -ffp-contract=fast
     done
     for c in $gxx $clangxx; do
         add job_digest "$c" - "$c" -std=c++11 -O2 -x c++

@@ -1086,6 +1086,44 @@ static int pack_floats(archive *a, const lq_archive_pack_desc *d, const float *x
     return status;
 }
 
+/* Without positions: the ordinals are they, with RoPE and without. */
+static void test_pack_follow(void)
+{
+    static float x[100 * DIMS];
+    const void *slices[1];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    lq_positions positions = {1000, 1, NULL};
+    archive a[2];
+    uint32_t stream;
+    size_t i;
+    slices[0] = x;
+    v.slices = slices;
+    for (i = 0; i < 100 * DIMS; i++) {
+        x[i] = (float)source_gauss();
+    }
+    for (stream = LQ_K; stream <= LQ_V; stream++) {
+        for (i = 0; i < 2; i++) {
+            lq_archive_pack_desc d;
+            void *workspace;
+            size_t bytes;
+            archive_start(&a[i]);
+            d = pack_desc(stream, 1, add_group(&a[i], stream, 0, 0, 1), 0.2f);
+            d.first_token = 1000;
+            d.refit = stream == LQ_K;
+            bytes = lq_archive_pack_workspace_bytes(&d);
+            workspace = source_alloc(bytes);
+            CHECK(lq_archive_pack(&a[i].writer, &d, &v, i ? &positions : NULL, 100, workspace,
+                                  bytes) == LQ_OK);
+            CHECK(lq_archive_finish(&a[i].writer) == LQ_OK);
+            free(workspace);
+        }
+        CHECK(a[0].writer.offset == a[1].writer.offset &&
+              memcmp(a[0].file, a[1].file, (size_t)a[0].writer.offset) == 0);
+        archive_free(&a[0]);
+        archive_free(&a[1]);
+    }
+}
+
 static void test_pack_errors(void)
 {
     static float x[100 * DIMS];
@@ -1114,7 +1152,9 @@ static void test_pack_errors(void)
     PACK(LQ_E_ARG, NULL, &good, &v, &positions, 100, workspace, bytes);
     PACK(LQ_E_ARG, &a.writer, NULL, &v, &positions, 100, workspace, bytes);
     PACK(LQ_E_ARG, &a.writer, &good, NULL, &positions, 100, workspace, bytes);
-    PACK(LQ_E_ARG, &a.writer, &good, &v, NULL, 100, workspace, bytes);
+    d = good;
+    d.first_token = INT64_MAX - 99; /* whose positions would not be there */
+    PACK(LQ_E_ARG, &a.writer, &d, &v, NULL, 101, workspace, bytes);
     PACK(LQ_E_SPACE, &a.writer, &good, &v, &positions, 100, NULL, bytes);
     PACK(LQ_E_SPACE, &a.writer, &good, &v, &positions, 100, workspace, bytes / 2);
     PACK(LQ_E_ARG, &a.writer, &good, &v, &positions, (size_t)1 << 31, workspace, bytes);
@@ -1389,6 +1429,7 @@ int main(int argc, char **argv)
     test_overwritten();
     test_mixed_run();
     test_positions();
+    test_pack_follow();
     test_pack_errors();
     test_pack_space();
     test_calibrated(LQ_K, 0);

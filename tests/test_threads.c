@@ -114,7 +114,8 @@ static void read_kv(work *w)
     out.data = w->floats;
     for (l = 0; l < LAYERS; l++) {
         for (stream = LQ_K; stream <= LQ_V; stream++) {
-            w->failed += lq_kv_read(&kv, l, stream, &out, 0, 300, workspace, bytes - 1) != LQ_E_SPACE;
+            w->failed +=
+                lq_kv_read(&kv, l, stream, &out, 0, 300, workspace, bytes - 1) != LQ_E_SPACE;
             fine(w, lq_kv_read(&kv, l, stream, &out, 0, 300, workspace, bytes));
             add(w, w->floats, 300 * ROW * sizeof *w->floats);
         }

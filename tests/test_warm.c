@@ -1222,10 +1222,8 @@ static void test_promise(void)
                 CHECK(append(&kv, 0, sizes[i]) == LQ_OK && lq_kv_room(&kv) == 0);
                 check_arena(&kv);
                 for (t = 0; t < 1000 && sizes[i] == 1000; t++) { /* masks of four kinds */
-                    keep[t] = w == 0   ? t % 2
-                              : w == 1 ? t >= 500
-                              : w == 2 ? t % 100 < 50
-                                       : (uint8_t)source_below(2);
+                    int odd = w == 3 ? source_below(2) != 0 : t % 2 != 0;
+                    keep[t] = (uint8_t)(w == 1 ? t >= 500 : w == 2 ? t % 100 < 50 : odd);
                 }
                 if (sizes[i] == 1000) {
                     size_t room;

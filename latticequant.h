@@ -4560,12 +4560,6 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
    Symbols: up to 31 integers of [-15, 15] and an escape; the escaped value follows in the raw
    section. Measured on Zen 5, 8 pages in flight: see bench/rans_peers.c.
    ============================================================================================== */
-#if LQ__X86
-#define LQ__RANS_SIMD 1
-#else
-#define LQ__RANS_SIMD 0
-#endif
-
 #define LQ__TOKENS_MAX 64u
 #define LQ__LANES 32u
 #define LQ__FLIGHT 8u        /* pages decoded together */
@@ -4632,7 +4626,7 @@ struct lq_tables {
     lq__rans_table table[LQ__T_COUNT];
     uint64_t mass[LQ__MASS_COUNT + 1];        /* integral of exp(-t^2 / 2) to i / 256, q36 * 256 */
     int16_t centroid[LQ__CLASS_WIDE + 1][16]; /* q12: |k| minus the centroid of its cell */
-#if LQ__RANS_SIMD
+#if LQ__X86
     uint8_t expand[256][16];   /* pshufb: the next words to the 8 lanes of a set */
     uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
 #endif
@@ -5033,7 +5027,7 @@ LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int cl
     centroid[0] = 0;
 }
 
-#if LQ__RANS_SIMD
+#if LQ__X86
 LQ__STATIC void lq__shuffles(lq_tables *t)
 {
     uint32_t set;
@@ -5091,7 +5085,7 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
     for (i = 1; i <= LQ__CLASS_WIDE; i++) {
         lq__centroids(t, t->centroid[i], (int)i);
     }
-#if LQ__RANS_SIMD
+#if LQ__X86
     lq__shuffles(t);
 #endif
     *tables = t;
@@ -5857,7 +5851,7 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
     }
 }
 
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* A load that must not be folded into the instruction that uses it; a number to be in a register.
    */
 #define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
@@ -5933,7 +5927,7 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 #endif
 
 /* ---- AVX2 and BMI2: raw bits ---- */
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* Four tokens of `raw` bits: one in each 16-bit lane. */
 LQ__INLINE uint64_t lq__raw_mask(uint32_t raw)
 {
@@ -6727,7 +6721,7 @@ LQ__STATIC_256 int lq__rans_scan_avx2(const lq_tables *tables, const lq_rans_pla
    step of eight takes 9.4 cycles a page (four: 13, two: 23). What counts for eight is the number of
    operations, the permutes and compares among them above all, for one the latency: a compare to a
    mask and a use of it are 8 cycles, an expand behind it 14. */
-#if LQ__RANS_SIMD
+#if LQ__X86
 typedef struct lq__look_512 {
     __m512i start[2];
     __m512i end[2];
@@ -7787,7 +7781,7 @@ LQ__STATIC size_t lq__rans_payload_c(const lq__rans_flow *f)
 }
 
 /* ---- AVX-512: first and final states of 32 lanes ---- */
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* Sums of the words up to and with each one: within 128 bits, then over them. */
 LQ__INLINE_512 __m512i lq__running_sums_512(__m512i x)
 {
@@ -7902,7 +7896,7 @@ LQ__STATIC_512 size_t lq__rans_payload_avx512(const lq__rans_flow *f)
 static const lq__rans_kernels lq__rans_of_level[3] = {
     {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
      lq__rans_payload_c, NULL},
-#if LQ__RANS_SIMD
+#if LQ__X86
     {lq__rans_scan_avx2, lq__rans_encode_avx2, lq__rans_decode_avx2, lq__rans_merge_avx2,
      lq__rans_begin_c, lq__rans_payload_c, NULL},
     {lq__rans_scan_avx512, lq__rans_encode_avx512, lq__rans_decode_avx512, lq__rans_merge_avx512,
@@ -21255,7 +21249,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_gains_avx512(float *weights, size_t r
 #endif
 
 /* ---- symbols: AVX-512 VNNI ---- */
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* 16 coefficients of a query from i on, times the units of their y. */
 LQ__HOT_512 __m512 lq__warm_scaled_512(const float *q, const uint16_t *table, const float *units,
                                        __mmask16 lanes)
@@ -21575,7 +21569,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_sums8_avx512(float *acc, size_t strid
 /* NULL: not at this level. */
 static const lq__warm_symbol_kernels *lq__warm_symbols_of_level(void)
 {
-#if LQ__RANS_SIMD
+#if LQ__X86
     static const lq__warm_symbol_kernels kernels = {lq__warm_query_avx512, lq__warm_dots8_avx512,
                                                     lq__warm_weights8_avx512,
                                                     lq__warm_sums8_avx512};
@@ -27940,7 +27934,6 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__LOAD_AVX512
 #undef LQ__STORE_AVX512
 #undef LQ__MULADD_AVX512
-#undef LQ__RANS_SIMD
 #undef LQ__TOKENS_MAX
 #undef LQ__LANES
 #undef LQ__FLIGHT

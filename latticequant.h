@@ -22503,7 +22503,7 @@ typedef struct lq__kv_page {
 typedef struct lq__kv_count {
     size_t tokens;
     size_t sealed;
-    size_t added; /* tokens in the sums: all that were ever sealed */
+    uint64_t added; /* tokens in the sums: all that were ever sealed */
 } lq__kv_count;
 
 typedef struct lq__kv_sequence {
@@ -24059,7 +24059,8 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
 /* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and a signed
    byte of each dim. A byte is as good as a half float here: half a unit is little beside the
    deviation of keys whose mean is large. */
-LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t count, size_t dims)
+LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t count,
+                                size_t dims)
 {
     int64_t most = 0;
     uint8_t unit = 0;
@@ -24265,7 +24266,7 @@ LQ__STATIC int lq__kv_begin_blob(lq__kv_writer *w, int v)
 /* Makes the numbers of an epoch: of what has been sealed and of the raw tokens up to `end`. */
 LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
 {
-    size_t count = w->count->added + (end - w->count->sealed);
+    uint64_t count = w->count->added + (end - w->count->sealed);
     int streams = epoch % LQ__KV_SLOWER ? 1 : (int)w->layer->streams; /* whose epoch begins */
     int status = LQ_OK;
     size_t h;
@@ -26010,9 +26011,9 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv, size_t sea
         if (layer->kv_heads == 0) {
             continue;
         }
-        count->added = (size_t)lq__kv_number(tape, count->added);
+        count->added = lq__kv_number(tape, count->added);
         if (tape->mode == LQ__KV_LOAD) {
-            fine = fine && (uint64_t)count->added < (uint64_t)1 << 34;
+            fine = fine && count->added < (uint64_t)1 << 34;
             count->sealed = sealed;
             count->tokens = sequence->tokens;
         }
@@ -26144,7 +26145,7 @@ LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record 
     if (r->sinks > pool->sinks || r->sealed < r->sinks ||
         r->sealed > LQ__MAX(r->tokens, r->sinks) ||
         (r->tokens > r->sealed && r->tokens - r->sealed > pool->ring_tokens) ||
-        r->opened > 0x7fffffff || r->turned > 1 || (r->turned && pool->rope.rotary_dims == 0)) {
+        r->opened > 0x7fffffff || r->group > 0xffffffffu || r->turned > 1 || (r->turned && pool->rope.rotary_dims == 0)) {
         return LQ_E_DATA;
     }
     return LQ_OK;

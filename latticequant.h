@@ -673,7 +673,7 @@ typedef struct lq_geometry {
 LQ_API size_t lq_geometry_rows(const lq_geometry *geometry);
 LQ_API size_t lq_geometry_dims(const lq_geometry *geometry);
 
-/* Bytes of memory for a profile's arrays of `rows`. */
+/* Bytes of memory, of any alignment, for a profile's arrays of `rows`. */
 LQ_API size_t lq_profile_bytes(size_t rows);
 
 /* A profile with mean 0 and standard deviation `sigma` in every row (gains: 1 octave): the
@@ -685,8 +685,9 @@ LQ_API LQ_MUST int lq_profile_init(lq_profile *profile, void *mem, size_t mem_by
 /* The file form (>>manual): lq_profile_save_bound bytes at most; the same profile gives the same
    bytes. Of a profile in a dense basis it holds the basis' name; lq_klt_profile writes the basis.
    load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (mem may be NULL then). *needed
-   tells the memory that it takes: of a dense basis about 4 bytes for rank * dims. Safe for
-   untrusted input. */
+   tells the memory, of any alignment, that it takes: of a dense basis about 4 bytes for rank *
+   dims. That also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted input.
+   */
 LQ_API size_t lq_profile_save_bound(size_t rows);
 LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
                                    const lq_profile *profile);
@@ -708,7 +709,7 @@ typedef struct lq_fit {
     uint64_t *sum_squares; /* q20 */
 } lq_fit;
 
-/* Memory for lq_fit_init, and for the workspace of lq_fit_add. */
+/* Memory for lq_fit_init, and for the workspace of lq_fit_add, both of any alignment. */
 LQ_API size_t lq_fit_bytes(const lq_geometry *geometry);
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *geometry);
 
@@ -1330,13 +1331,16 @@ typedef struct lq_archive_unpack_desc {
     const lq_profile *calibrated;
 } lq_archive_unpack_desc;
 
-/* Workspace for any range of a group; 0 if there is no such group. */
+/* Workspace for any range of a group, for pages and runs as large as it has; 0 if there is no such
+   group. */
 LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group);
 
 /* Reads tokens first .. first + tokens of a group: only the pages that hold them are touched.
      dst  as lq_vectors_out, token 0 of it is `first`
-   LQ_E_RANGE: a token is not there; LQ_E_FORMAT: a profile is missing or does not fit; LQ_E_DATA,
-   LQ_E_SPACE, LQ_E_IO. On error dst holds anything. Safe for untrusted input. */
+   LQ_E_RANGE: a token is not there; LQ_E_FORMAT: a profile is missing or does not fit, or runs
+   change between dense bases so often that a call would load 8 times the archive; LQ_E_DATA,
+   LQ_E_SPACE, LQ_E_IO. On error dst holds anything. Safe for untrusted input: but for those bases
+   the time is linear in the bytes of the archive and the numbers asked for. */
 LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
                                      const lq_archive_unpack_desc *desc, const lq_vectors_out *dst,
                                      uint64_t first, size_t tokens, void *workspace,
@@ -2656,7 +2660,7 @@ LQ__INLINE int32_t lq__fixed_of_bits(uint32_t u, int32_t exponent)
         q = m >> shift;
         q += rest > half || (rest == half && (q & 1u));
     }
-    return u >> 31 ? -(int32_t)q : (int32_t)q;
+    return (int32_t)(u >> 31 ? 0 - q : q); /* q may be 2^31 */
 }
 
 /* Fixed-point values of `count` elements; returns the largest |bits|, which the caller compares
@@ -8576,7 +8580,7 @@ LQ__INLINE size_t lq__profile_rows(const lq_profile *p)
 
 LQ_API size_t lq_profile_bytes(size_t rows)
 {
-    return rows * 4;
+    return rows * 4 + 1;
 }
 
 LQ__STATIC int lq__profile_place(lq_profile *profile, void *mem, size_t mem_bytes, size_t rows)
@@ -8584,7 +8588,7 @@ LQ__STATIC int lq__profile_place(lq_profile *profile, void *mem, size_t mem_byte
     if (!mem || mem_bytes < lq_profile_bytes(rows)) {
         return LQ_E_SPACE;
     }
-    profile->mean = (int16_t *)mem;
+    profile->mean = (int16_t *)(void *)((uint8_t *)mem + ((uintptr_t)mem & 1));
     profile->sigma = profile->mean + rows;
     return LQ_OK;
 }
@@ -8633,14 +8637,15 @@ LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes, con
 /* ---- fitting ---- */
 LQ_API size_t lq_fit_bytes(const lq_geometry *g)
 {
-    return lq_geometry_rows(g) * 16;
+    size_t rows = lq_geometry_rows(g);
+    return rows ? rows * 16 + 7 : 0;
 }
 
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *g)
 {
     size_t dims = lq_geometry_dims(g);
     size_t pairs = dims && g->dense ? dims * 2 + 2 : 0;
-    return dims ? (dims * 4 + (size_t)g->slice_count * 2 + pairs) * LQ__TOKENS : 0;
+    return dims ? (dims * 4 + (size_t)g->slice_count * 2 + pairs) * LQ__TOKENS + 63 : 0;
 }
 
 LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geometry *g, float step)
@@ -8661,9 +8666,9 @@ LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geomet
     fit->geometry = *g;
     fit->step = step;
     fit->tokens = 0;
-    fit->sum = (int64_t *)mem;
-    fit->sum_squares = (uint64_t *)mem + rows;
-    memset(mem, 0, lq_fit_bytes(g));
+    fit->sum = (int64_t *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 7));
+    fit->sum_squares = (uint64_t *)(void *)(fit->sum + rows);
+    memset(fit->sum, 0, 16 * rows);
     return LQ_OK;
 }
 
@@ -8727,6 +8732,7 @@ LQ_API int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *po
     if (workspace_bytes < lq_fit_workspace_bytes(&fit->geometry)) {
         return LQ_E_SPACE;
     }
+    workspace = (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
     return lq__fit_add_from(fit, src, 0, positions ? positions : &none, tokens, workspace);
 }
 
@@ -22053,6 +22059,7 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
     codec->desc = *desc;
     codec->desc.page = LQ_PAGE_CODED;
     codec->dims = c->dims;
+    codec->flight = LQ__IN_FLIGHT;
     codec->lead = lead;
     at += lq__align64(sizeof(lq_codec));
     codec->rows = (lq__row_data *)(void *)at;

@@ -291,7 +291,7 @@ static void golden_groups(void)
 {
     static const char *const types[3] = {"f32", "f16", "bf16"};
     golden_group *g = &golden_;
-    int16_t profile_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES)];
+    int16_t profile_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
     lq_profile profile;
     uint32_t stream;
     uint32_t basis;
@@ -375,7 +375,7 @@ static void golden_dense(void)
     golden_group *g = &golden_;
     uint32_t stream;
     for (stream = LQ_K; stream <= LQ_V; stream++) {
-        int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES)];
+        int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
         lq_profile profile;
         lq_profile refit;
         void *mem = golden_dense_load(&profile, stream);

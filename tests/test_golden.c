@@ -244,7 +244,7 @@ static void live_read(const golden_live *live, uint8_t *dst)
         for (t = 0; t < LIVE_COMPARED; t++) {
             for (stream = LQ_K; stream <= LQ_V; stream++) {
                 float x[LIVE_ROW];
-                size_t count = LIVE_HEADS * (stream == LQ_K ? LIVE_K : LIVE_V);
+                size_t count = (size_t)LIVE_HEADS * (stream == LQ_K ? LIVE_K : LIVE_V);
                 lq_kv_view_out out;
                 size_t i;
                 memset(&out, 0, sizeof out);

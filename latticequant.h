@@ -689,7 +689,7 @@ typedef struct lq_geometry {
 LQ_API size_t lq_geometry_rows(const lq_geometry *geometry);
 LQ_API size_t lq_geometry_dims(const lq_geometry *geometry);
 
-/* Bytes of memory for a profile's arrays of `rows`. */
+/* Bytes of memory, of any alignment, for a profile's arrays of `rows`. */
 LQ_API size_t lq_profile_bytes(size_t rows);
 
 /* A profile with mean 0 and standard deviation `sigma` in every row (gains: 1 octave): the
@@ -701,8 +701,9 @@ LQ_API LQ_MUST int lq_profile_init(lq_profile *profile, void *mem, size_t mem_by
 /* The file form (>>manual): lq_profile_save_bound bytes at most; the same profile gives the same
    bytes. Of a profile in a dense basis it holds the basis' name; lq_klt_profile writes the basis.
    load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (mem may be NULL then). *needed
-   tells the memory that it takes: of a dense basis about 4 bytes for rank * dims. Safe for
-   untrusted input. */
+   tells the memory, of any alignment, that it takes: of a dense basis about 4 bytes for rank *
+   dims. That also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted input.
+   */
 LQ_API size_t lq_profile_save_bound(size_t rows);
 LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
                                    const lq_profile *profile);
@@ -728,7 +729,7 @@ typedef struct lq_fit {
     int32_t *unit;         /* (slice_count) V */
 } lq_fit;
 
-/* Memory for lq_fit_init, and for the workspace of lq_fit_add. */
+/* Memory for lq_fit_init, and for the workspace of lq_fit_add, both of any alignment. */
 LQ_API size_t lq_fit_bytes(const lq_geometry *geometry);
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *geometry);
 
@@ -1128,9 +1129,11 @@ typedef struct lq_archive_reader {
     uint64_t size;
     const uint8_t *directories;
     const uint8_t *index;
-    const uint8_t *next;
-    const uint8_t *heads;
-    uint32_t head_mask;
+    const uint8_t *spans;
+    const uint8_t *bases;
+    const uint8_t *groups;
+    uint32_t span_count;
+    uint32_t basis_count;
 } lq_archive_reader;
 
 /* Starts an archive and writes the file header.
@@ -1210,8 +1213,8 @@ LQ_API LQ_MUST int lq_archive_flush_segment(lq_archive_writer *writer);
 LQ_API LQ_MUST int lq_archive_finish(lq_archive_writer *writer);
 
 /* Opens an archive: reads and checks every directory, but no page.
-     mem      `mem_bytes`, any alignment, in use as long as the reader; about 48 a segment, 8 a
-              record, 12 a run, and with read_fn all directories
+     mem      `mem_bytes`, any alignment, in use as long as the reader; about 48 a segment, 40 a
+              run, 52 a record of another kind, and with read_fn all directories
      needed   bytes of mem, also on LQ_E_SPACE (a recovery that falls back on an older footer may
               ask twice), else 0 on error; may be NULL
    Returns LQ_OK, LQ_E_ARG, LQ_E_SPACE, LQ_E_IO, LQ_E_DATA (no archive, cut short or damaged),
@@ -1354,13 +1357,16 @@ typedef struct lq_archive_unpack_desc {
     const lq_profile *calibrated;
 } lq_archive_unpack_desc;
 
-/* Workspace for any range of a group; 0 if there is no such group. */
+/* Workspace for any range of a group, for pages and runs as large as it has; 0 if there is no such
+   group. */
 LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group);
 
 /* Reads tokens first .. first + tokens of a group: only the pages that hold them are touched.
      dst  as lq_vectors_out, token 0 of it is `first`
-   LQ_E_RANGE: a token is not there; LQ_E_FORMAT: a profile is missing or does not fit; LQ_E_DATA,
-   LQ_E_SPACE, LQ_E_IO. On error dst holds anything. Safe for untrusted input. */
+   LQ_E_RANGE: a token is not there; LQ_E_FORMAT: a profile is missing or does not fit, or runs
+   change between dense bases so often that a call would load 8 times the archive; LQ_E_DATA,
+   LQ_E_SPACE, LQ_E_IO. On error dst holds anything. Safe for untrusted input: but for those bases
+   the time is linear in the bytes of the archive and the numbers asked for. */
 LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
                                      const lq_archive_unpack_desc *desc, const lq_vectors_out *dst,
                                      uint64_t first, size_t tokens, void *workspace,
@@ -1895,6 +1901,11 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 #endif
 #endif
 
+/* What a test may count: bytes hashed, rows and records looked at, steps of searches. */
+#ifndef LQ__WORK
+#define LQ__WORK(n) ((void)0)
+#endif
+
 #define LQ__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LQ__MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -2121,6 +2132,7 @@ LQ__STATIC uint32_t lq__xxh32(const uint8_t *src, size_t count, uint32_t seed)
     const uint32_t p4 = 0x27d4eb2fu, p5 = 0x165667b1u;
     uint32_t h = seed + p5;
     size_t left = count;
+    LQ__WORK(count);
     if (count >= 16) {
         uint32_t a = seed + p1 + p2, b = seed + p2, c = seed, d = seed - p1;
         for (; left >= 16; left -= 16, src += 16) {
@@ -2182,6 +2194,7 @@ LQ__STATIC void lq__blake2s_block(uint32_t *h, const uint8_t *block, uint64_t to
     uint32_t v[16];
     uint32_t m[16];
     size_t i, k;
+    LQ__WORK(64);
     for (i = 0; i < 8; i++) {
         v[i] = h[i];
         v[i + 8] = lq__blake2s_iv[i];
@@ -2716,7 +2729,7 @@ LQ__INLINE int32_t lq__fixed_of_bits(uint32_t u, int32_t exponent)
         q = m >> shift;
         q += rest > half || (rest == half && (q & 1u));
     }
-    return u >> 31 ? -(int32_t)q : (int32_t)q;
+    return (int32_t)(u >> 31 ? 0 - q : q); /* q may be 2^31 */
 }
 
 /* Fixed-point values of `count` elements; returns the largest |bits|, which the caller compares
@@ -4659,12 +4672,6 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
    Symbols: up to 31 integers of [-15, 15] and an escape; the escaped value follows in the raw
    section. Measured on Zen 5, 8 pages in flight: see bench/rans_peers.c.
    ============================================================================================== */
-#if LQ__X86
-#define LQ__RANS_SIMD 1
-#else
-#define LQ__RANS_SIMD 0
-#endif
-
 #define LQ__TOKENS_MAX 64u
 #define LQ__LANES 32u
 #define LQ__FLIGHT 8u        /* pages decoded together */
@@ -4731,7 +4738,7 @@ struct lq_tables {
     lq__rans_table table[LQ__T_COUNT];
     uint64_t mass[LQ__MASS_COUNT + 1];        /* integral of exp(-t^2 / 2) to i / 256, q36 * 256 */
     int16_t centroid[LQ__CLASS_WIDE + 1][16]; /* q12: |k| minus the centroid of its cell */
-#if LQ__RANS_SIMD
+#if LQ__X86
     uint8_t expand[256][16];   /* pshufb: the next words to the 8 lanes of a set */
     uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
 #endif
@@ -5132,7 +5139,7 @@ LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int cl
     centroid[0] = 0;
 }
 
-#if LQ__RANS_SIMD
+#if LQ__X86
 LQ__STATIC void lq__shuffles(lq_tables *t)
 {
     uint32_t set;
@@ -5190,7 +5197,7 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
     for (i = 1; i <= LQ__CLASS_WIDE; i++) {
         lq__centroids(t, t->centroid[i], (int)i);
     }
-#if LQ__RANS_SIMD
+#if LQ__X86
     lq__shuffles(t);
 #endif
     *tables = t;
@@ -5956,7 +5963,7 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
     }
 }
 
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* A load that must not be folded into the instruction that uses it; a number to be in a register.
    */
 #define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
@@ -6032,7 +6039,7 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 #endif
 
 /* ---- AVX2 and BMI2: raw bits ---- */
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* Four tokens of `raw` bits: one in each 16-bit lane. */
 LQ__INLINE uint64_t lq__raw_mask(uint32_t raw)
 {
@@ -6826,7 +6833,7 @@ LQ__STATIC_256 int lq__rans_scan_avx2(const lq_tables *tables, const lq_rans_pla
    step of eight takes 9.4 cycles a page (four: 13, two: 23). What counts for eight is the number of
    operations, the permutes and compares among them above all, for one the latency: a compare to a
    mask and a use of it are 8 cycles, an expand behind it 14. */
-#if LQ__RANS_SIMD
+#if LQ__X86
 typedef struct lq__look_512 {
     __m512i start[2];
     __m512i end[2];
@@ -7886,7 +7893,7 @@ LQ__STATIC size_t lq__rans_payload_c(const lq__rans_flow *f)
 }
 
 /* ---- AVX-512: first and final states of 32 lanes ---- */
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* Sums of the words up to and with each one: within 128 bits, then over them. */
 LQ__INLINE_512 __m512i lq__running_sums_512(__m512i x)
 {
@@ -8001,7 +8008,7 @@ LQ__STATIC_512 size_t lq__rans_payload_avx512(const lq__rans_flow *f)
 static const lq__rans_kernels lq__rans_of_level[3] = {
     {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
      lq__rans_payload_c, NULL},
-#if LQ__RANS_SIMD
+#if LQ__X86
     {lq__rans_scan_avx2, lq__rans_encode_avx2, lq__rans_decode_avx2, lq__rans_merge_avx2,
      lq__rans_begin_c, lq__rans_payload_c, NULL},
     {lq__rans_scan_avx512, lq__rans_encode_avx512, lq__rans_decode_avx512, lq__rans_merge_avx512,
@@ -8781,7 +8788,7 @@ LQ__INLINE size_t lq__profile_rows(const lq_profile *p)
 
 LQ_API size_t lq_profile_bytes(size_t rows)
 {
-    return rows * 4;
+    return rows * 4 + 1;
 }
 
 LQ__STATIC int lq__profile_place(lq_profile *profile, void *mem, size_t mem_bytes, size_t rows)
@@ -8789,7 +8796,7 @@ LQ__STATIC int lq__profile_place(lq_profile *profile, void *mem, size_t mem_byte
     if (!mem || mem_bytes < lq_profile_bytes(rows)) {
         return LQ_E_SPACE;
     }
-    profile->mean = (int16_t *)mem;
+    profile->mean = (int16_t *)(void *)((uint8_t *)mem + ((uintptr_t)mem & 1));
     profile->sigma = profile->mean + rows;
     return LQ_OK;
 }
@@ -8839,14 +8846,14 @@ LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes, con
 LQ_API size_t lq_fit_bytes(const lq_geometry *g)
 {
     size_t rows = lq_geometry_rows(g);
-    return rows ? rows * 16 + lq_geometry_dims(g) * 16 + (size_t)g->slice_count * 4 : 0;
+    return rows ? rows * 16 + lq_geometry_dims(g) * 16 + (size_t)g->slice_count * 4 + 7 : 0;
 }
 
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *g)
 {
     size_t dims = lq_geometry_dims(g);
     size_t pairs = dims && (g->dense || g->stream == LQ_V) ? dims * 2 + 2 : 0; /* or a vector */
-    return dims ? (dims * 4 + (size_t)g->slice_count * 2 + pairs) * LQ__TOKENS : 0;
+    return dims ? (dims * 4 + (size_t)g->slice_count * 2 + pairs) * LQ__TOKENS + 63 : 0;
 }
 
 LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geometry *g, float step)
@@ -8868,9 +8875,9 @@ LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geomet
     fit->geometry = *g;
     fit->step = step;
     fit->tokens = 0;
-    fit->sum = (int64_t *)mem;
-    fit->sum_squares = (uint64_t *)mem + rows;
-    fit->apart = (int64_t *)mem + 2 * rows;
+    fit->sum = (int64_t *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 7));
+    fit->sum_squares = (uint64_t *)(void *)(fit->sum + rows);
+    fit->apart = fit->sum + 2 * rows;
     fit->center = (float *)(void *)(fit->apart + lq_geometry_dims(g));
     fit->origin = (int32_t *)(void *)(fit->center + lq_geometry_dims(g));
     fit->unit = fit->origin + lq_geometry_dims(g);
@@ -9112,6 +9119,7 @@ LQ_API int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *po
     if (workspace_bytes < lq_fit_workspace_bytes(&fit->geometry)) {
         return LQ_E_SPACE;
     }
+    workspace = (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
     return lq__fit_add_from(fit, src, 0, positions ? positions : &none, tokens, workspace);
 }
 
@@ -9700,6 +9708,7 @@ LQ__STATIC int lq__profile_get_rows(lq_profile *p, lq__bit_reader *r, uint32_t o
     size_t rows = lq__profile_rows(p);
     int32_t last = 0;
     size_t i;
+    LQ__WORK(rows);
     for (i = 0; i < held; i++) {
         int32_t delta = lq__golomb_get(r, orders & 15u);
         int32_t mean = lq__golomb_get(r, orders >> 4);
@@ -9924,6 +9933,7 @@ LQ__STATIC int lq__dense_read(lq__dense_place *d, lq__bit_reader *r, const lq_pr
         uint32_t k = lq__bit_get(r, 4);
         int32_t quarters = lq__dense_quarters(f->precision, f->floor, sigma[i]);
         int16_t *row = d->forward + i * stride;
+        LQ__WORK(p->dims);
         if (sigma[i] == LQ_SIGMA_DEAD) {
             return LQ_E_DATA;
         }
@@ -10182,6 +10192,20 @@ LQ__STATIC void lq__dense_fill(lq__dense_place *d, const lq_profile *p, const lq
     b->forward_exponent = d->forward_exponent;
     b->inverse_exponent = d->inverse_exponent;
     b->sigma = p->sigma + (lq__profile_rows(p) - p->dims);
+}
+
+/* Whether a file form looks like one with a dense basis, and what that takes in memory: from its
+   head, whatever its length. */
+LQ__STATIC int lq__profile_dense_bytes(const uint8_t *src, size_t src_bytes, size_t *bytes)
+{
+    lq_profile p;
+    lq__dense_form f;
+    if (lq__profile_header(&p, src, src_bytes) || src[6] != LQ__FORM_DENSE ||
+        lq__dense_form_read(&f, &p, src, src_bytes)) {
+        return 0;
+    }
+    *bytes = lq__dense_place_of(NULL, &p, f.rank).bytes;
+    return 1;
 }
 
 LQ__STATIC int lq__profile_load_dense(lq_profile *p, void *mem, size_t mem_bytes, size_t *needed,
@@ -12873,6 +12897,7 @@ struct lq_codec {
     size_t matrix_rows; /* of the coder: gains, coefficients and cosets */
     size_t alive;       /* coefficients up to the last that is not dead */
     int means;          /* some coefficient has one */
+    size_t flight;      /* pages that a workspace has room for */
     lq__row_data *rows; /* (dims) */
     int32_t *gain_mean; /* (lead) */
     float *center;      /* (dims) V: subtracted before the gain; NULL: none */
@@ -13001,6 +13026,7 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
             return range;
         }
     }
+    LQ__WORK(c->dims);
     for (i = 0; i < c->dims; i++) {
         int32_t limit =
             d->geometry.basis == LQ_BASIS_IDENTITY ? LQ__MEAN_LIMIT_FAR : LQ__MEAN_LIMIT;
@@ -13046,6 +13072,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
     c->desc = *desc;
     rows = lq__codec_resolve(&c->desc);
     c->dims = lq_geometry_dims(&c->desc.geometry);
+    c->flight = LQ__IN_FLIGHT;
     c->lead = rows - c->dims;
     c->matrix_rows = rows;
     p = c->desc.profile;
@@ -13100,7 +13127,7 @@ typedef struct lq__workspace {
     float *floats;   /* (dims, 64): aliases rows' memory only through memcpy */
     int16_t *pairs;  /* (dims + 1, 64): where the floats will be, read before they are written */
     int16_t *gains;  /* (lead, 64) */
-    int16_t *values; /* (in flight, matrix_rows, 64) */
+    int16_t *values; /* (flight, matrix_rows, 64) */
     uint8_t *coder;
     size_t coder_bytes;
 } lq__workspace;
@@ -13113,8 +13140,8 @@ LQ_API size_t lq_codec_workspace_bytes(const lq_codec *c)
     }
     bytes = 64 + lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
     if (c->desc.page == LQ_PAGE_CODED) {
-        bytes += LQ__IN_FLIGHT * c->matrix_rows * LQ__TOKENS * 2 +
-                 lq_rans_workspace_bytes(c->matrix_rows, LQ__IN_FLIGHT);
+        bytes += c->flight * c->matrix_rows * LQ__TOKENS * 2 +
+                 lq_rans_workspace_bytes(c->matrix_rows, c->flight);
     }
     return bytes;
 }
@@ -13129,10 +13156,10 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
     w.gains = (int16_t *)(void *)(at + LQ__TOKENS * c->dims * 8);
     at += lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
     w.values = (int16_t *)(void *)at;
-    at += LQ__IN_FLIGHT * c->matrix_rows * LQ__TOKENS * 2;
+    at += c->flight * c->matrix_rows * LQ__TOKENS * 2;
     w.coder = at;
     w.coder_bytes =
-        c->desc.page == LQ_PAGE_CODED ? lq_rans_workspace_bytes(c->matrix_rows, LQ__IN_FLIGHT) : 0;
+        c->desc.page == LQ_PAGE_CODED ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
     return w;
 }
 
@@ -14957,18 +14984,6 @@ LQ__STATIC int lq__directory_check(lq_archive_reader *r, const uint8_t *f, const
                : LQ_E_DATA;
 }
 
-/* The runs of one group and sequence hang in one chain, newest first. */
-LQ__INLINE uint32_t lq__run_hash(uint32_t group, uint64_t sequence)
-{
-    uint64_t h = (sequence + group * 0xc2b2ae3d27d4eb4fu) * 0x9e3779b185ebca87u;
-    return (uint32_t)(h >> 32 ^ h >> 15);
-}
-
-LQ__STATIC uint64_t lq__run_heads(uint64_t runs)
-{
-    return runs ? (uint64_t)1 << lq__log2_floor(2 * runs - 1) : 1;
-}
-
 /* Number of the first record of a kind in the index. */
 LQ__STATIC uint32_t lq__index_first(const lq_archive_reader *r, uint32_t type)
 {
@@ -14979,20 +14994,13 @@ LQ__STATIC uint32_t lq__index_first(const lq_archive_reader *r, uint32_t type)
 }
 
 /* Notes where each record of a checked directory lies; first[type] is the next entry of a kind. */
-LQ__STATIC void lq__index_fill(const lq_archive_reader *r, uint8_t *index, uint8_t *next,
-                               uint8_t *heads, uint32_t *first, size_t start, size_t bytes)
+LQ__STATIC void lq__index_fill(const lq_archive_reader *r, uint8_t *index, uint32_t *first,
+                               size_t start, size_t bytes)
 {
     size_t at = start;
     while (at < start + bytes) {
         const uint8_t *record = r->directories + at;
-        const uint8_t *p = record + LQ__RECORD_HEAD;
         uint32_t type = lq__load16(record);
-        if (type == LQ__RECORD_RUN) {
-            uint32_t run = first[type] - lq__index_first(r, LQ__RECORD_RUN);
-            uint32_t head = lq__run_hash(lq__load32(p), lq__load64(p + 8)) & r->head_mask;
-            memcpy(next + 4 * (size_t)run, heads + 4 * (size_t)head, 4);
-            lq__store32(heads + 4 * (size_t)head, run);
-        }
         if (type >= LQ__RECORD_GROUP && type <= LQ__RECORD_META) {
             lq__store64(index + 8 * (size_t)first[type]++, at);
         }
@@ -15025,14 +15033,297 @@ LQ__STATIC int lq__chain_check(lq_archive_reader *r, const uint8_t *footers, siz
     return LQ_OK;
 }
 
-/* Lays out mem: footers, directories (unless they lie in the file's bytes), index, chains. */
+LQ__STATIC const uint8_t *lq__record(const lq_archive_reader *r, uint32_t type, uint32_t id)
+{
+    size_t i = (size_t)lq__index_first(r, type) + id;
+    LQ__WORK(1);
+    return r->directories + (size_t)lq__load64(r->index + 8 * i);
+}
+
+/* ---- reader: what is found in logarithmic time whatever the file says ----
+   spans   which run counts for which tokens: {first token u64, run u32}, by group, sequence and
+           token. A span ends where its run does, or where the next one of its sequence begins
+   bases   embedded profiles with a dense basis: {dims u32, profile u32, bytes in memory, then the
+           most of those of these dims up to here in order u64, name u8[16]}; behind them u32 each,
+           their order by dims and name
+   groups  of each: {bytes of the largest page u32, pages of the longest run u32} */
+#define LQ__SPAN_BYTES 12u
+#define LQ__BASIS_BYTES 32u
+#define LQ__GROUP_BYTES 8u
+
+/* Whether item a comes before item b. */
+typedef int (*lq__before_fn)(const lq_archive_reader *r, uint32_t a, uint32_t b);
+
+/* Moves item `at` of a heap of n down to its place; the top is the last in order. */
+LQ__STATIC void lq__heap_sink(const lq_archive_reader *r, uint8_t *heap, size_t n, size_t at,
+                              lq__before_fn before)
+{
+    uint32_t item = lq__load32(heap + 4 * at);
+    while (2 * at + 1 < n) {
+        size_t child = 2 * at + 1;
+        LQ__WORK(1);
+        if (child + 1 < n &&
+            before(r, lq__load32(heap + 4 * child), lq__load32(heap + 4 * child + 4))) {
+            child++;
+        }
+        if (!before(r, item, lq__load32(heap + 4 * child))) {
+            break;
+        }
+        lq__store32(heap + 4 * at, lq__load32(heap + 4 * child));
+        at = child;
+    }
+    lq__store32(heap + 4 * at, item);
+}
+
+/* Sorts u32 items: n log n steps at worst, in place. */
+LQ__STATIC void lq__heap_sort(const lq_archive_reader *r, uint8_t *items, size_t n,
+                              lq__before_fn before)
+{
+    size_t i;
+    for (i = n / 2; i-- > 0;) {
+        lq__heap_sink(r, items, n, i, before);
+    }
+    for (i = n; i-- > 1;) {
+        uint32_t last = lq__load32(items);
+        lq__store32(items, lq__load32(items + 4 * i));
+        lq__store32(items + 4 * i, last);
+        lq__heap_sink(r, items, i, 0, before);
+    }
+}
+
+/* -1, 0, 1: a run's group and sequence before, the same as, behind these. */
+LQ__STATIC int lq__run_compare(const lq_archive_reader *r, uint32_t run, uint32_t group,
+                               uint64_t sequence)
+{
+    const uint8_t *p = lq__record(r, LQ__RECORD_RUN, run) + LQ__RECORD_HEAD;
+    uint32_t g = lq__load32(p);
+    uint64_t own = lq__load64(p + 8);
+    return g != group ? (g < group ? -1 : 1) : own != sequence ? (own < sequence ? -1 : 1) : 0;
+}
+
+LQ__INLINE uint64_t lq__run_first(const lq_archive_reader *r, uint32_t run)
+{
+    return lq__load64(lq__record(r, LQ__RECORD_RUN, run) + LQ__RECORD_HEAD + 16);
+}
+
+LQ__INLINE uint64_t lq__run_end(const lq_archive_reader *r, uint32_t run)
+{
+    return lq__run_first(r, run) +
+           lq__load32(lq__record(r, LQ__RECORD_RUN, run) + LQ__RECORD_HEAD + 24);
+}
+
+LQ__STATIC int lq__run_before(const lq_archive_reader *r, uint32_t a, uint32_t b)
+{
+    const uint8_t *p = lq__record(r, LQ__RECORD_RUN, b) + LQ__RECORD_HEAD;
+    int c = lq__run_compare(r, a, lq__load32(p), lq__load64(p + 8));
+    uint64_t first = lq__run_first(r, a);
+    uint64_t other = lq__run_first(r, b);
+    return c ? c < 0 : first != other ? first < other : a < b;
+}
+
+/* Of runs that hold a token the newest counts. */
+LQ__STATIC int lq__run_older(const lq_archive_reader *r, uint32_t a, uint32_t b)
+{
+    (void)r;
+    return a < b;
+}
+
+/* Adds a span, or renames the last one of the sequence where that begins at the same token. */
+LQ__STATIC uint32_t lq__span_put(uint8_t *spans, uint32_t count, uint32_t begun, uint64_t first,
+                                 uint32_t run)
+{
+    if (count > begun && lq__load64(spans + LQ__SPAN_BYTES * (size_t)(count - 1)) == first) {
+        count--;
+    }
+    lq__store64(spans + LQ__SPAN_BYTES * (size_t)count, first);
+    lq__store32(spans + LQ__SPAN_BYTES * (size_t)count + 8, run);
+    return count + 1;
+}
+
+/* Takes runs that end at or before `until` from a heap of open ones; where one ends under which
+   another goes on, a span of that begins. Returns how many spans there are. */
+LQ__STATIC uint32_t lq__spans_close(const lq_archive_reader *r, uint8_t *heap, uint32_t *open,
+                                    uint64_t until, uint8_t *spans, uint32_t count, uint32_t begun)
+{
+    while (*open && lq__run_end(r, lq__load32(heap)) <= until) {
+        uint64_t end = lq__run_end(r, lq__load32(heap));
+        while (*open && lq__run_end(r, lq__load32(heap)) <= end) {
+            lq__store32(heap, lq__load32(heap + 4 * (size_t)--*open));
+            lq__heap_sink(r, heap, *open, 0, lq__run_older);
+        }
+        if (*open) { /* a run that begins at `until` may take its place */
+            count = lq__span_put(spans, count, begun, end, lq__load32(heap));
+        }
+    }
+    return count;
+}
+
+/* All spans, 2 a run at most, from runs in `order`; heap: as many u32. */
+LQ__STATIC uint32_t lq__spans_fill(const lq_archive_reader *r, uint8_t *spans, const uint8_t *order,
+                                   uint8_t *heap)
+{
+    uint32_t count = 0;
+    uint32_t begun = 0; /* the sequence's first span */
+    uint32_t open = 0;
+    uint32_t i;
+    for (i = 0; i < r->run_count; i++) {
+        uint32_t run = lq__load32(order + 4 * (size_t)i);
+        const uint8_t *p = lq__record(r, LQ__RECORD_RUN, run) + LQ__RECORD_HEAD;
+        size_t at;
+        if (i && lq__run_compare(r, lq__load32(order + 4 * (size_t)(i - 1)), lq__load32(p),
+                                 lq__load64(p + 8))) {
+            count = lq__spans_close(r, heap, &open, UINT64_MAX, spans, count, begun);
+            begun = count;
+        }
+        count = lq__spans_close(r, heap, &open, lq__load64(p + 16), spans, count, begun);
+        for (at = open++; at && lq__load32(heap + 4 * ((at - 1) / 2)) < run; at = (at - 1) / 2) {
+            lq__store32(heap + 4 * at, lq__load32(heap + 4 * ((at - 1) / 2)));
+        }
+        lq__store32(heap + 4 * at, run);
+        if (at == 0) {
+            count = lq__span_put(spans, count, begun, lq__load64(p + 16), run);
+        }
+    }
+    return lq__spans_close(r, heap, &open, UINT64_MAX, spans, count, begun);
+}
+
+/* The largest page and the longest run of each group. */
+LQ__STATIC void lq__groups_fill(const lq_archive_reader *r, uint8_t *groups)
+{
+    uint32_t run;
+    memset(groups, 0, LQ__GROUP_BYTES * (size_t)r->group_count);
+    for (run = 0; run < r->run_count; run++) {
+        lq__run_view v;
+        uint8_t *to;
+        uint64_t start = 0;
+        uint32_t most = 0;
+        uint32_t i;
+        lq__run_view_set(&v, lq__record(r, LQ__RECORD_RUN, run));
+        for (i = 0; i < v.page_count; i++) {
+            uint32_t end = lq__load32(v.pages + 8 * (size_t)i);
+            most = LQ__MAX(most, (uint32_t)(end - start));
+            start = lq__align_up(end, v.align);
+        }
+        to = groups + LQ__GROUP_BYTES * (size_t)v.group;
+        lq__store32(to, LQ__MAX(lq__load32(to), most));
+        lq__store32(to + 4, LQ__MAX(lq__load32(to + 4), v.page_count));
+    }
+}
+
+/* -1, 0, 1: an entry's dims and name before, the same as, behind these. */
+LQ__STATIC int lq__basis_compare(const uint8_t *entry, uint32_t dims, const uint8_t *name)
+{
+    size_t i;
+    if (lq__load32(entry) != dims) {
+        return lq__load32(entry) < dims ? -1 : 1;
+    }
+    for (i = 0; i < 16; i++) {
+        if (entry[16 + i] != name[i]) {
+            return entry[16 + i] < name[i] ? -1 : 1;
+        }
+    }
+    return 0;
+}
+
+LQ__STATIC int lq__basis_before(const lq_archive_reader *r, uint32_t a, uint32_t b)
+{
+    const uint8_t *other = r->bases + LQ__BASIS_BYTES * (size_t)b;
+    int c = lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)a, lq__load32(other), other + 16);
+    return c ? c < 0 : a < b;
+}
+
+/* Entry i in order. */
+LQ__INLINE uint8_t *lq__basis_at(const lq_archive_reader *r, uint8_t *bases, uint32_t i)
+{
+    const uint8_t *order = bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
+    return bases + LQ__BASIS_BYTES * (size_t)lq__load32(order + 4 * (size_t)i);
+}
+
+/* How many entries come before these dims and name. */
+LQ__STATIC uint32_t lq__basis_search(const lq_archive_reader *r, uint32_t dims, const uint8_t *name)
+{
+    const uint8_t *order = r->bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
+    uint32_t low = 0;
+    uint32_t high = r->basis_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        uint32_t item = lq__load32(order + 4 * (size_t)middle);
+        LQ__WORK(1);
+        if (lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)item, dims, name) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* Names each dense basis once, however many runs name it. */
+LQ__STATIC void lq__bases_fill(lq_archive_reader *r, uint8_t *bases)
+{
+    uint64_t most = 0;
+    uint32_t dims = 0;
+    uint32_t id;
+    uint32_t i;
+    r->basis_count = 0;
+    r->bases = bases;
+    for (id = 0; id < r->profile_count; id++) {
+        uint8_t *entry = bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
+        lq_archive_profile_desc d;
+        size_t bytes;
+        if (!lq_archive_profile(r, id, &d) && d.bytes &&
+            lq__profile_dense_bytes(d.bytes, d.count, &bytes)) {
+            lq__store32(entry, lq__load16(d.bytes + 10));
+            lq__store32(entry + 4, id);
+            lq__store64(entry + 8, bytes);
+            lq_blake2s_128(entry + 16, d.bytes, d.count);
+            r->basis_count++;
+        }
+    }
+    for (i = 0; i < r->basis_count; i++) {
+        lq__store32(bases + LQ__BASIS_BYTES * (size_t)r->basis_count + 4 * (size_t)i, i);
+    }
+    lq__heap_sort(r, bases + LQ__BASIS_BYTES * (size_t)r->basis_count, r->basis_count,
+                  lq__basis_before);
+    for (i = 0; i < r->basis_count; i++) {
+        uint8_t *entry = lq__basis_at(r, bases, i);
+        most = lq__load32(entry) != dims ? 0 : most;
+        dims = lq__load32(entry);
+        most = LQ__MAX(most, lq__load64(entry + 8));
+        lq__store64(entry + 8, most);
+    }
+}
+
+/* Bytes of the tables behind the index. */
+LQ__INLINE uint64_t lq__tables_bytes(const lq__chain *chain)
+{
+    return (2 * LQ__SPAN_BYTES + 8) * chain->runs +
+           (LQ__GROUP_BYTES + LQ__BASIS_BYTES + 4) * (chain->records - chain->runs);
+}
+
+LQ__STATIC void lq__tables_fill(lq_archive_reader *r, uint8_t *mem)
+{
+    size_t runs = r->run_count;
+    uint8_t *order = mem + 2 * LQ__SPAN_BYTES * runs;
+    uint8_t *groups = order + 8 * runs;
+    uint32_t run;
+    for (run = 0; run < r->run_count; run++) {
+        lq__store32(order + 4 * (size_t)run, run);
+    }
+    lq__heap_sort(r, order, runs, lq__run_before);
+    r->span_count = lq__spans_fill(r, mem, order, order + 4 * runs);
+    r->spans = mem;
+    lq__groups_fill(r, groups);
+    r->groups = groups;
+    lq__bases_fill(r, groups + LQ__GROUP_BYTES * (size_t)r->group_count);
+}
+
+/* Lays out mem: footers, directories (unless they lie in the file's bytes), index, tables. */
 LQ__STATIC int lq__chain_load(lq_archive_reader *r, const lq__chain *chain, uint8_t *mem)
 {
     size_t segments = (size_t)chain->segments;
     uint8_t *directories = mem + LQ_ARCHIVE_FOOTER_BYTES * segments;
     uint8_t *index = directories + (r->file ? 0 : (size_t)chain->directory_bytes);
-    uint8_t *next = index + 8 * (size_t)chain->records;
-    uint8_t *heads = next + 4 * (size_t)chain->runs;
     uint32_t first[LQ__RECORD_META + 1];
     uint32_t type;
     size_t used = 0;
@@ -15045,20 +15336,16 @@ LQ__STATIC int lq__chain_load(lq_archive_reader *r, const lq__chain *chain, uint
     }
     r->segment_count = (uint32_t)segments;
     r->index = index;
-    r->next = next;
-    r->heads = heads;
-    r->head_mask = (uint32_t)(lq__run_heads(chain->runs) - 1);
-    memset(heads, 0xff, 4 * (size_t)lq__run_heads(chain->runs));
     for (type = 0; type <= LQ__RECORD_META; type++) {
         first[type] = lq__index_first(r, type);
     }
     for (s = segments; s-- > 0;) {
         const uint8_t *f = mem + LQ_ARCHIVE_FOOTER_BYTES * s;
         size_t bytes = lq__load32(f + 4);
-        lq__index_fill(r, index, next, heads, first, r->file ? (size_t)lq__load64(f + 8) : used,
-                       bytes);
+        lq__index_fill(r, index, first, r->file ? (size_t)lq__load64(f + 8) : used, bytes);
         used += bytes;
     }
+    lq__tables_fill(r, index + 8 * (size_t)chain->records);
     return LQ_OK;
 }
 
@@ -15077,7 +15364,7 @@ LQ__STATIC int lq__open_at(lq_archive_reader *reader, const lq_archive_reader *s
         return LQ_E_RANGE;
     }
     bytes = LQ_ARCHIVE_FOOTER_BYTES * chain.segments + (r.file ? 0 : chain.directory_bytes) +
-            8 * chain.records + 4 * chain.runs + 4 * lq__run_heads(chain.runs);
+            8 * chain.records + lq__tables_bytes(&chain);
     if (bytes > SIZE_MAX) {
         return LQ_E_RANGE;
     }
@@ -15166,12 +15453,6 @@ LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *s
 }
 
 /* ---- reader: queries ---- */
-
-LQ__STATIC const uint8_t *lq__record(const lq_archive_reader *r, uint32_t type, uint32_t id)
-{
-    size_t i = (size_t)lq__index_first(r, type) + id;
-    return r->directories + (size_t)lq__load64(r->index + 8 * i);
-}
 
 LQ_API int lq_archive_group(const lq_archive_reader *reader, uint32_t id,
                             lq_archive_group_desc *group, lq_slice *slices, size_t capacity)
@@ -15351,41 +15632,75 @@ LQ_API int lq_archive_run_page(const lq_archive_reader *reader, uint32_t run, ui
     return LQ_OK;
 }
 
-/* The newest run of a chain's start, or LQ_ARCHIVE_NONE. */
-LQ__STATIC uint32_t lq__chain_head(const lq_archive_reader *r, uint32_t group, uint64_t sequence)
+/* The last span of a sequence that begins at or before a token: of no run that need hold it.
+   LQ_ARCHIVE_NONE: there is none. */
+LQ__STATIC uint32_t lq__span_search(const lq_archive_reader *r, uint32_t group, uint64_t sequence,
+                                    uint64_t token)
 {
-    return lq__load32(r->heads + 4 * (size_t)(lq__run_hash(group, sequence) & r->head_mask));
+    uint32_t low = 0;
+    uint32_t high = r->span_count;
+    uint32_t run;
+    while (low < high) { /* the first one behind */
+        uint32_t middle = low + (high - low) / 2;
+        const uint8_t *span = r->spans + LQ__SPAN_BYTES * (size_t)middle;
+        int c = lq__run_compare(r, lq__load32(span + 8), group, sequence);
+        if (c < 0 || (c == 0 && lq__load64(span) <= token)) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    if (low == 0) {
+        return LQ_ARCHIVE_NONE;
+    }
+    run = lq__load32(r->spans + LQ__SPAN_BYTES * (size_t)(low - 1) + 8);
+    return lq__run_compare(r, run, group, sequence) ? LQ_ARCHIVE_NONE : low - 1;
+}
+
+/* Finds the run that counts for a token; *until: where it ends or another one begins to count. */
+LQ__STATIC int lq__run_find(const lq_archive_reader *r, uint32_t group, uint64_t sequence,
+                            uint64_t token, uint32_t *run, uint64_t *until)
+{
+    uint32_t at = lq__span_search(r, group, sequence, token);
+    const uint8_t *span = r->spans + LQ__SPAN_BYTES * (size_t)at;
+    if (at == LQ_ARCHIVE_NONE || token >= lq__run_end(r, lq__load32(span + 8))) {
+        return LQ_E_RANGE;
+    }
+    *run = lq__load32(span + 8);
+    *until = lq__run_end(r, *run);
+    span += LQ__SPAN_BYTES;
+    if (at + 1 < r->span_count && !lq__run_compare(r, lq__load32(span + 8), group, sequence)) {
+        *until = LQ__MIN(*until, lq__load64(span));
+    }
+    return LQ_OK;
 }
 
 LQ_API int lq_archive_find(const lq_archive_reader *reader, uint32_t group, uint64_t sequence,
                            uint64_t token, lq_page_ref *ref)
 {
     lq__run_view v;
+    uint64_t until;
     uint32_t run;
+    int status;
     if (!reader || !ref) {
         return LQ_E_ARG;
     }
     if (group >= reader->group_count) {
         return LQ_E_RANGE;
     }
-    run = lq__chain_head(reader, group, sequence);
-    for (; run != LQ_ARCHIVE_NONE; run = lq__load32(reader->next + 4 * (size_t)run)) {
-        lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
-        if (v.group == group && v.sequence == sequence && token >= v.first_token &&
-            token - v.first_token < v.token_count) {
-            uint32_t at = (uint32_t)(token - v.first_token);
-            lq__page_ref_set(ref, &v, run, at / v.tokens_per_page);
-            return LQ_OK;
-        }
+    status = lq__run_find(reader, group, sequence, token, &run, &until);
+    if (status) {
+        return status;
     }
-    return LQ_E_RANGE;
+    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    lq__page_ref_set(ref, &v, run, (uint32_t)(token - v.first_token) / v.tokens_per_page);
+    return LQ_OK;
 }
 
 LQ_API int lq_archive_tokens(const lq_archive_reader *reader, uint32_t group, uint64_t sequence,
                              uint64_t *count)
 {
-    lq__run_view v;
-    uint32_t run;
+    uint32_t at;
     if (!reader || !count) {
         return LQ_E_ARG;
     }
@@ -15393,12 +15708,9 @@ LQ_API int lq_archive_tokens(const lq_archive_reader *reader, uint32_t group, ui
     if (group >= reader->group_count) {
         return LQ_E_RANGE;
     }
-    run = lq__chain_head(reader, group, sequence);
-    for (; run != LQ_ARCHIVE_NONE; run = lq__load32(reader->next + 4 * (size_t)run)) {
-        lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
-        if (v.group == group && v.sequence == sequence) {
-            *count = LQ__MAX(*count, v.first_token + v.token_count);
-        }
+    at = lq__span_search(reader, group, sequence, UINT64_MAX);
+    if (at != LQ_ARCHIVE_NONE) {
+        *count = lq__run_end(reader, lq__load32(reader->spans + LQ__SPAN_BYTES * (size_t)at + 8));
     }
     return LQ_OK;
 }
@@ -15504,9 +15816,11 @@ typedef struct lq__codec_sizes {
     size_t codec;
     size_t workspace;
     size_t page;
+    size_t ring;   /* of pages read from a file */
+    size_t flight; /* pages decoded together */
 } lq__codec_sizes;
 
-LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices)
+LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t flight)
 {
     lq__codec_sizes s;
     size_t rows = dims + slices;
@@ -15514,8 +15828,9 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices)
     s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
               lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
     s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
-                  LQ__IN_FLIGHT * matrix * LQ__TOKENS * 2 +
-                  lq_rans_workspace_bytes(matrix, LQ__IN_FLIGHT);
+                  flight * matrix * LQ__TOKENS * 2 + lq_rans_workspace_bytes(matrix, flight);
+    s.flight = flight;
+    s.ring = 0;
     s.page =
         LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 + slices));
     return s;
@@ -15618,7 +15933,7 @@ LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
         return 0;
     }
     g = lq__pack_geometry(desc);
-    s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count);
+    s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
     c = lq__pack_sizes_of(desc);
     return 64 * 12 + lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
            lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
@@ -15859,7 +16174,8 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
                            lq_type_bytes(desc->queries->type) == 0))) {
         return LQ_E_ARG;
     }
-    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count);
+    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
+                                 LQ__IN_FLIGHT);
     if (lq__pack_place(&p, &arena)) {
         return LQ_E_SPACE;
     }
@@ -15894,8 +16210,12 @@ typedef struct lq__unpack {
     lq_profile profile;
     void *profile_mem;
     lq_profile embedded; /* the profile with a dense basis that dense_mem holds; dims 0: none */
+    const uint8_t *embedded_at; /* its file form */
     void *dense_mem;
     size_t dense_bytes;
+    uint64_t dense_left; /* bytes of file forms that may still be loaded */
+    uint8_t name[16];    /* of the caller's profile, once it is `named` */
+    int named;
     size_t rows;
     size_t dims;
     lq__codec_sizes sizes;
@@ -15931,20 +16251,28 @@ LQ__STATIC size_t lq__group_dims(const lq_archive_reader *reader, uint32_t group
 /* Memory for the largest dense basis that the archive holds for a group of these dims. */
 LQ__STATIC size_t lq__unpack_dense_bytes(const lq_archive_reader *reader, size_t dims)
 {
-    size_t most = 0;
-    uint32_t id;
-    for (id = 0; id < reader->profile_count; id++) {
-        lq_archive_profile_desc d;
-        lq_profile p;
-        size_t needed = 0;
-        if (lq_archive_profile(reader, id, &d) || !d.bytes ||
-            lq__profile_header(&p, d.bytes, d.count) || d.bytes[6] != LQ__FORM_DENSE ||
-            p.dims != dims || lq_profile_load(&p, NULL, 0, &needed, d.bytes, d.count) == LQ_OK) {
-            continue;
-        }
-        most = LQ__MAX(most, needed);
+    static const uint8_t none[16] = {0};
+    uint32_t at = lq__basis_search(reader, (uint32_t)dims + 1, none);
+    const uint8_t *entry = reader->bases;
+    if (at == 0) {
+        return 0;
     }
-    return most;
+    entry += LQ__BASIS_BYTES *
+             (size_t)lq__load32(entry + LQ__BASIS_BYTES * (size_t)reader->basis_count +
+                                4 * (size_t)(at - 1));
+    return lq__load32(entry) == dims ? (size_t)lq__load64(entry + 8) : 0;
+}
+
+/* Sizes for decoding a group: of pages no larger and runs no longer than it has. */
+LQ__STATIC lq__codec_sizes lq__unpack_sizes(const lq_archive_reader *reader, uint32_t group,
+                                            size_t dims, size_t slices)
+{
+    const uint8_t *p = reader->groups + LQ__GROUP_BYTES * (size_t)group;
+    size_t flight = LQ__MIN(LQ__MAX(lq__load32(p + 4), 1u), LQ__IN_FLIGHT);
+    lq__codec_sizes s = lq__codec_sizes_of(dims, slices, flight);
+    s.page = LQ__MIN(s.page, (size_t)lq__load32(p));
+    s.ring = reader->file ? 0 : (flight + 1) * s.page; /* else pages lie in the file's bytes */
+    return s;
 }
 
 LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group)
@@ -15955,10 +16283,10 @@ LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader,
     if (dims == 0) {
         return 0;
     }
-    s = lq__codec_sizes_of(dims, slices);
+    s = lq__unpack_sizes(reader, group, dims, slices);
     return 64 * 13 + slices * (sizeof(lq_slice) + 4 + sizeof(void *)) + dims * 2 +
            lq__unpack_dense_bytes(reader, dims) + lq_profile_bytes(dims + slices) + s.codec +
-           s.workspace + s.page * (LQ__IN_FLIGHT + 1) + dims * LQ__TOKENS * 4 +
+           s.workspace + s.ring + dims * LQ__TOKENS * 4 +
            LQ__IN_FLIGHT * LQ__TOKENS * 8;
 }
 
@@ -15975,7 +16303,7 @@ LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
     u->codec_workspace = lq__arena_take(a, u->sizes.workspace);
     u->page_floats = (float *)lq__arena_take(a, u->dims * LQ__TOKENS * 4);
     u->positions = (int64_t *)lq__arena_take(a, LQ__IN_FLIGHT * LQ__TOKENS * 8);
-    u->pages = (uint8_t *)lq__arena_take(a, u->sizes.page * (LQ__IN_FLIGHT + 1));
+    u->pages = (uint8_t *)lq__arena_take(a, u->sizes.ring);
     return u->pages ? LQ_OK : LQ_E_SPACE;
 }
 
@@ -16012,40 +16340,47 @@ LQ__STATIC int lq__unpack_geometry(lq__unpack *u, size_t slice_count)
     return status;
 }
 
-/* Loads an embedded profile with a dense basis, unless it is the one that is there. */
-LQ__STATIC int lq__unpack_embedded(lq__unpack *u, const uint8_t *bytes, size_t count)
+/* Loads a profile with a dense basis, unless it is the one that is there. One call loads no more
+   bytes than 8 times the archive: bases that take turns would make work without end. */
+LQ__STATIC int lq__unpack_dense(lq__unpack *u, const uint8_t *bytes, size_t count)
 {
-    uint8_t digest[16];
     size_t needed;
     int status;
-    lq_blake2s_128(digest, bytes, count);
-    if (u->embedded.dims && !lq__hash_differs(digest, u->embedded.basis_hash)) {
+    if (u->embedded.dims && u->embedded_at == bytes) {
         return LQ_OK;
     }
     u->embedded.dims = 0;
+    if (count > u->dense_left) {
+        return LQ_E_FORMAT;
+    }
+    u->dense_left -= count;
     status = lq_profile_load(&u->embedded, u->dense_mem, u->dense_bytes, &needed, bytes, count);
+    u->embedded_at = bytes;
     return status == LQ_E_SPACE ? LQ_E_FORMAT : status;
 }
 
 /* The dense basis of that name: the caller's, or one that the archive holds. */
-LQ__STATIC const lq_basis *lq__unpack_basis(lq__unpack *u, const uint8_t *hash)
+LQ__STATIC const lq_basis *lq__unpack_basis(lq__unpack *u, const uint8_t *name)
 {
     const lq_profile *c = u->desc->calibrated;
-    uint32_t id;
-    if (c && c->dense && !lq__hash_differs(c->dense->hash, hash)) {
+    uint32_t at;
+    const uint8_t *entry;
+    lq_archive_profile_desc d;
+    if (c && c->dense && !lq__hash_differs(c->dense->hash, name)) {
         return c->dense;
     }
-    for (id = 0; id < u->reader->profile_count; id++) {
-        lq_archive_profile_desc d;
-        lq_profile p;
-        if (!lq_archive_profile(u->reader, id, &d) && d.bytes &&
-            !lq__profile_header(&p, d.bytes, d.count) && d.bytes[6] == LQ__FORM_DENSE &&
-            p.dims == u->dims && !lq__unpack_embedded(u, d.bytes, d.count) &&
-            !lq__hash_differs(u->embedded.dense->hash, hash)) {
-            return u->embedded.dense;
-        }
+    at = lq__basis_search(u->reader, (uint32_t)u->dims, name);
+    if (at == u->reader->basis_count) {
+        return NULL;
     }
-    return NULL;
+    entry = u->reader->bases + LQ__BASIS_BYTES * (size_t)u->reader->basis_count + 4 * (size_t)at;
+    entry = u->reader->bases + LQ__BASIS_BYTES * (size_t)lq__load32(entry);
+    if (lq__basis_compare(entry, (uint32_t)u->dims, name) ||
+        lq_archive_profile(u->reader, lq__load32(entry + 4), &d) ||
+        lq__unpack_dense(u, d.bytes, d.count)) {
+        return NULL;
+    }
+    return u->embedded.dense;
 }
 
 /* Loads profile `id`: embedded, or the caller's if its hash is the one that the archive names. */
@@ -16063,19 +16398,21 @@ LQ__STATIC int lq__unpack_profile(lq__unpack *u, uint32_t id)
         return LQ_OK;
     }
     if (!p.bytes) {
-        uint8_t digest[16];
         if (!u->desc->profile) {
             return LQ_E_FORMAT;
         }
-        lq_blake2s_128(digest, u->desc->profile, u->desc->profile_bytes);
-        if (lq__hash_differs(digest, p.hash)) {
+        if (!u->named) {
+            lq_blake2s_128(u->name, u->desc->profile, u->desc->profile_bytes);
+            u->named = 1;
+        }
+        if (lq__hash_differs(u->name, p.hash)) {
             return LQ_E_FORMAT;
         }
         p.bytes = u->desc->profile;
         p.count = u->desc->profile_bytes;
     }
     if (p.count > 6 && p.bytes[6] == LQ__FORM_DENSE) {
-        status = lq__unpack_embedded(u, p.bytes, p.count);
+        status = lq__unpack_dense(u, p.bytes, p.count);
         u->profile = u->embedded;
         return status;
     }
@@ -16140,6 +16477,7 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info 
         }
         return status == LQ_E_ARG || status == LQ_E_SPACE ? LQ_E_DATA : status;
     }
+    u->codec->flight = u->sizes.flight;
     u->codec_run = run;
     u->codec_info = *info;
     return LQ_OK;
@@ -16165,26 +16503,8 @@ LQ__STATIC void lq__unpack_part(const lq__unpack *u, const lq_vectors_out *dst, 
     }
 }
 
-/* Where the next newer run begins that covers a token behind `token`: there `run` ends to count. */
-LQ__STATIC uint64_t lq__unpack_until(const lq__unpack *u, uint64_t token, uint32_t run)
-{
-    const lq_archive_reader *r = u->reader;
-    uint64_t until = UINT64_MAX;
-    uint32_t i = lq__chain_head(r, u->desc->group, u->desc->sequence);
-    for (; i != run; i = lq__load32(r->next + 4 * (size_t)i)) { /* newest first: run is in the
-        chain */
-        lq__run_view v;
-        lq__run_view_set(&v, lq__record(r, LQ__RECORD_RUN, i));
-        if (v.group == u->desc->group && v.sequence == u->desc->sequence && v.first_token > token) {
-            until = LQ__MIN(until, v.first_token);
-        }
-    }
-    return until;
-}
-
 /* Pages in flight: consecutive whole pages of one run and codec. They lie in a ring of one page
    more, so that the next can be read and looked at before they are decoded. */
-#define LQ__RING (LQ__IN_FLIGHT + 1)
 typedef struct lq__unpack_batch {
     const uint8_t *pages[LQ__IN_FLIGHT];
     size_t page_bytes[LQ__IN_FLIGHT];
@@ -16250,37 +16570,39 @@ LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size
 LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vectors_out *dst,
                                uint64_t token, size_t at, size_t wanted, size_t *found)
 {
-    lq_archive_run_info run;
+    lq__run_view run;
     lq_page_ref ref;
     lq_page_info info;
     const uint8_t *page;
     uint64_t skip;
+    uint64_t until;
+    uint32_t id;
     int whole;
     int joins;
-    int status = lq_archive_find(u->reader, u->desc->group, u->desc->sequence, token, &ref);
-    if (!status) {
-        status = lq_archive_run(u->reader, ref.run, &run);
-    }
+    int status = lq__run_find(u->reader, u->desc->group, u->desc->sequence, token, &id, &until);
     if (status) {
         return status;
     }
+    lq__run_view_set(&run, lq__record(u->reader, LQ__RECORD_RUN, id));
+    lq__page_ref_set(&ref, &run, id, (uint32_t)(token - run.first_token) / run.tokens_per_page);
     if (ref.token_count > LQ__TOKENS || ref.bytes > u->sizes.page) {
         return LQ_E_DATA;
     }
     skip = token - ref.first_token;
     *found = LQ__MIN((size_t)(ref.token_count - skip), wanted);
-    *found = (size_t)LQ__MIN((uint64_t)*found, lq__unpack_until(u, token, ref.run) - token);
+    *found = (size_t)LQ__MIN((uint64_t)*found, until - token);
     whole = *found == ref.token_count;
-    status =
-        lq_archive_page(u->reader, &ref, u->pages + b->slot * u->sizes.page, u->sizes.page, &page);
-    b->slot = (b->slot + 1) % LQ__RING;
+    status = lq_archive_page(u->reader, &ref,
+                             u->reader->file ? NULL : u->pages + b->slot * u->sizes.page,
+                             u->sizes.page, &page);
+    b->slot = (b->slot + 1) % (u->sizes.flight + 1);
     if (!status) {
         status = lq_page_inspect(&info, page, ref.bytes);
     }
     if (status) {
         return status;
     }
-    joins = whole && b->count && b->count < LQ__IN_FLIGHT && b->last.run == ref.run &&
+    joins = whole && b->count && b->count < u->sizes.flight && b->last.run == ref.run &&
             b->last.page + 1 == ref.page && b->last.token_count == LQ__TOKENS &&
             lq__unpack_same(&u->codec_info, &info);
     status = joins ? LQ_OK : lq__unpack_flush(u, b, dst);
@@ -16291,12 +16613,12 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
         return status;
     }
     if (!whole) {
-        return lq__unpack_partial(u, dst, at, &ref, ref.first_token - run.desc.first_token, page,
+        return lq__unpack_partial(u, dst, at, &ref, ref.first_token - run.first_token, page,
                                   (size_t)skip, *found);
     }
     if (b->count == 0) {
         b->at = at;
-        b->first = ref.first_token - run.desc.first_token;
+        b->first = ref.first_token - run.first_token;
     }
     b->last = ref;
     b->pages[b->count] = page;
@@ -16341,7 +16663,8 @@ LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_u
     u.desc = desc;
     u.dims = lq__group_dims(reader, desc->group, &slices);
     u.rows = u.dims + slices;
-    u.sizes = lq__codec_sizes_of(u.dims, slices);
+    u.sizes = lq__unpack_sizes(reader, desc->group, u.dims, slices);
+    u.dense_left = 8 * (reader->size + desc->profile_bytes);
     if (lq__unpack_place(&u, &arena, slices)) {
         return LQ_E_SPACE;
     }
@@ -22343,7 +22666,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_gains_avx512(float *weights, size_t r
 #endif
 
 /* ---- symbols: AVX-512 VNNI ---- */
-#if LQ__RANS_SIMD
+#if LQ__X86
 /* 16 coefficients of a query from i on, times the units of their y. */
 LQ__HOT_512 __m512 lq__warm_scaled_512(const float *q, const uint16_t *table, const float *units,
                                        __mmask16 lanes)
@@ -22663,7 +22986,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_sums8_avx512(float *acc, size_t strid
 /* NULL: not at this level. */
 static const lq__warm_symbol_kernels *lq__warm_symbols_of_level(void)
 {
-#if LQ__RANS_SIMD
+#if LQ__X86
     static const lq__warm_symbol_kernels kernels = {lq__warm_query_avx512, lq__warm_dots8_avx512,
                                                     lq__warm_weights8_avx512,
                                                     lq__warm_sums8_avx512};
@@ -22823,6 +23146,7 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
     codec->desc = *desc;
     codec->desc.page = LQ_PAGE_CODED;
     codec->dims = c->dims;
+    codec->flight = LQ__IN_FLIGHT;
     codec->lead = lead;
     at += lq__align64(sizeof(lq_codec));
     codec->rows = (lq__row_data *)(void *)at;
@@ -23652,7 +23976,7 @@ typedef struct lq__kv_page {
 typedef struct lq__kv_count {
     size_t tokens;
     size_t sealed;
-    size_t added; /* tokens in the sums: all that were ever sealed */
+    uint64_t added; /* tokens in the sums: all that were ever sealed */
     size_t gone;  /* tokens from the sinks up to here have been given back */
     size_t ring;  /* token t is at (t + ring) % ring_tokens */
     size_t pages; /* entries of its table */
@@ -25623,7 +25947,8 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
 
 /* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and of each dim
    16 bits: means may be a hundred times as large as what is left of the vectors. */
-LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, size_t count, size_t dims)
+LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t count,
+                                size_t dims)
 {
     int64_t most = 0;
     uint8_t unit = 0;
@@ -26172,7 +26497,7 @@ LQ__STATIC void lq__kv_charge(const lq__kv_layer *layer, lq__kv_count *count, in
 /* Makes the numbers of an epoch: of what has been sealed and of the raw tokens up to `end`. */
 LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
 {
-    size_t count = w->count->added + (end - w->count->sealed);
+    uint64_t count = w->count->added + (end - w->count->sealed);
     int streams = epoch % LQ__KV_SLOWER ? 1 : (int)w->layer->streams; /* whose epoch begins */
     int status = LQ_OK;
     size_t h;
@@ -28639,8 +28964,10 @@ LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record 
     if (r->tokens > pool->tokens) {
         return LQ_E_SPACE;
     }
-    return r->sinks > pool->sinks || r->turned > 1 || (r->turned && !pool->turns) ? LQ_E_DATA
-                                                                                 : LQ_OK;
+    return r->sinks > pool->sinks || r->group > 0xffffffffu || r->turned > 1 ||
+                   (r->turned && !pool->turns)
+               ? LQ_E_DATA
+               : LQ_OK;
 }
 
 /* The whole record. LQ_OK, or why it cannot be loaded: the cache is then to be emptied. */
@@ -30858,7 +31185,6 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__LOAD_AVX512
 #undef LQ__STORE_AVX512
 #undef LQ__MULADD_AVX512
-#undef LQ__RANS_SIMD
 #undef LQ__TOKENS_MAX
 #undef LQ__LANES
 #undef LQ__FLIGHT
@@ -30936,7 +31262,10 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__FIT_NO_UNIT
 #undef LQ__FIT_PRIOR
 #undef LQ__KLT_DISTANCES
-#undef LQ__RING
+#undef LQ__WORK
+#undef LQ__SPAN_BYTES
+#undef LQ__BASIS_BYTES
+#undef LQ__GROUP_BYTES
 #undef LQ__HOT_256
 #undef LQ__HOT_512
 #undef LQ__HOT_BATCH

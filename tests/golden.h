@@ -30,6 +30,17 @@ static void golden_put(const char *name, const void *bytes, size_t count)
     golden_out(full, bytes, count);
 }
 
+/* As little-endian bytes. */
+static void golden_put16(const char *name, const uint16_t *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        golden_buffer[2 * i] = (uint8_t)x[i];
+        golden_buffer[2 * i + 1] = (uint8_t)(x[i] >> 8);
+    }
+    golden_put(name, golden_buffer, 2 * count);
+}
+
 /* Multiples of 2^-20 below 2^15: exact in double; as float rounded once. */
 static float golden_number(double scale)
 {
@@ -51,9 +62,9 @@ static void golden_halves(void)
         }
     }
     golden_ok(lq_type_from_f32(h, x, 4096, LQ_F16));
-    golden_put("f16", h, sizeof h);
+    golden_put16("f16", h, 4096);
     golden_ok(lq_type_from_f32(h, x, 4096, LQ_BF16));
-    golden_put("bf16", h, sizeof h);
+    golden_put16("bf16", h, 4096);
 }
 
 static void golden_lattices(void)
@@ -280,7 +291,7 @@ static void golden_groups(void)
 {
     static const char *const types[3] = {"f32", "f16", "bf16"};
     golden_group *g = &golden_;
-    int16_t profile_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES)];
+    int16_t profile_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
     lq_profile profile;
     uint32_t stream;
     uint32_t basis;
@@ -358,24 +369,13 @@ static void *golden_dense_load(lq_profile *profile, uint32_t stream)
     return mem;
 }
 
-/* int16, little-endian. */
-static void golden_put16(const char *name, const int16_t *x, size_t count)
-{
-    size_t i;
-    for (i = 0; i < count; i++) {
-        golden_buffer[2 * i] = (uint8_t)(uint16_t)x[i];
-        golden_buffer[2 * i + 1] = (uint8_t)((uint16_t)x[i] >> 8);
-    }
-    golden_put(name, golden_buffer, 2 * count);
-}
-
 /* The matrices that come out of the file forms, pages, and refits. */
 static void golden_dense(void)
 {
     golden_group *g = &golden_;
     uint32_t stream;
     for (stream = LQ_K; stream <= LQ_V; stream++) {
-        int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES)];
+        int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
         lq_profile profile;
         lq_profile refit;
         void *mem = golden_dense_load(&profile, stream);
@@ -386,8 +386,8 @@ static void golden_dense(void)
         }
         b = profile.dense;
         snprintf(golden_prefix, sizeof golden_prefix, "%s-dense/", stream == LQ_K ? "k" : "v");
-        golden_put16("forward", b->forward, (size_t)b->rank * b->forward_stride);
-        golden_put16("inverse", b->inverse, (size_t)b->dims * b->inverse_stride);
+        golden_put16("forward", (const uint16_t *)b->forward, (size_t)b->rank * b->forward_stride);
+        golden_put16("inverse", (const uint16_t *)b->inverse, (size_t)b->dims * b->inverse_stride);
         golden_put("forward-exponent", b->forward_exponent, b->rank);
         golden_put("inverse-exponent", b->inverse_exponent, b->dims);
         golden_dense_group(g, stream);
@@ -672,6 +672,139 @@ static void golden_kv(void)
     }
 }
 
+/* ---- live caches: each kind of page, each raw type, shifted and evicted tokens ---- */
+enum { LIVE_LAYERS = 2, LIVE_HEADS = 3, LIVE_K = 16, LIVE_V = 8, LIVE_TOKENS = 108, LIVES = 3 };
+enum { LIVE_ROW = LIVE_HEADS * LIVE_K }; /* numbers of a token at most */
+
+static const char *const golden_live_names[LIVES] = {"live-hot", "live-warm", "live-sparse"};
+
+typedef struct golden_live {
+    lq_kv_desc desc;
+    lq_kv_layer layers[LIVE_LAYERS];
+    lq_kv_policy heads[LIVE_LAYERS][2 * LIVE_HEADS]; /* keys first */
+    float freqs[LIVE_K / 2];
+    lq_rope rope;
+    lq_kv kv;
+    void *mem;
+} golden_live;
+
+/* An empty cache; `mem` is to be freed. */
+SOURCE_FUNC void golden_live_init(golden_live *live, int which)
+{
+    static const lq_kv_policy hot[5] = {{LQ_KV_HOT, LQ_Z, 8, 0},
+                                        {LQ_KV_HOT, LQ_Z, 4, 0},
+                                        {LQ_KV_HOT, LQ_Z, 3, 0},
+                                        {LQ_KV_HOT, LQ_Z, 2, 0},
+                                        {LQ_KV_HOT, LQ_E8, 4, 0}};
+    static const lq_kv_policy warm[4] = {{LQ_KV_WARM, LQ_Z, 4, 0.5f},
+                                         {LQ_KV_WARM, LQ_D4, 4, 0.5f},
+                                         {LQ_KV_WARM, LQ_E8, 4, 0.5f},
+                                         {LQ_KV_WARM, LQ_E8_RELAXED, 4, 0.5f}};
+    static const lq_kv_policy raw = {LQ_KV_RAW, 0, 0, 0};
+    int l;
+    int h;
+    memset(live, 0, sizeof *live);
+    for (l = 0; l < LIVE_LAYERS; l++) {
+        for (h = 0; h < 2 * LIVE_HEADS; h++) { /* each kind for keys and for values */
+            int kind = h + l * LIVE_HEADS;
+            live->heads[l][h] = which == 0 && kind % 6 < 5  ? hot[kind % 6]
+                                : which == 1 && kind % 6 < 4 ? warm[kind % 6]
+                                : which == 1 && kind % 6 < 5 ? hot[1]
+                                : which == 2                 ? hot[1 + 3 * (h % 2)]
+                                                             : raw;
+        }
+        live->layers[l].heads = live->heads[l];
+    }
+    for (l = 0; l < LIVE_K / 2; l++) {
+        live->freqs[l] = (float)(4096 - 500 * l) / 4096;
+    }
+    live->rope.freqs = live->freqs;
+    live->rope.rotary_dims = LIVE_K;
+    live->rope.layout = LQ_ROPE_HALF;
+    live->desc.layers = LIVE_LAYERS;
+    live->desc.kv_heads = LIVE_HEADS;
+    live->desc.k_dims = LIVE_K;
+    live->desc.v_dims = LIVE_V;
+    live->desc.tokens = 200;
+    live->desc.window = 16;
+    live->desc.type = which == 0 ? LQ_F16 : which == 1 ? LQ_BF16 : LQ_F32;
+    live->desc.layer = live->layers;
+    live->desc.tables = which == 1 ? golden_tables : NULL;
+    live->desc.sparse = which == 2;
+    live->desc.rope = which == 2 ? &live->rope : NULL;
+    live->mem = source_alloc(lq_kv_bytes(&live->desc));
+    golden_ok(lq_kv_init(&live->kv, live->mem, lq_kv_bytes(&live->desc), &live->desc));
+}
+
+/* Tokens, masses; of the sparse one some tokens are evicted, others shifted. */
+static void golden_live_fill(golden_live *live, int which)
+{
+    static float x[2][LIVE_TOKENS * LIVE_ROW];
+    uint8_t keep[LIVE_TOKENS];
+    uint32_t l;
+    size_t i;
+    source_seed = 400 + (uint64_t)which;
+    for (l = 0; l < LIVE_LAYERS; l++) {
+        lq_kv_view k;
+        lq_kv_view v;
+        memset(&k, 0, sizeof k);
+        memset(&v, 0, sizeof v);
+        for (i = 0; i < LIVE_TOKENS * LIVE_ROW; i++) {
+            x[0][i] = golden_number(1) + (float)(i % 5) / 2;
+            x[1][i] = golden_number(i % 3 ? 0.5 : 2);
+        }
+        k.data = x[0];
+        v.data = x[1];
+        golden_ok(lq_kv_append(&live->kv, l, &k, &v, NULL, LIVE_TOKENS));
+    }
+    for (i = 0; i < LIVE_TOKENS; i++) {
+        lq_kv_mass(&live->kv)[i] = (float)i / 8;
+        keep[i] = i % 16 != 9;
+    }
+    if (which == 2) {
+        golden_ok(lq_kv_evict(&live->kv, keep, LIVE_TOKENS));
+        golden_ok(lq_kv_shift(&live->kv, 70, lq_kv_tokens(&live->kv) - 70, 5));
+    }
+}
+
+/* Saves into golden_buffer. */
+static size_t golden_live_save(const golden_live *live)
+{
+    lq_archive_writer_desc w;
+    lq_archive_writer writer;
+    size_t workspace_bytes = 0;
+    size_t directory_bytes = 0;
+    void *workspace;
+    void *directory;
+    golden_ok(lq_kv_save_bytes(&live->kv, &workspace_bytes, &directory_bytes));
+    workspace = source_alloc(workspace_bytes);
+    directory = source_alloc(directory_bytes);
+    memset(&w, 0, sizeof w);
+    w.mem = golden_buffer;
+    w.mem_bytes = GOLDEN_BYTES;
+    w.directory = directory;
+    w.directory_bytes = directory_bytes;
+    golden_ok(lq_archive_writer_init(&writer, &w));
+    golden_ok(lq_kv_save(&live->kv, &writer, 9, workspace, workspace_bytes));
+    golden_ok(lq_archive_finish(&writer));
+    free(directory);
+    free(workspace);
+    return (size_t)writer.offset;
+}
+
+static void golden_lives(void)
+{
+    int which;
+    for (which = 0; which < LIVES; which++) {
+        golden_live live;
+        golden_live_init(&live, which);
+        golden_live_fill(&live, which);
+        golden_prefix[0] = 0;
+        golden_put(golden_live_names[which], golden_buffer, golden_live_save(&live));
+        free(live.mem);
+    }
+}
+
 /* ---- one digest of all streams ---- */
 static uint8_t golden_chain[16 + 16 + 8]; /* digest so far, digest of the stream, its length */
 
@@ -708,6 +841,7 @@ static int golden_make(const lq_tables *tables, golden_sink sink)
     golden_archives();
     golden_dense();
     golden_kv();
+    golden_lives();
     free(golden_buffer);
     return golden_errors;
 }

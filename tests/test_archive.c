@@ -1,4 +1,6 @@
 /* cc -std=c99 -O2 -o test_archive test_archive.c && ./test_archive [mutations] */
+static unsigned long long steps_done; /* bytes hashed, records looked at, steps of searches */
+#define LQ__WORK(n) ((void)(steps_done += (n)))
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 
@@ -1603,6 +1605,43 @@ static void test_many_runs(void)
     opened_free(&o);
 }
 
+/* Runs that lie over each other, the last one deepest: steps a byte of opening the archive and of
+   finding all its tokens. */
+static double nested_steps(uint32_t runs)
+{
+    lq_archive_writer_desc d = sink_desc(SINK_BYTES);
+    lq_archive_writer w;
+    uint32_t token;
+    uint32_t i;
+    opened o;
+    CHECK(lq_archive_writer_init(&w, &d) == LQ_OK);
+    CHECK(sample_segment(&w, 0) == LQ_OK);
+    for (i = 0; i < runs; i++) {
+        lq_archive_run_desc run = run_desc(0, 7, i, 2 * (runs - i));
+        run.tokens_per_page = run.token_count;
+        CHECK(write_run(&w, &run, 1) == LQ_OK);
+    }
+    CHECK(lq_archive_finish(&w) == LQ_OK);
+    steps_done = 0;
+    CHECK(open_copy(&o, out.bytes, out.count, 0, 0) == LQ_OK);
+    for (token = 0; token < 2 * runs; token++) {
+        lq_page_ref ref;
+        CHECK(lq_archive_find(&o.r, 0, 7, token, &ref) == LQ_OK && ref.token_count ==
+              2 * (runs - (token < runs ? token : 2 * runs - 1 - token)));
+    }
+    opened_free(&o);
+    return (double)steps_done / (double)out.count;
+}
+
+/* Twice the file is twice the work, but for a logarithm. */
+static void test_nested_runs(void)
+{
+    double few = nested_steps(500);
+    double many = nested_steps(2000);
+    printf("runs over each other: %.2f steps a byte of 500, %.2f of 2000\n", few, many);
+    CHECK(many < 1.4 * few);
+}
+
 /* A file of more than 2^41 bytes of which only a few exist; the rest reads as zeros. */
 typedef struct sparse_file {
     struct {
@@ -1714,6 +1753,7 @@ int main(int argc, char **argv)
     test_far_recovery();
     test_mutations(mutations);
     test_many_runs();
+    test_nested_runs();
     test_large_offsets();
     free(sample);
     return check_report("test_archive");

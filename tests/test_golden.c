@@ -1,6 +1,6 @@
 /* cc -std=c99 -O2 tests/test_golden.c -o test_golden -lm    Streams that may not change, from the root:
      golden/hashes.txt   length, XXH32 and BLAKE2s-128 of what the encoder makes (golden.h), at all
-     levels golden/NAME.lqa     archives of released formats, which must stay decodable
+     levels golden/NAME.lqa     archives and saves of released formats, which must stay decodable
      golden/NAME.f16     what tokens of them decode to
      golden/NAME.lqp     calibrated profiles: floats made them, so they are kept as they are
      golden/digest.txt   the one digest of digest.c
@@ -209,6 +209,105 @@ static void test_file(int which)
     free(file);
 }
 
+/* ---- saves of live caches ---- */
+enum { LIVE_EVERY = 6, LIVE_COMPARED = LIVE_TOKENS / LIVE_EVERY }; /* tokens 0, 6, 12 ... */
+enum { LIVE_COUNT = LIVE_LAYERS * LIVE_COMPARED * LIVE_HEADS * (LIVE_K + LIVE_V) };
+
+static int live_load(golden_live *live, const uint8_t *file, size_t count)
+{
+    lq_archive_source source;
+    lq_archive_reader reader;
+    void *mem = source_alloc(1 << 16);
+    void *workspace = source_alloc(lq_kv_load_bytes(&live->kv));
+    int status;
+    memset(&source, 0, sizeof source);
+    source.bytes = file;
+    source.size = count;
+    status = lq_archive_open(&reader, &source, mem, 1 << 16, NULL);
+    if (status == LQ_OK) {
+        status = lq_kv_load(&live->kv, &reader, 9, workspace, lq_kv_load_bytes(&live->kv));
+    }
+    free(workspace);
+    free(mem);
+    return status;
+}
+
+/* (layer, token, K then V) as half floats in little-endian bytes. */
+static void live_read(const golden_live *live, uint8_t *dst)
+{
+    size_t tokens = lq_kv_tokens(&live->kv);
+    uint32_t l;
+    uint32_t stream;
+    size_t t;
+    memset(dst, 0, 2 * LIVE_COUNT);
+    for (l = 0; l < LIVE_LAYERS; l++) {
+        for (t = 0; t < LIVE_COMPARED; t++) {
+            for (stream = LQ_K; stream <= LQ_V; stream++) {
+                float x[LIVE_ROW];
+                size_t count = (size_t)LIVE_HEADS * (stream == LQ_K ? LIVE_K : LIVE_V);
+                lq_kv_view_out out;
+                size_t i;
+                memset(&out, 0, sizeof out);
+                out.data = x;
+                if (t * LIVE_EVERY < tokens) {
+                    CHECK(!lq_kv_read(&live->kv, l, stream, &out, t * LIVE_EVERY, 1));
+                    for (i = 0; i < count; i++) {
+                        uint16_t h = lq_f16_from_f32(x[i]);
+                        dst[2 * i] = (uint8_t)h;
+                        dst[2 * i + 1] = (uint8_t)(h >> 8);
+                    }
+                }
+                dst += 2 * count;
+            }
+        }
+    }
+}
+
+/* A save that another machine wrote: holds the same numbers, and is saved again as the same bytes. */
+static void test_live(int which)
+{
+    static uint8_t halves[2 * LIVE_COUNT];
+    char name[40];
+    char path[100];
+    golden_live live;
+    size_t count;
+    uint8_t *file;
+    int bad = 0;
+    int i;
+    snprintf(name, sizeof name, "v1-%s", golden_live_names[which]);
+    golden_errors = 0;
+    golden_tables = tables;
+    golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
+    golden_live_init(&live, which);
+    path_of(path, sizeof path, name, "lqa");
+    if (writing) {
+        golden_live_fill(&live, which);
+        file_write(path, golden_buffer, golden_live_save(&live));
+        CHECK(lq_kv_truncate(&live.kv, 0) == LQ_OK);
+    }
+    file = file_read(path, &count);
+    CHECK(live_load(&live, file, count) == LQ_OK);
+    CHECK(golden_live_save(&live) == count && memcmp(golden_buffer, file, count) == 0);
+    free(file);
+    live_read(&live, halves);
+    path_of(path, sizeof path, name, "f16");
+    if (writing) {
+        file_write(path, halves, sizeof halves);
+    }
+    file = file_read(path, &count);
+    for (i = 0; i < LIVE_COUNT && count == 2 * LIVE_COUNT; i++) { /* a last bit, and its rounding */
+        uint16_t is = (uint16_t)(halves[2 * i] | halves[2 * i + 1] << 8);
+        uint16_t want = (uint16_t)(file[2 * i] | file[2 * i + 1] << 8);
+        double x = (double)lq_f32_from_f16(want);
+        bad += !(fabs((double)lq_f32_from_f16(is) - x) <= fabs(x) * 0x1p-10 + 0x1p-24);
+    }
+    CHECK(count == 2 * LIVE_COUNT && bad == 0);
+    CHECK(golden_errors == 0);
+    free(file);
+    free(golden_buffer);
+    free(live.mem);
+}
+
 /* ---- profiles ---- */
 /* Calibrates where there is no file yet. */
 static void profile_write(uint32_t stream)
@@ -266,6 +365,9 @@ int main(int argc, char **argv)
     }
     for (i = 0; i < FILES; i++) {
         test_file(i);
+    }
+    for (i = 0; i < LIVES; i++) {
+        test_live(i);
     }
     free(memory);
     return check_report("test_golden");

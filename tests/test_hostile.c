@@ -245,7 +245,7 @@ static void archive_make(blob *out, size_t which)
     lq_archive_writer w;
     lq_archive_writer_desc d;
     lq_profile profile;
-    int16_t profile_mem[2 * HEADS * DIMS];
+    int16_t profile_mem[2 * HEADS * DIMS + 1];
     const kind *k = &kinds[which];
     uint8_t *file = (uint8_t *)source_alloc(FILE_MAX);
     uint8_t *directory = (uint8_t *)source_alloc(FILE_MAX);

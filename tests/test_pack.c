@@ -1,6 +1,8 @@
 /* cc -std=c99 -O2 tests/test_pack.c -o test_pack -lm    lq_archive_pack and lq_archive_unpack on the
    sample, and the figures that the README states. `test_pack quick` looks at fewer ranges. Runs
    from the root. */
+static unsigned long long steps_done; /* bytes hashed, rows and records looked at, steps of searches */
+#define LQ__WORK(n) ((void)(steps_done += (n)))
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 
@@ -1286,8 +1288,8 @@ static void test_pack_space(void)
 
 /* ---- calibrated bases on the sample ---- */
 /* Fits a basis to tokens [SINKS, SINKS + tokens) of a layer, K in its own unit. */
-static void *calibrated_profile(lq_profile *p, uint32_t stream, uint32_t layer, size_t tokens,
-                                float step)
+static void *calibrated_file(lq_profile *p, uint32_t stream, uint32_t layer, size_t tokens,
+                             float step, uint8_t **bytes_of_file, size_t *count_of_file)
 {
     const uint16_t *data = stream == LQ_K ? sample_k : sample_v;
     lq_archive_pack_desc d = pack_desc(stream, HEADS, 0, step);
@@ -1320,10 +1322,21 @@ static void *calibrated_profile(lq_profile *p, uint32_t stream, uint32_t layer, 
     CHECK(lq_profile_load(p, NULL, 0, &bytes, file, count) == LQ_E_SPACE);
     profile_mem = source_alloc(bytes);
     CHECK(lq_profile_load(p, profile_mem, bytes, &bytes, file, count) == LQ_OK);
-    free(file);
+    *bytes_of_file = file;
+    *count_of_file = count;
     free(workspace);
     free(mem);
     return profile_mem;
+}
+
+static void *calibrated_profile(lq_profile *p, uint32_t stream, uint32_t layer, size_t tokens,
+                                float step)
+{
+    uint8_t *file;
+    size_t count;
+    void *mem = calibrated_file(p, stream, layer, tokens, step, &file, &count);
+    free(file);
+    return mem;
 }
 
 static int unpack_calibrated(const archive *a, const lq_profile *profile, float *x)
@@ -1409,6 +1422,242 @@ static void test_calibrated(uint32_t stream, uint32_t layer)
     free(x);
 }
 
+/* Another profile: one number of its centre and its checksum differ. */
+static void change_profile(uint8_t *file, size_t count, uint32_t variant)
+{
+    size_t center = 28 + 4 * HEADS;
+    uint32_t checksum;
+    int i;
+    file[center] = (uint8_t)variant;
+    file[center + 2] = (uint8_t)(variant >> 8);
+    checksum = lq_xxh32(file + 20, count - 20, lq_xxh32(file, 16, 0));
+    for (i = 0; i < 4; i++) {
+        file[16 + i] = (uint8_t)(checksum >> 8 * i);
+    }
+}
+
+/* The file form of a profile that is fitted to 80 tokens and names the dense basis of another;
+   both memories are to be freed. */
+static uint8_t *fitted_file(lq_profile *fitted, void **mem, const lq_profile *p, size_t *count)
+{
+    lq_archive_pack_desc d = pack_desc(LQ_V, HEADS, 0, 0.4f);
+    lq_positions positions = {0, 1, NULL};
+    lq_vectors v = {NULL, 0, LQ_F16};
+    const void *slices[HEADS];
+    size_t room = lq_profile_save_bound(lq_profile_bytes(HEADS * (DIMS + 1)));
+    uint8_t *file = (uint8_t *)source_alloc(room);
+    void *fit_mem;
+    void *workspace;
+    lq_fit fit;
+    uint32_t i;
+    for (i = 0; i < HEADS; i++) {
+        slices[i] = sample_v + (i * TOKENS + SINKS) * DIMS;
+    }
+    v.slices = slices;
+    d.geometry.basis = LQ_BASIS_DENSE;
+    d.geometry.dense = p->dense;
+    fit_mem = source_alloc(lq_fit_bytes(&d.geometry));
+    workspace = source_alloc(lq_fit_workspace_bytes(&d.geometry));
+    *mem = source_alloc(lq_profile_bytes(HEADS * (DIMS + 1)));
+    CHECK(lq_fit_init(&fit, fit_mem, lq_fit_bytes(&d.geometry), &d.geometry, 0.4f) == LQ_OK);
+    CHECK(lq_fit_add(&fit, &v, &positions, 80, workspace, lq_fit_workspace_bytes(&d.geometry)) ==
+          LQ_OK);
+    CHECK(lq_fit_profile(&fit, fitted, *mem, lq_profile_bytes(HEADS * (DIMS + 1))) == LQ_OK);
+    CHECK(lq_profile_save(file, room, count, fitted) == LQ_OK && file[6] == LQ__FORM_NAMED);
+    free(workspace);
+    free(fit_mem);
+    return file;
+}
+
+/* `runs` runs whose profiles name one of `runs` embedded bases: work of reading all of it. */
+static double named_work(const lq_profile *p, const uint8_t *file, size_t count, uint32_t runs,
+                         double *bytes)
+{
+    enum { EACH = 40 }; /* tokens of a run */
+    size_t named_count = 0;
+    lq_profile fitted;
+    void *fitted_mem;
+    uint8_t *named = fitted_file(&fitted, &fitted_mem, p, &named_count);
+    uint8_t *variant = source_copy(file, count);
+    float *x = (float *)source_alloc(sizeof(float) * HEADS * EACH * runs * DIMS);
+    float *y = (float *)source_alloc(sizeof(float) * HEADS * EACH * runs * DIMS);
+    lq_archive_pack_desc d;
+    archive a;
+    uint32_t i;
+    archive_start(&a);
+    d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 0.4f);
+    for (i = 0; i < runs; i++) {
+        lq_archive_profile_desc embedded = {NULL, 0, NULL};
+        uint32_t id;
+        embedded.bytes = i == runs - 1 ? file : variant;
+        embedded.count = count;
+        change_profile(variant, count, i);
+        CHECK(lq_archive_add_profile(&a.writer, &embedded, &id) == LQ_OK);
+    }
+    d.profile = &fitted;
+    d.geometry.basis = LQ_BASIS_DENSE;
+    d.geometry.dense = p->dense;
+    for (i = 0; i < runs; i++) {
+        lq_archive_profile_desc embedded = {NULL, 0, NULL};
+        embedded.bytes = named;
+        embedded.count = named_count;
+        CHECK(lq_archive_add_profile(&a.writer, &embedded, &d.profile_id) == LQ_OK);
+        d.first_token = EACH * i;
+        CHECK(pack(&a, &d, 0, 0, i % 8 * EACH, EACH) == LQ_OK);
+    }
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    *bytes = (double)a.writer.offset;
+    steps_done = 0;
+    archive_open(&a, 0);
+    CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, 0, EACH * runs) == LQ_OK);
+    {
+        double all = (double)steps_done;
+        lq_archive_unpack_desc u;
+        size_t room = lq_archive_unpack_workspace_bytes(&a.reader, 0);
+        void *workspace = source_alloc(room);
+        lq_vectors_out out = {NULL, 0, LQ_F32};
+        void *slices[HEADS];
+        memset(&u, 0, sizeof u);
+        u.tables = tables;
+        u.calibrated = p;
+        for (i = 0; i < HEADS; i++) {
+            slices[i] = y + i * EACH * runs * DIMS;
+        }
+        out.slices = slices;
+        CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, EACH * runs, workspace, room) == LQ_OK);
+        CHECK(memcmp(x, y, sizeof(float) * HEADS * EACH * runs * DIMS) == 0);
+        free(workspace);
+        archive_free(&a);
+        free(x);
+        free(y);
+        free(variant);
+        free(named);
+        free(fitted_mem);
+        return all;
+    }
+}
+
+/* A run a token, of two bases in turn. */
+static void test_alternating(const lq_profile *p, const uint8_t *file, size_t count)
+{
+    enum { RUNS = 100 };
+    uint8_t *variant = source_copy(file, count);
+    float *x = (float *)source_alloc(LAYER_COUNT * 4);
+    lq_profile other;
+    size_t needed = 0;
+    void *mem;
+    lq_archive_pack_desc d;
+    lq_archive_profile_desc embedded = {NULL, 0, NULL};
+    archive a;
+    uint32_t id[2];
+    uint32_t i;
+    change_profile(variant, count, 1);
+    CHECK(lq_profile_load(&other, NULL, 0, &needed, variant, count) == LQ_E_SPACE);
+    mem = source_alloc(needed);
+    CHECK(lq_profile_load(&other, mem, needed, &needed, variant, count) == LQ_OK);
+    archive_start(&a);
+    d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 8.0f);
+    embedded.count = count;
+    for (i = 0; i < 2; i++) {
+        embedded.bytes = i ? variant : file;
+        CHECK(lq_archive_add_profile(&a.writer, &embedded, &id[i]) == LQ_OK);
+    }
+    d.sinks = LQ_NO_SINKS;
+    for (i = 0; i < RUNS; i++) {
+        d.profile = i % 2 ? &other : p;
+        d.profile_id = id[i % 2];
+        d.first_token = i;
+        CHECK(pack(&a, &d, 0, 0, 10 + i, 1) == LQ_OK);
+    }
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, 0);
+    CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, 0, 12) == LQ_OK);
+    CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, RUNS - 12, 12) == LQ_OK);
+    steps_done = 0;
+    CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, 0, RUNS) == LQ_E_FORMAT);
+    CHECK((double)steps_done < 60.0 * (double)a.writer.offset);
+    archive_free(&a);
+    free(mem);
+    free(x);
+    free(variant);
+}
+
+/* Twice the file is twice the work. */
+static void test_work(void)
+{
+    lq_profile p;
+    uint8_t *file;
+    size_t count;
+    void *mem = calibrated_file(&p, LQ_V, 0, 256, 0.4f, &file, &count);
+    double bytes[3];
+    double all[3];
+    int i;
+    for (i = 0; i < 3; i++) {
+        all[i] = named_work(&p, file, count, 8u << i, &bytes[i]);
+        printf("%.0f bytes of bases and runs that name them: %.2f steps a byte\n", bytes[i],
+               all[i] / bytes[i]);
+    }
+    CHECK(all[1] / bytes[1] < 1.1 * all[0] / bytes[0] && all[2] / bytes[2] < 1.1 * all[1] / bytes[1]);
+    test_alternating(&p, file, count);
+    free(file);
+    free(mem);
+}
+
+/* A small file of a wide group: workspace for what its one page holds. */
+static void test_wide(int with_callback)
+{
+    enum { WIDE = 8192 };
+    static const uint32_t dims = WIDE;
+    static float x[WIDE];
+    static float y[WIDE];
+    lq_slice slice = {0, 0, 0, WIDE};
+    lq_archive_group_desc g;
+    lq_archive_pack_desc d;
+    archive a;
+    const void *rows[1];
+    void *out_rows[1];
+    lq_vectors v = {NULL, 0, LQ_F32};
+    lq_vectors_out out = {NULL, 0, LQ_F32};
+    lq_archive_unpack_desc u;
+    size_t bytes;
+    void *workspace;
+    size_t i;
+    rows[0] = x;
+    out_rows[0] = y;
+    v.slices = rows;
+    out.slices = out_rows;
+    memset(&g, 0, sizeof g);
+    g.stream = LQ_V;
+    g.rope = LQ_ARCHIVE_NONE;
+    g.slices = &slice;
+    g.slice_count = 1;
+    archive_start(&a);
+    d = pack_desc(LQ_V, 1, 0, 0.5f);
+    d.geometry.slice_dims = &dims;
+    d.sinks = LQ_NO_SINKS;
+    CHECK(lq_archive_add_group(&a.writer, &g, &d.group) == LQ_OK);
+    for (i = 0; i < WIDE; i++) {
+        x[i] = i % 64 ? 0.0f : 1.0f;
+    }
+    bytes = lq_archive_pack_workspace_bytes(&d);
+    workspace = source_alloc(bytes);
+    CHECK(lq_archive_pack(&a.writer, &d, &v, NULL, 1, workspace, bytes) == LQ_OK);
+    free(workspace);
+    CHECK(lq_archive_finish(&a.writer) == LQ_OK);
+    archive_open(&a, with_callback);
+    bytes = lq_archive_unpack_workspace_bytes(&a.reader, 0);
+    printf("a group of %d dims, %lu bytes of file: a workspace of %lu\n", WIDE,
+           (unsigned long)a.writer.offset, (unsigned long)bytes);
+    CHECK(bytes < 6 * 4 * 64 * WIDE); /* six pages of floats */
+    workspace = source_alloc(bytes);
+    memset(&u, 0, sizeof u);
+    u.tables = tables;
+    CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, 1, workspace, bytes) == LQ_OK);
+    CHECK(y[0] > 0.5f && y[0] < 1.5f && y[1] < 0.5f && y[1] > -0.5f);
+    free(workspace);
+    archive_free(&a);
+}
+
 int main(int argc, char **argv)
 {
     int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
@@ -1432,6 +1681,9 @@ int main(int argc, char **argv)
     test_pack_follow();
     test_pack_errors();
     test_pack_space();
+    test_work();
+    test_wide(0);
+    test_wide(1);
     test_calibrated(LQ_K, 0);
     test_calibrated(LQ_V, 1);
     test_figures();

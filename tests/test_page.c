@@ -911,7 +911,7 @@ static void test_init_errors(void)
     lq_codec *codec = NULL;
     lq_codec_desc d;
     lq_profile other;
-    int16_t other_mem[2 * 34];
+    int16_t other_mem[2 * 34 + 1];
     uint8_t *mem;
     size_t bytes;
     int16_t saved;

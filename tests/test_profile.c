@@ -276,7 +276,7 @@ static void check_fit(const group *g, const lq_profile *p, float step)
 static size_t profile_file(const lq_fit *fit, lq_profile *p, int16_t *mem, uint8_t *file)
 {
     size_t written = 0;
-    CHECK(lq_fit_profile(fit, p, mem, 4 * 70) == LQ_OK);
+    CHECK(lq_fit_profile(fit, p, mem, lq_profile_bytes(70)) == LQ_OK);
     CHECK(lq_profile_save(file, lq_profile_save_bound(70), &written, p) == LQ_OK);
     CHECK(written <= lq_profile_save_bound(70));
     return written;
@@ -287,7 +287,7 @@ static void test_fit(uint32_t stream, uint32_t basis, int with_rope, float step)
     group g;
     lq_fit fit;
     lq_profile p;
-    int16_t mem[2 * 70];
+    int16_t mem[2 * 70 + 1];
     uint8_t *file = (uint8_t *)source_alloc(lq_profile_save_bound(70));
     uint8_t *other = (uint8_t *)source_alloc(lq_profile_save_bound(70));
     void *fit_mem;
@@ -333,9 +333,9 @@ static void test_fit_errors(void)
     lq_profile p;
     lq_vectors v = {NULL, 0, LQ_F32};
     const void *slices[2];
-    int16_t mem[2 * 70];
-    int64_t fit_mem[4 * 70];
-    int64_t saved_mem[4 * 70];
+    int16_t mem[2 * 70 + 1];
+    int64_t fit_mem[4 * 70 + 1];
+    int64_t saved_mem[4 * 70 + 1];
     size_t bytes;
     size_t workspace_bytes;
     void *workspace;
@@ -401,8 +401,8 @@ static void test_dead(void)
     group g;
     lq_fit fit;
     lq_profile p;
-    int16_t mem[2 * 70];
-    int64_t fit_mem[4 * 70];
+    int16_t mem[2 * 70 + 1];
+    int64_t fit_mem[4 * 70 + 1];
     size_t t;
     group_make(&g, LQ_K, 0, 0, 200);
     for (t = 0; t < 200; t++) {
@@ -494,7 +494,7 @@ static void profile_random(lq_profile *p, int16_t *mem, int form)
 
 static void test_save(void)
 {
-    static int16_t mem[2 * ROWS_MAX];
+    static int16_t mem[2 * ROWS_MAX + 1];
     int n;
     for (n = 0; n < 300; n++) {
         lq_profile p;
@@ -523,7 +523,7 @@ static void test_save(void)
 
 static void test_save_errors(void)
 {
-    static int16_t mem[2 * ROWS_MAX];
+    static int16_t mem[2 * ROWS_MAX + 1];
     static uint8_t file[10000];
     lq_profile p;
     lq_profile bad;
@@ -571,7 +571,7 @@ static void test_init(void)
 {
     group g;
     lq_profile p;
-    int16_t mem[2 * 70];
+    int16_t mem[2 * 70 + 1];
     size_t i;
     group_make(&g, LQ_V, LQ_BASIS_HADAMARD, 1, 1);
     CHECK(lq_profile_init(&p, mem, sizeof mem, &g.geometry, 2.0f) == LQ_OK);

@@ -380,7 +380,7 @@ static void test_centroids(void)
 }
 
 /* ---- the quotient of the SIMD encoders ---- */
-#if LQ__RANS_SIMD
+#if LQ__X86
 LQ__TARGET_AVX512 static void quotients_512(uint16_t *q, uint16_t *r, const uint16_t *hi,
                                             const uint16_t *lo, uint32_t freq)
 {
@@ -863,7 +863,7 @@ int main(int argc, char **argv)
     levels = lq_cpu_limit(-1);
     test_tables();
     test_centroids();
-#if LQ__RANS_SIMD
+#if LQ__X86
     {
         int level;
         for (level = 1; level <= levels; level++) {

@@ -2,7 +2,8 @@
 
 /* lm.c - a language model in C, to judge a KV codec by what it does to one
 
-   Runs a GGUF file of the Llama family (llama, qwen2, qwen3) with a cache that goes through a codec:
+   Runs a GGUF file of the Llama family (llama, qwen2, qwen3) with a cache that goes through a
+   codec:
 
        ./lm generate "The capital of France is" --model M.gguf --kv hot:4
        ./lm generate "It was" --model M.gguf --kv hot:4 --save it.lq
@@ -121,7 +122,8 @@ static const char lm_usage[] =
     "  info                what the file holds\n"
     "  codecs              the list (NAME/NAME gives K and V different ones)\n"
     "\n"
-    "  --order gguf        channels as the file has them: llama adjacent pairs (default: half-split)\n"
+    "  --order gguf        channels as the file has them, llama's in adjacent pairs (default:\n"
+    "                      half-split)\n"
     "  --pre NAME          how text is cut: smollm, gpt-2, llama-bpe, qwen2 (default: as the\n"
     "                      file says)\n"
     "  --threads N         (default 2)      --json   for machines\n"

@@ -354,8 +354,8 @@ static void lm__load_scaling(const lm_model *m, lm_scaling *s)
         factor = (double)lm__own_float(m, "rope.scale_linear", 0.0f);
     }
     s->factor = factor > 0.0 && !lm_same(type, "none") ? factor : 1.0;
-    s->original = (double)lm__own_size(m, "rope.scaling.original_context_length",
-                                       (long)m->context, 1u << 24);
+    s->original =
+        (double)lm__own_size(m, "rope.scaling.original_context_length", (long)m->context, 1u << 24);
     s->fast = (double)lm__own_float(m, "rope.scaling.yarn_beta_fast", 32.0f);
     s->slow = (double)lm__own_float(m, "rope.scaling.yarn_beta_slow", 1.0f);
     s->magnitude = (double)lm__own_float(m, "rope.scaling.attn_factor", 1.0f);

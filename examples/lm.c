@@ -1211,7 +1211,8 @@ static void lm_mode_info(const lm_options *o)
         types[m.file.tensors[i].type]++;
         weights += (uint64_t)m.file.tensors[i].rows * m.file.tensors[i].cols;
     }
-    printf(o->json ? "{\"layers\":%zu,\"embd\":%zu,\"ffn\":%zu,\"heads\":%zu,\"kv_heads\":%zu,"
+    printf(o->json ? "{\"architecture\":\"%s\"," : "architecture %s\n", m.arch->name);
+    printf(o->json ? "\"layers\":%zu,\"embd\":%zu,\"ffn\":%zu,\"heads\":%zu,\"kv_heads\":%zu,"
                      "\"head_dim\":%zu,\"vocab\":%zu,\"context\":%zu,\"rope_base\":%g,"
                      "\"rope_dims\":%zu,\"weights\":%llu,\"kv_elements_per_token\":%zu"
                    : "layers      %zu\nembedding   %zu\nffn         %zu\nheads       %zu\n"

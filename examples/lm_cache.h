@@ -103,7 +103,7 @@ typedef struct lm_tally {
 
 /* position is that of the first of the n tokens; k and v are [n][kv_heads][head_dim], q and out
    [n][heads][head_dim]. end_step comes after the last layer, flush at the end of a sequence. take
-   fills a cache that was opened with a prefix, from a raw store of `held` tokens, which may be more.
+   fills a cache that was opened with a prefix from a raw store of `held` tokens, perhaps of more.
    `step` is the longest step in which tokens see each other much as one at a time. */
 struct lm_cache {
     void *state;

@@ -362,7 +362,8 @@ static void lm__load_scaling(const lm_model *m, lm_scaling *s)
     if (s->yarn) {
         s->magnitude *= 1.0 + 0.1 * log(s->factor);
     }
-    if (!(s->factor >= 1.0 && s->original >= 1.0 && s->slow > 0.0 && s->magnitude > 0.0)) {
+    if (!(s->factor >= 1.0 && s->original >= 1.0 && s->fast > 0.0 && s->slow > 0.0 &&
+          s->magnitude > 0.0)) {
         lm_fail("%s: RoPE scaling by %g from %g tokens", m->file.path, s->factor, s->original);
     }
 }

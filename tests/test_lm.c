@@ -166,7 +166,9 @@ static void test_multiply(lm_pool *pool)
     w.outputs = OUTPUTS;
     w.inputs = INPUTS;
     w.panels = (float *)lm_alloc(lm_panels(&w) * LM_COLS, INPUTS * sizeof(float));
+    w.bias = (float *)lm_alloc(OUTPUTS, sizeof(float));
     for (i = 0; i < OUTPUTS; i++) {
+        w.bias[i] = noise();
         for (j = 0; j < INPUTS; j++) {
             weights[i][j] = noise();
             w.panels[(i / LM_COLS * INPUTS + j) * LM_COLS + i % LM_COLS] = weights[i][j];
@@ -181,7 +183,7 @@ static void test_multiply(lm_pool *pool)
     lm_multiply(pool, left, x[0], TOKENS, &p, 1);
     for (t = 0; t < TOKENS; t++) {
         for (i = 0; i < OUTPUTS; i++) {
-            double sum = 0.0;
+            double sum = (double)w.bias[i];
             for (j = 0; j < INPUTS; j++) {
                 sum += (double)weights[i][j] * (double)x[t][j];
             }
@@ -189,7 +191,7 @@ static void test_multiply(lm_pool *pool)
         }
     }
     CHECK(worst < 1e-5);
-    free(w.panels);
+    lm_matrix_free(&w);
 }
 
 /* Attention of one query against stored keys and values, in double. */

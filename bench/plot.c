@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_POINTS = 512, MAX_CURVES = 16, NAME = 64, WIDTH = 860, HEIGHT = 500 };
+enum { MAX_POINTS = 512, MAX_CURVES = 16, NAME = 128, WIDTH = 860, HEIGHT = 500 };
 enum { LEFT = 90, TOP = 44, RIGHT = 640, BOTTOM = 450 };
 
 typedef struct point {

@@ -2,7 +2,8 @@
 
 /* lm.c - a language model in C, to judge a KV codec by what it does to one
 
-   Runs a GGUF file of the Llama family (llama, qwen2, qwen3) with a cache that goes through a codec:
+   Runs a GGUF file of the Llama family (llama, qwen2, qwen3) with a cache that goes through a
+   codec:
 
        ./lm generate "The capital of France is" --model M.gguf --kv hot:4
        ./lm generate "It was" --model M.gguf --kv hot:4 --save it.lq
@@ -121,7 +122,8 @@ static const char lm_usage[] =
     "  info                what the file holds\n"
     "  codecs              the list (NAME/NAME gives K and V different ones)\n"
     "\n"
-    "  --order gguf        channels as the file has them: llama adjacent pairs (default: half-split)\n"
+    "  --order gguf        channels as the file has them, llama's in adjacent pairs (default:\n"
+    "                      half-split)\n"
     "  --pre NAME          how text is cut: smollm, gpt-2, llama-bpe, qwen2 (default: as the\n"
     "                      file says)\n"
     "  --threads N         (default 2)      --json   for machines\n"
@@ -1209,7 +1211,8 @@ static void lm_mode_info(const lm_options *o)
         types[m.file.tensors[i].type]++;
         weights += (uint64_t)m.file.tensors[i].rows * m.file.tensors[i].cols;
     }
-    printf(o->json ? "{\"layers\":%zu,\"embd\":%zu,\"ffn\":%zu,\"heads\":%zu,\"kv_heads\":%zu,"
+    printf(o->json ? "{\"architecture\":\"%s\"," : "architecture %s\n", m.arch->name);
+    printf(o->json ? "\"layers\":%zu,\"embd\":%zu,\"ffn\":%zu,\"heads\":%zu,\"kv_heads\":%zu,"
                      "\"head_dim\":%zu,\"vocab\":%zu,\"context\":%zu,\"rope_base\":%g,"
                      "\"rope_dims\":%zu,\"weights\":%llu,\"kv_elements_per_token\":%zu"
                    : "layers      %zu\nembedding   %zu\nffn         %zu\nheads       %zu\n"

@@ -76,6 +76,7 @@ typedef struct lm_cache_desc {
 } lm_cache_desc;
 
 typedef struct lm_cache lm_cache;
+typedef struct lm_store lm_store;
 
 /* A kind of codec runs in the cache below, or is a cache: it has one of open and live. They return
    NULL, or one line about the spec. A kind owns every spec that is its prefix or begins with its
@@ -102,10 +103,8 @@ typedef struct lm_tally {
 
 /* position is that of the first of the n tokens; k and v are [n][kv_heads][head_dim], q and out
    [n][heads][head_dim]. end_step comes after the last layer, flush at the end of a sequence. take
-   fills a cache that was opened with a prefix, from a raw store that has `held` tokens or more.
+   fills a cache that was opened with a prefix from a raw store of `held` tokens, perhaps of more.
    `step` is the longest step in which tokens see each other much as one at a time. */
-typedef struct lm_store lm_store;
-
 struct lm_cache {
     void *state;
     const char *spec;

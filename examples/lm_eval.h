@@ -97,8 +97,8 @@ static double lm_divergence(const float *x, lm_row rx, const float *y, lm_row ry
 /* Where in the prefix the part begins that a repeating tail says again. */
 enum { LM_REPEAT_FROM = 200 };
 
-/* prefix 0: all `tokens` of a passage are compared; else what follows it, or, with `repeat`, as many
-   of the prefix's own again. */
+/* prefix 0: all `tokens` of a passage are compared; else what follows it, or, with `repeat`, as
+   many of the prefix's own again. */
 typedef struct lm_eval {
     lm_model *model;
     const uint32_t *ids;

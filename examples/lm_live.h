@@ -267,8 +267,8 @@ static void lm__tail_attend(void *state, size_t layer, const float *q, float *ou
     a.out.data = out;
     a.lse = t->lse + rows;
     status = status ? status : lq_kv_attend(&l->kv, &a);
-    status = status ? status
-                    : lq_attend_merge(out, t->lse + rows, t->out, t->lse, rows, l->desc.k_dims);
+    status =
+        status ? status : lq_attend_merge(out, t->lse + rows, t->out, t->lse, rows, l->desc.k_dims);
     if (status) {
         lm__live_fail(l, "attention", layer, position, status);
     }

@@ -354,15 +354,16 @@ static void lm__load_scaling(const lm_model *m, lm_scaling *s)
         factor = (double)lm__own_float(m, "rope.scale_linear", 0.0f);
     }
     s->factor = factor > 0.0 && !lm_same(type, "none") ? factor : 1.0;
-    s->original = (double)lm__own_size(m, "rope.scaling.original_context_length",
-                                       (long)m->context, 1u << 24);
+    s->original =
+        (double)lm__own_size(m, "rope.scaling.original_context_length", (long)m->context, 1u << 24);
     s->fast = (double)lm__own_float(m, "rope.scaling.yarn_beta_fast", 32.0f);
     s->slow = (double)lm__own_float(m, "rope.scaling.yarn_beta_slow", 1.0f);
     s->magnitude = (double)lm__own_float(m, "rope.scaling.attn_factor", 1.0f);
     if (s->yarn) {
         s->magnitude *= 1.0 + 0.1 * log(s->factor);
     }
-    if (!(s->factor >= 1.0 && s->original >= 1.0 && s->slow > 0.0 && s->magnitude > 0.0)) {
+    if (!(s->factor >= 1.0 && s->original >= 1.0 && s->fast > 0.0 && s->slow > 0.0 &&
+          s->magnitude > 0.0)) {
         lm_fail("%s: RoPE scaling by %g from %g tokens", m->file.path, s->factor, s->original);
     }
 }

@@ -1,15 +1,16 @@
 /* lm_token.h - part of lm.c: byte-level BPE from the metadata of a GGUF file
 
    Text is cut into pieces by a rule (the "pre-tokenizer", a regular expression that is written out
-   by hand here), each piece is bytes, each byte is a token, and neighbours merge by rank. */
+   by hand here), each piece is bytes, each byte is a token, and neighbours merge by rank. Text is
+   taken as it is: Qwen's own tokenizer would first bring it into NFC. */
 #ifndef LM_TOKEN_H
 #define LM_TOKEN_H
 
 #include "lm_gguf.h"
 #include "lm_unicode.h"
 
-/* How text is cut. SmolLM2 takes digits one by one before the rule of GPT-2 applies. Llama 3 takes a
-   piece that is a token whole, before it looks for merges, and Qwen 2 digits one by one. */
+/* How text is cut. SmolLM2 takes digits one by one before the rule of GPT-2 applies. Llama 3 takes
+   a piece that is a token whole, before it looks for merges; Qwen 2 takes digits one by one. */
 enum { LM_PRE_GPT2, LM_PRE_SMOLLM, LM_PRE_LLAMA3, LM_PRE_QWEN2 };
 
 typedef struct lm_merge {

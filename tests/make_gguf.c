@@ -1,15 +1,16 @@
 /* cc -O2 tests/make_gguf.c -o make_gguf    Writes a tiny random GGUF model, sound or broken. */
 
-/* make_gguf OUT [FORMAT [TWIST]]: two Llama layers of 256 channels with weights in any format that
-   lm.c reads, the same bytes everywhere. A twist is one deviation: a feature (untied output, RoPE
-   scalings) or a fault that a reader must refuse. `make_gguf list` names them. */
+/* make_gguf OUT [FORMAT [TWIST]]: two layers of 256 channels with weights in any format that lm.c
+   reads, the same bytes everywhere. A twist is one deviation: a feature (untied output, another
+   architecture, RoPE scalings) or a fault that a reader must refuse. `make_gguf list` names
+   them. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { MAKE_EMBD = 256, MAKE_LAYERS = 2, MAKE_HEADS = 4, MAKE_KV = 2, MAKE_DIM = 64 };
-enum { MAKE_FFN = 256, MAKE_CONTEXT = 512, MAKE_TOKENS = 256 + 6 + 3, MAKE_TENSORS = 32 };
+enum { MAKE_FFN = 256, MAKE_CONTEXT = 512, MAKE_TOKENS = 256 + 6 + 3, MAKE_TENSORS = 40 };
 
 typedef struct make_tensor {
     char name[40];
@@ -17,6 +18,7 @@ typedef struct make_tensor {
     size_t cols;
     size_t rows;
     float size;
+    int bias;
     uint64_t offset;
 } make_tensor;
 
@@ -26,7 +28,9 @@ typedef struct maker {
     size_t room;
     uint64_t random;
     uint32_t format;
+    uint64_t keys;
     const char *twist;
+    const char *arch;
     make_tensor tensors[MAKE_TENSORS];
     size_t tensor_count;
 } maker;
@@ -39,14 +43,16 @@ typedef struct make_format {
 } make_format;
 
 static const make_format make_formats[] = {
-    {"F32", 0, 1, 4},       {"F16", 1, 1, 2},       {"BF16", 30, 1, 2},  {"Q8_0", 8, 32, 34},
-    {"Q4_0", 2, 32, 18},    {"Q4_1", 3, 32, 20},    {"Q5_0", 6, 32, 22}, {"Q5_1", 7, 32, 24},
-    {"Q4_K", 12, 256, 144}, {"Q6_K", 14, 256, 210},
+    {"F32", 0, 1, 4},       {"F16", 1, 1, 2},       {"BF16", 30, 1, 2},     {"Q8_0", 8, 32, 34},
+    {"Q4_0", 2, 32, 18},    {"Q4_1", 3, 32, 20},    {"Q5_0", 6, 32, 22},    {"Q5_1", 7, 32, 24},
+    {"Q2_K", 10, 256, 84},  {"Q3_K", 11, 256, 110}, {"Q4_K", 12, 256, 144}, {"Q5_K", 13, 256, 176},
+    {"Q6_K", 14, 256, 210},
 };
 
 enum { MAKE_FORMATS = (int)(sizeof make_formats / sizeof make_formats[0]) };
 
-static const char *const make_features[] = {"untied", "linear", "yarn", "freqs"};
+static const char *const make_features[] = {"untied", "linear", "scale-linear", "yarn",  "yarn-own",
+                                            "freqs",  "llama3", "biased",       "qwen2", "qwen3"};
 
 /* Each must end in one line and exit code 1, whatever the mode. */
 static const char *const make_faults[] = {
@@ -59,6 +65,7 @@ static const char *const make_faults[] = {
     "missing-tensor", "extra-tensor",  "twice-tensor", "wrong-shape",   "eps-nan",
     "rope-base",      "scaling",       "tokenizer",    "pre",           "merge-unknown",
     "merge-space",    "token-types",   "bos",          "few-tokens",    "heads-array",
+    "sliding",        "scaling-below", "no-bias",      "no-norm",       "extra-norm",
 };
 
 enum {
@@ -69,6 +76,17 @@ enum {
 static int make_is(const maker *m, const char *twist)
 {
     return strcmp(m->twist, twist) == 0;
+}
+
+static int make_arch(const maker *m, const char *arch)
+{
+    return strcmp(m->arch, arch) == 0;
+}
+
+/* Of a head, in keys and values. */
+static uint32_t make_dim(const maker *m)
+{
+    return make_arch(m, "qwen3") ? 2 * MAKE_DIM : MAKE_DIM;
 }
 
 static uint32_t make_random(maker *m)
@@ -143,6 +161,21 @@ static void make_key(maker *m, const char *name, uint32_t type)
         make_string(m, name);
     }
     make_number(m, type, 4);
+    m->keys++;
+}
+
+/* A key of the architecture's own. */
+static void make_own_key(maker *m, const char *name, uint32_t type)
+{
+    char full[80];
+    (void)snprintf(full, sizeof full, "%s.%s", m->arch, name);
+    make_key(m, full, type);
+}
+
+static void make_own_size(maker *m, const char *name, uint32_t value)
+{
+    make_own_key(m, name, 4);
+    make_number(m, value, 4);
 }
 
 static void make_size(maker *m, const char *name, uint32_t value)
@@ -157,9 +190,9 @@ static void make_word(maker *m, const char *name, const char *value)
     make_string(m, value);
 }
 
-static void make_real(maker *m, const char *name, float value)
+static void make_own_real(maker *m, const char *name, float value)
 {
-    make_key(m, name, 6);
+    make_own_key(m, name, 6);
     make_float(m, value);
 }
 
@@ -167,37 +200,64 @@ static void make_sizes(maker *m)
 {
     uint32_t layers = make_is(m, "no-layers") ? 0 : make_is(m, "many-layers") ? 3 : MAKE_LAYERS;
     uint32_t embd = make_is(m, "negative-embd") ? 0xffffff00u : MAKE_EMBD;
-    float zero = 0.0f;
-    make_word(m, "general.architecture", make_is(m, "arch") ? "mamba" : "llama");
-    make_size(m, make_is(m, "missing-key") ? "llama.blocks" : "llama.block_count", layers);
-    make_size(m, "llama.context_length", MAKE_CONTEXT);
-    make_size(m, "llama.embedding_length", embd);
-    make_size(m, "llama.feed_forward_length", MAKE_FFN);
+    make_word(m, "general.architecture", m->arch);
+    make_own_size(m, make_is(m, "missing-key") ? "blocks" : "block_count", layers);
+    make_own_size(m, "context_length", MAKE_CONTEXT);
+    make_own_size(m, "embedding_length", embd);
+    make_own_size(m, "feed_forward_length", MAKE_FFN);
     if (make_is(m, "heads-array")) {
-        make_key(m, "llama.attention.head_count", 9);
+        make_own_key(m, "attention.head_count", 9);
         make_number(m, 4, 4);
         make_number(m, 1, 8);
         make_number(m, MAKE_HEADS, 4);
     } else {
-        make_size(m, "llama.attention.head_count", make_is(m, "no-heads") ? 0 : MAKE_HEADS);
+        make_own_size(m, "attention.head_count", make_is(m, "no-heads") ? 0 : MAKE_HEADS);
     }
-    make_size(m, "llama.attention.head_count_kv", make_is(m, "heads") ? 3 : MAKE_KV);
-    make_size(m, "llama.rope.dimension_count",
-              make_is(m, "odd-rope")    ? 63
-              : make_is(m, "wide-rope") ? 128
-                                        : MAKE_DIM);
-    make_real(m, "llama.attention.layer_norm_rms_epsilon",
-              make_is(m, "eps-nan") ? zero / zero : 1e-5f);
-    make_real(m, "llama.rope.freq_base", make_is(m, "rope-base") ? 0.5f : 10000.0f);
-    make_size(m, "llama.attention.value_length", make_is(m, "value-length") ? 32 : MAKE_DIM);
-    make_size(m, "llama.expert_count", make_is(m, "experts") ? 8 : 0);
+    make_own_size(m, "attention.head_count_kv", make_is(m, "heads") ? 3 : MAKE_KV);
+    make_own_size(m, "expert_count", make_is(m, "experts") ? 8 : 0);
+    if (make_is(m, "sliding")) {
+        make_own_size(m, "attention.sliding_window", 128);
+    }
 }
 
+static void make_channels(maker *m)
+{
+    float zero = 0.0f;
+    if (make_arch(m, "llama")) {
+        make_own_size(m, "rope.dimension_count",
+                      make_is(m, "odd-rope")    ? 63
+                      : make_is(m, "wide-rope") ? 128
+                                                : MAKE_DIM);
+        make_own_size(m, "attention.value_length", make_is(m, "value-length") ? 32 : MAKE_DIM);
+    } else if (make_arch(m, "qwen3")) {
+        make_own_size(m, "attention.key_length", make_dim(m));
+        make_own_size(m, "attention.value_length", make_dim(m));
+    }
+    make_own_real(m, "attention.layer_norm_rms_epsilon",
+                  make_is(m, "eps-nan") ? zero / zero : 1e-5f);
+    make_own_real(m, "rope.freq_base", make_is(m, "rope-base") ? 0.5f : 10000.0f);
+}
+
+/* Keys as files have them: with a type, with a factor alone, and with the name of before. */
 static void make_scaling(maker *m)
 {
-    const char *type = make_is(m, "linear") ? "linear" : make_is(m, "yarn") ? "yarn" : "none";
-    make_word(m, "llama.rope.scaling.type", make_is(m, "scaling") ? "wavy" : type);
-    make_real(m, "llama.rope.scaling.factor", 4.0f);
+    int yarn = make_is(m, "yarn") || make_is(m, "yarn-own");
+    char type[80];
+    (void)snprintf(type, sizeof type, "%s.rope.scaling.type", m->arch);
+    if (make_is(m, "scale-linear")) {
+        make_own_real(m, "rope.scale_linear", 4.0f);
+    } else if (!make_is(m, "linear") && !make_is(m, "scaling-below")) {
+        make_word(m, type, make_is(m, "scaling") ? "wavy" : yarn ? "yarn" : "none");
+    }
+    if (!make_is(m, "scale-linear")) {
+        make_own_real(m, "rope.scaling.factor", make_is(m, "scaling-below") ? 0.25f : 4.0f);
+    }
+    if (make_is(m, "yarn-own")) {
+        make_own_size(m, "rope.scaling.original_context_length", 128);
+        make_own_real(m, "rope.scaling.yarn_beta_fast", 16.0f);
+        make_own_real(m, "rope.scaling.yarn_beta_slow", 2.0f);
+        make_own_real(m, "rope.scaling.attn_factor", 0.5f);
+    }
     make_size(m, "general.alignment", make_is(m, "alignment") ? 24 : 32);
     if (make_is(m, "string-length")) {
         make_key(m, "general.name", 8);
@@ -242,7 +302,11 @@ static void make_tokenizer(maker *m)
     uint32_t types = make_is(m, "token-types") ? MAKE_TOKENS - 1 : MAKE_TOKENS;
     uint32_t i;
     make_word(m, "tokenizer.ggml.model", make_is(m, "tokenizer") ? "llama" : "gpt2");
-    make_word(m, "tokenizer.ggml.pre", make_is(m, "pre") ? "unheard-of" : "smollm");
+    make_word(m, "tokenizer.ggml.pre",
+              make_is(m, "pre")       ? "unheard-of"
+              : make_is(m, "llama3")  ? "llama-bpe"
+              : make_arch(m, "llama") ? "smollm"
+                                      : "qwen2");
     make_tokens(m);
     make_key(m, "tokenizer.ggml.merges", 9);
     make_number(m, 8, 4);
@@ -259,14 +323,16 @@ static void make_tokenizer(maker *m)
     }
     make_size(m, "tokenizer.ggml.bos_token_id", make_is(m, "bos") ? MAKE_TOKENS : 262);
     make_size(m, "tokenizer.ggml.eos_token_id", 262);
-    make_key(m, "tokenizer.ggml.add_bos_token", make_is(m, "value-type") ? 13 : 7);
-    make_number(m, 0, 1);
+    if (!make_is(m, "llama3")) {
+        make_key(m, "tokenizer.ggml.add_bos_token", make_is(m, "value-type") ? 13 : 7);
+        make_number(m, 0, 1);
+    }
 }
 
 /* ---- tensors ---- */
 
-static void make_add(maker *m, const char *name, uint32_t format, size_t cols, size_t rows,
-                     float size)
+static make_tensor *make_add(maker *m, const char *name, uint32_t format, size_t cols, size_t rows,
+                             float size)
 {
     make_tensor *t = &m->tensors[m->tensor_count++];
     (void)snprintf(t->name, sizeof t->name, "%s.weight", name);
@@ -274,50 +340,74 @@ static void make_add(maker *m, const char *name, uint32_t format, size_t cols, s
     t->cols = cols;
     t->rows = rows;
     t->size = size;
+    return t;
+}
+
+/* Biases, those of keys large; norms of heads. */
+static void make_extras(maker *m, int l)
+{
+    static const char *const parts[3] = {"attn_q", "attn_k", "attn_v"};
+    size_t dim = make_dim(m);
+    char name[32];
+    int i;
+    for (i = 0; i < 3 && (make_is(m, "biased") || make_arch(m, "qwen2")); i++) {
+        make_tensor *t =
+            make_add(m, "", 0, (i == 0 ? MAKE_HEADS : MAKE_KV) * dim, 1, i == 1 ? 8.0f : 1.0f);
+        (void)snprintf(t->name, sizeof t->name, "blk.%d.%s.bias", l, parts[i]);
+        t->bias = 1;
+        m->tensor_count -= make_is(m, "no-bias") && i == 1;
+    }
+    for (i = 0; i < 2 && (make_is(m, "extra-norm") || make_arch(m, "qwen3")); i++) {
+        (void)snprintf(name, sizeof name, "blk.%d.%s_norm", l, parts[i]);
+        (void)make_add(m, name, 0, dim, 1, 1.0f);
+        m->tensor_count -= make_is(m, "no-norm") && i == 1;
+    }
+}
+
+static void make_layer(maker *m, int l)
+{
+    static const char *const names[7] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
+                                         "ffn_gate", "ffn_up", "ffn_down"};
+    size_t dim = make_dim(m);
+    size_t cols[7] = {MAKE_EMBD, MAKE_EMBD, MAKE_EMBD, 0, MAKE_EMBD, MAKE_EMBD, MAKE_FFN};
+    size_t rows[7] = {0, 0, 0, MAKE_EMBD, MAKE_FFN, MAKE_FFN, MAKE_EMBD};
+    char name[32];
+    size_t i;
+    rows[0] = MAKE_HEADS * dim;
+    rows[1] = MAKE_KV * dim;
+    rows[2] = rows[1];
+    cols[3] = rows[0];
+    (void)snprintf(name, sizeof name, "blk.%d.attn_norm", l);
+    (void)make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
+    (void)snprintf(name, sizeof name, "blk.%d.ffn_norm", l);
+    (void)make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
+    for (i = 0; i < 7; i++) {
+        (void)snprintf(name, sizeof name, "blk.%d.%s", l, names[i]);
+        if (!make_is(m, "missing-tensor") || i != 3) {
+            (void)make_add(m, name, m->format, cols[i],
+                           rows[i] / (make_is(m, "wrong-shape") && i == 4 ? 2 : 1), 0.06f);
+        }
+    }
+    make_extras(m, l);
 }
 
 static void make_list(maker *m)
 {
-    static const struct {
-        const char *name;
-        size_t cols;
-        size_t rows;
-    } parts[] = {
-        {"attn_q", MAKE_EMBD, MAKE_HEADS * MAKE_DIM},
-        {"attn_k", MAKE_EMBD, MAKE_KV * MAKE_DIM},
-        {"attn_v", MAKE_EMBD, MAKE_KV * MAKE_DIM},
-        {"attn_output", MAKE_EMBD, MAKE_EMBD},
-        {"ffn_gate", MAKE_EMBD, MAKE_FFN},
-        {"ffn_up", MAKE_EMBD, MAKE_FFN},
-        {"ffn_down", MAKE_FFN, MAKE_EMBD},
-    };
-    char name[32];
     int l;
-    size_t i;
-    make_add(m, "token_embd", m->format, MAKE_EMBD, MAKE_TOKENS, 1.0f);
-    make_add(m, "output_norm", 0, MAKE_EMBD, 1, 1.0f);
+    (void)make_add(m, "token_embd", m->format, MAKE_EMBD, MAKE_TOKENS, 1.0f);
+    (void)make_add(m, "output_norm", 0, MAKE_EMBD, 1, 1.0f);
     for (l = 0; l < MAKE_LAYERS; l++) {
-        (void)snprintf(name, sizeof name, "blk.%d.attn_norm", l);
-        make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
-        (void)snprintf(name, sizeof name, "blk.%d.ffn_norm", l);
-        make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
-        for (i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-            (void)snprintf(name, sizeof name, "blk.%d.%s", l, parts[i].name);
-            if (!make_is(m, "missing-tensor") || i != 3) {
-                make_add(m, name, m->format, parts[i].cols,
-                         parts[i].rows / (make_is(m, "wrong-shape") && i == 4 ? 2 : 1), 0.06f);
-            }
-        }
+        make_layer(m, l);
     }
     if (make_is(m, "untied")) {
-        make_add(m, "output", m->format, MAKE_EMBD, MAKE_TOKENS, 0.06f);
+        (void)make_add(m, "output", m->format, MAKE_EMBD, MAKE_TOKENS, 0.06f);
     }
-    if (make_is(m, "freqs")) {
-        make_add(m, "rope_freqs", 0, MAKE_DIM / 2, 1, 1.0f);
+    if (make_is(m, "freqs") || make_is(m, "llama3")) {
+        (void)make_add(m, "rope_freqs", 0, MAKE_DIM / 2, 1, 1.0f);
     }
     if (make_is(m, "extra-tensor") || make_is(m, "twice-tensor")) {
-        make_add(m, make_is(m, "extra-tensor") ? "blk.0.attn_q_norm" : "output_norm", 0, MAKE_EMBD,
-                 1, 1.0f);
+        (void)make_add(m, make_is(m, "extra-tensor") ? "blk.0.attn_q_norm" : "output_norm", 0,
+                       MAKE_EMBD, 1, 1.0f);
     }
 }
 
@@ -382,10 +472,22 @@ static void make_scales(maker *m, uint32_t format, float size)
     } else if (format == 7) {
         make_half(m, unit / 2.0f);
         make_half(m, -7.75f * unit);
-    } else if (format == 12) {
+    } else if (format == 12 || format == 13) {
         make_half(m, unit / 64.0f);
         make_half(m, unit / 8.0f);
     }
+}
+
+/* Scales that stand behind the block's random bytes: how many bytes, and what. */
+static size_t make_scales_behind(maker *m, uint32_t format, float size, int write)
+{
+    if (write && format == 10) {
+        make_half(m, size < 0.5f ? 0.0009765625f : 0.015625f);
+        make_half(m, size < 0.5f ? 0.001953125f : 0.03125f);
+    } else if (write && (format == 11 || format == 14)) {
+        make_half(m, size < 0.5f ? 0.00006103515625f : 0.0009765625f);
+    }
+    return format == 10 ? 4 : format == 11 || format == 14 ? 2 : 0;
 }
 
 static void make_data(maker *m)
@@ -400,19 +502,18 @@ static void make_data(maker *m)
             uint32_t u;
             memcpy(&u, &weight, 4);
             if (t->format == 0) {
-                make_float(m, t->rows == 1 ? 1.0f + 0.5f * weight : weight);
+                make_float(m, t->rows == 1 && !t->bias ? 1.0f + 0.5f * weight : weight);
             } else if (t->format == 1) {
                 make_half(m, weight == 0.0f ? t->size / 128.0f : weight);
             } else if (t->format == 30) {
                 make_number(m, u >> 16, 2);
             } else {
                 make_scales(m, t->format, t->size);
-                for (k = m->count; k < end - (t->format == 14 ? 2 : 0); k++) {
+                end -= make_scales_behind(m, t->format, t->size, 0);
+                for (k = m->count; k < end; k++) {
                     make_number(m, make_random(m) >> 24, 1);
                 }
-            }
-            if (t->format == 14) {
-                make_half(m, t->size < 0.5f ? 0.00006103515625f : 0.0009765625f);
+                (void)make_scales_behind(m, t->format, t->size, 1);
             }
         }
         while (m->count % 32 != 0 && i + 1 < m->tensor_count) {
@@ -446,17 +547,21 @@ static uint8_t *make_model(const char *format, const char *twist, size_t *count)
     }
     m->format = make_formats[f].id;
     m->twist = twist;
+    m->arch = make_is(m, "arch") ? "mamba" : "llama";
+    m->arch = make_is(m, "qwen2") || make_is(m, "no-bias") ? "qwen2" : m->arch;
+    m->arch = make_is(m, "qwen3") || make_is(m, "no-norm") ? "qwen3" : m->arch;
     m->random = 1;
     make_bytes(m, make_is(m, "magic") ? "GGML" : "GGUF", 4);
     make_number(m, make_is(m, "version") ? 0x03000000u : 3, 4);
     make_number(m, 0, 8);
     make_number(m, 0, 8);
     make_sizes(m);
+    make_channels(m);
     make_scaling(m);
     make_tokenizer(m);
     make_list(m);
     make_patch(m, 8, make_is(m, "tensor-count") ? (uint64_t)1 << 60 : m->tensor_count);
-    make_patch(m, 16, make_is(m, "key-count") ? (uint64_t)1 << 60 : 24);
+    make_patch(m, 16, make_is(m, "key-count") ? (uint64_t)1 << 60 : m->keys);
     make_infos(m);
     while (m->count % 32 != 0) {
         make_number(m, 0, 1);

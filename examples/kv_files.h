@@ -2,7 +2,8 @@
 
    The program defines KF_PROGRAM, its name, and KF_NO_ROPE, the option that says so, and includes
    this first: every error is one line on
-   stderr and exit code 1, and an output file appears under its name only when it is whole. */
+   stderr and exit code 1, and an output file appears under its name only when it is whole and, on
+   POSIX systems, on the disk. */
 #ifndef KV_FILES_H
 #define KV_FILES_H
 
@@ -21,6 +22,7 @@
 #include <string.h>
 
 #ifdef KF_POSIX
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #endif
@@ -463,14 +465,44 @@ static void kf_probe(const char *name)
     kf_forget_partial();
 }
 
-/* Writes head and body to NAME.tmp and, when all of it is there, makes that NAME. */
+/* Whether what was written is on the disk, as far as the system tells. */
+static int kf_flush(FILE *file)
+{
+    int bad = fflush(file) != 0;
+#ifdef KF_POSIX
+    bad = bad || fsync(fileno(file)) != 0;
+#endif
+    return bad;
+}
+
+/* A new name is on the disk when its folder is. */
+static void kf_flush_folder(const char *name)
+{
+#ifdef KF_POSIX
+    const char *slash = strrchr(name, '/');
+    size_t n = slash ? (size_t)(slash - name) + 1 : 1;
+    char *folder = (char *)kf_alloc(n + 1, 1);
+    int fd;
+    memcpy(folder, slash ? name : ".", n);
+    fd = open(folder, O_RDONLY);
+    free(folder);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        (void)close(fd);
+    }
+#else
+    (void)name;
+#endif
+}
+
+/* Writes head and body to NAME.tmp and, when all of it is on the disk, makes that NAME. */
 static void kf_save(const char *name, const void *head, size_t head_bytes, const void *body,
                     size_t body_bytes)
 {
     FILE *file = kf_create(name);
     int bad = fwrite(head, 1, head_bytes, file) != head_bytes;
     bad = bad || fwrite(body, 1, body_bytes, file) != body_bytes;
-    bad = fflush(file) != 0 || bad;
+    bad = kf_flush(file) || bad;
     bad = fclose(file) != 0 || bad;
 #ifdef _WIN32
     (void)(bad || remove(name));
@@ -478,6 +510,7 @@ static void kf_save(const char *name, const void *head, size_t head_bytes, const
     if (bad || rename(kf_partial, name) != 0) {
         kf_fail("%s: cannot write (%s)", name, strerror(errno));
     }
+    kf_flush_folder(name);
     kf_forget_partial();
 }
 

@@ -1122,11 +1122,7 @@ static void lm__array_write(const lm_array *a, const char *prefix, const char *n
         (void)fputc(a->data[i] & 255, file);
         (void)fputc(a->data[i] >> 8, file);
     }
-    n = ferror(file);
-    if (fclose(file) != 0 || n != 0 || rename(beside, path) != 0) {
-        (void)remove(beside);
-        lm_fail("%s: cannot write it (%s)", path, strerror(errno));
-    }
+    lm_keep(file, beside, path, NULL);
     printf("%s: (%zu, %zu, %zu, %zu) f16\n", path, a->layers, a->heads, a->tokens, a->dim);
 }
 

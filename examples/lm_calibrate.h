@@ -424,11 +424,8 @@ static int lm__file_fill(const lm_fitter *f, FILE *file, size_t *bytes)
 static void lm__file_end(lm_fitter *f)
 {
     int status = lm__file_fill(f, f->file, &f->result.bytes);
-    if (fclose(f->file) != 0 || status || rename(f->beside, f->out) != 0) {
-        (void)remove(f->beside);
-        lm_fail("%s: cannot write it (%s)", f->out,
-                status && status != LQ_E_IO ? lq_status_string(status) : strerror(errno));
-    }
+    lm_keep(f->file, f->beside, f->out,
+            status == LQ_E_IO ? strerror(errno) : status ? lq_status_string(status) : NULL);
 }
 
 /* ---- all of it ---- */

@@ -1,4 +1,4 @@
-/* lm_gguf.h - part of lm.c: errors, checked memory, and the GGUF file
+/* lm_gguf.h - part of lm.c: errors, checked memory, files that are written whole, the GGUF file
 
    The file is memory-mapped and nothing in it is believed: every count, length and offset is held
    against the bytes that are left before it is used. Bad input ends the program with one line. */
@@ -117,6 +117,46 @@ static const size_t lm__type_bytes[LM_TYPE_COUNT] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 
 static int lm_same(lm_bytes a, const char *b)
 {
     return a.count == strlen(b) && memcmp(a.at, b, a.count) == 0;
+}
+
+/* ---- writing ---- */
+
+/* The name is on the disk when its folder is. */
+static void lm__keep_folder(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    size_t n = slash != NULL ? (size_t)(slash - path) + 1 : 1;
+    char *folder = (char *)lm_alloc(n + 1, 1);
+    int fd;
+    memcpy(folder, slash != NULL ? path : ".", n);
+    fd = open(folder, O_RDONLY);
+    free(folder);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        (void)close(fd);
+    }
+}
+
+/* Closes what was written to `beside`, flushed to the disk, and renames it to `path`: whenever the
+   program ends, the name stands for the old file or the new one, whole. Ends the program where that
+   fails, or where `why` is not NULL. */
+static void lm_keep(FILE *file, const char *beside, const char *path, const char *why)
+{
+    int bad = ferror(file) != 0 || fflush(file) != 0 || fsync(fileno(file)) != 0;
+    int error = errno;
+    if (fclose(file) != 0 && !bad) {
+        bad = 1;
+        error = errno;
+    }
+    if (!bad && !why && rename(beside, path) != 0) {
+        bad = 1;
+        error = errno;
+    }
+    if (bad || why) {
+        (void)remove(beside);
+        lm_fail("%s: cannot write it (%s)", path, why ? why : strerror(error));
+    }
+    lm__keep_folder(path);
 }
 
 /* ---- little-endian ---- */
@@ -557,9 +597,15 @@ static const lm_key *lm_key_array(const lm_gguf *g, const char *name, uint32_t i
 
 static void lm_gguf_open(lm_gguf *g, const char *path)
 {
+    const uint16_t one = 1;
+    uint8_t low;
     size_t i, align, start;
     size_t *offsets;
     memset(g, 0, sizeof *g);
+    memcpy(&low, &one, 1);
+    if (low == 0) {
+        lm_fail("%s: its weights are little-endian and used in place; this machine is not", path);
+    }
     lm__map(g, path);
     if (memcmp(lm__take(g, 4), "GGUF", 4) != 0) {
         lm_fail("%s: not a GGUF file", path);

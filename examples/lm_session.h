@@ -154,22 +154,6 @@ static int lm__session_archive(FILE *file, const lm_session *s, const lm_model *
     return status;
 }
 
-/* The name is on the disk when its folder is. */
-static void lm__session_folder(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    size_t n = slash != NULL ? (size_t)(slash - path) + 1 : 1;
-    char *folder = (char *)lm_alloc(n + 1, 1);
-    int fd;
-    memcpy(folder, slash != NULL ? path : ".", n);
-    fd = open(folder, O_RDONLY);
-    free(folder);
-    if (fd >= 0) {
-        (void)fsync(fd);
-        (void)close(fd);
-    }
-}
-
 /* Ends the program where that fails; the old file stays then. */
 static void lm_session_save(const lm_session *s, const char *path, const lm_model *m,
                             const lm_live *live)
@@ -178,22 +162,14 @@ static void lm_session_save(const lm_session *s, const char *path, const lm_mode
     char *beside = (char *)lm_alloc(room, 1);
     FILE *file;
     int status;
-    int bad;
     (void)snprintf(beside, room, "%s.part", path);
     file = fopen(beside, "wb");
     if (file == NULL) {
         lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
     }
     status = lm__session_archive(file, s, m, live);
-    bad = fflush(file) != 0 || fsync(fileno(file)) != 0;
-    bad = fclose(file) != 0 || bad;
-    if (status || bad || rename(beside, path) != 0) {
-        int error = errno;
-        (void)remove(beside);
-        lm_fail("%s: cannot write it (%s)", path,
-                status && status != LQ_E_IO ? lq_status_string(status) : strerror(error));
-    }
-    lm__session_folder(path);
+    lm_keep(file, beside, path,
+            status == LQ_E_IO ? strerror(errno) : status ? lq_status_string(status) : NULL);
     free(beside);
 }
 
@@ -269,7 +245,8 @@ static void lm_session_open(lm_session_file *f, lm_session *s, const char *path,
         lm_fail("%s: saved with %s", path,
                 fields[6] != want[5] ? "another --order" : "other weights of the same shape");
     }
-    if (bytes != lm__session_record_bytes(fields[12]) ||
+    if (fields[12] > (bytes - lm__session_record_bytes(0)) / 4 ||
+        bytes != lm__session_record_bytes(fields[12]) ||
         !lm__session_unpack(s, fields, record + 4 * LM_SESSION_FIELDS, m)) {
         lm_fail("%s: its record makes no sense", path);
     }

@@ -686,6 +686,53 @@ static void test_hostile(void)
     }
 }
 
+/* Memory of any alignment: arrays are laid where their elements may lie. */
+static void test_alignment(void)
+{
+    uint8_t mem[1 + sizeof(int16_t) * 2 * 70 + 64];
+    uint8_t file[1024];
+    size_t off;
+    for (off = 0; off < 8; off++) {
+        static const uint32_t dims[2] = {40, 28};
+        lq_geometry geometry;
+        lq_profile p;
+        lq_profile back;
+        size_t count = 0;
+        size_t needed = 0;
+        lq_fit fit;
+        lq_vectors src = {NULL, 0, LQ_F32};
+        float x[2 * 40] = {1.0f};
+        const void *slices[2];
+        uint8_t *fit_mem;
+        uint8_t *workspace;
+        memset(&geometry, 0, sizeof geometry);
+        geometry.stream = LQ_V;
+        geometry.slice_count = 2;
+        geometry.slice_dims = dims;
+        CHECK(lq_profile_init(&p, mem + off, lq_profile_bytes(70), &geometry, 2.0f) == LQ_OK);
+        CHECK((uintptr_t)p.mean % 2 == 0 && (uintptr_t)p.sigma % 2 == 0);
+        CHECK((uint8_t *)(p.sigma + 70) <= mem + off + lq_profile_bytes(70));
+        CHECK(lq_profile_save(file, sizeof file, &count, &p) == LQ_OK);
+        CHECK(lq_profile_load(&back, NULL, 0, &needed, file, count) == LQ_E_SPACE);
+        CHECK(lq_profile_load(&back, mem + off, needed, &needed, file, count) == LQ_OK);
+        CHECK((uintptr_t)back.mean % 2 == 0 && back.sigma[69] == 16);
+        slices[0] = x;
+        slices[1] = x + 40;
+        src.slices = slices;
+        src.token_stride = 40;
+        fit_mem = (uint8_t *)source_alloc(lq_fit_bytes(&geometry) + off);
+        workspace = (uint8_t *)source_alloc(lq_fit_workspace_bytes(&geometry) + off);
+        CHECK(!lq_fit_init(&fit, fit_mem + off, lq_fit_bytes(&geometry), &geometry, 0.5f));
+        CHECK((uintptr_t)fit.sum % sizeof(int64_t) == 0);
+        CHECK((uint8_t *)(fit.sum_squares + 70) <= fit_mem + off + lq_fit_bytes(&geometry));
+        CHECK(!lq_fit_add(&fit, &src, NULL, 1, workspace + off, lq_fit_workspace_bytes(&geometry)));
+        CHECK(!lq_fit_profile(&fit, &p, mem + off, lq_profile_bytes(70)));
+        CHECK((uintptr_t)p.mean % 2 == 0);
+        free(workspace);
+        free(fit_mem);
+    }
+}
+
 int main(int argc, char **argv)
 {
     uint32_t stream;
@@ -707,6 +754,7 @@ int main(int argc, char **argv)
     test_dead();
     test_due();
     test_init();
+    test_alignment();
     test_save();
     test_save_errors();
     test_hostile();

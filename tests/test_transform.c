@@ -522,12 +522,24 @@ static void test_library(void)
     CHECK(lq_cpu_limit(-1) == levels && lq_cpu_level() == levels && levels >= 0 && levels <= 2);
 }
 
+/* The largest magnitude that 32 bits hold has no positive twin. */
+static void test_fixed(void)
+{
+    CHECK(lq__fixed_of_bits(0xcf000000u, 0) == INT32_MIN); /* -2^31 */
+    CHECK(lq__fixed_of_bits(0xceffffffu, 0) == -2147483520);
+    CHECK(lq__fixed_of_bits(0x4effffffu, 0) == 2147483520);
+    CHECK(lq__fixed_of_bits(0xc0200000u, 0) == -2); /* -2.5, to even */
+    CHECK(lq__fixed_of_bits(0xc0600000u, 0) == -4);
+    CHECK(lq__fixed_of_bits(0xbf800000u, -20) == -(1 << 20));
+}
+
 int main(int argc, char **argv)
 {
     size_t i;
     quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     levels = lq_cpu_limit(-1);
     test_library();
+    test_fixed();
     test_half_exhaustive();
     test_half_rounding();
     test_type_arrays();

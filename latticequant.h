@@ -23882,7 +23882,8 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    ============================================================================================== */
 #define LQ__KV_SLOWER 4u      /* epochs of keys to one of values */
 #define LQ__KV_UNITS 24u      /* of a mean, at most */
-#define LQ__KV_SHAPE 100u     /* bytes of a shape without its stretch */
+#define LQ__KV_SHAPE 4u       /* bytes of a shape in front of its stretch */
+#define LQ__KV_TURNING 96u    /* and behind it, where RoPE is known */
 #define LQ__KV_STRETCH 16u    /* half octaves of it, at most */
 #define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time */
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
@@ -24541,7 +24542,8 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
         }
         layer->bases[v] = lq__kv_take(&used, 1, hot);
         if (v == 0 && layer->number_bytes[0]) {
-            layer->shape_bytes = LQ__KV_SHAPE + layer->k_dims;
+            layer->shape_bytes = LQ__KV_SHAPE + layer->k_dims +
+                                 (layer->rope.rotary_dims ? LQ__KV_TURNING : 0);
         }
         if (layer->warm[v]) {
             layer->most[v] = lq__kv_units(layer->most[v]);
@@ -25981,9 +25983,9 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
    .- shape --------------------------------------------------------------------------------------.
    |  0  stretched  u8  1: it is          |  1  pairs  u8  0 .. 16                                |
    |  2  exponent   u8  + 128: of means   |  3  0                                                 |
-   |  4  pair       u16[16]  (i, see lq_rope)                                                     |
-   | 36  mean       i16[16][2]  in units of 2^exponent; of dims a and b of the pair               |
-   |100  stretch    u8[dims]  half octaves, 0 .. 16                                               |
+   |  4  stretch    u8[dims]  half octaves, 0 .. 16                                               |
+   |  -  where RoPE is known: pair u16[16], which one; mean i16[16][2], of dims a and b of the    |
+   |     pair, in units of 2^exponent                                                             |
    '----------------------------------------------------------------------------------------------'
 */
 LQ__INLINE uint8_t *lq__kv_shape(const lq_kv *kv, const lq__kv_layer *layer, uint32_t epoch,
@@ -25999,6 +26001,17 @@ LQ__INLINE const uint8_t *lq__kv_shape_if(const lq_kv *kv, const lq__kv_layer *l
 {
     const lq__kv_head *h = lq__kv_heads(lq__kv_pool_of(kv), layer) + head;
     return v || !lq__kv_is_fitted(h, 0) ? NULL : lq__kv_shape(kv, layer, epoch, head);
+}
+
+/* Where pair j's number is, and its mean. */
+LQ__INLINE uint8_t *lq__kv_shape_at(const lq__kv_layer *layer, const uint8_t *shape, size_t j)
+{
+    return (uint8_t *)(uintptr_t)shape + LQ__KV_SHAPE + layer->k_dims + 2 * j;
+}
+
+LQ__INLINE uint8_t *lq__kv_shape_mean(const lq__kv_layer *layer, const uint8_t *shape, size_t j)
+{
+    return lq__kv_shape_at(layer, shape, LQ__HOT_PAIRS + 2 * j);
 }
 
 /* The position that a token's key was rotated for. */
@@ -26037,9 +26050,10 @@ LQ__STATIC void lq__kv_add_turning(const lq_kv *kv, const lq__kv_layer *layer,
     size_t i;
     unit = sign < 0 ? -unit : unit;
     for (j = 0; j < shape[1]; j++) {
-        size_t pair = lq__load16(shape + 4 + 2 * j);
-        int64_t m = (int16_t)lq__load16(shape + 36 + 4 * j);
-        int64_t n_b = (int16_t)lq__load16(shape + 38 + 4 * j);
+        const uint8_t *mean = lq__kv_shape_mean(layer, shape, j);
+        size_t pair = lq__load16(lq__kv_shape_at(layer, shape, j));
+        int64_t m = (int16_t)lq__load16(mean);
+        int64_t n_b = (int16_t)lq__load16(mean + 2);
         uint64_t step = lq__phase_step(layer->rope.freqs[pair]);
         size_t a;
         size_t b;
@@ -26152,7 +26166,7 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
         total += f->power[d];
     }
     while (shape[1] < LQ__HOT_PAIRS) {
-        uint8_t *mean = shape + 36 + 4 * shape[1];
+        uint8_t *mean = lq__kv_shape_mean(f->layer, shape, shape[1]);
         size_t best = 0;
         size_t a;
         size_t b;
@@ -26171,7 +26185,7 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
         f->power[f->layer->rope_first + b] = f->turned[best] / 2;
         lq__sincos_q30((uint32_t)((uint64_t)f->origin *
                                       lq__phase_step(f->layer->rope.freqs[best]) >> 32), &s, &c);
-        lq__store16(shape + 4 + 2 * shape[1], (uint32_t)best);
+        lq__store16(lq__kv_shape_at(f->layer, shape, shape[1]), (uint32_t)best);
         a = (size_t)(((int64_t)f->center[2 * best] * c + (int64_t)f->center[2 * best + 1] * s) >>
                      30);
         b = (size_t)(((int64_t)f->center[2 * best + 1] * c - (int64_t)f->center[2 * best] * s) >>
@@ -26276,7 +26290,7 @@ LQ__STATIC void lq__kv_clear_turning(const lq__kv_writer *w, uint32_t epoch, siz
     for (j = 0; j < shape[1]; j++) {
         size_t a;
         size_t b;
-        lq__rope_pair(&layer->rope, lq__load16(shape + 4 + 2 * j), &a, &b);
+        lq__rope_pair(&layer->rope, lq__load16(lq__kv_shape_at(layer, shape, j)), &a, &b);
         lq__store16(mean + 2 * (layer->rope_first + a), 0);
         lq__store16(mean + 2 * (layer->rope_first + b), 0);
     }
@@ -27346,10 +27360,11 @@ LQ__STATIC void lq__kv_ready_turning(lq__kv_reader *r, uint32_t epoch)
     memset(w->y, 0, sizeof w->y);
     memset(r->stride, 0, 8 * LQ__HOT_PAIRS);
     for (j = 0; j < w->pairs; j++) {
-        size_t pair = lq__load16(shape + 4 + 2 * j);
+        const uint8_t *mean = lq__kv_shape_mean(r->layer, shape, j);
+        size_t pair = lq__load16(lq__kv_shape_at(r->layer, shape, j));
         float unit = lq__hot_power((int32_t)shape[2] - 128);
-        float m = (float)(int16_t)lq__load16(shape + 36 + 4 * j) * unit;
-        float n = (float)(int16_t)lq__load16(shape + 38 + 4 * j) * unit;
+        float m = (float)(int16_t)lq__load16(mean) * unit;
+        float n = (float)(int16_t)lq__load16(mean + 2) * unit;
         int32_t s;
         int32_t c;
         size_t a;
@@ -28672,11 +28687,12 @@ LQ__STATIC void lq__kv_digest(const lq__kv_pool *pool, uint8_t digest[16])
 LQ__STATIC int lq__kv_check_shape(const lq__kv_layer *layer, const uint8_t *shape)
 {
     size_t j;
-    if (shape[0] > 1 || shape[1] > LQ__HOT_PAIRS || shape[2] < 128 - 114 || shape[2] > 128 + 115) {
+    if (shape[0] > 1 || shape[1] > (layer->rope.rotary_dims ? LQ__HOT_PAIRS : 0) ||
+        shape[2] < 128 - 114 || shape[2] > 128 + 115) {
         return 0;
     }
     for (j = 0; j < shape[1]; j++) {
-        if (lq__load16(shape + 4 + 2 * j) >= layer->rope.rotary_dims / 2) {
+        if (lq__load16(lq__kv_shape_at(layer, shape, j)) >= layer->rope.rotary_dims / 2) {
             return 0;
         }
     }
@@ -31314,6 +31330,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_SLOWER
 #undef LQ__KV_UNITS
 #undef LQ__KV_SHAPE
+#undef LQ__KV_TURNING
 #undef LQ__KV_STRETCH
 #undef LQ__KV_PARTS
 #undef LQ__KV_NO

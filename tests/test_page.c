@@ -657,6 +657,23 @@ static void random_bits(setup *s, size_t tokens, int type)
     s->vectors.type = type;
 }
 
+/* What a page makes of numbers beyond the range of its type: the largest one, not infinity. */
+static void keep_finite(uint8_t *dst, const float *x, size_t count, int type)
+{
+    size_t i;
+    for (i = 0; i < count && type != LQ_F32; i++) {
+        uint16_t h;
+        uint32_t u;
+        memcpy(&h, dst + 2 * i, 2);
+        memcpy(&u, x + i, 4);
+        if ((h & 0x7fffu) == (type == LQ_F16 ? 0x7c00u : 0x7f80u) &&
+            (u & 0x7fffffffu) < 0x7f800000u) {
+            h--;
+            memcpy(dst + 2 * i, &h, 2);
+        }
+    }
+}
+
 static void test_raw(uint32_t stream, int source_type, int raw_type, size_t tokens)
 {
     static const uint32_t dims[3] = {7, 64, 2};
@@ -686,6 +703,7 @@ static void test_raw(uint32_t stream, int source_type, int raw_type, size_t toke
         } else {
             CHECK(lq_f32_from_type(x, s->memory[i], count, source_type) == LQ_OK);
             CHECK(lq_type_from_f32(want, x, count, raw_type) == LQ_OK);
+            keep_finite(want, x, count, raw_type);
         }
         CHECK(memcmp(slices[i], want, count * lq_type_bytes(raw_type)) == 0);
         free(want);

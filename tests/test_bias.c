@@ -1,0 +1,500 @@
+/* cc -std=c99 -O2 tests/test_bias.c -o test_bias -lm    Live caches of keys with a large mean that
+   RoPE turns, of uneven dims, of numbers of any size; queries and biases at the ends of floats. */
+#define LATTICEQUANT_IMPLEMENTATION
+#include "../latticequant.h"
+
+#include "check.h"
+#include "source.h"
+
+enum { D = 64, GROUP = 2, QUERIES = 8, MOST = 8192 };
+
+typedef struct sample {
+    size_t tokens;
+    double theta[D / 2];
+    double k[MOST][D]; /* as the cache gets them: floats */
+    double v[MOST][D];
+    double q[QUERIES * GROUP][D];
+} sample;
+
+typedef struct recipe {
+    double bias;      /* radius of the mean of pairs 4, 6, 8, 10 */
+    double deviation; /* of dims 0, 8, 16 .. 56; of the others 1 */
+    double value;     /* deviation of values */
+    int gaps;         /* positions leave out every fifth, and a thousand in the middle */
+} recipe;
+
+typedef struct choice {
+    int kind;
+    int quantizer;
+    int bits;
+    float k_step;
+    float v_step;
+    int rope;
+} choice;
+
+static sample sample_;
+static const lq_tables *tables_;
+
+static int64_t position_of(const recipe *how, size_t t)
+{
+    return how->gaps ? (int64_t)(t + t / 4 + (t > 500 ? 1000 : 0)) : (int64_t)t;
+}
+
+static void turn(double *x, const double *theta, int64_t p)
+{
+    size_t i;
+    for (i = 0; i < D / 2; i++) {
+        double c = cos(theta[i] * (double)p);
+        double s = sin(theta[i] * (double)p);
+        double a = x[i] * c - x[i + D / 2] * s;
+        x[i + D / 2] = x[i + D / 2] * c + x[i] * s;
+        x[i] = a;
+    }
+}
+
+static void make(sample *s, const recipe *how, size_t tokens)
+{
+    size_t t;
+    size_t i;
+    source_seed = 5;
+    s->tokens = tokens;
+    for (i = 0; i < D / 2; i++) {
+        s->theta[i] = (double)(float)pow(1e6, -2.0 * (double)i / D);
+    }
+    for (t = 0; t < tokens; t++) {
+        for (i = 0; i < D; i++) {
+            size_t pair = i % (D / 2);
+            s->k[t][i] = source_gauss() * (i % 8 ? 1.0 : how->deviation);
+            s->k[t][i] += pair >= 4 && pair <= 10 && pair % 2 == 0 ? how->bias * 0.7071 : 0.0;
+            s->v[t][i] = source_gauss() * how->value;
+        }
+        turn(s->k[t], s->theta, position_of(how, t));
+        for (i = 0; i < D; i++) {
+            s->k[t][i] = (double)(float)s->k[t][i];
+            s->v[t][i] = (double)(float)s->v[t][i];
+        }
+    }
+    for (t = 0; t < QUERIES * GROUP; t++) {
+        for (i = 0; i < D; i++) {
+            s->q[t][i] = source_gauss();
+        }
+        turn(s->q[t], s->theta, position_of(how, tokens - 1));
+    }
+}
+
+/* Attention in doubles. */
+static void attend(const sample *s, size_t q, double *out)
+{
+    double most = -1e300;
+    double sum = 0;
+    size_t t;
+    size_t i;
+    for (i = 0; i < D; i++) {
+        out[i] = 0;
+    }
+    for (t = 0; t < s->tokens; t++) {
+        double logit = 0;
+        double w;
+        for (i = 0; i < D; i++) {
+            logit += s->q[q][i] * s->k[t][i] / 8;
+        }
+        if (logit > most) {
+            for (i = 0; i < D; i++) {
+                out[i] *= exp(most - logit);
+            }
+            sum *= exp(most - logit);
+            most = logit;
+        }
+        w = exp(logit - most);
+        sum += w;
+        for (i = 0; i < D; i++) {
+            out[i] += w * s->v[t][i];
+        }
+    }
+    for (i = 0; i < D; i++) {
+        out[i] /= sum;
+    }
+}
+
+static void desc_of(lq_kv_desc *d, const sample *s, const choice *c, int type)
+{
+    static float freqs[D / 2];
+    static lq_rope rope;
+    size_t i;
+    memset(d, 0, sizeof *d);
+    memset(&rope, 0, sizeof rope);
+    for (i = 0; i < D / 2; i++) {
+        freqs[i] = (float)s->theta[i];
+    }
+    rope.rotary_dims = D;
+    rope.freqs = freqs;
+    d->layers = 1;
+    d->kv_heads = 1;
+    d->k_dims = D;
+    d->tokens = s->tokens;
+    d->window = LQ_KV_NONE;
+    d->type = type;
+    d->tables = tables_;
+    d->k.kind = d->v.kind = c->kind;
+    d->k.quantizer = d->v.quantizer = c->quantizer;
+    d->k.bits = d->v.bits = c->bits;
+    d->k.step = c->k_step;
+    d->v.step = c->v_step;
+    d->rope = c->rope ? &rope : NULL;
+}
+
+/* Appends all tokens, some at a time. */
+static void fill(lq_kv *kv, const sample *s, const recipe *how)
+{
+    static float k[256 * D];
+    static float v[256 * D];
+    int64_t list[256];
+    size_t t = 0;
+    while (t < s->tokens) {
+        size_t n = 1 + source_below(256);
+        lq_kv_view kview;
+        lq_kv_view vview;
+        lq_positions at;
+        size_t i;
+        n = n < s->tokens - t ? n : s->tokens - t;
+        memset(&kview, 0, sizeof kview);
+        memset(&at, 0, sizeof at);
+        for (i = 0; i < n * D; i++) {
+            k[i] = (float)s->k[t + i / D][i % D];
+            v[i] = (float)s->v[t + i / D][i % D];
+        }
+        for (i = 0; i < n; i++) {
+            list[i] = position_of(how, t + i);
+        }
+        at.list = list;
+        vview = kview;
+        kview.data = k;
+        vview.data = v;
+        CHECK(lq_kv_append(kv, 0, &kview, &vview, &at, n) == LQ_OK);
+        t += n;
+    }
+}
+
+/* The relative error of attention's outputs. */
+static double error_of(const lq_kv *kv, const sample *s)
+{
+    static float q[QUERIES * GROUP * D];
+    static float out[QUERIES * GROUP * D];
+    lq_kv_attend_desc a;
+    double error = 0;
+    double power = 0;
+    double want[D];
+    size_t i;
+    size_t j;
+    memset(&a, 0, sizeof a);
+    for (i = 0; i < QUERIES * GROUP * D; i++) {
+        q[i] = (float)s->q[i / D][i % D];
+    }
+    a.heads = GROUP;
+    a.queries = QUERIES;
+    a.all = 1;
+    a.q.data = q;
+    a.out.data = out;
+    CHECK(lq_kv_attend(kv, &a) == LQ_OK);
+    for (i = 0; i < QUERIES * GROUP; i++) {
+        attend(s, i, want);
+        for (j = 0; j < D; j++) {
+            double e = (double)out[i * D + j] - want[j];
+            error += e * e;
+            power += want[j] * want[j];
+        }
+    }
+    return sqrt(error / power);
+}
+
+/* What lq_kv_read gives, as the keys and values of `s`: attention to it must be the same. */
+static void read_back(const lq_kv *kv, sample *s)
+{
+    static float x[MOST * D];
+    lq_kv_view_out out;
+    size_t i;
+    int v;
+    memset(&out, 0, sizeof out);
+    out.data = x;
+    for (v = 0; v < 2; v++) {
+        CHECK(lq_kv_read(kv, 0, v ? LQ_V : LQ_K, &out, 0, s->tokens, NULL, 0) == LQ_OK);
+        for (i = 0; i < s->tokens * D; i++) {
+            (v ? s->v : s->k)[i / D][i % D] = (double)x[i];
+        }
+    }
+}
+
+/* The error of one cache; levels agree, and so do attention and what is read. */
+static double judge(const recipe *how, const choice *c, size_t tokens)
+{
+    sample *s = &sample_;
+    lq_kv_desc d;
+    lq_kv kv;
+    void *mem;
+    double error;
+    double read;
+    make(s, how, tokens);
+    desc_of(&d, s, c, LQ_F16);
+    mem = source_alloc(lq_kv_bytes(&d));
+    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    fill(&kv, s, how);
+    error = error_of(&kv, s);
+    read_back(&kv, s);
+    read = error_of(&kv, s);
+    CHECK(read < 0.02);
+    free(mem);
+    return error;
+}
+
+static const choice hot[4] = {{LQ_KV_HOT, LQ_Z, 4, 0, 0, 0},
+                              {LQ_KV_HOT, LQ_E8, 4, 0, 0, 0},
+                              {LQ_KV_HOT, LQ_Z, 3, 0, 0, 0},
+                              {LQ_KV_WARM, LQ_Z, 0, 0.35f, 0.35f, 0}};
+
+/* A mean of norm 100 in each of four pairs that turn within an epoch. */
+static void test_turning_means(size_t tokens)
+{
+    static const char *const names[4] = {"hot 4", "E8", "hot 3", "warm"};
+    int i;
+    for (i = 0; i < 4; i++) {
+        choice c = hot[i];
+        recipe how = {0.0, 1.0, 1.0, 0};
+        double plain;
+        double without;
+        double with;
+        double gaps;
+        plain = judge(&how, &c, tokens);
+        how.bias = 100;
+        without = judge(&how, &c, tokens);
+        c.rope = 1;
+        with = judge(&how, &c, tokens);
+        how.gaps = 1;
+        gaps = judge(&how, &c, tokens);
+        printf("%s: error %.3f; biased %.3f, RoPE known %.3f, positions with gaps %.3f\n", names[i],
+               plain, without, with, gaps);
+        CHECK(plain > 0.005 && with < plain * 1.15 && gaps < plain * 1.15);
+        CHECK(without < (i == 2 ? 8.0 : 4.5) * plain);
+    }
+}
+
+/* Deviations of 50 on 8 of 64 dims: without a stretch each dim has an eighth of their error. */
+static void test_uneven(void)
+{
+    recipe how = {0.0, 50.0, 1.0, 0};
+    int i;
+    for (i = 0; i < 2; i++) {
+        double error = judge(&how, &hot[i], 1024);
+        printf("8 dims of deviation 50: error %.3f\n", error);
+        CHECK(error < 1.0);
+    }
+}
+
+/* Values and keys from 1e-30 to 1e30, where the raw type reaches so far. */
+static void test_sizes(void)
+{
+    static const double sizes[8] = {1e-30, 1e-12, 1e-5, 1e-3, 1.0, 300.0, 1.5e4, 1e30};
+    sample *s = &sample_;
+    size_t n;
+    size_t i;
+    int kind;
+    for (kind = 0; kind < 3; kind++) {
+        double first = 0;
+        for (n = 0; n < 8; n++) {
+            choice c = hot[kind];
+            recipe how = {0.0, 1.0, 0.0, 0};
+            lq_kv_account account;
+            lq_kv_desc d;
+            lq_kv kv;
+            double error = 0;
+            double power = 0;
+            void *mem;
+            how.value = sizes[4];
+            make(s, &how, 300);
+            for (i = 0; i < 300 * D; i++) { /* f16's own rounding aside */
+                s->v[i / D][i % D] *= sizes[n];
+                s->k[i / D][i % D] *= sizes[n];
+            }
+            desc_of(&d, s, &c, n == 0 || n == 1 || n == 7 ? LQ_BF16 : LQ_F16);
+            mem = source_alloc(lq_kv_bytes(&d));
+            CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+            fill(&kv, s, &how);
+            CHECK(lq_kv_stats(&kv, &account) == LQ_OK && account.clipped == 0);
+            {
+                static sample copy;
+                copy = *s;
+                read_back(&kv, &copy);
+                for (i = 4 * D; i < 300 * D; i++) {
+                    double e = copy.v[i / D][i % D] - s->v[i / D][i % D];
+                    double f = copy.k[i / D][i % D] - s->k[i / D][i % D];
+                    error += (e * e + f * f) / sizes[n] / sizes[n];
+                    power += 2.0;
+                }
+            }
+            error = sqrt(error / power);
+            first = n == 0 ? error : first;
+            CHECK(error < 0.25 && error < first * 1.06 + 0.002 && error > first * 0.9 - 0.002);
+            free(mem);
+        }
+    }
+}
+
+/* Values 2^-24 of the others in their page become zeros, and are counted. */
+static void test_clipped(void)
+{
+    sample *s = &sample_;
+    recipe how = {0.0, 1.0, 1.0, 0};
+    lq_kv_account account;
+    lq_kv_desc d;
+    lq_kv kv;
+    void *mem;
+    size_t i;
+    make(s, &how, 128);
+    for (i = 0; i < D; i++) {
+        s->v[70][i] *= 1e-8;
+        s->v[90][i] *= 2000;
+    }
+    desc_of(&d, s, &hot[0], LQ_F32);
+    mem = source_alloc(lq_kv_bytes(&d));
+    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    fill(&kv, s, &how);
+    CHECK(lq_kv_stats(&kv, &account) == LQ_OK && account.clipped == 1);
+    read_back(&kv, s);
+    for (i = 0; i < D; i++) {
+        CHECK(fabs(s->v[70][i]) < 1e-3);
+    }
+    free(mem);
+}
+
+/* Numbers that f16 cannot hold come out as its largest. */
+static void test_saturation(void)
+{
+    sample *s = &sample_;
+    recipe how = {0.0, 1.0, 1.0, 0};
+    static uint16_t x[300 * D];
+    lq_kv_view_out out;
+    lq_kv_desc d;
+    lq_kv kv;
+    void *mem;
+    size_t i;
+    size_t large = 0;
+    memset(&out, 0, sizeof out);
+    out.data = x;
+    out.type = LQ_F16;
+    make(s, &how, 300);
+    for (i = 0; i < 300 * D; i++) {
+        s->v[i / D][i % D] *= 40000;
+    }
+    desc_of(&d, s, &hot[0], LQ_F32);
+    mem = source_alloc(lq_kv_bytes(&d));
+    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+    fill(&kv, s, &how);
+    CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, 300, NULL, 0) == LQ_OK);
+    for (i = 0; i < 300 * D; i++) {
+        CHECK((x[i] & 0x7fffu) <= 0x7bffu);
+        large += (x[i] & 0x7fffu) == 0x7bffu;
+    }
+    CHECK(large > 100);
+    free(mem);
+}
+
+static int finite_all(const float *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        uint32_t u;
+        memcpy(&u, x + i, 4);
+        if ((u & 0x7fffffffu) >= 0x7f800000u) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Queries of any size and biases of any kind: a finite answer, or LQ_E_DATA. */
+static void test_queries(void)
+{
+    static const float sizes[8] = {0.0f, 1e-30f, 1e4f, 2e9f, 1e20f, 1e30f, 1e38f, 3e38f};
+    static const uint32_t biases[5] = {0x7f800000u, 0x7149f2cau, 0x7f7fffffu, 0xff800000u,
+                                       0x7fc00000u};
+    sample *s = &sample_;
+    recipe how = {20.0, 1.0, 1.0, 0};
+    int kind;
+    size_t n;
+    size_t i;
+    make(s, &how, 400);
+    for (kind = 0; kind < 5; kind++) {
+        choice c = kind < 4 ? hot[kind] : hot[0];
+        static float q[GROUP * D];
+        static float out[GROUP * D];
+        static float bias[400];
+        float lse[GROUP];
+        lq_kv_attend_desc a;
+        lq_kv_desc d;
+        lq_kv kv;
+        void *mem;
+        c.rope = 1;
+        c.kind = kind == 4 ? LQ_KV_RAW : c.kind;
+        c.bits = kind == 4 ? 0 : c.bits;
+        c.quantizer = kind == 4 ? 0 : c.quantizer;
+        desc_of(&d, s, &c, LQ_F16);
+        mem = source_alloc(lq_kv_bytes(&d));
+        CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+        fill(&kv, s, &how);
+        memset(&a, 0, sizeof a);
+        a.heads = GROUP;
+        a.q.data = q;
+        a.out.data = out;
+        a.lse = lse;
+        for (n = 0; n < 8; n++) {
+            int status;
+            for (i = 0; i < GROUP * D; i++) {
+                q[i] = (i % 3 ? 1.0f : -0.5f) * sizes[n];
+            }
+            status = lq_kv_attend(&kv, &a);
+            CHECK(status == LQ_E_DATA ||
+                  (status == LQ_OK && finite_all(out, GROUP * D) && finite_all(lse, GROUP)));
+            CHECK(status == (sizes[n] > 1.2e30f ? LQ_E_DATA : LQ_OK));
+        }
+        for (i = 0; i < GROUP * D; i++) {
+            q[i] = i % 3 ? 1.0f : -0.5f;
+        }
+        a.bias = bias;
+        for (n = 0; n < 5; n++) {
+            int status;
+            memset(bias, 0, sizeof bias);
+            memcpy(&bias[200], &biases[n], 4);
+            status = lq_kv_attend(&kv, &a);
+            CHECK(status == (n == 4 ? LQ_E_DATA : LQ_OK));
+            if (n < 3) { /* that token alone */
+                static sample copy;
+                double error = 0;
+                copy = *s;
+                read_back(&kv, &copy);
+                for (i = 0; i < D; i++) {
+                    error += fabs((double)out[i] - copy.v[200][i]);
+                }
+                CHECK(error < 0.02 * D);
+            }
+        }
+        free(mem);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
+    static uint8_t memory[1 << 20];
+    int level;
+    CHECK(lq_tables_bytes() <= sizeof memory &&
+          lq_tables_init(&tables_, memory, sizeof memory) == LQ_OK);
+    for (level = 0; level < 3; level++) {
+        (void)lq_cpu_limit(level);
+        test_turning_means(quick ? 1200 : MOST);
+        test_uneven();
+        test_sizes();
+        test_clipped();
+        test_saturation();
+        test_queries();
+    }
+    return check_report("bias");
+}

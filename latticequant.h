@@ -269,7 +269,8 @@
    LIVE CACHE, as lq_kv_save writes it, version 3
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
    (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles
-   (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot. In a cache
+   (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot; a raw
+   head's is 64 tokens of its numbers, little-endian like those of raw pages. In a cache
    that is sparse or has warm streams the code is 5, and behind the tiles are the blob (of each warm
    head u24 bytes and u8 doublings of the step, then the pages of all) and, of keys, the bounds of
    all heads.
@@ -292,9 +293,12 @@
              that come out of a stream are checked before they are used. Checksums find accidents;
              against attackers rely on the status alone.
    Exact     The same input with the same profile gives the same bytes, and the same bytes the same
-             integers, on every CPU, compiler and flag set, -ffast-math included. The last step to
-             floats may differ in the last bit. Calibration (lq_klt_*, rates) computes in floats:
-             the same in one build at one CPU level; the profile that it writes is exact anywhere.
+             integers, on every CPU, of either byte order, compiler and flag set, -ffast-math
+             included. The last step to floats may differ in the last bit. A compiler that evaluates
+             floats in wider types (x87; gcc -std=c99 on s390x) meets an #error that says what
+             helps: -msse2 -mfpmath=sse, -fexcess-precision=fast. Calibration (lq_klt_*, rates)
+             computes in floats: the same in one build at one CPU level; the profile that it writes
+             is exact anywhere.
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
              unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
              LQ_E_DATA; raw pages keep them.
@@ -316,7 +320,8 @@
    LQ_API                       Affects: the decoration of public functions. Default: extern,
                                 extern "C" or static. When: a shared library exports them.
    LQ_ASSERT(x)                 Affects: checks for errors of the library itself. Default: nothing.
-   LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code is left out. Default: not defined.
+   LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code (x86-64; gcc, clang, also clang for
+                                MSVC) is left out. Default: not defined.
                                 When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
@@ -1833,8 +1838,8 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 /* What is stored takes each operation on floats to be rounded to float, as SSE does and x87 does
    not (16: only narrower types are evaluated in other ones; below 0: clang's -ffast-math). */
 #if defined(__FLT_EVAL_METHOD__)
-#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2 ||        \
-    (__FLT_EVAL_METHOD__ < 0 && !defined(__clang__)) || \
+#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2 || \
+    (__FLT_EVAL_METHOD__ < 0 && !defined(__clang__)) ||     \
     (defined(__i386__) && !defined(__SSE2_MATH__))
 #error "floats must round to float: add -msse2 -mfpmath=sse (x86) or -fexcess-precision=fast"
 #endif
@@ -14433,7 +14438,8 @@ LQ__STATIC uint32_t lq__spans_close(const lq_archive_reader *r, uint8_t *heap, u
     while (*open && lq__run_end(r, lq__load32(heap)) <= until) {
         uint64_t end = lq__run_end(r, lq__load32(heap));
         while (*open && lq__run_end(r, lq__load32(heap)) <= end) {
-            lq__store32(heap, lq__load32(heap + 4 * (size_t)--*open));
+            *open -= 1;
+            lq__store32(heap, lq__load32(heap + 4 * (size_t)*open));
             lq__heap_sink(r, heap, *open, 0, lq__run_older);
         }
         if (*open) { /* a run that begins at `until` may take its place */
@@ -14513,28 +14519,27 @@ LQ__STATIC int lq__basis_compare(const uint8_t *entry, uint32_t dims, const uint
 LQ__STATIC int lq__basis_before(const lq_archive_reader *r, uint32_t a, uint32_t b)
 {
     const uint8_t *other = r->bases + LQ__BASIS_BYTES * (size_t)b;
-    int c = lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)a, lq__load32(other), other + 16);
+    int c =
+        lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)a, lq__load32(other), other + 16);
     return c ? c < 0 : a < b;
 }
 
 /* Entry i in order. */
-LQ__INLINE uint8_t *lq__basis_at(const lq_archive_reader *r, uint8_t *bases, uint32_t i)
+LQ__INLINE const uint8_t *lq__basis_at(const lq_archive_reader *r, uint32_t i)
 {
-    const uint8_t *order = bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
-    return bases + LQ__BASIS_BYTES * (size_t)lq__load32(order + 4 * (size_t)i);
+    const uint8_t *order = r->bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
+    return r->bases + LQ__BASIS_BYTES * (size_t)lq__load32(order + 4 * (size_t)i);
 }
 
 /* How many entries come before these dims and name. */
 LQ__STATIC uint32_t lq__basis_search(const lq_archive_reader *r, uint32_t dims, const uint8_t *name)
 {
-    const uint8_t *order = r->bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
     uint32_t low = 0;
     uint32_t high = r->basis_count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        uint32_t item = lq__load32(order + 4 * (size_t)middle);
         LQ__WORK(1);
-        if (lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)item, dims, name) < 0) {
+        if (lq__basis_compare(lq__basis_at(r, middle), dims, name) < 0) {
             low = middle + 1;
         } else {
             high = middle;
@@ -14571,7 +14576,7 @@ LQ__STATIC void lq__bases_fill(lq_archive_reader *r, uint8_t *bases)
     lq__heap_sort(r, bases + LQ__BASIS_BYTES * (size_t)r->basis_count, r->basis_count,
                   lq__basis_before);
     for (i = 0; i < r->basis_count; i++) {
-        uint8_t *entry = lq__basis_at(r, bases, i);
+        uint8_t *entry = bases + (lq__basis_at(r, i) - r->bases);
         most = lq__load32(entry) != dims ? 0 : most;
         dims = lq__load32(entry);
         most = LQ__MAX(most, lq__load64(entry + 8));
@@ -15538,13 +15543,11 @@ LQ__STATIC size_t lq__unpack_dense_bytes(const lq_archive_reader *reader, size_t
 {
     static const uint8_t none[16] = {0};
     uint32_t at = lq__basis_search(reader, (uint32_t)dims + 1, none);
-    const uint8_t *entry = reader->bases;
+    const uint8_t *entry;
     if (at == 0) {
         return 0;
     }
-    entry += LQ__BASIS_BYTES *
-             (size_t)lq__load32(entry + LQ__BASIS_BYTES * (size_t)reader->basis_count +
-                                4 * (size_t)(at - 1));
+    entry = lq__basis_at(reader, at - 1);
     return lq__load32(entry) == dims ? (size_t)lq__load64(entry + 8) : 0;
 }
 
@@ -15571,8 +15574,7 @@ LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader,
     s = lq__unpack_sizes(reader, group, dims, slices);
     return 64 * 13 + slices * (sizeof(lq_slice) + 4 + sizeof(void *)) + dims * 2 +
            lq__unpack_dense_bytes(reader, dims) + lq_profile_bytes(dims + slices) + s.codec +
-           s.workspace + s.ring + dims * LQ__TOKENS * 4 +
-           LQ__IN_FLIGHT * LQ__TOKENS * 8;
+           s.workspace + s.ring + dims * LQ__TOKENS * 4 + LQ__IN_FLIGHT * LQ__TOKENS * 8;
 }
 
 LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
@@ -15658,8 +15660,7 @@ LQ__STATIC const lq_basis *lq__unpack_basis(lq__unpack *u, const uint8_t *name)
     if (at == u->reader->basis_count) {
         return NULL;
     }
-    entry = u->reader->bases + LQ__BASIS_BYTES * (size_t)u->reader->basis_count + 4 * (size_t)at;
-    entry = u->reader->bases + LQ__BASIS_BYTES * (size_t)lq__load32(entry);
+    entry = lq__basis_at(u->reader, at);
     if (lq__basis_compare(entry, (uint32_t)u->dims, name) ||
         lq_archive_profile(u->reader, lq__load32(entry + 4), &d) ||
         lq__unpack_dense(u, d.bytes, d.count)) {
@@ -24390,8 +24391,7 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
 /* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and a signed
    byte of each dim. A byte is as good as a half float here: half a unit is little beside the
    deviation of keys whose mean is large. */
-LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t count,
-                                size_t dims)
+LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t count, size_t dims)
 {
     int64_t most = 0;
     uint8_t unit = 0;
@@ -26476,7 +26476,8 @@ LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record 
     if (r->sinks > pool->sinks || r->sealed < r->sinks ||
         r->sealed > LQ__MAX(r->tokens, r->sinks) ||
         (r->tokens > r->sealed && r->tokens - r->sealed > pool->ring_tokens) ||
-        r->opened > 0x7fffffff || r->group > 0xffffffffu || r->turned > 1 || (r->turned && pool->rope.rotary_dims == 0)) {
+        r->opened > 0x7fffffff || r->group > 0xffffffffu || r->turned > 1 ||
+        (r->turned && pool->rope.rotary_dims == 0)) {
         return LQ_E_DATA;
     }
     return LQ_OK;

@@ -1742,7 +1742,7 @@ typedef struct lq_kv_pack_desc {
 } lq_kv_pack_desc;
 
 /* What lq_kv_pack needs: workspace of any alignment, and at most so much of the writer's directory.
-   LQ_E_ARG: kv or desc not valid. */
+   LQ_E_ARG: kv or desc not valid, or more than SIZE_MAX. */
 LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc,
                                     size_t *workspace_bytes, size_t *directory_bytes);
 
@@ -27855,6 +27855,7 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
                             size_t *directory_bytes)
 {
     const lq__kv_pool *pool;
+    uint64_t directory;
     size_t chunk;
     size_t tokens;
     size_t chunks;
@@ -27868,7 +27869,7 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     tokens = lq__kv_sequence_of(kv)->tokens;
     chunk = desc->chunk ? desc->chunk : 1024;
     chunks = tokens / chunk + 1;
-    *directory_bytes = 12 + 24 + 8 * tokens + 3 + 16 + 2 * pool->rope.rotary_dims;
+    directory = 12 + 24 + 8 * (uint64_t)tokens + 3 + 16 + 2 * pool->rope.rotary_dims;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
@@ -27886,10 +27887,14 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
             }
             most = LQ__MAX(most, bytes);
             bytes = lq_profile_save_bound(lq_geometry_rows(&pack.geometry));
-            *directory_bytes += 20 + 8 * (size_t)layer->kv_heads + 8 * tokens + 8 * (tokens / 64) +
-                                chunks * (bytes + 256);
+            directory += 20 + 8 * (uint64_t)layer->kv_heads + 8 * (uint64_t)tokens +
+                         8 * (tokens / 64) + (uint64_t)chunks * (bytes + 256);
         }
     }
+    if (directory > SIZE_MAX) {
+        return LQ_E_ARG;
+    }
+    *directory_bytes = (size_t)directory;
     tokens = LQ__MIN(tokens, chunk);
     *workspace_bytes = LQ__MAX(most + lq__kv_cold_place(NULL, pool, tokens, NULL, 0),
                                24 + 8 * lq__kv_sequence_of(kv)->tokens) +

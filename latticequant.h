@@ -275,7 +275,8 @@
    LIVE CACHE, as lq_kv_save writes it, version 4
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
    (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles
-   (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot. In a cache
+   (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot; a raw
+   head's is 64 tokens of its numbers, little-endian like those of raw pages. In a cache
    that is sparse or has warm streams the code is 5, and behind the tiles are the blob (of each warm
    head u24 bytes and u8 doublings of the step, then the pages of all) and, of keys, the bounds of
    all heads. Pages that a layer gave back have no run; of pages that lie side by side in the same
@@ -302,11 +303,13 @@
              that come out of a stream are checked before they are used. Checksums find accidents;
              against attackers rely on the status alone.
    Exact     The same input with the same profile gives the same bytes, and the same bytes the same
-             integers, on every CPU, compiler and flag set, -ffast-math included. The last step to
-             floats may differ in the last bit; where RoPE is part of that step and its terms
-             cancel, in the last bit of the larger term. Calibration (lq_klt_*, rates) computes in
-             floats: the same in one build at one CPU level; the profile that it writes is exact
-             anywhere.
+             integers, on every CPU, of either byte order, compiler and flag set, -ffast-math
+             included. The last step to floats may differ in the last bit; where RoPE is part of that
+             step and its terms cancel, in the last bit of the larger term. A compiler that evaluates
+             floats in wider types (x87; gcc -std=c99 on s390x) meets an #error that says what
+             helps: -msse2 -mfpmath=sse, -fexcess-precision=fast. Calibration (lq_klt_*, rates)
+             computes in floats: the same in one build at one CPU level; the profile that it writes
+             is exact anywhere.
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
              unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
              LQ_E_DATA; raw pages keep them.
@@ -329,7 +332,8 @@
    LQ_API                       Affects: the decoration of public functions. Default: extern,
                                 extern "C" or static. When: a shared library exports them.
    LQ_ASSERT(x)                 Affects: checks for errors of the library itself. Default: nothing.
-   LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code is left out. Default: not defined.
+   LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code (x86-64; gcc, clang, also clang for
+                                MSVC) is left out. Default: not defined.
                                 When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
@@ -1792,7 +1796,7 @@ typedef struct lq_kv_pack_desc {
 } lq_kv_pack_desc;
 
 /* What lq_kv_pack needs: workspace of any alignment, and at most so much of the writer's directory.
-   LQ_E_ARG: kv or desc not valid. */
+   LQ_E_ARG: kv or desc not valid, or more than SIZE_MAX. */
 LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc,
                                     size_t *workspace_bytes, size_t *directory_bytes);
 
@@ -1890,8 +1894,8 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 /* What is stored takes each operation on floats to be rounded to float, as SSE does and x87 does
    not (16: only narrower types are evaluated in other ones; below 0: clang's -ffast-math). */
 #if defined(__FLT_EVAL_METHOD__)
-#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2 ||        \
-    (__FLT_EVAL_METHOD__ < 0 && !defined(__clang__)) || \
+#if __FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2 || \
+    (__FLT_EVAL_METHOD__ < 0 && !defined(__clang__)) ||     \
     (defined(__i386__) && !defined(__SSE2_MATH__))
 #error "floats must round to float: add -msse2 -mfpmath=sse (x86) or -fexcess-precision=fast"
 #endif
@@ -15148,7 +15152,8 @@ LQ__STATIC uint32_t lq__spans_close(const lq_archive_reader *r, uint8_t *heap, u
     while (*open && lq__run_end(r, lq__load32(heap)) <= until) {
         uint64_t end = lq__run_end(r, lq__load32(heap));
         while (*open && lq__run_end(r, lq__load32(heap)) <= end) {
-            lq__store32(heap, lq__load32(heap + 4 * (size_t)--*open));
+            *open -= 1;
+            lq__store32(heap, lq__load32(heap + 4 * (size_t)*open));
             lq__heap_sink(r, heap, *open, 0, lq__run_older);
         }
         if (*open) { /* a run that begins at `until` may take its place */
@@ -15228,28 +15233,27 @@ LQ__STATIC int lq__basis_compare(const uint8_t *entry, uint32_t dims, const uint
 LQ__STATIC int lq__basis_before(const lq_archive_reader *r, uint32_t a, uint32_t b)
 {
     const uint8_t *other = r->bases + LQ__BASIS_BYTES * (size_t)b;
-    int c = lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)a, lq__load32(other), other + 16);
+    int c =
+        lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)a, lq__load32(other), other + 16);
     return c ? c < 0 : a < b;
 }
 
 /* Entry i in order. */
-LQ__INLINE uint8_t *lq__basis_at(const lq_archive_reader *r, uint8_t *bases, uint32_t i)
+LQ__INLINE const uint8_t *lq__basis_at(const lq_archive_reader *r, uint32_t i)
 {
-    const uint8_t *order = bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
-    return bases + LQ__BASIS_BYTES * (size_t)lq__load32(order + 4 * (size_t)i);
+    const uint8_t *order = r->bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
+    return r->bases + LQ__BASIS_BYTES * (size_t)lq__load32(order + 4 * (size_t)i);
 }
 
 /* How many entries come before these dims and name. */
 LQ__STATIC uint32_t lq__basis_search(const lq_archive_reader *r, uint32_t dims, const uint8_t *name)
 {
-    const uint8_t *order = r->bases + LQ__BASIS_BYTES * (size_t)r->basis_count;
     uint32_t low = 0;
     uint32_t high = r->basis_count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        uint32_t item = lq__load32(order + 4 * (size_t)middle);
         LQ__WORK(1);
-        if (lq__basis_compare(r->bases + LQ__BASIS_BYTES * (size_t)item, dims, name) < 0) {
+        if (lq__basis_compare(lq__basis_at(r, middle), dims, name) < 0) {
             low = middle + 1;
         } else {
             high = middle;
@@ -15286,7 +15290,7 @@ LQ__STATIC void lq__bases_fill(lq_archive_reader *r, uint8_t *bases)
     lq__heap_sort(r, bases + LQ__BASIS_BYTES * (size_t)r->basis_count, r->basis_count,
                   lq__basis_before);
     for (i = 0; i < r->basis_count; i++) {
-        uint8_t *entry = lq__basis_at(r, bases, i);
+        uint8_t *entry = bases + (lq__basis_at(r, i) - r->bases);
         most = lq__load32(entry) != dims ? 0 : most;
         dims = lq__load32(entry);
         most = LQ__MAX(most, lq__load64(entry + 8));
@@ -16253,13 +16257,11 @@ LQ__STATIC size_t lq__unpack_dense_bytes(const lq_archive_reader *reader, size_t
 {
     static const uint8_t none[16] = {0};
     uint32_t at = lq__basis_search(reader, (uint32_t)dims + 1, none);
-    const uint8_t *entry = reader->bases;
+    const uint8_t *entry;
     if (at == 0) {
         return 0;
     }
-    entry += LQ__BASIS_BYTES *
-             (size_t)lq__load32(entry + LQ__BASIS_BYTES * (size_t)reader->basis_count +
-                                4 * (size_t)(at - 1));
+    entry = lq__basis_at(reader, at - 1);
     return lq__load32(entry) == dims ? (size_t)lq__load64(entry + 8) : 0;
 }
 
@@ -16286,8 +16288,7 @@ LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader,
     s = lq__unpack_sizes(reader, group, dims, slices);
     return 64 * 13 + slices * (sizeof(lq_slice) + 4 + sizeof(void *)) + dims * 2 +
            lq__unpack_dense_bytes(reader, dims) + lq_profile_bytes(dims + slices) + s.codec +
-           s.workspace + s.ring + dims * LQ__TOKENS * 4 +
-           LQ__IN_FLIGHT * LQ__TOKENS * 8;
+           s.workspace + s.ring + dims * LQ__TOKENS * 4 + LQ__IN_FLIGHT * LQ__TOKENS * 8;
 }
 
 LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
@@ -16373,8 +16374,7 @@ LQ__STATIC const lq_basis *lq__unpack_basis(lq__unpack *u, const uint8_t *name)
     if (at == u->reader->basis_count) {
         return NULL;
     }
-    entry = u->reader->bases + LQ__BASIS_BYTES * (size_t)u->reader->basis_count + 4 * (size_t)at;
-    entry = u->reader->bases + LQ__BASIS_BYTES * (size_t)lq__load32(entry);
+    entry = lq__basis_at(u->reader, at);
     if (lq__basis_compare(entry, (uint32_t)u->dims, name) ||
         lq_archive_profile(u->reader, lq__load32(entry + 4), &d) ||
         lq__unpack_dense(u, d.bytes, d.count)) {
@@ -17531,14 +17531,18 @@ typedef struct lq__hot_kernels {
 static const lq__hot_kernels *lq__hot_of_level(void);
 
 /* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
-   for those that become too small. */
-LQ__STATIC void lq__hot_rebase(uint8_t *scales, int32_t octaves)
+   for those that become too small. Returns how many. */
+LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
 {
+    size_t lost = 0;
     size_t t;
     for (t = 0; t < LQ__HOT_TOKENS; t++) {
         int32_t code = (int32_t)scales[t] - 12 * octaves;
-        scales[t] = (uint8_t)(scales[t] && code >= LQ__HOT_LEAST ? lq__hot_clip(code) : 0);
+        int held = scales[t] && code >= LQ__HOT_LEAST;
+        lost += scales[t] && !held;
+        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
     }
+    return lost;
 }
 
 /* floor(x / 12). */
@@ -17583,7 +17587,7 @@ LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kin
     base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
     base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
     if (held && base != turn->base) {
-        lq__hot_rebase(scales, base - turn->base);
+        turn->lost += lq__hot_rebase(scales, base - turn->base);
     }
     turn->base = base;
     for (t = 0; t < 8; t++) {
@@ -23953,7 +23957,8 @@ typedef struct lq__kv_layer {
     size_t number_bytes[2];
     size_t shapes; /* (shapes, kv_heads, shape_bytes): see lq__kv_shape */
     size_t shape_bytes;
-    size_t bases[2]; /* offset in the layer's part of a page: (kv_heads) i8 of hot tiles */
+    size_t bases;    /* offset in the block: (slots, streams, kv_heads) i8 of hot tiles */
+    size_t based;    /* bytes of them for a stream; 0: no head is hot */
     size_t circle;   /* its rope's, among all: (pairs, 64, 2) int16, see lq__hot_turning */
     lq_rope rope; /* of magnitude 1; rotary_dims 0: none */
     uint32_t rope_first;
@@ -24148,7 +24153,23 @@ LQ__INLINE uint8_t *lq__kv_slot(const lq__kv_pool *pool, const lq__kv_layer *lay
 LQ__INLINE uint8_t *lq__kv_base(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
                                 uint32_t slot, size_t head)
 {
-    return lq__kv_slot(pool, layer, slot) + layer->bases[v] + head;
+    return lq__kv_at(pool, layer->bases) +
+           (slot * layer->streams + (size_t)v) * layer->based + head;
+}
+
+/* An empty slot: tiles and bases are zeros. */
+LQ__STATIC void lq__kv_empty_slot(const lq__kv_pool *pool, const lq__kv_layer *layer, uint32_t slot)
+{
+    memset(lq__kv_slot(pool, layer, slot), 0, layer->page_bytes);
+    memset(lq__kv_base(pool, layer, 0, slot, 0), 0, layer->streams * layer->based);
+}
+
+LQ__STATIC void lq__kv_copy_slot(const lq__kv_pool *pool, const lq__kv_layer *layer, uint32_t to,
+                                 uint32_t from)
+{
+    memcpy(lq__kv_slot(pool, layer, to), lq__kv_slot(pool, layer, from), layer->page_bytes);
+    memcpy(lq__kv_base(pool, layer, 0, to, 0), lq__kv_base(pool, layer, 0, from, 0),
+           layer->streams * layer->based);
 }
 
 LQ__INLINE uint32_t lq__kv_dims(const lq__kv_layer *layer, int v)
@@ -24504,9 +24525,9 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
     memset(layer->most, 0, sizeof layer->most);
     memset(layer->number_bytes, 0, sizeof layer->number_bytes);
     layer->shape_bytes = 0;
+    layer->based = 0;
     for (v = 0; v < (int)layer->streams; v++) {
         size_t least = 0;
-        size_t hot = 0;
         for (h = 0; h < layer->kv_heads; h++) {
             lq__kv_head scratch;
             lq__kv_head *head = heads ? heads + h : &scratch;
@@ -24526,7 +24547,7 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
                 }
             } else if (kind) {
                 bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
-                hot = layer->kv_heads;
+                layer->based = layer->kv_heads;
             }
             at = lq__kv_take(&used, 1, bytes);
             if (v == 0) {
@@ -24540,7 +24561,6 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
             head->number[v] = layer->number_bytes[v];
             layer->number_bytes[v] += lq__kv_number_bytes(head, v, dims);
         }
-        layer->bases[v] = lq__kv_take(&used, 1, hot);
         if (v == 0 && layer->number_bytes[0]) {
             layer->shape_bytes = LQ__KV_SHAPE + layer->k_dims +
                                  (layer->rope.rotary_dims ? LQ__KV_TURNING : 0);
@@ -24708,6 +24728,8 @@ LQ__STATIC int lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *layer)
     layer->slab = lq__kv_take(&pool->slab_bytes, layer->slots.count, layer->page_bytes);
     layer->bounds = lq__kv_take(&pool->bounds_bytes, layer->marks.count,
                                 layer->kv_heads * lq__kv_bound_bytes(pool, layer));
+    layer->bases =
+        lq__kv_take(&pool->bounds_bytes, layer->slots.count, layer->streams * layer->based);
     return pool->stock_bytes != SIZE_MAX && pool->slab_bytes != SIZE_MAX &&
            pool->bounds_bytes != SIZE_MAX && pool->arena <= 0xfffffff0u;
 }
@@ -25027,6 +25049,7 @@ LQ__STATIC void lq__kv_init_stock(const lq__kv_pool *pool, lq__kv_layer *layer)
     int m;
     layer->slab += pool->slab_at;
     layer->bounds += pool->bounds_at;
+    layer->bases += pool->bounds_at;
     layer->blobs += pool->stock_at;
     for (m = 0; m < 2; m++) {
         lq__kv_stock *stock = m ? &layer->marks : &layer->slots;
@@ -25949,8 +25972,7 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
 
 /* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and of each dim
    16 bits: means may be a hundred times as large as what is left of the vectors. */
-LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t count,
-                                size_t dims)
+LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t count, size_t dims)
 {
     int64_t most = 0;
     uint8_t unit = 0;
@@ -26224,8 +26246,44 @@ LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
     shape[0] = left * spread / 0x10000 < plain - plain / 4;
 }
 
+static int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
+                       size_t tokens, float *x);
+static lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token);
+
+/* Keys of the tokens before `sealed` in pages, as they decode, up to `most`: their floats at w->x.
+   Returns how many. */
+LQ__STATIC size_t lq__kv_fetch_sealed(lq__kv_writer *w, size_t head, size_t sealed, size_t most)
+{
+    const size_t dims = w->layer->k_dims;
+    const lq__kv_page *first = lq__kv_pages(w->kv, w->layer);
+    const lq__kv_page *page = first + w->count->pages;
+    size_t begin = sealed;
+    size_t t;
+    while (page > first && begin + most > sealed) { /* back to the first page that is wanted */
+        page--;
+        if (page->first < sealed && page->first + page->count <= sealed) {
+            if (page->slot == LQ__KV_NO || page->first + page->count != begin) {
+                break;
+            }
+            begin = page->first;
+        }
+    }
+    begin = LQ__MAX(begin, sealed - LQ__MIN(sealed, most));
+    for (t = begin; t < sealed;) {
+        size_t end;
+        page = lq__kv_page_of(w->kv, w->layer, t);
+        end = LQ__MIN(page->first + page->count, sealed);
+        if (lq__kv_open(w, page, 0, head, t, end - t, w->x + (t - begin) * dims) != LQ_OK) {
+            return 0;
+        }
+        t = end;
+    }
+    return sealed - begin;
+}
+
 /* Makes the shape of an epoch, whose means are made, from raw tokens up to `end`: from 64 of them
-   at most. Means that are turned are taken out of the epoch's means. */
+   at most, or from those in pages before them where they are fewer. Means that are turned are taken
+   out of the epoch's means. */
 LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, size_t end)
 {
     const size_t dims = w->layer->k_dims;
@@ -26237,15 +26295,20 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
     lq__kv_shaping f;
     int32_t unit;
     uint32_t most = 0;
+    size_t before;
+    size_t raw;
     size_t i;
     memset(shape, 0, w->layer->shape_bytes);
     f.layer = w->layer;
     f.x = x;
     f.mean = mean;
-    f.tokens = LQ__MIN(end - sealed, (size_t)LQ__HOT_TOKENS);
-    f.origin = lq__kv_origin(w->kv, sealed);
+    raw = LQ__MIN(end - sealed, (size_t)LQ__HOT_TOKENS);
+    before = lq__kv_fetch_sealed(w, head, sealed, LQ__HOT_TOKENS - raw);
+    lq__kv_fetch_run(w, w->x + before * dims, 0, head, sealed, raw);
+    f.tokens = before + raw;
+    f.origin = lq__kv_origin(w->kv, sealed - before);
     for (i = 0; i < f.tokens; i++) {
-        f.steps[i] = (uint64_t)(lq__kv_origin(w->kv, sealed + i) - f.origin);
+        f.steps[i] = (uint64_t)(lq__kv_origin(w->kv, sealed - before + i) - f.origin);
         if (f.steps[i] >= LQ__HOT_TOKENS) {
             f.tokens = i;
         }
@@ -26255,7 +26318,6 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
     f.turned = f.power + dims;
     f.gain = f.turned + dims / 2;
     f.center = (int32_t *)(void *)(f.gain + dims / 2);
-    lq__kv_fetch_run(w, w->x, 0, head, sealed, f.tokens);
     lq__kv_mean(w->mean, w->kv, w->layer, 0, epoch, head);
     for (i = 0; i < f.tokens * dims; i++) {
         uint32_t a = lq__bits_of_f32(w->x[i]) & 0x7fffffffu;
@@ -26765,7 +26827,7 @@ LQ__STATIC int lq__kv_seal(lq__kv_writer *w, size_t end)
         tokens = LQ__MIN(page->first + page->count, end) - at;
         if (at == page->first) {
             if (page->at == 0 && page->slot != LQ__KV_NO && w->layer->page_bytes) {
-                memset(lq__kv_slot(w->pool, w->layer, page->slot), 0, w->layer->page_bytes);
+                lq__kv_empty_slot(w->pool, w->layer, page->slot);
             }
             if (page->fit &&
                 lq__kv_fit(w, page->epoch, at + w->pool->granule + w->pool->window) != LQ_OK) {
@@ -26835,7 +26897,7 @@ LQ__STATIC void lq__kv_own_slot(const lq_kv *kv, lq__kv_layer *layer, const lq__
     }
     to = lq__kv_acquire(pool, &layer->slots);
     if (layer->page_bytes) {
-        memcpy(lq__kv_slot(pool, layer, to), lq__kv_slot(pool, layer, from), layer->page_bytes);
+        lq__kv_copy_slot(pool, layer, to, from);
     }
     lq__kv_refs(pool, &layer->slots)[from] -= own;
     lq__kv_refs(pool, &layer->slots)[to] = own;
@@ -26913,7 +26975,7 @@ LQ__STATIC void lq__kv_enter_pages(const lq_kv *kv, lq__kv_layer *layer, size_t 
         } else if (at + n > lo) {
             page->slot = lq__kv_acquire(pool, &layer->slots);
             if ((page->at || page->count) && layer->page_bytes && page->slot != LQ__KV_NO) {
-                memset(lq__kv_slot(pool, layer, page->slot), 0, layer->page_bytes);
+                lq__kv_empty_slot(pool, layer, page->slot);
             }
         }
         if (page->slot != LQ__KV_NO && page->mark == LQ__KV_NO && layer->marks.count) {
@@ -27123,6 +27185,7 @@ typedef struct lq__kv_reader {
     int16_t *own;             /* (16, 64, 2) */
     int64_t next;             /* position that `stride` behind the last part leads to */
     const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
+    int beyond;               /* 1: the caller's numbers lead beyond floats */
     int status;
 } lq__kv_reader;
 
@@ -27459,6 +27522,7 @@ LQ__STATIC void lq__kv_bias(lq__kv_reader *r, float *bias, uint64_t *masks, size
                 }
                 if ((lq__bits_of_f32(b) & 0x7fffffffu) > 0x7f800000u) { /* NaN */
                     r->status = LQ_E_DATA;
+                    r->beyond = 1;
                     b = 0.0f;
                 }
                 if (b < -1e29f) {
@@ -28021,6 +28085,7 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
                                   LQ_F32, lq__bits_of_f32(LQ__KV_FLOAT_MOST)) ||
                 !lq__finite_bits(lq__bits_of_f32(r->lse[i]))) {
                 r->status = LQ_E_DATA; /* logits beyond the range of floats */
+                r->beyond = 1;
                 return;
             }
         }
@@ -28155,7 +28220,7 @@ LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
         r.warm.v.codec = NULL;
         lq__kv_attend_head(&r);
     }
-    return r.status == LQ_OK ? LQ_OK : LQ_E_INTERNAL;
+    return r.beyond ? LQ_E_DATA : r.status == LQ_OK ? LQ_OK : LQ_E_INTERNAL;
 }
 
 LQ_API int lq_attend_merge(float *out, float *lse, const float *out2, const float *lse2,
@@ -28508,7 +28573,7 @@ LQ__STATIC size_t lq__kv_layer_bytes(const lq_kv *kv, const lq__kv_layer *layer)
             }
         }
     }
-    return slots * layer->page_bytes + units * LQ__KV_BLOB;
+    return slots * (layer->page_bytes + layer->streams * layer->based) + units * LQ__KV_BLOB;
 }
 
 LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
@@ -29114,6 +29179,12 @@ LQ__INLINE size_t lq__kv_bounds_count(const lq_kv *kv, const lq__kv_layer *layer
     return v ? 0 : layer->kv_heads * lq__kv_bound_bytes(lq__kv_pool_of(kv), layer);
 }
 
+/* Bytes of the bases behind so many of tiles. */
+LQ__INLINE size_t lq__kv_bases_count(const lq__kv_layer *layer, size_t tiles)
+{
+    return tiles ? layer->based : 0;
+}
+
 /* Bytes of the page of a run that begins at token t, trailer included; without blobs when that is
    not loaded yet. */
 LQ__STATIC size_t lq__kv_page_bytes(const lq_kv *kv, const lq__kv_layer *layer, int v,
@@ -29124,7 +29195,7 @@ LQ__STATIC size_t lq__kv_page_bytes(const lq_kv *kv, const lq__kv_layer *layer, 
     if (run->code != LQ_PAGE_RAW) {
         const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
         (void)lq__kv_tiles(kv, layer, v, page, &bytes);
-        return bytes + lq__kv_blob_count(kv, layer, v, page) + lq__kv_bounds_count(kv, layer, v) +
+        return bytes + lq__kv_bases_count(layer, bytes) + lq__kv_blob_count(kv, layer, v, page) + lq__kv_bounds_count(kv, layer, v) +
                4;
     }
     return *tokens * layer->kv_heads * lq__kv_dims(layer, v) *
@@ -29144,7 +29215,7 @@ LQ_API size_t lq_kv_load_bytes(const lq_kv *kv)
         const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(kv)) + l;
         size_t numbers = (size_t)layer->kv_heads * LQ__MAX(layer->k_dims, layer->v_dims);
         size_t raw = LQ__HOT_TOKENS * numbers * lq_type_bytes(lq__kv_pool_of(kv)->type);
-        size_t page = layer->page_bytes + lq__kv_bounds_count(kv, layer, 0) +
+        size_t page = layer->page_bytes + layer->based + lq__kv_bounds_count(kv, layer, 0) +
                       LQ__KV_BLOB * LQ__MAX(layer->most[0], layer->most[1]);
         most = LQ__MAX(most, LQ__MAX(raw, page) + 4);
         most = LQ__MAX(most, layer->kv_heads * sizeof(lq_slice));
@@ -29300,6 +29371,10 @@ LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, in
             if (lq__kv_raw_tile(kv, layer, v, h, &at, &i)) {
                 lq__store_numbers(dst + at, tiles + at, i, size);
             }
+        }
+        if (lq__kv_bases_count(layer, count)) {
+            memcpy(dst + count, lq__kv_base(pool, layer, v, page->slot, 0), layer->based);
+            count += layer->based;
         }
         if (more) {
             tiles = lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->mark));
@@ -29485,6 +29560,15 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
                     return LQ_E_DATA;
                 }
             }
+        }
+        if (lq__kv_bases_count(layer, count)) {
+            memcpy(lq__kv_base(pool, layer, v, page->slot, 0), src + count, layer->based);
+            for (h = 0; h < layer->based; h++) {
+                if (src[count + h] > LQ__HOT_BASE && src[count + h] < 256 - LQ__HOT_BASE) {
+                    return LQ_E_DATA;
+                }
+            }
+            count += layer->based;
         }
         bytes -= 4 + count + lq__kv_bounds_count(kv, layer, v); /* of the blob */
         for (h = 0; h < layer->kv_heads && lq__kv_bounds_count(kv, layer, v); h++) {
@@ -29867,8 +29951,7 @@ LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
         if (refs[slot] > n + lq__kv_old_sharers(p, slot)) {
             uint32_t to = lq__kv_acquire(pool, &layer->slots);
             if (layer->page_bytes) {
-                memcpy(lq__kv_slot(pool, layer, to), lq__kv_slot(pool, layer, slot),
-                       layer->page_bytes);
+                lq__kv_copy_slot(pool, layer, to, slot);
             }
             refs[slot] -= n;
             refs[to] = n;
@@ -29918,10 +30001,11 @@ LQ__STATIC void lq__kv_move_scale(const lq__kv_writer *w, const lq__kv_page *pag
     code += 12 * (from - (int8_t)*base);
     if (code > 255) { /* exact: higher than 255 by less than the octaves that the base rises */
         int32_t octaves = (code - 255 + 11) / 12;
-        lq__hot_rebase(scales, octaves);
+        lq__kv_sequence_of(w->kv)->clipped += lq__hot_rebase(scales, octaves);
         *base = (uint8_t)((int8_t)*base + octaves);
         code -= 12 * octaves;
     }
+    lq__kv_sequence_of(w->kv)->clipped += code < LQ__HOT_LEAST;
     scales[c] = (uint8_t)(code >= LQ__HOT_LEAST ? lq__hot_clip(code) : 0);
 }
 
@@ -30672,6 +30756,7 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
                             size_t *directory_bytes)
 {
     const lq__kv_pool *pool;
+    uint64_t directory;
     size_t chunk;
     size_t tokens;
     size_t chunks;
@@ -30685,10 +30770,10 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     tokens = lq__kv_sequence_of(kv)->tokens;
     chunk = desc->chunk ? desc->chunk : 1024;
     chunks = tokens / chunk + 1;
-    *directory_bytes = 12 + lq__kv_cold_bytes(pool, tokens) + 3;
+    directory = 12 + (uint64_t)lq__kv_cold_bytes(pool, tokens) + 3;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        *directory_bytes += lq__kv_rope_bytes(layer, l);
+        directory += lq__kv_rope_bytes(layer, l);
         for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
             lq_archive_pack_desc pack;
             lq_rope rope;
@@ -30703,10 +30788,14 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
             }
             most = LQ__MAX(most, bytes);
             bytes = lq_profile_save_bound(lq_geometry_rows(&pack.geometry));
-            *directory_bytes += 20 + 8 * (size_t)layer->kv_heads + 8 * tokens + 8 * (tokens / 64) +
-                                (chunks + 1) * (bytes + 256); /* + 1: sinks of their own */
+            directory += 20 + 8 * (uint64_t)layer->kv_heads + 8 * (uint64_t)tokens +
+                         8 * (tokens / 64) + (uint64_t)(chunks + 1) * (bytes + 256); /* + 1: sinks of their own */
         }
     }
+    if (directory > SIZE_MAX) {
+        return LQ_E_ARG;
+    }
+    *directory_bytes = (size_t)directory;
     tokens = LQ__MIN(tokens, chunk);
     *workspace_bytes = LQ__MAX(most + lq__kv_cold_place(NULL, pool, tokens, NULL, 0),
                                lq__kv_cold_bytes(pool, lq__kv_sequence_of(kv)->tokens)) +

@@ -424,8 +424,7 @@ static int lm__file_fill(const lm_fitter *f, FILE *file, size_t *bytes)
 static void lm__file_end(lm_fitter *f)
 {
     int status = lm__file_fill(f, f->file, &f->result.bytes);
-    lm_keep(f->file, f->beside, f->out,
-            status == LQ_E_IO ? strerror(errno) : status ? lq_status_string(status) : NULL);
+    lm_keep(f->file, f->beside, f->out, lm_why(status));
 }
 
 /* ---- all of it ---- */

@@ -12,6 +12,15 @@
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 
+/* Why a file could not be written; NULL: it could. */
+static const char *lm_why(int status)
+{
+    if (status == LQ_E_IO) {
+        return strerror(errno);
+    }
+    return status ? lq_status_string(status) : NULL;
+}
+
 /* One group of the file.
      runs     (run_count) of each slice, layer * kv_heads + head: its place in an lm_chunk
      decodes  bytes of its file form without what only encoding needs */

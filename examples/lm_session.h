@@ -168,8 +168,7 @@ static void lm_session_save(const lm_session *s, const char *path, const lm_mode
         lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
     }
     status = lm__session_archive(file, s, m, live);
-    lm_keep(file, beside, path,
-            status == LQ_E_IO ? strerror(errno) : status ? lq_status_string(status) : NULL);
+    lm_keep(file, beside, path, lm_why(status));
     free(beside);
 }
 

@@ -707,7 +707,7 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
     for (l = 0; l < LIVE_LAYERS; l++) {
         for (h = 0; h < 2 * LIVE_HEADS; h++) { /* each kind for keys and for values */
             int kind = h + l * LIVE_HEADS;
-            live->heads[l][h] = which == 0 && kind % 6 < 5  ? hot[kind % 6]
+            live->heads[l][h] = which == 0 && kind % 6 < 5   ? hot[kind % 6]
                                 : which == 1 && kind % 6 < 4 ? warm[kind % 6]
                                 : which == 1 && kind % 6 < 5 ? hot[1]
                                 : which == 2                 ? hot[1 + 3 * (h % 2)]

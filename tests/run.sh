@@ -213,7 +213,8 @@ job_symbols() { # COMPILER
 job_macros() { # COMPILER
     at=$tmp/macros.$job
     {
-        sed -n 's/^ *# *include *\(<[a-z0-9_]*\.h>\).*/#include \1/p' latticequant.h | sort -u
+        sed -n 's/^ *# *include *\(<[a-z0-9_]*\.h>\).*/#include \1/p' latticequant.h | sort -u |
+            grep -v -E '<(avx|[pst]mm|popcnt|bmi|f16c|fma).*intrin' # for MSVC's targets only
     } >"$at.std.c"
     echo '#include "latticequant.h"' >"$at.api.c"
     {
@@ -249,10 +250,48 @@ job_digest() { # LABEL RUNNER COMMAND...
     done
 }
 
-job_qemu() { # TEST
-    build "$1 for aarch64" aarch64-linux-gnu-gcc -static -std=c99 $lean -O2 "tests/$1.c" \
-        -o "$tmp/$1.$job" -lm -lpthread &&
-        program "$1 (aarch64)" qemu-aarch64 "$tmp/$1.$job" $(arguments_of "$1" tiny)
+# For another machine, or another kind of this one (RUNNER -).
+job_machine() { # LABEL RUNNER TEST COMPILER...
+    name=$1
+    runner=$2
+    t=$3
+    shift 3
+    [ "$runner" = - ] && runner=
+    build "$t for $name" "$@" $lean "tests/$t.c" -o "$tmp/$t.$job" -lm -lpthread &&
+        program "$t ($name)" $runner "$tmp/$t.$job" $(arguments_of "$t" tiny)
+}
+
+# Where floats are evaluated wider the header says so, and what helps.
+job_wide_floats() { # COMPILER...
+    if "$@" -std=c99 -fsyntax-only tests/build/c99.c >"$tmp/wide.$job" 2>&1; then
+        bad "$*: compiles although floats are evaluated wider"
+    elif grep -q '#error "floats must round to float: add ' "$tmp/wide.$job"; then
+        ok
+    else
+        head -20 "$tmp/wide.$job"
+        bad "$*: no word on floats"
+    fi
+}
+
+# SIMD for the target of MSVC, with stand-ins for the headers of C.
+job_windows() { # CLANG CLANGXX
+    mkdir "$tmp/include.$job"
+    echo '#include <stddef.h>
+void *memcpy(void *, const void *, size_t);
+void *memmove(void *, const void *, size_t);
+void *memset(void *, int, size_t);' >"$tmp/include.$job/string.h"
+    echo '#include <stddef.h>
+void *malloc(size_t);
+void free(void *);' >"$tmp/include.$job/stdlib.h"
+    echo '#include <stddef.h>
+void *_aligned_malloc(size_t, size_t);
+void _aligned_free(void *);' >"$tmp/include.$job/malloc.h"
+    target="--target=x86_64-pc-windows-msvc -I $tmp/include.$job"
+    build "header $1 for windows" $1 $target $gate_c -O1 -fsyntax-only tests/build/c99.c
+    if [ -n "$2" ]; then
+        build "header $2 for windows" $2 $target $gate_cxx -O1 -fsyntax-only -x c++ \
+            tests/build/c99.c
+    fi
 }
 
 # An example by the command in its first line; then its script tests/test_NAME.sh with
@@ -452,8 +491,13 @@ else
         add job_digest "$c" - "$c" -std=c++11 -O2 -x c++
     done
     echo 'int main(void) { return 0; }' >"$tmp/probe.c"
-    if $gcc -m32 "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null && "$tmp/probe"; then
-        add job_digest "$gcc-m32" - "$gcc" -std=c99 -O2 -m32
+    # the kernel's headers lie apart where cross compilers are installed
+    m32="-m32 -idirafter /usr/include/$(uname -m)-linux-gnu"
+    if $gcc $m32 "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null && "$tmp/probe"; then
+        for t in test_golden test_transform test_profile test_archive test_page test_kv; do
+            add job_machine "$gcc-m32" - "$t" "$gcc" $gate_c -O1 $m32 -msse2 -mfpmath=sse
+        done
+        add job_wide_floats "$gcc" $m32
     else
         skip "-m32 (does not link)"
     fi
@@ -461,10 +505,27 @@ else
         aarch64-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
         for t in test_hot test_transform test_lattice test_golden; do
-            [ -f "tests/$t.c" ] && add job_qemu "$t"
+            [ -f "tests/$t.c" ] && add job_machine aarch64 qemu-aarch64 "$t" \
+                aarch64-linux-gnu-gcc -static -std=c99 -O2
         done
     else
         skip "aarch64 (no cross compiler or qemu)"
+    fi
+    # big-endian; with -std=c99 alone gcc has floats as doubles there
+    if have s390x-linux-gnu-gcc && have qemu-s390x &&
+        s390x-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
+        s390x="s390x-linux-gnu-gcc -static -std=c99 -fexcess-precision=fast -O2"
+        for t in test_golden test_transform test_profile test_archive; do
+            add job_machine s390x qemu-s390x "$t" $s390x -Wall -Wextra -Werror
+        done
+        add job_wide_floats s390x-linux-gnu-gcc
+    else
+        skip "s390x (no cross compiler or qemu)"
+    fi
+    if [ -n "$clang" ] && [ "$(uname -m)" = x86_64 ]; then
+        add job_windows "$clang" "$clangxx"
+    else
+        skip "windows (no clang on x86-64)"
     fi
 fi
 if [ -f README.md ]; then

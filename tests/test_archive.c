@@ -1626,8 +1626,8 @@ static double nested_steps(uint32_t runs)
     CHECK(open_copy(&o, out.bytes, out.count, 0, 0) == LQ_OK);
     for (token = 0; token < 2 * runs; token++) {
         lq_page_ref ref;
-        CHECK(lq_archive_find(&o.r, 0, 7, token, &ref) == LQ_OK && ref.token_count ==
-              2 * (runs - (token < runs ? token : 2 * runs - 1 - token)));
+        CHECK(lq_archive_find(&o.r, 0, 7, token, &ref) == LQ_OK &&
+              ref.token_count == 2 * (runs - (token < runs ? token : 2 * runs - 1 - token)));
     }
     opened_free(&o);
     return (double)steps_done / (double)out.count;

@@ -241,7 +241,7 @@ static double judge(const recipe *how, const choice *c, size_t tokens)
     error = error_of(&kv, s);
     read_back(&kv, s);
     read = error_of(&kv, s);
-    CHECK(read < 0.02);
+    CHECK(read < (how->bias > 0.0 ? 0.05 : 0.02));
     free(mem);
     return error;
 }
@@ -273,7 +273,7 @@ static void test_turning_means(size_t tokens)
         printf("%s: error %.3f; biased %.3f, RoPE known %.3f, positions with gaps %.3f\n", names[i],
                plain, without, with, gaps);
         CHECK(plain > 0.005 && with < plain * 1.15 && gaps < plain * 1.15);
-        CHECK(without < (i == 2 ? 8.0 : 4.5) * plain);
+        CHECK(i < 3 || without < 1.15 * plain); /* a warm page's classes follow; tiles want RoPE */
     }
 }
 
@@ -338,7 +338,7 @@ static void test_sizes(void)
     }
 }
 
-/* Values 2^-24 of the others in their page become zeros, and are counted. */
+/* Beside a value 2^30 as large as the others of its page these become zeros, and are counted. */
 static void test_clipped(void)
 {
     sample *s = &sample_;
@@ -348,20 +348,29 @@ static void test_clipped(void)
     lq_kv kv;
     void *mem;
     size_t i;
+    double error = 0;
+    double power = 0;
     make(s, &how, 128);
     for (i = 0; i < D; i++) {
-        s->v[70][i] *= 1e-8;
-        s->v[90][i] *= 2000;
+        s->v[90][i] *= 1073741824.0;
     }
     desc_of(&d, s, &hot[0], LQ_F32);
     mem = source_alloc(lq_kv_bytes(&d));
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
     fill(&kv, s, &how);
-    CHECK(lq_kv_stats(&kv, &account) == LQ_OK && account.clipped == 1);
-    read_back(&kv, s);
-    for (i = 0; i < D; i++) {
-        CHECK(fabs(s->v[70][i]) < 1e-3);
+    CHECK(lq_kv_stats(&kv, &account) == LQ_OK);
+    CHECK(account.clipped > 50 && account.clipped < 64);
+    {
+        static sample copy;
+        copy = *s;
+        read_back(&kv, &copy);
+        for (i = 0; i < D; i++) {
+            double e = copy.v[90][i] - s->v[90][i];
+            error += e * e;
+            power += s->v[90][i] * s->v[90][i];
+        }
     }
+    CHECK(error < 0.03 * power);
     free(mem);
 }
 

@@ -1,7 +1,7 @@
 /* cc -std=c99 -O2 tests/test_pack.c -o test_pack -lm    lq_archive_pack and lq_archive_unpack on the
    sample, and the figures that the README states. `test_pack quick` looks at fewer ranges. Runs
    from the root. */
-static unsigned long long steps_done; /* bytes hashed, rows and records looked at, steps of searches */
+static unsigned long long steps_done; /* bytes hashed, rows looked at, steps of searches */
 #define LQ__WORK(n) ((void)(steps_done += (n)))
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
@@ -1469,6 +1469,28 @@ static uint8_t *fitted_file(lq_profile *fitted, void **mem, const lq_profile *p,
     return file;
 }
 
+/* The same by a reader that has the basis. */
+static int unpack_named(const archive *a, const lq_profile *p, float *y, size_t tokens)
+{
+    lq_archive_unpack_desc u;
+    size_t room = lq_archive_unpack_workspace_bytes(&a->reader, 0);
+    void *workspace = source_alloc(room);
+    lq_vectors_out out = {NULL, 0, LQ_F32};
+    void *slices[HEADS];
+    uint32_t i;
+    int status;
+    memset(&u, 0, sizeof u);
+    u.tables = tables;
+    u.calibrated = p;
+    for (i = 0; i < HEADS; i++) {
+        slices[i] = y + i * tokens * DIMS;
+    }
+    out.slices = slices;
+    status = lq_archive_unpack(&a->reader, &u, &out, 0, tokens, workspace, room);
+    free(workspace);
+    return status;
+}
+
 /* `runs` runs whose profiles name one of `runs` embedded bases: work of reading all of it. */
 static double named_work(const lq_profile *p, const uint8_t *file, size_t count, uint32_t runs,
                          double *bytes)
@@ -1483,6 +1505,7 @@ static double named_work(const lq_profile *p, const uint8_t *file, size_t count,
     float *y = (float *)source_alloc(sizeof(float) * HEADS * EACH * runs * DIMS);
     lq_archive_pack_desc d;
     archive a;
+    double all;
     uint32_t i;
     archive_start(&a);
     d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 0.4f);
@@ -1510,31 +1533,16 @@ static double named_work(const lq_profile *p, const uint8_t *file, size_t count,
     steps_done = 0;
     archive_open(&a, 0);
     CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, 0, EACH * runs) == LQ_OK);
-    {
-        double all = (double)steps_done;
-        lq_archive_unpack_desc u;
-        size_t room = lq_archive_unpack_workspace_bytes(&a.reader, 0);
-        void *workspace = source_alloc(room);
-        lq_vectors_out out = {NULL, 0, LQ_F32};
-        void *slices[HEADS];
-        memset(&u, 0, sizeof u);
-        u.tables = tables;
-        u.calibrated = p;
-        for (i = 0; i < HEADS; i++) {
-            slices[i] = y + i * EACH * runs * DIMS;
-        }
-        out.slices = slices;
-        CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, EACH * runs, workspace, room) == LQ_OK);
-        CHECK(memcmp(x, y, sizeof(float) * HEADS * EACH * runs * DIMS) == 0);
-        free(workspace);
-        archive_free(&a);
-        free(x);
-        free(y);
-        free(variant);
-        free(named);
-        free(fitted_mem);
-        return all;
-    }
+    all = (double)steps_done;
+    CHECK(unpack_named(&a, p, y, EACH * runs) == LQ_OK);
+    CHECK(memcmp(x, y, sizeof(float) * HEADS * EACH * runs * DIMS) == 0);
+    archive_free(&a);
+    free(x);
+    free(y);
+    free(variant);
+    free(named);
+    free(fitted_mem);
+    return all;
 }
 
 /* A run a token, of two bases in turn. */
@@ -1597,7 +1605,8 @@ static void test_work(void)
         printf("%.0f bytes of bases and runs that name them: %.2f steps a byte\n", bytes[i],
                all[i] / bytes[i]);
     }
-    CHECK(all[1] / bytes[1] < 1.1 * all[0] / bytes[0] && all[2] / bytes[2] < 1.1 * all[1] / bytes[1]);
+    CHECK(all[1] / bytes[1] < 1.1 * all[0] / bytes[0] &&
+          all[2] / bytes[2] < 1.1 * all[1] / bytes[1]);
     test_alternating(&p, file, count);
     free(file);
     free(mem);

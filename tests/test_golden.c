@@ -250,7 +250,7 @@ static void live_read(const golden_live *live, uint8_t *dst)
                 memset(&out, 0, sizeof out);
                 out.data = x;
                 if (t * LIVE_EVERY < tokens) {
-                    CHECK(!lq_kv_read(&live->kv, l, stream, &out, t * LIVE_EVERY, 1));
+                    CHECK(!lq_kv_read(&live->kv, l, stream, &out, t * LIVE_EVERY, 1, NULL, 0));
                     for (i = 0; i < count; i++) {
                         uint16_t h = lq_f16_from_f32(x[i]);
                         dst[2 * i] = (uint8_t)h;

@@ -15,13 +15,14 @@ static int seal(uint8_t *tile, int kind, int stream, size_t dims, size_t first, 
                 size_t stride, size_t tokens, const float *mean, void *work)
 {
     int32_t base = 0;
-    int status = lq__hot_seal(tile, kind, stream, dims, first, x, stride, tokens, mean, &base, work);
+    int status =
+        lq__hot_seal(tile, kind, stream, dims, first, x, stride, tokens, mean, &base, work);
     CHECK(base == 0);
     return status;
 }
 
-static void open_tile(float *x, size_t stride, const uint8_t *tile, int kind, int stream, size_t dims,
-                      size_t first, size_t tokens, const float *mean, void *work)
+static void open_tile(float *x, size_t stride, const uint8_t *tile, int kind, int stream,
+                      size_t dims, size_t first, size_t tokens, const float *mean, void *work)
 {
     lq__hot_open(x, stride, tile, kind, stream, dims, first, tokens, 0, NULL, mean, work);
 }
@@ -122,8 +123,8 @@ static void test_round_trip(int k, int stream, size_t dims)
         memset(again, 0xa5, bytes);
         for (i = 0; i < 8; i++) {
             t = (i * 5 + 3) % 8 * 8;
-            CHECK(seal(again, kind, stream, dims, t, x + t * (dims + 3), dims + 3, 8, mean,
-                               work) == LQ_OK);
+            CHECK(seal(again, kind, stream, dims, t, x + t * (dims + 3), dims + 3, 8, mean, work) ==
+                  LQ_OK);
         }
         for (t = 0; t < 64; t += 7) {
             float part[2 * MAX_DIMS];
@@ -291,13 +292,12 @@ static void problem_make(problem *p)
             p->k[i] = (uint8_t *)room(lq__hot_tile_bytes(p->k_kind, LQ_K, p->dims));
             p->v[i] = (uint8_t *)room(lq__hot_tile_bytes(p->v_kind, LQ_V, p->v_dims));
             CHECK(seal(p->k[i], p->k_kind, LQ_K, p->dims, 0, p->kf[i], p->dims, 64, p->mean,
-                               work) == LQ_OK);
-            CHECK(seal(p->v[i], p->v_kind, LQ_V, p->v_dims, 0, p->vf[i], p->v_dims, 64,
-                               p->v_mean, work) == LQ_OK);
-            open_tile(p->kf[i], p->dims, p->k[i], p->k_kind, LQ_K, p->dims, 0, 64, p->mean,
-                         work);
+                       work) == LQ_OK);
+            CHECK(seal(p->v[i], p->v_kind, LQ_V, p->v_dims, 0, p->vf[i], p->v_dims, 64, p->v_mean,
+                       work) == LQ_OK);
+            open_tile(p->kf[i], p->dims, p->k[i], p->k_kind, LQ_K, p->dims, 0, 64, p->mean, work);
             open_tile(p->vf[i], p->v_dims, p->v[i], p->v_kind, LQ_V, p->v_dims, 0, 64, p->v_mean,
-                         work);
+                      work);
         } else {
             size_t at = i - p->hot;
             p->rk[at] = (uint16_t *)room(64 * p->dims * 4);

@@ -277,6 +277,57 @@ static void test_turning_means(size_t tokens)
     }
 }
 
+/* Steps of any length give the same: a token at a time, or all at once. */
+static void test_steps(void)
+{
+    static float first[MOST * D];
+    static float second[MOST * D];
+    recipe how = {30.0, 3.0, 1.0, 0};
+    sample *s = &sample_;
+    int i;
+    for (i = 0; i < 4; i++) {
+        choice c = hot[i];
+        size_t window;
+        c.rope = 1;
+        make(s, &how, 900);
+        for (window = 0; window < 2; window++) {
+            int pass;
+            for (pass = 0; pass < 2; pass++) {
+                static float k[900 * D];
+                static float v[900 * D];
+                lq_kv_view kview;
+                lq_kv_view vview;
+                lq_kv_view_out out;
+                lq_kv_desc d;
+                lq_kv kv;
+                void *mem;
+                size_t step = pass ? 900 : 1;
+                size_t t;
+                memset(&kview, 0, sizeof kview);
+                memset(&out, 0, sizeof out);
+                vview = kview;
+                for (t = 0; t < 900 * D; t++) {
+                    k[t] = (float)s->k[t / D][t % D];
+                    v[t] = (float)s->v[t / D][t % D];
+                }
+                desc_of(&d, s, &c, LQ_F16);
+                d.window = window ? 64 : LQ_KV_NONE;
+                mem = source_alloc(lq_kv_bytes(&d));
+                CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
+                for (t = 0; t < 900; t += step) {
+                    kview.data = k + t * D;
+                    vview.data = v + t * D;
+                    CHECK(lq_kv_append(&kv, 0, &kview, &vview, NULL, step) == LQ_OK);
+                }
+                out.data = pass ? second : first;
+                CHECK(lq_kv_read(&kv, 0, LQ_K, &out, 0, 900, NULL, 0) == LQ_OK);
+                free(mem);
+            }
+            CHECK(memcmp(first, second, 900 * D * sizeof(float)) == 0);
+        }
+    }
+}
+
 /* Deviations of 50 on 8 of 64 dims: without a stretch each dim has an eighth of their error. */
 static void test_uneven(void)
 {
@@ -499,6 +550,7 @@ int main(int argc, char **argv)
     for (level = 0; level < 3; level++) {
         (void)lq_cpu_limit(level);
         test_turning_means(quick ? 1200 : MOST);
+        test_steps();
         test_uneven();
         test_sizes();
         test_clipped();

@@ -395,8 +395,8 @@ static void test_attention(problem *p, double tolerance)
     float shift[8], lse[8], lse2[8];
     double want_lse[8];
     lq__hot_part parts[2 * PARTS];
-    lq__hot_form hot = {p->k_kind, p->v_kind, 0, 0, NULL, NULL, 0};
-    lq__hot_form raw = {p->type, p->type, p->dims, p->v_dims, NULL, NULL, 0};
+    lq__hot_form hot = {p->k_kind, p->v_kind, 0, 0, NULL, NULL, 0, NULL};
+    lq__hot_form raw = {p->type, p->type, p->dims, p->v_dims, NULL, NULL, 0, NULL};
     int level, biases, masks, split;
     size_t r, d, i, t;
     problem_make(p);
@@ -678,8 +678,8 @@ static void test_small_weights(void)
             double gap = 3 + 0.1 * n, small = exp(-gap), sum = 1 + 63 * small, error = 0;
             lq__hot_query query;
             lq__hot_state state;
-            lq__hot_form form = {LQ__HOT_Z4, LQ__HOT_Z4, 0, 0, NULL, NULL, 0};
-            lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0};
+            lq__hot_form form = {LQ__HOT_Z4, LQ__HOT_Z4, 0, 0, NULL, NULL, 0, NULL};
+            lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 0, 0};
             float bias[64], q[D];
             for (t = 0; t < 64; t++) {
                 for (d = 0; d < D; d++) {
@@ -732,8 +732,8 @@ static void test_hostile(int rounds)
         float *q = (float *)room(8 * d * 4);
         lq__hot_query query;
         lq__hot_state state;
-        lq__hot_form form = {kind, kind, 0, 0, NULL, NULL, 0};
-        lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0};
+        lq__hot_form form = {kind, kind, 0, 0, NULL, NULL, 0, NULL};
+        lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 0, 0};
         size_t rows = 1 + rnd() % 8;
         size_t i;
         int bad = 0;

@@ -138,7 +138,7 @@ static void look(state *s, lq_kv *kv)
 }
 
 /* The state of a cache that lives on as it is. */
-static void look_at_fork(state *s, const lq_kv *kv)
+static void look_at_fork(state *s, lq_kv *kv)
 {
     lq_kv child;
     CHECK(lq_kv_fork(&child, kv) == LQ_OK);

@@ -23893,9 +23893,10 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    ============================================================================================== */
 #define LQ__KV_SLOWER 4u      /* epochs of keys to one of values */
 #define LQ__KV_UNITS 24u      /* of a mean, at most */
+#define LQ__KV_SHAPING 32u    /* keys that a shape is made from */
 #define LQ__KV_SHAPE 4u       /* bytes of a shape in front of its stretch */
 #define LQ__KV_TURNING 96u    /* and behind it, where RoPE is known */
-#define LQ__KV_STRETCH 16u    /* half octaves of it, at most */
+#define LQ__KV_STRETCH 8u     /* half octaves of it at most: what a dim that wakes up later costs */
 #define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time */
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
 #define LQ__KV_DIMS 1024u
@@ -26006,12 +26007,12 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
    left of a dim is stretched, by the inverse root of its deviation, where few dims have most of it:
    rotation spreads the error evenly, so that what counts is D * sum s^2 * sum(v / s^2), which is
    (sum sqrt v)^2 at best and D sum v without it. (On the keys of a 0.5 B Qwen2, whose first layer
-   has means of 145 and deviations of 1: error of attention .89 without both, .20 with the stretch
-   alone, .07 with both; of all layers .12, .11, .08.)
+   has means of 145 and deviations of 1: error of attention at 4 bits .78 without both, .31 with the
+   stretch alone, .14 with both; geometric mean of all layers .135, .131, .099.)
    .- shape --------------------------------------------------------------------------------------.
    |  0  stretched  u8  1: it is          |  1  pairs  u8  0 .. 16                                |
    |  2  exponent   u8  + 128: of means   |  3  0                                                 |
-   |  4  stretch    u8[dims]  half octaves, 0 .. 16                                               |
+   |  4  stretch    u8[dims]  half octaves, 0 .. 8                                                |
    |  -  where RoPE is known: pair u16[16], which one; mean i16[16][2], of dims a and b of the    |
    |     pair, in units of 2^exponent                                                             |
    '----------------------------------------------------------------------------------------------'
@@ -26104,7 +26105,7 @@ typedef struct lq__kv_shaping {
     const int32_t *x; /* (tokens, dims) */
     const int32_t *mean;
     size_t tokens;
-    uint64_t steps[LQ__HOT_TOKENS]; /* from the first token's position to each */
+    uint64_t steps[LQ__KV_SHAPING]; /* from the first token's position to each */
     uint64_t span;                  /* positions that the shape may serve */
     int64_t origin;                 /* of the first token */
     int64_t *power;                 /* (dims) of what is left of a dim; then of what is turned */
@@ -26130,14 +26131,14 @@ LQ__STATIC void lq__kv_shape_pair(const lq__kv_shaping *f, const int16_t *circle
     lq__rope_pair(&f->layer->rope, pair, &a, &b);
     a += f->layer->rope_first;
     b += f->layer->rope_first;
-    for (t = 0; t < f->tokens; t++) {
+    for (t = 0; t < f->tokens; t++) { /* products below 2^30 */
         const int32_t *x = f->x + t * dims;
         const int16_t *at = circle + 2 * f->steps[t];
-        int64_t u = ((int64_t)x[a] * at[0] + (int64_t)x[b] * at[1]) >> 15;
-        int64_t w = ((int64_t)x[b] * at[0] - (int64_t)x[a] * at[1]) >> 15;
+        int32_t u = (x[a] * at[0] + x[b] * at[1]) >> 15;
+        int32_t w = (x[b] * at[0] - x[a] * at[1]) >> 15;
         sum[0] += u;
         sum[1] += w;
-        squares += u * u + w * w;
+        squares += (int64_t)(u * u) + w * w;
     }
     center[0] = (int32_t)(sum[0] / n);
     center[1] = (int32_t)(sum[1] / n);
@@ -26160,24 +26161,50 @@ LQ__STATIC void lq__kv_shape_pair(const lq__kv_shaping *f, const int16_t *circle
     f->gain[pair] = (away[0] + away[1]) / 4;
 }
 
+#if LQ__X86
+/* Sums of the squares of eight dims of all keys, less their means: in 32nds, below 2^32. */
+LQ__TARGET_AVX2 static void lq__kv_powers_avx2(uint32_t *power, const int32_t *x,
+                                               const int32_t *mean, size_t tokens, size_t dims)
+{
+    const __m256i center = _mm256_loadu_si256((const __m256i *)(const void *)mean);
+    __m256i sum = _mm256_setzero_si256();
+    size_t t;
+    for (t = 0; t < tokens; t++, x += dims) {
+        __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)x);
+        v = _mm256_sub_epi32(v, center);
+        sum = _mm256_add_epi32(sum, _mm256_srli_epi32(_mm256_mullo_epi32(v, v), 5));
+    }
+    _mm256_storeu_si256((__m256i *)(void *)power, sum);
+}
+#endif
+
 /* Powers of all dims: those without RoPE around their mean. */
 LQ__STATIC void lq__kv_shape_powers(const lq__kv_shaping *f, const lq__kv_pool *pool)
 {
     const size_t dims = f->layer->k_dims;
     const size_t rotary = f->tokens > 1 ? f->layer->rope.rotary_dims : 0;
+    uint32_t eight[8];
     size_t d;
     size_t t;
-    for (d = 0; d < dims; d++) {
-        f->power[d] = 0;
-    }
-    for (t = 0; t < f->tokens; t++) {
-        for (d = 0; d < dims; d++) {
-            int64_t x = f->x[t * dims + d] - f->mean[d];
-            f->power[d] += x * x;
+    size_t j;
+    for (d = 0; d < dims; d += 8) {
+#if LQ__X86
+        if (lq__cpu_level() >= 1) {
+            lq__kv_powers_avx2(eight, f->x + d, f->mean + d, f->tokens, dims);
+        } else
+#endif
+        {
+            memset(eight, 0, sizeof eight);
+            for (t = 0; t < f->tokens; t++) {
+                for (j = 0; j < 8; j++) {
+                    uint32_t x = (uint32_t)(f->x[t * dims + d + j] - f->mean[d + j]);
+                    eight[j] += x * x >> 5;
+                }
+            }
         }
-    }
-    for (d = 0; d < dims; d++) {
-        f->power[d] /= (int64_t)f->tokens;
+        for (j = 0; j < 8; j++) {
+            f->power[d + j] = 32 * (int64_t)eight[j] / (int64_t)f->tokens;
+        }
     }
     for (d = 0; d < rotary / 2; d++) {
         lq__kv_shape_pair(f, lq__kv_circle(pool, f->layer, d), d);
@@ -26232,7 +26259,16 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
     }
 }
 
-/* Chooses the stretch of each dim, where that lessens the error's power by a quarter. */
+/* log2 in halves, rounded down; x > 0. */
+LQ__INLINE int32_t lq__half_octaves_of(uint64_t x)
+{
+    int32_t octave = (int32_t)lq__log2_floor(x);
+    uint64_t m = octave > 31 ? x >> (octave - 31) : x << (31 - octave); /* [2^31, 2^32) */
+    return 2 * octave + (m >= 3037000500u); /* sqrt(2) */
+}
+
+/* Chooses the stretch of each dim, where that halves the error's power: a large number in a dim
+   that is stretched costs the others much. */
 LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
 {
     const size_t dims = f->layer->k_dims;
@@ -26240,24 +26276,25 @@ LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
     int64_t plain = 0;
     int64_t left = 0;
     int64_t spread = 0;
+    uint32_t shift;
     int32_t top;
     size_t d;
     for (d = 0; d < dims; d++) {
         most = LQ__MAX(most, f->power[d]);
     }
-    top = lq__log2_q16((uint64_t)most);
+    top = lq__half_octaves_of((uint64_t)most);
+    shift = most >> 24 ? lq__log2_floor((uint64_t)most) - 23 : 0;
     for (d = 0; d < dims; d++) { /* sums below 2^36 */
-        int64_t power =
-            most >> 24 ? f->power[d] >> (lq__log2_floor((uint64_t)most) - 23) : f->power[d];
-        int32_t down = top - lq__log2_q16((uint64_t)LQ__MAX(f->power[d], 1));
-        int32_t halves = LQ__MIN((down + 0x10000) >> 17, (int32_t)LQ__KV_STRETCH);
+        int32_t down = top - lq__half_octaves_of((uint64_t)LQ__MAX(f->power[d], 1));
+        int32_t halves = LQ__MIN((down + 2) >> 2, (int32_t)LQ__KV_STRETCH);
+        int64_t power = f->power[d] >> shift;
         shape[LQ__KV_SHAPE + d] = (uint8_t)halves;
         plain += power;
         left += power << halves;
         spread += 0x10000 >> halves;
     }
     left = left / (int64_t)dims + 1;
-    shape[0] = left * spread / 0x10000 < plain - plain / 4;
+    shape[0] = left * spread / 0x10000 < plain / 2;
 }
 
 static int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
@@ -26295,7 +26332,7 @@ LQ__STATIC size_t lq__kv_fetch_sealed(lq__kv_writer *w, size_t head, size_t seal
     return sealed - begin;
 }
 
-/* Makes the shape of an epoch, whose means are made, from raw tokens up to `end`: from 64 of them
+/* Makes the shape of an epoch, whose means are made, from raw tokens up to `end`: from 32 of them
    at most, or from those in pages before them where they are fewer. Means that are turned are taken
    out of the epoch's means. */
 LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, size_t end)
@@ -26316,8 +26353,8 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
     f.layer = w->layer;
     f.x = x;
     f.mean = mean;
-    raw = LQ__MIN(end - sealed, (size_t)LQ__HOT_TOKENS);
-    before = lq__kv_fetch_sealed(w, head, sealed, LQ__HOT_TOKENS - raw);
+    raw = LQ__MIN(end - sealed, (size_t)LQ__KV_SHAPING);
+    before = lq__kv_fetch_sealed(w, head, sealed, LQ__KV_SHAPING - raw);
     lq__kv_fetch_run(w, w->x + before * dims, 0, head, sealed, raw);
     f.tokens = before + raw;
     f.origin = lq__kv_origin(w->kv, sealed - before);
@@ -26333,13 +26370,11 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
     f.gain = f.turned + dims / 2;
     f.center = (int32_t *)(void *)(f.gain + dims / 2);
     lq__kv_mean(w->mean, w->kv, w->layer, 0, epoch, head);
-    for (i = 0; i < f.tokens * dims; i++) {
-        uint32_t a = lq__bits_of_f32(w->x[i]) & 0x7fffffffu;
-        most = LQ__MAX(most, a);
-    }
+    most = lq__kv_most((const uint8_t *)w->x, f.tokens * dims, LQ_F32);
     unit = lq__hot_unit(most) + 6;
-    for (i = 0; i < f.tokens * dims; i++) {
-        x[i] = lq__fixed_of_bits(lq__bits_of_f32(w->x[i]), unit);
+    for (i = 0; i < f.tokens; i++) {
+        (void)lq__rows_of_level()->fixed_row(x + i * dims, (const uint8_t *)(w->x + i * dims),
+                                             LQ_F32, dims, unit);
     }
     for (i = 0; i < dims; i++) {
         uint32_t a = lq__bits_of_f32(w->mean[i]);
@@ -26348,7 +26383,10 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
     }
     shape[2] = (uint8_t)(unit + 128);
     lq__kv_shape_powers(&f, w->pool);
-    if (w->layer->rope.rotary_dims && f.tokens > 1) {
+    if (f.tokens < 8) { /* too few to tell deviations from chance */
+        return;
+    }
+    if (w->layer->rope.rotary_dims) {
         lq__kv_shape_turning(&f, shape);
     }
     if (!lq__kv_is_warm(w->heads + head, 0) && w->layer->v_in_k == 0) {
@@ -26604,7 +26642,10 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
     lq__kv_sum(w, w->count->sealed, end, -LQ__KV_UNIT);
     for (h = 0; h < w->layer->kv_heads; h++) {
         if (lq__kv_is_fitted(w->heads + h, 0)) {
-            if (epoch <= 1 || epoch % LQ__KV_SLOWER == 0) {
+            if (epoch == 1 && w->pool->granule + w->pool->window >= LQ__KV_SHAPING) {
+                memcpy(lq__kv_shape(w->kv, w->layer, 1, h), lq__kv_shape(w->kv, w->layer, 0, h),
+                       w->layer->shape_bytes);
+            } else if (epoch <= 1 || epoch % LQ__KV_SLOWER == 0) {
                 lq__kv_fit_shape(w, epoch, h, end);
             }
             lq__kv_clear_turning(w, epoch, h);
@@ -31431,6 +31472,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_SLOWER
 #undef LQ__KV_UNITS
 #undef LQ__KV_SHAPE
+#undef LQ__KV_SHAPING
 #undef LQ__KV_TURNING
 #undef LQ__KV_STRETCH
 #undef LQ__KV_PARTS

@@ -576,8 +576,10 @@ static void golden_kv_desc(lq_kv_desc *d, lq_kv_layer *layers, int which)
 static void golden_kv_read(const lq_kv *kv, const char *name)
 {
     static float x[GOLDEN_KV_TOKENS * GOLDEN_KV_ROW];
+    static uint8_t bytes[GOLDEN_KV_TOKENS * GOLDEN_KV_ROW * 4]; /* little-endian */
     lq_kv_view_out out;
     size_t tokens = lq_kv_tokens(kv);
+    size_t i;
     uint32_t l;
     int v;
     memset(&out, 0, sizeof out);
@@ -585,7 +587,15 @@ static void golden_kv_read(const lq_kv *kv, const char *name)
     for (l = 0; l < 2; l++) {
         for (v = 0; v < 2; v++) {
             golden_ok(lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0));
-            golden_put(name, x, tokens * GOLDEN_KV_ROW * sizeof *x);
+            for (i = 0; i < tokens * GOLDEN_KV_ROW; i++) {
+                uint32_t u;
+                memcpy(&u, x + i, 4);
+                bytes[4 * i] = (uint8_t)u;
+                bytes[4 * i + 1] = (uint8_t)(u >> 8);
+                bytes[4 * i + 2] = (uint8_t)(u >> 16);
+                bytes[4 * i + 3] = (uint8_t)(u >> 24);
+            }
+            golden_put(name, bytes, tokens * GOLDEN_KV_ROW * sizeof *x);
         }
     }
 }

@@ -370,6 +370,7 @@ static void reference(const problem *p, int biases, int masks, double *out, doub
 static void parts_make(const problem *p, int biases, int masks, lq__hot_part *parts)
 {
     size_t i;
+    memset(parts, 0, 2 * PARTS * sizeof *parts);
     for (i = 0; i < p->hot + p->raw; i++) {
         int hot = i < p->hot;
         parts[i].k = hot ? (const void *)p->k[i] : (const void *)p->rk[i - p->hot];

@@ -2,6 +2,7 @@
 # test_pack_kv.sh BINARY [COMPILER] - every error path of examples/pack_kv.c, and round trips.
 # The compiler makes examples/calibrate.c, whose profiles pack_kv takes.
 # Run from the root of the repository.
+# shellcheck disable=SC2016,SC2086 # programs in quotes; a compiler may come with flags
 set -u
 case ${1:?usage: tests/test_pack_kv.sh BINARY [COMPILER]} in
 /*) bin=$1 ;;

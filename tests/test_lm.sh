@@ -53,7 +53,7 @@ if [ -f "$model" ]; then
     check "eval" "$lm" eval q4_0 hot:4 cold:z:k=0.3,v=0.9 --model "$model" \
         --text bench/text/prose.txt --tokens 256 --passages 1 --json
     check "eval --resume" "$lm" eval q4_0 hot:4 cold:z:k=0.3,v=0.9 --model "$model" \
-        --text bench/text/prose.txt --resume 256:64 --repeat --passages 1 --json
+        --text bench/text/prose.txt --resume 320:64 --repeat --passages 1 --json
     check "calibrate" "$lm" calibrate --text bench/text/prose.txt --tokens 256 --passages 1 \
         --group head --out "$dir/head.lqp" --group 3 --out "$dir/3.lqp" --model "$model" --json
     check "calibrate --self" "$lm" calibrate --self --tokens 64 --passages 8 \

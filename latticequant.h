@@ -31487,6 +31487,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_UNIT
 #undef LQ__KV_FAR
 #undef LQ__KV_COLD
+#undef LQ__KV_COLD_HEAD
+#undef LQ__KV_COLD_VERSION
 #undef LQ__KV_CHUNK
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED

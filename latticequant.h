@@ -2284,6 +2284,10 @@ typedef struct lq__row_kernels {
     void (*shift_rows)(int32_t *, size_t, const uint8_t *, const int8_t *);
     void (*center_floats)(float *, const int32_t *, const float *, const float *, float, float);
     void (*turn_rows)(float *, const float *, size_t);
+    void (*center_row)(float *, const uint8_t *, int, const float *, size_t);
+    uint64_t (*squares_row)(const int32_t *, size_t);
+    void (*add_row)(int64_t *, const int32_t *, size_t);
+    void (*moments_row)(int64_t *, uint64_t *, const int32_t *, int32_t, size_t);
 } lq__row_kernels;
 
 static const lq__row_kernels *lq__rows_of_level(void);
@@ -2997,6 +3001,49 @@ static void lq__center_floats_c(float *dst, const int32_t *row, const float *uni
     }
 }
 
+/* The floats of `count` elements less those of a centre. */
+static void lq__center_row_c(float *dst, const uint8_t *src, int type, const float *center,
+                             size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        dst[i] = lq__f32_of_bits(lq__element_bits(src, i, type)) - center[i];
+    }
+}
+
+/* Sum of the squares of numbers of at most 2^16, at most 2^16 of them. */
+static uint64_t lq__squares_row_c(const int32_t *x, size_t count)
+{
+    uint64_t sum = 0;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        sum += (uint64_t)((int64_t)x[i] * x[i]);
+    }
+    return sum;
+}
+
+static void lq__add_row_c(int64_t *sum, const int32_t *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        sum[i] += x[i];
+    }
+}
+
+/* Adds up x and its squares, where x is a quarter of what each of up to 64 numbers has beyond an
+   origin, rounded. The squares stay at UINT64_MAX when they are there. */
+static void lq__moments_row_c(int64_t *sum, uint64_t *squares, const int32_t *row, int32_t origin,
+                              size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        int64_t x = ((int64_t)row[i] - origin + 2) >> 2;
+        uint64_t square = (uint64_t)(x * x);
+        *sum += x;
+        *squares += LQ__MIN(square, UINT64_MAX - *squares);
+    }
+}
+
 /* ================================================================================================
    >>lattice   Z, D4, E8: theory, exact decoders, entropy-coded and fixed forms
 
@@ -3441,6 +3488,19 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
 
 /* ---- rows with AVX2: 8 columns at a time ---- */
 #if LQ__X86
+/* Eight elements from the i-th on. (NaNs of f16 come out quiet.) */
+LQ__TARGET_AVX2 LQ__INLINE __m256 lq__load_floats_avx2(const uint8_t *src, size_t i, int type)
+{
+    __m128i h;
+    if (type == LQ_F32) {
+        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
+    }
+    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
+    return type == LQ_F16
+               ? _mm256_cvtph_ps(h)
+               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
 LQ__TARGET_AVX2 static uint32_t lq__fixed_row_avx2(int32_t *dst, const uint8_t *src, int type,
                                                    size_t count, int32_t exponent)
 {
@@ -3455,15 +3515,7 @@ LQ__TARGET_AVX2 static uint32_t lq__fixed_row_avx2(int32_t *dst, const uint8_t *
     }
     scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - exponent) << 23)); /* exact product */
     for (i = 0; i + 8 <= count; i += 8) {
-        __m256 x;
-        if (type == LQ_F32) {
-            x = _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
-        } else {
-            __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
-            x = type == LQ_F16
-                    ? _mm256_cvtph_ps(h)
-                    : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-        }
+        __m256 x = lq__load_floats_avx2(src, i, type);
         most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), magnitude));
         x = _mm256_round_ps(_mm256_mul_ps(x, scale), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         _mm256_storeu_si256((__m256i *)(void *)(dst + i), _mm256_cvttps_epi32(x));
@@ -4647,6 +4699,99 @@ LQ__TARGET_AVX2 static void lq__center_floats_avx2(float *dst, const int32_t *ro
         __m256d c = _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(gain + t)), centers);
         _mm_storeu_ps(dst + t, _mm256_cvtpd_ps(_mm256_add_pd(_mm256_mul_pd(x, u), c)));
     }
+}
+
+LQ__TARGET_AVX2 static void lq__center_row_avx2(float *dst, const uint8_t *src, int type,
+                                                const float *center, size_t count)
+{
+    size_t i;
+    for (i = 0; i + 8 <= count; i += 8) {
+        __m256 x = lq__load_floats_avx2(src, i, type);
+        _mm256_storeu_ps(dst + i, _mm256_sub_ps(x, _mm256_loadu_ps(center + i)));
+    }
+    lq__center_row_c(dst + i, src + i * lq_type_bytes(type), type, center + i, count - i);
+}
+
+LQ__TARGET_AVX512 static void lq__center_row_avx512(float *dst, const uint8_t *src, int type,
+                                                    const float *center, size_t count)
+{
+    lq__center_row_avx2(dst, src, type, center, count);
+}
+
+LQ__TARGET_AVX2 static uint64_t lq__squares_row_avx2(const int32_t *x, size_t count)
+{
+    __m256i sum = _mm256_setzero_si256();
+    uint64_t lanes[4];
+    size_t i;
+    for (i = 0; i + 8 <= count; i += 8) {
+        __m256i v = LQ__LOAD_AVX2(x + i);
+        __m256i odd = _mm256_srli_epi64(v, 32);
+        sum = _mm256_add_epi64(sum, _mm256_mul_epi32(v, v));
+        sum = _mm256_add_epi64(sum, _mm256_mul_epi32(odd, odd));
+    }
+    LQ__STORE_AVX2(lanes, sum);
+    return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lq__squares_row_c(x + i, count - i);
+}
+
+LQ__TARGET_AVX512 static uint64_t lq__squares_row_avx512(const int32_t *x, size_t count)
+{
+    return lq__squares_row_avx2(x, count);
+}
+
+LQ__TARGET_AVX2 static void lq__moments_row_avx2(int64_t *sum, uint64_t *squares,
+                                                 const int32_t *row, int32_t origin, size_t count)
+{
+    const __m256i base = _mm256_set1_epi32(origin);
+    __m256i s = _mm256_setzero_si256();
+    __m256i q = _mm256_setzero_si256();
+    __m256i size = _mm256_abs_epi32(base);
+    int64_t sums[4];
+    uint64_t lanes[4];
+    size_t i;
+    for (i = 0; i + 8 <= count; i += 8) {
+        __m256i v = LQ__LOAD_AVX2(row + i);
+        __m256i x = _mm256_add_epi32(_mm256_sub_epi32(v, base), _mm256_set1_epi32(2));
+        __m256i odd;
+        x = _mm256_srai_epi32(x, 2);
+        odd = _mm256_srli_epi64(x, 32);
+        size = _mm256_or_si256(size, _mm256_abs_epi32(v));
+        s = _mm256_add_epi64(s, _mm256_cvtepi32_epi64(_mm256_castsi256_si128(x)));
+        s = _mm256_add_epi64(s, _mm256_cvtepi32_epi64(_mm256_extracti128_si256(x, 1)));
+        q = _mm256_add_epi64(q, _mm256_mul_epi32(x, x));
+        q = _mm256_add_epi64(q, _mm256_mul_epi32(odd, odd));
+    }
+    if (!_mm256_testz_si256(size, _mm256_set1_epi32((int32_t)0xf0000000))) { /* 2^28 and more */
+        lq__moments_row_c(sum, squares, row, origin, count);
+        return;
+    }
+    LQ__STORE_AVX2(sums, s);
+    LQ__STORE_AVX2(lanes, q);
+    *sum += sums[0] + sums[1] + sums[2] + sums[3];
+    lanes[0] += lanes[1] + lanes[2] + lanes[3]; /* at most 2^60 */
+    *squares += LQ__MIN(lanes[0], UINT64_MAX - *squares);
+    lq__moments_row_c(sum, squares, row + i, origin, count - i);
+}
+
+LQ__TARGET_AVX512 static void lq__moments_row_avx512(int64_t *sum, uint64_t *squares,
+                                                     const int32_t *row, int32_t origin,
+                                                     size_t count)
+{
+    lq__moments_row_avx2(sum, squares, row, origin, count);
+}
+
+LQ__TARGET_AVX2 static void lq__add_row_avx2(int64_t *sum, const int32_t *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i + 4 <= count; i += 4) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(x + i));
+        LQ__STORE_AVX2(sum + i, _mm256_add_epi64(LQ__LOAD_AVX2(sum + i), _mm256_cvtepi32_epi64(v)));
+    }
+    lq__add_row_c(sum + i, x + i, count - i);
+}
+
+LQ__TARGET_AVX512 static void lq__add_row_avx512(int64_t *sum, const int32_t *x, size_t count)
+{
+    lq__add_row_avx2(sum, x, count);
 }
 
 LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t *row,
@@ -8350,7 +8495,6 @@ LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int t
     int32_t exponent;
     int32_t octave;
     size_t d;
-    size_t i;
     for (d = 0; d < dims; d += 256) {
         uint32_t m = kernels->fixed_row(buffer, src + d * element, type, LQ__MIN(dims - d, 256), 0);
         most = LQ__MAX(most, m);
@@ -8362,9 +8506,7 @@ LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int t
     for (d = 0; d < dims && most; d += 256) {
         size_t n = LQ__MIN(dims - d, 256);
         (void)kernels->fixed_row(buffer, src + d * element, type, n, exponent);
-        for (i = 0; i < n; i++) {
-            sum += (uint64_t)((int64_t)buffer[i] * buffer[i]);
-        }
+        sum += kernels->squares_row(buffer, n);
     }
     if (sum == 0) { /* zeros, or subnormals far below the range of gains */
         *gain = -LQ__GAIN_MAX;
@@ -8422,8 +8564,9 @@ typedef struct lq__source {
     int wide;
 } lq__source;
 
-/* Loads a vector of a slice: column t of rows (dims, 64) int32 in units of 2^scale.exponent. K that
-   no Hadamard block adds up may be 32 times as large: what matters is what its mean leaves. */
+/* Loads a vector of a slice: column t of rows (dims, 64) int32 in units of 2^scale.exponent; NULL:
+   only says whether that can be done. K that no Hadamard block adds up may be 32 times as large:
+   what matters is what its mean leaves. */
 LQ__STATIC int lq__load_vector(int32_t *rows, lq__source *from, const lq_geometry *g, uint32_t dims,
                                const uint8_t *v, int type, lq__scale scale)
 {
@@ -8442,14 +8585,15 @@ LQ__STATIC int lq__load_vector(int32_t *rows, lq__source *from, const lq_geometr
             }
             from->wide = 1;
         }
-        for (i = 0; i < n; i++) {
+        for (i = 0; i < n && rows; i++) {
             rows[(d + i) * LQ__TOKENS] = buffer[i];
         }
     }
     return LQ_OK;
 }
 
-/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent. */
+/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent; NULL: only says
+   whether that can be done. */
 LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, const float *center,
                               const lq_geometry *g, uint32_t s, size_t first, size_t tokens,
                               float step)
@@ -8466,10 +8610,7 @@ LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, c
         const uint8_t *v = (const uint8_t *)from->src->slices[s] + (first + t) * stride * element;
         int32_t gain = 0;
         if (center) {
-            lq__rows_of_level()->load_row(from->vector, v, dims, type);
-            for (d = 0; d < dims; d++) {
-                from->vector[d] -= center[d];
-            }
+            lq__rows_of_level()->center_row(from->vector, v, type, center, dims);
             status = lq__gain_about(&gain, from->vector, v, dims, type);
             v = (const uint8_t *)(const void *)from->vector;
         } else if (g->stream == LQ_V) {
@@ -8480,10 +8621,11 @@ LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, c
             scale = lq__scale_of(step, gain);
         }
         if (!status) {
-            status = lq__load_vector(rows + t, from, g, dims, v, center ? LQ_F32 : type, scale);
+            status = lq__load_vector(rows ? rows + t : NULL, from, g, dims, v,
+                                     center ? LQ_F32 : type, scale);
         }
     }
-    for (; t < LQ__TOKENS; t++) {
+    for (; t < LQ__TOKENS && rows; t++) {
         for (d = 0; d < dims; d++) {
             rows[d * LQ__TOKENS + t] = 0;
         }
@@ -8599,7 +8741,8 @@ LQ__STATIC void lq__rotate_rows(int32_t *rows, size_t dims, int inverse)
     }
 }
 
-/* Loads all slices: rows (dims, 64) in units of each token's exponent, gains (slice_count, 64). */
+/* Loads all slices: rows (dims, 64) in units of each token's exponent, gains (slice_count, 64).
+   Without rows: only says whether that can be done. */
 LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, lq__source *from, const lq_geometry *g,
                         float step, size_t first, size_t tokens)
 {
@@ -8607,7 +8750,7 @@ LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, lq__source *from, const l
     uint32_t s;
     from->wide = 0;
     for (s = 0; s < g->slice_count; s++) {
-        int status = lq__load_slice(rows + at * LQ__TOKENS, gains + s * LQ__TOKENS, from,
+        int status = lq__load_slice(rows ? rows + at * LQ__TOKENS : NULL, gains + s * LQ__TOKENS, from,
                                     from->center ? from->center + at : NULL, g, s, first, tokens,
                                     lq__slice_step(g, s, step));
         if (status) {
@@ -8897,14 +9040,6 @@ LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geomet
     return LQ_OK;
 }
 
-LQ__STATIC void lq__fit_row(lq_fit *fit, size_t row, int64_t v)
-{
-    int64_t q10 = (v + 2) >> 2;
-    uint64_t square = (uint64_t)(q10 * q10);
-    fit->sum[row] += q10;
-    fit->sum_squares[row] += LQ__MIN(square, UINT64_MAX - fit->sum_squares[row]);
-}
-
 /* ---- V's centre in a fit ----
    The gain is that of a vector less its mean, which is known when all have been added. So the first
    page's mean is the origin: rows are those of vectors less the origin, over the gains of these,
@@ -8925,9 +9060,10 @@ LQ__STATIC void lq__fit_vector(const lq_fit *fit, int64_t *sum, const uint8_t *s
     size_t i;
     for (d = 0; d < dims; d += 256) {
         size_t n = LQ__MIN(dims - d, 256);
-        kernels->load_row(x, src + d * element, n, type);
-        for (i = 0; i < n && center; i++) {
-            x[i] -= center[d + i];
+        if (center) {
+            kernels->center_row(x, src + d * element, type, center + d, n);
+        } else {
+            kernels->load_row(x, src + d * element, n, type);
         }
         if (kernels->fixed_row(fixed, (const uint8_t *)(const void *)x, LQ_F32, n, fit->unit[s]) >=
             limit) {
@@ -8938,9 +9074,7 @@ LQ__STATIC void lq__fit_vector(const lq_fit *fit, int64_t *sum, const uint8_t *s
                 }
             }
         }
-        for (i = 0; i < n; i++) {
-            sum[d + i] += fixed[i];
-        }
+        kernels->add_row(sum + d, fixed, n);
     }
 }
 
@@ -9020,6 +9154,41 @@ LQ__STATIC int lq__far_center(const lq_geometry *g, float step)
     return far;
 }
 
+/* Whether the sizes of numbers alone tell that a page of V can be loaded: a number is at most
+   sqrt(dims) times its vector's root mean square, which is at most 2^(17 / 8) times what the gain
+   stands for, and 2^11 steps of that fit. */
+LQ__STATIC int lq__fits_by_size(const lq_vectors *src, const lq_geometry *g, const float *center,
+                                float step, size_t first, size_t tokens)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    const uint32_t limit = 0x4e800000u; /* 2^30, and so much for the centre: 2^31.75 */
+    size_t element = lq_type_bytes(src->type);
+    int32_t buffer[256];
+    uint32_t most = 0;
+    uint32_t s;
+    size_t t;
+    size_t d;
+    for (s = 0; s < g->slice_count && most < limit; s++) {
+        size_t dims = g->slice_dims[s];
+        size_t stride = (src->token_stride ? src->token_stride : dims) * element;
+        const uint8_t *v = (const uint8_t *)src->slices[s] + first * stride;
+        most = step * step * 4194304.0f < 20.0f * (float)dims ? limit : most;
+        for (d = 0; d < dims; d++) {
+            uint32_t size = lq__bits_of_f32(center[d]) & 0x7fffffffu;
+            most = LQ__MAX(most, size);
+        }
+        for (t = 0; t < tokens && most < limit; t++, v += stride) {
+            for (d = 0; d < dims; d += 256) {
+                uint32_t size = kernels->fixed_row(buffer, v + d * element, src->type,
+                                                   LQ__MIN(dims - d, 256), 0);
+                most = LQ__MAX(most, size);
+            }
+        }
+        center += dims;
+    }
+    return most < limit;
+}
+
 /* A page through the front. check 1: only to see whether that can be done; 2: it is also the first
    of what is added, and sets the origin of a fit that has none. */
 LQ__STATIC int lq__fit_front(lq_fit *fit, lq__source *from, void *workspace, size_t first,
@@ -9040,7 +9209,10 @@ LQ__STATIC int lq__fit_front(lq_fit *fit, lq__source *from, void *workspace, siz
         lq__fit_apart(fit, from->src, first, tokens, 1);
     }
     if (check) { /* most often the numbers alone tell */
-        status = lq__load(rows, gains, from, g, fit->step, first, tokens);
+        if (from->center && lq__fits_by_size(from->src, g, fit->center, fit->step, first, tokens)) {
+            return LQ_OK;
+        }
+        status = lq__load(NULL, gains, from, g, fit->step, first, tokens);
         if (status || g->stream == LQ_V ||
             !(begins || from->wide || lq__far_center(g, fit->step))) {
             return status;
@@ -9065,6 +9237,7 @@ LQ__STATIC int lq__fit_front(lq_fit *fit, lq__source *from, void *workspace, siz
 /* A page that has been through the front into the sums. */
 LQ__STATIC void lq__fit_sum(lq_fit *fit, const void *workspace, size_t tokens)
 {
+    const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &fit->geometry;
     size_t dims = lq_geometry_dims(g);
     size_t lead = g->stream == LQ_V ? g->slice_count : 0;
@@ -9074,15 +9247,15 @@ LQ__STATIC void lq__fit_sum(lq_fit *fit, const void *workspace, size_t tokens)
     size_t i;
     size_t t;
     for (i = 0; i < lead; i++) {
+        int32_t q12[LQ__TOKENS];
         for (t = 0; t < tokens; t++) {
-            lq__fit_row(fit, i, (int64_t)gains[i * LQ__TOKENS + t] * LQ__ONE);
+            q12[t] = gains[i * LQ__TOKENS + t] * LQ__ONE;
         }
+        kernels->moments_row(fit->sum + i, fit->sum_squares + i, q12, 0, tokens);
     }
     for (i = 0; i < rank; i++) {
-        int64_t origin = lead || g->dense ? 0 : fit->origin[i];
-        for (t = 0; t < tokens; t++) {
-            lq__fit_row(fit, lead + i, rows[i * LQ__TOKENS + t] - origin);
-        }
+        kernels->moments_row(fit->sum + lead + i, fit->sum_squares + lead + i,
+                             rows + i * LQ__TOKENS, lead || g->dense ? 0 : fit->origin[i], tokens);
     }
 }
 
@@ -22074,7 +22247,6 @@ typedef struct lq__warm_kernels {
     void (*sums)(float *, size_t, const lq__warm_rows *, const float *, size_t);
     void (*fold)(int16_t *, const int16_t *, size_t);
     void (*gains)(float *, size_t, const int16_t *, int32_t, float *, float *);
-    void (*fit)(int64_t *, const int32_t *);
     float (*bound)(const float *, const float *, const int8_t *, const int8_t *, size_t);
 } lq__warm_kernels;
 
@@ -22168,16 +22340,6 @@ static void lq__warm_gains_c(float *weights, size_t rows, const int16_t *row, in
             weights[r * LQ__TOKENS + t] *= gain;
             gained[r] += weights[r * LQ__TOKENS + t];
         }
-    }
-}
-
-static void lq__warm_fit_c(int64_t *sums, const int32_t *row)
-{
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int64_t v = (row[t] + 2) >> 2;
-        sums[0] += v;
-        sums[1] += v * v; /* below 2^58 in all */
     }
 }
 
@@ -22314,27 +22476,6 @@ LQ__HOT_256 __m256 lq__warm_bytes_256(const int8_t *p)
 {
     return _mm256_cvtepi32_ps(
         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__warm_fit_avx2(int64_t *sums, const int32_t *row)
-{
-    __m256i sum = _mm256_setzero_si256();
-    __m256i squares = _mm256_setzero_si256();
-    int64_t lanes[4];
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(row + t));
-        const __m256i v = _mm256_srai_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(2)), 2);
-        const __m256i odd = _mm256_srli_epi64(v, 32);
-        sum = _mm256_add_epi64(sum, _mm256_cvtepi32_epi64(_mm256_castsi256_si128(v)));
-        sum = _mm256_add_epi64(sum, _mm256_cvtepi32_epi64(_mm256_extracti128_si256(v, 1)));
-        squares = _mm256_add_epi64(squares, _mm256_mul_epi32(v, v));
-        squares = _mm256_add_epi64(squares, _mm256_mul_epi32(odd, odd));
-    }
-    _mm256_storeu_si256((__m256i *)(void *)lanes, sum);
-    sums[0] += lanes[0] + lanes[1] + lanes[2] + lanes[3];
-    _mm256_storeu_si256((__m256i *)(void *)lanes, squares);
-    sums[1] += lanes[0] + lanes[1] + lanes[2] + lanes[3];
 }
 
 LQ__TARGET_HOT_AVX2 static float lq__warm_bound_avx2(const float *up, const float *down,
@@ -22605,11 +22746,6 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_sums_avx512(float *acc, size_t stride
     } else {
         lq__warm_sums_512(acc, stride, m, weights, 4);
     }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__warm_fit_avx512(int64_t *sums, const int32_t *row)
-{
-    lq__warm_fit_avx2(sums, row);
 }
 
 LQ__TARGET_HOT_AVX512 static float lq__warm_bound_avx512(const float *up, const float *down,
@@ -23011,7 +23147,7 @@ static const lq__warm_kernels *lq__warm_of_level(void)
 #define LQ__WARM_KERNELS(v)                                                          \
     {                                                                                \
         lq__warm_dots_##v, lq__warm_sums_##v, lq__warm_fold_##v, lq__warm_gains_##v, \
-            lq__warm_fit_##v, lq__warm_bound_##v                                     \
+            lq__warm_bound_##v                                                       \
     }
 #if LQ__X86
     static const lq__warm_kernels table[3] = {LQ__WARM_KERNELS(c), LQ__WARM_KERNELS(avx2),
@@ -23388,19 +23524,16 @@ LQ__STATIC int lq__warm_front(const lq__warm_coder *c, const lq__workspace *w, c
 LQ__STATIC void lq__warm_fit_add(lq_fit *fit, const lq__workspace *w, size_t lead, size_t dims,
                                  size_t tokens)
 {
-    const lq__warm_kernels *kernels = lq__warm_of_level();
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    int32_t q12[LQ__TOKENS];
     size_t i;
-    size_t t;
-    for (t = 0; t < tokens && lead; t++) {
-        lq__fit_row(fit, 0, (int64_t)w->gains[t] * LQ__ONE);
+    for (i = 0; i < tokens && lead; i++) {
+        q12[i] = w->gains[i] * LQ__ONE;
     }
+    kernels->moments_row(fit->sum, fit->sum_squares, q12, 0, lead ? tokens : 0);
     for (i = 0; i < dims; i++) { /* columns behind the tokens are zero */
-        int64_t sums[2] = {0, 0};
-        uint64_t squares;
-        kernels->fit(sums, w->rows + i * LQ__TOKENS);
-        fit->sum[lead + i] += sums[0];
-        squares = LQ__MIN((uint64_t)sums[1], UINT64_MAX - fit->sum_squares[lead + i]);
-        fit->sum_squares[lead + i] += squares;
+        kernels->moments_row(fit->sum + lead + i, fit->sum_squares + lead + i,
+                             w->rows + i * LQ__TOKENS, 0, tokens);
     }
 }
 
@@ -28858,7 +28991,10 @@ LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, uint32_t l, 
             return 0;
         }
         for (i = 0; i < rows && !tape->bad; i++) {
-            squares[i] = lq__kv_number(tape, squares[i]);
+            uint64_t u = lq__kv_number(tape, squares[i]);
+            if (tape->mode == LQ__KV_LOAD) {
+                squares[i] = u;
+            }
         }
     }
     return 1;
@@ -31308,7 +31444,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
             lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,        \
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
             lq__store_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
-            lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v \
+            lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
+            lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v   \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};

@@ -24360,15 +24360,21 @@ LQ__INLINE uint32_t lq__kv_epochs_of(int v, uint32_t epochs)
     return v ? (epochs + LQ__KV_SLOWER - 1) / LQ__KV_SLOWER : epochs;
 }
 
-/* Shapes are made with the first two epochs of keys, and with every fourth. */
-LQ__INLINE uint32_t lq__kv_shape_of(uint32_t epoch)
+/* Whether the first epoch of keys sees enough of them for its shape to serve the second. */
+LQ__INLINE int lq__kv_shapes_early(const lq__kv_pool *pool)
 {
-    return epoch ? 1 + epoch / LQ__KV_SLOWER : 0;
+    return pool->granule + pool->window >= LQ__KV_SHAPING;
 }
 
-LQ__INLINE size_t lq__kv_shapes_of(uint32_t epochs)
+/* Shapes are made with every fourth epoch of keys; where the first sees few, with the second too. */
+LQ__INLINE uint32_t lq__kv_shape_of(const lq__kv_pool *pool, uint32_t epoch)
 {
-    return epochs ? (size_t)lq__kv_shape_of(epochs - 1) + 1 : 0;
+    return epoch / LQ__KV_SLOWER + (epoch && !lq__kv_shapes_early(pool));
+}
+
+LQ__INLINE size_t lq__kv_shapes_of(const lq__kv_pool *pool, uint32_t epochs)
+{
+    return epochs ? (size_t)lq__kv_shape_of(pool, epochs - 1) + 1 : 0;
 }
 
 LQ__INLINE lq__warm_classes *lq__kv_classes(const lq__kv_pool *pool)
@@ -24645,11 +24651,17 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
 
 /* Bytes of a head's numbers of an epoch: the unit of its mean and the mean, and of a warm one what
    lq__warm_fit makes. */
+/* Of a mean: its unit, and 12 bits a dim. */
+LQ__INLINE size_t lq__kv_mean_bytes(size_t dims)
+{
+    return 1 + dims / 2 * 3;
+}
+
 LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dims)
 {
     return !lq__kv_is_fitted(head, v)
                ? 0
-               : 1 + 2 * dims + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
+               : lq__kv_mean_bytes(dims) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
 }
 
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. 0 if not valid. Values
@@ -24704,7 +24716,7 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
         }
         if (v == 0 && layer->number_bytes[0]) {
             layer->shape_bytes =
-                LQ__KV_SHAPE + layer->k_dims + (layer->rope.rotary_dims ? LQ__KV_TURNING : 0);
+                LQ__KV_SHAPE + layer->k_dims / 2 + (layer->rope.rotary_dims ? LQ__KV_TURNING : 0);
         }
         if (layer->warm[v]) {
             layer->most[v] = lq__kv_units(layer->most[v]);
@@ -24735,7 +24747,7 @@ LQ__STATIC void lq__kv_measure_sequence(const lq__kv_pool *pool, lq__kv_layer *l
                 lq__kv_take(used, lq__kv_epochs_of(i, pool->epochs), layer->number_bytes[i]);
         }
         layer->shapes =
-            lq__kv_take(used, lq__kv_shapes_of(pool->epochs), layer->kv_heads * layer->shape_bytes);
+            lq__kv_take(used, lq__kv_shapes_of(pool, pool->epochs), layer->kv_heads * layer->shape_bytes);
         layer->sums[0] = lq__kv_take(used, k, sizeof(int64_t));
         layer->sums[1] = lq__kv_take(used, v, sizeof(int64_t));
         if (layer->warm[0]) {
@@ -25153,7 +25165,7 @@ LQ__STATIC void lq__kv_clear(const lq_kv *kv)
         counts[l].credit[0] = layer->most[0] - layer->least[0];
         counts[l].credit[1] = layer->most[1] - layer->least[1];
         memset(lq__kv_in(kv, layer->shapes), 0,
-               lq__kv_shapes_of(pool->epochs) * layer->kv_heads * layer->shape_bytes);
+               lq__kv_shapes_of(pool, pool->epochs) * layer->kv_heads * layer->shape_bytes);
         memset(lq__kv_in(kv, layer->sums[0]), 0, sizeof(int64_t) * lq__kv_held(layer, 0));
         memset(lq__kv_in(kv, layer->sums[1]), 0, sizeof(int64_t) * lq__kv_held(layer, 1));
         if (layer->warm[0]) {
@@ -26069,7 +26081,7 @@ LQ__INLINE uint8_t *lq__kv_numbers(const lq_kv *kv, const lq__kv_layer *layer, i
 LQ__INLINE uint8_t *lq__kv_warm_numbers(const lq_kv *kv, const lq__kv_layer *layer, int v,
                                         uint32_t epoch, size_t head)
 {
-    return lq__kv_numbers(kv, layer, v, epoch, head) + 1 + 2 * lq__kv_dims(layer, v);
+    return lq__kv_numbers(kv, layer, v, epoch, head) + lq__kv_mean_bytes(lq__kv_dims(layer, v));
 }
 
 #if LQ__X86
@@ -26077,10 +26089,16 @@ LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, si
                                              float unit)
 {
     const __m256 units = _mm256_set1_ps(unit);
+    const __m128i low = _mm_setr_epi8(-1, -1, 0, 1, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1, 4, 5);
+    const __m128i high = _mm_setr_epi8(-1, -1, 6, 7, -1, -1, 7, 8, -1, -1, 9, 10, -1, -1, 10, 11);
+    const __m256i up = _mm256_setr_epi32(4, 0, 4, 0, 4, 0, 4, 0); /* of a byte in two, its half */
     size_t d;
-    for (d = 0; d < dims; d += 8) {
-        __m256i x =
-            _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(mean + 2 * d)));
+    for (d = 0; d < dims; d += 8, mean += 12) {
+        __m128i p = _mm_loadl_epi64((const __m128i *)(const void *)mean);
+        __m256i x;
+        p = _mm_insert_epi32(p, (int32_t)lq__load32(mean + 8), 2);
+        x = _mm256_set_m128i(_mm_shuffle_epi8(p, high), _mm_shuffle_epi8(p, low));
+        x = _mm256_srai_epi32(_mm256_sllv_epi32(x, up), 20);
         _mm256_storeu_ps(dst + d, _mm256_mul_ps(_mm256_cvtepi32_ps(x), units));
     }
 }
@@ -26105,13 +26123,29 @@ LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *lay
         return;
     }
 #endif
-    for (d = 0; d < dims; d++) {
-        dst[d] = (float)(int16_t)lq__load16(numbers + 1 + 2 * d) * unit;
+    for (d = 0; d < dims; d += 2) {
+        uint32_t two = lq__load16(numbers + 1 + d / 2 * 3) | (uint32_t)numbers[3 + d / 2 * 3] << 16;
+        dst[d] = (float)(((int32_t)(two & 4095u) ^ 2048) - 2048) * unit;
+        dst[d + 1] = (float)(((int32_t)(two >> 12) ^ 2048) - 2048) * unit;
+    }
+}
+
+/* Dim d of a mean: the low four bits and a byte, or a byte and its high four. */
+LQ__STATIC void lq__kv_store_mean(uint8_t *numbers, size_t d, int32_t mean)
+{
+    uint8_t *at = numbers + 1 + d / 2 * 3;
+    uint32_t u = (uint32_t)mean & 4095u;
+    if (d % 2 == 0) {
+        at[0] = (uint8_t)u;
+        at[1] = (uint8_t)((at[1] & 0xf0u) | u >> 8);
+    } else {
+        at[1] = (uint8_t)((at[1] & 0x0fu) | (u & 15u) << 4);
+        at[2] = (uint8_t)(u >> 4);
     }
 }
 
 /* The mean of `count` tokens from their sums: the unit, which is 2^(its byte - 14), and of each dim
-   16 bits: means may be a hundred times as large as what is left of the vectors. */
+   12 bits: means may be a hundred times as large as what is left of the vectors. */
 LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t count, size_t dims)
 {
     int64_t most = 0;
@@ -26122,14 +26156,13 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
         int64_t mean = sums[d] / (int64_t)count;
         most = LQ__MAX(most, mean < 0 ? -mean : mean);
     }
-    while ((most + ((int64_t)1 << unit >> 1)) >> unit > 32767) {
+    while ((most + ((int64_t)1 << unit >> 1)) >> unit > 2047) {
         unit++;
     }
     half = (int64_t)1 << unit >> 1;
     numbers[0] = unit;
     for (d = 0; d < dims; d++) {
-        int64_t mean = (sums[d] / (int64_t)count + half) >> unit;
-        lq__store16(numbers + 1 + 2 * d, (uint32_t)mean & 0xffffu);
+        lq__kv_store_mean(numbers, d, (int32_t)((sums[d] / (int64_t)count + half) >> unit));
     }
 }
 
@@ -26145,7 +26178,7 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
    .- shape --------------------------------------------------------------------------------------.
    |  0  stretched  u8  1: it is          |  1  pairs  u8  0 .. 16                                |
    |  2  exponent   u8  + 128: of means   |  3  0                                                 |
-   |  4  stretch    u8[dims]  half octaves, 0 .. 8                                                |
+   |  4  stretch    u4[dims]  half octaves, 0 .. 8; two in a byte, the first in the low half      |
    |  -  where RoPE is known: pair u16[16], which one; mean i16[16][2], of dims a and b of the    |
    |     pair, in units of 2^exponent                                                             |
    '----------------------------------------------------------------------------------------------'
@@ -26154,7 +26187,7 @@ LQ__INLINE uint8_t *lq__kv_shape(const lq_kv *kv, const lq__kv_layer *layer, uin
                                  size_t head)
 {
     return lq__kv_in(kv, layer->shapes) +
-           (lq__kv_shape_of(epoch) * layer->kv_heads + head) * layer->shape_bytes;
+           (lq__kv_shape_of(lq__kv_pool_of(kv), epoch) * layer->kv_heads + head) * layer->shape_bytes;
 }
 
 /* The same, or NULL where a head's keys or values are not fitted. */
@@ -26168,7 +26201,7 @@ LQ__INLINE const uint8_t *lq__kv_shape_if(const lq_kv *kv, const lq__kv_layer *l
 /* Where pair j's number is, and its mean. */
 LQ__INLINE uint8_t *lq__kv_shape_at(const lq__kv_layer *layer, const uint8_t *shape, size_t j)
 {
-    return (uint8_t *)(uintptr_t)shape + LQ__KV_SHAPE + layer->k_dims + 2 * j;
+    return (uint8_t *)(uintptr_t)shape + LQ__KV_SHAPE + layer->k_dims / 2 + 2 * j;
 }
 
 LQ__INLINE uint8_t *lq__kv_shape_mean(const lq__kv_layer *layer, const uint8_t *shape, size_t j)
@@ -26180,6 +26213,12 @@ LQ__INLINE uint8_t *lq__kv_shape_mean(const lq__kv_layer *layer, const uint8_t *
 LQ__INLINE int64_t lq__kv_origin(const lq_kv *kv, size_t t)
 {
     return lq__kv_positions(kv)[t] - (lq__kv_sequence_of(kv)->turned ? lq__kv_turns(kv)[t] : 0);
+}
+
+/* Half octaves that dim d is stretched by. */
+LQ__INLINE uint32_t lq__kv_stretch_at(const uint8_t *shape, size_t d)
+{
+    return shape[LQ__KV_SHAPE + d / 2] >> (d % 2 * 4) & 15u;
 }
 
 /* 2^(halves / 2). */
@@ -26199,7 +26238,7 @@ LQ__STATIC void lq__kv_stretch(float *dst, const uint8_t *shape, size_t dims, in
         of[i] = lq__kv_half_octaves(sign * (int32_t)i);
     }
     for (i = 0; i < dims; i++) {
-        dst[i] = of[shape[0] ? shape[LQ__KV_SHAPE + i] : 0];
+        dst[i] = of[shape[0] ? lq__kv_stretch_at(shape, i) : 0];
     }
 }
 
@@ -26421,7 +26460,7 @@ LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
         int32_t down = top - lq__half_octaves_of((uint64_t)LQ__MAX(f->power[d], 1));
         int32_t halves = LQ__MIN((down + 2) >> 2, (int32_t)LQ__KV_STRETCH);
         int64_t power = f->power[d] >> shift;
-        shape[LQ__KV_SHAPE + d] = (uint8_t)halves;
+        shape[LQ__KV_SHAPE + d / 2] |= (uint8_t)(halves << (d % 2 * 4));
         plain += power;
         left += power << halves;
         spread += 0x10000 >> halves;
@@ -26532,14 +26571,14 @@ LQ__STATIC void lq__kv_clear_turning(const lq__kv_writer *w, uint32_t epoch, siz
 {
     const lq__kv_layer *layer = w->layer;
     const uint8_t *shape = lq__kv_shape(w->kv, layer, epoch, head);
-    uint8_t *mean = lq__kv_numbers(w->kv, layer, 0, epoch, head) + 1;
+    uint8_t *numbers = lq__kv_numbers(w->kv, layer, 0, epoch, head);
     size_t j;
     for (j = 0; j < shape[1]; j++) {
         size_t a;
         size_t b;
         lq__rope_pair(&layer->rope, lq__load16(lq__kv_shape_at(layer, shape, j)), &a, &b);
-        lq__store16(mean + 2 * (layer->rope_first + a), 0);
-        lq__store16(mean + 2 * (layer->rope_first + b), 0);
+        lq__kv_store_mean(numbers, layer->rope_first + a, 0);
+        lq__kv_store_mean(numbers, layer->rope_first + b, 0);
     }
 }
 
@@ -26775,10 +26814,7 @@ LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
     lq__kv_sum(w, w->count->sealed, end, -LQ__KV_UNIT);
     for (h = 0; h < w->layer->kv_heads; h++) {
         if (lq__kv_is_fitted(w->heads + h, 0)) {
-            if (epoch == 1 && w->pool->granule + w->pool->window >= LQ__KV_SHAPING) {
-                memcpy(lq__kv_shape(w->kv, w->layer, 1, h), lq__kv_shape(w->kv, w->layer, 0, h),
-                       w->layer->shape_bytes);
-            } else if (epoch <= 1 || epoch % LQ__KV_SLOWER == 0) {
+            if (epoch % LQ__KV_SLOWER == 0 || (epoch == 1 && !lq__kv_shapes_early(w->pool))) {
                 lq__kv_fit_shape(w, epoch, h, end);
             }
             lq__kv_clear_turning(w, epoch, h);
@@ -28792,7 +28828,7 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
             account->used_bytes +=
                 layer->number_bytes[0] * lq__kv_epochs_of(0, counts[l].epochs) +
                 layer->number_bytes[1] * lq__kv_epochs_of(1, counts[l].epochs) +
-                layer->shape_bytes * layer->kv_heads * lq__kv_shapes_of(counts[l].epochs);
+                layer->shape_bytes * layer->kv_heads * lq__kv_shapes_of(pool, counts[l].epochs);
             account->used_bytes +=
                 lq__kv_layer_bytes(kv, layer) + raw * numbers * lq_type_bytes(pool->type);
             account->f16_bytes += 2 * numbers * (sequence->tokens - gone);
@@ -28948,7 +28984,7 @@ LQ__STATIC int lq__kv_check_shape(const lq__kv_layer *layer, const uint8_t *shap
         }
     }
     for (j = 0; j < layer->k_dims; j++) {
-        if (shape[LQ__KV_SHAPE + j] > LQ__KV_STRETCH) {
+        if (lq__kv_stretch_at(shape, j) > LQ__KV_STRETCH) {
             return 0;
         }
     }
@@ -29175,7 +29211,7 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv)
             lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->numbers[v]), bytes);
             if (v == 0) {
                 lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->shapes),
-                                  lq__kv_shapes_of(count->epochs) * layer->kv_heads *
+                                  lq__kv_shapes_of(pool, count->epochs) * layer->kv_heads *
                                       layer->shape_bytes);
             }
             fine =

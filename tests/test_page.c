@@ -201,26 +201,47 @@ static void coefficients(const setup *s, double *y, const void *src, int type, s
     }
 }
 
+/* Quarter octaves of the root mean square of numbers that are rounded as the library does: to a 2^15th of the
+   power of two below the largest. */
+static double gain_of_numbers(const double *x, size_t dims)
+{
+    double most = 0;
+    double sum = 0;
+    double unit;
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        most = fmax(most, fabs(x[i]));
+    }
+    if (most < 1e-37) { /* zeros, or float32's subnormals */
+        return -127;
+    }
+    unit = pow(2, floor(log2(most)) - 15);
+    for (i = 0; i < dims; i++) {
+        double q = rint(x[i] / unit);
+        sum += q * q;
+    }
+    return floor(2 * log2(sum / (double)dims * unit * unit) + 0.5);
+}
+
 /* A gain is a whole number of quarter octaves, at least 2^-31.75: smaller vectors are coded
    relative to that. */
 static double gain_of(const setup *s, uint32_t slice, size_t t)
 {
-    double whole = 0;
-    double sum = 0;
+    static double whole[DIMS_MAX];
+    static double left[DIMS_MAX];
     double gain;
+    double of_whole;
     size_t i;
     if (s->geometry.stream == LQ_K) {
         return 1;
     }
     for (i = 0; i < s->dims[slice]; i++) {
-        double x = element(s->slices[slice], t * slice_stride(s, slice) + i, s->type);
-        whole += x * x;
-        x = (double)(float)(x - center_of(s, slice, i));
-        sum += x * x;
+        whole[i] = element(s->slices[slice], t * slice_stride(s, slice) + i, s->type);
+        left[i] = (double)(float)(whole[i] - center_of(s, slice, i));
     }
-    gain = floor(2 * log2(sum / (double)s->dims[slice]) + 0.5);
-    whole = floor(2 * log2(whole / (double)s->dims[slice]) + 0.5);
-    gain = whole <= gain - 2 ? fmax(whole, gain - 8) : gain;
+    of_whole = gain_of_numbers(whole, s->dims[slice]);
+    gain = gain_of_numbers(left, s->dims[slice]);
+    gain = of_whole <= gain - 2 ? fmax(of_whole, gain - 8) : gain;
     return pow(2, (gain < -127 ? -127 : gain) / 4);
 }
 

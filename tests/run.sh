@@ -17,7 +17,7 @@ esac
 tmp=$(mktemp -d) || exit 1
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' HUP INT TERM
-mkdir "$tmp/tree" "$tmp/results" "$tmp/claims"
+mkdir "$tmp/tree" "$tmp/results" "$tmp/claims" "$tmp/objects"
 ln -s "$root/tests" "$tmp/tree/tests"
 ln -s "$root/latticequant.h" "$tmp/tree/latticequant.h"
 
@@ -121,24 +121,45 @@ arguments_of() {
     test_archive.full) echo 50000 ;;
     test_archive.short) echo 2000 ;;
     test_archive.tiny) echo 50 ;;
-    test_lm.*) # writes its files there
-        mkdir -p "$tmp/lm.$job"
-        echo "$tmp/lm.$job"
-        ;;
     test_calibrate.* | test_eigen.* | test_product.*) echo "$2" ;;
     *.long | *.full) ;;
     *) echo quick ;;
     esac
 }
 
+# The implementation, once for all tests that include header.h.
+job_object() { # NAME COMPILER FLAGS...
+    name=$(echo "$1" | tr / _)
+    shift
+    build "object $name" "$@" -c tests/build/header.c -o "$tmp/objects/$name.part" &&
+        mv "$tmp/objects/$name.part" "$tmp/objects/$name.o"
+    touch "$tmp/objects/$name.done"
+}
+
+# What a test is built with: that object, where the test includes header.h. It is made by a job
+# before this one.
+sources() { # TEST NAME
+    name=$(echo "$2" | tr / _)
+    if grep -q '^#include ".*header.h"' "tests/$1.c"; then
+        until [ -e "$tmp/objects/$name.done" ]; do
+            sleep 1
+        done
+        if [ -e "$tmp/objects/$name.o" ]; then
+            echo "-DLQ_LINKED tests/$1.c $tmp/objects/$name.o"
+            return
+        fi
+    fi
+    echo "$lean tests/$1.c"
+}
+
 job_test() { # TEST COMPILER SIZE [FLAGS]
-    build "$1 $2" $2 $gate_c $lean ${4-$for_tests} "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+    build "$1 $2" $2 $gate_c ${4-$for_tests} $(sources "$1" "$2") -o "$tmp/$1.$job" -lm -lpthread &&
         program "$1 ($2)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
 }
 
 job_sanitized() { # TEST COMPILER SIZE
-    build "$1 sanitized" $2 $gate_c $lean $sanitize "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
-        program "$1 ($2, sanitizers)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
+    build "$1 sanitized" $2 $gate_c $sanitize $(sources "$1" sanitized) -o "$tmp/$1.$job" -lm \
+        -lpthread && program "$1 ($2, sanitizers)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
 }
 
 job_threads() { # COMPILER
@@ -149,7 +170,7 @@ job_threads() { # COMPILER
 }
 
 job_valgrind() { # TEST
-    build "$1 for valgrind" $gcc -std=c99 $lean -O1 -g "tests/$1.c" -o "$tmp/$1.$job" -lm -lpthread &&
+    build "$1 for valgrind" $gcc -std=c99 -O1 -g $(sources "$1" "$gcc") -o "$tmp/$1.$job" -lm &&
         program "$1 (valgrind)" valgrind -q --error-exitcode=9 --leak-check=full \
             "$tmp/$1.$job" $(arguments_of "$1" tiny)
 }
@@ -164,9 +185,7 @@ job_compile() { # COMPILER FILE
 job_header() { # COMPILER STANDARD LANGUAGE
     warnings=$both
     [ "$3" = c ] && warnings="$both -Wstrict-prototypes -Wmissing-prototypes"
-    how="$frame -o $tmp/header.$job"
-    [ "$2" = gnu17 ] && how="-O1 -fsyntax-only"
-    build "header $1 $2" $1 -std=$2 $warnings $how -x $3 -c tests/build/c99.c
+    build "header $1 $2" $1 -std=$2 $warnings -O1 -fsyntax-only -x $3 -c tests/build/c99.c
 }
 
 # One of tests/build: compiled and linked by COMPILER with FLAGS..., and run.
@@ -183,11 +202,23 @@ job_link() { # COMPILER FLAGS -- FILES
         program "$*" "$tmp/link.$job"
 }
 
+# tests/build/FILE.c with the object of its compiler, and run.
+job_linked() { # COMPILER FILE
+    build "$2 $1" $1 -std=c99 -O1 $(sources "build/$2" "$1") -o "$tmp/link.$job" &&
+        program "$2" "$tmp/link.$job"
+}
+
 job_symbols() { # COMPILER
-    build "symbols $1" $1 -std=c99 $optimise -fno-stack-protector -c tests/build/two_tu_b.c \
-        -o "$tmp/symbols.$job" || return
-    if nm -P "$tmp/symbols.$job" | awk '
-        $2 ~ /^[A-TV-Z]$/ && $1 !~ /^lq_[a-z]/ && $1 != "two_tu_b" {
+    name=$(echo "$1" | tr / _)
+    until [ -e "$tmp/objects/$name.done" ]; do
+        sleep 1
+    done
+    [ -e "$tmp/objects/$name.o" ] || {
+        bad "symbols of the header by $1: no object"
+        return
+    }
+    if nm -P "$tmp/objects/$name.o" | awk '
+        $2 ~ /^[A-TV-Z]$/ && $1 !~ /^lq_[a-z]/ {
             print "exported: " $1; bad = 1
         }
         $2 == "U" && $1 !~ /^(memcpy|memmove|memset|_GLOBAL_OFFSET_TABLE_)$/ {
@@ -198,7 +229,7 @@ job_symbols() { # COMPILER
     else
         bad "symbols of the header by $1"
     fi
-    if objdump -t "$tmp/symbols.$job" | awk '
+    if objdump -t "$tmp/objects/$name.o" | awk '
         / O / && /[ \t]\.t?(data|bss)/ && !/\.data\.rel\.ro/ && !/lq__cpu_state/ {
             print; bad = 1
         }
@@ -344,13 +375,11 @@ job_shellcheck() {
 # ---- the list of jobs, dear ones first ----
 compilers="$gcc $clang"
 optimise=-O2
-for_tests=-O2 # frames are checked by job_header
-lean_quick=
+for_tests=-O2 # frames are checked in job_object
 if [ "$mode" = quick ]; then
     compilers=$fast
     optimise=-O1
     for_tests=-O1
-    lean_quick=$lean
 fi
 
 add() {
@@ -359,9 +388,14 @@ add() {
 
 tests=
 for file in tests/test_*.c; do
-    tests="$tests $(basename "$file" .c)"
+    [ "$file" = tests/test_lm.c ] || tests="$tests $(basename "$file" .c)" # test_lm.sh's
 done
 
+warned=$frame
+[ "$mode" = full ] || warned=-O1
+for c in $compilers; do
+    add job_object "$c" "$c" $gate_c $warned -fno-stack-protector
+done
 if [ "$mode" = full ]; then
     san=$gcc
     echo 'int main(void) { return 0; }' >"$tmp/probe.c"
@@ -369,11 +403,11 @@ if [ "$mode" = full ]; then
         san=$clang
     fi
     if $san $sanitize "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
-        add job_sanitized test_hostile "$san" long
+        add job_object sanitized "$san" $gate_c $sanitize
         for t in $tests; do
             case $t in
-            test_hostile) ;;
-            test_session | test_threads | test_lm) ;; # lq_kv is sanitized in test_kv and test_warm
+            test_hostile) add job_sanitized "$t" "$san" long ;;
+            test_session | test_threads) ;; # lq_kv is sanitized in test_kv and test_warm
             *) add job_sanitized "$t" "$san" short ;;
             esac
         done
@@ -415,7 +449,7 @@ if [ "$mode" = full ]; then
 else
     for t in $tests; do
         case $t in
-        test_lm | test_session | test_warm | test_calibrate) skip "$t (quick)" ;;
+        test_session | test_warm | test_calibrate) skip "$t (quick)" ;;
         *) add job_test "$t" "$fast" short ;;
         esac
     done
@@ -425,8 +459,10 @@ for c in $compilers; do
     for file in examples/*.c; do
         if [ "$mode" = quick ] && [ "$file" != examples/pack_kv.c ]; then
             skip "$file (quick)"
-        elif [ -f "$file" ]; then
+        elif [ "$mode" = quick ] || [ "$c" = "$gcc" ]; then
             add job_example "$file" "$c"
+        else
+            add job_compile "$c" "$file"
         fi
     done
     for file in bench/*.c; do
@@ -440,19 +476,19 @@ for c in $compilers; do
     done
     for file in tests/*.c; do
         case "$file" in
+        tests/test_lm.c) [ "$mode" = quick ] || add job_compile "$c" "$file" ;;
         tests/test_*) ;;
         *) [ "$mode" = quick ] || add job_compile "$c" "$file" ;;
         esac
     done
-    [ "$mode" = quick ] || add job_header "$c" c99 c
     add job_symbols "$c"
     add job_macros "$c"
-    [ "$mode.$c" = "full.$fast" ] && add job_link "$c" -std=c99 -O0 -- tests/build/c99.c
-    # without SIMD, which job_symbols compiles
+    [ "$mode" = quick ] || add job_linked "$c" c99
+    # without SIMD, which job_object compiles
     add job_link "$c" -std=c99 -DLQ_NO_SIMD -O0 -- tests/build/two_tu_a.c tests/build/two_tu_b.c
     for file in static nosimd twice; do
         [ "$mode.$file" = quick.nosimd ] || [ "$mode.$c" = "full.$fast" ] &&
-            add job_link "$c" -std=c99 -Wall -Wextra -Werror -O0 -- "tests/build/$file.c"
+            add job_link "$c" -std=c99 -Wall -Wextra -Werror -O1 -- "tests/build/$file.c"
     done
     case "$(uname -s).$(uname -m)" in
     Linux.x86_64 | Linux.aarch64)
@@ -464,7 +500,7 @@ for c in $compilers; do
 done
 for c in $gxx $clangxx; do
     if [ "$mode" = full ] || [ "$c" = "${clangxx:-$gxx}" ]; then
-        add job_link "$c" -std=c++11 $lean_quick -Wall -Wextra -Werror -O0 -- tests/build/cxx.cpp
+        add job_link "$c" -std=c++11 -DLQ_NO_SIMD -Wall -Wextra -Werror -O0 -- tests/build/cxx.cpp
         [ "$mode" = quick ] || add job_header "$c" c++11 c++
     fi
 done
@@ -480,13 +516,12 @@ elif [ "$mode" = quick ]; then
     add job_digest "$fast-O2" - "$fast" -std=c99 -O2
 else
     add job_digest "$gcc-O0" - "$gcc" -std=c99 -O0
-    add job_digest "$gcc-O3-march=native" - "$gcc" -std=gnu99 -O3 -march=native
+    add job_digest "$gcc-O3-native-ffast-math" - "$gcc" -std=gnu99 -O3 -march=native -ffast-math
+    if [ -n "$clang" ]; then
+        add job_digest clang-O3-ffast-math - "$clang" -std=c99 -O3 -ffast-math
+        add job_digest clang-O2-native - "$clang" -std=gnu99 -O2 -march=native -ffp-contract=fast
+    fi
     add job_digest "$fast-LQ_NO_SIMD" - "$fast" -std=c99 -O2 -DLQ_NO_SIMD
-    for c in $compilers; do
-        add job_digest "$c-O2" - "$c" -std=c99 -O2
-        add job_digest "$c-O3-ffast-math" - "$c" -std=c99 -O3 -ffast-math
-        add job_digest "$c-O2-native" - "$c" -std=gnu99 -O2 -march=native -ffp-contract=fast
-    done
     for c in $gxx $clangxx; do
         add job_digest "$c" - "$c" -std=c++11 -O2 -x c++
     done

@@ -1,7 +1,6 @@
 /* cc -std=c99 -O2 tests/test_bias.c -o test_bias -lm    Live caches of keys with a large mean that
    RoPE turns, of uneven dims, of numbers of any size; queries and biases at the ends of floats. */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
 
 #include "check.h"
 #include "source.h"

@@ -7,8 +7,7 @@
    `test_golden --write` writes them anew: after a release only for a new format, with a new NAME. A
    profile that is there stays.
    */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
 
 #include "check.h"
 #include "golden.h"

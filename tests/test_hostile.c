@@ -2,8 +2,7 @@
    [mutations] Mutated archives, profiles and pages. Half of them get their checksums mended, so
    that the decoders behind see them; every buffer has its exact size. Nothing may crash, and
    errors leave no object. */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
 
 #include "check.h"
 #include "source.h"

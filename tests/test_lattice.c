@@ -1,7 +1,6 @@
 /* cc -std=c99 -O2 tests/test_lattice.c -o test_lattice -lm    Nearest points and fixed forms against brute
    force, and the Gaussian figures of the literature. `test_lattice quick` uses fewer samples. */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
 
 #include "check.h"
 #include "source.h"

@@ -1,7 +1,6 @@
 /* cc -std=c99 -O2 tests/test_profile.c -o test_profile -lm    Profiles: geometry, fitting against double,
    the file form and hostile files. `test_profile quick` mutates less. */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
 
 #include "check.h"
 #include "source.h"

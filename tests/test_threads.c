@@ -8,8 +8,7 @@
 #endif
 #endif
 
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
 
 #include "check.h"
 #include "source.h"

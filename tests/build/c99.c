@@ -1,6 +1,5 @@
 /* The implementation alone, and a call of each chapter. Also built as C11, C17, gnu99 and C++. */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../../latticequant.h"
+#include "../header.h"
 
 int main(void)
 {

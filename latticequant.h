@@ -3844,29 +3844,24 @@ LQ__TARGET_AVX2 static void lq__load_row_avx2(float *dst, const uint8_t *src, si
     lq__load_row_c(dst + i, src + i * lq_type_bytes(type), count - i, type);
 }
 
-/* What is finite, within the range of f16. */
-LQ__TARGET_AVX2 LQ__INLINE __m256 lq__within_f16_256(__m256 x)
-{
-    const __m256 most = _mm256_set1_ps(65504.0f);
-    const __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
-    const __m256 inside =
-        _mm256_max_ps(_mm256_min_ps(x, most), _mm256_sub_ps(_mm256_setzero_ps(), most));
-    return _mm256_blendv_ps(
-        x, inside,
-        _mm256_cmp_ps(magnitude, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000)), _CMP_LT_OQ));
-}
-
 LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, size_t count,
                                                int type)
 {
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    const __m256 limit = _mm256_set1_ps(65504.0f); /* what is beyond takes the slow way */
+    __m256 most = _mm256_setzero_ps();
     size_t i = 0;
     for (; i + 8 <= count && type == LQ_F32; i += 8) {
         _mm256_storeu_ps((float *)(void *)(dst + 4 * i), _mm256_loadu_ps(src + i));
     }
     for (; i + 8 <= count && type == LQ_F16; i += 8) {
+        const __m256 x = _mm256_loadu_ps(src + i);
+        most = _mm256_max_ps(_mm256_and_ps(x, magnitude), most); /* most, where x is NaN */
         _mm_storeu_si128((__m128i *)(void *)(dst + 2 * i),
-                         _mm256_cvtps_ph(lq__within_f16_256(_mm256_loadu_ps(src + i)),
-                                         _MM_FROUND_TO_NEAREST_INT));
+                         _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    }
+    if (_mm256_movemask_ps(_mm256_cmp_ps(most, limit, _CMP_GT_OQ))) {
+        i = 0;
     }
     lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
 }
@@ -4227,27 +4222,22 @@ LQ__TARGET_AVX512 static void lq__load_row_avx512(float *dst, const uint8_t *src
     lq__load_row_avx2(dst, src, count, type); /* as fast: memory is what it waits for */
 }
 
-LQ__TARGET_AVX512 LQ__INLINE __m512 lq__within_f16_512(__m512 x)
-{
-    const __m512 most = _mm512_set1_ps(65504.0f);
-    const __mmask16 finite = _mm512_cmp_ps_mask(
-        _mm512_abs_ps(x), _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000)), _CMP_LT_OQ);
-    const __m512 inside =
-        _mm512_max_ps(_mm512_min_ps(x, most), _mm512_sub_ps(_mm512_setzero_ps(), most));
-    return _mm512_mask_mov_ps(x, finite, inside);
-}
-
 LQ__TARGET_AVX512 static void lq__store_row_avx512(uint8_t *dst, const float *src, size_t count,
                                                    int type)
 {
+    __m512 most = _mm512_setzero_ps();
     size_t i = 0;
     for (; i + 16 <= count && type == LQ_F32; i += 16) {
         _mm512_storeu_ps((void *)(dst + 4 * i), _mm512_loadu_ps(src + i));
     }
     for (; i + 16 <= count && type == LQ_F16; i += 16) {
+        const __m512 x = _mm512_loadu_ps(src + i);
+        most = _mm512_range_ps(most, x, 0xb); /* the larger magnitude; the number beside a NaN */
         _mm256_storeu_si256((__m256i *)(void *)(dst + 2 * i),
-                            _mm512_cvtps_ph(lq__within_f16_512(_mm512_loadu_ps(src + i)),
-                                            _MM_FROUND_TO_NEAREST_INT));
+                            _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    }
+    if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(65504.0f), _CMP_GT_OQ)) {
+        i = 0;
     }
     lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
 }
@@ -24651,7 +24641,8 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
 
 /* Bytes of a head's numbers of an epoch: the unit of its mean and the mean, and of a warm one what
    lq__warm_fit makes. */
-/* Of a mean: its unit, and 12 bits a dim. */
+/* Of a mean: its unit, and 12 bits a dim. Where means lie, four bytes behind the last are readable
+   (lq__kv_measure_sequence). */
 LQ__INLINE size_t lq__kv_mean_bytes(size_t dims)
 {
     return 1 + dims / 2 * 3;
@@ -26089,16 +26080,14 @@ LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, si
                                              float unit)
 {
     const __m256 units = _mm256_set1_ps(unit);
-    const __m128i low = _mm_setr_epi8(-1, -1, 0, 1, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1, 4, 5);
-    const __m128i high = _mm_setr_epi8(-1, -1, 6, 7, -1, -1, 7, 8, -1, -1, 9, 10, -1, -1, 10, 11);
+    const __m256i bytes = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1, 4, 5, -1,
+                                           -1, 6, 7, -1, -1, 7, 8, -1, -1, 9, 10, -1, -1, 10, 11);
     const __m256i up = _mm256_setr_epi32(4, 0, 4, 0, 4, 0, 4, 0); /* of a byte in two, its half */
     size_t d;
-    for (d = 0; d < dims; d += 8, mean += 12) {
-        __m128i p = _mm_loadl_epi64((const __m128i *)(const void *)mean);
-        __m256i x;
-        p = _mm_insert_epi32(p, (int32_t)lq__load32(mean + 8), 2);
-        x = _mm256_set_m128i(_mm_shuffle_epi8(p, high), _mm_shuffle_epi8(p, low));
-        x = _mm256_srai_epi32(_mm256_sllv_epi32(x, up), 20);
+    for (d = 0; d < dims; d += 8, mean += 12) { /* 16 bytes are read, the last four are not used */
+        __m128i p = _mm_loadu_si128((const __m128i *)(const void *)mean);
+        __m256i x = _mm256_broadcastsi128_si256(p);
+        x = _mm256_srai_epi32(_mm256_sllv_epi32(_mm256_shuffle_epi8(x, bytes), up), 20);
         _mm256_storeu_ps(dst + d, _mm256_mul_ps(_mm256_cvtepi32_ps(x), units));
     }
 }
@@ -26925,6 +26914,29 @@ LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v
     lq__kv_sequence_of(w->kv)->clipped += turn.lost;
 }
 
+/* Puts tokens of one raw head where its tile would be. */
+LQ__STATIC void lq__kv_seal_raw(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
+                                size_t at, size_t tokens)
+{
+    const lq__kv_head *h = w->heads + head;
+    size_t row = lq__kv_dims(w->layer, v) * lq_type_bytes(w->pool->type);
+    uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile) +
+                   (page->at + (at - page->first)) * row;
+    size_t end = at + tokens;
+    while (at < end) {
+        size_t run = lq__kv_ring_run(w, at, end);
+        if (run) {
+            memcpy(dst, lq__kv_ring_at(w->kv, w->layer, v, head, at), run * row);
+        } else {
+            run = 1;
+            lq__kv_fetch(w, w->x, v, head, at);
+            lq__rows_of_level()->store_row(dst, w->x, lq__kv_dims(w->layer, v), w->pool->type);
+        }
+        dst += run * row;
+        at += run;
+    }
+}
+
 /* Puts tokens of one head into its page. */
 LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
                                 size_t at, size_t tokens)
@@ -26940,6 +26952,12 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
         return LQ_OK;
     }
     lq__kv_prefetch(w, v + last, last ? 0 : head + 1, page->epoch, at);
+    if (kind == 0) {
+        lq__kv_seal_raw(w, page, v, head, at, tokens);
+    }
+    if (kind == 0 && !bounds) {
+        return LQ_OK;
+    }
     lq__kv_fetch_run(w, w->x, v, head, at, tokens);
     if (kind) {
         lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
@@ -26950,14 +26968,8 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     }
     if (hot) {
         lq__kv_seal_hot(w, page, v, head, at, tokens, w->x);
-        return LQ_OK;
     }
-    if (kind == 0) {
-        size_t row = dims * lq_type_bytes(w->pool->type);
-        lq__rows_of_level()->store_row(lq__kv_slot(w->pool, w->layer, page->slot) +
-                                           (v ? h->v_tile : h->k_tile) +
-                                           (page->at + (at - page->first)) * row,
-                                       w->x, tokens * dims, w->pool->type);
+    if (hot || kind == 0) {
         return LQ_OK;
     }
     lq__kv_sum_rows(lq__kv_sums(w, v, head), (const uint8_t *)w->x, LQ_F32, tokens, dims,

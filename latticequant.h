@@ -16944,8 +16944,8 @@ typedef struct lq__hot_part {
     size_t bias_stride;
     const float *at;    /* turning: (2, 16) cos, sin of the pairs at the position of bit 0 */
     const int16_t *own; /* turning: (pairs, 64, 2) in place of the circle, or NULL */
-    int32_t k_base;     /* scales are in units of 2^base */
-    int32_t v_base;
+    float k_unit;       /* of the scales: a power of two */
+    float v_unit;
 } lq__hot_part;
 
 /* Levels of Z2, Z3, Z4 (nonnegative half, mirrored) and E8. Trained on Gaussian vectors of 64 and
@@ -20567,7 +20567,8 @@ static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *
     }
 }
 
-/* exp(x - most), shift = most * log2(e); x <= most. vscalefps takes the floor of t itself. */
+/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps takes
+   the floor of t itself. */
 LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
 {
     const __m512 t = _mm512_mul_ps(_mm512_sub_ps(x, shift), _mm512_set1_ps(1.44269504f));
@@ -21841,10 +21842,13 @@ LQ__STATIC void lq__hot_tile_logits(float *logits, float *most, const lq__hot_ke
     lq__hot_step_turning(&step, form->turning, part, first, rows);
     step.high = dots[0];
     step.codes = tile + wide * 8 * lq__hot_bits(form->k_kind);
-    for (r = 0; r < rows; r++) {
-        scale[r] = query->scale[first + r] * lq__hot_power(part->k_base);
+    step.scale = query->scale + first;
+    if (part->k_unit != 1.0f) {
+        for (r = 0; r < rows; r++) {
+            scale[r] = query->scale[first + r] * part->k_unit;
+        }
+        step.scale = scale;
     }
-    step.scale = scale;
     step.shift = (form->k_shift ? form->k_shift : zero) + first;
     lq__hot_prefetch((uintptr_t)step.codes + ahead); /* without: x 1.2 */
     kernels->dots(dots[0], tile, form->k_kind, query->q8 + first * wide, query->sum[0] + first,
@@ -21942,8 +21946,8 @@ LQ__STATIC void lq__hot_attend_tile(lq__hot_state *state, const lq__hot_kernels 
     w.sum = state->sum + first;
     lq__hot_prefetch((uintptr_t)w.codes + ahead);
     kernels->weigh(&w, rows);
-    for (r = 0; r < rows; r++) {
-        unit[r] *= lq__hot_power(part->v_base);
+    for (r = 0; r < rows && part->v_unit != 1.0f; r++) {
+        unit[r] *= part->v_unit;
     }
     lq__hot_tile_sums(state, kernels, form, tile, unit, weights[0], first, rows, ahead);
     if (fine) {
@@ -27641,13 +27645,14 @@ LQ__STATIC void lq__kv_turn(lq__kv_reader *r, int64_t turn)
 /* What the means that RoPE turns make of the query now, for keys of an epoch. */
 LQ__STATIC void lq__kv_ready_turning(lq__kv_reader *r, uint32_t epoch)
 {
-    const uint8_t *shape = lq__kv_shape_if(r->kv, r->layer, 0, epoch, r->kv_head);
+    const uint8_t *shape;
     lq__hot_turning *w = r->turning;
     size_t j;
     size_t i;
     if (r->turning_epoch == epoch) {
         return;
     }
+    shape = lq__kv_shape_if(r->kv, r->layer, 0, epoch, r->kv_head);
     r->turning_epoch = epoch;
     r->next = LQ__KV_FAR * 4; /* no position */
     w->pairs = shape ? shape[1] : 0;
@@ -27956,8 +27961,10 @@ LQ__STATIC void lq__kv_tile_part(lq__kv_reader *r, const lq__kv_page *page, cons
     i = r->part_count;
     lq__kv_part(r, k, v, token, t, end);
     if (r->part_hot == 1) {
-        r->parts[i].k_base = (int8_t)*lq__kv_base(r->pool, r->layer, 0, page->slot, r->kv_head);
-        r->parts[i].v_base = (int8_t)*lq__kv_base(r->pool, r->layer, last, page->slot, r->kv_head);
+        const uint8_t *k_base = lq__kv_base(r->pool, r->layer, 0, page->slot, r->kv_head);
+        const uint8_t *v_base = lq__kv_base(r->pool, r->layer, last, page->slot, r->kv_head);
+        r->parts[i].k_unit = lq__hot_power((int8_t)*k_base);
+        r->parts[i].v_unit = lq__hot_power((int8_t)*v_base);
     }
     if (r->turning->pairs) {
         lq__kv_place_turning(r, i, token, t, end);

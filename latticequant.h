@@ -2276,7 +2276,7 @@ typedef struct lq__row_kernels {
     void (*float_row)(float *, const int32_t *, const float *);
     void (*rope_floats)(float *, float *, const float *, const float *);
     void (*load_row)(float *, const uint8_t *, size_t, int);
-    void (*store_row)(uint8_t *, const float *, size_t, int);
+    int (*narrow_row)(uint8_t *, const float *, size_t, int);
     void (*butterfly)(float *, size_t);
     void (*product)(int32_t *, const int16_t *, size_t, size_t, const int16_t *, size_t);
     void (*energy_rows)(uint64_t *, const int32_t *, size_t, int);
@@ -2417,16 +2417,10 @@ LQ_API int lq_f32_from_type(float *dst, const void *src, size_t count, int type)
 
 LQ_API int lq_type_from_f32(void *dst, const float *src, size_t count, int type)
 {
-    size_t i;
     if (lq_type_bytes(type) == 0 || (count && (!dst || !src))) {
         return LQ_E_ARG;
     }
-    for (i = 0; i < count; i++) { /* beyond the range: infinity, as IEEE 754 rounds */
-        uint32_t u = lq__bits_of_f32(src[i]);
-        uint16_t h = (uint16_t)(type == LQ_F16 ? lq__f16_of_bits(u) : lq__bf16_of_bits(u));
-        memcpy((uint8_t *)dst + i * lq_type_bytes(type), type == LQ_F32 ? (const void *)&u : &h,
-               lq_type_bytes(type));
-    }
+    (void)lq__rows_of_level()->narrow_row((uint8_t *)dst, src, count, type);
     return LQ_OK;
 }
 
@@ -2890,11 +2884,33 @@ static void lq__load_row_c(float *dst, const uint8_t *src, size_t count, int typ
     }
 }
 
-static void lq__store_row_c(uint8_t *dst, const float *src, size_t count, int type)
+/* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or is no number. */
+static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int type)
 {
+    const uint32_t most = type == LQ_F16 ? 0x477fe000u : type == LQ_BF16 ? 0x7f7f0000u : UINT32_MAX;
+    int beyond = 0;
     size_t i;
     for (i = 0; i < count; i++) {
-        lq__element_store(dst, i, type, src[i]);
+        uint32_t u = lq__bits_of_f32(src[i]);
+        uint16_t h = (uint16_t)(type == LQ_F16 ? lq__f16_of_bits(u) : lq__bf16_of_bits(u));
+        beyond |= (u & 0x7fffffffu) > most;
+        if (type == LQ_F32) {
+            memcpy(dst + 4 * i, &u, 4);
+        } else {
+            memcpy(dst + 2 * i, &h, 2);
+        }
+    }
+    return beyond;
+}
+
+/* The same, but what is finite stays finite. */
+LQ__STATIC void lq__store_row(uint8_t *dst, const float *src, size_t count, int type)
+{
+    size_t i;
+    if (lq__rows_of_level()->narrow_row(dst, src, count, type)) {
+        for (i = 0; i < count; i++) {
+            lq__element_store(dst, i, type, src[i]);
+        }
     }
 }
 
@@ -3220,8 +3236,10 @@ LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__sca
         return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
     }
     for (i = 0; i < LQ__TOKENS; i++) {
-        factor[i] = i < count ? scale.factor : 0;
-        row[i] = i < count ? row[i] : 0;
+        factor[i] = scale.factor;
+    }
+    for (i = count; i < LQ__TOKENS; i++) {
+        row[i] = 0;
     }
     kernels->scale_row(row, factor, 31);
     return LQ_OK;
@@ -3242,10 +3260,10 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
     size_t t;
     for (i = 0; i < dims; i++) {
         int status;
-        for (t = 0; t < blocks; t++) {
+        for (t = 0; t < blocks && dims > 1; t++) {
             column[t] = src[t * dims + i];
         }
-        status = lq__q12_row(y + i * LQ__TOKENS, column, blocks, scale);
+        status = lq__q12_row(y + i * LQ__TOKENS, dims > 1 ? column : src, blocks, scale);
         if (status) {
             return status;
         }
@@ -3256,6 +3274,10 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
         (void)kernels->d4_rows(z, y, mean);
     } else {
         (void)kernels->z_row(z, y, 0, 0);
+    }
+    if (dims == 1) {
+        memcpy(points, z, 2 * blocks);
+        return LQ_OK;
     }
     for (i = 0; i < dims; i++) {
         for (t = 0; t < blocks; t++) {
@@ -3841,29 +3863,42 @@ LQ__TARGET_AVX2 static void lq__load_row_avx2(float *dst, const uint8_t *src, si
         }
         _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(h));
     }
+    for (; i + 8 <= count && type != LQ_F16; i += 8) {
+        _mm256_storeu_ps(dst + i, lq__load_floats_avx2(src, i, type));
+    }
     lq__load_row_c(dst + i, src + i * lq_type_bytes(type), count - i, type);
 }
 
-LQ__TARGET_AVX2 static void lq__store_row_avx2(uint8_t *dst, const float *src, size_t count,
+LQ__TARGET_AVX2 static int lq__narrow_row_avx2(uint8_t *dst, const float *src, size_t count,
                                                int type)
 {
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    const __m256 limit = _mm256_set1_ps(65504.0f); /* what is beyond takes the slow way */
-    __m256 most = _mm256_setzero_ps();
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const __m256i limit = _mm256_set1_epi32(type == LQ_F16 ? 0x477fe000 : 0x7f7f0000);
+    __m256i most = _mm256_setzero_si256();
     size_t i = 0;
     for (; i + 8 <= count && type == LQ_F32; i += 8) {
         _mm256_storeu_ps((float *)(void *)(dst + 4 * i), _mm256_loadu_ps(src + i));
     }
-    for (; i + 8 <= count && type == LQ_F16; i += 8) {
+    for (; i + 8 <= count && type != LQ_F32; i += 8) {
         const __m256 x = _mm256_loadu_ps(src + i);
-        most = _mm256_max_ps(_mm256_and_ps(x, magnitude), most); /* most, where x is NaN */
-        _mm_storeu_si128((__m128i *)(void *)(dst + 2 * i),
-                         _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+        const __m256i u = _mm256_castps_si256(x);
+        __m128i h;
+        most = _mm256_max_epi32(most, _mm256_and_si256(u, magnitude));
+        if (type == LQ_F16) {
+            h = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+        } else { /* to even; a NaN keeps its upper bits, and is quiet */
+            __m256i up = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+            __m256i nan = _mm256_cmpgt_epi32(_mm256_and_si256(u, magnitude),
+                                             _mm256_set1_epi32(0x7f800000));
+            up = _mm256_add_epi32(_mm256_add_epi32(u, up), _mm256_set1_epi32(0x7fff));
+            up = _mm256_blendv_epi8(up, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+            up = _mm256_srli_epi32(up, 16);
+            h = _mm_packus_epi32(_mm256_castsi256_si128(up), _mm256_extracti128_si256(up, 1));
+        }
+        _mm_storeu_si128((__m128i *)(void *)(dst + 2 * i), h);
     }
-    if (_mm256_movemask_ps(_mm256_cmp_ps(most, limit, _CMP_GT_OQ))) {
-        i = 0;
-    }
-    lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
+    return (_mm256_movemask_epi8(_mm256_cmpgt_epi32(most, limit)) != 0) |
+           lq__narrow_row_c(dst + i * lq_type_bytes(type), src + i, count - i, type);
 }
 
 /* Stages below 8 add the partner lane to the lane, with the sign turned on upper lanes: the same
@@ -4222,24 +4257,22 @@ LQ__TARGET_AVX512 static void lq__load_row_avx512(float *dst, const uint8_t *src
     lq__load_row_avx2(dst, src, count, type); /* as fast: memory is what it waits for */
 }
 
-LQ__TARGET_AVX512 static void lq__store_row_avx512(uint8_t *dst, const float *src, size_t count,
+LQ__TARGET_AVX512 static int lq__narrow_row_avx512(uint8_t *dst, const float *src, size_t count,
                                                    int type)
 {
     __m512 most = _mm512_setzero_ps();
     size_t i = 0;
-    for (; i + 16 <= count && type == LQ_F32; i += 16) {
-        _mm512_storeu_ps((void *)(dst + 4 * i), _mm512_loadu_ps(src + i));
+    if (type != LQ_F16) {
+        return lq__narrow_row_avx2(dst, src, count, type);
     }
-    for (; i + 16 <= count && type == LQ_F16; i += 16) {
+    for (; i + 16 <= count; i += 16) {
         const __m512 x = _mm512_loadu_ps(src + i);
         most = _mm512_range_ps(most, x, 0xb); /* the larger magnitude; the number beside a NaN */
         _mm256_storeu_si256((__m256i *)(void *)(dst + 2 * i),
                             _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     }
-    if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(65504.0f), _CMP_GT_OQ)) {
-        i = 0;
-    }
-    lq__store_row_c(dst + i * (type == LQ_F32 ? 4 : 2), src + i, count - i, type);
+    return (_mm512_cmp_ps_mask(most, _mm512_set1_ps(65504.0f), _CMP_GT_OQ) != 0) |
+           lq__narrow_row_c(dst + 2 * i, src + i, count - i, type);
 }
 
 LQ__TARGET_AVX512 static void lq__butterfly_avx512(float *x, size_t block)
@@ -13875,7 +13908,7 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
                 size_t n = LQ__MIN(dims - d, 32);
                 kernels->turn_rows(vector[0], floats + d * LQ__TOKENS + t, n);
                 for (k = 0; k < columns; k++) {
-                    kernels->store_row(out + (t + k) * stride + d * element, vector[k], n,
+                    lq__store_row(out + (t + k) * stride + d * element, vector[k], n,
                                        dst->type);
                 }
             }
@@ -25926,7 +25959,7 @@ LQ__STATIC void lq__kv_fetch(const lq__kv_writer *w, float *dst, int v, size_t h
     lq__rows_of_level()->load_row(dst, lq__kv_row(&w->src[v], token - w->old, head), dims,
                                   w->src[v].type);
     if (w->src[v].type != w->pool->type) {
-        lq__rows_of_level()->store_row((uint8_t *)w->work, dst, dims, w->pool->type);
+        lq__store_row((uint8_t *)w->work, dst, dims, w->pool->type);
         lq__rows_of_level()->load_row(dst, (const uint8_t *)w->work, dims, w->pool->type);
     }
 }
@@ -25964,7 +25997,7 @@ LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, i
         if (src->type != w->pool->type) {
             float *x = w->x + i * dims;
             lq__rows_of_level()->load_row((float *)w->work, rows[i], dims, src->type);
-            lq__rows_of_level()->store_row((uint8_t *)x, (const float *)w->work, dims,
+            lq__store_row((uint8_t *)x, (const float *)w->work, dims,
                                            w->pool->type);
             rows[i] = (const uint8_t *)x;
         }
@@ -26934,7 +26967,7 @@ LQ__STATIC void lq__kv_seal_raw(lq__kv_writer *w, const lq__kv_page *page, int v
         } else {
             run = 1;
             lq__kv_fetch(w, w->x, v, head, at);
-            lq__rows_of_level()->store_row(dst, w->x, lq__kv_dims(w->layer, v), w->pool->type);
+            lq__store_row(dst, w->x, lq__kv_dims(w->layer, v), w->pool->type);
         }
         dst += run * row;
         at += run;
@@ -27101,7 +27134,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
         } else {
             lq__rows_of_level()->load_row(w->x, from, dims, src->type);
         }
-        lq__rows_of_level()->store_row(dst, x, dims, w->pool->type);
+        lq__store_row(dst, x, dims, w->pool->type);
     }
 }
 
@@ -28308,7 +28341,6 @@ LQ__STATIC void lq__kv_pass(lq__kv_reader *r, int pass)
 /* All rows of a kv head. */
 LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
 {
-    const lq__row_kernels *kernels = lq__rows_of_level();
     size_t all = r->queries * r->group;
     size_t first = r->layer->v_in_k ? r->layer->v_in_k - 1 : 0;
     size_t dims = r->layer->v_in_k ? r->layer->k_dims : r->layer->v_dims;
@@ -28336,7 +28368,7 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
             size_t head = r->kv_head * r->group + (r->row + i) % r->group;
             uint8_t *out = (uint8_t *)r->desc->out.data +
                            (query * r->out.token_stride + head * r->out.head_stride) * r->out.size;
-            kernels->store_row(out, r->result + i * dims + first, r->layer->v_dims, r->out.type);
+            lq__store_row(out, r->result + i * dims + first, r->layer->v_dims, r->out.type);
             if (r->desc->lse) {
                 r->desc->lse[query * r->desc->heads + head] = r->lse[i];
             }
@@ -28607,7 +28639,6 @@ LQ_API size_t lq_kv_read_bytes(const lq_kv *kv)
 LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq_kv_view_out *dst,
                       size_t first, size_t count, void *workspace, size_t workspace_bytes)
 {
-    const lq__row_kernels *rows = lq__rows_of_level();
     const lq__kv_pool *pool;
     lq__kv_writer w;
     lq__kv_source out;
@@ -28654,7 +28685,7 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
             }
             for (i = 0; i < n; i++) {
                 size_t at = (t + i - first) * out.token_stride + h * out.head_stride;
-                rows->store_row((uint8_t *)dst->data + at * out.size, w.x + i * dims + from,
+                lq__store_row((uint8_t *)dst->data + at * out.size, w.x + i * dims + from,
                                 lq__kv_dims(w.layer, v), out.type);
             }
             t += n;
@@ -28667,7 +28698,6 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
 /* Makes sealed tokens from `sealed` on raw again, in a layer that will hold `tokens`. */
 LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t l, size_t sealed, size_t tokens)
 {
-    const lq__row_kernels *rows = lq__rows_of_level();
     lq__kv_writer w;
     size_t end;
     size_t h;
@@ -28683,7 +28713,7 @@ LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t l, size_t sealed, size_t
             while (t < end) {
                 size_t n = lq__kv_floats(&w, v, h, t, end, &status);
                 for (i = 0; i < n; i++, t++) {
-                    rows->store_row(lq__kv_ring_at(kv, w.layer, v, h, t), w.x + i * dims, dims,
+                    lq__store_row(lq__kv_ring_at(kv, w.layer, v, h, t), w.x + i * dims, dims,
                                     w.pool->type);
                 }
             }
@@ -31498,7 +31528,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
         lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,        \
             lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,        \
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
-            lq__store_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
+            lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
             lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
             lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v   \
     }

@@ -27820,6 +27820,8 @@ LQ__STATIC void lq__kv_part(lq__kv_reader *r, const void *k, const void *v, size
     memset(part, 0, sizeof *part);
     part->k = k;
     part->v = v;
+    part->k_unit = 1.0f;
+    part->v_unit = 1.0f;
     part->mask = lq__kv_bits(t - token, end - token);
     r->part_token[i] = token;
     for (row = 0; row < r->rows && (!r->same || r->desc->slopes || r->desc->bias); row++) {

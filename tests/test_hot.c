@@ -375,6 +375,8 @@ static void parts_make(const problem *p, int biases, int masks, lq__hot_part *pa
         int hot = i < p->hot;
         parts[i].k = hot ? (const void *)p->k[i] : (const void *)p->rk[i - p->hot];
         parts[i].v = hot ? (const void *)p->v[i] : (const void *)p->rv[i - p->hot];
+        parts[i].k_unit = 1.0f;
+        parts[i].v_unit = 1.0f;
         parts[i].mask = masks ? p->mask[i] : ~(uint64_t)0;
         parts[i].masks = masks == 2 ? p->masks[i] : NULL;
         parts[i].bias = biases ? p->bias : NULL;
@@ -680,7 +682,7 @@ static void test_small_weights(void)
             lq__hot_query query;
             lq__hot_state state;
             lq__hot_form form = {LQ__HOT_Z4, LQ__HOT_Z4, 0, 0, NULL, NULL, 0, NULL};
-            lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 0, 0};
+            lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 1, 1};
             float bias[64], q[D];
             for (t = 0; t < 64; t++) {
                 for (d = 0; d < D; d++) {
@@ -734,7 +736,7 @@ static void test_hostile(int rounds)
         lq__hot_query query;
         lq__hot_state state;
         lq__hot_form form = {kind, kind, 0, 0, NULL, NULL, 0, NULL};
-        lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 0, 0};
+        lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 1, 1};
         size_t rows = 1 + rnd() % 8;
         size_t i;
         int bad = 0;

@@ -386,7 +386,8 @@
     X(LQ_E_RANGE, -5, "value or index out of range")                    \
     X(LQ_E_NOMEM, -6, "out of memory")                                  \
     X(LQ_E_IO, -7, "read or write callback failed")                     \
-    X(LQ_E_INTERNAL, -8, "internal error: please report")
+    X(LQ_E_INTERNAL, -8, "internal error: please report")               \
+    X(LQ_E_FULL, -9, "no room left in the cache")
 
 #define LQ__STATUS_ENUM(name, value, text) name = value,
 enum { LQ_STATUS_LIST(LQ__STATUS_ENUM) LQ__STATUS_END = 1 };
@@ -1386,7 +1387,7 @@ LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
 enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
 
 /* A policy: of the keys or the values of a head, a layer or the cache. {0}: the wider one's.
-     kind       LQ_KV_RAW (in the cache's raw type), LQ_KV_HOT (fixed width, attended in place; a
+     kind       LQ_KV_RAW (in the cache's raw type), LQ_KV_HOT (default 0; fixed width, attended in place; a
                 vector's largest coordinate less the mean, rotated, should be in 2^-9 .. 2^12, and
                 is clipped beyond) or LQ_KV_WARM (entropy coded, attended by decoding: fewer bits,
                 more time)
@@ -1528,8 +1529,13 @@ typedef struct lq_kv_view_out {
     int type;
 } lq_kv_view_out;
 
+/* Whether a descriptor can be a cache: LQ_OK, or LQ_E_ARG. message (or NULL) becomes what is wrong,
+   a constant text that begins with the field and a colon ("k_dims: a multiple of 8 up to 1024");
+   NULL where nothing is. Fields of a policy stand for those of whichever applies. */
+LQ_API LQ_MUST int lq_kv_check(const lq_kv_desc *desc, const char **message);
+
 /* Bytes of the block that lq_kv_init wants: all that the cache and its forks will ever take.
-   0: desc is not valid, or more than SIZE_MAX. */
+   0: desc is not valid (lq_kv_check tells why). */
 LQ_API size_t lq_kv_bytes(const lq_kv_desc *desc);
 
 /* Makes an empty cache in the caller's block of any alignment, which belongs to it from then on.
@@ -1548,7 +1554,7 @@ LQ_API void lq_kv_free(lq_kv *kv);
 
 /* A second sequence with the same tokens. Full pages are shared until one of the two changes them,
    raw tokens and tables are copied. Parent and child are equals: either may be freed first.
-   LQ_E_ARG; LQ_E_SPACE: all `sequences` are in use; LQ_E_RANGE: within a step. */
+   LQ_E_ARG; LQ_E_FULL: all `sequences` are in use; LQ_E_RANGE: within a step. */
 LQ_API LQ_MUST int lq_kv_fork(lq_kv *child, lq_kv *kv);
 
 /* Tokens of the sequence; during a step: those of the first layer. */
@@ -1567,7 +1573,7 @@ LQ_API LQ_MUST int lq_kv_position(const lq_kv *kv, size_t token, int64_t *positi
                 the values are among the keys (v_in_k), and only there
      positions  ascending, and above the last one; NULL: the ones that follow. Later layers of a
                 step: NULL, or the same
-   LQ_E_ARG; LQ_E_SPACE: no room, found by the first layer; LQ_E_DATA: NaN or infinity; LQ_E_RANGE:
+   LQ_E_ARG; LQ_E_FULL: no room, found by the first layer; LQ_E_DATA: NaN or infinity; LQ_E_RANGE:
    a layer out of turn, positions that go back, numbers above 65504 to be kept as f16, above 2^30
    in a cache with warm streams, or above 2^120.
    On error nothing has changed. The same tokens give the same bytes, whatever the steps; but what
@@ -1718,8 +1724,8 @@ LQ_API size_t lq_kv_load_bytes(const lq_kv *kv);
    would have, where `tokens` is the same; else up to rounding, and its later means may be fitted
    elsewhere. What layers had given back stays so.
    LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of another geometry or
-   version; LQ_E_SPACE: it does not fit, or workspace too small; LQ_E_DATA: damaged; LQ_E_IO. All
-   is checked before anything is taken: after an error kv is empty. Safe for untrusted input. */
+   version; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA: damaged;
+   LQ_E_IO. All is checked before anything is taken: after an error kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
                               void *workspace, size_t workspace_bytes);
 
@@ -1733,7 +1739,7 @@ LQ_API float *lq_kv_mass(lq_kv *kv);
    moved. Tokens of different means stand side by side, each from a multiple of 8 on, so there is
    room for about as many as have gone.
      keep  (lq_kv_tokens) bytes
-   LQ_E_ARG: also tokens is not lq_kv_tokens; LQ_E_RANGE: within a step; LQ_E_SPACE: pages that are
+   LQ_E_ARG: also tokens is not lq_kv_tokens; LQ_E_RANGE: within a step; LQ_E_FULL: pages that are
    shared must change, and there are none free for copies, or no room to code warm pages again. */
 LQ_API LQ_MUST int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens);
 
@@ -1820,7 +1826,7 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
 
 /* Appends a packed sequence to an empty cache of the same layers, heads and dims; sinks, window and
    policies may differ. LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of
-   another geometry; LQ_E_SPACE: it does not fit, or workspace too small; LQ_E_DATA, LQ_E_IO. After
+   another geometry; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA, LQ_E_IO. After
    an error kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
                                 uint64_t sequence, void *workspace, size_t workspace_bytes);
@@ -24060,6 +24066,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time */
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
 #define LQ__KV_DIMS 1024u
+#define LQ__KV_TOO_LARGE "tokens: a cache of so many, with so many layers and heads, is beyond memory"
 #define LQ__KV_MAGIC 0x564b514cu
 #define LQ__KV_VERSION 5u
 #define LQ__KV_MOST 65504.0f /* of f16 */
@@ -24453,37 +24460,55 @@ struct lq__kv_writer;
 static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, size_t dims);
 
 /* ---- geometry ---- */
-/* LQ__HOT_* or LQ__KV_WARM of a policy, 0 for raw, -1 if not valid. */
-LQ__STATIC int lq__kv_kind(const lq_kv_policy *p)
+/* What is wrong with a policy, the field first; NULL: nothing. */
+LQ__STATIC const char *lq__kv_policy_fault(const lq_kv_policy *p)
 {
     int bits = p->bits ? p->bits : 4;
     uint32_t step = lq__bits_of_f32(p->step);
     if (p->kind == LQ_KV_WARM) {
-        return p->quantizer >= 0 && p->quantizer <= LQ_E8_RELAXED && bits >= 1 && bits <= 8 &&
-                       step >= 0x30800000u && step <= 0x4e800000u
-                   ? LQ__KV_WARM
-                   : -1;
+        return p->quantizer < 0 || p->quantizer > LQ_E8_RELAXED
+                   ? "quantizer: a warm policy has LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED"
+               : bits < 1 || bits > 8 ? "bits: a warm policy has 1 to 8"
+               : step < 0x30800000u || step > 0x4e800000u
+                   ? "step: a warm policy needs one, 2^-30 to 2^30"
+                   : NULL;
+    }
+    if (p->kind != 0 && p->kind != LQ_KV_RAW && p->kind != LQ_KV_HOT) {
+        return "kind: LQ_KV_RAW, LQ_KV_HOT or LQ_KV_WARM";
     }
     if (step) {
-        return -1;
+        return "step: only a warm policy has one";
     }
     if (p->kind == LQ_KV_RAW) {
-        return p->quantizer || p->bits ? -1 : 0;
+        return p->quantizer ? "quantizer: a raw policy has none"
+               : p->bits    ? "bits: a raw policy has none; lq_kv_desc.type says how wide it is"
+                            : NULL;
     }
-    if (p->kind != LQ_KV_HOT) {
-        return -1;
+    if (p->quantizer && p->quantizer != LQ_Z && p->quantizer != LQ_E8) {
+        return "quantizer: a hot policy has LQ_Z or LQ_E8";
     }
     if (p->quantizer == LQ_E8) {
-        return bits == 4 ? LQ__HOT_E8 : -1;
+        return bits == 4 ? NULL : "bits: LQ_E8 has 4 in a hot policy";
     }
-    if (p->quantizer && p->quantizer != LQ_Z) {
+    return bits == 8 || bits == 4 || bits == 3 || bits == 2
+               ? NULL
+               : "bits: a hot policy has 8, 4, 3 or 2";
+}
+
+/* LQ__HOT_* or LQ__KV_WARM of a policy, 0 for raw, -1 if not valid. */
+LQ__STATIC int lq__kv_kind(const lq_kv_policy *p)
+{
+    int bits = p->bits ? p->bits : 4;
+    if (lq__kv_policy_fault(p)) {
         return -1;
     }
-    return bits == 8   ? LQ__HOT_Z8
-           : bits == 4 ? LQ__HOT_Z4
-           : bits == 3 ? LQ__HOT_Z3
-           : bits == 2 ? LQ__HOT_Z2
-                       : -1;
+    if (p->kind == LQ_KV_WARM || p->kind == LQ_KV_RAW) {
+        return p->kind == LQ_KV_WARM ? LQ__KV_WARM : 0;
+    }
+    if (p->quantizer == LQ_E8) {
+        return LQ__HOT_E8;
+    }
+    return bits == 8 ? LQ__HOT_Z8 : bits == 4 ? LQ__HOT_Z4 : bits == 3 ? LQ__HOT_Z3 : LQ__HOT_Z2;
 }
 
 /* What a layer's descriptor or the cache's says of v_in_k. */
@@ -24547,33 +24572,40 @@ LQ__STATIC int lq__kv_values_fit(const lq__kv_layer *layer)
              first + layer->v_dims <= layer->rope_first));
 }
 
-/* The RoPE of a layer's keys, freqs still the caller's. 0 if not valid, or wider than the keys. */
-LQ__STATIC int lq__kv_measure_rope(lq__kv_layer *layer, const lq_kv_desc *desc, uint32_t l)
+/* The RoPE of a layer's keys, freqs still the caller's. Like all lq__kv_measure_*: returns what is
+   wrong with the descriptor, the field first; NULL: nothing. */
+LQ__STATIC const char *lq__kv_measure_rope(lq__kv_layer *layer, const lq_kv_desc *desc, uint32_t l)
 {
     const lq_kv_layer *own = desc->layer && desc->layer[l].rope ? desc->layer + l : NULL;
     const lq_rope *rope = own ? own->rope : desc->rope;
     layer->rope_like = l;
     layer->magnitude = 1.0f;
     if (!own && desc->layer && desc->layer[l].rope_first) {
-        return 0;
+        return "layer[].rope_first: needs a rope of the layer";
     }
     if (!rope || (own && rope->rotary_dims == 0)) {
-        return (own ? own->rope_first : desc->rope_first) == 0;
+        return (own ? own->rope_first : desc->rope_first) == 0
+                   ? NULL
+                   : "rope_first: there is no rope";
     }
     if (!lq__rope_valid(rope)) {
-        return 0;
+        return "rope: not valid (rotary_dims even, freqs finite, a known layout, magnitude 2^-1 and "
+               "more)";
     }
     layer->rope = *rope;
     layer->rope.magnitude = 1.0f; /* keys have it; a turn must not */
     layer->magnitude = lq__rope_magnitude(rope);
     layer->rope_first = own ? own->rope_first : desc->rope_first;
-    return layer->rope_first <= layer->k_dims &&
-           rope->rotary_dims <= layer->k_dims - layer->rope_first;
+    return layer->rope_first > layer->k_dims ? "rope_first: beyond the keys"
+           : rope->rotary_dims > layer->k_dims - layer->rope_first
+               ? "rope: rotary_dims are more than the keys have from rope_first on"
+               : NULL;
 }
 
-/* Fills in a layer but for its offsets in sequence and block. 0 if not valid. */
-LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc, uint32_t l)
+/* Fills in a layer but for its offsets in sequence and block. */
+LQ__STATIC const char *lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc, uint32_t l)
 {
+    const char *why;
     const lq_kv_layer *own = desc->layer ? desc->layer + l : NULL;
     memset(layer, 0, sizeof *layer);
     layer->kv_heads = own && own->kv_heads ? own->kv_heads : desc->kv_heads;
@@ -24588,24 +24620,47 @@ LQ__STATIC int lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_desc *desc,
     layer->owner = l;
     if (own && own->share) {
         const lq_kv_layer *from = desc->layer + own->share - 1;
-        if (own->share > l || from->share || from->kv_heads == LQ_KV_NONE || own->kv_heads ||
-            own->k_dims || own->v_dims || own->heads || own->k.kind || own->v.kind || own->v_in_k ||
-            own->rope || own->rope_first) {
-            return 0;
+        if (own->share > l || from->share || from->kv_heads == LQ_KV_NONE) {
+            return "layer[].share: 1 + an earlier layer that has keys and values of its own";
+        }
+        if (own->kv_heads || own->k_dims || own->v_dims || own->heads || own->k.kind ||
+            own->v.kind || own->v_in_k || own->rope || own->rope_first) {
+            return "layer[].share: such a layer has nothing of its own but a window";
         }
         layer->owner = own->share - 1;
         layer->kv_heads = 0;
-        return 1;
+        return NULL;
     }
     if (layer->kv_heads == LQ_KV_NONE) {
         layer->owner = LQ__KV_NO;
         layer->kv_heads = 0;
-        return own->heads == NULL && own->rope == NULL && own->rope_first == 0;
+        return !own                                         ? "kv_heads: 1 to 1024"
+               : own->heads || own->rope || own->rope_first ? "layer[].kv_heads: LQ_KV_NONE has "
+                                                              "neither heads nor rope"
+                                                            : NULL;
     }
-    return layer->kv_heads >= 1 && layer->kv_heads <= 1024 && layer->k_dims >= 8 &&
-           layer->k_dims <= LQ__KV_DIMS && layer->k_dims % 8 == 0 && layer->v_dims >= 8 &&
-           layer->v_dims <= LQ__KV_DIMS && layer->v_dims % 8 == 0 &&
-           lq__kv_measure_rope(layer, desc, l) && lq__kv_values_fit(layer);
+    if (layer->kv_heads < 1 || layer->kv_heads > 1024) {
+        return "kv_heads: 1 to 1024";
+    }
+    if (layer->k_dims < 8 || layer->k_dims > LQ__KV_DIMS || layer->k_dims % 8) {
+        return "k_dims: a multiple of 8 up to 1024";
+    }
+    if (layer->v_in_k && (layer->v_in_k - 1) % 8) {
+        return "v_in_k: 1 + a multiple of 8";
+    }
+    if (layer->v_in_k > layer->k_dims) {
+        return "v_in_k: beyond the keys";
+    }
+    if (layer->v_dims < 8 || layer->v_dims > LQ__KV_DIMS || layer->v_dims % 8) {
+        return "v_dims: a multiple of 8 up to 1024";
+    }
+    if (layer->v_in_k && layer->v_dims > layer->k_dims - (layer->v_in_k - 1)) {
+        return "v_dims: more than the keys have from v_in_k on";
+    }
+    why = lq__kv_measure_rope(layer, desc, l);
+    return why                         ? why
+           : lq__kv_values_fit(layer) ? NULL
+                                       : "v_in_k: what rope rotates must not be values";
 }
 
 /* Whether some stream is warm. */
@@ -24641,8 +24696,8 @@ LQ__STATIC int lq__kv_step_fits(const lq_profile *p, float step)
 }
 
 /* How a warm stream of a head is coded; `index` counts the streams before it. Adds its share to the
-   blob's units. 0 if not valid. */
-LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const lq_kv_desc *desc,
+   blob's units. */
+LQ__STATIC const char *lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const lq_kv_desc *desc,
                                    const lq_kv_policy *p, int v, size_t index, size_t *bytes)
 {
     size_t dims = lq__kv_dims(layer, v);
@@ -24655,7 +24710,7 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
     kind.most = 2 * least;
     kind.given = desc->profiles ? desc->profiles[index] : NULL;
     if (v && (p->step < 0.03125f || p->step > 32.0f)) {
-        return 0;
+        return "step: of values it is relative, 1/32 to 32";
     }
     if (kind.given &&
         (!lq__profile_valid(kind.given) || kind.given->stream != (uint32_t)(v ? LQ_V : LQ_K) ||
@@ -24663,21 +24718,19 @@ LQ__STATIC int lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const
          (kind.given->basis == LQ_BASIS_DENSE &&
           (!kind.given->dense || !kind.given->dense->encodes ||
            lq__profile_rows_held(kind.given) > kind.given->dense->rank + (size_t)v)))) {
-        return 0;
+        return "profiles: one is not of a single head of this stream and width, without RoPE";
     }
     if (kind.given && !lq__kv_step_fits(kind.given, kind.step)) {
-        return 0;
+        return "step: not in the unit of the stream's calibrated profile";
     }
     head->entry[v] = layer->warm[v];
     head->warm[v] = kind;
     layer->warm[v]++;
     layer->most[v] += kind.most + 4;
     *bytes += least + 4;
-    return 1;
+    return NULL;
 }
 
-/* Bytes of a head's numbers of an epoch: the unit of its mean and the mean, and of a warm one what
-   lq__warm_fit makes. */
 /* Of a mean: its unit, and 12 bits a dim. Where means lie, four bytes behind the last are readable
    (lq__kv_measure_sequence). */
 LQ__INLINE size_t lq__kv_mean_bytes(size_t dims)
@@ -24685,6 +24738,7 @@ LQ__INLINE size_t lq__kv_mean_bytes(size_t dims)
     return 1 + dims / 2 * 3;
 }
 
+/* Bytes of a head's numbers of an epoch: its mean, and of a warm one what lq__warm_fit makes. */
 LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dims)
 {
     return !lq__kv_is_fitted(head, v)
@@ -24692,9 +24746,9 @@ LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dim
                : lq__kv_mean_bytes(dims) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
 }
 
-/* Tiles of a layer's page: all keys, then all values. heads may be NULL. 0 if not valid. Values
-   among the keys have their tile. */
-LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__kv_head *heads,
+/* Tiles of a layer's page: all keys, then all values. heads may be NULL. Values among the keys have
+   their tile. */
+LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__kv_head *heads,
                                     const lq_kv_desc *desc, uint32_t l, size_t index)
 {
     int type = pool->type;
@@ -24716,16 +24770,18 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
             int kind = lq__kv_kind_of(desc, l, h, layer->kv_heads, v);
             size_t bytes = LQ__HOT_TOKENS * dims * lq_type_bytes(type);
             size_t at;
-            if (kind < 0) {
-                return 0;
+            const lq_kv_policy *policy = lq__kv_policy_of(desc, l, h, layer->kv_heads, v);
+            const char *why = policy ? lq__kv_policy_fault(policy) : NULL;
+            if (!why && kind == LQ__KV_WARM) {
+                bytes = 0;
+                why = lq__kv_measure_warm(layer, head, desc, policy, v,
+                                          index + (size_t)v * layer->kv_heads + h, &least);
+            }
+            if (why) {
+                return why;
             }
             if (kind == LQ__KV_WARM) {
-                bytes = 0;
-                if (!lq__kv_measure_warm(layer, head, desc,
-                                         lq__kv_policy_of(desc, l, h, layer->kv_heads, v), v,
-                                         index + (size_t)v * layer->kv_heads + h, &least)) {
-                    return 0;
-                }
+                /* its pages are blobs */
             } else if (kind) {
                 bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
                 layer->based = layer->kv_heads;
@@ -24752,7 +24808,7 @@ LQ__STATIC int lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__
         }
     }
     layer->page_bytes = used;
-    return used != SIZE_MAX;
+    return used != SIZE_MAX ? NULL : LQ__KV_TOO_LARGE;
 }
 
 /* What a layer takes of a sequence: raw tokens, or sums and means. */
@@ -24794,8 +24850,8 @@ LQ__INLINE size_t lq__kv_pages_of(const lq__kv_pool *pool, size_t tokens)
     return tokens <= raw ? 0 : (tokens - raw + LQ__HOT_TOKENS - 1) / LQ__HOT_TOKENS;
 }
 
-/* The numbers of the pool that do not depend on its layers. 0 if not valid. */
-LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
+/* The numbers of the pool that do not depend on its layers. */
+LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
 {
     memset(pool, 0, sizeof *pool);
     pool->layers = desc->layers;
@@ -24804,11 +24860,30 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     pool->window = desc->window == LQ_KV_NONE ? 0 : desc->window ? desc->window : 64;
     pool->type = desc->type ? desc->type : LQ_F16;
     pool->tokens = desc->tokens;
-    if (desc->layers == 0 || desc->layers > 4096 || pool->sequences > 65536 || desc->tokens == 0 ||
-        desc->tokens > 0x7fffffff || pool->sinks > 0x7fffffff || pool->window > 0x7fffffff ||
-        lq_type_bytes(pool->type) == 0 || (desc->rope && !lq__rope_valid(desc->rope)) ||
-        (!desc->rope && desc->rope_first)) {
-        return 0;
+    if (desc->layers == 0 || desc->layers > 4096) {
+        return "layers: 1 to 4096";
+    }
+    if (pool->sequences > 65536) {
+        return "sequences: up to 65536";
+    }
+    if (desc->tokens == 0 || desc->tokens > 0x7fffffff) {
+        return "tokens: 1 to 2^31 - 1";
+    }
+    if (pool->sinks > 0x7fffffff) {
+        return "sinks: below 2^31, or LQ_KV_NONE";
+    }
+    if (pool->window > 0x7fffffff) {
+        return "window: below 2^31, or LQ_KV_NONE";
+    }
+    if (lq_type_bytes(pool->type) == 0) {
+        return "type: LQ_F16, LQ_BF16 or LQ_F32";
+    }
+    if (desc->rope && !lq__rope_valid(desc->rope)) {
+        return "rope: not valid (rotary_dims even, freqs finite, a known layout, magnitude 2^-1 and "
+               "more)";
+    }
+    if (!desc->rope && desc->rope_first) {
+        return "rope_first: there is no rope";
     }
     pool->sink_tokens = LQ__MIN((size_t)pool->sinks, pool->tokens);
     pool->step_tokens = desc->step_tokens ? desc->step_tokens : 512;
@@ -24816,8 +24891,11 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     pool->sparse = desc->sparse;
     pool->granule = pool->warm || pool->sparse ? LQ__HOT_TOKENS : LQ__HOT_GRANULE;
     pool->tables = desc->tables;
-    if ((pool->warm && !desc->tables) || desc->sparse < 0 || desc->sparse > 1) {
-        return 0;
+    if (pool->warm && !desc->tables) {
+        return "tables: warm streams need them";
+    }
+    if (desc->sparse < 0 || desc->sparse > 1) {
+        return "sparse: 0 or 1";
     }
     pool->ring_tokens = LQ__MIN((size_t)pool->window + pool->granule - 1, pool->tokens);
     pool->page_count = lq__kv_pages_of(pool, pool->tokens);
@@ -24825,9 +24903,9 @@ LQ__STATIC int lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *desc)
     pool->pages = desc->pages;
     pool->entries = pool->page_count * (pool->warm ? 2 : 1) + pool->epochs + 8;
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
-        return 0;
+        return LQ__KV_TOO_LARGE;
     }
-    return pool->pages < LQ__KV_NO / 4;
+    return pool->pages < LQ__KV_NO / 4 ? NULL : desc->pages ? "pages: below 2^30" : LQ__KV_TOO_LARGE;
 }
 
 /* Scores of pages, and which are attended. */
@@ -24875,7 +24953,7 @@ LQ__STATIC uint32_t lq__kv_first_like(const lq_kv_desc *desc, uint32_t l)
 /* How many slots and marks a layer has. Of one with a window that is less than `tokens`, a sequence
    needs those of the last tokens that a query sees, as many begun and ended within a slot, and what
    eviction and truncation leave unused. */
-LQ__STATIC int lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *layer)
+LQ__STATIC const char *lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *layer)
 {
     size_t warm = layer->warm[0] + layer->warm[1];
     size_t spare = (pool->entries - pool->page_count) * pool->sequences;
@@ -24898,7 +24976,7 @@ LQ__STATIC int lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *layer)
                     layer->most[0] + layer->most[1] - layer->least[0] - layer->least[1]) ||
         !lq__add_ok(&layer->arena, layer->arena, units) ||
         !lq__add_ok(&pool->arena, pool->arena, layer->arena)) {
-        return 0;
+        return LQ__KV_TOO_LARGE;
     }
     pool->blob_most = LQ__MAX(pool->blob_most, LQ__MAX(layer->most[0], layer->most[1]));
     layer->slots.refs = lq__kv_take(&pool->stock_bytes, layer->slots.count, 4);
@@ -24912,12 +24990,14 @@ LQ__STATIC int lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *layer)
     layer->bases =
         lq__kv_take(&pool->bounds_bytes, layer->slots.count, layer->streams * layer->based);
     return pool->stock_bytes != SIZE_MAX && pool->slab_bytes != SIZE_MAX &&
-           pool->bounds_bytes != SIZE_MAX && pool->arena <= 0xfffffff0u;
+                   pool->bounds_bytes != SIZE_MAX && pool->arena <= 0xfffffff0u
+               ? NULL
+               : LQ__KV_TOO_LARGE;
 }
 
 /* All layers, in turn: what they take of a sequence and of the block. First with raw == 0, then
-   with 1. With layers == NULL nothing is kept. 0 if not valid. */
-LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
+   with 1. With layers == NULL nothing is kept. */
+LQ__STATIC const char *lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
                                      lq__kv_layer *layers, lq__kv_head *heads, size_t *sequence,
                                      size_t *head_count, size_t *freqs, int raw)
 {
@@ -24934,13 +25014,14 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
     for (l = 0; l < desc->layers; l++) {
         lq__kv_layer scratch;
         lq__kv_layer *layer = layers ? layers + l : &scratch;
-        if ((!raw || !layers) && !lq__kv_measure_layer(layer, desc, l)) {
-            return 0;
+        const char *why = raw && layers ? NULL : lq__kv_measure_layer(layer, desc, l);
+        if (!why) {
+            layer->head = *head_count;
+            why = lq__kv_measure_heads(pool, layer, heads ? heads + *head_count : NULL, desc, l,
+                                       2 * *head_count);
         }
-        layer->head = *head_count;
-        if (!lq__kv_measure_heads(pool, layer, heads ? heads + *head_count : NULL, desc, l,
-                                  2 * *head_count)) {
-            return 0;
+        if (why) {
+            return why;
         }
         lq__kv_measure_sequence(pool, layer, sequence, raw);
         layer->freqs = *freqs;
@@ -24952,8 +25033,9 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
         } else {
             circle += layer->rope.rotary_dims / 2;
         }
-        if (layer->kv_heads && !lq__kv_measure_stock(pool, layer)) {
-            return 0;
+        why = layer->kv_heads ? lq__kv_measure_stock(pool, layer) : NULL;
+        if (why) {
+            return why;
         }
         *head_count += layer->kv_heads;
         if (layer->kv_heads) {
@@ -24964,35 +25046,37 @@ LQ__STATIC int lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
             pool->v_dims = LQ__MAX(pool->v_dims, layer->v_in_k ? layer->k_dims : layer->v_dims);
         }
         if (*sequence == SIZE_MAX) {
-            return 0;
+            return LQ__KV_TOO_LARGE;
         }
     }
     pool->circles = circle;
-    return previous != LQ__KV_NO;
+    return previous != LQ__KV_NO ? NULL : "layer: none has keys and values";
 }
 
 /* Lays the block out; layers and heads are those of the block, or NULL to learn its size. */
-LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_layer *layers,
+LQ__STATIC const char *lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_layer *layers,
                               lq__kv_head *heads)
 {
     size_t used = 0;
     size_t own = 0;
     size_t head_count;
     size_t freqs;
-    if (!lq__kv_measure_desc(pool, desc)) {
-        return 0;
+    const char *why = lq__kv_measure_desc(pool, desc);
+    if (why) {
+        return why;
     }
     lq__kv_take(&own, 1, sizeof(lq__kv_sequence));
     pool->counts_at = lq__kv_take(&own, pool->layers, sizeof(lq__kv_count));
     pool->positions_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
     pool->turns_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
     pool->mass_at = lq__kv_take(&own, pool->tokens, sizeof(float));
-    if (!lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 0)) {
-        return 0;
-    }
+    why = lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 0);
     pool->raw_at = own;
-    if (!lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 1)) {
-        return 0;
+    if (!why) {
+        why = lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 1);
+    }
+    if (why) {
+        return why;
     }
     pool->sequence_bytes = own;
     pool->raw_bytes = own - pool->raw_at;
@@ -25011,13 +25095,23 @@ LQ__STATIC int lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_
     pool->arena_at = lq__kv_take(&used, pool->arena, LQ__KV_BLOB);
     (void)lq__kv_take(&used, pool->arena ? LQ__ROW_BYTES : 0, 1); /* lq__rans_symbols reads them */
     pool->total = used;
-    return used != SIZE_MAX;
+    return used < SIZE_MAX - 63 ? NULL : LQ__KV_TOO_LARGE;
+}
+
+LQ_API int lq_kv_check(const lq_kv_desc *desc, const char **message)
+{
+    lq__kv_pool pool;
+    const char *why = desc ? lq__kv_measure(&pool, desc, NULL, NULL) : "desc: NULL";
+    if (message) {
+        *message = why;
+    }
+    return why ? LQ_E_ARG : LQ_OK;
 }
 
 LQ_API size_t lq_kv_bytes(const lq_kv_desc *desc)
 {
     lq__kv_pool pool;
-    if (!desc || !lq__kv_measure(&pool, desc, NULL, NULL)) {
+    if (!desc || lq__kv_measure(&pool, desc, NULL, NULL)) {
         return 0;
     }
     return pool.total + 63;
@@ -25324,12 +25418,12 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
     if (mem_bytes < bytes) {
         return LQ_E_SPACE;
     }
-    if (!lq__kv_measure(&plan, desc, NULL, NULL)) {
+    if (lq__kv_measure(&plan, desc, NULL, NULL)) {
         return LQ_E_ARG;
     }
     pool = (lq__kv_pool *)(void *)((uint8_t *)mem + pad);
     *pool = plan;
-    if (!lq__kv_measure(&plan, desc, lq__kv_layers(pool),
+    if (lq__kv_measure(&plan, desc, lq__kv_layers(pool),
                         (lq__kv_head *)(void *)lq__kv_at(pool, pool->head_at))) {
         return LQ_E_INTERNAL;
     }
@@ -25435,7 +25529,7 @@ LQ_API int lq_kv_fork(lq_kv *child, lq_kv *kv)
         sequence = sequence->used ? NULL : sequence;
     }
     if (!sequence) {
-        return LQ_E_SPACE;
+        return LQ_E_FULL;
     }
     memcpy(sequence, kv->sequence, pool->sequence_bytes);
     for (i = 0; i < pool->layers; i++) {
@@ -27310,7 +27404,7 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
             return LQ_E_RANGE;
         }
         if (!lq__kv_fits(w->kv, tokens)) {
-            return LQ_E_SPACE;
+            return LQ_E_FULL;
         }
     } else if (tokens > counts[layer->previous].tokens - w->old) {
         return LQ_E_RANGE;
@@ -29158,7 +29252,7 @@ LQ__STATIC int lq__kv_enter_loaded(const lq_kv *kv, lq__kv_layer *layer, lq__kv_
     if (layer->marks.count && page->slot != LQ__KV_NO) {
         page->mark = lq__kv_acquire(pool, &layer->marks);
     }
-    return page->slot == LQ__KV_NO || (layer->marks.count && page->mark == LQ__KV_NO) ? LQ_E_SPACE
+    return page->slot == LQ__KV_NO || (layer->marks.count && page->mark == LQ__KV_NO) ? LQ_E_FULL
                                                                                       : LQ_OK;
 }
 
@@ -29223,7 +29317,7 @@ LQ__STATIC int lq__kv_tape_counts(lq__kv_tape *tape, const lq_kv *kv, lq__kv_lay
             return LQ_E_DATA;
         }
         if (epochs > pool->epochs || pages > pool->entries) {
-            return LQ_E_SPACE;
+            return LQ_E_FULL;
         }
         count->tokens = sequence->tokens;
         count->added = (size_t)added;
@@ -29319,7 +29413,7 @@ LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record 
         }
     }
     if (r->tokens > pool->tokens) {
-        return LQ_E_SPACE;
+        return LQ_E_FULL;
     }
     return r->sinks > pool->sinks || r->group > 0xffffffffu || r->turned > 1 ||
                    (r->turned && !pool->turns)
@@ -29798,7 +29892,7 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
                ? lq__kv_blob_room(pool, units)
                : NULL;
     if (!blob) {
-        return LQ_E_SPACE;
+        return LQ_E_FULL;
     }
     memcpy(blob + LQ__KV_BEHIND, src, count);
     lq__kv_lay_blob(pool, layer->owner, v, page->mark, count);
@@ -30460,7 +30554,7 @@ LQ__STATIC size_t lq__kv_consume(const lq__kv_plan *p, lq__kv_pool *pool, int v,
 }
 
 /* All blobs of pages of a layer that change. With `dry` nothing is changed, but it is found out
-   whether there is room: LQ_E_SPACE. */
+   whether there is room: LQ_E_FULL. */
 LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -30492,7 +30586,7 @@ LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
             }
             held -= lq__kv_consume(p, pool, v, &at, end, dry);
             if (dry && units > layer->arena - LQ__MIN(layer->arena, layer->reserved + held)) {
-                return LQ_E_SPACE;
+                return LQ_E_FULL;
             }
             held += units;
             if (!dry) {
@@ -30639,7 +30733,7 @@ LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
         if (lq__kv_layers(pool)[l].kv_heads) {
             lq__kv_plan plan;
             lq__kv_plan_layer(kv, lq__kv_layers(pool) + l, keep, &plan);
-            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_SPACE;
+            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
             lq__kv_plan_undo(kv, &plan);
         }
     }
@@ -31416,8 +31510,11 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
         return status;
     }
     needed = lq_kv_unpack_bytes(kv, reader, sequence);
-    if (workspace_bytes < needed || record.tokens > lq_kv_room(kv)) {
+    if (workspace_bytes < needed) {
         return LQ_E_SPACE;
+    }
+    if (record.tokens > lq_kv_room(kv)) {
+        return LQ_E_FULL;
     }
     (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK,
                             (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63), needed - 63);
@@ -31702,6 +31799,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_PARTS
 #undef LQ__KV_NO
 #undef LQ__KV_DIMS
+#undef LQ__KV_TOO_LARGE
 #undef LQ__KV_MAGIC
 #undef LQ__KV_VERSION
 #undef LQ__KV_MOST

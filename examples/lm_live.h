@@ -378,6 +378,7 @@ static const char *lm__live_open_tail(lm_live *l, const lm_geometry *g, const lm
 {
     static const lq_kv_policy raw = {LQ_KV_RAW, 0, 0, 0};
     lm__live_tail *t = (lm__live_tail *)lm_alloc(1, sizeof *t);
+    const char *why;
     l->tail = t;
     t->prefix = d->prefix;
     t->desc = l->desc;
@@ -386,14 +387,15 @@ static const char *lm__live_open_tail(lm_live *l, const lm_geometry *g, const lm
     t->desc.k = raw;
     t->desc.v = raw;
     t->desc.profiles = NULL;
+    if (lq_kv_check(&t->desc, &why)) {
+        return why;
+    }
     t->bytes = lq_kv_bytes(&t->desc);
     t->memory = lm_alloc(t->bytes, 1);
     t->rows = (float *)lm_alloc(2 * LM_CHUNK * g->kv_heads, g->head_dim * sizeof(float));
     t->out = (float *)lm_alloc(LM_CHUNK * g->heads, g->head_dim * sizeof(float));
     t->lse = (float *)lm_alloc(2 * LM_CHUNK, g->heads * sizeof(float));
-    return t->bytes == 0 || lq_kv_init(&t->kv, t->memory, t->bytes, &t->desc)
-               ? "this model's heads do not fit"
-               : NULL;
+    return lq_kv_init(&t->kv, t->memory, t->bytes, &t->desc) ? "no memory" : NULL;
 }
 
 static void lm__live_fill(lm_cache *cache, lm_live *l, const lm_cache_desc *d)
@@ -431,10 +433,13 @@ static const char *lm__live_open(lm_cache *cache, const lm_geometry *g, const lm
         }
     }
     l->spec = d->spec;
+    if (lq_kv_check(&l->desc, &fault)) {
+        return fault;
+    }
     l->bytes = lq_kv_bytes(&l->desc);
     l->memory = lm_alloc(l->bytes, 1);
-    if (l->bytes == 0 || lq_kv_init(&l->kv, l->memory, l->bytes, &l->desc)) {
-        return "this model's heads do not fit, or the window";
+    if (lq_kv_init(&l->kv, l->memory, l->bytes, &l->desc)) {
+        return "no memory";
     }
     lm__live_pages(l);
     lm__live_fill(cache, l, d);

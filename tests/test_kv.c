@@ -789,7 +789,7 @@ static void op_bad(model *m)
     memset(&view, 0, sizeof view);
     view.data = wide_x[0]; /* not looked at: all else is checked first */
     values = v_in_k(first) ? NULL : &view;
-    CHECK(lq_kv_append(&m->kv, first, &view, values, NULL, room + 1) == LQ_E_SPACE);
+    CHECK(lq_kv_append(&m->kv, first, &view, values, NULL, room + 1) == LQ_E_FULL);
     if (room && m->tokens) {
         positions.first = m->positions[m->tokens - 1];
         CHECK(lq_kv_append(&m->kv, first, &view, values, &positions, 1) == LQ_E_RANGE);
@@ -807,7 +807,7 @@ static void op_bad(model *m)
     }
     CHECK(lq_kv_append(&m->kv, desc.layers, &view, &view, NULL, 1) == LQ_E_ARG);
     if (models[0].live + models[1].live + models[2].live == 3) {
-        CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_SPACE);
+        CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_FULL);
     }
     CHECK(lq_kv_shift(&m->kv, m->tokens, 1, 1) == (turns() ? LQ_E_RANGE : LQ_E_ARG));
     CHECK(lq_kv_shift(&m->kv, 0, m->tokens, ((int64_t)1 << 49) - 1) == (!turns()    ? LQ_E_ARG
@@ -1513,7 +1513,7 @@ static void op_save(model *m)
         models[i].live = 1;
         look(&models[i]);
     } else {
-        CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_SPACE);
+        CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_FULL);
         lq_kv_free(&models[i].kv);
         models[i].live = 0;
     }
@@ -1622,7 +1622,7 @@ static void op_evict(model *m)
     }
     CHECK(lq_kv_evict(&m->kv, keep, m->tokens + 1) == LQ_E_ARG);
     status = lq_kv_evict(&m->kv, keep, m->tokens);
-    if (status == LQ_E_SPACE) {
+    if (status == LQ_E_FULL) {
         CHECK(!has_room(&m->kv));
         look(m);
         check_block();
@@ -1697,7 +1697,7 @@ static void op_evict_by(model *m)
         model_evict(m, keep);
         forget_exact(m);
     } else {
-        CHECK(status == LQ_E_SPACE);
+        CHECK(status == LQ_E_FULL);
     }
     look(m);
     check_block();
@@ -2298,91 +2298,186 @@ static void test_memory(void)
     printf(", %lu with a window of 16\n", (unsigned long)lq_kv_bytes(&d));
 }
 
+/* That a descriptor is refused, and the message is about that field. */
+static void check_refused(const lq_kv_desc *d, const char *field)
+{
+    const char *message = NULL;
+    lq_kv kv;
+    uint8_t mem[64];
+    int named;
+    CHECK(lq_kv_bytes(d) == 0 && lq_kv_check(d, NULL) == LQ_E_ARG);
+    CHECK(lq_kv_check(d, &message) == LQ_E_ARG && message);
+    CHECK(lq_kv_init(&kv, mem, sizeof mem, d) == LQ_E_ARG);
+    named = message && strncmp(message, field, strlen(field)) == 0 && message[strlen(field)] == ':';
+    CHECK(named);
+    if (!named) {
+        printf("  %s: %s\n", field, message ? message : "no message");
+    }
+}
+
+static void check_accepted(const lq_kv_desc *d)
+{
+    const char *message = "x";
+    CHECK(lq_kv_bytes(d) > 0 && lq_kv_check(d, &message) == LQ_OK && message == NULL);
+}
+
+#define BAD(field, change)       \
+    do {                         \
+        d = good;                \
+        change;                  \
+        check_refused(&d, field); \
+    } while (0)
+
+/* Every field of a policy, as keys' and as values'. */
+static void test_bad_policy(lq_kv_desc good)
+{
+    lq_kv_desc d;
+    int v;
+    for (v = 0; v < 2; v++) {
+        lq_kv_policy *p = v ? &d.v : &d.k;
+        BAD("kind", p->kind = 4);
+        BAD("kind", p->kind = -1);
+        BAD("quantizer", (p->kind = LQ_KV_HOT, p->quantizer = LQ_D4));
+        BAD("quantizer", (p->kind = LQ_KV_HOT, p->quantizer = 77));
+        BAD("quantizer", (p->kind = LQ_KV_RAW, p->quantizer = LQ_Z));
+        BAD("quantizer", (p->kind = LQ_KV_WARM, p->quantizer = 77, p->step = 1));
+        BAD("quantizer", (p->kind = LQ_KV_WARM, p->quantizer = -1, p->step = 1));
+        BAD("bits", p->bits = 5); /* without a kind: hot */
+        BAD("bits", p->bits = -4);
+        BAD("bits", (p->kind = LQ_KV_HOT, p->bits = 1));
+        BAD("bits", (p->kind = LQ_KV_HOT, p->bits = 9));
+        BAD("bits", (p->kind = LQ_KV_HOT, p->quantizer = LQ_E8, p->bits = 3));
+        BAD("bits", (p->quantizer = LQ_E8, p->bits = 8));
+        BAD("bits", (p->kind = LQ_KV_RAW, p->bits = 4));
+        BAD("bits", (p->kind = LQ_KV_WARM, p->bits = 9, p->step = 1));
+        BAD("bits", (p->kind = LQ_KV_WARM, p->bits = -1, p->step = 1));
+        BAD("step", p->kind = LQ_KV_WARM);
+        BAD("step", (p->kind = LQ_KV_WARM, p->step = -1));
+        BAD("step", (p->kind = LQ_KV_WARM, p->step = 2e9f));
+        BAD("step", (p->kind = LQ_KV_WARM, p->step = INFINITY));
+        BAD("step", (p->kind = LQ_KV_HOT, p->step = 1));
+        BAD("step", p->step = 1);
+        BAD("step", (p->kind = LQ_KV_RAW, p->step = 1));
+        BAD("tables", (p->kind = LQ_KV_WARM, p->step = 1));
+        d = good; /* {bits 8} is hot */
+        p->bits = 8;
+        check_accepted(&d);
+        d = good;
+        p->quantizer = LQ_E8;
+        check_accepted(&d);
+    }
+    good.tables = (const lq_tables *)(const void *)&good; /* any will do here */
+    good.v.kind = LQ_KV_WARM;
+    BAD("step", d.v.step = 33);
+    BAD("step", d.v.step = 0.03f);
+}
+
 static void test_bad_desc(void)
 {
     lq_kv_desc good;
     lq_kv_desc d;
     lq_kv_layer layer[2];
+    lq_kv_policy heads[4];
     lq_rope bad;
     memset(&good, 0, sizeof good);
     memset(layer, 0, sizeof layer);
+    memset(heads, 0, sizeof heads);
     good.layers = 2;
     good.kv_heads = 2;
     good.k_dims = 16;
     good.tokens = 100;
-    CHECK(lq_kv_bytes(&good) > 0 && lq_kv_bytes(NULL) == 0);
-#define BAD(change)                  \
-    do {                             \
-        d = good;                    \
-        change;                      \
-        CHECK(lq_kv_bytes(&d) == 0); \
-    } while (0)
-    BAD(d.layers = 0);
-    BAD(d.layers = 4097);
-    BAD(d.kv_heads = 1025);
-    BAD(d.kv_heads = 0);
-    BAD(d.kv_heads = 70000);
-    BAD(d.k_dims = 12);
-    BAD(d.k_dims = 1032);
-    BAD(d.v_dims = 4);
-    BAD(d.tokens = 0);
-    BAD(d.tokens = (size_t)1 << 31);
-    BAD(d.sequences = 70000);
-    BAD(d.type = 4);
-    BAD(d.k.kind = 3);
-    BAD(d.k.bits = 4); /* without a kind */
-    BAD((d.k.kind = LQ_KV_RAW, d.k.bits = 4));
-    BAD((d.v.kind = LQ_KV_HOT, d.v.bits = 5));
-    BAD((d.v.kind = LQ_KV_HOT, d.v.quantizer = LQ_E8, d.v.bits = 3));
-    BAD((d.v.kind = LQ_KV_HOT, d.v.quantizer = LQ_D4));
-    BAD((d.k_dims = d.v_dims = 1024, d.kv_heads = 1024, d.layers = 4096, d.tokens = 0x7fffffff,
-         d.sequences = 65536));
+    check_accepted(&good);
+    CHECK(lq_kv_bytes(NULL) == 0 && lq_kv_check(NULL, NULL) == LQ_E_ARG);
+    test_bad_policy(good);
+    BAD("layers", d.layers = 0);
+    BAD("layers", d.layers = 4097);
+    BAD("kv_heads", d.kv_heads = 1025);
+    BAD("kv_heads", d.kv_heads = 0);
+    BAD("kv_heads", d.kv_heads = 70000);
+    BAD("kv_heads", d.kv_heads = LQ_KV_NONE);
+    BAD("k_dims", d.k_dims = 0);
+    BAD("k_dims", d.k_dims = 12);
+    BAD("k_dims", d.k_dims = 1032);
+    BAD("v_dims", d.v_dims = 4);
+    BAD("v_dims", d.v_dims = 20);
+    BAD("v_dims", d.v_dims = 1032);
+    BAD("tokens", d.tokens = 0);
+    BAD("tokens", d.tokens = (size_t)1 << 31);
+    BAD("sequences", d.sequences = 70000);
+    BAD("pages", d.pages = (size_t)1 << 30);
+    BAD("sinks", d.sinks = 0x80000000u);
+    BAD("window", d.window = 0x80000000u);
+    BAD("type", d.type = 4);
+    BAD("type", d.type = -1);
+    BAD("sparse", d.sparse = 2);
+    BAD("sparse", d.sparse = -1);
+    BAD("v_in_k", d.v_in_k = 2);
+    BAD("v_in_k", d.v_in_k = 17);
+    BAD("v_dims", (d.v_in_k = 9, d.v_dims = 16));
+    BAD("tokens", (d.k_dims = d.v_dims = 1024, d.kv_heads = 1024, d.layers = 4096,
+                   d.tokens = 0x7fffffff, d.sequences = 65536));
     memset(&bad, 0, sizeof bad);
-    BAD(d.rope = &bad);
+    BAD("rope", d.rope = &bad);
     bad.freqs = freqs; /* a rope must lie within the keys of each layer */
     bad.rotary_dims = 18;
-    BAD(d.rope = &bad);
+    BAD("rope", d.rope = &bad);
     bad.rotary_dims = 8;
-    BAD((d.rope = &bad, d.rope_first = 9));
-    BAD(d.rope_first = 1);
+    BAD("rope", (d.rope = &bad, d.rope_first = 9));
+    BAD("rope_first", (d.rope = &bad, d.rope_first = 17));
+    BAD("rope_first", d.rope_first = 1);
+    BAD("v_in_k", (d.rope = &bad, d.v_in_k = 1));
     d = good;
     d.rope = &bad;
     d.rope_first = 8;
-    CHECK(lq_kv_bytes(&d) > 0);
+    check_accepted(&d);
     d.layer = layer;
     layer[1].k_dims = 8;
-    CHECK(lq_kv_bytes(&d) == 0);
+    check_refused(&d, "rope");
     layer[1].rope = &bad;
-    CHECK(lq_kv_bytes(&d) > 0);
+    check_accepted(&d);
     layer[1].rope_first = 1;
-    CHECK(lq_kv_bytes(&d) == 0);
+    check_refused(&d, "rope");
     memset(layer, 0, sizeof layer);
     layer[1].rope_first = 1; /* without one of its own */
-    CHECK(lq_kv_bytes(&d) == 0);
+    check_refused(&d, "layer[].rope_first");
     memset(layer, 0, sizeof layer);
     layer[1].share = 1;
     layer[1].rope = &bad;
-    CHECK(lq_kv_bytes(&d) == 0);
+    check_refused(&d, "layer[].share");
     memset(layer, 0, sizeof layer);
     d = good;
     d.layer = layer;
-    CHECK(lq_kv_bytes(&d) > 0);
+    check_accepted(&d);
     layer[0].share = 1;
-    CHECK(lq_kv_bytes(&d) == 0);
+    check_refused(&d, "layer[].share");
     layer[0].share = 0;
     layer[1].share = 2;
-    CHECK(lq_kv_bytes(&d) == 0);
+    check_refused(&d, "layer[].share");
     layer[1].share = 1;
-    CHECK(lq_kv_bytes(&d) > 0);
+    check_accepted(&d);
     layer[1].kv_heads = 3;
-    CHECK(lq_kv_bytes(&d) == 0);
+    check_refused(&d, "layer[].share");
     layer[0].kv_heads = LQ_KV_NONE;
     layer[1].share = 0;
-    CHECK(lq_kv_bytes(&d) > 0);
+    check_accepted(&d);
+    layer[0].heads = heads;
+    check_refused(&d, "layer[].kv_heads");
+    layer[0].heads = NULL;
     layer[1].kv_heads = LQ_KV_NONE; /* nothing at all */
-    CHECK(lq_kv_bytes(&d) == 0);
-#undef BAD
+    check_refused(&d, "layer");
+    memset(layer, 0, sizeof layer);
+    layer[1].k.bits = 7;
+    check_refused(&d, "bits");
+    memset(layer, 0, sizeof layer);
+    layer[1].heads = heads;
+    heads[3].kind = 9;
+    check_refused(&d, "kind");
+    heads[3].kind = LQ_KV_RAW;
+    check_accepted(&d);
+    layer[1].v_dims = 1;
+    check_refused(&d, "v_dims");
 }
+#undef BAD
 
 static lq_kv_desc small_desc(void)
 {
@@ -2442,7 +2537,7 @@ static void test_errors(void)
     CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 1) == LQ_E_ARG);
     v.type = 0;
     CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 1) == LQ_E_RANGE); /* out of turn */
-    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 161) == LQ_E_SPACE);
+    CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 161) == LQ_E_FULL);
     p.first = 39;
     CHECK(lq_kv_append(&kv, 0, &v, &v, &p, 1) == LQ_E_RANGE);
     p.first = 40;
@@ -2458,7 +2553,7 @@ static void test_errors(void)
     CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 2) == LQ_E_RANGE);
     x[63] = 1.0f;
     CHECK(lq_kv_truncate(&kv, 41) == LQ_E_RANGE);
-    CHECK(lq_kv_fork(&none, &kv) == LQ_E_SPACE); /* one sequence */
+    CHECK(lq_kv_fork(&none, &kv) == LQ_E_FULL); /* one sequence */
     CHECK(lq_kv_evict(&kv, before, 41) == LQ_E_ARG);
     CHECK(lq_kv_shift(&kv, 0, 1, 1) == LQ_E_ARG); /* no rope */
     CHECK(lq_kv_read(&kv, 0, 3, &o, 0, 1, NULL, 0) == LQ_E_ARG);

@@ -740,7 +740,7 @@ static void op_append(lq_kv *kv, size_t n)
         CHECK(append(kv, at, n) == LQ_OK);
     }
     if (lq_kv_room(kv) < desc.tokens - lq_kv_tokens(kv)) {
-        CHECK(append(kv, 0, lq_kv_room(kv) + 1) == LQ_E_SPACE);
+        CHECK(append(kv, 0, lq_kv_room(kv) + 1) == LQ_E_FULL);
     }
 }
 
@@ -764,7 +764,7 @@ static void op_evict(lq_kv *kv)
         read_all(kv, l, before[1][l], 1);
     }
     status = lq_kv_evict(kv, keep, tokens);
-    CHECK(status == LQ_OK || status == LQ_E_SPACE);
+    CHECK(status == LQ_OK || status == LQ_E_FULL);
     if (status != LQ_OK) {
         memset(keep, 1, sizeof keep);
     }

@@ -322,7 +322,8 @@
    Threads   Functions may run in any number of threads on distinct objects, and those of a const
              object on the same one, where they are given workspace of their own; tables, codecs,
              profiles and readers are read-only once made and may be shared.
-   Stack     At most 4 KB a function.
+   Stack     At most 4 KB a function, from -O0 to -O3; 16 KB in all. Without optimisation (gcc and
+             clang tell) there is no SIMD and nothing is forced inline.
 
    MACROS
    LATTICEQUANT_IMPLEMENTATION  Affects: whether the code is there. Default: not defined. When: in
@@ -1847,7 +1848,11 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
+#if defined(__OPTIMIZE__)
 #define LQ__INLINE static inline __attribute__((always_inline, unused))
+#else /* in a debug build every call has its frame, and every variable a place of its own */
+#define LQ__INLINE static inline __attribute__((unused))
+#endif
 #define LQ__STATIC static __attribute__((unused))
 #define LQ__APART static __attribute__((noinline, unused))
 #else
@@ -1859,7 +1864,8 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, cons
 /* SIMD variants carry their own target attribute, so nobody passes -mavx2. Never the fma target:
    a contracted multiply-add would change stored results. Not on i386: with eight registers kernels
    spill more than the stack that they may have. */
-#if !defined(LQ_NO_SIMD) && !defined(__CUDACC__) && defined(__x86_64__) && \
+#if !defined(LQ_NO_SIMD) && defined(__OPTIMIZE__) && !defined(__CUDACC__) && \
+    defined(__x86_64__) && \
     (defined(__GNUC__) || defined(__clang__))
 #define LQ__X86 1
 #if defined(__cplusplus) && !defined(__clang__)
@@ -6160,8 +6166,13 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 #define LQ__INLINE_512 LQ__TARGET_AVX512 LQ__INLINE
 #define LQ__STATIC_256 LQ__TARGET_AVX2 LQ__STATIC
 #define LQ__STATIC_512 LQ__TARGET_AVX512 LQ__STATIC
+#if defined(__clang__)
 #define LQ__FRAME_256 __attribute__((noinline)) LQ__STATIC_256 /* a stack frame of its own */
 #define LQ__FRAME_512 __attribute__((noinline)) LQ__STATIC_512
+#else /* gcc -Og keeps variables of what is inlined apart: frames of 7 KB */
+#define LQ__FRAME_256 __attribute__((noinline, optimize("O2"))) LQ__STATIC_256
+#define LQ__FRAME_512 __attribute__((noinline, optimize("O2"))) LQ__STATIC_512
+#endif
 #if defined(__clang__)
 #define LQ__HIDE_CONSTANT(v) LQ__KEEP_IN_REGISTER(v)
 #else
@@ -7475,7 +7486,7 @@ LQ__STATIC_512 void lq__rans_decode_avx512(const lq_tables *tables, const lq_ran
 
 /* Symbols of eight full pages. Where a row has escapes, those of each page, and zeros in their
    places. */
-LQ__STATIC_512 void lq__rans_symbols_avx512(const lq_tables *tables, const lq_rans_plan *plan,
+LQ__FRAME_512 void lq__rans_symbols_avx512(const lq_tables *tables, const lq_rans_plan *plan,
                                             lq__rans_flow *flows, uint8_t *symbols)
 {
     uint64_t any = 0;

@@ -157,6 +157,13 @@ job_test() { # TEST COMPILER SIZE [FLAGS]
         program "$1 ($2)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
 }
 
+# The frames of a build at another level of optimisation, and what they sum up to.
+job_stack() { # COMPILER LEVEL
+    build "stack $1 $2" $1 -std=c99 $2 -Wframe-larger-than=4096 -Werror -DLQ_LINKED \
+        tests/build/header.c tests/test_stack.c -o "$tmp/stack.$job" -lm -lpthread &&
+        program "test_stack ($1 $2)" "$tmp/stack.$job"
+}
+
 job_sanitized() { # TEST COMPILER SIZE
     build "$1 sanitized" $2 $gate_c $sanitize $(sources "$1" sanitized) -o "$tmp/$1.$job" -lm \
         -lpthread && program "$1 ($2, sanitizers)" "$tmp/$1.$job" $(arguments_of "$1" "$3")
@@ -415,7 +422,7 @@ if [ "$mode" = full ]; then
         for t in $tests; do
             case $t in
             test_hostile) add job_sanitized "$t" "$san" long ;;
-            test_session | test_threads) ;; # lq_kv is sanitized in test_kv and test_warm
+            test_session | test_threads | test_stack) ;; # lq_kv is sanitized in test_kv and test_warm
             *) add job_sanitized "$t" "$san" short ;;
             esac
         done
@@ -523,6 +530,10 @@ fi
 if [ ! -f tests/digest.c ]; then
     skip "tests/digest.c (not there)"
 elif [ "$mode" = full ]; then # what is digested is in test_golden too
+    add job_stack "$gcc" -O0
+    add job_stack "$gcc" -Og
+    add job_stack "$gcc" -Os
+    [ -n "$clang" ] && add job_stack "$clang" -O0
     add job_digest "$gcc-O0" - "$gcc" -std=c99 -O0
     add job_digest "$gcc-O3-native-ffast-math" - "$gcc" -std=gnu99 -O3 -march=native -ffast-math
     if [ -n "$clang" ]; then

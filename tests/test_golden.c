@@ -13,13 +13,20 @@
 #include "golden.h"
 
 /* Archives: 72 tokens, of which 60 .. 71 are compared: the end of one page and all of the next. */
-enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 5 };
+enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 11 };
 
 enum { DENSE = 99 }; /* no kind of golden_kinds */
-static const char *const file_names[FILES] = {"v1-coded-z", "v1-coded-e8", "v1-coded-d4",
-                                              "v1-fixed-z3", "v1-dense"};
-static const size_t file_kinds[FILES] = {0, 2, 1, 7, DENSE};
-static const int file_refits[FILES] = {1, 0, 1, 0, 0};
+typedef struct golden_file_kind {
+    const char *name;
+    size_t kind;
+    int refit; /* then in the basis of Hadamard */
+} golden_file_kind;
+
+static const golden_file_kind file_of[FILES] = {
+    {"v1-coded-z", 0, 1},          {"v1-coded-e8", 2, 0}, {"v1-coded-d4", 1, 1},
+    {"v1-coded-e8-relaxed", 3, 1}, {"v1-fixed-z8", 4, 1}, {"v1-fixed-z4", 5, 0},
+    {"v1-fixed-z3", 6, 1},         {"v1-fixed-z2", 7, 0}, {"v1-fixed-e8", 8, 1},
+    {"v1-raw-f16", 9, 0},          {"v1-dense", DENSE, 0}};
 
 static const lq_tables *tables;
 
@@ -171,14 +178,14 @@ static void test_file(int which)
     size_t count;
     uint8_t *file;
     int i;
-    path_of(path, sizeof path, file_names[which], "lqa");
+    path_of(path, sizeof path, file_of[which].name, "lqa");
     if (writing) {
-        size_t kind = file_kinds[which];
+        size_t kind = file_of[which].kind;
         golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
         golden_tables = tables;
         count = kind == DENSE
                     ? golden_dense_archive(FILE_TOKENS)
-                    : golden_archive(&golden_kinds[kind], file_refits[which], FILE_TOKENS);
+                    : golden_archive(&golden_kinds[kind], file_of[which].refit, FILE_TOKENS);
         CHECK(golden_errors == 0);
         file_write(path, golden_buffer, count);
         free(golden_buffer);
@@ -187,7 +194,7 @@ static void test_file(int which)
     file = file_read(path, &count);
     decode_file(file, count, x);
     free(file);
-    path_of(path, sizeof path, file_names[which], "f16");
+    path_of(path, sizeof path, file_of[which].name, "f16");
     if (writing) {
         for (i = 0; i < COUNT; i++) {
             uint16_t h = lq_f16_from_f32(x[i]);

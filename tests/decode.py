@@ -597,15 +597,19 @@ class Profile:
 
 # ---- ARCHIVE FORMAT ----
 class Rope:
-    def __init__(self, layout, freqs, magnitude):
+    """first: the first dim that it turns; always 0 in archives."""
+
+    def __init__(self, layout, freqs, magnitude, first=0):
         self.layout = layout
         self.freqs = freqs
+        self.first = first
         self.pairs = len(freqs)
         self.steps = [phase_step(f) for f in freqs]
         self.magnitude = magnitude
 
     def pair(self, i):
-        return (2 * i, 2 * i + 1) if self.layout == 2 else (i, i + self.pairs)
+        a, b = (2 * i, 2 * i + 1) if self.layout == 2 else (i, i + self.pairs)
+        return self.first + a, self.first + b
 
 
 class Group:
@@ -939,12 +943,12 @@ class Policy:
 
 
 class LiveDesc:
-    """What the reader knows: type, sinks, window, sparse; of each layer its RoPE or None, and the
-    policies of its heads, keys first."""
+    """What the reader knows: type, sinks, window, sparse; of each layer its RoPE or None, the
+    policies of its heads, keys first, and its window of attention (0: all)."""
 
-    def __init__(self, kind, sinks, window, sparse, ropes, heads):
+    def __init__(self, kind, sinks, window, sparse, ropes, heads, windows=(0, 0)):
         self.type, self.sinks, self.window, self.sparse = kind, sinks, window, sparse
-        self.ropes, self.heads = ropes, heads
+        self.ropes, self.heads, self.windows = ropes, heads, windows
         self.granule = 64 if sparse or any(p.kind == WARM for layer in heads for p in layer) else 8
         self.early = self.granule + window >= 32
 
@@ -1175,7 +1179,8 @@ class Live:
             like = l
             if desc.ropes[l]:
                 like = [r is desc.ropes[l] for r in desc.ropes].index(True)
-            put(k.heads, k.dims, v.dims, l, 0, 0, 0, like)
+            put(k.heads, k.dims, v.dims, l, desc.windows[l], 0,
+                desc.ropes[l].first if desc.ropes[l] else 0, like)
             if desc.ropes[l] and like == l:
                 for f in desc.ropes[l].freqs:
                     put(f32_bits(f), int(desc.ropes[l].layout == 2),
@@ -1189,12 +1194,12 @@ class Live:
                         put(p.quantizer, f32_bits(p.step), most, 0)
         return bytes(link[:16])
 
-    def raw_numbers(self, data, at, count):
+    def raw(self, data, at, count):
         if self.desc.type == 3:
             return [struct.unpack("<f", struct.pack("<I", h << 16))[0]
                     for h in struct.unpack_from("<%dH" % count, data, at)]
-        return list(struct.unpack_from("<%d%s" % (count, "f" if self.desc.type == 1 else "e"), data,
-                                       at * 1))
+        form = "<%d%s" % (count, "f" if self.desc.type == 1 else "e")
+        return list(struct.unpack_from(form, data, at))
 
     def read(self, layer, stream, token):
         """The numbers of a token's keys or values, head by head."""
@@ -1216,7 +1221,7 @@ class Live:
             first = max(f for f in s.pages if f <= token)
             page = s.pages[first]
             need(page[-4] == 1 and page[-3] == self.desc.type, "a raw page")
-            return self.raw_numbers(page, ((token - first) * s.heads + head) * s.dims * size, s.dims)
+            return self.raw(page, ((token - first) * s.heads + head) * s.dims * size, s.dims)
         i = [e.first <= token < e.first + e.count for e in s.entries].index(True)
         e = s.entries[i]
         p = s.policies[head]
@@ -1229,7 +1234,7 @@ class Live:
         tile = tiles[s.tiles[head]:s.tiles[head + 1]]
         column = e.column + token - e.first
         if p.kind == RAW:
-            return self.raw_numbers(tile, column * s.dims * size, s.dims)
+            return self.raw(tile, column * s.dims * size, s.dims)
         epoch = e.epoch // 4 if s.stream == V else e.epoch
         numbers = s.numbers[epoch][head]
         if p.kind == HOT:

@@ -2,11 +2,12 @@
 """python3 tests/decode.py    Decodes tests/golden/*.lqa, from the manual of latticequant.h alone.
 
 A second decoder, in plain Python without numpy, that shares no line with the C code: what it needs
-and the manual does not say is a fault of the manual. Each name in capitals is a heading there. It
+and the manual does not say is a fault of the manual. Parts are named like those of the manual. It
 decodes the same tokens as test_golden.c does and compares every bit with NAME.f16. The last line
 is "decode.py: N passed, M failed".
 
-Not decoded: dense bases (v1-dense.lqa), which it only takes apart down to the records.
+Not decoded: dense bases (v1-dense.lqa is left out), calibrated heads of live caches, values that
+are among the keys, external profiles.
 """
 import hashlib
 import math
@@ -85,7 +86,7 @@ class Bits:
         need(self.count - self.at < 8 and self.value >> self.at == 0, "bits are left")
 
 
-# ---- INTEGER FUNCTIONS ----
+# ---- Integer functions ----
 def root_q30(k):
     """round(2^(2^-k) 2^30)"""
     x = 2 << 200
@@ -162,7 +163,7 @@ def sincos_q30(phase):
     return ((s, c), (c, -s), (-s, -c), (-c, s))[quadrant]
 
 
-# ---- CODER TABLES ----
+# ---- Tables ----
 MASS = [0]
 for _i in range(2048):
     MASS.append(MASS[_i] + gauss_q36((2 * _i + 1) * 128))
@@ -339,7 +340,7 @@ def coset_table(relaxed, class_):
     return TABLES[key]
 
 
-# ---- CENTROIDS ----
+# ---- Integers to coefficients ----
 def tail_mean(a, b):
     span = min((16 << 32) // (a + 65536), b - a)
     total = moment = 0
@@ -381,7 +382,7 @@ def wiener_q15(quantizer, class_):
     return (1 << 31) // (65536 + (ratio >> 30))
 
 
-# ---- ROWS OF THE STREAM ----
+# ---- Rows ----
 class Row:
     def __init__(self, kind, class_, row):
         self.kind = kind
@@ -466,6 +467,7 @@ def row_table(r, parity, coset, quantizer):
     return table_of(class_ - 8, (AT_0_PLAIN, AT_1_4, AT_1_2, AT_3_4)[2 * parity + coset])
 
 
+# ---- The stream ----
 def rans_decode(body, rows, matrix_rows, tokens):
     """The matrix: a list of columns for each row."""
     lanes = min(tokens, 32)
@@ -710,7 +712,7 @@ class Archive:
         return out
 
 
-# ---- PAGE FORMAT ----
+# ---- PAGE FORMAT, Coefficients to vectors, RoPE in integers ----
 def phase_step(freq):
     u = f32_bits(freq)
     e = u >> 23
@@ -868,7 +870,7 @@ def coded_page(body, tokens, lead, classes, means, profile_means, quantizer):
 
 
 def back(c, gains, profile, group, step, positions):
-    """Coefficients in q12 to vectors of floats: INVERSE BASIS, then FLOATS."""
+    """Coefficients in q12 to vectors of floats: the basis in integers, then floats."""
     hadamard = profile.basis == 2
     lead = profile.slices if profile.stream == V else 0
     center = None

@@ -134,8 +134,9 @@
    The rest up to PROFILE FORMAT is all that turns bodies into numbers. tests/decode.py follows it
    and decodes the golden files, dense bases excepted. Integers have 64 bits and a sign; factors of
    a product stand side by side; x >> n is floor(x / 2^n), of negative x too, taken after products
-   and sums and before & and ^; a / b drops the remainder; "qN" are units of 2^-N; log2 of an integer
-   is its floor. Words are u16. `c` is a class, 33 where sigma is the step, 8 more for each octave.
+   and sums and before & and ^; a / b drops the remainder; "qN" are units of 2^-N; log2 of an
+   integer is its floor. Words are u16. `c` is a class, 33 where sigma is the step, 8 more for each
+   octave.
 
    Bits and codes
      Bits are taken from the lowest of a byte to the highest, then from the next byte; of a number
@@ -477,8 +478,8 @@
    |   then u64: 16 bytes each that the next blob may take beyond its room                       |
    '---------------------------------------------------------------------------------------------'
    Pages hold the tokens from `sinks` to `tokens up to the window`, in order. Values of epoch e have
-   the numbers of epoch e less e mod 4. Epoch e has shape number e / 4; in a cache of code 4 of which
-   the window is below 24 that is 1 more for e > 0.
+   the numbers of epoch e less e mod 4. Epoch e has shape number e / 4; in a cache of code 4 whose
+   window is below 24 that is 1 more for e > 0.
    Version 5 does not say of what kinds heads are: the reader knows type, sinks, window, sparse,
    RoPE and policies as they were when the cache was made, and the digest says whether it does. D is
    16 bytes and W eight u32, all 0; "put a, b .." stores numbers at the front of W, the others of W
@@ -653,7 +654,8 @@ enum { LQ_ROPE_HALF = 1, LQ_ROPE_ADJACENT = 2 };
      freqs        radians per position of each pair (rotary_dims / 2), finite, 0 <= f < 256
      rotary_dims  leading dims of each head that are rotated, even; the others pass through
      layout       LQ_ROPE_HALF (default 0) or LQ_ROPE_ADJACENT
-     magnitude    factor on the rotated dims (YaRN's attention factor); default 0 means 1 */
+     magnitude    factor on the rotated dims (YaRN's attention factor), above 1/2, at most 16;
+                  default 0 means 1 */
 typedef struct lq_rope {
     const float *freqs;
     uint32_t rotary_dims;

@@ -1352,25 +1352,23 @@ def live_desc(name):
     hot = [Policy(HOT, Z, b) for b in (8, 4, 3, 2)] + [Policy(HOT, E8, 4)]
     warm = [Policy(WARM, q, 4, 0.5) for q in (Z, D4, E8, E8_RELAXED)]
     raw = Policy(RAW)
-    rope = None
-    if name == "v1-live-hot":
-        kinds = [hot + [raw]] * 2
-        heads = [[kinds[l][(h + 3 * l) % 6] for h in range(6)] for l in (0, 1)]
-        return LiveDesc(2, 4, 16, 0, [None] * 2, heads)
-    if name == "v1-live-warm":
-        kinds = warm + [hot[1], raw]
+    if name != "v1-live-sparse":
+        rope = Rope(1, [2.0 ** -i for i in range(8)], 1.0) if "edited" in name else None
+        kinds = hot + [raw] if "hot" in name else warm + [hot[1], raw]
         heads = [[kinds[(h + 3 * l) % 6] for h in range(6)] for l in (0, 1)]
-        return LiveDesc(3, 4, 16, 0, [None] * 2, heads)
+        return LiveDesc(2 if "hot" in name else 3, 4, 16, 0, [rope] * 2, heads)
     rope = Rope(1, [(4096 - 500 * i) / 4096 for i in range(8)], 1.0)
     return LiveDesc(1, 4, 16, 1, [rope] * 2, [[hot[1 + 3 * (h % 2)] for h in range(6)]] * 2)
 
 
 def live_numbers(name, data):
-    """Tokens 0, 6 .. 102 of each layer, K then V; zeros for those that were evicted."""
+    """Tokens 0, 6 .. 102 of each layer, of edited ones 0, 12 .. 204, K then V; zeros where there
+    are none."""
     live = Live(Archive(data), 9, live_desc(name))
     out = []
     for layer in (0, 1):
-        for token in range(0, 108, 6):
+        every = 12 if "edited" in name else 6
+        for token in range(0, 18 * every, every):
             for stream in (K, V):
                 if token < live.tokens:
                     out += live.read(layer, stream, token)

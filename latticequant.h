@@ -91,7 +91,9 @@
      form     raw: 1 f32, 2 f16, 3 bf16. fixed, coded: quantizer + 16 * bits (coded: bits 0);
               quantizer 1 Z, 2 D4, 3 E8, 4 E8 relaxed
      tokens   1 .. 64
-     profile  index relative to the run's first profile
+     profile  index relative to the run's first profile: the page's profile is number `profile` of
+              its run plus this byte. Runs of lq_archive_pack have one profile each, so there it is
+              0; raw pages have no profile
 
    Raw body: for each token, for each slice, its numbers. Every bit is kept.
 
@@ -100,10 +102,11 @@
      Z   `bits` (8, 4, 3, 2) each, lowest bit first: level u - 2^(bits-1) + 1/2.
      E8  a u32 for 8 coefficients: nibble i is z_i + 8, the point is z + coset / 2. The sum of z is
          even, so the lowest bit of nibble 7 is implied by the others; in its place stands that bit
-         XOR coset: the parity of the eight low bits is the coset.
+         XOR coset: the parity of the eight low bits is the coset. Dims of the group: a multiple
+         of 8.
 
-   Coded body: one rANS stream of min(tokens, 32) lanes; >>rans says how rows map to tables.
-   .- coded body -------------------------------------------------------------------------------.
+   Coded body: one rANS stream of min(tokens, 32) lanes.
+   .- coded body --------------------------------------------------------------------------------.
    | octaves      4 bits a lane: floor(log2 hi) of its first state, low nibble first; to a byte  |
    | mantissas    hi without its leading one, `octave` bits a lane, lowest first; to a byte      |
    | words        u16: lo of each lane, then the words in the order the decoder takes them:      |
@@ -117,17 +120,178 @@
                   all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
      The stream ends exactly where the raw section does.
 
-   Coefficients, exactly. V's vectors are first made floats less the profile's means, rounded once;
-   their gain is round(4 log2(root mean square)), or that of the vector itself where it is less by 2
-   to 8. With step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)), ties to even (V:
-   step times the gain); RoPE is undone with sines of 30 bits, products rounded; Hadamard blocks are
-   the largest power of two that divides the slice's dims, at most 512, with the fixed signs of
-   lq__sign_bit; c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step / 4096. The integer is
-   that of c - mean (V: c); it decodes to c' = 4096 k - shift(class, |k|) + mean (lattices: times a
-   Wiener factor). See >>transform, >>profile, >>page: the C code is the specification.
+   The encoder. V's vectors are first made floats less the profile's means, rounded once; their gain
+   is round(4 log2(root mean square)), or that of the vector itself where it is less by 2 to 8. With
+   step = m 2^e (24-bit m), a number x becomes X = round(x / 2^(e+15)), ties to even (V: step times
+   the gain); RoPE is undone with sines of 30 bits, products rounded; then the basis, forwards;
+   c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step / 4096. The integer is that of c less
+   the mean (V: of c). A decoder needs none of that: it takes any integers.
    In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
    step times the gain, the centre subtracted before as above); columns are shifted to int16,
    multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>profile, "dense bases".
+
+   DECODING PAGES
+   The rest up to PROFILE FORMAT is all that turns bodies into numbers. tests/decode.py follows it
+   and decodes the golden files, dense bases excepted. Integers have 64 bits and a sign; factors of
+   a product stand side by side; x >> n is floor(x / 2^n), of negative x too, taken after products
+   and sums and before & and ^; a / b drops the remainder; "qN" are units of 2^-N; log2 of an
+   integer is its floor. Words are u16. `c` is a class, 33 where sigma is the step, 8 more for each
+   octave.
+
+   Bits and codes
+     Bits are taken from the lowest of a byte to the highest, then from the next byte; of a number
+     the lowest comes first. Zigzag: 0, -1, 1, -2, 2 .. are 0, 1, 2, 3, 4 .., so n stands for
+     (n >> 1) ^ -(n & 1). Exp-Golomb code of order k of n: z zeros, a one, then k + z bits, which
+     are n + 2^k - 2^(k + z).
+
+   Integer functions
+     exp2(x)       2^(x / 2^16), q30, x below 2^16: m = 2^30; for i = 1 .. 16, where bit 16 - i of x
+                   is set: m = (m R(i) + 2^29) >> 30, with R(i) = round(2^(2^-i) 2^30): 1518500250,
+                   1276901417, 1170923762, 1121280436, 1097253708, 1085434106, 1079572136,
+                   1076653033, 1075196443, 1074468888, 1074105294, 1073923544, 1073832680,
+                   1073787251, 1073764537, 1073753181
+     eighths(e)    2^(e / 8), q30: (exp2(((e + 48) & 7) << 13) << ((e + 48) >> 3)) >> 6
+     log2q16(f)    of a float f = m 2^e with 24-bit m: n = 23, x = m << 8, r = n; sixteen times:
+                   x = x x >> 31, r = 2 r, and where x >= 2^32: x = x >> 1, r = r + 1. It is
+                   r + 65536 e
+     exp2neg(e)    2^-e, q36, e in q32: n = e >> 32, f = 2^32 - (e mod 2^32). 0 where n > 40;
+                   2^36 >> n where f is 2^32; else m = exp2(f >> 16),
+                   m = m + (m ((f mod 2^16) 45426 >> 16) >> 32), and (m << 6) >> (n + 1)
+     gauss(t)      exp(-t^2 / 2), q36, t in q16: exp2neg(((t t >> 8) 3098164009) >> 24), unsigned
+     mass(t)       its integral from 0, t in q24: M(i) + ((M(i + 1) - M(i)) (t mod 2^16) >> 16),
+                   i = t >> 16, and M(2048) from i = 2048 on; M(0) = 0,
+                   M(i + 1) = M(i) + gauss(256 i + 128)
+
+   Tables
+     A table gives intervals of the slots 0 .. 65535 to values from -15 to 15 and to the escape.
+   .- Gaussian table of a class c, -7 .. 53, and an offset o: 0, 1/4, 1/2, 3/4, or Z's 0 --------.
+   | edge(v)  where the cell of v begins, q16 steps: v - 1/2 + o; for Z's 0 it is v - 1/2 - zone |
+   |          for v <= 0 and v - 1/2 + zone for v > 0                                            |
+   | zone     e = c - 33: 29491 for e <= -12; else the least of 29491 and                        |
+   |          (3932 eighths(-2 e) + (46 eighths(-6 e) where e < 8)) >> 30; 0 for c > 53          |
+   | B(v)     mass(|edge(v)| eighths(33 - c) >> 22), negative where the edge is                  |
+   | f(v)     ((B(v + 1) - B(v)) 2^15 + M(2048) / 2) / M(2048); below 16 it is 0                 |
+   | escape   65536 less the sum of all f(v), at least 16; what the sum of all is then beyond    |
+   |          65536 is taken off the largest f, of equal ones the one of the lowest value        |
+   '---------------------------------------------------------------------------------------------'
+   .- coset table of a mean class c: f(escape) = 16, f(0) = 65520 - f(1) ------------------------.
+   | f(1) by c - 9, clamped to 0 .. 24                                                           |
+   | E8       16 16 16 45 203 665 1770 3820 6971 11047 15622 20157 24159 27349 29649 31160 32024 |
+   |          32490 32684 32745 and then 32768                                                   |
+   | relaxed  16 16 16 70 299 929 2358 4883 8629 13284 18365 23284 27506 30827 33198 34710 35603 |
+   |          36065 36253 36321 and then 36345                                                   |
+   '---------------------------------------------------------------------------------------------'
+     Place of the intervals. Values of f >= 1024 are big; the escape and values of 0 < f < 1024 are
+     rare. As long as there are more rares than bigs + 3, the rare value of the least f (of equal
+     ones the highest) goes: its f is added to that of the escape. Rares are counted from the escape
+     on, then by rising value; bigs by rising value. Intervals lie one behind the other from slot 0,
+     in an order of one of two kinds:
+     Plain, for places s = 0, 1 .. : a rare where s < 2 or s >= 2 bigs + 2 or s is odd, as long as
+     there are rares, else a big; rares once there are no more bigs.
+     Single, tried where rares <= bigs + 1 for each turn k = 0 .. bigs - 1: of those that succeed
+     the one of the least loss (of equal ones the first) takes the place of the plain one. The
+     escape is first; at and ideal are its f, loss is 0. For i = 0 .. bigs - 1 big number
+     (i + k) mod bigs follows:
+       ideal is raised by its f. Of the rares not placed yet, the one of which end(at, ideal, its f)
+       is nearest to ideal, of equal ones the first, follows this big; E is that end, and where no
+       rare is left end(at, ideal, 1024). Of the last big E is 65536 less the f of its rare, if it
+       has one, and if end(at, E, 1024) is not E this turn fails. The big has the slots at .. E - 1,
+       loss is raised by ((E - at - f)^2 2^16) / f; its rare has the f slots behind, by which at,
+       now from E, and ideal are raised.
+       end(at, want, next): least is at rounded up to a multiple of 1024, or at + 1 where at is one;
+       e is the larger of want and least, r = e mod 1024. Where r > 0 and r + next < 1024: e - r if
+       that is at least `least` and 2 r + next <= 1024, else e + 1024 - r - next. Else e.
+
+   Rows
+     A page's rows are V's gains, one a slice, then the group's coefficients through all slices. E8
+     and D4 take coefficients in blocks of 8 and 4 from the group's first one on, across slices. A
+     block with a dead row is none, and what is left behind the last whole block is none: such rows
+     are coded as those of Z. In front of each block of E8 is a row of cosets, 0 or 1.
+   .- classes -----------------------------------------------------------------------------------.
+   | coefficient  0 where the profile has it dead, else                                          |
+   |              33 + ((4096 sigma - log2q16(step) + 4096) >> 13), clamped to 0 .. 121.         |
+   |              0 is dead: not in the stream, its integers are 0                               |
+   | gain         33 + ((4096 sigma + 4096) >> 13), clamped to 33 .. 121: never dead. Its unit   |
+   |              is a quarter octave; step and mean exponent do not matter                      |
+   | cosets       mean class of the block: (sum of its 8 classes + 4) >> 3                       |
+   '---------------------------------------------------------------------------------------------'
+     Raw bits. A row has the fewest that bring its class, 8 less for each, to 53 at most; the last
+     row of a block those of its class less 8 (relaxed E8's in coset 1: of its class); cosets none.
+     Add up those of all rows (of last ones those of coset 0). While they are fewer than 14, some
+     row that is no gain, no coset and not the last of a block, and whose class less 8 for each raw
+     bit is at least 25, gets one more, each at most one: of the highest class first, of equal ones
+     the first. Those bits are what the payload carries.
+     What a row's integer is, from its symbol h and its r raw bits b, and its table:
+       Z             2^r h + b; class c - 8 r, o: Z's 0; r = 1: 1/4; r > 1: 1/2
+       gain          as Z, but o = 0 for r = 0; likewise the first three of D4's blocks
+       cosets        h; the coset table of the quantizer
+       first seven   of E8's blocks: 2^r h + b; class c - 8 r, o: coset / 2; r > 0: 1/2
+       last          of a block: 2 (2^r h + b) + p, p the parity of the block's integers before it
+                     (cosets are none of them); class c - 8 r - 8. o: if no row of the block has
+                     raw bits (its own in either coset count), (p' + coset / 2) / 2 with p' the
+                     parity of the symbols before it, where escapes are 0; else 1/4 + coset / 4;
+                     r > 0: 1/2. D4's coset is 0. Relaxed E8's in coset 1: as one of the first
+                     seven, without parity
+
+   The stream
+     Lane l has tokens l and l + 32; its state is x = 2^16 hi + lo. For each row that is coded, for
+     each token from 0 on: slot = x mod 2^16; in the row's table (by the coset of that token, and by
+     p') it lies in an interval of `freq` slots from `begin`: x = freq (x >> 16) + slot - begin, and
+     where x < 2^16: x = 2^16 x + the next word. The symbol is the interval's value, or an escape.
+     Behind the last row, the raw section: the bits of the last states, lane by lane (o = log2(x >>
+     16) in 4 bits, (x >> 16) - 2^o in o bits, x mod 2^16 in 16), and right behind them those of the
+     bytes that are left of the body. In it first the raw bits, row by row, token by token; then of
+     each symbol that escaped, row by row, token by token, its h (Exp-Golomb, order 2, zigzag). What
+     is left is zeros, and less than 8 bits of them if any byte was left of the body. An integer
+     beyond 16 bits, an escape among cosets, words or bits that run out: bad data.
+
+   Integers to coefficients, in q12 of the step
+     coded, Z         k: 4096 |k| - shift(c, |k|) with the sign of k, + mean
+     coded, lattices  z: ((2 z + coset) W(c) >> 4) + mean
+     fixed            (doubled level or doubled coordinate of the point) 2048 + mean
+     mean             K: of the profile's mean m, and step = M 2^e (24-bit M), s = mean exponent +
+                      12 - e: 0 where s < 0, else m 2^s / M rounded, halves away from 0. V: 0. Dead
+                      rows have means like all others: that is what they decode to
+     W(c)             Wiener factor, q15: 2^31 / (65536 + (r >> 30)), w = 2 (33 - c), r =
+                      floor(D exp2((w & 7) << 13) 2^(w >> 3)), D = 7100 for D4, else 4698
+     shift(c, k)      0 for k = 0; k above 4 as 4. For c > 53, d = 2 (c - 33): the least of 2048 and
+                      (((2^60 / (12 eighths(d & 7))) >> (d >> 3)) k) >> 18. Else, with Z's edges,
+                      a = edge(k) eighths(33 - c) >> 30, b = edge(k + 1) eighths(33 - c) >> 30,
+                      S = eighths(c - 33) >> 10, m = mass(b << 8) - mass(a << 8): 4096 k - v, where
+                      for m >= 2^24  v = ((gauss(a) - gauss(b)) S + m / 2) / m, else
+                      v = (a + (sum of w d) / max(sum of w, 1)) S >> 24 over j = 1, 3 .. 63 with
+                      d = min(2^36 / (a + 65536), b - a) j >> 6,
+                      w = exp2neg((a d + d d / 2) 94548 >> 16) >> 12
+     gain             coded: integer plus the profile's mean, fixed: as it stands; -127 .. 127
+
+   Coefficients to vectors
+     Identity: y = c. Hadamard, each slice for itself: y = (c + 32) >> 6; blocks are the largest
+     power of two that divides its dims, at most 512. In each block, for h = 1, 2, 4 .. below its
+     size, pairs (i, i + h) with bit h of i clear become (y_i + y_i+h, y_i - y_i+h). Then
+     y_i = (y_i F + 2^(s - 1)) >> s, n = log2(block), s = 30 + n / 2, F = 2^30, or 759250125 for an
+     odd n; negative where the sign bit of i, counted from the slice's first dim, is 1: with
+     h = i + 1 in 32 bits without sign, h = (h ^ h >> 16) 0x85ebca6b, h = (h ^ h >> 13) 0xc2b2ae35,
+     (h ^ h >> 16) >> 31. (Forwards: first the signs, then butterflies, then the scale.)
+     From here on floats will do; where each operation is rounded to a binary32 as told, the bits
+     are those of this library.
+       unit  step / 4096 (Hadamard: step / 64); V: times the gain, 2^(g >> 2) times 1, 1.189207115,
+             1.414213562 or 1.681792831 by g & 3
+       x     y as a float, times unit
+       V     plus the mean of the channel, m 2^(mean exponent + (mean of the slice's gain >> 2)) as
+             a float: product and sum in binary64, rounded once more; where its group has a RoPE
+             behind that instead, in binary32. If all means of V are 0, nothing is added
+       RoPE  pairs (a, b) of the first dims of each slice: a cos - b sin, b cos + a sin
+
+   RoPE in integers
+     P = (m 0x28be60db9391054a) >> s, turns a position times 2^64, frequency = m / 2^s with 24-bit m
+     (product of 86 bits; denormals as they are). Phase: bits 32 .. 63 of position times P. sin and
+     cos, q30: quadrant = ((phase + 2^29) mod 2^32) >> 30; r = phase - quadrant 2^30 as a signed
+     number of 32 bits; a = (r 1686629713 + 2^29) >> 30; z = (a a + 2^29) >> 30;
+       s = 2959; s = (s z >> 30) - 213044; s = (s z >> 30) + 8947849; s = (s z >> 30) - 178956971;
+       s = a + ((s z >> 30) a >> 30)
+       c = -296; c = (c z >> 30) + 26631; then so with - 1491308, + 44739243, - 536870912, + 2^30
+     (sin, cos) is (s, c), (c, -s), (-s, -c), (-c, s) in quadrant 0, 1, 2, 3. As floats both are
+     multiplied by magnitude / 2^30.
 
    PROFILE FORMAT, version 1
    .- profile ----------------------------------------------------------------------------------.
@@ -146,6 +310,10 @@
    |                    (8200: a dead row), and the mean; zigzagged Exp-Golomb codes, bits       |
    |                    lowest first, zeros up to a byte                                         |
    '---------------------------------------------------------------------------------------------'
+   The first sigma is less 0; gains and coefficients are one sequence, and a dead row leaves the
+   last sigma as it was. A dead row has a mean, too. Sigmas are -4096 .. 4096, means -32767 ..
+   32767; codes (see "Bits and codes") have at most 20 bits behind the one. Gains: mean and sigma
+   are those of quarter octaves, and the mean exponent is not for them.
    A profile is named by the BLAKE2s-128 of its file form. With basis 4 the rows are preceded by the
    name of the profile that holds the basis (u8[16]) and the number of coefficients that have rows
    (u16); the others are dead. With basis 3:
@@ -219,7 +387,7 @@
    |  0  stream      u8     1 K, 2 V                                                             |
    |  1  reserved    u8                                                                          |
    |  2  rope        u16    id; 0xffff: none                                                     |
-   |  4  page rule   u8[4]  the page codec's                                                     |
+   |  4  page rule   u8[4]  the writer's own note (0 where it has none); decoding ignores it     |
    |  8  slices      u16    1 .. 4096                                                            |
    | 10  reserved    u16                                                                         |
    | 12  of each slice: layer u16, head u16, first dim u16, dims u16; first dim + dims <= 65536, |
@@ -230,7 +398,7 @@
    |  0  layout       u8   1 pairs (i, i + rotary dims / 2), 2 pairs (2i, 2i + 1)                |
    |  1  reserved     u8                                                                         |
    |  2  rotary dims  u16  even, 2 .. 8192                                                       |
-   |  4  magnitude    f32  finite, > 0                                                           |
+   |  4  magnitude    f32  finite, > 0; pages are decoded where it is above 1/2 and at most 16    |
    |  8  freqs        f32  rotary dims / 2 of them, radians per position, 0 <= f < 256           |
    '---------------------------------------------------------------------------------------------'
 
@@ -274,31 +442,102 @@
 
    LIVE CACHE, as lq_kv_save writes it, version 5
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
-   (K alone where the values are among the keys), all heads. Runs of each: sinks (raw pages), tiles
-   (pages of code 4, aligned to 64), window (raw pages). The layout of tiles is in >>hot; a raw
-   head's is 64 tokens of its numbers, little-endian like those of raw pages. Where a head is hot
-   the tiles are followed by a base i8 of each head: the tile's scales are in units of 2^base. In a
-   cache that is sparse or has warm streams the code is 5, and behind them are the blob (of each
-   warm head u24 bytes and u8 doublings of the step, then the pages of all) and, of keys, the bounds
-   of all heads. Pages that a layer gave back have no run; of pages that lie side by side in the
-   same tiles only the first has the tiles and bases.
-   .- hot or warm page -----------------------------.- trailer: 4 bytes -------------------------.
-   | tiles and bases of all heads, blob, bounds     | 4 or 5 u8 | 0 | tokens u8 | epoch, low byte |
-   '------------------------------------------------'--------------------------------------------'
+   (K alone where the values are among the keys: they are dims of those), all heads. Runs of each:
+   sinks (raw pages), tiles (pages of code 4, aligned to 64; one of fewer than 64 tokens ends its
+   run), window (raw pages). A raw page has all heads of a token side by side, as in any group.
+   .- hot or warm page ----------------------------.- trailer: 4 bytes --------------------------.
+   | tiles and bases of all heads, blob, bounds    | 4 or 5 u8 | 0 | tokens u8 | epoch, low byte |
+   '-----------------------------------------------'---------------------------------------------'
+     code      4; 5 in a cache that is sparse or has warm streams
+     tiles     head by head, each from a multiple of 64 bytes on, zeros between: hot as told below;
+               raw: room for 64 tokens of the head, its numbers in the type of raw pages, column by
+               column; warm: nothing
+     bases     where the stream has tiles and a head of the layer is hot, in keys or values: an i8
+               of each head: the tile's scales are in units of 2^base
+     blob      where heads of the stream are warm: of each of those u24 bytes and u8 doublings of
+               the step, then their coded bodies (no trailers), one behind the other
+     bounds    of keys, in a sparse cache: of each head a unit f32 and i8[2 dims], the highest and
+               the lowest of each dim around its mean; not needed for reading
+   Pages that a layer gave back have no run; of pages that lie side by side in the same tiles only
+   the first has the tiles and bases.
    .- META of tag 0x564b514c + the sequence's name: u64 each, but where said --------------------.
-   | version, digest u8[16] of the geometry, tokens, sinks, turned, clipped, first group         |
+   | version, digest u8[16], tokens, sinks, turned, clipped, first group                         |
    | of each token: position; then, if turned is 1, how far its key was shifted; then its mass   |
+   | (bits of an f32)                                                                            |
    | of each layer of its own: tokens summed, tokens up to the window, the first one behind the  |
    | sinks that was not given back, where the window's ring begins, epochs, pages opened, pages; |
    | of each page: tokens + 2^8 first column + 2^16 (the epoch's means are made when it opens)   |
    | + 2^17 (given back) + 2^18 (in the tiles of the one before) + 2^32 epoch;                   |
-   | then for K and for V: sums (heads, dims) in 2^-14,                                          |
-   | of each epoch (V: every fourth) and head that is not raw or calibrated its mean, u8 unit    |
-   | and i16 of each dim in 2^(unit - 14), and where it is warm its classes: i8 mean, u8 class   |
-   | of the gains (K: 0), u8 of each dim; of K then the shapes (>>kv) of epochs 0, 1, 4, 8, 12   |
-   | .. and all heads; then, where a head is warm, the sums of its fit; then,                    |
-   | where there are warm ones, 16 bytes each that the next blob may take beyond its room        |
+   | then for K and for V, if it has its own:                                                    |
+   |   sums of all heads (heads, dims) in 2^-14;                                                 |
+   |   of each epoch (V: of epochs 0, 4, 8 ..), of each head that is not raw or calibrated: mean |
+   |   u8 unit and 12 bits a dim, signed, lowest first, in 2^(unit - 14); where it is warm then  |
+   |   i8 mean of the gains, u8 their class (K: 0), u8 class of each dim;                        |
+   |   of K, if any head has a mean, of each epoch that has its own all heads' shapes;           |
+   |   where a head is warm, of all heads: sums i64[dims + 1], squares u64[dims + 1] of its fit; |
+   |   then u64: 16 bytes each that the next blob may take beyond its room                       |
    '---------------------------------------------------------------------------------------------'
+   Pages hold the tokens from `sinks` to `tokens up to the window`, in order. Values of epoch e have
+   the numbers of epoch e less e mod 4. Epoch e has shape number e / 4; in a cache of code 4 whose
+   window is below 24 that is 1 more for e > 0.
+   Version 5 does not say of what kinds heads are: the reader knows type, sinks, window, sparse,
+   RoPE and policies as they were when the cache was made, and the digest says whether it does. D is
+   16 bytes and W eight u32, all 0; "put a, b .." stores numbers at the front of W, the others of W
+   stay, and D becomes the BLAKE2s-128 of D and W:
+     put layers, sinks and window of the descriptor, type; put nothing, where sparse
+     of each layer: put kv heads (0: none of its own), K's dims, V's dims, the layer whose keys it
+       has (its own number; 0xffffffff: no keys), window of its attention (0: all), v_in_k, first
+       dim of its RoPE, the first layer of the same RoPE (none: its own number; no own keys: 0)
+       where it has a RoPE and that layer is itself, of each pair: put bits of the frequency, 1 for
+         adjacent pairs else 0, bits of the magnitude
+       of each head: put kinds of K and V: 0 raw, 1 Z8, 2 Z4, 3 Z3, 4 Z2, 5 E8, 16 warm; of K, then
+         V, where warm: put quantizer, bits of the step, twice the larger of 512 and 8 dims bits (of
+         the policy, 4 for 0), basis of a given profile (none: 0); where one is given put its basis'
+         name (16 bytes), then of each row put mean exponent, mean, sigma
+
+   Hot tiles. `wide` are the dims up to a multiple of 16. Codes take 8 wide bytes times the bits of
+   one; behind them are 64 scale codes, u8, one a column. In K a lane is a token's column (64) and
+   the depth its dim (wide); in V a lane is a dim (wide) and the depth a column (64). F is 1 for Z8,
+   2 for Z4 and E8, 4 for Z3 and Z2. With b = lane / 16, v = depth / 4 / F, g = b less b mod 4,
+   n = g (depths / 4 / F) + v min(lanes / 16 - g, 4) + b - g, q = depth / 4 mod F and
+   j = 4 (lane mod 16) + depth mod 4, a code is in byte 64 n + j, 8 / F bits from bit (8 / F) q on.
+   Z3's third bit is bit j mod 8 of byte 16 wide + 32 n + 8 q + j / 8.
+     Z8  code - 128      Z2  -127 -38 38 127      Z3  -127 -79 -44 -14 14 44 79 127
+     Z4  -127 -98 -76 -59 -44 -31 -18 -6 and the same without sign, rising
+     E8  the four bytes with the code's (from a multiple of 4 on) have a parity, the coset; z is the
+         number of which the code is the Gray code (z ^ z >> 1): level 2 z + coset of -127 -106 -92
+         -80 -71 -62 -55 -48 -41 -35 -30 -24 -18 -13 -8 -3 and the same without sign, rising
+   A scale code s is 0 for 0, else 2^(s / 12 - 46) times round(2^((s mod 12) / 12) 2^30) as a float,
+   times 2^base.
+
+   Shapes and reading. Each operation on floats is rounded to a binary32, and fixes what is read.
+   .- shape of a head's keys --------------------------------------------------------------------.
+   |  0  stretched  u8  1: it is          |  1  pairs  u8  0 .. 16                               |
+   |  2  exponent   u8  + 128: of means   |  3  0                                                |
+   |  4  stretch    u4[dims]  half octaves, 0 .. 8; two in a byte, the first in the low half     |
+   |  -  in a layer with RoPE: pair u16[16], which one; mean i16[16][2], of dims a and b of the  |
+   |     pair, in units of 2^(exponent - 128)                                                    |
+   '---------------------------------------------------------------------------------------------'
+     raw    its numbers, of sinks and window from raw pages, of others from its tile: column `first
+            column` + (token - the page's first token)
+     hot    x = scale times level, of that column; then, with blocks, pairs and sign bits as in
+            "Coefficients to vectors", butterflies, and x, negative where the sign bit is 1, times
+            1 / sqrt(block) (1 or the float 0.70710678118654752 over a power of two); where the
+            shape is stretched, times 2^(-stretch / 2) (for odd ones the float 1.41421356 times a
+            power of two); plus the mean
+     warm   coded body of `tokens` tokens, number token - first: a group of one slice, no RoPE, step
+            of the head times 2^doublings; identity, no means; classes those of the epoch less 8 for
+            each doubling, clamped to 0 .. 121, of gains clamped to 33 .. 121; gains' mean; plus the
+            mean. Heads with a given profile: by that, and no mean is added
+     Means of keys turn: for each of the shape's pairs, with sin and cos of (position - shift) as in
+     "RoPE in integers", u and w its means: x_a gains (u cos - w sin + 2^21) >> 22, x_b
+     (w cos + u sin + 2^21) >> 22, times 2^(exponent - 136).
+     Keys of a token that was shifted, last: each pair turns by the shift as if it were a position.
+     t is the larger of the two exponents (of bits, at least 1), numbers are their 24 bits << 7,
+     shifted down by t less the own exponent (by 1 .. 32, rounded up from a half; more: 0), signed;
+     (a cos - b sin) and (b cos + a sin) times 2^(t - 187) become floats, rounded once, ties to
+     even, at most the largest one.
+     A layer's RoPE may begin behind the first dim: then that of pair (a, b) is added to both.
 
    GUARANTEES
    Memory    Decoding is safe on any bytes: a status, never a crash, never a partial object. Sizes
@@ -417,7 +656,8 @@ enum { LQ_ROPE_HALF = 1, LQ_ROPE_ADJACENT = 2 };
      freqs        radians per position of each pair (rotary_dims / 2), finite, 0 <= f < 256
      rotary_dims  leading dims of each head that are rotated, even; the others pass through
      layout       LQ_ROPE_HALF (default 0) or LQ_ROPE_ADJACENT
-     magnitude    factor on the rotated dims (YaRN's attention factor); default 0 means 1 */
+     magnitude    factor on the rotated dims (YaRN's attention factor), above 1/2, at most 16;
+                  default 0 means 1 */
 typedef struct lq_rope {
     const float *freqs;
     uint32_t rotary_dims;

@@ -463,11 +463,30 @@ SOURCE_FUNC size_t golden_dense_archive(size_t tokens)
     return (size_t)writer.offset;
 }
 
+/* Makes of a group one of slices of 20 dims, over which blocks run; of dims that are zero or small,
+   which are dead, and of numbers far out, which escape. */
+static void golden_group_far(golden_group *g)
+{
+    size_t i;
+    g->dims[0] = GOLDEN_DIMS / 2;
+    g->dims[1] = GOLDEN_DIMS / 2;
+    for (i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) {
+        size_t d = i % GOLDEN_DIMS;
+        double far = i % 97 == 11 ? 40 : 1;
+        g->x[i] = (float)((double)g->x[i] * (d == 6 ? 0 : d == 30 ? far / 512 : far));
+    }
+    golden_ok(lq_type_from_f32(g->half, g->x, GOLDEN_TOKENS * GOLDEN_DIMS, LQ_F16));
+    g->slices[1] = (const void *)(g->half + GOLDEN_DIMS / 2);
+}
+
 /* K and V of both slices, in one call and then in another, with a segment between. */
-static size_t golden_archive(const golden_kind *k, int refit, size_t tokens)
+enum { GOLDEN_PLAIN, GOLDEN_REFIT, GOLDEN_FAR };
+
+static size_t golden_archive(const golden_kind *k, int how, size_t tokens)
 {
     static uint8_t directory[1 << 16];
     golden_group *g = &golden_;
+    int refit = how == GOLDEN_REFIT;
     lq_archive_writer_desc w;
     lq_archive_writer writer;
     uint32_t stream;
@@ -485,6 +504,11 @@ static size_t golden_archive(const golden_kind *k, int refit, size_t tokens)
         size_t workspace_bytes;
         void *workspace;
         golden_group_make(g, stream, refit ? LQ_BASIS_HADAMARD : LQ_BASIS_IDENTITY, LQ_F16);
+        if (how == GOLDEN_FAR) {
+            golden_group_far(g);
+            slices[0].dims = g->dims[0];
+            slices[1].dims = g->dims[1];
+        }
         memset(&group, 0, sizeof group);
         memset(&d, 0, sizeof d);
         group.stream = stream;
@@ -686,7 +710,12 @@ static void golden_kv(void)
 enum { LIVE_LAYERS = 2, LIVE_HEADS = 3, LIVE_K = 16, LIVE_V = 8, LIVE_TOKENS = 108, LIVES = 3 };
 enum { LIVE_ROW = LIVE_HEADS * LIVE_K }; /* numbers of a token at most */
 
-static const char *const golden_live_names[LIVES] = {"live-hot", "live-warm", "live-sparse"};
+/* From 3 on: files alone (test_golden.c). With RoPE, and tokens that were appended to a cache from
+   which some had been evicted: of two epochs, side by side in tiles; of warm ones, doubled steps. */
+enum { LIVE_FILES = 5, LIVE_MORE = 60 }; /* twice */
+
+static const char *const golden_live_names[LIVE_FILES] = {"live-hot", "live-warm", "live-sparse",
+                                                          "live-hot-edited", "live-warm-edited"};
 
 typedef struct golden_live {
     lq_kv_desc desc;
@@ -717,16 +746,16 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
     for (l = 0; l < LIVE_LAYERS; l++) {
         for (h = 0; h < 2 * LIVE_HEADS; h++) { /* each kind for keys and for values */
             int kind = h + l * LIVE_HEADS;
-            live->heads[l][h] = which == 0 && kind % 6 < 5   ? hot[kind % 6]
-                                : which == 1 && kind % 6 < 4 ? warm[kind % 6]
-                                : which == 1 && kind % 6 < 5 ? hot[1]
-                                : which == 2                 ? hot[1 + 3 * (h % 2)]
-                                                             : raw;
+            live->heads[l][h] = which % 3 == 0 && kind % 6 < 5   ? hot[kind % 6]
+                                : which % 3 == 1 && kind % 6 < 4 ? warm[kind % 6]
+                                : which % 3 == 1 && kind % 6 < 5 ? hot[1]
+                                : which == 2                     ? hot[1 + 3 * (h % 2)]
+                                                                 : raw;
         }
         live->layers[l].heads = live->heads[l];
     }
     for (l = 0; l < LIVE_K / 2; l++) {
-        live->freqs[l] = (float)(4096 - 500 * l) / 4096;
+        live->freqs[l] = which < 3 ? (float)(4096 - 500 * l) / 4096 : 1.0f / (float)(1 << l);
     }
     live->rope.freqs = live->freqs;
     live->rope.rotary_dims = LIVE_K;
@@ -735,45 +764,61 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
     live->desc.kv_heads = LIVE_HEADS;
     live->desc.k_dims = LIVE_K;
     live->desc.v_dims = LIVE_V;
-    live->desc.tokens = 200;
+    live->desc.tokens = which < 3 ? 200 : 240;
     live->desc.window = 16;
-    live->desc.type = which == 0 ? LQ_F16 : which == 1 ? LQ_BF16 : LQ_F32;
+    live->desc.type = which % 3 == 0 ? LQ_F16 : which % 3 == 1 ? LQ_BF16 : LQ_F32;
     live->desc.layer = live->layers;
-    live->desc.tables = which == 1 ? golden_tables : NULL;
+    live->desc.tables = which % 3 == 1 ? golden_tables : NULL;
     live->desc.sparse = which == 2;
-    live->desc.rope = which == 2 ? &live->rope : NULL;
+    live->desc.rope = which >= 2 ? &live->rope : NULL;
     live->mem = source_alloc(lq_kv_bytes(&live->desc));
     golden_ok(lq_kv_init(&live->kv, live->mem, lq_kv_bytes(&live->desc), &live->desc));
 }
 
-/* Tokens, masses; of the sparse one some tokens are evicted, others shifted. */
-static void golden_live_fill(golden_live *live, int which)
+static void golden_live_append(golden_live *live, int which, size_t tokens)
 {
     static float x[2][LIVE_TOKENS * LIVE_ROW];
-    uint8_t keep[LIVE_TOKENS];
     uint32_t l;
     size_t i;
-    source_seed = 400 + (uint64_t)which;
     for (l = 0; l < LIVE_LAYERS; l++) {
         lq_kv_view k;
         lq_kv_view v;
         memset(&k, 0, sizeof k);
         memset(&v, 0, sizeof v);
-        for (i = 0; i < LIVE_TOKENS * LIVE_ROW; i++) {
+        for (i = 0; i < tokens * LIVE_ROW; i++) {
             x[0][i] = golden_number(1) + (float)(i % 5) / 2;
             x[1][i] = golden_number(i % 3 ? 0.5 : 2);
+            if (which >= 3) { /* a mean that turns slowly; tokens that are large */
+                size_t t = i / LIVE_ROW;
+                x[0][i] += i % LIVE_K % 8 == 7 ? 40.0f : 0.0f;
+                x[0][i] *= t % 32 >= 30 ? 64.0f : 1.0f;
+                x[1][i] *= t % 32 >= 20 ? 64.0f : 1.0f;
+            }
         }
         k.data = x[0];
         v.data = x[1];
-        golden_ok(lq_kv_append(&live->kv, l, &k, &v, NULL, LIVE_TOKENS));
+        golden_ok(lq_kv_append(&live->kv, l, &k, &v, NULL, tokens));
     }
+}
+
+/* Tokens, masses; from 2 on some tokens are evicted, others shifted; from 3 on, more are appended. */
+static void golden_live_fill(golden_live *live, int which)
+{
+    uint8_t keep[LIVE_TOKENS];
+    size_t i;
+    source_seed = 400 + (uint64_t)which;
+    golden_live_append(live, which, LIVE_TOKENS);
     for (i = 0; i < LIVE_TOKENS; i++) {
         lq_kv_mass(&live->kv)[i] = (float)i / 8;
         keep[i] = i % 16 != 9;
     }
-    if (which == 2) {
+    if (which >= 2) {
         golden_ok(lq_kv_evict(&live->kv, keep, LIVE_TOKENS));
         golden_ok(lq_kv_shift(&live->kv, 70, lq_kv_tokens(&live->kv) - 70, 5));
+    }
+    if (which >= 3) {
+        golden_live_append(live, which, LIVE_MORE);
+        golden_live_append(live, which, LIVE_MORE);
     }
 }
 

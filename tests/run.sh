@@ -373,6 +373,11 @@ job_readme() {
     done
 }
 
+# Golden files by a decoder that shares no line with the library.
+job_decode() {
+    program decode.py python3 tests/decode.py
+}
+
 job_shellcheck() {
     for file in tests/*.sh .ci/run; do
         build "shellcheck $file" shellcheck "$file"
@@ -586,6 +591,11 @@ if [ -f README.md ]; then
     add job_readme
 else
     skip "README.md (not there)"
+fi
+if have python3; then
+    add job_decode
+else
+    skip "tests/decode.py (no python3)"
 fi
 if have shellcheck; then
     add job_shellcheck

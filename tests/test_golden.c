@@ -13,13 +13,29 @@
 #include "golden.h"
 
 /* Archives: 72 tokens, of which 60 .. 71 are compared: the end of one page and all of the next. */
-enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 5 };
+enum { FILE_TOKENS = 72, FIRST = 60, COMPARED = FILE_TOKENS - FIRST, FILES = 14 };
 
 enum { DENSE = 99 }; /* no kind of golden_kinds */
-static const char *const file_names[FILES] = {"v1-coded-z", "v1-coded-e8", "v1-coded-d4",
-                                              "v1-fixed-z3", "v1-dense"};
-static const size_t file_kinds[FILES] = {0, 2, 1, 7, DENSE};
-static const int file_refits[FILES] = {1, 0, 1, 0, 0};
+typedef struct golden_file_kind {
+    const char *name;
+    size_t kind;
+    int how; /* refit: in the basis of Hadamard */
+} golden_file_kind;
+
+static const golden_file_kind file_of[FILES] = {{"v1-coded-z", 0, GOLDEN_REFIT},
+                                                {"v1-coded-e8", 2, GOLDEN_PLAIN},
+                                                {"v1-coded-d4", 1, GOLDEN_REFIT},
+                                                {"v1-coded-e8-relaxed", 3, GOLDEN_REFIT},
+                                                {"v1-coded-z-far", 0, GOLDEN_FAR},
+                                                {"v1-coded-e8-far", 2, GOLDEN_FAR},
+                                                {"v1-coded-e8-relaxed-far", 3, GOLDEN_FAR},
+                                                {"v1-fixed-z8", 4, GOLDEN_REFIT},
+                                                {"v1-fixed-z4", 5, GOLDEN_PLAIN},
+                                                {"v1-fixed-z3", 6, GOLDEN_REFIT},
+                                                {"v1-fixed-z2", 7, GOLDEN_PLAIN},
+                                                {"v1-fixed-e8", 8, GOLDEN_REFIT},
+                                                {"v1-raw-f16", 9, GOLDEN_PLAIN},
+                                                {"v1-dense", DENSE, 0}};
 
 static const lq_tables *tables;
 
@@ -146,14 +162,17 @@ static void decode_file(const uint8_t *file, size_t count, float *x)
         void *workspace = source_alloc(workspace_bytes);
         float *to = x + group * COMPARED * GOLDEN_DIMS;
         lq_archive_unpack_desc d;
+        lq_archive_group_desc info;
+        lq_slice first[2] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
         lq_vectors_out out = {NULL, GOLDEN_DIMS, LQ_F32};
         void *slices[2];
         memset(&d, 0, sizeof d);
         d.tables = tables;
         d.group = group;
         d.sequence = 5;
+        CHECK(!lq_archive_group(&reader, group, &info, first, 2));
         slices[0] = to;
-        slices[1] = to + GOLDEN_WIDE;
+        slices[1] = to + (first[0].dims == 16 ? GOLDEN_WIDE : first[0].dims); /* dense: a gap */
         out.slices = slices;
         CHECK(lq_archive_unpack(&reader, &d, &out, FIRST, COMPARED, workspace, workspace_bytes) ==
               LQ_OK);
@@ -171,14 +190,14 @@ static void test_file(int which)
     size_t count;
     uint8_t *file;
     int i;
-    path_of(path, sizeof path, file_names[which], "lqa");
+    path_of(path, sizeof path, file_of[which].name, "lqa");
     if (writing) {
-        size_t kind = file_kinds[which];
+        size_t kind = file_of[which].kind;
         golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
         golden_tables = tables;
         count = kind == DENSE
                     ? golden_dense_archive(FILE_TOKENS)
-                    : golden_archive(&golden_kinds[kind], file_refits[which], FILE_TOKENS);
+                    : golden_archive(&golden_kinds[kind], file_of[which].how, FILE_TOKENS);
         CHECK(golden_errors == 0);
         file_write(path, golden_buffer, count);
         free(golden_buffer);
@@ -187,7 +206,7 @@ static void test_file(int which)
     file = file_read(path, &count);
     decode_file(file, count, x);
     free(file);
-    path_of(path, sizeof path, file_names[which], "f16");
+    path_of(path, sizeof path, file_of[which].name, "f16");
     if (writing) {
         for (i = 0; i < COUNT; i++) {
             uint16_t h = lq_f16_from_f32(x[i]);
@@ -209,7 +228,8 @@ static void test_file(int which)
 }
 
 /* ---- saves of live caches ---- */
-enum { LIVE_EVERY = 6, LIVE_COMPARED = LIVE_TOKENS / LIVE_EVERY }; /* tokens 0, 6, 12 ... */
+/* Tokens 0, 6, 12 ... are compared, of edited caches 0, 12, 24 ... */
+enum { LIVE_EVERY = 6, LIVE_COMPARED = LIVE_TOKENS / LIVE_EVERY };
 enum { LIVE_COUNT = LIVE_LAYERS * LIVE_COMPARED * LIVE_HEADS * (LIVE_K + LIVE_V) };
 
 static int live_load(golden_live *live, const uint8_t *file, size_t count)
@@ -232,7 +252,7 @@ static int live_load(golden_live *live, const uint8_t *file, size_t count)
 }
 
 /* (layer, token, K then V) as half floats in little-endian bytes. */
-static void live_read(const golden_live *live, uint8_t *dst)
+static void live_read(const golden_live *live, size_t every, uint8_t *dst)
 {
     size_t tokens = lq_kv_tokens(&live->kv);
     uint32_t l;
@@ -248,8 +268,8 @@ static void live_read(const golden_live *live, uint8_t *dst)
                 size_t i;
                 memset(&out, 0, sizeof out);
                 out.data = x;
-                if (t * LIVE_EVERY < tokens) {
-                    CHECK(!lq_kv_read(&live->kv, l, stream, &out, t * LIVE_EVERY, 1, NULL, 0));
+                if (t * every < tokens) {
+                    CHECK(!lq_kv_read(&live->kv, l, stream, &out, t * every, 1, NULL, 0));
                     for (i = 0; i < count; i++) {
                         uint16_t h = lq_f16_from_f32(x[i]);
                         dst[2 * i] = (uint8_t)h;
@@ -288,7 +308,7 @@ static void test_live(int which)
     CHECK(live_load(&live, file, count) == LQ_OK);
     CHECK(golden_live_save(&live) == count && memcmp(golden_buffer, file, count) == 0);
     free(file);
-    live_read(&live, halves);
+    live_read(&live, which < LIVES ? LIVE_EVERY : 2 * LIVE_EVERY, halves);
     path_of(path, sizeof path, name, "f16");
     if (writing) {
         file_write(path, halves, sizeof halves);
@@ -365,7 +385,7 @@ int main(int argc, char **argv)
     for (i = 0; i < FILES; i++) {
         test_file(i);
     }
-    for (i = 0; i < LIVES; i++) {
+    for (i = 0; i < LIVE_FILES; i++) {
         test_live(i);
     }
     free(memory);

@@ -6,6 +6,8 @@
        ./calibrate --k k.npy --v v.npy --q q.npy --out model.lqp
        ./calibrate --show model.lqp
 
+   --help tells which types, orders and shapes of .npy it takes.
+
    A profile is a Karhunen-Loeve basis of a group of heads, with the deviations of its coefficients;
    that of K is made in the metric of the queries. The file is an archive without runs: how K was
    rotated, then of each group its slices and its profile. pack_kv --profile and lm read it.

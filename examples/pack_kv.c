@@ -7,6 +7,8 @@
        ./pack_kv --unpack kv.lq --k k.npy --v v.npy
        ./pack_kv --profile model.lqp                         with profiles of examples/calibrate.c
 
+   --help tells which types, orders and shapes of .npy it takes.
+
    It prints what the archive costs and what it does to attention, beside q8_0, q4_0, Hadamard +
    q4_0 and 4-bit Lloyd-Max on the same data, then writes the archive, reads it again and verifies
    it. Groups are the heads of a layer, K and V apart; the profile is fitted to the sequence, so

@@ -6,6 +6,8 @@
        ./calibrate --k k.npy --v v.npy --q q.npy --out model.lqp
        ./calibrate --show model.lqp
 
+   --help tells which types, orders and shapes of .npy it takes.
+
    A profile is a Karhunen-Loeve basis of a group of heads, with the deviations of its coefficients;
    that of K is made in the metric of the queries. The file is an archive without runs: how K was
    rotated, then of each group its slices and its profile. pack_kv --profile and lm read it.
@@ -616,9 +618,11 @@ static const char cal_usage[] =
     "       calibrate --show MODEL.lqp                                          list\n"
     "       calibrate [--out MODEL.lqp] [options]    the sample in tests/data, and how it does\n"
     "\n"
-    "FILEs are .npy, f16 or f32, C order, [layers][heads][tokens][dim]; keys after RoPE,\n"
-    "positions from 0; queries are those of the last tokens. --k, --v and --q may be repeated:\n"
-    "further texts of the same model.\n"
+    "FILEs are .npy, [layers][heads][tokens][dim]; keys after RoPE, positions from 0; queries are\n"
+    "those of the last tokens. One layer may lack its axis; a batch axis of 1 may stand in front\n"
+    "of the layers or behind them. f16, bf16 (dtype V2, as ml_dtypes has it, or bfloat16), f32 or\n"
+    "f64 (taken as f32), little- or big-endian, C or Fortran order. --k, --v and --q may be\n"
+    "repeated: further texts of the same model.\n"
     "\n"
     "  --theta T         RoPE's base (default 100000); --no-rope: keys as they are\n"
     "  --layout KIND     pairs of RoPE, half or adjacent (default half)\n"

@@ -15,6 +15,7 @@
 #endif
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -32,9 +33,42 @@
 
 #define KF_SAMPLE "tests/data/smollm2-135m-l10-l20-"
 
-/* data is [layers][heads][tokens][dim] of `type`, in this machine's byte order; NULL: not given */
+/* What a file may hold: numbers in this byte order, and what they become here. */
+typedef struct kf_dtype {
+    const char *descr;
+    const char *title;
+    int type;
+    size_t bytes;
+    int big;
+} kf_dtype;
+
+/* NumPy writes what it does not know as void bytes: a bf16 of ml_dtypes is V2. */
+static const kf_dtype kf_dtypes[] = {
+    {"<f2", "f16", LQ_F16, 2, 0},         {">f2", "f16", LQ_F16, 2, 1},
+    {"<f4", "f32", LQ_F32, 4, 0},         {">f4", "f32", LQ_F32, 4, 1},
+    {"<f8", "f64 as f32", LQ_F32, 8, 0},  {">f8", "f64 as f32", LQ_F32, 8, 1},
+    {"<V2", "bf16", LQ_BF16, 2, 0},       {">V2", "bf16", LQ_BF16, 2, 1},
+    {"|V2", "bf16", LQ_BF16, 2, 0},       {"bfloat16", "bf16", LQ_BF16, 2, 0},
+    {"<bfloat16", "bf16", LQ_BF16, 2, 0}, {">bfloat16", "bf16", LQ_BF16, 2, 1},
+};
+
+enum { KF_DTYPES = (int)(sizeof kf_dtypes / sizeof kf_dtypes[0]) };
+
+/* Axes of a file: KF_OF_LAYER is [heads][tokens][dim]; the batch, in front of the layers or behind
+   them, is 1. The numbers are in archives of pack_kv. */
+enum { KF_PLAIN, KF_OF_LAYER, KF_BATCH_FIRST, KF_BATCH_SECOND, KF_AXES };
+
+#define KF_SHAPES                                                                              \
+    "[layers][heads][tokens][dim], [heads][tokens][dim] of one layer, or either with a batch " \
+    "axis of 1"
+
+/* data is [layers][heads][tokens][dim] of `type`, in this machine's byte order; NULL: not given
+     axes   of the file, one of KF_PLAIN ...
+     title  of the type in the file */
 typedef struct kf_tensor {
     const char *name;
+    const char *title;
+    int axes;
     int type;
     size_t layers;
     size_t heads;
@@ -168,18 +202,23 @@ static size_t kf_elements(const kf_tensor *t)
     return n;
 }
 
-/* Between the file's little-endian order and this machine's; the same both ways. */
-static void kf_little_endian(void *data, size_t count, int type)
+/* Between this byte order and this machine's; the same both ways. */
+static void kf_order(void *data, size_t count, size_t bytes, int big)
 {
     uint8_t *p = (uint8_t *)data;
-    size_t i;
-    for (i = 0; type == LQ_F16 && i < count; i++, p += 2) {
-        uint16_t u = (uint16_t)(p[0] | p[1] << 8);
-        memcpy(p, &u, 2);
+    const uint16_t one = 1;
+    uint8_t low;
+    size_t i, j;
+    memcpy(&low, &one, 1);
+    if (big == !low) {
+        return;
     }
-    for (i = 0; type == LQ_F32 && i < count; i++, p += 4) {
-        uint32_t u = p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-        memcpy(p, &u, 4);
+    for (i = 0; i < count; i++, p += bytes) {
+        for (j = 0; j < bytes / 2; j++) {
+            uint8_t kept = p[j];
+            p[j] = p[bytes - 1 - j];
+            p[bytes - 1 - j] = kept;
+        }
     }
 }
 
@@ -213,7 +252,7 @@ static void kf_quoted(const char **at, char *word, size_t room)
 }
 
 /* A tuple of numbers: how many, or -1. Numbers beyond size_t become its maximum. */
-static int kf_tuple(const char **at, size_t dims[4])
+static int kf_tuple(const char **at, size_t dims[5])
 {
     int n = 0;
     if (!kf_accept(at, '(')) {
@@ -228,7 +267,7 @@ static int kf_tuple(const char **at, size_t dims[4])
             size_t digit = (size_t)(**at - '0');
             value = value > ((size_t)-1 - digit) / 10 ? (size_t)-1 : value * 10 + digit;
         }
-        if (n < 4) {
+        if (n < 5) {
             dims[n] = value;
         }
         n += n < 1000;
@@ -239,61 +278,109 @@ static int kf_tuple(const char **at, size_t dims[4])
     return n;
 }
 
+/* The tensor's four axes from those of the file; `text` is the shape as it is written there. */
+static void kf_axes(kf_tensor *t, const size_t *dims, int rank, const char *text, size_t count)
+{
+    static const char batch[] = "a batch of more than 1";
+    static const char wrong[] = "not that of a KV cache";
+    size_t all[4] = {1, 0, 0, 0}; /* a missing axis of layers is 1 */
+    int from = 0;                 /* the file's axis that becomes axis i */
+    int i;
+    t->axes = rank == 4      ? KF_PLAIN
+              : rank == 3    ? KF_OF_LAYER
+              : rank != 5    ? KF_AXES
+              : dims[0] == 1 ? KF_BATCH_FIRST
+              : dims[1] == 1 ? KF_BATCH_SECOND
+                             : KF_AXES;
+    if (t->axes == KF_AXES) {
+        kf_fail("%s: shape %.*s, %d axes, %s: wanted " KF_SHAPES, t->name, (int)kf_min(count, 100),
+                text, rank, rank == 5 ? batch : wrong);
+    }
+    for (i = t->axes == KF_OF_LAYER; i < 4; i++, from++) {
+        from +=
+            (t->axes == KF_BATCH_FIRST && from == 0) || (t->axes == KF_BATCH_SECOND && from == 1);
+        all[i] = dims[from];
+    }
+    t->layers = all[0];
+    t->heads = all[1];
+    t->tokens = all[2];
+    t->dim = all[3];
+}
+
+/* What a descr names, or a failure. */
+static const kf_dtype *kf_find_dtype(const kf_tensor *t, const char *descr)
+{
+    int i;
+    for (i = 0; i < KF_DTYPES && strcmp(descr, kf_dtypes[i].descr) != 0; i++) {
+    }
+    if (i == KF_DTYPES) {
+        kf_fail("%s: dtype '%s', not f16, bf16, f32 or f64: wanted '<f2', '<V2' or 'bfloat16', "
+                "'<f4', '<f8', or one of these with '>'",
+                t->name, descr);
+    }
+    return &kf_dtypes[i];
+}
+
 /* The Python dictionary in front of the numbers. */
-static void kf_npy_header(kf_tensor *t, const char *at)
+static const kf_dtype *kf_npy_header(kf_tensor *t, const char *at, int *fortran)
 {
     char key[16];
-    char descr[16] = "";
-    size_t dims[4] = {0, 0, 0, 0};
+    char descr[64] = "";
+    size_t dims[5] = {0, 0, 0, 0, 0};
+    const kf_dtype *dtype;
+    const char *shape = at;
+    size_t shape_bytes = 0;
     int rank = -1;
-    int fortran = -1;
     int good = kf_accept(&at, '{');
+    *fortran = -1;
     while (good && !kf_accept(&at, '}')) {
         kf_quoted(&at, key, sizeof key);
         good = kf_accept(&at, ':');
         if (good && !strcmp(key, "descr") && !descr[0]) {
+            if (at[strspn(at, " ")] == '[') {
+                kf_fail("%s: a structured dtype, not one number an element", t->name);
+            }
             kf_quoted(&at, descr, sizeof descr);
             good = descr[0] != '\0';
-        } else if (good && !strcmp(key, "fortran_order") && fortran < 0) {
+        } else if (good && !strcmp(key, "fortran_order") && *fortran < 0) {
             (void)kf_accept(&at, ' ');
-            fortran = !strncmp(at, "True", 4);
-            good = fortran || !strncmp(at, "False", 5);
-            at += good ? 5 - fortran : 0;
+            *fortran = !strncmp(at, "True", 4);
+            good = *fortran || !strncmp(at, "False", 5);
+            at += good ? 5 - *fortran : 0;
         } else if (good && !strcmp(key, "shape") && rank < 0) {
+            at += strspn(at, " ");
+            shape = at;
             rank = kf_tuple(&at, dims);
+            shape_bytes = (size_t)(at - shape);
             good = rank >= 0;
         } else {
             good = 0;
         }
         good = good && (kf_accept(&at, ',') || *at == '}');
     }
-    if (!good || !kf_accept(&at, '\0') || !descr[0] || fortran < 0 || rank < 0) {
+    if (!good || !kf_accept(&at, '\0') || !descr[0] || *fortran < 0 || rank < 0) {
         kf_fail("%s: the .npy header is malformed", t->name);
     }
-    t->type = !strcmp(descr, "<f2") ? LQ_F16 : !strcmp(descr, "<f4") ? LQ_F32 : 0;
-    if (!t->type) {
-        kf_fail("%s: dtype '%s', not little-endian f16 or f32 ('<f2', '<f4')", t->name, descr);
-    }
-    if (fortran) {
-        kf_fail("%s: Fortran order, not C order", t->name);
-    }
-    if (rank != 4) {
-        kf_fail("%s: %d axes, not [layers][heads][tokens][dim]", t->name, rank);
-    }
-    t->layers = dims[0];
-    t->heads = dims[1];
-    t->tokens = dims[2];
-    t->dim = dims[3];
+    dtype = kf_find_dtype(t, descr);
+    kf_axes(t, dims, rank, shape, shape_bytes);
+    t->type = dtype->type;
+    t->title = dtype->title;
+    return dtype;
 }
 
 /* Reads magic, version and header; the file stands at the numbers afterwards. */
-static void kf_npy_front(kf_tensor *t, FILE *file)
+static const kf_dtype *kf_npy_front(kf_tensor *t, FILE *file, int *fortran)
 {
+    const kf_dtype *dtype;
     uint8_t front[12];
     size_t bytes;
     size_t wide = 0;
     char *text;
-    if (fread(front, 1, 10, file) != 10 || memcmp(front, "\223NUMPY", 6) != 0) {
+    size_t got = fread(front, 1, 10, file);
+    if (got == 10 && !memcmp(front, "PK\3\4", 4)) {
+        kf_fail("%s: not a .npy file but a zip archive (.npz, .pt): give the array in it", t->name);
+    }
+    if (got != 10 || memcmp(front, "\223NUMPY", 6) != 0) {
         kf_fail("%s: not a .npy file", t->name);
     }
     if (front[6] < 1 || front[6] > 3 || front[7] != 0) {
@@ -315,66 +402,102 @@ static void kf_npy_front(kf_tensor *t, FILE *file)
     if (memchr(text, '\0', bytes)) {
         kf_fail("%s: the .npy header is malformed", t->name);
     }
-    kf_npy_header(t, text);
+    dtype = kf_npy_header(t, text, fortran);
     free(text);
     t->data = NULL;
+    return dtype;
+}
+
+/* Ends the program over number i. */
+static void kf_bad_number(const kf_tensor *t, size_t i, const char *what)
+{
+    size_t token = i / t->dim;
+    kf_fail("%s: %s at layer %.0f, head %.0f, token %.0f, dim %.0f", t->name, what,
+            (double)(token / t->tokens / t->heads), (double)(token / t->tokens % t->heads),
+            (double)(token % t->tokens), (double)(i % t->dim));
 }
 
 static void kf_no_nan(const kf_tensor *t, size_t count)
 {
+    const uint16_t exponent = t->type == LQ_F16 ? 0x7c00 : 0x7f80; /* of the upper 16 bits */
     size_t i;
     for (i = 0; i < count; i++) {
         uint32_t u = 0;
         uint16_t h = 0;
-        int bad;
-        if (t->type == LQ_F16) {
-            memcpy(&h, (const uint8_t *)t->data + 2 * i, 2);
-            bad = (h & 0x7c00u) == 0x7c00u;
-        } else {
+        if (t->type == LQ_F32) {
             memcpy(&u, (const uint8_t *)t->data + 4 * i, 4);
-            bad = (u & 0x7f800000u) == 0x7f800000u;
+            h = (uint16_t)(u >> 16);
+        } else {
+            memcpy(&h, (const uint8_t *)t->data + 2 * i, 2);
         }
-        if (bad) {
-            size_t token = i / t->dim;
-            kf_fail("%s: NaN or infinity at layer %.0f, head %.0f, token %.0f, dim %.0f", t->name,
-                    (double)(token / t->tokens / t->heads), (double)(token / t->tokens % t->heads),
-                    (double)(token % t->tokens), (double)(i % t->dim));
+        if ((h & exponent) == exponent) {
+            kf_bad_number(t, i, "NaN or infinity");
         }
     }
 }
 
-static void kf_load(kf_tensor *t, const char *name)
+/* From Fortran order, where the first axis runs fastest. */
+static void kf_transpose(kf_tensor *t, size_t bytes)
 {
-    FILE *file;
-    size_t count, bytes;
-    size_t got = 0;
-    long here;
-    double rest;
-    t->name = name;
-    file = fopen(name, "rb");
-    if (!file) {
-        kf_fail("%s: cannot open (%s)", name, strerror(errno));
+    size_t rows = t->layers * t->heads * t->tokens;
+    const uint8_t *src = (const uint8_t *)t->data;
+    uint8_t *dst = (uint8_t *)malloc(rows * t->dim * bytes);
+    size_t i, d;
+    if (!dst) {
+        kf_fail("%s: Fortran order takes twice its %.0f bytes, which do not fit in memory", t->name,
+                (double)rows * (double)t->dim * (double)bytes);
     }
-    kf_npy_front(t, file);
-    count = kf_elements(t);
-    bytes = count * lq_type_bytes(t->type);
-    here = ftell(file);
+    for (i = 0; i < rows; i++) {
+        size_t token = i % t->tokens;
+        size_t head = i / t->tokens % t->heads;
+        size_t layer = i / t->tokens / t->heads;
+        size_t from = layer + t->layers * (head + t->heads * token);
+        for (d = 0; d < t->dim; d++) {
+            memcpy(dst + (i * t->dim + d) * bytes, src + (from + d * rows) * bytes, bytes);
+        }
+    }
+    free(t->data);
+    t->data = dst;
+}
+
+/* f64 to f32, in place. */
+static void kf_narrow(kf_tensor *t, size_t count)
+{
+    uint8_t *p = (uint8_t *)t->data;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        double wide;
+        float x;
+        memcpy(&wide, p + 8 * i, 8);
+        if (fabs(wide) > (double)FLT_MAX) { /* not NaN, which kf_no_nan finds */
+            kf_bad_number(t, i,
+                          wide - wide == 0.0 ? "a number too large for f32" : "NaN or infinity");
+        }
+        x = (float)wide;
+        memcpy(p + 4 * i, &x, 4);
+    }
+}
+
+/* The file's numbers as they lie there. */
+static void kf_read_numbers(kf_tensor *t, FILE *file, size_t bytes)
+{
+    static const char cut[] = "%s: cut short (%.0f bytes of numbers, the shape wants %.0f)";
+    long here = ftell(file);
+    size_t got = 0;
     if (here >= 0 && fseek(file, 0, SEEK_END) == 0) { /* not a pipe: look before taking memory */
-        rest = (double)(ftell(file) - here);
+        double rest = (double)(ftell(file) - here);
         if (rest < (double)bytes || fseek(file, here, SEEK_SET) != 0) {
-            kf_fail("%s: cut short (%.0f bytes of numbers, the shape wants %.0f)", name, rest,
-                    (double)bytes);
+            kf_fail(cut, t->name, rest, (double)bytes);
         }
     }
     t->data = malloc(bytes);
     if (!t->data) {
-        kf_fail("%s: %.0f bytes do not fit in memory", name, (double)bytes);
+        kf_fail("%s: %.0f bytes do not fit in memory", t->name, (double)bytes);
     }
     while (got < bytes) {
         size_t n = fread((uint8_t *)t->data + got, 1, kf_min(bytes - got, (size_t)1 << 24), file);
         if (n == 0) {
-            kf_fail("%s: cut short (%.0f bytes of numbers, the shape wants %.0f)", name,
-                    (double)got, (double)bytes);
+            kf_fail(cut, t->name, (double)got, (double)bytes);
         }
         got += n;
         if (bytes > (size_t)1 << 26) {
@@ -382,10 +505,32 @@ static void kf_load(kf_tensor *t, const char *name)
         }
     }
     if (fgetc(file) != EOF) {
-        kf_fail("%s: bytes behind the numbers that the shape wants", name);
+        kf_fail("%s: bytes behind the numbers that the shape wants", t->name);
     }
+}
+
+static void kf_load(kf_tensor *t, const char *name)
+{
+    const kf_dtype *dtype;
+    FILE *file;
+    size_t count;
+    int fortran;
+    t->name = name;
+    file = fopen(name, "rb");
+    if (!file) {
+        kf_fail("%s: cannot open (%s)", name, strerror(errno));
+    }
+    dtype = kf_npy_front(t, file, &fortran);
+    count = kf_elements(t);
+    kf_read_numbers(t, file, count * dtype->bytes);
     (void)fclose(file);
-    kf_little_endian(t->data, count, t->type);
+    kf_order(t->data, count, dtype->bytes, dtype->big);
+    if (fortran) {
+        kf_transpose(t, dtype->bytes);
+    }
+    if (dtype->bytes == 8) {
+        kf_narrow(t, count);
+    }
     kf_no_nan(t, count);
     kf_progress(NULL, 0, 1);
 }

@@ -2,8 +2,8 @@
 
 /* lm.c - a language model in C, to judge a KV codec by what it does to one
 
-   Runs a GGUF file of the Llama family (llama, qwen2, qwen3) with a cache that goes through a
-   codec:
+   Runs a GGUF file of the Llama family (llama, qwen2, qwen3; whole and little-endian, byte-level
+   BPE) with a cache that goes through a codec:
 
        ./lm generate "The capital of France is" --model M.gguf --kv hot:4
        ./lm generate "It was" --model M.gguf --kv hot:4 --save it.lq
@@ -125,7 +125,8 @@ static const char lm_usage[] =
     "  --order gguf        channels as the file has them, llama's in adjacent pairs (default:\n"
     "                      half-split)\n"
     "  --pre NAME          how text is cut: smollm, gpt-2, llama-bpe, qwen2 (default: as the\n"
-    "                      file says)\n"
+    "                      file says); with llama-bpe it begins with a BOS, if the file does not\n"
+    "                      say otherwise; none is added to a text that begins with one\n"
     "  --threads N         (default 2)      --json   for machines\n"
     "  LM_MODEL in the environment stands in for --model.\n";
 

@@ -1,7 +1,8 @@
 /* lm_gguf.h - part of lm.c: errors, checked memory, files that are written whole, the GGUF file
 
-   The file is memory-mapped and nothing in it is believed: every count, length and offset is held
-   against the bytes that are left before it is used. Bad input ends the program with one line. */
+   A whole model in one little-endian file of version 3. The file is memory-mapped and nothing in it
+   is believed: every count, length and offset is held against the bytes that are left before it is
+   used. Bad input ends the program with one line. */
 #ifndef LM_GGUF_H
 #define LM_GGUF_H
 
@@ -595,31 +596,58 @@ static const lm_key *lm_key_array(const lm_gguf *g, const char *name, uint32_t i
     return key;
 }
 
+/* What stands in front of the metadata. */
+static void lm__take_header(lm_gguf *g)
+{
+    uint32_t version;
+    if (memcmp(lm__take(g, 4), "GGUF", 4) != 0) {
+        lm_fail("%s: not a GGUF file", g->path);
+    }
+    version = lm_load32(lm__take(g, 4));
+    if (version != 0 && (version & 0xffff) == 0) {
+        lm_fail("%s: a big-endian GGUF file (version %u); this program reads little-endian ones",
+                g->path, version >> 24 | (version >> 8 & 0xff00));
+    }
+    if (version != 3) {
+        lm_fail("%s: GGUF version %u; this program reads version 3", g->path, version);
+    }
+    g->tensor_count = lm__take_size(g);
+    g->key_count = lm__take_size(g);
+    if (g->tensor_count > 65536 || g->key_count > 65536) {
+        lm_fail("%s: the header claims %zu tensors and %zu keys (65536 at most)", g->path,
+                g->tensor_count, g->key_count);
+    }
+}
+
+/* Files that hold a part of a model, or something beside one. */
+static void lm__refuse_parts(const lm_gguf *g)
+{
+    size_t parts = lm_key_size(g, "split.count", 1, SIZE_MAX);
+    lm_bytes type = lm_key_string(g, "general.type");
+    if (parts > 1) {
+        lm_fail("%s: part %zu of %zu of a split model; this program reads whole ones "
+                "(llama-gguf-split --merge joins the parts)",
+                g->path, lm_key_size(g, "split.no", 0, 65535) + 1, parts);
+    }
+    if (type.count > 0 && !lm_same(type, "model")) {
+        lm_fail("%s: not a model (general.type is '%.*s')", g->path,
+                (int)(type.count < 64 ? type.count : 64), (const char *)type.at);
+    }
+}
+
+/* Maps the file and reads its metadata; lm_gguf_tensors has to follow. */
 static void lm_gguf_open(lm_gguf *g, const char *path)
 {
     const uint16_t one = 1;
     uint8_t low;
-    size_t i, align, start;
-    size_t *offsets;
+    size_t i;
     memset(g, 0, sizeof *g);
     memcpy(&low, &one, 1);
     if (low == 0) {
         lm_fail("%s: its weights are little-endian and used in place; this machine is not", path);
     }
     lm__map(g, path);
-    if (memcmp(lm__take(g, 4), "GGUF", 4) != 0) {
-        lm_fail("%s: not a GGUF file", path);
-    }
-    if (lm_load32(lm__take(g, 4)) != 3) {
-        lm_fail("%s: GGUF version %u; this program reads little-endian version 3", path,
-                lm_load32(g->data + 4));
-    }
-    g->tensor_count = lm__take_size(g);
-    g->key_count = lm__take_size(g);
-    if (g->tensor_count > 65536 || g->key_count > 65536) {
-        lm_fail("%s: the header claims %zu tensors and %zu keys (65536 at most)", path,
-                g->tensor_count, g->key_count);
-    }
+    lm__take_header(g);
     g->keys = (lm_key *)lm_alloc(g->key_count, sizeof *g->keys);
     for (i = 0; i < g->key_count; i++) {
         g->keys[i].name = lm__take_string(g);
@@ -628,14 +656,21 @@ static void lm_gguf_open(lm_gguf *g, const char *path)
         }
         lm__take_value(g, &g->keys[i]);
     }
+    lm__refuse_parts(g);
+}
+
+/* Reads the tensors' names and shapes, behind the metadata. */
+static void lm_gguf_tensors(lm_gguf *g)
+{
+    size_t *offsets = (size_t *)lm_alloc(g->tensor_count, sizeof *offsets);
+    size_t i, align, start;
     g->tensors = (lm_tensor *)lm_alloc(g->tensor_count, sizeof *g->tensors);
-    offsets = (size_t *)lm_alloc(g->tensor_count, sizeof *offsets);
     for (i = 0; i < g->tensor_count; i++) {
         offsets[i] = lm__take_tensor(g, &g->tensors[i]);
     }
     align = lm_key_size(g, "general.alignment", 32, 65536);
     if (align == 0 || (align & (align - 1)) != 0) {
-        lm_fail("%s: an alignment of %zu is no power of two", path, align);
+        lm_fail("%s: an alignment of %zu is no power of two", g->path, align);
     }
     start = g->cursor + (align - g->cursor % align) % align;
     for (i = 0; i < g->tensor_count; i++) {

@@ -266,6 +266,9 @@ static void lm__load_arch(lm_model *m)
 {
     lm_bytes name = lm_key_string(&m->file, "general.architecture");
     size_t i;
+    if (name.count == 0) {
+        lm_fail("%s: metadata key 'general.architecture' is missing", m->file.path);
+    }
     for (i = 0; i < LM_ARCHS && !lm_same(name, lm_archs[i].name); i++) {
     }
     if (i == LM_ARCHS) {
@@ -291,7 +294,6 @@ static void lm__refuse_features(const lm_model *m)
 
 static void lm__load_sizes(lm_model *m)
 {
-    lm__load_arch(m);
     m->g.layers = lm__size(m, "block_count", -1, 1024);
     m->context = lm__size(m, "context_length", -1, 1u << 24);
     m->embd = lm__size(m, "embedding_length", -1, 1u << 17);
@@ -413,6 +415,8 @@ static void lm_model_open(lm_model *m, const char *path, size_t threads, int as_
 {
     memset(m, 0, sizeof *m);
     lm_gguf_open(&m->file, path);
+    lm__load_arch(m); /* first: the tensors of others may be of other types */
+    lm_gguf_tensors(&m->file);
     lm__load_sizes(m);
     m->g.adjacent = as_in_file && m->arch->adjacent;
     m->turning = m->arch->adjacent && !as_in_file ? m->g.rope_dims : 0;

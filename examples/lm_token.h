@@ -10,7 +10,8 @@
 #include "lm_unicode.h"
 
 /* How text is cut. SmolLM2 takes digits one by one before the rule of GPT-2 applies. Llama 3 takes
-   a piece that is a token whole, before it looks for merges; Qwen 2 takes digits one by one. */
+   a piece that is a token whole, before it looks for merges, and puts a BOS in front of a text
+   where the file does not say otherwise; Qwen 2 takes digits one by one. */
 enum { LM_PRE_GPT2, LM_PRE_SMOLLM, LM_PRE_LLAMA3, LM_PRE_QWEN2 };
 
 typedef struct lm_merge {
@@ -309,7 +310,7 @@ static int lm_pre_find(lm_bytes name)
     if (lm_same(name, "smollm")) {
         return LM_PRE_SMOLLM;
     }
-    if (lm_same(name, "llama-bpe") || lm_same(name, "llama3")) {
+    if (lm_same(name, "llama-bpe") || lm_same(name, "llama3") || lm_same(name, "llama-v3")) {
         return LM_PRE_LLAMA3;
     }
     if (lm_same(name, "qwen2")) {
@@ -318,14 +319,32 @@ static int lm_pre_find(lm_bytes name)
     return name.count == 0 || lm_same(name, "gpt-2") || lm_same(name, "default") ? LM_PRE_GPT2 : -1;
 }
 
+static const char *lm__tokenizer_title(lm_bytes model)
+{
+    return lm_same(model, "llama")  ? "SentencePiece"
+           : lm_same(model, "bert") ? "WordPiece"
+           : lm_same(model, "t5")   ? "Unigram"
+           : model.count == 0       ? "missing"
+                                    : "another";
+}
+
+/* Whether texts begin with a BOS: the file says, or the family of the pre-tokenizer. */
+static void lm__load_bos(lm_vocab *v, const lm_gguf *g)
+{
+    static const char name[] = "tokenizer.ggml.bos_token_id";
+    v->add_bos = lm_key_size(g, "tokenizer.ggml.add_bos_token", v->pre == LM_PRE_LLAMA3, 1) != 0;
+    v->bos = (uint32_t)lm_key_size(g, name, v->add_bos ? -1 : 0, v->count - 1);
+}
+
 static void lm_vocab_open(lm_vocab *v, const lm_gguf *g, const char *pre)
 {
     lm_bytes model = lm_key_string(g, "tokenizer.ggml.model");
     lm_bytes rule = lm_key_string(g, "tokenizer.ggml.pre");
     memset(v, 0, sizeof *v);
     if (!lm_same(model, "gpt2")) {
-        lm_fail("%s: its tokenizer is not byte-level BPE (tokenizer.ggml.model is '%.*s')", g->path,
-                (int)(model.count < 64 ? model.count : 64), (const char *)model.at);
+        lm_fail("%s: its tokenizer is %s, not byte-level BPE (tokenizer.ggml.model is '%.*s')",
+                g->path, lm__tokenizer_title(model), (int)(model.count < 64 ? model.count : 64),
+                (const char *)model.at);
     }
     if (pre != NULL) {
         rule.at = (const uint8_t *)pre;
@@ -341,8 +360,7 @@ static void lm_vocab_open(lm_vocab *v, const lm_gguf *g, const char *pre)
     lm__load_bytes(v);
     lm__load_merges(v, g);
     lm__load_special(v, g);
-    v->add_bos = lm_key_size(g, "tokenizer.ggml.add_bos_token", v->pre == LM_PRE_LLAMA3, 1) != 0;
-    v->bos = (uint32_t)lm_key_size(g, "tokenizer.ggml.bos_token_id", 0, v->count - 1);
+    lm__load_bos(v, g);
     v->eos = (uint32_t)lm_key_size(g, "tokenizer.ggml.eos_token_id", 0, v->count - 1);
 }
 
@@ -677,11 +695,12 @@ static uint32_t lm__special_at(const lm_vocab *v, const uint8_t *s, size_t count
     return best;
 }
 
+/* With a BOS in front where the model wants one, unless the text begins with it itself. */
 static void lm_encode(lm_vocab *v, const uint8_t *s, size_t count, lm_tokens *out)
 {
     size_t start = 0;
     size_t at = 0;
-    if (v->add_bos) {
+    if (v->add_bos && (count == 0 || lm__special_at(v, s, count) != v->bos)) {
         lm_tokens_push(out, v->bos);
     }
     while (at < count) {

@@ -7,6 +7,8 @@
        ./pack_kv --unpack kv.lq --k k.npy --v v.npy
        ./pack_kv --profile model.lqp                         with profiles of examples/calibrate.c
 
+   --help tells which types, orders and shapes of .npy it takes.
+
    It prints what the archive costs and what it does to attention, beside q8_0, q4_0, Hadamard +
    q4_0 and 4-bit Lloyd-Max on the same data, then writes the archive, reads it again and verifies
    it. Groups are the heads of a layer, K and V apart; the profile is fitted to the sequence, so
@@ -82,7 +84,7 @@ typedef struct pk_job {
     size_t ours_count;
     double *units;     /* of the keys, (layers, groups) */
     double *energy[2]; /* of K and V, (layers): about the means, without the sinks */
-    int fault_stream; /* where packing failed */
+    int fault_stream;  /* where packing failed */
     size_t fault_layer;
 } pk_job;
 
@@ -119,24 +121,33 @@ static int pk_compare(const void *a, const void *b)
 
 /* --------------------------------------------------------------------------------- output files */
 
+/* In the axes that its file had; little-endian and in C order. */
 static void pk_save_npy(const char *name, const kf_tensor *t)
 {
+    static const char *const batch[KF_AXES][2] = {{"", ""}, {"", ""}, {"1, ", ""}, {"", "1, "}};
+    const char *descr = t->type == LQ_BF16 ? "<V2" : t->type == LQ_F16 ? "<f2" : "<f4";
+    char layers[32] = "";
     char text[256];
-    char front[256];
+    char front[320];
     size_t count = kf_elements(t);
-    int used = snprintf(text, sizeof text,
-                        "{'descr': '<f%d', 'fortran_order': False, "
-                        "'shape': (%.0f, %.0f, %.0f, %.0f), }",
-                        (int)lq_type_bytes(t->type), (double)t->layers, (double)t->heads,
-                        (double)t->tokens, (double)t->dim);
-    size_t bytes = ((size_t)used + 11 + 63) / 64 * 64;
+    size_t bytes;
+    int used;
+    if (t->axes != KF_OF_LAYER) {
+        (void)snprintf(layers, sizeof layers, "%.0f, ", (double)t->layers);
+    }
+    used = snprintf(text, sizeof text,
+                    "{'descr': '%s', 'fortran_order': False, "
+                    "'shape': (%s%s%s%.0f, %.0f, %.0f), }",
+                    descr, batch[t->axes][0], layers, batch[t->axes][1], (double)t->heads,
+                    (double)t->tokens, (double)t->dim);
+    bytes = ((size_t)used + 11 + 63) / 64 * 64;
     memset(front, ' ', sizeof front);
     memcpy(front, "\223NUMPY\1\0", 8);
     front[8] = (char)((bytes - 10) & 255);
     front[9] = (char)((bytes - 10) >> 8);
     memcpy(front + 10, text, (size_t)used);
     front[bytes - 1] = '\n';
-    kf_little_endian(t->data, count, t->type);
+    kf_order(t->data, count, lq_type_bytes(t->type), 0);
     kf_save(name, front, bytes, t->data, count * lq_type_bytes(t->type));
 }
 
@@ -232,7 +243,8 @@ static uint32_t pk_get32(const uint8_t *p)
 }
 
 /* The record that makes --unpack need nothing else: version, pairing of RoPE (0: none), theta as a
-   double, then type (0: stream not there), layers, heads, tokens and dim of K and of V. */
+   double, then type (0: stream not there; above its byte the axes of the file), layers, heads,
+   tokens and dim of K and of V. */
 static void pk_meta(const pk_job *job, int streams, uint8_t *meta)
 {
     uint64_t theta;
@@ -245,7 +257,7 @@ static void pk_meta(const pk_job *job, int streams, uint8_t *meta)
     for (i = 0; i < 2; i++) {
         const kf_tensor *t = &job->kv[i];
         int there = t->data && (streams >> i & 1);
-        meta = pk_put32(meta, there ? (uint32_t)t->type : 0);
+        meta = pk_put32(meta, there ? (uint32_t)t->type | (uint32_t)t->axes << 8 : 0);
         meta = pk_put32(meta, there ? (uint32_t)t->layers : 0);
         meta = pk_put32(meta, there ? (uint32_t)t->heads : 0);
         meta = pk_put32(meta, there ? (uint32_t)t->tokens : 0);
@@ -312,8 +324,7 @@ static void pk_use_queries(const pk_job *job, pk_packer *p, size_t layer, size_t
 static double pk_unit(const pk_job *job, size_t layer, size_t head)
 {
     const kf_tensor *t = &job->kv[0];
-    return job->profiles.count ? 1.0
-                               : job->units[layer * pk_groups(t) + head / pk_group_heads(t)];
+    return job->profiles.count ? 1.0 : job->units[layer * pk_groups(t) + head / pk_group_heads(t)];
 }
 
 /* Heads [first, first + count) of a layer, as one group. */
@@ -1078,8 +1089,7 @@ static void pk_measure(pk_job *job)
         for (layer = 0; layer < t->layers; layer++) {
             for (head = 0; head < t->heads; head += most) {
                 size_t count = kf_min(most, t->heads - head);
-                job->energy[stream][layer] +=
-                    kf_energy(t, layer, head, count, job->sinks, rope, 0);
+                job->energy[stream][layer] += kf_energy(t, layer, head, count, job->sinks, rope, 0);
                 if (stream == 0) {
                     job->units[layer * pk_groups(t) + head / most] =
                         kf_unit(t, layer, head, count, job->sinks, rope, 0);
@@ -1124,7 +1134,7 @@ static void pk_print_input(const pk_job *job)
         if (t->data) {
             printf("%-8s %s: %.0f layers, %.0f heads, %.0f tokens, %.0f dims, %s\n", what[i],
                    t->name, (double)t->layers, (double)t->heads, (double)t->tokens, (double)t->dim,
-                   t->type == LQ_F16 ? "f16" : "f32");
+                   t->title);
         }
     }
     if (job->freqs) {
@@ -1246,7 +1256,8 @@ static void pk_read_meta(pk_job *job, const kf_reader *r)
         size_t layer, head;
         int fits = 1;
         t->name = r->name;
-        t->type = pk_get32(p) < 3 ? (int)pk_get32(p) : -1;
+        t->type = p[0] <= LQ_BF16 && p[1] < KF_AXES && !p[2] && !p[3] ? p[0] : -1;
+        t->axes = p[1] < KF_AXES ? p[1] : 0;
         t->layers = pk_get32(p + 4);
         t->heads = pk_get32(p + 8);
         t->tokens = pk_get32(p + 12);
@@ -1350,11 +1361,14 @@ static void pk_run_unpack(pk_job *job)
 static const char pk_usage[] =
     "usage: pack_kv [--k FILE] [--v FILE] [--q FILE] [options]    pack, measure and verify\n"
     "       pack_kv --unpack ARCHIVE [--k OUT.npy] [--v OUT.npy] [--profile MODEL.lqp]\n"
-    "                                                             restore, in the type it came in\n"
+    "                                                             restore, in type and axes it "
+    "came in\n"
     "\n"
-    "FILEs are .npy, f16 or f32, C order, [layers][heads][tokens][dim]; keys after RoPE,\n"
-    "positions from 0; queries are those of the last tokens. Without FILEs: the sample in\n"
-    "tests/data.\n"
+    "FILEs are .npy, [layers][heads][tokens][dim]; keys after RoPE, positions from 0; queries are\n"
+    "those of the last tokens. One layer may lack its axis; a batch axis of 1 may stand in front\n"
+    "of the layers or behind them. f16, bf16 (dtype V2, as ml_dtypes has it, or bfloat16), f32 or\n"
+    "f64 (taken as f32), little- or big-endian, C or Fortran order. --unpack restores type and\n"
+    "axes, little-endian and in C order. Without FILEs: the sample in tests/data.\n"
     "\n"
     "  --out FILE        the archive (default kv.lq)\n"
     "  --step S          step of K, relative to the deviation of a group's keys from their mean,\n"

@@ -51,8 +51,9 @@ static const make_format make_formats[] = {
 
 enum { MAKE_FORMATS = (int)(sizeof make_formats / sizeof make_formats[0]) };
 
-static const char *const make_features[] = {"untied", "linear", "scale-linear", "yarn",  "yarn-own",
-                                            "freqs",  "llama3", "biased",       "qwen2", "qwen3"};
+static const char *const make_features[] = {
+    "untied", "linear", "scale-linear", "yarn",    "yarn-own", "freqs",    "llama3",
+    "biased", "qwen2",  "qwen3",        "bos-key", "whole",    "split-one"};
 
 /* Each must end in one line and exit code 1, whatever the mode. */
 static const char *const make_faults[] = {
@@ -66,6 +67,8 @@ static const char *const make_faults[] = {
     "rope-base",      "scaling",       "tokenizer",    "pre",           "merge-unknown",
     "merge-space",    "token-types",   "bos",          "few-tokens",    "heads-array",
     "sliding",        "scaling-below", "no-bias",      "no-norm",       "extra-norm",
+    "big-endian",     "split",         "split-last",   "adapter",       "no-arch",
+    "no-bos",
 };
 
 enum {
@@ -123,8 +126,8 @@ static void make_number(maker *m, uint64_t n, size_t count)
 {
     uint8_t b[8];
     size_t i;
-    for (i = 0; i < 8; i++) {
-        b[i] = (uint8_t)(n >> (8 * i));
+    for (i = 0; i < count; i++) {
+        b[make_is(m, "big-endian") ? count - 1 - i : i] = (uint8_t)(n >> (8 * i));
     }
     make_bytes(m, b, count);
 }
@@ -200,7 +203,10 @@ static void make_sizes(maker *m)
 {
     uint32_t layers = make_is(m, "no-layers") ? 0 : make_is(m, "many-layers") ? 3 : MAKE_LAYERS;
     uint32_t embd = make_is(m, "negative-embd") ? 0xffffff00u : MAKE_EMBD;
-    make_word(m, "general.architecture", m->arch);
+    if (!make_is(m, "no-arch")) {
+        make_word(m, "general.architecture", m->arch);
+    }
+    make_word(m, "general.type", make_is(m, "adapter") ? "adapter" : "model");
     make_own_size(m, make_is(m, "missing-key") ? "blocks" : "block_count", layers);
     make_own_size(m, "context_length", MAKE_CONTEXT);
     make_own_size(m, "embedding_length", embd);
@@ -217,6 +223,18 @@ static void make_sizes(maker *m)
     make_own_size(m, "expert_count", make_is(m, "experts") ? 8 : 0);
     if (make_is(m, "sliding")) {
         make_own_size(m, "attention.sliding_window", 128);
+    }
+}
+
+/* As llama-gguf-split writes them; the parts behind the first have no other keys. */
+static void make_parts(maker *m)
+{
+    int last = make_is(m, "split-last");
+    if (last || make_is(m, "split") || make_is(m, "split-one")) {
+        make_key(m, "split.no", 2);
+        make_number(m, last ? 2 : 0, 2);
+        make_key(m, "split.count", 2);
+        make_number(m, make_is(m, "split-one") ? 1 : 3, 2);
     }
 }
 
@@ -300,18 +318,20 @@ static void make_tokenizer(maker *m)
     static const char *const pairs[] = {"t h", "th e", "a n", "an d", "\xc4\xa0 t", "\xc4\xa0t he"};
     static const char *const good[] = {"t h", "th e", "a n", "an d", "\xc4\xa0 t", "\xc4\xa0 the"};
     uint32_t types = make_is(m, "token-types") ? MAKE_TOKENS - 1 : MAKE_TOKENS;
+    int llama3 = make_is(m, "llama3") || make_is(m, "whole") || make_is(m, "no-bos");
+    uint32_t merges = make_is(m, "whole") ? 5 : 6; /* without the one that makes " the" */
     uint32_t i;
     make_word(m, "tokenizer.ggml.model", make_is(m, "tokenizer") ? "llama" : "gpt2");
     make_word(m, "tokenizer.ggml.pre",
               make_is(m, "pre")       ? "unheard-of"
-              : make_is(m, "llama3")  ? "llama-bpe"
+              : llama3                ? "llama-bpe"
               : make_arch(m, "llama") ? "smollm"
                                       : "qwen2");
     make_tokens(m);
     make_key(m, "tokenizer.ggml.merges", 9);
     make_number(m, 8, 4);
-    make_number(m, 6, 8);
-    for (i = 0; i < 6; i++) {
+    make_number(m, merges, 8);
+    for (i = 0; i < merges; i++) {
         int unknown = make_is(m, "merge-unknown") && i == 5;
         make_string(m, unknown ? pairs[i] : make_is(m, "merge-space") && i == 3 ? "and" : good[i]);
     }
@@ -321,11 +341,13 @@ static void make_tokenizer(maker *m)
     for (i = 0; i < types; i++) {
         make_number(m, i < 262 ? 1 : 3, 4);
     }
-    make_size(m, "tokenizer.ggml.bos_token_id", make_is(m, "bos") ? MAKE_TOKENS : 262);
+    if (!make_is(m, "no-bos")) {
+        make_size(m, "tokenizer.ggml.bos_token_id", make_is(m, "bos") ? MAKE_TOKENS : 262);
+    }
     make_size(m, "tokenizer.ggml.eos_token_id", 262);
-    if (!make_is(m, "llama3")) {
+    if (!llama3) {
         make_key(m, "tokenizer.ggml.add_bos_token", make_is(m, "value-type") ? 13 : 7);
-        make_number(m, 0, 1);
+        make_number(m, make_is(m, "bos-key") ? 1 : 0, 1);
     }
 }
 
@@ -442,7 +464,8 @@ static void make_infos(maker *m)
                                                             : t->rows,
                         8);
         }
-        make_number(m, first && make_is(m, "tensor-type") ? 77 : t->format, 4);
+        make_number(m, first && (make_is(m, "tensor-type") || make_is(m, "arch")) ? 77 : t->format,
+                    4);
         far = first && make_is(m, "offset-far") ? (uint64_t)1 << 40 : far;
         far = first && make_is(m, "offset-wraps") ? (uint64_t)0 - 32 : far;
         make_number(m, far, 8);
@@ -529,7 +552,7 @@ static void make_patch(maker *m, size_t at, uint64_t n)
 {
     size_t i;
     for (i = 0; i < 8; i++) {
-        m->data[at + i] = (uint8_t)(n >> (8 * i));
+        m->data[at + (make_is(m, "big-endian") ? 7 - i : i)] = (uint8_t)(n >> (8 * i));
     }
 }
 
@@ -552,13 +575,16 @@ static uint8_t *make_model(const char *format, const char *twist, size_t *count)
     m->arch = make_is(m, "qwen3") || make_is(m, "no-norm") ? "qwen3" : m->arch;
     m->random = 1;
     make_bytes(m, make_is(m, "magic") ? "GGML" : "GGUF", 4);
-    make_number(m, make_is(m, "version") ? 0x03000000u : 3, 4);
+    make_number(m, make_is(m, "version") ? 2 : 3, 4);
     make_number(m, 0, 8);
     make_number(m, 0, 8);
-    make_sizes(m);
-    make_channels(m);
-    make_scaling(m);
-    make_tokenizer(m);
+    make_parts(m);
+    if (!make_is(m, "split-last")) {
+        make_sizes(m);
+        make_channels(m);
+        make_scaling(m);
+        make_tokenizer(m);
+    }
     make_list(m);
     make_patch(m, 8, make_is(m, "tensor-count") ? (uint64_t)1 << 60 : m->tensor_count);
     make_patch(m, 16, make_is(m, "key-count") ? (uint64_t)1 << 60 : m->keys);

@@ -1,8 +1,9 @@
 #!/bin/sh
-# test_calibrate.sh BINARY - examples/calibrate.c on the sample, on files, and on bad input.
-# Run from the root of the repository.
+# test_calibrate.sh BINARY [COMPILER] - examples/calibrate.c on the sample, on files, and on bad
+# input. Run from the root of the repository.
+# shellcheck disable=SC2086 # a compiler may come with flags
 set -u
-case ${1:?usage: tests/test_calibrate.sh BINARY} in
+case ${1:?usage: tests/test_calibrate.sh BINARY [COMPILER]} in
 /*) bin=$1 ;;
 *) bin=$PWD/$1 ;;
 esac
@@ -129,6 +130,37 @@ check "all tokens count" grep -q ' from 764 tokens$' "$dir/stdout"
 tensor "$dir/x" /dev/zero '1, 1, 256, 64' 32768 0
 good 1 --k "$dir/x"
 
+# ---- the same numbers in other forms: the same profiles
+cc=${2-${CC-cc}}
+check "make_npy compiles" $cc -O2 tests/make_npy.c -o "$dir/make_npy" -lm
+for s in k v q; do # bf16 holds these numbers, and f16 some of them
+    tensor "$dir/$s-f2.npy" "$sample-$s.npy" '2, 3, 256, 8' 24576 0
+    "$dir/make_npy" as '<V2' C 4 "$dir/$s-f2.npy" "$dir/$s-V2.npy"
+done
+for like in f2 V2; do
+    run --k "$dir/k-$like.npy" --v "$dir/v-$like.npy" --q "$dir/q-$like.npy" --out "$dir/like-$like"
+    check "fits: $like" [ "$code" -eq 0 ]
+done
+check "bf16 has other numbers" sh -c "! cmp -s '$dir/like-f2' '$dir/like-V2'"
+for form in 'f2 >f2 C 4' 'f2 >f4 F 5' 'f2 <f8 C 6' 'f2 <f2 F 6' 'V2 <f4 F 4' 'V2 >f8 C 5' \
+    'V2 bfloat16 F 5' 'V2 >V2 C 6'; do
+    set -- $form
+    for s in k v q; do
+        "$dir/make_npy" as "$2" "$3" "$4" "$dir/$s-$1.npy" "$dir/$s-form.npy"
+    done
+    run --k "$dir/k-form.npy" --v "$dir/v-form.npy" --q "$dir/q-form.npy" --out "$dir/good"
+    check "the same profiles: $form" cmp -s "$dir/good" "$dir/like-$1"
+done
+run --k "$k" --v "$v" --q "$q" --out "$dir/first"
+for s in k v q; do
+    "$dir/make_npy" as '<f4' F 3 "$dir/$s.npy" "$dir/$s-form.npy"
+done
+run --k "$dir/k-form.npy" --v "$v" --q "$dir/q-form.npy" --k "$k" --v "$dir/v-form.npy" --q "$q" \
+    --out "$dir/x"
+check "3 axes beside 4" [ "$code" -eq 0 ]
+run --k "$dir/k-form.npy" --v "$dir/v-form.npy" --q "$dir/q-form.npy" --out "$dir/good"
+check "one layer without its axis" cmp -s "$dir/good" "$dir/first"
+
 # ---- command line
 run --help
 check "--help" [ "$code" -eq 0 ]
@@ -158,6 +190,13 @@ bad 'too few to fit to' --k "$k" --sinks 1000
 # ---- bad files
 bad 'cannot open' --k "$dir/none"
 bad 'not a .npy file' --k "$dir/first"
+tensor "$dir/x" "$sample-k.npy" '256, 64' 32768 0
+bad 'shape (256, 64), 2 axes, not that of a KV cache: wanted [layers]' --k "$dir/x"
+tensor "$dir/x" "$sample-k.npy" '2, 2, 1, 64, 64' 32768 0
+bad '5 axes, a batch of more than 1: wanted [layers]' --k "$dir/x"
+tensor "$dir/y" "$sample-k.npy" '1, 1, 256, 64' 32768 0
+sed "s/'<f2'/'<i2'/" "$dir/y" >"$dir/x"
+bad "dtype '<i2', not f16, bf16, f32 or f64: wanted '<f2'" --k "$dir/x"
 tensor "$dir/x" "$sample-k.npy" '1, 1, 257, 64' 32768 0
 bad 'cut short' --k "$dir/x"
 tensor "$dir/x" "$sample-k.npy" '1, 1, 255, 64' 32640 0

@@ -544,6 +544,56 @@ static void test_tokens(void)
     lm_gguf_close(&g);
 }
 
+/* The ids of a text as that pre-tokenizer of the file gives them. */
+static int encodes(const char *twist, const char *pre, const char *text, const char *want)
+{
+    char path[256];
+    lm_vocab v;
+    lm_gguf g;
+    lm_tokens ids = {NULL, 0, 0};
+    size_t i;
+    int ok;
+    path_in(path, sizeof path, "bos.gguf");
+    CHECK(make_file(path, "F32", twist));
+    lm_gguf_open(&g, path);
+    lm_vocab_open(&v, &g, pre);
+    lm_encode(&v, (const uint8_t *)text, strlen(text), &ids);
+    output[0] = '\0';
+    for (i = 0; i < ids.count; i++) {
+        (void)snprintf(output + strlen(output), 16, "%u ", ids.id[i]);
+    }
+    ok = strcmp(output, want) == 0;
+    if (!ok) {
+        fprintf(stderr, "  '%s' of '%s', %s: %s\n", text, twist, pre ? pre : "its own", output);
+    }
+    free(ids.id);
+    lm_vocab_close(&v);
+    lm_gguf_close(&g);
+    (void)remove(path);
+    return ok;
+}
+
+static void test_bos(void)
+{
+    static const char *const names[] = {"llama-bpe", "llama3", "llama-v3",
+                                        "qwen2",     "smollm", "gpt-2"};
+    size_t i;
+    for (i = 0; i < 6; i++) { /* the file does not say: Llama 3 only */
+        CHECK(encodes("llama3", names[i], "the", i < 3 ? "262 257 " : "257 "));
+    }
+    CHECK(encodes("", "llama-bpe", "the", "257 ")); /* the file says no */
+    CHECK(encodes("bos-key", NULL, "the", "262 257 "));
+    CHECK(encodes("bos-key", NULL, "<|end|>the", "262 257 "));
+    CHECK(encodes("bos-key", NULL, "<|end|><|end|>", "262 262 "));
+    CHECK(encodes("bos-key", NULL, "the<|end|>", "262 257 262 "));
+    CHECK(encodes("bos-key", NULL, "<|im_end|>", "262 264 "));
+    CHECK(encodes("bos-key", NULL, "", "262 "));
+    CHECK(encodes("", NULL, "<|end|>the", "262 257 "));
+    CHECK(encodes("", NULL, "", ""));
+    CHECK(encodes("whole", NULL, "the the", "262 257 261 ")); /* no merge leads to " the" */
+    CHECK(encodes("whole", "qwen2", "the the", "257 32 257 "));
+}
+
 /* ---- RoPE ---- */
 
 static void test_rope(void)
@@ -1453,10 +1503,28 @@ static void test_profile_mutations(size_t rounds)
 
 /* ---- bad input ---- */
 
+/* Files that are what they are, and named so. */
+static const char *const named[][2] = {
+    {"magic", "not a GGUF file"},
+    {"version", "GGUF version 2; this program reads version 3"},
+    {"big-endian", "a big-endian GGUF file (version 3)"},
+    {"split", "part 1 of 3 of a split model"},
+    {"split-last", "part 3 of 3 of a split model"},
+    {"adapter", "not a model (general.type is 'adapter')"},
+    {"arch", "architecture 'mamba'; this program runs llama, qwen2, qwen3"},
+    {"no-arch", "'general.architecture' is missing"},
+    {"experts", "mixtures of experts"},
+    {"tokenizer", "its tokenizer is SentencePiece"},
+    {"pre", "unknown pre-tokenizer 'unheard-of'"},
+    {"no-bos", "'tokenizer.ggml.bos_token_id' is missing"},
+};
+
 static void test_faults(void)
 {
+    const size_t count = sizeof named / sizeof named[0];
+    size_t found = 0;
     char path[256];
-    size_t i;
+    size_t i, j;
     path_in(path, sizeof path, "fault.gguf");
     for (i = 0; i < MAKE_FAULTS; i++) {
         const char *format = strcmp(make_faults[i], "row-length") == 0 ? "Q4_0" : "F32";
@@ -1464,7 +1532,16 @@ static void test_faults(void)
         if (!CHECK(refused(run("generate|x|--count|1|--model|%s", path)))) {
             fprintf(stderr, "  fault '%s'\n", make_faults[i]);
         }
+        for (j = 0; j < count; j++) {
+            if (strcmp(make_faults[i], named[j][0]) == 0) {
+                found++;
+                if (!CHECK(strstr(errors, named[j][1]) != NULL)) {
+                    fprintf(stderr, "  fault '%s': %s", make_faults[i], errors);
+                }
+            }
+        }
     }
+    CHECK(found == count);
     (void)remove(path);
 }
 
@@ -1764,6 +1841,7 @@ int main(int argc, char **argv)
     }
     test_cutting();
     test_tokens();
+    test_bos();
     test_rope();
     test_models();
     test_rivals();

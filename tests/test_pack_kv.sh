@@ -80,6 +80,9 @@ npy() {
     numbers "$1" "$5" /dev/zero 0
 }
 
+cc=${2-${CC-cc}}
+check "make_npy compiles" $cc -O2 tests/make_npy.c -o "$dir/make_npy" -lm
+
 # ---- small inputs that are good: 1 layer, 1 head, 96 tokens of the sample
 k=$dir/k.npy
 v=$dir/v.npy
@@ -183,24 +186,28 @@ for text in '' '{' '{}' 'x' "{'descr': '<f2'" "{'descr': '<f2', 'shape': (1, 1, 
     "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1 1, 2), }" \
     "{'descr': '<f2', 'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2), }" \
     "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2), 'x': 1}" \
-    "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2)} junk" \
-    "{'descr': [('a', '<f2')], 'fortran_order': False, 'shape': (1, 1, 1, 2), }"; do
+    "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 1, 1, 2)} junk"; do
     header "$dir/x" "$text"
     numbers "$dir/x" 4 /dev/zero 0
     bad 'header is malformed' --k "$dir/x"
 done
-npy "$dir/x" '<f8' False '1, 1, 1, 2' 16
-bad "dtype '<f8'" --k "$dir/x"
-npy "$dir/x" '>f2' False '1, 1, 1, 2' 4
-bad "dtype '>f2'" --k "$dir/x"
-npy "$dir/x" '<f2' True '1, 1, 1, 2' 4
-bad 'Fortran order' --k "$dir/x"
+for descr in '<i2' '|f2' '|V1' '<V4' '<f16' '<c8' '|O' float8_e4m3fn; do
+    npy "$dir/x" "$descr" False '1, 1, 1, 2' 4
+    bad "dtype '$descr', not f16, bf16, f32 or f64: wanted '<f2'" --k "$dir/x"
+done
+header "$dir/x" "{'descr': [('a', '<f2')], 'fortran_order': False, 'shape': (1, 1, 1, 2), }"
+numbers "$dir/x" 4 /dev/zero 0
+bad 'a structured dtype, not one number an element' --k "$dir/x"
 npy "$dir/x" '<f2' False '' 2
-bad '0 axes' --k "$dir/x"
-npy "$dir/x" '<f2' False '1, 1, 2' 4
-bad '3 axes' --k "$dir/x"
-npy "$dir/x" '<f2' False '1, 1, 1, 1, 2' 4
-bad '5 axes' --k "$dir/x"
+bad 'shape (), 0 axes, not that of a KV cache: wanted [layers][heads][tokens][dim]' --k "$dir/x"
+npy "$dir/x" '<f2' True '1, 2' 4
+bad 'shape (1, 2), 2 axes, not that of' --k "$dir/x"
+npy "$dir/x" '<f2' False '2, 3, 1, 1, 2' 24
+bad 'shape (2, 3, 1, 1, 2), 5 axes, a batch of more than 1: wanted' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 1, 1, 1, 2' 4
+bad '6 axes' --k "$dir/x"
+printf 'PK\003\004 an archive of arrays' >"$dir/x"
+bad 'a zip archive (.npz, .pt)' --k "$dir/x"
 npy "$dir/x" '<f2' False '1, 0, 1, 2' 0
 bad 'the shape has a 0 (heads)' --k "$dir/x"
 npy "$dir/x" '<f2' False '4294967296, 4294967296, 1, 2' 4
@@ -227,6 +234,67 @@ done
 npy "$dir/x" '<f4' False '1, 1, 2, 2' 12
 printf '\000\000\200\177' >>"$dir/x"
 bad 'NaN or infinity at layer 0, head 0, token 1, dim 1' --k "$dir/x"
+# f64: infinity, 2^128, and NaN second in Fortran order; bf16: infinity
+for end in '\360\177 NaN' '\360\107 large' '\370\377 NaN'; do
+    npy "$dir/x" '<f8' False '1, 1, 2, 2' 30
+    # shellcheck disable=SC2059 # the bytes are an octal format
+    printf "${end% *}" >>"$dir/x"
+    bad "${end#* }" --k "$dir/x"
+    check "it is told where" grep -q ' at layer 0, head 0, token 1, dim 1$' "$dir/stderr"
+done
+npy "$dir/x" '<f8' True '1, 1, 2, 2' 14
+printf '\370\177' >>"$dir/x"
+numbers "$dir/x" 16 /dev/zero 0
+bad 'NaN or infinity at layer 0, head 0, token 1, dim 0' --k "$dir/x"
+npy "$dir/x" '>V2' False '1, 1, 1, 2' 2
+printf '\177\200' >>"$dir/x"
+bad 'NaN or infinity at layer 0, head 0, token 0, dim 1' --k "$dir/x"
+
+# ---- the same numbers in other forms: the same archive
+header "$dir/k-f2.npy" "{'descr': '<f2', 'fortran_order': False, 'shape': (2, 3, 70, 8), }"
+numbers "$dir/k-f2.npy" 6720 "$sample-k.npy" 128
+"$dir/make_npy" as '<V2' C 4 "$dir/k-f2.npy" "$dir/k-V2.npy"
+"$dir/make_npy" as '<f4' C 4 "$dir/k-V2.npy" "$dir/k-f4.npy"
+for like in f2 f4 V2; do
+    run --k "$dir/k-$like.npy" --out "$dir/like-$like"
+    check "packs: $like" [ "$code" -eq 0 ]
+    grep '^verified' "$dir/stdout" >"$dir/lost-$like"
+done
+for form in 'f2 >f2 C' 'f2 <f2 F' 'f2 >f2 F' 'f4 >f4 C' 'f4 <f8 C' 'f4 >f8 F' 'V2 |V2 C' \
+    'V2 >V2 F' 'V2 bfloat16 F' 'V2 <bfloat16 C' 'V2 >bfloat16 C'; do
+    set -- $form
+    "$dir/make_npy" as "$2" "$3" 4 "$dir/k-$1.npy" "$dir/x"
+    check "another form: $form" sh -c "! cmp -s '$dir/x' '$dir/k-$1.npy'"
+    good --k "$dir/x"
+    check "the same archive: $form" cmp -s "$dir/good" "$dir/like-$1"
+done
+check "bf16 loses what f32 of these numbers does" cmp -s "$dir/lost-V2" "$dir/lost-f4"
+run --unpack "$dir/like-V2" --k "$dir/x"
+check "bf16 comes back, its sinks raw" cmp -s -n 192 "$dir/x" "$dir/k-V2.npy"
+check "all of it" [ "$(wc -c <"$dir/x")" -eq "$(wc -c <"$dir/k-V2.npy")" ]
+good --k "$dir/x"
+
+# ---- 3 and 5 axes: the same numbers come back in the axes that were there
+run --unpack "$dir/like-f2" --k "$dir/y"
+for axes in 5 6; do
+    "$dir/make_npy" as '<f2' C "$axes" "$dir/k-f2.npy" "$dir/x"
+    good --k "$dir/x"
+    run --unpack "$dir/good" --k "$dir/k1.npy"
+    check "$axes: the header comes back" cmp -s -n 128 "$dir/k1.npy" "$dir/x"
+    check "$axes: the numbers are those of 4" cmp -s -i 128 "$dir/k1.npy" "$dir/y"
+done
+"$dir/make_npy" as '<f2' C 3 "$k" "$dir/k3.npy"
+"$dir/make_npy" as '>f4' F 3 "$v" "$dir/v3.npy"
+"$dir/make_npy" as '<f8' F 5 "$q" "$dir/q5.npy"
+good --k "$k" --v "$v" --q "$q"
+grep '^  ours' "$dir/stdout" >"$dir/y"
+good --k "$dir/k3.npy" --v "$dir/v3.npy" --q "$dir/q5.npy"
+grep '^  ours' "$dir/stdout" >"$dir/x"
+check "the table is that of 4 axes" sh -c "cut -c 1-58 '$dir/y' >'$dir/numbers'
+    cut -c 1-58 '$dir/x' | cmp -s - '$dir/numbers'"
+run --unpack "$dir/good" --k "$dir/k1.npy"
+check "3: the header comes back" cmp -s -n 128 "$dir/k1.npy" "$dir/k3.npy"
+check "3: sinks are raw" cmp -s -n 640 "$dir/k1.npy" "$dir/k3.npy"
 
 # ---- shapes that do not fit together
 npy "$dir/x" '<f2' False '1, 1, 95, 64' 12160
@@ -336,7 +404,7 @@ plain '--unpack wants' --unpack "$dir/kv.lq" --k "$dir/out" --calibrate
 plain 'give one of --profile and --calibrate' --k "$k" --profile "$dir/none" --calibrate
 
 # ---- --profile
-${2-${CC-cc}} -O1 examples/calibrate.c -o "$dir/calibrate" -lm
+$cc -O1 examples/calibrate.c -o "$dir/calibrate" -lm
 "$dir/calibrate" --out "$dir/model.lqp" >/dev/null
 "$dir/calibrate" --out "$dir/other.lqp" --beta 0 >/dev/null
 "$dir/calibrate" --out "$dir/wide.lqp" --group 2 >/dev/null
@@ -387,8 +455,6 @@ same='
         }
     }
     END { exit bad || compared != 9 * 3 * 4 }'
-cc=${2-${CC-cc}}
-check "make_npy compiles" $cc -O2 tests/make_npy.c -o "$dir/make_npy" -lm
 "$dir/make_npy" "$dir/plain" 0 0
 "$dir/make_npy" "$dir/biased" 600 600
 for data in plain biased; do

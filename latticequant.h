@@ -24314,7 +24314,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_SHAPE 4u       /* bytes of a shape in front of its stretch */
 #define LQ__KV_TURNING 96u    /* and behind it, where RoPE is known */
 #define LQ__KV_STRETCH 8u     /* half octaves of it at most: what a dim that wakes up later costs */
-#define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time */
+#define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time, at most */
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
 #define LQ__KV_DIMS 1024u
 #define LQ__KV_TOO_LARGE "tokens: a cache of so many, with so many layers and heads, is beyond memory"
@@ -24453,6 +24453,7 @@ typedef struct lq__kv_pool {
     size_t pages;      /* in all, of a layer that keeps all tokens */
     size_t page_count; /* of a sequence of `tokens` */
     size_t entries;    /* that a page table holds */
+    size_t parts;      /* handed to the attention kernel at a time */
     size_t step_tokens;
     size_t ring_tokens;
     size_t sink_tokens; /* room for sinks */
@@ -24706,7 +24707,7 @@ LQ__STATIC int lq__kv_valid(const lq_kv *kv)
            lq__kv_sequence_of(kv)->used;
 }
 
-static size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims);
+static size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims, size_t parts);
 struct lq__kv_writer;
 static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, size_t dims);
 
@@ -25153,6 +25154,8 @@ LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *
     pool->epochs = pool->page_count > 1 ? 2 * lq__log2_floor(pool->page_count) : 1;
     pool->pages = desc->pages;
     pool->entries = pool->page_count * (pool->warm ? 2 : 1) + pool->epochs + 8;
+    pool->parts = LQ__MIN(LQ__MAX(pool->page_count + 3, (size_t)LQ__WARM_FLIGHT),
+                          (size_t)LQ__KV_PARTS); /* ring and sinks are three at most */
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return LQ__KV_TOO_LARGE;
     }
@@ -25176,7 +25179,7 @@ LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
     pool->keep_at = lq__kv_take(used, pool->tokens, 1);
     pool->blob_at = lq__kv_take(used, pool->blob_most, LQ__KV_BLOB);
     pool->append_at = lq__kv_take(used, 1, 4 * floats + lq__hot_work_bytes(dims));
-    pool->attend_bytes = lq__kv_reader_bytes(pool->k_dims, pool->v_dims);
+    pool->attend_bytes = lq__kv_reader_bytes(pool->k_dims, pool->v_dims, pool->parts);
     pool->warm_at = *used;
     if (pool->warm) {
         pool->warm_at = lq__kv_take(used, 1, lq__kv_writer_warm(NULL, NULL, dims));
@@ -27778,9 +27781,9 @@ typedef struct lq__kv_reader {
     float *k_open; /* (64, k_dims): the mean, or a tile that is read as floats */
     float *v_open; /* (64, v_dims) */
     float *logits; /* (8, 64) */
-    float *bias;   /* (LQ__KV_PARTS, 8, 64) */
+    float *bias;   /* (parts, 8, 64) */
     void *work;
-    uint64_t *masks; /* (LQ__KV_PARTS, 8) */
+    uint64_t *masks; /* (parts, 8) */
     lq__hot_part *parts;
     size_t *part_token; /* of bit 0 */
     size_t part_count;
@@ -27798,7 +27801,7 @@ typedef struct lq__kv_reader {
     uint32_t turning_epoch;   /* whose it is; LQ__KV_NO: none */
     uint64_t *steps;          /* (16) of its pairs */
     float *stride;            /* (2, 16) cos, sin of 64 positions */
-    float *at;                /* (LQ__KV_PARTS, 2, 16): see lq__hot_part */
+    float *at;                /* (parts, 2, 16): see lq__hot_part */
     int16_t *own;             /* (16, 64, 2) */
     int64_t next;             /* position that `stride` behind the last part leads to */
     const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
@@ -27807,7 +27810,8 @@ typedef struct lq__kv_reader {
 } lq__kv_reader;
 
 /* Places the arrays of a reader; returns their bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_dims, size_t v_dims)
+LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_dims, size_t v_dims,
+                                      size_t parts)
 {
     size_t used = 0;
     size_t at[18];
@@ -27819,14 +27823,14 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_d
     at[5] = lq__kv_take(&used, LQ__HOT_TOKENS * k_dims, 4);
     at[6] = lq__kv_take(&used, LQ__HOT_TOKENS * v_dims, 4);
     at[7] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
-    at[8] = lq__kv_take(&used, (size_t)LQ__KV_PARTS * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
+    at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
     at[9] = lq__kv_take(&used, 1, lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
-    at[10] = lq__kv_take(&used, (size_t)LQ__KV_PARTS * LQ__HOT_ROWS, 8);
-    at[11] = lq__kv_take(&used, LQ__KV_PARTS, sizeof(lq__hot_part));
-    at[12] = lq__kv_take(&used, LQ__KV_PARTS, sizeof(size_t));
+    at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
+    at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
+    at[12] = lq__kv_take(&used, parts, sizeof(size_t));
     at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
     at[14] = lq__kv_take(&used, LQ__HOT_PAIRS, sizeof(uint64_t) + 2 * sizeof(float));
-    at[15] = lq__kv_take(&used, LQ__KV_PARTS, 8 * LQ__HOT_PAIRS);
+    at[15] = lq__kv_take(&used, parts, 8 * LQ__HOT_PAIRS);
     at[16] = lq__kv_take(&used, LQ__HOT_PAIRS, 4 * LQ__HOT_TOKENS);
     at[17] = lq__kv_take(&used, LQ__HOT_BATCH * LQ__HOT_TOKENS, 4);
     if (r) {
@@ -27855,9 +27859,9 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_d
     return used;
 }
 
-LQ__STATIC size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims)
+LQ__STATIC size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims, size_t parts)
 {
-    return lq__kv_reader_place(NULL, NULL, k_dims, v_dims);
+    return lq__kv_reader_place(NULL, NULL, k_dims, v_dims, parts);
 }
 
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv)
@@ -28189,7 +28193,7 @@ LQ__STATIC void lq__kv_part(lq__kv_reader *r, const void *k, const void *v, size
 /* Readies for a part of that kind; flushes others. */
 LQ__STATIC void lq__kv_expect(lq__kv_reader *r, int hot, uint32_t epoch, int64_t turn)
 {
-    if (r->part_count == (hot == 2 ? LQ__WARM_FLIGHT : LQ__KV_PARTS) ||
+    if (r->part_count == (hot == 2 ? LQ__WARM_FLIGHT : r->pool->parts) ||
         (r->part_count &&
          (r->part_hot != hot || (hot && r->part_epoch != epoch) || r->turn != turn))) {
         lq__kv_flush(r);
@@ -28825,7 +28829,7 @@ LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
     if (desc->workspace) {
         mem = (uint8_t *)desc->workspace + ((0 - (uintptr_t)desc->workspace) & 63);
     }
-    mem += lq__kv_reader_place(&r, mem, r.pool->k_dims, r.pool->v_dims);
+    mem += lq__kv_reader_place(&r, mem, r.pool->k_dims, r.pool->v_dims, r.pool->parts);
     if (r.pool->warm) {
         mem += lq__warm_place(&r.warm, mem, r.pool->k_dims, r.pool->v_dims);
     }

@@ -1447,6 +1447,10 @@ static void load_twin(file *f, model *m)
         bytes = a.out_at.count * lq_type_bytes(a.out_at.real);
         CHECK(lq_kv_attend(&m->kv, &a.d) == (in_sight(m, &a.d) ? LQ_OK : LQ_E_RANGE));
         first = source_copy(a.out, bytes);
+        if (a.d.workspace_bytes < lq_kv_attend_bytes(&kv)) { /* more pages, more parts */
+            a.d.workspace = NULL;
+            a.d.workspace_bytes = 0;
+        }
         status = lq_kv_attend(&kv, &a.d);
         CHECK(status == LQ_OK || (status == LQ_E_RANGE && gone_of(m, l) > 0));
         if (in_sight(m, &a.d) && same_ring(&m->kv, &kv)) {

@@ -2404,6 +2404,10 @@ typedef struct lq__row_kernels {
     uint64_t (*squares_row)(const int32_t *, size_t);
     void (*add_row)(int64_t *, const int32_t *, size_t);
     void (*moments_row)(int64_t *, uint64_t *, const int32_t *, int32_t, size_t);
+    void (*beyond_row)(uint64_t *, const int32_t *, size_t, const int32_t *);
+    void (*block_rows)(int32_t *, const int32_t *, size_t);
+    void (*word_rows)(uint32_t *, int32_t *, int32_t *, const int16_t *, const int32_t *);
+    void (*box_rows)(int16_t *, const int32_t *);
 } lq__row_kernels;
 
 static const lq__row_kernels *lq__rows_of_level(void);
@@ -31993,12 +31997,12 @@ LQ__STATIC uint32_t lq__array_most(const uint8_t *src, size_t count, int type)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
-    int32_t buffer[512];
+    int32_t buffer[256];
     uint32_t most = 0;
     size_t i;
-    for (i = 0; i < count; i += 512) {
+    for (i = 0; i < count; i += 256) {
         uint32_t m =
-            kernels->fixed_row(buffer, src + i * element, type, LQ__MIN(count - i, 512), 0);
+            kernels->fixed_row(buffer, src + i * element, type, LQ__MIN(count - i, 256), 0);
         most = LQ__MAX(most, m);
     }
     return most;
@@ -32796,62 +32800,467 @@ typedef struct lq__row_aim {
     int64_t pp;
 } lq__row_aim;
 
+/* About the root of x, within a thousandth: three of Newton's steps, the first by a power of two. */
 LQ__STATIC uint32_t lq__row_root(uint64_t x)
 {
-    uint64_t r = x ? (uint64_t)1 << (lq__log2_floor(x) / 2 + 1) : 0;
-    while (r) {
-        uint64_t next = (r + x / r) / 2;
-        if (next >= r) {
-            break;
-        }
-        r = next;
-    }
-    return (uint32_t)r;
+    uint32_t half = lq__log2_floor(x | 1) / 2;
+    uint64_t r = (((uint64_t)1 << half) + (x >> half)) / 2 + 1;
+    r = (r + x / r) / 2 + 1;
+    return (uint32_t)((r + x / r) / 2);
 }
 
-/* Squares of what lies beyond each of five edges; all in units of X / 128. */
-LQ__STATIC void lq__row_beyond(uint64_t *sum, const int32_t *x, size_t count, const uint32_t *edge)
+/* ---- kernels of rows ---- */
+/* Adds the squares of what lies beyond each of five edges; all in units of X / 128, so at most 4096.
+   At most 256 numbers. */
+static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, const int32_t *edge)
 {
-    int16_t m[256];
     size_t i;
     int j;
-    for (i = 0; i < 256; i++) {
-        int32_t a = i < count ? x[i] : 0;
-        m[i] = (int16_t)((a < 0 ? -a : a) >> 7);
-    }
-    for (j = 0; j < 5 && edge[j] < 4096; j++) {
-        int32_t e = (int32_t)edge[j];
-        uint32_t s = 0;
-        for (i = 0; i < 256; i++) {
-            int32_t d = m[i] > e ? m[i] - e : 0;
-            s += (uint32_t)(d * d);
+    for (i = 0; i < count; i++) {
+        int32_t a = (x[i] < 0 ? -x[i] : x[i]) >> 7;
+        for (j = 0; j < 5; j++) {
+            int32_t d = LQ__MAX(a - edge[j], 0);
+            sum[j] += (uint32_t)(d * d);
         }
-        sum[j] += s;
     }
 }
 
-/* The best of five steps around aim->step; returns by how many eighths it moved. */
-LQ__STATIC int lq__row_choose(lq__row_aim *aim, const uint8_t *src, size_t dims, int type,
-                              const lq__row_form *form)
+/* Up to 8 blocks of 8 numbers, one behind the other, to columns of eight rows of 64. */
+static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t blocks)
+{
+    size_t i;
+    for (i = 0; i < 8 * blocks; i++) {
+        y[(i % 8) * 64 + i / 8] = x[i];
+    }
+}
+
+/* 16 columns of points, in the box, to words; of each the sums of (y >> 4) * p and p^2. */
+static void lq__word_rows_c(uint32_t *word, int32_t *yp, int32_t *pp, const int16_t *z,
+                            const int32_t *y)
+{
+    int i;
+    int t;
+    for (t = 0; t < 16; t++) {
+        word[t] = (uint32_t)z[t] << 28;
+        yp[t] = 0;
+        pp[t] = 0;
+        for (i = 0; i < 8; i++) {
+            int32_t k = z[(i + 1) * 64 + t];
+            int32_t p = 2 * k + z[t];
+            word[t] ^= (uint32_t)(k + 8) << 4 * i;
+            yp[t] += (y[i * 64 + t] >> 4) * p;
+            pp[t] += p * p;
+        }
+    }
+}
+
+/* Of 64 columns of points those outside of the code's box (-8 .. 7) become the nearest in it, as
+   lq__e8_word finds it, of numbers rounded down to q8 and within 12 steps. */
+static void lq__box_rows_c(int16_t *z, const int32_t *y)
+{
+    size_t t;
+    for (t = 0; t < 64; t++) {
+        int32_t v[8];
+        int32_t p[8];
+        int out = 0;
+        size_t i;
+        for (i = 0; i < 8; i++) {
+            out |= (z[(i + 1) * 64 + t] + 8) & ~15;
+            v[i] = lq__clamp(y[i * 64 + t] >> 4, -3072, 3072) * 16;
+        }
+        if (out) {
+            lq__e8_of_word(p, lq__e8_word(v));
+            z[t] = (int16_t)(p[0] & 1);
+            for (i = 0; i < 8; i++) {
+                z[(i + 1) * 64 + t] = (int16_t)((p[i] - z[t]) / 2);
+            }
+        }
+    }
+}
+
+#if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__beyond_avx2(__m256i sum, __m256i a, int32_t edge)
+{
+    __m256i d = _mm256_sub_epi32(a, _mm256_set1_epi32(edge));
+    d = _mm256_max_epi32(d, _mm256_setzero_si256());
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(d, d));
+}
+
+LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x, size_t count,
+                                                const int32_t *edge)
+{
+    __m256i s0 = _mm256_setzero_si256();
+    __m256i s1 = s0;
+    __m256i s2 = s0;
+    __m256i s3 = s0;
+    __m256i s4 = s0;
+    uint32_t lane[40];
+    size_t i;
+    for (i = 0; i + 8 <= count; i += 8) {
+        __m256i a = _mm256_srli_epi32(_mm256_abs_epi32(LQ__LOAD_AVX2(x + i)), 7);
+        s0 = lq__beyond_avx2(s0, a, edge[0]);
+        s1 = lq__beyond_avx2(s1, a, edge[1]);
+        s2 = lq__beyond_avx2(s2, a, edge[2]);
+        s3 = lq__beyond_avx2(s3, a, edge[3]);
+        s4 = lq__beyond_avx2(s4, a, edge[4]);
+    }
+    lq__beyond_row_c(sum, x + i, count - i, edge);
+    LQ__STORE_AVX2(lane, s0);
+    LQ__STORE_AVX2(lane + 8, s1);
+    LQ__STORE_AVX2(lane + 16, s2);
+    LQ__STORE_AVX2(lane + 24, s3);
+    LQ__STORE_AVX2(lane + 32, s4);
+    for (i = 0; i < 40; i++) {
+        sum[i / 8] += lane[i];
+    }
+}
+
+/* Numbers 0 .. 3 (or 4 .. 7) of 8 blocks, as four rows of 8 columns. */
+LQ__TARGET_AVX2 LQ__INLINE void lq__half_blocks_avx2(int32_t *y, const int32_t *x)
+{
+    __m256i r[4];
+    __m256i a, b, c, d;
+#define LQ__BOTH(i)                                                                         \
+    _mm256_inserti128_si256(                                                                \
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(x + 8 * (i)))), \
+        _mm_loadu_si128((const __m128i *)(const void *)(x + 8 * (i) + 32)), 1)
+    r[0] = LQ__BOTH(0);
+    r[1] = LQ__BOTH(1);
+    r[2] = LQ__BOTH(2);
+    r[3] = LQ__BOTH(3);
+#undef LQ__BOTH
+    a = _mm256_unpacklo_epi32(r[0], r[1]);
+    b = _mm256_unpackhi_epi32(r[0], r[1]);
+    c = _mm256_unpacklo_epi32(r[2], r[3]);
+    d = _mm256_unpackhi_epi32(r[2], r[3]);
+    LQ__STORE_AVX2(y, _mm256_unpacklo_epi64(a, c));
+    LQ__STORE_AVX2(y + 64, _mm256_unpackhi_epi64(a, c));
+    LQ__STORE_AVX2(y + 128, _mm256_unpacklo_epi64(b, d));
+    LQ__STORE_AVX2(y + 192, _mm256_unpackhi_epi64(b, d));
+}
+
+LQ__TARGET_AVX2 static void lq__block_rows_avx2(int32_t *y, const int32_t *x, size_t blocks)
+{
+    if (blocks < 8) {
+        lq__block_rows_c(y, x, blocks);
+        return;
+    }
+    lq__half_blocks_avx2(y, x);
+    lq__half_blocks_avx2(y + 4 * 64, x + 4);
+}
+
+LQ__TARGET_AVX2 static void lq__word_rows_avx2(uint32_t *word, int32_t *yp, int32_t *pp,
+                                               const int16_t *z, const int32_t *y)
+{
+    const __m256i eight = _mm256_set1_epi32(8);
+    int i;
+    int t;
+    for (t = 0; t < 16; t += 8) {
+        __m256i c = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(z + t)));
+        __m256i w = _mm256_slli_epi32(c, 28);
+        __m256i s = _mm256_setzero_si256();
+        __m256i q = s;
+        for (i = 0; i < 8; i++) {
+            const int16_t *at = z + (i + 1) * 64 + t;
+            __m256i k = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)at));
+            __m256i p = _mm256_add_epi32(_mm256_add_epi32(k, k), c);
+            __m256i v = _mm256_srai_epi32(LQ__LOAD_AVX2(y + i * 64 + t), 4);
+            w = _mm256_xor_si256(w, _mm256_sllv_epi32(_mm256_add_epi32(k, eight),
+                                                      _mm256_set1_epi32(4 * i)));
+            s = _mm256_add_epi32(s, _mm256_mullo_epi32(v, p));
+            q = _mm256_add_epi32(q, _mm256_mullo_epi32(p, p));
+        }
+        LQ__STORE_AVX2(word + t, w);
+        LQ__STORE_AVX2(yp + t, s);
+        LQ__STORE_AVX2(pp + t, q);
+    }
+}
+
+/* One coset of eight columns of q8: z[i] in the box, and the cost, as in lq__e8_word. */
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__box_coset_avx2(__m256i *z, const __m256i *v, int32_t half)
+{
+    const __m256i low = _mm256_set1_epi32(-8);
+    const __m256i high = _mm256_set1_epi32(7);
+    const __m256i one = _mm256_set1_epi32(1);
+    __m256i cost = _mm256_setzero_si256();
+    __m256i parity = cost;
+    __m256i least = _mm256_set1_epi32(0x7fffffff);
+    __m256i move = cost;
+    __m256i moved = cost;
+    __m256i odd;
+    int i;
+    for (i = 0; i < 8; i++) {
+        __m256i u = _mm256_sub_epi32(v[i], _mm256_set1_epi32(half));
+        __m256i k = _mm256_srai_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(128)), 8);
+        __m256i d;
+        __m256i e;
+        __m256i other;
+        __m256i less;
+        k = _mm256_min_epi32(_mm256_max_epi32(k, low), high);
+        d = _mm256_sub_epi32(u, _mm256_slli_epi32(k, 8));
+        other = _mm256_add_epi32(k, _mm256_or_si256(_mm256_srai_epi32(d, 31), one));
+        e = _mm256_cmpgt_epi32(other, high); /* 8 becomes 6, -9 becomes -7 */
+        other = _mm256_add_epi32(other, _mm256_add_epi32(e, e));
+        e = _mm256_cmpgt_epi32(low, other);
+        other = _mm256_sub_epi32(other, _mm256_add_epi32(e, e));
+        e = _mm256_sub_epi32(u, _mm256_slli_epi32(other, 8));
+        d = _mm256_mullo_epi32(d, d);
+        e = _mm256_sub_epi32(_mm256_mullo_epi32(e, e), d);
+        cost = _mm256_add_epi32(cost, d);
+        less = _mm256_cmpgt_epi32(least, e);
+        least = _mm256_min_epi32(least, e);
+        move = _mm256_blendv_epi8(move, _mm256_set1_epi32(i), less);
+        moved = _mm256_blendv_epi8(moved, other, less);
+        parity = _mm256_xor_si256(parity, k);
+        z[i] = k;
+    }
+    odd = _mm256_cmpeq_epi32(_mm256_and_si256(parity, one), one);
+    for (i = 0; i < 8; i++) {
+        __m256i here = _mm256_cmpeq_epi32(move, _mm256_set1_epi32(i));
+        z[i] = _mm256_blendv_epi8(z[i], moved, _mm256_and_si256(here, odd));
+    }
+    return _mm256_add_epi32(cost, _mm256_and_si256(least, odd));
+}
+
+LQ__TARGET_AVX2 static void lq__box_rows_avx2(int16_t *z, const int32_t *y)
+{
+    const __m256i most = _mm256_set1_epi32(3072);
+    const __m256i least = _mm256_set1_epi32(-3072);
+    size_t t;
+    for (t = 0; t < 64; t += 8) {
+        __m128i out = _mm_setzero_si128();
+        __m256i v[8];
+        __m256i p[8];
+        __m256i q[8];
+        __m256i second;
+        size_t i;
+        for (i = 0; i < 8; i++) {
+            __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(z + (i + 1) * 64 + t));
+            out = _mm_or_si128(out, _mm_add_epi16(k, _mm_set1_epi16(8)));
+        }
+        out = _mm_cmpeq_epi16(_mm_srli_epi16(out, 4), _mm_setzero_si128());
+        if (_mm_movemask_epi8(out) == 0xffff) {
+            continue;
+        }
+        for (i = 0; i < 8; i++) {
+            v[i] = _mm256_srai_epi32(LQ__LOAD_AVX2(y + i * 64 + t), 4);
+            v[i] = _mm256_min_epi32(_mm256_max_epi32(v[i], least), most);
+        }
+        second = lq__box_coset_avx2(p, v, 0);
+        second = _mm256_cmpgt_epi32(second, lq__box_coset_avx2(q, v, 128));
+        for (i = 0; i < 9; i++) { /* out is where columns stay as they are */
+            int16_t *row = z + i * 64 + t;
+            __m128i old = _mm_loadu_si128((const __m128i *)(const void *)row);
+            __m256i k = i ? _mm256_blendv_epi8(p[i - 1], q[i - 1], second)
+                          : _mm256_srli_epi32(second, 31);
+            __m128i narrow =
+                _mm_packs_epi32(_mm256_castsi256_si128(k), _mm256_extracti128_si256(k, 1));
+            _mm_storeu_si128((__m128i *)(void *)row, _mm_blendv_epi8(narrow, old, out));
+        }
+    }
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__beyond_avx512(__m512i sum, __m512i a, int32_t edge)
+{
+    __m512i d = _mm512_sub_epi32(a, _mm512_set1_epi32(edge));
+    d = _mm512_max_epi32(d, _mm512_setzero_si512());
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(d, d));
+}
+
+/* Lanes below 2^32. */
+LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__lanes_avx512(__m512i s)
+{
+    __m512i low = _mm512_and_si512(s, _mm512_set1_epi64(0xffffffff));
+    return (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_srli_epi64(s, 32), low));
+}
+
+LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t *x, size_t count,
+                                                    const int32_t *edge)
+{
+    __m512i s0 = _mm512_setzero_si512();
+    __m512i s1 = s0;
+    __m512i s2 = s0;
+    __m512i s3 = s0;
+    __m512i s4 = s0;
+    size_t i;
+    for (i = 0; i + 16 <= count; i += 16) {
+        __m512i a = _mm512_srli_epi32(_mm512_abs_epi32(LQ__LOAD_AVX512(x + i)), 7);
+        s0 = lq__beyond_avx512(s0, a, edge[0]);
+        s1 = lq__beyond_avx512(s1, a, edge[1]);
+        s2 = lq__beyond_avx512(s2, a, edge[2]);
+        s3 = lq__beyond_avx512(s3, a, edge[3]);
+        s4 = lq__beyond_avx512(s4, a, edge[4]);
+    }
+    lq__beyond_row_c(sum, x + i, count - i, edge);
+    sum[0] += lq__lanes_avx512(s0);
+    sum[1] += lq__lanes_avx512(s1);
+    sum[2] += lq__lanes_avx512(s2);
+    sum[3] += lq__lanes_avx512(s3);
+    sum[4] += lq__lanes_avx512(s4);
+}
+
+LQ__TARGET_AVX512 static void lq__block_rows_avx512(int32_t *y, const int32_t *x, size_t blocks)
+{
+    lq__block_rows_avx2(y, x, blocks);
+}
+
+LQ__TARGET_AVX512 static void lq__word_rows_avx512(uint32_t *word, int32_t *yp, int32_t *pp,
+                                                   const int16_t *z, const int32_t *y)
+{
+    const __m512i eight = _mm512_set1_epi32(8);
+    __m512i c = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)z));
+    __m512i w = _mm512_slli_epi32(c, 28);
+    __m512i s = _mm512_setzero_si512();
+    __m512i q = s;
+    int i;
+    for (i = 0; i < 8; i++) {
+        const int16_t *at = z + (i + 1) * 64;
+        __m512i k = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)at));
+        __m512i p = _mm512_add_epi32(_mm512_add_epi32(k, k), c);
+        __m512i v = _mm512_srai_epi32(LQ__LOAD_AVX512(y + i * 64), 4);
+        w = _mm512_xor_si512(w, _mm512_sllv_epi32(_mm512_add_epi32(k, eight),
+                                                  _mm512_set1_epi32(4 * i)));
+        s = _mm512_add_epi32(s, _mm512_mullo_epi32(v, p));
+        q = _mm512_add_epi32(q, _mm512_mullo_epi32(p, p));
+    }
+    LQ__STORE_AVX512(word, w);
+    LQ__STORE_AVX512(yp, s);
+    LQ__STORE_AVX512(pp, q);
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__box_coset_avx512(__m512i *z, const __m512i *v,
+                                                          int32_t half)
+{
+    const __m512i low = _mm512_set1_epi32(-8);
+    const __m512i high = _mm512_set1_epi32(7);
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i two = _mm512_set1_epi32(2);
+    __m512i cost = _mm512_setzero_si512();
+    __m512i parity = cost;
+    __m512i least = _mm512_set1_epi32(0x7fffffff);
+    __m512i move = cost;
+    __m512i moved = cost;
+    __mmask16 odd;
+    int i;
+    for (i = 0; i < 8; i++) {
+        __m512i u = _mm512_sub_epi32(v[i], _mm512_set1_epi32(half));
+        __m512i k = _mm512_srai_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(128)), 8);
+        __m512i d;
+        __m512i e;
+        __m512i other;
+        __mmask16 less;
+        k = _mm512_min_epi32(_mm512_max_epi32(k, low), high);
+        d = _mm512_sub_epi32(u, _mm512_slli_epi32(k, 8));
+        other = _mm512_add_epi32(k, _mm512_or_si512(_mm512_srai_epi32(d, 31), one));
+        other = _mm512_mask_sub_epi32(other, _mm512_cmpgt_epi32_mask(other, high), other, two);
+        other = _mm512_mask_add_epi32(other, _mm512_cmplt_epi32_mask(other, low), other, two);
+        e = _mm512_sub_epi32(u, _mm512_slli_epi32(other, 8));
+        d = _mm512_mullo_epi32(d, d);
+        e = _mm512_sub_epi32(_mm512_mullo_epi32(e, e), d);
+        cost = _mm512_add_epi32(cost, d);
+        less = _mm512_cmplt_epi32_mask(e, least);
+        least = _mm512_min_epi32(least, e);
+        move = _mm512_mask_mov_epi32(move, less, _mm512_set1_epi32(i));
+        moved = _mm512_mask_mov_epi32(moved, less, other);
+        parity = _mm512_xor_si512(parity, k);
+        z[i] = k;
+    }
+    odd = _mm512_test_epi32_mask(parity, one);
+    for (i = 0; i < 8; i++) {
+        __mmask16 here = _mm512_mask_cmpeq_epi32_mask(odd, move, _mm512_set1_epi32(i));
+        z[i] = _mm512_mask_mov_epi32(z[i], here, moved);
+    }
+    return _mm512_mask_add_epi32(cost, odd, cost, least);
+}
+
+/* Which of 64 columns are outside. */
+LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__outside_avx512(const int16_t *z)
+{
+    const __m512i eight = _mm512_set1_epi16(8);
+    const __m512i box = _mm512_set1_epi16(~15);
+    __m512i low = _mm512_setzero_si512();
+    __m512i high = low;
+    int i;
+    for (i = 1; i < 9; i++) {
+        low = _mm512_or_si512(low, _mm512_add_epi16(LQ__LOAD_AVX512(z + i * 64), eight));
+        high = _mm512_or_si512(high, _mm512_add_epi16(LQ__LOAD_AVX512(z + i * 64 + 32), eight));
+    }
+    return _mm512_test_epi16_mask(low, box) |
+           (uint64_t)_mm512_test_epi16_mask(high, box) << 32;
+}
+
+/* 16 of them at a time. */
+LQ__TARGET_AVX512 static void lq__box_rows_avx512(int16_t *z, const int32_t *y)
+{
+    uint64_t mask = lq__outside_avx512(z);
+    while (mask) {
+        __m512i v[8];
+        __m512i p[8];
+        __m512i q[8];
+        __m512i cost;
+        __m512i at;
+        __mmask16 second;
+        int16_t narrow[9][16];
+        int32_t column[16];
+        size_t n = 0;
+        size_t i;
+        size_t k;
+        for (i = 0; i < 16; i++) {
+            column[i] = 0;
+        }
+        for (; mask && n < 16; mask &= mask - 1) {
+            column[n++] = (int32_t)_tzcnt_u64(mask);
+        }
+        at = LQ__LOAD_AVX512(column);
+        for (i = 0; i < 8; i++) {
+            __m512i a = _mm512_permutex2var_epi32(LQ__LOAD_AVX512(y + i * 64), at,
+                                                  LQ__LOAD_AVX512(y + i * 64 + 16));
+            __m512i b = _mm512_permutex2var_epi32(LQ__LOAD_AVX512(y + i * 64 + 32), at,
+                                                  LQ__LOAD_AVX512(y + i * 64 + 48));
+            a = _mm512_mask_mov_epi32(a, _mm512_test_epi32_mask(at, _mm512_set1_epi32(32)), b);
+            a = _mm512_min_epi32(_mm512_srai_epi32(a, 4), _mm512_set1_epi32(3072));
+            v[i] = _mm512_max_epi32(a, _mm512_set1_epi32(-3072));
+        }
+        cost = lq__box_coset_avx512(p, v, 0);
+        second = _mm512_cmplt_epi32_mask(lq__box_coset_avx512(q, v, 128), cost);
+        lq__store_i16_avx512(narrow[0], _mm512_maskz_set1_epi32(second, 1));
+        for (i = 0; i < 8; i++) {
+            lq__store_i16_avx512(narrow[i + 1], _mm512_mask_blend_epi32(second, p[i], q[i]));
+        }
+        for (k = 0; k < n; k++) {
+            for (i = 0; i < 9; i++) {
+                z[i * 64 + (size_t)column[k]] = narrow[i][k];
+            }
+        }
+    }
+}
+#endif
+
+/* ---- the step of a row ---- */
+/* The best of five steps around aim->step; returns by how many eighths it moved. x holds the row
+   where that has at most 256 numbers. */
+LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, size_t dims,
+                              int type, const lq__row_form *form)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
     uint64_t beyond[5] = {0, 0, 0, 0, 0};
     uint64_t least = UINT64_MAX;
     uint32_t step[5];
-    uint32_t edge[5];
-    int32_t x[256];
+    int32_t edge[5];
     int best = 2;
     size_t i;
     int j;
     for (j = 0; j < 5; j++) {
         step[j] = (uint32_t)((uint64_t)aim->step * lq__row_eighths[j] >> 15);
-        edge[j] = (uint32_t)((uint64_t)step[j] * form->edge >> 23);
+        edge[j] = (int32_t)((uint64_t)step[j] * form->edge >> 23);
     }
     for (i = 0; i < dims; i += 256) {
         size_t n = LQ__MIN(dims - i, 256);
-        (void)kernels->fixed_row(x, src + i * element, type, n, aim->exponent);
-        lq__row_beyond(beyond, x, n, edge);
+        if (dims > 256) {
+            (void)kernels->fixed_row(x, src + i * element, type, n, aim->exponent);
+        }
+        kernels->beyond_row(beyond, x, n, edge);
     }
     for (j = 0; j < 5; j++) { /* step / 128 as q1, so squares are q2 */
         uint64_t s = step[j] >> 14;
@@ -32894,7 +33303,7 @@ LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims,
     for (tries = 0; tries < 12; tries++) {
         int moved;
         aim->step = LQ__MAX(aim->step, 1u << 15);
-        moved = lq__row_choose(aim, src, dims, type, form);
+        moved = lq__row_choose(aim, x, src, dims, type, form);
         if (moved > -2 && moved < 2) {
             break;
         }
@@ -32952,88 +33361,31 @@ LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, si
     }
 }
 
-/* Columns [t, t + 16) of points to words and sums. */
-LQ__INLINE void lq__row_words(uint32_t *word, int32_t *xp, int32_t *pp, const int16_t *z,
-                              const int32_t *y)
-{
-    int i;
-    int t;
-    for (t = 0; t < 16; t++) {
-        word[t] = (uint32_t)z[t] << 28;
-        xp[t] = 0;
-        pp[t] = 0;
-    }
-    for (i = 0; i < 8; i++) {
-        for (t = 0; t < 16; t++) {
-            int32_t k = z[(i + 1) * 64 + t];
-            int32_t p = 2 * k + z[t];
-            word[t] ^= (uint32_t)(k + 8) << 4 * i;
-            xp[t] += (y[i * 64 + t] >> 4) * p;
-            pp[t] += p * p;
-        }
-    }
-}
-
-/* A column whose nearest point is outside of the code's box: its point in there. */
-LQ__STATIC void lq__row_box(int16_t *z, const int32_t *y)
-{
-    int32_t v[8];
-    int32_t p[8];
-    int i;
-    for (i = 0; i < 8; i++) {
-        v[i] = y[i * 64];
-    }
-    lq__e8_of_word(p, lq__e8_word(v));
-    z[0] = (int16_t)(p[0] & 1);
-    for (i = 0; i < 8; i++) {
-        z[(i + 1) * 64] = (int16_t)((p[i] - z[0]) / 2);
-    }
-}
-
-/* Up to 64 blocks of 8: q12 columns to points inside the box, or -1 .. */
-LQ__STATIC void lq__row_points(int16_t *z, const int32_t *y)
-{
-    static const int32_t none[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    size_t t;
-    int i;
-    if (lq__rows_of_level()->e8_rows(z, y, none, 0) <= 7) {
-        return;
-    }
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int out = 0;
-        for (i = 1; i < 9; i++) {
-            out |= z[(size_t)i * 64 + t] > 7 || z[(size_t)i * 64 + t] < -8;
-        }
-        if (out) {
-            lq__row_box(z + t, y + t);
-        }
-    }
-}
-
 /* Blocks [first, first + blocks) of each of `rows` rows, at most 64 together. */
 LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
                           size_t rows, size_t dims, int type, size_t first, size_t blocks)
 {
+    static const int32_t none[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
     uint32_t factor[LQ__TOKENS];
     int32_t y[8 * LQ__TOKENS];
     int16_t z[9 * LQ__TOKENS];
+    size_t block = 0;
     size_t r;
     size_t i;
     size_t t;
-    memset(factor, 0, sizeof factor);
-    memset(y, 0, sizeof y);
+    if (rows * blocks < LQ__TOKENS) {
+        memset(factor, 0, sizeof factor);
+        memset(y, 0, sizeof y);
+    }
     for (r = 0; r < rows; r++) {
         const uint8_t *p = src + (r * dims + 8 * first) * element;
         for (t = 0; t < blocks; t += 8) {
             size_t n = LQ__MIN(blocks - t, 8);
             int32_t x[64];
-            int32_t *column = y + r * blocks + t;
             (void)kernels->fixed_row(x, p + 8 * t * element, type, 8 * n, aim[r].exponent);
-            for (i = 0; i < 8 * n; i++) {
-                column[(i % 8) * LQ__TOKENS + i / 8] = x[i];
-            }
+            kernels->block_rows(y + r * blocks + t, x, n);
         }
         for (t = 0; t < blocks; t++) {
             factor[r * blocks + t] = aim[r].factor;
@@ -33042,18 +33394,31 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
     for (i = 0; i < 8; i++) {
         kernels->scale_row(y + i * LQ__TOKENS, factor, 26);
     }
-    lq__row_points(z, y);
+    if (kernels->e8_rows(z, y, none, 0) > 7) {
+        kernels->box_rows(z, y);
+    }
     for (t = 0; t < rows * blocks; t += 16) {
         uint32_t word[16];
         int32_t xp[16];
         int32_t pp[16];
         size_t n = LQ__MIN(rows * blocks - t, 16);
-        lq__row_words(word, xp, pp, z + t, y + t);
-        for (i = 0; i < n; i++) {
-            r = (t + i) / blocks;
-            lq__store32(dst + r * row_bytes + 2 + 4 * (first + (t + i) % blocks), word[i]);
-            aim[r].xp += xp[i];
-            aim[r].pp += pp[i];
+        kernels->word_rows(word, xp, pp, z + t, y + t);
+        for (i = 0; i < n;) { /* what belongs to one row */
+            size_t end = LQ__MIN(n, i + blocks - block);
+            int64_t sum = 0;
+            int32_t squares = 0;
+            for (; i < end; i++, block++) {
+                lq__store32(dst + 2 + 4 * (first + block), word[i]);
+                sum += xp[i];
+                squares += pp[i];
+            }
+            aim->xp += sum;
+            aim->pp += squares;
+            if (block == blocks) {
+                block = 0;
+                aim++;
+                dst += row_bytes;
+            }
         }
     }
 }
@@ -33232,7 +33597,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
             lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
             lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
-            lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v   \
+            lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v,  \
+            lq__beyond_row_##v, lq__block_rows_##v, lq__word_rows_##v, lq__box_rows_##v     \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};

@@ -13,6 +13,9 @@
        #define LATTICEQUANT_IMPLEMENTATION        in one C or C++ file
        #include "latticequant.h"
 
+       lq_compress(dst, dst_bytes, &written, src, rows, dims, LQ_F32, NULL, ws, ws_bytes);  arrays
+       lq_decompress(x, x_bytes, LQ_F32, dst, written, NULL, ws, ws_bytes);
+
        lq_kv_init(&kv, mem, lq_kv_bytes(&desc), &desc);                    the live cache
        lq_kv_append(&kv, layer, &k, &v, NULL, 1);                          in each layer
        lq_kv_attend(&kv, &attend);
@@ -48,6 +51,7 @@
      >>hot               fixed-width tiles and attention on their integers
      >>warm              coded pages attended by decoding
      >>kv                the live cache: append, attend, read, fork, evict, save, load
+     >>array             arrays in two calls; rows at a fixed rate
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
 
@@ -271,6 +275,36 @@
    It costs 32 bytes a file, 48 a segment, 52 a run (64 when positions are not the ordinals) and 8 a
    page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
    a reader relies on no byte that it has not checked.
+
+   ARRAY FORMAT, version 1: what lq_compress writes
+   .- array ------------------------------------------------------------------------------------.
+   |  0  magic      u8[4]  'L' 'Q' 'A' 0x9a                                                     |
+   |  4  version    u8     1                                                                    |
+   |  5  type       u8     the numbers were: 1 f32, 2 f16, 3 bf16                               |
+   |  6  code       u8     1 raw, 2 fixed, 3 coded: as of pages                                 |
+   |  7  form       u8     quantizer + 16 * bits (coded: bits 0); raw: 0                        |
+   |  8  rows       u64                                                                         |
+   | 16  dims       u32    of a row, 1 .. 2^31 - 1                                              |
+   | 20  fold       u16    rows side by side in a page's vector, 1 .. 1024 / dims; at least 1   |
+   | 22  flags      u8     1: there is a rope; 2: its positions are a list                      |
+   | 23  reserved   u8     0                                                                    |
+   | 24  step       f32    raw: 0                                                               |
+   | 28  head dims  u32    with a rope: of a head, up to 8192, a divisor of dims; else 0        |
+   | 32  bytes      u64    of the whole                                                         |
+   | 40  checksum   u32    XXH32 of bytes 44 .., seeded with the XXH32 of bytes 0 .. 39         |
+   | 44  raw: the numbers, little-endian, in their type. Else:                                  |
+   |  -  rope       layout u8, 0, rotary dims u16, magnitude f32, freqs f32 of each pair;       |
+   |                positions: first i64 and stride i64, or i64 of each row                     |
+   |  -  of each group of columns: its profile and its pages, each with its length in front     |
+   '--------------------------------------------------------------------------------------------'
+   Lengths have 7 bits a byte, lowest first; the top bit says that more follow. Groups are 1024
+   columns, with a rope as many whole heads as go into 1024, at least one; the last may be smaller.
+   Profiles are of K, of one slice or of the heads, in no basis (coded) or in Hadamard's (fixed).
+   A page's vector is a row of the group; or `fold` rows one behind the other, each with the means
+   and deviations of the profile. The rows that are left then, fewer than `fold`, are one vector in
+   a page of its own, the last. Nothing follows the last page.
+   A row of lq_quantize is u16 scale, then codes as in a fixed body. The scale is the upper half of
+   an f32 shifted left by one: exponent and 8 bits of its mantissa; 0: the row is zero.
 
    LIVE CACHE, as lq_kv_save writes it, version 5
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
@@ -960,8 +994,8 @@ LQ_API LQ_MUST int lq_page_inspect(lq_page_info *info, const uint8_t *page, size
 
 /* ---- arrays: two calls ---- */
 /* How lq_compress codes an array of rows. {0}: 4 bits a number, entropy coded.
-     page       LQ_PAGE_CODED (default 0) or LQ_PAGE_FIXED: `bits` for every number, one step for all,
-                blocks of dims rotated by a Hadamard matrix
+     page       LQ_PAGE_CODED (default 0) or LQ_PAGE_FIXED: `bits` for every number, one step for
+                all, blocks of dims rotated by a Hadamard matrix
      quantizer  coded: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED; fixed: LQ_Z, or LQ_E8 where
                 dims (with a rope head_dims) are a multiple of 8
      bits       default 0: 4. Coded: expected bits a number of the pages, above 0 and at most 16;
@@ -1030,13 +1064,13 @@ typedef struct lq_compress_info {
     int has_rope;
 } lq_compress_info;
 
-/* LQ_E_ARG; LQ_E_DATA: no such bytes; LQ_E_FORMAT: of an unknown version. Looks at the head only: the
-   rest may be cut off or damaged. Safe for untrusted input. */
+/* LQ_E_ARG; LQ_E_DATA: no such bytes; LQ_E_FORMAT: of an unknown version. Looks at the head only:
+   the rest may be cut off or damaged. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_compress_inspect(lq_compress_info *info, const uint8_t *src,
                                        size_t src_bytes);
 
-/* Workspace of lq_decompress; 0: not such bytes. Safe for untrusted input: about 8 MB at most and 8
-   bytes a row where positions are a list, 70 KB a dim of a head beyond 1024. */
+/* Workspace of lq_decompress; 0: not such bytes. Safe for untrusted input: about 4 MB at most, 4
+   KB more a dim of a head beyond 1024, and 8 bytes a row where positions are a list. */
 LQ_API size_t lq_decompress_workspace_bytes(const uint8_t *src, size_t src_bytes);
 
 /* Bytes of lq_compress to rows.
@@ -1044,16 +1078,17 @@ LQ_API size_t lq_decompress_workspace_bytes(const uint8_t *src, size_t src_bytes
      type       LQ_F32, LQ_F16, LQ_BF16; 0: that of the array
      src_bytes  exactly those that were written
      tables     from lq_tables_init; NULL: made in the workspace, where they are needed
-   LQ_E_ARG; LQ_E_SPACE: dst or workspace too small; LQ_E_DATA: cut short or damaged; LQ_E_FORMAT: of
-   an unknown version. On error dst holds anything. Safe for untrusted input: time is linear in
+   LQ_E_ARG; LQ_E_SPACE: dst or workspace too small; LQ_E_DATA: cut short or damaged; LQ_E_FORMAT:
+   of an unknown version. On error dst holds anything. Safe for untrusted input: time is linear in
    src_bytes and the bytes of dst. */
 LQ_API LQ_MUST int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *src,
                                  size_t src_bytes, const lq_tables *tables, void *workspace,
                                  size_t workspace_bytes);
 
 /* ---- arrays: each row on its own ---- */
-/* Bytes of a row of lq_quantize: a scale (u16) and lq_fixed_bytes. 0: LQ_Z with other bits than 8, 4,
-   3, 2, LQ_E8 with other than 4, or with dims that are no multiple of 8; dims 0; above SIZE_MAX. */
+/* Bytes of a row of lq_quantize: a scale (u16) and lq_fixed_bytes. 0: LQ_Z with other bits than 8,
+   4, 3, 2, LQ_E8 with other than 4, or with dims that are no multiple of 8; dims 0; above SIZE_MAX.
+   */
 LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits);
 
 /* Rows at a fixed rate: row r is at dst + r * lq_quantize_row_bytes, and any run of rows can be
@@ -31567,13 +31602,13 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
 }
 
 /* ================================================================================================
-   >>array   arrays in two calls: profile, step and pages of an array in one piece of bytes; and rows
-   at a fixed rate
+   >>array   arrays in two calls: profile, step and pages of an array in one piece of bytes; and
+   rows at a fixed rate
 
-   Columns go in groups of up to 1024 (with a rope: of whole heads), each with a profile and pages of
-   its own; all have one step. Narrow arrays have `fold` rows side by side in a page's vector, which
-   share their columns' profile: a page costs about 100 bytes of coder states, and so it costs them
-   a row less often. The rows that are left are one short vector at the end.
+   Columns go in groups of up to 1024 (with a rope: of whole heads), each with a profile and pages
+   of its own; all have one step. Narrow arrays have `fold` rows side by side in a page's vector,
+   which share their columns' profile: a page costs about 100 bytes of coder states, and so there
+   are fewer. The rows that are left are one short vector at the end.
    The step comes from the tables of >>bits, rounded to integers: sums of floats might differ in the
    last bit from one compiler to the next, and with them the step.
    To add a field to the head: lq__array_head_store, lq__array_head_load, the manual.
@@ -31842,7 +31877,7 @@ LQ__STATIC int32_t lq__array_log_sum(int32_t a, int32_t b)
 {
     int32_t high = LQ__MAX(a, b);
     int64_t below = (int64_t)high - LQ__MIN(a, b);
-    uint64_t low = below >> 16 > 30 ? 0 : ((uint64_t)1 << 60) / lq__exp2_q30((uint32_t)below & 65535u);
+    uint64_t low = ((uint64_t)1 << 60) / lq__exp2_q30((uint32_t)below & 65535u);
     low = low >> LQ__MIN(below >> 16, 31);
     return high + (lq__log2_q16(((uint64_t)1 << 30) + low) - 30 * 65536);
 }
@@ -31897,7 +31932,7 @@ LQ__STATIC void lq__array_rate(const lq__array_rates *r, int32_t sigma, int32_t 
 {
     int32_t at = LQ_CLASS_ONE * 8192 + sigma * 4096 - log_step; /* class, q13 */
     uint32_t class_;
-    uint64_t part;
+    uint64_t part; /* 64 bits: so are the products */
     if (sigma == LQ_SIGMA_DEAD) {
         return;
     }
@@ -31910,8 +31945,8 @@ LQ__STATIC void lq__array_rate(const lq__array_rates *r, int32_t sigma, int32_t 
     at = lq__clamp(at, 8192, (LQ_CLASS_MAX - 1) * 8192);
     class_ = (uint32_t)at >> 13;
     part = (uint32_t)at & 8191u;
-    *bits += ((uint64_t)r->bits[class_] * (8192 - part) + (uint64_t)r->bits[class_ + 1] * part) >> 13;
-    *error += ((uint64_t)r->error[class_] * (8192 - part) + (uint64_t)r->error[class_ + 1] * part) >> 13;
+    *bits += (r->bits[class_] * (8192 - part) + r->bits[class_ + 1] * part) >> 13;
+    *error += (r->error[class_] * (8192 - part) + r->error[class_ + 1] * part) >> 13;
 }
 
 /* The largest deviation of columns, LQ_SIGMA_DEAD where all are dead, and log2 (q16) of the sum of
@@ -31927,8 +31962,9 @@ LQ__STATIC int32_t lq__array_power(const int16_t *sigma, size_t columns, int32_t
     for (i = 0; i < columns && most != LQ_SIGMA_DEAD; i++) {
         int32_t log = (sigma[i] - most) * 8192;
         uint32_t down = 6 + (uint32_t)-(log >> 16);
-        sum += sigma[i] == LQ_SIGMA_DEAD || down > 31 ? 0
-                                                      : lq__exp2_q30((uint32_t)log & 65535u) >> down;
+        if (sigma[i] != LQ_SIGMA_DEAD && down < 32) {
+            sum += lq__exp2_q30((uint32_t)log & 65535u) >> down;
+        }
     }
     *log_sum = sum ? lq__log2_q16(sum) - 24 * 65536 : 0;
     return most;
@@ -32063,8 +32099,8 @@ LQ__STATIC int16_t lq__array_about_0(int32_t sigma, int32_t mean, int32_t expone
     return (int16_t)lq__clamp((log + 4096) >> 13, -4096, 4096);
 }
 
-/* Means of a group in quarters of the power of two below the step, as lq_fit_profile has them, where
-   they save more bits than they take; all others are given up. */
+/* Means of a group in quarters of the power of two below the step, as lq_fit_profile has them,
+   where they save more bits than they take; all others are given up. */
 LQ__STATIC void lq__array_means(lq__array *a, size_t group, int32_t log_step, int keep)
 {
     int16_t *mean = a->mean + group * a->span;
@@ -32295,7 +32331,8 @@ LQ__STATIC int lq__array_encode(const lq__array *a, lq__array_writer *w, const u
                                 size_t group, size_t first, size_t fold, size_t count)
 {
     lq_geometry g = lq__array_geometry(a, group, fold);
-    lq_vectors v = lq__array_vectors(a, src + first * a->dims * lq_type_bytes(a->type), group, fold);
+    size_t skip = first * a->dims * lq_type_bytes(a->type);
+    lq_vectors v = lq__array_vectors(a, src + skip, group, fold);
     size_t step = a->flight * LQ__TOKENS;
     lq_codec *codec;
     lq_profile p;
@@ -32608,7 +32645,7 @@ LQ__STATIC int lq__array_load_profile(const lq__array *a, lq_profile *p, const u
         return LQ_E_DATA;
     }
     status = lq_profile_init(p, a->profile_mem, lq_profile_bytes(columns * fold), g, 1.0f);
-    if (!status) { /* a file's arrays take less than those of `fold` rows and lie in front of them */
+    if (!status) { /* a file's arrays lie in front of those of `fold` rows, or are the same */
         status = lq_profile_load(&one, a->profile_mem, lq_profile_bytes(columns), &needed, file,
                                  file_bytes);
     }
@@ -32674,8 +32711,9 @@ LQ__STATIC int lq__array_decode_group(const lq__array *a, lq__array_reader *r, u
     if (!status && whole) {
         status = lq__array_decode(a, r, dst, type, file, file_bytes, group, 0, a->fold, whole);
     }
+    whole *= a->fold;
     if (!status && left) {
-        status = lq__array_decode(a, r, dst, type, file, file_bytes, group, whole * a->fold, left, 1);
+        status = lq__array_decode(a, r, dst, type, file, file_bytes, group, whole, left, 1);
     }
     return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status;
 }
@@ -32775,7 +32813,7 @@ LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *s
 
 /* ---- rows at a fixed rate ----
    A row is brought to integers X of at most 2^19. The step starts at what suits a Gaussian of the
-   row's energy and goes to the best of neighbours an eighth of an octave apart, by what they cost:
+   row's energy and goes to the best of neighbours a twelfth of an octave apart, by what they cost:
    moment * step^2 for each number, and the squares of what lies beyond the outermost level. Then
    points are found, and the scale that is stored is the factor on them that leaves the least error:
    sum of x p over sum of p^2. */
@@ -32785,20 +32823,20 @@ typedef struct lq__row_form {
     uint32_t edge;   /* where levels end, in steps, q8 */
 } lq__row_form;
 
-/* Z 2, 3, 4, 8 and E8. The edges were measured: with them Gaussian rows keep the first step. */
-static const lq__row_form lq__row_forms[5] = {{16633204u, 5461u, 400u},
-                                              {5761185u, 5461u, 920u},
-                                              {1885077u, 5461u, 1950u},
-                                              {15915u, 5461u, 32670u},
-                                              {1885077u, 4698u, 1950u}};
+/* Z 2, 3, 4, 8 and E8. The edges were measured: the best for Gaussian and uniform rows. */
+static const lq__row_form lq__row_forms[5] = {{16633204u, 5461u, 384u},
+                                              {5761185u, 5461u, 896u},
+                                              {1885077u, 5461u, 1920u},
+                                              {15915u, 5461u, 32640u},
+                                              {1885077u, 4698u, 1952u}};
 
 LQ__INLINE const lq__row_form *lq__row_form_of(int quantizer, int bits)
 {
     return &lq__row_forms[quantizer == LQ_E8 ? 4 : bits == 8 ? 3 : bits - 2];
 }
 
-/* Eighths of an octave, q15. */
-static const uint16_t lq__row_eighths[5] = {27554, 30048, 32768, 35734, 38968};
+/* Twelfths of an octave, q15. */
+static const uint16_t lq__row_twelfths[5] = {29193, 30929, 32768, 34716, 36781};
 
 /* A row on its way in: units, step, and sums of x p and p^2 with p its points, doubled. */
 typedef struct lq__row_aim {
@@ -32809,7 +32847,7 @@ typedef struct lq__row_aim {
     int64_t pp;
 } lq__row_aim;
 
-/* About the root of x, within a thousandth: three of Newton's steps, the first by a power of two. */
+/* The root of x within a thousandth: three of Newton's steps, the first by a power of two. */
 LQ__STATIC uint32_t lq__row_root(uint64_t x)
 {
     uint32_t half = lq__log2_floor(x | 1) / 2;
@@ -32819,8 +32857,8 @@ LQ__STATIC uint32_t lq__row_root(uint64_t x)
 }
 
 /* ---- kernels of rows ---- */
-/* Adds the squares of what lies beyond each of five edges; all in units of X / 128, so at most 4096.
-   At most 256 numbers. */
+/* Adds the squares of what lies beyond each of five edges; all in units of X / 128, so at most
+   4096. At most 256 numbers. */
 static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, const int32_t *edge)
 {
     size_t i;
@@ -33246,7 +33284,7 @@ LQ__TARGET_AVX512 static void lq__box_rows_avx512(int16_t *z, const int32_t *y)
 #endif
 
 /* ---- the step of a row ---- */
-/* The best of five steps around aim->step; returns by how many eighths it moved. x holds the row
+/* The best of five steps around aim->step; returns by how many twelfths it moved. x holds the row
    where that has at most 256 numbers. */
 LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, size_t dims,
                               int type, const lq__row_form *form)
@@ -33261,7 +33299,7 @@ LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, 
     size_t i;
     int j;
     for (j = 0; j < 5; j++) {
-        step[j] = (uint32_t)((uint64_t)aim->step * lq__row_eighths[j] >> 15);
+        step[j] = (uint32_t)((uint64_t)aim->step * lq__row_twelfths[j] >> 15);
         edge[j] = (int32_t)((uint64_t)step[j] * form->edge >> 23);
     }
     for (i = 0; i < dims; i += 256) {
@@ -33291,6 +33329,7 @@ LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims,
     size_t element = lq_type_bytes(type);
     uint32_t most = lq__array_most(src, dims, type);
     uint64_t energy = 0;
+    uint32_t fits; /* the step that clips nothing: a larger one would only be coarser */
     int32_t x[256];
     int tries;
     size_t i;
@@ -33308,16 +33347,17 @@ LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims,
         energy += kernels->squares_row(x, n) >> 2;
     }
     energy = energy / dims; /* below 2^36 */
+    fits = ((uint32_t)lq__fixed_of_bits(most, aim->exponent) << 12) / form->edge << 4;
     aim->step = lq__row_root((energy * form->first) >> 6);
-    for (tries = 0; tries < 12; tries++) {
+    for (tries = 0; tries < 16; tries++) {
         int moved;
-        aim->step = LQ__MAX(aim->step, 1u << 15);
+        aim->step = LQ__MAX(LQ__MIN(aim->step, fits), 1u << 15);
         moved = lq__row_choose(aim, x, src, dims, type, form);
         if (moved > -2 && moved < 2) {
             break;
         }
     }
-    aim->step = LQ__MAX(aim->step, 1u << 15);
+    aim->step = LQ__MAX(LQ__MIN(aim->step, fits), 1u << 15);
     aim->factor = (uint32_t)(((uint64_t)1 << 46) / aim->step);
     return LQ_OK;
 }
@@ -33339,7 +33379,7 @@ LQ__STATIC uint16_t lq__row_scale(const lq__row_aim *aim)
     v = aim->step * ratio; /* q24 */
     top = lq__log2_floor(v);
     m = (v + ((uint64_t)1 << (top - 9))) >> (top - 8); /* 256 .. 512 */
-    return (uint16_t)((((uint64_t)(uint32_t)(127 + aim->exponent + (int32_t)top - 24)) << 8) + m - 256);
+    return (uint16_t)(((uint32_t)(127 + aim->exponent + (int32_t)top - 24) << 8) + (uint32_t)m - 256);
 }
 
 /* One row of Z: codes, and the sums of its points. */

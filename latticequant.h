@@ -32410,12 +32410,46 @@ LQ__STATIC int lq__array_listed(const lq_positions *p, uint64_t rows)
     return p->list && rows > 1 && stride == 0; /* 0 would mean 1 */
 }
 
+/* Whether the numbers of a descriptor are ones, and no two say the same thing. On bits: NaN too is
+   refused under -ffast-math. */
+LQ__STATIC int lq__array_targets_valid(const lq_compress_desc *d)
+{
+    uint32_t bits = lq__bits_of_f32(d->bits);
+    uint32_t step = lq__bits_of_f32(d->step);
+    uint32_t error = lq__bits_of_f32(d->error);
+    if (bits > 0x41800000u || (step && !lq__step_valid(d->step)) ||
+        (error && (error < 0x39800000u || error > 0x3f800000u)) || (error && (step || bits)) ||
+        (d->keep_means != 0 && d->keep_means != 1)) {
+        return 0;
+    }
+    if (d->page == LQ_PAGE_FIXED) {
+        return !error && (float)(int)d->bits == d->bits;
+    }
+    return !(step && bits);
+}
+
+/* The rope's part of it. */
+LQ__STATIC int lq__array_resolve_rope(lq__array *a, const lq_compress_desc *d)
+{
+    if (!d->rope) {
+        return d->positions || d->head_dims ? LQ_E_ARG : LQ_OK;
+    }
+    a->flags = LQ__ARRAY_ROPE;
+    a->rope = *d->rope;
+    a->head_dims = d->head_dims ? d->head_dims : a->dims;
+    a->positions.stride = 1;
+    a->positions = d->positions ? *d->positions : a->positions;
+    return a->head_dims > LQ__DIMS_MAX || a->dims % a->head_dims || !lq__rope_valid(d->rope) ||
+                   d->rope->rotary_dims > a->head_dims
+               ? LQ_E_ARG
+               : LQ_OK;
+}
+
 /* Defaults, and what contradicts. */
 LQ__STATIC int lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows, size_t dims,
                                  int type, const lq_compress_desc *desc)
 {
     static const lq_compress_desc none = {0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL};
-    float least = 0.000244140625f;
     *d = desc ? *desc : none;
     memset(a, 0, sizeof *a);
     if (dims == 0 || dims > 0x7fffffffu || lq_type_bytes(type) == 0 ||
@@ -32428,38 +32462,16 @@ LQ__STATIC int lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows,
     a->page = d->page ? d->page : LQ_PAGE_CODED;
     a->quantizer = d->quantizer ? d->quantizer : LQ_Z;
     a->tables = d->tables;
-    if (d->rope) {
-        a->flags = LQ__ARRAY_ROPE;
-        a->rope = *d->rope;
-        a->head_dims = d->head_dims ? d->head_dims : a->dims;
-        a->positions.stride = 1;
-        a->positions = d->positions ? *d->positions : a->positions;
-        if (d->head_dims > dims || a->head_dims > LQ__DIMS_MAX || dims % a->head_dims ||
-            !lq__rope_valid(d->rope) || d->rope->rotary_dims > a->head_dims) {
-            return LQ_E_ARG;
-        }
-    } else if (d->positions || d->head_dims) {
-        return LQ_E_ARG;
-    }
-    if (!(d->bits >= 0.0f) || d->bits > 16.0f || (d->step != 0.0f && !lq__step_valid(d->step)) ||
-        (d->error != 0.0f && !(d->error >= least && d->error <= 1.0f)) ||
-        (d->keep_means != 0 && d->keep_means != 1) || (d->error != 0.0f && d->step != 0.0f)) {
-        return LQ_E_ARG;
-    }
-    a->step = d->step != 0.0f ? d->step : 1.0f;
-    if (a->page == LQ_PAGE_FIXED) {
-        a->bits = d->bits == 0.0f ? 4 : (int)d->bits;
-        if (d->error != 0.0f || (d->bits != 0.0f && (float)a->bits != d->bits)) {
-            return LQ_E_ARG;
-        }
-    } else if (d->bits != 0.0f && (d->error != 0.0f || d->step != 0.0f)) {
+    if (!lq__array_targets_valid(d) || lq__array_resolve_rope(a, d)) {
         return LQ_E_ARG;
     }
     d->bits = d->bits == 0.0f ? 4.0f : d->bits;
+    a->bits = a->page == LQ_PAGE_FIXED ? (int)d->bits : 0;
+    a->step = d->step != 0.0f ? d->step : 1.0f;
     a->fold = 1;
     if (a->page == LQ_PAGE_CODED && !a->flags) {
-        a->fold = (uint32_t)LQ__MIN(LQ__ARRAY_COLUMNS / LQ__MIN(a->dims, LQ__ARRAY_COLUMNS),
-                                    (a->rows + LQ__TOKENS - 1) / LQ__TOKENS);
+        uint64_t most = LQ__ARRAY_COLUMNS / LQ__MIN(a->dims, LQ__ARRAY_COLUMNS);
+        a->fold = (uint32_t)LQ__MIN(most, (a->rows + LQ__TOKENS - 1) / LQ__TOKENS);
         a->fold = LQ__MAX(a->fold, 1);
     }
     if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED || !lq__array_form_valid(a)) {
@@ -32503,7 +32515,7 @@ LQ__STATIC int lq__array_body(lq__array *a, const lq_compress_desc *d, lq__array
         status = lq__array_plan(a, d, src);
     }
     if (!status && a->flags) {
-        a->flags |= lq__array_listed(&a->positions, a->rows) ? LQ__ARRAY_LIST : 0;
+        a->flags |= lq__array_listed(&a->positions, a->rows) ? (uint32_t)LQ__ARRAY_LIST : 0u;
         lq__array_put_rope(w, a);
     }
     for (g = 0; g < lq__array_groups(a) && !status && !w->full; g++) {

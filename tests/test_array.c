@@ -460,10 +460,15 @@ static void check_positions(size_t rows, size_t dims, uint32_t head_dims, int li
 static void test_keys(void)
 {
     uint16_t *k = source_sample("k", SAMPLE_COUNT);
+    const uint8_t *bytes = (const uint8_t *)k;
+    size_t i;
     float freqs[SAMPLE_DIMS / 2];
     lq_rope rope = {NULL, SAMPLE_DIMS, LQ_ROPE_HALF, 0};
     source_sample_freqs(freqs);
     rope.freqs = freqs;
+    for (i = 0; i < SAMPLE_COUNT; i++) { /* little-endian in the file */
+        k[i] = (uint16_t)(bytes[2 * i] | (uint32_t)bytes[2 * i + 1] << 8);
+    }
     check_sample(k, 0, &rope);
     check_sample(k, 1, &rope);
     check_positions(300, 32, 16, 0);
@@ -692,9 +697,12 @@ static void test_fuzz(long tries)
 static void test_golden(void)
 {
     enum { ROWS = 203, DIMS = 24, COUNT = ROWS * DIMS };
+    static const uint32_t want_error[3] = {0x2af2246cu, 0x1cd6e8bcu, 0x59e05742u}; /* Z, D4, E8 */
     static const uint32_t want[FORMS + 5] = {
         0x0abbed22u, 0x56786b21u, 0x62a58febu, 0xbb5b7e3fu, 0xb6ec9a90u, 0x0c12387au,
         0xb9af6074u, 0x48e602fdu, 0xa7d1ef9cu, 0xd3db94bbu, 0x51c6b462u, 0x171148f3u};
+    static const float freqs[2] = {1, 0.0625f};
+    static const lq_rope rope = {freqs, 4, LQ_ROPE_HALF, 0};
     static float x[COUNT];
     static uint8_t out[ROWS * (DIMS + 2)];
     int i;
@@ -712,6 +720,20 @@ static void test_golden(void)
         p = pack(x, ROWS, DIMS, LQ_F32, &d);
         if (!CHECK(lq_xxh32(p.bytes, p.count, 0) == want[i])) {
             printf("form %d: 0x%08xu\n", i, (unsigned)lq_xxh32(p.bytes, p.count, 0));
+        }
+        free(p.bytes);
+    }
+    for (i = 0; i < 3; i++) {
+        lq_compress_desc d;
+        packed p;
+        memset(&d, 0, sizeof d);
+        d.quantizer = 1 + i;
+        d.error = 0.1f;
+        d.rope = i == 1 ? &rope : NULL;
+        d.head_dims = i == 1 ? 8 : 0;
+        p = pack(x, ROWS, DIMS, LQ_F32, &d);
+        if (!CHECK(lq_xxh32(p.bytes, p.count, 0) == want_error[i])) {
+            printf("error %d: 0x%08xu\n", i, (unsigned)lq_xxh32(p.bytes, p.count, 0));
         }
         free(p.bytes);
     }

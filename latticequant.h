@@ -1041,7 +1041,8 @@ LQ_API size_t lq_compress_workspace_bytes(size_t rows, size_t dims, int type,
      desc  NULL: {0}
    LQ_E_ARG: a descriptor that is not valid; LQ_E_SPACE: dst or workspace too small; LQ_E_DATA: NaN
    or infinity; LQ_E_RANGE: a step, or error, so small that a number would be above 8192 steps, or
-   numbers beyond 2^100 (all below 2^-87 are the same as 0). The same bytes on every machine. */
+   numbers of 2^100 and more (those below 2^-100 are the same as 0). Where bits would take a step
+   finer than that they are fewer. The same bytes on every machine. */
 LQ_API LQ_MUST int lq_compress(uint8_t *dst, size_t dst_bytes, size_t *written, const void *src,
                                size_t rows, size_t dims, int type, const lq_compress_desc *desc,
                                void *workspace, size_t workspace_bytes);
@@ -31716,7 +31717,6 @@ LQ__STATIC lq_geometry lq__array_geometry(const lq__array *a, size_t group, size
 /* Places what both directions need, or only adds it up where the arena is empty. */
 LQ__STATIC size_t lq__array_place(lq__array *a, lq__arena *m, int encode)
 {
-    lq_geometry g;
     size_t columns = (size_t)a->span * a->fold;
     size_t list = a->flags & LQ__ARRAY_LIST && !encode ? (size_t)a->rows : 0;
     size_t need[12];
@@ -31726,8 +31726,6 @@ LQ__STATIC size_t lq__array_place(lq__array *a, lq__arena *m, int encode)
     a->src = (const void **)lq__arena_take(m, a->slices * sizeof(void *));
     a->dst = (void **)lq__arena_take(m, a->slices * sizeof(void *));
     all += lq__align64(a->slices * 4) + 2 * lq__align64(a->slices * sizeof(void *));
-    memset(&g, 0, sizeof g);
-    g.stream = LQ_K;
     need[0] = a->page == LQ_PAGE_CODED && !a->tables ? lq_tables_bytes() : 0;
     need[1] = lq_profile_bytes(columns);
     need[2] = a->sizes.codec;
@@ -31802,7 +31800,7 @@ LQ__STATIC int lq__array_form_valid(const lq__array *a)
 {
     uint32_t granule = a->head_dims ? a->head_dims : a->dims;
     if (a->page == LQ_PAGE_RAW) {
-        return !a->quantizer && !a->bits && a->step == 0.0f && !a->flags && !a->head_dims;
+        return !a->quantizer && !a->bits && !lq__bits_of_f32(a->step) && !a->flags;
     }
     if (!lq__step_valid(a->step) || !lq_lattice_dims(a->quantizer)) {
         return 0;

@@ -38,7 +38,7 @@
    Contents (search for the tag):
      >>readme >>manual   this comment: concepts, formats, guarantees, macros
      >>config >>types    version, linkage, status, descriptors
-     >>api               declarations: kernels, coder, profiles, pages, archive, live cache
+     >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
      >>base              implementation from here: glue, sizes, integer mathematics, hashes
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
@@ -33850,7 +33850,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 
 /* Change log
    0.1.0  transforms, Z, D4 and E8, rANS coder, fitted and calibrated profiles, pages, archive, rate
-          control, live cache. Formats version 1.
+          control, live cache, arrays. Formats version 1.
 
    MIT License
 

@@ -13,6 +13,9 @@
        #define LATTICEQUANT_IMPLEMENTATION        in one C or C++ file
        #include "latticequant.h"
 
+       lq_compress(dst, dst_bytes, &written, src, rows, dims, LQ_F32, NULL, ws, ws_bytes);  arrays
+       lq_decompress(x, x_bytes, LQ_F32, dst, written, NULL, ws, ws_bytes);
+
        lq_kv_init(&kv, mem, lq_kv_bytes(&desc), &desc);                    the live cache
        lq_kv_append(&kv, layer, &k, &v, NULL, 1);                          in each layer
        lq_kv_attend(&kv, &attend);
@@ -35,7 +38,7 @@
    Contents (search for the tag):
      >>readme >>manual   this comment: concepts, formats, guarantees, macros
      >>config >>types    version, linkage, status, descriptors
-     >>api               declarations: kernels, coder, profiles, pages, archive, live cache
+     >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
      >>base              implementation from here: glue, sizes, integer mathematics, hashes
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
@@ -48,6 +51,7 @@
      >>hot               fixed-width tiles and attention on their integers
      >>warm              coded pages attended by decoding
      >>kv                the live cache: append, attend, read, fork, evict, save, load
+     >>array             arrays in two calls; rows at a fixed rate
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
 
@@ -439,6 +443,36 @@
    It costs 32 bytes a file, 48 a segment, 52 a run (64 when positions are not the ordinals) and 8 a
    page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
    a reader relies on no byte that it has not checked.
+
+   ARRAY FORMAT, version 1: what lq_compress writes
+   .- array ------------------------------------------------------------------------------------.
+   |  0  magic      u8[4]  'L' 'Q' 'A' 0x9a                                                     |
+   |  4  version    u8     1                                                                    |
+   |  5  type       u8     the numbers were: 1 f32, 2 f16, 3 bf16                               |
+   |  6  code       u8     1 raw, 2 fixed, 3 coded: as of pages                                 |
+   |  7  form       u8     quantizer + 16 * bits (coded: bits 0); raw: 0                        |
+   |  8  rows       u64                                                                         |
+   | 16  dims       u32    of a row, 1 .. 2^31 - 1                                              |
+   | 20  fold       u16    rows side by side in a page's vector, 1 .. 1024 / dims; at least 1   |
+   | 22  flags      u8     1: there is a rope; 2: its positions are a list                      |
+   | 23  reserved   u8     0                                                                    |
+   | 24  step       f32    raw: 0                                                               |
+   | 28  head dims  u32    with a rope: of a head, up to 8192, a divisor of dims; else 0        |
+   | 32  bytes      u64    of the whole                                                         |
+   | 40  checksum   u32    XXH32 of bytes 44 .., seeded with the XXH32 of bytes 0 .. 39         |
+   | 44  raw: the numbers, little-endian, in their type. Else:                                  |
+   |  -  rope       layout u8, 0, rotary dims u16, magnitude f32, freqs f32 of each pair;       |
+   |                positions: first i64 and stride i64, or i64 of each row                     |
+   |  -  of each group of columns: its profile and its pages, each with its length in front     |
+   '--------------------------------------------------------------------------------------------'
+   Lengths have 7 bits a byte, lowest first; the top bit says that more follow. Groups are 1024
+   columns, with a rope as many whole heads as go into 1024, at least one; the last may be smaller.
+   Profiles are of K, of one slice or of the heads, in no basis (coded) or in Hadamard's (fixed).
+   A page's vector is a row of the group; or `fold` rows one behind the other, each with the means
+   and deviations of the profile. The rows that are left then, fewer than `fold`, are one vector in
+   a page of its own, the last. Nothing follows the last page.
+   A row of lq_quantize is u16 scale, then codes as in a fixed body. The scale is the upper half of
+   an f32 shifted left by one: exponent and 8 bits of its mantissa; 0: the row is zero.
 
    LIVE CACHE, as lq_kv_save writes it, version 5
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
@@ -1199,6 +1233,124 @@ typedef struct lq_page_info {
     uint32_t profile_index;
 } lq_page_info;
 LQ_API LQ_MUST int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_bytes);
+
+/* ---- arrays: two calls ---- */
+/* How lq_compress codes an array of rows. {0}: 4 bits a number, entropy coded.
+     page       LQ_PAGE_CODED (default 0) or LQ_PAGE_FIXED: `bits` for every number, one step for
+                all, blocks of dims rotated by a Hadamard matrix
+     quantizer  coded: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED; fixed: LQ_Z, or LQ_E8 where
+                dims (with a rope head_dims) are a multiple of 8
+     bits       default 0: 4. Coded: expected bits a number of the pages, above 0 and at most 16;
+                head, profile and what pages add are not counted. Fixed: 8, 4, 3 or 2; LQ_E8: 4
+     step       not 0: width of the quantizer's cell, in the numbers' unit, instead of bits (fixed:
+                beside them); at least an 8192nd of the largest number
+     error      not 0, coded: instead of both, the root of the mean squared error over the variance
+                (of the columns, about their means), expected; 2^-12 .. 1
+     keep_means 1: the means of columns are coded with the numbers. Default 0: apart, where that
+                takes fewer bits
+     rope       not NULL: rows are keys which it rotated; undone before coding, applied again after
+                decoding. It is stored. Default NULL
+     positions  with a rope: of the rows; default NULL: 0, 1, 2 ... A list that is no progression
+                takes 8 bytes a row
+     head_dims  with a rope: dims of a head, of which a row holds one or more; at most 8192; default
+                0: dims
+     tables     from lq_tables_init. Default NULL: coded arrays make them in the workspace, 1 ms */
+typedef struct lq_compress_desc {
+    int page;
+    int quantizer;
+    float bits;
+    float step;
+    float error;
+    int keep_means;
+    const lq_rope *rope;
+    const lq_positions *positions;
+    uint32_t head_dims;
+    const lq_tables *tables;
+} lq_compress_desc;
+
+/* Bytes that lq_compress writes at most: those of the numbers as they are, and 44. That is what an
+   array that would take more is stored as. 0: not valid, or above SIZE_MAX. */
+LQ_API size_t lq_compress_bound(size_t rows, size_t dims, int type);
+
+/* Workspace of lq_compress, of any alignment; desc may be NULL. 0: not valid. */
+LQ_API size_t lq_compress_workspace_bytes(size_t rows, size_t dims, int type,
+                                          const lq_compress_desc *desc);
+
+/* Rows of numbers to bytes that hold all that decoding needs.
+     dst   lq_compress_bound bytes are always enough, fewer will do where the array gets smaller
+     src   (rows, dims), tightly packed; rows may be 0, dims are 1 .. 2^31 - 1
+     type  LQ_F32, LQ_F16 or LQ_BF16
+     desc  NULL: {0}
+   LQ_E_ARG: a descriptor that is not valid; LQ_E_SPACE: dst or workspace too small; LQ_E_DATA: NaN
+   or infinity; LQ_E_RANGE: a step, or error, so small that a number would be above 8192 steps, or
+   numbers of 2^100 and more (those below 2^-100 are the same as 0). Where bits would take a step
+   finer than that they are fewer. The same bytes on every machine. */
+LQ_API LQ_MUST int lq_compress(uint8_t *dst, size_t dst_bytes, size_t *written, const void *src,
+                               size_t rows, size_t dims, int type, const lq_compress_desc *desc,
+                               void *workspace, size_t workspace_bytes);
+
+/* What an array is, from its first bytes (src_bytes may be any number of 44 or more).
+     type       that it was given in
+     page       LQ_PAGE_CODED, LQ_PAGE_FIXED or LQ_PAGE_RAW (stored as it was: no quantizer, step 0)
+     bits       of fixed pages, else 0
+     bytes      of the whole
+     has_rope   1: rows are keys, and a rope is stored */
+typedef struct lq_compress_info {
+    uint64_t rows;
+    uint32_t dims;
+    int type;
+    int page;
+    int quantizer;
+    int bits;
+    float step;
+    uint64_t bytes;
+    int has_rope;
+} lq_compress_info;
+
+/* LQ_E_ARG; LQ_E_DATA: no such bytes; LQ_E_FORMAT: of an unknown version. Looks at the head only:
+   the rest may be cut off or damaged. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_compress_inspect(lq_compress_info *info, const uint8_t *src,
+                                       size_t src_bytes);
+
+/* Workspace of lq_decompress; 0: not such bytes. Safe for untrusted input: about 4 MB at most, 4
+   KB more a dim of a head beyond 1024, and 8 bytes a row where positions are a list. */
+LQ_API size_t lq_decompress_workspace_bytes(const uint8_t *src, size_t src_bytes);
+
+/* Bytes of lq_compress to rows.
+     dst        (rows, dims) of `type`, tightly packed; dst_bytes may be more
+     type       LQ_F32, LQ_F16, LQ_BF16; 0: that of the array
+     src_bytes  exactly those that were written
+     tables     from lq_tables_init; NULL: made in the workspace, where they are needed
+   LQ_E_ARG; LQ_E_SPACE: dst or workspace too small; LQ_E_DATA: cut short or damaged; LQ_E_FORMAT:
+   of an unknown version. On error dst holds anything. Safe for untrusted input: time is linear in
+   src_bytes and the bytes of dst. */
+LQ_API LQ_MUST int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *src,
+                                 size_t src_bytes, const lq_tables *tables, void *workspace,
+                                 size_t workspace_bytes);
+
+/* ---- arrays: each row on its own ---- */
+/* Bytes of a row of lq_quantize: a scale (u16) and lq_fixed_bytes. 0: LQ_Z with other bits than 8,
+   4, 3, 2, LQ_E8 with other than 4, or with dims that are no multiple of 8; dims 0; above SIZE_MAX.
+   */
+LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits);
+
+/* Rows at a fixed rate: row r is at dst + r * lq_quantize_row_bytes, and any run of rows can be
+   decoded alone. Each row has a scale of its own: the best of a few steps for its numbers and this
+   quantizer, then the factor on its points that makes the squared error least (which includes the
+   Wiener gain). No rotation, no means: rows of numbers that are spread alike are what suits it.
+     dst   rows * lq_quantize_row_bytes
+     src   (rows, dims) of `type`, tightly packed
+   LQ_E_ARG, LQ_E_SPACE; LQ_E_DATA: NaN or infinity; LQ_E_RANGE: above 2^100 (a row below 2^-80
+   becomes zeros). The same bytes on every machine. */
+LQ_API LQ_MUST int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t rows,
+                               size_t dims, int type, int quantizer, int bits);
+
+/* Rows back: src is where the first of them begins. LQ_E_ARG; LQ_E_SPACE: src_bytes or dst_bytes
+   are too few; LQ_E_DATA: a scale that lq_quantize does not write. Safe for untrusted input; the
+   same numbers on every machine. */
+LQ_API LQ_MUST int lq_dequantize(void *dst, size_t dst_bytes, int type, const uint8_t *src,
+                                 size_t src_bytes, size_t rows, size_t dims, int quantizer,
+                                 int bits);
 
 /* ---- hashes ---- */
 
@@ -2540,6 +2692,10 @@ typedef struct lq__row_kernels {
     uint64_t (*squares_row)(const int32_t *, size_t);
     void (*add_row)(int64_t *, const int32_t *, size_t);
     void (*moments_row)(int64_t *, uint64_t *, const int32_t *, int32_t, size_t);
+    void (*beyond_row)(uint64_t *, const int32_t *, size_t, const int32_t *);
+    void (*block_rows)(int32_t *, const int32_t *, size_t);
+    void (*word_rows)(uint32_t *, int32_t *, int32_t *, const int16_t *, const int32_t *);
+    void (*box_rows)(int16_t *, const int32_t *);
 } lq__row_kernels;
 
 static const lq__row_kernels *lq__rows_of_level(void);
@@ -31799,6 +31955,1974 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
 }
 
 /* ================================================================================================
+   >>array   arrays in two calls: profile, step and pages of an array in one piece of bytes; and
+   rows at a fixed rate
+
+   Columns go in groups of up to 1024 (with a rope: of whole heads), each with a profile and pages
+   of its own; all have one step. Narrow arrays have `fold` rows side by side in a page's vector,
+   which share their columns' profile: a page costs about 100 bytes of coder states, and so there
+   are fewer. The rows that are left are one short vector at the end.
+   The step comes from the tables of >>bits, rounded to integers: sums of floats might differ in the
+   last bit from one compiler to the next, and with them the step.
+   To add a field to the head: lq__array_head_store, lq__array_head_load, the manual.
+   ============================================================================================== */
+#define LQ__ARRAY_MAGIC 0x9a41514cu /* "LQA" 0x9a */
+#define LQ__ARRAY_HEAD 44u
+#define LQ__ARRAY_COLUMNS 1024u
+#define LQ__ARRAY_LARGEST 13 /* log2 of the largest number in steps */
+
+enum { LQ__ARRAY_ROPE = 1, LQ__ARRAY_LIST = 2 };
+
+/* An array on its way in or out: its head, and where things are in the workspace. */
+typedef struct lq__array {
+    uint64_t rows;
+    uint64_t bytes;
+    uint32_t dims;
+    uint32_t head_dims; /* 0: no rope */
+    uint32_t fold;
+    uint32_t flags;
+    int type;
+    int page;
+    int quantizer;
+    int bits;
+    float step;
+    lq_rope rope;
+    lq_positions positions;
+    const lq_tables *tables;
+
+    uint32_t slice; /* dims of a slice of a group, and of a group: */
+    uint32_t span;
+    size_t slices; /* of a group, at most */
+    size_t flight;
+    lq__codec_sizes sizes;
+    int16_t *mean;     /* (dims) of all groups */
+    int16_t *sigma;    /* (dims) */
+    int32_t *exponent; /* (groups) of the means */
+    void *tables_mem;
+    void *fit_mem;
+    void *fit_workspace;
+    void *profile_mem; /* (columns of a vector): of a group, or of `fold` rows of one */
+    uint8_t *profile_file;
+    void *codec_mem;
+    void *codec_workspace;
+    uint8_t *pages;
+    uint32_t *slice_dims;
+    const void **src;
+    void **dst;
+    float *freqs;
+    int64_t *list;
+} lq__array;
+
+LQ__INLINE size_t lq__array_groups(const lq__array *a)
+{
+    return (a->dims + a->span - 1) / a->span;
+}
+
+LQ__INLINE uint32_t lq__array_columns(const lq__array *a, size_t group)
+{
+    size_t first = group * a->span;
+    return (uint32_t)LQ__MIN(a->dims - first, a->span);
+}
+
+/* Bytes of the numbers as they are; 0: above SIZE_MAX, or nothing. */
+LQ__STATIC size_t lq__array_raw_bytes(uint64_t rows, uint64_t dims, int type)
+{
+    size_t bytes;
+    if (rows > SIZE_MAX || dims > SIZE_MAX || !lq__mul_ok(&bytes, (size_t)rows, (size_t)dims) ||
+        !lq__mul_ok(&bytes, bytes, lq_type_bytes(type)) || bytes > SIZE_MAX - LQ__ARRAY_HEAD) {
+        return 0;
+    }
+    return bytes;
+}
+
+/* Groups, slices and how many pages are in flight, from the head's fields. */
+LQ__STATIC void lq__array_shape(lq__array *a)
+{
+    uint64_t vectors = a->rows / a->fold;
+    a->slice = a->head_dims ? a->head_dims : LQ__MIN(a->dims, LQ__ARRAY_COLUMNS);
+    a->slices = a->head_dims ? LQ__MAX(LQ__ARRAY_COLUMNS / a->slice, 1) : 1;
+    a->slices = LQ__MIN(a->slices, (a->dims + a->slice - 1) / a->slice);
+    a->span = (uint32_t)a->slices * a->slice;
+    a->flight = (size_t)LQ__MIN((vectors + LQ__TOKENS - 1) / LQ__TOKENS, LQ__IN_FLIGHT);
+    a->flight = LQ__MAX(a->flight, 1);
+    a->sizes = lq__codec_sizes_of((size_t)a->span * a->fold, a->slices, a->flight);
+}
+
+/* The geometry of a group, or of `fold` rows of it side by side. */
+LQ__STATIC lq_geometry lq__array_geometry(const lq__array *a, size_t group, size_t fold)
+{
+    lq_geometry g;
+    uint32_t columns = lq__array_columns(a, group);
+    uint32_t s;
+    memset(&g, 0, sizeof g);
+    g.stream = LQ_K;
+    g.basis = a->page == LQ_PAGE_FIXED ? LQ_BASIS_HADAMARD : LQ_BASIS_IDENTITY;
+    g.slice_count = a->head_dims ? columns / a->slice : 1;
+    g.slice_dims = a->slice_dims;
+    g.rope = a->head_dims ? &a->rope : NULL;
+    for (s = 0; s < g.slice_count; s++) {
+        a->slice_dims[s] = a->head_dims ? a->slice : columns * (uint32_t)fold;
+    }
+    return g;
+}
+
+/* Places what both directions need, or only adds it up where the arena is empty. */
+LQ__STATIC size_t lq__array_place(lq__array *a, lq__arena *m, int encode)
+{
+    size_t columns = (size_t)a->span * a->fold;
+    size_t list = a->flags & LQ__ARRAY_LIST && !encode ? (size_t)a->rows : 0;
+    size_t need[12];
+    size_t all = 64;
+    size_t i;
+    a->slice_dims = (uint32_t *)lq__arena_take(m, a->slices * sizeof(uint32_t));
+    a->src = (const void **)lq__arena_take(m, a->slices * sizeof(void *));
+    a->dst = (void **)lq__arena_take(m, a->slices * sizeof(void *));
+    all += lq__align64(a->slices * 4) + 2 * lq__align64(a->slices * sizeof(void *));
+    need[0] = a->page == LQ_PAGE_CODED && !a->tables ? lq_tables_bytes() : 0;
+    need[1] = lq_profile_bytes(columns);
+    need[2] = a->sizes.codec;
+    need[3] = a->sizes.workspace;
+    need[4] = a->head_dims && !encode ? a->head_dims * 2 : 0; /* half of them, floats */
+    need[5] = list <= SIZE_MAX / 16 ? list * 8 : SIZE_MAX / 2;
+    need[6] = encode ? a->sizes.page * a->flight : 0;
+    need[7] = encode ? (size_t)a->dims * 2 : 0;
+    need[8] = need[7];
+    need[9] = encode ? lq__array_groups(a) * 4 : 0;
+    need[10] = encode ? (size_t)a->span * 32 + 64 : 0; /* lq_fit_bytes, no gains */
+    need[11] = encode ? (size_t)a->span * 4 * LQ__TOKENS + a->slices * 2 * LQ__TOKENS + 64 : 0;
+    for (i = 0; i < 12; i++) {
+        if (all > SIZE_MAX / 2 - LQ__MIN(need[i], SIZE_MAX / 4) - 64 || need[i] > SIZE_MAX / 4) {
+            return 0;
+        }
+        all += lq__align64(need[i]);
+    }
+    a->tables_mem = lq__arena_take(m, need[0]);
+    a->profile_mem = lq__arena_take(m, need[1]);
+    a->codec_mem = lq__arena_take(m, need[2]);
+    a->codec_workspace = lq__arena_take(m, need[3]);
+    a->freqs = (float *)lq__arena_take(m, need[4]);
+    a->list = (int64_t *)lq__arena_take(m, need[5]);
+    a->pages = (uint8_t *)lq__arena_take(m, need[6]);
+    a->mean = (int16_t *)lq__arena_take(m, need[7]);
+    a->sigma = (int16_t *)lq__arena_take(m, need[8]);
+    a->exponent = (int32_t *)lq__arena_take(m, need[9]);
+    a->fit_mem = lq__arena_take(m, need[10]);
+    a->fit_workspace = lq__arena_take(m, need[11]);
+    a->profile_file = a->pages; /* not at the same time */
+    return all;
+}
+
+/* ---- the head ---- */
+LQ__STATIC void lq__array_head_store(uint8_t *p, const lq__array *a)
+{
+    lq__store32(p, LQ__ARRAY_MAGIC);
+    p[4] = 1;
+    p[5] = (uint8_t)a->type;
+    p[6] = (uint8_t)a->page;
+    p[7] = (uint8_t)(a->quantizer | a->bits << 4);
+    lq__store64(p + 8, a->rows);
+    lq__store32(p + 16, a->dims);
+    lq__store16(p + 20, a->fold);
+    p[22] = (uint8_t)a->flags;
+    p[23] = 0;
+    lq__store32(p + 24, lq__bits_of_f32(a->step));
+    lq__store32(p + 28, a->head_dims);
+    lq__store64(p + 32, a->bytes);
+}
+
+LQ__STATIC uint32_t lq__array_checksum(const uint8_t *src, size_t src_bytes)
+{
+    return lq__xxh32(src + LQ__ARRAY_HEAD, src_bytes - LQ__ARRAY_HEAD, lq__xxh32(src, 40, 0));
+}
+
+/* As lq__checksum_ok. */
+LQ__STATIC int lq__array_intact(const uint8_t *src, size_t src_bytes)
+{
+#if defined(FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION)
+    (void)src;
+    (void)src_bytes;
+    return 1;
+#else
+    return lq__load32(src + 40) == lq__array_checksum(src, src_bytes);
+#endif
+}
+
+/* Whether the quantizer and bits of a head are ones. */
+LQ__STATIC int lq__array_form_valid(const lq__array *a)
+{
+    uint32_t granule = a->head_dims ? a->head_dims : a->dims;
+    if (a->page == LQ_PAGE_RAW) {
+        return !a->quantizer && !a->bits && !lq__bits_of_f32(a->step) && !a->flags;
+    }
+    if (!lq__step_valid(a->step) || !lq_lattice_dims(a->quantizer)) {
+        return 0;
+    }
+    return a->page == LQ_PAGE_FIXED ? lq_fixed_bytes(granule, a->quantizer, a->bits) && a->fold == 1
+                                    : !a->bits;
+}
+
+LQ__STATIC int lq__array_head_load(lq__array *a, const uint8_t *p, size_t bytes)
+{
+    memset(a, 0, sizeof *a);
+    if (!p || bytes < LQ__ARRAY_HEAD || lq__load32(p) != LQ__ARRAY_MAGIC) {
+        return LQ_E_DATA;
+    }
+    if (p[4] != 1) {
+        return LQ_E_FORMAT;
+    }
+    a->type = p[5];
+    a->page = p[6];
+    a->quantizer = p[7] & 15;
+    a->bits = p[7] >> 4;
+    a->rows = lq__load64(p + 8);
+    a->dims = lq__load32(p + 16);
+    a->fold = lq__load16(p + 20);
+    a->flags = p[22];
+    a->step = lq__f32_of_bits(lq__load32(p + 24));
+    a->head_dims = lq__load32(p + 28);
+    a->bytes = lq__load64(p + 32);
+    if (p[23] || lq_type_bytes(a->type) == 0 || a->page < LQ_PAGE_RAW || a->page > LQ_PAGE_CODED ||
+        a->flags > (LQ__ARRAY_ROPE | LQ__ARRAY_LIST) || a->flags == LQ__ARRAY_LIST) {
+        return LQ_E_FORMAT;
+    }
+    if (a->dims == 0 || a->dims > 0x7fffffffu || a->fold == 0 || a->bytes < LQ__ARRAY_HEAD ||
+        (a->rows && lq__array_raw_bytes(a->rows, a->dims, LQ_F32) == 0) ||
+        (a->fold > 1 && (a->flags || a->fold > LQ__ARRAY_COLUMNS / a->dims)) ||
+        !(a->flags & LQ__ARRAY_ROPE) != !a->head_dims || a->head_dims > LQ__DIMS_MAX ||
+        (a->head_dims && a->dims % a->head_dims) || !lq__array_form_valid(a)) {
+        return LQ_E_DATA;
+    }
+    lq__array_shape(a);
+    return LQ_OK;
+}
+
+LQ_API int lq_compress_inspect(lq_compress_info *info, const uint8_t *src, size_t src_bytes)
+{
+    lq__array a;
+    int status = info && src ? lq__array_head_load(&a, src, src_bytes) : LQ_E_ARG;
+    if (status) {
+        return status;
+    }
+    info->rows = a.rows;
+    info->dims = a.dims;
+    info->type = a.type;
+    info->page = a.page;
+    info->quantizer = a.quantizer;
+    info->bits = a.bits;
+    info->step = a.step;
+    info->bytes = a.bytes;
+    info->has_rope = (a.flags & LQ__ARRAY_ROPE) != 0;
+    return LQ_OK;
+}
+
+/* ---- logarithms: q16 of log2, exact everywhere ---- */
+LQ__STATIC float lq__array_exp2(int32_t log)
+{
+    uint32_t m = (lq__exp2_q30((uint32_t)log & 65535u) + 64) >> 7; /* 24 bits */
+    return (float)m * lq__pow2_f32((log >> 16) - 23);
+}
+
+/* log2(2^a + 2^b). */
+LQ__STATIC int32_t lq__array_log_sum(int32_t a, int32_t b)
+{
+    int32_t high = LQ__MAX(a, b);
+    int64_t below = (int64_t)high - LQ__MIN(a, b);
+    uint64_t low = ((uint64_t)1 << 60) / lq__exp2_q30((uint32_t)below & 65535u);
+    low = low >> LQ__MIN(below >> 16, 31);
+    return high + (lq__log2_q16(((uint64_t)1 << 30) + low) - 30 * 65536);
+}
+
+/* ---- what columns cost and lose at a step ---- */
+/* Of each class: bits q16, error q24 of the step's square, as >>bits has them. A lattice has more
+   or fewer points than Z, and its own error. */
+typedef struct lq__array_rates {
+    uint32_t bits[LQ_CLASS_MAX + 1];
+    uint32_t error[LQ_CLASS_MAX + 1];
+} lq__array_rates;
+
+/* Bits of a lattice point: the entropy of a Gaussian with the variance of number and cell, less the
+   log of the cell's volume. Within 0.01 at 2 bits and above. */
+LQ__STATIC uint32_t lq__array_lattice_bits(int quantizer, uint32_t moment, uint32_t class_)
+{
+    int32_t log = ((int32_t)class_ - LQ_CLASS_ONE) * 16384; /* of the variance, q16 */
+    uint64_t variance = (uint64_t)lq__exp2_q30((uint32_t)log & 65535u) << 16 >> (22 - (log >> 16));
+    int32_t volume = quantizer == LQ_D4 ? 16384 : quantizer == LQ_E8_RELAXED ? -4792 : 0;
+    int32_t bits = 134160 - volume + (lq__log2_q16(variance + moment) - 24 * 65536) / 2;
+    return (uint32_t)LQ__MAX(bits, 0);
+}
+
+/* Errors of Z's classes 26 to 33, measured, of the step's square in q24; 1/12 above. The coder's
+   frequencies are too coarse for what >>bits takes their difference of: up to 25 % off. */
+static const uint32_t lq__array_errors[8] = {2036253u, 1857406u, 1716142u, 1622525u,
+                                             1545349u, 1500051u, 1458947u, 1431097u};
+
+LQ__STATIC void lq__array_rates_init(lq__array_rates *r, const lq_tables *tables, int quantizer)
+{
+    uint32_t moment = quantizer == LQ_D4           ? 1817600u /* q24: as in lq__wiener_q15 */
+                      : quantizer == LQ_E8_RELAXED ? 1120720u /* measured at 3 bits */
+                                                   : 1202688u;
+    uint32_t i;
+    for (i = 0; i <= LQ_CLASS_MAX; i++) {
+        if (quantizer == LQ_Z) {
+            lq_rate rate = lq__rate_of_class(tables, i);
+            uint32_t error = (uint32_t)(rate.error * 16777216 + 0.5);
+            r->bits[i] = (uint32_t)(rate.bits * 65536 + 0.5);
+            r->error[i] = i < 26 ? error : i < 34 ? lq__array_errors[i - 26] : 1398101u;
+        } else {
+            r->bits[i] = lq__array_lattice_bits(quantizer, moment, i);
+            r->error[i] =
+                (uint32_t)((uint64_t)moment * (uint32_t)lq__wiener_q15(quantizer, i) >> 15);
+        }
+    }
+}
+
+/* Adds what a column of deviation sigma costs (q16 bits a row) and loses (q24 steps^2). */
+LQ__STATIC void lq__array_rate(const lq__array_rates *r, int32_t sigma, int32_t log_step,
+                               uint64_t *bits, uint64_t *error)
+{
+    int32_t at = LQ_CLASS_ONE * 8192 + sigma * 4096 - log_step; /* class, q13 */
+    uint32_t class_;
+    uint64_t part; /* 64 bits: so are the products */
+    if (sigma == LQ_SIGMA_DEAD) {
+        return;
+    }
+    if (at + 4096 < 8192) { /* a dead class loses its variance */
+        int32_t log = (at - LQ_CLASS_ONE * 8192) * 2;
+        int32_t down = 6 - (log >> 16);
+        *error += down > 31 ? 0 : lq__exp2_q30((uint32_t)log & 65535u) >> down;
+        return;
+    }
+    at = lq__clamp(at, 8192, (LQ_CLASS_MAX - 1) * 8192);
+    class_ = (uint32_t)at >> 13;
+    part = (uint32_t)at & 8191u;
+    *bits += (r->bits[class_] * (8192 - part) + r->bits[class_ + 1] * part) >> 13;
+    *error += (r->error[class_] * (8192 - part) + r->error[class_ + 1] * part) >> 13;
+}
+
+/* The largest deviation of columns, LQ_SIGMA_DEAD where all are dead, and log2 (q16) of the sum of
+   their squares over its square. */
+LQ__STATIC int32_t lq__array_power(const int16_t *sigma, size_t columns, int32_t *log_sum)
+{
+    int32_t most = LQ_SIGMA_DEAD;
+    uint64_t sum = 0;
+    size_t i;
+    for (i = 0; i < columns; i++) {
+        most = LQ__MAX(most, sigma[i]);
+    }
+    for (i = 0; i < columns && most != LQ_SIGMA_DEAD; i++) {
+        int32_t log = (sigma[i] - most) * 8192;
+        uint32_t down = 6 + (uint32_t)-(log >> 16);
+        if (sigma[i] != LQ_SIGMA_DEAD && down < 32) {
+            sum += lq__exp2_q30((uint32_t)log & 65535u) >> down;
+        }
+    }
+    *log_sum = sum ? lq__log2_q16(sum) - 24 * 65536 : 0;
+    return most;
+}
+
+/* The step (log2, q16) at which columns cost `bits` each, or lose error^2 of their variance; not
+   below `least`. */
+LQ__STATIC int lq__array_step(const lq__array *a, const lq__array_rates *r, float bits, float error,
+                              int32_t least, int32_t *log_step)
+{
+    int32_t log_sum;
+    int32_t most = lq__array_power(a->sigma, a->dims, &log_sum);
+    int32_t low = -64 * 13; /* the step below the largest deviation, in 64 an octave */
+    int32_t high = 64 * 6;
+    uint64_t target = (uint64_t)(bits * 65536.0f) * a->dims;
+    int32_t loss = error != 0.0f ? 2 * lq__log2_of_f32(error) + log_sum : 0;
+    if (most == LQ_SIGMA_DEAD) { /* constant columns: their means tell all */
+        *log_step = least;
+        return LQ_OK;
+    }
+    while (high - low > 1) {
+        int32_t middle = low + (high - low) / 2;
+        uint64_t cost = 0;
+        uint64_t lost = 0;
+        size_t i;
+        int finer;
+        for (i = 0; i < a->dims; i++) {
+            lq__array_rate(r, a->sigma[i], most * 4096 + middle * 1024, &cost, &lost);
+        }
+        finer = error != 0.0f
+                    ? lost && lq__log2_q16(lost) - 24 * 65536 > loss - 2048 * middle
+                    : cost <= target;
+        if (finer) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    *log_step = most * 4096 + (error != 0.0f ? low : high) * 1024;
+    if (*log_step < least && error != 0.0f) {
+        return LQ_E_RANGE;
+    }
+    *log_step = LQ__MAX(*log_step, least);
+    return LQ_OK;
+}
+
+/* log2 (q16) of the step that suits numbers of deviation 1 at a fixed width. */
+LQ__STATIC int32_t lq__array_fixed_log(int quantizer, int bits)
+{
+    return quantizer == LQ_E8 ? -103351
+           : bits == 8        ? -329064
+           : bits == 4        ? -103351
+           : bits == 3        ? -50534
+                              : -408;
+}
+
+/* ---- fitting ---- */
+LQ__STATIC lq_vectors lq__array_vectors(const lq__array *a, const void *src, size_t group,
+                                        size_t fold)
+{
+    size_t element = lq_type_bytes(a->type);
+    lq_vectors v;
+    size_t s;
+    for (s = 0; s < a->slices; s++) {
+        a->src[s] = (const uint8_t *)src + (group * a->span + s * a->slice) * element;
+    }
+    v.slices = a->src;
+    v.token_stride = a->dims * fold;
+    v.type = a->type;
+    return v;
+}
+
+/* The largest |bits| of all numbers. */
+LQ__STATIC uint32_t lq__array_most(const uint8_t *src, size_t count, int type)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    int32_t buffer[256];
+    uint32_t most = 0;
+    size_t i;
+    for (i = 0; i < count; i += 256) {
+        uint32_t m =
+            kernels->fixed_row(buffer, src + i * element, type, LQ__MIN(count - i, 256), 0);
+        most = LQ__MAX(most, m);
+    }
+    return most;
+}
+
+/* Means and deviations of all columns. */
+LQ__STATIC int lq__array_fit(lq__array *a, const void *src, float fit_step)
+{
+    size_t g;
+    for (g = 0; g < lq__array_groups(a); g++) {
+        lq_geometry geometry = lq__array_geometry(a, g, 1);
+        lq_vectors vectors = lq__array_vectors(a, src, g, 1);
+        uint32_t columns = lq__array_columns(a, g);
+        lq_profile p;
+        lq_fit fit;
+        int status = lq_fit_init(&fit, a->fit_mem, lq_fit_bytes(&geometry), &geometry, fit_step);
+        if (!status) {
+            status = lq_fit_add(&fit, &vectors, &a->positions, (size_t)a->rows, a->fit_workspace,
+                                lq_fit_workspace_bytes(&geometry));
+        }
+        if (!status) {
+            status = lq_fit_profile(&fit, &p, a->profile_mem, lq_profile_bytes(columns));
+        }
+        if (status) {
+            return status;
+        }
+        memcpy(a->mean + g * a->span, p.mean, columns * 2);
+        memcpy(a->sigma + g * a->span, p.sigma, columns * 2);
+        a->exponent[g] = p.mean_exponent;
+    }
+    return LQ_OK;
+}
+
+/* Log2 (q16) of a mean's square; it is not 0. */
+LQ__INLINE int32_t lq__array_square(int32_t mean, int32_t exponent)
+{
+    return 2 * (lq__log2_q16((uint64_t)(mean < 0 ? -mean : mean)) + exponent * 65536);
+}
+
+/* The deviation about 0 of a column with a mean. */
+LQ__STATIC int16_t lq__array_about_0(int32_t sigma, int32_t mean, int32_t exponent)
+{
+    int32_t log;
+    if (mean == 0) {
+        return (int16_t)sigma;
+    }
+    log = lq__array_square(mean, exponent);
+    log = sigma == LQ_SIGMA_DEAD ? log : lq__array_log_sum(log, sigma * 8192);
+    return (int16_t)lq__clamp((log + 4096) >> 13, -4096, 4096);
+}
+
+/* Means of a group in quarters of the power of two below the step, as lq_fit_profile has them,
+   where they save more bits than they take; all others are given up. */
+LQ__STATIC void lq__array_means(lq__array *a, size_t group, int32_t log_step, int keep)
+{
+    int16_t *mean = a->mean + group * a->span;
+    int16_t *sigma = a->sigma + group * a->span;
+    uint32_t columns = lq__array_columns(a, group);
+    int32_t unit = LQ__MAX((log_step >> 16) - 2, a->exponent[group]);
+    int32_t up = LQ__MIN(unit - a->exponent[group], 17);
+    uint64_t rows = LQ__MIN(a->rows, (uint64_t)1 << 32);
+    int32_t floor2 = 2 * log_step - 234945; /* step^2 / 12 */
+    lq_profile p;
+    uint32_t order;
+    size_t i;
+    for (i = 0; i < columns; i++) {
+        int32_t coarse = (int32_t)lq__div_round(mean[i], (int64_t)1 << up);
+        if (keep) {
+            sigma[i] = lq__array_about_0(sigma[i], mean[i], a->exponent[group]);
+            coarse = 0;
+        }
+        mean[i] = (int16_t)coarse;
+    }
+    a->exponent[group] += up;
+    memset(&p, 0, sizeof p);
+    p.mean = mean;
+    order = lq__profile_order(&p, columns, 1);
+    for (i = 0; i < columns; i++) {
+        int32_t about = sigma[i] == LQ_SIGMA_DEAD ? floor2
+                                                  : lq__array_log_sum(sigma[i] * 8192, floor2);
+        if (mean[i] != 0) {
+            int32_t whole = lq__array_log_sum(about, lq__array_square(mean[i], a->exponent[group]));
+            uint64_t saved = rows * (uint64_t)(uint32_t)(whole - about) >> 17;
+            if (saved < lq__golomb_bits(mean[i], order)) {
+                sigma[i] = lq__array_about_0(sigma[i], mean[i], a->exponent[group]);
+                mean[i] = 0;
+            }
+        }
+    }
+}
+
+/* One deviation for all columns of a group where their own cost more than they save. */
+LQ__STATIC void lq__array_pool(lq__array *a, const lq__array_rates *r, size_t group,
+                               int32_t log_step)
+{
+    int16_t *sigma = a->sigma + group * a->span;
+    uint32_t columns = lq__array_columns(a, group);
+    uint64_t rows = LQ__MIN(a->rows, (uint64_t)1 << 24);
+    uint64_t own = 0;
+    uint64_t pooled = 0;
+    uint64_t unused = 0;
+    uint64_t file = 0;
+    int32_t last = 0;
+    int32_t log_sum;
+    int32_t most = lq__array_power(sigma, columns, &log_sum);
+    int32_t pool;
+    uint32_t order;
+    lq_profile p;
+    size_t i;
+    if (most == LQ_SIGMA_DEAD) {
+        return;
+    }
+    memset(&p, 0, sizeof p);
+    p.sigma = sigma;
+    order = lq__profile_order(&p, columns, 0);
+    pool = most + ((log_sum - lq__log2_q16(columns) + 4096) >> 13);
+    pool = lq__clamp(pool, -4096, 4096);
+    for (i = 0; i < columns; i++) {
+        file += lq__golomb_bits(lq__sigma_delta(&p, i, &last), order);
+        lq__array_rate(r, sigma[i], log_step, &own, &unused);
+    }
+    lq__array_rate(r, pool, log_step, &pooled, &unused);
+    if (pooled * columns * rows + ((uint64_t)columns << 16) <= own * rows + (file << 16)) {
+        for (i = 0; i < columns; i++) {
+            sigma[i] = (int16_t)pool;
+        }
+    }
+}
+
+/* Means, deviations and the step that an array is coded with. */
+LQ__STATIC int lq__array_plan(lq__array *a, const lq_compress_desc *d, const void *src)
+{
+    uint32_t most = lq__array_most((const uint8_t *)src, (size_t)a->rows * a->dims, a->type);
+    int32_t largest = LQ__MAX((int32_t)(most >> 23) - 126, -100 + LQ__ARRAY_LARGEST);
+    int32_t room = a->page == LQ_PAGE_FIXED ? 10 : LQ__ARRAY_LARGEST; /* Hadamard adds up */
+    int32_t many = (int32_t)lq__log2_floor(a->rows) - 16; /* squares' sums stay in 64 bits */
+    int32_t least = (largest - room) * 65536;
+    int32_t log_step = 0;
+    lq__array_rates rates;
+    size_t g;
+    int status;
+    if (most >= 0x71800000u) {
+        return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+    }
+    status = lq__array_fit(a, src, lq__pow2_f32(largest - room + LQ__MAX(many, 0) / 2));
+    if (status) {
+        return status;
+    }
+    if (a->page == LQ_PAGE_CODED) {
+        lq__array_rates_init(&rates, a->tables, a->quantizer);
+    }
+    if (a->page == LQ_PAGE_FIXED) {
+        int32_t log_sum;
+        int32_t sigma;
+        for (g = 0; g < lq__array_groups(a); g++) {
+            lq__array_means(a, g, least, d->keep_means);
+        }
+        sigma = lq__array_power(a->sigma, a->dims, &log_sum);
+        log_step = sigma == LQ_SIGMA_DEAD ? least
+                                          : sigma * 4096 + (log_sum - lq__log2_q16(a->dims)) / 2 +
+                                                lq__array_fixed_log(a->quantizer, a->bits);
+        log_step = LQ__MAX(log_step, least);
+    } else if (d->step == 0.0f) {
+        status = lq__array_step(a, &rates, d->bits, d->error, least, &log_step);
+    }
+    if (status) {
+        return status;
+    }
+    log_step = d->step != 0.0f ? lq__log2_of_f32(d->step) : log_step;
+    for (g = 0; g < lq__array_groups(a); g++) {
+        lq__array_means(a, g, log_step, d->keep_means);
+        if (a->page == LQ_PAGE_CODED) {
+            lq__array_pool(a, &rates, g, log_step);
+        }
+    }
+    if (a->page == LQ_PAGE_CODED && d->step == 0.0f) {
+        status = lq__array_step(a, &rates, d->bits, d->error, least, &log_step);
+    }
+    a->step = d->step != 0.0f ? d->step : lq__array_exp2(log_step);
+    return status ? status : log_step < least ? LQ_E_RANGE : LQ_OK;
+}
+
+/* ---- the way in ---- */
+typedef struct lq__array_writer {
+    uint8_t *dst;
+    size_t room;
+    size_t at;
+    int full;
+} lq__array_writer;
+
+LQ__STATIC void lq__array_put(lq__array_writer *w, const uint8_t *src, size_t count)
+{
+    if (w->full || count > w->room - w->at) {
+        w->full = 1;
+        return;
+    }
+    memcpy(w->dst + w->at, src, count);
+    w->at += count;
+}
+
+/* A length: 7 bits a byte, lowest first, the top bit where more follow. */
+LQ__STATIC void lq__array_put_size(lq__array_writer *w, size_t size)
+{
+    uint8_t bytes[10];
+    size_t n = 0;
+    for (; size > 127; size >>= 7) {
+        bytes[n++] = (uint8_t)(size | 128);
+    }
+    bytes[n++] = (uint8_t)size;
+    lq__array_put(w, bytes, n);
+}
+
+/* Rope, head and positions. */
+LQ__STATIC void lq__array_put_rope(lq__array_writer *w, const lq__array *a)
+{
+    uint8_t b[16];
+    uint64_t i;
+    uint32_t layout = a->rope.layout ? a->rope.layout : (uint32_t)LQ_ROPE_HALF;
+    b[0] = (uint8_t)layout;
+    b[1] = 0;
+    lq__store16(b + 2, a->rope.rotary_dims);
+    lq__store32(b + 4, lq__bits_of_f32(lq__rope_magnitude(&a->rope)));
+    lq__array_put(w, b, 8);
+    for (i = 0; i < a->rope.rotary_dims / 2; i++) {
+        lq__store32(b, lq__bits_of_f32(a->rope.freqs[i]));
+        lq__array_put(w, b, 4);
+    }
+    if (!(a->flags & LQ__ARRAY_LIST)) {
+        int64_t second = lq__position(&a->positions, a->rows > 1);
+        lq__store64(b, (uint64_t)lq__position(&a->positions, 0));
+        lq__store64(b + 8, (uint64_t)second - (uint64_t)lq__position(&a->positions, 0));
+        lq__array_put(w, b, 16);
+        return;
+    }
+    for (i = 0; i < a->rows && !w->full; i++) {
+        lq__store64(b, (uint64_t)a->positions.list[i]);
+        lq__array_put(w, b, 8);
+    }
+}
+
+/* A group's profile, its columns `fold` times side by side. */
+LQ__STATIC int lq__array_profile(const lq__array *a, lq_profile *p, const lq_geometry *g,
+                                 size_t group, size_t fold)
+{
+    uint32_t columns = lq__array_columns(a, group);
+    int status = lq_profile_init(p, a->profile_mem, lq_profile_bytes(columns * fold), g, 1.0f);
+    size_t i;
+    if (status) {
+        return status;
+    }
+    for (i = 0; i < fold; i++) {
+        memcpy(p->mean + i * columns, a->mean + group * a->span, columns * 2);
+        memcpy(p->sigma + i * columns, a->sigma + group * a->span, columns * 2);
+    }
+    p->mean_exponent = a->exponent[group];
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__array_codec(const lq__array *a, lq_codec **codec, const lq_profile *p,
+                               const lq_geometry *g)
+{
+    lq_codec_desc d;
+    int status;
+    memset(&d, 0, sizeof d);
+    d.tables = a->tables;
+    d.profile = p;
+    d.geometry = *g;
+    d.page = a->page;
+    d.quantizer = a->quantizer;
+    d.bits = a->bits;
+    d.step = a->step;
+    status = lq_codec_init(codec, a->codec_mem, a->sizes.codec, &d);
+    if (!status) {
+        (*codec)->flight = a->flight;
+    }
+    return status;
+}
+
+/* Vectors [0, count) of `fold` rows each from row `first` on. */
+LQ__STATIC int lq__array_encode(const lq__array *a, lq__array_writer *w, const uint8_t *src,
+                                size_t group, size_t first, size_t fold, size_t count)
+{
+    lq_geometry g = lq__array_geometry(a, group, fold);
+    size_t skip = first * a->dims * lq_type_bytes(a->type);
+    lq_vectors v = lq__array_vectors(a, src + skip, group, fold);
+    size_t step = a->flight * LQ__TOKENS;
+    lq_codec *codec;
+    lq_profile p;
+    size_t done;
+    int status = lq__array_profile(a, &p, &g, group, fold);
+    if (!status) {
+        status = lq__array_codec(a, &codec, &p, &g);
+    }
+    for (done = 0; done < count && !status && !w->full; done += step) {
+        size_t page_bytes[LQ__IN_FLIGHT];
+        size_t n = LQ__MIN(count - done, step);
+        lq_positions positions = lq__positions_from(&a->positions, done);
+        const uint8_t *at = a->pages;
+        size_t written;
+        size_t i;
+        status = lq__encode_from(codec, a->pages, a->sizes.page * a->flight, &written, page_bytes,
+                                 &v, done, &positions, n, a->codec_workspace);
+        for (i = 0; i * LQ__TOKENS < n && !status; i++) {
+            lq__array_put_size(w, page_bytes[i]);
+            lq__array_put(w, at, page_bytes[i]);
+            at += page_bytes[i];
+        }
+    }
+    return status;
+}
+
+LQ__STATIC int lq__array_encode_group(const lq__array *a, lq__array_writer *w, const uint8_t *src,
+                                      size_t group)
+{
+    lq_geometry g = lq__array_geometry(a, group, 1);
+    size_t whole = (size_t)(a->rows / a->fold);
+    size_t left = (size_t)(a->rows % a->fold);
+    size_t written = 0;
+    lq_profile p;
+    int status = lq__array_profile(a, &p, &g, group, 1);
+    if (!status) {
+        status = lq_profile_save(a->profile_file, a->sizes.page, &written, &p);
+    }
+    lq__array_put_size(w, written);
+    lq__array_put(w, a->profile_file, written);
+    if (!status && whole) {
+        status = lq__array_encode(a, w, src, group, 0, a->fold, whole);
+    }
+    if (!status && left) {
+        status = lq__array_encode(a, w, src, group, whole * a->fold, left, 1);
+    }
+    return status;
+}
+
+/* The numbers as they are. */
+LQ__STATIC void lq__array_keep(lq__array *a, uint8_t *dst, const void *src)
+{
+    size_t count = (size_t)a->rows * a->dims;
+    a->page = LQ_PAGE_RAW;
+    a->quantizer = 0;
+    a->bits = 0;
+    a->step = 0.0f;
+    a->flags = 0;
+    a->head_dims = 0;
+    a->fold = 1;
+    a->bytes = LQ__ARRAY_HEAD + count * lq_type_bytes(a->type);
+    lq__store_numbers(dst + LQ__ARRAY_HEAD, (const uint8_t *)src, count, lq_type_bytes(a->type));
+}
+
+/* Whether a list is first + i * stride. */
+LQ__STATIC int lq__array_listed(const lq_positions *p, uint64_t rows)
+{
+    uint64_t i;
+    uint64_t stride = rows > 1 && p->list ? (uint64_t)p->list[1] - (uint64_t)p->list[0] : 0;
+    for (i = 1; i < rows && p->list; i++) {
+        if ((uint64_t)p->list[i] - (uint64_t)p->list[i - 1] != stride) {
+            return 1;
+        }
+    }
+    return p->list && rows > 1 && stride == 0; /* 0 would mean 1 */
+}
+
+/* Whether the numbers of a descriptor are ones, and no two say the same thing. On bits: NaN too is
+   refused under -ffast-math. */
+LQ__STATIC int lq__array_targets_valid(const lq_compress_desc *d)
+{
+    uint32_t bits = lq__bits_of_f32(d->bits);
+    uint32_t step = lq__bits_of_f32(d->step);
+    uint32_t error = lq__bits_of_f32(d->error);
+    if (bits > 0x41800000u || (step && !lq__step_valid(d->step)) ||
+        (error && (error < 0x39800000u || error > 0x3f800000u)) || (error && (step || bits)) ||
+        (d->keep_means != 0 && d->keep_means != 1)) {
+        return 0;
+    }
+    if (d->page == LQ_PAGE_FIXED) {
+        return !error && (float)(int)d->bits == d->bits;
+    }
+    return !(step && bits);
+}
+
+/* The rope's part of it. */
+LQ__STATIC int lq__array_resolve_rope(lq__array *a, const lq_compress_desc *d)
+{
+    if (!d->rope) {
+        return d->positions || d->head_dims ? LQ_E_ARG : LQ_OK;
+    }
+    a->flags = LQ__ARRAY_ROPE;
+    a->rope = *d->rope;
+    a->head_dims = d->head_dims ? d->head_dims : a->dims;
+    a->positions.stride = 1;
+    a->positions = d->positions ? *d->positions : a->positions;
+    return a->head_dims > LQ__DIMS_MAX || a->dims % a->head_dims || !lq__rope_valid(d->rope) ||
+                   d->rope->rotary_dims > a->head_dims
+               ? LQ_E_ARG
+               : LQ_OK;
+}
+
+/* Defaults, and what contradicts. */
+LQ__STATIC int lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows, size_t dims,
+                                 int type, const lq_compress_desc *desc)
+{
+    static const lq_compress_desc none = {0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL};
+    *d = desc ? *desc : none;
+    memset(a, 0, sizeof *a);
+    if (dims == 0 || dims > 0x7fffffffu || lq_type_bytes(type) == 0 ||
+        (rows && lq__array_raw_bytes(rows, dims, LQ_F32) == 0)) {
+        return LQ_E_ARG;
+    }
+    a->rows = rows;
+    a->dims = (uint32_t)dims;
+    a->type = type;
+    a->page = d->page ? d->page : LQ_PAGE_CODED;
+    a->quantizer = d->quantizer ? d->quantizer : LQ_Z;
+    a->tables = d->tables;
+    if (!lq__array_targets_valid(d) || lq__array_resolve_rope(a, d)) {
+        return LQ_E_ARG;
+    }
+    d->bits = d->bits == 0.0f ? 4.0f : d->bits;
+    a->bits = a->page == LQ_PAGE_FIXED ? (int)d->bits : 0;
+    a->step = d->step != 0.0f ? d->step : 1.0f;
+    a->fold = 1;
+    if (a->page == LQ_PAGE_CODED && !a->flags) {
+        uint64_t most = LQ__ARRAY_COLUMNS / LQ__MIN(a->dims, LQ__ARRAY_COLUMNS);
+        a->fold = (uint32_t)LQ__MIN(most, (a->rows + LQ__TOKENS - 1) / LQ__TOKENS);
+        a->fold = LQ__MAX(a->fold, 1);
+    }
+    if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED || !lq__array_form_valid(a)) {
+        return LQ_E_ARG;
+    }
+    lq__array_shape(a);
+    return LQ_OK;
+}
+
+LQ_API size_t lq_compress_bound(size_t rows, size_t dims, int type)
+{
+    size_t bytes = lq__array_raw_bytes(rows, dims, type);
+    return dims == 0 || dims > 0x7fffffffu || lq_type_bytes(type) == 0 || (rows && bytes == 0)
+               ? 0
+               : bytes + LQ__ARRAY_HEAD;
+}
+
+LQ_API size_t lq_compress_workspace_bytes(size_t rows, size_t dims, int type,
+                                          const lq_compress_desc *desc)
+{
+    lq__arena none = {NULL, 0};
+    lq_compress_desc d;
+    lq__array a;
+    return lq__array_resolve(&a, &d, rows, dims, type, desc) ? 0 : lq__array_place(&a, &none, 1);
+}
+
+/* All but the head. */
+LQ__STATIC int lq__array_body(lq__array *a, const lq_compress_desc *d, lq__array_writer *w,
+                              const void *src, void *workspace, size_t workspace_bytes)
+{
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    size_t g;
+    int status = LQ_OK;
+    if (lq__array_place(a, &arena, 1) == 0 || !arena.at) {
+        return LQ_E_SPACE;
+    }
+    if (a->page == LQ_PAGE_CODED && !a->tables) {
+        status = lq_tables_init(&a->tables, a->tables_mem, lq_tables_bytes());
+    }
+    if (!status) {
+        status = lq__array_plan(a, d, src);
+    }
+    if (!status && a->flags) {
+        a->flags |= lq__array_listed(&a->positions, a->rows) ? (uint32_t)LQ__ARRAY_LIST : 0u;
+        lq__array_put_rope(w, a);
+    }
+    for (g = 0; g < lq__array_groups(a) && !status && !w->full; g++) {
+        status = lq__array_encode_group(a, w, (const uint8_t *)src, g);
+    }
+    return status ? status : w->full ? LQ_E_SPACE : LQ_OK;
+}
+
+LQ_API int lq_compress(uint8_t *dst, size_t dst_bytes, size_t *written, const void *src,
+                       size_t rows, size_t dims, int type, const lq_compress_desc *desc,
+                       void *workspace, size_t workspace_bytes)
+{
+    size_t bound = lq_compress_bound(rows, dims, type);
+    lq_compress_desc d;
+    lq__array_writer w;
+    lq__array a;
+    int status;
+    if (!written) {
+        return LQ_E_ARG;
+    }
+    *written = 0;
+    status = lq__array_resolve(&a, &d, rows, dims, type, desc);
+    if (status || !dst || !bound || (rows && (!src || !workspace))) {
+        return LQ_E_ARG;
+    }
+    if (dst_bytes < LQ__ARRAY_HEAD ||
+        (rows && workspace_bytes < lq_compress_workspace_bytes(rows, dims, type, desc))) {
+        return LQ_E_SPACE;
+    }
+    w.dst = dst;
+    w.room = LQ__MIN(dst_bytes, bound);
+    w.at = LQ__ARRAY_HEAD;
+    w.full = 0;
+    if (rows) {
+        status = lq__array_body(&a, &d, &w, src, workspace, workspace_bytes);
+    }
+    a.bytes = w.at;
+    if (rows == 0 || (status == LQ_E_SPACE && w.full && dst_bytes >= bound)) {
+        lq__array_keep(&a, dst, src);
+        status = LQ_OK;
+    }
+    if (status) {
+        return status;
+    }
+    lq__array_head_store(dst, &a);
+    *written = (size_t)a.bytes;
+    lq__store32(dst + 40, lq__array_checksum(dst, *written));
+    return LQ_OK;
+}
+
+/* ---- the way out ---- */
+typedef struct lq__array_reader {
+    const uint8_t *src;
+    size_t count;
+    size_t at;
+    int bad;
+} lq__array_reader;
+
+/* The next `count` bytes; NULL: there are fewer. */
+LQ__STATIC const uint8_t *lq__array_take(lq__array_reader *r, size_t count)
+{
+    const uint8_t *p = r->src + r->at;
+    if (r->bad || count > r->count - r->at) {
+        r->bad = 1;
+        return NULL;
+    }
+    r->at += count;
+    return p;
+}
+
+/* The next piece with its length in front. */
+LQ__STATIC const uint8_t *lq__array_piece(lq__array_reader *r, size_t *count)
+{
+    uint32_t shift = 0;
+    const uint8_t *p;
+    *count = 0;
+    do {
+        p = lq__array_take(r, 1);
+        if (!p || shift > 28) {
+            r->bad = 1;
+            return NULL;
+        }
+        *count |= (size_t)(*p & 127u) << shift;
+        shift += 7;
+    } while (*p & 128);
+    return lq__array_take(r, *count);
+}
+
+LQ__STATIC int lq__array_get_rope(lq__array *a, lq__array_reader *r)
+{
+    const uint8_t *p = lq__array_take(r, 8);
+    size_t i;
+    if (!p || p[1] || (p[0] != LQ_ROPE_HALF && p[0] != LQ_ROPE_ADJACENT)) {
+        return LQ_E_DATA;
+    }
+    a->rope.layout = p[0];
+    a->rope.rotary_dims = lq__load16(p + 2);
+    a->rope.magnitude = lq__f32_of_bits(lq__load32(p + 4));
+    a->rope.freqs = a->freqs;
+    p = a->rope.rotary_dims > a->head_dims ? NULL
+                                           : lq__array_take(r, (size_t)a->rope.rotary_dims / 2 * 4);
+    for (i = 0; p && i < a->rope.rotary_dims / 2; i++) {
+        a->freqs[i] = lq__f32_of_bits(lq__load32(p + 4 * i));
+    }
+    if (!p || !lq__rope_valid(&a->rope)) {
+        return LQ_E_DATA;
+    }
+    if (!(a->flags & LQ__ARRAY_LIST)) {
+        p = lq__array_take(r, 16);
+        if (p) {
+            a->positions.first = lq__i64_of_bits(lq__load64(p));
+            a->positions.stride = lq__i64_of_bits(lq__load64(p + 8));
+        }
+        return p ? LQ_OK : LQ_E_DATA;
+    }
+    p = a->rows > r->count / 8 ? NULL : lq__array_take(r, (size_t)a->rows * 8);
+    for (i = 0; p && i < a->rows; i++) {
+        a->list[i] = lq__i64_of_bits(lq__load64(p + 8 * i));
+    }
+    a->positions.list = a->list;
+    return p ? LQ_OK : LQ_E_DATA;
+}
+
+/* A group's profile from its file form; `fold` times side by side. */
+LQ__STATIC int lq__array_load_profile(const lq__array *a, lq_profile *p, const uint8_t *file,
+                                      size_t file_bytes, const lq_geometry *g, size_t group,
+                                      size_t fold)
+{
+    uint32_t columns = lq__array_columns(a, group);
+    lq_profile one;
+    size_t needed;
+    size_t i;
+    int status = lq__profile_header(&one, file, file_bytes);
+    if (status) {
+        return status;
+    }
+    if (one.stream != LQ_K || one.basis != g->basis || one.dims != columns ||
+        one.slice_count != (a->head_dims ? g->slice_count : 1)) {
+        return LQ_E_DATA;
+    }
+    status = lq_profile_init(p, a->profile_mem, lq_profile_bytes(columns * fold), g, 1.0f);
+    if (!status) { /* a file's arrays lie in front of those of `fold` rows, or are the same */
+        status = lq_profile_load(&one, a->profile_mem, lq_profile_bytes(columns), &needed, file,
+                                 file_bytes);
+    }
+    if (status) {
+        return status;
+    }
+    memmove(p->sigma, one.sigma, columns * 2);
+    for (i = 1; i < fold; i++) {
+        memcpy(p->mean + i * columns, one.mean, columns * 2);
+        memcpy(p->sigma + i * columns, p->sigma, columns * 2);
+    }
+    p->mean_exponent = one.mean_exponent;
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__array_decode(const lq__array *a, lq__array_reader *r, uint8_t *dst, int type,
+                                const uint8_t *file, size_t file_bytes, size_t group, size_t first,
+                                size_t fold, size_t count)
+{
+    lq_geometry g = lq__array_geometry(a, group, fold);
+    size_t step = a->flight * LQ__TOKENS;
+    size_t element = lq_type_bytes(type);
+    lq_vectors_out v;
+    lq_codec *codec = NULL;
+    lq_profile p;
+    size_t done;
+    size_t i;
+    int status = lq__array_load_profile(a, &p, file, file_bytes, &g, group, fold);
+    if (!status) {
+        status = lq__array_codec(a, &codec, &p, &g);
+    }
+    for (i = 0; i < a->slices; i++) {
+        a->dst[i] = dst + (first * a->dims + group * a->span + i * a->slice) * element;
+    }
+    v.slices = a->dst;
+    v.token_stride = a->dims * fold;
+    v.type = type;
+    for (done = 0; done < count && !status; done += step) {
+        const uint8_t *pages[LQ__IN_FLIGHT];
+        size_t page_bytes[LQ__IN_FLIGHT];
+        size_t n = LQ__MIN(count - done, step);
+        lq_positions positions = lq__positions_from(&a->positions, done);
+        for (i = 0; i * LQ__TOKENS < n; i++) {
+            pages[i] = lq__array_piece(r, &page_bytes[i]);
+            if (!pages[i]) {
+                return LQ_E_DATA;
+            }
+        }
+        status = lq__decode_at(codec, &v, done, &positions, n, pages, page_bytes,
+                               a->codec_workspace);
+    }
+    return status;
+}
+
+LQ__STATIC int lq__array_decode_group(const lq__array *a, lq__array_reader *r, uint8_t *dst,
+                                      int type, size_t group)
+{
+    size_t whole = (size_t)(a->rows / a->fold);
+    size_t left = (size_t)(a->rows % a->fold);
+    size_t file_bytes;
+    const uint8_t *file = lq__array_piece(r, &file_bytes);
+    int status = file ? LQ_OK : LQ_E_DATA;
+    if (!status && whole) {
+        status = lq__array_decode(a, r, dst, type, file, file_bytes, group, 0, a->fold, whole);
+    }
+    whole *= a->fold;
+    if (!status && left) {
+        status = lq__array_decode(a, r, dst, type, file, file_bytes, group, whole, left, 1);
+    }
+    return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status;
+}
+
+LQ_API size_t lq_decompress_workspace_bytes(const uint8_t *src, size_t src_bytes)
+{
+    lq__arena none = {NULL, 0};
+    lq__array a;
+    if (lq__array_head_load(&a, src, src_bytes)) {
+        return 0;
+    }
+    if (a.page == LQ_PAGE_RAW) {
+        return 1;
+    }
+    return a.flags & LQ__ARRAY_LIST && a.rows > a.bytes / 8 ? 0 : lq__array_place(&a, &none, 0);
+}
+
+/* The numbers as they were. */
+LQ__STATIC int lq__array_unkeep(const lq__array *a, uint8_t *dst, int type, const uint8_t *src)
+{
+    size_t count = (size_t)a->rows * a->dims;
+    size_t element = lq_type_bytes(a->type);
+    float x[256];
+    size_t i;
+    if (a->bytes - LQ__ARRAY_HEAD != (uint64_t)count * element) {
+        return LQ_E_DATA;
+    }
+    src += LQ__ARRAY_HEAD;
+    if (type == a->type) {
+        lq__load_numbers(dst, src, count, element);
+        return LQ_OK;
+    }
+    for (i = 0; i < count; i += 256) {
+        uint8_t own[4 * 256];
+        size_t n = LQ__MIN(count - i, 256);
+        lq__load_numbers(own, src + i * element, n, element);
+        lq__rows_of_level()->load_row(x, own, n, a->type);
+        lq__store_row(dst + i * lq_type_bytes(type), x, n, type);
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *src,
+                         size_t src_bytes, const lq_tables *tables, void *workspace,
+                         size_t workspace_bytes)
+{
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__array_reader r;
+    lq__array a;
+    size_t g;
+    int status;
+    if (!src || (type && lq_type_bytes(type) == 0)) {
+        return LQ_E_ARG;
+    }
+    status = lq__array_head_load(&a, src, src_bytes);
+    if (status) {
+        return status;
+    }
+    type = type ? type : a.type;
+    if (a.bytes != src_bytes) {
+        return LQ_E_DATA;
+    }
+    if (a.rows && !dst) {
+        return LQ_E_ARG;
+    }
+    if (dst_bytes < lq__array_raw_bytes(a.rows, a.dims, type)) {
+        return LQ_E_SPACE;
+    }
+    if (!lq__array_intact(src, src_bytes)) {
+        return LQ_E_DATA;
+    }
+    if (a.page == LQ_PAGE_RAW) {
+        return lq__array_unkeep(&a, (uint8_t *)dst, type, src);
+    }
+    a.tables = tables;
+    r.src = src;
+    r.count = src_bytes;
+    r.at = LQ__ARRAY_HEAD;
+    r.bad = 0;
+    if (a.flags & LQ__ARRAY_LIST && a.rows > src_bytes / 8) {
+        return LQ_E_DATA;
+    }
+    if (!workspace || lq__array_place(&a, &arena, 0) == 0 || !arena.at) {
+        return LQ_E_SPACE;
+    }
+    if (a.page == LQ_PAGE_CODED && !tables) {
+        status = lq_tables_init(&a.tables, a.tables_mem, lq_tables_bytes());
+    }
+    if (!status && a.flags) {
+        status = lq__array_get_rope(&a, &r);
+    }
+    for (g = 0; g < lq__array_groups(&a) && !status; g++) {
+        status = lq__array_decode_group(&a, &r, (uint8_t *)dst, type, g);
+    }
+    return status ? status : r.at != r.count ? LQ_E_DATA : LQ_OK;
+}
+
+/* ---- rows at a fixed rate ----
+   A row is brought to integers X of at most 2^19. The step starts at what suits a Gaussian of the
+   row's energy and goes to the best of neighbours a twelfth of an octave apart, by what they cost:
+   moment * step^2 for each number, and the squares of what lies beyond the outermost level. Then
+   points are found, and the scale that is stored is the factor on them that leaves the least error:
+   sum of x p over sum of p^2. */
+typedef struct lq__row_form {
+    uint32_t first;  /* square of the step that suits deviation 1, q24 */
+    uint32_t moment; /* error of numbers in range, of the step's square, q16 */
+    uint32_t edge;   /* where levels end, in steps, q8 */
+} lq__row_form;
+
+/* Z 2, 3, 4, 8 and E8. The edges were measured: the best for Gaussian and uniform rows. */
+static const lq__row_form lq__row_forms[5] = {{16633204u, 5461u, 384u},
+                                              {5761185u, 5461u, 896u},
+                                              {1885077u, 5461u, 1920u},
+                                              {15915u, 5461u, 32640u},
+                                              {1885077u, 4698u, 1952u}};
+
+LQ__INLINE const lq__row_form *lq__row_form_of(int quantizer, int bits)
+{
+    return &lq__row_forms[quantizer == LQ_E8 ? 4 : bits == 8 ? 3 : bits - 2];
+}
+
+/* Twelfths of an octave, q15. */
+static const uint16_t lq__row_twelfths[5] = {29193, 30929, 32768, 34716, 36781};
+
+/* A row on its way in: units, step, and sums of x p and p^2 with p its points, doubled. */
+typedef struct lq__row_aim {
+    int32_t exponent; /* X is in units of 2^exponent */
+    uint32_t step;    /* in these, q8; 0: the row is zero */
+    uint32_t factor;  /* X * factor >> 26 is q12 of the step */
+    int64_t xp;       /* q8 of the step */
+    int64_t pp;
+} lq__row_aim;
+
+/* The root of x within a thousandth: three of Newton's steps, the first by a power of two. */
+LQ__STATIC uint32_t lq__row_root(uint64_t x)
+{
+    uint32_t half = lq__log2_floor(x | 1) / 2;
+    uint64_t r = (((uint64_t)1 << half) + (x >> half)) / 2 + 1;
+    r = (r + x / r) / 2 + 1;
+    return (uint32_t)((r + x / r) / 2);
+}
+
+/* ---- kernels of rows ---- */
+/* Adds the squares of what lies beyond each of five edges; all in units of X / 128, so at most
+   4096. At most 256 numbers. */
+static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, const int32_t *edge)
+{
+    size_t i;
+    int j;
+    for (i = 0; i < count; i++) {
+        int32_t a = (x[i] < 0 ? -x[i] : x[i]) >> 7;
+        for (j = 0; j < 5; j++) {
+            int32_t d = LQ__MAX(a - edge[j], 0);
+            sum[j] += (uint32_t)(d * d);
+        }
+    }
+}
+
+/* Up to 8 blocks of 8 numbers, one behind the other, to columns of eight rows of 64. */
+static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t blocks)
+{
+    size_t i;
+    for (i = 0; i < 8 * blocks; i++) {
+        y[(i % 8) * 64 + i / 8] = x[i];
+    }
+}
+
+/* 16 columns of points, in the box, to words; of each the sums of (y >> 4) * p and p^2. */
+static void lq__word_rows_c(uint32_t *word, int32_t *yp, int32_t *pp, const int16_t *z,
+                            const int32_t *y)
+{
+    int i;
+    int t;
+    for (t = 0; t < 16; t++) {
+        word[t] = (uint32_t)z[t] << 28;
+        yp[t] = 0;
+        pp[t] = 0;
+        for (i = 0; i < 8; i++) {
+            int32_t k = z[(i + 1) * 64 + t];
+            int32_t p = 2 * k + z[t];
+            word[t] ^= (uint32_t)(k + 8) << 4 * i;
+            yp[t] += (y[i * 64 + t] >> 4) * p;
+            pp[t] += p * p;
+        }
+    }
+}
+
+/* Of 64 columns of points those outside of the code's box (-8 .. 7) become the nearest in it, as
+   lq__e8_word finds it, of numbers rounded down to q8 and within 12 steps. */
+static void lq__box_rows_c(int16_t *z, const int32_t *y)
+{
+    size_t t;
+    for (t = 0; t < 64; t++) {
+        int32_t v[8];
+        int32_t p[8];
+        int out = 0;
+        size_t i;
+        for (i = 0; i < 8; i++) {
+            out |= (z[(i + 1) * 64 + t] + 8) & ~15;
+            v[i] = lq__clamp(y[i * 64 + t] >> 4, -3072, 3072) * 16;
+        }
+        if (out) {
+            lq__e8_of_word(p, lq__e8_word(v));
+            z[t] = (int16_t)(p[0] & 1);
+            for (i = 0; i < 8; i++) {
+                z[(i + 1) * 64 + t] = (int16_t)((p[i] - z[t]) / 2);
+            }
+        }
+    }
+}
+
+#if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__beyond_avx2(__m256i sum, __m256i a, int32_t edge)
+{
+    __m256i d = _mm256_sub_epi32(a, _mm256_set1_epi32(edge));
+    d = _mm256_max_epi32(d, _mm256_setzero_si256());
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(d, d));
+}
+
+LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x, size_t count,
+                                                const int32_t *edge)
+{
+    __m256i s0 = _mm256_setzero_si256();
+    __m256i s1 = s0;
+    __m256i s2 = s0;
+    __m256i s3 = s0;
+    __m256i s4 = s0;
+    uint32_t lane[40];
+    size_t i;
+    for (i = 0; i + 8 <= count; i += 8) {
+        __m256i a = _mm256_srli_epi32(_mm256_abs_epi32(LQ__LOAD_AVX2(x + i)), 7);
+        s0 = lq__beyond_avx2(s0, a, edge[0]);
+        s1 = lq__beyond_avx2(s1, a, edge[1]);
+        s2 = lq__beyond_avx2(s2, a, edge[2]);
+        s3 = lq__beyond_avx2(s3, a, edge[3]);
+        s4 = lq__beyond_avx2(s4, a, edge[4]);
+    }
+    lq__beyond_row_c(sum, x + i, count - i, edge);
+    LQ__STORE_AVX2(lane, s0);
+    LQ__STORE_AVX2(lane + 8, s1);
+    LQ__STORE_AVX2(lane + 16, s2);
+    LQ__STORE_AVX2(lane + 24, s3);
+    LQ__STORE_AVX2(lane + 32, s4);
+    for (i = 0; i < 40; i++) {
+        sum[i / 8] += lane[i];
+    }
+}
+
+/* Numbers 0 .. 3 (or 4 .. 7) of 8 blocks, as four rows of 8 columns. */
+LQ__TARGET_AVX2 LQ__INLINE void lq__half_blocks_avx2(int32_t *y, const int32_t *x)
+{
+    __m256i r[4];
+    __m256i a, b, c, d;
+#define LQ__BOTH(i)                                                                         \
+    _mm256_inserti128_si256(                                                                \
+        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(x + 8 * (i)))), \
+        _mm_loadu_si128((const __m128i *)(const void *)(x + 8 * (i) + 32)), 1)
+    r[0] = LQ__BOTH(0);
+    r[1] = LQ__BOTH(1);
+    r[2] = LQ__BOTH(2);
+    r[3] = LQ__BOTH(3);
+#undef LQ__BOTH
+    a = _mm256_unpacklo_epi32(r[0], r[1]);
+    b = _mm256_unpackhi_epi32(r[0], r[1]);
+    c = _mm256_unpacklo_epi32(r[2], r[3]);
+    d = _mm256_unpackhi_epi32(r[2], r[3]);
+    LQ__STORE_AVX2(y, _mm256_unpacklo_epi64(a, c));
+    LQ__STORE_AVX2(y + 64, _mm256_unpackhi_epi64(a, c));
+    LQ__STORE_AVX2(y + 128, _mm256_unpacklo_epi64(b, d));
+    LQ__STORE_AVX2(y + 192, _mm256_unpackhi_epi64(b, d));
+}
+
+LQ__TARGET_AVX2 static void lq__block_rows_avx2(int32_t *y, const int32_t *x, size_t blocks)
+{
+    if (blocks < 8) {
+        lq__block_rows_c(y, x, blocks);
+        return;
+    }
+    lq__half_blocks_avx2(y, x);
+    lq__half_blocks_avx2(y + 4 * 64, x + 4);
+}
+
+LQ__TARGET_AVX2 static void lq__word_rows_avx2(uint32_t *word, int32_t *yp, int32_t *pp,
+                                               const int16_t *z, const int32_t *y)
+{
+    const __m256i eight = _mm256_set1_epi32(8);
+    int i;
+    int t;
+    for (t = 0; t < 16; t += 8) {
+        __m256i c = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(z + t)));
+        __m256i w = _mm256_slli_epi32(c, 28);
+        __m256i s = _mm256_setzero_si256();
+        __m256i q = s;
+        for (i = 0; i < 8; i++) {
+            const int16_t *at = z + (i + 1) * 64 + t;
+            __m256i k = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)at));
+            __m256i p = _mm256_add_epi32(_mm256_add_epi32(k, k), c);
+            __m256i v = _mm256_srai_epi32(LQ__LOAD_AVX2(y + i * 64 + t), 4);
+            w = _mm256_xor_si256(w, _mm256_sllv_epi32(_mm256_add_epi32(k, eight),
+                                                      _mm256_set1_epi32(4 * i)));
+            s = _mm256_add_epi32(s, _mm256_mullo_epi32(v, p));
+            q = _mm256_add_epi32(q, _mm256_mullo_epi32(p, p));
+        }
+        LQ__STORE_AVX2(word + t, w);
+        LQ__STORE_AVX2(yp + t, s);
+        LQ__STORE_AVX2(pp + t, q);
+    }
+}
+
+/* One coset of eight columns of q8: z[i] in the box, and the cost, as in lq__e8_word. */
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__box_coset_avx2(__m256i *z, const __m256i *v, int32_t half)
+{
+    const __m256i low = _mm256_set1_epi32(-8);
+    const __m256i high = _mm256_set1_epi32(7);
+    const __m256i one = _mm256_set1_epi32(1);
+    __m256i cost = _mm256_setzero_si256();
+    __m256i parity = cost;
+    __m256i least = _mm256_set1_epi32(0x7fffffff);
+    __m256i move = cost;
+    __m256i moved = cost;
+    __m256i odd;
+    int i;
+    for (i = 0; i < 8; i++) {
+        __m256i u = _mm256_sub_epi32(v[i], _mm256_set1_epi32(half));
+        __m256i k = _mm256_srai_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(128)), 8);
+        __m256i d;
+        __m256i e;
+        __m256i other;
+        __m256i less;
+        k = _mm256_min_epi32(_mm256_max_epi32(k, low), high);
+        d = _mm256_sub_epi32(u, _mm256_slli_epi32(k, 8));
+        other = _mm256_add_epi32(k, _mm256_or_si256(_mm256_srai_epi32(d, 31), one));
+        e = _mm256_cmpgt_epi32(other, high); /* 8 becomes 6, -9 becomes -7 */
+        other = _mm256_add_epi32(other, _mm256_add_epi32(e, e));
+        e = _mm256_cmpgt_epi32(low, other);
+        other = _mm256_sub_epi32(other, _mm256_add_epi32(e, e));
+        e = _mm256_sub_epi32(u, _mm256_slli_epi32(other, 8));
+        d = _mm256_mullo_epi32(d, d);
+        e = _mm256_sub_epi32(_mm256_mullo_epi32(e, e), d);
+        cost = _mm256_add_epi32(cost, d);
+        less = _mm256_cmpgt_epi32(least, e);
+        least = _mm256_min_epi32(least, e);
+        move = _mm256_blendv_epi8(move, _mm256_set1_epi32(i), less);
+        moved = _mm256_blendv_epi8(moved, other, less);
+        parity = _mm256_xor_si256(parity, k);
+        z[i] = k;
+    }
+    odd = _mm256_cmpeq_epi32(_mm256_and_si256(parity, one), one);
+    for (i = 0; i < 8; i++) {
+        __m256i here = _mm256_cmpeq_epi32(move, _mm256_set1_epi32(i));
+        z[i] = _mm256_blendv_epi8(z[i], moved, _mm256_and_si256(here, odd));
+    }
+    return _mm256_add_epi32(cost, _mm256_and_si256(least, odd));
+}
+
+LQ__TARGET_AVX2 static void lq__box_rows_avx2(int16_t *z, const int32_t *y)
+{
+    const __m256i most = _mm256_set1_epi32(3072);
+    const __m256i least = _mm256_set1_epi32(-3072);
+    size_t t;
+    for (t = 0; t < 64; t += 8) {
+        __m128i out = _mm_setzero_si128();
+        __m256i v[8];
+        __m256i p[8];
+        __m256i q[8];
+        __m256i second;
+        size_t i;
+        for (i = 0; i < 8; i++) {
+            __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(z + (i + 1) * 64 + t));
+            out = _mm_or_si128(out, _mm_add_epi16(k, _mm_set1_epi16(8)));
+        }
+        out = _mm_cmpeq_epi16(_mm_srli_epi16(out, 4), _mm_setzero_si128());
+        if (_mm_movemask_epi8(out) == 0xffff) {
+            continue;
+        }
+        for (i = 0; i < 8; i++) {
+            v[i] = _mm256_srai_epi32(LQ__LOAD_AVX2(y + i * 64 + t), 4);
+            v[i] = _mm256_min_epi32(_mm256_max_epi32(v[i], least), most);
+        }
+        second = lq__box_coset_avx2(p, v, 0);
+        second = _mm256_cmpgt_epi32(second, lq__box_coset_avx2(q, v, 128));
+        for (i = 0; i < 9; i++) { /* out is where columns stay as they are */
+            int16_t *row = z + i * 64 + t;
+            __m128i old = _mm_loadu_si128((const __m128i *)(const void *)row);
+            __m256i k = i ? _mm256_blendv_epi8(p[i - 1], q[i - 1], second)
+                          : _mm256_srli_epi32(second, 31);
+            __m128i narrow =
+                _mm_packs_epi32(_mm256_castsi256_si128(k), _mm256_extracti128_si256(k, 1));
+            _mm_storeu_si128((__m128i *)(void *)row, _mm_blendv_epi8(narrow, old, out));
+        }
+    }
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__beyond_avx512(__m512i sum, __m512i a, int32_t edge)
+{
+    __m512i d = _mm512_sub_epi32(a, _mm512_set1_epi32(edge));
+    d = _mm512_max_epi32(d, _mm512_setzero_si512());
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(d, d));
+}
+
+/* Lanes below 2^32. */
+LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__lanes_avx512(__m512i s)
+{
+    __m512i low = _mm512_and_si512(s, _mm512_set1_epi64(0xffffffff));
+    return (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_srli_epi64(s, 32), low));
+}
+
+LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t *x, size_t count,
+                                                    const int32_t *edge)
+{
+    __m512i s0 = _mm512_setzero_si512();
+    __m512i s1 = s0;
+    __m512i s2 = s0;
+    __m512i s3 = s0;
+    __m512i s4 = s0;
+    size_t i;
+    for (i = 0; i + 16 <= count; i += 16) {
+        __m512i a = _mm512_srli_epi32(_mm512_abs_epi32(LQ__LOAD_AVX512(x + i)), 7);
+        s0 = lq__beyond_avx512(s0, a, edge[0]);
+        s1 = lq__beyond_avx512(s1, a, edge[1]);
+        s2 = lq__beyond_avx512(s2, a, edge[2]);
+        s3 = lq__beyond_avx512(s3, a, edge[3]);
+        s4 = lq__beyond_avx512(s4, a, edge[4]);
+    }
+    lq__beyond_row_c(sum, x + i, count - i, edge);
+    sum[0] += lq__lanes_avx512(s0);
+    sum[1] += lq__lanes_avx512(s1);
+    sum[2] += lq__lanes_avx512(s2);
+    sum[3] += lq__lanes_avx512(s3);
+    sum[4] += lq__lanes_avx512(s4);
+}
+
+LQ__TARGET_AVX512 static void lq__block_rows_avx512(int32_t *y, const int32_t *x, size_t blocks)
+{
+    lq__block_rows_avx2(y, x, blocks);
+}
+
+LQ__TARGET_AVX512 static void lq__word_rows_avx512(uint32_t *word, int32_t *yp, int32_t *pp,
+                                                   const int16_t *z, const int32_t *y)
+{
+    const __m512i eight = _mm512_set1_epi32(8);
+    __m512i c = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)z));
+    __m512i w = _mm512_slli_epi32(c, 28);
+    __m512i s = _mm512_setzero_si512();
+    __m512i q = s;
+    int i;
+    for (i = 0; i < 8; i++) {
+        const int16_t *at = z + (i + 1) * 64;
+        __m512i k = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)at));
+        __m512i p = _mm512_add_epi32(_mm512_add_epi32(k, k), c);
+        __m512i v = _mm512_srai_epi32(LQ__LOAD_AVX512(y + i * 64), 4);
+        w = _mm512_xor_si512(w, _mm512_sllv_epi32(_mm512_add_epi32(k, eight),
+                                                  _mm512_set1_epi32(4 * i)));
+        s = _mm512_add_epi32(s, _mm512_mullo_epi32(v, p));
+        q = _mm512_add_epi32(q, _mm512_mullo_epi32(p, p));
+    }
+    LQ__STORE_AVX512(word, w);
+    LQ__STORE_AVX512(yp, s);
+    LQ__STORE_AVX512(pp, q);
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512i lq__box_coset_avx512(__m512i *z, const __m512i *v,
+                                                          int32_t half)
+{
+    const __m512i low = _mm512_set1_epi32(-8);
+    const __m512i high = _mm512_set1_epi32(7);
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i two = _mm512_set1_epi32(2);
+    __m512i cost = _mm512_setzero_si512();
+    __m512i parity = cost;
+    __m512i least = _mm512_set1_epi32(0x7fffffff);
+    __m512i move = cost;
+    __m512i moved = cost;
+    __mmask16 odd;
+    int i;
+    for (i = 0; i < 8; i++) {
+        __m512i u = _mm512_sub_epi32(v[i], _mm512_set1_epi32(half));
+        __m512i k = _mm512_srai_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(128)), 8);
+        __m512i d;
+        __m512i e;
+        __m512i other;
+        __mmask16 less;
+        k = _mm512_min_epi32(_mm512_max_epi32(k, low), high);
+        d = _mm512_sub_epi32(u, _mm512_slli_epi32(k, 8));
+        other = _mm512_add_epi32(k, _mm512_or_si512(_mm512_srai_epi32(d, 31), one));
+        other = _mm512_mask_sub_epi32(other, _mm512_cmpgt_epi32_mask(other, high), other, two);
+        other = _mm512_mask_add_epi32(other, _mm512_cmplt_epi32_mask(other, low), other, two);
+        e = _mm512_sub_epi32(u, _mm512_slli_epi32(other, 8));
+        d = _mm512_mullo_epi32(d, d);
+        e = _mm512_sub_epi32(_mm512_mullo_epi32(e, e), d);
+        cost = _mm512_add_epi32(cost, d);
+        less = _mm512_cmplt_epi32_mask(e, least);
+        least = _mm512_min_epi32(least, e);
+        move = _mm512_mask_mov_epi32(move, less, _mm512_set1_epi32(i));
+        moved = _mm512_mask_mov_epi32(moved, less, other);
+        parity = _mm512_xor_si512(parity, k);
+        z[i] = k;
+    }
+    odd = _mm512_test_epi32_mask(parity, one);
+    for (i = 0; i < 8; i++) {
+        __mmask16 here = _mm512_mask_cmpeq_epi32_mask(odd, move, _mm512_set1_epi32(i));
+        z[i] = _mm512_mask_mov_epi32(z[i], here, moved);
+    }
+    return _mm512_mask_add_epi32(cost, odd, cost, least);
+}
+
+/* Which of 64 columns are outside. */
+LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__outside_avx512(const int16_t *z)
+{
+    const __m512i eight = _mm512_set1_epi16(8);
+    const __m512i box = _mm512_set1_epi16(~15);
+    __m512i low = _mm512_setzero_si512();
+    __m512i high = low;
+    int i;
+    for (i = 1; i < 9; i++) {
+        low = _mm512_or_si512(low, _mm512_add_epi16(LQ__LOAD_AVX512(z + i * 64), eight));
+        high = _mm512_or_si512(high, _mm512_add_epi16(LQ__LOAD_AVX512(z + i * 64 + 32), eight));
+    }
+    return _mm512_test_epi16_mask(low, box) |
+           (uint64_t)_mm512_test_epi16_mask(high, box) << 32;
+}
+
+/* 16 of them at a time. */
+LQ__TARGET_AVX512 static void lq__box_rows_avx512(int16_t *z, const int32_t *y)
+{
+    uint64_t mask = lq__outside_avx512(z);
+    while (mask) {
+        __m512i v[8];
+        __m512i p[8];
+        __m512i q[8];
+        __m512i cost;
+        __m512i at;
+        __mmask16 second;
+        int16_t narrow[9][16];
+        int32_t column[16];
+        size_t n = 0;
+        size_t i;
+        size_t k;
+        for (i = 0; i < 16; i++) {
+            column[i] = 0;
+        }
+        for (; mask && n < 16; mask &= mask - 1) {
+            column[n++] = (int32_t)_tzcnt_u64(mask);
+        }
+        at = LQ__LOAD_AVX512(column);
+        for (i = 0; i < 8; i++) {
+            __m512i a = _mm512_permutex2var_epi32(LQ__LOAD_AVX512(y + i * 64), at,
+                                                  LQ__LOAD_AVX512(y + i * 64 + 16));
+            __m512i b = _mm512_permutex2var_epi32(LQ__LOAD_AVX512(y + i * 64 + 32), at,
+                                                  LQ__LOAD_AVX512(y + i * 64 + 48));
+            a = _mm512_mask_mov_epi32(a, _mm512_test_epi32_mask(at, _mm512_set1_epi32(32)), b);
+            a = _mm512_min_epi32(_mm512_srai_epi32(a, 4), _mm512_set1_epi32(3072));
+            v[i] = _mm512_max_epi32(a, _mm512_set1_epi32(-3072));
+        }
+        cost = lq__box_coset_avx512(p, v, 0);
+        second = _mm512_cmplt_epi32_mask(lq__box_coset_avx512(q, v, 128), cost);
+        lq__store_i16_avx512(narrow[0], _mm512_maskz_set1_epi32(second, 1));
+        for (i = 0; i < 8; i++) {
+            lq__store_i16_avx512(narrow[i + 1], _mm512_mask_blend_epi32(second, p[i], q[i]));
+        }
+        for (k = 0; k < n; k++) {
+            for (i = 0; i < 9; i++) {
+                z[i * 64 + (size_t)column[k]] = narrow[i][k];
+            }
+        }
+    }
+}
+#endif
+
+/* ---- the step of a row ---- */
+/* The best of five steps around aim->step; returns by how many twelfths it moved. x holds the row
+   where that has at most 256 numbers. */
+LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, size_t dims,
+                              int type, const lq__row_form *form)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    uint64_t beyond[5] = {0, 0, 0, 0, 0};
+    uint64_t least = UINT64_MAX;
+    uint32_t step[5];
+    int32_t edge[5];
+    int best = 2;
+    size_t i;
+    int j;
+    for (j = 0; j < 5; j++) {
+        step[j] = (uint32_t)((uint64_t)aim->step * lq__row_twelfths[j] >> 15);
+        edge[j] = (int32_t)((uint64_t)step[j] * form->edge >> 23);
+    }
+    for (i = 0; i < dims; i += 256) {
+        size_t n = LQ__MIN(dims - i, 256);
+        if (dims > 256) {
+            (void)kernels->fixed_row(x, src + i * element, type, n, aim->exponent);
+        }
+        kernels->beyond_row(beyond, x, n, edge);
+    }
+    for (j = 0; j < 5; j++) { /* step / 128 as q1, so squares are q2 */
+        uint64_t s = step[j] >> 14;
+        uint64_t cost = (s * s * dims * form->moment >> 16) + 4 * beyond[j];
+        if (cost < least) {
+            least = cost;
+            best = j;
+        }
+    }
+    aim->step = step[best];
+    return best - 2;
+}
+
+/* Units and step of a row. */
+LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims, int type,
+                              const lq__row_form *form)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    uint32_t most = lq__array_most(src, dims, type);
+    uint64_t energy = 0;
+    uint32_t fits; /* the step that clips nothing: a larger one would only be coarser */
+    int32_t x[256];
+    int tries;
+    size_t i;
+    memset(aim, 0, sizeof *aim);
+    if (most >= 0x71800000u) {
+        return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+    }
+    if (most < 0x17800000u) {
+        return LQ_OK;
+    }
+    aim->exponent = (int32_t)(most >> 23) - 127 - 18;
+    for (i = 0; i < dims; i += 256) {
+        size_t n = LQ__MIN(dims - i, 256);
+        (void)kernels->fixed_row(x, src + i * element, type, n, aim->exponent);
+        energy += kernels->squares_row(x, n) >> 2;
+    }
+    energy = energy / dims; /* below 2^36 */
+    fits = ((uint32_t)lq__fixed_of_bits(most, aim->exponent) << 12) / form->edge << 4;
+    aim->step = lq__row_root((energy * form->first) >> 6);
+    for (tries = 0; tries < 16; tries++) {
+        int moved;
+        aim->step = LQ__MAX(LQ__MIN(aim->step, fits), 1u << 15);
+        moved = lq__row_choose(aim, x, src, dims, type, form);
+        if (moved > -2 && moved < 2) {
+            break;
+        }
+    }
+    aim->step = LQ__MAX(LQ__MIN(aim->step, fits), 1u << 15);
+    aim->factor = (uint32_t)(((uint64_t)1 << 46) / aim->step);
+    return LQ_OK;
+}
+
+/* The scale that fits the points best: the upper 16 bits of a float without its sign. */
+LQ__STATIC uint16_t lq__row_scale(const lq__row_aim *aim)
+{
+    uint64_t ratio = 65536; /* q16 of aim->step */
+    uint64_t v;
+    uint32_t top;
+    uint64_t m;
+    if (aim->step == 0) {
+        return 0;
+    }
+    if (aim->xp > 0 && aim->pp > 0) {
+        ratio = ((uint64_t)aim->xp << 9) / (uint64_t)aim->pp;
+        ratio = LQ__MIN(LQ__MAX(ratio, 32768), 131072);
+    }
+    v = aim->step * ratio; /* q24 */
+    top = lq__log2_floor(v);
+    m = (v + ((uint64_t)1 << (top - 9))) >> (top - 8); /* 256 .. 512 */
+    return (uint16_t)(((uint32_t)(127 + aim->exponent + (int32_t)top - 24) << 8) + (uint32_t)m - 256);
+}
+
+/* One row of Z: codes, and the sums of its points. */
+LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, size_t dims, int type,
+                          int bits)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    int32_t half = 1 << (bits - 1);
+    uint32_t factor[LQ__TOKENS];
+    int32_t y[LQ__TOKENS];
+    size_t i;
+    size_t j;
+    for (j = 0; j < LQ__TOKENS; j++) {
+        factor[j] = aim->factor;
+        y[j] = 0;
+    }
+    for (i = 0; i < dims; i += LQ__TOKENS) {
+        size_t n = LQ__MIN(dims - i, LQ__TOKENS);
+        (void)kernels->fixed_row(y, src + i * element, type, n, aim->exponent);
+        kernels->scale_row(y, factor, 26);
+        lq__fixed_pack(dst + i / 8 * (size_t)bits, y, n, LQ_Z, bits);
+        for (j = 0; j < n; j++) {
+            int32_t p = 2 * lq__clamp(y[j] >> 12, -half, half - 1) + 1;
+            aim->xp += (int64_t)(y[j] >> 4) * p;
+            aim->pp += p * p;
+        }
+    }
+}
+
+/* Blocks [first, first + blocks) of each of `rows` rows, at most 64 together. */
+LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
+                          size_t rows, size_t dims, int type, size_t first, size_t blocks)
+{
+    static const int32_t none[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    uint32_t factor[LQ__TOKENS];
+    int32_t y[8 * LQ__TOKENS];
+    int16_t z[9 * LQ__TOKENS];
+    size_t block = 0;
+    size_t r;
+    size_t i;
+    size_t t;
+    if (rows * blocks < LQ__TOKENS) {
+        memset(factor, 0, sizeof factor);
+        memset(y, 0, sizeof y);
+    }
+    for (r = 0; r < rows; r++) {
+        const uint8_t *p = src + (r * dims + 8 * first) * element;
+        for (t = 0; t < blocks; t += 8) {
+            size_t n = LQ__MIN(blocks - t, 8);
+            int32_t x[64];
+            (void)kernels->fixed_row(x, p + 8 * t * element, type, 8 * n, aim[r].exponent);
+            kernels->block_rows(y + r * blocks + t, x, n);
+        }
+        for (t = 0; t < blocks; t++) {
+            factor[r * blocks + t] = aim[r].factor;
+        }
+    }
+    for (i = 0; i < 8; i++) {
+        kernels->scale_row(y + i * LQ__TOKENS, factor, 26);
+    }
+    if (kernels->e8_rows(z, y, none, 0) > 7) {
+        kernels->box_rows(z, y);
+    }
+    for (t = 0; t < rows * blocks; t += 16) {
+        uint32_t word[16];
+        int32_t xp[16];
+        int32_t pp[16];
+        size_t n = LQ__MIN(rows * blocks - t, 16);
+        kernels->word_rows(word, xp, pp, z + t, y + t);
+        for (i = 0; i < n;) { /* what belongs to one row */
+            size_t end = LQ__MIN(n, i + blocks - block);
+            int64_t sum = 0;
+            int32_t squares = 0;
+            for (; i < end; i++, block++) {
+                lq__store32(dst + 2 + 4 * (first + block), word[i]);
+                sum += xp[i];
+                squares += pp[i];
+            }
+            aim->xp += sum;
+            aim->pp += squares;
+            if (block == blocks) {
+                block = 0;
+                aim++;
+                dst += row_bytes;
+            }
+        }
+    }
+}
+
+LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits)
+{
+    size_t bytes = dims > SIZE_MAX / 16 ? 0 : lq_fixed_bytes(dims, quantizer, bits);
+    return bytes ? bytes + 2 : 0;
+}
+
+LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t rows, size_t dims,
+                       int type, int quantizer, int bits)
+{
+    size_t row_bytes = lq_quantize_row_bytes(dims, quantizer, bits);
+    const uint8_t *from = (const uint8_t *)src;
+    size_t element = lq_type_bytes(type);
+    lq__row_aim aim[16];
+    size_t together = dims >= 512 ? 1 : LQ__MIN(512 / LQ__MAX(dims, 1), 16);
+    size_t done;
+    if (row_bytes == 0 || element == 0 || (rows && (!dst || !src))) {
+        return LQ_E_ARG;
+    }
+    if (rows > dst_bytes / row_bytes) {
+        return LQ_E_SPACE;
+    }
+    for (done = 0; done < rows; done += together) {
+        size_t n = LQ__MIN(rows - done, together);
+        size_t first;
+        size_t r;
+        for (r = 0; r < n; r++) {
+            int status = lq__row_aim_at(&aim[r], from + r * dims * element, dims, type,
+                                        lq__row_form_of(quantizer, bits));
+            if (status) {
+                return status;
+            }
+            if (quantizer == LQ_Z) {
+                lq__row_z(dst + r * row_bytes + 2, &aim[r], from + r * dims * element, dims, type,
+                          bits);
+            }
+        }
+        for (first = 0; first < dims / 8 && quantizer == LQ_E8; first += LQ__TOKENS) {
+            lq__row_e8(dst, row_bytes, aim, from, n, dims, type, first,
+                       LQ__MIN(dims / 8 - first, LQ__TOKENS));
+        }
+        for (r = 0; r < n; r++) {
+            lq__store16(dst + r * row_bytes, lq__row_scale(&aim[r]));
+        }
+        dst += n * row_bytes;
+        from += n * dims * element;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_dequantize(void *dst, size_t dst_bytes, int type, const uint8_t *src,
+                         size_t src_bytes, size_t rows, size_t dims, int quantizer, int bits)
+{
+    size_t row_bytes = lq_quantize_row_bytes(dims, quantizer, bits);
+    size_t element = lq_type_bytes(type);
+    uint8_t *to = (uint8_t *)dst;
+    float x[64];
+    size_t r;
+    size_t i;
+    if (row_bytes == 0 || element == 0 || (rows && (!dst || !src))) {
+        return LQ_E_ARG;
+    }
+    if (rows > src_bytes / row_bytes || rows > dst_bytes / element / dims) {
+        return LQ_E_SPACE;
+    }
+    for (r = 0; r < rows; r++, src += row_bytes) {
+        uint32_t scale = lq__load16(src);
+        float step = lq__f32_of_bits(scale << 15);
+        if (scale && !lq__step_valid(step)) {
+            return LQ_E_DATA;
+        }
+        for (i = 0; i < dims; i += 64) {
+            size_t n = LQ__MIN(dims - i, 64);
+            const uint8_t *codes = src + 2 + i / 8 * (size_t)bits;
+            memset(x, 0, sizeof x);
+            if (scale) {
+                int status = lq_fixed_decode(x, codes, lq_fixed_bytes(n, quantizer, bits), n, step,
+                                             quantizer, bits);
+                if (status) {
+                    return status;
+                }
+            }
+            lq__store_row(to, x, n, type);
+            to += n * element;
+        }
+    }
+    return LQ_OK;
+}
+
+/* ================================================================================================
    >>dispatch   CPU level, kernel tables
    ============================================================================================== */
 #if LQ__X86
@@ -31884,7 +34008,8 @@ static const lq__row_kernels *lq__rows_of_level(void)
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
             lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
             lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
-            lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v   \
+            lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v,  \
+            lq__beyond_row_##v, lq__block_rows_##v, lq__word_rows_##v, lq__box_rows_##v     \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};
@@ -32067,6 +34192,10 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_COLD_HEAD
 #undef LQ__KV_COLD_VERSION
 #undef LQ__KV_CHUNK
+#undef LQ__ARRAY_MAGIC
+#undef LQ__ARRAY_HEAD
+#undef LQ__ARRAY_COLUMNS
+#undef LQ__ARRAY_LARGEST
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED
 #endif
@@ -32074,7 +34203,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 
 /* Change log
    0.1.0  transforms, Z, D4 and E8, rANS coder, fitted and calibrated profiles, pages, archive, rate
-          control, live cache. Formats version 1.
+          control, live cache, arrays. Formats version 1.
 
    MIT License
 

@@ -2693,7 +2693,7 @@ typedef struct lq__row_kernels {
     void (*add_row)(int64_t *, const int32_t *, size_t);
     void (*moments_row)(int64_t *, uint64_t *, const int32_t *, int32_t, size_t);
     void (*beyond_row)(uint64_t *, const int32_t *, size_t, const int32_t *);
-    void (*block_rows)(int32_t *, const int32_t *, size_t);
+    void (*block_rows)(int32_t *, const int32_t *, size_t, size_t);
     void (*word_rows)(uint32_t *, int32_t *, int32_t *, const int16_t *, const int32_t *);
     void (*box_rows)(int16_t *, const int32_t *);
 } lq__row_kernels;
@@ -9028,6 +9028,58 @@ LQ__STATIC int lq__load_vector(int32_t *rows, lq__source *from, const lq_geometr
     return LQ_OK;
 }
 
+/* Loads a slice of K, eight tokens at a time. */
+LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *g, uint32_t s,
+                            size_t first, size_t tokens, lq__scale scale)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    int type = from->src->type;
+    size_t element = lq_type_bytes(type);
+    size_t dims = g->slice_dims[s];
+    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * element;
+    const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
+    int32_t room = g->basis != LQ_BASIS_HADAMARD ? 5 : 0;
+    int32_t x[8 * 64];
+    size_t t;
+    size_t d;
+    size_t i;
+    size_t k;
+    memset(x, 0, sizeof x);
+    for (t = 0; t < tokens; t += 8, v += 8 * stride) {
+        size_t n = LQ__MIN(tokens - t, 8);
+        if (n < 8) {
+            memset(x, 0, sizeof x);
+        }
+        for (d = 0; d < dims; d += 64) {
+            size_t columns = LQ__MIN(dims - d, 64);
+            uint32_t most = 0;
+            for (k = 0; k < n; k++) {
+                uint32_t m = kernels->fixed_row(x + k * 64, v + k * stride + d * element, type,
+                                                columns, scale.exponent);
+                most = LQ__MAX(most, m);
+            }
+            if (most >= lq__limit_bits(scale.exponent + room)) {
+                return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+            }
+            from->wide |= most >= lq__limit_bits(scale.exponent);
+            for (i = 0; i + 8 <= columns; i += 8) {
+                kernels->block_rows(rows + (d + i) * LQ__TOKENS + t, x + i, 64, 8);
+            }
+            for (; i < columns; i++) {
+                for (k = 0; k < 8; k++) {
+                    rows[(d + i) * LQ__TOKENS + t + k] = x[k * 64 + i];
+                }
+            }
+        }
+    }
+    for (d = 0; d < dims; d++) {
+        for (i = t; i < LQ__TOKENS; i++) {
+            rows[d * LQ__TOKENS + i] = 0;
+        }
+    }
+    return LQ_OK;
+}
+
 /* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent; NULL: only says
    whether that can be done. */
 LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, const float *center,
@@ -9042,6 +9094,9 @@ LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, c
     int status = LQ_OK;
     size_t t;
     size_t d;
+    if (g->stream == LQ_K && rows && !center) {
+        return lq__load_keys(rows, from, g, s, first, tokens, scale);
+    }
     for (t = 0; t < tokens && !status; t++) {
         const uint8_t *v = (const uint8_t *)from->src->slices[s] + (first + t) * stride * element;
         int32_t gain = 0;
@@ -32528,7 +32583,7 @@ LQ__STATIC void lq__array_pool(lq__array *a, const lq__array_rates *r, size_t gr
 }
 
 /* Means, deviations and the step that an array is coded with. */
-LQ__STATIC int lq__array_plan(lq__array *a, const lq_compress_desc *d, const void *src)
+LQ__APART int lq__array_plan(lq__array *a, const lq_compress_desc *d, const void *src)
 {
     uint32_t most = lq__array_most((const uint8_t *)src, (size_t)a->rows * a->dims, a->type);
     int32_t largest = LQ__MAX((int32_t)(most >> 23) - 126, -100 + LQ__ARRAY_LARGEST);
@@ -32656,8 +32711,8 @@ LQ__STATIC int lq__array_profile(const lq__array *a, lq_profile *p, const lq_geo
     return LQ_OK;
 }
 
-LQ__STATIC int lq__array_codec(const lq__array *a, lq_codec **codec, const lq_profile *p,
-                               const lq_geometry *g)
+LQ__APART int lq__array_codec(const lq__array *a, lq_codec **codec, const lq_profile *p,
+                              const lq_geometry *g)
 {
     lq_codec_desc d;
     int status;
@@ -32990,9 +33045,9 @@ LQ__STATIC int lq__array_get_rope(lq__array *a, lq__array_reader *r)
 }
 
 /* A group's profile from its file form; `fold` times side by side. */
-LQ__STATIC int lq__array_load_profile(const lq__array *a, lq_profile *p, const uint8_t *file,
-                                      size_t file_bytes, const lq_geometry *g, size_t group,
-                                      size_t fold)
+LQ__APART int lq__array_load_profile(const lq__array *a, lq_profile *p, const uint8_t *file,
+                                     size_t file_bytes, const lq_geometry *g, size_t group,
+                                     size_t fold)
 {
     uint32_t columns = lq__array_columns(a, group);
     lq_profile one;
@@ -33234,12 +33289,12 @@ static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, cons
     }
 }
 
-/* Up to 8 blocks of 8 numbers, one behind the other, to columns of eight rows of 64. */
-static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t blocks)
+/* Up to 8 blocks of 8 numbers, `stride` from block to block, to columns of eight rows of 64. */
+static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t stride, size_t blocks)
 {
     size_t i;
     for (i = 0; i < 8 * blocks; i++) {
-        y[(i % 8) * 64 + i / 8] = x[i];
+        y[(i % 8) * 64 + i / 8] = x[i / 8 * stride + i % 8];
     }
 }
 
@@ -33324,38 +33379,41 @@ LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x,
     }
 }
 
-/* Numbers 0 .. 3 (or 4 .. 7) of 8 blocks, as four rows of 8 columns. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__half_blocks_avx2(int32_t *y, const int32_t *x)
+/* Four numbers of block i, and of block i + 4. */
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__two_blocks_avx2(const int32_t *x, size_t stride, size_t i)
 {
-    __m256i r[4];
-    __m256i a, b, c, d;
-#define LQ__BOTH(i)                                                                         \
-    _mm256_inserti128_si256(                                                                \
-        _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(x + 8 * (i)))), \
-        _mm_loadu_si128((const __m128i *)(const void *)(x + 8 * (i) + 32)), 1)
-    r[0] = LQ__BOTH(0);
-    r[1] = LQ__BOTH(1);
-    r[2] = LQ__BOTH(2);
-    r[3] = LQ__BOTH(3);
-#undef LQ__BOTH
-    a = _mm256_unpacklo_epi32(r[0], r[1]);
-    b = _mm256_unpackhi_epi32(r[0], r[1]);
-    c = _mm256_unpacklo_epi32(r[2], r[3]);
-    d = _mm256_unpackhi_epi32(r[2], r[3]);
+    const __m128i *a = (const __m128i *)(const void *)(x + i * stride);
+    const __m128i *b = (const __m128i *)(const void *)(x + (i + 4) * stride);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(a)), _mm_loadu_si128(b),
+                                   1);
+}
+
+/* Numbers 0 .. 3 (or 4 .. 7) of 8 blocks, as four rows of 8 columns. */
+LQ__TARGET_AVX2 LQ__INLINE void lq__half_blocks_avx2(int32_t *y, const int32_t *x, size_t stride)
+{
+    __m256i r0 = lq__two_blocks_avx2(x, stride, 0);
+    __m256i r1 = lq__two_blocks_avx2(x, stride, 1);
+    __m256i r2 = lq__two_blocks_avx2(x, stride, 2);
+    __m256i r3 = lq__two_blocks_avx2(x, stride, 3);
+    __m256i a = _mm256_unpacklo_epi32(r0, r1);
+    __m256i b = _mm256_unpackhi_epi32(r0, r1);
+    __m256i c = _mm256_unpacklo_epi32(r2, r3);
+    __m256i d = _mm256_unpackhi_epi32(r2, r3);
     LQ__STORE_AVX2(y, _mm256_unpacklo_epi64(a, c));
     LQ__STORE_AVX2(y + 64, _mm256_unpackhi_epi64(a, c));
     LQ__STORE_AVX2(y + 128, _mm256_unpacklo_epi64(b, d));
     LQ__STORE_AVX2(y + 192, _mm256_unpackhi_epi64(b, d));
 }
 
-LQ__TARGET_AVX2 static void lq__block_rows_avx2(int32_t *y, const int32_t *x, size_t blocks)
+LQ__TARGET_AVX2 static void lq__block_rows_avx2(int32_t *y, const int32_t *x, size_t stride,
+                                                size_t blocks)
 {
     if (blocks < 8) {
-        lq__block_rows_c(y, x, blocks);
+        lq__block_rows_c(y, x, stride, blocks);
         return;
     }
-    lq__half_blocks_avx2(y, x);
-    lq__half_blocks_avx2(y + 4 * 64, x + 4);
+    lq__half_blocks_avx2(y, x, stride);
+    lq__half_blocks_avx2(y + 4 * 64, x + 4, stride);
 }
 
 LQ__TARGET_AVX2 static void lq__word_rows_avx2(uint32_t *word, int32_t *yp, int32_t *pp,
@@ -33508,9 +33566,10 @@ LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t
     sum[4] += lq__lanes_avx512(s4);
 }
 
-LQ__TARGET_AVX512 static void lq__block_rows_avx512(int32_t *y, const int32_t *x, size_t blocks)
+LQ__TARGET_AVX512 static void lq__block_rows_avx512(int32_t *y, const int32_t *x, size_t stride,
+                                                    size_t blocks)
 {
-    lq__block_rows_avx2(y, x, blocks);
+    lq__block_rows_avx2(y, x, stride, blocks);
 }
 
 LQ__TARGET_AVX512 static void lq__word_rows_avx512(uint32_t *word, int32_t *yp, int32_t *pp,
@@ -33796,7 +33855,7 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
             size_t n = LQ__MIN(blocks - t, 8);
             int32_t x[64];
             (void)kernels->fixed_row(x, p + 8 * t * element, type, 8 * n, aim[r].exponent);
-            kernels->block_rows(y + r * blocks + t, x, n);
+            kernels->block_rows(y + r * blocks + t, x, 8, n);
         }
         for (t = 0; t < blocks; t++) {
             factor[r * blocks + t] = aim[r].factor;

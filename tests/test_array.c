@@ -22,10 +22,11 @@ static packed pack(const void *src, size_t rows, size_t dims, int type, const lq
 {
     size_t bound = lq_compress_bound(rows, dims, type);
     size_t need = lq_compress_workspace_bytes(rows, dims, type, d);
-    void *work = source_alloc(need);
+    size_t skip = source_below(70); /* any alignment */
+    uint8_t *work = (uint8_t *)source_alloc(need + skip);
     uint8_t *room = (uint8_t *)source_alloc(bound);
     packed p;
-    p.status = lq_compress(room, bound, &p.count, src, rows, dims, type, d, work, need);
+    p.status = lq_compress(room, bound, &p.count, src, rows, dims, type, d, work + skip, need);
     p.bytes = source_copy(room, p.count);
     free(room);
     free(work);
@@ -35,14 +36,15 @@ static packed pack(const void *src, size_t rows, size_t dims, int type, const lq
 static int unpack(void *dst, size_t dst_bytes, int type, const uint8_t *src, size_t count)
 {
     size_t need = lq_decompress_workspace_bytes(src, count);
-    void *work;
+    size_t skip = source_below(70);
+    uint8_t *work;
     int status;
     if (need > (size_t)1 << 27) {
         return LQ_E_SPACE; /* what a fuzzed head asks for */
     }
-    work = source_alloc(need);
-    status = lq_decompress(dst, dst_bytes, type, src, count, source_below(4) ? tables : NULL, work,
-                           need);
+    work = (uint8_t *)source_alloc(need + skip);
+    status = lq_decompress(dst, dst_bytes, type, src, count, source_below(4) ? tables : NULL,
+                           work + skip, need);
     free(work);
     return status;
 }

@@ -33750,6 +33750,7 @@ LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims,
     size_t element = lq_type_bytes(type);
     uint32_t most = lq__array_most(src, dims, type);
     uint64_t energy = 0;
+    uint32_t cut;
     uint32_t fits; /* the step that clips nothing: a larger one would only be coarser */
     int32_t x[256];
     int tries;
@@ -33779,6 +33780,8 @@ LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims,
         }
     }
     aim->step = LQ__MAX(LQ__MIN(aim->step, fits), 1u << 15);
+    cut = lq__log2_floor(aim->step) - 8; /* to a scale as stored: with 8 bits half a step at 127 */
+    aim->step = (aim->step + (1u << cut >> 1)) >> cut << cut;
     aim->factor = (uint32_t)(((uint64_t)1 << 46) / aim->step);
     return LQ_OK;
 }

@@ -595,7 +595,7 @@
    Threads   Functions may run in any number of threads on distinct objects, and those of a const
              object on the same one, where they are given workspace of their own; tables, codecs,
              profiles and readers are read-only once made and may be shared.
-   Stack     At most 4 KB a function, from -O0 to -O3; 16 KB in all. Without optimisation (gcc and
+   Stack     At most 4 KB a function, from -O0 to -O3; 24 KB in all. Without optimisation (gcc and
              clang tell) there is no SIMD and nothing is forced inline.
 
    MACROS

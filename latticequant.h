@@ -1780,10 +1780,10 @@ LQ_API LQ_MUST int lq_archive_unpack(const lq_archive_reader *reader,
 enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
 
 /* A policy: of the keys or the values of a head, a layer or the cache. {0}: the wider one's.
-     kind       LQ_KV_RAW (in the cache's raw type), LQ_KV_HOT (default 0; fixed width, attended in place; a
-                vector's largest coordinate less the mean, rotated, should be in 2^-9 .. 2^12, and
-                is clipped beyond) or LQ_KV_WARM (entropy coded, attended by decoding: fewer bits,
-                more time)
+     kind       LQ_KV_RAW (in the cache's raw type), LQ_KV_HOT (default 0; fixed width, attended in
+                place; vectors 2^20 times smaller than others of their page become zeros, see
+                lq_kv_account.clipped) or LQ_KV_WARM (entropy coded, attended by decoding: fewer
+                bits, more time)
      quantizer  hot: LQ_Z (default 0) or LQ_E8; warm: LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED
      bits       hot: 4 (default 0), 8, 3, 2; LQ_E8: 4. warm: bits a number that room is made for, 1
                 to 8, default 0: 4. The step decides what is used: a page takes up to twice as much
@@ -2118,7 +2118,8 @@ LQ_API size_t lq_kv_load_bytes(const lq_kv *kv);
    elsewhere. What layers had given back stays so.
    LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of another geometry or
    version; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA: damaged;
-   LQ_E_IO. All is checked before anything is taken: after an error kv is empty. Safe for untrusted input. */
+   LQ_E_IO. All is checked before anything is taken: after an error kv is empty. Safe for untrusted
+   input. */
 LQ_API LQ_MUST int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
                               void *workspace, size_t workspace_bytes);
 
@@ -2219,7 +2220,8 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
 
 /* Appends a packed sequence to an empty cache of the same layers, heads and dims; sinks, window and
    policies may differ. LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of
-   another geometry; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA, LQ_E_IO. After
+   another geometry; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA,
+   LQ_E_IO. After
    an error kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
                                 uint64_t sequence, void *workspace, size_t workspace_bytes);
@@ -3292,7 +3294,8 @@ static void lq__load_row_c(float *dst, const uint8_t *src, size_t count, int typ
     }
 }
 
-/* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or is no number. */
+/* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or not a number.
+   */
 static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int type)
 {
     const uint32_t most = type == LQ_F16 ? 0x477fe000u : type == LQ_BF16 ? 0x7f7f0000u : UINT32_MAX;
@@ -9241,7 +9244,8 @@ LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, lq__source *from, const l
     uint32_t s;
     from->wide = 0;
     for (s = 0; s < g->slice_count; s++) {
-        int status = lq__load_slice(rows ? rows + at * LQ__TOKENS : NULL, gains + s * LQ__TOKENS, from,
+        int32_t *slice = rows ? rows + at * LQ__TOKENS : NULL;
+        int status = lq__load_slice(slice, gains + s * LQ__TOKENS, from,
                                     from->center ? from->center + at : NULL, g, s, first, tokens,
                                     lq__slice_step(g, s, step));
         if (status) {
@@ -21068,8 +21072,8 @@ static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *
     }
 }
 
-/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps takes
-   the floor of t itself. */
+/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps
+   takes the floor of t itself. */
 LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
 {
     const __m512 t = _mm512_mul_ps(_mm512_sub_ps(x, shift), _mm512_set1_ps(1.44269504f));
@@ -24528,7 +24532,9 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_PARTS 128u     /* handed to the attention kernel at a time, at most */
 #define LQ__KV_NO 0xffffffffu /* no layer, no slot */
 #define LQ__KV_DIMS 1024u
-#define LQ__KV_TOO_LARGE "tokens: a cache of so many, with so many layers and heads, is beyond memory"
+#define LQ__KV_TOO_LARGE "tokens: so many, in so many layers and heads, are beyond memory"
+#define LQ__KV_BAD_ROPE \
+    "rope: not valid (rotary_dims even, freqs finite, a known layout, magnitude 2^-1 and more)"
 #define LQ__KV_MAGIC 0x564b514cu
 #define LQ__KV_VERSION 5u
 #define LQ__KV_MOST 65504.0f /* of f16 */
@@ -24863,7 +24869,8 @@ LQ__INLINE int lq__kv_shapes_early(const lq__kv_pool *pool)
     return pool->granule + pool->window >= LQ__KV_SHAPING;
 }
 
-/* Shapes are made with every fourth epoch of keys; where the first sees few, with the second too. */
+/* Shapes are made with every fourth epoch of keys; where the first sees few, with the second too.
+   */
 LQ__INLINE uint32_t lq__kv_shape_of(const lq__kv_pool *pool, uint32_t epoch)
 {
     return epoch / LQ__KV_SLOWER + (epoch && !lq__kv_shapes_early(pool));
@@ -25052,8 +25059,7 @@ LQ__STATIC const char *lq__kv_measure_rope(lq__kv_layer *layer, const lq_kv_desc
                    : "rope_first: there is no rope";
     }
     if (!lq__rope_valid(rope)) {
-        return "rope: not valid (rotary_dims even, freqs finite, a known layout, magnitude 2^-1 and "
-               "more)";
+        return LQ__KV_BAD_ROPE;
     }
     layer->rope = *rope;
     layer->rope.magnitude = 1.0f; /* keys have it; a turn must not */
@@ -25160,8 +25166,9 @@ LQ__STATIC int lq__kv_step_fits(const lq_profile *p, float step)
 
 /* How a warm stream of a head is coded; `index` counts the streams before it. Adds its share to the
    blob's units. */
-LQ__STATIC const char *lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head, const lq_kv_desc *desc,
-                                   const lq_kv_policy *p, int v, size_t index, size_t *bytes)
+LQ__STATIC const char *lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *head,
+                                           const lq_kv_desc *desc, const lq_kv_policy *p, int v,
+                                           size_t index, size_t *bytes)
 {
     size_t dims = lq__kv_dims(layer, v);
     size_t least = LQ__MAX((size_t)(p->bits ? p->bits : 4) * 8 * dims, (size_t)LQ__WARM_LEAST);
@@ -25211,8 +25218,9 @@ LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dim
 
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. Values among the keys have
    their tile. */
-LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer, lq__kv_head *heads,
-                                    const lq_kv_desc *desc, uint32_t l, size_t index)
+LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer,
+                                            lq__kv_head *heads, const lq_kv_desc *desc, uint32_t l,
+                                            size_t index)
 {
     int type = pool->type;
     size_t used = 0;
@@ -25294,7 +25302,8 @@ LQ__STATIC void lq__kv_measure_sequence(const lq__kv_pool *pool, lq__kv_layer *l
                 lq__kv_take(used, lq__kv_epochs_of(i, pool->epochs), layer->number_bytes[i]);
         }
         layer->shapes =
-            lq__kv_take(used, lq__kv_shapes_of(pool, pool->epochs), layer->kv_heads * layer->shape_bytes);
+            lq__kv_take(used, lq__kv_shapes_of(pool, pool->epochs),
+                        layer->kv_heads * layer->shape_bytes);
         layer->sums[0] = lq__kv_take(used, k, sizeof(int64_t));
         layer->sums[1] = lq__kv_take(used, v, sizeof(int64_t));
         if (layer->warm[0]) {
@@ -25342,8 +25351,7 @@ LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *
         return "type: LQ_F16, LQ_BF16 or LQ_F32";
     }
     if (desc->rope && !lq__rope_valid(desc->rope)) {
-        return "rope: not valid (rotary_dims even, freqs finite, a known layout, magnitude 2^-1 and "
-               "more)";
+        return LQ__KV_BAD_ROPE;
     }
     if (!desc->rope && desc->rope_first) {
         return "rope_first: there is no rope";
@@ -25370,7 +25378,9 @@ LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return LQ__KV_TOO_LARGE;
     }
-    return pool->pages < LQ__KV_NO / 4 ? NULL : desc->pages ? "pages: below 2^30" : LQ__KV_TOO_LARGE;
+    return pool->pages < LQ__KV_NO / 4 ? NULL
+           : desc->pages               ? "pages: below 2^30"
+                                       : LQ__KV_TOO_LARGE;
 }
 
 /* Scores of pages, and which are attended. */
@@ -25519,8 +25529,8 @@ LQ__STATIC const char *lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc
 }
 
 /* Lays the block out; layers and heads are those of the block, or NULL to learn its size. */
-LQ__STATIC const char *lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc, lq__kv_layer *layers,
-                              lq__kv_head *heads)
+LQ__STATIC const char *lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc,
+                                      lq__kv_layer *layers, lq__kv_head *heads)
 {
     size_t used = 0;
     size_t own = 0;
@@ -26676,8 +26686,9 @@ LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, si
                                              float unit)
 {
     const __m256 units = _mm256_set1_ps(unit);
-    const __m256i bytes = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1, 4, 5, -1,
-                                           -1, 6, 7, -1, -1, 7, 8, -1, -1, 9, 10, -1, -1, 10, 11);
+    const __m256i bytes =
+        _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 1, 2, -1, -1, 3, 4, -1, -1, 4, 5,
+                         -1, -1, 6, 7, -1, -1, 7, 8, -1, -1, 9, 10, -1, -1, 10, 11);
     const __m256i up = _mm256_setr_epi32(4, 0, 4, 0, 4, 0, 4, 0); /* of a byte in two, its half */
     size_t d;
     for (d = 0; d < dims; d += 8, mean += 12) { /* 16 bytes are read, the last four are not used */
@@ -26771,8 +26782,8 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
 LQ__INLINE uint8_t *lq__kv_shape(const lq_kv *kv, const lq__kv_layer *layer, uint32_t epoch,
                                  size_t head)
 {
-    return lq__kv_in(kv, layer->shapes) +
-           (lq__kv_shape_of(lq__kv_pool_of(kv), epoch) * layer->kv_heads + head) * layer->shape_bytes;
+    size_t shape = lq__kv_shape_of(lq__kv_pool_of(kv), epoch);
+    return lq__kv_in(kv, layer->shapes) + (shape * layer->kv_heads + head) * layer->shape_bytes;
 }
 
 /* The same, or NULL where a head's keys or values are not fitted. */
@@ -33803,7 +33814,8 @@ LQ__STATIC uint16_t lq__row_scale(const lq__row_aim *aim)
     v = aim->step * ratio; /* q24 */
     top = lq__log2_floor(v);
     m = (v + ((uint64_t)1 << (top - 9))) >> (top - 8); /* 256 .. 512 */
-    return (uint16_t)(((uint32_t)(127 + aim->exponent + (int32_t)top - 24) << 8) + (uint32_t)m - 256);
+    top = (uint32_t)(127 + aim->exponent + (int32_t)top - 24);
+    return (uint16_t)((top << 8) + (uint32_t)m - 256);
 }
 
 /* One row of Z: codes, and the sums of its points. */
@@ -34242,6 +34254,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_NO
 #undef LQ__KV_DIMS
 #undef LQ__KV_TOO_LARGE
+#undef LQ__KV_BAD_ROPE
 #undef LQ__KV_MAGIC
 #undef LQ__KV_VERSION
 #undef LQ__KV_MOST

@@ -347,6 +347,7 @@ job_example() { # FILE COMPILER
     fi
     mkdir -p "$tmp/bin.$job"
     command=$(echo "$command" | sed "s|^cc |$2 |; s|-o  *|-o $tmp/bin.$job/|")
+    [ "$mode" = full ] || command=$(echo "$command" | sed 's| -O2 | -O1 |')
     build "$1" sh -c "$command" || return
     if [ "$mode.$2" = "full.$gcc" ] && [ -f "tests/test_$name.sh" ]; then
         program "test_$name.sh ($2)" sh "tests/test_$name.sh" "$tmp/bin.$job/$name" "$2"

@@ -24965,12 +24965,12 @@ LQ__STATIC const char *lq__kv_policy_fault(const lq_kv_policy *p)
                : "bits: a hot policy has 8, 4, 3 or 2";
 }
 
-/* LQ__HOT_* or LQ__KV_WARM of a policy, 0 for raw, -1 if not valid. */
+/* LQ__HOT_* or LQ__KV_WARM of a policy (NULL: the default), 0 for raw, -1 if not valid. */
 LQ__STATIC int lq__kv_kind(const lq_kv_policy *p)
 {
-    int bits = p->bits ? p->bits : 4;
-    if (lq__kv_policy_fault(p)) {
-        return -1;
+    int bits = p && p->bits ? p->bits : 4;
+    if (!p || lq__kv_policy_fault(p)) {
+        return p ? -1 : LQ__HOT_Z4;
     }
     if (p->kind == LQ_KV_WARM || p->kind == LQ_KV_RAW) {
         return p->kind == LQ_KV_WARM ? LQ__KV_WARM : 0;
@@ -25013,8 +25013,7 @@ LQ__STATIC const lq_kv_policy *lq__kv_policy_of(const lq_kv_desc *desc, uint32_t
 LQ__STATIC int lq__kv_kind_of(const lq_kv_desc *desc, uint32_t l, uint32_t head, uint32_t kv_heads,
                               int v)
 {
-    const lq_kv_policy *p = lq__kv_policy_of(desc, l, head, kv_heads, v);
-    return p ? lq__kv_kind(p) : LQ__HOT_Z4;
+    return lq__kv_kind(lq__kv_policy_of(desc, l, head, kv_heads, v));
 }
 
 /* Adds count * size bytes to *used, rounded up to 64, and returns where they begin. *used becomes
@@ -25238,22 +25237,20 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
             lq__kv_head scratch;
             lq__kv_head *head = heads ? heads + h : &scratch;
             size_t dims = lq__kv_dims(layer, v);
-            int kind = lq__kv_kind_of(desc, l, h, layer->kv_heads, v);
-            size_t bytes = LQ__HOT_TOKENS * dims * lq_type_bytes(type);
-            size_t at;
             const lq_kv_policy *policy = lq__kv_policy_of(desc, l, h, layer->kv_heads, v);
             const char *why = policy ? lq__kv_policy_fault(policy) : NULL;
+            int kind = lq__kv_kind(policy);
+            size_t bytes = LQ__HOT_TOKENS * dims * lq_type_bytes(type);
+            size_t at;
             if (!why && kind == LQ__KV_WARM) {
-                bytes = 0;
+                bytes = 0; /* its pages are blobs */
                 why = lq__kv_measure_warm(layer, head, desc, policy, v,
                                           index + (size_t)v * layer->kv_heads + h, &least);
             }
             if (why) {
                 return why;
             }
-            if (kind == LQ__KV_WARM) {
-                /* its pages are blobs */
-            } else if (kind) {
+            if (kind && kind != LQ__KV_WARM) {
                 bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
                 layer->based = layer->kv_heads;
             }

@@ -327,15 +327,21 @@
    | 23  centre exponent  i8     -64 .. 16                                                       |
    | 24  precision        i16    16 log2                                                         |
    | 26  floor            i16    16 log2                                                         |
-   | 28  of each slice    u16 dims, i8 exponent, i8 metric exponent                              |
+   | 28  mean exponent    i8     V: -64 .. 16; K: 0                                              |
+   | 29  reserved         u8[3]  0                                                               |
+   | 32  of each slice    u16 dims, i8 exponent, i8 metric exponent (V: gain shift, see below)   |
    |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice), |
    |                             V's subtracted before the gain                                  |
+   |  -  mean             i16    V, of each dim: times 2^mean exponent, subtracted behind the    |
+   |                             gain: decoded values are (sum of elements + mean) gain + centre |
    |  -  metric 1         i16    of each slice its lower triangle, row by row: times 2^(metric   |
    |                             exponent - 15)                                                  |
    |  -  rows             as above: gains, then `rank` coefficients; from here on bits           |
    |  -  of each coefficient: octaves and Rice order (4 bits each), and of each dim an element   |
    |     q: ones, a zero, `order` bits of the zigzagged q; or 24 ones and its 16 bits            |
    '---------------------------------------------------------------------------------------------'
+   Only encoders need the gain shift: the gain that they choose is the quarter octaves of the
+   vector's root mean square less that, and at least those of the vector less the centre less 8.
    The element is q 2^(e / 4 + octaves), e = (precision - max(sigma, floor)) >> 2: what one step of
    the coefficient adds to that dim, in the unit of the dim's slice.
 
@@ -732,8 +738,9 @@ typedef struct lq_slice {
 } lq_slice;
 
 /* A dense basis, as lq_profile_load makes it from a profile's file form; private but for the first
-   four. Vectors are centred (V: before the gain), then coefficient i is row i of `forward` times
-   the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm below
+   four. Vectors are centred (V: before the gain, and behind it once more: a part of the mean is the
+   same for all tokens, a part grows with their size), then coefficient i is row i of `forward`
+   times the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm below
    2^15 and an exponent.
      hash        of the file form it came from: names it
      rank        coefficients, at most dims, of falling variance */
@@ -745,11 +752,16 @@ typedef struct lq_basis {
     uint32_t stream;
     uint32_t encodes; /* 0: the file form left the metric out, so it only decodes */
     int32_t center_exponent;
+    int32_t mean_exponent;
     uint32_t forward_stride;
     uint32_t inverse_stride;
     const uint16_t *slice_dims;   /* (slice_count) */
     const int8_t *slice_exponent; /* (slice_count) a slice's unit is 2^exponent; V: its centre's */
+    const int8_t *gain_shift;     /* (slice_count) V: quarter octaves by which gains are less than
+                                     the vectors' root mean square */
     const int16_t *center;        /* (dims) in slice units, times 2^center_exponent */
+    const int16_t *mean;          /* (dims) V: of vectors less the centre over their gains, times
+                                     2^mean_exponent; K: NULL */
     const int16_t *forward;       /* (rank, forward_stride) */
     const int16_t *inverse;       /* (dims, inverse_stride) */
     const int8_t *forward_exponent;
@@ -1052,11 +1064,14 @@ typedef struct lq_klt {
     const lq_rope *kept; /* NULL, or set behind lq_klt_init: how keys are rotated that stay so
                             where the geometry has no rope. Their unit is that without rotation */
     float *center;       /* (dims) provisional: the mean of the first block */
-    float *sum[2];       /* (dims) of fitted and of held-out tokens, less that, V over the gain */
-    float *products[2];  /* (dims, dims), j <= i */
-    float *gain_sum;     /* (slice_count, 2) V: sums of the gain and its square */
-    float *apart;        /* (dims, 3) V: sums less the centre, gains not taken out. With `kept` of
-                            K without rotation: the mean of the first block, sums and squares */
+    float *sum[2];       /* (columns) of fitted and of held-out tokens. Columns are the dims less
+                            the centre, V over the gain; behind them, of V, 1 over the gain of each
+                            slice in units of the first block's */
+    float *products[2];  /* (columns, columns), j <= i */
+    float *gain_sum;     /* (slice_count, 4) V: sums of the gain and its square, the provisional
+                            shift (lq_basis.gain_shift), the mean gain of the first block */
+    float *apart;        /* (dims, 3) With `kept` of K without rotation: the mean of the first
+                            block, sums and squares */
     float *metric;       /* of each slice (dims, dims): sum of q q' of the queries that read it */
 } lq_klt;
 
@@ -1090,16 +1105,17 @@ LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, co
      step       the finest step that it is to serve: sets the rank and the precision of the basis;
                 default 0 means 0.1
      beta       exponent of the query metric, at most 1; default 0 means 0.5; negative: no metric
-     absolute   K: 0 (default): steps are relative to the root mean square of what the mean leaves
-                of a slice's keys, RoPE undone, so that one step suits all groups; 1: steps are in
-                K's own unit
+     unit       K: what steps are relative to, in K's own scale. Default 0: lq_klt_unit(klt), so
+                that one step suits groups of any scale. Groups of one model do best with one unit
+                for all, the root mean square of theirs: an error of a key then counts alike
+                wherever it is. 1: steps are in K's own scale
      tolerance  what rounding the basis may add to the step's error; default 0 means 0.02
      own        1: the tokens that were added are the ones to be coded: all of them are fitted, none
                 judge; default 0 */
 typedef struct lq_klt_desc {
     float step;
     float beta;
-    int absolute;
+    float unit;
     float tolerance;
     int own;
 } lq_klt_desc;
@@ -1117,6 +1133,10 @@ typedef struct lq_klt_report {
     float basis_loss;
     float logit_weight;
 } lq_klt_report;
+
+/* The root mean square of what the means leave of the group's keys, RoPE undone; 1 for values, 0
+   where nothing was added. */
+LQ_API float lq_klt_unit(const lq_klt *klt);
 
 LQ_API size_t lq_klt_profile_bound(const lq_klt *klt);
 LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt);
@@ -1792,7 +1812,7 @@ enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
      step       warm: width of the quantizer's cell: of keys in their unit, 2^-30 .. 2^30; of values
                 relative to the root mean square of the vector less its mean, 1/32 .. 32. Where the
                 stream has a calibrated profile, in that profile's own unit, keys too: relative to
-                their deviation, unless lq_klt_desc.absolute. A step at which the profile would code
+                lq_klt_desc.unit. A step at which the profile would code
                 nothing, or numbers beyond its tables, is in another unit: refused */
 typedef struct lq_kv_policy {
     int kind;
@@ -8985,6 +9005,21 @@ LQ__STATIC int lq__gain_about(int32_t *gain, const float *left, const uint8_t *s
     return status;
 }
 
+/* The same where a calibration has seen the slice: the size of the vector itself, less `shift`,
+   which is what the centre takes from it in the mean. Two octaves below what is left at least:
+   numbers over the gain have to fit. */
+LQ__STATIC int lq__gain_less(int32_t *gain, const float *left, const uint8_t *src, size_t dims,
+                             int type, int32_t shift)
+{
+    int32_t least = 0;
+    int status = lq__gain_of(&least, (const uint8_t *)(const void *)left, dims, LQ_F32);
+    if (status || lq__gain_of(gain, src, dims, type) == LQ_E_DATA) {
+        return status ? status : LQ_E_DATA;
+    }
+    *gain = LQ__MAX(LQ__MAX(*gain - shift, least - 8), -LQ__GAIN_MAX);
+    return *gain > LQ__GAIN_MAX ? LQ_E_RANGE : LQ_OK;
+}
+
 /* step * 2^exponent: the step of a slice of K in a dense basis, in K's own unit. */
 LQ__INLINE float lq__slice_step(const lq_geometry *g, uint32_t s, float step)
 {
@@ -9105,7 +9140,9 @@ LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, c
         int32_t gain = 0;
         if (center) {
             lq__rows_of_level()->center_row(from->vector, v, type, center, dims);
-            status = lq__gain_about(&gain, from->vector, v, dims, type);
+            status = g->dense ? lq__gain_less(&gain, from->vector, v, dims, type,
+                                              g->dense->gain_shift[s])
+                              : lq__gain_about(&gain, from->vector, v, dims, type);
             v = (const uint8_t *)(const void *)from->vector;
         } else if (g->stream == LQ_V) {
             status = lq__gain_of(&gain, v, dims, type);
@@ -9322,22 +9359,23 @@ LQ__STATIC int lq__near(const int32_t *row, int32_t mean, size_t tokens)
 }
 
 /* Rows (dims, 64) q12 of the vectors to rows (rank, 64) q12 of the first `rank` coefficients; V's
-   centre is gone already. pairs: (dims + 1, 64) int16. */
+   centre is gone already, but not the mean that gains leave. pairs: (dims + 1, 64) int16. */
 LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *b, float step,
                                  size_t tokens, size_t rank, int wide)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
+    const int16_t *mean = b->mean ? b->mean : b->center;
+    int32_t exponent = b->mean ? b->mean_exponent : b->center_exponent;
     uint8_t shift[LQ__TOKENS];
     size_t i;
     size_t t;
     if (!b->encodes) {
         return LQ_E_FORMAT;
     }
-    for (i = 0; i < b->dims && b->stream == LQ_K; i++) {
+    for (i = 0; i < b->dims; i++) {
         int32_t *row = rows + i * LQ__TOKENS;
         int32_t center;
-        int status =
-            lq__mean_q12(&center, b->center[i], b->center_exponent, step, LQ__MEAN_LIMIT_FAR);
+        int status = lq__mean_q12(&center, mean[i], exponent, step, LQ__MEAN_LIMIT_FAR);
         if (status) {
             return status;
         }
@@ -9398,7 +9436,7 @@ LQ__STATIC int lq__center_of(float *center, const lq_geometry *g, const lq_profi
 {
     const lq_basis *b = g->dense;
     const int16_t *mean = b ? b->center : p->mean + g->slice_count;
-    int any = 0;
+    int any = b != NULL; /* gains are to be shifted */
     size_t at = 0;
     uint32_t s;
     *range = LQ_OK;
@@ -10411,9 +10449,10 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 
 /* ---- the file form of a dense basis ----
    Behind the 20 bytes, all little-endian (>>manual has the diagram):
-     rank u16, metric u8, centre's exponent i8, precision i16, floor i16
-     of each slice: dims u16, exponent i8, metric's exponent i8
-     the centre, i16 of each dim; of each slice with metric 1: its lower triangle, i16, row by row
+     rank u16, metric u8, centre's exponent i8, precision i16, floor i16, V's mean's exponent i8,
+     three zeros
+     of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift)
+     the centre, i16 of each dim; V: the mean, likewise; of each slice with metric 1: its lower triangle, i16, row by row
      bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, octaves that
      its unit is coarser than the rule (no element passes 16 bits), 4 bits, the order of
      its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision -
@@ -10423,7 +10462,7 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 
    In memory a number of the matrix is v = q 2^(e / 4) in q22, below 2^28; a matrix's rows become
    int16 with an exponent such that their norm stays below 2^15. */
-#define LQ__DENSE_FIXED 28u
+#define LQ__DENSE_FIXED 32u
 #define LQ__DENSE_Q 22
 #define LQ__DENSE_EXPONENT 8 /* no basis has rows of a larger one */
 
@@ -10435,8 +10474,10 @@ typedef struct lq__dense_form {
     int32_t center_exponent;
     int32_t precision;
     int32_t floor;
+    int32_t mean_exponent;
     const uint8_t *slices;
     const uint8_t *center;
+    const uint8_t *mean; /* V */
     const uint8_t *metrics;
     const uint8_t *bits;
     size_t bits_bytes;
@@ -10445,7 +10486,8 @@ typedef struct lq__dense_form {
 LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const uint8_t *src,
                                    size_t src_bytes)
 {
-    size_t fixed = LQ__DENSE_FIXED + (size_t)p->slice_count * 4 + (size_t)p->dims * 2;
+    size_t means = (size_t)p->dims * (p->stream == LQ_V ? 4 : 2); /* the centre's, too */
+    size_t fixed = LQ__DENSE_FIXED + (size_t)p->slice_count * 4 + means;
     size_t dims = 0;
     size_t metric_bytes = 0;
     uint32_t s;
@@ -10457,8 +10499,10 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
     f->center_exponent = (int32_t)(src[23] ^ 0x80u) - 128;
     f->precision = (int32_t)(lq__load16(src + 24) ^ 0x8000u) - 32768;
     f->floor = (int32_t)(lq__load16(src + 26) ^ 0x8000u) - 32768;
+    f->mean_exponent = (int32_t)(src[28] ^ 0x80u) - 128;
     f->slices = src + LQ__DENSE_FIXED;
     f->center = f->slices + (size_t)p->slice_count * 4;
+    f->mean = f->center + (size_t)p->dims * 2;
     f->metrics = src + fixed;
     for (s = 0; s < p->slice_count; s++) {
         size_t d = lq__load16(f->slices + 4 * s);
@@ -10466,12 +10510,13 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
         int32_t metric_exponent = (int32_t)(f->slices[4 * s + 3] ^ 0x80u) - 128;
         dims += d;
         metric_bytes += f->metric == LQ__METRIC_STORED ? d * (d + 1) : 0;
-        if (d == 0 || exponent < -64 || exponent > 64 || metric_exponent < -16 ||
-            metric_exponent > 15) {
+        if (d == 0 || exponent < -64 || exponent > 64 ||
+            (p->stream == LQ_K && (metric_exponent < -16 || metric_exponent > 15))) {
             return LQ_E_DATA;
         }
     }
-    if (f->rank == 0 || f->rank > p->dims || f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
+    if (f->mean_exponent < -64 || f->mean_exponent > 16 || src[29] || src[30] || src[31] ||
+        (p->stream == LQ_K && f->mean_exponent != 0) || f->rank == 0 || f->rank > p->dims || f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
         f->center_exponent < -64 || f->center_exponent > 16 || metric_bytes > src_bytes - fixed) {
         return LQ_E_DATA;
     }
@@ -10484,9 +10529,9 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
 typedef struct lq__dense_place {
     lq_basis *basis;
     int16_t *rows; /* mean and sigma of the profile */
-    int8_t *slice_exponent;
+    int8_t *slice_exponent; /* and V's gain_shift */
     uint16_t *slice_dims;
-    int16_t *center;
+    int16_t *center; /* and V's mean */
     int16_t *forward;
     int16_t *inverse;
     int8_t *forward_exponent;
@@ -10516,9 +10561,9 @@ LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, si
     size_t i;
     bytes[0] = sizeof(lq_basis);
     bytes[1] = lq_profile_bytes(lq__profile_rows(p));
-    bytes[2] = p->slice_count;
+    bytes[2] = (size_t)p->slice_count * 2;
     bytes[3] = (size_t)p->slice_count * 2;
-    bytes[4] = (size_t)p->dims * 2;
+    bytes[4] = (size_t)p->dims * 4;
     bytes[5] = rank * lq__even(p->dims) * 2;
     bytes[6] = p->dims * lq__even(rank) * 2;
     bytes[7] = rank;
@@ -10847,9 +10892,14 @@ LQ__STATIC void lq__dense_fill(lq__dense_place *d, const lq_profile *p, const lq
     for (s = 0; s < p->slice_count; s++) {
         d->slice_dims[s] = lq__load16(f->slices + 4 * s);
         d->slice_exponent[s] = (int8_t)((int32_t)(f->slices[4 * s + 2] ^ 0x80u) - 128);
+        d->slice_exponent[p->slice_count + s] =
+            (int8_t)((int32_t)(f->slices[4 * s + 3] ^ 0x80u) - 128);
     }
     for (j = 0; j < p->dims; j++) {
         d->center[j] = (int16_t)lq__load16(f->center + 2 * j);
+        if (p->stream == LQ_V) {
+            d->center[p->dims + j] = (int16_t)lq__load16(f->mean + 2 * j);
+        }
     }
     lq_blake2s_128(b->hash, src, src_bytes);
     b->dims = p->dims;
@@ -10858,11 +10908,14 @@ LQ__STATIC void lq__dense_fill(lq__dense_place *d, const lq_profile *p, const lq
     b->stream = p->stream;
     b->encodes = f->metric != LQ__METRIC_LEFT_OUT;
     b->center_exponent = f->center_exponent;
+    b->mean_exponent = f->mean_exponent;
     b->forward_stride = (uint32_t)lq__even(p->dims);
     b->inverse_stride = (uint32_t)lq__even(f->rank);
     b->slice_dims = d->slice_dims;
     b->slice_exponent = d->slice_exponent;
+    b->gain_shift = p->stream == LQ_V ? d->slice_exponent + p->slice_count : NULL;
     b->center = d->center;
+    b->mean = p->stream == LQ_V ? d->center + p->dims : NULL;
     b->forward = d->forward;
     b->inverse = d->inverse;
     b->forward_exponent = d->forward_exponent;
@@ -12291,6 +12344,12 @@ LQ__STATIC lq_geometry lq__klt_geometry(const lq_geometry *g)
     return plain;
 }
 
+/* Columns of the sums. */
+LQ__INLINE size_t lq__klt_columns(const lq_geometry *g)
+{
+    return lq_geometry_dims(g) + (g->stream == LQ_V ? g->slice_count : 0);
+}
+
 /* Floats of the metrics of all slices. */
 LQ__STATIC size_t lq__klt_metric_floats(const lq_geometry *g)
 {
@@ -12314,9 +12373,9 @@ LQ_API size_t lq_klt_bytes(const lq_geometry *geometry)
     if (lq_geometry_rows(&g) == 0 || (g.stream == LQ_V && g.rope)) {
         return 0;
     }
-    pad = lq__klt_pad(lq_geometry_dims(&g));
+    pad = lq__klt_pad(lq__klt_columns(&g));
     return 64 +
-           4 * (6 * pad + 2 * pad * pad + 2 * (size_t)g.slice_count + lq__klt_metric_floats(&g));
+           4 * (6 * pad + 2 * pad * pad + 4 * (size_t)g.slice_count + lq__klt_metric_floats(&g));
 }
 
 LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geometry *geometry)
@@ -12332,7 +12391,7 @@ LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geomet
     }
     memset(klt, 0, sizeof *klt);
     klt->geometry = lq__klt_geometry(geometry);
-    pad = lq__klt_pad(lq_geometry_dims(&klt->geometry));
+    pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
     at = (float *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63));
     memset(at, 0, bytes - 64);
     klt->products[0] = at;
@@ -12357,7 +12416,7 @@ LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry)
         return 0;
     }
     tokens += geometry->stream == LQ_V ? 1 : geometry->rope ? 0 : LQ__TOKENS;
-    return tokens * lq__klt_pad(dims) * 4 + 64;
+    return tokens * lq__klt_pad(lq__klt_columns(geometry)) * 4 + 64;
 }
 
 /* NaN, infinity, magnitudes from 2^40; of V, whose gains end at 2^31, from 2^30. */
@@ -12438,33 +12497,62 @@ LQ__STATIC int lq__klt_kept(lq_klt *klt, float *turned, const float *block, size
     return LQ_OK;
 }
 
-/* A vector of V less the centre over the gains of its slices; `left` (dims) is scratch. */
+/* Shifts and units of V's gains from the first block, whose mean is the centre. */
+LQ__STATIC void lq__klt_first_gains(lq_klt *klt, const float *block, size_t pad, size_t tokens)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t at = 0;
+    size_t t;
+    size_t d;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+        double whole = 0;
+        double left = 0;
+        for (t = 0; t < tokens; t++) {
+            for (d = at; d < at + g->slice_dims[s]; d++) {
+                double x = (double)block[t * pad + d];
+                double y = x - (double)klt->center[d];
+                whole += x * x;
+                left += y * y;
+            }
+        }
+        whole = lq__log2_f64(LQ__MAX(whole, 1e-60) / (double)(tokens * g->slice_dims[s]));
+        left = lq__log2_f64(LQ__MAX(left, 1e-60) / (double)(tokens * g->slice_dims[s]));
+        klt->gain_sum[4 * s + 2] = (float)(int32_t)LQ__MIN(2 * (whole - left) + 0.5, 120);
+        klt->gain_sum[4 * s + 3] = (float)(int32_t)(2 * left);
+    }
+}
+
+/* A vector of V less the centre over the gains of its slices, and behind it 1 over these gains;
+   `left` (dims) is scratch. */
 LQ__STATIC int lq__klt_gains(lq_klt *klt, float *row, float *left)
 {
     const lq_geometry *g = &klt->geometry;
+    size_t dims = lq_geometry_dims(g);
     size_t at = 0;
     size_t d;
     uint32_t s;
     for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+        float *sums = klt->gain_sum + 4 * s;
         int32_t gain;
         float scale;
         int status;
         for (d = at; d < at + g->slice_dims[s]; d++) {
             left[d] = row[d] - klt->center[d];
         }
-        status = lq__gain_about(&gain, left + at, (const uint8_t *)(const void *)(row + at),
-                                g->slice_dims[s], LQ_F32);
+        status = lq__gain_less(&gain, left + at, (const uint8_t *)(const void *)(row + at),
+                               g->slice_dims[s], LQ_F32, (int32_t)sums[2]);
         if (status) {
             return status;
         }
-        memcpy(row + at, left + at, g->slice_dims[s] * sizeof *row);
         scale = 1.0f / lq__gain_f32(gain);
-        klt->gain_sum[2 * s] += (float)gain;
-        klt->gain_sum[2 * s + 1] += (float)(gain * gain);
+        sums[0] += (float)gain;
+        sums[1] += (float)(gain * gain);
         for (d = at; d < at + g->slice_dims[s]; d++) {
-            klt->apart[d] += row[d];
-            row[d] *= scale;
+            row[d] = left[d] * scale;
         }
+        row[dims + s] =
+            lq__gain_f32(lq__clamp((int32_t)sums[3] - gain, -LQ__GAIN_MAX, LQ__GAIN_MAX));
     }
     return LQ_OK;
 }
@@ -12474,10 +12562,14 @@ LQ__STATIC int lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t token
 {
     int which = klt->blocks % 8 == 7;
     size_t dims = lq_geometry_dims(&klt->geometry);
+    size_t columns = lq__klt_columns(&klt->geometry);
     size_t t;
     size_t d;
     if (klt->blocks == 0) {
         lq__klt_origin(klt->center, block, pad, dims, tokens);
+        if (klt->geometry.stream == LQ_V) {
+            lq__klt_first_gains(klt, block, pad, tokens);
+        }
     }
     for (t = 0; t < tokens; t++) {
         float *row = block + t * pad;
@@ -12488,7 +12580,7 @@ LQ__STATIC int lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t token
         if (status) {
             return status;
         }
-        for (d = 0; d < dims; d++) {
+        for (d = 0; d < columns; d++) {
             row[d] -= klt->geometry.stream == LQ_K ? klt->center[d] : 0.0f;
             klt->sum[which][d] += row[d];
         }
@@ -12516,7 +12608,7 @@ LQ__STATIC int lq__klt_add_from(lq_klt *klt, const lq_vectors *src, size_t src_f
         status = lq__klt_check((const uint8_t *)src->slices[s] + src_first * stride * element,
                                stride, g->slice_dims[s], src->type, tokens, g->stream);
     }
-    pad = lq__klt_pad(lq_geometry_dims(g));
+    pad = lq__klt_pad(lq__klt_columns(g));
     block = (float *)(void *)((uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63));
     for (first = 0; first < tokens && !status; first += LQ__TOKENS) {
         size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
@@ -12631,30 +12723,38 @@ LQ_API int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, const uint
 }
 
 /* ---- the query metric ---- */
+LQ__INLINE int32_t lq__klt_round(double x)
+{
+    return (int32_t)(x < 0 ? x - 0.5 : x + 0.5);
+}
+
 /* Everything the making of a profile keeps. Slice s has its matrices at offset[s]. */
 typedef struct lq__klt_work {
     const lq_klt *klt;
     double step;
     double beta;
     double tolerance;
-    int absolute;
+    double unit; /* K */
     int own;
     size_t dims;
     size_t pad;
     double *matrix;   /* (dims, dims) covariance, then eigenvectors as rows */
     double *judge;    /* (dims, dims) covariance of the held-out tokens */
-    double *mean;     /* (dims) of all tokens */
+    double *mean;     /* (dims) of all tokens; V: see lq__klt_centers */
+    double *slope;    /* (dims) V: what 1 over the gain takes from a column */
+    double *level;    /* (dims) V: the mean that this leaves, over the final gain */
     double *value;    /* (dims) eigenvalues */
     double *variance; /* (dims) of the held-out tokens */
     double *diagonal; /* (dims) of the covariance */
     double *row;      /* (dims) */
     double *whiten;   /* A of each slice: errors of A x are alike in all directions */
     double *unwhiten; /* and its inverse */
-    double *scale;    /* (slices) what sums are multiplied by: V: see lq__klt_units */
+    double *scale;    /* (slices) what sums are multiplied by */
     double logit;     /* sum over slices of tr(A^-1 M A^-1), M the moment of a query */
     double *square;   /* (largest slice)^2, three of them */
     void *eigen;
-    int32_t *exponent; /* (slices) unit 2^exponent, V's of the centre alone */
+    int32_t *exponent;   /* (slices) unit 2^exponent, V's of the centre alone */
+    int32_t *gain_shift; /* (slices) V */
     int metric;
     int32_t sigma_floor; /* coefficients below the step are held as precisely as those of the step:
                             outliers of their own must not leak */
@@ -12781,56 +12881,139 @@ LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, dou
     return LQ_OK;
 }
 
-/* Mean square deviation of dims first .. first + n, each about its mean over all tokens: of K
-   without the rotation that is undone or kept, of V over the gain. *about: about the provisional
-   centre instead. */
-LQ__STATIC double lq__klt_power(const lq_klt *klt, size_t first, size_t n, double *about)
+/* The sum over the fitted (0), held-out (1) or all (2) tokens of column i, or of its product with
+   column j. */
+LQ__INLINE double lq__klt_sum(const lq_klt *klt, size_t i, int which)
 {
-    size_t pad = lq__klt_pad(lq_geometry_dims(&klt->geometry));
+    return (which != 1 ? (double)klt->sum[0][i] : 0) + (which ? (double)klt->sum[1][i] : 0);
+}
+
+LQ__INLINE double lq__klt_product(const lq__klt_work *w, size_t i, size_t j, int which)
+{
+    const lq_klt *klt = w->klt;
+    size_t at = LQ__MAX(i, j) * w->pad + LQ__MIN(i, j);
+    return (which != 1 ? (double)klt->products[0][at] : 0) +
+           (which ? (double)klt->products[1][at] : 0);
+}
+
+/* V's centre. A column is z = (x - center) / gain, h is 1 over the gain, and the part of the mean
+   that is the same for all tokens comes as z = slope h, that which grows with their size as a
+   constant: linear regression with an intercept (ridge 1e-2, for where all gains are alike, which
+   leaves a bias to the slope). */
+LQ__STATIC void lq__klt_centers(lq__klt_work *w)
+{
+    const lq_klt *klt = w->klt;
+    const lq_geometry *g = &klt->geometry;
+    const double keep = 1 / 1.01;
+    double count = (double)(klt->tokens + klt->held_out);
+    size_t d = 0;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; s++) {
+        size_t h = w->dims + s;
+        size_t end = d + g->slice_dims[s];
+        double mean_h = lq__klt_sum(klt, h, 2) / count;
+        double square_h = lq__klt_product(w, h, h, 2) / count;
+        for (; d < end; d++) {
+            double mean = lq__klt_sum(klt, d, 2) / count;
+            double both = lq__klt_product(w, d, h, 2) / count;
+            w->slope[d] =
+                (both - keep * mean * mean_h) / (square_h - keep * mean_h * mean_h);
+            w->level[d] = mean - w->slope[d] * mean_h;
+            w->mean[d] += w->slope[d] * lq__exp2_f64((double)klt->gain_sum[4 * s + 3] / 4);
+        }
+    }
+}
+
+/* The mean of column i less what 1 over the gain takes from it. */
+LQ__STATIC double lq__klt_left(const lq__klt_work *w, size_t i, size_t gain, int which)
+{
+    double sum = lq__klt_sum(w->klt, i, which);
+    return w->slope ? sum - w->slope[i] * lq__klt_sum(w->klt, gain, which) : sum;
+}
+
+/* The sum of products of columns i and j, of slices with these columns of gains, likewise. */
+LQ__STATIC double lq__klt_both(const lq__klt_work *w, size_t i, size_t j, size_t gain_i,
+                               size_t gain_j, int which)
+{
+    double sum = lq__klt_product(w, i, j, which);
+    if (w->slope) {
+        sum -= w->slope[i] * lq__klt_product(w, gain_i, j, which);
+        sum -= w->slope[j] * lq__klt_product(w, i, gain_j, which);
+        sum += w->slope[i] * w->slope[j] * lq__klt_product(w, gain_i, gain_j, which);
+    }
+    return sum;
+}
+
+/* Mean square deviation of the dims of slice s from `first` on, each about its mean over all
+   tokens: of K without the rotation that is undone or kept, of V over the gain. */
+LQ__STATIC double lq__klt_power(const lq__klt_work *w, uint32_t s, size_t first)
+{
+    const lq_klt *klt = w->klt;
+    size_t n = klt->geometry.slice_dims[s];
     double count = (double)(klt->tokens + klt->held_out);
     double power = 0;
     size_t i;
-    *about = 0;
     for (i = first; i < first + n; i++) {
-        double sum = (double)klt->sum[0][i] + (double)klt->sum[1][i];
-        size_t at = i * pad + i;
-        double square = (double)klt->products[0][at] + (double)klt->products[1][at];
+        double mean = lq__klt_left(w, i, w->dims + s, 2) / count;
+        double square = lq__klt_both(w, i, i, w->dims + s, w->dims + s, 2) / count;
         if (klt->kept) {
-            sum = (double)klt->apart[pad + i];
-            square = (double)klt->apart[2 * pad + i];
+            mean = (double)klt->apart[w->pad + i] / count;
+            square = (double)klt->apart[2 * w->pad + i] / count;
         }
-        *about += square / count;
-        power += LQ__MAX(square / count - sum / count * (sum / count), 0.0);
+        power += LQ__MAX(square - mean * mean, 0.0);
     }
     return power / (double)n;
 }
 
-/* Units of all slices. K: the root mean square of what its mean leaves. V's squares about the mean
-   are less than those about the provisional centre, and so would the gains be: both are scaled to
-   have the squares that they had. */
+LQ_API float lq_klt_unit(const lq_klt *klt)
+{
+    lq__klt_work w;
+    double power = 0;
+    size_t at = 0;
+    uint32_t s;
+    if (!klt || klt->tokens == 0) {
+        return 0.0f;
+    }
+    if (klt->geometry.stream == LQ_V) {
+        return 1.0f;
+    }
+    memset(&w, 0, sizeof w);
+    w.klt = klt;
+    w.dims = lq_geometry_dims(&klt->geometry);
+    w.pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
+    for (s = 0; s < klt->geometry.slice_count; at += klt->geometry.slice_dims[s], s++) {
+        power += lq__klt_power(&w, s, at) * klt->geometry.slice_dims[s] / (double)w.dims;
+    }
+    return (float)lq__sqrt_f64(power);
+}
+
+/* Units of all slices. V: gains are shifted so that what they leave has a mean square of 1. */
 LQ__STATIC void lq__klt_units(lq__klt_work *w)
 {
     const lq_klt *klt = w->klt;
     const lq_geometry *g = &klt->geometry;
     size_t at = 0;
     uint32_t s;
-    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
-        double about;
-        double rms = lq__sqrt_f64(lq__klt_power(klt, at, g->slice_dims[s], &about));
+    for (s = 0; s < g->slice_count; s++) {
         double most = 1e-18;
-        size_t i;
-        w->exponent[s] = 0;
-        w->scale[s] = 1;
-        for (i = at; i < at + g->slice_dims[s]; i++) {
-            most = LQ__MAX(most, w->mean[i] < 0 ? -w->mean[i] : w->mean[i]);
+        size_t end = at + g->slice_dims[s];
+        double left = lq__klt_power(w, s, at);
+        int32_t shift = (int32_t)klt->gain_sum[4 * s + 2];
+        int32_t by = left > 1e-24 ? lq__klt_round(-2 * lq__log2_f64(left)) : 0;
+        w->gain_shift[s] = 0;
+        w->scale[s] = 1 / w->unit;
+        w->exponent[s] = (int32_t)(lq__log2_f64(w->unit) + 100.5) - 100;
+        if (g->stream == LQ_K) {
+            at = end;
+            continue;
         }
-        if (g->stream == LQ_V) {
-            w->scale[s] = rms < 1e-12 ? 1 : lq__sqrt_f64(about / g->slice_dims[s]) / rms;
-            w->exponent[s] = (int32_t)(lq__log2_f64(most) + 101) - 100;
-        } else if (!w->absolute && rms >= 1e-12) {
-            w->scale[s] = 1 / rms;
-            w->exponent[s] = (int32_t)(lq__log2_f64(rms) + 100.5) - 100;
+        w->gain_shift[s] = lq__clamp(shift + by, 0, 120);
+        w->scale[s] = lq__exp2_f64((w->gain_shift[s] - shift) / 4.0);
+        for (; at < end; at++) {
+            most = LQ__MAX(most, w->mean[at] < 0 ? -w->mean[at] : w->mean[at]);
+            w->level[at] *= w->scale[s];
         }
+        w->exponent[s] = (int32_t)(lq__log2_f64(most) + 101) - 100;
     }
 }
 
@@ -12904,31 +13087,30 @@ LQ__STATIC void lq__klt_transpose(double *m, size_t n)
 LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
 {
     const lq_klt *klt = w->klt;
+    const uint32_t *slice_dims = klt->geometry.slice_dims;
     size_t n = w->dims;
-    const float *product = klt->products[which & 1];
-    const float *sum = klt->sum[which & 1];
-    const double all = which == 2;
-    double count = (double)(which ? klt->held_out : klt->tokens) + all * (double)klt->tokens;
+    double count = (which != 1 ? (double)klt->tokens : 0) + (which ? (double)klt->held_out : 0);
     double tokens = (double)(klt->tokens + klt->held_out);
     double *unit = w->row;
+    uint32_t *gain = w->zigzag; /* columns of gains; nothing is zigzagged yet */
     size_t i;
     size_t j;
     uint32_t s;
     int pass;
     for (s = 0, i = 0; s < klt->geometry.slice_count; s++) {
-        for (j = 0; j < klt->geometry.slice_dims[s]; j++) {
-            unit[i++] = w->scale[s];
+        for (j = 0; j < slice_dims[s]; j++, i++) {
+            unit[i] = w->scale[s];
+            gain[i] = (uint32_t)n + s;
         }
     }
     for (i = 0; i < n; i++) {
-        double a = ((double)sum[i] + all * (double)klt->sum[1][i]) / count;
-        double mean_a = ((double)klt->sum[0][i] + (double)klt->sum[1][i]) / tokens;
+        double a = lq__klt_left(w, i, gain[i], which) / count;
+        double mean_a = lq__klt_left(w, i, gain[i], 2) / tokens;
         for (j = 0; j <= i; j++) {
-            double b = ((double)sum[j] + all * (double)klt->sum[1][j]) / count;
-            double square =
-                (double)product[i * w->pad + j] + all * (double)klt->products[1][i * w->pad + j];
-            double mean_b = ((double)klt->sum[0][j] + (double)klt->sum[1][j]) / tokens;
-            double c = square / count - a * mean_b - mean_a * b + mean_a * mean_b;
+            double b = lq__klt_left(w, j, gain[j], which) / count;
+            double square = lq__klt_both(w, i, j, gain[i], gain[j], which) / count;
+            double mean_b = lq__klt_left(w, j, gain[j], 2) / tokens;
+            double c = square - a * mean_b - mean_a * b + mean_a * mean_b;
             m[i * n + j] = c * unit[i] * unit[j];
             m[j * n + i] = m[i * n + j];
         }
@@ -13123,11 +13305,6 @@ LQ__STATIC void lq__klt_sort(lq__klt_work *w)
 }
 
 /* ---- the profile's file form ---- */
-LQ__INLINE int32_t lq__klt_round(double x)
-{
-    return (int32_t)(x < 0 ? x - 0.5 : x + 0.5);
-}
-
 /* 16 log2 of a standard deviation, from the variance. */
 LQ__STATIC int16_t lq__klt_sigma(double variance)
 {
@@ -13154,8 +13331,8 @@ LQ__STATIC void lq__klt_rows(lq__klt_work *w)
     p->mean = w->rows;
     p->sigma = w->rows + lead + w->dims;
     for (i = 0; i < lead; i++) {
-        double mean = (double)klt->gain_sum[2 * i] / tokens;
-        double square = (double)klt->gain_sum[2 * i + 1] / tokens - mean * mean;
+        double mean = (double)klt->gain_sum[4 * i] / tokens;
+        double square = (double)klt->gain_sum[4 * i + 1] / tokens - mean * mean;
         mean -= 4 * lq__log2_f64(w->scale[i]);
         p->mean[i] = (int16_t)lq__clamp(lq__klt_round(mean), -LQ__GAIN_MAX, LQ__GAIN_MAX);
         p->sigma[i] = lq__klt_sigma(LQ__MAX(square, 0.25));
@@ -13170,29 +13347,44 @@ LQ__STATIC void lq__klt_rows(lq__klt_work *w)
     }
 }
 
-/* The centre in slice units, i16 each of 2^exponent, which is returned. */
-LQ__STATIC int32_t lq__klt_put_center(lq__klt_work *w, uint8_t *dst)
+/* w->row (dims), i16 each of 2^exponent, which is returned. */
+LQ__STATIC int32_t lq__klt_put_means(lq__klt_work *w, uint8_t *dst)
 {
-    const lq_geometry *g = &w->klt->geometry;
     double most = 1e-30;
     int32_t exponent;
+    size_t i;
+    for (i = 0; i < w->dims; i++) {
+        most = LQ__MAX(most, w->row[i] < 0 ? -w->row[i] : w->row[i]);
+    }
+    exponent = (int32_t)(lq__log2_f64(most / 32000) + 64) - 63;
+    exponent = LQ__MAX(exponent, -40);
+    for (i = 0; i < w->dims; i++) {
+        int32_t q = lq__klt_round(w->row[i] * lq__exp2_f64(-exponent));
+        lq__store16(dst + 2 * i, (uint32_t)q & 65535u);
+    }
+    return exponent;
+}
+
+/* The centre in slice units, and V's mean behind it; returns what lies behind them. */
+LQ__STATIC uint8_t *lq__klt_put_centers(lq__klt_work *w, uint8_t *dst, uint8_t *at)
+{
+    const lq_geometry *g = &w->klt->geometry;
     size_t i;
     size_t k = 0;
     uint32_t s;
     for (s = 0; s < g->slice_count; s++) {
         for (i = 0; i < g->slice_dims[s]; i++, k++) {
-            double c = w->mean[k] * lq__exp2_f64(-w->exponent[s]);
-            w->row[k] = c;
-            most = LQ__MAX(most, c < 0 ? -c : c);
+            w->row[k] = w->mean[k] * lq__exp2_f64(-w->exponent[s]);
         }
     }
-    exponent = (int32_t)(lq__log2_f64(most / 32000) + 64) - 63;
-    exponent = LQ__MAX(exponent, -40);
-    for (k = 0; k < w->dims; k++) {
-        int32_t q = lq__klt_round(w->row[k] * lq__exp2_f64(-exponent));
-        lq__store16(dst + 2 * k, (uint32_t)q & 65535u);
+    dst[23] = (uint8_t)lq__klt_put_means(w, at);
+    memset(dst + 28, 0, LQ__DENSE_FIXED - 28);
+    if (g->stream == LQ_K) {
+        return at + 2 * w->dims;
     }
-    return exponent;
+    memcpy(w->row, w->level, w->dims * sizeof *w->row);
+    dst[28] = (uint8_t)lq__klt_put_means(w, at + 2 * w->dims);
+    return at + 4 * w->dims;
 }
 
 /* A'A of one slice, its lower triangle, i16 each of 2^(exponent - 15), which is returned. */
@@ -13234,15 +13426,14 @@ LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t preci
     uint32_t s;
     lq__store16(dst + 20, w->report.rank);
     dst[22] = (uint8_t)(w->metric ? LQ__METRIC_STORED : LQ__METRIC_NONE);
-    dst[23] = (uint8_t)lq__klt_put_center(w, at);
     lq__store16(dst + 24, (uint32_t)precision & 65535u);
     lq__store16(dst + 26, (uint32_t)w->sigma_floor & 65535u);
-    at += 2 * w->dims;
+    at = lq__klt_put_centers(w, dst, at);
     for (s = 0; s < g->slice_count; s++, slice += 4) {
         size_t n = g->slice_dims[s];
         lq__store16(slice, (uint32_t)n);
         slice[2] = (uint8_t)w->exponent[s];
-        slice[3] = 0;
+        slice[3] = (uint8_t)w->gain_shift[s];
         if (w->metric) {
             slice[3] = (uint8_t)lq__klt_put_metric(w, at, a, n);
             at += n * (n + 1);
@@ -13424,7 +13615,7 @@ LQ_API size_t lq_klt_profile_bound(const lq_klt *klt)
     if (dims == 0) {
         return 0;
     }
-    bytes = LQ__DENSE_FIXED + 4 * (size_t)g->slice_count + 2 * dims;
+    bytes = LQ__DENSE_FIXED + 4 * (size_t)g->slice_count + 4 * dims;
     for (s = 0; s < g->slice_count && g->stream == LQ_K; s++) {
         bytes += (size_t)g->slice_dims[s] * (g->slice_dims[s] + 1);
     }
@@ -13438,8 +13629,8 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     size_t n = lq_geometry_dims(g);
     size_t slices = 0;
     size_t largest = 0;
-    size_t bytes[15];
-    size_t offset[15];
+    size_t bytes[18];
+    size_t offset[18];
     size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
     uint8_t *m = (uint8_t *)mem;
     uint32_t s;
@@ -13464,7 +13655,10 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     bytes[12] = n * 4;
     bytes[13] = n * 8;
     bytes[14] = (size_t)g->slice_count * 8;
-    for (i = 0; i < 15; i++) {
+    bytes[15] = g->stream == LQ_V ? n * 8 : 0;
+    bytes[16] = bytes[15];
+    bytes[17] = (size_t)g->slice_count * 4;
+    for (i = 0; i < 18; i++) {
         offset[i] = at;
         at += lq__align64(bytes[i]);
     }
@@ -13484,6 +13678,9 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
         w->zigzag = (uint32_t *)(void *)(m + offset[12]);
         w->diagonal = (double *)(void *)(m + offset[13]);
         w->scale = (double *)(void *)(m + offset[14]);
+        w->slope = g->stream == LQ_V ? (double *)(void *)(m + offset[15]) : NULL;
+        w->level = (double *)(void *)(m + offset[16]);
+        w->gain_shift = (int32_t *)(void *)(m + offset[17]);
     }
     return at;
 }
@@ -13507,8 +13704,8 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     }
     *written = 0;
     if (!klt || !dst || !desc || !workspace || klt->tokens < 64 || !(desc->beta <= 1) ||
-        !(desc->tolerance >= 0) || !(desc->tolerance <= 1) || desc->absolute < 0 ||
-        desc->absolute > 1 || desc->own < 0 || desc->own > 1 ||
+        !(desc->tolerance >= 0) || !(desc->tolerance <= 1) || !(desc->unit >= 0) ||
+        (desc->unit != 0 && !lq__step_valid(desc->unit)) || desc->own < 0 || desc->own > 1 ||
         (desc->step != 0 && !lq__step_valid(desc->step))) {
         return LQ_E_ARG;
     }
@@ -13520,17 +13717,20 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     (void)lq__klt_place(&w, klt, workspace);
     w.klt = klt;
     w.dims = lq_geometry_dims(&klt->geometry);
-    w.pad = lq__klt_pad(w.dims);
+    w.pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
     w.step = desc->step > 0 ? (double)desc->step : 0.1;
     w.beta = desc->beta < 0 ? 0 : desc->beta > 0 ? (double)desc->beta : 0.5;
     w.tolerance = desc->tolerance > 0 ? (double)desc->tolerance : 0.02;
-    w.absolute = desc->absolute;
+    w.unit = (double)(desc->unit > 0 ? desc->unit : lq_klt_unit(klt));
+    w.unit = klt->geometry.stream == LQ_K && w.unit >= 1e-12 ? w.unit : 1;
     w.own = desc->own;
     count = (double)(klt->tokens + klt->held_out);
     for (i = 0; i < w.dims; i++) {
-        double sum = (double)klt->sum[0][i] + (double)klt->sum[1][i];
-        sum = klt->geometry.stream == LQ_V ? (double)klt->apart[i] : sum;
-        w.mean[i] = (double)klt->center[i] + sum / count;
+        w.mean[i] = (double)klt->center[i];
+        w.mean[i] += w.slope ? 0 : lq__klt_sum(klt, i, 2) / count;
+    }
+    if (w.slope) {
+        lq__klt_centers(&w);
     }
     lq__klt_units(&w);
     status = lq__klt_metrics(&w);
@@ -14267,14 +14467,15 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
 }
 
 /* Dense basis: the first in_use q12 rows of coefficients to floats (dims, 64). The sums are units
-   of step * 2^(shift + exponent - 27); V's gain is not the centre's. */
+   of step * 2^(shift + exponent - 27); V's centre comes later, it has no gain. */
 LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size_t in_use,
                                  size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &c->desc.geometry;
     const lq_basis *b = g->dense;
-    float center_unit = lq__pow2_f32(b->center_exponent);
+    const int16_t *mean = b->mean ? b->mean : b->center;
+    float mean_unit = lq__pow2_f32(b->mean ? b->mean_exponent : b->center_exponent);
     uint8_t shift[LQ__TOKENS];
     float unit[LQ__TOKENS];
     float gain[LQ__TOKENS];
@@ -14290,16 +14491,11 @@ LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size
             gain[t] = c->lead && t < tokens ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : slice;
             unit[t] = c->desc.step * lq__f32_of_bits((uint32_t)(127 - 27 + shift[t]) << 23);
             unit[t] *= gain[t];
-            gain[t] = c->lead ? 1.0f : slice; /* what the centre is in */
         }
         for (d = 0; d < g->slice_dims[s]; d++, row++) {
             float scale = lq__f32_of_bits((uint32_t)(b->inverse_exponent[row] + 127) << 23);
-            float center = (float)b->center[row] * center_unit;
-            if (c->lead) {
-                center = c->center && !g->rope ? c->center[row] : 0.0f;
-            }
             kernels->center_floats(w->floats + row * LQ__TOKENS, w->rows + row * LQ__TOKENS, unit,
-                                   gain, scale, center);
+                                   gain, scale, (float)mean[row] * mean_unit);
         }
     }
 }
@@ -14365,7 +14561,7 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     if (g->rope) {
         lq__apply_rope(w->floats, g, positions, tokens);
     }
-    for (d = 0; d < c->dims && g->rope && c->center; d++) { /* of V as it came */
+    for (d = 0; d < c->dims && (g->rope || g->dense) && c->center; d++) { /* of V as it came */
         for (t = 0; t < LQ__TOKENS; t++) {
             w->floats[d * LQ__TOKENS + t] += c->center[d];
         }
@@ -24168,11 +24364,13 @@ LQ__INLINE float lq__warm_unit(const lq__warm_coder *c, size_t d)
     return lq__f32_of_bits((uint32_t)(b->inverse_exponent[d] - 15 + 127) << 23);
 }
 
-/* The centre of keys in the unit of their slice. */
-LQ__INLINE float lq__warm_center(const lq__warm_coder *c, size_t d)
+/* The mean that a dense basis takes from what it sees: keys in the unit of their slice, values over
+   their gain. */
+LQ__INLINE float lq__warm_mean(const lq__warm_coder *c, size_t d)
 {
     const lq_basis *b = c->codec->desc.geometry.dense;
-    return (float)b->center[d] * lq__pow2_f32(b->center_exponent);
+    return b->mean ? (float)b->mean[d] * lq__pow2_f32(b->mean_exponent)
+                   : (float)b->center[d] * lq__pow2_f32(b->center_exponent);
 }
 
 /* The query in the basis of the coefficients, and what the means make of it. */
@@ -24197,7 +24395,7 @@ LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
         for (d = 0; d < c->dims && b; d++) {
             const int16_t *inverse = b->inverse + d * b->inverse_stride;
             float x = from[d] * slice * lq__warm_unit(c, d);
-            shift += from[d] * slice * lq__warm_center(c, d);
+            shift += from[d] * slice * lq__warm_mean(c, d);
             for (i = 0; i < c->count; i++) {
                 q[i] += x * (float)inverse[c->channel[i]];
             }
@@ -24227,6 +24425,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
     const lq_basis *b;
     int hadamard;
     float slice; /* of keys; values have gains */
+    const float *weight; /* of the mean in a dense basis */
     size_t r;
     size_t i;
     size_t d;
@@ -24236,6 +24435,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
     b = c->codec->desc.geometry.dense;
     hadamard = c->codec->desc.geometry.basis == LQ_BASIS_HADAMARD;
     slice = c->codec->lead ? 1.0f : lq__slice_step(&c->codec->desc.geometry, 0, 1.0f);
+    weight = c->codec->lead ? a->gained : a->brought;
     for (r = 0; r < state->rows; r++) {
         float *acc = a->acc + r * a->v_stride;
         float *raw = state->raw + r * state->wide;
@@ -24258,7 +24458,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
                 sum += acc[i] * (float)inverse[c->channel[i]];
             }
             sum *= lq__warm_unit(c, d);
-            raw[d] += slice * (c->codec->lead ? sum : sum + a->brought[r] * lq__warm_center(c, d));
+            raw[d] += slice * (sum + weight[r] * lq__warm_mean(c, d));
         }
         for (d = 0; d < c->dims; d++) {
             float center = c->codec->center ? c->codec->center[d] : 0.0f;

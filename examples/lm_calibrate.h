@@ -89,6 +89,7 @@ typedef struct lm_fitter {
     size_t workspace_bytes; /* of a worker */
     size_t sum_bytes;       /* of all groups while reading */
     size_t solving_bytes;   /* at most so many on top */
+    double unit;            /* of the keys of all groups, see lm__fit_unit */
     lm_progress progress;
     FILE *file;
     char beside[1040];
@@ -333,6 +334,20 @@ static void lm__fit_read(lm_calibration *c, lm_taken *t, lm_fitter *fitters, siz
 
 /* ---- solving ---- */
 
+/* One unit for the keys of the whole model: their root mean square, means taken away. */
+static double lm__fit_unit(const lm_fitter *f)
+{
+    double power = 0.0, dims = 0.0;
+    size_t i;
+    for (i = 0; i < f->count; i += 2) {
+        double unit = (double)lq_klt_unit(&f->fits[i].klt);
+        double n = (double)lq_geometry_dims(&f->fits[i].geometry);
+        power += unit * unit * n;
+        dims += n;
+    }
+    return sqrt(power / dims);
+}
+
 /* The sums go as soon as they are used, and the profile keeps its own size only. */
 static void lm__fit_solve(void *context, size_t index, size_t worker)
 {
@@ -344,6 +359,7 @@ static void lm__fit_solve(void *context, size_t index, size_t worker)
     memset(&d, 0, sizeof d);
     d.step = (float)f->c->step[index % 2];
     d.own = f->c->own;
+    d.unit = (float)f->unit;
     d.beta = f->c->beta > 0.0 ? (float)f->c->beta : -1.0f;
     if (worker == 0) {
         lm_progress_show(&f->progress, (double)index / (double)f->count);
@@ -450,6 +466,7 @@ static void lm__fit_finish(lm_fitter *f)
     lm_calibrated *r = &f->result;
     double begin = lm_seconds();
     size_t i;
+    f->unit = lm__fit_unit(f);
     lm_progress_begin(&f->progress, "solving");
     lm_parallel(&f->c->model->pool, lm__fit_solve, f, f->count);
     lm_progress_end(&f->progress);

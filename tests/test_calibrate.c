@@ -7,7 +7,7 @@
 #include "check.h"
 #include "source.h"
 
-enum { SLICES_MAX = 5, PAGES_MAX = 72, TRAILER = 4, HEADER = 20, FIXED = 28 };
+enum { SLICES_MAX = 5, PAGES_MAX = 72, TRAILER = 4, HEADER = 20, FIXED = 32 };
 enum { FIRST_POSITION = 100 };
 
 static const lq_tables *tables;
@@ -211,16 +211,16 @@ static lq_klt_desc klt_desc(float step)
 {
     lq_klt_desc d;
     memset(&d, 0, sizeof d);
-    d.absolute = 1;
+    d.unit = 1;
     d.step = step;
     return d;
 }
 
-/* Steps relative to what the mean leaves of each slice: the default. */
+/* Steps relative to what the means leave of the group: the default. */
 static lq_klt_desc klt_relative(float step)
 {
     lq_klt_desc d = klt_desc(step);
-    d.absolute = 0;
+    d.unit = 0;
     return d;
 }
 
@@ -393,9 +393,13 @@ static void trip_all(trip *r, const lq_profile *profile, const group *g, float s
     }
 }
 
-/* Gain of a V vector, quarter octaves; K: 0. */
-static double gain_of(const group *g, const float *v, const double *mean, size_t dims)
+/* The dense basis that V's gains are for; NULL: none. */
+static const lq_basis *gains_for;
+
+/* Gain of a V vector of a slice, octaves; K: 0. */
+static double gain_of(const group *g, const float *v, const double *mean, uint32_t slice)
 {
+    size_t dims = g->dims[slice];
     double whole = 0;
     double left = 0;
     size_t i;
@@ -409,6 +413,9 @@ static double gain_of(const group *g, const float *v, const double *mean, size_t
     }
     left = floor(2 * log2(left / (double)dims) + 0.5) / 4;
     whole = floor(2 * log2(whole / (double)dims) + 0.5) / 4;
+    if (gains_for) {
+        return fmax(whole - gains_for->gain_shift[slice] / 4.0, left - 2);
+    }
     return whole <= left - 0.5 ? fmax(whole, left - 2) : left;
 }
 
@@ -423,7 +430,7 @@ static double error_of(const group *g, const float *x, const float *y, size_t fi
     for (t = first; t < tokens; t += every, count++) {
         size_t at = t * g->width;
         for (s = 0; s < g->geometry.slice_count; s++) {
-            double scale = pow(4, -gain_of(g, x + at, g->mean + (at - t * g->width), g->dims[s]));
+            double scale = pow(4, -gain_of(g, x + at, g->mean + (at - t * g->width), s));
             size_t end = at + g->dims[s];
             for (; at < end; at++) {
                 double e = (double)x[at] - (double)y[at];
@@ -495,7 +502,7 @@ static void variances_of(double *variance, const group *g, const float *x, size_
     uint32_t s;
     for (t = 0; t < tokens; t++) {
         for (s = 0, i = 0; s < g->geometry.slice_count; s++) {
-            double scale = pow(2, -gain_of(g, x + t * n + i, g->mean + i, g->dims[s]));
+            double scale = pow(2, -gain_of(g, x + t * n + i, g->mean + i, s));
             size_t end = i + g->dims[s];
             for (; i < end; i++) {
                 row[i] = ((double)x[t * n + i] - g->mean[i]) * scale;
@@ -618,6 +625,7 @@ static void test_fine(uint32_t stream)
     (void)calibrate(&file, &g, x, tokens, NULL, &desc);
     load_ok(&p, &mem, &file);
     CHECK(p.dense->rank == 103);
+    gains_for = p.dense;
     for (t = 5; t < tokens; t += EVERY) {
         for (i = 0; i < g.width; i++) {
             x[t * g.width + i] *= 10;
@@ -636,9 +644,99 @@ static void test_fine(uint32_t stream)
         }
         CHECK(error_of(&g, x, r.y, 1, EVERY, tokens) < 1.7 * unit);
     }
+    gains_for = NULL;
     trip_free(&r);
     free(mem);
     free(file.bytes);
+    free(x);
+    group_free(&g);
+}
+
+/* Bits a number of values at the error that a step of 0.3 makes. Tokens differ in size by a factor of
+   2 in the mean; `growing`: their mean grows with their size, else it is 0. */
+static double bits_of_sizes(double growing)
+{
+    static const uint32_t dims[2] = {48, 40};
+    size_t tokens = size ? 2048 : 1024;
+    lq_klt_desc desc = klt_desc(0.3f);
+    double bits;
+    lq_profile p;
+    void *mem;
+    blob file;
+    group g;
+    trip r;
+    float *x;
+    size_t t;
+    size_t i;
+    source_seed = 77;
+    group_make(&g, LQ_V, dims, 2, 0, 0, 2, 0.5, 0);
+    x = draw(&g, tokens);
+    for (t = 0; t < tokens; t++) {
+        double grow = pow(2, source_gauss());
+        for (i = 0; i < g.width; i++) {
+            double mean = growing * g.deviation[0] * (i % 3 == 0 ? 1.0 : -0.4);
+            double left = (double)x[t * g.width + i] - g.mean[i];
+            x[t * g.width + i] = (float)((mean + left) * grow);
+        }
+    }
+    memset(g.mean, 0, g.width * sizeof *g.mean);
+    (void)calibrate(&file, &g, x, tokens, NULL, &desc);
+    load_ok(&p, &mem, &file);
+    gains_for = p.dense;
+    trip_all(&r, &p, &g, 0.3f, x, tokens);
+    bits = bits_of(&r, tokens) / (double)g.width;
+    bits += log2(error_of(&g, x, r.y, 0, 1, tokens)) / 2;
+    gains_for = NULL;
+    trip_free(&r);
+    free(mem);
+    free(file.bytes);
+    free(x);
+    group_free(&g);
+    return bits;
+}
+
+/* Means of values that grow with them cost nothing: it is not only constants that are centred. */
+static void test_sizes(void)
+{
+    double none = bits_of_sizes(0);
+    double some = bits_of_sizes(1);
+    printf("means that grow with their tokens: %.3f bits more\n", some - none);
+    CHECK(fabs(some - none) < 0.05);
+}
+
+/* One unit for keys, whatever their means. */
+static void test_unit(void)
+{
+    static const uint32_t dims[2] = {48, 40};
+    size_t tokens = 512;
+    double power = 0;
+    lq_klt klt;
+    void *mem;
+    void *workspace;
+    size_t bytes;
+    const void *slices[SLICES_MAX];
+    group g;
+    lq_vectors v;
+    float *x;
+    size_t i;
+    source_seed = 78;
+    group_make(&g, LQ_K, dims, 2, 0, 0, 2, 0.5, 0);
+    g.mean[5] += 300;
+    x = draw(&g, tokens);
+    for (i = 0; i < g.width; i++) {
+        power += g.deviation[i] * g.deviation[i] / (double)g.width;
+    }
+    mem = source_alloc(lq_klt_bytes(&g.geometry));
+    CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g.geometry), &g.geometry) == LQ_OK);
+    CHECK(lq_klt_unit(NULL) == 0.0f && lq_klt_unit(&klt) == 0.0f);
+    bytes = lq_klt_workspace_bytes(&g.geometry);
+    workspace = source_alloc(bytes);
+    v = vectors_of(&g, x, slices);
+    CHECK(lq_klt_add(&klt, &v, NULL, tokens, workspace, bytes) == LQ_OK);
+    printf("unit of keys %.3f, their deviation %.3f\n", (double)lq_klt_unit(&klt), sqrt(power));
+    CHECK(fabs((double)lq_klt_unit(&klt) / sqrt(power) - 1) < 0.1);
+    free(workspace);
+    free(mem);
     free(x);
     group_free(&g);
 }
@@ -703,7 +801,7 @@ static void test_queries(int rope)
         void *mem;
         blob file;
         trip r;
-        desc.absolute = 0;
+        desc.unit = 0;
         desc.beta = kind == 2 ? -1.0f : 0;
         report = calibrate(&file, &keys, x, tokens, kind ? q : NULL, &desc);
         load_ok(&p, &mem, &file);
@@ -975,7 +1073,7 @@ static void test_range(void)
         trip_free(&r);
         free(mem);
         free(file.bytes);
-        desc.absolute = 0;
+        desc.unit = 0;
         for (n = 0; n < 3; n++) {
             desc.beta = betas[n];
             CHECK(made_loads(&g, x, tokens, q, &desc) == LQ_OK || n > 0);
@@ -986,7 +1084,7 @@ static void test_range(void)
     }
     for (k = 0; k < 2; k++) {
         lq_klt_desc desc = klt_desc(k ? 0.1f : 1e8f);
-        desc.absolute = !k;
+        desc.unit = k ? 0.0f : 1.0f;
         CHECK(made_loads(&g, x, tokens, NULL, &desc) == (k ? LQ_OK : LQ_E_RANGE));
     }
     free(x);
@@ -1008,8 +1106,10 @@ static int same_basis(const lq_basis *a, const lq_basis *b)
 {
     return memcmp(a->hash, b->hash, 16) == 0 && a->dims == b->dims && a->rank == b->rank &&
            a->slice_count == b->slice_count && a->stream == b->stream && a->encodes == b->encodes &&
-           a->center_exponent == b->center_exponent &&
-           memcmp(a->center, b->center, a->dims * 2) == 0 &&
+           a->center_exponent == b->center_exponent && a->mean_exponent == b->mean_exponent &&
+           memcmp(a->center, b->center, a->dims * 2) == 0 && !a->mean == !b->mean &&
+           (!a->mean || (memcmp(a->mean, b->mean, a->dims * 2) == 0 &&
+                         memcmp(a->gain_shift, b->gain_shift, a->slice_count) == 0)) &&
            memcmp(a->forward, b->forward, (size_t)a->rank * a->forward_stride * 2) == 0 &&
            memcmp(a->inverse, b->inverse, (size_t)a->dims * a->inverse_stride * 2) == 0 &&
            memcmp(a->forward_exponent, b->forward_exponent, a->rank) == 0 &&
@@ -2449,7 +2549,7 @@ static void test_profile_errors(void)
         bad.step = i == 0 ? -1.0f : i == 1 ? nan : i == 2 ? 1e-35f : i == 3 ? 1e35f : 0.0f;
         bad.beta = i == 4 ? 1.01f : i == 5 ? nan : 0.0f;
         bad.tolerance = i == 6 ? -0.1f : i == 7 ? nan : i == 8 ? 1.5f : 0.0f;
-        bad.absolute = i == 9 ? 2 : 0;
+        bad.unit = i == 9 ? -1.0f : 0;
         bad.own = i == 10 ? -1 : i == 11 ? 2 : 0;
         PROFILE(LQ_E_ARG, &klt, dst, bound, &bad, workspace, bytes);
     }
@@ -2671,6 +2771,8 @@ int main(int argc, char **argv)
         test_rate_of(stream);
         test_add_errors(stream);
     }
+    test_sizes();
+    test_unit();
     test_queries(0);
     test_queries(1);
     test_few();

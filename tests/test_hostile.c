@@ -109,7 +109,7 @@ static void dense_make(dense *c, uint32_t stream, const lq_rope *rope)
     size_t i;
     memset(&desc, 0, sizeof desc);
     desc.step = 0.2f;
-    desc.absolute = 1;
+    desc.unit = 1;
     memset(&g, 0, sizeof g);
     g.stream = stream;
     g.slice_count = HEADS;

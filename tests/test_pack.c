@@ -1314,7 +1314,7 @@ static void *calibrated_file(lq_profile *p, uint32_t stream, uint32_t layer, siz
     v.slices = slices;
     memset(&desc, 0, sizeof desc);
     desc.step = step;
-    desc.absolute = 1;
+    desc.unit = 1;
     CHECK(lq_klt_add(&klt, &v, &positions, tokens, workspace, bytes) == LQ_OK);
     file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
     CHECK(lq_klt_profile(&klt, file, lq_klt_profile_bound(&klt), &count, &desc, NULL, workspace,
@@ -1425,7 +1425,7 @@ static void test_calibrated(uint32_t stream, uint32_t layer)
 /* Another profile: one number of its centre and its checksum differ. */
 static void change_profile(uint8_t *file, size_t count, uint32_t variant)
 {
-    size_t center = 28 + 4 * HEADS;
+    size_t center = 32 + 4 * HEADS;
     uint32_t checksum;
     int i;
     file[center] = (uint8_t)variant;

@@ -1357,7 +1357,7 @@ static const lq_profile *calibrate(lq_profile *profile, int v, const float *x, s
     g.stream = v ? LQ_V : LQ_K;
     g.slice_count = 1;
     g.slice_dims = &dims;
-    how.absolute = absolute;
+    how.unit = absolute ? 1.0f : 0.0f;
     slices[0] = x;
     src.slices = slices;
     src.token_stride = stride;

@@ -32949,6 +32949,9 @@ LQ_API int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *needed,
     if (status == LQ_OK) {
         status = lq__kv_import_make(&import, &reader, desc, &d, cold, kv);
     }
+    if (status == LQ_E_SPACE && *needed <= mem_bytes) {
+        status = LQ_E_DATA; /* no memory would help */
+    }
     if (status != LQ_OK) {
         lq_kv_free(kv);
         *needed = status == LQ_E_SPACE ? *needed : 0;

@@ -1032,7 +1032,7 @@ static void make_profiles(void)
 
 int main(int argc, char **argv)
 {
-    uint32_t hostile = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 20000;
+    uint32_t hostile = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 8000;
     void *memory = source_alloc(lq_tables_bytes());
     uint32_t i;
     int kind;

@@ -19,6 +19,8 @@
        lq_kv_init(&kv, mem, lq_kv_bytes(&desc), &desc);                    the live cache
        lq_kv_append(&kv, layer, &k, &v, NULL, 1);                          in each layer
        lq_kv_attend(&kv, &attend);
+       lq_kv_export(&kv, write_fn, user, NULL, ws, ws_bytes);              to a file, and back
+       lq_kv_import(&kv, mem, mem_bytes, &needed, &source, NULL);
 
        lq_tables_init(&tables, mem, lq_tables_bytes());                    once
        lq_archive_writer_init(&writer, &writer_desc);                      where bytes go
@@ -50,7 +52,7 @@
      >>archive           many pages in one file
      >>hot               fixed-width tiles and attention on their integers
      >>warm              coded pages attended by decoding
-     >>kv                the live cache: append, attend, read, fork, evict, save, load
+     >>kv                the live cache: append, attend, read, fork, evict, save, load, export
      >>array             arrays in two calls; rows at a fixed rate
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
@@ -480,7 +482,7 @@
    A row of lq_quantize is u16 scale, then codes as in a fixed body. The scale is the upper half of
    an f32 shifted left by one: exponent and 8 bits of its mantissa; 0: the row is zero.
 
-   LIVE CACHE, as lq_kv_save writes it, version 5
+   LIVE CACHE, as lq_kv_save writes it, version 6
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
    (K alone where the values are among the keys: they are dims of those), all heads. Runs of each:
    sinks (raw pages), tiles (pages of code 4, aligned to 64; one of fewer than 64 tokens ends its
@@ -501,7 +503,7 @@
    Pages that a layer gave back have no run; of pages that lie side by side in the same tiles only
    the first has the tiles and bases.
    .- META of tag 0x564b514c + the sequence's name: u64 each, but where said --------------------.
-   | version, digest u8[16], tokens, sinks, turned, clipped, first group                         |
+   | version, bytes of the descriptor, it; tokens, sinks, turned, clipped, first group           |
    | of each token: position; then, if turned is 1, how far its key was shifted; then its mass   |
    | (bits of an f32)                                                                            |
    | of each layer of its own: tokens summed, tokens up to the window, the first one behind the  |
@@ -520,20 +522,30 @@
    Pages hold the tokens from `sinks` to `tokens up to the window`, in order. Values of epoch e have
    the numbers of epoch e less e mod 4. Epoch e has shape number e / 4; in a cache of code 4 whose
    window is below 24 that is 1 more for e > 0.
-   Version 5 does not say of what kinds heads are: the reader knows type, sinks, window, sparse,
-   RoPE and policies as they were when the cache was made, and the digest says whether it does. D is
-   16 bytes and W eight u32, all 0; "put a, b .." stores numbers at the front of W, the others of W
-   stay, and D becomes the BLAKE2s-128 of D and W:
-     put layers, sinks and window of the descriptor, type; put nothing, where sparse
-     of each layer: put kv heads (0: none of its own), K's dims, V's dims, the layer whose keys it
-       has (its own number; 0xffffffff: no keys), window of its attention (0: all), v_in_k, first
-       dim of its RoPE, the first layer of the same RoPE (none: its own number; no own keys: 0)
-       where it has a RoPE and that layer is itself, of each pair: put bits of the frequency, 1 for
-         adjacent pairs else 0, bits of the magnitude
-       of each head: put kinds of K and V: 0 raw, 1 Z8, 2 Z4, 3 Z3, 4 Z2, 5 E8, 16 warm; of K, then
-         V, where warm: put quantizer, bits of the step, twice the larger of 512 and 8 dims bits (of
-         the policy, 4 for 0), basis of a given profile (none: 0); where one is given put its basis'
-         name (16 bytes), then of each row put mean exponent, mean, sigma
+   .- descriptor: u32 each ----------------------------------------------------------------------.
+   | layers; tokens that there was room for; step_tokens; sinks and window of the cache; type of |
+   | raw tokens: 1 f32, 2 f16, 3 bf16; sparse: 0 or 1; of each layer:                            |
+   |   kv heads (0: none of its own); the layer whose keys it has (its own number; 0xffffffff:   |
+   |   no keys); window of its attention (0: all); if it has heads of its own:                   |
+   |     K's dims, V's dims, v_in_k, rotary dims of its RoPE (0: none), the dim where that       |
+   |     begins, the first layer of the same RoPE (none: its own number);                        |
+   |     where it is the first: layout (as in ROPE), magnitude f32, freqs f32[rotary dims / 2];  |
+   |     for K and for V, if it has its own: policies, 1: one for all heads, or kv heads: one    |
+   |     each; of each policy:                                                                   |
+   |       kind 1 raw, 2 hot, 3 warm; quantizer 1 Z, 2 D4, 3 E8, 4 E8 relaxed (raw: 0); bits     |
+   |       (hot: 8, 4, 3, 2; E8 4; warm: of the room; raw: 0); step f32 (not warm: 0);           |
+   |       1: a calibrated profile, whose name u8[16] follows; 0: none                           |
+   '---------------------------------------------------------------------------------------------'
+   Policies of all heads alike, none calibrated, are one; calibrated ones are one a head. Profiles
+   are not in the file. The name of one is D: D is 16 bytes and W eight u32, all 0; "put a, b .."
+   stores numbers at the front of W, the others of W stay, and D becomes the BLAKE2s-128 of D and W:
+     put stream (1 K, 2 V), basis, dims; put its basis' name (16 bytes; no dense basis: 0)
+     then of each row put mean exponent, mean, sigma
+
+   Packed sequences (lq_kv_pack) have the groups of a live cache, and runs of lq_archive_pack. META
+   of tag 0x434b514c + the sequence's name, u64: 3, bytes of the descriptor, it; first group,
+   tokens, sinks; of each layer of its own the first token behind the sinks that was not given back;
+   of each token its position. META of tag 0x4e4b514c: bytes of the program's own (lq_kv_export).
 
    Hot tiles. `wide` are the dims up to a multiple of 16. Codes take 8 wide bytes times the bits of
    one; behind them are 64 scale codes, u8, one a column. In K a lane is a token's column (64) and
@@ -2132,16 +2144,28 @@ LQ_API LQ_MUST int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64
 /* Workspace of lq_kv_load. */
 LQ_API size_t lq_kv_load_bytes(const lq_kv *kv);
 
-/* Reads a sequence back into an empty cache of the same geometry, sinks, window, types and policies
-   (tokens, step_tokens, sequences and pages may differ). It continues bit for bit as the saved one
-   would have, where `tokens` is the same; else up to rounding, and its later means may be fitted
-   elsewhere. What layers had given back stays so.
-   LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of another geometry or
-   version; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA: damaged;
-   LQ_E_IO. All is checked before anything is taken: after an error kv is empty. Safe for untrusted
-   input. */
+/* Reads a sequence back into an empty cache of the same geometry, sinks, window, types, policies
+   and profiles (tokens, step_tokens, sequences and pages may differ): lq_kv_inspect makes its
+   descriptor. It continues bit for bit as the saved one would have, where `tokens` is the same;
+   else up to rounding, and its later means may be fitted elsewhere. What layers had given back
+   stays so. Nothing is coded again: lq_kv_copy does that, into a cache of other policies.
+   LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of another version, or
+   something differs: lq_kv_load_check tells what; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace
+   too small; LQ_E_DATA: damaged; LQ_E_IO. All is checked before anything is taken: after an error
+   kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
                               void *workspace, size_t workspace_bytes);
+
+/* Whether a cache is of the kind that a sequence was saved from. LQ_E_FORMAT: it is not, lq_kv_load
+   would refuse, and message (or NULL) becomes why: a constant text that begins with the field of
+   lq_kv_desc that differs and a colon, or with "version:". LQ_E_ARG; LQ_E_RANGE: no such sequence;
+   LQ_E_DATA: damaged. Tokens are not looked at. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_kv_load_check(const lq_kv *kv, const lq_archive_reader *reader,
+                                    uint64_t sequence, const char **message);
+
+/* The name by which saved caches refer to a calibrated profile: a hash of its numbers and of its
+   basis' name. LQ_E_ARG. */
+LQ_API LQ_MUST int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16]);
 
 /* ---- kv: evicting and shifting ---- */
 /* The cache's own array (tokens) for lq_kv_attend_desc.mass: new tokens begin at 0, forks copy it,
@@ -2245,6 +2269,97 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
    an error kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
                                 uint64_t sequence, void *workspace, size_t workspace_bytes);
+
+/* Appends all of a cache's tokens to an empty one of the same layers, heads and dims: policies,
+   sinks and window may differ. Tokens are read back and coded again, with their errors of before.
+   Positions and attention mass stay, what layers had given back is given back.
+     workspace  lq_kv_copy_bytes(kv, from), any alignment
+   LQ_E_ARG: also kv is not empty, or of another geometry; LQ_E_RANGE: within a step; LQ_E_FULL;
+   LQ_E_SPACE: workspace too small; LQ_E_DATA: numbers that kv cannot keep (lq_kv_append). After an
+   error kv is empty. */
+LQ_API LQ_MUST int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace,
+                              size_t workspace_bytes);
+LQ_API size_t lq_kv_copy_bytes(const lq_kv *kv, const lq_kv *from);
+
+/* ---- kv: a session in one call each way ---- */
+#define LQ_KV_NOTE 0x4e4b514cu /* tag of the META record with the program's own bytes */
+
+/* How lq_kv_export writes. {0}: the cache as lq_kv_save has it, which resumes bit for bit.
+     pack        default NULL; else coded in fewer bits by lq_kv_pack. The sequence's name is 0, or
+                 what `pack` says
+     note        bytes of the program's own that go with it, such as the ids of the tokens; default
+                 NULL: none */
+typedef struct lq_kv_export_desc {
+    const lq_kv_pack_desc *pack;
+    const void *note;
+    size_t note_bytes;
+} lq_kv_export_desc;
+
+/* Workspace of lq_kv_export, the archive's directory in it; 0: kv or desc is not valid. */
+LQ_API size_t lq_kv_export_workspace_bytes(const lq_kv *kv, const lq_kv_export_desc *desc);
+
+/* Writes a sequence as an archive of its own, from its first byte to its last.
+     write_fn   takes `count` bytes; nonzero: failure, and it is not called again
+     desc       default NULL: {0}
+     workspace  any alignment
+   LQ_E_ARG; LQ_E_RANGE: within a step, or as lq_kv_pack; LQ_E_SPACE: workspace too small; LQ_E_IO:
+   write_fn failed. After an error what has been written is no archive. The same cache gives the
+   same bytes. */
+LQ_API LQ_MUST int lq_kv_export(const lq_kv *kv,
+                                int (*write_fn)(void *user, const void *bytes, size_t count),
+                                void *user, const lq_kv_export_desc *desc, void *workspace,
+                                size_t workspace_bytes);
+
+/* How lq_kv_inspect and lq_kv_import read. NULL or {0}: sequence 0, nothing calibrated.
+     tables         from lq_tables_init, for as long as the cache lives; default NULL: lq_kv_import
+                    makes them in mem where they are needed
+     profiles       (profile_count) calibrated ones in any order, some may be NULL: files have only
+                    the names of those that streams were coded with. They must outlive the cache
+     missing        16 bytes that become the name (lq_kv_profile_name) of the first profile that is
+                    needed and not there; default NULL
+     tokens         that the cache is to have room for; default 0: as when it was saved
+     sequences      default 0 means 1
+     sequence       its name: default 0
+     note, note_bytes  become where in mem the program's own bytes are, and how many: NULL and 0
+                    where there are none. Default NULL; lq_kv_inspect does not look for them */
+typedef struct lq_kv_import_desc {
+    const lq_tables *tables;
+    const lq_profile *const *profiles;
+    size_t profile_count;
+    uint8_t *missing;
+    size_t tokens;
+    uint32_t sequences;
+    uint64_t sequence;
+    const uint8_t **note;
+    size_t *note_bytes;
+} lq_kv_import_desc;
+
+/* Makes the descriptor of the cache that a sequence was saved or packed from. lq_kv_load or
+   lq_kv_unpack then loads the sequence into the one that lq_kv_init makes from it.
+     desc    its arrays are in mem; nothing is left to a default, `layer` is always there. tables
+             are with->tables: say them later where a stream is warm
+     mem     any alignment, in use as long as desc is: until lq_kv_init
+     needed  bytes of it, also on LQ_E_SPACE (mem may be NULL then)
+   LQ_E_ARG: also with->tokens or sequences out of range; LQ_E_RANGE: no such sequence; LQ_E_FORMAT:
+   of another version, or a profile is missing (with->missing names it); LQ_E_SPACE: mem too small;
+   LQ_E_DATA: damaged. Safe for untrusted input, but lq_kv_bytes may say any number then. */
+LQ_API LQ_MUST int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *needed,
+                                 const lq_archive_reader *reader, const lq_kv_import_desc *with);
+
+/* Makes a cache of what lq_kv_export, lq_kv_save or lq_kv_pack wrote, whatever its policies. What
+   was saved goes on bit for bit; what was packed is in a cache like the one it came from.
+     mem     any alignment; the cache's from then on, as in lq_kv_init
+     needed  where LQ_E_SPACE comes back, mem must have so many bytes. Each call looks further into
+             the file, up to four times:
+                 while ((status = lq_kv_import(&kv, mem, bytes, &bytes, &source, NULL)) ==
+                        LQ_E_SPACE) { free(mem); mem = malloc(bytes); }
+             (compare with what there is to give: a file may ask for anything). On LQ_OK so many of
+             the first bytes stay in use; 0 after other errors
+     source  the file: its bytes, which are not needed afterwards, or read_fn
+   LQ_E_ARG, LQ_E_RANGE, LQ_E_FORMAT, LQ_E_DATA as lq_kv_inspect; LQ_E_FULL: more tokens than
+   desc->tokens; LQ_E_IO. After an error kv is {0}. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *needed,
+                                const lq_archive_source *source, const lq_kv_import_desc *desc);
 
 #endif /* LATTICEQUANT_H: end of the declarations */
 
@@ -24736,7 +24851,10 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_BAD_ROPE \
     "rope: not valid (rotary_dims even, freqs finite, a known layout, magnitude 2^-1 and more)"
 #define LQ__KV_MAGIC 0x564b514cu
-#define LQ__KV_VERSION 5u
+#define LQ__KV_VERSION 6u
+#define LQ__KV_FORM_AT 16u /* of the descriptor in a record */
+#define LQ__KV_OTHER ": that of the file is another"
+#define LQ__KV_OTHER_VERSION "version: of another version of the library than the file"
 #define LQ__KV_MOST 65504.0f /* of f16 */
 #define LQ__KV_FLOAT_MOST 3.402823466e38f
 #define LQ__KV_HOT_MOST 1.329227996e36f   /* 2^120 */
@@ -29673,7 +29791,8 @@ typedef struct lq__kv_tape {
     size_t at;
     size_t count; /* of src */
     int mode;
-    int bad; /* src is too short */
+    int bad;         /* src is too short */
+    const char *why; /* what differs from the cache */
 } lq__kv_tape;
 
 /* One number in 8 bytes, either way. */
@@ -29720,73 +29839,182 @@ LQ__STATIC int lq__kv_signed(lq__kv_tape *tape, int64_t *x, size_t count, int64_
     return fine;
 }
 
-/* Takes how a warm head is coded into a digest. */
-LQ__STATIC void lq__kv_digest_warm(uint8_t *link, const lq__warm_kind *kind)
+/* ---- the descriptor in a record: stored, or compared with that of a cache ---- */
+/* One number in 4 bytes; `why` is what to say where another is there (NULL: any may be). */
+LQ__STATIC void lq__kv_form_number(lq__kv_tape *tape, uint32_t value, const char *why)
 {
-    const lq_profile *p = kind->given;
-    size_t i;
-    lq__store32(link + 16, (uint32_t)kind->quantizer);
-    lq__store32(link + 20, lq__bits_of_f32(kind->step));
-    lq__store32(link + 24, (uint32_t)kind->most);
-    lq__store32(link + 28, p ? p->basis : 0);
-    lq_blake2s_128(link, link, 48);
-    if (p) {
-        memcpy(link + 16, p->basis_hash, 16);
-        lq_blake2s_128(link, link, 48);
-        for (i = 0; i < lq__profile_rows(p); i++) {
-            lq__store32(link + 16, (uint32_t)p->mean_exponent);
-            lq__store32(link + 20, (uint32_t)p->mean[i]);
-            lq__store32(link + 24, (uint32_t)p->sigma[i]);
-            lq_blake2s_128(link, link, 48);
+    size_t at = tape->at;
+    tape->at += 4;
+    if (tape->mode == LQ__KV_STORE) {
+        lq__store32(tape->dst + at, value);
+    } else if (tape->mode == LQ__KV_LOAD) {
+        tape->bad |= tape->count < tape->at;
+        if (!tape->bad && !tape->why && why && lq__load32(tape->src + at) != value) {
+            tape->why = why;
         }
     }
 }
 
-/* What must agree for tiles and raw tokens to be what they were. */
-LQ__STATIC void lq__kv_digest(const lq__kv_pool *pool, uint8_t digest[16])
+LQ__STATIC void lq__kv_profile_name(const lq_profile *profile, uint8_t name[16])
 {
     uint8_t link[16 + 32];
+    size_t i;
+    memset(link, 0, sizeof link);
+    lq__store32(link + 16, profile->stream);
+    lq__store32(link + 20, profile->basis);
+    lq__store32(link + 24, profile->dims);
+    lq_blake2s_128(link, link, sizeof link);
+    memcpy(link + 16, profile->basis_hash, 16);
+    lq_blake2s_128(link, link, sizeof link);
+    for (i = 0; i < lq__profile_rows(profile); i++) {
+        lq__store32(link + 16, (uint32_t)profile->mean_exponent);
+        lq__store32(link + 20, (uint32_t)profile->mean[i]);
+        lq__store32(link + 24, (uint32_t)profile->sigma[i]);
+        lq_blake2s_128(link, link, sizeof link);
+    }
+    memcpy(name, link, 16);
+}
+
+LQ_API int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16])
+{
+    if (!profile || !name || !lq__profile_valid(profile)) {
+        return LQ_E_ARG;
+    }
+    lq__kv_profile_name(profile, name);
+    return LQ_OK;
+}
+
+/* The policy of a head, with nothing left to a default. Of warm ones so many bits as come to the
+   room that there is. */
+LQ__STATIC lq_kv_policy lq__kv_policy_in(const lq__kv_layer *layer, const lq__kv_head *head, int v)
+{
+    int kind = v ? head->v_kind : head->k_kind;
+    lq_kv_policy p;
+    memset(&p, 0, sizeof p);
+    p.kind = kind == LQ__KV_WARM ? LQ_KV_WARM : kind ? LQ_KV_HOT : LQ_KV_RAW;
+    if (p.kind == LQ_KV_WARM) {
+        p.quantizer = head->warm[v].quantizer;
+        p.bits = (int)(head->warm[v].least / (8 * (size_t)lq__kv_dims(layer, v)));
+        p.step = head->warm[v].step;
+    } else if (p.kind == LQ_KV_HOT) {
+        p.quantizer = kind == LQ__HOT_E8 ? LQ_E8 : LQ_Z;
+        p.bits = (int)lq__hot_bits(kind);
+    }
+    return p;
+}
+
+LQ__INLINE const lq_profile *lq__kv_given(const lq__kv_head *head, int v)
+{
+    return lq__kv_is_warm(head, v) ? head->warm[v].given : NULL;
+}
+
+/* Policies of a layer's keys or values that the record tells: one for all heads, where they are
+   alike and none is calibrated, else one a head. */
+LQ__STATIC uint32_t lq__kv_policies(const lq__kv_layer *layer, const lq__kv_head *heads, int v)
+{
+    lq_kv_policy first = lq__kv_policy_in(layer, heads, v);
+    uint32_t h;
+    for (h = 0; h < layer->kv_heads; h++) {
+        lq_kv_policy p = lq__kv_policy_in(layer, heads + h, v);
+        if (lq__kv_given(heads + h, v) || p.kind != first.kind || p.quantizer != first.quantizer ||
+            p.bits != first.bits || lq__bits_of_f32(p.step) != lq__bits_of_f32(first.step)) {
+            return layer->kv_heads;
+        }
+    }
+    return 1;
+}
+
+LQ__STATIC void lq__kv_form_policy(lq__kv_tape *tape, const lq__kv_layer *layer,
+                                   const lq__kv_head *head, int v)
+{
+    lq_kv_policy p = lq__kv_policy_in(layer, head, v);
+    const lq_profile *given = lq__kv_given(head, v);
+    uint8_t name[16];
+    size_t i;
+    lq__kv_form_number(tape, (uint32_t)p.kind, "kind" LQ__KV_OTHER);
+    lq__kv_form_number(tape, (uint32_t)p.quantizer, "quantizer" LQ__KV_OTHER);
+    lq__kv_form_number(tape, (uint32_t)p.bits, "bits" LQ__KV_OTHER);
+    lq__kv_form_number(tape, lq__bits_of_f32(p.step), "step" LQ__KV_OTHER);
+    lq__kv_form_number(tape, given ? 1 : 0, "profiles" LQ__KV_OTHER);
+    if (given) {
+        memset(name, 0, sizeof name);
+        if (tape->mode != LQ__KV_COUNT) {
+            lq__kv_profile_name(given, name);
+        }
+        for (i = 0; i < 16; i += 4) {
+            lq__kv_form_number(tape, lq__load32(name + i), "profiles" LQ__KV_OTHER);
+        }
+    }
+}
+
+LQ__STATIC void lq__kv_form_rope(lq__kv_tape *tape, const lq__kv_layer *layer, uint32_t l)
+{
+    uint32_t i;
+    lq__kv_form_number(tape, layer->rope.rotary_dims, "rope" LQ__KV_OTHER);
+    lq__kv_form_number(tape, layer->rope_first, "rope_first" LQ__KV_OTHER);
+    lq__kv_form_number(tape, layer->rope_like, "rope" LQ__KV_OTHER);
+    if (layer->rope.rotary_dims && layer->rope_like == l) {
+        lq__kv_form_number(tape, layer->rope.layout == LQ_ROPE_ADJACENT ? 2 : 1,
+                           "rope" LQ__KV_OTHER);
+        lq__kv_form_number(tape, lq__bits_of_f32(layer->magnitude), "rope" LQ__KV_OTHER);
+        for (i = 0; i < layer->rope.rotary_dims / 2; i++) {
+            lq__kv_form_number(tape, lq__bits_of_f32(layer->rope.freqs[i]), "rope" LQ__KV_OTHER);
+        }
+    }
+}
+
+/* All that the bytes of a cache depend on (>>manual). */
+LQ__STATIC void lq__kv_form(lq__kv_tape *tape, const lq__kv_pool *pool)
+{
     uint32_t l;
     uint32_t h;
     int v;
-    memset(link, 0, sizeof link);
-    lq__store32(link + 16, pool->layers);
-    lq__store32(link + 20, pool->sinks);
-    lq__store32(link + 24, pool->window);
-    lq__store32(link + 28, (uint32_t)pool->type);
-    lq_blake2s_128(link, link, sizeof link);
-    for (l = 0; l < 1 && pool->sparse; l++) {
-        lq_blake2s_128(link, link, sizeof link);
-    }
+    lq__kv_form_number(tape, pool->layers, "layers" LQ__KV_OTHER);
+    lq__kv_form_number(tape, (uint32_t)pool->tokens, NULL);
+    lq__kv_form_number(tape, (uint32_t)LQ__MIN(pool->step_tokens, (size_t)0xffffffffu), NULL);
+    lq__kv_form_number(tape, pool->sinks, "sinks" LQ__KV_OTHER);
+    lq__kv_form_number(tape, pool->window, "window" LQ__KV_OTHER);
+    lq__kv_form_number(tape, (uint32_t)pool->type, "type" LQ__KV_OTHER);
+    lq__kv_form_number(tape, (uint32_t)pool->sparse, "sparse" LQ__KV_OTHER);
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        lq__store32(link + 16, layer->kv_heads);
-        lq__store32(link + 20, layer->k_dims);
-        lq__store32(link + 24, layer->v_dims);
-        lq__store32(link + 28, layer->owner);
-        lq__store32(link + 32, layer->window);
-        lq__store32(link + 36, layer->v_in_k);
-        lq__store32(link + 40, layer->rope_first);
-        lq__store32(link + 44, layer->rope_like);
-        lq_blake2s_128(link, link, sizeof link);
-        for (h = 0; h < layer->rope.rotary_dims / 2 && layer->rope_like == l; h++) {
-            lq__store32(link + 16, lq__bits_of_f32(layer->rope.freqs[h]));
-            lq__store32(link + 20, layer->rope.layout == LQ_ROPE_ADJACENT);
-            lq__store32(link + 24, lq__bits_of_f32(layer->magnitude));
-            lq_blake2s_128(link, link, sizeof link);
+        const lq__kv_head *heads = lq__kv_heads(pool, layer);
+        lq__kv_form_number(tape, layer->kv_heads, "kv_heads" LQ__KV_OTHER);
+        lq__kv_form_number(tape, layer->owner, "layer[].share" LQ__KV_OTHER);
+        lq__kv_form_number(tape, layer->window, "layer[].window" LQ__KV_OTHER);
+        if (layer->kv_heads == 0) {
+            continue;
         }
-        for (h = 0; h < layer->kv_heads; h++) {
-            lq__store32(link + 16, (uint32_t)lq__kv_heads(pool, layer)[h].k_kind);
-            lq__store32(link + 20, (uint32_t)lq__kv_heads(pool, layer)[h].v_kind);
-            lq_blake2s_128(link, link, sizeof link);
-            for (v = 0; v < (int)layer->streams; v++) {
-                if (lq__kv_is_warm(lq__kv_heads(pool, layer) + h, v)) {
-                    lq__kv_digest_warm(link, &lq__kv_heads(pool, layer)[h].warm[v]);
-                }
+        lq__kv_form_number(tape, layer->k_dims, "k_dims" LQ__KV_OTHER);
+        lq__kv_form_number(tape, layer->v_dims, "v_dims" LQ__KV_OTHER);
+        lq__kv_form_number(tape, layer->v_in_k, "v_in_k" LQ__KV_OTHER);
+        lq__kv_form_rope(tape, layer, l);
+        for (v = 0; v < (int)layer->streams; v++) {
+            uint32_t count = lq__kv_policies(layer, heads, v);
+            lq__kv_form_number(tape, count, "layer[].heads" LQ__KV_OTHER);
+            for (h = 0; h < count; h++) {
+                lq__kv_form_policy(tape, layer, heads + h, v);
             }
         }
     }
-    memcpy(digest, link, 16);
+}
+
+/* Version of a record, and the descriptor. LQ_E_FORMAT: tape->why tells. */
+LQ__STATIC int lq__kv_tape_form(lq__kv_tape *tape, const lq__kv_pool *pool, uint64_t version)
+{
+    lq__kv_tape own;
+    uint64_t bytes;
+    memset(&own, 0, sizeof own);
+    lq__kv_form(&own, pool);
+    if (lq__kv_number(tape, version) != version && !tape->bad) {
+        tape->why = LQ__KV_OTHER_VERSION;
+        return LQ_E_FORMAT;
+    }
+    bytes = lq__kv_number(tape, own.at);
+    lq__kv_form(tape, pool);
+    return tape->why                          ? LQ_E_FORMAT
+           : tape->bad || bytes != own.at ? LQ_E_DATA
+                                              : LQ_OK;
 }
 
 /* Whether numbers that were loaded are means, and make coders. */
@@ -30051,10 +30279,8 @@ LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv)
     return tape->bad ? LQ_E_DATA : LQ_OK;
 }
 
-/* The numbers at the head of a record. */
+/* The numbers behind the descriptor of a record. */
 typedef struct lq__kv_record {
-    uint8_t digest[16];
-    uint64_t version;
     uint64_t tokens;
     uint64_t sinks;
     uint64_t turned;
@@ -30064,8 +30290,6 @@ typedef struct lq__kv_record {
 
 LQ__STATIC void lq__kv_tape_record(lq__kv_tape *tape, lq__kv_record *record)
 {
-    record->version = lq__kv_number(tape, record->version);
-    lq__kv_tape_bytes(tape, record->digest, 16);
     record->tokens = lq__kv_number(tape, record->tokens);
     record->sinks = lq__kv_number(tape, record->sinks);
     record->turned = lq__kv_number(tape, record->turned);
@@ -30074,18 +30298,8 @@ LQ__STATIC void lq__kv_tape_record(lq__kv_tape *tape, lq__kv_record *record)
 }
 
 /* Whether a cache can take what a record says. */
-LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record *r,
-                                   const uint8_t digest[16])
+LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record *r)
 {
-    size_t i;
-    if (r->version != LQ__KV_VERSION) {
-        return LQ_E_FORMAT;
-    }
-    for (i = 0; i < 16; i++) {
-        if (r->digest[i] != digest[i]) {
-            return LQ_E_FORMAT;
-        }
-    }
     if (r->tokens > pool->tokens) {
         return LQ_E_FULL;
     }
@@ -30101,11 +30315,10 @@ LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *gro
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
     lq__kv_record record;
-    uint8_t digest[16];
-    int status;
-    lq__kv_digest(pool, digest);
-    memcpy(record.digest, digest, sizeof digest);
-    record.version = LQ__KV_VERSION;
+    int status = lq__kv_tape_form(tape, pool, LQ__KV_VERSION);
+    if (status != LQ_OK && tape->mode == LQ__KV_LOAD) {
+        return status;
+    }
     record.tokens = sequence->tokens;
     record.sinks = sequence->sinks;
     record.turned = sequence->turned;
@@ -30113,7 +30326,7 @@ LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *gro
     record.group = *group;
     lq__kv_tape_record(tape, &record);
     if (tape->mode == LQ__KV_LOAD) {
-        status = tape->bad ? LQ_E_DATA : lq__kv_check_record(pool, &record, digest);
+        status = tape->bad ? LQ_E_DATA : lq__kv_check_record(pool, &record);
         if (status != LQ_OK) {
             return status;
         }
@@ -30724,6 +30937,32 @@ LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader,
         }
     }
     return LQ_OK;
+}
+
+LQ_API int lq_kv_load_check(const lq_kv *kv, const lq_archive_reader *reader, uint64_t sequence,
+                            const char **message)
+{
+    lq__kv_tape tape;
+    int status;
+    if (message) {
+        *message = NULL;
+    }
+    if (!lq__kv_valid(kv) || !reader) {
+        return LQ_E_ARG;
+    }
+    if (sequence > 0xffffffffu) {
+        return LQ_E_RANGE;
+    }
+    memset(&tape, 0, sizeof tape);
+    tape.mode = LQ__KV_LOAD;
+    status = lq_archive_meta(reader, LQ__KV_MAGIC + (uint32_t)sequence, &tape.src, &tape.count);
+    if (status == LQ_OK) {
+        status = lq__kv_tape_form(&tape, lq__kv_pool_of(kv), LQ__KV_VERSION);
+    }
+    if (message) {
+        *message = status == LQ_E_FORMAT ? tape.why : NULL;
+    }
+    return status;
 }
 
 /* Drops everything, also from a step that broke off. */
@@ -31715,11 +31954,12 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
     }
 }
 
-/* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, first group, tokens, sinks,
-   of each layer of its own where what it has begins behind the sinks, and the position of each
-   token; groups count up from the first, keys and values of each layer ---- */
-#define LQ__KV_COLD_VERSION 2u
-#define LQ__KV_COLD_HEAD 32u
+/* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, bytes of the descriptor, it
+   (as in LIVE CACHE), first group, tokens, sinks, of each layer of its own where what it has begins
+   behind the sinks, the position of each token; groups count up from the first, keys and values of
+   each layer ---- */
+#define LQ__KV_COLD_VERSION 3u
+#define LQ__KV_COLD_HEAD 24u /* behind the descriptor */
 #define LQ__KV_COLD 0x434b514cu
 #define LQ__KV_CHUNK 256u /* tokens unpacked at a time */
 
@@ -31728,7 +31968,8 @@ typedef struct lq__kv_cold {
     lq_slice *slices;
     void **rows; /* one a head */
     uint8_t *data[2];
-    uint8_t *read; /* workspace of lq_kv_read */
+    uint8_t *read;     /* workspace of lq_kv_read */
+    const lq_kv *from; /* NULL, or where tokens are read instead of in an archive */
     uint8_t *rest;
     size_t rest_bytes;
 } lq__kv_cold;
@@ -31759,6 +32000,7 @@ LQ__STATIC size_t lq__kv_cold_place(lq__kv_cold *cold, const lq__kv_pool *pool, 
         cold->rows = (void **)(void *)(mem + at[2]);
         cold->data[0] = mem + at[3];
         cold->data[1] = mem + at[4];
+        cold->from = NULL;
         cold->rest = mem + used;
         cold->rest_bytes = all - used;
     }
@@ -31787,8 +32029,12 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
 /* Bytes of the record. */
 LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
 {
-    size_t bytes = LQ__KV_COLD_HEAD + 8 * tokens;
+    lq__kv_tape form;
+    size_t bytes = LQ__KV_FORM_AT + LQ__KV_COLD_HEAD + 8 * tokens;
     uint32_t l;
+    memset(&form, 0, sizeof form);
+    lq__kv_form(&form, pool);
+    bytes += form.at;
     for (l = 0; l < pool->layers; l++) {
         bytes += lq__kv_layers(pool)[l].kv_heads ? 8u : 0u;
     }
@@ -31913,13 +32159,17 @@ LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, uint8_t *mem)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
+    lq__kv_tape tape;
     uint32_t l;
     size_t t;
-    lq__store64(mem, LQ__KV_COLD_VERSION);
-    lq__store64(mem + 8, group);
-    lq__store64(mem + 16, sequence->tokens);
-    lq__store64(mem + 24, LQ__MIN(sequence->sinks, sequence->tokens));
-    mem += LQ__KV_COLD_HEAD;
+    memset(&tape, 0, sizeof tape);
+    tape.dst = mem;
+    tape.mode = LQ__KV_STORE;
+    (void)lq__kv_tape_form(&tape, pool, LQ__KV_COLD_VERSION);
+    (void)lq__kv_number(&tape, group);
+    (void)lq__kv_number(&tape, sequence->tokens);
+    (void)lq__kv_number(&tape, LQ__MIN(sequence->sinks, sequence->tokens));
+    mem += tape.at;
     for (l = 0; l < pool->layers; l++) {
         if (lq__kv_layers(pool)[l].kv_heads) {
             lq__store64(mem, lq__kv_counts(kv)[l].gone);
@@ -31987,34 +32237,37 @@ typedef struct lq__kv_cold_record {
     uint32_t group;
 } lq__kv_cold_record;
 
-LQ__STATIC int lq__kv_cold_read(const lq__kv_pool *pool, const lq_archive_reader *reader,
-                                uint64_t sequence, lq__kv_cold_record *r)
+LQ__STATIC int lq__kv_cold_open(const lq__kv_pool *pool, const uint8_t *at, size_t count,
+                                lq__kv_cold_record *r)
 {
-    const uint8_t *at;
-    size_t count;
+    size_t own = 0;
     uint64_t n;
-    int status = sequence > 0xffffffffu
-                     ? LQ_E_RANGE
-                     : lq_archive_meta(reader, LQ__KV_COLD + (uint32_t)sequence, &at, &count);
-    if (status != LQ_OK) {
-        return status;
-    }
-    if (count < LQ__KV_COLD_HEAD) {
+    uint32_t l;
+    if (count < LQ__KV_FORM_AT + LQ__KV_COLD_HEAD) {
         return LQ_E_DATA;
     }
-    n = lq__load64(at + 16);
     if (lq__load64(at) != LQ__KV_COLD_VERSION) {
         return LQ_E_FORMAT;
     }
-    if (n > 0x7fffffff || lq__load64(at + 24) > n || lq__load64(at + 8) > 0xffffffffu) {
+    n = lq__load64(at + 8); /* bytes of a descriptor, which may be another */
+    if (n > count - LQ__KV_FORM_AT - LQ__KV_COLD_HEAD) {
         return LQ_E_DATA;
     }
-    if (count != lq__kv_cold_bytes(pool, (size_t)n)) {
+    at += LQ__KV_FORM_AT + (size_t)n;
+    count -= LQ__KV_FORM_AT + (size_t)n;
+    n = lq__load64(at + 8);
+    if (n > 0x7fffffff || lq__load64(at + 16) > n || lq__load64(at) > 0xffffffffu) {
+        return LQ_E_DATA;
+    }
+    for (l = 0; l < pool->layers; l++) {
+        own += lq__kv_layers(pool)[l].kv_heads ? 1u : 0u;
+    }
+    if (count != LQ__KV_COLD_HEAD + 8 * (own + (size_t)n)) {
         return LQ_E_FORMAT; /* so many layers have their own */
     }
-    r->group = (uint32_t)lq__load64(at + 8);
+    r->group = (uint32_t)lq__load64(at);
     r->tokens = (size_t)n;
-    r->sinks = (size_t)lq__load64(at + 24);
+    r->sinks = (size_t)lq__load64(at + 16);
     r->gone = at + LQ__KV_COLD_HEAD;
     r->positions = at + count - 8 * r->tokens;
     for (at = r->gone; at < r->positions; at += 8) {
@@ -32024,6 +32277,17 @@ LQ__STATIC int lq__kv_cold_read(const lq__kv_pool *pool, const lq_archive_reader
         }
     }
     return LQ_OK;
+}
+
+LQ__STATIC int lq__kv_cold_read(const lq__kv_pool *pool, const lq_archive_reader *reader,
+                                uint64_t sequence, lq__kv_cold_record *r)
+{
+    const uint8_t *at;
+    size_t count;
+    int status = sequence > 0xffffffffu
+                     ? LQ_E_RANGE
+                     : lq_archive_meta(reader, LQ__KV_COLD + (uint32_t)sequence, &at, &count);
+    return status == LQ_OK ? lq__kv_cold_open(pool, at, count, r) : status;
 }
 
 LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reader,
@@ -32051,6 +32315,39 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
     return most + lq__kv_cold_place(NULL, pool, LQ__KV_CHUNK, NULL, 0) + 63;
 }
 
+/* Tokens of a layer's keys or values from the other cache. */
+LQ__STATIC int lq__kv_copy_some(const lq__kv_layer *layer, int v, size_t t, size_t n,
+                                const lq_vectors_out *dst, const lq__kv_cold *cold)
+{
+    lq_kv_view_out out;
+    memset(&out, 0, sizeof out);
+    out.data = cold->rows[0];
+    out.type = dst->type;
+    return lq_kv_read(cold->from, layer->owner, v ? LQ_V : LQ_K, &out, t, n, cold->read,
+                      lq_kv_read_bytes(cold->from));
+}
+
+/* Whether a group of the archive is that of a layer's keys or values. */
+LQ__STATIC int lq__kv_unpack_group(const lq__kv_layer *layer, int v,
+                                   const lq_archive_reader *reader, uint32_t id,
+                                   const lq__kv_cold *cold)
+{
+    lq_archive_group_desc group;
+    uint32_t h;
+    int status = lq_archive_group(reader, id, &group, NULL, 0);
+    if (status != LQ_OK || group.slice_count != layer->kv_heads ||
+        group.stream != (uint32_t)(v ? LQ_V : LQ_K) ||
+        lq_archive_group(reader, id, &group, cold->slices, layer->kv_heads) != LQ_OK) {
+        return LQ_E_FORMAT;
+    }
+    for (h = 0; h < layer->kv_heads; h++) {
+        if (cold->slices[h].dims != lq__kv_dims(layer, v)) {
+            return LQ_E_FORMAT;
+        }
+    }
+    return LQ_OK;
+}
+
 /* Tokens t .. t + n of a layer's keys or values, from the archive to cold->data[v]. Those that the
    layer had given back (from the sinks up to `gone`) are filled in with later ones: no query will
    see them, but means are made of all. */
@@ -32062,20 +32359,14 @@ LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, const lq__kv_layer *l
 {
     size_t dims = lq__kv_dims(layer, v);
     size_t row = layer->kv_heads * dims * lq_type_bytes(pool->type);
-    lq_archive_group_desc group;
     lq_vectors_out dst;
     size_t end = t + n;
     uint32_t h;
-    int status = lq_archive_group(reader, desc->group, &group, NULL, 0);
-    if (status != LQ_OK || group.slice_count != layer->kv_heads ||
-        group.stream != (uint32_t)(v ? LQ_V : LQ_K) ||
-        lq_archive_group(reader, desc->group, &group, cold->slices, layer->kv_heads) != LQ_OK) {
-        return LQ_E_FORMAT;
+    int status = cold->from ? LQ_OK : lq__kv_unpack_group(layer, v, reader, desc->group, cold);
+    if (status != LQ_OK) {
+        return status;
     }
     for (h = 0; h < layer->kv_heads; h++) {
-        if (cold->slices[h].dims != dims) {
-            return LQ_E_FORMAT;
-        }
         cold->rows[h] = cold->data[v] + h * dims * lq_type_bytes(pool->type);
     }
     dst.slices = cold->rows;
@@ -32088,7 +32379,9 @@ LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, const lq__kv_layer *l
             from = gone + (t - record->sinks) % (record->tokens - gone);
             to = LQ__MIN(LQ__MIN(end, gone), t + (record->tokens - from));
         }
-        status = lq_archive_unpack(reader, desc, &dst, from, to - t, cold->rest, cold->rest_bytes);
+        status = cold->from ? lq__kv_copy_some(layer, v, from, to - t, &dst, cold)
+                            : lq_archive_unpack(reader, desc, &dst, from, to - t, cold->rest,
+                                                cold->rest_bytes);
         for (h = 0; h < layer->kv_heads; h++) {
             cold->rows[h] = (uint8_t *)cold->rows[h] + (to - t) * row;
         }
@@ -32167,6 +32460,35 @@ LQ__STATIC void lq__kv_unpack_end(const lq_kv *kv, const lq__kv_cold_record *rec
     }
 }
 
+/* All tokens; kv is empty after an error. */
+LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, const lq_archive_reader *reader,
+                                 lq_archive_unpack_desc *desc, const lq__kv_cold_record *record,
+                                 const lq__kv_cold *cold)
+{
+    size_t t;
+    int status = LQ_OK;
+    lq__kv_unpack_begin(kv, record);
+    for (t = 0; t < record->tokens && status == LQ_OK; t += LQ__KV_CHUNK) {
+        size_t n = LQ__MIN((size_t)LQ__KV_CHUNK, record->tokens - t);
+        int64_t list[LQ__KV_CHUNK];
+        lq_positions positions;
+        size_t i;
+        memset(&positions, 0, sizeof positions);
+        for (i = 0; i < n; i++) {
+            list[i] = (int64_t)lq__load64(record->positions + 8 * (t + i));
+        }
+        positions.list = list;
+        desc->group = record->group;
+        status = lq__kv_unpack_step(kv, reader, desc, record, &positions, t, n, cold);
+    }
+    if (status != LQ_OK) {
+        lq__kv_empty(kv);
+    } else {
+        lq__kv_unpack_end(kv, record);
+    }
+    return status;
+}
+
 LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
                         uint64_t sequence, void *workspace, size_t workspace_bytes)
 {
@@ -32174,7 +32496,6 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
     lq__kv_cold_record record;
     lq__kv_cold cold;
     size_t needed;
-    size_t t;
     int status;
     if (!lq__kv_valid(kv) || !reader || !tables || !workspace || lq__kv_sequence_of(kv)->tokens) {
         return LQ_E_ARG;
@@ -32195,24 +32516,714 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
     memset(&desc, 0, sizeof desc);
     desc.tables = tables;
     desc.sequence = sequence;
-    lq__kv_unpack_begin(kv, &record);
-    for (t = 0; t < record.tokens && status == LQ_OK; t += LQ__KV_CHUNK) {
-        size_t n = LQ__MIN((size_t)LQ__KV_CHUNK, record.tokens - t);
-        int64_t list[LQ__KV_CHUNK];
-        lq_positions positions;
-        size_t i;
-        memset(&positions, 0, sizeof positions);
-        for (i = 0; i < n; i++) {
-            list[i] = (int64_t)lq__load64(record.positions + 8 * (t + i));
+    return lq__kv_unpack_all(kv, reader, &desc, &record, &cold);
+}
+
+/* ---- a descriptor from a file ---- */
+/* Arrays of a descriptor in the caller's memory; layer NULL: they are counted. */
+typedef struct lq__kv_draft {
+    lq_kv_layer *layer;
+    lq_kv_policy *policies;
+    lq_rope *ropes;
+    float *freqs;
+    const lq_profile **profiles;
+    uint8_t *names; /* of those that are given */
+    size_t policy_count;
+    size_t rope_count;
+    size_t freq_count;
+    size_t heads;
+    uint32_t first;      /* layer with its own; LQ__KV_NO: none yet */
+    int each;            /* 1: the layer at hand has policies of single heads */
+    int calibrated;      /* 1: some stream is */
+    uint8_t missing[16]; /* a name that nothing given has: */
+    int misses;
+    const lq_kv_import_desc *desc;
+} lq__kv_draft;
+
+/* One number in 4 bytes; 0 behind the end. */
+LQ__STATIC uint32_t lq__kv_take32(lq__kv_tape *tape)
+{
+    size_t at = tape->at;
+    if (tape->count - at < 4) {
+        tape->bad = 1;
+        return 0;
+    }
+    tape->at += 4;
+    return lq__load32(tape->src + at);
+}
+
+/* A RoPE, of which layer `like` was the first. */
+LQ__STATIC int lq__kv_draft_rope(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_layer *own,
+                                 uint32_t l)
+{
+    uint32_t dims = lq__kv_take32(tape);
+    uint32_t first = lq__kv_take32(tape);
+    uint32_t like = lq__kv_take32(tape);
+    uint32_t i;
+    lq_rope rope;
+    if (dims == 0) {
+        return first == 0 && like == l ? LQ_OK : LQ_E_DATA;
+    }
+    own->rope_first = first;
+    if (dims > LQ__KV_DIMS || like > l) {
+        return LQ_E_DATA;
+    }
+    if (like < l) { /* counted only: nothing is known of the other */
+        own->rope = draft->layer ? draft->layer[like].rope : NULL;
+        return draft->layer && (!own->rope || own->rope->rotary_dims != dims) ? LQ_E_DATA : LQ_OK;
+    }
+    memset(&rope, 0, sizeof rope);
+    rope.rotary_dims = dims;
+    rope.layout = lq__kv_take32(tape);
+    rope.magnitude = lq__f32_of_bits(lq__kv_take32(tape));
+    if (draft->layer) {
+        rope.freqs = draft->freqs + draft->freq_count;
+        draft->ropes[draft->rope_count] = rope;
+        own->rope = draft->ropes + draft->rope_count;
+    }
+    for (i = 0; i < dims / 2; i++) {
+        float f = lq__f32_of_bits(lq__kv_take32(tape));
+        if (draft->layer) {
+            draft->freqs[draft->freq_count + i] = f;
         }
-        positions.list = list;
-        desc.group = record.group;
-        status = lq__kv_unpack_step(kv, reader, &desc, &record, &positions, t, n, &cold);
+    }
+    draft->rope_count++;
+    draft->freq_count += dims / 2;
+    return LQ_OK;
+}
+
+/* The profile of that name; NULL: it is not among those that are given. */
+LQ__STATIC const lq_profile *lq__kv_draft_profile(lq__kv_draft *draft, const uint8_t *name)
+{
+    size_t i;
+    for (i = 0; i < draft->desc->profile_count; i++) {
+        const uint8_t *own = draft->names + 16 * i;
+        if (draft->desc->profiles[i] && lq__load64(own) == lq__load64(name) &&
+            lq__load64(own + 8) == lq__load64(name + 8)) {
+            return draft->desc->profiles[i];
+        }
+    }
+    if (!draft->misses) {
+        memcpy(draft->missing, name, 16);
+        draft->misses = 1;
+    }
+    return NULL;
+}
+
+/* The policies of a layer's keys or values: for all heads, or (policies) of each. */
+LQ__STATIC int lq__kv_draft_policies(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_layer *own,
+                                     int v, lq_kv_policy *policies)
+{
+    uint32_t count = lq__kv_take32(tape);
+    uint32_t h;
+    if (count != 1 && count != own->kv_heads) {
+        return LQ_E_DATA;
+    }
+    draft->each |= count > 1;
+    for (h = 0; h < count && !tape->bad; h++) {
+        uint32_t word[3];
+        lq_kv_policy p;
+        int i;
+        memset(&p, 0, sizeof p);
+        for (i = 0; i < 3; i++) {
+            word[i] = lq__kv_take32(tape);
+        }
+        p.step = lq__f32_of_bits(lq__kv_take32(tape));
+        if (word[0] < LQ_KV_RAW || word[0] > LQ_KV_WARM || word[1] > 255 || word[2] > 255) {
+            return LQ_E_DATA;
+        }
+        p.kind = (int)word[0];
+        p.quantizer = (int)word[1];
+        p.bits = (int)word[2];
+        if (count == 1) {
+            *(v ? &own->v : &own->k) = p;
+        } else if (policies) {
+            policies[(size_t)v * count + h] = p;
+        }
+        word[0] = lq__kv_take32(tape);
+        if (word[0] > 1 || (word[0] && (count != own->kv_heads || p.kind != LQ_KV_WARM))) {
+            return LQ_E_DATA;
+        }
+        if (word[0]) {
+            const uint8_t *name = tape->src + tape->at;
+            for (i = 0; i < 4; i++) {
+                (void)lq__kv_take32(tape);
+            }
+            draft->calibrated = 1;
+            if (draft->layer && !tape->bad) {
+                draft->profiles[2 * draft->heads + (size_t)v * count + h] =
+                    lq__kv_draft_profile(draft, name);
+            }
+        }
+    }
+    return tape->bad ? LQ_E_DATA : LQ_OK;
+}
+
+LQ__STATIC int lq__kv_draft_layer(lq__kv_draft *draft, lq__kv_tape *tape, uint32_t l)
+{
+    lq_kv_layer counted;
+    lq_kv_layer *own = draft->layer ? draft->layer + l : &counted;
+    uint32_t heads = lq__kv_take32(tape);
+    uint32_t owner = lq__kv_take32(tape);
+    lq_kv_policy *policies = draft->layer ? draft->policies + draft->policy_count : NULL;
+    int status;
+    memset(own, 0, sizeof *own);
+    draft->each = 0;
+    own->window = lq__kv_take32(tape);
+    if (heads == 0) {
+        own->kv_heads = owner == LQ__KV_NO ? LQ_KV_NONE : 0;
+        own->share = owner == LQ__KV_NO ? 0 : owner + 1;
+        return tape->bad || (owner != LQ__KV_NO && owner >= l) ? LQ_E_DATA : LQ_OK;
+    }
+    if (heads > 1024 || owner != l) {
+        return LQ_E_DATA;
+    }
+    draft->first = LQ__MIN(draft->first, l);
+    own->kv_heads = heads;
+    own->k_dims = lq__kv_take32(tape);
+    own->v_dims = lq__kv_take32(tape);
+    own->v_in_k = lq__kv_take32(tape);
+    own->v_in_k = own->v_in_k ? own->v_in_k : LQ_KV_NONE;
+    status = lq__kv_draft_rope(draft, tape, own, l);
+    if (status == LQ_OK) {
+        status = lq__kv_draft_policies(draft, tape, own, 0, policies);
+    }
+    if (status == LQ_OK && own->v_in_k == LQ_KV_NONE) {
+        status = lq__kv_draft_policies(draft, tape, own, 1, policies);
+    }
+    if (draft->each) {
+        own->heads = policies;
+        draft->policy_count += 2 * (size_t)heads;
+    }
+    draft->heads += heads;
+    return status;
+}
+
+/* The whole descriptor but for what the caller says. */
+LQ__STATIC int lq__kv_draft_all(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_desc *d)
+{
+    uint32_t word;
+    uint32_t l;
+    int status = LQ_OK;
+    memset(d, 0, sizeof *d);
+    draft->first = LQ__KV_NO;
+    draft->policy_count = draft->rope_count = draft->freq_count = draft->heads = 0;
+    d->layers = lq__kv_take32(tape);
+    d->tokens = lq__kv_take32(tape);
+    d->step_tokens = lq__kv_take32(tape);
+    word = lq__kv_take32(tape);
+    d->sinks = word ? word : LQ_KV_NONE;
+    word = lq__kv_take32(tape);
+    d->window = word ? word : LQ_KV_NONE;
+    word = lq__kv_take32(tape);
+    d->type = (int)LQ__MIN(word, 255u);
+    word = lq__kv_take32(tape);
+    d->sparse = (int)LQ__MIN(word, 255u);
+    if (d->layers > 4096 || d->step_tokens == 0 || d->type == 0) {
+        return LQ_E_DATA;
+    }
+    for (l = 0; l < d->layers && status == LQ_OK; l++) {
+        status = lq__kv_draft_layer(draft, tape, l);
+    }
+    if (status != LQ_OK || tape->bad || tape->at != tape->count || draft->first == LQ__KV_NO) {
+        return LQ_E_DATA;
+    }
+    if (draft->layer) {
+        const lq_kv_layer *own = draft->layer + draft->first;
+        d->layer = draft->layer;
+        d->profiles = draft->calibrated ? draft->profiles : NULL;
+        d->kv_heads = own->kv_heads;
+        d->k_dims = own->k_dims;
+        d->v_dims = own->v_dims;
+        d->k = own->k;
+        d->v = own->v;
+    }
+    return LQ_OK;
+}
+
+/* The descriptor's bytes in the record of a saved or (*cold) a packed sequence. */
+LQ__STATIC int lq__kv_find_form(const lq_archive_reader *reader, uint64_t sequence,
+                                lq__kv_tape *tape, int *cold)
+{
+    uint64_t bytes;
+    int status = sequence > 0xffffffffu ? LQ_E_RANGE : LQ_OK;
+    memset(tape, 0, sizeof *tape);
+    tape->mode = LQ__KV_LOAD;
+    *cold = 0;
+    if (status == LQ_OK) {
+        status =
+            lq_archive_meta(reader, LQ__KV_MAGIC + (uint32_t)sequence, &tape->src, &tape->count);
+    }
+    if (status == LQ_E_RANGE && sequence <= 0xffffffffu) {
+        status =
+            lq_archive_meta(reader, LQ__KV_COLD + (uint32_t)sequence, &tape->src, &tape->count);
+        *cold = status == LQ_OK;
     }
     if (status != LQ_OK) {
-        lq__kv_empty(kv);
+        return status;
+    }
+    if (tape->count < LQ__KV_FORM_AT) {
+        return LQ_E_DATA;
+    }
+    if (lq__load64(tape->src) != (*cold ? LQ__KV_COLD_VERSION : LQ__KV_VERSION)) {
+        return LQ_E_FORMAT;
+    }
+    bytes = lq__load64(tape->src + 8);
+    if (bytes > tape->count - LQ__KV_FORM_AT) {
+        return LQ_E_DATA;
+    }
+    tape->src += LQ__KV_FORM_AT;
+    tape->count = (size_t)bytes;
+    return LQ_OK;
+}
+
+/* Places what has been counted; returns the bytes of it. mem: aligned to 64, or NULL. */
+LQ__STATIC size_t lq__kv_draft_place(lq__kv_draft *draft, uint8_t *mem, uint32_t layers)
+{
+    size_t profiles = draft->calibrated ? 2 * draft->heads : 0;
+    size_t names = draft->calibrated ? draft->desc->profile_count : 0;
+    size_t used = 0;
+    size_t at[6];
+    at[0] = lq__kv_take(&used, layers, sizeof(lq_kv_layer));
+    at[1] = lq__kv_take(&used, draft->policy_count, sizeof(lq_kv_policy));
+    at[2] = lq__kv_take(&used, draft->rope_count, sizeof(lq_rope));
+    at[3] = lq__kv_take(&used, draft->freq_count, sizeof(float));
+    at[4] = lq__kv_take(&used, profiles, sizeof(lq_profile *));
+    at[5] = lq__kv_take(&used, names, 16);
+    if (mem) {
+        draft->layer = (lq_kv_layer *)(void *)(mem + at[0]);
+        draft->policies = (lq_kv_policy *)(void *)(mem + at[1]);
+        draft->ropes = (lq_rope *)(void *)(mem + at[2]);
+        draft->freqs = (float *)(void *)(mem + at[3]);
+        draft->profiles = (const lq_profile **)(void *)(mem + at[4]);
+        draft->names = mem + at[5];
+        memset(mem, 0, used);
+    }
+    return used;
+}
+
+/* Names of the profiles that are given. */
+LQ__STATIC int lq__kv_draft_names(const lq__kv_draft *draft)
+{
+    size_t i;
+    for (i = 0; draft->calibrated && i < draft->desc->profile_count; i++) {
+        const lq_profile *p = draft->desc->profiles[i];
+        if (p && lq_kv_profile_name(p, draft->names + 16 * i) != LQ_OK) {
+            return LQ_E_ARG;
+        }
+    }
+    return LQ_OK;
+}
+
+/* What the caller says, and whether all of it can be a cache. */
+LQ__STATIC int lq__kv_draft_finish(const lq_kv_import_desc *desc, lq_kv_desc *d)
+{
+    lq_kv_desc asked;
+    const void *any = d; /* tables, to be said later */
+    d->tables = desc->tables ? desc->tables : (const lq_tables *)any;
+    asked = *d;
+    asked.tokens = desc->tokens ? desc->tokens : d->tokens;
+    asked.sequences = desc->sequences;
+    if (lq_kv_check(d, NULL) != LQ_OK) {
+        return LQ_E_DATA;
+    }
+    if (lq_kv_check(&asked, NULL) != LQ_OK) {
+        return LQ_E_ARG;
+    }
+    *d = asked;
+    d->tables = desc->tables;
+    return LQ_OK;
+}
+
+LQ_API int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *needed,
+                         const lq_archive_reader *reader, const lq_kv_import_desc *with)
+{
+    static const lq_kv_import_desc nothing = {NULL, NULL, 0, NULL, 0, 0, 0, NULL, NULL};
+    lq__kv_draft draft;
+    lq__kv_tape tape;
+    lq_kv_desc d;
+    size_t bytes;
+    int cold;
+    int status;
+    if (needed) {
+        *needed = 0;
+    }
+    with = with ? with : &nothing;
+    if (!desc || !needed || !reader || (!mem && mem_bytes) ||
+        (with->profile_count && !with->profiles)) {
+        return LQ_E_ARG;
+    }
+    memset(&draft, 0, sizeof draft);
+    draft.desc = with;
+    status = lq__kv_find_form(reader, with->sequence, &tape, &cold);
+    if (status == LQ_OK) {
+        status = lq__kv_draft_all(&draft, &tape, &d);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    bytes = lq__kv_draft_place(&draft, NULL, d.layers);
+    if (bytes >= SIZE_MAX - 63) {
+        return LQ_E_RANGE;
+    }
+    *needed = bytes + 63;
+    if (mem_bytes < bytes + 63) {
+        return LQ_E_SPACE;
+    }
+    (void)lq__kv_draft_place(&draft, (uint8_t *)mem + ((0 - (uintptr_t)mem) & 63), d.layers);
+    status = lq__kv_draft_names(&draft);
+    tape.at = 0;
+    if (status == LQ_OK) {
+        status = lq__kv_draft_all(&draft, &tape, &d);
+    }
+    if (status == LQ_OK && draft.misses) {
+        if (with->missing) {
+            memcpy(with->missing, draft.missing, 16);
+        }
+        status = LQ_E_FORMAT;
+    }
+    if (status == LQ_OK) {
+        status = lq__kv_draft_finish(with, &d);
+    }
+    if (status == LQ_OK) {
+        *desc = d;
     } else {
-        lq__kv_unpack_end(kv, &record);
+        *needed = 0;
+    }
+    return status;
+}
+
+/* ---- a session in one call each way ---- */
+/* Workspace of saving or packing, and of the directory. LQ_E_ARG. */
+LQ__STATIC int lq__kv_export_sizes(const lq_kv *kv, const lq_kv_export_desc *desc, size_t *work,
+                                   size_t *directory)
+{
+    size_t note = desc ? desc->note_bytes : 0;
+    int status = desc && desc->pack ? lq_kv_pack_bytes(kv, desc->pack, work, directory)
+                                    : lq_kv_save_bytes(kv, work, directory);
+    if (status != LQ_OK) {
+        return status;
+    }
+    return (note && !desc->note) || !lq__add_ok(directory, *directory, 12 + 3) ||
+                   !lq__add_ok(directory, *directory, note) || *directory > SIZE_MAX - *work
+               ? LQ_E_ARG
+               : LQ_OK;
+}
+
+LQ_API size_t lq_kv_export_workspace_bytes(const lq_kv *kv, const lq_kv_export_desc *desc)
+{
+    size_t work;
+    size_t directory;
+    return lq__kv_export_sizes(kv, desc, &work, &directory) == LQ_OK ? work + directory : 0;
+}
+
+LQ_API int lq_kv_export(const lq_kv *kv,
+                        int (*write_fn)(void *user, const void *bytes, size_t count), void *user,
+                        const lq_kv_export_desc *desc, void *workspace, size_t workspace_bytes)
+{
+    lq_archive_writer_desc d;
+    lq_archive_writer writer;
+    size_t work;
+    int status;
+    memset(&d, 0, sizeof d);
+    if (!write_fn || !workspace ||
+        lq__kv_export_sizes(kv, desc, &work, &d.directory_bytes) != LQ_OK) {
+        return LQ_E_ARG;
+    }
+    if (!lq__kv_whole(kv)) {
+        return LQ_E_RANGE;
+    }
+    if (workspace_bytes < work + d.directory_bytes) {
+        return LQ_E_SPACE;
+    }
+    d.write_fn = write_fn;
+    d.user = user;
+    d.directory = (uint8_t *)workspace + work;
+    status = lq_archive_writer_init(&writer, &d);
+    if (status == LQ_OK) {
+        status = desc && desc->pack ? lq_kv_pack(kv, &writer, desc->pack, workspace, work)
+                                    : lq_kv_save(kv, &writer, 0, workspace, work);
+    }
+    if (status == LQ_OK && desc && desc->note_bytes) {
+        status = lq_archive_add_meta(&writer, LQ_KV_NOTE, desc->note, desc->note_bytes);
+    }
+    return status == LQ_OK ? lq_archive_finish(&writer) : status;
+}
+
+/* Memory of an import: what stays grows from below, what does not from above. */
+typedef struct lq__kv_import {
+    uint8_t *mem;
+    size_t bytes; /* between the two */
+    size_t high;  /* taken above */
+    size_t *needed;
+} lq__kv_import;
+
+/* So many bytes above, in front of those that were taken before; NULL: *needed has become larger
+   than the memory. */
+LQ__STATIC uint8_t *lq__kv_import_take(lq__kv_import *import, size_t bytes)
+{
+    size_t all;
+    if (!lq__add_ok(&all, import->high, bytes)) {
+        all = SIZE_MAX;
+    }
+    if (bytes > import->bytes) {
+        *import->needed = all;
+        return NULL;
+    }
+    import->high = all;
+    import->bytes -= bytes;
+    return import->mem + import->bytes;
+}
+
+/* Opens the archive with its index above. */
+LQ__STATIC int lq__kv_import_open(lq__kv_import *import, const lq_archive_source *source,
+                                  lq_archive_reader *reader)
+{
+    size_t index = 0;
+    int status = lq_archive_open(reader, source, NULL, 0, &index);
+    while (status == LQ_E_SPACE) {
+        lq__kv_import again = *import;
+        uint8_t *mem = lq__kv_import_take(&again, index);
+        if (!mem) {
+            return LQ_E_SPACE;
+        }
+        status = lq_archive_open(reader, source, mem, index, &index);
+        if (status == LQ_OK) {
+            *import = again;
+        }
+    }
+    return status;
+}
+
+/* The descriptor, above. */
+LQ__STATIC int lq__kv_import_inspect(lq__kv_import *import, const lq_archive_reader *reader,
+                                     const lq_kv_import_desc *desc, lq_kv_desc *d)
+{
+    size_t bytes = 0;
+    uint8_t *mem;
+    int status = lq_kv_inspect(d, NULL, 0, &bytes, reader, desc);
+    if (status != LQ_E_SPACE) {
+        return status;
+    }
+    mem = lq__kv_import_take(import, bytes);
+    return mem ? lq_kv_inspect(d, mem, bytes, &bytes, reader, desc) : LQ_E_SPACE;
+}
+
+/* The largest page of the archive: room to read one. */
+LQ__STATIC size_t lq__kv_import_page(const lq_archive_reader *reader)
+{
+    lq_archive_run_info info;
+    size_t most = 1;
+    uint32_t i;
+    uint32_t j;
+    for (i = 0; i < reader->run_count; i++) {
+        for (j = 0; lq_archive_run(reader, i, &info) == LQ_OK && j < info.page_count; j++) {
+            lq_page_ref ref;
+            if (lq_archive_run_page(reader, i, j, &ref) == LQ_OK) {
+                most = LQ__MAX(most, (size_t)ref.bytes);
+            }
+        }
+    }
+    return most;
+}
+
+/* Fills a cache that was made in the memory below. */
+LQ__STATIC int lq__kv_import_fill(lq__kv_import *import, const lq_archive_reader *reader,
+                                  uint64_t sequence, const lq_tables *tables, int cold, lq_kv *kv)
+{
+    size_t bytes = cold ? lq_kv_unpack_bytes(kv, reader, sequence) : lq__kv_import_page(reader);
+    uint8_t *work;
+    if (bytes == 0) {
+        return LQ_E_DATA;
+    }
+    work = lq__kv_import_take(import, bytes);
+    if (!work) {
+        return LQ_E_SPACE;
+    }
+    return cold ? lq_kv_unpack(kv, reader, tables, sequence, work, bytes)
+                : lq__kv_load_all(kv, reader, sequence, work, bytes);
+}
+
+/* What stays below: the block, tables where the cache needs them, the program's own bytes. */
+typedef struct lq__kv_stay {
+    size_t block;
+    size_t tables;
+    const uint8_t *note;
+    size_t note_bytes;
+} lq__kv_stay;
+
+/* Its bytes, if there is room for them and `work` more. */
+LQ__STATIC int lq__kv_import_room(lq__kv_import *import, const lq__kv_stay *kept, size_t work,
+                                  size_t *bytes)
+{
+    size_t all;
+    if (!lq__add_ok(bytes, kept->block, kept->tables) ||
+        !lq__add_ok(bytes, *bytes, kept->note_bytes) || !lq__add_ok(&all, *bytes, work) ||
+        !lq__add_ok(&all, all, import->high)) {
+        all = SIZE_MAX;
+    }
+    if (all == SIZE_MAX || all - import->high > import->bytes) {
+        *import->needed = all;
+        return LQ_E_SPACE;
+    }
+    return LQ_OK;
+}
+
+/* Makes the cache, its tables and the note below, and fills it. */
+LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader *reader,
+                                  const lq_kv_import_desc *desc, lq_kv_desc *d, int cold, lq_kv *kv)
+{
+    int warm = lq__kv_any_warm(d);
+    size_t own = !desc->tables && (warm || cold) ? lq_tables_bytes() : 0;
+    size_t work = lq__kv_import_page(reader);
+    const lq_tables *any = (const lq_tables *)(const void *)d; /* to be measured with */
+    const lq_tables *tables = desc->tables;
+    lq__kv_stay kept;
+    uint8_t *mem;
+    size_t bytes;
+    int status;
+    memset(&kept, 0, sizeof kept);
+    d->tables = tables ? tables : any;
+    kept.block = lq_kv_bytes(d);
+    kept.tables = warm ? own : 0; /* else they are for unpacking alone */
+    if (desc->note && lq_archive_meta(reader, LQ_KV_NOTE, &kept.note, &kept.note_bytes) != LQ_OK) {
+        kept.note_bytes = 0;
+    }
+    status = lq__kv_import_room(import, &kept, cold ? own - kept.tables : work, &bytes);
+    if (status == LQ_OK && own) {
+        mem = warm ? import->mem + kept.block : lq__kv_import_take(import, own);
+        status = lq_tables_init(&tables, mem, own);
+    }
+    if (status == LQ_OK) {
+        d->tables = tables;
+        status = lq_kv_init(kv, import->mem, kept.block, d);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    mem = import->mem + kept.block + kept.tables;
+    if (kept.note_bytes) {
+        memcpy(mem, kept.note, kept.note_bytes);
+    }
+    if (desc->note) {
+        *desc->note = kept.note_bytes ? mem : NULL;
+    }
+    if (desc->note_bytes) {
+        *desc->note_bytes = kept.note_bytes;
+    }
+    import->mem += bytes;
+    import->bytes -= bytes;
+    import->high += bytes;
+    status = lq__kv_import_fill(import, reader, desc->sequence, tables, cold, kv);
+    *import->needed = status == LQ_OK ? bytes : *import->needed;
+    return status;
+}
+
+LQ_API int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *needed,
+                        const lq_archive_source *source, const lq_kv_import_desc *desc)
+{
+    static const lq_kv_import_desc nothing = {NULL, NULL, 0, NULL, 0, 0, 0, NULL, NULL};
+    lq__kv_import import;
+    lq__kv_tape form;
+    lq_archive_reader reader;
+    lq_kv_desc d;
+    int cold = 0;
+    int status;
+    desc = desc ? desc : &nothing;
+    if (!kv || !needed || (!mem && mem_bytes)) {
+        return LQ_E_ARG;
+    }
+    memset(kv, 0, sizeof *kv);
+    *needed = 0;
+    import.mem = (uint8_t *)mem;
+    import.bytes = mem_bytes;
+    import.high = 0;
+    import.needed = needed;
+    status = lq__kv_import_open(&import, source, &reader);
+    if (status == LQ_OK) {
+        status = lq__kv_import_inspect(&import, &reader, desc, &d);
+    }
+    if (status == LQ_OK) {
+        status = lq__kv_find_form(&reader, desc->sequence, &form, &cold);
+    }
+    if (status == LQ_OK) {
+        status = lq__kv_import_make(&import, &reader, desc, &d, cold, kv);
+    }
+    if (status == LQ_E_SPACE && *needed <= mem_bytes) {
+        status = LQ_E_DATA; /* no memory would help */
+    }
+    if (status != LQ_OK) {
+        lq_kv_free(kv);
+        *needed = status == LQ_E_SPACE ? *needed : 0;
+    }
+    return status;
+}
+
+/* ---- from one cache to another ---- */
+/* Whether two caches hold the same numbers of tokens, whatever their policies. */
+LQ__STATIC int lq__kv_same_geometry(const lq__kv_pool *a, const lq__kv_pool *b)
+{
+    uint32_t l;
+    for (l = 0; l < a->layers && a->layers == b->layers; l++) {
+        const lq__kv_layer *x = lq__kv_layers(a) + l;
+        const lq__kv_layer *y = lq__kv_layers(b) + l;
+        if (x->kv_heads != y->kv_heads || x->owner != y->owner ||
+            (x->kv_heads && (x->k_dims != y->k_dims || x->v_dims != y->v_dims ||
+                             x->v_in_k != y->v_in_k))) {
+            return 0;
+        }
+    }
+    return a->layers == b->layers;
+}
+
+LQ_API size_t lq_kv_copy_bytes(const lq_kv *kv, const lq_kv *from)
+{
+    if (!lq__kv_valid(kv) || !lq__kv_valid(from)) {
+        return 0;
+    }
+    return lq__kv_cold_place(NULL, lq__kv_pool_of(kv), LQ__KV_CHUNK, NULL, 0) +
+           lq__kv_cold_bytes(lq__kv_pool_of(from), lq__kv_sequence_of(from)->tokens) +
+           lq_kv_read_bytes(from) + 63;
+}
+
+LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t workspace_bytes)
+{
+    lq_archive_unpack_desc desc;
+    lq__kv_cold_record record;
+    lq__kv_cold cold;
+    const lq__kv_pool *pool;
+    size_t bytes;
+    int status;
+    if (!lq__kv_valid(kv) || !lq__kv_valid(from) || !workspace ||
+        lq__kv_sequence_of(kv)->tokens ||
+        !lq__kv_same_geometry(lq__kv_pool_of(kv), lq__kv_pool_of(from))) {
+        return LQ_E_ARG;
+    }
+    if (!lq__kv_whole(from)) {
+        return LQ_E_RANGE;
+    }
+    if (workspace_bytes < lq_kv_copy_bytes(kv, from)) {
+        return LQ_E_SPACE;
+    }
+    if (lq_kv_tokens(from) > lq_kv_room(kv)) {
+        return LQ_E_FULL;
+    }
+    pool = lq__kv_pool_of(from);
+    (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK,
+                            (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63),
+                            lq_kv_copy_bytes(kv, from) - 63);
+    bytes = lq__kv_cold_bytes(pool, lq__kv_sequence_of(from)->tokens);
+    lq__kv_cold_store(from, 0, cold.rest);
+    status = lq__kv_cold_open(pool, cold.rest, bytes, &record);
+    if (status != LQ_OK) {
+        return LQ_E_INTERNAL;
+    }
+    cold.from = from;
+    cold.read = cold.rest + bytes;
+    memset(&desc, 0, sizeof desc);
+    status = lq__kv_unpack_all(kv, NULL, &desc, &record, &cold);
+    if (status == LQ_OK) {
+        memcpy(lq__kv_masses(kv), lq__kv_masses(from), record.tokens * sizeof(float));
     }
     return status;
 }
@@ -34454,6 +35465,9 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__KV_BAD_ROPE
 #undef LQ__KV_MAGIC
 #undef LQ__KV_VERSION
+#undef LQ__KV_FORM_AT
+#undef LQ__KV_OTHER
+#undef LQ__KV_OTHER_VERSION
 #undef LQ__KV_MOST
 #undef LQ__KV_FLOAT_MOST
 #undef LQ__KV_HOT_MOST

@@ -36,6 +36,7 @@ typedef struct lm_live {
     void *tables;             /* warm: the coder's */
     lm_profiles *profiles;    /* warm, of a file: NULL fits them to the sequence */
     const lq_profile **shelf; /* (layers, keys and values, heads) */
+    size_t shelf_count;
     uint32_t heads;
     const char *spec;
     lm_tally tally;
@@ -359,7 +360,8 @@ static const char *lm__live_codes(lm_live *l, const lm_geometry *g, const char *
     }
     l->profiles = lm_profiles_open(file + 1, g, 0);
     l->tally.profile_bytes = l->profiles->bytes;
-    l->shelf = (const lq_profile **)lm_alloc(2 * g->layers * g->kv_heads, sizeof *l->shelf);
+    l->shelf_count = 2 * g->layers * g->kv_heads;
+    l->shelf = (const lq_profile **)lm_alloc(l->shelf_count, sizeof *l->shelf);
     for (i = 0; i < l->profiles->group_count; i++) {
         const lm_profile_group *group = &l->profiles->groups[i];
         size_t layer = group->runs[0] / g->kv_heads;

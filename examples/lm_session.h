@@ -1,16 +1,16 @@
 /* lm_session.h - part of lm.c: a conversation in a file, to go on with exactly
 
-   An archive of latticequant.h: the cache as lq_kv_save writes it, and a record of the program's
-   own with the tokens, the state of the sampling and what the model was. It is written beside the
-   old file, flushed to the disk and renamed over it: whenever the program ends, the name stands for
-   the old session or the new one, whole. */
+   What lq_kv_export writes: the cache, and a note of the program's own with the tokens, the state
+   of the sampling and what the model was. It is written beside the old file, flushed to the disk
+   and renamed over it: whenever the program ends, the name stands for the old session or the new
+   one, whole. */
 #ifndef LM_SESSION_H
 #define LM_SESSION_H
 
 #include "lm_kinds.h"
 #include "lm_model.h"
 
-enum { LM_SESSION_TAG = 0x534d4c, LM_SESSION_FIELDS = 13, LM_SESSION_SPEC = 64 };
+enum { LM_SESSION_FIELDS = 13, LM_SESSION_SPEC = 64 };
 
 /* What generate knows.
      ids          the text; the cache holds them all, but for a prompt that was just added
@@ -125,32 +125,24 @@ static int lm__session_write(void *user, const void *bytes, size_t count)
     return fwrite(bytes, 1, count, (FILE *)user) != count;
 }
 
-/* The archive, of one sequence. */
-static int lm__session_archive(FILE *file, const lm_session *s, const lm_model *m,
-                               const lm_live *live)
+static int lm__session_export(FILE *file, const lm_session *s, const lm_model *m,
+                              const lm_live *live)
 {
-    lq_archive_writer_desc d;
-    lq_archive_writer w;
-    size_t record_bytes = lm__session_record_bytes(s->ids.count);
-    size_t work_bytes = 0;
-    uint8_t *record = (uint8_t *)lm_alloc(record_bytes, 1);
+    lq_kv_export_desc d;
+    size_t bytes;
+    uint8_t *note;
     void *work;
     int status;
     memset(&d, 0, sizeof d);
-    status = lq_kv_save_bytes(&live->kv, &work_bytes, &d.directory_bytes);
-    lm__session_pack(record, s, m);
-    d.directory_bytes += record_bytes + 16;
-    d.directory = lm_alloc(d.directory_bytes, 1);
-    d.write_fn = lm__session_write;
-    d.user = file;
-    work = lm_alloc(work_bytes, 1);
-    status = status ? status : lq_archive_writer_init(&w, &d);
-    status = status ? status : lq_kv_save(&live->kv, &w, 0, work, work_bytes);
-    status = status ? status : lq_archive_add_meta(&w, LM_SESSION_TAG, record, record_bytes);
-    status = status ? status : lq_archive_finish(&w);
+    d.note_bytes = lm__session_record_bytes(s->ids.count);
+    note = (uint8_t *)lm_alloc(d.note_bytes, 1);
+    lm__session_pack(note, s, m);
+    d.note = note;
+    bytes = lq_kv_export_workspace_bytes(&live->kv, &d);
+    work = lm_alloc(bytes, 1);
+    status = lq_kv_export(&live->kv, lm__session_write, file, &d, work, bytes);
     free(work);
-    free(d.directory);
-    free(record);
+    free(note);
     return status;
 }
 
@@ -167,7 +159,7 @@ static void lm_session_save(const lm_session *s, const char *path, const lm_mode
     if (file == NULL) {
         lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
     }
-    status = lm__session_archive(file, s, m, live);
+    status = lm__session_export(file, s, m, live);
     lm_keep(file, beside, path, lm_why(status));
     free(beside);
 }
@@ -177,6 +169,7 @@ static void lm_session_save(const lm_session *s, const char *path, const lm_mode
 typedef struct lm_session_file {
     const char *path;
     FILE *file;
+    lq_archive_source source;
     lq_archive_reader reader;
     void *index;
 } lm_session_file;
@@ -189,7 +182,7 @@ static int lm__session_read(void *user, uint64_t offset, void *dst, size_t count
 
 static void lm__session_index(lm_session_file *f)
 {
-    lq_archive_source source;
+    lq_archive_source *source = &f->source;
     struct stat info;
     size_t needed = 0;
     int status;
@@ -200,14 +193,13 @@ static void lm__session_index(lm_session_file *f)
     if (!S_ISREG(info.st_mode)) {
         lm_fail("%s: not a file", f->path);
     }
-    memset(&source, 0, sizeof source);
-    source.read_fn = lm__session_read;
-    source.user = f->file;
-    source.size = (uint64_t)info.st_size;
-    status = lq_archive_open(&f->reader, &source, NULL, 0, &needed);
+    source->read_fn = lm__session_read;
+    source->user = f->file;
+    source->size = (uint64_t)info.st_size;
+    status = lq_archive_open(&f->reader, source, NULL, 0, &needed);
     if (status == LQ_E_SPACE) {
         f->index = lm_alloc(needed, 1);
-        status = lq_archive_open(&f->reader, &source, f->index, needed, &needed);
+        status = lq_archive_open(&f->reader, source, f->index, needed, &needed);
     }
     if (status) {
         lm_fail("%s: damaged, or not a file of --save (%s)", f->path, lq_status_string(status));
@@ -225,7 +217,7 @@ static void lm_session_open(lm_session_file *f, lm_session *s, const char *path,
     memset(f, 0, sizeof *f);
     f->path = path;
     lm__session_index(f);
-    if (lq_archive_meta(&f->reader, LM_SESSION_TAG, &record, &bytes) ||
+    if (lq_archive_meta(&f->reader, LQ_KV_NOTE, &record, &bytes) ||
         bytes < lm__session_record_bytes(0)) {
         lm_fail("%s: an archive, but not a file of --save", path);
     }
@@ -251,12 +243,28 @@ static void lm_session_open(lm_session_file *f, lm_session *s, const char *path,
     }
 }
 
-/* Fills the cache, which was opened as the session says, and closes the file. */
+/* Puts the file's cache in place of an empty one, which was opened as the session says, and closes
+   the file. */
 static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *live)
 {
-    size_t bytes = lq_kv_load_bytes(&live->kv);
-    void *work = lm_alloc(bytes, 1);
-    int status = lq_kv_load(&live->kv, &f->reader, 0, work, bytes);
+    lq_kv_import_desc d;
+    const char *why = NULL;
+    int status = lq_kv_load_check(&live->kv, &f->reader, 0, &why);
+    if (status) {
+        lm_fail("%s: the cache cannot be read (%s)", f->path,
+                why != NULL ? why : lq_status_string(status));
+    }
+    memset(&d, 0, sizeof d);
+    d.tables = live->desc.tables;
+    d.profiles = live->shelf;
+    d.profile_count = live->shelf_count;
+    d.tokens = live->desc.tokens;
+    do {
+        lq_kv_free(&live->kv);
+        free(live->memory);
+        live->memory = lm_alloc(live->bytes, 1);
+        status = lq_kv_import(&live->kv, live->memory, live->bytes, &live->bytes, &f->source, &d);
+    } while (status == LQ_E_SPACE);
     if (status) {
         lm_fail("%s: the cache cannot be read (%s)", f->path, lq_status_string(status));
     }
@@ -264,7 +272,6 @@ static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *li
         lm_fail("%s: %zu tokens of text, %zu in the cache", f->path, s->held,
                 lq_kv_tokens(&live->kv));
     }
-    free(work);
     free(f->index);
     fclose(f->file);
 }

@@ -9,7 +9,6 @@ is "decode.py: N passed, M failed".
 Not decoded: dense bases (v1-dense.lqa is left out), calibrated heads of live caches, values that
 are among the keys, external profiles.
 """
-import hashlib
 import math
 import os
 import struct
@@ -918,7 +917,7 @@ def rope_apply(x, at, rope, position):
 
 
 # ---- LIVE CACHE ----
-RAW, HOT, WARM = "raw", "hot", "warm"
+RAW, HOT, WARM = 1, 2, 3
 HOT_LEVELS = {
     2: (-127, -38, 38, 127),
     3: (-127, -79, -44, -14, 14, 44, 79, 127),
@@ -928,31 +927,59 @@ HOT_E8 = tuple(-x for x in reversed(HOT_E8)) + HOT_E8
 
 
 class Policy:
-    """How a head's keys or values are kept: what a file does not say of itself."""
+    """How a head's keys or values are kept."""
 
-    def __init__(self, kind, quantizer=0, bits=0, step=0.0):
-        self.kind = kind
-        self.quantizer = quantizer
-        self.bits = bits
-        self.step = f32(step)
+    def __init__(self, kind, quantizer, bits, step, name):
+        need(kind in (RAW, HOT, WARM), "kind of a policy")
+        need(name is None, "a calibrated profile is needed")
+        self.kind, self.quantizer, self.bits, self.step = kind, quantizer, bits, step
 
-    def number(self):
-        if self.kind == RAW:
-            return 0
-        if self.kind == WARM:
-            return 16
-        return 5 if self.quantizer == E8 else {8: 1, 4: 2, 3: 3, 2: 4}[self.bits]
+
+class LiveLayer:
+    """A layer of its own: dims of K and V, v_in_k, RoPE or None, policies of K's and V's heads."""
 
 
 class LiveDesc:
-    """What the reader knows: type, sinks, window, sparse; of each layer its RoPE or None, the
-    policies of its heads, keys first, and its window of attention (0: all)."""
+    """The descriptor in the record: type, sinks, window, sparse, and the layers; None for one that
+    has no keys and values of its own."""
 
-    def __init__(self, kind, sinks, window, sparse, ropes, heads, windows=(0, 0)):
-        self.type, self.sinks, self.window, self.sparse = kind, sinks, window, sparse
-        self.ropes, self.heads, self.windows = ropes, heads, windows
-        self.granule = 64 if sparse or any(p.kind == WARM for layer in heads for p in layer) else 8
-        self.early = self.granule + window >= 32
+    def __init__(self, data):
+        tape = Tape(data)
+        count, _, _, self.sinks, self.window, self.type, self.sparse = tape.words(7)
+        need(self.type in (1, 2, 3) and self.sparse in (0, 1), "type of raw tokens, or sparse")
+        self.layers, ropes = [], {}
+        for l in range(count):
+            heads, owner, _ = tape.words(3)
+            need(owner == l or (heads == 0 and (owner < l or owner == 0xFFFFFFFF)), "owner")
+            self.layers.append(self.read_layer(tape, l, heads, ropes) if heads else None)
+        need(tape.at == len(data), "the descriptor is too long")
+        kinds = [p.kind for y in self.layers if y for s in y.policies for p in s]
+        self.granule = 64 if self.sparse or WARM in kinds else 8
+        self.early = self.granule + self.window >= 32
+
+    @staticmethod
+    def read_layer(tape, l, heads, ropes):
+        y = LiveLayer()
+        k, v, y.v_in_k, rotary, first, like = tape.words(6)
+        y.dims = [k, v]
+        y.rope = ropes.get(like)
+        if rotary and like == l:
+            layout = tape.words(1)[0]
+            magnitude, *freqs = tape.floats(1 + rotary // 2)
+            y.rope = ropes[l] = Rope(layout, freqs, magnitude, first)
+        need(bool(y.rope) == (rotary > 0), "RoPE of a layer")
+        y.policies = []
+        for _ in range(1 if y.v_in_k else 2):
+            count = tape.words(1)[0]
+            need(count in (1, heads), "policies of a layer")
+            own = []
+            for _ in range(count):
+                kind, quantizer, bits = tape.words(3)
+                step = tape.floats(1)[0]
+                own.append(Policy(kind, quantizer, bits, step,
+                                  tape.bytes(16) if tape.words(1)[0] else None))
+            y.policies.append(own * (heads // count))
+        return y
 
 
 class Tape:
@@ -970,6 +997,12 @@ class Tape:
 
     def number(self):
         return self.numbers(1)[0]
+
+    def words(self, count):
+        return struct.unpack("<%dI" % count, self.bytes(4 * count))
+
+    def floats(self, count):
+        return struct.unpack("<%df" % count, self.bytes(4 * count))
 
 
 def round_up(x, to):
@@ -1088,25 +1121,23 @@ class Stream:
 
 
 class Live:
-    def __init__(self, archive, sequence, desc):
-        self.archive, self.sequence, self.desc = archive, sequence, desc
+    def __init__(self, archive, sequence):
+        self.archive, self.sequence = archive, sequence
         tape = Tape(archive.metas[0x564B514C + sequence])
-        need(tape.number() == 5, "version of a live cache")
-        digest = tape.bytes(16)
+        need(tape.number() == 6, "version of a live cache")
+        self.desc = LiveDesc(tape.bytes(tape.number()))
         self.tokens, self.sinks, self.turned, _, self.group = tape.numbers(5)
         self.positions = tape.numbers(self.tokens, "q")
         self.turns = tape.numbers(self.tokens, "q") if self.turned else [0] * self.tokens
         tape.numbers(self.tokens)  # masses
         self.layers = []
         group = self.group
-        for layer in range(len(desc.heads)):
-            self.layers.append(self.read_layer(tape, layer, group))
-            group += 2
+        for layer in self.desc.layers:
+            self.layers.append(self.read_layer(tape, layer, group) if layer else None)
+            group += len(layer.policies) if layer else 0
         need(tape.at == len(tape.data), "the record is too long")
-        need(digest == self.digest(), "a cache of another kind")
 
     def read_layer(self, tape, layer, group):
-        desc = self.desc
         _, sealed, _, _, epochs, _, pages = tape.numbers(7)
         entries = []
         at = self.sinks
@@ -1118,13 +1149,14 @@ class Live:
             entries.append(e)
         need(at == sealed or (pages == 0 and sealed == self.sinks), "the page table")
         streams = []
-        for v in (0, 1):
+        for v, policies in enumerate(layer.policies):
             s = Stream()
             g = self.archive.groups[group + v]
-            need(g.stream == (V if v else K) and len(set(g.dims)) == 1, "a live cache's group")
-            s.heads, s.dims, s.group = len(g.dims), g.dims[0], group + v
-            s.policies = desc.heads[layer][s.heads * v:s.heads * (v + 1)]
-            s.rope = None if v else desc.ropes[layer]
+            s.heads, s.dims, s.group = len(policies), layer.dims[v], group + v
+            need(g.stream == (V if v else K) and g.dims == [s.dims] * s.heads,
+                 "a live cache's group")
+            s.policies = policies
+            s.rope = None if v else layer.rope
             s.sealed, s.entries, s.stream = sealed, entries, g.stream
             s.warm = sum(p.kind == WARM for p in s.policies)
             tape.numbers(s.heads * s.dims)  # sums
@@ -1163,38 +1195,6 @@ class Live:
             own = 0 if p.kind == WARM else 64 * s.dims * size if p.kind == RAW else \
                 hot_tile_bytes(p, s.dims)
             s.tiles.append(s.tiles[-1] + round_up(own, 64))
-
-    def digest(self):
-        """Of what the reader must know alike."""
-        desc = self.desc
-        link = bytearray(48)
-
-        def put(*numbers):
-            struct.pack_into("<%dI" % len(numbers), link, 16, *numbers)
-            link[:16] = hashlib.blake2s(bytes(link), digest_size=16).digest()
-
-        put(len(desc.heads), desc.sinks, desc.window, desc.type)
-        if desc.sparse:
-            put()
-        for l, streams in enumerate(self.layers):
-            k, v = streams
-            like = l
-            if desc.ropes[l]:
-                like = [r is desc.ropes[l] for r in desc.ropes].index(True)
-            put(k.heads, k.dims, v.dims, l, desc.windows[l], 0,
-                desc.ropes[l].first if desc.ropes[l] else 0, like)
-            if desc.ropes[l] and like == l:
-                for f in desc.ropes[l].freqs:
-                    put(f32_bits(f), int(desc.ropes[l].layout == 2),
-                        f32_bits(desc.ropes[l].magnitude))
-            for h in range(k.heads):
-                put(k.policies[h].number(), v.policies[h].number())
-                for s in streams:
-                    p = s.policies[h]
-                    if p.kind == WARM:
-                        most = 2 * max((p.bits or 4) * 8 * s.dims, 512)
-                        put(p.quantizer, f32_bits(p.step), most, 0)
-        return bytes(link[:16])
 
     def raw(self, data, at, count):
         if self.desc.type == 3:
@@ -1347,24 +1347,10 @@ def archive_numbers(data):
     return [x for group in (0, 1) for token in archive.unpack(group, 5, 60, 12) for x in token]
 
 
-def live_desc(name):
-    """As tests/golden.h makes them."""
-    hot = [Policy(HOT, Z, b) for b in (8, 4, 3, 2)] + [Policy(HOT, E8, 4)]
-    warm = [Policy(WARM, q, 4, 0.5) for q in (Z, D4, E8, E8_RELAXED)]
-    raw = Policy(RAW)
-    if name != "v1-live-sparse":
-        rope = Rope(1, [2.0 ** -i for i in range(8)], 1.0) if "edited" in name else None
-        kinds = hot + [raw] if "hot" in name else warm + [hot[1], raw]
-        heads = [[kinds[(h + 3 * l) % 6] for h in range(6)] for l in (0, 1)]
-        return LiveDesc(2 if "hot" in name else 3, 4, 16, 0, [rope] * 2, heads)
-    rope = Rope(1, [(4096 - 500 * i) / 4096 for i in range(8)], 1.0)
-    return LiveDesc(1, 4, 16, 1, [rope] * 2, [[hot[1 + 3 * (h % 2)] for h in range(6)]] * 2)
-
-
 def live_numbers(name, data):
     """Tokens 0, 6 .. 102 of each layer, of edited ones 0, 12 .. 204, K then V; zeros where there
     are none."""
-    live = Live(Archive(data), 9, live_desc(name))
+    live = Live(Archive(data), 9)
     out = []
     for layer in (0, 1):
         every = 12 if "edited" in name else 6

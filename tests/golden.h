@@ -654,6 +654,67 @@ static void golden_kv_write(const lq_kv *kv, const char *name, int pack)
     free(d.directory);
 }
 
+typedef struct golden_sheet {
+    uint8_t *bytes;
+    size_t count;
+} golden_sheet;
+
+static int golden_sheet_write(void *user, const void *bytes, size_t count)
+{
+    golden_sheet *f = (golden_sheet *)user;
+    if (count > GOLDEN_BYTES - f->count) {
+        return 1;
+    }
+    memcpy(f->bytes + f->count, bytes, count);
+    f->count += count;
+    return 0;
+}
+
+static void golden_kv_export(const lq_kv *kv, golden_sheet *f, const lq_kv_export_desc *desc)
+{
+    size_t bytes = lq_kv_export_workspace_bytes(kv, desc);
+    void *workspace = source_alloc(bytes);
+    f->count = 0;
+    golden_ok(lq_kv_export(kv, golden_sheet_write, f, desc, workspace, bytes));
+    free(workspace);
+}
+
+/* There and back: what was saved is the same, to the bit. */
+static void golden_kv_session(const lq_kv *kv, int packed)
+{
+    lq_kv_export_desc with;
+    lq_kv_pack_desc p;
+    lq_archive_source source;
+    golden_sheet f;
+    lq_kv back;
+    void *mem = NULL;
+    size_t bytes = 0;
+    int status;
+    memset(&with, 0, sizeof with);
+    memset(&p, 0, sizeof p);
+    memset(&source, 0, sizeof source);
+    p.tables = golden_tables;
+    p.k_step = 0.25f;
+    p.v_step = 0.25f;
+    with.pack = packed ? &p : NULL;
+    f.bytes = golden_buffer;
+    golden_kv_export(kv, &f, &with);
+    source.bytes = f.bytes;
+    source.size = f.count;
+    while ((status = lq_kv_import(&back, mem, bytes, &bytes, &source, NULL)) == LQ_E_SPACE) {
+        free(mem);
+        mem = source_alloc(bytes);
+    }
+    golden_ok(status);
+    f.bytes = (uint8_t *)source_alloc(GOLDEN_BYTES);
+    golden_kv_export(&back, &f, NULL);
+    golden_errors += !packed && (f.count != source.size ||
+                                 memcmp(f.bytes, golden_buffer, f.count) != 0);
+    lq_kv_free(&back);
+    free(f.bytes);
+    free(mem);
+}
+
 static void golden_kv_fill(lq_kv *kv, size_t tokens)
 {
     static float x[2][GOLDEN_KV_TOKENS * GOLDEN_KV_ROW];
@@ -701,6 +762,8 @@ static void golden_kv(void)
         golden_kv_fill(&kv, 70);
         golden_kv_write(&kv, "truncated", 0);
         golden_kv_read(&kv, "read");
+        golden_kv_session(&kv, 0);
+        golden_kv_session(&kv, 1);
         lq_kv_free(&kv);
         free(mem);
     }

@@ -1418,11 +1418,50 @@ static int same_ring(const lq_kv *a, const lq_kv *b)
     return same;
 }
 
+static int file_read(void *user, uint64_t offset, void *dst, size_t count)
+{
+    const file *f = (const file *)user;
+    memcpy(dst, f->bytes + offset, count);
+    return 0;
+}
+
+/* A cache that knows nothing but the file, in memory that grows until it is enough. */
+static uint8_t *file_import(const file *f, lq_kv *kv, const lq_kv_import_desc *with)
+{
+    lq_archive_source source;
+    uint8_t *mem = NULL;
+    size_t bytes = 0;
+    int calls = 0;
+    int status;
+    memset(&source, 0, sizeof source);
+    source.size = f->count;
+    if (source_below(2)) {
+        source.bytes = f->bytes;
+    } else {
+        source.read_fn = file_read;
+        source.user = (void *)(uintptr_t)f;
+    }
+    for (;;) {
+        size_t had = bytes;
+        status = lq_kv_import(kv, mem, bytes, &bytes, &source, with);
+        calls++;
+        if (status != LQ_E_SPACE || !CHECK(bytes > had && kv->pool == NULL)) {
+            break;
+        }
+        free(mem);
+        mem = (uint8_t *)source_alloc(bytes);
+    }
+    CHECK(status == LQ_OK && calls <= 5);
+    return mem;
+}
+
 /* Loads into another block, of other room; both go on alike, to the bit. */
 static void load_twin(file *f, model *m)
 {
     lq_kv_desc other = desc;
+    lq_kv_import_desc with;
     uint32_t l = source_below(desc.layers);
+    size_t room = lq__kv_pool_of(&m->kv)->tokens;
     attention a;
     uint8_t *mem;
     uint8_t *first;
@@ -1432,9 +1471,19 @@ static void load_twin(file *f, model *m)
     other.tokens += source_below(50);
     other.sequences = source_below(3);
     other.pages = 0;
-    mem = (uint8_t *)source_alloc(lq_kv_bytes(&other));
-    CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&other), &other) == LQ_OK);
-    CHECK(file_load(f, &kv, 7) == LQ_OK && lq_kv_tokens(&kv) == m->tokens);
+    if (source_below(2)) {
+        memset(&with, 0, sizeof with);
+        with.tokens = other.tokens;
+        with.sequences = other.sequences;
+        with.sequence = 7;
+        mem = file_import(f, &kv, &with);
+    } else {
+        mem = (uint8_t *)source_alloc(lq_kv_bytes(&other));
+        CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&other), &other) == LQ_OK);
+        CHECK(file_load(f, &kv, 7) == LQ_OK);
+    }
+    CHECK(lq_kv_tokens(&kv) == m->tokens);
+    CHECK(lq_kv_load_check(&kv, &f->reader, 7, NULL) == LQ_OK);
     twin = &kv;
     op_append(m);
     op_append(m);
@@ -1460,7 +1509,9 @@ static void load_twin(file *f, model *m)
         attention_free(&a);
     }
     file_free(f);
+    lq__kv_pool_of(&m->kv)->tokens = other.tokens; /* which the file tells */
     CHECK(file_save(f, &m->kv, 7) == LQ_OK && file_save(&g, &kv, 7) == LQ_OK);
+    lq__kv_pool_of(&m->kv)->tokens = room;
     if (same_epochs(&m->kv, &kv)) {
         CHECK(g.count == f->count && memcmp(f->bytes, g.bytes, f->count) == 0);
     }

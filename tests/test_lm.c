@@ -1070,14 +1070,14 @@ static int write_wrong_record(const char *path, const char *data, size_t count, 
     d.directory = directory;
     d.directory_bytes = sizeof directory;
     status = lq_archive_open(&r, &source, mem, sizeof mem, NULL);
-    status = status ? status : lq_archive_meta(&r, LM_SESSION_TAG, &record, &bytes);
+    status = status ? status : lq_archive_meta(&r, LQ_KV_NOTE, &record, &bytes);
     if (status || bytes > sizeof changed || at + 4 > bytes) {
         return 0;
     }
     memcpy(changed, record, bytes);
     lm__put32(changed + at, number);
     status = lq_archive_writer_append(&w, &d, &r);
-    status = status ? status : lq_archive_add_meta(&w, LM_SESSION_TAG, changed, bytes);
+    status = status ? status : lq_archive_add_meta(&w, LQ_KV_NOTE, changed, bytes);
     status = status ? status : lq_archive_finish(&w);
     memcpy(mem, data, count);
     memcpy(mem + count, file, (size_t)w.written);

@@ -41,6 +41,7 @@ static lq_rope rope;
 typedef struct work {
     uint32_t hash;
     int failed;
+    size_t count; /* of file */
     uint8_t file[FILE_MOST];
     float floats[TOKENS * ROW];
 } work;
@@ -57,12 +58,16 @@ static void fine(work *w, int status)
     w->failed += status != LQ_OK;
 }
 
-/* Everything that asks the cache alone. */
+/* Everything that asks the cache alone, or with the files. */
 static void ask_kv(work *w)
 {
     lq_kv_account account;
-    size_t numbers[6];
+    size_t numbers[8];
+    uint8_t name[16];
     int64_t position;
+    fine(w, lq_kv_load_check(&kv, &readers[0], 5, NULL));
+    fine(w, lq_kv_profile_name(&profile, name));
+    add(w, name, sizeof name);
     fine(w, lq_kv_position(&kv, 300, &position));
     fine(w, lq_kv_stats(&kv, &account));
     numbers[0] = lq_kv_tokens(&kv);
@@ -71,6 +76,8 @@ static void ask_kv(work *w)
     numbers[3] = lq_kv_load_bytes(&kv);
     numbers[4] = lq_kv_read_bytes(&kv);
     numbers[5] = lq_kv_unpack_bytes(&kv, &readers[1], 5);
+    numbers[6] = lq_kv_export_workspace_bytes(&kv, NULL);
+    numbers[7] = lq_kv_copy_bytes(&kv, &kv);
     w->failed += numbers[5] == 0;
     add(w, numbers, sizeof numbers);
     add(w, &position, sizeof position);
@@ -229,6 +236,77 @@ static void load_own(work *w, const lq_kv_desc *desc)
     free(mem);
 }
 
+static int put(void *user, const void *bytes, size_t count)
+{
+    work *w = (work *)user;
+    if (count > FILE_MOST - w->count) {
+        return 1;
+    }
+    memcpy(w->file + w->count, bytes, count);
+    w->count += count;
+    return 0;
+}
+
+/* Out of the cache, into one of the thread's own; and a copy of it. */
+static void session(work *w, const lq_kv_desc *desc)
+{
+    size_t needed = lq_kv_export_workspace_bytes(&kv, NULL);
+    void *workspace = source_alloc(needed);
+    lq_archive_source source;
+    lq_kv_view_out out;
+    void *mem = NULL;
+    size_t bytes = 0;
+    lq_kv own;
+    int status;
+    memset(&source, 0, sizeof source);
+    memset(&out, 0, sizeof out);
+    w->count = 0;
+    fine(w, lq_kv_export(&kv, put, w, NULL, workspace, needed));
+    add(w, w->file, w->count);
+    free(workspace);
+    source.bytes = w->file;
+    source.size = w->count;
+    while ((status = lq_kv_import(&own, mem, bytes, &bytes, &source, NULL)) == LQ_E_SPACE) {
+        free(mem);
+        mem = source_alloc(bytes);
+    }
+    fine(w, status);
+    out.data = w->floats;
+    fine(w, lq_kv_read(&own, 2, LQ_V, &out, 0, TOKENS, NULL, 0));
+    add(w, w->floats, TOKENS * ROW * sizeof *w->floats);
+    lq_kv_free(&own);
+    free(mem);
+    mem = source_alloc(lq_kv_bytes(desc));
+    fine(w, lq_kv_init(&own, mem, lq_kv_bytes(desc), desc));
+    needed = lq_kv_copy_bytes(&own, &kv);
+    workspace = source_alloc(needed);
+    fine(w, lq_kv_copy(&own, &kv, workspace, needed));
+    fine(w, lq_kv_read(&own, 1, LQ_K, &out, 0, TOKENS, NULL, 0));
+    add(w, w->floats, TOKENS * ROW * sizeof *w->floats);
+    free(workspace);
+    lq_kv_free(&own);
+    free(mem);
+}
+
+/* What kind of cache the files are of. */
+static void inspect(work *w)
+{
+    int i;
+    for (i = 0; i < 2; i++) {
+        lq_kv_import_desc with;
+        lq_kv_desc d;
+        size_t needed;
+        void *mem;
+        memset(&with, 0, sizeof with);
+        with.sequence = 5;
+        w->failed += lq_kv_inspect(&d, NULL, 0, &needed, &readers[i], &with) != LQ_E_SPACE;
+        mem = source_alloc(needed);
+        fine(w, lq_kv_inspect(&d, mem, needed, &needed, &readers[i], &with));
+        add(w, &d.layer[1].k, sizeof d.layer[1].k);
+        free(mem);
+    }
+}
+
 static lq_kv_desc shared_desc(int kind)
 {
     static lq_kv_layer layers[LAYERS];
@@ -267,6 +345,8 @@ static void *run_thread(void *arg)
         read_archive(w);
         use_profile(w);
         load_own(w, &now);
+        session(w, &now);
+        inspect(w);
     }
     return NULL;
 }

@@ -24665,12 +24665,15 @@ typedef struct lq__kv_pool {
     size_t bounds_at;
     size_t bounds_bytes;
     size_t arena_at;
-    size_t warm_at;
+    size_t warm_at; /* in the scratch of append */
     size_t tokens;
     size_t pages;      /* in all, of a layer that keeps all tokens */
     size_t page_count; /* of a sequence of `tokens` */
     size_t entries;    /* that a page table holds */
     size_t parts;      /* handed to the attention kernel at a time */
+    size_t flight;     /* of these warm ones, decoded together */
+    size_t chunk;      /* tokens of a head that are floats in scratch at a time */
+    int mixed; /* 1: some head's keys and values are not of one kind: one of them is opened */
     size_t step_tokens;
     size_t ring_tokens;
     size_t sink_tokens; /* room for sinks */
@@ -24687,8 +24690,8 @@ typedef struct lq__kv_pool {
     size_t evict_at; /* old pages, then moves or scores */
     size_t blob_at;  /* one that is being moved */
     size_t keep_at;
-    size_t append_at;
-    size_t attend_at;
+    size_t append_at; /* scratch of append, read and attend: one at a time uses it */
+    size_t append_bytes;
     size_t attend_bytes;
     size_t sequence_at;
     size_t sequence_bytes;
@@ -24925,7 +24928,7 @@ LQ__STATIC int lq__kv_valid(const lq_kv *kv)
            lq__kv_sequence_of(kv)->used;
 }
 
-static size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims, size_t parts);
+static size_t lq__kv_reader_bytes(const lq__kv_pool *pool);
 struct lq__kv_writer;
 static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, size_t dims);
 
@@ -25215,6 +25218,17 @@ LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dim
                : lq__kv_mean_bytes(dims) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
 }
 
+/* What follows from the kinds of a head's keys and values. */
+LQ__STATIC void lq__kv_measure_pair(lq__kv_pool *pool, int k, int v)
+{
+    if (!k != !v || (k == LQ__KV_WARM) != (v == LQ__KV_WARM)) {
+        pool->mixed = 1;
+    }
+    if (v == LQ__HOT_E8) {
+        pool->chunk = LQ__HOT_TOKENS; /* eviction codes a whole page again */
+    }
+}
+
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. Values among the keys have
    their tile. */
 LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer,
@@ -25253,6 +25267,9 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
             if (kind && kind != LQ__KV_WARM) {
                 bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
                 layer->based = layer->kv_heads;
+            }
+            if (v) {
+                lq__kv_measure_pair(pool, lq__kv_kind_of(desc, l, h, layer->kv_heads, 0), kind);
             }
             at = lq__kv_take(&used, 1, bytes);
             if (v == 0) {
@@ -25370,8 +25387,9 @@ LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *
     pool->epochs = pool->page_count > 1 ? 2 * lq__log2_floor(pool->page_count) : 1;
     pool->pages = desc->pages;
     pool->entries = pool->page_count * (pool->warm ? 2 : 1) + pool->epochs + 8;
-    pool->parts = LQ__MIN(LQ__MAX(pool->page_count + 3, (size_t)LQ__WARM_FLIGHT),
-                          (size_t)LQ__KV_PARTS); /* ring and sinks are three at most */
+    pool->parts = LQ__MIN(LQ__MAX(pool->page_count, (size_t)1), (size_t)LQ__KV_PARTS);
+    pool->flight = LQ__MIN(pool->parts, (size_t)LQ__WARM_FLIGHT);
+    pool->chunk = pool->warm || pool->sparse ? LQ__HOT_TOKENS : LQ__KV_SHAPING;
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return LQ__KV_TOO_LARGE;
     }
@@ -25387,24 +25405,22 @@ LQ__INLINE size_t lq__kv_choice_bytes(const lq__kv_pool *pool)
     return lq__align64(4 * parted + pool->entries * 5);
 }
 
-/* Scratch of evict, and of append and read: 64 tokens of a head, a mean, the means of eight rows, a
-   stretch, and the kernel's. */
+/* Scratch of evict, and what append, read and attend share: of the first two a chunk of tokens of a
+   head, a mean, the means of eight rows, a stretch, the kernel's, and what is warm. */
 LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
 {
     size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    size_t floats = (LQ__HOT_TOKENS + 1 + 8 + 1) * dims;
+    size_t floats = (pool->chunk + 1 + 8 + 1) * dims;
     pool->evict_at = lq__kv_take(used, pool->tokens + pool->entries * 8, 4);
     pool->keep_at = lq__kv_take(used, pool->tokens, 1);
     pool->blob_at = lq__kv_take(used, pool->blob_most, LQ__KV_BLOB);
-    pool->append_at = lq__kv_take(used, 1, 4 * floats + lq__hot_work_bytes(dims));
-    pool->attend_bytes = lq__kv_reader_bytes(pool->k_dims, pool->v_dims, pool->parts);
-    pool->warm_at = *used;
+    lq__kv_take(&pool->append_bytes, 1, 4 * floats + lq__hot_work_bytes(dims));
+    pool->warm_at = pool->append_bytes;
     if (pool->warm) {
-        pool->warm_at = lq__kv_take(used, 1, lq__kv_writer_warm(NULL, NULL, dims));
-        pool->attend_bytes += lq__warm_place(NULL, NULL, pool->k_dims, pool->v_dims);
+        lq__kv_take(&pool->append_bytes, 1, lq__kv_writer_warm(NULL, NULL, dims));
     }
-    pool->attend_bytes += pool->sparse ? lq__kv_choice_bytes(pool) : 0;
-    pool->attend_at = lq__kv_take(used, 1, pool->attend_bytes);
+    pool->attend_bytes = lq__kv_reader_bytes(pool);
+    pool->append_at = lq__kv_take(used, 1, LQ__MAX(pool->append_bytes, pool->attend_bytes));
 }
 
 /* The first layer that is given the same lq_rope, so that both have one circle. */
@@ -26432,7 +26448,7 @@ typedef struct lq__kv_writer {
     lq__kv_count *count;
     lq__kv_source src[2];
     size_t old;
-    float *x;    /* (64, dims) */
+    float *x;    /* (chunk, dims) */
     float *mean; /* (dims) */
     float *centers; /* (8, dims) */
     float *stretch; /* (dims) */
@@ -26458,7 +26474,7 @@ LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, size_t dims
     return coder + fit + lq__warm_work_bytes(dims);
 }
 
-/* A writer in scratch of lq__kv_scratch_bytes, aligned to 64. One that is only read with changes
+/* A writer in scratch of append_bytes, aligned to 64. One that is only read with changes
    nothing of the block. */
 LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, uint8_t *scratch)
 {
@@ -26472,7 +26488,7 @@ LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, 
     w->count = lq__kv_counts(kv) + l;
     w->old = w->count->tokens;
     w->x = (float *)(void *)scratch;
-    w->mean = w->x + LQ__HOT_TOKENS * dims;
+    w->mean = w->x + pool->chunk * dims;
     w->centers = w->mean + dims;
     w->stretch = w->centers + 8 * dims;
     w->work = w->stretch + dims;
@@ -26481,13 +26497,8 @@ LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, 
     w->blob_spare = 0;
     if (pool->warm) {
         memset(&w->coder, 0, sizeof w->coder);
-        (void)lq__kv_writer_warm(w, scratch + (pool->warm_at - pool->append_at), dims);
+        (void)lq__kv_writer_warm(w, scratch + pool->warm_at, dims);
     }
-}
-
-LQ__INLINE size_t lq__kv_scratch_bytes(const lq__kv_pool *pool)
-{
-    return pool->attend_at - pool->append_at;
 }
 
 /* A writer in the block's own scratch. */
@@ -26640,7 +26651,7 @@ LQ__STATIC void lq__kv_sum_head(const lq__kv_writer *w, int v, size_t head, size
             lq__kv_sum_rows(sums, lq__kv_ring_at(w->kv, w->layer, v, head, t), w->pool->type, n,
                             dims, unit);
         } else {
-            n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
+            n = LQ__MIN(end - t, w->pool->chunk);
             lq__kv_fetch_run(w, w->x, v, head, t, n);
             lq__kv_sum_rows(sums, (const uint8_t *)w->x, LQ_F32, n, dims, unit);
         }
@@ -27997,9 +28008,9 @@ typedef struct lq__kv_reader {
     float *given;  /* (8, k_dims) */
     float *turned; /* (8, k_dims) */
     float *result; /* (8, v_dims), or k_dims where values are among the keys */
-    float *k_open; /* (64, k_dims): the mean, or a tile that is read as floats */
-    float *v_open; /* (64, v_dims) */
-    float *logits; /* (8, 64) */
+    float *k_open; /* (k_dims): the mean. In a mixed cache (64, k_dims): tiles read as floats */
+    float *v_open; /* the same of values */
+    float *logits; /* (8, 64) of the second pass, where the result was */
     float *bias;   /* (parts, 8, 64) */
     void *work;
     uint64_t *masks; /* (parts, 8) */
@@ -28028,30 +28039,35 @@ typedef struct lq__kv_reader {
     int status;
 } lq__kv_reader;
 
-/* Places the arrays of a reader; returns their bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_dims, size_t v_dims,
-                                      size_t parts)
+/* Places the arrays of a reader; returns their bytes. r NULL: only counts. What a cache cannot need
+   takes nothing: floats of tiles, means that turn, coded pages, choices. */
+LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__kv_pool *pool)
 {
+    const size_t k_dims = pool->k_dims;
+    const size_t v_dims = pool->v_dims;
+    const size_t parts = pool->parts;
+    const size_t open = pool->mixed ? LQ__HOT_TOKENS : 1;
+    const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
     size_t used = 0;
     size_t at[18];
     at[0] = lq__kv_take(&used, 1, lq__hot_query_bytes(k_dims));
     at[1] = lq__kv_take(&used, 1, lq__hot_state_bytes(v_dims));
     at[2] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
     at[3] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * v_dims, 4);
-    at[5] = lq__kv_take(&used, LQ__HOT_TOKENS * k_dims, 4);
-    at[6] = lq__kv_take(&used, LQ__HOT_TOKENS * v_dims, 4);
-    at[7] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
+    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__MAX(v_dims, (size_t)LQ__HOT_TOKENS), 4);
+    at[5] = lq__kv_take(&used, open * k_dims, 4);
+    at[6] = lq__kv_take(&used, open * v_dims, 4);
+    at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
     at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
-    at[9] = lq__kv_take(&used, 1, lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
+    at[9] = lq__kv_take(&used, pool->mixed ? 1 : 0, lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
     at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
     at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
     at[12] = lq__kv_take(&used, parts, sizeof(size_t));
     at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
-    at[14] = lq__kv_take(&used, LQ__HOT_PAIRS, sizeof(uint64_t) + 2 * sizeof(float));
-    at[15] = lq__kv_take(&used, parts, 8 * LQ__HOT_PAIRS);
-    at[16] = lq__kv_take(&used, LQ__HOT_PAIRS, 4 * LQ__HOT_TOKENS);
-    at[17] = lq__kv_take(&used, LQ__HOT_BATCH * LQ__HOT_TOKENS, 4);
+    at[14] = lq__kv_take(&used, pairs, sizeof(uint64_t) + 2 * sizeof(float));
+    at[15] = lq__kv_take(&used, parts, 8 * pairs);
+    at[16] = lq__kv_take(&used, pairs, 4 * LQ__HOT_TOKENS);
+    at[17] = lq__kv_take(&used, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
     if (r) {
         r->query_mem = mem + at[0];
         r->state_mem = mem + at[1];
@@ -28060,7 +28076,9 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_d
         r->result = (float *)(void *)(mem + at[4]);
         r->k_open = (float *)(void *)(mem + at[5]);
         r->v_open = (float *)(void *)(mem + at[6]);
-        r->logits = (float *)(void *)(mem + at[7]);
+        r->logits = r->result;
+        r->parted = (float *)(void *)(mem + at[7]);
+        r->scores = r->parted + (2 * LQ__HOT_ROWS + 1) * k_dims;
         r->bias = (float *)(void *)(mem + at[8]);
         r->work = mem + at[9];
         r->masks = (uint64_t *)(void *)(mem + at[10]);
@@ -28075,12 +28093,15 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_d
         r->turning->sums = (int32_t *)(void *)(mem + at[17]);
         r->turning_epoch = LQ__KV_NO;
     }
+    if (pool->warm) {
+        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims);
+    }
     return used;
 }
 
-LQ__STATIC size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims, size_t parts)
+static size_t lq__kv_reader_bytes(const lq__kv_pool *pool)
 {
-    return lq__kv_reader_place(NULL, NULL, k_dims, v_dims, parts);
+    return lq__kv_reader_place(NULL, NULL, pool);
 }
 
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv)
@@ -28412,7 +28433,7 @@ LQ__STATIC void lq__kv_part(lq__kv_reader *r, const void *k, const void *v, size
 /* Readies for a part of that kind; flushes others. */
 LQ__STATIC void lq__kv_expect(lq__kv_reader *r, int hot, uint32_t epoch, int64_t turn)
 {
-    if (r->part_count == (hot == 2 ? LQ__WARM_FLIGHT : r->pool->parts) ||
+    if (r->part_count == (hot == 2 ? r->pool->flight : r->pool->parts) ||
         (r->part_count &&
          (r->part_hot != hot || (hot && r->part_epoch != epoch) || r->turn != turn))) {
         lq__kv_flush(r);
@@ -29044,19 +29065,12 @@ LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
     if (status != LQ_OK) {
         return status;
     }
-    mem = lq__kv_at(r.pool, r.pool->attend_at);
+    mem = lq__kv_at(r.pool, r.pool->append_at);
     if (desc->workspace) {
         mem = (uint8_t *)desc->workspace + ((0 - (uintptr_t)desc->workspace) & 63);
     }
-    mem += lq__kv_reader_place(&r, mem, r.pool->k_dims, r.pool->v_dims, r.pool->parts);
-    if (r.pool->warm) {
-        mem += lq__warm_place(&r.warm, mem, r.pool->k_dims, r.pool->v_dims);
-    }
-    if (desc->top_pages) {
-        r.parted = (float *)(void *)mem;
-        r.scores = r.parted + (2 * LQ__HOT_ROWS + 1) * (size_t)r.pool->k_dims;
-        r.keep = (uint8_t *)(r.scores + r.pool->entries);
-    }
+    (void)lq__kv_reader_place(&r, mem, r.pool);
+    r.keep = desc->top_pages ? (uint8_t *)(r.scores + r.pool->entries) : NULL;
     lq__kv_opener_init(&r);
     for (r.kv_head = 0; r.kv_head < r.layer->kv_heads && r.status == LQ_OK; r.kv_head++) {
         r.head = lq__kv_heads(r.pool, r.layer) + r.kv_head;
@@ -29093,7 +29107,7 @@ LQ_API int lq_attend_merge(float *out, float *lse, const float *out2, const floa
 
 /* ---- read ---- */
 /* Tokens t .. t + n - 1 of a head as floats (n, dims) in w->x, all in the same place: as many as
-   there are up to `end` and 64. Returns n. */
+   there are up to `end` and a chunk. Returns n. */
 LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, size_t end,
                                 int *status)
 {
@@ -29103,7 +29117,7 @@ LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, 
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
     size_t sealed = w->count->sealed;
     size_t dims = lq__kv_dims(layer, v);
-    size_t to = LQ__MIN(end, t + LQ__HOT_TOKENS);
+    size_t to = LQ__MIN(end, t + pool->chunk);
     if (t >= sequence->sinks && t < sealed) {
         const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
         int opened;
@@ -29203,7 +29217,7 @@ LQ__STATIC void lq__kv_turn_keys(const lq_kv *kv, const lq__kv_layer *layer, flo
 
 LQ_API size_t lq_kv_read_bytes(const lq_kv *kv)
 {
-    return lq__kv_valid(kv) ? lq__kv_scratch_bytes(lq__kv_pool_of(kv)) + 63 : 0;
+    return lq__kv_valid(kv) ? lq__kv_pool_of(kv)->append_bytes + 63 : 0;
 }
 
 LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq_kv_view_out *dst,
@@ -31549,7 +31563,7 @@ LQ__STATIC size_t lq__kv_cold_place(lq__kv_cold *cold, const lq__kv_pool *pool, 
         numbers = LQ__MAX(numbers, n);
     }
     at[0] = lq__kv_take(&used, heads, sizeof(lq_slice));
-    at[1] = lq__kv_take(&used, 1, lq__kv_scratch_bytes(pool) + 63);
+    at[1] = lq__kv_take(&used, 1, pool->append_bytes + 63);
     at[2] = lq__kv_take(&used, heads, sizeof(void *));
     at[3] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
     at[4] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
@@ -31667,7 +31681,7 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
     out.data = cold->data[0];
     out.type = pool->type;
     status =
-        lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n, cold->read, lq__kv_scratch_bytes(pool) + 63);
+        lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n, cold->read, pool->append_bytes + 63);
     if (status != LQ_OK) {
         return status;
     }

@@ -2300,6 +2300,13 @@ static void test_memory(void)
     d.window = 16;
     CHECK(lq_kv_bytes(&d) <= 74000000u);
     printf(", %lu with a window of 16\n", (unsigned long)lq_kv_bytes(&d));
+    memset(&d, 0, sizeof d); /* the same as f16: 32,768 */
+    d.layers = 1;
+    d.kv_heads = 1;
+    d.k_dims = 64;
+    d.tokens = 128;
+    CHECK(lq_kv_bytes(&d) <= 48000u);
+    printf("128 tokens, 1 x 64: %lu bytes\n", (unsigned long)lq_kv_bytes(&d));
 }
 
 /* That a descriptor is refused, and the message is about that field. */

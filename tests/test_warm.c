@@ -262,8 +262,7 @@ static void check_sparse(const lq_kv *kv, lq_kv_attend_desc *d, const float *q, 
     CHECK(lq__kv_reader_init(&r, kv, d) == LQ_OK);
     block = (uint8_t *)source_alloc(lq_kv_attend_bytes(kv));
     mem = block + 63 - ((uintptr_t)(block + 63) & 63);
-    mem += lq__kv_reader_place(&r, mem, desc.k_dims, r.pool->v_dims, r.pool->parts);
-    r.parted = (float *)(void *)mem;
+    (void)lq__kv_reader_place(&r, mem, r.pool);
     for (r.kv_head = 0; r.kv_head < desc.kv_heads; r.kv_head++) {
         r.head = lq__kv_heads(r.pool, r.layer) + r.kv_head;
         r.rows = LQ__MIN(r.group, (size_t)8);

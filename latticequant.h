@@ -22629,8 +22629,16 @@ typedef struct lq__warm_kind {
     float step;
 } lq__warm_kind;
 
+/* What there is to code in a cache, so that memory is for that: pages in flight, and quantizers. */
+typedef struct lq__warm_scope {
+    size_t flight; /* 1 .. LQ__WARM_FLIGHT; fewer: of a small cache, whose coders have own tables */
+    int cosets;    /* 1: LQ_E8 or LQ_E8_RELAXED are in use */
+    int d4;        /* 1: LQ_D4 is */
+    int mixed;     /* 1: some head's keys and values are not of one kind: one of them is opened */
+} lq__warm_scope;
+
 /* What coders are made from, of each class of a coefficient: computed once. The last table is that
-   of lattices, y = k. */
+   of lattices, y = k. A small cache has rows alone, see lq__warm_classes_bytes. */
 #define LQ__WARM_CLASSES (LQ_CLASS_MAX + 1)
 typedef struct lq__warm_classes {
     lq__row_data rows[2][LQ__WARM_CLASSES]; /* [1]: of LQ_D4 */
@@ -22657,6 +22665,11 @@ typedef struct lq__warm_coder {
     uint16_t *channel; /* (count) */
     uint16_t *look;    /* (count) number of the table */
     float *factor;     /* (count) */
+    const float (*y)[32];
+    float (*own)[32];  /* y of a small cache's coder, or NULL: it is not attended with */
+    uint8_t *own_at;   /* (LQ__WARM_CLASSES + 1) 1 + number of a class' own table; 0: none yet */
+    size_t own_count;
+    size_t flight;
     const lq__warm_classes *classes;
 } lq__warm_coder;
 
@@ -23660,9 +23673,9 @@ static const lq__warm_kernels *lq__warm_of_level(void)
 
 /* ---- coders ---- */
 /* Rows of the coder's matrix, at most. */
-LQ__INLINE size_t lq__warm_matrix_rows(size_t dims)
+LQ__INLINE size_t lq__warm_matrix_rows(const lq__warm_scope *scope, size_t dims)
 {
-    return dims + 1 + (dims + 1) / 8;
+    return dims + 1 + (scope->cosets ? (dims + 1) / 8 : 0);
 }
 
 /* What lq_codec_bytes says of `dims` and a gain. */
@@ -23673,26 +23686,45 @@ LQ__INLINE size_t lq__warm_codec_bytes(size_t dims)
            lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
 }
 
-/* What lq_codec_workspace_bytes says at most, and 64 vectors of floats behind it. */
-LQ__INLINE size_t lq__warm_work_at(size_t dims)
+/* Matrices of so many pages, and what the coder needs. */
+LQ__INLINE size_t lq__warm_flight_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
-    size_t rows = lq__warm_matrix_rows(dims);
-    return lq__align64(64 + lq__align64(LQ__TOKENS * (dims * 8 + 2)) +
-                       LQ__IN_FLIGHT * rows * LQ__TOKENS * 2 +
-                       lq_rans_workspace_bytes(rows, LQ__IN_FLIGHT));
+    size_t rows = lq__warm_matrix_rows(scope, dims);
+    return lq__align64(pages * rows * LQ__TOKENS * 2 + lq_rans_workspace_bytes(rows, pages));
 }
 
-LQ__INLINE size_t lq__warm_work_bytes(size_t dims)
+/* What lq_codec_workspace_bytes says of so many pages at most. */
+LQ__INLINE size_t lq__warm_work_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
-    return lq__warm_work_at(dims) + lq__align64(LQ__TOKENS * dims * 4);
+    return 64 + lq__align64(LQ__TOKENS * (dims * 8 + 2)) +
+           lq__warm_flight_bytes(scope, dims, pages);
+}
+
+/* The matrices alone: all that decoding for attention needs. work is aligned to 64. */
+LQ__STATIC lq__workspace lq__warm_matrices(const lq_codec *c, uint8_t *work)
+{
+    lq__workspace w;
+    memset(&w, 0, sizeof w);
+    w.values = (int16_t *)(void *)work;
+    w.coder = work + c->flight * c->matrix_rows * LQ__TOKENS * 2;
+    w.coder_bytes = lq_rans_workspace_bytes(c->matrix_rows, c->flight);
+    return w;
+}
+
+/* Own tables that a coder may need: of each class that it has, and of lattices. */
+LQ__INLINE size_t lq__warm_own(size_t dims)
+{
+    return LQ__MIN(dims, (size_t)LQ__WARM_CLASSES) + 1;
 }
 
 /* Places the arrays of a coder of up to `dims` in memory aligned to 64; returns their bytes. coder
-   NULL: only counts. */
-LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t dims)
+   NULL: only counts. attends: it is attended with. */
+LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t dims,
+                                       const lq__warm_scope *scope, int attends)
 {
-    size_t sizes[8];
-    size_t at[8];
+    const int own = attends && scope->flight < LQ__WARM_FLIGHT;
+    size_t sizes[10];
+    size_t at[10];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_codec_bytes(dims);
@@ -23703,12 +23735,15 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
     sizes[5] = 2 * dims;
     sizes[6] = 2 * dims;
     sizes[7] = 2 * (dims + 1);
-    for (i = 0; i < 8; i++) {
+    sizes[8] = own ? 128 * lq__warm_own(dims) : 0;
+    sizes[9] = own ? LQ__WARM_CLASSES + 1 : 0;
+    for (i = 0; i < 10; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
     if (c) {
         memset(c, 0, sizeof *c);
+        c->flight = attends ? scope->flight : 1;
         c->mem = mem + at[0];
         c->mem_bytes = sizes[0];
         c->row = (uint16_t *)(void *)(mem + at[1]);
@@ -23718,8 +23753,25 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
         c->coded = (uint16_t *)(void *)(mem + at[5]);
         c->table = (uint16_t *)(void *)(mem + at[6]);
         c->place = (uint16_t *)(void *)(mem + at[7]);
+        c->own = own ? (float(*)[32])(void *)(mem + at[8]) : NULL;
+        c->own_at = mem + at[9];
     }
     return used;
+}
+
+/* y of k at k & 31: of Z's rows of a class; NULL: of lattices. */
+LQ__STATIC void lq__warm_y_init(float *table, const lq__row_data *row)
+{
+    int32_t k;
+    for (k = 0; k < 16; k++) {
+        float y = (float)k;
+        if (k && row) {
+            y -= (float)row->shift[LQ__MIN(k, 4) - 1] * (1.0f / LQ__ONE);
+        }
+        table[k] = y;
+        table[(32 - k) & 31] = -y;
+    }
+    table[16] = table[17] - 1.0f;
 }
 
 /* y of symbols of a class with `raw` bits as bytes, and their unit. */
@@ -23743,33 +23795,36 @@ LQ__STATIC void lq__warm_symbols_init(lq__warm_classes *classes, const lq__rans_
     classes->unit[table] = most / 127.0f;
 }
 
-LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables)
+/* Bytes of the part of them that there is. */
+LQ__INLINE size_t lq__warm_classes_bytes(const lq__warm_scope *scope)
 {
+    const size_t rows = sizeof(lq__row_data) * LQ__WARM_CLASSES;
+    return scope->flight == LQ__WARM_FLIGHT ? sizeof(lq__warm_classes)
+           : scope->d4                      ? 2 * rows
+                                            : rows;
+}
+
+LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables,
+                                      const lq__warm_scope *scope)
+{
+    const int small = scope->flight < LQ__WARM_FLIGHT;
     lq_codec_desc desc;
-    int32_t k;
+    int k;
     uint32_t i;
     memset(&desc, 0, sizeof desc);
-    memset(classes, 0, sizeof *classes);
+    memset((void *)classes, 0, lq__warm_classes_bytes(scope));
     desc.tables = tables;
     desc.page = LQ_PAGE_CODED;
-    for (i = 0; i <= LQ__WARM_CLASSES; i++) {
-        float *table = classes->y[i];
-        const lq__row_data *row = classes->rows[0] + i;
-        for (k = 0; k < 2 && i < LQ__WARM_CLASSES; k++) {
+    for (i = 0; i < LQ__WARM_CLASSES; i++) {
+        for (k = 0; k < (small && !scope->d4 ? 1 : 2); k++) {
             desc.quantizer = k ? LQ_D4 : LQ_Z;
             lq__row_data_init(classes->rows[k] + i, &desc, i);
         }
-        for (k = 0; k < 16; k++) {
-            float y = (float)k;
-            if (k && i < LQ__WARM_CLASSES) {
-                y -= (float)row->shift[LQ__MIN(k, 4) - 1] * (1.0f / LQ__ONE);
-            }
-            table[k] = y;
-            table[(32 - k) & 31] = -y;
-        }
-        table[16] = table[17] - 1.0f;
     }
-    for (i = 0; i < LQ__WARM_CLASSES; i++) {
+    for (i = 0; i <= LQ__WARM_CLASSES && !small; i++) {
+        lq__warm_y_init(classes->y[i], i < LQ__WARM_CLASSES ? classes->rows[0] + i : NULL);
+    }
+    for (i = 0; i < LQ__WARM_CLASSES && !small; i++) {
         int32_t own = LQ__MIN((int32_t)i, (int32_t)LQ__CLASS_WIDE);
         int32_t half = lq__clamp((int32_t)i - 8, -(int32_t)LQ__T_LOW, (int32_t)LQ__CLASS_WIDE);
         lq__warm_symbols_init(classes, &tables->table[lq__table_of(own, LQ__AT_0)], 0, i);
@@ -23791,7 +23846,7 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
     codec->desc = *desc;
     codec->desc.page = LQ_PAGE_CODED;
     codec->dims = c->dims;
-    codec->flight = LQ__IN_FLIGHT;
+    codec->flight = c->flight;
     codec->lead = lead;
     at += lq__align64(sizeof(lq_codec));
     codec->rows = (lq__row_data *)(void *)at;
@@ -23821,6 +23876,21 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
     return i ? LQ_OK : LQ_E_INTERNAL;
 }
 
+/* The number of the table of a class: of all, or of the coder's own, where it is made first. */
+LQ__STATIC uint16_t lq__warm_look(lq__warm_coder *c, uint32_t class_)
+{
+    if (!c->own) {
+        return (uint16_t)class_;
+    }
+    if (c->own_at[class_] == 0) {
+        lq__warm_y_init(c->own[c->own_count++], class_ < LQ__WARM_CLASSES
+                                                    ? c->classes->rows[0] + class_
+                                                    : NULL);
+        c->own_at[class_] = (uint8_t)c->own_count;
+    }
+    return (uint16_t)(c->own_at[class_] - 1);
+}
+
 /* Enters a coefficient. */
 LQ__STATIC void lq__warm_enter(lq__warm_coder *c, size_t row, size_t channel, int lattice)
 {
@@ -23829,7 +23899,7 @@ LQ__STATIC void lq__warm_enter(lq__warm_coder *c, size_t row, size_t channel, in
     c->row[c->count] = (uint16_t)row;
     c->channel[c->count] = (uint16_t)channel;
     c->factor[c->count] = lattice ? (float)codec->rows[channel].wiener * (1.0f / 65536) : 1.0f;
-    c->look[c->count] = lattice ? (uint16_t)LQ__WARM_CLASSES : class_;
+    c->look[c->count] = lq__warm_look(c, lattice ? (uint32_t)LQ__WARM_CLASSES : class_);
     c->count++;
 }
 
@@ -23845,6 +23915,11 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
     size_t j;
     size_t next = 0; /* coded row */
     c->count = 0;
+    c->y = c->own ? (const float(*)[32])c->own : (const float(*)[32])c->classes->y;
+    if (c->own) {
+        memset(c->own_at, 0, LQ__WARM_CLASSES + 1);
+        c->own_count = 0;
+    }
     for (i = 0; i < plan->coded_rows && block == 1; i++) {
         const lq_rans_row *r = &plan->coded[i];
         if (lq__row_is_symbols(r)) {
@@ -23905,6 +23980,7 @@ LQ__STATIC int lq__warm_coder_init(lq__warm_coder *c, const lq_tables *tables,
         c->codec = NULL;
         return status;
     }
+    c->codec->flight = c->flight;
     lq__warm_list(c);
     return LQ_OK;
 }
@@ -23945,7 +24021,7 @@ LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
     size_t i;
     m->row = c->row;
     m->look = c->look;
-    m->y = (const float(*)[32])c->classes->y;
+    m->y = c->y;
     m->count = c->count;
     m->pages = count;
     for (p = 0; p < count; p++) {
@@ -24111,34 +24187,38 @@ LQ__STATIC int lq__warm_code(const lq__warm_coder *c, const lq__workspace *w, ui
 
 /* ---- attention ---- */
 /* Places the arrays of a reader of warm pages; a NULL: only counts. mem is aligned to 64. */
-LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_t v_dims)
+LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_t v_dims,
+                                 const lq__warm_scope *scope)
 {
+    const size_t dims = LQ__MAX(k_dims, v_dims);
+    const size_t symbols = scope->flight == LQ__WARM_FLIGHT; /* else they are not looked up */
     size_t sizes[14];
     size_t at[14];
     size_t used = 0;
     int i;
-    sizes[0] = lq__warm_coder_place(NULL, NULL, k_dims);
-    sizes[1] = lq__warm_coder_place(NULL, NULL, v_dims);
+    sizes[0] = lq__warm_coder_place(NULL, NULL, k_dims, scope, 1);
+    sizes[1] = lq__warm_coder_place(NULL, NULL, v_dims, scope, 1);
     sizes[2] = 4 * k_dims;
     sizes[3] = 4 * v_dims;
     sizes[4] = 4 * LQ__HOT_ROWS * lq__hot_wide(k_dims);
     sizes[5] = 4 * LQ__HOT_ROWS * lq__hot_wide(v_dims);
-    sizes[6] = 4 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
-    sizes[7] = 2 * LQ__HOT_ROWS * (k_dims + 3);
-    sizes[8] = LQ__WARM_FLIGHT * LQ__WARM_WEIGHTS;
-    sizes[9] = LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
-    sizes[10] = (size_t)LQ__WARM_FLIGHT * LQ__TOKENS * (LQ__MAX(k_dims, v_dims) + 1);
-    sizes[11] = 4 * LQ__MAX(k_dims, v_dims);
-    sizes[12] = lq__warm_work_bytes(LQ__MAX(k_dims, v_dims));
-    sizes[13] = LQ__HOT_ROWS / LQ__HOT_BATCH * 2 * ((k_dims + 3) / 4);
+    sizes[6] = 4 * scope->flight * LQ__HOT_ROWS * LQ__TOKENS;
+    sizes[7] = symbols * 2 * LQ__HOT_ROWS * (k_dims + 3);
+    sizes[8] = symbols * LQ__WARM_FLIGHT * LQ__WARM_WEIGHTS;
+    sizes[9] = symbols * LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
+    sizes[10] = symbols * LQ__WARM_FLIGHT * LQ__TOKENS * (dims + 1);
+    sizes[11] = 4 * dims;
+    sizes[12] = scope->mixed ? lq__warm_work_bytes(scope, dims, scope->flight)
+                             : lq__warm_flight_bytes(scope, dims, scope->flight);
+    sizes[13] = symbols * LQ__HOT_ROWS / LQ__HOT_BATCH * 2 * ((k_dims + 3) / 4);
     for (i = 0; i < 14; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
     if (a) {
         memset(a, 0, sizeof *a);
-        (void)lq__warm_coder_place(&a->k, mem + at[0], k_dims);
-        (void)lq__warm_coder_place(&a->v, mem + at[1], v_dims);
+        (void)lq__warm_coder_place(&a->k, mem + at[0], k_dims, scope, 1);
+        (void)lq__warm_coder_place(&a->v, mem + at[1], v_dims, scope, 1);
         a->k_mean = (float *)(void *)(mem + at[2]);
         a->v_mean = (float *)(void *)(mem + at[3]);
         a->q = (float *)(void *)(mem + at[4]);
@@ -24212,7 +24292,7 @@ LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
     for (; r < LQ__HOT_ROWS; r++) {
         a->shift[r] = 0.0f;
     }
-    for (r = 0; r < query->rows && c->symbols && kernels; r += LQ__HOT_BATCH) {
+    for (r = 0; r < query->rows && c->symbols && kernels && !c->own; r += LQ__HOT_BATCH) {
         kernels->query(a->bytes + r / LQ__HOT_BATCH, a->q + r * a->k_stride, a->k_stride,
                        LQ__MIN(query->rows - r, LQ__HOT_BATCH), c->table, c->classes->unit,
                        c->symbols);
@@ -24272,7 +24352,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
 LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm_batch *batch,
                             size_t count, lq__warm_symbols *m)
 {
-    lq__workspace w = lq__workspace_place(c->codec, a->work);
+    lq__workspace w = lq__warm_matrices(c->codec, a->work);
     lq_rans_page pages[LQ__WARM_FLIGHT];
     size_t full = 0;
     int status;
@@ -24301,7 +24381,7 @@ LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm
     m->count = c->symbols;
     m->rest.row = c->row + c->symbols;
     m->rest.look = c->look + c->symbols;
-    m->rest.y = (const float(*)[32])c->classes->y;
+    m->rest.y = c->y;
     m->rest.count = c->count - c->symbols;
     m->rest.pages = count;
     return status;
@@ -24313,7 +24393,7 @@ LQ__STATIC float lq__warm_escaped(const lq__warm_coder *c, const lq__warm_symbol
 {
     size_t row = c->codec->plan.coded[e->row].row;
     *i = c->place[e->row];
-    return lq__warm_y(c->classes->y[c->look[*i]], m->rest.values[e->page][row * 64 + e->token]);
+    return lq__warm_y(c->y[c->look[*i]], m->rest.values[e->page][row * 64 + e->token]);
 }
 
 /* Logits (count, 8, 64) of parts, masks applied, from a->seen on: their keys are of one coder. */
@@ -24671,9 +24751,8 @@ typedef struct lq__kv_pool {
     size_t page_count; /* of a sequence of `tokens` */
     size_t entries;    /* that a page table holds */
     size_t parts;      /* handed to the attention kernel at a time */
-    size_t flight;     /* of these warm ones, decoded together */
     size_t chunk;      /* tokens of a head that are floats in scratch at a time */
-    int mixed; /* 1: some head's keys and values are not of one kind: one of them is opened */
+    lq__warm_scope scope;
     size_t step_tokens;
     size_t ring_tokens;
     size_t sink_tokens; /* room for sinks */
@@ -24930,7 +25009,7 @@ LQ__STATIC int lq__kv_valid(const lq_kv *kv)
 
 static size_t lq__kv_reader_bytes(const lq__kv_pool *pool);
 struct lq__kv_writer;
-static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, size_t dims);
+static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool);
 
 /* ---- geometry ---- */
 /* What is wrong with a policy, the field first; NULL: nothing. */
@@ -25222,7 +25301,7 @@ LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dim
 LQ__STATIC void lq__kv_measure_pair(lq__kv_pool *pool, int k, int v)
 {
     if (!k != !v || (k == LQ__KV_WARM) != (v == LQ__KV_WARM)) {
-        pool->mixed = 1;
+        pool->scope.mixed = 1;
     }
     if (v == LQ__HOT_E8) {
         pool->chunk = LQ__HOT_TOKENS; /* eviction codes a whole page again */
@@ -25260,6 +25339,8 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
                 bytes = 0; /* its pages are blobs */
                 why = lq__kv_measure_warm(layer, head, desc, policy, v,
                                           index + (size_t)v * layer->kv_heads + h, &least);
+                pool->scope.d4 |= policy->quantizer == LQ_D4;
+                pool->scope.cosets |= policy->quantizer >= LQ_E8;
             }
             if (why) {
                 return why;
@@ -25388,7 +25469,7 @@ LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *
     pool->pages = desc->pages;
     pool->entries = pool->page_count * (pool->warm ? 2 : 1) + pool->epochs + 8;
     pool->parts = LQ__MIN(LQ__MAX(pool->page_count, (size_t)1), (size_t)LQ__KV_PARTS);
-    pool->flight = LQ__MIN(pool->parts, (size_t)LQ__WARM_FLIGHT);
+    pool->scope.flight = LQ__MIN(pool->parts, (size_t)LQ__WARM_FLIGHT);
     pool->chunk = pool->warm || pool->sparse ? LQ__HOT_TOKENS : LQ__KV_SHAPING;
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return LQ__KV_TOO_LARGE;
@@ -25417,7 +25498,7 @@ LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
     lq__kv_take(&pool->append_bytes, 1, 4 * floats + lq__hot_work_bytes(dims));
     pool->warm_at = pool->append_bytes;
     if (pool->warm) {
-        lq__kv_take(&pool->append_bytes, 1, lq__kv_writer_warm(NULL, NULL, dims));
+        lq__kv_take(&pool->append_bytes, 1, lq__kv_writer_warm(NULL, NULL, pool));
     }
     pool->attend_bytes = lq__kv_reader_bytes(pool);
     pool->append_at = lq__kv_take(used, 1, LQ__MAX(pool->append_bytes, pool->attend_bytes));
@@ -25575,7 +25656,8 @@ LQ__STATIC const char *lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc,
     pool->freqs_at = lq__kv_take(&used, freqs, 4);
     pool->circle_at = lq__kv_take(&used, pool->circles, 4 * LQ__HOT_TOKENS);
     pool->stock_at = lq__kv_take(&used, pool->stock_bytes, 1);
-    pool->classes_at = lq__kv_take(&used, pool->warm ? 1 : 0, sizeof(lq__warm_classes));
+    pool->classes_at =
+        lq__kv_take(&used, pool->warm ? 1 : 0, lq__warm_classes_bytes(&pool->scope));
     pool->bounds_at = lq__kv_take(&used, pool->bounds_bytes, 1);
     lq__kv_measure_scratch(pool, &used);
     pool->sequence_at = lq__kv_take(&used, pool->sequences, own);
@@ -25923,7 +26005,7 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
     }
     lq__kv_init_ropes(pool);
     if (pool->warm) {
-        lq__warm_classes_init(lq__kv_classes(pool), pool->tables);
+        lq__warm_classes_init(lq__kv_classes(pool), pool->tables, &pool->scope);
     }
     for (i = 0; i < pool->sequences; i++) {
         lq__kv_nth(pool, (uint32_t)i)->used = 0;
@@ -26462,16 +26544,17 @@ typedef struct lq__kv_writer {
 } lq__kv_writer;
 
 /* Places what warm streams need; returns its bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, size_t dims)
+LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool)
 {
-    size_t coder = lq__warm_coder_place(NULL, NULL, dims);
+    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
+    size_t coder = lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0);
     size_t fit = lq__align64(16 * (dims + 1)) + lq__align64(lq_profile_bytes(dims + 1));
     if (mem) {
-        (void)lq__warm_coder_place(&w->coder, mem, dims);
+        (void)lq__warm_coder_place(&w->coder, mem, dims, &pool->scope, 0);
         w->fit = mem + coder;
         w->warm_work = w->fit + fit;
     }
-    return coder + fit + lq__warm_work_bytes(dims);
+    return coder + fit + lq__warm_work_bytes(&pool->scope, dims, 1);
 }
 
 /* A writer in scratch of append_bytes, aligned to 64. One that is only read with changes
@@ -26497,7 +26580,7 @@ LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, 
     w->blob_spare = 0;
     if (pool->warm) {
         memset(&w->coder, 0, sizeof w->coder);
-        (void)lq__kv_writer_warm(w, scratch + pool->warm_at, dims);
+        (void)lq__kv_writer_warm(w, scratch + pool->warm_at, pool);
     }
 }
 
@@ -28046,7 +28129,7 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__
     const size_t k_dims = pool->k_dims;
     const size_t v_dims = pool->v_dims;
     const size_t parts = pool->parts;
-    const size_t open = pool->mixed ? LQ__HOT_TOKENS : 1;
+    const size_t open = pool->scope.mixed ? LQ__HOT_TOKENS : 1;
     const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
     size_t used = 0;
     size_t at[18];
@@ -28059,7 +28142,8 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__
     at[6] = lq__kv_take(&used, open * v_dims, 4);
     at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
     at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
-    at[9] = lq__kv_take(&used, pool->mixed ? 1 : 0, lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
+    at[9] = lq__kv_take(&used, pool->scope.mixed ? 1 : 0,
+                        lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
     at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
     at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
     at[12] = lq__kv_take(&used, parts, sizeof(size_t));
@@ -28094,7 +28178,8 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__
         r->turning_epoch = LQ__KV_NO;
     }
     if (pool->warm) {
-        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims);
+        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims,
+                               &pool->scope);
     }
     return used;
 }
@@ -28433,7 +28518,7 @@ LQ__STATIC void lq__kv_part(lq__kv_reader *r, const void *k, const void *v, size
 /* Readies for a part of that kind; flushes others. */
 LQ__STATIC void lq__kv_expect(lq__kv_reader *r, int hot, uint32_t epoch, int64_t turn)
 {
-    if (r->part_count == (hot == 2 ? r->pool->flight : r->pool->parts) ||
+    if (r->part_count == (hot == 2 ? r->pool->scope.flight : r->pool->parts) ||
         (r->part_count &&
          (r->part_hot != hot || (hot && r->part_epoch != epoch) || r->turn != turn))) {
         lq__kv_flush(r);
@@ -28483,14 +28568,15 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
     }
     lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
     if (kind == LQ__KV_WARM) {
-        float *all = (float *)(void *)(w->warm_work + lq__warm_work_at(dims));
+        float *all = NULL;
         size_t bytes;
         uint32_t doublings;
         const uint8_t *body =
             lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
         size_t i;
         int status = lq__kv_coder(w, v, head, page->epoch, doublings);
-        if (status == LQ_OK) {
+        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
+            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
             status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
         }
         for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
@@ -30358,7 +30444,7 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
     }
     for (h = 0; h < layer->kv_heads; h++) {
         const lq__kv_head *head = w.heads + h;
-        float *all = (float *)(void *)(w.warm_work + lq__warm_work_at(dims));
+        float *all = w.x;
         uint32_t entry;
         if (!lq__kv_is_warm(head, v)) {
             continue;
@@ -30936,7 +31022,7 @@ LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const
                     return status;
                 }
                 work = lq__workspace_place(w->coder.codec, w->warm_work);
-                coded.values = work.values + w->coder.codec->matrix_rows * LQ__TOKENS;
+                coded.values = (int16_t *)(void *)work.rows; /* no coefficients are in them */
             }
             status = lq__warm_decode(&w->coder, &work, &batch, 1);
             from = old;
@@ -30987,7 +31073,8 @@ LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *pa
 LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
                                 const uint32_t *moves, int v, size_t *bytes)
 {
-    uint8_t *scratch = w->warm_work + lq__warm_work_at(lq__kv_dims(w->layer, v));
+    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
+    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
     uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
     size_t at = 4 * w->layer->warm[v];
     size_t h;

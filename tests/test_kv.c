@@ -2306,7 +2306,12 @@ static void test_memory(void)
     d.k_dims = 64;
     d.tokens = 128;
     CHECK(lq_kv_bytes(&d) <= 48000u);
-    printf("128 tokens, 1 x 64: %lu bytes\n", (unsigned long)lq_kv_bytes(&d));
+    printf("128 tokens, 1 x 64: %lu bytes", (unsigned long)lq_kv_bytes(&d));
+    d.k.kind = d.v.kind = LQ_KV_WARM;
+    d.k.step = d.v.step = 1.0f;
+    d.tables = (const lq_tables *)(const void *)&d; /* any will do here */
+    CHECK(lq_kv_bytes(&d) <= 160000u);
+    printf(", %lu warm\n", (unsigned long)lq_kv_bytes(&d));
 }
 
 /* That a descriptor is refused, and the message is about that field. */

@@ -494,6 +494,39 @@ static void test_plain(int quantizer, int level, int v_in_k)
     (void)lq_cpu_limit(-1);
 }
 
+/* Caches of fewer than eight pages, whose coders have tables of their own: of one kind (values then
+   have another quantizer), or mixed. */
+static void test_small(int quantizer, int level, int mixed)
+{
+    static const size_t sizes[4] = {128, 200, 260, 520};
+    size_t s;
+    for (s = 0; s < 4; s++) {
+        lq_kv kv;
+        void *mem;
+        basic_desc();
+        desc.tokens = sizes[s];
+        desc.k.quantizer = quantizer;
+        desc.v.quantizer = quantizer % 4 + 1;
+        if (mixed) {
+            memset(s % 2 ? &desc.k : &desc.v, 0, sizeof desc.k);
+        }
+        CHECK(lq_cpu_limit(level) >= 0);
+        mem = make(&kv);
+        make_tokens(sizes[s], 1.0f);
+        append_steps(&kv, sizes[s]);
+        check_arena(&kv);
+        check_attend(&kv, 0);
+        check_attend(&kv, 1);
+        op_evict(&kv);
+        check_attend(&kv, 1);
+        check_arena(&kv);
+        check_saved(&kv, 1);
+        lq_kv_free(&kv);
+        free(mem);
+    }
+    (void)lq_cpu_limit(-1);
+}
+
 /* Eight pages at a time, which some levels attend by their symbols: one number in `rare` is 20
    steps from the others, one channel in three is wider or narrower. */
 static void test_flights(int level, uint32_t rare, float channels)
@@ -1695,6 +1728,8 @@ int main(int argc, char **argv)
         for (i = 0; i <= LQ_E8_RELAXED; i++) {
             test_plain(i, level, 0);
             test_plain(i, level, 1);
+            test_small(i, level, 0);
+            test_small(i, level, 1);
         }
     }
     for (level = quick ? 2 : 0; level < 3; level++) {

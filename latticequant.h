@@ -821,6 +821,12 @@ LQ_API LQ_MUST int lq_rope_apply_f32(float *x, size_t tokens, size_t dims, size_
 LQ_API LQ_MUST int lq_rope_undo_f32(float *x, size_t tokens, size_t dims, size_t stride,
                                     const lq_rope *rope, const lq_positions *positions);
 
+/* Whether a rope is valid. All lq_*_check have this form: each returns what the functions that take
+   the descriptor would, for its sake, and LQ_OK where they would take it. message (or NULL) becomes
+   what is wrong, a constant text that begins with the field (of a struct inside, with that struct's
+   field) and a colon: "rotary_dims: even, 2 to 65536"; NULL where nothing is. */
+LQ_API LQ_MUST int lq_rope_check(const lq_rope *rope, const char **message);
+
 /* Means over tokens: mean (dims) of x (tokens, dims); lq_center_f32 also subtracts it in place and
    lq_uncenter_f32 adds it back. LQ_E_ARG: NULL or a count of 0. */
 LQ_API LQ_MUST int lq_mean_f32(float *mean, const float *x, size_t tokens, size_t dims);
@@ -967,6 +973,9 @@ typedef struct lq_geometry {
     const lq_basis *dense;
 } lq_geometry;
 
+/* LQ_E_ARG: not valid, see lq_rope_check. */
+LQ_API LQ_MUST int lq_geometry_check(const lq_geometry *geometry, const char **message);
+
 /* Rows of a profile: slice_count gains (V only) and then the coefficients; 0 if not valid. */
 LQ_API size_t lq_geometry_rows(const lq_geometry *geometry);
 LQ_API size_t lq_geometry_dims(const lq_geometry *geometry);
@@ -1104,6 +1113,9 @@ typedef struct lq_klt_desc {
     int own;
 } lq_klt_desc;
 
+/* LQ_E_ARG: not valid, see lq_rope_check. */
+LQ_API LQ_MUST int lq_klt_check(const lq_klt_desc *desc, const char **message);
+
 /* What came out. Bits are expected bits an element at `step`, on the held-out tokens (own: on all).
      shrinkage     weight of the covariance's diagonal, 1: channels are better than any rotation
      basis_loss    error of the rounded basis over step^2 / 12, expected
@@ -1190,6 +1202,9 @@ typedef struct lq_codec_desc {
 
 typedef struct lq_codec lq_codec;
 
+/* LQ_E_ARG: not valid; LQ_E_FORMAT: the profile does not fit the geometry. See lq_rope_check. */
+LQ_API LQ_MUST int lq_codec_check(const lq_codec_desc *desc, const char **message);
+
 /* Memory of a codec; 0 if the descriptor is not valid. */
 LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc);
 
@@ -1267,6 +1282,10 @@ typedef struct lq_compress_desc {
     uint32_t head_dims;
     const lq_tables *tables;
 } lq_compress_desc;
+
+/* For an array of that shape and type; desc may be NULL. LQ_E_ARG: not valid, see lq_rope_check. */
+LQ_API LQ_MUST int lq_compress_check(const lq_compress_desc *desc, size_t rows, size_t dims,
+                                     int type, const char **message);
 
 /* Bytes that lq_compress writes at most: those of the numbers as they are, and 44. That is what an
    array that would take more is stored as. 0: not valid, or above SIZE_MAX. */
@@ -1536,6 +1555,20 @@ typedef struct lq_archive_reader {
     uint32_t basis_count;
 } lq_archive_reader;
 
+/* What the functions below say of a descriptor, see lq_rope_check. writer, reader: ids must be
+   theirs; NULL: ids are not looked at. LQ_E_ARG, LQ_E_DATA, LQ_E_RANGE as told there. */
+LQ_API LQ_MUST int lq_archive_writer_check(const lq_archive_writer_desc *desc,
+                                           const char **message);
+LQ_API LQ_MUST int lq_archive_source_check(const lq_archive_source *source, const char **message);
+LQ_API LQ_MUST int lq_archive_rope_check(const lq_rope *rope, const char **message);
+LQ_API LQ_MUST int lq_archive_group_check(const lq_archive_writer *writer,
+                                          const lq_archive_group_desc *group,
+                                          const char **message);
+LQ_API LQ_MUST int lq_archive_profile_check(const lq_archive_profile_desc *profile,
+                                            const char **message);
+LQ_API LQ_MUST int lq_archive_run_check(const lq_archive_writer *writer,
+                                        const lq_archive_run_desc *run, const char **message);
+
 /* Starts an archive and writes the file header.
    Returns LQ_OK, LQ_E_ARG, LQ_E_SPACE (mem below 32 bytes) or LQ_E_IO; the writer is set only on
    LQ_OK. Writers and readers are plain structs: nothing to release. */
@@ -1730,13 +1763,20 @@ typedef struct lq_archive_pack_desc {
     size_t query_heads;
 } lq_archive_pack_desc;
 
+/* Whether lq_archive_pack takes a descriptor, see lq_rope_check. writer NULL: ids are not looked
+   at. LQ_E_ARG; LQ_E_FORMAT: the profile does not fit; LQ_E_RANGE: an id the archive does not have.
+   */
+LQ_API LQ_MUST int lq_archive_pack_check(const lq_archive_writer *writer,
+                                         const lq_archive_pack_desc *desc, const char **message);
+
 /* Workspace of lq_archive_pack; 0 if the descriptor is not valid. */
 LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc);
 
 /* Packs tokens as runs of pages.
      positions  of the tokens; NULL: their ordinals, from first_token on
    Errors of fitting, coding and writing come through: LQ_E_DATA for NaN or infinity, LQ_E_RANGE,
-   LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO.
+   LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO. A descriptor that is not valid is
+   refused before anything is written.
    After an error no part of the tokens is in the directory, except whole runs before it. */
 LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                                    const lq_vectors *src, const lq_positions *positions,
@@ -1756,6 +1796,12 @@ typedef struct lq_archive_unpack_desc {
     size_t profile_bytes;
     const lq_profile *calibrated;
 } lq_archive_unpack_desc;
+
+/* Whether lq_archive_unpack takes a descriptor, see lq_rope_check. reader NULL: the group is not
+   looked at. LQ_E_ARG; LQ_E_RANGE: no such group. */
+LQ_API LQ_MUST int lq_archive_unpack_check(const lq_archive_reader *reader,
+                                           const lq_archive_unpack_desc *desc,
+                                           const char **message);
 
 /* Workspace for any range of a group, for pages and runs as large as it has; 0 if there is no such
    group. */
@@ -1985,8 +2031,9 @@ LQ_API LQ_MUST int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, 
      scale        of the logits: default 0 means 1 / sqrt(k_dims)
      softcap      default 0: none; else logits become softcap * tanh(logit / softcap)
      window       sliding attention: default 0: the layer's; LQ_KV_NONE: none
-     window_sinks 1: the first tokens (sinks) are seen although outside the window; wants one
-     all          1: not causal: each query sees all tokens
+     window_sinks 1: the first tokens (sinks) are seen although outside the window; wants one;
+                  default 0
+     all          1: not causal: each query sees all tokens; default 0
      slopes       (heads) ALiBi: slope * (key's position - query's) is added; default NULL
      bias         added to the logit of head h, query i and token t, at bias + h * bias_head_stride
                   + i * bias_query_stride + t - first; -INFINITY masks; default NULL
@@ -2027,6 +2074,11 @@ typedef struct lq_kv_attend_desc {
 } lq_kv_attend_desc;
 
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv);
+
+/* What lq_kv_attend says of a descriptor before it attends, see lq_rope_check; queries are looked
+   at, biases are not. */
+LQ_API LQ_MUST int lq_kv_attend_check(const lq_kv *kv, const lq_kv_attend_desc *desc,
+                                      const char **message);
 
 /* LQ_E_ARG: desc not valid; LQ_E_SPACE: workspace too small; LQ_E_RANGE: more queries than tokens
    without positions, a range beyond the tokens, or a query that sees tokens which the layer has
@@ -2155,6 +2207,10 @@ typedef struct lq_kv_evict_desc {
 
 LQ_API LQ_MUST int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc);
 
+/* LQ_E_ARG: not valid for this cache, see lq_rope_check. */
+LQ_API LQ_MUST int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc,
+                                     const char **message);
+
 /* Adds delta to the positions of tokens first .. first + count - 1. Nothing is coded again: a token
    remembers how far it was shifted, attend turns its query back by as much, read the keys forth.
    LQ_E_ARG: also no layer has a rope; LQ_E_RANGE: no such tokens, positions would not ascend or
@@ -2200,6 +2256,10 @@ typedef struct lq_kv_pack_desc {
     uint32_t basis;
     size_t chunk;
 } lq_kv_pack_desc;
+
+/* LQ_E_ARG: not valid for this cache; LQ_E_RANGE: the name is too large. See lq_rope_check. */
+LQ_API LQ_MUST int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc,
+                                    const char **message);
 
 /* What lq_kv_pack needs: workspace of any alignment, and at most so much of the writer's directory.
    LQ_E_ARG: kv or desc not valid, or more than SIZE_MAX. */
@@ -2922,23 +2982,55 @@ LQ_API int lq_unrotate_f32(float *x, size_t count, size_t dims)
 }
 
 /* ---- RoPE ---- */
-LQ__STATIC int lq__rope_valid(const lq_rope *rope)
+/* What is wrong with it, the field first; NULL: nothing. */
+LQ__STATIC const char *lq__rope_fault(const lq_rope *rope)
 {
     uint32_t i;
     uint32_t magnitude = lq__bits_of_f32(rope->magnitude);
-    if (!rope->freqs || rope->rotary_dims == 0 || rope->rotary_dims & 1 ||
-        rope->rotary_dims > 65536 || rope->layout > LQ_ROPE_ADJACENT) {
-        return 0;
+    if (!rope->freqs) {
+        return "freqs: NULL";
+    }
+    if (rope->rotary_dims == 0 || rope->rotary_dims & 1 || rope->rotary_dims > 65536) {
+        return "rotary_dims: even, 2 to 65536";
+    }
+    if (rope->layout > LQ_ROPE_ADJACENT) {
+        return "layout: LQ_ROPE_HALF or LQ_ROPE_ADJACENT";
     }
     if (magnitude != 0 && (magnitude <= 0x3f000000u || magnitude > 0x41800000u)) {
-        return 0; /* above 1/2 (so that its inverse fits the fixed point), at most 16 */
+        return "magnitude: above 1/2, at most 16; 0 means 1"; /* its inverse fits the fixed point */
     }
     for (i = 0; i < rope->rotary_dims / 2; i++) {
-        if (lq__bits_of_f32(rope->freqs[i]) >= 0x43800000u) {
-            return 0; /* negative, NaN, infinite or >= 256 */
+        if (lq__bits_of_f32(rope->freqs[i]) >= 0x43800000u) { /* or negative, NaN, infinite */
+            return "freqs: of each pair finite, 0 to below 256";
         }
     }
-    return 1;
+    return NULL;
+}
+
+LQ__INLINE int lq__rope_valid(const lq_rope *rope)
+{
+    return lq__rope_fault(rope) == NULL;
+}
+
+/* What a check function says: `why` to the caller's message, and the status. */
+LQ__INLINE int lq__told(const char **message, const char *why, int status)
+{
+    if (message) {
+        *message = why;
+    }
+    return why ? status : LQ_OK;
+}
+
+/* The same inside: why is not NULL. */
+LQ__INLINE int lq__refuse(const char **why, int status, const char *text)
+{
+    *why = text;
+    return status;
+}
+
+LQ_API int lq_rope_check(const lq_rope *rope, const char **message)
+{
+    return lq__told(message, rope ? lq__rope_fault(rope) : "rope: NULL", LQ_E_ARG);
 }
 
 /* Turns per position, times 2^64: the float32 frequency over 2 pi, truncated. */
@@ -8857,50 +8949,78 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
 #define LQ__SLICES_MAX 4096u
 #define LQ__GAIN_MAX 127 /* gains in quarter octaves: 2^-31.75 .. 2^31.75, an i8 in fixed pages */
 
-LQ_API size_t lq_geometry_dims(const lq_geometry *g)
+/* What is wrong with its slices, the field first; else *dims are their dims. */
+LQ__STATIC const char *lq__slices_fault(const lq_geometry *g, size_t *dims)
 {
-    size_t dims = 0;
     uint32_t s;
-    if (!g || g->slice_count == 0 || g->slice_count > LQ__SLICES_MAX || !g->slice_dims) {
-        return 0;
+    *dims = 0;
+    if (g->slice_count == 0 || g->slice_count > LQ__SLICES_MAX) {
+        return "slice_count: 1 to 4096";
+    }
+    if (!g->slice_dims) {
+        return "slice_dims: NULL";
     }
     for (s = 0; s < g->slice_count; s++) {
-        if (g->slice_dims[s] == 0 || g->slice_dims[s] > LQ__DIMS_MAX - dims) {
-            return 0;
+        if (g->slice_dims[s] == 0 || g->slice_dims[s] > LQ__DIMS_MAX - *dims) {
+            return "slice_dims: of each slice at least 1, of all together at most 8192";
         }
-        dims += g->slice_dims[s];
+        *dims += g->slice_dims[s];
     }
-    return dims;
+    return NULL;
+}
+
+LQ__STATIC const char *lq__geometry_fault(const lq_geometry *g)
+{
+    size_t dims;
+    uint32_t s;
+    const char *why = lq__slices_fault(g, &dims);
+    if (why) {
+        return why;
+    }
+    if (g->stream != LQ_K && g->stream != LQ_V) {
+        return "stream: LQ_K or LQ_V";
+    }
+    if (g->basis > LQ_BASIS_DENSE) {
+        return "basis: LQ_BASIS_IDENTITY, LQ_BASIS_HADAMARD or LQ_BASIS_DENSE";
+    }
+    if ((g->basis == LQ_BASIS_DENSE) != (g->dense != NULL)) {
+        return "dense: where basis is LQ_BASIS_DENSE, and only there";
+    }
+    if (g->dense && (g->dense->dims != dims || g->dense->slice_count != g->slice_count ||
+                     g->dense->stream != g->stream)) {
+        return "dense: of other dims, slices or stream";
+    }
+    for (s = 0; s < g->slice_count && g->dense; s++) {
+        if (g->slice_dims[s] != g->dense->slice_dims[s]) {
+            return "dense: of other dims, slices or stream";
+        }
+    }
+    why = g->rope ? lq__rope_fault(g->rope) : NULL;
+    for (s = 0; s < g->slice_count && g->rope && !why; s++) {
+        if (g->slice_dims[s] < g->rope->rotary_dims) {
+            why = "rotary_dims: more than a slice has";
+        }
+    }
+    return why;
+}
+
+LQ_API int lq_geometry_check(const lq_geometry *geometry, const char **message)
+{
+    return lq__told(message, geometry ? lq__geometry_fault(geometry) : "geometry: NULL", LQ_E_ARG);
+}
+
+LQ_API size_t lq_geometry_dims(const lq_geometry *g)
+{
+    size_t dims;
+    return g && !lq__slices_fault(g, &dims) ? dims : 0;
 }
 
 LQ_API size_t lq_geometry_rows(const lq_geometry *g)
 {
-    size_t dims = lq_geometry_dims(g);
-    uint32_t s;
-    if (dims == 0 || (g->stream != LQ_K && g->stream != LQ_V) || g->basis > LQ_BASIS_DENSE ||
-        (g->basis == LQ_BASIS_DENSE) != (g->dense != NULL)) {
+    if (!g || lq__geometry_fault(g)) {
         return 0;
     }
-    if (g->dense && (g->dense->dims != dims || g->dense->slice_count != g->slice_count ||
-                     g->dense->stream != g->stream)) {
-        return 0;
-    }
-    for (s = 0; s < g->slice_count && g->dense; s++) {
-        if (g->slice_dims[s] != g->dense->slice_dims[s]) {
-            return 0;
-        }
-    }
-    if (g->rope) {
-        if (!lq__rope_valid(g->rope)) {
-            return 0;
-        }
-        for (s = 0; s < g->slice_count; s++) {
-            if (g->slice_dims[s] < g->rope->rotary_dims) {
-                return 0;
-            }
-        }
-    }
-    return dims + (g->stream == LQ_V ? g->slice_count : 0);
+    return lq_geometry_dims(g) + (g->stream == LQ_V ? g->slice_count : 0);
 }
 
 /* Division rounded to nearest, ties away from zero; b > 0. */
@@ -13494,6 +13614,31 @@ LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt)
     return klt && lq_geometry_dims(&klt->geometry) ? lq__klt_place(&w, klt, NULL) : 0;
 }
 
+LQ__STATIC const char *lq__klt_fault(const lq_klt_desc *d)
+{
+    uint32_t step = lq__bits_of_f32(d->step) << 1; /* without the sign, for zeros */
+    uint32_t beta = lq__bits_of_f32(d->beta);
+    uint32_t tolerance = lq__bits_of_f32(d->tolerance);
+    if (step && !lq__step_valid(d->step)) {
+        return "step: 2^-100 to 2^100; 0 means 0.1";
+    }
+    if (beta >> 31 ? beta > 0xff800000u : beta > 0x3f800000u) {
+        return "beta: at most 1; 0 means 0.5, negative: no metric";
+    }
+    if (d->absolute < 0 || d->absolute > 1) {
+        return "absolute: 0 or 1";
+    }
+    if (tolerance << 1 && tolerance > 0x3f800000u) {
+        return "tolerance: at most 1; 0 means 0.02";
+    }
+    return d->own < 0 || d->own > 1 ? "own: 0 or 1" : NULL;
+}
+
+LQ_API int lq_klt_check(const lq_klt_desc *desc, const char **message)
+{
+    return lq__told(message, desc ? lq__klt_fault(desc) : "desc: NULL", LQ_E_ARG);
+}
+
 LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, size_t *written,
                           const lq_klt_desc *desc, lq_klt_report *report, void *workspace,
                           size_t workspace_bytes)
@@ -13506,10 +13651,7 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
         return LQ_E_ARG;
     }
     *written = 0;
-    if (!klt || !dst || !desc || !workspace || klt->tokens < 64 || !(desc->beta <= 1) ||
-        !(desc->tolerance >= 0) || !(desc->tolerance <= 1) || desc->absolute < 0 ||
-        desc->absolute > 1 || desc->own < 0 || desc->own > 1 ||
-        (desc->step != 0 && !lq__step_valid(desc->step))) {
+    if (!klt || !dst || !desc || !workspace || klt->tokens < 64 || lq__klt_fault(desc)) {
         return LQ_E_ARG;
     }
     if (dst_bytes < lq_klt_profile_bound(klt) ||
@@ -13581,11 +13723,22 @@ struct lq_codec {
     lq_rans_plan plan;
 };
 
-/* Defaults, and what contradicts. Returns the number of rows, 0 if not valid. */
-LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
+/* What is wrong with a form of fixed width, the field first; NULL: nothing. */
+LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
 {
-    size_t rows;
-    size_t dims;
+    return lq_fixed_bytes(dims, quantizer, bits) ? NULL
+           : quantizer != LQ_Z && quantizer != LQ_E8
+               ? "quantizer: fixed pages have LQ_Z, or LQ_E8"
+           : quantizer == LQ_E8 && dims % 8
+               ? "quantizer: LQ_E8 in fixed pages wants a multiple of 8 dims"
+               : "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4";
+}
+
+/* Defaults, and what contradicts: the field first; NULL: nothing. fitted: the profile is still to
+   be made. */
+LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
+{
+    const char *why;
     d->page = d->page ? d->page : LQ_PAGE_CODED;
     if (d->geometry.basis == 0) {
         d->geometry.basis = d->profile ? d->profile->basis : (uint32_t)LQ_BASIS_IDENTITY;
@@ -13593,25 +13746,74 @@ LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
     if (d->geometry.basis == LQ_BASIS_DENSE && !d->geometry.dense && d->profile) {
         d->geometry.dense = d->profile->dense;
     }
-    rows = lq_geometry_rows(&d->geometry);
-    dims = lq_geometry_dims(&d->geometry);
-    if (rows == 0 || d->profile_index > 255) {
-        return 0;
+    why = lq__geometry_fault(&d->geometry);
+    if (why) {
+        return why;
+    }
+    if (d->profile_index > 255) {
+        return "profile_index: 0 to 255";
+    }
+    if (d->page < LQ_PAGE_RAW || d->page > LQ_PAGE_CODED) {
+        return "page: LQ_PAGE_CODED, LQ_PAGE_FIXED or LQ_PAGE_RAW";
     }
     if (d->page == LQ_PAGE_RAW) {
         d->type = d->type ? d->type : LQ_F16;
-        return lq_type_bytes(d->type) && !d->quantizer && !d->bits ? rows : 0;
+        return !lq_type_bytes(d->type) ? "type: LQ_F16, LQ_F32 or LQ_BF16"
+               : d->quantizer          ? "quantizer: raw pages have none"
+               : d->bits               ? "bits: raw pages have none; type says how wide they are"
+                                       : NULL;
     }
     d->quantizer = d->quantizer ? d->quantizer : LQ_Z;
-    if (d->type || !lq__step_valid(d->step) || !d->profile) {
-        return 0;
+    if (d->type) {
+        return "type: of raw pages only";
     }
-    if (d->page == LQ_PAGE_FIXED) {
-        d->bits = d->bits ? d->bits : 4;
-        return lq_fixed_bytes(dims, d->quantizer, d->bits) && !d->geometry.dense ? rows : 0;
+    if (!lq__step_valid(d->step)) {
+        return "step: 2^-100 to 2^100, no default";
     }
-    return d->page == LQ_PAGE_CODED && d->tables && !d->bits && lq_lattice_dims(d->quantizer) ? rows
-                                                                                              : 0;
+    if (!d->profile && !fitted) {
+        return "profile: NULL";
+    }
+    if (!lq_lattice_dims(d->quantizer)) {
+        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+    }
+    if (d->page == LQ_PAGE_CODED) {
+        return d->bits      ? "bits: of fixed pages; the step decides what coded ones take"
+               : !d->tables ? "tables: coded pages need them"
+                            : NULL;
+    }
+    d->bits = d->bits ? d->bits : 4;
+    if (d->geometry.dense) {
+        return "page: LQ_PAGE_FIXED does not go with a dense basis";
+    }
+    return lq__fixed_fault(lq_geometry_dims(&d->geometry), d->quantizer, d->bits);
+}
+
+/* Whether a profile is one of this geometry, all defaults filled in. */
+LQ__STATIC int lq__profile_fits(const lq_profile *p, const lq_geometry *g)
+{
+    return lq__profile_valid(p) && p->stream == g->stream && p->basis == g->basis &&
+           p->dims == lq_geometry_dims(g) && p->slice_count == g->slice_count &&
+           !(g->dense && lq__hash_differs(p->basis_hash, g->dense->hash));
+}
+
+/* All that is checked of a descriptor alone: a status, and why. */
+LQ__STATIC int lq__codec_fault(const lq_codec_desc *desc, int fitted, const char **why)
+{
+    lq_codec_desc d = *desc;
+    *why = lq__codec_resolve(&d, fitted);
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    return d.page == LQ_PAGE_RAW || !d.profile || lq__profile_fits(d.profile, &d.geometry)
+               ? LQ_OK
+               : lq__refuse(why, LQ_E_FORMAT, "profile: not valid, or not of this geometry");
+}
+
+LQ_API int lq_codec_check(const lq_codec_desc *desc, const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__codec_fault(desc, 0, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
 }
 
 LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
@@ -13622,7 +13824,7 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
         return 0;
     }
     d = *desc;
-    rows = lq__codec_resolve(&d);
+    rows = lq__codec_resolve(&d, 0) ? 0 : lq_geometry_rows(&d.geometry);
     return rows ? 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
                       lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows)
                 : 0; /* gains' means and the centre share rows * 4 */
@@ -13746,7 +13948,8 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
     c = (lq_codec *)(void *)at;
     memset(c, 0, sizeof *c);
     c->desc = *desc;
-    rows = lq__codec_resolve(&c->desc);
+    (void)lq__codec_resolve(&c->desc, 0);
+    rows = lq_geometry_rows(&c->desc.geometry);
     c->dims = lq_geometry_dims(&c->desc.geometry);
     c->flight = LQ__IN_FLIGHT;
     c->lead = rows - c->dims;
@@ -13761,11 +13964,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
     at += lq__align64(rows);
     if (c->desc.page != LQ_PAGE_RAW) {
         int status;
-        if (!lq__profile_valid(p) || p->stream != c->desc.geometry.stream ||
-            p->basis != c->desc.geometry.basis || p->dims != c->dims ||
-            p->slice_count != c->desc.geometry.slice_count ||
-            (c->desc.geometry.dense &&
-             lq__hash_differs(p->basis_hash, c->desc.geometry.dense->hash))) {
+        if (!lq__profile_fits(p, &c->desc.geometry)) {
             return LQ_E_FORMAT;
         }
         status = lq__codec_rows(c, at, lq_rans_plan_bytes(rows));
@@ -14795,10 +14994,24 @@ LQ__STATIC void lq__take_id(uint32_t *count, uint32_t *id)
     ++*count;
 }
 
+LQ__STATIC const char *lq__writer_fault(const lq_archive_writer_desc *desc)
+{
+    return !desc                           ? "desc: NULL"
+           : !desc->directory              ? "directory: NULL"
+           : desc->write_fn && desc->mem   ? "mem: beside write_fn"
+           : !desc->write_fn && !desc->mem ? "mem: NULL, and so is write_fn"
+                                           : NULL;
+}
+
+LQ_API int lq_archive_writer_check(const lq_archive_writer_desc *desc, const char **message)
+{
+    return lq__told(message, lq__writer_fault(desc), LQ_E_ARG);
+}
+
 LQ__STATIC int lq__writer_set(lq_archive_writer *writer, const lq_archive_writer_desc *desc)
 {
     size_t most = 0xfffffffcu; /* the footer holds a directory's size in 32 bits */
-    if (!desc || !desc->directory || (desc->write_fn ? 1 : 0) == (desc->mem ? 1 : 0)) {
+    if (lq__writer_fault(desc)) {
         return LQ_E_ARG;
     }
     memset(writer, 0, sizeof *writer);
@@ -14860,45 +15073,57 @@ LQ__INLINE uint32_t lq__plain_zero(uint32_t u)
     return u == 0x80000000u ? 0 : u;
 }
 
-LQ__STATIC int lq__rope_check(const lq_rope *rope)
+/* A status, and why: archives keep ropes of more magnitudes than the codec undoes. */
+LQ__STATIC int lq__archive_rope_fault(const lq_rope *rope, const char **why)
 {
     uint32_t magnitude;
     uint32_t i;
-    if (!rope || !rope->freqs || rope->layout > LQ_ROPE_ADJACENT) {
-        return LQ_E_ARG;
+    if (!rope || !rope->freqs) {
+        return lq__refuse(why, LQ_E_ARG, rope ? "freqs: NULL" : "rope: NULL");
+    }
+    if (rope->layout > LQ_ROPE_ADJACENT) {
+        return lq__refuse(why, LQ_E_ARG, "layout: LQ_ROPE_HALF or LQ_ROPE_ADJACENT");
     }
     if (rope->rotary_dims < 2 || rope->rotary_dims > LQ_ARCHIVE_MAX_DIMS || rope->rotary_dims % 2) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "rotary_dims: even, 2 to 8192");
     }
     magnitude = lq__plain_zero(lq__bits_of_f32(rope->magnitude));
     if (!lq__finite_bits(magnitude)) {
-        return LQ_E_DATA;
+        return lq__refuse(why, LQ_E_DATA, "magnitude: not finite");
     }
     if (magnitude >> 31) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "magnitude: negative");
     }
     for (i = 0; i < rope->rotary_dims / 2; i++) {
         uint32_t f = lq__plain_zero(lq__bits_of_f32(rope->freqs[i]));
         if (!lq__finite_bits(f)) {
-            return LQ_E_DATA;
+            return lq__refuse(why, LQ_E_DATA, "freqs: one is not finite");
         }
-        if (f >= 0x43800000u) { /* 256, or negative */
-            return LQ_E_RANGE;
+        if (f >= 0x43800000u) {
+            return lq__refuse(why, LQ_E_RANGE, "freqs: of each pair 0 to below 256");
         }
     }
-    return LQ_OK;
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_rope_check(const lq_rope *rope, const char **message)
+{
+    const char *why;
+    int status = lq__archive_rope_fault(rope, &why);
+    return lq__told(message, why, status);
 }
 
 LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
+    const char *why;
     uint32_t magnitude;
     uint32_t i;
     uint8_t *p;
     if (status) {
         return status;
     }
-    status = lq__rope_check(rope);
+    status = lq__archive_rope_fault(rope, &why);
     if (status) {
         return status;
     }
@@ -14921,40 +15146,61 @@ LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, u
     return LQ_OK;
 }
 
-LQ__STATIC int lq__group_check(const lq_archive_writer *writer, const lq_archive_group_desc *group)
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__group_fault(const lq_archive_writer *writer, const lq_archive_group_desc *group,
+                               const char **why)
 {
     uint32_t dims = 0;
     size_t i;
-    if (!group || !group->slices || (group->stream != LQ_K && group->stream != LQ_V)) {
-        return LQ_E_ARG;
+    if (!group || !group->slices) {
+        return lq__refuse(why, LQ_E_ARG, group ? "slices: NULL" : "group: NULL");
     }
-    if (group->rope != LQ_ARCHIVE_NONE && group->rope >= writer->rope_count) {
-        return LQ_E_RANGE;
+    if (group->stream != LQ_K && group->stream != LQ_V) {
+        return lq__refuse(why, LQ_E_ARG, "stream: LQ_K or LQ_V");
+    }
+    if (group->rope != LQ_ARCHIVE_NONE && writer && group->rope >= writer->rope_count) {
+        return lq__refuse(why, LQ_E_RANGE, "rope: the archive has no such one");
     }
     if (group->slice_count < 1 || group->slice_count > LQ_ARCHIVE_MAX_SLICES) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "slice_count: 1 to 4096");
     }
     for (i = 0; i < group->slice_count; i++) {
         const lq_slice *s = &group->slices[i];
-        if (s->layer > 0xffff || s->head > 0xffff || s->first_dim > 0xffff || s->dims < 1 ||
-            s->dims > LQ_ARCHIVE_MAX_DIMS - dims || s->dims > 0x10000 - s->first_dim) {
-            return LQ_E_RANGE;
+        const char *text = s->layer > 0xffff       ? "layer: of a slice, 0 to 65535"
+                           : s->head > 0xffff      ? "head: of a slice, 0 to 65535"
+                           : s->first_dim > 0xffff ? "first_dim: of a slice, 0 to 65535"
+                           : s->dims < 1 || s->dims > LQ_ARCHIVE_MAX_DIMS - dims
+                               ? "dims: of a slice at least 1, of all together at most 8192"
+                           : s->dims > 0x10000 - s->first_dim
+                               ? "dims: of a slice, beyond dim 65535"
+                               : NULL;
+        if (text) {
+            return lq__refuse(why, LQ_E_RANGE, text);
         }
         dims += s->dims;
     }
-    return LQ_OK;
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
+                                  const lq_archive_group_desc *group, const char **message)
+{
+    const char *why;
+    int status = lq__group_fault(writer, group, &why);
+    return lq__told(message, why, status);
 }
 
 LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_group_desc *group,
                                 uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
+    const char *why;
     uint8_t *p;
     size_t i;
     if (status) {
         return status;
     }
-    status = lq__group_check(writer, group);
+    status = lq__group_fault(writer, group, &why);
     if (status) {
         return status;
     }
@@ -14978,6 +15224,21 @@ LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_grou
     return LQ_OK;
 }
 
+LQ__STATIC const char *lq__archive_profile_fault(const lq_archive_profile_desc *profile)
+{
+    return !profile                            ? "profile: NULL"
+           : profile->bytes && profile->hash   ? "hash: beside bytes"
+           : !profile->bytes && !profile->hash ? "bytes: NULL, and so is hash"
+           : profile->bytes && !profile->count ? "count: 0, with bytes"
+           : profile->hash && profile->count   ? "count: not 0, without bytes"
+                                               : NULL;
+}
+
+LQ_API int lq_archive_profile_check(const lq_archive_profile_desc *profile, const char **message)
+{
+    return lq__told(message, lq__archive_profile_fault(profile), LQ_E_ARG);
+}
+
 LQ_API int lq_archive_add_profile(lq_archive_writer *writer, const lq_archive_profile_desc *profile,
                                   uint32_t *id)
 {
@@ -14987,8 +15248,7 @@ LQ_API int lq_archive_add_profile(lq_archive_writer *writer, const lq_archive_pr
     if (status) {
         return status;
     }
-    if (!profile || (profile->bytes ? 1 : 0) == (profile->hash ? 1 : 0) ||
-        (profile->bytes ? 1 : 0) != (profile->count ? 1 : 0)) {
+    if (lq__archive_profile_fault(profile)) {
         return LQ_E_ARG;
     }
     count = profile->bytes ? profile->count : 16;
@@ -15090,37 +15350,57 @@ LQ__INLINE uint32_t lq__run_align(const lq_archive_run_desc *run)
     return run->align ? run->align : run->code == LQ_PAGE_CODED ? 1 : 64;
 }
 
-LQ__STATIC int lq__run_desc_check(const lq_archive_writer *writer, const lq_archive_run_desc *run)
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__run_fault(const lq_archive_writer *writer, const lq_archive_run_desc *run,
+                             const char **why)
 {
     uint32_t align;
     uint32_t step;
     if (!run) {
-        return LQ_E_ARG;
+        return lq__refuse(why, LQ_E_ARG, "run: NULL");
     }
     align = lq__run_align(run);
     step = lq__plain_zero(lq__bits_of_f32(run->step));
-    if ((align & (align - 1)) || align > LQ_ARCHIVE_MAX_ALIGN || run->code > 0xff) {
-        return LQ_E_RANGE;
+    if ((align & (align - 1)) || align > LQ_ARCHIVE_MAX_ALIGN) {
+        return lq__refuse(why, LQ_E_RANGE, "align: a power of two up to 65536");
     }
-    if (run->group >= writer->group_count ||
-        (run->profile != LQ_ARCHIVE_NONE && run->profile >= writer->profile_count)) {
-        return LQ_E_RANGE;
+    if (run->code > 0xff) {
+        return lq__refuse(why, LQ_E_RANGE, "code: 0 to 255");
     }
-    if (run->token_count == 0 || run->tokens_per_page > 0xffff ||
-        run->first_token > lq__token_limit - run->token_count) {
-        return LQ_E_RANGE;
+    if (writer && run->group >= writer->group_count) {
+        return lq__refuse(why, LQ_E_RANGE, "group: the archive has no such one");
+    }
+    if (writer && run->profile != LQ_ARCHIVE_NONE && run->profile >= writer->profile_count) {
+        return lq__refuse(why, LQ_E_RANGE, "profile: the archive has no such one");
+    }
+    if (run->token_count == 0) {
+        return lq__refuse(why, LQ_E_RANGE, "token_count: at least 1");
+    }
+    if (run->tokens_per_page > 0xffff) {
+        return lq__refuse(why, LQ_E_RANGE, "tokens_per_page: up to 65535; 0 means 64");
+    }
+    if (run->first_token > lq__token_limit - run->token_count) {
+        return lq__refuse(why, LQ_E_RANGE, "first_token: with token_count at most 2^63");
     }
     if (!lq__finite_bits(step)) {
-        return LQ_E_DATA;
+        return lq__refuse(why, LQ_E_DATA, "step: not finite");
     }
     if (step >> 31) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "step: negative");
     }
     if (!run->positions.list && !lq__affine_ok(run->positions.first, lq__stride_of(&run->positions),
                                                run->token_count - 1)) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "positions: the last one is beyond 64 bits");
     }
-    return LQ_OK;
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_run_check(const lq_archive_writer *writer, const lq_archive_run_desc *run,
+                                const char **message)
+{
+    const char *why;
+    int status = lq__run_fault(writer, run, &why);
+    return lq__told(message, why, status);
 }
 
 /* Returns the end of what it stored. */
@@ -15144,13 +15424,14 @@ LQ__STATIC uint8_t *lq__positions_store(uint8_t *p, uint32_t form, const lq_arch
 LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_desc *run)
 {
     int status = lq__writer_ready(writer, 0);
+    const char *why;
     uint32_t form;
     uint8_t *p;
     size_t start;
     if (status) {
         return status;
     }
-    status = lq__run_desc_check(writer, run);
+    status = lq__run_fault(writer, run, &why);
     if (status) {
         return status;
     }
@@ -16092,22 +16373,46 @@ LQ__STATIC int lq__recover(lq_archive_reader *reader, const lq_archive_reader *s
     return LQ_E_DATA;
 }
 
+/* A status, and why. */
+LQ__STATIC int lq__source_fault(const lq_archive_source *source, const char **why)
+{
+    const char *text = !source                             ? "source: NULL"
+                       : source->bytes && source->read_fn   ? "read_fn: beside bytes"
+                       : !source->bytes && !source->read_fn ? "bytes: NULL, and so is read_fn"
+                                                            : NULL;
+    if (text) {
+        return lq__refuse(why, LQ_E_ARG, text);
+    }
+    if (source->size > (uint64_t)1 << 60 || (source->bytes && source->size > SIZE_MAX)) {
+        return lq__refuse(why, LQ_E_RANGE, "size: at most 2^60, of bytes SIZE_MAX");
+    }
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_source_check(const lq_archive_source *source, const char **message)
+{
+    const char *why;
+    int status = lq__source_fault(source, &why);
+    return lq__told(message, why, status);
+}
+
 LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source, void *mem,
                            size_t mem_bytes, size_t *needed)
 {
     lq_archive_reader r;
+    const char *why;
     size_t ignored;
     int status;
     if (!needed) {
         needed = &ignored;
     }
     *needed = 0;
-    if (!reader || !source || (source->bytes ? 1 : 0) == (source->read_fn ? 1 : 0) ||
-        (!mem && mem_bytes)) {
+    if (!reader || (!mem && mem_bytes)) {
         return LQ_E_ARG;
     }
-    if (source->size > (uint64_t)1 << 60 || (source->bytes && source->size > SIZE_MAX)) {
-        return LQ_E_RANGE;
+    status = lq__source_fault(source, &why);
+    if (status) {
+        return status;
     }
     memset(&r, 0, sizeof r);
     r.file = (const uint8_t *)source->bytes;
@@ -16822,6 +17127,61 @@ LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t
                : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
 }
 
+/* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
+LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
+{
+    memset(d, 0, sizeof *d);
+    d->tables = desc->tables;
+    d->geometry = desc->geometry;
+    d->page = desc->page;
+    d->quantizer = desc->quantizer;
+    d->bits = desc->bits;
+    d->step = desc->step;
+    d->profile = desc->profile;
+}
+
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                              const char **why)
+{
+    const lq_vectors *q = desc->queries;
+    lq_geometry g = lq__pack_geometry(desc);
+    lq_codec_desc d;
+    *why = lq__geometry_fault(&g);
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = desc->refit < 0 || desc->refit > 1           ? "refit: 0 or 1"
+           : desc->calibrate < 0 || desc->calibrate > 1 ? "calibrate: 0 or 1"
+           : desc->calibrate && desc->profile           ? "calibrate: there is a profile"
+           : desc->calibrate && desc->refit             ? "calibrate: goes without refit"
+           : q && !desc->calibrate                      ? "queries: calibration alone wants them"
+           : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
+           : q && !desc->reads                            ? "reads: NULL"
+                                                          : NULL;
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = !writer                                ? NULL
+           : desc->group >= writer->group_count ? "group: the archive has no such one"
+           : desc->profile && desc->profile_id >= writer->profile_count
+               ? "profile_id: the archive has no such one"
+               : NULL;
+    if (*why) {
+        return LQ_E_RANGE;
+    }
+    lq__pack_codec(&d, desc);
+    return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
+}
+
+LQ_API int lq_archive_pack_check(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                                 const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__pack_fault(writer, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
+}
+
 LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                            const lq_vectors *src, const lq_positions *positions, size_t tokens,
                            void *workspace, size_t workspace_bytes)
@@ -16830,6 +17190,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     lq_positions follow;
     lq_codec_desc d;
     lq__pack p;
+    const char *why;
     size_t sinks;
     int status;
     if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
@@ -16845,10 +17206,9 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     p.positions = positions ? positions : &follow;
     p.geometry = lq__pack_geometry(desc);
     p.rows = lq_geometry_rows(&p.geometry);
-    if (p.rows == 0 || (desc->calibrate && (desc->profile || desc->refit)) ||
-        (desc->queries && (!desc->calibrate || !desc->queries->slices || !desc->reads ||
-                           lq_type_bytes(desc->queries->type) == 0))) {
-        return LQ_E_ARG;
+    status = lq__pack_fault(writer, desc, &why);
+    if (status) {
+        return status;
     }
     p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
                                  LQ__IN_FLIGHT);
@@ -16856,7 +17216,6 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
         return LQ_E_SPACE;
     }
     memset(&d, 0, sizeof d);
-    d.tables = desc->tables;
     d.geometry = desc->geometry;
     sinks = desc->first_token ? 0 : desc->sinks == LQ_NO_SINKS ? 0 : desc->sinks ? desc->sinks : 4;
     sinks = desc->page == LQ_PAGE_RAW ? tokens : LQ__MIN(sinks, tokens);
@@ -16866,11 +17225,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     if (status || sinks == tokens) {
         return status;
     }
-    d.page = desc->page;
-    d.type = 0;
-    d.quantizer = desc->quantizer;
-    d.bits = desc->bits;
-    d.step = desc->step;
+    lq__pack_codec(&d, desc);
     return lq__pack_rest(&p, &d, sinks, tokens);
 }
 
@@ -17316,19 +17671,47 @@ LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64
     return lq__unpack_flush(u, &b, dst);
 }
 
+/* A status, and why. reader NULL: the group is not looked at. */
+LQ__STATIC int lq__unpack_fault(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
+                                const char **why)
+{
+    const lq_profile *p = desc->calibrated;
+    if (!desc->profile != !desc->profile_bytes) {
+        return lq__refuse(why, LQ_E_ARG, desc->profile ? "profile_bytes: 0, with profile"
+                                                       : "profile_bytes: not 0, without profile");
+    }
+    if (p && (!lq__profile_valid(p) || p->basis != LQ_BASIS_DENSE || !p->dense)) {
+        return lq__refuse(why, LQ_E_ARG, "calibrated: not a profile with a dense basis");
+    }
+    if (reader && desc->group >= reader->group_count) {
+        return lq__refuse(why, LQ_E_RANGE, "group: the archive has no such one");
+    }
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_unpack_check(const lq_archive_reader *reader,
+                                   const lq_archive_unpack_desc *desc, const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__unpack_fault(reader, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
+}
+
 LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
                              const lq_vectors_out *dst, uint64_t first, size_t tokens,
                              void *workspace, size_t workspace_bytes)
 {
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
     lq__unpack u;
+    const char *why;
     size_t slices = 0;
     int status;
     if (!reader || !desc || !dst || !dst->slices || lq_type_bytes(dst->type) == 0) {
         return LQ_E_ARG;
     }
-    if (desc->group >= reader->group_count || tokens > UINT64_MAX - first) {
-        return LQ_E_RANGE;
+    status = lq__unpack_fault(reader, desc, &why);
+    if (status || tokens > UINT64_MAX - first) {
+        return status ? status : LQ_E_RANGE;
     }
     memset(&u, 0, sizeof u);
     u.reader = reader;
@@ -28119,6 +28502,7 @@ typedef struct lq__kv_reader {
     int64_t next;             /* position that `stride` behind the last part leads to */
     const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
     int beyond;               /* 1: the caller's numbers lead beyond floats */
+    const char *why;          /* the descriptor is refused */
     int status;
 } lq__kv_reader;
 
@@ -29071,6 +29455,47 @@ LQ__STATIC float lq__kv_rsqrt(uint32_t n)
     return y;
 }
 
+/* What is wrong with a descriptor of attention, whose layer is known. Fills in the views. */
+LQ__STATIC const char *lq__kv_reader_fault(lq__kv_reader *r)
+{
+    const lq_kv_attend_desc *desc = r->desc;
+    uint32_t scale = lq__bits_of_f32(desc->scale) & 0x7fffffffu;
+    uint32_t softcap = lq__bits_of_f32(desc->softcap);
+    if (desc->heads == 0 || desc->heads % r->layer->kv_heads) {
+        return "heads: a multiple of the layer's kv_heads";
+    }
+    if (desc->queries > SIZE_MAX / 2 / desc->heads) {
+        return "queries: so many are beyond memory";
+    }
+    if (!lq__kv_view(&r->q, desc->q.data, desc->q.token_stride, desc->q.head_stride, desc->q.type,
+                     desc->heads, r->layer->k_dims)) {
+        return desc->q.data ? "q: type is LQ_F32, LQ_F16 or LQ_BF16" : "q: NULL";
+    }
+    if (!lq__kv_view(&r->out, desc->out.data, desc->out.token_stride, desc->out.head_stride,
+                     desc->out.type, desc->heads, r->layer->v_dims)) {
+        return desc->out.data ? "out: type is LQ_F32, LQ_F16 or LQ_BF16" : "out: NULL";
+    }
+    if (!lq__finite_bits(scale)) {
+        return "scale: not finite";
+    }
+    if (softcap << 1 && softcap >= 0x7f800000u) {
+        return "softcap: above 0 and finite; 0: none";
+    }
+    if (desc->window_sinks < 0 || desc->window_sinks > 1) {
+        return "window_sinks: 0 or 1";
+    }
+    if (desc->window_sinks && !r->window) {
+        return "window_sinks: there is no window";
+    }
+    if (desc->all < 0 || desc->all > 1) {
+        return "all: 0 or 1";
+    }
+    if (!desc->workspace && desc->workspace_bytes) {
+        return "workspace: NULL, with workspace_bytes";
+    }
+    return desc->top_pages && !r->pool->sparse ? "top_pages: the cache is not sparse" : NULL;
+}
+
 /* The descriptor's numbers, with their defaults. */
 LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv_attend_desc *desc)
 {
@@ -29082,7 +29507,7 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     r->desc = desc;
     r->pool = lq__kv_pool_of(kv);
     if (desc->layer >= r->pool->layers || lq__kv_layers(r->pool)[desc->layer].owner == LQ__KV_NO) {
-        return LQ_E_ARG;
+        return lq__refuse(&r->why, LQ_E_ARG, "layer: the cache has none that attends");
     }
     own = lq__kv_layers(r->pool) + desc->layer;
     r->layer = lq__kv_layers(r->pool) + own->owner;
@@ -29093,29 +29518,32 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     r->first = desc->first;
     r->end = desc->count ? desc->first + desc->count : r->tokens;
     r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__kv_rsqrt(r->layer->k_dims);
-    if (desc->heads == 0 || desc->heads % r->layer->kv_heads ||
-        (desc->top_pages && !r->pool->sparse) || (desc->window_sinks && !r->window) ||
-        desc->queries > SIZE_MAX / 2 / desc->heads ||
-        !lq__kv_view(&r->q, desc->q.data, desc->q.token_stride, desc->q.head_stride, desc->q.type,
-                     desc->heads, r->layer->k_dims) ||
-        !lq__kv_view(&r->out, desc->out.data, desc->out.token_stride, desc->out.head_stride,
-                     desc->out.type, desc->heads, r->layer->v_dims)) {
+    r->why = lq__kv_reader_fault(r);
+    if (r->why) {
         return LQ_E_ARG;
     }
     r->group = desc->heads / r->layer->kv_heads;
-    if (r->end < r->first || r->end > r->tokens || (!desc->positions && r->queries > r->tokens)) {
-        return LQ_E_RANGE;
+    if (r->first > r->tokens) {
+        return lq__refuse(&r->why, LQ_E_RANGE, "first: beyond the tokens");
+    }
+    if (r->end < r->first || r->end > r->tokens) {
+        return lq__refuse(&r->why, LQ_E_RANGE, "count: beyond the tokens");
+    }
+    if (!desc->positions && r->queries > r->tokens) {
+        return lq__refuse(&r->why, LQ_E_RANGE, "queries: more than tokens, without positions");
     }
     for (i = 0; desc->positions && i < r->queries; i++) {
         if (!lq__kv_is_position(lq__kv_nth_position(desc->positions, i))) {
-            return LQ_E_RANGE;
+            return lq__refuse(&r->why, LQ_E_RANGE, "positions: beyond 2^48");
         }
     }
     if (!lq__kv_in_sight(r)) {
-        return LQ_E_RANGE;
+        return lq__refuse(&r->why, LQ_E_RANGE,
+                          "window: a query sees tokens that the layer has given back");
     }
     status = lq__kv_check_view(&r->q, r->queries, desc->heads, r->layer->k_dims, LQ__KV_QUERY_MOST);
-    return status == LQ_OK ? LQ_OK : LQ_E_DATA;
+    return status == LQ_OK ? LQ_OK
+                           : lq__refuse(&r->why, LQ_E_DATA, "q: not finite, or above 2^100");
 }
 
 /* What lq__kv_open needs, in the memory of the reader. */
@@ -29134,6 +29562,20 @@ LQ__STATIC void lq__kv_opener_init(lq__kv_reader *r)
         w->coder = pool->k_dims > pool->v_dims ? r->warm.k : r->warm.v;
         w->warm_work = r->warm.work;
     }
+}
+
+LQ_API int lq_kv_attend_check(const lq_kv *kv, const lq_kv_attend_desc *desc, const char **message)
+{
+    lq__kv_reader r;
+    int status = LQ_E_ARG;
+    r.why = !lq__kv_valid(kv) ? "kv: not a cache" : "desc: NULL";
+    if (lq__kv_valid(kv) && desc) {
+        status = lq__kv_reader_init(&r, kv, desc);
+        if (status == LQ_OK && desc->workspace && desc->workspace_bytes < lq_kv_attend_bytes(kv)) {
+            status = lq__refuse(&r.why, LQ_E_SPACE, "workspace_bytes: below lq_kv_attend_bytes");
+        }
+    }
+    return lq__told(message, r.why, status);
 }
 
 LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
@@ -31417,6 +31859,32 @@ LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
     }
 }
 
+/* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
+LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
+                                          size_t *first, size_t *last)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
+        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
+    }
+    *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
+    *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
+    return *first > desc->tokens           ? "first: more than tokens"
+           : *last > desc->tokens - *first ? "last: with first more than tokens"
+                                           : NULL;
+}
+
+LQ_API int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc, const char **message)
+{
+    size_t first;
+    size_t last;
+    return lq__told(message,
+                    !lq__kv_valid(kv) ? "kv: not a cache"
+                    : !desc           ? "desc: NULL"
+                                      : lq__kv_evict_fault(kv, desc, &first, &last),
+                    LQ_E_ARG);
+}
+
 LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
 {
     const lq__kv_pool *pool;
@@ -31426,7 +31894,7 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     size_t t;
     uint8_t *keep;
     float *score;
-    if (!lq__kv_valid(kv) || !desc || desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
+    if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
         return LQ_E_ARG;
     }
     if (!lq__kv_whole(kv)) {
@@ -31434,11 +31902,6 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     }
     pool = lq__kv_pool_of(kv);
     tokens = lq__kv_sequence_of(kv)->tokens;
-    first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
-    last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
-    if (first > desc->tokens || last > desc->tokens - first) {
-        return LQ_E_ARG;
-    }
     if (desc->tokens >= tokens) {
         return LQ_OK;
     }
@@ -31685,6 +32148,42 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
     pack->step = v ? desc->v_step : desc->k_step;
 }
 
+/* A status, and why: what lq_archive_pack would say of each layer's keys and values. */
+LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **why)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t l;
+    int v;
+    if (desc->sequence > 0xffffffffu) {
+        return lq__refuse(why, LQ_E_RANGE, "sequence: below 2^32");
+    }
+    for (l = 0; l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
+            lq_archive_pack_desc pack;
+            lq_rope rope;
+            int status;
+            lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
+            if (!lq__step_valid(pack.step)) {
+                return lq__refuse(why, LQ_E_ARG, v ? "v_step: 2^-100 to 2^100, no default"
+                                                   : "k_step: 2^-100 to 2^100, no default");
+            }
+            status = lq__pack_fault(NULL, &pack, why);
+            if (status) {
+                return status;
+            }
+        }
+    }
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **message)
+{
+    const char *why = lq__kv_valid(kv) ? "desc: NULL" : "kv: not a cache";
+    int status = lq__kv_valid(kv) && desc ? lq__kv_pack_fault(kv, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
+}
+
 /* Bytes of the record. */
 LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
 {
@@ -31837,6 +32336,7 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
 {
     const lq__kv_pool *pool;
     lq__kv_cold cold;
+    const char *why;
     uint8_t *mem;
     size_t needed;
     size_t directory;
@@ -31849,8 +32349,9 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     if (!writer || !workspace || lq_kv_pack_bytes(kv, desc, &needed, &directory) != LQ_OK) {
         return LQ_E_ARG;
     }
-    if (!lq__kv_whole(kv) || desc->sequence > 0xffffffffu) {
-        return LQ_E_RANGE;
+    status = lq__kv_pack_fault(kv, desc, &why);
+    if (status || !lq__kv_whole(kv)) {
+        return status ? status : LQ_E_RANGE;
     }
     if (workspace_bytes < needed) {
         return LQ_E_SPACE;
@@ -32924,51 +33425,75 @@ LQ__STATIC int lq__array_listed(const lq_positions *p, uint64_t rows)
     return p->list && rows > 1 && stride == 0; /* 0 would mean 1 */
 }
 
-/* Whether the numbers of a descriptor are ones, and no two say the same thing. On bits: NaN too is
-   refused under -ffast-math. */
-LQ__STATIC int lq__array_targets_valid(const lq_compress_desc *d)
+/* What is wrong with the numbers of a descriptor, or which two say the same thing; NULL: nothing.
+   On bits: NaN too is refused under -ffast-math. */
+LQ__STATIC const char *lq__array_targets_fault(const lq_compress_desc *d)
 {
     uint32_t bits = lq__bits_of_f32(d->bits);
     uint32_t step = lq__bits_of_f32(d->step);
     uint32_t error = lq__bits_of_f32(d->error);
-    if (bits > 0x41800000u || (step && !lq__step_valid(d->step)) ||
-        (error && (error < 0x39800000u || error > 0x3f800000u)) || (error && (step || bits)) ||
-        (d->keep_means != 0 && d->keep_means != 1)) {
-        return 0;
+    if (bits > 0x41800000u) {
+        return "bits: above 0, at most 16; 0 means 4";
+    }
+    if (step && !lq__step_valid(d->step)) {
+        return "step: 2^-100 to 2^100; 0: bits say it";
+    }
+    if (error && (error < 0x39800000u || error > 0x3f800000u)) {
+        return "error: 2^-12 to 1; 0: bits say it";
+    }
+    if (error && (step || bits)) {
+        return "error: instead of bits and step";
+    }
+    if (d->keep_means != 0 && d->keep_means != 1) {
+        return "keep_means: 0 or 1";
     }
     if (d->page == LQ_PAGE_FIXED) {
-        return !error && (float)(int)d->bits == d->bits;
+        return error                               ? "error: of coded arrays"
+               : (float)(int)d->bits != d->bits ? "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4"
+                                                   : NULL;
     }
-    return !(step && bits);
+    return step && bits ? "step: instead of bits" : NULL;
 }
 
 /* The rope's part of it. */
-LQ__STATIC int lq__array_resolve_rope(lq__array *a, const lq_compress_desc *d)
+LQ__STATIC const char *lq__array_resolve_rope(lq__array *a, const lq_compress_desc *d)
 {
+    const char *why;
     if (!d->rope) {
-        return d->positions || d->head_dims ? LQ_E_ARG : LQ_OK;
+        return d->positions   ? "positions: there is no rope"
+               : d->head_dims ? "head_dims: there is no rope"
+                              : NULL;
     }
     a->flags = LQ__ARRAY_ROPE;
     a->rope = *d->rope;
     a->head_dims = d->head_dims ? d->head_dims : a->dims;
     a->positions.stride = 1;
     a->positions = d->positions ? *d->positions : a->positions;
-    return a->head_dims > LQ__DIMS_MAX || a->dims % a->head_dims || !lq__rope_valid(d->rope) ||
-                   d->rope->rotary_dims > a->head_dims
-               ? LQ_E_ARG
-               : LQ_OK;
+    if (a->head_dims > LQ__DIMS_MAX || a->dims % a->head_dims) {
+        return "head_dims: at most 8192, and a row holds whole heads";
+    }
+    why = lq__rope_fault(d->rope);
+    return why                                      ? why
+           : d->rope->rotary_dims > a->head_dims ? "rotary_dims: more than a head has"
+                                                    : NULL;
 }
 
-/* Defaults, and what contradicts. */
-LQ__STATIC int lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows, size_t dims,
-                                 int type, const lq_compress_desc *desc)
+/* Defaults, and what contradicts: the field first; NULL: nothing. */
+LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows,
+                                         size_t dims, int type, const lq_compress_desc *desc)
 {
     static const lq_compress_desc none = {0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL};
+    const char *why;
     *d = desc ? *desc : none;
     memset(a, 0, sizeof *a);
-    if (dims == 0 || dims > 0x7fffffffu || lq_type_bytes(type) == 0 ||
-        (rows && lq__array_raw_bytes(rows, dims, LQ_F32) == 0)) {
-        return LQ_E_ARG;
+    if (dims == 0 || dims > 0x7fffffffu) {
+        return "dims: 1 to 2^31 - 1";
+    }
+    if (lq_type_bytes(type) == 0) {
+        return "type: LQ_F32, LQ_F16 or LQ_BF16";
+    }
+    if (rows && lq__array_raw_bytes(rows, dims, LQ_F32) == 0) {
+        return "rows: so many of these dims are beyond memory";
     }
     a->rows = rows;
     a->dims = (uint32_t)dims;
@@ -32976,23 +33501,38 @@ LQ__STATIC int lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows,
     a->page = d->page ? d->page : LQ_PAGE_CODED;
     a->quantizer = d->quantizer ? d->quantizer : LQ_Z;
     a->tables = d->tables;
-    if (!lq__array_targets_valid(d) || lq__array_resolve_rope(a, d)) {
-        return LQ_E_ARG;
+    if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED) {
+        return "page: LQ_PAGE_CODED or LQ_PAGE_FIXED";
+    }
+    if (!lq_lattice_dims(a->quantizer)) {
+        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+    }
+    why = lq__array_targets_fault(d);
+    why = why ? why : lq__array_resolve_rope(a, d);
+    if (why) {
+        return why;
     }
     d->bits = d->bits == 0.0f ? 4.0f : d->bits;
     a->bits = a->page == LQ_PAGE_FIXED ? (int)d->bits : 0;
     a->step = d->step != 0.0f ? d->step : 1.0f;
     a->fold = 1;
-    if (a->page == LQ_PAGE_CODED && !a->flags) {
+    if (a->page == LQ_PAGE_FIXED) {
+        why = lq__fixed_fault(a->head_dims ? a->head_dims : a->dims, a->quantizer, a->bits);
+    } else if (!a->flags) {
         uint64_t most = LQ__ARRAY_COLUMNS / LQ__MIN(a->dims, LQ__ARRAY_COLUMNS);
         a->fold = (uint32_t)LQ__MIN(most, (a->rows + LQ__TOKENS - 1) / LQ__TOKENS);
         a->fold = LQ__MAX(a->fold, 1);
     }
-    if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED || !lq__array_form_valid(a)) {
-        return LQ_E_ARG;
-    }
     lq__array_shape(a);
-    return LQ_OK;
+    return why;
+}
+
+LQ_API int lq_compress_check(const lq_compress_desc *desc, size_t rows, size_t dims, int type,
+                             const char **message)
+{
+    lq_compress_desc d;
+    lq__array a;
+    return lq__told(message, lq__array_resolve(&a, &d, rows, dims, type, desc), LQ_E_ARG);
 }
 
 LQ_API size_t lq_compress_bound(size_t rows, size_t dims, int type)
@@ -33046,13 +33586,13 @@ LQ_API int lq_compress(uint8_t *dst, size_t dst_bytes, size_t *written, const vo
     lq_compress_desc d;
     lq__array_writer w;
     lq__array a;
-    int status;
+    int status = LQ_OK;
     if (!written) {
         return LQ_E_ARG;
     }
     *written = 0;
-    status = lq__array_resolve(&a, &d, rows, dims, type, desc);
-    if (status || !dst || !bound || (rows && (!src || !workspace))) {
+    if (lq__array_resolve(&a, &d, rows, dims, type, desc) || !dst || !bound ||
+        (rows && (!src || !workspace))) {
         return LQ_E_ARG;
     }
     if (dst_bytes < LQ__ARRAY_HEAD ||

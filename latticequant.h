@@ -35,7 +35,7 @@
 
    ------------------------------------------------------------------------------------------------
    >>manual
-   Contents (search for the tag):
+   Contents (search for the tag); then which calls a job takes, concepts, formats:
      >>readme >>manual   this comment: concepts, formats, guarantees, macros
      >>config >>types    version, linkage, status, descriptors
      >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
@@ -54,6 +54,66 @@
      >>array             arrays in two calls; rows at a fixed rate
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
+
+   WHICH JOB, WHICH CALLS, WHICH QUANTIZER
+   A quantizer rounds numbers to points of a grid, `step` apart. LQ_Z rounds each number by itself
+   and is the fastest. LQ_E8 rounds eight together to a denser grid: its squared error is 14 % less
+   at the same bits; LQ_D4, four together, is between the two (entropy coded at 3 bits MSE * 4^R is
+   1.44, 1.32, 1.24; nothing can be below 1). Fixed width gives every number the same bits: a row or
+   token is found by its index, attention works on it in place. Entropy coded (rANS) gives frequent
+   values fewer bits: the smallest, but 64 tokens at a time are decoded. If in doubt: LQ_Z.
+   KLD is what a codec does to SmolLM2-135M's next token (README; q4_0: 4.50 bits, 0.0075 for a past
+   that is coded whole, 0.0031 in a live cache with the last 64 tokens raw); bits are a number's,
+   everything counted; speeds are of one core (Zen 5).
+
+   An array in few bytes
+     lq_compress, back with lq_decompress. {0}: LQ_Z, entropy coded, 4 bits; or say bits, step or
+     error, and LQ_E8 for less error. Keys: say the rope, it is undone first. At 3 bits MSE * 4^R is
+     1.45 of LQ_Z, 1.25 of LQ_E8, everything included. examples/array.c
+   Weights, or embeddings of which single rows are read
+     lq_quantize, any run of rows back with lq_dequantize. LQ_E8 with 4 bits (squared error 0.89 of
+     that of the best single step), or LQ_Z with 8, 4, 3, 2. Two bytes more a row. examples/array.c
+   The cache of a running model
+     Once: lq_kv_check, lq_kv_bytes, lq_kv_init. For each token, layer by layer: lq_kv_append, then
+     lq_kv_attend. {0} is LQ_KV_HOT, LQ_Z, 4 bits: 4.23 bits, KLD 0.0015; attention to 32,768 tokens
+     takes 1/15.7 of ggml's time to f16, appending 8 x 128 keys and values 1.4 us. LQ_E8: the same
+     bits, KLD 0.0010, 1/13.9, 2.4 us. 3 bits: 3.22 bits, KLD 0.0066. Keys that have a bias (Qwen2):
+     say desc.rope. examples/kv_minimal.c, examples/llama2_drop_in.c
+   Longer contexts in the same memory
+     The same calls with LQ_KV_WARM and a step, and tables from lq_tables_init: 3.1 bits instead of
+     4.2, but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles
+     (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.2 bits, and on a
+     Qwen2.5 of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window,
+     lq_kv_evict_by. examples/lm.c: live:z:k=0.42,v=0.4@FILE
+   A session to a file, and on from there
+     lq_kv_export and lq_kv_import, one call each way; lq_kv_inspect tells what a saved cache holds.
+     Pages go as they are, so there is nothing to choose, and the sequence continues bit for bit.
+     Beside other things in one archive: lq_kv_save, lq_kv_load. examples/session.c
+   Prompts that share a beginning
+     lq_kv_fork: pages are shared until one of the two changes them. lq_kv_truncate takes back.
+   A prefix in the fewest bits
+     From a live cache lq_kv_pack, back with lq_kv_unpack. From vectors: lq_archive_writer_init,
+     lq_archive_add_rope, lq_archive_add_group and lq_archive_pack for each group,
+     lq_archive_finish; then lq_archive_open, lq_archive_unpack. LQ_Z, entropy coded. Nothing
+     calibrated, steps of 0.45 for keys (of their deviation) and 0.6 for values: 3.00 bits, KLD
+     0.0036; in profiles of 10 layers each 0.55 and 0.5 give 1.52 bits, 0.0042; 0.9 and 0.8 give
+     0.95 bits, 0.0109. f16 goes in at 0.3 to 0.7 GB/s and comes out at 1.3 or more; in a basis of
+     10 layers 0.15 and 0.33. examples/pack_kv.c
+   Profiles of a model, once
+     lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
+     lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
+     text that the model writes. Profiles of 10 layers take 15.7 % of SmolLM2's file, of single
+     layers 2.1 %. examples/calibrate.c, examples/lm.c: lm calibrate
+   Who gets how many bits
+     lq_rate_of: what a step costs and loses; lq_rate_split: steps of many groups for a sum of bits
+     or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.
+   The coder alone, for integers of your own
+     lq_tables_init, lq_rans_plan_init with a class for each row, lq_rans_encode, lq_rans_decode.
+     Decoding takes 1/4.6, encoding 1/4.1 of the time of htscodecs. bench/rans_peers.c
+   A lattice alone
+     lq_lattice_nearest and lq_lattice_point, or lq_fixed_encode and lq_fixed_decode. bench/rd.c
+   Something is refused
+     lq_kv_check and the other lq_*_check name the field of a descriptor that is wrong, and why.
 
    CONCEPTS
    token, head, layer   as in the model. A vector is head_dim numbers of one token and kv head.

@@ -2102,7 +2102,7 @@ LQ_API LQ_MUST int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, 
      mass         (tokens of the range): each token's share of attention is added, summed over
                   heads and queries, relative to this range; default NULL. Costs a second pass
      workspace    lq_kv_attend_bytes(kv), any alignment; default NULL: the block's own, which one
-                  thread at a time may use
+                  thread at a time may use, and lq_kv_read uses too
      top_pages    of a kv head and up to 8 of its rows (query token * group + head) at a time, only
                   that many pages are attended, besides sinks and raw tokens: those whose keys could
                   give the largest logits before softcap, slopes and bias, by their bounds in each
@@ -2157,7 +2157,7 @@ LQ_API LQ_MUST int lq_attend_merge(float *out, float *lse, const float *out2, co
      stream     LQ_K (with RoPE, at their positions of now) or LQ_V
      dst        (count, kv_heads, dims)
      workspace  lq_kv_read_bytes(kv), any alignment; NULL: the block's own, which one thread at a
-                time may use
+                time may use, and lq_kv_attend uses too
    LQ_E_ARG; LQ_E_RANGE: no such tokens, or given back; LQ_E_SPACE: workspace too small. */
 LQ_API LQ_MUST int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream,
                               const lq_kv_view_out *dst, size_t first, size_t count,

@@ -2348,6 +2348,8 @@ static void check_accepted(const lq_kv_desc *d)
 static void test_bad_policy(lq_kv_desc good)
 {
     lq_kv_desc d;
+    const lq_profile *profiles[8];
+    lq_profile none;
     int v;
     for (v = 0; v < 2; v++) {
         lq_kv_policy *p = v ? &d.v : &d.k;
@@ -2386,6 +2388,13 @@ static void test_bad_policy(lq_kv_desc good)
     good.v.kind = LQ_KV_WARM;
     BAD("step", d.v.step = 33);
     BAD("step", d.v.step = 0.03f);
+    good.v.step = 1;
+    check_accepted(&good);
+    memset(&none, 0, sizeof none);
+    for (v = 0; v < 8; v++) {
+        profiles[v] = &none; /* of nothing */
+    }
+    BAD("profiles", d.profiles = profiles);
 }
 
 static void test_bad_desc(void)

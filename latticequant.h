@@ -37,7 +37,7 @@
 
    ------------------------------------------------------------------------------------------------
    >>manual
-   Contents (search for the tag):
+   Contents (search for the tag); then which calls a job takes, concepts, formats:
      >>readme >>manual   this comment: concepts, formats, guarantees, macros
      >>config >>types    version, linkage, status, descriptors
      >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
@@ -56,6 +56,66 @@
      >>array             arrays in two calls; rows at a fixed rate
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
+
+   WHICH JOB, WHICH CALLS, WHICH QUANTIZER
+   A quantizer rounds numbers to points of a grid, `step` apart. LQ_Z rounds each number by itself
+   and is the fastest. LQ_E8 rounds eight together to a denser grid: its squared error is 14 % less
+   at the same bits; LQ_D4, four together, is between the two (entropy coded at 3 bits MSE * 4^R is
+   1.44, 1.32, 1.24; nothing can be below 1). Fixed width gives every number the same bits: a row or
+   token is found by its index, attention works on it in place. Entropy coded (rANS) gives frequent
+   values fewer bits: the smallest, but 64 tokens at a time are decoded. If in doubt: LQ_Z.
+   KLD is what a codec does to SmolLM2-135M's next token (README; q4_0: 4.50 bits, 0.0075 for a past
+   that is coded whole, 0.0031 in a live cache with the last 64 tokens raw); bits are a number's,
+   everything counted; speeds are of one core (Zen 5).
+
+   An array in few bytes
+     lq_compress, back with lq_decompress. {0}: LQ_Z, entropy coded, 4 bits; or say bits, step or
+     error, and LQ_E8 for less error. Keys: say the rope, it is undone first. At 3 bits MSE * 4^R is
+     1.45 of LQ_Z, 1.25 of LQ_E8, everything included. examples/array.c
+   Weights, or embeddings of which single rows are read
+     lq_quantize, any run of rows back with lq_dequantize. LQ_E8 with 4 bits (squared error 0.89 of
+     that of the best single step), or LQ_Z with 8, 4, 3, 2. Two bytes more a row. examples/array.c
+   The cache of a running model
+     Once: lq_kv_check, lq_kv_bytes, lq_kv_init. For each token, layer by layer: lq_kv_append, then
+     lq_kv_attend. {0} is LQ_KV_HOT, LQ_Z, 4 bits: 4.23 bits, KLD 0.0015; attention to 32,768 tokens
+     takes 1/15.7 of ggml's time to f16, appending 8 x 128 keys and values 1.4 us. LQ_E8: the same
+     bits, KLD 0.0010, 1/13.9, 2.4 us. 3 bits: 3.22 bits, KLD 0.0066. Keys that have a bias (Qwen2):
+     say desc.rope. examples/kv_minimal.c, examples/llama2_drop_in.c
+   Longer contexts in the same memory
+     The same calls with LQ_KV_WARM and a step, and tables from lq_tables_init: 3.1 bits instead of
+     4.2, but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles
+     (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.2 bits, and on a
+     Qwen2.5 of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window,
+     lq_kv_evict_by. examples/lm.c: live:z:k=0.42,v=0.4@FILE
+   A session to a file, and on from there
+     lq_kv_export and lq_kv_import, one call each way; lq_kv_inspect tells what a saved cache holds.
+     Pages go as they are, so there is nothing to choose, and the sequence continues bit for bit.
+     Beside other things in one archive: lq_kv_save, lq_kv_load. examples/session.c
+   Prompts that share a beginning
+     lq_kv_fork: pages are shared until one of the two changes them. lq_kv_truncate takes back.
+   A prefix in the fewest bits
+     From a live cache lq_kv_pack, back with lq_kv_unpack. From vectors: lq_archive_writer_init,
+     lq_archive_add_rope, lq_archive_add_group and lq_archive_pack for each group,
+     lq_archive_finish; then lq_archive_open, lq_archive_unpack. LQ_Z, entropy coded. Nothing
+     calibrated, steps of 0.45 for keys (of their deviation) and 0.6 for values: 3.00 bits, KLD
+     0.0036; in profiles of 10 layers each 0.55 and 0.5 give 1.52 bits, 0.0042; 0.9 and 0.8 give
+     0.95 bits, 0.0109. f16 goes in at 0.3 to 0.7 GB/s and comes out at 1.3 or more; in a basis of
+     10 layers 0.15 and 0.33. examples/pack_kv.c
+   Profiles of a model, once
+     lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
+     lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
+     text that the model writes. Profiles of 10 layers take 15.7 % of SmolLM2's file, of single
+     layers 2.1 %. examples/calibrate.c, examples/lm.c: lm calibrate
+   Who gets how many bits
+     lq_rate_of: what a step costs and loses; lq_rate_split: steps of many groups for a sum of bits
+     or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.
+   The coder alone, for integers of your own
+     lq_tables_init, lq_rans_plan_init with a class for each row, lq_rans_encode, lq_rans_decode.
+     Decoding takes 1/4.6, encoding 1/4.1 of the time of htscodecs. bench/rans_peers.c
+   A lattice alone
+     lq_lattice_nearest and lq_lattice_point, or lq_fixed_encode and lq_fixed_decode. bench/rd.c
+   Something is refused
+     lq_kv_check and the other lq_*_check name the field of a descriptor that is wrong, and why.
 
    CONCEPTS
    token, head, layer   as in the model. A vector is head_dim numbers of one token and kv head.
@@ -845,6 +905,12 @@ LQ_API LQ_MUST int lq_rope_apply_f32(float *x, size_t tokens, size_t dims, size_
 LQ_API LQ_MUST int lq_rope_undo_f32(float *x, size_t tokens, size_t dims, size_t stride,
                                     const lq_rope *rope, const lq_positions *positions);
 
+/* Whether a rope is valid. All lq_*_check have this form: each returns what the functions that take
+   the descriptor would, for its sake, and LQ_OK where they would take it. message (or NULL) becomes
+   what is wrong, a constant text that begins with the field (of a struct inside, with that struct's
+   field) and a colon: "rotary_dims: even, 2 to 65536"; NULL where nothing is. */
+LQ_API LQ_MUST int lq_rope_check(const lq_rope *rope, const char **message);
+
 /* Means over tokens: mean (dims) of x (tokens, dims); lq_center_f32 also subtracts it in place and
    lq_uncenter_f32 adds it back. LQ_E_ARG: NULL or a count of 0. */
 LQ_API LQ_MUST int lq_mean_f32(float *mean, const float *x, size_t tokens, size_t dims);
@@ -991,6 +1057,9 @@ typedef struct lq_geometry {
     const lq_basis *dense;
 } lq_geometry;
 
+/* LQ_E_ARG: not valid, see lq_rope_check. */
+LQ_API LQ_MUST int lq_geometry_check(const lq_geometry *geometry, const char **message);
+
 /* Rows of a profile: slice_count gains (V only) and then the coefficients; 0 if not valid. */
 LQ_API size_t lq_geometry_rows(const lq_geometry *geometry);
 LQ_API size_t lq_geometry_dims(const lq_geometry *geometry);
@@ -1132,6 +1201,9 @@ typedef struct lq_klt_desc {
     int own;
 } lq_klt_desc;
 
+/* LQ_E_ARG: not valid, see lq_rope_check. */
+LQ_API LQ_MUST int lq_klt_check(const lq_klt_desc *desc, const char **message);
+
 /* What came out. Bits are expected bits an element at `step`, on the held-out tokens (own: on all).
      shrinkage     weight of the covariance's diagonal, 1: channels are better than any rotation
      basis_loss    error of the rounded basis over step^2 / 12, expected
@@ -1222,6 +1294,9 @@ typedef struct lq_codec_desc {
 
 typedef struct lq_codec lq_codec;
 
+/* LQ_E_ARG: not valid; LQ_E_FORMAT: the profile does not fit the geometry. See lq_rope_check. */
+LQ_API LQ_MUST int lq_codec_check(const lq_codec_desc *desc, const char **message);
+
 /* Memory of a codec; 0 if the descriptor is not valid. */
 LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc);
 
@@ -1299,6 +1374,10 @@ typedef struct lq_compress_desc {
     uint32_t head_dims;
     const lq_tables *tables;
 } lq_compress_desc;
+
+/* For an array of that shape and type; desc may be NULL. LQ_E_ARG: not valid, see lq_rope_check. */
+LQ_API LQ_MUST int lq_compress_check(const lq_compress_desc *desc, size_t rows, size_t dims,
+                                     int type, const char **message);
 
 /* Bytes that lq_compress writes at most: those of the numbers as they are, and 44. That is what an
    array that would take more is stored as. 0: not valid, or above SIZE_MAX. */
@@ -1568,6 +1647,20 @@ typedef struct lq_archive_reader {
     uint32_t basis_count;
 } lq_archive_reader;
 
+/* What the functions below say of a descriptor, see lq_rope_check. writer, reader: ids must be
+   theirs; NULL: ids are not looked at. LQ_E_ARG, LQ_E_DATA, LQ_E_RANGE as told there. */
+LQ_API LQ_MUST int lq_archive_writer_check(const lq_archive_writer_desc *desc,
+                                           const char **message);
+LQ_API LQ_MUST int lq_archive_source_check(const lq_archive_source *source, const char **message);
+LQ_API LQ_MUST int lq_archive_rope_check(const lq_rope *rope, const char **message);
+LQ_API LQ_MUST int lq_archive_group_check(const lq_archive_writer *writer,
+                                          const lq_archive_group_desc *group,
+                                          const char **message);
+LQ_API LQ_MUST int lq_archive_profile_check(const lq_archive_profile_desc *profile,
+                                            const char **message);
+LQ_API LQ_MUST int lq_archive_run_check(const lq_archive_writer *writer,
+                                        const lq_archive_run_desc *run, const char **message);
+
 /* Starts an archive and writes the file header.
    Returns LQ_OK, LQ_E_ARG, LQ_E_SPACE (mem below 32 bytes) or LQ_E_IO; the writer is set only on
    LQ_OK. Writers and readers are plain structs: nothing to release. */
@@ -1762,13 +1855,20 @@ typedef struct lq_archive_pack_desc {
     size_t query_heads;
 } lq_archive_pack_desc;
 
+/* Whether lq_archive_pack takes a descriptor, see lq_rope_check. writer NULL: ids are not looked
+   at. LQ_E_ARG; LQ_E_FORMAT: the profile does not fit; LQ_E_RANGE: an id the archive does not have.
+   */
+LQ_API LQ_MUST int lq_archive_pack_check(const lq_archive_writer *writer,
+                                         const lq_archive_pack_desc *desc, const char **message);
+
 /* Workspace of lq_archive_pack; 0 if the descriptor is not valid. */
 LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc);
 
 /* Packs tokens as runs of pages.
      positions  of the tokens; NULL: their ordinals, from first_token on
    Errors of fitting, coding and writing come through: LQ_E_DATA for NaN or infinity, LQ_E_RANGE,
-   LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO.
+   LQ_E_SPACE (workspace, directory or memory full), LQ_E_IO. A descriptor that is not valid is
+   refused before anything is written.
    After an error no part of the tokens is in the directory, except whole runs before it. */
 LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                                    const lq_vectors *src, const lq_positions *positions,
@@ -1788,6 +1888,12 @@ typedef struct lq_archive_unpack_desc {
     size_t profile_bytes;
     const lq_profile *calibrated;
 } lq_archive_unpack_desc;
+
+/* Whether lq_archive_unpack takes a descriptor, see lq_rope_check. reader NULL: the group is not
+   looked at. LQ_E_ARG; LQ_E_RANGE: no such group. */
+LQ_API LQ_MUST int lq_archive_unpack_check(const lq_archive_reader *reader,
+                                           const lq_archive_unpack_desc *desc,
+                                           const char **message);
 
 /* Workspace for any range of a group, for pages and runs as large as it has; 0 if there is no such
    group. */
@@ -2017,8 +2123,9 @@ LQ_API LQ_MUST int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, 
      scale        of the logits: default 0 means 1 / sqrt(k_dims)
      softcap      default 0: none; else logits become softcap * tanh(logit / softcap)
      window       sliding attention: default 0: the layer's; LQ_KV_NONE: none
-     window_sinks 1: the first tokens (sinks) are seen although outside the window; wants one
-     all          1: not causal: each query sees all tokens
+     window_sinks 1: the first tokens (sinks) are seen although outside the window; wants one;
+                  default 0
+     all          1: not causal: each query sees all tokens; default 0
      slopes       (heads) ALiBi: slope * (key's position - query's) is added; default NULL
      bias         added to the logit of head h, query i and token t, at bias + h * bias_head_stride
                   + i * bias_query_stride + t - first; -INFINITY masks; default NULL
@@ -2027,7 +2134,7 @@ LQ_API LQ_MUST int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, 
      mass         (tokens of the range): each token's share of attention is added, summed over
                   heads and queries, relative to this range; default NULL. Costs a second pass
      workspace    lq_kv_attend_bytes(kv), any alignment; default NULL: the block's own, which one
-                  thread at a time may use
+                  thread at a time may use, and lq_kv_read uses too
      top_pages    of a kv head and up to 8 of its rows (query token * group + head) at a time, only
                   that many pages are attended, besides sinks and raw tokens: those whose keys could
                   give the largest logits before softcap, slopes and bias, by their bounds in each
@@ -2060,6 +2167,11 @@ typedef struct lq_kv_attend_desc {
 
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv);
 
+/* What lq_kv_attend says of a descriptor before it attends, see lq_rope_check; queries are looked
+   at, biases are not. */
+LQ_API LQ_MUST int lq_kv_attend_check(const lq_kv *kv, const lq_kv_attend_desc *desc,
+                                      const char **message);
+
 /* LQ_E_ARG: desc not valid; LQ_E_SPACE: workspace too small; LQ_E_RANGE: more queries than tokens
    without positions, a range beyond the tokens, or a query that sees tokens which the layer has
    given back (lq_kv_desc.step_tokens); LQ_E_DATA: a query that is not finite or above 2^100, a bias
@@ -2077,7 +2189,7 @@ LQ_API LQ_MUST int lq_attend_merge(float *out, float *lse, const float *out2, co
      stream     LQ_K (with RoPE, at their positions of now) or LQ_V
      dst        (count, kv_heads, dims)
      workspace  lq_kv_read_bytes(kv), any alignment; NULL: the block's own, which one thread at a
-                time may use
+                time may use, and lq_kv_attend uses too
    LQ_E_ARG; LQ_E_RANGE: no such tokens, or given back; LQ_E_SPACE: workspace too small. */
 LQ_API LQ_MUST int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream,
                               const lq_kv_view_out *dst, size_t first, size_t count,
@@ -2199,6 +2311,10 @@ typedef struct lq_kv_evict_desc {
 
 LQ_API LQ_MUST int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc);
 
+/* LQ_E_ARG: not valid for this cache, see lq_rope_check. */
+LQ_API LQ_MUST int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc,
+                                     const char **message);
+
 /* Adds delta to the positions of tokens first .. first + count - 1. Nothing is coded again: a token
    remembers how far it was shifted, attend turns its query back by as much, read the keys forth.
    LQ_E_ARG: also no layer has a rope; LQ_E_RANGE: no such tokens, positions would not ascend or
@@ -2244,6 +2360,10 @@ typedef struct lq_kv_pack_desc {
     uint32_t basis;
     size_t chunk;
 } lq_kv_pack_desc;
+
+/* LQ_E_ARG: not valid for this cache; LQ_E_RANGE: the name is too large. See lq_rope_check. */
+LQ_API LQ_MUST int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc,
+                                    const char **message);
 
 /* What lq_kv_pack needs: workspace of any alignment, and at most so much of the writer's directory.
    LQ_E_ARG: kv or desc not valid, or more than SIZE_MAX. */
@@ -3057,23 +3177,55 @@ LQ_API int lq_unrotate_f32(float *x, size_t count, size_t dims)
 }
 
 /* ---- RoPE ---- */
-LQ__STATIC int lq__rope_valid(const lq_rope *rope)
+/* What is wrong with it, the field first; NULL: nothing. */
+LQ__STATIC const char *lq__rope_fault(const lq_rope *rope)
 {
     uint32_t i;
     uint32_t magnitude = lq__bits_of_f32(rope->magnitude);
-    if (!rope->freqs || rope->rotary_dims == 0 || rope->rotary_dims & 1 ||
-        rope->rotary_dims > 65536 || rope->layout > LQ_ROPE_ADJACENT) {
-        return 0;
+    if (!rope->freqs) {
+        return "freqs: NULL";
+    }
+    if (rope->rotary_dims == 0 || rope->rotary_dims & 1 || rope->rotary_dims > 65536) {
+        return "rotary_dims: even, 2 to 65536";
+    }
+    if (rope->layout > LQ_ROPE_ADJACENT) {
+        return "layout: LQ_ROPE_HALF or LQ_ROPE_ADJACENT";
     }
     if (magnitude != 0 && (magnitude <= 0x3f000000u || magnitude > 0x41800000u)) {
-        return 0; /* above 1/2 (so that its inverse fits the fixed point), at most 16 */
+        return "magnitude: above 1/2, at most 16; 0 means 1"; /* its inverse fits the fixed point */
     }
     for (i = 0; i < rope->rotary_dims / 2; i++) {
-        if (lq__bits_of_f32(rope->freqs[i]) >= 0x43800000u) {
-            return 0; /* negative, NaN, infinite or >= 256 */
+        if (lq__bits_of_f32(rope->freqs[i]) >= 0x43800000u) { /* or negative, NaN, infinite */
+            return "freqs: of each pair finite, 0 to below 256";
         }
     }
-    return 1;
+    return NULL;
+}
+
+LQ__INLINE int lq__rope_valid(const lq_rope *rope)
+{
+    return lq__rope_fault(rope) == NULL;
+}
+
+/* What a check function says: `why` to the caller's message, and the status. */
+LQ__INLINE int lq__told(const char **message, const char *why, int status)
+{
+    if (message) {
+        *message = why;
+    }
+    return why ? status : LQ_OK;
+}
+
+/* The same inside: why is not NULL. */
+LQ__INLINE int lq__refuse(const char **why, int status, const char *text)
+{
+    *why = text;
+    return status;
+}
+
+LQ_API int lq_rope_check(const lq_rope *rope, const char **message)
+{
+    return lq__told(message, rope ? lq__rope_fault(rope) : "rope: NULL", LQ_E_ARG);
 }
 
 /* Turns per position, times 2^64: the float32 frequency over 2 pi, truncated. */
@@ -8992,50 +9144,78 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
 #define LQ__SLICES_MAX 4096u
 #define LQ__GAIN_MAX 127 /* gains in quarter octaves: 2^-31.75 .. 2^31.75, an i8 in fixed pages */
 
-LQ_API size_t lq_geometry_dims(const lq_geometry *g)
+/* What is wrong with its slices, the field first; else *dims are their dims. */
+LQ__STATIC const char *lq__slices_fault(const lq_geometry *g, size_t *dims)
 {
-    size_t dims = 0;
     uint32_t s;
-    if (!g || g->slice_count == 0 || g->slice_count > LQ__SLICES_MAX || !g->slice_dims) {
-        return 0;
+    *dims = 0;
+    if (g->slice_count == 0 || g->slice_count > LQ__SLICES_MAX) {
+        return "slice_count: 1 to 4096";
+    }
+    if (!g->slice_dims) {
+        return "slice_dims: NULL";
     }
     for (s = 0; s < g->slice_count; s++) {
-        if (g->slice_dims[s] == 0 || g->slice_dims[s] > LQ__DIMS_MAX - dims) {
-            return 0;
+        if (g->slice_dims[s] == 0 || g->slice_dims[s] > LQ__DIMS_MAX - *dims) {
+            return "slice_dims: of each slice at least 1, of all together at most 8192";
         }
-        dims += g->slice_dims[s];
+        *dims += g->slice_dims[s];
     }
-    return dims;
+    return NULL;
+}
+
+LQ__STATIC const char *lq__geometry_fault(const lq_geometry *g)
+{
+    size_t dims;
+    uint32_t s;
+    const char *why = lq__slices_fault(g, &dims);
+    if (why) {
+        return why;
+    }
+    if (g->stream != LQ_K && g->stream != LQ_V) {
+        return "stream: LQ_K or LQ_V";
+    }
+    if (g->basis > LQ_BASIS_DENSE) {
+        return "basis: LQ_BASIS_IDENTITY, LQ_BASIS_HADAMARD or LQ_BASIS_DENSE";
+    }
+    if ((g->basis == LQ_BASIS_DENSE) != (g->dense != NULL)) {
+        return "dense: where basis is LQ_BASIS_DENSE, and only there";
+    }
+    if (g->dense && (g->dense->dims != dims || g->dense->slice_count != g->slice_count ||
+                     g->dense->stream != g->stream)) {
+        return "dense: of other dims, slices or stream";
+    }
+    for (s = 0; s < g->slice_count && g->dense; s++) {
+        if (g->slice_dims[s] != g->dense->slice_dims[s]) {
+            return "dense: of other dims, slices or stream";
+        }
+    }
+    why = g->rope ? lq__rope_fault(g->rope) : NULL;
+    for (s = 0; s < g->slice_count && g->rope && !why; s++) {
+        if (g->slice_dims[s] < g->rope->rotary_dims) {
+            why = "rotary_dims: more than a slice has";
+        }
+    }
+    return why;
+}
+
+LQ_API int lq_geometry_check(const lq_geometry *geometry, const char **message)
+{
+    return lq__told(message, geometry ? lq__geometry_fault(geometry) : "geometry: NULL", LQ_E_ARG);
+}
+
+LQ_API size_t lq_geometry_dims(const lq_geometry *g)
+{
+    size_t dims;
+    return g && !lq__slices_fault(g, &dims) ? dims : 0;
 }
 
 LQ_API size_t lq_geometry_rows(const lq_geometry *g)
 {
-    size_t dims = lq_geometry_dims(g);
-    uint32_t s;
-    if (dims == 0 || (g->stream != LQ_K && g->stream != LQ_V) || g->basis > LQ_BASIS_DENSE ||
-        (g->basis == LQ_BASIS_DENSE) != (g->dense != NULL)) {
+    if (!g || lq__geometry_fault(g)) {
         return 0;
     }
-    if (g->dense && (g->dense->dims != dims || g->dense->slice_count != g->slice_count ||
-                     g->dense->stream != g->stream)) {
-        return 0;
-    }
-    for (s = 0; s < g->slice_count && g->dense; s++) {
-        if (g->slice_dims[s] != g->dense->slice_dims[s]) {
-            return 0;
-        }
-    }
-    if (g->rope) {
-        if (!lq__rope_valid(g->rope)) {
-            return 0;
-        }
-        for (s = 0; s < g->slice_count; s++) {
-            if (g->slice_dims[s] < g->rope->rotary_dims) {
-                return 0;
-            }
-        }
-    }
-    return dims + (g->stream == LQ_V ? g->slice_count : 0);
+    return lq_geometry_dims(g) + (g->stream == LQ_V ? g->slice_count : 0);
 }
 
 /* Division rounded to nearest, ties away from zero; b > 0. */
@@ -13806,6 +13986,32 @@ LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt)
     return klt && lq_geometry_dims(&klt->geometry) ? lq__klt_place(&w, klt, NULL) : 0;
 }
 
+LQ__STATIC const char *lq__klt_fault(const lq_klt_desc *d)
+{
+    uint32_t step = lq__bits_of_f32(d->step) << 1; /* without the sign, for zeros */
+    uint32_t beta = lq__bits_of_f32(d->beta);
+    uint32_t tolerance = lq__bits_of_f32(d->tolerance);
+    uint32_t unit = lq__bits_of_f32(d->unit) << 1;
+    if (step && !lq__step_valid(d->step)) {
+        return "step: 2^-100 to 2^100; 0 means 0.1";
+    }
+    if (beta >> 31 ? beta > 0xff800000u : beta > 0x3f800000u) {
+        return "beta: at most 1; 0 means 0.5, negative: no metric";
+    }
+    if (unit && !lq__step_valid(d->unit)) {
+        return "unit: 2^-100 to 2^100; 0 means lq_klt_unit";
+    }
+    if (tolerance << 1 && tolerance > 0x3f800000u) {
+        return "tolerance: at most 1; 0 means 0.02";
+    }
+    return d->own < 0 || d->own > 1 ? "own: 0 or 1" : NULL;
+}
+
+LQ_API int lq_klt_check(const lq_klt_desc *desc, const char **message)
+{
+    return lq__told(message, desc ? lq__klt_fault(desc) : "desc: NULL", LQ_E_ARG);
+}
+
 LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, size_t *written,
                           const lq_klt_desc *desc, lq_klt_report *report, void *workspace,
                           size_t workspace_bytes)
@@ -13818,10 +14024,7 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
         return LQ_E_ARG;
     }
     *written = 0;
-    if (!klt || !dst || !desc || !workspace || klt->tokens < 64 || !(desc->beta <= 1) ||
-        !(desc->tolerance >= 0) || !(desc->tolerance <= 1) || !(desc->unit >= 0) ||
-        (desc->unit != 0 && !lq__step_valid(desc->unit)) || desc->own < 0 || desc->own > 1 ||
-        (desc->step != 0 && !lq__step_valid(desc->step))) {
+    if (!klt || !dst || !desc || !workspace || klt->tokens < 64 || lq__klt_fault(desc)) {
         return LQ_E_ARG;
     }
     if (dst_bytes < lq_klt_profile_bound(klt) ||
@@ -13896,11 +14099,22 @@ struct lq_codec {
     lq_rans_plan plan;
 };
 
-/* Defaults, and what contradicts. Returns the number of rows, 0 if not valid. */
-LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
+/* What is wrong with a form of fixed width, the field first; NULL: nothing. */
+LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
 {
-    size_t rows;
-    size_t dims;
+    return lq_fixed_bytes(dims, quantizer, bits) ? NULL
+           : quantizer != LQ_Z && quantizer != LQ_E8
+               ? "quantizer: fixed pages have LQ_Z, or LQ_E8"
+           : quantizer == LQ_E8 && dims % 8
+               ? "quantizer: LQ_E8 in fixed pages wants a multiple of 8 dims"
+               : "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4";
+}
+
+/* Defaults, and what contradicts: the field first; NULL: nothing. fitted: the profile is still to
+   be made. */
+LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
+{
+    const char *why;
     d->page = d->page ? d->page : LQ_PAGE_CODED;
     if (d->geometry.basis == 0) {
         d->geometry.basis = d->profile ? d->profile->basis : (uint32_t)LQ_BASIS_IDENTITY;
@@ -13908,25 +14122,74 @@ LQ__STATIC size_t lq__codec_resolve(lq_codec_desc *d)
     if (d->geometry.basis == LQ_BASIS_DENSE && !d->geometry.dense && d->profile) {
         d->geometry.dense = d->profile->dense;
     }
-    rows = lq_geometry_rows(&d->geometry);
-    dims = lq_geometry_dims(&d->geometry);
-    if (rows == 0 || d->profile_index > 255) {
-        return 0;
+    why = lq__geometry_fault(&d->geometry);
+    if (why) {
+        return why;
+    }
+    if (d->profile_index > 255) {
+        return "profile_index: 0 to 255";
+    }
+    if (d->page < LQ_PAGE_RAW || d->page > LQ_PAGE_CODED) {
+        return "page: LQ_PAGE_CODED, LQ_PAGE_FIXED or LQ_PAGE_RAW";
     }
     if (d->page == LQ_PAGE_RAW) {
         d->type = d->type ? d->type : LQ_F16;
-        return lq_type_bytes(d->type) && !d->quantizer && !d->bits ? rows : 0;
+        return !lq_type_bytes(d->type) ? "type: LQ_F16, LQ_F32 or LQ_BF16"
+               : d->quantizer          ? "quantizer: raw pages have none"
+               : d->bits               ? "bits: raw pages have none; type says how wide they are"
+                                       : NULL;
     }
     d->quantizer = d->quantizer ? d->quantizer : LQ_Z;
-    if (d->type || !lq__step_valid(d->step) || !d->profile) {
-        return 0;
+    if (d->type) {
+        return "type: of raw pages only";
     }
-    if (d->page == LQ_PAGE_FIXED) {
-        d->bits = d->bits ? d->bits : 4;
-        return lq_fixed_bytes(dims, d->quantizer, d->bits) && !d->geometry.dense ? rows : 0;
+    if (!lq__step_valid(d->step)) {
+        return "step: 2^-100 to 2^100, no default";
     }
-    return d->page == LQ_PAGE_CODED && d->tables && !d->bits && lq_lattice_dims(d->quantizer) ? rows
-                                                                                              : 0;
+    if (!d->profile && !fitted) {
+        return "profile: NULL";
+    }
+    if (!lq_lattice_dims(d->quantizer)) {
+        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+    }
+    if (d->page == LQ_PAGE_CODED) {
+        return d->bits      ? "bits: of fixed pages; the step decides what coded ones take"
+               : !d->tables ? "tables: coded pages need them"
+                            : NULL;
+    }
+    d->bits = d->bits ? d->bits : 4;
+    if (d->geometry.dense) {
+        return "page: LQ_PAGE_FIXED does not go with a dense basis";
+    }
+    return lq__fixed_fault(lq_geometry_dims(&d->geometry), d->quantizer, d->bits);
+}
+
+/* Whether a profile is one of this geometry, all defaults filled in. */
+LQ__STATIC int lq__profile_fits(const lq_profile *p, const lq_geometry *g)
+{
+    return lq__profile_valid(p) && p->stream == g->stream && p->basis == g->basis &&
+           p->dims == lq_geometry_dims(g) && p->slice_count == g->slice_count &&
+           !(g->dense && lq__hash_differs(p->basis_hash, g->dense->hash));
+}
+
+/* All that is checked of a descriptor alone: a status, and why. */
+LQ__STATIC int lq__codec_fault(const lq_codec_desc *desc, int fitted, const char **why)
+{
+    lq_codec_desc d = *desc;
+    *why = lq__codec_resolve(&d, fitted);
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    return d.page == LQ_PAGE_RAW || !d.profile || lq__profile_fits(d.profile, &d.geometry)
+               ? LQ_OK
+               : lq__refuse(why, LQ_E_FORMAT, "profile: not valid, or not of this geometry");
+}
+
+LQ_API int lq_codec_check(const lq_codec_desc *desc, const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__codec_fault(desc, 0, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
 }
 
 LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
@@ -13937,7 +14200,7 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc)
         return 0;
     }
     d = *desc;
-    rows = lq__codec_resolve(&d);
+    rows = lq__codec_resolve(&d, 0) ? 0 : lq_geometry_rows(&d.geometry);
     return rows ? 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
                       lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows)
                 : 0; /* gains' means and the centre share rows * 4 */
@@ -14061,7 +14324,8 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
     c = (lq_codec *)(void *)at;
     memset(c, 0, sizeof *c);
     c->desc = *desc;
-    rows = lq__codec_resolve(&c->desc);
+    (void)lq__codec_resolve(&c->desc, 0);
+    rows = lq_geometry_rows(&c->desc.geometry);
     c->dims = lq_geometry_dims(&c->desc.geometry);
     c->flight = LQ__IN_FLIGHT;
     c->lead = rows - c->dims;
@@ -14076,11 +14340,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
     at += lq__align64(rows);
     if (c->desc.page != LQ_PAGE_RAW) {
         int status;
-        if (!lq__profile_valid(p) || p->stream != c->desc.geometry.stream ||
-            p->basis != c->desc.geometry.basis || p->dims != c->dims ||
-            p->slice_count != c->desc.geometry.slice_count ||
-            (c->desc.geometry.dense &&
-             lq__hash_differs(p->basis_hash, c->desc.geometry.dense->hash))) {
+        if (!lq__profile_fits(p, &c->desc.geometry)) {
             return LQ_E_FORMAT;
         }
         status = lq__codec_rows(c, at, lq_rans_plan_bytes(rows));
@@ -15106,10 +15366,24 @@ LQ__STATIC void lq__take_id(uint32_t *count, uint32_t *id)
     ++*count;
 }
 
+LQ__STATIC const char *lq__writer_fault(const lq_archive_writer_desc *desc)
+{
+    return !desc                           ? "desc: NULL"
+           : !desc->directory              ? "directory: NULL"
+           : desc->write_fn && desc->mem   ? "mem: beside write_fn"
+           : !desc->write_fn && !desc->mem ? "mem: NULL, and so is write_fn"
+                                           : NULL;
+}
+
+LQ_API int lq_archive_writer_check(const lq_archive_writer_desc *desc, const char **message)
+{
+    return lq__told(message, lq__writer_fault(desc), LQ_E_ARG);
+}
+
 LQ__STATIC int lq__writer_set(lq_archive_writer *writer, const lq_archive_writer_desc *desc)
 {
     size_t most = 0xfffffffcu; /* the footer holds a directory's size in 32 bits */
-    if (!desc || !desc->directory || (desc->write_fn ? 1 : 0) == (desc->mem ? 1 : 0)) {
+    if (lq__writer_fault(desc)) {
         return LQ_E_ARG;
     }
     memset(writer, 0, sizeof *writer);
@@ -15171,45 +15445,57 @@ LQ__INLINE uint32_t lq__plain_zero(uint32_t u)
     return u == 0x80000000u ? 0 : u;
 }
 
-LQ__STATIC int lq__rope_check(const lq_rope *rope)
+/* A status, and why: archives keep ropes of more magnitudes than the codec undoes. */
+LQ__STATIC int lq__archive_rope_fault(const lq_rope *rope, const char **why)
 {
     uint32_t magnitude;
     uint32_t i;
-    if (!rope || !rope->freqs || rope->layout > LQ_ROPE_ADJACENT) {
-        return LQ_E_ARG;
+    if (!rope || !rope->freqs) {
+        return lq__refuse(why, LQ_E_ARG, rope ? "freqs: NULL" : "rope: NULL");
+    }
+    if (rope->layout > LQ_ROPE_ADJACENT) {
+        return lq__refuse(why, LQ_E_ARG, "layout: LQ_ROPE_HALF or LQ_ROPE_ADJACENT");
     }
     if (rope->rotary_dims < 2 || rope->rotary_dims > LQ_ARCHIVE_MAX_DIMS || rope->rotary_dims % 2) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "rotary_dims: even, 2 to 8192");
     }
     magnitude = lq__plain_zero(lq__bits_of_f32(rope->magnitude));
     if (!lq__finite_bits(magnitude)) {
-        return LQ_E_DATA;
+        return lq__refuse(why, LQ_E_DATA, "magnitude: not finite");
     }
     if (magnitude >> 31) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "magnitude: negative");
     }
     for (i = 0; i < rope->rotary_dims / 2; i++) {
         uint32_t f = lq__plain_zero(lq__bits_of_f32(rope->freqs[i]));
         if (!lq__finite_bits(f)) {
-            return LQ_E_DATA;
+            return lq__refuse(why, LQ_E_DATA, "freqs: one is not finite");
         }
-        if (f >= 0x43800000u) { /* 256, or negative */
-            return LQ_E_RANGE;
+        if (f >= 0x43800000u) {
+            return lq__refuse(why, LQ_E_RANGE, "freqs: of each pair 0 to below 256");
         }
     }
-    return LQ_OK;
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_rope_check(const lq_rope *rope, const char **message)
+{
+    const char *why;
+    int status = lq__archive_rope_fault(rope, &why);
+    return lq__told(message, why, status);
 }
 
 LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
+    const char *why;
     uint32_t magnitude;
     uint32_t i;
     uint8_t *p;
     if (status) {
         return status;
     }
-    status = lq__rope_check(rope);
+    status = lq__archive_rope_fault(rope, &why);
     if (status) {
         return status;
     }
@@ -15232,40 +15518,61 @@ LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, u
     return LQ_OK;
 }
 
-LQ__STATIC int lq__group_check(const lq_archive_writer *writer, const lq_archive_group_desc *group)
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__group_fault(const lq_archive_writer *writer, const lq_archive_group_desc *group,
+                               const char **why)
 {
     uint32_t dims = 0;
     size_t i;
-    if (!group || !group->slices || (group->stream != LQ_K && group->stream != LQ_V)) {
-        return LQ_E_ARG;
+    if (!group || !group->slices) {
+        return lq__refuse(why, LQ_E_ARG, group ? "slices: NULL" : "group: NULL");
     }
-    if (group->rope != LQ_ARCHIVE_NONE && group->rope >= writer->rope_count) {
-        return LQ_E_RANGE;
+    if (group->stream != LQ_K && group->stream != LQ_V) {
+        return lq__refuse(why, LQ_E_ARG, "stream: LQ_K or LQ_V");
+    }
+    if (group->rope != LQ_ARCHIVE_NONE && writer && group->rope >= writer->rope_count) {
+        return lq__refuse(why, LQ_E_RANGE, "rope: the archive has no such one");
     }
     if (group->slice_count < 1 || group->slice_count > LQ_ARCHIVE_MAX_SLICES) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "slice_count: 1 to 4096");
     }
     for (i = 0; i < group->slice_count; i++) {
         const lq_slice *s = &group->slices[i];
-        if (s->layer > 0xffff || s->head > 0xffff || s->first_dim > 0xffff || s->dims < 1 ||
-            s->dims > LQ_ARCHIVE_MAX_DIMS - dims || s->dims > 0x10000 - s->first_dim) {
-            return LQ_E_RANGE;
+        const char *text = s->layer > 0xffff       ? "layer: of a slice, 0 to 65535"
+                           : s->head > 0xffff      ? "head: of a slice, 0 to 65535"
+                           : s->first_dim > 0xffff ? "first_dim: of a slice, 0 to 65535"
+                           : s->dims < 1 || s->dims > LQ_ARCHIVE_MAX_DIMS - dims
+                               ? "dims: of a slice at least 1, of all together at most 8192"
+                           : s->dims > 0x10000 - s->first_dim
+                               ? "dims: of a slice, beyond dim 65535"
+                               : NULL;
+        if (text) {
+            return lq__refuse(why, LQ_E_RANGE, text);
         }
         dims += s->dims;
     }
-    return LQ_OK;
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
+                                  const lq_archive_group_desc *group, const char **message)
+{
+    const char *why;
+    int status = lq__group_fault(writer, group, &why);
+    return lq__told(message, why, status);
 }
 
 LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_group_desc *group,
                                 uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
+    const char *why;
     uint8_t *p;
     size_t i;
     if (status) {
         return status;
     }
-    status = lq__group_check(writer, group);
+    status = lq__group_fault(writer, group, &why);
     if (status) {
         return status;
     }
@@ -15289,6 +15596,21 @@ LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_grou
     return LQ_OK;
 }
 
+LQ__STATIC const char *lq__archive_profile_fault(const lq_archive_profile_desc *profile)
+{
+    return !profile                            ? "profile: NULL"
+           : profile->bytes && profile->hash   ? "hash: beside bytes"
+           : !profile->bytes && !profile->hash ? "bytes: NULL, and so is hash"
+           : profile->bytes && !profile->count ? "count: 0, with bytes"
+           : profile->hash && profile->count   ? "count: not 0, without bytes"
+                                               : NULL;
+}
+
+LQ_API int lq_archive_profile_check(const lq_archive_profile_desc *profile, const char **message)
+{
+    return lq__told(message, lq__archive_profile_fault(profile), LQ_E_ARG);
+}
+
 LQ_API int lq_archive_add_profile(lq_archive_writer *writer, const lq_archive_profile_desc *profile,
                                   uint32_t *id)
 {
@@ -15298,8 +15620,7 @@ LQ_API int lq_archive_add_profile(lq_archive_writer *writer, const lq_archive_pr
     if (status) {
         return status;
     }
-    if (!profile || (profile->bytes ? 1 : 0) == (profile->hash ? 1 : 0) ||
-        (profile->bytes ? 1 : 0) != (profile->count ? 1 : 0)) {
+    if (lq__archive_profile_fault(profile)) {
         return LQ_E_ARG;
     }
     count = profile->bytes ? profile->count : 16;
@@ -15401,37 +15722,57 @@ LQ__INLINE uint32_t lq__run_align(const lq_archive_run_desc *run)
     return run->align ? run->align : run->code == LQ_PAGE_CODED ? 1 : 64;
 }
 
-LQ__STATIC int lq__run_desc_check(const lq_archive_writer *writer, const lq_archive_run_desc *run)
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__run_fault(const lq_archive_writer *writer, const lq_archive_run_desc *run,
+                             const char **why)
 {
     uint32_t align;
     uint32_t step;
     if (!run) {
-        return LQ_E_ARG;
+        return lq__refuse(why, LQ_E_ARG, "run: NULL");
     }
     align = lq__run_align(run);
     step = lq__plain_zero(lq__bits_of_f32(run->step));
-    if ((align & (align - 1)) || align > LQ_ARCHIVE_MAX_ALIGN || run->code > 0xff) {
-        return LQ_E_RANGE;
+    if ((align & (align - 1)) || align > LQ_ARCHIVE_MAX_ALIGN) {
+        return lq__refuse(why, LQ_E_RANGE, "align: a power of two up to 65536");
     }
-    if (run->group >= writer->group_count ||
-        (run->profile != LQ_ARCHIVE_NONE && run->profile >= writer->profile_count)) {
-        return LQ_E_RANGE;
+    if (run->code > 0xff) {
+        return lq__refuse(why, LQ_E_RANGE, "code: 0 to 255");
     }
-    if (run->token_count == 0 || run->tokens_per_page > 0xffff ||
-        run->first_token > lq__token_limit - run->token_count) {
-        return LQ_E_RANGE;
+    if (writer && run->group >= writer->group_count) {
+        return lq__refuse(why, LQ_E_RANGE, "group: the archive has no such one");
+    }
+    if (writer && run->profile != LQ_ARCHIVE_NONE && run->profile >= writer->profile_count) {
+        return lq__refuse(why, LQ_E_RANGE, "profile: the archive has no such one");
+    }
+    if (run->token_count == 0) {
+        return lq__refuse(why, LQ_E_RANGE, "token_count: at least 1");
+    }
+    if (run->tokens_per_page > 0xffff) {
+        return lq__refuse(why, LQ_E_RANGE, "tokens_per_page: up to 65535; 0 means 64");
+    }
+    if (run->first_token > lq__token_limit - run->token_count) {
+        return lq__refuse(why, LQ_E_RANGE, "first_token: with token_count at most 2^63");
     }
     if (!lq__finite_bits(step)) {
-        return LQ_E_DATA;
+        return lq__refuse(why, LQ_E_DATA, "step: not finite");
     }
     if (step >> 31) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "step: negative");
     }
     if (!run->positions.list && !lq__affine_ok(run->positions.first, lq__stride_of(&run->positions),
                                                run->token_count - 1)) {
-        return LQ_E_RANGE;
+        return lq__refuse(why, LQ_E_RANGE, "positions: the last one is beyond 64 bits");
     }
-    return LQ_OK;
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_run_check(const lq_archive_writer *writer, const lq_archive_run_desc *run,
+                                const char **message)
+{
+    const char *why;
+    int status = lq__run_fault(writer, run, &why);
+    return lq__told(message, why, status);
 }
 
 /* Returns the end of what it stored. */
@@ -15455,13 +15796,14 @@ LQ__STATIC uint8_t *lq__positions_store(uint8_t *p, uint32_t form, const lq_arch
 LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_desc *run)
 {
     int status = lq__writer_ready(writer, 0);
+    const char *why;
     uint32_t form;
     uint8_t *p;
     size_t start;
     if (status) {
         return status;
     }
-    status = lq__run_desc_check(writer, run);
+    status = lq__run_fault(writer, run, &why);
     if (status) {
         return status;
     }
@@ -16403,22 +16745,46 @@ LQ__STATIC int lq__recover(lq_archive_reader *reader, const lq_archive_reader *s
     return LQ_E_DATA;
 }
 
+/* A status, and why. */
+LQ__STATIC int lq__source_fault(const lq_archive_source *source, const char **why)
+{
+    const char *text = !source                             ? "source: NULL"
+                       : source->bytes && source->read_fn   ? "read_fn: beside bytes"
+                       : !source->bytes && !source->read_fn ? "bytes: NULL, and so is read_fn"
+                                                            : NULL;
+    if (text) {
+        return lq__refuse(why, LQ_E_ARG, text);
+    }
+    if (source->size > (uint64_t)1 << 60 || (source->bytes && source->size > SIZE_MAX)) {
+        return lq__refuse(why, LQ_E_RANGE, "size: at most 2^60, of bytes SIZE_MAX");
+    }
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_source_check(const lq_archive_source *source, const char **message)
+{
+    const char *why;
+    int status = lq__source_fault(source, &why);
+    return lq__told(message, why, status);
+}
+
 LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source, void *mem,
                            size_t mem_bytes, size_t *needed)
 {
     lq_archive_reader r;
+    const char *why;
     size_t ignored;
     int status;
     if (!needed) {
         needed = &ignored;
     }
     *needed = 0;
-    if (!reader || !source || (source->bytes ? 1 : 0) == (source->read_fn ? 1 : 0) ||
-        (!mem && mem_bytes)) {
+    if (!reader || (!mem && mem_bytes)) {
         return LQ_E_ARG;
     }
-    if (source->size > (uint64_t)1 << 60 || (source->bytes && source->size > SIZE_MAX)) {
-        return LQ_E_RANGE;
+    status = lq__source_fault(source, &why);
+    if (status) {
+        return status;
     }
     memset(&r, 0, sizeof r);
     r.file = (const uint8_t *)source->bytes;
@@ -17133,6 +17499,61 @@ LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t
                : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
 }
 
+/* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
+LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
+{
+    memset(d, 0, sizeof *d);
+    d->tables = desc->tables;
+    d->geometry = desc->geometry;
+    d->page = desc->page;
+    d->quantizer = desc->quantizer;
+    d->bits = desc->bits;
+    d->step = desc->step;
+    d->profile = desc->profile;
+}
+
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                              const char **why)
+{
+    const lq_vectors *q = desc->queries;
+    lq_geometry g = lq__pack_geometry(desc);
+    lq_codec_desc d;
+    *why = lq__geometry_fault(&g);
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = desc->refit < 0 || desc->refit > 1           ? "refit: 0 or 1"
+           : desc->calibrate < 0 || desc->calibrate > 1 ? "calibrate: 0 or 1"
+           : desc->calibrate && desc->profile           ? "calibrate: there is a profile"
+           : desc->calibrate && desc->refit             ? "calibrate: goes without refit"
+           : q && !desc->calibrate                      ? "queries: calibration alone wants them"
+           : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
+           : q && !desc->reads                            ? "reads: NULL"
+                                                          : NULL;
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = !writer                                ? NULL
+           : desc->group >= writer->group_count ? "group: the archive has no such one"
+           : desc->profile && desc->profile_id >= writer->profile_count
+               ? "profile_id: the archive has no such one"
+               : NULL;
+    if (*why) {
+        return LQ_E_RANGE;
+    }
+    lq__pack_codec(&d, desc);
+    return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
+}
+
+LQ_API int lq_archive_pack_check(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                                 const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__pack_fault(writer, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
+}
+
 LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
                            const lq_vectors *src, const lq_positions *positions, size_t tokens,
                            void *workspace, size_t workspace_bytes)
@@ -17141,6 +17562,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     lq_positions follow;
     lq_codec_desc d;
     lq__pack p;
+    const char *why;
     size_t sinks;
     int status;
     if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
@@ -17156,10 +17578,9 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     p.positions = positions ? positions : &follow;
     p.geometry = lq__pack_geometry(desc);
     p.rows = lq_geometry_rows(&p.geometry);
-    if (p.rows == 0 || (desc->calibrate && (desc->profile || desc->refit)) ||
-        (desc->queries && (!desc->calibrate || !desc->queries->slices || !desc->reads ||
-                           lq_type_bytes(desc->queries->type) == 0))) {
-        return LQ_E_ARG;
+    status = lq__pack_fault(writer, desc, &why);
+    if (status) {
+        return status;
     }
     p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
                                  LQ__IN_FLIGHT);
@@ -17167,7 +17588,6 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
         return LQ_E_SPACE;
     }
     memset(&d, 0, sizeof d);
-    d.tables = desc->tables;
     d.geometry = desc->geometry;
     sinks = desc->first_token ? 0 : desc->sinks == LQ_NO_SINKS ? 0 : desc->sinks ? desc->sinks : 4;
     sinks = desc->page == LQ_PAGE_RAW ? tokens : LQ__MIN(sinks, tokens);
@@ -17177,11 +17597,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     if (status || sinks == tokens) {
         return status;
     }
-    d.page = desc->page;
-    d.type = 0;
-    d.quantizer = desc->quantizer;
-    d.bits = desc->bits;
-    d.step = desc->step;
+    lq__pack_codec(&d, desc);
     return lq__pack_rest(&p, &d, sinks, tokens);
 }
 
@@ -17627,19 +18043,47 @@ LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64
     return lq__unpack_flush(u, &b, dst);
 }
 
+/* A status, and why. reader NULL: the group is not looked at. */
+LQ__STATIC int lq__unpack_fault(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
+                                const char **why)
+{
+    const lq_profile *p = desc->calibrated;
+    if (!desc->profile != !desc->profile_bytes) {
+        return lq__refuse(why, LQ_E_ARG, desc->profile ? "profile_bytes: 0, with profile"
+                                                       : "profile_bytes: not 0, without profile");
+    }
+    if (p && (!lq__profile_valid(p) || p->basis != LQ_BASIS_DENSE || !p->dense)) {
+        return lq__refuse(why, LQ_E_ARG, "calibrated: not a profile with a dense basis");
+    }
+    if (reader && desc->group >= reader->group_count) {
+        return lq__refuse(why, LQ_E_RANGE, "group: the archive has no such one");
+    }
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_archive_unpack_check(const lq_archive_reader *reader,
+                                   const lq_archive_unpack_desc *desc, const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__unpack_fault(reader, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
+}
+
 LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
                              const lq_vectors_out *dst, uint64_t first, size_t tokens,
                              void *workspace, size_t workspace_bytes)
 {
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
     lq__unpack u;
+    const char *why;
     size_t slices = 0;
     int status;
     if (!reader || !desc || !dst || !dst->slices || lq_type_bytes(dst->type) == 0) {
         return LQ_E_ARG;
     }
-    if (desc->group >= reader->group_count || tokens > UINT64_MAX - first) {
-        return LQ_E_RANGE;
+    status = lq__unpack_fault(reader, desc, &why);
+    if (status || tokens > UINT64_MAX - first) {
+        return status ? status : LQ_E_RANGE;
     }
     memset(&u, 0, sizeof u);
     u.reader = reader;
@@ -22940,8 +23384,16 @@ typedef struct lq__warm_kind {
     float step;
 } lq__warm_kind;
 
+/* What there is to code in a cache, so that memory is for that: pages in flight, and quantizers. */
+typedef struct lq__warm_scope {
+    size_t flight; /* 1 .. LQ__WARM_FLIGHT; fewer: of a small cache, whose coders have own tables */
+    int cosets;    /* 1: LQ_E8 or LQ_E8_RELAXED are in use */
+    int d4;        /* 1: LQ_D4 is */
+    int mixed;     /* 1: some head's keys and values are not of one kind: one of them is opened */
+} lq__warm_scope;
+
 /* What coders are made from, of each class of a coefficient: computed once. The last table is that
-   of lattices, y = k. */
+   of lattices, y = k. A small cache has rows alone, see lq__warm_classes_bytes. */
 #define LQ__WARM_CLASSES (LQ_CLASS_MAX + 1)
 typedef struct lq__warm_classes {
     lq__row_data rows[2][LQ__WARM_CLASSES]; /* [1]: of LQ_D4 */
@@ -22968,6 +23420,11 @@ typedef struct lq__warm_coder {
     uint16_t *channel; /* (count) */
     uint16_t *look;    /* (count) number of the table */
     float *factor;     /* (count) */
+    const float (*y)[32];
+    float (*own)[32];  /* y of a small cache's coder, or NULL: it is not attended with */
+    uint8_t *own_at;   /* (LQ__WARM_CLASSES + 1) 1 + number of a class' own table; 0: none yet */
+    size_t own_count;
+    size_t flight;
     const lq__warm_classes *classes;
 } lq__warm_coder;
 
@@ -23971,9 +24428,9 @@ static const lq__warm_kernels *lq__warm_of_level(void)
 
 /* ---- coders ---- */
 /* Rows of the coder's matrix, at most. */
-LQ__INLINE size_t lq__warm_matrix_rows(size_t dims)
+LQ__INLINE size_t lq__warm_matrix_rows(const lq__warm_scope *scope, size_t dims)
 {
-    return dims + 1 + (dims + 1) / 8;
+    return dims + 1 + (scope->cosets ? (dims + 1) / 8 : 0);
 }
 
 /* What lq_codec_bytes says of `dims` and a gain. */
@@ -23984,26 +24441,45 @@ LQ__INLINE size_t lq__warm_codec_bytes(size_t dims)
            lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
 }
 
-/* What lq_codec_workspace_bytes says at most, and 64 vectors of floats behind it. */
-LQ__INLINE size_t lq__warm_work_at(size_t dims)
+/* Matrices of so many pages, and what the coder needs. */
+LQ__INLINE size_t lq__warm_flight_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
-    size_t rows = lq__warm_matrix_rows(dims);
-    return lq__align64(64 + lq__align64(LQ__TOKENS * (dims * 8 + 2)) +
-                       LQ__IN_FLIGHT * rows * LQ__TOKENS * 2 +
-                       lq_rans_workspace_bytes(rows, LQ__IN_FLIGHT));
+    size_t rows = lq__warm_matrix_rows(scope, dims);
+    return lq__align64(pages * rows * LQ__TOKENS * 2 + lq_rans_workspace_bytes(rows, pages));
 }
 
-LQ__INLINE size_t lq__warm_work_bytes(size_t dims)
+/* What lq_codec_workspace_bytes says of so many pages at most. */
+LQ__INLINE size_t lq__warm_work_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
-    return lq__warm_work_at(dims) + lq__align64(LQ__TOKENS * dims * 4);
+    return 64 + lq__align64(LQ__TOKENS * (dims * 8 + 2)) +
+           lq__warm_flight_bytes(scope, dims, pages);
+}
+
+/* The matrices alone: all that decoding for attention needs. work is aligned to 64. */
+LQ__STATIC lq__workspace lq__warm_matrices(const lq_codec *c, uint8_t *work)
+{
+    lq__workspace w;
+    memset(&w, 0, sizeof w);
+    w.values = (int16_t *)(void *)work;
+    w.coder = work + c->flight * c->matrix_rows * LQ__TOKENS * 2;
+    w.coder_bytes = lq_rans_workspace_bytes(c->matrix_rows, c->flight);
+    return w;
+}
+
+/* Own tables that a coder may need: of each class that it has, and of lattices. */
+LQ__INLINE size_t lq__warm_own(size_t dims)
+{
+    return LQ__MIN(dims, (size_t)LQ__WARM_CLASSES) + 1;
 }
 
 /* Places the arrays of a coder of up to `dims` in memory aligned to 64; returns their bytes. coder
-   NULL: only counts. */
-LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t dims)
+   NULL: only counts. attends: it is attended with. */
+LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t dims,
+                                       const lq__warm_scope *scope, int attends)
 {
-    size_t sizes[8];
-    size_t at[8];
+    const int own = attends && scope->flight < LQ__WARM_FLIGHT;
+    size_t sizes[10];
+    size_t at[10];
     size_t used = 0;
     int i;
     sizes[0] = lq__warm_codec_bytes(dims);
@@ -24014,12 +24490,15 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
     sizes[5] = 2 * dims;
     sizes[6] = 2 * dims;
     sizes[7] = 2 * (dims + 1);
-    for (i = 0; i < 8; i++) {
+    sizes[8] = own ? 128 * lq__warm_own(dims) : 0;
+    sizes[9] = own ? LQ__WARM_CLASSES + 1 : 0;
+    for (i = 0; i < 10; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
     if (c) {
         memset(c, 0, sizeof *c);
+        c->flight = attends ? scope->flight : 1;
         c->mem = mem + at[0];
         c->mem_bytes = sizes[0];
         c->row = (uint16_t *)(void *)(mem + at[1]);
@@ -24029,8 +24508,25 @@ LQ__STATIC size_t lq__warm_coder_place(lq__warm_coder *c, uint8_t *mem, size_t d
         c->coded = (uint16_t *)(void *)(mem + at[5]);
         c->table = (uint16_t *)(void *)(mem + at[6]);
         c->place = (uint16_t *)(void *)(mem + at[7]);
+        c->own = own ? (float(*)[32])(void *)(mem + at[8]) : NULL;
+        c->own_at = mem + at[9];
     }
     return used;
+}
+
+/* y of k at k & 31: of Z's rows of a class; NULL: of lattices. */
+LQ__STATIC void lq__warm_y_init(float *table, const lq__row_data *row)
+{
+    int32_t k;
+    for (k = 0; k < 16; k++) {
+        float y = (float)k;
+        if (k && row) {
+            y -= (float)row->shift[LQ__MIN(k, 4) - 1] * (1.0f / LQ__ONE);
+        }
+        table[k] = y;
+        table[(32 - k) & 31] = -y;
+    }
+    table[16] = table[17] - 1.0f;
 }
 
 /* y of symbols of a class with `raw` bits as bytes, and their unit. */
@@ -24054,33 +24550,36 @@ LQ__STATIC void lq__warm_symbols_init(lq__warm_classes *classes, const lq__rans_
     classes->unit[table] = most / 127.0f;
 }
 
-LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables)
+/* Bytes of the part of them that there is. */
+LQ__INLINE size_t lq__warm_classes_bytes(const lq__warm_scope *scope)
 {
+    const size_t rows = sizeof(lq__row_data) * LQ__WARM_CLASSES;
+    return scope->flight == LQ__WARM_FLIGHT ? sizeof(lq__warm_classes)
+           : scope->d4                      ? 2 * rows
+                                            : rows;
+}
+
+LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables,
+                                      const lq__warm_scope *scope)
+{
+    const int small = scope->flight < LQ__WARM_FLIGHT;
     lq_codec_desc desc;
-    int32_t k;
+    int k;
     uint32_t i;
     memset(&desc, 0, sizeof desc);
-    memset(classes, 0, sizeof *classes);
+    memset((void *)classes, 0, lq__warm_classes_bytes(scope));
     desc.tables = tables;
     desc.page = LQ_PAGE_CODED;
-    for (i = 0; i <= LQ__WARM_CLASSES; i++) {
-        float *table = classes->y[i];
-        const lq__row_data *row = classes->rows[0] + i;
-        for (k = 0; k < 2 && i < LQ__WARM_CLASSES; k++) {
+    for (i = 0; i < LQ__WARM_CLASSES; i++) {
+        for (k = 0; k < (small && !scope->d4 ? 1 : 2); k++) {
             desc.quantizer = k ? LQ_D4 : LQ_Z;
             lq__row_data_init(classes->rows[k] + i, &desc, i);
         }
-        for (k = 0; k < 16; k++) {
-            float y = (float)k;
-            if (k && i < LQ__WARM_CLASSES) {
-                y -= (float)row->shift[LQ__MIN(k, 4) - 1] * (1.0f / LQ__ONE);
-            }
-            table[k] = y;
-            table[(32 - k) & 31] = -y;
-        }
-        table[16] = table[17] - 1.0f;
     }
-    for (i = 0; i < LQ__WARM_CLASSES; i++) {
+    for (i = 0; i <= LQ__WARM_CLASSES && !small; i++) {
+        lq__warm_y_init(classes->y[i], i < LQ__WARM_CLASSES ? classes->rows[0] + i : NULL);
+    }
+    for (i = 0; i < LQ__WARM_CLASSES && !small; i++) {
         int32_t own = LQ__MIN((int32_t)i, (int32_t)LQ__CLASS_WIDE);
         int32_t half = lq__clamp((int32_t)i - 8, -(int32_t)LQ__T_LOW, (int32_t)LQ__CLASS_WIDE);
         lq__warm_symbols_init(classes, &tables->table[lq__table_of(own, LQ__AT_0)], 0, i);
@@ -24102,7 +24601,7 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
     codec->desc = *desc;
     codec->desc.page = LQ_PAGE_CODED;
     codec->dims = c->dims;
-    codec->flight = LQ__IN_FLIGHT;
+    codec->flight = c->flight;
     codec->lead = lead;
     at += lq__align64(sizeof(lq_codec));
     codec->rows = (lq__row_data *)(void *)at;
@@ -24132,6 +24631,21 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
     return i ? LQ_OK : LQ_E_INTERNAL;
 }
 
+/* The number of the table of a class: of all, or of the coder's own, where it is made first. */
+LQ__STATIC uint16_t lq__warm_look(lq__warm_coder *c, uint32_t class_)
+{
+    if (!c->own) {
+        return (uint16_t)class_;
+    }
+    if (c->own_at[class_] == 0) {
+        lq__warm_y_init(c->own[c->own_count++], class_ < LQ__WARM_CLASSES
+                                                    ? c->classes->rows[0] + class_
+                                                    : NULL);
+        c->own_at[class_] = (uint8_t)c->own_count;
+    }
+    return (uint16_t)(c->own_at[class_] - 1);
+}
+
 /* Enters a coefficient. */
 LQ__STATIC void lq__warm_enter(lq__warm_coder *c, size_t row, size_t channel, int lattice)
 {
@@ -24140,7 +24654,7 @@ LQ__STATIC void lq__warm_enter(lq__warm_coder *c, size_t row, size_t channel, in
     c->row[c->count] = (uint16_t)row;
     c->channel[c->count] = (uint16_t)channel;
     c->factor[c->count] = lattice ? (float)codec->rows[channel].wiener * (1.0f / 65536) : 1.0f;
-    c->look[c->count] = lattice ? (uint16_t)LQ__WARM_CLASSES : class_;
+    c->look[c->count] = lq__warm_look(c, lattice ? (uint32_t)LQ__WARM_CLASSES : class_);
     c->count++;
 }
 
@@ -24156,6 +24670,11 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
     size_t j;
     size_t next = 0; /* coded row */
     c->count = 0;
+    c->y = c->own ? (const float(*)[32])c->own : (const float(*)[32])c->classes->y;
+    if (c->own) {
+        memset(c->own_at, 0, LQ__WARM_CLASSES + 1);
+        c->own_count = 0;
+    }
     for (i = 0; i < plan->coded_rows && block == 1; i++) {
         const lq_rans_row *r = &plan->coded[i];
         if (lq__row_is_symbols(r)) {
@@ -24216,6 +24735,7 @@ LQ__STATIC int lq__warm_coder_init(lq__warm_coder *c, const lq_tables *tables,
         c->codec = NULL;
         return status;
     }
+    c->codec->flight = c->flight;
     lq__warm_list(c);
     return LQ_OK;
 }
@@ -24256,7 +24776,7 @@ LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
     size_t i;
     m->row = c->row;
     m->look = c->look;
-    m->y = (const float(*)[32])c->classes->y;
+    m->y = c->y;
     m->count = c->count;
     m->pages = count;
     for (p = 0; p < count; p++) {
@@ -24422,34 +24942,38 @@ LQ__STATIC int lq__warm_code(const lq__warm_coder *c, const lq__workspace *w, ui
 
 /* ---- attention ---- */
 /* Places the arrays of a reader of warm pages; a NULL: only counts. mem is aligned to 64. */
-LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_t v_dims)
+LQ__STATIC size_t lq__warm_place(lq__warm *a, uint8_t *mem, size_t k_dims, size_t v_dims,
+                                 const lq__warm_scope *scope)
 {
+    const size_t dims = LQ__MAX(k_dims, v_dims);
+    const size_t symbols = scope->flight == LQ__WARM_FLIGHT; /* else they are not looked up */
     size_t sizes[14];
     size_t at[14];
     size_t used = 0;
     int i;
-    sizes[0] = lq__warm_coder_place(NULL, NULL, k_dims);
-    sizes[1] = lq__warm_coder_place(NULL, NULL, v_dims);
+    sizes[0] = lq__warm_coder_place(NULL, NULL, k_dims, scope, 1);
+    sizes[1] = lq__warm_coder_place(NULL, NULL, v_dims, scope, 1);
     sizes[2] = 4 * k_dims;
     sizes[3] = 4 * v_dims;
     sizes[4] = 4 * LQ__HOT_ROWS * lq__hot_wide(k_dims);
     sizes[5] = 4 * LQ__HOT_ROWS * lq__hot_wide(v_dims);
-    sizes[6] = 4 * (size_t)LQ__WARM_FLIGHT * LQ__HOT_ROWS * LQ__TOKENS;
-    sizes[7] = 2 * LQ__HOT_ROWS * (k_dims + 3);
-    sizes[8] = LQ__WARM_FLIGHT * LQ__WARM_WEIGHTS;
-    sizes[9] = LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
-    sizes[10] = (size_t)LQ__WARM_FLIGHT * LQ__TOKENS * (LQ__MAX(k_dims, v_dims) + 1);
-    sizes[11] = 4 * LQ__MAX(k_dims, v_dims);
-    sizes[12] = lq__warm_work_bytes(LQ__MAX(k_dims, v_dims));
-    sizes[13] = LQ__HOT_ROWS / LQ__HOT_BATCH * 2 * ((k_dims + 3) / 4);
+    sizes[6] = 4 * scope->flight * LQ__HOT_ROWS * LQ__TOKENS;
+    sizes[7] = symbols * 2 * LQ__HOT_ROWS * (k_dims + 3);
+    sizes[8] = symbols * LQ__WARM_FLIGHT * LQ__WARM_WEIGHTS;
+    sizes[9] = symbols * LQ__WARM_ESCAPES * sizeof(lq__rans_escape);
+    sizes[10] = symbols * LQ__WARM_FLIGHT * LQ__TOKENS * (dims + 1);
+    sizes[11] = 4 * dims;
+    sizes[12] = scope->mixed ? lq__warm_work_bytes(scope, dims, scope->flight)
+                             : lq__warm_flight_bytes(scope, dims, scope->flight);
+    sizes[13] = symbols * LQ__HOT_ROWS / LQ__HOT_BATCH * 2 * ((k_dims + 3) / 4);
     for (i = 0; i < 14; i++) {
         at[i] = used;
         used += lq__align64(sizes[i]);
     }
     if (a) {
         memset(a, 0, sizeof *a);
-        (void)lq__warm_coder_place(&a->k, mem + at[0], k_dims);
-        (void)lq__warm_coder_place(&a->v, mem + at[1], v_dims);
+        (void)lq__warm_coder_place(&a->k, mem + at[0], k_dims, scope, 1);
+        (void)lq__warm_coder_place(&a->v, mem + at[1], v_dims, scope, 1);
         a->k_mean = (float *)(void *)(mem + at[2]);
         a->v_mean = (float *)(void *)(mem + at[3]);
         a->q = (float *)(void *)(mem + at[4]);
@@ -24525,7 +25049,7 @@ LQ__STATIC void lq__warm_query(lq__warm *a, const lq__hot_query *query)
     for (; r < LQ__HOT_ROWS; r++) {
         a->shift[r] = 0.0f;
     }
-    for (r = 0; r < query->rows && c->symbols && kernels; r += LQ__HOT_BATCH) {
+    for (r = 0; r < query->rows && c->symbols && kernels && !c->own; r += LQ__HOT_BATCH) {
         kernels->query(a->bytes + r / LQ__HOT_BATCH, a->q + r * a->k_stride, a->k_stride,
                        LQ__MIN(query->rows - r, LQ__HOT_BATCH), c->table, c->classes->unit,
                        c->symbols);
@@ -24587,7 +25111,7 @@ LQ__STATIC void lq__warm_close(lq__warm *a, lq__hot_state *state)
 LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm_batch *batch,
                             size_t count, lq__warm_symbols *m)
 {
-    lq__workspace w = lq__workspace_place(c->codec, a->work);
+    lq__workspace w = lq__warm_matrices(c->codec, a->work);
     lq_rans_page pages[LQ__WARM_FLIGHT];
     size_t full = 0;
     int status;
@@ -24616,7 +25140,7 @@ LQ__STATIC int lq__warm_fly(lq__warm *a, const lq__warm_coder *c, const lq__warm
     m->count = c->symbols;
     m->rest.row = c->row + c->symbols;
     m->rest.look = c->look + c->symbols;
-    m->rest.y = (const float(*)[32])c->classes->y;
+    m->rest.y = c->y;
     m->rest.count = c->count - c->symbols;
     m->rest.pages = count;
     return status;
@@ -24628,7 +25152,7 @@ LQ__STATIC float lq__warm_escaped(const lq__warm_coder *c, const lq__warm_symbol
 {
     size_t row = c->codec->plan.coded[e->row].row;
     *i = c->place[e->row];
-    return lq__warm_y(c->classes->y[c->look[*i]], m->rest.values[e->page][row * 64 + e->token]);
+    return lq__warm_y(c->y[c->look[*i]], m->rest.values[e->page][row * 64 + e->token]);
 }
 
 /* Logits (count, 8, 64) of parts, masks applied, from a->seen on: their keys are of one coder. */
@@ -24983,12 +25507,14 @@ typedef struct lq__kv_pool {
     size_t bounds_at;
     size_t bounds_bytes;
     size_t arena_at;
-    size_t warm_at;
+    size_t warm_at; /* in the scratch of append */
     size_t tokens;
     size_t pages;      /* in all, of a layer that keeps all tokens */
     size_t page_count; /* of a sequence of `tokens` */
     size_t entries;    /* that a page table holds */
     size_t parts;      /* handed to the attention kernel at a time */
+    size_t chunk;      /* tokens of a head that are floats in scratch at a time */
+    lq__warm_scope scope;
     size_t step_tokens;
     size_t ring_tokens;
     size_t sink_tokens; /* room for sinks */
@@ -25005,8 +25531,8 @@ typedef struct lq__kv_pool {
     size_t evict_at; /* old pages, then moves or scores */
     size_t blob_at;  /* one that is being moved */
     size_t keep_at;
-    size_t append_at;
-    size_t attend_at;
+    size_t append_at; /* scratch of append, read and attend: one at a time uses it */
+    size_t append_bytes;
     size_t attend_bytes;
     size_t sequence_at;
     size_t sequence_bytes;
@@ -25243,9 +25769,9 @@ LQ__STATIC int lq__kv_valid(const lq_kv *kv)
            lq__kv_sequence_of(kv)->used;
 }
 
-static size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims, size_t parts);
+static size_t lq__kv_reader_bytes(const lq__kv_pool *pool);
 struct lq__kv_writer;
-static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, size_t dims);
+static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool);
 
 /* ---- geometry ---- */
 /* What is wrong with a policy, the field first; NULL: nothing. */
@@ -25533,6 +26059,17 @@ LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dim
                : lq__kv_mean_bytes(dims) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
 }
 
+/* What follows from the kinds of a head's keys and values. */
+LQ__STATIC void lq__kv_measure_pair(lq__kv_pool *pool, int k, int v)
+{
+    if (!k != !v || (k == LQ__KV_WARM) != (v == LQ__KV_WARM)) {
+        pool->scope.mixed = 1;
+    }
+    if (v == LQ__HOT_E8) {
+        pool->chunk = LQ__HOT_TOKENS; /* eviction codes a whole page again */
+    }
+}
+
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. Values among the keys have
    their tile. */
 LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer,
@@ -25564,6 +26101,8 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
                 bytes = 0; /* its pages are blobs */
                 why = lq__kv_measure_warm(layer, head, desc, policy, v,
                                           index + (size_t)v * layer->kv_heads + h, &least);
+                pool->scope.d4 |= policy->quantizer == LQ_D4;
+                pool->scope.cosets |= policy->quantizer >= LQ_E8;
             }
             if (why) {
                 return why;
@@ -25571,6 +26110,9 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
             if (kind && kind != LQ__KV_WARM) {
                 bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
                 layer->based = layer->kv_heads;
+            }
+            if (v) {
+                lq__kv_measure_pair(pool, lq__kv_kind_of(desc, l, h, layer->kv_heads, 0), kind);
             }
             at = lq__kv_take(&used, 1, bytes);
             if (v == 0) {
@@ -25688,8 +26230,9 @@ LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *
     pool->epochs = pool->page_count > 1 ? 2 * lq__log2_floor(pool->page_count) : 1;
     pool->pages = desc->pages;
     pool->entries = pool->page_count * (pool->warm ? 2 : 1) + pool->epochs + 8;
-    pool->parts = LQ__MIN(LQ__MAX(pool->page_count + 3, (size_t)LQ__WARM_FLIGHT),
-                          (size_t)LQ__KV_PARTS); /* ring and sinks are three at most */
+    pool->parts = LQ__MIN(LQ__MAX(pool->page_count, (size_t)1), (size_t)LQ__KV_PARTS);
+    pool->scope.flight = LQ__MIN(pool->parts, (size_t)LQ__WARM_FLIGHT);
+    pool->chunk = pool->warm || pool->sparse ? LQ__HOT_TOKENS : LQ__KV_SHAPING;
     if (pool->pages == 0 && !lq__mul_ok(&pool->pages, pool->page_count, pool->sequences)) {
         return LQ__KV_TOO_LARGE;
     }
@@ -25705,24 +26248,22 @@ LQ__INLINE size_t lq__kv_choice_bytes(const lq__kv_pool *pool)
     return lq__align64(4 * parted + pool->entries * 5);
 }
 
-/* Scratch of evict, and of append and read: 64 tokens of a head, a mean, the means of eight rows, a
-   stretch, and the kernel's. */
+/* Scratch of evict, and what append, read and attend share: of the first two a chunk of tokens of a
+   head, a mean, the means of eight rows, a stretch, the kernel's, and what is warm. */
 LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
 {
     size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    size_t floats = (LQ__HOT_TOKENS + 1 + 8 + 1) * dims;
+    size_t floats = (pool->chunk + 1 + 8 + 1) * dims;
     pool->evict_at = lq__kv_take(used, pool->tokens + pool->entries * 8, 4);
     pool->keep_at = lq__kv_take(used, pool->tokens, 1);
     pool->blob_at = lq__kv_take(used, pool->blob_most, LQ__KV_BLOB);
-    pool->append_at = lq__kv_take(used, 1, 4 * floats + lq__hot_work_bytes(dims));
-    pool->attend_bytes = lq__kv_reader_bytes(pool->k_dims, pool->v_dims, pool->parts);
-    pool->warm_at = *used;
+    lq__kv_take(&pool->append_bytes, 1, 4 * floats + lq__hot_work_bytes(dims));
+    pool->warm_at = pool->append_bytes;
     if (pool->warm) {
-        pool->warm_at = lq__kv_take(used, 1, lq__kv_writer_warm(NULL, NULL, dims));
-        pool->attend_bytes += lq__warm_place(NULL, NULL, pool->k_dims, pool->v_dims);
+        lq__kv_take(&pool->append_bytes, 1, lq__kv_writer_warm(NULL, NULL, pool));
     }
-    pool->attend_bytes += pool->sparse ? lq__kv_choice_bytes(pool) : 0;
-    pool->attend_at = lq__kv_take(used, 1, pool->attend_bytes);
+    pool->attend_bytes = lq__kv_reader_bytes(pool);
+    pool->append_at = lq__kv_take(used, 1, LQ__MAX(pool->append_bytes, pool->attend_bytes));
 }
 
 /* The first layer that is given the same lq_rope, so that both have one circle. */
@@ -25877,7 +26418,8 @@ LQ__STATIC const char *lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc,
     pool->freqs_at = lq__kv_take(&used, freqs, 4);
     pool->circle_at = lq__kv_take(&used, pool->circles, 4 * LQ__HOT_TOKENS);
     pool->stock_at = lq__kv_take(&used, pool->stock_bytes, 1);
-    pool->classes_at = lq__kv_take(&used, pool->warm ? 1 : 0, sizeof(lq__warm_classes));
+    pool->classes_at =
+        lq__kv_take(&used, pool->warm ? 1 : 0, lq__warm_classes_bytes(&pool->scope));
     pool->bounds_at = lq__kv_take(&used, pool->bounds_bytes, 1);
     lq__kv_measure_scratch(pool, &used);
     pool->sequence_at = lq__kv_take(&used, pool->sequences, own);
@@ -26225,7 +26767,7 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
     }
     lq__kv_init_ropes(pool);
     if (pool->warm) {
-        lq__warm_classes_init(lq__kv_classes(pool), pool->tables);
+        lq__warm_classes_init(lq__kv_classes(pool), pool->tables, &pool->scope);
     }
     for (i = 0; i < pool->sequences; i++) {
         lq__kv_nth(pool, (uint32_t)i)->used = 0;
@@ -26750,7 +27292,7 @@ typedef struct lq__kv_writer {
     lq__kv_count *count;
     lq__kv_source src[2];
     size_t old;
-    float *x;    /* (64, dims) */
+    float *x;    /* (chunk, dims) */
     float *mean; /* (dims) */
     float *centers; /* (8, dims) */
     float *stretch; /* (dims) */
@@ -26764,19 +27306,20 @@ typedef struct lq__kv_writer {
 } lq__kv_writer;
 
 /* Places what warm streams need; returns its bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, size_t dims)
+LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool)
 {
-    size_t coder = lq__warm_coder_place(NULL, NULL, dims);
+    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
+    size_t coder = lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0);
     size_t fit = lq__align64(16 * (dims + 1)) + lq__align64(lq_profile_bytes(dims + 1));
     if (mem) {
-        (void)lq__warm_coder_place(&w->coder, mem, dims);
+        (void)lq__warm_coder_place(&w->coder, mem, dims, &pool->scope, 0);
         w->fit = mem + coder;
         w->warm_work = w->fit + fit;
     }
-    return coder + fit + lq__warm_work_bytes(dims);
+    return coder + fit + lq__warm_work_bytes(&pool->scope, dims, 1);
 }
 
-/* A writer in scratch of lq__kv_scratch_bytes, aligned to 64. One that is only read with changes
+/* A writer in scratch of append_bytes, aligned to 64. One that is only read with changes
    nothing of the block. */
 LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, uint8_t *scratch)
 {
@@ -26790,7 +27333,7 @@ LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, 
     w->count = lq__kv_counts(kv) + l;
     w->old = w->count->tokens;
     w->x = (float *)(void *)scratch;
-    w->mean = w->x + LQ__HOT_TOKENS * dims;
+    w->mean = w->x + pool->chunk * dims;
     w->centers = w->mean + dims;
     w->stretch = w->centers + 8 * dims;
     w->work = w->stretch + dims;
@@ -26799,13 +27342,8 @@ LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, 
     w->blob_spare = 0;
     if (pool->warm) {
         memset(&w->coder, 0, sizeof w->coder);
-        (void)lq__kv_writer_warm(w, scratch + (pool->warm_at - pool->append_at), dims);
+        (void)lq__kv_writer_warm(w, scratch + pool->warm_at, pool);
     }
-}
-
-LQ__INLINE size_t lq__kv_scratch_bytes(const lq__kv_pool *pool)
-{
-    return pool->attend_at - pool->append_at;
 }
 
 /* A writer in the block's own scratch. */
@@ -26958,7 +27496,7 @@ LQ__STATIC void lq__kv_sum_head(const lq__kv_writer *w, int v, size_t head, size
             lq__kv_sum_rows(sums, lq__kv_ring_at(w->kv, w->layer, v, head, t), w->pool->type, n,
                             dims, unit);
         } else {
-            n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
+            n = LQ__MIN(end - t, w->pool->chunk);
             lq__kv_fetch_run(w, w->x, v, head, t, n);
             lq__kv_sum_rows(sums, (const uint8_t *)w->x, LQ_F32, n, dims, unit);
         }
@@ -28315,9 +28853,9 @@ typedef struct lq__kv_reader {
     float *given;  /* (8, k_dims) */
     float *turned; /* (8, k_dims) */
     float *result; /* (8, v_dims), or k_dims where values are among the keys */
-    float *k_open; /* (64, k_dims): the mean, or a tile that is read as floats */
-    float *v_open; /* (64, v_dims) */
-    float *logits; /* (8, 64) */
+    float *k_open; /* (k_dims): the mean. In a mixed cache (64, k_dims): tiles read as floats */
+    float *v_open; /* the same of values */
+    float *logits; /* (8, 64) of the second pass, where the result was */
     float *bias;   /* (parts, 8, 64) */
     void *work;
     uint64_t *masks; /* (parts, 8) */
@@ -28343,33 +28881,40 @@ typedef struct lq__kv_reader {
     int64_t next;             /* position that `stride` behind the last part leads to */
     const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
     int beyond;               /* 1: the caller's numbers lead beyond floats */
+    const char *why;          /* the descriptor is refused */
     int status;
 } lq__kv_reader;
 
-/* Places the arrays of a reader; returns their bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_dims, size_t v_dims,
-                                      size_t parts)
+/* Places the arrays of a reader; returns their bytes. r NULL: only counts. What a cache cannot need
+   takes nothing: floats of tiles, means that turn, coded pages, choices. */
+LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__kv_pool *pool)
 {
+    const size_t k_dims = pool->k_dims;
+    const size_t v_dims = pool->v_dims;
+    const size_t parts = pool->parts;
+    const size_t open = pool->scope.mixed ? LQ__HOT_TOKENS : 1;
+    const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
     size_t used = 0;
     size_t at[18];
     at[0] = lq__kv_take(&used, 1, lq__hot_query_bytes(k_dims));
     at[1] = lq__kv_take(&used, 1, lq__hot_state_bytes(v_dims));
     at[2] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
     at[3] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * v_dims, 4);
-    at[5] = lq__kv_take(&used, LQ__HOT_TOKENS * k_dims, 4);
-    at[6] = lq__kv_take(&used, LQ__HOT_TOKENS * v_dims, 4);
-    at[7] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
+    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__MAX(v_dims, (size_t)LQ__HOT_TOKENS), 4);
+    at[5] = lq__kv_take(&used, open * k_dims, 4);
+    at[6] = lq__kv_take(&used, open * v_dims, 4);
+    at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
     at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
-    at[9] = lq__kv_take(&used, 1, lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
+    at[9] = lq__kv_take(&used, pool->scope.mixed ? 1 : 0,
+                        lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
     at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
     at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
     at[12] = lq__kv_take(&used, parts, sizeof(size_t));
     at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
-    at[14] = lq__kv_take(&used, LQ__HOT_PAIRS, sizeof(uint64_t) + 2 * sizeof(float));
-    at[15] = lq__kv_take(&used, parts, 8 * LQ__HOT_PAIRS);
-    at[16] = lq__kv_take(&used, LQ__HOT_PAIRS, 4 * LQ__HOT_TOKENS);
-    at[17] = lq__kv_take(&used, LQ__HOT_BATCH * LQ__HOT_TOKENS, 4);
+    at[14] = lq__kv_take(&used, pairs, sizeof(uint64_t) + 2 * sizeof(float));
+    at[15] = lq__kv_take(&used, parts, 8 * pairs);
+    at[16] = lq__kv_take(&used, pairs, 4 * LQ__HOT_TOKENS);
+    at[17] = lq__kv_take(&used, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
     if (r) {
         r->query_mem = mem + at[0];
         r->state_mem = mem + at[1];
@@ -28378,7 +28923,9 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_d
         r->result = (float *)(void *)(mem + at[4]);
         r->k_open = (float *)(void *)(mem + at[5]);
         r->v_open = (float *)(void *)(mem + at[6]);
-        r->logits = (float *)(void *)(mem + at[7]);
+        r->logits = r->result;
+        r->parted = (float *)(void *)(mem + at[7]);
+        r->scores = r->parted + (2 * LQ__HOT_ROWS + 1) * k_dims;
         r->bias = (float *)(void *)(mem + at[8]);
         r->work = mem + at[9];
         r->masks = (uint64_t *)(void *)(mem + at[10]);
@@ -28393,12 +28940,16 @@ LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, size_t k_d
         r->turning->sums = (int32_t *)(void *)(mem + at[17]);
         r->turning_epoch = LQ__KV_NO;
     }
+    if (pool->warm) {
+        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims,
+                               &pool->scope);
+    }
     return used;
 }
 
-LQ__STATIC size_t lq__kv_reader_bytes(size_t k_dims, size_t v_dims, size_t parts)
+static size_t lq__kv_reader_bytes(const lq__kv_pool *pool)
 {
-    return lq__kv_reader_place(NULL, NULL, k_dims, v_dims, parts);
+    return lq__kv_reader_place(NULL, NULL, pool);
 }
 
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv)
@@ -28730,7 +29281,7 @@ LQ__STATIC void lq__kv_part(lq__kv_reader *r, const void *k, const void *v, size
 /* Readies for a part of that kind; flushes others. */
 LQ__STATIC void lq__kv_expect(lq__kv_reader *r, int hot, uint32_t epoch, int64_t turn)
 {
-    if (r->part_count == (hot == 2 ? LQ__WARM_FLIGHT : r->pool->parts) ||
+    if (r->part_count == (hot == 2 ? r->pool->scope.flight : r->pool->parts) ||
         (r->part_count &&
          (r->part_hot != hot || (hot && r->part_epoch != epoch) || r->turn != turn))) {
         lq__kv_flush(r);
@@ -28780,14 +29331,15 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
     }
     lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
     if (kind == LQ__KV_WARM) {
-        float *all = (float *)(void *)(w->warm_work + lq__warm_work_at(dims));
+        float *all = NULL;
         size_t bytes;
         uint32_t doublings;
         const uint8_t *body =
             lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
         size_t i;
         int status = lq__kv_coder(w, v, head, page->epoch, doublings);
-        if (status == LQ_OK) {
+        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
+            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
             status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
         }
         for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
@@ -29282,6 +29834,47 @@ LQ__STATIC float lq__kv_rsqrt(uint32_t n)
     return y;
 }
 
+/* What is wrong with a descriptor of attention, whose layer is known. Fills in the views. */
+LQ__STATIC const char *lq__kv_reader_fault(lq__kv_reader *r)
+{
+    const lq_kv_attend_desc *desc = r->desc;
+    uint32_t scale = lq__bits_of_f32(desc->scale) & 0x7fffffffu;
+    uint32_t softcap = lq__bits_of_f32(desc->softcap);
+    if (desc->heads == 0 || desc->heads % r->layer->kv_heads) {
+        return "heads: a multiple of the layer's kv_heads";
+    }
+    if (desc->queries > SIZE_MAX / 2 / desc->heads) {
+        return "queries: so many are beyond memory";
+    }
+    if (!lq__kv_view(&r->q, desc->q.data, desc->q.token_stride, desc->q.head_stride, desc->q.type,
+                     desc->heads, r->layer->k_dims)) {
+        return desc->q.data ? "q: type is LQ_F32, LQ_F16 or LQ_BF16" : "q: NULL";
+    }
+    if (!lq__kv_view(&r->out, desc->out.data, desc->out.token_stride, desc->out.head_stride,
+                     desc->out.type, desc->heads, r->layer->v_dims)) {
+        return desc->out.data ? "out: type is LQ_F32, LQ_F16 or LQ_BF16" : "out: NULL";
+    }
+    if (!lq__finite_bits(scale)) {
+        return "scale: not finite";
+    }
+    if (softcap << 1 && softcap >= 0x7f800000u) {
+        return "softcap: above 0 and finite; 0: none";
+    }
+    if (desc->window_sinks < 0 || desc->window_sinks > 1) {
+        return "window_sinks: 0 or 1";
+    }
+    if (desc->window_sinks && !r->window) {
+        return "window_sinks: there is no window";
+    }
+    if (desc->all < 0 || desc->all > 1) {
+        return "all: 0 or 1";
+    }
+    if (!desc->workspace && desc->workspace_bytes) {
+        return "workspace: NULL, with workspace_bytes";
+    }
+    return desc->top_pages && !r->pool->sparse ? "top_pages: the cache is not sparse" : NULL;
+}
+
 /* The descriptor's numbers, with their defaults. */
 LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv_attend_desc *desc)
 {
@@ -29293,7 +29886,7 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     r->desc = desc;
     r->pool = lq__kv_pool_of(kv);
     if (desc->layer >= r->pool->layers || lq__kv_layers(r->pool)[desc->layer].owner == LQ__KV_NO) {
-        return LQ_E_ARG;
+        return lq__refuse(&r->why, LQ_E_ARG, "layer: the cache has none that attends");
     }
     own = lq__kv_layers(r->pool) + desc->layer;
     r->layer = lq__kv_layers(r->pool) + own->owner;
@@ -29304,29 +29897,32 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     r->first = desc->first;
     r->end = desc->count ? desc->first + desc->count : r->tokens;
     r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__kv_rsqrt(r->layer->k_dims);
-    if (desc->heads == 0 || desc->heads % r->layer->kv_heads ||
-        (desc->top_pages && !r->pool->sparse) || (desc->window_sinks && !r->window) ||
-        desc->queries > SIZE_MAX / 2 / desc->heads ||
-        !lq__kv_view(&r->q, desc->q.data, desc->q.token_stride, desc->q.head_stride, desc->q.type,
-                     desc->heads, r->layer->k_dims) ||
-        !lq__kv_view(&r->out, desc->out.data, desc->out.token_stride, desc->out.head_stride,
-                     desc->out.type, desc->heads, r->layer->v_dims)) {
+    r->why = lq__kv_reader_fault(r);
+    if (r->why) {
         return LQ_E_ARG;
     }
     r->group = desc->heads / r->layer->kv_heads;
-    if (r->end < r->first || r->end > r->tokens || (!desc->positions && r->queries > r->tokens)) {
-        return LQ_E_RANGE;
+    if (r->first > r->tokens) {
+        return lq__refuse(&r->why, LQ_E_RANGE, "first: beyond the tokens");
+    }
+    if (r->end < r->first || r->end > r->tokens) {
+        return lq__refuse(&r->why, LQ_E_RANGE, "count: beyond the tokens");
+    }
+    if (!desc->positions && r->queries > r->tokens) {
+        return lq__refuse(&r->why, LQ_E_RANGE, "queries: more than tokens, without positions");
     }
     for (i = 0; desc->positions && i < r->queries; i++) {
         if (!lq__kv_is_position(lq__kv_nth_position(desc->positions, i))) {
-            return LQ_E_RANGE;
+            return lq__refuse(&r->why, LQ_E_RANGE, "positions: beyond 2^48");
         }
     }
     if (!lq__kv_in_sight(r)) {
-        return LQ_E_RANGE;
+        return lq__refuse(&r->why, LQ_E_RANGE,
+                          "window: a query sees tokens that the layer has given back");
     }
     status = lq__kv_check_view(&r->q, r->queries, desc->heads, r->layer->k_dims, LQ__KV_QUERY_MOST);
-    return status == LQ_OK ? LQ_OK : LQ_E_DATA;
+    return status == LQ_OK ? LQ_OK
+                           : lq__refuse(&r->why, LQ_E_DATA, "q: not finite, or above 2^100");
 }
 
 /* What lq__kv_open needs, in the memory of the reader. */
@@ -29347,6 +29943,20 @@ LQ__STATIC void lq__kv_opener_init(lq__kv_reader *r)
     }
 }
 
+LQ_API int lq_kv_attend_check(const lq_kv *kv, const lq_kv_attend_desc *desc, const char **message)
+{
+    lq__kv_reader r;
+    int status = LQ_E_ARG;
+    r.why = !lq__kv_valid(kv) ? "kv: not a cache" : "desc: NULL";
+    if (lq__kv_valid(kv) && desc) {
+        status = lq__kv_reader_init(&r, kv, desc);
+        if (status == LQ_OK && desc->workspace && desc->workspace_bytes < lq_kv_attend_bytes(kv)) {
+            status = lq__refuse(&r.why, LQ_E_SPACE, "workspace_bytes: below lq_kv_attend_bytes");
+        }
+    }
+    return lq__told(message, r.why, status);
+}
+
 LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
 {
     lq__kv_reader r;
@@ -29362,19 +29972,12 @@ LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
     if (status != LQ_OK) {
         return status;
     }
-    mem = lq__kv_at(r.pool, r.pool->attend_at);
+    mem = lq__kv_at(r.pool, r.pool->append_at);
     if (desc->workspace) {
         mem = (uint8_t *)desc->workspace + ((0 - (uintptr_t)desc->workspace) & 63);
     }
-    mem += lq__kv_reader_place(&r, mem, r.pool->k_dims, r.pool->v_dims, r.pool->parts);
-    if (r.pool->warm) {
-        mem += lq__warm_place(&r.warm, mem, r.pool->k_dims, r.pool->v_dims);
-    }
-    if (desc->top_pages) {
-        r.parted = (float *)(void *)mem;
-        r.scores = r.parted + (2 * LQ__HOT_ROWS + 1) * (size_t)r.pool->k_dims;
-        r.keep = (uint8_t *)(r.scores + r.pool->entries);
-    }
+    (void)lq__kv_reader_place(&r, mem, r.pool);
+    r.keep = desc->top_pages ? (uint8_t *)(r.scores + r.pool->entries) : NULL;
     lq__kv_opener_init(&r);
     for (r.kv_head = 0; r.kv_head < r.layer->kv_heads && r.status == LQ_OK; r.kv_head++) {
         r.head = lq__kv_heads(r.pool, r.layer) + r.kv_head;
@@ -29411,7 +30014,7 @@ LQ_API int lq_attend_merge(float *out, float *lse, const float *out2, const floa
 
 /* ---- read ---- */
 /* Tokens t .. t + n - 1 of a head as floats (n, dims) in w->x, all in the same place: as many as
-   there are up to `end` and 64. Returns n. */
+   there are up to `end` and a chunk. Returns n. */
 LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, size_t end,
                                 int *status)
 {
@@ -29421,7 +30024,7 @@ LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, 
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
     size_t sealed = w->count->sealed;
     size_t dims = lq__kv_dims(layer, v);
-    size_t to = LQ__MIN(end, t + LQ__HOT_TOKENS);
+    size_t to = LQ__MIN(end, t + pool->chunk);
     if (t >= sequence->sinks && t < sealed) {
         const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
         int opened;
@@ -29521,7 +30124,7 @@ LQ__STATIC void lq__kv_turn_keys(const lq_kv *kv, const lq__kv_layer *layer, flo
 
 LQ_API size_t lq_kv_read_bytes(const lq_kv *kv)
 {
-    return lq__kv_valid(kv) ? lq__kv_scratch_bytes(lq__kv_pool_of(kv)) + 63 : 0;
+    return lq__kv_valid(kv) ? lq__kv_pool_of(kv)->append_bytes + 63 : 0;
 }
 
 LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq_kv_view_out *dst,
@@ -30757,7 +31360,7 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
     }
     for (h = 0; h < layer->kv_heads; h++) {
         const lq__kv_head *head = w.heads + h;
-        float *all = (float *)(void *)(w.warm_work + lq__warm_work_at(dims));
+        float *all = w.x;
         uint32_t entry;
         if (!lq__kv_is_warm(head, v)) {
             continue;
@@ -31361,7 +31964,7 @@ LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const
                     return status;
                 }
                 work = lq__workspace_place(w->coder.codec, w->warm_work);
-                coded.values = work.values + w->coder.codec->matrix_rows * LQ__TOKENS;
+                coded.values = (int16_t *)(void *)work.rows; /* no coefficients are in them */
             }
             status = lq__warm_decode(&w->coder, &work, &batch, 1);
             from = old;
@@ -31412,7 +32015,8 @@ LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *pa
 LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
                                 const uint32_t *moves, int v, size_t *bytes)
 {
-    uint8_t *scratch = w->warm_work + lq__warm_work_at(lq__kv_dims(w->layer, v));
+    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
+    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
     uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
     size_t at = 4 * w->layer->warm[v];
     size_t h;
@@ -31755,6 +32359,32 @@ LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
     }
 }
 
+/* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
+LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
+                                          size_t *first, size_t *last)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
+        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
+    }
+    *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
+    *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
+    return *first > desc->tokens           ? "first: more than tokens"
+           : *last > desc->tokens - *first ? "last: with first more than tokens"
+                                           : NULL;
+}
+
+LQ_API int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc, const char **message)
+{
+    size_t first;
+    size_t last;
+    return lq__told(message,
+                    !lq__kv_valid(kv) ? "kv: not a cache"
+                    : !desc           ? "desc: NULL"
+                                      : lq__kv_evict_fault(kv, desc, &first, &last),
+                    LQ_E_ARG);
+}
+
 LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
 {
     const lq__kv_pool *pool;
@@ -31764,7 +32394,7 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     size_t t;
     uint8_t *keep;
     float *score;
-    if (!lq__kv_valid(kv) || !desc || desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
+    if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
         return LQ_E_ARG;
     }
     if (!lq__kv_whole(kv)) {
@@ -31772,11 +32402,6 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     }
     pool = lq__kv_pool_of(kv);
     tokens = lq__kv_sequence_of(kv)->tokens;
-    first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
-    last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
-    if (first > desc->tokens || last > desc->tokens - first) {
-        return LQ_E_ARG;
-    }
     if (desc->tokens >= tokens) {
         return LQ_OK;
     }
@@ -31990,7 +32615,7 @@ LQ__STATIC size_t lq__kv_cold_place(lq__kv_cold *cold, const lq__kv_pool *pool, 
         numbers = LQ__MAX(numbers, n);
     }
     at[0] = lq__kv_take(&used, heads, sizeof(lq_slice));
-    at[1] = lq__kv_take(&used, 1, lq__kv_scratch_bytes(pool) + 63);
+    at[1] = lq__kv_take(&used, 1, pool->append_bytes + 63);
     at[2] = lq__kv_take(&used, heads, sizeof(void *));
     at[3] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
     at[4] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
@@ -32024,6 +32649,42 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
     pack->sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
     pack->quantizer = desc->quantizer;
     pack->step = v ? desc->v_step : desc->k_step;
+}
+
+/* A status, and why: what lq_archive_pack would say of each layer's keys and values. */
+LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **why)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t l;
+    int v;
+    if (desc->sequence > 0xffffffffu) {
+        return lq__refuse(why, LQ_E_RANGE, "sequence: below 2^32");
+    }
+    for (l = 0; l < pool->layers; l++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
+            lq_archive_pack_desc pack;
+            lq_rope rope;
+            int status;
+            lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
+            if (!lq__step_valid(pack.step)) {
+                return lq__refuse(why, LQ_E_ARG, v ? "v_step: 2^-100 to 2^100, no default"
+                                                   : "k_step: 2^-100 to 2^100, no default");
+            }
+            status = lq__pack_fault(NULL, &pack, why);
+            if (status) {
+                return status;
+            }
+        }
+    }
+    return lq__refuse(why, LQ_OK, NULL);
+}
+
+LQ_API int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **message)
+{
+    const char *why = lq__kv_valid(kv) ? "desc: NULL" : "kv: not a cache";
+    int status = lq__kv_valid(kv) && desc ? lq__kv_pack_fault(kv, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
 }
 
 /* Bytes of the record. */
@@ -32113,7 +32774,7 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
     out.data = cold->data[0];
     out.type = pool->type;
     status =
-        lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n, cold->read, lq__kv_scratch_bytes(pool) + 63);
+        lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n, cold->read, pool->append_bytes + 63);
     if (status != LQ_OK) {
         return status;
     }
@@ -32186,6 +32847,7 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
 {
     const lq__kv_pool *pool;
     lq__kv_cold cold;
+    const char *why;
     uint8_t *mem;
     size_t needed;
     size_t directory;
@@ -32198,8 +32860,9 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     if (!writer || !workspace || lq_kv_pack_bytes(kv, desc, &needed, &directory) != LQ_OK) {
         return LQ_E_ARG;
     }
-    if (!lq__kv_whole(kv) || desc->sequence > 0xffffffffu) {
-        return LQ_E_RANGE;
+    status = lq__kv_pack_fault(kv, desc, &why);
+    if (status || !lq__kv_whole(kv)) {
+        return status ? status : LQ_E_RANGE;
     }
     if (workspace_bytes < needed) {
         return LQ_E_SPACE;
@@ -34034,51 +34697,75 @@ LQ__STATIC int lq__array_listed(const lq_positions *p, uint64_t rows)
     return p->list && rows > 1 && stride == 0; /* 0 would mean 1 */
 }
 
-/* Whether the numbers of a descriptor are ones, and no two say the same thing. On bits: NaN too is
-   refused under -ffast-math. */
-LQ__STATIC int lq__array_targets_valid(const lq_compress_desc *d)
+/* What is wrong with the numbers of a descriptor, or which two say the same thing; NULL: nothing.
+   On bits: NaN too is refused under -ffast-math. */
+LQ__STATIC const char *lq__array_targets_fault(const lq_compress_desc *d)
 {
     uint32_t bits = lq__bits_of_f32(d->bits);
     uint32_t step = lq__bits_of_f32(d->step);
     uint32_t error = lq__bits_of_f32(d->error);
-    if (bits > 0x41800000u || (step && !lq__step_valid(d->step)) ||
-        (error && (error < 0x39800000u || error > 0x3f800000u)) || (error && (step || bits)) ||
-        (d->keep_means != 0 && d->keep_means != 1)) {
-        return 0;
+    if (bits > 0x41800000u) {
+        return "bits: above 0, at most 16; 0 means 4";
+    }
+    if (step && !lq__step_valid(d->step)) {
+        return "step: 2^-100 to 2^100; 0: bits say it";
+    }
+    if (error && (error < 0x39800000u || error > 0x3f800000u)) {
+        return "error: 2^-12 to 1; 0: bits say it";
+    }
+    if (error && (step || bits)) {
+        return "error: instead of bits and step";
+    }
+    if (d->keep_means != 0 && d->keep_means != 1) {
+        return "keep_means: 0 or 1";
     }
     if (d->page == LQ_PAGE_FIXED) {
-        return !error && (float)(int)d->bits == d->bits;
+        return error                               ? "error: of coded arrays"
+               : (float)(int)d->bits != d->bits ? "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4"
+                                                   : NULL;
     }
-    return !(step && bits);
+    return step && bits ? "step: instead of bits" : NULL;
 }
 
 /* The rope's part of it. */
-LQ__STATIC int lq__array_resolve_rope(lq__array *a, const lq_compress_desc *d)
+LQ__STATIC const char *lq__array_resolve_rope(lq__array *a, const lq_compress_desc *d)
 {
+    const char *why;
     if (!d->rope) {
-        return d->positions || d->head_dims ? LQ_E_ARG : LQ_OK;
+        return d->positions   ? "positions: there is no rope"
+               : d->head_dims ? "head_dims: there is no rope"
+                              : NULL;
     }
     a->flags = LQ__ARRAY_ROPE;
     a->rope = *d->rope;
     a->head_dims = d->head_dims ? d->head_dims : a->dims;
     a->positions.stride = 1;
     a->positions = d->positions ? *d->positions : a->positions;
-    return a->head_dims > LQ__DIMS_MAX || a->dims % a->head_dims || !lq__rope_valid(d->rope) ||
-                   d->rope->rotary_dims > a->head_dims
-               ? LQ_E_ARG
-               : LQ_OK;
+    if (a->head_dims > LQ__DIMS_MAX || a->dims % a->head_dims) {
+        return "head_dims: at most 8192, and a row holds whole heads";
+    }
+    why = lq__rope_fault(d->rope);
+    return why                                      ? why
+           : d->rope->rotary_dims > a->head_dims ? "rotary_dims: more than a head has"
+                                                    : NULL;
 }
 
-/* Defaults, and what contradicts. */
-LQ__STATIC int lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows, size_t dims,
-                                 int type, const lq_compress_desc *desc)
+/* Defaults, and what contradicts: the field first; NULL: nothing. */
+LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows,
+                                         size_t dims, int type, const lq_compress_desc *desc)
 {
     static const lq_compress_desc none = {0, 0, 0, 0, 0, 0, NULL, NULL, 0, NULL};
+    const char *why;
     *d = desc ? *desc : none;
     memset(a, 0, sizeof *a);
-    if (dims == 0 || dims > 0x7fffffffu || lq_type_bytes(type) == 0 ||
-        (rows && lq__array_raw_bytes(rows, dims, LQ_F32) == 0)) {
-        return LQ_E_ARG;
+    if (dims == 0 || dims > 0x7fffffffu) {
+        return "dims: 1 to 2^31 - 1";
+    }
+    if (lq_type_bytes(type) == 0) {
+        return "type: LQ_F32, LQ_F16 or LQ_BF16";
+    }
+    if (rows && lq__array_raw_bytes(rows, dims, LQ_F32) == 0) {
+        return "rows: so many of these dims are beyond memory";
     }
     a->rows = rows;
     a->dims = (uint32_t)dims;
@@ -34086,23 +34773,38 @@ LQ__STATIC int lq__array_resolve(lq__array *a, lq_compress_desc *d, size_t rows,
     a->page = d->page ? d->page : LQ_PAGE_CODED;
     a->quantizer = d->quantizer ? d->quantizer : LQ_Z;
     a->tables = d->tables;
-    if (!lq__array_targets_valid(d) || lq__array_resolve_rope(a, d)) {
-        return LQ_E_ARG;
+    if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED) {
+        return "page: LQ_PAGE_CODED or LQ_PAGE_FIXED";
+    }
+    if (!lq_lattice_dims(a->quantizer)) {
+        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+    }
+    why = lq__array_targets_fault(d);
+    why = why ? why : lq__array_resolve_rope(a, d);
+    if (why) {
+        return why;
     }
     d->bits = d->bits == 0.0f ? 4.0f : d->bits;
     a->bits = a->page == LQ_PAGE_FIXED ? (int)d->bits : 0;
     a->step = d->step != 0.0f ? d->step : 1.0f;
     a->fold = 1;
-    if (a->page == LQ_PAGE_CODED && !a->flags) {
+    if (a->page == LQ_PAGE_FIXED) {
+        why = lq__fixed_fault(a->head_dims ? a->head_dims : a->dims, a->quantizer, a->bits);
+    } else if (!a->flags) {
         uint64_t most = LQ__ARRAY_COLUMNS / LQ__MIN(a->dims, LQ__ARRAY_COLUMNS);
         a->fold = (uint32_t)LQ__MIN(most, (a->rows + LQ__TOKENS - 1) / LQ__TOKENS);
         a->fold = LQ__MAX(a->fold, 1);
     }
-    if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED || !lq__array_form_valid(a)) {
-        return LQ_E_ARG;
-    }
     lq__array_shape(a);
-    return LQ_OK;
+    return why;
+}
+
+LQ_API int lq_compress_check(const lq_compress_desc *desc, size_t rows, size_t dims, int type,
+                             const char **message)
+{
+    lq_compress_desc d;
+    lq__array a;
+    return lq__told(message, lq__array_resolve(&a, &d, rows, dims, type, desc), LQ_E_ARG);
 }
 
 LQ_API size_t lq_compress_bound(size_t rows, size_t dims, int type)
@@ -34156,13 +34858,13 @@ LQ_API int lq_compress(uint8_t *dst, size_t dst_bytes, size_t *written, const vo
     lq_compress_desc d;
     lq__array_writer w;
     lq__array a;
-    int status;
+    int status = LQ_OK;
     if (!written) {
         return LQ_E_ARG;
     }
     *written = 0;
-    status = lq__array_resolve(&a, &d, rows, dims, type, desc);
-    if (status || !dst || !bound || (rows && (!src || !workspace))) {
+    if (lq__array_resolve(&a, &d, rows, dims, type, desc) || !dst || !bound ||
+        (rows && (!src || !workspace))) {
         return LQ_E_ARG;
     }
     if (dst_bytes < LQ__ARRAY_HEAD ||

@@ -111,6 +111,7 @@ static void **cal_rows(const kf_tensor *t, size_t skip)
 static void cal_open_group(cal_job *job, cal_group *g, int stream, size_t first, size_t count)
 {
     size_t dims = count * job->shape[stream].dim;
+    const char *why;
     size_t bytes;
     void *sums;
     if (count > LQ_ARCHIVE_MAX_SLICES || dims > LQ_ARCHIVE_MAX_DIMS) {
@@ -122,6 +123,9 @@ static void cal_open_group(cal_job *job, cal_group *g, int stream, size_t first,
     g->geometry.slice_count = (uint32_t)count;
     g->geometry.slice_dims = job->dims[stream];
     g->geometry.rope = stream || !job->freqs ? NULL : &job->rope;
+    if (lq_geometry_check(&g->geometry, &why)) {
+        kf_fail("%s: %s", job->shape[stream].name, why);
+    }
     bytes = lq_klt_bytes(&g->geometry);
     sums = kf_alloc(bytes, 1);
     if (lq_klt_init(&g->klt, sums, bytes, &g->geometry)) {
@@ -226,11 +230,15 @@ static double cal_key_unit(const cal_job *job)
 static void cal_solve(cal_job *job)
 {
     lq_klt_desc d;
+    const char *why;
     size_t i;
     memset(&d, 0, sizeof d);
     d.step = (float)job->step;
     d.beta = job->beta > 0.0 ? (float)job->beta : -1.0f;
     d.unit = (float)cal_key_unit(job);
+    if (lq_klt_check(&d, &why)) {
+        kf_fail("%s", why);
+    }
     for (i = 0; i < job->group_count; i++) {
         cal_group *g = &job->groups[i];
         size_t bound = lq_klt_profile_bound(&g->klt);
@@ -311,6 +319,7 @@ static int cal_pack(lq_archive_writer *w, const cal_trial *c, const cal_group *g
     lq_positions at = {0, 1, NULL};
     lq_archive_profile_desc name = {NULL, 0, NULL};
     lq_archive_pack_desc d;
+    const char *why;
     void *workspace;
     int status = LQ_OK;
     memset(&d, 0, sizeof d);
@@ -323,6 +332,9 @@ static int cal_pack(lq_archive_writer *w, const cal_trial *c, const cal_group *g
     if (profile) {
         name.hash = profile->dense->hash;
         status = lq_archive_add_profile(w, &name, &d.profile_id);
+    }
+    if (!status && lq_archive_pack_check(w, &d, &why)) {
+        kf_fail("%s: %s", c->t->name, why);
     }
     at.first = (int64_t)c->first;
     workspace = kf_alloc(lq_archive_pack_workspace_bytes(&d), 1);

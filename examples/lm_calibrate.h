@@ -57,6 +57,7 @@ typedef struct lm__fit {
     uint8_t *profile;
     size_t profile_bytes;
     lq_klt_report report;
+    const char *fault; /* what is wrong with the descriptor, or NULL */
     int status;
 } lm__fit;
 
@@ -246,7 +247,8 @@ static void lm__fit_check(const lm_fitter *f, const char *what)
         if (fit->status) {
             (void)remove(f->beside);
             lm_fail("%s of layer %zu, head %zu: %s failed (%s)", i % 2 ? "values" : "keys",
-                    fit->first_layer, fit->first_head, what, lq_status_string(fit->status));
+                    fit->first_layer, fit->first_head, what,
+                    fit->fault ? fit->fault : lq_status_string(fit->status));
         }
     }
 }
@@ -364,8 +366,13 @@ static void lm__fit_solve(void *context, size_t index, size_t worker)
     if (worker == 0) {
         lm_progress_show(&f->progress, (double)index / (double)f->count);
     }
-    fit->status = lq_klt_profile(&fit->klt, profile, bound, &fit->profile_bytes, &d, &fit->report,
-                                 f->workspace + worker * f->workspace_bytes, f->workspace_bytes);
+    fit->profile_bytes = 0;
+    fit->status = lq_klt_check(&d, &fit->fault);
+    if (!fit->status) {
+        fit->status = lq_klt_profile(&fit->klt, profile, bound, &fit->profile_bytes, &d,
+                                     &fit->report, f->workspace + worker * f->workspace_bytes,
+                                     f->workspace_bytes);
+    }
     free(fit->memory);
     fit->memory = NULL;
     fit->profile = (uint8_t *)lm_alloc(fit->profile_bytes, 1);
@@ -453,7 +460,10 @@ static void lm__fit_begin(lm_fitter *f)
         lm__fit *fit = &f->fits[i];
         size_t bytes = lq_klt_bytes(&fit->geometry);
         fit->memory = lm_alloc(bytes, 1);
-        fit->status = lq_klt_init(&fit->klt, fit->memory, bytes, &fit->geometry);
+        fit->status = lq_geometry_check(&fit->geometry, &fit->fault);
+        if (!fit->status) {
+            fit->status = lq_klt_init(&fit->klt, fit->memory, bytes, &fit->geometry);
+        }
         if (!f->c->undo_rope && f->rope.rotary_dims > 0 && fit->geometry.stream == LQ_K) {
             fit->klt.kept = &f->rope;
         }

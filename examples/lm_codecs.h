@@ -61,6 +61,7 @@ typedef struct lm__library {
     int refit;      /* a calibrated profile */
     int own;        /* the profiles are the sequence's */
     int undo_rope;
+    const char *fault;     /* what is wrong with a codec, or NULL */
     lm_profiles *profiles; /* or NULL */
     const lq_tables *tables;
     void *tables_memory;
@@ -146,6 +147,10 @@ static int lm__group_codec(lm__library *l, lm__group *g, float step)
     d.quantizer = l->quantizer;
     d.bits = l->page == LQ_PAGE_FIXED ? l->bits : 0;
     d.step = step;
+    status = lq_codec_check(&d, &l->fault);
+    if (status) {
+        return status;
+    }
     bytes = lq_codec_bytes(&d);
     lm__grow(&g->codec_memory, &g->codec_room, bytes);
     status = lq_codec_init(&g->codec, g->codec_memory, g->codec_room, &d);
@@ -265,7 +270,7 @@ static const char *lm__library_code(void *state, lm_chunk *c, lm_bill *bill)
         int status = lm__group_code(l, g, is_value ? c->v : c->k, c->tokens, c->position,
                                     is_value ? &bill->value_bytes : &bill->key_bytes);
         if (status) {
-            return lq_status_string(status);
+            return l->fault ? l->fault : lq_status_string(status);
         }
     }
     return NULL;

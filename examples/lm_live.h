@@ -154,10 +154,17 @@ static void lm__live_pages(lm_live *l)
 /* ---- the cache ---- */
 
 __attribute__((noreturn)) static void lm__live_fail(const lm_live *l, const char *what,
-                                                    size_t layer, size_t position, int status)
+                                                    size_t layer, size_t position,
+                                                    const char *why)
 {
-    lm_fail("cache '%s': %s of layer %zu at token %zu: %s", l->spec, what, layer, position,
-            lq_status_string(status));
+    lm_fail("cache '%s': %s of layer %zu at token %zu: %s", l->spec, what, layer, position, why);
+}
+
+/* Why attention failed. */
+static const char *lm__live_why(const lq_kv *kv, const lq_kv_attend_desc *a, int status)
+{
+    const char *why;
+    return lq_kv_attend_check(kv, a, &why) ? why : lq_status_string(status);
 }
 
 static void lm__live_append(void *state, size_t layer, const float *k, const float *v,
@@ -172,7 +179,7 @@ static void lm__live_append(void *state, size_t layer, const float *k, const flo
     values.data = v;
     status = lq_kv_append(&l->kv, (uint32_t)layer, &keys, &values, NULL, n);
     if (status) {
-        lm__live_fail(l, "keys and values", layer, position, status);
+        lm__live_fail(l, "keys and values", layer, position, lq_status_string(status));
     }
 }
 
@@ -190,7 +197,7 @@ static void lm__live_attend(void *state, size_t layer, const float *q, float *ou
     a.out.data = out;
     status = lq_kv_attend(&l->kv, &a);
     if (status) {
-        lm__live_fail(l, "attention", layer, position, status);
+        lm__live_fail(l, "attention", layer, position, lm__live_why(&l->kv, &a, status));
     }
 }
 
@@ -239,7 +246,7 @@ static void lm__tail_append(void *state, size_t layer, const float *k, const flo
     values.data = v;
     status = lq_kv_append(&l->tail->kv, (uint32_t)layer, &keys, &values, NULL, n);
     if (status) {
-        lm__live_fail(l, "keys and values", layer, position, status);
+        lm__live_fail(l, "keys and values", layer, position, lq_status_string(status));
     }
 }
 
@@ -271,7 +278,7 @@ static void lm__tail_attend(void *state, size_t layer, const float *q, float *ou
     status =
         status ? status : lq_attend_merge(out, t->lse + rows, t->out, t->lse, rows, l->desc.k_dims);
     if (status) {
-        lm__live_fail(l, "attention", layer, position, status);
+        lm__live_fail(l, "attention", layer, position, lm__live_why(&l->kv, &a, status));
     }
 }
 

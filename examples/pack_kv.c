@@ -84,6 +84,7 @@ typedef struct pk_job {
     size_t ours_count;
     double *units;     /* of the keys, (layers, groups) */
     double *energy[2]; /* of K and V, (layers): about the means, without the sinks */
+    const char *fault; /* what is wrong with a descriptor, or NULL */
     int fault_stream;  /* where packing failed */
     size_t fault_layer;
 } pk_job;
@@ -329,7 +330,7 @@ static double pk_unit(const pk_job *job, size_t layer, size_t head)
 
 /* Heads [first, first + count) of a layer, as one group. */
 static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double step, size_t layer,
-                         size_t first, size_t count)
+                         size_t first, size_t count, const char **fault)
 {
     const kf_tensor *t = &job->kv[stream];
     size_t bytes = t->tokens * t->dim * lq_type_bytes(t->type);
@@ -380,6 +381,10 @@ static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double ste
     src.slices = p->vectors;
     src.token_stride = 0;
     src.type = t->type;
+    status = lq_archive_pack_check(&p->writer, &d, fault);
+    if (status) {
+        return status;
+    }
     return lq_archive_pack(&p->writer, &d, &src, &positions, t->tokens, p->workspace,
                            p->workspace_bytes);
 }
@@ -396,8 +401,8 @@ static int pk_pack_stream(pk_job *job, pk_packer *p, int stream, double step)
             kf_progress(stream ? "packing V" : "packing K", layer, t->layers);
         }
         for (head = 0; head < t->heads; head += most) {
-            status =
-                pk_pack_group(job, p, stream, step, layer, head, kf_min(most, t->heads - head));
+            status = pk_pack_group(job, p, stream, step, layer, head,
+                                   kf_min(most, t->heads - head), &job->fault);
             if (status) {
                 job->fault_stream = stream;
                 job->fault_layer = layer;
@@ -426,6 +431,7 @@ static int pk_pack(pk_job *job, const pk_steps *steps, int streams, kf_bytes *ds
             most = pk_group_heads(t) > most ? pk_group_heads(t) : most;
         }
     }
+    job->fault = NULL;
     dst->count = 0;
     w.write_fn = kf_collect;
     w.user = dst;
@@ -442,7 +448,8 @@ static int pk_pack(pk_job *job, const pk_steps *steps, int streams, kf_bytes *ds
         status = lq_archive_add_meta(&p.writer, PK_META, meta, sizeof meta);
     }
     if (!status && job->freqs && (streams & 1)) {
-        status = lq_archive_add_rope(&p.writer, &job->rope, &p.rope);
+        status = lq_archive_rope_check(&job->rope, &job->fault);
+        status = status ? status : lq_archive_add_rope(&p.writer, &job->rope, &p.rope);
     }
     for (stream = 0; stream < 2 && !status; stream++) {
         if (job->kv[stream].data && (streams >> stream & 1)) {
@@ -467,6 +474,9 @@ static void pk_must_pack(pk_job *job, const pk_steps *steps, int streams, kf_byt
 {
     int status = pk_pack(job, steps, streams, dst);
     int stream = job->fault_stream;
+    if (status && job->fault) {
+        kf_fail("%s: layer %.0f: %s", job->kv[stream].name, (double)job->fault_layer, job->fault);
+    }
     if (status == LQ_E_RANGE) {
         kf_fail("%s: layer %.0f has values too many steps of %g apart: take a larger %s",
                 job->kv[stream].name, (double)job->fault_layer, steps->of[stream],
@@ -502,6 +512,7 @@ static void pk_unpack_layer(const kf_reader *r, const pk_job *job, const kf_tens
     out.token_stride = 0;
     out.type = type;
     for (head = 0; head < t->heads; head += most) {
+        const char *why;
         size_t room;
         int status;
         d.group = (uint32_t)(base + layer * pk_groups(t) + head / most);
@@ -513,6 +524,9 @@ static void pk_unpack_layer(const kf_reader *r, const pk_job *job, const kf_tens
         }
         for (i = 0; i < most && head + i < t->heads; i++) {
             slices[i] = (uint8_t *)dst + (head + i) * bytes;
+        }
+        if (lq_archive_unpack_check(&r->reader, &d, &why)) {
+            kf_fail("%s: group %u: %s", r->name, d.group, why);
         }
         status = lq_archive_unpack(&r->reader, &d, &out, first, count, workspace, workspace_bytes);
         if (status) {

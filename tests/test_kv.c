@@ -2351,6 +2351,18 @@ static void test_memory(void)
     d.window = 16;
     CHECK(lq_kv_bytes(&d) <= 74000000u);
     printf(", %lu with a window of 16\n", (unsigned long)lq_kv_bytes(&d));
+    memset(&d, 0, sizeof d); /* the same as f16: 32,768 */
+    d.layers = 1;
+    d.kv_heads = 1;
+    d.k_dims = 64;
+    d.tokens = 128;
+    CHECK(lq_kv_bytes(&d) <= 48000u);
+    printf("128 tokens, 1 x 64: %lu bytes", (unsigned long)lq_kv_bytes(&d));
+    d.k.kind = d.v.kind = LQ_KV_WARM;
+    d.k.step = d.v.step = 1.0f;
+    d.tables = (const lq_tables *)(const void *)&d; /* any will do here */
+    CHECK(lq_kv_bytes(&d) <= 160000u);
+    printf(", %lu warm\n", (unsigned long)lq_kv_bytes(&d));
 }
 
 /* That a descriptor is refused, and the message is about that field. */
@@ -2387,6 +2399,8 @@ static void check_accepted(const lq_kv_desc *d)
 static void test_bad_policy(lq_kv_desc good)
 {
     lq_kv_desc d;
+    const lq_profile *profiles[8];
+    lq_profile none;
     int v;
     for (v = 0; v < 2; v++) {
         lq_kv_policy *p = v ? &d.v : &d.k;
@@ -2425,6 +2439,13 @@ static void test_bad_policy(lq_kv_desc good)
     good.v.kind = LQ_KV_WARM;
     BAD("step", d.v.step = 33);
     BAD("step", d.v.step = 0.03f);
+    good.v.step = 1;
+    check_accepted(&good);
+    memset(&none, 0, sizeof none);
+    for (v = 0; v < 8; v++) {
+        profiles[v] = &none; /* of nothing */
+    }
+    BAD("profiles", d.profiles = profiles);
 }
 
 static void test_bad_desc(void)

@@ -163,6 +163,15 @@ bad 'no step makes' --k "$k" --bytes 100
 bad 'no step makes' --k "$k" --bits 30
 bad 'too many steps' --k "$k" --step 0.000001
 bad 'too many steps' --v "$v" --vstep 0.000001
+# keys of 1e30 and -1e30 by turns: 1e9 times their deviation is no step
+header "$dir/x" "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 96, 8), }"
+row='\0312\0362\0111\0161\0312\0362\0111\0161\0312\0362\0111\0161\0312\0362\0111\0161'
+i=0
+while [ "$i" -lt 48 ]; do
+    printf '%b' "$row$row$(printf '%s' "$row$row" | sed 's/0161/0361/g')" >>"$dir/x"
+    i=$((i + 1))
+done
+bad 'step: 2^-100 to 2^100' --k "$dir/x" --step 1000000000
 
 # ---- .npy
 bad 'cannot open' --k "$dir/none"

@@ -262,8 +262,7 @@ static void check_sparse(const lq_kv *kv, lq_kv_attend_desc *d, const float *q, 
     CHECK(lq__kv_reader_init(&r, kv, d) == LQ_OK);
     block = (uint8_t *)source_alloc(lq_kv_attend_bytes(kv));
     mem = block + 63 - ((uintptr_t)(block + 63) & 63);
-    mem += lq__kv_reader_place(&r, mem, desc.k_dims, r.pool->v_dims, r.pool->parts);
-    r.parted = (float *)(void *)mem;
+    (void)lq__kv_reader_place(&r, mem, r.pool);
     for (r.kv_head = 0; r.kv_head < desc.kv_heads; r.kv_head++) {
         r.head = lq__kv_heads(r.pool, r.layer) + r.kv_head;
         r.rows = LQ__MIN(r.group, (size_t)8);
@@ -492,6 +491,39 @@ static void test_plain(int quantizer, int level, int v_in_k)
     }
     lq_kv_free(&kv);
     free(mem);
+    (void)lq_cpu_limit(-1);
+}
+
+/* Caches of fewer than eight pages, whose coders have tables of their own: of one kind (values then
+   have another quantizer), or mixed. */
+static void test_small(int quantizer, int level, int mixed)
+{
+    static const size_t sizes[4] = {128, 200, 260, 520};
+    size_t s;
+    for (s = 0; s < 4; s++) {
+        lq_kv kv;
+        void *mem;
+        basic_desc();
+        desc.tokens = sizes[s];
+        desc.k.quantizer = quantizer;
+        desc.v.quantizer = quantizer % 4 + 1;
+        if (mixed) {
+            memset(s % 2 ? &desc.k : &desc.v, 0, sizeof desc.k);
+        }
+        CHECK(lq_cpu_limit(level) >= 0);
+        mem = make(&kv);
+        make_tokens(sizes[s], 1.0f);
+        append_steps(&kv, sizes[s]);
+        check_arena(&kv);
+        check_attend(&kv, 0);
+        check_attend(&kv, 1);
+        op_evict(&kv);
+        check_attend(&kv, 1);
+        check_arena(&kv);
+        check_saved(&kv, 1);
+        lq_kv_free(&kv);
+        free(mem);
+    }
     (void)lq_cpu_limit(-1);
 }
 
@@ -1696,6 +1728,8 @@ int main(int argc, char **argv)
         for (i = 0; i <= LQ_E8_RELAXED; i++) {
             test_plain(i, level, 0);
             test_plain(i, level, 1);
+            test_small(i, level, 0);
+            test_small(i, level, 1);
         }
     }
     for (level = quick ? 2 : 0; level < 3; level++) {

@@ -7063,17 +7063,19 @@ typedef struct lq__rans_flow {
 /* One per CPU level. scan: selects tables, finds escapes and writes the raw section of a page to be
    encoded. encode, decode: all steps of 1 .. 8 pages. merge: raw bits into a decoded page; whether
    it has HALF rows that wait for their parity. begin: the lanes' first states of a stream, a
-   status. payload: that of the final states to f->raw; its length in bits. symbols: all steps of
-   lq__rans_symbols; NULL where decode is as fast. */
-typedef struct lq__rans_kernels {
+   status. payload: that of the final states to f->raw; its length in bits. Each way has a table of
+   its own, so that a program has only what it uses. */
+typedef struct lq__rans_encoder {
     int (*scan)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *);
     void (*encode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+} lq__rans_encoder;
+
+typedef struct lq__rans_decoder {
     void (*decode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
     int (*merge)(const lq_rans_plan *, lq__rans_flow *);
     int (*begin)(lq__rans_flow *, const lq_rans_page *);
     size_t (*payload)(const lq__rans_flow *);
-    void (*symbols)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, uint8_t *);
-} lq__rans_kernels;
+} lq__rans_decoder;
 
 /* Bits, lowest first. A put writes 8 bytes from the current one on, a get reads 8. */
 typedef struct lq__bits {
@@ -9641,26 +9643,27 @@ LQ__STATIC_512 size_t lq__rans_payload_avx512(const lq__rans_flow *f)
 #endif
 
 /* ---- dispatch ---- */
-static const lq__rans_kernels lq__rans_of_level[3] = {
-    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c, NULL},
 #if LQ__X86
-    {lq__rans_scan_avx2, lq__rans_encode_avx2, lq__rans_decode_avx2, lq__rans_merge_avx2,
-     lq__rans_begin_c, lq__rans_payload_c, NULL},
-    {lq__rans_scan_avx512, lq__rans_encode_avx512, lq__rans_decode_avx512, lq__rans_merge_avx512,
-     lq__rans_begin_avx512, lq__rans_payload_avx512, lq__rans_symbols_avx512},
+static const lq__rans_encoder lq__rans_encoders[3] = {{lq__rans_scan_c, lq__rans_encode_c},
+                                                      {lq__rans_scan_avx2, lq__rans_encode_avx2},
+                                                      {lq__rans_scan_avx512,
+                                                       lq__rans_encode_avx512}};
+
+static const lq__rans_decoder lq__rans_decoders[3] = {
+    {lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_avx2, lq__rans_merge_avx2, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_avx512, lq__rans_merge_avx512, lq__rans_begin_avx512,
+     lq__rans_payload_avx512}};
 #else
-    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c, NULL},
-    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c, NULL},
+static const lq__rans_encoder lq__rans_encoders[1] = {{lq__rans_scan_c, lq__rans_encode_c}};
+static const lq__rans_decoder lq__rans_decoders[1] = {
+    {lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c, lq__rans_payload_c}};
 #endif
-};
 
 /* ---- decode: the end of a page ---- */
 /* The raw section of a decoded page: its payload out of the final states, its rest, zeros behind.
    Returns its length in bits. */
-LQ__STATIC size_t lq__raw_collect(const lq__rans_kernels *kernels, lq__rans_flow *f, size_t rest,
+LQ__STATIC size_t lq__raw_collect(const lq__rans_decoder *kernels, lq__rans_flow *f, size_t rest,
                                   size_t need)
 {
     size_t total = kernels->payload(f);
@@ -9685,7 +9688,7 @@ LQ__STATIC size_t lq__raw_collect(const lq__rans_kernels *kernels, lq__rans_flow
     return total;
 }
 
-LQ__STATIC int lq__decode_end(const lq__rans_kernels *kernels, const lq_rans_plan *plan,
+LQ__STATIC int lq__decode_end(const lq__rans_decoder *kernels, const lq_rans_plan *plan,
                               lq__rans_flow *f)
 {
     size_t rest = (size_t)(f->end - f->at);
@@ -9749,7 +9752,7 @@ LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, 
 LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    const lq__rans_encoder *kernels = &lq__rans_encoders[lq__cpu_level()];
     int result = LQ_OK;
     lq__rans_flow *flows;
     uint8_t *copies;
@@ -9802,7 +9805,7 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
 }
 
 /* Begins flow n of a workspace with a page. */
-LQ__STATIC int lq__decode_begin(const lq__rans_kernels *kernels, const lq_rans_plan *plan,
+LQ__STATIC int lq__decode_begin(const lq__rans_decoder *kernels, const lq_rans_plan *plan,
                                 lq__rans_flow *flows, size_t n, const lq_rans_page *page)
 {
     lq__rans_flow *f = &flows[n];
@@ -9819,7 +9822,7 @@ LQ__STATIC int lq__decode_begin(const lq__rans_kernels *kernels, const lq_rans_p
 LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     int result = LQ_OK;
     lq__rans_flow *flows;
     uint8_t *at;
@@ -9865,13 +9868,14 @@ typedef struct lq__rans_escape {
    8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
    that are not lq__row_is_symbols go to the matrices of the pages, and of the others those values
    that escaped, which are listed. LQ_E_SPACE: there are more than `most`. LQ__ROW_BYTES behind the
-   bytes of a page must be readable. Only where the level's kernels have `symbols`. */
+   bytes of a page must be readable. AVX-512 only: elsewhere decode is as
+   fast. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, uint8_t *symbols,
                                 lq__rans_escape *escapes, size_t most, size_t *count,
                                 void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
                                                                        plan->rows, LQ__FLIGHT);
     int status = flows ? LQ_OK : LQ_E_INTERNAL;
@@ -9883,9 +9887,13 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
         flows[g].symbols = symbols + 64 * g;
         flows[g].end += LQ__ROW_BYTES;
     }
+#if LQ__X86
     if (status == LQ_OK) {
-        kernels->symbols(tables, plan, flows, symbols);
+        lq__rans_symbols_avx512(tables, plan, flows, symbols);
     }
+#else
+    (void)tables;
+#endif
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
         flows[g].end -= LQ__ROW_BYTES; /* a page that went behind it has more rest than can be */
         status = lq__decode_end(kernels, plan, &flows[g]);
@@ -23802,7 +23810,7 @@ typedef struct lq__warm_kernels {
     float (*bound)(const float *, const float *, const int8_t *, const int8_t *, size_t);
 } lq__warm_kernels;
 
-/* ---- kernels of symbols, at the level that has lq__rans_kernels' symbols ----
+/* ---- kernels of symbols, at the level that has lq__rans_symbols ----
    query    q (rows stride apart, count) times the units of y, by table, to bytes
    dots     logits (4, 64) += units times sums of bytes times y of one page; shift + that, where
             there is a shift

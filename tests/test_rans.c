@@ -442,7 +442,7 @@ static int quotients_ok(int level)
     uint32_t f;
     uint32_t i;
     uint32_t bad = 0;
-    for (f = 16; f <= 65520; f++) {
+    for (f = LQ__FREQ_LEAST; f <= 65535; f++) {
         uint16_t hi[64];
         uint16_t lo[64];
         uint16_t q[64];
@@ -586,7 +586,7 @@ static void test_symbols(int quick)
     uint32_t full = 0;
     uint32_t run;
     size_t i;
-    for (run = 0; run < (quick ? 40u : 400u) && lq__rans_of_level[levels].symbols; run++) {
+    for (run = 0; run < (quick ? 40u : 400u) && levels == 2; run++) {
         static const uint32_t span[5][2] = {{0, 122}, {17, 30}, {34, 12}, {48, 20}, {1, 60}};
         size_t rows = 1 + below(run % 4 ? 60 : ROWS);
         uint32_t damage;

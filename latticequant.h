@@ -8760,10 +8760,11 @@ LQ__INLINE_512 int lq__row_is_single(const lq_tables *tables, const lq_rans_row 
         do_row(__VA_ARGS__, 0); \
     }
 
-/* Full pages, spelt out so that the states stay in registers. symbols: NULL, or where those of
-   eight pages of Z go. */
+/* Full pages, spelt out so that the states stay in registers. of_symbols, a constant to the
+   compiler: those of eight pages of Z go to `symbols`. */
 LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_plan *plan,
-                                        lq__rans_flow *flows, size_t count, uint8_t *symbols)
+                                        lq__rans_flow *flows, size_t count, int of_symbols,
+                                        uint8_t *symbols)
 {
     __m512i hi[8];
     __m512i lo[8];
@@ -8788,9 +8789,9 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
         for (; i < plan->coded_rows && lack <= SIZE_MAX / 2; i++) {
             const lq_rans_row *r = &plan->coded[i];
             const int single = count == 8 && lq__row_is_single(tables, r);
-            if (symbols && lq__row_is_symbols(r)) {
+            if (of_symbols && lq__row_is_symbols(r)) {
                 LQ__SINGLE(lq__symbol_row_512, tables, r, i, flows, hi, lo, at, symbols)
-            } else if (symbols || r->by == 0) {
+            } else if (of_symbols || r->by == 0) {
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at, 0)
             } else if (r->by == LQ__BY_COSET) {
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
@@ -8828,25 +8829,25 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
 LQ__FRAME_512 void lq__decode_1_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 1, NULL);
+    lq__decode_full_512(tables, plan, flows, 1, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_2_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 2, NULL);
+    lq__decode_full_512(tables, plan, flows, 2, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_4_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 4, NULL);
+    lq__decode_full_512(tables, plan, flows, 4, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_8_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 8, NULL);
+    lq__decode_full_512(tables, plan, flows, 8, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_any_512(const lq_tables *tables, const lq_rans_plan *plan,
@@ -8922,7 +8923,7 @@ LQ__FRAME_512 void lq__rans_symbols_avx512(const lq_tables *tables, const lq_ran
     uint64_t any = 0;
     size_t i;
     size_t g;
-    lq__decode_full_512(tables, plan, flows, 8, symbols);
+    lq__decode_full_512(tables, plan, flows, 8, 1, symbols);
     for (i = 0; i < plan->coded_rows; i++) {
         any |= flows->escape[i];
         for (g = 1; g < 8 && !lq__row_is_symbols(&plan->coded[i]); g++) {

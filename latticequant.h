@@ -8796,12 +8796,10 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
             } else if (r->by == LQ__BY_COSET) {
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
                            LQ__BY_COSET)
-            } else if (r->by == LQ__BY_PARITY) {
-                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
-                           LQ__BY_PARITY)
+            } else if (r->by == LQ__BY_PARITY) { /* the last row of a block: no copy of its own */
+                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_PARITY, 0);
             } else {
-                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
-                           LQ__BY_BOTH)
+                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_BOTH, 0);
             }
 #define LQ__STEP(g)                                             \
     if ((g) < count) {                                          \

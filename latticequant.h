@@ -2784,6 +2784,17 @@ typedef struct lq__row_kernels {
 
 static const lq__row_kernels *lq__rows_of_level(void);
 
+/* What points of lattices need of them: a program that has no more, has no others. */
+typedef struct lq__point_kernels {
+    uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
+    void (*scale_row)(int32_t *, const uint32_t *, int);
+    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
+    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
+    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+} lq__point_kernels;
+
+static const lq__point_kernels *lq__points_of_level(void);
+
 /* ---- half floats ---- */
 /* Bits of the float32 that a half float stands for: exact. */
 LQ__INLINE uint32_t lq__bits_of_f16(uint32_t h)
@@ -3720,7 +3731,7 @@ static int32_t lq__e8_rows_c(int16_t *z, const int32_t *y, const int32_t *mean, 
    shift of 31. The rest of the row becomes 0. */
 LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__scale scale)
 {
-    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq__point_kernels *kernels = lq__points_of_level();
     uint32_t factor[LQ__TOKENS];
     uint32_t most =
         kernels->fixed_row(row, (const uint8_t *)src, LQ_F32, count, scale.exponent - 5);
@@ -3743,7 +3754,7 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
                                   int quantizer)
 {
     static const int32_t mean[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq__point_kernels *kernels = lq__points_of_level();
     size_t dims = lq_lattice_dims(quantizer);
     float column[LQ__TOKENS];
     int32_t y[8 * LQ__TOKENS];
@@ -35148,6 +35159,20 @@ static const lq__row_kernels *lq__rows_of_level(void)
     static const lq__row_kernels table[1] = {LQ__ROWS(c)};
 #endif
 #undef LQ__ROWS
+    return &table[lq__cpu_level()];
+}
+
+static const lq__point_kernels *lq__points_of_level(void)
+{
+#define LQ__POINTS(v) \
+    {lq__fixed_row_##v, lq__scale_row_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v}
+#if LQ__X86
+    static const lq__point_kernels table[3] = {LQ__POINTS(c), LQ__POINTS(avx2),
+                                               LQ__POINTS(avx512)};
+#else
+    static const lq__point_kernels table[1] = {LQ__POINTS(c)};
+#endif
+#undef LQ__POINTS
     return &table[lq__cpu_level()];
 }
 

@@ -620,6 +620,12 @@
    Stack     At most 4 KB a function, from -O0 to -O3; 24 KB in all. Without optimisation (gcc and
              clang tell) there is no SIMD and nothing is forced inline.
 
+   Size      A program has only what it uses where all of it is static (LQ_STATIC) or functions and
+             data have sections: -ffunction-sections -fdata-sections -Wl,--gc-sections; without the
+             second of these each table of kernels keeps all that it names (387
+             KB). gcc -O2, x86-64: lq_lattice_nearest takes 8 KB (13 KB by sections), lq_rans_decode
+             with its tables 62 KB (69 KB).
+
    MACROS
    LATTICEQUANT_IMPLEMENTATION  Affects: whether the code is there. Default: not defined. When: in
                                 one file of a program, before the #include; a second time does no

@@ -311,6 +311,28 @@
      is left is zeros, and less than 8 bits of them if any byte was left of the body. An integer
      beyond 16 bits, an escape among cosets, words or bits that run out: bad data.
 
+   TABLES OF COUNTS, version 1: what lq_rans_counts_save writes
+   .- tables -----------------------------------------------------------------------------------.
+   |  0  magic      u8[4]  'L' 'Q' 'R' 'T'      |  4  version  u8  1      |  5  0               |
+   |  6  count      u16    of tables, 1 .. 256                                                  |
+   |  8  checksum   u32    XXH32 of bytes 12 .., seeded with the XXH32 of bytes 0 .. 7          |
+   | 12  the tables, in bits; zeros up to a byte:                                               |
+   |     intervals  5 bits: n - 2, n up to 32          | grouped     1 bit                      |
+   |     not grouped: raw bits 4 bits, up to 14; low 16 bits, + 32768                           |
+   |     of each interval, in the order of their slots: symbol 5 bits (of the first one left    |
+   |                out: 0, the escape); frequency 16 bits, at least 2 (of the last one left    |
+   |                out: 65536 less those before). All of 1 .. n - 1 occur once                 |
+   |     grouped: of each group 1 .. n - 1 its bits, 5 bits, up to 16; first value 16 bits, +   |
+   |                32768; values - 1, 16 bits; until there are as many, runs: group 5 bits (0: |
+   |                none, an escape), length (Exp-Golomb, order 0, of one less)                 |
+   '--------------------------------------------------------------------------------------------'
+     A page whose plan has such tables is a coded body as above, all rows plain. Intervals lie as
+     stored; no bucket of 1024 slots has more than two boundaries inside. Not grouped: symbol s is h
+     = low + s - 1, the value 2^r h + b with its r raw bits. Grouped: s is a group; its values are
+     numbered as they rise, and the raw section has the number, `bits` bits, of each symbol that
+     did not escape, row by row, token by token, between the raw bits of the rows and the escapes.
+     Escapes are values themselves then.
+
    Integers to coefficients, in q12 of the step
      coded, Z         k: 4096 |k| - shift(c, |k|) with the sign of k, + mean
      coded, lattices  z: ((2 z + coset) W(c) >> 4) + mean
@@ -676,6 +698,12 @@
    Stack     At most 4 KB a function, from -O0 to -O3; 24 KB in all. Without optimisation (gcc and
              clang tell) there is no SIMD and nothing is forced inline.
 
+   Size      A program has only what it uses where all of it is static (LQ_STATIC) or functions and
+             data have sections: -ffunction-sections -fdata-sections -Wl,--gc-sections; without the
+             second of these each table of kernels keeps all that it names (387
+             KB). gcc -O2, x86-64: lq_lattice_nearest takes 8 KB (13 KB by sections), lq_rans_decode
+             with its tables 62 KB (69 KB).
+
    MACROS
    LATTICEQUANT_IMPLEMENTATION  Affects: whether the code is there. Default: not defined. When: in
                                 one file of a program, before the #include; a second time does no
@@ -974,7 +1002,11 @@ LQ_API LQ_MUST int lq_tables_init(const lq_tables **tables, void *mem, size_t me
      rows        of the matrix: lead rows, coefficients, and for E8 a coset row before each block
      coded_rows  those that are in the stream
      raw_bits    at most that many bits a token are stored beside it
-     merge_first first coded row that has such bits, or a parity that waits for them */
+     merge_first first coded row that has such bits, or a parity that waits for them
+     counts      the tables of lq_rans_plan_counts; NULL: Gaussian rows
+     mapped_rows how many rows have tables whose values stand in groups
+     moved_rows  and how many those of values far from zero */
+typedef struct lq_rans_counts lq_rans_counts;
 typedef struct lq_rans_row lq_rans_row;
 typedef struct lq_rans_plan {
     size_t rows;
@@ -982,6 +1014,9 @@ typedef struct lq_rans_plan {
     size_t raw_bits;
     size_t merge_first;
     const lq_rans_row *coded;
+    const lq_rans_counts *counts;
+    size_t mapped_rows;
+    size_t moved_rows;
 } lq_rans_plan;
 
 /* Rows of the matrix of `rows` rows of which the first `lead_rows` are lead rows; 0 if not valid.
@@ -1001,6 +1036,55 @@ LQ_API size_t lq_rans_plan_bytes(size_t rows);
 LQ_API LQ_MUST int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
                                      const uint8_t *classes, size_t rows, size_t lead_rows,
                                      int quantizer);
+
+/* Rows that are not Gaussian: tables made from counts. Of bytes with counts `c`, in rows of 64:
+       lq_histogram h = {c, 256, 0};
+       lq_rans_counts_init(&counts, mem, lq_rans_counts_bytes(&h, 1), &h, 1);
+       lq_rans_counts_save(file, file_bytes, &written, counts);            for the decoder
+       lq_rans_plan_counts(&plan, plan_mem, lq_rans_plan_bytes(rows), counts, NULL, rows);
+       lq_rans_encode(NULL, &plan, pages, page_count, ws, ws_bytes);
+   A histogram: counts (count) of the values low, low + 1 ..; 1 .. 65536 values within int16, at
+   least one of them counted. Others than those counted may occur, at 17 bits and more. */
+typedef struct lq_histogram {
+    const uint32_t *counts;
+    size_t count;
+    int32_t low;
+} lq_histogram;
+
+#define LQ_RANS_TABLES_MAX 256
+
+/* Bytes of memory for lq_rans_counts_init: for 256 values 2.5 KB a table, 8 KB for all; 0 if not
+   valid. */
+LQ_API size_t lq_rans_counts_bytes(const lq_histogram *histograms, size_t count);
+
+/* Builds a table of each of 1 .. LQ_RANS_TABLES_MAX histograms in the caller's memory, of any
+   alignment; read-only afterwards. Values of those counts take their entropy and at most 0.5 % and
+   0.004 bits each more; a page has about 100 bytes of states beside them, fewer where values have
+   raw bits. Rows run as fast as Gaussian ones where 31 neighbouring values, or cells of 2^n values,
+   do; otherwise values are put into groups and looked up one by one.
+   The same tables on every machine. LQ_E_ARG: NULL, a histogram that is not valid; LQ_E_SPACE. */
+LQ_API LQ_MUST int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t mem_bytes,
+                                       const lq_histogram *histograms, size_t count);
+
+/* The file form (>>manual), of exactly lq_rans_counts_save_bytes bytes. LQ_E_ARG: NULL;
+   LQ_E_SPACE. */
+LQ_API size_t lq_rans_counts_save_bytes(const lq_rans_counts *counts);
+LQ_API LQ_MUST int lq_rans_counts_save(uint8_t *dst, size_t dst_bytes, size_t *written,
+                                       const lq_rans_counts *counts);
+
+/* The way back: the same tables. LQ_E_ARG: NULL; LQ_E_DATA: not such a file, or damaged;
+   LQ_E_FORMAT: of an unknown version; LQ_E_SPACE: mem_bytes below *needed (mem may be NULL then),
+   which is 0 on other errors. Safe for untrusted input. */
+LQ_API LQ_MUST int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t mem_bytes,
+                                       size_t *needed, const uint8_t *src, size_t src_bytes);
+
+/* A plan of `rows` plain rows, all of which are in the stream, in memory as of lq_rans_plan_init.
+     counts    must outlive the plan; lq_rans_encode and lq_rans_decode then take no lq_tables
+     table_of  (rows) which table a row has; NULL: the first one
+   LQ_E_ARG: NULL, no rows or more than LQ_RANS_ROWS_MAX, no such table; LQ_E_SPACE. */
+LQ_API LQ_MUST int lq_rans_plan_counts(lq_rans_plan *plan, void *mem, size_t mem_bytes,
+                                       const lq_rans_counts *counts, const uint16_t *table_of,
+                                       size_t rows);
 
 /* One page of a batch.
      values       (plan rows, 64) int16, any alignment; column t is token t
@@ -1025,8 +1109,12 @@ LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens);
    stops growing at 8 pages. */
 LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count);
 
+/* The same for a plan; to encode groups takes more. 0: NULL. */
+LQ_API size_t lq_rans_plan_workspace_bytes(const lq_rans_plan *plan, size_t page_count);
+
 /* Encodes pages of one plan; up to 8 are in flight, so batches are faster than single pages.
-   Rows that are dead are not read. The same bytes on every machine.
+   Rows that are dead are not read. The same bytes on every machine. `tables` may be NULL where the
+   plan has its own.
    Returns the first page status that is not LQ_OK, each page has its own: LQ_E_ARG: NULL, tokens
    not 1 .. 64, a coset that is not 0 or 1, a block with an odd sum; LQ_E_SPACE: bytes_count
    (lq_rans_bound is always enough) or workspace too small. */
@@ -2580,7 +2668,51 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #define LQ__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LQ__MAX(a, b) ((a) > (b) ? (a) : (b))
 
-/* ---- loads and stores: little-endian, any alignment, assembled from bytes ---- */
+/* ---- loads and stores: little-endian, any alignment ---- */
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__)
+#define LQ__AS_STORED (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) /* numbers, in memory */
+#else
+#define LQ__AS_STORED 0
+#endif
+
+#if LQ__AS_STORED /* the same as below; compilers have less to do */
+LQ__INLINE uint16_t lq__load16(const uint8_t *p)
+{
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+
+LQ__INLINE uint32_t lq__load32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+
+LQ__INLINE uint64_t lq__load64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return v;
+}
+
+LQ__INLINE void lq__store16(uint8_t *p, uint32_t v)
+{
+    uint16_t low = (uint16_t)v;
+    memcpy(p, &low, 2);
+}
+
+LQ__INLINE void lq__store32(uint8_t *p, uint32_t v)
+{
+    memcpy(p, &v, 4);
+}
+
+LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
+{
+    memcpy(p, &v, 8);
+}
+#else
 LQ__INLINE uint16_t lq__load16(const uint8_t *p)
 {
     return (uint16_t)(p[0] | (uint32_t)p[1] << 8);
@@ -2613,6 +2745,7 @@ LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
     lq__store32(p, (uint32_t)v);
     lq__store32(p + 4, (uint32_t)(v >> 32));
 }
+#endif
 
 /* `count` numbers of `size` bytes (2 or 4) in this machine's order, as little-endian bytes. */
 LQ__STATIC void lq__store_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
@@ -2956,6 +3089,17 @@ typedef struct lq__row_kernels {
 } lq__row_kernels;
 
 static const lq__row_kernels *lq__rows_of_level(void);
+
+/* What points of lattices need of them: a program that has no more, has no others. */
+typedef struct lq__point_kernels {
+    uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
+    void (*scale_row)(int32_t *, const uint32_t *, int);
+    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
+    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
+    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+} lq__point_kernels;
+
+static const lq__point_kernels *lq__points_of_level(void);
 
 /* ---- half floats ---- */
 /* Bits of the float32 that a half float stands for: exact. */
@@ -3925,7 +4069,7 @@ static int32_t lq__e8_rows_c(int16_t *z, const int32_t *y, const int32_t *mean, 
    shift of 31. The rest of the row becomes 0. */
 LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__scale scale)
 {
-    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq__point_kernels *kernels = lq__points_of_level();
     uint32_t factor[LQ__TOKENS];
     uint32_t most =
         kernels->fixed_row(row, (const uint8_t *)src, LQ_F32, count, scale.exponent - 5);
@@ -3948,7 +4092,7 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
                                   int quantizer)
 {
     static const int32_t mean[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    const lq__row_kernels *kernels = lq__rows_of_level();
+    const lq__point_kernels *kernels = lq__points_of_level();
     size_t dims = lq_lattice_dims(quantizer);
     float column[LQ__TOKENS];
     int32_t y[8 * LQ__TOKENS];
@@ -5589,7 +5733,7 @@ enum {
      first       by bucket b: s = (first + slot) >> 10 is start, plus one if the slot is behind the
                  bucket's first boundary
      second      (second + slot) >> 10 is one if it is behind the second boundary too, else zero
-   and for the encoder, by value + 16 (0 and everything absent: the escape):
+   and for the encoder, by value + place, 16 but for counts (0 and everything absent: the escape):
      reciprocal  float bits of just below 1 / freq in two halves, see lq__reciprocal_bits */
 typedef struct lq__rans_table {
     uint16_t first[64];
@@ -5607,17 +5751,21 @@ typedef struct lq__rans_table {
     int32_t high;
     uint32_t wide;   /* a frequency above LQ__FREQ_NARROW */
     uint32_t single; /* no bucket has a second boundary */
-    uint32_t unused[11];
+    int32_t place;   /* a value's place in code_ less the value */
+    uint32_t shift;  /* of counts: raw bits of a row */
+    uint32_t map;    /* of counts: where its lq__rans_map is in the set, in 64 bytes; 0: none */
+    int32_t origin;  /* of counts: what is added to `value` once rows are decoded */
+    uint32_t unused[7];
 } lq__rans_table;
 
 struct lq_tables {
-    lq__rans_table table[LQ__T_COUNT];
-    uint64_t mass[LQ__MASS_COUNT + 1];        /* integral of exp(-t^2 / 2) to i / 256, q36 * 256 */
-    int16_t centroid[LQ__CLASS_WIDE + 1][16]; /* q12: |k| minus the centroid of its cell */
 #if LQ__X86
     uint8_t expand[256][16];   /* pshufb: the next words to the 8 lanes of a set */
     uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
 #endif
+    lq__rans_table table[LQ__T_COUNT];        /* lq_rans_counts: their number; nothing behind */
+    uint64_t mass[LQ__MASS_COUNT + 1];        /* integral of exp(-t^2 / 2) to i / 256, q36 * 256 */
+    int16_t centroid[LQ__CLASS_WIDE + 1][16]; /* q12: |k| minus the centroid of its cell */
 };
 
 /* ---- tables: the Gaussian in integers ---- */
@@ -5799,16 +5947,15 @@ LQ__STATIC void lq__table_double(lq__intervals *t, const uint32_t *freq,
     }
 }
 
-/* Frequencies by value + 16, the escape at 0, to a table. So that the interval of a slot is
-   start[slot >> 10] or the next one, they are laid out singly where enough of them are big, in the
-   best of all turns; else so that it may be the next but one, which needs rares <= bigs + 3: the
-   rarest values go to the escape until that holds. */
-LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq)
+/* Frequencies by value + place, the escape at 0, to a table. So that the interval of a slot is
+   start[slot >> 10] or the next one, they are laid out singly where enough of them are big and the
+   loss is below `least`, in the best of all turns; else so that it may be the next but one, which
+   needs rares <= bigs + 3: the rarest values go to the escape until that holds. */
+LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq, int32_t place, uint64_t least)
 {
     lq__rans_kinds kinds;
     lq__intervals best;
     lq__intervals turn;
-    uint64_t least = UINT64_MAX;
     uint32_t at = 0;
     uint32_t s;
     uint32_t i;
@@ -5842,11 +5989,12 @@ LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq)
     }
     memset(t, 0, sizeof *t);
     t->count = kinds.rares + kinds.bigs;
+    t->place = place;
     for (s = 0; s < 32; s++) {
         i = s < t->count ? best.order[s] : 0;
         t->freq[s] = (uint16_t)best.freq[s < t->count ? s : 0];
         t->begin[s] = (uint16_t)at;
-        t->value[s] = (int16_t)(i ? (int)i - 16 : 0);
+        t->value[s] = (int16_t)(i ? (int32_t)i - place : 0);
         at += s < t->count ? best.freq[s] : 0;
         t->end[s] = (uint16_t)(s < t->count ? at - 1 : 65535);
         if (s < t->count) {
@@ -5869,7 +6017,8 @@ LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq)
    the right side is below Q, the left above Q - 2^16 * 8 * 2^-23 = Q - 1 / 16. Hence q is floor(Q)
    or one less, and d = x - q * freq lies in [0, freq + freq / 16]: one conditional step makes both
    exact. For freq <= 61680, d < 2^16 is known from its low half and the test is d >= freq; above,
-   the low half may have wrapped, and the high half of x - q * freq is looked at too (`wide`). */
+   the low half may have wrapped, and the high half of x - q * freq is looked at too (`wide`). A
+   freq of 1 is too small for lq__trunc_256. */
 #define LQ__FREQ_NARROW 61680u
 
 LQ__STATIC uint32_t lq__reciprocal_bits(uint32_t freq)
@@ -5893,8 +6042,8 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
 {
     uint32_t s = 0;
     uint32_t i;
-    t->low = 16;
-    t->high = -16;
+    t->low = 32 - t->place;
+    t->high = -t->place;
     t->single = 1;
     for (i = 0; i < 64; i++) {
         while (t->end[s] < i * LQ__BIG) {
@@ -5913,8 +6062,8 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
         if (t->code_freq[i] == 0) {
             t->code_freq[i] = t->freq[0];
         } else if (i) {
-            t->low = LQ__MIN(t->low, (int32_t)i - 16);
-            t->high = LQ__MAX(t->high, (int32_t)i - 16);
+            t->low = LQ__MIN(t->low, (int32_t)i - t->place);
+            t->high = LQ__MAX(t->high, (int32_t)i - t->place);
         }
         reciprocal = lq__reciprocal_bits(t->code_freq[i]);
         t->code_reciprocal[0][i] = (uint16_t)reciprocal;
@@ -5948,7 +6097,7 @@ LQ__STATIC int lq__table_gauss(const lq_tables *tables, lq__rans_table *t, int c
     }
     freq[0] = sum + 16 > 65536 ? 16 : 65536 - sum;
     freq[most] += 65536 - sum - freq[0];
-    status = lq__table_finish(t, freq);
+    status = lq__table_finish(t, freq, 16, UINT64_MAX);
     return status ? status : lq__table_index(t);
 }
 
@@ -5968,7 +6117,7 @@ LQ__STATIC int lq__table_coset(lq__rans_table *t, uint32_t relaxed, uint32_t ind
     freq[0] = 16;
     freq[17] = one[relaxed][index];
     freq[16] = 65536 - 16 - freq[17];
-    status = lq__table_finish(t, freq);
+    status = lq__table_finish(t, freq, 16, UINT64_MAX);
     return status ? status : lq__table_index(t);
 }
 
@@ -6120,6 +6269,801 @@ LQ__STATIC int32_t lq__dead_zone_q12(const lq_tables *tables, uint32_t class_)
     return class_ ? (lq__dead_zone_q16((int)class_) + 8) >> 4 : 0;
 }
 
+/* ---- tables of counts ----
+   Two kinds of tables. A direct one has an interval for each of up to 31 values h in a row, of
+   values z >> shift: the kernels' own form. Where that costs too much, values are put into up to 31
+   groups of like counts, of at most 2^bits values each: the symbol is the group, and `bits` raw
+   bits tell its values apart. The kernels then see numbers of groups, less 16; the values are
+   looked up before and after. Whatever has neither interval nor group escapes. */
+typedef struct lq__rans_map {
+    uint32_t first[33]; /* by group, 1 .. groups: where its values begin in the list */
+    uint8_t bits[32];
+    uint32_t groups;
+    int32_t low; /* values low .. low + range - 1 have a code */
+    uint32_t range;
+    uint32_t count; /* in the list */
+    uint32_t unused;
+} lq__rans_map; /* then uint32_t code[range]: group + 32 * rank, or 0; then int16_t list[count] */
+
+#define LQ__FREQ_LEAST 2u
+#define LQ__CELL_MOST 16000
+#define LQ__COUNTS_HEADER offsetof(lq_tables, table)
+typedef char lq__counts_fit[LQ_RANS_TABLES_MAX <= (int)LQ__T_COUNT ? 1 : -1];
+
+LQ__INLINE const lq_tables *lq__counts_tables(const lq_rans_counts *counts)
+{
+    return (const lq_tables *)(const void *)counts;
+}
+
+/* The number of tables is kept in the first one. */
+LQ__INLINE uint32_t lq__counts_count(const lq_tables *t)
+{
+    return t->table[0].unused[0];
+}
+
+LQ__INLINE const lq__rans_map *lq__map_of(const lq_tables *t, const lq__rans_table *table)
+{
+    const uint8_t *at = (const uint8_t *)t + (size_t)table->map * 64;
+    return (const lq__rans_map *)(const void *)at;
+}
+
+LQ__INLINE const uint32_t *lq__map_codes(const lq__rans_map *map)
+{
+    return (const uint32_t *)(const void *)(map + 1);
+}
+
+LQ__INLINE const int16_t *lq__map_list(const lq__rans_map *map)
+{
+    return (const int16_t *)(const void *)(lq__map_codes(map) + map->range);
+}
+
+LQ__STATIC size_t lq__map_bytes(size_t range, size_t count)
+{
+    return lq__align64(sizeof(lq__rans_map) + 4 * range + 2 * count);
+}
+
+LQ__INLINE uint32_t lq__map_code(const lq__rans_map *map, int32_t value)
+{
+    uint32_t i = (uint32_t)(value - map->low);
+    return i < map->range ? lq__map_codes(map)[i] : 0;
+}
+
+/* Bits of an interval, q16. */
+LQ__INLINE uint64_t lq__interval_bits(uint32_t freq)
+{
+    return (uint64_t)(16 * 65536 - lq__log2_q16(freq));
+}
+
+/* Those of the code of an escaped symbol. */
+LQ__INLINE uint64_t lq__escape_bits(int32_t h)
+{
+    return 65536 * (2 * (uint64_t)lq__log2_floor(((uint32_t)h * 2 ^ (uint32_t)(h >> 31)) + 4) - 1);
+}
+
+/* Bits of a value in a table, q16. */
+LQ__STATIC uint64_t lq__value_bits(const lq_tables *t, uint32_t table, int32_t value)
+{
+    const lq__rans_table *own = &t->table[table];
+    const lq__rans_map *map = lq__map_of(t, own);
+    uint32_t code = own->map ? lq__map_code(map, value) : 0;
+    int32_t h = own->map ? (int32_t)(code & 31) - 16 : value >> own->shift;
+    int out = h < own->low || h > own->high;
+    uint64_t bits = lq__interval_bits(own->code_freq[out ? 0 : h + own->place]);
+    bits += (uint64_t)own->shift << 16;
+    bits += own->map && !out ? (uint64_t)map->bits[code & 31] << 16 : 0;
+    return bits + (out ? lq__escape_bits(own->map ? value : h) : 0);
+}
+
+/* Frequencies of masses, which add up to less than 2^40: at least 2 (lq__trunc_256), the sum 65536,
+   mended where that costs least. */
+LQ__STATIC void lq__counts_freq(uint32_t *freq, const uint64_t *mass, uint32_t n)
+{
+    uint64_t total = 0;
+    uint32_t sum = 0;
+    uint32_t i;
+    memset(freq, 0, 32 * sizeof *freq);
+    for (i = 0; i < n; i++) {
+        total += mass[i];
+    }
+    for (i = 0; i < n; i++) {
+        freq[i] = (uint32_t)((mass[i] * 65536 + total / 2) / total);
+        freq[i] = LQ__MAX(freq[i], LQ__FREQ_LEAST);
+        sum += freq[i];
+    }
+    while (sum != 65536) {
+        uint32_t by = sum < 65536 ? 1 : UINT32_MAX;
+        uint32_t best = 32;
+        for (i = 0; i < n; i++) {
+            uint64_t x = mass[i] * (best < 32 ? freq[best] : 0);
+            uint64_t y = best < 32 ? mass[best] * freq[i] : 0;
+            if (by == 1 || freq[i] > LQ__FREQ_LEAST) {
+                best = best == 32 || (by == 1 ? x > y : x < y) ? i : best;
+            }
+        }
+        freq[best] += by;
+        sum += by;
+    }
+}
+
+/* The kernels' values are bytes: others have an origin. `low` is that of symbol 1. */
+LQ__STATIC void lq__table_move(lq__rans_table *t, int32_t low)
+{
+    uint32_t s;
+    t->origin = low < -128 || low > 97 ? low + 15 : 0;
+    for (s = 1; s < t->count; s++) {
+        t->value[s] = (int16_t)(t->value[s] - t->origin);
+    }
+}
+
+/* Intervals of symbols 1 .. n - 1; masses and values' bits apart from the symbol in, cost in bits
+   of 2^-16 added up out. Boundaries singly where that costs less than 1/1000. LQ_E_INTERNAL: not
+   all have an interval. */
+LQ__STATIC int lq__counts_table(lq__rans_table *t, const uint64_t *mass, uint32_t n, int32_t place,
+                                uint64_t *cost)
+{
+    uint32_t freq[32];
+    uint32_t ideal[32];
+    uint64_t total = 0;
+    uint64_t bits = 0;
+    uint64_t least = 0;
+    uint32_t i;
+    int turn;
+    lq__counts_freq(ideal, mass, n);
+    for (i = 0; i < n; i++) {
+        total += mass[i];
+        bits += mass[i] * lq__interval_bits(ideal[i]);
+    }
+    for (turn = 0; turn < 2; turn++) {
+        memcpy(freq, ideal, sizeof freq);
+        if (lq__table_finish(t, freq, place, turn ? 0 : bits / total * 90 + 1) || t->count != n ||
+            lq__table_index(t)) {
+            return LQ_E_INTERNAL;
+        }
+        *cost = 0;
+        for (i = 0; i < n; i++) {
+            *cost += mass[i] * lq__interval_bits(t->code_freq[i]);
+        }
+        least = bits + bits / 1000;
+        if (*cost <= least) {
+            break;
+        }
+    }
+    return LQ_OK;
+}
+
+/* A histogram as it is used: counts are shifted until they add up to less than 2^40. */
+typedef struct lq__histogram {
+    const uint32_t *counts;
+    uint32_t count;
+    int32_t low;
+    uint32_t down;
+    uint64_t total;
+} lq__histogram;
+
+LQ__INLINE uint64_t lq__count_of(const lq__histogram *h, int32_t value)
+{
+    uint64_t c = h->counts[value - h->low];
+    return c ? LQ__MAX(c >> h->down, 1) : 0;
+}
+
+LQ__STATIC int lq__histogram_of(lq__histogram *h, const lq_histogram *src)
+{
+    uint64_t total = 0;
+    size_t i;
+    if (!src->counts || src->count == 0 || src->count > 65536 || src->low < -32768 ||
+        src->low > 32768 - (int32_t)src->count) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < src->count; i++) {
+        total += src->counts[i];
+    }
+    h->counts = src->counts;
+    h->count = (uint32_t)src->count;
+    h->low = src->low;
+    h->down = total >> 39 ? 9 : 0;
+    h->total = 0;
+    for (i = 0; i < src->count; i++) {
+        h->total += lq__count_of(h, src->low + (int32_t)i);
+    }
+    return h->total ? LQ_OK : LQ_E_ARG;
+}
+
+/* Sum of the counts of one cell, values z with z >> shift == cell. */
+LQ__STATIC uint64_t lq__cell_mass(const lq__histogram *h, int32_t cell, uint32_t shift)
+{
+    int32_t first = LQ__MAX(cell * (1 << shift), h->low);
+    int32_t last = LQ__MIN((cell + 1) * (1 << shift), h->low + (int32_t)h->count);
+    uint64_t sum = 0;
+    for (; first < last; first++) {
+        sum += lq__count_of(h, first);
+    }
+    return sum;
+}
+
+/* The direct table with a shift: the 31 cells in a row that have the most, of those of which the
+   vectors tell their places without wrapping. LQ_E_INTERNAL: there is none. */
+LQ__STATIC int lq__counts_direct(lq__rans_table *t, const lq__histogram *h, uint32_t shift,
+                                 uint64_t *cost)
+{
+    int32_t first = LQ__MAX(h->low >> shift, -LQ__CELL_MOST);
+    int32_t last = LQ__MIN((h->low + (int32_t)h->count - 1) >> shift, LQ__CELL_MOST);
+    uint64_t mass[32] = {0};
+    uint64_t window = 0;
+    uint64_t most = 0;
+    int32_t best = first;
+    int32_t cell;
+    uint32_t n = 0;
+    uint32_t i;
+    for (cell = first; cell <= last; cell++) {
+        window += lq__cell_mass(h, cell, shift);
+        window -= cell - 31 >= first ? lq__cell_mass(h, cell - 31, shift) : 0;
+        if (window > most) {
+            most = window;
+            best = LQ__MAX(cell - 30, first);
+        }
+    }
+    if ((h->total - most) * 64 >= h->total) {
+        return LQ_E_INTERNAL;
+    }
+    while (lq__cell_mass(h, best, shift) == 0) {
+        best++;
+    }
+    mass[0] = h->total;
+    for (i = 1; i < 32 && best + (int32_t)i - 1 <= last; i++) {
+        mass[i] = lq__cell_mass(h, best + (int32_t)i - 1, shift);
+        mass[0] -= mass[i];
+        n = mass[i] ? i + 1 : n;
+    }
+    while (lq__counts_table(t, mass, n, 1 - best, cost)) { /* too many rares: outer ones escape */
+        uint32_t out = mass[1] < mass[n - 1] ? 1 : n - 1;
+        mass[0] += mass[out];
+        if (--n < 2 || mass[0] * 64 >= h->total) {
+            return LQ_E_INTERNAL;
+        }
+        if (out == 1) {
+            memmove(mass + 1, mass + 2, (n - 1) * sizeof *mass);
+            best++;
+        }
+    }
+    lq__table_move(t, best);
+    t->shift = shift;
+    *cost += h->total * shift * 65536;
+    for (i = 0; i < h->count && mass[0]; i++) {
+        int32_t own = (h->low + (int32_t)i) >> shift;
+        uint64_t count = own < t->low || own > t->high ? h->counts[i] : 0;
+        *cost += count ? lq__count_of(h, h->low + (int32_t)i) * lq__escape_bits(own) : 0;
+    }
+    return LQ_OK;
+}
+
+/* Whether a value goes before another: by falling count (h NULL: no matter), then by value. */
+LQ__INLINE int lq__value_before(const lq__histogram *h, int16_t a, int16_t b)
+{
+    uint64_t x = h ? lq__count_of(h, a) : 0;
+    uint64_t y = h ? lq__count_of(h, b) : 0;
+    return x > y || (x == y && a < b);
+}
+
+/* Heapsort. */
+LQ__STATIC void lq__values_sort(int16_t *list, uint32_t n, const lq__histogram *h)
+{
+    uint32_t heap = n / 2;
+    while (n > 1) {
+        uint32_t i;
+        uint32_t child;
+        int16_t x;
+        if (heap) {
+            x = list[--heap];
+        } else {
+            x = list[--n];
+            list[n] = list[0];
+        }
+        for (i = heap; (child = 2 * i + 1) < n; i = child) {
+            child += child + 1 < n && lq__value_before(h, list[child], list[child + 1]);
+            if (!lq__value_before(h, x, list[child])) {
+                break;
+            }
+            list[i] = list[child];
+        }
+        list[i] = x;
+    }
+}
+
+/* Groups of a sorted list, each with counts so much alike that about `loss` of them, in 2^-22 of
+   the whole, is lost; the last one may have fewer values than its bits. Returns how many; 0: more
+   than 31. */
+LQ__STATIC uint32_t lq__map_groups(lq__rans_map *map, const int16_t *list, const lq__histogram *h,
+                                   uint64_t loss)
+{
+    uint32_t n = 0;
+    uint32_t at = 0;
+    while (at < map->count) {
+        uint32_t left = map->count - at;
+        uint64_t high = (lq__count_of(h, list[at]) << 22) / h->total;
+        int bits;
+        if (++n == 32) {
+            return 0;
+        }
+        for (bits = 16; bits > 0; bits--) {
+            uint32_t size = 1u << bits;
+            uint64_t low = size <= left ? lq__count_of(h, list[at + size - 1]) : 0;
+            uint64_t span;
+            low = (low << 22) / h->total;
+            span = high - low;
+            if (size / 2 < left && span * span * size <= loss * (high + low)) {
+                break;
+            }
+        }
+        map->first[n] = at;
+        map->bits[n] = (uint8_t)bits;
+        at += LQ__MIN(left, 1u << bits);
+    }
+    map->first[n + 1] = map->count;
+    map->groups = n;
+    return n;
+}
+
+/* Groups and table of a sorted list, by a loss that grows with `turn`. LQ_E_INTERNAL: too many. */
+LQ__STATIC int lq__map_turn(lq__rans_table *t, lq__rans_map *map, const int16_t *list,
+                            const lq__histogram *h, uint32_t turn, uint64_t *cost)
+{
+    uint64_t loss = (uint64_t)(turn ? 4 + (turn & 3) : 0) << (turn / 4);
+    uint32_t n = lq__map_groups(map, list, h, loss);
+    uint64_t mass[32] = {0};
+    uint32_t g;
+    uint32_t i;
+    for (g = 1; g <= n; g++) {
+        for (i = map->first[g]; i < map->first[g + 1]; i++) {
+            mass[g] += lq__count_of(h, list[i]);
+        }
+    }
+    if (n == 0 || lq__counts_table(t, mass, n + 1, 16, cost)) {
+        return LQ_E_INTERNAL;
+    }
+    for (g = 1; g <= n; g++) {
+        *cost += mass[g] * map->bits[g] * 65536;
+    }
+    return LQ_OK;
+}
+
+/* The grouped table, its map at `map`: the best of the first turns that go; the last one always
+   does, in one group of all. */
+LQ__STATIC int lq__counts_mapped(lq__rans_table *t, lq__rans_map *map, const lq__histogram *h,
+                                 uint64_t *cost)
+{
+    uint32_t *code = (uint32_t *)(void *)(map + 1);
+    int16_t *list = (int16_t *)(void *)(code + h->count);
+    uint64_t least = UINT64_MAX;
+    uint32_t best = 0;
+    uint32_t tried = 0;
+    uint32_t turn;
+    uint32_t i;
+    uint32_t g;
+    memset(map, 0, sizeof *map);
+    memset(code, 0, 4 * h->count);
+    map->low = h->low;
+    map->range = h->count;
+    for (i = 0; i < h->count; i++) {
+        if (h->counts[i]) {
+            list[map->count++] = (int16_t)(h->low + (int32_t)i);
+        }
+    }
+    lq__values_sort(list, map->count, h);
+    for (turn = 0; turn < 148 && tried < 16; turn++) {
+        uint64_t own = 0;
+        int status = lq__map_turn(t, map, list, h, turn, &own);
+        tried += status == LQ_OK;
+        if (status == LQ_OK && own < least) {
+            least = own;
+            best = turn;
+        }
+    }
+    if (lq__map_turn(t, map, list, h, best, cost)) {
+        return LQ_E_INTERNAL;
+    }
+    for (g = 1; g <= map->groups; g++) {
+        lq__values_sort(list + map->first[g], map->first[g + 1] - map->first[g], NULL);
+        for (i = map->first[g]; i < map->first[g + 1]; i++) {
+            code[list[i] - h->low] = g + 32 * (i - map->first[g]);
+        }
+    }
+    return LQ_OK;
+}
+
+/* A table of a histogram: direct where that costs no more than 1/256 and 1/512 bit a value. */
+LQ__STATIC int lq__counts_build(lq__rans_table *t, lq__rans_map *map, const lq__histogram *h)
+{
+    uint64_t mapped;
+    uint64_t least = UINT64_MAX;
+    uint32_t best = 0;
+    uint32_t shift;
+    int status = lq__counts_mapped(t, map, h, &mapped);
+    for (shift = 0; shift <= 14 && !status; shift++) {
+        uint64_t cost = 0;
+        if (lq__counts_direct(t, h, shift, &cost) == LQ_OK && cost < least) {
+            least = cost;
+            best = shift;
+        }
+    }
+    if (status || (least != UINT64_MAX && least <= mapped + mapped / 256 + h->total * 128)) {
+        return status ? status : lq__counts_direct(t, h, best, &least);
+    }
+    status = lq__counts_mapped(t, map, h, &mapped);
+    t->map = 1;
+    return status;
+}
+
+/* Where a set lies in its memory. */
+LQ__STATIC lq_tables *lq__counts_place(void *mem)
+{
+    return (lq_tables *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63));
+}
+
+LQ_API size_t lq_rans_counts_bytes(const lq_histogram *histograms, size_t count)
+{
+    size_t bytes = 63 + LQ__COUNTS_HEADER + count * sizeof(lq__rans_table);
+    size_t i;
+    if (!histograms || count == 0 || count > LQ_RANS_TABLES_MAX) {
+        return 0;
+    }
+    for (i = 0; i < count; i++) {
+        lq__histogram h;
+        if (lq__histogram_of(&h, &histograms[i])) {
+            return 0;
+        }
+        bytes += lq__map_bytes(h.count, h.count);
+    }
+    return bytes;
+}
+
+LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t mem_bytes,
+                               const lq_histogram *histograms, size_t count)
+{
+    size_t need = lq_rans_counts_bytes(histograms, count);
+    lq_tables *t;
+    uint8_t *at;
+    size_t i;
+    int status = LQ_OK;
+    if (!counts || !mem || need == 0) {
+        return LQ_E_ARG;
+    }
+    if (mem_bytes < need) {
+        return LQ_E_SPACE;
+    }
+    t = lq__counts_place(mem);
+    at = (uint8_t *)(t->table + count);
+    for (i = 0; i < count && !status; i++) {
+        lq__histogram h;
+        lq__rans_table *own = &t->table[i];
+        status = lq__histogram_of(&h, &histograms[i]);
+        status = status ? status : lq__counts_build(own, (lq__rans_map *)(void *)at, &h);
+        if (!status && own->map) {
+            own->map = (uint32_t)((size_t)(at - (uint8_t *)t) / 64);
+            at += lq__map_bytes(h.count, lq__map_of(t, own)->count);
+        }
+    }
+    t->table[0].unused[0] = (uint32_t)count;
+#if LQ__X86
+    lq__shuffles(t);
+#endif
+    *counts = (const lq_rans_counts *)(const void *)t;
+    return status;
+}
+
+/* ---- tables of counts: the file form ---- */
+#define LQ__COUNTS_FILE 12u /* bytes before the tables */
+
+/* Bits, lowest first; dst NULL: they are counted. */
+typedef struct lq__file_bits {
+    uint8_t *dst;
+    const uint8_t *src;
+    size_t at;  /* bits */
+    size_t end; /* bits; a reader that went behind it is bad */
+    int bad;
+} lq__file_bits;
+
+LQ__STATIC void lq__file_put(lq__file_bits *b, uint32_t value, uint32_t bits)
+{
+    uint32_t i;
+    for (i = 0; i < bits; i++, b->at++) {
+        if (b->dst) {
+            b->dst[b->at / 8] |= (uint8_t)((value >> i & 1) << (b->at & 7));
+        }
+    }
+}
+
+LQ__STATIC uint32_t lq__file_get(lq__file_bits *b, uint32_t bits)
+{
+    uint32_t value = 0;
+    uint32_t i;
+    if (b->end - b->at < bits) {
+        b->bad = 1;
+        b->at = b->end;
+        return 0;
+    }
+    for (i = 0; i < bits; i++, b->at++) {
+        value |= (uint32_t)(b->src[b->at / 8] >> (b->at & 7) & 1) << i;
+    }
+    return value;
+}
+
+/* Exp-Golomb code of order 0 of n < 2^16. */
+LQ__STATIC void lq__file_put_length(lq__file_bits *b, uint32_t n)
+{
+    uint32_t zeros = lq__log2_floor(n + 1);
+    lq__file_put(b, 1u << zeros, zeros + 1);
+    lq__file_put(b, n + 1 - (1u << zeros), zeros);
+}
+
+LQ__STATIC uint32_t lq__file_get_length(lq__file_bits *b)
+{
+    uint32_t zeros = 0;
+    while (!lq__file_get(b, 1) && !b->bad) {
+        zeros++;
+    }
+    if (zeros > 16) {
+        b->bad = 1;
+        return 0;
+    }
+    return lq__file_get(b, zeros) + (1u << zeros) - 1;
+}
+
+LQ__STATIC void lq__map_put(lq__file_bits *b, const lq__rans_map *map)
+{
+    const uint32_t *code = lq__map_codes(map);
+    uint32_t i;
+    uint32_t run;
+    for (i = 1; i <= map->groups; i++) {
+        lq__file_put(b, map->bits[i], 5);
+    }
+    lq__file_put(b, (uint32_t)(map->low + 32768), 16);
+    lq__file_put(b, map->range - 1, 16);
+    for (i = 0; i < map->range; i += run) {
+        for (run = 1; i + run < map->range && ((code[i + run] ^ code[i]) & 31) == 0; run++) {
+        }
+        lq__file_put(b, code[i] & 31, 5);
+        lq__file_put_length(b, run - 1);
+    }
+}
+
+LQ__STATIC void lq__counts_put(lq__file_bits *b, const lq_tables *t)
+{
+    uint32_t i;
+    uint32_t s;
+    for (i = 0; i < lq__counts_count(t); i++) {
+        const lq__rans_table *own = &t->table[i];
+        lq__file_put(b, own->count - 2, 5);
+        lq__file_put(b, own->map != 0, 1);
+        if (!own->map) {
+            lq__file_put(b, own->shift, 4);
+            lq__file_put(b, (uint32_t)(own->low + 32768), 16);
+        }
+        for (s = 0; s < own->count; s++) {
+            int32_t value = own->value[s] + own->origin;
+            lq__file_put(b, s ? (uint32_t)(value + own->place) : 0, s ? 5 : 0);
+            lq__file_put(b, own->freq[s], s + 1 < own->count ? 16 : 0);
+        }
+        if (own->map) {
+            lq__map_put(b, lq__map_of(t, own));
+        }
+    }
+}
+
+LQ_API size_t lq_rans_counts_save_bytes(const lq_rans_counts *counts)
+{
+    lq__file_bits b = {NULL, NULL, 0, 0, 0};
+    if (!counts) {
+        return 0;
+    }
+    lq__counts_put(&b, lq__counts_tables(counts));
+    return LQ__COUNTS_FILE + (b.at + 7) / 8;
+}
+
+LQ__STATIC uint32_t lq__counts_checksum(const uint8_t *src, size_t src_bytes)
+{
+    return lq__xxh32(src + LQ__COUNTS_FILE, src_bytes - LQ__COUNTS_FILE, lq__xxh32(src, 8, 0));
+}
+
+LQ_API int lq_rans_counts_save(uint8_t *dst, size_t dst_bytes, size_t *written,
+                               const lq_rans_counts *counts)
+{
+    static const uint8_t magic[6] = {'L', 'Q', 'R', 'T', 1, 0};
+    size_t bytes = lq_rans_counts_save_bytes(counts);
+    lq__file_bits b = {NULL, NULL, 0, 0, 0};
+    if (!written) {
+        return LQ_E_ARG;
+    }
+    *written = 0;
+    if (!dst || !counts) {
+        return LQ_E_ARG;
+    }
+    if (dst_bytes < bytes) {
+        return LQ_E_SPACE;
+    }
+    memset(dst, 0, bytes);
+    memcpy(dst, magic, sizeof magic);
+    lq__store16(dst + 6, lq__counts_count(lq__counts_tables(counts)));
+    b.dst = dst + LQ__COUNTS_FILE;
+    lq__counts_put(&b, lq__counts_tables(counts));
+    lq__store32(dst + 8, lq__counts_checksum(dst, bytes));
+    *written = bytes;
+    return LQ_OK;
+}
+
+/* Intervals of a table as stored, in the order of their slots. */
+LQ__STATIC int lq__table_get(lq__file_bits *b, lq__rans_table *t, int mapped)
+{
+    uint32_t at = 0;
+    uint32_t have = 1;
+    uint32_t s;
+    t->place = mapped ? 16 : 32769 - (int32_t)lq__file_get(b, 16);
+    for (s = 0; s < 32; s++) {
+        uint32_t in = s < t->count;
+        uint32_t symbol = in && s ? lq__file_get(b, 5) : 0;
+        uint32_t freq = s + 1 < t->count ? lq__file_get(b, 16) : 65536 - at;
+        int bad = freq < LQ__FREQ_LEAST || freq > 65535 || at + freq > 65536 || symbol >= t->count;
+        if (b->bad || (in && (bad || (s && have >> symbol & 1)))) {
+            return LQ_E_DATA;
+        }
+        freq = in ? freq : t->freq[0];
+        have |= 1u << symbol;
+        t->freq[s] = (uint16_t)freq;
+        t->begin[s] = (uint16_t)at; /* 0 behind the last one */
+        t->value[s] = (int16_t)(symbol ? (int32_t)symbol - t->place : 0);
+        at += in ? freq : 0;
+        t->end[s] = (uint16_t)(in ? at - 1 : 65535);
+        if (in) {
+            t->code_freq[symbol] = t->freq[s];
+            t->code_begin[symbol] = t->begin[s];
+        }
+    }
+    return lq__table_index(t) ? LQ_E_DATA : LQ_OK;
+}
+
+/* A map as stored. to NULL: checked only, *map is filled in but for what is behind it. */
+LQ__STATIC int lq__map_get(lq__file_bits *b, lq__rans_map *map, lq__rans_map *to, uint32_t groups)
+{
+    uint32_t have[33] = {0};
+    uint32_t *code = to ? (uint32_t *)(void *)(to + 1) : NULL;
+    uint32_t i;
+    uint32_t run;
+    memset(map, 0, sizeof *map);
+    map->groups = groups;
+    for (i = 1; i <= groups; i++) {
+        map->bits[i] = (uint8_t)lq__file_get(b, 5);
+        if (map->bits[i] > 16) {
+            return LQ_E_DATA;
+        }
+    }
+    map->low = (int32_t)lq__file_get(b, 16) - 32768;
+    map->range = lq__file_get(b, 16) + 1;
+    if (b->bad || map->low + (int32_t)map->range > 32768) {
+        return LQ_E_DATA;
+    }
+    for (i = 0; i < map->range; i += run) {
+        uint32_t g = lq__file_get(b, 5);
+        run = lq__file_get_length(b) + 1;
+        if (b->bad || g > groups || run > map->range - i ||
+            (g && have[g] + run > 1u << map->bits[g])) {
+            return LQ_E_DATA;
+        }
+        for (; to && g && run; run--, i++) {
+            code[i] = g + 32 * have[g]++;
+        }
+        for (; to && run; run--, i++) {
+            code[i] = 0;
+        }
+        have[g] += to ? 0 : run;
+    }
+    for (i = 1; i <= groups; i++) {
+        map->first[i] = map->count;
+        map->count += have[i];
+        if (have[i] == 0) {
+            return LQ_E_DATA;
+        }
+    }
+    map->first[groups + 1] = map->count;
+    if (to) {
+        int16_t *list = (int16_t *)(void *)(code + map->range);
+        memcpy(to, map, sizeof *to);
+        for (i = 0; i < map->range; i++) {
+            uint32_t g = code[i] & 31;
+            if (g) {
+                list[map->first[g] + (code[i] >> 5)] = (int16_t)(map->low + (int32_t)i);
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* All tables: checked, and made where t is not NULL. *needed: bytes of the set. */
+LQ__STATIC int lq__counts_get(lq__file_bits *b, lq_tables *t, uint32_t count, size_t *needed)
+{
+    size_t bytes = LQ__COUNTS_HEADER + count * sizeof(lq__rans_table);
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        lq__rans_table own;
+        int mapped;
+        int status;
+        memset(&own, 0, sizeof own);
+        own.count = lq__file_get(b, 5) + 2;
+        mapped = (int)lq__file_get(b, 1);
+        own.shift = mapped ? 0 : lq__file_get(b, 4);
+        status = own.count > 32 || own.shift > 14 ? LQ_E_DATA : lq__table_get(b, &own, mapped);
+        if (!status && !mapped &&
+            (own.low < -LQ__CELL_MOST || own.high > LQ__CELL_MOST ||
+             own.low * (1 << own.shift) < -32768 || (own.high + 1) * (1 << own.shift) > 32768)) {
+            status = LQ_E_DATA;
+        }
+        if (!status && !mapped) {
+            lq__table_move(&own, own.low);
+        }
+        if (!status && mapped) {
+            lq__rans_map map;
+            uint8_t *at = t ? (uint8_t *)t + bytes : NULL;
+            own.map = (uint32_t)(bytes / 64);
+            status = lq__map_get(b, &map, (lq__rans_map *)(void *)at, own.count - 1);
+            bytes += status ? 0 : lq__map_bytes(map.range, map.count);
+        }
+        if (status) {
+            return status;
+        }
+        if (t) {
+            memcpy(&t->table[i], &own, sizeof own);
+        }
+    }
+    *needed = bytes + 63;
+    return b->bad || b->end - b->at >= 8 || lq__file_get(b, (uint32_t)(b->end - b->at)) ? LQ_E_DATA
+                                                                                        : LQ_OK;
+}
+
+LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t mem_bytes,
+                               size_t *needed, const uint8_t *src, size_t src_bytes)
+{
+    lq__file_bits b = {NULL, NULL, 0, 0, 0};
+    uint32_t count;
+    lq_tables *t;
+    int status;
+    if (!counts || !needed || !src) {
+        return LQ_E_ARG;
+    }
+    *needed = 0;
+    if (src_bytes < LQ__COUNTS_FILE || lq__load32(src) != 0x5452514cu) {
+        return LQ_E_DATA;
+    }
+    if (src[4] != 1) {
+        return LQ_E_FORMAT;
+    }
+    count = lq__load16(src + 6);
+    if (src[5] || count == 0 || count > LQ_RANS_TABLES_MAX) {
+        return LQ_E_DATA;
+    }
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    if (lq__load32(src + 8) != lq__counts_checksum(src, src_bytes)) {
+        return LQ_E_DATA;
+    }
+#endif
+    b.src = src + LQ__COUNTS_FILE;
+    b.end = 8 * (src_bytes - LQ__COUNTS_FILE);
+    status = lq__counts_get(&b, NULL, count, needed);
+    if (status) {
+        *needed = 0;
+        return status;
+    }
+    if (!mem || mem_bytes < *needed) {
+        return LQ_E_SPACE;
+    }
+    t = lq__counts_place(mem);
+    b.at = 0;
+    status = lq__counts_get(&b, t, count, needed);
+    t->table[0].unused[0] = count;
+#if LQ__X86
+    lq__shuffles(t);
+#endif
+    *counts = (const lq_rans_counts *)(const void *)t;
+    return status;
+}
+
 /* ---- plan: the kind, the raw bits and the tables of every row ----
    A row's integer z is split into a coded symbol h = z >> shift and raw bits below it:
      z  plain    shift = raw                             z = h << raw | bits
@@ -6138,9 +7082,19 @@ LQ__STATIC int32_t lq__dead_zone_q12(const lq_tables *tables, uint32_t class_)
                  symbol's LSB says nothing, and parity is left out: 1/4 + coset / 4, with own raw
                  bits 1/2. D4's z3, E8's z7
      relaxed E8  lanes of coset 1 have no parity: their z7 is a SHIFTED one in the HALF row
+     MAPPED      a grouped table of counts: the kernels see the numbers of groups, less 16
+     MOVED       a direct one with an origin; without one it has PLAIN rows
    Parity is the XOR of the true LSBs of the integers before, escapes and raw bits merged. A block
    with a dead row is no lattice block: all its rows are Z, its coset row is dead. */
-enum { LQ__ROW_Z, LQ__ROW_PLAIN, LQ__ROW_COSET, LQ__ROW_SHIFTED, LQ__ROW_HALF };
+enum {
+    LQ__ROW_Z,
+    LQ__ROW_PLAIN,
+    LQ__ROW_COSET,
+    LQ__ROW_SHIFTED,
+    LQ__ROW_HALF,
+    LQ__ROW_MAPPED,
+    LQ__ROW_MOVED
+};
 
 /* What the table of a lane depends on; its number is table[2 parity + coset]. */
 #define LQ__BY_COSET 1u
@@ -6364,6 +7318,9 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     plan->rows = matrix_rows;
     plan->coded_rows = (size_t)(r - first);
     plan->coded = first;
+    plan->counts = NULL;
+    plan->mapped_rows = 0;
+    plan->moved_rows = 0;
     plan->raw_bits = 0;
     plan->merge_first = plan->coded_rows;
     lq__plan_widen(first, plan->coded_rows, lead_rows);
@@ -6384,12 +7341,55 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     return LQ_OK;
 }
 
+LQ_API int lq_rans_plan_counts(lq_rans_plan *plan, void *mem, size_t mem_bytes,
+                               const lq_rans_counts *counts, const uint16_t *table_of, size_t rows)
+{
+    lq_rans_row *first;
+    size_t i;
+    if (!plan || !mem || !counts || rows == 0 || rows > LQ_RANS_ROWS_MAX) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < rows && table_of; i++) {
+        if (table_of[i] >= lq__counts_count(lq__counts_tables(counts))) {
+            return LQ_E_ARG;
+        }
+    }
+    if (mem_bytes < lq_rans_plan_bytes(rows)) {
+        return LQ_E_SPACE;
+    }
+    first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
+    plan->rows = rows;
+    plan->coded_rows = rows;
+    plan->coded = first;
+    plan->counts = counts;
+    plan->raw_bits = 0;
+    plan->merge_first = rows;
+    plan->mapped_rows = 0;
+    plan->moved_rows = 0;
+    for (i = rows; i-- > 0;) {
+        uint16_t own = table_of ? table_of[i] : 0;
+        const lq__rans_table *t = &lq__counts_tables(counts)->table[own];
+        lq_rans_row *r = &first[i];
+        int kind = t->map ? LQ__ROW_MAPPED : t->origin ? LQ__ROW_MOVED : LQ__ROW_PLAIN;
+        (void)lq__row_add(r, i, kind, 0);
+        r->table[0] = r->table[1] = r->table[2] = r->table[3] = own;
+        r->raw[0] = r->raw[1] = r->shift[0] = r->shift[1] = (uint8_t)t->shift;
+        r->merge_next = (uint32_t)plan->merge_first;
+        plan->merge_first = t->shift ? i : plan->merge_first;
+        plan->raw_bits += t->shift;
+        plan->mapped_rows += kind == LQ__ROW_MAPPED;
+        plan->moved_rows += kind == LQ__ROW_MOVED;
+    }
+    return LQ_OK;
+}
+
 /* ---- pages in flight ---- */
 typedef struct lq__rans_flow {
     uint16_t hi[32]; /* the lanes' states */
     uint16_t lo[32];
     int16_t *values;
-    uint64_t *escape; /* (coded rows) tokens that escaped */
+    const int16_t *source; /* encoder: values, which in MAPPED rows are numbers of groups */
+    uint64_t *escape;      /* (coded rows) tokens that escaped */
     uint64_t *parity; /* (coded rows) encoder: parity of HALF rows by token */
     uint8_t *words;   /* encoder: the words so far, growing downward */
     uint8_t *words_end;
@@ -6412,17 +7412,19 @@ typedef struct lq__rans_flow {
 /* One per CPU level. scan: selects tables, finds escapes and writes the raw section of a page to be
    encoded. encode, decode: all steps of 1 .. 8 pages. merge: raw bits into a decoded page; whether
    it has HALF rows that wait for their parity. begin: the lanes' first states of a stream, a
-   status. payload: that of the final states to f->raw; its length in bits. symbols: all steps of
-   lq__rans_symbols; NULL where decode is as fast. */
-typedef struct lq__rans_kernels {
+   status. payload: that of the final states to f->raw; its length in bits. Each way has a table of
+   its own, so that a program has only what it uses. */
+typedef struct lq__rans_encoder {
     int (*scan)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *);
     void (*encode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+} lq__rans_encoder;
+
+typedef struct lq__rans_decoder {
     void (*decode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
     int (*merge)(const lq_rans_plan *, lq__rans_flow *);
     int (*begin)(lq__rans_flow *, const lq_rans_page *);
     size_t (*payload)(const lq__rans_flow *);
-    void (*symbols)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, uint8_t *);
-} lq__rans_kernels;
+} lq__rans_decoder;
 
 /* Bits, lowest first. A put writes 8 bytes from the current one on, a get reads 8. */
 typedef struct lq__bits {
@@ -6538,17 +7540,107 @@ LQ__STATIC void lq__escape_put(lq__bits *bits, int32_t h)
     lq__bits_put(bits, (uint64_t)1 << (n - 2) | low << (n - 1), 2 * n - 1);
 }
 
-/* The escaped values, all rows, behind the raw bits; the length of the section. */
+/* A matrix whose MAPPED rows are numbers of groups, less 16: what the encoders see. */
+LQ__STATIC void lq__maps_put(const lq_rans_plan *plan, lq__rans_flow *f, int16_t *copy)
+{
+    const lq_tables *tables = lq__counts_tables(plan->counts);
+    size_t i;
+    uint32_t token;
+    memcpy(copy, f->source, plan->rows * 128);
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        const lq__rans_map *map = lq__map_of(tables, &tables->table[r->table[0]]);
+        for (token = 0; token < f->tokens && r->kind == LQ__ROW_MAPPED; token++) {
+            int16_t *v = copy + (size_t)r->row * 64 + token;
+            *v = (int16_t)((int32_t)(lq__map_code(map, *v) & 31) - 16);
+        }
+    }
+    f->values = copy;
+}
+
+/* The raw bits of MAPPED rows: which value of its group. */
+LQ__STATIC void lq__maps_bits(const lq_rans_plan *plan, const lq__rans_flow *f, lq__bits *bits)
+{
+    const lq_tables *tables = lq__counts_tables(plan->counts);
+    size_t i;
+    uint32_t token;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        const lq__rans_map *map = lq__map_of(tables, &tables->table[r->table[0]]);
+        for (token = 0; token < f->tokens && r->kind == LQ__ROW_MAPPED; token++) {
+            uint32_t code = lq__map_code(map, f->source[(size_t)r->row * 64 + token]);
+            lq__bits_put(bits, code >> 5, map->bits[code & 31]);
+        }
+    }
+}
+
+/* The values of MAPPED rows from the numbers of their groups and the raw section, of which `avail`
+   bits are there; 0 where a symbol escaped. */
+LQ__STATIC int lq__maps_get(const lq_rans_plan *plan, lq__rans_flow *f, size_t avail)
+{
+    const lq_tables *tables = lq__counts_tables(plan->counts);
+    size_t i;
+    uint32_t token;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        const lq__rans_map *map = lq__map_of(tables, &tables->table[r->table[0]]);
+        int16_t *v = f->values + (size_t)r->row * 64;
+        for (token = 0; token < f->tokens && r->kind == LQ__ROW_MAPPED; token++) {
+            uint32_t g = lq__bit_of(f->escape[i], token) ? 0 : (uint32_t)(v[token] + 16);
+            uint32_t at;
+            if (avail - f->raw_bits < map->bits[g]) {
+                return LQ_E_DATA;
+            }
+            at = map->first[g] + (uint32_t)lq__bits_get(f->raw, &f->raw_bits, map->bits[g]);
+            if (g && at >= map->first[g + 1]) {
+                return LQ_E_DATA;
+            }
+            v[token] = (int16_t)(g ? lq__map_list(map)[at] : 0);
+        }
+    }
+    return LQ_OK;
+}
+
+/* The origin of MOVED rows, to what did not escape. */
+LQ__STATIC void lq__moves_get(const lq_rans_plan *plan, lq__rans_flow *f)
+{
+    const lq_tables *tables = lq__counts_tables(plan->counts);
+    size_t i;
+    uint32_t token;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        const lq__rans_table *t = &tables->table[r->table[0]];
+        int16_t *v = f->values + (size_t)r->row * 64;
+        uint64_t escape = f->escape[i];
+        int16_t by = (int16_t)(t->origin * (1 << t->shift));
+        if (r->kind != LQ__ROW_MOVED) {
+            continue;
+        }
+        for (token = 0; token < f->tokens; token++) {
+            v[token] = (int16_t)(v[token] + by);
+        }
+        for (; escape; escape &= escape - 1) {
+            token = lq__lowest_bit(escape);
+            v[token] = (int16_t)(v[token] - by);
+        }
+    }
+}
+
+/* What MAPPED rows have, and the escaped values, all rows, behind the raw bits; the length of the
+   section. */
 LQ__STATIC void lq__scan_finish(const lq_rans_plan *plan, lq__rans_flow *f, lq__bits *bits)
 {
     size_t i;
+    if (plan->mapped_rows) {
+        lq__maps_bits(plan, f, bits);
+    }
     for (i = 0; i < plan->coded_rows; i++) {
         const lq_rans_row *r = &plan->coded[i];
         uint64_t escape;
         for (escape = f->escape[i]; escape; escape &= escape - 1) {
             uint32_t token = lq__lowest_bit(escape);
             uint32_t coset = lq__coset_of(r, f->values, token);
-            lq__escape_put(bits, f->values[(size_t)r->row * 64 + token] >> r->shift[coset]);
+            lq__escape_put(bits, f->source[(size_t)r->row * 64 + token] >> r->shift[coset]);
         }
     }
     lq__store64(bits->at, bits->buffer);
@@ -6625,7 +7717,7 @@ LQ__STATIC void lq__rans_encode_c(const lq_tables *tables, const lq_rans_plan *p
                     t = lq__table_at(tables, r, coset, lq__bit_of(f->parity[i], token));
                     shift = r->shift[coset];
                 }
-                s = (uint32_t)((v[token] >> shift) + 16);
+                s = (uint32_t)((v[token] >> shift) + t->place);
                 s = s > 31 ? 0 : s;
                 freq = t->code_freq[s];
                 lq__store16(words - 2, x); /* a step has room for a word, taken or not */
@@ -7370,6 +8462,7 @@ typedef struct lq__code_256 {
     lq__words_256 freq;
     lq__words_256 begin;
     lq__words_256 reciprocal[2];
+    __m256i place;
 } lq__code_256;
 
 typedef struct lq__coded_256 {
@@ -7384,6 +8477,7 @@ LQ__INLINE_256 void lq__code_load_256(lq__code_256 *k, const lq__rans_table *t)
     lq__words_load_256(&k->begin, t->code_begin);
     lq__words_load_256(&k->reciprocal[0], t->code_reciprocal[0]);
     lq__words_load_256(&k->reciprocal[1], t->code_reciprocal[1]);
+    k->place = _mm256_set1_epi16((int16_t)t->place);
 }
 
 LQ__INLINE_256 lq__coded_256 lq__code_of_256(const lq__code_256 *k, __m256i s)
@@ -7499,7 +8593,6 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
                                         const lq_rans_row *r, size_t i, lq__rans_flow *f,
                                         uint32_t half, uint32_t by, int full)
 {
-    const __m256i sixteen = _mm256_set1_epi16(16);
     const __m256i most = _mm256_set1_epi16(31);
     lq__pair_256 active = lq__active_256(f->tokens, half);
     lq__pair_256 coset = lq__coset_256(r, f->values, half);
@@ -7510,8 +8603,8 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
     lq__pair_256 s = lq__symbols_256(r, f->values, half, coset);
     lq__coded_256 c;
     __m256i bytes;
-    s.a = _mm256_add_epi16(s.a, sixteen); /* 0 .. 31, else the escape at 0 */
-    s.b = _mm256_add_epi16(s.b, sixteen);
+    s.a = _mm256_add_epi16(s.a, k->place); /* 0 .. 31, else the escape at 0 */
+    s.b = _mm256_add_epi16(s.b, k->place);
     s.a = _mm256_and_si256(s.a, _mm256_cmpeq_epi16(_mm256_min_epu16(s.a, most), s.a));
     s.b = _mm256_and_si256(s.b, _mm256_cmpeq_epi16(_mm256_min_epu16(s.b, most), s.b));
     bytes = _mm256_packus_epi16(s.a, s.b);
@@ -8016,10 +9109,11 @@ LQ__INLINE_512 int lq__row_is_single(const lq_tables *tables, const lq_rans_row 
         do_row(__VA_ARGS__, 0); \
     }
 
-/* Full pages, spelt out so that the states stay in registers. symbols: NULL, or where those of
-   eight pages of Z go. */
+/* Full pages, spelt out so that the states stay in registers. of_symbols, a constant to the
+   compiler: those of eight pages of Z go to `symbols`. */
 LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_plan *plan,
-                                        lq__rans_flow *flows, size_t count, uint8_t *symbols)
+                                        lq__rans_flow *flows, size_t count, int of_symbols,
+                                        uint8_t *symbols)
 {
     __m512i hi[8];
     __m512i lo[8];
@@ -8044,19 +9138,17 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
         for (; i < plan->coded_rows && lack <= SIZE_MAX / 2; i++) {
             const lq_rans_row *r = &plan->coded[i];
             const int single = count == 8 && lq__row_is_single(tables, r);
-            if (symbols && lq__row_is_symbols(r)) {
+            if (of_symbols && lq__row_is_symbols(r)) {
                 LQ__SINGLE(lq__symbol_row_512, tables, r, i, flows, hi, lo, at, symbols)
-            } else if (symbols || r->by == 0) {
+            } else if (of_symbols || r->by == 0) {
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at, 0)
             } else if (r->by == LQ__BY_COSET) {
                 LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
                            LQ__BY_COSET)
-            } else if (r->by == LQ__BY_PARITY) {
-                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
-                           LQ__BY_PARITY)
+            } else if (r->by == LQ__BY_PARITY) { /* the last row of a block: no copy of its own */
+                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_PARITY, 0);
             } else {
-                LQ__SINGLE(lq__decode_row_full_512, tables, r, i, flows, count, hi, lo, at,
-                           LQ__BY_BOTH)
+                lq__decode_row_full_512(tables, r, i, flows, count, hi, lo, at, LQ__BY_BOTH, 0);
             }
 #define LQ__STEP(g)                                             \
     if ((g) < count) {                                          \
@@ -8084,25 +9176,25 @@ LQ__INLINE_512 void lq__decode_full_512(const lq_tables *tables, const lq_rans_p
 LQ__FRAME_512 void lq__decode_1_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 1, NULL);
+    lq__decode_full_512(tables, plan, flows, 1, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_2_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 2, NULL);
+    lq__decode_full_512(tables, plan, flows, 2, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_4_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 4, NULL);
+    lq__decode_full_512(tables, plan, flows, 4, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_8_512(const lq_tables *tables, const lq_rans_plan *plan,
                                     lq__rans_flow *flows)
 {
-    lq__decode_full_512(tables, plan, flows, 8, NULL);
+    lq__decode_full_512(tables, plan, flows, 8, 0, NULL);
 }
 
 LQ__FRAME_512 void lq__decode_any_512(const lq_tables *tables, const lq_rans_plan *plan,
@@ -8178,7 +9270,7 @@ LQ__FRAME_512 void lq__rans_symbols_avx512(const lq_tables *tables, const lq_ran
     uint64_t any = 0;
     size_t i;
     size_t g;
-    lq__decode_full_512(tables, plan, flows, 8, symbols);
+    lq__decode_full_512(tables, plan, flows, 8, 1, symbols);
     for (i = 0; i < plan->coded_rows; i++) {
         any |= flows->escape[i];
         for (g = 1; g < 8 && !lq__row_is_symbols(&plan->coded[i]); g++) {
@@ -8253,6 +9345,7 @@ typedef struct lq__code_512 {
     __m512i freq[2];
     __m512i begin[2];
     __m512i reciprocal[2][2];
+    __m512i place;
 } lq__code_512;
 
 LQ__INLINE_512 void lq__code_load_512(lq__code_512 *k, const lq__rans_table *a,
@@ -8266,10 +9359,11 @@ LQ__INLINE_512 void lq__code_load_512(lq__code_512 *k, const lq__rans_table *a,
     k->reciprocal[0][1] = _mm512_loadu_si512(b->code_reciprocal[0]);
     k->reciprocal[1][0] = _mm512_loadu_si512(a->code_reciprocal[1]);
     k->reciprocal[1][1] = _mm512_loadu_si512(b->code_reciprocal[1]);
+    k->place = _mm512_set1_epi16((int16_t)a->place);
 }
 
-/* s = value + 16, 32 for what is out of range: a permute looks at five bits, so that is the escape.
-   */
+/* s = value + place, 32 for what is out of range: a permute looks at five bits, so that is the
+   escape. */
 LQ__INLINE_512 lq__coded_512 lq__code_of_512(const lq__code_512 *k, __m512i s)
 {
     lq__coded_512 c;
@@ -8323,7 +9417,7 @@ LQ__INLINE_512 void lq__encode_step_512(const lq__code_512 *k, const lq_rans_row
     __mmask32 active = (__mmask32)(f->active >> 32 * half);
     __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
     __mmask32 parity = by & LQ__BY_PARITY ? (__mmask32)(f->parity[i] >> 32 * half) : 0;
-    __m512i s = _mm512_add_epi16(lq__symbols_512(r, f->values, half, coset), _mm512_set1_epi16(16));
+    __m512i s = _mm512_add_epi16(lq__symbols_512(r, f->values, half, coset), k->place);
     lq__coded_512 c;
     __mmask32 full_lanes;
     __m512i q;
@@ -8643,6 +9737,16 @@ LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
     return 63 + flow + LQ__MAX(encode, decode);
 }
 
+LQ_API size_t lq_rans_plan_workspace_bytes(const lq_rans_plan *plan, size_t page_count)
+{
+    size_t copies = LQ__MIN(page_count, LQ__FLIGHT_ENCODE);
+    if (!plan || lq_rans_workspace_bytes(plan->rows, page_count) == 0) {
+        return 0;
+    }
+    return lq_rans_workspace_bytes(plan->rows, page_count) +
+           (plan->mapped_rows ? copies * plan->rows * 128 : 0);
+}
+
 /* What both directions check of a page. */
 LQ__STATIC int lq__flow_init(lq__rans_flow *f, const lq_rans_page *page)
 {
@@ -8650,6 +9754,7 @@ LQ__STATIC int lq__flow_init(lq__rans_flow *f, const lq_rans_page *page)
         return LQ_E_ARG;
     }
     f->values = page->values;
+    f->source = page->values;
     f->active = ~(uint64_t)0 >> (64 - page->tokens);
     f->tokens = page->tokens;
     f->lanes = LQ__MIN(page->tokens, LQ__LANES);
@@ -8886,26 +9991,27 @@ LQ__STATIC_512 size_t lq__rans_payload_avx512(const lq__rans_flow *f)
 #endif
 
 /* ---- dispatch ---- */
-static const lq__rans_kernels lq__rans_of_level[3] = {
-    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c, NULL},
 #if LQ__X86
-    {lq__rans_scan_avx2, lq__rans_encode_avx2, lq__rans_decode_avx2, lq__rans_merge_avx2,
-     lq__rans_begin_c, lq__rans_payload_c, NULL},
-    {lq__rans_scan_avx512, lq__rans_encode_avx512, lq__rans_decode_avx512, lq__rans_merge_avx512,
-     lq__rans_begin_avx512, lq__rans_payload_avx512, lq__rans_symbols_avx512},
+static const lq__rans_encoder lq__rans_encoders[3] = {{lq__rans_scan_c, lq__rans_encode_c},
+                                                      {lq__rans_scan_avx2, lq__rans_encode_avx2},
+                                                      {lq__rans_scan_avx512,
+                                                       lq__rans_encode_avx512}};
+
+static const lq__rans_decoder lq__rans_decoders[3] = {
+    {lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_avx2, lq__rans_merge_avx2, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_avx512, lq__rans_merge_avx512, lq__rans_begin_avx512,
+     lq__rans_payload_avx512}};
 #else
-    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c, NULL},
-    {lq__rans_scan_c, lq__rans_encode_c, lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c,
-     lq__rans_payload_c, NULL},
+static const lq__rans_encoder lq__rans_encoders[1] = {{lq__rans_scan_c, lq__rans_encode_c}};
+static const lq__rans_decoder lq__rans_decoders[1] = {
+    {lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c, lq__rans_payload_c}};
 #endif
-};
 
 /* ---- decode: the end of a page ---- */
 /* The raw section of a decoded page: its payload out of the final states, its rest, zeros behind.
    Returns its length in bits. */
-LQ__STATIC size_t lq__raw_collect(const lq__rans_kernels *kernels, lq__rans_flow *f, size_t rest,
+LQ__STATIC size_t lq__raw_collect(const lq__rans_decoder *kernels, lq__rans_flow *f, size_t rest,
                                   size_t need)
 {
     size_t total = kernels->payload(f);
@@ -8930,7 +10036,7 @@ LQ__STATIC size_t lq__raw_collect(const lq__rans_kernels *kernels, lq__rans_flow
     return total;
 }
 
-LQ__STATIC int lq__decode_end(const lq__rans_kernels *kernels, const lq_rans_plan *plan,
+LQ__STATIC int lq__decode_end(const lq__rans_decoder *kernels, const lq_rans_plan *plan,
                               lq__rans_flow *f)
 {
     size_t rest = (size_t)(f->end - f->at);
@@ -8946,7 +10052,11 @@ LQ__STATIC int lq__decode_end(const lq__rans_kernels *kernels, const lq_rans_pla
     if (f->raw_bits > total) {
         return LQ_E_DATA;
     }
-    status = lq__escapes_get(plan, f, total);
+    if (plan->moved_rows) {
+        lq__moves_get(plan, f);
+    }
+    status = plan->mapped_rows ? lq__maps_get(plan, f, total) : LQ_OK;
+    status = status ? status : lq__escapes_get(plan, f, total);
     if (status) {
         return status;
     }
@@ -8990,19 +10100,22 @@ LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, 
 LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    const lq__rans_encoder *kernels = &lq__rans_encoders[lq__cpu_level()];
     int result = LQ_OK;
     lq__rans_flow *flows;
+    uint8_t *copies;
     uint8_t *at;
     size_t i;
     size_t g;
-    if (!tables || !plan || !workspace || (!pages && page_count)) {
+    if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) {
         return LQ_E_ARG;
     }
     at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
-    if (!at) {
+    if (!at || workspace_bytes < lq_rans_plan_workspace_bytes(plan, page_count)) {
         return LQ_E_SPACE;
     }
+    tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
+    copies = at + lq_rans_workspace_bytes(plan->rows, page_count) - 63;
     flows = (lq__rans_flow *)(void *)at;
     for (i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT_ENCODE];
@@ -9017,6 +10130,9 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
             f->raw = f->words_end + 64;
             pages[i].written = 0;
             pages[i].status = lq__flow_init(f, &pages[i]);
+            if (!pages[i].status && plan->mapped_rows) {
+                lq__maps_put(plan, f, (int16_t *)(void *)(copies + n * plan->rows * 128));
+            }
             if (!pages[i].status) {
                 pages[i].status = kernels->scan(tables, plan, f);
             }
@@ -9037,7 +10153,7 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
 }
 
 /* Begins flow n of a workspace with a page. */
-LQ__STATIC int lq__decode_begin(const lq__rans_kernels *kernels, const lq_rans_plan *plan,
+LQ__STATIC int lq__decode_begin(const lq__rans_decoder *kernels, const lq_rans_plan *plan,
                                 lq__rans_flow *flows, size_t n, const lq_rans_page *page)
 {
     lq__rans_flow *f = &flows[n];
@@ -9054,19 +10170,20 @@ LQ__STATIC int lq__decode_begin(const lq__rans_kernels *kernels, const lq_rans_p
 LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     int result = LQ_OK;
     lq__rans_flow *flows;
     uint8_t *at;
     size_t i;
     size_t g;
-    if (!tables || !plan || !workspace || (!pages && page_count)) {
+    if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) {
         return LQ_E_ARG;
     }
     at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
     if (!at) {
         return LQ_E_SPACE;
     }
+    tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
     flows = (lq__rans_flow *)(void *)at;
     for (i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT];
@@ -9099,13 +10216,14 @@ typedef struct lq__rans_escape {
    8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
    that are not lq__row_is_symbols go to the matrices of the pages, and of the others those values
    that escaped, which are listed. LQ_E_SPACE: there are more than `most`. LQ__ROW_BYTES behind the
-   bytes of a page must be readable. Only where the level's kernels have `symbols`. */
+   bytes of a page must be readable. AVX-512 only: elsewhere decode is as
+   fast. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, uint8_t *symbols,
                                 lq__rans_escape *escapes, size_t most, size_t *count,
                                 void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_kernels *kernels = &lq__rans_of_level[lq__cpu_level()];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
                                                                        plan->rows, LQ__FLIGHT);
     int status = flows ? LQ_OK : LQ_E_INTERNAL;
@@ -9117,9 +10235,13 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
         flows[g].symbols = symbols + 64 * g;
         flows[g].end += LQ__ROW_BYTES;
     }
+#if LQ__X86
     if (status == LQ_OK) {
-        kernels->symbols(tables, plan, flows, symbols);
+        lq__rans_symbols_avx512(tables, plan, flows, symbols);
     }
+#else
+    (void)tables;
+#endif
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
         flows[g].end -= LQ__ROW_BYTES; /* a page that went behind it has more rest than can be */
         status = lq__decode_end(kernels, plan, &flows[g]);
@@ -23517,7 +24639,7 @@ typedef struct lq__warm_kernels {
     float (*bound)(const float *, const float *, const int8_t *, const int8_t *, size_t);
 } lq__warm_kernels;
 
-/* ---- kernels of symbols, at the level that has lq__rans_kernels' symbols ----
+/* ---- kernels of symbols, at the level that has lq__rans_symbols ----
    query    q (rows stride apart, count) times the units of y, by table, to bytes
    dots     logits (4, 64) += units times sums of bytes times y of one page; shift + that, where
             there is a shift
@@ -36004,6 +37126,20 @@ static const lq__row_kernels *lq__rows_of_level(void)
     return &table[lq__cpu_level()];
 }
 
+static const lq__point_kernels *lq__points_of_level(void)
+{
+#define LQ__POINTS(v) \
+    {lq__fixed_row_##v, lq__scale_row_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v}
+#if LQ__X86
+    static const lq__point_kernels table[3] = {LQ__POINTS(c), LQ__POINTS(avx2),
+                                               LQ__POINTS(avx512)};
+#else
+    static const lq__point_kernels table[1] = {LQ__POINTS(c)};
+#endif
+#undef LQ__POINTS
+    return &table[lq__cpu_level()];
+}
+
 /* ================================================================================================
    >>end   undefinitions, change log, licence
    ============================================================================================== */
@@ -36018,6 +37154,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__TARGET_AVX2
 #undef LQ__TARGET_AVX512
 #undef LQ__MIN
+#undef LQ__AS_STORED
 #undef LQ__MAX
 #undef LQ__TOKENS
 #undef LQ__HADAMARD_MAX
@@ -36035,6 +37172,10 @@ static const lq__row_kernels *lq__rows_of_level(void)
 #undef LQ__TAIL
 #undef LQ__BIG
 #undef LQ__MASS_COUNT
+#undef LQ__FREQ_LEAST
+#undef LQ__CELL_MOST
+#undef LQ__COUNTS_HEADER
+#undef LQ__COUNTS_FILE
 #undef LQ__AT_0
 #undef LQ__AT_1_4
 #undef LQ__AT_1_2

@@ -4,7 +4,9 @@
    Source: pages of 64 tokens by 192 coefficients, Gaussian rows, a class of its own for every row,
    sigma 6.7 down to 0.8 steps, median 2.2, rounded with Z's dead zone. htscodecs gets the same
    symbols as bytes in blocks of 1 MiB; it builds a table a block, we have a table a row. Msym/s is
-   million coefficients a second. */
+   million coefficients a second.
+   Then bytes of other kinds, 1 MiB each, pages of 64 tokens by 1024 rows: a table of counts (with
+   its file), the best Gaussian class, and htscodecs at its widest; medians of 15. */
 #if !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 199309L /* clock_gettime under -std=c99 */
 #endif
@@ -206,7 +208,7 @@ static void run_ours(run *r, int round)
     lq_cpu_limit(-1);
 }
 
-static void run_peer(run *r, int round)
+static void run_peer(run *r, int round, size_t all)
 {
     static uint8_t block[BLOCK];
     size_t i;
@@ -216,8 +218,8 @@ static void run_peer(run *r, int round)
     r->decode[round] = 0;
     r->bytes = 0;
     r->checksum = 2166136261u;
-    for (i = 0; i < SYMBOLS; i += BLOCK) {
-        unsigned count = (unsigned)(SYMBOLS - i < BLOCK ? SYMBOLS - i : BLOCK);
+    for (i = 0; i < all; i += BLOCK) {
+        unsigned count = (unsigned)(all - i < BLOCK ? all - i : BLOCK);
         unsigned size = rans_compress_bound_4x16(count, RANS_ORDER_X32);
         memcpy(block, symbols + i, count);
         t = now();
@@ -324,6 +326,175 @@ static void setup(void)
     }
 }
 
+/* ---- bytes that are not Gaussian ---- */
+enum { KIND_ROWS = 1024, KIND_PAGES = BLOCK / (KIND_ROWS * 64) };
+
+/* Of a kind into symbols; what it is called. */
+static const char *make_kind(int kind)
+{
+    static const char *const name[6] = {"binary, 0.5",  "binary, 0.02", "uniform, 16",
+                                        "Laplace, b 3", "Gaussian, 3",  "English text"};
+    const char *const text[4] = {"bench/text/prose.txt", "text/prose.txt", "bench/text/code.txt",
+                                 "text/code.txt"};
+    size_t have = 0;
+    size_t i;
+    for (i = 0; i < BLOCK && kind < 5; i++) {
+        double u = ((double)(random64() >> 11) + 0.5) / 9007199254740992.0;
+        double x = kind == 0   ? u < 0.5
+                   : kind == 1 ? u < 0.02
+                   : kind == 2 ? floor(u * 16)
+                   : kind == 3 ? floor(0.5 + 128 + 3 * (u < 0.5 ? log(2 * u) : -log(2 - 2 * u)))
+                               : floor(128.5 + 3 * gauss());
+        symbols[i] = (uint8_t)x;
+    }
+    for (i = 0; i < 4 && kind == 5 && !have; i++) {
+        FILE *f = fopen(text[i], "rb");
+        have = f ? fread(symbols, 1, BLOCK, f) : 0;
+        if (f) {
+            fclose(f);
+        }
+    }
+    for (i = have; i < BLOCK && have; i++) {
+        symbols[i] = symbols[i - have];
+    }
+    return kind < 5 || have ? name[kind] : NULL;
+}
+
+/* All pages of a plan: bytes, and the times of both ways. */
+static size_t run_kind(const lq_tables *t, const lq_rans_plan *plan, const int16_t *src,
+                       double *encode, double *decode)
+{
+    lq_rans_page pages[KIND_PAGES];
+    size_t ws_bytes = lq_rans_plan_workspace_bytes(plan, KIND_PAGES);
+    size_t room = lq_rans_bound(KIND_ROWS, 64);
+    uint8_t *ws = (uint8_t *)malloc(ws_bytes);
+    uint8_t *bytes = (uint8_t *)malloc(KIND_PAGES * room);
+    int16_t *back = (int16_t *)malloc(BLOCK * 2);
+    size_t sum = 0;
+    size_t i;
+    double start;
+    if (!ws || !bytes || !back) {
+        die("memory");
+    }
+    memcpy(back, src, BLOCK * 2);
+    memset(pages, 0, sizeof pages);
+    for (i = 0; i < KIND_PAGES; i++) {
+        pages[i].values = back + i * KIND_ROWS * 64;
+        pages[i].bytes = bytes + i * room;
+        pages[i].bytes_count = room;
+        pages[i].tokens = 64;
+    }
+    start = now();
+    if (lq_rans_encode(t, plan, pages, KIND_PAGES, ws, ws_bytes)) {
+        die("encode");
+    }
+    *encode = now() - start;
+    for (i = 0; i < KIND_PAGES; i++) {
+        pages[i].bytes_count = pages[i].written;
+        sum += pages[i].written;
+    }
+    memset(back, 0, BLOCK * 2);
+    start = now();
+    if (lq_rans_decode(t, plan, pages, KIND_PAGES, ws, ws_bytes)) {
+        die("decode");
+    }
+    *decode = now() - start;
+    if (memcmp(back, src, BLOCK * 2)) {
+        die("round trip of counts");
+    }
+    free(ws);
+    free(bytes);
+    free(back);
+    return sum;
+}
+
+/* The least bytes with any one class; the numbers' middle is 128 for bytes that have one. */
+static size_t best_class(const int16_t *src, int middle)
+{
+    static uint8_t plan_mem[KIND_ROWS * 64];
+    static uint8_t of_row[KIND_ROWS];
+    int16_t *moved = (int16_t *)malloc(BLOCK * 2);
+    size_t least = SIZE_MAX;
+    size_t i;
+    int class_;
+    if (!moved) {
+        die("memory");
+    }
+    for (i = 0; i < BLOCK; i++) {
+        moved[i] = (int16_t)(src[i] - middle);
+    }
+    for (class_ = 1; class_ < 90; class_++) {
+        lq_rans_plan plan;
+        double times[2];
+        size_t bytes;
+        memset(of_row, class_, sizeof of_row);
+        if (lq_rans_plan_init(&plan, plan_mem, sizeof plan_mem, of_row, KIND_ROWS, KIND_ROWS,
+                              LQ_Z)) {
+            die("plan");
+        }
+        bytes = run_kind(tables, &plan, moved, &times[0], &times[1]);
+        least = bytes < least ? bytes : least;
+    }
+    free(moved);
+    return least;
+}
+
+static void run_kinds(void)
+{
+    static uint32_t counts_of[256];
+    static uint8_t plan_mem[KIND_ROWS * 64];
+    static run peer;
+    int16_t *src = (int16_t *)malloc(BLOCK * 2);
+    int kind;
+    if (!src) {
+        die("memory");
+    }
+    printf("%-14s %9s %9s %9s %9s   %s\n", "bytes of", "entropy", "counts", "class", "htscodecs",
+           "Msym/s: counts encode, decode; htscodecs encode, decode");
+    for (kind = 0; kind < 6; kind++) {
+        lq_histogram h = {counts_of, 256, 0};
+        const lq_rans_counts *counts;
+        const char *name = make_kind(kind);
+        double encode[ROUNDS];
+        double decode[ROUNDS];
+        double entropy = 0;
+        lq_rans_plan plan;
+        size_t bytes = 0;
+        void *mem;
+        size_t i;
+        int round;
+        memset(counts_of, 0, sizeof counts_of);
+        for (i = 0; i < BLOCK && name; i++) {
+            src[i] = symbols[i];
+            counts_of[symbols[i]]++;
+        }
+        if (!name) {
+            continue;
+        }
+        for (i = 0; i < 256; i++) {
+            double p = counts_of[i] / (double)BLOCK;
+            entropy -= p > 0 ? p * log2(p) * BLOCK / 8 : 0;
+        }
+        mem = malloc(lq_rans_counts_bytes(&h, 1));
+        if (!mem || lq_rans_counts_init(&counts, mem, lq_rans_counts_bytes(&h, 1), &h, 1) ||
+            lq_rans_plan_counts(&plan, plan_mem, sizeof plan_mem, counts, NULL, KIND_ROWS)) {
+            die("counts");
+        }
+        peer.option = RANS_CPU_ENC_AVX512 | RANS_CPU_DEC_AVX512;
+        for (round = 0; round < ROUNDS; round++) {
+            bytes = run_kind(NULL, &plan, src, &encode[round], &decode[round]);
+            run_peer(&peer, round, BLOCK);
+        }
+        printf("%-14s %9.0f %9u %9u %9u   %.0f, %.0f; %.0f, %.0f\n", name, entropy,
+               (unsigned)(bytes + lq_rans_counts_save_bytes(counts)),
+               (unsigned)best_class(src, kind < 3 ? 0 : kind < 5 ? 128 : 100),
+               (unsigned)peer.bytes, BLOCK / median(encode) * 1e-6, BLOCK / median(decode) * 1e-6,
+               BLOCK / median(peer.encode) * 1e-6, BLOCK / median(peer.decode) * 1e-6);
+        free(mem);
+    }
+    free(src);
+}
+
 int main(void)
 {
     static const char *const level_name[3] = {"C", "AVX2", "AVX-512"};
@@ -350,7 +521,7 @@ int main(void)
             if (runs[i].ours) {
                 run_ours(&runs[i], round);
             } else {
-                run_peer(&runs[i], round);
+                run_peer(&runs[i], round, SYMBOLS);
             }
             if (round == 0) {
                 printf("  %-26s %9u bytes, %.4f bits a coefficient, checksum %08x\n", runs[i].name,
@@ -375,5 +546,6 @@ int main(void)
         printf("%-28s %14.0f %8.2f %14.0f %8.2f\n", runs[i].name, SYMBOLS / e * 1e-6,
                best_encode / e, SYMBOLS / d * 1e-6, best_decode / d);
     }
+    run_kinds();
     return 0;
 }

@@ -279,12 +279,16 @@ class Table:
                 laid, loss = lay_single(freq, rare, big, turn)
                 if laid and (least is None or loss < least):
                     order, least = laid, loss
+        self.lay([(value - 16 if value else None, count) for value, count in order])
+
+    def lay(self, order):
+        """Intervals one behind the other."""
         self.of_bucket = [[] for _ in range(64)]
         begin = 0
         for value, count in order:
             end = begin + count
             for bucket in range(begin >> 10, (end + 1023) >> 10):
-                self.of_bucket[bucket].append((end, value - 16 if value else None, count, begin))
+                self.of_bucket[bucket].append((end, value, count, begin))
             begin = end
         need(begin == 65536, "slots of a table")
 
@@ -391,6 +395,7 @@ class Row:
         self.before = 0  # HALF: rows of the block before this one
         self.relaxed = False
         self.lead = False
+        self.groups = None  # of a table of counts, by number
         own = class_ - 8 if kind == "half" else class_
         raw = 0 if kind == "coset" else max(0, (own - WIDE + 7) >> 3)
         self.raw = [raw, raw]
@@ -520,8 +525,18 @@ def rans_decode(body, rows, matrix_rows, tokens):
     raw.count = count + 8 * rest
     low = []
     for r in rows:
+        if r.groups:
+            low.append([0] * tokens)
+            continue
         cosets = values[r.coset] if r.coset is not None else [0] * tokens
         low.append([raw.get(r.raw[cosets[t] & 1]) for t in range(tokens)])
+    for r, escaped in zip(rows, escapes):
+        for t in range(tokens) if r.groups else ():
+            if t not in escaped:
+                group = r.groups[values[r.row][t]]
+                which = raw.get(group.bits)
+                need(which < len(group.values), "a value of a group")
+                values[r.row][t] = group.values[which]
     for r, escaped in zip(rows, escapes):
         for t in escaped:
             values[r.row][t] = raw.golomb(2, 16)
@@ -539,6 +554,74 @@ def rans_decode(body, rows, matrix_rows, tokens):
             need(-32768 <= z <= 32767, "an integer is too large")
             values[r.row][t] = z
     return values
+
+
+# ---- TABLES OF COUNTS ----
+class CountsGroup:
+    def __init__(self, bits):
+        self.bits, self.values = bits, []
+
+
+class CountsTable(Table):
+    def __init__(self, bits):
+        count = bits.get(5) + 2
+        need(count <= 32, "intervals of a table")
+        grouped = bits.get(1)
+        self.shift = 0 if grouped else bits.get(4)
+        low = 1 if grouped else bits.get(16) - 32768
+        need(self.shift <= 14, "raw bits of a table")
+        order = []
+        left = 65536
+        for i in range(count):
+            symbol = bits.get(5) if i else 0
+            freq = bits.get(16) if i + 1 < count else left
+            need(symbol < count and (symbol > 0) == (i > 0) and 2 <= freq <= left, "an interval")
+            order.append((symbol - 1 + low if symbol else None, freq))
+            left -= freq
+        need(len(set(value for value, _ in order)) == count, "a value twice")
+        self.lay(order)
+        self.groups = self.read_groups(bits, count) if grouped else None
+
+    def read_groups(self, bits, count):
+        groups = [None] + [CountsGroup(bits.get(5)) for _ in range(count - 1)]
+        value = bits.get(16) - 32768
+        left = bits.get(16) + 1
+        need(value + left <= 32768, "a range")
+        while left:
+            g = bits.get(5)
+            zeros = 0
+            while bits.get(1) == 0:
+                zeros += 1
+            run = bits.get(zeros) + (1 << zeros)
+            need(g < count and run <= left, "a run")
+            if g:
+                groups[g].values += range(value, value + run)
+            value += run
+            left -= run
+        for g in groups[1:]:
+            need(g.bits <= 16 and 0 < len(g.values) <= 1 << g.bits, "a group")
+        return groups
+
+
+def counts_tables(data):
+    magic, version, zero, count, checksum = struct.unpack_from("<4sBBHI", data)
+    need((magic, version, zero) == (b"LQRT", 1, 0) and 1 <= count <= 256, "tables' header")
+    need(checksum == xxh32(data[12:], xxh32(data[:8])), "tables' checksum")
+    bits = Bits(data[12:])
+    tables = [CountsTable(bits) for _ in range(count)]
+    bits.end()
+    return tables
+
+
+def counts_rows(tables):
+    rows = []
+    for i, table in enumerate(tables):
+        r = Row("plain", 0, i)
+        r.raw = [table.shift] * 2
+        r.table = [table] * 4
+        r.groups = table.groups
+        rows.append(r)
+    return rows
 
 
 # ---- checksums ----
@@ -1328,8 +1411,11 @@ passed = failed = 0
 
 
 def check(name, wanted, numbers):
+    check_bits(name, wanted, [f16_bits(x) for x in numbers])
+
+
+def check_bits(name, wanted, have):
     global passed, failed
-    have = [f16_bits(x) for x in numbers]
     want = list(struct.unpack("<%dH" % (len(wanted) // 2), wanted))
     if have == want:
         passed += 1
@@ -1368,6 +1454,14 @@ def read(path):
         return f.read()
 
 
+def counts_numbers(folder):
+    """24 rows of 50 tokens; rows i have table i % 3."""
+    tables = counts_tables(read(os.path.join(folder, "v1-counts.lqrt")))
+    rows = counts_rows([tables[i % 3] for i in range(24)])
+    values = rans_decode(read(os.path.join(folder, "v1-counts.rans")), rows, 24, 50)
+    return [v & 65535 for row in values for v in row]
+
+
 def main():
     global failed
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
@@ -1382,6 +1476,12 @@ def main():
         except (Bad, IndexError, struct.error) as e:
             failed += 1
             print("FAILED: %s: %s" % (name, e))
+    try:
+        check_bits("v1-counts", read(os.path.join(folder, "v1-counts.s16")),
+                   counts_numbers(folder))
+    except (Bad, IndexError, struct.error) as e:
+        failed += 1
+        print("FAILED: v1-counts: %s" % e)
     print("decode.py: %d passed, %d failed" % (passed, failed))
     return 1 if failed or not passed else 0
 

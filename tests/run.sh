@@ -252,6 +252,26 @@ job_symbols() { # COMPILER
     fi
 }
 
+# What a call of the library adds to an empty program, text and data.
+job_used() { # COMPILER CALL MOST FLAGS...
+    compiler=$1
+    call=$2
+    most=$3
+    shift 3
+    for which in 0 "$call"; do
+        build "used $call $compiler" $compiler -std=c99 -O2 -DUSED="$which" "$@" \
+            tests/build/used.c -o "$tmp/used$which.$job" || return
+    done
+    program "used $call" "$tmp/used$call.$job"
+    bytes=$(size "$tmp/used0.$job" "$tmp/used$call.$job" |
+        awk 'NR == 2 { none = $1 + $2 } NR == 3 { print $1 + $2 - none }')
+    if [ "$bytes" -le $((most * 1024)) ]; then
+        ok
+    else
+        bad "call $call by $compiler $*: $bytes bytes, more than $most KB"
+    fi
+}
+
 # Macros that the header leaves behind: LQ_* and LATTICEQUANT_* and nothing internal.
 job_macros() { # COMPILER
     at=$tmp/macros.$job
@@ -518,6 +538,15 @@ for c in $compilers; do
         [ "$mode.$file" = quick.nosimd ] || [ "$mode.$c" = "full.$fast" ] &&
             add job_link "$c" -std=c99 -Wall -Wextra -Werror "$low" -- "tests/build/$file.c"
     done
+    if [ "$(uname -s)" = Linux ] && have size; then
+        coder=70 # KB
+        [ "$c" = "$clang" ] && coder=98
+        add job_used "$c" 1 32 -DLQ_STATIC
+        add job_used "$c" 2 $coder -DLQ_STATIC
+        sections='-ffunction-sections -fdata-sections -Wl,--gc-sections'
+        [ "$mode" = quick ] || add job_used "$c" 1 40 $sections
+        [ "$mode" = quick ] || add job_used "$c" 2 $coder $sections
+    fi
     case "$(uname -s).$(uname -m)" in
     Linux.x86_64 | Linux.aarch64)
         add job_link "$c" -std=c99 "$optimise" $lean -nostdlib -static -ffreestanding \

@@ -3,6 +3,7 @@
      levels golden/NAME.lqa     archives and saves of released formats, which must stay decodable
      golden/NAME.f16     what tokens of them decode to
      golden/NAME.lqp     calibrated profiles: floats made them, so they are kept as they are
+     golden/v1-counts.*  tables of counts, a page and its numbers
      golden/digest.txt   the one digest of digest.c
    `test_golden --write` writes them anew: after a release only for a new format, with a new NAME. A
    profile that is there stays.
@@ -365,6 +366,102 @@ static void profile_write(uint32_t stream)
     free(mem);
 }
 
+/* ---- tables of counts ---- */
+enum { COUNTS_ROWS = 24, COUNTS_TOKENS = 50 };
+
+/* Rows i have table i % 3: two numbers; 1 / rank; 200 alike. A number in 16 was never counted. */
+static void counts_make(const lq_rans_counts **counts, uint8_t *mem, size_t mem_bytes,
+                        int16_t *values)
+{
+    static uint32_t of[3][200];
+    lq_histogram h[3] = {{of[0], 2, 0}, {of[1], 150, -20}, {of[2], 200, -60}};
+    uint32_t x = 1;
+    uint32_t i;
+    uint32_t t;
+    of[0][0] = 300;
+    of[0][1] = 700;
+    for (i = 0; i < 200; i++) {
+        of[1][i] = 100000 / (i * 77 % 150 + 1);
+        of[2][i] = 9;
+    }
+    CHECK(lq_rans_counts_bytes(h, 3) <= mem_bytes);
+    CHECK(lq_rans_counts_init(counts, mem, mem_bytes, h, 3) == LQ_OK);
+    for (i = 0; i < COUNTS_ROWS; i++) {
+        for (t = 0; t < COUNTS_TOKENS; t++) {
+            x = x * 1664525u + 1013904223u;
+            values[i * 64 + t] = (int16_t)((x >> 20) % h[i % 3].count + (uint32_t)h[i % 3].low);
+            if (x >> 16 & 15) {
+                continue;
+            }
+            values[i * 64 + t] = (int16_t)((int32_t)(x >> 8 & 4095) - 2048);
+        }
+    }
+}
+
+/* One file is the tables, one a page, one its numbers. */
+static void test_counts_file(void)
+{
+    static uint8_t mem[20000];
+    static int16_t values[COUNTS_ROWS * 64];
+    static int16_t decoded[COUNTS_ROWS * 64];
+    static uint8_t plan_mem[COUNTS_ROWS * 64];
+    static uint8_t out[2][8192];
+    static uint8_t numbers[COUNTS_ROWS * COUNTS_TOKENS * 2];
+    const lq_rans_counts *counts;
+    uint16_t table_of[COUNTS_ROWS];
+    lq_rans_plan plan;
+    lq_rans_page page;
+    size_t written[3];
+    size_t ws_bytes;
+    uint8_t *ws;
+    static const char *const end_of[3] = {"lqrt", "rans", "s16"};
+    const void *made[3];
+    char path[100];
+    size_t i;
+    counts_make(&counts, mem, sizeof mem, values);
+    CHECK(lq_rans_counts_save(out[0], sizeof out[0], &written[0], counts) == LQ_OK);
+    CHECK(lq_rans_counts_load(&counts, mem, sizeof mem, &i, out[0], written[0]) == LQ_OK);
+    for (i = 0; i < COUNTS_ROWS; i++) {
+        table_of[i] = (uint16_t)(i % 3);
+    }
+    CHECK(lq_rans_plan_counts(&plan, plan_mem, sizeof plan_mem, counts, table_of, COUNTS_ROWS) ==
+          LQ_OK);
+    ws_bytes = lq_rans_plan_workspace_bytes(&plan, 1);
+    ws = (uint8_t *)source_alloc(ws_bytes);
+    memset(&page, 0, sizeof page);
+    page.values = values;
+    page.bytes = out[1];
+    page.bytes_count = sizeof out[1];
+    page.tokens = COUNTS_TOKENS;
+    CHECK(lq_rans_encode(NULL, &plan, &page, 1, ws, ws_bytes) == LQ_OK);
+    written[1] = page.written;
+    page.values = decoded;
+    page.bytes_count = page.written;
+    CHECK(lq_rans_decode(NULL, &plan, &page, 1, ws, ws_bytes) == LQ_OK);
+    free(ws);
+    for (i = 0; i < COUNTS_ROWS * COUNTS_TOKENS; i++) {
+        int16_t v = decoded[i / COUNTS_TOKENS * 64 + i % COUNTS_TOKENS];
+        CHECK(v == values[i / COUNTS_TOKENS * 64 + i % COUNTS_TOKENS]);
+        numbers[2 * i] = (uint8_t)((uint32_t)v & 255);
+        numbers[2 * i + 1] = (uint8_t)((uint32_t)v >> 8 & 255);
+    }
+    made[0] = out[0];
+    made[1] = out[1];
+    made[2] = numbers;
+    written[2] = sizeof numbers;
+    for (i = 0; i < 3; i++) {
+        size_t count;
+        uint8_t *file;
+        path_of(path, sizeof path, "v1-counts", end_of[i]);
+        if (writing) {
+            file_write(path, made[i], written[i]);
+        }
+        file = file_read(path, &count);
+        CHECK(count == written[i] && memcmp(file, made[i], count) == 0);
+        free(file);
+    }
+}
+
 int main(int argc, char **argv)
 {
     void *memory = source_alloc(lq_tables_bytes());
@@ -388,6 +485,7 @@ int main(int argc, char **argv)
     for (i = 0; i < LIVE_FILES; i++) {
         test_live(i);
     }
+    test_counts_file();
     free(memory);
     return check_report("test_golden");
 }

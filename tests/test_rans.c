@@ -442,7 +442,7 @@ static int quotients_ok(int level)
     uint32_t f;
     uint32_t i;
     uint32_t bad = 0;
-    for (f = 16; f <= 65520; f++) {
+    for (f = LQ__FREQ_LEAST; f <= 65535; f++) {
         uint16_t hi[64];
         uint16_t lo[64];
         uint16_t q[64];
@@ -586,7 +586,7 @@ static void test_symbols(int quick)
     uint32_t full = 0;
     uint32_t run;
     size_t i;
-    for (run = 0; run < (quick ? 40u : 400u) && lq__rans_of_level[levels].symbols; run++) {
+    for (run = 0; run < (quick ? 40u : 400u) && levels == 2; run++) {
         static const uint32_t span[5][2] = {{0, 122}, {17, 30}, {34, 12}, {48, 20}, {1, 60}};
         size_t rows = 1 + below(run % 4 ? 60 : ROWS);
         uint32_t damage;
@@ -855,6 +855,431 @@ static void test_length(size_t rows, double limit)
     setup_free(s);
 }
 
+/* ---- tables of counts ---- */
+enum { COUNTS_ROWS = 96, COUNTS_PAGES = 6 };
+static uint32_t histogram[65536];
+
+/* Histograms of all kinds; *low is that of values. */
+static lq_histogram make_histogram(int kind)
+{
+    lq_histogram h = {histogram, 0, 0};
+    size_t i;
+    memset(histogram, 0, sizeof histogram);
+    switch (kind) {
+    case 0: /* binary, fair */
+    case 1: /* binary, skewed */
+    case 2: /* one symbol */
+        h.count = kind == 2 ? 1 : 2;
+        histogram[0] = kind ? 100000 : 5000;
+        histogram[1] = kind ? 120 : 5000;
+        break;
+    case 3: /* uniform, three numbers */
+    case 4: /* uniform, 31 numbers around 0 */
+    case 5: /* uniform, 256 */
+    case 6: /* uniform, all */
+        h.count = kind == 3 ? 3 : kind == 4 ? 31 : kind == 5 ? 256 : 65536;
+        h.low = kind == 4 ? -15 : kind == 6 ? -32768 : 0;
+        for (i = 0; i < h.count; i++) {
+            histogram[i] = kind == 6 ? 3 : 4000000000u;
+        }
+        break;
+    case 7: /* two numbers far from zero, and far apart */
+        h.count = 3001;
+        h.low = 20000;
+        histogram[0] = 7;
+        histogram[3000] = 1;
+        break;
+    case 8: /* Laplace */
+    case 9: /* Gaussian */
+    case 10: /* heavy tails */
+        h.count = 8001;
+        h.low = -4000;
+        for (i = 0; i < h.count; i++) {
+            double x = (double)i - 4000;
+            double y = kind == 8   ? exp(-fabs(x) / 3)
+                       : kind == 9 ? exp(-x * x / 18)
+                                   : 1 / (1 + x * x / 9);
+            histogram[i] = (uint32_t)(y * 1e6);
+        }
+        break;
+    case 11: /* bytes as of a text: 1 / rank in no order */
+    case 12: /* geometric in no order: all sizes from 2^-1 to 2^-24 */
+    case 13: /* 300 numbers at random */
+        h.count = kind == 13 ? 300 : 256;
+        h.low = kind == 13 ? -100 : 0;
+        for (i = 0; i < h.count; i++) {
+            size_t rank = i * 77 % 256;
+            histogram[i] = kind == 11   ? (uint32_t)(1000000 / (rank + 1))
+                           : kind == 12 ? (rank < 25 ? 1u << (24 - rank) : 0)
+                                        : below(100000);
+        }
+        break;
+    case 16: /* numbers in a row far from zero, and at both ends */
+    case 17:
+    case 18:
+        h.count = kind == 16 ? 2 : 20;
+        h.low = kind == 16 ? 15990 : kind == 17 ? 32748 : -32768;
+        for (i = 0; i < h.count; i++) {
+            histogram[i] = (uint32_t)(1 + i);
+        }
+        break;
+    case 14: /* one frequent number and 30 rare ones */
+    default: /* one frequent number and a tail */
+        h.count = kind == 14 ? 31 : 200;
+        for (i = 0; i < h.count; i++) {
+            histogram[i] = i == 9 ? 100000 : kind == 14 ? 300 : (uint32_t)(2000 / (i + 1));
+        }
+        break;
+    }
+    return h;
+}
+
+enum { HISTOGRAMS = 19 };
+
+static double entropy_of(const lq_histogram *h)
+{
+    double total = 0;
+    double sum = 0;
+    size_t i;
+    for (i = 0; i < h->count; i++) {
+        total += h->counts[i];
+    }
+    for (i = 0; i < h->count; i++) {
+        double p = h->counts[i] / total;
+        sum -= h->counts[i] ? p * log(p) / log(2.0) : 0;
+    }
+    return sum;
+}
+
+/* What the tables of a set ask for, by their histogram. */
+static double bits_of(const lq_rans_counts *counts, uint32_t table, const lq_histogram *h)
+{
+    double total = 0;
+    double sum = 0;
+    size_t i;
+    for (i = 0; i < h->count; i++) {
+        if (h->counts[i]) {
+            uint64_t bits = lq__value_bits(lq__counts_tables(counts), table, h->low + (int32_t)i);
+            total += h->counts[i];
+            sum += (double)h->counts[i] * (double)bits / 65536;
+        }
+    }
+    return sum / total;
+}
+
+static int16_t draw(const lq_histogram *h, const double *sums)
+{
+    double x = ((double)(random64() >> 11) + 0.5) / 9007199254740992.0 * sums[h->count - 1];
+    size_t low = 0;
+    size_t high = h->count - 1;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (sums[middle] > x) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return (int16_t)(h->low + (int32_t)low);
+}
+
+typedef struct counted {
+    int16_t values[COUNTS_PAGES][COUNTS_ROWS * 64];
+    int16_t decoded[COUNTS_ROWS * 64];
+    uint8_t bytes[COUNTS_PAGES][COUNTS_ROWS * 400];
+    uint8_t again[COUNTS_PAGES][COUNTS_ROWS * 400];
+    uint8_t plan_mem[COUNTS_ROWS * 40];
+    double sums[65536];
+} counted;
+
+/* Pages of a plan: the same bytes at every level, and back. `bits` are those of all values. */
+static void check_counted(counted *c, const lq_rans_plan *plan, double *bits)
+{
+    size_t ws_bytes = lq_rans_plan_workspace_bytes(plan, COUNTS_PAGES);
+    uint8_t *ws = (uint8_t *)malloc(ws_bytes + 1);
+    lq_rans_page pages[COUNTS_PAGES];
+    size_t sizes[COUNTS_PAGES];
+    int level;
+    size_t p;
+    *bits = 0;
+    for (level = 0; level <= levels; level++) {
+        lq_cpu_limit(level);
+        memset(pages, 0, sizeof pages);
+        for (p = 0; p < COUNTS_PAGES; p++) {
+            pages[p].values = c->values[p];
+            pages[p].bytes = level ? c->again[p] : c->bytes[p];
+            pages[p].bytes_count = sizeof c->bytes[p];
+            pages[p].tokens = p == 1 ? 37 : p == 2 ? 1 : 64;
+        }
+        CHECK(lq_rans_encode(NULL, plan, pages, COUNTS_PAGES, ws + 1, ws_bytes) == LQ_OK);
+        for (p = 0; p < COUNTS_PAGES; p++) {
+            CHECK(pages[p].written <= lq_rans_bound(plan->rows, pages[p].tokens));
+            CHECK(!level || (sizes[p] == pages[p].written &&
+                             !memcmp(c->bytes[p], c->again[p], sizes[p])));
+            sizes[p] = pages[p].written;
+        }
+        for (p = 0; p < COUNTS_PAGES; p++) {
+            size_t i;
+            size_t t;
+            int same = 1;
+            pages[p].bytes_count = sizes[p];
+            pages[p].values = c->decoded;
+            memset(c->decoded, 85, sizeof c->decoded);
+            CHECK(lq_rans_decode(NULL, plan, &pages[p], 1, ws, ws_bytes) == LQ_OK);
+            for (i = 0; i < plan->rows; i++) {
+                for (t = 0; t < 64; t++) {
+                    int16_t want = t < pages[p].tokens ? c->values[p][i * 64 + t] : (int16_t)0;
+                    same &= c->decoded[i * 64 + t] == want;
+                }
+            }
+            CHECK(same);
+            *bits += p > 2 && !level ? 8.0 * (double)sizes[p] / ((COUNTS_PAGES - 3) * 64) : 0;
+        }
+    }
+    lq_cpu_limit(-1);
+    free(ws);
+}
+
+static void test_counts(void)
+{
+    static counted c;
+    int kind;
+    for (kind = 0; kind < HISTOGRAMS; kind++) {
+        lq_histogram h = make_histogram(kind);
+        size_t bytes = lq_rans_counts_bytes(&h, 1);
+        uint8_t *mem = (uint8_t *)malloc(bytes + 1);
+        uint8_t *mem2 = (uint8_t *)malloc(bytes);
+        const lq_rans_counts *counts;
+        const lq_rans_counts *loaded;
+        lq_rans_plan plan;
+        double entropy = entropy_of(&h);
+        double real;
+        double bits;
+        size_t file_bytes;
+        size_t written;
+        size_t needed;
+        uint8_t *file;
+        uint8_t *again;
+        size_t i;
+        size_t p;
+        CHECK(lq_rans_counts_init(&counts, mem + 1, bytes, &h, 1) == LQ_OK);
+        bits = bits_of(counts, 0, &h);
+        if (!CHECK(bits >= entropy - 1e-4 && bits <= 1.005 * entropy + 0.004)) {
+            fprintf(stderr, "kind %d: %.5f bits, entropy %.5f\n", kind, bits, entropy);
+        }
+        file_bytes = lq_rans_counts_save_bytes(counts);
+        file = (uint8_t *)malloc(file_bytes);
+        CHECK(lq_rans_counts_save(file, file_bytes - 1, &written, counts) == LQ_E_SPACE);
+        CHECK(lq_rans_counts_save(file, file_bytes, &written, counts) == LQ_OK &&
+              written == file_bytes);
+        CHECK(lq_rans_counts_load(&loaded, NULL, 0, &needed, file, file_bytes) == LQ_E_SPACE);
+        CHECK(needed <= bytes);
+        CHECK(lq_rans_counts_load(&loaded, mem2, needed - 1, &needed, file, file_bytes) ==
+              LQ_E_SPACE);
+        CHECK(lq_rans_counts_load(&loaded, mem2, needed, &needed, file, file_bytes) == LQ_OK);
+        again = (uint8_t *)malloc(file_bytes);
+        CHECK(lq_rans_counts_save(again, file_bytes, &written, loaded) == LQ_OK &&
+              written == file_bytes && !memcmp(file, again, file_bytes));
+        free(again);
+        for (i = 0; i < h.count; i++) {
+            c.sums[i] = (i ? c.sums[i - 1] : 0) + h.counts[i];
+        }
+        for (p = 0; p < COUNTS_PAGES; p++) { /* the last three pages as counted, others with more */
+            for (i = 0; i < COUNTS_ROWS * 64; i++) {
+                c.values[p][i] = draw(&h, c.sums);
+                if (p < 3 && below(9) == 0) {
+                    c.values[p][i] = (int16_t)(random64() & (p & 1 ? 65535 : 63));
+                }
+            }
+        }
+        CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, loaded, NULL,
+                                  COUNTS_ROWS) == LQ_OK);
+        check_counted(&c, &plan, &real);
+        /* states, and what chance adds */
+        CHECK(real / COUNTS_ROWS <= bits * 1.03 + 0.25);
+        free(file);
+        free(mem);
+        free(mem2);
+    }
+}
+
+/* Rows of several tables in one plan. */
+static void test_counts_rows(void)
+{
+    static counted c;
+    static uint32_t copies[4][300];
+    static const int kinds[4] = {0, 11, 5, 13};
+    lq_histogram h[4];
+    uint16_t table_of[COUNTS_ROWS];
+    const lq_rans_counts *counts;
+    lq_rans_plan plan;
+    uint8_t *mem;
+    size_t bytes;
+    double want = 0;
+    double real;
+    size_t i;
+    size_t p;
+    for (i = 0; i < 4; i++) {
+        h[i] = make_histogram(kinds[i]);
+        memcpy(copies[i], histogram, h[i].count * sizeof *histogram);
+        h[i].counts = copies[i];
+    }
+    bytes = lq_rans_counts_bytes(h, 4);
+    mem = (uint8_t *)malloc(bytes);
+    CHECK(lq_rans_counts_init(&counts, mem, bytes, h, 4) == LQ_OK);
+    for (i = 0; i < COUNTS_ROWS; i++) {
+        size_t k;
+        table_of[i] = (uint16_t)below(4);
+        want += bits_of(counts, table_of[i], &h[table_of[i]]);
+        for (k = 0; k < h[table_of[i]].count; k++) {
+            c.sums[k] = (k ? c.sums[k - 1] : 0) + copies[table_of[i]][k];
+        }
+        for (p = 0; p < COUNTS_PAGES; p++) {
+            size_t t;
+            for (t = 0; t < 64; t++) {
+                c.values[p][i * 64 + t] = draw(&h[table_of[i]], c.sums);
+            }
+        }
+    }
+    CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, counts, table_of,
+                              COUNTS_ROWS) == LQ_OK);
+    check_counted(&c, &plan, &real);
+    CHECK(real <= want * 1.02 + 10);
+    CHECK(lq_rans_plan_counts(&plan, c.plan_mem, lq_rans_plan_bytes(COUNTS_ROWS) - 1, counts,
+                              table_of, COUNTS_ROWS) == LQ_E_SPACE);
+    CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, counts, table_of, 0) ==
+          LQ_E_ARG);
+    table_of[50] = 4;
+    CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, counts, table_of,
+                              COUNTS_ROWS) == LQ_E_ARG);
+    CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, NULL, NULL, 4) == LQ_E_ARG);
+    CHECK(lq_rans_plan_workspace_bytes(NULL, 1) == 0);
+    free(mem);
+}
+
+static void test_counts_arguments(void)
+{
+    static uint32_t three[3] = {1, 0, 2};
+    static uint32_t zeros[3];
+    uint8_t mem[20000];
+    uint8_t file[100];
+    const lq_rans_counts *counts;
+    lq_histogram h = {three, 3, -1};
+    size_t bytes = lq_rans_counts_bytes(&h, 1);
+    size_t written = 7;
+    CHECK(bytes && bytes <= sizeof mem);
+    CHECK(lq_rans_counts_init(&counts, mem, bytes - 1, &h, 1) == LQ_E_SPACE);
+    CHECK(lq_rans_counts_init(&counts, NULL, bytes, &h, 1) == LQ_E_ARG);
+    CHECK(lq_rans_counts_init(NULL, mem, bytes, &h, 1) == LQ_E_ARG);
+    CHECK(lq_rans_counts_init(&counts, mem, bytes, NULL, 1) == LQ_E_ARG);
+    CHECK(lq_rans_counts_bytes(&h, 0) == 0);
+    CHECK(lq_rans_counts_bytes(&h, LQ_RANS_TABLES_MAX + 1) == 0);
+    CHECK(lq_rans_counts_init(&counts, mem, sizeof mem, &h, 1) == LQ_OK);
+    CHECK(lq_rans_counts_save(NULL, 100, &written, counts) == LQ_E_ARG && written == 0);
+    CHECK(lq_rans_counts_save(file, 100, &written, NULL) == LQ_E_ARG);
+    CHECK(lq_rans_counts_save(file, 100, NULL, counts) == LQ_E_ARG);
+    CHECK(lq_rans_counts_save_bytes(NULL) == 0);
+    CHECK(lq_rans_counts_load(&counts, mem, sizeof mem, NULL, file, 100) == LQ_E_ARG);
+    CHECK(lq_rans_counts_load(&counts, mem, sizeof mem, &written, NULL, 100) == LQ_E_ARG);
+    CHECK(lq_rans_counts_load(NULL, mem, sizeof mem, &written, file, 100) == LQ_E_ARG);
+    h.counts = zeros;
+    CHECK(lq_rans_counts_bytes(&h, 1) == 0);
+    CHECK(lq_rans_counts_init(&counts, mem, sizeof mem, &h, 1) == LQ_E_ARG);
+    h.counts = NULL;
+    CHECK(lq_rans_counts_bytes(&h, 1) == 0);
+    h.counts = three;
+    h.low = 32766;
+    CHECK(lq_rans_counts_bytes(&h, 1) == 0);
+    h.low = -32769;
+    CHECK(lq_rans_counts_bytes(&h, 1) == 0);
+    h.low = 32765;
+    h.count = 65537;
+    CHECK(lq_rans_counts_bytes(&h, 1) == 0);
+    h.count = 0;
+    CHECK(lq_rans_counts_bytes(&h, 1) == 0);
+}
+
+/* Damaged files of tables are refused, or are tables that decode whatever there is. */
+static void test_counts_hostile(int quick)
+{
+    static counted c;
+    static uint8_t file[2000];
+    static uint8_t hurt[2000];
+    int loaded_some = 0;
+    int refused = 0;
+    int kind;
+    for (kind = 0; kind < HISTOGRAMS; kind++) {
+        lq_histogram h = make_histogram(kind);
+        size_t bytes = lq_rans_counts_bytes(&h, 1);
+        uint8_t *mem = (uint8_t *)malloc(bytes);
+        const lq_rans_counts *counts;
+        size_t size = 0;
+        size_t needed;
+        int turn;
+        CHECK(lq_rans_counts_init(&counts, mem, bytes, &h, 1) == LQ_OK);
+        CHECK(lq_rans_counts_save(file, sizeof file, &size, counts) == LQ_OK);
+        for (turn = 0; turn < (int)size; turn++) {
+            CHECK(lq_rans_counts_load(&counts, NULL, 0, &needed, file, (size_t)turn) < 0 &&
+                  needed == 0);
+        }
+        for (turn = 0; turn < (quick ? 400 : 20000); turn++) {
+            uint8_t *room;
+            uint32_t i;
+            int status;
+            memcpy(hurt, file, size);
+            for (i = 0; i <= below(3); i++) {
+                size_t at = LQ__COUNTS_FILE + below(40) % (size - LQ__COUNTS_FILE);
+                at = turn & 1 ? below((uint32_t)size) : at;
+                hurt[at] ^= (uint8_t)(1u << below(8));
+            }
+            status = lq_rans_counts_load(&counts, NULL, 0, &needed, hurt, size);
+            refused += status == LQ_E_DATA || status == LQ_E_FORMAT;
+            lq__store32(hurt + 8, lq__counts_checksum(hurt, size)); /* and with a right one */
+            status = lq_rans_counts_load(&counts, NULL, 0, &needed, hurt, size);
+            if (status != LQ_E_SPACE) {
+                CHECK(status == LQ_E_DATA || status == LQ_E_FORMAT);
+                continue;
+            }
+            room = (uint8_t *)malloc(needed);
+            status = lq_rans_counts_load(&counts, room, needed, &needed, hurt, size);
+            if (CHECK(status == LQ_OK)) {
+                lq_rans_plan plan;
+                lq_rans_page page;
+                size_t ws_bytes;
+                uint8_t *ws;
+                CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, counts, NULL, 8) ==
+                      LQ_OK);
+                ws_bytes = lq_rans_plan_workspace_bytes(&plan, 1);
+                ws = (uint8_t *)malloc(ws_bytes);
+                memset(&page, 0, sizeof page);
+                for (i = 0; i < 8 * 64; i++) {
+                    c.values[0][i] = (int16_t)(random64() & (turn & 2 ? 31 : 65535));
+                }
+                page.values = c.values[0];
+                page.bytes = c.bytes[0];
+                page.bytes_count = sizeof c.bytes[0];
+                page.tokens = 64;
+                CHECK(lq_rans_encode(NULL, &plan, &page, 1, ws, ws_bytes) == LQ_OK);
+                page.bytes_count = page.written;
+                page.values = c.decoded;
+                CHECK(lq_rans_decode(NULL, &plan, &page, 1, ws, ws_bytes) == LQ_OK);
+                CHECK(!memcmp(c.decoded, c.values[0], 8 * 128));
+                for (i = 0; i < page.bytes_count; i++) {
+                    page.bytes[i] = (uint8_t)random64();
+                }
+                status = lq_rans_decode(NULL, &plan, &page, 1, ws, ws_bytes);
+                CHECK(status == LQ_OK || status == LQ_E_DATA);
+                free(ws);
+                loaded_some++;
+            }
+            free(room);
+        }
+        free(mem);
+    }
+    CHECK(refused > 100);
+    CHECK(loaded_some > 100);
+}
+
 int main(int argc, char **argv)
 {
     int quick = argc > 1 && !strcmp(argv[1], "quick");
@@ -877,6 +1302,10 @@ int main(int argc, char **argv)
     test_round_trips(quick);
     test_symbols(quick);
     test_hostile(quick);
+    test_counts();
+    test_counts_rows();
+    test_counts_arguments();
+    test_counts_hostile(quick);
     test_length(192, 0.013);
     test_length(64, 0.032);
     free(mem);

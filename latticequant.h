@@ -128,8 +128,9 @@
                         (lq_klt_*): then the basis is the eigenbasis of all slices of the group.
    step                 width of the quantizer's cell. K has one step for all tokens, since softmax
                         sees absolute logit error; V's is relative to a gain per token and slice,
-                        the root mean square of the vector less its mean. Relative steps of K are
-                        to that of its slice, RoPE undone: a bias of any size changes none.
+                        about the size of the vector. Sizes are less the mean: relative steps of K
+                        are to the deviation of its slice, RoPE undone, in a calibrated basis to
+                        that of all keys of the model. A bias of any size changes none.
    class                8 log2(sigma / step): selects a coefficient's code table. One profile serves
                         every step.
    sinks                the first 4 tokens of a sequence: few and large, kept raw.
@@ -425,7 +426,8 @@
    |     q: ones, a zero, `order` bits of the zigzagged q; or 24 ones and its 16 bits            |
    '---------------------------------------------------------------------------------------------'
    Only encoders need the gain shift: the gain that they choose is the quarter octaves of the
-   vector's root mean square less that, and at least those of the vector less the centre less 8.
+   vector's root mean square less that, and at least those of the vector less the centre less 8;
+   with a shift above 8 it is those of the vector less the centre.
    The element is q 2^(e / 4 + octaves), e = (precision - max(sigma, floor)) >> 2: what one step of
    the coefficient adds to that dim, in the unit of the dim's slice.
 
@@ -2017,9 +2019,9 @@ enum { LQ_KV_RAW = 1, LQ_KV_HOT = 2, LQ_KV_WARM = 3 };
                 coded with a larger step
      step       warm: width of the quantizer's cell: of keys in their unit, 2^-30 .. 2^30; of values
                 relative to the root mean square of the vector less its mean, 1/32 .. 32. Where the
-                stream has a calibrated profile, in that profile's own unit, keys too: relative to
-                lq_klt_desc.unit. A step at which the profile would code
-                nothing, or numbers beyond its tables, is in another unit: refused */
+                stream has a calibrated profile, in that profile's own unit: keys relative to
+                lq_klt_desc.unit. A step at which the profile would code nothing, or numbers beyond
+                its tables, is in another unit: refused */
 typedef struct lq_kv_policy {
     int kind;
     int quantizer;
@@ -10424,7 +10426,10 @@ LQ__STATIC int lq__gain_about(int32_t *gain, const float *left, const uint8_t *s
 
 /* The same where a calibration has seen the slice: the size of the vector itself, less `shift`,
    which is what the centre takes from it in the mean. Two octaves below what is left at least:
-   numbers over the gain have to fit. */
+   numbers over the gain have to fit. Where the centre takes more than two octaves, the size of the
+   vector tells nothing: then it is the size of what is left. */
+#define LQ__SHIFT_MOST 8
+
 LQ__STATIC int lq__gain_less(int32_t *gain, const float *left, const uint8_t *src, size_t dims,
                              int type, int32_t shift)
 {
@@ -10433,7 +10438,8 @@ LQ__STATIC int lq__gain_less(int32_t *gain, const float *left, const uint8_t *sr
     if (status || lq__gain_of(gain, src, dims, type) == LQ_E_DATA) {
         return status ? status : LQ_E_DATA;
     }
-    *gain = LQ__MAX(LQ__MAX(*gain - shift, least - 8), -LQ__GAIN_MAX);
+    *gain = shift > LQ__SHIFT_MOST ? least : LQ__MAX(*gain - shift, least - 8);
+    *gain = LQ__MAX(*gain, -LQ__GAIN_MAX);
     return *gain > LQ__GAIN_MAX ? LQ_E_RANGE : LQ_OK;
 }
 
@@ -10557,9 +10563,10 @@ LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, c
         int32_t gain = 0;
         if (center) {
             lq__rows_of_level()->center_row(from->vector, v, type, center, dims);
-            status = g->dense ? lq__gain_less(&gain, from->vector, v, dims, type,
-                                              g->dense->gain_shift[s])
-                              : lq__gain_about(&gain, from->vector, v, dims, type);
+            status = g->dense
+                         ? lq__gain_less(&gain, from->vector, v, dims, type,
+                                         g->dense->gain_shift[s])
+                         : lq__gain_about(&gain, from->vector, v, dims, type);
             v = (const uint8_t *)(const void *)from->vector;
         } else if (g->stream == LQ_V) {
             status = lq__gain_of(&gain, v, dims, type);
@@ -14333,8 +14340,7 @@ LQ__STATIC void lq__klt_centers(lq__klt_work *w)
         for (; d < end; d++) {
             double mean = lq__klt_sum(klt, d, 2) / count;
             double both = lq__klt_product(w, d, h, 2) / count;
-            w->slope[d] =
-                (both - keep * mean * mean_h) / (square_h - keep * mean_h * mean_h);
+            w->slope[d] = (both - keep * mean * mean_h) / (square_h - keep * mean_h * mean_h);
             w->level[d] = mean - w->slope[d] * mean_h;
             w->mean[d] += w->slope[d] * lq__exp2_f64((double)klt->gain_sum[4 * s + 3] / 4);
         }
@@ -14424,7 +14430,7 @@ LQ__STATIC void lq__klt_units(lq__klt_work *w)
             at = end;
             continue;
         }
-        w->gain_shift[s] = lq__clamp(shift + by, 0, 120);
+        w->gain_shift[s] = shift > LQ__SHIFT_MOST ? shift : lq__clamp(shift + by, 0, LQ__SHIFT_MOST);
         w->scale[s] = lq__exp2_f64((w->gain_shift[s] - shift) / 4.0);
         for (; at < end; at++) {
             most = LQ__MAX(most, w->mean[at] < 0 ? -w->mean[at] : w->mean[at]);
@@ -37218,6 +37224,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__RICE_ONES
 #undef LQ__PROFILE_MAGIC
 #undef LQ__DENSE_FIXED
+#undef LQ__SHIFT_MOST
 #undef LQ__DENSE_Q
 #undef LQ__DENSE_EXPONENT
 #undef LQ__EIGEN_APART

@@ -413,6 +413,9 @@ static double gain_of(const group *g, const float *v, const double *mean, uint32
     }
     left = floor(2 * log2(left / (double)dims) + 0.5) / 4;
     whole = floor(2 * log2(whole / (double)dims) + 0.5) / 4;
+    if (gains_for && gains_for->gain_shift[slice] > 8) {
+        return left;
+    }
     if (gains_for) {
         return fmax(whole - gains_for->gain_shift[slice] / 4.0, left - 2);
     }

@@ -111,7 +111,8 @@
      or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.
    The coder alone, for integers of your own
      lq_tables_init, lq_rans_plan_init with a class for each row, lq_rans_encode, lq_rans_decode.
-     Decoding takes 1/4.6, encoding 1/4.1 of the time of htscodecs. bench/rans_peers.c
+     Decoding takes 1/4.6, encoding 1/4.1 of the time of htscodecs. Rows that are not
+     Gaussian: lq_rans_counts_init makes a table of their histogram. bench/rans_peers.c
    A lattice alone
      lq_lattice_nearest and lq_lattice_point, or lq_fixed_encode and lq_fixed_decode. bench/rd.c
    Something is refused
@@ -16182,6 +16183,13 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
    against bits proportional to step^2, the same for all classes; so groups that share one step have
    one slope, and weights w move a group's step by 1 / sqrt(w).
    ============================================================================================== */
+/* Errors of the classes from 26 on, in steps^2, q24, measured; 1/12 behind them. A sum over the symbols is
+   a small difference of large numbers there, for which frequencies in 16 bits are too coarse: up to
+   25 % off. */
+#define LQ__RATE_MEASURED 26
+static const uint32_t lq__rate_errors[8] = {2036253u, 1857406u, 1716142u, 1622525u,
+                                            1545349u, 1500051u, 1458947u, 1431097u};
+
 /* Bits and error (in steps^2) of one coefficient of a class. */
 LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
 {
@@ -16215,6 +16223,10 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
     }
     rate.error -= rest * (t->high + 1) * (t->high + 1); /* escapes are coded too */
     rate.error = LQ__MAX(rate.error, 0.0);
+    if (class_ >= LQ__RATE_MEASURED) {
+        uint32_t i = class_ - LQ__RATE_MEASURED;
+        rate.error = (i < 8 ? lq__rate_errors[i] : 1398101u) / 16777216.0;
+    }
     return rate;
 }
 
@@ -35316,11 +35328,6 @@ LQ__STATIC uint32_t lq__array_lattice_bits(int quantizer, uint32_t moment, uint3
     return (uint32_t)LQ__MAX(bits, 0);
 }
 
-/* Errors of Z's classes 26 to 33, measured, of the step's square in q24; 1/12 above. The coder's
-   frequencies are too coarse for what >>bits takes their difference of: up to 25 % off. */
-static const uint32_t lq__array_errors[8] = {2036253u, 1857406u, 1716142u, 1622525u,
-                                             1545349u, 1500051u, 1458947u, 1431097u};
-
 LQ__STATIC void lq__array_rates_init(lq__array_rates *r, const lq_tables *tables, int quantizer)
 {
     uint32_t moment = quantizer == LQ_D4           ? 1817600u /* q24: as in lq__wiener_q15 */
@@ -35332,7 +35339,7 @@ LQ__STATIC void lq__array_rates_init(lq__array_rates *r, const lq_tables *tables
             lq_rate rate = lq__rate_of_class(tables, i);
             uint32_t error = (uint32_t)(rate.error * 16777216 + 0.5);
             r->bits[i] = (uint32_t)(rate.bits * 65536 + 0.5);
-            r->error[i] = i < 26 ? error : i < 34 ? lq__array_errors[i - 26] : 1398101u;
+            r->error[i] = error;
         } else {
             r->bits[i] = lq__array_lattice_bits(quantizer, moment, i);
             r->error[i] =
@@ -37224,6 +37231,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__RICE_ONES
 #undef LQ__PROFILE_MAGIC
 #undef LQ__DENSE_FIXED
+#undef LQ__RATE_MEASURED
 #undef LQ__SHIFT_MOST
 #undef LQ__DENSE_Q
 #undef LQ__DENSE_EXPONENT

@@ -2243,6 +2243,37 @@ static void test_rate_of(uint32_t stream)
     group_free(&g);
 }
 
+/* Coefficients that are all of one class, one class after the other. */
+static void test_rate_of_classes(void)
+{
+    static const uint32_t dims[1] = {64};
+    size_t tokens = size ? 4096 : 1024;
+    double worst = 0;
+    group g;
+    float *x;
+    int class_;
+    source_seed = 150;
+    group_make(&g, LQ_K, dims, 1, 0, 0, 1, 1, 0);
+    x = draw(&g, tokens);
+    for (class_ = 22; class_ < 50; class_++) {
+        float step = (float)pow(2, (LQ_CLASS_ONE - class_) / 8.0);
+        lq_profile p;
+        lq_rate rate;
+        void *mem;
+        trip r;
+        channels(&p, &mem, &g, x, tokens, step);
+        trip_all(&r, &p, &g, step, x, tokens);
+        CHECK(lq_rate_of(&rate, tables, &p, step) == LQ_OK);
+        worst = fmax(worst, fabs(rate.error / error_of(&g, x, r.y, 0, 1, tokens) - 1));
+        trip_free(&r);
+        free(mem);
+    }
+    printf("errors of single classes: at most %.1f %% off\n", 100 * worst);
+    CHECK(worst < 0.03);
+    free(x);
+    group_free(&g);
+}
+
 enum { GROUPS = 4 };
 static lq_profile rate_profiles[GROUPS];
 static void *rate_mem[GROUPS];
@@ -2776,6 +2807,7 @@ int main(int argc, char **argv)
     }
     test_sizes();
     test_unit();
+    test_rate_of_classes();
     test_queries(0);
     test_queries(1);
     test_few();

@@ -41,7 +41,7 @@
      >>readme >>manual   this comment: concepts, formats, guarantees, macros
      >>config >>types    version, linkage, status, descriptors
      >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
-     >>base              implementation from here: glue, sizes, integer mathematics, hashes
+     >>base              implementation from here: glue, sizes, an arena, mathematics, hashes
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
      >>rans              tables, plan, encode, decode
@@ -2572,7 +2572,7 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #endif /* LATTICEQUANT_H: end of the declarations */
 
 /* ================================================================================================
-   >>base   implementation guard, compiler glue, loads and stores, sizes, integer mathematics,
+   >>base   implementation guard, compiler glue, loads and stores, sizes, an arena, mathematics,
    hashes
    ============================================================================================== */
 #if defined(LATTICEQUANT_IMPLEMENTATION) && !defined(LATTICEQUANT_IMPLEMENTED)
@@ -2811,6 +2811,36 @@ LQ__INLINE size_t lq__align64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
+/* ---- an arena: pieces of memory that the caller gives ---- */
+/* A stack of pieces in the caller's workspace, each at a multiple of 64. */
+typedef struct lq__arena {
+    uint8_t *at;
+    size_t left;
+} lq__arena;
+
+LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+{
+    void *p = a->at;
+    bytes = lq__align64(bytes);
+    if (!a->at || bytes > a->left) {
+        a->at = NULL;
+        a->left = 0;
+        return NULL;
+    }
+    a->at += bytes;
+    a->left -= bytes;
+    return p;
+}
+
+LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
+{
+    lq__arena a;
+    size_t skip = (0 - (size_t)(uintptr_t)mem) & 63;
+    a.at = mem && bytes >= skip ? (uint8_t *)mem + skip : NULL;
+    a.left = a.at ? bytes - skip : 0;
+    return a;
+}
+
 /* ---- integer mathematics: the same result on every CPU, compiler and flag set ---- */
 LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
 {
@@ -2826,6 +2856,24 @@ LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
         }
     }
     return n;
+#endif
+}
+
+LQ__INLINE uint32_t lq__lowest_bit(uint64_t x) /* x > 0 */
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return (uint32_t)__builtin_ctzll(x);
+#else
+    return lq__log2_floor(x & (0 - x));
+#endif
+}
+
+LQ__INLINE uint32_t lq__octave(uint32_t x) /* floor(log2 x), x > 0 */
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return 31 - (uint32_t)__builtin_clz(x);
+#else
+    return lq__log2_floor(x);
 #endif
 }
 
@@ -2865,6 +2913,14 @@ LQ__STATIC uint32_t lq__exp2_q30(uint32_t x)
     return (uint32_t)m;
 }
 
+/* log2 in halves, rounded down; x > 0. */
+LQ__INLINE int32_t lq__half_octaves_of(uint64_t x)
+{
+    int32_t octave = (int32_t)lq__log2_floor(x);
+    uint64_t m = octave > 31 ? x >> (octave - 31) : x << (31 - octave); /* [2^31, 2^32) */
+    return 2 * octave + (m >= 3037000500u); /* sqrt(2) */
+}
+
 /* sin and cos of 2 pi * phase / 2^32, as integers times 2^30; error below 2^-27. The phase is
    reduced to an eighth turn and both series run in Q30. */
 LQ__STATIC void lq__sincos_q30(uint32_t phase, int32_t *sine, int32_t *cosine)
@@ -2894,6 +2950,11 @@ LQ__STATIC void lq__sincos_q30(uint32_t phase, int32_t *sine, int32_t *cosine)
     }
 }
 
+LQ__INLINE int32_t lq__clamp(int32_t v, int32_t low, int32_t high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
 /* Signed right shifts must be arithmetic; every compiler in use does so, and this line says it. */
 typedef char lq__arithmetic_shift[(-1 >> 1) == -1 ? 1 : -1];
 
@@ -2915,6 +2976,66 @@ LQ_API const char *lq_status_string(int status)
 
 /* The level of SIMD in force: 0 the C code, 1 AVX2, 2 AVX-512. Defined in >>dispatch. */
 static int lq__cpu_level(void);
+
+/* ---- logarithms, powers, roots in floats and doubles ---- */
+/* log2 of a positive normal number, to about 2^-16. */
+LQ__STATIC double lq__log2_f64(double x)
+{
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    return (double)lq__log2_q16((u & 0xfffffffffffffu) | (uint64_t)1 << 52) / 65536 +
+           (double)(u >> 52) - 1075;
+}
+
+/* 2^x for |x| < 1000. */
+LQ__STATIC double lq__exp2_f64(double x)
+{
+    int32_t q16 = (int32_t)(x * 65536 + (x < 0 ? -0.5 : 0.5));
+    uint64_t u = (uint64_t)((q16 >> 16) + 1023) << 52;
+    double power;
+    memcpy(&power, &u, 8);
+    return power * (double)lq__exp2_q30((uint32_t)q16 & 65535u) / 1073741824.0;
+}
+
+/* exp(x) for x <= 0: 2^n * 2^f, 0 <= f < 1, by a polynomial of relative error 3e-6; 0 below -87. */
+LQ__INLINE float lq__exp(float x)
+{
+    float t = LQ__MIN(LQ__MAX(x, -87.0f), 0.0f) * 1.44269504f;
+    int32_t n = (int32_t)t;
+    float f = t - (float)n;
+    float p = 0.01342669f;
+    n -= f < 0.0f;
+    f += f < 0.0f ? 1.0f : 0.0f;
+    p = p * f + 0.05224247f;
+    p = p * f + 0.24128021f;
+    p = p * f + 0.69304484f;
+    p = p * f + 1.0f;
+    return x < -87.0f ? 0.0f : p * lq__f32_of_bits((uint32_t)(n + 127) << 23);
+}
+
+/* log(x), x > 0 and normal: for log-sum-exp. Series of atanh on [sqrt(1/2), sqrt(2)). */
+LQ__STATIC float lq__log(float x)
+{
+    uint32_t u = lq__bits_of_f32(x) + (0x3f800000u - 0x3f3504f3u);
+    float e = (float)((int32_t)(u >> 23) - 127);
+    float m = lq__f32_of_bits((u & 0x7fffffu) + 0x3f3504f3u);
+    float z = (m - 1.0f) / (m + 1.0f);
+    float w = z * z;
+    return e * 0.6931471806f +
+           2.0f * z * (1.0f + w * (0.33333333f + w * (0.2f + w * (0.14285714f + w * 0.11111111f))));
+}
+
+/* 1 / sqrt(n): Newton's method, to the last bits of a float. */
+LQ__STATIC float lq__rsqrt(uint32_t n)
+{
+    float x = (float)n;
+    float y = lq__f32_of_bits(0x5f3759dfu - (lq__bits_of_f32(x) >> 1));
+    int i;
+    for (i = 0; i < 4; i++) {
+        y = y * (1.5f - 0.5f * x * y * y);
+    }
+    return y;
+}
 
 /* ---- hashes: XXH32 finds accidents, BLAKE2s names profiles; both from their specification ---- */
 LQ__INLINE uint32_t lq__rotl32(uint32_t x, uint32_t n) /* 0 < n < 32 */
@@ -4173,11 +4294,6 @@ LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits)
         return 0;
     }
     return count / 8 * (size_t)bits + (count % 8 * (size_t)bits + 7) / 8;
-}
-
-LQ__INLINE int32_t lq__clamp(int32_t v, int32_t low, int32_t high)
-{
-    return v < low ? low : v > high ? high : v;
 }
 
 /* Nearest E8 point in the box -8 <= z <= 7 of its coset, as one 32-bit word: nibble i is z_i + 8,
@@ -7448,24 +7564,6 @@ LQ__INLINE uint64_t lq__bits_get(const uint8_t *src, size_t *position, uint32_t 
     uint64_t v = lq__load64(src + (*position >> 3)) >> (*position & 7);
     *position += bits;
     return v & (((uint64_t)1 << bits) - 1);
-}
-
-LQ__INLINE uint32_t lq__lowest_bit(uint64_t x) /* x > 0 */
-{
-#if defined(__GNUC__) || defined(__clang__)
-    return (uint32_t)__builtin_ctzll(x);
-#else
-    return lq__log2_floor(x & (0 - x));
-#endif
-}
-
-LQ__INLINE uint32_t lq__octave(uint32_t x) /* floor(log2 x), x > 0 */
-{
-#if defined(__GNUC__) || defined(__clang__)
-    return 31 - (uint32_t)__builtin_clz(x);
-#else
-    return lq__log2_floor(x);
-#endif
 }
 
 LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
@@ -13610,25 +13708,6 @@ LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *wo
     }
     return 0;
 }
-/* ---- logarithms, powers, roots: doubles from the integer mathematics of >>base ---- */
-/* log2 of a positive normal number, to about 2^-16. */
-LQ__STATIC double lq__log2_f64(double x)
-{
-    uint64_t u;
-    memcpy(&u, &x, 8);
-    return (double)lq__log2_q16((u & 0xfffffffffffffu) | (uint64_t)1 << 52) / 65536 +
-           (double)(u >> 52) - 1075;
-}
-
-/* 2^x for |x| < 1000. */
-LQ__STATIC double lq__exp2_f64(double x)
-{
-    int32_t q16 = (int32_t)(x * 65536 + (x < 0 ? -0.5 : 0.5));
-    uint64_t u = (uint64_t)((q16 >> 16) + 1023) << 52;
-    double power;
-    memcpy(&power, &u, 8);
-    return power * (double)lq__exp2_q30((uint32_t)q16 & 65535u) / 1073741824.0;
-}
 
 /* ---- samples ---- */
 /* Covariances are summed in tiles of 8 rows and 32 columns: both are padded with zeros to that. */
@@ -18256,34 +18335,6 @@ LQ_API int lq_archive_page(const lq_archive_reader *reader, const lq_page_ref *r
 }
 
 /* ---- a group's tokens in one call ---- */
-/* A stack of pieces in the caller's workspace, each at a multiple of 64. */
-typedef struct lq__arena {
-    uint8_t *at;
-    size_t left;
-} lq__arena;
-
-LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
-{
-    void *p = a->at;
-    bytes = lq__align64(bytes);
-    if (!a->at || bytes > a->left) {
-        a->at = NULL;
-        a->left = 0;
-        return NULL;
-    }
-    a->at += bytes;
-    a->left -= bytes;
-    return p;
-}
-
-LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
-{
-    lq__arena a;
-    size_t skip = (0 - (size_t)(uintptr_t)mem) & 63;
-    a.at = mem && bytes >= skip ? (uint8_t *)mem + skip : NULL;
-    a.left = a.at ? bytes - skip : 0;
-    return a;
-}
 
 /* The largest codec, workspace and page of a geometry with `dims` and `slices`: E8 has the most
    rows, a coded page the largest bound. */
@@ -20282,35 +20333,6 @@ LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int k
             x[t * stride + i] = row[i] + (mean ? mean[i] : 0.0f);
         }
     }
-}
-
-/* ---- exp ---- */
-/* exp(x) for x <= 0: 2^n * 2^f, 0 <= f < 1, by a polynomial of relative error 3e-6; 0 below -87. */
-LQ__INLINE float lq__exp(float x)
-{
-    float t = LQ__MIN(LQ__MAX(x, -87.0f), 0.0f) * 1.44269504f;
-    int32_t n = (int32_t)t;
-    float f = t - (float)n;
-    float p = 0.01342669f;
-    n -= f < 0.0f;
-    f += f < 0.0f ? 1.0f : 0.0f;
-    p = p * f + 0.05224247f;
-    p = p * f + 0.24128021f;
-    p = p * f + 0.69304484f;
-    p = p * f + 1.0f;
-    return x < -87.0f ? 0.0f : p * lq__f32_of_bits((uint32_t)(n + 127) << 23);
-}
-
-/* log(x), x > 0 and normal: for log-sum-exp. Series of atanh on [sqrt(1/2), sqrt(2)). */
-LQ__STATIC float lq__log(float x)
-{
-    uint32_t u = lq__bits_of_f32(x) + (0x3f800000u - 0x3f3504f3u);
-    float e = (float)((int32_t)(u >> 23) - 127);
-    float m = lq__f32_of_bits((u & 0x7fffffu) + 0x3f3504f3u);
-    float z = (m - 1.0f) / (m + 1.0f);
-    float w = z * z;
-    return e * 0.6931471806f +
-           2.0f * z * (1.0f + w * (0.33333333f + w * (0.2f + w * (0.14285714f + w * 0.11111111f))));
 }
 
 /* ---- the query ---- */
@@ -29002,14 +29024,6 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
     }
 }
 
-/* log2 in halves, rounded down; x > 0. */
-LQ__INLINE int32_t lq__half_octaves_of(uint64_t x)
-{
-    int32_t octave = (int32_t)lq__log2_floor(x);
-    uint64_t m = octave > 31 ? x >> (octave - 31) : x << (31 - octave); /* [2^31, 2^32) */
-    return 2 * octave + (m >= 3037000500u); /* sqrt(2) */
-}
-
 /* Chooses the stretch of each dim, where that halves the error's power: a large number in a dim
    that is stretched costs the others much. */
 LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
@@ -30944,18 +30958,6 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
     }
 }
 
-/* 1 / sqrt(n): Newton's method, to the last bits of a float. */
-LQ__STATIC float lq__kv_rsqrt(uint32_t n)
-{
-    float x = (float)n;
-    float y = lq__f32_of_bits(0x5f3759dfu - (lq__bits_of_f32(x) >> 1));
-    int i;
-    for (i = 0; i < 4; i++) {
-        y = y * (1.5f - 0.5f * x * y * y);
-    }
-    return y;
-}
-
 /* What is wrong with a descriptor of attention, whose layer is known. Fills in the views. */
 LQ__STATIC const char *lq__kv_reader_fault(lq__kv_reader *r)
 {
@@ -31018,7 +31020,7 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     r->sealed = LQ__MIN(lq__kv_counts(kv)[own->owner].sealed, r->tokens);
     r->first = desc->first;
     r->end = desc->count ? desc->first + desc->count : r->tokens;
-    r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__kv_rsqrt(r->layer->k_dims);
+    r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__rsqrt(r->layer->k_dims);
     r->why = lq__kv_reader_fault(r);
     if (r->why) {
         return LQ_E_ARG;

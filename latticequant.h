@@ -44,7 +44,10 @@
      >>base              implementation from here: glue, sizes, an arena, mathematics, hashes
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
-     >>rans              tables, plan, encode, decode
+     >>tables            the entropy coder's tables: Gaussian classes, counts, their file
+     >>rans              its plan, and a page's steps: the C code, which is the specification
+     >>lanes             the same steps with AVX2 and AVX-512
+     >>streams           pages in bytes, in batches: encode, decode, symbols
      >>profile           geometry, the fixed-point front, fitting, the file form
      >>calibrate         eigenvectors; the Karhunen-Loeve basis of a group
      >>page              the page codec
@@ -5792,7 +5795,7 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
 #endif
 
 /* ================================================================================================
-   >>rans   the entropy coder: tables, plan, encode, decode
+   >>tables   the entropy coder: its tables of intervals, by class and from counts
 
    One page is one rANS stream of 32 lanes (Duda 2009, arXiv 0902.0271, "asymmetric numeral
    systems"; Giesen 2014, arXiv 1402.3392, interleaved streams). Lane l codes tokens l and 32 + l of
@@ -7180,6 +7183,9 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
     return status;
 }
 
+/* ================================================================================================
+   >>rans   one page: the plan of its rows, and the steps that encode and decode them, in C
+   ============================================================================================== */
 /* ---- plan: the kind, the raw bits and the tables of every row ----
    A row's integer z is split into a coded symbol h = z >> shift and raw bits below it:
      z  plain    shift = raw                             z = h << raw | bits
@@ -8109,6 +8115,9 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 }
 #endif
 
+/* ================================================================================================
+   >>lanes   the steps of >>rans with AVX2 and AVX-512: all 32 lanes of a page at once
+   ============================================================================================== */
 /* ---- AVX2 and BMI2: raw bits ---- */
 #if LQ__X86
 /* Four tokens of `raw` bits: one in each 16-bit lane. */
@@ -9787,6 +9796,9 @@ LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow
 }
 #endif
 
+/* ================================================================================================
+   >>streams   pages in bytes: first and final states, batches, the public calls
+   ============================================================================================== */
 /* ---- streams and batches ----
    bytes  ceil(lanes / 2)     octave o = floor(log2 hi) of each lane's first state, low nibble first
           ceil(sum of o / 8)  hi without its leading one, o bits a lane, lowest first, zero padded

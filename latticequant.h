@@ -48,7 +48,8 @@
      >>rans              its plan, and a page's steps: the C code, which is the specification
      >>lanes             the same steps with AVX2 and AVX-512
      >>streams           pages in bytes, in batches: encode, decode, symbols
-     >>profile           geometry, the fixed-point front, fitting, the file form
+     >>front             geometry of a group; vectors to coefficients, dense bases
+     >>profile           profiles: fitting, the file form
      >>calibrate         eigenvectors; the Karhunen-Loeve basis of a group
      >>page              the page codec
      >>bits              rate control: bits and errors of a step, groups that share bits
@@ -197,7 +198,7 @@
    the mean (V: of c). A decoder needs none of that: it takes any integers.
    In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
    step times the gain, the centre subtracted before as above); columns are shifted to int16,
-   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>profile, "dense bases".
+   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>front, "dense bases".
 
    DECODING PAGES
    The rest up to PROFILE FORMAT is all that turns bodies into numbers. tests/decode.py follows it
@@ -10370,7 +10371,7 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
 }
 
 /* ================================================================================================
-   >>profile   geometry, the fixed-point front, fitting, the profile's file form
+   >>front   geometry of a group; vectors to coefficients, in slices' bases or dense
    ============================================================================================== */
 #define LQ__DIMS_MAX 8192u
 #define LQ__SLICES_MAX 4096u
@@ -10981,6 +10982,9 @@ LQ__STATIC int lq__center_of(float *center, const lq_geometry *g, const lq_profi
     return any;
 }
 
+/* ================================================================================================
+   >>profile   profiles: in memory, fitted to a sequence, as a file
+   ============================================================================================== */
 /* ---- profiles in memory ---- */
 LQ__INLINE int lq__hash_differs(const uint8_t *a, const uint8_t *b)
 {

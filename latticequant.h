@@ -50,7 +50,8 @@
      >>streams           pages in bytes, in batches: encode, decode, symbols
      >>front             geometry of a group; vectors to coefficients, dense bases
      >>profile           profiles: fitting, the file form
-     >>calibrate         eigenvectors; the Karhunen-Loeve basis of a group
+     >>eigen             eigenvectors of a symmetric matrix
+     >>calibrate         the Karhunen-Loeve basis of a group
      >>page              the page codec
      >>bits              rate control: bits and errors of a step, groups that share bits
      >>archive           many pages in one file
@@ -12571,9 +12572,8 @@ LQ_API int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, siz
 }
 
 /* ================================================================================================
-   >>calibrate   eigenvectors of a symmetric matrix; the Karhunen-Loeve basis of a group
+   >>eigen   eigenvectors of a symmetric matrix
 
-   The eigenvectors:
    1. Householder tridiagonalisation by panels: a panel's reflectors are found from matrix-vector
       products with the matrix as it was at the panel's start, which is updated once by all of them
       (rank 2 x panel). LAPACK Working Note 2; Golub & Van Loan, Matrix Computations, 8.3.
@@ -13725,6 +13725,9 @@ LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *wo
     return 0;
 }
 
+/* ================================================================================================
+   >>calibrate   the Karhunen-Loeve basis of a group: samples, queries' metric, covariances, file
+   ============================================================================================== */
 /* ---- samples ---- */
 /* Covariances are summed in tiles of 8 rows and 32 columns: both are padded with zeros to that. */
 LQ__INLINE size_t lq__klt_pad(size_t n)

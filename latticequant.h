@@ -53,7 +53,7 @@
      >>eigen             eigenvectors of a symmetric matrix
      >>calibrate         the Karhunen-Loeve basis of a group
      >>page              the page codec
-     >>bits              rate control: bits and errors of a step, groups that share bits
+     >>rate              rate control: bits and errors of a step, groups that share bits
      >>archive           many pages in one file
      >>hot               fixed-width tiles and attention on their integers
      >>warm              coded pages attended by decoding
@@ -16266,7 +16266,7 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
                          workspace);
 }
 /* ================================================================================================
-   >>bits   rate control: what a step costs and loses, and how groups share bits
+   >>rate   rate control: what a step costs and loses, and how groups share bits
 
    Coefficients are Gaussian given their class, and a class has one table: so the rate is the code
    length under that table, and with centroids c_k for reconstruction the error is
@@ -35042,7 +35042,7 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
    of its own; all have one step. Narrow arrays have `fold` rows side by side in a page's vector,
    which share their columns' profile: a page costs about 100 bytes of coder states, and so there
    are fewer. The rows that are left are one short vector at the end.
-   The step comes from the tables of >>bits, rounded to integers: sums of floats might differ in the
+   The step comes from the tables of >>rate, rounded to integers: sums of floats might differ in the
    last bit from one compiler to the next, and with them the step.
    To add a field to the head: lq__array_head_store, lq__array_head_load, the manual.
    ============================================================================================== */
@@ -35313,7 +35313,7 @@ LQ__STATIC int32_t lq__array_log_sum(int32_t a, int32_t b)
 }
 
 /* ---- what columns cost and lose at a step ---- */
-/* Of each class: bits q16, error q24 of the step's square, as >>bits has them. A lattice has more
+/* Of each class: bits q16, error q24 of the step's square, as >>rate has them. A lattice has more
    or fewer points than Z, and its own error. */
 typedef struct lq__array_rates {
     uint32_t bits[LQ_CLASS_MAX + 1];
@@ -35332,7 +35332,7 @@ LQ__STATIC uint32_t lq__array_lattice_bits(int quantizer, uint32_t moment, uint3
 }
 
 /* Errors of Z's classes 26 to 33, measured, of the step's square in q24; 1/12 above. The coder's
-   frequencies are too coarse for what >>bits takes their difference of: up to 25 % off. */
+   frequencies are too coarse for what >>rate takes their difference of: up to 25 % off. */
 static const uint32_t lq__array_errors[8] = {2036253u, 1857406u, 1716142u, 1622525u,
                                              1545349u, 1500051u, 1458947u, 1431097u};
 

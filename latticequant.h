@@ -54,7 +54,8 @@
      >>calibrate         the Karhunen-Loeve basis of a group
      >>page              the page codec
      >>rate              rate control: bits and errors of a step, groups that share bits
-     >>archive           many pages in one file
+     >>writer            many pages in one file, the archive: writing, a group packed
+     >>reader            archives read: opening, finding, a group unpacked
      >>hot               fixed-width tiles and attention on their integers
      >>warm              coded pages attended by decoding
      >>kv                the live cache: append, attend, read, fork, evict, save, load, export
@@ -16409,7 +16410,7 @@ LQ_API int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *t
 }
 
 /* ================================================================================================
-   >>archive   many pages in one growing, randomly readable, checksummed file
+   >>writer   archives: many pages in one growing, readable, checksummed file; groups packed
    ============================================================================================== */
 
 /* The manual tells the format. A writer collects one segment's directory in the caller's buffer; a
@@ -17180,6 +17181,449 @@ LQ_API int lq_archive_finish(lq_archive_writer *writer)
     return LQ_OK;
 }
 
+/* ---- a group's tokens packed in one call ---- */
+
+/* The largest codec, workspace and page of a geometry with `dims` and `slices`: E8 has the most
+   rows, a coded page the largest bound. */
+typedef struct lq__codec_sizes {
+    size_t codec;
+    size_t workspace;
+    size_t page;
+    size_t ring;   /* of pages read from a file */
+    size_t flight; /* pages decoded together */
+} lq__codec_sizes;
+
+LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t flight)
+{
+    lq__codec_sizes s;
+    size_t rows = dims + slices;
+    size_t matrix = rows + dims / 8;
+    s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
+              lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
+    s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
+                  flight * matrix * LQ__TOKENS * 2 + lq_rans_workspace_bytes(matrix, flight);
+    s.flight = flight;
+    s.ring = 0;
+    s.page =
+        LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 + slices));
+    return s;
+}
+
+/* What packing keeps in its workspace. */
+typedef struct lq__pack {
+    const lq_archive_pack_desc *desc;
+    lq_geometry geometry; /* in the basis of the profile, where one is given */
+    lq_archive_writer *writer;
+    const lq_vectors *src;
+    const lq_positions *positions;
+    lq_fit fit;
+    lq_profile profile;
+    void *fit_mem;
+    void *fit_workspace;
+    void *profile_mem;
+    uint8_t *profile_file;
+    void *codec_mem;
+    void *codec_workspace;
+    uint8_t *pages;
+    size_t rows;
+    lq__codec_sizes sizes;
+    lq_profile calibrated;
+    uint8_t *dense_file;
+    void *dense_mem;
+    size_t dense_bytes;
+    void *klt_mem;
+    void *klt_workspace;
+} lq__pack;
+
+LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
+{
+    lq_geometry g = d->geometry;
+    if (d->profile && d->profile->basis == LQ_BASIS_DENSE && !g.dense) {
+        g.basis = LQ_BASIS_DENSE;
+        g.dense = d->profile->dense;
+    }
+    return g;
+}
+
+/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the basis.
+ */
+typedef struct lq__pack_sizes {
+    size_t klt;
+    size_t workspace;
+    size_t file;
+    size_t dense;
+} lq__pack_sizes;
+
+LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
+{
+    lq__pack_sizes s;
+    lq_profile p;
+    lq_klt klt;
+    memset(&s, 0, sizeof s);
+    if (!d->calibrate) {
+        return s;
+    }
+    memset(&klt, 0, sizeof klt);
+    memset(&p, 0, sizeof p);
+    klt.geometry = lq__klt_geometry(&d->geometry);
+    p.stream = d->geometry.stream;
+    p.slice_count = d->geometry.slice_count;
+    p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
+    s.klt = lq_klt_bytes(&klt.geometry);
+    s.workspace =
+        LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
+    s.file = lq_klt_profile_bound(&klt);
+    s.dense = lq__dense_place_of(NULL, &p, p.dims).bytes;
+    return s;
+}
+
+LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
+{
+    const lq_geometry *g = &p->geometry;
+    lq__pack_sizes s = lq__pack_sizes_of(p->desc);
+    p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
+    p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
+    p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
+    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
+    p->codec_mem = lq__arena_take(a, p->sizes.codec);
+    p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
+    p->klt_mem = lq__arena_take(a, s.klt);
+    p->klt_workspace = lq__arena_take(a, s.workspace);
+    p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
+    p->dense_mem = lq__arena_take(a, s.dense);
+    p->dense_bytes = s.dense;
+    p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
+    return p->pages ? LQ_OK : LQ_E_SPACE;
+}
+
+LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
+{
+    lq__codec_sizes s;
+    lq__pack_sizes c;
+    lq_geometry g;
+    size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
+    if (rows == 0) {
+        return 0;
+    }
+    g = lq__pack_geometry(desc);
+    s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
+    c = lq__pack_sizes_of(desc);
+    return 64 * 12 + lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
+           lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
+           c.workspace + c.file + c.dense;
+}
+
+/* Tokens [first, first + count) through one codec as one run. */
+LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, size_t first,
+                            size_t count)
+{
+    lq_archive_run_desc run;
+    lq_codec *codec;
+    size_t done;
+    size_t i;
+    int status;
+    if (count == 0) {
+        return LQ_OK;
+    }
+    status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
+    if (status) {
+        return status;
+    }
+    memset(&run, 0, sizeof run);
+    run.group = p->desc->group;
+    run.profile = profile_id;
+    run.sequence = p->desc->sequence;
+    run.first_token = p->desc->first_token + first;
+    run.token_count = (uint32_t)count;
+    run.code = (uint32_t)codec->desc.page;
+    run.step = codec->desc.page == LQ_PAGE_RAW ? 0.0f : codec->desc.step;
+    run.positions = lq__positions_from(p->positions, first);
+    status = lq_archive_run_begin(p->writer, &run);
+    for (done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
+        size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
+        size_t page_bytes[LQ__IN_FLIGHT];
+        size_t written;
+        const uint8_t *at = p->pages;
+        lq_positions positions = lq__positions_or_none(p->positions, first + done);
+        status =
+            lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written, page_bytes,
+                            p->src, first + done, &positions, n, p->codec_workspace);
+        for (i = 0; i * LQ__TOKENS < n && !status; i++) {
+            status = lq_archive_write_page(p->writer, at, page_bytes[i]);
+            at += page_bytes[i];
+        }
+    }
+    if (!status) {
+        return lq_archive_run_end(p->writer);
+    }
+    if (p->writer->in_run && lq_archive_run_drop(p->writer)) {
+        return status;
+    }
+    return status;
+}
+
+/* Stores the fit so far as a profile of the archive. */
+LQ__STATIC int lq__pack_profile(lq__pack *p, uint32_t *id)
+{
+    lq_archive_profile_desc d = {NULL, 0, NULL};
+    int status = lq_fit_profile(&p->fit, &p->profile, p->profile_mem, lq_profile_bytes(p->rows));
+    if (!status) {
+        status =
+            lq_profile_save(p->profile_file, lq_profile_save_bound(p->rows), &d.count, &p->profile);
+    }
+    if (status) {
+        return status;
+    }
+    d.bytes = p->profile_file;
+    return lq_archive_add_profile(p->writer, &d, id);
+}
+
+/* Fits and codes tokens [first, tokens): all at once, or in the stages of a stream. */
+LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    uint32_t id = 0;
+    size_t start = first;
+    int status =
+        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
+    if (status) {
+        return status;
+    }
+    d->profile = &p->profile;
+    while (start < tokens) { /* the stage that ends one refit also holds the page that caused it */
+        size_t stage = start == first ? LQ__TOKENS : start - first;
+        size_t end = p->desc->refit && tokens - start > stage ? start + stage : tokens;
+        lq_positions positions = lq__positions_or_none(p->positions, start);
+        status =
+            lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
+        if (!status) {
+            status = lq__pack_profile(p, &id);
+        }
+        if (!status) {
+            status = lq__pack_run(p, d, id, start, end - start);
+        }
+        if (status) {
+            return status;
+        }
+        start = end;
+    }
+    return LQ_OK;
+}
+
+/* A calibrated profile, refitted in stages: a stage is coded as its predecessors were, or by a
+   refit to all tokens before it where that saves more than its profile and run take. */
+LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    uint32_t id = p->desc->profile_id;
+    size_t begin = first; /* of the run that is not written yet */
+    size_t start = first;
+    int status =
+        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
+    while (start < tokens && !status) {
+        size_t stage = start == first ? LQ__TOKENS : start - first;
+        size_t end = tokens - start > stage ? start + stage : tokens;
+        lq_positions positions = lq__positions_or_none(p->positions, start);
+        int pays = 0;
+        if (start > first) {
+            status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
+        }
+        if (!status && pays) {
+            status = lq__pack_run(p, d, id, begin, start - begin);
+            begin = start;
+            d->profile = &p->profile;
+            if (!status) {
+                status = lq__pack_profile(p, &id);
+            }
+        }
+        if (!status && end < tokens) {
+            status =
+                lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
+        }
+        start = end;
+    }
+    return status ? status : lq__pack_run(p, d, id, begin, tokens - begin);
+}
+
+/* Fits a basis to tokens [first, tokens) and stores its profile without what only encoding needs,
+   if its bytes and the pages' that it makes are fewer than those of channels. *id is its id, or
+   LQ_ARCHIVE_NONE. */
+LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint32_t *id)
+{
+    const lq_archive_pack_desc *desc = p->desc;
+    const lq_geometry *g = &p->geometry;
+    lq__pack_sizes s = lq__pack_sizes_of(desc);
+    lq_klt_desc k = {0, 0, 1, 0, 1};
+    lq_klt_report report;
+    lq_archive_profile_desc file = {NULL, 0, NULL};
+    lq_positions positions = lq__positions_or_none(p->positions, first);
+    double dims = (double)lq_geometry_dims(g);
+    size_t needed;
+    lq_klt klt;
+    int status;
+    *id = LQ_ARCHIVE_NONE;
+    if (tokens - first < 2 * LQ__TOKENS) {
+        return LQ_OK;
+    }
+    k.step = desc->step;
+    status = lq_klt_init(&klt, p->klt_mem, s.klt, g);
+    if (!status) {
+        status =
+            lq__klt_add_from(&klt, p->src, first, &positions, tokens - first, p->klt_workspace);
+    }
+    if (!status && desc->queries && g->stream == LQ_K) {
+        status = lq__klt_add_queries_from(&klt, desc->queries, desc->reads, desc->query_heads,
+                                          first, &positions, tokens - first, p->klt_workspace);
+    }
+    if (!status) {
+        status = lq_klt_profile(&klt, p->dense_file, s.file, &file.count, &k, &report,
+                                p->klt_workspace, s.workspace);
+    }
+    if (!status) {
+        status = lq_profile_load(&p->calibrated, p->dense_mem, p->dense_bytes, &needed,
+                                 p->dense_file, file.count);
+    }
+    if (status) {
+        return status;
+    }
+    file.count = lq_profile_strip(p->dense_file, file.count);
+    if ((double)(report.channel_bits - report.basis_bits) * dims * (double)(tokens - first) <
+        8 * (double)file.count) {
+        return LQ_OK;
+    }
+    file.bytes = p->dense_file;
+    return lq_archive_add_profile(p->writer, &file, id);
+}
+
+/* The tokens behind the sinks, by the profile that is given or made. */
+LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    const lq_archive_pack_desc *desc = p->desc;
+    if (desc->calibrate && d->page != LQ_PAGE_FIXED) {
+        uint32_t id;
+        int status = lq__pack_calibrate(p, first, tokens, &id);
+        if (status) {
+            return status;
+        }
+        if (id != LQ_ARCHIVE_NONE) {
+            d->profile = &p->calibrated;
+            d->geometry.basis = LQ_BASIS_DENSE;
+            d->geometry.dense = p->calibrated.dense;
+            return lq__pack_run(p, d, id, first, tokens - first);
+        }
+    }
+    if (!desc->profile) {
+        return lq__pack_fitted(p, d, first, tokens);
+    }
+    d->profile = desc->profile;
+    return desc->refit && desc->profile->dense
+               ? lq__pack_refitted(p, d, first, tokens)
+               : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
+}
+
+/* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
+LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
+{
+    memset(d, 0, sizeof *d);
+    d->tables = desc->tables;
+    d->geometry = desc->geometry;
+    d->page = desc->page;
+    d->quantizer = desc->quantizer;
+    d->bits = desc->bits;
+    d->step = desc->step;
+    d->profile = desc->profile;
+}
+
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                              const char **why)
+{
+    const lq_vectors *q = desc->queries;
+    lq_geometry g = lq__pack_geometry(desc);
+    lq_codec_desc d;
+    *why = lq__geometry_fault(&g);
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = desc->refit < 0 || desc->refit > 1           ? "refit: 0 or 1"
+           : desc->calibrate < 0 || desc->calibrate > 1 ? "calibrate: 0 or 1"
+           : desc->calibrate && desc->profile           ? "calibrate: there is a profile"
+           : desc->calibrate && desc->refit             ? "calibrate: goes without refit"
+           : q && !desc->calibrate                      ? "queries: calibration alone wants them"
+           : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
+           : q && !desc->reads                            ? "reads: NULL"
+                                                          : NULL;
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = !writer                                ? NULL
+           : desc->group >= writer->group_count ? "group: the archive has no such one"
+           : desc->profile && desc->profile_id >= writer->profile_count
+               ? "profile_id: the archive has no such one"
+               : NULL;
+    if (*why) {
+        return LQ_E_RANGE;
+    }
+    lq__pack_codec(&d, desc);
+    return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
+}
+
+LQ_API int lq_archive_pack_check(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                                 const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__pack_fault(writer, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
+}
+
+LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                           const lq_vectors *src, const lq_positions *positions, size_t tokens,
+                           void *workspace, size_t workspace_bytes)
+{
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq_positions follow;
+    lq_codec_desc d;
+    lq__pack p;
+    const char *why;
+    size_t sinks;
+    int status;
+    if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
+        tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
+        return LQ_E_ARG;
+    }
+    memset(&follow, 0, sizeof follow);
+    follow.first = (int64_t)desc->first_token;
+    memset(&p, 0, sizeof p);
+    p.desc = desc;
+    p.writer = writer;
+    p.src = src;
+    p.positions = positions ? positions : &follow;
+    p.geometry = lq__pack_geometry(desc);
+    p.rows = lq_geometry_rows(&p.geometry);
+    status = lq__pack_fault(writer, desc, &why);
+    if (status) {
+        return status;
+    }
+    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
+                                 LQ__IN_FLIGHT);
+    if (lq__pack_place(&p, &arena)) {
+        return LQ_E_SPACE;
+    }
+    memset(&d, 0, sizeof d);
+    d.geometry = desc->geometry;
+    sinks = desc->first_token ? 0 : desc->sinks == LQ_NO_SINKS ? 0 : desc->sinks ? desc->sinks : 4;
+    sinks = desc->page == LQ_PAGE_RAW ? tokens : LQ__MIN(sinks, tokens);
+    d.page = LQ_PAGE_RAW;
+    d.type = src->type;
+    status = lq__pack_run(&p, &d, LQ_ARCHIVE_NONE, 0, sinks);
+    if (status || sinks == tokens) {
+        return status;
+    }
+    lq__pack_codec(&d, desc);
+    return lq__pack_rest(&p, &d, sinks, tokens);
+}
+
+/* ================================================================================================
+   >>reader   archives read: records checked, opened, searched; groups unpacked
+   ============================================================================================== */
 /* ---- reader: checks of records ---- */
 
 /* A run's record, taken apart. */
@@ -18353,447 +18797,7 @@ LQ_API int lq_archive_page(const lq_archive_reader *reader, const lq_page_ref *r
     return LQ_OK;
 }
 
-/* ---- a group's tokens in one call ---- */
-
-/* The largest codec, workspace and page of a geometry with `dims` and `slices`: E8 has the most
-   rows, a coded page the largest bound. */
-typedef struct lq__codec_sizes {
-    size_t codec;
-    size_t workspace;
-    size_t page;
-    size_t ring;   /* of pages read from a file */
-    size_t flight; /* pages decoded together */
-} lq__codec_sizes;
-
-LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t flight)
-{
-    lq__codec_sizes s;
-    size_t rows = dims + slices;
-    size_t matrix = rows + dims / 8;
-    s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
-              lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
-    s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
-                  flight * matrix * LQ__TOKENS * 2 + lq_rans_workspace_bytes(matrix, flight);
-    s.flight = flight;
-    s.ring = 0;
-    s.page =
-        LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 + slices));
-    return s;
-}
-
-/* What packing keeps in its workspace. */
-typedef struct lq__pack {
-    const lq_archive_pack_desc *desc;
-    lq_geometry geometry; /* in the basis of the profile, where one is given */
-    lq_archive_writer *writer;
-    const lq_vectors *src;
-    const lq_positions *positions;
-    lq_fit fit;
-    lq_profile profile;
-    void *fit_mem;
-    void *fit_workspace;
-    void *profile_mem;
-    uint8_t *profile_file;
-    void *codec_mem;
-    void *codec_workspace;
-    uint8_t *pages;
-    size_t rows;
-    lq__codec_sizes sizes;
-    lq_profile calibrated;
-    uint8_t *dense_file;
-    void *dense_mem;
-    size_t dense_bytes;
-    void *klt_mem;
-    void *klt_workspace;
-} lq__pack;
-
-LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
-{
-    lq_geometry g = d->geometry;
-    if (d->profile && d->profile->basis == LQ_BASIS_DENSE && !g.dense) {
-        g.basis = LQ_BASIS_DENSE;
-        g.dense = d->profile->dense;
-    }
-    return g;
-}
-
-/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the basis.
- */
-typedef struct lq__pack_sizes {
-    size_t klt;
-    size_t workspace;
-    size_t file;
-    size_t dense;
-} lq__pack_sizes;
-
-LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
-{
-    lq__pack_sizes s;
-    lq_profile p;
-    lq_klt klt;
-    memset(&s, 0, sizeof s);
-    if (!d->calibrate) {
-        return s;
-    }
-    memset(&klt, 0, sizeof klt);
-    memset(&p, 0, sizeof p);
-    klt.geometry = lq__klt_geometry(&d->geometry);
-    p.stream = d->geometry.stream;
-    p.slice_count = d->geometry.slice_count;
-    p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
-    s.klt = lq_klt_bytes(&klt.geometry);
-    s.workspace =
-        LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
-    s.file = lq_klt_profile_bound(&klt);
-    s.dense = lq__dense_place_of(NULL, &p, p.dims).bytes;
-    return s;
-}
-
-LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
-{
-    const lq_geometry *g = &p->geometry;
-    lq__pack_sizes s = lq__pack_sizes_of(p->desc);
-    p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
-    p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
-    p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
-    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
-    p->codec_mem = lq__arena_take(a, p->sizes.codec);
-    p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
-    p->klt_mem = lq__arena_take(a, s.klt);
-    p->klt_workspace = lq__arena_take(a, s.workspace);
-    p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
-    p->dense_mem = lq__arena_take(a, s.dense);
-    p->dense_bytes = s.dense;
-    p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
-    return p->pages ? LQ_OK : LQ_E_SPACE;
-}
-
-LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
-{
-    lq__codec_sizes s;
-    lq__pack_sizes c;
-    lq_geometry g;
-    size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
-    if (rows == 0) {
-        return 0;
-    }
-    g = lq__pack_geometry(desc);
-    s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
-    c = lq__pack_sizes_of(desc);
-    return 64 * 12 + lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
-           lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
-           c.workspace + c.file + c.dense;
-}
-
-/* Tokens [first, first + count) through one codec as one run. */
-LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, size_t first,
-                            size_t count)
-{
-    lq_archive_run_desc run;
-    lq_codec *codec;
-    size_t done;
-    size_t i;
-    int status;
-    if (count == 0) {
-        return LQ_OK;
-    }
-    status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
-    if (status) {
-        return status;
-    }
-    memset(&run, 0, sizeof run);
-    run.group = p->desc->group;
-    run.profile = profile_id;
-    run.sequence = p->desc->sequence;
-    run.first_token = p->desc->first_token + first;
-    run.token_count = (uint32_t)count;
-    run.code = (uint32_t)codec->desc.page;
-    run.step = codec->desc.page == LQ_PAGE_RAW ? 0.0f : codec->desc.step;
-    run.positions = lq__positions_from(p->positions, first);
-    status = lq_archive_run_begin(p->writer, &run);
-    for (done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
-        size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
-        size_t page_bytes[LQ__IN_FLIGHT];
-        size_t written;
-        const uint8_t *at = p->pages;
-        lq_positions positions = lq__positions_or_none(p->positions, first + done);
-        status =
-            lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written, page_bytes,
-                            p->src, first + done, &positions, n, p->codec_workspace);
-        for (i = 0; i * LQ__TOKENS < n && !status; i++) {
-            status = lq_archive_write_page(p->writer, at, page_bytes[i]);
-            at += page_bytes[i];
-        }
-    }
-    if (!status) {
-        return lq_archive_run_end(p->writer);
-    }
-    if (p->writer->in_run && lq_archive_run_drop(p->writer)) {
-        return status;
-    }
-    return status;
-}
-
-/* Stores the fit so far as a profile of the archive. */
-LQ__STATIC int lq__pack_profile(lq__pack *p, uint32_t *id)
-{
-    lq_archive_profile_desc d = {NULL, 0, NULL};
-    int status = lq_fit_profile(&p->fit, &p->profile, p->profile_mem, lq_profile_bytes(p->rows));
-    if (!status) {
-        status =
-            lq_profile_save(p->profile_file, lq_profile_save_bound(p->rows), &d.count, &p->profile);
-    }
-    if (status) {
-        return status;
-    }
-    d.bytes = p->profile_file;
-    return lq_archive_add_profile(p->writer, &d, id);
-}
-
-/* Fits and codes tokens [first, tokens): all at once, or in the stages of a stream. */
-LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
-{
-    uint32_t id = 0;
-    size_t start = first;
-    int status =
-        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
-    if (status) {
-        return status;
-    }
-    d->profile = &p->profile;
-    while (start < tokens) { /* the stage that ends one refit also holds the page that caused it */
-        size_t stage = start == first ? LQ__TOKENS : start - first;
-        size_t end = p->desc->refit && tokens - start > stage ? start + stage : tokens;
-        lq_positions positions = lq__positions_or_none(p->positions, start);
-        status =
-            lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
-        if (!status) {
-            status = lq__pack_profile(p, &id);
-        }
-        if (!status) {
-            status = lq__pack_run(p, d, id, start, end - start);
-        }
-        if (status) {
-            return status;
-        }
-        start = end;
-    }
-    return LQ_OK;
-}
-
-/* A calibrated profile, refitted in stages: a stage is coded as its predecessors were, or by a
-   refit to all tokens before it where that saves more than its profile and run take. */
-LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
-{
-    uint32_t id = p->desc->profile_id;
-    size_t begin = first; /* of the run that is not written yet */
-    size_t start = first;
-    int status =
-        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
-    while (start < tokens && !status) {
-        size_t stage = start == first ? LQ__TOKENS : start - first;
-        size_t end = tokens - start > stage ? start + stage : tokens;
-        lq_positions positions = lq__positions_or_none(p->positions, start);
-        int pays = 0;
-        if (start > first) {
-            status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
-        }
-        if (!status && pays) {
-            status = lq__pack_run(p, d, id, begin, start - begin);
-            begin = start;
-            d->profile = &p->profile;
-            if (!status) {
-                status = lq__pack_profile(p, &id);
-            }
-        }
-        if (!status && end < tokens) {
-            status =
-                lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
-        }
-        start = end;
-    }
-    return status ? status : lq__pack_run(p, d, id, begin, tokens - begin);
-}
-
-/* Fits a basis to tokens [first, tokens) and stores its profile without what only encoding needs,
-   if its bytes and the pages' that it makes are fewer than those of channels. *id is its id, or
-   LQ_ARCHIVE_NONE. */
-LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint32_t *id)
-{
-    const lq_archive_pack_desc *desc = p->desc;
-    const lq_geometry *g = &p->geometry;
-    lq__pack_sizes s = lq__pack_sizes_of(desc);
-    lq_klt_desc k = {0, 0, 1, 0, 1};
-    lq_klt_report report;
-    lq_archive_profile_desc file = {NULL, 0, NULL};
-    lq_positions positions = lq__positions_or_none(p->positions, first);
-    double dims = (double)lq_geometry_dims(g);
-    size_t needed;
-    lq_klt klt;
-    int status;
-    *id = LQ_ARCHIVE_NONE;
-    if (tokens - first < 2 * LQ__TOKENS) {
-        return LQ_OK;
-    }
-    k.step = desc->step;
-    status = lq_klt_init(&klt, p->klt_mem, s.klt, g);
-    if (!status) {
-        status =
-            lq__klt_add_from(&klt, p->src, first, &positions, tokens - first, p->klt_workspace);
-    }
-    if (!status && desc->queries && g->stream == LQ_K) {
-        status = lq__klt_add_queries_from(&klt, desc->queries, desc->reads, desc->query_heads,
-                                          first, &positions, tokens - first, p->klt_workspace);
-    }
-    if (!status) {
-        status = lq_klt_profile(&klt, p->dense_file, s.file, &file.count, &k, &report,
-                                p->klt_workspace, s.workspace);
-    }
-    if (!status) {
-        status = lq_profile_load(&p->calibrated, p->dense_mem, p->dense_bytes, &needed,
-                                 p->dense_file, file.count);
-    }
-    if (status) {
-        return status;
-    }
-    file.count = lq_profile_strip(p->dense_file, file.count);
-    if ((double)(report.channel_bits - report.basis_bits) * dims * (double)(tokens - first) <
-        8 * (double)file.count) {
-        return LQ_OK;
-    }
-    file.bytes = p->dense_file;
-    return lq_archive_add_profile(p->writer, &file, id);
-}
-
-/* The tokens behind the sinks, by the profile that is given or made. */
-LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
-{
-    const lq_archive_pack_desc *desc = p->desc;
-    if (desc->calibrate && d->page != LQ_PAGE_FIXED) {
-        uint32_t id;
-        int status = lq__pack_calibrate(p, first, tokens, &id);
-        if (status) {
-            return status;
-        }
-        if (id != LQ_ARCHIVE_NONE) {
-            d->profile = &p->calibrated;
-            d->geometry.basis = LQ_BASIS_DENSE;
-            d->geometry.dense = p->calibrated.dense;
-            return lq__pack_run(p, d, id, first, tokens - first);
-        }
-    }
-    if (!desc->profile) {
-        return lq__pack_fitted(p, d, first, tokens);
-    }
-    d->profile = desc->profile;
-    return desc->refit && desc->profile->dense
-               ? lq__pack_refitted(p, d, first, tokens)
-               : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
-}
-
-/* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
-LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
-{
-    memset(d, 0, sizeof *d);
-    d->tables = desc->tables;
-    d->geometry = desc->geometry;
-    d->page = desc->page;
-    d->quantizer = desc->quantizer;
-    d->bits = desc->bits;
-    d->step = desc->step;
-    d->profile = desc->profile;
-}
-
-/* A status, and why. writer NULL: ids are not looked at. */
-LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
-                              const char **why)
-{
-    const lq_vectors *q = desc->queries;
-    lq_geometry g = lq__pack_geometry(desc);
-    lq_codec_desc d;
-    *why = lq__geometry_fault(&g);
-    if (*why) {
-        return LQ_E_ARG;
-    }
-    *why = desc->refit < 0 || desc->refit > 1           ? "refit: 0 or 1"
-           : desc->calibrate < 0 || desc->calibrate > 1 ? "calibrate: 0 or 1"
-           : desc->calibrate && desc->profile           ? "calibrate: there is a profile"
-           : desc->calibrate && desc->refit             ? "calibrate: goes without refit"
-           : q && !desc->calibrate                      ? "queries: calibration alone wants them"
-           : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
-           : q && !desc->reads                            ? "reads: NULL"
-                                                          : NULL;
-    if (*why) {
-        return LQ_E_ARG;
-    }
-    *why = !writer                                ? NULL
-           : desc->group >= writer->group_count ? "group: the archive has no such one"
-           : desc->profile && desc->profile_id >= writer->profile_count
-               ? "profile_id: the archive has no such one"
-               : NULL;
-    if (*why) {
-        return LQ_E_RANGE;
-    }
-    lq__pack_codec(&d, desc);
-    return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
-}
-
-LQ_API int lq_archive_pack_check(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
-                                 const char **message)
-{
-    const char *why = "desc: NULL";
-    int status = desc ? lq__pack_fault(writer, desc, &why) : LQ_E_ARG;
-    return lq__told(message, why, status);
-}
-
-LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
-                           const lq_vectors *src, const lq_positions *positions, size_t tokens,
-                           void *workspace, size_t workspace_bytes)
-{
-    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
-    lq_positions follow;
-    lq_codec_desc d;
-    lq__pack p;
-    const char *why;
-    size_t sinks;
-    int status;
-    if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
-        tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
-        return LQ_E_ARG;
-    }
-    memset(&follow, 0, sizeof follow);
-    follow.first = (int64_t)desc->first_token;
-    memset(&p, 0, sizeof p);
-    p.desc = desc;
-    p.writer = writer;
-    p.src = src;
-    p.positions = positions ? positions : &follow;
-    p.geometry = lq__pack_geometry(desc);
-    p.rows = lq_geometry_rows(&p.geometry);
-    status = lq__pack_fault(writer, desc, &why);
-    if (status) {
-        return status;
-    }
-    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
-                                 LQ__IN_FLIGHT);
-    if (lq__pack_place(&p, &arena)) {
-        return LQ_E_SPACE;
-    }
-    memset(&d, 0, sizeof d);
-    d.geometry = desc->geometry;
-    sinks = desc->first_token ? 0 : desc->sinks == LQ_NO_SINKS ? 0 : desc->sinks ? desc->sinks : 4;
-    sinks = desc->page == LQ_PAGE_RAW ? tokens : LQ__MIN(sinks, tokens);
-    d.page = LQ_PAGE_RAW;
-    d.type = src->type;
-    status = lq__pack_run(&p, &d, LQ_ARCHIVE_NONE, 0, sinks);
-    if (status || sinks == tokens) {
-        return status;
-    }
-    lq__pack_codec(&d, desc);
-    return lq__pack_rest(&p, &d, sinks, tokens);
-}
-
-/* ---- reading ---- */
+/* ---- a group's tokens unpacked in one call ---- */
 typedef struct lq__unpack {
     const lq_archive_reader *reader;
     const lq_archive_unpack_desc *desc;

@@ -59,7 +59,8 @@
      >>hot               fixed-width tiles and attention on their integers
      >>warm              coded pages attended by decoding
      >>kv                the live cache: append, attend, read, fork, evict, save, load, export
-     >>array             arrays in two calls; rows at a fixed rate
+     >>array             arrays in two calls
+     >>rows              arrays whose rows stand alone, at a fixed rate
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
 
@@ -36296,6 +36297,9 @@ LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *s
     return status ? status : r.at != r.count ? LQ_E_DATA : LQ_OK;
 }
 
+/* ================================================================================================
+   >>rows   arrays whose rows stand alone, at a fixed rate: any run of them is read by itself
+   ============================================================================================== */
 /* ---- rows at a fixed rate ----
    A row is brought to integers X of at most 2^19. The step starts at what suits a Gaussian of the
    row's energy and goes to the best of neighbours a twelfth of an octave apart, by what they cost:

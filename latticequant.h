@@ -56,7 +56,11 @@
      >>rate              rate control: bits and errors of a step, groups that share bits
      >>writer            many pages in one file, the archive: writing, a group packed
      >>reader            archives read: opening, finding, a group unpacked
-     >>hot               fixed-width tiles and attention on their integers
+     >>tile              hot pages: fixed-width tiles, their layout, the table of their kernels
+     >>turn              vectors on their way into a tile: centred, rotated, integers
+     >>seal              tiles written: scales and levels
+     >>multiply          rows of integers times the levels of a tile
+     >>hot               attention on tiles
      >>warm              coded pages attended by decoding
      >>kv                the live cache: append, attend, read, fork, evict, save, load, export
      >>array             arrays in two calls
@@ -19296,7 +19300,7 @@ LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_u
     return status ? status : lq__unpack_range(&u, dst, first, tokens);
 }
 /* ================================================================================================
-   >>hot   hot pages: fixed-width tiles and attention on their integers
+   >>tile   hot pages: tiles of fixed width, their layout and kernels
 
    A tile holds up to 64 tokens of one kv head's K or V. A vector is centred (less its head's mean),
    rotated (signs, Hadamard) and written as levels of a small table times a scale of its own:
@@ -19553,7 +19557,850 @@ LQ__INLINE uint32_t lq__hot_sign(size_t i)
     return lq__hot_signs[i / 32] >> i % 32 & 1u;
 }
 
-/* ---- seal: integers only ---- */
+/* ---- one step of vectors on their way in ---- */
+/* What comes next, to be prefetched. */
+typedef struct lq__hot_ahead {
+    uintptr_t at[3];
+    size_t bytes[3]; /* 0: nothing */
+} lq__hot_ahead;
+
+/* One step of up to 8 vectors on their way in. */
+typedef struct lq__hot_turn {
+    const uint8_t *rows[8]; /* of (dims) numbers: finite, also less the mean */
+    const uint8_t *mean;
+    int type; /* of the rows */
+    int mean_type;
+    size_t tokens;
+    size_t dims;
+    const float *centers; /* means of the rows, or NULL: mean is that of all */
+    size_t center_stride; /* from row to row; 0: one for all */
+    const float *stretch; /* with centers: (dims) what is left of a row is multiplied by it */
+    int64_t *sums;  /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
+    float sum_unit; /* at most 2^14 */
+    int32_t base;   /* in and out: scales are in units of 2^base */
+    size_t lost;    /* is raised by tokens that are too small, or too large, for a scale */
+    lq__hot_ahead ahead; /* of the next step */
+    size_t row;          /* of scratch: lq__hot_stride(dims) */
+    int32_t *spun;       /* (8, row): scratch */
+    int16_t *dst;        /* (8, row): X, zero from tokens and from dims on */
+    float *center;       /* (dims): scratch */
+    int32_t unit[8];     /* out: spun is in units of 2^unit */
+    uint32_t most[8];    /* out: the largest |spun|, 0 from tokens on */
+} lq__hot_turn;
+
+LQ__INLINE void lq__hot_prefetch(uintptr_t address)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch((const void *)address);
+    __asm__ volatile(""); /* gcc drops calls of functions that only prefetch */
+#else
+    (void)address;
+#endif
+}
+
+/* An eighth of it: spread over the work it costs nothing. */
+LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_ahead *ahead, size_t eighth)
+{
+    int j;
+    for (j = 0; j < 3; j++) {
+        size_t bytes = ahead->bytes[j] / 8;
+        size_t i;
+        for (i = 0; i < bytes; i += 64) {
+            lq__hot_prefetch(ahead->at[j] + eighth * bytes + i);
+        }
+    }
+}
+
+LQ__INLINE size_t lq__hot_stride(size_t dims)
+{
+    return (dims + 63) & ~(size_t)63;
+}
+
+/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean. */
+LQ__STATIC size_t lq__hot_work_bytes(size_t dims)
+{
+    return lq__hot_stride(dims) * (16 + 32 + 4);
+}
+
+/* ---- kernels: one table a level ----
+   dots      dst (4, 64) = rows of q8 (wide apart) times a K tile's levels; `sum` of each row
+   sums      acc (rows wide apart) += unit[r] * (weights (4, 64) times a V tile's levels)
+   across    the same of a K tile: its dims first .. last - 1, both multiples of 16
+   logits    one step of rows: products to logits (see lq__hot_step), and the largest of each row
+   weigh     logits to weights: e = exp(logit - most), share = exp(most - base), e * share added to
+             sum; codes NULL: e * share in place; else e times V's scale, over the largest scale, to
+             u8 in one or two planes, with the unit of the high plane
+   raw_dots, raw_sums  the same two for floats; tokens out of the mask are not read
+   flip      dst = src * scale with the signs of the basis
+   query     a rotated row to two planes of int8 (see lq__hot_query); returns the unit of plane 0
+   turn, granule  see seal
+   turning   sums (4, 64) of rows first .. first + rows - 1, and their units
+   Three rows may be computed as four: buffers hold four. `ahead` is the distance to the tile that
+   comes next, which the kernels prefetch as they go: spread over the work it costs nothing, in one
+   burst it waits for memory. */
+typedef struct lq__hot_step {
+    float *logits;        /* (4, 64); raw: in, q . k */
+    const int32_t *high;  /* (4, 64) products, NULL if raw */
+    const int32_t *low;   /* (4, 64) of plane 1, or NULL */
+    const uint8_t *codes; /* (64) scales of K */
+    const float *scale;   /* of each row */
+    const float *shift;   /* of each row */
+    const int32_t *turning;    /* (4, 64) of means that RoPE turns, or NULL */
+    const float *turning_unit; /* of each row */
+    const float *bias;    /* or NULL */
+    size_t bias_stride;
+    float softcap;
+    uint64_t mask[LQ__HOT_BATCH];
+} lq__hot_step;
+
+typedef struct lq__hot_weights {
+    float *weights;       /* (4, 64): logits in, weights out if codes is NULL */
+    const float *most;    /* (4) the largest logit here */
+    const float *base;    /* (4) the running maximum, at least that */
+    const uint8_t *codes; /* (64) scales of V */
+    uint8_t *high;        /* (4, 64) */
+    uint8_t *low;         /* (4, 64), or NULL */
+    float *unit;          /* (4) */
+    float (*sum)[16];     /* of each row, in 16 parts: added to */
+} lq__hot_weights;
+
+typedef struct lq__hot_floats { /* raw tokens */
+    const void *data;
+    int type;
+    size_t stride;
+    size_t dims;
+    uint64_t mask;
+    uintptr_t next; /* bytes read after these: prefetched row by row */
+    size_t next_stride;
+    size_t next_bytes; /* of a row */
+} lq__hot_floats;
+
+typedef struct lq__hot_kernels {
+    void (*dots)(int32_t *, const uint8_t *, int, const int8_t *, const int32_t *, size_t, size_t,
+                 uintptr_t);
+    void (*sums)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
+                 uintptr_t);
+    void (*across)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
+                   size_t, size_t);
+    void (*logits)(float *, const lq__hot_step *, size_t);
+    void (*weigh)(const lq__hot_weights *, size_t);
+    void (*raw_dots)(float *, const lq__hot_floats *, const float *, size_t, size_t);
+    void (*raw_sums)(float *, const lq__hot_floats *, const float *, size_t, size_t);
+    void (*flip)(float *, const float *, size_t, float);
+    float (*query)(int8_t *, int8_t *, int32_t *, const float *, size_t);
+    void (*turn)(lq__hot_turn *);
+    void (*granule)(uint8_t *, int, int, size_t, const lq__hot_turn *);
+    void (*turning)(lq__hot_turning *, const lq__hot_part *, size_t, size_t);
+} lq__hot_kernels;
+
+static const lq__hot_kernels *lq__hot_of_level(void);
+
+/* ---- the basis of one vector; a tile opened ---- */
+/* The basis of one vector, as lq_rotate_f32 and lq_unrotate_f32. */
+LQ__STATIC void lq__hot_butterflies(float *x, size_t dims)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block = lq__hadamard_block(dims);
+    size_t d;
+    for (d = 0; d < dims; d += block) {
+        kernels->butterfly(x + d, block);
+    }
+}
+
+LQ__STATIC void lq__hot_rotate(float *x, const float *src, size_t dims)
+{
+    lq__hot_of_level()->flip(x, src, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
+    lq__hot_butterflies(x, dims);
+}
+
+LQ__STATIC void lq__hot_unrotate(float *x, size_t dims)
+{
+    lq__hot_butterflies(x, dims);
+    lq__hot_of_level()->flip(x, x, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
+}
+
+/* dst (dims) = src * factor: apart from what adds to it, so that no compiler contracts it. */
+LQ__APART void lq__hot_multiply(float *dst, const float *src, const float *factor, size_t dims)
+{
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        dst[i] = src[i] * factor[i];
+    }
+}
+
+/* Tokens first .. of a tile as floats: x (tokens, dims), stride apart. shrink: the inverse of what
+   they were stretched by, or NULL; mean: NULL is 0. */
+LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int kind, int stream,
+                             size_t dims, size_t first, size_t tokens, int32_t base,
+                             const float *shrink, const float *mean, void *work)
+{
+    size_t wide = lq__hot_wide(dims);
+    const uint8_t *scales = tile + wide * 8 * lq__hot_bits(kind);
+    float *row = (float *)work;
+    size_t t;
+    size_t i;
+    for (t = 0; t < tokens; t++) {
+        float scale = lq__hot_scale(scales[first + t]) * lq__hot_power(base);
+        for (i = 0; i < dims; i++) {
+            row[i] = scale * (float)lq__hot_level(tile, kind, stream, wide, first + t, i);
+        }
+        lq__hot_unrotate(row, dims);
+        if (shrink) {
+            lq__hot_multiply(row, row, shrink, dims);
+        }
+        for (i = 0; i < dims; i++) {
+            x[t * stride + i] = row[i] + (mean ? mean[i] : 0.0f);
+        }
+    }
+}
+
+/* ---- what kernels of several rooms load with ---- */
+#if LQ__X86
+/* Attention's sums are exempt from bit-exactness, so these may fuse; the integers agree. */
+#define LQ__TARGET_HOT_AVX2 __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2")))
+#define LQ__TARGET_HOT_AVX512                                                                 \
+    __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
+                          "avx512vbmi,avx512vbmi2,avx512vnni,avx512vpopcntdq")))
+#define LQ__HOT_256 LQ__TARGET_HOT_AVX2 LQ__INLINE
+#define LQ__HOT_512 LQ__TARGET_HOT_AVX512 LQ__INLINE
+
+LQ__HOT_256 __m256i lq__hot_load_256(const int32_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+LQ__HOT_256 __m256i lq__hot_twice_256(const int8_t *p)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* Elements i .. i + 7 of raw data as floats. */
+LQ__HOT_256 __m256 lq__hot_raw_256(const uint8_t *src, size_t i, int type)
+{
+    __m128i h;
+    if (type == LQ_F32) {
+        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
+    }
+    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
+    return type == LQ_F16 ? _mm256_cvtph_ps(h)
+                          : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+LQ__HOT_512 __mmask16 lq__hot_tail_512(size_t left)
+{
+    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1u);
+}
+
+/* Elements i .. i + 15 (those of the mask) of raw data as floats. */
+LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mmask16 m)
+{
+    if (type == LQ_F32) {
+        return _mm512_maskz_loadu_ps(m, src + 4 * i);
+    }
+    if (type == LQ_F16) {
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, src + 2 * i));
+    }
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
+}
+#endif
+
+/* ================================================================================================
+   >>turn   vectors on their way into a tile: centred, rotated, as integers X
+   ============================================================================================== */
+/* ---- the C code ---- */
+/* 2^19 to 2^20 units for the largest |x| of these bits. */
+LQ__INLINE int32_t lq__hot_unit(uint32_t most)
+{
+    int32_t unit = (int32_t)(most >> 23) - 127 - 19;
+    return LQ__MAX(unit, -120);
+}
+
+/* For X at most 2^14 from x at most `most`: round(x / 2^shift). */
+LQ__INLINE int32_t lq__hot_shift(uint32_t most)
+{
+    return most ? (int32_t)lq__log2_floor(most) - 13 : 0;
+}
+
+/* Signs and Hadamard butterflies, without the norm; returns the largest |x|. */
+LQ__STATIC uint32_t lq__hot_spin(int32_t *x, size_t dims, size_t block)
+{
+    uint32_t most = 0;
+    size_t h;
+    size_t i;
+    size_t j;
+    for (i = 0; i < dims; i++) {
+        x[i] = lq__hot_sign(i) ? -x[i] : x[i];
+    }
+    for (h = 1; h < block; h *= 2) {
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j++) {
+                int32_t a = x[j];
+                int32_t b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+        }
+    }
+    for (i = 0; i < dims; i++) {
+        uint32_t a = (uint32_t)(x[i] < 0 ? -x[i] : x[i]);
+        most = LQ__MAX(most, a);
+    }
+    return most;
+}
+
+/* round(x / 2^shift), halves up; shift may be negative. */
+LQ__STATIC void lq__hot_narrow(int16_t *dst, const int32_t *x, size_t dims, int32_t shift)
+{
+    int32_t half = shift > 0 ? 1 << (shift - 1) : 0;
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        dst[i] = (int16_t)(shift > 0 ? (x[i] + half) >> shift : x[i] * (1 << -shift));
+    }
+}
+
+/* sums += rows, in integers: any order gives the same. */
+LQ__STATIC void lq__hot_add_rows(const lq__hot_turn *turn, const float *x)
+{
+    size_t i;
+    for (i = 0; i < turn->dims && turn->sums; i++) {
+        float f = x[i] > 8191.0f ? 8191.0f : x[i];
+        f = f < -8191.0f ? -8191.0f : f;
+        turn->sums[i] += (int32_t)(f * turn->sum_unit);
+    }
+}
+
+/* Finite. Nothing is added to the product, so that no compiler contracts it. */
+LQ__INLINE float lq__hot_stretched(float x, float stretch)
+{
+    float v = x * stretch;
+    return v > LQ__HOT_FAR ? LQ__HOT_FAR : v < -LQ__HOT_FAR ? -LQ__HOT_FAR : v;
+}
+
+/* Less the mean, in fixed point, rotated, as X. */
+static void lq__hot_turn_c(lq__hot_turn *turn)
+{
+    size_t dims = turn->dims;
+    size_t t;
+    size_t i;
+    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
+    for (t = 0; t < turn->tokens; t++) {
+        const float *center =
+            turn->centers ? turn->centers + t * turn->center_stride : turn->center;
+        int32_t *spun = turn->spun + t * turn->row;
+        float *x = (float *)(void *)spun;
+        uint32_t most = 0;
+        lq__load_row_c(x, turn->rows[t], dims, turn->type);
+        lq__hot_add_rows(turn, x);
+        for (i = 0; i < dims; i++) {
+            float v = x[i] - center[i];
+            uint32_t a;
+            if (turn->centers) {
+                v = lq__hot_stretched(v, turn->stretch[i]);
+            }
+            a = lq__bits_of_f32(v) & 0x7fffffffu;
+            most = LQ__MAX(most, a);
+            memcpy(&spun[i], &v, 4);
+        }
+        turn->unit[t] = lq__hot_unit(most);
+        for (i = 0; i < dims; i++) {
+            spun[i] = lq__fixed_of_bits((uint32_t)spun[i], turn->unit[t]);
+        }
+        turn->most[t] = lq__hot_spin(spun, dims, lq__hadamard_block(dims));
+        lq__hot_narrow(turn->dst + t * turn->row, spun, dims, lq__hot_shift(turn->most[t]));
+    }
+}
+
+/* ---- AVX2 ---- */
+#if LQ__X86
+/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
+LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
+{
+    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
+}
+
+LQ__HOT_256 uint32_t lq__hot_most_256(__m256i most)
+{
+    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(half);
+}
+
+/* Eight numbers in fixed point, with their signs, through the stages within eight. */
+LQ__HOT_256 __m256i lq__hot_eight_256(const int32_t *x, __m256 scale)
+{
+    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
+    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
+    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
+    const __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(lq__hot_load_256(x)), scale);
+    __m256i v =
+        _mm256_cvttps_epi32(_mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
+    return lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
+}
+
+/* -0.0 where the basis has a minus. */
+LQ__HOT_256 __m256 lq__hot_minus_256(size_t i)
+{
+    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN)));
+}
+
+/* Sum and difference of two vectors in place. */
+LQ__HOT_256 void lq__hot_both_256(__m256i *a, __m256i *b)
+{
+    const __m256i sum = _mm256_add_epi32(*a, *b);
+    *b = _mm256_sub_epi32(*a, *b);
+    *a = sum;
+}
+
+/* The largest lane of each of eight vectors. */
+LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
+{
+    __m256i four[2];
+    int j;
+    for (j = 0; j < 2; j++, m += 4) {
+        const __m256i a =
+            _mm256_max_epu32(_mm256_unpacklo_epi32(m[0], m[1]), _mm256_unpackhi_epi32(m[0], m[1]));
+        const __m256i b =
+            _mm256_max_epu32(_mm256_unpacklo_epi32(m[2], m[3]), _mm256_unpackhi_epi32(m[2], m[3]));
+        four[j] = _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    return _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+}
+
+/* lq__hot_unit of eight tokens' largest magnitudes. */
+LQ__HOT_256 void lq__hot_units_256(lq__hot_turn *turn, __m256i most)
+{
+    const __m256i unit = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(127 + 19));
+    _mm256_storeu_si256((__m256i *)(void *)turn->unit,
+                        _mm256_max_epi32(unit, _mm256_set1_epi32(-120)));
+}
+
+#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
+#define LQ__HOT_EACH_EIGHT(X) LQ__HOT_EACH_FOUR(X) X(4) X(5) X(6) X(7)
+
+/* Numbers i .. of row t less its own mean, stretched. */
+LQ__HOT_256 __m256 lq__hot_stretched_256(const lq__hot_turn *turn, __m256 x, size_t t, size_t i)
+{
+    const __m256 far = _mm256_set1_ps(LQ__HOT_FAR);
+    const float *center = turn->centers + t * turn->center_stride;
+    x = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_loadu_ps(center + i)),
+                      _mm256_loadu_ps(turn->stretch + i));
+    return _mm256_max_ps(_mm256_min_ps(x, far), _mm256_sub_ps(_mm256_setzero_ps(), far));
+}
+
+/* Eight rows less their mean, still floats, and their units; sums. own: means are those of the
+   rows, and what is left is stretched; a constant. */
+LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type, int own)
+{
+#define LQ__HOT_MOST_256(t) __m256i most##t = _mm256_setzero_si256();
+#define LQ__HOT_TAKE_256(t)                                                                \
+    x = lq__hot_raw_256(turn->rows[t], i, type);                                           \
+    f = own ? lq__hot_stretched_256(turn, x, (t), i) : _mm256_sub_ps(x, mean);             \
+    v = _mm256_castps_si256(f);                                                            \
+    _mm256_storeu_si256((__m256i *)(void *)(turn->spun + (t)*turn->row + i), v);           \
+    most##t = _mm256_max_epu32(most##t, _mm256_and_si256(v, magnitude));                   \
+    x = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit)); \
+    sum = _mm256_add_epi32(sum, _mm256_cvttps_epi32(_mm256_mul_ps(x, unit)));
+#define LQ__HOT_KEEP_256(t) most[t] = most##t;
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const __m256 limit = _mm256_set1_ps(8191.0f);
+    const __m256 unit = _mm256_set1_ps(turn->sum_unit);
+    __m256i most[8];
+    size_t i;
+    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
+    for (i = 0; i < turn->dims; i += 8) {
+        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
+        __m256i sum = _mm256_setzero_si256();
+        __m256i v;
+        __m256 f;
+        __m256 x;
+        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_256)
+        if (turn->sums) {
+            __m256i *to = (__m256i *)(void *)(turn->sums + i);
+            const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
+            const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
+            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
+            _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
+        }
+    }
+    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_256)
+    lq__hot_units_256(turn, lq__hot_mosts_256(most));
+#undef LQ__HOT_MOST_256
+#undef LQ__HOT_TAKE_256
+#undef LQ__HOT_KEEP_256
+}
+
+/* Dims i .. i + 31 of all tokens through the stages within 32. */
+LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
+{
+#define LQ__HOT_MINUS_256(k) const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
+#define LQ__HOT_LOAD_256(k) \
+    __m256i v##k = lq__hot_eight_256(spun + 8 * (k), _mm256_xor_ps(scale, minus##k));
+#define LQ__HOT_STORE_256(k) _mm256_storeu_si256((__m256i *)(void *)(spun + 8 * (k)), v##k);
+    LQ__HOT_EACH_FOUR(LQ__HOT_MINUS_256)
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        const __m256 scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+        int32_t *spun = turn->spun + t * turn->row + i;
+        LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_256)
+        lq__hot_both_256(&v0, &v1);
+        lq__hot_both_256(&v2, &v3);
+        lq__hot_both_256(&v0, &v2);
+        lq__hot_both_256(&v1, &v3);
+        LQ__HOT_EACH_FOUR(LQ__HOT_STORE_256)
+    }
+#undef LQ__HOT_MINUS_256
+#undef LQ__HOT_LOAD_256
+#undef LQ__HOT_STORE_256
+}
+
+/* Stages from h on, in memory; returns the largest magnitude. */
+LQ__HOT_256 uint32_t lq__hot_spin_256(int32_t *x, size_t dims, size_t h, size_t block)
+{
+    __m256i most = _mm256_setzero_si256();
+    size_t i;
+    size_t j;
+    for (i = 0; i < dims && h >= block; i += 8) {
+        most = _mm256_max_epu32(most, _mm256_abs_epi32(lq__hot_load_256(x + i)));
+    }
+    for (; h < block; h *= 2) {
+        most = _mm256_setzero_si256();
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j += 8) {
+                __m256i a = lq__hot_load_256(x + j);
+                __m256i b = lq__hot_load_256(x + j + h);
+                lq__hot_both_256(&a, &b);
+                most = _mm256_max_epu32(most,
+                                        _mm256_max_epu32(_mm256_abs_epi32(a), _mm256_abs_epi32(b)));
+                _mm256_storeu_si256((__m256i *)(void *)(x + j), a);
+                _mm256_storeu_si256((__m256i *)(void *)(x + j + h), b);
+            }
+        }
+    }
+    return lq__hot_most_256(most);
+}
+
+/* The scale 2^-unit makes exact products. Tokens take turns within each part, so that none waits
+   for its own maximum. */
+LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
+{
+    const size_t dims = turn->dims;
+    const size_t block = lq__hadamard_block(dims);
+    const size_t first = block < 32 ? 8 : 32;
+    size_t t;
+    size_t i;
+    if (turn->tokens < 8) {
+        lq__hot_turn_c(turn);
+        return;
+    }
+    if (turn->centers) {
+        lq__hot_take_256(turn, turn->type, 1);
+    } else if (turn->type == LQ_F16) {
+        lq__hot_take_256(turn, LQ_F16, 0);
+    } else {
+        lq__hot_take_256(turn, turn->type, 0);
+    }
+    for (i = 0; i < dims && first == 32; i += 32) {
+        lq__hot_turn_32_256(turn, i);
+    }
+    for (; i < dims; i += 8) {
+        const __m256 minus = lq__hot_minus_256(i);
+        for (t = 0; t < 8; t++) {
+            const __m256 scale =
+                _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+            int32_t *spun = turn->spun + t * turn->row + i;
+            const __m256i v = lq__hot_eight_256(spun, _mm256_xor_ps(scale, minus));
+            _mm256_storeu_si256((__m256i *)(void *)spun, v);
+        }
+    }
+    for (t = 0; t < 8; t++) {
+        turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
+    }
+    for (t = 0; t < 8; t++) {
+        const int32_t *spun = turn->spun + t * turn->row;
+        int16_t *dst = turn->dst + t * turn->row;
+        const int32_t shift = lq__hot_shift(turn->most[t]);
+        const __m128i right = _mm_cvtsi32_si128(shift);
+        const __m256i half = _mm256_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
+        if (shift <= 0) {
+            lq__hot_narrow(dst, spun, dims, shift);
+            continue;
+        }
+        for (i = 0; i < dims; i += 8) {
+            const __m256i v =
+                _mm256_sra_epi32(_mm256_add_epi32(lq__hot_load_256(spun + i), half), right);
+            _mm_storeu_si128(
+                (__m128i *)(void *)(dst + i),
+                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+        }
+    }
+}
+
+/* ---- AVX-512 ---- */
+/* A stage within a vector: y is v with the pair's lanes exchanged. */
+LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
+{
+    return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
+}
+
+LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
+{
+    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* Sixteen numbers in fixed point through the stages within sixteen. */
+LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
+{
+    __m512i v = lq__hot_fixed_512(x, scale);
+    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
+    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
+    v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
+    return lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0x4e), 0xff00);
+}
+
+/* Sum and difference of two vectors in place. */
+LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
+{
+    const __m512i sum = _mm512_add_epi32(*a, *b);
+    *b = _mm512_sub_epi32(*a, *b);
+    *a = sum;
+}
+
+/* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
+   vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
+   tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
+LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
+{
+    __m512i x;
+    __m512i y;
+    lq__hot_both_512(a, b);
+    x = _mm512_unpacklo_epi32(*a, *b);
+    y = _mm512_unpackhi_epi32(*a, *b);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_unpacklo_epi32(x, y);
+    *b = _mm512_unpackhi_epi32(x, y);
+    lq__hot_both_512(a, b);
+    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
+    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_shuffle_i32x4(x, y, 0x88);
+    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
+    lq__hot_both_512(a, b);
+}
+
+/* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
+static const int16_t lq__hot_orders[2][32] = {
+    {0, 1, 2, 3, 8,  9,  10, 11, 16, 17, 18, 19, 24, 25, 26, 27,
+     4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31},
+    {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
+     2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
+
+/* Numbers i .. of row t less its own mean, stretched. */
+LQ__HOT_512 __m512 lq__hot_stretched_512(const lq__hot_turn *turn, __m512 x, size_t t, size_t i)
+{
+    const float *center = turn->centers + t * turn->center_stride;
+    x = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_loadu_ps(center + i)),
+                      _mm512_loadu_ps(turn->stretch + i));
+    return _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(LQ__HOT_FAR)),
+                         _mm512_set1_ps(-LQ__HOT_FAR));
+}
+
+/* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums.
+   own: as in lq__hot_take_256. */
+LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type, int own)
+{
+#define LQ__HOT_MOST_512(t)                \
+    __m512 most##t = _mm512_setzero_ps();  \
+    const uint8_t *row##t = turn->rows[t]; \
+    int32_t *spun##t = turn->spun + (t)*turn->row;
+#define LQ__HOT_TAKE_512(t)                                                                        \
+    x = type == LQ_F16                                                                             \
+            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
+            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
+    v = own ? lq__hot_stretched_512(turn, x, (t), i) : _mm512_sub_ps(x, mean);                     \
+    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
+    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
+    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
+    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
+#define LQ__HOT_KEEP_512(t)                                                          \
+    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
+                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
+    const __m512 unit = _mm512_set1_ps(turn->sum_unit);
+    const size_t dims = turn->dims;
+    int64_t *sums = turn->sums;
+    __m256i most[8];
+    size_t i;
+    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
+    for (i = 0; i < dims; i += 16) {
+        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
+        const __m512i minus =
+            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
+        __m512i sum = _mm512_setzero_si512();
+        __m512 x;
+        __m512 v;
+        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
+        if (sums) {
+            int64_t *to = sums + i;
+            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
+            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
+            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
+            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
+        }
+    }
+    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_512)
+    lq__hot_units_256(turn, lq__hot_mosts_256(most));
+#undef LQ__HOT_MOST_512
+#undef LQ__HOT_TAKE_512
+#undef LQ__HOT_KEEP_512
+}
+
+/* 128 numbers through the stages within 128; the largest magnitudes. */
+LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
+{
+#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
+#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
+#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
+    LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
+    lq__hot_pair_512(&v0, &v1);
+    lq__hot_pair_512(&v2, &v3);
+    lq__hot_pair_512(&v4, &v5);
+    lq__hot_pair_512(&v6, &v7);
+    lq__hot_both_512(&v0, &v2);
+    lq__hot_both_512(&v1, &v3);
+    lq__hot_both_512(&v4, &v6);
+    lq__hot_both_512(&v5, &v7);
+    lq__hot_both_512(&v0, &v4);
+    lq__hot_both_512(&v1, &v5);
+    lq__hot_both_512(&v2, &v6);
+    lq__hot_both_512(&v3, &v7);
+    LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
+    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
+                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
+#undef LQ__HOT_LOAD_512
+#undef LQ__HOT_STORE_512
+#undef LQ__HOT_LARGER_512
+}
+
+/* Stages from h on, in memory; returns the largest magnitudes. */
+LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
+{
+    __m512i most = _mm512_setzero_si512();
+    size_t i;
+    size_t j;
+    for (i = 0; i < dims && h >= block; i += 16) {
+        most = _mm512_max_epu32(most, _mm512_abs_epi32(_mm512_loadu_si512(x + i)));
+    }
+    for (; h < block; h *= 2) {
+        most = _mm512_setzero_si512();
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j += 16) {
+                __m512i a = _mm512_loadu_si512(x + j);
+                __m512i b = _mm512_loadu_si512(x + j + h);
+                lq__hot_both_512(&a, &b);
+                most = _mm512_max_epu32(most,
+                                        _mm512_max_epu32(_mm512_abs_epi32(a), _mm512_abs_epi32(b)));
+                _mm512_storeu_si512(x + j, a);
+                _mm512_storeu_si512(x + j + h, b);
+            }
+        }
+    }
+    return most;
+}
+
+/* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
+   magnitudes. */
+LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
+{
+    const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+    int32_t *spun = turn->spun + t * turn->row;
+    __m512i most = _mm512_setzero_si512();
+    size_t i;
+    for (i = 0; i < turn->dims && block >= 128; i += 128) {
+        most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
+    }
+    for (; i < turn->dims && block >= 32; i += 32) {
+        __m512i a = lq__hot_fixed_512(spun + i, scale);
+        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
+        lq__hot_pair_512(&a, &b);
+        _mm512_storeu_si512(spun + i, a);
+        _mm512_storeu_si512(spun + i + 16, b);
+    }
+    for (; i < turn->dims; i += 16) {
+        _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
+    }
+    if (block != 128) {
+        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
+    }
+    return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+}
+
+/* lq__hot_narrow, also into order. */
+LQ__HOT_512 void lq__hot_narrow_512(int16_t *dst, int32_t *x, size_t dims, int32_t shift,
+                                    int paired)
+{
+    const __m128i right = _mm_cvtsi32_si128(LQ__MAX(shift, 0));
+    const __m512i half = _mm512_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
+    const __m512i order = _mm512_loadu_si512(lq__hot_orders[paired]);
+    size_t i;
+    for (i = 0; i < dims && shift < 0; i += 16) {
+        _mm512_storeu_si512(x + i,
+                            _mm512_sll_epi32(_mm512_loadu_si512(x + i), _mm_cvtsi32_si128(-shift)));
+    }
+    for (i = 0; i + 32 <= dims; i += 32) {
+        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
+        const __m512i b = _mm512_add_epi32(_mm512_loadu_si512(x + i + 16), half);
+        const __m512i c =
+            _mm512_packs_epi32(_mm512_sra_epi32(a, right), _mm512_sra_epi32(b, right));
+        _mm512_storeu_si512(dst + i, _mm512_permutexvar_epi16(order, c));
+    }
+    for (; i < dims; i += 16) {
+        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
+                            _mm512_cvtepi32_epi16(_mm512_sra_epi32(a, right)));
+    }
+}
+
+LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
+{
+    const size_t block = lq__hadamard_block(turn->dims);
+    __m256i most[8];
+    size_t t;
+    if (block < 16 || turn->tokens < 8) {
+        lq__hot_turn_avx2(turn);
+        return;
+    }
+    if (turn->centers) {
+        lq__hot_take_512(turn, turn->type, 1);
+    } else if (turn->type == LQ_F16) {
+        lq__hot_take_512(turn, LQ_F16, 0);
+    } else {
+        lq__hot_take_512(turn, turn->type, 0);
+    }
+    for (t = 0; t < 8; t++) {
+        most[t] = lq__hot_turn_row_512(turn, t, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
+    }
+    _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
+    for (t = 0; t < 8; t++) {
+        lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
+                           lq__hot_shift(turn->most[t]), block > 16);
+    }
+}
+#endif
+
+/* ================================================================================================
+   >>seal   tiles written: the scale of each vector, its levels, eight tokens at a time
+   ============================================================================================== */
+/* ---- scales and levels: the C code ---- */
 /* Eight vectors on their way in: X, at most 2^14, in units of 2^(exponent / 12). */
 typedef struct lq__hot_vectors {
     int32_t exponent[8]; /* twelfths of an octave, Hadamard's norm included */
@@ -19608,161 +20455,6 @@ LQ__INLINE int32_t lq__hot_rung(uint32_t x, const lq__hot_ladder *ladder)
         rung += m > ladder->rung[k];
     }
     return rung;
-}
-
-/* 2^19 to 2^20 units for the largest |x| of these bits. */
-LQ__INLINE int32_t lq__hot_unit(uint32_t most)
-{
-    int32_t unit = (int32_t)(most >> 23) - 127 - 19;
-    return LQ__MAX(unit, -120);
-}
-
-/* For X at most 2^14 from x at most `most`: round(x / 2^shift). */
-LQ__INLINE int32_t lq__hot_shift(uint32_t most)
-{
-    return most ? (int32_t)lq__log2_floor(most) - 13 : 0;
-}
-
-/* Signs and Hadamard butterflies, without the norm; returns the largest |x|. */
-LQ__STATIC uint32_t lq__hot_spin(int32_t *x, size_t dims, size_t block)
-{
-    uint32_t most = 0;
-    size_t h;
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims; i++) {
-        x[i] = lq__hot_sign(i) ? -x[i] : x[i];
-    }
-    for (h = 1; h < block; h *= 2) {
-        for (i = 0; i < dims; i += 2 * h) {
-            for (j = i; j < i + h; j++) {
-                int32_t a = x[j];
-                int32_t b = x[j + h];
-                x[j] = a + b;
-                x[j + h] = a - b;
-            }
-        }
-    }
-    for (i = 0; i < dims; i++) {
-        uint32_t a = (uint32_t)(x[i] < 0 ? -x[i] : x[i]);
-        most = LQ__MAX(most, a);
-    }
-    return most;
-}
-
-/* round(x / 2^shift), halves up; shift may be negative. */
-LQ__STATIC void lq__hot_narrow(int16_t *dst, const int32_t *x, size_t dims, int32_t shift)
-{
-    int32_t half = shift > 0 ? 1 << (shift - 1) : 0;
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        dst[i] = (int16_t)(shift > 0 ? (x[i] + half) >> shift : x[i] * (1 << -shift));
-    }
-}
-
-/* What comes next, to be prefetched. */
-typedef struct lq__hot_ahead {
-    uintptr_t at[3];
-    size_t bytes[3]; /* 0: nothing */
-} lq__hot_ahead;
-
-/* One step of up to 8 vectors on their way in. */
-typedef struct lq__hot_turn {
-    const uint8_t *rows[8]; /* of (dims) numbers: finite, also less the mean */
-    const uint8_t *mean;
-    int type; /* of the rows */
-    int mean_type;
-    size_t tokens;
-    size_t dims;
-    const float *centers; /* means of the rows, or NULL: mean is that of all */
-    size_t center_stride; /* from row to row; 0: one for all */
-    const float *stretch; /* with centers: (dims) what is left of a row is multiplied by it */
-    int64_t *sums;  /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
-    float sum_unit; /* at most 2^14 */
-    int32_t base;   /* in and out: scales are in units of 2^base */
-    size_t lost;    /* is raised by tokens that are too small, or too large, for a scale */
-    lq__hot_ahead ahead; /* of the next step */
-    size_t row;          /* of scratch: lq__hot_stride(dims) */
-    int32_t *spun;       /* (8, row): scratch */
-    int16_t *dst;        /* (8, row): X, zero from tokens and from dims on */
-    float *center;       /* (dims): scratch */
-    int32_t unit[8];     /* out: spun is in units of 2^unit */
-    uint32_t most[8];    /* out: the largest |spun|, 0 from tokens on */
-} lq__hot_turn;
-
-LQ__INLINE void lq__hot_prefetch(uintptr_t address)
-{
-#if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch((const void *)address);
-    __asm__ volatile(""); /* gcc drops calls of functions that only prefetch */
-#else
-    (void)address;
-#endif
-}
-
-/* An eighth of it: spread over the work it costs nothing. */
-LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_ahead *ahead, size_t eighth)
-{
-    int j;
-    for (j = 0; j < 3; j++) {
-        size_t bytes = ahead->bytes[j] / 8;
-        size_t i;
-        for (i = 0; i < bytes; i += 64) {
-            lq__hot_prefetch(ahead->at[j] + eighth * bytes + i);
-        }
-    }
-}
-
-/* sums += rows, in integers: any order gives the same. */
-LQ__STATIC void lq__hot_add_rows(const lq__hot_turn *turn, const float *x)
-{
-    size_t i;
-    for (i = 0; i < turn->dims && turn->sums; i++) {
-        float f = x[i] > 8191.0f ? 8191.0f : x[i];
-        f = f < -8191.0f ? -8191.0f : f;
-        turn->sums[i] += (int32_t)(f * turn->sum_unit);
-    }
-}
-
-/* Finite. Nothing is added to the product, so that no compiler contracts it. */
-LQ__INLINE float lq__hot_stretched(float x, float stretch)
-{
-    float v = x * stretch;
-    return v > LQ__HOT_FAR ? LQ__HOT_FAR : v < -LQ__HOT_FAR ? -LQ__HOT_FAR : v;
-}
-
-/* Less the mean, in fixed point, rotated, as X. */
-static void lq__hot_turn_c(lq__hot_turn *turn)
-{
-    size_t dims = turn->dims;
-    size_t t;
-    size_t i;
-    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
-    for (t = 0; t < turn->tokens; t++) {
-        const float *center =
-            turn->centers ? turn->centers + t * turn->center_stride : turn->center;
-        int32_t *spun = turn->spun + t * turn->row;
-        float *x = (float *)(void *)spun;
-        uint32_t most = 0;
-        lq__load_row_c(x, turn->rows[t], dims, turn->type);
-        lq__hot_add_rows(turn, x);
-        for (i = 0; i < dims; i++) {
-            float v = x[i] - center[i];
-            uint32_t a;
-            if (turn->centers) {
-                v = lq__hot_stretched(v, turn->stretch[i]);
-            }
-            a = lq__bits_of_f32(v) & 0x7fffffffu;
-            most = LQ__MAX(most, a);
-            memcpy(&spun[i], &v, 4);
-        }
-        turn->unit[t] = lq__hot_unit(most);
-        for (i = 0; i < dims; i++) {
-            spun[i] = lq__fixed_of_bits((uint32_t)spun[i], turn->unit[t]);
-        }
-        turn->most[t] = lq__hot_spin(spun, dims, lq__hadamard_block(dims));
-        lq__hot_narrow(turn->dst + t * turn->row, spun, dims, lq__hot_shift(turn->most[t]));
-    }
 }
 
 /* Twelfths of an octave from scale / 2^(exponent / 12) to a factor: of X * factor >> 15 in quarters
@@ -20074,1753 +20766,8 @@ static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
     }
 }
 
-LQ__INLINE size_t lq__hot_stride(size_t dims)
-{
-    return (dims + 63) & ~(size_t)63;
-}
-
-/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean. */
-LQ__STATIC size_t lq__hot_work_bytes(size_t dims)
-{
-    return lq__hot_stride(dims) * (16 + 32 + 4);
-}
-
-/* ---- kernels: one table a level ----
-   dots      dst (4, 64) = rows of q8 (wide apart) times a K tile's levels; `sum` of each row
-   sums      acc (rows wide apart) += unit[r] * (weights (4, 64) times a V tile's levels)
-   across    the same of a K tile: its dims first .. last - 1, both multiples of 16
-   logits    one step of rows: products to logits (see lq__hot_step), and the largest of each row
-   weigh     logits to weights: e = exp(logit - most), share = exp(most - base), e * share added to
-             sum; codes NULL: e * share in place; else e times V's scale, over the largest scale, to
-             u8 in one or two planes, with the unit of the high plane
-   raw_dots, raw_sums  the same two for floats; tokens out of the mask are not read
-   flip      dst = src * scale with the signs of the basis
-   query     a rotated row to two planes of int8 (see lq__hot_query); returns the unit of plane 0
-   turn, granule  see seal
-   turning   sums (4, 64) of rows first .. first + rows - 1, and their units
-   Three rows may be computed as four: buffers hold four. `ahead` is the distance to the tile that
-   comes next, which the kernels prefetch as they go: spread over the work it costs nothing, in one
-   burst it waits for memory. */
-typedef struct lq__hot_step {
-    float *logits;        /* (4, 64); raw: in, q . k */
-    const int32_t *high;  /* (4, 64) products, NULL if raw */
-    const int32_t *low;   /* (4, 64) of plane 1, or NULL */
-    const uint8_t *codes; /* (64) scales of K */
-    const float *scale;   /* of each row */
-    const float *shift;   /* of each row */
-    const int32_t *turning;    /* (4, 64) of means that RoPE turns, or NULL */
-    const float *turning_unit; /* of each row */
-    const float *bias;    /* or NULL */
-    size_t bias_stride;
-    float softcap;
-    uint64_t mask[LQ__HOT_BATCH];
-} lq__hot_step;
-
-typedef struct lq__hot_weights {
-    float *weights;       /* (4, 64): logits in, weights out if codes is NULL */
-    const float *most;    /* (4) the largest logit here */
-    const float *base;    /* (4) the running maximum, at least that */
-    const uint8_t *codes; /* (64) scales of V */
-    uint8_t *high;        /* (4, 64) */
-    uint8_t *low;         /* (4, 64), or NULL */
-    float *unit;          /* (4) */
-    float (*sum)[16];     /* of each row, in 16 parts: added to */
-} lq__hot_weights;
-
-typedef struct lq__hot_floats { /* raw tokens */
-    const void *data;
-    int type;
-    size_t stride;
-    size_t dims;
-    uint64_t mask;
-    uintptr_t next; /* bytes read after these: prefetched row by row */
-    size_t next_stride;
-    size_t next_bytes; /* of a row */
-} lq__hot_floats;
-
-typedef struct lq__hot_kernels {
-    void (*dots)(int32_t *, const uint8_t *, int, const int8_t *, const int32_t *, size_t, size_t,
-                 uintptr_t);
-    void (*sums)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
-                 uintptr_t);
-    void (*across)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
-                   size_t, size_t);
-    void (*logits)(float *, const lq__hot_step *, size_t);
-    void (*weigh)(const lq__hot_weights *, size_t);
-    void (*raw_dots)(float *, const lq__hot_floats *, const float *, size_t, size_t);
-    void (*raw_sums)(float *, const lq__hot_floats *, const float *, size_t, size_t);
-    void (*flip)(float *, const float *, size_t, float);
-    float (*query)(int8_t *, int8_t *, int32_t *, const float *, size_t);
-    void (*turn)(lq__hot_turn *);
-    void (*granule)(uint8_t *, int, int, size_t, const lq__hot_turn *);
-    void (*turning)(lq__hot_turning *, const lq__hot_part *, size_t, size_t);
-} lq__hot_kernels;
-
-static const lq__hot_kernels *lq__hot_of_level(void);
-
-/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
-   for those that become too small. Returns how many. */
-LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
-{
-    size_t lost = 0;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        int32_t code = (int32_t)scales[t] - 12 * octaves;
-        int held = scales[t] && code >= LQ__HOT_LEAST;
-        lost += scales[t] && !held;
-        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
-    }
-    return lost;
-}
-
-/* floor(x / 12). */
-LQ__INLINE int32_t lq__hot_octave(int32_t x)
-{
-    return (x + 12 * 1024) / 12 - 1024;
-}
-
-/* The base for what has been turned: the largest number always has a scale, the others have one
-   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
-LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
-{
-    lq__hot_vectors v;
-    int32_t base = turn->base;
-    int32_t top = -12 * 1024; /* codes if the base were 0 */
-    int32_t low = 12 * 1024;
-    int32_t held = 0; /* the largest code in the tile */
-    int32_t least;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        held = LQ__MAX(held, (int32_t)scales[t]);
-    }
-    turn->base = 0;
-    lq__hot_aim(&v, turn, kind, stream);
-    for (t = 0; t < 8; t++) {
-        if (turn->most[t]) {
-            top = LQ__MAX(top, v.code[t]);
-            low = LQ__MIN(low, v.code[t]);
-        }
-    }
-    turn->base = base;
-    if (top < low) {
-        return;
-    }
-    if (held == 0) { /* room on both sides */
-        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
-    }
-    least = lq__hot_octave(top - 254 + 11);
-    if (held) {
-        least = LQ__MAX(least, turn->base - (255 - held) / 12);
-    }
-    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
-    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
-    if (held && base != turn->base) {
-        turn->lost += lq__hot_rebase(scales, base - turn->base);
-    }
-    turn->base = base;
-    for (t = 0; t < 8; t++) {
-        int32_t code = v.code[t] - 12 * base;
-        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
-    }
-}
-
-/* Whether the base is 0 and every token surely has a scale then. */
-LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm)
-{
-    const int32_t low = (6 * norm - 325 + 12 * 256 + 11) / 12 - 256;
-    const int32_t high = (12 * 256 - 107 - 6 * norm) / 12 - 256;
-    int32_t all = turn->base == 0 ? 0 : -1;
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        all |= (turn->unit[t] - low) | (high - turn->unit[t]);
-    }
-    return all >= 0;
-}
-
-/* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
-LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
-                                  lq__hot_turn *turn, void *work)
-{
-    const lq__hot_kernels *kernels = lq__hot_of_level();
-    turn->row = lq__hot_stride(turn->dims);
-    turn->dst = (int16_t *)work;
-    turn->spun = (int32_t *)work + 4 * turn->row;
-    turn->center = (float *)work + 12 * turn->row;
-    if (!turn->mean) {
-        memset(turn->center, 0, 4 * turn->dims);
-        turn->mean = (const uint8_t *)turn->center;
-        turn->mean_type = LQ_F32;
-    }
-    if (turn->row != turn->dims || turn->tokens < 8) {
-        memset(turn->dst, 0, 16 * turn->row);
-        memset(turn->most, 0, sizeof turn->most);
-        memset(turn->unit, 0, sizeof turn->unit);
-    }
-    kernels->turn(turn);
-    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)))) {
-        lq__hot_choose_base(turn, tile + lq__hot_wide(turn->dims) * 8 * lq__hot_bits(kind), kind,
-                            stream);
-    }
-    kernels->granule(tile, kind, stream, first, turn);
-}
-
-/* Tokens `first` .. of a tile, first a multiple of 8, from vectors stride apart; mean: NULL is 0.
-   *base: of the tile's scales. LQ_E_DATA: not finite, and nothing is written. */
-LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
-                            const float *x, size_t stride, size_t tokens, const float *mean,
-                            int32_t *base, void *work)
-{
-    uint32_t most = 0;
-    lq__hot_turn turn;
-    size_t t;
-    size_t i;
-    for (t = 0; t < tokens; t++) {
-        for (i = 0; i < dims; i++) {
-            float v = x[t * stride + i] - (mean ? mean[i] : 0.0f);
-            uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
-            most = LQ__MAX(most, a);
-        }
-    }
-    if (most >= 0x7f800000u) {
-        return LQ_E_DATA;
-    }
-    memset(&turn, 0, sizeof turn);
-    turn.type = LQ_F32;
-    turn.dims = dims;
-    turn.mean = (const uint8_t *)mean;
-    turn.mean_type = LQ_F32;
-    turn.base = *base;
-    for (t = 0; t < tokens; t += 8) {
-        turn.tokens = LQ__MIN(tokens - t, 8);
-        for (i = 0; i < turn.tokens; i++) {
-            turn.rows[i] = (const uint8_t *)(x + (t + i) * stride);
-        }
-        lq__hot_seal_rows(tile, kind, stream, first + t, &turn, work);
-    }
-    *base = turn.base;
-    return LQ_OK;
-}
-
-/* The basis of one vector, as lq_rotate_f32 and lq_unrotate_f32. */
-LQ__STATIC void lq__hot_butterflies(float *x, size_t dims)
-{
-    const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block = lq__hadamard_block(dims);
-    size_t d;
-    for (d = 0; d < dims; d += block) {
-        kernels->butterfly(x + d, block);
-    }
-}
-
-LQ__STATIC void lq__hot_rotate(float *x, const float *src, size_t dims)
-{
-    lq__hot_of_level()->flip(x, src, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
-    lq__hot_butterflies(x, dims);
-}
-
-LQ__STATIC void lq__hot_unrotate(float *x, size_t dims)
-{
-    lq__hot_butterflies(x, dims);
-    lq__hot_of_level()->flip(x, x, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
-}
-
-/* dst (dims) = src * factor: apart from what adds to it, so that no compiler contracts it. */
-LQ__APART void lq__hot_multiply(float *dst, const float *src, const float *factor, size_t dims)
-{
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        dst[i] = src[i] * factor[i];
-    }
-}
-
-/* Tokens first .. of a tile as floats: x (tokens, dims), stride apart. shrink: the inverse of what
-   they were stretched by, or NULL; mean: NULL is 0. */
-LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int kind, int stream,
-                             size_t dims, size_t first, size_t tokens, int32_t base,
-                             const float *shrink, const float *mean, void *work)
-{
-    size_t wide = lq__hot_wide(dims);
-    const uint8_t *scales = tile + wide * 8 * lq__hot_bits(kind);
-    float *row = (float *)work;
-    size_t t;
-    size_t i;
-    for (t = 0; t < tokens; t++) {
-        float scale = lq__hot_scale(scales[first + t]) * lq__hot_power(base);
-        for (i = 0; i < dims; i++) {
-            row[i] = scale * (float)lq__hot_level(tile, kind, stream, wide, first + t, i);
-        }
-        lq__hot_unrotate(row, dims);
-        if (shrink) {
-            lq__hot_multiply(row, row, shrink, dims);
-        }
-        for (i = 0; i < dims; i++) {
-            x[t * stride + i] = row[i] + (mean ? mean[i] : 0.0f);
-        }
-    }
-}
-
-/* ---- the query ---- */
-LQ__STATIC size_t lq__hot_query_bytes(size_t dims)
-{
-    return LQ__HOT_ROWS * lq__hot_wide(dims) * (4 + 2) + 64;
-}
-
-LQ__STATIC void lq__hot_query_init(lq__hot_query *query, void *mem, const float *q, size_t stride,
-                                   size_t rows, size_t dims, float scale, float softcap)
-{
-    const lq__hot_kernels *kernels = lq__hot_of_level();
-    size_t wide = lq__hot_wide(dims);
-    size_t r;
-    size_t i;
-    memset(query, 0, sizeof *query);
-    memset(mem, 0, lq__hot_query_bytes(dims));
-    query->rows = (uint32_t)rows;
-    query->dims = (uint32_t)dims;
-    query->wide = (uint32_t)wide;
-    query->softcap = softcap;
-    query->q = (float *)mem;
-    query->q8 = (int8_t *)(void *)((float *)mem + LQ__HOT_ROWS * wide);
-    for (r = 0; r < rows; r++) {
-        float *row = query->q + r * wide;
-        int8_t *q8 = query->q8 + r * wide;
-        int32_t sum[2];
-        lq__hot_rotate(row, q + r * stride, dims);
-        query->scale[r] = scale * kernels->query(q8, q8 + LQ__HOT_ROWS * wide, sum, row, dims);
-        query->sum[0][r] = sum[0];
-        query->sum[1][r] = sum[1];
-        for (i = 0; i < dims; i++) {
-            row[i] = q[r * stride + i] * scale;
-        }
-    }
-}
-
-/* The product of two vectors. Eight sums, which compilers make a register of. */
-LQ__STATIC float lq__hot_product(const float *a, const float *b, size_t dims)
-{
-    float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    size_t i = 0;
-    size_t j;
-    for (; i + 8 <= dims; i += 8) {
-        for (j = 0; j < 8; j++) {
-            sums[j] += a[i + j] * b[i + j];
-        }
-    }
-    for (; i < dims; i++) {
-        sums[0] += a[i] * b[i];
-    }
-    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
-           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
-/* Rotates the rows anew, for keys that were stretched by the inverse of `shrink` (dims), or (NULL)
-   were not. work (dims). */
-LQ__STATIC void lq__hot_query_shrink(lq__hot_query *query, const float *shrink, float *work)
-{
-    size_t r;
-    for (r = 0; r < query->rows; r++) {
-        const float *q = query->q + r * query->wide;
-        int8_t *q8 = query->q8 + r * query->wide;
-        int32_t sum[2];
-        if (shrink) {
-            lq__hot_multiply(work, q, shrink, query->dims);
-            q = work;
-        }
-        lq__hot_rotate(work, q, query->dims);
-        query->scale[r] =
-            lq__hot_of_level()->query(q8, q8 + LQ__HOT_ROWS * query->wide, sum, work, query->dims);
-        query->sum[0][r] = sum[0];
-        query->sum[1][r] = sum[1];
-    }
-}
-
-LQ__STATIC void lq__hot_query_shift(float *shift, const lq__hot_query *query, const float *mean)
-{
-    size_t r;
-    for (r = 0; r < LQ__HOT_ROWS; r++) {
-        shift[r] =
-            r < query->rows ? lq__hot_product(query->q + r * query->wide, mean, query->dims) : 0.0f;
-    }
-}
-
-/* ---- the state ---- */
-LQ__STATIC size_t lq__hot_state_bytes(size_t dims)
-{
-    return 2 * LQ__HOT_ROWS * lq__hot_wide(dims) * sizeof(float);
-}
-
-LQ__STATIC void lq__hot_state_init(lq__hot_state *state, void *mem, size_t rows, size_t dims)
-{
-    size_t r;
-    memset(state, 0, sizeof *state);
-    memset(mem, 0, lq__hot_state_bytes(dims));
-    state->rows = (uint32_t)rows;
-    state->dims = (uint32_t)dims;
-    state->wide = (uint32_t)lq__hot_wide(dims);
-    state->count = state->dims;
-    state->hot = (float *)mem;
-    state->raw = state->hot + LQ__HOT_ROWS * state->wide;
-    for (r = 0; r < LQ__HOT_ROWS; r++) {
-        state->most[r] = LQ__HOT_NONE;
-    }
-}
-
-/* Makes `most` the maximum of row r. */
-LQ__STATIC void lq__hot_raise(lq__hot_state *state, size_t r, float most)
-{
-    float factor = lq__exp(state->most[r] - most);
-    float *hot = state->hot + r * state->wide;
-    float *raw = state->raw + r * state->wide;
-    size_t i;
-    state->most[r] = most;
-    for (i = 0; i < 16; i++) {
-        state->sum[r][i] *= factor;
-    }
-    for (i = 0; i < state->wide; i++) {
-        hot[i] *= factor;
-        raw[i] *= factor;
-    }
-}
-
-LQ__STATIC float lq__hot_sum(const lq__hot_state *state, size_t r)
-{
-    float sum = 0.0f;
-    size_t i;
-    for (i = 0; i < 16; i++) {
-        sum += state->sum[r][i];
-    }
-    return sum;
-}
-
-LQ__STATIC void lq__hot_state_finish(const lq__hot_state *state, float *out, size_t stride,
-                                     float *lse)
-{
-    size_t r;
-    size_t i;
-    for (r = 0; r < state->rows; r++) {
-        float *row = out + r * stride;
-        float sum = lq__hot_sum(state, r);
-        float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-        memcpy(row, state->hot + r * state->wide, state->dims * sizeof *row);
-        lq__hot_unrotate(row, state->dims);
-        for (i = 0; i < state->dims; i++) {
-            row[i] = (row[i] + state->raw[r * state->wide + i]) * inverse;
-        }
-        if (lse) {
-            lse[r] = sum > 0.0f ? state->most[r] + lq__log(sum) : LQ__HOT_NONE;
-        }
-    }
-}
-
-/* The levels of vector `index`: four f at dst + 64 f. */
-LQ__STATIC void lq__hot_unpack(int8_t *dst, const uint8_t *tile, int kind, size_t wide,
-                               size_t index)
-{
-    const int8_t *levels = kind == LQ__HOT_Z8 ? NULL : lq__hot_table(kind);
-    const uint8_t *src = tile + 64 * index;
-    const uint8_t *bits = tile + 16 * wide + 32 * index;
-    size_t j;
-    size_t f;
-    for (j = 0; j < 64; j++) {
-        uint32_t c = src[j];
-        if (kind == LQ__HOT_Z8) {
-            dst[j] = (int8_t)((int32_t)c - 128);
-        } else if (kind == LQ__HOT_E8) {
-            const int8_t *coset = lq__hot_cosets + 16 * lq__hot_parity(src + (j & ~(size_t)3));
-            dst[j] = coset[c & 15];
-            dst[64 + j] = coset[c >> 4];
-        } else if (kind == LQ__HOT_Z4) {
-            dst[j] = levels[c & 15];
-            dst[64 + j] = levels[c >> 4];
-        } else {
-            for (f = 0; f < 4; f++) {
-                uint32_t third = kind == LQ__HOT_Z3 ? bits[8 * f + j / 8] >> j % 8 & 1u : 0;
-                dst[64 * f + j] = levels[(c >> 2 * f & 3u) + 4 * third];
-            }
-        }
-    }
-}
-
-/* a[r] (4, 16 lanes) += a vector of levels times a four of each row. */
-LQ__INLINE void lq__hot_add_fours(int32_t (*a)[16], const int8_t *levels, const int32_t (*row)[4],
-                                  size_t rows)
-{
-    size_t lane;
-    size_t r;
-    for (r = 0; r < rows; r++) {
-        for (lane = 0; lane < 16; lane++) {
-            const int8_t *l = levels + 4 * lane;
-            a[r][lane] += row[r][0] * l[0] + row[r][1] * l[1] + row[r][2] * l[2] + row[r][3] * l[3];
-        }
-    }
-}
-
-static void lq__hot_dots_c(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                           const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-    size_t fours = (size_t)lq__hot_fours(kind);
-    int8_t levels[256];
-    int32_t row[LQ__HOT_BATCH][4];
-    size_t v;
-    size_t b;
-    size_t f;
-    size_t r;
-    size_t k;
-    (void)sum;
-    (void)ahead;
-    for (b = 0; b < 4; b++) {
-        int32_t a[LQ__HOT_BATCH][16];
-        memset(a, 0, sizeof a);
-        for (v = 0; v < wide / 4 / fours; v++) {
-            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
-            for (f = 0; f < fours; f++) {
-                for (r = 0; r < rows; r++) {
-                    for (k = 0; k < 4; k++) {
-                        row[r][k] = q8[r * wide + 4 * (fours * v + f) + k];
-                    }
-                }
-                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            memcpy(dots + r * LQ__HOT_TOKENS + 16 * b, a[r], sizeof a[r]);
-        }
-    }
-}
-
-static void lq__hot_sums_c(float *acc, const float *unit, const uint8_t *tile, int kind,
-                           const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-    size_t fours = (size_t)lq__hot_fours(kind);
-    int8_t levels[256];
-    int32_t row[LQ__HOT_BATCH][4];
-    size_t v;
-    size_t b;
-    size_t f;
-    size_t r;
-    size_t k;
-    (void)ahead;
-    for (b = 0; b < wide / 16; b++) {
-        int32_t a[LQ__HOT_BATCH][16];
-        memset(a, 0, sizeof a);
-        for (v = 0; v < 16 / fours; v++) {
-            lq__hot_unpack(levels, tile, kind, wide, lq__hot_at(wide / 16, 16 / fours, b, v));
-            for (f = 0; f < fours; f++) {
-                for (r = 0; r < rows; r++) {
-                    for (k = 0; k < 4; k++) {
-                        row[r][k] = weights[r * LQ__HOT_TOKENS + 4 * (fours * v + f) + k];
-                    }
-                }
-                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            for (k = 0; k < 16; k++) {
-                acc[r * wide + 16 * b + k] += unit[r] * (float)a[r][k];
-            }
-        }
-    }
-}
-
-/* a (16) += 64 levels, which are 16 tokens by four dims, times the weights of their tokens: sums of
-   every fourth token. */
-LQ__INLINE void lq__hot_add_across(int32_t *a, const int8_t *levels, const int16_t *weights)
-{
-    size_t j;
-    size_t lane;
-    for (j = 0; j < 64; j += 16) {
-        for (lane = 0; lane < 16; lane++) {
-            a[lane] += weights[j + lane] * levels[j + lane];
-        }
-    }
-}
-
-static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile, int kind,
-                             const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                             size_t last)
-{
-    size_t fours = (size_t)lq__hot_fours(kind);
-    int16_t w[LQ__HOT_BATCH][4 * LQ__HOT_TOKENS]; /* four times each */
-    int8_t levels[256];
-    size_t v;
-    size_t b;
-    size_t f;
-    size_t r;
-    size_t k;
-    for (r = 0; r < rows; r++) {
-        for (k = 0; k < 4 * LQ__HOT_TOKENS; k++) {
-            w[r][k] = weights[r * LQ__HOT_TOKENS + k / 4];
-        }
-    }
-    for (v = first / 4 / fours; v < last / 4 / fours; v++) {
-        int32_t a[LQ__HOT_BATCH][4][16];
-        memset(a, 0, sizeof a);
-        for (b = 0; b < 4; b++) {
-            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
-            for (f = 0; f < fours; f++) {
-                for (r = 0; r < rows; r++) {
-                    lq__hot_add_across(a[r][f], levels + 64 * f, w[r] + 64 * b);
-                }
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            for (k = 0; k < 4 * fours; k++) {
-                const int32_t *sum = a[r][k / 4] + k % 4;
-                acc[r * wide + 4 * fours * v + k] +=
-                    unit[r] * (float)(sum[0] + sum[4] + sum[8] + sum[12]);
-            }
-        }
-    }
-}
-
-LQ__INLINE float lq__hot_cap(float logit, float cap)
-{
-    float a = logit < 0.0f ? -logit : logit;
-    float e = lq__exp(-2.0f * a / cap);
-    float v = cap * (1.0f - e) / (1.0f + e);
-    return logit < 0.0f ? -v : v;
-}
-
-static void lq__hot_logits_c(float *most, const lq__hot_step *step, size_t rows)
-{
-    size_t r;
-    size_t t;
-    for (r = 0; r < rows; r++) {
-        float *row = step->logits + r * LQ__HOT_TOKENS;
-        most[r] = LQ__HOT_NONE;
-        for (t = 0; t < LQ__HOT_TOKENS; t++) {
-            size_t i = r * LQ__HOT_TOKENS + t;
-            float v = row[t];
-            if (step->high) {
-                v = (float)step->high[i];
-                v = step->low ? v + (float)step->low[i] * (1.0f / 256.0f) : v;
-                v = v * (lq__hot_scale(step->codes[t]) * step->scale[r]) + step->shift[r];
-            }
-            v = step->turning ? v + (float)step->turning[i] * step->turning_unit[r] : v;
-            v = step->softcap > 0.0f ? lq__hot_cap(v, step->softcap) : v;
-            v = step->bias ? v + step->bias[r * step->bias_stride + t] : v;
-            v = step->mask[r] >> t & 1 ? LQ__MAX(v, LQ__HOT_NONE) : LQ__HOT_NONE;
-            row[t] = v;
-            most[r] = LQ__MAX(most[r], v);
-        }
-    }
-}
-
-/* What is added before weights of one plane are cut to u8. One half would drop many small weights
-   beside a large one (measured: 10 % of the output); spread over [0, 1), they come through on
-   average. */
-static const float lq__hot_dither[16] = {0.03125f, 0.53125f, 0.28125f, 0.78125f, 0.15625f, 0.65625f,
-                                         0.40625f, 0.90625f, 0.09375f, 0.59375f, 0.34375f, 0.84375f,
-                                         0.21875f, 0.71875f, 0.46875f, 0.96875f};
-
-static void lq__hot_weigh_c(const lq__hot_weights *w, size_t rows)
-{
-    float scales[LQ__HOT_TOKENS];
-    float largest = 1e-30f;
-    size_t r;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS && w->codes; t++) {
-        scales[t] = lq__hot_scale(w->codes[t]);
-        largest = LQ__MAX(largest, scales[t]);
-    }
-    for (r = 0; r < rows; r++) {
-        float share = lq__exp(w->most[r] - w->base[r]);
-        for (t = 0; t < LQ__HOT_TOKENS; t++) {
-            size_t i = r * LQ__HOT_TOKENS + t;
-            float e = lq__exp(w->weights[i] - w->most[r]);
-            w->sum[r][t % 16] += e * share;
-            if (!w->codes) {
-                w->weights[i] = e * share;
-            } else if (w->low) {
-                uint32_t v = (uint32_t)(e * scales[t] * (65280.0f / largest) + 0.5f);
-                w->high[i] = (uint8_t)(v >> 8);
-                w->low[i] = (uint8_t)v;
-            } else {
-                w->high[i] = (uint8_t)(e * scales[t] * (255.0f / largest) + lq__hot_dither[t % 16]);
-            }
-        }
-        if (w->codes) {
-            w->unit[r] = share * largest / 255.0f;
-        }
-    }
-}
-
-static void lq__hot_flip_c(float *dst, const float *src, size_t dims, float scale)
-{
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        dst[i] = src[i] * (lq__hot_sign(i) ? -scale : scale);
-    }
-}
-
-/* q16 = round(32512 q / largest) = 256 high + low */
-static float lq__hot_query_c(int8_t *high, int8_t *low, int32_t *sum, const float *q, size_t dims)
-{
-    float most = 1e-30f;
-    size_t i;
-    sum[0] = 0;
-    sum[1] = 0;
-    for (i = 0; i < dims; i++) {
-        float a = q[i] < 0.0f ? -q[i] : q[i];
-        most = LQ__MAX(most, a);
-    }
-    for (i = 0; i < dims; i++) {
-        float v = q[i] * (32512.0f / most);
-        int32_t k = lq__clamp((int32_t)(v < 0.0f ? v - 0.5f : v + 0.5f), -32512, 32512);
-        int32_t h = (k + 128) >> 8;
-        high[i] = (int8_t)h;
-        low[i] = (int8_t)(k - h * 256);
-        sum[0] += high[i];
-        sum[1] += low[i];
-    }
-    return most / 127.0f;
-}
-
-/* Coefficients are rounded to units of a 32767th of the sum of all, so that sums fit. Where that
-   sum is not finite the logits will not be, either. */
-static void lq__hot_turning_c(lq__hot_turning *w, const lq__hot_part *part, size_t first,
-                              size_t rows)
-{
-    size_t r;
-    size_t t;
-    size_t j;
-    for (r = 0; r < rows; r++) {
-        float a[2][LQ__HOT_PAIRS];
-        int32_t *sums = w->sums + r * LQ__HOT_TOKENS;
-        float total = 1e-30f;
-        float inverse;
-        for (j = 0; j < LQ__HOT_PAIRS; j++) {
-            float x = w->x[first + r][j];
-            float y = w->y[first + r][j];
-            a[0][j] = x * part->at[j] + y * part->at[LQ__HOT_PAIRS + j];
-            a[1][j] = y * part->at[j] - x * part->at[LQ__HOT_PAIRS + j];
-            total += a[0][j] < 0.0f ? -a[0][j] : a[0][j];
-            total += a[1][j] < 0.0f ? -a[1][j] : a[1][j];
-        }
-        inverse = total < 1e30f ? 32767.0f / total : 0.0f;
-        w->unit[r] = total * (1.0f / (32767.0f * 32767.0f));
-        memset(sums, 0, 4 * LQ__HOT_TOKENS);
-        for (j = 0; j < w->pairs && inverse > 0.0f; j++) {
-            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
-            float x = a[0][j] * inverse;
-            float y = a[1][j] * inverse;
-            int32_t c = (int32_t)(x < 0.0f ? x - 0.5f : x + 0.5f);
-            int32_t s = (int32_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
-            for (t = 0; t < LQ__HOT_TOKENS; t++) {
-                sums[t] += c * circle[2 * t] + s * circle[2 * t + 1];
-            }
-        }
-    }
-}
-
-static void lq__hot_raw_dots_c(float *logits, const lq__hot_floats *k, const float *q, size_t wide,
-                               size_t rows)
-{
-    const uint8_t *src = (const uint8_t *)k->data;
-    size_t t;
-    size_t d;
-    size_t r;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        float a[LQ__HOT_BATCH] = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (d = 0; d < k->dims && (k->mask >> t & 1); d++) {
-            float x = lq__f32_of_bits(lq__element_bits(src, t * k->stride + d, k->type));
-            for (r = 0; r < rows; r++) {
-                a[r] += q[r * wide + d] * x;
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            logits[r * LQ__HOT_TOKENS + t] = a[r];
-        }
-    }
-}
-
-static void lq__hot_raw_sums_c(float *acc, const lq__hot_floats *v, const float *weights,
-                               size_t wide, size_t rows)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    size_t t;
-    size_t d;
-    size_t r;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        for (d = 0; d < v->dims && (v->mask >> t & 1); d++) {
-            float x = lq__f32_of_bits(lq__element_bits(src, t * v->stride + d, v->type));
-            for (r = 0; r < rows; r++) {
-                acc[r * wide + d] += weights[r * LQ__HOT_TOKENS + t] * x;
-            }
-        }
-    }
-}
-
+/* ---- AVX2 ---- */
 #if LQ__X86
-/* Row t of the floats that come next: every line of it. */
-LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
-{
-    uintptr_t row = now->next + t * now->next_stride;
-    uintptr_t i;
-    for (i = 0; i < now->next_bytes; i += 64) {
-        lq__hot_prefetch(row + i);
-    }
-}
-
-/* Attention's sums are exempt from bit-exactness, so these may fuse; the integers agree. */
-#define LQ__TARGET_HOT_AVX2 __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2")))
-#define LQ__TARGET_HOT_AVX512                                                                 \
-    __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
-                          "avx512vbmi,avx512vbmi2,avx512vnni,avx512vpopcntdq")))
-#define LQ__HOT_256 LQ__TARGET_HOT_AVX2 LQ__INLINE
-#define LQ__HOT_512 LQ__TARGET_HOT_AVX512 LQ__INLINE
-
-/* ---- hot kernels with AVX2: levels widened to 16 bits, as pairs of even and of odd bytes ---- */
-#define LQ__HOT_CHUNK 64u /* fours of a row prepared at once */
-
-typedef struct lq__hot_look_256 {
-    __m256i table;  /* levels, twice 16 */
-    __m256i second; /* E8: coset 1 */
-} lq__hot_look_256;
-
-LQ__HOT_256 __m256i lq__hot_load_256(const int32_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
-LQ__HOT_256 __m256i lq__hot_twice_256(const int8_t *p)
-{
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
-}
-
-LQ__HOT_256 lq__hot_look_256 lq__hot_look_of_256(int kind)
-{
-    lq__hot_look_256 look;
-    look.table = lq__hot_twice_256(kind == LQ__HOT_Z8   ? lq__hot_levels[0]
-                                   : kind == LQ__HOT_E8 ? lq__hot_cosets
-                                                        : lq__hot_table(kind));
-    look.second = lq__hot_twice_256(lq__hot_cosets + 16);
-    return look;
-}
-
-/* E8's cosets in all bits of a lane. */
-LQ__HOT_256 __m256i lq__hot_coset_256(int kind, __m256i c)
-{
-    const __m256i odd = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-        0, -1, -1, 0, -1, 0, 0, -1, -1, 0, 0, -1, 0, -1, -1, 0)); /* parity of a nibble */
-    const __m256i first = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
-    __m256i x = c;
-    if (kind != LQ__HOT_E8) {
-        return c;
-    }
-    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
-    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 8));
-    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 4));
-    x = _mm256_and_si256(_mm256_shuffle_epi8(x, first), _mm256_set1_epi8(15));
-    return _mm256_shuffle_epi8(odd, x);
-}
-
-/* Bits of a u32 as bytes 4 or 0. */
-LQ__HOT_256 __m256i lq__hot_third_256(const uint8_t *bits)
-{
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
-                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201ull);
-    int32_t v;
-    __m256i x;
-    memcpy(&v, bits, 4);
-    x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(v), spread), bit);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(4));
-}
-
-LQ__HOT_256 __m256i lq__hot_levels_256(const lq__hot_look_256 *look, int kind, __m256i x, __m256i p,
-                                       const uint8_t *bits)
-{
-    if (kind == LQ__HOT_Z8) {
-        return _mm256_xor_si256(x, _mm256_set1_epi8((int8_t)-128));
-    }
-    x = _mm256_and_si256(x, _mm256_set1_epi8(lq__hot_fours(kind) == 2 ? 15 : 3));
-    if (kind == LQ__HOT_E8) {
-        return _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table, x),
-                                  _mm256_shuffle_epi8(look->second, x), p);
-    }
-    if (kind == LQ__HOT_Z3) {
-        x = _mm256_or_si256(x, lq__hot_third_256(bits));
-    }
-    return _mm256_shuffle_epi8(look->table, x);
-}
-
-/* A four of a row as two pairs of int16, bytes 0 and 2, 1 and 3: 8 bytes, rows side by side. */
-LQ__HOT_256 void lq__hot_pairs_256(int16_t *pairs, const uint8_t *row, size_t stride, size_t fours,
-                                   size_t rows, int is_signed)
-{
-    size_t f;
-    size_t r;
-    for (f = 0; f < fours; f++) {
-        for (r = 0; r < LQ__HOT_BATCH; r++) {
-            const uint8_t *p = row + (r < rows ? r : 0) * stride + 4 * f;
-            int16_t *to = pairs + (f * LQ__HOT_BATCH + r) * 4;
-            to[0] = is_signed ? (int16_t)(int8_t)p[0] : (int16_t)p[0];
-            to[1] = is_signed ? (int16_t)(int8_t)p[2] : (int16_t)p[2];
-            to[2] = is_signed ? (int16_t)(int8_t)p[1] : (int16_t)p[1];
-            to[3] = is_signed ? (int16_t)(int8_t)p[3] : (int16_t)p[3];
-        }
-    }
-}
-
-LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
-}
-
-/* a[r][h] += a block's half h (8 lanes) times row r. kind and rows are constants. */
-#define LQ__HOT_ROW_256(r)                                                   \
-    if (rows > r) {                                                          \
-        const __m256i even = lq__hot_pair_256(pairs + 4 * r);                \
-        const __m256i odd = lq__hot_pair_256(pairs + 4 * r + 2);             \
-        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(even0, even)); \
-        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(even1, even)); \
-        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(odd0, odd));   \
-        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(odd1, odd));   \
-    }
-#define LQ__HOT_FIELD_256(c, f) \
-    ((f) == 0 ? c : fours == 2 ? _mm256_srli_epi16(c, 4 * (f)) : _mm256_srli_epi16(c, 2 * (f)))
-#define LQ__HOT_LEVELS_256(f, h) \
-    lq__hot_levels_256(look, kind, LQ__HOT_FIELD_256(c##h, f), p##h, bits + 8 * (f) + 4 * (h))
-#define LQ__HOT_FOUR_256(f)                                                   \
-    if (fours > f) {                                                          \
-        const __m256i x0 = LQ__HOT_LEVELS_256(f, 0);                          \
-        const __m256i x1 = LQ__HOT_LEVELS_256(f, 1);                          \
-        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8); \
-        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8); \
-        const __m256i odd0 = _mm256_srai_epi16(x0, 8);                        \
-        const __m256i odd1 = _mm256_srai_epi16(x1, 8);                        \
-        LQ__HOT_ROW_256(0)                                                    \
-        LQ__HOT_ROW_256(1)                                                    \
-        LQ__HOT_ROW_256(2)                                                    \
-        LQ__HOT_ROW_256(3)                                                    \
-        pairs += 4 * LQ__HOT_BATCH;                                           \
-    }
-LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *look, int kind,
-                                      const uint8_t *codes, const uint8_t *bits, size_t width,
-                                      size_t vectors, const int16_t *pairs, int rows,
-                                      uintptr_t ahead)
-{
-    const int fours = lq__hot_fours(kind);
-    size_t v;
-    for (v = 0; v < vectors; v++) {
-        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-        const __m256i c1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 32));
-        const __m256i p0 = lq__hot_coset_256(kind, c0);
-        const __m256i p1 = lq__hot_coset_256(kind, c1);
-        LQ__HOT_FOUR_256(0)
-        LQ__HOT_FOUR_256(1)
-        LQ__HOT_FOUR_256(2)
-        LQ__HOT_FOUR_256(3)
-        lq__hot_prefetch((uintptr_t)codes + ahead);
-        codes += 64 * width;
-        bits += 32 * width;
-    }
-}
-#define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
-
-/* Blocks of 16 lanes, in chunks of depth (K's dims may be many). */
-LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     size_t wide, size_t live, int rows, uintptr_t ahead)
-{
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t vectors = wide / 4 / fours;
-    int16_t pairs[LQ__HOT_CHUNK * LQ__HOT_BATCH * 4];
-    size_t v;
-    size_t b;
-    for (v = 0; v < vectors; v += LQ__HOT_CHUNK / fours) {
-        const size_t n = LQ__MIN(vectors - v, LQ__HOT_CHUNK / fours);
-        lq__hot_pairs_256(pairs, (const uint8_t *)q8 + 4 * fours * v, wide, n * fours, live, 1);
-        for (b = 0; b < 4; b++) {
-            const size_t at = 4 * v + b;
-            __m256i a[4][2];
-#define LQ__HOT_BEGIN(r, h)                                                                \
-    a[r][h] = rows > r && v ? lq__hot_load_256(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h) \
-                            : _mm256_setzero_si256();
-            LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-            lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, 4, n,
-                                 pairs, rows, ahead);
-#define LQ__HOT_END(r, h)                                                                    \
-    if (rows > r) {                                                                          \
-        _mm256_storeu_si256((__m256i *)(void *)(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h), \
-                            a[r][h]);                                                        \
-    }
-            LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-        }
-    }
-}
-
-LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                     const uint8_t *weights, size_t wide, size_t live, int rows,
-                                     uintptr_t ahead)
-{
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
-    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
-    int16_t pairs[16 * LQ__HOT_BATCH * 4];
-    size_t b;
-    lq__hot_pairs_256(pairs, weights, LQ__HOT_TOKENS, 16, live, 0);
-    for (b = 0; b < wide / 16; b++) {
-        const size_t width = LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
-        const size_t at = lq__hot_at(wide / 16, vectors, b, 0);
-        __m256i a[4][2];
-#define LQ__HOT_BEGIN(r, h) a[r][h] = _mm256_setzero_si256();
-        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-        lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, width,
-                             vectors, pairs, rows, ahead);
-#define LQ__HOT_END(r, h)                                                                         \
-    if (rows > r && live > r) {                                                                   \
-        float *p = acc + r * wide + 16 * b + 8 * h;                                               \
-        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[r][h]), _mm256_set1_ps(unit[r]), \
-                                            _mm256_loadu_ps(p)));                                 \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-/* Rows are done as 1, 2 or 4. */
-#define LQ__HOT_KIND_256(kind)                                                                    \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_dots_##kind##_256(int32_t *dots, const uint8_t *tile, \
-                                                              const int8_t *q8, size_t wide,      \
-                                                              size_t rows, uintptr_t ahead)       \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 1, 1, ahead);               \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 2, 2, ahead);               \
-        } else {                                                                                  \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, rows, 4, ahead);            \
-        }                                                                                         \
-    }                                                                                             \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_sums_##kind##_256(                                    \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, uintptr_t ahead)                                                             \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, 1, ahead);     \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, 2, ahead);     \
-        } else {                                                                                  \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, rows, 4, ahead);  \
-        }                                                                                         \
-    }
-LQ__HOT_KIND_256(Z8)
-LQ__HOT_KIND_256(Z4)
-LQ__HOT_KIND_256(Z3)
-LQ__HOT_KIND_256(Z2)
-LQ__HOT_KIND_256(E8)
-
-static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                              const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-    (void)sum;
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_dots_Z8_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_dots_Z4_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_dots_Z3_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_dots_Z2_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_dots_E8_256(dots, tile, q8, wide, rows, ahead);
-    }
-}
-
-static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                              const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_sums_Z8_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_sums_Z4_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_sums_Z3_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_sums_Z2_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_sums_E8_256(acc, unit, tile, weights, wide, rows, ahead);
-    }
-}
-
-/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
-   four lanes at a time. */
-LQ__HOT_256 __m256i lq__hot_swap_256(__m256i x)
-{
-    return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(
-                                      0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
-}
-
-/* Dims 4 f .. 4 f + 7 of a K tile, 8 tokens at a time: a[r] = eight sums. w: of each 8 tokens and
-   row the weights as pairs, as in lq__hot_pairs_256. f is even; kind, rows and upper (f % 4 / 2)
-   are constants. */
-LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *look, int kind,
-                                          const uint8_t *tile, size_t wide, size_t f, int upper,
-                                          const __m256i (*w)[4][2], int rows)
-{
-    const int fours = lq__hot_fours(kind);
-    __m256i s[4][2];
-    size_t i;
-#define LQ__HOT_BEGIN(r, h) s[r][h] = _mm256_setzero_si256();
-    LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-    for (i = 0; i < 8; i++) {
-        const size_t v = 4 * (f / (size_t)fours) + i / 2;
-        const uint8_t *codes = tile + 64 * v + 32 * (i % 2);
-        const uint8_t *bits = tile + 16 * wide + 32 * v + 4 * (i % 2) + (upper ? 16 : 0);
-        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-        const __m256i c1 =
-            fours > 1 ? c0 : _mm256_loadu_si256((const __m256i *)(const void *)(codes + 256));
-        const __m256i p = lq__hot_coset_256(kind, c0);
-        const __m256i y0 = fours > 2 && upper ? _mm256_srli_epi16(c0, 4) : c0;
-        const __m256i y1 = fours == 1   ? c1
-                           : fours == 2 ? _mm256_srli_epi16(c0, 4)
-                           : upper      ? _mm256_srli_epi16(c0, 6)
-                                        : _mm256_srli_epi16(c0, 2);
-        const __m256i x0 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y0, p, bits));
-        const __m256i x1 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y1, p, bits + 8));
-        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8);
-        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8);
-        const __m256i odd0 = _mm256_srai_epi16(x0, 8);
-        const __m256i odd1 = _mm256_srai_epi16(x1, 8);
-#define LQ__HOT_ADD(r, h)                                                            \
-    if (rows > r) {                                                                  \
-        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(even##h, w[i][r][0])); \
-        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(odd##h, w[i][r][1]));  \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_ADD)
-#undef LQ__HOT_ADD
-    }
-#define LQ__HOT_END(r)                                                              \
-    if (rows > r) {                                                                 \
-        a[r] = _mm256_add_epi32(_mm256_permute2x128_si256(s[r][0], s[r][1], 0x20),  \
-                                _mm256_permute2x128_si256(s[r][0], s[r][1], 0x31)); \
-    }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, size_t live, int rows)
-{
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
-    const __m256i even = _mm256_setr_epi8(0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 4,
-                                          -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1);
-    const __m256i odd = _mm256_setr_epi8(1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 5,
-                                         -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1);
-    __m256i w[8][4][2];
-    size_t i;
-    size_t r;
-    size_t d;
-    for (i = 0; i < 8; i++) {
-        for (r = 0; r < LQ__HOT_BATCH; r++) {
-            int64_t eight;
-            memcpy(&eight, weights + (r < live ? r : 0) * LQ__HOT_TOKENS + 8 * i, 8);
-            w[i][r][0] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), even);
-            w[i][r][1] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), odd);
-        }
-    }
-    for (d = first; d < last; d += 16) {
-        __m256i a[2][4];
-        lq__hot_across_eight_256(a[0], &look, kind, tile, wide, d / 4, 0, (const __m256i(*)[4][2])w,
-                                 rows);
-        lq__hot_across_eight_256(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
-                                 (const __m256i(*)[4][2])w, rows);
-#define LQ__HOT_END(r, h)                                                                         \
-    if (rows > r && live > r) {                                                                   \
-        float *p = acc + r * wide + d + 8 * h;                                                    \
-        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[h][r]), _mm256_set1_ps(unit[r]), \
-                                            _mm256_loadu_ps(p)));                                 \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-#define LQ__HOT_KIND_ACROSS_256(kind)                                                             \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, size_t first, size_t last)                                                   \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1, \
-                                  1);                                                             \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2, \
-                                  2);                                                             \
-        } else {                                                                                  \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last,    \
-                                  rows, 4);                                                       \
-        }                                                                                         \
-    }
-LQ__HOT_KIND_ACROSS_256(Z8)
-LQ__HOT_KIND_ACROSS_256(Z4)
-LQ__HOT_KIND_ACROSS_256(Z3)
-LQ__HOT_KIND_ACROSS_256(Z2)
-LQ__HOT_KIND_ACROSS_256(E8)
-
-static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                size_t last)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_across_Z8_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_across_Z4_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_across_Z3_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_across_Z2_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    default:
-        lq__hot_across_E8_256(acc, unit, tile, weights, wide, rows, first, last);
-    }
-}
-
-LQ__HOT_256 __m256 lq__exp_256(__m256 x) /* x <= 0 */
-{
-    const __m256 live = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GE_OQ);
-    const __m256 t =
-        _mm256_mul_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(1.44269504f));
-    const __m256 n = _mm256_floor_ps(t);
-    const __m256 f = _mm256_sub_ps(t, n);
-    const __m256i e =
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    __m256 p = _mm256_set1_ps(0.01342669f);
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.05224247f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.24128021f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.69304484f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
-    return _mm256_and_ps(live, _mm256_mul_ps(p, _mm256_castsi256_ps(e)));
-}
-
-/* 8 scale codes to floats. */
-LQ__HOT_256 __m256 lq__hot_scale_256(const uint8_t *codes)
-{
-    const __m256 low = _mm256_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f,
-                                      1.2599210499f, 1.3348398542f, 1.4142135624f, 1.4983070769f);
-    const __m256 high = _mm256_setr_ps(1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f,
-                                       1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f);
-    const __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
-    const __m256i octave = _mm256_mulhi_epu16(c, _mm256_set1_epi32(5462)); /* c / 12 */
-    const __m256i k = _mm256_sub_epi32(c, _mm256_mullo_epi16(octave, _mm256_set1_epi32(12)));
-    const __m256i m = _mm256_castps_si256(
-        _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
-                         _mm256_castsi256_ps(_mm256_slli_epi32(k, 28))));
-    const __m256i e =
-        _mm256_slli_epi32(_mm256_sub_epi32(octave, _mm256_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
-    return _mm256_castsi256_ps(
-        _mm256_andnot_si256(_mm256_cmpeq_epi32(c, _mm256_setzero_si256()), _mm256_add_epi32(m, e)));
-}
-
-LQ__HOT_256 __m256 lq__hot_cap_256(__m256 x, float cap)
-{
-    const __m256 one = _mm256_set1_ps(1.0f);
-    const __m256 minus = _mm256_set1_ps(-0.0f);
-    const __m256 sign = _mm256_and_ps(x, minus);
-    const __m256 e =
-        lq__exp_256(_mm256_mul_ps(_mm256_andnot_ps(minus, x), _mm256_set1_ps(-2.0f / cap)));
-    const __m256 v = _mm256_div_ps(_mm256_mul_ps(_mm256_set1_ps(cap), _mm256_sub_ps(one, e)),
-                                   _mm256_add_ps(one, e));
-    return _mm256_xor_ps(v, sign);
-}
-
-LQ__HOT_256 float lq__hot_max_256(__m256 v)
-{
-    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_logits_avx2(float *most, const lq__hot_step *step,
-                                                    size_t rows)
-{
-    const __m256 none = _mm256_set1_ps(LQ__HOT_NONE);
-    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    size_t r;
-    size_t b;
-    for (r = 0; r < rows; r++) {
-        float *row = step->logits + r * LQ__HOT_TOKENS;
-        __m256 m = none;
-        for (b = 0; b < LQ__HOT_TOKENS; b += 8) {
-            const __m256i live =
-                _mm256_and_si256(_mm256_set1_epi32((int)(step->mask[r] >> b & 255)), bits);
-            const size_t i = r * LQ__HOT_TOKENS + b;
-            __m256 v;
-            if (step->high) {
-                const __m256 scale = _mm256_mul_ps(lq__hot_scale_256(step->codes + b),
-                                                   _mm256_set1_ps(step->scale[r]));
-                v = _mm256_cvtepi32_ps(lq__hot_load_256(step->high + i));
-                if (step->low) {
-                    v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->low + i)),
-                                        _mm256_set1_ps(1.0f / 256.0f), v);
-                }
-                v = _mm256_fmadd_ps(v, scale, _mm256_set1_ps(step->shift[r]));
-            } else {
-                v = _mm256_loadu_ps(row + b);
-            }
-            if (step->turning) {
-                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->turning + i)),
-                                    _mm256_set1_ps(step->turning_unit[r]), v);
-            }
-            if (step->softcap > 0.0f) {
-                v = lq__hot_cap_256(v, step->softcap);
-            }
-            if (step->bias) {
-                v = _mm256_add_ps(v, _mm256_loadu_ps(step->bias + r * step->bias_stride + b));
-            }
-            v = _mm256_blendv_ps(none, _mm256_max_ps(v, none),
-                                 _mm256_castsi256_ps(_mm256_cmpeq_epi32(live, bits)));
-            _mm256_storeu_ps(row + b, v);
-            m = _mm256_max_ps(m, v);
-        }
-        most[r] = lq__hot_max_256(m);
-    }
-}
-
-/* 16 words as packus leaves them, to bytes in order. */
-LQ__HOT_256 void lq__hot_store_256(uint8_t *dst, __m256i v, __m256i order)
-{
-    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(v, v), order);
-    _mm_storeu_si128((__m128i *)(void *)dst, _mm256_castsi256_si128(bytes));
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_weigh_avx2(const lq__hot_weights *w, size_t rows)
-{
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    __m256 most = _mm256_set1_ps(1e-30f);
-    __m256 dither[2];
-    __m256 scales[8];
-    float shares[8];
-    float largest;
-    size_t r;
-    size_t b;
-    _mm256_storeu_ps(shares, lq__exp_256(_mm256_castps128_ps256(
-                                 _mm_sub_ps(_mm_loadu_ps(w->most), _mm_loadu_ps(w->base)))));
-    dither[0] = w->low ? _mm256_set1_ps(0.5f) : _mm256_loadu_ps(lq__hot_dither);
-    dither[1] = w->low ? dither[0] : _mm256_loadu_ps(lq__hot_dither + 8);
-    for (b = 0; b < 8 && w->codes; b++) {
-        scales[b] = lq__hot_scale_256(w->codes + 8 * b);
-        most = _mm256_max_ps(most, scales[b]);
-    }
-    largest = lq__hot_max_256(most);
-    for (b = 0; b < 8 && w->codes; b++) {
-        scales[b] =
-            _mm256_mul_ps(scales[b], _mm256_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
-    }
-    for (r = 0; r < rows; r++) {
-        const __m256 share = _mm256_set1_ps(shares[r]);
-        __m256 sum = _mm256_loadu_ps(w->sum[r]);
-        __m256 sum_high = _mm256_loadu_ps(w->sum[r] + 8);
-        for (b = 0; b < 8; b += 2) {
-            float *at = w->weights + r * LQ__HOT_TOKENS + 8 * b;
-            const __m256 most_here = _mm256_set1_ps(w->most[r]);
-            const __m256 e0 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at), most_here));
-            const __m256 e1 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at + 8), most_here));
-            const size_t i = r * LQ__HOT_TOKENS + 8 * b;
-            __m256i v;
-            sum = _mm256_fmadd_ps(e0, share, sum);
-            sum_high = _mm256_fmadd_ps(e1, share, sum_high);
-            if (!w->codes) {
-                _mm256_storeu_ps(at, _mm256_mul_ps(e0, share));
-                _mm256_storeu_ps(at + 8, _mm256_mul_ps(e1, share));
-                continue;
-            }
-            v = _mm256_packus_epi32(
-                _mm256_cvttps_epi32(_mm256_fmadd_ps(e0, scales[b], dither[0])),
-                _mm256_cvttps_epi32(_mm256_fmadd_ps(e1, scales[b + 1], dither[1])));
-            if (w->low) {
-                const __m256i low = _mm256_and_si256(v, _mm256_set1_epi16(255));
-                lq__hot_store_256(w->low + i, low, order);
-                v = _mm256_srli_epi16(v, 8);
-            }
-            lq__hot_store_256(w->high + i, v, order);
-        }
-        _mm256_storeu_ps(w->sum[r], sum);
-        _mm256_storeu_ps(w->sum[r] + 8, sum_high);
-        if (w->codes) {
-            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_turning_avx2(lq__hot_turning *w, const lq__hot_part *part,
-                                                     size_t first, size_t rows)
-{
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    size_t r;
-    size_t j;
-    size_t b;
-    for (r = 0; r < rows; r++) {
-        int32_t pairs[LQ__HOT_PAIRS];
-        __m256 a[4];
-        __m256 total = _mm256_setzero_ps();
-        __m256i acc[8];
-        float all[8];
-        float inverse;
-        for (j = 0; j < 2; j++) {
-            const __m256 x = _mm256_loadu_ps(w->x[first + r] + 8 * j);
-            const __m256 y = _mm256_loadu_ps(w->y[first + r] + 8 * j);
-            const __m256 c = _mm256_loadu_ps(part->at + 8 * j);
-            const __m256 s = _mm256_loadu_ps(part->at + LQ__HOT_PAIRS + 8 * j);
-            a[2 * j] = _mm256_fmadd_ps(x, c, _mm256_mul_ps(y, s));
-            a[2 * j + 1] = _mm256_fmsub_ps(y, c, _mm256_mul_ps(x, s));
-            total = _mm256_add_ps(total, _mm256_add_ps(_mm256_and_ps(a[2 * j], magnitude),
-                                                       _mm256_and_ps(a[2 * j + 1], magnitude)));
-        }
-        _mm256_storeu_ps(all, total);
-        all[0] += ((all[1] + all[2]) + (all[3] + all[4])) + ((all[5] + all[6]) + all[7]) + 1e-30f;
-        inverse = all[0] < 1e30f ? 32767.0f / all[0] : 0.0f;
-        w->unit[r] = all[0] * (1.0f / (32767.0f * 32767.0f));
-        for (j = 0; j < 2; j++) {
-            const __m256 unit = _mm256_set1_ps(inverse);
-            const __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j], unit));
-            const __m256i s = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j + 1], unit));
-            _mm256_storeu_si256((__m256i *)(void *)(pairs + 8 * j),
-                                _mm256_blend_epi16(c, _mm256_slli_epi32(s, 16), 0xaa));
-        }
-        for (b = 0; b < 8; b++) {
-            acc[b] = _mm256_setzero_si256();
-        }
-        for (j = 0; j < w->pairs; j++) {
-            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
-            const __m256i q = _mm256_set1_epi32(pairs[j]);
-            for (b = 0; b < 8; b++) {
-                const __m256i at = _mm256_loadu_si256((const __m256i *)(const void *)circle + b);
-                acc[b] = _mm256_add_epi32(acc[b], _mm256_madd_epi16(q, at));
-            }
-        }
-        for (b = 0; b < 8; b++) {
-            _mm256_storeu_si256((__m256i *)(void *)(w->sums + r * LQ__HOT_TOKENS + 8 * b), acc[b]);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_flip_avx2(float *dst, const float *src, size_t dims,
-                                                  float scale)
-{
-    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    size_t i;
-    for (i = 0; i < dims; i += 8) {
-        const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-        const __m256i sign =
-            _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
-        _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_loadu_ps(src + i),
-                                                _mm256_xor_ps(_mm256_set1_ps(scale),
-                                                              _mm256_castsi256_ps(sign))));
-    }
-}
-
-LQ__HOT_256 int32_t lq__hot_total_256(__m256i v)
-{
-    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
-}
-
-/* Low bytes of the lanes. */
-LQ__HOT_256 void lq__hot_bytes_256(int8_t *dst, __m256i v)
-{
-    const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packs_epi16(x, x));
-}
-
-LQ__TARGET_HOT_AVX2 static float lq__hot_query_avx2(int8_t *high, int8_t *low, int32_t *sum,
-                                                    const float *q, size_t dims)
-{
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256i high_sum = _mm256_setzero_si256();
-    __m256i low_sum = high_sum;
-    __m256 most = _mm256_set1_ps(1e-30f);
-    float m;
-    size_t i;
-    for (i = 0; i < dims; i += 8) {
-        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
-    }
-    m = lq__hot_max_256(most);
-    for (i = 0; i < dims; i += 8) {
-        const __m256i k =
-            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_set1_ps(32512.0f / m)));
-        const __m256i h = _mm256_srai_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(128)), 8);
-        const __m256i l = _mm256_sub_epi32(k, _mm256_slli_epi32(h, 8));
-        lq__hot_bytes_256(high + i, h);
-        lq__hot_bytes_256(low + i, l);
-        high_sum = _mm256_add_epi32(high_sum, h);
-        low_sum = _mm256_add_epi32(low_sum, l);
-    }
-    sum[0] = lq__hot_total_256(high_sum);
-    sum[1] = lq__hot_total_256(low_sum);
-    return m / 127.0f;
-}
-
-/* Elements i .. i + 7 of raw data as floats. */
-LQ__HOT_256 __m256 lq__hot_raw_256(const uint8_t *src, size_t i, int type)
-{
-    __m128i h;
-    if (type == LQ_F32) {
-        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
-    }
-    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
-    return type == LQ_F16 ? _mm256_cvtph_ps(h)
-                          : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
-
-/* ---- seal with AVX2 ---- */
-/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
-LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
-{
-    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
-}
-
-LQ__HOT_256 uint32_t lq__hot_most_256(__m256i most)
-{
-    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
-    return (uint32_t)_mm_cvtsi128_si32(half);
-}
-
-/* Eight numbers in fixed point, with their signs, through the stages within eight. */
-LQ__HOT_256 __m256i lq__hot_eight_256(const int32_t *x, __m256 scale)
-{
-    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
-    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
-    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
-    const __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(lq__hot_load_256(x)), scale);
-    __m256i v =
-        _mm256_cvttps_epi32(_mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
-    return lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
-}
-
-/* -0.0 where the basis has a minus. */
-LQ__HOT_256 __m256 lq__hot_minus_256(size_t i)
-{
-    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN)));
-}
-
-/* Sum and difference of two vectors in place. */
-LQ__HOT_256 void lq__hot_both_256(__m256i *a, __m256i *b)
-{
-    const __m256i sum = _mm256_add_epi32(*a, *b);
-    *b = _mm256_sub_epi32(*a, *b);
-    *a = sum;
-}
-
-/* The largest lane of each of eight vectors. */
-LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
-{
-    __m256i four[2];
-    int j;
-    for (j = 0; j < 2; j++, m += 4) {
-        const __m256i a =
-            _mm256_max_epu32(_mm256_unpacklo_epi32(m[0], m[1]), _mm256_unpackhi_epi32(m[0], m[1]));
-        const __m256i b =
-            _mm256_max_epu32(_mm256_unpacklo_epi32(m[2], m[3]), _mm256_unpackhi_epi32(m[2], m[3]));
-        four[j] = _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-    }
-    return _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
-}
-
-/* lq__hot_unit of eight tokens' largest magnitudes. */
-LQ__HOT_256 void lq__hot_units_256(lq__hot_turn *turn, __m256i most)
-{
-    const __m256i unit = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(127 + 19));
-    _mm256_storeu_si256((__m256i *)(void *)turn->unit,
-                        _mm256_max_epi32(unit, _mm256_set1_epi32(-120)));
-}
-
-#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
-#define LQ__HOT_EACH_EIGHT(X) LQ__HOT_EACH_FOUR(X) X(4) X(5) X(6) X(7)
-
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_256 __m256 lq__hot_stretched_256(const lq__hot_turn *turn, __m256 x, size_t t, size_t i)
-{
-    const __m256 far = _mm256_set1_ps(LQ__HOT_FAR);
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_loadu_ps(center + i)),
-                      _mm256_loadu_ps(turn->stretch + i));
-    return _mm256_max_ps(_mm256_min_ps(x, far), _mm256_sub_ps(_mm256_setzero_ps(), far));
-}
-
-/* Eight rows less their mean, still floats, and their units; sums. own: means are those of the
-   rows, and what is left is stretched; a constant. */
-LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type, int own)
-{
-#define LQ__HOT_MOST_256(t) __m256i most##t = _mm256_setzero_si256();
-#define LQ__HOT_TAKE_256(t)                                                                \
-    x = lq__hot_raw_256(turn->rows[t], i, type);                                           \
-    f = own ? lq__hot_stretched_256(turn, x, (t), i) : _mm256_sub_ps(x, mean);             \
-    v = _mm256_castps_si256(f);                                                            \
-    _mm256_storeu_si256((__m256i *)(void *)(turn->spun + (t)*turn->row + i), v);           \
-    most##t = _mm256_max_epu32(most##t, _mm256_and_si256(v, magnitude));                   \
-    x = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit)); \
-    sum = _mm256_add_epi32(sum, _mm256_cvttps_epi32(_mm256_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_256(t) most[t] = most##t;
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256 limit = _mm256_set1_ps(8191.0f);
-    const __m256 unit = _mm256_set1_ps(turn->sum_unit);
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
-    for (i = 0; i < turn->dims; i += 8) {
-        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
-        __m256i sum = _mm256_setzero_si256();
-        __m256i v;
-        __m256 f;
-        __m256 x;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_256)
-        if (turn->sums) {
-            __m256i *to = (__m256i *)(void *)(turn->sums + i);
-            const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
-            const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
-            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
-            _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_256)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_256
-#undef LQ__HOT_TAKE_256
-#undef LQ__HOT_KEEP_256
-}
-
-/* Dims i .. i + 31 of all tokens through the stages within 32. */
-LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
-{
-#define LQ__HOT_MINUS_256(k) const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
-#define LQ__HOT_LOAD_256(k) \
-    __m256i v##k = lq__hot_eight_256(spun + 8 * (k), _mm256_xor_ps(scale, minus##k));
-#define LQ__HOT_STORE_256(k) _mm256_storeu_si256((__m256i *)(void *)(spun + 8 * (k)), v##k);
-    LQ__HOT_EACH_FOUR(LQ__HOT_MINUS_256)
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        const __m256 scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-        int32_t *spun = turn->spun + t * turn->row + i;
-        LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_256)
-        lq__hot_both_256(&v0, &v1);
-        lq__hot_both_256(&v2, &v3);
-        lq__hot_both_256(&v0, &v2);
-        lq__hot_both_256(&v1, &v3);
-        LQ__HOT_EACH_FOUR(LQ__HOT_STORE_256)
-    }
-#undef LQ__HOT_MINUS_256
-#undef LQ__HOT_LOAD_256
-#undef LQ__HOT_STORE_256
-}
-
-/* Stages from h on, in memory; returns the largest magnitude. */
-LQ__HOT_256 uint32_t lq__hot_spin_256(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    __m256i most = _mm256_setzero_si256();
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims && h >= block; i += 8) {
-        most = _mm256_max_epu32(most, _mm256_abs_epi32(lq__hot_load_256(x + i)));
-    }
-    for (; h < block; h *= 2) {
-        most = _mm256_setzero_si256();
-        for (i = 0; i < dims; i += 2 * h) {
-            for (j = i; j < i + h; j += 8) {
-                __m256i a = lq__hot_load_256(x + j);
-                __m256i b = lq__hot_load_256(x + j + h);
-                lq__hot_both_256(&a, &b);
-                most = _mm256_max_epu32(most,
-                                        _mm256_max_epu32(_mm256_abs_epi32(a), _mm256_abs_epi32(b)));
-                _mm256_storeu_si256((__m256i *)(void *)(x + j), a);
-                _mm256_storeu_si256((__m256i *)(void *)(x + j + h), b);
-            }
-        }
-    }
-    return lq__hot_most_256(most);
-}
-
-/* The scale 2^-unit makes exact products. Tokens take turns within each part, so that none waits
-   for its own maximum. */
-LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
-{
-    const size_t dims = turn->dims;
-    const size_t block = lq__hadamard_block(dims);
-    const size_t first = block < 32 ? 8 : 32;
-    size_t t;
-    size_t i;
-    if (turn->tokens < 8) {
-        lq__hot_turn_c(turn);
-        return;
-    }
-    if (turn->centers) {
-        lq__hot_take_256(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_256(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_256(turn, turn->type, 0);
-    }
-    for (i = 0; i < dims && first == 32; i += 32) {
-        lq__hot_turn_32_256(turn, i);
-    }
-    for (; i < dims; i += 8) {
-        const __m256 minus = lq__hot_minus_256(i);
-        for (t = 0; t < 8; t++) {
-            const __m256 scale =
-                _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-            int32_t *spun = turn->spun + t * turn->row + i;
-            const __m256i v = lq__hot_eight_256(spun, _mm256_xor_ps(scale, minus));
-            _mm256_storeu_si256((__m256i *)(void *)spun, v);
-        }
-    }
-    for (t = 0; t < 8; t++) {
-        turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-    }
-    for (t = 0; t < 8; t++) {
-        const int32_t *spun = turn->spun + t * turn->row;
-        int16_t *dst = turn->dst + t * turn->row;
-        const int32_t shift = lq__hot_shift(turn->most[t]);
-        const __m128i right = _mm_cvtsi32_si128(shift);
-        const __m256i half = _mm256_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
-        if (shift <= 0) {
-            lq__hot_narrow(dst, spun, dims, shift);
-            continue;
-        }
-        for (i = 0; i < dims; i += 8) {
-            const __m256i v =
-                _mm256_sra_epi32(_mm256_add_epi32(lq__hot_load_256(spun + i), half), right);
-            _mm_storeu_si128(
-                (__m128i *)(void *)(dst + i),
-                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-        }
-    }
-}
-
 /* lq__log2_floor of eight numbers below 2^31; -127 of 0. Without the bit below the highest one,
    which no conversion rounds up. */
 LQ__HOT_256 __m256i lq__hot_octaves_256(__m256i x)
@@ -22471,1020 +21418,7 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_granule_avx2(uint8_t *tile, int kind, in
     }
 }
 
-LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, int type,
-                                      const float *q, size_t wide, size_t rows)
-{
-    const uint8_t *src = (const uint8_t *)k->data;
-    const size_t q1 = rows > 1 ? wide : 0;
-    const size_t q2 = rows > 2 ? 2 * wide : 0;
-    const size_t q3 = rows > 3 ? 3 * wide : 0;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
-        float row[4];
-        size_t i;
-        size_t r;
-        lq__hot_prefetch_row(k, t);
-        for (i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
-            const __m256 x = lq__hot_raw_256(src, t * k->stride + i, type);
-            a = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + i), a);
-            b = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q1 + i), b);
-            c = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q2 + i), c);
-            d = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q3 + i), d);
-        }
-        a = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-        _mm_storeu_ps(row, _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
-        for (r = 0; r < rows; r++) {
-            logits[r * LQ__HOT_TOKENS + t] = row[r];
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_dots_avx2(float *logits, const lq__hot_floats *k,
-                                                      const float *q, size_t wide, size_t rows)
-{
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_256(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_256(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_256(logits, k, LQ_BF16, q, wide, rows);
-    }
-}
-
-/* 16 dims, the last perhaps 8, of up to four rows at once, 16 tokens at a time. */
-LQ__HOT_256 void lq__hot_raw_sums_256(float *acc, const lq__hot_floats *v, int type,
-                                      const float *weights, size_t wide, size_t rows, size_t first)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    size_t i;
-    for (i = 0; i < v->dims; i += 16) {
-        const size_t j = v->dims - i > 8 ? 8 : 0;
-        __m256 a[4][2];
-        size_t t;
-#define LQ__HOT_BEGIN(r, h) \
-    a[r][h] = rows > r ? _mm256_loadu_ps(acc + r * wide + i + h * j) : _mm256_setzero_ps();
-        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const __m256 x0 = lq__hot_raw_256(src, t * v->stride + i, type);
-                const __m256 x1 = lq__hot_raw_256(src, t * v->stride + i + j, type);
-#define LQ__HOT_ADD(r, h) \
-    a[r][h] = _mm256_fmadd_ps(x##h, _mm256_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][h]);
-                LQ__HOT_EACH_256(LQ__HOT_ADD)
-#undef LQ__HOT_ADD
-            }
-        }
-#define LQ__HOT_END(r, h)                                      \
-    if (rows > r) {                                            \
-        _mm256_storeu_ps(acc + r * wide + i + h * j, a[r][h]); \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_floats *v,
-                                                      const float *weights, size_t wide,
-                                                      size_t rows)
-{
-    size_t first;
-    size_t t;
-    for (first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) {
-            continue;
-        }
-        for (t = 0; t < 16; t++) {
-            lq__hot_prefetch_row(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_256(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_256(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_256(acc, v, LQ_BF16, weights, wide, rows, first);
-        }
-    }
-}
-
-/* ---- hot kernels with AVX-512 VNNI ----
-   vpdpbusd sums four products of a lane: a vector of levels is 16 lanes by one four. Four blocks of
-   16 lanes go side by side, so that a broadcast four of a row serves four of them: 16 sums, 4 or 8
-   vectors of levels, a table; everything in registers, arrays indexed by constants only. What made
-   it slow was memory: tiles that are not read front to back or without the prefetch, x 2 to 3; the
-   one line of scales left to a miss, x 1.25 (gcc only: clang happened to load it early). */
-typedef struct lq__hot_look_512 {
-    __m512i table; /* 64 levels, the kind's repeated: vpermb needs no mask */
-    __m512i high;  /* Z3: the upper four */
-    __m512i low;   /* 15 in each byte */
-    __m512i turn;  /* E8: from a lane's popcount to bit 4 of its bytes */
-} lq__hot_look_512;
-
-/* flip: -128 for unsigned levels, biased by 128; else 0. */
-LQ__HOT_512 lq__hot_look_512 lq__hot_look_of_512(int kind, int flip)
-{
-    const __m512i bias = _mm512_set1_epi8((int8_t)flip);
-    lq__hot_look_512 look;
-    int32_t four[2];
-    look.table = _mm512_set1_epi8((int8_t)(kind == LQ__HOT_Z8 ? -128 : 0)); /* codes are biased */
-    if (kind == LQ__HOT_E8) {
-        look.table = _mm512_broadcast_i64x4(
-            _mm256_loadu_si256((const __m256i *)(const void *)lq__hot_cosets));
-    } else if (kind == LQ__HOT_Z4) {
-        look.table = _mm512_broadcast_i32x4(
-            _mm_loadu_si128((const __m128i *)(const void *)lq__hot_levels[2]));
-    } else if (kind != LQ__HOT_Z8) {
-        memcpy(four, lq__hot_table(kind), 8);
-        look.table = _mm512_set1_epi32(four[0]);
-        look.high = _mm512_xor_si512(_mm512_set1_epi32(four[1]), bias);
-    }
-    look.table = _mm512_xor_si512(look.table, bias);
-    look.low = _mm512_set1_epi8(15);
-    look.turn = _mm512_set1_epi64(0x1c1c1c1c3c3c3c3c);
-    return look;
-}
-
-/* Levels of codes x, the bits above them anything; p: E8's cosets; bits: Z3's third bits. */
-LQ__HOT_512 __m512i lq__hot_levels_512(const lq__hot_look_512 *look, int kind, __m512i x, __m512i p,
-                                       const uint8_t *bits)
-{
-    if (kind == LQ__HOT_Z8) {
-        return _mm512_xor_si512(x, look->table);
-    }
-    if (kind == LQ__HOT_E8) { /* low nibble of x, the rest of p */
-        x = _mm512_ternarylogic_epi32(x, p, look->low, 0xe4);
-    }
-    if (kind == LQ__HOT_Z3) {
-        __mmask64 third;
-        __m512i v = _mm512_permutexvar_epi8(x, look->table);
-        memcpy(&third, bits, 8);
-        return _mm512_mask_permutexvar_epi8(v, third, x, look->high);
-    }
-    return _mm512_permutexvar_epi8(x, look->table);
-}
-
-LQ__HOT_512 __m512i lq__hot_coset_512(const lq__hot_look_512 *look, int kind, __m512i c)
-{
-    return kind == LQ__HOT_E8 ? _mm512_multishift_epi64_epi8(look->turn, _mm512_popcnt_epi32(c))
-                              : c;
-}
-
-LQ__HOT_512 __m512i lq__hot_four_512(const void *p)
-{
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm512_set1_epi32(v);
-}
-
-/* Sums a[r][b] of `rows` rows and blocks b < blocks of a tile: level_is_u8: levels u8, rows i8 (K),
-   else rows u8, levels i8 (V). rows, kind, blocks and level_is_u8 are constants. */
-#define LQ__HOT_STEP_512(r, b)                                         \
-    if (rows > r && blocks > b) {                                      \
-        a[r][b] = level_is_u8 ? _mm512_dpbusd_epi32(a[r][b], x##b, y)  \
-                              : _mm512_dpbusd_epi32(a[r][b], y, x##b); \
-    }
-#define LQ__HOT_ROW_512(r, f)                                           \
-    if (rows > r) {                                                     \
-        const __m512i y = lq__hot_four_512(row + r * stride + 4 * (f)); \
-        LQ__HOT_STEP_512(r, 0)                                          \
-        LQ__HOT_STEP_512(r, 1)                                          \
-        LQ__HOT_STEP_512(r, 2)                                          \
-        LQ__HOT_STEP_512(r, 3)                                          \
-    }
-/* Field f of a vector; f is a literal, as shifts by immediates want. */
-#define LQ__HOT_FIELD_512(c, f) \
-    ((f) == 0 ? c : fours == 2 ? _mm512_srli_epi16(c, 4 * (f)) : _mm512_srli_epi16(c, 2 * (f)))
-#define LQ__HOT_LEVELS_512(f, b) \
-    lq__hot_levels_512(look, kind, LQ__HOT_FIELD_512(c##b, f), p##b, bits + 8 * (f) + 32 * (b))
-#define LQ__HOT_FOUR_512(f)                                            \
-    if (fours > f) {                                                   \
-        const __m512i x0 = LQ__HOT_LEVELS_512(f, 0);                   \
-        const __m512i x1 = blocks > 1 ? LQ__HOT_LEVELS_512(f, 1) : x0; \
-        const __m512i x2 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 2) : x0; \
-        const __m512i x3 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 3) : x0; \
-        LQ__HOT_ROW_512(0, f)                                          \
-        LQ__HOT_ROW_512(1, f)                                          \
-        LQ__HOT_ROW_512(2, f)                                          \
-        LQ__HOT_ROW_512(3, f)                                          \
-    }
-LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *look, int kind,
-                                      int level_is_u8, const uint8_t *codes, const uint8_t *bits,
-                                      size_t width, size_t vectors, const uint8_t *row,
-                                      size_t stride, int rows, int blocks, uintptr_t ahead)
-{
-    const int fours = lq__hot_fours(kind);
-    size_t v;
-    for (v = 0; v < vectors; v++) {
-        const __m512i c0 = _mm512_loadu_si512(codes);
-        const __m512i c1 = blocks > 1 ? _mm512_loadu_si512(codes + 64) : c0;
-        const __m512i c2 = blocks > 2 ? _mm512_loadu_si512(codes + 128) : c0;
-        const __m512i c3 = blocks > 2 ? _mm512_loadu_si512(codes + 192) : c0;
-        const __m512i p0 = lq__hot_coset_512(look, kind, c0);
-        const __m512i p1 = blocks > 1 ? lq__hot_coset_512(look, kind, c1) : p0;
-        const __m512i p2 = blocks > 2 ? lq__hot_coset_512(look, kind, c2) : p0;
-        const __m512i p3 = blocks > 2 ? lq__hot_coset_512(look, kind, c3) : p0;
-        LQ__HOT_FOUR_512(0)
-        LQ__HOT_FOUR_512(1)
-        LQ__HOT_FOUR_512(2)
-        LQ__HOT_FOUR_512(3)
-        lq__hot_prefetch((uintptr_t)codes + ahead);
-        if (blocks > 1) {
-            lq__hot_prefetch((uintptr_t)codes + ahead + 64);
-            lq__hot_prefetch((uintptr_t)codes + ahead + 128);
-            lq__hot_prefetch((uintptr_t)codes + ahead + 192);
-        }
-        if (kind == LQ__HOT_Z3) {
-            lq__hot_prefetch((uintptr_t)bits + ahead);
-            lq__hot_prefetch((uintptr_t)bits + ahead + 64);
-        }
-        codes += 64 * width;
-        bits += 32 * width;
-        row += 4 * fours;
-    }
-}
-
-#define LQ__HOT_EACH_512(X) \
-    X(0, 0)                 \
-    X(0, 1)                 \
-    X(0, 2)                 \
-    X(0, 3)                 \
-    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
-
-LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     const int32_t *sum, size_t wide, int rows, uintptr_t ahead)
-{
-    const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
-    const int blocks = 4;
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    __m512i a[4][4];
-#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_set1_epi32(rows > r ? -128 * sum[r] : 0);
-    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-    lq__hot_multiply_512(a, &look, kind, 1, tile, tile + 16 * wide, 4, wide / 4 / fours,
-                         (const uint8_t *)q8, wide, rows, blocks, ahead);
-#define LQ__HOT_END(r, b)                                                 \
-    if (rows > r) {                                                       \
-        _mm512_storeu_si512(dots + r * LQ__HOT_TOKENS + 16 * b, a[r][b]); \
-    }
-    LQ__HOT_EACH_512(LQ__HOT_END)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                     const uint8_t *weights, size_t wide, size_t first,
-                                     const lq__hot_look_512 *look, int rows, int blocks,
-                                     uintptr_t ahead)
-{
-    const size_t width = LQ__MIN(wide / 16 - (first & ~(size_t)3), 4);
-    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
-    const size_t at = lq__hot_at(wide / 16, vectors, first, 0);
-    __m512i a[4][4];
-#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_setzero_si512();
-    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-    lq__hot_multiply_512(a, look, kind, 0, tile + 64 * at, tile + 16 * wide + 32 * at, width,
-                         vectors, weights, LQ__HOT_TOKENS, rows, blocks, ahead);
-#define LQ__HOT_END(r, b)                                                                         \
-    if (rows > r && blocks > b) {                                                                 \
-        float *p = acc + r * wide + 16 * (first + b);                                             \
-        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(a[r][b]), _mm512_set1_ps(unit[r]), \
-                                            _mm512_loadu_ps(p)));                                 \
-    }
-    LQ__HOT_EACH_512(LQ__HOT_END)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                      const uint8_t *weights, size_t wide, int rows,
-                                      uintptr_t ahead)
-{
-    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
-    size_t blocks = wide / 16;
-    size_t b;
-    for (b = 0; b + 4 <= blocks; b += 4) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
-    }
-    for (; b < blocks; b++) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
-    }
-}
-
-#define LQ__HOT_KIND_512(kind)                                                                   \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_dots_##kind##_512(                                 \
-        int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,   \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 1, ahead);            \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 2, ahead);            \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 3, ahead);            \
-        } else {                                                                                 \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 4, ahead);            \
-        }                                                                                        \
-    }                                                                                            \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_sums_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide, \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, ahead);      \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, ahead);      \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 3, ahead);      \
-        } else {                                                                                 \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 4, ahead);      \
-        }                                                                                        \
-    }
-LQ__HOT_KIND_512(Z8)
-LQ__HOT_KIND_512(Z4)
-LQ__HOT_KIND_512(Z3)
-LQ__HOT_KIND_512(Z2)
-LQ__HOT_KIND_512(E8)
-
-static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_dots_Z8_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_dots_Z4_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_dots_Z3_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_dots_Z2_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_dots_E8_512(dots, tile, q8, sum, wide, rows, ahead);
-    }
-}
-
-static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_sums_Z8_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_sums_Z4_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_sums_Z3_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_sums_Z2_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_sums_E8_512(acc, unit, tile, weights, wide, rows, ahead);
-    }
-}
-
-/* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
-   added for the first four dims, the others for the second. Levels of 16 tokens by four dims become
-   four dims by fours of tokens within lanes of 128 bits; w: of each 16 tokens and row the weights,
-   a four of them in each such lane. Attention to values among the keys takes x 0.9 to 1.3 of that
-   to values apart (measured, 512 of 576 dims, 16 heads). kind, rows and upper (f % 4 / 2) are
-   constants. */
-LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *look, int kind,
-                                          const uint8_t *tile, size_t wide, size_t f, int upper,
-                                          const __m512i (*w)[4], int rows)
-{
-    const int fours = lq__hot_fours(kind);
-    const int plain =
-        kind != LQ__HOT_Z3 && kind != LQ__HOT_E8; /* codes change places, not levels */
-    const __m512i turn =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    __m512i s[4][2];
-    size_t b;
-#define LQ__HOT_BEGIN(r)              \
-    s[r][0] = _mm512_setzero_si512(); \
-    s[r][1] = _mm512_setzero_si512();
-    LQ__HOT_BEGIN(0)
-    LQ__HOT_BEGIN(1)
-    LQ__HOT_BEGIN(2)
-    LQ__HOT_BEGIN(3)
-#undef LQ__HOT_BEGIN
-    for (b = 0; b < 4; b++) {
-        const size_t v = 4 * (f / (size_t)fours) + b;
-        const uint8_t *codes = tile + 64 * v;
-        const uint8_t *bits = tile + 16 * wide + 32 * v + (upper ? 16 : 0);
-        const __m512i c = _mm512_loadu_si512(codes);
-        const __m512i c0 = plain ? _mm512_shuffle_epi8(c, turn) : c;
-        const __m512i c1 =
-            fours > 1 ? c0 : _mm512_shuffle_epi8(_mm512_loadu_si512(codes + 256), turn);
-        const __m512i p = lq__hot_coset_512(look, kind, c0);
-        const __m512i y0 = fours > 2 && upper ? _mm512_srli_epi16(c0, 4) : c0;
-        const __m512i y1 = fours == 1   ? c1
-                           : fours == 2 ? _mm512_srli_epi16(c0, 4)
-                           : upper      ? _mm512_srli_epi16(c0, 6)
-                                        : _mm512_srli_epi16(c0, 2);
-        __m512i x0 = lq__hot_levels_512(look, kind, y0, p, bits);
-        __m512i x1 = lq__hot_levels_512(look, kind, y1, p, bits + 8);
-        x0 = plain ? x0 : _mm512_shuffle_epi8(x0, turn);
-        x1 = plain ? x1 : _mm512_shuffle_epi8(x1, turn);
-#define LQ__HOT_ADD(r)                                       \
-    if (rows > r) {                                          \
-        s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
-        s[r][1] = _mm512_dpbusd_epi32(s[r][1], w[b][r], x1); \
-    }
-        LQ__HOT_ADD(0)
-        LQ__HOT_ADD(1)
-        LQ__HOT_ADD(2)
-        LQ__HOT_ADD(3)
-#undef LQ__HOT_ADD
-    }
-#define LQ__HOT_END(r)                                                         \
-    if (rows > r) {                                                            \
-        a[r] = _mm512_add_epi32(_mm512_shuffle_i32x4(s[r][0], s[r][1], 0x44),  \
-                                _mm512_shuffle_i32x4(s[r][0], s[r][1], 0xee)); \
-    }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, int rows)
-{
-    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
-    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    __m512i w[4][4];
-    size_t b;
-    size_t d;
-    int r;
-    for (b = 0; b < 4; b++) {
-        for (r = 0; r < rows; r++) {
-            const uint8_t *p = weights + (size_t)r * LQ__HOT_TOKENS + 16 * b;
-            w[b][r] = _mm512_permutexvar_epi32(
-                spread, _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p)));
-        }
-    }
-    for (d = first; d < last; d += 16) {
-        __m512i a[2][4];
-        lq__hot_across_eight_512(a[0], &look, kind, tile, wide, d / 4, 0, (const __m512i(*)[4])w,
-                                 rows);
-        lq__hot_across_eight_512(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
-                                 (const __m512i(*)[4])w, rows);
-#define LQ__HOT_END(r)                                                                        \
-    if (rows > r) {                                                                           \
-        float *p = acc + r * wide + d;                                                        \
-        const __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0][r], a[1][r], 0x88),    \
-                                             _mm512_shuffle_i32x4(a[0][r], a[1][r], 0xdd));   \
-        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), _mm512_set1_ps(unit[r]), \
-                                            _mm512_loadu_ps(p)));                             \
-    }
-        LQ__HOT_END(0)
-        LQ__HOT_END(1)
-        LQ__HOT_END(2)
-        LQ__HOT_END(3)
-#undef LQ__HOT_END
-    }
-}
-
-#define LQ__HOT_KIND_ACROSS_512(kind)                                                              \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
-        size_t rows, size_t first, size_t last)                                                    \
-    {                                                                                              \
-        if (rows == 1) {                                                                           \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1); \
-        } else if (rows == 2) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2); \
-        } else if (rows == 3) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 3); \
-        } else {                                                                                   \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
-        }                                                                                          \
-    }
-LQ__HOT_KIND_ACROSS_512(Z8)
-LQ__HOT_KIND_ACROSS_512(Z4)
-LQ__HOT_KIND_ACROSS_512(Z3)
-LQ__HOT_KIND_ACROSS_512(Z2)
-LQ__HOT_KIND_ACROSS_512(E8)
-
-static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                  const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                  size_t last)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_across_Z8_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_across_Z4_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_across_Z3_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_across_Z2_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    default:
-        lq__hot_across_E8_512(acc, unit, tile, weights, wide, rows, first, last);
-    }
-}
-
-/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps
-   takes the floor of t itself. */
-LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
-{
-    const __m512 t = _mm512_mul_ps(_mm512_sub_ps(x, shift), _mm512_set1_ps(1.44269504f));
-    const __m512 f = _mm512_reduce_ps(t, 9); /* t - floor(t) */
-    __m512 p = _mm512_set1_ps(0.01342669f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05224247f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24128021f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69304484f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, t);
-}
-
-/* 16 scale codes to floats. */
-LQ__HOT_512 __m512 lq__hot_scale_512(const uint8_t *codes)
-{
-    const __m512 twelfth =
-        _mm512_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f, 1.2599210499f,
-                       1.3348398542f, 1.4142135624f, 1.4983070769f, 1.5874010520f, 1.6817928305f,
-                       1.7817974363f, 1.8877486254f, 0, 0, 0, 0);
-    const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes));
-    const __m512i octave = _mm512_mulhi_epu16(c, _mm512_set1_epi32(5462)); /* c / 12 */
-    const __m512i k = _mm512_sub_epi32(c, _mm512_mullo_epi16(octave, _mm512_set1_epi32(12)));
-    const __m512i m = _mm512_castps_si512(_mm512_permutexvar_ps(k, twelfth));
-    const __m512i e =
-        _mm512_slli_epi32(_mm512_sub_epi32(octave, _mm512_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
-    return _mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(c, c), m, e));
-}
-
-LQ__HOT_512 __m512 lq__hot_cap_512(__m512 x, float cap)
-{
-    const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 e = lq__exp_512(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0f / cap)),
-                                 _mm512_setzero_ps());
-    const __m512 v = _mm512_div_ps(_mm512_mul_ps(_mm512_set1_ps(cap), _mm512_sub_ps(one, e)),
-                                   _mm512_add_ps(one, e));
-    return _mm512_mask_sub_ps(v, _mm512_movepi32_mask(_mm512_castps_si512(x)), _mm512_setzero_ps(),
-                              v);
-}
-
-/* The largest of each of four vectors. */
-LQ__HOT_512 __m128 lq__hot_max_across_512(const __m512 *v)
-{
-    const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-    const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-    const __m512 all =
-        _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-    return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
-/* plain: nothing masked, no softcap, no bias, one plane; a constant. */
-LQ__HOT_512 void lq__hot_logits_of_512(float *most, const lq__hot_step *step, size_t rows,
-                                       int plain)
-{
-    const __m512 none = _mm512_set1_ps(LQ__HOT_NONE);
-    __m512 scales[4] = {none, none, none, none};
-    __m512 m[4] = {none, none, none, none};
-    float all[4];
-    size_t r;
-    size_t b;
-    for (b = 0; b < 4 && step->high; b++) {
-        scales[b] = lq__hot_scale_512(step->codes + 16 * b);
-    }
-    for (r = 0; r < rows; r++) {
-        float *row = step->logits + r * LQ__HOT_TOKENS;
-        __m512 mine = none;
-        for (b = 0; b < 4; b++) {
-            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
-            __m512 v;
-            if (step->high) {
-                v = _mm512_cvtepi32_ps(_mm512_loadu_si512(step->high + i));
-                if (!plain && step->low) {
-                    v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->low + i)),
-                                        _mm512_set1_ps(1.0f / 256.0f), v);
-                }
-                v = _mm512_fmadd_ps(v, _mm512_mul_ps(scales[b], _mm512_set1_ps(step->scale[r])),
-                                    _mm512_set1_ps(step->shift[r]));
-            } else {
-                v = _mm512_loadu_ps(row + 16 * b);
-            }
-            if (step->turning) {
-                v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->turning + i)),
-                                    _mm512_set1_ps(step->turning_unit[r]), v);
-            }
-            if (!plain && step->softcap > 0.0f) {
-                v = lq__hot_cap_512(v, step->softcap);
-            }
-            if (!plain && step->bias) {
-                v = _mm512_add_ps(v, _mm512_loadu_ps(step->bias + r * step->bias_stride + 16 * b));
-            }
-            if (!plain) {
-                v = _mm512_mask_max_ps(none, (__mmask16)(step->mask[r] >> 16 * b), v, none);
-            }
-            _mm512_storeu_ps(row + 16 * b, v);
-            mine = _mm512_max_ps(mine, v);
-        }
-        m[r] = mine;
-    }
-    _mm_storeu_ps(all, lq__hot_max_across_512(m));
-    memcpy(most, all, rows * sizeof *most);
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_logits_avx512(float *most, const lq__hot_step *step,
-                                                        size_t rows)
-{
-    uint64_t all = ~(uint64_t)0;
-    size_t r;
-    for (r = 0; r < rows; r++) {
-        all &= step->mask[r];
-    }
-    if (~all || step->bias || step->softcap > 0.0f || step->low) {
-        lq__hot_logits_of_512(most, step, rows, 0);
-    } else {
-        lq__hot_logits_of_512(most, step, rows, 1);
-    }
-}
-
-/* The coefficients of the pairs of a row, in 16 bits each; *unit is the sums'. */
-LQ__HOT_512 __m512i lq__hot_turning_row_512(const lq__hot_turning *w, size_t row, __m512 c,
-                                            __m512 s, float *unit)
-{
-    const __m512 x = _mm512_loadu_ps(w->x[row]);
-    const __m512 y = _mm512_loadu_ps(w->y[row]);
-    const __m512 a = _mm512_fmadd_ps(x, c, _mm512_mul_ps(y, s));
-    const __m512 b = _mm512_fmsub_ps(y, c, _mm512_mul_ps(x, s));
-    const float total =
-        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_abs_ps(a), _mm512_abs_ps(b))) + 1e-30f;
-    const __m512 inverse = _mm512_set1_ps(total < 1e30f ? 32767.0f / total : 0.0f);
-    *unit = total * (1.0f / (32767.0f * 32767.0f));
-    return _mm512_mask_blend_epi16(
-        0xaaaaaaaau, _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)),
-        _mm512_slli_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)), 16));
-}
-
-LQ__TARGET_HOT_AVX512 static void
-lq__hot_turning_avx512(lq__hot_turning *w, const lq__hot_part *part, size_t first, size_t rows)
-{
-    const __m512 c = _mm512_loadu_ps(part->at);
-    const __m512 s = _mm512_loadu_ps(part->at + LQ__HOT_PAIRS);
-    int32_t pairs[LQ__HOT_BATCH][LQ__HOT_PAIRS];
-    __m512i acc[LQ__HOT_BATCH][4];
-    size_t r;
-    size_t j;
-    size_t b;
-    for (r = 0; r < LQ__HOT_BATCH; r++) {
-        __m512i row = _mm512_setzero_si512();
-        if (r < rows) {
-            row = lq__hot_turning_row_512(w, first + r, c, s, w->unit + r);
-        }
-        _mm512_storeu_si512(pairs[r], row);
-        for (b = 0; b < 4; b++) {
-            acc[r][b] = _mm512_setzero_si512();
-        }
-    }
-    for (j = 0; j < w->pairs; j++) {
-        const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
-        for (b = 0; b < 4; b++) {
-            const __m512i at = _mm512_loadu_si512(circle + 32 * b);
-            for (r = 0; r < LQ__HOT_BATCH; r++) {
-                acc[r][b] = _mm512_dpwssd_epi32(acc[r][b], _mm512_set1_epi32(pairs[r][j]), at);
-            }
-        }
-    }
-    for (r = 0; r < rows; r++) {
-        for (b = 0; b < 4; b++) {
-            _mm512_storeu_si512(w->sums + r * LQ__HOT_TOKENS + 16 * b, acc[r][b]);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w, size_t rows)
-{
-    const __m512 dither = w->low ? _mm512_set1_ps(0.5f) : _mm512_loadu_ps(lq__hot_dither);
-    __m512 most = _mm512_set1_ps(1e-30f);
-    __m512 scales[4] = {most, most, most, most};
-    float shares[16];
-    float largest;
-    size_t r;
-    size_t b;
-    _mm512_storeu_ps(shares, lq__exp_512(_mm512_castps128_ps512(_mm_sub_ps(_mm_loadu_ps(w->most),
-                                                                           _mm_loadu_ps(w->base))),
-                                         _mm512_setzero_ps()));
-    for (b = 0; b < 4 && w->codes; b++) {
-        scales[b] = lq__hot_scale_512(w->codes + 16 * b);
-        most = _mm512_max_ps(most, scales[b]);
-    }
-    largest = _mm512_reduce_max_ps(most);
-    for (b = 0; b < 4; b++) {
-        scales[b] =
-            _mm512_mul_ps(scales[b], _mm512_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
-    }
-    for (r = 0; r < rows; r++) {
-        const __m512 shift = _mm512_set1_ps(w->most[r]);
-        const __m512 share = _mm512_set1_ps(shares[r]);
-        __m512 sum = _mm512_loadu_ps(w->sum[r]);
-        for (b = 0; b < 4; b++) {
-            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
-            const __m512 e = lq__exp_512(_mm512_loadu_ps(w->weights + i), shift);
-            __m512i v;
-            sum = _mm512_fmadd_ps(e, share, sum);
-            if (!w->codes) {
-                _mm512_storeu_ps(w->weights + i, _mm512_mul_ps(e, share));
-                continue;
-            }
-            v = _mm512_cvttps_epi32(_mm512_fmadd_ps(e, scales[b], dither));
-            if (w->low) {
-                _mm_storeu_si128((__m128i *)(void *)(w->low + i), _mm512_cvtepi32_epi8(v));
-                v = _mm512_srli_epi32(v, 8);
-            }
-            _mm_storeu_si128((__m128i *)(void *)(w->high + i), _mm512_cvtusepi32_epi8(v));
-        }
-        _mm512_storeu_ps(w->sum[r], sum);
-        if (w->codes) {
-            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
-        }
-    }
-}
-
-LQ__HOT_512 __mmask16 lq__hot_tail_512(size_t left)
-{
-    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1u);
-}
-
-/* Elements i .. i + 15 (those of the mask) of raw data as floats. */
-LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mmask16 m)
-{
-    if (type == LQ_F32) {
-        return _mm512_maskz_loadu_ps(m, src + 4 * i);
-    }
-    if (type == LQ_F16) {
-        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, src + 2 * i));
-    }
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
-}
-
-/* ---- seal with AVX-512 ---- */
-/* A stage within a vector: y is v with the pair's lanes exchanged. */
-LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
-{
-    return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
-}
-
-LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
-{
-    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-/* Sixteen numbers in fixed point through the stages within sixteen. */
-LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
-{
-    __m512i v = lq__hot_fixed_512(x, scale);
-    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
-    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
-    v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
-    return lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0x4e), 0xff00);
-}
-
-/* Sum and difference of two vectors in place. */
-LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
-{
-    const __m512i sum = _mm512_add_epi32(*a, *b);
-    *b = _mm512_sub_epi32(*a, *b);
-    *a = sum;
-}
-
-/* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
-   vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
-   tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
-LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
-{
-    __m512i x;
-    __m512i y;
-    lq__hot_both_512(a, b);
-    x = _mm512_unpacklo_epi32(*a, *b);
-    y = _mm512_unpackhi_epi32(*a, *b);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_unpacklo_epi32(x, y);
-    *b = _mm512_unpackhi_epi32(x, y);
-    lq__hot_both_512(a, b);
-    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
-    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_shuffle_i32x4(x, y, 0x88);
-    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
-    lq__hot_both_512(a, b);
-}
-
-/* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
-static const int16_t lq__hot_orders[2][32] = {
-    {0, 1, 2, 3, 8,  9,  10, 11, 16, 17, 18, 19, 24, 25, 26, 27,
-     4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31},
-    {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
-     2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
-
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_512 __m512 lq__hot_stretched_512(const lq__hot_turn *turn, __m512 x, size_t t, size_t i)
-{
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_loadu_ps(center + i)),
-                      _mm512_loadu_ps(turn->stretch + i));
-    return _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(LQ__HOT_FAR)),
-                         _mm512_set1_ps(-LQ__HOT_FAR));
-}
-
-/* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums.
-   own: as in lq__hot_take_256. */
-LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type, int own)
-{
-#define LQ__HOT_MOST_512(t)                \
-    __m512 most##t = _mm512_setzero_ps();  \
-    const uint8_t *row##t = turn->rows[t]; \
-    int32_t *spun##t = turn->spun + (t)*turn->row;
-#define LQ__HOT_TAKE_512(t)                                                                        \
-    x = type == LQ_F16                                                                             \
-            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
-            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
-    v = own ? lq__hot_stretched_512(turn, x, (t), i) : _mm512_sub_ps(x, mean);                     \
-    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
-    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
-    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
-    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_512(t)                                                          \
-    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
-                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
-    const __m512 unit = _mm512_set1_ps(turn->sum_unit);
-    const size_t dims = turn->dims;
-    int64_t *sums = turn->sums;
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
-    for (i = 0; i < dims; i += 16) {
-        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
-        const __m512i minus =
-            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
-        __m512i sum = _mm512_setzero_si512();
-        __m512 x;
-        __m512 v;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
-        if (sums) {
-            int64_t *to = sums + i;
-            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
-            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
-            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
-            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_512)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_512
-#undef LQ__HOT_TAKE_512
-#undef LQ__HOT_KEEP_512
-}
-
-/* 128 numbers through the stages within 128; the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
-{
-#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
-#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
-#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
-    LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
-    lq__hot_pair_512(&v0, &v1);
-    lq__hot_pair_512(&v2, &v3);
-    lq__hot_pair_512(&v4, &v5);
-    lq__hot_pair_512(&v6, &v7);
-    lq__hot_both_512(&v0, &v2);
-    lq__hot_both_512(&v1, &v3);
-    lq__hot_both_512(&v4, &v6);
-    lq__hot_both_512(&v5, &v7);
-    lq__hot_both_512(&v0, &v4);
-    lq__hot_both_512(&v1, &v5);
-    lq__hot_both_512(&v2, &v6);
-    lq__hot_both_512(&v3, &v7);
-    LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
-    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
-                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
-#undef LQ__HOT_LOAD_512
-#undef LQ__HOT_STORE_512
-#undef LQ__HOT_LARGER_512
-}
-
-/* Stages from h on, in memory; returns the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    __m512i most = _mm512_setzero_si512();
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims && h >= block; i += 16) {
-        most = _mm512_max_epu32(most, _mm512_abs_epi32(_mm512_loadu_si512(x + i)));
-    }
-    for (; h < block; h *= 2) {
-        most = _mm512_setzero_si512();
-        for (i = 0; i < dims; i += 2 * h) {
-            for (j = i; j < i + h; j += 16) {
-                __m512i a = _mm512_loadu_si512(x + j);
-                __m512i b = _mm512_loadu_si512(x + j + h);
-                lq__hot_both_512(&a, &b);
-                most = _mm512_max_epu32(most,
-                                        _mm512_max_epu32(_mm512_abs_epi32(a), _mm512_abs_epi32(b)));
-                _mm512_storeu_si512(x + j, a);
-                _mm512_storeu_si512(x + j + h, b);
-            }
-        }
-    }
-    return most;
-}
-
-/* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
-   magnitudes. */
-LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
-{
-    const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-    int32_t *spun = turn->spun + t * turn->row;
-    __m512i most = _mm512_setzero_si512();
-    size_t i;
-    for (i = 0; i < turn->dims && block >= 128; i += 128) {
-        most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
-    }
-    for (; i < turn->dims && block >= 32; i += 32) {
-        __m512i a = lq__hot_fixed_512(spun + i, scale);
-        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
-        lq__hot_pair_512(&a, &b);
-        _mm512_storeu_si512(spun + i, a);
-        _mm512_storeu_si512(spun + i + 16, b);
-    }
-    for (; i < turn->dims; i += 16) {
-        _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
-    }
-    if (block != 128) {
-        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
-    }
-    return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
-}
-
-/* lq__hot_narrow, also into order. */
-LQ__HOT_512 void lq__hot_narrow_512(int16_t *dst, int32_t *x, size_t dims, int32_t shift,
-                                    int paired)
-{
-    const __m128i right = _mm_cvtsi32_si128(LQ__MAX(shift, 0));
-    const __m512i half = _mm512_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
-    const __m512i order = _mm512_loadu_si512(lq__hot_orders[paired]);
-    size_t i;
-    for (i = 0; i < dims && shift < 0; i += 16) {
-        _mm512_storeu_si512(x + i,
-                            _mm512_sll_epi32(_mm512_loadu_si512(x + i), _mm_cvtsi32_si128(-shift)));
-    }
-    for (i = 0; i + 32 <= dims; i += 32) {
-        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
-        const __m512i b = _mm512_add_epi32(_mm512_loadu_si512(x + i + 16), half);
-        const __m512i c =
-            _mm512_packs_epi32(_mm512_sra_epi32(a, right), _mm512_sra_epi32(b, right));
-        _mm512_storeu_si512(dst + i, _mm512_permutexvar_epi16(order, c));
-    }
-    for (; i < dims; i += 16) {
-        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
-        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
-                            _mm512_cvtepi32_epi16(_mm512_sra_epi32(a, right)));
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
-{
-    const size_t block = lq__hadamard_block(turn->dims);
-    __m256i most[8];
-    size_t t;
-    if (block < 16 || turn->tokens < 8) {
-        lq__hot_turn_avx2(turn);
-        return;
-    }
-    if (turn->centers) {
-        lq__hot_take_512(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_512(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_512(turn, turn->type, 0);
-    }
-    for (t = 0; t < 8; t++) {
-        most[t] = lq__hot_turn_row_512(turn, t, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-    }
-    _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
-    for (t = 0; t < 8; t++) {
-        lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
-                           lq__hot_shift(turn->most[t]), block > 16);
-    }
-}
-
+/* ---- AVX-512 ---- */
 /* Z4, Z3, Z2: codes, without the sign, and errors of 128 cells. */
 typedef struct lq__hot_cells_512 {
     __m512i code[2];
@@ -24051,6 +21985,2107 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_granule_avx512(uint8_t *tile, int kind
         lq__hot_granule_e8_512(tile, stream, first, turn);
     } else {
         lq__hot_granule_of_512(tile, kind, stream, first, turn);
+    }
+}
+#endif
+
+/* ---- the base of a tile; vectors into tiles ---- */
+/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
+   for those that become too small. Returns how many. */
+LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
+{
+    size_t lost = 0;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        int32_t code = (int32_t)scales[t] - 12 * octaves;
+        int held = scales[t] && code >= LQ__HOT_LEAST;
+        lost += scales[t] && !held;
+        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
+    }
+    return lost;
+}
+
+/* floor(x / 12). */
+LQ__INLINE int32_t lq__hot_octave(int32_t x)
+{
+    return (x + 12 * 1024) / 12 - 1024;
+}
+
+/* The base for what has been turned: the largest number always has a scale, the others have one
+   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
+LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
+{
+    lq__hot_vectors v;
+    int32_t base = turn->base;
+    int32_t top = -12 * 1024; /* codes if the base were 0 */
+    int32_t low = 12 * 1024;
+    int32_t held = 0; /* the largest code in the tile */
+    int32_t least;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        held = LQ__MAX(held, (int32_t)scales[t]);
+    }
+    turn->base = 0;
+    lq__hot_aim(&v, turn, kind, stream);
+    for (t = 0; t < 8; t++) {
+        if (turn->most[t]) {
+            top = LQ__MAX(top, v.code[t]);
+            low = LQ__MIN(low, v.code[t]);
+        }
+    }
+    turn->base = base;
+    if (top < low) {
+        return;
+    }
+    if (held == 0) { /* room on both sides */
+        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
+    }
+    least = lq__hot_octave(top - 254 + 11);
+    if (held) {
+        least = LQ__MAX(least, turn->base - (255 - held) / 12);
+    }
+    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
+    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
+    if (held && base != turn->base) {
+        turn->lost += lq__hot_rebase(scales, base - turn->base);
+    }
+    turn->base = base;
+    for (t = 0; t < 8; t++) {
+        int32_t code = v.code[t] - 12 * base;
+        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
+    }
+}
+
+/* Whether the base is 0 and every token surely has a scale then. */
+LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm)
+{
+    const int32_t low = (6 * norm - 325 + 12 * 256 + 11) / 12 - 256;
+    const int32_t high = (12 * 256 - 107 - 6 * norm) / 12 - 256;
+    int32_t all = turn->base == 0 ? 0 : -1;
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        all |= (turn->unit[t] - low) | (high - turn->unit[t]);
+    }
+    return all >= 0;
+}
+
+/* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
+LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
+                                  lq__hot_turn *turn, void *work)
+{
+    const lq__hot_kernels *kernels = lq__hot_of_level();
+    turn->row = lq__hot_stride(turn->dims);
+    turn->dst = (int16_t *)work;
+    turn->spun = (int32_t *)work + 4 * turn->row;
+    turn->center = (float *)work + 12 * turn->row;
+    if (!turn->mean) {
+        memset(turn->center, 0, 4 * turn->dims);
+        turn->mean = (const uint8_t *)turn->center;
+        turn->mean_type = LQ_F32;
+    }
+    if (turn->row != turn->dims || turn->tokens < 8) {
+        memset(turn->dst, 0, 16 * turn->row);
+        memset(turn->most, 0, sizeof turn->most);
+        memset(turn->unit, 0, sizeof turn->unit);
+    }
+    kernels->turn(turn);
+    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)))) {
+        lq__hot_choose_base(turn, tile + lq__hot_wide(turn->dims) * 8 * lq__hot_bits(kind), kind,
+                            stream);
+    }
+    kernels->granule(tile, kind, stream, first, turn);
+}
+
+/* Tokens `first` .. of a tile, first a multiple of 8, from vectors stride apart; mean: NULL is 0.
+   *base: of the tile's scales. LQ_E_DATA: not finite, and nothing is written. */
+LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
+                            const float *x, size_t stride, size_t tokens, const float *mean,
+                            int32_t *base, void *work)
+{
+    uint32_t most = 0;
+    lq__hot_turn turn;
+    size_t t;
+    size_t i;
+    for (t = 0; t < tokens; t++) {
+        for (i = 0; i < dims; i++) {
+            float v = x[t * stride + i] - (mean ? mean[i] : 0.0f);
+            uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
+            most = LQ__MAX(most, a);
+        }
+    }
+    if (most >= 0x7f800000u) {
+        return LQ_E_DATA;
+    }
+    memset(&turn, 0, sizeof turn);
+    turn.type = LQ_F32;
+    turn.dims = dims;
+    turn.mean = (const uint8_t *)mean;
+    turn.mean_type = LQ_F32;
+    turn.base = *base;
+    for (t = 0; t < tokens; t += 8) {
+        turn.tokens = LQ__MIN(tokens - t, 8);
+        for (i = 0; i < turn.tokens; i++) {
+            turn.rows[i] = (const uint8_t *)(x + (t + i) * stride);
+        }
+        lq__hot_seal_rows(tile, kind, stream, first + t, &turn, work);
+    }
+    *base = turn.base;
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>multiply   rows of integers times the levels of a tile
+   ============================================================================================== */
+/* ---- the C code ---- */
+/* The levels of vector `index`: four f at dst + 64 f. */
+LQ__STATIC void lq__hot_unpack(int8_t *dst, const uint8_t *tile, int kind, size_t wide,
+                               size_t index)
+{
+    const int8_t *levels = kind == LQ__HOT_Z8 ? NULL : lq__hot_table(kind);
+    const uint8_t *src = tile + 64 * index;
+    const uint8_t *bits = tile + 16 * wide + 32 * index;
+    size_t j;
+    size_t f;
+    for (j = 0; j < 64; j++) {
+        uint32_t c = src[j];
+        if (kind == LQ__HOT_Z8) {
+            dst[j] = (int8_t)((int32_t)c - 128);
+        } else if (kind == LQ__HOT_E8) {
+            const int8_t *coset = lq__hot_cosets + 16 * lq__hot_parity(src + (j & ~(size_t)3));
+            dst[j] = coset[c & 15];
+            dst[64 + j] = coset[c >> 4];
+        } else if (kind == LQ__HOT_Z4) {
+            dst[j] = levels[c & 15];
+            dst[64 + j] = levels[c >> 4];
+        } else {
+            for (f = 0; f < 4; f++) {
+                uint32_t third = kind == LQ__HOT_Z3 ? bits[8 * f + j / 8] >> j % 8 & 1u : 0;
+                dst[64 * f + j] = levels[(c >> 2 * f & 3u) + 4 * third];
+            }
+        }
+    }
+}
+
+/* a[r] (4, 16 lanes) += a vector of levels times a four of each row. */
+LQ__INLINE void lq__hot_add_fours(int32_t (*a)[16], const int8_t *levels, const int32_t (*row)[4],
+                                  size_t rows)
+{
+    size_t lane;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        for (lane = 0; lane < 16; lane++) {
+            const int8_t *l = levels + 4 * lane;
+            a[r][lane] += row[r][0] * l[0] + row[r][1] * l[1] + row[r][2] * l[2] + row[r][3] * l[3];
+        }
+    }
+}
+
+static void lq__hot_dots_c(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                           const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
+{
+    size_t fours = (size_t)lq__hot_fours(kind);
+    int8_t levels[256];
+    int32_t row[LQ__HOT_BATCH][4];
+    size_t v;
+    size_t b;
+    size_t f;
+    size_t r;
+    size_t k;
+    (void)sum;
+    (void)ahead;
+    for (b = 0; b < 4; b++) {
+        int32_t a[LQ__HOT_BATCH][16];
+        memset(a, 0, sizeof a);
+        for (v = 0; v < wide / 4 / fours; v++) {
+            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
+            for (f = 0; f < fours; f++) {
+                for (r = 0; r < rows; r++) {
+                    for (k = 0; k < 4; k++) {
+                        row[r][k] = q8[r * wide + 4 * (fours * v + f) + k];
+                    }
+                }
+                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            memcpy(dots + r * LQ__HOT_TOKENS + 16 * b, a[r], sizeof a[r]);
+        }
+    }
+}
+
+static void lq__hot_sums_c(float *acc, const float *unit, const uint8_t *tile, int kind,
+                           const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    size_t fours = (size_t)lq__hot_fours(kind);
+    int8_t levels[256];
+    int32_t row[LQ__HOT_BATCH][4];
+    size_t v;
+    size_t b;
+    size_t f;
+    size_t r;
+    size_t k;
+    (void)ahead;
+    for (b = 0; b < wide / 16; b++) {
+        int32_t a[LQ__HOT_BATCH][16];
+        memset(a, 0, sizeof a);
+        for (v = 0; v < 16 / fours; v++) {
+            lq__hot_unpack(levels, tile, kind, wide, lq__hot_at(wide / 16, 16 / fours, b, v));
+            for (f = 0; f < fours; f++) {
+                for (r = 0; r < rows; r++) {
+                    for (k = 0; k < 4; k++) {
+                        row[r][k] = weights[r * LQ__HOT_TOKENS + 4 * (fours * v + f) + k];
+                    }
+                }
+                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            for (k = 0; k < 16; k++) {
+                acc[r * wide + 16 * b + k] += unit[r] * (float)a[r][k];
+            }
+        }
+    }
+}
+
+/* a (16) += 64 levels, which are 16 tokens by four dims, times the weights of their tokens: sums of
+   every fourth token. */
+LQ__INLINE void lq__hot_add_across(int32_t *a, const int8_t *levels, const int16_t *weights)
+{
+    size_t j;
+    size_t lane;
+    for (j = 0; j < 64; j += 16) {
+        for (lane = 0; lane < 16; lane++) {
+            a[lane] += weights[j + lane] * levels[j + lane];
+        }
+    }
+}
+
+static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile, int kind,
+                             const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                             size_t last)
+{
+    size_t fours = (size_t)lq__hot_fours(kind);
+    int16_t w[LQ__HOT_BATCH][4 * LQ__HOT_TOKENS]; /* four times each */
+    int8_t levels[256];
+    size_t v;
+    size_t b;
+    size_t f;
+    size_t r;
+    size_t k;
+    for (r = 0; r < rows; r++) {
+        for (k = 0; k < 4 * LQ__HOT_TOKENS; k++) {
+            w[r][k] = weights[r * LQ__HOT_TOKENS + k / 4];
+        }
+    }
+    for (v = first / 4 / fours; v < last / 4 / fours; v++) {
+        int32_t a[LQ__HOT_BATCH][4][16];
+        memset(a, 0, sizeof a);
+        for (b = 0; b < 4; b++) {
+            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
+            for (f = 0; f < fours; f++) {
+                for (r = 0; r < rows; r++) {
+                    lq__hot_add_across(a[r][f], levels + 64 * f, w[r] + 64 * b);
+                }
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            for (k = 0; k < 4 * fours; k++) {
+                const int32_t *sum = a[r][k / 4] + k % 4;
+                acc[r * wide + 4 * fours * v + k] +=
+                    unit[r] * (float)(sum[0] + sum[4] + sum[8] + sum[12]);
+            }
+        }
+    }
+}
+
+/* ---- AVX2: levels widened to 16 bits, as pairs of even and of odd bytes ---- */
+#if LQ__X86
+#define LQ__HOT_CHUNK 64u /* fours of a row prepared at once */
+
+typedef struct lq__hot_look_256 {
+    __m256i table;  /* levels, twice 16 */
+    __m256i second; /* E8: coset 1 */
+} lq__hot_look_256;
+
+LQ__HOT_256 lq__hot_look_256 lq__hot_look_of_256(int kind)
+{
+    lq__hot_look_256 look;
+    look.table = lq__hot_twice_256(kind == LQ__HOT_Z8   ? lq__hot_levels[0]
+                                   : kind == LQ__HOT_E8 ? lq__hot_cosets
+                                                        : lq__hot_table(kind));
+    look.second = lq__hot_twice_256(lq__hot_cosets + 16);
+    return look;
+}
+
+/* E8's cosets in all bits of a lane. */
+LQ__HOT_256 __m256i lq__hot_coset_256(int kind, __m256i c)
+{
+    const __m256i odd = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, -1, -1, 0, -1, 0, 0, -1, -1, 0, 0, -1, 0, -1, -1, 0)); /* parity of a nibble */
+    const __m256i first = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    __m256i x = c;
+    if (kind != LQ__HOT_E8) {
+        return c;
+    }
+    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
+    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 8));
+    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 4));
+    x = _mm256_and_si256(_mm256_shuffle_epi8(x, first), _mm256_set1_epi8(15));
+    return _mm256_shuffle_epi8(odd, x);
+}
+
+/* Bits of a u32 as bytes 4 or 0. */
+LQ__HOT_256 __m256i lq__hot_third_256(const uint8_t *bits)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201ull);
+    int32_t v;
+    __m256i x;
+    memcpy(&v, bits, 4);
+    x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(v), spread), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(4));
+}
+
+LQ__HOT_256 __m256i lq__hot_levels_256(const lq__hot_look_256 *look, int kind, __m256i x, __m256i p,
+                                       const uint8_t *bits)
+{
+    if (kind == LQ__HOT_Z8) {
+        return _mm256_xor_si256(x, _mm256_set1_epi8((int8_t)-128));
+    }
+    x = _mm256_and_si256(x, _mm256_set1_epi8(lq__hot_fours(kind) == 2 ? 15 : 3));
+    if (kind == LQ__HOT_E8) {
+        return _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table, x),
+                                  _mm256_shuffle_epi8(look->second, x), p);
+    }
+    if (kind == LQ__HOT_Z3) {
+        x = _mm256_or_si256(x, lq__hot_third_256(bits));
+    }
+    return _mm256_shuffle_epi8(look->table, x);
+}
+
+/* A four of a row as two pairs of int16, bytes 0 and 2, 1 and 3: 8 bytes, rows side by side. */
+LQ__HOT_256 void lq__hot_pairs_256(int16_t *pairs, const uint8_t *row, size_t stride, size_t fours,
+                                   size_t rows, int is_signed)
+{
+    size_t f;
+    size_t r;
+    for (f = 0; f < fours; f++) {
+        for (r = 0; r < LQ__HOT_BATCH; r++) {
+            const uint8_t *p = row + (r < rows ? r : 0) * stride + 4 * f;
+            int16_t *to = pairs + (f * LQ__HOT_BATCH + r) * 4;
+            to[0] = is_signed ? (int16_t)(int8_t)p[0] : (int16_t)p[0];
+            to[1] = is_signed ? (int16_t)(int8_t)p[2] : (int16_t)p[2];
+            to[2] = is_signed ? (int16_t)(int8_t)p[1] : (int16_t)p[1];
+            to[3] = is_signed ? (int16_t)(int8_t)p[3] : (int16_t)p[3];
+        }
+    }
+}
+
+LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+
+/* a[r][h] += a block's half h (8 lanes) times row r. kind and rows are constants. */
+#define LQ__HOT_ROW_256(r)                                                   \
+    if (rows > r) {                                                          \
+        const __m256i even = lq__hot_pair_256(pairs + 4 * r);                \
+        const __m256i odd = lq__hot_pair_256(pairs + 4 * r + 2);             \
+        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(even0, even)); \
+        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(even1, even)); \
+        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(odd0, odd));   \
+        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(odd1, odd));   \
+    }
+#define LQ__HOT_FIELD_256(c, f) \
+    ((f) == 0 ? c : fours == 2 ? _mm256_srli_epi16(c, 4 * (f)) : _mm256_srli_epi16(c, 2 * (f)))
+#define LQ__HOT_LEVELS_256(f, h) \
+    lq__hot_levels_256(look, kind, LQ__HOT_FIELD_256(c##h, f), p##h, bits + 8 * (f) + 4 * (h))
+#define LQ__HOT_FOUR_256(f)                                                   \
+    if (fours > f) {                                                          \
+        const __m256i x0 = LQ__HOT_LEVELS_256(f, 0);                          \
+        const __m256i x1 = LQ__HOT_LEVELS_256(f, 1);                          \
+        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8); \
+        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8); \
+        const __m256i odd0 = _mm256_srai_epi16(x0, 8);                        \
+        const __m256i odd1 = _mm256_srai_epi16(x1, 8);                        \
+        LQ__HOT_ROW_256(0)                                                    \
+        LQ__HOT_ROW_256(1)                                                    \
+        LQ__HOT_ROW_256(2)                                                    \
+        LQ__HOT_ROW_256(3)                                                    \
+        pairs += 4 * LQ__HOT_BATCH;                                           \
+    }
+LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *look, int kind,
+                                      const uint8_t *codes, const uint8_t *bits, size_t width,
+                                      size_t vectors, const int16_t *pairs, int rows,
+                                      uintptr_t ahead)
+{
+    const int fours = lq__hot_fours(kind);
+    size_t v;
+    for (v = 0; v < vectors; v++) {
+        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
+        const __m256i c1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 32));
+        const __m256i p0 = lq__hot_coset_256(kind, c0);
+        const __m256i p1 = lq__hot_coset_256(kind, c1);
+        LQ__HOT_FOUR_256(0)
+        LQ__HOT_FOUR_256(1)
+        LQ__HOT_FOUR_256(2)
+        LQ__HOT_FOUR_256(3)
+        lq__hot_prefetch((uintptr_t)codes + ahead);
+        codes += 64 * width;
+        bits += 32 * width;
+    }
+}
+#define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
+
+/* Blocks of 16 lanes, in chunks of depth (K's dims may be many). */
+LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                                     size_t wide, size_t live, int rows, uintptr_t ahead)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const size_t vectors = wide / 4 / fours;
+    int16_t pairs[LQ__HOT_CHUNK * LQ__HOT_BATCH * 4];
+    size_t v;
+    size_t b;
+    for (v = 0; v < vectors; v += LQ__HOT_CHUNK / fours) {
+        const size_t n = LQ__MIN(vectors - v, LQ__HOT_CHUNK / fours);
+        lq__hot_pairs_256(pairs, (const uint8_t *)q8 + 4 * fours * v, wide, n * fours, live, 1);
+        for (b = 0; b < 4; b++) {
+            const size_t at = 4 * v + b;
+            __m256i a[4][2];
+#define LQ__HOT_BEGIN(r, h)                                                                \
+    a[r][h] = rows > r && v ? lq__hot_load_256(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h) \
+                            : _mm256_setzero_si256();
+            LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+            lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, 4, n,
+                                 pairs, rows, ahead);
+#define LQ__HOT_END(r, h)                                                                    \
+    if (rows > r) {                                                                          \
+        _mm256_storeu_si256((__m256i *)(void *)(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h), \
+                            a[r][h]);                                                        \
+    }
+            LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+        }
+    }
+}
+
+LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                     const uint8_t *weights, size_t wide, size_t live, int rows,
+                                     uintptr_t ahead)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
+    int16_t pairs[16 * LQ__HOT_BATCH * 4];
+    size_t b;
+    lq__hot_pairs_256(pairs, weights, LQ__HOT_TOKENS, 16, live, 0);
+    for (b = 0; b < wide / 16; b++) {
+        const size_t width = LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
+        const size_t at = lq__hot_at(wide / 16, vectors, b, 0);
+        __m256i a[4][2];
+#define LQ__HOT_BEGIN(r, h) a[r][h] = _mm256_setzero_si256();
+        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+        lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, width,
+                             vectors, pairs, rows, ahead);
+#define LQ__HOT_END(r, h)                                                                         \
+    if (rows > r && live > r) {                                                                   \
+        float *p = acc + r * wide + 16 * b + 8 * h;                                               \
+        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[r][h]), _mm256_set1_ps(unit[r]), \
+                                            _mm256_loadu_ps(p)));                                 \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+/* Rows are done as 1, 2 or 4. */
+#define LQ__HOT_KIND_256(kind)                                                                    \
+    LQ__TARGET_HOT_AVX2 static void lq__hot_dots_##kind##_256(int32_t *dots, const uint8_t *tile, \
+                                                              const int8_t *q8, size_t wide,      \
+                                                              size_t rows, uintptr_t ahead)       \
+    {                                                                                             \
+        if (rows == 1) {                                                                          \
+            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 1, 1, ahead);               \
+        } else if (rows == 2) {                                                                   \
+            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 2, 2, ahead);               \
+        } else {                                                                                  \
+            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, rows, 4, ahead);            \
+        }                                                                                         \
+    }                                                                                             \
+    LQ__TARGET_HOT_AVX2 static void lq__hot_sums_##kind##_256(                                    \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
+        size_t rows, uintptr_t ahead)                                                             \
+    {                                                                                             \
+        if (rows == 1) {                                                                          \
+            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, 1, ahead);     \
+        } else if (rows == 2) {                                                                   \
+            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, 2, ahead);     \
+        } else {                                                                                  \
+            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, rows, 4, ahead);  \
+        }                                                                                         \
+    }
+LQ__HOT_KIND_256(Z8)
+LQ__HOT_KIND_256(Z4)
+LQ__HOT_KIND_256(Z3)
+LQ__HOT_KIND_256(Z2)
+LQ__HOT_KIND_256(E8)
+
+static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                              const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
+{
+    (void)sum;
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_dots_Z8_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_dots_Z4_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_dots_Z3_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_dots_Z2_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_dots_E8_256(dots, tile, q8, wide, rows, ahead);
+    }
+}
+
+static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
+                              const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_sums_Z8_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_sums_Z4_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_sums_Z3_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_sums_Z2_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_sums_E8_256(acc, unit, tile, weights, wide, rows, ahead);
+    }
+}
+
+/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
+   four lanes at a time. */
+LQ__HOT_256 __m256i lq__hot_swap_256(__m256i x)
+{
+    return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                      0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+
+/* Dims 4 f .. 4 f + 7 of a K tile, 8 tokens at a time: a[r] = eight sums. w: of each 8 tokens and
+   row the weights as pairs, as in lq__hot_pairs_256. f is even; kind, rows and upper (f % 4 / 2)
+   are constants. */
+LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *look, int kind,
+                                          const uint8_t *tile, size_t wide, size_t f, int upper,
+                                          const __m256i (*w)[4][2], int rows)
+{
+    const int fours = lq__hot_fours(kind);
+    __m256i s[4][2];
+    size_t i;
+#define LQ__HOT_BEGIN(r, h) s[r][h] = _mm256_setzero_si256();
+    LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+    for (i = 0; i < 8; i++) {
+        const size_t v = 4 * (f / (size_t)fours) + i / 2;
+        const uint8_t *codes = tile + 64 * v + 32 * (i % 2);
+        const uint8_t *bits = tile + 16 * wide + 32 * v + 4 * (i % 2) + (upper ? 16 : 0);
+        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
+        const __m256i c1 =
+            fours > 1 ? c0 : _mm256_loadu_si256((const __m256i *)(const void *)(codes + 256));
+        const __m256i p = lq__hot_coset_256(kind, c0);
+        const __m256i y0 = fours > 2 && upper ? _mm256_srli_epi16(c0, 4) : c0;
+        const __m256i y1 = fours == 1   ? c1
+                           : fours == 2 ? _mm256_srli_epi16(c0, 4)
+                           : upper      ? _mm256_srli_epi16(c0, 6)
+                                        : _mm256_srli_epi16(c0, 2);
+        const __m256i x0 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y0, p, bits));
+        const __m256i x1 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y1, p, bits + 8));
+        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8);
+        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8);
+        const __m256i odd0 = _mm256_srai_epi16(x0, 8);
+        const __m256i odd1 = _mm256_srai_epi16(x1, 8);
+#define LQ__HOT_ADD(r, h)                                                            \
+    if (rows > r) {                                                                  \
+        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(even##h, w[i][r][0])); \
+        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(odd##h, w[i][r][1]));  \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_ADD)
+#undef LQ__HOT_ADD
+    }
+#define LQ__HOT_END(r)                                                              \
+    if (rows > r) {                                                                 \
+        a[r] = _mm256_add_epi32(_mm256_permute2x128_si256(s[r][0], s[r][1], 0x20),  \
+                                _mm256_permute2x128_si256(s[r][0], s[r][1], 0x31)); \
+    }
+    LQ__HOT_END(0)
+    LQ__HOT_END(1)
+    LQ__HOT_END(2)
+    LQ__HOT_END(3)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                       const uint8_t *weights, size_t wide, size_t first,
+                                       size_t last, size_t live, int rows)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const __m256i even = _mm256_setr_epi8(0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 4,
+                                          -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1);
+    const __m256i odd = _mm256_setr_epi8(1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 5,
+                                         -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1);
+    __m256i w[8][4][2];
+    size_t i;
+    size_t r;
+    size_t d;
+    for (i = 0; i < 8; i++) {
+        for (r = 0; r < LQ__HOT_BATCH; r++) {
+            int64_t eight;
+            memcpy(&eight, weights + (r < live ? r : 0) * LQ__HOT_TOKENS + 8 * i, 8);
+            w[i][r][0] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), even);
+            w[i][r][1] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), odd);
+        }
+    }
+    for (d = first; d < last; d += 16) {
+        __m256i a[2][4];
+        lq__hot_across_eight_256(a[0], &look, kind, tile, wide, d / 4, 0, (const __m256i(*)[4][2])w,
+                                 rows);
+        lq__hot_across_eight_256(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
+                                 (const __m256i(*)[4][2])w, rows);
+#define LQ__HOT_END(r, h)                                                                         \
+    if (rows > r && live > r) {                                                                   \
+        float *p = acc + r * wide + d + 8 * h;                                                    \
+        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[h][r]), _mm256_set1_ps(unit[r]), \
+                                            _mm256_loadu_ps(p)));                                 \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+#define LQ__HOT_KIND_ACROSS_256(kind)                                                             \
+    LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
+        size_t rows, size_t first, size_t last)                                                   \
+    {                                                                                             \
+        if (rows == 1) {                                                                          \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1, \
+                                  1);                                                             \
+        } else if (rows == 2) {                                                                   \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2, \
+                                  2);                                                             \
+        } else {                                                                                  \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last,    \
+                                  rows, 4);                                                       \
+        }                                                                                         \
+    }
+LQ__HOT_KIND_ACROSS_256(Z8)
+LQ__HOT_KIND_ACROSS_256(Z4)
+LQ__HOT_KIND_ACROSS_256(Z3)
+LQ__HOT_KIND_ACROSS_256(Z2)
+LQ__HOT_KIND_ACROSS_256(E8)
+
+static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                                size_t last)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_across_Z8_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_across_Z4_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_across_Z3_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_across_Z2_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    default:
+        lq__hot_across_E8_256(acc, unit, tile, weights, wide, rows, first, last);
+    }
+}
+
+/* ---- AVX-512 VNNI ----
+   vpdpbusd sums four products of a lane: a vector of levels is 16 lanes by one four. Four blocks of
+   16 lanes go side by side, so that a broadcast four of a row serves four of them: 16 sums, 4 or 8
+   vectors of levels, a table; everything in registers, arrays indexed by constants only. What made
+   it slow was memory: tiles that are not read front to back or without the prefetch, x 2 to 3; the
+   one line of scales left to a miss, x 1.25 (gcc only: clang happened to load it early). */
+typedef struct lq__hot_look_512 {
+    __m512i table; /* 64 levels, the kind's repeated: vpermb needs no mask */
+    __m512i high;  /* Z3: the upper four */
+    __m512i low;   /* 15 in each byte */
+    __m512i turn;  /* E8: from a lane's popcount to bit 4 of its bytes */
+} lq__hot_look_512;
+
+/* flip: -128 for unsigned levels, biased by 128; else 0. */
+LQ__HOT_512 lq__hot_look_512 lq__hot_look_of_512(int kind, int flip)
+{
+    const __m512i bias = _mm512_set1_epi8((int8_t)flip);
+    lq__hot_look_512 look;
+    int32_t four[2];
+    look.table = _mm512_set1_epi8((int8_t)(kind == LQ__HOT_Z8 ? -128 : 0)); /* codes are biased */
+    if (kind == LQ__HOT_E8) {
+        look.table = _mm512_broadcast_i64x4(
+            _mm256_loadu_si256((const __m256i *)(const void *)lq__hot_cosets));
+    } else if (kind == LQ__HOT_Z4) {
+        look.table = _mm512_broadcast_i32x4(
+            _mm_loadu_si128((const __m128i *)(const void *)lq__hot_levels[2]));
+    } else if (kind != LQ__HOT_Z8) {
+        memcpy(four, lq__hot_table(kind), 8);
+        look.table = _mm512_set1_epi32(four[0]);
+        look.high = _mm512_xor_si512(_mm512_set1_epi32(four[1]), bias);
+    }
+    look.table = _mm512_xor_si512(look.table, bias);
+    look.low = _mm512_set1_epi8(15);
+    look.turn = _mm512_set1_epi64(0x1c1c1c1c3c3c3c3c);
+    return look;
+}
+
+/* Levels of codes x, the bits above them anything; p: E8's cosets; bits: Z3's third bits. */
+LQ__HOT_512 __m512i lq__hot_levels_512(const lq__hot_look_512 *look, int kind, __m512i x, __m512i p,
+                                       const uint8_t *bits)
+{
+    if (kind == LQ__HOT_Z8) {
+        return _mm512_xor_si512(x, look->table);
+    }
+    if (kind == LQ__HOT_E8) { /* low nibble of x, the rest of p */
+        x = _mm512_ternarylogic_epi32(x, p, look->low, 0xe4);
+    }
+    if (kind == LQ__HOT_Z3) {
+        __mmask64 third;
+        __m512i v = _mm512_permutexvar_epi8(x, look->table);
+        memcpy(&third, bits, 8);
+        return _mm512_mask_permutexvar_epi8(v, third, x, look->high);
+    }
+    return _mm512_permutexvar_epi8(x, look->table);
+}
+
+LQ__HOT_512 __m512i lq__hot_coset_512(const lq__hot_look_512 *look, int kind, __m512i c)
+{
+    return kind == LQ__HOT_E8 ? _mm512_multishift_epi64_epi8(look->turn, _mm512_popcnt_epi32(c))
+                              : c;
+}
+
+LQ__HOT_512 __m512i lq__hot_four_512(const void *p)
+{
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm512_set1_epi32(v);
+}
+
+/* Sums a[r][b] of `rows` rows and blocks b < blocks of a tile: level_is_u8: levels u8, rows i8 (K),
+   else rows u8, levels i8 (V). rows, kind, blocks and level_is_u8 are constants. */
+#define LQ__HOT_STEP_512(r, b)                                         \
+    if (rows > r && blocks > b) {                                      \
+        a[r][b] = level_is_u8 ? _mm512_dpbusd_epi32(a[r][b], x##b, y)  \
+                              : _mm512_dpbusd_epi32(a[r][b], y, x##b); \
+    }
+#define LQ__HOT_ROW_512(r, f)                                           \
+    if (rows > r) {                                                     \
+        const __m512i y = lq__hot_four_512(row + r * stride + 4 * (f)); \
+        LQ__HOT_STEP_512(r, 0)                                          \
+        LQ__HOT_STEP_512(r, 1)                                          \
+        LQ__HOT_STEP_512(r, 2)                                          \
+        LQ__HOT_STEP_512(r, 3)                                          \
+    }
+/* Field f of a vector; f is a literal, as shifts by immediates want. */
+#define LQ__HOT_FIELD_512(c, f) \
+    ((f) == 0 ? c : fours == 2 ? _mm512_srli_epi16(c, 4 * (f)) : _mm512_srli_epi16(c, 2 * (f)))
+#define LQ__HOT_LEVELS_512(f, b) \
+    lq__hot_levels_512(look, kind, LQ__HOT_FIELD_512(c##b, f), p##b, bits + 8 * (f) + 32 * (b))
+#define LQ__HOT_FOUR_512(f)                                            \
+    if (fours > f) {                                                   \
+        const __m512i x0 = LQ__HOT_LEVELS_512(f, 0);                   \
+        const __m512i x1 = blocks > 1 ? LQ__HOT_LEVELS_512(f, 1) : x0; \
+        const __m512i x2 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 2) : x0; \
+        const __m512i x3 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 3) : x0; \
+        LQ__HOT_ROW_512(0, f)                                          \
+        LQ__HOT_ROW_512(1, f)                                          \
+        LQ__HOT_ROW_512(2, f)                                          \
+        LQ__HOT_ROW_512(3, f)                                          \
+    }
+LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *look, int kind,
+                                      int level_is_u8, const uint8_t *codes, const uint8_t *bits,
+                                      size_t width, size_t vectors, const uint8_t *row,
+                                      size_t stride, int rows, int blocks, uintptr_t ahead)
+{
+    const int fours = lq__hot_fours(kind);
+    size_t v;
+    for (v = 0; v < vectors; v++) {
+        const __m512i c0 = _mm512_loadu_si512(codes);
+        const __m512i c1 = blocks > 1 ? _mm512_loadu_si512(codes + 64) : c0;
+        const __m512i c2 = blocks > 2 ? _mm512_loadu_si512(codes + 128) : c0;
+        const __m512i c3 = blocks > 2 ? _mm512_loadu_si512(codes + 192) : c0;
+        const __m512i p0 = lq__hot_coset_512(look, kind, c0);
+        const __m512i p1 = blocks > 1 ? lq__hot_coset_512(look, kind, c1) : p0;
+        const __m512i p2 = blocks > 2 ? lq__hot_coset_512(look, kind, c2) : p0;
+        const __m512i p3 = blocks > 2 ? lq__hot_coset_512(look, kind, c3) : p0;
+        LQ__HOT_FOUR_512(0)
+        LQ__HOT_FOUR_512(1)
+        LQ__HOT_FOUR_512(2)
+        LQ__HOT_FOUR_512(3)
+        lq__hot_prefetch((uintptr_t)codes + ahead);
+        if (blocks > 1) {
+            lq__hot_prefetch((uintptr_t)codes + ahead + 64);
+            lq__hot_prefetch((uintptr_t)codes + ahead + 128);
+            lq__hot_prefetch((uintptr_t)codes + ahead + 192);
+        }
+        if (kind == LQ__HOT_Z3) {
+            lq__hot_prefetch((uintptr_t)bits + ahead);
+            lq__hot_prefetch((uintptr_t)bits + ahead + 64);
+        }
+        codes += 64 * width;
+        bits += 32 * width;
+        row += 4 * fours;
+    }
+}
+
+#define LQ__HOT_EACH_512(X) \
+    X(0, 0)                 \
+    X(0, 1)                 \
+    X(0, 2)                 \
+    X(0, 3)                 \
+    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+
+LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                                     const int32_t *sum, size_t wide, int rows, uintptr_t ahead)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
+    const int blocks = 4;
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    __m512i a[4][4];
+#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_set1_epi32(rows > r ? -128 * sum[r] : 0);
+    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+    lq__hot_multiply_512(a, &look, kind, 1, tile, tile + 16 * wide, 4, wide / 4 / fours,
+                         (const uint8_t *)q8, wide, rows, blocks, ahead);
+#define LQ__HOT_END(r, b)                                                 \
+    if (rows > r) {                                                       \
+        _mm512_storeu_si512(dots + r * LQ__HOT_TOKENS + 16 * b, a[r][b]); \
+    }
+    LQ__HOT_EACH_512(LQ__HOT_END)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                     const uint8_t *weights, size_t wide, size_t first,
+                                     const lq__hot_look_512 *look, int rows, int blocks,
+                                     uintptr_t ahead)
+{
+    const size_t width = LQ__MIN(wide / 16 - (first & ~(size_t)3), 4);
+    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
+    const size_t at = lq__hot_at(wide / 16, vectors, first, 0);
+    __m512i a[4][4];
+#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_setzero_si512();
+    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+    lq__hot_multiply_512(a, look, kind, 0, tile + 64 * at, tile + 16 * wide + 32 * at, width,
+                         vectors, weights, LQ__HOT_TOKENS, rows, blocks, ahead);
+#define LQ__HOT_END(r, b)                                                                         \
+    if (rows > r && blocks > b) {                                                                 \
+        float *p = acc + r * wide + 16 * (first + b);                                             \
+        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(a[r][b]), _mm512_set1_ps(unit[r]), \
+                                            _mm512_loadu_ps(p)));                                 \
+    }
+    LQ__HOT_EACH_512(LQ__HOT_END)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                      const uint8_t *weights, size_t wide, int rows,
+                                      uintptr_t ahead)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
+    size_t blocks = wide / 16;
+    size_t b;
+    for (b = 0; b + 4 <= blocks; b += 4) {
+        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
+    }
+    for (; b < blocks; b++) {
+        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
+    }
+}
+
+#define LQ__HOT_KIND_512(kind)                                                                   \
+    LQ__TARGET_HOT_AVX512 static void lq__hot_dots_##kind##_512(                                 \
+        int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,   \
+        size_t rows, uintptr_t ahead)                                                            \
+    {                                                                                            \
+        if (rows == 1) {                                                                         \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 1, ahead);            \
+        } else if (rows == 2) {                                                                  \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 2, ahead);            \
+        } else if (rows == 3) {                                                                  \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 3, ahead);            \
+        } else {                                                                                 \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 4, ahead);            \
+        }                                                                                        \
+    }                                                                                            \
+    LQ__TARGET_HOT_AVX512 static void lq__hot_sums_##kind##_512(                                 \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide, \
+        size_t rows, uintptr_t ahead)                                                            \
+    {                                                                                            \
+        if (rows == 1) {                                                                         \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, ahead);      \
+        } else if (rows == 2) {                                                                  \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, ahead);      \
+        } else if (rows == 3) {                                                                  \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 3, ahead);      \
+        } else {                                                                                 \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 4, ahead);      \
+        }                                                                                        \
+    }
+LQ__HOT_KIND_512(Z8)
+LQ__HOT_KIND_512(Z4)
+LQ__HOT_KIND_512(Z3)
+LQ__HOT_KIND_512(Z2)
+LQ__HOT_KIND_512(E8)
+
+static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                                const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_dots_Z8_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_dots_Z4_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_dots_Z3_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_dots_Z2_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_dots_E8_512(dots, tile, q8, sum, wide, rows, ahead);
+    }
+}
+
+static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_sums_Z8_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_sums_Z4_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_sums_Z3_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_sums_Z2_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_sums_E8_512(acc, unit, tile, weights, wide, rows, ahead);
+    }
+}
+
+/* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
+   added for the first four dims, the others for the second. Levels of 16 tokens by four dims become
+   four dims by fours of tokens within lanes of 128 bits; w: of each 16 tokens and row the weights,
+   a four of them in each such lane. Attention to values among the keys takes x 0.9 to 1.3 of that
+   to values apart (measured, 512 of 576 dims, 16 heads). kind, rows and upper (f % 4 / 2) are
+   constants. */
+LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *look, int kind,
+                                          const uint8_t *tile, size_t wide, size_t f, int upper,
+                                          const __m512i (*w)[4], int rows)
+{
+    const int fours = lq__hot_fours(kind);
+    const int plain =
+        kind != LQ__HOT_Z3 && kind != LQ__HOT_E8; /* codes change places, not levels */
+    const __m512i turn =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i s[4][2];
+    size_t b;
+#define LQ__HOT_BEGIN(r)              \
+    s[r][0] = _mm512_setzero_si512(); \
+    s[r][1] = _mm512_setzero_si512();
+    LQ__HOT_BEGIN(0)
+    LQ__HOT_BEGIN(1)
+    LQ__HOT_BEGIN(2)
+    LQ__HOT_BEGIN(3)
+#undef LQ__HOT_BEGIN
+    for (b = 0; b < 4; b++) {
+        const size_t v = 4 * (f / (size_t)fours) + b;
+        const uint8_t *codes = tile + 64 * v;
+        const uint8_t *bits = tile + 16 * wide + 32 * v + (upper ? 16 : 0);
+        const __m512i c = _mm512_loadu_si512(codes);
+        const __m512i c0 = plain ? _mm512_shuffle_epi8(c, turn) : c;
+        const __m512i c1 =
+            fours > 1 ? c0 : _mm512_shuffle_epi8(_mm512_loadu_si512(codes + 256), turn);
+        const __m512i p = lq__hot_coset_512(look, kind, c0);
+        const __m512i y0 = fours > 2 && upper ? _mm512_srli_epi16(c0, 4) : c0;
+        const __m512i y1 = fours == 1   ? c1
+                           : fours == 2 ? _mm512_srli_epi16(c0, 4)
+                           : upper      ? _mm512_srli_epi16(c0, 6)
+                                        : _mm512_srli_epi16(c0, 2);
+        __m512i x0 = lq__hot_levels_512(look, kind, y0, p, bits);
+        __m512i x1 = lq__hot_levels_512(look, kind, y1, p, bits + 8);
+        x0 = plain ? x0 : _mm512_shuffle_epi8(x0, turn);
+        x1 = plain ? x1 : _mm512_shuffle_epi8(x1, turn);
+#define LQ__HOT_ADD(r)                                       \
+    if (rows > r) {                                          \
+        s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
+        s[r][1] = _mm512_dpbusd_epi32(s[r][1], w[b][r], x1); \
+    }
+        LQ__HOT_ADD(0)
+        LQ__HOT_ADD(1)
+        LQ__HOT_ADD(2)
+        LQ__HOT_ADD(3)
+#undef LQ__HOT_ADD
+    }
+#define LQ__HOT_END(r)                                                         \
+    if (rows > r) {                                                            \
+        a[r] = _mm512_add_epi32(_mm512_shuffle_i32x4(s[r][0], s[r][1], 0x44),  \
+                                _mm512_shuffle_i32x4(s[r][0], s[r][1], 0xee)); \
+    }
+    LQ__HOT_END(0)
+    LQ__HOT_END(1)
+    LQ__HOT_END(2)
+    LQ__HOT_END(3)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                       const uint8_t *weights, size_t wide, size_t first,
+                                       size_t last, int rows)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
+    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    __m512i w[4][4];
+    size_t b;
+    size_t d;
+    int r;
+    for (b = 0; b < 4; b++) {
+        for (r = 0; r < rows; r++) {
+            const uint8_t *p = weights + (size_t)r * LQ__HOT_TOKENS + 16 * b;
+            w[b][r] = _mm512_permutexvar_epi32(
+                spread, _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p)));
+        }
+    }
+    for (d = first; d < last; d += 16) {
+        __m512i a[2][4];
+        lq__hot_across_eight_512(a[0], &look, kind, tile, wide, d / 4, 0, (const __m512i(*)[4])w,
+                                 rows);
+        lq__hot_across_eight_512(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
+                                 (const __m512i(*)[4])w, rows);
+#define LQ__HOT_END(r)                                                                        \
+    if (rows > r) {                                                                           \
+        float *p = acc + r * wide + d;                                                        \
+        const __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0][r], a[1][r], 0x88),    \
+                                             _mm512_shuffle_i32x4(a[0][r], a[1][r], 0xdd));   \
+        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), _mm512_set1_ps(unit[r]), \
+                                            _mm512_loadu_ps(p)));                             \
+    }
+        LQ__HOT_END(0)
+        LQ__HOT_END(1)
+        LQ__HOT_END(2)
+        LQ__HOT_END(3)
+#undef LQ__HOT_END
+    }
+}
+
+#define LQ__HOT_KIND_ACROSS_512(kind)                                                              \
+    LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
+        size_t rows, size_t first, size_t last)                                                    \
+    {                                                                                              \
+        if (rows == 1) {                                                                           \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1); \
+        } else if (rows == 2) {                                                                    \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2); \
+        } else if (rows == 3) {                                                                    \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 3); \
+        } else {                                                                                   \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
+        }                                                                                          \
+    }
+LQ__HOT_KIND_ACROSS_512(Z8)
+LQ__HOT_KIND_ACROSS_512(Z4)
+LQ__HOT_KIND_ACROSS_512(Z3)
+LQ__HOT_KIND_ACROSS_512(Z2)
+LQ__HOT_KIND_ACROSS_512(E8)
+
+static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                  const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                                  size_t last)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_across_Z8_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_across_Z4_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_across_Z3_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_across_Z2_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    default:
+        lq__hot_across_E8_512(acc, unit, tile, weights, wide, rows, first, last);
+    }
+}
+#endif
+
+/* ================================================================================================
+   >>hot   attention on tiles: queries, logits, weights, sums; raw tokens
+   ============================================================================================== */
+/* ---- the query ---- */
+LQ__STATIC size_t lq__hot_query_bytes(size_t dims)
+{
+    return LQ__HOT_ROWS * lq__hot_wide(dims) * (4 + 2) + 64;
+}
+
+LQ__STATIC void lq__hot_query_init(lq__hot_query *query, void *mem, const float *q, size_t stride,
+                                   size_t rows, size_t dims, float scale, float softcap)
+{
+    const lq__hot_kernels *kernels = lq__hot_of_level();
+    size_t wide = lq__hot_wide(dims);
+    size_t r;
+    size_t i;
+    memset(query, 0, sizeof *query);
+    memset(mem, 0, lq__hot_query_bytes(dims));
+    query->rows = (uint32_t)rows;
+    query->dims = (uint32_t)dims;
+    query->wide = (uint32_t)wide;
+    query->softcap = softcap;
+    query->q = (float *)mem;
+    query->q8 = (int8_t *)(void *)((float *)mem + LQ__HOT_ROWS * wide);
+    for (r = 0; r < rows; r++) {
+        float *row = query->q + r * wide;
+        int8_t *q8 = query->q8 + r * wide;
+        int32_t sum[2];
+        lq__hot_rotate(row, q + r * stride, dims);
+        query->scale[r] = scale * kernels->query(q8, q8 + LQ__HOT_ROWS * wide, sum, row, dims);
+        query->sum[0][r] = sum[0];
+        query->sum[1][r] = sum[1];
+        for (i = 0; i < dims; i++) {
+            row[i] = q[r * stride + i] * scale;
+        }
+    }
+}
+
+/* The product of two vectors. Eight sums, which compilers make a register of. */
+LQ__STATIC float lq__hot_product(const float *a, const float *b, size_t dims)
+{
+    float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    size_t i = 0;
+    size_t j;
+    for (; i + 8 <= dims; i += 8) {
+        for (j = 0; j < 8; j++) {
+            sums[j] += a[i + j] * b[i + j];
+        }
+    }
+    for (; i < dims; i++) {
+        sums[0] += a[i] * b[i];
+    }
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+/* Rotates the rows anew, for keys that were stretched by the inverse of `shrink` (dims), or (NULL)
+   were not. work (dims). */
+LQ__STATIC void lq__hot_query_shrink(lq__hot_query *query, const float *shrink, float *work)
+{
+    size_t r;
+    for (r = 0; r < query->rows; r++) {
+        const float *q = query->q + r * query->wide;
+        int8_t *q8 = query->q8 + r * query->wide;
+        int32_t sum[2];
+        if (shrink) {
+            lq__hot_multiply(work, q, shrink, query->dims);
+            q = work;
+        }
+        lq__hot_rotate(work, q, query->dims);
+        query->scale[r] =
+            lq__hot_of_level()->query(q8, q8 + LQ__HOT_ROWS * query->wide, sum, work, query->dims);
+        query->sum[0][r] = sum[0];
+        query->sum[1][r] = sum[1];
+    }
+}
+
+LQ__STATIC void lq__hot_query_shift(float *shift, const lq__hot_query *query, const float *mean)
+{
+    size_t r;
+    for (r = 0; r < LQ__HOT_ROWS; r++) {
+        shift[r] =
+            r < query->rows ? lq__hot_product(query->q + r * query->wide, mean, query->dims) : 0.0f;
+    }
+}
+
+/* ---- the state ---- */
+LQ__STATIC size_t lq__hot_state_bytes(size_t dims)
+{
+    return 2 * LQ__HOT_ROWS * lq__hot_wide(dims) * sizeof(float);
+}
+
+LQ__STATIC void lq__hot_state_init(lq__hot_state *state, void *mem, size_t rows, size_t dims)
+{
+    size_t r;
+    memset(state, 0, sizeof *state);
+    memset(mem, 0, lq__hot_state_bytes(dims));
+    state->rows = (uint32_t)rows;
+    state->dims = (uint32_t)dims;
+    state->wide = (uint32_t)lq__hot_wide(dims);
+    state->count = state->dims;
+    state->hot = (float *)mem;
+    state->raw = state->hot + LQ__HOT_ROWS * state->wide;
+    for (r = 0; r < LQ__HOT_ROWS; r++) {
+        state->most[r] = LQ__HOT_NONE;
+    }
+}
+
+/* Makes `most` the maximum of row r. */
+LQ__STATIC void lq__hot_raise(lq__hot_state *state, size_t r, float most)
+{
+    float factor = lq__exp(state->most[r] - most);
+    float *hot = state->hot + r * state->wide;
+    float *raw = state->raw + r * state->wide;
+    size_t i;
+    state->most[r] = most;
+    for (i = 0; i < 16; i++) {
+        state->sum[r][i] *= factor;
+    }
+    for (i = 0; i < state->wide; i++) {
+        hot[i] *= factor;
+        raw[i] *= factor;
+    }
+}
+
+LQ__STATIC float lq__hot_sum(const lq__hot_state *state, size_t r)
+{
+    float sum = 0.0f;
+    size_t i;
+    for (i = 0; i < 16; i++) {
+        sum += state->sum[r][i];
+    }
+    return sum;
+}
+
+LQ__STATIC void lq__hot_state_finish(const lq__hot_state *state, float *out, size_t stride,
+                                     float *lse)
+{
+    size_t r;
+    size_t i;
+    for (r = 0; r < state->rows; r++) {
+        float *row = out + r * stride;
+        float sum = lq__hot_sum(state, r);
+        float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
+        memcpy(row, state->hot + r * state->wide, state->dims * sizeof *row);
+        lq__hot_unrotate(row, state->dims);
+        for (i = 0; i < state->dims; i++) {
+            row[i] = (row[i] + state->raw[r * state->wide + i]) * inverse;
+        }
+        if (lse) {
+            lse[r] = sum > 0.0f ? state->most[r] + lq__log(sum) : LQ__HOT_NONE;
+        }
+    }
+}
+
+/* ---- kernels: the C code ---- */
+LQ__INLINE float lq__hot_cap(float logit, float cap)
+{
+    float a = logit < 0.0f ? -logit : logit;
+    float e = lq__exp(-2.0f * a / cap);
+    float v = cap * (1.0f - e) / (1.0f + e);
+    return logit < 0.0f ? -v : v;
+}
+
+static void lq__hot_logits_c(float *most, const lq__hot_step *step, size_t rows)
+{
+    size_t r;
+    size_t t;
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        most[r] = LQ__HOT_NONE;
+        for (t = 0; t < LQ__HOT_TOKENS; t++) {
+            size_t i = r * LQ__HOT_TOKENS + t;
+            float v = row[t];
+            if (step->high) {
+                v = (float)step->high[i];
+                v = step->low ? v + (float)step->low[i] * (1.0f / 256.0f) : v;
+                v = v * (lq__hot_scale(step->codes[t]) * step->scale[r]) + step->shift[r];
+            }
+            v = step->turning ? v + (float)step->turning[i] * step->turning_unit[r] : v;
+            v = step->softcap > 0.0f ? lq__hot_cap(v, step->softcap) : v;
+            v = step->bias ? v + step->bias[r * step->bias_stride + t] : v;
+            v = step->mask[r] >> t & 1 ? LQ__MAX(v, LQ__HOT_NONE) : LQ__HOT_NONE;
+            row[t] = v;
+            most[r] = LQ__MAX(most[r], v);
+        }
+    }
+}
+
+/* What is added before weights of one plane are cut to u8. One half would drop many small weights
+   beside a large one (measured: 10 % of the output); spread over [0, 1), they come through on
+   average. */
+static const float lq__hot_dither[16] = {0.03125f, 0.53125f, 0.28125f, 0.78125f, 0.15625f, 0.65625f,
+                                         0.40625f, 0.90625f, 0.09375f, 0.59375f, 0.34375f, 0.84375f,
+                                         0.21875f, 0.71875f, 0.46875f, 0.96875f};
+
+static void lq__hot_weigh_c(const lq__hot_weights *w, size_t rows)
+{
+    float scales[LQ__HOT_TOKENS];
+    float largest = 1e-30f;
+    size_t r;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS && w->codes; t++) {
+        scales[t] = lq__hot_scale(w->codes[t]);
+        largest = LQ__MAX(largest, scales[t]);
+    }
+    for (r = 0; r < rows; r++) {
+        float share = lq__exp(w->most[r] - w->base[r]);
+        for (t = 0; t < LQ__HOT_TOKENS; t++) {
+            size_t i = r * LQ__HOT_TOKENS + t;
+            float e = lq__exp(w->weights[i] - w->most[r]);
+            w->sum[r][t % 16] += e * share;
+            if (!w->codes) {
+                w->weights[i] = e * share;
+            } else if (w->low) {
+                uint32_t v = (uint32_t)(e * scales[t] * (65280.0f / largest) + 0.5f);
+                w->high[i] = (uint8_t)(v >> 8);
+                w->low[i] = (uint8_t)v;
+            } else {
+                w->high[i] = (uint8_t)(e * scales[t] * (255.0f / largest) + lq__hot_dither[t % 16]);
+            }
+        }
+        if (w->codes) {
+            w->unit[r] = share * largest / 255.0f;
+        }
+    }
+}
+
+static void lq__hot_flip_c(float *dst, const float *src, size_t dims, float scale)
+{
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        dst[i] = src[i] * (lq__hot_sign(i) ? -scale : scale);
+    }
+}
+
+/* q16 = round(32512 q / largest) = 256 high + low */
+static float lq__hot_query_c(int8_t *high, int8_t *low, int32_t *sum, const float *q, size_t dims)
+{
+    float most = 1e-30f;
+    size_t i;
+    sum[0] = 0;
+    sum[1] = 0;
+    for (i = 0; i < dims; i++) {
+        float a = q[i] < 0.0f ? -q[i] : q[i];
+        most = LQ__MAX(most, a);
+    }
+    for (i = 0; i < dims; i++) {
+        float v = q[i] * (32512.0f / most);
+        int32_t k = lq__clamp((int32_t)(v < 0.0f ? v - 0.5f : v + 0.5f), -32512, 32512);
+        int32_t h = (k + 128) >> 8;
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)(k - h * 256);
+        sum[0] += high[i];
+        sum[1] += low[i];
+    }
+    return most / 127.0f;
+}
+
+/* Coefficients are rounded to units of a 32767th of the sum of all, so that sums fit. Where that
+   sum is not finite the logits will not be, either. */
+static void lq__hot_turning_c(lq__hot_turning *w, const lq__hot_part *part, size_t first,
+                              size_t rows)
+{
+    size_t r;
+    size_t t;
+    size_t j;
+    for (r = 0; r < rows; r++) {
+        float a[2][LQ__HOT_PAIRS];
+        int32_t *sums = w->sums + r * LQ__HOT_TOKENS;
+        float total = 1e-30f;
+        float inverse;
+        for (j = 0; j < LQ__HOT_PAIRS; j++) {
+            float x = w->x[first + r][j];
+            float y = w->y[first + r][j];
+            a[0][j] = x * part->at[j] + y * part->at[LQ__HOT_PAIRS + j];
+            a[1][j] = y * part->at[j] - x * part->at[LQ__HOT_PAIRS + j];
+            total += a[0][j] < 0.0f ? -a[0][j] : a[0][j];
+            total += a[1][j] < 0.0f ? -a[1][j] : a[1][j];
+        }
+        inverse = total < 1e30f ? 32767.0f / total : 0.0f;
+        w->unit[r] = total * (1.0f / (32767.0f * 32767.0f));
+        memset(sums, 0, 4 * LQ__HOT_TOKENS);
+        for (j = 0; j < w->pairs && inverse > 0.0f; j++) {
+            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+            float x = a[0][j] * inverse;
+            float y = a[1][j] * inverse;
+            int32_t c = (int32_t)(x < 0.0f ? x - 0.5f : x + 0.5f);
+            int32_t s = (int32_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
+            for (t = 0; t < LQ__HOT_TOKENS; t++) {
+                sums[t] += c * circle[2 * t] + s * circle[2 * t + 1];
+            }
+        }
+    }
+}
+
+static void lq__hot_raw_dots_c(float *logits, const lq__hot_floats *k, const float *q, size_t wide,
+                               size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)k->data;
+    size_t t;
+    size_t d;
+    size_t r;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        float a[LQ__HOT_BATCH] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (d = 0; d < k->dims && (k->mask >> t & 1); d++) {
+            float x = lq__f32_of_bits(lq__element_bits(src, t * k->stride + d, k->type));
+            for (r = 0; r < rows; r++) {
+                a[r] += q[r * wide + d] * x;
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            logits[r * LQ__HOT_TOKENS + t] = a[r];
+        }
+    }
+}
+
+static void lq__hot_raw_sums_c(float *acc, const lq__hot_floats *v, const float *weights,
+                               size_t wide, size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)v->data;
+    size_t t;
+    size_t d;
+    size_t r;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        for (d = 0; d < v->dims && (v->mask >> t & 1); d++) {
+            float x = lq__f32_of_bits(lq__element_bits(src, t * v->stride + d, v->type));
+            for (r = 0; r < rows; r++) {
+                acc[r * wide + d] += weights[r * LQ__HOT_TOKENS + t] * x;
+            }
+        }
+    }
+}
+
+#if LQ__X86
+/* Row t of the floats that come next: every line of it. */
+LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
+{
+    uintptr_t row = now->next + t * now->next_stride;
+    uintptr_t i;
+    for (i = 0; i < now->next_bytes; i += 64) {
+        lq__hot_prefetch(row + i);
+    }
+}
+
+/* ---- AVX2 ---- */
+LQ__HOT_256 __m256 lq__exp_256(__m256 x) /* x <= 0 */
+{
+    const __m256 live = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GE_OQ);
+    const __m256 t =
+        _mm256_mul_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(1.44269504f));
+    const __m256 n = _mm256_floor_ps(t);
+    const __m256 f = _mm256_sub_ps(t, n);
+    const __m256i e =
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    __m256 p = _mm256_set1_ps(0.01342669f);
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.05224247f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.24128021f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.69304484f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
+    return _mm256_and_ps(live, _mm256_mul_ps(p, _mm256_castsi256_ps(e)));
+}
+
+/* 8 scale codes to floats. */
+LQ__HOT_256 __m256 lq__hot_scale_256(const uint8_t *codes)
+{
+    const __m256 low = _mm256_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f,
+                                      1.2599210499f, 1.3348398542f, 1.4142135624f, 1.4983070769f);
+    const __m256 high = _mm256_setr_ps(1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f,
+                                       1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f);
+    const __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
+    const __m256i octave = _mm256_mulhi_epu16(c, _mm256_set1_epi32(5462)); /* c / 12 */
+    const __m256i k = _mm256_sub_epi32(c, _mm256_mullo_epi16(octave, _mm256_set1_epi32(12)));
+    const __m256i m = _mm256_castps_si256(
+        _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
+                         _mm256_castsi256_ps(_mm256_slli_epi32(k, 28))));
+    const __m256i e =
+        _mm256_slli_epi32(_mm256_sub_epi32(octave, _mm256_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
+    return _mm256_castsi256_ps(
+        _mm256_andnot_si256(_mm256_cmpeq_epi32(c, _mm256_setzero_si256()), _mm256_add_epi32(m, e)));
+}
+
+LQ__HOT_256 __m256 lq__hot_cap_256(__m256 x, float cap)
+{
+    const __m256 one = _mm256_set1_ps(1.0f);
+    const __m256 minus = _mm256_set1_ps(-0.0f);
+    const __m256 sign = _mm256_and_ps(x, minus);
+    const __m256 e =
+        lq__exp_256(_mm256_mul_ps(_mm256_andnot_ps(minus, x), _mm256_set1_ps(-2.0f / cap)));
+    const __m256 v = _mm256_div_ps(_mm256_mul_ps(_mm256_set1_ps(cap), _mm256_sub_ps(one, e)),
+                                   _mm256_add_ps(one, e));
+    return _mm256_xor_ps(v, sign);
+}
+
+LQ__HOT_256 float lq__hot_max_256(__m256 v)
+{
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_logits_avx2(float *most, const lq__hot_step *step,
+                                                    size_t rows)
+{
+    const __m256 none = _mm256_set1_ps(LQ__HOT_NONE);
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    size_t r;
+    size_t b;
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        __m256 m = none;
+        for (b = 0; b < LQ__HOT_TOKENS; b += 8) {
+            const __m256i live =
+                _mm256_and_si256(_mm256_set1_epi32((int)(step->mask[r] >> b & 255)), bits);
+            const size_t i = r * LQ__HOT_TOKENS + b;
+            __m256 v;
+            if (step->high) {
+                const __m256 scale = _mm256_mul_ps(lq__hot_scale_256(step->codes + b),
+                                                   _mm256_set1_ps(step->scale[r]));
+                v = _mm256_cvtepi32_ps(lq__hot_load_256(step->high + i));
+                if (step->low) {
+                    v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->low + i)),
+                                        _mm256_set1_ps(1.0f / 256.0f), v);
+                }
+                v = _mm256_fmadd_ps(v, scale, _mm256_set1_ps(step->shift[r]));
+            } else {
+                v = _mm256_loadu_ps(row + b);
+            }
+            if (step->turning) {
+                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->turning + i)),
+                                    _mm256_set1_ps(step->turning_unit[r]), v);
+            }
+            if (step->softcap > 0.0f) {
+                v = lq__hot_cap_256(v, step->softcap);
+            }
+            if (step->bias) {
+                v = _mm256_add_ps(v, _mm256_loadu_ps(step->bias + r * step->bias_stride + b));
+            }
+            v = _mm256_blendv_ps(none, _mm256_max_ps(v, none),
+                                 _mm256_castsi256_ps(_mm256_cmpeq_epi32(live, bits)));
+            _mm256_storeu_ps(row + b, v);
+            m = _mm256_max_ps(m, v);
+        }
+        most[r] = lq__hot_max_256(m);
+    }
+}
+
+/* 16 words as packus leaves them, to bytes in order. */
+LQ__HOT_256 void lq__hot_store_256(uint8_t *dst, __m256i v, __m256i order)
+{
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(v, v), order);
+    _mm_storeu_si128((__m128i *)(void *)dst, _mm256_castsi256_si128(bytes));
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_weigh_avx2(const lq__hot_weights *w, size_t rows)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256 most = _mm256_set1_ps(1e-30f);
+    __m256 dither[2];
+    __m256 scales[8];
+    float shares[8];
+    float largest;
+    size_t r;
+    size_t b;
+    _mm256_storeu_ps(shares, lq__exp_256(_mm256_castps128_ps256(
+                                 _mm_sub_ps(_mm_loadu_ps(w->most), _mm_loadu_ps(w->base)))));
+    dither[0] = w->low ? _mm256_set1_ps(0.5f) : _mm256_loadu_ps(lq__hot_dither);
+    dither[1] = w->low ? dither[0] : _mm256_loadu_ps(lq__hot_dither + 8);
+    for (b = 0; b < 8 && w->codes; b++) {
+        scales[b] = lq__hot_scale_256(w->codes + 8 * b);
+        most = _mm256_max_ps(most, scales[b]);
+    }
+    largest = lq__hot_max_256(most);
+    for (b = 0; b < 8 && w->codes; b++) {
+        scales[b] =
+            _mm256_mul_ps(scales[b], _mm256_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
+    }
+    for (r = 0; r < rows; r++) {
+        const __m256 share = _mm256_set1_ps(shares[r]);
+        __m256 sum = _mm256_loadu_ps(w->sum[r]);
+        __m256 sum_high = _mm256_loadu_ps(w->sum[r] + 8);
+        for (b = 0; b < 8; b += 2) {
+            float *at = w->weights + r * LQ__HOT_TOKENS + 8 * b;
+            const __m256 most_here = _mm256_set1_ps(w->most[r]);
+            const __m256 e0 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at), most_here));
+            const __m256 e1 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at + 8), most_here));
+            const size_t i = r * LQ__HOT_TOKENS + 8 * b;
+            __m256i v;
+            sum = _mm256_fmadd_ps(e0, share, sum);
+            sum_high = _mm256_fmadd_ps(e1, share, sum_high);
+            if (!w->codes) {
+                _mm256_storeu_ps(at, _mm256_mul_ps(e0, share));
+                _mm256_storeu_ps(at + 8, _mm256_mul_ps(e1, share));
+                continue;
+            }
+            v = _mm256_packus_epi32(
+                _mm256_cvttps_epi32(_mm256_fmadd_ps(e0, scales[b], dither[0])),
+                _mm256_cvttps_epi32(_mm256_fmadd_ps(e1, scales[b + 1], dither[1])));
+            if (w->low) {
+                const __m256i low = _mm256_and_si256(v, _mm256_set1_epi16(255));
+                lq__hot_store_256(w->low + i, low, order);
+                v = _mm256_srli_epi16(v, 8);
+            }
+            lq__hot_store_256(w->high + i, v, order);
+        }
+        _mm256_storeu_ps(w->sum[r], sum);
+        _mm256_storeu_ps(w->sum[r] + 8, sum_high);
+        if (w->codes) {
+            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_turning_avx2(lq__hot_turning *w, const lq__hot_part *part,
+                                                     size_t first, size_t rows)
+{
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    size_t r;
+    size_t j;
+    size_t b;
+    for (r = 0; r < rows; r++) {
+        int32_t pairs[LQ__HOT_PAIRS];
+        __m256 a[4];
+        __m256 total = _mm256_setzero_ps();
+        __m256i acc[8];
+        float all[8];
+        float inverse;
+        for (j = 0; j < 2; j++) {
+            const __m256 x = _mm256_loadu_ps(w->x[first + r] + 8 * j);
+            const __m256 y = _mm256_loadu_ps(w->y[first + r] + 8 * j);
+            const __m256 c = _mm256_loadu_ps(part->at + 8 * j);
+            const __m256 s = _mm256_loadu_ps(part->at + LQ__HOT_PAIRS + 8 * j);
+            a[2 * j] = _mm256_fmadd_ps(x, c, _mm256_mul_ps(y, s));
+            a[2 * j + 1] = _mm256_fmsub_ps(y, c, _mm256_mul_ps(x, s));
+            total = _mm256_add_ps(total, _mm256_add_ps(_mm256_and_ps(a[2 * j], magnitude),
+                                                       _mm256_and_ps(a[2 * j + 1], magnitude)));
+        }
+        _mm256_storeu_ps(all, total);
+        all[0] += ((all[1] + all[2]) + (all[3] + all[4])) + ((all[5] + all[6]) + all[7]) + 1e-30f;
+        inverse = all[0] < 1e30f ? 32767.0f / all[0] : 0.0f;
+        w->unit[r] = all[0] * (1.0f / (32767.0f * 32767.0f));
+        for (j = 0; j < 2; j++) {
+            const __m256 unit = _mm256_set1_ps(inverse);
+            const __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j], unit));
+            const __m256i s = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j + 1], unit));
+            _mm256_storeu_si256((__m256i *)(void *)(pairs + 8 * j),
+                                _mm256_blend_epi16(c, _mm256_slli_epi32(s, 16), 0xaa));
+        }
+        for (b = 0; b < 8; b++) {
+            acc[b] = _mm256_setzero_si256();
+        }
+        for (j = 0; j < w->pairs; j++) {
+            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+            const __m256i q = _mm256_set1_epi32(pairs[j]);
+            for (b = 0; b < 8; b++) {
+                const __m256i at = _mm256_loadu_si256((const __m256i *)(const void *)circle + b);
+                acc[b] = _mm256_add_epi32(acc[b], _mm256_madd_epi16(q, at));
+            }
+        }
+        for (b = 0; b < 8; b++) {
+            _mm256_storeu_si256((__m256i *)(void *)(w->sums + r * LQ__HOT_TOKENS + 8 * b), acc[b]);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_flip_avx2(float *dst, const float *src, size_t dims,
+                                                  float scale)
+{
+    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    size_t i;
+    for (i = 0; i < dims; i += 8) {
+        const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
+        const __m256i sign =
+            _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
+        _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_loadu_ps(src + i),
+                                                _mm256_xor_ps(_mm256_set1_ps(scale),
+                                                              _mm256_castsi256_ps(sign))));
+    }
+}
+
+LQ__HOT_256 int32_t lq__hot_total_256(__m256i v)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+/* Low bytes of the lanes. */
+LQ__HOT_256 void lq__hot_bytes_256(int8_t *dst, __m256i v)
+{
+    const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packs_epi16(x, x));
+}
+
+LQ__TARGET_HOT_AVX2 static float lq__hot_query_avx2(int8_t *high, int8_t *low, int32_t *sum,
+                                                    const float *q, size_t dims)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256i high_sum = _mm256_setzero_si256();
+    __m256i low_sum = high_sum;
+    __m256 most = _mm256_set1_ps(1e-30f);
+    float m;
+    size_t i;
+    for (i = 0; i < dims; i += 8) {
+        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
+    }
+    m = lq__hot_max_256(most);
+    for (i = 0; i < dims; i += 8) {
+        const __m256i k =
+            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_set1_ps(32512.0f / m)));
+        const __m256i h = _mm256_srai_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(128)), 8);
+        const __m256i l = _mm256_sub_epi32(k, _mm256_slli_epi32(h, 8));
+        lq__hot_bytes_256(high + i, h);
+        lq__hot_bytes_256(low + i, l);
+        high_sum = _mm256_add_epi32(high_sum, h);
+        low_sum = _mm256_add_epi32(low_sum, l);
+    }
+    sum[0] = lq__hot_total_256(high_sum);
+    sum[1] = lq__hot_total_256(low_sum);
+    return m / 127.0f;
+}
+
+LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, int type,
+                                      const float *q, size_t wide, size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)k->data;
+    const size_t q1 = rows > 1 ? wide : 0;
+    const size_t q2 = rows > 2 ? 2 * wide : 0;
+    const size_t q3 = rows > 3 ? 3 * wide : 0;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
+        float row[4];
+        size_t i;
+        size_t r;
+        lq__hot_prefetch_row(k, t);
+        for (i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
+            const __m256 x = lq__hot_raw_256(src, t * k->stride + i, type);
+            a = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + i), a);
+            b = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q1 + i), b);
+            c = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q2 + i), c);
+            d = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q3 + i), d);
+        }
+        a = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        _mm_storeu_ps(row, _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
+        for (r = 0; r < rows; r++) {
+            logits[r * LQ__HOT_TOKENS + t] = row[r];
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_raw_dots_avx2(float *logits, const lq__hot_floats *k,
+                                                      const float *q, size_t wide, size_t rows)
+{
+    if (k->type == LQ_F32) {
+        lq__hot_raw_dots_256(logits, k, LQ_F32, q, wide, rows);
+    } else if (k->type == LQ_F16) {
+        lq__hot_raw_dots_256(logits, k, LQ_F16, q, wide, rows);
+    } else {
+        lq__hot_raw_dots_256(logits, k, LQ_BF16, q, wide, rows);
+    }
+}
+
+/* 16 dims, the last perhaps 8, of up to four rows at once, 16 tokens at a time. */
+LQ__HOT_256 void lq__hot_raw_sums_256(float *acc, const lq__hot_floats *v, int type,
+                                      const float *weights, size_t wide, size_t rows, size_t first)
+{
+    const uint8_t *src = (const uint8_t *)v->data;
+    size_t i;
+    for (i = 0; i < v->dims; i += 16) {
+        const size_t j = v->dims - i > 8 ? 8 : 0;
+        __m256 a[4][2];
+        size_t t;
+#define LQ__HOT_BEGIN(r, h) \
+    a[r][h] = rows > r ? _mm256_loadu_ps(acc + r * wide + i + h * j) : _mm256_setzero_ps();
+        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+        for (t = first; t < first + 16; t++) {
+            if (v->mask >> t & 1) {
+                const __m256 x0 = lq__hot_raw_256(src, t * v->stride + i, type);
+                const __m256 x1 = lq__hot_raw_256(src, t * v->stride + i + j, type);
+#define LQ__HOT_ADD(r, h) \
+    a[r][h] = _mm256_fmadd_ps(x##h, _mm256_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][h]);
+                LQ__HOT_EACH_256(LQ__HOT_ADD)
+#undef LQ__HOT_ADD
+            }
+        }
+#define LQ__HOT_END(r, h)                                      \
+    if (rows > r) {                                            \
+        _mm256_storeu_ps(acc + r * wide + i + h * j, a[r][h]); \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_floats *v,
+                                                      const float *weights, size_t wide,
+                                                      size_t rows)
+{
+    size_t first;
+    size_t t;
+    for (first = 0; first < LQ__HOT_TOKENS; first += 16) {
+        if (!(v->mask >> first & 0xffff)) {
+            continue;
+        }
+        for (t = 0; t < 16; t++) {
+            lq__hot_prefetch_row(v, first + t);
+        }
+        if (v->type == LQ_F32) {
+            lq__hot_raw_sums_256(acc, v, LQ_F32, weights, wide, rows, first);
+        } else if (v->type == LQ_F16) {
+            lq__hot_raw_sums_256(acc, v, LQ_F16, weights, wide, rows, first);
+        } else {
+            lq__hot_raw_sums_256(acc, v, LQ_BF16, weights, wide, rows, first);
+        }
+    }
+}
+
+/* ---- AVX-512 ---- */
+/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps
+   takes the floor of t itself. */
+LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
+{
+    const __m512 t = _mm512_mul_ps(_mm512_sub_ps(x, shift), _mm512_set1_ps(1.44269504f));
+    const __m512 f = _mm512_reduce_ps(t, 9); /* t - floor(t) */
+    __m512 p = _mm512_set1_ps(0.01342669f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05224247f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24128021f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69304484f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, t);
+}
+
+/* 16 scale codes to floats. */
+LQ__HOT_512 __m512 lq__hot_scale_512(const uint8_t *codes)
+{
+    const __m512 twelfth =
+        _mm512_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f, 1.2599210499f,
+                       1.3348398542f, 1.4142135624f, 1.4983070769f, 1.5874010520f, 1.6817928305f,
+                       1.7817974363f, 1.8877486254f, 0, 0, 0, 0);
+    const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes));
+    const __m512i octave = _mm512_mulhi_epu16(c, _mm512_set1_epi32(5462)); /* c / 12 */
+    const __m512i k = _mm512_sub_epi32(c, _mm512_mullo_epi16(octave, _mm512_set1_epi32(12)));
+    const __m512i m = _mm512_castps_si512(_mm512_permutexvar_ps(k, twelfth));
+    const __m512i e =
+        _mm512_slli_epi32(_mm512_sub_epi32(octave, _mm512_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
+    return _mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(c, c), m, e));
+}
+
+LQ__HOT_512 __m512 lq__hot_cap_512(__m512 x, float cap)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    const __m512 e = lq__exp_512(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0f / cap)),
+                                 _mm512_setzero_ps());
+    const __m512 v = _mm512_div_ps(_mm512_mul_ps(_mm512_set1_ps(cap), _mm512_sub_ps(one, e)),
+                                   _mm512_add_ps(one, e));
+    return _mm512_mask_sub_ps(v, _mm512_movepi32_mask(_mm512_castps_si512(x)), _mm512_setzero_ps(),
+                              v);
+}
+
+/* The largest of each of four vectors. */
+LQ__HOT_512 __m128 lq__hot_max_across_512(const __m512 *v)
+{
+    const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const __m512 all =
+        _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* plain: nothing masked, no softcap, no bias, one plane; a constant. */
+LQ__HOT_512 void lq__hot_logits_of_512(float *most, const lq__hot_step *step, size_t rows,
+                                       int plain)
+{
+    const __m512 none = _mm512_set1_ps(LQ__HOT_NONE);
+    __m512 scales[4] = {none, none, none, none};
+    __m512 m[4] = {none, none, none, none};
+    float all[4];
+    size_t r;
+    size_t b;
+    for (b = 0; b < 4 && step->high; b++) {
+        scales[b] = lq__hot_scale_512(step->codes + 16 * b);
+    }
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        __m512 mine = none;
+        for (b = 0; b < 4; b++) {
+            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
+            __m512 v;
+            if (step->high) {
+                v = _mm512_cvtepi32_ps(_mm512_loadu_si512(step->high + i));
+                if (!plain && step->low) {
+                    v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->low + i)),
+                                        _mm512_set1_ps(1.0f / 256.0f), v);
+                }
+                v = _mm512_fmadd_ps(v, _mm512_mul_ps(scales[b], _mm512_set1_ps(step->scale[r])),
+                                    _mm512_set1_ps(step->shift[r]));
+            } else {
+                v = _mm512_loadu_ps(row + 16 * b);
+            }
+            if (step->turning) {
+                v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->turning + i)),
+                                    _mm512_set1_ps(step->turning_unit[r]), v);
+            }
+            if (!plain && step->softcap > 0.0f) {
+                v = lq__hot_cap_512(v, step->softcap);
+            }
+            if (!plain && step->bias) {
+                v = _mm512_add_ps(v, _mm512_loadu_ps(step->bias + r * step->bias_stride + 16 * b));
+            }
+            if (!plain) {
+                v = _mm512_mask_max_ps(none, (__mmask16)(step->mask[r] >> 16 * b), v, none);
+            }
+            _mm512_storeu_ps(row + 16 * b, v);
+            mine = _mm512_max_ps(mine, v);
+        }
+        m[r] = mine;
+    }
+    _mm_storeu_ps(all, lq__hot_max_across_512(m));
+    memcpy(most, all, rows * sizeof *most);
+}
+
+LQ__TARGET_HOT_AVX512 static void lq__hot_logits_avx512(float *most, const lq__hot_step *step,
+                                                        size_t rows)
+{
+    uint64_t all = ~(uint64_t)0;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        all &= step->mask[r];
+    }
+    if (~all || step->bias || step->softcap > 0.0f || step->low) {
+        lq__hot_logits_of_512(most, step, rows, 0);
+    } else {
+        lq__hot_logits_of_512(most, step, rows, 1);
+    }
+}
+
+/* The coefficients of the pairs of a row, in 16 bits each; *unit is the sums'. */
+LQ__HOT_512 __m512i lq__hot_turning_row_512(const lq__hot_turning *w, size_t row, __m512 c,
+                                            __m512 s, float *unit)
+{
+    const __m512 x = _mm512_loadu_ps(w->x[row]);
+    const __m512 y = _mm512_loadu_ps(w->y[row]);
+    const __m512 a = _mm512_fmadd_ps(x, c, _mm512_mul_ps(y, s));
+    const __m512 b = _mm512_fmsub_ps(y, c, _mm512_mul_ps(x, s));
+    const float total =
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_abs_ps(a), _mm512_abs_ps(b))) + 1e-30f;
+    const __m512 inverse = _mm512_set1_ps(total < 1e30f ? 32767.0f / total : 0.0f);
+    *unit = total * (1.0f / (32767.0f * 32767.0f));
+    return _mm512_mask_blend_epi16(
+        0xaaaaaaaau, _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)),
+        _mm512_slli_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)), 16));
+}
+
+LQ__TARGET_HOT_AVX512 static void
+lq__hot_turning_avx512(lq__hot_turning *w, const lq__hot_part *part, size_t first, size_t rows)
+{
+    const __m512 c = _mm512_loadu_ps(part->at);
+    const __m512 s = _mm512_loadu_ps(part->at + LQ__HOT_PAIRS);
+    int32_t pairs[LQ__HOT_BATCH][LQ__HOT_PAIRS];
+    __m512i acc[LQ__HOT_BATCH][4];
+    size_t r;
+    size_t j;
+    size_t b;
+    for (r = 0; r < LQ__HOT_BATCH; r++) {
+        __m512i row = _mm512_setzero_si512();
+        if (r < rows) {
+            row = lq__hot_turning_row_512(w, first + r, c, s, w->unit + r);
+        }
+        _mm512_storeu_si512(pairs[r], row);
+        for (b = 0; b < 4; b++) {
+            acc[r][b] = _mm512_setzero_si512();
+        }
+    }
+    for (j = 0; j < w->pairs; j++) {
+        const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+        for (b = 0; b < 4; b++) {
+            const __m512i at = _mm512_loadu_si512(circle + 32 * b);
+            for (r = 0; r < LQ__HOT_BATCH; r++) {
+                acc[r][b] = _mm512_dpwssd_epi32(acc[r][b], _mm512_set1_epi32(pairs[r][j]), at);
+            }
+        }
+    }
+    for (r = 0; r < rows; r++) {
+        for (b = 0; b < 4; b++) {
+            _mm512_storeu_si512(w->sums + r * LQ__HOT_TOKENS + 16 * b, acc[r][b]);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w, size_t rows)
+{
+    const __m512 dither = w->low ? _mm512_set1_ps(0.5f) : _mm512_loadu_ps(lq__hot_dither);
+    __m512 most = _mm512_set1_ps(1e-30f);
+    __m512 scales[4] = {most, most, most, most};
+    float shares[16];
+    float largest;
+    size_t r;
+    size_t b;
+    _mm512_storeu_ps(shares, lq__exp_512(_mm512_castps128_ps512(_mm_sub_ps(_mm_loadu_ps(w->most),
+                                                                           _mm_loadu_ps(w->base))),
+                                         _mm512_setzero_ps()));
+    for (b = 0; b < 4 && w->codes; b++) {
+        scales[b] = lq__hot_scale_512(w->codes + 16 * b);
+        most = _mm512_max_ps(most, scales[b]);
+    }
+    largest = _mm512_reduce_max_ps(most);
+    for (b = 0; b < 4; b++) {
+        scales[b] =
+            _mm512_mul_ps(scales[b], _mm512_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
+    }
+    for (r = 0; r < rows; r++) {
+        const __m512 shift = _mm512_set1_ps(w->most[r]);
+        const __m512 share = _mm512_set1_ps(shares[r]);
+        __m512 sum = _mm512_loadu_ps(w->sum[r]);
+        for (b = 0; b < 4; b++) {
+            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
+            const __m512 e = lq__exp_512(_mm512_loadu_ps(w->weights + i), shift);
+            __m512i v;
+            sum = _mm512_fmadd_ps(e, share, sum);
+            if (!w->codes) {
+                _mm512_storeu_ps(w->weights + i, _mm512_mul_ps(e, share));
+                continue;
+            }
+            v = _mm512_cvttps_epi32(_mm512_fmadd_ps(e, scales[b], dither));
+            if (w->low) {
+                _mm_storeu_si128((__m128i *)(void *)(w->low + i), _mm512_cvtepi32_epi8(v));
+                v = _mm512_srli_epi32(v, 8);
+            }
+            _mm_storeu_si128((__m128i *)(void *)(w->high + i), _mm512_cvtusepi32_epi8(v));
+        }
+        _mm512_storeu_ps(w->sum[r], sum);
+        if (w->codes) {
+            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
+        }
     }
 }
 

@@ -62,7 +62,13 @@
      >>multiply          rows of integers times the levels of a tile
      >>hot               attention on tiles
      >>warm              coded pages attended by decoding
-     >>kv                the live cache: append, attend, read, fork, evict, save, load, export
+     >>block             the live cache: its block of memory, geometry, life, forks, views
+     >>append            tokens into it: means, the shape of keys, pages sealed
+     >>attend            attention to it, and reading
+     >>edit              truncate, evict, shift; policies, accounts
+     >>save              caches in files, as they are: save, load
+     >>pack              sequences packed for storage
+     >>session           inspect, export, import; from one cache to another
      >>array             arrays in two calls
      >>rows              arrays whose rows stand alone, at a fixed rate
      >>dispatch          CPU level, kernel tables
@@ -19306,7 +19312,7 @@ LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_u
    rotated (signs, Hadamard) and written as levels of a small table times a scale of its own:
      x = mean + shrink * rotation^-1 (scale * level),   scale = 2^((code - 192) / 12 + base)
    code 0: scale 0. The base is the tile's, 0 for ordinary numbers. K alone is shrunk, or has means
-   that RoPE turns: see the shape of a head's keys in >>kv.
+   that RoPE turns: see the shape of a head's keys in >>append.
    Attention needs no x: a logit is q . mean, once a query, plus scale * (q' . levels) with the
    rotated query q' (shrunk before), and V's levels are summed in the rotated basis and turned back
    once a query. Means that turn add x cos a + y sin a for each of their pairs, a the pair's angle
@@ -26526,7 +26532,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 }
 
 /* ================================================================================================
-   >>kv   the live cache: memory, appending, attention, reading, truncating, forks
+   >>block   the live cache: its block of memory, geometry, life, forks, what a caller's arrays hold
 
    One block, addressed by offsets: pool, layers, heads, page counts, scratch, sequences, slabs.
 
@@ -26972,9 +26978,100 @@ LQ__STATIC int lq__kv_valid(const lq_kv *kv)
            lq__kv_sequence_of(kv)->used;
 }
 
-static size_t lq__kv_reader_bytes(const lq__kv_pool *pool);
-struct lq__kv_writer;
-static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool);
+/* ---- what an append and an attention keep in scratch ---- */
+typedef struct lq__kv_source {
+    const uint8_t *data;
+    size_t token_stride; /* elements */
+    size_t head_stride;
+    int type;
+    size_t size; /* of an element */
+} lq__kv_source;
+
+/* A layer that takes tokens: those before `old` are in ring and sinks, the others in src. */
+typedef struct lq__kv_writer {
+    const lq_kv *kv;
+    lq__kv_pool *pool;
+    const lq__kv_layer *layer;
+    const lq__kv_head *heads;
+    lq__kv_count *count;
+    lq__kv_source src[2];
+    size_t old;
+    float *x;    /* (chunk, dims) */
+    float *mean; /* (dims) */
+    float *centers; /* (8, dims) */
+    float *stretch; /* (dims) */
+    void *work;
+    lq__warm_coder coder;
+    uint8_t *fit; /* sums of a fit, then its profile */
+    uint8_t *warm_work;
+    uint8_t *blob; /* the one that is being made */
+    size_t blob_bytes;
+    size_t blob_spare; /* bytes that its pages may take beyond their room */
+} lq__kv_writer;
+
+/* One call: a kv head and up to 8 rows at a time, row = query * group + head of the group. */
+typedef struct lq__kv_reader {
+    const lq_kv *kv;
+    const lq__kv_pool *pool;
+    const lq__kv_layer *layer; /* whose keys and values */
+    const lq__kv_head *head;
+    const lq_kv_attend_desc *desc;
+    lq__kv_source q;
+    lq__kv_source out;
+    size_t group; /* query heads of a kv head */
+    size_t tokens;
+    size_t sealed;
+    size_t first; /* range */
+    size_t end;
+    size_t queries;
+    size_t window; /* 0: none */
+    size_t kv_head;
+    size_t row; /* first row */
+    size_t rows;
+    size_t lo[LQ__HOT_ROWS]; /* tokens that a row sees */
+    size_t hi[LQ__HOT_ROWS];
+    int same; /* all rows see the same */
+    int pass; /* 0: attention, 1: mass */
+    float scale;
+    int64_t turn; /* of the query now */
+    lq__hot_query query;
+    lq__hot_state state;
+    void *query_mem;
+    void *state_mem;
+    float *given;  /* (8, k_dims) */
+    float *turned; /* (8, k_dims) */
+    float *result; /* (8, v_dims), or k_dims where values are among the keys */
+    float *k_open; /* (k_dims): the mean. In a mixed cache (64, k_dims): tiles read as floats */
+    float *v_open; /* the same of values */
+    float *logits; /* (8, 64) of the second pass, where the result was */
+    float *bias;   /* (parts, 8, 64) */
+    void *work;
+    uint64_t *masks; /* (parts, 8) */
+    lq__hot_part *parts;
+    size_t *part_token; /* of bit 0 */
+    size_t part_count;
+    int part_hot;        /* 2: warm, 1: hot, 0: raw */
+    uint32_t part_epoch; /* warm: + doublings of the steps of K * 2^8, of V * 2^16 */
+    lq__hot_form form;   /* of raw parts */
+    float lse[LQ__HOT_ROWS];
+    lq__warm warm;
+    lq__kv_writer opener; /* reads tiles as floats */
+    float *scores;        /* of pages */
+    float *parted;        /* (8, 2, k_dims) positive and negative numbers of queries; a mean */
+    uint8_t *keep;        /* pages that are attended; NULL: all */
+    float shifts[LQ__HOT_ROWS];
+    lq__hot_turning *turning; /* of the keys of an epoch and head, for the query now */
+    uint32_t turning_epoch;   /* whose it is; LQ__KV_NO: none */
+    uint64_t *steps;          /* (16) of its pairs */
+    float *stride;            /* (2, 16) cos, sin of 64 positions */
+    float *at;                /* (parts, 2, 16): see lq__hot_part */
+    int16_t *own;             /* (16, 64, 2) */
+    int64_t next;             /* position that `stride` behind the last part leads to */
+    const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
+    int beyond;               /* 1: the caller's numbers lead beyond floats */
+    const char *why;          /* the descriptor is refused */
+    int status;
+} lq__kv_reader;
 
 /* ---- geometry ---- */
 /* What is wrong with a policy, the field first; NULL: nothing. */
@@ -27449,6 +27546,87 @@ LQ__INLINE size_t lq__kv_choice_bytes(const lq__kv_pool *pool)
 {
     size_t parted = (2 * LQ__HOT_ROWS + 1) * (size_t)pool->k_dims;
     return lq__align64(4 * parted + pool->entries * 5);
+}
+
+/* Places what warm streams need; returns its bytes. mem NULL: only counts. */
+LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool)
+{
+    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
+    size_t coder = lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0);
+    size_t fit = lq__align64(16 * (dims + 1)) + lq__align64(lq_profile_bytes(dims + 1));
+    if (mem) {
+        (void)lq__warm_coder_place(&w->coder, mem, dims, &pool->scope, 0);
+        w->fit = mem + coder;
+        w->warm_work = w->fit + fit;
+    }
+    return coder + fit + lq__warm_work_bytes(&pool->scope, dims, 1);
+}
+
+/* Places the arrays of a reader; returns their bytes. r NULL: only counts. What a cache cannot need
+   takes nothing: floats of tiles, means that turn, coded pages, choices. */
+LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__kv_pool *pool)
+{
+    const size_t k_dims = pool->k_dims;
+    const size_t v_dims = pool->v_dims;
+    const size_t parts = pool->parts;
+    const size_t open = pool->scope.mixed ? LQ__HOT_TOKENS : 1;
+    const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
+    size_t used = 0;
+    size_t at[18];
+    at[0] = lq__kv_take(&used, 1, lq__hot_query_bytes(k_dims));
+    at[1] = lq__kv_take(&used, 1, lq__hot_state_bytes(v_dims));
+    at[2] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
+    at[3] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
+    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__MAX(v_dims, (size_t)LQ__HOT_TOKENS), 4);
+    at[5] = lq__kv_take(&used, open * k_dims, 4);
+    at[6] = lq__kv_take(&used, open * v_dims, 4);
+    at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
+    at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
+    at[9] = lq__kv_take(&used, pool->scope.mixed ? 1 : 0,
+                        lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
+    at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
+    at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
+    at[12] = lq__kv_take(&used, parts, sizeof(size_t));
+    at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
+    at[14] = lq__kv_take(&used, pairs, sizeof(uint64_t) + 2 * sizeof(float));
+    at[15] = lq__kv_take(&used, parts, 8 * pairs);
+    at[16] = lq__kv_take(&used, pairs, 4 * LQ__HOT_TOKENS);
+    at[17] = lq__kv_take(&used, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
+    if (r) {
+        r->query_mem = mem + at[0];
+        r->state_mem = mem + at[1];
+        r->given = (float *)(void *)(mem + at[2]);
+        r->turned = (float *)(void *)(mem + at[3]);
+        r->result = (float *)(void *)(mem + at[4]);
+        r->k_open = (float *)(void *)(mem + at[5]);
+        r->v_open = (float *)(void *)(mem + at[6]);
+        r->logits = r->result;
+        r->parted = (float *)(void *)(mem + at[7]);
+        r->scores = r->parted + (2 * LQ__HOT_ROWS + 1) * k_dims;
+        r->bias = (float *)(void *)(mem + at[8]);
+        r->work = mem + at[9];
+        r->masks = (uint64_t *)(void *)(mem + at[10]);
+        r->parts = (lq__hot_part *)(void *)(mem + at[11]);
+        r->part_token = (size_t *)(void *)(mem + at[12]);
+        r->turning = (lq__hot_turning *)(void *)(mem + at[13]);
+        r->steps = (uint64_t *)(void *)(mem + at[14]);
+        r->stride = (float *)(void *)(r->steps + LQ__HOT_PAIRS);
+        r->at = (float *)(void *)(mem + at[15]);
+        r->own = (int16_t *)(void *)(mem + at[16]);
+        memset(r->turning, 0, sizeof *r->turning);
+        r->turning->sums = (int32_t *)(void *)(mem + at[17]);
+        r->turning_epoch = LQ__KV_NO;
+    }
+    if (pool->warm) {
+        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims,
+                               &pool->scope);
+    }
+    return used;
+}
+
+static size_t lq__kv_reader_bytes(const lq__kv_pool *pool)
+{
+    return lq__kv_reader_place(NULL, NULL, pool);
 }
 
 /* Scratch of evict, and what append, read and attend share: of the first two a chunk of tokens of a
@@ -28433,13 +28611,6 @@ LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint
 }
 
 /* ---- views ---- */
-typedef struct lq__kv_source {
-    const uint8_t *data;
-    size_t token_stride; /* elements */
-    size_t head_stride;
-    int type;
-    size_t size; /* of an element */
-} lq__kv_source;
 
 /* Fills in the defaults. 0 if not valid. */
 LQ__STATIC int lq__kv_view(lq__kv_source *view, const void *data, size_t token_stride,
@@ -28485,42 +28656,10 @@ LQ__STATIC int lq__kv_check_view(const lq__kv_source *view, size_t tokens, size_
     return LQ_OK;
 }
 
+/* ================================================================================================
+   >>append   tokens into a cache: means, the shape of a head's keys, sealing of pages
+   ============================================================================================== */
 /* ---- append ---- */
-/* A layer that takes tokens: those before `old` are in ring and sinks, the others in src. */
-typedef struct lq__kv_writer {
-    const lq_kv *kv;
-    lq__kv_pool *pool;
-    const lq__kv_layer *layer;
-    const lq__kv_head *heads;
-    lq__kv_count *count;
-    lq__kv_source src[2];
-    size_t old;
-    float *x;    /* (chunk, dims) */
-    float *mean; /* (dims) */
-    float *centers; /* (8, dims) */
-    float *stretch; /* (dims) */
-    void *work;
-    lq__warm_coder coder;
-    uint8_t *fit; /* sums of a fit, then its profile */
-    uint8_t *warm_work;
-    uint8_t *blob; /* the one that is being made */
-    size_t blob_bytes;
-    size_t blob_spare; /* bytes that its pages may take beyond their room */
-} lq__kv_writer;
-
-/* Places what warm streams need; returns its bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool)
-{
-    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    size_t coder = lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0);
-    size_t fit = lq__align64(16 * (dims + 1)) + lq__align64(lq_profile_bytes(dims + 1));
-    if (mem) {
-        (void)lq__warm_coder_place(&w->coder, mem, dims, &pool->scope, 0);
-        w->fit = mem + coder;
-        w->warm_work = w->fit + fit;
-    }
-    return coder + fit + lq__warm_work_bytes(&pool->scope, dims, 1);
-}
 
 /* A writer in scratch of append_bytes, aligned to 64. One that is only read with changes
    nothing of the block. */
@@ -29113,9 +29252,84 @@ LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
     shape[0] = left * spread / 0x10000 < plain / 2;
 }
 
-static int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
-                       size_t tokens, float *x);
-static lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token);
+/* The page of a sealed token. */
+LQ__STATIC lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token)
+{
+    lq__kv_page *pages = lq__kv_pages(kv, layer);
+    size_t lo = 0;
+    size_t count = lq__kv_count_of(kv, layer)->pages;
+    while (count > 1) {
+        size_t half = count / 2;
+        if (pages[lo + half].first <= token) {
+            lo += half;
+            count -= half;
+        } else {
+            count = half;
+        }
+    }
+    return pages + lo;
+}
+
+/* A coder of a warm stream as it is in an epoch. */
+LQ__STATIC int lq__kv_coder(lq__kv_writer *w, int v, size_t head, uint32_t epoch,
+                            uint32_t doublings)
+{
+    return lq__warm_coder_init(&w->coder, w->pool->tables, lq__kv_classes(w->pool),
+                               &w->heads[head].warm[v], v, lq__kv_dims(w->layer, v),
+                               lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head), doublings);
+}
+
+/* Opens tokens of a tile or a coded page into floats. */
+LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
+                           size_t tokens, float *x)
+{
+    const lq__kv_head *h = w->heads + head;
+    const uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
+    const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, page->epoch, head);
+    size_t dims = lq__kv_dims(w->layer, v);
+    const size_t token = t;
+    int kind = v ? h->v_kind : h->k_kind;
+    t -= page->first;
+    if (kind != LQ__KV_WARM) {
+        t += page->at;
+    }
+    if (kind == 0) {
+        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
+                                      tokens * dims, w->pool->type);
+        return LQ_OK;
+    }
+    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
+    if (kind == LQ__KV_WARM) {
+        float *all = NULL;
+        size_t bytes;
+        uint32_t doublings;
+        const uint8_t *body =
+            lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
+        size_t i;
+        int status = lq__kv_coder(w, v, head, page->epoch, doublings);
+        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
+            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
+            status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
+        }
+        for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
+            x[i] = all[t * dims + i] + w->mean[i % dims];
+        }
+        if (status == LQ_OK && shape) {
+            lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
+        }
+        return status;
+    }
+    if (shape && shape[0]) {
+        lq__kv_stretch(w->stretch, shape, dims, -1);
+    }
+    lq__hot_open(x, dims, tile, kind, v ? LQ_V : LQ_K, dims, t, tokens,
+                 (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head),
+                 shape && shape[0] ? w->stretch : NULL, w->mean, w->work);
+    if (shape) {
+        lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
+    }
+    return LQ_OK;
+}
 
 /* Keys of the tokens before `sealed` in pages, as they decode, up to `most`: their floats at w->x.
    Returns how many. */
@@ -29259,15 +29473,6 @@ LQ__STATIC void lq__kv_center(const lq__kv_writer *w, int v, uint32_t epoch, siz
     if (shape) {
         lq__kv_add_turning(w->kv, w->layer, shape, w->x, t0, tokens, -1);
     }
-}
-
-/* A coder of a warm stream as it is in an epoch. */
-LQ__STATIC int lq__kv_coder(lq__kv_writer *w, int v, size_t head, uint32_t epoch,
-                            uint32_t doublings)
-{
-    return lq__warm_coder_init(&w->coder, w->pool->tables, lq__kv_classes(w->pool),
-                               &w->heads[head].warm[v], v, lq__kv_dims(w->layer, v),
-                               lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head), doublings);
 }
 
 /* Makes the classes of an epoch of a warm stream, whose mean is made: of what has been sealed and
@@ -29630,24 +29835,6 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     lq__kv_sum_rows(lq__kv_sums(w, v, head), (const uint8_t *)w->x, LQ_F32, tokens, dims,
                     LQ__KV_UNIT);
     return lq__kv_seal_warm(w, page, v, head, at, tokens);
-}
-
-/* The page of a sealed token. */
-LQ__STATIC lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token)
-{
-    lq__kv_page *pages = lq__kv_pages(kv, layer);
-    size_t lo = 0;
-    size_t count = lq__kv_count_of(kv, layer)->pages;
-    while (count > 1) {
-        size_t half = count / 2;
-        if (pages[lo + half].first <= token) {
-            lo += half;
-            count -= half;
-        } else {
-            count = half;
-        }
-    }
-    return pages + lo;
 }
 
 /* Takes tokens that are given back at once into the sums, as sealing would. */
@@ -30015,137 +30202,10 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
     return status;
 }
 
+/* ================================================================================================
+   >>attend   a cache attended and read
+   ============================================================================================== */
 /* ---- attend ---- */
-/* One call: a kv head and up to 8 rows at a time, row = query * group + head of the group. */
-typedef struct lq__kv_reader {
-    const lq_kv *kv;
-    const lq__kv_pool *pool;
-    const lq__kv_layer *layer; /* whose keys and values */
-    const lq__kv_head *head;
-    const lq_kv_attend_desc *desc;
-    lq__kv_source q;
-    lq__kv_source out;
-    size_t group; /* query heads of a kv head */
-    size_t tokens;
-    size_t sealed;
-    size_t first; /* range */
-    size_t end;
-    size_t queries;
-    size_t window; /* 0: none */
-    size_t kv_head;
-    size_t row; /* first row */
-    size_t rows;
-    size_t lo[LQ__HOT_ROWS]; /* tokens that a row sees */
-    size_t hi[LQ__HOT_ROWS];
-    int same; /* all rows see the same */
-    int pass; /* 0: attention, 1: mass */
-    float scale;
-    int64_t turn; /* of the query now */
-    lq__hot_query query;
-    lq__hot_state state;
-    void *query_mem;
-    void *state_mem;
-    float *given;  /* (8, k_dims) */
-    float *turned; /* (8, k_dims) */
-    float *result; /* (8, v_dims), or k_dims where values are among the keys */
-    float *k_open; /* (k_dims): the mean. In a mixed cache (64, k_dims): tiles read as floats */
-    float *v_open; /* the same of values */
-    float *logits; /* (8, 64) of the second pass, where the result was */
-    float *bias;   /* (parts, 8, 64) */
-    void *work;
-    uint64_t *masks; /* (parts, 8) */
-    lq__hot_part *parts;
-    size_t *part_token; /* of bit 0 */
-    size_t part_count;
-    int part_hot;        /* 2: warm, 1: hot, 0: raw */
-    uint32_t part_epoch; /* warm: + doublings of the steps of K * 2^8, of V * 2^16 */
-    lq__hot_form form;   /* of raw parts */
-    float lse[LQ__HOT_ROWS];
-    lq__warm warm;
-    lq__kv_writer opener; /* reads tiles as floats */
-    float *scores;        /* of pages */
-    float *parted;        /* (8, 2, k_dims) positive and negative numbers of queries; a mean */
-    uint8_t *keep;        /* pages that are attended; NULL: all */
-    float shifts[LQ__HOT_ROWS];
-    lq__hot_turning *turning; /* of the keys of an epoch and head, for the query now */
-    uint32_t turning_epoch;   /* whose it is; LQ__KV_NO: none */
-    uint64_t *steps;          /* (16) of its pairs */
-    float *stride;            /* (2, 16) cos, sin of 64 positions */
-    float *at;                /* (parts, 2, 16): see lq__hot_part */
-    int16_t *own;             /* (16, 64, 2) */
-    int64_t next;             /* position that `stride` behind the last part leads to */
-    const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
-    int beyond;               /* 1: the caller's numbers lead beyond floats */
-    const char *why;          /* the descriptor is refused */
-    int status;
-} lq__kv_reader;
-
-/* Places the arrays of a reader; returns their bytes. r NULL: only counts. What a cache cannot need
-   takes nothing: floats of tiles, means that turn, coded pages, choices. */
-LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__kv_pool *pool)
-{
-    const size_t k_dims = pool->k_dims;
-    const size_t v_dims = pool->v_dims;
-    const size_t parts = pool->parts;
-    const size_t open = pool->scope.mixed ? LQ__HOT_TOKENS : 1;
-    const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
-    size_t used = 0;
-    size_t at[18];
-    at[0] = lq__kv_take(&used, 1, lq__hot_query_bytes(k_dims));
-    at[1] = lq__kv_take(&used, 1, lq__hot_state_bytes(v_dims));
-    at[2] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[3] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__MAX(v_dims, (size_t)LQ__HOT_TOKENS), 4);
-    at[5] = lq__kv_take(&used, open * k_dims, 4);
-    at[6] = lq__kv_take(&used, open * v_dims, 4);
-    at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
-    at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
-    at[9] = lq__kv_take(&used, pool->scope.mixed ? 1 : 0,
-                        lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
-    at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
-    at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
-    at[12] = lq__kv_take(&used, parts, sizeof(size_t));
-    at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
-    at[14] = lq__kv_take(&used, pairs, sizeof(uint64_t) + 2 * sizeof(float));
-    at[15] = lq__kv_take(&used, parts, 8 * pairs);
-    at[16] = lq__kv_take(&used, pairs, 4 * LQ__HOT_TOKENS);
-    at[17] = lq__kv_take(&used, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
-    if (r) {
-        r->query_mem = mem + at[0];
-        r->state_mem = mem + at[1];
-        r->given = (float *)(void *)(mem + at[2]);
-        r->turned = (float *)(void *)(mem + at[3]);
-        r->result = (float *)(void *)(mem + at[4]);
-        r->k_open = (float *)(void *)(mem + at[5]);
-        r->v_open = (float *)(void *)(mem + at[6]);
-        r->logits = r->result;
-        r->parted = (float *)(void *)(mem + at[7]);
-        r->scores = r->parted + (2 * LQ__HOT_ROWS + 1) * k_dims;
-        r->bias = (float *)(void *)(mem + at[8]);
-        r->work = mem + at[9];
-        r->masks = (uint64_t *)(void *)(mem + at[10]);
-        r->parts = (lq__hot_part *)(void *)(mem + at[11]);
-        r->part_token = (size_t *)(void *)(mem + at[12]);
-        r->turning = (lq__hot_turning *)(void *)(mem + at[13]);
-        r->steps = (uint64_t *)(void *)(mem + at[14]);
-        r->stride = (float *)(void *)(r->steps + LQ__HOT_PAIRS);
-        r->at = (float *)(void *)(mem + at[15]);
-        r->own = (int16_t *)(void *)(mem + at[16]);
-        memset(r->turning, 0, sizeof *r->turning);
-        r->turning->sums = (int32_t *)(void *)(mem + at[17]);
-        r->turning_epoch = LQ__KV_NO;
-    }
-    if (pool->warm) {
-        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims,
-                               &pool->scope);
-    }
-    return used;
-}
-
-static size_t lq__kv_reader_bytes(const lq__kv_pool *pool)
-{
-    return lq__kv_reader_place(NULL, NULL, pool);
-}
 
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv)
 {
@@ -30503,58 +30563,6 @@ LQ__STATIC void lq__kv_raw_form(lq__kv_reader *r)
 LQ__INLINE const uint8_t *lq__kv_values(const lq__kv_reader *r, const uint8_t *k)
 {
     return k + (r->layer->v_in_k - 1) * lq_type_bytes(r->pool->type);
-}
-
-/* Opens tokens of a tile or a coded page into floats. */
-LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
-                           size_t tokens, float *x)
-{
-    const lq__kv_head *h = w->heads + head;
-    const uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
-    const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, page->epoch, head);
-    size_t dims = lq__kv_dims(w->layer, v);
-    const size_t token = t;
-    int kind = v ? h->v_kind : h->k_kind;
-    t -= page->first;
-    if (kind != LQ__KV_WARM) {
-        t += page->at;
-    }
-    if (kind == 0) {
-        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
-                                      tokens * dims, w->pool->type);
-        return LQ_OK;
-    }
-    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-    if (kind == LQ__KV_WARM) {
-        float *all = NULL;
-        size_t bytes;
-        uint32_t doublings;
-        const uint8_t *body =
-            lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
-        size_t i;
-        int status = lq__kv_coder(w, v, head, page->epoch, doublings);
-        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
-            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
-            status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
-        }
-        for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
-            x[i] = all[t * dims + i] + w->mean[i % dims];
-        }
-        if (status == LQ_OK && shape) {
-            lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
-        }
-        return status;
-    }
-    if (shape && shape[0]) {
-        lq__kv_stretch(w->stretch, shape, dims, -1);
-    }
-    lq__hot_open(x, dims, tile, kind, v ? LQ_V : LQ_K, dims, t, tokens,
-                 (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head),
-                 shape && shape[0] ? w->stretch : NULL, w->mean, w->work);
-    if (shape) {
-        lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
-    }
-    return LQ_OK;
 }
 
 /* Coders for the next warm part, of that page and those steps. */
@@ -31368,6 +31376,9 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
     return status;
 }
 
+/* ================================================================================================
+   >>edit   tokens taken out: truncating, evicting, shifting; policies of layers, accounts
+   ============================================================================================== */
 /* ---- truncate ---- */
 /* Makes sealed tokens from `sealed` on raw again, in a layer that will hold `tokens`. */
 LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t l, size_t sealed, size_t tokens)
@@ -31568,6 +31579,993 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
     return LQ_OK;
 }
 
+/* ---- evict ---- */
+LQ_API float *lq_kv_mass(lq_kv *kv)
+{
+    return lq__kv_valid(kv) ? lq__kv_masses(kv) : NULL;
+}
+
+/* Scratch: old page table, scores or moves, keep. */
+LQ__INLINE lq__kv_page *lq__kv_old_pages(const lq__kv_pool *pool)
+{
+    return (lq__kv_page *)(void *)lq__kv_at(pool, pool->evict_at);
+}
+
+LQ__INLINE uint32_t *lq__kv_moves(const lq__kv_pool *pool)
+{
+    return (uint32_t *)(void *)(lq__kv_old_pages(pool) + pool->entries);
+}
+
+/* Tokens kept of those before t. */
+LQ__STATIC size_t lq__kv_kept(const uint8_t *keep, size_t t)
+{
+    size_t count = 0;
+    size_t i;
+    for (i = 0; i < t; i++) {
+        count += keep[i] != 0;
+    }
+    return count;
+}
+
+/* Whether the blobs of two pages of a layer, where it has any, are coded with the same steps. */
+LQ__STATIC int lq__kv_same_steps(const lq__kv_pool *pool, const lq__kv_layer *layer,
+                                 const lq__kv_page *a, const lq__kv_page *b)
+{
+    size_t i;
+    int v;
+    for (v = 0; v < 2; v++) {
+        for (i = 0; i < layer->warm[v] && a != b; i++) {
+            size_t at = LQ__KV_BEHIND + 4 * i + 3; /* the doublings */
+            if (lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, a->mark))[at] !=
+                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, b->mark))[at]) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+/* An eviction in one layer. New pages close up in the slots of the old ones, in their order: epochs
+   side by side, each from a multiple of 8 columns on. moves: the old token of each sealed one that
+   stays. fit: + 2 where a page changes. */
+typedef struct lq__kv_plan {
+    lq__kv_layer *layer;
+    const lq__kv_page *old;
+    const uint8_t *keep;
+    uint32_t *moves;
+    lq__kv_page *pages;
+    size_t old_count;
+    size_t count;
+    size_t moved;
+    const lq__kv_page *slot; /* old page whose slot is being filled; NULL: none yet */
+    const lq__kv_page *last; /* old page of the token before */
+    uint32_t column;         /* of that slot, of the next token */
+} lq__kv_plan;
+
+/* The old page of a token, from one before on. */
+LQ__INLINE const lq__kv_page *lq__kv_old_page(const lq__kv_page *old, size_t token)
+{
+    while (old->first + old->count <= token) {
+        old++;
+    }
+    return old;
+}
+
+/* The next of the old slots. Each token moves to a slot and column at or before its own, so there
+   is one. */
+LQ__STATIC void lq__kv_plan_slot(lq__kv_plan *p)
+{
+    const lq__kv_page *end = p->old + p->old_count;
+    uint32_t slot = p->slot ? p->slot->slot : LQ__KV_NO;
+    const lq__kv_page *next = p->slot ? p->slot : p->old;
+    while (next < end && (next->slot == LQ__KV_NO || next->slot == slot)) {
+        next++;
+    }
+    p->slot = next < end ? next : p->slot;
+    p->column = 0;
+}
+
+/* Begins a page for a token of `old`; `first`: its number. */
+LQ__STATIC void lq__kv_plan_page(lq__kv_plan *p, const lq__kv_page *old, size_t first)
+{
+    lq__kv_page *page = p->pages + p->count;
+    int own = old->slot != LQ__KV_NO;
+    *page = *old;
+    page->first = first;
+    page->count = 0;
+    page->at = 0;
+    page->fit = p->count == 0 || page[-1].epoch != page->epoch;
+    p->count++;
+    if (!own) {
+        return;
+    }
+    if (p->count > 1 && page[-1].mark == page->mark && page->mark != LQ__KV_NO) {
+        page[-1].mark = LQ__KV_NO; /* both begin in one old page: the latter has its mark */
+        page[-1].fit |= 2;
+    }
+    if (!p->layer->page_bytes) {
+        return; /* no tiles: slots mean nothing */
+    }
+    p->column = (p->column + LQ__HOT_GRANULE - 1) / LQ__HOT_GRANULE * LQ__HOT_GRANULE;
+    if (!p->slot || p->column >= LQ__HOT_TOKENS) {
+        lq__kv_plan_slot(p);
+    }
+    page->slot = p->slot->slot;
+    page->at = p->column;
+}
+
+/* Takes a token that stays. */
+LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const lq__kv_page *old,
+                                  size_t c, size_t first)
+{
+    lq__kv_page *page = p->pages + (p->count ? p->count - 1 : 0);
+    int own = old->slot != LQ__KV_NO;
+    int full = p->count == 0 || page->count == LQ__HOT_TOKENS;
+    if (!full && own) {
+        full = page->slot == LQ__KV_NO || page->epoch != old->epoch ||
+               (p->layer->page_bytes && p->column == LQ__HOT_TOKENS) ||
+               !lq__kv_same_steps(pool, p->layer, p->last, old);
+    }
+    if (full) {
+        lq__kv_plan_page(p, old, first + p->moved);
+        page = p->pages + p->count - 1;
+    }
+    if (own && (page->slot != old->slot || page->at + page->count != old->at + c)) {
+        page->fit |= 2;
+    }
+    page->epoch = own ? page->epoch : old->epoch;
+    page->count++;
+    p->column += own ? 1u : 0u;
+    p->moves[p->moved++] = (uint32_t)(old->first + c);
+    p->last = old;
+}
+
+/* Plans the eviction of a layer: the old table goes to scratch, the new one in its place. */
+LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const uint8_t *keep,
+                                  lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    lq__kv_page *table = lq__kv_pages(kv, layer);
+    const lq__kv_page *old;
+    size_t first;
+    size_t i;
+    size_t c;
+    memset(p, 0, sizeof *p);
+    memcpy(lq__kv_old_pages(pool), table, count->pages * sizeof *table);
+    first =
+        lq__kv_kept(keep, LQ__MIN(lq__kv_sequence_of(kv)->sinks, lq__kv_sequence_of(kv)->tokens));
+    p->layer = layer;
+    p->old = lq__kv_old_pages(pool);
+    p->keep = keep;
+    p->moves = lq__kv_moves(pool);
+    p->pages = table;
+    p->old_count = count->pages;
+    for (i = 0, old = p->old; i < p->old_count; i++, old++) {
+        for (c = 0; c < old->count; c++) {
+            if (keep[old->first + c]) {
+                lq__kv_plan_token(p, pool, old, c, first);
+            }
+        }
+    }
+    for (i = 0, old = p->old; i < p->count && layer->marks.count; i++) {
+        old = lq__kv_old_page(old, p->moves[table[i].first - first]);
+        table[i].fit |= old->count != table[i].count ? 2 : 0; /* its blobs lose tokens */
+    }
+    count->pages = p->count;
+}
+
+/* Puts the old table of a plan back. */
+LQ__STATIC void lq__kv_plan_undo(const lq_kv *kv, const lq__kv_plan *p)
+{
+    memcpy(p->pages, p->old, p->old_count * sizeof *p->old);
+    lq__kv_count_of(kv, p->layer)->pages = p->old_count;
+}
+
+/* Entries of the old table that name a slot. */
+LQ__STATIC uint32_t lq__kv_old_sharers(const lq__kv_plan *p, uint32_t slot)
+{
+    uint32_t n = 0;
+    size_t i;
+    for (i = 0; i < p->old_count; i++) {
+        n += p->old[i].slot == slot;
+    }
+    return n;
+}
+
+/* Whether there are slots and marks for the copies that a plan needs. */
+LQ__STATIC int lq__kv_plan_fits(const lq_kv *kv, const lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_layer *layer = p->layer;
+    uint32_t slot = LQ__KV_NO;
+    size_t slots = 0;
+    size_t marks = 0;
+    size_t i;
+    for (i = 0; i < p->count; i++) {
+        const lq__kv_page *page = p->pages + i;
+        if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
+            continue;
+        }
+        if (page->slot != slot) {
+            slot = page->slot;
+            slots += lq__kv_refs(pool, &layer->slots)[slot] > lq__kv_old_sharers(p, slot);
+        }
+        if (layer->marks.count) {
+            marks += page->mark == LQ__KV_NO || lq__kv_refs(pool, &layer->marks)[page->mark] > 1;
+        }
+    }
+    return slots <= layer->slots.free_count && marks <= layer->marks.free_count &&
+           p->count <= pool->entries;
+}
+
+/* Counts the new entries, and takes copies of slots that forks share and marks of their own. */
+LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_layer *layer = p->layer;
+    uint32_t *refs = lq__kv_refs(pool, &layer->slots);
+    uint32_t *marks = lq__kv_refs(pool, &layer->marks);
+    lq__kv_page *first;
+    size_t i;
+    lq__kv_share(kv, layer);
+    for (i = 0; i < p->count; i++) {
+        lq__kv_page *page = p->pages + i;
+        uint32_t slot = page->slot;
+        uint32_t n;
+        if (!(page->fit & 2) || slot == LQ__KV_NO) {
+            continue;
+        }
+        n = lq__kv_sharers(kv, layer, page, &first);
+        if (refs[slot] > n + lq__kv_old_sharers(p, slot)) {
+            uint32_t to = lq__kv_acquire(pool, &layer->slots);
+            if (layer->page_bytes) {
+                lq__kv_copy_slot(pool, layer, to, slot);
+            }
+            refs[slot] -= n;
+            refs[to] = n;
+            while (n) {
+                first[--n].slot = to;
+            }
+        }
+        if (layer->marks.count && (page->mark == LQ__KV_NO || marks[page->mark] > 2)) {
+            if (page->mark != LQ__KV_NO) {
+                marks[page->mark]--;
+            }
+            page->mark = lq__kv_acquire(pool, &layer->marks);
+        }
+    }
+}
+
+/* Copies a token's codes to another column or tile. Not for V of LQ__HOT_E8. */
+LQ__STATIC void lq__kv_move_codes(uint8_t *dst, size_t to, const uint8_t *src, size_t from,
+                                  int kind, int stream, size_t dims)
+{
+    size_t wide = lq__hot_wide(dims);
+    size_t scales = wide * 8 * lq__hot_bits(kind);
+    size_t d;
+    for (d = 0; d < wide; d++) {
+        lq__hot_place p = lq__hot_find(kind, stream, wide, from, d);
+        uint32_t code = (uint32_t)src[p.byte] >> p.shift;
+        if (kind == LQ__HOT_Z3) {
+            code = (code & 3u) | ((uint32_t)src[p.high_byte] >> p.high_shift & 1u) << 2;
+        }
+        lq__hot_put(dst, kind, lq__hot_find(kind, stream, wide, to, d), code);
+    }
+    dst[scales + to] = src[scales + from];
+}
+
+/* The scale of token c of a tile that came from another page, in the base of its own. */
+LQ__STATIC void lq__kv_move_scale(const lq__kv_writer *w, const lq__kv_page *page,
+                                  const lq__kv_page *old, int v, size_t head, size_t c,
+                                  uint8_t *tile, size_t dims, int kind)
+{
+    uint8_t *scales = tile + lq__hot_wide(dims) * 8 * lq__hot_bits(kind);
+    uint8_t *base = lq__kv_base(w->pool, w->layer, v, page->slot, head);
+    int32_t from = (int8_t)*lq__kv_base(w->pool, w->layer, v, old->slot, head);
+    int32_t code = (int32_t)scales[c];
+    if (from == (int8_t)*base || code == 0) {
+        return;
+    }
+    code += 12 * (from - (int8_t)*base);
+    if (code > 255) { /* exact: higher than 255 by less than the octaves that the base rises */
+        int32_t octaves = (code - 255 + 11) / 12;
+        lq__kv_sequence_of(w->kv)->clipped += lq__hot_rebase(scales, octaves);
+        *base = (uint8_t)((int8_t)*base + octaves);
+        code -= 12 * octaves;
+    }
+    lq__kv_sequence_of(w->kv)->clipped += code < LQ__HOT_LEAST;
+    scales[c] = (uint8_t)(code >= LQ__HOT_LEAST ? lq__hot_clip(code) : 0);
+}
+
+/* A head's tile of a new page from the old ones. */
+LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
+                                 const uint32_t *moves, int v, size_t head)
+{
+    const lq__kv_head *h = w->heads + head;
+    size_t dims = lq__kv_dims(w->layer, v);
+    size_t tile = v ? h->v_tile : h->k_tile;
+    uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + tile;
+    int kind = v ? h->v_kind : h->k_kind;
+    size_t row = dims * lq_type_bytes(w->pool->type);
+    size_t same = 0; /* tokens in front that stay where they are */
+    size_t c;
+    for (c = 0; c < page->count && kind != LQ__KV_WARM; c++) {
+        size_t to = page->at + c;
+        const uint8_t *src;
+        size_t from;
+        old = lq__kv_old_page(old, moves[c]);
+        from = old->at + (moves[c] - old->first);
+        src = lq__kv_slot(w->pool, w->layer, old->slot) + tile;
+        same += same == c && src == dst && from == to;
+        if (kind == LQ__HOT_E8 && v) {
+            (void)lq__kv_open(w, old, v, head, moves[c], 1, w->x + c * dims);
+        } else if (src == dst && from == to) {
+            continue;
+        } else if (kind == 0) {
+            memmove(dst + to * row, src + from * row, row);
+        } else {
+            lq__kv_move_codes(dst, to, src, from, kind, v ? LQ_V : LQ_K, dims);
+            lq__kv_move_scale(w, page, old, v, head, to, dst, dims, kind);
+        }
+    }
+    same -= same % LQ__HOT_GRANULE;
+    if (kind == LQ__HOT_E8 && v && same < page->count) {
+        int32_t base = (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head);
+        lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
+        (void)lq__hot_seal(dst, kind, LQ_V, dims, page->at + same, w->x + same * dims, dims,
+                           page->count - same, w->mean, &base, w->work);
+        *lq__kv_base(w->pool, w->layer, v, page->slot, head) = (uint8_t)base;
+    }
+}
+
+/* The coded page of a warm head of a new page, from the old ones: columns of integers move. dst
+   has room for the most that it may take. */
+LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
+                                const uint32_t *moves, int v, size_t head, uint8_t *dst,
+                                uint32_t *entry)
+{
+    const lq__kv_page *from = NULL;
+    lq__warm_batch batch;
+    lq__workspace work;
+    lq_rans_page coded;
+    uint32_t doublings = 0;
+    size_t rows;
+    size_t c;
+    size_t i;
+    int status = LQ_OK;
+    memset(&work, 0, sizeof work);
+    memset(&coded, 0, sizeof coded);
+    for (c = 0; c < page->count && status == LQ_OK; c++) {
+        old = lq__kv_old_page(old, moves[c]);
+        if (old != from) {
+            batch.body[0] =
+                lq__kv_body(w->pool, w->layer, v, head, old->mark, &batch.bytes[0], &doublings);
+            batch.tokens[0] = old->count;
+            if (c == 0) {
+                status = lq__kv_coder(w, v, head, page->epoch, doublings);
+                if (status != LQ_OK) {
+                    return status;
+                }
+                work = lq__workspace_place(w->coder.codec, w->warm_work);
+                coded.values = (int16_t *)(void *)work.rows; /* no coefficients are in them */
+            }
+            status = lq__warm_decode(&w->coder, &work, &batch, 1);
+            from = old;
+        }
+        rows = w->coder.codec->matrix_rows;
+        for (i = 0; i < rows; i++) {
+            coded.values[i * LQ__TOKENS + c] =
+                work.values[i * LQ__TOKENS + (moves[c] - old->first)];
+        }
+    }
+    coded.bytes = dst;
+    coded.bytes_count = w->heads[head].warm[v].most;
+    coded.tokens = page->count;
+    if (status == LQ_OK) {
+        status = lq_rans_encode(w->pool->tables, &w->coder.codec->plan, &coded, 1, work.coder,
+                                work.coder_bytes);
+    }
+    *entry = (uint32_t)coded.written | doublings << 24;
+    return status;
+}
+
+/* The bounds of a head of a new page: those of all pages that its tokens come from. */
+LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *page,
+                                   const lq__kv_page *old, const uint32_t *moves, size_t head)
+{
+    uint8_t joined[4 + 2 * LQ__KV_DIMS];
+    const lq__kv_page *from = NULL;
+    size_t bytes = lq__kv_bound_bytes(w->pool, w->layer);
+    size_t c;
+    for (c = 0; c < page->count && bytes; c++) {
+        const uint8_t *bounds;
+        old = lq__kv_old_page(old, moves[c]);
+        bounds = lq__kv_bounds(w->pool, w->layer, old->mark, head);
+        if (c == 0) {
+            memcpy(joined, bounds, bytes);
+        } else if (old != from) {
+            lq__kv_join_bounds(joined, bounds, w->layer->k_dims);
+        }
+        from = old;
+    }
+    if (bytes) {
+        memcpy(lq__kv_bounds(w->pool, w->layer, page->mark, head), joined, bytes);
+    }
+}
+
+/* The blob of a layer's keys or values of a new page, into scratch behind what its pages are coded
+   in; *bytes behind its header. */
+LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
+                                const uint32_t *moves, int v, size_t *bytes)
+{
+    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
+    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
+    uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
+    size_t at = 4 * w->layer->warm[v];
+    size_t h;
+    for (h = 0; h < w->layer->kv_heads; h++) {
+        uint32_t entry;
+        int status;
+        if (!lq__kv_is_warm(w->heads + h, v)) {
+            continue;
+        }
+        status = lq__kv_move_head(w, page, old, moves, v, h, scratch, &entry);
+        if (status != LQ_OK) {
+            return status;
+        }
+        lq__store32(dst + 4 * w->heads[h].entry[v], entry);
+        memcpy(dst + at, scratch, entry & 0xffffffu);
+        at += entry & 0xffffffu;
+    }
+    *bytes = at;
+    return LQ_OK;
+}
+
+/* Units of old blobs that no page from the next on needs: those of pages before `end`, from *at on,
+   that are this sequence's alone, and so the one of the page that has just been made. Drops them,
+   if not dry. */
+LQ__STATIC size_t lq__kv_consume(const lq__kv_plan *p, lq__kv_pool *pool, int v, size_t *at,
+                                 const lq__kv_page *end, int dry)
+{
+    const uint32_t *refs = lq__kv_refs(pool, &p->layer->marks);
+    size_t units = 0;
+    for (; p->old + *at < end; ++*at) {
+        uint32_t mark = p->old[*at].mark;
+        const uint8_t *blob = NULL;
+        size_t i;
+        uint32_t mine = 1;
+        for (i = 0; i < p->count && !dry; i++) { /* counted by the new table, too */
+            mine += p->pages[i].mark == mark;
+        }
+        if (mark != LQ__KV_NO && refs[mark] == mine) {
+            blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, p->layer->owner, v, mark));
+        }
+        for (i = 0; i < p->count && blob; i++) { /* it stays as it is */
+            blob = p->pages[i].mark == mark && !(p->pages[i].fit & 2) ? NULL : blob;
+        }
+        if (blob) {
+            units += lq__kv_units(lq__kv_blob_size(pool, blob));
+            if (!dry) {
+                lq__kv_drop_blob(pool, p->layer->owner, v, mark);
+            }
+        }
+    }
+    return units;
+}
+
+/* All blobs of pages of a layer that change. With `dry` nothing is changed, but it is found out
+   whether there is room: LQ_E_FULL. */
+LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
+{
+    lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_layer *layer = p->layer;
+    lq__kv_writer w;
+    int v;
+    lq__kv_writer_init(&w, kv, layer->owner);
+    for (v = 0; v < 2; v++) {
+        const uint32_t *mine = p->moves;
+        size_t held = layer->held;
+        size_t at = 0;
+        size_t i;
+        for (i = 0; i < p->count && layer->warm[v]; mine += p->pages[i++].count) {
+            const lq__kv_page *page = p->pages + i;
+            const lq__kv_page *end = p->old + p->old_count;
+            size_t bytes;
+            size_t units;
+            int status;
+            if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
+                continue;
+            }
+            status = lq__kv_move_blob(&w, page, p->old, mine, v, &bytes);
+            if (status != LQ_OK) {
+                return status;
+            }
+            units = lq__kv_units(bytes);
+            if (i + 1 < p->count) { /* the next one's first token */
+                end = lq__kv_old_page(p->old, mine[page->count]);
+            }
+            held -= lq__kv_consume(p, pool, v, &at, end, dry);
+            if (dry && units > layer->arena - LQ__MIN(layer->arena, layer->reserved + held)) {
+                return LQ_E_FULL;
+            }
+            held += units;
+            if (!dry) {
+                uint8_t *blob = lq__kv_blob_room(pool, units);
+                if (!blob) {
+                    return LQ_E_INTERNAL;
+                }
+                memcpy(blob + LQ__KV_BEHIND, lq__kv_at(pool, pool->blob_at), bytes);
+                lq__kv_lay_blob(pool, layer->owner, v, page->mark, bytes);
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* Moves raw tokens of a layer up: sinks and ring, of which `sealed` is the first token before and
+   after, and the ring begins at the same slot. */
+LQ__STATIC void lq__kv_move_raw(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
+                                size_t tokens)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t sealed = lq__kv_count_of(kv, layer)->sealed;
+    size_t sinks = LQ__MIN(lq__kv_sequence_of(kv)->sinks, tokens);
+    size_t h;
+    int v;
+    for (v = 0; v < (int)layer->streams; v++) {
+        size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+        for (h = 0; h < layer->kv_heads; h++) {
+            uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sink_tokens * row;
+            size_t to = 0;
+            size_t t;
+            for (t = 0; t < sinks; t++) {
+                if (keep[t]) {
+                    memmove(sink + to++ * row, sink + t * row, row);
+                }
+            }
+            to = sealed;
+            for (t = sealed; t < tokens; t++) {
+                if (keep[t]) {
+                    memmove(lq__kv_ring_at(kv, layer, v, h, to++),
+                            lq__kv_ring_at(kv, layer, v, h, t), row);
+                }
+            }
+        }
+    }
+}
+
+/* Moves what there is for each token. */
+LQ__STATIC void lq__kv_move_tables(const lq_kv *kv, const uint8_t *keep, size_t tokens)
+{
+    int64_t *positions = lq__kv_positions(kv);
+    int64_t *turns = lq__kv_turns(kv);
+    float *mass = lq__kv_masses(kv);
+    size_t to = 0;
+    size_t t;
+    for (t = 0; t < tokens; t++) {
+        if (keep[t]) {
+            positions[to] = positions[t];
+            turns[to] = turns[t];
+            mass[to++] = mass[t];
+        }
+    }
+}
+
+/* The counts of a layer, and its ring. */
+LQ__STATIC void lq__kv_move_counts(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
+                                   size_t tokens)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t sealed = count->sealed;
+    if (tokens > lq__kv_sequence_of(kv)->sinks) {
+        count->sealed = lq__kv_kept(keep, sealed);
+        count->ring = (count->ring + sealed - count->sealed) % pool->ring_tokens;
+    }
+    count->gone = lq__kv_kept(keep, count->gone);
+    count->tokens = lq__kv_kept(keep, tokens);
+}
+
+/* What the blobs of a layer take, after they have moved: the credit of its streams anew. */
+LQ__STATIC void lq__kv_recount(const lq_kv *kv, const lq__kv_layer *layer)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_page *pages = lq__kv_pages(kv, layer);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t p;
+    int v;
+    for (v = 0; v < 2 && layer->kv_heads; v++) {
+        size_t room = layer->most[v] - layer->least[v];
+        size_t taken = 0;
+        for (p = 0; p < count->pages && layer->warm[v]; p++) {
+            if (pages[p].mark != LQ__KV_NO) {
+                const uint8_t *blob =
+                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, pages[p].mark));
+                taken += lq__kv_units(lq__kv_blob_size(pool, blob));
+                room += layer->least[v];
+            }
+        }
+        room -= LQ__MIN(room, taken);
+        count->credit[v] = LQ__MIN(room, layer->most[v] - layer->least[v]);
+    }
+}
+
+/* Tiles, bounds and blobs of a layer to its new page table; what nobody needs goes back. */
+LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_plan *p)
+{
+    lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_layer *layer = p->layer;
+    const uint32_t *mine = p->moves;
+    lq__kv_writer w;
+    size_t i;
+    int status;
+    lq__kv_plan_take(kv, p);
+    lq__kv_writer_init(&w, kv, layer->owner);
+    for (i = 0; i < p->count; mine += p->pages[i++].count) {
+        const lq__kv_page *page = p->pages + i;
+        uint32_t h;
+        for (h = 0; h < layer->kv_heads && (page->fit & 2) && page->slot != LQ__KV_NO; h++) {
+            lq__kv_move_tile(&w, page, p->old, mine, 0, h);
+            if (layer->streams > 1) {
+                lq__kv_move_tile(&w, page, p->old, mine, 1, h);
+            }
+            lq__kv_move_bounds(&w, page, p->old, mine, h);
+        }
+    }
+    status = lq__kv_move_blobs(kv, p, 0);
+    for (i = 0; i < p->old_count; i++) {
+        lq__kv_release(pool, layer, p->old + i);
+    }
+    for (i = 0; i < p->count; i++) {
+        p->pages[i].fit &= 1;
+    }
+    lq__kv_recount(kv, layer);
+    return status;
+}
+
+/* Whether all layers can do an eviction: nothing is changed. */
+LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    int status = LQ_OK;
+    uint32_t l;
+    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
+        if (lq__kv_layers(pool)[l].kv_heads) {
+            lq__kv_plan plan;
+            lq__kv_plan_layer(kv, lq__kv_layers(pool) + l, keep, &plan);
+            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
+            lq__kv_plan_undo(kv, &plan);
+        }
+    }
+    return status;
+}
+
+LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
+{
+    lq__kv_pool *pool;
+    lq__kv_sequence *sequence;
+    uint32_t l;
+    int status;
+    if (!lq__kv_valid(kv) || !keep || tokens != lq__kv_sequence_of(kv)->tokens) {
+        return LQ_E_ARG;
+    }
+    if (!lq__kv_whole(kv)) {
+        return LQ_E_RANGE;
+    }
+    pool = lq__kv_pool_of(kv);
+    sequence = lq__kv_sequence_of(kv);
+    if (lq__kv_kept(keep, tokens) == 0) {
+        return lq_kv_truncate(kv, 0);
+    }
+    status = lq__kv_can_evict(kv, keep);
+    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
+        lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        if (layer->kv_heads) {
+            lq__kv_plan plan;
+            lq__kv_plan_layer(kv, layer, keep, &plan);
+            status = lq__kv_move_pages(kv, &plan);
+            lq__kv_move_raw(kv, layer, keep, tokens);
+            lq__kv_move_counts(kv, layer, keep, tokens);
+        }
+    }
+    if (status == LQ_OK) {
+        lq__kv_move_tables(kv, keep, tokens);
+        sequence->sinks =
+            tokens > sequence->sinks ? lq__kv_kept(keep, sequence->sinks) : sequence->sinks;
+        sequence->tokens = lq__kv_kept(keep, tokens);
+    }
+    return status;
+}
+
+/* The sum of squares of a row, rounded once: which tokens stay must not hang on a compiler. Numbers
+   are taken in units of 2^-20 of the largest one's octave. */
+LQ__STATIC float lq__kv_norm(const float *x, size_t dims)
+{
+    int32_t exponent = (int32_t)(lq__kv_most((const uint8_t *)x, dims, LQ_F32) >> 23) - 127 - 20;
+    uint64_t sum = 0;
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        int64_t q = lq__fixed_of_bits(lq__bits_of_f32(x[i]), exponent);
+        sum += (uint64_t)(q * q);
+    }
+    return lq__kv_float((int64_t)sum, 2 * exponent);
+}
+
+/* Whether norms of a layer's keys count: it has all tokens, or (any) no layer has. */
+LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int any)
+{
+    return layer->kv_heads &&
+           (any || lq__kv_count_of(kv, layer)->gone <= lq__kv_sequence_of(kv)->sinks);
+}
+
+/* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
+   those that some layer gave back come last. */
+LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t sinks = lq__kv_sequence_of(kv)->sinks;
+    size_t tokens = lq__kv_sequence_of(kv)->tokens;
+    size_t gone = 0;
+    int status = LQ_OK;
+    int any = 1;
+    uint32_t l;
+    uint32_t h;
+    memset(score, 0, tokens * sizeof *score);
+    for (l = 0; l < pool->layers; l++) {
+        any = any && !lq__kv_has_norms(kv, lq__kv_layers(pool) + l, 0);
+    }
+    for (l = 0; l < pool->layers; l++) {
+        lq__kv_writer w;
+        if (!lq__kv_has_norms(kv, lq__kv_layers(pool) + l, any)) {
+            continue;
+        }
+        lq__kv_writer_init(&w, kv, l);
+        gone = LQ__MAX(gone, w.count->gone);
+        for (h = 0; h < w.layer->kv_heads; h++) {
+            size_t dims = w.layer->k_dims;
+            size_t t = 0;
+            while (t < tokens) {
+                size_t end = t < sinks ? LQ__MIN(sinks, tokens) : tokens;
+                size_t n;
+                size_t i;
+                t = t < sinks ? t : LQ__MAX(t, w.count->gone);
+                n = lq__kv_floats(&w, 0, h, t, end, &status);
+                for (i = 0; i < n; i++) {
+                    score[t + i] -= lq__kv_norm(w.x + i * dims, dims);
+                }
+                t += n;
+            }
+        }
+    }
+    for (; gone > sinks && any; gone--) {
+        score[gone - 1] = -LQ__KV_FLOAT_MOST;
+    }
+}
+
+/* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
+LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
+                                          size_t *first, size_t *last)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
+        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
+    }
+    *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
+    *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
+    return *first > desc->tokens           ? "first: more than tokens"
+           : *last > desc->tokens - *first ? "last: with first more than tokens"
+                                           : NULL;
+}
+
+LQ_API int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc, const char **message)
+{
+    size_t first;
+    size_t last;
+    return lq__told(message,
+                    !lq__kv_valid(kv) ? "kv: not a cache"
+                    : !desc           ? "desc: NULL"
+                                      : lq__kv_evict_fault(kv, desc, &first, &last),
+                    LQ_E_ARG);
+}
+
+LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
+{
+    const lq__kv_pool *pool;
+    size_t tokens;
+    size_t first;
+    size_t last;
+    size_t t;
+    uint8_t *keep;
+    float *score;
+    if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
+        return LQ_E_ARG;
+    }
+    if (!lq__kv_whole(kv)) {
+        return LQ_E_RANGE;
+    }
+    pool = lq__kv_pool_of(kv);
+    tokens = lq__kv_sequence_of(kv)->tokens;
+    if (desc->tokens >= tokens) {
+        return LQ_OK;
+    }
+    score = (float *)(void *)lq__kv_moves(pool);
+    keep = lq__kv_at(pool, pool->keep_at);
+    memset(keep, 1, tokens);
+    if (desc->scorer == LQ_KV_BY_NORM) {
+        lq__kv_norms(kv, score);
+    }
+    for (t = 0; t < tokens && desc->scorer != LQ_KV_BY_NORM; t++) {
+        score[t] = desc->scorer == LQ_KV_BY_AGE ? 0.0f : lq__kv_masses(kv)[t];
+    }
+    if (desc->tokens == first + last) {
+        memset(keep + first, 0, tokens - first - last);
+    } else {
+        lq__kv_choose(keep, score, first, tokens - last, desc->tokens - first - last);
+    }
+    return lq_kv_evict(kv, keep, tokens);
+}
+
+/* ---- shift ---- */
+LQ_API int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta)
+{
+    lq__kv_sequence *sequence;
+    int64_t *positions;
+    int64_t *turns;
+    size_t t;
+    if (!lq__kv_valid(kv) || !lq__kv_pool_of(kv)->turns) {
+        return LQ_E_ARG;
+    }
+    sequence = lq__kv_sequence_of(kv);
+    positions = lq__kv_positions(kv);
+    turns = lq__kv_turns(kv);
+    if (!lq__kv_whole(kv) || first > sequence->tokens || count > sequence->tokens - first ||
+        delta <= -2 * LQ__KV_FAR || delta >= 2 * LQ__KV_FAR) {
+        return LQ_E_RANGE;
+    }
+    if (count == 0 || delta == 0) {
+        return LQ_OK;
+    }
+    if ((first && positions[first] + delta <= positions[first - 1]) ||
+        (first + count < sequence->tokens &&
+         positions[first + count - 1] + delta >= positions[first + count]) ||
+        !lq__kv_is_position(positions[first] + delta) ||
+        !lq__kv_is_position(positions[first + count - 1] + delta)) {
+        return LQ_E_RANGE;
+    }
+    for (t = first; t < first + count; t++) {
+        positions[t] += delta;
+        turns[t] += delta; /* both positions are below 2^48, so this stays so */
+    }
+    sequence->turned = 1;
+    return LQ_OK;
+}
+
+/* ---- policies ---- */
+LQ__INLINE void lq__kv_set_bits(lq_kv_policy *policy, int bits)
+{
+    memset(policy, 0, sizeof *policy);
+    policy->kind = LQ_KV_HOT;
+    policy->bits = bits;
+}
+
+LQ__INLINE int lq__kv_has_own(const lq_kv_layer *layer)
+{
+    return !layer->share && layer->kv_heads != LQ_KV_NONE;
+}
+
+LQ__INLINE int lq__kv_joined(const lq_kv_layer *layer)
+{
+    return layer->v_in_k && layer->v_in_k != LQ_KV_NONE;
+}
+
+LQ_API int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge, const lq_kv_policy *k,
+                             const lq_kv_policy *v)
+{
+    size_t l;
+    if (!layers || !k || !v || lq__kv_kind(k) < 0 || lq__kv_kind(v) < 0) {
+        return LQ_E_ARG;
+    }
+    for (l = 0; l < count; l++) {
+        if ((l < edge || count - 1 - l < edge) && lq__kv_has_own(layers + l)) {
+            layers[l].k = *k;
+            layers[l].v = *v;
+        }
+    }
+    return LQ_OK;
+}
+
+/* 2, 3, 4, 8 as 0 .. 3; -1: others. */
+LQ__STATIC int lq__kv_rank(int bits)
+{
+    return bits == 2 ? 0 : bits == 3 ? 1 : bits == 4 ? 2 : bits == 8 ? 3 : -1;
+}
+
+static const uint8_t lq__kv_bits_of_rank[4] = {2, 3, 4, 8};
+
+LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits, int last_bits)
+{
+    int from = lq__kv_rank(first_bits);
+    int to = lq__kv_rank(last_bits);
+    size_t l;
+    if (!layers || from < 0 || to < 0) {
+        return LQ_E_ARG;
+    }
+    for (l = 0; l < count; l++) { /* as many layers of each width */
+        int ranks = to < from ? from - to + 1 : to - from + 1;
+        int step = (int)(l * (size_t)ranks / count);
+        int rank = to < from ? from - step : from + step;
+        if (lq__kv_has_own(layers + l)) {
+            lq__kv_set_bits(&layers[l].k, lq__kv_bits_of_rank[rank]);
+            lq__kv_set_bits(&layers[l].v, lq__kv_bits_of_rank[rank]);
+        }
+    }
+    return LQ_OK;
+}
+
+/* What widening by one rank gains, a bit. */
+LQ__STATIC float lq__kv_gain(float sensitivity, int rank)
+{
+    static const float noise[4] = {0.0625f, 0.015625f, 0.00390625f, 0.0000152587890625f};
+    int bits = lq__kv_bits_of_rank[rank + 1] - lq__kv_bits_of_rank[rank];
+    return sensitivity * (noise[rank] - noise[rank + 1]) / (float)bits;
+}
+
+/* Noise falls by less with each rank a bit, so taking the best step again and again is optimal up
+   to the last step, which may not fit. */
+LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float *k_sensitivity,
+                                 const float *v_sensitivity, float bits)
+{
+    float left;
+    size_t streams = 0;
+    size_t l;
+    int v;
+    if (!layers || !k_sensitivity || !v_sensitivity || !(bits >= 2.0f) || !(bits <= 8.0f)) {
+        return LQ_E_ARG;
+    }
+    for (l = 0; l < count; l++) {
+        if (lq__bits_of_f32(k_sensitivity[l]) >= 0x7f800000u ||
+            lq__bits_of_f32(v_sensitivity[l]) >= 0x7f800000u) {
+            return LQ_E_DATA;
+        }
+    }
+    for (l = 0; l < count; l++) {
+        if (lq__kv_has_own(layers + l)) {
+            lq__kv_set_bits(&layers[l].k, 2);
+            lq__kv_set_bits(&layers[l].v, 2);
+            streams += lq__kv_joined(layers + l) ? 1u : 2u;
+        }
+    }
+    left = (bits - 2.0f) * (float)streams;
+    for (;;) {
+        lq_kv_policy *best = NULL;
+        float most = 0.0f;
+        for (l = 0; l < count; l++) {
+            int joined = lq__kv_joined(layers + l);
+            for (v = 0; v < (joined ? 1 : 2) && lq__kv_has_own(layers + l); v++) {
+                lq_kv_policy *p = v ? &layers[l].v : &layers[l].k;
+                int rank = lq__kv_rank(p->bits);
+                float own =
+                    v ? v_sensitivity[l] : k_sensitivity[l] + (joined ? v_sensitivity[l] : 0);
+                float gain = rank < 3 ? lq__kv_gain(own, rank) : 0.0f;
+                if (rank < 3 && lq__kv_bits_of_rank[rank + 1] - p->bits <= (int)(left + 1e-3f) &&
+                    (!best || gain > most)) {
+                    best = p;
+                    most = gain;
+                }
+            }
+        }
+        if (!best) {
+            return LQ_OK;
+        }
+        left -= (float)(lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1] - best->bits);
+        best->bits = lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1];
+    }
+}
+
+/* ================================================================================================
+   >>save   live caches in files: saved and loaded as they are
+   ============================================================================================== */
 /* ---- saving and loading: the record and the runs of >>manual, LIVE CACHE ---- */
 enum { LQ__KV_COUNT, LQ__KV_STORE, LQ__KV_LOAD };
 
@@ -32778,990 +33776,9 @@ LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t seque
     return status;
 }
 
-/* ---- evict ---- */
-LQ_API float *lq_kv_mass(lq_kv *kv)
-{
-    return lq__kv_valid(kv) ? lq__kv_masses(kv) : NULL;
-}
-
-/* Scratch: old page table, scores or moves, keep. */
-LQ__INLINE lq__kv_page *lq__kv_old_pages(const lq__kv_pool *pool)
-{
-    return (lq__kv_page *)(void *)lq__kv_at(pool, pool->evict_at);
-}
-
-LQ__INLINE uint32_t *lq__kv_moves(const lq__kv_pool *pool)
-{
-    return (uint32_t *)(void *)(lq__kv_old_pages(pool) + pool->entries);
-}
-
-/* Tokens kept of those before t. */
-LQ__STATIC size_t lq__kv_kept(const uint8_t *keep, size_t t)
-{
-    size_t count = 0;
-    size_t i;
-    for (i = 0; i < t; i++) {
-        count += keep[i] != 0;
-    }
-    return count;
-}
-
-/* Whether the blobs of two pages of a layer, where it has any, are coded with the same steps. */
-LQ__STATIC int lq__kv_same_steps(const lq__kv_pool *pool, const lq__kv_layer *layer,
-                                 const lq__kv_page *a, const lq__kv_page *b)
-{
-    size_t i;
-    int v;
-    for (v = 0; v < 2; v++) {
-        for (i = 0; i < layer->warm[v] && a != b; i++) {
-            size_t at = LQ__KV_BEHIND + 4 * i + 3; /* the doublings */
-            if (lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, a->mark))[at] !=
-                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, b->mark))[at]) {
-                return 0;
-            }
-        }
-    }
-    return 1;
-}
-
-/* An eviction in one layer. New pages close up in the slots of the old ones, in their order: epochs
-   side by side, each from a multiple of 8 columns on. moves: the old token of each sealed one that
-   stays. fit: + 2 where a page changes. */
-typedef struct lq__kv_plan {
-    lq__kv_layer *layer;
-    const lq__kv_page *old;
-    const uint8_t *keep;
-    uint32_t *moves;
-    lq__kv_page *pages;
-    size_t old_count;
-    size_t count;
-    size_t moved;
-    const lq__kv_page *slot; /* old page whose slot is being filled; NULL: none yet */
-    const lq__kv_page *last; /* old page of the token before */
-    uint32_t column;         /* of that slot, of the next token */
-} lq__kv_plan;
-
-/* The old page of a token, from one before on. */
-LQ__INLINE const lq__kv_page *lq__kv_old_page(const lq__kv_page *old, size_t token)
-{
-    while (old->first + old->count <= token) {
-        old++;
-    }
-    return old;
-}
-
-/* The next of the old slots. Each token moves to a slot and column at or before its own, so there
-   is one. */
-LQ__STATIC void lq__kv_plan_slot(lq__kv_plan *p)
-{
-    const lq__kv_page *end = p->old + p->old_count;
-    uint32_t slot = p->slot ? p->slot->slot : LQ__KV_NO;
-    const lq__kv_page *next = p->slot ? p->slot : p->old;
-    while (next < end && (next->slot == LQ__KV_NO || next->slot == slot)) {
-        next++;
-    }
-    p->slot = next < end ? next : p->slot;
-    p->column = 0;
-}
-
-/* Begins a page for a token of `old`; `first`: its number. */
-LQ__STATIC void lq__kv_plan_page(lq__kv_plan *p, const lq__kv_page *old, size_t first)
-{
-    lq__kv_page *page = p->pages + p->count;
-    int own = old->slot != LQ__KV_NO;
-    *page = *old;
-    page->first = first;
-    page->count = 0;
-    page->at = 0;
-    page->fit = p->count == 0 || page[-1].epoch != page->epoch;
-    p->count++;
-    if (!own) {
-        return;
-    }
-    if (p->count > 1 && page[-1].mark == page->mark && page->mark != LQ__KV_NO) {
-        page[-1].mark = LQ__KV_NO; /* both begin in one old page: the latter has its mark */
-        page[-1].fit |= 2;
-    }
-    if (!p->layer->page_bytes) {
-        return; /* no tiles: slots mean nothing */
-    }
-    p->column = (p->column + LQ__HOT_GRANULE - 1) / LQ__HOT_GRANULE * LQ__HOT_GRANULE;
-    if (!p->slot || p->column >= LQ__HOT_TOKENS) {
-        lq__kv_plan_slot(p);
-    }
-    page->slot = p->slot->slot;
-    page->at = p->column;
-}
-
-/* Takes a token that stays. */
-LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const lq__kv_page *old,
-                                  size_t c, size_t first)
-{
-    lq__kv_page *page = p->pages + (p->count ? p->count - 1 : 0);
-    int own = old->slot != LQ__KV_NO;
-    int full = p->count == 0 || page->count == LQ__HOT_TOKENS;
-    if (!full && own) {
-        full = page->slot == LQ__KV_NO || page->epoch != old->epoch ||
-               (p->layer->page_bytes && p->column == LQ__HOT_TOKENS) ||
-               !lq__kv_same_steps(pool, p->layer, p->last, old);
-    }
-    if (full) {
-        lq__kv_plan_page(p, old, first + p->moved);
-        page = p->pages + p->count - 1;
-    }
-    if (own && (page->slot != old->slot || page->at + page->count != old->at + c)) {
-        page->fit |= 2;
-    }
-    page->epoch = own ? page->epoch : old->epoch;
-    page->count++;
-    p->column += own ? 1u : 0u;
-    p->moves[p->moved++] = (uint32_t)(old->first + c);
-    p->last = old;
-}
-
-/* Plans the eviction of a layer: the old table goes to scratch, the new one in its place. */
-LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const uint8_t *keep,
-                                  lq__kv_plan *p)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_count *count = lq__kv_count_of(kv, layer);
-    lq__kv_page *table = lq__kv_pages(kv, layer);
-    const lq__kv_page *old;
-    size_t first;
-    size_t i;
-    size_t c;
-    memset(p, 0, sizeof *p);
-    memcpy(lq__kv_old_pages(pool), table, count->pages * sizeof *table);
-    first =
-        lq__kv_kept(keep, LQ__MIN(lq__kv_sequence_of(kv)->sinks, lq__kv_sequence_of(kv)->tokens));
-    p->layer = layer;
-    p->old = lq__kv_old_pages(pool);
-    p->keep = keep;
-    p->moves = lq__kv_moves(pool);
-    p->pages = table;
-    p->old_count = count->pages;
-    for (i = 0, old = p->old; i < p->old_count; i++, old++) {
-        for (c = 0; c < old->count; c++) {
-            if (keep[old->first + c]) {
-                lq__kv_plan_token(p, pool, old, c, first);
-            }
-        }
-    }
-    for (i = 0, old = p->old; i < p->count && layer->marks.count; i++) {
-        old = lq__kv_old_page(old, p->moves[table[i].first - first]);
-        table[i].fit |= old->count != table[i].count ? 2 : 0; /* its blobs lose tokens */
-    }
-    count->pages = p->count;
-}
-
-/* Puts the old table of a plan back. */
-LQ__STATIC void lq__kv_plan_undo(const lq_kv *kv, const lq__kv_plan *p)
-{
-    memcpy(p->pages, p->old, p->old_count * sizeof *p->old);
-    lq__kv_count_of(kv, p->layer)->pages = p->old_count;
-}
-
-/* Entries of the old table that name a slot. */
-LQ__STATIC uint32_t lq__kv_old_sharers(const lq__kv_plan *p, uint32_t slot)
-{
-    uint32_t n = 0;
-    size_t i;
-    for (i = 0; i < p->old_count; i++) {
-        n += p->old[i].slot == slot;
-    }
-    return n;
-}
-
-/* Whether there are slots and marks for the copies that a plan needs. */
-LQ__STATIC int lq__kv_plan_fits(const lq_kv *kv, const lq__kv_plan *p)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_layer *layer = p->layer;
-    uint32_t slot = LQ__KV_NO;
-    size_t slots = 0;
-    size_t marks = 0;
-    size_t i;
-    for (i = 0; i < p->count; i++) {
-        const lq__kv_page *page = p->pages + i;
-        if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
-            continue;
-        }
-        if (page->slot != slot) {
-            slot = page->slot;
-            slots += lq__kv_refs(pool, &layer->slots)[slot] > lq__kv_old_sharers(p, slot);
-        }
-        if (layer->marks.count) {
-            marks += page->mark == LQ__KV_NO || lq__kv_refs(pool, &layer->marks)[page->mark] > 1;
-        }
-    }
-    return slots <= layer->slots.free_count && marks <= layer->marks.free_count &&
-           p->count <= pool->entries;
-}
-
-/* Counts the new entries, and takes copies of slots that forks share and marks of their own. */
-LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_layer *layer = p->layer;
-    uint32_t *refs = lq__kv_refs(pool, &layer->slots);
-    uint32_t *marks = lq__kv_refs(pool, &layer->marks);
-    lq__kv_page *first;
-    size_t i;
-    lq__kv_share(kv, layer);
-    for (i = 0; i < p->count; i++) {
-        lq__kv_page *page = p->pages + i;
-        uint32_t slot = page->slot;
-        uint32_t n;
-        if (!(page->fit & 2) || slot == LQ__KV_NO) {
-            continue;
-        }
-        n = lq__kv_sharers(kv, layer, page, &first);
-        if (refs[slot] > n + lq__kv_old_sharers(p, slot)) {
-            uint32_t to = lq__kv_acquire(pool, &layer->slots);
-            if (layer->page_bytes) {
-                lq__kv_copy_slot(pool, layer, to, slot);
-            }
-            refs[slot] -= n;
-            refs[to] = n;
-            while (n) {
-                first[--n].slot = to;
-            }
-        }
-        if (layer->marks.count && (page->mark == LQ__KV_NO || marks[page->mark] > 2)) {
-            if (page->mark != LQ__KV_NO) {
-                marks[page->mark]--;
-            }
-            page->mark = lq__kv_acquire(pool, &layer->marks);
-        }
-    }
-}
-
-/* Copies a token's codes to another column or tile. Not for V of LQ__HOT_E8. */
-LQ__STATIC void lq__kv_move_codes(uint8_t *dst, size_t to, const uint8_t *src, size_t from,
-                                  int kind, int stream, size_t dims)
-{
-    size_t wide = lq__hot_wide(dims);
-    size_t scales = wide * 8 * lq__hot_bits(kind);
-    size_t d;
-    for (d = 0; d < wide; d++) {
-        lq__hot_place p = lq__hot_find(kind, stream, wide, from, d);
-        uint32_t code = (uint32_t)src[p.byte] >> p.shift;
-        if (kind == LQ__HOT_Z3) {
-            code = (code & 3u) | ((uint32_t)src[p.high_byte] >> p.high_shift & 1u) << 2;
-        }
-        lq__hot_put(dst, kind, lq__hot_find(kind, stream, wide, to, d), code);
-    }
-    dst[scales + to] = src[scales + from];
-}
-
-/* The scale of token c of a tile that came from another page, in the base of its own. */
-LQ__STATIC void lq__kv_move_scale(const lq__kv_writer *w, const lq__kv_page *page,
-                                  const lq__kv_page *old, int v, size_t head, size_t c,
-                                  uint8_t *tile, size_t dims, int kind)
-{
-    uint8_t *scales = tile + lq__hot_wide(dims) * 8 * lq__hot_bits(kind);
-    uint8_t *base = lq__kv_base(w->pool, w->layer, v, page->slot, head);
-    int32_t from = (int8_t)*lq__kv_base(w->pool, w->layer, v, old->slot, head);
-    int32_t code = (int32_t)scales[c];
-    if (from == (int8_t)*base || code == 0) {
-        return;
-    }
-    code += 12 * (from - (int8_t)*base);
-    if (code > 255) { /* exact: higher than 255 by less than the octaves that the base rises */
-        int32_t octaves = (code - 255 + 11) / 12;
-        lq__kv_sequence_of(w->kv)->clipped += lq__hot_rebase(scales, octaves);
-        *base = (uint8_t)((int8_t)*base + octaves);
-        code -= 12 * octaves;
-    }
-    lq__kv_sequence_of(w->kv)->clipped += code < LQ__HOT_LEAST;
-    scales[c] = (uint8_t)(code >= LQ__HOT_LEAST ? lq__hot_clip(code) : 0);
-}
-
-/* A head's tile of a new page from the old ones. */
-LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                 const uint32_t *moves, int v, size_t head)
-{
-    const lq__kv_head *h = w->heads + head;
-    size_t dims = lq__kv_dims(w->layer, v);
-    size_t tile = v ? h->v_tile : h->k_tile;
-    uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + tile;
-    int kind = v ? h->v_kind : h->k_kind;
-    size_t row = dims * lq_type_bytes(w->pool->type);
-    size_t same = 0; /* tokens in front that stay where they are */
-    size_t c;
-    for (c = 0; c < page->count && kind != LQ__KV_WARM; c++) {
-        size_t to = page->at + c;
-        const uint8_t *src;
-        size_t from;
-        old = lq__kv_old_page(old, moves[c]);
-        from = old->at + (moves[c] - old->first);
-        src = lq__kv_slot(w->pool, w->layer, old->slot) + tile;
-        same += same == c && src == dst && from == to;
-        if (kind == LQ__HOT_E8 && v) {
-            (void)lq__kv_open(w, old, v, head, moves[c], 1, w->x + c * dims);
-        } else if (src == dst && from == to) {
-            continue;
-        } else if (kind == 0) {
-            memmove(dst + to * row, src + from * row, row);
-        } else {
-            lq__kv_move_codes(dst, to, src, from, kind, v ? LQ_V : LQ_K, dims);
-            lq__kv_move_scale(w, page, old, v, head, to, dst, dims, kind);
-        }
-    }
-    same -= same % LQ__HOT_GRANULE;
-    if (kind == LQ__HOT_E8 && v && same < page->count) {
-        int32_t base = (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head);
-        lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-        (void)lq__hot_seal(dst, kind, LQ_V, dims, page->at + same, w->x + same * dims, dims,
-                           page->count - same, w->mean, &base, w->work);
-        *lq__kv_base(w->pool, w->layer, v, page->slot, head) = (uint8_t)base;
-    }
-}
-
-/* The coded page of a warm head of a new page, from the old ones: columns of integers move. dst
-   has room for the most that it may take. */
-LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                const uint32_t *moves, int v, size_t head, uint8_t *dst,
-                                uint32_t *entry)
-{
-    const lq__kv_page *from = NULL;
-    lq__warm_batch batch;
-    lq__workspace work;
-    lq_rans_page coded;
-    uint32_t doublings = 0;
-    size_t rows;
-    size_t c;
-    size_t i;
-    int status = LQ_OK;
-    memset(&work, 0, sizeof work);
-    memset(&coded, 0, sizeof coded);
-    for (c = 0; c < page->count && status == LQ_OK; c++) {
-        old = lq__kv_old_page(old, moves[c]);
-        if (old != from) {
-            batch.body[0] =
-                lq__kv_body(w->pool, w->layer, v, head, old->mark, &batch.bytes[0], &doublings);
-            batch.tokens[0] = old->count;
-            if (c == 0) {
-                status = lq__kv_coder(w, v, head, page->epoch, doublings);
-                if (status != LQ_OK) {
-                    return status;
-                }
-                work = lq__workspace_place(w->coder.codec, w->warm_work);
-                coded.values = (int16_t *)(void *)work.rows; /* no coefficients are in them */
-            }
-            status = lq__warm_decode(&w->coder, &work, &batch, 1);
-            from = old;
-        }
-        rows = w->coder.codec->matrix_rows;
-        for (i = 0; i < rows; i++) {
-            coded.values[i * LQ__TOKENS + c] =
-                work.values[i * LQ__TOKENS + (moves[c] - old->first)];
-        }
-    }
-    coded.bytes = dst;
-    coded.bytes_count = w->heads[head].warm[v].most;
-    coded.tokens = page->count;
-    if (status == LQ_OK) {
-        status = lq_rans_encode(w->pool->tables, &w->coder.codec->plan, &coded, 1, work.coder,
-                                work.coder_bytes);
-    }
-    *entry = (uint32_t)coded.written | doublings << 24;
-    return status;
-}
-
-/* The bounds of a head of a new page: those of all pages that its tokens come from. */
-LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *page,
-                                   const lq__kv_page *old, const uint32_t *moves, size_t head)
-{
-    uint8_t joined[4 + 2 * LQ__KV_DIMS];
-    const lq__kv_page *from = NULL;
-    size_t bytes = lq__kv_bound_bytes(w->pool, w->layer);
-    size_t c;
-    for (c = 0; c < page->count && bytes; c++) {
-        const uint8_t *bounds;
-        old = lq__kv_old_page(old, moves[c]);
-        bounds = lq__kv_bounds(w->pool, w->layer, old->mark, head);
-        if (c == 0) {
-            memcpy(joined, bounds, bytes);
-        } else if (old != from) {
-            lq__kv_join_bounds(joined, bounds, w->layer->k_dims);
-        }
-        from = old;
-    }
-    if (bytes) {
-        memcpy(lq__kv_bounds(w->pool, w->layer, page->mark, head), joined, bytes);
-    }
-}
-
-/* The blob of a layer's keys or values of a new page, into scratch behind what its pages are coded
-   in; *bytes behind its header. */
-LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                const uint32_t *moves, int v, size_t *bytes)
-{
-    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
-    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
-    uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
-    size_t at = 4 * w->layer->warm[v];
-    size_t h;
-    for (h = 0; h < w->layer->kv_heads; h++) {
-        uint32_t entry;
-        int status;
-        if (!lq__kv_is_warm(w->heads + h, v)) {
-            continue;
-        }
-        status = lq__kv_move_head(w, page, old, moves, v, h, scratch, &entry);
-        if (status != LQ_OK) {
-            return status;
-        }
-        lq__store32(dst + 4 * w->heads[h].entry[v], entry);
-        memcpy(dst + at, scratch, entry & 0xffffffu);
-        at += entry & 0xffffffu;
-    }
-    *bytes = at;
-    return LQ_OK;
-}
-
-/* Units of old blobs that no page from the next on needs: those of pages before `end`, from *at on,
-   that are this sequence's alone, and so the one of the page that has just been made. Drops them,
-   if not dry. */
-LQ__STATIC size_t lq__kv_consume(const lq__kv_plan *p, lq__kv_pool *pool, int v, size_t *at,
-                                 const lq__kv_page *end, int dry)
-{
-    const uint32_t *refs = lq__kv_refs(pool, &p->layer->marks);
-    size_t units = 0;
-    for (; p->old + *at < end; ++*at) {
-        uint32_t mark = p->old[*at].mark;
-        const uint8_t *blob = NULL;
-        size_t i;
-        uint32_t mine = 1;
-        for (i = 0; i < p->count && !dry; i++) { /* counted by the new table, too */
-            mine += p->pages[i].mark == mark;
-        }
-        if (mark != LQ__KV_NO && refs[mark] == mine) {
-            blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, p->layer->owner, v, mark));
-        }
-        for (i = 0; i < p->count && blob; i++) { /* it stays as it is */
-            blob = p->pages[i].mark == mark && !(p->pages[i].fit & 2) ? NULL : blob;
-        }
-        if (blob) {
-            units += lq__kv_units(lq__kv_blob_size(pool, blob));
-            if (!dry) {
-                lq__kv_drop_blob(pool, p->layer->owner, v, mark);
-            }
-        }
-    }
-    return units;
-}
-
-/* All blobs of pages of a layer that change. With `dry` nothing is changed, but it is found out
-   whether there is room: LQ_E_FULL. */
-LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
-{
-    lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_layer *layer = p->layer;
-    lq__kv_writer w;
-    int v;
-    lq__kv_writer_init(&w, kv, layer->owner);
-    for (v = 0; v < 2; v++) {
-        const uint32_t *mine = p->moves;
-        size_t held = layer->held;
-        size_t at = 0;
-        size_t i;
-        for (i = 0; i < p->count && layer->warm[v]; mine += p->pages[i++].count) {
-            const lq__kv_page *page = p->pages + i;
-            const lq__kv_page *end = p->old + p->old_count;
-            size_t bytes;
-            size_t units;
-            int status;
-            if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
-                continue;
-            }
-            status = lq__kv_move_blob(&w, page, p->old, mine, v, &bytes);
-            if (status != LQ_OK) {
-                return status;
-            }
-            units = lq__kv_units(bytes);
-            if (i + 1 < p->count) { /* the next one's first token */
-                end = lq__kv_old_page(p->old, mine[page->count]);
-            }
-            held -= lq__kv_consume(p, pool, v, &at, end, dry);
-            if (dry && units > layer->arena - LQ__MIN(layer->arena, layer->reserved + held)) {
-                return LQ_E_FULL;
-            }
-            held += units;
-            if (!dry) {
-                uint8_t *blob = lq__kv_blob_room(pool, units);
-                if (!blob) {
-                    return LQ_E_INTERNAL;
-                }
-                memcpy(blob + LQ__KV_BEHIND, lq__kv_at(pool, pool->blob_at), bytes);
-                lq__kv_lay_blob(pool, layer->owner, v, page->mark, bytes);
-            }
-        }
-    }
-    return LQ_OK;
-}
-
-/* Moves raw tokens of a layer up: sinks and ring, of which `sealed` is the first token before and
-   after, and the ring begins at the same slot. */
-LQ__STATIC void lq__kv_move_raw(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
-                                size_t tokens)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t sealed = lq__kv_count_of(kv, layer)->sealed;
-    size_t sinks = LQ__MIN(lq__kv_sequence_of(kv)->sinks, tokens);
-    size_t h;
-    int v;
-    for (v = 0; v < (int)layer->streams; v++) {
-        size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
-        for (h = 0; h < layer->kv_heads; h++) {
-            uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sink_tokens * row;
-            size_t to = 0;
-            size_t t;
-            for (t = 0; t < sinks; t++) {
-                if (keep[t]) {
-                    memmove(sink + to++ * row, sink + t * row, row);
-                }
-            }
-            to = sealed;
-            for (t = sealed; t < tokens; t++) {
-                if (keep[t]) {
-                    memmove(lq__kv_ring_at(kv, layer, v, h, to++),
-                            lq__kv_ring_at(kv, layer, v, h, t), row);
-                }
-            }
-        }
-    }
-}
-
-/* Moves what there is for each token. */
-LQ__STATIC void lq__kv_move_tables(const lq_kv *kv, const uint8_t *keep, size_t tokens)
-{
-    int64_t *positions = lq__kv_positions(kv);
-    int64_t *turns = lq__kv_turns(kv);
-    float *mass = lq__kv_masses(kv);
-    size_t to = 0;
-    size_t t;
-    for (t = 0; t < tokens; t++) {
-        if (keep[t]) {
-            positions[to] = positions[t];
-            turns[to] = turns[t];
-            mass[to++] = mass[t];
-        }
-    }
-}
-
-/* The counts of a layer, and its ring. */
-LQ__STATIC void lq__kv_move_counts(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
-                                   size_t tokens)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_count *count = lq__kv_count_of(kv, layer);
-    size_t sealed = count->sealed;
-    if (tokens > lq__kv_sequence_of(kv)->sinks) {
-        count->sealed = lq__kv_kept(keep, sealed);
-        count->ring = (count->ring + sealed - count->sealed) % pool->ring_tokens;
-    }
-    count->gone = lq__kv_kept(keep, count->gone);
-    count->tokens = lq__kv_kept(keep, tokens);
-}
-
-/* What the blobs of a layer take, after they have moved: the credit of its streams anew. */
-LQ__STATIC void lq__kv_recount(const lq_kv *kv, const lq__kv_layer *layer)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_page *pages = lq__kv_pages(kv, layer);
-    lq__kv_count *count = lq__kv_count_of(kv, layer);
-    size_t p;
-    int v;
-    for (v = 0; v < 2 && layer->kv_heads; v++) {
-        size_t room = layer->most[v] - layer->least[v];
-        size_t taken = 0;
-        for (p = 0; p < count->pages && layer->warm[v]; p++) {
-            if (pages[p].mark != LQ__KV_NO) {
-                const uint8_t *blob =
-                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, pages[p].mark));
-                taken += lq__kv_units(lq__kv_blob_size(pool, blob));
-                room += layer->least[v];
-            }
-        }
-        room -= LQ__MIN(room, taken);
-        count->credit[v] = LQ__MIN(room, layer->most[v] - layer->least[v]);
-    }
-}
-
-/* Tiles, bounds and blobs of a layer to its new page table; what nobody needs goes back. */
-LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_plan *p)
-{
-    lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_layer *layer = p->layer;
-    const uint32_t *mine = p->moves;
-    lq__kv_writer w;
-    size_t i;
-    int status;
-    lq__kv_plan_take(kv, p);
-    lq__kv_writer_init(&w, kv, layer->owner);
-    for (i = 0; i < p->count; mine += p->pages[i++].count) {
-        const lq__kv_page *page = p->pages + i;
-        uint32_t h;
-        for (h = 0; h < layer->kv_heads && (page->fit & 2) && page->slot != LQ__KV_NO; h++) {
-            lq__kv_move_tile(&w, page, p->old, mine, 0, h);
-            if (layer->streams > 1) {
-                lq__kv_move_tile(&w, page, p->old, mine, 1, h);
-            }
-            lq__kv_move_bounds(&w, page, p->old, mine, h);
-        }
-    }
-    status = lq__kv_move_blobs(kv, p, 0);
-    for (i = 0; i < p->old_count; i++) {
-        lq__kv_release(pool, layer, p->old + i);
-    }
-    for (i = 0; i < p->count; i++) {
-        p->pages[i].fit &= 1;
-    }
-    lq__kv_recount(kv, layer);
-    return status;
-}
-
-/* Whether all layers can do an eviction: nothing is changed. */
-LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    int status = LQ_OK;
-    uint32_t l;
-    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
-        if (lq__kv_layers(pool)[l].kv_heads) {
-            lq__kv_plan plan;
-            lq__kv_plan_layer(kv, lq__kv_layers(pool) + l, keep, &plan);
-            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
-            lq__kv_plan_undo(kv, &plan);
-        }
-    }
-    return status;
-}
-
-LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
-{
-    lq__kv_pool *pool;
-    lq__kv_sequence *sequence;
-    uint32_t l;
-    int status;
-    if (!lq__kv_valid(kv) || !keep || tokens != lq__kv_sequence_of(kv)->tokens) {
-        return LQ_E_ARG;
-    }
-    if (!lq__kv_whole(kv)) {
-        return LQ_E_RANGE;
-    }
-    pool = lq__kv_pool_of(kv);
-    sequence = lq__kv_sequence_of(kv);
-    if (lq__kv_kept(keep, tokens) == 0) {
-        return lq_kv_truncate(kv, 0);
-    }
-    status = lq__kv_can_evict(kv, keep);
-    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
-        lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->kv_heads) {
-            lq__kv_plan plan;
-            lq__kv_plan_layer(kv, layer, keep, &plan);
-            status = lq__kv_move_pages(kv, &plan);
-            lq__kv_move_raw(kv, layer, keep, tokens);
-            lq__kv_move_counts(kv, layer, keep, tokens);
-        }
-    }
-    if (status == LQ_OK) {
-        lq__kv_move_tables(kv, keep, tokens);
-        sequence->sinks =
-            tokens > sequence->sinks ? lq__kv_kept(keep, sequence->sinks) : sequence->sinks;
-        sequence->tokens = lq__kv_kept(keep, tokens);
-    }
-    return status;
-}
-
-/* The sum of squares of a row, rounded once: which tokens stay must not hang on a compiler. Numbers
-   are taken in units of 2^-20 of the largest one's octave. */
-LQ__STATIC float lq__kv_norm(const float *x, size_t dims)
-{
-    int32_t exponent = (int32_t)(lq__kv_most((const uint8_t *)x, dims, LQ_F32) >> 23) - 127 - 20;
-    uint64_t sum = 0;
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        int64_t q = lq__fixed_of_bits(lq__bits_of_f32(x[i]), exponent);
-        sum += (uint64_t)(q * q);
-    }
-    return lq__kv_float((int64_t)sum, 2 * exponent);
-}
-
-/* Whether norms of a layer's keys count: it has all tokens, or (any) no layer has. */
-LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int any)
-{
-    return layer->kv_heads &&
-           (any || lq__kv_count_of(kv, layer)->gone <= lq__kv_sequence_of(kv)->sinks);
-}
-
-/* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
-   those that some layer gave back come last. */
-LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t sinks = lq__kv_sequence_of(kv)->sinks;
-    size_t tokens = lq__kv_sequence_of(kv)->tokens;
-    size_t gone = 0;
-    int status = LQ_OK;
-    int any = 1;
-    uint32_t l;
-    uint32_t h;
-    memset(score, 0, tokens * sizeof *score);
-    for (l = 0; l < pool->layers; l++) {
-        any = any && !lq__kv_has_norms(kv, lq__kv_layers(pool) + l, 0);
-    }
-    for (l = 0; l < pool->layers; l++) {
-        lq__kv_writer w;
-        if (!lq__kv_has_norms(kv, lq__kv_layers(pool) + l, any)) {
-            continue;
-        }
-        lq__kv_writer_init(&w, kv, l);
-        gone = LQ__MAX(gone, w.count->gone);
-        for (h = 0; h < w.layer->kv_heads; h++) {
-            size_t dims = w.layer->k_dims;
-            size_t t = 0;
-            while (t < tokens) {
-                size_t end = t < sinks ? LQ__MIN(sinks, tokens) : tokens;
-                size_t n;
-                size_t i;
-                t = t < sinks ? t : LQ__MAX(t, w.count->gone);
-                n = lq__kv_floats(&w, 0, h, t, end, &status);
-                for (i = 0; i < n; i++) {
-                    score[t + i] -= lq__kv_norm(w.x + i * dims, dims);
-                }
-                t += n;
-            }
-        }
-    }
-    for (; gone > sinks && any; gone--) {
-        score[gone - 1] = -LQ__KV_FLOAT_MOST;
-    }
-}
-
-/* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
-LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
-                                          size_t *first, size_t *last)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
-        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
-    }
-    *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
-    *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
-    return *first > desc->tokens           ? "first: more than tokens"
-           : *last > desc->tokens - *first ? "last: with first more than tokens"
-                                           : NULL;
-}
-
-LQ_API int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc, const char **message)
-{
-    size_t first;
-    size_t last;
-    return lq__told(message,
-                    !lq__kv_valid(kv) ? "kv: not a cache"
-                    : !desc           ? "desc: NULL"
-                                      : lq__kv_evict_fault(kv, desc, &first, &last),
-                    LQ_E_ARG);
-}
-
-LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
-{
-    const lq__kv_pool *pool;
-    size_t tokens;
-    size_t first;
-    size_t last;
-    size_t t;
-    uint8_t *keep;
-    float *score;
-    if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
-        return LQ_E_ARG;
-    }
-    if (!lq__kv_whole(kv)) {
-        return LQ_E_RANGE;
-    }
-    pool = lq__kv_pool_of(kv);
-    tokens = lq__kv_sequence_of(kv)->tokens;
-    if (desc->tokens >= tokens) {
-        return LQ_OK;
-    }
-    score = (float *)(void *)lq__kv_moves(pool);
-    keep = lq__kv_at(pool, pool->keep_at);
-    memset(keep, 1, tokens);
-    if (desc->scorer == LQ_KV_BY_NORM) {
-        lq__kv_norms(kv, score);
-    }
-    for (t = 0; t < tokens && desc->scorer != LQ_KV_BY_NORM; t++) {
-        score[t] = desc->scorer == LQ_KV_BY_AGE ? 0.0f : lq__kv_masses(kv)[t];
-    }
-    if (desc->tokens == first + last) {
-        memset(keep + first, 0, tokens - first - last);
-    } else {
-        lq__kv_choose(keep, score, first, tokens - last, desc->tokens - first - last);
-    }
-    return lq_kv_evict(kv, keep, tokens);
-}
-
-/* ---- shift ---- */
-LQ_API int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta)
-{
-    lq__kv_sequence *sequence;
-    int64_t *positions;
-    int64_t *turns;
-    size_t t;
-    if (!lq__kv_valid(kv) || !lq__kv_pool_of(kv)->turns) {
-        return LQ_E_ARG;
-    }
-    sequence = lq__kv_sequence_of(kv);
-    positions = lq__kv_positions(kv);
-    turns = lq__kv_turns(kv);
-    if (!lq__kv_whole(kv) || first > sequence->tokens || count > sequence->tokens - first ||
-        delta <= -2 * LQ__KV_FAR || delta >= 2 * LQ__KV_FAR) {
-        return LQ_E_RANGE;
-    }
-    if (count == 0 || delta == 0) {
-        return LQ_OK;
-    }
-    if ((first && positions[first] + delta <= positions[first - 1]) ||
-        (first + count < sequence->tokens &&
-         positions[first + count - 1] + delta >= positions[first + count]) ||
-        !lq__kv_is_position(positions[first] + delta) ||
-        !lq__kv_is_position(positions[first + count - 1] + delta)) {
-        return LQ_E_RANGE;
-    }
-    for (t = first; t < first + count; t++) {
-        positions[t] += delta;
-        turns[t] += delta; /* both positions are below 2^48, so this stays so */
-    }
-    sequence->turned = 1;
-    return LQ_OK;
-}
-
-/* ---- policies ---- */
-LQ__INLINE void lq__kv_set_bits(lq_kv_policy *policy, int bits)
-{
-    memset(policy, 0, sizeof *policy);
-    policy->kind = LQ_KV_HOT;
-    policy->bits = bits;
-}
-
-LQ__INLINE int lq__kv_has_own(const lq_kv_layer *layer)
-{
-    return !layer->share && layer->kv_heads != LQ_KV_NONE;
-}
-
-LQ__INLINE int lq__kv_joined(const lq_kv_layer *layer)
-{
-    return layer->v_in_k && layer->v_in_k != LQ_KV_NONE;
-}
-
-LQ_API int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge, const lq_kv_policy *k,
-                             const lq_kv_policy *v)
-{
-    size_t l;
-    if (!layers || !k || !v || lq__kv_kind(k) < 0 || lq__kv_kind(v) < 0) {
-        return LQ_E_ARG;
-    }
-    for (l = 0; l < count; l++) {
-        if ((l < edge || count - 1 - l < edge) && lq__kv_has_own(layers + l)) {
-            layers[l].k = *k;
-            layers[l].v = *v;
-        }
-    }
-    return LQ_OK;
-}
-
-/* 2, 3, 4, 8 as 0 .. 3; -1: others. */
-LQ__STATIC int lq__kv_rank(int bits)
-{
-    return bits == 2 ? 0 : bits == 3 ? 1 : bits == 4 ? 2 : bits == 8 ? 3 : -1;
-}
-
-static const uint8_t lq__kv_bits_of_rank[4] = {2, 3, 4, 8};
-
-LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits, int last_bits)
-{
-    int from = lq__kv_rank(first_bits);
-    int to = lq__kv_rank(last_bits);
-    size_t l;
-    if (!layers || from < 0 || to < 0) {
-        return LQ_E_ARG;
-    }
-    for (l = 0; l < count; l++) { /* as many layers of each width */
-        int ranks = to < from ? from - to + 1 : to - from + 1;
-        int step = (int)(l * (size_t)ranks / count);
-        int rank = to < from ? from - step : from + step;
-        if (lq__kv_has_own(layers + l)) {
-            lq__kv_set_bits(&layers[l].k, lq__kv_bits_of_rank[rank]);
-            lq__kv_set_bits(&layers[l].v, lq__kv_bits_of_rank[rank]);
-        }
-    }
-    return LQ_OK;
-}
-
-/* What widening by one rank gains, a bit. */
-LQ__STATIC float lq__kv_gain(float sensitivity, int rank)
-{
-    static const float noise[4] = {0.0625f, 0.015625f, 0.00390625f, 0.0000152587890625f};
-    int bits = lq__kv_bits_of_rank[rank + 1] - lq__kv_bits_of_rank[rank];
-    return sensitivity * (noise[rank] - noise[rank + 1]) / (float)bits;
-}
-
-/* Noise falls by less with each rank a bit, so taking the best step again and again is optimal up
-   to the last step, which may not fit. */
-LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float *k_sensitivity,
-                                 const float *v_sensitivity, float bits)
-{
-    float left;
-    size_t streams = 0;
-    size_t l;
-    int v;
-    if (!layers || !k_sensitivity || !v_sensitivity || !(bits >= 2.0f) || !(bits <= 8.0f)) {
-        return LQ_E_ARG;
-    }
-    for (l = 0; l < count; l++) {
-        if (lq__bits_of_f32(k_sensitivity[l]) >= 0x7f800000u ||
-            lq__bits_of_f32(v_sensitivity[l]) >= 0x7f800000u) {
-            return LQ_E_DATA;
-        }
-    }
-    for (l = 0; l < count; l++) {
-        if (lq__kv_has_own(layers + l)) {
-            lq__kv_set_bits(&layers[l].k, 2);
-            lq__kv_set_bits(&layers[l].v, 2);
-            streams += lq__kv_joined(layers + l) ? 1u : 2u;
-        }
-    }
-    left = (bits - 2.0f) * (float)streams;
-    for (;;) {
-        lq_kv_policy *best = NULL;
-        float most = 0.0f;
-        for (l = 0; l < count; l++) {
-            int joined = lq__kv_joined(layers + l);
-            for (v = 0; v < (joined ? 1 : 2) && lq__kv_has_own(layers + l); v++) {
-                lq_kv_policy *p = v ? &layers[l].v : &layers[l].k;
-                int rank = lq__kv_rank(p->bits);
-                float own =
-                    v ? v_sensitivity[l] : k_sensitivity[l] + (joined ? v_sensitivity[l] : 0);
-                float gain = rank < 3 ? lq__kv_gain(own, rank) : 0.0f;
-                if (rank < 3 && lq__kv_bits_of_rank[rank + 1] - p->bits <= (int)(left + 1e-3f) &&
-                    (!best || gain > most)) {
-                    best = p;
-                    most = gain;
-                }
-            }
-        }
-        if (!best) {
-            return LQ_OK;
-        }
-        left -= (float)(lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1] - best->bits);
-        best->bits = lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1];
-    }
-}
-
+/* ================================================================================================
+   >>pack   sequences of a live cache packed for storage, and back
+   ============================================================================================== */
 /* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, bytes of the descriptor, it
    (as in LIVE CACHE), first group, tokens, sinks, of each layer of its own where what it has begins
    behind the sinks, the position of each token; groups count up from the first, keys and values of
@@ -34365,6 +34382,9 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
     return lq__kv_unpack_all(kv, reader, &desc, &record, &cold);
 }
 
+/* ================================================================================================
+   >>session   descriptors from files; sessions in one call each way; from one cache to another
+   ============================================================================================== */
 /* ---- a descriptor from a file ---- */
 /* Arrays of a descriptor in the caller's memory; layer NULL: they are counted. */
 typedef struct lq__kv_draft {

@@ -717,9 +717,9 @@
 
    Size      A program has only what it uses where all of it is static (LQ_STATIC) or functions and
              data have sections: -ffunction-sections -fdata-sections -Wl,--gc-sections; without the
-             second of these each table of kernels keeps all that it names (387
-             KB). gcc -O2, x86-64: lq_lattice_nearest takes 8 KB (13 KB by sections), lq_rans_decode
-             with its tables 62 KB (69 KB).
+             second of these each table of kernels keeps all that it names (387 KB). gcc -O2,
+             x86-64: lq_lattice_nearest takes 8 KB (13 KB by sections), lq_rans_decode with its
+             tables 62 KB (69 KB).
 
    MACROS
    LATTICEQUANT_IMPLEMENTATION  Affects: whether the code is there. Default: not defined. When: in
@@ -732,8 +732,8 @@
                                 extern "C" or static. When: a shared library exports them.
    LQ_ASSERT(x)                 Affects: checks for errors of the library itself. Default: nothing.
    LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code (x86-64; gcc, clang, also clang for
-                                MSVC) is left out. Default: not defined.
-                                When: a compiler cannot take it. Results are the same.
+                                MSVC) is left out. Default: not defined. When: a compiler cannot
+                                take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
    No trellis or Leech lattice, no GPU code. */
@@ -857,8 +857,8 @@ typedef struct lq_slice {
 /* A dense basis, as lq_profile_load makes it from a profile's file form; private but for the first
    four. Vectors are centred (V: before the gain, and behind it once more: a part of the mean is the
    same for all tokens, a part grows with their size), then coefficient i is row i of `forward`
-   times the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm below
-   2^15 and an exponent.
+   times the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm
+   below 2^15 and an exponent.
      hash        of the file form it came from: names it
      rank        coefficients, at most dims, of falling variance */
 typedef struct lq_basis {
@@ -943,8 +943,8 @@ LQ_API LQ_MUST int lq_unrotate_f32(float *x, size_t count, size_t dims);
 
 /* Rotates (or, with lq_rope_undo_f32, rotates back) x (tokens, dims) float in place: one head.
    `stride` floats from token to token. LQ_E_ARG: NULL, rope not valid, rotary_dims > dims.
-   Angles are positions times frequency modulo a turn, in 64-bit integers: exact for any position.
-   */
+   Angles are positions times frequency modulo a turn, in 64-bit integers: exact for any
+   position. */
 LQ_API LQ_MUST int lq_rope_apply_f32(float *x, size_t tokens, size_t dims, size_t stride,
                                      const lq_rope *rope, const lq_positions *positions);
 LQ_API LQ_MUST int lq_rope_undo_f32(float *x, size_t tokens, size_t dims, size_t stride,
@@ -1182,8 +1182,8 @@ LQ_API LQ_MUST int lq_profile_init(lq_profile *profile, void *mem, size_t mem_by
    bytes. Of a profile in a dense basis it holds the basis' name; lq_klt_profile writes the basis.
    load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (mem may be NULL then). *needed
    tells the memory, of any alignment, that it takes: of a dense basis about 4 bytes for rank *
-   dims. That also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted input.
-   */
+   dims. That also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted
+   input. */
 LQ_API size_t lq_profile_save_bound(size_t rows);
 LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
                                    const lq_profile *profile);
@@ -1273,8 +1273,8 @@ LQ_API LQ_MUST int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes,
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry);
 
 /* Adds tokens: K as it comes out of the model (the geometry's rope is undone here), or V.
-   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40 (V: 2^30); then nothing was added.
-   */
+   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40 (V: 2^30); then nothing was
+   added. */
 LQ_API LQ_MUST int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
                               size_t tokens, void *workspace, size_t workspace_bytes);
 
@@ -1407,8 +1407,8 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc);
 
 /* Builds a codec in the caller's memory. LQ_E_ARG: a descriptor that is not valid; LQ_E_SPACE;
    LQ_E_FORMAT: the profile does not fit the geometry; LQ_E_RANGE: a mean too large for the step.
-   A codec is read-only afterwards: any number of threads may use it, each with its own workspace.
-   */
+   A codec is read-only afterwards: any number of threads may use it, each with its own
+   workspace. */
 LQ_API LQ_MUST int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes,
                                  const lq_codec_desc *desc);
 
@@ -1546,8 +1546,8 @@ LQ_API LQ_MUST int lq_decompress(void *dst, size_t dst_bytes, int type, const ui
 
 /* ---- arrays: each row on its own ---- */
 /* Bytes of a row of lq_quantize: a scale (u16) and lq_fixed_bytes. 0: LQ_Z with other bits than 8,
-   4, 3, 2, LQ_E8 with other than 4, or with dims that are no multiple of 8; dims 0; above SIZE_MAX.
-   */
+   4, 3, 2, LQ_E8 with other than 4, or with dims that are no multiple of 8; dims 0; above
+   SIZE_MAX. */
 LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits);
 
 /* Rows at a fixed rate: row r is at dst + r * lq_quantize_row_bytes, and any run of rows can be
@@ -1961,8 +1961,8 @@ typedef struct lq_archive_pack_desc {
 } lq_archive_pack_desc;
 
 /* Whether lq_archive_pack takes a descriptor, see lq_rope_check. writer NULL: ids are not looked
-   at. LQ_E_ARG; LQ_E_FORMAT: the profile does not fit; LQ_E_RANGE: an id the archive does not have.
-   */
+   at. LQ_E_ARG; LQ_E_FORMAT: the profile does not fit; LQ_E_RANGE: an id the archive does not
+   have. */
 LQ_API LQ_MUST int lq_archive_pack_check(const lq_archive_writer *writer,
                                          const lq_archive_pack_desc *desc, const char **message);
 
@@ -3673,8 +3673,8 @@ LQ__INLINE int lq__step_valid(float step)
    y = X * 2^exponent * 4096 / step = X * 2^27 / m, so factor = 2^53 / m is in (2^29, 2^30]. */
 LQ__STATIC lq__scale lq__scale_of(float step, int32_t octaves_q2)
 {
-    static const uint32_t quarter[4] = {1073741824u, 1276901417u, 1518500250u, 1805811302u}; /* q30
-    */
+    /* 2^(i / 4), q30 */
+    static const uint32_t quarter[4] = {1073741824u, 1276901417u, 1518500250u, 1805811302u};
     uint32_t u = lq__bits_of_f32(step);
     int32_t e = (int32_t)(u >> 23) - 150 + (octaves_q2 >> 2);
     uint64_t m = (u & 0x7fffffu) | 0x800000u;
@@ -3801,8 +3801,8 @@ static void lq__hadamard_scale_row_c(int32_t *row, size_t block, uint32_t flip)
     }
 }
 
-/* Coefficients to floats, RoPE on them, and the way into the caller's memory: floats from here on.
-*/
+/* Coefficients to floats, RoPE on them, and the way into the caller's memory: floats from here
+   on. */
 static void lq__float_row_c(float *dst, const int32_t *row, const float *unit)
 {
     size_t t;
@@ -3863,8 +3863,8 @@ static void lq__load_row_c(float *dst, const uint8_t *src, size_t count, int typ
     }
 }
 
-/* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or not a number.
-   */
+/* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or not a
+   number. */
 static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int type)
 {
     const uint32_t most = type == LQ_F16 ? 0x477fe000u : type == LQ_BF16 ? 0x7f7f0000u : UINT32_MAX;
@@ -4046,11 +4046,11 @@ static void lq__moments_row_c(int64_t *sum, uint64_t *squares, const int32_t *ro
    Every quantizer is a residue, integers and one parity. A coordinate is z + coset / 2 with an
    integer z:
      Z           any z.
-     D4          the sum of 4 z is even.                            second moment 0.076603 at
-     volume 1 E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u
-                                                                    (D8 + 1/2). second moment
-                                                                    0.071682 at volume 1
+     D4          the sum of 4 z is even.
+     E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u (D8 + 1/2).
      E8 relaxed  as E8, but the half coset has no parity: not a lattice, 1.5 points per unit volume.
+   Second moment, the mean squared error per dimension at one point per unit volume: 1/12 = 0.083333
+   for Z, 0.076603 for D4, 0.071682 for E8.
    Nearest point (Conway and Sloane 1982): round each coordinate; if the parity is wrong, move the
    coordinate with the largest rounding error to its second-nearest integer. For E8 do so in both
    cosets and keep the nearer. One rounding serves both: with d the rounding error in coset 0, the
@@ -5834,8 +5834,8 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
 #define LQ__BIG 1024u        /* slots of a bucket; also what makes an interval big */
 #define LQ__MASS_COUNT 2048u /* 8 sigma in steps of 1/256 sigma */
 
-/* Where a token's symbol is among the 64 of a page and row: by eights from both halves; the places of
-   half 1. */
+/* Where a token's symbol is among the 64 of a page and row: by eights from both halves; then the
+   places of half 1, as a mask. */
 #define LQ__RANS_PLACE(token) (((token)&24u) << 1 | ((token)&32u) >> 2 | ((token)&7u))
 #define LQ__RANS_SECOND 0xff00ff00ff00ff00u
 
@@ -6273,8 +6273,8 @@ LQ__STATIC uint64_t lq__tail_mean(uint64_t a, uint64_t b)
 }
 
 /* Centroids of the cells |k| = 1 .. 15 with their dead zone:
-     sigma * (exp(-a^2 / 2) - exp(-b^2 / 2)) / integral from a to b,  a and b the edges over sigma.
-     */
+     sigma * (exp(-a^2 / 2) - exp(-b^2 / 2)) / integral from a to b,  a and b the edges over
+     sigma. */
 LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int class_)
 {
     uint64_t sigma = lq__exp2_eighths_q30(class_ - LQ_CLASS_ONE) >> 10; /* q20 */
@@ -6394,8 +6394,8 @@ LQ__STATIC int32_t lq__centroid_q12(const lq_tables *tables, uint32_t class_, ui
     return (int32_t)LQ__MIN(slope, 2048u);
 }
 
-/* The dead zone of Z in q12 steps: what the quantizer must use for its integers to fit the tables.
-   */
+/* The dead zone of Z in q12 steps: what the quantizer must use for its integers to fit the
+   tables. */
 LQ__STATIC int32_t lq__dead_zone_q12(const lq_tables *tables, uint32_t class_)
 {
     (void)tables;
@@ -7412,29 +7412,14 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
     }
 }
 
-LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
-                             const uint8_t *classes, size_t rows, size_t lead_rows, int quantizer)
+/* The coded rows of these classes, from r on; blocks of a lattice have theirs. Returns the end. */
+LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, size_t rows,
+                                     size_t lead_rows, int quantizer)
 {
-    size_t matrix_rows = lq_rans_matrix_rows(rows, lead_rows, quantizer);
     size_t dims = lq__rans_block(quantizer);
-    lq_rans_row *first;
-    lq_rans_row *r;
     size_t row = 0;
     size_t i;
     size_t j;
-    if (!plan || !mem || !classes || matrix_rows == 0) {
-        return LQ_E_ARG;
-    }
-    for (i = 0; i < rows; i++) {
-        if (classes[i] > LQ_CLASS_MAX) {
-            return LQ_E_ARG;
-        }
-    }
-    if (mem_bytes < lq_rans_plan_bytes(rows)) {
-        return LQ_E_SPACE;
-    }
-    first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
-    r = first;
     for (i = 0; i < rows;) {
         size_t block = i < lead_rows || rows - i < dims ? 1 : dims;
         int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
@@ -7451,8 +7436,30 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
         row += block + (block == 8 && lattice);
         i += block;
     }
+    return r;
+}
+
+LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
+                             const uint8_t *classes, size_t rows, size_t lead_rows, int quantizer)
+{
+    size_t matrix_rows = lq_rans_matrix_rows(rows, lead_rows, quantizer);
+    lq_rans_row *first;
+    size_t i;
+    size_t j;
+    if (!plan || !mem || !classes || matrix_rows == 0) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < rows; i++) {
+        if (classes[i] > LQ_CLASS_MAX) {
+            return LQ_E_ARG;
+        }
+    }
+    if (mem_bytes < lq_rans_plan_bytes(rows)) {
+        return LQ_E_SPACE;
+    }
+    first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
     plan->rows = matrix_rows;
-    plan->coded_rows = (size_t)(r - first);
+    plan->coded_rows = (size_t)(lq__rows_add(first, classes, rows, lead_rows, quantizer) - first);
     plan->coded = first;
     plan->counts = NULL;
     plan->mapped_rows = 0;
@@ -8050,8 +8057,8 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 }
 
 #if LQ__X86
-/* A load that must not be folded into the instruction that uses it; a number to be in a register.
-   */
+/* A load that must not be folded into the instruction that uses it; a number to be in a
+   register. */
 #define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
 #define LQ__OPAQUE(v) __asm__("" : "+r"(v))
 /* Registers that are ready here, before what follows; a mask of which nothing is known. */
@@ -9648,8 +9655,8 @@ LQ__INLINE_512 __mmask32 lq__lsb_512(const int16_t *values, size_t row, uint32_t
     return _mm512_test_epi16_mask(lq__half_row_512(values, row, half), _mm512_set1_epi16(1));
 }
 
-/* Lanes of half a row whose symbol has no interval in its table. by is a constant to the compiler.
-   */
+/* Lanes of half a row whose symbol has no interval in its table. by is a constant to the
+   compiler. */
 LQ__INLINE_512 __mmask32 lq__escapes_512(const lq_tables *tables, const lq_rans_row *r,
                                          const lq__rans_flow *f, uint32_t half, __mmask32 coset,
                                          __mmask32 parity, uint32_t by)
@@ -11996,7 +12003,8 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
      rank u16, metric u8, centre's exponent i8, precision i16, floor i16, V's mean's exponent i8,
      three zeros
      of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift)
-     the centre, i16 of each dim; V: the mean, likewise; of each slice with metric 1: its lower triangle, i16, row by row
+     the centre, i16 of each dim; V: the mean, likewise; of each slice with metric 1: its lower
+     triangle, i16, row by row
      bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, octaves that
      its unit is coarser than the rule (no element passes 16 bits), 4 bits, the order of
      its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision -
@@ -12060,7 +12068,8 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
         }
     }
     if (f->mean_exponent < -64 || f->mean_exponent > 16 || src[29] || src[30] || src[31] ||
-        (p->stream == LQ_K && f->mean_exponent != 0) || f->rank == 0 || f->rank > p->dims || f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
+        (p->stream == LQ_K && f->mean_exponent != 0) || f->rank == 0 || f->rank > p->dims ||
+        f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
         f->center_exponent < -64 || f->center_exponent > 16 || metric_bytes > src_bytes - fixed) {
         return LQ_E_DATA;
     }
@@ -15149,19 +15158,13 @@ LQ_API size_t lq_klt_profile_bound(const lq_klt *klt)
     return bytes + lq_profile_save_bound(lq_geometry_rows(g)) + dims * (dims * 17 + 8) / 8 + 1;
 }
 
-/* Places everything in mem; NULL mem: only counts. */
-LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
+/* Bytes of each array of the work, in their order in lq__klt_place. */
+LQ__STATIC void lq__klt_sizes(size_t bytes[18], const lq_geometry *g)
 {
-    const lq_geometry *g = &klt->geometry;
     size_t n = lq_geometry_dims(g);
     size_t slices = 0;
     size_t largest = 0;
-    size_t bytes[18];
-    size_t offset[18];
-    size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
-    uint8_t *m = (uint8_t *)mem;
     uint32_t s;
-    size_t i;
     for (s = 0; s < g->slice_count; s++) {
         size_t d = g->slice_dims[s];
         slices += g->stream == LQ_K ? d * d : 0;
@@ -15185,6 +15188,18 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     bytes[15] = g->stream == LQ_V ? n * 8 : 0;
     bytes[16] = bytes[15];
     bytes[17] = (size_t)g->slice_count * 4;
+}
+
+/* Places everything in mem; NULL mem: only counts. */
+LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t bytes[18];
+    size_t offset[18];
+    size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
+    uint8_t *m = (uint8_t *)mem;
+    size_t i;
+    lq__klt_sizes(bytes, g);
     for (i = 0; i < 18; i++) {
         offset[i] = at;
         at += lq__align64(bytes[i]);
@@ -17256,8 +17271,8 @@ LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
     return g;
 }
 
-/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the basis.
- */
+/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the
+   basis. */
 typedef struct lq__pack_sizes {
     size_t klt;
     size_t workspace;
@@ -19171,8 +19186,8 @@ LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size
     return status;
 }
 
-/* The next page of the range: read, looked at, decoded or added to the batch. *found tokens of it.
-*/
+/* The next page of the range: read, looked at, decoded or added to the batch. *found tokens of
+   it. */
 LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vectors_out *dst,
                                uint64_t token, size_t at, size_t wanted, size_t *found)
 {
@@ -19604,7 +19619,8 @@ LQ__INLINE void lq__hot_prefetch(uintptr_t address)
 #endif
 }
 
-/* An eighth of it: spread over the work it costs nothing. */
+/* Part `eighth`, 0 to 7, of what comes next. A step prefetches one part with each of its eight
+   vectors: spread over the work that costs nothing. */
 LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_ahead *ahead, size_t eighth)
 {
     int j;
@@ -20522,7 +20538,8 @@ static const lq__hot_cells lq__hot_cell[3] = {
      {255, 255, 255, 255, 255, 46, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255},
      {43, 143, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}};
 
-/* Squared error, in quarters of cells, of the cell's middle; its level. */
+/* The nearest level of cell a, to *level. Returns the squared error of the cell's middle, which is
+   2 a + 1 in half cells, as spots are: in quarters of a squared cell. */
 LQ__INLINE uint32_t lq__hot_cell_level(const lq__hot_cells *cells, uint32_t a, uint32_t *level)
 {
     int32_t e;
@@ -26922,8 +26939,8 @@ LQ__INLINE int lq__kv_shapes_early(const lq__kv_pool *pool)
     return pool->granule + pool->window >= LQ__KV_SHAPING;
 }
 
-/* Shapes are made with every fourth epoch of keys; where the first sees few, with the second too.
-   */
+/* Shapes are made with every fourth epoch of keys; where the first sees few, with the second
+   too. */
 LQ__INLINE uint32_t lq__kv_shape_of(const lq__kv_pool *pool, uint32_t epoch)
 {
     return epoch / LQ__KV_SLOWER + (epoch && !lq__kv_shapes_early(pool));
@@ -27370,6 +27387,22 @@ LQ__STATIC void lq__kv_measure_pair(lq__kv_pool *pool, int k, int v)
     }
 }
 
+/* Where a head has its tile, and its numbers: behind those of the heads before. */
+LQ__STATIC void lq__kv_place_head(lq__kv_layer *layer, lq__kv_head *head, int v, int kind,
+                                  size_t at)
+{
+    if (v == 0) {
+        head->k_kind = kind;
+        head->k_tile = at;
+    }
+    if (v || layer->v_in_k) {
+        head->v_kind = kind;
+        head->v_tile = at;
+    }
+    head->number[v] = layer->number_bytes[v];
+    layer->number_bytes[v] += lq__kv_number_bytes(head, v, lq__kv_dims(layer, v));
+}
+
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. Values among the keys have
    their tile. */
 LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer,
@@ -27396,7 +27429,6 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
             const char *why = policy ? lq__kv_policy_fault(policy) : NULL;
             int kind = lq__kv_kind(policy);
             size_t bytes = LQ__HOT_TOKENS * dims * lq_type_bytes(type);
-            size_t at;
             if (!why && kind == LQ__KV_WARM) {
                 bytes = 0; /* its pages are blobs */
                 why = lq__kv_measure_warm(layer, head, desc, policy, v,
@@ -27414,17 +27446,7 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
             if (v) {
                 lq__kv_measure_pair(pool, lq__kv_kind_of(desc, l, h, layer->kv_heads, 0), kind);
             }
-            at = lq__kv_take(&used, 1, bytes);
-            if (v == 0) {
-                head->k_kind = kind;
-                head->k_tile = at;
-            }
-            if (v || layer->v_in_k) {
-                head->v_kind = kind;
-                head->v_tile = at;
-            }
-            head->number[v] = layer->number_bytes[v];
-            layer->number_bytes[v] += lq__kv_number_bytes(head, v, dims);
+            lq__kv_place_head(layer, head, v, kind, lq__kv_take(&used, 1, bytes));
         }
         if (v == 0 && layer->number_bytes[0]) {
             layer->shape_bytes =
@@ -33570,6 +33592,28 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
     return LQ_OK;
 }
 
+/* The numbers of a raw page, to where ring and sinks have them: all finite, or LQ_E_DATA. */
+LQ__STATIC int lq__kv_read_raw(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t t,
+                               size_t tokens, const uint8_t *src)
+{
+    const int type = lq__kv_pool_of(kv)->type;
+    size_t size = lq_type_bytes(type);
+    size_t dims = lq__kv_dims(layer, v);
+    size_t h;
+    size_t i;
+    for (i = 0; i < tokens; i++) {
+        for (h = 0; h < layer->kv_heads; h++) {
+            uint8_t *row = lq__kv_raw_at(kv, layer, v, h, t + i);
+            lq__load_numbers(row, src, dims, size);
+            if (lq__kv_most(row, dims, type) >= 0x7f800000u) {
+                return LQ_E_DATA;
+            }
+            src += dims * size;
+        }
+    }
+    return LQ_OK;
+}
+
 /* One page from bytes that have been verified to be what was written. */
 LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int v,
                                 const lq__kv_run *run, size_t t, size_t tokens, const uint8_t *src,
@@ -33577,7 +33621,6 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t size = lq_type_bytes(pool->type);
-    size_t dims = lq__kv_dims(layer, v);
     const uint8_t *trailer = src + bytes - 4;
     size_t h;
     size_t i;
@@ -33625,17 +33668,7 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
     if (trailer[1] != (uint32_t)pool->type || trailer[3] != 0) {
         return LQ_E_DATA;
     }
-    for (i = 0; i < tokens; i++) {
-        for (h = 0; h < layer->kv_heads; h++) {
-            uint8_t *row = lq__kv_raw_at(kv, layer, v, h, t + i);
-            lq__load_numbers(row, src, dims, size);
-            if (lq__kv_most(row, dims, pool->type) >= 0x7f800000u) {
-                return LQ_E_DATA;
-            }
-            src += dims * size;
-        }
-    }
-    return LQ_OK;
+    return lq__kv_read_raw(kv, layer, v, t, tokens, src);
 }
 
 /* All runs of a layer's keys or values; *at is the next run of the archive. */

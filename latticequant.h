@@ -2808,6 +2808,25 @@ LQ__INLINE float lq__f32_of_bits(uint32_t u)
     return f;
 }
 
+LQ__INLINE int32_t lq__i32_of_bits(uint32_t u)
+{
+    int32_t i;
+    memcpy(&i, &u, 4);
+    return i;
+}
+
+LQ__INLINE int64_t lq__i64_of_bits(uint64_t u)
+{
+    int64_t i;
+    memcpy(&i, &u, 8);
+    return i;
+}
+
+LQ__INLINE int lq__finite_bits(uint32_t u)
+{
+    return (u & 0x7f800000u) != 0x7f800000u;
+}
+
 /* ---- sizes: every product or sum that could pass SIZE_MAX goes through these; 0 means overflow
 ---- */
 LQ__INLINE int lq__mul_ok(size_t *r, size_t a, size_t b)
@@ -2826,6 +2845,11 @@ LQ__INLINE int lq__add_ok(size_t *r, size_t a, size_t b)
 LQ__INLINE size_t lq__align64(size_t n)
 {
     return (n + 63) & ~(size_t)63;
+}
+
+LQ__INLINE uint64_t lq__align_up(uint64_t x, uint64_t align) /* align a power of two */
+{
+    return (x + align - 1) & ~(align - 1);
 }
 
 /* ---- an arena: pieces of memory that the caller gives ---- */
@@ -2972,6 +2996,12 @@ LQ__INLINE int32_t lq__clamp(int32_t v, int32_t low, int32_t high)
     return v < low ? low : v > high ? high : v;
 }
 
+/* Division rounded to nearest, ties away from zero; b > 0. */
+LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
+{
+    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
+}
+
 /* Signed right shifts must be arithmetic; every compiler in use does so, and this line says it. */
 typedef char lq__arithmetic_shift[(-1 >> 1) == -1 ? 1 : -1];
 
@@ -3012,6 +3042,56 @@ LQ__STATIC double lq__exp2_f64(double x)
     double power;
     memcpy(&power, &u, 8);
     return power * (double)lq__exp2_q30((uint32_t)q16 & 65535u) / 1073741824.0;
+}
+
+LQ__INLINE double lq__pow2_f64(int exponent)
+{
+    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
+    double x;
+    memcpy(&x, &bits, 8);
+    return x;
+}
+
+/* Square root to about an ulp; 0 for x <= 0. A first guess of 1 / sqrt(x) from the exponent, four
+   Newton steps for that, one for the root. */
+LQ__STATIC double lq__sqrt_f64(double x)
+{
+    uint64_t bits;
+    double r;
+    double s;
+    int i;
+    if (x < 1e-290) {
+        return x > 0 ? lq__sqrt_f64(x * lq__pow2_f64(200)) * lq__pow2_f64(-100) : 0.0;
+    }
+    memcpy(&bits, &x, 8);
+    bits = 0x5fe6eb50c7b537a9u - (bits >> 1);
+    memcpy(&r, &bits, 8);
+    for (i = 0; i < 4; i++) {
+        r = r * (1.5 - 0.5 * x * r * r);
+    }
+    s = x * r;
+    return s + 0.5 * r * (x - s * s);
+}
+
+/* 2^exponent as a float: 0 below its normal ones, at most 2^127. */
+LQ__INLINE float lq__pow2_f32(int32_t exponent)
+{
+    int32_t e = LQ__MIN(exponent, 127) + 127;
+    return lq__f32_of_bits(e <= 0 ? 0 : (uint32_t)e << 23);
+}
+
+/* 2^16 log2(f) of a positive normal float. */
+LQ__INLINE int32_t lq__log2_of_f32(float f)
+{
+    uint32_t u = lq__bits_of_f32(f);
+    return lq__log2_q16((u & 0x7fffffu) | 0x800000u) + ((int32_t)(u >> 23) - 150) * 65536;
+}
+
+/* 2^(quarter octaves / 4). */
+LQ__INLINE float lq__gain_f32(int32_t gain)
+{
+    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
+    return quarter[gain & 3] * lq__f32_of_bits((uint32_t)((gain >> 2) + 127) << 23);
 }
 
 /* exp(x) for x <= 0: 2^n * 2^f, 0 <= f < 1, by a polynomial of relative error 3e-6; 0 below -87. */
@@ -10471,19 +10551,6 @@ LQ_API size_t lq_geometry_rows(const lq_geometry *g)
     return lq_geometry_dims(g) + (g->stream == LQ_V ? g->slice_count : 0);
 }
 
-/* Division rounded to nearest, ties away from zero; b > 0. */
-LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
-{
-    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
-}
-
-/* 2^(quarter octaves / 4). */
-LQ__INLINE float lq__gain_f32(int32_t gain)
-{
-    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
-    return quarter[gain & 3] * lq__f32_of_bits((uint32_t)((gain >> 2) + 127) << 23);
-}
-
 LQ__STATIC lq_positions lq__positions_or_none(const lq_positions *positions, size_t first)
 {
     lq_positions none = {0, 0, NULL};
@@ -10529,13 +10596,6 @@ LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int t
     }
     *gain = LQ__MAX(*gain, -LQ__GAIN_MAX);
     return LQ_OK;
-}
-
-/* 2^exponent as a float: 0 below its normal ones, at most 2^127. */
-LQ__INLINE float lq__pow2_f32(int32_t exponent)
-{
-    int32_t e = LQ__MIN(exponent, 127) + 127;
-    return lq__f32_of_bits(e <= 0 ? 0 : (uint32_t)e << 23);
 }
 
 /* The gain of a vector of V: of `left`, what the centre leaves of it, or of the vector itself where
@@ -11034,13 +11094,6 @@ LQ__STATIC int lq__profile_place(lq_profile *profile, void *mem, size_t mem_byte
     profile->mean = (int16_t *)(void *)((uint8_t *)mem + ((uintptr_t)mem & 1));
     profile->sigma = profile->mean + rows;
     return LQ_OK;
-}
-
-/* 2^16 log2(f) of a positive normal float. */
-LQ__INLINE int32_t lq__log2_of_f32(float f)
-{
-    uint32_t u = lq__bits_of_f32(f);
-    return lq__log2_q16((u & 0x7fffffu) | 0x800000u) + ((int32_t)(u >> 23) - 150) * 65536;
 }
 
 LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes, const lq_geometry *g,
@@ -12691,35 +12744,6 @@ LQ__INLINE double lq__eigen_abs(double x)
     return x < 0 ? -x : x;
 }
 
-LQ__INLINE double lq__eigen_pow2(int exponent)
-{
-    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
-    double x;
-    memcpy(&x, &bits, 8);
-    return x;
-}
-
-/* Square root to about an ulp; 0 for x <= 0. A first guess of 1 / sqrt(x) from the exponent, four
-   Newton steps for that, one for the root. */
-LQ__STATIC double lq__sqrt_f64(double x)
-{
-    uint64_t bits;
-    double r;
-    double s;
-    int i;
-    if (x < 1e-290) {
-        return x > 0 ? lq__sqrt_f64(x * lq__eigen_pow2(200)) * lq__eigen_pow2(-100) : 0.0;
-    }
-    memcpy(&bits, &x, 8);
-    bits = 0x5fe6eb50c7b537a9u - (bits >> 1);
-    memcpy(&r, &bits, 8);
-    for (i = 0; i < 4; i++) {
-        r = r * (1.5 - 0.5 * x * r * r);
-    }
-    s = x * r;
-    return s + 0.5 * r * (x - s * s);
-}
-
 /* sqrt(x^2 + y^2) without underflow. */
 LQ__STATIC double lq__eigen_length(double x, double y)
 {
@@ -13721,7 +13745,7 @@ LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *wo
     lq__eigen_work work;
     int bad;
     int exponent = lq__eigen_exponent(a, n * n, &bad);
-    double scale = lq__eigen_pow2(-exponent);
+    double scale = lq__pow2_f64(-exponent);
     size_t i;
     if (bad) {
         return -1;
@@ -13737,7 +13761,7 @@ LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *wo
     }
     lq__eigen_back(&work);
     lq__eigen_sort(work.order, work.diagonal, 0, n);
-    scale = lq__eigen_pow2(exponent);
+    scale = lq__pow2_f64(exponent);
     for (i = 0; i < n; i++) {
         size_t row = work.order[n - 1 - i];
         values[i] = work.diagonal[row] * scale;
@@ -16478,30 +16502,6 @@ static const uint8_t lq__footer_magic[4] = {'L', 'Q', 'F', 0x9a};
 
 static const uint64_t lq__no_footer = ~(uint64_t)0;
 static const uint64_t lq__token_limit = (uint64_t)1 << 63;
-
-LQ__INLINE uint64_t lq__align_up(uint64_t x, uint64_t align) /* align a power of two */
-{
-    return (x + align - 1) & ~(align - 1);
-}
-
-LQ__INLINE int64_t lq__i64_of_bits(uint64_t u)
-{
-    int64_t i;
-    memcpy(&i, &u, 8);
-    return i;
-}
-
-LQ__INLINE int32_t lq__i32_of_bits(uint32_t u)
-{
-    int32_t i;
-    memcpy(&i, &u, 4);
-    return i;
-}
-
-LQ__INLINE int lq__finite_bits(uint32_t u)
-{
-    return (u & 0x7f800000u) != 0x7f800000u;
-}
 
 /* A fuzzer cannot guess hashes; it must get past them to reach the code behind. */
 LQ__INLINE int lq__checksum_ok(uint32_t stored, const uint8_t *src, size_t count)

@@ -103,7 +103,7 @@
      4.2, but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles
      (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.2 bits, and on a
      Qwen2.5 of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window,
-     lq_kv_evict_by. examples/lm.c: live:z:k=0.42,v=0.4@FILE
+     lq_kv_evict_by. examples/lm/lm.c: live:z:k=0.42,v=0.4@FILE
    A session to a file, and on from there
      lq_kv_export and lq_kv_import, one call each way; lq_kv_inspect tells what a saved cache holds.
      Pages go as they are, so there is nothing to choose, and the sequence continues bit for bit.
@@ -122,7 +122,7 @@
      lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
      lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
      text that the model writes. Profiles of 10 layers take 15.7 % of SmolLM2's file, of single
-     layers 2.1 %. examples/calibrate.c, examples/lm.c: lm calibrate
+     layers 2.1 %. examples/calibrate.c, examples/lm/lm.c: lm calibrate
    Who gets how many bits
      lq_rate_of: what a step costs and loses; lq_rate_split: steps of many groups for a sum of bits
      or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.

@@ -517,7 +517,7 @@ job_example() { # FILE COMPILER
         return
     fi
     if [ "$name" = lm ] && [ ! -f tests/test_lm.sh ]; then
-        skip "examples/lm.c (no tests/test_lm.sh)"
+        skip "examples/lm/lm.c (no tests/test_lm.sh)"
         return
     fi
     mkdir -p "$tmp/bin.$job"
@@ -653,7 +653,7 @@ else
 fi
 
 for c in $compilers; do
-    for file in examples/*.c; do
+    for file in examples/*.c examples/lm/lm.c; do
         if [ "$mode" = quick ] && [ "$file" != examples/pack_kv.c ]; then
             skip "$file (quick)"
         elif [ "$mode" = quick ] || [ "$c" = "$gcc" ]; then

@@ -2490,8 +2490,7 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
 /* Appends a packed sequence to an empty cache of the same layers, heads and dims; sinks, window and
    policies may differ. LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of
    another geometry; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA,
-   LQ_E_IO. After
-   an error kv is empty. Safe for untrusted input. */
+   LQ_E_IO. After an error kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
                                 uint64_t sequence, void *workspace, size_t workspace_bytes);
 
@@ -4639,8 +4638,7 @@ LQ__TARGET_AVX2 static void lq__scale_row_avx2(int32_t *row, const uint32_t *fac
 }
 
 /* lq__sincos_q30 on the even lanes. Products are 64-bit, everything else is right in its low half:
-only
-   that enters the next product. */
+   only that enters the next product. */
 LQ__TARGET_AVX2 LQ__INLINE void lq__series_avx2(__m256i r, __m256i *sine, __m256i *cosine)
 {
     const __m256i half = _mm256_set1_epi64x((int64_t)1 << 29);
@@ -10427,8 +10425,7 @@ typedef struct lq__rans_escape {
    8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
    that are not lq__row_is_symbols go to the matrices of the pages, and of the others those values
    that escaped, which are listed. LQ_E_SPACE: there are more than `most`. LQ__ROW_BYTES behind the
-   bytes of a page must be readable. AVX-512 only: elsewhere decode is as
-   fast. */
+   bytes of a page must be readable. AVX-512 only: elsewhere decode is as fast. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, uint8_t *symbols,
                                 lq__rans_escape *escapes, size_t most, size_t *count,
@@ -12054,10 +12051,10 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 /* ---- the file form of a dense basis ----
    Behind the 20 bytes, all little-endian (>>manual has the diagram):
      rank u16, metric u8, centre's exponent i8, precision i16, floor i16, V's mean's exponent i8,
-     three zeros
-     of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift)
+     three zeros;
+     of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift);
      the centre, i16 of each dim; V: the mean, likewise; of each slice with metric 1: its lower
-     triangle, i16, row by row
+     triangle, i16, row by row;
      bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, octaves that
      its unit is coarser than the rule (no element passes 16 bits), 4 bits, the order of
      its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision -

@@ -359,8 +359,9 @@ void _aligned_free(void *);' >"$tmp/include.$job/malloc.h"
 
 # The house: latticequant.h split at its tags, a file for each room. A tag of the contents is a room
 # and the other way round, in the same order, and so is a tag that a comment names. A room has 2,500
-# lines at most and calls none below it, a function 60, a line 100 columns. Of torn comments two kinds
-# are found: an end on a line of its own, text beyond column 45. Functions in the lists are exempt.
+# lines at most and calls none below it, a function 60, a line 100 columns. Of torn comments these
+# are found: an end on a line of its own, text beyond column 45, a sentence that goes on in the next
+# line although its next word ends before column 80. Functions in the lists are exempt.
 functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512 lq__decode_full_512 lq__hot_granule_of_256
 lq__hot_words_512' # kernels
 called_before='lq__cpu_level lq__rows_of_level lq__points_of_level lq__hot_of_level' # tables of
@@ -435,8 +436,16 @@ job_house() {
             }
             if (was_comment && $0 ~ /^ *\*\/$/ && last !~ /^ *\047-/)
                 fault("torn: the comment ends on a line of its own")
-            if (was_comment && match($0, /^ */) && RLENGTH > 44 && !deep)
-                fault("torn: text of a comment begins in column " RLENGTH + 1)
+            match($0, /^ */)
+            indent = RLENGTH
+            if (was_comment && indent > 44 && !deep)
+                fault("torn: text of a comment begins in column " indent + 1)
+            if (was_comment && was_text && code ~ /^ *$/ && last ~ /[a-z,]$/ && $1 ~ /^[a-z]/ &&
+                $2 != "=" && last !~ /[^ ]  +[^ ]/ && $0 !~ /[^ ]  +[^ ]/ && last !~ /^ *\|/ &&
+                (match(last, /^(\/\* | *)/) && RLENGTH == indent || last ~ /^[^ \/]/) &&
+                length(last) + 1 + length($1) < 80)
+                fault("torn: " $1 " has room in the line before")
+            was_text = code ~ /^ *$/ && (was_comment || in_comment)
             if (!was_comment && in_comment) deep = index($0, "/*") > 40
         }
         # functions: from the first line of the declaration to the brace that ends it

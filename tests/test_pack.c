@@ -6,7 +6,7 @@ static unsigned long long steps_done; /* bytes hashed, rows looked at, steps of 
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 
-#include "../bench/rivals.h"
+#include "../examples/rivals.h"
 #include "check.h"
 #include "source.h"
 

@@ -10,7 +10,7 @@
 #define LQ_STATIC
 #endif
 #define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "../../latticequant.h"
 
 /* Why a file could not be written; NULL: it could. */
 static const char *lm_why(int status)

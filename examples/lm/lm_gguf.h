@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../bench/rivals.h"
+#include "../rivals.h"
 
 /* ---- errors and memory ---- */
 

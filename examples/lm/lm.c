@@ -1,4 +1,4 @@
-/* cc -O3 -march=native examples/lm.c -o lm -lm -lpthread */
+/* cc -O3 -march=native examples/lm/lm.c -o lm -lm -lpthread */
 
 /* lm.c - a language model in C, to judge a KV codec by what it does to one
 

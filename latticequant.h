@@ -5977,9 +5977,11 @@ struct lq_tables {
     uint8_t expand[256][16];   /* pshufb: the next words to the 8 lanes of a set */
     uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
 #endif
-    lq__rans_table table[LQ__T_COUNT];        /* lq_rans_counts: their number; nothing behind */
-    uint64_t mass[LQ__MASS_COUNT + 1];        /* integral of exp(-t^2 / 2) to i / 256, q36 * 256 */
-    int16_t centroid[LQ__CLASS_WIDE + 1][16]; /* q12: |k| minus the centroid of its cell */
+    uint32_t count;          /* of tables: LQ__T_COUNT, or those of a lq_rans_counts */
+    lq__rans_table *table;   /* (count), behind this */
+    uint64_t *mass;          /* (LQ__MASS_COUNT + 1) integral of exp(-t^2 / 2) to i / 256, q36 * 256;
+                                lq_rans_counts: NULL, as what follows */
+    int16_t (*centroid)[16]; /* (LQ__CLASS_WIDE + 1) q12: |k| minus the centroid of its cell */
 };
 
 /* ---- tables: the Gaussian in integers ---- */
@@ -6404,9 +6406,28 @@ LQ__STATIC void lq__shuffles(lq_tables *t)
 }
 #endif
 
+/* Bytes before the tables. */
+#define LQ__TABLES_HEADER ((sizeof(lq_tables) + 63) & ~(size_t)63)
+
+/* Room for `count` tables in memory of any alignment. */
+LQ__STATIC lq_tables *lq__tables_place(void *mem, uint32_t count)
+{
+    uint8_t *at = (uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63);
+    lq_tables *t = (lq_tables *)(void *)at;
+    t->count = count;
+    t->table = (lq__rans_table *)(void *)(at + LQ__TABLES_HEADER);
+    t->mass = NULL;
+    t->centroid = NULL;
+#if LQ__X86
+    lq__shuffles(t);
+#endif
+    return t;
+}
+
 LQ_API size_t lq_tables_bytes(void)
 {
-    return sizeof(lq_tables) + 63;
+    return 63 + LQ__TABLES_HEADER + LQ__T_COUNT * sizeof(lq__rans_table) +
+           (LQ__MASS_COUNT + 1) * sizeof(uint64_t) + (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]);
 }
 
 LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
@@ -6420,7 +6441,9 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
     if (mem_bytes < lq_tables_bytes()) {
         return LQ_E_SPACE;
     }
-    t = (lq_tables *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63));
+    t = lq__tables_place(mem, LQ__T_COUNT);
+    t->mass = (uint64_t *)(void *)(t->table + LQ__T_COUNT);
+    t->centroid = (int16_t(*)[16])(void *)(t->mass + LQ__MASS_COUNT + 1);
     t->mass[0] = 0;
     for (i = 0; i < LQ__MASS_COUNT; i++) {
         t->mass[i + 1] = t->mass[i] + lq__gauss_q36((2 * i + 1) * 128);
@@ -6432,13 +6455,10 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
     for (i = 0; i < 2 * LQ__T_COSETS && !status; i++) {
         status = lq__table_coset(&t->table[LQ__T_GAUSS + i], i / LQ__T_COSETS, i % LQ__T_COSETS);
     }
-    memset(t->centroid, 0, sizeof t->centroid);
+    memset(t->centroid, 0, (LQ__CLASS_WIDE + 1) * sizeof *t->centroid);
     for (i = 1; i <= LQ__CLASS_WIDE; i++) {
         lq__centroids(t, t->centroid[i], (int)i);
     }
-#if LQ__X86
-    lq__shuffles(t);
-#endif
     *tables = t;
     return status;
 }
@@ -6501,18 +6521,11 @@ typedef struct lq__rans_map {
 
 #define LQ__FREQ_LEAST 2u
 #define LQ__CELL_MOST 16000
-#define LQ__COUNTS_HEADER offsetof(lq_tables, table)
 typedef char lq__counts_fit[LQ_RANS_TABLES_MAX <= (int)LQ__T_COUNT ? 1 : -1];
 
 LQ__INLINE const lq_tables *lq__counts_tables(const lq_rans_counts *counts)
 {
     return (const lq_tables *)(const void *)counts;
-}
-
-/* The number of tables is kept in the first one. */
-LQ__INLINE uint32_t lq__counts_count(const lq_tables *t)
-{
-    return t->table[0].unused[0];
 }
 
 LQ__INLINE const lq__rans_map *lq__map_of(const lq_tables *t, const lq__rans_table *table)
@@ -6907,15 +6920,9 @@ LQ__STATIC int lq__counts_build(lq__rans_table *t, lq__rans_map *map, const lq__
     return status;
 }
 
-/* Where a set lies in its memory. */
-LQ__STATIC lq_tables *lq__counts_place(void *mem)
-{
-    return (lq_tables *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63));
-}
-
 LQ_API size_t lq_rans_counts_bytes(const lq_histogram *histograms, size_t count)
 {
-    size_t bytes = 63 + LQ__COUNTS_HEADER + count * sizeof(lq__rans_table);
+    size_t bytes = 63 + LQ__TABLES_HEADER + count * sizeof(lq__rans_table);
     size_t i;
     if (!histograms || count == 0 || count > LQ_RANS_TABLES_MAX) {
         return 0;
@@ -6944,7 +6951,7 @@ LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t 
     if (mem_bytes < need) {
         return LQ_E_SPACE;
     }
-    t = lq__counts_place(mem);
+    t = lq__tables_place(mem, (uint32_t)count);
     at = (uint8_t *)(t->table + count);
     for (i = 0; i < count && !status; i++) {
         lq__histogram h;
@@ -6956,10 +6963,6 @@ LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t 
             at += lq__map_bytes(h.count, lq__map_of(t, own)->count);
         }
     }
-    t->table[0].unused[0] = (uint32_t)count;
-#if LQ__X86
-    lq__shuffles(t);
-#endif
     *counts = (const lq_rans_counts *)(const void *)t;
     return status;
 }
@@ -7044,7 +7047,7 @@ LQ__STATIC void lq__counts_put(lq__file_bits *b, const lq_tables *t)
 {
     uint32_t i;
     uint32_t s;
-    for (i = 0; i < lq__counts_count(t); i++) {
+    for (i = 0; i < t->count; i++) {
         const lq__rans_table *own = &t->table[i];
         lq__file_put(b, own->count - 2, 5);
         lq__file_put(b, own->map != 0, 1);
@@ -7096,7 +7099,7 @@ LQ_API int lq_rans_counts_save(uint8_t *dst, size_t dst_bytes, size_t *written,
     }
     memset(dst, 0, bytes);
     memcpy(dst, magic, sizeof magic);
-    lq__store16(dst + 6, lq__counts_count(lq__counts_tables(counts)));
+    lq__store16(dst + 6, lq__counts_tables(counts)->count);
     b.dst = dst + LQ__COUNTS_FILE;
     lq__counts_put(&b, lq__counts_tables(counts));
     lq__store32(dst + 8, lq__counts_checksum(dst, bytes));
@@ -7193,7 +7196,7 @@ LQ__STATIC int lq__map_get(lq__file_bits *b, lq__rans_map *map, lq__rans_map *to
 /* All tables: checked, and made where t is not NULL. *needed: bytes of the set. */
 LQ__STATIC int lq__counts_get(lq__file_bits *b, lq_tables *t, uint32_t count, size_t *needed)
 {
-    size_t bytes = LQ__COUNTS_HEADER + count * sizeof(lq__rans_table);
+    size_t bytes = LQ__TABLES_HEADER + count * sizeof(lq__rans_table);
     uint32_t i;
     for (i = 0; i < count; i++) {
         lq__rans_table own;
@@ -7267,13 +7270,9 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
     if (!mem || mem_bytes < *needed) {
         return LQ_E_SPACE;
     }
-    t = lq__counts_place(mem);
+    t = lq__tables_place(mem, (uint32_t)count);
     b.at = 0;
     status = lq__counts_get(&b, t, count, needed);
-    t->table[0].unused[0] = count;
-#if LQ__X86
-    lq__shuffles(t);
-#endif
     *counts = (const lq_rans_counts *)(const void *)t;
     return status;
 }
@@ -7574,7 +7573,7 @@ LQ_API int lq_rans_plan_counts(lq_rans_plan *plan, void *mem, size_t mem_bytes,
         return LQ_E_ARG;
     }
     for (i = 0; i < rows && table_of; i++) {
-        if (table_of[i] >= lq__counts_count(lq__counts_tables(counts))) {
+        if (table_of[i] >= lq__counts_tables(counts)->count) {
             return LQ_E_ARG;
         }
     }
@@ -23911,7 +23910,7 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_
    takes the floor of t itself. */
 LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
 {
-    const __m512 t = _mm512_mul_ps(_mm512_sub_ps(x, shift), _mm512_set1_ps(1.44269504f));
+    const __m512 t = _mm512_fmsub_ps(x, _mm512_set1_ps(1.44269504f), shift);
     const __m512 f = _mm512_reduce_ps(t, 9); /* t - floor(t) */
     __m512 p = _mm512_set1_ps(0.01342669f);
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05224247f));
@@ -24079,6 +24078,22 @@ lq__hot_turning_avx512(lq__hot_turning *w, const lq__hot_part *part, size_t firs
     }
 }
 
+/* The largest logit of a row, where its multiples are exact enough to be subtracted from multiples of
+   logits; 0 where it is not, and has been subtracted from the logits. */
+LQ__INLINE float lq__hot_largest(const lq__hot_weights *w, size_t r)
+{
+    float most = w->most[r];
+    float *logits = w->weights + r * LQ__HOT_TOKENS;
+    size_t t;
+    if (most >= -64.0f && most <= 64.0f) {
+        return most;
+    }
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        logits[t] -= most;
+    }
+    return 0.0f;
+}
+
 LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w, size_t rows)
 {
     const __m512 dither = w->low ? _mm512_set1_ps(0.5f) : _mm512_loadu_ps(lq__hot_dither);
@@ -24101,7 +24116,7 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w,
             _mm512_mul_ps(scales[b], _mm512_set1_ps((w->low ? 65280.0f : 255.0f) / largest));
     }
     for (r = 0; r < rows; r++) {
-        const __m512 shift = _mm512_set1_ps(w->most[r]);
+        const __m512 shift = _mm512_set1_ps(lq__hot_largest(w, r) * 1.44269504f);
         const __m512 share = _mm512_set1_ps(shares[r]);
         __m512 sum = _mm512_loadu_ps(w->sum[r]);
         for (b = 0; b < 4; b++) {
@@ -37301,7 +37316,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__MASS_COUNT
 #undef LQ__FREQ_LEAST
 #undef LQ__CELL_MOST
-#undef LQ__COUNTS_HEADER
+#undef LQ__TABLES_HEADER
 #undef LQ__COUNTS_FILE
 #undef LQ__AT_0
 #undef LQ__AT_1_4

@@ -407,7 +407,7 @@ static void test_counts_file(void)
     static uint8_t plan_mem[COUNTS_ROWS * 64];
     static uint8_t out[2][8192];
     static uint8_t numbers[COUNTS_ROWS * COUNTS_TOKENS * 2];
-    const lq_rans_counts *counts;
+    const lq_rans_counts *counts = NULL;
     uint16_t table_of[COUNTS_ROWS];
     lq_rans_plan plan;
     lq_rans_page page;

@@ -5979,8 +5979,8 @@ struct lq_tables {
 #endif
     uint32_t count;          /* of tables: LQ__T_COUNT, or those of a lq_rans_counts */
     lq__rans_table *table;   /* (count), behind this */
-    uint64_t *mass;          /* (LQ__MASS_COUNT + 1) integral of exp(-t^2 / 2) to i / 256, q36 * 256;
-                                lq_rans_counts: NULL, as what follows */
+    uint64_t *mass;          /* (LQ__MASS_COUNT + 1) integral of exp(-t^2 / 2) to i / 256, q36 *
+                                256; lq_rans_counts: NULL, as what follows */
     int16_t (*centroid)[16]; /* (LQ__CLASS_WIDE + 1) q12: |k| minus the centroid of its cell */
 };
 
@@ -14570,7 +14570,8 @@ LQ__STATIC void lq__klt_units(lq__klt_work *w)
             at = end;
             continue;
         }
-        w->gain_shift[s] = shift > LQ__SHIFT_MOST ? shift : lq__clamp(shift + by, 0, LQ__SHIFT_MOST);
+        w->gain_shift[s] =
+            shift > LQ__SHIFT_MOST ? shift : lq__clamp(shift + by, 0, LQ__SHIFT_MOST);
         w->scale[s] = lq__exp2_f64((w->gain_shift[s] - shift) / 4.0);
         for (; at < end; at++) {
             most = LQ__MAX(most, w->mean[at] < 0 ? -w->mean[at] : w->mean[at]);
@@ -16328,9 +16329,9 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
    against bits proportional to step^2, the same for all classes; so groups that share one step have
    one slope, and weights w move a group's step by 1 / sqrt(w).
    ============================================================================================== */
-/* Errors of the classes from 26 on, in steps^2, q24, measured; 1/12 behind them. A sum over the symbols is
-   a small difference of large numbers there, for which frequencies in 16 bits are too coarse: up to
-   25 % off. */
+/* Errors of the classes from 26 on, in steps^2, q24, measured; 1/12 behind them. A sum over the
+   symbols is a small difference of large numbers there, for which frequencies in 16 bits are too
+   coarse: up to 25 % off. */
 #define LQ__RATE_MEASURED 26
 static const uint32_t lq__rate_errors[8] = {2036253u, 1857406u, 1716142u, 1622525u,
                                             1545349u, 1500051u, 1458947u, 1431097u};
@@ -24078,8 +24079,8 @@ lq__hot_turning_avx512(lq__hot_turning *w, const lq__hot_part *part, size_t firs
     }
 }
 
-/* The largest logit of a row, where its multiples are exact enough to be subtracted from multiples of
-   logits; 0 where it is not, and has been subtracted from the logits. */
+/* The largest logit of a row, where its multiples are exact enough to be subtracted from multiples
+   of logits; 0 where it is not, and has been subtracted from the logits. */
 LQ__INLINE float lq__hot_largest(const lq__hot_weights *w, size_t r)
 {
     float most = w->most[r];

@@ -688,8 +688,10 @@
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
              unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
              LQ_E_DATA; raw pages keep them.
-   Imports   memcpy, memmove, memset. No allocation, no I/O, no threads, no state but the CPU level
-             (one relaxed atomic int). Structs hold no code pointers but the caller's own callbacks.
+   Imports   memcpy, memmove, memset; gcc's code for aarch64 Linux also getauxval, weakly: without
+             it dot products of the CPU (level 2) are not used. No allocation, no I/O, no threads,
+             no state but the CPU level (one relaxed atomic int). Structs hold no code
+             pointers but the caller's own callbacks.
    Attention Sums of floats: the same on every machine and for any split into calls up to rounding.
              What is stored, and what lq_kv_read returns, is exact.
    Threads   Functions may run in any number of threads on distinct objects, and those of a const
@@ -715,7 +717,8 @@
                                 extern "C" or static. When: a shared library exports them.
    LQ_ASSERT(x)                 Affects: checks for errors of the library itself. Default: nothing.
    LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code (x86-64; gcc, clang, also clang for
-                                MSVC) is left out. Default: not defined.
+                                MSVC) and NEON code (aarch64, little-endian; gcc, clang) is left
+                                out. Default: not defined.
                                 When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
@@ -899,8 +902,9 @@ typedef struct lq_profile {
 LQ_API int lq_version(void);
 LQ_API const char *lq_status_string(int status);
 
-/* SIMD level in force: 0 C, 1 AVX2, 2 AVX-512. lq_cpu_limit caps it (negative: no cap) and returns
-   what is in force then; results are the same at every level. Not while other threads work. */
+/* SIMD level in force: 0 C; on x86-64 1 AVX2, 2 AVX-512; on aarch64 1 NEON, 2 NEON with dot
+   products. lq_cpu_limit caps it (negative: no cap) and returns what is in force then; results are
+   the same at every level. Not while other threads work. */
 LQ_API int lq_cpu_level(void);
 LQ_API int lq_cpu_limit(int level);
 
@@ -2646,6 +2650,30 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #define LQ__X86 0
 #endif
 
+/* NEON is part of every aarch64 target. Dot products of bytes are a target of their own. gcc can
+   compile single functions for that, but its intrinsics only where the file's own target has no
+   extension that armv8.2-a lacks; else, and with clang, the whole file must have them. */
+#if !defined(LQ_NO_SIMD) && defined(__OPTIMIZE__) && !defined(__CUDACC__) && \
+    defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__) && \
+    (defined(__GNUC__) || defined(__clang__))
+#define LQ__NEON 1
+#include <arm_neon.h>
+#if defined(__ARM_FEATURE_DOTPROD)
+#define LQ__NEON_DOT 1
+#define LQ__TARGET_DOT
+#elif !defined(__clang__) && __GNUC__ >= 8 && !defined(__ARM_FEATURE_QRDMX) && \
+    !defined(__ARM_FEATURE_CRYPTO) && !defined(__ARM_FEATURE_AES) && \
+    !defined(__ARM_FEATURE_SHA2) && !defined(__ARM_FEATURE_SVE)
+#define LQ__NEON_DOT 1
+#define LQ__TARGET_DOT __attribute__((target("arch=armv8.2-a+dotprod")))
+#else
+#define LQ__NEON_DOT 0
+#endif
+#else
+#define LQ__NEON 0
+#define LQ__NEON_DOT 0
+#endif
+
 /* What is stored takes each operation on floats to be rounded to float, as SSE does and x87 does
    not (16: only narrower types are evaluated in other ones; below 0: clang's -ffast-math). */
 #if defined(__FLT_EVAL_METHOD__)
@@ -2913,7 +2941,8 @@ LQ_API const char *lq_status_string(int status)
     return "unknown status";
 }
 
-/* The level of SIMD in force: 0 the C code, 1 AVX2, 2 AVX-512. Defined in >>dispatch. */
+/* The level of SIMD in force: 0 the C code; x86-64: 1 AVX2, 2 AVX-512; aarch64: 1 NEON, 2 with dot
+   products. Defined in >>dispatch. */
 static int lq__cpu_level(void);
 
 /* ---- hashes: XXH32 finds accidents, BLAKE2s names profiles; both from their specification ---- */
@@ -10100,7 +10129,7 @@ LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, 
 LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_encoder *kernels = &lq__rans_encoders[lq__cpu_level()];
+    const lq__rans_encoder *kernels = &lq__rans_encoders[LQ__X86 ? lq__cpu_level() : 0];
     int result = LQ_OK;
     lq__rans_flow *flows;
     uint8_t *copies;
@@ -10170,7 +10199,7 @@ LQ__STATIC int lq__decode_begin(const lq__rans_decoder *kernels, const lq_rans_p
 LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[LQ__X86 ? lq__cpu_level() : 0];
     int result = LQ_OK;
     lq__rans_flow *flows;
     uint8_t *at;
@@ -10223,7 +10252,7 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
                                 lq__rans_escape *escapes, size_t most, size_t *count,
                                 void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[LQ__X86 ? lq__cpu_level() : 0];
     lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
                                                                        plan->rows, LQ__FLIGHT);
     int status = flows ? LQ_OK : LQ_E_INTERNAL;
@@ -24173,6 +24202,958 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_raw_sums_avx512(float *acc, const lq__
 }
 #endif
 
+#if LQ__NEON
+/* ---- hot kernels with NEON ----
+   A product adds 4 lanes by 4 depths (16 bytes). With dot products a block of 16 lanes and four
+   rows are 16 sums; beside them 4 registers of rows (16 depths each, whose fours are picked by
+   index), 2 of tables, 2 of constants and the levels at work stay within the 32 that there are. For
+   one row there are 4 chains of sums: cores with dot products take an addend a cycle after the last
+   one, or (latency 3) have as much to do meanwhile in unpacking. Without dot products a sum is in
+   two halves, so that 8 lanes by four rows are as many registers; two signed products of levels of
+   a table, at most 127 by 128 each, still add up in 16 bits before they are widened.
+   Weights are unsigned, so levels are too, biased by 128: what that adds, 128 times the sum of a
+   row's weights, is taken off at the start. */
+typedef struct lq__hot_look_neon {
+    uint8x16x2_t table; /* levels, less or plus their bias; E8: of both cosets */
+    uint8x16_t flip;    /* Z8: to levels */
+} lq__hot_look_neon;
+
+/* kind and bias (0, or 128: levels are unsigned) are constants. */
+LQ__INLINE lq__hot_look_neon lq__hot_look_of_neon(int kind, uint8_t bias)
+{
+    const int8_t *levels = kind == LQ__HOT_Z8   ? lq__hot_levels[0]
+                           : kind == LQ__HOT_E8 ? lq__hot_cosets
+                                                : lq__hot_table(kind);
+    lq__hot_look_neon look;
+    look.flip = vdupq_n_u8((uint8_t)(bias ^ 128));
+    look.table.val[0] = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(levels)), vdupq_n_u8(bias));
+    look.table.val[1] = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(levels + 16)), vdupq_n_u8(bias));
+    return look;
+}
+
+/* Field f of a vector, the bits above it cleared. */
+LQ__INLINE uint8x16_t lq__hot_field_neon(uint8x16_t c, int fours, int f)
+{
+    if (fours == 1) {
+        return c;
+    }
+    if (fours == 2) {
+        return f ? vshrq_n_u8(c, 4) : vandq_u8(c, vdupq_n_u8(15));
+    }
+    c = f == 1 ? vshrq_n_u8(c, 2) : f == 2 ? vshrq_n_u8(c, 4) : f == 3 ? vshrq_n_u8(c, 6) : c;
+    return f == 3 ? c : vandq_u8(c, vdupq_n_u8(3));
+}
+
+/* E8: all ones in lanes of coset 1. */
+LQ__INLINE uint8x16_t lq__hot_coset_neon(uint8x16_t c)
+{
+    const uint32x4_t count = vpaddlq_u16(vpaddlq_u8(vcntq_u8(c)));
+    return vreinterpretq_u8_u32(vtstq_u32(count, vdupq_n_u32(1)));
+}
+
+/* Z3: all ones in the bytes whose bit of these 16 is set. */
+LQ__INLINE uint8x16_t lq__hot_third_neon(const uint8_t *bits)
+{
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    uint16_t v;
+    uint8x16_t both;
+    memcpy(&v, bits, 2);
+    both = vreinterpretq_u8_u16(vdupq_n_u16(v));
+    both = vqtbl1q_u8(both, vcombine_u8(vdup_n_u8(0), vdup_n_u8(1)));
+    return vtstq_u8(both, bit);
+}
+
+/* Levels of 4 lanes, chunk j of a vector, by its four f. kind and f are constants. */
+LQ__INLINE uint8x16_t lq__hot_levels_neon(const lq__hot_look_neon *look, int kind,
+                                          const uint8_t *codes, const uint8_t *bits, size_t j,
+                                          int f)
+{
+    const uint8x16_t c = vld1q_u8(codes + 16 * j);
+    uint8x16_t x = lq__hot_field_neon(c, lq__hot_fours(kind), f);
+    if (kind == LQ__HOT_Z8) {
+        return veorq_u8(x, look->flip);
+    }
+    if (kind == LQ__HOT_E8) {
+        x = vbslq_u8(vdupq_n_u8(16), lq__hot_coset_neon(c), x);
+        return vqtbl2q_u8(look->table, x);
+    }
+    if (kind == LQ__HOT_Z3) {
+        x = vbslq_u8(vdupq_n_u8(4), lq__hot_third_neon(bits + 8 * (size_t)f + 2 * j), x);
+    }
+    return vqtbl1q_u8(look->table.val[0], x);
+}
+
+/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens. */
+LQ__INLINE uint8x16_t lq__hot_swap_neon(uint8x16_t x)
+{
+    static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    return vqtbl1q_u8(x, vld1q_u8(order));
+}
+
+/* 128 times the sum of a row's 64 weights: what biased levels add. */
+LQ__INLINE int32_t lq__hot_bias_neon(const uint8_t *weights)
+{
+    uint16x8_t sum = vpaddlq_u8(vld1q_u8(weights));
+    sum = vpadalq_u8(sum, vld1q_u8(weights + 16));
+    sum = vpadalq_u8(sum, vld1q_u8(weights + 32));
+    sum = vpadalq_u8(sum, vld1q_u8(weights + 48));
+    return 128 * (int32_t)vaddlvq_u16(sum);
+}
+
+/* acc (4) += unit * (sum - bias) */
+LQ__INLINE void lq__hot_gain_neon(float *acc, float unit, int32x4_t sum, int32_t bias)
+{
+    const float32x4_t x = vcvtq_f32_s32(vsubq_s32(sum, vdupq_n_s32(bias)));
+    vst1q_f32(acc, vfmaq_n_f32(vld1q_f32(acc), x, unit));
+}
+
+/* A block of a tile: 16 lanes by all depths, or across: 16 dims of a K tile by all tokens. */
+typedef struct lq__hot_block_neon {
+    const uint8_t *codes;
+    const uint8_t *bits; /* Z3 */
+    size_t step;         /* bytes of codes from vector to vector; half as many of bits */
+    const uint8_t *row;  /* K: of q8, else weights; rows stride apart */
+    size_t stride;
+    size_t live;  /* rows that are there: 3 are done as 4 */
+    size_t depth; /* a multiple of 16 */
+    uintptr_t ahead;
+} lq__hot_block_neon;
+
+/* Sums (rows, 16) of a block. */
+typedef void (*lq__hot_block_kernel)(int32_t (*)[16], const lq__hot_block_neon *);
+
+/* The lines of 16 depths of the tile that comes next. */
+LQ__INLINE void lq__hot_ahead_neon(const lq__hot_block_neon *p, int kind, const uint8_t *codes)
+{
+    int v;
+    for (v = 0; v < 4 / lq__hot_fours(kind); v++) {
+        lq__hot_prefetch((uintptr_t)codes + (size_t)v * p->step + p->ahead);
+    }
+}
+
+/* Levels of chunk j by the four f of 16 depths: of vector f / fours field f % fours. */
+#define LQ__HOT_LEVELS_NEON(j, f)                                                                \
+    lq__hot_levels_neon(&look, kind, codes + (size_t)((f) / lq__hot_fours(kind)) * p->step,      \
+                        bits + (size_t)((f) / lq__hot_fours(kind)) * (p->step / 2), (size_t)(j), \
+                        (f) % lq__hot_fours(kind))
+#define LQ__HOT_Q_NEON(r) const uint8x16_t q##r = vld1q_u8(row + (r < p->live ? r : 0) * p->stride);
+#define LQ__HOT_EACH_NEON(X) X(0) X(1) X(2) X(3)
+
+/* The rest of a row of sums: a[r][i] has lanes 4 i .. 4 i + 3. */
+#define LQ__HOT_STORE_NEON(r)             \
+    if (rows > r) {                       \
+        vst1q_s32(sums[r], a[r][0]);      \
+        vst1q_s32(sums[r] + 4, a[r][1]);  \
+        vst1q_s32(sums[r] + 8, a[r][2]);  \
+        vst1q_s32(sums[r] + 12, a[r][3]); \
+    }
+#define LQ__HOT_ZERO_NEON(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = vdupq_n_s32(0);
+
+/* ---- without dot products: 8 lanes, each as two halves, in a[r][2 i] and a[r][2 i + 1] ---- */
+/* a[r][2 i ..] += levels x0, x1 times fours k, k + 1 of row r. */
+#define LQ__HOT_ADD_NEON(r, i, k)                                                        \
+    if (rows > r) {                                                                      \
+        const uint8x16_t y0 = lq__hot_repeat_neon(q##r, k);                              \
+        const uint8x16_t y1 = lq__hot_repeat_neon(q##r, (k) + 1);                        \
+        lq__hot_add_neon(&a[r][2 * (i)], x0, y0, x1, y1, is_signed, kind != LQ__HOT_Z8); \
+    }
+#define LQ__HOT_ROWS_NEON(i, k) \
+    LQ__HOT_ADD_NEON(0, i, k)   \
+    LQ__HOT_ADD_NEON(1, i, k)   \
+    LQ__HOT_ADD_NEON(2, i, k)   \
+    LQ__HOT_ADD_NEON(3, i, k)
+#define LQ__HOT_DOWN_NEON(j, k)                                             \
+    {                                                                       \
+        const uint8x16_t x0 = LQ__HOT_LEVELS_NEON(2 * half + (j), k);       \
+        const uint8x16_t x1 = LQ__HOT_LEVELS_NEON(2 * half + (j), (k) + 1); \
+        LQ__HOT_ROWS_NEON(j, k)                                             \
+    }
+#define LQ__HOT_ACROSS_NEON(f, k)                                                              \
+    {                                                                                          \
+        const uint8x16_t x0 = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON(k, 2 * half + (f)));       \
+        const uint8x16_t x1 = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON((k) + 1, 2 * half + (f))); \
+        LQ__HOT_ROWS_NEON(f, k)                                                                \
+    }
+#define LQ__HOT_PAIR_NEON(r)                                             \
+    if (rows > r) {                                                      \
+        vst1q_s32(sums[r] + 8 * half, vpaddq_s32(a[r][0], a[r][1]));     \
+        vst1q_s32(sums[r] + 8 * half + 4, vpaddq_s32(a[r][2], a[r][3])); \
+    }
+
+/* Four k of a row, four times. */
+LQ__INLINE uint8x16_t lq__hot_repeat_neon(uint8x16_t row, int k)
+{
+    const uint32x4_t q = vreinterpretq_u32_u8(row);
+    return vreinterpretq_u8_u32(k == 0   ? vdupq_laneq_u32(q, 0)
+                                : k == 1 ? vdupq_laneq_u32(q, 1)
+                                : k == 2 ? vdupq_laneq_u32(q, 2)
+                                         : vdupq_laneq_u32(q, 3));
+}
+
+/* a[0], a[1]: the low and the high 8 bytes' products, by pairs. joint: two of them fit 16 bits. */
+LQ__INLINE void lq__hot_add_neon(int32x4_t *a, uint8x16_t x0, uint8x16_t y0, uint8x16_t x1,
+                                 uint8x16_t y1, int is_signed, int joint)
+{
+    const int8x16_t s0 = vreinterpretq_s8_u8(x0);
+    const int8x16_t s1 = vreinterpretq_s8_u8(x1);
+    const int8x16_t t0 = vreinterpretq_s8_u8(y0);
+    const int8x16_t t1 = vreinterpretq_s8_u8(y1);
+    if (is_signed && joint) {
+        const int16x8_t low = vmull_s8(vget_low_s8(s0), vget_low_s8(t0));
+        const int16x8_t high = vmull_high_s8(s0, t0);
+        a[0] = vpadalq_s16(a[0], vmlal_s8(low, vget_low_s8(s1), vget_low_s8(t1)));
+        a[1] = vpadalq_s16(a[1], vmlal_high_s8(high, s1, t1));
+    } else if (is_signed) {
+        a[0] = vpadalq_s16(a[0], vmull_s8(vget_low_s8(s0), vget_low_s8(t0)));
+        a[1] = vpadalq_s16(a[1], vmull_high_s8(s0, t0));
+        a[0] = vpadalq_s16(a[0], vmull_s8(vget_low_s8(s1), vget_low_s8(t1)));
+        a[1] = vpadalq_s16(a[1], vmull_high_s8(s1, t1));
+    } else {
+        uint32x4_t low = vreinterpretq_u32_s32(a[0]);
+        uint32x4_t high = vreinterpretq_u32_s32(a[1]);
+        low = vpadalq_u16(low, vmull_u8(vget_low_u8(x0), vget_low_u8(y0)));
+        high = vpadalq_u16(high, vmull_high_u8(x0, y0));
+        a[0] = vreinterpretq_s32_u32(vpadalq_u16(low, vmull_u8(vget_low_u8(x1), vget_low_u8(y1))));
+        a[1] = vreinterpretq_s32_u32(vpadalq_u16(high, vmull_high_u8(x1, y1)));
+    }
+}
+
+/* kind, rows, is_signed and half are constants. */
+LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                  int rows, int is_signed, int half)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, is_signed ? 0 : 128);
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t d;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (d = 0; d < p->depth; d += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_DOWN_NEON(0, 0)
+        LQ__HOT_DOWN_NEON(0, 2)
+        LQ__HOT_DOWN_NEON(1, 0)
+        LQ__HOT_DOWN_NEON(1, 2)
+        if (half) {
+            lq__hot_ahead_neon(p, kind, codes);
+        }
+        codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
+        bits += (size_t)(4 / lq__hot_fours(kind)) * (p->step / 2);
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+}
+
+LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                         int rows, int half)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, 128);
+    const int is_signed = 0;
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t t;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_ACROSS_NEON(0, 0)
+        LQ__HOT_ACROSS_NEON(0, 2)
+        LQ__HOT_ACROSS_NEON(1, 0)
+        LQ__HOT_ACROSS_NEON(1, 2)
+        codes += 64;
+        bits += 32;
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+}
+
+LQ__INLINE void lq__hot_down_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                  int rows, int is_signed)
+{
+    lq__hot_half_neon(sums, p, kind, rows, is_signed, 0);
+    lq__hot_half_neon(sums, p, kind, rows, is_signed, 1);
+}
+
+LQ__INLINE void lq__hot_across_dims_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                         int rows)
+{
+    lq__hot_half_across_neon(sums, p, kind, rows, 0);
+    lq__hot_half_across_neon(sums, p, kind, rows, 1);
+}
+
+/* Kernels of a kind for 1, 2 and 4 rows. v: neon, or dot with its target. */
+#define LQ__HOT_BLOCK_NEON(v, target, kind, rows)                                   \
+    target static void lq__hot_k_##kind##_##rows##_##v(int32_t(*sums)[16],          \
+                                                       const lq__hot_block_neon *p) \
+    {                                                                               \
+        lq__hot_down_##v(sums, p, LQ__HOT_##kind, rows, 1);                         \
+    }                                                                               \
+    target static void lq__hot_v_##kind##_##rows##_##v(int32_t(*sums)[16],          \
+                                                       const lq__hot_block_neon *p) \
+    {                                                                               \
+        lq__hot_down_##v(sums, p, LQ__HOT_##kind, rows, 0);                         \
+    }                                                                               \
+    target static void lq__hot_x_##kind##_##rows##_##v(int32_t(*sums)[16],          \
+                                                       const lq__hot_block_neon *p) \
+    {                                                                               \
+        lq__hot_across_dims_##v(sums, p, LQ__HOT_##kind, rows);                     \
+    }
+#define LQ__HOT_KIND_NEON(v, target, kind) \
+    LQ__HOT_BLOCK_NEON(v, target, kind, 1) \
+    LQ__HOT_BLOCK_NEON(v, target, kind, 2) \
+    LQ__HOT_BLOCK_NEON(v, target, kind, 4)
+#define LQ__HOT_KINDS_NEON(v, target) \
+    LQ__HOT_KIND_NEON(v, target, Z8)  \
+    LQ__HOT_KIND_NEON(v, target, Z4)  \
+    LQ__HOT_KIND_NEON(v, target, Z3)  \
+    LQ__HOT_KIND_NEON(v, target, Z2)  \
+    LQ__HOT_KIND_NEON(v, target, E8)
+#define LQ__HOT_USES_NEON(v, kind, rows)                                  \
+    {                                                                     \
+        lq__hot_k_##kind##_##rows##_##v, lq__hot_v_##kind##_##rows##_##v, \
+            lq__hot_x_##kind##_##rows##_##v                               \
+    }
+#define LQ__HOT_COUNTS_NEON(v, kind)                                  \
+    {                                                                 \
+        LQ__HOT_USES_NEON(v, kind, 1), LQ__HOT_USES_NEON(v, kind, 2), \
+            LQ__HOT_USES_NEON(v, kind, 4)                             \
+    }
+#define LQ__HOT_TABLE_NEON(v)                                                               \
+    {                                                                                       \
+        LQ__HOT_COUNTS_NEON(v, Z8), LQ__HOT_COUNTS_NEON(v, Z4), LQ__HOT_COUNTS_NEON(v, Z3), \
+            LQ__HOT_COUNTS_NEON(v, Z2), LQ__HOT_COUNTS_NEON(v, E8)                          \
+    }
+
+LQ__HOT_KINDS_NEON(neon, )
+/* By kind - LQ__HOT_Z8, rows (1, 2, more), and use: K, V, across. */
+static const lq__hot_block_kernel lq__hot_blocks_neon[5][3][3] = LQ__HOT_TABLE_NEON(neon);
+
+#if LQ__NEON_DOT
+/* ---- with dot products: a[r][i] has lanes 4 i .. ---- */
+/* a[r][i] += levels x times four k of row r; k is a literal, as the instruction wants. */
+#define LQ__HOT_ADD_DOT(r, i, k)                                                                \
+    if (rows > r) {                                                                             \
+        a[r][i] = is_signed ? vdotq_laneq_s32(a[r][i], vreinterpretq_s8_u8(x),                  \
+                                              vreinterpretq_s8_u8(q##r), k)                     \
+                            : vreinterpretq_s32_u32(                                            \
+                                  vdotq_laneq_u32(vreinterpretq_u32_s32(a[r][i]), x, q##r, k)); \
+    }
+#define LQ__HOT_ROWS_DOT(i, k) \
+    LQ__HOT_ADD_DOT(0, i, k)   \
+    LQ__HOT_ADD_DOT(1, i, k)   \
+    LQ__HOT_ADD_DOT(2, i, k)   \
+    LQ__HOT_ADD_DOT(3, i, k)
+#define LQ__HOT_DOWN_DOT(j, k)                          \
+    {                                                   \
+        const uint8x16_t x = LQ__HOT_LEVELS_NEON(j, k); \
+        LQ__HOT_ROWS_DOT(j, k)                          \
+    }
+#define LQ__HOT_ACROSS_DOT(f, k)                                           \
+    {                                                                      \
+        const uint8x16_t x = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON(k, f)); \
+        LQ__HOT_ROWS_DOT(f, k)                                             \
+    }
+#define LQ__HOT_ALL_DOT(X)                                                                  \
+    X(0, 0)                                                                                 \
+    X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) \
+        X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+
+LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__hot_block_neon *p,
+                                                int kind, int rows, int is_signed)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, is_signed ? 0 : 128);
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t d;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (d = 0; d < p->depth; d += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_ALL_DOT(LQ__HOT_DOWN_DOT)
+        lq__hot_ahead_neon(p, kind, codes);
+        codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
+        bits += (size_t)(4 / lq__hot_fours(kind)) * (p->step / 2);
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+}
+
+LQ__TARGET_DOT LQ__INLINE void
+lq__hot_across_dims_dot(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind, int rows)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, 128);
+    const int is_signed = 0;
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t t;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_ALL_DOT(LQ__HOT_ACROSS_DOT)
+        codes += 64;
+        bits += 32;
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+}
+
+LQ__HOT_KINDS_NEON(dot, LQ__TARGET_DOT)
+static const lq__hot_block_kernel lq__hot_blocks_dot[5][3][3] = LQ__HOT_TABLE_NEON(dot);
+#endif
+
+/* The kernels of a kind for so many rows. */
+LQ__INLINE const lq__hot_block_kernel *lq__hot_blocks_of(const lq__hot_block_kernel (*table)[3][3],
+                                                         int kind, size_t rows)
+{
+    return table[kind - LQ__HOT_Z8][LQ__MIN(rows, 3) - 1];
+}
+
+static void lq__hot_dots_by(const lq__hot_block_kernel (*table)[3][3], int32_t *dots,
+                            const uint8_t *tile, int kind, const int8_t *q8, size_t wide,
+                            size_t rows, uintptr_t ahead)
+{
+    const lq__hot_block_kernel kernel = lq__hot_blocks_of(table, kind, rows)[0];
+    lq__hot_block_neon p;
+    size_t b;
+    size_t r;
+    p.step = 256;
+    p.row = (const uint8_t *)q8;
+    p.stride = wide;
+    p.live = rows;
+    p.depth = wide;
+    p.ahead = ahead;
+    for (b = 0; b < 4; b++) {
+        int32_t sums[LQ__HOT_BATCH][16];
+        p.codes = tile + 64 * b;
+        p.bits = tile + 16 * wide + 32 * b;
+        kernel(sums, &p);
+        for (r = 0; r < rows; r++) {
+            memcpy(dots + r * LQ__HOT_TOKENS + 16 * b, sums[r], sizeof sums[r]);
+        }
+    }
+}
+
+/* acc (16) of each row += its unit times its sums, less what biased levels add. */
+LQ__INLINE void lq__hot_gains_neon(float *acc, size_t wide, const float *unit,
+                                   const int32_t (*sums)[16], const int32_t *bias, size_t rows)
+{
+    size_t r;
+    size_t i;
+    for (r = 0; r < rows; r++) {
+        for (i = 0; i < 16; i += 4) {
+            lq__hot_gain_neon(acc + r * wide + i, unit[r], vld1q_s32(sums[r] + i), bias[r]);
+        }
+    }
+}
+
+static void lq__hot_sums_by(const lq__hot_block_kernel (*table)[3][3], float *acc,
+                            const float *unit, const uint8_t *tile, int kind,
+                            const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    const lq__hot_block_kernel kernel = lq__hot_blocks_of(table, kind, rows)[1];
+    int32_t bias[LQ__HOT_BATCH];
+    lq__hot_block_neon p;
+    size_t b;
+    p.row = weights;
+    p.stride = LQ__HOT_TOKENS;
+    p.live = rows;
+    p.depth = LQ__HOT_TOKENS;
+    p.ahead = ahead;
+    for (b = 0; b < rows; b++) {
+        bias[b] = lq__hot_bias_neon(weights + b * LQ__HOT_TOKENS);
+    }
+    for (b = 0; b < wide / 16; b++) {
+        const size_t at = lq__hot_at(wide / 16, 16 / (size_t)lq__hot_fours(kind), b, 0);
+        int32_t sums[LQ__HOT_BATCH][16];
+        p.codes = tile + 64 * at;
+        p.bits = tile + 16 * wide + 32 * at;
+        p.step = 64 * LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
+        kernel(sums, &p);
+        lq__hot_gains_neon(acc + 16 * b, wide, unit, (const int32_t(*)[16])sums, bias, rows);
+    }
+}
+
+static void lq__hot_across_by(const lq__hot_block_kernel (*table)[3][3], float *acc,
+                              const float *unit, const uint8_t *tile, int kind,
+                              const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                              size_t last)
+{
+    const lq__hot_block_kernel kernel = lq__hot_blocks_of(table, kind, rows)[2];
+    int32_t bias[LQ__HOT_BATCH];
+    lq__hot_block_neon p;
+    size_t d;
+    p.step = 256;
+    p.row = weights;
+    p.stride = LQ__HOT_TOKENS;
+    p.live = rows;
+    p.depth = LQ__HOT_TOKENS;
+    p.ahead = 0;
+    for (d = 0; d < rows; d++) {
+        bias[d] = lq__hot_bias_neon(weights + d * LQ__HOT_TOKENS);
+    }
+    for (d = first; d < last; d += 16) {
+        const size_t at = d / 4 / (size_t)lq__hot_fours(kind) * 4;
+        int32_t sums[LQ__HOT_BATCH][16];
+        p.codes = tile + 64 * at;
+        p.bits = tile + 16 * wide + 32 * at;
+        kernel(sums, &p);
+        lq__hot_gains_neon(acc + d, wide, unit, (const int32_t(*)[16])sums, bias, rows);
+    }
+}
+
+/* The three kernels of a level. */
+#define LQ__HOT_LEVEL_NEON(v)                                                                      \
+    static void lq__hot_dots_##v(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,   \
+                                 const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        (void)sum;                                                                                 \
+        lq__hot_dots_by(lq__hot_blocks_##v, dots, tile, kind, q8, wide, rows, ahead);              \
+    }                                                                                              \
+    static void lq__hot_sums_##v(float *acc, const float *unit, const uint8_t *tile, int kind,     \
+                                 const uint8_t *weights, size_t wide, size_t rows,                 \
+                                 uintptr_t ahead)                                                  \
+    {                                                                                              \
+        lq__hot_sums_by(lq__hot_blocks_##v, acc, unit, tile, kind, weights, wide, rows, ahead);    \
+    }                                                                                              \
+    static void lq__hot_across_##v(float *acc, const float *unit, const uint8_t *tile, int kind,   \
+                                   const uint8_t *weights, size_t wide, size_t rows, size_t first, \
+                                   size_t last)                                                    \
+    {                                                                                              \
+        lq__hot_across_by(lq__hot_blocks_##v, acc, unit, tile, kind, weights, wide, rows, first,   \
+                          last);                                                                   \
+    }
+LQ__HOT_LEVEL_NEON(neon)
+#if LQ__NEON_DOT
+LQ__HOT_LEVEL_NEON(dot)
+#endif
+
+/* ---- logits and weights ---- */
+LQ__INLINE float32x4_t lq__exp_neon(float32x4_t x) /* x <= 0 */
+{
+    const uint32x4_t live = vcgeq_f32(x, vdupq_n_f32(-87.0f));
+    const float32x4_t t = vmulq_f32(vmaxq_f32(x, vdupq_n_f32(-87.0f)), vdupq_n_f32(1.44269504f));
+    const float32x4_t n = vrndmq_f32(t);
+    const float32x4_t f = vsubq_f32(t, n);
+    const int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+    float32x4_t p = vdupq_n_f32(0.01342669f);
+    p = vfmaq_f32(vdupq_n_f32(0.05224247f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(0.24128021f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(0.69304484f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(1.0f), p, f);
+    p = vmulq_f32(p, vreinterpretq_f32_s32(e));
+    return vreinterpretq_f32_u32(vandq_u32(live, vreinterpretq_u32_f32(p)));
+}
+
+/* lq__hot_scale of 64 codes: the octave is added to the exponent of one of twelve floats. */
+LQ__INLINE void lq__hot_scales_neon(float *scales, const uint8_t *codes)
+{
+    static const uint8_t spread[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    const uint8x16_t byte = vreinterpretq_u8_u32(vdupq_n_u32(0x03020100u));
+    uint8x16x3_t table;
+    uint8x16_t at = vld1q_u8(spread);
+    size_t t;
+    size_t j;
+    for (j = 0; j < 3; j++) {
+        const uint32x4_t twelfth = vld1q_u32(lq__hot_twelfth + 4 * j);
+        table.val[j] = vreinterpretq_u8_f32(vcvtq_f32_u32(twelfth));
+    }
+    for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
+        const uint8x16_t c = vld1q_u8(codes + t);
+        const uint16x8_t low = vmulq_n_u16(vmovl_u8(vget_low_u8(c)), 171);
+        const uint16x8_t high = vmulq_n_u16(vmovl_high_u8(c), 171);
+        const uint8x16_t octave =
+            vcombine_u8(vshrn_n_u16(vshrq_n_u16(low, 3), 8), vshrn_n_u16(vshrq_n_u16(high, 3), 8));
+        const uint8x16_t k = vmlsq_u8(c, octave, vdupq_n_u8(12));
+        for (j = 0; j < 4; j++) {
+            const uint8x16_t here = vaddq_u8(at, vdupq_n_u8((uint8_t)(4 * j)));
+            const uint8x16_t four = vshlq_n_u8(vqtbl1q_u8(k, here), 2);
+            const uint32x4_t m = vreinterpretq_u32_u8(vqtbl3q_u8(table, vorrq_u8(four, byte)));
+            const uint32x4_t e = vshrq_n_u32(vreinterpretq_u32_u8(vqtbl1q_u8(octave, here)), 24);
+            const uint32x4_t some = vreinterpretq_u32_u8(vqtbl1q_u8(vtstq_u8(c, c), here));
+            const uint32x4_t power =
+                vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(30 + LQ__HOT_SCALE_ONE / 12)), 23);
+            vst1q_f32(scales + t + 4 * j,
+                      vreinterpretq_f32_u32(vandq_u32(vaddq_u32(m, power), some)));
+        }
+    }
+}
+
+LQ__INLINE float32x4_t lq__hot_cap_neon(float32x4_t x, float cap)
+{
+    const float32x4_t one = vdupq_n_f32(1.0f);
+    const float32x4_t e = lq__exp_neon(vmulq_n_f32(vabsq_f32(x), -2.0f / cap));
+    const float32x4_t v = vdivq_f32(vmulq_n_f32(vsubq_f32(one, e), cap), vaddq_f32(one, e));
+    return vbslq_f32(vdupq_n_u32(0x80000000u), x, v);
+}
+
+static void lq__hot_logits_neon(float *most, const lq__hot_step *step, size_t rows)
+{
+    static const uint32_t bits[4] = {1, 2, 4, 8};
+    const float32x4_t none = vdupq_n_f32(LQ__HOT_NONE);
+    float scales[LQ__HOT_TOKENS];
+    size_t r;
+    size_t t;
+    if (step->high) {
+        lq__hot_scales_neon(scales, step->codes);
+    }
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        float32x4_t m = none;
+        for (t = 0; t < LQ__HOT_TOKENS; t += 4) {
+            const uint32x4_t here = vdupq_n_u32((uint32_t)(step->mask[r] >> t & 15));
+            const size_t i = r * LQ__HOT_TOKENS + t;
+            float32x4_t v;
+            if (step->high) {
+                const float32x4_t scale = vmulq_n_f32(vld1q_f32(scales + t), step->scale[r]);
+                v = vcvtq_f32_s32(vld1q_s32(step->high + i));
+                if (step->low) {
+                    v = vfmaq_n_f32(v, vcvtq_f32_s32(vld1q_s32(step->low + i)), 1.0f / 256.0f);
+                }
+                v = vfmaq_f32(vdupq_n_f32(step->shift[r]), v, scale);
+            } else {
+                v = vld1q_f32(row + t);
+            }
+            if (step->turning) {
+                v = vfmaq_n_f32(v, vcvtq_f32_s32(vld1q_s32(step->turning + i)),
+                                step->turning_unit[r]);
+            }
+            if (step->softcap > 0.0f) {
+                v = lq__hot_cap_neon(v, step->softcap);
+            }
+            if (step->bias) {
+                v = vaddq_f32(v, vld1q_f32(step->bias + r * step->bias_stride + t));
+            }
+            v = vbslq_f32(vtstq_u32(here, vld1q_u32(bits)), vmaxnmq_f32(v, none), none);
+            vst1q_f32(row + t, v);
+            m = vmaxq_f32(m, v);
+        }
+        most[r] = vmaxvq_f32(m);
+    }
+}
+
+/* Eight weights to u8 of one plane, or of two. */
+LQ__INLINE void lq__hot_planes_neon(const lq__hot_weights *w, size_t i, uint32x4_t a, uint32x4_t b)
+{
+    const uint16x8_t v = vcombine_u16(vqmovn_u32(a), vqmovn_u32(b));
+    if (w->low) {
+        vst1_u8(w->low + i, vmovn_u16(v));
+        vst1_u8(w->high + i, vshrn_n_u16(v, 8));
+    } else {
+        vst1_u8(w->high + i, vqmovn_u16(v));
+    }
+}
+
+static void lq__hot_weigh_neon(const lq__hot_weights *w, size_t rows)
+{
+    float scales[LQ__HOT_TOKENS];
+    float shares[LQ__HOT_BATCH];
+    float32x4_t most = vdupq_n_f32(1e-30f);
+    float largest;
+    size_t r;
+    size_t t;
+    vst1q_f32(shares, lq__exp_neon(vsubq_f32(vld1q_f32(w->most), vld1q_f32(w->base))));
+    if (w->codes) {
+        lq__hot_scales_neon(scales, w->codes);
+        for (t = 0; t < LQ__HOT_TOKENS; t += 4) {
+            most = vmaxq_f32(most, vld1q_f32(scales + t));
+        }
+    }
+    largest = vmaxvq_f32(most);
+    for (t = 0; t < LQ__HOT_TOKENS && w->codes; t += 4) {
+        const float unit = (w->low ? 65280.0f : 255.0f) / largest;
+        vst1q_f32(scales + t, vmulq_n_f32(vld1q_f32(scales + t), unit));
+    }
+    for (r = 0; r < rows; r++) {
+        const float32x4_t here = vdupq_n_f32(w->most[r]);
+        for (t = 0; t < LQ__HOT_TOKENS; t += 8) {
+            float *at = w->weights + r * LQ__HOT_TOKENS + t;
+            float *sum = w->sum[r] + t % 16;
+            const float32x4_t e0 = lq__exp_neon(vsubq_f32(vld1q_f32(at), here));
+            const float32x4_t e1 = lq__exp_neon(vsubq_f32(vld1q_f32(at + 4), here));
+            float32x4_t d0 = vdupq_n_f32(0.5f);
+            float32x4_t d1 = d0;
+            vst1q_f32(sum, vfmaq_n_f32(vld1q_f32(sum), e0, shares[r]));
+            vst1q_f32(sum + 4, vfmaq_n_f32(vld1q_f32(sum + 4), e1, shares[r]));
+            if (!w->codes) {
+                vst1q_f32(at, vmulq_n_f32(e0, shares[r]));
+                vst1q_f32(at + 4, vmulq_n_f32(e1, shares[r]));
+                continue;
+            }
+            if (!w->low) {
+                d0 = vld1q_f32(lq__hot_dither + t % 16);
+                d1 = vld1q_f32(lq__hot_dither + t % 16 + 4);
+            }
+            d0 = vfmaq_f32(d0, e0, vld1q_f32(scales + t));
+            d1 = vfmaq_f32(d1, e1, vld1q_f32(scales + t + 4));
+            lq__hot_planes_neon(w, r * LQ__HOT_TOKENS + t, vcvtq_u32_f32(d0), vcvtq_u32_f32(d1));
+        }
+        if (w->codes) {
+            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
+        }
+    }
+}
+
+/* Sums of 32 tokens: pairs of coefficients c, s times the circles' pairs. */
+LQ__INLINE void lq__hot_circles_neon(int32_t *sums, const lq__hot_turning *w,
+                                     const lq__hot_part *part, const int16_t *c, const int16_t *s,
+                                     size_t first)
+{
+    int32x4_t a[8];
+    size_t j;
+    size_t b;
+    for (b = 0; b < 8; b++) {
+        a[b] = vdupq_n_s32(0);
+    }
+    for (j = 0; j < w->pairs; j++) {
+        const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+        for (b = 0; b < 4; b++) {
+            const int16x8x2_t at = vld2q_s16(circle + 2 * (first + 8 * b));
+            a[2 * b] = vmlal_n_s16(a[2 * b], vget_low_s16(at.val[0]), c[j]);
+            a[2 * b] = vmlal_n_s16(a[2 * b], vget_low_s16(at.val[1]), s[j]);
+            a[2 * b + 1] = vmlal_high_n_s16(a[2 * b + 1], at.val[0], c[j]);
+            a[2 * b + 1] = vmlal_high_n_s16(a[2 * b + 1], at.val[1], s[j]);
+        }
+    }
+    for (b = 0; b < 8; b++) {
+        vst1q_s32(sums + first + 4 * b, a[b]);
+    }
+}
+
+static void lq__hot_turning_neon(lq__hot_turning *w, const lq__hot_part *part, size_t first,
+                                 size_t rows)
+{
+    size_t r;
+    size_t j;
+    for (r = 0; r < rows; r++) {
+        int16_t c[LQ__HOT_PAIRS];
+        int16_t s[LQ__HOT_PAIRS];
+        float32x4_t a[2][4];
+        float32x4_t total = vdupq_n_f32(0.0f);
+        float all;
+        float inverse;
+        for (j = 0; j < 4; j++) {
+            const float32x4_t x = vld1q_f32(w->x[first + r] + 4 * j);
+            const float32x4_t y = vld1q_f32(w->y[first + r] + 4 * j);
+            const float32x4_t cosine = vld1q_f32(part->at + 4 * j);
+            const float32x4_t sine = vld1q_f32(part->at + LQ__HOT_PAIRS + 4 * j);
+            a[0][j] = vfmaq_f32(vmulq_f32(y, sine), x, cosine);
+            a[1][j] = vfmsq_f32(vmulq_f32(y, cosine), x, sine);
+            total = vaddq_f32(total, vaddq_f32(vabsq_f32(a[0][j]), vabsq_f32(a[1][j])));
+        }
+        all = vaddvq_f32(total) + 1e-30f;
+        inverse = all < 1e30f ? 32767.0f / all : 0.0f;
+        w->unit[r] = all * (1.0f / (32767.0f * 32767.0f));
+        for (j = 0; j < 4; j++) {
+            vst1_s16(c + 4 * j, vqmovn_s32(vcvtaq_s32_f32(vmulq_n_f32(a[0][j], inverse))));
+            vst1_s16(s + 4 * j, vqmovn_s32(vcvtaq_s32_f32(vmulq_n_f32(a[1][j], inverse))));
+        }
+        lq__hot_circles_neon(w->sums + r * LQ__HOT_TOKENS, w, part, c, s, 0);
+        lq__hot_circles_neon(w->sums + r * LQ__HOT_TOKENS, w, part, c, s, 32);
+    }
+}
+
+/* ---- query, and raw tokens ---- */
+/* The sign bit where the basis has a minus, of dims i .. i + 3; i is a multiple of 4. */
+LQ__INLINE uint32x4_t lq__hot_minus_neon(size_t i)
+{
+    static const int32_t up[4] = {31, 30, 29, 28};
+    const uint32x4_t bits = vdupq_n_u32(lq__hot_signs[i / 32] >> i % 32);
+    return vandq_u32(vshlq_u32(bits, vld1q_s32(up)), vdupq_n_u32(0x80000000u));
+}
+
+static void lq__hot_flip_neon(float *dst, const float *src, size_t dims, float scale)
+{
+    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
+    size_t i;
+    for (i = 0; i < dims; i += 4) {
+        const float32x4_t factor = vreinterpretq_f32_u32(veorq_u32(one, lq__hot_minus_neon(i)));
+        vst1q_f32(dst + i, vmulq_f32(vld1q_f32(src + i), factor));
+    }
+}
+
+static float lq__hot_query_neon(int8_t *high, int8_t *low, int32_t *sum, const float *q,
+                                size_t dims)
+{
+    float32x4_t most = vdupq_n_f32(1e-30f);
+    int32x4_t high_sum = vdupq_n_s32(0);
+    int32x4_t low_sum = high_sum;
+    float m;
+    size_t i;
+    for (i = 0; i < dims; i += 4) {
+        most = vmaxnmq_f32(most, vabsq_f32(vld1q_f32(q + i)));
+    }
+    m = vmaxvq_f32(most);
+    for (i = 0; i < dims; i += 8) {
+        const float unit = 32512.0f / m;
+        const int32x4_t a = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i), unit));
+        const int32x4_t b = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i + 4), unit));
+        int16x8_t k = vcombine_s16(vqmovn_s32(a), vqmovn_s32(b));
+        int8x8_t h;
+        k = vmaxq_s16(vminq_s16(k, vdupq_n_s16(32512)), vdupq_n_s16(-32512));
+        h = vrshrn_n_s16(k, 8);
+        vst1_s8(high + i, h);
+        k = vsubq_s16(k, vshll_n_s8(h, 8));
+        vst1_s8(low + i, vmovn_s16(k));
+        high_sum = vpadalq_s16(high_sum, vmovl_s8(h));
+        low_sum = vpadalq_s16(low_sum, k);
+    }
+    sum[0] = vaddvq_s32(high_sum);
+    sum[1] = vaddvq_s32(low_sum);
+    return m / 127.0f;
+}
+
+/* Elements i .. i + 3 of raw data as floats. */
+LQ__INLINE float32x4_t lq__hot_raw_neon(const uint8_t *src, size_t i, int type)
+{
+    uint16x4_t h;
+    if (type == LQ_F32) {
+        return vreinterpretq_f32_u8(vld1q_u8(src + 4 * i));
+    }
+    h = vreinterpret_u16_u8(vld1_u8(src + 2 * i));
+    return type == LQ_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(h))
+                          : vreinterpretq_f32_u32(vshll_n_u16(h, 16));
+}
+
+/* The row that comes next: every line of it. */
+LQ__INLINE void lq__hot_prefetch_row_neon(const lq__hot_floats *now, size_t t)
+{
+    const uintptr_t row = now->next + t * now->next_stride;
+    uintptr_t i;
+    for (i = 0; i < now->next_bytes; i += 64) {
+        lq__hot_prefetch(row + i);
+    }
+}
+
+#define LQ__HOT_ZERO_RAW(r) float32x4_t a##r = vdupq_n_f32(0.0f), b##r = a##r;
+#define LQ__HOT_ADD_RAW(r)                                          \
+    if (rows > r) {                                                 \
+        a##r = vfmaq_f32(a##r, x, vld1q_f32(q + r * wide + i));     \
+        b##r = vfmaq_f32(b##r, y, vld1q_f32(q + r * wide + i + 4)); \
+    }
+#define LQ__HOT_SUM_RAW(r)                                                  \
+    if (rows > r) {                                                         \
+        logits[r * LQ__HOT_TOKENS + t] = vaddvq_f32(vaddq_f32(a##r, b##r)); \
+    }
+LQ__INLINE void lq__hot_raw_dots_of_neon(float *logits, const lq__hot_floats *k, int type,
+                                         const float *q, size_t wide, size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)k->data;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        size_t i;
+        LQ__HOT_EACH_NEON(LQ__HOT_ZERO_RAW)
+        lq__hot_prefetch_row_neon(k, t);
+        for (i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
+            const float32x4_t x = lq__hot_raw_neon(src, t * k->stride + i, type);
+            const float32x4_t y = lq__hot_raw_neon(src, t * k->stride + i + 4, type);
+            LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
+        }
+        LQ__HOT_EACH_NEON(LQ__HOT_SUM_RAW)
+    }
+}
+#undef LQ__HOT_ZERO_RAW
+#undef LQ__HOT_ADD_RAW
+#undef LQ__HOT_SUM_RAW
+
+static void lq__hot_raw_dots_neon(float *logits, const lq__hot_floats *k, const float *q,
+                                  size_t wide, size_t rows)
+{
+    if (k->type == LQ_F32) {
+        lq__hot_raw_dots_of_neon(logits, k, LQ_F32, q, wide, rows);
+    } else if (k->type == LQ_F16) {
+        lq__hot_raw_dots_of_neon(logits, k, LQ_F16, q, wide, rows);
+    } else {
+        lq__hot_raw_dots_of_neon(logits, k, LQ_BF16, q, wide, rows);
+    }
+}
+
+/* 8 dims of up to four rows at once, 16 tokens at a time. */
+#define LQ__HOT_BEGIN_RAW(r)                                                         \
+    float32x4_t a##r = rows > r ? vld1q_f32(acc + r * wide + i) : vdupq_n_f32(0.0f); \
+    float32x4_t b##r = rows > r ? vld1q_f32(acc + r * wide + i + 4) : a##r;
+#define LQ__HOT_ADD_RAW(r)                                            \
+    if (rows > r) {                                                   \
+        a##r = vfmaq_n_f32(a##r, x, weights[r * LQ__HOT_TOKENS + t]); \
+        b##r = vfmaq_n_f32(b##r, y, weights[r * LQ__HOT_TOKENS + t]); \
+    }
+#define LQ__HOT_END_RAW(r)                       \
+    if (rows > r) {                              \
+        vst1q_f32(acc + r * wide + i, a##r);     \
+        vst1q_f32(acc + r * wide + i + 4, b##r); \
+    }
+LQ__INLINE void lq__hot_raw_sums_of_neon(float *acc, const lq__hot_floats *v, int type,
+                                         const float *weights, size_t wide, size_t rows,
+                                         size_t first)
+{
+    const uint8_t *src = (const uint8_t *)v->data;
+    size_t i;
+    for (i = 0; i < v->dims; i += 8) {
+        size_t t;
+        LQ__HOT_EACH_NEON(LQ__HOT_BEGIN_RAW)
+        for (t = first; t < first + 16; t++) {
+            if (v->mask >> t & 1) {
+                const float32x4_t x = lq__hot_raw_neon(src, t * v->stride + i, type);
+                const float32x4_t y = lq__hot_raw_neon(src, t * v->stride + i + 4, type);
+                LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
+            }
+        }
+        LQ__HOT_EACH_NEON(LQ__HOT_END_RAW)
+    }
+}
+#undef LQ__HOT_BEGIN_RAW
+#undef LQ__HOT_ADD_RAW
+#undef LQ__HOT_END_RAW
+
+static void lq__hot_raw_sums_neon(float *acc, const lq__hot_floats *v, const float *weights,
+                                  size_t wide, size_t rows)
+{
+    size_t first;
+    size_t t;
+    for (first = 0; first < LQ__HOT_TOKENS; first += 16) {
+        if (!(v->mask >> first & 0xffff)) {
+            continue;
+        }
+        for (t = 0; t < 16; t++) {
+            lq__hot_prefetch_row_neon(v, first + t);
+        }
+        if (v->type == LQ_F32) {
+            lq__hot_raw_sums_of_neon(acc, v, LQ_F32, weights, wide, rows, first);
+        } else if (v->type == LQ_F16) {
+            lq__hot_raw_sums_of_neon(acc, v, LQ_F16, weights, wide, rows, first);
+        } else {
+            lq__hot_raw_sums_of_neon(acc, v, LQ_BF16, weights, wide, rows, first);
+        }
+    }
+}
+#undef LQ__HOT_LEVELS_NEON
+#undef LQ__HOT_Q_NEON
+#undef LQ__HOT_EACH_NEON
+#undef LQ__HOT_STORE_NEON
+#undef LQ__HOT_ZERO_NEON
+#undef LQ__HOT_ADD_NEON
+#undef LQ__HOT_ROWS_NEON
+#undef LQ__HOT_DOWN_NEON
+#undef LQ__HOT_ACROSS_NEON
+#undef LQ__HOT_PAIR_NEON
+#undef LQ__HOT_BLOCK_NEON
+#undef LQ__HOT_KIND_NEON
+#undef LQ__HOT_KINDS_NEON
+#undef LQ__HOT_USES_NEON
+#undef LQ__HOT_COUNTS_NEON
+#undef LQ__HOT_TABLE_NEON
+#undef LQ__HOT_ADD_DOT
+#undef LQ__HOT_ROWS_DOT
+#undef LQ__HOT_DOWN_DOT
+#undef LQ__HOT_ACROSS_DOT
+#undef LQ__HOT_ALL_DOT
+#undef LQ__HOT_LEVEL_NEON
+#endif
+
 /* ---- attention ---- */
 LQ__STATIC void lq__hot_step_init(lq__hot_step *step, float *logits, const lq__hot_query *query,
                                   const lq__hot_part *part, size_t first, size_t rows)
@@ -24449,18 +25430,25 @@ LQ__STATIC void lq__hot_mass(float *mass, const float *logits, const float *lse,
 
 static const lq__hot_kernels *lq__hot_of_level(void)
 {
-#define LQ__HOT_KERNELS(v)                                                                   \
+#define LQ__HOT_KERNELS_OF(d, v, s)                                                           \
     {                                                                                        \
-        lq__hot_dots_##v, lq__hot_sums_##v, lq__hot_across_##v, lq__hot_logits_##v,          \
+        lq__hot_dots_##d, lq__hot_sums_##d, lq__hot_across_##d, lq__hot_logits_##v,          \
             lq__hot_weigh_##v, lq__hot_raw_dots_##v, lq__hot_raw_sums_##v, lq__hot_flip_##v, \
-            lq__hot_query_##v, lq__hot_turn_##v, lq__hot_granule_##v, lq__hot_turning_##v    \
+            lq__hot_query_##v, lq__hot_turn_##s, lq__hot_granule_##s, lq__hot_turning_##v    \
     }
+#define LQ__HOT_KERNELS(v) LQ__HOT_KERNELS_OF(v, v, v)
 #if LQ__X86
     static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(avx2),
                                              LQ__HOT_KERNELS(avx512)};
+#elif LQ__NEON_DOT
+    static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS_OF(neon, neon, c),
+                                             LQ__HOT_KERNELS_OF(dot, neon, c)};
+#elif LQ__NEON
+    static const lq__hot_kernels table[2] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS_OF(neon, neon, c)};
 #else
     static const lq__hot_kernels table[1] = {LQ__HOT_KERNELS(c)};
 #endif
+#undef LQ__HOT_KERNELS_OF
 #undef LQ__HOT_KERNELS
     return &table[lq__cpu_level()];
 }
@@ -25545,7 +26533,7 @@ static const lq__warm_kernels *lq__warm_of_level(void)
     static const lq__warm_kernels table[1] = {LQ__WARM_KERNELS(c)};
 #endif
 #undef LQ__WARM_KERNELS
-    return &table[lq__cpu_level()];
+    return &table[LQ__X86 ? lq__cpu_level() : 0];
 }
 
 /* ---- coders ---- */
@@ -37064,6 +38052,24 @@ LQ__STATIC int lq__cpu_detect(void)
     }
     return (enabled & 0xe6) == 0xe6 && (b & avx512) == avx512 && (c & avx512_c) == avx512_c ? 2 : 1;
 }
+#elif LQ__NEON
+/* Weak: without it (a C library that has none, or one linked statically that nothing else takes it
+   from) the level is 1. */
+#if LQ__NEON_DOT && !defined(__ARM_FEATURE_DOTPROD) && defined(__linux__)
+extern unsigned long lq__getauxval(unsigned long type) __asm__("getauxval") __attribute__((weak));
+#endif
+
+/* What the CPU offers: 1 (NEON) or 2 (dot products). */
+LQ__STATIC int lq__cpu_detect(void)
+{
+#if defined(__ARM_FEATURE_DOTPROD)
+    return 2;
+#elif LQ__NEON_DOT && defined(__linux__)
+    return lq__getauxval && (lq__getauxval(16) >> 20 & 1) ? 2 : 1; /* AT_HWCAP, HWCAP_ASIMDDP */
+#else
+    return 1;
+#endif
+}
 #else
 LQ__STATIC int lq__cpu_detect(void)
 {
@@ -37123,7 +38129,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
     static const lq__row_kernels table[1] = {LQ__ROWS(c)};
 #endif
 #undef LQ__ROWS
-    return &table[lq__cpu_level()];
+    return &table[LQ__X86 ? lq__cpu_level() : 0];
 }
 
 static const lq__point_kernels *lq__points_of_level(void)
@@ -37137,7 +38143,7 @@ static const lq__point_kernels *lq__points_of_level(void)
     static const lq__point_kernels table[1] = {LQ__POINTS(c)};
 #endif
 #undef LQ__POINTS
-    return &table[lq__cpu_level()];
+    return &table[LQ__X86 ? lq__cpu_level() : 0];
 }
 
 /* ================================================================================================
@@ -37151,6 +38157,9 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__APART
 #undef LQ__STATIC
 #undef LQ__X86
+#undef LQ__NEON
+#undef LQ__NEON_DOT
+#undef LQ__TARGET_DOT
 #undef LQ__TARGET_AVX2
 #undef LQ__TARGET_AVX512
 #undef LQ__MIN

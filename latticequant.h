@@ -25130,6 +25130,674 @@ static void lq__hot_raw_sums_neon(float *acc, const lq__hot_floats *v, const flo
         }
     }
 }
+
+/* ---- seal ---- */
+/* Numbers i .. i + 3 of row t less their mean; own: less its own mean, and stretched. */
+LQ__INLINE float32x4_t lq__hot_left_neon(const lq__hot_turn *turn, float32x4_t x, size_t t,
+                                         size_t i, int own)
+{
+    const float32x4_t far = vdupq_n_f32(LQ__HOT_FAR);
+    const float *center = own ? turn->centers + t * turn->center_stride : turn->center;
+    x = vsubq_f32(x, vld1q_f32(center + i));
+    if (own) {
+        x = vmulq_f32(x, vld1q_f32(turn->stretch + i));
+        x = vmaxq_f32(vminq_f32(x, far), vnegq_f32(far));
+    }
+    return x;
+}
+
+/* A row less its mean, still floats, and its unit; its sums. own is a constant. */
+LQ__INLINE void lq__hot_take_neon(lq__hot_turn *turn, size_t t, int type, int own)
+{
+    const float32x4_t limit = vdupq_n_f32(8191.0f);
+    int32_t *spun = turn->spun + t * turn->row;
+    uint32x4_t most = vdupq_n_u32(0);
+    size_t i;
+    for (i = 0; i < turn->dims; i += 4) {
+        float32x4_t x = lq__hot_raw_neon(turn->rows[t], i, type);
+        const float32x4_t f = lq__hot_left_neon(turn, x, t, i, own);
+        vst1q_s32(spun + i, vreinterpretq_s32_f32(f));
+        most = vmaxq_u32(most, vreinterpretq_u32_f32(vabsq_f32(f)));
+        if (turn->sums) {
+            int64_t *to = turn->sums + i;
+            int32x4_t k;
+            x = vmaxq_f32(vminq_f32(x, limit), vnegq_f32(limit));
+            k = vcvtq_s32_f32(vmulq_n_f32(x, turn->sum_unit));
+            vst1q_s64(to, vaddw_s32(vld1q_s64(to), vget_low_s32(k)));
+            vst1q_s64(to + 2, vaddw_high_s32(vld1q_s64(to + 2), k));
+        }
+    }
+    turn->unit[t] = lq__hot_unit(vmaxvq_u32(most));
+}
+
+/* Sum and difference of two vectors in place. */
+LQ__INLINE void lq__hot_both_neon(int32x4_t *a, int32x4_t *b)
+{
+    const int32x4_t sum = vaddq_s32(*a, *b);
+    *b = vsubq_s32(*a, *b);
+    *a = sum;
+}
+
+/* Eight numbers in fixed point, with the signs of dims i .., through the stages within eight. What
+   the scale 2^-unit makes of floats is exact; halves go to even, as they do in the C code. */
+LQ__INLINE void lq__hot_eight_neon(int32x4_t *v, const int32_t *x, float scale, size_t i)
+{
+    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
+    int32x4_t a;
+    int32x4_t b;
+    int j;
+    for (j = 0; j < 2; j++) {
+        const uint32x4_t factor = veorq_u32(one, lq__hot_minus_neon(i + 4 * (size_t)j));
+        const float32x4_t f = vreinterpretq_f32_s32(vld1q_s32(x + 4 * j));
+        v[j] = vcvtnq_s32_f32(vmulq_f32(f, vreinterpretq_f32_u32(factor)));
+    }
+    a = vtrn1q_s32(v[0], v[1]);
+    b = vtrn2q_s32(v[0], v[1]);
+    lq__hot_both_neon(&a, &b);
+    v[0] = vtrn1q_s32(a, b);
+    v[1] = vtrn2q_s32(a, b);
+    a = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
+    b = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
+    lq__hot_both_neon(&a, &b);
+    v[0] = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
+    v[1] = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
+    lq__hot_both_neon(&v[0], &v[1]);
+}
+
+/* 32 dims from i on through the stages within 32: eight registers. */
+LQ__INLINE void lq__hot_turn_32_neon(int32_t *spun, float scale, size_t i)
+{
+    int32x4_t v[8];
+    int j;
+    for (j = 0; j < 8; j += 2) {
+        lq__hot_eight_neon(v + j, spun + 4 * j, scale, i + 4 * (size_t)j);
+    }
+    for (j = 0; j < 8; j += 4) {
+        lq__hot_both_neon(&v[j], &v[j + 2]);
+        lq__hot_both_neon(&v[j + 1], &v[j + 3]);
+    }
+    for (j = 0; j < 4; j++) {
+        lq__hot_both_neon(&v[j], &v[j + 4]);
+    }
+    for (j = 0; j < 8; j++) {
+        vst1q_s32(spun + 4 * j, v[j]);
+    }
+}
+
+/* Stages from h on, in memory; returns the largest magnitude. */
+LQ__INLINE uint32_t lq__hot_spin_neon(int32_t *x, size_t dims, size_t h, size_t block)
+{
+    uint32x4_t most = vdupq_n_u32(0);
+    size_t i;
+    size_t j;
+    for (; h < block; h *= 2) {
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j += 4) {
+                int32x4_t a = vld1q_s32(x + j);
+                int32x4_t b = vld1q_s32(x + j + h);
+                lq__hot_both_neon(&a, &b);
+                vst1q_s32(x + j, a);
+                vst1q_s32(x + j + h, b);
+            }
+        }
+    }
+    for (i = 0; i < dims; i += 4) {
+        most = vmaxq_u32(most, vreinterpretq_u32_s32(vabsq_s32(vld1q_s32(x + i))));
+    }
+    return vmaxvq_u32(most);
+}
+
+static void lq__hot_turn_neon(lq__hot_turn *turn)
+{
+    const size_t dims = turn->dims;
+    const size_t block = lq__hadamard_block(dims);
+    size_t t;
+    size_t i;
+    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
+    for (t = 0; t < turn->tokens; t++) {
+        int32_t *spun = turn->spun + t * turn->row;
+        int16_t *dst = turn->dst + t * turn->row;
+        float scale;
+        int32_t shift;
+        if (turn->centers) {
+            lq__hot_take_neon(turn, t, turn->type, 1);
+        } else if (turn->type == LQ_F16) {
+            lq__hot_take_neon(turn, t, LQ_F16, 0);
+        } else {
+            lq__hot_take_neon(turn, t, turn->type, 0);
+        }
+        scale = lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23);
+        for (i = 0; i < dims && block >= 32; i += 32) {
+            lq__hot_turn_32_neon(spun + i, scale, i);
+        }
+        for (; i < dims; i += 8) {
+            int32x4_t v[2];
+            lq__hot_eight_neon(v, spun + i, scale, i);
+            vst1q_s32(spun + i, v[0]);
+            vst1q_s32(spun + i + 4, v[1]);
+        }
+        turn->most[t] = lq__hot_spin_neon(spun, dims, block < 32 ? 8 : 32, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
+        shift = lq__hot_shift(turn->most[t]);
+        if (shift <= 0) {
+            lq__hot_narrow(dst, spun, dims, shift);
+            continue;
+        }
+        for (i = 0; i < dims; i += 4) {
+            vst1_s16(dst + i, vmovn_s32(vrshlq_s32(vld1q_s32(spun + i), vdupq_n_s32(-shift))));
+        }
+    }
+}
+
+/* Z4, Z3, Z2: see lq__hot_cells. */
+typedef struct lq__hot_cells_neon {
+    uint8x16_t base;
+    uint8x16_t cut;
+    uint8x16_t spot;
+} lq__hot_cells_neon;
+
+/* Cells of 16 magnitudes, in halves: |x| * factor >> 16. */
+LQ__INLINE uint8x16_t lq__hot_cell_neon(int16x8_t x0, int16x8_t x1, int16_t factor)
+{
+    const int16x8_t a = vqdmulhq_n_s16(x0, factor); /* twice that */
+    const int16x8_t b = vqdmulhq_n_s16(x1, factor);
+    const uint8x16_t c = vcombine_u8(vqshrun_n_s16(a, 1), vqshrun_n_s16(b, 1));
+    return vminq_u8(c, vdupq_n_u8(127));
+}
+
+LQ__INLINE uint8x16_t lq__hot_cell_level_neon(const lq__hot_cells_neon *cells, uint8x16_t a)
+{
+    const uint8x16_t eight = vshrq_n_u8(a, 3);
+    const uint8x16_t above = vcgeq_u8(a, vqtbl1q_u8(cells->cut, eight));
+    return vsubq_u8(vqtbl1q_u8(cells->base, eight), above);
+}
+
+/* Squared errors of 16 cells, added to four sums. */
+LQ__INLINE uint32x4_t lq__hot_cell_costs_neon(const lq__hot_cells_neon *cells, uint8x16_t a,
+                                              uint32x4_t sum)
+{
+    const uint8x16_t spot = vqtbl1q_u8(cells->spot, lq__hot_cell_level_neon(cells, a));
+    const uint8x16_t e = vabdq_u8(vaddq_u8(vaddq_u8(a, a), vdupq_n_u8(1)), spot);
+    sum = vpadalq_u16(sum, vmull_u8(vget_low_u8(e), vget_low_u8(e)));
+    return vpadalq_u16(sum, vmull_high_u8(e, e));
+}
+
+/* Codes of 16 dims. */
+LQ__INLINE uint8x16_t lq__hot_codes_neon(const lq__hot_cells_neon *cells, int kind,
+                                         const int16_t *x, int16_t factor)
+{
+    const uint8_t half = (uint8_t)(1u << lq__hot_bits(kind) >> 1);
+    const int16x8_t x0 = vld1q_s16(x);
+    const int16x8_t x1 = vld1q_s16(x + 8);
+    if (kind == LQ__HOT_Z8) {
+        const int16x8_t most = vdupq_n_s16(127 * 4 + 3);
+        int16x8_t y[2];
+        int j;
+        y[0] = vaddq_s16(vqrdmulhq_n_s16(x0, factor), vshrq_n_s16(x0, 15));
+        y[1] = vaddq_s16(vqrdmulhq_n_s16(x1, factor), vshrq_n_s16(x1, 15));
+        for (j = 0; j < 2; j++) { /* clamped to what +-127 are made of */
+            y[j] = vaddq_s16(y[j], vdupq_n_s16(2));
+            y[j] = vmaxq_s16(vminq_s16(y[j], most), vdupq_n_s16(-127 * 4));
+        }
+        return veorq_u8(
+            vreinterpretq_u8_s8(vcombine_s8(vshrn_n_s16(y[0], 2), vshrn_n_s16(y[1], 2))),
+            vdupq_n_u8(128));
+    } else {
+        const int8x16_t sign = vcombine_s8(vshrn_n_s16(x0, 8), vshrn_n_s16(x1, 8));
+        const uint8x16_t minus = vcltzq_s8(sign);
+        uint8x16_t c = lq__hot_cell_neon(vabsq_s16(x0), vabsq_s16(x1), factor);
+        c = vaddq_u8(lq__hot_cell_level_neon(cells, c), vdupq_n_u8(half));
+        return veorq_u8(c, vandq_u8(minus, vdupq_n_u8((uint8_t)(2 * half - 1))));
+    }
+}
+
+/* Costs of a row with three factors. Dims that are not there, up to a multiple of 16, cost
+   nothing. */
+LQ__INLINE void lq__hot_costs_neon(uint32_t (*costs)[8], size_t t, const lq__hot_cells_neon *cells,
+                                   int kind, const int16_t *x, size_t dims,
+                                   const int16_t (*factors)[8])
+{
+    const uint32_t error = (uint32_t)lq__hot_cell[kind - LQ__HOT_Z4].spot[0] - 1;
+    const uint32_t rest = error * error * (uint32_t)((0 - dims) & 15);
+    uint32x4_t s0 = vdupq_n_u32(0);
+    uint32x4_t s1 = s0;
+    uint32x4_t s2 = s0;
+    size_t d;
+    for (d = 0; d < dims; d += 16) {
+        const int16x8_t a = vabsq_s16(vld1q_s16(x + d));
+        const int16x8_t b = vabsq_s16(vld1q_s16(x + d + 8));
+        s0 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[0][t]), s0);
+        s1 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[1][t]), s1);
+        s2 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[2][t]), s2);
+    }
+    costs[0][t] = vaddvq_u32(s0) - rest;
+    costs[1][t] = vaddvq_u32(s1) - rest;
+    costs[2][t] = vaddvq_u32(s2) - rest;
+}
+
+/* The third bits of the bytes of four lanes by a four, twice: 32 bits. */
+LQ__INLINE void lq__hot_thirds_neon(uint8_t *dst, uint8x16_t a, uint8x16_t b)
+{
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const uint8x16_t third = vdupq_n_u8(4);
+    uint8x16_t x = vpaddq_u8(vandq_u8(vtstq_u8(a, third), bit), vandq_u8(vtstq_u8(b, third), bit));
+    uint32_t v;
+    x = vpaddq_u8(x, x);
+    x = vpaddq_u8(x, x);
+    v = vgetq_lane_u32(vreinterpretq_u32_u8(x), 0);
+    memcpy(dst, &v, 4);
+}
+
+/* Four rows of 16 codes: w[f] has four f of each. */
+LQ__INLINE void lq__hot_fours_neon(uint8x16_t *w, const uint8_t *codes, size_t stride)
+{
+    uint32x4_t r[4];
+    uint64x2_t a[2];
+    uint64x2_t b[2];
+    int j;
+    for (j = 0; j < 4; j++) {
+        r[j] = vreinterpretq_u32_u8(vld1q_u8(codes + (size_t)j * stride));
+    }
+    for (j = 0; j < 2; j++) { /* fours 0 and 2, 1 and 3, of two rows */
+        a[j] = vreinterpretq_u64_u32(vtrn1q_u32(r[2 * j], r[2 * j + 1]));
+        b[j] = vreinterpretq_u64_u32(vtrn2q_u32(r[2 * j], r[2 * j + 1]));
+    }
+    w[0] = vreinterpretq_u8_u64(vtrn1q_u64(a[0], a[1]));
+    w[1] = vreinterpretq_u8_u64(vtrn1q_u64(b[0], b[1]));
+    w[2] = vreinterpretq_u8_u64(vtrn2q_u64(a[0], a[1]));
+    w[3] = vreinterpretq_u8_u64(vtrn2q_u64(b[0], b[1]));
+}
+
+/* 16 dims of a granule's codes (8 rows) into a tile of K. */
+LQ__INLINE void lq__hot_put_k_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const int fours = lq__hot_fours(kind);
+    uint8x16_t w[2][4];
+    int h;
+    int f;
+    lq__hot_fours_neon(w[0], codes, stride);
+    lq__hot_fours_neon(w[1], codes + 4 * stride, stride);
+    for (f = 0; f < 4 && kind == LQ__HOT_Z3; f++) {
+        lq__hot_thirds_neon(tile + 16 * wide + (4 * (d / 16) + first / 16) * 32 + 8 * (size_t)f +
+                                first % 16 / 2,
+                            w[0][f], w[1][f]);
+    }
+    for (f = 0; f < 4; f += fours) {
+        const size_t v = (d / 4 + (size_t)f) / (size_t)fours;
+        uint8_t *at = tile + 64 * (4 * v + first / 16) + first % 16 * 4;
+        for (h = 0; h < 2; h++) {
+            uint8x16_t x = w[h][f];
+            if (fours == 2) {
+                x = vsliq_n_u8(x, w[h][(f + 1) & 3], 4);
+            } else if (fours == 4) {
+                x = vsliq_n_u8(vsliq_n_u8(x, w[h][1], 2), vsliq_n_u8(w[h][2], w[h][3], 2), 4);
+            }
+            vst1q_u8(at + 16 * h, x);
+        }
+    }
+}
+
+/* The third bits of four rows: a bit a row, 16 dims of 4 bits. */
+LQ__INLINE void lq__hot_nibbles_neon(uint8_t *dst, const uint8x16_t *r)
+{
+    const uint8x16_t a = vsliq_n_u8(vshrq_n_u8(r[0], 2), vshrq_n_u8(r[1], 2), 1);
+    const uint8x16_t b = vsliq_n_u8(vshrq_n_u8(r[2], 2), vshrq_n_u8(r[3], 2), 1);
+    const uint8x16_t x = vsliq_n_u8(a, b, 2);
+    vst1_u8(dst, vget_low_u8(vsliq_n_u8(vuzp1q_u8(x, x), vuzp2q_u8(x, x), 4)));
+}
+
+/* The same into a tile of V: 16 dims of four tokens lie as four interleaved rows. */
+LQ__INLINE void lq__hot_put_v_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const size_t vector = lq__hot_at(wide / 16, 16 / fours, d / 16, first / 4 / fours);
+    uint8_t *at = tile + 64 * vector;
+    uint8x16_t r[8];
+    uint8x16x4_t x;
+    int j;
+    for (j = 0; j < 8; j++) {
+        r[j] = vld1q_u8(codes + (size_t)j * stride);
+        x.val[j & 3] = r[j];
+    }
+    if (kind == LQ__HOT_Z3) {
+        uint8_t *high = tile + 16 * wide + vector * 32 + first % 16 * 2;
+        lq__hot_nibbles_neon(high, r);
+        lq__hot_nibbles_neon(high + 8, r + 4);
+    }
+    if (fours == 4) { /* half of each byte is there, or will be */
+        x = vld4q_u8(at);
+    }
+    for (j = 0; j < 4; j++) {
+        if (fours == 1) {
+            x.val[j] = r[j];
+        } else if (fours == 2) {
+            x.val[j] = vsliq_n_u8(r[j], r[j + 4], 4);
+        } else {
+            const uint8x16_t two = vsliq_n_u8(vandq_u8(r[j], vdupq_n_u8(3)), r[j + 4], 2);
+            x.val[j] =
+                first % 16 ? vsliq_n_u8(x.val[j], two, 4) : vbslq_u8(vdupq_n_u8(15), two, x.val[j]);
+        }
+    }
+    vst4q_u8(at, x);
+    if (fours == 1) {
+        for (j = 0; j < 4; j++) {
+            x.val[j] = r[j + 4];
+        }
+        vst4q_u8(tile + 64 * lq__hot_at(wide / 16, 16, d / 16, first / 4 + 1), x);
+    }
+}
+
+/* kind and stream are constants. */
+LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, size_t first,
+                                        const lq__hot_turn *turn)
+{
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t wide = lq__hot_wide(turn->dims);
+    uint8_t *codes = (uint8_t *)turn->spun;
+    lq__hot_cells_neon cells;
+    int16_t factors[3][8];
+    uint32_t costs[3][8];
+    uint32_t best[8];
+    lq__hot_vectors v;
+    size_t d;
+    size_t t;
+    lq__hot_aim(&v, turn, kind, stream);
+    lq__hot_factors(factors, kind, stream, &v);
+    memset(costs, 0, sizeof costs);
+    cells.base = cells.cut = cells.spot = vdupq_n_u8(0);
+    if (kind != LQ__HOT_Z8) {
+        const lq__hot_cells *of = &lq__hot_cell[kind - LQ__HOT_Z4];
+        cells.base = vld1q_u8(of->base);
+        cells.cut = vld1q_u8(of->cut);
+        cells.spot = vld1q_u8(of->spot);
+        for (t = 0; t < 8; t++) {
+            lq__hot_costs_neon(costs, t, &cells, kind, x + t * stride, turn->dims,
+                               (const int16_t(*)[8])factors);
+        }
+    }
+    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs,
+                 &v, kind == LQ__HOT_Z8);
+    for (t = 0; t < 8; t++) {
+        for (d = 0; d < wide; d += 16) {
+            vst1q_u8(codes + t * stride + d,
+                     lq__hot_codes_neon(&cells, kind, x + t * stride + d, factors[best[t]][t]));
+        }
+    }
+    for (d = 0; d < wide; d += 16) {
+        if (stream == LQ_K) {
+            lq__hot_put_k_neon(tile, kind, wide, d, first, codes + d, stride);
+        } else {
+            lq__hot_put_v_neon(tile, kind, wide, d, first, codes + d, stride);
+        }
+    }
+}
+
+/* E8: tables by the bracket j, of 32 entries; 0 and 1 are the cosets. */
+typedef struct lq__hot_seal_neon {
+    uint8x16x2_t first[2];
+    uint8x16x2_t second[2];
+    uint8x16x2_t moved[2];
+} lq__hot_seal_neon;
+
+LQ__INLINE uint8x16x2_t lq__hot_entries_neon(const int8_t *of)
+{
+    uint8x16x2_t table;
+    table.val[0] = vreinterpretq_u8_s8(vld1q_s8(of));
+    table.val[1] = vreinterpretq_u8_s8(vld1q_s8(of + 16));
+    return table;
+}
+
+LQ__INLINE void lq__hot_seal_init_neon(lq__hot_seal_neon *s)
+{
+    int c;
+    for (c = 0; c < 2; c++) {
+        s->first[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c]);
+        s->second[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c + 1]);
+        s->moved[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c + 3]);
+    }
+}
+
+/* Brackets of two coordinates of eight blocks: lq__hot_bracket, of 128 bytes, in two halves. */
+LQ__INLINE uint8x16_t lq__hot_near_neon(int16x8_t y0, int16x8_t y1)
+{
+    const int8x16_t u = vcombine_s8(vqshrn_n_s16(y0, 2), vqshrn_n_s16(y1, 2));
+    const int8x16_t sign = vshrq_n_s8(u, 7);
+    const uint8x16_t a = vreinterpretq_u8_s8(veorq_s8(u, sign)); /* ~u below zero */
+    const uint8x16_t below = vreinterpretq_u8_s8(sign);
+    uint8x16x4_t table;
+    uint8x16_t j;
+    int k;
+    for (k = 0; k < 4; k++) {
+        table.val[k] = vld1q_u8(lq__hot_bracket + 16 * k);
+    }
+    j = vqtbl4q_u8(table, a);
+    for (k = 0; k < 4; k++) {
+        table.val[k] = vld1q_u8(lq__hot_bracket + 64 + 16 * k);
+    }
+    j = vqtbx4q_u8(j, table, vsubq_u8(a, vdupq_n_u8(64)));
+    return vbslq_u8(below, vsubq_u8(vdupq_n_u8(30), j), j);
+}
+
+LQ__INLINE uint16x8_t lq__hot_square_neon(int16x8_t y, int16x8_t level)
+{
+    const uint16x8_t e = vminq_u16(vreinterpretq_u16_s16(vabdq_s16(y, level)), vdupq_n_u16(255));
+    return vmulq_u16(e, e);
+}
+
+/* One coset, one coordinate: cost, and which coordinate is the cheapest to move. */
+LQ__INLINE void lq__hot_coordinate_neon(int16x8_t y, int16x8_t first, int16x8_t second, int i,
+                                        uint16x8_t *cost, uint16x8_t *least, uint16x8_t *move)
+{
+    const uint16x8_t d = lq__hot_square_neon(y, first);
+    const uint16x8_t e = vqsubq_u16(lq__hot_square_neon(y, second), d);
+    const uint16x8_t less = vcltq_u16(e, *least);
+    *cost = vqaddq_u16(*cost, d);
+    *least = vminq_u16(*least, e);
+    *move = vbslq_u16(less, vdupq_n_u16((uint16_t)i), *move);
+}
+
+/* z of the first choice: half of the bracket, for coset 0 upwards. */
+LQ__INLINE uint8x16_t lq__hot_z_neon(uint8x16_t j, uint8x16_t up)
+{
+    return vshrq_n_u8(vaddq_u8(j, up), 1);
+}
+
+/* Costs of the cosets of 8 blocks; the coset (all ones: 1), the coordinate to move (or -1). */
+LQ__INLINE uint16x8_t lq__hot_coset_costs_neon(const lq__hot_seal_neon *s, const int16x8_t *y,
+                                               const uint8x16_t *j, uint16x8_t *coset,
+                                               uint16x8_t *mover)
+{
+    uint16x8_t cost[2];
+    uint16x8_t least[2];
+    uint16x8_t move[2];
+    int c;
+    int i;
+    for (c = 0; c < 2; c++) {
+        uint8x16_t parity = vdupq_n_u8(0);
+        uint16x8_t wrong;
+        cost[c] = vdupq_n_u16(0);
+        least[c] = vdupq_n_u16(65535);
+        move[c] = cost[c];
+        for (i = 0; i < 4; i++) {
+            const int8x16_t a = vreinterpretq_s8_u8(vqtbl2q_u8(s->first[c], j[i]));
+            const int8x16_t b = vreinterpretq_s8_u8(vqtbl2q_u8(s->second[c], j[i]));
+            lq__hot_coordinate_neon(y[2 * i], vshll_n_s8(vget_low_s8(a), 2),
+                                    vshll_n_s8(vget_low_s8(b), 2), 2 * i, &cost[c], &least[c],
+                                    &move[c]);
+            lq__hot_coordinate_neon(y[2 * i + 1], vshll_high_n_s8(a, 2), vshll_high_n_s8(b, 2),
+                                    2 * i + 1, &cost[c], &least[c], &move[c]);
+            parity = veorq_u8(parity, lq__hot_z_neon(j[i], vdupq_n_u8((uint8_t)(1 - c))));
+        }
+        wrong = vmovl_u8(veor_u8(vget_low_u8(parity), vget_high_u8(parity)));
+        wrong = vandq_u16(wrong, vdupq_n_u16(1));
+        wrong = vceqq_u16(wrong, vdupq_n_u16((uint16_t)(1 - c)));
+        cost[c] = vqaddq_u16(cost[c], vandq_u16(wrong, least[c]));
+        move[c] = vbslq_u16(wrong, move[c], vdupq_n_u16(65535));
+    }
+    *coset = vcltq_u16(cost[1], cost[0]);
+    *mover = vbslq_u16(*coset, move[1], move[0]);
+    return vminq_u16(cost[0], cost[1]);
+}
+
+/* 8 blocks: y[i] coordinate i of each; words of eight nibbles, 4 bytes each; costs. */
+LQ__INLINE uint16x8_t lq__hot_words_neon(const lq__hot_seal_neon *s, const int16x8_t *y,
+                                         uint8_t *words)
+{
+    const uint8x16_t upper = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
+    uint8x16_t j[4];
+    uint16x8_t cost;
+    uint16x8_t coset;
+    uint16x8_t mover;
+    uint8x16_t one;
+    uint8x16_t move;
+    uint8x16_t low;
+    uint8x16_t high;
+    uint8x8x4_t bytes;
+    int i;
+    for (i = 0; i < 4; i++) {
+        j[i] = lq__hot_near_neon(y[2 * i], y[2 * i + 1]);
+    }
+    cost = lq__hot_coset_costs_neon(s, y, j, &coset, &mover);
+    one = vcombine_u8(vmovn_u16(coset), vmovn_u16(coset));
+    move = vcombine_u8(vmovn_u16(mover), vmovn_u16(mover));
+    move = vsubq_u8(move, upper); /* as of the even coordinate */
+    for (i = 0; i < 4; i++) {
+        const uint8x16_t z = lq__hot_z_neon(j[i], vbicq_u8(vdupq_n_u8(1), one));
+        const uint8x16_t moved =
+            vbslq_u8(one, vqtbl2q_u8(s->moved[1], j[i]), vqtbl2q_u8(s->moved[0], j[i]));
+        j[i] = vbslq_u8(vceqq_u8(move, vdupq_n_u8((uint8_t)(2 * i))), moved, z);
+        j[i] = veorq_u8(j[i], vshrq_n_u8(j[i], 1));
+    }
+    low = vsliq_n_u8(j[0], j[2], 4); /* bytes 0 and 1 of each word */
+    high = vsliq_n_u8(j[1], j[3], 4);
+    bytes.val[0] = vget_low_u8(low);
+    bytes.val[1] = vget_high_u8(low);
+    bytes.val[2] = vget_low_u8(high);
+    bytes.val[3] = vget_high_u8(high);
+    vst4_u8(words, bytes);
+    return cost;
+}
+
+LQ__INLINE int16x8_t lq__hot_y_neon(int16x8_t x, int16x8_t factor)
+{
+    const int16x8_t y = vqrdmulhq_s16(x, factor);
+    return vmaxq_s16(vminq_s16(y, vdupq_n_s16(1020)), vdupq_n_s16(-1020));
+}
+
+/* x (8 tokens) by 8 dims: y[i] is dim i of each token. */
+LQ__INLINE void lq__hot_transpose_neon(int16x8_t *y, const int16_t *x, size_t stride)
+{
+    int32x4_t a[8];
+    int64x2_t b[8];
+    int i;
+    for (i = 0; i < 8; i += 2) { /* even and odd dims of two tokens */
+        const int16x8_t p = vld1q_s16(x + (size_t)i * stride);
+        const int16x8_t q = vld1q_s16(x + (size_t)(i + 1) * stride);
+        a[i] = vreinterpretq_s32_s16(vtrn1q_s16(p, q));
+        a[i + 1] = vreinterpretq_s32_s16(vtrn2q_s16(p, q));
+    }
+    for (i = 0; i < 8; i += 4) { /* dims 0 and 4, 1 and 5, 2 and 6, 3 and 7 of four tokens */
+        b[i] = vreinterpretq_s64_s32(vtrn1q_s32(a[i], a[i + 2]));
+        b[i + 1] = vreinterpretq_s64_s32(vtrn1q_s32(a[i + 1], a[i + 3]));
+        b[i + 2] = vreinterpretq_s64_s32(vtrn2q_s32(a[i], a[i + 2]));
+        b[i + 3] = vreinterpretq_s64_s32(vtrn2q_s32(a[i + 1], a[i + 3]));
+    }
+    for (i = 0; i < 4; i++) {
+        y[i] = vreinterpretq_s16_s64(vtrn1q_s64(b[i], b[i + 4]));
+        y[i + 4] = vreinterpretq_s16_s64(vtrn2q_s64(b[i], b[i + 4]));
+    }
+}
+
+/* K: a word is 8 dims of a token, with three factors a token; words (3, wide / 8, 8). */
+LQ__INLINE void lq__hot_by_dims_neon(const lq__hot_seal_neon *s, const lq__hot_turn *turn,
+                                     const int16_t (*factors)[8], uint8_t *words,
+                                     uint32_t (*costs)[8])
+{
+    const size_t wide = lq__hot_wide(turn->dims);
+    size_t d;
+    size_t k;
+    for (d = 0; d < wide; d += 8) {
+        int16x8_t dim[8];
+        lq__hot_transpose_neon(dim, turn->dst + d, turn->row);
+        for (k = 0; k < 3; k++) {
+            const int16x8_t f = vld1q_s16(factors[k]);
+            int16x8_t y[8];
+            uint16x8_t cost;
+            int i;
+            for (i = 0; i < 8; i++) {
+                y[i] = lq__hot_y_neon(dim[i], f);
+            }
+            cost = lq__hot_words_neon(s, y, words + 4 * (k * wide + d));
+            if (d < turn->dims) {
+                uint32_t *to = costs[k];
+                vst1q_u32(to, vaddw_u16(vld1q_u32(to), vget_low_u16(cost)));
+                vst1q_u32(to + 4, vaddw_high_u16(vld1q_u32(to + 4), cost));
+            }
+        }
+    }
+}
+
+static void lq__hot_granule_e8_neon(uint8_t *tile, int stream, size_t first,
+                                    const lq__hot_turn *turn)
+{
+    const size_t wide = lq__hot_wide(turn->dims);
+    uint8_t *words = (uint8_t *)turn->spun;
+    int16_t factors[3][8];
+    uint32_t costs[3][8];
+    uint32_t best[8];
+    lq__hot_vectors v;
+    lq__hot_seal_neon s;
+    size_t d;
+    size_t t;
+    lq__hot_seal_init_neon(&s);
+    lq__hot_aim(&v, turn, LQ__HOT_E8, stream);
+    lq__hot_factors(factors, LQ__HOT_E8, stream, &v);
+    memset(costs, 0, sizeof costs);
+    if (stream == LQ_K) {
+        lq__hot_by_dims_neon(&s, turn, (const int16_t(*)[8])factors, words, costs);
+    }
+    lq__hot_best(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, &v, stream == LQ_V);
+    for (d = 0; d < wide && stream == LQ_K; d += 8) {
+        uint8_t *at = tile + 64 * (4 * (d / 8) + first / 16) + first % 16 * 4;
+        for (t = 0; t < 8; t++) {
+            memcpy(at + 4 * t, words + 4 * (best[t] * wide + d + t), 4);
+        }
+    }
+    for (d = 0; d < wide && stream == LQ_V; d += 8) { /* a word is eight tokens of a dim */
+        const size_t vector = lq__hot_at(wide / 16, 8, d / 16, first / 8);
+        int16x8_t y[8];
+        for (t = 0; t < 8; t++) {
+            y[t] = lq__hot_y_neon(vld1q_s16(turn->dst + t * turn->row + d),
+                                  vdupq_n_s16(factors[1][t]));
+        }
+        (void)lq__hot_words_neon(&s, y, tile + 64 * vector + 4 * (d % 16));
+    }
+}
+
+static void lq__hot_granule_neon(uint8_t *tile, int kind, int stream, size_t first,
+                                 const lq__hot_turn *turn)
+{
+#define LQ__HOT_GRANULE_NEON(of)                                            \
+    case LQ__HOT_##of:                                                      \
+        if (stream == LQ_K) {                                               \
+            lq__hot_granule_of_neon(tile, LQ__HOT_##of, LQ_K, first, turn); \
+        } else {                                                            \
+            lq__hot_granule_of_neon(tile, LQ__HOT_##of, LQ_V, first, turn); \
+        }                                                                   \
+        break;
+    switch (kind) {
+        LQ__HOT_GRANULE_NEON(Z8)
+        LQ__HOT_GRANULE_NEON(Z4)
+        LQ__HOT_GRANULE_NEON(Z3)
+        LQ__HOT_GRANULE_NEON(Z2)
+    default:
+        lq__hot_granule_e8_neon(tile, stream, first, turn);
+    }
+#undef LQ__HOT_GRANULE_NEON
+}
 #undef LQ__HOT_LEVELS_NEON
 #undef LQ__HOT_Q_NEON
 #undef LQ__HOT_EACH_NEON
@@ -25430,21 +26098,21 @@ LQ__STATIC void lq__hot_mass(float *mass, const float *logits, const float *lse,
 
 static const lq__hot_kernels *lq__hot_of_level(void)
 {
-#define LQ__HOT_KERNELS_OF(d, v, s)                                                           \
+#define LQ__HOT_KERNELS_OF(d, v)                                                             \
     {                                                                                        \
         lq__hot_dots_##d, lq__hot_sums_##d, lq__hot_across_##d, lq__hot_logits_##v,          \
             lq__hot_weigh_##v, lq__hot_raw_dots_##v, lq__hot_raw_sums_##v, lq__hot_flip_##v, \
-            lq__hot_query_##v, lq__hot_turn_##s, lq__hot_granule_##s, lq__hot_turning_##v    \
+            lq__hot_query_##v, lq__hot_turn_##v, lq__hot_granule_##v, lq__hot_turning_##v    \
     }
-#define LQ__HOT_KERNELS(v) LQ__HOT_KERNELS_OF(v, v, v)
+#define LQ__HOT_KERNELS(v) LQ__HOT_KERNELS_OF(v, v)
 #if LQ__X86
     static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(avx2),
                                              LQ__HOT_KERNELS(avx512)};
 #elif LQ__NEON_DOT
-    static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS_OF(neon, neon, c),
-                                             LQ__HOT_KERNELS_OF(dot, neon, c)};
+    static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(neon),
+                                             LQ__HOT_KERNELS_OF(dot, neon)};
 #elif LQ__NEON
-    static const lq__hot_kernels table[2] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS_OF(neon, neon, c)};
+    static const lq__hot_kernels table[2] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(neon)};
 #else
     static const lq__hot_kernels table[1] = {LQ__HOT_KERNELS(c)};
 #endif

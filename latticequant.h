@@ -5788,7 +5788,7 @@ typedef struct lq__rans_table {
 } lq__rans_table;
 
 struct lq_tables {
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
     uint8_t expand[256][16];   /* pshufb: the next words to the 8 lanes of a set */
     uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
 #endif
@@ -6193,7 +6193,7 @@ LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int cl
     centroid[0] = 0;
 }
 
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
 LQ__STATIC void lq__shuffles(lq_tables *t)
 {
     uint32_t set;
@@ -6251,7 +6251,7 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
     for (i = 1; i <= LQ__CLASS_WIDE; i++) {
         lq__centroids(t, t->centroid[i], (int)i);
     }
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
     lq__shuffles(t);
 #endif
     *tables = t;
@@ -6772,7 +6772,7 @@ LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t 
         }
     }
     t->table[0].unused[0] = (uint32_t)count;
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
     lq__shuffles(t);
 #endif
     *counts = (const lq_rans_counts *)(const void *)t;
@@ -7086,7 +7086,7 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
     b.at = 0;
     status = lq__counts_get(&b, t, count, needed);
     t->table[0].unused[0] = count;
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
     lq__shuffles(t);
 #endif
     *counts = (const lq_rans_counts *)(const void *)t;
@@ -7986,6 +7986,9 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 #define LQ__HIDE_CONSTANT(v) ((void)0)
 #endif
 
+#endif
+
+#if LQ__X86 || LQ__NEON
 /* ---- decode: two zones ----
    A row takes at most 128 bytes of words, and reads no further than 128 bytes ahead. While every
    page has 128 bytes a row, rows run unchecked. A page with less goes on in `tail`: a copy of its
@@ -9718,6 +9721,748 @@ LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow
 }
 #endif
 
+/* ---- NEON: 16 lanes of a page at a time ----
+   Interval numbers are bytes in one register. A table of 32 words is two byte tables of 32, each
+   looked up by one tbl of two registers, the 64 buckets by one of four: the tables of a row take 18
+   registers while its pages decode, 16 while they encode, so that of the 32 there are as many left
+   as 16 lanes need. Words go to their lanes, and from them, by tbl with a table for every set of 8
+   lanes; the set and how many it has come out of the vector in one number, as that move costs most
+   of the latency (5 cycles or so, twice 16 lanes a step). */
+#if LQ__NEON
+typedef struct lq__lanes_neon {
+    uint16x8_t v[2]; /* lanes 0 .. 7, 8 .. 15 */
+} lq__lanes_neon;
+
+typedef struct lq__words_neon {
+    uint8x16x2_t low;
+    uint8x16x2_t high;
+} lq__words_neon;
+
+/* 32 words to byte tables. */
+LQ__INLINE void lq__words_load_neon(lq__words_neon *k, const uint16_t *src)
+{
+    const uint8x16_t a = vreinterpretq_u8_u16(vld1q_u16(src));
+    const uint8x16_t b = vreinterpretq_u8_u16(vld1q_u16(src + 8));
+    const uint8x16_t c = vreinterpretq_u8_u16(vld1q_u16(src + 16));
+    const uint8x16_t d = vreinterpretq_u8_u16(vld1q_u16(src + 24));
+    k->low.val[0] = vuzp1q_u8(a, b);
+    k->low.val[1] = vuzp1q_u8(c, d);
+    k->high.val[0] = vuzp2q_u8(a, b);
+    k->high.val[1] = vuzp2q_u8(c, d);
+}
+
+LQ__INLINE lq__lanes_neon lq__look_word_neon(const lq__words_neon *k, uint8x16_t s)
+{
+    const uint8x16_t low = vqtbl2q_u8(k->low, s);
+    const uint8x16_t high = vqtbl2q_u8(k->high, s);
+    lq__lanes_neon r;
+    r.v[0] = vreinterpretq_u16_u8(vzip1q_u8(low, high));
+    r.v[1] = vreinterpretq_u16_u8(vzip2q_u8(low, high));
+    return r;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_load_neon(const uint16_t *src)
+{
+    lq__lanes_neon r;
+    r.v[0] = vld1q_u16(src);
+    r.v[1] = vld1q_u16(src + 8);
+    return r;
+}
+
+LQ__INLINE void lq__lanes_store_neon(uint16_t *dst, lq__lanes_neon x)
+{
+    vst1q_u16(dst, x.v[0]);
+    vst1q_u16(dst + 8, x.v[1]);
+}
+
+/* 16 values of a row from token `first` on. */
+LQ__INLINE lq__lanes_neon lq__values_neon(const int16_t *values, size_t row, size_t first)
+{
+    lq__lanes_neon r;
+    r.v[0] = vreinterpretq_u16_s16(vld1q_s16(values + row * 64 + first));
+    r.v[1] = vreinterpretq_u16_s16(vld1q_s16(values + row * 64 + first + 8));
+    return r;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_same_neon(uint16_t x)
+{
+    lq__lanes_neon r;
+    r.v[0] = r.v[1] = vdupq_n_u16(x);
+    return r;
+}
+
+/* y where the mask is set, else x. */
+LQ__INLINE lq__lanes_neon lq__lanes_blend_neon(lq__lanes_neon x, lq__lanes_neon y,
+                                               lq__lanes_neon mask)
+{
+    x.v[0] = vbslq_u16(mask.v[0], y.v[0], x.v[0]);
+    x.v[1] = vbslq_u16(mask.v[1], y.v[1], x.v[1]);
+    return x;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_and_neon(lq__lanes_neon x, lq__lanes_neon y)
+{
+    x.v[0] = vandq_u16(x.v[0], y.v[0]);
+    x.v[1] = vandq_u16(x.v[1], y.v[1]);
+    return x;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_xor_neon(lq__lanes_neon x, lq__lanes_neon y)
+{
+    x.v[0] = veorq_u16(x.v[0], y.v[0]);
+    x.v[1] = veorq_u16(x.v[1], y.v[1]);
+    return x;
+}
+
+/* Masks of lanes to masks of bytes. */
+LQ__INLINE uint8x16_t lq__mask_bytes_neon(lq__lanes_neon mask)
+{
+    return vuzp1q_u8(vreinterpretq_u8_u16(mask.v[0]), vreinterpretq_u8_u16(mask.v[1]));
+}
+
+/* Lanes whose lowest bit is set. */
+LQ__INLINE lq__lanes_neon lq__odd_neon(lq__lanes_neon x)
+{
+    const uint16x8_t one = vdupq_n_u16(1);
+    x.v[0] = vtstq_u16(x.v[0], one);
+    x.v[1] = vtstq_u16(x.v[1], one);
+    return x;
+}
+
+LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, const int16_t *values, size_t first)
+{
+    return r->coset == r->row ? lq__lanes_same_neon(0)
+                              : lq__odd_neon(lq__values_neon(values, r->coset, first));
+}
+
+/* XOR of the rows of the block before a HALF row. */
+LQ__INLINE lq__lanes_neon lq__parity_neon(const lq_rans_row *r, const int16_t *values, size_t first)
+{
+    lq__lanes_neon x = lq__values_neon(values, (size_t)r->row - 1, first);
+    size_t j;
+    for (j = 2; j <= r->before; j++) {
+        x = lq__lanes_xor_neon(x, lq__values_neon(values, r->row - j, first));
+    }
+    return x;
+}
+
+/* Lanes of the tokens in use. */
+LQ__INLINE lq__lanes_neon lq__active_neon(uint32_t tokens, uint32_t first)
+{
+    static const int16_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const int16x8_t n = vdupq_n_s16((int16_t)((int32_t)tokens - (int32_t)first));
+    lq__lanes_neon r;
+    r.v[0] = vcgtq_s16(n, vld1q_s16(lane));
+    r.v[1] = vcgtq_s16(n, vld1q_s16(lane + 8));
+    return r;
+}
+
+/* Of a mask of 8 lanes the set, and 4096 times their number. */
+LQ__INLINE uint32_t lq__set_neon(uint16x8_t mask)
+{
+    static const uint16_t weights[8] = {4097, 4098, 4100, 4104, 4112, 4128, 4160, 4224};
+    return vaddvq_u16(vandq_u16(mask, vld1q_u16(weights)));
+}
+
+/* Masks of 32 bytes to bits. */
+LQ__INLINE uint32_t lq__bits_neon(uint8x16_t a, uint8x16_t b)
+{
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    uint8x16_t x = vpaddq_u8(vandq_u8(a, bit), vandq_u8(b, bit));
+    x = vpaddq_u8(x, x);
+    x = vpaddq_u8(x, x);
+    return vgetq_lane_u32(vreinterpretq_u32_u8(x), 0);
+}
+
+/* 16 bits to masks of lanes. */
+LQ__INLINE lq__lanes_neon lq__mask_neon(uint32_t bits)
+{
+    static const uint16_t bit[16] = {1,   2,   4,    8,    16,   32,   64,    128,
+                                     256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    const uint16x8_t x = vdupq_n_u16((uint16_t)bits);
+    lq__lanes_neon r;
+    r.v[0] = vtstq_u16(x, vld1q_u16(bit));
+    r.v[1] = vtstq_u16(x, vld1q_u16(bit + 8));
+    return r;
+}
+
+/* ---- NEON: decode ---- */
+typedef struct lq__look_neon {
+    uint8x16x4_t start;
+    uint8x16x2_t value;
+    lq__words_neon end;
+    lq__words_neon freq;
+    lq__words_neon begin;
+    uint32_t single; /* no bucket has a second boundary */
+} lq__look_neon;
+
+typedef struct lq__found_neon {
+    lq__lanes_neon freq;
+    lq__lanes_neon rest;
+    uint8x16_t value;
+    uint8x16_t escape;
+} lq__found_neon;
+
+LQ__INLINE void lq__look_load_neon(lq__look_neon *k, const lq__rans_table *t)
+{
+    lq__words_neon value;
+    uint16_t values[32];
+    size_t i;
+    memcpy(values, t->value, sizeof values);
+    for (i = 0; i < 4; i++) {
+        k->start.val[i] = vld1q_u8(t->start + 16 * i);
+    }
+    lq__words_load_neon(&value, values);
+    k->value = value.low;
+    lq__words_load_neon(&k->end, t->end);
+    lq__words_load_neon(&k->freq, t->freq);
+    lq__words_load_neon(&k->begin, t->begin);
+    k->single = t->single;
+}
+
+/* s + (lo > end), unsigned. */
+LQ__INLINE uint8x16_t lq__step_up_neon(const lq__look_neon *k, uint8x16_t s, lq__lanes_neon lo)
+{
+    lq__lanes_neon end = lq__look_word_neon(&k->end, s);
+    end.v[0] = vcgtq_u16(lo.v[0], end.v[0]);
+    end.v[1] = vcgtq_u16(lo.v[1], end.v[1]);
+    return vsubq_u8(s, lq__mask_bytes_neon(end));
+}
+
+LQ__INLINE lq__found_neon lq__find_neon(const lq__look_neon *k, lq__lanes_neon lo)
+{
+    const uint8x16_t high = vuzp2q_u8(vreinterpretq_u8_u16(lo.v[0]), vreinterpretq_u8_u16(lo.v[1]));
+    uint8x16_t s = vqtbl4q_u8(k->start, vshrq_n_u8(high, 2));
+    lq__found_neon found;
+    s = lq__step_up_neon(k, s, lo);
+    if (!k->single) {
+        s = lq__step_up_neon(k, s, lo);
+    }
+    found.freq = lq__look_word_neon(&k->freq, s);
+    found.rest = lq__look_word_neon(&k->begin, s);
+    found.rest.v[0] = vsubq_u16(lo.v[0], found.rest.v[0]);
+    found.rest.v[1] = vsubq_u16(lo.v[1], found.rest.v[1]);
+    found.value = vqtbl2q_u8(k->value, s);
+    found.escape = vceqzq_u8(s);
+    return found;
+}
+
+LQ__INLINE void lq__found_blend_neon(lq__found_neon *x, const lq__found_neon *y,
+                                     lq__lanes_neon mask)
+{
+    const uint8x16_t bytes = lq__mask_bytes_neon(mask);
+    x->freq = lq__lanes_blend_neon(x->freq, y->freq, mask);
+    x->rest = lq__lanes_blend_neon(x->rest, y->rest, mask);
+    x->value = vbslq_u8(bytes, y->value, x->value);
+    x->escape = vbslq_u8(bytes, y->escape, x->escape);
+}
+
+/* 8 lanes: freq * hi + rest, and a word where that is below 2^16. */
+LQ__INLINE void lq__advance_neon(const lq_tables *tables, uint16x8_t *hi, uint16x8_t *lo,
+                                 const uint8_t **at, uint16x8_t freq, uint16x8_t rest,
+                                 uint16x8_t active, int full)
+{
+    const uint32x4_t x =
+        vaddw_u16(vmull_u16(vget_low_u16(freq), vget_low_u16(*hi)), vget_low_u16(rest));
+    const uint32x4_t y = vaddw_high_u16(vmull_high_u16(freq, *hi), rest);
+    uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(x), vreinterpretq_u16_u32(y));
+    uint16x8_t high = vuzp2q_u16(vreinterpretq_u16_u32(x), vreinterpretq_u16_u32(y));
+    uint16x8_t need = vceqzq_u16(high);
+    uint16x8_t words;
+    uint32_t set;
+    need = full ? need : vandq_u16(need, active);
+    set = lq__set_neon(need);
+    words = vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(*at), vld1q_u8(tables->expand[set & 255])));
+    *at += 2 * (size_t)(set >> 12);
+    high = vbslq_u16(need, low, high);
+    low = vbslq_u16(need, words, low);
+    *hi = full ? high : vbslq_u16(active, high, *hi);
+    *lo = full ? low : vbslq_u16(active, low, *lo);
+}
+
+/* 16 tokens of one page from `first` on; the bytes that escaped. full, and by where it is 0, are
+   constants to the compiler. k: the four tables of the row. */
+LQ__INLINE uint8x16_t lq__decode_sixteen_neon(const lq_tables *tables, const lq__look_neon *k,
+                                              const lq_rans_row *r, lq__rans_flow *f,
+                                              uint32_t first, uint32_t by, int full)
+{
+    const lq__lanes_neon active = lq__active_neon(f->tokens, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
+    lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
+    lq__found_neon found = lq__find_neon(&k[0], lo);
+    lq__lanes_neon odd = lq__lanes_same_neon(0);
+    int16_t *dst = f->values + (size_t)r->row * 64 + first;
+    size_t j;
+    if (by & LQ__BY_COSET) {
+        lq__found_neon other = lq__find_neon(&k[1], lo);
+        lq__found_blend_neon(&found, &other, coset);
+    }
+    if (by & LQ__BY_PARITY) {
+        lq__found_neon even = lq__find_neon(&k[2], lo);
+        odd = lq__odd_neon(lq__parity_neon(r, f->values, first));
+        if (by & LQ__BY_COSET) {
+            lq__found_neon both = lq__find_neon(&k[3], lo);
+            lq__found_blend_neon(&even, &both, coset);
+        }
+        lq__found_blend_neon(&found, &even, odd);
+    }
+    for (j = 0; j < 2; j++) {
+        const int8x16_t value = vreinterpretq_s8_u8(found.value);
+        int16x8_t v = j ? vmovl_high_s8(value) : vmovl_s8(vget_low_s8(value));
+        lq__advance_neon(tables, &hi.v[j], &lo.v[j], &f->at, found.freq.v[j], found.rest.v[j],
+                         active.v[j], full);
+        if (by & LQ__BY_PARITY) { /* 2 k + parity in the half lanes */
+            int16x8_t two = vsubq_s16(vaddq_s16(v, v), vreinterpretq_s16_u16(odd.v[j]));
+            v = r->shift[1] ? two : vbslq_s16(coset.v[j], v, two);
+        }
+        v = full ? v : vandq_s16(v, vreinterpretq_s16_u16(active.v[j]));
+        vst1q_s16(dst + 8 * j, v);
+    }
+    lq__lanes_store_neon(f->hi + first % 32, hi);
+    lq__lanes_store_neon(f->lo + first % 32, lo);
+    return full ? found.escape : vandq_u8(found.escape, lq__mask_bytes_neon(active));
+}
+
+LQ__INLINE void lq__decode_row_neon(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                    lq__rans_flow *flows, size_t count, uint32_t by, int full)
+{
+    lq__look_neon k[4];
+    uint32_t half;
+    uint32_t j;
+    size_t g;
+    for (j = 0; j <= by; j++) {
+        lq__look_load_neon(&k[j], &tables->table[r->table[j]]);
+    }
+    for (half = 0; half < 2; half++) {
+        for (g = 0; g < count; g++) {
+            lq__rans_flow *f = &flows[g];
+            const uint8x16_t a = lq__decode_sixteen_neon(tables, k, r, f, 32 * half, by, full);
+            const uint8x16_t b = lq__decode_sixteen_neon(tables, k, r, f, 32 * half + 16, by, full);
+            const uint32_t escape = lq__bits_neon(a, b);
+            memcpy((uint8_t *)&f->escape[i] + 4 * half, &escape, 4);
+        }
+    }
+}
+
+LQ__STATIC void lq__rans_decode_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                     lq__rans_flow *flows, size_t count)
+{
+    const int full = lq__all_full(flows, count);
+    size_t i = 0;
+    size_t g;
+    while (i < plan->coded_rows) {
+        const size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);
+        for (; i < stop; i++) {
+            const lq_rans_row *r = &plan->coded[i];
+            if (r->by) {
+                lq__decode_row_neon(tables, r, i, flows, count, r->by, full);
+            } else if (full) {
+                lq__decode_row_neon(tables, r, i, flows, count, 0, 1);
+            } else {
+                lq__decode_row_neon(tables, r, i, flows, count, 0, 0);
+            }
+        }
+    }
+    for (g = 0; g < count; g++) {
+        lq__flow_land(&flows[g]);
+    }
+}
+
+/* ---- NEON: encode ---- */
+typedef struct lq__code_neon {
+    lq__words_neon freq;
+    lq__words_neon begin;
+    lq__words_neon reciprocal[2];
+} lq__code_neon;
+
+typedef struct lq__coded_neon {
+    lq__lanes_neon freq;
+    lq__lanes_neon begin;
+    lq__lanes_neon reciprocal[2];
+} lq__coded_neon;
+
+LQ__INLINE void lq__code_load_neon(lq__code_neon *k, const lq__rans_table *t)
+{
+    lq__words_load_neon(&k->freq, t->code_freq);
+    lq__words_load_neon(&k->begin, t->code_begin);
+    lq__words_load_neon(&k->reciprocal[0], t->code_reciprocal[0]);
+    lq__words_load_neon(&k->reciprocal[1], t->code_reciprocal[1]);
+}
+
+LQ__INLINE lq__coded_neon lq__code_of_neon(const lq__code_neon *k, uint8x16_t s)
+{
+    lq__coded_neon c;
+    c.freq = lq__look_word_neon(&k->freq, s);
+    c.begin = lq__look_word_neon(&k->begin, s);
+    c.reciprocal[0] = lq__look_word_neon(&k->reciprocal[0], s);
+    c.reciprocal[1] = lq__look_word_neon(&k->reciprocal[1], s);
+    return c;
+}
+
+LQ__INLINE void lq__coded_blend_neon(lq__coded_neon *x, const lq__coded_neon *y,
+                                     lq__lanes_neon mask)
+{
+    x->freq = lq__lanes_blend_neon(x->freq, y->freq, mask);
+    x->begin = lq__lanes_blend_neon(x->begin, y->begin, mask);
+    x->reciprocal[0] = lq__lanes_blend_neon(x->reciprocal[0], y->reciprocal[0], mask);
+    x->reciprocal[1] = lq__lanes_blend_neon(x->reciprocal[1], y->reciprocal[1], mask);
+}
+
+/* q = x / freq, r = x % freq of 4 lanes: see lq__reciprocal_bits. */
+LQ__INLINE uint32x4_t lq__quotient_neon(uint32x4_t *r, uint32x4_t x, uint32x4_t freq,
+                                        uint32x4_t reciprocal)
+{
+    const float32x4_t p = vmulq_f32(vcvtq_f32_u32(x), vreinterpretq_f32_u32(reciprocal));
+    const uint32x4_t q = vcvtq_u32_f32(p);
+    const uint32x4_t rest = vmlsq_u32(x, q, freq);
+    const uint32x4_t up = vcgeq_u32(rest, freq);
+    *r = vsubq_u32(rest, vandq_u32(up, freq));
+    return vsubq_u32(q, up);
+}
+
+/* 32-bit lanes out of 16-bit halves: lanes 0 .. 3, 4 .. 7. */
+LQ__INLINE uint32x4_t lq__join_neon(uint16x8_t low, uint16x8_t high, int upper)
+{
+    return vreinterpretq_u32_u16(upper ? vzip2q_u16(low, high) : vzip1q_u16(low, high));
+}
+
+/* 8 lanes: states from the frequency on lose their low half to the stream, which grows downward (a
+   full store whose last words count); then the step itself. */
+LQ__INLINE void lq__encode_eight_neon(const lq_tables *tables, uint16x8_t *hi, uint16x8_t *lo,
+                                      uint8_t **words, const lq__coded_neon *c, int j,
+                                      uint16x8_t active, int full)
+{
+    const uint16x8_t freq = c->freq.v[j];
+    uint16x8_t high = *hi;
+    uint16x8_t low = *lo;
+    uint16x8_t out = vcgeq_u16(high, freq);
+    uint32x4_t q[2];
+    uint32x4_t r[2];
+    uint32_t set;
+    int half;
+    out = full ? out : vandq_u16(out, active);
+    set = lq__set_neon(out);
+    vst1q_u8(*words - 16,
+             vqtbl1q_u8(vreinterpretq_u8_u16(low), vld1q_u8(tables->compress[set & 255])));
+    *words -= 2 * (size_t)(set >> 12);
+    low = vbslq_u16(out, high, low);
+    high = vbicq_u16(high, out);
+    for (half = 0; half < 2; half++) {
+        const uint16x8_t zero = vdupq_n_u16(0);
+        q[half] = lq__quotient_neon(
+            &r[half], lq__join_neon(low, high, half), lq__join_neon(freq, zero, half),
+            lq__join_neon(c->reciprocal[0].v[j], c->reciprocal[1].v[j], half));
+    }
+    high = vuzp1q_u16(vreinterpretq_u16_u32(q[0]), vreinterpretq_u16_u32(q[1]));
+    low = vuzp1q_u16(vreinterpretq_u16_u32(r[0]), vreinterpretq_u16_u32(r[1]));
+    low = vaddq_u16(low, c->begin.v[j]);
+    *hi = full ? high : vbslq_u16(active, high, *hi);
+    *lo = full ? low : vbslq_u16(active, low, *lo);
+}
+
+/* Symbols of 16 tokens: values without their raw bits, and the parity bit. */
+LQ__INLINE lq__lanes_neon lq__symbols_neon(const lq_rans_row *r, const int16_t *values,
+                                           size_t first, lq__lanes_neon coset)
+{
+    const lq__lanes_neon v = lq__values_neon(values, r->row, first);
+    int16x8_t shift = vdupq_n_s16((int16_t)(0 - (int32_t)r->shift[0]));
+    lq__lanes_neon h;
+    lq__lanes_neon other;
+    h.v[0] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[0]), shift));
+    h.v[1] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[1]), shift));
+    if (r->shift[0] == r->shift[1]) {
+        return h;
+    }
+    shift = vdupq_n_s16((int16_t)(0 - (int32_t)r->shift[1]));
+    other.v[0] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[0]), shift));
+    other.v[1] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[1]), shift));
+    return lq__lanes_blend_neon(h, other, coset);
+}
+
+/* 16 tokens of one page from `first` on. full, and by where it is 0, are constants. */
+LQ__INLINE void lq__encode_sixteen_neon(const lq_tables *tables, const lq__code_neon *k,
+                                        uint16x8_t place, const lq_rans_row *r, size_t i,
+                                        lq__rans_flow *f, uint32_t first, uint32_t by, int full)
+{
+    const uint16x8_t most = vdupq_n_u16(31);
+    const lq__lanes_neon active = lq__active_neon(f->tokens, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
+    lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
+    lq__lanes_neon s = lq__symbols_neon(r, f->values, first, coset);
+    lq__coded_neon c;
+    uint8x16_t bytes;
+    int j;
+    for (j = 0; j < 2; j++) { /* 0 .. 31, else the escape at 0 */
+        s.v[j] = vaddq_u16(s.v[j], place);
+        s.v[j] = vandq_u16(s.v[j], vcleq_u16(s.v[j], most));
+    }
+    bytes = lq__mask_bytes_neon(s);
+    c = lq__code_of_neon(&k[0], bytes);
+    if (by & LQ__BY_COSET) {
+        lq__coded_neon other = lq__code_of_neon(&k[1], bytes);
+        lq__coded_blend_neon(&c, &other, coset);
+    }
+    if (by & LQ__BY_PARITY) {
+        lq__coded_neon even = lq__code_of_neon(&k[2], bytes);
+        if (by & LQ__BY_COSET) {
+            lq__coded_neon both = lq__code_of_neon(&k[3], bytes);
+            lq__coded_blend_neon(&even, &both, coset);
+        }
+        lq__coded_blend_neon(&c, &even, lq__mask_neon((uint32_t)(f->parity[i] >> first)));
+    }
+    for (j = 2; j-- > 0;) {
+        lq__encode_eight_neon(tables, &hi.v[j], &lo.v[j], &f->words, &c, j, active.v[j], full);
+    }
+    lq__lanes_store_neon(f->hi + first % 32, hi);
+    lq__lanes_store_neon(f->lo + first % 32, lo);
+}
+
+LQ__INLINE void lq__encode_row_neon(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                    lq__rans_flow *flows, size_t count, uint32_t by, int full)
+{
+    const uint16x8_t place = vdupq_n_u16((uint16_t)tables->table[r->table[0]].place);
+    lq__code_neon k[4];
+    uint32_t half;
+    uint32_t j;
+    size_t g;
+    for (j = 0; j <= by; j++) {
+        lq__code_load_neon(&k[j], &tables->table[r->table[j]]);
+    }
+    for (half = 2; half-- > 0;) {
+        for (g = 0; g < count; g++) {
+            lq__encode_sixteen_neon(tables, k, place, r, i, &flows[g], 32 * half + 16, by, full);
+            lq__encode_sixteen_neon(tables, k, place, r, i, &flows[g], 32 * half, by, full);
+        }
+    }
+}
+
+LQ__STATIC void lq__rans_encode_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                     lq__rans_flow *flows, size_t count)
+{
+    const int full = lq__all_full(flows, count);
+    size_t i;
+    for (i = plan->coded_rows; i-- > 0;) {
+        const lq_rans_row *r = &plan->coded[i];
+        if (r->by) {
+            lq__encode_row_neon(tables, r, i, flows, count, r->by, full);
+        } else if (full) {
+            lq__encode_row_neon(tables, r, i, flows, count, 0, 1);
+        } else {
+            lq__encode_row_neon(tables, r, i, flows, count, 0, 0);
+        }
+    }
+}
+
+/* ---- NEON: scan, and raw bits ---- */
+/* Four fields of `raw` bits, the lowest of 16-bit parts, for each half of x: 4 raw bits a half. */
+LQ__INLINE uint64x2_t lq__raw_pack_neon(uint16x8_t x, uint32_t raw)
+{
+    const uint32x4_t a = vreinterpretq_u32_u16(x);
+    const uint32x4_t two = vorrq_u32(vandq_u32(a, vdupq_n_u32(65535)),
+                                     vshlq_u32(vshrq_n_u32(a, 16), vdupq_n_s32((int32_t)raw)));
+    const uint64x2_t b = vreinterpretq_u64_u32(two);
+    return vorrq_u64(vandq_u64(b, vdupq_n_u64(0xffffffffu)),
+                     vshlq_u64(vshrq_n_u64(b, 32), vdupq_n_s64((int64_t)raw * 2)));
+}
+
+/* Raw bits of a row, 4 or 8 tokens a put. Lanes of relaxed E8 that differ go one by one. */
+LQ__STATIC void lq__raw_put_neon(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
+{
+    const int16_t *v = f->values + (size_t)r->row * 64;
+    const uint32_t raw = r->raw[0];
+    const uint16x8_t mask = vdupq_n_u16((uint16_t)((1u << raw) - 1));
+    const int16x8_t shift = vdupq_n_s16((int16_t)((int32_t)raw - (int32_t)r->shift[0]));
+    uint32_t t;
+    if (r->raw[0] != r->raw[1]) {
+        for (t = 0; t < f->tokens; t++) {
+            const uint32_t coset = lq__coset_of(r, f->values, t);
+            lq__bits_put(bits,
+                         (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
+                             ((1u << r->raw[coset]) - 1),
+                         r->raw[coset]);
+        }
+        return;
+    }
+    for (t = 0; t < f->tokens; t += 8) {
+        const uint16x8_t x = vreinterpretq_u16_s16(vshlq_s16(vld1q_s16(v + t), shift));
+        const uint64x2_t fours = lq__raw_pack_neon(vandq_u16(x, mask), raw);
+        const uint32_t count = LQ__MIN(f->tokens - t, 8) * raw;
+        uint64_t low = vgetq_lane_u64(fours, 0);
+        uint64_t high = vgetq_lane_u64(fours, 1);
+        if (raw > 7) {
+            const uint32_t first = LQ__MIN(count, 4 * raw);
+            lq__bits_put(bits, low & (((uint64_t)1 << first) - 1), first);
+            low = high;
+            high = 0;
+            lq__bits_put(bits, low & (((uint64_t)1 << (count - first)) - 1), count - first);
+            continue;
+        }
+        low |= high << 4 * raw;
+        lq__bits_put(bits, low & (((uint64_t)1 << count) - 1), count);
+    }
+}
+
+/* The way back, in place. HALF rows get their parity later. */
+LQ__STATIC void lq__raw_get_neon(const lq_rans_row *r, lq__rans_flow *f, size_t *position)
+{
+    int16_t *v = f->values + (size_t)r->row * 64;
+    const int64_t raw = r->raw[0];
+    const uint16x8_t mask = vdupq_n_u16((uint16_t)((1u << raw) - 1));
+    const int16x8_t shift = vdupq_n_s16((int16_t)r->shift[0]);
+    const int16x8_t up = vdupq_n_s16((int16_t)(r->shift[0] - r->raw[0]));
+    int64_t shifts[2];
+    int64x2_t down[4]; /* of fields 0 and 1, 2 and 3 ... */
+    uint32_t t;
+    int j;
+    if (r->shift[0] != r->shift[1] || r->raw[0] != r->raw[1]) {
+        for (t = 0; t < f->tokens; t++) {
+            lq__merge_token(r, f, t, position);
+        }
+        return;
+    }
+    for (j = 0; j < 4; j++) {
+        shifts[0] = -raw * (raw > 7 ? 2 * j % 4 : 2 * j);
+        shifts[1] = shifts[0] - raw;
+        down[j] = vld1q_s64(shifts);
+    }
+    for (t = 0; t < f->tokens; t += 8) {
+        const uint32_t count = LQ__MIN(f->tokens - t, 8) * (uint32_t)raw;
+        const uint32_t first = raw > 7 ? LQ__MIN(count, 4 * (uint32_t)raw) : count;
+        const uint64x2_t a = vdupq_n_u64(lq__bits_get(f->raw, position, first));
+        uint64x2_t b = a;
+        uint32x4_t x;
+        uint32x4_t y;
+        uint16x8_t low;
+        int16x8_t high;
+        if (raw > 7) {
+            b = vdupq_n_u64(lq__bits_get(f->raw, position, count - first));
+        }
+        x = vuzp1q_u32(vreinterpretq_u32_u64(vshlq_u64(a, down[0])),
+                       vreinterpretq_u32_u64(vshlq_u64(a, down[1])));
+        y = vuzp1q_u32(vreinterpretq_u32_u64(vshlq_u64(b, down[2])),
+                       vreinterpretq_u32_u64(vshlq_u64(b, down[3])));
+        low = vuzp1q_u16(vreinterpretq_u16_u32(x), vreinterpretq_u16_u32(y));
+        low = vshlq_u16(vandq_u16(low, mask), up);
+        high = vshlq_s16(vld1q_s16(v + t), shift);
+        vst1q_s16(v + t, vorrq_s16(high, vreinterpretq_s16_u16(low)));
+    }
+}
+
+LQ__STATIC int lq__rans_merge_neon(const lq_rans_plan *plan, lq__rans_flow *f)
+{
+    size_t position = 0;
+    int halves = 0;
+    size_t i;
+    for (i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) {
+        lq__raw_get_neon(&plan->coded[i], f, &position);
+        halves |= plan->coded[i].kind == LQ__ROW_HALF;
+    }
+    f->raw_bits = position;
+    return halves;
+}
+
+/* Bytes of 16 tokens that escape: outside of low .. high of their table. */
+LQ__INLINE uint8x16_t lq__escapes_neon(const lq_tables *tables, const lq_rans_row *r,
+                                       const lq__rans_flow *f, uint32_t first, lq__lanes_neon coset,
+                                       lq__lanes_neon parity, uint32_t by)
+{
+    lq__lanes_neon h = lq__symbols_neon(r, f->values, first, coset);
+    lq__lanes_neon low = h;
+    lq__lanes_neon span = h;
+    uint32_t j;
+    for (j = 0; j < 4; j++) {
+        const lq__rans_table *t = &tables->table[r->table[j]];
+        lq__lanes_neon lanes = j == 1 ? coset : parity;
+        if ((j & by) != j) {
+            continue;
+        }
+        lanes = j == 0   ? lq__lanes_same_neon(65535)
+                : j == 3 ? lq__lanes_and_neon(coset, parity)
+                         : lanes;
+        low = lq__lanes_blend_neon(low, lq__lanes_same_neon((uint16_t)t->low), lanes);
+        span = lq__lanes_blend_neon(span, lq__lanes_same_neon((uint16_t)(t->high - t->low)), lanes);
+    }
+    h.v[0] = vcgtq_u16(vsubq_u16(h.v[0], low.v[0]), span.v[0]);
+    h.v[1] = vcgtq_u16(vsubq_u16(h.v[1], low.v[1]), span.v[1]);
+    return lq__mask_bytes_neon(h);
+}
+
+/* A HALF row: escapes, parities; tokens whose parity is none of their lattice's. */
+LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                           lq__rans_flow *f, size_t i)
+{
+    const lq_rans_row *r = &plan->coded[i];
+    uint8x16_t escape[4];
+    uint8x16_t parity[4];
+    uint8x16_t bad[4];
+    uint32_t s;
+    uint32_t j;
+    for (s = 0; s < 4; s++) {
+        const uint32_t first = 16 * s;
+        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+        lq__lanes_neon x = lq__parity_neon(r, f->values, first);
+        lq__lanes_neon odd = lq__values_neon(f->values, r->row, first);
+        odd = lq__odd_neon(lq__lanes_xor_neon(odd, x));
+        bad[s] = lq__mask_bytes_neon(odd);
+        if (r->shift[1] == r->raw[1]) {
+            bad[s] = vbicq_u8(bad[s], lq__mask_bytes_neon(coset));
+        }
+        for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+            const uint32_t escaped = (uint32_t)(f->escape[i - j] >> first) & 65535;
+            if (escaped) {
+                const lq__lanes_neon z = lq__values_neon(f->values, (size_t)r->row - j, first);
+                x = lq__lanes_xor_neon(x, lq__lanes_and_neon(z, lq__mask_neon(escaped)));
+            }
+        }
+        x = r->by & LQ__BY_PARITY ? lq__odd_neon(x) : lq__lanes_same_neon(0);
+        parity[s] = lq__mask_bytes_neon(x);
+        escape[s] = lq__escapes_neon(tables, r, f, first, coset, x, LQ__BY_BOTH);
+    }
+    f->parity[i] =
+        lq__bits_neon(parity[0], parity[1]) | (uint64_t)lq__bits_neon(parity[2], parity[3]) << 32;
+    f->escape[i] =
+        lq__bits_neon(escape[0], escape[1]) | (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
+    return lq__bits_neon(bad[0], bad[1]) | (uint64_t)lq__bits_neon(bad[2], bad[3]) << 32;
+}
+
+LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                  lq__rans_flow *f)
+{
+    lq__bits bits = {f->raw, 0, 0};
+    uint64_t bad = 0;
+    size_t i;
+    uint32_t s;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        if (r->kind == LQ__ROW_HALF) {
+            bad |= lq__scan_half_row_neon(tables, plan, f, i);
+        } else {
+            const uint32_t by = r->by == 0 ? 0 : LQ__BY_COSET;
+            uint8x16_t escape[4];
+            for (s = 0; s < 4; s++) {
+                const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s);
+                escape[s] = lq__escapes_neon(tables, r, f, 16 * s, coset, coset, by);
+            }
+            f->parity[i] = 0;
+            f->escape[i] = lq__bits_neon(escape[0], escape[1]) |
+                           (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
+        }
+        f->escape[i] &= f->active;
+        bad |= r->kind == LQ__ROW_COSET ? f->escape[i] : 0; /* 0 and 1 are its table */
+        if (r->raw[0] | r->raw[1]) {
+            lq__raw_put_neon(r, f, &bits);
+        }
+    }
+    if (bad & f->active) {
+        return LQ_E_ARG;
+    }
+    lq__scan_finish(plan, f, &bits);
+    return LQ_OK;
+}
+#endif
+
 /* ---- streams and batches ----
    bytes  ceil(lanes / 2)     octave o = floor(log2 hi) of each lane's first state, low nibble first
           ceil(sum of o / 8)  hi without its leading one, o bits a lane, lowest first, zero padded
@@ -10031,6 +10776,15 @@ static const lq__rans_decoder lq__rans_decoders[3] = {
     {lq__rans_decode_avx2, lq__rans_merge_avx2, lq__rans_begin_c, lq__rans_payload_c},
     {lq__rans_decode_avx512, lq__rans_merge_avx512, lq__rans_begin_avx512,
      lq__rans_payload_avx512}};
+#elif LQ__NEON
+static const lq__rans_encoder lq__rans_encoders[3] = {{lq__rans_scan_c, lq__rans_encode_c},
+                                                      {lq__rans_scan_neon, lq__rans_encode_neon},
+                                                      {lq__rans_scan_neon, lq__rans_encode_neon}};
+
+static const lq__rans_decoder lq__rans_decoders[3] = {
+    {lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_neon, lq__rans_merge_neon, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_neon, lq__rans_merge_neon, lq__rans_begin_c, lq__rans_payload_c}};
 #else
 static const lq__rans_encoder lq__rans_encoders[1] = {{lq__rans_scan_c, lq__rans_encode_c}};
 static const lq__rans_decoder lq__rans_decoders[1] = {
@@ -10129,7 +10883,7 @@ LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, 
 LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_encoder *kernels = &lq__rans_encoders[LQ__X86 ? lq__cpu_level() : 0];
+    const lq__rans_encoder *kernels = &lq__rans_encoders[lq__cpu_level()];
     int result = LQ_OK;
     lq__rans_flow *flows;
     uint8_t *copies;
@@ -10199,7 +10953,7 @@ LQ__STATIC int lq__decode_begin(const lq__rans_decoder *kernels, const lq_rans_p
 LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_decoder *kernels = &lq__rans_decoders[LQ__X86 ? lq__cpu_level() : 0];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     int result = LQ_OK;
     lq__rans_flow *flows;
     uint8_t *at;
@@ -10252,7 +11006,7 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
                                 lq__rans_escape *escapes, size_t most, size_t *count,
                                 void *workspace, size_t workspace_bytes)
 {
-    const lq__rans_decoder *kernels = &lq__rans_decoders[LQ__X86 ? lq__cpu_level() : 0];
+    const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
                                                                        plan->rows, LQ__FLIGHT);
     int status = flows ? LQ_OK : LQ_E_INTERNAL;

@@ -708,8 +708,10 @@
    Errors    Every function that can fail returns an int: LQ_OK or negative. On an error outputs are
              unspecified but in bounds, objects are as before, *written is 0. NaN and infinity are
              LQ_E_DATA; raw pages keep them.
-   Imports   memcpy, memmove, memset. No allocation, no I/O, no threads, no state but the CPU level
-             (one relaxed atomic int). Structs hold no code pointers but the caller's own callbacks.
+   Imports   memcpy, memmove, memset; gcc's code for aarch64 Linux also getauxval, weakly: without
+             it dot products of the CPU (level 2) are not used. No allocation, no I/O, no threads,
+             no state but the CPU level (one relaxed atomic int). Structs hold no code
+             pointers but the caller's own callbacks.
    Attention Sums of floats: the same on every machine and for any split into calls up to rounding.
              What is stored, and what lq_kv_read returns, is exact.
    Threads   Functions may run in any number of threads on distinct objects, and those of a const
@@ -735,8 +737,9 @@
                                 extern "C" or static. When: a shared library exports them.
    LQ_ASSERT(x)                 Affects: checks for errors of the library itself. Default: nothing.
    LQ_NO_SIMD                   Affects: AVX2 and AVX-512 code (x86-64; gcc, clang, also clang for
-                                MSVC) is left out. Default: not defined. When: a compiler cannot
-                                take it. Results are the same.
+                                MSVC) and NEON code (aarch64, little-endian; gcc, clang) is left
+                                out. Default: not defined.
+                                When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
    No trellis or Leech lattice, no GPU code. */
@@ -919,8 +922,9 @@ typedef struct lq_profile {
 LQ_API int lq_version(void);
 LQ_API const char *lq_status_string(int status);
 
-/* SIMD level in force: 0 C, 1 AVX2, 2 AVX-512. lq_cpu_limit caps it (negative: no cap) and returns
-   what is in force then; results are the same at every level. Not while other threads work. */
+/* SIMD level in force: 0 C; on x86-64 1 AVX2, 2 AVX-512; on aarch64 1 NEON, 2 NEON with dot
+   products. lq_cpu_limit caps it (negative: no cap) and returns what is in force then; results are
+   the same at every level. Not while other threads work. */
 LQ_API int lq_cpu_level(void);
 LQ_API int lq_cpu_limit(int level);
 
@@ -2665,6 +2669,30 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #define LQ__X86 0
 #endif
 
+/* NEON is part of every aarch64 target. Dot products of bytes are a target of their own. gcc can
+   compile single functions for that, but its intrinsics only where the file's own target has no
+   extension that armv8.2-a lacks; else, and with clang, the whole file must have them. */
+#if !defined(LQ_NO_SIMD) && defined(__OPTIMIZE__) && !defined(__CUDACC__) && \
+    defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__) && \
+    (defined(__GNUC__) || defined(__clang__))
+#define LQ__NEON 1
+#include <arm_neon.h>
+#if defined(__ARM_FEATURE_DOTPROD)
+#define LQ__NEON_DOT 1
+#define LQ__TARGET_DOT
+#elif !defined(__clang__) && __GNUC__ >= 8 && !defined(__ARM_FEATURE_QRDMX) && \
+    !defined(__ARM_FEATURE_CRYPTO) && !defined(__ARM_FEATURE_AES) && \
+    !defined(__ARM_FEATURE_SHA2) && !defined(__ARM_FEATURE_SVE)
+#define LQ__NEON_DOT 1
+#define LQ__TARGET_DOT __attribute__((target("arch=armv8.2-a+dotprod")))
+#else
+#define LQ__NEON_DOT 0
+#endif
+#else
+#define LQ__NEON 0
+#define LQ__NEON_DOT 0
+#endif
+
 /* What is stored takes each operation on floats to be rounded to float, as SSE does and x87 does
    not (16: only narrower types are evaluated in other ones; below 0: clang's -ffast-math). */
 #if defined(__FLT_EVAL_METHOD__)
@@ -3023,7 +3051,8 @@ LQ_API const char *lq_status_string(int status)
     return "unknown status";
 }
 
-/* The level of SIMD in force: 0 the C code, 1 AVX2, 2 AVX-512. Defined in >>dispatch. */
+/* The level of SIMD in force: 0 the C code; x86-64: 1 AVX2, 2 AVX-512; aarch64: 1 NEON, 2 with dot
+   products. Defined in >>dispatch. */
 static int lq__cpu_level(void);
 
 /* ---- logarithms, powers, roots in floats and doubles ---- */
@@ -5973,7 +6002,7 @@ typedef struct lq__rans_table {
 } lq__rans_table;
 
 struct lq_tables {
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
     uint8_t expand[256][16];   /* pshufb: the next words to the 8 lanes of a set */
     uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
 #endif
@@ -6380,7 +6409,7 @@ LQ__STATIC void lq__centroids(const lq_tables *tables, int16_t *centroid, int cl
     centroid[0] = 0;
 }
 
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
 LQ__STATIC void lq__shuffles(lq_tables *t)
 {
     uint32_t set;
@@ -6418,7 +6447,7 @@ LQ__STATIC lq_tables *lq__tables_place(void *mem, uint32_t count)
     t->table = (lq__rans_table *)(void *)(at + LQ__TABLES_HEADER);
     t->mass = NULL;
     t->centroid = NULL;
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
     lq__shuffles(t);
 #endif
     return t;
@@ -8162,6 +8191,9 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 #define LQ__HIDE_CONSTANT(v) ((void)0)
 #endif
 
+#endif
+
+#if LQ__X86 || LQ__NEON
 /* ---- decode: two zones ----
    A row takes at most 128 bytes of words, and reads no further than 128 bytes ahead. While every
    page has 128 bytes a row, rows run unchecked. A page with less goes on in `tail`: a copy of its
@@ -9897,6 +9929,748 @@ LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow
 }
 #endif
 
+/* ---- NEON: 16 lanes of a page at a time ----
+   Interval numbers are bytes in one register. A table of 32 words is two byte tables of 32, each
+   looked up by one tbl of two registers, the 64 buckets by one of four: the tables of a row take 18
+   registers while its pages decode, 16 while they encode, so that of the 32 there are as many left
+   as 16 lanes need. Words go to their lanes, and from them, by tbl with a table for every set of 8
+   lanes; the set and how many it has come out of the vector in one number, as that move costs most
+   of the latency (5 cycles or so, twice 16 lanes a step). */
+#if LQ__NEON
+typedef struct lq__lanes_neon {
+    uint16x8_t v[2]; /* lanes 0 .. 7, 8 .. 15 */
+} lq__lanes_neon;
+
+typedef struct lq__words_neon {
+    uint8x16x2_t low;
+    uint8x16x2_t high;
+} lq__words_neon;
+
+/* 32 words to byte tables. */
+LQ__INLINE void lq__words_load_neon(lq__words_neon *k, const uint16_t *src)
+{
+    const uint8x16_t a = vreinterpretq_u8_u16(vld1q_u16(src));
+    const uint8x16_t b = vreinterpretq_u8_u16(vld1q_u16(src + 8));
+    const uint8x16_t c = vreinterpretq_u8_u16(vld1q_u16(src + 16));
+    const uint8x16_t d = vreinterpretq_u8_u16(vld1q_u16(src + 24));
+    k->low.val[0] = vuzp1q_u8(a, b);
+    k->low.val[1] = vuzp1q_u8(c, d);
+    k->high.val[0] = vuzp2q_u8(a, b);
+    k->high.val[1] = vuzp2q_u8(c, d);
+}
+
+LQ__INLINE lq__lanes_neon lq__look_word_neon(const lq__words_neon *k, uint8x16_t s)
+{
+    const uint8x16_t low = vqtbl2q_u8(k->low, s);
+    const uint8x16_t high = vqtbl2q_u8(k->high, s);
+    lq__lanes_neon r;
+    r.v[0] = vreinterpretq_u16_u8(vzip1q_u8(low, high));
+    r.v[1] = vreinterpretq_u16_u8(vzip2q_u8(low, high));
+    return r;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_load_neon(const uint16_t *src)
+{
+    lq__lanes_neon r;
+    r.v[0] = vld1q_u16(src);
+    r.v[1] = vld1q_u16(src + 8);
+    return r;
+}
+
+LQ__INLINE void lq__lanes_store_neon(uint16_t *dst, lq__lanes_neon x)
+{
+    vst1q_u16(dst, x.v[0]);
+    vst1q_u16(dst + 8, x.v[1]);
+}
+
+/* 16 values of a row from token `first` on. */
+LQ__INLINE lq__lanes_neon lq__values_neon(const int16_t *values, size_t row, size_t first)
+{
+    lq__lanes_neon r;
+    r.v[0] = vreinterpretq_u16_s16(vld1q_s16(values + row * 64 + first));
+    r.v[1] = vreinterpretq_u16_s16(vld1q_s16(values + row * 64 + first + 8));
+    return r;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_same_neon(uint16_t x)
+{
+    lq__lanes_neon r;
+    r.v[0] = r.v[1] = vdupq_n_u16(x);
+    return r;
+}
+
+/* y where the mask is set, else x. */
+LQ__INLINE lq__lanes_neon lq__lanes_blend_neon(lq__lanes_neon x, lq__lanes_neon y,
+                                               lq__lanes_neon mask)
+{
+    x.v[0] = vbslq_u16(mask.v[0], y.v[0], x.v[0]);
+    x.v[1] = vbslq_u16(mask.v[1], y.v[1], x.v[1]);
+    return x;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_and_neon(lq__lanes_neon x, lq__lanes_neon y)
+{
+    x.v[0] = vandq_u16(x.v[0], y.v[0]);
+    x.v[1] = vandq_u16(x.v[1], y.v[1]);
+    return x;
+}
+
+LQ__INLINE lq__lanes_neon lq__lanes_xor_neon(lq__lanes_neon x, lq__lanes_neon y)
+{
+    x.v[0] = veorq_u16(x.v[0], y.v[0]);
+    x.v[1] = veorq_u16(x.v[1], y.v[1]);
+    return x;
+}
+
+/* Masks of lanes to masks of bytes. */
+LQ__INLINE uint8x16_t lq__mask_bytes_neon(lq__lanes_neon mask)
+{
+    return vuzp1q_u8(vreinterpretq_u8_u16(mask.v[0]), vreinterpretq_u8_u16(mask.v[1]));
+}
+
+/* Lanes whose lowest bit is set. */
+LQ__INLINE lq__lanes_neon lq__odd_neon(lq__lanes_neon x)
+{
+    const uint16x8_t one = vdupq_n_u16(1);
+    x.v[0] = vtstq_u16(x.v[0], one);
+    x.v[1] = vtstq_u16(x.v[1], one);
+    return x;
+}
+
+LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, const int16_t *values, size_t first)
+{
+    return r->coset == r->row ? lq__lanes_same_neon(0)
+                              : lq__odd_neon(lq__values_neon(values, r->coset, first));
+}
+
+/* XOR of the rows of the block before a HALF row. */
+LQ__INLINE lq__lanes_neon lq__parity_neon(const lq_rans_row *r, const int16_t *values, size_t first)
+{
+    lq__lanes_neon x = lq__values_neon(values, (size_t)r->row - 1, first);
+    size_t j;
+    for (j = 2; j <= r->before; j++) {
+        x = lq__lanes_xor_neon(x, lq__values_neon(values, r->row - j, first));
+    }
+    return x;
+}
+
+/* Lanes of the tokens in use. */
+LQ__INLINE lq__lanes_neon lq__active_neon(uint32_t tokens, uint32_t first)
+{
+    static const int16_t lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const int16x8_t n = vdupq_n_s16((int16_t)((int32_t)tokens - (int32_t)first));
+    lq__lanes_neon r;
+    r.v[0] = vcgtq_s16(n, vld1q_s16(lane));
+    r.v[1] = vcgtq_s16(n, vld1q_s16(lane + 8));
+    return r;
+}
+
+/* Of a mask of 8 lanes the set, and 4096 times their number. */
+LQ__INLINE uint32_t lq__set_neon(uint16x8_t mask)
+{
+    static const uint16_t weights[8] = {4097, 4098, 4100, 4104, 4112, 4128, 4160, 4224};
+    return vaddvq_u16(vandq_u16(mask, vld1q_u16(weights)));
+}
+
+/* Masks of 32 bytes to bits. */
+LQ__INLINE uint32_t lq__bits_neon(uint8x16_t a, uint8x16_t b)
+{
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    uint8x16_t x = vpaddq_u8(vandq_u8(a, bit), vandq_u8(b, bit));
+    x = vpaddq_u8(x, x);
+    x = vpaddq_u8(x, x);
+    return vgetq_lane_u32(vreinterpretq_u32_u8(x), 0);
+}
+
+/* 16 bits to masks of lanes. */
+LQ__INLINE lq__lanes_neon lq__mask_neon(uint32_t bits)
+{
+    static const uint16_t bit[16] = {1,   2,   4,    8,    16,   32,   64,    128,
+                                     256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+    const uint16x8_t x = vdupq_n_u16((uint16_t)bits);
+    lq__lanes_neon r;
+    r.v[0] = vtstq_u16(x, vld1q_u16(bit));
+    r.v[1] = vtstq_u16(x, vld1q_u16(bit + 8));
+    return r;
+}
+
+/* ---- NEON: decode ---- */
+typedef struct lq__look_neon {
+    uint8x16x4_t start;
+    uint8x16x2_t value;
+    lq__words_neon end;
+    lq__words_neon freq;
+    lq__words_neon begin;
+    uint32_t single; /* no bucket has a second boundary */
+} lq__look_neon;
+
+typedef struct lq__found_neon {
+    lq__lanes_neon freq;
+    lq__lanes_neon rest;
+    uint8x16_t value;
+    uint8x16_t escape;
+} lq__found_neon;
+
+LQ__INLINE void lq__look_load_neon(lq__look_neon *k, const lq__rans_table *t)
+{
+    lq__words_neon value;
+    uint16_t values[32];
+    size_t i;
+    memcpy(values, t->value, sizeof values);
+    for (i = 0; i < 4; i++) {
+        k->start.val[i] = vld1q_u8(t->start + 16 * i);
+    }
+    lq__words_load_neon(&value, values);
+    k->value = value.low;
+    lq__words_load_neon(&k->end, t->end);
+    lq__words_load_neon(&k->freq, t->freq);
+    lq__words_load_neon(&k->begin, t->begin);
+    k->single = t->single;
+}
+
+/* s + (lo > end), unsigned. */
+LQ__INLINE uint8x16_t lq__step_up_neon(const lq__look_neon *k, uint8x16_t s, lq__lanes_neon lo)
+{
+    lq__lanes_neon end = lq__look_word_neon(&k->end, s);
+    end.v[0] = vcgtq_u16(lo.v[0], end.v[0]);
+    end.v[1] = vcgtq_u16(lo.v[1], end.v[1]);
+    return vsubq_u8(s, lq__mask_bytes_neon(end));
+}
+
+LQ__INLINE lq__found_neon lq__find_neon(const lq__look_neon *k, lq__lanes_neon lo)
+{
+    const uint8x16_t high = vuzp2q_u8(vreinterpretq_u8_u16(lo.v[0]), vreinterpretq_u8_u16(lo.v[1]));
+    uint8x16_t s = vqtbl4q_u8(k->start, vshrq_n_u8(high, 2));
+    lq__found_neon found;
+    s = lq__step_up_neon(k, s, lo);
+    if (!k->single) {
+        s = lq__step_up_neon(k, s, lo);
+    }
+    found.freq = lq__look_word_neon(&k->freq, s);
+    found.rest = lq__look_word_neon(&k->begin, s);
+    found.rest.v[0] = vsubq_u16(lo.v[0], found.rest.v[0]);
+    found.rest.v[1] = vsubq_u16(lo.v[1], found.rest.v[1]);
+    found.value = vqtbl2q_u8(k->value, s);
+    found.escape = vceqzq_u8(s);
+    return found;
+}
+
+LQ__INLINE void lq__found_blend_neon(lq__found_neon *x, const lq__found_neon *y,
+                                     lq__lanes_neon mask)
+{
+    const uint8x16_t bytes = lq__mask_bytes_neon(mask);
+    x->freq = lq__lanes_blend_neon(x->freq, y->freq, mask);
+    x->rest = lq__lanes_blend_neon(x->rest, y->rest, mask);
+    x->value = vbslq_u8(bytes, y->value, x->value);
+    x->escape = vbslq_u8(bytes, y->escape, x->escape);
+}
+
+/* 8 lanes: freq * hi + rest, and a word where that is below 2^16. */
+LQ__INLINE void lq__advance_neon(const lq_tables *tables, uint16x8_t *hi, uint16x8_t *lo,
+                                 const uint8_t **at, uint16x8_t freq, uint16x8_t rest,
+                                 uint16x8_t active, int full)
+{
+    const uint32x4_t x =
+        vaddw_u16(vmull_u16(vget_low_u16(freq), vget_low_u16(*hi)), vget_low_u16(rest));
+    const uint32x4_t y = vaddw_high_u16(vmull_high_u16(freq, *hi), rest);
+    uint16x8_t low = vuzp1q_u16(vreinterpretq_u16_u32(x), vreinterpretq_u16_u32(y));
+    uint16x8_t high = vuzp2q_u16(vreinterpretq_u16_u32(x), vreinterpretq_u16_u32(y));
+    uint16x8_t need = vceqzq_u16(high);
+    uint16x8_t words;
+    uint32_t set;
+    need = full ? need : vandq_u16(need, active);
+    set = lq__set_neon(need);
+    words = vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(*at), vld1q_u8(tables->expand[set & 255])));
+    *at += 2 * (size_t)(set >> 12);
+    high = vbslq_u16(need, low, high);
+    low = vbslq_u16(need, words, low);
+    *hi = full ? high : vbslq_u16(active, high, *hi);
+    *lo = full ? low : vbslq_u16(active, low, *lo);
+}
+
+/* 16 tokens of one page from `first` on; the bytes that escaped. full, and by where it is 0, are
+   constants to the compiler. k: the four tables of the row. */
+LQ__INLINE uint8x16_t lq__decode_sixteen_neon(const lq_tables *tables, const lq__look_neon *k,
+                                              const lq_rans_row *r, lq__rans_flow *f,
+                                              uint32_t first, uint32_t by, int full)
+{
+    const lq__lanes_neon active = lq__active_neon(f->tokens, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
+    lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
+    lq__found_neon found = lq__find_neon(&k[0], lo);
+    lq__lanes_neon odd = lq__lanes_same_neon(0);
+    int16_t *dst = f->values + (size_t)r->row * 64 + first;
+    size_t j;
+    if (by & LQ__BY_COSET) {
+        lq__found_neon other = lq__find_neon(&k[1], lo);
+        lq__found_blend_neon(&found, &other, coset);
+    }
+    if (by & LQ__BY_PARITY) {
+        lq__found_neon even = lq__find_neon(&k[2], lo);
+        odd = lq__odd_neon(lq__parity_neon(r, f->values, first));
+        if (by & LQ__BY_COSET) {
+            lq__found_neon both = lq__find_neon(&k[3], lo);
+            lq__found_blend_neon(&even, &both, coset);
+        }
+        lq__found_blend_neon(&found, &even, odd);
+    }
+    for (j = 0; j < 2; j++) {
+        const int8x16_t value = vreinterpretq_s8_u8(found.value);
+        int16x8_t v = j ? vmovl_high_s8(value) : vmovl_s8(vget_low_s8(value));
+        lq__advance_neon(tables, &hi.v[j], &lo.v[j], &f->at, found.freq.v[j], found.rest.v[j],
+                         active.v[j], full);
+        if (by & LQ__BY_PARITY) { /* 2 k + parity in the half lanes */
+            int16x8_t two = vsubq_s16(vaddq_s16(v, v), vreinterpretq_s16_u16(odd.v[j]));
+            v = r->shift[1] ? two : vbslq_s16(coset.v[j], v, two);
+        }
+        v = full ? v : vandq_s16(v, vreinterpretq_s16_u16(active.v[j]));
+        vst1q_s16(dst + 8 * j, v);
+    }
+    lq__lanes_store_neon(f->hi + first % 32, hi);
+    lq__lanes_store_neon(f->lo + first % 32, lo);
+    return full ? found.escape : vandq_u8(found.escape, lq__mask_bytes_neon(active));
+}
+
+LQ__INLINE void lq__decode_row_neon(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                    lq__rans_flow *flows, size_t count, uint32_t by, int full)
+{
+    lq__look_neon k[4];
+    uint32_t half;
+    uint32_t j;
+    size_t g;
+    for (j = 0; j <= by; j++) {
+        lq__look_load_neon(&k[j], &tables->table[r->table[j]]);
+    }
+    for (half = 0; half < 2; half++) {
+        for (g = 0; g < count; g++) {
+            lq__rans_flow *f = &flows[g];
+            const uint8x16_t a = lq__decode_sixteen_neon(tables, k, r, f, 32 * half, by, full);
+            const uint8x16_t b = lq__decode_sixteen_neon(tables, k, r, f, 32 * half + 16, by, full);
+            const uint32_t escape = lq__bits_neon(a, b);
+            memcpy((uint8_t *)&f->escape[i] + 4 * half, &escape, 4);
+        }
+    }
+}
+
+LQ__STATIC void lq__rans_decode_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                     lq__rans_flow *flows, size_t count)
+{
+    const int full = lq__all_full(flows, count);
+    size_t i = 0;
+    size_t g;
+    while (i < plan->coded_rows) {
+        const size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);
+        for (; i < stop; i++) {
+            const lq_rans_row *r = &plan->coded[i];
+            if (r->by) {
+                lq__decode_row_neon(tables, r, i, flows, count, r->by, full);
+            } else if (full) {
+                lq__decode_row_neon(tables, r, i, flows, count, 0, 1);
+            } else {
+                lq__decode_row_neon(tables, r, i, flows, count, 0, 0);
+            }
+        }
+    }
+    for (g = 0; g < count; g++) {
+        lq__flow_land(&flows[g]);
+    }
+}
+
+/* ---- NEON: encode ---- */
+typedef struct lq__code_neon {
+    lq__words_neon freq;
+    lq__words_neon begin;
+    lq__words_neon reciprocal[2];
+} lq__code_neon;
+
+typedef struct lq__coded_neon {
+    lq__lanes_neon freq;
+    lq__lanes_neon begin;
+    lq__lanes_neon reciprocal[2];
+} lq__coded_neon;
+
+LQ__INLINE void lq__code_load_neon(lq__code_neon *k, const lq__rans_table *t)
+{
+    lq__words_load_neon(&k->freq, t->code_freq);
+    lq__words_load_neon(&k->begin, t->code_begin);
+    lq__words_load_neon(&k->reciprocal[0], t->code_reciprocal[0]);
+    lq__words_load_neon(&k->reciprocal[1], t->code_reciprocal[1]);
+}
+
+LQ__INLINE lq__coded_neon lq__code_of_neon(const lq__code_neon *k, uint8x16_t s)
+{
+    lq__coded_neon c;
+    c.freq = lq__look_word_neon(&k->freq, s);
+    c.begin = lq__look_word_neon(&k->begin, s);
+    c.reciprocal[0] = lq__look_word_neon(&k->reciprocal[0], s);
+    c.reciprocal[1] = lq__look_word_neon(&k->reciprocal[1], s);
+    return c;
+}
+
+LQ__INLINE void lq__coded_blend_neon(lq__coded_neon *x, const lq__coded_neon *y,
+                                     lq__lanes_neon mask)
+{
+    x->freq = lq__lanes_blend_neon(x->freq, y->freq, mask);
+    x->begin = lq__lanes_blend_neon(x->begin, y->begin, mask);
+    x->reciprocal[0] = lq__lanes_blend_neon(x->reciprocal[0], y->reciprocal[0], mask);
+    x->reciprocal[1] = lq__lanes_blend_neon(x->reciprocal[1], y->reciprocal[1], mask);
+}
+
+/* q = x / freq, r = x % freq of 4 lanes: see lq__reciprocal_bits. */
+LQ__INLINE uint32x4_t lq__quotient_neon(uint32x4_t *r, uint32x4_t x, uint32x4_t freq,
+                                        uint32x4_t reciprocal)
+{
+    const float32x4_t p = vmulq_f32(vcvtq_f32_u32(x), vreinterpretq_f32_u32(reciprocal));
+    const uint32x4_t q = vcvtq_u32_f32(p);
+    const uint32x4_t rest = vmlsq_u32(x, q, freq);
+    const uint32x4_t up = vcgeq_u32(rest, freq);
+    *r = vsubq_u32(rest, vandq_u32(up, freq));
+    return vsubq_u32(q, up);
+}
+
+/* 32-bit lanes out of 16-bit halves: lanes 0 .. 3, 4 .. 7. */
+LQ__INLINE uint32x4_t lq__join_neon(uint16x8_t low, uint16x8_t high, int upper)
+{
+    return vreinterpretq_u32_u16(upper ? vzip2q_u16(low, high) : vzip1q_u16(low, high));
+}
+
+/* 8 lanes: states from the frequency on lose their low half to the stream, which grows downward (a
+   full store whose last words count); then the step itself. */
+LQ__INLINE void lq__encode_eight_neon(const lq_tables *tables, uint16x8_t *hi, uint16x8_t *lo,
+                                      uint8_t **words, const lq__coded_neon *c, int j,
+                                      uint16x8_t active, int full)
+{
+    const uint16x8_t freq = c->freq.v[j];
+    uint16x8_t high = *hi;
+    uint16x8_t low = *lo;
+    uint16x8_t out = vcgeq_u16(high, freq);
+    uint32x4_t q[2];
+    uint32x4_t r[2];
+    uint32_t set;
+    int half;
+    out = full ? out : vandq_u16(out, active);
+    set = lq__set_neon(out);
+    vst1q_u8(*words - 16,
+             vqtbl1q_u8(vreinterpretq_u8_u16(low), vld1q_u8(tables->compress[set & 255])));
+    *words -= 2 * (size_t)(set >> 12);
+    low = vbslq_u16(out, high, low);
+    high = vbicq_u16(high, out);
+    for (half = 0; half < 2; half++) {
+        const uint16x8_t zero = vdupq_n_u16(0);
+        q[half] = lq__quotient_neon(
+            &r[half], lq__join_neon(low, high, half), lq__join_neon(freq, zero, half),
+            lq__join_neon(c->reciprocal[0].v[j], c->reciprocal[1].v[j], half));
+    }
+    high = vuzp1q_u16(vreinterpretq_u16_u32(q[0]), vreinterpretq_u16_u32(q[1]));
+    low = vuzp1q_u16(vreinterpretq_u16_u32(r[0]), vreinterpretq_u16_u32(r[1]));
+    low = vaddq_u16(low, c->begin.v[j]);
+    *hi = full ? high : vbslq_u16(active, high, *hi);
+    *lo = full ? low : vbslq_u16(active, low, *lo);
+}
+
+/* Symbols of 16 tokens: values without their raw bits, and the parity bit. */
+LQ__INLINE lq__lanes_neon lq__symbols_neon(const lq_rans_row *r, const int16_t *values,
+                                           size_t first, lq__lanes_neon coset)
+{
+    const lq__lanes_neon v = lq__values_neon(values, r->row, first);
+    int16x8_t shift = vdupq_n_s16((int16_t)(0 - (int32_t)r->shift[0]));
+    lq__lanes_neon h;
+    lq__lanes_neon other;
+    h.v[0] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[0]), shift));
+    h.v[1] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[1]), shift));
+    if (r->shift[0] == r->shift[1]) {
+        return h;
+    }
+    shift = vdupq_n_s16((int16_t)(0 - (int32_t)r->shift[1]));
+    other.v[0] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[0]), shift));
+    other.v[1] = vreinterpretq_u16_s16(vshlq_s16(vreinterpretq_s16_u16(v.v[1]), shift));
+    return lq__lanes_blend_neon(h, other, coset);
+}
+
+/* 16 tokens of one page from `first` on. full, and by where it is 0, are constants. */
+LQ__INLINE void lq__encode_sixteen_neon(const lq_tables *tables, const lq__code_neon *k,
+                                        uint16x8_t place, const lq_rans_row *r, size_t i,
+                                        lq__rans_flow *f, uint32_t first, uint32_t by, int full)
+{
+    const uint16x8_t most = vdupq_n_u16(31);
+    const lq__lanes_neon active = lq__active_neon(f->tokens, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
+    lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
+    lq__lanes_neon s = lq__symbols_neon(r, f->values, first, coset);
+    lq__coded_neon c;
+    uint8x16_t bytes;
+    int j;
+    for (j = 0; j < 2; j++) { /* 0 .. 31, else the escape at 0 */
+        s.v[j] = vaddq_u16(s.v[j], place);
+        s.v[j] = vandq_u16(s.v[j], vcleq_u16(s.v[j], most));
+    }
+    bytes = lq__mask_bytes_neon(s);
+    c = lq__code_of_neon(&k[0], bytes);
+    if (by & LQ__BY_COSET) {
+        lq__coded_neon other = lq__code_of_neon(&k[1], bytes);
+        lq__coded_blend_neon(&c, &other, coset);
+    }
+    if (by & LQ__BY_PARITY) {
+        lq__coded_neon even = lq__code_of_neon(&k[2], bytes);
+        if (by & LQ__BY_COSET) {
+            lq__coded_neon both = lq__code_of_neon(&k[3], bytes);
+            lq__coded_blend_neon(&even, &both, coset);
+        }
+        lq__coded_blend_neon(&c, &even, lq__mask_neon((uint32_t)(f->parity[i] >> first)));
+    }
+    for (j = 2; j-- > 0;) {
+        lq__encode_eight_neon(tables, &hi.v[j], &lo.v[j], &f->words, &c, j, active.v[j], full);
+    }
+    lq__lanes_store_neon(f->hi + first % 32, hi);
+    lq__lanes_store_neon(f->lo + first % 32, lo);
+}
+
+LQ__INLINE void lq__encode_row_neon(const lq_tables *tables, const lq_rans_row *r, size_t i,
+                                    lq__rans_flow *flows, size_t count, uint32_t by, int full)
+{
+    const uint16x8_t place = vdupq_n_u16((uint16_t)tables->table[r->table[0]].place);
+    lq__code_neon k[4];
+    uint32_t half;
+    uint32_t j;
+    size_t g;
+    for (j = 0; j <= by; j++) {
+        lq__code_load_neon(&k[j], &tables->table[r->table[j]]);
+    }
+    for (half = 2; half-- > 0;) {
+        for (g = 0; g < count; g++) {
+            lq__encode_sixteen_neon(tables, k, place, r, i, &flows[g], 32 * half + 16, by, full);
+            lq__encode_sixteen_neon(tables, k, place, r, i, &flows[g], 32 * half, by, full);
+        }
+    }
+}
+
+LQ__STATIC void lq__rans_encode_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                     lq__rans_flow *flows, size_t count)
+{
+    const int full = lq__all_full(flows, count);
+    size_t i;
+    for (i = plan->coded_rows; i-- > 0;) {
+        const lq_rans_row *r = &plan->coded[i];
+        if (r->by) {
+            lq__encode_row_neon(tables, r, i, flows, count, r->by, full);
+        } else if (full) {
+            lq__encode_row_neon(tables, r, i, flows, count, 0, 1);
+        } else {
+            lq__encode_row_neon(tables, r, i, flows, count, 0, 0);
+        }
+    }
+}
+
+/* ---- NEON: scan, and raw bits ---- */
+/* Four fields of `raw` bits, the lowest of 16-bit parts, for each half of x: 4 raw bits a half. */
+LQ__INLINE uint64x2_t lq__raw_pack_neon(uint16x8_t x, uint32_t raw)
+{
+    const uint32x4_t a = vreinterpretq_u32_u16(x);
+    const uint32x4_t two = vorrq_u32(vandq_u32(a, vdupq_n_u32(65535)),
+                                     vshlq_u32(vshrq_n_u32(a, 16), vdupq_n_s32((int32_t)raw)));
+    const uint64x2_t b = vreinterpretq_u64_u32(two);
+    return vorrq_u64(vandq_u64(b, vdupq_n_u64(0xffffffffu)),
+                     vshlq_u64(vshrq_n_u64(b, 32), vdupq_n_s64((int64_t)raw * 2)));
+}
+
+/* Raw bits of a row, 4 or 8 tokens a put. Lanes of relaxed E8 that differ go one by one. */
+LQ__STATIC void lq__raw_put_neon(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
+{
+    const int16_t *v = f->values + (size_t)r->row * 64;
+    const uint32_t raw = r->raw[0];
+    const uint16x8_t mask = vdupq_n_u16((uint16_t)((1u << raw) - 1));
+    const int16x8_t shift = vdupq_n_s16((int16_t)((int32_t)raw - (int32_t)r->shift[0]));
+    uint32_t t;
+    if (r->raw[0] != r->raw[1]) {
+        for (t = 0; t < f->tokens; t++) {
+            const uint32_t coset = lq__coset_of(r, f->values, t);
+            lq__bits_put(bits,
+                         (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
+                             ((1u << r->raw[coset]) - 1),
+                         r->raw[coset]);
+        }
+        return;
+    }
+    for (t = 0; t < f->tokens; t += 8) {
+        const uint16x8_t x = vreinterpretq_u16_s16(vshlq_s16(vld1q_s16(v + t), shift));
+        const uint64x2_t fours = lq__raw_pack_neon(vandq_u16(x, mask), raw);
+        const uint32_t count = LQ__MIN(f->tokens - t, 8) * raw;
+        uint64_t low = vgetq_lane_u64(fours, 0);
+        uint64_t high = vgetq_lane_u64(fours, 1);
+        if (raw > 7) {
+            const uint32_t first = LQ__MIN(count, 4 * raw);
+            lq__bits_put(bits, low & (((uint64_t)1 << first) - 1), first);
+            low = high;
+            high = 0;
+            lq__bits_put(bits, low & (((uint64_t)1 << (count - first)) - 1), count - first);
+            continue;
+        }
+        low |= high << 4 * raw;
+        lq__bits_put(bits, low & (((uint64_t)1 << count) - 1), count);
+    }
+}
+
+/* The way back, in place. HALF rows get their parity later. */
+LQ__STATIC void lq__raw_get_neon(const lq_rans_row *r, lq__rans_flow *f, size_t *position)
+{
+    int16_t *v = f->values + (size_t)r->row * 64;
+    const int64_t raw = r->raw[0];
+    const uint16x8_t mask = vdupq_n_u16((uint16_t)((1u << raw) - 1));
+    const int16x8_t shift = vdupq_n_s16((int16_t)r->shift[0]);
+    const int16x8_t up = vdupq_n_s16((int16_t)(r->shift[0] - r->raw[0]));
+    int64_t shifts[2];
+    int64x2_t down[4]; /* of fields 0 and 1, 2 and 3 ... */
+    uint32_t t;
+    int j;
+    if (r->shift[0] != r->shift[1] || r->raw[0] != r->raw[1]) {
+        for (t = 0; t < f->tokens; t++) {
+            lq__merge_token(r, f, t, position);
+        }
+        return;
+    }
+    for (j = 0; j < 4; j++) {
+        shifts[0] = -raw * (raw > 7 ? 2 * j % 4 : 2 * j);
+        shifts[1] = shifts[0] - raw;
+        down[j] = vld1q_s64(shifts);
+    }
+    for (t = 0; t < f->tokens; t += 8) {
+        const uint32_t count = LQ__MIN(f->tokens - t, 8) * (uint32_t)raw;
+        const uint32_t first = raw > 7 ? LQ__MIN(count, 4 * (uint32_t)raw) : count;
+        const uint64x2_t a = vdupq_n_u64(lq__bits_get(f->raw, position, first));
+        uint64x2_t b = a;
+        uint32x4_t x;
+        uint32x4_t y;
+        uint16x8_t low;
+        int16x8_t high;
+        if (raw > 7) {
+            b = vdupq_n_u64(lq__bits_get(f->raw, position, count - first));
+        }
+        x = vuzp1q_u32(vreinterpretq_u32_u64(vshlq_u64(a, down[0])),
+                       vreinterpretq_u32_u64(vshlq_u64(a, down[1])));
+        y = vuzp1q_u32(vreinterpretq_u32_u64(vshlq_u64(b, down[2])),
+                       vreinterpretq_u32_u64(vshlq_u64(b, down[3])));
+        low = vuzp1q_u16(vreinterpretq_u16_u32(x), vreinterpretq_u16_u32(y));
+        low = vshlq_u16(vandq_u16(low, mask), up);
+        high = vshlq_s16(vld1q_s16(v + t), shift);
+        vst1q_s16(v + t, vorrq_s16(high, vreinterpretq_s16_u16(low)));
+    }
+}
+
+LQ__STATIC int lq__rans_merge_neon(const lq_rans_plan *plan, lq__rans_flow *f)
+{
+    size_t position = 0;
+    int halves = 0;
+    size_t i;
+    for (i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) {
+        lq__raw_get_neon(&plan->coded[i], f, &position);
+        halves |= plan->coded[i].kind == LQ__ROW_HALF;
+    }
+    f->raw_bits = position;
+    return halves;
+}
+
+/* Bytes of 16 tokens that escape: outside of low .. high of their table. */
+LQ__INLINE uint8x16_t lq__escapes_neon(const lq_tables *tables, const lq_rans_row *r,
+                                       const lq__rans_flow *f, uint32_t first, lq__lanes_neon coset,
+                                       lq__lanes_neon parity, uint32_t by)
+{
+    lq__lanes_neon h = lq__symbols_neon(r, f->values, first, coset);
+    lq__lanes_neon low = h;
+    lq__lanes_neon span = h;
+    uint32_t j;
+    for (j = 0; j < 4; j++) {
+        const lq__rans_table *t = &tables->table[r->table[j]];
+        lq__lanes_neon lanes = j == 1 ? coset : parity;
+        if ((j & by) != j) {
+            continue;
+        }
+        lanes = j == 0   ? lq__lanes_same_neon(65535)
+                : j == 3 ? lq__lanes_and_neon(coset, parity)
+                         : lanes;
+        low = lq__lanes_blend_neon(low, lq__lanes_same_neon((uint16_t)t->low), lanes);
+        span = lq__lanes_blend_neon(span, lq__lanes_same_neon((uint16_t)(t->high - t->low)), lanes);
+    }
+    h.v[0] = vcgtq_u16(vsubq_u16(h.v[0], low.v[0]), span.v[0]);
+    h.v[1] = vcgtq_u16(vsubq_u16(h.v[1], low.v[1]), span.v[1]);
+    return lq__mask_bytes_neon(h);
+}
+
+/* A HALF row: escapes, parities; tokens whose parity is none of their lattice's. */
+LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                           lq__rans_flow *f, size_t i)
+{
+    const lq_rans_row *r = &plan->coded[i];
+    uint8x16_t escape[4];
+    uint8x16_t parity[4];
+    uint8x16_t bad[4];
+    uint32_t s;
+    uint32_t j;
+    for (s = 0; s < 4; s++) {
+        const uint32_t first = 16 * s;
+        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+        lq__lanes_neon x = lq__parity_neon(r, f->values, first);
+        lq__lanes_neon odd = lq__values_neon(f->values, r->row, first);
+        odd = lq__odd_neon(lq__lanes_xor_neon(odd, x));
+        bad[s] = lq__mask_bytes_neon(odd);
+        if (r->shift[1] == r->raw[1]) {
+            bad[s] = vbicq_u8(bad[s], lq__mask_bytes_neon(coset));
+        }
+        for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+            const uint32_t escaped = (uint32_t)(f->escape[i - j] >> first) & 65535;
+            if (escaped) {
+                const lq__lanes_neon z = lq__values_neon(f->values, (size_t)r->row - j, first);
+                x = lq__lanes_xor_neon(x, lq__lanes_and_neon(z, lq__mask_neon(escaped)));
+            }
+        }
+        x = r->by & LQ__BY_PARITY ? lq__odd_neon(x) : lq__lanes_same_neon(0);
+        parity[s] = lq__mask_bytes_neon(x);
+        escape[s] = lq__escapes_neon(tables, r, f, first, coset, x, LQ__BY_BOTH);
+    }
+    f->parity[i] =
+        lq__bits_neon(parity[0], parity[1]) | (uint64_t)lq__bits_neon(parity[2], parity[3]) << 32;
+    f->escape[i] =
+        lq__bits_neon(escape[0], escape[1]) | (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
+    return lq__bits_neon(bad[0], bad[1]) | (uint64_t)lq__bits_neon(bad[2], bad[3]) << 32;
+}
+
+LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *plan,
+                                  lq__rans_flow *f)
+{
+    lq__bits bits = {f->raw, 0, 0};
+    uint64_t bad = 0;
+    size_t i;
+    uint32_t s;
+    for (i = 0; i < plan->coded_rows; i++) {
+        const lq_rans_row *r = &plan->coded[i];
+        if (r->kind == LQ__ROW_HALF) {
+            bad |= lq__scan_half_row_neon(tables, plan, f, i);
+        } else {
+            const uint32_t by = r->by == 0 ? 0 : LQ__BY_COSET;
+            uint8x16_t escape[4];
+            for (s = 0; s < 4; s++) {
+                const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s);
+                escape[s] = lq__escapes_neon(tables, r, f, 16 * s, coset, coset, by);
+            }
+            f->parity[i] = 0;
+            f->escape[i] = lq__bits_neon(escape[0], escape[1]) |
+                           (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
+        }
+        f->escape[i] &= f->active;
+        bad |= r->kind == LQ__ROW_COSET ? f->escape[i] : 0; /* 0 and 1 are its table */
+        if (r->raw[0] | r->raw[1]) {
+            lq__raw_put_neon(r, f, &bits);
+        }
+    }
+    if (bad & f->active) {
+        return LQ_E_ARG;
+    }
+    lq__scan_finish(plan, f, &bits);
+    return LQ_OK;
+}
+#endif
+
 /* ================================================================================================
    >>streams   pages in bytes: first and final states, batches, the public calls
    ============================================================================================== */
@@ -10213,6 +10987,15 @@ static const lq__rans_decoder lq__rans_decoders[3] = {
     {lq__rans_decode_avx2, lq__rans_merge_avx2, lq__rans_begin_c, lq__rans_payload_c},
     {lq__rans_decode_avx512, lq__rans_merge_avx512, lq__rans_begin_avx512,
      lq__rans_payload_avx512}};
+#elif LQ__NEON
+static const lq__rans_encoder lq__rans_encoders[3] = {{lq__rans_scan_c, lq__rans_encode_c},
+                                                      {lq__rans_scan_neon, lq__rans_encode_neon},
+                                                      {lq__rans_scan_neon, lq__rans_encode_neon}};
+
+static const lq__rans_decoder lq__rans_decoders[3] = {
+    {lq__rans_decode_c, lq__rans_merge_c, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_neon, lq__rans_merge_neon, lq__rans_begin_c, lq__rans_payload_c},
+    {lq__rans_decode_neon, lq__rans_merge_neon, lq__rans_begin_c, lq__rans_payload_c}};
 #else
 static const lq__rans_encoder lq__rans_encoders[1] = {{lq__rans_scan_c, lq__rans_encode_c}};
 static const lq__rans_decoder lq__rans_decoders[1] = {
@@ -22171,6 +22954,718 @@ LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, si
     return LQ_OK;
 }
 
+#if LQ__NEON
+/* ---- seal, with NEON ---- */
+/* The sign bit where the basis has a minus, of dims i .. i + 3; i is a multiple of 4. */
+LQ__INLINE uint32x4_t lq__hot_minus_neon(size_t i)
+{
+    static const int32_t up[4] = {31, 30, 29, 28};
+    const uint32x4_t bits = vdupq_n_u32(lq__hot_signs[i / 32] >> i % 32);
+    return vandq_u32(vshlq_u32(bits, vld1q_s32(up)), vdupq_n_u32(0x80000000u));
+}
+
+/* Elements i .. i + 3 of raw data as floats. */
+LQ__INLINE float32x4_t lq__hot_raw_neon(const uint8_t *src, size_t i, int type)
+{
+    uint16x4_t h;
+    if (type == LQ_F32) {
+        return vreinterpretq_f32_u8(vld1q_u8(src + 4 * i));
+    }
+    h = vreinterpret_u16_u8(vld1_u8(src + 2 * i));
+    return type == LQ_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(h))
+                          : vreinterpretq_f32_u32(vshll_n_u16(h, 16));
+}
+
+/* Numbers i .. i + 3 of row t less their mean; own: less its own mean, and stretched. */
+LQ__INLINE float32x4_t lq__hot_left_neon(const lq__hot_turn *turn, float32x4_t x, size_t t,
+                                         size_t i, int own)
+{
+    const float32x4_t far = vdupq_n_f32(LQ__HOT_FAR);
+    const float *center = own ? turn->centers + t * turn->center_stride : turn->center;
+    x = vsubq_f32(x, vld1q_f32(center + i));
+    if (own) {
+        x = vmulq_f32(x, vld1q_f32(turn->stretch + i));
+        x = vmaxq_f32(vminq_f32(x, far), vnegq_f32(far));
+    }
+    return x;
+}
+
+/* A row less its mean, still floats, and its unit; its sums. own is a constant. */
+LQ__INLINE void lq__hot_take_neon(lq__hot_turn *turn, size_t t, int type, int own)
+{
+    const float32x4_t limit = vdupq_n_f32(8191.0f);
+    int32_t *spun = turn->spun + t * turn->row;
+    uint32x4_t most = vdupq_n_u32(0);
+    size_t i;
+    for (i = 0; i < turn->dims; i += 4) {
+        float32x4_t x = lq__hot_raw_neon(turn->rows[t], i, type);
+        const float32x4_t f = lq__hot_left_neon(turn, x, t, i, own);
+        vst1q_s32(spun + i, vreinterpretq_s32_f32(f));
+        most = vmaxq_u32(most, vreinterpretq_u32_f32(vabsq_f32(f)));
+        if (turn->sums) {
+            int64_t *to = turn->sums + i;
+            int32x4_t k;
+            x = vmaxq_f32(vminq_f32(x, limit), vnegq_f32(limit));
+            k = vcvtq_s32_f32(vmulq_n_f32(x, turn->sum_unit));
+            vst1q_s64(to, vaddw_s32(vld1q_s64(to), vget_low_s32(k)));
+            vst1q_s64(to + 2, vaddw_high_s32(vld1q_s64(to + 2), k));
+        }
+    }
+    turn->unit[t] = lq__hot_unit(vmaxvq_u32(most));
+}
+
+/* Sum and difference of two vectors in place. */
+LQ__INLINE void lq__hot_both_neon(int32x4_t *a, int32x4_t *b)
+{
+    const int32x4_t sum = vaddq_s32(*a, *b);
+    *b = vsubq_s32(*a, *b);
+    *a = sum;
+}
+
+/* Eight numbers in fixed point, with the signs of dims i .., through the stages within eight. What
+   the scale 2^-unit makes of floats is exact; halves go to even, as they do in the C code. */
+LQ__INLINE void lq__hot_eight_neon(int32x4_t *v, const int32_t *x, float scale, size_t i)
+{
+    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
+    int32x4_t a;
+    int32x4_t b;
+    int j;
+    for (j = 0; j < 2; j++) {
+        const uint32x4_t factor = veorq_u32(one, lq__hot_minus_neon(i + 4 * (size_t)j));
+        const float32x4_t f = vreinterpretq_f32_s32(vld1q_s32(x + 4 * j));
+        v[j] = vcvtnq_s32_f32(vmulq_f32(f, vreinterpretq_f32_u32(factor)));
+    }
+    a = vtrn1q_s32(v[0], v[1]);
+    b = vtrn2q_s32(v[0], v[1]);
+    lq__hot_both_neon(&a, &b);
+    v[0] = vtrn1q_s32(a, b);
+    v[1] = vtrn2q_s32(a, b);
+    a = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
+    b = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
+    lq__hot_both_neon(&a, &b);
+    v[0] = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
+    v[1] = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
+    lq__hot_both_neon(&v[0], &v[1]);
+}
+
+/* 32 dims from i on through the stages within 32: eight registers. */
+LQ__INLINE void lq__hot_turn_32_neon(int32_t *spun, float scale, size_t i)
+{
+    int32x4_t v[8];
+    int j;
+    for (j = 0; j < 8; j += 2) {
+        lq__hot_eight_neon(v + j, spun + 4 * j, scale, i + 4 * (size_t)j);
+    }
+    for (j = 0; j < 8; j += 4) {
+        lq__hot_both_neon(&v[j], &v[j + 2]);
+        lq__hot_both_neon(&v[j + 1], &v[j + 3]);
+    }
+    for (j = 0; j < 4; j++) {
+        lq__hot_both_neon(&v[j], &v[j + 4]);
+    }
+    for (j = 0; j < 8; j++) {
+        vst1q_s32(spun + 4 * j, v[j]);
+    }
+}
+
+/* Stages from h on, in memory; returns the largest magnitude. */
+LQ__INLINE uint32_t lq__hot_spin_neon(int32_t *x, size_t dims, size_t h, size_t block)
+{
+    uint32x4_t most = vdupq_n_u32(0);
+    size_t i;
+    size_t j;
+    for (; h < block; h *= 2) {
+        for (i = 0; i < dims; i += 2 * h) {
+            for (j = i; j < i + h; j += 4) {
+                int32x4_t a = vld1q_s32(x + j);
+                int32x4_t b = vld1q_s32(x + j + h);
+                lq__hot_both_neon(&a, &b);
+                vst1q_s32(x + j, a);
+                vst1q_s32(x + j + h, b);
+            }
+        }
+    }
+    for (i = 0; i < dims; i += 4) {
+        most = vmaxq_u32(most, vreinterpretq_u32_s32(vabsq_s32(vld1q_s32(x + i))));
+    }
+    return vmaxvq_u32(most);
+}
+
+static void lq__hot_turn_neon(lq__hot_turn *turn)
+{
+    const size_t dims = turn->dims;
+    const size_t block = lq__hadamard_block(dims);
+    size_t t;
+    size_t i;
+    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
+    for (t = 0; t < turn->tokens; t++) {
+        int32_t *spun = turn->spun + t * turn->row;
+        int16_t *dst = turn->dst + t * turn->row;
+        float scale;
+        int32_t shift;
+        if (turn->centers) {
+            lq__hot_take_neon(turn, t, turn->type, 1);
+        } else if (turn->type == LQ_F16) {
+            lq__hot_take_neon(turn, t, LQ_F16, 0);
+        } else {
+            lq__hot_take_neon(turn, t, turn->type, 0);
+        }
+        scale = lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23);
+        for (i = 0; i < dims && block >= 32; i += 32) {
+            lq__hot_turn_32_neon(spun + i, scale, i);
+        }
+        for (; i < dims; i += 8) {
+            int32x4_t v[2];
+            lq__hot_eight_neon(v, spun + i, scale, i);
+            vst1q_s32(spun + i, v[0]);
+            vst1q_s32(spun + i + 4, v[1]);
+        }
+        turn->most[t] = lq__hot_spin_neon(spun, dims, block < 32 ? 8 : 32, block);
+        lq__hot_prefetch_ahead(&turn->ahead, t);
+        shift = lq__hot_shift(turn->most[t]);
+        if (shift <= 0) {
+            lq__hot_narrow(dst, spun, dims, shift);
+            continue;
+        }
+        for (i = 0; i < dims; i += 4) {
+            vst1_s16(dst + i, vmovn_s32(vrshlq_s32(vld1q_s32(spun + i), vdupq_n_s32(-shift))));
+        }
+    }
+}
+
+/* Z4, Z3, Z2: see lq__hot_cells. */
+typedef struct lq__hot_cells_neon {
+    uint8x16_t base;
+    uint8x16_t cut;
+    uint8x16_t spot;
+} lq__hot_cells_neon;
+
+/* Cells of 16 magnitudes, in halves: |x| * factor >> 16. */
+LQ__INLINE uint8x16_t lq__hot_cell_neon(int16x8_t x0, int16x8_t x1, int16_t factor)
+{
+    const int16x8_t a = vqdmulhq_n_s16(x0, factor); /* twice that */
+    const int16x8_t b = vqdmulhq_n_s16(x1, factor);
+    const uint8x16_t c = vcombine_u8(vqshrun_n_s16(a, 1), vqshrun_n_s16(b, 1));
+    return vminq_u8(c, vdupq_n_u8(127));
+}
+
+LQ__INLINE uint8x16_t lq__hot_cell_level_neon(const lq__hot_cells_neon *cells, uint8x16_t a)
+{
+    const uint8x16_t eight = vshrq_n_u8(a, 3);
+    const uint8x16_t above = vcgeq_u8(a, vqtbl1q_u8(cells->cut, eight));
+    return vsubq_u8(vqtbl1q_u8(cells->base, eight), above);
+}
+
+/* Squared errors of 16 cells, added to four sums. */
+LQ__INLINE uint32x4_t lq__hot_cell_costs_neon(const lq__hot_cells_neon *cells, uint8x16_t a,
+                                              uint32x4_t sum)
+{
+    const uint8x16_t spot = vqtbl1q_u8(cells->spot, lq__hot_cell_level_neon(cells, a));
+    const uint8x16_t e = vabdq_u8(vaddq_u8(vaddq_u8(a, a), vdupq_n_u8(1)), spot);
+    sum = vpadalq_u16(sum, vmull_u8(vget_low_u8(e), vget_low_u8(e)));
+    return vpadalq_u16(sum, vmull_high_u8(e, e));
+}
+
+/* Codes of 16 dims. */
+LQ__INLINE uint8x16_t lq__hot_codes_neon(const lq__hot_cells_neon *cells, int kind,
+                                         const int16_t *x, int16_t factor)
+{
+    const uint8_t half = (uint8_t)(1u << lq__hot_bits(kind) >> 1);
+    const int16x8_t x0 = vld1q_s16(x);
+    const int16x8_t x1 = vld1q_s16(x + 8);
+    if (kind == LQ__HOT_Z8) {
+        const int16x8_t most = vdupq_n_s16(127 * 4 + 3);
+        int16x8_t y[2];
+        int j;
+        y[0] = vaddq_s16(vqrdmulhq_n_s16(x0, factor), vshrq_n_s16(x0, 15));
+        y[1] = vaddq_s16(vqrdmulhq_n_s16(x1, factor), vshrq_n_s16(x1, 15));
+        for (j = 0; j < 2; j++) { /* clamped to what +-127 are made of */
+            y[j] = vaddq_s16(y[j], vdupq_n_s16(2));
+            y[j] = vmaxq_s16(vminq_s16(y[j], most), vdupq_n_s16(-127 * 4));
+        }
+        return veorq_u8(
+            vreinterpretq_u8_s8(vcombine_s8(vshrn_n_s16(y[0], 2), vshrn_n_s16(y[1], 2))),
+            vdupq_n_u8(128));
+    } else {
+        const int8x16_t sign = vcombine_s8(vshrn_n_s16(x0, 8), vshrn_n_s16(x1, 8));
+        const uint8x16_t minus = vcltzq_s8(sign);
+        uint8x16_t c = lq__hot_cell_neon(vabsq_s16(x0), vabsq_s16(x1), factor);
+        c = vaddq_u8(lq__hot_cell_level_neon(cells, c), vdupq_n_u8(half));
+        return veorq_u8(c, vandq_u8(minus, vdupq_n_u8((uint8_t)(2 * half - 1))));
+    }
+}
+
+/* Costs of a row with three factors. Dims that are not there, up to a multiple of 16, cost
+   nothing. */
+LQ__INLINE void lq__hot_costs_neon(uint32_t (*costs)[8], size_t t, const lq__hot_cells_neon *cells,
+                                   int kind, const int16_t *x, size_t dims,
+                                   const int16_t (*factors)[8])
+{
+    const uint32_t error = (uint32_t)lq__hot_cell[kind - LQ__HOT_Z4].spot[0] - 1;
+    const uint32_t rest = error * error * (uint32_t)((0 - dims) & 15);
+    uint32x4_t s0 = vdupq_n_u32(0);
+    uint32x4_t s1 = s0;
+    uint32x4_t s2 = s0;
+    size_t d;
+    for (d = 0; d < dims; d += 16) {
+        const int16x8_t a = vabsq_s16(vld1q_s16(x + d));
+        const int16x8_t b = vabsq_s16(vld1q_s16(x + d + 8));
+        s0 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[0][t]), s0);
+        s1 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[1][t]), s1);
+        s2 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[2][t]), s2);
+    }
+    costs[0][t] = vaddvq_u32(s0) - rest;
+    costs[1][t] = vaddvq_u32(s1) - rest;
+    costs[2][t] = vaddvq_u32(s2) - rest;
+}
+
+/* The third bits of the bytes of four lanes by a four, twice: 32 bits. */
+LQ__INLINE void lq__hot_thirds_neon(uint8_t *dst, uint8x16_t a, uint8x16_t b)
+{
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const uint8x16_t third = vdupq_n_u8(4);
+    uint8x16_t x = vpaddq_u8(vandq_u8(vtstq_u8(a, third), bit), vandq_u8(vtstq_u8(b, third), bit));
+    uint32_t v;
+    x = vpaddq_u8(x, x);
+    x = vpaddq_u8(x, x);
+    v = vgetq_lane_u32(vreinterpretq_u32_u8(x), 0);
+    memcpy(dst, &v, 4);
+}
+
+/* Four rows of 16 codes: w[f] has four f of each. */
+LQ__INLINE void lq__hot_fours_neon(uint8x16_t *w, const uint8_t *codes, size_t stride)
+{
+    uint32x4_t r[4];
+    uint64x2_t a[2];
+    uint64x2_t b[2];
+    int j;
+    for (j = 0; j < 4; j++) {
+        r[j] = vreinterpretq_u32_u8(vld1q_u8(codes + (size_t)j * stride));
+    }
+    for (j = 0; j < 2; j++) { /* fours 0 and 2, 1 and 3, of two rows */
+        a[j] = vreinterpretq_u64_u32(vtrn1q_u32(r[2 * j], r[2 * j + 1]));
+        b[j] = vreinterpretq_u64_u32(vtrn2q_u32(r[2 * j], r[2 * j + 1]));
+    }
+    w[0] = vreinterpretq_u8_u64(vtrn1q_u64(a[0], a[1]));
+    w[1] = vreinterpretq_u8_u64(vtrn1q_u64(b[0], b[1]));
+    w[2] = vreinterpretq_u8_u64(vtrn2q_u64(a[0], a[1]));
+    w[3] = vreinterpretq_u8_u64(vtrn2q_u64(b[0], b[1]));
+}
+
+/* 16 dims of a granule's codes (8 rows) into a tile of K. */
+LQ__INLINE void lq__hot_put_k_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const int fours = lq__hot_fours(kind);
+    uint8x16_t w[2][4];
+    int h;
+    int f;
+    lq__hot_fours_neon(w[0], codes, stride);
+    lq__hot_fours_neon(w[1], codes + 4 * stride, stride);
+    for (f = 0; f < 4 && kind == LQ__HOT_Z3; f++) {
+        lq__hot_thirds_neon(tile + 16 * wide + (4 * (d / 16) + first / 16) * 32 + 8 * (size_t)f +
+                                first % 16 / 2,
+                            w[0][f], w[1][f]);
+    }
+    for (f = 0; f < 4; f += fours) {
+        const size_t v = (d / 4 + (size_t)f) / (size_t)fours;
+        uint8_t *at = tile + 64 * (4 * v + first / 16) + first % 16 * 4;
+        for (h = 0; h < 2; h++) {
+            uint8x16_t x = w[h][f];
+            if (fours == 2) {
+                x = vsliq_n_u8(x, w[h][(f + 1) & 3], 4);
+            } else if (fours == 4) {
+                x = vsliq_n_u8(vsliq_n_u8(x, w[h][1], 2), vsliq_n_u8(w[h][2], w[h][3], 2), 4);
+            }
+            vst1q_u8(at + 16 * h, x);
+        }
+    }
+}
+
+/* The third bits of four rows: a bit a row, 16 dims of 4 bits. */
+LQ__INLINE void lq__hot_nibbles_neon(uint8_t *dst, const uint8x16_t *r)
+{
+    const uint8x16_t a = vsliq_n_u8(vshrq_n_u8(r[0], 2), vshrq_n_u8(r[1], 2), 1);
+    const uint8x16_t b = vsliq_n_u8(vshrq_n_u8(r[2], 2), vshrq_n_u8(r[3], 2), 1);
+    const uint8x16_t x = vsliq_n_u8(a, b, 2);
+    vst1_u8(dst, vget_low_u8(vsliq_n_u8(vuzp1q_u8(x, x), vuzp2q_u8(x, x), 4)));
+}
+
+/* The same into a tile of V: 16 dims of four tokens lie as four interleaved rows. */
+LQ__INLINE void lq__hot_put_v_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const size_t vector = lq__hot_at(wide / 16, 16 / fours, d / 16, first / 4 / fours);
+    uint8_t *at = tile + 64 * vector;
+    uint8x16_t r[8];
+    uint8x16x4_t x;
+    int j;
+    for (j = 0; j < 8; j++) {
+        r[j] = vld1q_u8(codes + (size_t)j * stride);
+        x.val[j & 3] = r[j];
+    }
+    if (kind == LQ__HOT_Z3) {
+        uint8_t *high = tile + 16 * wide + vector * 32 + first % 16 * 2;
+        lq__hot_nibbles_neon(high, r);
+        lq__hot_nibbles_neon(high + 8, r + 4);
+    }
+    if (fours == 4) { /* half of each byte is there, or will be */
+        x = vld4q_u8(at);
+    }
+    for (j = 0; j < 4; j++) {
+        if (fours == 1) {
+            x.val[j] = r[j];
+        } else if (fours == 2) {
+            x.val[j] = vsliq_n_u8(r[j], r[j + 4], 4);
+        } else {
+            const uint8x16_t two = vsliq_n_u8(vandq_u8(r[j], vdupq_n_u8(3)), r[j + 4], 2);
+            x.val[j] =
+                first % 16 ? vsliq_n_u8(x.val[j], two, 4) : vbslq_u8(vdupq_n_u8(15), two, x.val[j]);
+        }
+    }
+    vst4q_u8(at, x);
+    if (fours == 1) {
+        for (j = 0; j < 4; j++) {
+            x.val[j] = r[j + 4];
+        }
+        vst4q_u8(tile + 64 * lq__hot_at(wide / 16, 16, d / 16, first / 4 + 1), x);
+    }
+}
+
+/* kind and stream are constants. */
+LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, size_t first,
+                                        const lq__hot_turn *turn)
+{
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t wide = lq__hot_wide(turn->dims);
+    uint8_t *codes = (uint8_t *)turn->spun;
+    lq__hot_cells_neon cells;
+    int16_t factors[3][8];
+    uint32_t costs[3][8];
+    uint32_t best[8];
+    lq__hot_vectors v;
+    size_t d;
+    size_t t;
+    lq__hot_aim(&v, turn, kind, stream);
+    lq__hot_factors(factors, kind, stream, &v);
+    memset(costs, 0, sizeof costs);
+    cells.base = cells.cut = cells.spot = vdupq_n_u8(0);
+    if (kind != LQ__HOT_Z8) {
+        const lq__hot_cells *of = &lq__hot_cell[kind - LQ__HOT_Z4];
+        cells.base = vld1q_u8(of->base);
+        cells.cut = vld1q_u8(of->cut);
+        cells.spot = vld1q_u8(of->spot);
+        for (t = 0; t < 8; t++) {
+            lq__hot_costs_neon(costs, t, &cells, kind, x + t * stride, turn->dims,
+                               (const int16_t(*)[8])factors);
+        }
+    }
+    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs,
+                 &v, kind == LQ__HOT_Z8);
+    for (t = 0; t < 8; t++) {
+        for (d = 0; d < wide; d += 16) {
+            vst1q_u8(codes + t * stride + d,
+                     lq__hot_codes_neon(&cells, kind, x + t * stride + d, factors[best[t]][t]));
+        }
+    }
+    for (d = 0; d < wide; d += 16) {
+        if (stream == LQ_K) {
+            lq__hot_put_k_neon(tile, kind, wide, d, first, codes + d, stride);
+        } else {
+            lq__hot_put_v_neon(tile, kind, wide, d, first, codes + d, stride);
+        }
+    }
+}
+
+/* E8: tables by the bracket j, of 32 entries; 0 and 1 are the cosets. */
+typedef struct lq__hot_seal_neon {
+    uint8x16x2_t first[2];
+    uint8x16x2_t second[2];
+    uint8x16x2_t moved[2];
+} lq__hot_seal_neon;
+
+LQ__INLINE uint8x16x2_t lq__hot_entries_neon(const int8_t *of)
+{
+    uint8x16x2_t table;
+    table.val[0] = vreinterpretq_u8_s8(vld1q_s8(of));
+    table.val[1] = vreinterpretq_u8_s8(vld1q_s8(of + 16));
+    return table;
+}
+
+LQ__INLINE void lq__hot_seal_init_neon(lq__hot_seal_neon *s)
+{
+    int c;
+    for (c = 0; c < 2; c++) {
+        s->first[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c]);
+        s->second[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c + 1]);
+        s->moved[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c + 3]);
+    }
+}
+
+/* Brackets of two coordinates of eight blocks: lq__hot_bracket, of 128 bytes, in two halves. */
+LQ__INLINE uint8x16_t lq__hot_near_neon(int16x8_t y0, int16x8_t y1)
+{
+    const int8x16_t u = vcombine_s8(vqshrn_n_s16(y0, 2), vqshrn_n_s16(y1, 2));
+    const int8x16_t sign = vshrq_n_s8(u, 7);
+    const uint8x16_t a = vreinterpretq_u8_s8(veorq_s8(u, sign)); /* ~u below zero */
+    const uint8x16_t below = vreinterpretq_u8_s8(sign);
+    uint8x16x4_t table;
+    uint8x16_t j;
+    int k;
+    for (k = 0; k < 4; k++) {
+        table.val[k] = vld1q_u8(lq__hot_bracket + 16 * k);
+    }
+    j = vqtbl4q_u8(table, a);
+    for (k = 0; k < 4; k++) {
+        table.val[k] = vld1q_u8(lq__hot_bracket + 64 + 16 * k);
+    }
+    j = vqtbx4q_u8(j, table, vsubq_u8(a, vdupq_n_u8(64)));
+    return vbslq_u8(below, vsubq_u8(vdupq_n_u8(30), j), j);
+}
+
+LQ__INLINE uint16x8_t lq__hot_square_neon(int16x8_t y, int16x8_t level)
+{
+    const uint16x8_t e = vminq_u16(vreinterpretq_u16_s16(vabdq_s16(y, level)), vdupq_n_u16(255));
+    return vmulq_u16(e, e);
+}
+
+/* One coset, one coordinate: cost, and which coordinate is the cheapest to move. */
+LQ__INLINE void lq__hot_coordinate_neon(int16x8_t y, int16x8_t first, int16x8_t second, int i,
+                                        uint16x8_t *cost, uint16x8_t *least, uint16x8_t *move)
+{
+    const uint16x8_t d = lq__hot_square_neon(y, first);
+    const uint16x8_t e = vqsubq_u16(lq__hot_square_neon(y, second), d);
+    const uint16x8_t less = vcltq_u16(e, *least);
+    *cost = vqaddq_u16(*cost, d);
+    *least = vminq_u16(*least, e);
+    *move = vbslq_u16(less, vdupq_n_u16((uint16_t)i), *move);
+}
+
+/* z of the first choice: half of the bracket, for coset 0 upwards. */
+LQ__INLINE uint8x16_t lq__hot_z_neon(uint8x16_t j, uint8x16_t up)
+{
+    return vshrq_n_u8(vaddq_u8(j, up), 1);
+}
+
+/* Costs of the cosets of 8 blocks; the coset (all ones: 1), the coordinate to move (or -1). */
+LQ__INLINE uint16x8_t lq__hot_coset_costs_neon(const lq__hot_seal_neon *s, const int16x8_t *y,
+                                               const uint8x16_t *j, uint16x8_t *coset,
+                                               uint16x8_t *mover)
+{
+    uint16x8_t cost[2];
+    uint16x8_t least[2];
+    uint16x8_t move[2];
+    int c;
+    int i;
+    for (c = 0; c < 2; c++) {
+        uint8x16_t parity = vdupq_n_u8(0);
+        uint16x8_t wrong;
+        cost[c] = vdupq_n_u16(0);
+        least[c] = vdupq_n_u16(65535);
+        move[c] = cost[c];
+        for (i = 0; i < 4; i++) {
+            const int8x16_t a = vreinterpretq_s8_u8(vqtbl2q_u8(s->first[c], j[i]));
+            const int8x16_t b = vreinterpretq_s8_u8(vqtbl2q_u8(s->second[c], j[i]));
+            lq__hot_coordinate_neon(y[2 * i], vshll_n_s8(vget_low_s8(a), 2),
+                                    vshll_n_s8(vget_low_s8(b), 2), 2 * i, &cost[c], &least[c],
+                                    &move[c]);
+            lq__hot_coordinate_neon(y[2 * i + 1], vshll_high_n_s8(a, 2), vshll_high_n_s8(b, 2),
+                                    2 * i + 1, &cost[c], &least[c], &move[c]);
+            parity = veorq_u8(parity, lq__hot_z_neon(j[i], vdupq_n_u8((uint8_t)(1 - c))));
+        }
+        wrong = vmovl_u8(veor_u8(vget_low_u8(parity), vget_high_u8(parity)));
+        wrong = vandq_u16(wrong, vdupq_n_u16(1));
+        wrong = vceqq_u16(wrong, vdupq_n_u16((uint16_t)(1 - c)));
+        cost[c] = vqaddq_u16(cost[c], vandq_u16(wrong, least[c]));
+        move[c] = vbslq_u16(wrong, move[c], vdupq_n_u16(65535));
+    }
+    *coset = vcltq_u16(cost[1], cost[0]);
+    *mover = vbslq_u16(*coset, move[1], move[0]);
+    return vminq_u16(cost[0], cost[1]);
+}
+
+/* 8 blocks: y[i] coordinate i of each; words of eight nibbles, 4 bytes each; costs. */
+LQ__INLINE uint16x8_t lq__hot_words_neon(const lq__hot_seal_neon *s, const int16x8_t *y,
+                                         uint8_t *words)
+{
+    const uint8x16_t upper = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
+    uint8x16_t j[4];
+    uint16x8_t cost;
+    uint16x8_t coset;
+    uint16x8_t mover;
+    uint8x16_t one;
+    uint8x16_t move;
+    uint8x16_t low;
+    uint8x16_t high;
+    uint8x8x4_t bytes;
+    int i;
+    for (i = 0; i < 4; i++) {
+        j[i] = lq__hot_near_neon(y[2 * i], y[2 * i + 1]);
+    }
+    cost = lq__hot_coset_costs_neon(s, y, j, &coset, &mover);
+    one = vcombine_u8(vmovn_u16(coset), vmovn_u16(coset));
+    move = vcombine_u8(vmovn_u16(mover), vmovn_u16(mover));
+    move = vsubq_u8(move, upper); /* as of the even coordinate */
+    for (i = 0; i < 4; i++) {
+        const uint8x16_t z = lq__hot_z_neon(j[i], vbicq_u8(vdupq_n_u8(1), one));
+        const uint8x16_t moved =
+            vbslq_u8(one, vqtbl2q_u8(s->moved[1], j[i]), vqtbl2q_u8(s->moved[0], j[i]));
+        j[i] = vbslq_u8(vceqq_u8(move, vdupq_n_u8((uint8_t)(2 * i))), moved, z);
+        j[i] = veorq_u8(j[i], vshrq_n_u8(j[i], 1));
+    }
+    low = vsliq_n_u8(j[0], j[2], 4); /* bytes 0 and 1 of each word */
+    high = vsliq_n_u8(j[1], j[3], 4);
+    bytes.val[0] = vget_low_u8(low);
+    bytes.val[1] = vget_high_u8(low);
+    bytes.val[2] = vget_low_u8(high);
+    bytes.val[3] = vget_high_u8(high);
+    vst4_u8(words, bytes);
+    return cost;
+}
+
+LQ__INLINE int16x8_t lq__hot_y_neon(int16x8_t x, int16x8_t factor)
+{
+    const int16x8_t y = vqrdmulhq_s16(x, factor);
+    return vmaxq_s16(vminq_s16(y, vdupq_n_s16(1020)), vdupq_n_s16(-1020));
+}
+
+/* x (8 tokens) by 8 dims: y[i] is dim i of each token. */
+LQ__INLINE void lq__hot_transpose_neon(int16x8_t *y, const int16_t *x, size_t stride)
+{
+    int32x4_t a[8];
+    int64x2_t b[8];
+    int i;
+    for (i = 0; i < 8; i += 2) { /* even and odd dims of two tokens */
+        const int16x8_t p = vld1q_s16(x + (size_t)i * stride);
+        const int16x8_t q = vld1q_s16(x + (size_t)(i + 1) * stride);
+        a[i] = vreinterpretq_s32_s16(vtrn1q_s16(p, q));
+        a[i + 1] = vreinterpretq_s32_s16(vtrn2q_s16(p, q));
+    }
+    for (i = 0; i < 8; i += 4) { /* dims 0 and 4, 1 and 5, 2 and 6, 3 and 7 of four tokens */
+        b[i] = vreinterpretq_s64_s32(vtrn1q_s32(a[i], a[i + 2]));
+        b[i + 1] = vreinterpretq_s64_s32(vtrn1q_s32(a[i + 1], a[i + 3]));
+        b[i + 2] = vreinterpretq_s64_s32(vtrn2q_s32(a[i], a[i + 2]));
+        b[i + 3] = vreinterpretq_s64_s32(vtrn2q_s32(a[i + 1], a[i + 3]));
+    }
+    for (i = 0; i < 4; i++) {
+        y[i] = vreinterpretq_s16_s64(vtrn1q_s64(b[i], b[i + 4]));
+        y[i + 4] = vreinterpretq_s16_s64(vtrn2q_s64(b[i], b[i + 4]));
+    }
+}
+
+/* K: a word is 8 dims of a token, with three factors a token; words (3, wide / 8, 8). */
+LQ__INLINE void lq__hot_by_dims_neon(const lq__hot_seal_neon *s, const lq__hot_turn *turn,
+                                     const int16_t (*factors)[8], uint8_t *words,
+                                     uint32_t (*costs)[8])
+{
+    const size_t wide = lq__hot_wide(turn->dims);
+    size_t d;
+    size_t k;
+    for (d = 0; d < wide; d += 8) {
+        int16x8_t dim[8];
+        lq__hot_transpose_neon(dim, turn->dst + d, turn->row);
+        for (k = 0; k < 3; k++) {
+            const int16x8_t f = vld1q_s16(factors[k]);
+            int16x8_t y[8];
+            uint16x8_t cost;
+            int i;
+            for (i = 0; i < 8; i++) {
+                y[i] = lq__hot_y_neon(dim[i], f);
+            }
+            cost = lq__hot_words_neon(s, y, words + 4 * (k * wide + d));
+            if (d < turn->dims) {
+                uint32_t *to = costs[k];
+                vst1q_u32(to, vaddw_u16(vld1q_u32(to), vget_low_u16(cost)));
+                vst1q_u32(to + 4, vaddw_high_u16(vld1q_u32(to + 4), cost));
+            }
+        }
+    }
+}
+
+static void lq__hot_granule_e8_neon(uint8_t *tile, int stream, size_t first,
+                                    const lq__hot_turn *turn)
+{
+    const size_t wide = lq__hot_wide(turn->dims);
+    uint8_t *words = (uint8_t *)turn->spun;
+    int16_t factors[3][8];
+    uint32_t costs[3][8];
+    uint32_t best[8];
+    lq__hot_vectors v;
+    lq__hot_seal_neon s;
+    size_t d;
+    size_t t;
+    lq__hot_seal_init_neon(&s);
+    lq__hot_aim(&v, turn, LQ__HOT_E8, stream);
+    lq__hot_factors(factors, LQ__HOT_E8, stream, &v);
+    memset(costs, 0, sizeof costs);
+    if (stream == LQ_K) {
+        lq__hot_by_dims_neon(&s, turn, (const int16_t(*)[8])factors, words, costs);
+    }
+    lq__hot_best(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, &v, stream == LQ_V);
+    for (d = 0; d < wide && stream == LQ_K; d += 8) {
+        uint8_t *at = tile + 64 * (4 * (d / 8) + first / 16) + first % 16 * 4;
+        for (t = 0; t < 8; t++) {
+            memcpy(at + 4 * t, words + 4 * (best[t] * wide + d + t), 4);
+        }
+    }
+    for (d = 0; d < wide && stream == LQ_V; d += 8) { /* a word is eight tokens of a dim */
+        const size_t vector = lq__hot_at(wide / 16, 8, d / 16, first / 8);
+        int16x8_t y[8];
+        for (t = 0; t < 8; t++) {
+            y[t] = lq__hot_y_neon(vld1q_s16(turn->dst + t * turn->row + d),
+                                  vdupq_n_s16(factors[1][t]));
+        }
+        (void)lq__hot_words_neon(&s, y, tile + 64 * vector + 4 * (d % 16));
+    }
+}
+
+static void lq__hot_granule_neon(uint8_t *tile, int kind, int stream, size_t first,
+                                 const lq__hot_turn *turn)
+{
+#define LQ__HOT_GRANULE_NEON(of)                                            \
+    case LQ__HOT_##of:                                                      \
+        if (stream == LQ_K) {                                               \
+            lq__hot_granule_of_neon(tile, LQ__HOT_##of, LQ_K, first, turn); \
+        } else {                                                            \
+            lq__hot_granule_of_neon(tile, LQ__HOT_##of, LQ_V, first, turn); \
+        }                                                                   \
+        break;
+    switch (kind) {
+        LQ__HOT_GRANULE_NEON(Z8)
+        LQ__HOT_GRANULE_NEON(Z4)
+        LQ__HOT_GRANULE_NEON(Z3)
+        LQ__HOT_GRANULE_NEON(Z2)
+    default:
+        lq__hot_granule_e8_neon(tile, stream, first, turn);
+    }
+#undef LQ__HOT_GRANULE_NEON
+}
+#undef LQ__HOT_LEVELS_NEON
+#undef LQ__HOT_Q_NEON
+#undef LQ__HOT_EACH_NEON
+#undef LQ__HOT_STORE_NEON
+#undef LQ__HOT_ZERO_NEON
+#undef LQ__HOT_ADD_NEON
+#undef LQ__HOT_ROWS_NEON
+#undef LQ__HOT_DOWN_NEON
+#undef LQ__HOT_ACROSS_NEON
+#undef LQ__HOT_PAIR_NEON
+#undef LQ__HOT_BLOCK_NEON
+#undef LQ__HOT_KIND_NEON
+#undef LQ__HOT_KINDS_NEON
+#undef LQ__HOT_USES_NEON
+#undef LQ__HOT_COUNTS_NEON
+#undef LQ__HOT_TABLE_NEON
+#undef LQ__HOT_ADD_DOT
+#undef LQ__HOT_ROWS_DOT
+#undef LQ__HOT_DOWN_DOT
+#undef LQ__HOT_ACROSS_DOT
+#undef LQ__HOT_ALL_DOT
+#undef LQ__HOT_LEVEL_NEON
+#endif
+
 /* ================================================================================================
    >>multiply   rows of integers times the levels of a tile
    ============================================================================================== */
@@ -23185,6 +24680,538 @@ static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *
         lq__hot_across_E8_512(acc, unit, tile, weights, wide, rows, first, last);
     }
 }
+#endif
+
+#if LQ__NEON
+/* ---- hot kernels with NEON ----
+   A product adds 4 lanes by 4 depths (16 bytes). With dot products a block of 16 lanes and four
+   rows are 16 sums; beside them 4 registers of rows (16 depths each, whose fours are picked by
+   index), 2 of tables, 2 of constants and the levels at work stay within the 32 that there are. For
+   one row there are 4 chains of sums: cores with dot products take an addend a cycle after the last
+   one, or (latency 3) have as much to do meanwhile in unpacking. Without dot products a sum is in
+   two halves, so that 8 lanes by four rows are as many registers; two signed products of levels of
+   a table, at most 127 by 128 each, still add up in 16 bits before they are widened.
+   Weights are unsigned, so levels are too, biased by 128: what that adds, 128 times the sum of a
+   row's weights, is taken off at the start. */
+typedef struct lq__hot_look_neon {
+    uint8x16x2_t table; /* levels, less or plus their bias; E8: of both cosets */
+    uint8x16_t flip;    /* Z8: to levels */
+} lq__hot_look_neon;
+
+/* kind and bias (0, or 128: levels are unsigned) are constants. */
+LQ__INLINE lq__hot_look_neon lq__hot_look_of_neon(int kind, uint8_t bias)
+{
+    const int8_t *levels = kind == LQ__HOT_Z8   ? lq__hot_levels[0]
+                           : kind == LQ__HOT_E8 ? lq__hot_cosets
+                                                : lq__hot_table(kind);
+    lq__hot_look_neon look;
+    look.flip = vdupq_n_u8((uint8_t)(bias ^ 128));
+    look.table.val[0] = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(levels)), vdupq_n_u8(bias));
+    look.table.val[1] = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(levels + 16)), vdupq_n_u8(bias));
+    return look;
+}
+
+/* Field f of a vector, the bits above it cleared. */
+LQ__INLINE uint8x16_t lq__hot_field_neon(uint8x16_t c, int fours, int f)
+{
+    if (fours == 1) {
+        return c;
+    }
+    if (fours == 2) {
+        return f ? vshrq_n_u8(c, 4) : vandq_u8(c, vdupq_n_u8(15));
+    }
+    c = f == 1 ? vshrq_n_u8(c, 2) : f == 2 ? vshrq_n_u8(c, 4) : f == 3 ? vshrq_n_u8(c, 6) : c;
+    return f == 3 ? c : vandq_u8(c, vdupq_n_u8(3));
+}
+
+/* E8: all ones in lanes of coset 1. */
+LQ__INLINE uint8x16_t lq__hot_coset_neon(uint8x16_t c)
+{
+    const uint32x4_t count = vpaddlq_u16(vpaddlq_u8(vcntq_u8(c)));
+    return vreinterpretq_u8_u32(vtstq_u32(count, vdupq_n_u32(1)));
+}
+
+/* Z3: all ones in the bytes whose bit of these 16 is set. */
+LQ__INLINE uint8x16_t lq__hot_third_neon(const uint8_t *bits)
+{
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    uint16_t v;
+    uint8x16_t both;
+    memcpy(&v, bits, 2);
+    both = vreinterpretq_u8_u16(vdupq_n_u16(v));
+    both = vqtbl1q_u8(both, vcombine_u8(vdup_n_u8(0), vdup_n_u8(1)));
+    return vtstq_u8(both, bit);
+}
+
+/* Levels of 4 lanes, chunk j of a vector, by its four f. kind and f are constants. */
+LQ__INLINE uint8x16_t lq__hot_levels_neon(const lq__hot_look_neon *look, int kind,
+                                          const uint8_t *codes, const uint8_t *bits, size_t j,
+                                          int f)
+{
+    const uint8x16_t c = vld1q_u8(codes + 16 * j);
+    uint8x16_t x = lq__hot_field_neon(c, lq__hot_fours(kind), f);
+    if (kind == LQ__HOT_Z8) {
+        return veorq_u8(x, look->flip);
+    }
+    if (kind == LQ__HOT_E8) {
+        x = vbslq_u8(vdupq_n_u8(16), lq__hot_coset_neon(c), x);
+        return vqtbl2q_u8(look->table, x);
+    }
+    if (kind == LQ__HOT_Z3) {
+        x = vbslq_u8(vdupq_n_u8(4), lq__hot_third_neon(bits + 8 * (size_t)f + 2 * j), x);
+    }
+    return vqtbl1q_u8(look->table.val[0], x);
+}
+
+/* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens. */
+LQ__INLINE uint8x16_t lq__hot_swap_neon(uint8x16_t x)
+{
+    static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    return vqtbl1q_u8(x, vld1q_u8(order));
+}
+
+/* 128 times the sum of a row's 64 weights: what biased levels add. */
+LQ__INLINE int32_t lq__hot_bias_neon(const uint8_t *weights)
+{
+    uint16x8_t sum = vpaddlq_u8(vld1q_u8(weights));
+    sum = vpadalq_u8(sum, vld1q_u8(weights + 16));
+    sum = vpadalq_u8(sum, vld1q_u8(weights + 32));
+    sum = vpadalq_u8(sum, vld1q_u8(weights + 48));
+    return 128 * (int32_t)vaddlvq_u16(sum);
+}
+
+/* acc (4) += unit * (sum - bias) */
+LQ__INLINE void lq__hot_gain_neon(float *acc, float unit, int32x4_t sum, int32_t bias)
+{
+    const float32x4_t x = vcvtq_f32_s32(vsubq_s32(sum, vdupq_n_s32(bias)));
+    vst1q_f32(acc, vfmaq_n_f32(vld1q_f32(acc), x, unit));
+}
+
+/* A block of a tile: 16 lanes by all depths, or across: 16 dims of a K tile by all tokens. */
+typedef struct lq__hot_block_neon {
+    const uint8_t *codes;
+    const uint8_t *bits; /* Z3 */
+    size_t step;         /* bytes of codes from vector to vector; half as many of bits */
+    const uint8_t *row;  /* K: of q8, else weights; rows stride apart */
+    size_t stride;
+    size_t live;  /* rows that are there: 3 are done as 4 */
+    size_t depth; /* a multiple of 16 */
+    uintptr_t ahead;
+} lq__hot_block_neon;
+
+/* Sums (rows, 16) of a block. */
+typedef void (*lq__hot_block_kernel)(int32_t (*)[16], const lq__hot_block_neon *);
+
+/* The lines of 16 depths of the tile that comes next. */
+LQ__INLINE void lq__hot_ahead_neon(const lq__hot_block_neon *p, int kind, const uint8_t *codes)
+{
+    int v;
+    for (v = 0; v < 4 / lq__hot_fours(kind); v++) {
+        lq__hot_prefetch((uintptr_t)codes + (size_t)v * p->step + p->ahead);
+    }
+}
+
+/* Levels of chunk j by the four f of 16 depths: of vector f / fours field f % fours. */
+#define LQ__HOT_LEVELS_NEON(j, f)                                                                \
+    lq__hot_levels_neon(&look, kind, codes + (size_t)((f) / lq__hot_fours(kind)) * p->step,      \
+                        bits + (size_t)((f) / lq__hot_fours(kind)) * (p->step / 2), (size_t)(j), \
+                        (f) % lq__hot_fours(kind))
+#define LQ__HOT_Q_NEON(r) const uint8x16_t q##r = vld1q_u8(row + (r < p->live ? r : 0) * p->stride);
+#define LQ__HOT_EACH_NEON(X) X(0) X(1) X(2) X(3)
+
+/* The rest of a row of sums: a[r][i] has lanes 4 i .. 4 i + 3. */
+#define LQ__HOT_STORE_NEON(r)             \
+    if (rows > r) {                       \
+        vst1q_s32(sums[r], a[r][0]);      \
+        vst1q_s32(sums[r] + 4, a[r][1]);  \
+        vst1q_s32(sums[r] + 8, a[r][2]);  \
+        vst1q_s32(sums[r] + 12, a[r][3]); \
+    }
+#define LQ__HOT_ZERO_NEON(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = vdupq_n_s32(0);
+
+/* ---- without dot products: 8 lanes, each as two halves, in a[r][2 i] and a[r][2 i + 1] ---- */
+/* a[r][2 i ..] += levels x0, x1 times fours k, k + 1 of row r. */
+#define LQ__HOT_ADD_NEON(r, i, k)                                                        \
+    if (rows > r) {                                                                      \
+        const uint8x16_t y0 = lq__hot_repeat_neon(q##r, k);                              \
+        const uint8x16_t y1 = lq__hot_repeat_neon(q##r, (k) + 1);                        \
+        lq__hot_add_neon(&a[r][2 * (i)], x0, y0, x1, y1, is_signed, kind != LQ__HOT_Z8); \
+    }
+#define LQ__HOT_ROWS_NEON(i, k) \
+    LQ__HOT_ADD_NEON(0, i, k)   \
+    LQ__HOT_ADD_NEON(1, i, k)   \
+    LQ__HOT_ADD_NEON(2, i, k)   \
+    LQ__HOT_ADD_NEON(3, i, k)
+#define LQ__HOT_DOWN_NEON(j, k)                                             \
+    {                                                                       \
+        const uint8x16_t x0 = LQ__HOT_LEVELS_NEON(2 * half + (j), k);       \
+        const uint8x16_t x1 = LQ__HOT_LEVELS_NEON(2 * half + (j), (k) + 1); \
+        LQ__HOT_ROWS_NEON(j, k)                                             \
+    }
+#define LQ__HOT_ACROSS_NEON(f, k)                                                              \
+    {                                                                                          \
+        const uint8x16_t x0 = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON(k, 2 * half + (f)));       \
+        const uint8x16_t x1 = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON((k) + 1, 2 * half + (f))); \
+        LQ__HOT_ROWS_NEON(f, k)                                                                \
+    }
+#define LQ__HOT_PAIR_NEON(r)                                             \
+    if (rows > r) {                                                      \
+        vst1q_s32(sums[r] + 8 * half, vpaddq_s32(a[r][0], a[r][1]));     \
+        vst1q_s32(sums[r] + 8 * half + 4, vpaddq_s32(a[r][2], a[r][3])); \
+    }
+
+/* Four k of a row, four times. */
+LQ__INLINE uint8x16_t lq__hot_repeat_neon(uint8x16_t row, int k)
+{
+    const uint32x4_t q = vreinterpretq_u32_u8(row);
+    return vreinterpretq_u8_u32(k == 0   ? vdupq_laneq_u32(q, 0)
+                                : k == 1 ? vdupq_laneq_u32(q, 1)
+                                : k == 2 ? vdupq_laneq_u32(q, 2)
+                                         : vdupq_laneq_u32(q, 3));
+}
+
+/* a[0], a[1]: the low and the high 8 bytes' products, by pairs. joint: two of them fit 16 bits. */
+LQ__INLINE void lq__hot_add_neon(int32x4_t *a, uint8x16_t x0, uint8x16_t y0, uint8x16_t x1,
+                                 uint8x16_t y1, int is_signed, int joint)
+{
+    const int8x16_t s0 = vreinterpretq_s8_u8(x0);
+    const int8x16_t s1 = vreinterpretq_s8_u8(x1);
+    const int8x16_t t0 = vreinterpretq_s8_u8(y0);
+    const int8x16_t t1 = vreinterpretq_s8_u8(y1);
+    if (is_signed && joint) {
+        const int16x8_t low = vmull_s8(vget_low_s8(s0), vget_low_s8(t0));
+        const int16x8_t high = vmull_high_s8(s0, t0);
+        a[0] = vpadalq_s16(a[0], vmlal_s8(low, vget_low_s8(s1), vget_low_s8(t1)));
+        a[1] = vpadalq_s16(a[1], vmlal_high_s8(high, s1, t1));
+    } else if (is_signed) {
+        a[0] = vpadalq_s16(a[0], vmull_s8(vget_low_s8(s0), vget_low_s8(t0)));
+        a[1] = vpadalq_s16(a[1], vmull_high_s8(s0, t0));
+        a[0] = vpadalq_s16(a[0], vmull_s8(vget_low_s8(s1), vget_low_s8(t1)));
+        a[1] = vpadalq_s16(a[1], vmull_high_s8(s1, t1));
+    } else {
+        uint32x4_t low = vreinterpretq_u32_s32(a[0]);
+        uint32x4_t high = vreinterpretq_u32_s32(a[1]);
+        low = vpadalq_u16(low, vmull_u8(vget_low_u8(x0), vget_low_u8(y0)));
+        high = vpadalq_u16(high, vmull_high_u8(x0, y0));
+        a[0] = vreinterpretq_s32_u32(vpadalq_u16(low, vmull_u8(vget_low_u8(x1), vget_low_u8(y1))));
+        a[1] = vreinterpretq_s32_u32(vpadalq_u16(high, vmull_high_u8(x1, y1)));
+    }
+}
+
+/* kind, rows, is_signed and half are constants. */
+LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                  int rows, int is_signed, int half)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, is_signed ? 0 : 128);
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t d;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (d = 0; d < p->depth; d += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_DOWN_NEON(0, 0)
+        LQ__HOT_DOWN_NEON(0, 2)
+        LQ__HOT_DOWN_NEON(1, 0)
+        LQ__HOT_DOWN_NEON(1, 2)
+        if (half) {
+            lq__hot_ahead_neon(p, kind, codes);
+        }
+        codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
+        bits += (size_t)(4 / lq__hot_fours(kind)) * (p->step / 2);
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+}
+
+LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                         int rows, int half)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, 128);
+    const int is_signed = 0;
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t t;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_ACROSS_NEON(0, 0)
+        LQ__HOT_ACROSS_NEON(0, 2)
+        LQ__HOT_ACROSS_NEON(1, 0)
+        LQ__HOT_ACROSS_NEON(1, 2)
+        codes += 64;
+        bits += 32;
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+}
+
+LQ__INLINE void lq__hot_down_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                  int rows, int is_signed)
+{
+    lq__hot_half_neon(sums, p, kind, rows, is_signed, 0);
+    lq__hot_half_neon(sums, p, kind, rows, is_signed, 1);
+}
+
+LQ__INLINE void lq__hot_across_dims_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
+                                         int rows)
+{
+    lq__hot_half_across_neon(sums, p, kind, rows, 0);
+    lq__hot_half_across_neon(sums, p, kind, rows, 1);
+}
+
+/* Kernels of a kind for 1, 2 and 4 rows. v: neon, or dot with its target. */
+#define LQ__HOT_BLOCK_NEON(v, target, kind, rows)                                   \
+    target static void lq__hot_k_##kind##_##rows##_##v(int32_t(*sums)[16],          \
+                                                       const lq__hot_block_neon *p) \
+    {                                                                               \
+        lq__hot_down_##v(sums, p, LQ__HOT_##kind, rows, 1);                         \
+    }                                                                               \
+    target static void lq__hot_v_##kind##_##rows##_##v(int32_t(*sums)[16],          \
+                                                       const lq__hot_block_neon *p) \
+    {                                                                               \
+        lq__hot_down_##v(sums, p, LQ__HOT_##kind, rows, 0);                         \
+    }                                                                               \
+    target static void lq__hot_x_##kind##_##rows##_##v(int32_t(*sums)[16],          \
+                                                       const lq__hot_block_neon *p) \
+    {                                                                               \
+        lq__hot_across_dims_##v(sums, p, LQ__HOT_##kind, rows);                     \
+    }
+#define LQ__HOT_KIND_NEON(v, target, kind) \
+    LQ__HOT_BLOCK_NEON(v, target, kind, 1) \
+    LQ__HOT_BLOCK_NEON(v, target, kind, 2) \
+    LQ__HOT_BLOCK_NEON(v, target, kind, 4)
+#define LQ__HOT_KINDS_NEON(v, target) \
+    LQ__HOT_KIND_NEON(v, target, Z8)  \
+    LQ__HOT_KIND_NEON(v, target, Z4)  \
+    LQ__HOT_KIND_NEON(v, target, Z3)  \
+    LQ__HOT_KIND_NEON(v, target, Z2)  \
+    LQ__HOT_KIND_NEON(v, target, E8)
+#define LQ__HOT_USES_NEON(v, kind, rows)                                  \
+    {                                                                     \
+        lq__hot_k_##kind##_##rows##_##v, lq__hot_v_##kind##_##rows##_##v, \
+            lq__hot_x_##kind##_##rows##_##v                               \
+    }
+#define LQ__HOT_COUNTS_NEON(v, kind)                                  \
+    {                                                                 \
+        LQ__HOT_USES_NEON(v, kind, 1), LQ__HOT_USES_NEON(v, kind, 2), \
+            LQ__HOT_USES_NEON(v, kind, 4)                             \
+    }
+#define LQ__HOT_TABLE_NEON(v)                                                               \
+    {                                                                                       \
+        LQ__HOT_COUNTS_NEON(v, Z8), LQ__HOT_COUNTS_NEON(v, Z4), LQ__HOT_COUNTS_NEON(v, Z3), \
+            LQ__HOT_COUNTS_NEON(v, Z2), LQ__HOT_COUNTS_NEON(v, E8)                          \
+    }
+
+LQ__HOT_KINDS_NEON(neon, )
+/* By kind - LQ__HOT_Z8, rows (1, 2, more), and use: K, V, across. */
+static const lq__hot_block_kernel lq__hot_blocks_neon[5][3][3] = LQ__HOT_TABLE_NEON(neon);
+
+#if LQ__NEON_DOT
+/* ---- with dot products: a[r][i] has lanes 4 i .. ---- */
+/* a[r][i] += levels x times four k of row r; k is a literal, as the instruction wants. */
+#define LQ__HOT_ADD_DOT(r, i, k)                                                                \
+    if (rows > r) {                                                                             \
+        a[r][i] = is_signed ? vdotq_laneq_s32(a[r][i], vreinterpretq_s8_u8(x),                  \
+                                              vreinterpretq_s8_u8(q##r), k)                     \
+                            : vreinterpretq_s32_u32(                                            \
+                                  vdotq_laneq_u32(vreinterpretq_u32_s32(a[r][i]), x, q##r, k)); \
+    }
+#define LQ__HOT_ROWS_DOT(i, k) \
+    LQ__HOT_ADD_DOT(0, i, k)   \
+    LQ__HOT_ADD_DOT(1, i, k)   \
+    LQ__HOT_ADD_DOT(2, i, k)   \
+    LQ__HOT_ADD_DOT(3, i, k)
+#define LQ__HOT_DOWN_DOT(j, k)                          \
+    {                                                   \
+        const uint8x16_t x = LQ__HOT_LEVELS_NEON(j, k); \
+        LQ__HOT_ROWS_DOT(j, k)                          \
+    }
+#define LQ__HOT_ACROSS_DOT(f, k)                                           \
+    {                                                                      \
+        const uint8x16_t x = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON(k, f)); \
+        LQ__HOT_ROWS_DOT(f, k)                                             \
+    }
+#define LQ__HOT_ALL_DOT(X)                                                                  \
+    X(0, 0)                                                                                 \
+    X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) \
+        X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+
+LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__hot_block_neon *p,
+                                                int kind, int rows, int is_signed)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, is_signed ? 0 : 128);
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t d;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (d = 0; d < p->depth; d += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_ALL_DOT(LQ__HOT_DOWN_DOT)
+        lq__hot_ahead_neon(p, kind, codes);
+        codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
+        bits += (size_t)(4 / lq__hot_fours(kind)) * (p->step / 2);
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+}
+
+LQ__TARGET_DOT LQ__INLINE void
+lq__hot_across_dims_dot(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind, int rows)
+{
+    const lq__hot_look_neon look = lq__hot_look_of_neon(kind, 128);
+    const int is_signed = 0;
+    const uint8_t *codes = p->codes;
+    const uint8_t *bits = p->bits;
+    const uint8_t *row = p->row;
+    int32x4_t a[4][4];
+    size_t t;
+    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
+        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_ALL_DOT(LQ__HOT_ACROSS_DOT)
+        codes += 64;
+        bits += 32;
+        row += 16;
+    }
+    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+}
+
+LQ__HOT_KINDS_NEON(dot, LQ__TARGET_DOT)
+static const lq__hot_block_kernel lq__hot_blocks_dot[5][3][3] = LQ__HOT_TABLE_NEON(dot);
+#endif
+
+/* The kernels of a kind for so many rows. */
+LQ__INLINE const lq__hot_block_kernel *lq__hot_blocks_of(const lq__hot_block_kernel (*table)[3][3],
+                                                         int kind, size_t rows)
+{
+    return table[kind - LQ__HOT_Z8][LQ__MIN(rows, 3) - 1];
+}
+
+static void lq__hot_dots_by(const lq__hot_block_kernel (*table)[3][3], int32_t *dots,
+                            const uint8_t *tile, int kind, const int8_t *q8, size_t wide,
+                            size_t rows, uintptr_t ahead)
+{
+    const lq__hot_block_kernel kernel = lq__hot_blocks_of(table, kind, rows)[0];
+    lq__hot_block_neon p;
+    size_t b;
+    size_t r;
+    p.step = 256;
+    p.row = (const uint8_t *)q8;
+    p.stride = wide;
+    p.live = rows;
+    p.depth = wide;
+    p.ahead = ahead;
+    for (b = 0; b < 4; b++) {
+        int32_t sums[LQ__HOT_BATCH][16];
+        p.codes = tile + 64 * b;
+        p.bits = tile + 16 * wide + 32 * b;
+        kernel(sums, &p);
+        for (r = 0; r < rows; r++) {
+            memcpy(dots + r * LQ__HOT_TOKENS + 16 * b, sums[r], sizeof sums[r]);
+        }
+    }
+}
+
+/* acc (16) of each row += its unit times its sums, less what biased levels add. */
+LQ__INLINE void lq__hot_gains_neon(float *acc, size_t wide, const float *unit,
+                                   const int32_t (*sums)[16], const int32_t *bias, size_t rows)
+{
+    size_t r;
+    size_t i;
+    for (r = 0; r < rows; r++) {
+        for (i = 0; i < 16; i += 4) {
+            lq__hot_gain_neon(acc + r * wide + i, unit[r], vld1q_s32(sums[r] + i), bias[r]);
+        }
+    }
+}
+
+static void lq__hot_sums_by(const lq__hot_block_kernel (*table)[3][3], float *acc,
+                            const float *unit, const uint8_t *tile, int kind,
+                            const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
+{
+    const lq__hot_block_kernel kernel = lq__hot_blocks_of(table, kind, rows)[1];
+    int32_t bias[LQ__HOT_BATCH];
+    lq__hot_block_neon p;
+    size_t b;
+    p.row = weights;
+    p.stride = LQ__HOT_TOKENS;
+    p.live = rows;
+    p.depth = LQ__HOT_TOKENS;
+    p.ahead = ahead;
+    for (b = 0; b < rows; b++) {
+        bias[b] = lq__hot_bias_neon(weights + b * LQ__HOT_TOKENS);
+    }
+    for (b = 0; b < wide / 16; b++) {
+        const size_t at = lq__hot_at(wide / 16, 16 / (size_t)lq__hot_fours(kind), b, 0);
+        int32_t sums[LQ__HOT_BATCH][16];
+        p.codes = tile + 64 * at;
+        p.bits = tile + 16 * wide + 32 * at;
+        p.step = 64 * LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
+        kernel(sums, &p);
+        lq__hot_gains_neon(acc + 16 * b, wide, unit, (const int32_t(*)[16])sums, bias, rows);
+    }
+}
+
+static void lq__hot_across_by(const lq__hot_block_kernel (*table)[3][3], float *acc,
+                              const float *unit, const uint8_t *tile, int kind,
+                              const uint8_t *weights, size_t wide, size_t rows, size_t first,
+                              size_t last)
+{
+    const lq__hot_block_kernel kernel = lq__hot_blocks_of(table, kind, rows)[2];
+    int32_t bias[LQ__HOT_BATCH];
+    lq__hot_block_neon p;
+    size_t d;
+    p.step = 256;
+    p.row = weights;
+    p.stride = LQ__HOT_TOKENS;
+    p.live = rows;
+    p.depth = LQ__HOT_TOKENS;
+    p.ahead = 0;
+    for (d = 0; d < rows; d++) {
+        bias[d] = lq__hot_bias_neon(weights + d * LQ__HOT_TOKENS);
+    }
+    for (d = first; d < last; d += 16) {
+        const size_t at = d / 4 / (size_t)lq__hot_fours(kind) * 4;
+        int32_t sums[LQ__HOT_BATCH][16];
+        p.codes = tile + 64 * at;
+        p.bits = tile + 16 * wide + 32 * at;
+        kernel(sums, &p);
+        lq__hot_gains_neon(acc + d, wide, unit, (const int32_t(*)[16])sums, bias, rows);
+    }
+}
+
+/* The three kernels of a level. */
+#define LQ__HOT_LEVEL_NEON(v)                                                                      \
+    static void lq__hot_dots_##v(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,   \
+                                 const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        (void)sum;                                                                                 \
+        lq__hot_dots_by(lq__hot_blocks_##v, dots, tile, kind, q8, wide, rows, ahead);              \
+    }                                                                                              \
+    static void lq__hot_sums_##v(float *acc, const float *unit, const uint8_t *tile, int kind,     \
+                                 const uint8_t *weights, size_t wide, size_t rows,                 \
+                                 uintptr_t ahead)                                                  \
+    {                                                                                              \
+        lq__hot_sums_by(lq__hot_blocks_##v, acc, unit, tile, kind, weights, wide, rows, ahead);    \
+    }                                                                                              \
+    static void lq__hot_across_##v(float *acc, const float *unit, const uint8_t *tile, int kind,   \
+                                   const uint8_t *weights, size_t wide, size_t rows, size_t first, \
+                                   size_t last)                                                    \
+    {                                                                                              \
+        lq__hot_across_by(lq__hot_blocks_##v, acc, unit, tile, kind, weights, wide, rows, first,   \
+                          last);                                                                   \
+    }
+LQ__HOT_LEVEL_NEON(neon)
+#if LQ__NEON_DOT
+LQ__HOT_LEVEL_NEON(dot)
+#endif
+
 #endif
 
 /* ================================================================================================
@@ -24308,6 +26335,388 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_raw_sums_avx512(float *acc, const lq__
 }
 #endif
 
+#if LQ__NEON
+/* ---- with NEON: logits and weights ---- */
+LQ__INLINE float32x4_t lq__exp_neon(float32x4_t x) /* x <= 0 */
+{
+    const uint32x4_t live = vcgeq_f32(x, vdupq_n_f32(-87.0f));
+    const float32x4_t t = vmulq_f32(vmaxq_f32(x, vdupq_n_f32(-87.0f)), vdupq_n_f32(1.44269504f));
+    const float32x4_t n = vrndmq_f32(t);
+    const float32x4_t f = vsubq_f32(t, n);
+    const int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+    float32x4_t p = vdupq_n_f32(0.01342669f);
+    p = vfmaq_f32(vdupq_n_f32(0.05224247f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(0.24128021f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(0.69304484f), p, f);
+    p = vfmaq_f32(vdupq_n_f32(1.0f), p, f);
+    p = vmulq_f32(p, vreinterpretq_f32_s32(e));
+    return vreinterpretq_f32_u32(vandq_u32(live, vreinterpretq_u32_f32(p)));
+}
+
+/* lq__hot_scale of 64 codes: the octave is added to the exponent of one of twelve floats. */
+LQ__INLINE void lq__hot_scales_neon(float *scales, const uint8_t *codes)
+{
+    static const uint8_t spread[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    const uint8x16_t byte = vreinterpretq_u8_u32(vdupq_n_u32(0x03020100u));
+    uint8x16x3_t table;
+    uint8x16_t at = vld1q_u8(spread);
+    size_t t;
+    size_t j;
+    for (j = 0; j < 3; j++) {
+        const uint32x4_t twelfth = vld1q_u32(lq__hot_twelfth + 4 * j);
+        table.val[j] = vreinterpretq_u8_f32(vcvtq_f32_u32(twelfth));
+    }
+    for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
+        const uint8x16_t c = vld1q_u8(codes + t);
+        const uint16x8_t low = vmulq_n_u16(vmovl_u8(vget_low_u8(c)), 171);
+        const uint16x8_t high = vmulq_n_u16(vmovl_high_u8(c), 171);
+        const uint8x16_t octave =
+            vcombine_u8(vshrn_n_u16(vshrq_n_u16(low, 3), 8), vshrn_n_u16(vshrq_n_u16(high, 3), 8));
+        const uint8x16_t k = vmlsq_u8(c, octave, vdupq_n_u8(12));
+        for (j = 0; j < 4; j++) {
+            const uint8x16_t here = vaddq_u8(at, vdupq_n_u8((uint8_t)(4 * j)));
+            const uint8x16_t four = vshlq_n_u8(vqtbl1q_u8(k, here), 2);
+            const uint32x4_t m = vreinterpretq_u32_u8(vqtbl3q_u8(table, vorrq_u8(four, byte)));
+            const uint32x4_t e = vshrq_n_u32(vreinterpretq_u32_u8(vqtbl1q_u8(octave, here)), 24);
+            const uint32x4_t some = vreinterpretq_u32_u8(vqtbl1q_u8(vtstq_u8(c, c), here));
+            const uint32x4_t power =
+                vshlq_n_u32(vsubq_u32(e, vdupq_n_u32(30 + LQ__HOT_SCALE_ONE / 12)), 23);
+            vst1q_f32(scales + t + 4 * j,
+                      vreinterpretq_f32_u32(vandq_u32(vaddq_u32(m, power), some)));
+        }
+    }
+}
+
+LQ__INLINE float32x4_t lq__hot_cap_neon(float32x4_t x, float cap)
+{
+    const float32x4_t one = vdupq_n_f32(1.0f);
+    const float32x4_t e = lq__exp_neon(vmulq_n_f32(vabsq_f32(x), -2.0f / cap));
+    const float32x4_t v = vdivq_f32(vmulq_n_f32(vsubq_f32(one, e), cap), vaddq_f32(one, e));
+    return vbslq_f32(vdupq_n_u32(0x80000000u), x, v);
+}
+
+static void lq__hot_logits_neon(float *most, const lq__hot_step *step, size_t rows)
+{
+    static const uint32_t bits[4] = {1, 2, 4, 8};
+    const float32x4_t none = vdupq_n_f32(LQ__HOT_NONE);
+    float scales[LQ__HOT_TOKENS];
+    size_t r;
+    size_t t;
+    if (step->high) {
+        lq__hot_scales_neon(scales, step->codes);
+    }
+    for (r = 0; r < rows; r++) {
+        float *row = step->logits + r * LQ__HOT_TOKENS;
+        float32x4_t m = none;
+        for (t = 0; t < LQ__HOT_TOKENS; t += 4) {
+            const uint32x4_t here = vdupq_n_u32((uint32_t)(step->mask[r] >> t & 15));
+            const size_t i = r * LQ__HOT_TOKENS + t;
+            float32x4_t v;
+            if (step->high) {
+                const float32x4_t scale = vmulq_n_f32(vld1q_f32(scales + t), step->scale[r]);
+                v = vcvtq_f32_s32(vld1q_s32(step->high + i));
+                if (step->low) {
+                    v = vfmaq_n_f32(v, vcvtq_f32_s32(vld1q_s32(step->low + i)), 1.0f / 256.0f);
+                }
+                v = vfmaq_f32(vdupq_n_f32(step->shift[r]), v, scale);
+            } else {
+                v = vld1q_f32(row + t);
+            }
+            if (step->turning) {
+                v = vfmaq_n_f32(v, vcvtq_f32_s32(vld1q_s32(step->turning + i)),
+                                step->turning_unit[r]);
+            }
+            if (step->softcap > 0.0f) {
+                v = lq__hot_cap_neon(v, step->softcap);
+            }
+            if (step->bias) {
+                v = vaddq_f32(v, vld1q_f32(step->bias + r * step->bias_stride + t));
+            }
+            v = vbslq_f32(vtstq_u32(here, vld1q_u32(bits)), vmaxnmq_f32(v, none), none);
+            vst1q_f32(row + t, v);
+            m = vmaxq_f32(m, v);
+        }
+        most[r] = vmaxvq_f32(m);
+    }
+}
+
+/* Eight weights to u8 of one plane, or of two. */
+LQ__INLINE void lq__hot_planes_neon(const lq__hot_weights *w, size_t i, uint32x4_t a, uint32x4_t b)
+{
+    const uint16x8_t v = vcombine_u16(vqmovn_u32(a), vqmovn_u32(b));
+    if (w->low) {
+        vst1_u8(w->low + i, vmovn_u16(v));
+        vst1_u8(w->high + i, vshrn_n_u16(v, 8));
+    } else {
+        vst1_u8(w->high + i, vqmovn_u16(v));
+    }
+}
+
+static void lq__hot_weigh_neon(const lq__hot_weights *w, size_t rows)
+{
+    float scales[LQ__HOT_TOKENS];
+    float shares[LQ__HOT_BATCH];
+    float32x4_t most = vdupq_n_f32(1e-30f);
+    float largest;
+    size_t r;
+    size_t t;
+    vst1q_f32(shares, lq__exp_neon(vsubq_f32(vld1q_f32(w->most), vld1q_f32(w->base))));
+    if (w->codes) {
+        lq__hot_scales_neon(scales, w->codes);
+        for (t = 0; t < LQ__HOT_TOKENS; t += 4) {
+            most = vmaxq_f32(most, vld1q_f32(scales + t));
+        }
+    }
+    largest = vmaxvq_f32(most);
+    for (t = 0; t < LQ__HOT_TOKENS && w->codes; t += 4) {
+        const float unit = (w->low ? 65280.0f : 255.0f) / largest;
+        vst1q_f32(scales + t, vmulq_n_f32(vld1q_f32(scales + t), unit));
+    }
+    for (r = 0; r < rows; r++) {
+        const float32x4_t here = vdupq_n_f32(w->most[r]);
+        for (t = 0; t < LQ__HOT_TOKENS; t += 8) {
+            float *at = w->weights + r * LQ__HOT_TOKENS + t;
+            float *sum = w->sum[r] + t % 16;
+            const float32x4_t e0 = lq__exp_neon(vsubq_f32(vld1q_f32(at), here));
+            const float32x4_t e1 = lq__exp_neon(vsubq_f32(vld1q_f32(at + 4), here));
+            float32x4_t d0 = vdupq_n_f32(0.5f);
+            float32x4_t d1 = d0;
+            vst1q_f32(sum, vfmaq_n_f32(vld1q_f32(sum), e0, shares[r]));
+            vst1q_f32(sum + 4, vfmaq_n_f32(vld1q_f32(sum + 4), e1, shares[r]));
+            if (!w->codes) {
+                vst1q_f32(at, vmulq_n_f32(e0, shares[r]));
+                vst1q_f32(at + 4, vmulq_n_f32(e1, shares[r]));
+                continue;
+            }
+            if (!w->low) {
+                d0 = vld1q_f32(lq__hot_dither + t % 16);
+                d1 = vld1q_f32(lq__hot_dither + t % 16 + 4);
+            }
+            d0 = vfmaq_f32(d0, e0, vld1q_f32(scales + t));
+            d1 = vfmaq_f32(d1, e1, vld1q_f32(scales + t + 4));
+            lq__hot_planes_neon(w, r * LQ__HOT_TOKENS + t, vcvtq_u32_f32(d0), vcvtq_u32_f32(d1));
+        }
+        if (w->codes) {
+            w->unit[r] = shares[r] * largest * (1.0f / 255.0f);
+        }
+    }
+}
+
+/* Sums of 32 tokens: pairs of coefficients c, s times the circles' pairs. */
+LQ__INLINE void lq__hot_circles_neon(int32_t *sums, const lq__hot_turning *w,
+                                     const lq__hot_part *part, const int16_t *c, const int16_t *s,
+                                     size_t first)
+{
+    int32x4_t a[8];
+    size_t j;
+    size_t b;
+    for (b = 0; b < 8; b++) {
+        a[b] = vdupq_n_s32(0);
+    }
+    for (j = 0; j < w->pairs; j++) {
+        const int16_t *circle = part->own ? part->own + 2 * j * LQ__HOT_TOKENS : w->circle[j];
+        for (b = 0; b < 4; b++) {
+            const int16x8x2_t at = vld2q_s16(circle + 2 * (first + 8 * b));
+            a[2 * b] = vmlal_n_s16(a[2 * b], vget_low_s16(at.val[0]), c[j]);
+            a[2 * b] = vmlal_n_s16(a[2 * b], vget_low_s16(at.val[1]), s[j]);
+            a[2 * b + 1] = vmlal_high_n_s16(a[2 * b + 1], at.val[0], c[j]);
+            a[2 * b + 1] = vmlal_high_n_s16(a[2 * b + 1], at.val[1], s[j]);
+        }
+    }
+    for (b = 0; b < 8; b++) {
+        vst1q_s32(sums + first + 4 * b, a[b]);
+    }
+}
+
+static void lq__hot_turning_neon(lq__hot_turning *w, const lq__hot_part *part, size_t first,
+                                 size_t rows)
+{
+    size_t r;
+    size_t j;
+    for (r = 0; r < rows; r++) {
+        int16_t c[LQ__HOT_PAIRS];
+        int16_t s[LQ__HOT_PAIRS];
+        float32x4_t a[2][4];
+        float32x4_t total = vdupq_n_f32(0.0f);
+        float all;
+        float inverse;
+        for (j = 0; j < 4; j++) {
+            const float32x4_t x = vld1q_f32(w->x[first + r] + 4 * j);
+            const float32x4_t y = vld1q_f32(w->y[first + r] + 4 * j);
+            const float32x4_t cosine = vld1q_f32(part->at + 4 * j);
+            const float32x4_t sine = vld1q_f32(part->at + LQ__HOT_PAIRS + 4 * j);
+            a[0][j] = vfmaq_f32(vmulq_f32(y, sine), x, cosine);
+            a[1][j] = vfmsq_f32(vmulq_f32(y, cosine), x, sine);
+            total = vaddq_f32(total, vaddq_f32(vabsq_f32(a[0][j]), vabsq_f32(a[1][j])));
+        }
+        all = vaddvq_f32(total) + 1e-30f;
+        inverse = all < 1e30f ? 32767.0f / all : 0.0f;
+        w->unit[r] = all * (1.0f / (32767.0f * 32767.0f));
+        for (j = 0; j < 4; j++) {
+            vst1_s16(c + 4 * j, vqmovn_s32(vcvtaq_s32_f32(vmulq_n_f32(a[0][j], inverse))));
+            vst1_s16(s + 4 * j, vqmovn_s32(vcvtaq_s32_f32(vmulq_n_f32(a[1][j], inverse))));
+        }
+        lq__hot_circles_neon(w->sums + r * LQ__HOT_TOKENS, w, part, c, s, 0);
+        lq__hot_circles_neon(w->sums + r * LQ__HOT_TOKENS, w, part, c, s, 32);
+    }
+}
+
+/* ---- query, and raw tokens ---- */
+static void lq__hot_flip_neon(float *dst, const float *src, size_t dims, float scale)
+{
+    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
+    size_t i;
+    for (i = 0; i < dims; i += 4) {
+        const float32x4_t factor = vreinterpretq_f32_u32(veorq_u32(one, lq__hot_minus_neon(i)));
+        vst1q_f32(dst + i, vmulq_f32(vld1q_f32(src + i), factor));
+    }
+}
+
+static float lq__hot_query_neon(int8_t *high, int8_t *low, int32_t *sum, const float *q,
+                                size_t dims)
+{
+    float32x4_t most = vdupq_n_f32(1e-30f);
+    int32x4_t high_sum = vdupq_n_s32(0);
+    int32x4_t low_sum = high_sum;
+    float m;
+    size_t i;
+    for (i = 0; i < dims; i += 4) {
+        most = vmaxnmq_f32(most, vabsq_f32(vld1q_f32(q + i)));
+    }
+    m = vmaxvq_f32(most);
+    for (i = 0; i < dims; i += 8) {
+        const float unit = 32512.0f / m;
+        const int32x4_t a = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i), unit));
+        const int32x4_t b = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i + 4), unit));
+        int16x8_t k = vcombine_s16(vqmovn_s32(a), vqmovn_s32(b));
+        int8x8_t h;
+        k = vmaxq_s16(vminq_s16(k, vdupq_n_s16(32512)), vdupq_n_s16(-32512));
+        h = vrshrn_n_s16(k, 8);
+        vst1_s8(high + i, h);
+        k = vsubq_s16(k, vshll_n_s8(h, 8));
+        vst1_s8(low + i, vmovn_s16(k));
+        high_sum = vpadalq_s16(high_sum, vmovl_s8(h));
+        low_sum = vpadalq_s16(low_sum, k);
+    }
+    sum[0] = vaddvq_s32(high_sum);
+    sum[1] = vaddvq_s32(low_sum);
+    return m / 127.0f;
+}
+
+/* The row that comes next: every line of it. */
+LQ__INLINE void lq__hot_prefetch_row_neon(const lq__hot_floats *now, size_t t)
+{
+    const uintptr_t row = now->next + t * now->next_stride;
+    uintptr_t i;
+    for (i = 0; i < now->next_bytes; i += 64) {
+        lq__hot_prefetch(row + i);
+    }
+}
+
+#define LQ__HOT_ZERO_RAW(r) float32x4_t a##r = vdupq_n_f32(0.0f), b##r = a##r;
+#define LQ__HOT_ADD_RAW(r)                                          \
+    if (rows > r) {                                                 \
+        a##r = vfmaq_f32(a##r, x, vld1q_f32(q + r * wide + i));     \
+        b##r = vfmaq_f32(b##r, y, vld1q_f32(q + r * wide + i + 4)); \
+    }
+#define LQ__HOT_SUM_RAW(r)                                                  \
+    if (rows > r) {                                                         \
+        logits[r * LQ__HOT_TOKENS + t] = vaddvq_f32(vaddq_f32(a##r, b##r)); \
+    }
+LQ__INLINE void lq__hot_raw_dots_of_neon(float *logits, const lq__hot_floats *k, int type,
+                                         const float *q, size_t wide, size_t rows)
+{
+    const uint8_t *src = (const uint8_t *)k->data;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        size_t i;
+        LQ__HOT_EACH_NEON(LQ__HOT_ZERO_RAW)
+        lq__hot_prefetch_row_neon(k, t);
+        for (i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
+            const float32x4_t x = lq__hot_raw_neon(src, t * k->stride + i, type);
+            const float32x4_t y = lq__hot_raw_neon(src, t * k->stride + i + 4, type);
+            LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
+        }
+        LQ__HOT_EACH_NEON(LQ__HOT_SUM_RAW)
+    }
+}
+#undef LQ__HOT_ZERO_RAW
+#undef LQ__HOT_ADD_RAW
+#undef LQ__HOT_SUM_RAW
+
+static void lq__hot_raw_dots_neon(float *logits, const lq__hot_floats *k, const float *q,
+                                  size_t wide, size_t rows)
+{
+    if (k->type == LQ_F32) {
+        lq__hot_raw_dots_of_neon(logits, k, LQ_F32, q, wide, rows);
+    } else if (k->type == LQ_F16) {
+        lq__hot_raw_dots_of_neon(logits, k, LQ_F16, q, wide, rows);
+    } else {
+        lq__hot_raw_dots_of_neon(logits, k, LQ_BF16, q, wide, rows);
+    }
+}
+
+/* 8 dims of up to four rows at once, 16 tokens at a time. */
+#define LQ__HOT_BEGIN_RAW(r)                                                         \
+    float32x4_t a##r = rows > r ? vld1q_f32(acc + r * wide + i) : vdupq_n_f32(0.0f); \
+    float32x4_t b##r = rows > r ? vld1q_f32(acc + r * wide + i + 4) : a##r;
+#define LQ__HOT_ADD_RAW(r)                                            \
+    if (rows > r) {                                                   \
+        a##r = vfmaq_n_f32(a##r, x, weights[r * LQ__HOT_TOKENS + t]); \
+        b##r = vfmaq_n_f32(b##r, y, weights[r * LQ__HOT_TOKENS + t]); \
+    }
+#define LQ__HOT_END_RAW(r)                       \
+    if (rows > r) {                              \
+        vst1q_f32(acc + r * wide + i, a##r);     \
+        vst1q_f32(acc + r * wide + i + 4, b##r); \
+    }
+LQ__INLINE void lq__hot_raw_sums_of_neon(float *acc, const lq__hot_floats *v, int type,
+                                         const float *weights, size_t wide, size_t rows,
+                                         size_t first)
+{
+    const uint8_t *src = (const uint8_t *)v->data;
+    size_t i;
+    for (i = 0; i < v->dims; i += 8) {
+        size_t t;
+        LQ__HOT_EACH_NEON(LQ__HOT_BEGIN_RAW)
+        for (t = first; t < first + 16; t++) {
+            if (v->mask >> t & 1) {
+                const float32x4_t x = lq__hot_raw_neon(src, t * v->stride + i, type);
+                const float32x4_t y = lq__hot_raw_neon(src, t * v->stride + i + 4, type);
+                LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
+            }
+        }
+        LQ__HOT_EACH_NEON(LQ__HOT_END_RAW)
+    }
+}
+#undef LQ__HOT_BEGIN_RAW
+#undef LQ__HOT_ADD_RAW
+#undef LQ__HOT_END_RAW
+
+static void lq__hot_raw_sums_neon(float *acc, const lq__hot_floats *v, const float *weights,
+                                  size_t wide, size_t rows)
+{
+    size_t first;
+    size_t t;
+    for (first = 0; first < LQ__HOT_TOKENS; first += 16) {
+        if (!(v->mask >> first & 0xffff)) {
+            continue;
+        }
+        for (t = 0; t < 16; t++) {
+            lq__hot_prefetch_row_neon(v, first + t);
+        }
+        if (v->type == LQ_F32) {
+            lq__hot_raw_sums_of_neon(acc, v, LQ_F32, weights, wide, rows, first);
+        } else if (v->type == LQ_F16) {
+            lq__hot_raw_sums_of_neon(acc, v, LQ_F16, weights, wide, rows, first);
+        } else {
+            lq__hot_raw_sums_of_neon(acc, v, LQ_BF16, weights, wide, rows, first);
+        }
+    }
+}
+
+#endif
+
 /* ---- attention ---- */
 LQ__STATIC void lq__hot_step_init(lq__hot_step *step, float *logits, const lq__hot_query *query,
                                   const lq__hot_part *part, size_t first, size_t rows)
@@ -24584,18 +26993,25 @@ LQ__STATIC void lq__hot_mass(float *mass, const float *logits, const float *lse,
 
 static const lq__hot_kernels *lq__hot_of_level(void)
 {
-#define LQ__HOT_KERNELS(v)                                                                   \
+#define LQ__HOT_KERNELS_OF(d, v)                                                             \
     {                                                                                        \
-        lq__hot_dots_##v, lq__hot_sums_##v, lq__hot_across_##v, lq__hot_logits_##v,          \
+        lq__hot_dots_##d, lq__hot_sums_##d, lq__hot_across_##d, lq__hot_logits_##v,          \
             lq__hot_weigh_##v, lq__hot_raw_dots_##v, lq__hot_raw_sums_##v, lq__hot_flip_##v, \
             lq__hot_query_##v, lq__hot_turn_##v, lq__hot_granule_##v, lq__hot_turning_##v    \
     }
+#define LQ__HOT_KERNELS(v) LQ__HOT_KERNELS_OF(v, v)
 #if LQ__X86
     static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(avx2),
                                              LQ__HOT_KERNELS(avx512)};
+#elif LQ__NEON_DOT
+    static const lq__hot_kernels table[3] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(neon),
+                                             LQ__HOT_KERNELS_OF(dot, neon)};
+#elif LQ__NEON
+    static const lq__hot_kernels table[2] = {LQ__HOT_KERNELS(c), LQ__HOT_KERNELS(neon)};
 #else
     static const lq__hot_kernels table[1] = {LQ__HOT_KERNELS(c)};
 #endif
+#undef LQ__HOT_KERNELS_OF
 #undef LQ__HOT_KERNELS
     return &table[lq__cpu_level()];
 }
@@ -25680,7 +28096,7 @@ static const lq__warm_kernels *lq__warm_of_level(void)
     static const lq__warm_kernels table[1] = {LQ__WARM_KERNELS(c)};
 #endif
 #undef LQ__WARM_KERNELS
-    return &table[lq__cpu_level()];
+    return &table[LQ__X86 ? lq__cpu_level() : 0];
 }
 
 /* ---- coders ---- */
@@ -37207,6 +39623,24 @@ LQ__STATIC int lq__cpu_detect(void)
     }
     return (enabled & 0xe6) == 0xe6 && (b & avx512) == avx512 && (c & avx512_c) == avx512_c ? 2 : 1;
 }
+#elif LQ__NEON
+/* Weak: without it (a C library that has none, or one linked statically that nothing else takes it
+   from) the level is 1. */
+#if LQ__NEON_DOT && !defined(__ARM_FEATURE_DOTPROD) && defined(__linux__)
+extern unsigned long lq__getauxval(unsigned long type) __asm__("getauxval") __attribute__((weak));
+#endif
+
+/* What the CPU offers: 1 (NEON) or 2 (dot products). */
+LQ__STATIC int lq__cpu_detect(void)
+{
+#if defined(__ARM_FEATURE_DOTPROD)
+    return 2;
+#elif LQ__NEON_DOT && defined(__linux__)
+    return lq__getauxval && (lq__getauxval(16) >> 20 & 1) ? 2 : 1; /* AT_HWCAP, HWCAP_ASIMDDP */
+#else
+    return 1;
+#endif
+}
 #else
 LQ__STATIC int lq__cpu_detect(void)
 {
@@ -37266,7 +39700,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
     static const lq__row_kernels table[1] = {LQ__ROWS(c)};
 #endif
 #undef LQ__ROWS
-    return &table[lq__cpu_level()];
+    return &table[LQ__X86 ? lq__cpu_level() : 0];
 }
 
 static const lq__point_kernels *lq__points_of_level(void)
@@ -37280,7 +39714,7 @@ static const lq__point_kernels *lq__points_of_level(void)
     static const lq__point_kernels table[1] = {LQ__POINTS(c)};
 #endif
 #undef LQ__POINTS
-    return &table[lq__cpu_level()];
+    return &table[LQ__X86 ? lq__cpu_level() : 0];
 }
 
 /* ================================================================================================
@@ -37294,6 +39728,9 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__APART
 #undef LQ__STATIC
 #undef LQ__X86
+#undef LQ__NEON
+#undef LQ__NEON_DOT
+#undef LQ__TARGET_DOT
 #undef LQ__TARGET_AVX2
 #undef LQ__TARGET_AVX512
 #undef LQ__MIN

@@ -421,6 +421,41 @@ LQ__TARGET_AVX2 static void quotients_256(uint16_t *q, uint16_t *r, const uint16
     }
 }
 
+static void quotients(int level, uint16_t *q, uint16_t *r, const uint16_t *hi, const uint16_t *lo,
+                      uint32_t freq)
+{
+    if (level == 2) {
+        quotients_512(q, r, hi, lo, freq);
+    } else {
+        quotients_256(q, r, hi, lo, freq);
+    }
+}
+#elif LQ__NEON
+static void quotients(int level, uint16_t *q, uint16_t *r, const uint16_t *hi, const uint16_t *lo,
+                      uint32_t freq)
+{
+    uint32_t reciprocal = lq__reciprocal_bits(freq);
+    uint32_t i;
+    (void)level;
+    for (i = 0; i < 64; i += 4) {
+        uint32_t x[4], quotient[4], rest[4];
+        uint32x4_t b;
+        uint32_t j;
+        for (j = 0; j < 4; j++) {
+            x[j] = (uint32_t)hi[i + j] << 16 | lo[i + j];
+        }
+        vst1q_u32(quotient, lq__quotient_neon(&b, vld1q_u32(x), vdupq_n_u32(freq),
+                                              vdupq_n_u32(reciprocal)));
+        vst1q_u32(rest, b);
+        for (j = 0; j < 4; j++) {
+            q[i + j] = (uint16_t)quotient[j];
+            r[i + j] = (uint16_t)rest[j];
+        }
+    }
+}
+#endif
+
+#if LQ__X86 || LQ__NEON
 /* States at which a quotient is hardest: next to multiples of f, and at both ends. */
 static uint32_t state_of(uint32_t f, uint32_t i)
 {
@@ -452,11 +487,7 @@ static int quotients_ok(int level)
             hi[i] = (uint16_t)(x >> 16);
             lo[i] = (uint16_t)x;
         }
-        if (level == 2) {
-            quotients_512(q, r, hi, lo, f);
-        } else {
-            quotients_256(q, r, hi, lo, f);
-        }
+        quotients(level, q, r, hi, lo, f);
         for (i = 0; i < 64; i++) {
             uint32_t x = (uint32_t)hi[i] << 16 | lo[i];
             bad |= q[i] != x / f || r[i] != x % f;
@@ -586,7 +617,7 @@ static void test_symbols(int quick)
     uint32_t full = 0;
     uint32_t run;
     size_t i;
-    for (run = 0; run < (quick ? 40u : 400u) && levels == 2; run++) {
+    for (run = 0; run < (quick ? 40u : 400u) && LQ__X86 && levels == 2; run++) {
         static const uint32_t span[5][2] = {{0, 122}, {17, 30}, {34, 12}, {48, 20}, {1, 60}};
         size_t rows = 1 + below(run % 4 ? 60 : ROWS);
         uint32_t damage;
@@ -1288,7 +1319,7 @@ int main(int argc, char **argv)
     levels = lq_cpu_limit(-1);
     test_tables();
     test_centroids();
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
     {
         int level;
         for (level = 1; level <= levels; level++) {

@@ -115,14 +115,14 @@
      lq_archive_add_rope, lq_archive_add_group and lq_archive_pack for each group,
      lq_archive_finish; then lq_archive_open, lq_archive_unpack. LQ_Z, entropy coded. Nothing
      calibrated, steps of 0.45 for keys (of their deviation) and 0.6 for values: 3.00 bits, KLD
-     0.0036; in profiles of 10 layers each 0.55 and 0.5 give 1.52 bits, 0.0042; 0.9 and 0.8 give
-     0.95 bits, 0.0109. f16 goes in at 0.3 to 0.7 GB/s and comes out at 1.3 or more; in a basis of
+     0.0036; in profiles of 10 layers each 0.55 and 0.5 give 1.48 bits, 0.0032; 0.9 and 0.8 give
+     0.92 bits, 0.0090. f16 goes in at 0.3 to 0.7 GB/s and comes out at 1.3 or more; in a basis of
      10 layers 0.15 and 0.33. examples/pack_kv.c
    Profiles of a model, once
      lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
      lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
      text that the model writes. Profiles of 10 layers take 15.7 % of SmolLM2's file, of single
-     layers 2.1 %. examples/calibrate.c, examples/lm/lm.c: lm calibrate
+     layers 2.2 %. examples/calibrate.c, examples/lm/lm.c: lm calibrate
    Who gets how many bits
      lq_rate_of: what a step costs and loses; lq_rate_split: steps of many groups for a sum of bits
      or errors; lq_kv_layers_edge, _graded, _adaptive: policies of a live cache's layers.

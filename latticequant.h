@@ -5345,18 +5345,18 @@ LQ__TARGET_AVX512 static void lq__load_row_avx512(float *dst, const uint8_t *src
 LQ__TARGET_AVX512 static int lq__narrow_row_avx512(uint8_t *dst, const float *src, size_t count,
                                                    int type)
 {
-    __m512 most = _mm512_setzero_ps();
+    __m512i most = _mm512_setzero_si512();
     size_t i = 0;
     if (type != LQ_F16) {
         return lq__narrow_row_avx2(dst, src, count, type);
     }
     for (; i + 16 <= count; i += 16) {
         const __m512 x = _mm512_loadu_ps(src + i);
-        most = _mm512_range_ps(most, x, 0xb); /* the larger magnitude; the number beside a NaN */
+        most = _mm512_max_epu32(most, _mm512_slli_epi32(_mm512_castps_si512(x), 1));
         _mm256_storeu_si256((__m256i *)(void *)(dst + 2 * i),
                             _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     }
-    return (_mm512_cmp_ps_mask(most, _mm512_set1_ps(65504.0f), _CMP_GT_OQ) != 0) |
+    return (_mm512_cmpgt_epu32_mask(most, _mm512_set1_epi32((int)0x8effc000u)) != 0) |
            lq__narrow_row_c(dst + 2 * i, src + i, count - i, type);
 }
 
@@ -22877,15 +22877,17 @@ LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kin
     }
 }
 
-/* Whether the base is 0 and every token surely has a scale then. */
-LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm)
+/* Whether the base is 0 and codes are surely such that lq__hot_choose_base would leave it there:
+   60 .. 240. */
+LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
 {
-    const int32_t low = (6 * norm - 325 + 12 * 256 + 11) / 12 - 256;
-    const int32_t high = (12 * 256 - 107 - 6 * norm) / 12 - 256;
+    const int32_t one = lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE;
     int32_t all = turn->base == 0 ? 0 : -1;
     size_t t;
     for (t = 0; t < 8; t++) {
-        all |= (turn->unit[t] - low) | (high - turn->unit[t]);
+        int32_t octave = (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
+        int32_t code = 12 * (turn->unit[t] + octave) - 6 * norm + one; /* and a rung, 0 .. 12 */
+        all |= turn->most[t] ? (code - 60) | (228 - code) : 0;
     }
     return all >= 0;
 }
@@ -22910,7 +22912,8 @@ LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t fi
         memset(turn->unit, 0, sizeof turn->unit);
     }
     kernels->turn(turn);
-    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)))) {
+    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)), kind,
+                          stream)) {
         lq__hot_choose_base(turn, tile + lq__hot_wide(turn->dims) * 8 * lq__hot_bits(kind), kind,
                             stream);
     }

@@ -46,7 +46,7 @@
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
      >>tables            the entropy coder's tables: Gaussian classes, counts, their file
      >>rans              its plan, and a page's steps: the C code, which is the specification
-     >>lanes             the same steps with AVX2 and AVX-512
+     >>lanes             the same steps with AVX2, AVX-512 and NEON
      >>streams           pages in bytes, in batches: encode, decode, symbols
      >>front             geometry of a group; vectors to coefficients, dense bases
      >>profile           profiles: fitting, the file form
@@ -8249,7 +8249,7 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 #endif
 
 /* ================================================================================================
-   >>lanes   the steps of >>rans with AVX2 and AVX-512: all 32 lanes of a page at once
+   >>lanes   the steps of >>rans with AVX2, AVX-512 and NEON: all 32 lanes of a page at once
    ============================================================================================== */
 /* ---- AVX2 and BMI2: raw bits ---- */
 #if LQ__X86

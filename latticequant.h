@@ -6003,7 +6003,7 @@ typedef struct lq__rans_table {
 
 struct lq_tables {
 #if LQ__X86 || LQ__NEON
-    uint8_t expand[256][16];   /* pshufb: the next words to the 8 lanes of a set */
+    uint8_t expand[256][16];   /* pshufb, tbl: the next words to the 8 lanes of a set */
     uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
 #endif
     uint32_t count;          /* of tables: LQ__T_COUNT, or those of a lq_rans_counts */
@@ -27754,6 +27754,225 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_gains_avx512(float *weights, size_t r
 }
 #endif
 
+#if LQ__NEON
+/* ---- NEON ----
+   Four y are one tbl of two registers, the table of k from 0 to 7: 9 instructions for four of them,
+   which all rows share. For logits 16 tokens by four rows are 16 sums, so that with the table and
+   two constants nothing spills; sums of V have two chains a row, for with one row a single one
+   would wait for itself (4 cycles an addition) longer than y takes to make. */
+typedef struct lq__warm_look_neon {
+    uint8x16x2_t table;
+    uint32x4_t byte; /* 0, 1, 2, 3 in each lane */
+} lq__warm_look_neon;
+
+LQ__INLINE lq__warm_look_neon lq__warm_table_neon(const float *y)
+{
+    lq__warm_look_neon look;
+    look.table.val[0] = vreinterpretq_u8_f32(vld1q_f32(y));
+    look.table.val[1] = vreinterpretq_u8_f32(vld1q_f32(y + 4));
+    look.byte = vdupq_n_u32(0x03020100u);
+    return look;
+}
+
+/* Four y: of k the sign, what of its magnitude is at most 7, and the rest. */
+LQ__INLINE float32x4_t lq__warm_four_neon(lq__warm_look_neon look, int32x4_t k, uint16x4_t near,
+                                          uint16x4_t rest)
+{
+    const uint32x4_t at = vmlaq_n_u32(look.byte, vmovl_u16(near), 0x04040404u);
+    float32x4_t y = vreinterpretq_f32_u8(vqtbl2q_u8(look.table, vreinterpretq_u8_u32(at)));
+    y = vaddq_f32(y, vcvtq_f32_u32(vmovl_u16(rest)));
+    return vbslq_f32(vdupq_n_u32(0x80000000u), vreinterpretq_f32_s32(k), y);
+}
+
+/* Eight y. */
+LQ__INLINE void lq__warm_y_neon(float32x4_t *y, const int16_t *k, lq__warm_look_neon look)
+{
+    const int16x8_t x = vld1q_s16(k);
+    const uint16x8_t a = vreinterpretq_u16_s16(vabsq_s16(x));
+    const uint16x8_t near = vminq_u16(a, vdupq_n_u16(7));
+    const uint16x8_t rest = vsubq_u16(a, near);
+    y[0] = lq__warm_four_neon(look, vmovl_s16(vget_low_s16(x)), vget_low_u16(near),
+                              vget_low_u16(rest));
+    y[1] = lq__warm_four_neon(look, vmovl_high_s16(x), vget_high_u16(near), vget_high_u16(rest));
+}
+
+#define LQ__WARM_EACH_NEON(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
+#define LQ__WARM_BEGIN(r) \
+    a[r][0] = a[r][1] = a[r][2] = a[r][3] = vdupq_n_f32(rows > r ? shift[r] : 0.0f);
+#define LQ__WARM_ADD(r)                                       \
+    if (rows > r) {                                           \
+        const float32x4_t x = vdupq_n_f32(q[r * stride + i]); \
+        a[r][0] = vfmaq_f32(a[r][0], x, y[0]);                \
+        a[r][1] = vfmaq_f32(a[r][1], x, y[1]);                \
+        a[r][2] = vfmaq_f32(a[r][2], x, y[2]);                \
+        a[r][3] = vfmaq_f32(a[r][3], x, y[3]);                \
+    }
+#define LQ__WARM_END(r)                                       \
+    if (rows > r) {                                           \
+        vst1q_f32(logits + r * LQ__TOKENS + t, a[r][0]);      \
+        vst1q_f32(logits + r * LQ__TOKENS + t + 4, a[r][1]);  \
+        vst1q_f32(logits + r * LQ__TOKENS + t + 8, a[r][2]);  \
+        vst1q_f32(logits + r * LQ__TOKENS + t + 12, a[r][3]); \
+    }
+LQ__INLINE void lq__warm_dots_of_neon(float *logits, const lq__warm_rows *m, size_t page,
+                                      const float *q, size_t stride, const float *shift,
+                                      size_t rows)
+{
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 16) {
+        float32x4_t a[4][4];
+        size_t i;
+        LQ__WARM_EACH_NEON(LQ__WARM_BEGIN)
+        for (i = 0; i < m->count; i++) {
+            const int16_t *k = m->values[page] + m->row[i] * (size_t)LQ__TOKENS + t;
+            const lq__warm_look_neon look = lq__warm_table_neon(m->y[m->look[i]]);
+            float32x4_t y[4];
+            lq__warm_y_neon(y, k, look);
+            lq__warm_y_neon(y + 2, k + 8, look);
+            LQ__WARM_EACH_NEON(LQ__WARM_ADD)
+        }
+        LQ__WARM_EACH_NEON(LQ__WARM_END)
+    }
+}
+#undef LQ__WARM_BEGIN
+#undef LQ__WARM_ADD
+#undef LQ__WARM_END
+
+static void lq__warm_dots_neon(float *logits, const lq__warm_rows *m, size_t page, const float *q,
+                               size_t stride, const float *shift, size_t rows)
+{
+    if (rows == 1) {
+        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 1);
+    } else if (rows == 2) {
+        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 2);
+    } else {
+        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 4);
+    }
+}
+
+#define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = vdupq_n_f32(0.0f);
+#define LQ__WARM_ADD(r)                                                            \
+    if (rows > r) {                                                                \
+        a[r][0] = vfmaq_f32(a[r][0], y[0], vld1q_f32(w + r * LQ__TOKENS + t));     \
+        a[r][1] = vfmaq_f32(a[r][1], y[1], vld1q_f32(w + r * LQ__TOKENS + t + 4)); \
+    }
+#define LQ__WARM_END(r)                                                 \
+    if (rows > r) {                                                     \
+        acc[r * stride + i] += vaddvq_f32(vaddq_f32(a[r][0], a[r][1])); \
+    }
+LQ__INLINE void lq__warm_sums_of_neon(float *acc, size_t stride, const lq__warm_rows *m,
+                                      const float *weights, size_t rows)
+{
+    size_t i;
+    for (i = 0; i < m->count; i++) {
+        const lq__warm_look_neon look = lq__warm_table_neon(m->y[m->look[i]]);
+        float32x4_t a[4][2];
+        size_t p;
+        size_t t;
+        LQ__WARM_EACH_NEON(LQ__WARM_BEGIN)
+        for (p = 0; p < m->pages; p++) {
+            const int16_t *k = m->values[p] + m->row[i] * (size_t)LQ__TOKENS;
+            const float *w = weights + p * LQ__HOT_ROWS * LQ__TOKENS;
+            for (t = 0; t < LQ__TOKENS; t += 8) {
+                float32x4_t y[2];
+                lq__warm_y_neon(y, k + t, look);
+                LQ__WARM_EACH_NEON(LQ__WARM_ADD)
+            }
+        }
+        LQ__WARM_EACH_NEON(LQ__WARM_END)
+    }
+}
+#undef LQ__WARM_BEGIN
+#undef LQ__WARM_ADD
+#undef LQ__WARM_END
+#undef LQ__WARM_EACH_NEON
+
+static void lq__warm_sums_neon(float *acc, size_t stride, const lq__warm_rows *m,
+                               const float *weights, size_t rows)
+{
+    if (rows == 1) {
+        lq__warm_sums_of_neon(acc, stride, m, weights, 1);
+    } else if (rows == 2) {
+        lq__warm_sums_of_neon(acc, stride, m, weights, 2);
+    } else {
+        lq__warm_sums_of_neon(acc, stride, m, weights, 4);
+    }
+}
+
+static void lq__warm_fold_neon(int16_t *z, const int16_t *coset, size_t rows)
+{
+    size_t t;
+    size_t i;
+    for (t = 0; t < LQ__TOKENS; t += 8) {
+        const int16x8_t c = coset ? vld1q_s16(coset + t) : vdupq_n_s16(0);
+        for (i = 0; i < rows; i++) {
+            int16_t *at = z + i * LQ__TOKENS + t;
+            vst1q_s16(at, vaddq_s16(vshlq_n_s16(vld1q_s16(at), 1), c));
+        }
+    }
+}
+
+static void lq__warm_gains_neon(float *weights, size_t rows, const int16_t *row, int32_t mean,
+                                float *brought, float *gained)
+{
+    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
+    const uint8x16_t table = vreinterpretq_u8_f32(vld1q_f32(quarter));
+    float gains[LQ__TOKENS];
+    size_t r;
+    size_t t;
+    for (t = 0; t < LQ__TOKENS; t += 4) {
+        int32x4_t g = vaddw_s16(vdupq_n_s32(mean), vld1_s16(row + t));
+        uint32x4_t at;
+        float32x4_t octave;
+        g = vminq_s32(g, vdupq_n_s32(LQ__GAIN_MAX));
+        g = vmaxq_s32(g, vdupq_n_s32(-LQ__GAIN_MAX));
+        octave =
+            vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vshrq_n_s32(g, 2), vdupq_n_s32(127)), 23));
+        at = vandq_u32(vreinterpretq_u32_s32(g), vdupq_n_u32(3));
+        at = vmlaq_n_u32(vdupq_n_u32(0x03020100u), at, 0x04040404u);
+        vst1q_f32(gains + t, vmulq_f32(octave, vreinterpretq_f32_u8(
+                                                   vqtbl1q_u8(table, vreinterpretq_u8_u32(at)))));
+    }
+    for (r = 0; r < rows; r++) {
+        float *w = weights + r * LQ__TOKENS;
+        float32x4_t before = vdupq_n_f32(0.0f);
+        float32x4_t after = before;
+        for (t = 0; t < LQ__TOKENS; t += 4) {
+            const float32x4_t x = vld1q_f32(w + t);
+            const float32x4_t y = vmulq_f32(x, vld1q_f32(gains + t));
+            before = vaddq_f32(before, x);
+            after = vaddq_f32(after, y);
+            vst1q_f32(w + t, y);
+        }
+        brought[r] += vaddvq_f32(before);
+        gained[r] += vaddvq_f32(after);
+    }
+}
+
+/* Four numbers of bytes. */
+LQ__INLINE float32x4_t lq__warm_bytes_neon(int16x4_t x)
+{
+    return vcvtq_f32_s32(vmovl_s16(x));
+}
+
+static float lq__warm_bound_neon(const float *up, const float *down, const int8_t *high,
+                                 const int8_t *low, size_t dims)
+{
+    float32x4_t a = vdupq_n_f32(0.0f);
+    float32x4_t b = a;
+    size_t d;
+    for (d = 0; d < dims; d += 8) {
+        const int16x8_t h = vmovl_s8(vld1_s8(high + d));
+        const int16x8_t l = vmovl_s8(vld1_s8(low + d));
+        a = vfmaq_f32(a, vld1q_f32(up + d), lq__warm_bytes_neon(vget_low_s16(h)));
+        b = vfmaq_f32(b, vld1q_f32(down + d), lq__warm_bytes_neon(vget_low_s16(l)));
+        a = vfmaq_f32(a, vld1q_f32(up + d + 4), lq__warm_bytes_neon(vget_high_s16(h)));
+        b = vfmaq_f32(b, vld1q_f32(down + d + 4), lq__warm_bytes_neon(vget_high_s16(l)));
+    }
+    return vaddvq_f32(vaddq_f32(a, b));
+}
+#endif
+
 /* ---- symbols: AVX-512 VNNI ---- */
 #if LQ__X86
 /* 16 coefficients of a query from i on, times the units of their y. */
@@ -28095,11 +28314,14 @@ static const lq__warm_kernels *lq__warm_of_level(void)
 #if LQ__X86
     static const lq__warm_kernels table[3] = {LQ__WARM_KERNELS(c), LQ__WARM_KERNELS(avx2),
                                               LQ__WARM_KERNELS(avx512)};
+#elif LQ__NEON
+    static const lq__warm_kernels table[3] = {LQ__WARM_KERNELS(c), LQ__WARM_KERNELS(neon),
+                                              LQ__WARM_KERNELS(neon)};
 #else
     static const lq__warm_kernels table[1] = {LQ__WARM_KERNELS(c)};
 #endif
 #undef LQ__WARM_KERNELS
-    return &table[LQ__X86 ? lq__cpu_level() : 0];
+    return &table[lq__cpu_level()];
 }
 
 /* ---- coders ---- */

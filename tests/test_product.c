@@ -392,7 +392,7 @@ int main(int argc, char **argv)
     size_t columns;
     int kind;
     int i;
-    levels = lq_cpu_limit(-1) + 1;
+    levels = LQ__X86 ? lq_cpu_limit(-1) + 1 : 1;
     for (rows = 1; rows <= most; rows++) {
         for (columns = 1; columns <= most; columns++) {
             for (kind = 0; kind < KINDS; kind++) {

@@ -42,6 +42,7 @@
      >>config >>types    version, linkage, status, descriptors
      >>api               declarations: kernels, coder, profiles, pages, arrays, archive, live cache
      >>base              implementation from here: glue, sizes, an arena, mathematics, hashes
+     >>vector            vectors and their operations: what kernels are written in, once
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
      >>tables            the entropy coder's tables: Gaussian classes, counts, their file
@@ -3296,6 +3297,333 @@ LQ_API void lq_blake2s_128(uint8_t digest[16], const void *src, size_t count)
     }
 }
 /* ================================================================================================
+   >>vector   the vocabulary of kernels that are written once: vectors, and what is done to them
+
+   Such a kernel is a macro of the level v (avx2, avx512, neon) beside its C code, which is the
+   specification; LQ__EACH_LEVEL makes its functions. lq__i32_v and lq__u32_v have LQ__LANES_v
+   lanes, lq__f32_v as many floats; lq__u64_v and lq__f64_v have half as many. lq__mask_v is yes or
+   no for each lane of 32 bits. Integers and sums of floats take the operators of C, integers also
+   with a number on one side; casts keep the bits. Two lanes of 32 bits lie in one of 64: the even
+   lane is its lower half.
+   A row is an operation: its result, name and operands a, b, c (p is memory of any alignment), then
+   AVX2, AVX-512, NEON. To add one, add a row. To add a level, add a column, its types, and its name
+   to LQ__EACH_LEVEL.
+   ============================================================================================== */
+#if LQ__X86
+typedef int32_t lq__i32_avx2 __attribute__((vector_size(32)));
+typedef uint32_t lq__u32_avx2 __attribute__((vector_size(32)));
+typedef uint64_t lq__u64_avx2 __attribute__((vector_size(32)));
+typedef __m256 lq__f32_avx2;
+typedef __m256d lq__f64_avx2;
+typedef lq__i32_avx2 lq__mask_avx2; /* 0 or -1 */
+typedef int32_t lq__i32_avx512 __attribute__((vector_size(64)));
+typedef uint32_t lq__u32_avx512 __attribute__((vector_size(64)));
+typedef uint64_t lq__u64_avx512 __attribute__((vector_size(64)));
+typedef __m512 lq__f32_avx512;
+typedef __m512d lq__f64_avx512;
+typedef __mmask16 lq__mask_avx512;
+#define LQ__LANES_avx2 8
+#define LQ__LANES_avx512 16
+#define LQ__ON_avx2 LQ__TARGET_AVX2
+#define LQ__ON_avx512 LQ__TARGET_AVX512
+#define LQ__EACH_LEVEL(kernel) kernel(avx2) kernel(avx512)
+#define LQ__OPERATION(r, name, parameters8, parameters16, parameters4, of8, of16, of4) \
+    LQ__TARGET_AVX2 LQ__INLINE r##avx2 lq__##name##_avx2 parameters8                   \
+    {                                                                                  \
+        return (r##avx2)(of8);                                                         \
+    }                                                                                  \
+    LQ__TARGET_AVX512 LQ__INLINE r##avx512 lq__##name##_avx512 parameters16            \
+    {                                                                                  \
+        return (r##avx512)(of16);                                                      \
+    }
+#define LQ__STORES(name, x, of8, of16, of4)                                            \
+    LQ__TARGET_AVX2 LQ__INLINE void lq__##name##_avx2(void *p, lq__##x##_avx2 a)       \
+    {                                                                                  \
+        of8;                                                                           \
+    }                                                                                  \
+    LQ__TARGET_AVX512 LQ__INLINE void lq__##name##_avx512(void *p, lq__##x##_avx512 a) \
+    {                                                                                  \
+        of16;                                                                          \
+    }
+#elif LQ__NEON
+typedef int32_t lq__i32_neon __attribute__((vector_size(16)));
+typedef uint32_t lq__u32_neon __attribute__((vector_size(16)));
+typedef uint64_t lq__u64_neon __attribute__((vector_size(16)));
+typedef float32x4_t lq__f32_neon;
+typedef float64x2_t lq__f64_neon;
+typedef lq__i32_neon lq__mask_neon; /* 0 or -1 */
+#define LQ__LANES_neon 4
+#define LQ__ON_neon
+#define LQ__EACH_LEVEL(kernel) kernel(neon)
+#define LQ__OPERATION(r, name, parameters8, parameters16, parameters4, of8, of16, of4) \
+    LQ__INLINE r##neon lq__##name##_neon parameters4                                   \
+    {                                                                                  \
+        return (r##neon)(of4);                                                         \
+    }
+#define LQ__STORES(name, x, of8, of16, of4)                      \
+    LQ__INLINE void lq__##name##_neon(void *p, lq__##x##_neon a) \
+    {                                                            \
+        of4;                                                     \
+    }
+#else
+#define LQ__EACH_LEVEL(kernel)
+#define LQ__OPERATION(r, name, parameters8, parameters16, parameters4, of8, of16, of4)
+#define LQ__STORES(name, x, of8, of16, of4)
+#endif
+#define LQ__LOADS(r, name, of8, of16, of4)                                                        \
+    LQ__OPERATION(lq__##r##_, name, (const void *p), (const void *p), (const void *p), of8, of16, \
+                  of4)
+#define LQ__SETS(r, name, number, of8, of16, of4) \
+    LQ__OPERATION(lq__##r##_, name, (number a), (number a), (number a), of8, of16, of4)
+#define LQ__TAKES_1(r, name, x, of8, of16, of4)                                                   \
+    LQ__OPERATION(lq__##r##_, name, (lq__##x##_avx2 a), (lq__##x##_avx512 a), (lq__##x##_neon a), \
+                  of8, of16, of4)
+#define LQ__TAKES_2(r, name, x, y, of8, of16, of4)                                                \
+    LQ__OPERATION(lq__##r##_, name, (lq__##x##_avx2 a, lq__##y##_avx2 b),                         \
+                  (lq__##x##_avx512 a, lq__##y##_avx512 b), (lq__##x##_neon a, lq__##y##_neon b), \
+                  of8, of16, of4)
+#define LQ__TAKES_3(r, name, x, y, z, of8, of16, of4)                                       \
+    LQ__OPERATION(lq__##r##_, name, (lq__##x##_avx2 a, lq__##y##_avx2 b, lq__##z##_avx2 c), \
+                  (lq__##x##_avx512 a, lq__##y##_avx512 b, lq__##z##_avx512 c),             \
+                  (lq__##x##_neon a, lq__##y##_neon b, lq__##z##_neon c), of8, of16, of4)
+
+/* ---- memory, and one number in all lanes, in the even ones ---- */
+LQ__LOADS(i32, load, _mm256_loadu_si256((const __m256i *)p), _mm512_loadu_si512(p),
+          vld1q_s32((const int32_t *)p))
+LQ__LOADS(f32, load_f32, _mm256_loadu_ps((const float *)p), _mm512_loadu_ps(p),
+          vld1q_f32((const float *)p))
+LQ__LOADS(f32, load_f16, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+          _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)),
+          vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p))))
+LQ__LOADS(i32, load_i16, _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)p)),
+          _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)),
+          vmovl_s16(vld1_s16((const int16_t *)p)))
+LQ__LOADS(u32, load_u16, _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)),
+          _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)),
+          vmovl_u16(vld1_u16((const uint16_t *)p)))
+LQ__LOADS(i32, load_u8, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+          _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)),
+          vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(lq__load32((const uint8_t *)p))))))
+LQ__STORES(store, i32, _mm256_storeu_si256((__m256i *)p, (__m256i)a),
+           _mm512_storeu_si512(p, (__m512i)a), vst1q_s32((int32_t *)p, (int32x4_t)a))
+LQ__STORES(store_f32, f32, _mm256_storeu_ps((float *)p, a), _mm512_storeu_ps(p, a),
+           vst1q_f32((float *)p, a))
+/* To even; a NaN keeps its upper bits, and is quiet. */
+LQ__STORES(store_f16, f32,
+           _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)),
+           _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)),
+           vst1_u16((uint16_t *)p, vreinterpret_u16_f16(vcvt_f16_f32(a))))
+/* Integers below 2^15 and not below -2^15; integers below 2^16. */
+LQ__STORES(store_i16, i32,
+           _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(
+                                              _mm256_packs_epi32((__m256i)a, (__m256i)a), 8))),
+           _mm256_storeu_si256((__m256i *)p, _mm512_cvtsepi32_epi16((__m512i)a)),
+           vst1_s16((int16_t *)p, vqmovn_s32((int32x4_t)a)))
+LQ__STORES(store_u16, u32,
+           _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(
+                                              _mm256_packus_epi32((__m256i)a, (__m256i)a), 8))),
+           _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)a)),
+           vst1_u16((uint16_t *)p, vmovn_u32((uint32x4_t)a)))
+LQ__SETS(i32, set, int32_t, _mm256_set1_epi32(a), _mm512_set1_epi32(a), vdupq_n_s32(a))
+LQ__SETS(u32, set_even, int64_t, _mm256_set1_epi64x(a), _mm512_set1_epi64(a), vdupq_n_s64(a))
+LQ__SETS(f32, set_f32, float, _mm256_set1_ps(a), _mm512_set1_ps(a), vdupq_n_f32(a))
+LQ__SETS(f64, set_f64, double, _mm256_set1_pd(a), _mm512_set1_pd(a), vdupq_n_f64(a))
+
+/* ---- integers ---- */
+LQ__TAKES_1(i32, abs, i32, _mm256_abs_epi32((__m256i)a), _mm512_abs_epi32((__m512i)a),
+            vabsq_s32((int32x4_t)a))
+LQ__TAKES_2(i32, min, i32, i32, _mm256_min_epi32((__m256i)a, (__m256i)b),
+            _mm512_min_epi32((__m512i)a, (__m512i)b), vminq_s32((int32x4_t)a, (int32x4_t)b))
+LQ__TAKES_2(i32, max, i32, i32, _mm256_max_epi32((__m256i)a, (__m256i)b),
+            _mm512_max_epi32((__m512i)a, (__m512i)b), vmaxq_s32((int32x4_t)a, (int32x4_t)b))
+/* a with the sign of b; a is 0 where b is. */
+LQ__TAKES_2(i32, sign, i32, i32, _mm256_sign_epi32((__m256i)a, (__m256i)b),
+            _mm512_mask_sub_epi32((__m512i)a, _mm512_movepi32_mask((__m512i)b),
+                                  _mm512_setzero_si512(), (__m512i)a),
+            (a ^ (b >> 31)) - (b >> 31))
+/* Shifts of each lane by its own count, 0 to 31; srl by -1 leaves nothing in bit 0. */
+LQ__TAKES_2(i32, sll, i32, i32, _mm256_sllv_epi32((__m256i)a, (__m256i)b),
+            _mm512_sllv_epi32((__m512i)a, (__m512i)b), vshlq_s32((int32x4_t)a, (int32x4_t)b))
+LQ__TAKES_2(i32, sra, i32, i32, _mm256_srav_epi32((__m256i)a, (__m256i)b),
+            _mm512_srav_epi32((__m512i)a, (__m512i)b), vshlq_s32((int32x4_t)a, (int32x4_t)-b))
+LQ__TAKES_2(i32, srl, i32, i32, _mm256_srlv_epi32((__m256i)a, (__m256i)b),
+            _mm512_srlv_epi32((__m512i)a, (__m512i)b), vshlq_u32((uint32x4_t)a, (int32x4_t)-b))
+/* Squares of numbers from 0 below 2^15. */
+LQ__TAKES_1(i32, square, i32, _mm256_madd_epi16((__m256i)a, (__m256i)a),
+            _mm512_madd_epi16((__m512i)a, (__m512i)a), a *a)
+/* Signed products of the even lanes, of the odd ones; of even ones as lq__sincos_q30 cuts them, of
+   which the lower halves count. */
+LQ__TAKES_2(u64, mul_even, i32, i32, _mm256_mul_epi32((__m256i)a, (__m256i)b),
+            _mm512_mul_epi32((__m512i)a, (__m512i)b),
+            vmull_s32(vmovn_s64((int64x2_t)a), vmovn_s64((int64x2_t)b)))
+LQ__TAKES_2(u64, mul_odd, i32, i32,
+            _mm256_mul_epi32(_mm256_srli_epi64((__m256i)a, 32), _mm256_srli_epi64((__m256i)b, 32)),
+            _mm512_mul_epi32(_mm512_srli_epi64((__m512i)a, 32), _mm512_srli_epi64((__m512i)b, 32)),
+            vmull_s32(vshrn_n_s64((int64x2_t)a, 32), vshrn_n_s64((int64x2_t)b, 32)))
+LQ__TAKES_2(u32, times_q30, u32, u32,
+            _mm256_srli_epi64(_mm256_mul_epi32((__m256i)a, (__m256i)b), 30),
+            _mm512_srli_epi64(_mm512_mul_epi32((__m512i)a, (__m512i)b), 30),
+            vshrq_n_s64(vmull_s32(vmovn_s64((int64x2_t)a), vmovn_s64((int64x2_t)b)), 30))
+/* Even lanes of a's lower halves, odd lanes of b's. */
+LQ__TAKES_2(i32, join, u64, u64,
+            _mm256_blend_epi32((__m256i)a, _mm256_slli_epi64((__m256i)b, 32), 0xaa),
+            _mm512_mask_blend_epi32(0xaaaa, (__m512i)a, _mm512_slli_epi64((__m512i)b, 32)),
+            vsliq_n_u64((uint64x2_t)a, (uint64x2_t)b, 32))
+/* a0 b0 a1 b1 .. : the first half, the second. */
+LQ__TAKES_2(u64, zip_low, u64, u64,
+            _mm256_permute2x128_si256(_mm256_unpacklo_epi64((__m256i)a, (__m256i)b),
+                                      _mm256_unpackhi_epi64((__m256i)a, (__m256i)b), 0x20),
+            _mm512_permutex2var_epi64((__m512i)a, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11),
+                                      (__m512i)b),
+            vzip1q_u64((uint64x2_t)a, (uint64x2_t)b))
+LQ__TAKES_2(u64, zip_high, u64, u64,
+            _mm256_permute2x128_si256(_mm256_unpacklo_epi64((__m256i)a, (__m256i)b),
+                                      _mm256_unpackhi_epi64((__m256i)a, (__m256i)b), 0x31),
+            _mm512_permutex2var_epi64((__m512i)a, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15),
+                                      (__m512i)b),
+            vzip2q_u64((uint64x2_t)a, (uint64x2_t)b))
+/* The lanes of the first half, of the second, in 64 bits with their signs. */
+LQ__TAKES_1(u64, wide_low, i32, _mm256_cvtepi32_epi64(_mm256_castsi256_si128((__m256i)a)),
+            _mm512_cvtepi32_epi64(_mm512_castsi512_si256((__m512i)a)),
+            vmovl_s32(vget_low_s32((int32x4_t)a)))
+LQ__TAKES_1(u64, wide_high, i32, _mm256_cvtepi32_epi64(_mm256_extracti128_si256((__m256i)a, 1)),
+            _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64((__m512i)a, 1)),
+            vmovl_high_s32((int32x4_t)a))
+/* Pairs of 16 bits, a's below b's, saturated at +-32767. */
+LQ__TAKES_2(i32, pair16, i32, i32,
+            _mm256_shuffle_epi8(_mm256_max_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)b),
+                                                 _mm256_set1_epi16(-32767)),
+                                _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14,
+                                                 15, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7,
+                                                 14, 15)),
+            _mm512_shuffle_epi8(_mm512_max_epi16(_mm512_packs_epi32((__m512i)a, (__m512i)b),
+                                                 _mm512_set1_epi16(-32767)),
+                                _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4,
+                                                                     5, 12, 13, 6, 7, 14, 15))),
+            vmaxq_s16(vcombine_s16(vzip1_s16(vqmovn_s32((int32x4_t)a), vqmovn_s32((int32x4_t)b)),
+                                   vzip2_s16(vqmovn_s32((int32x4_t)a), vqmovn_s32((int32x4_t)b))),
+                      vdupq_n_s16(-32767)))
+/* 0 and p's four numbers, and that at b: 0 to 4. */
+LQ__OPERATION(lq__i32_, table, (const int32_t *p), (const int32_t *p), (const int32_t *p),
+              _mm256_setr_epi32(0, p[0], p[1], p[2], p[3], 0, 0, 0),
+              _mm512_setr_epi32(0, p[0], p[1], p[2], p[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+              vld1q_s32(p)) /* bytes from -4 on are none, which gives 0 */
+LQ__TAKES_2(i32, lookup, i32, i32, _mm256_permutevar8x32_epi32((__m256i)a, (__m256i)b),
+            _mm512_permutexvar_epi32((__m512i)b, (__m512i)a),
+            vqtbl1q_u8((uint8x16_t)a, (uint8x16_t)(b * 0x04040404 - 0x01020304)))
+/* a + b0 c0 + b1 c1, of the two numbers of 16 bits in each lane. */
+LQ__TAKES_3(i32, dot16, i32, i32, i32,
+            _mm256_add_epi32((__m256i)a, _mm256_madd_epi16((__m256i)b, (__m256i)c)),
+            _mm512_dpwssd_epi32((__m512i)a, (__m512i)b, (__m512i)c),
+            vaddq_s32((int32x4_t)a,
+                      vpaddq_s32(vmull_s16(vget_low_s16((int16x8_t)b), vget_low_s16((int16x8_t)c)),
+                                 vmull_high_s16((int16x8_t)b, (int16x8_t)c))))
+
+/* ---- floats ---- */
+/* Products are functions, so that no compiler makes one instruction of them and a sum. */
+LQ__TAKES_2(f32, mul_f32, f32, f32, _mm256_mul_ps(a, b), _mm512_mul_ps(a, b), vmulq_f32(a, b))
+LQ__TAKES_2(f64, mul_f64, f64, f64, _mm256_mul_pd(a, b), _mm512_mul_pd(a, b), vmulq_f64(a, b))
+LQ__TAKES_1(f32, to_f32, i32, _mm256_cvtepi32_ps((__m256i)a), _mm512_cvtepi32_ps((__m512i)a),
+            vcvtq_f32_s32((int32x4_t)a))
+/* To the nearest integer, ties to even. */
+LQ__TAKES_1(i32, nearest, f32,
+            _mm256_cvttps_epi32(
+                _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)),
+            _mm512_cvt_roundps_epi32(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+            vcvtnq_s32_f32(a))
+/* Doubles of floats, of integers that were rounded to floats, of products of floats; and back. */
+LQ__LOADS(f64, load_f64, _mm256_cvtps_pd(_mm_loadu_ps((const float *)p)),
+          _mm512_cvtps_pd(_mm256_loadu_ps((const float *)p)),
+          vcvt_f64_f32(vld1_f32((const float *)p)))
+LQ__LOADS(f64, load_f64_of_i32,
+          _mm256_cvtps_pd(_mm_cvtepi32_ps(_mm_loadu_si128((const __m128i *)p))),
+          _mm512_cvtps_pd(_mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)p))),
+          vcvt_f64_f32(vcvt_f32_s32(vld1_s32((const int32_t *)p))))
+LQ__OPERATION(lq__f64_, load_f64_of_product, (const float *p, float a), (const float *p, float a),
+              (const float *p, float a),
+              _mm256_cvtps_pd(_mm_mul_ps(_mm_loadu_ps(p), _mm_set1_ps(a))),
+              _mm512_cvtps_pd(_mm256_mul_ps(_mm256_loadu_ps(p), _mm256_set1_ps(a))),
+              vcvt_f64_f32(vmul_n_f32(vld1_f32(p), a)))
+LQ__STORES(store_f64, f64, _mm_storeu_ps((float *)p, _mm256_cvtpd_ps(a)),
+           _mm256_storeu_ps((float *)p, _mm512_cvtpd_ps(a)), vst1_f32((float *)p, vcvt_f32_f64(a)))
+
+/* ---- masks ---- */
+LQ__TAKES_2(mask, gt, i32, i32, a > b, _mm512_cmpgt_epi32_mask((__m512i)a, (__m512i)b), a > b)
+LQ__TAKES_2(mask, eq, i32, i32, a == b, _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b), a == b)
+LQ__TAKES_1(mask, negative, i32, a >> 31, _mm512_movepi32_mask((__m512i)a), a >> 31)
+LQ__TAKES_1(mask, odd, i32, 0 - (a & 1),
+            _mm512_test_epi32_mask((__m512i)a, _mm512_set1_epi32(1)), 0 - (a & 1))
+LQ__TAKES_2(mask, both, mask, mask, a &b, a &b, a &b)
+LQ__TAKES_2(mask, differ, mask, mask, a ^ b, a ^ b, a ^ b)
+LQ__TAKES_3(mask, choose, mask, mask, mask,
+            _mm256_blendv_epi8((__m256i)c, (__m256i)b, (__m256i)a), (a & b) | (~a & c),
+            vbslq_s32((uint32x4_t)a, (int32x4_t)b, (int32x4_t)c))
+/* b where a says yes, else c (0; b or b + c; b or -b). */
+LQ__TAKES_3(i32, select, mask, i32, i32,
+            _mm256_blendv_epi8((__m256i)c, (__m256i)b, (__m256i)a),
+            _mm512_mask_blend_epi32(a, (__m512i)c, (__m512i)b),
+            vbslq_s32((uint32x4_t)a, (int32x4_t)b, (int32x4_t)c))
+LQ__TAKES_2(i32, keep, mask, i32, a &b, _mm512_maskz_mov_epi32(a, (__m512i)b), a &b)
+LQ__TAKES_3(i32, add_where, mask, i32, i32, b + (a & c),
+            _mm512_mask_add_epi32((__m512i)b, a, (__m512i)b, (__m512i)c), b + (a & c))
+LQ__TAKES_2(i32, negate_where, mask, i32, (a ^ b) - a,
+            _mm512_mask_sub_epi32((__m512i)b, a, _mm512_setzero_si512(), (__m512i)b), (a ^ b) - a)
+/* -1 where a says yes, else 1. */
+LQ__TAKES_1(i32, unit, mask, a | 1,
+            _mm512_mask_blend_epi32(a, _mm512_set1_epi32(1), _mm512_set1_epi32(-1)), a | 1)
+
+/* ---- over the lanes: the largest, whether any says yes, the sum modulo 2^64 ---- */
+#if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE int32_t lq__most_avx2(lq__i32_avx2 a)
+{
+    __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)a),
+                              _mm256_extracti128_si256((__m256i)a, 1));
+    m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
+}
+
+LQ__TARGET_AVX512 LQ__INLINE int32_t lq__most_avx512(lq__i32_avx512 a)
+{
+    return _mm512_reduce_max_epi32((__m512i)a);
+}
+
+LQ__TARGET_AVX2 LQ__INLINE int lq__any_avx2(lq__mask_avx2 a)
+{
+    return _mm256_movemask_epi8((__m256i)a) != 0;
+}
+
+LQ__TARGET_AVX512 LQ__INLINE int lq__any_avx512(lq__mask_avx512 a)
+{
+    return a != 0;
+}
+
+LQ__TARGET_AVX2 LQ__INLINE uint64_t lq__sum_avx2(lq__u64_avx2 a)
+{
+    return a[0] + a[1] + a[2] + a[3];
+}
+
+LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__sum_avx512(lq__u64_avx512 a)
+{
+    return (uint64_t)_mm512_reduce_add_epi64((__m512i)a);
+}
+#elif LQ__NEON
+LQ__INLINE int32_t lq__most_neon(lq__i32_neon a)
+{
+    return vmaxvq_s32((int32x4_t)a);
+}
+
+LQ__INLINE int lq__any_neon(lq__mask_neon a)
+{
+    return vmaxvq_u32((uint32x4_t)a) != 0;
+}
+
+LQ__INLINE uint64_t lq__sum_neon(lq__u64_neon a)
+{
+    return a[0] + a[1];
+}
+#endif
+
+/* ================================================================================================
    >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
 
    Everything whose result is stored runs in integers. A vector enters as X = round(x / 2^E) with
@@ -3522,6 +3850,65 @@ static void lq__butterfly_c(float *x, size_t block)
         }
     }
 }
+
+/* Stages within a vector add the partner lane to the lane, with the sign turned on upper lanes: the
+   same sums as the C code. */
+#if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE __m256 lq__stages_avx2(__m256 v)
+{
+    const __m256 s1 = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+    const __m256 s2 = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+    const __m256 s4 = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+    v = _mm256_add_ps(_mm256_permute_ps(v, 0xb1), _mm256_mul_ps(v, s1));
+    v = _mm256_add_ps(_mm256_permute_ps(v, 0x4e), _mm256_mul_ps(v, s2));
+    return _mm256_add_ps(_mm256_permute2f128_ps(v, v, 1), _mm256_mul_ps(v, s4));
+}
+
+LQ__TARGET_AVX512 LQ__INLINE __m512 lq__stages_avx512(__m512 v)
+{
+    const __m512 s1 = _mm512_setr_ps(1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1);
+    const __m512 s2 = _mm512_setr_ps(1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1);
+    const __m512 s4 = _mm512_setr_ps(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1);
+    const __m512 s8 = _mm512_setr_ps(1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
+    v = _mm512_add_ps(_mm512_permute_ps(v, 0xb1), _mm512_mul_ps(v, s1));
+    v = _mm512_add_ps(_mm512_permute_ps(v, 0x4e), _mm512_mul_ps(v, s2));
+    v = _mm512_add_ps(_mm512_shuffle_f32x4(v, v, 0xb1), _mm512_mul_ps(v, s4));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(v, v, 0x4e), _mm512_mul_ps(v, s8));
+}
+#elif LQ__NEON
+LQ__INLINE float32x4_t lq__stages_neon(float32x4_t v)
+{
+    float32x4_t a = vtrn1q_f32(v, v);
+    float32x4_t b = vtrn2q_f32(v, v);
+    v = vtrn1q_f32(vaddq_f32(a, b), vsubq_f32(a, b));
+    a = vcombine_f32(vget_low_f32(v), vget_low_f32(v));
+    b = vcombine_f32(vget_high_f32(v), vget_high_f32(v));
+    return vcombine_f32(vget_low_f32(vaddq_f32(a, b)), vget_low_f32(vsubq_f32(a, b)));
+}
+#endif
+
+#define LQ__BUTTERFLY(v)                                                       \
+    LQ__ON_##v static void lq__butterfly_##v(float *x, size_t block)           \
+    {                                                                          \
+        if (block < LQ__LANES_##v) {                                           \
+            lq__butterfly_c(x, block);                                         \
+            return;                                                            \
+        }                                                                      \
+        for (size_t i = 0; i < block; i += LQ__LANES_##v) {                    \
+            lq__store_f32_##v(x + i, lq__stages_##v(lq__load_f32_##v(x + i))); \
+        }                                                                      \
+        for (size_t h = LQ__LANES_##v; h < block; h *= 2) {                    \
+            for (size_t i = 0; i < block; i += 2 * h) {                        \
+                for (size_t j = i; j < i + h; j += LQ__LANES_##v) {            \
+                    lq__f32_##v a = lq__load_f32_##v(x + j);                   \
+                    lq__f32_##v b = lq__load_f32_##v(x + j + h);               \
+                    lq__store_f32_##v(x + j, a + b);                           \
+                    lq__store_f32_##v(x + j + h, a - b);                       \
+                }                                                              \
+            }                                                                  \
+        }                                                                      \
+    }
+LQ__EACH_LEVEL(LQ__BUTTERFLY)
 
 LQ__INLINE void lq__flip_signs(float *x, size_t dims, float scale)
 {
@@ -3845,6 +4232,40 @@ static uint32_t lq__fixed_row_c(int32_t *dst, const uint8_t *src, int type, size
     return most;
 }
 
+/* Elements from the i-th on. (NaNs of f16 come out quiet.) */
+#define LQ__LOAD_FLOATS(v)                                                                        \
+    LQ__ON_##v LQ__INLINE lq__f32_##v lq__load_floats_##v(const uint8_t *src, size_t i, int type) \
+    {                                                                                             \
+        if (type == LQ_F32) {                                                                     \
+            return lq__load_f32_##v(src + 4 * i);                                                 \
+        }                                                                                         \
+        return type == LQ_F16 ? lq__load_f16_##v(src + 2 * i)                                     \
+                              : (lq__f32_##v)(lq__load_u16_##v(src + 2 * i) << 16);               \
+    }
+LQ__EACH_LEVEL(LQ__LOAD_FLOATS)
+
+#define LQ__FIXED_ROW(v)                                                                           \
+    LQ__ON_##v static uint32_t lq__fixed_row_##v(int32_t *dst, const uint8_t *src, int type,       \
+                                                 size_t count, int32_t exponent)                   \
+    {                                                                                              \
+        lq__i32_##v most = lq__set_##v(0);                                                         \
+        lq__f32_##v scale;                                                                         \
+        uint32_t tail;                                                                             \
+        size_t i;                                                                                  \
+        if (exponent < -126 || exponent > 126) {                                                   \
+            return lq__fixed_row_c(dst, src, type, count, exponent);                               \
+        }                                                                                          \
+        scale = lq__set_f32_##v(lq__f32_of_bits((uint32_t)(127 - exponent) << 23)); /* exact */    \
+        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                              \
+            lq__f32_##v x = lq__load_floats_##v(src, i, type);                                     \
+            most = lq__max_##v(most, (lq__i32_##v)x & 0x7fffffff);                                 \
+            lq__store_##v(dst + i, lq__nearest_##v(lq__mul_f32_##v(x, scale)));                    \
+        }                                                                                          \
+        tail = lq__fixed_row_c(dst + i, src + i * lq_type_bytes(type), type, count - i, exponent); \
+        return LQ__MAX(tail, (uint32_t)lq__most_##v(most));                                        \
+    }
+LQ__EACH_LEVEL(LQ__FIXED_ROW)
+
 static void lq__scale_row_c(int32_t *row, const uint32_t *factor, int shift)
 {
     const int64_t half = (int64_t)1 << (shift - 1);
@@ -3854,6 +4275,29 @@ static void lq__scale_row_c(int32_t *row, const uint32_t *factor, int shift)
     }
 }
 
+/* The low 32 bits of (x + 2^(shift-1)) >> shift, x in the even and odd lanes. A logical shift
+   serves, as only bits below 64 come down. */
+#define LQ__ROUNDED(v)                                                                          \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__rounded_##v(lq__u64_##v even, lq__u64_##v odd,        \
+                                                      int shift)                                \
+    {                                                                                           \
+        const uint64_t half = (uint64_t)1 << (shift - 1);                                       \
+        return lq__join_##v((even + half) >> (uint64_t)shift, (odd + half) >> (uint64_t)shift); \
+    }
+LQ__EACH_LEVEL(LQ__ROUNDED)
+
+#define LQ__SCALE_ROW(v)                                                                      \
+    LQ__ON_##v static void lq__scale_row_##v(int32_t *row, const uint32_t *factor, int shift) \
+    {                                                                                         \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                              \
+            lq__i32_##v x = lq__load_##v(row + t);                                            \
+            lq__i32_##v f = lq__load_##v(factor + t);                                         \
+            x = lq__rounded_##v(lq__mul_even_##v(x, f), lq__mul_odd_##v(x, f), shift);        \
+            lq__store_##v(row + t, x);                                                        \
+        }                                                                                     \
+    }
+LQ__EACH_LEVEL(LQ__SCALE_ROW)
+
 /* sin and cos of 64 phases. */
 static void lq__sincos_row_c(int32_t *sine, int32_t *cosine, const uint32_t *phase)
 {
@@ -3862,6 +4306,57 @@ static void lq__sincos_row_c(int32_t *sine, int32_t *cosine, const uint32_t *pha
         lq__sincos_q30(phase[t], &sine[t], &cosine[t]);
     }
 }
+
+/* lq__sincos_q30 on the even lanes. Products are 64-bit, everything else is right in its low half:
+   only that enters the next product. */
+#define LQ__SERIES(v)                                                                    \
+    LQ__ON_##v LQ__INLINE void lq__series_##v(lq__u32_##v r, lq__u64_##v *sine,          \
+                                              lq__u64_##v *cosine)                       \
+    {                                                                                    \
+        const uint64_t half = (uint64_t)1 << 29;                                         \
+        lq__i32_##v a = (lq__i32_##v)r;                                                  \
+        lq__u32_##v x;                                                                   \
+        lq__u32_##v z;                                                                   \
+        lq__u32_##v s = lq__set_even_##v(2959);                                          \
+        lq__u32_##v c = lq__set_even_##v(-296);                                          \
+        z = lq__set_even_##v(1686629713); /* 2^30 pi / 2 */                              \
+        a = (lq__i32_##v)((lq__mul_even_##v(a, (lq__i32_##v)z) + half) >> 30);           \
+        x = (lq__u32_##v)a;                                                              \
+        z = (lq__u32_##v)((lq__mul_even_##v(a, a) + half) >> 30);                        \
+        s = lq__times_q30_##v(s, z) - lq__set_even_##v(213044);                          \
+        s = lq__times_q30_##v(s, z) + lq__set_even_##v(8947849);                         \
+        s = lq__times_q30_##v(s, z) - lq__set_even_##v(178956971);                       \
+        *sine = (lq__u64_##v)(x + lq__times_q30_##v(lq__times_q30_##v(s, z), x));        \
+        c = lq__times_q30_##v(c, z) + lq__set_even_##v(26631);                           \
+        c = lq__times_q30_##v(c, z) - lq__set_even_##v(1491308);                         \
+        c = lq__times_q30_##v(c, z) + lq__set_even_##v(44739243);                        \
+        c = lq__times_q30_##v(c, z) - lq__set_even_##v(536870912);                       \
+        *cosine = (lq__u64_##v)(lq__times_q30_##v(c, z) + lq__set_even_##v(1073741824)); \
+    }
+LQ__EACH_LEVEL(LQ__SERIES)
+
+#define LQ__SINCOS_ROW(v)                                                                       \
+    LQ__ON_##v static void lq__sincos_row_##v(int32_t *sine, int32_t *cosine,                   \
+                                              const uint32_t *phase)                            \
+    {                                                                                           \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                \
+            lq__u32_##v p = (lq__u32_##v)lq__load_##v(phase + t);                               \
+            lq__u32_##v q = p + 0x20000000u; /* the quadrant is its upper two bits */           \
+            lq__u32_##v r = p - (q & 0xc0000000u);                                              \
+            lq__mask_##v swap = lq__negative_##v((lq__i32_##v)(q << 1));                        \
+            lq__mask_##v minus = lq__negative_##v((lq__i32_##v)q);                              \
+            lq__u64_##v s0, c0, s1, c1;                                                         \
+            lq__i32_##v s, c;                                                                   \
+            lq__series_##v(r, &s0, &c0);                                                        \
+            lq__series_##v((lq__u32_##v)((lq__u64_##v)r >> 32), &s1, &c1);                      \
+            s = lq__join_##v(s0, s1);                                                           \
+            c = lq__join_##v(c0, c1);                                                           \
+            lq__store_##v(sine + t, lq__negate_where_##v(minus, lq__select_##v(swap, c, s)));   \
+            minus = lq__differ_##v(minus, swap); /* bit 1 of the quadrant + 1 */                \
+            lq__store_##v(cosine + t, lq__negate_where_##v(minus, lq__select_##v(swap, s, c))); \
+        }                                                                                       \
+    }
+LQ__EACH_LEVEL(LQ__SINCOS_ROW)
 
 /* Undoes RoPE on a pair of rows: cosine and sine (64) in Q30, the magnitude divided out. */
 static void lq__rope_rows_c(int32_t *a, int32_t *b, const int32_t *cosine, const int32_t *sine)
@@ -3875,6 +4370,25 @@ static void lq__rope_rows_c(int32_t *a, int32_t *b, const int32_t *cosine, const
         b[t] = (int32_t)((w * cosine[t] - u * sine[t] + half) >> 30);
     }
 }
+
+#define LQ__ROPE_ROWS(v)                                                                       \
+    LQ__ON_##v static void lq__rope_rows_##v(int32_t *a, int32_t *b, const int32_t *cosine,    \
+                                             const int32_t *sine)                              \
+    {                                                                                          \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                               \
+            lq__i32_##v u = lq__load_##v(a + t);                                               \
+            lq__i32_##v w = lq__load_##v(b + t);                                               \
+            lq__i32_##v c = lq__load_##v(cosine + t);                                          \
+            lq__i32_##v s = lq__load_##v(sine + t);                                            \
+            lq__store_##v(a + t,                                                               \
+                          lq__rounded_##v(lq__mul_even_##v(u, c) + lq__mul_even_##v(w, s),     \
+                                          lq__mul_odd_##v(u, c) + lq__mul_odd_##v(w, s), 30)); \
+            lq__store_##v(b + t,                                                               \
+                          lq__rounded_##v(lq__mul_even_##v(w, c) - lq__mul_even_##v(u, s),     \
+                                          lq__mul_odd_##v(w, c) - lq__mul_odd_##v(u, s), 30)); \
+        }                                                                                      \
+    }
+LQ__EACH_LEVEL(LQ__ROPE_ROWS)
 
 /* Butterflies over the rows of one block, all 64 columns; sums grow by the factor `block`. */
 static void lq__butterfly_rows_c(int32_t *rows, size_t block)
@@ -3899,6 +4413,26 @@ static void lq__butterfly_rows_c(int32_t *rows, size_t block)
     }
 }
 
+#define LQ__BUTTERFLY_ROWS(v)                                                  \
+    LQ__ON_##v static void lq__butterfly_rows_##v(int32_t *rows, size_t block) \
+    {                                                                          \
+        for (size_t h = 1; h < block; h *= 2) {                                \
+            for (size_t i = 0; i < block; i += 2 * h) {                        \
+                for (size_t j = i; j < i + h; j++) {                           \
+                    int32_t *a = rows + j * LQ__TOKENS;                        \
+                    int32_t *b = rows + (j + h) * LQ__TOKENS;                  \
+                    for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {   \
+                        lq__i32_##v u = lq__load_##v(a + t);                   \
+                        lq__i32_##v w = lq__load_##v(b + t);                   \
+                        lq__store_##v(a + t, u + w);                           \
+                        lq__store_##v(b + t, u - w);                           \
+                    }                                                          \
+                }                                                              \
+            }                                                                  \
+        }                                                                      \
+    }
+LQ__EACH_LEVEL(LQ__BUTTERFLY_ROWS)
+
 /* row * 1 / sqrt(block), rounded; flips signs where asked. */
 static void lq__hadamard_scale_row_c(int32_t *row, size_t block, uint32_t flip)
 {
@@ -3922,6 +4456,16 @@ static void lq__float_row_c(float *dst, const int32_t *row, const float *unit)
     }
 }
 
+#define LQ__FLOAT_ROW(v)                                                                        \
+    LQ__ON_##v static void lq__float_row_##v(float *dst, const int32_t *row, const float *unit) \
+    {                                                                                           \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                \
+            lq__f32_##v x = lq__to_f32_##v(lq__load_##v(row + t));                              \
+            lq__store_f32_##v(dst + t, lq__mul_f32_##v(x, lq__load_f32_##v(unit + t)));         \
+        }                                                                                       \
+    }
+LQ__EACH_LEVEL(LQ__FLOAT_ROW)
+
 static void lq__rope_floats_c(float *a, float *b, const float *cosine, const float *sine)
 {
     size_t t;
@@ -3932,6 +4476,21 @@ static void lq__rope_floats_c(float *a, float *b, const float *cosine, const flo
         b[t] = w * cosine[t] + u * sine[t];
     }
 }
+
+#define LQ__ROPE_FLOATS(v)                                                              \
+    LQ__ON_##v static void lq__rope_floats_##v(float *a, float *b, const float *cosine, \
+                                               const float *sine)                       \
+    {                                                                                   \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                        \
+            lq__f32_##v u = lq__load_f32_##v(a + t);                                    \
+            lq__f32_##v w = lq__load_f32_##v(b + t);                                    \
+            lq__f32_##v c = lq__load_f32_##v(cosine + t);                               \
+            lq__f32_##v s = lq__load_f32_##v(sine + t);                                 \
+            lq__store_f32_##v(a + t, lq__mul_f32_##v(u, c) - lq__mul_f32_##v(w, s));    \
+            lq__store_f32_##v(b + t, lq__mul_f32_##v(w, c) + lq__mul_f32_##v(u, s));    \
+        }                                                                               \
+    }
+LQ__EACH_LEVEL(LQ__ROPE_FLOATS)
 
 /* dst (8, 32): the first 8 columns of count <= 32 rows of 64, turned. */
 static void lq__turn_rows_c(float *dst, const float *rows, size_t count)
@@ -3944,6 +4503,48 @@ static void lq__turn_rows_c(float *dst, const float *rows, size_t count)
         }
     }
 }
+
+#if LQ__X86
+LQ__TARGET_AVX2 static void lq__turn_rows_avx2(float *dst, const float *rows, size_t count)
+{
+    size_t i = 0;
+    int k;
+    for (; i + 8 <= count; i += 8, rows += 8 * LQ__TOKENS) {
+        __m256 a[8];
+        __m256 b[8];
+        for (k = 0; k < 8; k++) {
+            a[k] = _mm256_loadu_ps(rows + (size_t)k * LQ__TOKENS);
+        }
+        for (k = 0; k < 8; k += 2) {
+            b[k] = _mm256_unpacklo_ps(a[k], a[k + 1]);
+            b[k + 1] = _mm256_unpackhi_ps(a[k], a[k + 1]);
+        }
+        for (k = 0; k < 8; k += 4) {
+            a[k] = _mm256_shuffle_ps(b[k], b[k + 2], 0x44);
+            a[k + 1] = _mm256_shuffle_ps(b[k], b[k + 2], 0xee);
+            a[k + 2] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0x44);
+            a[k + 3] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0xee);
+        }
+        for (k = 0; k < 4; k++) {
+            _mm256_storeu_ps(dst + (size_t)k * 32 + i,
+                             _mm256_permute2f128_ps(a[k], a[k + 4], 0x20));
+            _mm256_storeu_ps(dst + (size_t)(k + 4) * 32 + i,
+                             _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
+        }
+    }
+    lq__turn_rows_c(dst + i, rows, count - i);
+}
+
+LQ__TARGET_AVX512 static void lq__turn_rows_avx512(float *dst, const float *rows, size_t count)
+{
+    lq__turn_rows_avx2(dst, rows, count);
+}
+#elif LQ__NEON
+static void lq__turn_rows_neon(float *dst, const float *rows, size_t count)
+{
+    lq__turn_rows_c(dst, rows, count);
+}
+#endif
 
 /* dst = src, `count` numbers of a type, every bit of NaNs too. Half floats without branches,
    sixteen at a time, so that compilers see vectors. */
@@ -3974,6 +4575,27 @@ static void lq__load_row_c(float *dst, const uint8_t *src, size_t count, int typ
     }
 }
 
+#define LQ__LOAD_ROW(v)                                                                            \
+    LQ__ON_##v static void lq__load_row_##v(float *dst, const uint8_t *src, size_t count,          \
+                                            int type)                                              \
+    {                                                                                              \
+        size_t i = 0;                                                                              \
+        for (; i + LQ__LANES_##v <= count && type == LQ_F16; i += LQ__LANES_##v) {                 \
+            lq__f32_##v x = lq__load_f16_##v(src + 2 * i);                                         \
+            lq__i32_##v magnitude = (lq__i32_##v)x & 0x7fffffff;                                   \
+            if (lq__any_##v(lq__gt_##v(magnitude, lq__set_##v(0x7f800000)))) { /* a quieted NaN */ \
+                lq__load_row_c(dst + i, src + 2 * i, LQ__LANES_##v, type);                         \
+                continue;                                                                          \
+            }                                                                                      \
+            lq__store_f32_##v(dst + i, x);                                                         \
+        }                                                                                          \
+        for (; i + LQ__LANES_##v <= count && type != LQ_F16; i += LQ__LANES_##v) {                 \
+            lq__store_f32_##v(dst + i, lq__load_floats_##v(src, i, type));                         \
+        }                                                                                          \
+        lq__load_row_c(dst + i, src + i * lq_type_bytes(type), count - i, type);                   \
+    }
+LQ__EACH_LEVEL(LQ__LOAD_ROW)
+
 /* Floats to a type, as IEEE 754 rounds. Returns whether any is beyond its range, or not a
    number. */
 static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int type)
@@ -3993,6 +4615,36 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
     }
     return beyond;
 }
+
+#define LQ__NARROW_ROW(v)                                                                  \
+    LQ__ON_##v static int lq__narrow_row_##v(uint8_t *dst, const float *src, size_t count, \
+                                             int type)                                     \
+    {                                                                                      \
+        const lq__i32_##v limit = lq__set_##v(type == LQ_F16 ? 0x477fe000 : 0x7f7f0000);   \
+        lq__i32_##v most = lq__set_##v(0);                                                 \
+        size_t i = 0;                                                                      \
+        for (; i + LQ__LANES_##v <= count && type == LQ_F32; i += LQ__LANES_##v) {         \
+            lq__store_f32_##v(dst + 4 * i, lq__load_f32_##v(src + i));                     \
+        }                                                                                  \
+        for (; i + LQ__LANES_##v <= count && type == LQ_F16; i += LQ__LANES_##v) {         \
+            lq__f32_##v x = lq__load_f32_##v(src + i);                                     \
+            most = lq__max_##v(most, (lq__i32_##v)x & 0x7fffffff);                         \
+            lq__store_f16_##v(dst + 2 * i, x);                                             \
+        }                                                                                  \
+        for (; i + LQ__LANES_##v <= count && type == LQ_BF16; i += LQ__LANES_##v) {        \
+            lq__i32_##v u = lq__load_##v(src + i);                                         \
+            lq__i32_##v magnitude = u & 0x7fffffff;                                        \
+            lq__mask_##v nan = lq__gt_##v(magnitude, lq__set_##v(0x7f800000));             \
+            lq__u32_##v up = (lq__u32_##v)u;                                               \
+            up = up + (up >> 16 & 1u) + 0x7fffu; /* to even; a NaN keeps its upper bits */ \
+            most = lq__max_##v(most, magnitude);                                           \
+            u = lq__select_##v(nan, u | 0x400000, (lq__i32_##v)up);                        \
+            lq__store_u16_##v(dst + 2 * i, (lq__u32_##v)u >> 16);                          \
+        }                                                                                  \
+        return lq__any_##v(lq__gt_##v(most, limit)) |                                      \
+               lq__narrow_row_c(dst + i * lq_type_bytes(type), src + i, count - i, type);  \
+    }
+LQ__EACH_LEVEL(LQ__NARROW_ROW)
 
 /* The same, but what is finite stays finite. */
 LQ__STATIC void lq__store_row(uint8_t *dst, const float *src, size_t count, int type)
@@ -4037,6 +4689,121 @@ LQ__STATIC void lq__product_c(int32_t *dst, const int16_t *matrix, size_t stride
     }
 }
 
+/* Six rows by two vectors of tokens: 12 sums in registers. */
+LQ__INLINE int32_t lq__two(const int16_t *matrix)
+{
+    int32_t two;
+    memcpy(&two, matrix, 4); /* becomes a broadcasting load */
+    return two;
+}
+
+#define LQ__SUMS(v, n) \
+    lq__i32_##v a##n = lq__set_##v(0), b##n = a##n
+#define LQ__TIMES_ROW(v, n)                                                  \
+    do {                                                                     \
+        const lq__i32_##v m = lq__set_##v(lq__two(matrix + n * stride + i)); \
+        a##n = lq__dot16_##v(a##n, x0, m);                                   \
+        b##n = lq__dot16_##v(b##n, x1, m);                                   \
+    } while (0)
+#define LQ__STORE_ROW(v, n)                    \
+    lq__store_##v(dst + n * LQ__TOKENS, a##n); \
+    lq__store_##v(dst + n * LQ__TOKENS + LQ__LANES_##v, b##n)
+#define LQ__PRODUCT_SIX(v)                                                                         \
+    LQ__ON_##v static void lq__product_six_##v(int32_t *dst, const int16_t *matrix, size_t stride, \
+                                               const int16_t *pairs, size_t columns)               \
+    {                                                                                              \
+        LQ__SUMS(v, 0);                                                                            \
+        LQ__SUMS(v, 1);                                                                            \
+        LQ__SUMS(v, 2);                                                                            \
+        LQ__SUMS(v, 3);                                                                            \
+        LQ__SUMS(v, 4);                                                                            \
+        LQ__SUMS(v, 5);                                                                            \
+        for (size_t i = 0; i < columns; i += 2) {                                                  \
+            lq__i32_##v x0 = lq__load_##v(pairs + i * LQ__TOKENS);                                 \
+            lq__i32_##v x1 = lq__load_##v(pairs + i * LQ__TOKENS + 2 * LQ__LANES_##v);             \
+            LQ__TIMES_ROW(v, 0);                                                                   \
+            LQ__TIMES_ROW(v, 1);                                                                   \
+            LQ__TIMES_ROW(v, 2);                                                                   \
+            LQ__TIMES_ROW(v, 3);                                                                   \
+            LQ__TIMES_ROW(v, 4);                                                                   \
+            LQ__TIMES_ROW(v, 5);                                                                   \
+        }                                                                                          \
+        LQ__STORE_ROW(v, 0);                                                                       \
+        LQ__STORE_ROW(v, 1);                                                                       \
+        LQ__STORE_ROW(v, 2);                                                                       \
+        LQ__STORE_ROW(v, 3);                                                                       \
+        LQ__STORE_ROW(v, 4);                                                                       \
+        LQ__STORE_ROW(v, 5);                                                                       \
+    }
+LQ__EACH_LEVEL(LQ__PRODUCT_SIX)
+
+/* Rows 0 and `second`, 0 or 1, by four vectors of tokens, of what six leave over: one row
+   alone would wait for its sums as long as two take. */
+#define LQ__PRODUCT_TWO(v)                                                                         \
+    LQ__ON_##v static void lq__product_two_##v(int32_t *dst, const int16_t *matrix, size_t stride, \
+                                               size_t second, const int16_t *pairs,                \
+                                               size_t columns)                                     \
+    {                                                                                              \
+        const lq__i32_##v zero = lq__set_##v(0);                                                   \
+        lq__i32_##v a0 = zero, b0 = zero, c0 = zero, d0 = zero;                                    \
+        lq__i32_##v a1 = zero, b1 = zero, c1 = zero, d1 = zero;                                    \
+        stride *= second;                                                                          \
+        for (size_t i = 0; i < columns; i += 2) {                                                  \
+            const int16_t *at = pairs + i * LQ__TOKENS;                                            \
+            const lq__i32_##v m0 = lq__set_##v(lq__two(matrix + i));                               \
+            const lq__i32_##v m1 = lq__set_##v(lq__two(matrix + stride + i));                      \
+            const lq__i32_##v x0 = lq__load_##v(at);                                               \
+            const lq__i32_##v x1 = lq__load_##v(at + 2 * LQ__LANES_##v);                           \
+            const lq__i32_##v x2 = lq__load_##v(at + 4 * LQ__LANES_##v);                           \
+            const lq__i32_##v x3 = lq__load_##v(at + 6 * LQ__LANES_##v);                           \
+            a0 = lq__dot16_##v(a0, x0, m0);                                                        \
+            b0 = lq__dot16_##v(b0, x1, m0);                                                        \
+            c0 = lq__dot16_##v(c0, x2, m0);                                                        \
+            d0 = lq__dot16_##v(d0, x3, m0);                                                        \
+            a1 = lq__dot16_##v(a1, x0, m1);                                                        \
+            b1 = lq__dot16_##v(b1, x1, m1);                                                        \
+            c1 = lq__dot16_##v(c1, x2, m1);                                                        \
+            d1 = lq__dot16_##v(d1, x3, m1);                                                        \
+        }                                                                                          \
+        lq__store_##v(dst, a0);                                                                    \
+        lq__store_##v(dst + LQ__LANES_##v, b0);                                                    \
+        lq__store_##v(dst + 2 * LQ__LANES_##v, c0);                                                \
+        lq__store_##v(dst + 3 * LQ__LANES_##v, d0);                                                \
+        dst += second * LQ__TOKENS;                                                                \
+        lq__store_##v(dst, a1);                                                                    \
+        lq__store_##v(dst + LQ__LANES_##v, b1);                                                    \
+        lq__store_##v(dst + 2 * LQ__LANES_##v, c1);                                                \
+        lq__store_##v(dst + 3 * LQ__LANES_##v, d1);                                                \
+    }
+LQ__EACH_LEVEL(LQ__PRODUCT_TWO)
+
+#define LQ__PRODUCT(v)                                                                         \
+    LQ__ON_##v static void lq__product_##v(int32_t *dst, const int16_t *matrix, size_t stride, \
+                                           size_t rows, const int16_t *pairs, size_t columns)  \
+    {                                                                                          \
+        size_t r;                                                                              \
+        for (r = 0; r + 6 <= rows; r += 6) { /* six matrix rows stay in L1 for all tokens */   \
+            for (size_t t = 0; t < LQ__TOKENS; t += 2 * LQ__LANES_##v) {                       \
+                lq__product_six_##v(dst + r * LQ__TOKENS + t, matrix + r * stride, stride,     \
+                                    pairs + 2 * t, columns);                                   \
+            }                                                                                  \
+        }                                                                                      \
+        for (; r < rows; r += 2) {                                                             \
+            for (size_t t = 0; t < LQ__TOKENS; t += 4 * LQ__LANES_##v) {                       \
+                lq__product_two_##v(dst + r * LQ__TOKENS + t, matrix + r * stride, stride,     \
+                                    r + 1 < rows, pairs + 2 * t, columns);                     \
+            }                                                                                  \
+        }                                                                                      \
+    }
+LQ__EACH_LEVEL(LQ__PRODUCT)
+
+#define LQ__ADD_U64(v)                                                         \
+    LQ__ON_##v LQ__INLINE void lq__add_u64_##v(void *dst, lq__u64_##v x)       \
+    {                                                                          \
+        lq__store_##v(dst, (lq__i32_##v)((lq__u64_##v)lq__load_##v(dst) + x)); \
+    }
+LQ__EACH_LEVEL(LQ__ADD_U64)
+
 /* energy[t] += sum of (row[t] >> shift)^2 over count rows. energy (64); rows (count, 64).
    |row >> shift| < 2^24 and count <= 8192: the sum is below 2^61. */
 LQ__STATIC void lq__energy_rows_c(uint64_t *energy, const int32_t *rows, size_t count, int shift)
@@ -4050,6 +4817,24 @@ LQ__STATIC void lq__energy_rows_c(uint64_t *energy, const int32_t *rows, size_t 
         }
     }
 }
+
+#define LQ__ENERGY_ROWS(v)                                                                \
+    LQ__ON_##v static void lq__energy_rows_##v(uint64_t *energy, const int32_t *rows,     \
+                                               size_t count, int shift)                   \
+    {                                                                                     \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                          \
+            lq__u64_##v even = (lq__u64_##v)lq__set_##v(0);                               \
+            lq__u64_##v odd = even;                                                       \
+            for (size_t r = 0; r < count; r++) {                                          \
+                lq__i32_##v x = lq__load_##v(rows + r * LQ__TOKENS + t) >> shift;         \
+                even += lq__mul_even_##v(x, x);                                           \
+                odd += lq__mul_odd_##v(x, x);                                             \
+            }                                                                             \
+            lq__add_u64_##v(energy + t, lq__zip_low_##v(even, odd));                      \
+            lq__add_u64_##v(energy + t + LQ__LANES_##v / 2, lq__zip_high_##v(even, odd)); \
+        }                                                                                 \
+    }
+LQ__EACH_LEVEL(LQ__ENERGY_ROWS)
 
 /* (v + 2^(shift-1)) >> shift, half up; v itself for shift 0. The bit below the cut is what the half
    would carry, so nothing overflows. */
@@ -4076,6 +4861,34 @@ LQ__STATIC void lq__pair_rows_c(int16_t *pairs, const int32_t *rows, size_t coun
     }
 }
 
+/* lq__shift_half_up: a shift of 0 has no bit below the cut. */
+#define LQ__SHIFT_HALF_UP(v)                                                                       \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__shift_half_up_##v(const int32_t *row, lq__i32_##v shift) \
+    {                                                                                              \
+        lq__i32_##v x = lq__load_##v(row);                                                         \
+        return lq__sra_##v(x, shift) + (lq__srl_##v(x, shift - 1) & 1);                            \
+    }
+LQ__EACH_LEVEL(LQ__SHIFT_HALF_UP)
+
+#define LQ__PAIR_ROWS(v)                                                                        \
+    LQ__ON_##v static void lq__pair_rows_##v(int16_t *pairs, const int32_t *rows, size_t count, \
+                                             const uint8_t *shift)                              \
+    {                                                                                           \
+        for (size_t r = 0; r < count; r += 2) {                                                 \
+            const int32_t *row = rows + r * LQ__TOKENS;                                         \
+            for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                            \
+                lq__i32_##v s = lq__load_u8_##v(shift + t);                                     \
+                lq__i32_##v a = lq__shift_half_up_##v(row + t, s);                              \
+                lq__i32_##v b = lq__set_##v(0);                                                 \
+                if (r + 1 < count) {                                                            \
+                    b = lq__shift_half_up_##v(row + LQ__TOKENS + t, s);                         \
+                }                                                                               \
+                lq__store_##v(pairs + r * LQ__TOKENS + 2 * t, lq__pair16_##v(a, b));            \
+            }                                                                                   \
+        }                                                                                       \
+    }
+LQ__EACH_LEVEL(LQ__PAIR_ROWS)
+
 /* rows *= 2^s, s = up[t] + row_exponent[r] in -40 .. 40: rounded half up, clamped to +-2^27. rows
    (count, 64), up (64), row_exponent (count). Beyond +-40 as at +-40: all is 0 or at the clamp. */
 LQ__STATIC void lq__shift_rows_c(int32_t *rows, size_t count, const uint8_t *up,
@@ -4096,6 +4909,33 @@ LQ__STATIC void lq__shift_rows_c(int32_t *rows, size_t count, const uint8_t *up,
     }
 }
 
+/* v * 2^(s + 1), clamped, then (v + 1) >> 1: right and left shifts round alike. For the left
+   shift the clamp comes first, for the right one the shift. Neighbouring rows mostly share their
+   exponent, so the shifts are made anew only where it changes. */
+#define LQ__SHIFT_ROWS(v)                                                                     \
+    LQ__ON_##v static void lq__shift_rows_##v(int32_t *rows, size_t count, const uint8_t *up, \
+                                              const int8_t *row_exponent)                     \
+    {                                                                                         \
+        const lq__i32_##v zero = lq__set_##v(0);                                              \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                              \
+            lq__i32_##v left = zero, right = zero, most = zero, least = zero;                 \
+            for (size_t r = 0; r < count; r++) {                                              \
+                int32_t *row = rows + r * LQ__TOKENS + t;                                     \
+                lq__i32_##v x = lq__load_##v(row);                                            \
+                if (r == 0 || row_exponent[r] != row_exponent[r - 1]) {                       \
+                    lq__i32_##v s = lq__load_u8_##v(up + t) + (row_exponent[r] + 1);          \
+                    left = lq__min_##v(lq__max_##v(s, zero), lq__set_##v(28));                \
+                    right = lq__max_##v(zero - s, zero);                                      \
+                    most = lq__srl_##v(lq__set_##v(2 * LQ__SHIFTED_MAX), left);               \
+                    least = zero - most;                                                      \
+                }                                                                             \
+                x = lq__max_##v(lq__min_##v(lq__sra_##v(x, right), most), least);             \
+                lq__store_##v(row, (lq__sll_##v(x, left) + 1) >> 1);                          \
+            }                                                                                 \
+        }                                                                                     \
+    }
+LQ__EACH_LEVEL(LQ__SHIFT_ROWS)
+
 /* Sums of a dense basis to floats: row * unit[t] * scale + center * gain[t]. Products of two floats
    are exact in doubles: the one rounding is the sum's, whether or not a compiler fuses it. */
 static void lq__center_floats_c(float *dst, const int32_t *row, const float *unit,
@@ -4108,6 +4948,21 @@ static void lq__center_floats_c(float *dst, const int32_t *row, const float *uni
     }
 }
 
+#define LQ__CENTER_FLOATS(v)                                                           \
+    LQ__ON_##v static void lq__center_floats_##v(float *dst, const int32_t *row,       \
+                                                 const float *unit, const float *gain, \
+                                                 float scale, float center)            \
+    {                                                                                  \
+        const lq__f64_##v centers = lq__set_f64_##v((double)center);                   \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v / 2) {                   \
+            lq__f64_##v x = lq__load_f64_of_i32_##v(row + t);                          \
+            lq__f64_##v c = lq__mul_f64_##v(lq__load_f64_##v(gain + t), centers);      \
+            c += lq__mul_f64_##v(x, lq__load_f64_of_product_##v(unit + t, scale));     \
+            lq__store_f64_##v(dst + t, c);                                             \
+        }                                                                              \
+    }
+LQ__EACH_LEVEL(LQ__CENTER_FLOATS)
+
 /* The floats of `count` elements less those of a centre. */
 static void lq__center_row_c(float *dst, const uint8_t *src, int type, const float *center,
                              size_t count)
@@ -4117,6 +4972,19 @@ static void lq__center_row_c(float *dst, const uint8_t *src, int type, const flo
         dst[i] = lq__f32_of_bits(lq__element_bits(src, i, type)) - center[i];
     }
 }
+
+#define LQ__CENTER_ROW(v)                                                                      \
+    LQ__ON_##v static void lq__center_row_##v(float *dst, const uint8_t *src, int type,        \
+                                              const float *center, size_t count)               \
+    {                                                                                          \
+        size_t i;                                                                              \
+        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                          \
+            lq__f32_##v x = lq__load_floats_##v(src, i, type);                                 \
+            lq__store_f32_##v(dst + i, x - lq__load_f32_##v(center + i));                      \
+        }                                                                                      \
+        lq__center_row_c(dst + i, src + i * lq_type_bytes(type), type, center + i, count - i); \
+    }
+LQ__EACH_LEVEL(LQ__CENTER_ROW)
 
 /* Sum of the squares of numbers of at most 2^16, at most 2^16 of them. */
 static uint64_t lq__squares_row_c(const int32_t *x, size_t count)
@@ -4129,6 +4997,20 @@ static uint64_t lq__squares_row_c(const int32_t *x, size_t count)
     return sum;
 }
 
+#define LQ__SQUARES_ROW(v)                                                         \
+    LQ__ON_##v static uint64_t lq__squares_row_##v(const int32_t *x, size_t count) \
+    {                                                                              \
+        lq__u64_##v sum = (lq__u64_##v)lq__set_##v(0);                             \
+        size_t i;                                                                  \
+        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {              \
+            lq__i32_##v a = lq__load_##v(x + i);                                   \
+            sum += lq__mul_even_##v(a, a);                                         \
+            sum += lq__mul_odd_##v(a, a);                                          \
+        }                                                                          \
+        return lq__sum_##v(sum) + lq__squares_row_c(x + i, count - i);             \
+    }
+LQ__EACH_LEVEL(LQ__SQUARES_ROW)
+
 static void lq__add_row_c(int64_t *sum, const int32_t *x, size_t count)
 {
     size_t i;
@@ -4136,6 +5018,19 @@ static void lq__add_row_c(int64_t *sum, const int32_t *x, size_t count)
         sum[i] += x[i];
     }
 }
+
+#define LQ__ADD_ROW(v)                                                                   \
+    LQ__ON_##v static void lq__add_row_##v(int64_t *sum, const int32_t *x, size_t count) \
+    {                                                                                    \
+        size_t i;                                                                        \
+        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                    \
+            lq__i32_##v a = lq__load_##v(x + i);                                         \
+            lq__add_u64_##v(sum + i, lq__wide_low_##v(a));                               \
+            lq__add_u64_##v(sum + i + LQ__LANES_##v / 2, lq__wide_high_##v(a));          \
+        }                                                                                \
+        lq__add_row_c(sum + i, x + i, count - i);                                        \
+    }
+LQ__EACH_LEVEL(LQ__ADD_ROW)
 
 /* Adds up x and its squares, where x is a quarter of what each of up to 64 numbers has beyond an
    origin, rounded. The squares stay at UINT64_MAX when they are there. */
@@ -4150,6 +5045,35 @@ static void lq__moments_row_c(int64_t *sum, uint64_t *squares, const int32_t *ro
         *squares += LQ__MIN(square, UINT64_MAX - *squares);
     }
 }
+
+#define LQ__MOMENTS_ROW(v)                                                                       \
+    LQ__ON_##v static void lq__moments_row_##v(int64_t *sum, uint64_t *squares,                  \
+                                               const int32_t *row, int32_t origin, size_t count) \
+    {                                                                                            \
+        lq__i32_##v size = lq__abs_##v(lq__set_##v(origin));                                     \
+        lq__i32_##v s = lq__set_##v(0);                                                          \
+        lq__u64_##v q = (lq__u64_##v)s;                                                          \
+        uint64_t all;                                                                            \
+        size_t i;                                                                                \
+        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                            \
+            lq__u32_##v a = (lq__u32_##v)lq__load_##v(row + i);                                  \
+            lq__i32_##v x = (lq__i32_##v)(a - (uint32_t)origin + 2u) >> 2;                       \
+            size |= lq__abs_##v((lq__i32_##v)a);                                                 \
+            s += x;                                                                              \
+            q += lq__mul_even_##v(x, x);                                                         \
+            q += lq__mul_odd_##v(x, x);                                                          \
+        }                                                                                        \
+        size = (lq__i32_##v)((lq__u32_##v)size >> 27);                                           \
+        if (lq__any_##v(lq__gt_##v(size, lq__set_##v(0)))) { /* |x| > 2^26: s might overflow */  \
+            lq__moments_row_c(sum, squares, row, origin, count);                                 \
+            return;                                                                              \
+        }                                                                                        \
+        *sum += (int64_t)lq__sum_##v(lq__wide_low_##v(s) + lq__wide_high_##v(s));                \
+        all = lq__sum_##v(q); /* at most 2^58 */                                                 \
+        *squares += LQ__MIN(all, UINT64_MAX - *squares);                                         \
+        lq__moments_row_c(sum, squares, row + i, origin, count - i);                             \
+    }
+LQ__EACH_LEVEL(LQ__MOMENTS_ROW)
 
 /* ================================================================================================
    >>lattice   Z, D4, E8: theory, exact decoders, entropy-coded and fixed forms
@@ -4202,6 +5126,21 @@ static int32_t lq__z_row_c(int16_t *z, const int32_t *y, int32_t mean, int32_t d
     return most;
 }
 
+#define LQ__Z_ROW(v)                                                                    \
+    LQ__ON_##v static int32_t lq__z_row_##v(int16_t *z, const int32_t *y, int32_t mean, \
+                                            int32_t dead_zone)                          \
+    {                                                                                   \
+        lq__i32_##v most = lq__set_##v(0);                                              \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                        \
+            lq__i32_##v x = lq__load_##v(y + t) - mean;                                 \
+            lq__i32_##v a = (lq__abs_##v(x) + (LQ__ONE / 2 - dead_zone)) >> 12;         \
+            most = lq__max_##v(most, a);                                                \
+            lq__store_i16_##v(z + t, lq__sign_##v(a, x));                               \
+        }                                                                               \
+        return lq__most_##v(most);                                                      \
+    }
+LQ__EACH_LEVEL(LQ__Z_ROW)
+
 /* Integers back to q12: k less the centroid's shift, plus the mean. */
 static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shift, int32_t mean)
 {
@@ -4214,6 +5153,20 @@ static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shif
         y[t] = ((v ^ sign) - sign) + mean;
     }
 }
+
+#define LQ__CENTROID_ROW(v)                                                                     \
+    LQ__ON_##v static void lq__centroid_row_##v(int32_t *y, const int16_t *z,                   \
+                                                const int32_t *shift, int32_t mean)             \
+    {                                                                                           \
+        const lq__i32_##v inward = lq__table_##v(shift);                                        \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                \
+            lq__i32_##v k = lq__load_i16_##v(z + t);                                            \
+            lq__i32_##v a = lq__abs_##v(k);                                                     \
+            lq__i32_##v x = (a << 12) - lq__lookup_##v(inward, lq__min_##v(a, lq__set_##v(4))); \
+            lq__store_##v(y + t, lq__sign_##v(x, k) + mean);                                    \
+        }                                                                                       \
+    }
+LQ__EACH_LEVEL(LQ__CENTROID_ROW)
 
 static int32_t lq__d4_rows_c(int16_t *z, const int32_t *y, const int32_t *mean)
 {
@@ -4244,6 +5197,34 @@ static int32_t lq__d4_rows_c(int16_t *z, const int32_t *y, const int32_t *mean)
     }
     return most;
 }
+
+#define LQ__D4_ROWS(v)                                                                           \
+    LQ__ON_##v static int32_t lq__d4_rows_##v(int16_t *z, const int32_t *y, const int32_t *mean) \
+    {                                                                                            \
+        lq__i32_##v most = lq__set_##v(0);                                                       \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                 \
+            lq__i32_##v r[4];                                                                    \
+            lq__i32_##v d[4];                                                                    \
+            lq__i32_##v parity = lq__set_##v(0);                                                 \
+            lq__i32_##v worst = lq__set_##v(-1);                                                 \
+            for (int i = 0; i < 4; i++) {                                                        \
+                lq__i32_##v x = lq__load_##v(y + i * 64 + (int)t) - mean[i];                     \
+                r[i] = (x + LQ__ONE / 2) >> 12;                                                  \
+                d[i] = x - (r[i] << 12);                                                         \
+                worst = lq__max_##v(worst, (lq__abs_##v(d[i]) << 3) | i);                        \
+                parity ^= r[i];                                                                  \
+            }                                                                                    \
+            worst = lq__select_##v(lq__odd_##v(parity), worst & 7, lq__set_##v(-1));             \
+            for (int i = 0; i < 4; i++) {                                                        \
+                lq__mask_##v here = lq__eq_##v(worst, lq__set_##v(i));                           \
+                r[i] = lq__add_where_##v(here, r[i], (d[i] >> 31) | 1);                          \
+                most = lq__max_##v(most, lq__abs_##v(r[i]));                                     \
+                lq__store_i16_##v(z + i * 64 + (int)t, r[i]);                                    \
+            }                                                                                    \
+        }                                                                                        \
+        return lq__most_##v(most);                                                               \
+    }
+LQ__EACH_LEVEL(LQ__D4_ROWS)
 
 /* One E8 block: v (8) q12 -> z (8); returns the coset. `relaxed` drops the parity of coset 1. */
 LQ__INLINE int lq__e8_block(int32_t *z, const int32_t *v, int relaxed)
@@ -4312,6 +5293,52 @@ static int32_t lq__e8_rows_c(int16_t *z, const int32_t *y, const int32_t *mean, 
     }
     return most;
 }
+
+#define LQ__E8_ROWS(v)                                                                           \
+    LQ__ON_##v static int32_t lq__e8_rows_##v(int16_t *z, const int32_t *y, const int32_t *mean, \
+                                              int relaxed)                                       \
+    {                                                                                            \
+        const lq__i32_##v none = lq__set_##v(-1);                                                \
+        lq__i32_##v greatest = lq__set_##v(0);                                                   \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                 \
+            lq__i32_##v x[8]; /* rounded down from here on */                                    \
+            lq__i32_##v r[8]; /* to the nearest */                                               \
+            lq__i32_##v sum = lq__set_##v(0), parity0 = sum, parity1 = sum, cost0, cost1, flip;  \
+            lq__i32_##v most = none, least = lq__set_##v(0x7fffffff);                            \
+            lq__mask_##v odd0, odd1, coset;                                                      \
+            for (int i = 0; i < 8; i++) {                                                        \
+                lq__i32_##v a;                                                                   \
+                x[i] = lq__load_##v(y + i * 64 + (int)t) - mean[i];                              \
+                r[i] = (x[i] + LQ__ONE / 2) >> 12;                                               \
+                a = lq__abs_##v(x[i] - (r[i] << 12));                                            \
+                sum += a;                                                                        \
+                a = (a << 3) | i;                                                                \
+                most = lq__max_##v(most, a);                                                     \
+                least = lq__min_##v(least, a);                                                   \
+                parity0 ^= r[i];                                                                 \
+                x[i] >>= 12;                                                                     \
+                parity1 ^= x[i];                                                                 \
+            }                                                                                    \
+            odd0 = lq__odd_##v(parity0);                                                         \
+            odd1 = lq__odd_##v(relaxed ? lq__set_##v(0) : parity1);                              \
+            cost0 = lq__keep_##v(odd0, LQ__ONE - ((most >> 3) << 1));                            \
+            cost1 = lq__add_where_##v(odd1, 2 * LQ__ONE - sum, (least >> 3) << 1);               \
+            coset = lq__gt_##v(cost0, cost1);                                                    \
+            flip = lq__select_##v(lq__choose_##v(coset, odd1, odd0),                             \
+                                  lq__select_##v(coset, least, most) & 7, none);                 \
+            lq__store_i16_##v(z + t, lq__keep_##v(coset, lq__set_##v(1)));                       \
+            for (int i = 0; i < 8; i++) {                                                        \
+                lq__mask_##v here = lq__eq_##v(flip, lq__set_##v(i));                            \
+                lq__mask_##v down = lq__differ_##v(lq__gt_##v(r[i], x[i]), coset);               \
+                r[i] = lq__select_##v(coset, x[i], r[i]);                                        \
+                r[i] = lq__add_where_##v(here, r[i], lq__unit_##v(down));                        \
+                greatest = lq__max_##v(greatest, lq__abs_##v(r[i]));                             \
+                lq__store_i16_##v(z + (i + 1) * 64 + (int)t, r[i]);                              \
+            }                                                                                    \
+        }                                                                                        \
+        return lq__most_##v(greatest);                                                           \
+    }
+LQ__EACH_LEVEL(LQ__E8_ROWS)
 
 /* ---- arrays ---- */
 /* Numbers (count <= 64) to a row of q12 with 2^-12 accuracy: units of at most step / 8192 and a
@@ -4593,1330 +5620,6 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
     }
     return LQ_OK;
 }
-
-/* ---- rows with AVX2: 8 columns at a time ---- */
-#if LQ__X86
-/* Eight elements from the i-th on. (NaNs of f16 come out quiet.) */
-LQ__TARGET_AVX2 LQ__INLINE __m256 lq__load_floats_avx2(const uint8_t *src, size_t i, int type)
-{
-    __m128i h;
-    if (type == LQ_F32) {
-        return _mm256_loadu_ps((const float *)(const void *)(src + 4 * i));
-    }
-    h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
-    return type == LQ_F16
-               ? _mm256_cvtph_ps(h)
-               : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
-}
-
-LQ__TARGET_AVX2 static uint32_t lq__fixed_row_avx2(int32_t *dst, const uint8_t *src, int type,
-                                                   size_t count, int32_t exponent)
-{
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    __m256i most = _mm256_setzero_si256();
-    __m256 scale;
-    uint32_t lanes[8];
-    uint32_t tail;
-    size_t i;
-    if (exponent < -126 || exponent > 126) {
-        return lq__fixed_row_c(dst, src, type, count, exponent);
-    }
-    scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - exponent) << 23)); /* exact product */
-    for (i = 0; i + 8 <= count; i += 8) {
-        __m256 x = lq__load_floats_avx2(src, i, type);
-        most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x), magnitude));
-        x = _mm256_round_ps(_mm256_mul_ps(x, scale), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        _mm256_storeu_si256((__m256i *)(void *)(dst + i), _mm256_cvttps_epi32(x));
-    }
-    tail = lq__fixed_row_c(dst + i, src + i * (type == LQ_F32 ? 4 : 2), type, count - i, exponent);
-    _mm256_storeu_si256((__m256i *)(void *)lanes, most);
-    for (i = 0; i < 8; i++) {
-        tail = LQ__MAX(tail, lanes[i]);
-    }
-    return tail;
-}
-
-/* The low 32 bits of (a * b + c * d + 2^(shift-1)) >> shift on all lanes: 64-bit products of even
-   and odd lanes. A logical shift serves, as only bits below 64 come down. */
-#define LQ__MULADD_AVX2(a, b, c, d, shift)                                                     \
-    _mm256_blend_epi32(                                                                        \
-        _mm256_srli_epi64(                                                                     \
-            _mm256_add_epi64(_mm256_add_epi64(_mm256_mul_epi32(a, b), _mm256_mul_epi32(c, d)), \
-                             _mm256_set1_epi64x(1LL << ((shift)-1))),                          \
-            shift),                                                                            \
-        _mm256_slli_epi64(                                                                     \
-            _mm256_srli_epi64(                                                                 \
-                _mm256_add_epi64(                                                              \
-                    _mm256_add_epi64(                                                          \
-                        _mm256_mul_epi32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32)),  \
-                        _mm256_mul_epi32(_mm256_srli_epi64(c, 32), _mm256_srli_epi64(d, 32))), \
-                    _mm256_set1_epi64x(1LL << ((shift)-1))),                                   \
-                shift),                                                                        \
-            32),                                                                               \
-        0xaa)
-
-#define LQ__LOAD_AVX2(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
-#define LQ__STORE_AVX2(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
-
-LQ__TARGET_AVX2 static void lq__scale_row_avx2(int32_t *row, const uint32_t *factor, int shift)
-{
-    const __m256i zero = _mm256_setzero_si256();
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i x = LQ__LOAD_AVX2(row + t);
-        __m256i f = LQ__LOAD_AVX2(factor + t);
-        LQ__STORE_AVX2(row + t, LQ__MULADD_AVX2(x, f, zero, zero, shift));
-    }
-}
-
-/* lq__sincos_q30 on the even lanes. Products are 64-bit, everything else is right in its low half:
-   only that enters the next product. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__series_avx2(__m256i r, __m256i *sine, __m256i *cosine)
-{
-    const __m256i half = _mm256_set1_epi64x((int64_t)1 << 29);
-    __m256i a = _mm256_mul_epi32(r, _mm256_set1_epi64x(1686629713));
-    __m256i z;
-    __m256i s = _mm256_set1_epi64x(2959);
-    __m256i c = _mm256_set1_epi64x(-296);
-#define LQ__TIMES_AVX2(x, y) _mm256_srli_epi64(_mm256_mul_epi32(x, y), 30)
-    a = _mm256_srli_epi64(_mm256_add_epi64(a, half), 30);
-    z = _mm256_srli_epi64(_mm256_add_epi64(_mm256_mul_epi32(a, a), half), 30);
-    s = _mm256_sub_epi32(LQ__TIMES_AVX2(s, z), _mm256_set1_epi64x(213044));
-    s = _mm256_add_epi32(LQ__TIMES_AVX2(s, z), _mm256_set1_epi64x(8947849));
-    s = _mm256_sub_epi32(LQ__TIMES_AVX2(s, z), _mm256_set1_epi64x(178956971));
-    *sine = _mm256_add_epi32(a, LQ__TIMES_AVX2(LQ__TIMES_AVX2(s, z), a));
-    c = _mm256_add_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(26631));
-    c = _mm256_sub_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(1491308));
-    c = _mm256_add_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(44739243));
-    c = _mm256_sub_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x(536870912));
-    *cosine = _mm256_add_epi32(LQ__TIMES_AVX2(c, z), _mm256_set1_epi64x((int64_t)1 << 30));
-#undef LQ__TIMES_AVX2
-}
-
-LQ__TARGET_AVX2 static void lq__sincos_row_avx2(int32_t *sine, int32_t *cosine,
-                                                const uint32_t *phase)
-{
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i one = _mm256_set1_epi32(1);
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i p = LQ__LOAD_AVX2(phase + t);
-        __m256i q = _mm256_srli_epi32(_mm256_add_epi32(p, _mm256_set1_epi32(0x20000000)), 30);
-        __m256i r = _mm256_sub_epi32(p, _mm256_slli_epi32(q, 30));
-        __m256i swap = _mm256_sub_epi32(zero, _mm256_and_si256(q, one));
-        __m256i minus_s = _mm256_sub_epi32(zero, _mm256_srli_epi32(q, 1));
-        __m256i minus_c = _mm256_xor_si256(minus_s, swap); /* bit 1 of q + 1 */
-        __m256i s0;
-        __m256i c0;
-        __m256i s1;
-        __m256i c1;
-        __m256i x;
-        lq__series_avx2(r, &s0, &c0);
-        lq__series_avx2(_mm256_srli_epi64(r, 32), &s1, &c1);
-        s0 = _mm256_blend_epi32(s0, _mm256_slli_epi64(s1, 32), 0xaa);
-        c0 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
-        x = _mm256_blendv_epi8(s0, c0, swap);
-        LQ__STORE_AVX2(sine + t, _mm256_sub_epi32(_mm256_xor_si256(x, minus_s), minus_s));
-        x = _mm256_blendv_epi8(c0, s0, swap);
-        LQ__STORE_AVX2(cosine + t, _mm256_sub_epi32(_mm256_xor_si256(x, minus_c), minus_c));
-    }
-}
-
-LQ__TARGET_AVX2 static void lq__rope_rows_avx2(int32_t *a, int32_t *b, const int32_t *cosine,
-                                               const int32_t *sine)
-{
-    const __m256i zero = _mm256_setzero_si256();
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i u = LQ__LOAD_AVX2(a + t);
-        __m256i w = LQ__LOAD_AVX2(b + t);
-        __m256i c = LQ__LOAD_AVX2(cosine + t);
-        __m256i s = LQ__LOAD_AVX2(sine + t);
-        __m256i minus = _mm256_sub_epi32(zero, s);
-        LQ__STORE_AVX2(a + t, LQ__MULADD_AVX2(u, c, w, s, 30));
-        LQ__STORE_AVX2(b + t, LQ__MULADD_AVX2(w, c, u, minus, 30));
-    }
-}
-
-LQ__TARGET_AVX2 static void lq__butterfly_rows_avx2(int32_t *rows, size_t block)
-{
-    size_t h;
-    size_t i;
-    size_t j;
-    size_t t;
-    for (h = 1; h < block; h *= 2) {
-        for (i = 0; i < block; i += 2 * h) {
-            for (j = i; j < i + h; j++) {
-                int32_t *a = rows + j * LQ__TOKENS;
-                int32_t *b = rows + (j + h) * LQ__TOKENS;
-                for (t = 0; t < LQ__TOKENS; t += 8) {
-                    __m256i u = LQ__LOAD_AVX2(a + t);
-                    __m256i w = LQ__LOAD_AVX2(b + t);
-                    LQ__STORE_AVX2(a + t, _mm256_add_epi32(u, w));
-                    LQ__STORE_AVX2(b + t, _mm256_sub_epi32(u, w));
-                }
-            }
-        }
-    }
-}
-
-LQ__TARGET_AVX2 static int32_t lq__most_avx2(__m256i v)
-{
-    int32_t lanes[8];
-    int32_t most = 0;
-    int i;
-    LQ__STORE_AVX2(lanes, v);
-    for (i = 0; i < 8; i++) {
-        most = LQ__MAX(most, lanes[i]);
-    }
-    return most;
-}
-
-LQ__TARGET_AVX2 static void lq__store_i16_avx2(int16_t *dst, __m256i v)
-{
-    v = _mm256_permute4x64_epi64(_mm256_packs_epi32(v, v), 0x08);
-    _mm_storeu_si128((__m128i *)(void *)dst, _mm256_castsi256_si128(v));
-}
-
-LQ__TARGET_AVX2 static int32_t lq__z_row_avx2(int16_t *z, const int32_t *y, int32_t mean,
-                                              int32_t dead_zone)
-{
-    const __m256i m = _mm256_set1_epi32(mean);
-    const __m256i round = _mm256_set1_epi32(LQ__ONE / 2 - dead_zone);
-    __m256i most = _mm256_setzero_si256();
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i v = _mm256_sub_epi32(LQ__LOAD_AVX2(y + t), m);
-        __m256i a = _mm256_srai_epi32(_mm256_add_epi32(_mm256_abs_epi32(v), round), 12);
-        most = _mm256_max_epi32(most, a);
-        /* sign of the not-quite-zero v: a zero v has a = 0 */
-        lq__store_i16_avx2(z + t, _mm256_sign_epi32(a, v));
-    }
-    return lq__most_avx2(most);
-}
-
-LQ__TARGET_AVX2 static int32_t lq__d4_rows_avx2(int16_t *z, const int32_t *y, const int32_t *mean)
-{
-    const __m256i half = _mm256_set1_epi32(LQ__ONE / 2);
-    const __m256i one = _mm256_set1_epi32(1);
-    __m256i most = _mm256_setzero_si256();
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i r[4];
-        __m256i d[4];
-        __m256i parity = _mm256_setzero_si256();
-        __m256i worst = _mm256_set1_epi32(-1);
-        __m256i odd;
-        for (i = 0; i < 4; i++) {
-            __m256i v =
-                _mm256_sub_epi32(LQ__LOAD_AVX2(y + i * 64 + (int)t), _mm256_set1_epi32(mean[i]));
-            r[i] = _mm256_srai_epi32(_mm256_add_epi32(v, half), 12);
-            d[i] = _mm256_sub_epi32(v, _mm256_slli_epi32(r[i], 12));
-            worst = _mm256_max_epi32(worst,
-                                     _mm256_or_si256(_mm256_slli_epi32(_mm256_abs_epi32(d[i]), 3),
-                                                     _mm256_set1_epi32(i)));
-            parity = _mm256_xor_si256(parity, r[i]);
-        }
-        odd = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_and_si256(parity, one));
-        worst = _mm256_and_si256(worst, _mm256_set1_epi32(7));
-        for (i = 0; i < 4; i++) {
-            __m256i here = _mm256_and_si256(odd, _mm256_cmpeq_epi32(worst, _mm256_set1_epi32(i)));
-            __m256i move = _mm256_or_si256(_mm256_srai_epi32(d[i], 31), one); /* 1 or -1 */
-            r[i] = _mm256_add_epi32(r[i], _mm256_and_si256(here, move));
-            most = _mm256_max_epi32(most, _mm256_abs_epi32(r[i]));
-            lq__store_i16_avx2(z + i * 64 + (int)t, r[i]);
-        }
-    }
-    return lq__most_avx2(most);
-}
-
-LQ__TARGET_AVX2 static int32_t lq__e8_rows_avx2(int16_t *z, const int32_t *y, const int32_t *mean,
-                                                int relaxed)
-{
-    const __m256i half = _mm256_set1_epi32(LQ__ONE / 2);
-    const __m256i one = _mm256_set1_epi32(1);
-    const __m256i zero = _mm256_setzero_si256();
-    __m256i greatest = zero;
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i v[8];
-        __m256i sum = zero;
-        __m256i parity0 = zero;
-        __m256i parity1 = zero;
-        __m256i most = _mm256_set1_epi32(-1);
-        __m256i least = _mm256_set1_epi32(0x7fffffff);
-        __m256i odd0;
-        __m256i odd1;
-        __m256i cost0;
-        __m256i cost1;
-        __m256i coset;
-        __m256i flip;
-        for (i = 0; i < 8; i++) {
-            __m256i r;
-            __m256i a;
-            v[i] = _mm256_sub_epi32(LQ__LOAD_AVX2(y + i * 64 + (int)t), _mm256_set1_epi32(mean[i]));
-            r = _mm256_srai_epi32(_mm256_add_epi32(v[i], half), 12);
-            a = _mm256_abs_epi32(_mm256_sub_epi32(v[i], _mm256_slli_epi32(r, 12)));
-            sum = _mm256_add_epi32(sum, a);
-            a = _mm256_or_si256(_mm256_slli_epi32(a, 3), _mm256_set1_epi32(i));
-            most = _mm256_max_epi32(most, a);
-            least = _mm256_min_epi32(least, a);
-            parity0 = _mm256_xor_si256(parity0, r);
-            parity1 = _mm256_xor_si256(parity1, _mm256_srai_epi32(v[i], 12));
-        }
-        odd0 = _mm256_sub_epi32(zero, _mm256_and_si256(parity0, one));
-        odd1 = relaxed ? zero : _mm256_sub_epi32(zero, _mm256_and_si256(parity1, one));
-        cost0 = _mm256_and_si256(
-            odd0, _mm256_sub_epi32(_mm256_set1_epi32(LQ__ONE),
-                                   _mm256_slli_epi32(_mm256_srli_epi32(most, 3), 1)));
-        cost1 = _mm256_sub_epi32(_mm256_set1_epi32(2 * LQ__ONE), sum);
-        cost1 = _mm256_add_epi32(
-            cost1, _mm256_and_si256(odd1, _mm256_slli_epi32(_mm256_srli_epi32(least, 3), 1)));
-        coset = _mm256_cmpgt_epi32(cost0, cost1);
-        flip = _mm256_and_si256(_mm256_blendv_epi8(most, least, coset), _mm256_set1_epi32(7));
-        flip = _mm256_or_si256(
-            flip, _mm256_xor_si256(_mm256_blendv_epi8(odd0, odd1, coset), _mm256_set1_epi32(-1)));
-        lq__store_i16_avx2(z + t, _mm256_and_si256(coset, one));
-        for (i = 0; i < 8; i++) {
-            __m256i r = _mm256_srai_epi32(_mm256_add_epi32(v[i], half), 12);
-            __m256i d = _mm256_sub_epi32(v[i], _mm256_slli_epi32(r, 12));
-            __m256i here = _mm256_cmpeq_epi32(flip, _mm256_set1_epi32(i));
-            __m256i move = _mm256_or_si256(_mm256_xor_si256(_mm256_srai_epi32(d, 31), coset),
-                                           one); /* 1 or -1, turned in
-                coset 1 */
-            r = _mm256_blendv_epi8(r, _mm256_srai_epi32(v[i], 12), coset);
-            r = _mm256_add_epi32(r, _mm256_and_si256(here, move));
-            greatest = _mm256_max_epi32(greatest, _mm256_abs_epi32(r));
-            lq__store_i16_avx2(z + (i + 1) * 64 + (int)t, r);
-        }
-    }
-    return lq__most_avx2(greatest);
-}
-
-LQ__TARGET_AVX2 static void lq__centroid_row_avx2(int32_t *y, const int16_t *z,
-                                                  const int32_t *shift, int32_t mean)
-{
-    const __m256i table = _mm256_setr_epi32(0, shift[0], shift[1], shift[2], shift[3], 0, 0, 0);
-    const __m256i m = _mm256_set1_epi32(mean);
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i k = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(z + t)));
-        __m256i a = _mm256_abs_epi32(k);
-        __m256i inward =
-            _mm256_permutevar8x32_epi32(table, _mm256_min_epi32(a, _mm256_set1_epi32(4)));
-        __m256i v = _mm256_sub_epi32(_mm256_slli_epi32(a, 12), inward);
-        LQ__STORE_AVX2(y + t, _mm256_add_epi32(_mm256_sign_epi32(v, k), m));
-    }
-}
-
-LQ__TARGET_AVX2 static void lq__float_row_avx2(float *dst, const int32_t *row, const float *unit)
-{
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256 x = _mm256_cvtepi32_ps(LQ__LOAD_AVX2(row + t));
-        _mm256_storeu_ps(dst + t, _mm256_mul_ps(x, _mm256_loadu_ps(unit + t)));
-    }
-}
-
-LQ__TARGET_AVX2 static void lq__rope_floats_avx2(float *a, float *b, const float *cosine,
-                                                 const float *sine)
-{
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256 u = _mm256_loadu_ps(a + t);
-        __m256 w = _mm256_loadu_ps(b + t);
-        __m256 c = _mm256_loadu_ps(cosine + t);
-        __m256 s = _mm256_loadu_ps(sine + t);
-        _mm256_storeu_ps(a + t, _mm256_sub_ps(_mm256_mul_ps(u, c), _mm256_mul_ps(w, s)));
-        _mm256_storeu_ps(b + t, _mm256_add_ps(_mm256_mul_ps(w, c), _mm256_mul_ps(u, s)));
-    }
-}
-
-LQ__TARGET_AVX2 static void lq__load_row_avx2(float *dst, const uint8_t *src, size_t count,
-                                              int type)
-{
-    const __m128i most = _mm_set1_epi16(0x7c00);
-    size_t i = 0;
-    for (; i + 8 <= count && type == LQ_F16; i += 8) {
-        const __m128i h = _mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i));
-        const __m128i m = _mm_andnot_si128(_mm_set1_epi16(INT16_MIN), h);
-        if (_mm_movemask_epi8(_mm_cmpgt_epi16(m, most))) { /* the instruction makes NaNs quiet */
-            lq__load_row_c(dst + i, src + 2 * i, 8, type);
-            continue;
-        }
-        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(h));
-    }
-    for (; i + 8 <= count && type != LQ_F16; i += 8) {
-        _mm256_storeu_ps(dst + i, lq__load_floats_avx2(src, i, type));
-    }
-    lq__load_row_c(dst + i, src + i * lq_type_bytes(type), count - i, type);
-}
-
-LQ__TARGET_AVX2 static int lq__narrow_row_avx2(uint8_t *dst, const float *src, size_t count,
-                                               int type)
-{
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256i limit = _mm256_set1_epi32(type == LQ_F16 ? 0x477fe000 : 0x7f7f0000);
-    __m256i most = _mm256_setzero_si256();
-    size_t i = 0;
-    for (; i + 8 <= count && type == LQ_F32; i += 8) {
-        _mm256_storeu_ps((float *)(void *)(dst + 4 * i), _mm256_loadu_ps(src + i));
-    }
-    for (; i + 8 <= count && type != LQ_F32; i += 8) {
-        const __m256 x = _mm256_loadu_ps(src + i);
-        const __m256i u = _mm256_castps_si256(x);
-        __m128i h;
-        most = _mm256_max_epi32(most, _mm256_and_si256(u, magnitude));
-        if (type == LQ_F16) {
-            h = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
-        } else { /* to even; a NaN keeps its upper bits, and is quiet */
-            __m256i up = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-            __m256i nan = _mm256_cmpgt_epi32(_mm256_and_si256(u, magnitude),
-                                             _mm256_set1_epi32(0x7f800000));
-            up = _mm256_add_epi32(_mm256_add_epi32(u, up), _mm256_set1_epi32(0x7fff));
-            up = _mm256_blendv_epi8(up, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
-            up = _mm256_srli_epi32(up, 16);
-            h = _mm_packus_epi32(_mm256_castsi256_si128(up), _mm256_extracti128_si256(up, 1));
-        }
-        _mm_storeu_si128((__m128i *)(void *)(dst + 2 * i), h);
-    }
-    return (_mm256_movemask_epi8(_mm256_cmpgt_epi32(most, limit)) != 0) |
-           lq__narrow_row_c(dst + i * lq_type_bytes(type), src + i, count - i, type);
-}
-
-/* Stages below 8 add the partner lane to the lane, with the sign turned on upper lanes: the same
-   sums as the C code. */
-LQ__TARGET_AVX2 static void lq__butterfly_avx2(float *x, size_t block)
-{
-    const __m256 s1 = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
-    const __m256 s2 = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
-    const __m256 s4 = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
-    size_t h;
-    size_t i;
-    size_t j;
-    if (block < 8) {
-        lq__butterfly_c(x, block);
-        return;
-    }
-    for (i = 0; i < block; i += 8) {
-        __m256 v = _mm256_loadu_ps(x + i);
-        v = _mm256_add_ps(_mm256_permute_ps(v, 0xb1), _mm256_mul_ps(v, s1));
-        v = _mm256_add_ps(_mm256_permute_ps(v, 0x4e), _mm256_mul_ps(v, s2));
-        v = _mm256_add_ps(_mm256_permute2f128_ps(v, v, 1), _mm256_mul_ps(v, s4));
-        _mm256_storeu_ps(x + i, v);
-    }
-    for (h = 8; h < block; h *= 2) {
-        for (i = 0; i < block; i += 2 * h) {
-            for (j = i; j < i + h; j += 8) {
-                __m256 a = _mm256_loadu_ps(x + j);
-                __m256 b = _mm256_loadu_ps(x + j + h);
-                _mm256_storeu_ps(x + j, _mm256_add_ps(a, b));
-                _mm256_storeu_ps(x + j + h, _mm256_sub_ps(a, b));
-            }
-        }
-    }
-}
-
-/* ---- rows with AVX-512: 16 columns at a time ---- */
-#define LQ__LOAD_AVX512(p) _mm512_loadu_si512((const void *)(p))
-#define LQ__STORE_AVX512(p, v) _mm512_storeu_si512((void *)(p), v)
-
-LQ__TARGET_AVX512 static uint32_t lq__fixed_row_avx512(int32_t *dst, const uint8_t *src, int type,
-                                                       size_t count, int32_t exponent)
-{
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512i most = _mm512_setzero_si512();
-    __m512 scale;
-    uint32_t tail;
-    size_t i;
-    if (exponent < -126 || exponent > 126) {
-        return lq__fixed_row_c(dst, src, type, count, exponent);
-    }
-    scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - exponent) << 23)); /* exact product */
-    for (i = 0; i + 16 <= count; i += 16) {
-        __m512 x;
-        if (type == LQ_F32) {
-            x = _mm512_loadu_ps((const void *)(src + 4 * i));
-        } else {
-            __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)(src + 2 * i));
-            x = type == LQ_F16
-                    ? _mm512_cvtph_ps(h)
-                    : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
-        }
-        most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(x), magnitude));
-        LQ__STORE_AVX512(dst + i,
-                         _mm512_cvt_roundps_epi32(_mm512_mul_ps(x, scale),
-                                                  _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    }
-    tail = lq__fixed_row_c(dst + i, src + i * (type == LQ_F32 ? 4 : 2), type, count - i, exponent);
-    return LQ__MAX(tail, _mm512_reduce_max_epu32(most));
-}
-
-#define LQ__MULADD_AVX512(a, b, c, d, shift)                                                   \
-    _mm512_mask_blend_epi32(                                                                   \
-        0xaaaa,                                                                                \
-        _mm512_srli_epi64(                                                                     \
-            _mm512_add_epi64(_mm512_add_epi64(_mm512_mul_epi32(a, b), _mm512_mul_epi32(c, d)), \
-                             _mm512_set1_epi64(1LL << ((shift)-1))),                           \
-            shift),                                                                            \
-        _mm512_slli_epi64(                                                                     \
-            _mm512_srli_epi64(                                                                 \
-                _mm512_add_epi64(                                                              \
-                    _mm512_add_epi64(                                                          \
-                        _mm512_mul_epi32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32)),  \
-                        _mm512_mul_epi32(_mm512_srli_epi64(c, 32), _mm512_srli_epi64(d, 32))), \
-                    _mm512_set1_epi64(1LL << ((shift)-1))),                                    \
-                shift),                                                                        \
-            32))
-
-LQ__TARGET_AVX512 static void lq__scale_row_avx512(int32_t *row, const uint32_t *factor, int shift)
-{
-    const __m512i zero = _mm512_setzero_si512();
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i x = LQ__LOAD_AVX512(row + t);
-        __m512i f = LQ__LOAD_AVX512(factor + t);
-        LQ__STORE_AVX512(row + t, LQ__MULADD_AVX512(x, f, zero, zero, (unsigned)shift));
-    }
-}
-
-LQ__TARGET_AVX512 LQ__INLINE void lq__series_avx512(__m512i r, __m512i *sine, __m512i *cosine)
-{
-    const __m512i half = _mm512_set1_epi64((int64_t)1 << 29);
-    __m512i a = _mm512_mul_epi32(r, _mm512_set1_epi64(1686629713));
-    __m512i z;
-    __m512i s = _mm512_set1_epi64(2959);
-    __m512i c = _mm512_set1_epi64(-296);
-#define LQ__TIMES_AVX512(x, y) _mm512_srli_epi64(_mm512_mul_epi32(x, y), 30)
-    a = _mm512_srli_epi64(_mm512_add_epi64(a, half), 30);
-    z = _mm512_srli_epi64(_mm512_add_epi64(_mm512_mul_epi32(a, a), half), 30);
-    s = _mm512_sub_epi32(LQ__TIMES_AVX512(s, z), _mm512_set1_epi64(213044));
-    s = _mm512_add_epi32(LQ__TIMES_AVX512(s, z), _mm512_set1_epi64(8947849));
-    s = _mm512_sub_epi32(LQ__TIMES_AVX512(s, z), _mm512_set1_epi64(178956971));
-    *sine = _mm512_add_epi32(a, LQ__TIMES_AVX512(LQ__TIMES_AVX512(s, z), a));
-    c = _mm512_add_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(26631));
-    c = _mm512_sub_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(1491308));
-    c = _mm512_add_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(44739243));
-    c = _mm512_sub_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64(536870912));
-    *cosine = _mm512_add_epi32(LQ__TIMES_AVX512(c, z), _mm512_set1_epi64((int64_t)1 << 30));
-#undef LQ__TIMES_AVX512
-}
-
-LQ__TARGET_AVX512 static void lq__sincos_row_avx512(int32_t *sine, int32_t *cosine,
-                                                    const uint32_t *phase)
-{
-    const __m512i one = _mm512_set1_epi32(1);
-    const __m512i two = _mm512_set1_epi32(2);
-    const __m512i zero = _mm512_setzero_si512();
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i p = LQ__LOAD_AVX512(phase + t);
-        __m512i q = _mm512_srli_epi32(_mm512_add_epi32(p, _mm512_set1_epi32(0x20000000)), 30);
-        __m512i r = _mm512_sub_epi32(p, _mm512_slli_epi32(q, 30));
-        __mmask16 swap = _mm512_test_epi32_mask(q, one);
-        __mmask16 minus_s = _mm512_test_epi32_mask(q, two);
-        __mmask16 minus_c = _mm512_test_epi32_mask(_mm512_add_epi32(q, one), two);
-        __m512i s0;
-        __m512i c0;
-        __m512i s1;
-        __m512i c1;
-        __m512i x;
-        lq__series_avx512(r, &s0, &c0);
-        lq__series_avx512(_mm512_srli_epi64(r, 32), &s1, &c1);
-        s0 = _mm512_mask_blend_epi32(0xaaaa, s0, _mm512_slli_epi64(s1, 32));
-        c0 = _mm512_mask_blend_epi32(0xaaaa, c0, _mm512_slli_epi64(c1, 32));
-        x = _mm512_mask_blend_epi32(swap, s0, c0);
-        LQ__STORE_AVX512(sine + t, _mm512_mask_sub_epi32(x, minus_s, zero, x));
-        x = _mm512_mask_blend_epi32(swap, c0, s0);
-        LQ__STORE_AVX512(cosine + t, _mm512_mask_sub_epi32(x, minus_c, zero, x));
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__rope_rows_avx512(int32_t *a, int32_t *b, const int32_t *cosine,
-                                                   const int32_t *sine)
-{
-    const __m512i zero = _mm512_setzero_si512();
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i u = LQ__LOAD_AVX512(a + t);
-        __m512i w = LQ__LOAD_AVX512(b + t);
-        __m512i c = LQ__LOAD_AVX512(cosine + t);
-        __m512i s = LQ__LOAD_AVX512(sine + t);
-        __m512i minus = _mm512_sub_epi32(zero, s);
-        LQ__STORE_AVX512(a + t, LQ__MULADD_AVX512(u, c, w, s, 30));
-        LQ__STORE_AVX512(b + t, LQ__MULADD_AVX512(w, c, u, minus, 30));
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__butterfly_rows_avx512(int32_t *rows, size_t block)
-{
-    size_t h;
-    size_t i;
-    size_t j;
-    size_t t;
-    for (h = 1; h < block; h *= 2) {
-        for (i = 0; i < block; i += 2 * h) {
-            for (j = i; j < i + h; j++) {
-                int32_t *a = rows + j * LQ__TOKENS;
-                int32_t *b = rows + (j + h) * LQ__TOKENS;
-                for (t = 0; t < LQ__TOKENS; t += 16) {
-                    __m512i u = LQ__LOAD_AVX512(a + t);
-                    __m512i w = LQ__LOAD_AVX512(b + t);
-                    LQ__STORE_AVX512(a + t, _mm512_add_epi32(u, w));
-                    LQ__STORE_AVX512(b + t, _mm512_sub_epi32(u, w));
-                }
-            }
-        }
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__store_i16_avx512(int16_t *dst, __m512i v)
-{
-    _mm256_storeu_si256((__m256i *)(void *)dst, _mm512_cvtsepi32_epi16(v));
-}
-
-LQ__TARGET_AVX512 static int32_t lq__z_row_avx512(int16_t *z, const int32_t *y, int32_t mean,
-                                                  int32_t dead_zone)
-{
-    const __m512i m = _mm512_set1_epi32(mean);
-    const __m512i round = _mm512_set1_epi32(LQ__ONE / 2 - dead_zone);
-    __m512i most = _mm512_setzero_si512();
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i v = _mm512_sub_epi32(LQ__LOAD_AVX512(y + t), m);
-        __m512i a = _mm512_srai_epi32(_mm512_add_epi32(_mm512_abs_epi32(v), round), 12);
-        most = _mm512_max_epi32(most, a);
-        a = _mm512_mask_sub_epi32(a, _mm512_movepi32_mask(v), _mm512_setzero_si512(), a);
-        lq__store_i16_avx512(z + t, a);
-    }
-    return _mm512_reduce_max_epi32(most);
-}
-
-LQ__TARGET_AVX512 static int32_t lq__d4_rows_avx512(int16_t *z, const int32_t *y,
-                                                    const int32_t *mean)
-{
-    const __m512i half = _mm512_set1_epi32(LQ__ONE / 2);
-    const __m512i one = _mm512_set1_epi32(1);
-    __m512i most = _mm512_setzero_si512();
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i r[4];
-        __m512i d[4];
-        __m512i parity = _mm512_setzero_si512();
-        __m512i worst = _mm512_set1_epi32(-1);
-        __mmask16 odd;
-        for (i = 0; i < 4; i++) {
-            __m512i v =
-                _mm512_sub_epi32(LQ__LOAD_AVX512(y + i * 64 + (int)t), _mm512_set1_epi32(mean[i]));
-            r[i] = _mm512_srai_epi32(_mm512_add_epi32(v, half), 12);
-            d[i] = _mm512_sub_epi32(v, _mm512_slli_epi32(r[i], 12));
-            worst = _mm512_max_epi32(worst,
-                                     _mm512_or_si512(_mm512_slli_epi32(_mm512_abs_epi32(d[i]), 3),
-                                                     _mm512_set1_epi32(i)));
-            parity = _mm512_xor_si512(parity, r[i]);
-        }
-        odd = _mm512_test_epi32_mask(parity, one);
-        worst = _mm512_and_si512(worst, _mm512_set1_epi32(7));
-        for (i = 0; i < 4; i++) {
-            __mmask16 here = _mm512_mask_cmpeq_epi32_mask(odd, worst, _mm512_set1_epi32(i));
-            __m512i move = _mm512_or_si512(_mm512_srai_epi32(d[i], 31), one); /* 1 or -1 */
-            r[i] = _mm512_mask_add_epi32(r[i], here, r[i], move);
-            most = _mm512_max_epi32(most, _mm512_abs_epi32(r[i]));
-            lq__store_i16_avx512(z + i * 64 + (int)t, r[i]);
-        }
-    }
-    return _mm512_reduce_max_epi32(most);
-}
-
-LQ__TARGET_AVX512 static int32_t lq__e8_rows_avx512(int16_t *z, const int32_t *y,
-                                                    const int32_t *mean, int relaxed)
-{
-    const __m512i half = _mm512_set1_epi32(LQ__ONE / 2);
-    const __m512i one = _mm512_set1_epi32(1);
-    __m512i greatest = _mm512_setzero_si512();
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i v[8];
-        __m512i r[8];
-        __m512i d[8];
-        __m512i sum = _mm512_setzero_si512();
-        __m512i parity0 = sum;
-        __m512i parity1 = sum;
-        __m512i most = _mm512_set1_epi32(-1);
-        __m512i least = _mm512_set1_epi32(0x7fffffff);
-        __m512i cost0;
-        __m512i cost1;
-        __m512i flip;
-        __mmask16 odd0;
-        __mmask16 odd1;
-        __mmask16 coset;
-        __mmask16 moves;
-        for (i = 0; i < 8; i++) {
-            __m512i a;
-            v[i] =
-                _mm512_sub_epi32(LQ__LOAD_AVX512(y + i * 64 + (int)t), _mm512_set1_epi32(mean[i]));
-            r[i] = _mm512_srai_epi32(_mm512_add_epi32(v[i], half), 12);
-            d[i] = _mm512_sub_epi32(v[i], _mm512_slli_epi32(r[i], 12));
-            a = _mm512_abs_epi32(d[i]);
-            sum = _mm512_add_epi32(sum, a);
-            a = _mm512_or_si512(_mm512_slli_epi32(a, 3), _mm512_set1_epi32(i));
-            most = _mm512_max_epi32(most, a);
-            least = _mm512_min_epi32(least, a);
-            parity0 = _mm512_xor_si512(parity0, r[i]);
-            v[i] = _mm512_srai_epi32(v[i], 12);
-            parity1 = _mm512_xor_si512(parity1, v[i]);
-        }
-        odd0 = _mm512_test_epi32_mask(parity0, one);
-        odd1 = relaxed ? (__mmask16)0 : _mm512_test_epi32_mask(parity1, one);
-        cost0 = _mm512_maskz_sub_epi32(odd0, _mm512_set1_epi32(LQ__ONE),
-                                       _mm512_slli_epi32(_mm512_srli_epi32(most, 3), 1));
-        cost1 = _mm512_sub_epi32(_mm512_set1_epi32(2 * LQ__ONE), sum);
-        cost1 = _mm512_mask_add_epi32(cost1, odd1, cost1,
-                                      _mm512_slli_epi32(_mm512_srli_epi32(least, 3), 1));
-        coset = _mm512_cmplt_epi32_mask(cost1, cost0);
-        moves = (__mmask16)((coset & odd1) | (~coset & odd0));
-        flip = _mm512_and_si512(_mm512_mask_blend_epi32(coset, most, least), _mm512_set1_epi32(7));
-        lq__store_i16_avx512(z + t, _mm512_maskz_mov_epi32(coset, one));
-        for (i = 0; i < 8; i++) {
-            __mmask16 here = _mm512_mask_cmpeq_epi32_mask(moves, flip, _mm512_set1_epi32(i));
-            __mmask16 down = (__mmask16)(_mm512_movepi32_mask(d[i]) ^ coset);
-            __m512i p = _mm512_mask_blend_epi32(coset, r[i], v[i]);
-            p = _mm512_mask_add_epi32(p, (__mmask16)(here & ~down), p, one);
-            p = _mm512_mask_sub_epi32(p, (__mmask16)(here & down), p, one);
-            greatest = _mm512_max_epi32(greatest, _mm512_abs_epi32(p));
-            lq__store_i16_avx512(z + (i + 1) * 64 + (int)t, p);
-        }
-    }
-    return _mm512_reduce_max_epi32(greatest);
-}
-
-LQ__TARGET_AVX512 static void lq__centroid_row_avx512(int32_t *y, const int16_t *z,
-                                                      const int32_t *shift, int32_t mean)
-{
-    const __m512i table = _mm512_setr_epi32(0, shift[0], shift[1], shift[2], shift[3], 0, 0, 0, 0,
-                                            0, 0, 0, 0, 0, 0, 0);
-    const __m512i m = _mm512_set1_epi32(mean);
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i k =
-            _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(z + t)));
-        __m512i a = _mm512_abs_epi32(k);
-        __m512i inward = _mm512_permutexvar_epi32(_mm512_min_epi32(a, _mm512_set1_epi32(4)), table);
-        __m512i v = _mm512_sub_epi32(_mm512_slli_epi32(a, 12), inward);
-        v = _mm512_mask_sub_epi32(v, _mm512_movepi32_mask(k), _mm512_setzero_si512(), v);
-        LQ__STORE_AVX512(y + t, _mm512_add_epi32(v, m));
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__float_row_avx512(float *dst, const int32_t *row,
-                                                   const float *unit)
-{
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512 x = _mm512_cvtepi32_ps(LQ__LOAD_AVX512(row + t));
-        _mm512_storeu_ps(dst + t, _mm512_mul_ps(x, _mm512_loadu_ps(unit + t)));
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__rope_floats_avx512(float *a, float *b, const float *cosine,
-                                                     const float *sine)
-{
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512 u = _mm512_loadu_ps(a + t);
-        __m512 w = _mm512_loadu_ps(b + t);
-        __m512 c = _mm512_loadu_ps(cosine + t);
-        __m512 s = _mm512_loadu_ps(sine + t);
-        _mm512_storeu_ps(a + t, _mm512_sub_ps(_mm512_mul_ps(u, c), _mm512_mul_ps(w, s)));
-        _mm512_storeu_ps(b + t, _mm512_add_ps(_mm512_mul_ps(w, c), _mm512_mul_ps(u, s)));
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__load_row_avx512(float *dst, const uint8_t *src, size_t count,
-                                                  int type)
-{
-    lq__load_row_avx2(dst, src, count, type); /* as fast: memory is what it waits for */
-}
-
-LQ__TARGET_AVX512 static int lq__narrow_row_avx512(uint8_t *dst, const float *src, size_t count,
-                                                   int type)
-{
-    __m512i most = _mm512_setzero_si512();
-    size_t i = 0;
-    if (type != LQ_F16) {
-        return lq__narrow_row_avx2(dst, src, count, type);
-    }
-    for (; i + 16 <= count; i += 16) {
-        const __m512 x = _mm512_loadu_ps(src + i);
-        most = _mm512_max_epu32(most, _mm512_slli_epi32(_mm512_castps_si512(x), 1));
-        _mm256_storeu_si256((__m256i *)(void *)(dst + 2 * i),
-                            _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-    }
-    return (_mm512_cmpgt_epu32_mask(most, _mm512_set1_epi32((int)0x8effc000u)) != 0) |
-           lq__narrow_row_c(dst + 2 * i, src + i, count - i, type);
-}
-
-LQ__TARGET_AVX512 static void lq__butterfly_avx512(float *x, size_t block)
-{
-    const __m512 s1 = _mm512_setr_ps(1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1);
-    const __m512 s2 = _mm512_setr_ps(1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1);
-    const __m512 s4 = _mm512_setr_ps(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1);
-    const __m512 s8 = _mm512_setr_ps(1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
-    size_t h;
-    size_t i;
-    size_t j;
-    if (block < 16) {
-        lq__butterfly_c(x, block);
-        return;
-    }
-    for (i = 0; i < block; i += 16) {
-        __m512 v = _mm512_loadu_ps(x + i);
-        v = _mm512_add_ps(_mm512_permute_ps(v, 0xb1), _mm512_mul_ps(v, s1));
-        v = _mm512_add_ps(_mm512_permute_ps(v, 0x4e), _mm512_mul_ps(v, s2));
-        v = _mm512_add_ps(_mm512_shuffle_f32x4(v, v, 0xb1), _mm512_mul_ps(v, s4));
-        v = _mm512_add_ps(_mm512_shuffle_f32x4(v, v, 0x4e), _mm512_mul_ps(v, s8));
-        _mm512_storeu_ps(x + i, v);
-    }
-    for (h = 16; h < block; h *= 2) {
-        for (i = 0; i < block; i += 2 * h) {
-            for (j = i; j < i + h; j += 16) {
-                __m512 a = _mm512_loadu_ps(x + j);
-                __m512 b = _mm512_loadu_ps(x + j + h);
-                _mm512_storeu_ps(x + j, _mm512_add_ps(a, b));
-                _mm512_storeu_ps(x + j + h, _mm512_sub_ps(a, b));
-            }
-        }
-    }
-}
-#endif
-
-#if LQ__X86
-/* ---- integer products with AVX2: 6 rows by 16 tokens, 12 sums in registers ---- */
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__two_avx2(const int16_t *matrix)
-{
-    int32_t two;
-    memcpy(&two, matrix, 4); /* becomes a broadcasting load */
-    return _mm256_set1_epi32(two);
-}
-
-#define LQ__TIMES_AVX2(sum, x) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x, m))
-#define LQ__TIMES_ROW_AVX2(n)                                    \
-    do {                                                         \
-        const __m256i m = lq__two_avx2(matrix + n * stride + i); \
-        LQ__TIMES_AVX2(a##n, x0);                                \
-        LQ__TIMES_AVX2(b##n, x1);                                \
-    } while (0)
-#define LQ__STORE_ROW_AVX2(n)                   \
-    LQ__STORE_AVX2(dst + n * LQ__TOKENS, a##n); \
-    LQ__STORE_AVX2(dst + n * LQ__TOKENS + 8, b##n)
-
-LQ__TARGET_AVX2 static void lq__product_six_avx2(int32_t *dst, const int16_t *matrix, size_t stride,
-                                                 const int16_t *pairs, size_t columns)
-{
-    __m256i a0 = _mm256_setzero_si256(), b0 = a0, a1 = a0, b1 = a0, a2 = a0, b2 = a0;
-    __m256i a3 = a0, b3 = a0, a4 = a0, b4 = a0, a5 = a0, b5 = a0;
-    size_t i;
-    for (i = 0; i < columns; i += 2) {
-        __m256i x0 = LQ__LOAD_AVX2(pairs + i * LQ__TOKENS);
-        __m256i x1 = LQ__LOAD_AVX2(pairs + i * LQ__TOKENS + 16);
-        LQ__TIMES_ROW_AVX2(0);
-        LQ__TIMES_ROW_AVX2(1);
-        LQ__TIMES_ROW_AVX2(2);
-        LQ__TIMES_ROW_AVX2(3);
-        LQ__TIMES_ROW_AVX2(4);
-        LQ__TIMES_ROW_AVX2(5);
-    }
-    LQ__STORE_ROW_AVX2(0);
-    LQ__STORE_ROW_AVX2(1);
-    LQ__STORE_ROW_AVX2(2);
-    LQ__STORE_ROW_AVX2(3);
-    LQ__STORE_ROW_AVX2(4);
-    LQ__STORE_ROW_AVX2(5);
-}
-
-/* One row by 32 tokens: what six leave over. */
-LQ__TARGET_AVX2 static void lq__product_one_avx2(int32_t *dst, const int16_t *matrix,
-                                                 const int16_t *pairs, size_t columns)
-{
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
-    size_t i;
-    for (i = 0; i < columns; i += 2) {
-        const int16_t *x = pairs + i * LQ__TOKENS;
-        const __m256i m = lq__two_avx2(matrix + i);
-        LQ__TIMES_AVX2(a, LQ__LOAD_AVX2(x));
-        LQ__TIMES_AVX2(b, LQ__LOAD_AVX2(x + 16));
-        LQ__TIMES_AVX2(c, LQ__LOAD_AVX2(x + 32));
-        LQ__TIMES_AVX2(d, LQ__LOAD_AVX2(x + 48));
-    }
-    LQ__STORE_AVX2(dst, a);
-    LQ__STORE_AVX2(dst + 8, b);
-    LQ__STORE_AVX2(dst + 16, c);
-    LQ__STORE_AVX2(dst + 24, d);
-}
-
-LQ__TARGET_AVX2 static void lq__product_avx2(int32_t *dst, const int16_t *matrix, size_t stride,
-                                             size_t rows, const int16_t *pairs, size_t columns)
-{
-    size_t r;
-    size_t t;
-    for (r = 0; r + 6 <= rows; r += 6) { /* six matrix rows stay in L1 for all tokens */
-        for (t = 0; t < LQ__TOKENS; t += 16) {
-            lq__product_six_avx2(dst + r * LQ__TOKENS + t, matrix + r * stride, stride,
-                                 pairs + 2 * t, columns);
-        }
-    }
-    for (; r < rows; r++) {
-        for (t = 0; t < LQ__TOKENS; t += 32) {
-            lq__product_one_avx2(dst + r * LQ__TOKENS + t, matrix + r * stride, pairs + 2 * t,
-                                 columns);
-        }
-    }
-}
-#undef LQ__TIMES_AVX2
-#undef LQ__TIMES_ROW_AVX2
-#undef LQ__STORE_ROW_AVX2
-
-LQ__TARGET_AVX2 static void lq__energy_rows_avx2(uint64_t *energy, const int32_t *rows,
-                                                 size_t count, int shift)
-{
-    const __m128i s = _mm_cvtsi32_si128(shift);
-    size_t r;
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i even = _mm256_setzero_si256();
-        __m256i odd = even;
-        __m256i low;
-        __m256i high;
-        for (r = 0; r < count; r++) {
-            __m256i v = _mm256_sra_epi32(LQ__LOAD_AVX2(rows + r * LQ__TOKENS + t), s);
-            __m256i w = _mm256_srli_epi64(v, 32);
-            even = _mm256_add_epi64(even, _mm256_mul_epi32(v, v));
-            odd = _mm256_add_epi64(odd, _mm256_mul_epi32(w, w));
-        }
-        low = _mm256_unpacklo_epi64(even, odd); /* tokens 0 1 4 5 */
-        high = _mm256_unpackhi_epi64(even, odd);
-        even = _mm256_permute2x128_si256(low, high, 0x20);
-        odd = _mm256_permute2x128_si256(low, high, 0x31);
-        LQ__STORE_AVX2(energy + t, _mm256_add_epi64(LQ__LOAD_AVX2(energy + t), even));
-        LQ__STORE_AVX2(energy + t + 4, _mm256_add_epi64(LQ__LOAD_AVX2(energy + t + 4), odd));
-    }
-}
-
-/* lq__shift_half_up: a shift of 0 has no bit below the cut, as a count of 2^32 - 1 leaves 0. */
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__shift_half_up_avx2(__m256i v, __m256i shift)
-{
-    const __m256i one = _mm256_set1_epi32(1);
-    __m256i below = _mm256_srlv_epi32(v, _mm256_sub_epi32(shift, one));
-    return _mm256_add_epi32(_mm256_srav_epi32(v, shift), _mm256_and_si256(below, one));
-}
-
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__bytes_avx2(const uint8_t *p)
-{
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
-}
-
-LQ__TARGET_AVX2 static void lq__pair_rows_avx2(int16_t *pairs, const int32_t *rows, size_t count,
-                                               const uint8_t *shift)
-{
-    const __m256i order = _mm256_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15, 0,
-                                           1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
-    const __m256i least = _mm256_set1_epi16(-32767);
-    size_t r;
-    size_t t;
-    for (r = 0; r < count; r += 2) {
-        const int32_t *row = rows + r * LQ__TOKENS;
-        for (t = 0; t < LQ__TOKENS; t += 8) {
-            __m256i s = lq__bytes_avx2(shift + t);
-            __m256i a = lq__shift_half_up_avx2(LQ__LOAD_AVX2(row + t), s);
-            __m256i b = _mm256_setzero_si256();
-            if (r + 1 < count) {
-                b = lq__shift_half_up_avx2(LQ__LOAD_AVX2(row + LQ__TOKENS + t), s);
-            }
-            a = _mm256_max_epi16(_mm256_packs_epi32(a, b), least);
-            LQ__STORE_AVX2(pairs + r * LQ__TOKENS + 2 * t, _mm256_shuffle_epi8(a, order));
-        }
-    }
-}
-
-/* v * 2^(s + 1), clamped, then (v + 1) >> 1: right and left shifts round alike. For the left
-   shift the clamp comes first, for the right one the shift. Neighbouring rows mostly share their
-   exponent, so the shifts are made anew only where it changes. */
-LQ__TARGET_AVX2 static void lq__shift_rows_avx2(int32_t *rows, size_t count, const uint8_t *up,
-                                                const int8_t *row_exponent)
-{
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i one = _mm256_set1_epi32(1);
-    const __m256i widest = _mm256_set1_epi32(28);
-    size_t r;
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m256i left = zero, right = zero, most = zero, least = zero;
-        for (r = 0; r < count; r++) {
-            int32_t *row = rows + r * LQ__TOKENS + t;
-            __m256i v = LQ__LOAD_AVX2(row);
-            if (r == 0 || row_exponent[r] != row_exponent[r - 1]) {
-                const __m256i plus = _mm256_set1_epi32(row_exponent[r] + 1);
-                __m256i s = _mm256_add_epi32(lq__bytes_avx2(up + t), plus);
-                left = _mm256_min_epi32(_mm256_max_epi32(s, zero), widest);
-                right = _mm256_max_epi32(_mm256_sub_epi32(zero, s), zero);
-                most = _mm256_srlv_epi32(_mm256_set1_epi32(2 * LQ__SHIFTED_MAX), left);
-                least = _mm256_sub_epi32(zero, most);
-            }
-            v = _mm256_srav_epi32(v, right);
-            v = _mm256_max_epi32(_mm256_min_epi32(v, most), least);
-            v = _mm256_add_epi32(_mm256_sllv_epi32(v, left), one);
-            LQ__STORE_AVX2(row, _mm256_srai_epi32(v, 1));
-        }
-    }
-}
-
-/* ---- integer products with AVX-512 VNNI: 6 rows by 64 tokens, 24 sums in registers ---- */
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__two_avx512(const int16_t *matrix)
-{
-    int32_t two;
-    memcpy(&two, matrix, 4); /* becomes a broadcasting load */
-    return _mm512_set1_epi32(two);
-}
-
-#define LQ__SUMS_AVX512(n) __m512i a##n = zero, b##n = zero, c##n = zero, d##n = zero
-#define LQ__LOAD_X_AVX512                       \
-    const int16_t *x = pairs + i * LQ__TOKENS;  \
-    const __m512i x0 = LQ__LOAD_AVX512(x);      \
-    const __m512i x1 = LQ__LOAD_AVX512(x + 32); \
-    const __m512i x2 = LQ__LOAD_AVX512(x + 64); \
-    const __m512i x3 = LQ__LOAD_AVX512(x + 96)
-#define LQ__TIMES_ROW_AVX512(n)                                    \
-    do {                                                           \
-        const __m512i m = lq__two_avx512(matrix + n * stride + i); \
-        a##n = _mm512_dpwssd_epi32(a##n, x0, m);                   \
-        b##n = _mm512_dpwssd_epi32(b##n, x1, m);                   \
-        c##n = _mm512_dpwssd_epi32(c##n, x2, m);                   \
-        d##n = _mm512_dpwssd_epi32(d##n, x3, m);                   \
-    } while (0)
-#define LQ__STORE_ROW_AVX512(n, row)                     \
-    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS, a##n);      \
-    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS + 16, b##n); \
-    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS + 32, c##n); \
-    LQ__STORE_AVX512(dst + (row)*LQ__TOKENS + 48, d##n)
-
-LQ__TARGET_AVX512 static void lq__product_six_avx512(int32_t *dst, const int16_t *matrix,
-                                                     size_t stride, const int16_t *pairs,
-                                                     size_t columns)
-{
-    const __m512i zero = _mm512_setzero_si512();
-    size_t i;
-    LQ__SUMS_AVX512(0);
-    LQ__SUMS_AVX512(1);
-    LQ__SUMS_AVX512(2);
-    LQ__SUMS_AVX512(3);
-    LQ__SUMS_AVX512(4);
-    LQ__SUMS_AVX512(5);
-    for (i = 0; i < columns; i += 2) {
-        LQ__LOAD_X_AVX512;
-        LQ__TIMES_ROW_AVX512(0);
-        LQ__TIMES_ROW_AVX512(1);
-        LQ__TIMES_ROW_AVX512(2);
-        LQ__TIMES_ROW_AVX512(3);
-        LQ__TIMES_ROW_AVX512(4);
-        LQ__TIMES_ROW_AVX512(5);
-    }
-    LQ__STORE_ROW_AVX512(0, 0);
-    LQ__STORE_ROW_AVX512(1, 1);
-    LQ__STORE_ROW_AVX512(2, 2);
-    LQ__STORE_ROW_AVX512(3, 3);
-    LQ__STORE_ROW_AVX512(4, 4);
-    LQ__STORE_ROW_AVX512(5, 5);
-}
-
-/* Rows 0 and `second`, 0 or 1: one row alone would wait for its sums as long as two take. */
-LQ__TARGET_AVX512 static void lq__product_two_avx512(int32_t *dst, const int16_t *matrix,
-                                                     size_t stride, size_t second,
-                                                     const int16_t *pairs, size_t columns)
-{
-    const __m512i zero = _mm512_setzero_si512();
-    size_t i;
-    LQ__SUMS_AVX512(0);
-    LQ__SUMS_AVX512(1);
-    stride *= second;
-    for (i = 0; i < columns; i += 2) {
-        LQ__LOAD_X_AVX512;
-        LQ__TIMES_ROW_AVX512(0);
-        LQ__TIMES_ROW_AVX512(1);
-    }
-    LQ__STORE_ROW_AVX512(0, 0);
-    LQ__STORE_ROW_AVX512(1, second);
-}
-
-/* A matrix row is read once; x is read for every six rows, from L2 if it must: 256 bytes in the
-   12 cycles that 24 products take. */
-LQ__TARGET_AVX512 static void lq__product_avx512(int32_t *dst, const int16_t *matrix, size_t stride,
-                                                 size_t rows, const int16_t *pairs, size_t columns)
-{
-    size_t r;
-    for (r = 0; r + 6 <= rows; r += 6) {
-        lq__product_six_avx512(dst + r * LQ__TOKENS, matrix + r * stride, stride, pairs, columns);
-    }
-    for (; r < rows; r += 2) {
-        lq__product_two_avx512(dst + r * LQ__TOKENS, matrix + r * stride, stride, r + 1 < rows,
-                               pairs, columns);
-    }
-}
-#undef LQ__SUMS_AVX512
-#undef LQ__LOAD_X_AVX512
-#undef LQ__TIMES_ROW_AVX512
-#undef LQ__STORE_ROW_AVX512
-
-LQ__TARGET_AVX512 static void lq__energy_rows_avx512(uint64_t *energy, const int32_t *rows,
-                                                     size_t count, int shift)
-{
-    const __m512i first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
-    const __m512i last = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
-    const __m128i s = _mm_cvtsi32_si128(shift);
-    size_t r;
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        uint64_t *dst = energy + t;
-        __m512i even = _mm512_setzero_si512();
-        __m512i odd = even;
-        for (r = 0; r < count; r++) {
-            __m512i v = _mm512_sra_epi32(LQ__LOAD_AVX512(rows + r * LQ__TOKENS + t), s);
-            __m512i w = _mm512_srli_epi64(v, 32);
-            even = _mm512_add_epi64(even, _mm512_mul_epi32(v, v));
-            odd = _mm512_add_epi64(odd, _mm512_mul_epi32(w, w));
-        }
-        LQ__STORE_AVX512(dst, _mm512_add_epi64(LQ__LOAD_AVX512(dst),
-                                               _mm512_permutex2var_epi64(even, first, odd)));
-        LQ__STORE_AVX512(dst + 8, _mm512_add_epi64(LQ__LOAD_AVX512(dst + 8),
-                                                   _mm512_permutex2var_epi64(even, last, odd)));
-    }
-}
-
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__shift_half_up_avx512(__m512i v, __m512i shift)
-{
-    const __m512i one = _mm512_set1_epi32(1);
-    __m512i below = _mm512_srlv_epi32(v, _mm512_sub_epi32(shift, one));
-    return _mm512_add_epi32(_mm512_srav_epi32(v, shift), _mm512_and_si512(below, one));
-}
-
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__bytes_avx512(const uint8_t *p)
-{
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
-}
-
-LQ__TARGET_AVX512 static void lq__pair_rows_avx512(int16_t *pairs, const int32_t *rows,
-                                                   size_t count, const uint8_t *shift)
-{
-    const __m512i order =
-        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
-    const __m512i least = _mm512_set1_epi16(-32767);
-    size_t r;
-    size_t t;
-    for (r = 0; r < count; r += 2) {
-        const int32_t *row = rows + r * LQ__TOKENS;
-        for (t = 0; t < LQ__TOKENS; t += 16) {
-            __m512i s = lq__bytes_avx512(shift + t);
-            __m512i a = lq__shift_half_up_avx512(LQ__LOAD_AVX512(row + t), s);
-            __m512i b = _mm512_setzero_si512();
-            if (r + 1 < count) {
-                b = lq__shift_half_up_avx512(LQ__LOAD_AVX512(row + LQ__TOKENS + t), s);
-            }
-            a = _mm512_max_epi16(_mm512_packs_epi32(a, b), least);
-            LQ__STORE_AVX512(pairs + r * LQ__TOKENS + 2 * t, _mm512_shuffle_epi8(a, order));
-        }
-    }
-}
-
-LQ__TARGET_AVX512 static void lq__shift_rows_avx512(int32_t *rows, size_t count, const uint8_t *up,
-                                                    const int8_t *row_exponent)
-{
-    const __m512i zero = _mm512_setzero_si512();
-    const __m512i one = _mm512_set1_epi32(1);
-    const __m512i widest = _mm512_set1_epi32(28);
-    size_t r;
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 16) {
-        __m512i left = zero, right = zero, most = zero, least = zero;
-        for (r = 0; r < count; r++) {
-            int32_t *row = rows + r * LQ__TOKENS + t;
-            __m512i v = LQ__LOAD_AVX512(row);
-            if (r == 0 || row_exponent[r] != row_exponent[r - 1]) {
-                const __m512i plus = _mm512_set1_epi32(row_exponent[r] + 1);
-                __m512i s = _mm512_add_epi32(lq__bytes_avx512(up + t), plus);
-                left = _mm512_min_epi32(_mm512_max_epi32(s, zero), widest);
-                right = _mm512_max_epi32(_mm512_sub_epi32(zero, s), zero);
-                most = _mm512_srlv_epi32(_mm512_set1_epi32(2 * LQ__SHIFTED_MAX), left);
-                least = _mm512_sub_epi32(zero, most);
-            }
-            v = _mm512_srav_epi32(v, right);
-            v = _mm512_max_epi32(_mm512_min_epi32(v, most), least);
-            v = _mm512_add_epi32(_mm512_sllv_epi32(v, left), one);
-            LQ__STORE_AVX512(row, _mm512_srai_epi32(v, 1));
-        }
-    }
-}
-
-LQ__TARGET_AVX2 static void lq__turn_rows_avx2(float *dst, const float *rows, size_t count)
-{
-    size_t i = 0;
-    int k;
-    for (; i + 8 <= count; i += 8, rows += 8 * LQ__TOKENS) {
-        __m256 a[8];
-        __m256 b[8];
-        for (k = 0; k < 8; k++) {
-            a[k] = _mm256_loadu_ps(rows + (size_t)k * LQ__TOKENS);
-        }
-        for (k = 0; k < 8; k += 2) {
-            b[k] = _mm256_unpacklo_ps(a[k], a[k + 1]);
-            b[k + 1] = _mm256_unpackhi_ps(a[k], a[k + 1]);
-        }
-        for (k = 0; k < 8; k += 4) {
-            a[k] = _mm256_shuffle_ps(b[k], b[k + 2], 0x44);
-            a[k + 1] = _mm256_shuffle_ps(b[k], b[k + 2], 0xee);
-            a[k + 2] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0x44);
-            a[k + 3] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0xee);
-        }
-        for (k = 0; k < 4; k++) {
-            _mm256_storeu_ps(dst + (size_t)k * 32 + i,
-                             _mm256_permute2f128_ps(a[k], a[k + 4], 0x20));
-            _mm256_storeu_ps(dst + (size_t)(k + 4) * 32 + i,
-                             _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
-        }
-    }
-    lq__turn_rows_c(dst + i, rows, count - i);
-}
-
-LQ__TARGET_AVX512 static void lq__turn_rows_avx512(float *dst, const float *rows, size_t count)
-{
-    lq__turn_rows_avx2(dst, rows, count);
-}
-
-LQ__TARGET_AVX2 static void lq__center_floats_avx2(float *dst, const int32_t *row,
-                                                   const float *unit, const float *gain,
-                                                   float scale, float center)
-{
-    const __m256d centers = _mm256_set1_pd((double)center);
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 4) {
-        __m128i r = _mm_loadu_si128((const __m128i *)(const void *)(row + t));
-        __m256d x = _mm256_cvtps_pd(_mm_cvtepi32_ps(r));
-        __m256d u = _mm256_cvtps_pd(_mm_mul_ps(_mm_loadu_ps(unit + t), _mm_set1_ps(scale)));
-        __m256d c = _mm256_mul_pd(_mm256_cvtps_pd(_mm_loadu_ps(gain + t)), centers);
-        _mm_storeu_ps(dst + t, _mm256_cvtpd_ps(_mm256_add_pd(_mm256_mul_pd(x, u), c)));
-    }
-}
-
-LQ__TARGET_AVX2 static void lq__center_row_avx2(float *dst, const uint8_t *src, int type,
-                                                const float *center, size_t count)
-{
-    size_t i;
-    for (i = 0; i + 8 <= count; i += 8) {
-        __m256 x = lq__load_floats_avx2(src, i, type);
-        _mm256_storeu_ps(dst + i, _mm256_sub_ps(x, _mm256_loadu_ps(center + i)));
-    }
-    lq__center_row_c(dst + i, src + i * lq_type_bytes(type), type, center + i, count - i);
-}
-
-LQ__TARGET_AVX512 static void lq__center_row_avx512(float *dst, const uint8_t *src, int type,
-                                                    const float *center, size_t count)
-{
-    lq__center_row_avx2(dst, src, type, center, count);
-}
-
-LQ__TARGET_AVX2 static uint64_t lq__squares_row_avx2(const int32_t *x, size_t count)
-{
-    __m256i sum = _mm256_setzero_si256();
-    uint64_t lanes[4];
-    size_t i;
-    for (i = 0; i + 8 <= count; i += 8) {
-        __m256i v = LQ__LOAD_AVX2(x + i);
-        __m256i odd = _mm256_srli_epi64(v, 32);
-        sum = _mm256_add_epi64(sum, _mm256_mul_epi32(v, v));
-        sum = _mm256_add_epi64(sum, _mm256_mul_epi32(odd, odd));
-    }
-    LQ__STORE_AVX2(lanes, sum);
-    return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lq__squares_row_c(x + i, count - i);
-}
-
-LQ__TARGET_AVX512 static uint64_t lq__squares_row_avx512(const int32_t *x, size_t count)
-{
-    return lq__squares_row_avx2(x, count);
-}
-
-LQ__TARGET_AVX2 static void lq__moments_row_avx2(int64_t *sum, uint64_t *squares,
-                                                 const int32_t *row, int32_t origin, size_t count)
-{
-    const __m256i base = _mm256_set1_epi32(origin);
-    __m256i s = _mm256_setzero_si256();
-    __m256i q = _mm256_setzero_si256();
-    __m256i size = _mm256_abs_epi32(base);
-    int64_t sums[4];
-    uint64_t lanes[4];
-    size_t i;
-    for (i = 0; i + 8 <= count; i += 8) {
-        __m256i v = LQ__LOAD_AVX2(row + i);
-        __m256i x = _mm256_add_epi32(_mm256_sub_epi32(v, base), _mm256_set1_epi32(2));
-        __m256i odd;
-        x = _mm256_srai_epi32(x, 2);
-        odd = _mm256_srli_epi64(x, 32);
-        size = _mm256_or_si256(size, _mm256_abs_epi32(v));
-        s = _mm256_add_epi64(s, _mm256_cvtepi32_epi64(_mm256_castsi256_si128(x)));
-        s = _mm256_add_epi64(s, _mm256_cvtepi32_epi64(_mm256_extracti128_si256(x, 1)));
-        q = _mm256_add_epi64(q, _mm256_mul_epi32(x, x));
-        q = _mm256_add_epi64(q, _mm256_mul_epi32(odd, odd));
-    }
-    if (!_mm256_testz_si256(size, _mm256_set1_epi32((int32_t)0xf0000000))) { /* 2^28 and more */
-        lq__moments_row_c(sum, squares, row, origin, count);
-        return;
-    }
-    LQ__STORE_AVX2(sums, s);
-    LQ__STORE_AVX2(lanes, q);
-    *sum += sums[0] + sums[1] + sums[2] + sums[3];
-    lanes[0] += lanes[1] + lanes[2] + lanes[3]; /* at most 2^60 */
-    *squares += LQ__MIN(lanes[0], UINT64_MAX - *squares);
-    lq__moments_row_c(sum, squares, row + i, origin, count - i);
-}
-
-LQ__TARGET_AVX512 static void lq__moments_row_avx512(int64_t *sum, uint64_t *squares,
-                                                     const int32_t *row, int32_t origin,
-                                                     size_t count)
-{
-    lq__moments_row_avx2(sum, squares, row, origin, count);
-}
-
-LQ__TARGET_AVX2 static void lq__add_row_avx2(int64_t *sum, const int32_t *x, size_t count)
-{
-    size_t i;
-    for (i = 0; i + 4 <= count; i += 4) {
-        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(x + i));
-        LQ__STORE_AVX2(sum + i, _mm256_add_epi64(LQ__LOAD_AVX2(sum + i), _mm256_cvtepi32_epi64(v)));
-    }
-    lq__add_row_c(sum + i, x + i, count - i);
-}
-
-LQ__TARGET_AVX512 static void lq__add_row_avx512(int64_t *sum, const int32_t *x, size_t count)
-{
-    lq__add_row_avx2(sum, x, count);
-}
-
-LQ__TARGET_AVX512 static void lq__center_floats_avx512(float *dst, const int32_t *row,
-                                                       const float *unit, const float *gain,
-                                                       float scale, float center)
-{
-    const __m512d centers = _mm512_set1_pd((double)center);
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t += 8) {
-        __m512d x = _mm512_cvtps_pd(_mm256_cvtepi32_ps(LQ__LOAD_AVX2(row + t)));
-        __m256 s = _mm256_mul_ps(_mm256_loadu_ps(unit + t), _mm256_set1_ps(scale));
-        __m512d c = _mm512_mul_pd(_mm512_cvtps_pd(_mm256_loadu_ps(gain + t)), centers);
-        c = _mm512_add_pd(_mm512_mul_pd(x, _mm512_cvtps_pd(s)), c);
-        _mm256_storeu_ps(dst + t, _mm512_cvtpd_ps(c));
-    }
-}
-#endif
 
 /* ================================================================================================
    >>tables   the entropy coder: its tables of intervals, by class and from counts
@@ -10029,7 +9732,7 @@ LQ__INLINE uint8x16_t lq__mask_bytes_neon(lq__lanes_neon mask)
 }
 
 /* Lanes whose lowest bit is set. */
-LQ__INLINE lq__lanes_neon lq__odd_neon(lq__lanes_neon x)
+LQ__INLINE lq__lanes_neon lq__lanes_odd_neon(lq__lanes_neon x)
 {
     const uint16x8_t one = vdupq_n_u16(1);
     x.v[0] = vtstq_u16(x.v[0], one);
@@ -10040,7 +9743,7 @@ LQ__INLINE lq__lanes_neon lq__odd_neon(lq__lanes_neon x)
 LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, const int16_t *values, size_t first)
 {
     return r->coset == r->row ? lq__lanes_same_neon(0)
-                              : lq__odd_neon(lq__values_neon(values, r->coset, first));
+                              : lq__lanes_odd_neon(lq__values_neon(values, r->coset, first));
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -10066,7 +9769,7 @@ LQ__INLINE lq__lanes_neon lq__active_neon(uint32_t tokens, uint32_t first)
 }
 
 /* Of a mask of 8 lanes the set, and 4096 times their number. */
-LQ__INLINE uint32_t lq__set_neon(uint16x8_t mask)
+LQ__INLINE uint32_t lq__lanes_set_neon(uint16x8_t mask)
 {
     static const uint16_t weights[8] = {4097, 4098, 4100, 4104, 4112, 4128, 4160, 4224};
     return vaddvq_u16(vandq_u16(mask, vld1q_u16(weights)));
@@ -10083,7 +9786,7 @@ LQ__INLINE uint32_t lq__bits_neon(uint8x16_t a, uint8x16_t b)
 }
 
 /* 16 bits to masks of lanes. */
-LQ__INLINE lq__lanes_neon lq__mask_neon(uint32_t bits)
+LQ__INLINE lq__lanes_neon lq__lanes_mask_neon(uint32_t bits)
 {
     static const uint16_t bit[16] = {1,   2,   4,    8,    16,   32,   64,    128,
                                      256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
@@ -10179,7 +9882,7 @@ LQ__INLINE void lq__advance_neon(const lq_tables *tables, uint16x8_t *hi, uint16
     uint16x8_t words;
     uint32_t set;
     need = full ? need : vandq_u16(need, active);
-    set = lq__set_neon(need);
+    set = lq__lanes_set_neon(need);
     words = vreinterpretq_u16_u8(vqtbl1q_u8(vld1q_u8(*at), vld1q_u8(tables->expand[set & 255])));
     *at += 2 * (size_t)(set >> 12);
     high = vbslq_u16(need, low, high);
@@ -10208,7 +9911,7 @@ LQ__INLINE uint8x16_t lq__decode_sixteen_neon(const lq_tables *tables, const lq_
     }
     if (by & LQ__BY_PARITY) {
         lq__found_neon even = lq__find_neon(&k[2], lo);
-        odd = lq__odd_neon(lq__parity_neon(r, f->values, first));
+        odd = lq__lanes_odd_neon(lq__parity_neon(r, f->values, first));
         if (by & LQ__BY_COSET) {
             lq__found_neon both = lq__find_neon(&k[3], lo);
             lq__found_blend_neon(&even, &both, coset);
@@ -10330,7 +10033,7 @@ LQ__INLINE uint32x4_t lq__quotient_neon(uint32x4_t *r, uint32x4_t x, uint32x4_t 
 }
 
 /* 32-bit lanes out of 16-bit halves: lanes 0 .. 3, 4 .. 7. */
-LQ__INLINE uint32x4_t lq__join_neon(uint16x8_t low, uint16x8_t high, int upper)
+LQ__INLINE uint32x4_t lq__lanes_join_neon(uint16x8_t low, uint16x8_t high, int upper)
 {
     return vreinterpretq_u32_u16(upper ? vzip2q_u16(low, high) : vzip1q_u16(low, high));
 }
@@ -10350,7 +10053,7 @@ LQ__INLINE void lq__encode_eight_neon(const lq_tables *tables, uint16x8_t *hi, u
     uint32_t set;
     int half;
     out = full ? out : vandq_u16(out, active);
-    set = lq__set_neon(out);
+    set = lq__lanes_set_neon(out);
     vst1q_u8(*words - 16,
              vqtbl1q_u8(vreinterpretq_u8_u16(low), vld1q_u8(tables->compress[set & 255])));
     *words -= 2 * (size_t)(set >> 12);
@@ -10359,8 +10062,8 @@ LQ__INLINE void lq__encode_eight_neon(const lq_tables *tables, uint16x8_t *hi, u
     for (half = 0; half < 2; half++) {
         const uint16x8_t zero = vdupq_n_u16(0);
         q[half] = lq__quotient_neon(
-            &r[half], lq__join_neon(low, high, half), lq__join_neon(freq, zero, half),
-            lq__join_neon(c->reciprocal[0].v[j], c->reciprocal[1].v[j], half));
+            &r[half], lq__lanes_join_neon(low, high, half), lq__lanes_join_neon(freq, zero, half),
+            lq__lanes_join_neon(c->reciprocal[0].v[j], c->reciprocal[1].v[j], half));
     }
     high = vuzp1q_u16(vreinterpretq_u16_u32(q[0]), vreinterpretq_u16_u32(q[1]));
     low = vuzp1q_u16(vreinterpretq_u16_u32(r[0]), vreinterpretq_u16_u32(r[1]));
@@ -10418,7 +10121,7 @@ LQ__INLINE void lq__encode_sixteen_neon(const lq_tables *tables, const lq__code_
             lq__coded_neon both = lq__code_of_neon(&k[3], bytes);
             lq__coded_blend_neon(&even, &both, coset);
         }
-        lq__coded_blend_neon(&c, &even, lq__mask_neon((uint32_t)(f->parity[i] >> first)));
+        lq__coded_blend_neon(&c, &even, lq__lanes_mask_neon((uint32_t)(f->parity[i] >> first)));
     }
     for (j = 2; j-- > 0;) {
         lq__encode_eight_neon(tables, &hi.v[j], &lo.v[j], &f->words, &c, j, active.v[j], full);
@@ -10612,7 +10315,7 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
         const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
         lq__lanes_neon x = lq__parity_neon(r, f->values, first);
         lq__lanes_neon odd = lq__values_neon(f->values, r->row, first);
-        odd = lq__odd_neon(lq__lanes_xor_neon(odd, x));
+        odd = lq__lanes_odd_neon(lq__lanes_xor_neon(odd, x));
         bad[s] = lq__mask_bytes_neon(odd);
         if (r->shift[1] == r->raw[1]) {
             bad[s] = vbicq_u8(bad[s], lq__mask_bytes_neon(coset));
@@ -10621,10 +10324,10 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
             const uint32_t escaped = (uint32_t)(f->escape[i - j] >> first) & 65535;
             if (escaped) {
                 const lq__lanes_neon z = lq__values_neon(f->values, (size_t)r->row - j, first);
-                x = lq__lanes_xor_neon(x, lq__lanes_and_neon(z, lq__mask_neon(escaped)));
+                x = lq__lanes_xor_neon(x, lq__lanes_and_neon(z, lq__lanes_mask_neon(escaped)));
             }
         }
-        x = r->by & LQ__BY_PARITY ? lq__odd_neon(x) : lq__lanes_same_neon(0);
+        x = r->by & LQ__BY_PARITY ? lq__lanes_odd_neon(x) : lq__lanes_same_neon(0);
         parity[s] = lq__mask_bytes_neon(x);
         escape[s] = lq__escapes_neon(tables, r, f, first, coset, x, LQ__BY_BOTH);
     }
@@ -39116,6 +38819,35 @@ static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, cons
     }
 }
 
+#define LQ__BEYOND(v)                                                             \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__beyond_##v(lq__i32_##v a, int32_t edge) \
+    {                                                                             \
+        return lq__square_##v(lq__max_##v(a - edge, lq__set_##v(0)));             \
+    }
+LQ__EACH_LEVEL(LQ__BEYOND)
+
+#define LQ__BEYOND_ROW(v)                                                                         \
+    LQ__ON_##v static void lq__beyond_row_##v(uint64_t *sum, const int32_t *x, size_t count,      \
+                                              const int32_t *edge)                                \
+    {                                                                                             \
+        const lq__i32_##v zero = lq__set_##v(0);                                                  \
+        lq__i32_##v s[5] = {zero, zero, zero, zero, zero};                                        \
+        size_t i;                                                                                 \
+        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                             \
+            lq__i32_##v a = lq__abs_##v(lq__load_##v(x + i)) >> 7;                                \
+            s[0] += lq__beyond_##v(a, edge[0]);                                                   \
+            s[1] += lq__beyond_##v(a, edge[1]);                                                   \
+            s[2] += lq__beyond_##v(a, edge[2]);                                                   \
+            s[3] += lq__beyond_##v(a, edge[3]);                                                   \
+            s[4] += lq__beyond_##v(a, edge[4]);                                                   \
+        }                                                                                         \
+        lq__beyond_row_c(sum, x + i, count - i, edge);                                            \
+        for (int j = 0; j < 5; j++) { /* lanes are below 2^30 */                                  \
+            sum[j] += lq__sum_##v(((lq__u64_##v)s[j] & 0xffffffffu) + ((lq__u64_##v)s[j] >> 32)); \
+        }                                                                                         \
+    }
+LQ__EACH_LEVEL(LQ__BEYOND_ROW)
+
 /* Up to 8 blocks of 8 numbers, `stride` from block to block, to columns of eight rows of 64. */
 static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t stride, size_t blocks)
 {
@@ -39124,6 +38856,56 @@ static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t stride, size_t
         y[(i % 8) * 64 + i / 8] = x[i / 8 * stride + i % 8];
     }
 }
+
+#if LQ__X86
+/* Four numbers of block i, and of block i + 4. */
+LQ__TARGET_AVX2 LQ__INLINE __m256i lq__two_blocks_avx2(const int32_t *x, size_t stride, size_t i)
+{
+    const __m128i *a = (const __m128i *)(const void *)(x + i * stride);
+    const __m128i *b = (const __m128i *)(const void *)(x + (i + 4) * stride);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(a)), _mm_loadu_si128(b),
+                                   1);
+}
+
+/* Numbers 0 .. 3 (or 4 .. 7) of 8 blocks, as four rows of 8 columns. */
+LQ__TARGET_AVX2 LQ__INLINE void lq__half_blocks_avx2(int32_t *y, const int32_t *x, size_t stride)
+{
+    __m256i r0 = lq__two_blocks_avx2(x, stride, 0);
+    __m256i r1 = lq__two_blocks_avx2(x, stride, 1);
+    __m256i r2 = lq__two_blocks_avx2(x, stride, 2);
+    __m256i r3 = lq__two_blocks_avx2(x, stride, 3);
+    __m256i a = _mm256_unpacklo_epi32(r0, r1);
+    __m256i b = _mm256_unpackhi_epi32(r0, r1);
+    __m256i c = _mm256_unpacklo_epi32(r2, r3);
+    __m256i d = _mm256_unpackhi_epi32(r2, r3);
+    _mm256_storeu_si256((__m256i *)(void *)(y), _mm256_unpacklo_epi64(a, c));
+    _mm256_storeu_si256((__m256i *)(void *)(y + 64), _mm256_unpackhi_epi64(a, c));
+    _mm256_storeu_si256((__m256i *)(void *)(y + 128), _mm256_unpacklo_epi64(b, d));
+    _mm256_storeu_si256((__m256i *)(void *)(y + 192), _mm256_unpackhi_epi64(b, d));
+}
+
+LQ__TARGET_AVX2 static void lq__block_rows_avx2(int32_t *y, const int32_t *x, size_t stride,
+                                                size_t blocks)
+{
+    if (blocks < 8) {
+        lq__block_rows_c(y, x, stride, blocks);
+        return;
+    }
+    lq__half_blocks_avx2(y, x, stride);
+    lq__half_blocks_avx2(y + 4 * 64, x + 4, stride);
+}
+
+LQ__TARGET_AVX512 static void lq__block_rows_avx512(int32_t *y, const int32_t *x, size_t stride,
+                                                    size_t blocks)
+{
+    lq__block_rows_avx2(y, x, stride, blocks);
+}
+#elif LQ__NEON
+static void lq__block_rows_neon(int32_t *y, const int32_t *x, size_t stride, size_t blocks)
+{
+    lq__block_rows_c(y, x, stride, blocks);
+}
+#endif
 
 /* 16 columns of points, in the box, to words; of each the sums of (y >> 4) * p and p^2. */
 static void lq__word_rows_c(uint32_t *word, int32_t *yp, int32_t *pp, const int16_t *z,
@@ -39144,6 +38926,29 @@ static void lq__word_rows_c(uint32_t *word, int32_t *yp, int32_t *pp, const int1
         }
     }
 }
+
+#define LQ__WORD_ROWS(v)                                                               \
+    LQ__ON_##v static void lq__word_rows_##v(uint32_t *word, int32_t *yp, int32_t *pp, \
+                                             const int16_t *z, const int32_t *y)       \
+    {                                                                                  \
+        for (int t = 0; t < 16; t += LQ__LANES_##v) {                                  \
+            lq__i32_##v c = lq__load_i16_##v(z + t);                                   \
+            lq__u32_##v w = (lq__u32_##v)c << 28;                                      \
+            lq__i32_##v s = lq__set_##v(0);                                            \
+            lq__i32_##v q = s;                                                         \
+            for (int i = 0; i < 8; i++) {                                              \
+                lq__i32_##v k = lq__load_i16_##v(z + (i + 1) * 64 + t);                \
+                lq__i32_##v p = k + k + c;                                             \
+                w ^= (lq__u32_##v)(k + 8) << (uint32_t)(4 * i);                        \
+                s += (lq__load_##v(y + i * 64 + t) >> 4) * p;                          \
+                q += p * p;                                                            \
+            }                                                                          \
+            lq__store_##v(word + t, (lq__i32_##v)w);                                   \
+            lq__store_##v(yp + t, s);                                                  \
+            lq__store_##v(pp + t, q);                                                  \
+        }                                                                              \
+    }
+LQ__EACH_LEVEL(LQ__WORD_ROWS)
 
 /* Of 64 columns of points those outside of the code's box (-8 .. 7) become the nearest in it, as
    lq__e8_word finds it, of numbers rounded down to q8 and within 12 steps. */
@@ -39169,304 +38974,75 @@ static void lq__box_rows_c(int16_t *z, const int32_t *y)
     }
 }
 
+/* One coset of columns of q8: z[i] in the box, and the cost, as in lq__e8_word. */
+#define LQ__BOX_COSET(v)                                                                           \
+    LQ__ON_##v LQ__INLINE lq__i32_##v lq__box_coset_##v(lq__i32_##v *z, const lq__i32_##v *x,      \
+                                                        int32_t half)                              \
+    {                                                                                              \
+        const lq__i32_##v low = lq__set_##v(-8);                                                   \
+        const lq__i32_##v high = lq__set_##v(7);                                                   \
+        lq__i32_##v cost = lq__set_##v(0), parity = cost, move = cost, moved = cost;               \
+        lq__i32_##v least = lq__set_##v(0x7fffffff);                                               \
+        lq__mask_##v odd;                                                                          \
+        for (int i = 0; i < 8; i++) {                                                              \
+            lq__i32_##v u = x[i] - half;                                                           \
+            lq__i32_##v k = lq__min_##v(lq__max_##v((u + 128) >> 8, low), high);                   \
+            lq__i32_##v d = u - (k << 8);                                                          \
+            lq__i32_##v other = k + ((d >> 31) | 1);                                               \
+            lq__i32_##v e;                                                                         \
+            lq__mask_##v less;                                                                     \
+            other = lq__add_where_##v(lq__gt_##v(other, high), other, lq__set_##v(-2)); /* 8: 6 */ \
+            other = lq__add_where_##v(lq__gt_##v(low, other), other, lq__set_##v(2)); /* -9: -7 */ \
+            e = u - (other << 8);                                                                  \
+            d = d * d;                                                                             \
+            e = e * e - d;                                                                         \
+            cost += d;                                                                             \
+            less = lq__gt_##v(least, e);                                                           \
+            least = lq__min_##v(least, e);                                                         \
+            move = lq__select_##v(less, lq__set_##v(i), move);                                     \
+            moved = lq__select_##v(less, other, moved);                                            \
+            parity ^= k;                                                                           \
+            z[i] = k;                                                                              \
+        }                                                                                          \
+        odd = lq__odd_##v(parity);                                                                 \
+        for (int i = 0; i < 8; i++) {                                                              \
+            lq__mask_##v here = lq__both_##v(lq__eq_##v(move, lq__set_##v(i)), odd);               \
+            z[i] = lq__select_##v(here, moved, z[i]);                                              \
+        }                                                                                          \
+        return lq__add_where_##v(odd, cost, least);                                                \
+    }
+LQ__EACH_LEVEL(LQ__BOX_COSET)
+
+#define LQ__BOX_ROWS(v)                                                                    \
+    LQ__ON_##v static void lq__box_rows_##v(int16_t *z, const int32_t *y)                  \
+    {                                                                                      \
+        for (size_t t = 0; t < 64; t += LQ__LANES_##v) {                                   \
+            lq__i32_##v x[8], p[8], q[8];                                                  \
+            lq__i32_##v out = lq__set_##v(0);                                              \
+            lq__mask_##v outside, second;                                                  \
+            for (size_t i = 0; i < 8; i++) {                                               \
+                out |= lq__load_i16_##v(z + (i + 1) * 64 + t) + 8;                         \
+            }                                                                              \
+            outside = lq__gt_##v((lq__i32_##v)((lq__u32_##v)out >> 4), lq__set_##v(0));    \
+            if (!lq__any_##v(outside)) {                                                   \
+                continue;                                                                  \
+            }                                                                              \
+            for (size_t i = 0; i < 8; i++) {                                               \
+                x[i] = lq__max_##v(lq__load_##v(y + i * 64 + t) >> 4, lq__set_##v(-3072)); \
+                x[i] = lq__min_##v(x[i], lq__set_##v(3072));                               \
+            }                                                                              \
+            out = lq__box_coset_##v(p, x, 0);                                              \
+            second = lq__gt_##v(out, lq__box_coset_##v(q, x, 128));                        \
+            for (size_t i = 0; i < 9; i++) {                                               \
+                int16_t *row = z + i * 64 + t;                                             \
+                lq__i32_##v k = i ? lq__select_##v(second, q[i - 1], p[i - 1])             \
+                                  : lq__keep_##v(second, lq__set_##v(1));                  \
+                lq__store_i16_##v(row, lq__select_##v(outside, k, lq__load_i16_##v(row))); \
+            }                                                                              \
+        }                                                                                  \
+    }
 #if LQ__X86
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__beyond_avx2(__m256i sum, __m256i a, int32_t edge)
-{
-    __m256i d = _mm256_sub_epi32(a, _mm256_set1_epi32(edge));
-    d = _mm256_max_epi32(d, _mm256_setzero_si256());
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(d, d));
-}
-
-LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x, size_t count,
-                                                const int32_t *edge)
-{
-    __m256i s0 = _mm256_setzero_si256();
-    __m256i s1 = s0;
-    __m256i s2 = s0;
-    __m256i s3 = s0;
-    __m256i s4 = s0;
-    uint32_t lane[40];
-    size_t i;
-    for (i = 0; i + 8 <= count; i += 8) {
-        __m256i a = _mm256_srli_epi32(_mm256_abs_epi32(LQ__LOAD_AVX2(x + i)), 7);
-        s0 = lq__beyond_avx2(s0, a, edge[0]);
-        s1 = lq__beyond_avx2(s1, a, edge[1]);
-        s2 = lq__beyond_avx2(s2, a, edge[2]);
-        s3 = lq__beyond_avx2(s3, a, edge[3]);
-        s4 = lq__beyond_avx2(s4, a, edge[4]);
-    }
-    lq__beyond_row_c(sum, x + i, count - i, edge);
-    LQ__STORE_AVX2(lane, s0);
-    LQ__STORE_AVX2(lane + 8, s1);
-    LQ__STORE_AVX2(lane + 16, s2);
-    LQ__STORE_AVX2(lane + 24, s3);
-    LQ__STORE_AVX2(lane + 32, s4);
-    for (i = 0; i < 40; i++) {
-        sum[i / 8] += lane[i];
-    }
-}
-
-/* Four numbers of block i, and of block i + 4. */
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__two_blocks_avx2(const int32_t *x, size_t stride, size_t i)
-{
-    const __m128i *a = (const __m128i *)(const void *)(x + i * stride);
-    const __m128i *b = (const __m128i *)(const void *)(x + (i + 4) * stride);
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(a)), _mm_loadu_si128(b),
-                                   1);
-}
-
-/* Numbers 0 .. 3 (or 4 .. 7) of 8 blocks, as four rows of 8 columns. */
-LQ__TARGET_AVX2 LQ__INLINE void lq__half_blocks_avx2(int32_t *y, const int32_t *x, size_t stride)
-{
-    __m256i r0 = lq__two_blocks_avx2(x, stride, 0);
-    __m256i r1 = lq__two_blocks_avx2(x, stride, 1);
-    __m256i r2 = lq__two_blocks_avx2(x, stride, 2);
-    __m256i r3 = lq__two_blocks_avx2(x, stride, 3);
-    __m256i a = _mm256_unpacklo_epi32(r0, r1);
-    __m256i b = _mm256_unpackhi_epi32(r0, r1);
-    __m256i c = _mm256_unpacklo_epi32(r2, r3);
-    __m256i d = _mm256_unpackhi_epi32(r2, r3);
-    LQ__STORE_AVX2(y, _mm256_unpacklo_epi64(a, c));
-    LQ__STORE_AVX2(y + 64, _mm256_unpackhi_epi64(a, c));
-    LQ__STORE_AVX2(y + 128, _mm256_unpacklo_epi64(b, d));
-    LQ__STORE_AVX2(y + 192, _mm256_unpackhi_epi64(b, d));
-}
-
-LQ__TARGET_AVX2 static void lq__block_rows_avx2(int32_t *y, const int32_t *x, size_t stride,
-                                                size_t blocks)
-{
-    if (blocks < 8) {
-        lq__block_rows_c(y, x, stride, blocks);
-        return;
-    }
-    lq__half_blocks_avx2(y, x, stride);
-    lq__half_blocks_avx2(y + 4 * 64, x + 4, stride);
-}
-
-LQ__TARGET_AVX2 static void lq__word_rows_avx2(uint32_t *word, int32_t *yp, int32_t *pp,
-                                               const int16_t *z, const int32_t *y)
-{
-    const __m256i eight = _mm256_set1_epi32(8);
-    int i;
-    int t;
-    for (t = 0; t < 16; t += 8) {
-        __m256i c = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(z + t)));
-        __m256i w = _mm256_slli_epi32(c, 28);
-        __m256i s = _mm256_setzero_si256();
-        __m256i q = s;
-        for (i = 0; i < 8; i++) {
-            const int16_t *at = z + (i + 1) * 64 + t;
-            __m256i k = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)at));
-            __m256i p = _mm256_add_epi32(_mm256_add_epi32(k, k), c);
-            __m256i v = _mm256_srai_epi32(LQ__LOAD_AVX2(y + i * 64 + t), 4);
-            w = _mm256_xor_si256(w, _mm256_sllv_epi32(_mm256_add_epi32(k, eight),
-                                                      _mm256_set1_epi32(4 * i)));
-            s = _mm256_add_epi32(s, _mm256_mullo_epi32(v, p));
-            q = _mm256_add_epi32(q, _mm256_mullo_epi32(p, p));
-        }
-        LQ__STORE_AVX2(word + t, w);
-        LQ__STORE_AVX2(yp + t, s);
-        LQ__STORE_AVX2(pp + t, q);
-    }
-}
-
-/* One coset of eight columns of q8: z[i] in the box, and the cost, as in lq__e8_word. */
-LQ__TARGET_AVX2 LQ__INLINE __m256i lq__box_coset_avx2(__m256i *z, const __m256i *v, int32_t half)
-{
-    const __m256i low = _mm256_set1_epi32(-8);
-    const __m256i high = _mm256_set1_epi32(7);
-    const __m256i one = _mm256_set1_epi32(1);
-    __m256i cost = _mm256_setzero_si256();
-    __m256i parity = cost;
-    __m256i least = _mm256_set1_epi32(0x7fffffff);
-    __m256i move = cost;
-    __m256i moved = cost;
-    __m256i odd;
-    int i;
-    for (i = 0; i < 8; i++) {
-        __m256i u = _mm256_sub_epi32(v[i], _mm256_set1_epi32(half));
-        __m256i k = _mm256_srai_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(128)), 8);
-        __m256i d;
-        __m256i e;
-        __m256i other;
-        __m256i less;
-        k = _mm256_min_epi32(_mm256_max_epi32(k, low), high);
-        d = _mm256_sub_epi32(u, _mm256_slli_epi32(k, 8));
-        other = _mm256_add_epi32(k, _mm256_or_si256(_mm256_srai_epi32(d, 31), one));
-        e = _mm256_cmpgt_epi32(other, high); /* 8 becomes 6, -9 becomes -7 */
-        other = _mm256_add_epi32(other, _mm256_add_epi32(e, e));
-        e = _mm256_cmpgt_epi32(low, other);
-        other = _mm256_sub_epi32(other, _mm256_add_epi32(e, e));
-        e = _mm256_sub_epi32(u, _mm256_slli_epi32(other, 8));
-        d = _mm256_mullo_epi32(d, d);
-        e = _mm256_sub_epi32(_mm256_mullo_epi32(e, e), d);
-        cost = _mm256_add_epi32(cost, d);
-        less = _mm256_cmpgt_epi32(least, e);
-        least = _mm256_min_epi32(least, e);
-        move = _mm256_blendv_epi8(move, _mm256_set1_epi32(i), less);
-        moved = _mm256_blendv_epi8(moved, other, less);
-        parity = _mm256_xor_si256(parity, k);
-        z[i] = k;
-    }
-    odd = _mm256_cmpeq_epi32(_mm256_and_si256(parity, one), one);
-    for (i = 0; i < 8; i++) {
-        __m256i here = _mm256_cmpeq_epi32(move, _mm256_set1_epi32(i));
-        z[i] = _mm256_blendv_epi8(z[i], moved, _mm256_and_si256(here, odd));
-    }
-    return _mm256_add_epi32(cost, _mm256_and_si256(least, odd));
-}
-
-LQ__TARGET_AVX2 static void lq__box_rows_avx2(int16_t *z, const int32_t *y)
-{
-    const __m256i most = _mm256_set1_epi32(3072);
-    const __m256i least = _mm256_set1_epi32(-3072);
-    size_t t;
-    for (t = 0; t < 64; t += 8) {
-        __m128i out = _mm_setzero_si128();
-        __m256i v[8];
-        __m256i p[8];
-        __m256i q[8];
-        __m256i second;
-        size_t i;
-        for (i = 0; i < 8; i++) {
-            __m128i k = _mm_loadu_si128((const __m128i *)(const void *)(z + (i + 1) * 64 + t));
-            out = _mm_or_si128(out, _mm_add_epi16(k, _mm_set1_epi16(8)));
-        }
-        out = _mm_cmpeq_epi16(_mm_srli_epi16(out, 4), _mm_setzero_si128());
-        if (_mm_movemask_epi8(out) == 0xffff) {
-            continue;
-        }
-        for (i = 0; i < 8; i++) {
-            v[i] = _mm256_srai_epi32(LQ__LOAD_AVX2(y + i * 64 + t), 4);
-            v[i] = _mm256_min_epi32(_mm256_max_epi32(v[i], least), most);
-        }
-        second = lq__box_coset_avx2(p, v, 0);
-        second = _mm256_cmpgt_epi32(second, lq__box_coset_avx2(q, v, 128));
-        for (i = 0; i < 9; i++) { /* out is where columns stay as they are */
-            int16_t *row = z + i * 64 + t;
-            __m128i old = _mm_loadu_si128((const __m128i *)(const void *)row);
-            __m256i k = i ? _mm256_blendv_epi8(p[i - 1], q[i - 1], second)
-                          : _mm256_srli_epi32(second, 31);
-            __m128i narrow =
-                _mm_packs_epi32(_mm256_castsi256_si128(k), _mm256_extracti128_si256(k, 1));
-            _mm_storeu_si128((__m128i *)(void *)row, _mm_blendv_epi8(narrow, old, out));
-        }
-    }
-}
-
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__beyond_avx512(__m512i sum, __m512i a, int32_t edge)
-{
-    __m512i d = _mm512_sub_epi32(a, _mm512_set1_epi32(edge));
-    d = _mm512_max_epi32(d, _mm512_setzero_si512());
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(d, d));
-}
-
-/* Lanes below 2^32. */
-LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__lanes_avx512(__m512i s)
-{
-    __m512i low = _mm512_and_si512(s, _mm512_set1_epi64(0xffffffff));
-    return (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(_mm512_srli_epi64(s, 32), low));
-}
-
-LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t *x, size_t count,
-                                                    const int32_t *edge)
-{
-    __m512i s0 = _mm512_setzero_si512();
-    __m512i s1 = s0;
-    __m512i s2 = s0;
-    __m512i s3 = s0;
-    __m512i s4 = s0;
-    size_t i;
-    for (i = 0; i + 16 <= count; i += 16) {
-        __m512i a = _mm512_srli_epi32(_mm512_abs_epi32(LQ__LOAD_AVX512(x + i)), 7);
-        s0 = lq__beyond_avx512(s0, a, edge[0]);
-        s1 = lq__beyond_avx512(s1, a, edge[1]);
-        s2 = lq__beyond_avx512(s2, a, edge[2]);
-        s3 = lq__beyond_avx512(s3, a, edge[3]);
-        s4 = lq__beyond_avx512(s4, a, edge[4]);
-    }
-    lq__beyond_row_c(sum, x + i, count - i, edge);
-    sum[0] += lq__lanes_avx512(s0);
-    sum[1] += lq__lanes_avx512(s1);
-    sum[2] += lq__lanes_avx512(s2);
-    sum[3] += lq__lanes_avx512(s3);
-    sum[4] += lq__lanes_avx512(s4);
-}
-
-LQ__TARGET_AVX512 static void lq__block_rows_avx512(int32_t *y, const int32_t *x, size_t stride,
-                                                    size_t blocks)
-{
-    lq__block_rows_avx2(y, x, stride, blocks);
-}
-
-LQ__TARGET_AVX512 static void lq__word_rows_avx512(uint32_t *word, int32_t *yp, int32_t *pp,
-                                                   const int16_t *z, const int32_t *y)
-{
-    const __m512i eight = _mm512_set1_epi32(8);
-    __m512i c = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)z));
-    __m512i w = _mm512_slli_epi32(c, 28);
-    __m512i s = _mm512_setzero_si512();
-    __m512i q = s;
-    int i;
-    for (i = 0; i < 8; i++) {
-        const int16_t *at = z + (i + 1) * 64;
-        __m512i k = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)at));
-        __m512i p = _mm512_add_epi32(_mm512_add_epi32(k, k), c);
-        __m512i v = _mm512_srai_epi32(LQ__LOAD_AVX512(y + i * 64), 4);
-        w = _mm512_xor_si512(w, _mm512_sllv_epi32(_mm512_add_epi32(k, eight),
-                                                  _mm512_set1_epi32(4 * i)));
-        s = _mm512_add_epi32(s, _mm512_mullo_epi32(v, p));
-        q = _mm512_add_epi32(q, _mm512_mullo_epi32(p, p));
-    }
-    LQ__STORE_AVX512(word, w);
-    LQ__STORE_AVX512(yp, s);
-    LQ__STORE_AVX512(pp, q);
-}
-
-LQ__TARGET_AVX512 LQ__INLINE __m512i lq__box_coset_avx512(__m512i *z, const __m512i *v,
-                                                          int32_t half)
-{
-    const __m512i low = _mm512_set1_epi32(-8);
-    const __m512i high = _mm512_set1_epi32(7);
-    const __m512i one = _mm512_set1_epi32(1);
-    const __m512i two = _mm512_set1_epi32(2);
-    __m512i cost = _mm512_setzero_si512();
-    __m512i parity = cost;
-    __m512i least = _mm512_set1_epi32(0x7fffffff);
-    __m512i move = cost;
-    __m512i moved = cost;
-    __mmask16 odd;
-    int i;
-    for (i = 0; i < 8; i++) {
-        __m512i u = _mm512_sub_epi32(v[i], _mm512_set1_epi32(half));
-        __m512i k = _mm512_srai_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(128)), 8);
-        __m512i d;
-        __m512i e;
-        __m512i other;
-        __mmask16 less;
-        k = _mm512_min_epi32(_mm512_max_epi32(k, low), high);
-        d = _mm512_sub_epi32(u, _mm512_slli_epi32(k, 8));
-        other = _mm512_add_epi32(k, _mm512_or_si512(_mm512_srai_epi32(d, 31), one));
-        other = _mm512_mask_sub_epi32(other, _mm512_cmpgt_epi32_mask(other, high), other, two);
-        other = _mm512_mask_add_epi32(other, _mm512_cmplt_epi32_mask(other, low), other, two);
-        e = _mm512_sub_epi32(u, _mm512_slli_epi32(other, 8));
-        d = _mm512_mullo_epi32(d, d);
-        e = _mm512_sub_epi32(_mm512_mullo_epi32(e, e), d);
-        cost = _mm512_add_epi32(cost, d);
-        less = _mm512_cmplt_epi32_mask(e, least);
-        least = _mm512_min_epi32(least, e);
-        move = _mm512_mask_mov_epi32(move, less, _mm512_set1_epi32(i));
-        moved = _mm512_mask_mov_epi32(moved, less, other);
-        parity = _mm512_xor_si512(parity, k);
-        z[i] = k;
-    }
-    odd = _mm512_test_epi32_mask(parity, one);
-    for (i = 0; i < 8; i++) {
-        __mmask16 here = _mm512_mask_cmpeq_epi32_mask(odd, move, _mm512_set1_epi32(i));
-        z[i] = _mm512_mask_mov_epi32(z[i], here, moved);
-    }
-    return _mm512_mask_add_epi32(cost, odd, cost, least);
-}
+LQ__BOX_ROWS(avx2)
 
 /* Which of 64 columns are outside. */
 LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__outside_avx512(const int16_t *z)
@@ -39475,13 +39051,23 @@ LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__outside_avx512(const int16_t *z)
     const __m512i box = _mm512_set1_epi16(~15);
     __m512i low = _mm512_setzero_si512();
     __m512i high = low;
-    int i;
-    for (i = 1; i < 9; i++) {
-        low = _mm512_or_si512(low, _mm512_add_epi16(LQ__LOAD_AVX512(z + i * 64), eight));
-        high = _mm512_or_si512(high, _mm512_add_epi16(LQ__LOAD_AVX512(z + i * 64 + 32), eight));
+    for (int i = 1; i < 9; i++) {
+        low = _mm512_or_si512(low, _mm512_add_epi16(_mm512_loadu_si512(z + i * 64), eight));
+        high = _mm512_or_si512(high, _mm512_add_epi16(_mm512_loadu_si512(z + i * 64 + 32), eight));
     }
     return _mm512_test_epi16_mask(low, box) |
            (uint64_t)_mm512_test_epi16_mask(high, box) << 32;
+}
+
+/* Those at `column` of a row of 64. */
+LQ__TARGET_AVX512 LQ__INLINE lq__i32_avx512 lq__columns_avx512(const int32_t *row, __m512i column)
+{
+    __m512i a = _mm512_permutex2var_epi32(_mm512_loadu_si512(row), column,
+                                          _mm512_loadu_si512(row + 16));
+    __m512i b = _mm512_permutex2var_epi32(_mm512_loadu_si512(row + 32), column,
+                                          _mm512_loadu_si512(row + 48));
+    __mmask16 second = _mm512_test_epi32_mask(column, _mm512_set1_epi32(32));
+    return (lq__i32_avx512)_mm512_mask_mov_epi32(a, second, b);
 }
 
 /* 16 of them at a time. */
@@ -39489,46 +39075,34 @@ LQ__TARGET_AVX512 static void lq__box_rows_avx512(int16_t *z, const int32_t *y)
 {
     uint64_t mask = lq__outside_avx512(z);
     while (mask) {
-        __m512i v[8];
-        __m512i p[8];
-        __m512i q[8];
-        __m512i cost;
-        __m512i at;
-        __mmask16 second;
+        lq__i32_avx512 x[8], p[8], q[8], cost;
+        lq__mask_avx512 second;
         int16_t narrow[9][16];
-        int32_t column[16];
+        int32_t column[16] = {0};
         size_t n = 0;
-        size_t i;
-        size_t k;
-        for (i = 0; i < 16; i++) {
-            column[i] = 0;
-        }
         for (; mask && n < 16; mask &= mask - 1) {
             column[n++] = (int32_t)_tzcnt_u64(mask);
         }
-        at = LQ__LOAD_AVX512(column);
-        for (i = 0; i < 8; i++) {
-            __m512i a = _mm512_permutex2var_epi32(LQ__LOAD_AVX512(y + i * 64), at,
-                                                  LQ__LOAD_AVX512(y + i * 64 + 16));
-            __m512i b = _mm512_permutex2var_epi32(LQ__LOAD_AVX512(y + i * 64 + 32), at,
-                                                  LQ__LOAD_AVX512(y + i * 64 + 48));
-            a = _mm512_mask_mov_epi32(a, _mm512_test_epi32_mask(at, _mm512_set1_epi32(32)), b);
-            a = _mm512_min_epi32(_mm512_srai_epi32(a, 4), _mm512_set1_epi32(3072));
-            v[i] = _mm512_max_epi32(a, _mm512_set1_epi32(-3072));
+        for (size_t i = 0; i < 8; i++) {
+            x[i] = lq__columns_avx512(y + i * 64, _mm512_loadu_si512(column)) >> 4;
+            x[i] = lq__min_avx512(x[i], lq__set_avx512(3072));
+            x[i] = lq__max_avx512(x[i], lq__set_avx512(-3072));
         }
-        cost = lq__box_coset_avx512(p, v, 0);
-        second = _mm512_cmplt_epi32_mask(lq__box_coset_avx512(q, v, 128), cost);
-        lq__store_i16_avx512(narrow[0], _mm512_maskz_set1_epi32(second, 1));
-        for (i = 0; i < 8; i++) {
-            lq__store_i16_avx512(narrow[i + 1], _mm512_mask_blend_epi32(second, p[i], q[i]));
+        cost = lq__box_coset_avx512(p, x, 0);
+        second = lq__gt_avx512(cost, lq__box_coset_avx512(q, x, 128));
+        lq__store_i16_avx512(narrow[0], lq__keep_avx512(second, lq__set_avx512(1)));
+        for (size_t i = 0; i < 8; i++) {
+            lq__store_i16_avx512(narrow[i + 1], lq__select_avx512(second, q[i], p[i]));
         }
-        for (k = 0; k < n; k++) {
-            for (i = 0; i < 9; i++) {
+        for (size_t k = 0; k < n; k++) {
+            for (size_t i = 0; i < 9; i++) {
                 z[i * 64 + (size_t)column[k]] = narrow[i][k];
             }
         }
     }
 }
+#elif LQ__NEON
+LQ__BOX_ROWS(neon)
 #endif
 
 /* ---- the step of a row ---- */
@@ -39921,11 +39495,13 @@ static const lq__row_kernels *lq__rows_of_level(void)
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};
+#elif LQ__NEON
+    static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(neon), LQ__ROWS(neon)};
 #else
     static const lq__row_kernels table[1] = {LQ__ROWS(c)};
 #endif
 #undef LQ__ROWS
-    return &table[LQ__X86 ? lq__cpu_level() : 0];
+    return &table[LQ__X86 || LQ__NEON ? lq__cpu_level() : 0];
 }
 
 static const lq__point_kernels *lq__points_of_level(void)
@@ -39935,6 +39511,8 @@ static const lq__point_kernels *lq__points_of_level(void)
 #if LQ__X86
     static const lq__point_kernels table[3] = {LQ__POINTS(c), LQ__POINTS(avx2),
                                                LQ__POINTS(avx512)};
+#elif LQ__NEON
+    static const lq__point_kernels table[3] = {LQ__POINTS(c), LQ__POINTS(neon), LQ__POINTS(neon)};
 #else
     static const lq__point_kernels table[1] = {LQ__POINTS(c)};
 #endif
@@ -39958,18 +39536,65 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__TARGET_DOT
 #undef LQ__TARGET_AVX2
 #undef LQ__TARGET_AVX512
+#undef LQ__NEON
+#undef LQ__EACH_LEVEL
+#undef LQ__LANES_avx2
+#undef LQ__LANES_avx512
+#undef LQ__LANES_neon
+#undef LQ__ON_avx2
+#undef LQ__ON_avx512
+#undef LQ__ON_neon
+#undef LQ__OPERATION
+#undef LQ__STORES
+#undef LQ__LOADS
+#undef LQ__SETS
+#undef LQ__TAKES_1
+#undef LQ__TAKES_2
+#undef LQ__TAKES_3
+#undef LQ__BUTTERFLY
+#undef LQ__LOAD_FLOATS
+#undef LQ__FIXED_ROW
+#undef LQ__ROUNDED
+#undef LQ__SCALE_ROW
+#undef LQ__SERIES
+#undef LQ__SINCOS_ROW
+#undef LQ__ROPE_ROWS
+#undef LQ__BUTTERFLY_ROWS
+#undef LQ__FLOAT_ROW
+#undef LQ__ROPE_FLOATS
+#undef LQ__LOAD_ROW
+#undef LQ__NARROW_ROW
+#undef LQ__SUMS
+#undef LQ__TIMES_ROW
+#undef LQ__STORE_ROW
+#undef LQ__PRODUCT_SIX
+#undef LQ__PRODUCT_TWO
+#undef LQ__PRODUCT
+#undef LQ__ADD_U64
+#undef LQ__ENERGY_ROWS
+#undef LQ__SHIFT_HALF_UP
+#undef LQ__PAIR_ROWS
+#undef LQ__SHIFT_ROWS
+#undef LQ__CENTER_FLOATS
+#undef LQ__CENTER_ROW
+#undef LQ__SQUARES_ROW
+#undef LQ__ADD_ROW
+#undef LQ__MOMENTS_ROW
+#undef LQ__Z_ROW
+#undef LQ__CENTROID_ROW
+#undef LQ__D4_ROWS
+#undef LQ__E8_ROWS
+#undef LQ__BEYOND
+#undef LQ__BEYOND_ROW
+#undef LQ__WORD_ROWS
+#undef LQ__BOX_COSET
+#undef LQ__BOX_ROWS
 #undef LQ__MIN
 #undef LQ__AS_STORED
 #undef LQ__MAX
 #undef LQ__TOKENS
 #undef LQ__HADAMARD_MAX
 #undef LQ__ONE
-#undef LQ__MULADD_AVX2
-#undef LQ__LOAD_AVX2
-#undef LQ__STORE_AVX2
-#undef LQ__LOAD_AVX512
-#undef LQ__STORE_AVX512
-#undef LQ__MULADD_AVX512
 #undef LQ__TOKENS_MAX
 #undef LQ__LANES
 #undef LQ__FLIGHT

@@ -27,6 +27,14 @@ static const pair_fn pairings[3] = {lq__pair_rows_c, lq__pair_rows_avx2, lq__pai
 static const shift_fn shifts[3] = {lq__shift_rows_c, lq__shift_rows_avx2, lq__shift_rows_avx512};
 static const center_fn centers[3] = {lq__center_floats_c, lq__center_floats_avx2,
                                      lq__center_floats_avx512};
+#elif LQ__NEON
+static const product_fn products[3] = {lq__product_c, lq__product_neon, lq__product_neon};
+static const energy_fn energies[3] = {lq__energy_rows_c, lq__energy_rows_neon,
+                                      lq__energy_rows_neon};
+static const pair_fn pairings[3] = {lq__pair_rows_c, lq__pair_rows_neon, lq__pair_rows_neon};
+static const shift_fn shifts[3] = {lq__shift_rows_c, lq__shift_rows_neon, lq__shift_rows_neon};
+static const center_fn centers[3] = {lq__center_floats_c, lq__center_floats_neon,
+                                     lq__center_floats_neon};
 #else
 static const product_fn products[1] = {lq__product_c};
 static const energy_fn energies[1] = {lq__energy_rows_c};

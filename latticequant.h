@@ -39517,7 +39517,7 @@ static const lq__point_kernels *lq__points_of_level(void)
     static const lq__point_kernels table[1] = {LQ__POINTS(c)};
 #endif
 #undef LQ__POINTS
-    return &table[LQ__X86 ? lq__cpu_level() : 0];
+    return &table[LQ__X86 || LQ__NEON ? lq__cpu_level() : 0];
 }
 
 /* ================================================================================================

@@ -277,7 +277,12 @@ job_macros() { # COMPILER
     at=$tmp/macros.$job
     {
         sed -n 's/^ *# *include *\(<[a-z0-9_]*\.h>\).*/#include \1/p' latticequant.h | sort -u |
-            grep -v -E '<(avx|[pst]mm|popcnt|bmi|f16c|fma).*intrin' # for MSVC's targets only
+            grep -v -E '<(avx|[pst]mm|popcnt|bmi|f16c|fma).*intrin' | # for MSVC's targets only
+            awk '
+                /immintrin|cpuid/ { print "#ifdef __x86_64__" }
+                /arm_neon/ { print "#ifdef __aarch64__" }
+                { print }
+                /immintrin|cpuid|arm_neon/ { print "#endif" }'
     } >"$at.std.c"
     echo '#include "latticequant.h"' >"$at.api.c"
     {

@@ -102,7 +102,7 @@
    Longer contexts in the same memory
      The same calls with LQ_KV_WARM and a step, and tables from lq_tables_init: 3.1 bits instead of
      4.2, but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles
-     (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.2 bits, and on a
+     (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.1 bits, and on a
      Qwen2.5 of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window,
      lq_kv_evict_by. examples/lm/lm.c: live:z:k=0.42,v=0.4@FILE
    A session to a file, and on from there

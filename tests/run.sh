@@ -763,7 +763,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     if have aarch64-linux-gnu-gcc && have qemu-aarch64 &&
         aarch64-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
-        for t in test_hot test_rans test_warm_kernels test_transform test_lattice test_golden; do
+        for t in test_hot test_rans test_rows test_warm_kernels test_transform test_lattice test_golden; do
             [ -f "tests/$t.c" ] && add job_machine aarch64 qemu-aarch64 "$t" \
                 aarch64-linux-gnu-gcc -static -std=c99 -O2
         done

@@ -2093,6 +2093,7 @@ static void test_slide_cold(const lq_tables *tables)
     size_t i;
     uint32_t k;
     file f;
+    memset(&group, 0, sizeof group);
     memset(ropes, 0, sizeof ropes);
     memset(&pack, 0, sizeof pack);
     memset(&o, 0, sizeof o);

@@ -5390,10 +5390,8 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
         (void)kernels->e8_rows(z, y, mean, quantizer == LQ_E8_RELAXED);
     } else if (dims == 4) {
         (void)kernels->d4_rows(z, y, mean);
-    } else {
+    } else if (dims == 1) {
         (void)kernels->z_row(z, y, 0, 0);
-    }
-    if (dims == 1) {
         memcpy(points, z, 2 * blocks);
         return LQ_OK;
     }

@@ -14971,7 +14971,7 @@ LQ__STATIC void lq__klt_centers(lq__klt_work *w)
     }
 }
 
-/* The mean of column i less what 1 over the gain takes from it. */
+/* The sum of column i less what 1 over the gain takes from it. */
 LQ__STATIC double lq__klt_left(const lq__klt_work *w, size_t i, size_t gain, int which)
 {
     double sum = lq__klt_sum(w->klt, i, which);
@@ -25638,8 +25638,8 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_
 }
 
 /* ---- AVX-512 ---- */
-/* exp(x - shift), x <= shift; the difference first, so that large logits keep theirs. vscalefps
-   takes the floor of t itself. */
+/* 2^(x log2(e) - shift), x log2(e) <= shift. Where shift is large its rounding counts: see
+   lq__hot_largest. vscalefps takes the floor of t itself. */
 LQ__HOT_512 __m512 lq__exp_512(__m512 x, __m512 shift)
 {
     const __m512 t = _mm512_fmsub_ps(x, _mm512_set1_ps(1.44269504f), shift);
@@ -37107,10 +37107,12 @@ LQ__STATIC int lq__kv_draft_finish(const lq_kv_import_desc *desc, lq_kv_desc *d)
     return LQ_OK;
 }
 
+/* What a descriptor of NULL stands for. */
+static const lq_kv_import_desc lq__kv_import_plain = {NULL, NULL, 0, NULL, 0, 0, 0, NULL, NULL};
+
 LQ_API int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *needed,
                          const lq_archive_reader *reader, const lq_kv_import_desc *with)
 {
-    static const lq_kv_import_desc nothing = {NULL, NULL, 0, NULL, 0, 0, 0, NULL, NULL};
     lq__kv_draft draft;
     lq__kv_tape tape;
     lq_kv_desc d;
@@ -37120,7 +37122,7 @@ LQ_API int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *
     if (needed) {
         *needed = 0;
     }
-    with = with ? with : &nothing;
+    with = with ? with : &lq__kv_import_plain;
     if (!desc || !needed || !reader || (!mem && mem_bytes) ||
         (with->profile_count && !with->profiles)) {
         return LQ_E_ARG;
@@ -37394,14 +37396,13 @@ LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader
 LQ_API int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *needed,
                         const lq_archive_source *source, const lq_kv_import_desc *desc)
 {
-    static const lq_kv_import_desc nothing = {NULL, NULL, 0, NULL, 0, 0, 0, NULL, NULL};
     lq__kv_import import;
     lq__kv_tape form;
     lq_archive_reader reader;
     lq_kv_desc d;
     int cold = 0;
     int status;
-    desc = desc ? desc : &nothing;
+    desc = desc ? desc : &lq__kv_import_plain;
     if (!kv || !needed || (!mem && mem_bytes)) {
         return LQ_E_ARG;
     }

@@ -167,20 +167,27 @@ static const char *lm__live_why(const lq_kv *kv, const lq_kv_attend_desc *a, int
     return lq_kv_attend_check(kv, a, &why) ? why : lq_status_string(status);
 }
 
-static void lm__live_append(void *state, size_t layer, const float *k, const float *v,
-                            size_t position, size_t n)
+/* Floats of n tokens to a cache, l's own or its tail's. */
+static void lm__live_put(const lm_live *l, lq_kv *kv, size_t layer, const float *k, const float *v,
+                         size_t position, size_t n)
 {
-    lm_live *l = (lm_live *)state;
     lq_kv_view keys, values;
     int status;
     memset(&keys, 0, sizeof keys);
     memset(&values, 0, sizeof values);
     keys.data = k;
     values.data = v;
-    status = lq_kv_append(&l->kv, (uint32_t)layer, &keys, &values, NULL, n);
+    status = lq_kv_append(kv, (uint32_t)layer, &keys, &values, NULL, n);
     if (status) {
         lm__live_fail(l, "keys and values", layer, position, lq_status_string(status));
     }
+}
+
+static void lm__live_append(void *state, size_t layer, const float *k, const float *v,
+                            size_t position, size_t n)
+{
+    lm_live *l = (lm_live *)state;
+    lm__live_put(l, &l->kv, layer, k, v, position, n);
 }
 
 static void lm__live_attend(void *state, size_t layer, const float *q, float *out, size_t position,
@@ -238,16 +245,7 @@ static void lm__tail_append(void *state, size_t layer, const float *k, const flo
                             size_t position, size_t n)
 {
     lm_live *l = (lm_live *)state;
-    lq_kv_view keys, values;
-    int status;
-    memset(&keys, 0, sizeof keys);
-    memset(&values, 0, sizeof values);
-    keys.data = k;
-    values.data = v;
-    status = lq_kv_append(&l->tail->kv, (uint32_t)layer, &keys, &values, NULL, n);
-    if (status) {
-        lm__live_fail(l, "keys and values", layer, position, lq_status_string(status));
-    }
+    lm__live_put(l, &l->tail->kv, layer, k, v, position, n);
 }
 
 /* The prefix, and the tail up to each query. */

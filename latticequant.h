@@ -800,8 +800,9 @@ enum { LQ_STATUS_LIST(LQ__STATUS_ENUM) LQ__STATUS_END = 1 };
 /* Element types of K/V in memory and of raw pages. */
 enum { LQ_F32 = 1, LQ_F16 = 2, LQ_BF16 = 3 };
 
-/* What a group's vectors are. K has one step for all tokens, V a gain per token and slice. */
-enum { LQ_K = 1, LQ_V = 2 };
+/* What a group's vectors are. K has one step for all tokens, V gains of each token. LQ_KV: slices of
+   both, in one dense basis. */
+enum { LQ_K = 1, LQ_V = 2, LQ_KV = 3 };
 
 /* Page codes: how the integers (or floats) of a page are stored. */
 enum { LQ_PAGE_RAW = 1, LQ_PAGE_FIXED = 2, LQ_PAGE_CODED = 3, LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
@@ -853,12 +854,16 @@ typedef struct lq_positions {
 } lq_positions;
 
 /* One slice of a group: dims [first_dim, first_dim + dims) of a head of a layer. MLA latents,
-   partial heads of a tensor-parallel shard and unequal layers are only other slices. */
+   partial heads of a tensor-parallel shard and unequal layers are only other slices.
+     stream  LQ_K or LQ_V; default 0: the group's, if that is not LQ_KV
+     rope    1 + the id of the rope of its keys; default 0: the group's; LQ_ARCHIVE_NONE: none */
 typedef struct lq_slice {
     uint32_t layer;
     uint32_t head;
     uint32_t first_dim;
     uint32_t dims;
+    uint32_t stream;
+    uint32_t rope;
 } lq_slice;
 
 /* A dense basis, as lq_profile_load makes it from a profile's file form; private but for the first
@@ -867,25 +872,33 @@ typedef struct lq_slice {
    times the vector of all slices; a vector is `inverse` times the coefficients. Rows have a norm
    below 2^15 and an exponent.
      hash        of the file form it came from: names it
-     rank        coefficients, at most dims, of falling variance */
+     rank        coefficients, at most dims, of falling variance
+     gains       of a token of V, see lq_role
+     ratio       step of V over that of K
+     model       which model it was calibrated for: lq_klt_desc.model */
 typedef struct lq_basis {
     uint8_t hash[16];
     uint32_t dims;
     uint32_t slice_count;
     uint32_t rank;
     uint32_t stream;
+    uint32_t gains;
+    float ratio;
+    uint64_t model;
     uint32_t encodes; /* 0: the file form left the metric out, so it only decodes */
     int32_t center_exponent;
     int32_t mean_exponent;
     uint32_t forward_stride;
     uint32_t inverse_stride;
     const uint16_t *slice_dims;   /* (slice_count) */
+    const uint16_t *slice_gain;   /* (slice_count) V: its gain; K: LQ_GAIN_NONE */
     const int8_t *slice_exponent; /* (slice_count) a slice's unit is 2^exponent; V: its centre's */
     const int8_t *gain_shift;     /* (slice_count) V: quarter octaves by which gains are less than
-                                     the vectors' root mean square */
-    const int16_t *center;        /* (dims) in slice units, times 2^center_exponent */
-    const int16_t *mean;          /* (dims) V: of vectors less the centre over their gains, times
-                                     2^mean_exponent; K: NULL */
+                                     the vectors' root mean square; K: 0 */
+    const int16_t *center;        /* (dims) V: in slice units, times 2^center_exponent; K: 0; NULL
+                                     where there is no V */
+    const int16_t *mean;          /* (dims) times 2^mean_exponent: of K in slice units, of V less
+                                     the centre over the gain and the ratio */
     const int16_t *forward;       /* (rank, forward_stride) */
     const int16_t *inverse;       /* (dims, inverse_stride) */
     const int8_t *forward_exponent;
@@ -894,7 +907,7 @@ typedef struct lq_basis {
 } lq_basis;
 
 /* A profile: what the coder knows of a group's coefficients. Arrays lie in the caller's memory.
-   Rows are the V gains first (slice_count rows when stream is LQ_V), then the coefficients.
+   Rows are the V gains first (`gains` rows), then the coefficients.
      mean        K: in units of 2^mean_exponent; gains: in quarter octaves. V: of the channels, in
                  units of 2^(mean_exponent + octaves of the slice's gain), subtracted before gain
                  and basis; in a dense basis, which has a centre: of the coefficients, in 2^
@@ -904,11 +917,13 @@ typedef struct lq_basis {
      dense       the basis, where that is LQ_BASIS_DENSE and the profile holds it; else NULL
      basis_hash  name of the dense basis: a refit names the basis it was fitted in */
 #define LQ_SIGMA_DEAD (-32768)
+#define LQ_GAIN_NONE 0xffffu
 typedef struct lq_profile {
     uint32_t stream;
     uint32_t basis;
     uint32_t slice_count;
     uint32_t dims;
+    uint32_t gains;
     int32_t mean_exponent;
     int16_t *mean;
     int16_t *sigma;
@@ -1154,13 +1169,26 @@ LQ_API LQ_MUST int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *p
                                   lq_rans_page *pages, size_t page_count, void *workspace,
                                   size_t workspace_bytes);
 /* ---- profiles ---- */
+/* What a slice is, where slices of a group differ in that.
+     stream  LQ_K or LQ_V
+     gain    V: which of the token's gains, 0, 1 .., its numbers are over: those of one are the size
+             of all its slices together, which lie side by side. Measured best: one a layer. K: 0
+     rope    K: RoPE to undo before coding; NULL: none. V: NULL */
+typedef struct lq_role {
+    uint32_t stream;
+    uint32_t gain;
+    const lq_rope *rope;
+} lq_role;
+
 /* What the vectors of a group are: shared by fitting and by the page codec.
-     stream       LQ_K or LQ_V
-     slice_count  1 .. 4096; slice_dims (slice_count), their sum at most 8192
+     stream       LQ_K, LQ_V, or LQ_KV: slices of both, which go into raw pages and dense bases
+     slice_count  1 .. 4096; slice_dims (slice_count), their sum at most 16384
      rope         RoPE to undo before coding (every slice has at least rotary_dims dims); NULL: none
      basis        LQ_BASIS_IDENTITY (default 0) or LQ_BASIS_HADAMARD, per slice; or LQ_BASIS_DENSE
-     dense        the basis where that is LQ_BASIS_DENSE, of these dims, slices and stream; else
-                  NULL. Steps are then in the basis' own unit (lq_klt_desc) */
+     dense        the basis where that is LQ_BASIS_DENSE, of these dims, slices, roles; else
+                  NULL. Steps are then in the basis' own unit (lq_klt_desc)
+     roles        (slice_count) of each slice, beside no rope; NULL: all are of `stream`, which is
+                  not LQ_KV then, and turn by `rope`; of V each has a gain of its own */
 typedef struct lq_geometry {
     uint32_t stream;
     uint32_t basis;
@@ -1168,12 +1196,13 @@ typedef struct lq_geometry {
     const uint32_t *slice_dims;
     const lq_rope *rope;
     const lq_basis *dense;
+    const lq_role *roles;
 } lq_geometry;
 
 /* LQ_E_ARG: not valid, see lq_rope_check. */
 LQ_API LQ_MUST int lq_geometry_check(const lq_geometry *geometry, const char **message);
 
-/* Rows of a profile: slice_count gains (V only) and then the coefficients; 0 if not valid. */
+/* Rows of a profile: the gains of V and then the coefficients; 0 if not valid. */
 LQ_API size_t lq_geometry_rows(const lq_geometry *geometry);
 LQ_API size_t lq_geometry_dims(const lq_geometry *geometry);
 
@@ -1305,13 +1334,18 @@ LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, co
                 wherever it is. 1: steps are in K's own scale
      tolerance  what rounding the basis may add to the step's error; default 0 means 0.02
      own        1: the tokens that were added are the ones to be coded: all of them are fitted, none
-                judge; default 0 */
+                judge; default 0
+     ratio      LQ_KV: V's step, relative to its gain, over K's; in 256ths; default 0 means 3
+     model      the caller's name of the model, which the profile carries and lq_archive_pack and
+                lq_kv_pack compare where they are told one; default 0: none */
 typedef struct lq_klt_desc {
     float step;
     float beta;
     float unit;
     float tolerance;
     int own;
+    float ratio;
+    uint64_t model;
 } lq_klt_desc;
 
 /* LQ_E_ARG: not valid, see lq_rope_check. */
@@ -1597,13 +1631,13 @@ enum {
     LQ_ARCHIVE_HEADER_BYTES = 32,
     LQ_ARCHIVE_FOOTER_BYTES = 48,
     LQ_ARCHIVE_MAX_SLICES = 4096,
-    LQ_ARCHIVE_MAX_DIMS = 8192,
+    LQ_ARCHIVE_MAX_DIMS = 16384,
     LQ_ARCHIVE_MAX_ALIGN = 65536
 };
 
 /* A group: the slices whose vectors form one coefficient vector. No defaults.
-     stream       LQ_K or LQ_V
-     rope         id of a rope, or LQ_ARCHIVE_NONE
+     stream       LQ_K, LQ_V, or LQ_KV: then each slice says which
+     rope         id of the rope of its keys, or LQ_ARCHIVE_NONE
      page_rule    how the page codec made the pages; the archive carries it and does not look
      slices       1 .. LQ_ARCHIVE_MAX_SLICES; layers, heads and dims below 65536 and
                   together at most LQ_ARCHIVE_MAX_DIMS dims */
@@ -1679,7 +1713,7 @@ typedef struct lq_page_ref {
                 answers LQ_E_IO for ever
      mem        receives what this writer writes, also when it appends
      directory  collects one segment's directory; lq_archive_run_bytes tells what a run takes,
-                a group 20 + 8 a slice, a rope 16 + 2 * rotary_dims, a profile 12 + its bytes
+                a group 20 + 12 a slice, a rope 16 + 2 * rotary_dims, a profile 12 + its bytes
                 or 28, user bytes 12 + theirs, each rounded up to 4; stays in use until finish */
 typedef struct lq_archive_writer_desc {
     int (*write_fn)(void *user, const void *bytes, size_t count);
@@ -1945,7 +1979,8 @@ LQ_API LQ_MUST int lq_archive_page(const lq_archive_reader *reader, const lq_pag
                   that pays); default 0: one fit of all of them, or `profile` as it is
      calibrate    1: fits a dense basis to these tokens, and stores and uses it where all bytes
                   together become fewer; without `profile` and refit only. Takes the memory and
-                  time of lq_klt_profile. K keeps its own unit. Default 0
+                  time of lq_klt_profile. K keeps its own unit, in a group with V it is lq_klt_unit.
+                Default 0
      queries      calibrate, K: the tokens' queries, as lq_klt_add_queries takes them: `query_heads`
                   of them, which read slices `reads`; default NULL */
 typedef struct lq_archive_pack_desc {
@@ -10956,7 +10991,7 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
 /* ================================================================================================
    >>front   geometry of a group; vectors to coefficients, in slices' bases or dense
    ============================================================================================== */
-#define LQ__DIMS_MAX 8192u
+#define LQ__DIMS_MAX 16384u
 #define LQ__SLICES_MAX 4096u
 #define LQ__GAIN_MAX 127 /* gains in quarter octaves: 2^-31.75 .. 2^31.75, an i8 in fixed pages */
 
@@ -10973,11 +11008,102 @@ LQ__STATIC const char *lq__slices_fault(const lq_geometry *g, size_t *dims)
     }
     for (s = 0; s < g->slice_count; s++) {
         if (g->slice_dims[s] == 0 || g->slice_dims[s] > LQ__DIMS_MAX - *dims) {
-            return "slice_dims: of each slice at least 1, of all together at most 8192";
+            return "slice_dims: of each slice at least 1, of all together at most 16384";
         }
         *dims += g->slice_dims[s];
     }
     return NULL;
+}
+
+/* What a slice is. */
+LQ__INLINE int lq__is_value(const lq_geometry *g, uint32_t s)
+{
+    return (g->roles ? g->roles[s].stream : g->stream) == LQ_V;
+}
+
+LQ__INLINE const lq_rope *lq__slice_rope(const lq_geometry *g, uint32_t s)
+{
+    return g->roles ? g->roles[s].rope : g->rope;
+}
+
+LQ__INLINE uint32_t lq__slice_gain(const lq_geometry *g, uint32_t s)
+{
+    return !lq__is_value(g, s) ? LQ_GAIN_NONE : g->roles ? g->roles[s].gain : s;
+}
+
+/* Gains of a token. */
+LQ__STATIC uint32_t lq__gains_of(const lq_geometry *g)
+{
+    uint32_t gains = 0;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; s++) {
+        gains = lq__is_value(g, s) ? lq__slice_gain(g, s) + 1 : gains;
+    }
+    return gains;
+}
+
+/* Behind the last slice that has the gain of slice s. */
+LQ__STATIC uint32_t lq__gain_end(const lq_geometry *g, uint32_t s)
+{
+    uint32_t end = s + 1;
+    while (end < g->slice_count && lq__slice_gain(g, end) == lq__slice_gain(g, s)) {
+        end++;
+    }
+    return end;
+}
+
+LQ__STATIC int lq__has_rope(const lq_geometry *g)
+{
+    int any = 0;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; s++) {
+        any |= lq__slice_rope(g, s) != NULL;
+    }
+    return any;
+}
+
+LQ__STATIC const char *lq__roles_fault(const lq_geometry *g)
+{
+    uint32_t streams = 0;
+    uint32_t gains = 0;
+    uint32_t s;
+    if (!g->roles) {
+        return g->stream == LQ_KV ? "roles: NULL, and stream is LQ_KV" : NULL;
+    }
+    if (g->rope) {
+        return "rope: beside roles, which have their own";
+    }
+    for (s = 0; s < g->slice_count; s++) {
+        const lq_role *r = &g->roles[s];
+        int follows = s && lq__is_value(g, s - 1) && r->gain + 1 == gains;
+        if (r->stream != LQ_K && r->stream != LQ_V) {
+            return "roles: stream of each LQ_K or LQ_V";
+        }
+        if (r->stream == LQ_V ? r->rope || !(follows || r->gain == gains) : r->gain != 0) {
+            return "roles: gains of values 0, 1, .. side by side, and no rope; of keys 0";
+        }
+        gains += r->stream == LQ_V && !follows;
+        streams |= r->stream;
+    }
+    return streams != g->stream ? "roles: of other streams than `stream`" : NULL;
+}
+
+/* Whether a dense basis is one of these slices, `dims` in all. */
+LQ__STATIC int lq__dense_fits(const lq_basis *b, const lq_geometry *g, size_t dims)
+{
+    int fits = b->dims == dims && b->slice_count == g->slice_count && b->stream == g->stream;
+    uint32_t s;
+    for (s = 0; s < g->slice_count && fits; s++) {
+        fits = g->slice_dims[s] == b->slice_dims[s] && lq__slice_gain(g, s) == b->slice_gain[s];
+    }
+    return fits;
+}
+
+/* Groups of both streams, or of gains that slices share, are coded in dense bases alone. */
+LQ__INLINE int lq__only_raw(const lq_geometry *g)
+{
+    return !g->dense && (g->stream == LQ_KV || (g->roles && g->stream == LQ_V &&
+                                                lq__gains_of(g) != g->slice_count));
 }
 
 LQ__STATIC const char *lq__geometry_fault(const lq_geometry *g)
@@ -10988,27 +11114,26 @@ LQ__STATIC const char *lq__geometry_fault(const lq_geometry *g)
     if (why) {
         return why;
     }
-    if (g->stream != LQ_K && g->stream != LQ_V) {
-        return "stream: LQ_K or LQ_V";
+    if (g->stream < LQ_K || g->stream > LQ_KV) {
+        return "stream: LQ_K, LQ_V or LQ_KV";
     }
     if (g->basis > LQ_BASIS_DENSE) {
         return "basis: LQ_BASIS_IDENTITY, LQ_BASIS_HADAMARD or LQ_BASIS_DENSE";
     }
+    why = lq__roles_fault(g);
+    if (why) {
+        return why;
+    }
     if ((g->basis == LQ_BASIS_DENSE) != (g->dense != NULL)) {
         return "dense: where basis is LQ_BASIS_DENSE, and only there";
     }
-    if (g->dense && (g->dense->dims != dims || g->dense->slice_count != g->slice_count ||
-                     g->dense->stream != g->stream)) {
-        return "dense: of other dims, slices or stream";
+    if (g->dense && !lq__dense_fits(g->dense, g, dims)) {
+        return "dense: of other dims, slices, streams or gains";
     }
-    for (s = 0; s < g->slice_count && g->dense; s++) {
-        if (g->slice_dims[s] != g->dense->slice_dims[s]) {
-            return "dense: of other dims, slices or stream";
-        }
-    }
-    why = g->rope ? lq__rope_fault(g->rope) : NULL;
-    for (s = 0; s < g->slice_count && g->rope && !why; s++) {
-        if (g->slice_dims[s] < g->rope->rotary_dims) {
+    for (s = 0; s < g->slice_count && !why; s++) {
+        const lq_rope *rope = lq__slice_rope(g, s);
+        why = rope && (s == 0 || rope != lq__slice_rope(g, s - 1)) ? lq__rope_fault(rope) : NULL;
+        if (!why && rope && g->slice_dims[s] < rope->rotary_dims) {
             why = "rotary_dims: more than a slice has";
         }
     }
@@ -11031,7 +11156,7 @@ LQ_API size_t lq_geometry_rows(const lq_geometry *g)
     if (!g || lq__geometry_fault(g)) {
         return 0;
     }
-    return lq_geometry_dims(g) + (g->stream == LQ_V ? g->slice_count : 0);
+    return lq_geometry_dims(g) + lq__gains_of(g);
 }
 
 LQ__STATIC lq_positions lq__positions_or_none(const lq_positions *positions, size_t first)
@@ -11115,16 +11240,18 @@ LQ__STATIC int lq__gain_less(int32_t *gain, const float *left, const uint8_t *sr
     return *gain > LQ__GAIN_MAX ? LQ_E_RANGE : LQ_OK;
 }
 
-/* step * 2^exponent: the step of a slice of K in a dense basis, in K's own unit. */
+/* The step of a slice in a dense basis: of K step * 2^exponent, in K's own unit; of V, over its
+   gain, step * ratio. */
 LQ__INLINE float lq__slice_step(const lq_geometry *g, uint32_t s, float step)
 {
-    int32_t exponent = g->dense && g->stream == LQ_K ? g->dense->slice_exponent[s] : 0;
-    return step * lq__pow2_f32(exponent);
+    return !g->dense ? step
+           : lq__is_value(g, s) ? step * g->dense->ratio
+                                : step * lq__pow2_f32(g->dense->slice_exponent[s]);
 }
 
 /* What is brought to fixed point.
      center  (dims) V: subtracted before the gain; NULL: nothing
-     vector  room for a vector of the longest slice, where there is a centre
+     vector  room for two vectors of the slices of a gain, where there is a centre, or V of roles
      wide    set where a number of K is beyond what lq__limit_bits says: lq__front looks on */
 typedef struct lq__source {
     const lq_vectors *src;
@@ -11134,14 +11261,13 @@ typedef struct lq__source {
 } lq__source;
 
 /* Loads a vector of a slice: column t of rows (dims, 64) int32 in units of 2^scale.exponent; NULL:
-   only says whether that can be done. K that no Hadamard block adds up may be 32 times as large:
-   what matters is what its mean leaves. */
-LQ__STATIC int lq__load_vector(int32_t *rows, lq__source *from, const lq_geometry *g, uint32_t dims,
+   only says whether that can be done. Numbers may be 2^room times as large as lq__limit_bits
+   says. */
+LQ__STATIC int lq__load_vector(int32_t *rows, lq__source *from, int32_t room, uint32_t dims,
                                const uint8_t *v, int type, lq__scale scale)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
-    int32_t room = g->stream == LQ_K && g->basis != LQ_BASIS_HADAMARD ? 5 : 0;
     int32_t buffer[256];
     size_t d;
     size_t i;
@@ -11161,6 +11287,13 @@ LQ__STATIC int lq__load_vector(int32_t *rows, lq__source *from, const lq_geometr
     return LQ_OK;
 }
 
+/* K that no Hadamard block adds up may be 32 times as large: what matters is what its mean
+   leaves. */
+LQ__INLINE int32_t lq__key_room(const lq_geometry *g)
+{
+    return g->basis != LQ_BASIS_HADAMARD ? 5 : 0;
+}
+
 /* Loads a slice of K, eight tokens at a time. */
 LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *g, uint32_t s,
                             size_t first, size_t tokens, lq__scale scale)
@@ -11171,7 +11304,7 @@ LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *
     size_t dims = g->slice_dims[s];
     size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * element;
     const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
-    int32_t room = g->basis != LQ_BASIS_HADAMARD ? 5 : 0;
+    int32_t room = lq__key_room(g);
     int32_t x[8 * 64];
     size_t t;
     size_t d;
@@ -11213,43 +11346,89 @@ LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *
     return LQ_OK;
 }
 
-/* Loads one slice: rows (dims, 64) int32 in units of each token's 2^exponent; NULL: only says
-   whether that can be done. */
-LQ__STATIC int lq__load_slice(int32_t *rows, int16_t *gains, lq__source *from, const float *center,
-                              const lq_geometry *g, uint32_t s, size_t first, size_t tokens,
-                              float step)
+/* Whether a slice of K can be loaded. */
+LQ__STATIC int lq__keys_load(lq__source *from, const lq_geometry *g, uint32_t s, size_t first,
+                             size_t tokens, lq__scale scale)
 {
     int type = from->src->type;
-    size_t element = lq_type_bytes(type);
-    uint32_t dims = g->slice_dims[s];
-    size_t stride = from->src->token_stride ? from->src->token_stride : dims;
-    lq__scale scale = lq__scale_of(step, 0);
+    size_t dims = g->slice_dims[s];
+    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * lq_type_bytes(type);
+    const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
     int status = LQ_OK;
     size_t t;
+    for (t = 0; t < tokens && !status; t++, v += stride) {
+        status = lq__load_vector(NULL, from, lq__key_room(g), g->slice_dims[s], v, type, scale);
+    }
+    return status;
+}
+
+/* A token's vector of slices s .. end of V, side by side: less the centre, and as it is. */
+LQ__STATIC void lq__gather(float *left, float *whole, const lq__source *from,
+                           const lq_geometry *g, uint32_t s, uint32_t end, const float *center,
+                           size_t token)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    int type = from->src->type;
+    for (; s < end; s++) {
+        size_t dims = g->slice_dims[s];
+        size_t stride = from->src->token_stride ? from->src->token_stride : dims;
+        const uint8_t *v =
+            (const uint8_t *)from->src->slices[s] + token * stride * lq_type_bytes(type);
+        kernels->load_row(whole, v, dims, type);
+        if (center) {
+            kernels->center_row(left, v, type, center, dims);
+            center += dims;
+        }
+        left += dims;
+        whole += dims;
+    }
+}
+
+/* The gain of a token's vector of `dims` numbers of V; left: without the centre, or NULL. */
+LQ__STATIC int lq__gain_by(int32_t *gain, const float *left, const uint8_t *v, size_t dims, int type,
+                           const lq_geometry *g, uint32_t s)
+{
+    return !left      ? lq__gain_of(gain, v, dims, type)
+           : g->dense ? lq__gain_less(gain, left, v, dims, type, g->dense->gain_shift[s])
+                      : lq__gain_about(gain, left, v, dims, type);
+}
+
+/* Loads slices s .. end of V, which have one gain: rows (their dims, 64) int32 in units of each
+   token's 2^exponent, gains (64); NULL rows: only says whether that can be done. */
+LQ__STATIC int lq__load_values(int32_t *rows, int16_t *gains, lq__source *from,
+                               const lq_geometry *g, uint32_t s, uint32_t end, const float *center,
+                               size_t first, size_t tokens, float step)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    int type = from->src->type;
+    int many = end - s > 1;
+    size_t dims = 0;
+    int status = LQ_OK;
+    uint32_t i;
+    size_t t;
     size_t d;
-    if (g->stream == LQ_K && rows && !center) {
-        return lq__load_keys(rows, from, g, s, first, tokens, scale);
+    for (i = s; i < end; i++) {
+        dims += g->slice_dims[i];
     }
     for (t = 0; t < tokens && !status; t++) {
-        const uint8_t *v = (const uint8_t *)from->src->slices[s] + (first + t) * stride * element;
+        float *left = center ? from->vector : NULL;
+        size_t stride = from->src->token_stride ? from->src->token_stride : dims;
+        const uint8_t *v =
+            (const uint8_t *)from->src->slices[s] + (first + t) * stride * lq_type_bytes(type);
+        int of = many ? LQ_F32 : type;
         int32_t gain = 0;
-        if (center) {
-            lq__rows_of_level()->center_row(from->vector, v, type, center, dims);
-            status = g->dense
-                         ? lq__gain_less(&gain, from->vector, v, dims, type,
-                                         g->dense->gain_shift[s])
-                         : lq__gain_about(&gain, from->vector, v, dims, type);
-            v = (const uint8_t *)(const void *)from->vector;
-        } else if (g->stream == LQ_V) {
-            status = lq__gain_of(&gain, v, dims, type);
+        if (many) {
+            lq__gather(from->vector, from->vector + dims, from, g, s, end, center, first + t);
+            v = (const uint8_t *)(const void *)(from->vector + dims);
+        } else if (center) {
+            kernels->center_row(left, v, type, center, dims);
         }
-        if (g->stream == LQ_V) {
-            gains[t] = (int16_t)gain;
-            scale = lq__scale_of(step, gain);
-        }
+        status = lq__gain_by(&gain, left, v, dims, of, g, s);
+        gains[t] = (int16_t)gain;
         if (!status) {
-            status = lq__load_vector(rows ? rows + t : NULL, from, g, dims, v,
-                                     center ? LQ_F32 : type, scale);
+            status = lq__load_vector(rows ? rows + t : NULL, from, 0, (uint32_t)dims,
+                                     left ? (const uint8_t *)(const void *)left : v,
+                                     left ? LQ_F32 : of, lq__scale_of(step, gain));
         }
     }
     for (; t < LQ__TOKENS && rows; t++) {
@@ -11279,12 +11458,21 @@ LQ__STATIC void lq__phases(uint32_t *phase, const lq_rope *rope, size_t i,
     }
 }
 
-/* Undoes RoPE on all slices: one sine per pair and token serves them all. */
-LQ__STATIC void lq__undo_rope(int32_t *rows, const lq_geometry *g, const lq_positions *positions,
-                              size_t tokens)
+/* Whether no slice before s turns as it does: then s stands for all that do. */
+LQ__STATIC int lq__first_of_rope(const lq_geometry *g, uint32_t s)
+{
+    const lq_rope *rope = lq__slice_rope(g, s);
+    uint32_t i;
+    for (i = 0; i < s && rope && lq__slice_rope(g, i) != rope; i++) {
+    }
+    return rope && i == s;
+}
+
+/* Undoes a RoPE on all slices that have it: one sine per pair and token serves them all. */
+LQ__STATIC void lq__undo_rope(int32_t *rows, const lq_geometry *g, const lq_rope *rope,
+                              const lq_positions *positions, size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    const lq_rope *rope = g->rope;
     const int64_t one = (int64_t)1 << 30;
     uint64_t magnitude = (uint64_t)(lq__rope_magnitude(rope) * 1073741824.0f);
     int64_t inverse = (int64_t)((((uint64_t)1 << 60) + magnitude / 2) / magnitude);
@@ -11306,18 +11494,20 @@ LQ__STATIC void lq__undo_rope(int32_t *rows, const lq_geometry *g, const lq_posi
             cosine[t] = (int32_t)((cosine[t] * inverse + one / 2) >> 30);
         }
         for (s = 0; s < g->slice_count; s++) {
-            kernels->rope_rows(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
+            if (lq__slice_rope(g, s) == rope) {
+                kernels->rope_rows(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
+            }
             slice += (size_t)g->slice_dims[s] * LQ__TOKENS;
         }
     }
 }
 
-/* Applies RoPE to float rows. Floats: this is the way out, where the last bit is free. */
-LQ__STATIC void lq__apply_rope(float *rows, const lq_geometry *g, const lq_positions *positions,
-                               size_t tokens)
+/* Applies a RoPE to float rows of all slices that have it. Floats: this is the way out, where the
+   last bit is free. */
+LQ__STATIC void lq__apply_rope(float *rows, const lq_geometry *g, const lq_rope *rope,
+                               const lq_positions *positions, size_t tokens)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    const lq_rope *rope = g->rope;
     float scale = lq__rope_magnitude(rope) / 1073741824.0f;
     size_t i;
     size_t t;
@@ -11339,7 +11529,9 @@ LQ__STATIC void lq__apply_rope(float *rows, const lq_geometry *g, const lq_posit
             cosine[t] = (float)x[t] * scale;
         }
         for (s = 0; s < g->slice_count; s++) {
-            kernels->rope_floats(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
+            if (lq__slice_rope(g, s) == rope) {
+                kernels->rope_floats(slice + a * LQ__TOKENS, slice + b * LQ__TOKENS, cosine, sine);
+            }
             slice += (size_t)g->slice_dims[s] * LQ__TOKENS;
         }
     }
@@ -11368,23 +11560,36 @@ LQ__STATIC void lq__rotate_rows(int32_t *rows, size_t dims, int inverse)
     }
 }
 
-/* Loads all slices: rows (dims, 64) in units of each token's exponent, gains (slice_count, 64).
-   Without rows: only says whether that can be done. */
+/* Loads all slices: rows (dims, 64) in units of each token's exponent, gains (gains, 64). Without
+   rows: only says whether that can be done. */
 LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, lq__source *from, const lq_geometry *g,
                         float step, size_t first, size_t tokens)
 {
     size_t at = 0;
+    uint32_t end;
     uint32_t s;
     from->wide = 0;
-    for (s = 0; s < g->slice_count; s++) {
+    for (s = 0; s < g->slice_count; s = end) {
         int32_t *slice = rows ? rows + at * LQ__TOKENS : NULL;
-        int status = lq__load_slice(slice, gains + s * LQ__TOKENS, from,
-                                    from->center ? from->center + at : NULL, g, s, first, tokens,
-                                    lq__slice_step(g, s, step));
+        float of_slice = lq__slice_step(g, s, step);
+        int status;
+        end = s + 1;
+        if (lq__is_value(g, s)) {
+            end = lq__gain_end(g, s);
+            status = lq__load_values(slice, gains + lq__slice_gain(g, s) * LQ__TOKENS, from, g, s,
+                                     end, from->center ? from->center + at : NULL, first, tokens,
+                                     of_slice);
+        } else {
+            lq__scale scale = lq__scale_of(of_slice, 0);
+            status = rows ? lq__load_keys(slice, from, g, s, first, tokens, scale)
+                          : lq__keys_load(from, g, s, first, tokens, scale);
+        }
         if (status) {
             return status;
         }
-        at += g->slice_dims[s];
+        for (; s < end; s++) {
+            at += g->slice_dims[s];
+        }
     }
     return LQ_OK;
 }
@@ -11395,8 +11600,8 @@ LQ__STATIC int lq__load(int32_t *rows, int16_t *gains, lq__source *from, const l
    passes 2^30, in whatever order it is made (Cauchy-Schwarz), and no float is involved. */
 
 /* Shifts of the columns, and their pairs. An element is at most 16 (|row >> 4| + 1), so with the E
-   below and 8192 rows a column's norm is at most 16 (sqrt(E) + 91), and rounding after the shift
-   adds at most 46: under 2^15 - 1 when 256 E <= (31200 * 2^shift)^2. */
+   below and 16384 rows a column's norm is at most 16 (sqrt(E) + 128), and rounding after a shift
+   adds at most 64: under 2^15 - 1 when 256 E <= (30500 * 2^shift)^2. */
 LQ__STATIC void lq__dense_pairs(int16_t *pairs, uint8_t *shift, const int32_t *rows, size_t count)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
@@ -11405,7 +11610,7 @@ LQ__STATIC void lq__dense_pairs(int16_t *pairs, uint8_t *shift, const int32_t *r
     memset(energy, 0, sizeof energy);
     kernels->energy_rows(energy, rows, count, 4);
     for (t = 0; t < LQ__TOKENS; t++) {
-        uint64_t limit = 3802500;
+        uint64_t limit = 3633789;
         for (shift[t] = 0; energy[t] > limit; shift[t]++) {
             limit *= 4;
         }
@@ -11460,8 +11665,6 @@ LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *
                                  size_t tokens, size_t rank, int wide)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    const int16_t *mean = b->mean ? b->mean : b->center;
-    int32_t exponent = b->mean ? b->mean_exponent : b->center_exponent;
     uint8_t shift[LQ__TOKENS];
     size_t i;
     size_t t;
@@ -11471,7 +11674,8 @@ LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *
     for (i = 0; i < b->dims; i++) {
         int32_t *row = rows + i * LQ__TOKENS;
         int32_t center;
-        int status = lq__mean_q12(&center, mean[i], exponent, step, LQ__MEAN_LIMIT_FAR);
+        int status =
+            lq__mean_q12(&center, b->mean[i], b->mean_exponent, step, LQ__MEAN_LIMIT_FAR);
         if (status) {
             return status;
         }
@@ -11489,7 +11693,7 @@ LQ__STATIC int lq__dense_forward(int32_t *rows, int16_t *pairs, const lq_basis *
     return LQ_OK;
 }
 
-/* Vectors to coefficients: rows (dims, 64) q12, gains (slice_count, 64) for V. `tokens` <= 64.
+/* Vectors to coefficients: rows (dims, 64) q12, gains (gains, 64) for V. `tokens` <= 64.
    In a dense basis the first `rank` rows come out; pairs (dims + 1, 64) are for that basis only.
    Everything from the centre to the scale is linear, so V's gains may come last. Rows of K that are
    in no basis may be far where from->wide says so. */
@@ -11507,16 +11711,19 @@ LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, lq__sour
     if (status) {
         return status;
     }
-    if (g->rope) {
-        lq__undo_rope(rows, g, positions, tokens);
+    for (s = 0; s < g->slice_count; s++) {
+        if (lq__first_of_rope(g, s)) {
+            lq__undo_rope(rows, g, lq__slice_rope(g, s), positions, tokens);
+        }
     }
     for (s = 0; s < g->slice_count; s++) {
+        const int16_t *gain = lq__is_value(g, s) ? gains + lq__slice_gain(g, s) * LQ__TOKENS : NULL;
+        float of_slice = gain ? lq__slice_step(g, s, step) : step;
         if (g->basis == LQ_BASIS_HADAMARD) {
             lq__rotate_rows(row, g->slice_dims[s], 0);
         }
         for (t = 0; t < LQ__TOKENS; t++) { /* columns behind the tokens are zero */
-            int32_t gain = g->stream == LQ_V && t < tokens ? gains[s * LQ__TOKENS + t] : 0;
-            factor[t] = lq__scale_of(step, gain).factor;
+            factor[t] = lq__scale_of(of_slice, gain && t < tokens ? gain[t] : 0).factor;
         }
         for (d = 0; d < g->slice_dims[s]; d++, row += LQ__TOKENS) {
             kernels->scale_row(row, factor, 26);
@@ -11526,19 +11733,19 @@ LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, lq__sour
                     : LQ_OK;
 }
 
-/* The centre of V: (dims) floats of the channels, from the basis or the profile's means. Returns
-   whether any is not 0. *range: LQ_E_RANGE where a unit is beyond floats. */
+/* The centre of V: (dims) floats of the channels, of K zeros, from the basis or the profile's means.
+   Returns whether any is not 0. *range: LQ_E_RANGE where a unit is beyond floats. */
 LQ__STATIC int lq__center_of(float *center, const lq_geometry *g, const lq_profile *p, int *range)
 {
     const lq_basis *b = g->dense;
-    const int16_t *mean = b ? b->center : p->mean + g->slice_count;
+    const int16_t *mean = b ? b->center : p->mean + p->gains;
     int any = b != NULL; /* gains are to be shifted */
     size_t at = 0;
     uint32_t s;
     *range = LQ_OK;
     for (s = 0; s < g->slice_count; s++) {
-        int32_t e =
-            b ? b->center_exponent + b->slice_exponent[s] : p->mean_exponent + (p->mean[s] >> 2);
+        int32_t e = b ? b->center_exponent + b->slice_exponent[s]
+                      : p->mean_exponent + (p->mean[lq__slice_gain(g, s)] >> 2);
         float unit = lq__pow2_f32(e);
         size_t end = at + g->slice_dims[s];
         for (; at < end; at++) {
@@ -11566,7 +11773,7 @@ LQ__INLINE int lq__hash_differs(const uint8_t *a, const uint8_t *b)
 
 LQ__INLINE size_t lq__profile_rows(const lq_profile *p)
 {
-    return (size_t)p->dims + (p->stream == LQ_V ? p->slice_count : 0);
+    return (size_t)p->dims + p->gains;
 }
 
 LQ_API size_t lq_profile_bytes(size_t rows)
@@ -11600,6 +11807,7 @@ LQ_API int lq_profile_init(lq_profile *profile, void *mem, size_t mem_bytes, con
     p.basis = g->basis ? g->basis : (uint32_t)LQ_BASIS_IDENTITY;
     p.slice_count = g->slice_count;
     p.dims = (uint32_t)lq_geometry_dims(g);
+    p.gains = lq__gains_of(g);
     p.mean_exponent = 0;
     p.dense = g->dense;
     memset(p.basis_hash, 0, sizeof p.basis_hash);
@@ -11628,7 +11836,7 @@ LQ_API size_t lq_fit_bytes(const lq_geometry *g)
 LQ_API size_t lq_fit_workspace_bytes(const lq_geometry *g)
 {
     size_t dims = lq_geometry_dims(g);
-    size_t pairs = dims && (g->dense || g->stream == LQ_V) ? dims * 2 + 2 : 0; /* or a vector */
+    size_t pairs = dims && (g->dense || g->stream == LQ_V) ? dims * 2 + 2 : 0; /* or vectors */
     return dims ? (dims * 4 + (size_t)g->slice_count * 2 + pairs) * LQ__TOKENS + 63 : 0;
 }
 
@@ -11636,7 +11844,7 @@ LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geomet
 {
     uint32_t s;
     size_t rows = g ? lq_geometry_rows(g) : 0;
-    if (!fit || rows == 0 || !lq__step_valid(step)) {
+    if (!fit || rows == 0 || !lq__step_valid(step) || lq__only_raw(g)) {
         return LQ_E_ARG;
     }
     for (s = 0; s < g->slice_count; s++) {
@@ -11657,7 +11865,7 @@ LQ_API int lq_fit_init(lq_fit *fit, void *mem, size_t mem_bytes, const lq_geomet
     fit->center = (float *)(void *)(fit->apart + lq_geometry_dims(g));
     fit->origin = (int32_t *)(void *)(fit->center + lq_geometry_dims(g));
     fit->unit = fit->origin + lq_geometry_dims(g);
-    if (g->dense && g->stream == LQ_V) {
+    if (g->dense && lq__gains_of(g)) {
         int range;
         (void)lq__center_of(fit->center, g, NULL, &range);
         return range;
@@ -11772,8 +11980,8 @@ LQ__STATIC int lq__far_center(const lq_geometry *g, float step)
     int32_t q12 = 0;
     uint32_t i;
     int far = 0;
-    for (i = 0; g->dense && g->stream == LQ_K && i < g->dense->dims; i++) {
-        far |= lq__mean_q12(&q12, g->dense->center[i], g->dense->center_exponent, step,
+    for (i = 0; g->dense && g->stream != LQ_V && i < g->dense->dims; i++) {
+        far |= lq__mean_q12(&q12, g->dense->mean[i], g->dense->mean_exponent, step,
                             LQ__MEAN_LIMIT) != LQ_OK;
     }
     return far;
@@ -11823,18 +12031,19 @@ LQ__STATIC int lq__fit_front(lq_fit *fit, lq__source *from, void *workspace, siz
     size_t dims = lq_geometry_dims(g);
     int32_t *rows = (int32_t *)workspace;
     int16_t *gains = (int16_t *)workspace + 2 * dims * LQ__TOKENS;
-    int16_t *pairs = gains + g->slice_count * LQ__TOKENS;
+    int16_t *pairs = gains + (size_t)g->slice_count * LQ__TOKENS;
     int begins = check == 2 && fit->tokens == 0;
     size_t d;
     int status;
-    from->center = g->stream == LQ_V ? fit->center : NULL;
+    from->center = g->stream != LQ_K ? fit->center : NULL;
     from->vector = (float *)(void *)pairs;
     if (begins && g->stream == LQ_V && !g->dense) {
         memset(fit->apart, 0, dims * 8);
         lq__fit_apart(fit, from->src, first, tokens, 1);
     }
     if (check) { /* most often the numbers alone tell */
-        if (from->center && lq__fits_by_size(from->src, g, fit->center, fit->step, first, tokens)) {
+        if (g->stream == LQ_V && !g->roles &&
+            lq__fits_by_size(from->src, g, fit->center, fit->step, first, tokens)) {
             return LQ_OK;
         }
         status = lq__load(NULL, gains, from, g, fit->step, first, tokens);
@@ -11865,7 +12074,7 @@ LQ__STATIC void lq__fit_sum(lq_fit *fit, const void *workspace, size_t tokens)
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &fit->geometry;
     size_t dims = lq_geometry_dims(g);
-    size_t lead = g->stream == LQ_V ? g->slice_count : 0;
+    size_t lead = lq__gains_of(g);
     size_t rank = g->dense ? g->dense->rank : dims;
     const int32_t *rows = (const int32_t *)workspace;
     const int16_t *gains = (const int16_t *)workspace + 2 * dims * LQ__TOKENS;
@@ -11919,7 +12128,7 @@ LQ_API int lq_fit_add(lq_fit *fit, const lq_vectors *src, const lq_positions *po
 {
     lq_positions none = {0, 0, NULL};
     if (!fit || !src || !src->slices || lq_type_bytes(src->type) == 0 || !workspace ||
-        (fit->geometry.rope && !positions)) {
+        (lq__has_rope(&fit->geometry) && !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_fit_workspace_bytes(&fit->geometry)) {
@@ -12382,13 +12591,22 @@ LQ__STATIC uint32_t lq__profile_order(const lq_profile *p, size_t rows, int whic
 /* The basis byte of the file form: a dense basis is there, or named. */
 enum { LQ__FORM_DENSE = 3, LQ__FORM_NAMED = 4 };
 
+/* Gains: none of keys; of values one a slice, or in a dense basis fewer. */
+LQ__STATIC int lq__profile_gains_valid(const lq_profile *p)
+{
+    return p->stream == LQ_K ? p->gains == 0
+           : p->basis == LQ_BASIS_DENSE
+               ? p->gains >= 1 && p->gains <= p->slice_count - (p->stream == LQ_KV)
+               : p->stream == LQ_V && p->gains == p->slice_count;
+}
+
 LQ__STATIC int lq__profile_valid(const lq_profile *p)
 {
     size_t i;
-    if ((p->stream != LQ_K && p->stream != LQ_V) || p->basis < LQ_BASIS_IDENTITY ||
+    if (p->stream < LQ_K || p->stream > LQ_KV || p->basis < LQ_BASIS_IDENTITY ||
         p->basis > LQ_BASIS_DENSE || p->slice_count == 0 || p->slice_count > LQ__SLICES_MAX ||
         p->dims < p->slice_count || p->dims > LQ__DIMS_MAX || p->mean_exponent < -128 ||
-        p->mean_exponent > 127 || !p->mean || !p->sigma) {
+        p->mean_exponent > 127 || !p->mean || !p->sigma || !lq__profile_gains_valid(p)) {
         return 0;
     }
     for (i = 0; i < lq__profile_rows(p); i++) {
@@ -12428,7 +12646,8 @@ LQ__STATIC void lq__profile_head(uint8_t *dst, const lq_profile *p, uint32_t for
     lq__store16(dst + 8, p->slice_count);
     lq__store16(dst + 10, p->dims);
     dst[12] = (uint8_t)p->mean_exponent;
-    memset(dst + 13, 0, 3);
+    dst[13] = 0;
+    lq__store16(dst + 14, p->gains);
 }
 
 /* Rows by the orders in the head. */
@@ -12500,9 +12719,10 @@ LQ__STATIC int lq__profile_header(lq_profile *p, const uint8_t *src, size_t src_
     p->slice_count = lq__load16(src + 8);
     p->dims = lq__load16(src + 10);
     p->mean_exponent = (int32_t)(src[12] ^ 0x80u) - 128;
-    if ((p->stream != LQ_K && p->stream != LQ_V) || p->slice_count == 0 ||
+    p->gains = lq__load16(src + 14);
+    if (p->stream < LQ_K || p->stream > LQ_KV || p->slice_count == 0 ||
         p->slice_count > LQ__SLICES_MAX || p->dims < p->slice_count || p->dims > LQ__DIMS_MAX ||
-        src[13] || src[14] || src[15]) {
+        src[13] || !lq__profile_gains_valid(p)) {
         return LQ_E_DATA;
     }
     return LQ_OK;
@@ -12541,11 +12761,12 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 
 /* ---- the file form of a dense basis ----
    Behind the 20 bytes, all little-endian (>>manual has the diagram):
-     rank u16, metric u8, centre's exponent i8, precision i16, floor i16, V's mean's exponent i8,
-     three zeros;
-     of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift);
-     the centre, i16 of each dim; V: the mean, likewise; of each slice with metric 1: its lower
-     triangle, i16, row by row;
+     rank u16, metric u8, centre's exponent i8, precision i16, floor i16, means' exponent i8, a zero,
+     V's ratio u16 (256ths), model u64;
+     of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift), gain u16 (K: all
+     ones);
+     the means, i16 of each dim; the centre, i16 of each dim of V; of each slice of K with metric 1:
+     its lower triangle, i16, row by row;
      bits: rows of the profile (gains, then coefficients); of each coefficient 4 bits, octaves that
      its unit is coarser than the rule (no element passes 16 bits), 4 bits, the order of
      its Rice codes, and of each dim its element in units of 2^(e / 4), e = (precision -
@@ -12555,7 +12776,9 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 
    In memory a number of the matrix is v = q 2^(e / 4) in q22, below 2^28; a matrix's rows become
    int16 with an exponent such that their norm stays below 2^15. */
-#define LQ__DENSE_FIXED 32u
+#define LQ__DENSE_FIXED 40u
+#define LQ__DENSE_SLICE 6u
+#define LQ__DENSE_RANK_MAX 12288u /* squares of so many elements stay inside 64 bits */
 #define LQ__DENSE_Q 22
 #define LQ__DENSE_EXPONENT 8 /* no basis has rows of a larger one */
 
@@ -12568,22 +12791,76 @@ typedef struct lq__dense_form {
     int32_t precision;
     int32_t floor;
     int32_t mean_exponent;
+    uint32_t ratio; /* 256ths */
     const uint8_t *slices;
-    const uint8_t *center;
-    const uint8_t *mean; /* V */
+    const uint8_t *mean;
+    const uint8_t *center; /* of V's dims */
     const uint8_t *metrics;
     const uint8_t *bits;
     size_t bits_bytes;
 } lq__dense_form;
 
+/* Slice s of the file form. */
+LQ__INLINE uint32_t lq__form_dims(const lq__dense_form *f, uint32_t s)
+{
+    return lq__load16(f->slices + LQ__DENSE_SLICE * s);
+}
+
+LQ__INLINE int32_t lq__form_exponent(const lq__dense_form *f, uint32_t s)
+{
+    return (int32_t)(f->slices[LQ__DENSE_SLICE * s + 2] ^ 0x80u) - 128;
+}
+
+/* Of its metric, or V's gain shift. */
+LQ__INLINE int32_t lq__form_second(const lq__dense_form *f, uint32_t s)
+{
+    return (int32_t)(f->slices[LQ__DENSE_SLICE * s + 3] ^ 0x80u) - 128;
+}
+
+LQ__INLINE uint32_t lq__form_gain(const lq__dense_form *f, uint32_t s)
+{
+    return lq__load16(f->slices + LQ__DENSE_SLICE * s + 4);
+}
+
+/* Whether slices are what the head says, with gains as in lq_role; bytes of their centre and their
+   metric. */
+LQ__STATIC int lq__form_slices(const lq__dense_form *f, const lq_profile *p, size_t *center_bytes,
+                               size_t *metric_bytes)
+{
+    size_t dims = 0;
+    uint32_t streams = 0;
+    uint32_t gains = 0;
+    uint32_t s;
+    *center_bytes = 0;
+    *metric_bytes = 0;
+    for (s = 0; s < p->slice_count; s++) {
+        size_t d = lq__form_dims(f, s);
+        uint32_t gain = lq__form_gain(f, s);
+        int value = gain != LQ_GAIN_NONE;
+        int follows = s && value && gain + 1 == gains && lq__form_gain(f, s - 1) == gain;
+        int32_t exponent = lq__form_exponent(f, s);
+        int32_t second = lq__form_second(f, s);
+        if (d == 0 || exponent < -64 || exponent > 64 || (value && !follows && gain != gains) ||
+            (follows && second != lq__form_second(f, s - 1)) ||
+            (!value && (second < -16 || second > 15))) {
+            return 0;
+        }
+        gains += value && !follows;
+        streams |= value ? (uint32_t)LQ_V : (uint32_t)LQ_K;
+        *center_bytes += value ? 2 * d : 0;
+        *metric_bytes += !value && f->metric == LQ__METRIC_STORED ? d * (d + 1) : 0;
+        dims += d;
+    }
+    return dims == p->dims && streams == p->stream && gains == p->gains;
+}
+
 LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const uint8_t *src,
                                    size_t src_bytes)
 {
-    size_t means = (size_t)p->dims * (p->stream == LQ_V ? 4 : 2); /* the centre's, too */
-    size_t fixed = LQ__DENSE_FIXED + (size_t)p->slice_count * 4 + means;
-    size_t dims = 0;
-    size_t metric_bytes = 0;
-    uint32_t s;
+    size_t fixed =
+        LQ__DENSE_FIXED + (size_t)p->slice_count * LQ__DENSE_SLICE + (size_t)p->dims * 2;
+    size_t center_bytes;
+    size_t metric_bytes;
     if (src_bytes < fixed) {
         return LQ_E_DATA;
     }
@@ -12593,29 +12870,22 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
     f->precision = (int32_t)(lq__load16(src + 24) ^ 0x8000u) - 32768;
     f->floor = (int32_t)(lq__load16(src + 26) ^ 0x8000u) - 32768;
     f->mean_exponent = (int32_t)(src[28] ^ 0x80u) - 128;
+    f->ratio = lq__load16(src + 30);
     f->slices = src + LQ__DENSE_FIXED;
-    f->center = f->slices + (size_t)p->slice_count * 4;
-    f->mean = f->center + (size_t)p->dims * 2;
-    f->metrics = src + fixed;
-    for (s = 0; s < p->slice_count; s++) {
-        size_t d = lq__load16(f->slices + 4 * s);
-        int32_t exponent = (int32_t)(f->slices[4 * s + 2] ^ 0x80u) - 128;
-        int32_t metric_exponent = (int32_t)(f->slices[4 * s + 3] ^ 0x80u) - 128;
-        dims += d;
-        metric_bytes += f->metric == LQ__METRIC_STORED ? d * (d + 1) : 0;
-        if (d == 0 || exponent < -64 || exponent > 64 ||
-            (p->stream == LQ_K && (metric_exponent < -16 || metric_exponent > 15))) {
-            return LQ_E_DATA;
-        }
-    }
-    if (f->mean_exponent < -64 || f->mean_exponent > 16 || src[29] || src[30] || src[31] ||
-        (p->stream == LQ_K && f->mean_exponent != 0) || f->rank == 0 || f->rank > p->dims ||
-        f->metric > LQ__METRIC_LEFT_OUT || dims != p->dims ||
-        f->center_exponent < -64 || f->center_exponent > 16 || metric_bytes > src_bytes - fixed) {
+    f->mean = f->slices + (size_t)p->slice_count * LQ__DENSE_SLICE;
+    f->center = src + fixed;
+    if (f->metric > LQ__METRIC_LEFT_OUT || !lq__form_slices(f, p, &center_bytes, &metric_bytes) ||
+        f->mean_exponent < -64 || f->mean_exponent > 16 || src[29] || f->rank == 0 ||
+        f->rank > LQ__MIN(p->dims, LQ__DENSE_RANK_MAX) || f->center_exponent < -64 ||
+        f->center_exponent > 16 || f->ratio == 0 ||
+        (p->stream == LQ_KV ? f->ratio < 16 || f->ratio > 4096 : f->ratio != 256) ||
+        (p->stream == LQ_K && f->center_exponent != 0) ||
+        center_bytes + metric_bytes > src_bytes - fixed) {
         return LQ_E_DATA;
     }
-    f->bits = src + fixed + metric_bytes;
-    f->bits_bytes = src_bytes - fixed - metric_bytes;
+    f->metrics = f->center + center_bytes;
+    f->bits = f->metrics + metric_bytes;
+    f->bits_bytes = src_bytes - fixed - center_bytes - metric_bytes;
     return (size_t)f->rank * p->dims / 8 > f->bits_bytes ? LQ_E_DATA : LQ_OK;
 }
 
@@ -12623,9 +12893,9 @@ LQ__STATIC int lq__dense_form_read(lq__dense_form *f, const lq_profile *p, const
 typedef struct lq__dense_place {
     lq_basis *basis;
     int16_t *rows; /* mean and sigma of the profile */
-    int8_t *slice_exponent; /* and V's gain_shift */
-    uint16_t *slice_dims;
-    int16_t *center; /* and V's mean */
+    int8_t *slice_exponent; /* and gain_shift */
+    uint16_t *slice_dims;   /* and slice_gain */
+    int16_t *mean;          /* and the centre */
     int16_t *forward;
     int16_t *inverse;
     int8_t *forward_exponent;
@@ -12656,7 +12926,7 @@ LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, si
     bytes[0] = sizeof(lq_basis);
     bytes[1] = lq_profile_bytes(lq__profile_rows(p));
     bytes[2] = (size_t)p->slice_count * 2;
-    bytes[3] = (size_t)p->slice_count * 2;
+    bytes[3] = (size_t)p->slice_count * 4;
     bytes[4] = (size_t)p->dims * 4;
     bytes[5] = rank * lq__even(p->dims) * 2;
     bytes[6] = p->dims * lq__even(rank) * 2;
@@ -12679,7 +12949,7 @@ LQ__STATIC lq__dense_place lq__dense_place_of(void *mem, const lq_profile *p, si
         d.rows = (int16_t *)(void *)(m + offset[1]);
         d.slice_exponent = (int8_t *)(m + offset[2]);
         d.slice_dims = (uint16_t *)(void *)(m + offset[3]);
-        d.center = (int16_t *)(void *)(m + offset[4]);
+        d.mean = (int16_t *)(void *)(m + offset[4]);
         d.forward = (int16_t *)(void *)(m + offset[5]);
         d.inverse = (int16_t *)(void *)(m + offset[6]);
         d.forward_exponent = (int8_t *)(m + offset[7]);
@@ -12713,7 +12983,7 @@ LQ__INLINE int32_t lq__dense_quarters(int32_t precision, int32_t sigma_floor, in
 }
 
 /* Exponent e, -3 .. 20, for a row whose sum of squares is norm in units of 2^-2q: the norm over
-   2^e stays below 2^15 in q15, with room for the rounding of 8192 elements. */
+   2^e stays below 2^15 in q15, with room for the rounding of 16384 elements. */
 LQ__STATIC int32_t lq__dense_exponent(uint64_t norm, int32_t q)
 {
     int32_t e = -3;
@@ -12806,20 +13076,22 @@ LQ__STATIC int lq__dense_forward_row(lq__dense_place *d, const lq_profile *p,
     for (j = 0; j < p->dims; j++) {
         v[j] = lq__dense_value(row[j], quarters);
     }
-    for (s = 0; s < p->slice_count && f->metric == LQ__METRIC_STORED; s++) {
+    for (s = 0; s < p->slice_count && f->metric == LQ__METRIC_STORED; at += d->slice_dims[s], s++) {
         size_t n = d->slice_dims[s];
-        int32_t down_to_q22 = 15 + 128 - (int32_t)(f->slices[4 * s + 3] ^ 0x80u);
+        int32_t down_to_q22 = 15 - lq__form_second(f, s);
+        if (lq__form_gain(f, s) != LQ_GAIN_NONE) {
+            continue;
+        }
         lq__dense_metric(v + at, v + p->dims, triangle, n);
         for (j = at; j < at + n; j++) {
             v[j] >>= down_to_q22;
         }
         triangle += n * (n + 1);
-        at += n;
     }
     for (j = 0; j < p->dims; j++) {
         most = LQ__MAX(most, (uint64_t)(v[j] < 0 ? -v[j] : v[j]));
     }
-    down = (int32_t)lq__log2_floor(most) - 24;
+    down = (int32_t)lq__log2_floor(most) - 23; /* squares of 16384 dims stay inside 64 bits */
     down = LQ__MAX(down, 0);
     for (j = 0; j < p->dims; j++) {
         v[j] >>= down;
@@ -12981,18 +13253,25 @@ LQ__STATIC void lq__dense_fill(lq__dense_place *d, const lq_profile *p, const lq
                                const uint8_t *src, size_t src_bytes)
 {
     lq_basis *b = d->basis;
-    size_t j;
+    int16_t *center = d->mean + p->dims;
+    const uint8_t *of_value = f->center;
+    size_t j = 0;
     uint32_t s;
     for (s = 0; s < p->slice_count; s++) {
-        d->slice_dims[s] = lq__load16(f->slices + 4 * s);
-        d->slice_exponent[s] = (int8_t)((int32_t)(f->slices[4 * s + 2] ^ 0x80u) - 128);
+        uint32_t gain = lq__form_gain(f, s);
+        size_t end = j + lq__form_dims(f, s);
+        d->slice_dims[s] = (uint16_t)lq__form_dims(f, s);
+        d->slice_dims[p->slice_count + s] = (uint16_t)gain;
+        d->slice_exponent[s] = (int8_t)lq__form_exponent(f, s);
         d->slice_exponent[p->slice_count + s] =
-            (int8_t)((int32_t)(f->slices[4 * s + 3] ^ 0x80u) - 128);
-    }
-    for (j = 0; j < p->dims; j++) {
-        d->center[j] = (int16_t)lq__load16(f->center + 2 * j);
-        if (p->stream == LQ_V) {
-            d->center[p->dims + j] = (int16_t)lq__load16(f->mean + 2 * j);
+            (int8_t)(gain == LQ_GAIN_NONE ? 0 : lq__form_second(f, s));
+        for (; j < end; j++) {
+            d->mean[j] = (int16_t)lq__load16(f->mean + 2 * j);
+            center[j] = 0;
+            if (gain != LQ_GAIN_NONE) {
+                center[j] = (int16_t)lq__load16(of_value);
+                of_value += 2;
+            }
         }
     }
     lq_blake2s_128(b->hash, src, src_bytes);
@@ -13000,16 +13279,20 @@ LQ__STATIC void lq__dense_fill(lq__dense_place *d, const lq_profile *p, const lq
     b->slice_count = p->slice_count;
     b->rank = f->rank;
     b->stream = p->stream;
+    b->gains = p->gains;
+    b->ratio = (float)f->ratio / 256.0f;
+    b->model = lq__load64(src + 32);
     b->encodes = f->metric != LQ__METRIC_LEFT_OUT;
     b->center_exponent = f->center_exponent;
     b->mean_exponent = f->mean_exponent;
     b->forward_stride = (uint32_t)lq__even(p->dims);
     b->inverse_stride = (uint32_t)lq__even(f->rank);
     b->slice_dims = d->slice_dims;
+    b->slice_gain = d->slice_dims + p->slice_count;
     b->slice_exponent = d->slice_exponent;
-    b->gain_shift = p->stream == LQ_V ? d->slice_exponent + p->slice_count : NULL;
-    b->center = d->center;
-    b->mean = p->stream == LQ_V ? d->center + p->dims : NULL;
+    b->gain_shift = d->slice_exponent + p->slice_count;
+    b->center = p->gains ? center : NULL;
+    b->mean = d->mean;
     b->forward = d->forward;
     b->inverse = d->inverse;
     b->forward_exponent = d->forward_exponent;
@@ -14395,7 +14678,7 @@ LQ__STATIC lq_geometry lq__klt_geometry(const lq_geometry *g)
 /* Columns of the sums. */
 LQ__INLINE size_t lq__klt_columns(const lq_geometry *g)
 {
-    return lq_geometry_dims(g) + (g->stream == LQ_V ? g->slice_count : 0);
+    return lq_geometry_dims(g) + lq__gains_of(g);
 }
 
 /* Floats of the metrics of all slices. */
@@ -14403,9 +14686,9 @@ LQ__STATIC size_t lq__klt_metric_floats(const lq_geometry *g)
 {
     size_t sum = 0;
     uint32_t s;
-    for (s = 0; s < g->slice_count && g->stream == LQ_K; s++) {
+    for (s = 0; s < g->slice_count; s++) {
         size_t pad = lq__klt_pad(g->slice_dims[s]);
-        sum += pad * pad;
+        sum += lq__is_value(g, s) ? 0 : pad * pad;
     }
     return sum;
 }
@@ -14459,11 +14742,11 @@ LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geomet
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry)
 {
     size_t dims = lq_geometry_dims(geometry);
-    size_t tokens = LQ__TOKENS; /* a block, V: and a vector, K: and another block for `kept` */
+    size_t tokens = LQ__TOKENS; /* a block, V: and two vectors, K: and another block for `kept` */
     if (dims == 0) {
         return 0;
     }
-    tokens += geometry->stream == LQ_V ? 1 : geometry->rope ? 0 : LQ__TOKENS;
+    tokens += geometry->stream != LQ_K ? 2 : geometry->rope ? 0 : LQ__TOKENS;
     return tokens * lq__klt_pad(lq__klt_columns(geometry)) * 4 + 64;
 }
 
@@ -14487,8 +14770,8 @@ LQ__STATIC int lq__klt_check(const void *src, size_t stride, size_t dims, int ty
 }
 
 /* One slice of a block into columns of block (64, pad): RoPE undone. */
-LQ__STATIC int lq__klt_load(const lq_klt *klt, float *block, size_t pad, size_t dims,
-                            const uint8_t *p, size_t stride, int type,
+LQ__STATIC int lq__klt_load(float *block, size_t pad, size_t dims,
+                            const uint8_t *p, size_t stride, int type, const lq_rope *rope,
                             const lq_positions *positions, size_t tokens)
 {
     size_t t;
@@ -14496,9 +14779,7 @@ LQ__STATIC int lq__klt_load(const lq_klt *klt, float *block, size_t pad, size_t 
     for (t = 0; t < tokens && !status; t++, p += stride * lq_type_bytes(type)) {
         status = lq_f32_from_type(block + t * pad, p, dims, type);
     }
-    return !status && klt->geometry.rope
-               ? lq_rope_undo_f32(block, tokens, dims, pad, klt->geometry.rope, positions)
-               : status;
+    return !status && rope ? lq_rope_undo_f32(block, tokens, dims, pad, rope, positions) : status;
 }
 
 /* center += the mean of a block. */
@@ -14545,6 +14826,16 @@ LQ__STATIC int lq__klt_kept(lq_klt *klt, float *turned, const float *block, size
     return LQ_OK;
 }
 
+/* Dims of slices s .. end. */
+LQ__INLINE size_t lq__dims_between(const lq_geometry *g, uint32_t s, uint32_t end)
+{
+    size_t dims = 0;
+    for (; s < end; s++) {
+        dims += g->slice_dims[s];
+    }
+    return dims;
+}
+
 /* Shifts and units of V's gains from the first block, whose mean is the centre. */
 LQ__STATIC void lq__klt_first_gains(lq_klt *klt, const float *block, size_t pad, size_t tokens)
 {
@@ -14552,55 +14843,71 @@ LQ__STATIC void lq__klt_first_gains(lq_klt *klt, const float *block, size_t pad,
     size_t at = 0;
     size_t t;
     size_t d;
+    uint32_t end;
     uint32_t s;
-    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+    for (s = 0; s < g->slice_count; s = end) {
+        float *sums = klt->gain_sum + 4 * (size_t)lq__slice_gain(g, s);
+        size_t dims;
         double whole = 0;
         double left = 0;
-        for (t = 0; t < tokens; t++) {
-            for (d = at; d < at + g->slice_dims[s]; d++) {
+        end = lq__is_value(g, s) ? lq__gain_end(g, s) : s + 1;
+        dims = lq__dims_between(g, s, end);
+        for (t = 0; t < tokens && lq__is_value(g, s); t++) {
+            for (d = at; d < at + dims; d++) {
                 double x = (double)block[t * pad + d];
                 double y = x - (double)klt->center[d];
                 whole += x * x;
                 left += y * y;
             }
         }
-        whole = lq__log2_f64(LQ__MAX(whole, 1e-60) / (double)(tokens * g->slice_dims[s]));
-        left = lq__log2_f64(LQ__MAX(left, 1e-60) / (double)(tokens * g->slice_dims[s]));
-        klt->gain_sum[4 * s + 2] = (float)(int32_t)LQ__MIN(2 * (whole - left) + 0.5, 120);
-        klt->gain_sum[4 * s + 3] = (float)(int32_t)(2 * left);
+        at += dims;
+        if (lq__is_value(g, s)) {
+            whole = lq__log2_f64(LQ__MAX(whole, 1e-60) / (double)(tokens * dims));
+            left = lq__log2_f64(LQ__MAX(left, 1e-60) / (double)(tokens * dims));
+            sums[2] = (float)(int32_t)LQ__MIN(2 * (whole - left) + 0.5, 120);
+            sums[3] = (float)(int32_t)(2 * left);
+        }
     }
 }
 
-/* A vector of V less the centre over the gains of its slices, and behind it 1 over these gains;
-   `left` (dims) is scratch. */
+/* The vectors of V in a row less the centre over their gains, and behind all dims 1 over each of
+   these gains; `left` is scratch. */
 LQ__STATIC int lq__klt_gains(lq_klt *klt, float *row, float *left)
 {
     const lq_geometry *g = &klt->geometry;
-    size_t dims = lq_geometry_dims(g);
+    float *inverse = row + lq_geometry_dims(g);
     size_t at = 0;
     size_t d;
+    uint32_t end;
     uint32_t s;
-    for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
-        float *sums = klt->gain_sum + 4 * s;
+    for (s = 0; s < g->slice_count; s = end) {
+        float *sums = klt->gain_sum + 4 * (size_t)lq__slice_gain(g, s);
+        size_t dims;
         int32_t gain;
         float scale;
         int status;
-        for (d = at; d < at + g->slice_dims[s]; d++) {
+        end = lq__is_value(g, s) ? lq__gain_end(g, s) : s + 1;
+        dims = lq__dims_between(g, s, end);
+        if (!lq__is_value(g, s)) {
+            at += dims;
+            continue;
+        }
+        for (d = at; d < at + dims; d++) {
             left[d] = row[d] - klt->center[d];
         }
-        status = lq__gain_less(&gain, left + at, (const uint8_t *)(const void *)(row + at),
-                               g->slice_dims[s], LQ_F32, (int32_t)sums[2]);
+        status = lq__gain_less(&gain, left + at, (const uint8_t *)(const void *)(row + at), dims,
+                               LQ_F32, (int32_t)sums[2]);
         if (status) {
             return status;
         }
         scale = 1.0f / lq__gain_f32(gain);
         sums[0] += (float)gain;
         sums[1] += (float)(gain * gain);
-        for (d = at; d < at + g->slice_dims[s]; d++) {
+        for (d = at; d < at + dims; d++) {
             row[d] = left[d] * scale;
         }
-        row[dims + s] =
-            lq__gain_f32(lq__clamp((int32_t)sums[3] - gain, -LQ__GAIN_MAX, LQ__GAIN_MAX));
+        *inverse++ = lq__gain_f32(lq__clamp((int32_t)sums[3] - gain, -LQ__GAIN_MAX, LQ__GAIN_MAX));
+        at += dims;
     }
     return LQ_OK;
 }
@@ -14608,28 +14915,29 @@ LQ__STATIC int lq__klt_gains(lq_klt *klt, float *row, float *left)
 /* A block in its columns to the sums: fitted or held out. */
 LQ__STATIC int lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t tokens)
 {
+    const lq_geometry *g = &klt->geometry;
     int which = klt->blocks % 8 == 7;
-    size_t dims = lq_geometry_dims(&klt->geometry);
-    size_t columns = lq__klt_columns(&klt->geometry);
+    size_t columns = lq__klt_columns(g);
     size_t t;
     size_t d;
     if (klt->blocks == 0) {
-        lq__klt_origin(klt->center, block, pad, dims, tokens);
-        if (klt->geometry.stream == LQ_V) {
-            lq__klt_first_gains(klt, block, pad, tokens);
-        }
+        lq__klt_origin(klt->center, block, pad, lq_geometry_dims(g), tokens);
+        lq__klt_first_gains(klt, block, pad, tokens);
     }
     for (t = 0; t < tokens; t++) {
         float *row = block + t * pad;
-        int status = LQ_OK;
-        if (klt->geometry.stream == LQ_V) {
-            status = lq__klt_gains(klt, row, block + LQ__TOKENS * pad);
-        }
+        size_t at = 0;
+        uint32_t s;
+        int status = g->stream == LQ_K ? LQ_OK : lq__klt_gains(klt, row, block + LQ__TOKENS * pad);
         if (status) {
             return status;
         }
+        for (s = 0; s < g->slice_count; at += g->slice_dims[s], s++) {
+            for (d = at; d < at + g->slice_dims[s] && !lq__is_value(g, s); d++) {
+                row[d] -= klt->center[d];
+            }
+        }
         for (d = 0; d < columns; d++) {
-            row[d] -= klt->geometry.stream == LQ_K ? klt->center[d] : 0.0f;
             klt->sum[which][d] += row[d];
         }
     }
@@ -14654,7 +14962,8 @@ LQ__STATIC int lq__klt_add_from(lq_klt *klt, const lq_vectors *src, size_t src_f
     for (s = 0; s < g->slice_count && !status; s++) {
         size_t stride = src->token_stride ? src->token_stride : g->slice_dims[s];
         status = lq__klt_check((const uint8_t *)src->slices[s] + src_first * stride * element,
-                               stride, g->slice_dims[s], src->type, tokens, g->stream);
+                               stride, g->slice_dims[s], src->type, tokens,
+                               lq__is_value(g, s) ? LQ_V : LQ_K);
     }
     pad = lq__klt_pad(lq__klt_columns(g));
     block = (float *)(void *)((uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63));
@@ -14668,7 +14977,8 @@ LQ__STATIC int lq__klt_add_from(lq_klt *klt, const lq_vectors *src, size_t src_f
             size_t stride = src->token_stride ? src->token_stride : dims;
             const uint8_t *p =
                 (const uint8_t *)src->slices[s] + (src_first + first) * stride * element;
-            status = lq__klt_load(klt, block + column, pad, dims, p, stride, src->type, &at, n);
+            status = lq__klt_load(block + column, pad, dims, p, stride, src->type,
+                                  lq__slice_rope(g, s), &at, n);
             column += dims;
         }
         if (!status && klt->kept && !g->rope) {
@@ -14689,14 +14999,14 @@ LQ__STATIC int lq__klt_kept_valid(const lq_klt *klt)
         return 1;
     }
     g.rope = klt->kept;
-    return g.stream == LQ_K && !klt->geometry.rope && lq_geometry_rows(&g) != 0;
+    return g.stream == LQ_K && !g.roles && !klt->geometry.rope && lq_geometry_rows(&g) != 0;
 }
 
 LQ_API int lq_klt_add(lq_klt *klt, const lq_vectors *src, const lq_positions *positions,
                       size_t tokens, void *workspace, size_t workspace_bytes)
 {
     if (!klt || !src || !src->slices || lq_type_bytes(src->type) == 0 || !workspace ||
-        ((klt->geometry.rope || klt->kept) && !positions) || !lq__klt_kept_valid(klt)) {
+        ((klt->kept || lq__has_rope(&klt->geometry)) && !positions) || !lq__klt_kept_valid(klt)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_klt_workspace_bytes(&klt->geometry)) {
@@ -14718,7 +15028,8 @@ LQ__STATIC int lq__klt_add_queries_from(lq_klt *klt, const lq_vectors *queries,
     size_t h;
     int status = LQ_OK;
     for (h = 0; h < heads && !status; h++) {
-        size_t dims = reads[h] < g->slice_count ? g->slice_dims[reads[h]] : 0;
+        int reads_keys = reads[h] < g->slice_count && !lq__is_value(g, reads[h]);
+        size_t dims = reads_keys ? g->slice_dims[reads[h]] : 0;
         size_t stride = queries->token_stride ? queries->token_stride : dims;
         status =
             dims ? lq__klt_check((const uint8_t *)queries->slices[h] + src_first * stride * element,
@@ -14734,7 +15045,8 @@ LQ__STATIC int lq__klt_add_queries_from(lq_klt *klt, const lq_vectors *queries,
         uint32_t s;
         size_t t;
         for (s = 0; s < reads[h]; s++) {
-            metric += lq__klt_pad(g->slice_dims[s]) * lq__klt_pad(g->slice_dims[s]);
+            size_t before = lq__klt_pad(g->slice_dims[s]);
+            metric += lq__is_value(g, s) ? 0 : before * before;
         }
         for (first = 0; first < tokens && !status; first += LQ__TOKENS) {
             size_t n = LQ__MIN(tokens - first, LQ__TOKENS);
@@ -14746,8 +15058,8 @@ LQ__STATIC int lq__klt_add_queries_from(lq_klt *klt, const lq_vectors *queries,
                                           p + (src_first + first + t) * stride * element, dims,
                                           queries->type);
             }
-            if (!status && g->rope) {
-                status = lq_rope_undo_f32(block, n, dims, pad, g->rope, &at);
+            if (!status && lq__slice_rope(g, reads[h])) {
+                status = lq_rope_undo_f32(block, n, dims, pad, lq__slice_rope(g, reads[h]), &at);
             }
             lq__outer(metric, block, n, pad);
         }
@@ -14760,8 +15072,9 @@ LQ_API int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, const uint
                               size_t heads, const lq_positions *positions, size_t tokens,
                               void *workspace, size_t workspace_bytes)
 {
-    if (!klt || klt->geometry.stream != LQ_K || !queries || !queries->slices || !reads ||
-        !workspace || lq_type_bytes(queries->type) == 0 || (klt->geometry.rope && !positions)) {
+    if (!klt || klt->geometry.stream == LQ_V || !queries || !queries->slices || !reads ||
+        !workspace || lq_type_bytes(queries->type) == 0 ||
+        (lq__has_rope(&klt->geometry) && !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_klt_workspace_bytes(&klt->geometry)) {
@@ -14782,7 +15095,10 @@ typedef struct lq__klt_work {
     double step;
     double beta;
     double tolerance;
-    double unit; /* K */
+    double unit;  /* K */
+    double ratio; /* V's step over K's */
+    uint64_t model;
+    size_t keys; /* slices of them */
     int own;
     size_t dims;
     size_t pad;
@@ -14795,6 +15111,8 @@ typedef struct lq__klt_work {
     double *variance; /* (dims) of the held-out tokens */
     double *diagonal; /* (dims) of the covariance */
     double *row;      /* (dims) */
+    double *part;     /* (dims) means of the columns in the tokens at hand, */
+    double *whole;    /* (dims) and in all */
     double *whiten;   /* A of each slice: errors of A x are alike in all directions */
     double *unwhiten; /* and its inverse */
     double *scale;    /* (slices) what sums are multiplied by */
@@ -14880,11 +15198,11 @@ LQ__STATIC void lq__klt_compose(double *out, const double *rows, const double *s
 LQ__STATIC int lq__klt_whiten(lq__klt_work *w, uint32_t s, const float *sum, double *a,
                               double *inverse, double unit)
 {
-    const lq_rope *rope = w->klt->geometry.rope;
+    const lq_rope *rope = lq__slice_rope(&w->klt->geometry, s);
     size_t n = w->klt->geometry.slice_dims[s];
     double *moment = w->square;
     double *value = w->row;
-    double per_query = w->klt->geometry.slice_count / (double)LQ__MAX(w->klt->queries, 1) /
+    double per_query = (double)w->keys / (double)LQ__MAX(w->klt->queries, 1) /
                        (rope ? LQ__KLT_DISTANCES : 1);
     double mean = 0;
     double power = 0;
@@ -14957,25 +15275,33 @@ LQ__STATIC void lq__klt_centers(lq__klt_work *w)
     size_t d = 0;
     uint32_t s;
     for (s = 0; s < g->slice_count; s++) {
-        size_t h = w->dims + s;
         size_t end = d + g->slice_dims[s];
-        double mean_h = lq__klt_sum(klt, h, 2) / count;
-        double square_h = lq__klt_product(w, h, h, 2) / count;
+        uint32_t gain = lq__slice_gain(g, s);
+        size_t h = w->dims + gain;
+        double mean_h = gain == LQ_GAIN_NONE ? 0 : lq__klt_sum(klt, h, 2) / count;
+        double square_h = gain == LQ_GAIN_NONE ? 0 : lq__klt_product(w, h, h, 2) / count;
         for (; d < end; d++) {
             double mean = lq__klt_sum(klt, d, 2) / count;
-            double both = lq__klt_product(w, d, h, 2) / count;
-            w->slope[d] = (both - keep * mean * mean_h) / (square_h - keep * mean_h * mean_h);
-            w->level[d] = mean - w->slope[d] * mean_h;
-            w->mean[d] += w->slope[d] * lq__exp2_f64((double)klt->gain_sum[4 * s + 3] / 4);
+            w->slope[d] = 0;
+            w->level[d] = mean;
+            if (gain == LQ_GAIN_NONE) {
+                w->mean[d] += mean;
+            } else {
+                double both = lq__klt_product(w, d, h, 2) / count;
+                w->slope[d] = (both - keep * mean * mean_h) / (square_h - keep * mean_h * mean_h);
+                w->level[d] = mean - w->slope[d] * mean_h;
+                w->mean[d] += w->slope[d] * lq__exp2_f64((double)klt->gain_sum[4 * gain + 3] / 4);
+            }
         }
     }
 }
 
-/* The sum of column i less what 1 over the gain takes from it. */
+/* The sum of column i less what 1 over the gain takes from it; `gain` is the column of that, or
+   LQ_GAIN_NONE: nothing. */
 LQ__STATIC double lq__klt_left(const lq__klt_work *w, size_t i, size_t gain, int which)
 {
     double sum = lq__klt_sum(w->klt, i, which);
-    return w->slope ? sum - w->slope[i] * lq__klt_sum(w->klt, gain, which) : sum;
+    return gain != LQ_GAIN_NONE ? sum - w->slope[i] * lq__klt_sum(w->klt, gain, which) : sum;
 }
 
 /* The sum of products of columns i and j, of slices with these columns of gains, likewise. */
@@ -14983,12 +15309,24 @@ LQ__STATIC double lq__klt_both(const lq__klt_work *w, size_t i, size_t j, size_t
                                size_t gain_j, int which)
 {
     double sum = lq__klt_product(w, i, j, which);
-    if (w->slope) {
+    if (gain_i != LQ_GAIN_NONE) {
         sum -= w->slope[i] * lq__klt_product(w, gain_i, j, which);
+    }
+    if (gain_j != LQ_GAIN_NONE) {
         sum -= w->slope[j] * lq__klt_product(w, i, gain_j, which);
+    }
+    if (gain_i != LQ_GAIN_NONE && gain_j != LQ_GAIN_NONE) {
         sum += w->slope[i] * w->slope[j] * lq__klt_product(w, gain_i, gain_j, which);
     }
     return sum;
+}
+
+/* The column of 1 over the gain of slice s; LQ_GAIN_NONE, which no column of a gain is since dims
+   are below it and gains fewer than slices: it has none. */
+LQ__INLINE size_t lq__klt_gain_column(const lq__klt_work *w, uint32_t s)
+{
+    uint32_t gain = lq__slice_gain(&w->klt->geometry, s);
+    return gain == LQ_GAIN_NONE ? (size_t)LQ_GAIN_NONE : w->dims + gain;
 }
 
 /* Mean square deviation of the dims of slice s from `first` on, each about its mean over all
@@ -14998,11 +15336,12 @@ LQ__STATIC double lq__klt_power(const lq__klt_work *w, uint32_t s, size_t first)
     const lq_klt *klt = w->klt;
     size_t n = klt->geometry.slice_dims[s];
     double count = (double)(klt->tokens + klt->held_out);
+    size_t gain = lq__klt_gain_column(w, s);
     double power = 0;
     size_t i;
     for (i = first; i < first + n; i++) {
-        double mean = lq__klt_left(w, i, w->dims + s, 2) / count;
-        double square = lq__klt_both(w, i, i, w->dims + s, w->dims + s, 2) / count;
+        double mean = lq__klt_left(w, i, gain, 2) / count;
+        double square = lq__klt_both(w, i, i, gain, gain, 2) / count;
         if (klt->kept) {
             mean = (double)klt->apart[w->pad + i] / count;
             square = (double)klt->apart[2 * w->pad + i] / count;
@@ -15016,6 +15355,7 @@ LQ_API float lq_klt_unit(const lq_klt *klt)
 {
     lq__klt_work w;
     double power = 0;
+    double dims = 0;
     size_t at = 0;
     uint32_t s;
     if (!klt || klt->tokens == 0) {
@@ -15029,39 +15369,61 @@ LQ_API float lq_klt_unit(const lq_klt *klt)
     w.dims = lq_geometry_dims(&klt->geometry);
     w.pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
     for (s = 0; s < klt->geometry.slice_count; at += klt->geometry.slice_dims[s], s++) {
-        power += lq__klt_power(&w, s, at) * klt->geometry.slice_dims[s] / (double)w.dims;
+        if (!lq__is_value(&klt->geometry, s)) {
+            power += lq__klt_power(&w, s, at) * klt->geometry.slice_dims[s];
+            dims += klt->geometry.slice_dims[s];
+        }
     }
-    return (float)lq__sqrt_f64(power);
+    return (float)lq__sqrt_f64(power / dims);
 }
 
-/* Units of all slices. V: gains are shifted so that what they leave has a mean square of 1. */
-LQ__STATIC void lq__klt_units(lq__klt_work *w)
+/* Unit of slices s .. end of V, from dim `at` on: their gain is shifted so that what it leaves has a
+   mean square of 1. */
+LQ__STATIC void lq__klt_value_units(lq__klt_work *w, uint32_t s, uint32_t end, size_t at)
 {
     const lq_klt *klt = w->klt;
     const lq_geometry *g = &klt->geometry;
-    size_t at = 0;
-    uint32_t s;
-    for (s = 0; s < g->slice_count; s++) {
+    int32_t shift = (int32_t)klt->gain_sum[4 * (size_t)lq__slice_gain(g, s) + 2];
+    size_t dims = lq__dims_between(g, s, end);
+    double left = 0;
+    size_t d = at;
+    uint32_t i;
+    int32_t by;
+    for (i = s; i < end; d += g->slice_dims[i], i++) {
+        left += lq__klt_power(w, i, d) * g->slice_dims[i] / (double)dims;
+    }
+    by = left > 1e-24 ? lq__klt_round(-2 * lq__log2_f64(left)) : 0;
+    by = shift > LQ__SHIFT_MOST ? shift : lq__clamp(shift + by, 0, LQ__SHIFT_MOST);
+    for (i = s, d = at; i < end; i++) {
+        size_t next = d + g->slice_dims[i];
         double most = 1e-18;
-        size_t end = at + g->slice_dims[s];
-        double left = lq__klt_power(w, s, at);
-        int32_t shift = (int32_t)klt->gain_sum[4 * s + 2];
-        int32_t by = left > 1e-24 ? lq__klt_round(-2 * lq__log2_f64(left)) : 0;
+        double over = lq__exp2_f64((by - shift) / 4.0);
+        w->gain_shift[i] = by;
+        w->scale[i] = over / w->ratio;
+        for (; d < next; d++) {
+            most = LQ__MAX(most, w->mean[d] < 0 ? -w->mean[d] : w->mean[d]);
+            w->level[d] *= w->scale[i];
+        }
+        w->exponent[i] = (int32_t)(lq__log2_f64(most) + 101) - 100;
+    }
+}
+
+/* Units of all slices. */
+LQ__STATIC void lq__klt_units(lq__klt_work *w)
+{
+    const lq_geometry *g = &w->klt->geometry;
+    size_t at = 0;
+    uint32_t end;
+    uint32_t s;
+    for (s = 0; s < g->slice_count; at += lq__dims_between(g, s, end), s = end) {
+        end = s + 1;
         w->gain_shift[s] = 0;
         w->scale[s] = 1 / w->unit;
         w->exponent[s] = (int32_t)(lq__log2_f64(w->unit) + 100.5) - 100;
-        if (g->stream == LQ_K) {
-            at = end;
-            continue;
+        if (lq__is_value(g, s)) {
+            end = lq__gain_end(g, s);
+            lq__klt_value_units(w, s, end, at);
         }
-        w->gain_shift[s] =
-            shift > LQ__SHIFT_MOST ? shift : lq__clamp(shift + by, 0, LQ__SHIFT_MOST);
-        w->scale[s] = lq__exp2_f64((w->gain_shift[s] - shift) / 4.0);
-        for (; at < end; at++) {
-            most = LQ__MAX(most, w->mean[at] < 0 ? -w->mean[at] : w->mean[at]);
-            w->level[at] *= w->scale[s];
-        }
-        w->exponent[s] = (int32_t)(lq__log2_f64(most) + 101) - 100;
     }
 }
 
@@ -15073,11 +15435,15 @@ LQ__STATIC int lq__klt_metrics(lq__klt_work *w)
     const float *sum = klt->metric;
     size_t at = 0;
     uint32_t s;
-    w->metric = g->stream == LQ_K;
-    for (s = 0; s < g->slice_count && w->metric; s++) {
+    w->metric = g->stream != LQ_V;
+    for (s = 0; s < g->slice_count; s++) {
         size_t n = g->slice_dims[s];
         double unit = lq__exp2_f64(w->exponent[s]);
-        int status =
+        int status;
+        if (lq__is_value(g, s)) {
+            continue;
+        }
+        status =
             lq__klt_whiten(w, s, sum, w->whiten + at, w->unwhiten + at, unit * w->scale[s]);
         if (status) {
             return status;
@@ -15090,16 +15456,19 @@ LQ__STATIC int lq__klt_metrics(lq__klt_work *w)
 }
 
 /* ---- covariances ---- */
-/* row (dims) = A row, slice by slice; `a` holds the matrices of all slices, symmetric ones. */
+/* row (dims) = A row, slice by slice; `a` holds the matrices of all slices of K, symmetric ones. */
 LQ__STATIC void lq__klt_apply(const lq__klt_work *w, const double *a, double *row)
 {
     const lq_geometry *g = &w->klt->geometry;
     uint32_t s;
     size_t i;
     size_t j;
-    for (s = 0; s < g->slice_count; s++) {
+    for (s = 0; s < g->slice_count; row += g->slice_dims[s], s++) {
         size_t n = g->slice_dims[s];
         double *out = w->square;
+        if (lq__is_value(g, s)) {
+            continue;
+        }
         memset(out, 0, n * sizeof *out);
         for (i = 0; i < n; i++) {
             for (j = 0; j < n; j++) {
@@ -15107,7 +15476,6 @@ LQ__STATIC void lq__klt_apply(const lq__klt_work *w, const double *a, double *ro
             }
         }
         memcpy(row, out, n * sizeof *out);
-        row += n;
         a += n * n;
     }
 }
@@ -15148,16 +15516,20 @@ LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
     for (s = 0, i = 0; s < klt->geometry.slice_count; s++) {
         for (j = 0; j < slice_dims[s]; j++, i++) {
             unit[i] = w->scale[s];
-            gain[i] = (uint32_t)n + s;
+            gain[i] = (uint32_t)lq__klt_gain_column(w, s);
         }
     }
+    for (i = 0; i < n; i++) { /* what is left of each column's sum, here and in all */
+        w->part[i] = lq__klt_left(w, i, gain[i], which) / count;
+        w->whole[i] = lq__klt_left(w, i, gain[i], 2) / tokens;
+    }
     for (i = 0; i < n; i++) {
-        double a = lq__klt_left(w, i, gain[i], which) / count;
-        double mean_a = lq__klt_left(w, i, gain[i], 2) / tokens;
+        double a = w->part[i];
+        double mean_a = w->whole[i];
         for (j = 0; j <= i; j++) {
-            double b = lq__klt_left(w, j, gain[j], which) / count;
+            double b = w->part[j];
             double square = lq__klt_both(w, i, j, gain[i], gain[j], which) / count;
-            double mean_b = lq__klt_left(w, j, gain[j], 2) / tokens;
+            double mean_b = w->whole[j];
             double c = square - a * mean_b - mean_a * b + mean_a * mean_b;
             m[i * n + j] = c * unit[i] * unit[j];
             m[j * n + i] = m[i * n + j];
@@ -15366,22 +15738,30 @@ LQ__STATIC void lq__klt_rows(lq__klt_work *w)
 {
     const lq_klt *klt = w->klt;
     const lq_geometry *g = &klt->geometry;
-    size_t lead = g->stream == LQ_V ? g->slice_count : 0;
+    size_t lead = lq__gains_of(g);
     double tokens = (double)(klt->tokens + klt->held_out);
     double least = 0.19 * w->step;
     lq_profile *p = &w->profile;
+    uint32_t s;
     size_t i;
     memset(p, 0, sizeof *p);
     p->stream = g->stream;
     p->basis = LQ_BASIS_DENSE;
     p->slice_count = g->slice_count;
     p->dims = (uint32_t)w->dims;
+    p->gains = (uint32_t)lead;
     p->mean = w->rows;
     p->sigma = w->rows + lead + w->dims;
-    for (i = 0; i < lead; i++) {
-        double mean = (double)klt->gain_sum[4 * i] / tokens;
-        double square = (double)klt->gain_sum[4 * i + 1] / tokens - mean * mean;
-        mean -= 4 * lq__log2_f64(w->scale[i]);
+    for (s = 0; s < g->slice_count; s++) {
+        double mean;
+        double square;
+        if (!lq__is_value(g, s)) {
+            continue;
+        }
+        i = lq__slice_gain(g, s);
+        mean = (double)klt->gain_sum[4 * i] / tokens;
+        square = (double)klt->gain_sum[4 * i + 1] / tokens - mean * mean;
+        mean -= 4 * lq__log2_f64(w->scale[s] * w->ratio);
         p->mean[i] = (int16_t)lq__clamp(lq__klt_round(mean), -LQ__GAIN_MAX, LQ__GAIN_MAX);
         p->sigma[i] = lq__klt_sigma(LQ__MAX(square, 0.25));
     }
@@ -15389,50 +15769,61 @@ LQ__STATIC void lq__klt_rows(lq__klt_work *w)
     for (i = 0; i < w->dims; i++) {
         p->mean[lead + i] = 0;
         p->sigma[lead + i] = lq__klt_sigma(w->value[i]);
-        if (w->value[i] > least * least || i == 0) {
+        if ((w->value[i] > least * least && i < LQ__DENSE_RANK_MAX) || i == 0) {
             w->report.rank = (uint32_t)(i + 1);
         }
     }
 }
 
-/* w->row (dims), i16 each of 2^exponent, which is returned. */
-LQ__STATIC int32_t lq__klt_put_means(lq__klt_work *w, uint8_t *dst)
+/* Of w->row (dims) the dims of V, or all: i16 each of 2^exponent, which is returned; *dst moves
+   behind them. */
+LQ__STATIC int32_t lq__klt_put_means(lq__klt_work *w, uint8_t **dst, int all)
 {
+    const lq_geometry *g = &w->klt->geometry;
     double most = 1e-30;
     int32_t exponent;
     size_t i;
+    uint32_t s;
     for (i = 0; i < w->dims; i++) {
         most = LQ__MAX(most, w->row[i] < 0 ? -w->row[i] : w->row[i]);
     }
     exponent = (int32_t)(lq__log2_f64(most / 32000) + 64) - 63;
     exponent = LQ__MAX(exponent, -40);
-    for (i = 0; i < w->dims; i++) {
-        int32_t q = lq__klt_round(w->row[i] * lq__exp2_f64(-exponent));
-        lq__store16(dst + 2 * i, (uint32_t)q & 65535u);
+    for (s = 0, i = 0; s < g->slice_count; s++) {
+        size_t end = i + g->slice_dims[s];
+        for (; i < end; i++) {
+            int32_t q = lq__klt_round(w->row[i] * lq__exp2_f64(-exponent));
+            if (all || lq__is_value(g, s)) {
+                lq__store16(*dst, (uint32_t)q & 65535u);
+                *dst += 2;
+            }
+        }
     }
     return exponent;
 }
 
-/* The centre in slice units, and V's mean behind it; returns what lies behind them. */
+/* The means, of K in slice units, of V behind the gain, and V's centre in slice units; returns what
+   lies behind them. */
 LQ__STATIC uint8_t *lq__klt_put_centers(lq__klt_work *w, uint8_t *dst, uint8_t *at)
 {
     const lq_geometry *g = &w->klt->geometry;
-    size_t i;
-    size_t k = 0;
-    uint32_t s;
-    for (s = 0; s < g->slice_count; s++) {
-        for (i = 0; i < g->slice_dims[s]; i++, k++) {
-            w->row[k] = w->mean[k] * lq__exp2_f64(-w->exponent[s]);
+    int pass;
+    for (pass = 0; pass < (g->stream == LQ_K ? 1 : 2); pass++) {
+        size_t k = 0;
+        uint32_t s;
+        for (s = 0; s < g->slice_count; s++) {
+            size_t end = k + g->slice_dims[s];
+            double unit = lq__exp2_f64(-w->exponent[s]);
+            int value = lq__is_value(g, s);
+            for (; k < end; k++) {
+                w->row[k] = value && pass == 0 ? w->level[k]
+                            : value || pass == 0 ? w->mean[k] * unit
+                                                 : 0;
+            }
         }
+        dst[pass ? 23 : 28] = (uint8_t)lq__klt_put_means(w, &at, pass == 0);
     }
-    dst[23] = (uint8_t)lq__klt_put_means(w, at);
-    memset(dst + 28, 0, LQ__DENSE_FIXED - 28);
-    if (g->stream == LQ_K) {
-        return at + 2 * w->dims;
-    }
-    memcpy(w->row, w->level, w->dims * sizeof *w->row);
-    dst[28] = (uint8_t)lq__klt_put_means(w, at + 2 * w->dims);
-    return at + 4 * w->dims;
+    return at;
 }
 
 /* A'A of one slice, its lower triangle, i16 each of 2^(exponent - 15), which is returned. */
@@ -15469,20 +15860,24 @@ LQ__STATIC size_t lq__klt_put_fixed(lq__klt_work *w, uint8_t *dst, int32_t preci
 {
     const lq_geometry *g = &w->klt->geometry;
     uint8_t *slice = dst + LQ__DENSE_FIXED;
-    uint8_t *at = slice + 4 * (size_t)g->slice_count;
+    uint8_t *at = slice + LQ__DENSE_SLICE * (size_t)g->slice_count;
     const double *a = w->whiten;
     uint32_t s;
+    memset(dst + 20, 0, LQ__DENSE_FIXED - 20);
     lq__store16(dst + 20, w->report.rank);
     dst[22] = (uint8_t)(w->metric ? LQ__METRIC_STORED : LQ__METRIC_NONE);
     lq__store16(dst + 24, (uint32_t)precision & 65535u);
     lq__store16(dst + 26, (uint32_t)w->sigma_floor & 65535u);
+    lq__store16(dst + 30, (uint32_t)lq__klt_round(w->ratio * 256));
+    lq__store64(dst + 32, w->model);
     at = lq__klt_put_centers(w, dst, at);
-    for (s = 0; s < g->slice_count; s++, slice += 4) {
+    for (s = 0; s < g->slice_count; s++, slice += LQ__DENSE_SLICE) {
         size_t n = g->slice_dims[s];
         lq__store16(slice, (uint32_t)n);
         slice[2] = (uint8_t)w->exponent[s];
         slice[3] = (uint8_t)w->gain_shift[s];
-        if (w->metric) {
+        lq__store16(slice + 4, lq__slice_gain(g, s));
+        if (!lq__is_value(g, s)) {
             slice[3] = (uint8_t)lq__klt_put_metric(w, at, a, n);
             at += n * (n + 1);
             a += n * n;
@@ -15564,8 +15959,8 @@ LQ__STATIC int lq__klt_write(lq__klt_work *w, uint8_t *dst, size_t *written)
     w->sigma_floor = lq__klt_round(16 * lq__log2_f64(w->step));
     lq__profile_head(dst, &w->profile, LQ__FORM_DENSE, rows);
     fixed = lq__klt_put_fixed(w, dst, precision);
-    if (dst[23] < 128 && dst[23] > 16) { /* a mean beyond any model's */
-        return LQ_E_RANGE;
+    if ((dst[23] < 128 && dst[23] > 16) || (dst[28] < 128 && dst[28] > 16)) {
+        return LQ_E_RANGE; /* a mean beyond any model's */
     }
     bits.dst = dst + fixed;
     bits.capacity = lq_klt_profile_bound(w->klt) - fixed;
@@ -15663,15 +16058,15 @@ LQ_API size_t lq_klt_profile_bound(const lq_klt *klt)
     if (dims == 0) {
         return 0;
     }
-    bytes = LQ__DENSE_FIXED + 4 * (size_t)g->slice_count + 4 * dims;
-    for (s = 0; s < g->slice_count && g->stream == LQ_K; s++) {
-        bytes += (size_t)g->slice_dims[s] * (g->slice_dims[s] + 1);
+    bytes = LQ__DENSE_FIXED + LQ__DENSE_SLICE * (size_t)g->slice_count + 4 * dims;
+    for (s = 0; s < g->slice_count; s++) {
+        bytes += lq__is_value(g, s) ? 0 : (size_t)g->slice_dims[s] * (g->slice_dims[s] + 1);
     }
     return bytes + lq_profile_save_bound(lq_geometry_rows(g)) + dims * (dims * 17 + 8) / 8 + 1;
 }
 
 /* Bytes of each array of the work, in their order in lq__klt_place. */
-LQ__STATIC void lq__klt_sizes(size_t bytes[18], const lq_geometry *g)
+LQ__STATIC void lq__klt_sizes(size_t bytes[20], const lq_geometry *g)
 {
     size_t n = lq_geometry_dims(g);
     size_t slices = 0;
@@ -15679,7 +16074,7 @@ LQ__STATIC void lq__klt_sizes(size_t bytes[18], const lq_geometry *g)
     uint32_t s;
     for (s = 0; s < g->slice_count; s++) {
         size_t d = g->slice_dims[s];
-        slices += g->stream == LQ_K ? d * d : 0;
+        slices += lq__is_value(g, s) ? 0 : d * d;
         largest = LQ__MAX(largest, d);
     }
     bytes[0] = n * n * 8;
@@ -15697,22 +16092,24 @@ LQ__STATIC void lq__klt_sizes(size_t bytes[18], const lq_geometry *g)
     bytes[12] = n * 4;
     bytes[13] = n * 8;
     bytes[14] = (size_t)g->slice_count * 8;
-    bytes[15] = g->stream == LQ_V ? n * 8 : 0;
+    bytes[15] = g->stream != LQ_K ? n * 8 : 0;
     bytes[16] = bytes[15];
     bytes[17] = (size_t)g->slice_count * 4;
+    bytes[18] = n * 8;
+    bytes[19] = n * 8;
 }
 
 /* Places everything in mem; NULL mem: only counts. */
 LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
 {
     const lq_geometry *g = &klt->geometry;
-    size_t bytes[18];
-    size_t offset[18];
+    size_t bytes[20];
+    size_t offset[20];
     size_t at = mem ? (0 - (size_t)(uintptr_t)mem) & 63 : 64;
     uint8_t *m = (uint8_t *)mem;
     size_t i;
     lq__klt_sizes(bytes, g);
-    for (i = 0; i < 18; i++) {
+    for (i = 0; i < 20; i++) {
         offset[i] = at;
         at += lq__align64(bytes[i]);
     }
@@ -15732,7 +16129,9 @@ LQ__STATIC size_t lq__klt_place(lq__klt_work *w, const lq_klt *klt, void *mem)
         w->zigzag = (uint32_t *)(void *)(m + offset[12]);
         w->diagonal = (double *)(void *)(m + offset[13]);
         w->scale = (double *)(void *)(m + offset[14]);
-        w->slope = g->stream == LQ_V ? (double *)(void *)(m + offset[15]) : NULL;
+        w->part = (double *)(void *)(m + offset[18]);
+        w->whole = (double *)(void *)(m + offset[19]);
+        w->slope = g->stream != LQ_K ? (double *)(void *)(m + offset[15]) : NULL;
         w->level = (double *)(void *)(m + offset[16]);
         w->gain_shift = (int32_t *)(void *)(m + offset[17]);
     }
@@ -15760,6 +16159,9 @@ LQ__STATIC const char *lq__klt_fault(const lq_klt_desc *d)
     if (unit && !lq__step_valid(d->unit)) {
         return "unit: 2^-100 to 2^100; 0 means lq_klt_unit";
     }
+    if (lq__bits_of_f32(d->ratio) << 1 && !(d->ratio >= 0.0625f && d->ratio <= 16.0f)) {
+        return "ratio: 1/16 to 16; 0 means 3";
+    }
     if (tolerance << 1 && tolerance > 0x3f800000u) {
         return "tolerance: at most 1; 0 means 0.02";
     }
@@ -15776,6 +16178,7 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
                           size_t workspace_bytes)
 {
     lq__klt_work w;
+    double key_dims = 0;
     double count;
     size_t i;
     int status;
@@ -15799,7 +16202,14 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     w.beta = desc->beta < 0 ? 0 : desc->beta > 0 ? (double)desc->beta : 0.5;
     w.tolerance = desc->tolerance > 0 ? (double)desc->tolerance : 0.02;
     w.unit = (double)(desc->unit > 0 ? desc->unit : lq_klt_unit(klt));
-    w.unit = klt->geometry.stream == LQ_K && w.unit >= 1e-12 ? w.unit : 1;
+    w.unit = klt->geometry.stream != LQ_V && w.unit >= 1e-12 ? w.unit : 1;
+    w.ratio = klt->geometry.stream != LQ_KV ? 1 : desc->ratio > 0 ? (double)desc->ratio : 3;
+    w.ratio = lq__klt_round(w.ratio * 256) / 256.0;
+    w.model = desc->model;
+    for (i = 0; i < klt->geometry.slice_count; i++) {
+        w.keys += !lq__is_value(&klt->geometry, (uint32_t)i);
+        key_dims += lq__is_value(&klt->geometry, (uint32_t)i) ? 0 : klt->geometry.slice_dims[i];
+    }
     w.own = desc->own;
     count = (double)(klt->tokens + klt->held_out);
     for (i = 0; i < w.dims; i++) {
@@ -15811,7 +16221,7 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     }
     lq__klt_units(&w);
     status = lq__klt_metrics(&w);
-    w.report.logit_weight = (float)(w.logit / ((double)klt->geometry.slice_count * (double)w.dims));
+    w.report.logit_weight = (float)(w.logit / (LQ__MAX(key_dims, 1) * (double)LQ__MAX(w.keys, 1)));
     if (!status) {
         status = lq__klt_choose(&w);
     }
@@ -15911,6 +16321,10 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
     if (!lq_lattice_dims(d->quantizer)) {
         return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
     }
+    if (lq__only_raw(&d->geometry)) {
+        return "dense: NULL, which keys with values, or a gain of many slices, go without in raw "
+               "pages only";
+    }
     if (d->page == LQ_PAGE_CODED) {
         return d->bits      ? "bits: of fixed pages; the step decides what coded ones take"
                : !d->tables ? "tables: coded pages need them"
@@ -15928,6 +16342,7 @@ LQ__STATIC int lq__profile_fits(const lq_profile *p, const lq_geometry *g)
 {
     return lq__profile_valid(p) && p->stream == g->stream && p->basis == g->basis &&
            p->dims == lq_geometry_dims(g) && p->slice_count == g->slice_count &&
+           p->gains == lq__gains_of(g) &&
            !(g->dense && lq__hash_differs(p->basis_hash, g->dense->hash));
 }
 
@@ -16459,7 +16874,8 @@ LQ_API int lq_codec_encode(const lq_codec *c, uint8_t *dst, size_t dst_bytes, si
     }
     *written = 0;
     if (!c || !dst || !page_bytes || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
-        !workspace || (c->desc.geometry.rope && c->desc.page != LQ_PAGE_RAW && !positions)) {
+        !workspace || (lq__has_rope(&c->desc.geometry) && c->desc.page != LQ_PAGE_RAW &&
+         !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_codec_workspace_bytes(c)) {
@@ -16608,8 +17024,7 @@ LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &c->desc.geometry;
     const lq_basis *b = g->dense;
-    const int16_t *mean = b->mean ? b->mean : b->center;
-    float mean_unit = lq__pow2_f32(b->mean ? b->mean_exponent : b->center_exponent);
+    float mean_unit = lq__pow2_f32(b->mean_exponent);
     uint8_t shift[LQ__TOKENS];
     float unit[LQ__TOKENS];
     float gain[LQ__TOKENS];
@@ -16620,16 +17035,18 @@ LQ__STATIC void lq__dense_floats(const lq_codec *c, const lq__workspace *w, size
     lq__dense_pairs(w->pairs, shift, w->rows, in_use);
     kernels->product(w->rows, b->inverse, b->inverse_stride, c->dims, w->pairs, in_use);
     for (s = 0; s < g->slice_count; s++) {
+        const int16_t *gains =
+            lq__is_value(g, s) ? w->gains + lq__slice_gain(g, s) * LQ__TOKENS : NULL;
         float slice = lq__slice_step(g, s, 1.0f);
         for (t = 0; t < LQ__TOKENS; t++) {
-            gain[t] = c->lead && t < tokens ? lq__gain_f32(w->gains[s * LQ__TOKENS + t]) : slice;
+            gain[t] = gains && t < tokens ? lq__gain_f32(gains[t]) * slice : slice;
             unit[t] = c->desc.step * lq__f32_of_bits((uint32_t)(127 - 27 + shift[t]) << 23);
             unit[t] *= gain[t];
         }
         for (d = 0; d < g->slice_dims[s]; d++, row++) {
             float scale = lq__f32_of_bits((uint32_t)(b->inverse_exponent[row] + 127) << 23);
             kernels->center_floats(w->floats + row * LQ__TOKENS, w->rows + row * LQ__TOKENS, unit,
-                                   gain, scale, (float)mean[row] * mean_unit);
+                                   gain, scale, (float)b->mean[row] * mean_unit);
         }
     }
 }
@@ -16639,7 +17056,7 @@ LQ__STATIC void lq__slice_floats(const lq_codec *c, const lq__workspace *w, size
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq_geometry *g = &c->desc.geometry;
-    const float *center = g->rope ? NULL : c->center;
+    const float *center = lq__has_rope(g) ? NULL : c->center;
     int32_t *rows = w->rows;
     float *floats = w->floats;
     float unit[LQ__TOKENS];
@@ -16683,6 +17100,7 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     size_t element = lq_type_bytes(dst->type);
     const float *floats = w->floats;
     float vector[8][32];
+    int turned = 0;
     size_t d;
     size_t k;
     size_t t;
@@ -16692,10 +17110,13 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     } else {
         lq__slice_floats(c, w, tokens);
     }
-    if (g->rope) {
-        lq__apply_rope(w->floats, g, positions, tokens);
+    for (s = 0; s < g->slice_count; s++) {
+        if (lq__first_of_rope(g, s)) {
+            lq__apply_rope(w->floats, g, lq__slice_rope(g, s), positions, tokens);
+            turned = 1;
+        }
     }
-    for (d = 0; d < c->dims && (g->rope || g->dense) && c->center; d++) { /* of V as it came */
+    for (d = 0; d < c->dims && (turned || g->dense) && c->center; d++) { /* of V as it came */
         for (t = 0; t < LQ__TOKENS; t++) {
             w->floats[d * LQ__TOKENS + t] += c->center[d];
         }
@@ -16795,7 +17216,8 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
     lq_positions none = {0, 0, NULL};
     if (!c || !dst || !dst->slices || lq_type_bytes(dst->type) == 0 || !workspace ||
         (tokens && (!pages || !page_bytes)) ||
-        (c->desc.geometry.rope && c->desc.page != LQ_PAGE_RAW && !positions)) {
+        (lq__has_rope(&c->desc.geometry) && c->desc.page != LQ_PAGE_RAW &&
+         !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_codec_workspace_bytes(c)) {
@@ -16977,6 +17399,8 @@ enum {
     LQ__RECORD_SKIPPABLE = 1, /* flag */
     LQ__GROUP_FIXED = 12,     /* payload bytes in front of the variable part */
     LQ__GROUP_SLICE = 8,
+    LQ__GROUP_LONG_SLICE = 12, /* with stream and rope */
+    LQ__GROUP_LONG = 1,        /* flag */
     LQ__ROPE_FIXED = 8,
     LQ__PROFILE_FIXED = 4,
     LQ__RUN_FIXED = 44,
@@ -17203,7 +17627,7 @@ LQ__STATIC int lq__archive_rope_fault(const lq_rope *rope, const char **why)
         return lq__refuse(why, LQ_E_ARG, "layout: LQ_ROPE_HALF or LQ_ROPE_ADJACENT");
     }
     if (rope->rotary_dims < 2 || rope->rotary_dims > LQ_ARCHIVE_MAX_DIMS || rope->rotary_dims % 2) {
-        return lq__refuse(why, LQ_E_RANGE, "rotary_dims: even, 2 to 8192");
+        return lq__refuse(why, LQ_E_RANGE, "rotary_dims: even, 2 to 16384");
     }
     magnitude = lq__plain_zero(lq__bits_of_f32(rope->magnitude));
     if (!lq__finite_bits(magnitude)) {
@@ -17268,13 +17692,14 @@ LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, u
 LQ__STATIC int lq__group_fault(const lq_archive_writer *writer, const lq_archive_group_desc *group,
                                const char **why)
 {
+    uint32_t streams = 0;
     uint32_t dims = 0;
     size_t i;
     if (!group || !group->slices) {
         return lq__refuse(why, LQ_E_ARG, group ? "slices: NULL" : "group: NULL");
     }
-    if (group->stream != LQ_K && group->stream != LQ_V) {
-        return lq__refuse(why, LQ_E_ARG, "stream: LQ_K or LQ_V");
+    if (group->stream < LQ_K || group->stream > LQ_KV) {
+        return lq__refuse(why, LQ_E_ARG, "stream: LQ_K, LQ_V or LQ_KV");
     }
     if (group->rope != LQ_ARCHIVE_NONE && writer && group->rope >= writer->rope_count) {
         return lq__refuse(why, LQ_E_RANGE, "rope: the archive has no such one");
@@ -17288,16 +17713,27 @@ LQ__STATIC int lq__group_fault(const lq_archive_writer *writer, const lq_archive
                            : s->head > 0xffff      ? "head: of a slice, 0 to 65535"
                            : s->first_dim > 0xffff ? "first_dim: of a slice, 0 to 65535"
                            : s->dims < 1 || s->dims > LQ_ARCHIVE_MAX_DIMS - dims
-                               ? "dims: of a slice at least 1, of all together at most 8192"
+                               ? "dims: of a slice at least 1, of all together at most 16384"
                            : s->dims > 0x10000 - s->first_dim
                                ? "dims: of a slice, beyond dim 65535"
+                           : writer && s->rope && s->rope != LQ_ARCHIVE_NONE &&
+                                   s->rope > writer->rope_count
+                               ? "rope: of a slice, the archive has no such one"
                                : NULL;
+        uint32_t stream = s->stream ? s->stream : group->stream;
         if (text) {
             return lq__refuse(why, LQ_E_RANGE, text);
         }
+        if (stream < LQ_K || stream > LQ_V || (stream == LQ_V && s->rope)) {
+            return lq__refuse(why, LQ_E_ARG, stream == LQ_V ? "rope: of a slice of values"
+                                                            : "stream: of a slice LQ_K or LQ_V");
+        }
+        streams |= stream;
         dims += s->dims;
     }
-    return lq__refuse(why, LQ_OK, NULL);
+    return streams == group->stream
+               ? lq__refuse(why, LQ_OK, NULL)
+               : lq__refuse(why, LQ_E_ARG, "stream: of the slices another than the group's");
 }
 
 LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
@@ -17313,6 +17749,8 @@ LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_grou
 {
     int status = lq__writer_ready(writer, 0);
     const char *why;
+    size_t slice_bytes;
+    int long_form;
     uint8_t *p;
     size_t i;
     if (status) {
@@ -17322,21 +17760,32 @@ LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_grou
     if (status) {
         return status;
     }
+    long_form = group->stream == LQ_KV;
+    for (i = 0; i < group->slice_count; i++) {
+        long_form |= group->slices[i].rope != 0;
+    }
+    slice_bytes = long_form ? LQ__GROUP_LONG_SLICE : LQ__GROUP_SLICE;
     p = lq__record_add(writer, LQ__RECORD_GROUP, 0,
-                       LQ__GROUP_FIXED + LQ__GROUP_SLICE * (uint64_t)group->slice_count);
+                       LQ__GROUP_FIXED + slice_bytes * (uint64_t)group->slice_count);
     if (!p) {
         return LQ_E_SPACE;
     }
     p[0] = (uint8_t)group->stream;
+    p[1] = (uint8_t)(long_form ? LQ__GROUP_LONG : 0);
     lq__store16(p + 2, group->rope); /* LQ_ARCHIVE_NONE becomes 0xffff */
     memcpy(p + 4, group->page_rule, 4);
     lq__store16(p + 8, (uint32_t)group->slice_count);
     p += LQ__GROUP_FIXED;
-    for (i = 0; i < group->slice_count; i++, p += LQ__GROUP_SLICE) {
-        lq__store16(p, group->slices[i].layer);
-        lq__store16(p + 2, group->slices[i].head);
-        lq__store16(p + 4, group->slices[i].first_dim);
-        lq__store16(p + 6, group->slices[i].dims);
+    for (i = 0; i < group->slice_count; i++, p += slice_bytes) {
+        const lq_slice *slice = &group->slices[i];
+        lq__store16(p, slice->layer);
+        lq__store16(p + 2, slice->head);
+        lq__store16(p + 4, slice->first_dim);
+        lq__store16(p + 6, slice->dims);
+        if (long_form) { /* LQ_ARCHIVE_NONE becomes 0xffff */
+            p[8] = (uint8_t)(slice->stream ? slice->stream : group->stream);
+            lq__store16(p + 10, slice->rope);
+        }
     }
     lq__take_id(&writer->group_count, id);
     return LQ_OK;
@@ -17794,6 +18243,7 @@ LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
     p.stream = d->geometry.stream;
     p.slice_count = d->geometry.slice_count;
     p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
+    p.gains = lq__gains_of(&d->geometry);
     s.klt = lq_klt_bytes(&klt.geometry);
     s.workspace =
         LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
@@ -17976,7 +18426,7 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     const lq_archive_pack_desc *desc = p->desc;
     const lq_geometry *g = &p->geometry;
     lq__pack_sizes s = lq__pack_sizes_of(desc);
-    lq_klt_desc k = {0, 0, 1, 0, 1};
+    lq_klt_desc k;
     lq_klt_report report;
     lq_archive_profile_desc file = {NULL, 0, NULL};
     lq_positions positions = lq__positions_or_none(p->positions, first);
@@ -17988,13 +18438,16 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     if (tokens - first < 2 * LQ__TOKENS) {
         return LQ_OK;
     }
+    memset(&k, 0, sizeof k);
+    k.unit = g->stream == LQ_KV ? 0.0f : 1.0f;
+    k.own = 1;
     k.step = desc->step;
     status = lq_klt_init(&klt, p->klt_mem, s.klt, g);
     if (!status) {
         status =
             lq__klt_add_from(&klt, p->src, first, &positions, tokens - first, p->klt_workspace);
     }
-    if (!status && desc->queries && g->stream == LQ_K) {
+    if (!status && desc->queries && g->stream != LQ_V) {
         status = lq__klt_add_queries_from(&klt, desc->queries, desc->reads, desc->query_heads,
                                           first, &positions, tokens - first, p->klt_workspace);
     }
@@ -18253,9 +18706,18 @@ LQ__STATIC int lq__run_check(const lq_archive_reader *r, const uint8_t *record, 
     return lq__run_pages_check(&v, limit);
 }
 
+/* Bytes of a slice in a group's payload. */
+LQ__INLINE uint32_t lq__group_slice_bytes(const uint8_t *group)
+{
+    return group[1] == LQ__GROUP_LONG ? LQ__GROUP_LONG_SLICE : LQ__GROUP_SLICE;
+}
+
 LQ__STATIC int lq__group_record_check(const lq_archive_reader *r, const uint8_t *p,
                                       uint32_t payload)
 {
+    uint32_t slice_bytes;
+    uint32_t streams = 0;
+    uint32_t stream;
     uint32_t rope;
     uint32_t slices;
     uint32_t dims = 0;
@@ -18265,19 +18727,30 @@ LQ__STATIC int lq__group_record_check(const lq_archive_reader *r, const uint8_t 
     }
     rope = lq__load16(p + 2);
     slices = lq__load16(p + 8);
-    if ((p[0] != LQ_K && p[0] != LQ_V) || p[1] || lq__load16(p + 10) ||
-        (rope != LQ__ARCHIVE_ROPE_NONE && rope >= r->rope_count) || slices < 1 ||
-        slices > LQ_ARCHIVE_MAX_SLICES || payload != LQ__GROUP_FIXED + LQ__GROUP_SLICE * slices) {
+    stream = p[0];
+    slice_bytes = lq__group_slice_bytes(p);
+    if (stream < LQ_K || stream > LQ_KV || p[1] > LQ__GROUP_LONG || (stream == LQ_KV && !p[1]) ||
+        lq__load16(p + 10) || (rope != LQ__ARCHIVE_ROPE_NONE && rope >= r->rope_count) ||
+        slices < 1 || slices > LQ_ARCHIVE_MAX_SLICES ||
+        payload != LQ__GROUP_FIXED + slice_bytes * slices) {
         return LQ_E_DATA;
     }
-    for (i = 0, p += LQ__GROUP_FIXED; i < slices; i++, p += LQ__GROUP_SLICE) {
+    for (i = 0, p += LQ__GROUP_FIXED; i < slices; i++, p += slice_bytes) {
         uint32_t n = lq__load16(p + 6);
         if (n < 1 || n > LQ_ARCHIVE_MAX_DIMS - dims || n > 0x10000u - lq__load16(p + 4)) {
             return LQ_E_DATA;
         }
         dims += n;
+        if (slice_bytes == LQ__GROUP_LONG_SLICE) {
+            rope = lq__load16(p + 10);
+            if (p[8] < LQ_K || p[8] > LQ_V || p[9] || (p[8] == LQ_V && rope) ||
+                (rope != LQ__ARCHIVE_ROPE_NONE && rope > r->rope_count)) {
+                return LQ_E_DATA;
+            }
+        }
+        streams |= slice_bytes == LQ__GROUP_LONG_SLICE ? p[8] : stream;
     }
-    return LQ_OK;
+    return streams == stream ? LQ_OK : LQ_E_DATA;
 }
 
 LQ__STATIC int lq__rope_record_check(const uint8_t *p, uint32_t payload)
@@ -19000,6 +19473,7 @@ LQ_API int lq_archive_group(const lq_archive_reader *reader, uint32_t id,
                             lq_archive_group_desc *group, lq_slice *slices, size_t capacity)
 {
     const uint8_t *p;
+    size_t slice_bytes;
     uint32_t rope;
     size_t i;
     if (!reader || !group || (!slices && capacity)) {
@@ -19021,12 +19495,19 @@ LQ_API int lq_archive_group(const lq_archive_reader *reader, uint32_t id,
     if (capacity < group->slice_count) {
         return LQ_E_SPACE;
     }
+    slice_bytes = lq__group_slice_bytes(p);
     p += LQ__GROUP_FIXED;
-    for (i = 0; i < group->slice_count; i++, p += LQ__GROUP_SLICE) {
+    for (i = 0; i < group->slice_count; i++, p += slice_bytes) {
+        memset(&slices[i], 0, sizeof slices[i]);
         slices[i].layer = lq__load16(p);
         slices[i].head = lq__load16(p + 2);
         slices[i].first_dim = lq__load16(p + 4);
         slices[i].dims = lq__load16(p + 6);
+        if (slice_bytes == LQ__GROUP_LONG_SLICE) {
+            rope = lq__load16(p + 10);
+            slices[i].stream = p[8];
+            slices[i].rope = rope == LQ__ARCHIVE_ROPE_NONE ? LQ_ARCHIVE_NONE : rope;
+        }
     }
     return LQ_OK;
 }
@@ -19327,10 +19808,11 @@ typedef struct lq__unpack {
     const lq_archive_reader *reader;
     const lq_archive_unpack_desc *desc;
     lq_geometry geometry;
-    lq_rope rope;
     lq_slice *slices;
     uint32_t *slice_dims;
-    float *freqs;
+    lq_role *roles;
+    lq_rope *ropes; /* (slices): of the first slice that turns so */
+    float *freqs;   /* (dims / 2) of all of them */
     lq_profile profile;
     void *profile_mem;
     lq_profile embedded; /* the profile with a dense basis that dense_mem holds; dims 0: none */
@@ -19364,9 +19846,9 @@ LQ__STATIC size_t lq__group_dims(const lq_archive_reader *reader, uint32_t group
     if (!reader || lq_archive_group(reader, group, &g, NULL, 0)) {
         return 0;
     }
-    p = lq__record(reader, LQ__RECORD_GROUP, group) + LQ__RECORD_HEAD + LQ__GROUP_FIXED;
+    p = lq__record(reader, LQ__RECORD_GROUP, group) + LQ__RECORD_HEAD;
     for (i = 0; i < g.slice_count; i++) {
-        dims += lq__load16(p + i * LQ__GROUP_SLICE + 6);
+        dims += lq__load16(p + LQ__GROUP_FIXED + i * lq__group_slice_bytes(p) + 6);
     }
     *slices = g.slice_count;
     return dims;
@@ -19406,7 +19888,8 @@ LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader,
         return 0;
     }
     s = lq__unpack_sizes(reader, group, dims, slices);
-    return 64 * 13 + slices * (sizeof(lq_slice) + 4 + sizeof(void *)) + dims * 2 +
+    return 64 * 15 + slices * (sizeof(lq_slice) + 4 + sizeof(lq_role) + sizeof(lq_rope)) +
+           slices * sizeof(void *) + dims * 2 +
            lq__unpack_dense_bytes(reader, dims) + lq_profile_bytes(dims + slices) + s.codec +
            s.workspace + s.ring + dims * LQ__TOKENS * 4 + LQ__IN_FLIGHT * LQ__TOKENS * 8;
 }
@@ -19416,6 +19899,8 @@ LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
     u->slices = (lq_slice *)lq__arena_take(a, slices * sizeof(lq_slice));
     u->slice_dims = (uint32_t *)lq__arena_take(a, slices * 4);
     u->page_slices = (void **)lq__arena_take(a, slices * sizeof(void *));
+    u->roles = (lq_role *)lq__arena_take(a, slices * sizeof(lq_role));
+    u->ropes = (lq_rope *)lq__arena_take(a, slices * sizeof(lq_rope));
     u->freqs = (float *)lq__arena_take(a, u->dims * 2);
     u->profile_mem = lq__arena_take(a, lq_profile_bytes(u->dims + slices));
     u->dense_bytes = lq__unpack_dense_bytes(u->reader, u->dims);
@@ -19428,7 +19913,78 @@ LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
     return u->pages ? LQ_OK : LQ_E_SPACE;
 }
 
-/* The group's geometry: slices, and its rope if it has one. */
+/* The rope of slice s, `id`: that of an earlier slice, or read behind *used frequencies. */
+LQ__STATIC int lq__unpack_rope(lq__unpack *u, uint32_t s, uint32_t id, size_t *used)
+{
+    lq_rope *rope = &u->ropes[s];
+    uint32_t i;
+    int status;
+    for (i = 0; i < s; i++) { /* ids are kept where roles have not been made yet */
+        if (u->slices[i].rope == id && u->roles[i].rope && u->slices[s].dims >= u->slices[i].dims) {
+            u->roles[s].rope = u->roles[i].rope;
+            return LQ_OK;
+        }
+    }
+    status = lq_archive_rope(u->reader, id - 1, rope, NULL, 0);
+    if (!status && rope->rotary_dims > u->slices[s].dims) {
+        status = LQ_E_DATA;
+    }
+    if (!status) { /* no more than half the dims of the slices so far */
+        status = lq_archive_rope(u->reader, id - 1, rope, u->freqs + *used, rope->rotary_dims / 2);
+        *used += rope->rotary_dims / 2;
+    }
+    u->roles[s].rope = rope;
+    return status;
+}
+
+/* What each slice is; values have gains of their own until a basis says otherwise. */
+LQ__STATIC int lq__unpack_roles(lq__unpack *u, const lq_archive_group_desc *g)
+{
+    uint32_t gains = 0;
+    size_t used = 0;
+    uint32_t s;
+    int status = LQ_OK;
+    for (s = 0; s < g->slice_count && !status; s++) {
+        lq_slice *slice = &u->slices[s];
+        lq_role *role = &u->roles[s];
+        role->stream = slice->stream ? slice->stream : g->stream;
+        role->gain = role->stream == LQ_V ? gains++ : 0;
+        role->rope = NULL;
+        if (role->stream == LQ_V && g->stream != LQ_V) {
+            continue;
+        }
+        slice->rope = slice->rope ? slice->rope : g->rope == LQ_ARCHIVE_NONE ? g->rope : g->rope + 1;
+        if (slice->rope != LQ_ARCHIVE_NONE) {
+            status = lq__unpack_rope(u, s, slice->rope, &used);
+        }
+    }
+    return status;
+}
+
+/* The geometry with the gains of the basis that is about to be used, or none: where they are no
+   such, the codec says so. Values alone are told as roles only where slices share gains; those that
+   turn have no basis. */
+LQ__STATIC lq_geometry lq__unpack_gains(lq__unpack *u, const lq_basis *b)
+{
+    lq_geometry g = u->geometry;
+    int shared = b && b->gains != b->slice_count;
+    uint32_t gains = 0;
+    uint32_t s;
+    if (g.stream == LQ_V && !shared) {
+        g.rope = u->roles[0].rope;
+        return g;
+    }
+    for (s = 0; s < g.slice_count; s++) {
+        if (u->roles[s].stream == LQ_V) {
+            u->roles[s].gain = b && s < b->slice_count ? b->slice_gain[s] : gains++;
+            u->roles[s].rope = NULL;
+        }
+    }
+    g.roles = u->roles;
+    return g;
+}
+
+/* The group's geometry: slices and what they are. */
 LQ__STATIC int lq__unpack_geometry(lq__unpack *u, size_t slice_count)
 {
     lq_archive_group_desc g;
@@ -19442,21 +19998,13 @@ LQ__STATIC int lq__unpack_geometry(lq__unpack *u, size_t slice_count)
         u->page_slices[i] =
             i ? (float *)u->page_slices[i - 1] + LQ__TOKENS * u->slice_dims[i - 1] : u->page_floats;
     }
+    status = lq__unpack_roles(u, &g);
     u->geometry.stream = g.stream;
     u->geometry.slice_count = (uint32_t)slice_count;
     u->geometry.slice_dims = u->slice_dims;
-    if (g.rope != LQ_ARCHIVE_NONE) {
-        status = lq_archive_rope(u->reader, g.rope, &u->rope, NULL, 0);
-        if (!status && u->rope.rotary_dims > u->dims) {
-            status = LQ_E_DATA;
-        }
-        if (!status) {
-            status = lq_archive_rope(u->reader, g.rope, &u->rope, u->freqs, u->dims / 2);
-        }
-        u->geometry.rope = &u->rope;
-    }
-    if (!status && lq_geometry_rows(&u->geometry) == 0) {
-        status = LQ_E_DATA;
+    if (!status) {
+        lq_geometry whole = lq__unpack_gains(u, NULL);
+        status = lq_geometry_rows(&whole) == 0 ? LQ_E_DATA : LQ_OK;
     }
     return status;
 }
@@ -19568,7 +20116,6 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info 
         return status;
     }
     d.tables = u->desc->tables;
-    d.geometry = u->geometry;
     d.page = info->page;
     d.quantizer = info->quantizer;
     d.bits = info->bits;
@@ -19589,6 +20136,7 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info 
         d.profile = &u->profile;
         d.step = r.desc.step;
     }
+    d.geometry = lq__unpack_gains(u, d.profile ? d.profile->dense : NULL);
     status = lq_codec_init(&u->codec, u->codec_mem, u->sizes.codec, &d);
     if (status) { /* the archive's words, not the caller's: a contradiction in them is bad data */
         u->codec = NULL;
@@ -28607,8 +29155,7 @@ LQ__INLINE float lq__warm_unit(const lq__warm_coder *c, size_t d)
 LQ__INLINE float lq__warm_mean(const lq__warm_coder *c, size_t d)
 {
     const lq_basis *b = c->codec->desc.geometry.dense;
-    return b->mean ? (float)b->mean[d] * lq__pow2_f32(b->mean_exponent)
-                   : (float)b->center[d] * lq__pow2_f32(b->center_exponent);
+    return (float)b->mean[d] * lq__pow2_f32(b->mean_exponent);
 }
 
 /* The query in the basis of the coefficients, and what the means make of it. */

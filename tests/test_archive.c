@@ -336,7 +336,8 @@ static lq_archive_run_desc run_desc(uint32_t group, uint64_t sequence, uint64_t 
 
 static const float sample_freqs[4] = {1.0f, 0.25f, 0.0625f, 0.0f};
 static const uint8_t sample_hash[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
-static const lq_slice sample_slices[3] = {{0, 0, 0, 64}, {0, 1, 0, 64}, {65535, 65535, 65472, 64}};
+static const lq_slice sample_slices[3] = {
+    {0, 0, 0, 64, 0, 0}, {0, 1, 0, 64, 0, 0}, {65535, 65535, 65472, 64, 0, 0}};
 
 static int sample_ids(lq_archive_writer *w)
 {
@@ -897,16 +898,16 @@ static void test_group_errors(lq_archive_writer *w)
     static const struct {
         lq_slice slice;
         int status;
-    } slices[10] = {{{65535, 65535, 65535, 1}, LQ_OK},
-                    {{65536, 0, 0, 1}, LQ_E_RANGE},
-                    {{0, 65536, 0, 1}, LQ_E_RANGE},
-                    {{0, 0, 65536, 1}, LQ_E_RANGE},
-                    {{0, 0, 0, 0}, LQ_E_RANGE},
-                    {{0, 0, 65535, 2}, LQ_E_RANGE},
-                    {{0, 0, 0, 8192}, LQ_OK},
-                    {{0, 0, 0, 8193}, LQ_E_RANGE},
-                    {{0, 0, 0xffffffffu, 1}, LQ_E_RANGE},
-                    {{0, 0, 0, 0xffffffffu}, LQ_E_RANGE}};
+    } slices[10] = {{{65535, 65535, 65535, 1, 0, 0}, LQ_OK},
+                    {{65536, 0, 0, 1, 0, 0}, LQ_E_RANGE},
+                    {{0, 65536, 0, 1, 0, 0}, LQ_E_RANGE},
+                    {{0, 0, 65536, 1, 0, 0}, LQ_E_RANGE},
+                    {{0, 0, 0, 0, 0, 0}, LQ_E_RANGE},
+                    {{0, 0, 65535, 2, 0, 0}, LQ_E_RANGE},
+                    {{0, 0, 0, 16384, 0, 0}, LQ_OK},
+                    {{0, 0, 0, 16385, 0, 0}, LQ_E_RANGE},
+                    {{0, 0, 0xffffffffu, 1, 0, 0}, LQ_E_RANGE},
+                    {{0, 0, 0, 0xffffffffu, 0, 0}, LQ_E_RANGE}};
     static lq_slice many[LQ_ARCHIVE_MAX_SLICES + 1];
     lq_archive_group_desc g;
     size_t i;
@@ -919,12 +920,12 @@ static void test_group_errors(lq_archive_writer *w)
         CHECK(lq_archive_add_group(w, &g, NULL) == slices[i].status);
     }
     for (i = 0; i <= LQ_ARCHIVE_MAX_SLICES; i++) {
-        many[i].dims = 2;
+        many[i].dims = 4;
     }
     g.slices = many;
     g.slice_count = LQ_ARCHIVE_MAX_SLICES;
     CHECK(lq_archive_add_group(w, &g, NULL) == LQ_OK);
-    many[9].dims = 3;
+    many[9].dims = 5;
     REFUSED(*w, lq_archive_add_group(w, &g, NULL), LQ_E_RANGE);
     many[9].dims = 1;
     g.slice_count++;
@@ -1311,8 +1312,8 @@ static const forgery forgeries[] = {
     {0, GROUP, 18, 2, 1, LQ_E_DATA},
     {0, GROUP, 24, 2, 65535, LQ_E_DATA},
     {0, GROUP, 26, 2, 0, LQ_E_DATA},
-    {0, GROUP, 26, 2, 8128, LQ_OK},
-    {0, GROUP, 26, 2, 8129, LQ_E_DATA},
+    {0, GROUP, 26, 2, 16320, LQ_OK},
+    {0, GROUP, 26, 2, 16321, LQ_E_DATA},
     {0, EMBEDDED, 2, 2, 2, LQ_E_FORMAT},
     {0, EMBEDDED, 4, 4, 4, LQ_E_DATA},
     {0, EMBEDDED, 8, 1, 0, LQ_E_DATA},

@@ -350,7 +350,7 @@ static void check_sample(const uint16_t *k, int layer, const lq_rope *rope)
 {
     enum { ROW = SAMPLE_HEADS * SAMPLE_DIMS, COUNT = SAMPLE_TOKENS * ROW };
     static const lq_slice slices[SAMPLE_HEADS] = {
-        {0, 0, 0, SAMPLE_DIMS}, {0, 1, 0, SAMPLE_DIMS}, {0, 2, 0, SAMPLE_DIMS}};
+        {0, 0, 0, SAMPLE_DIMS, 0, 0}, {0, 1, 0, SAMPLE_DIMS, 0, 0}, {0, 2, 0, SAMPLE_DIMS, 0, 0}};
     static const uint32_t dims[SAMPLE_HEADS] = {SAMPLE_DIMS, SAMPLE_DIMS, SAMPLE_DIMS};
     static const lq_positions positions = {0, 1, NULL};
     uint16_t *rows = (uint16_t *)source_alloc(COUNT * 2);

@@ -1110,9 +1110,11 @@ static int same_basis(const lq_basis *a, const lq_basis *b)
     return memcmp(a->hash, b->hash, 16) == 0 && a->dims == b->dims && a->rank == b->rank &&
            a->slice_count == b->slice_count && a->stream == b->stream && a->encodes == b->encodes &&
            a->center_exponent == b->center_exponent && a->mean_exponent == b->mean_exponent &&
-           memcmp(a->center, b->center, a->dims * 2) == 0 && !a->mean == !b->mean &&
-           (!a->mean || (memcmp(a->mean, b->mean, a->dims * 2) == 0 &&
-                         memcmp(a->gain_shift, b->gain_shift, a->slice_count) == 0)) &&
+           memcmp(a->mean, b->mean, a->dims * 2) == 0 && !a->center == !b->center &&
+           (!a->center || memcmp(a->center, b->center, a->dims * 2) == 0) && a->gains == b->gains &&
+           memcmp(&a->ratio, &b->ratio, sizeof a->ratio) == 0 && a->model == b->model &&
+           memcmp(a->gain_shift, b->gain_shift, a->slice_count) == 0 &&
+           memcmp(a->slice_gain, b->slice_gain, a->slice_count * 2) == 0 &&
            memcmp(a->forward, b->forward, (size_t)a->rank * a->forward_stride * 2) == 0 &&
            memcmp(a->inverse, b->inverse, (size_t)a->dims * a->inverse_stride * 2) == 0 &&
            memcmp(a->forward_exponent, b->forward_exponent, a->rank) == 0 &&
@@ -1783,7 +1785,7 @@ static void test_extreme_pages(uint32_t stream)
                 const int16_t *row = b->inverse + i * b->inverse_stride;
                 double unit = ldexp((double)step, b->inverse_exponent[i] - 15);
                 double gain = lead ? pow(2, r.codec->gain_mean[i >= 80] / 4.0) : 1;
-                double y = ldexp(b->center[i], b->center_exponent);
+                double y = ldexp(b->mean[i], b->mean_exponent);
                 size_t k;
                 for (k = 0; k < 129; k++) {
                     y += row[k] * unit * values[(lead + k) * 64 + t];
@@ -1887,7 +1889,7 @@ static void archive_start(archive *a, const group *g)
         CHECK(lq_archive_add_rope(&a->writer, g->geometry.rope, &desc.rope) == LQ_OK);
     }
     for (s = 0; s < g->geometry.slice_count; s++) {
-        lq_slice slice = {1, 0, 0, 0};
+        lq_slice slice = {1, 0, 0, 0, 0, 0};
         slice.head = s;
         slice.dims = g->dims[s];
         slices[s] = slice;

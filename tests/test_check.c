@@ -422,7 +422,7 @@ static void test_writer(void)
 /* An archive of a rope, a group and a profile by name; not finished. */
 static lq_archive_writer begun(void)
 {
-    static const lq_slice slices[2] = {{0, 0, 0, 8}, {0, 1, 0, 8}};
+    static const lq_slice slices[2] = {{0, 0, 0, 8, 0, 0}, {0, 1, 0, 8, 0, 0}};
     static const uint8_t hash[16] = {1};
     static const float steady[4] = {1, 0.5f, 0.25f, 0.125f};
     lq_archive_writer_desc desc;
@@ -521,7 +521,7 @@ static int use_group(const lq_archive_group_desc *group)
 static void test_group(void)
 {
     lq_archive_writer w = begun();
-    lq_slice slices[2] = {{0, 0, 0, 64}, {0, 1, 0, 64}};
+    lq_slice slices[2] = {{0, 0, 0, 64, 0, 0}, {0, 1, 0, 64, 0, 0}};
     const lq_slice fine = slices[1];
     lq_archive_group_desc good;
     lq_archive_group_desc d;

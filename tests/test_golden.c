@@ -164,7 +164,7 @@ static void decode_file(const uint8_t *file, size_t count, float *x)
         float *to = x + group * COMPARED * GOLDEN_DIMS;
         lq_archive_unpack_desc d;
         lq_archive_group_desc info;
-        lq_slice first[2] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+        lq_slice first[2] = {{0, 0, 0, 0, 0, 0}, {0, 0, 0, 0, 0, 0}};
         lq_vectors_out out = {NULL, GOLDEN_DIMS, LQ_F32};
         void *slices[2];
         memset(&d, 0, sizeof d);

@@ -45,7 +45,7 @@ static void store32(uint8_t *p, uint32_t v)
 /* ---- the archives to start from ---- */
 static void add_heads(lq_archive_writer *w, uint32_t stream, uint32_t rope_id, uint32_t *id)
 {
-    lq_slice slices[HEADS] = {{0, 0, 0, DIMS}, {0, 1, 0, DIMS}};
+    lq_slice slices[HEADS] = {{0, 0, 0, DIMS, 0, 0}, {0, 1, 0, DIMS, 0, 0}};
     lq_archive_group_desc g;
     memset(&g, 0, sizeof g);
     g.stream = stream;

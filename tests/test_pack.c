@@ -88,6 +88,7 @@ static uint32_t add_group(archive *a, uint32_t stream, uint32_t layer, uint32_t 
     uint32_t id = 0;
     uint32_t i;
     memset(&g, 0, sizeof g);
+    memset(slices, 0, sizeof slices);
     for (i = 0; i < heads; i++) {
         slices[i].layer = layer;
         slices[i].head = head + i;
@@ -1252,7 +1253,7 @@ static void test_pack_space(void)
         for (room = which ? 48 : 64; room < 12000; room += which ? 13 : 97) {
             lq_archive_pack_desc d;
             lq_archive_group_desc g;
-            lq_slice slice = {0, 0, 0, DIMS};
+            lq_slice slice = {0, 0, 0, DIMS, 0, 0};
             archive a;
             int status;
             memset(&a, 0, sizeof a);
@@ -1425,11 +1426,11 @@ static void test_calibrated(uint32_t stream, uint32_t layer)
 /* Another profile: one number of its centre and its checksum differ. */
 static void change_profile(uint8_t *file, size_t count, uint32_t variant)
 {
-    size_t center = 32 + 4 * HEADS;
+    size_t means = 40 + 6 * HEADS;
     uint32_t checksum;
     int i;
-    file[center] = (uint8_t)variant;
-    file[center + 2] = (uint8_t)(variant >> 8);
+    file[means] = (uint8_t)variant;
+    file[means + 2] = (uint8_t)(variant >> 8);
     checksum = lq_xxh32(file + 20, count - 20, lq_xxh32(file, 16, 0));
     for (i = 0; i < 4; i++) {
         file[16 + i] = (uint8_t)(checksum >> 8 * i);
@@ -1619,7 +1620,7 @@ static void test_wide(int with_callback)
     static const uint32_t dims = WIDE;
     static float x[WIDE];
     static float y[WIDE];
-    lq_slice slice = {0, 0, 0, WIDE};
+    lq_slice slice = {0, 0, 0, WIDE, 0, 0};
     lq_archive_group_desc g;
     lq_archive_pack_desc d;
     archive a;

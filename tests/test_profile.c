@@ -49,9 +49,9 @@ static void test_geometry(void)
     BAD(basis, 0);
     dims[2] = 2; /* fewer than rotary_dims */
     BAD(basis, 0);
-    dims[2] = 8192 - 24;
+    dims[2] = 16384 - 24;
     bad = g;
-    CHECK(lq_geometry_rows(&bad) == 8192);
+    CHECK(lq_geometry_rows(&bad) == 16384);
     dims[2]++;
     BAD(basis, 0);
     dims[2] = 0xffffffffu;
@@ -436,8 +436,8 @@ static void test_due(void)
 /* ---- the file form ---- */
 static int same(const lq_profile *a, const lq_profile *b)
 {
-    size_t rows = a->dims + (a->stream == LQ_V ? a->slice_count : 0);
-    return a->stream == b->stream && a->basis == b->basis && a->slice_count == b->slice_count &&
+    size_t rows = a->dims + a->gains;
+    return a->gains == b->gains && a->stream == b->stream && a->basis == b->basis && a->slice_count == b->slice_count &&
            a->dims == b->dims && a->mean_exponent == b->mean_exponent &&
            memcmp(a->mean, b->mean, rows * 2) == 0 && memcmp(a->sigma, b->sigma, rows * 2) == 0;
 }
@@ -453,7 +453,7 @@ static int load(lq_profile *p, int16_t **mem, const uint8_t *file, size_t count)
     status = lq_profile_load(p, NULL, 0, &needed, copy, count);
     CHECK(status != LQ_OK);
     if (status == LQ_E_SPACE) {
-        CHECK(needed > 0 && needed <= lq_profile_bytes(12288));
+        CHECK(needed > 0 && needed <= lq_profile_bytes(16384 + 4096));
         *mem = (int16_t *)source_alloc(needed);
         CHECK(lq_profile_load(p, *mem, needed - 1, &needed, copy, count) == LQ_E_SPACE);
         status = lq_profile_load(p, *mem, needed, &needed, copy, count);
@@ -475,7 +475,8 @@ static void profile_random(lq_profile *p, int16_t *mem, int form)
     p->slice_count = 1 + source_below(20);
     p->dims = p->slice_count + source_below(300);
     p->mean_exponent = (int32_t)source_below(256) - 128;
-    rows = p->dims + (p->stream == LQ_V ? p->slice_count : 0);
+    p->gains = p->stream == LQ_V ? p->slice_count : 0;
+    rows = p->dims + p->gains;
     p->mean = mem;
     p->sigma = mem + rows;
     for (i = 0; i < rows; i++) {
@@ -505,7 +506,7 @@ static void test_save(void)
         size_t room;
         uint8_t *file;
         profile_random(&p, mem, n % 3);
-        rows = p.dims + (p.stream == LQ_V ? p.slice_count : 0);
+        rows = p.dims + p.gains;
         bound = lq_profile_save_bound(rows);
         file = (uint8_t *)source_alloc(bound);
         CHECK(lq_profile_save(file, bound, &count, &p) == LQ_OK && count <= bound &&
@@ -548,7 +549,7 @@ static void test_save_errors(void)
     BAD(slice_count, 0);
     BAD(slice_count, 4097);
     BAD(dims, 0);
-    BAD(dims, 8193);
+    BAD(dims, 16385);
     BAD(mean_exponent, 128);
     BAD(mean_exponent, -129);
     BAD(mean, NULL);

@@ -1632,7 +1632,8 @@ enum {
     LQ_ARCHIVE_FOOTER_BYTES = 48,
     LQ_ARCHIVE_MAX_SLICES = 4096,
     LQ_ARCHIVE_MAX_DIMS = 16384,
-    LQ_ARCHIVE_MAX_ALIGN = 65536
+    LQ_ARCHIVE_MAX_ALIGN = 65536,
+    LQ_ARCHIVE_BLOCK = 16 /* pages, of runs with an order */
 };
 
 /* A group: the slices whose vectors form one coefficient vector. No defaults.
@@ -1670,7 +1671,13 @@ typedef struct lq_archive_profile_desc {
                       multiple of it in the file; default 0 means 1 for LQ_PAGE_CODED, else 64
      step             quantizer step, finite, >= 0; default 0 means none
      positions        of its tokens: {first_token, 1} costs nothing, other first and stride 12
-                      bytes; a list (token_count) or a stride beyond int32 8 bytes a token */
+                      bytes; a list (token_count) or a stride beyond int32 8 bytes a token
+     order            (token_count) default NULL: pages hold tokens as they follow each other. Else
+                      64 tokens go into a page, LQ_ARCHIVE_BLOCK pages are a block, and token t is
+                      in page order[t] of its block, in which tokens are in their order: all but the
+                      last page of the run have 64. Half a byte a token
+     page_steps       with an order: of each page the quarter octaves by which its step is larger
+                      than `step`; default NULL: none. A byte a page */
 typedef struct lq_archive_run_desc {
     uint32_t group;
     uint32_t profile;
@@ -1682,22 +1689,30 @@ typedef struct lq_archive_run_desc {
     uint32_t align;
     float step;
     lq_positions positions;
+    const uint8_t *order;
+    const int8_t *page_steps;
 } lq_archive_run_desc;
 
 /* What a reader tells of a run.
-     desc       as above; positions.list is NULL: lq_archive_positions gives them
+     desc       as above; positions.list is NULL: lq_archive_positions gives them; so are order and
+                page_steps: lq_archive_page_tokens and lq_page_ref.step give them
      listed     1: positions are a list, and first and stride are 0
+     ordered    1: the run has an order
      offset     of its first page in the file
      bytes      from there to the end of its last page, padding included */
 typedef struct lq_archive_run_info {
     lq_archive_run_desc desc;
     uint32_t page_count;
     uint32_t listed;
+    uint32_t ordered;
     uint64_t offset;
     uint64_t bytes;
 } lq_archive_run_info;
 
-/* Where a page lies, and which tokens it holds. */
+/* Where a page lies, and which tokens it holds: token_count of them, from first_token on one behind
+   the other, or, where the run has an order, from there on within its block, as
+   lq_archive_page_tokens tells.
+     step  of the page: the run's, where it has an order times that of the page */
 typedef struct lq_page_ref {
     uint64_t offset;
     uint32_t bytes;
@@ -1706,6 +1721,8 @@ typedef struct lq_page_ref {
     uint32_t token_count;
     uint32_t run;
     uint32_t page;
+    uint32_t ordered;
+    float step;
 } lq_page_ref;
 
 /* Where a writer writes: write_fn, or mem. Exactly one of them.
@@ -1849,7 +1866,8 @@ LQ_API LQ_MUST int lq_archive_add_profile(lq_archive_writer *writer,
 LQ_API LQ_MUST int lq_archive_add_meta(lq_archive_writer *writer, uint32_t tag, const void *src,
                                        size_t count);
 
-/* Directory bytes that a run takes: 52, 8 a page, and its positions (see lq_archive_run_desc).
+/* Directory bytes that a run takes: 52, 8 a page, its positions, and its order (see
+   lq_archive_run_desc).
    Returns 0 for a run without tokens, or whose record would not fit in memory. */
 LQ_API size_t lq_archive_run_bytes(const lq_archive_run_desc *run);
 
@@ -1938,6 +1956,12 @@ LQ_API LQ_MUST int lq_archive_run_page(const lq_archive_reader *reader, uint32_t
 LQ_API LQ_MUST int lq_archive_find(const lq_archive_reader *reader, uint32_t group,
                                    uint64_t sequence, uint64_t token, lq_page_ref *ref);
 
+/* Tells which tokens a page holds: their ordinals in the sequence, rising.
+     dst  (ref->token_count)
+   Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such page). Safe for untrusted input. */
+LQ_API LQ_MUST int lq_archive_page_tokens(const lq_archive_reader *reader, const lq_page_ref *ref,
+                                          uint64_t *dst);
+
 /* Tells the end of a sequence: one past its highest token, 0 when there is none. Tokens below may
    be missing; lq_archive_find tells.
    Returns LQ_OK, LQ_E_ARG or LQ_E_RANGE (no such group). Safe for untrusted input. */
@@ -1974,6 +1998,13 @@ LQ_API LQ_MUST int lq_archive_page(const lq_archive_reader *reader, const lq_pag
      quantizer, bits, step   as lq_codec_desc
      profile      default NULL: fitted to these tokens and stored with them, basis as geometry says
      profile_id   id in the archive of `profile`, where that is not NULL
+     weights      (tokens) default NULL: all tokens are alike. Else what errors of each token count,
+                  finite, at least 0, in any unit: the attention that they got, say (lq_kv_mass).
+                  Within blocks of 1024 they are sorted by that into pages, whose steps are finer
+                  where weights are larger. Of coded pages, with a profile, without refit
+     exponent     with weights: a page's step is (weight / weight_mean)^-exponent times `step`,
+                  within two octaves; default 0 means 0.25
+     weight_mean  default 0: the geometric mean of these tokens' weights, the sinks' left out
      refit        1: as a stream would, with a new fit after 1, 2, 4, 8, ... pages, each of the
                   tokens so far (with a profile in a dense basis: of its deviations, and only where
                   that pays); default 0: one fit of all of them, or `profile` as it is
@@ -1996,6 +2027,9 @@ typedef struct lq_archive_pack_desc {
     float step;
     const lq_profile *profile;
     uint32_t profile_id;
+    const float *weights;
+    float exponent;
+    float weight_mean;
     int refit;
     int calibrate;
     const lq_vectors *queries;
@@ -2026,15 +2060,16 @@ LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_p
      tables         from lq_tables_init
      profile        file form of an external profile without a dense basis, profile_bytes long: used
                     where a run names its hash; default NULL
-     calibrated     a loaded profile with a dense basis: used where a run names its hash, or a refit
-                    of it; default NULL */
+     calibrated     (calibrated_count) loaded profiles with a dense basis, some may be NULL: used where
+                    a run names the hash of one, or a refit of it; default NULL */
 typedef struct lq_archive_unpack_desc {
     const lq_tables *tables;
     uint32_t group;
     uint64_t sequence;
     const uint8_t *profile;
     size_t profile_bytes;
-    const lq_profile *calibrated;
+    const lq_profile *const *calibrated;
+    size_t calibrated_count;
 } lq_archive_unpack_desc;
 
 /* Whether lq_archive_unpack takes a descriptor, see lq_rope_check. reader NULL: the group is not
@@ -2492,13 +2527,33 @@ LQ_API LQ_MUST int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count,
                                          float bits);
 
 /* ---- kv: cold ---- */
+/* Heads that lq_kv_pack codes together, as lq_archive_pack codes a group.
+     slices   (slice_count) whole heads of layers with keys and values of their own: first_dim 0,
+              stream LQ_K or LQ_V, rope 0: keys are turned back as the cache says. Of a layer's keys,
+              or values, all heads are in groups, or none
+     profile  calibrated for these slices, with a dense basis; the archive names it
+     step     of its keys, in the profile's unit; values' is dense->ratio times that */
+typedef struct lq_kv_pack_group {
+    const lq_slice *slices;
+    size_t slice_count;
+    const lq_profile *profile;
+    float step;
+} lq_kv_pack_group;
+
 /* How lq_kv_pack codes a sequence.
      tables     from lq_tables_init
      sequence   the caller's name of it, below 2^32
      k_step     step of keys, in their unit; v_step: of values, relative to their gain: no defaults
      quantizer  LQ_Z (default 0), LQ_D4, LQ_E8, LQ_E8_RELAXED
      basis      LQ_BASIS_IDENTITY (default 0) or LQ_BASIS_HADAMARD
-     chunk      tokens that share a fitted profile and are in work at a time: default 0: 1024 */
+     chunk      tokens that share a fitted profile and are in work at a time: default 0: 1024
+     groups     (group_count) default NULL: each layer's keys, and its values, are coded by
+                themselves. Else these heads are coded by calibrated profiles, and k_step and v_step
+                are those of the streams that no group holds, which may be none
+     weights    (lq_kv_tokens) with groups: what errors of each token count, see
+                lq_archive_pack_desc; default NULL: alike. lq_kv_importance makes such
+     exponent   with weights: default 0 means 0.25
+     model      with groups: not 0: LQ_E_FORMAT where a profile has another lq_klt_desc.model */
 typedef struct lq_kv_pack_desc {
     const lq_tables *tables;
     uint64_t sequence;
@@ -2507,6 +2562,11 @@ typedef struct lq_kv_pack_desc {
     int quantizer;
     uint32_t basis;
     size_t chunk;
+    const lq_kv_pack_group *groups;
+    size_t group_count;
+    const float *weights;
+    float exponent;
+    uint64_t model;
 } lq_kv_pack_desc;
 
 /* LQ_E_ARG: not valid for this cache; LQ_E_RANGE: the name is too large. See lq_rope_check. */
@@ -2519,9 +2579,10 @@ LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc
                                     size_t *workspace_bytes, size_t *directory_bytes);
 
 /* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
-   (none for values that are among the keys, which keep their k_step), sinks raw, each layer's RoPE
-   undone if in front, what layers gave back left out, the rest coded in few bits. lq_archive_unpack
-   reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
+   (none for values that are among the keys, which keep their k_step), behind them those of `groups`,
+   sinks raw, each layer's RoPE undone if in front, what layers gave back left out (in `groups` made
+   up from later tokens), the rest coded in few bits: of raw tokens as they came, of others as they
+   are read. lq_archive_unpack reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
    2048 steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
@@ -2530,12 +2591,25 @@ LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
 LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reader,
                                  uint64_t sequence);
 
+/* How lq_kv_unpack reads.
+     tables    from lq_tables_init
+     sequence  its name
+     profiles  (profile_count) calibrated ones in any order, some may be NULL: those that lq_kv_pack
+               was given. Default NULL: none */
+typedef struct lq_kv_unpack_desc {
+    const lq_tables *tables;
+    uint64_t sequence;
+    const lq_profile *const *profiles;
+    size_t profile_count;
+} lq_kv_unpack_desc;
+
 /* Appends a packed sequence to an empty cache of the same layers, heads and dims; sinks, window and
    policies may differ. LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of
-   another geometry; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA,
+   another geometry, or a profile is missing; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA,
    LQ_E_IO. After an error kv is empty. Safe for untrusted input. */
-LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
-                                uint64_t sequence, void *workspace, size_t workspace_bytes);
+LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader,
+                                const lq_kv_unpack_desc *desc, void *workspace,
+                                size_t workspace_bytes);
 
 /* Appends all of a cache's tokens to an empty one of the same layers, heads and dims: policies,
    sinks and window may differ. Tokens are read back and coded again, with their errors of before.
@@ -17411,6 +17485,8 @@ enum {
     LQ__POSITIONS_ORDINAL = 0, /* bits 1 .. 15 of a run's flags */
     LQ__POSITIONS_AFFINE = 1,
     LQ__POSITIONS_LIST = 2,
+    LQ__RUN_ORDERED = 4, /* with the form of the positions */
+    LQ__BLOCK_TOKENS = LQ_ARCHIVE_BLOCK * 64,
     LQ__ARCHIVE_VERSION = 1,
     LQ__ARCHIVE_XXH32 = 1,
     LQ__ARCHIVE_BLAKE2S = 1,
@@ -17895,11 +17971,55 @@ LQ__INLINE uint32_t lq__run_pages(uint32_t tokens, uint32_t tokens_per_page)
     return (tokens - 1) / tokens_per_page + 1;
 }
 
+/* Bytes of the order of so many tokens, and of the steps of their pages. */
+LQ__INLINE uint64_t lq__order_bytes(uint32_t tokens)
+{
+    return ((uint64_t)tokens + 1) / 2 + lq__run_pages(tokens, 64);
+}
+
+/* Tokens that page `page` of an ordered run holds. */
+LQ__INLINE uint32_t lq__ordered_tokens(uint32_t tokens, uint32_t page)
+{
+    return LQ__MIN(64u, tokens - page * 64);
+}
+
+/* Whether a block's counts of tokens a page are what the manual says; `tokens` of it, from page
+   `first` on, in a run of so many pages and tokens. */
+LQ__STATIC int lq__block_counts_ok(const uint32_t counts[LQ_ARCHIVE_BLOCK], uint32_t run_tokens,
+                                   uint32_t first)
+{
+    uint32_t pages = lq__run_pages(run_tokens, 64);
+    int ok = 1;
+    uint32_t i;
+    for (i = 0; i < LQ_ARCHIVE_BLOCK; i++) {
+        ok &= counts[i] == (first + i < pages ? lq__ordered_tokens(run_tokens, first + i) : 0);
+    }
+    return ok;
+}
+
+/* Whether an order puts as many tokens into each page as it holds. */
+LQ__STATIC int lq__order_ok(const uint8_t *order, uint32_t tokens)
+{
+    uint32_t first;
+    uint32_t t;
+    int ok = 1;
+    for (first = 0; first < tokens && ok; first += LQ__BLOCK_TOKENS) {
+        uint32_t counts[LQ_ARCHIVE_BLOCK] = {0};
+        uint32_t end = first + LQ__MIN(tokens - first, (uint32_t)LQ__BLOCK_TOKENS);
+        for (t = first; t < end && ok; t++) {
+            ok = order[t] < LQ_ARCHIVE_BLOCK;
+            counts[order[t] & (LQ_ARCHIVE_BLOCK - 1)]++;
+        }
+        ok = ok && lq__block_counts_ok(counts, tokens, first / 64);
+    }
+    return ok;
+}
+
 LQ__STATIC uint64_t lq__run_payload(const lq_archive_run_desc *run)
 {
     uint32_t pages = lq__run_pages(run->token_count, lq__run_tokens_per_page(run));
     return LQ__RUN_FIXED + lq__positions_bytes(lq__positions_form(run), run->token_count) +
-           8 * (uint64_t)pages;
+           (run->order ? lq__order_bytes(run->token_count) : 0) + 8 * (uint64_t)pages;
 }
 
 LQ_API size_t lq_archive_run_bytes(const lq_archive_run_desc *run)
@@ -17946,6 +18066,15 @@ LQ__STATIC int lq__run_fault(const lq_archive_writer *writer, const lq_archive_r
     if (run->tokens_per_page > 0xffff) {
         return lq__refuse(why, LQ_E_RANGE, "tokens_per_page: up to 65535; 0 means 64");
     }
+    if (run->order && lq__run_tokens_per_page(run) != 64) {
+        return lq__refuse(why, LQ_E_ARG, "tokens_per_page: not 64, beside an order");
+    }
+    if (run->order && !lq__order_ok(run->order, run->token_count)) {
+        return lq__refuse(why, LQ_E_ARG, "order: not 64 tokens of a block to each of its pages");
+    }
+    if (run->page_steps && !run->order) {
+        return lq__refuse(why, LQ_E_ARG, "page_steps: without an order");
+    }
     if (run->first_token > lq__token_limit - run->token_count) {
         return lq__refuse(why, LQ_E_RANGE, "first_token: with token_count at most 2^63");
     }
@@ -17988,6 +18117,20 @@ LQ__STATIC uint8_t *lq__positions_store(uint8_t *p, uint32_t form, const lq_arch
     return p + (size_t)lq__positions_bytes(form, run->token_count);
 }
 
+/* Returns the end of what it stored: of each page its step, then half a byte a token. */
+LQ__STATIC uint8_t *lq__order_store(uint8_t *p, const lq_archive_run_desc *run)
+{
+    uint32_t pages = lq__run_pages(run->token_count, 64);
+    uint32_t i;
+    for (i = 0; i < pages; i++) {
+        *p++ = (uint8_t)(run->page_steps ? run->page_steps[i] : 0);
+    }
+    for (i = 0; i < run->token_count; i++) { /* bytes are 0 */
+        p[i / 2] = (uint8_t)(p[i / 2] | run->order[i] << i % 2 * 4);
+    }
+    return p + ((size_t)run->token_count + 1) / 2;
+}
+
 LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_desc *run)
 {
     int status = lq__writer_ready(writer, 0);
@@ -18004,7 +18147,8 @@ LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_
     }
     start = writer->directory_used;
     form = lq__positions_form(run);
-    p = lq__record_add(writer, LQ__RECORD_RUN, form << 1, lq__run_payload(run));
+    p = lq__record_add(writer, LQ__RECORD_RUN, (form | (run->order ? LQ__RUN_ORDERED : 0u)) << 1,
+                       lq__run_payload(run));
     if (!p) {
         return LQ_E_SPACE;
     }
@@ -18026,6 +18170,9 @@ LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_
     lq__store32(p + 32, lq__plain_zero(lq__bits_of_f32(run->step)));
     lq__store64(p + 36, writer->run_base);
     writer->run_pages = lq__positions_store(p + LQ__RUN_FIXED, form, run);
+    if (run->order) {
+        writer->run_pages = lq__order_store(writer->run_pages, run);
+    }
     return LQ_OK;
 }
 
@@ -18183,6 +18330,18 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t
     return s;
 }
 
+/* Tokens that are sorted by weight, as many as go into a run.
+     log  q16 of log2 of each token's weight
+     key  of a block's tokens while it is sorted, and which they are */
+#define LQ__SORTED_TOKENS (16 * LQ__BLOCK_TOKENS)
+typedef struct lq__sorter {
+    int32_t log[LQ__BLOCK_TOKENS];
+    uint16_t token[LQ__BLOCK_TOKENS];
+    uint8_t order[LQ__SORTED_TOKENS];
+    int8_t step[LQ__SORTED_TOKENS / 64];
+    int64_t position[LQ__IN_FLIGHT * LQ__TOKENS];
+} lq__sorter;
+
 /* What packing keeps in its workspace. */
 typedef struct lq__pack {
     const lq_archive_pack_desc *desc;
@@ -18199,6 +18358,9 @@ typedef struct lq__pack {
     void *codec_mem;
     void *codec_workspace;
     uint8_t *pages;
+    lq__sorter *sorter; /* with weights */
+    uint8_t *gathered;
+    const void **gathered_slices;
     size_t rows;
     lq__codec_sizes sizes;
     lq_profile calibrated;
@@ -18252,6 +18414,12 @@ LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
     return s;
 }
 
+/* Room for the tokens of the pages in flight, of any type. */
+LQ__INLINE size_t lq__gathered_bytes(const lq_geometry *g)
+{
+    return lq_geometry_dims(g) * LQ__IN_FLIGHT * LQ__TOKENS * 4;
+}
+
 LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
 {
     const lq_geometry *g = &p->geometry;
@@ -18267,6 +18435,11 @@ LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
     p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
     p->dense_mem = lq__arena_take(a, s.dense);
     p->dense_bytes = s.dense;
+    if (p->desc->weights) {
+        p->sorter = (lq__sorter *)lq__arena_take(a, sizeof(lq__sorter));
+        p->gathered = (uint8_t *)lq__arena_take(a, lq__gathered_bytes(g));
+        p->gathered_slices = (const void **)lq__arena_take(a, g->slice_count * sizeof(void *));
+    }
     p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
     return p->pages ? LQ_OK : LQ_E_SPACE;
 }
@@ -18283,9 +18456,41 @@ LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
     g = lq__pack_geometry(desc);
     s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
     c = lq__pack_sizes_of(desc);
-    return 64 * 12 + lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
+    return 64 * 15 +
+           (desc->weights ? sizeof(lq__sorter) + lq__gathered_bytes(&g) +
+                                g.slice_count * sizeof(void *)
+                          : 0) +
+           lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
            lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
            c.workspace + c.file + c.dense;
+}
+
+/* A run of tokens [first, first + count), coded as d says. */
+LQ__STATIC void lq__pack_run_desc(const lq__pack *p, lq_archive_run_desc *run,
+                                  const lq_codec_desc *d, uint32_t profile_id, size_t first,
+                                  size_t count)
+{
+    memset(run, 0, sizeof *run);
+    run->group = p->desc->group;
+    run->profile = profile_id;
+    run->sequence = p->desc->sequence;
+    run->first_token = p->desc->first_token + first;
+    run->token_count = (uint32_t)count;
+    run->code = (uint32_t)(d->page ? d->page : (int)LQ_PAGE_CODED);
+    run->step = d->page == LQ_PAGE_RAW ? 0.0f : d->step;
+    run->positions = lq__positions_from(p->positions, first);
+}
+
+/* Ends a run, or gives it up where something failed. */
+LQ__STATIC int lq__pack_run_end(lq__pack *p, int status)
+{
+    if (!status) {
+        return lq_archive_run_end(p->writer);
+    }
+    if (p->writer->in_run && lq_archive_run_drop(p->writer)) {
+        return status;
+    }
+    return status;
 }
 
 /* Tokens [first, first + count) through one codec as one run. */
@@ -18304,15 +18509,7 @@ LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, 
     if (status) {
         return status;
     }
-    memset(&run, 0, sizeof run);
-    run.group = p->desc->group;
-    run.profile = profile_id;
-    run.sequence = p->desc->sequence;
-    run.first_token = p->desc->first_token + first;
-    run.token_count = (uint32_t)count;
-    run.code = (uint32_t)codec->desc.page;
-    run.step = codec->desc.page == LQ_PAGE_RAW ? 0.0f : codec->desc.step;
-    run.positions = lq__positions_from(p->positions, first);
+    lq__pack_run_desc(p, &run, &codec->desc, profile_id, first, count);
     status = lq_archive_run_begin(p->writer, &run);
     for (done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
         size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
@@ -18328,11 +18525,191 @@ LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, 
             at += page_bytes[i];
         }
     }
-    if (!status) {
-        return lq_archive_run_end(p->writer);
+    return lq__pack_run_end(p, status);
+}
+
+/* ---- tokens sorted by weight ---- */
+/* q16 of log2 of a weight; those below 2^-40, zeros too, are as that. */
+LQ__INLINE int32_t lq__weight_log(float w)
+{
+    return w < 9.094947e-13f ? -40 * 65536 : lq__log2_of_f32(w);
+}
+
+/* Sorts the block's tokens by weight, those of one weight by their order: by insertion from the
+   largest step that the rest was sorted in (Shell 1959, gaps of Ciura 2001). */
+LQ__STATIC void lq__sort_block(lq__sorter *s, uint32_t count)
+{
+    static const uint32_t gaps[8] = {701, 301, 132, 57, 23, 10, 4, 1};
+    uint32_t g;
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        s->token[i] = (uint16_t)i;
     }
-    if (p->writer->in_run && lq_archive_run_drop(p->writer)) {
-        return status;
+    for (g = 0; g < 8; g++) {
+        for (i = gaps[g]; i < count; i++) {
+            uint16_t at = s->token[i];
+            uint32_t j = i;
+            for (; j >= gaps[g]; j -= gaps[g]) {
+                uint16_t other = s->token[j - gaps[g]];
+                if (s->log[other] < s->log[at] || (s->log[other] == s->log[at] && other < at)) {
+                    break;
+                }
+                s->token[j] = other;
+            }
+            s->token[j] = at;
+        }
+    }
+}
+
+/* Order and steps of `count` tokens of one block, whose weights these are. mean: q16 of log2 of the
+   geometric mean of all weights; exponent: q16. */
+LQ__STATIC void lq__order_block(lq__sorter *s, uint8_t *order, int8_t *steps, const float *weights,
+                                uint32_t count, int32_t mean, int32_t exponent)
+{
+    uint32_t page;
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        s->log[i] = lq__weight_log(weights[i]);
+    }
+    lq__sort_block(s, count);
+    for (page = 0; page * 64 < count; page++) {
+        uint32_t end = LQ__MIN(count, page * 64 + 64);
+        int64_t sum = 0;
+        for (i = page * 64; i < end; i++) {
+            int64_t by = ((int64_t)s->log[s->token[i]] - mean) * exponent / 65536;
+            sum -= LQ__MAX(LQ__MIN(by, 2 * 65536), -2 * 65536);
+            order[s->token[i]] = (uint8_t)page;
+        }
+        steps[page] = (int8_t)lq__div_round(sum * 4, (int64_t)(end - page * 64) * 65536);
+    }
+}
+
+/* Pages first .. first + count of the run, whose tokens begin at `begin` of the source, side by side
+   in `gathered`; returns their tokens. */
+LQ__STATIC size_t lq__gather_pages(const lq__pack *p, size_t begin, uint32_t run_tokens,
+                                   uint32_t first, uint32_t count)
+{
+    const lq_geometry *g = &p->geometry;
+    size_t element = lq_type_bytes(p->src->type);
+    size_t room = LQ__IN_FLIGHT * LQ__TOKENS; /* of tokens, for each slice */
+    uint32_t block = first / LQ_ARCHIVE_BLOCK * LQ__BLOCK_TOKENS;
+    uint32_t end = block + LQ__MIN(run_tokens - block, (uint32_t)LQ__BLOCK_TOKENS);
+    uint8_t *to = p->gathered;
+    size_t tokens = 0;
+    uint32_t page;
+    uint32_t s;
+    uint32_t t;
+    for (page = first; page < first + count; page++) {
+        for (t = block; t < end; t++) {
+            if (p->sorter->order[t] == page % LQ_ARCHIVE_BLOCK) {
+                size_t at = tokens++;
+                size_t offset = 0;
+                p->sorter->position[at] = lq__position(p->positions, begin + t);
+                for (s = 0; s < g->slice_count; s++) {
+                    size_t bytes = g->slice_dims[s] * element;
+                    size_t stride = p->src->token_stride ? p->src->token_stride * element : bytes;
+                    memcpy(to + offset + at * bytes,
+                           (const uint8_t *)p->src->slices[s] + (begin + t) * stride, bytes);
+                    offset += room * bytes;
+                }
+            }
+        }
+    }
+    for (s = 0; s < g->slice_count; s++) {
+        p->gathered_slices[s] = to;
+        to += room * g->slice_dims[s] * element;
+    }
+    return tokens;
+}
+
+/* Pages of one step, up to 8 and of one block: gathered, coded, written. */
+LQ__STATIC int lq__pack_gathered(lq__pack *p, const lq_codec *codec, size_t begin,
+                                 uint32_t run_tokens, uint32_t first, uint32_t count)
+{
+    size_t tokens = lq__gather_pages(p, begin, run_tokens, first, count);
+    size_t page_bytes[LQ__IN_FLIGHT];
+    lq_positions positions = {0, 0, NULL};
+    const uint8_t *at = p->pages;
+    lq_vectors src;
+    size_t written;
+    uint32_t i;
+    int status;
+    positions.list = p->sorter->position;
+    src.slices = p->gathered_slices;
+    src.token_stride = 0;
+    src.type = p->src->type;
+    status = lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written, page_bytes,
+                             &src, 0, &positions, tokens, p->codec_workspace);
+    for (i = 0; i < count && !status; i++) {
+        status = lq_archive_write_page(p->writer, at, page_bytes[i]);
+        at += page_bytes[i];
+    }
+    return status;
+}
+
+/* The pages of a run whose order is known. */
+LQ__STATIC int lq__pack_ordered(lq__pack *p, lq_codec_desc *d, size_t begin, uint32_t tokens)
+{
+    const int8_t *steps = p->sorter->step;
+    float step = d->step;
+    uint32_t pages = lq__run_pages(tokens, 64);
+    uint32_t page;
+    uint32_t count;
+    int status = LQ_OK;
+    for (page = 0; page < pages && !status; page += count) {
+        uint32_t block_end = (page / LQ_ARCHIVE_BLOCK + 1) * LQ_ARCHIVE_BLOCK;
+        uint32_t end = LQ__MIN(LQ__MIN(pages, block_end), page + LQ__IN_FLIGHT);
+        lq_codec *codec;
+        for (count = 1; page + count < end && steps[page + count] == steps[page]; count++) {
+        }
+        d->step = step * lq__gain_f32(steps[page]);
+        status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
+        if (!status) {
+            status = lq__pack_gathered(p, codec, begin, tokens, page, count);
+        }
+    }
+    d->step = step;
+    return status;
+}
+
+/* q16 of log2 of the geometric mean of weights first .. end. */
+LQ__STATIC int64_t lq__weight_mean(const float *weights, size_t first, size_t end)
+{
+    int64_t sum = 0;
+    size_t t;
+    for (t = first; t < end; t++) {
+        sum += lq__weight_log(weights[t]);
+    }
+    return first < end ? lq__div_round(sum, (int64_t)(end - first)) : 0;
+}
+
+/* Tokens [first, tokens) by weight, as runs of as many as a sorter holds. */
+LQ__STATIC int lq__pack_weighed(lq__pack *p, lq_codec_desc *d, size_t first, size_t tokens)
+{
+    const lq_archive_pack_desc *desc = p->desc;
+    float by = desc->exponent > 0 ? desc->exponent : 0.25f;
+    int32_t exponent = (int32_t)(by * 65536.0f + 0.5f);
+    int64_t sum = 0;
+    int status = LQ_OK;
+    size_t t;
+    sum = desc->weight_mean > 0 ? lq__weight_log(desc->weight_mean)
+                                : lq__weight_mean(desc->weights, first, tokens);
+    for (t = first; t < tokens && !status; t += LQ__SORTED_TOKENS) {
+        uint32_t count = (uint32_t)LQ__MIN(tokens - t, (size_t)LQ__SORTED_TOKENS);
+        lq_archive_run_desc run;
+        uint32_t block;
+        for (block = 0; block < count; block += LQ__BLOCK_TOKENS) {
+            lq__order_block(p->sorter, p->sorter->order + block, p->sorter->step + block / 64,
+                            desc->weights + t + block,
+                            LQ__MIN(count - block, (uint32_t)LQ__BLOCK_TOKENS), (int32_t)sum,
+                            exponent);
+        }
+        lq__pack_run_desc(p, &run, d, desc->profile_id, t, count);
+        run.order = p->sorter->order;
+        run.page_steps = p->sorter->step;
+        status = lq_archive_run_begin(p->writer, &run);
+        status = status ? status : lq__pack_ordered(p, d, t, count);
+        status = lq__pack_run_end(p, status);
     }
     return status;
 }
@@ -18492,6 +18869,9 @@ LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t
         return lq__pack_fitted(p, d, first, tokens);
     }
     d->profile = desc->profile;
+    if (desc->weights) {
+        return lq__pack_weighed(p, d, first, tokens);
+    }
     return desc->refit && desc->profile->dense
                ? lq__pack_refitted(p, d, first, tokens)
                : lq__pack_run(p, d, desc->profile_id, first, tokens - first);
@@ -18525,6 +18905,15 @@ LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_
            : desc->calibrate < 0 || desc->calibrate > 1 ? "calibrate: 0 or 1"
            : desc->calibrate && desc->profile           ? "calibrate: there is a profile"
            : desc->calibrate && desc->refit             ? "calibrate: goes without refit"
+           : desc->weights && (!desc->profile || desc->refit)
+               ? "weights: with a profile, and without refit"
+           : desc->weights && desc->page && desc->page != LQ_PAGE_CODED
+               ? "weights: of coded pages only"
+           : lq__bits_of_f32(desc->exponent) << 1 &&
+                   !(desc->exponent > 0.0f && desc->exponent <= 1.0f)
+               ? "exponent: above 0, at most 1; 0 means 0.25"
+           : lq__bits_of_f32(desc->weight_mean) << 1 && !lq__step_valid(desc->weight_mean)
+               ? "weight_mean: 2^-100 to 2^100; 0 means that of the weights"
            : q && !desc->calibrate                      ? "queries: calibration alone wants them"
            : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
            : q && !desc->reads                            ? "reads: NULL"
@@ -18562,6 +18951,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     lq__pack p;
     const char *why;
     size_t sinks;
+    size_t at;
     int status;
     if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
         tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
@@ -18577,6 +18967,10 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     p.geometry = lq__pack_geometry(desc);
     p.rows = lq_geometry_rows(&p.geometry);
     status = lq__pack_fault(writer, desc, &why);
+    for (at = 0; at < tokens && desc->weights && !status; at++) {
+        uint32_t bits = lq__plain_zero(lq__bits_of_f32(desc->weights[at]));
+        status = bits < 0x7f800000u ? LQ_OK : LQ_E_DATA; /* not negative, finite */
+    }
     if (status) {
         return status;
     }
@@ -18614,9 +19008,12 @@ typedef struct lq__run_view {
     uint32_t tokens_per_page;
     uint32_t page_count;
     uint32_t form;
+    float step;
     uint64_t base;
     uint64_t align;
     const uint8_t *positions;
+    const uint8_t *page_steps; /* NULL: no order */
+    const uint8_t *order;
     const uint8_t *pages;
 } lq__run_view;
 
@@ -18626,6 +19023,8 @@ LQ__STATIC void lq__run_view_set(lq__run_view *v, const uint8_t *record)
 {
     const uint8_t *p = record + LQ__RECORD_HEAD;
     uint64_t position_bytes;
+    uint64_t more_bytes;
+    uint32_t ordered;
     v->group = lq__load32(p);
     v->profile = lq__load32(p + 4);
     v->sequence = lq__load64(p + 8);
@@ -18635,14 +19034,48 @@ LQ__STATIC void lq__run_view_set(lq__run_view *v, const uint8_t *record)
     v->page_count = v->token_count && v->tokens_per_page
                         ? lq__run_pages(v->token_count, v->tokens_per_page)
                         : 0;
-    v->form = (uint32_t)lq__load16(record + 2) >> 1;
+    v->form = (uint32_t)lq__load16(record + 2) >> 1 & 3;
+    ordered = lq__load16(record + 2) >> 1 & LQ__RUN_ORDERED;
     v->align = (uint64_t)1 << (p[31] & 31);
+    v->step = lq__f32_of_bits(lq__load32(p + 32));
     v->base = lq__load64(p + 36);
     v->positions = p + LQ__RUN_FIXED;
+    v->page_steps = NULL;
+    v->order = NULL;
     position_bytes = lq__positions_bytes(v->form, v->token_count);
-    v->pages = position_bytes <= lq__load32(record + 4) - LQ__RUN_FIXED
-                   ? v->positions + (size_t)position_bytes
-                   : v->positions;
+    more_bytes = ordered && v->page_count ? lq__order_bytes(v->token_count) : 0;
+    v->pages = v->positions;
+    if (position_bytes + more_bytes <= lq__load32(record + 4) - LQ__RUN_FIXED) {
+        v->pages += (size_t)(position_bytes + more_bytes);
+        if (ordered && v->page_count) {
+            v->page_steps = v->positions + (size_t)position_bytes;
+            v->order = v->page_steps + v->page_count;
+        }
+    }
+}
+
+/* The page in its block of token t of an ordered run, counted from the run's first. */
+LQ__INLINE uint32_t lq__order_of(const lq__run_view *v, uint32_t t)
+{
+    return v->order[t / 2] >> t % 2 * 4 & 15u;
+}
+
+/* Whether a record's order puts as many tokens into each page as it holds, and its last half byte,
+   if it is none, is 0. */
+LQ__STATIC int lq__run_order_ok(const lq__run_view *v)
+{
+    uint32_t first;
+    uint32_t t;
+    int ok = v->tokens_per_page == 64;
+    for (first = 0; first < v->token_count && ok; first += LQ__BLOCK_TOKENS) {
+        uint32_t counts[LQ_ARCHIVE_BLOCK] = {0};
+        uint32_t end = first + LQ__MIN(v->token_count - first, (uint32_t)LQ__BLOCK_TOKENS);
+        for (t = first; t < end; t++) {
+            counts[lq__order_of(v, t)]++;
+        }
+        ok = lq__block_counts_ok(counts, v->token_count, first / 64);
+    }
+    return ok && (v->token_count % 2 == 0 || v->order[v->token_count / 2] < 16);
 }
 
 LQ__INLINE int64_t lq__affine_first(const lq__run_view *v)
@@ -18678,17 +19111,22 @@ LQ__STATIC int lq__run_check(const lq_archive_reader *r, const uint8_t *record, 
     const uint8_t *p = record + LQ__RECORD_HEAD;
     uint64_t payload = lq__load32(record + 4);
     uint32_t flags = lq__load16(record + 2);
+    uint64_t order_bytes;
     uint32_t step;
     lq__run_view v;
-    if ((flags & 1) || flags >> 1 > LQ__POSITIONS_LIST) {
+    if ((flags & 1) || (flags >> 1 & 3) > LQ__POSITIONS_LIST || flags >> 1 > 7) {
         return LQ_E_FORMAT;
     }
     if (payload < LQ__RUN_FIXED) {
         return LQ_E_DATA;
     }
     lq__run_view_set(&v, record);
+    order_bytes = flags >> 1 & LQ__RUN_ORDERED && v.page_count ? lq__order_bytes(v.token_count) : 0;
     if (v.page_count == 0 || payload != LQ__RUN_FIXED + lq__positions_bytes(v.form, v.token_count) +
-                                            8 * (uint64_t)v.page_count) {
+                                            order_bytes + 8 * (uint64_t)v.page_count) {
+        return LQ_E_DATA;
+    }
+    if (order_bytes && !lq__run_order_ok(&v)) {
         return LQ_E_DATA;
     }
     step = lq__load32(p + 32);
@@ -19616,6 +20054,7 @@ LQ_API int lq_archive_run(const lq_archive_reader *reader, uint32_t run, lq_arch
     }
     info->page_count = v.page_count;
     info->listed = v.form == LQ__POSITIONS_LIST;
+    info->ordered = v.order != NULL;
     info->offset = v.base;
     info->bytes = lq__load32(v.pages + 8 * ((size_t)v.page_count - 1));
     return LQ_OK;
@@ -19635,6 +20074,61 @@ LQ__STATIC void lq__page_ref_set(lq_page_ref *ref, const lq__run_view *v, uint32
     ref->token_count = LQ__MIN(v->tokens_per_page, v->token_count - first);
     ref->run = run;
     ref->page = page;
+    ref->step = v->step;
+    if (v->order) {
+        ref->ordered = 1;
+        ref->first_token = v->first_token + page / LQ_ARCHIVE_BLOCK * LQ__BLOCK_TOKENS;
+        ref->step = v->step * lq__gain_f32((int32_t)(v->page_steps[page] ^ 0x80u) - 128);
+    }
+}
+
+/* The page of a run that holds token t, counted from its first. */
+LQ__STATIC uint32_t lq__page_of_token(const lq__run_view *v, uint32_t t)
+{
+    return v->order ? t / LQ__BLOCK_TOKENS * LQ_ARCHIVE_BLOCK + lq__order_of(v, t)
+                    : t / v->tokens_per_page;
+}
+
+/* The tokens of a page of an ordered run, counted from the run's first. */
+LQ__STATIC void lq__ordered_list(uint32_t list[64], const lq__run_view *v, uint32_t page)
+{
+    uint32_t t = page / LQ_ARCHIVE_BLOCK * LQ__BLOCK_TOKENS;
+    uint32_t end = t + LQ__MIN(v->token_count - t, (uint32_t)LQ__BLOCK_TOKENS);
+    for (; t < end; t++) {
+        if (lq__order_of(v, t) == page % LQ_ARCHIVE_BLOCK) {
+            *list++ = t; /* 64 of them at most: that was checked */
+        }
+    }
+}
+
+LQ_API int lq_archive_page_tokens(const lq_archive_reader *reader, const lq_page_ref *ref,
+                                  uint64_t *dst)
+{
+    uint32_t list[64];
+    lq__run_view v;
+    uint32_t count;
+    uint32_t i;
+    if (!reader || !ref || !dst) {
+        return LQ_E_ARG;
+    }
+    if (ref->run >= reader->run_count) {
+        return LQ_E_RANGE;
+    }
+    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, ref->run));
+    if (ref->page >= v.page_count) {
+        return LQ_E_RANGE;
+    }
+    count = LQ__MIN(v.tokens_per_page, v.token_count - ref->page * v.tokens_per_page);
+    if (count != ref->token_count) {
+        return LQ_E_ARG;
+    }
+    if (v.order) {
+        lq__ordered_list(list, &v, ref->page);
+    }
+    for (i = 0; i < count; i++) {
+        dst[i] = v.first_token + (v.order ? list[i] : ref->page * v.tokens_per_page + i);
+    }
+    return LQ_OK;
 }
 
 LQ_API int lq_archive_run_page(const lq_archive_reader *reader, uint32_t run, uint32_t page,
@@ -19716,7 +20210,7 @@ LQ_API int lq_archive_find(const lq_archive_reader *reader, uint32_t group, uint
         return status;
     }
     lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
-    lq__page_ref_set(ref, &v, run, (uint32_t)(token - v.first_token) / v.tokens_per_page);
+    lq__page_ref_set(ref, &v, run, lq__page_of_token(&v, (uint32_t)(token - v.first_token)));
     return LQ_OK;
 }
 
@@ -19833,6 +20327,7 @@ typedef struct lq__unpack {
     int64_t *positions; /* (in flight, 64) */
     lq_codec *codec;
     uint32_t codec_run; /* what the codec was built for */
+    float codec_step;
     lq_page_info codec_info;
 } lq__unpack;
 
@@ -20028,14 +20523,27 @@ LQ__STATIC int lq__unpack_dense(lq__unpack *u, const uint8_t *bytes, size_t coun
     return status == LQ_E_SPACE ? LQ_E_FORMAT : status;
 }
 
+/* The caller's profile with the dense basis of that name, or NULL. */
+LQ__STATIC const lq_profile *lq__unpack_calibrated(const lq__unpack *u, const uint8_t *name)
+{
+    size_t i;
+    for (i = 0; i < u->desc->calibrated_count; i++) {
+        const lq_profile *p = u->desc->calibrated[i];
+        if (p && !lq__hash_differs(p->dense->hash, name)) {
+            return p;
+        }
+    }
+    return NULL;
+}
+
 /* The dense basis of that name: the caller's, or one that the archive holds. */
 LQ__STATIC const lq_basis *lq__unpack_basis(lq__unpack *u, const uint8_t *name)
 {
-    const lq_profile *c = u->desc->calibrated;
+    const lq_profile *c = lq__unpack_calibrated(u, name);
     uint32_t at;
     const uint8_t *entry;
     lq_archive_profile_desc d;
-    if (c && c->dense && !lq__hash_differs(c->dense->hash, name)) {
+    if (c) {
         return c->dense;
     }
     at = lq__basis_search(u->reader, (uint32_t)u->dims, name);
@@ -20054,14 +20562,15 @@ LQ__STATIC const lq_basis *lq__unpack_basis(lq__unpack *u, const uint8_t *name)
 /* Loads profile `id`: embedded, or the caller's if its hash is the one that the archive names. */
 LQ__STATIC int lq__unpack_profile(lq__unpack *u, uint32_t id)
 {
-    const lq_profile *c = u->desc->calibrated;
+    const lq_profile *c;
     lq_archive_profile_desc p;
     size_t needed;
     int status = lq_archive_profile(u->reader, id, &p);
     if (status) {
         return LQ_E_DATA;
     }
-    if (!p.bytes && c && c->dense && !lq__hash_differs(c->dense->hash, p.hash)) {
+    c = p.bytes ? NULL : lq__unpack_calibrated(u, p.hash);
+    if (c) {
         u->profile = *c;
         return LQ_OK;
     }
@@ -20100,13 +20609,15 @@ LQ__INLINE int lq__unpack_same(const lq_page_info *a, const lq_page_info *b)
            a->type == b->type && a->profile_index == b->profile_index;
 }
 
-/* The codec of a page: built anew only where run, code or profile change. */
-LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info *info)
+/* The codec of a page: built anew only where run, code, step or profile change. */
+LQ__STATIC int lq__unpack_codec(lq__unpack *u, const lq_page_ref *ref, const lq_page_info *info)
 {
+    uint32_t run = ref->run;
     lq_archive_run_info r;
     lq_codec_desc d;
     int status;
-    if (u->codec && u->codec_run == run && lq__unpack_same(&u->codec_info, info)) {
+    if (u->codec && u->codec_run == run && lq__unpack_same(&u->codec_info, info) &&
+        lq__bits_of_f32(u->codec_step) == lq__bits_of_f32(ref->step)) {
         return LQ_OK;
     }
     u->codec = NULL;
@@ -20134,7 +20645,7 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info 
             return LQ_E_FORMAT;
         }
         d.profile = &u->profile;
-        d.step = r.desc.step;
+        d.step = ref->step;
     }
     d.geometry = lq__unpack_gains(u, d.profile ? d.profile->dense : NULL);
     status = lq_codec_init(&u->codec, u->codec_mem, u->sizes.codec, &d);
@@ -20147,6 +20658,7 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, uint32_t run, const lq_page_info 
     }
     u->codec->flight = u->sizes.flight;
     u->codec_run = run;
+    u->codec_step = ref->step;
     u->codec_info = *info;
     return LQ_OK;
 }
@@ -20233,6 +20745,76 @@ LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size
     return status;
 }
 
+/* Page `page` of an ordered run: those of its tokens that are in [from, to), counted from the run's
+   first, to dst, where `from` goes to token `at`. */
+LQ__STATIC int lq__unpack_ordered(lq__unpack *u, const lq_vectors_out *dst, const lq__run_view *run,
+                                  uint32_t id, uint32_t page, uint32_t from, uint32_t to, size_t at)
+{
+    lq_vectors_out whole;
+    lq_positions positions = {0, 0, NULL};
+    lq_page_ref ref;
+    lq_page_info info;
+    const uint8_t *bytes;
+    uint32_t list[64];
+    size_t page_bytes;
+    size_t i;
+    int status;
+    lq__page_ref_set(&ref, run, id, page);
+    page_bytes = ref.bytes;
+    if (page_bytes > u->sizes.page) {
+        return LQ_E_DATA;
+    }
+    lq__ordered_list(list, run, page);
+    status = lq_archive_page(u->reader, &ref, u->reader->file ? NULL : u->pages, u->sizes.page,
+                             &bytes);
+    status = status ? status : lq_page_inspect(&info, bytes, page_bytes);
+    status = status ? status : lq__unpack_codec(u, &ref, &info);
+    for (i = 0; i < ref.token_count && !status; i++) {
+        status = lq_archive_positions(u->reader, id, list[i], 1, u->positions + i);
+    }
+    if (status) {
+        return status;
+    }
+    positions.list = u->positions;
+    whole.slices = u->page_slices;
+    whole.token_stride = 0;
+    whole.type = LQ_F32;
+    status = lq__decode_at(u->codec, &whole, 0, &positions, ref.token_count, &bytes, &page_bytes,
+                           u->codec_workspace);
+    for (i = 0; i < ref.token_count && !status; i++) {
+        if (list[i] >= from && list[i] < to) {
+            lq__unpack_part(u, dst, at + (list[i] - from), i, 1);
+        }
+    }
+    return status;
+}
+
+/* Tokens from `token` on of the block of an ordered run that holds it: *found of the `wanted`. Only
+   pages that hold some of them are read. */
+LQ__STATIC int lq__unpack_block(lq__unpack *u, const lq_vectors_out *dst, const lq__run_view *run,
+                                uint32_t id, uint64_t token, size_t at, size_t wanted,
+                                size_t *found)
+{
+    uint32_t from = (uint32_t)(token - run->first_token);
+    uint32_t block = from / LQ__BLOCK_TOKENS;
+    uint32_t room = LQ__MIN(run->token_count - from,
+                            block * LQ__BLOCK_TOKENS + (uint32_t)LQ__BLOCK_TOKENS - from);
+    uint32_t to = from + (uint32_t)LQ__MIN((size_t)room, wanted);
+    uint32_t pages = 0; /* that hold some */
+    uint32_t i;
+    int status = LQ_OK;
+    for (i = from; i < to; i++) {
+        pages |= 1u << lq__order_of(run, i);
+    }
+    for (i = 0; i < LQ_ARCHIVE_BLOCK && !status; i++) {
+        if (pages >> i & 1) {
+            status = lq__unpack_ordered(u, dst, run, id, block * LQ_ARCHIVE_BLOCK + i, from, to, at);
+        }
+    }
+    *found = to - from;
+    return status;
+}
+
 /* The next page of the range: read, looked at, decoded or added to the batch. *found tokens of
    it. */
 LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vectors_out *dst,
@@ -20252,6 +20834,11 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
         return status;
     }
     lq__run_view_set(&run, lq__record(u->reader, LQ__RECORD_RUN, id));
+    if (run.order) {
+        status = lq__unpack_flush(u, b, dst);
+        wanted = (size_t)LQ__MIN((uint64_t)wanted, until - token);
+        return status ? status : lq__unpack_block(u, dst, &run, id, token, at, wanted, found);
+    }
     lq__page_ref_set(&ref, &run, id, (uint32_t)(token - run.first_token) / run.tokens_per_page);
     if (ref.token_count > LQ__TOKENS || ref.bytes > u->sizes.page) {
         return LQ_E_DATA;
@@ -20275,7 +20862,7 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
             lq__unpack_same(&u->codec_info, &info);
     status = joins ? LQ_OK : lq__unpack_flush(u, b, dst);
     if (!status) {
-        status = lq__unpack_codec(u, ref.run, &info);
+        status = lq__unpack_codec(u, &ref, &info);
     }
     if (status) {
         return status;
@@ -20316,13 +20903,19 @@ LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64
 LQ__STATIC int lq__unpack_fault(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
                                 const char **why)
 {
-    const lq_profile *p = desc->calibrated;
+    size_t i;
     if (!desc->profile != !desc->profile_bytes) {
         return lq__refuse(why, LQ_E_ARG, desc->profile ? "profile_bytes: 0, with profile"
                                                        : "profile_bytes: not 0, without profile");
     }
-    if (p && (!lq__profile_valid(p) || p->basis != LQ_BASIS_DENSE || !p->dense)) {
-        return lq__refuse(why, LQ_E_ARG, "calibrated: not a profile with a dense basis");
+    if (!desc->calibrated && desc->calibrated_count) {
+        return lq__refuse(why, LQ_E_ARG, "calibrated: NULL, and a count of them");
+    }
+    for (i = 0; i < desc->calibrated_count; i++) {
+        const lq_profile *p = desc->calibrated[i];
+        if (p && (!lq__profile_valid(p) || p->basis != LQ_BASIS_DENSE || !p->dense)) {
+            return lq__refuse(why, LQ_E_ARG, "calibrated: not a profile with a dense basis");
+        }
     }
     if (reader && desc->group >= reader->group_count) {
         return lq__refuse(why, LQ_E_RANGE, "group: the archive has no such one");
@@ -36280,37 +36873,44 @@ LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *di
     return LQ_OK;
 }
 
+/* The id of a layer's rope, where those of the cache count from first_rope on; or none. */
+LQ__STATIC uint32_t lq__kv_rope_id(const lq__kv_pool *pool, uint32_t l, uint32_t first_rope)
+{
+    const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+    uint32_t id = first_rope;
+    lq_rope rope;
+    uint32_t h;
+    for (h = 0; h < layer->rope_like; h++) {
+        id += lq__kv_rope_bytes(lq__kv_layers(pool) + h, h) > 0;
+    }
+    return lq__kv_rope_of(layer, &rope) ? id : LQ_ARCHIVE_NONE;
+}
+
 /* Ropes and groups: keys and values of each layer that has its own. Ropes are told in the order of
    the first layers that have them, so the id of one follows from how many come before. */
 LQ__STATIC int lq__kv_save_groups(const lq_kv *kv, lq_archive_writer *writer, lq_slice *slices,
-                                  uint32_t *first)
+                                  uint32_t *first, uint32_t *first_rope)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq_archive_group_desc desc;
     lq_rope rope;
-    uint32_t first_rope = 0;
     int status = LQ_OK;
     uint32_t l;
     uint32_t h;
     int v;
+    *first_rope = 0;
     *first = LQ_ARCHIVE_NONE;
     for (l = 0, h = 0; l < pool->layers && status == LQ_OK; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         if (lq__kv_rope_of(layer, &rope) && layer->rope_like == l) {
             uint32_t id = 0;
             status = lq_archive_add_rope(writer, &rope, &id);
-            first_rope = h++ ? first_rope : id;
+            *first_rope = h++ ? *first_rope : id;
         }
     }
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        uint32_t rope_id = LQ_ARCHIVE_NONE;
-        if (lq__kv_rope_of(layer, &rope)) {
-            rope_id = first_rope;
-            for (h = 0; h < layer->rope_like; h++) {
-                rope_id += lq__kv_rope_bytes(lq__kv_layers(pool) + h, h) > 0;
-            }
-        }
+        uint32_t rope_id = lq__kv_rope_id(pool, l, *first_rope);
         for (v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
             uint32_t id = 0;
             memset(&desc, 0, sizeof desc);
@@ -36426,6 +37026,7 @@ LQ_API int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64_t seque
     size_t needed;
     size_t directory;
     uint32_t first;
+    uint32_t first_rope;
     uint32_t group;
     uint32_t l;
     int status;
@@ -36440,7 +37041,7 @@ LQ_API int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64_t seque
         return LQ_E_SPACE;
     }
     pool = lq__kv_pool_of(kv);
-    status = lq__kv_save_groups(kv, writer, (lq_slice *)(void *)buffer, &first);
+    status = lq__kv_save_groups(kv, writer, (lq_slice *)(void *)buffer, &first, &first_rope);
     group = first;
     for (l = 0; l < pool->layers && status == LQ_OK; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
@@ -36733,56 +37334,167 @@ LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t seque
    >>pack   sequences of a live cache packed for storage, and back
    ============================================================================================== */
 /* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, bytes of the descriptor, it
-   (as in LIVE CACHE), first group, tokens, sinks, of each layer of its own where what it has begins
-   behind the sinks, the position of each token; groups count up from the first, keys and values of
-   each layer ---- */
-#define LQ__KV_COLD_VERSION 3u
-#define LQ__KV_COLD_HEAD 24u /* behind the descriptor */
+   (as in LIVE CACHE), first group, tokens, sinks, groups over layers, of each layer of its own where
+   what it has begins behind the sinks, the position of each token; groups count up from the first,
+   keys and values of each layer, then those over layers ---- */
+#define LQ__KV_COLD_VERSION 4u
+#define LQ__KV_COLD_HEAD 32u /* behind the descriptor */
 #define LQ__KV_COLD 0x434b514cu
-#define LQ__KV_CHUNK 256u /* tokens unpacked at a time */
+#define LQ__KV_CHUNK 256u       /* tokens unpacked at a time, */
+#define LQ__KV_CHUNK_WIDE 1024u /* or with groups over layers: a block of sorted ones */
 
-/* Arrays of a group in a workspace: n tokens of all heads, in the raw type. */
+/* Arrays of groups in a workspace: so many tokens of all heads of a layer, or, `wide`, of all
+   layers, in the raw type.
+     data    keys, then values, `part` bytes each; wide: those of each layer in turn
+     stride  wide: numbers from token to token, the longest row; else 0: rows are packed
+     seen    wide: (layers, 2) heads that groups hold
+     roles, ropes, dims   wide: of a group's slices; of layers; of a group's slices */
 typedef struct lq__kv_cold {
     lq_slice *slices;
-    void **rows; /* one a head */
-    uint8_t *data[2];
-    uint8_t *read;     /* workspace of lq_kv_read */
-    const lq_kv *from; /* NULL, or where tokens are read instead of in an archive */
+    void **rows; /* one a slice */
+    uint8_t *data;
+    size_t part;
+    size_t stride;
+    uint32_t *seen;
+    lq_role *roles;
+    lq_rope *ropes;
+    uint32_t *dims;
+    int64_t *positions; /* (tokens) */
+    uint8_t *read;      /* workspace of lq_kv_read */
+    const lq_kv *from;  /* NULL, or where tokens are read instead of in an archive */
     uint8_t *rest;
     size_t rest_bytes;
 } lq__kv_cold;
 
 /* Places them; returns their bytes without the rest. `all`: room of the workspace; 0: counts. */
 LQ__STATIC size_t lq__kv_cold_place(lq__kv_cold *cold, const lq__kv_pool *pool, size_t tokens,
-                                    uint8_t *mem, size_t all)
+                                    int wide, uint8_t *mem, size_t all)
 {
+    size_t layers = wide ? pool->layers : 0;
     size_t heads = 0;
     size_t numbers = 0;
+    size_t slices = 0; /* of all layers */
     size_t used = 0;
-    size_t at[5];
+    size_t at[9];
     uint32_t l;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         size_t n = (size_t)layer->kv_heads * LQ__MAX(layer->k_dims, layer->v_dims);
         heads = LQ__MAX(heads, (size_t)layer->kv_heads);
         numbers = LQ__MAX(numbers, n);
+        slices += 2 * (size_t)layer->kv_heads;
     }
-    at[0] = lq__kv_take(&used, heads, sizeof(lq_slice));
+    slices = wide ? LQ__MIN(slices, (size_t)LQ_ARCHIVE_MAX_SLICES) : heads;
+    slices = LQ__MAX(slices, heads);
+    at[0] = lq__kv_take(&used, slices, sizeof(lq_slice));
     at[1] = lq__kv_take(&used, 1, pool->append_bytes + 63);
-    at[2] = lq__kv_take(&used, heads, sizeof(void *));
-    at[3] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
-    at[4] = lq__kv_take(&used, tokens, numbers * lq_type_bytes(pool->type));
+    at[2] = lq__kv_take(&used, slices, sizeof(void *));
+    at[3] = lq__kv_take(&used, layers, 2 * sizeof(uint32_t));
+    at[4] = lq__kv_take(&used, wide ? slices : 0, sizeof(lq_role));
+    at[5] = lq__kv_take(&used, layers, sizeof(lq_rope));
+    at[6] = lq__kv_take(&used, wide ? slices : 0, sizeof(uint32_t));
+    at[7] = lq__kv_take(&used, tokens, sizeof(int64_t));
+    at[8] = lq__kv_take(&used, 0, 1);
+    (void)lq__kv_take(&used, tokens, 2 * LQ__MAX(layers, 1) * numbers * lq_type_bytes(pool->type));
     if (all && used != SIZE_MAX) {
         cold->slices = (lq_slice *)(void *)(mem + at[0]);
         cold->read = mem + at[1];
         cold->rows = (void **)(void *)(mem + at[2]);
-        cold->data[0] = mem + at[3];
-        cold->data[1] = mem + at[4];
+        cold->seen = (uint32_t *)(void *)(mem + at[3]);
+        cold->roles = (lq_role *)(void *)(mem + at[4]);
+        cold->ropes = (lq_rope *)(void *)(mem + at[5]);
+        cold->dims = (uint32_t *)(void *)(mem + at[6]);
+        cold->positions = (int64_t *)(void *)(mem + at[7]);
+        cold->data = mem + at[8];
+        cold->part = tokens * numbers * lq_type_bytes(pool->type);
+        cold->stride = wide ? numbers : 0;
         cold->from = NULL;
         cold->rest = mem + used;
         cold->rest_bytes = all - used;
     }
     return used;
+}
+
+/* Where a layer's keys or values lie, and numbers from token to token. */
+LQ__INLINE uint8_t *lq__kv_cold_data(const lq__kv_cold *cold, uint32_t l, int v)
+{
+    return cold->data + ((cold->stride ? 2 * (size_t)l : 0) + (size_t)v) * cold->part;
+}
+
+LQ__INLINE size_t lq__kv_cold_stride(const lq__kv_cold *cold, const lq__kv_layer *layer, int v)
+{
+    return cold->stride ? cold->stride : (size_t)layer->kv_heads * lq__kv_dims(layer, v);
+}
+
+/* ---- groups over layers ---- */
+/* Whether a slice is all of a head of a layer with keys, or values, of its own; *v: which. */
+LQ__STATIC int lq__kv_slice_ok(const lq__kv_pool *pool, const lq_slice *slice, int *v)
+{
+    const lq__kv_layer *layer = lq__kv_layers(pool) + slice->layer;
+    *v = slice->stream == LQ_V;
+    return slice->layer < pool->layers && slice->head < layer->kv_heads && slice->first_dim == 0 &&
+           (slice->stream == LQ_K || (slice->stream == LQ_V && layer->streams > 1)) &&
+           slice->dims == lq__kv_dims(layer, *v);
+}
+
+/* Counts the heads that a group's slices hold into seen (layers, 2). Returns whether all of them are
+   such, and none is held twice: of a group heads of a stream rise, and groups have whole streams
+   between them. */
+LQ__STATIC int lq__kv_slices_seen(const lq__kv_pool *pool, uint32_t *seen, const lq_slice *slices,
+                                  size_t count)
+{
+    size_t i;
+    int v;
+    for (i = 0; i < count; i++) {
+        uint32_t *of;
+        if (!lq__kv_slice_ok(pool, &slices[i], &v)) {
+            return 0;
+        }
+        of = seen + 2 * slices[i].layer + v;
+        if (slices[i].head != *of) { /* in order: each once */
+            return 0;
+        }
+        ++*of;
+    }
+    return 1;
+}
+
+/* Whether each stream is in groups with all its heads, or not at all. */
+LQ__STATIC int lq__kv_seen_whole(const lq__kv_pool *pool, const uint32_t *seen)
+{
+    uint32_t l;
+    int whole = 1;
+    for (l = 0; l < pool->layers; l++) {
+        uint32_t heads = lq__kv_layers(pool)[l].kv_heads;
+        whole &= seen[2 * l] == 0 || seen[2 * l] == heads;
+        whole &= seen[2 * l + 1] == 0 || seen[2 * l + 1] == heads;
+    }
+    return whole;
+}
+
+/* The geometry of a group of these slices, in the workspace; gains as in the basis. */
+LQ__STATIC lq_geometry lq__kv_group_geometry(const lq__kv_pool *pool, const lq__kv_cold *cold,
+                                             const lq_slice *slices, size_t count,
+                                             const lq_basis *basis)
+{
+    lq_geometry g;
+    size_t i;
+    memset(&g, 0, sizeof g);
+    for (i = 0; i < count; i++) {
+        const lq__kv_layer *layer = lq__kv_layers(pool) + slices[i].layer;
+        lq_rope *rope = cold->ropes + layer->rope_like;
+        int value = slices[i].stream == LQ_V;
+        int turns = lq__kv_rope_of(lq__kv_layers(pool) + layer->rope_like, rope);
+        cold->dims[i] = slices[i].dims;
+        cold->roles[i].stream = slices[i].stream;
+        cold->roles[i].gain = value && i < basis->slice_count ? basis->slice_gain[i] : 0;
+        cold->roles[i].rope = value || !turns ? NULL : rope;
+        g.stream |= slices[i].stream;
+    }
+    g.slice_count = (uint32_t)count;
+    g.slice_dims = cold->dims;
+    g.roles = cold->roles;
+    return g;
 }
 
 /* What lq_archive_pack is told of a layer's keys or values. */
@@ -36804,12 +37516,113 @@ LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *la
     pack->step = v ? desc->v_step : desc->k_step;
 }
 
+/* Whether a group over layers holds a layer's keys or values. */
+LQ__STATIC int lq__kv_grouped(const lq_kv_pack_desc *desc, uint32_t l, int v)
+{
+    size_t g;
+    size_t i;
+    for (g = 0; g < desc->group_count; g++) {
+        const lq_kv_pack_group *group = &desc->groups[g];
+        for (i = 0; i < group->slice_count; i++) {
+            if (group->slices[i].layer == l && (group->slices[i].stream == LQ_V) == v) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Heads of a layer's keys or values that groups hold: from head 0 on each once, or SIZE_MAX. */
+LQ__STATIC size_t lq__kv_grouped_heads(const lq_kv_pack_desc *desc, uint32_t l, int v)
+{
+    size_t heads = 0;
+    size_t g;
+    size_t i;
+    for (g = 0; g < desc->group_count; g++) {
+        const lq_kv_pack_group *group = &desc->groups[g];
+        for (i = 0; i < group->slice_count; i++) {
+            const lq_slice *slice = &group->slices[i];
+            if (slice->layer == l && (slice->stream == LQ_V) == v) {
+                if (slice->head != heads) {
+                    return SIZE_MAX;
+                }
+                heads++;
+            }
+        }
+    }
+    return heads;
+}
+
+/* What is wrong with a group over layers; NULL: nothing. */
+LQ__STATIC const char *lq__kv_group_fault(const lq__kv_pool *pool, const lq_kv_pack_group *group)
+{
+    const lq_profile *p = group->profile;
+    size_t i;
+    int v;
+    if (!group->slices || group->slice_count == 0 || group->slice_count > LQ_ARCHIVE_MAX_SLICES) {
+        return "slices: of a group NULL, or not 1 to 4096";
+    }
+    if (!lq__step_valid(group->step)) {
+        return "step: of a group 2^-100 to 2^100, no default";
+    }
+    if (!p || !lq__profile_valid(p) || !p->dense || p->slice_count != group->slice_count ||
+        lq__profile_rows_held(p) > p->dense->rank + p->gains || !p->dense->encodes) {
+        return "profile: of a group not one with a dense basis of so many slices that encodes";
+    }
+    for (i = 0; i < group->slice_count; i++) {
+        const lq_slice *slice = &group->slices[i];
+        if (!lq__kv_slice_ok(pool, slice, &v) || slice->rope) {
+            return "slices: of a group one is not all of a head of the cache's layers";
+        }
+        if (slice->dims != p->dense->slice_dims[i] ||
+            v != (p->dense->slice_gain[i] != LQ_GAIN_NONE)) {
+            return "profile: of a group calibrated for other slices";
+        }
+    }
+    return NULL;
+}
+
+/* A status, and why, of the groups over layers. */
+LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pack_desc *desc,
+                                        const char **why)
+{
+    size_t g;
+    uint32_t l;
+    int v;
+    *why = !desc->groups && desc->group_count ? "groups: NULL, and a count of them"
+           : desc->weights && !desc->group_count
+               ? "weights: without groups"
+           : lq__bits_of_f32(desc->exponent) << 1 &&
+                   !(desc->exponent > 0.0f && desc->exponent <= 1.0f)
+               ? "exponent: above 0, at most 1; 0 means 0.25"
+               : NULL;
+    for (g = 0; g < desc->group_count && !*why; g++) {
+        *why = lq__kv_group_fault(pool, &desc->groups[g]);
+        if (!*why && desc->model && desc->groups[g].profile->dense->model != desc->model) {
+            return lq__refuse(why, LQ_E_FORMAT, "model: a profile is another's");
+        }
+    }
+    for (l = 0; l < pool->layers && !*why; l++) {
+        for (v = 0; v < 2 && !*why; v++) {
+            size_t heads = lq__kv_grouped_heads(desc, l, v);
+            if (heads && heads != lq__kv_layers(pool)[l].kv_heads) {
+                *why = "slices: of all groups together each head of a stream once, or none of them";
+            }
+        }
+    }
+    return *why ? LQ_E_ARG : LQ_OK;
+}
+
 /* A status, and why: what lq_archive_pack would say of each layer's keys and values. */
 LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **why)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     uint32_t l;
     int v;
+    int status = lq__kv_pack_groups_fault(pool, desc, why);
+    if (status) {
+        return status;
+    }
     if (desc->sequence > 0xffffffffu) {
         return lq__refuse(why, LQ_E_RANGE, "sequence: below 2^32");
     }
@@ -36818,7 +37631,9 @@ LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, c
         for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
             lq_archive_pack_desc pack;
             lq_rope rope;
-            int status;
+            if (lq__kv_grouped(desc, l, v)) {
+                continue;
+            }
             lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
             if (!lq__step_valid(pack.step)) {
                 return lq__refuse(why, LQ_E_ARG, v ? "v_step: 2^-100 to 2^100, no default"
@@ -36855,24 +37670,72 @@ LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
     return bytes;
 }
 
+/* Tokens that are in work at a time. */
+LQ__INLINE size_t lq__kv_chunk(const lq_kv_pack_desc *desc)
+{
+    return desc->chunk ? desc->chunk : 1024;
+}
+
+/* What lq_archive_pack is told of a group over layers. */
+LQ__STATIC void lq__kv_group_desc(const lq__kv_pool *pool, const lq__kv_cold *cold,
+                                  const lq_kv_pack_desc *desc, size_t index,
+                                  lq_archive_pack_desc *pack)
+{
+    const lq_kv_pack_group *group = &desc->groups[index];
+    memset(pack, 0, sizeof *pack);
+    pack->tables = desc->tables;
+    pack->geometry = lq__kv_group_geometry(pool, cold, group->slices, group->slice_count,
+                                           group->profile->dense);
+    pack->sequence = desc->sequence;
+    pack->sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
+    pack->quantizer = desc->quantizer;
+    pack->step = group->step;
+    pack->profile = group->profile;
+    pack->weights = desc->weights;
+    pack->exponent = desc->exponent;
+}
+
+/* A bound of lq_archive_pack_workspace_bytes for a group over layers, which has no geometry yet, and
+   its bytes of the directory. */
+LQ__STATIC size_t lq__kv_group_bytes(const lq_kv_pack_desc *desc, size_t index, size_t tokens,
+                                     uint64_t *directory)
+{
+    const lq_kv_pack_group *group = &desc->groups[index];
+    const lq_profile *p = group->profile;
+    size_t rows = (size_t)p->dims + p->slice_count;
+    lq__codec_sizes s = lq__codec_sizes_of(p->dims, p->slice_count, LQ__IN_FLIGHT);
+    size_t bytes = 64 * 15 + sizeof(lq__sorter) +
+                   (size_t)p->dims * LQ__IN_FLIGHT * LQ__TOKENS * 4 + p->slice_count * sizeof(void *);
+    bytes += rows * 16 + (size_t)p->dims * 16 + (size_t)p->slice_count * 4 + 7;
+    bytes += ((size_t)p->dims * 6 + (size_t)p->slice_count * 2 + 2) * LQ__TOKENS + 63;
+    bytes += lq_profile_bytes(rows) + lq_profile_save_bound(rows);
+    *directory += 20 + 12 * (uint64_t)group->slice_count + 28 + 8 * (uint64_t)tokens +
+                  (uint64_t)tokens + 9 * ((uint64_t)tokens / 64 + 1) +
+                  (tokens / lq__kv_chunk(desc) + 2) * 256;
+    return bytes + s.codec + s.workspace + s.page * LQ__IN_FLIGHT;
+}
+
 LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t *workspace_bytes,
                             size_t *directory_bytes)
 {
     const lq__kv_pool *pool;
+    const char *why;
     uint64_t directory;
     size_t chunk;
     size_t tokens;
-    size_t chunks;
     size_t most = 0;
+    size_t g;
     uint32_t l;
     int v;
     if (!lq__kv_valid(kv) || !desc || !desc->tables || !workspace_bytes || !directory_bytes) {
         return LQ_E_ARG;
     }
     pool = lq__kv_pool_of(kv);
+    if (lq__kv_pack_groups_fault(pool, desc, &why)) {
+        return LQ_E_ARG;
+    }
     tokens = lq__kv_sequence_of(kv)->tokens;
-    chunk = desc->chunk ? desc->chunk : 1024;
-    chunks = tokens / chunk + 1;
+    chunk = lq__kv_chunk(desc);
     directory = 12 + (uint64_t)lq__kv_cold_bytes(pool, tokens) + 3;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
@@ -36881,8 +37744,12 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
             lq_archive_pack_desc pack;
             lq_rope rope;
             size_t bytes;
+            directory += 20 + 8 * (uint64_t)layer->kv_heads;
             if (layer->kv_heads > LQ_ARCHIVE_MAX_SLICES) {
                 return LQ_E_ARG;
+            }
+            if (lq__kv_grouped(desc, l, v)) {
+                continue;
             }
             lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
             bytes = lq_archive_pack_workspace_bytes(&pack);
@@ -36891,19 +37758,22 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
             }
             most = LQ__MAX(most, bytes);
             bytes = lq_profile_save_bound(lq_geometry_rows(&pack.geometry));
-            directory += 20 + 8 * (uint64_t)layer->kv_heads + 8 * (uint64_t)tokens +
-                         8 * (tokens / 64) +
-                         (uint64_t)(chunks + 1) * (bytes + 256); /* + 1: sinks of their own */
+            directory += 8 * (uint64_t)tokens + 8 * (tokens / 64) +
+                         (uint64_t)(tokens / chunk + 2) * (bytes + 256); /* sinks of their own */
         }
+    }
+    for (g = 0; g < desc->group_count; g++) {
+        size_t bytes = lq__kv_group_bytes(desc, g, tokens, &directory);
+        most = LQ__MAX(most, bytes);
     }
     if (directory > SIZE_MAX) {
         return LQ_E_ARG;
     }
     *directory_bytes = (size_t)directory;
     tokens = LQ__MIN(tokens, chunk);
-    *workspace_bytes = LQ__MAX(most + lq__kv_cold_place(NULL, pool, tokens, NULL, 0),
-                               lq__kv_cold_bytes(pool, lq__kv_sequence_of(kv)->tokens)) +
-                       63;
+    most += lq__kv_cold_place(NULL, pool, tokens, desc->group_count != 0, NULL, 0);
+    *workspace_bytes =
+        LQ__MAX(most, lq__kv_cold_bytes(pool, lq__kv_sequence_of(kv)->tokens)) + 63;
     return LQ_OK;
 }
 
@@ -36924,7 +37794,7 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
     int status;
     memset(&out, 0, sizeof out);
     memset(&positions, 0, sizeof positions);
-    out.data = cold->data[0];
+    out.data = cold->data;
     out.type = pool->type;
     status =
         lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n, cold->read, pool->append_bytes + 63);
@@ -36932,7 +37802,7 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
         return status;
     }
     for (h = 0; h < layer->kv_heads; h++) {
-        cold->rows[h] = cold->data[0] + h * dims * lq_type_bytes(pool->type);
+        cold->rows[h] = cold->data + h * dims * lq_type_bytes(pool->type);
     }
     src.slices = (const void *const *)cold->rows;
     src.token_stride = layer->kv_heads * dims;
@@ -36957,6 +37827,9 @@ LQ__STATIC int lq__kv_pack_layer(const lq_kv *kv, lq_archive_writer *writer,
         gone = sinks = t;
     }
     for (v = 0; v < lq__kv_layers(lq__kv_pool_of(kv))[l].streams && status == LQ_OK; v++) {
+        if (lq__kv_grouped(desc, l, (int)v)) {
+            continue;
+        }
         if (t < sinks) {
             status = lq__kv_pack_some(kv, writer, desc, l, (int)v, group + v, t, sinks - t, cold);
         }
@@ -36968,8 +37841,122 @@ LQ__STATIC int lq__kv_pack_layer(const lq_kv *kv, lq_archive_writer *writer,
     return status;
 }
 
+/* Tokens t .. end of a layer's keys or values into its place of a wide workspace. Those that the
+   layer has given back are made up from later ones: no query will see them. */
+LQ__STATIC int lq__kv_read_wide(const lq_kv *kv, uint32_t l, int v, size_t t, size_t end,
+                                const lq__kv_cold *cold)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
+    size_t row = cold->stride * lq_type_bytes(pool->type);
+    size_t sinks = LQ__MIN(sequence->sinks, sequence->tokens);
+    size_t gone = LQ__MAX(sinks, lq__kv_counts(kv)[l].gone);
+    lq_kv_view_out out;
+    int status = LQ_OK;
+    memset(&out, 0, sizeof out);
+    out.data = lq__kv_cold_data(cold, l, v);
+    out.token_stride = cold->stride;
+    out.type = pool->type;
+    while (t < end && status == LQ_OK) {
+        size_t from = t;
+        size_t to = t < sinks ? LQ__MIN(end, sinks) : end;
+        if (t >= sinks && t < gone && gone < sequence->tokens) {
+            from = gone + (t - sinks) % (sequence->tokens - gone);
+            to = LQ__MIN(LQ__MIN(end, gone), t + (sequence->tokens - from));
+        }
+        status = lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, from, to - t, cold->read,
+                            pool->append_bytes + 63);
+        out.data = (uint8_t *)out.data + (to - t) * row;
+        t = to;
+    }
+    return status;
+}
+
+/* The slices of a group in a wide workspace. */
+LQ__STATIC void lq__kv_wide_rows(const lq__kv_pool *pool, const lq__kv_cold *cold,
+                                 const lq_slice *slices, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        size_t at = (size_t)slices[i].head * slices[i].dims * lq_type_bytes(pool->type);
+        cold->rows[i] = lq__kv_cold_data(cold, slices[i].layer, slices[i].stream == LQ_V) + at;
+    }
+}
+
+/* Tokens t .. end of all groups over layers. weight_mean: of all that are coded. */
+LQ__STATIC int lq__kv_pack_wide(const lq_kv *kv, lq_archive_writer *writer,
+                                const lq_kv_pack_desc *desc, const uint32_t ids[2], size_t t,
+                                size_t end, float weight_mean, const lq__kv_cold *cold)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    lq_archive_pack_desc pack;
+    lq_positions positions;
+    lq_vectors src;
+    size_t g;
+    uint32_t l;
+    int v;
+    int status = LQ_OK;
+    for (l = 0; l < pool->layers; l++) {
+        for (v = 0; v < 2 && status == LQ_OK; v++) {
+            if (lq__kv_grouped(desc, l, v)) {
+                status = lq__kv_read_wide(kv, l, v, t, end, cold);
+            }
+        }
+    }
+    memset(&positions, 0, sizeof positions);
+    positions.list = lq__kv_positions(kv) + t;
+    src.slices = (const void *const *)cold->rows;
+    src.token_stride = cold->stride;
+    src.type = pool->type;
+    for (g = 0; g < desc->group_count && status == LQ_OK; g++) {
+        lq__kv_wide_rows(pool, cold, desc->groups[g].slices, desc->groups[g].slice_count);
+        lq__kv_group_desc(pool, cold, desc, g, &pack);
+        pack.group = ids[0] + (uint32_t)g;
+        pack.profile_id = ids[1] + (uint32_t)g;
+        pack.first_token = t;
+        pack.weights = desc->weights ? desc->weights + t : NULL;
+        pack.weight_mean = weight_mean;
+        status = lq_archive_pack(writer, &pack, &src, &positions, end - t, cold->rest,
+                                 cold->rest_bytes);
+    }
+    return status;
+}
+
+/* The records of groups over layers, and the names of their profiles; ids: of the first of each. */
+LQ__STATIC int lq__kv_wide_groups(const lq_kv *kv, lq_archive_writer *writer,
+                                  const lq_kv_pack_desc *desc, uint32_t first_rope, uint32_t ids[2],
+                                  const lq__kv_cold *cold)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t g;
+    size_t i;
+    int status = LQ_OK;
+    ids[0] = writer->group_count;
+    ids[1] = writer->profile_count;
+    for (g = 0; g < desc->group_count && status == LQ_OK; g++) {
+        const lq_kv_pack_group *group = &desc->groups[g];
+        lq_archive_profile_desc profile = {NULL, 0, NULL};
+        lq_archive_group_desc d;
+        memset(&d, 0, sizeof d);
+        d.rope = LQ_ARCHIVE_NONE;
+        d.slices = cold->slices;
+        d.slice_count = group->slice_count;
+        for (i = 0; i < group->slice_count; i++) {
+            lq_slice *slice = cold->slices + i;
+            uint32_t id = lq__kv_rope_id(pool, group->slices[i].layer, first_rope);
+            *slice = group->slices[i];
+            slice->rope = slice->stream == LQ_V || id == LQ_ARCHIVE_NONE ? 0 : id + 1;
+            d.stream |= slice->stream;
+        }
+        profile.hash = group->profile->dense->hash;
+        status = lq_archive_add_group(writer, &d, NULL);
+        status = status ? status : lq_archive_add_profile(writer, &profile, NULL);
+    }
+    return status;
+}
+
 /* The record of a packed sequence, into mem. */
-LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, uint8_t *mem)
+LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, size_t wide, uint8_t *mem)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
@@ -36983,6 +37970,7 @@ LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, uint8_t *mem)
     (void)lq__kv_number(&tape, group);
     (void)lq__kv_number(&tape, sequence->tokens);
     (void)lq__kv_number(&tape, LQ__MIN(sequence->sinks, sequence->tokens));
+    (void)lq__kv_number(&tape, wide);
     mem += tape.at;
     for (l = 0; l < pool->layers; l++) {
         if (lq__kv_layers(pool)[l].kv_heads) {
@@ -36995,6 +37983,51 @@ LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, uint8_t *mem)
     }
 }
 
+/* A weight that is negative, or not finite? */
+LQ__STATIC int lq__weights_status(const float *weights, size_t count)
+{
+    int status = LQ_OK;
+    size_t i;
+    for (i = 0; i < count && weights; i++) {
+        uint32_t bits = lq__plain_zero(lq__bits_of_f32(weights[i]));
+        status = bits < 0x7f800000u ? status : LQ_E_DATA;
+    }
+    return status;
+}
+
+/* All tokens, chunk by chunk. */
+LQ__STATIC int lq__kv_pack_all(const lq_kv *kv, lq_archive_writer *writer,
+                               const lq_kv_pack_desc *desc, uint32_t first, const uint32_t ids[2],
+                               const lq__kv_cold *cold)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t tokens = lq__kv_sequence_of(kv)->tokens;
+    size_t chunk = lq__kv_chunk(desc);
+    size_t sinks = LQ__MIN((size_t)pool->sinks, tokens);
+    float mean = 0.0f;
+    size_t t;
+    int status = LQ_OK;
+    if (desc->weights) { /* q16 of log2 to a float: in quarter octaves, which is all it is for */
+        int64_t log = lq__weight_mean(desc->weights, sinks, tokens);
+        mean = lq__gain_f32((int32_t)lq__div_round(log, 16384));
+    }
+    for (t = 0; t < tokens && status == LQ_OK; t += chunk) {
+        size_t end = t + LQ__MIN(chunk, tokens - t);
+        uint32_t group = first;
+        uint32_t l;
+        for (l = 0; l < pool->layers && status == LQ_OK; l++) {
+            if (lq__kv_layers(pool)[l].kv_heads) {
+                status = lq__kv_pack_layer(kv, writer, desc, l, group, t, end, cold);
+                group += lq__kv_layers(pool)[l].streams;
+            }
+        }
+        if (status == LQ_OK && desc->group_count) {
+            status = lq__kv_pack_wide(kv, writer, desc, ids, t, end, mean, cold);
+        }
+    }
+    return status;
+}
+
 LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pack_desc *desc,
                       void *workspace, size_t workspace_bytes)
 {
@@ -37005,10 +38038,9 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     size_t needed;
     size_t directory;
     size_t tokens;
-    size_t chunk;
-    size_t t;
     uint32_t first;
-    uint32_t l;
+    uint32_t first_rope;
+    uint32_t ids[2];
     int status;
     if (!writer || !workspace || lq_kv_pack_bytes(kv, desc, &needed, &directory) != LQ_OK) {
         return LQ_E_ARG;
@@ -37017,29 +38049,26 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     if (status || !lq__kv_whole(kv)) {
         return status ? status : LQ_E_RANGE;
     }
-    if (workspace_bytes < needed) {
-        return LQ_E_SPACE;
-    }
     pool = lq__kv_pool_of(kv);
     tokens = lq__kv_sequence_of(kv)->tokens;
-    chunk = desc->chunk ? desc->chunk : 1024;
+    status = lq__weights_status(desc->weights, tokens);
+    if (status || workspace_bytes < needed) {
+        return status ? status : LQ_E_SPACE;
+    }
     mem = (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63);
-    (void)lq__kv_cold_place(&cold, pool, LQ__MIN(chunk, tokens), mem, needed - 63);
-    status = lq__kv_save_groups(kv, writer, cold.slices, &first);
-    for (t = 0; t < tokens && status == LQ_OK; t += chunk) {
-        uint32_t group = first;
-        for (l = 0; l < pool->layers && status == LQ_OK; l++) {
-            if (lq__kv_layers(pool)[l].kv_heads) {
-                status = lq__kv_pack_layer(kv, writer, desc, l, group, t,
-                                           t + LQ__MIN(chunk, tokens - t), &cold);
-                group += lq__kv_layers(pool)[l].streams;
-            }
-        }
+    (void)lq__kv_cold_place(&cold, pool, LQ__MIN(lq__kv_chunk(desc), tokens),
+                            desc->group_count != 0, mem, needed - 63);
+    status = lq__kv_save_groups(kv, writer, cold.slices, &first, &first_rope);
+    if (status == LQ_OK) {
+        status = lq__kv_wide_groups(kv, writer, desc, first_rope, ids, &cold);
+    }
+    if (status == LQ_OK) {
+        status = lq__kv_pack_all(kv, writer, desc, first, ids, &cold);
     }
     if (status != LQ_OK) {
         return status;
     }
-    lq__kv_cold_store(kv, first, mem);
+    lq__kv_cold_store(kv, first, desc->group_count, mem);
     return lq_archive_add_meta(writer, LQ__KV_COLD + (uint32_t)desc->sequence, mem,
                                lq__kv_cold_bytes(pool, tokens));
 }
@@ -37050,7 +38079,9 @@ typedef struct lq__kv_cold_record {
     const uint8_t *positions;
     size_t tokens;
     size_t sinks;
+    size_t wide; /* groups over layers, */
     uint32_t group;
+    uint32_t wide_group; /* which count from here on */
 } lq__kv_cold_record;
 
 LQ__STATIC int lq__kv_cold_open(const lq__kv_pool *pool, const uint8_t *at, size_t count,
@@ -37072,11 +38103,14 @@ LQ__STATIC int lq__kv_cold_open(const lq__kv_pool *pool, const uint8_t *at, size
     at += LQ__KV_FORM_AT + (size_t)n;
     count -= LQ__KV_FORM_AT + (size_t)n;
     n = lq__load64(at + 8);
-    if (n > 0x7fffffff || lq__load64(at + 16) > n || lq__load64(at) > 0xffffffffu) {
+    if (n > 0x7fffffff || lq__load64(at + 16) > n || lq__load64(at) > 0xffffffffu ||
+        lq__load64(at + 24) > 0x7fffffff) {
         return LQ_E_DATA;
     }
+    r->wide_group = (uint32_t)lq__load64(at);
     for (l = 0; l < pool->layers; l++) {
         own += lq__kv_layers(pool)[l].kv_heads ? 1u : 0u;
+        r->wide_group += lq__kv_layers(pool)[l].kv_heads ? lq__kv_layers(pool)[l].streams : 0u;
     }
     if (count != LQ__KV_COLD_HEAD + 8 * (own + (size_t)n)) {
         return LQ_E_FORMAT; /* so many layers have their own */
@@ -37084,6 +38118,7 @@ LQ__STATIC int lq__kv_cold_open(const lq__kv_pool *pool, const uint8_t *at, size
     r->group = (uint32_t)lq__load64(at);
     r->tokens = (size_t)n;
     r->sinks = (size_t)lq__load64(at + 16);
+    r->wide = (size_t)lq__load64(at + 24);
     r->gone = at + LQ__KV_COLD_HEAD;
     r->positions = at + count - 8 * r->tokens;
     for (at = r->gone; at < r->positions; at += 8) {
@@ -37104,6 +38139,11 @@ LQ__STATIC int lq__kv_cold_read(const lq__kv_pool *pool, const lq_archive_reader
                      ? LQ_E_RANGE
                      : lq_archive_meta(reader, LQ__KV_COLD + (uint32_t)sequence, &at, &count);
     return status == LQ_OK ? lq__kv_cold_open(pool, at, count, r) : status;
+}
+
+LQ__INLINE size_t lq__kv_unpack_chunk(const lq__kv_cold_record *record)
+{
+    return record->wide ? LQ__KV_CHUNK_WIDE : LQ__KV_CHUNK;
 }
 
 LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reader,
@@ -37128,7 +38168,11 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
             group++;
         }
     }
-    return most + lq__kv_cold_place(NULL, pool, LQ__KV_CHUNK, NULL, 0) + 63;
+    for (; group - record.wide_group < record.wide && group < reader->group_count; group++) {
+        most = LQ__MAX(most, lq_archive_unpack_workspace_bytes(reader, group));
+    }
+    return most + 63 +
+           lq__kv_cold_place(NULL, pool, lq__kv_unpack_chunk(&record), record.wide != 0, NULL, 0);
 }
 
 /* Tokens of a layer's keys or values from the other cache. */
@@ -37138,6 +38182,7 @@ LQ__STATIC int lq__kv_copy_some(const lq__kv_layer *layer, int v, size_t t, size
     lq_kv_view_out out;
     memset(&out, 0, sizeof out);
     out.data = cold->rows[0];
+    out.token_stride = dst->token_stride;
     out.type = dst->type;
     return lq_kv_read(cold->from, layer->owner, v ? LQ_V : LQ_K, &out, t, n, cold->read,
                       lq_kv_read_bytes(cold->from));
@@ -37167,14 +38212,15 @@ LQ__STATIC int lq__kv_unpack_group(const lq__kv_layer *layer, int v,
 /* Tokens t .. t + n of a layer's keys or values, from the archive to cold->data[v]. Those that the
    layer had given back (from the sinks up to `gone`) are filled in with later ones: no query will
    see them, but means are made of all. */
-LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
+LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, uint32_t l, int v,
                                   const lq_archive_reader *reader,
                                   const lq_archive_unpack_desc *desc,
                                   const lq__kv_cold_record *record, size_t gone, size_t t, size_t n,
                                   const lq__kv_cold *cold)
 {
+    const lq__kv_layer *layer = lq__kv_layers(pool) + l;
     size_t dims = lq__kv_dims(layer, v);
-    size_t row = layer->kv_heads * dims * lq_type_bytes(pool->type);
+    size_t row = lq__kv_cold_stride(cold, layer, v) * lq_type_bytes(pool->type);
     lq_vectors_out dst;
     size_t end = t + n;
     uint32_t h;
@@ -37183,10 +38229,10 @@ LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, const lq__kv_layer *l
         return status;
     }
     for (h = 0; h < layer->kv_heads; h++) {
-        cold->rows[h] = cold->data[v] + h * dims * lq_type_bytes(pool->type);
+        cold->rows[h] = lq__kv_cold_data(cold, l, v) + h * dims * lq_type_bytes(pool->type);
     }
     dst.slices = cold->rows;
-    dst.token_stride = layer->kv_heads * dims;
+    dst.token_stride = lq__kv_cold_stride(cold, layer, v);
     dst.type = pool->type;
     while (t < end && status == LQ_OK) {
         size_t from = t;
@@ -37206,6 +38252,56 @@ LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, const lq__kv_layer *l
     return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status; /* the record lied */
 }
 
+/* The slices of the groups over layers, looked at once: `seen` has which streams they hold. */
+LQ__STATIC int lq__kv_wide_check(const lq__kv_pool *pool, const lq_archive_reader *reader,
+                                 const lq__kv_cold_record *record, const lq__kv_cold *cold)
+{
+    size_t slices = 0;
+    uint32_t l;
+    uint32_t g;
+    memset(cold->seen, 0, 2 * sizeof(uint32_t) * (size_t)pool->layers);
+    for (l = 0; l < pool->layers; l++) {
+        slices += 2 * (size_t)lq__kv_layers(pool)[l].kv_heads;
+    }
+    slices = LQ__MIN(slices, (size_t)LQ_ARCHIVE_MAX_SLICES);
+    for (g = 0; g < record->wide; g++) {
+        lq_archive_group_desc group;
+        if (lq_archive_group(reader, record->wide_group + g, &group, NULL, 0) != LQ_OK ||
+            group.slice_count > slices ||
+            lq_archive_group(reader, record->wide_group + g, &group, cold->slices, slices) !=
+                LQ_OK ||
+            !lq__kv_slices_seen(pool, cold->seen, cold->slices, group.slice_count)) {
+            return LQ_E_FORMAT;
+        }
+    }
+    return lq__kv_seen_whole(pool, cold->seen) ? LQ_OK : LQ_E_FORMAT;
+}
+
+/* Tokens t .. t + n of the groups over layers. */
+LQ__STATIC int lq__kv_unpack_wide(const lq__kv_pool *pool, const lq_archive_reader *reader,
+                                  const lq_archive_unpack_desc *desc,
+                                  const lq__kv_cold_record *record, size_t t, size_t n,
+                                  const lq__kv_cold *cold)
+{
+    lq_archive_unpack_desc d = *desc;
+    lq_archive_group_desc group;
+    lq_vectors_out dst;
+    uint32_t g;
+    int status = LQ_OK;
+    dst.slices = cold->rows;
+    dst.token_stride = cold->stride;
+    dst.type = pool->type;
+    for (g = 0; g < record->wide && status == LQ_OK; g++) {
+        d.group = record->wide_group + g;
+        status = lq_archive_group(reader, d.group, &group, cold->slices, LQ_ARCHIVE_MAX_SLICES);
+        if (status == LQ_OK) {
+            lq__kv_wide_rows(pool, cold, cold->slices, group.slice_count);
+            status = lq_archive_unpack(reader, &d, &dst, t, n, cold->rest, cold->rest_bytes);
+        }
+    }
+    return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status;
+}
+
 /* A step of n tokens, all layers. */
 LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
                                   lq_archive_unpack_desc *desc, const lq__kv_cold_record *record,
@@ -37215,16 +38311,19 @@ LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const uint8_t *gone = record->gone;
     uint32_t l;
-    for (l = 0; l < pool->layers; l++) {
+    int status = record->wide ? lq__kv_unpack_wide(pool, reader, desc, record, t, n, cold) : LQ_OK;
+    for (l = 0; l < pool->layers && status == LQ_OK; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         lq_kv_view view[2];
         int v;
-        int status = LQ_OK;
         memset(view, 0, sizeof view);
         for (v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
-            status = lq__kv_unpack_some(pool, layer, v, reader, desc, record,
-                                        (size_t)lq__load64(gone), t, n, cold);
-            view[v].data = cold->data[v];
+            if (!record->wide || !cold->seen[2 * l + (uint32_t)v]) {
+                status = lq__kv_unpack_some(pool, l, v, reader, desc, record,
+                                            (size_t)lq__load64(gone), t, n, cold);
+            }
+            view[v].data = lq__kv_cold_data(cold, l, v);
+            view[v].token_stride = cold->stride;
             view[v].type = pool->type;
             desc->group++;
         }
@@ -37234,11 +38333,8 @@ LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
                 lq_kv_append(kv, l, &view[0], layer->streams > 1 ? &view[1] : NULL, positions, n);
             status = status == LQ_E_RANGE ? LQ_E_DATA : status;
         }
-        if (status != LQ_OK) {
-            return status;
-        }
     }
-    return LQ_OK;
+    return status;
 }
 
 /* Before a sequence is unpacked: sinks that it has lost are not made up. */
@@ -37281,19 +38377,19 @@ LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, const lq_archive_reader *reader,
                                  lq_archive_unpack_desc *desc, const lq__kv_cold_record *record,
                                  const lq__kv_cold *cold)
 {
+    size_t chunk = lq__kv_unpack_chunk(record);
     size_t t;
     int status = LQ_OK;
     lq__kv_unpack_begin(kv, record);
-    for (t = 0; t < record->tokens && status == LQ_OK; t += LQ__KV_CHUNK) {
-        size_t n = LQ__MIN((size_t)LQ__KV_CHUNK, record->tokens - t);
-        int64_t list[LQ__KV_CHUNK];
+    for (t = 0; t < record->tokens && status == LQ_OK; t += chunk) {
+        size_t n = LQ__MIN(chunk, record->tokens - t);
         lq_positions positions;
         size_t i;
         memset(&positions, 0, sizeof positions);
         for (i = 0; i < n; i++) {
-            list[i] = (int64_t)lq__load64(record->positions + 8 * (t + i));
+            cold->positions[i] = (int64_t)lq__load64(record->positions + 8 * (t + i));
         }
-        positions.list = list;
+        positions.list = cold->positions;
         desc->group = record->group;
         status = lq__kv_unpack_step(kv, reader, desc, record, &positions, t, n, cold);
     }
@@ -37305,34 +38401,42 @@ LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, const lq_archive_reader *reader,
     return status;
 }
 
-LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
-                        uint64_t sequence, void *workspace, size_t workspace_bytes)
+LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_kv_unpack_desc *desc,
+                        void *workspace, size_t workspace_bytes)
 {
-    lq_archive_unpack_desc desc;
+    lq_archive_unpack_desc d;
     lq__kv_cold_record record;
     lq__kv_cold cold;
     size_t needed;
     int status;
-    if (!lq__kv_valid(kv) || !reader || !tables || !workspace || lq__kv_sequence_of(kv)->tokens) {
+    if (!lq__kv_valid(kv) || !reader || !desc || !desc->tables || !workspace ||
+        lq__kv_sequence_of(kv)->tokens || (!desc->profiles && desc->profile_count)) {
         return LQ_E_ARG;
     }
-    status = lq__kv_cold_read(lq__kv_pool_of(kv), reader, sequence, &record);
+    status = lq__kv_cold_read(lq__kv_pool_of(kv), reader, desc->sequence, &record);
     if (status != LQ_OK) {
         return status;
     }
-    needed = lq_kv_unpack_bytes(kv, reader, sequence);
+    needed = lq_kv_unpack_bytes(kv, reader, desc->sequence);
     if (workspace_bytes < needed) {
         return LQ_E_SPACE;
     }
     if (record.tokens > lq_kv_room(kv)) {
         return LQ_E_FULL;
     }
-    (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK,
+    (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), lq__kv_unpack_chunk(&record),
+                            record.wide != 0,
                             (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63), needed - 63);
-    memset(&desc, 0, sizeof desc);
-    desc.tables = tables;
-    desc.sequence = sequence;
-    return lq__kv_unpack_all(kv, reader, &desc, &record, &cold);
+    status = record.wide ? lq__kv_wide_check(lq__kv_pool_of(kv), reader, &record, &cold) : LQ_OK;
+    if (status != LQ_OK) {
+        return status;
+    }
+    memset(&d, 0, sizeof d);
+    d.tables = desc->tables;
+    d.sequence = desc->sequence;
+    d.calibrated = desc->profiles;
+    d.calibrated_count = desc->profile_count;
+    return lq__kv_unpack_all(kv, reader, &d, &record, &cold);
 }
 
 /* ================================================================================================
@@ -37850,8 +38954,9 @@ LQ__STATIC size_t lq__kv_import_page(const lq_archive_reader *reader)
 
 /* Fills a cache that was made in the memory below. */
 LQ__STATIC int lq__kv_import_fill(lq__kv_import *import, const lq_archive_reader *reader,
-                                  uint64_t sequence, const lq_tables *tables, int cold, lq_kv *kv)
+                                  const lq_kv_unpack_desc *desc, int cold, lq_kv *kv)
 {
+    uint64_t sequence = desc->sequence;
     size_t bytes = cold ? lq_kv_unpack_bytes(kv, reader, sequence) : lq__kv_import_page(reader);
     uint8_t *work;
     if (bytes == 0) {
@@ -37861,7 +38966,7 @@ LQ__STATIC int lq__kv_import_fill(lq__kv_import *import, const lq_archive_reader
     if (!work) {
         return LQ_E_SPACE;
     }
-    return cold ? lq_kv_unpack(kv, reader, tables, sequence, work, bytes)
+    return cold ? lq_kv_unpack(kv, reader, desc, work, bytes)
                 : lq__kv_load_all(kv, reader, sequence, work, bytes);
 }
 
@@ -37899,6 +39004,7 @@ LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader
     size_t work = lq__kv_import_page(reader);
     const lq_tables *any = (const lq_tables *)(const void *)d; /* to be measured with */
     const lq_tables *tables = desc->tables;
+    lq_kv_unpack_desc unpack;
     lq__kv_stay kept;
     uint8_t *mem;
     size_t bytes;
@@ -37935,7 +39041,12 @@ LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader
     import->mem += bytes;
     import->bytes -= bytes;
     import->high += bytes;
-    status = lq__kv_import_fill(import, reader, desc->sequence, tables, cold, kv);
+    memset(&unpack, 0, sizeof unpack);
+    unpack.tables = tables;
+    unpack.sequence = desc->sequence;
+    unpack.profiles = desc->profiles;
+    unpack.profile_count = desc->profile_count;
+    status = lq__kv_import_fill(import, reader, &unpack, cold, kv);
     *import->needed = status == LQ_OK ? bytes : *import->needed;
     return status;
 }
@@ -38001,7 +39112,7 @@ LQ_API size_t lq_kv_copy_bytes(const lq_kv *kv, const lq_kv *from)
     if (!lq__kv_valid(kv) || !lq__kv_valid(from)) {
         return 0;
     }
-    return lq__kv_cold_place(NULL, lq__kv_pool_of(kv), LQ__KV_CHUNK, NULL, 0) +
+    return lq__kv_cold_place(NULL, lq__kv_pool_of(kv), LQ__KV_CHUNK, 0, NULL, 0) +
            lq__kv_cold_bytes(lq__kv_pool_of(from), lq__kv_sequence_of(from)->tokens) +
            lq_kv_read_bytes(from) + 63;
 }
@@ -38029,11 +39140,11 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
         return LQ_E_FULL;
     }
     pool = lq__kv_pool_of(from);
-    (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK,
+    (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK, 0,
                             (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63),
                             lq_kv_copy_bytes(kv, from) - 63);
     bytes = lq__kv_cold_bytes(pool, lq__kv_sequence_of(from)->tokens);
-    lq__kv_cold_store(from, 0, cold.rest);
+    lq__kv_cold_store(from, 0, 0, cold.rest);
     status = lq__kv_cold_open(pool, cold.rest, bytes, &record);
     if (status != LQ_OK) {
         return LQ_E_INTERNAL;

@@ -459,7 +459,9 @@ static kf_tensor cal_delta(const cal_job *job, const cal_trial *c, const kf_byte
         size_t bytes = lq_archive_unpack_workspace_bytes(&r.reader, d.group);
         if (g->geometry.stream == c->stream) {
             void *workspace = kf_alloc(bytes, 1);
-            d.calibrated = c->profiles ? &c->profiles->groups[i].profile : NULL;
+            const lq_profile *known = c->profiles ? &c->profiles->groups[i].profile : NULL;
+            d.calibrated = &known;
+            d.calibrated_count = 1;
             if (lq_archive_unpack(&r.reader, &d, &out, c->first, y.tokens, workspace, bytes)) {
                 kf_fail("%s: its archive cannot be read", y.name);
             }

@@ -501,12 +501,15 @@ static void pk_unpack_layer(const kf_reader *r, const pk_job *job, const kf_tens
     void *workspace = NULL;
     size_t workspace_bytes = 0;
     lq_archive_unpack_desc d;
+    const lq_profile *calibrated;
     lq_vectors_out out;
     size_t head, i;
     memset(&d, 0, sizeof d);
     d.tables = job->tables;
     if (job->profiles.count) {
-        d.calibrated = &pk_calibrated(job, t == &job->kv[1], layer)->profile;
+        calibrated = &pk_calibrated(job, t == &job->kv[1], layer)->profile;
+        d.calibrated = &calibrated;
+        d.calibrated_count = 1;
     }
     out.slices = slices;
     out.token_stride = 0;

@@ -1955,7 +1955,8 @@ static int unpack(const archive *a, const group *g, const lq_profile *calibrated
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.group = a->group;
-    d.calibrated = calibrated;
+    d.calibrated = &calibrated;
+    d.calibrated_count = 1;
     for (s = 0; s < g->geometry.slice_count; s++) {
         slices[s] = y;
         y += g->dims[s];

@@ -733,6 +733,7 @@ static void test_unpack(void)
     lq_archive_unpack_desc d;
     lq_vectors src;
     lq_profile profile;
+    const lq_profile *list = &profile;
     const void *slices[2];
     memset(&pack, 0, sizeof pack);
     memset(&src, 0, sizeof src);
@@ -759,9 +760,10 @@ static void test_unpack(void)
     REFUSED(LQ_E_RANGE, "group", d.group = 1);
     BAD("profile_bytes", d.profile = bytes);
     BAD("profile_bytes", d.profile_bytes = 4);
-    BAD("calibrated", d.calibrated = &profile);
+    BAD("calibrated", d.calibrated_count = 1);
+    BAD("calibrated", (d.calibrated = &list, d.calibrated_count = 1));
     profile.stream = 9;
-    BAD("calibrated", d.calibrated = &profile);
+    BAD("calibrated", (d.calibrated = &list, d.calibrated_count = 1));
 #undef SAYS
 #undef USES
 }

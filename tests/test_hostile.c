@@ -312,6 +312,7 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     static void *out[LQ_ARCHIVE_MAX_SLICES];
     static const int types[3] = {LQ_F32, LQ_F16, LQ_BF16};
     lq_archive_group_desc g;
+    const lq_profile *known = calibrated[LQ_K].file.count ? &calibrated[LQ_K].profile : NULL;
     lq_archive_unpack_desc d;
     lq_vectors_out v;
     uint64_t tokens = 0;
@@ -349,7 +350,8 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     if (source_below(8)) {
         d.profile = external.bytes;
         d.profile_bytes = external.count;
-        d.calibrated = calibrated[LQ_K].file.count ? &calibrated[LQ_K].profile : NULL;
+        d.calibrated = &known;
+        d.calibrated_count = 1;
     }
     workspace = source_alloc(workspace_bytes);
     seen(lq_archive_unpack(r, &d, &v, first, count, workspace, workspace_bytes));

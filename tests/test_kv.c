@@ -1858,6 +1858,17 @@ static void cold_fill(lq_kv *kv, size_t tokens)
     }
 }
 
+/* lq_kv_unpack of a sequence that needs no profiles. */
+static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
+                  uint64_t sequence, void *workspace, size_t workspace_bytes)
+{
+    lq_kv_unpack_desc d;
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.sequence = sequence;
+    return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
+}
+
 static void test_v_in_k_cold(const lq_tables *tables);
 static void test_slide_cold(const lq_tables *tables);
 static void fill(float *x, size_t count);
@@ -1923,10 +1934,10 @@ static void test_cold(void)
     CHECK(lq_kv_unpack_bytes(&back, &f.reader, 4) == 0);
     needed = lq_kv_unpack_bytes(&back, &f.reader, 3);
     workspace = (uint8_t *)source_alloc(needed);
-    CHECK(lq_kv_unpack(&back, &f.reader, pack.tables, 4, workspace, needed) == LQ_E_RANGE);
-    CHECK(lq_kv_unpack(&back, &f.reader, pack.tables, 3, workspace, needed - 1) == LQ_E_SPACE);
-    CHECK(lq_kv_unpack(&kv, &f.reader, pack.tables, 3, workspace, needed) == LQ_E_ARG);
-    CHECK(lq_kv_unpack(&back, &f.reader, pack.tables, 3, workspace, needed) == LQ_OK);
+    CHECK(unpack(&back, &f.reader, pack.tables, 4, workspace, needed) == LQ_E_RANGE);
+    CHECK(unpack(&back, &f.reader, pack.tables, 3, workspace, needed - 1) == LQ_E_SPACE);
+    CHECK(unpack(&kv, &f.reader, pack.tables, 3, workspace, needed) == LQ_E_ARG);
+    CHECK(unpack(&back, &f.reader, pack.tables, 3, workspace, needed) == LQ_OK);
     CHECK(lq_kv_tokens(&back) == 500 && lq_kv_position(&back, 499, &p) == LQ_OK && p == 1519);
     CHECK(cold_error(&kv, &back, LQ_K, 64) < 0.08 && cold_error(&kv, &back, LQ_V, 64) < 0.12);
     for (i = 0; i < (quick ? 10u : 200u); i++) { /* a wrong byte: refused whole, or it is padding */
@@ -1934,7 +1945,7 @@ static void test_cold(void)
         CHECK(lq_kv_truncate(&back, 0) == LQ_OK);
         f.bytes[at] ^= 0x10;
         if (file_open(&f) == LQ_OK) {
-            int status = lq_kv_unpack(&back, &f.reader, pack.tables, 3, workspace, needed);
+            int status = unpack(&back, &f.reader, pack.tables, 3, workspace, needed);
             CHECK(lq_kv_tokens(&back) == (status == LQ_OK ? 500u : 0u));
         }
         f.bytes[at] ^= 0x10;
@@ -2133,7 +2144,7 @@ static void test_slide_cold(const lq_tables *tables)
     }
     needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
     workspace = (uint8_t *)source_alloc(needed);
-    CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
+    CHECK(unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
     CHECK(lq_kv_tokens(&kv[1]) == 1500);
     for (k = 0; k < 6; k++) {
         size_t gone = lq__kv_counts(&kv[0])[k / 2].gone;
@@ -3137,7 +3148,7 @@ static void test_v_in_k_cold(const lq_tables *tables)
     CHECK(lq_archive_group(&f.reader, 2, &group, NULL, 0) != LQ_OK);
     needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
     workspace = (uint8_t *)source_alloc(needed);
-    CHECK(lq_kv_unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
+    CHECK(unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
     for (i = 0; i < 2; i++) {
         out.data = x[i];
         CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300, NULL, 0) == LQ_OK);

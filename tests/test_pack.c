@@ -1351,7 +1351,8 @@ static int unpack_calibrated(const archive *a, const lq_profile *profile, float 
     int status;
     memset(&d, 0, sizeof d);
     d.tables = tables;
-    d.calibrated = profile;
+    d.calibrated = &profile;
+    d.calibrated_count = 1;
     for (i = 0; i < HEADS; i++) {
         slices[i] = x + i * TOKENS * DIMS;
     }
@@ -1482,7 +1483,8 @@ static int unpack_named(const archive *a, const lq_profile *p, float *y, size_t 
     int status;
     memset(&u, 0, sizeof u);
     u.tables = tables;
-    u.calibrated = p;
+    u.calibrated = &p;
+    u.calibrated_count = 1;
     for (i = 0; i < HEADS; i++) {
         slices[i] = y + i * tokens * DIMS;
     }

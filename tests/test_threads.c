@@ -210,6 +210,17 @@ static void use_profile(work *w)
     free(bytes);
 }
 
+/* lq_kv_unpack of a sequence that needs no profiles. */
+static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
+                  uint64_t sequence, void *workspace, size_t workspace_bytes)
+{
+    lq_kv_unpack_desc d;
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.sequence = sequence;
+    return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
+}
+
 /* A cache of the thread's own from files that both read. */
 static void load_own(work *w, const lq_kv_desc *desc)
 {
@@ -225,7 +236,7 @@ static void load_own(work *w, const lq_kv_desc *desc)
     for (pass = 0; pass < 2; pass++) {
         needed = pass ? lq_kv_unpack_bytes(&own, &readers[1], 5) : lq_kv_load_bytes(&own);
         workspace = source_alloc(needed);
-        fine(w, pass ? lq_kv_unpack(&own, &readers[1], tables, 5, workspace, needed)
+        fine(w, pass ? unpack(&own, &readers[1], tables, 5, workspace, needed)
                      : lq_kv_load(&own, &readers[0], 5, workspace, needed));
         fine(w, lq_kv_read(&own, 1, LQ_K, &out, 0, 300, NULL, 0));
         add(w, w->floats, 300 * ROW * sizeof *w->floats);

@@ -990,6 +990,17 @@ static void check_saved(lq_kv *kv, int flips)
     free(mem);
 }
 
+/* lq_kv_unpack of a sequence that needs no profiles. */
+static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
+                  uint64_t sequence, void *workspace, size_t workspace_bytes)
+{
+    lq_kv_unpack_desc d;
+    memset(&d, 0, sizeof d);
+    d.tables = tables;
+    d.sequence = sequence;
+    return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
+}
+
 /* Packed cold and unpacked into another warm cache. */
 static void test_packed(void)
 {
@@ -1041,7 +1052,7 @@ static void test_packed(void)
     CHECK(lq_archive_open(&reader, &source, room, needed, NULL) == LQ_OK);
     workspace = lq_kv_unpack_bytes(&other, &reader, 3);
     work = source_alloc(workspace);
-    CHECK(lq_kv_unpack(&other, &reader, tables, 3, work, workspace) == LQ_OK);
+    CHECK(unpack(&other, &reader, tables, 3, work, workspace) == LQ_OK);
     CHECK(lq_kv_tokens(&other) == 700);
     read_all(&kv, 1, back[0], 0);
     read_all(&other, 1, back[1], 0);
@@ -1633,7 +1644,7 @@ static double repack(lq_kv *kv, lq_kv *other)
     CHECK(lq_archive_open(&reader, &source, room, needed, NULL) == LQ_OK);
     bytes = lq_kv_unpack_bytes(other, &reader, 0);
     work = source_alloc(bytes);
-    CHECK(lq_kv_unpack(other, &reader, tables, 0, work, bytes) == LQ_OK);
+    CHECK(unpack(other, &reader, tables, 0, work, bytes) == LQ_OK);
     free(work);
     free(room);
     return (double)writer.offset;

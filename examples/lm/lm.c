@@ -66,6 +66,9 @@ typedef struct lm_options {
     double step;
     double step_v;
     double beta;
+    double ratio;
+    double tolerance;
+    int joint;
     int repeat;
     int self;
     int warm;
@@ -110,6 +113,10 @@ static const char lm_usage[] =
     "    --group G           what is coded together: head, layer (default), or N layers\n"
     "    --step S            finest step that the profiles serve (default 0.2)\n"
     "    --step-v S          that of the values, if it is another\n"
+    "    --joint             keys and values in one basis, with one step\n"
+    "    --ratio R           joint: the values' step, relative to their size, over the keys'\n"
+    "                        (default 3)\n"
+    "    --tolerance T       error of the rounded basis over the step's (default 0.1)\n"
     "    --beta B            exponent of the query metric, 0 to 1 (default 0.5; 0: none)\n"
     "    --warm              keep RoPE (the codecs are warm:, not cold:)\n"
     "    --own               for coding these very passages: SPEC,own=1@FILE counts the file's "
@@ -167,6 +174,9 @@ static const lm_option lm_option_list[] = {
     {"--step", LM_OPTION_REAL, offsetof(lm_options, step), 0, 16},
     {"--step-v", LM_OPTION_REAL, offsetof(lm_options, step_v), 0, 16},
     {"--beta", LM_OPTION_REAL, offsetof(lm_options, beta), 0, 1},
+    {"--ratio", LM_OPTION_REAL, offsetof(lm_options, ratio), 0, 16},
+    {"--tolerance", LM_OPTION_REAL, offsetof(lm_options, tolerance), 0, 1},
+    {"--joint", LM_OPTION_FLAG, offsetof(lm_options, joint), 0, 0},
     {"--repeat", LM_OPTION_FLAG, offsetof(lm_options, repeat), 0, 0},
     {"--self", LM_OPTION_FLAG, offsetof(lm_options, self), 0, 0},
     {"--warm", LM_OPTION_FLAG, offsetof(lm_options, warm), 0, 0},
@@ -896,11 +906,11 @@ static void lm_calibration_json(const lm_options *o, const lm_fitter *f, const c
            f->c->seconds_forward, r->seconds_adding + r->seconds_solving);
     printf("\"seconds_adding\":%.2f,\"seconds_solving\":%.2f}\n", r->seconds_adding,
            r->seconds_solving);
-    for (s = 0; s < 2; s++) {
+    for (s = 0; s < (f->c->joint ? 1 : 2); s++) {
         printf("{\"stream\":\"%s\",\"dims\":%zu,\"rank\":%.2f,\"basis_bits\":%.4f,"
                "\"channel_bits\":%.4f,\"shrinkage\":%.4f,\"basis_loss\":%.4f}\n",
-               names[s], r->dims, r->rank[s], r->basis_bits[s], r->channel_bits[s], r->shrinkage[s],
-               r->basis_loss[s]);
+               f->c->joint ? "both" : names[s], r->dims, r->rank[s], r->basis_bits[s],
+               r->channel_bits[s], r->shrinkage[s], r->basis_loss[s]);
     }
 }
 
@@ -918,9 +928,9 @@ static void lm_calibration_table(const lm_fitter *f, double sampling)
            r->seconds_adding, r->seconds_solving);
     printf("| mean of groups | rank | bits at the finest step | as channels | shrinkage | "
            "basis loss |\n|---|---:|---:|---:|---:|---:|\n");
-    for (s = 0; s < 2; s++) {
-        printf("| %s | %.1f | %.3f | %.3f | %.4f | %.4f |\n", names[s], r->rank[s],
-               r->basis_bits[s], r->channel_bits[s], r->shrinkage[s], r->basis_loss[s]);
+    for (s = 0; s < (f->c->joint ? 1 : 2); s++) {
+        printf("| %s | %.1f | %.3f | %.3f | %.4f | %.4f |\n", f->c->joint ? "both" : names[s],
+               r->rank[s], r->basis_bits[s], r->channel_bits[s], r->shrinkage[s], r->basis_loss[s]);
     }
 }
 
@@ -937,6 +947,13 @@ static void lm_calibration_open(lm_calibration *c, lm_model *m, const lm_options
     if (!(o->step > 1e-3) || (o->step_v != 0.0 && !(o->step_v > 1e-3))) {
         lm_fail("--step: too small");
     }
+    if (o->joint && (o->step_v != 0.0 || o->warm)) {
+        lm_fail("--joint: %s", o->warm ? "--warm attends keys and values apart"
+                                       : "the values' step is --ratio times the keys'");
+    }
+    if (!o->joint && o->ratio != 0.0) {
+        lm_fail("--ratio wants --joint");
+    }
     memset(c, 0, sizeof *c);
     c->model = m;
     c->tokens = o->tokens;
@@ -944,6 +961,9 @@ static void lm_calibration_open(lm_calibration *c, lm_model *m, const lm_options
     c->step[0] = o->step;
     c->step[1] = o->step_v > 0.0 ? o->step_v : o->step;
     c->beta = o->beta;
+    c->joint = o->joint;
+    c->ratio = o->ratio;
+    c->tolerance = o->tolerance;
     c->undo_rope = !o->warm;
     c->own = o->own;
 }

@@ -13,7 +13,10 @@
      step        finest steps to serve, of keys and of values
      beta        exponent of the query metric; 0: none
      own         the passages are what will be coded: fit all of them
-     undo_rope   0: keys are taken as they are */
+     undo_rope   0: keys are taken as they are
+     joint       keys and values in one basis, with a gain a layer; their step is then `ratio` times
+                 that of the keys, which step[0] is
+     tolerance   what rounding the basis may add to the step's error; 0: the library's default */
 typedef struct lm_calibration {
     lm_model *model;
     const uint32_t **passages;
@@ -24,10 +27,14 @@ typedef struct lm_calibration {
     double beta;
     int own;
     int undo_rope;
+    int joint;
+    double ratio;
+    double tolerance;
     double seconds_forward;
 } lm_calibration;
 
-/* What came of a grouping; two of each: keys, values. Means are over groups, bits an element. */
+/* What came of a grouping; two of each: keys, values; all of them first where they are joint. Means
+   are over groups, bits an element. */
 typedef struct lm_calibrated {
     size_t groups[2];
     size_t dims; /* of a group: the widest */
@@ -44,6 +51,7 @@ typedef struct lm_calibrated {
 
 typedef struct lm__fit {
     lq_geometry geometry;
+    lq_role *roles; /* joint */
     lq_klt klt;
     size_t first_layer;
     size_t layers;
@@ -99,16 +107,49 @@ typedef struct lm_fitter {
 
 /* ---- groups ---- */
 
+/* Fits that a place of the model has: keys and values, or both in one. */
+static size_t lm__fits_a_place(const lm_fitter *f)
+{
+    return f->c->joint ? 1 : 2;
+}
+
+/* What the slices of a joint group are, layer by layer: keys of the heads, values of the heads, with
+   a gain a layer. */
+static void lm__fit_roles(const lm_fitter *f, lm__fit *fit)
+{
+    size_t slices = 2 * fit->layers * fit->heads;
+    size_t s;
+    fit->roles = (lq_role *)lm_alloc(slices, sizeof *fit->roles);
+    for (s = 0; s < slices; s++) {
+        int value = s / fit->heads % 2 == 1;
+        fit->roles[s].stream = value ? LQ_V : LQ_K;
+        fit->roles[s].gain = value ? (uint32_t)(s / fit->heads / 2) : 0;
+        fit->roles[s].rope = value || !f->c->undo_rope ? NULL : &f->rope;
+    }
+    fit->geometry.roles = fit->roles;
+}
+
+/* Which slice of a fit the keys of a head are. */
+static uint32_t lm__fit_slice(const lm__fit *fit, size_t layer, size_t head)
+{
+    size_t streams = fit->geometry.stream == LQ_KV ? 2 : 1;
+    return (uint32_t)(layer * fit->heads * streams + head - fit->first_head);
+}
+
 static void lm__fit_group(lm_fitter *f, lm__fit *fit, size_t stream)
 {
     const lm_geometry *g = f->taken->g;
     size_t l, h;
-    size_t slices = fit->layers * fit->heads;
+    size_t slices = fit->layers * fit->heads * (stream == LQ_KV ? 2 : 1);
     fit->geometry.stream = (uint32_t)stream;
     fit->geometry.slice_count = (uint32_t)slices;
     fit->geometry.slice_dims = f->slice_dims;
-    fit->geometry.rope = stream == LQ_K && f->c->undo_rope ? &f->rope : NULL;
     fit->vectors = (const void **)lm_alloc(slices, sizeof *fit->vectors);
+    if (stream == LQ_KV) {
+        lm__fit_roles(f, fit);
+    } else if (stream == LQ_K && f->c->undo_rope) {
+        fit->geometry.rope = &f->rope;
+    }
     if (stream == LQ_V || !(f->c->beta > 0.0)) {
         return;
     }
@@ -118,7 +159,7 @@ static void lm__fit_group(lm_fitter *f, lm__fit *fit, size_t stream)
         for (h = 0; h < g->heads; h++) {
             size_t head = h * g->kv_heads / g->heads;
             if (head >= fit->first_head && head < fit->first_head + fit->heads) {
-                fit->reads[fit->query_heads] = (uint32_t)(l * fit->heads + head - fit->first_head);
+                fit->reads[fit->query_heads] = lm__fit_slice(fit, l, head);
                 fit->queries[fit->query_heads++] =
                     f->taken->q + ((fit->first_layer + l) * LM_CHUNK * g->heads + h) * g->head_dim;
             }
@@ -126,29 +167,39 @@ static void lm__fit_group(lm_fitter *f, lm__fit *fit, size_t stream)
     }
 }
 
-/* Keys and values of each group in turn. Pointers lead to the first token of the chunk. */
+/* The slices of a fit lead to the first token of the chunk. */
+static void lm__fit_vectors(const lm_fitter *f, lm__fit *fit)
+{
+    const lm_geometry *g = f->taken->g;
+    size_t s;
+    for (s = 0; s < fit->geometry.slice_count; s++) {
+        size_t block = s / fit->heads;
+        int joint = fit->geometry.stream == LQ_KV;
+        int value = joint ? block % 2 == 1 : fit->geometry.stream == LQ_V;
+        size_t layer = fit->first_layer + (joint ? block / 2 : block);
+        size_t row = layer * LM_CHUNK * g->kv_heads + fit->first_head + s % fit->heads;
+        fit->vectors[s] = (value ? f->taken->v : f->taken->k) + row * g->head_dim;
+    }
+}
+
+/* Keys and values of each group in turn, or both at once. */
 static void lm__fit_groups(lm_fitter *f)
 {
     const lm_geometry *g = f->taken->g;
     size_t across = g->kv_heads / f->heads;
-    size_t i, l, h;
-    f->count = 2 * across * ((g->layers + f->layers - 1) / f->layers);
+    size_t fits = lm__fits_a_place(f);
+    size_t i;
+    f->count = fits * across * ((g->layers + f->layers - 1) / f->layers);
     f->fits = (lm__fit *)lm_alloc(f->count, sizeof *f->fits);
     for (i = 0; i < f->count; i++) {
         lm__fit *fit = &f->fits[i];
-        const float *x = i % 2 ? f->taken->v : f->taken->k;
-        fit->first_layer = i / 2 / across * f->layers;
+        fit->first_layer = i / fits / across * f->layers;
         fit->layers =
             g->layers - fit->first_layer < f->layers ? g->layers - fit->first_layer : f->layers;
-        fit->first_head = i / 2 % across * f->heads;
+        fit->first_head = i / fits % across * f->heads;
         fit->heads = f->heads;
-        lm__fit_group(f, fit, i % 2 ? LQ_V : LQ_K);
-        for (l = 0; l < fit->layers; l++) {
-            for (h = 0; h < fit->heads; h++) {
-                size_t row = (fit->first_layer + l) * LM_CHUNK * g->kv_heads + fit->first_head + h;
-                fit->vectors[l * fit->heads + h] = x + row * g->head_dim;
-            }
-        }
+        lm__fit_group(f, fit, f->c->joint ? LQ_KV : i % 2 ? LQ_V : LQ_K);
+        lm__fit_vectors(f, fit);
     }
 }
 
@@ -198,8 +249,8 @@ static void lm_fitter_open(lm_fitter *f, const lm_calibration *c, const lm_taken
     f->layers = layers;
     f->out = out;
     lm_rope_of(&f->rope, taken->g);
-    f->slice_dims = (uint32_t *)lm_alloc(layers * heads, sizeof *f->slice_dims);
-    for (i = 0; i < layers * heads; i++) {
+    f->slice_dims = (uint32_t *)lm_alloc(2 * layers * heads, sizeof *f->slice_dims);
+    for (i = 0; i < 2 * layers * heads; i++) {
         f->slice_dims[i] = (uint32_t)taken->g->head_dim;
     }
     lm__fit_groups(f);
@@ -211,6 +262,7 @@ static void lm_fitter_close(lm_fitter *f)
 {
     size_t i;
     for (i = 0; i < f->count; i++) {
+        free(f->fits[i].roles);
         free(f->fits[i].reads);
         free(f->fits[i].vectors);
         free(f->fits[i].queries);
@@ -246,7 +298,10 @@ static void lm__fit_check(const lm_fitter *f, const char *what)
         const lm__fit *fit = &f->fits[i];
         if (fit->status) {
             (void)remove(f->beside);
-            lm_fail("%s of layer %zu, head %zu: %s failed (%s)", i % 2 ? "values" : "keys",
+            lm_fail("%s of layer %zu, head %zu: %s failed (%s)",
+                    fit->geometry.stream == LQ_KV  ? "keys and values"
+                    : fit->geometry.stream == LQ_V ? "values"
+                                                   : "keys",
                     fit->first_layer, fit->first_head, what,
                     fit->fault ? fit->fault : lq_status_string(fit->status));
         }
@@ -341,9 +396,9 @@ static double lm__fit_unit(const lm_fitter *f)
 {
     double power = 0.0, dims = 0.0;
     size_t i;
-    for (i = 0; i < f->count; i += 2) {
+    for (i = 0; i < f->count; i += lm__fits_a_place(f)) {
         double unit = (double)lq_klt_unit(&f->fits[i].klt);
-        double n = (double)lq_geometry_dims(&f->fits[i].geometry);
+        double n = (double)(f->fits[i].layers * f->fits[i].heads);
         power += unit * unit * n;
         dims += n;
     }
@@ -359,7 +414,9 @@ static void lm__fit_solve(void *context, size_t index, size_t worker)
     uint8_t *profile = (uint8_t *)lm_alloc(bound, 1);
     lq_klt_desc d;
     memset(&d, 0, sizeof d);
-    d.step = (float)f->c->step[index % 2];
+    d.step = (float)f->c->step[fit->geometry.stream == LQ_V];
+    d.ratio = (float)f->c->ratio;
+    d.tolerance = (float)f->c->tolerance;
     d.own = f->c->own;
     d.unit = (float)f->unit;
     d.beta = f->c->beta > 0.0 ? (float)f->c->beta : -1.0f;
@@ -396,13 +453,15 @@ static int lm__file_group(lq_archive_writer *w, const lm_fitter *f, const lm__fi
     size_t i;
     int status;
     for (i = 0; i < fit->geometry.slice_count; i++) {
-        slices[i].layer = (uint32_t)(fit->first_layer + i / fit->heads);
+        size_t block = i / fit->heads;
+        slices[i].layer = (uint32_t)(fit->first_layer + (fit->roles ? block / 2 : block));
         slices[i].head = (uint32_t)(fit->first_head + i % fit->heads);
         slices[i].dims = f->slice_dims[i];
+        slices[i].stream = fit->roles ? fit->roles[i].stream : 0;
     }
     memset(&group, 0, sizeof group);
     group.stream = fit->geometry.stream;
-    group.rope = fit->geometry.rope ? rope : LQ_ARCHIVE_NONE;
+    group.rope = fit->geometry.stream != LQ_V && f->c->undo_rope ? rope : LQ_ARCHIVE_NONE;
     group.slices = slices;
     group.slice_count = fit->geometry.slice_count;
     memset(&profile, 0, sizeof profile);
@@ -425,7 +484,7 @@ static int lm__file_fill(const lm_fitter *f, FILE *file, size_t *bytes)
     d.user = file;
     d.directory_bytes = 16 + 2 * (size_t)f->rope.rotary_dims;
     for (i = 0; i < f->count; i++) {
-        d.directory_bytes += 20 + 8 * (size_t)f->fits[i].geometry.slice_count;
+        d.directory_bytes += 20 + 12 * (size_t)f->fits[i].geometry.slice_count;
         d.directory_bytes += lm_round_up(12 + f->fits[i].profile_bytes, 4);
     }
     d.directory = lm_alloc(d.directory_bytes, 1);
@@ -487,8 +546,8 @@ static void lm__fit_finish(lm_fitter *f)
     r->dims = (size_t)f->fits[0].geometry.slice_count * f->taken->g->head_dim;
     for (i = 0; i < f->count; i++) {
         const lq_klt_report *report = &f->fits[i].report;
-        double part = 2.0 / (double)f->count;
-        int s = (int)(i % 2);
+        double part = (double)lm__fits_a_place(f) / (double)f->count;
+        int s = f->fits[i].geometry.stream == LQ_V;
         r->groups[s]++;
         r->rank[s] += part * (double)report->rank;
         r->basis_bits[s] += part * (double)report->basis_bits;

@@ -180,11 +180,11 @@ static int lm__group_refit(lm__library *l, lm__group *g, uint64_t *bytes)
 }
 
 /* The first chunk of a sequence. */
-static int lm__group_begin(lm__library *l, lm__group *g, const float *x, size_t tokens,
-                           size_t position, uint64_t *bytes)
+static int lm__group_begin(lm__library *l, lm__group *g, const lm_chunk *c, uint64_t *bytes)
 {
     int is_value = g->geometry.stream == LQ_V;
-    double unit = is_value || g->calibrated ? 1.0 : lm__unit(l, g, x, tokens, position);
+    double unit =
+        is_value || g->calibrated ? 1.0 : lm__unit(l, g, c->k, c->tokens, c->position);
     int status = LQ_OK;
     g->step = (float)(l->step[is_value] * unit);
     g->current = g->calibrated;
@@ -222,9 +222,10 @@ static int lm__group_learn(lm__library *l, lm__group *g, const lq_vectors *src,
 }
 
 /* One chunk of one group: fit, encode, count, decode in place. */
-static int lm__group_code(lm__library *l, lm__group *g, float *x, size_t tokens, size_t position,
-                          uint64_t *bytes)
+static int lm__group_code(lm__library *l, lm__group *g, const lm_chunk *c, uint64_t *bytes)
 {
+    const lq_role *roles = g->geometry.roles;
+    size_t tokens = c->tokens;
     lq_vectors src;
     lq_vectors_out dst;
     lq_positions positions = {0, 1, NULL};
@@ -232,11 +233,13 @@ static int lm__group_code(lm__library *l, lm__group *g, float *x, size_t tokens,
     size_t written;
     size_t page_bytes;
     size_t i;
-    int status = g->current ? LQ_OK : lm__group_begin(l, g, x, tokens, position, bytes);
-    positions.first = (int64_t)position;
+    int status = g->current ? LQ_OK : lm__group_begin(l, g, c, bytes);
+    positions.first = (int64_t)c->position;
     for (i = 0; i < g->run_count; i++) {
-        l->slices[i] = x + g->runs[i] * tokens * l->head_dim;
-        l->slices_out[i] = x + g->runs[i] * tokens * l->head_dim;
+        uint32_t stream = roles ? roles[i].stream : g->geometry.stream;
+        float *x = (stream == LQ_V ? c->v : c->k) + g->runs[i] * tokens * l->head_dim;
+        l->slices[i] = x;
+        l->slices_out[i] = x;
     }
     src.slices = l->slices;
     src.token_stride = 0;
@@ -266,9 +269,15 @@ static const char *lm__library_code(void *state, lm_chunk *c, lm_bill *bill)
     size_t i;
     for (i = 0; i < l->group_count; i++) {
         lm__group *g = &l->groups[i];
-        int is_value = g->geometry.stream == LQ_V;
-        int status = lm__group_code(l, g, is_value ? c->v : c->k, c->tokens, c->position,
-                                    is_value ? &bill->value_bytes : &bill->key_bytes);
+        uint64_t bytes = 0;
+        int status = lm__group_code(l, g, c, &bytes);
+        if (g->geometry.stream == LQ_KV) {
+            bill->shared_bytes += bytes;
+        } else if (g->geometry.stream == LQ_V) {
+            bill->value_bytes += bytes;
+        } else {
+            bill->key_bytes += bytes;
+        }
         if (status) {
             return l->fault ? l->fault : lq_status_string(status);
         }
@@ -372,7 +381,7 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
 static void lm__library_groups(lm__library *l, const lm_geometry *g)
 {
     size_t heads = l->page == LQ_PAGE_FIXED ? 1 : g->kv_heads;
-    size_t i;
+    size_t i, s;
     l->group_count = l->profiles ? l->profiles->group_count : 2 * g->layers * (g->kv_heads / heads);
     l->groups = (lm__group *)lm_alloc(l->group_count, sizeof *l->groups);
     for (i = 0; i < l->group_count; i++) {
@@ -386,6 +395,7 @@ static void lm__library_groups(lm__library *l, const lm_geometry *g)
             group->geometry.stream = p->stream;
             group->geometry.basis = LQ_BASIS_DENSE;
             group->geometry.dense = p->profile.dense;
+            group->geometry.roles = p->roles;
         } else {
             group->runs = l->runs + i / 2 * heads;
             group->run_count = heads;
@@ -396,6 +406,10 @@ static void lm__library_groups(lm__library *l, const lm_geometry *g)
         group->geometry.slice_count = (uint32_t)group->run_count;
         group->geometry.slice_dims = l->slice_dims;
         group->geometry.rope = l->undo_rope && group->geometry.stream == LQ_K ? &l->rope : NULL;
+        for (s = 0; group->geometry.roles && s < group->run_count; s++) {
+            lq_role *role = &l->profiles->groups[i].roles[s];
+            role->rope = l->undo_rope && role->stream == LQ_K ? &l->rope : NULL;
+        }
     }
 }
 
@@ -456,13 +470,15 @@ static const char *lm__library_open(lm_codec *codec, const char *spec, const lm_
     if (lq_tables_init(&l->tables, l->tables_memory, lq_tables_bytes())) {
         return "no tables";
     }
-    l->slice_dims = (uint32_t *)lm_alloc(runs, sizeof *l->slice_dims);
+    l->slice_dims = (uint32_t *)lm_alloc(2 * runs, sizeof *l->slice_dims);
     l->runs = (size_t *)lm_alloc(runs, sizeof *l->runs);
-    l->slices = (const void **)lm_alloc(runs, sizeof *l->slices);
-    l->slices_out = (void **)lm_alloc(runs, sizeof *l->slices_out);
-    for (i = 0; i < runs; i++) {
+    l->slices = (const void **)lm_alloc(2 * runs, sizeof *l->slices);
+    l->slices_out = (void **)lm_alloc(2 * runs, sizeof *l->slices_out);
+    for (i = 0; i < 2 * runs; i++) {
         l->slice_dims[i] = (uint32_t)g->head_dim;
-        l->runs[i] = i;
+        if (i < runs) {
+            l->runs[i] = i;
+        }
     }
     lm__library_groups(l, g);
     return lm__library_prepare(l);

@@ -23,11 +23,13 @@ static const char *lm_why(int status)
 
 /* One group of the file.
      runs     (run_count) of each slice, layer * kv_heads + head: its place in an lm_chunk
+     roles    (run_count) of LQ_KV, without ropes; else NULL
      decodes  bytes of its file form without what only encoding needs */
 typedef struct lm_profile_group {
     uint32_t stream;
     size_t run_count;
     size_t *runs;
+    lq_role *roles;
     size_t decodes;
     lq_profile profile;
     void *memory;
@@ -128,21 +130,27 @@ static void lm__profiles_group(lm_profiles *p, uint32_t id, const lm_geometry *g
     group->stream = d.stream;
     group->run_count = d.slice_count;
     group->runs = (size_t *)lm_alloc(d.slice_count, sizeof *group->runs);
+    group->roles =
+        d.stream == LQ_KV ? (lq_role *)lm_alloc(d.slice_count, sizeof *group->roles) : NULL;
     for (i = 0; i < d.slice_count; i++) {
         const lq_slice *s = &d.slices[i];
         size_t run = s->layer * g->kv_heads + s->head;
-        if (s->layer >= g->layers || s->head >= g->kv_heads || s->first_dim != 0 ||
-            s->dims != g->head_dim || seen[run * 2 + (d.stream == LQ_V)]++) {
+        uint32_t stream = s->stream ? s->stream : d.stream;
+        if (group->roles) {
+            group->roles[i].stream = stream;
+        }
+        if (s->layer >= g->layers || s->head >= g->kv_heads || s->first_dim != 0 || s->rope != 0 ||
+            s->dims != g->head_dim || seen[run * 2 + (stream == LQ_V)]++) {
             lm_fail("%s: calibrated for another model (layer %u, head %u, %u dims)", p->path,
                     s->layer, s->head, s->dims);
         }
         group->runs[i] = run;
     }
-    if (d.stream == LQ_K && (d.rope != LQ_ARCHIVE_NONE) != p->undo_rope) {
+    if (d.stream != LQ_V && (d.rope != LQ_ARCHIVE_NONE) != p->undo_rope) {
         lm_fail("%s: calibrated with RoPE %s: say '%s'", p->path, p->undo_rope ? "kept" : "undone",
                 p->undo_rope ? "warm" : "cold");
     }
-    if (d.stream == LQ_K && p->undo_rope) {
+    if (d.stream != LQ_V && p->undo_rope) {
         lm__profiles_rope(p, d.rope, g);
     }
     free(slices);
@@ -153,6 +161,7 @@ static void lm__profiles_load(lm_profiles *p, uint32_t id, const lm_geometry *g)
     lm_profile_group *group = &p->groups[id];
     lq_archive_profile_desc d;
     size_t needed = 0;
+    size_t i;
     int status = lq_archive_profile(&p->reader, id, &d);
     if (!status && d.bytes == NULL) {
         lm_fail("%s: profile %u is kept elsewhere", p->path, id);
@@ -171,6 +180,10 @@ static void lm__profiles_load(lm_profiles *p, uint32_t id, const lm_geometry *g)
         group->profile.slice_count != group->run_count ||
         group->profile.dims != group->run_count * g->head_dim) {
         lm_fail("%s: profile %u does not fit its group", p->path, id);
+    }
+    for (i = 0; group->roles && i < group->run_count; i++) {
+        int value = group->roles[i].stream == LQ_V;
+        group->roles[i].gain = value ? group->profile.dense->slice_gain[i] : 0;
     }
     group->decodes = lq_profile_strip(p->file + (d.bytes - p->file), d.count);
 }
@@ -239,6 +252,7 @@ static void lm_profiles_close(lm_profiles *p)
     *at = p->next;
     for (i = 0; i < p->group_count; i++) {
         free(p->groups[i].runs);
+        free(p->groups[i].roles);
         free(p->groups[i].memory);
     }
     free(p->groups);

@@ -2060,8 +2060,8 @@ LQ_API LQ_MUST int lq_archive_pack(lq_archive_writer *writer, const lq_archive_p
      tables         from lq_tables_init
      profile        file form of an external profile without a dense basis, profile_bytes long: used
                     where a run names its hash; default NULL
-     calibrated     (calibrated_count) loaded profiles with a dense basis, some may be NULL: used where
-                    a run names the hash of one, or a refit of it; default NULL */
+     calibrated     (calibrated_count) loaded profiles, some may be NULL: used where a run names the
+                    hash of the dense basis of one, or a refit of it; default NULL */
 typedef struct lq_archive_unpack_desc {
     const lq_tables *tables;
     uint32_t group;
@@ -20529,7 +20529,7 @@ LQ__STATIC const lq_profile *lq__unpack_calibrated(const lq__unpack *u, const ui
     size_t i;
     for (i = 0; i < u->desc->calibrated_count; i++) {
         const lq_profile *p = u->desc->calibrated[i];
-        if (p && !lq__hash_differs(p->dense->hash, name)) {
+        if (p && p->dense && !lq__hash_differs(p->dense->hash, name)) {
             return p;
         }
     }
@@ -20913,8 +20913,8 @@ LQ__STATIC int lq__unpack_fault(const lq_archive_reader *reader, const lq_archiv
     }
     for (i = 0; i < desc->calibrated_count; i++) {
         const lq_profile *p = desc->calibrated[i];
-        if (p && (!lq__profile_valid(p) || p->basis != LQ_BASIS_DENSE || !p->dense)) {
-            return lq__refuse(why, LQ_E_ARG, "calibrated: not a profile with a dense basis");
+        if (p && !lq__profile_valid(p)) {
+            return lq__refuse(why, LQ_E_ARG, "calibrated: one is not valid");
         }
     }
     if (reader && desc->group >= reader->group_count) {

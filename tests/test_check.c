@@ -761,7 +761,6 @@ static void test_unpack(void)
     BAD("profile_bytes", d.profile = bytes);
     BAD("profile_bytes", d.profile_bytes = 4);
     BAD("calibrated", d.calibrated_count = 1);
-    BAD("calibrated", (d.calibrated = &list, d.calibrated_count = 1));
     profile.stream = 9;
     BAD("calibrated", (d.calibrated = &list, d.calibrated_count = 1));
 #undef SAYS

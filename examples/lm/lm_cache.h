@@ -38,6 +38,15 @@ typedef struct lm_chunk {
     const float *q; /* [layers][heads][tokens][head_dim] after RoPE, or NULL unless wanted */
 } lm_chunk;
 
+/* A prefix that is coded as one, behind the sinks.
+     mass  [layers][mass_stride] attention that the prefix's own queries gave each of its tokens from
+           `position` on: mean over the query heads and over the queries from that token on */
+typedef struct lm_whole {
+    lm_chunk chunk;
+    const float *mass;
+    size_t mass_stride;
+} lm_whole;
+
 /* Bytes that the codec would have written; shared is what belongs to neither (directories). */
 typedef struct lm_bill {
     uint64_t key_bytes;
@@ -45,13 +54,15 @@ typedef struct lm_bill {
     uint64_t shared_bytes;
 } lm_bill;
 
-/* code and finish add to the bill and return NULL, or one line that says what went wrong. finish
-   ends a sequence (it may be NULL), reset begins the next (likewise). */
+/* code, whole and finish add to the bill and return NULL, or one line that says what went wrong.
+   whole (or NULL) is for prefixes, instead of code chunk by chunk. finish ends a sequence (it may be
+   NULL), reset begins the next (likewise). */
 typedef struct lm_codec {
     void *state;
     size_t profile_bytes;
     int wants_queries;
     const char *(*code)(void *state, lm_chunk *chunk, lm_bill *bill);
+    const char *(*whole)(void *state, lm_whole *whole, lm_bill *bill);
     const char *(*finish)(void *state, lm_bill *bill);
     void (*reset)(void *state);
     void (*close)(void *state);
@@ -143,6 +154,7 @@ struct lm_store {
     float *chunk_k;
     float *chunk_v;
     float *chunk_q;
+    float *mass; /* of a raw store with a prefix: [workers][layers][capacity], else NULL */
     lm_bill bill;
     uint64_t elements;
     const char *spec;
@@ -238,6 +250,12 @@ static void lm__softmax(float *p, size_t keys, size_t visible, float *total)
     }
 }
 
+/* Attention that the tokens of a layer got, as a worker saw it. */
+static float *lm__mass(const lm_store *s, size_t worker, size_t layer)
+{
+    return s->mass + (worker * s->g.layers + layer) * s->capacity;
+}
+
 /* One query head and LM_COLS tokens: scores = keys x queries, softmax, output = values x p. */
 static void lm__attend_panel(void *context, size_t index, size_t worker)
 {
@@ -265,6 +283,12 @@ static void lm__attend_panel(void *context, size_t index, size_t worker)
         lm_tile(p + t * LM_COLS, lm__key(s, a->layer, kv, t), queries, dim);
     }
     lm__softmax(p, keys, a->position + first + 1, total);
+    for (t = 0; t < keys && s->mass != NULL && a->position < s->prefix; t++) {
+        float *mass = lm__mass(s, worker, a->layer);
+        for (j = 0; j < width; j++) {
+            mass[t] += p[t * LM_COLS + j] / total[j];
+        }
+    }
     for (i = 0; i < dim; i += LM_ROWS) {
         lm_tile(tile, lm__value(s, a->layer, kv, i, 0), p, keys);
         for (j = 0; j < width; j++) {
@@ -337,8 +361,8 @@ static void lm__store_attend(void *state, size_t layer, const float *q, float *o
 
 /* ---- coding a chunk ---- */
 
-/* Moves the chunk's vectors between the store and [layers][kv_heads][tokens][head_dim]. */
-static void lm__stage(lm_store *s, size_t from, size_t n, int back)
+/* Moves vectors between the store and k, v [layers][kv_heads][tokens][head_dim]. */
+static void lm__stage(lm_store *s, float *k, float *v, size_t from, size_t n, int back)
 {
     size_t run, t;
     for (run = 0; run < s->g.layers * s->g.kv_heads; run++) {
@@ -347,9 +371,9 @@ static void lm__stage(lm_store *s, size_t from, size_t n, int back)
         for (t = 0; t < n; t++) {
             size_t at = (run * n + t) * s->g.head_dim;
             if (back) {
-                lm__put(s, layer, head, from + t, s->chunk_k + at, s->chunk_v + at);
+                lm__put(s, layer, head, from + t, k + at, v + at);
             } else {
-                lm__get(s, layer, head, from + t, s->chunk_k + at, s->chunk_v + at);
+                lm__get(s, layer, head, from + t, k + at, v + at);
             }
         }
     }
@@ -378,13 +402,13 @@ static void lm__store_chunk(lm_store *s, size_t end)
     c.tokens = end - s->coded;
     c.k = s->chunk_k;
     c.v = s->chunk_v;
-    lm__stage(s, c.position, c.tokens, 0);
+    lm__stage(s, c.k, c.v, c.position, c.tokens, 0);
     c.q = lm__stage_queries(s, c.position, c.tokens);
     fault = s->codec.code(s->codec.state, &c, &s->bill);
     if (fault != NULL) {
         lm_fail("codec '%s' at token %zu: %s", s->spec, c.position, fault);
     }
-    lm__stage(s, c.position, c.tokens, 1);
+    lm__stage(s, c.k, c.v, c.position, c.tokens, 1);
     s->elements += (uint64_t)(c.tokens * s->g.layers * s->g.kv_heads) * s->g.head_dim;
     s->coded = end;
 }
@@ -408,6 +432,51 @@ static void lm__store_end_step(void *state, size_t position, size_t n)
     }
 }
 
+/* The attention mass of tokens from `first` on, into [layers][n]. */
+static void lm__store_mass(const lm_store *raw, float *mass, size_t first, size_t n)
+{
+    size_t l, t, w;
+    for (l = 0; l < raw->g.layers; l++) {
+        for (t = 0; t < n; t++) {
+            float queries = (float)((raw->prefix - first - t) * raw->g.heads);
+            float sum = 0.0f;
+            for (w = 0; w < raw->pool->workers; w++) {
+                sum += lm__mass(raw, w, l)[first + t];
+            }
+            mass[l * n + t] = sum / queries;
+        }
+    }
+}
+
+/* The prefix at once. */
+static void lm__store_whole(lm_store *s, const lm_store *raw)
+{
+    size_t runs = s->g.layers * s->g.kv_heads;
+    size_t n = s->prefix - s->coded;
+    float *mass = (float *)lm_alloc(s->g.layers * n, sizeof *mass);
+    const char *fault;
+    lm_whole w;
+    memset(&w, 0, sizeof w);
+    w.chunk.position = s->coded;
+    w.chunk.tokens = n;
+    w.chunk.k = (float *)lm_alloc(runs * n, s->g.head_dim * sizeof(float));
+    w.chunk.v = (float *)lm_alloc(runs * n, s->g.head_dim * sizeof(float));
+    lm__store_mass(raw, mass, s->coded, n);
+    w.mass = mass;
+    w.mass_stride = n;
+    lm__stage(s, w.chunk.k, w.chunk.v, s->coded, n, 0);
+    fault = s->codec.whole(s->codec.state, &w, &s->bill);
+    if (fault != NULL) {
+        lm_fail("codec '%s': %s", s->spec, fault);
+    }
+    lm__stage(s, w.chunk.k, w.chunk.v, s->coded, n, 1);
+    s->elements += (uint64_t)(runs * n) * s->g.head_dim;
+    s->coded = s->prefix;
+    free(w.chunk.k);
+    free(w.chunk.v);
+    free(mass);
+}
+
 /* Both have the same geometry and capacity. */
 static void lm__store_take(void *state, const lm_store *raw, size_t held)
 {
@@ -416,6 +485,9 @@ static void lm__store_take(void *state, const lm_store *raw, size_t held)
     (void)held;
     memcpy(s->k, raw->k, runs * s->capacity * s->g.head_dim * sizeof *s->k);
     memcpy(s->v, raw->v, runs * s->capacity * s->value_rows * sizeof *s->v);
+    if (s->has_codec && s->codec.whole != NULL && s->coded < s->prefix) {
+        lm__store_whole(s, raw);
+    }
     lm__store_code(s, s->prefix);
 }
 
@@ -445,6 +517,10 @@ static void lm__store_reset(void *state)
     lm_store *s = (lm_store *)state;
     s->coded = s->sinks;
     s->filled = 0;
+    if (s->mass != NULL) {
+        memset(s->mass, 0,
+               s->pool->workers * s->g.layers * s->capacity * sizeof *s->mass);
+    }
     if (s->has_codec && s->codec.reset != NULL) {
         s->codec.reset(s->codec.state);
     }
@@ -462,6 +538,7 @@ static void lm__store_close(void *state)
     free(s->chunk_k);
     free(s->chunk_v);
     free(s->chunk_q);
+    free(s->mass);
     free(s);
 }
 
@@ -493,6 +570,9 @@ static lm_store *lm_store_open(lm_cache *cache, const lm_geometry *g, lm_pool *p
     s->prefix = d->prefix;
     s->chunk = d->chunk > 0 ? d->chunk : LM_CHUNK;
     s->spec = d->spec;
+    if (d->spec == NULL && d->prefix > 0) {
+        s->mass = (float *)lm_alloc(pool->workers * g->layers, s->capacity * sizeof(float));
+    }
     if (d->spec != NULL) {
         lm_codec_open(&s->codec, d->spec, g);
         s->has_codec = 1;

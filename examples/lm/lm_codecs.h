@@ -54,10 +54,13 @@ typedef struct lm__group {
 
 typedef struct lm__library {
     size_t head_dim;
+    size_t kv_heads;
+    size_t runs_total; /* layers * kv_heads */
     int page;
     int quantizer;
     int bits;
     double step[2]; /* of keys, relative to lm__unit; of values, to the gain */
+    double past;    /* 0, or the exponent by which tokens that got attention have finer steps */
     int refit;      /* a calibrated profile */
     int own;        /* the profiles are the sequence's */
     int undo_rope;
@@ -318,6 +321,176 @@ static void lm__library_close(void *state)
     free(l);
 }
 
+/* ---- a prefix as an archive ---- */
+/* An archive in memory: the names of the profiles, the groups, their pages. */
+typedef struct lm__pack {
+    lq_archive_writer writer;
+    uint8_t *file;
+    uint8_t *directory;
+    float *weights;
+    uint8_t *workspace;
+    size_t workspace_bytes;
+} lm__pack;
+
+/* Rows of a group in a prefix. */
+static void lm__whole_rows(lm__library *l, const lm__group *g, const lm_chunk *c)
+{
+    const lq_role *roles = g->geometry.roles;
+    size_t i;
+    for (i = 0; i < g->run_count; i++) {
+        uint32_t stream = roles ? roles[i].stream : g->geometry.stream;
+        float *x = (stream == LQ_V ? c->v : c->k) + g->runs[i] * c->tokens * l->head_dim;
+        l->slices[i] = x;
+        l->slices_out[i] = x;
+    }
+}
+
+/* A group's record and the name of its profile. */
+static int lm__whole_group(lm__library *l, lm__pack *p, const lm__group *g, uint32_t rope)
+{
+    lq_slice *slices = (lq_slice *)lm_alloc(g->run_count, sizeof *slices);
+    lq_archive_profile_desc name = {NULL, 0, NULL};
+    lq_archive_group_desc d;
+    size_t i;
+    int status;
+    memset(&d, 0, sizeof d);
+    for (i = 0; i < g->run_count; i++) {
+        slices[i].layer = (uint32_t)(g->runs[i] / l->kv_heads);
+        slices[i].head = (uint32_t)(g->runs[i] % l->kv_heads);
+        slices[i].dims = (uint32_t)l->head_dim;
+        slices[i].stream = g->geometry.roles ? g->geometry.roles[i].stream : 0;
+    }
+    d.stream = g->geometry.stream;
+    d.rope = g->geometry.stream == LQ_V ? LQ_ARCHIVE_NONE : rope;
+    d.slices = slices;
+    d.slice_count = g->run_count;
+    name.hash = g->calibrated->dense->hash;
+    status = lq_archive_add_group(&p->writer, &d, NULL);
+    free(slices);
+    return status ? status : lq_archive_add_profile(&p->writer, &name, NULL);
+}
+
+/* Weights of a group: attention mass, averaged over its layers. */
+static const float *lm__whole_weights(const lm__library *l, lm__pack *p, const lm__group *g,
+                                      const lm_whole *w)
+{
+    size_t i, t;
+    if (!(l->past > 0.0)) {
+        return NULL;
+    }
+    memset(p->weights, 0, w->chunk.tokens * sizeof *p->weights);
+    for (i = 0; i < g->run_count; i++) {
+        for (t = 0; t < w->chunk.tokens; t++) {
+            p->weights[t] += w->mass[g->runs[i] / l->kv_heads * w->mass_stride + t];
+        }
+    }
+    return p->weights;
+}
+
+static int lm__whole_pack(lm__library *l, lm__pack *p, const lm_whole *w)
+{
+    lq_archive_writer_desc d;
+    uint32_t rope = LQ_ARCHIVE_NONE;
+    lq_positions positions = {0, 1, NULL};
+    size_t numbers = 2 * w->chunk.tokens * l->runs_total * l->head_dim;
+    size_t i;
+    int status;
+    memset(&d, 0, sizeof d);
+    d.mem_bytes = numbers * 4 + (1u << 20);
+    d.directory_bytes = 4096 + 64 * l->runs_total + l->group_count * (w->chunk.tokens * 2 + 4096);
+    d.mem = p->file = (uint8_t *)lm_alloc(d.mem_bytes, 1);
+    d.directory = p->directory = (uint8_t *)lm_alloc(d.directory_bytes, 1);
+    positions.first = (int64_t)w->chunk.position;
+    status = lq_archive_writer_init(&p->writer, &d);
+    if (!status && l->rope.rotary_dims > 0) {
+        status = lq_archive_add_rope(&p->writer, &l->rope, &rope);
+    }
+    for (i = 0; i < l->group_count && !status; i++) {
+        status = lm__whole_group(l, p, &l->groups[i], rope);
+    }
+    for (i = 0; i < l->group_count && !status; i++) {
+        lm__group *g = &l->groups[i];
+        lq_archive_pack_desc pack;
+        lq_vectors src;
+        memset(&pack, 0, sizeof pack);
+        lm__whole_rows(l, g, &w->chunk);
+        src.slices = l->slices;
+        src.token_stride = 0;
+        src.type = LQ_F32;
+        pack.tables = l->tables;
+        pack.geometry = g->geometry;
+        pack.group = (uint32_t)i;
+        pack.first_token = w->chunk.position;
+        pack.quantizer = l->quantizer;
+        pack.step = (float)l->step[g->geometry.stream == LQ_V];
+        pack.profile = g->calibrated;
+        pack.profile_id = (uint32_t)i;
+        pack.weights = lm__whole_weights(l, p, g, w);
+        pack.exponent = (float)l->past;
+        status = lq_archive_pack_check(&p->writer, &pack, &l->fault);
+        lm__grow(&p->workspace, &p->workspace_bytes, lq_archive_pack_workspace_bytes(&pack));
+        status = status ? status
+                        : lq_archive_pack(&p->writer, &pack, &src, &positions, w->chunk.tokens,
+                                          p->workspace, p->workspace_bytes);
+    }
+    return status ? status : lq_archive_finish(&p->writer);
+}
+
+static int lm__whole_unpack(lm__library *l, lm__pack *p, const lm_whole *w)
+{
+    lq_archive_source source;
+    lq_archive_reader reader;
+    size_t needed = 0;
+    void *index;
+    size_t i;
+    int status;
+    memset(&source, 0, sizeof source);
+    source.bytes = p->file;
+    source.size = p->writer.offset;
+    (void)!lq_archive_open(&reader, &source, NULL, 0, &needed);
+    index = lm_alloc(needed, 1);
+    status = lq_archive_open(&reader, &source, index, needed, &needed);
+    for (i = 0; i < l->group_count && !status; i++) {
+        lq_archive_unpack_desc d;
+        lq_vectors_out dst;
+        memset(&d, 0, sizeof d);
+        lm__whole_rows(l, &l->groups[i], &w->chunk);
+        dst.slices = l->slices_out;
+        dst.token_stride = 0;
+        dst.type = LQ_F32;
+        d.tables = l->tables;
+        d.group = (uint32_t)i;
+        d.calibrated = &l->groups[i].calibrated;
+        d.calibrated_count = 1;
+        lm__grow(&p->workspace, &p->workspace_bytes,
+                 lq_archive_unpack_workspace_bytes(&reader, d.group));
+        status = lq_archive_unpack(&reader, &d, &dst, w->chunk.position, w->chunk.tokens,
+                                   p->workspace, p->workspace_bytes);
+    }
+    free(index);
+    return status;
+}
+
+/* A prefix through an archive, all of whose bytes are counted but the profiles'. */
+static const char *lm__library_whole(void *state, lm_whole *w, lm_bill *bill)
+{
+    lm__library *l = (lm__library *)state;
+    lm__pack p;
+    int status;
+    memset(&p, 0, sizeof p);
+    p.weights = (float *)lm_alloc(w->chunk.tokens, sizeof *p.weights);
+    status = lm__whole_pack(l, &p, w);
+    if (!status) {
+        bill->shared_bytes += p.writer.offset;
+        status = lm__whole_unpack(l, &p, w);
+    }
+    free(p.file);
+    free(p.directory);
+    free(p.weights);
+    free(p.workspace);
+    return !status ? NULL : l->fault ? l->fault : lq_status_string(status);
+}
+
 /* ---- specs ---- */
 /* One word of a spec: z, d4, e8, e8r; 2, 3, 4, 8; k=STEP; v=STEP; refit=1. */
 static int lm__library_word(lm__library *l, const char *word, size_t count)
@@ -339,6 +512,10 @@ static int lm__library_word(lm__library *l, const char *word, size_t count)
         double step = strtod(word + 2, &end);
         l->step[word[0] == 'v'] = step;
         return end == word + count && step > 1e-4 && step < 100;
+    }
+    if (count > 5 && memcmp(word, "past=", 5) == 0) {
+        l->past = strtod(word + 5, &end);
+        return end == word + count && l->past > 0.0 && l->past <= 1.0;
     }
     if (count == 5 && memcmp(word, "own=", 4) == 0) {
         l->own = word[4] == '1';
@@ -365,15 +542,15 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
         size_t count = strcspn(++at, ":,@");
         if (!lm__library_word(l, at, count)) {
             return "words are z, d4, e8, e8r, k=STEP, v=STEP, for fixed 2, 3, 4 or 8, "
-                   "and before @FILE refit=1, own=1";
+                   "and before @FILE refit=1, own=1, past=EXPONENT";
         }
         at += count;
     }
     if (calibrated && (l->page == LQ_PAGE_FIXED || !at[1])) {
         return "a file of profiles is for cold and warm: cold:z:k=0.7,v=0.6@FILE";
     }
-    return (l->refit || l->own) && !calibrated
-               ? "refit=1 and own=1 are for profiles of a file: SPEC@FILE"
+    return (l->refit || l->own || l->past > 0.0) && !calibrated
+               ? "refit=1, own=1 and past= are for profiles of a file: SPEC@FILE"
                : NULL;
 }
 
@@ -465,6 +642,13 @@ static const char *lm__library_open(lm_codec *codec, const char *spec, const lm_
         codec->profile_bytes = l->profiles->bytes;
     }
     l->head_dim = g->head_dim;
+    l->kv_heads = g->kv_heads;
+    l->runs_total = runs;
+    if (l->profiles && l->undo_rope && !l->refit && !l->own) {
+        codec->whole = lm__library_whole;
+    } else if (l->past > 0.0) {
+        return "past= goes with cold: and without refit=1 and own=1";
+    }
     lm_rope_of(&l->rope, g);
     l->tables_memory = lm_alloc(lq_tables_bytes(), 1);
     if (lq_tables_init(&l->tables, l->tables_memory, lq_tables_bytes())) {

@@ -1284,6 +1284,7 @@ typedef struct lq_klt {
     uint64_t held_out; /* every eighth block of 64: they judge the basis, then join in the fit */
     uint64_t queries;
     uint64_t blocks;
+    int forked; /* the centre is another's */
     const lq_rope *kept; /* NULL, or set behind lq_klt_init: how keys are rotated that stay so
                             where the geometry has no rope. Their unit is that without rotation */
     float *center;       /* (dims) provisional: the mean of the first block */
@@ -1368,6 +1369,17 @@ typedef struct lq_klt_report {
 /* The root mean square of what the means leave of the group's keys, RoPE undone; 1 for values, 0
    where nothing was added. */
 LQ_API float lq_klt_unit(const lq_klt *klt);
+
+/* The same over the keys of several fits, as the groups of a model; those of values alone do not
+   count. 0 where nothing was added. */
+LQ_API float lq_klt_unit_of(const lq_klt *const *klts, size_t count);
+
+/* A fit for another thread: in memory of lq_klt_bytes, of the same geometry and about the same
+   centre, with nothing added. The first must have seen tokens, at least 64 at best: its first block
+   is the centre. lq_klt_merge then adds what the other has seen; the other stays as it is. Floats:
+   which thread adds what shows in the last bits. LQ_E_ARG: no tokens yet, not made so; LQ_E_SPACE. */
+LQ_API LQ_MUST int lq_klt_fork(lq_klt *fork, void *mem, size_t mem_bytes, const lq_klt *klt);
+LQ_API LQ_MUST int lq_klt_merge(lq_klt *klt, const lq_klt *fork);
 
 LQ_API size_t lq_klt_profile_bound(const lq_klt *klt);
 LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt);
@@ -14824,6 +14836,73 @@ LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geomet
     return LQ_OK;
 }
 
+/* Floats from the sums on that stand for what was added; those of the centres do not. */
+LQ__STATIC size_t lq__klt_sums(const lq_klt *klt)
+{
+    size_t pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
+    return 2 * pad * pad;
+}
+
+LQ_API int lq_klt_fork(lq_klt *fork, void *mem, size_t mem_bytes, const lq_klt *klt)
+{
+    size_t pad;
+    uint32_t g;
+    int status;
+    if (!fork || !klt || klt->blocks == 0) {
+        return LQ_E_ARG;
+    }
+    status = lq_klt_init(fork, mem, mem_bytes, &klt->geometry);
+    if (status) {
+        return status;
+    }
+    pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
+    fork->kept = klt->kept;
+    fork->forked = 1;
+    memcpy(fork->center, klt->center, pad * sizeof(float));
+    memcpy(fork->apart, klt->apart, pad * sizeof(float));
+    for (g = 0; g < lq__gains_of(&klt->geometry); g++) {
+        memcpy(fork->gain_sum + 4 * g + 2, klt->gain_sum + 4 * g + 2, 2 * sizeof(float));
+    }
+    return LQ_OK;
+}
+
+LQ__STATIC void lq__klt_add_sums(float *dst, const float *src, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        dst[i] += src[i];
+    }
+}
+
+LQ_API int lq_klt_merge(lq_klt *klt, const lq_klt *fork)
+{
+    size_t pad;
+    size_t d;
+    uint32_t g;
+    if (!klt || !fork || klt->blocks == 0 || !fork->forked ||
+        lq_klt_bytes(&klt->geometry) != lq_klt_bytes(&fork->geometry)) {
+        return LQ_E_ARG;
+    }
+    pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
+    for (d = 0; d < pad; d++) {
+        if (lq__bits_of_f32(klt->center[d]) != lq__bits_of_f32(fork->center[d])) {
+            return LQ_E_ARG;
+        }
+    }
+    lq__klt_add_sums(klt->products[0], fork->products[0], lq__klt_sums(klt));
+    lq__klt_add_sums(klt->sum[0], fork->sum[0], 2 * pad);
+    lq__klt_add_sums(klt->apart + pad, fork->apart + pad, 2 * pad);
+    lq__klt_add_sums(klt->metric, fork->metric, lq__klt_metric_floats(&klt->geometry));
+    for (g = 0; g < lq__gains_of(&klt->geometry); g++) {
+        lq__klt_add_sums(klt->gain_sum + 4 * g, fork->gain_sum + 4 * g, 2);
+    }
+    klt->tokens += fork->tokens;
+    klt->held_out += fork->held_out;
+    klt->queries += fork->queries;
+    klt->blocks += fork->blocks;
+    return LQ_OK;
+}
+
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry)
 {
     size_t dims = lq_geometry_dims(geometry);
@@ -14898,7 +14977,7 @@ LQ__STATIC int lq__klt_kept(lq_klt *klt, float *turned, const float *block, size
             return status;
         }
     }
-    if (klt->blocks == 0) {
+    if (klt->blocks == 0 && !klt->forked) {
         lq__klt_origin(klt->apart, turned, pad, dims, tokens);
     }
     for (t = 0; t < tokens; t++) {
@@ -15005,7 +15084,7 @@ LQ__STATIC int lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t token
     size_t columns = lq__klt_columns(g);
     size_t t;
     size_t d;
-    if (klt->blocks == 0) {
+    if (klt->blocks == 0 && !klt->forked) {
         lq__klt_origin(klt->center, block, pad, lq_geometry_dims(g), tokens);
         lq__klt_first_gains(klt, block, pad, tokens);
     }
@@ -15436,30 +15515,44 @@ LQ__STATIC double lq__klt_power(const lq__klt_work *w, uint32_t s, size_t first)
     return power / (double)n;
 }
 
-LQ_API float lq_klt_unit(const lq_klt *klt)
+/* Sums of squares of the centred keys, over their tokens; *dims grows by their dims. */
+LQ__STATIC double lq__klt_key_power(const lq_klt *klt, double *dims)
 {
+    const lq_geometry *g = &klt->geometry;
     lq__klt_work w;
     double power = 0;
-    double dims = 0;
     size_t at = 0;
     uint32_t s;
+    memset(&w, 0, sizeof w);
+    w.klt = klt;
+    w.dims = lq_geometry_dims(g);
+    w.pad = lq__klt_pad(lq__klt_columns(g));
+    for (s = 0; s < g->slice_count && klt->tokens; at += g->slice_dims[s], s++) {
+        if (!lq__is_value(g, s)) {
+            power += lq__klt_power(&w, s, at) * g->slice_dims[s];
+            *dims += g->slice_dims[s];
+        }
+    }
+    return power;
+}
+
+LQ_API float lq_klt_unit_of(const lq_klt *const *klts, size_t count)
+{
+    double power = 0;
+    double dims = 0;
+    size_t i;
+    for (i = 0; i < count && klts; i++) {
+        power += klts[i] ? lq__klt_key_power(klts[i], &dims) : 0;
+    }
+    return dims > 0 ? (float)lq__sqrt_f64(power / dims) : 0.0f;
+}
+
+LQ_API float lq_klt_unit(const lq_klt *klt)
+{
     if (!klt || klt->tokens == 0) {
         return 0.0f;
     }
-    if (klt->geometry.stream == LQ_V) {
-        return 1.0f;
-    }
-    memset(&w, 0, sizeof w);
-    w.klt = klt;
-    w.dims = lq_geometry_dims(&klt->geometry);
-    w.pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
-    for (s = 0; s < klt->geometry.slice_count; at += klt->geometry.slice_dims[s], s++) {
-        if (!lq__is_value(&klt->geometry, s)) {
-            power += lq__klt_power(&w, s, at) * klt->geometry.slice_dims[s];
-            dims += klt->geometry.slice_dims[s];
-        }
-    }
-    return (float)lq__sqrt_f64(power / dims);
+    return klt->geometry.stream == LQ_V ? 1.0f : lq_klt_unit_of(&klt, 1);
 }
 
 /* Unit of slices s .. end of V, from dim `at` on: their gain is shifted so that what it leaves has a

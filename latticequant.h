@@ -3753,9 +3753,14 @@ LQ_API float lq_f32_from_bf16(uint16_t h)
     return lq__f32_of_bits((uint32_t)h << 16);
 }
 
-LQ_API size_t lq_type_bytes(int type)
+LQ__INLINE size_t lq__type_bytes(int type)
 {
     return type == LQ_F32 ? 4 : type == LQ_F16 || type == LQ_BF16 ? 2 : 0;
+}
+
+LQ_API size_t lq_type_bytes(int type)
+{
+    return lq__type_bytes(type);
 }
 
 /* Element i of an array of `type` in memory order of this machine, as float32 bits. */
@@ -4622,6 +4627,7 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
     {                                                                                      \
         const lq__i32_##v limit = lq__set_##v(type == LQ_F16 ? 0x477fe000 : 0x7f7f0000);   \
         lq__i32_##v most = lq__set_##v(0);                                                 \
+        int beyond;                                                                        \
         size_t i = 0;                                                                      \
         for (; i + LQ__LANES_##v <= count && type == LQ_F32; i += LQ__LANES_##v) {         \
             lq__store_f32_##v(dst + 4 * i, lq__load_f32_##v(src + i));                     \
@@ -4641,8 +4647,12 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
             u = lq__select_##v(nan, u | 0x400000, (lq__i32_##v)up);                        \
             lq__store_u16_##v(dst + 2 * i, (lq__u32_##v)u >> 16);                          \
         }                                                                                  \
-        return lq__any_##v(lq__gt_##v(most, limit)) |                                      \
-               lq__narrow_row_c(dst + i * lq_type_bytes(type), src + i, count - i, type);  \
+        beyond = lq__any_##v(lq__gt_##v(most, limit));                                     \
+        if (i < count) {                                                                   \
+            beyond |= lq__narrow_row_c(dst + i * lq__type_bytes(type), src + i, count - i, \
+                                       type);                                              \
+        }                                                                                  \
+        return beyond;                                                                     \
     }
 LQ__EACH_LEVEL(LQ__NARROW_ROW)
 
@@ -22582,13 +22592,15 @@ LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kin
    60 .. 240. */
 LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
 {
-    const int32_t one = lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE;
+    const int32_t one =
+        lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE - 6 * norm;
+    const int32_t least = lq__hot_octave(60 - one + 11); /* codes are 12 octaves + one + a rung, */
+    const int32_t most = lq__hot_octave(228 - one);      /* 0 .. 12 */
     int32_t all = turn->base == 0 ? 0 : -1;
     size_t t;
     for (t = 0; t < 8; t++) {
-        int32_t octave = (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
-        int32_t code = 12 * (turn->unit[t] + octave) - 6 * norm + one; /* and a rung, 0 .. 12 */
-        all |= turn->most[t] ? (code - 60) | (228 - code) : 0;
+        int32_t octave = turn->unit[t] + (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
+        all |= turn->most[t] ? (octave - least) | (most - octave) : 0;
     }
     return all >= 0;
 }
@@ -30927,6 +30939,17 @@ LQ__STATIC uint32_t lq__kv_most(const uint8_t *src, size_t count, int type)
     uint32_t most = 0;
     uint32_t half = 0;
     size_t i = 0;
+#if LQ__X86
+    if (lq__cpu_level() >= 1) {
+        i = count & ~(size_t)15;
+        half = lq__cpu_level() == 1 ? lq__kv_most_avx2(src, i, type)
+                                    : lq__kv_most_avx512(src, i, type);
+        if (type == LQ_F32) {
+            most = half;
+            half = 0;
+        }
+    }
+#endif
     if (type == LQ_F32) {
         for (; i + 16 <= count; i += 16) {
             uint32_t f[16];
@@ -31002,7 +31025,7 @@ LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint
     if (all < 0 || (type == LQ_BF16 && most < lq__bits_of_f32(LQ__KV_FLOAT_MOST))) {
         return 0;
     }
-    return lq__kv_most(src + i * lq_type_bytes(type), count - i, type) <= most;
+    return lq__kv_most(src + i * lq__type_bytes(type), count - i, type) <= most;
 }
 
 /* ---- views ---- */
@@ -31013,7 +31036,7 @@ LQ__STATIC int lq__kv_view(lq__kv_source *view, const void *data, size_t token_s
 {
     view->data = (const uint8_t *)data;
     view->type = type ? type : LQ_F32;
-    view->size = lq_type_bytes(view->type);
+    view->size = lq__type_bytes(view->type);
     view->head_stride = head_stride ? head_stride : dims;
     view->token_stride = token_stride ? token_stride : heads * view->head_stride;
     return data && view->size;
@@ -31094,7 +31117,7 @@ LQ__INLINE uint8_t *lq__kv_ring_at(const lq_kv *kv, const lq__kv_layer *layer, i
                                    size_t token)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
     token = (token + lq__kv_count_of(kv, layer)->ring) % pool->ring_tokens;
     return lq__kv_in(kv, layer->ring[v]) + (head * pool->ring_tokens + token) * row;
 }
@@ -31104,7 +31127,7 @@ LQ__STATIC uint8_t *lq__kv_raw_at(const lq_kv *kv, const lq__kv_layer *layer, in
                                   size_t token)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
     if (token < lq__kv_sequence_of(kv)->sinks) {
         return lq__kv_in(kv, layer->sink[v]) + (head * pool->sink_tokens + token) * row;
     }
@@ -31137,7 +31160,8 @@ LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, i
                                  size_t t, size_t n)
 {
     const lq__kv_source *src = &w->src[v];
-    size_t dims = lq__kv_dims(w->layer, v);
+    const size_t dims = lq__kv_dims(w->layer, v);
+    const size_t row = dims * lq__type_bytes(w->pool->type);
     const uint8_t *at = NULL;
     size_t run = 0;
     size_t i;
@@ -31148,7 +31172,7 @@ LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, i
         }
         if (run) {
             rows[i] = at;
-            at += dims * lq_type_bytes(w->pool->type);
+            at += row;
             run--;
             continue;
         }
@@ -31187,7 +31211,7 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
 LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, size_t tokens,
                                 size_t dims, float unit)
 {
-    size_t bytes = dims * lq_type_bytes(type);
+    size_t bytes = dims * lq__type_bytes(type);
     size_t d;
     size_t t;
     size_t j;
@@ -31206,7 +31230,7 @@ LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, siz
         for (d = 0; d < dims; d += 16) {
             size_t n = LQ__MIN(dims - d, 16);
             float row[16];
-            lq__load_row_c(row, src + d * lq_type_bytes(type), n, type);
+            lq__load_row_c(row, src + d * lq__type_bytes(type), n, type);
             for (j = 0; j < n; j++) {
                 float f = row[j] > 8191.0f ? 8191.0f : row[j];
                 f = f < -8191.0f ? -8191.0f : f;
@@ -31339,9 +31363,9 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
     int64_t half;
     size_t d;
     for (d = 0; d < dims; d++) {
-        int64_t mean = sums[d] / (int64_t)count;
-        most = LQ__MAX(most, mean < 0 ? -mean : mean);
+        most = LQ__MAX(most, sums[d] < 0 ? -sums[d] : sums[d]);
     }
+    most /= (int64_t)count;
     while ((most + ((int64_t)1 << unit >> 1)) >> unit > 2047) {
         unit++;
     }
@@ -31689,7 +31713,7 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
         t += page->at;
     }
     if (kind == 0) {
-        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
+        lq__rows_of_level()->load_row(x, tile + t * dims * lq__type_bytes(w->pool->type),
                                       tokens * dims, w->pool->type);
         return LQ_OK;
     }
@@ -32088,7 +32112,7 @@ LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, int v
     ahead->at[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
     ahead->at[1] = (uintptr_t)lq__kv_sums(w, v, head);
     ahead->at[2] = (uintptr_t)lq__kv_numbers(w->kv, w->layer, v, epoch, head);
-    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq_type_bytes(w->pool->type); /* over the ring's */
+    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq__type_bytes(w->pool->type); /* over the ring's */
     ahead->bytes[0] = t < w->old ? ahead->bytes[0] : 0;                      /* end: no harm */
     ahead->bytes[1] = 8 * dims;
     ahead->bytes[2] = dims;
@@ -32174,7 +32198,7 @@ LQ__STATIC void lq__kv_seal_raw(lq__kv_writer *w, const lq__kv_page *page, int v
                                 size_t at, size_t tokens)
 {
     const lq__kv_head *h = w->heads + head;
-    size_t row = lq__kv_dims(w->layer, v) * lq_type_bytes(w->pool->type);
+    size_t row = lq__kv_dims(w->layer, v) * lq__type_bytes(w->pool->type);
     uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile) +
                    (page->at + (at - page->first)) * row;
     size_t end = at + tokens;
@@ -32320,7 +32344,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
                                  const lq__kv_source *src, const uint8_t *from, size_t dims)
 {
     size_t src_stride = src->head_stride * src->size;
-    size_t row = dims * lq_type_bytes(w->pool->type);
+    size_t row = dims * lq__type_bytes(w->pool->type);
     int same = src->type == w->pool->type;
     size_t h;
     for (h = 0; h < w->layer->kv_heads; h++, dst += dst_stride, from += src_stride) {
@@ -32341,7 +32365,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
 /* Stores a run of new tokens as raw ones, from token `t` on. */
 LQ__STATIC void lq__kv_keep(lq__kv_writer *w, size_t t, size_t end)
 {
-    size_t size = lq_type_bytes(w->pool->type);
+    size_t size = lq__type_bytes(w->pool->type);
     int v;
     for (; t < end; t++) {
         int sink = t < lq__kv_sequence_of(w->kv)->sinks;

@@ -100,11 +100,12 @@
      bits, KLD 0.0010, 1/13.9, 2.4 us. 3 bits: 3.22 bits, KLD 0.0066. Keys that have a bias (Qwen2):
      say desc.rope. examples/kv_minimal.c, examples/llama2_drop_in.c
    Longer contexts in the same memory
-     The same calls with LQ_KV_WARM and a step, and tables from lq_tables_init: 3.1 bits instead of
-     4.2, but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles
-     (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.1 bits, and on a
-     Qwen2.5 of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window,
-     lq_kv_evict_by. examples/lm/lm.c: live:z:k=0.42,v=0.4@FILE
+     The same calls with LQ_KV_WARM and a step, and tables from lq_tables_init (for a cache of one
+     head of 64 dims and 128 tokens lq_tables_small_init, 160 KB in all): 3.1 bits instead of 4.2,
+     but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles (below;
+     lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.1 bits, and on a Qwen2.5
+     of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window, lq_kv_evict_by.
+     examples/lm/lm.c: live:z:k=0.42,v=0.4@FILE
    A session to a file, and on from there
      lq_kv_export and lq_kv_import, one call each way; lq_kv_inspect tells what a saved cache holds.
      Pages go as they are, so there is nothing to choose, and the sequence continues bit for bit.
@@ -1045,6 +1046,12 @@ LQ_API size_t lq_tables_bytes(void);
    Read-only afterwards: any number of threads and codecs may share them.
    LQ_E_ARG: NULL; LQ_E_SPACE: mem_bytes below lq_tables_bytes(). */
 LQ_API LQ_MUST int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes);
+
+/* The same tables, packed in 20 KB instead of 346: good wherever tables are asked for, with the
+   same results. Each row of a page unpacks its own, 0.2 us: for caches of few tokens (a warm one of
+   2,048 tokens of 128 dims attends in 2.3 times the time). LQ_E_ARG: NULL; LQ_E_SPACE. */
+LQ_API size_t lq_tables_small_bytes(void);
+LQ_API LQ_MUST int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_bytes);
 
 /* How the rows of a page are coded: built alike by encoder and decoder from the classes. Points
    into the caller's memory.
@@ -2187,7 +2194,7 @@ typedef struct lq_kv_layer {
                 tokens: their mean is turned with them then. In the first layer of a 0.5 B Qwen2
                 attention's error is 0.14 so, 0.31 without (q4_0: 0.98). Default NULL. Layers may
                 differ
-     tables     from lq_tables_init, needed by warm streams; default NULL
+     tables     from lq_tables_init or lq_tables_small_init, needed by warm streams; default NULL
      profiles   calibrated ones of warm streams: for each layer with its own keys and values, first
                 for its keys, then for its values, one a head: of that head alone, without RoPE.
                 NULL where a stream is not warm or has none: then it is fitted to the sequence.
@@ -3924,9 +3931,14 @@ LQ_API float lq_f32_from_bf16(uint16_t h)
     return lq__f32_of_bits((uint32_t)h << 16);
 }
 
-LQ_API size_t lq_type_bytes(int type)
+LQ__INLINE size_t lq__type_bytes(int type)
 {
     return type == LQ_F32 ? 4 : type == LQ_F16 || type == LQ_BF16 ? 2 : 0;
+}
+
+LQ_API size_t lq_type_bytes(int type)
+{
+    return lq__type_bytes(type);
 }
 
 /* Element i of an array of `type` in memory order of this machine, as float32 bits. */
@@ -4793,6 +4805,7 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
     {                                                                                      \
         const lq__i32_##v limit = lq__set_##v(type == LQ_F16 ? 0x477fe000 : 0x7f7f0000);   \
         lq__i32_##v most = lq__set_##v(0);                                                 \
+        int beyond;                                                                        \
         size_t i = 0;                                                                      \
         for (; i + LQ__LANES_##v <= count && type == LQ_F32; i += LQ__LANES_##v) {         \
             lq__store_f32_##v(dst + 4 * i, lq__load_f32_##v(src + i));                     \
@@ -4812,8 +4825,12 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
             u = lq__select_##v(nan, u | 0x400000, (lq__i32_##v)up);                        \
             lq__store_u16_##v(dst + 2 * i, (lq__u32_##v)u >> 16);                          \
         }                                                                                  \
-        return lq__any_##v(lq__gt_##v(most, limit)) |                                      \
-               lq__narrow_row_c(dst + i * lq_type_bytes(type), src + i, count - i, type);  \
+        beyond = lq__any_##v(lq__gt_##v(most, limit));                                     \
+        if (i < count) {                                                                   \
+            beyond |= lq__narrow_row_c(dst + i * lq__type_bytes(type), src + i, count - i, \
+                                       type);                                              \
+        }                                                                                  \
+        return beyond;                                                                     \
     }
 LQ__EACH_LEVEL(LQ__NARROW_ROW)
 
@@ -6127,16 +6144,34 @@ typedef struct lq__rans_table {
     uint32_t unused[7];
 } lq__rans_table;
 
+/* Values low .. high have an interval. */
+typedef struct lq__rans_range {
+    int16_t low;
+    int16_t high;
+} lq__rans_range;
+
+/* All steps of 1 .. 8 pages, one way. */
+struct lq__rans_flow;
+typedef void (*lq__rans_steps)(const lq_tables *, const lq_rans_plan *, struct lq__rans_flow *,
+                               size_t);
+
 struct lq_tables {
 #if LQ__X86 || LQ__NEON
-    uint8_t expand[256][16];   /* pshufb, tbl: the next words to the 8 lanes of a set */
-    uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
+    uint8_t (*expand)[16];   /* (256) pshufb, tbl: the next words to the 8 lanes of a set */
+    uint8_t (*compress)[16]; /* (256) pshufb: the words of those lanes to the end */
 #endif
     uint32_t count;          /* of tables: LQ__T_COUNT, or those of a lq_rans_counts */
-    lq__rans_table *table;   /* (count), behind this */
-    uint64_t *mass;          /* (LQ__MASS_COUNT + 1) integral of exp(-t^2 / 2) to i / 256, q36 *
-                                256; lq_rans_counts: NULL, as what follows */
+    uint32_t mass_shift;     /* only each 2^mass_shift-th mass is there */
+    lq__rans_table *table;   /* (count); NULL: packed */
+    lq__rans_range *range;   /* (count) */
+    uint64_t *mass;          /* integral of exp(-t^2 / 2) to i / 256, q36 * 256, up to i =
+                                LQ__MASS_COUNT; packed: NULL; lq_rans_counts: NULL, as centroid */
     int16_t (*centroid)[16]; /* (LQ__CLASS_WIDE + 1) q12: |k| minus the centroid of its cell */
+    const uint8_t *packed;   /* packed: the tables, and where each begins */
+    uint16_t *packed_at;
+    void (*unpack)(lq__rans_table *, const lq_tables *, uint32_t, int); /* of packed ones */
+    void (*run)(lq__rans_steps, int, const lq_tables *, const lq_rans_plan *,
+                struct lq__rans_flow *, size_t);
 };
 
 /* ---- tables: the Gaussian in integers ---- */
@@ -6175,11 +6210,36 @@ LQ__STATIC uint64_t lq__exp2_eighths_q30(int eighths)
    256. */
 LQ__STATIC uint64_t lq__mass(const lq_tables *tables, uint64_t t)
 {
-    uint64_t i = t >> 16;
-    if (i >= LQ__MASS_COUNT) {
-        return tables->mass[LQ__MASS_COUNT];
+    uint64_t i = LQ__MIN(t >> 16, LQ__MASS_COUNT);
+    uint64_t have = i >> tables->mass_shift;
+    uint64_t mass = tables->mass[have];
+    uint64_t next = 0;
+    for (have <<= tables->mass_shift; have < i; have++) {
+        mass += lq__gauss_q36((2 * have + 1) * 128);
     }
-    return tables->mass[i] + ((tables->mass[i + 1] - tables->mass[i]) * (t & 65535) >> 16);
+    if (i < LQ__MASS_COUNT) {
+        next = tables->mass_shift ? lq__gauss_q36((2 * i + 1) * 128) : tables->mass[i + 1] - mass;
+    }
+    return mass + (next * (t & 65535) >> 16);
+}
+
+/* The masses, into memory of LQ__MASS_COUNT >> shift, and one more. */
+LQ__STATIC void lq__masses(lq_tables *tables, uint64_t *mass, uint32_t shift)
+{
+    uint64_t sum = 0;
+    uint64_t i;
+    for (i = 0; i <= LQ__MASS_COUNT; i++) {
+        mass[i >> shift] = i & ((1u << shift) - 1) ? mass[i >> shift] : sum;
+        sum += lq__gauss_q36((2 * i + 1) * 128);
+    }
+    tables->mass = mass;
+    tables->mass_shift = shift;
+}
+
+/* The mass of all. */
+LQ__INLINE uint64_t lq__mass_whole(const lq_tables *tables)
+{
+    return tables->mass[LQ__MASS_COUNT >> tables->mass_shift];
 }
 
 /* The dead zone of Z in q16 steps, on both sides of the zero cell: 0.06 / s^2 + 0.0007 / s^6 with
@@ -6318,6 +6378,30 @@ LQ__STATIC void lq__table_double(lq__intervals *t, const uint32_t *freq,
     }
 }
 
+/* Intervals of a table in their order, with count and place. Returns their slots. */
+LQ__STATIC uint32_t lq__table_lay(lq__rans_table *t, const lq__intervals *of, uint32_t count,
+                                  int32_t place)
+{
+    uint32_t at = 0;
+    uint32_t s;
+    memset(t, 0, sizeof *t);
+    t->count = count;
+    t->place = place;
+    for (s = 0; s < 32; s++) {
+        uint32_t i = s < count ? of->order[s] : 0;
+        t->freq[s] = (uint16_t)of->freq[s < count ? s : 0];
+        t->begin[s] = (uint16_t)at;
+        t->value[s] = (int16_t)(i ? (int32_t)i - place : 0);
+        at += s < count ? of->freq[s] : 0;
+        t->end[s] = (uint16_t)(s < count ? at - 1 : 65535);
+        if (s < count) {
+            t->code_freq[i] = t->freq[s];
+            t->code_begin[i] = t->begin[s];
+        }
+    }
+    return at;
+}
+
 /* Frequencies by value + place, the escape at 0, to a table. So that the interval of a slot is
    start[slot >> 10] or the next one, they are laid out singly where enough of them are big and the
    loss is below `least`, in the best of all turns; else so that it may be the next but one, which
@@ -6327,8 +6411,7 @@ LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq, int32_t place
     lq__rans_kinds kinds;
     lq__intervals best;
     lq__intervals turn;
-    uint32_t at = 0;
-    uint32_t s;
+    uint32_t at;
     uint32_t i;
     memset(&best, 0, sizeof best);
     memset(&kinds, 0, sizeof kinds);
@@ -6358,21 +6441,7 @@ LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq, int32_t place
             best = turn;
         }
     }
-    memset(t, 0, sizeof *t);
-    t->count = kinds.rares + kinds.bigs;
-    t->place = place;
-    for (s = 0; s < 32; s++) {
-        i = s < t->count ? best.order[s] : 0;
-        t->freq[s] = (uint16_t)best.freq[s < t->count ? s : 0];
-        t->begin[s] = (uint16_t)at;
-        t->value[s] = (int16_t)(i ? (int32_t)i - place : 0);
-        at += s < t->count ? best.freq[s] : 0;
-        t->end[s] = (uint16_t)(s < t->count ? at - 1 : 65535);
-        if (s < t->count) {
-            t->code_freq[i] = t->freq[s];
-            t->code_begin[i] = t->begin[s];
-        }
-    }
+    at = lq__table_lay(t, &best, kinds.rares + kinds.bigs, place);
     return at == 65536 && freq[0] < LQ__BIG ? LQ_OK : LQ_E_INTERNAL;
 }
 
@@ -6407,14 +6476,11 @@ LQ__INLINE uint16_t lq__boundary(uint32_t s, uint32_t bucket, uint32_t last)
     return (uint16_t)(s * LQ__BIG + LQ__BIG - 1 - LQ__MIN(last, bucket * LQ__BIG + LQ__BIG - 1));
 }
 
-/* What follows from the intervals: bucket starts and boundaries, the escape in the places of absent
-   values, reciprocals. */
-LQ__STATIC int lq__table_index(lq__rans_table *t)
+/* What follows from the intervals for a decoder: bucket starts and boundaries. */
+LQ__STATIC int lq__table_buckets(lq__rans_table *t)
 {
     uint32_t s = 0;
     uint32_t i;
-    t->low = 32 - t->place;
-    t->high = -t->place;
     t->single = 1;
     for (i = 0; i < 64; i++) {
         while (t->end[s] < i * LQ__BIG) {
@@ -6428,6 +6494,15 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
         t->second[i] = lq__boundary(0, i, t->end[LQ__MIN(s + 1, 31)]);
         t->single &= t->end[LQ__MIN(s + 1, 31)] >= i * LQ__BIG + LQ__BIG - 1;
     }
+    return LQ_OK;
+}
+
+/* And for an encoder: the escape in the places of absent values, reciprocals. */
+LQ__STATIC void lq__table_codes(lq__rans_table *t)
+{
+    uint32_t i;
+    t->low = 32 - t->place;
+    t->high = -t->place;
     for (i = 0; i < 32; i++) {
         uint32_t reciprocal;
         if (t->code_freq[i] == 0) {
@@ -6441,7 +6516,12 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
         t->code_reciprocal[1][i] = (uint16_t)(reciprocal >> 16);
         t->wide |= t->code_freq[i] > LQ__FREQ_NARROW;
     }
-    return LQ_OK;
+}
+
+LQ__STATIC int lq__table_index(lq__rans_table *t)
+{
+    lq__table_codes(t);
+    return lq__table_buckets(t);
 }
 
 /* Frequencies of N(0, sigma) in cells of width one: values of at least 16 / 65536, what is left to
@@ -6450,7 +6530,7 @@ LQ__STATIC int lq__table_gauss(const lq_tables *tables, lq__rans_table *t, int c
                                uint32_t offset)
 {
     uint64_t inverse = lq__exp2_eighths_q30(LQ_CLASS_ONE - class_);
-    uint64_t whole = tables->mass[LQ__MASS_COUNT];
+    uint64_t whole = lq__mass_whole(tables);
     int32_t dead_zone = lq__dead_zone_q16(class_);
     int64_t below = lq__edge_mass(tables, lq__cell_edge(-15, offset, dead_zone), inverse);
     uint32_t freq[32] = {0};
@@ -6560,28 +6640,72 @@ LQ__STATIC void lq__shuffles(lq_tables *t)
 }
 #endif
 
-/* Bytes before the tables. */
-#define LQ__TABLES_HEADER ((sizeof(lq_tables) + 63) & ~(size_t)63)
+/* Bytes before the tables, and with `count` of them. */
+#define LQ__TABLES_SHUFFLES (LQ__X86 || LQ__NEON ? 8192u : 0u)
+#define LQ__TABLES_HEADER (((sizeof(lq_tables) + 63) & ~(size_t)63) + LQ__TABLES_SHUFFLES)
+
+LQ__INLINE size_t lq__tables_fixed(size_t count)
+{
+    const size_t each = sizeof(lq__rans_table) + sizeof(lq__rans_range);
+    return LQ__TABLES_HEADER + lq__align64(count * each);
+}
 
 /* Room for `count` tables in memory of any alignment. */
 LQ__STATIC lq_tables *lq__tables_place(void *mem, uint32_t count)
 {
     uint8_t *at = (uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63);
     lq_tables *t = (lq_tables *)(void *)at;
+    memset(t, 0, sizeof *t);
     t->count = count;
     t->table = (lq__rans_table *)(void *)(at + LQ__TABLES_HEADER);
-    t->mass = NULL;
-    t->centroid = NULL;
+    t->range = (lq__rans_range *)(void *)(t->table + count);
 #if LQ__X86 || LQ__NEON
+    t->compress = (uint8_t(*)[16])(at + LQ__TABLES_HEADER) - 256;
+    t->expand = t->compress - 256;
     lq__shuffles(t);
 #endif
     return t;
 }
 
+/* What the scan of an encoder asks of table i. */
+LQ__INLINE void lq__range_set(lq_tables *t, size_t i, const lq__rans_table *own)
+{
+    t->range[i].low = (int16_t)own->low;
+    t->range[i].high = (int16_t)own->high;
+}
+
 LQ_API size_t lq_tables_bytes(void)
 {
-    return 63 + LQ__TABLES_HEADER + LQ__T_COUNT * sizeof(lq__rans_table) +
-           (LQ__MASS_COUNT + 1) * sizeof(uint64_t) + (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]);
+    return 63 + lq__tables_fixed(LQ__T_COUNT) + (LQ__MASS_COUNT + 1) * sizeof(uint64_t) +
+           (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]);
+}
+
+/* Gaussian or coset table i. */
+LQ__STATIC int lq__table_make(const lq_tables *tables, lq__rans_table *t, uint32_t i)
+{
+    int q;
+    if (i < LQ__T_GAUSS) {
+        return lq__table_gauss(tables, t, (int)(i / LQ__T_OFFSETS) - (int)LQ__T_LOW,
+                               i % LQ__T_OFFSETS);
+    }
+    for (q = 1; q < LQ__QUANTIZER_END; q++) {
+        const lq__quantizer *own = &lq__quantizers[q];
+        uint32_t at = (uint32_t)lq__word_tables_at(own);
+        if (i >= at && i - at < own->word_tables) {
+            return lq__table_word(t, own, i - at);
+        }
+    }
+    return LQ_E_INTERNAL;
+}
+
+LQ__STATIC void lq__centroids_make(lq_tables *t, void *mem)
+{
+    int i;
+    t->centroid = (int16_t(*)[16])mem;
+    memset(t->centroid, 0, (LQ__CLASS_WIDE + 1) * sizeof *t->centroid);
+    for (i = 1; i <= (int)LQ__CLASS_WIDE; i++) {
+        lq__centroids(t, t->centroid[i], i);
+    }
 }
 
 LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
@@ -6589,7 +6713,6 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
     lq_tables *t;
     uint32_t i;
     int status = LQ_OK;
-    int q;
     if (!tables || !mem) {
         return LQ_E_ARG;
     }
@@ -6597,27 +6720,12 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
         return LQ_E_SPACE;
     }
     t = lq__tables_place(mem, LQ__T_COUNT);
-    t->mass = (uint64_t *)(void *)(t->table + LQ__T_COUNT);
-    t->centroid = (int16_t(*)[16])(void *)(t->mass + LQ__MASS_COUNT + 1);
-    t->mass[0] = 0;
-    for (i = 0; i < LQ__MASS_COUNT; i++) {
-        t->mass[i + 1] = t->mass[i] + lq__gauss_q36((2 * i + 1) * 128);
+    lq__masses(t, (uint64_t *)(void *)((uint8_t *)t + lq__tables_fixed(LQ__T_COUNT)), 0);
+    for (i = 0; i < LQ__T_COUNT && !status; i++) {
+        status = lq__table_make(t, &t->table[i], i);
+        lq__range_set(t, i, &t->table[i]);
     }
-    for (i = 0; i < LQ__T_GAUSS && !status; i++) {
-        status = lq__table_gauss(t, &t->table[i], (int)(i / LQ__T_OFFSETS) - LQ__T_LOW,
-                                 i % LQ__T_OFFSETS);
-    }
-    for (q = 1; q < LQ__QUANTIZER_END; q++) {
-        const lq__quantizer *own = &lq__quantizers[q];
-        lq__rans_table *at = t->table + lq__word_tables_at(own);
-        for (i = 0; i < own->word_tables && !status; i++) {
-            status = lq__table_word(at + i, own, i);
-        }
-    }
-    memset(t->centroid, 0, (LQ__CLASS_WIDE + 1) * sizeof *t->centroid);
-    for (i = 1; i <= LQ__CLASS_WIDE; i++) {
-        lq__centroids(t, t->centroid[i], (int)i);
-    }
+    lq__centroids_make(t, t->mass + LQ__MASS_COUNT + 1);
     *tables = t;
     return status;
 }
@@ -6628,10 +6736,22 @@ LQ__INLINE uint16_t lq__table_of(int class_, uint32_t offset)
     return (uint16_t)((uint32_t)(class_ + LQ__T_LOW) * LQ__T_OFFSETS + offset);
 }
 
+/* A table, where it lies or unpacked: what an encoder needs of it. */
+LQ__STATIC const lq__rans_table *lq__table_look(const lq_tables *tables, uint32_t i,
+                                                lq__rans_table *room)
+{
+    if (tables->table) {
+        return &tables->table[i];
+    }
+    tables->unpack(room, tables, i, 1);
+    return room;
+}
+
 /* Frequency of a value, the escape's if it has none; for tests. */
 LQ__STATIC uint32_t lq__freq(const lq_tables *tables, int class_, uint32_t offset, int32_t value)
 {
-    const lq__rans_table *t = &tables->table[lq__table_of(class_, offset)];
+    lq__rans_table room;
+    const lq__rans_table *t = lq__table_look(tables, lq__table_of(class_, offset), &room);
     return t->code_freq[value < -15 || value > 15 ? 0 : value + 16];
 }
 
@@ -7081,7 +7201,7 @@ LQ__STATIC int lq__counts_build(lq__rans_table *t, lq__rans_map *map, const lq__
 
 LQ_API size_t lq_rans_counts_bytes(const lq_histogram *histograms, size_t count)
 {
-    size_t bytes = 63 + LQ__TABLES_HEADER + count * sizeof(lq__rans_table);
+    size_t bytes = 63 + lq__tables_fixed(count);
     size_t i;
     if (!histograms || count == 0 || count > LQ_RANS_TABLES_MAX) {
         return 0;
@@ -7111,7 +7231,7 @@ LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t 
         return LQ_E_SPACE;
     }
     t = lq__tables_place(mem, (uint32_t)count);
-    at = (uint8_t *)(t->table + count);
+    at = (uint8_t *)t + lq__tables_fixed(count);
     for (i = 0; i < count && !status; i++) {
         lq__histogram h;
         lq__rans_table *own = &t->table[i];
@@ -7121,6 +7241,7 @@ LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t 
             own->map = (uint32_t)((size_t)(at - (uint8_t *)t) / 64);
             at += lq__map_bytes(h.count, lq__map_of(t, own)->count);
         }
+        lq__range_set(t, i, own);
     }
     *counts = (const lq_rans_counts *)(const void *)t;
     return status;
@@ -7355,7 +7476,7 @@ LQ__STATIC int lq__map_get(lq__file_bits *b, lq__rans_map *map, lq__rans_map *to
 /* All tables: checked, and made where t is not NULL. *needed: bytes of the set. */
 LQ__STATIC int lq__counts_get(lq__file_bits *b, lq_tables *t, uint32_t count, size_t *needed)
 {
-    size_t bytes = LQ__TABLES_HEADER + count * sizeof(lq__rans_table);
+    size_t bytes = lq__tables_fixed(count);
     uint32_t i;
     for (i = 0; i < count; i++) {
         lq__rans_table own;
@@ -7386,6 +7507,7 @@ LQ__STATIC int lq__counts_get(lq__file_bits *b, lq_tables *t, uint32_t count, si
         }
         if (t) {
             memcpy(&t->table[i], &own, sizeof own);
+            lq__range_set(t, i, &own);
         }
     }
     *needed = bytes + 63;
@@ -7811,11 +7933,11 @@ typedef struct lq__rans_flow {
    its own, so that a program has only what it uses. */
 typedef struct lq__rans_encoder {
     int (*scan)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *);
-    void (*encode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+    lq__rans_steps encode;
 } lq__rans_encoder;
 
 typedef struct lq__rans_decoder {
-    void (*decode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+    lq__rans_steps decode;
     int (*merge)(const lq_rans_plan *, lq__rans_flow *);
     int (*begin)(lq__rans_flow *, const lq_rans_page *);
     size_t (*payload)(const lq__rans_flow *);
@@ -7879,7 +8001,7 @@ LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan,
     uint32_t parity = 0;
     int32_t z = own;
     uint32_t j;
-    const lq__rans_table *t;
+    const lq__rans_range *t;
     int32_t h;
     if (r->shift[coset] > r->raw[coset] &&
         ((lq__parity_of(r, f->values, token) ^ (uint32_t)z) & 1)) {
@@ -7891,7 +8013,7 @@ LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan,
             parity ^= (uint32_t)z & 1 & ~lq__bit_of(f->escape[i - j], token);
         }
     }
-    t = &tables->table[r->table[2 * parity + coset]];
+    t = &tables->range[r->table[2 * parity + coset]];
     h = own >> r->shift[coset];
     if (r->kind == LQ__ROW_WORD && (h < t->low || h > t->high)) {
         return 0;
@@ -9095,7 +9217,7 @@ LQ__INLINE_256 uint32_t lq__escapes_256(const lq_tables *tables, const lq_rans_r
     lq__pair_256 span = h;
     uint32_t j;
     for (j = 0; j < 4; j++) {
-        const lq__rans_table *t = &tables->table[r->table[j]];
+        const lq__rans_range *t = &tables->range[r->table[j]];
         __m256i l = _mm256_set1_epi16((int16_t)t->low);
         __m256i n = _mm256_set1_epi16((int16_t)(t->high - t->low));
         lq__pair_256 lanes = j == 1 ? coset : parity;
@@ -9952,7 +10074,7 @@ LQ__INLINE_512 __mmask32 lq__escapes_512(const lq_tables *tables, const lq_rans_
     __m512i span = low;
     uint32_t j;
     for (j = 0; j < 4; j++) {
-        const lq__rans_table *t = &tables->table[r->table[j]];
+        const lq__rans_range *t = &tables->range[r->table[j]];
         __mmask32 lanes = (j & 1 ? coset : ~coset) & (j & 2 ? parity : ~parity);
         if (j == 0) {
             low = _mm512_set1_epi16((int16_t)t->low);
@@ -10767,7 +10889,7 @@ LQ__INLINE uint8x16_t lq__escapes_neon(const lq_tables *tables, const lq_rans_ro
     lq__lanes_neon span = h;
     uint32_t j;
     for (j = 0; j < 4; j++) {
-        const lq__rans_table *t = &tables->table[r->table[j]];
+        const lq__rans_range *t = &tables->range[r->table[j]];
         lq__lanes_neon lanes = j == 1 ? coset : parity;
         if ((j & by) != j) {
             continue;
@@ -10897,17 +11019,29 @@ LQ__STATIC size_t lq__decode_flow_bytes(size_t rows)
     return lq__align64(rows * 8) + LQ__TAIL;
 }
 
-LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
+/* Pages in flight, at most `most`. */
+LQ__STATIC size_t lq__flows_bytes(size_t page_count, size_t most)
 {
-    size_t flow = lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
-    size_t encode = LQ__MIN(page_count, LQ__FLIGHT_ENCODE);
-    size_t decode = LQ__MIN(page_count, LQ__FLIGHT);
+    return lq__align64(sizeof(lq__rans_flow) * LQ__MIN(page_count, most));
+}
+
+/* What lq_rans_decode needs of lq_rans_workspace_bytes; 0 if not valid. */
+LQ__STATIC size_t lq__rans_decode_bytes(size_t rows, size_t page_count)
+{
+    size_t decode = LQ__MIN(page_count, LQ__FLIGHT) * lq__decode_flow_bytes(rows);
     if (!lq__matrix_rows_ok(rows)) {
         return 0;
     }
-    encode *= lq__encode_flow_bytes(rows);
-    decode = decode * lq__decode_flow_bytes(rows) + lq__align64(LQ__RAW_BYTES(rows));
-    return 63 + flow + LQ__MAX(encode, decode);
+    return 63 + lq__flows_bytes(page_count, LQ__FLIGHT) + decode +
+           lq__align64(LQ__RAW_BYTES(rows));
+}
+
+LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
+{
+    size_t decode = lq__rans_decode_bytes(rows, page_count);
+    size_t encode = LQ__MIN(page_count, LQ__FLIGHT_ENCODE) * lq__encode_flow_bytes(rows);
+    encode += 63 + lq__flows_bytes(page_count, LQ__FLIGHT_ENCODE);
+    return decode ? LQ__MAX(encode, decode) : 0;
 }
 
 LQ_API size_t lq_rans_plan_workspace_bytes(const lq_rans_plan *plan, size_t page_count)
@@ -11270,10 +11404,9 @@ LQ__STATIC void lq__dead_rows_clear(const lq_rans_plan *plan, int16_t *values)
 }
 
 /* Aligned start of the workspace, NULL if it is too small. */
-LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, size_t rows,
-                                       size_t page_count)
+LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, size_t need)
 {
-    if (workspace_bytes < lq_rans_workspace_bytes(rows, page_count)) {
+    if (workspace_bytes < need) {
         return NULL;
     }
     return (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
@@ -11292,8 +11425,9 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) {
         return LQ_E_ARG;
     }
-    at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
-    if (!at || workspace_bytes < lq_rans_plan_workspace_bytes(plan, page_count)) {
+    at = lq__rans_workspace(workspace, workspace_bytes,
+                            lq_rans_plan_workspace_bytes(plan, page_count));
+    if (!at) {
         return LQ_E_SPACE;
     }
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
@@ -11302,7 +11436,7 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     for (i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT_ENCODE];
         size_t n = 0;
-        at = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
+        at = (uint8_t *)flows + lq__flows_bytes(page_count, LQ__FLIGHT_ENCODE);
         for (; i < page_count && n < LQ__FLIGHT_ENCODE; i++) {
             lq__rans_flow *f = &flows[n];
             f->escape = (uint64_t *)(void *)at;
@@ -11325,7 +11459,11 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
             }
             result = result ? result : pages[i].status;
         }
-        kernels->encode(tables, plan, flows, n);
+        if (tables->table) {
+            kernels->encode(tables, plan, flows, n);
+        } else {
+            tables->run(kernels->encode, 1, tables, plan, flows, n);
+        }
         for (g = 0; g < n; g++) {
             flying[g]->status = lq__encode_end(&flows[g], flying[g]);
             result = result ? result : flying[g]->status;
@@ -11334,12 +11472,13 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     return result;
 }
 
-/* Begins flow n of a workspace with a page. */
+/* Begins flow n of a workspace for `page_count` pages with a page. */
 LQ__STATIC int lq__decode_begin(const lq__rans_decoder *kernels, const lq_rans_plan *plan,
-                                lq__rans_flow *flows, size_t n, const lq_rans_page *page)
+                                lq__rans_flow *flows, size_t page_count, size_t n,
+                                const lq_rans_page *page)
 {
     lq__rans_flow *f = &flows[n];
-    uint8_t *raw = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    uint8_t *raw = (uint8_t *)flows + lq__flows_bytes(page_count, LQ__FLIGHT);
     uint8_t *at = raw + lq__align64(LQ__RAW_BYTES(plan->rows));
     int status = lq__flow_init(f, page);
     at += n * lq__decode_flow_bytes(plan->rows);
@@ -11361,7 +11500,8 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) {
         return LQ_E_ARG;
     }
-    at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
+    at = lq__rans_workspace(workspace, workspace_bytes,
+                            lq__rans_decode_bytes(plan->rows, page_count));
     if (!at) {
         return LQ_E_SPACE;
     }
@@ -11371,14 +11511,18 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
         lq_rans_page *flying[LQ__FLIGHT];
         size_t n = 0;
         for (; i < page_count && n < LQ__FLIGHT; i++) {
-            pages[i].status = lq__decode_begin(kernels, plan, flows, n, &pages[i]);
+            pages[i].status = lq__decode_begin(kernels, plan, flows, page_count, n, &pages[i]);
             if (!pages[i].status) {
                 lq__dead_rows_clear(plan, flows[n].values);
                 flying[n++] = &pages[i];
             }
             result = result ? result : pages[i].status;
         }
-        kernels->decode(tables, plan, flows, n);
+        if (tables->table) {
+            kernels->decode(tables, plan, flows, n);
+        } else {
+            tables->run(kernels->decode, 0, tables, plan, flows, n);
+        }
         for (g = 0; g < n; g++) {
             flying[g]->status = lq__decode_end(kernels, plan, &flows[g]);
             result = result ? result : flying[g]->status;
@@ -11397,22 +11541,23 @@ typedef struct lq__rans_escape {
 /* Eight full pages of a plan of Z for readers that look numbers up by symbol: symbols (coded rows,
    8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
    that are not lq__row_is_symbols go to the matrices of the pages, and of the others those values
-   that escaped, which are listed. LQ_E_SPACE: there are more than `most`. LQ__ROW_BYTES behind the
-   bytes of a page must be readable. AVX-512 only: elsewhere decode is as fast. */
+   that escaped, which are listed. LQ_E_SPACE: there are more than `most`, or tables are packed.
+   LQ__ROW_BYTES behind the bytes of a page must be readable. AVX-512 only: elsewhere decode is as
+   fast. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, uint8_t *symbols,
                                 lq__rans_escape *escapes, size_t most, size_t *count,
                                 void *workspace, size_t workspace_bytes)
 {
     const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
-    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
-                                                                       plan->rows, LQ__FLIGHT);
-    int status = flows ? LQ_OK : LQ_E_INTERNAL;
+    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(
+        workspace, workspace_bytes, lq__rans_decode_bytes(plan->rows, LQ__FLIGHT));
+    int status = !flows ? LQ_E_INTERNAL : tables->table ? LQ_OK : LQ_E_SPACE;
     size_t g;
     size_t i;
     *count = 0;
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
-        status = lq__decode_begin(kernels, plan, flows, g, &pages[g]);
+        status = lq__decode_begin(kernels, plan, flows, LQ__FLIGHT, g, &pages[g]);
         flows[g].symbols = symbols + 64 * g;
         flows[g].end += LQ__ROW_BYTES;
     }
@@ -11420,8 +11565,6 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
     if (status == LQ_OK) {
         lq__rans_symbols_avx512(tables, plan, flows, symbols);
     }
-#else
-    (void)tables;
 #endif
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
         flows[g].end -= LQ__ROW_BYTES; /* a page that went behind it has more rest than can be */
@@ -11437,6 +11580,137 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
             status = escape && status == LQ_OK ? LQ_E_SPACE : status;
         }
     }
+    return status;
+}
+
+/* ---- packed tables ----
+   Of each table: intervals u8; of all but the first, the escape, value + 16 u8; of all but the last
+   their slots u16. A row's tables are unpacked where it is coded, in 0.2 us each. */
+#define LQ__PACKED_BYTES 8194u /* of all tables */
+
+LQ__STATIC size_t lq__table_pack(uint8_t *dst, const lq__rans_table *t)
+{
+    uint32_t s;
+    dst[0] = (uint8_t)t->count;
+    for (s = 0; s + 1 < t->count; s++) {
+        dst[1 + s] = (uint8_t)(t->value[s + 1] + t->place);
+        lq__store16(dst + t->count + 2 * s, t->freq[s]);
+    }
+    return 3 * (size_t)t->count - 2;
+}
+
+LQ__APART void lq__table_unpack(lq__rans_table *t, const lq_tables *tables, uint32_t i,
+                                int encode)
+{
+    const uint8_t *src = tables->packed + tables->packed_at[i];
+    const uint32_t count = src[0];
+    uint32_t left = 65536;
+    lq__intervals of;
+    uint32_t s;
+    of.order[0] = 0;
+    for (s = 0; s + 1 < count; s++) {
+        of.order[s + 1] = src[1 + s];
+        of.freq[s] = lq__load16(src + count + 2 * s);
+        left -= of.freq[s];
+    }
+    of.freq[count - 1] = left;
+    (void)lq__table_lay(t, &of, count, 16);
+    if (encode) {
+        lq__table_codes(t);
+    } else {
+        (void)lq__table_buckets(t);
+    }
+}
+
+/* All steps row by row, last ones first where they encode, each with its own tables. */
+LQ__STATIC void lq__rans_run(lq__rans_steps steps, int encode, const lq_tables *tables,
+                             const lq_rans_plan *plan, lq__rans_flow *flows, size_t count)
+{
+    lq__rans_table own[4];
+    uint32_t which[4];
+    int overrun[LQ__FLIGHT];
+    lq_tables view = *tables;
+    lq_rans_plan part = *plan;
+    lq_rans_row row;
+    size_t n;
+    size_t g;
+    uint32_t j;
+    memset(which, 255, sizeof which);
+    memset(overrun, 0, sizeof overrun);
+    view.table = own;
+    part.coded = &row;
+    part.coded_rows = 1;
+    for (n = 0; n < plan->coded_rows; n++) {
+        size_t i = encode ? plan->coded_rows - 1 - n : n;
+        row = plan->coded[i];
+        for (j = 0; j < 4; j++) {
+            uint32_t k = j && row.table[j] == plan->coded[i].table[0] ? 0 : j;
+            if (k == j && which[j] != row.table[j]) {
+                which[j] = row.table[j];
+                tables->unpack(&own[j], tables, which[j], encode);
+            }
+            row.table[j] = (uint16_t)k;
+        }
+        for (g = 0; g < count; g++) {
+            flows[g].escape += i;
+            flows[g].parity += encode ? i : 0;
+        }
+        steps(&view, &part, flows, count);
+        for (g = 0; g < count; g++) {
+            flows[g].escape -= i;
+            flows[g].parity -= encode ? i : 0;
+            flows[g].src_at = NULL; /* what was copied is behind it */
+            overrun[g] |= flows[g].overrun;
+            flows[g].overrun = overrun[g];
+        }
+    }
+}
+
+LQ_API size_t lq_tables_small_bytes(void)
+{
+    return 63 + LQ__TABLES_HEADER + sizeof(int16_t[LQ__CLASS_WIDE + 1][16]) +
+           LQ__T_COUNT * (sizeof(lq__rans_range) + sizeof(uint16_t)) + LQ__PACKED_BYTES;
+}
+
+LQ_API int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_bytes)
+{
+    uint64_t mass[(LQ__MASS_COUNT >> 4) + 1];
+    size_t used = 0;
+    lq__rans_table own;
+    lq_tables *t;
+    uint8_t *packed;
+    uint32_t i;
+    int status = LQ_OK;
+    if (!tables || !mem) {
+        return LQ_E_ARG;
+    }
+    if (mem_bytes < lq_tables_small_bytes()) {
+        return LQ_E_SPACE;
+    }
+    t = lq__tables_place(mem, 0);
+    lq__masses(t, mass, 4);
+    lq__centroids_make(t, (uint8_t *)t + LQ__TABLES_HEADER);
+    t->range = (lq__rans_range *)(void *)(t->centroid + LQ__CLASS_WIDE + 1);
+    t->packed_at = (uint16_t *)(void *)(t->range + LQ__T_COUNT);
+    packed = (uint8_t *)(t->packed_at + LQ__T_COUNT);
+    for (i = 0; i < LQ__T_COUNT && !status; i++) {
+        status = lq__table_make(t, &own, i);
+        if (!status && used + 3 * own.count - 2 > LQ__PACKED_BYTES) {
+            status = LQ_E_INTERNAL;
+        }
+        if (!status) {
+            t->packed_at[i] = (uint16_t)used;
+            used += lq__table_pack(packed + used, &own);
+            lq__range_set(t, i, &own);
+        }
+    }
+    t->mass = NULL;
+    t->table = NULL;
+    t->count = LQ__T_COUNT;
+    t->packed = packed;
+    t->unpack = lq__table_unpack;
+    t->run = lq__rans_run;
+    *tables = t;
     return status;
 }
 
@@ -17088,18 +17362,23 @@ typedef struct lq__workspace {
     size_t coder_bytes;
 } lq__workspace;
 
+/* Of a codec: rows, floats, gains, and for coded pages their matrices. The coder works where the
+   floats are: it is done before they are written, or begins when they are no longer needed. */
+LQ__INLINE size_t lq__workspace_bytes(size_t dims, size_t lead, size_t matrix_rows, size_t flight)
+{
+    size_t coder = matrix_rows ? lq_rans_workspace_bytes(matrix_rows, flight) : 0;
+    return 64 + LQ__TOKENS * dims * 4 + lq__align64(LQ__MAX(LQ__TOKENS * dims * 4, coder)) +
+           lq__align64(LQ__TOKENS * lead * 2) + flight * matrix_rows * LQ__TOKENS * 2;
+}
+
 LQ_API size_t lq_codec_workspace_bytes(const lq_codec *c)
 {
-    size_t bytes;
     if (!c) {
         return 0;
     }
-    bytes = 64 + lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
-    if (c->desc.page == LQ_PAGE_CODED) {
-        bytes += c->flight * c->matrix_rows * LQ__TOKENS * 2 +
-                 lq_rans_workspace_bytes(c->matrix_rows, c->flight);
-    }
-    return bytes;
+    return c->desc.page == LQ_PAGE_CODED
+               ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight)
+               : lq__workspace_bytes(c->dims, c->lead, 0, 0);
 }
 
 LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
@@ -17109,13 +17388,13 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
     w.rows = (int32_t *)(void *)at;
     w.floats = (float *)(void *)(at + LQ__TOKENS * c->dims * 4);
     w.pairs = (int16_t *)(void *)w.floats;
-    w.gains = (int16_t *)(void *)(at + LQ__TOKENS * c->dims * 8);
-    at += lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
-    w.values = (int16_t *)(void *)at;
-    at += c->flight * c->matrix_rows * LQ__TOKENS * 2;
-    w.coder = at;
+    w.coder = (uint8_t *)w.floats;
     w.coder_bytes =
         c->desc.page == LQ_PAGE_CODED ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
+    at += LQ__TOKENS * c->dims * 4;
+    at += lq__align64(LQ__MAX(LQ__TOKENS * c->dims * 4, w.coder_bytes));
+    w.gains = (int16_t *)(void *)at;
+    w.values = (int16_t *)(void *)(at + lq__align64(LQ__TOKENS * c->lead * 2));
     return w;
 }
 
@@ -17782,6 +18061,7 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
 {
     double variance = lq__exp2_f64(((int32_t)class_ - LQ_CLASS_ONE) / 4.0);
     const lq__rans_table *t;
+    lq__rans_table room;
     double rest = 1;
     lq_rate rate;
     int k;
@@ -17795,7 +18075,7 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
         rate.error = 1.0 / 12;
         return rate;
     }
-    t = &tables->table[lq__table_of((int)class_, LQ__AT_0)];
+    t = lq__table_look(tables, lq__table_of((int)class_, LQ__AT_0), &room);
     for (k = -15; k <= 15; k++) {
         uint32_t freq = k < t->low || k > t->high ? 0 : t->code_freq[k + 16];
         double p = freq / 65536.0;
@@ -18782,8 +19062,7 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t
     size_t matrix = rows + lq__words_most(dims);
     s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
               lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
-    s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
-                  flight * matrix * LQ__TOKENS * 2 + lq_rans_workspace_bytes(matrix, flight);
+    s.workspace = lq__workspace_bytes(dims, slices, matrix, flight);
     s.flight = flight;
     s.ring = 0;
     s.page =
@@ -24192,13 +24471,15 @@ LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kin
    60 .. 240. */
 LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
 {
-    const int32_t one = lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE;
+    const int32_t one =
+        lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE - 6 * norm;
+    const int32_t least = lq__hot_octave(60 - one + 11); /* codes are 12 octaves + one + a rung, */
+    const int32_t most = lq__hot_octave(228 - one);      /* 0 .. 12 */
     int32_t all = turn->base == 0 ? 0 : -1;
     size_t t;
     for (t = 0; t < 8; t++) {
-        int32_t octave = (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
-        int32_t code = 12 * (turn->unit[t] + octave) - 6 * norm + one; /* and a rung, 0 .. 12 */
-        all |= turn->most[t] ? (code - 60) | (228 - code) : 0;
+        int32_t octave = turn->unit[t] + (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
+        all |= turn->most[t] ? (octave - least) | (most - octave) : 0;
     }
     return all >= 0;
 }
@@ -29658,18 +29939,17 @@ LQ__INLINE size_t lq__warm_codec_bytes(size_t dims)
            lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
 }
 
-/* Matrices of so many pages, and what the coder needs. */
+/* Matrices of so many pages, and what decoding needs. */
 LQ__INLINE size_t lq__warm_flight_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
     size_t rows = lq__warm_matrix_rows(scope, dims);
-    return lq__align64(pages * rows * LQ__TOKENS * 2 + lq_rans_workspace_bytes(rows, pages));
+    return lq__align64(pages * rows * LQ__TOKENS * 2 + lq__rans_decode_bytes(rows, pages));
 }
 
 /* What lq_codec_workspace_bytes says of so many pages at most. */
 LQ__INLINE size_t lq__warm_work_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
-    return 64 + lq__align64(LQ__TOKENS * (dims * 8 + 2)) +
-           lq__warm_flight_bytes(scope, dims, pages);
+    return lq__align64(lq__workspace_bytes(dims, 1, lq__warm_matrix_rows(scope, dims), pages));
 }
 
 /* The matrices alone: all that decoding for attention needs. work is aligned to 64. */
@@ -29679,7 +29959,7 @@ LQ__STATIC lq__workspace lq__warm_matrices(const lq_codec *c, uint8_t *work)
     memset(&w, 0, sizeof w);
     w.values = (int16_t *)(void *)work;
     w.coder = work + c->flight * c->matrix_rows * LQ__TOKENS * 2;
-    w.coder_bytes = lq_rans_workspace_bytes(c->matrix_rows, c->flight);
+    w.coder_bytes = lq__rans_decode_bytes(c->matrix_rows, c->flight);
     return w;
 }
 
@@ -29799,8 +30079,11 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
     for (i = 0; i < LQ__WARM_CLASSES && !small; i++) {
         int32_t own = LQ__MIN((int32_t)i, (int32_t)LQ__CLASS_WIDE);
         int32_t half = lq__clamp((int32_t)i - 8, -(int32_t)LQ__T_LOW, (int32_t)LQ__CLASS_WIDE);
-        lq__warm_symbols_init(classes, &tables->table[lq__table_of(own, LQ__AT_0)], 0, i);
-        lq__warm_symbols_init(classes, &tables->table[lq__table_of(half, LQ__AT_1_4)], 1, i);
+        lq__rans_table room;
+        lq__warm_symbols_init(
+            classes, lq__table_look(tables, lq__table_of(own, LQ__AT_0), &room), 0, i);
+        lq__warm_symbols_init(
+            classes, lq__table_look(tables, lq__table_of(half, LQ__AT_1_4), &room), 1, i);
     }
 }
 
@@ -32561,6 +32844,17 @@ LQ__STATIC uint32_t lq__kv_most(const uint8_t *src, size_t count, int type)
     uint32_t most = 0;
     uint32_t half = 0;
     size_t i = 0;
+#if LQ__X86
+    if (lq__cpu_level() >= 1) {
+        i = count & ~(size_t)15;
+        half = lq__cpu_level() == 1 ? lq__kv_most_avx2(src, i, type)
+                                    : lq__kv_most_avx512(src, i, type);
+        if (type == LQ_F32) {
+            most = half;
+            half = 0;
+        }
+    }
+#endif
     if (type == LQ_F32) {
         for (; i + 16 <= count; i += 16) {
             uint32_t f[16];
@@ -32636,7 +32930,7 @@ LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint
     if (all < 0 || (type == LQ_BF16 && most < lq__bits_of_f32(LQ__KV_FLOAT_MOST))) {
         return 0;
     }
-    return lq__kv_most(src + i * lq_type_bytes(type), count - i, type) <= most;
+    return lq__kv_most(src + i * lq__type_bytes(type), count - i, type) <= most;
 }
 
 /* ---- views ---- */
@@ -32647,7 +32941,7 @@ LQ__STATIC int lq__kv_view(lq__kv_source *view, const void *data, size_t token_s
 {
     view->data = (const uint8_t *)data;
     view->type = type ? type : LQ_F32;
-    view->size = lq_type_bytes(view->type);
+    view->size = lq__type_bytes(view->type);
     view->head_stride = head_stride ? head_stride : dims;
     view->token_stride = token_stride ? token_stride : heads * view->head_stride;
     return data && view->size;
@@ -32728,7 +33022,7 @@ LQ__INLINE uint8_t *lq__kv_ring_at(const lq_kv *kv, const lq__kv_layer *layer, i
                                    size_t token)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
     token = (token + lq__kv_count_of(kv, layer)->ring) % pool->ring_tokens;
     return lq__kv_in(kv, layer->ring[v]) + (head * pool->ring_tokens + token) * row;
 }
@@ -32738,7 +33032,7 @@ LQ__STATIC uint8_t *lq__kv_raw_at(const lq_kv *kv, const lq__kv_layer *layer, in
                                   size_t token)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
     if (token < lq__kv_sequence_of(kv)->sinks) {
         return lq__kv_in(kv, layer->sink[v]) + (head * pool->sink_tokens + token) * row;
     }
@@ -32771,7 +33065,8 @@ LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, i
                                  size_t t, size_t n)
 {
     const lq__kv_source *src = &w->src[v];
-    size_t dims = lq__kv_dims(w->layer, v);
+    const size_t dims = lq__kv_dims(w->layer, v);
+    const size_t row = dims * lq__type_bytes(w->pool->type);
     const uint8_t *at = NULL;
     size_t run = 0;
     size_t i;
@@ -32782,7 +33077,7 @@ LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, i
         }
         if (run) {
             rows[i] = at;
-            at += dims * lq_type_bytes(w->pool->type);
+            at += row;
             run--;
             continue;
         }
@@ -32821,7 +33116,7 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
 LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, size_t tokens,
                                 size_t dims, float unit)
 {
-    size_t bytes = dims * lq_type_bytes(type);
+    size_t bytes = dims * lq__type_bytes(type);
     size_t d;
     size_t t;
     size_t j;
@@ -32840,7 +33135,7 @@ LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, siz
         for (d = 0; d < dims; d += 16) {
             size_t n = LQ__MIN(dims - d, 16);
             float row[16];
-            lq__load_row_c(row, src + d * lq_type_bytes(type), n, type);
+            lq__load_row_c(row, src + d * lq__type_bytes(type), n, type);
             for (j = 0; j < n; j++) {
                 float f = row[j] > 8191.0f ? 8191.0f : row[j];
                 f = f < -8191.0f ? -8191.0f : f;
@@ -32973,9 +33268,9 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
     int64_t half;
     size_t d;
     for (d = 0; d < dims; d++) {
-        int64_t mean = sums[d] / (int64_t)count;
-        most = LQ__MAX(most, mean < 0 ? -mean : mean);
+        most = LQ__MAX(most, sums[d] < 0 ? -sums[d] : sums[d]);
     }
+    most /= (int64_t)count;
     while ((most + ((int64_t)1 << unit >> 1)) >> unit > 2047) {
         unit++;
     }
@@ -33323,7 +33618,7 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
         t += page->at;
     }
     if (kind == 0) {
-        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
+        lq__rows_of_level()->load_row(x, tile + t * dims * lq__type_bytes(w->pool->type),
                                       tokens * dims, w->pool->type);
         return LQ_OK;
     }
@@ -33336,8 +33631,8 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
             lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
         size_t i;
         int status = lq__kv_coder(w, v, head, page->epoch, doublings);
-        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
-            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
+        if (status == LQ_OK) { /* where the rows were: they are floats by then */
+            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).rows;
             status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
         }
         for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
@@ -33722,7 +34017,7 @@ LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, int v
     ahead->at[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
     ahead->at[1] = (uintptr_t)lq__kv_sums(w, v, head);
     ahead->at[2] = (uintptr_t)lq__kv_numbers(w->kv, w->layer, v, epoch, head);
-    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq_type_bytes(w->pool->type); /* over the ring's */
+    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq__type_bytes(w->pool->type); /* over the ring's */
     ahead->bytes[0] = t < w->old ? ahead->bytes[0] : 0;                      /* end: no harm */
     ahead->bytes[1] = 8 * dims;
     ahead->bytes[2] = dims;
@@ -33808,7 +34103,7 @@ LQ__STATIC void lq__kv_seal_raw(lq__kv_writer *w, const lq__kv_page *page, int v
                                 size_t at, size_t tokens)
 {
     const lq__kv_head *h = w->heads + head;
-    size_t row = lq__kv_dims(w->layer, v) * lq_type_bytes(w->pool->type);
+    size_t row = lq__kv_dims(w->layer, v) * lq__type_bytes(w->pool->type);
     uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile) +
                    (page->at + (at - page->first)) * row;
     size_t end = at + tokens;
@@ -33954,7 +34249,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
                                  const lq__kv_source *src, const uint8_t *from, size_t dims)
 {
     size_t src_stride = src->head_stride * src->size;
-    size_t row = dims * lq_type_bytes(w->pool->type);
+    size_t row = dims * lq__type_bytes(w->pool->type);
     int same = src->type == w->pool->type;
     size_t h;
     for (h = 0; h < w->layer->kv_heads; h++, dst += dst_stride, from += src_stride) {
@@ -33975,7 +34270,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
 /* Stores a run of new tokens as raw ones, from token `t` on. */
 LQ__STATIC void lq__kv_keep(lq__kv_writer *w, size_t t, size_t end)
 {
-    size_t size = lq_type_bytes(w->pool->type);
+    size_t size = lq__type_bytes(w->pool->type);
     int v;
     for (; t < end; t++) {
         int sink = t < lq__kv_sequence_of(w->kv)->sinks;
@@ -36047,8 +36342,7 @@ LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *pa
 LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
                                 const uint32_t *moves, int v, size_t *bytes)
 {
-    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
-    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
+    uint8_t *scratch = (uint8_t *)w->x; /* of 64 tokens */
     uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
     size_t at = 4 * w->layer->warm[v];
     size_t h;
@@ -41805,6 +42099,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__MASS_COUNT
 #undef LQ__FREQ_LEAST
 #undef LQ__CELL_MOST
+#undef LQ__TABLES_SHUFFLES
 #undef LQ__TABLES_HEADER
 #undef LQ__COUNTS_FILE
 #undef LQ__AT_0
@@ -41834,6 +42129,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__RANS_PLACE
 #undef LQ__RANS_SECOND
 #undef LQ__SINGLE
+#undef LQ__PACKED_BYTES
 #undef LQ__PAYLOAD_BYTES
 #undef LQ__RAW_BYTES
 #undef LQ__DIMS_MAX

@@ -871,9 +871,18 @@ enum { LQ_K = 1, LQ_V = 2, LQ_KV = 3 };
 /* Page codes: how the integers (or floats) of a page are stored. */
 enum { LQ_PAGE_RAW = 1, LQ_PAGE_FIXED = 2, LQ_PAGE_CODED = 3, LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
 
-/* Quantizers. LQ_E8_RELAXED drops the parity of the half-integer coset: a little better below
-   1.75 bits, worse above 2.6. */
-enum { LQ_Z = 1, LQ_D4 = 2, LQ_E8 = 3, LQ_E8_RELAXED = 4 };
+/* Quantizers: name, number in files, numbers that a block holds, rows of words that a block has in
+   front of it in the coder's matrix, name in the code (>>lattice). LQ_E8_RELAXED drops the parity
+   of the half-integer coset: a little better below 1.75 bits, worse above 2.6. */
+#define LQ_QUANTIZER_LIST(X) \
+    X(LQ_Z, 1, 1, 0, z)      \
+    X(LQ_D4, 2, 4, 0, d4)    \
+    X(LQ_E8, 3, 8, 1, e8)    \
+    X(LQ_E8_RELAXED, 4, 8, 1, e8_relaxed)
+
+#define LQ__QUANTIZER_ENUM(name, number, dims, words, own) name = number,
+enum { LQ_QUANTIZER_LIST(LQ__QUANTIZER_ENUM) LQ__QUANTIZER_END };
+#undef LQ__QUANTIZER_ENUM
 
 /* Bases of a profile. LQ_BASIS_DENSE is a matrix over all slices of the group (lq_klt_*). */
 enum { LQ_BASIS_IDENTITY = 1, LQ_BASIS_HADAMARD = 2, LQ_BASIS_DENSE = 3 };
@@ -1348,6 +1357,7 @@ typedef struct lq_klt {
     uint64_t held_out; /* every eighth block of 64: they judge the basis, then join in the fit */
     uint64_t queries;
     uint64_t blocks;
+    int forked; /* the centre is another's */
     const lq_rope *kept; /* NULL, or set behind lq_klt_init: how keys are rotated that stay so
                             where the geometry has no rope. Their unit is that without rotation */
     float *center;       /* (dims) provisional: the mean of the first block */
@@ -1432,6 +1442,17 @@ typedef struct lq_klt_report {
 /* The root mean square of what the means leave of the group's keys, RoPE undone; 1 for values, 0
    where nothing was added. */
 LQ_API float lq_klt_unit(const lq_klt *klt);
+
+/* The same over the keys of several fits, as the groups of a model; those of values alone do not
+   count. 0 where nothing was added. */
+LQ_API float lq_klt_unit_of(const lq_klt *const *klts, size_t count);
+
+/* A fit for another thread: in memory of lq_klt_bytes, of the same geometry and about the same
+   centre, with nothing added. The first must have seen tokens, at least 64 at best: its first block
+   is the centre. lq_klt_merge then adds what the other has seen; the other stays as it is. Floats:
+   which thread adds what shows in the last bits. LQ_E_ARG: no tokens yet, not made so; LQ_E_SPACE. */
+LQ_API LQ_MUST int lq_klt_fork(lq_klt *fork, void *mem, size_t mem_bytes, const lq_klt *klt);
+LQ_API LQ_MUST int lq_klt_merge(lq_klt *klt, const lq_klt *fork);
 
 LQ_API size_t lq_klt_profile_bound(const lq_klt *klt);
 LQ_API size_t lq_klt_profile_workspace_bytes(const lq_klt *klt);
@@ -2531,6 +2552,15 @@ LQ_API LQ_MUST int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16
    evictions move it along, save and load keep it. NULL: kv not valid. */
 LQ_API float *lq_kv_mass(lq_kv *kv);
 
+/* Weights for lq_kv_pack from attention mass: each token's mass over the number of queries that could
+   see it, which are as many as positions from its own to the last token's.
+     dst   (lq_kv_tokens), may be `mass`
+     mass  (lq_kv_tokens) sums as lq_kv_attend_desc.mass makes them, of any layers; default NULL:
+           lq_kv_mass. Measured best: of the layers of a group, each with an array of its own
+   Measured on SmolLM2 (README): what is asked about goes on as the text did: fewer bits; a part that
+   nobody has looked at is asked for: more. LQ_E_ARG; LQ_E_DATA: a mass is negative or not finite. */
+LQ_API LQ_MUST int lq_kv_importance(const lq_kv *kv, float *dst, const float *mass);
+
 /* Drops the tokens whose keep is 0, in all layers; the others keep their positions and move up.
    Their codes move as they are, but for values of LQ_E8 tiles: those are coded again where they
    moved. Tokens of different means stand side by side, each from a multiple of 8 on, so there is
@@ -2541,8 +2571,16 @@ LQ_API float *lq_kv_mass(lq_kv *kv);
 LQ_API LQ_MUST int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens);
 
 /* What makes a token worth keeping: attention so far (Zhang et al. 2023, "H2O"), a small key norm
-   (Devoto et al. 2024), or being recent (Xiao et al. 2023, "StreamingLLM"). */
-enum { LQ_KV_BY_MASS = 1, LQ_KV_BY_NORM = 2, LQ_KV_BY_AGE = 3 };
+   (Devoto et al. 2024), or being recent (Xiao et al. 2023, "StreamingLLM"). Each has one row: name,
+   number, name in the code (lq__kv_score_name in >>edit). */
+#define LQ_KV_SCORER_LIST(X)  \
+    X(LQ_KV_BY_MASS, 1, mass) \
+    X(LQ_KV_BY_NORM, 2, norm) \
+    X(LQ_KV_BY_AGE, 3, age)
+
+#define LQ__KV_SCORER_ENUM(name, number, own) name = number,
+enum { LQ_KV_SCORER_LIST(LQ__KV_SCORER_ENUM) LQ__KV_SCORER_END };
+#undef LQ__KV_SCORER_ENUM
 
 /* Drops the least valuable tokens until `tokens` are left.
      scorer  LQ_KV_BY_MASS (default 0): lq_kv_mass, which the caller had attend fill; or the others
@@ -2596,12 +2634,14 @@ LQ_API LQ_MUST int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count,
               stream LQ_K or LQ_V, rope 0: keys are turned back as the cache says. Of a layer's keys,
               or values, all heads are in groups, or none
      profile  calibrated for these slices, with a dense basis; the archive names it
-     step     of its keys, in the profile's unit; values' is dense->ratio times that */
+     step     of its keys, in the profile's unit; values' is dense->ratio times that
+     weights  (lq_kv_tokens) of this group; default NULL: lq_kv_pack_desc.weights */
 typedef struct lq_kv_pack_group {
     const lq_slice *slices;
     size_t slice_count;
     const lq_profile *profile;
     float step;
+    const float *weights;
 } lq_kv_pack_group;
 
 /* How lq_kv_pack codes a sequence.
@@ -3796,6 +3836,18 @@ LQ__INLINE uint64_t lq__sum_neon(lq__u64_neon a)
 }
 #endif
 
+/* The coder's lanes of 16 bits: half a row of a page, 32 tokens, with AVX2; 16 tokens with NEON. */
+#if LQ__X86
+typedef struct lq__pair_256 {
+    __m256i a; /* lanes 0 .. 15 */
+    __m256i b;
+} lq__pair_256;
+#elif LQ__NEON
+typedef struct lq__lanes_neon {
+    uint16x8_t v[2]; /* lanes 0 .. 7, 8 .. 15 */
+} lq__lanes_neon;
+#endif
+
 /* ================================================================================================
    >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
 
@@ -3807,15 +3859,27 @@ LQ__INLINE uint64_t lq__sum_neon(lq__u64_neon a)
 #define LQ__HADAMARD_MAX 512u /* largest Hadamard block: lq__limit_bits tells why */
 
 /* ---- rows: what the page codec and the fit run on, one kernel table per CPU level ---- */
+/* What quantizing a coefficient takes, and the way back. */
+typedef struct lq__row_data {
+    int32_t mean;      /* q12 */
+    int32_t dead_zone; /* q12 */
+    int32_t shift[4];  /* q12: how far inside |k| = 1, 2, 3, more the centroid lies */
+    int32_t wiener;    /* q15, for lattices */
+} lq__row_data;
+
+/* Blocks of a quantizer that follow one another: rows of q12 numbers, less their means, to rows of
+   integers, a block's words first. Rows have `columns` tokens, a multiple of 16. Returns the
+   largest |integer|, words excepted. */
+typedef int32_t (*lq__blocks_kernel)(int16_t *z, const int32_t *y, const lq__row_data *row,
+                                     size_t blocks, size_t columns);
+
 typedef struct lq__row_kernels {
     uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
     void (*scale_row)(int32_t *, const uint32_t *, int);
     void (*sincos_row)(int32_t *, int32_t *, const uint32_t *);
     void (*rope_rows)(int32_t *, int32_t *, const int32_t *, const int32_t *);
     void (*butterfly_rows)(int32_t *, size_t);
-    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
-    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
-    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+    lq__blocks_kernel blocks[LQ__QUANTIZER_END]; /* by quantizer */
     void (*centroid_row)(int32_t *, const int16_t *, const int32_t *, int32_t);
     void (*float_row)(float *, const int32_t *, const float *);
     void (*rope_floats)(float *, float *, const float *, const float *);
@@ -3844,9 +3908,7 @@ static const lq__row_kernels *lq__rows_of_level(void);
 typedef struct lq__point_kernels {
     uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
     void (*scale_row)(int32_t *, const uint32_t *, int);
-    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
-    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
-    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+    lq__blocks_kernel blocks[LQ__QUANTIZER_END];
 } lq__point_kernels;
 
 static const lq__point_kernels *lq__points_of_level(void);
@@ -5251,8 +5313,15 @@ LQ__EACH_LEVEL(LQ__MOMENTS_ROW)
 /* ================================================================================================
    >>lattice   Z, D4, E8: theory, exact decoders, entropy-coded and fixed forms
 
-   Every quantizer is a residue, integers and one parity. A coordinate is z + coset / 2 with an
-   integer z:
+   To add a quantizer x: its row in LQ_QUANTIZER_LIST and, in a room of its own above this one, what
+   that row stands for: LQ__QUANTIZER_x (undefined in >>end), LQ__WORD_TABLES_x, lq__x_blocks_c,
+   _avx2, _avx512, _neon. Where it has halves of a new kind y, also a row in LQ__RESIDUE_LIST and
+   lq__residue_y_c, _256, _512, _neon; where it has a form of fixed width, a row in LQ__FIXED_LIST,
+   lq__fixed_pack_x, lq__fixed_unpack_x, and lq__rows_x in >>rows. Nothing else names quantizers but
+   the manual, hot tiles and tests/decode.py; what is forgotten does not compile.
+
+   Every quantizer is a residue, integers and one parity. A coordinate is z + residue / 2 with an
+   integer z, and the residue, 0 or 1, that of the block's words at this place (E8: its coset):
      Z           any z.
      D4          the sum of 4 z is even.
      E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u (D8 + 1/2).
@@ -5268,51 +5337,42 @@ LQ__EACH_LEVEL(LQ__MOMENTS_ROW)
    ============================================================================================== */
 #define LQ__ONE 4096 /* one step in q12 */
 
-LQ_API size_t lq_lattice_dims(int quantizer)
-{
-    switch (quantizer) {
-    case LQ_Z:
-        return 1;
-    case LQ_D4:
-        return 4;
-    case LQ_E8:
-    case LQ_E8_RELAXED:
-        return 8;
-    default:
-        return 0;
-    }
-}
-
-/* Rows of 64 columns: y (q12) minus mean, to integers. All return the largest |z|, for the range
-   check. The dead zone widens the zero cell: |y| needs 1/2 + dead_zone to become 1. */
-static int32_t lq__z_row_c(int16_t *z, const int32_t *y, int32_t mean, int32_t dead_zone)
+/* ---- blocks of each quantizer: lq__blocks_kernel ---- */
+/* The dead zone widens the zero cell: |y| needs 1/2 + dead_zone to become 1. */
+static int32_t lq__z_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *row, size_t blocks,
+                              size_t columns)
 {
     int32_t most = 0;
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int32_t v = y[t] - mean;
-        int32_t sign = v >> 31;
-        int32_t a = (((v ^ sign) - sign) + LQ__ONE / 2 - dead_zone) >> 12;
-        most = LQ__MAX(most, a);
-        z[t] = (int16_t)((a ^ sign) - sign);
+    for (; blocks; blocks--, row++) {
+        for (size_t t = 0; t < columns; t++) {
+            int32_t v = *y++ - row->mean;
+            int32_t sign = v >> 31;
+            int32_t a = (((v ^ sign) - sign) + LQ__ONE / 2 - row->dead_zone) >> 12;
+            most = LQ__MAX(most, a);
+            *z++ = (int16_t)((a ^ sign) - sign);
+        }
     }
     return most;
 }
 
-#define LQ__Z_ROW(v)                                                                    \
-    LQ__ON_##v static int32_t lq__z_row_##v(int16_t *z, const int32_t *y, int32_t mean, \
-                                            int32_t dead_zone)                          \
-    {                                                                                   \
-        lq__i32_##v most = lq__set_##v(0);                                              \
-        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                        \
-            lq__i32_##v x = lq__load_##v(y + t) - mean;                                 \
-            lq__i32_##v a = (lq__abs_##v(x) + (LQ__ONE / 2 - dead_zone)) >> 12;         \
-            most = lq__max_##v(most, a);                                                \
-            lq__store_i16_##v(z + t, lq__sign_##v(a, x));                               \
-        }                                                                               \
-        return lq__most_##v(most);                                                      \
+#define LQ__Z_BLOCKS(v)                                                                     \
+    LQ__ON_##v static int32_t lq__z_blocks_##v(int16_t *z, const int32_t *y,                \
+                                               const lq__row_data *row, size_t blocks,      \
+                                               size_t columns)                              \
+    {                                                                                       \
+        lq__i32_##v most = lq__set_##v(0);                                                  \
+        for (; blocks; blocks--, row++, y += columns, z += columns) {                       \
+            const int32_t mean = row->mean, up = LQ__ONE / 2 - row->dead_zone;              \
+            for (size_t t = 0; t < columns; t += LQ__LANES_##v) {                           \
+                lq__i32_##v x = lq__load_##v(y + t) - mean;                                 \
+                lq__i32_##v a = (lq__abs_##v(x) + up) >> 12;                                \
+                most = lq__max_##v(most, a);                                                \
+                lq__store_i16_##v(z + t, lq__sign_##v(a, x));                               \
+            }                                                                               \
+        }                                                                                   \
+        return lq__most_##v(most);                                                          \
     }
-LQ__EACH_LEVEL(LQ__Z_ROW)
+LQ__EACH_LEVEL(LQ__Z_BLOCKS)
 
 /* Integers back to q12: k less the centroid's shift, plus the mean. */
 static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shift, int32_t mean)
@@ -5341,63 +5401,68 @@ static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shif
     }
 LQ__EACH_LEVEL(LQ__CENTROID_ROW)
 
-static int32_t lq__d4_rows_c(int16_t *z, const int32_t *y, const int32_t *mean)
+static int32_t lq__d4_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *row,
+                               size_t blocks, size_t columns)
 {
     int32_t most = 0;
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int32_t r[4];
-        int32_t d[4];
-        int32_t parity = 0;
-        int32_t worst = -1;
-        for (i = 0; i < 4; i++) {
-            int32_t v = y[i * 64 + (int)t] - mean[i];
-            int32_t key;
-            r[i] = (v + LQ__ONE / 2) >> 12;
-            d[i] = v - r[i] * LQ__ONE;
-            key = (d[i] < 0 ? -d[i] : d[i]) * 8 + i;
-            worst = LQ__MAX(worst, key);
-            parity ^= r[i];
-        }
-        if (parity & 1) {
-            r[worst & 7] += d[worst & 7] < 0 ? -1 : 1;
-        }
-        for (i = 0; i < 4; i++) {
-            z[i * 64 + (int)t] = (int16_t)r[i];
-            most = LQ__MAX(most, r[i] < 0 ? -r[i] : r[i]);
+    for (; blocks; blocks--, row += 4, y += 4 * columns, z += 4 * columns) {
+        for (size_t t = 0; t < columns; t++) {
+            int32_t r[4];
+            int32_t d[4];
+            int32_t parity = 0;
+            int32_t worst = -1;
+            for (size_t i = 0; i < 4; i++) {
+                int32_t v = y[i * columns + t] - row[i].mean;
+                int32_t key;
+                r[i] = (v + LQ__ONE / 2) >> 12;
+                d[i] = v - r[i] * LQ__ONE;
+                key = (d[i] < 0 ? -d[i] : d[i]) * 8 + (int32_t)i;
+                worst = LQ__MAX(worst, key);
+                parity ^= r[i];
+            }
+            if (parity & 1) {
+                r[worst & 7] += d[worst & 7] < 0 ? -1 : 1;
+            }
+            for (size_t i = 0; i < 4; i++) {
+                z[i * columns + t] = (int16_t)r[i];
+                most = LQ__MAX(most, r[i] < 0 ? -r[i] : r[i]);
+            }
         }
     }
     return most;
 }
 
-#define LQ__D4_ROWS(v)                                                                           \
-    LQ__ON_##v static int32_t lq__d4_rows_##v(int16_t *z, const int32_t *y, const int32_t *mean) \
-    {                                                                                            \
-        lq__i32_##v most = lq__set_##v(0);                                                       \
-        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                 \
-            lq__i32_##v r[4];                                                                    \
-            lq__i32_##v d[4];                                                                    \
-            lq__i32_##v parity = lq__set_##v(0);                                                 \
-            lq__i32_##v worst = lq__set_##v(-1);                                                 \
-            for (int i = 0; i < 4; i++) {                                                        \
-                lq__i32_##v x = lq__load_##v(y + i * 64 + (int)t) - mean[i];                     \
-                r[i] = (x + LQ__ONE / 2) >> 12;                                                  \
-                d[i] = x - (r[i] << 12);                                                         \
-                worst = lq__max_##v(worst, (lq__abs_##v(d[i]) << 3) | i);                        \
-                parity ^= r[i];                                                                  \
-            }                                                                                    \
-            worst = lq__select_##v(lq__odd_##v(parity), worst & 7, lq__set_##v(-1));             \
-            for (int i = 0; i < 4; i++) {                                                        \
-                lq__mask_##v here = lq__eq_##v(worst, lq__set_##v(i));                           \
-                r[i] = lq__add_where_##v(here, r[i], (d[i] >> 31) | 1);                          \
-                most = lq__max_##v(most, lq__abs_##v(r[i]));                                     \
-                lq__store_i16_##v(z + i * 64 + (int)t, r[i]);                                    \
-            }                                                                                    \
-        }                                                                                        \
-        return lq__most_##v(most);                                                               \
+#define LQ__D4_BLOCKS(v)                                                                       \
+    LQ__ON_##v static int32_t lq__d4_blocks_##v(int16_t *z, const int32_t *y,                  \
+                                                const lq__row_data *row, size_t blocks,        \
+                                                size_t columns)                                \
+    {                                                                                          \
+        lq__i32_##v most = lq__set_##v(0);                                                     \
+        for (; blocks; blocks--, row += 4, y += 4 * columns, z += 4 * columns) {               \
+            for (size_t t = 0; t < columns; t += LQ__LANES_##v) {                              \
+                lq__i32_##v r[4];                                                              \
+                lq__i32_##v d[4];                                                              \
+                lq__i32_##v parity = lq__set_##v(0);                                           \
+                lq__i32_##v worst = lq__set_##v(-1);                                           \
+                for (size_t i = 0; i < 4; i++) {                                               \
+                    lq__i32_##v x = lq__load_##v(y + i * columns + t) - row[i].mean;           \
+                    r[i] = (x + LQ__ONE / 2) >> 12;                                            \
+                    d[i] = x - (r[i] << 12);                                                   \
+                    worst = lq__max_##v(worst, (lq__abs_##v(d[i]) << 3) | (int32_t)i);         \
+                    parity ^= r[i];                                                            \
+                }                                                                              \
+                worst = lq__select_##v(lq__odd_##v(parity), worst & 7, lq__set_##v(-1));       \
+                for (size_t i = 0; i < 4; i++) {                                               \
+                    lq__mask_##v here = lq__eq_##v(worst, lq__set_##v((int32_t)i));            \
+                    r[i] = lq__add_where_##v(here, r[i], (d[i] >> 31) | 1);                    \
+                    most = lq__max_##v(most, lq__abs_##v(r[i]));                               \
+                    lq__store_i16_##v(z + i * columns + t, r[i]);                              \
+                }                                                                              \
+            }                                                                                  \
+        }                                                                                      \
+        return lq__most_##v(most);                                                             \
     }
-LQ__EACH_LEVEL(LQ__D4_ROWS)
+LQ__EACH_LEVEL(LQ__D4_BLOCKS)
 
 /* One E8 block: v (8) q12 -> z (8); returns the coset. `relaxed` drops the parity of coset 1. */
 LQ__INLINE int lq__e8_block(int32_t *z, const int32_t *v, int relaxed)
@@ -5446,72 +5511,267 @@ LQ__INLINE int lq__e8_block(int32_t *z, const int32_t *v, int relaxed)
     return 1;
 }
 
-/* z: nine rows, the coset first. */
-static int32_t lq__e8_rows_c(int16_t *z, const int32_t *y, const int32_t *mean, int relaxed)
+/* Nine rows a block, the coset first. */
+static int32_t lq__e8_both_c(int16_t *z, const int32_t *y, const lq__row_data *row, size_t blocks,
+                             size_t columns, int relaxed)
 {
     int32_t most = 0;
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int32_t v[8];
-        int32_t p[8];
-        for (i = 0; i < 8; i++) {
-            v[i] = y[i * 64 + (int)t] - mean[i];
-        }
-        z[t] = (int16_t)lq__e8_block(p, v, relaxed);
-        for (i = 0; i < 8; i++) {
-            z[(i + 1) * 64 + (int)t] = (int16_t)p[i];
-            most = LQ__MAX(most, p[i] < 0 ? -p[i] : p[i]);
+    for (; blocks; blocks--, row += 8, y += 8 * columns, z += 9 * columns) {
+        for (size_t t = 0; t < columns; t++) {
+            int32_t v[8];
+            int32_t p[8];
+            for (size_t i = 0; i < 8; i++) {
+                v[i] = y[i * columns + t] - row[i].mean;
+            }
+            z[t] = (int16_t)lq__e8_block(p, v, relaxed);
+            for (size_t i = 0; i < 8; i++) {
+                z[(i + 1) * columns + t] = (int16_t)p[i];
+                most = LQ__MAX(most, p[i] < 0 ? -p[i] : p[i]);
+            }
         }
     }
     return most;
 }
 
-#define LQ__E8_ROWS(v)                                                                           \
-    LQ__ON_##v static int32_t lq__e8_rows_##v(int16_t *z, const int32_t *y, const int32_t *mean, \
-                                              int relaxed)                                       \
-    {                                                                                            \
-        const lq__i32_##v none = lq__set_##v(-1);                                                \
-        lq__i32_##v greatest = lq__set_##v(0);                                                   \
-        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                 \
-            lq__i32_##v x[8]; /* rounded down from here on */                                    \
-            lq__i32_##v r[8]; /* to the nearest */                                               \
-            lq__i32_##v sum = lq__set_##v(0), parity0 = sum, parity1 = sum, cost0, cost1, flip;  \
-            lq__i32_##v most = none, least = lq__set_##v(0x7fffffff);                            \
-            lq__mask_##v odd0, odd1, coset;                                                      \
-            for (int i = 0; i < 8; i++) {                                                        \
-                lq__i32_##v a;                                                                   \
-                x[i] = lq__load_##v(y + i * 64 + (int)t) - mean[i];                              \
-                r[i] = (x[i] + LQ__ONE / 2) >> 12;                                               \
-                a = lq__abs_##v(x[i] - (r[i] << 12));                                            \
-                sum += a;                                                                        \
-                a = (a << 3) | i;                                                                \
-                most = lq__max_##v(most, a);                                                     \
-                least = lq__min_##v(least, a);                                                   \
-                parity0 ^= r[i];                                                                 \
-                x[i] >>= 12;                                                                     \
-                parity1 ^= x[i];                                                                 \
-            }                                                                                    \
-            odd0 = lq__odd_##v(parity0);                                                         \
-            odd1 = lq__odd_##v(relaxed ? lq__set_##v(0) : parity1);                              \
-            cost0 = lq__keep_##v(odd0, LQ__ONE - ((most >> 3) << 1));                            \
-            cost1 = lq__add_where_##v(odd1, 2 * LQ__ONE - sum, (least >> 3) << 1);               \
-            coset = lq__gt_##v(cost0, cost1);                                                    \
-            flip = lq__select_##v(lq__choose_##v(coset, odd1, odd0),                             \
-                                  lq__select_##v(coset, least, most) & 7, none);                 \
-            lq__store_i16_##v(z + t, lq__keep_##v(coset, lq__set_##v(1)));                       \
-            for (int i = 0; i < 8; i++) {                                                        \
-                lq__mask_##v here = lq__eq_##v(flip, lq__set_##v(i));                            \
-                lq__mask_##v down = lq__differ_##v(lq__gt_##v(r[i], x[i]), coset);               \
-                r[i] = lq__select_##v(coset, x[i], r[i]);                                        \
-                r[i] = lq__add_where_##v(here, r[i], lq__unit_##v(down));                        \
-                greatest = lq__max_##v(greatest, lq__abs_##v(r[i]));                             \
-                lq__store_i16_##v(z + (i + 1) * 64 + (int)t, r[i]);                              \
-            }                                                                                    \
-        }                                                                                        \
-        return lq__most_##v(greatest);                                                           \
+#define LQ__E8_BLOCKS(v)                                                                           \
+    LQ__ON_##v static int32_t lq__e8_both_##v(int16_t *z, const int32_t *y,                        \
+                                              const lq__row_data *row, size_t blocks,              \
+                                              size_t columns, int relaxed)                         \
+    {                                                                                              \
+        const lq__i32_##v none = lq__set_##v(-1);                                                  \
+        lq__i32_##v greatest = lq__set_##v(0);                                                     \
+        for (; blocks; blocks--, row += 8, y += 8 * columns, z += 9 * columns) {                   \
+            for (size_t t = 0; t < columns; t += LQ__LANES_##v) {                                  \
+                lq__i32_##v x[8]; /* rounded down from here on */                                  \
+                lq__i32_##v r[8]; /* to the nearest */                                             \
+                lq__i32_##v sum = lq__set_##v(0), parity0 = sum, parity1 = sum, cost0, cost1;      \
+                lq__i32_##v most = none, least = lq__set_##v(0x7fffffff), flip;                    \
+                lq__mask_##v odd0, odd1, coset;                                                    \
+                for (size_t i = 0; i < 8; i++) {                                                   \
+                    lq__i32_##v a;                                                                 \
+                    x[i] = lq__load_##v(y + i * columns + t) - row[i].mean;                        \
+                    r[i] = (x[i] + LQ__ONE / 2) >> 12;                                             \
+                    a = lq__abs_##v(x[i] - (r[i] << 12));                                          \
+                    sum += a;                                                                      \
+                    a = (a << 3) | (int32_t)i;                                                     \
+                    most = lq__max_##v(most, a);                                                   \
+                    least = lq__min_##v(least, a);                                                 \
+                    parity0 ^= r[i];                                                               \
+                    x[i] >>= 12;                                                                   \
+                    parity1 ^= x[i];                                                               \
+                }                                                                                  \
+                odd0 = lq__odd_##v(parity0);                                                       \
+                odd1 = lq__odd_##v(relaxed ? lq__set_##v(0) : parity1);                            \
+                cost0 = lq__keep_##v(odd0, LQ__ONE - ((most >> 3) << 1));                          \
+                cost1 = lq__add_where_##v(odd1, 2 * LQ__ONE - sum, (least >> 3) << 1);             \
+                coset = lq__gt_##v(cost0, cost1);                                                  \
+                flip = lq__select_##v(lq__choose_##v(coset, odd1, odd0),                           \
+                                      lq__select_##v(coset, least, most) & 7, none);               \
+                lq__store_i16_##v(z + t, lq__keep_##v(coset, lq__set_##v(1)));                     \
+                for (size_t i = 0; i < 8; i++) {                                                   \
+                    lq__mask_##v here = lq__eq_##v(flip, lq__set_##v((int32_t)i));                 \
+                    lq__mask_##v down = lq__differ_##v(lq__gt_##v(r[i], x[i]), coset);             \
+                    r[i] = lq__select_##v(coset, x[i], r[i]);                                      \
+                    r[i] = lq__add_where_##v(here, r[i], lq__unit_##v(down));                      \
+                    greatest = lq__max_##v(greatest, lq__abs_##v(r[i]));                           \
+                    lq__store_i16_##v(z + (i + 1) * columns + t, r[i]);                            \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        return lq__most_##v(greatest);                                                             \
     }
-LQ__EACH_LEVEL(LQ__E8_ROWS)
+LQ__EACH_LEVEL(LQ__E8_BLOCKS)
+
+#define LQ__E8_KERNELS(v)                                                                       \
+    LQ__ON_##v static int32_t lq__e8_blocks_##v(int16_t *z, const int32_t *y,                   \
+                                                const lq__row_data *row, size_t blocks,         \
+                                                size_t columns)                                 \
+    {                                                                                           \
+        return lq__e8_both_##v(z, y, row, blocks, columns, 0);                                  \
+    }                                                                                           \
+    LQ__ON_##v static int32_t lq__e8_relaxed_blocks_##v(int16_t *z, const int32_t *y,           \
+                                                        const lq__row_data *row, size_t blocks, \
+                                                        size_t columns)                         \
+    {                                                                                           \
+        return lq__e8_both_##v(z, y, row, blocks, columns, 1);                                  \
+    }
+#define LQ__ON_c
+LQ__E8_KERNELS(c)
+#undef LQ__ON_c
+LQ__EACH_LEVEL(LQ__E8_KERNELS)
+
+/* ---- one row a quantizer ---- */
+/* Whose blocks have integers with an even sum: none, those of coset 0, all. */
+enum { LQ__PARITY_NONE, LQ__PARITY_COSET_0, LQ__PARITY_ALL };
+
+/* Residues: where the halves of a block's coordinates come from. name: of lq__residue_name_c here
+   and _256, _512, _neon in >>lanes. machine: 1 where they are the states of a machine that the
+   integers' lowest bits move on: rows have no raw bits then, and the coder asks for the residue of
+   each; 0: only where that decides about the table. */
+#define LQ__RESIDUE_LIST(X) X(coset, 0)
+
+#define LQ__RESIDUE_ENUM(name, machine) LQ__RESIDUE_##name,
+enum { LQ__RESIDUE_none, LQ__RESIDUE_LIST(LQ__RESIDUE_ENUM) LQ__RESIDUES };
+#undef LQ__RESIDUE_ENUM
+
+#define LQ__RESIDUE_MACHINE(name, machine) machine,
+static const uint8_t lq__residue_machine[LQ__RESIDUES] = {0, LQ__RESIDUE_LIST(LQ__RESIDUE_MACHINE)};
+#undef LQ__RESIDUE_MACHINE
+
+/* The residue of a token of the coordinate at `place` in its block. word: the block's first row of
+   words; rows have `columns` tokens. decoding: 1 while the rows before hold symbols, without what
+   comes later. */
+LQ__INLINE uint32_t lq__residue_coset_c(int16_t *word, size_t columns, uint32_t place,
+                                        uint32_t token, int decoding)
+{
+    (void)columns;
+    (void)place;
+    (void)decoding;
+    return (uint32_t)word[token] & 1;
+}
+
+LQ__INLINE uint32_t lq__residue_c(uint32_t residue, int16_t *word, size_t columns, uint32_t place,
+                                  uint32_t token, int decoding)
+{
+#define LQ__RESIDUE_OF(name, machine)                                         \
+    if (residue == LQ__RESIDUE_##name) {                                      \
+        return lq__residue_##name##_c(word, columns, place, token, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
+    return 0;
+}
+
+/* Odds of coset 1 in 2^-16 by the mean class of the block, 9 .. 33: E8, then relaxed E8. Made by
+   drawing 2^22 vectors of eight N(0, sigma), sigma = 2^((class - 33) / 8), and taking the exact
+   nearest point of D8 u (D8 + 1/2), or D8 u (Z^8 + 1/2). From there on it is 1/2, or the constant
+   0.5546 that relaxing gives. Part of the format. */
+enum { LQ__COSET_LOW = 9, LQ__COSET_HIGH = 33, LQ__COSETS = LQ__COSET_HIGH - LQ__COSET_LOW + 1 };
+
+static const uint16_t lq__coset_odds[2][LQ__COSETS] = {
+    {16,    16,    16,    45,    203,   665,   1770,  3820,  6971,  11047, 15622, 20157, 24159,
+     27349, 29649, 31160, 32024, 32490, 32684, 32745, 32768, 32768, 32768, 32768, 32768},
+    {16,    16,    16,    70,    299,   929,   2358,  4883,  8629,  13284, 18365, 23284, 27506,
+     30827, 33198, 34710, 35603, 36065, 36253, 36321, 36345, 36345, 36345, 36345, 36345}};
+
+LQ__STATIC void lq__coset_freq(uint32_t *freq, uint32_t odds)
+{
+    freq[0] = 16;
+    freq[16] = 65536 - 16 - odds;
+    freq[17] = odds;
+}
+
+LQ__STATIC void lq__word_freq_e8(uint32_t *freq, uint32_t table)
+{
+    lq__coset_freq(freq, lq__coset_odds[0][table]);
+}
+
+LQ__STATIC void lq__word_freq_e8_relaxed(uint32_t *freq, uint32_t table)
+{
+    lq__coset_freq(freq, lq__coset_odds[1][table]);
+}
+
+LQ__STATIC uint32_t lq__coset_table(int class_, uint32_t w)
+{
+    (void)w;
+    return (uint32_t)lq__clamp(class_, LQ__COSET_LOW, LQ__COSET_HIGH) - LQ__COSET_LOW;
+}
+
+/* A quantizer. The rows are in the order of LQ_QUANTIZER_LIST, and dims and words from there.
+     residue      LQ__RESIDUE_*, parity: LQ__PARITY_*
+     wiener       squared error in steps^2 (q16) of which the factor on points is made; Z has
+                  centroids instead
+     moment       squared error in steps^2 (q24) that a rate goes by; 0: >>rate tells
+     volume       log2 (q16) of a cell's volume, a number
+   Tables for words:
+     word_tables  how many there are
+     word_freq    frequencies of one, by value + 16, the escape's at 0; their sum is 65536
+     word_table   which one a block of this mean class has for its w-th row of words */
+typedef struct lq__quantizer {
+    uint32_t dims;
+    uint32_t words;
+    uint32_t residue;
+    uint32_t parity;
+    uint32_t wiener;
+    uint32_t moment;
+    int32_t volume;
+    uint32_t word_tables;
+    void (*word_freq)(uint32_t *freq, uint32_t table);
+    uint32_t (*word_table)(int class_, uint32_t w);
+} lq__quantizer;
+
+/* The error of relaxed E8 was measured at 3 bits. */
+#define LQ__QUANTIZER_z LQ__QUANTIZER_OF(none, NONE, 0u, 0u, 0, z, NULL, NULL)
+#define LQ__QUANTIZER_d4 LQ__QUANTIZER_OF(none, ALL, 7100u, 1817600u, 16384, d4, NULL, NULL)
+#define LQ__QUANTIZER_e8 \
+    LQ__QUANTIZER_OF(coset, ALL, 4698u, 1202688u, 0, e8, lq__word_freq_e8, lq__coset_table)
+#define LQ__QUANTIZER_e8_relaxed                                          \
+    LQ__QUANTIZER_OF(coset, COSET_0, 4698u, 1120720u, -4792, e8_relaxed, \
+                     lq__word_freq_e8_relaxed, lq__coset_table)
+enum {
+    LQ__WORD_TABLES_z = 0,
+    LQ__WORD_TABLES_d4 = 0,
+    LQ__WORD_TABLES_e8 = LQ__COSETS,
+    LQ__WORD_TABLES_e8_relaxed = LQ__COSETS
+};
+
+#define LQ__QUANTIZER_OF(residue, parity, wiener, moment, volume, own, freq, table)           \
+    LQ__RESIDUE_##residue, LQ__PARITY_##parity, wiener, moment, volume, LQ__WORD_TABLES_##own, \
+        freq, table
+#define LQ__QUANTIZER_ROW(name, number, dims, words, own) {dims, words, LQ__QUANTIZER_##own},
+static const lq__quantizer lq__quantizers[LQ__QUANTIZER_END] = {
+    {0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL}, LQ_QUANTIZER_LIST(LQ__QUANTIZER_ROW)};
+#undef LQ__QUANTIZER_ROW
+
+/* Its row; of an unknown one a row with no dims. */
+LQ__INLINE const lq__quantizer *lq__quantizer_of(int quantizer)
+{
+    return &lq__quantizers[quantizer > 0 && quantizer < LQ__QUANTIZER_END ? quantizer : 0];
+}
+
+/* Sizes by the largest block. */
+#define LQ__QUANTIZER_DIMS(name, number, dims, words, own) char own[dims];
+#define LQ__QUANTIZER_ROWS(name, number, dims, words, own) char own[(dims) + (words)];
+union lq__block_dims { LQ_QUANTIZER_LIST(LQ__QUANTIZER_DIMS) };
+union lq__block_rows { LQ_QUANTIZER_LIST(LQ__QUANTIZER_ROWS) };
+#undef LQ__QUANTIZER_DIMS
+#undef LQ__QUANTIZER_ROWS
+#define LQ__BLOCK_DIMS sizeof(union lq__block_dims)
+#define LQ__BLOCK_ROWS sizeof(union lq__block_rows)
+
+/* Numbers count up from 1 and fit a nibble; a place in a block fits a byte. */
+#define LQ__QUANTIZER_PLACE(name, number, dims, words, own) LQ__PLACE_##own,
+enum { LQ__PLACE_none, LQ_QUANTIZER_LIST(LQ__QUANTIZER_PLACE) LQ__PLACES };
+#undef LQ__QUANTIZER_PLACE
+#define LQ__QUANTIZER_FITS(name, number, dims, words, own) \
+    typedef char lq__fits_##own[(number) == (int)LQ__PLACE_##own && (number) < 16 && \
+                                (dims) + (words) < 256 ? 1 : -1];
+LQ_QUANTIZER_LIST(LQ__QUANTIZER_FITS)
+#undef LQ__QUANTIZER_FITS
+
+#define LQ__QUANTIZER_NAME(name, number, dims, words, own) " " #name
+#define LQ__NO_QUANTIZER "quantizer: none of" LQ_QUANTIZER_LIST(LQ__QUANTIZER_NAME)
+
+LQ_API size_t lq_lattice_dims(int quantizer)
+{
+    return lq__quantizer_of(quantizer)->dims;
+}
+
+/* Rows of words of so many coefficients: those of a quantizer, and the most of any. */
+LQ__INLINE size_t lq__words_of(const lq__quantizer *q, size_t dims)
+{
+    return dims / q->dims * q->words;
+}
+
+LQ__STATIC size_t lq__words_most(size_t dims)
+{
+    size_t most = 0;
+    int i;
+    for (i = 1; i < LQ__QUANTIZER_END; i++) {
+        most = LQ__MAX(most, lq__words_of(&lq__quantizers[i], dims));
+    }
+    return most;
+}
 
 /* ---- arrays ---- */
 /* Numbers (count <= 64) to a row of q12 with 2^-12 accuracy: units of at most step / 8192 and a
@@ -5536,16 +5796,23 @@ LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__sca
     return LQ_OK;
 }
 
-/* Up to 64 blocks: numbers to points, E8 doubled. */
+/* Blocks that are rounded together: as many as leave a frame of less than 4 KB. */
+#define LQ__NEAREST LQ__MIN(LQ__TOKENS, (512 / LQ__BLOCK_DIMS) & ~(size_t)15)
+typedef char lq__nearest_some[LQ__NEAREST ? 1 : -1];
+
+/* Up to LQ__NEAREST blocks: numbers to points, with words doubled. */
 LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t count, lq__scale scale,
                                   int quantizer)
 {
-    static const int32_t mean[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    static const lq__row_data none[LQ__BLOCK_DIMS] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__point_kernels *kernels = lq__points_of_level();
-    size_t dims = lq_lattice_dims(quantizer);
-    float column[LQ__TOKENS];
-    int32_t y[8 * LQ__TOKENS];
-    int16_t z[9 * LQ__TOKENS];
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
+    float column[LQ__NEAREST];
+    int32_t y[(LQ__BLOCK_DIMS - 1) * LQ__NEAREST + LQ__TOKENS]; /* the last row is written whole */
+    int16_t z[LQ__BLOCK_ROWS * LQ__NEAREST];
+    const uint32_t residue = q->residue;
+    const size_t dims = q->dims;
+    const int16_t *from = z + q->words * LQ__NEAREST;
     size_t blocks = count / dims;
     size_t i;
     size_t t;
@@ -5554,24 +5821,23 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
         for (t = 0; t < blocks && dims > 1; t++) {
             column[t] = src[t * dims + i];
         }
-        status = lq__q12_row(y + i * LQ__TOKENS, dims > 1 ? column : src, blocks, scale);
+        status = lq__q12_row(y + i * LQ__NEAREST, dims > 1 ? column : src, blocks, scale);
         if (status) {
             return status;
         }
     }
-    if (dims == 8) {
-        (void)kernels->e8_rows(z, y, mean, quantizer == LQ_E8_RELAXED);
-    } else if (dims == 4) {
-        (void)kernels->d4_rows(z, y, mean);
-    } else if (dims == 1) {
-        (void)kernels->z_row(z, y, 0, 0);
+    (void)kernels->blocks[quantizer](z, y, none, 1, LQ__NEAREST);
+    if (dims == 1) {
         memcpy(points, z, 2 * blocks);
         return LQ_OK;
     }
-    for (i = 0; i < dims; i++) {
-        for (t = 0; t < blocks; t++) {
-            points[t * dims + i] = (int16_t)(dims == 8 ? 2 * z[(i + 1) * LQ__TOKENS + t] + z[t]
-                                                       : z[i * LQ__TOKENS + t]);
+    for (i = 0; i < dims; i++, from += LQ__NEAREST) {
+        for (t = 0; t < blocks && q->words == 0; t++) {
+            points[t * dims + i] = from[t];
+        }
+        for (t = 0; t < blocks && q->words; t++) {
+            uint32_t half = lq__residue_c(residue, z, LQ__NEAREST, (uint32_t)i, (uint32_t)t, 0);
+            points[t * dims + i] = (int16_t)(2 * from[t] + (int16_t)half);
         }
     }
     return LQ_OK;
@@ -5585,8 +5851,8 @@ LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, f
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src))) {
         return LQ_E_ARG;
     }
-    for (i = 0; i < count; i += dims * LQ__TOKENS) {
-        int status = lq__nearest_blocks(points + i, src + i, LQ__MIN(count - i, dims * LQ__TOKENS),
+    for (i = 0; i < count; i += dims * LQ__NEAREST) {
+        int status = lq__nearest_blocks(points + i, src + i, LQ__MIN(count - i, dims * LQ__NEAREST),
                                         lq__scale_of(step, 0), quantizer);
         if (status) {
             return status;
@@ -5599,7 +5865,7 @@ LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, flo
                             int quantizer)
 {
     size_t dims = lq_lattice_dims(quantizer);
-    float unit = dims == 8 ? step * 0.5f : step;
+    float unit = lq__quantizer_of(quantizer)->words ? step * 0.5f : step;
     size_t i;
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!dst || !points))) {
         return LQ_E_ARG;
@@ -5611,17 +5877,6 @@ LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, flo
 }
 
 /* ---- fixed width ---- */
-LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits)
-{
-    if (quantizer == LQ_E8) {
-        return bits == 4 && count % 8 == 0 ? count / 2 : 0;
-    }
-    if (quantizer != LQ_Z || !(bits == 2 || bits == 3 || bits == 4 || bits == 8)) {
-        return 0;
-    }
-    return count / 8 * (size_t)bits + (count % 8 * (size_t)bits + 7) / 8;
-}
-
 /* Nearest E8 point in the box -8 <= z <= 7 of its coset, as one 32-bit word: nibble i is z_i + 8,
    but the lowest bit of nibble 7 (which the even sum implies) is exchanged so that the parity of
    all eight low bits is the coset. In the box, too, one move mends the parity: every coordinate
@@ -5691,19 +5946,12 @@ LQ__INLINE void lq__e8_of_word(int32_t *p, uint32_t word)
 }
 
 /* q12 numbers (count) to codes, and back to doubled coordinates. */
-LQ__STATIC void lq__fixed_pack(uint8_t *dst, const int32_t *y, size_t count, int quantizer,
-                               int bits)
+LQ__STATIC void lq__fixed_pack_z(uint8_t *dst, const int32_t *y, size_t count, int bits)
 {
     uint32_t buffer = 0;
     uint32_t have = 0;
     int32_t half = 1 << (bits - 1);
     size_t i;
-    if (quantizer == LQ_E8) {
-        for (i = 0; i < count; i += 8) {
-            lq__store32(dst + i / 2, lq__e8_word(y + i));
-        }
-        return;
-    }
     for (i = 0; i < count; i++) {
         buffer |= (uint32_t)lq__clamp((y[i] >> 12) + half, 0, 2 * half - 1) << have;
         have += (uint32_t)bits;
@@ -5718,19 +5966,12 @@ LQ__STATIC void lq__fixed_pack(uint8_t *dst, const int32_t *y, size_t count, int
     }
 }
 
-LQ__STATIC void lq__fixed_unpack(int32_t *p, const uint8_t *src, size_t count, int quantizer,
-                                 int bits)
+LQ__STATIC void lq__fixed_unpack_z(int32_t *p, const uint8_t *src, size_t count, int bits)
 {
     uint32_t buffer = 0;
     uint32_t have = 0;
     int32_t half = 1 << (bits - 1);
     size_t i;
-    if (quantizer == LQ_E8) {
-        for (i = 0; i < count; i += 8) {
-            lq__e8_of_word(p + i, lq__load32(src + i / 2));
-        }
-        return;
-    }
     for (i = 0; i < count; i++) {
         if (have < (uint32_t)bits) {
             buffer |= (uint32_t)*src++ << have;
@@ -5742,13 +5983,86 @@ LQ__STATIC void lq__fixed_unpack(int32_t *p, const uint8_t *src, size_t count, i
     }
 }
 
+LQ__STATIC void lq__fixed_pack_e8(uint8_t *dst, const int32_t *y, size_t count, int bits)
+{
+    (void)bits;
+    for (size_t i = 0; i < count; i += 8) {
+        lq__store32(dst + i / 2, lq__e8_word(y + i));
+    }
+}
+
+LQ__STATIC void lq__fixed_unpack_e8(int32_t *p, const uint8_t *src, size_t count, int bits)
+{
+    (void)bits;
+    for (size_t i = 0; i < count; i += 8) {
+        lq__e8_of_word(p + i, lq__load32(src + i / 2));
+    }
+}
+
+/* ---- one row a form of fixed width ----
+     own     of lq__fixed_pack_own, _unpack_own, and in >>rows lq__rows_own
+     first   square of the step that suits rows of deviation 1 (q24), each row its own step
+     log     log2 (q16) of the step that suits all numbers of deviation 1
+     moment  squared error of numbers in range, in steps^2 (q16)
+     edge    where the levels end, in steps (q8), measured: best for Gaussian and uniform rows */
+#define LQ__FIXED_LIST(X)                             \
+    X(LQ_Z, 2, z, 16633204u, -408, 5461u, 384u)       \
+    X(LQ_Z, 3, z, 5761185u, -50534, 5461u, 896u)      \
+    X(LQ_Z, 4, z, 1885077u, -103351, 5461u, 1920u)    \
+    X(LQ_Z, 8, z, 15915u, -329064, 5461u, 32640u)     \
+    X(LQ_E8, 4, e8, 1885077u, -103351, 4698u, 1952u)
+
+#define LQ__FIXED_ENUM(quantizer, bits, own, first, log, moment, edge) LQ__FIXED_##own##bits,
+enum { LQ__FIXED_LIST(LQ__FIXED_ENUM) LQ__FIXED_FORMS };
+#undef LQ__FIXED_ENUM
+
+#define LQ__FIXED_NAME(quantizer, bits, own, first, log, moment, edge) " " #quantizer " " #bits
+#define LQ__FIXED_NAMES LQ__FIXED_LIST(LQ__FIXED_NAME)
+
+typedef struct lq__fixed_form {
+    int quantizer;
+    int bits;
+    uint32_t first;
+    int32_t log;
+    uint32_t moment;
+    uint32_t edge;
+    void (*pack)(uint8_t *dst, const int32_t *y, size_t count, int bits);
+    void (*unpack)(int32_t *p, const uint8_t *src, size_t count, int bits);
+} lq__fixed_form;
+
+#define LQ__FIXED_FORM(quantizer, bits, own, first, log, moment, edge)         \
+    {quantizer, bits, first, log, moment, edge, lq__fixed_pack_##own, lq__fixed_unpack_##own},
+static const lq__fixed_form lq__fixed_forms[LQ__FIXED_FORMS] = {LQ__FIXED_LIST(LQ__FIXED_FORM)};
+#undef LQ__FIXED_FORM
+
+/* NULL: there is none. */
+LQ__STATIC const lq__fixed_form *lq__fixed_form_of(int quantizer, int bits)
+{
+    size_t i;
+    for (i = 0; i < LQ__FIXED_FORMS; i++) {
+        if (lq__fixed_forms[i].quantizer == quantizer && lq__fixed_forms[i].bits == bits) {
+            return &lq__fixed_forms[i];
+        }
+    }
+    return NULL;
+}
+
+LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits)
+{
+    if (!lq__fixed_form_of(quantizer, bits) || count % lq__quantizer_of(quantizer)->dims) {
+        return 0;
+    }
+    return count / 8 * (size_t)bits + (count % 8 * (size_t)bits + 7) / 8;
+}
+
 LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, size_t count,
                            float step, int quantizer, int bits)
 {
+    const lq__fixed_form *form = lq__fixed_form_of(quantizer, bits);
     size_t need = lq_fixed_bytes(count, quantizer, bits);
     lq__scale scale;
     size_t i;
-    if ((need == 0 && count) || lq_fixed_bytes(8, quantizer, bits) == 0 || !lq__step_valid(step) ||
+    if (!form || (need == 0 && count) || !lq__step_valid(step) ||
         (count && (!dst || !src))) {
         return LQ_E_ARG;
     }
@@ -5763,7 +6077,7 @@ LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, siz
         if (status) {
             return status;
         }
-        lq__fixed_pack(dst + i / 8 * (size_t)bits, y, n, quantizer, bits);
+        form->pack(dst + i / 8 * (size_t)bits, y, n, bits);
     }
     return LQ_OK;
 }
@@ -5771,10 +6085,11 @@ LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, siz
 LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t count,
                            float step, int quantizer, int bits)
 {
+    const lq__fixed_form *form = lq__fixed_form_of(quantizer, bits);
     size_t need = lq_fixed_bytes(count, quantizer, bits);
     size_t i;
     size_t j;
-    if ((need == 0 && count) || lq_fixed_bytes(8, quantizer, bits) == 0 || !lq__step_valid(step) ||
+    if (!form || (need == 0 && count) || !lq__step_valid(step) ||
         (count && (!dst || !src))) {
         return LQ_E_ARG;
     }
@@ -5784,7 +6099,7 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
     for (i = 0; i < count; i += 64) {
         int32_t p[64];
         size_t n = LQ__MIN(count - i, 64);
-        lq__fixed_unpack(p, src + i / 8 * (size_t)bits, n, quantizer, bits);
+        form->unpack(p, src + i / 8 * (size_t)bits, n, bits);
         for (j = 0; j < n; j++) {
             dst[i + j] = (float)p[j] * (step * 0.5f);
         }
@@ -5808,6 +6123,8 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
    one word whatever the bytes are: no state has to be checked in the loop.
    Symbols: up to 31 integers of [-15, 15] and an escape; the escaped value follows in the raw
    section. Measured on Zen 5, 8 pages in flight: see bench/rans_peers.c.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__TOKENS_MAX 64u
 #define LQ__LANES 32u
@@ -5831,10 +6148,9 @@ enum {
     LQ__T_CLASSES = LQ__CLASS_WIDE + LQ__T_LOW + 1,
     LQ__T_OFFSETS = 5,
     LQ__T_GAUSS = LQ__T_CLASSES * LQ__T_OFFSETS,
-    LQ__COSET_LOW = 9,   /* mean classes up to here have no coset 1 */
-    LQ__COSET_HIGH = 33, /* from here on the odds stay as they are */
-    LQ__T_COSETS = LQ__COSET_HIGH - LQ__COSET_LOW + 1,
-    LQ__T_COUNT = LQ__T_GAUSS + 2 * LQ__T_COSETS
+#define LQ__WORD_TABLES(name, number, dims, words, own) +(int)LQ__WORD_TABLES_##own
+    LQ__T_COUNT = LQ__T_GAUSS LQ_QUANTIZER_LIST(LQ__WORD_TABLES) /* those of words behind */
+#undef LQ__WORD_TABLES
 };
 
 /* Offsets o of the cell centres k + o. LQ__AT_0 is Z's, with its dead zone; LQ__AT_0_PLAIN is the
@@ -6220,22 +6536,21 @@ LQ__STATIC int lq__table_gauss(const lq_tables *tables, lq__rans_table *t, int c
     return status ? status : lq__table_index(t);
 }
 
-/* Probability of coset 1 in 2^-16 by the mean class of the block, 9 .. 33: E8, then relaxed E8.
-   Made by drawing 2^22 vectors of eight N(0, sigma), sigma = 2^((class - 33) / 8), and taking the
-   exact nearest point of D8 u (D8 + 1/2), or D8 u (Z^8 + 1/2). From there on it is 1/2, or the
-   constant 0.5546 that relaxing gives. Part of the format. */
-LQ__STATIC int lq__table_coset(lq__rans_table *t, uint32_t relaxed, uint32_t index)
+/* Number of a quantizer's first table of words. */
+LQ__STATIC uint32_t lq__word_tables_at(const lq__quantizer *q)
 {
-    static const uint16_t one[2][LQ__T_COSETS] = {
-        {16,    16,    16,    45,    203,   665,   1770,  3820,  6971,  11047, 15622, 20157, 24159,
-         27349, 29649, 31160, 32024, 32490, 32684, 32745, 32768, 32768, 32768, 32768, 32768},
-        {16,    16,    16,    70,    299,   929,   2358,  4883,  8629,  13284, 18365, 23284, 27506,
-         30827, 33198, 34710, 35603, 36065, 36253, 36321, 36345, 36345, 36345, 36345, 36345}};
+    uint32_t at = LQ__T_GAUSS;
+    while (q-- > lq__quantizers) {
+        at += q->word_tables;
+    }
+    return at;
+}
+
+LQ__STATIC int lq__table_word(lq__rans_table *t, const lq__quantizer *q, uint32_t index)
+{
     uint32_t freq[32] = {0};
     int status;
-    freq[0] = 16;
-    freq[17] = one[relaxed][index];
-    freq[16] = 65536 - 16 - freq[17];
+    q->word_freq(freq, index);
     status = lq__table_finish(t, freq, 16, UINT64_MAX);
     return status ? status : lq__table_index(t);
 }
@@ -6338,6 +6653,7 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
     lq_tables *t;
     uint32_t i;
     int status = LQ_OK;
+    int q;
     if (!tables || !mem) {
         return LQ_E_ARG;
     }
@@ -6355,8 +6671,12 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
         status = lq__table_gauss(t, &t->table[i], (int)(i / LQ__T_OFFSETS) - LQ__T_LOW,
                                  i % LQ__T_OFFSETS);
     }
-    for (i = 0; i < 2 * LQ__T_COSETS && !status; i++) {
-        status = lq__table_coset(&t->table[LQ__T_GAUSS + i], i / LQ__T_COSETS, i % LQ__T_COSETS);
+    for (q = 1; q < LQ__QUANTIZER_END; q++) {
+        const lq__quantizer *own = &lq__quantizers[q];
+        lq__rans_table *at = t->table + lq__word_tables_at(own);
+        for (i = 0; i < own->word_tables && !status; i++) {
+            status = lq__table_word(at + i, own, i);
+        }
     }
     memset(t->centroid, 0, (LQ__CLASS_WIDE + 1) * sizeof *t->centroid);
     for (i = 1; i <= LQ__CLASS_WIDE; i++) {
@@ -7182,6 +7502,8 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
 
 /* ================================================================================================
    >>rans   one page: the plan of its rows, and the steps that encode and decode them, in C
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 /* ---- plan: the kind, the raw bits and the tables of every row ----
    A row's integer z is split into a coded symbol h = z >> shift and raw bits below it:
@@ -7194,43 +7516,44 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
    Tables, by kind: offset o of the cells and class.
      Z           0 with the dead zone; with raw bits 1/4 if raw = 1, else 1/2
      PLAIN       0 without dead zone; with raw bits as Z. Lead rows, and D4's first three
-     COSET       0 or 1, by the mean class of its block
-     SHIFTED     coset / 2; with raw bits 1/2. E8's z0 .. z6
-     HALF        class - 8, (parity + coset / 2) / 2, parity being the LSBs of the symbols before it
-                 in its block, an escape's taken as 0. If any row of the block has raw bits the
-                 symbol's LSB says nothing, and parity is left out: 1/4 + coset / 4, with own raw
+     WORD        those of the quantizer, by the mean class of the block: E8's coset, 0 or 1
+     SHIFTED     residue / 2; with raw bits 1/2. E8's z0 .. z6
+     HALF        class - 8, (parity + residue / 2) / 2, parity being the LSBs of the symbols before
+                 it in its block, an escape's taken as 0. If any row of the block has raw bits the
+                 symbol's LSB says nothing, and parity is left out: 1/4 + residue / 4, with own raw
                  bits 1/2. D4's z3, E8's z7
      relaxed E8  lanes of coset 1 have no parity: their z7 is a SHIFTED one in the HALF row
      MAPPED      a grouped table of counts: the kernels see the numbers of groups, less 16
      MOVED       a direct one with an origin; without one it has PLAIN rows
    Parity is the XOR of the true LSBs of the integers before, escapes and raw bits merged. A block
-   with a dead row is no lattice block: all its rows are Z, its coset row is dead. */
+   with a dead row is no lattice block: all its rows are Z, its words are dead. */
 enum {
     LQ__ROW_Z,
     LQ__ROW_PLAIN,
-    LQ__ROW_COSET,
+    LQ__ROW_WORD,
     LQ__ROW_SHIFTED,
     LQ__ROW_HALF,
     LQ__ROW_MAPPED,
     LQ__ROW_MOVED
 };
 
-/* What the table of a lane depends on; its number is table[2 parity + coset]. */
+/* What the table of a lane depends on; its number is table[2 parity + residue]. */
 #define LQ__BY_COSET 1u
 #define LQ__BY_PARITY 2u
 #define LQ__BY_BOTH 3u
 
 struct lq_rans_row {
-    uint32_t row;   /* in the matrix */
-    uint32_t coset; /* matrix row of the block's coset; its own number if there is none */
+    uint32_t row;        /* in the matrix */
+    uint32_t word;       /* matrix row of its block, which is that of the first words */
+    uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
     uint16_t table[4];
-    uint8_t raw[2];   /* by coset */
-    uint8_t shift[2]; /* by coset */
+    uint8_t raw[2];   /* by residue */
+    uint8_t shift[2]; /* by residue */
     uint8_t kind;
     uint8_t by;
-    uint8_t before;      /* HALF: coded rows of the block before this one */
-    uint8_t class_;      /* COSET: the block's mean class */
-    uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
+    uint8_t residue; /* LQ__RESIDUE_* */
+    uint8_t place;   /* in its block: so many of its coefficients are before it */
+    uint8_t class_;
 };
 
 /* Whether a row's integers are its symbols with one raw bit or none, and it is no lead row. */
@@ -7257,62 +7580,71 @@ LQ__STATIC int lq__block_is_lattice(const uint8_t *classes, size_t dims)
     return 1;
 }
 
-LQ__INLINE size_t lq__rans_block(int quantizer)
-{
-    return quantizer == LQ_Z ? 1 : quantizer == LQ_D4 ? 4 : 8;
-}
-
 LQ_API size_t lq_rans_matrix_rows(size_t rows, size_t lead_rows, int quantizer)
 {
-    if (rows == 0 || rows > LQ_RANS_ROWS_MAX || lead_rows > rows || quantizer < LQ_Z ||
-        quantizer > LQ_E8_RELAXED) {
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
+    if (rows == 0 || rows > LQ_RANS_ROWS_MAX || lead_rows > rows || q->dims == 0) {
         return 0;
     }
-    return rows + (quantizer >= LQ_E8 ? (rows - lead_rows) / 8 : 0);
+    return rows + lq__words_of(q, rows - lead_rows);
+}
+
+/* Whether some quantizer may have so many rows of the matrix. */
+LQ__STATIC int lq__matrix_rows_ok(size_t rows)
+{
+    return rows && rows <= LQ_RANS_ROWS_MAX + lq__words_most(LQ_RANS_ROWS_MAX);
 }
 
 LQ_API size_t lq_rans_plan_bytes(size_t rows)
 {
-    size_t most = lq_rans_matrix_rows(rows, 0, LQ_E8);
-    return most ? most * sizeof(lq_rans_row) + 3 : 0;
+    if (rows == 0 || rows > LQ_RANS_ROWS_MAX) {
+        return 0;
+    }
+    return (rows + lq__words_most(rows)) * sizeof(lq_rans_row) + 3;
 }
 
 LQ__STATIC lq_rans_row *lq__row_add(lq_rans_row *r, size_t row, int kind, int class_)
 {
     memset(r, 0, sizeof *r);
     r->row = (uint32_t)row;
-    r->coset = (uint32_t)row;
     r->kind = (uint8_t)kind;
     r->class_ = (uint8_t)class_;
-    if (kind != LQ__ROW_COSET) {
+    if (kind != LQ__ROW_WORD) {
         r->raw[0] = (uint8_t)lq__raw_of(kind == LQ__ROW_HALF ? class_ - 8 : class_);
         r->raw[1] = r->raw[0];
     }
     return r + 1;
 }
 
-/* The rows of one lattice block. */
+/* The rows of one lattice block. Words that have no tables are not in the stream. */
 LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t *classes,
-                                      int quantizer)
+                                      const lq__quantizer *q)
 {
-    size_t dims = lq__rans_block(quantizer);
-    size_t coset = row;
-    int sum = 4;
-    size_t i;
-    if (dims == 8) {
-        for (i = 0; i < 8; i++) {
-            sum += classes[i];
-        }
-        r = lq__row_add(r, row++, LQ__ROW_COSET, sum >> 3);
+    uint32_t sum = q->dims / 2;
+    uint32_t i;
+    for (i = 0; i < q->dims; i++) {
+        sum += classes[i];
     }
-    for (i = 0; i < dims; i++) {
-        int kind = i == dims - 1 ? LQ__ROW_HALF : dims == 8 ? LQ__ROW_SHIFTED : LQ__ROW_PLAIN;
+    for (i = 0; i < q->words && q->word_tables; i++) {
+        int class_ = (int)(sum / q->dims);
+        uint32_t table = lq__word_tables_at(q) + q->word_table(class_, i);
         lq_rans_row *own = r;
-        r = lq__row_add(r, row++, kind, classes[i]);
-        own->coset = (uint32_t)(dims == 8 ? coset : own->row);
-        own->before = (uint8_t)(kind == LQ__ROW_HALF ? dims - 1 : 0);
-        if (kind == LQ__ROW_HALF && quantizer == LQ_E8_RELAXED) {
+        r = lq__row_add(r, row + i, LQ__ROW_WORD, class_);
+        own->table[0] = own->table[1] = own->table[2] = own->table[3] = (uint16_t)table;
+    }
+    for (i = 0; i < q->dims; i++) {
+        lq_rans_row *own = r;
+        int last = i == q->dims - 1 && q->parity != LQ__PARITY_NONE;
+        int other = q->residue == LQ__RESIDUE_none ? LQ__ROW_PLAIN : LQ__ROW_SHIFTED;
+        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, classes[i]);
+        own->residue = (uint8_t)q->residue;
+        own->place = (uint8_t)i;
+        own->word = (uint32_t)row;
+        if (last && q->parity == LQ__PARITY_COSET_0) {
             own->raw[1] = (uint8_t)lq__raw_of(classes[i]);
+        }
+        if (lq__residue_machine[q->residue]) {
+            own->raw[0] = own->raw[1] = 0;
         }
     }
     return r;
@@ -7332,6 +7664,7 @@ LQ__STATIC void lq__plan_widen(lq_rans_row *rows, size_t count, size_t lead_rows
         lq_rans_row *r = &rows[i];
         int spare = r->kind == LQ__ROW_Z || r->kind == LQ__ROW_SHIFTED ||
                     (r->kind == LQ__ROW_PLAIN && r->row >= lead_rows);
+        spare = spare && !lq__residue_machine[r->residue];
         have += r->raw[0];
         r->by = spare && r->class_ - 8 * r->raw[0] >= (int)LQ__CLASS_SPARE;
         of_class[r->class_] += r->by;
@@ -7351,14 +7684,16 @@ LQ__STATIC void lq__plan_widen(lq_rans_row *rows, size_t count, size_t lead_rows
 }
 
 /* Tables and shifts of a row, its raw bits known. */
-LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
+LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, const lq__quantizer *q)
 {
     int class_ = r->class_ - 8 * r->raw[0];
     uint32_t wide = r->raw[0] == 1 ? LQ__AT_1_4 : LQ__AT_1_2;
-    uint32_t cosets = r->coset != r->row ? LQ__BY_COSET : 0;
     uint32_t i;
     r->by = 0;
-    if (r->kind == LQ__ROW_Z || r->kind == LQ__ROW_PLAIN) { /* no coset: one table */
+    if (r->kind == LQ__ROW_WORD) {
+        return;
+    }
+    if (r->kind == LQ__ROW_Z || r->kind == LQ__ROW_PLAIN) { /* no residue: one table */
         uint32_t plain = r->kind == LQ__ROW_Z ? LQ__AT_0 : LQ__AT_0_PLAIN;
         r->table[0] = lq__table_of(class_, r->raw[0] ? wide : plain);
         r->table[1] = r->table[2] = r->table[3] = r->table[0];
@@ -7366,57 +7701,54 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
         return;
     }
     for (i = 0; i < 4; i++) {
-        uint32_t coset = cosets ? i & 1 : 0;
+        uint32_t residue = r->residue != LQ__RESIDUE_none ? i & 1 : 0;
         uint32_t offset = LQ__AT_0;
         int own = class_;
         r->shift[i & 1] = r->raw[i & 1];
-        if (r->kind == LQ__ROW_COSET) {
-            int index = LQ__MAX(r->class_, (int)LQ__COSET_LOW);
-            index = LQ__MIN(index, (int)LQ__COSET_HIGH) - LQ__COSET_LOW;
-            r->table[i] = (uint16_t)(LQ__T_GAUSS + (relaxed ? LQ__T_COSETS : 0) + index);
-            continue;
-        } else if (r->kind == LQ__ROW_SHIFTED || (relaxed && coset)) {
-            offset = r->raw[coset] || coset ? LQ__AT_1_2 : LQ__AT_0_PLAIN;
-            own = r->class_ - 8 * r->raw[coset];
+        if (r->kind == LQ__ROW_SHIFTED || (q->parity == LQ__PARITY_COSET_0 && residue)) {
+            offset = r->raw[residue] || residue ? LQ__AT_1_2 : LQ__AT_0_PLAIN;
+            own = r->class_ - 8 * r->raw[residue];
         } else {
             r->shift[i & 1]++;
             own = class_ - 8;
-            offset = (i >> 1) * 2 + coset ? (i >> 1) * 2 + coset : LQ__AT_0_PLAIN;
+            offset = (i >> 1) * 2 + residue ? (i >> 1) * 2 + residue : LQ__AT_0_PLAIN;
             if (block_has_raw) {
-                offset = r->raw[0] ? LQ__AT_1_2 : LQ__AT_1_4 + coset;
+                offset = r->raw[0] ? LQ__AT_1_2 : LQ__AT_1_4 + residue;
             } else {
                 r->by = LQ__BY_PARITY;
             }
         }
         r->table[i] = lq__table_of(own, offset);
     }
-    if (r->table[0] != r->table[1] || r->shift[0] != r->shift[1]) {
-        r->by = (uint8_t)(r->by | cosets);
+    if (r->residue != LQ__RESIDUE_none &&
+        (r->table[0] != r->table[1] || r->shift[0] != r->shift[1] ||
+         lq__residue_machine[r->residue])) {
+        r->by = (uint8_t)(r->by | LQ__BY_COSET);
     }
 }
 
 /* The coded rows of these classes, from r on; blocks of a lattice have theirs. Returns the end. */
 LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, size_t rows,
-                                     size_t lead_rows, int quantizer)
+                                     size_t lead_rows, const lq__quantizer *q)
 {
-    size_t dims = lq__rans_block(quantizer);
     size_t row = 0;
     size_t i;
     size_t j;
     for (i = 0; i < rows;) {
-        size_t block = i < lead_rows || rows - i < dims ? 1 : dims;
+        size_t block = i < lead_rows || rows - i < q->dims ? 1 : q->dims;
+        size_t words = block == q->dims && i >= lead_rows ? q->words : 0;
         int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
         if (lattice) {
-            r = lq__block_add(r, row, classes + i, quantizer);
+            r = lq__block_add(r, row, classes + i, q);
         }
-        row += block == 8 && !lattice;
+        row += words;
         for (j = 0; j < block && !lattice; j++) {
             if (classes[i + j]) {
                 int kind = i < lead_rows ? LQ__ROW_PLAIN : LQ__ROW_Z;
                 r = lq__row_add(r, row + j, kind, classes[i + j]);
             }
         }
-        row += block + (block == 8 && lattice);
+        row += block;
         i += block;
     }
     return r;
@@ -7425,6 +7757,7 @@ LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, siz
 LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
                              const uint8_t *classes, size_t rows, size_t lead_rows, int quantizer)
 {
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
     size_t matrix_rows = lq_rans_matrix_rows(rows, lead_rows, quantizer);
     lq_rans_row *first;
     size_t i;
@@ -7442,7 +7775,7 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     }
     first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
     plan->rows = matrix_rows;
-    plan->coded_rows = (size_t)(lq__rows_add(first, classes, rows, lead_rows, quantizer) - first);
+    plan->coded_rows = (size_t)(lq__rows_add(first, classes, rows, lead_rows, q) - first);
     plan->coded = first;
     plan->counts = NULL;
     plan->mapped_rows = 0;
@@ -7452,10 +7785,10 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     lq__plan_widen(first, plan->coded_rows, lead_rows);
     for (i = 0; i < plan->coded_rows; i++) {
         int raw = first[i].raw[0] || first[i].raw[1];
-        for (j = 1; j <= first[i].before; j++) {
+        for (j = 1; j <= first[i].place; j++) { /* of the rows of its block before it */
             raw |= first[i - j].raw[0];
         }
-        lq__row_tables(&first[i], raw, quantizer == LQ_E8_RELAXED);
+        lq__row_tables(&first[i], raw, q);
         plan->raw_bits += LQ__MAX(first[i].raw[0], first[i].raw[1]);
     }
     for (i = plan->coded_rows; i-- > 0;) {
@@ -7581,10 +7914,11 @@ LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
     return (uint32_t)(mask >> token) & 1;
 }
 
-/* The coset of a token, 0 where the row has none. */
-LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, const int16_t *values, uint32_t token)
+/* The residue of a token, 0 where the row has none. decoding: as for lq__residue_c. */
+LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, int16_t *values, uint32_t token,
+                                 int decoding)
 {
-    return r->coset == r->row ? 0 : (uint32_t)values[(size_t)r->coset * 64 + token] & 1;
+    return lq__residue_c(r->residue, values + (size_t)r->word * 64, 64, r->place, token, decoding);
 }
 
 /* XOR of the LSBs of the rows before a HALF row. */
@@ -7592,7 +7926,7 @@ LQ__INLINE uint32_t lq__parity_of(const lq_rans_row *r, const int16_t *values, u
 {
     int32_t x = 0;
     uint32_t j;
-    for (j = 1; j <= r->before; j++) {
+    for (j = 1; j <= r->place; j++) {
         x ^= values[(size_t)(r->row - j) * 64 + token];
     }
     return (uint32_t)x & 1;
@@ -7605,27 +7939,27 @@ LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan,
 {
     const lq_rans_row *r = &plan->coded[i];
     int32_t own = f->values[(size_t)r->row * 64 + token];
-    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t coset = lq__coset_of(r, f->values, token, 0);
     uint32_t parity = 0;
     int32_t z = own;
     uint32_t j;
     const lq__rans_table *t;
     int32_t h;
-    if (r->kind == LQ__ROW_COSET && (z & ~1)) {
-        return 0;
-    }
     if (r->shift[coset] > r->raw[coset] &&
         ((lq__parity_of(r, f->values, token) ^ (uint32_t)z) & 1)) {
         return 0;
     }
     if (r->by & LQ__BY_PARITY) {
-        for (j = 1; j <= r->before; j++) {
+        for (j = 1; j <= r->place; j++) {
             z = f->values[(size_t)(r->row - j) * 64 + token];
             parity ^= (uint32_t)z & 1 & ~lq__bit_of(f->escape[i - j], token);
         }
     }
     t = &tables->table[r->table[2 * parity + coset]];
     h = own >> r->shift[coset];
+    if (r->kind == LQ__ROW_WORD && (h < t->low || h > t->high)) {
+        return 0;
+    }
     f->parity[i] |= (uint64_t)parity << token;
     f->escape[i] |= (uint64_t)(h < t->low || h > t->high) << token;
     if (r->raw[coset]) {
@@ -7747,7 +8081,7 @@ LQ__STATIC void lq__scan_finish(const lq_rans_plan *plan, lq__rans_flow *f, lq__
         uint64_t escape;
         for (escape = f->escape[i]; escape; escape &= escape - 1) {
             uint32_t token = lq__lowest_bit(escape);
-            uint32_t coset = lq__coset_of(r, f->values, token);
+            uint32_t coset = lq__coset_of(r, f->values, token, 0);
             lq__escape_put(bits, f->source[(size_t)r->row * 64 + token] >> r->shift[coset]);
         }
     }
@@ -7821,7 +8155,7 @@ LQ__STATIC void lq__rans_encode_c(const lq_tables *tables, const lq_rans_plan *p
                 uint32_t freq;
                 uint32_t out;
                 if (r->by) {
-                    uint32_t coset = lq__coset_of(r, f->values, token);
+                    uint32_t coset = lq__coset_of(r, f->values, token, 0);
                     t = lq__table_at(tables, r, coset, lq__bit_of(f->parity[i], token));
                     shift = r->shift[coset];
                 }
@@ -7886,7 +8220,7 @@ LQ__STATIC void lq__rans_decode_c(const lq_tables *tables, const lq_rans_plan *p
                 uint32_t parity = 0;
                 uint32_t s;
                 if (r->by) {
-                    coset = lq__coset_of(r, f->values, token);
+                    coset = lq__coset_of(r, f->values, token, 1);
                     parity = r->by & LQ__BY_PARITY ? lq__parity_of(r, f->values, token) : 0;
                     t = lq__table_at(tables, r, coset, parity);
                 }
@@ -7915,7 +8249,7 @@ LQ__INLINE void lq__merge_token(const lq_rans_row *r, lq__rans_flow *f, uint32_t
                                 size_t *position)
 {
     int16_t *v = f->values + (size_t)r->row * 64 + token;
-    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t coset = lq__coset_of(r, f->values, token, 0);
     uint32_t bits = (uint32_t)lq__bits_get(f->raw, position, r->raw[coset]);
     *v = (int16_t)(*v * (1 << r->shift[coset]) + (int)(bits << (r->shift[coset] - r->raw[coset])));
 }
@@ -7943,13 +8277,13 @@ LQ__STATIC int lq__escape_get(const lq_rans_row *r, lq__rans_flow *f, uint32_t t
                               int *odd)
 {
     int16_t *v = f->values + (size_t)r->row * 64 + token;
-    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t coset = lq__coset_of(r, f->values, token, 0);
     size_t start = f->raw_bits;
     uint32_t code = (uint32_t)lq__bits_get(f->raw, &start, 31);
     uint32_t zeros = lq__lowest_bit(code | 32768);
     int32_t h;
     int32_t z;
-    if (zeros == 15 || avail - f->raw_bits < 2 * zeros + 3 || r->kind == LQ__ROW_COSET) {
+    if (zeros == 15 || avail - f->raw_bits < 2 * zeros + 3 || r->kind == LQ__ROW_WORD) {
         return 0;
     }
     code = (code >> (zeros + 1) & ((1u << (zeros + 2)) - 1)) + (1u << (zeros + 2)) - 4;
@@ -7992,9 +8326,9 @@ LQ__STATIC int lq__escapes_get(const lq_rans_plan *plan, lq__rans_flow *f, size_
             i += lq__rows_without_escape(f->escape + i + 1, plan->coded_rows - i - 1);
             continue;
         }
-        for (j = i + 1; j < plan->coded_rows && j < i + 8 && !half; j++) {
+        for (j = i + 1; j < plan->coded_rows && j < i + LQ__BLOCK_DIMS && !half; j++) {
             const lq_rans_row *next = &plan->coded[j];
-            half = (next->by & LQ__BY_PARITY) && j - i <= next->before ? next : NULL;
+            half = (next->by & LQ__BY_PARITY) && j - i <= next->place ? next : NULL;
         }
         for (; escape; escape &= escape - 1) {
             uint32_t token = lq__lowest_bit(escape);
@@ -8002,7 +8336,7 @@ LQ__STATIC int lq__escapes_get(const lq_rans_plan *plan, lq__rans_flow *f, size_
             if (!lq__escape_get(r, f, token, avail, &odd)) {
                 return LQ_E_DATA;
             }
-            if (odd && half && half->shift[lq__coset_of(half, f->values, token)]) {
+            if (odd && half && half->shift[lq__coset_of(half, f->values, token, 0)]) {
                 f->values[(size_t)half->row * 64 + token] ^= 1;
             }
         }
@@ -8020,21 +8354,23 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
     for (i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) {
         const lq_rans_row *r = &plan->coded[i];
         int16_t *v = f->values + (size_t)r->row * 64;
-        const int16_t *coset = f->values + (size_t)r->coset * 64;
         int16_t parity[64];
-        int16_t relaxed = (int16_t)(r->shift[1] == r->raw[1]);
         if (r->kind != LQ__ROW_HALF) {
             continue;
         }
         memcpy(parity, v - 64, sizeof parity);
-        for (j = 2; j <= r->before; j++) {
+        for (j = 2; j <= r->place; j++) {
             const int16_t *other = v - 64 * (size_t)j;
             for (token = 0; token < 64; token++) {
                 parity[token] = (int16_t)(parity[token] ^ other[token]);
             }
         }
+        for (token = 0; token < 64 && r->shift[1] == r->raw[1]; token++) { /* relaxed */
+            parity[token] =
+                (int16_t)(lq__coset_of(r, f->values, token, 0) ? 0 : parity[token]);
+        }
         for (token = 0; token < 64; token++) {
-            v[token] = (int16_t)(v[token] | (parity[token] & 1 & ~(relaxed & coset[token])));
+            v[token] = (int16_t)(v[token] | (parity[token] & 1));
         }
     }
 }
@@ -8124,6 +8460,8 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 
 /* ================================================================================================
    >>lanes   the steps of >>rans with AVX2, AVX-512 and NEON: all 32 lanes of a page at once
+
+   To add a quantizer or a residue: nothing here, see >>lattice.
    ============================================================================================== */
 /* ---- AVX2 and BMI2: raw bits ---- */
 #if LQ__X86
@@ -8151,7 +8489,7 @@ LQ__STATIC_256 void lq__raw_put_bmi2(const lq_rans_row *r, const lq__rans_flow *
     uint32_t u;
     if (r->raw[0] != r->raw[1]) {
         for (t = 0; t < tokens; t++) {
-            uint32_t coset = lq__coset_of(r, f->values, t);
+            uint32_t coset = lq__coset_of(r, f->values, t, 0);
             lq__bits_put(bits,
                          (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
                              ((1u << r->raw[coset]) - 1),
@@ -8216,11 +8554,6 @@ LQ__STATIC_256 int lq__rans_merge_avx2(const lq_rans_plan *plan, lq__rans_flow *
    16-23, 8-15, 24-31, which unpacking undoes. A table of 32 words is four byte tables of 16, looked
    up by pshufb: low and high bytes, intervals below and from 16. Words go to their lanes, and from
    them, by pshufb with a mask for every set of 8 lanes. */
-typedef struct lq__pair_256 {
-    __m256i a; /* lanes 0 .. 15 */
-    __m256i b;
-} lq__pair_256;
-
 typedef struct lq__words_256 {
     __m256i low[2];
     __m256i high[2];
@@ -8300,13 +8633,29 @@ LQ__INLINE_256 lq__pair_256 lq__odd_256(lq__pair_256 v)
     return v;
 }
 
-LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, const int16_t *values,
-                                          uint32_t half)
+/* Residues of half a row as masks: lq__residue_name_256. */
+LQ__INLINE_256 lq__pair_256 lq__residue_coset_256(int16_t *word, uint32_t place, uint32_t half,
+                                                  int decoding)
 {
+    (void)place;
+    (void)decoding;
+    return lq__odd_256(lq__half_row_256(word, 0, half));
+}
+
+LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, int16_t *values, uint32_t half,
+                                          int decoding)
+{
+    int16_t *word = values + (size_t)r->word * 64;
     lq__pair_256 none;
+#define LQ__RESIDUE_OF(name, machine)                                    \
+    if (r->residue == LQ__RESIDUE_##name) {                              \
+        return lq__residue_##name##_256(word, r->place, half, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
     none.a = _mm256_setzero_si256();
     none.b = none.a;
-    return r->coset == r->row ? none : lq__odd_256(lq__half_row_256(values, r->coset, half));
+    return none;
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -8315,7 +8664,7 @@ LQ__INLINE_256 lq__pair_256 lq__parity_256(const lq_rans_row *r, const int16_t *
 {
     lq__pair_256 x = lq__half_row_256(values, r->row - 1, half);
     uint32_t j;
-    for (j = 2; j <= r->before; j++) {
+    for (j = 2; j <= r->place; j++) {
         lq__pair_256 y = lq__half_row_256(values, r->row - j, half);
         x.a = _mm256_xor_si256(x.a, y.a);
         x.b = _mm256_xor_si256(x.b, y.b);
@@ -8467,7 +8816,7 @@ LQ__INLINE_256 void lq__decode_step_256(const lq_tables *tables, const lq__look_
     lq__pair_256 hi = lq__half_row_256((const int16_t *)(const void *)f->hi, 0, 0);
     lq__pair_256 lo = lq__half_row_256((const int16_t *)(const void *)f->lo, 0, 0);
     lq__found_256 found = lq__find_256(&k[0], lo);
-    lq__pair_256 coset = lq__coset_256(r, f->values, half);
+    lq__pair_256 coset = lq__coset_256(r, f->values, half, 1);
     lq__pair_256 v;
     int16_t *dst = f->values + (size_t)r->row * 64 + 32 * half;
     uint32_t escape;
@@ -8709,7 +9058,7 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
 {
     const __m256i most = _mm256_set1_epi16(31);
     lq__pair_256 active = lq__active_256(f->tokens, half);
-    lq__pair_256 coset = lq__coset_256(r, f->values, half);
+    lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
     lq__pair_256 hi = lq__half_row_256((const int16_t *)(const void *)f->hi, 0, 0);
     lq__pair_256 lo = lq__half_row_256((const int16_t *)(const void *)f->lo, 0, 0);
     lq__pair_256 old = hi;
@@ -8845,7 +9194,7 @@ LQ__STATIC_256 uint64_t lq__scan_half_row_256(const lq_tables *tables, const lq_
     uint32_t half;
     uint32_t j;
     for (half = 0; half < 2; half++) {
-        lq__pair_256 coset = lq__coset_256(r, f->values, half);
+        lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
         lq__pair_256 x = lq__parity_256(r, f->values, half);
         lq__pair_256 z = lq__half_row_256(f->values, r->row, half);
         uint32_t odd;
@@ -8857,7 +9206,7 @@ LQ__STATIC_256 uint64_t lq__scan_half_row_256(const lq_tables *tables, const lq_
             odd &= ~lq__lanes_256(_mm256_packs_epi16(coset.a, coset.b));
         }
         bad |= (uint64_t)odd << 32 * half;
-        for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+        for (j = 1; j <= r->place; j++) { /* an escape's LSB is taken as 0 */
             uint32_t escaped = (uint32_t)(f->escape[i - j] >> 32 * half);
             if (escaped) {
                 lq__pair_256 mask = lq__mask_256(escaped);
@@ -8893,14 +9242,14 @@ LQ__STATIC_256 int lq__rans_scan_avx2(const lq_tables *tables, const lq_rans_pla
             bad |= lq__scan_half_row_256(tables, plan, f, i);
         }
         for (half = 0; half < 2 && r->kind != LQ__ROW_HALF; half++) {
-            lq__pair_256 coset = lq__coset_256(r, f->values, half);
+            lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
             uint32_t escape = r->by == 0
                                   ? lq__escapes_256(tables, r, f, half, coset, coset, 0)
                                   : lq__escapes_256(tables, r, f, half, coset, coset, LQ__BY_COSET);
             f->escape[i] |= (uint64_t)escape << 32 * half;
         }
         f->escape[i] &= f->active;
-        bad |= r->kind == LQ__ROW_COSET ? f->escape[i] : 0; /* 0 and 1 are its table */
+        bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */
         if (r->raw[0] | r->raw[1]) {
             lq__raw_put_bmi2(r, f, &bits);
         }
@@ -9044,11 +9393,26 @@ LQ__INLINE_512 __m512i lq__half_row_512(const int16_t *values, size_t row, uint3
     return _mm512_loadu_si512(values + row * 64 + 32 * half);
 }
 
-/* Lanes of coset 1; none where the row has no coset. */
-LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, const int16_t *values, uint32_t half)
+/* Lanes of half a row with residue 1: lq__residue_name_512. */
+LQ__INLINE_512 __mmask32 lq__residue_coset_512(int16_t *word, uint32_t place, uint32_t half,
+                                               int decoding)
 {
-    __m512i coset = lq__half_row_512(values, r->coset, half);
-    return r->coset == r->row ? 0 : _mm512_test_epi16_mask(coset, _mm512_set1_epi16(1));
+    (void)place;
+    (void)decoding;
+    return _mm512_test_epi16_mask(lq__half_row_512(word, 0, half), _mm512_set1_epi16(1));
+}
+
+LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, int16_t *values, uint32_t half,
+                                       int decoding)
+{
+    int16_t *word = values + (size_t)r->word * 64;
+#define LQ__RESIDUE_OF(name, machine)                                    \
+    if (r->residue == LQ__RESIDUE_##name) {                              \
+        return lq__residue_##name##_512(word, r->place, half, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
+    return 0;
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -9056,7 +9420,7 @@ LQ__INLINE_512 __m512i lq__parity_512(const lq_rans_row *r, const int16_t *value
 {
     __m512i x = lq__half_row_512(values, r->row - 1, half);
     uint32_t j;
-    for (j = 2; j <= r->before; j++) {
+    for (j = 2; j <= r->place; j++) {
         x = _mm512_xor_si512(x, lq__half_row_512(values, r->row - j, half));
     }
     return x;
@@ -9078,7 +9442,7 @@ LQ__INLINE_512 lq__found_512 lq__decode_half_512(const lq__look_512 *k, const lq
                                                  __m512i lo, uint32_t by, int full, int single)
 {
     uint32_t active = (uint32_t)(f->active >> 32 * half);
-    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
+    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half, 1) : 0;
     __mmask32 parity = 0;
     lq__found_512 found;
     uint32_t escape;
@@ -9529,7 +9893,7 @@ LQ__INLINE_512 void lq__encode_step_512(const lq__code_512 *k, const lq_rans_row
                                         uint8_t **words, uint32_t by, int wide, int full)
 {
     __mmask32 active = (__mmask32)(f->active >> 32 * half);
-    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
+    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half, 0) : 0;
     __mmask32 parity = by & LQ__BY_PARITY ? (__mmask32)(f->parity[i] >> 32 * half) : 0;
     __m512i s = _mm512_add_epi16(lq__symbols_512(r, f->values, half, coset), k->place);
     lq__coded_512 c;
@@ -9675,7 +10039,7 @@ LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_
     uint32_t half;
     uint32_t j;
     for (half = 0; half < 2; half++) {
-        __mmask32 coset = lq__coset_512(r, f->values, half);
+        __mmask32 coset = lq__coset_512(r, f->values, half, 0);
         __mmask32 parity = 0;
         __mmask32 escape;
         __m512i x = lq__parity_512(r, f->values, half);
@@ -9683,7 +10047,7 @@ LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_
             _mm512_xor_si512(x, lq__half_row_512(f->values, r->row, half)), one);
         bad |= lq__tokens_512(r->shift[1] > r->raw[1] ? odd : odd & ~coset, half);
         if (r->by & LQ__BY_PARITY) {
-            for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+            for (j = 1; j <= r->place; j++) { /* an escape's LSB is taken as 0 */
                 __mmask32 escaped = (__mmask32)(f->escape[i - j] >> 32 * half);
                 if (escaped) {
                     x = _mm512_xor_si512(
@@ -9719,14 +10083,14 @@ LQ__STATIC_512 int lq__rans_scan_avx512(const lq_tables *tables, const lq_rans_p
             escape = lq__tokens_512(lq__escapes_512(tables, r, f, 0, 0, 0, 0), 0) |
                      lq__tokens_512(lq__escapes_512(tables, r, f, 1, 0, 0, 0), 1);
         } else {
-            __mmask32 coset = lq__coset_512(r, f->values, 0);
-            __mmask32 other = lq__coset_512(r, f->values, 1);
+            __mmask32 coset = lq__coset_512(r, f->values, 0, 0);
+            __mmask32 other = lq__coset_512(r, f->values, 1, 0);
             coset = lq__escapes_512(tables, r, f, 0, coset, 0, LQ__BY_COSET);
             other = lq__escapes_512(tables, r, f, 1, other, 0, LQ__BY_COSET);
             escape = lq__tokens_512(coset, 0) | lq__tokens_512(other, 1);
         }
         f->escape[i] = escape & f->active;
-        bad |= r->kind == LQ__ROW_COSET ? escape : 0; /* 0 and 1 are its table */
+        bad |= r->kind == LQ__ROW_WORD ? escape : 0; /* all words have an interval */
         if (r->raw[0] == 1 && r->raw[1] == 1 && r->shift[0] == 1 && f->tokens == 64) {
             lq__bits_put(&bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 0), 0), 32);
             lq__bits_put(&bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 1), 0), 32);
@@ -9811,10 +10175,6 @@ LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow
    lanes; the set and how many it has come out of the vector in one number, as that move costs most
    of the latency (5 cycles or so, twice 16 lanes a step). */
 #if LQ__NEON
-typedef struct lq__lanes_neon {
-    uint16x8_t v[2]; /* lanes 0 .. 7, 8 .. 15 */
-} lq__lanes_neon;
-
 typedef struct lq__words_neon {
     uint8x16x2_t low;
     uint8x16x2_t high;
@@ -9911,10 +10271,26 @@ LQ__INLINE lq__lanes_neon lq__lanes_odd_neon(lq__lanes_neon x)
     return x;
 }
 
-LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, const int16_t *values, size_t first)
+/* Residues of 16 tokens from `first` on as masks: lq__residue_name_neon. */
+LQ__INLINE lq__lanes_neon lq__residue_coset_neon(int16_t *word, uint32_t place, uint32_t first,
+                                                 int decoding)
 {
-    return r->coset == r->row ? lq__lanes_same_neon(0)
-                              : lq__lanes_odd_neon(lq__values_neon(values, r->coset, first));
+    (void)place;
+    (void)decoding;
+    return lq__lanes_odd_neon(lq__values_neon(word, 0, first));
+}
+
+LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, int16_t *values, uint32_t first,
+                                         int decoding)
+{
+    int16_t *word = values + (size_t)r->word * 64;
+#define LQ__RESIDUE_OF(name, machine)                                      \
+    if (r->residue == LQ__RESIDUE_##name) {                                \
+        return lq__residue_##name##_neon(word, r->place, first, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
+    return lq__lanes_same_neon(0);
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -9922,7 +10298,7 @@ LQ__INLINE lq__lanes_neon lq__parity_neon(const lq_rans_row *r, const int16_t *v
 {
     lq__lanes_neon x = lq__values_neon(values, (size_t)r->row - 1, first);
     size_t j;
-    for (j = 2; j <= r->before; j++) {
+    for (j = 2; j <= r->place; j++) {
         x = lq__lanes_xor_neon(x, lq__values_neon(values, r->row - j, first));
     }
     return x;
@@ -10069,7 +10445,7 @@ LQ__INLINE uint8x16_t lq__decode_sixteen_neon(const lq_tables *tables, const lq_
                                               uint32_t first, uint32_t by, int full)
 {
     const lq__lanes_neon active = lq__active_neon(f->tokens, first);
-    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 1);
     lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
     lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
     lq__found_neon found = lq__find_neon(&k[0], lo);
@@ -10269,7 +10645,7 @@ LQ__INLINE void lq__encode_sixteen_neon(const lq_tables *tables, const lq__code_
 {
     const uint16x8_t most = vdupq_n_u16(31);
     const lq__lanes_neon active = lq__active_neon(f->tokens, first);
-    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 0);
     lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
     lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
     lq__lanes_neon s = lq__symbols_neon(r, f->values, first, coset);
@@ -10359,7 +10735,7 @@ LQ__STATIC void lq__raw_put_neon(const lq_rans_row *r, const lq__rans_flow *f, l
     uint32_t t;
     if (r->raw[0] != r->raw[1]) {
         for (t = 0; t < f->tokens; t++) {
-            const uint32_t coset = lq__coset_of(r, f->values, t);
+            const uint32_t coset = lq__coset_of(r, f->values, t, 0);
             lq__bits_put(bits,
                          (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
                              ((1u << r->raw[coset]) - 1),
@@ -10483,7 +10859,7 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
     uint32_t j;
     for (s = 0; s < 4; s++) {
         const uint32_t first = 16 * s;
-        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 0);
         lq__lanes_neon x = lq__parity_neon(r, f->values, first);
         lq__lanes_neon odd = lq__values_neon(f->values, r->row, first);
         odd = lq__lanes_odd_neon(lq__lanes_xor_neon(odd, x));
@@ -10491,7 +10867,7 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
         if (r->shift[1] == r->raw[1]) {
             bad[s] = vbicq_u8(bad[s], lq__mask_bytes_neon(coset));
         }
-        for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+        for (j = 1; j <= r->place; j++) { /* an escape's LSB is taken as 0 */
             const uint32_t escaped = (uint32_t)(f->escape[i - j] >> first) & 65535;
             if (escaped) {
                 const lq__lanes_neon z = lq__values_neon(f->values, (size_t)r->row - j, first);
@@ -10524,7 +10900,7 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
             const uint32_t by = r->by == 0 ? 0 : LQ__BY_COSET;
             uint8x16_t escape[4];
             for (s = 0; s < 4; s++) {
-                const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s);
+                const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s, 0);
                 escape[s] = lq__escapes_neon(tables, r, f, 16 * s, coset, coset, by);
             }
             f->parity[i] = 0;
@@ -10532,7 +10908,7 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
                            (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
         }
         f->escape[i] &= f->active;
-        bad |= r->kind == LQ__ROW_COSET ? f->escape[i] : 0; /* 0 and 1 are its table */
+        bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */
         if (r->raw[0] | r->raw[1]) {
             lq__raw_put_neon(r, f, &bits);
         }
@@ -10547,6 +10923,8 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
 
 /* ================================================================================================
    >>streams   pages in bytes: first and final states, batches, the public calls
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 /* ---- streams and batches ----
    bytes  ceil(lanes / 2)     octave o = floor(log2 hi) of each lane's first state, low nibble first
@@ -10566,7 +10944,7 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
 LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens)
 {
     size_t lanes = LQ__MIN(tokens, LQ__LANES);
-    if (rows == 0 || rows > LQ_RANS_ROWS_MAX / 8 * 9 || tokens == 0 || tokens > LQ__TOKENS_MAX) {
+    if (!lq__matrix_rows_ok(rows) || tokens == 0 || tokens > LQ__TOKENS_MAX) {
         return 0;
     }
     return (lanes + 1) / 2 + (15 * lanes + 7) / 8 + 2 * lanes + 2 * rows * tokens +
@@ -10588,7 +10966,7 @@ LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
     size_t flow = lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
     size_t encode = LQ__MIN(page_count, LQ__FLIGHT_ENCODE);
     size_t decode = LQ__MIN(page_count, LQ__FLIGHT);
-    if (rows == 0 || rows > LQ_RANS_ROWS_MAX / 8 * 9) {
+    if (!lq__matrix_rows_ok(rows)) {
         return 0;
     }
     encode *= lq__encode_flow_bytes(rows);
@@ -14877,6 +15255,73 @@ LQ_API int lq_klt_init(lq_klt *klt, void *mem, size_t mem_bytes, const lq_geomet
     return LQ_OK;
 }
 
+/* Floats from the sums on that stand for what was added; those of the centres do not. */
+LQ__STATIC size_t lq__klt_sums(const lq_klt *klt)
+{
+    size_t pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
+    return 2 * pad * pad;
+}
+
+LQ_API int lq_klt_fork(lq_klt *fork, void *mem, size_t mem_bytes, const lq_klt *klt)
+{
+    size_t pad;
+    uint32_t g;
+    int status;
+    if (!fork || !klt || klt->blocks == 0) {
+        return LQ_E_ARG;
+    }
+    status = lq_klt_init(fork, mem, mem_bytes, &klt->geometry);
+    if (status) {
+        return status;
+    }
+    pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
+    fork->kept = klt->kept;
+    fork->forked = 1;
+    memcpy(fork->center, klt->center, pad * sizeof(float));
+    memcpy(fork->apart, klt->apart, pad * sizeof(float));
+    for (g = 0; g < lq__gains_of(&klt->geometry); g++) {
+        memcpy(fork->gain_sum + 4 * g + 2, klt->gain_sum + 4 * g + 2, 2 * sizeof(float));
+    }
+    return LQ_OK;
+}
+
+LQ__STATIC void lq__klt_add_sums(float *dst, const float *src, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++) {
+        dst[i] += src[i];
+    }
+}
+
+LQ_API int lq_klt_merge(lq_klt *klt, const lq_klt *fork)
+{
+    size_t pad;
+    size_t d;
+    uint32_t g;
+    if (!klt || !fork || klt->blocks == 0 || !fork->forked ||
+        lq_klt_bytes(&klt->geometry) != lq_klt_bytes(&fork->geometry)) {
+        return LQ_E_ARG;
+    }
+    pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
+    for (d = 0; d < pad; d++) {
+        if (lq__bits_of_f32(klt->center[d]) != lq__bits_of_f32(fork->center[d])) {
+            return LQ_E_ARG;
+        }
+    }
+    lq__klt_add_sums(klt->products[0], fork->products[0], lq__klt_sums(klt));
+    lq__klt_add_sums(klt->sum[0], fork->sum[0], 2 * pad);
+    lq__klt_add_sums(klt->apart + pad, fork->apart + pad, 2 * pad);
+    lq__klt_add_sums(klt->metric, fork->metric, lq__klt_metric_floats(&klt->geometry));
+    for (g = 0; g < lq__gains_of(&klt->geometry); g++) {
+        lq__klt_add_sums(klt->gain_sum + 4 * g, fork->gain_sum + 4 * g, 2);
+    }
+    klt->tokens += fork->tokens;
+    klt->held_out += fork->held_out;
+    klt->queries += fork->queries;
+    klt->blocks += fork->blocks;
+    return LQ_OK;
+}
+
 LQ_API size_t lq_klt_workspace_bytes(const lq_geometry *geometry)
 {
     size_t dims = lq_geometry_dims(geometry);
@@ -14951,7 +15396,7 @@ LQ__STATIC int lq__klt_kept(lq_klt *klt, float *turned, const float *block, size
             return status;
         }
     }
-    if (klt->blocks == 0) {
+    if (klt->blocks == 0 && !klt->forked) {
         lq__klt_origin(klt->apart, turned, pad, dims, tokens);
     }
     for (t = 0; t < tokens; t++) {
@@ -15058,7 +15503,7 @@ LQ__STATIC int lq__klt_block(lq_klt *klt, float *block, size_t pad, size_t token
     size_t columns = lq__klt_columns(g);
     size_t t;
     size_t d;
-    if (klt->blocks == 0) {
+    if (klt->blocks == 0 && !klt->forked) {
         lq__klt_origin(klt->center, block, pad, lq_geometry_dims(g), tokens);
         lq__klt_first_gains(klt, block, pad, tokens);
     }
@@ -15489,30 +15934,44 @@ LQ__STATIC double lq__klt_power(const lq__klt_work *w, uint32_t s, size_t first)
     return power / (double)n;
 }
 
-LQ_API float lq_klt_unit(const lq_klt *klt)
+/* Sums of squares of the centred keys, over their tokens; *dims grows by their dims. */
+LQ__STATIC double lq__klt_key_power(const lq_klt *klt, double *dims)
 {
+    const lq_geometry *g = &klt->geometry;
     lq__klt_work w;
     double power = 0;
-    double dims = 0;
     size_t at = 0;
     uint32_t s;
+    memset(&w, 0, sizeof w);
+    w.klt = klt;
+    w.dims = lq_geometry_dims(g);
+    w.pad = lq__klt_pad(lq__klt_columns(g));
+    for (s = 0; s < g->slice_count && klt->tokens; at += g->slice_dims[s], s++) {
+        if (!lq__is_value(g, s)) {
+            power += lq__klt_power(&w, s, at) * g->slice_dims[s];
+            *dims += g->slice_dims[s];
+        }
+    }
+    return power;
+}
+
+LQ_API float lq_klt_unit_of(const lq_klt *const *klts, size_t count)
+{
+    double power = 0;
+    double dims = 0;
+    size_t i;
+    for (i = 0; i < count && klts; i++) {
+        power += klts[i] ? lq__klt_key_power(klts[i], &dims) : 0;
+    }
+    return dims > 0 ? (float)lq__sqrt_f64(power / dims) : 0.0f;
+}
+
+LQ_API float lq_klt_unit(const lq_klt *klt)
+{
     if (!klt || klt->tokens == 0) {
         return 0.0f;
     }
-    if (klt->geometry.stream == LQ_V) {
-        return 1.0f;
-    }
-    memset(&w, 0, sizeof w);
-    w.klt = klt;
-    w.dims = lq_geometry_dims(&klt->geometry);
-    w.pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
-    for (s = 0; s < klt->geometry.slice_count; at += klt->geometry.slice_dims[s], s++) {
-        if (!lq__is_value(&klt->geometry, s)) {
-            power += lq__klt_power(&w, s, at) * klt->geometry.slice_dims[s];
-            dims += klt->geometry.slice_dims[s];
-        }
-    }
-    return (float)lq__sqrt_f64(power / dims);
+    return klt->geometry.stream == LQ_V ? 1.0f : lq_klt_unit_of(&klt, 1);
 }
 
 /* Unit of slices s .. end of V, from dim `at` on: their gain is shifted so that what it leaves has a
@@ -16379,17 +16838,11 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
    >>page   the page codec: front, quantizer, coder into bytes and back
 
    A page is a body and a four-byte trailer (>>manual), so that bodies start where pages start.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__TRAILER 4u
 #define LQ__IN_FLIGHT 8u
-
-/* Decoding data of one coefficient. */
-typedef struct lq__row_data {
-    int32_t mean;      /* q12 */
-    int32_t dead_zone; /* q12 */
-    int32_t shift[4];  /* q12: how far inside |k| = 1, 2, 3, more the centroid lies */
-    int32_t wiener;    /* q15, for lattices */
-} lq__row_data;
 
 struct lq_codec {
     lq_codec_desc desc; /* resolved: no defaults left */
@@ -16409,12 +16862,16 @@ struct lq_codec {
 /* What is wrong with a form of fixed width, the field first; NULL: nothing. */
 LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
 {
+    int widths = 0;
+    int b;
+    for (b = 1; b < 16; b++) {
+        widths += lq__fixed_form_of(quantizer, b) != NULL;
+    }
     return lq_fixed_bytes(dims, quantizer, bits) ? NULL
-           : quantizer != LQ_Z && quantizer != LQ_E8
-               ? "quantizer: fixed pages have LQ_Z, or LQ_E8"
-           : quantizer == LQ_E8 && dims % 8
-               ? "quantizer: LQ_E8 in fixed pages wants a multiple of 8 dims"
-               : "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4";
+           : !widths ? "quantizer: not one of fixed width, which are, with bits:" LQ__FIXED_NAMES
+           : dims % lq__quantizer_of(quantizer)->dims
+               ? "quantizer: dims are no multiple of its block"
+               : "bits: quantizers of fixed width and theirs are" LQ__FIXED_NAMES;
 }
 
 /* Defaults, and what contradicts: the field first; NULL: nothing. fitted: the profile is still to
@@ -16457,7 +16914,7 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
         return "profile: NULL";
     }
     if (!lq_lattice_dims(d->quantizer)) {
-        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+        return LQ__NO_QUANTIZER;
     }
     if (lq__only_raw(&d->geometry)) {
         return "dense: NULL, which keys with values, or a gain of many slices, go without in raw "
@@ -16538,7 +16995,7 @@ LQ__STATIC uint8_t lq__class_of(int32_t sigma, int32_t log_step)
    0.844, 0.921; this gives 0.686, 0.844, 0.923. */
 LQ__STATIC int32_t lq__wiener_q15(int quantizer, uint32_t class_)
 {
-    uint32_t moment = quantizer == LQ_D4 ? 7100u : 4698u;   /* q16: 0.10833, 0.071682 */
+    uint32_t moment = lq__quantizer_of(quantizer)->wiener;
     int32_t octaves = 2 * (LQ_CLASS_ONE - (int32_t)class_); /* -2 log2(sigma / step) in eighths */
     int32_t whole = octaves >> 3;
     uint64_t ratio = (uint64_t)moment * lq__exp2_q30((uint32_t)(octaves & 7) << 13); /* q46 */
@@ -16660,7 +17117,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
             return status;
         }
         c->matrix_rows = c->desc.page == LQ_PAGE_CODED ? c->plan.rows : rows;
-        LQ_ASSERT(c->matrix_rows <= rows + rows / 8); /* what lq__codec_sizes_of counts on */
+        LQ_ASSERT(c->matrix_rows <= rows + lq__words_most(c->dims)); /* as in lq__codec_sizes_of */
     }
     *codec = c;
     return LQ_OK;
@@ -16819,6 +17276,7 @@ LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq_
                                       size_t tokens)
 {
     const lq_codec_desc *d = &c->desc;
+    const lq__fixed_form *form = lq__fixed_form_of(d->quantizer, d->bits);
     size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
     uint8_t *gains = dst + tokens * token_bytes;
     int32_t y[64];
@@ -16831,8 +17289,7 @@ LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq_
             for (j = 0; j < n; j++) {
                 y[j] = w->rows[(i + j) * LQ__TOKENS + t] - c->rows[i + j].mean;
             }
-            lq__fixed_pack(dst + t * token_bytes + i / 8 * (size_t)d->bits, y, n, d->quantizer,
-                           d->bits);
+            form->pack(dst + t * token_bytes + i / 8 * (size_t)d->bits, y, n, d->bits);
         }
         for (i = 0; i < c->lead; i++) {
             *gains++ = (uint8_t)w->gains[i * LQ__TOKENS + t];
@@ -16840,47 +17297,47 @@ LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq_
     }
 }
 
-/* Whether coefficients i .. i + n are a lattice block: whole, and none of them dead (as >>rans has
-   it). The coset row of a block of 8 is in the matrix all the same. */
-LQ__INLINE int lq__lattice_at(const lq_codec *c, size_t i, size_t n)
+/* Whether coefficients from i on are a lattice block: whole, and none of them dead (as >>rans has
+   it). The words of other whole blocks are in the matrix all the same. */
+LQ__INLINE int lq__lattice_at(const lq_codec *c, const lq__quantizer *q, size_t i)
 {
-    return n > 1 && n == lq_lattice_dims(c->desc.quantizer) &&
-           lq__block_is_lattice(c->classes + c->lead + i, n);
+    return q->dims > 1 && c->dims - i >= q->dims &&
+           lq__block_is_lattice(c->classes + c->lead + i, q->dims);
 }
 
 /* Coefficients (q12 rows) to the coder's matrix. */
 LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__workspace *w)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block = lq_lattice_dims(c->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
     int32_t most = 0;
-    int32_t mean[8];
-    size_t i;
+    size_t i = 0;
     size_t j;
     for (j = 0; j < c->lead * LQ__TOKENS; j++) {
         values[j] = (int16_t)(w->gains[j] - c->gain_mean[j / LQ__TOKENS]);
     }
     values += c->lead * LQ__TOKENS;
-    for (i = 0; i < c->alive; i += block) { /* what lies behind is dead and not read */
-        size_t n = LQ__MIN(block, c->dims - i);
-        const int32_t *y = w->rows + i * LQ__TOKENS;
-        int16_t *z = values + (n == 8) * LQ__TOKENS;
-        int32_t m = 0;
-        for (j = 0; j < n; j++) {
-            mean[j] = c->rows[i + j].mean;
+    while (i < c->alive) { /* what lies behind is dead and not read */
+        size_t n = LQ__MIN(q->dims, c->dims - i);
+        size_t blocks = 0;
+        int32_t m;
+        while (lq__lattice_at(c, q, i + blocks * q->dims)) {
+            blocks++;
         }
-        if (lq__lattice_at(c, i, n)) {
-            m = n == 4 ? kernels->d4_rows(z, y, mean)
-                       : kernels->e8_rows(values, y, mean, c->desc.quantizer == LQ_E8_RELAXED);
-        } else {
-            for (j = 0; j < n; j++) {
-                int32_t of_row = kernels->z_row(z + j * LQ__TOKENS, y + j * LQ__TOKENS, mean[j],
-                                                c->rows[i + j].dead_zone);
-                m = c->classes[c->lead + i + j] ? LQ__MAX(m, of_row) : m; /* dead: not coded */
-            }
+        if (blocks) {
+            m = kernels->blocks[c->desc.quantizer](values, w->rows + i * LQ__TOKENS, c->rows + i,
+                                                   blocks, LQ__TOKENS);
+            most = LQ__MAX(most, m);
+            values += blocks * (q->words + q->dims) * LQ__TOKENS;
+            i += blocks * q->dims;
+            continue;
         }
-        most = LQ__MAX(most, m);
-        values = z + n * LQ__TOKENS;
+        values += n == q->dims ? q->words * LQ__TOKENS : 0;
+        for (j = i; j < i + n; j++, values += LQ__TOKENS) {
+            m = kernels->blocks[LQ_Z](values, w->rows + j * LQ__TOKENS, c->rows + j, 1, LQ__TOKENS);
+            most = c->classes[c->lead + j] ? LQ__MAX(most, m) : most; /* dead: not coded */
+        }
+        i += n;
     }
     return most > 32767 ? LQ_E_RANGE : LQ_OK;
 }
@@ -17061,6 +17518,7 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
                                      size_t body, size_t tokens)
 {
     const lq_codec_desc *d = &c->desc;
+    const lq__fixed_form *form = lq__fixed_form_of(d->quantizer, d->bits);
     size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
     const uint8_t *gains = p + tokens * token_bytes;
     int32_t y[64];
@@ -17076,8 +17534,7 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
     for (t = 0; t < tokens; t++) {
         for (i = 0; i < c->dims; i += 64) {
             size_t n = LQ__MIN(c->dims - i, 64);
-            lq__fixed_unpack(y, p + t * token_bytes + i / 8 * (size_t)d->bits, n, d->quantizer,
-                             d->bits);
+            form->unpack(y, p + t * token_bytes + i / 8 * (size_t)d->bits, n, d->bits);
             for (j = 0; j < n; j++) {
                 w->rows[(i + j) * LQ__TOKENS + t] = y[j] * (LQ__ONE / 2) + c->rows[i + j].mean;
             }
@@ -17093,18 +17550,19 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
    is not zero. Rows from there on are not dequantized. */
 LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
 {
-    size_t block = lq_lattice_dims(c->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
     size_t i = c->alive;
     if (!c->desc.geometry.dense) {
         return c->dims;
     }
     while (i > 0 && !c->means) {
-        size_t first = (i - 1) / block * block; /* of the last block; E8's has a coset row more */
-        const int16_t *z = values + (first + (block == 8 ? first / 8 : 0)) * LQ__TOKENS;
-        size_t n = (LQ__MIN(block, c->dims - first) + (block == 8)) * LQ__TOKENS;
+        size_t first = (i - 1) / q->dims * q->dims; /* of the last block, and its words: */
+        const int16_t *z = values + (first + lq__words_of(q, first)) * LQ__TOKENS;
+        size_t n = LQ__MIN(q->dims, c->dims - first);
         int any = 0;
         size_t t;
-        for (t = 0; t < n; t++) {
+        n += n == q->dims ? q->words : 0;
+        for (t = 0; t < n * LQ__TOKENS; t++) {
             any |= z[t];
         }
         if (any) {
@@ -17116,11 +17574,12 @@ LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
 }
 
 /* The coder's matrix to q12 rows and gains; tells how many rows the inverse basis needs. */
-LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, const lq__workspace *w,
+LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq__workspace *w,
                                    size_t *in_use)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block = lq_lattice_dims(c->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
+    const uint32_t residue = q->residue;
     size_t i;
     size_t j;
     size_t t;
@@ -17133,11 +17592,11 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
     }
     values += c->lead * LQ__TOKENS;
     *in_use = lq__rows_in_use(c, values);
-    for (i = 0; i < *in_use; i += block) {
-        size_t n = LQ__MIN(block, c->dims - i);
-        const int16_t *coset = values;
-        int lattice = lq__lattice_at(c, i, n);
-        values += (n == 8) * LQ__TOKENS;
+    for (i = 0; i < *in_use; i += q->dims) {
+        size_t n = LQ__MIN(q->dims, c->dims - i);
+        int16_t *word = values;
+        int lattice = lq__lattice_at(c, q, i);
+        values += n == q->dims ? q->words * LQ__TOKENS : 0;
         for (j = 0; j < n; j++, values += LQ__TOKENS) {
             const lq__row_data *row = &c->rows[i + j];
             int32_t *y = w->rows + (i + j) * LQ__TOKENS;
@@ -17146,7 +17605,9 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
                 continue;
             }
             for (t = 0; t < LQ__TOKENS; t++) {
-                int32_t p = 2 * values[t] + (n == 8 ? coset[t] : 0);
+                uint32_t half =
+                    lq__residue_c(residue, word, LQ__TOKENS, (uint32_t)j, (uint32_t)t, 0);
+                int32_t p = 2 * values[t] + (int32_t)half;
                 y[t] = (int32_t)(((int64_t)p * row->wiener) >> 4) + row->mean;
             }
         }
@@ -18382,7 +18843,7 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t
 {
     lq__codec_sizes s;
     size_t rows = dims + slices;
-    size_t matrix = rows + dims / 8;
+    size_t matrix = rows + lq__words_most(dims);
     s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
               lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
     s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
@@ -18593,6 +19054,18 @@ LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, 
 }
 
 /* ---- tokens sorted by weight ---- */
+/* LQ_E_DATA where one is negative, or not finite. NULL: none. */
+LQ__STATIC int lq__weights_status(const float *weights, size_t count)
+{
+    int status = LQ_OK;
+    size_t i;
+    for (i = 0; i < count && weights; i++) {
+        uint32_t bits = lq__plain_zero(lq__bits_of_f32(weights[i]));
+        status = bits < 0x7f800000u ? status : LQ_E_DATA;
+    }
+    return status;
+}
+
 /* q16 of log2 of a weight; those below 2^-40, zeros too, are as that. */
 LQ__INLINE int32_t lq__weight_log(float w)
 {
@@ -19015,7 +19488,6 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     lq__pack p;
     const char *why;
     size_t sinks;
-    size_t at;
     int status;
     if (!writer || !desc || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
         tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
@@ -19031,10 +19503,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     p.geometry = lq__pack_geometry(desc);
     p.rows = lq_geometry_rows(&p.geometry);
     status = lq__pack_fault(writer, desc, &why);
-    for (at = 0; at < tokens && desc->weights && !status; at++) {
-        uint32_t bits = lq__plain_zero(lq__bits_of_f32(desc->weights[at]));
-        status = bits < 0x7f800000u ? LQ_OK : LQ_E_DATA; /* not negative, finite */
-    }
+    status = status ? status : lq__weights_status(desc->weights, tokens);
     if (status) {
         return status;
     }
@@ -27948,6 +28417,8 @@ static const lq__hot_kernels *lq__hot_of_level(void)
 
    A page that needs more than its room is coded again with the step doubled, as often as needed; so
    is one with numbers beyond the range of the codec.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__WARM_FLIGHT 8u  /* pages decoded at a time */
 #define LQ__WARM_LEAST 512u /* room of a page: gains at their worst */
@@ -27969,16 +28440,16 @@ typedef struct lq__warm_kind {
 /* What there is to code in a cache, so that memory is for that: pages in flight, and quantizers. */
 typedef struct lq__warm_scope {
     size_t flight; /* 1 .. LQ__WARM_FLIGHT; fewer: of a small cache, whose coders have own tables */
-    int cosets;    /* 1: LQ_E8 or LQ_E8_RELAXED are in use */
-    int d4;        /* 1: LQ_D4 is */
+    uint32_t quantizers; /* bit n: n is in use */
     int mixed;     /* 1: some head's keys and values are not of one kind: one of them is opened */
 } lq__warm_scope;
 
 /* What coders are made from, of each class of a coefficient: computed once. The last table is that
-   of lattices, y = k. A small cache has rows alone, see lq__warm_classes_bytes. */
+   of lattices, y = k. A small cache has no y and what follows, see lq__warm_classes_bytes. */
 #define LQ__WARM_CLASSES (LQ_CLASS_MAX + 1)
 typedef struct lq__warm_classes {
-    lq__row_data rows[2][LQ__WARM_CLASSES]; /* [1]: of LQ_D4 */
+    lq__row_data rows[LQ__WARM_CLASSES];
+    uint16_t wiener[LQ__QUANTIZER_END][LQ__WARM_CLASSES]; /* q15, of those in use */
     float y[LQ__WARM_CLASSES + 1][32];      /* of k at k & 31 */
     /* y of an interval of Z in the unit, 0 for the escape; then of an interval and a raw bit */
     int8_t symbol[2 * LQ__WARM_CLASSES][64];
@@ -29232,9 +29703,15 @@ static const lq__warm_kernels *lq__warm_of_level(void)
 
 /* ---- coders ---- */
 /* Rows of the coder's matrix, at most. */
-LQ__INLINE size_t lq__warm_matrix_rows(const lq__warm_scope *scope, size_t dims)
+LQ__STATIC size_t lq__warm_matrix_rows(const lq__warm_scope *scope, size_t dims)
 {
-    return dims + 1 + (scope->cosets ? (dims + 1) / 8 : 0);
+    size_t words = 0;
+    int q;
+    for (q = 1; q < LQ__QUANTIZER_END; q++) {
+        size_t own = scope->quantizers >> q & 1 ? lq__words_of(&lq__quantizers[q], dims + 1) : 0;
+        words = LQ__MAX(words, own);
+    }
+    return dims + 1 + words;
 }
 
 /* What lq_codec_bytes says of `dims` and a gain. */
@@ -29357,10 +29834,8 @@ LQ__STATIC void lq__warm_symbols_init(lq__warm_classes *classes, const lq__rans_
 /* Bytes of the part of them that there is. */
 LQ__INLINE size_t lq__warm_classes_bytes(const lq__warm_scope *scope)
 {
-    const size_t rows = sizeof(lq__row_data) * LQ__WARM_CLASSES;
     return scope->flight == LQ__WARM_FLIGHT ? sizeof(lq__warm_classes)
-           : scope->d4                      ? 2 * rows
-                                            : rows;
+                                            : offsetof(lq__warm_classes, y);
 }
 
 LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables,
@@ -29368,20 +29843,22 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
 {
     const int small = scope->flight < LQ__WARM_FLIGHT;
     lq_codec_desc desc;
-    int k;
+    int q;
     uint32_t i;
     memset(&desc, 0, sizeof desc);
     memset((void *)classes, 0, lq__warm_classes_bytes(scope));
     desc.tables = tables;
     desc.page = LQ_PAGE_CODED;
+    desc.quantizer = LQ_Z;
     for (i = 0; i < LQ__WARM_CLASSES; i++) {
-        for (k = 0; k < (small && !scope->d4 ? 1 : 2); k++) {
-            desc.quantizer = k ? LQ_D4 : LQ_Z;
-            lq__row_data_init(classes->rows[k] + i, &desc, i);
+        lq__row_data_init(classes->rows + i, &desc, i);
+        for (q = 1; q < LQ__QUANTIZER_END; q++) {
+            int own = scope->quantizers >> q & 1 ? lq__wiener_q15(q, i) : 0;
+            classes->wiener[q][i] = (uint16_t)own;
         }
     }
     for (i = 0; i <= LQ__WARM_CLASSES && !small; i++) {
-        lq__warm_y_init(classes->y[i], i < LQ__WARM_CLASSES ? classes->rows[0] + i : NULL);
+        lq__warm_y_init(classes->y[i], i < LQ__WARM_CLASSES ? classes->rows + i : NULL);
     }
     for (i = 0; i < LQ__WARM_CLASSES && !small; i++) {
         int32_t own = LQ__MIN((int32_t)i, (int32_t)LQ__CLASS_WIDE);
@@ -29397,7 +29874,6 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
 {
     uint8_t *at = c->mem + ((0 - (size_t)(uintptr_t)c->mem) & 63);
     lq_codec *codec = (lq_codec *)(void *)at;
-    const lq__row_data *of_class = c->classes->rows[desc->quantizer == LQ_D4];
     size_t lead = desc->geometry.stream == LQ_V ? 1 : 0;
     size_t rows = lead + c->dims;
     size_t i;
@@ -29422,7 +29898,8 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
         int32_t class_ = (int32_t)numbers[2 + i] - 8 * (int32_t)doublings;
         class_ = lq__clamp(class_, 0, LQ_CLASS_MAX);
         codec->classes[lead + i] = (uint8_t)class_;
-        codec->rows[i] = of_class[class_];
+        codec->rows[i] = c->classes->rows[class_];
+        codec->rows[i].wiener = c->classes->wiener[desc->quantizer][class_];
         codec->alive = class_ ? i + 1 : codec->alive;
     }
     c->codec = codec;
@@ -29443,7 +29920,7 @@ LQ__STATIC uint16_t lq__warm_look(lq__warm_coder *c, uint32_t class_)
     }
     if (c->own_at[class_] == 0) {
         lq__warm_y_init(c->own[c->own_count++], class_ < LQ__WARM_CLASSES
-                                                    ? c->classes->rows[0] + class_
+                                                    ? c->classes->rows + class_
                                                     : NULL);
         c->own_at[class_] = (uint8_t)c->own_count;
     }
@@ -29468,7 +29945,7 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
 {
     const lq_codec *codec = c->codec;
     const lq_rans_plan *plan = &codec->plan;
-    size_t block = lq_lattice_dims(codec->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(codec->desc.quantizer);
     size_t row = codec->lead;
     size_t i;
     size_t j;
@@ -29479,7 +29956,7 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
         memset(c->own_at, 0, LQ__WARM_CLASSES + 1);
         c->own_count = 0;
     }
-    for (i = 0; i < plan->coded_rows && block == 1; i++) {
+    for (i = 0; i < plan->coded_rows && q->dims == 1; i++) {
         const lq_rans_row *r = &plan->coded[i];
         if (lq__row_is_symbols(r)) {
             c->place[i] = (uint16_t)c->count;
@@ -29492,15 +29969,15 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
     if (c->symbols + codec->lead == plan->coded_rows && !codec->means) {
         return; /* there are no others */
     }
-    for (i = 0; i < codec->alive; i += block) {
-        size_t n = LQ__MIN(block, codec->dims - i);
-        int lattice = lq__lattice_at(codec, i, n);
-        row += n == 8;
+    for (i = 0; i < codec->alive; i += q->dims) {
+        size_t n = LQ__MIN(q->dims, codec->dims - i);
+        int lattice = lq__lattice_at(codec, q, i);
+        row += n == q->dims ? q->words : 0;
         for (j = i; j < i + n; j++, row++) {
             while (next < plan->coded_rows && plan->coded[next].row < row) {
                 next++;
             }
-            if (block == 1 && next < plan->coded_rows && plan->coded[next].row == row &&
+            if (q->dims == 1 && next < plan->coded_rows && plan->coded[next].row == row &&
                 lq__row_is_symbols(&plan->coded[next])) {
                 continue;
             }
@@ -29568,13 +30045,32 @@ LQ__STATIC int lq__warm_decode(const lq__warm_coder *c, const lq__workspace *w,
                           w->coder_bytes);
 }
 
+/* One block's points: z (dims, 64) becomes 2 z + residue. */
+LQ__STATIC void lq__warm_fold(const lq__warm_kernels *kernels, const lq__quantizer *q, int16_t *z,
+                              int16_t *word)
+{
+    int16_t residue[LQ__TOKENS];
+    uint32_t i;
+    uint32_t t;
+    if (q->residue == LQ__RESIDUE_none || q->residue == LQ__RESIDUE_coset) { /* one for all */
+        kernels->fold(z, q->residue == LQ__RESIDUE_none ? NULL : word, q->dims);
+        return;
+    }
+    for (i = 0; i < q->dims; i++) {
+        for (t = 0; t < LQ__TOKENS; t++) {
+            residue[t] = (int16_t)lq__residue_c(q->residue, word, LQ__TOKENS, i, t, 0);
+        }
+        kernels->fold(z + i * LQ__TOKENS, residue, 1);
+    }
+}
+
 /* Decodes pages for attention: points of lattices become one integer a coordinate, doubled. */
 LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
                                const lq__warm_batch *batch, size_t count, lq__warm_rows *m)
 {
     const lq__warm_kernels *kernels = lq__warm_of_level();
     const lq_codec *codec = c->codec;
-    size_t block = lq_lattice_dims(codec->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(codec->desc.quantizer);
     int status = lq__warm_decode(c, w, batch, count);
     size_t p;
     size_t i;
@@ -29587,12 +30083,12 @@ LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
         int16_t *z = w->values + p * codec->matrix_rows * LQ__TOKENS;
         m->values[p] = z;
         z += codec->lead * LQ__TOKENS;
-        for (i = 0; i < codec->alive && block > 1; i += block) {
-            size_t n = LQ__MIN(block, codec->dims - i);
-            const int16_t *coset = n == 8 ? z : NULL;
-            z += (n == 8) * LQ__TOKENS;
-            if (lq__lattice_at(codec, i, n)) {
-                kernels->fold(z, coset, n);
+        for (i = 0; i < codec->alive && q->dims > 1; i += q->dims) {
+            size_t n = LQ__MIN(q->dims, codec->dims - i);
+            int16_t *word = z;
+            z += n == q->dims ? q->words * LQ__TOKENS : 0;
+            if (lq__lattice_at(codec, q, i)) {
+                lq__warm_fold(kernels, q, z, word);
             }
             z += n * LQ__TOKENS;
         }
@@ -30674,8 +31170,7 @@ LQ__STATIC const char *lq__kv_policy_fault(const lq_kv_policy *p)
     int bits = p->bits ? p->bits : 4;
     uint32_t step = lq__bits_of_f32(p->step);
     if (p->kind == LQ_KV_WARM) {
-        return p->quantizer < 0 || p->quantizer > LQ_E8_RELAXED
-                   ? "quantizer: a warm policy has LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED"
+        return p->quantizer && !lq_lattice_dims(p->quantizer) ? LQ__NO_QUANTIZER
                : bits < 1 || bits > 8 ? "bits: a warm policy has 1 to 8"
                : step < 0x30800000u || step > 0x4e800000u
                    ? "step: a warm policy needs one, 2^-30 to 2^30"
@@ -31010,8 +31505,7 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
                 bytes = 0; /* its pages are blobs */
                 why = lq__kv_measure_warm(layer, head, desc, policy, v,
                                           index + (size_t)v * layer->kv_heads + h, &least);
-                pool->scope.d4 |= policy->quantizer == LQ_D4;
-                pool->scope.cosets |= policy->quantizer >= LQ_E8;
+                pool->scope.quantizers |= why ? 0 : 1u << head->warm[v].quantizer;
             }
             if (why) {
                 return why;
@@ -35179,6 +35673,25 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
 }
 
 /* ---- evict ---- */
+LQ_API int lq_kv_importance(const lq_kv *kv, float *dst, const float *mass)
+{
+    size_t tokens;
+    size_t t;
+    if (!lq__kv_valid(kv) || !dst) {
+        return LQ_E_ARG;
+    }
+    tokens = lq__kv_sequence_of(kv)->tokens;
+    mass = mass ? mass : lq__kv_masses(kv);
+    if (lq__weights_status(mass, tokens)) {
+        return LQ_E_DATA;
+    }
+    for (t = 0; t < tokens; t++) {
+        int64_t queries = lq__kv_positions(kv)[tokens - 1] - lq__kv_positions(kv)[t] + 1;
+        dst[t] = mass[t] / (float)LQ__MAX(queries, 1);
+    }
+    return LQ_OK;
+}
+
 LQ_API float *lq_kv_mass(lq_kv *kv)
 {
     return lq__kv_valid(kv) ? lq__kv_masses(kv) : NULL;
@@ -35900,7 +36413,7 @@ LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int 
 
 /* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
    those that some layer gave back come last. */
-LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
+LQ__STATIC void lq__kv_score_norm(const lq_kv *kv, float *score)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t sinks = lq__kv_sequence_of(kv)->sinks;
@@ -35942,13 +36455,35 @@ LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
     }
 }
 
+LQ__STATIC void lq__kv_score_mass(const lq_kv *kv, float *score)
+{
+    memcpy(score, lq__kv_masses(kv), lq__kv_sequence_of(kv)->tokens * sizeof *score);
+}
+
+LQ__STATIC void lq__kv_score_age(const lq_kv *kv, float *score) /* of equals the newer stays */
+{
+    memset(score, 0, lq__kv_sequence_of(kv)->tokens * sizeof *score);
+}
+
+/* Scores (tokens) of a cache, by scorer; 0 is the default. Numbers count up from 1. */
+#define LQ__KV_SCORER_ROW(name, number, own) lq__kv_score_##own,
+static void (*const lq__kv_scorers[])(const lq_kv *kv, float *score) = {
+    lq__kv_score_mass, LQ_KV_SCORER_LIST(LQ__KV_SCORER_ROW)};
+#undef LQ__KV_SCORER_ROW
+typedef char lq__kv_scorers_in_order[sizeof lq__kv_scorers / sizeof *lq__kv_scorers ==
+                                             (size_t)LQ__KV_SCORER_END
+                                         ? 1
+                                         : -1];
+
+#define LQ__KV_SCORER_NAME(name, number, own) " " #name
+
 /* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
 LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
                                           size_t *first, size_t *last)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
-        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
+    if (desc->scorer < 0 || desc->scorer >= LQ__KV_SCORER_END) {
+        return "scorer: none of" LQ_KV_SCORER_LIST(LQ__KV_SCORER_NAME);
     }
     *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
     *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
@@ -35974,7 +36509,6 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     size_t tokens;
     size_t first;
     size_t last;
-    size_t t;
     uint8_t *keep;
     float *score;
     if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
@@ -35991,12 +36525,7 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     score = (float *)(void *)lq__kv_moves(pool);
     keep = lq__kv_at(pool, pool->keep_at);
     memset(keep, 1, tokens);
-    if (desc->scorer == LQ_KV_BY_NORM) {
-        lq__kv_norms(kv, score);
-    }
-    for (t = 0; t < tokens && desc->scorer != LQ_KV_BY_NORM; t++) {
-        score[t] = desc->scorer == LQ_KV_BY_AGE ? 0.0f : lq__kv_masses(kv)[t];
-    }
+    lq__kv_scorers[desc->scorer](kv, score);
     if (desc->tokens == first + last) {
         memset(keep + first, 0, tokens - first - last);
     } else {
@@ -37755,7 +38284,7 @@ LQ__STATIC void lq__kv_group_desc(const lq__kv_pool *pool, const lq__kv_cold *co
     pack->quantizer = desc->quantizer;
     pack->step = group->step;
     pack->profile = group->profile;
-    pack->weights = desc->weights;
+    pack->weights = group->weights ? group->weights : desc->weights;
     pack->exponent = desc->exponent;
 }
 
@@ -37947,10 +38476,19 @@ LQ__STATIC void lq__kv_wide_rows(const lq__kv_pool *pool, const lq__kv_cold *col
     }
 }
 
-/* Tokens t .. end of all groups over layers. weight_mean: of all that are coded. */
+/* What weights are relative to: the geometric mean of all that are coded, q16 of its log2 to a float
+   in quarter octaves, which is all it is for. */
+LQ__STATIC float lq__kv_weight_mean(const lq_kv *kv, const float *weights)
+{
+    size_t tokens = lq__kv_sequence_of(kv)->tokens;
+    size_t sinks = LQ__MIN((size_t)lq__kv_pool_of(kv)->sinks, tokens);
+    return lq__gain_f32((int32_t)lq__div_round(lq__weight_mean(weights, sinks, tokens), 16384));
+}
+
+/* Tokens t .. end of all groups over layers. */
 LQ__STATIC int lq__kv_pack_wide(const lq_kv *kv, lq_archive_writer *writer,
                                 const lq_kv_pack_desc *desc, const uint32_t ids[2], size_t t,
-                                size_t end, float weight_mean, const lq__kv_cold *cold)
+                                size_t end, const lq__kv_cold *cold)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq_archive_pack_desc pack;
@@ -37978,8 +38516,10 @@ LQ__STATIC int lq__kv_pack_wide(const lq_kv *kv, lq_archive_writer *writer,
         pack.group = ids[0] + (uint32_t)g;
         pack.profile_id = ids[1] + (uint32_t)g;
         pack.first_token = t;
-        pack.weights = desc->weights ? desc->weights + t : NULL;
-        pack.weight_mean = weight_mean;
+        if (pack.weights) {
+            pack.weight_mean = lq__kv_weight_mean(kv, pack.weights);
+            pack.weights += t;
+        }
         status = lq_archive_pack(writer, &pack, &src, &positions, end - t, cold->rest,
                                  cold->rest_bytes);
     }
@@ -38047,18 +38587,6 @@ LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, size_t wide, 
     }
 }
 
-/* A weight that is negative, or not finite? */
-LQ__STATIC int lq__weights_status(const float *weights, size_t count)
-{
-    int status = LQ_OK;
-    size_t i;
-    for (i = 0; i < count && weights; i++) {
-        uint32_t bits = lq__plain_zero(lq__bits_of_f32(weights[i]));
-        status = bits < 0x7f800000u ? status : LQ_E_DATA;
-    }
-    return status;
-}
-
 /* All tokens, chunk by chunk. */
 LQ__STATIC int lq__kv_pack_all(const lq_kv *kv, lq_archive_writer *writer,
                                const lq_kv_pack_desc *desc, uint32_t first, const uint32_t ids[2],
@@ -38067,14 +38595,8 @@ LQ__STATIC int lq__kv_pack_all(const lq_kv *kv, lq_archive_writer *writer,
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
     size_t chunk = lq__kv_chunk(desc);
-    size_t sinks = LQ__MIN((size_t)pool->sinks, tokens);
-    float mean = 0.0f;
     size_t t;
     int status = LQ_OK;
-    if (desc->weights) { /* q16 of log2 to a float: in quarter octaves, which is all it is for */
-        int64_t log = lq__weight_mean(desc->weights, sinks, tokens);
-        mean = lq__gain_f32((int32_t)lq__div_round(log, 16384));
-    }
     for (t = 0; t < tokens && status == LQ_OK; t += chunk) {
         size_t end = t + LQ__MIN(chunk, tokens - t);
         uint32_t group = first;
@@ -38086,7 +38608,7 @@ LQ__STATIC int lq__kv_pack_all(const lq_kv *kv, lq_archive_writer *writer,
             }
         }
         if (status == LQ_OK && desc->group_count) {
-            status = lq__kv_pack_wide(kv, writer, desc, ids, t, end, mean, cold);
+            status = lq__kv_pack_wide(kv, writer, desc, ids, t, end, cold);
         }
     }
     return status;
@@ -38102,6 +38624,7 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     size_t needed;
     size_t directory;
     size_t tokens;
+    size_t g;
     uint32_t first;
     uint32_t first_rope;
     uint32_t ids[2];
@@ -38116,6 +38639,9 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     pool = lq__kv_pool_of(kv);
     tokens = lq__kv_sequence_of(kv)->tokens;
     status = lq__weights_status(desc->weights, tokens);
+    for (g = 0; g < desc->group_count && !status; g++) {
+        status = lq__weights_status(desc->groups[g].weights, tokens);
+    }
     if (status || workspace_bytes < needed) {
         return status ? status : LQ_E_SPACE;
     }
@@ -39234,6 +39760,8 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
    The step comes from the tables of >>rate, rounded to integers: sums of floats might differ in the
    last bit from one compiler to the next, and with them the step.
    To add a field to the head: lq__array_head_store, lq__array_head_load, the manual.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__ARRAY_MAGIC 0x9a41514cu /* "LQA" 0x9a */
 #define LQ__ARRAY_HEAD 44u
@@ -39511,31 +40039,28 @@ typedef struct lq__array_rates {
 
 /* Bits of a lattice point: the entropy of a Gaussian with the variance of number and cell, less the
    log of the cell's volume. Within 0.01 at 2 bits and above. */
-LQ__STATIC uint32_t lq__array_lattice_bits(int quantizer, uint32_t moment, uint32_t class_)
+LQ__STATIC uint32_t lq__array_lattice_bits(const lq__quantizer *q, uint32_t class_)
 {
     int32_t log = ((int32_t)class_ - LQ_CLASS_ONE) * 16384; /* of the variance, q16 */
     uint64_t variance = (uint64_t)lq__exp2_q30((uint32_t)log & 65535u) << 16 >> (22 - (log >> 16));
-    int32_t volume = quantizer == LQ_D4 ? 16384 : quantizer == LQ_E8_RELAXED ? -4792 : 0;
-    int32_t bits = 134160 - volume + (lq__log2_q16(variance + moment) - 24 * 65536) / 2;
+    int32_t bits = 134160 - q->volume + (lq__log2_q16(variance + q->moment) - 24 * 65536) / 2;
     return (uint32_t)LQ__MAX(bits, 0);
 }
 
 LQ__STATIC void lq__array_rates_init(lq__array_rates *r, const lq_tables *tables, int quantizer)
 {
-    uint32_t moment = quantizer == LQ_D4           ? 1817600u /* q24: as in lq__wiener_q15 */
-                      : quantizer == LQ_E8_RELAXED ? 1120720u /* measured at 3 bits */
-                                                   : 1202688u;
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
     uint32_t i;
     for (i = 0; i <= LQ_CLASS_MAX; i++) {
-        if (quantizer == LQ_Z) {
+        if (q->moment == 0) {
             lq_rate rate = lq__rate_of_class(tables, i);
             uint32_t error = (uint32_t)(rate.error * 16777216 + 0.5);
             r->bits[i] = (uint32_t)(rate.bits * 65536 + 0.5);
             r->error[i] = error;
         } else {
-            r->bits[i] = lq__array_lattice_bits(quantizer, moment, i);
+            r->bits[i] = lq__array_lattice_bits(q, i);
             r->error[i] =
-                (uint32_t)((uint64_t)moment * (uint32_t)lq__wiener_q15(quantizer, i) >> 15);
+                (uint32_t)((uint64_t)q->moment * (uint32_t)lq__wiener_q15(quantizer, i) >> 15);
         }
     }
 }
@@ -39623,16 +40148,6 @@ LQ__STATIC int lq__array_step(const lq__array *a, const lq__array_rates *r, floa
     }
     *log_step = LQ__MAX(*log_step, least);
     return LQ_OK;
-}
-
-/* log2 (q16) of the step that suits numbers of deviation 1 at a fixed width. */
-LQ__STATIC int32_t lq__array_fixed_log(int quantizer, int bits)
-{
-    return quantizer == LQ_E8 ? -103351
-           : bits == 8        ? -329064
-           : bits == 4        ? -103351
-           : bits == 3        ? -50534
-                              : -408;
 }
 
 /* ---- fitting ---- */
@@ -39822,7 +40337,7 @@ LQ__APART int lq__array_plan(lq__array *a, const lq_compress_desc *d, const void
         sigma = lq__array_power(a->sigma, a->dims, &log_sum);
         log_step = sigma == LQ_SIGMA_DEAD ? least
                                           : sigma * 4096 + (log_sum - lq__log2_q16(a->dims)) / 2 +
-                                                lq__array_fixed_log(a->quantizer, a->bits);
+                                                lq__fixed_form_of(a->quantizer, a->bits)->log;
         log_step = LQ__MAX(log_step, least);
     } else if (d->step == 0.0f) {
         status = lq__array_step(a, &rates, d->bits, d->error, least, &log_step);
@@ -40048,7 +40563,7 @@ LQ__STATIC const char *lq__array_targets_fault(const lq_compress_desc *d)
     }
     if (d->page == LQ_PAGE_FIXED) {
         return error                               ? "error: of coded arrays"
-               : (float)(int)d->bits != d->bits ? "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4"
+               : (float)(int)d->bits != d->bits ? "bits: of fixed pages a whole number"
                                                    : NULL;
     }
     return step && bits ? "step: instead of bits" : NULL;
@@ -40104,7 +40619,7 @@ LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size
         return "page: LQ_PAGE_CODED or LQ_PAGE_FIXED";
     }
     if (!lq_lattice_dims(a->quantizer)) {
-        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+        return LQ__NO_QUANTIZER;
     }
     why = lq__array_targets_fault(d);
     why = why ? why : lq__array_resolve_rope(a, d);
@@ -40478,6 +40993,8 @@ LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *s
 
 /* ================================================================================================
    >>rows   arrays whose rows stand alone, at a fixed rate: any run of them is read by itself
+
+   To add a quantizer of fixed width: its lq__rows_x, see >>lattice.
    ============================================================================================== */
 /* ---- rows at a fixed rate ----
    A row is brought to integers X of at most 2^19. The step starts at what suits a Gaussian of the
@@ -40485,24 +41002,6 @@ LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *s
    moment * step^2 for each number, and the squares of what lies beyond the outermost level. Then
    points are found, and the scale that is stored is the factor on them that leaves the least error:
    sum of x p over sum of p^2. */
-typedef struct lq__row_form {
-    uint32_t first;  /* square of the step that suits deviation 1, q24 */
-    uint32_t moment; /* error of numbers in range, of the step's square, q16 */
-    uint32_t edge;   /* where levels end, in steps, q8 */
-} lq__row_form;
-
-/* Z 2, 3, 4, 8 and E8. The edges were measured: the best for Gaussian and uniform rows. */
-static const lq__row_form lq__row_forms[5] = {{16633204u, 5461u, 384u},
-                                              {5761185u, 5461u, 896u},
-                                              {1885077u, 5461u, 1920u},
-                                              {15915u, 5461u, 32640u},
-                                              {1885077u, 4698u, 1952u}};
-
-LQ__INLINE const lq__row_form *lq__row_form_of(int quantizer, int bits)
-{
-    return &lq__row_forms[quantizer == LQ_E8 ? 4 : bits == 8 ? 3 : bits - 2];
-}
-
 /* Twelfths of an octave, q15. */
 static const uint16_t lq__row_twelfths[5] = {29193, 30929, 32768, 34716, 36781};
 
@@ -40830,7 +41329,7 @@ LQ__BOX_ROWS(neon)
 /* The best of five steps around aim->step; returns by how many twelfths it moved. x holds the row
    where that has at most 256 numbers. */
 LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, size_t dims,
-                              int type, const lq__row_form *form)
+                              int type, const lq__fixed_form *form)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
@@ -40866,7 +41365,7 @@ LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, 
 
 /* Units and step of a row. */
 LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims, int type,
-                              const lq__row_form *form)
+                              const lq__fixed_form *form)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
@@ -40948,7 +41447,7 @@ LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, si
         size_t n = LQ__MIN(dims - i, LQ__TOKENS);
         (void)kernels->fixed_row(y, src + i * element, type, n, aim->exponent);
         kernels->scale_row(y, factor, 26);
-        lq__fixed_pack(dst + i / 8 * (size_t)bits, y, n, LQ_Z, bits);
+        lq__fixed_pack_z(dst + i / 8 * (size_t)bits, y, n, bits);
         for (j = 0; j < n; j++) {
             int32_t p = 2 * lq__clamp(y[j] >> 12, -half, half - 1) + 1;
             aim->xp += (int64_t)(y[j] >> 4) * p;
@@ -40961,7 +41460,7 @@ LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, si
 LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
                           size_t rows, size_t dims, int type, size_t first, size_t blocks)
 {
-    static const int32_t none[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    static const lq__row_data none[8] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
     uint32_t factor[LQ__TOKENS];
@@ -40990,7 +41489,7 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
     for (i = 0; i < 8; i++) {
         kernels->scale_row(y + i * LQ__TOKENS, factor, 26);
     }
-    if (kernels->e8_rows(z, y, none, 0) > 7) {
+    if (kernels->blocks[LQ_E8](z, y, none, 1, LQ__TOKENS) > 7) {
         kernels->box_rows(z, y);
     }
     for (t = 0; t < rows * blocks; t += 16) {
@@ -41019,6 +41518,35 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
     }
 }
 
+/* Rows, their steps known, to codes, and the sums of their points: lq__rows_own of each form. */
+LQ__STATIC void lq__rows_z(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
+                           size_t rows, size_t dims, int type, int bits)
+{
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        lq__row_z(dst + r * row_bytes + 2, &aim[r], src + r * dims * lq_type_bytes(type), dims,
+                  type, bits);
+    }
+}
+
+LQ__STATIC void lq__rows_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
+                            size_t rows, size_t dims, int type, int bits)
+{
+    size_t first;
+    (void)bits;
+    for (first = 0; first < dims / 8; first += LQ__TOKENS) {
+        lq__row_e8(dst, row_bytes, aim, src, rows, dims, type, first,
+                   LQ__MIN(dims / 8 - first, LQ__TOKENS));
+    }
+}
+
+#define LQ__FIXED_ROWS(quantizer, bits, own, first, log, moment, edge) lq__rows_##own,
+static void (*const lq__rows_of_form[LQ__FIXED_FORMS])(uint8_t *dst, size_t row_bytes,
+                                                       lq__row_aim *aim, const uint8_t *src,
+                                                       size_t rows, size_t dims, int type,
+                                                       int bits) = {LQ__FIXED_LIST(LQ__FIXED_ROWS)};
+#undef LQ__FIXED_ROWS
+
 LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits)
 {
     size_t bytes = dims > SIZE_MAX / 16 ? 0 : lq_fixed_bytes(dims, quantizer, bits);
@@ -41028,6 +41556,7 @@ LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits)
 LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t rows, size_t dims,
                        int type, int quantizer, int bits)
 {
+    const lq__fixed_form *form = lq__fixed_form_of(quantizer, bits);
     size_t row_bytes = lq_quantize_row_bytes(dims, quantizer, bits);
     const uint8_t *from = (const uint8_t *)src;
     size_t element = lq_type_bytes(type);
@@ -41042,23 +41571,14 @@ LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t r
     }
     for (done = 0; done < rows; done += together) {
         size_t n = LQ__MIN(rows - done, together);
-        size_t first;
         size_t r;
         for (r = 0; r < n; r++) {
-            int status = lq__row_aim_at(&aim[r], from + r * dims * element, dims, type,
-                                        lq__row_form_of(quantizer, bits));
+            int status = lq__row_aim_at(&aim[r], from + r * dims * element, dims, type, form);
             if (status) {
                 return status;
             }
-            if (quantizer == LQ_Z) {
-                lq__row_z(dst + r * row_bytes + 2, &aim[r], from + r * dims * element, dims, type,
-                          bits);
-            }
         }
-        for (first = 0; first < dims / 8 && quantizer == LQ_E8; first += LQ__TOKENS) {
-            lq__row_e8(dst, row_bytes, aim, from, n, dims, type, first,
-                       LQ__MIN(dims / 8 - first, LQ__TOKENS));
-        }
+        lq__rows_of_form[form - lq__fixed_forms](dst, row_bytes, aim, from, n, dims, type, bits);
         for (r = 0; r < n; r++) {
             lq__store16(dst + r * row_bytes, lq__row_scale(&aim[r]));
         }
@@ -41202,12 +41722,17 @@ LQ_API int lq_cpu_level(void)
     return lq__cpu_level();
 }
 
+#define LQ__BLOCKS_c(name, number, dims, words, own) lq__##own##_blocks_c,
+#define LQ__BLOCKS_avx2(name, number, dims, words, own) lq__##own##_blocks_avx2,
+#define LQ__BLOCKS_avx512(name, number, dims, words, own) lq__##own##_blocks_avx512,
+#define LQ__BLOCKS_neon(name, number, dims, words, own) lq__##own##_blocks_neon,
+
 static const lq__row_kernels *lq__rows_of_level(void)
 {
 #define LQ__ROWS(v)                                                                         \
     {                                                                                       \
         lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,        \
-            lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,        \
+            lq__butterfly_rows_##v, {NULL, LQ_QUANTIZER_LIST(LQ__BLOCKS_##v)},              \
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
             lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
             lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
@@ -41228,7 +41753,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 static const lq__point_kernels *lq__points_of_level(void)
 {
 #define LQ__POINTS(v) \
-    {lq__fixed_row_##v, lq__scale_row_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v}
+    {lq__fixed_row_##v, lq__scale_row_##v, {NULL, LQ_QUANTIZER_LIST(LQ__BLOCKS_##v)}}
 #if LQ__X86
     static const lq__point_kernels table[3] = {LQ__POINTS(c), LQ__POINTS(avx2),
                                                LQ__POINTS(avx512)};
@@ -41240,6 +41765,10 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__POINTS
     return &table[LQ__X86 || LQ__NEON ? lq__cpu_level() : 0];
 }
+#undef LQ__BLOCKS_c
+#undef LQ__BLOCKS_avx2
+#undef LQ__BLOCKS_avx512
+#undef LQ__BLOCKS_neon
 
 /* ================================================================================================
    >>end   undefinitions, change log, licence
@@ -41301,10 +41830,25 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__SQUARES_ROW
 #undef LQ__ADD_ROW
 #undef LQ__MOMENTS_ROW
-#undef LQ__Z_ROW
+#undef LQ__Z_BLOCKS
 #undef LQ__CENTROID_ROW
-#undef LQ__D4_ROWS
-#undef LQ__E8_ROWS
+#undef LQ__D4_BLOCKS
+#undef LQ__E8_BLOCKS
+#undef LQ__E8_KERNELS
+#undef LQ__RESIDUE_LIST
+#undef LQ__QUANTIZER_z
+#undef LQ__QUANTIZER_d4
+#undef LQ__QUANTIZER_e8
+#undef LQ__QUANTIZER_e8_relaxed
+#undef LQ__QUANTIZER_OF
+#undef LQ__BLOCK_DIMS
+#undef LQ__BLOCK_ROWS
+#undef LQ__NO_QUANTIZER
+#undef LQ__QUANTIZER_NAME
+#undef LQ__NEAREST
+#undef LQ__FIXED_LIST
+#undef LQ__FIXED_NAME
+#undef LQ__FIXED_NAMES
 #undef LQ__BEYOND
 #undef LQ__BEYOND_ROW
 #undef LQ__WORD_ROWS
@@ -41443,6 +41987,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__WARM_DOUBLINGS
 #undef LQ__WARM_FLOOR
 #undef LQ__WARM_CLASSES
+#undef LQ__KV_SCORER_NAME
 #undef LQ__KV_WARM
 #undef LQ__KV_WARM_MOST
 #undef LQ__KV_BLOB

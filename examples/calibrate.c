@@ -211,20 +211,17 @@ static void cal_add_set(cal_job *job, const cal_set *set)
 }
 
 /* One unit for the keys of all groups: their root mean square, means taken away. */
-static double cal_key_unit(const cal_job *job)
+static float cal_key_unit(const cal_job *job)
 {
-    double power = 0.0, dims = 0.0;
+    const lq_klt **klts = (const lq_klt **)kf_alloc(job->group_count, sizeof *klts);
+    float unit;
     size_t i;
     for (i = 0; i < job->group_count; i++) {
-        const cal_group *g = &job->groups[i];
-        if (g->geometry.stream == LQ_K) {
-            double unit = (double)lq_klt_unit(&g->klt);
-            double n = (double)lq_geometry_dims(&g->geometry);
-            power += unit * unit * n;
-            dims += n;
-        }
+        klts[i] = &job->groups[i].klt;
     }
-    return dims > 0.0 ? sqrt(power / dims) : 0.0;
+    unit = lq_klt_unit_of(klts, job->group_count);
+    free(klts);
+    return unit;
 }
 
 static void cal_solve(cal_job *job)
@@ -235,7 +232,7 @@ static void cal_solve(cal_job *job)
     memset(&d, 0, sizeof d);
     d.step = (float)job->step;
     d.beta = job->beta > 0.0 ? (float)job->beta : -1.0f;
-    d.unit = (float)cal_key_unit(job);
+    d.unit = cal_key_unit(job);
     if (lq_klt_check(&d, &why)) {
         kf_fail("%s", why);
     }

@@ -744,6 +744,75 @@ static void test_unit(void)
     group_free(&g);
 }
 
+/* Tokens first .. first + count of x. */
+static void add_some(lq_klt *klt, const group *g, float *x, size_t first, size_t count)
+{
+    size_t bytes = lq_klt_workspace_bytes(&g->geometry);
+    void *workspace = source_alloc(bytes);
+    const void *slices[SLICES_MAX];
+    lq_vectors v = vectors_of(g, x + first * g->width, slices);
+    CHECK(lq_klt_add(klt, &v, NULL, count, workspace, bytes) == LQ_OK);
+    free(workspace);
+}
+
+static int near_sums(const float *a, const float *b, size_t count)
+{
+    double worst = 0;
+    double most = 0;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        most = fmax(most, fabs((double)a[i]));
+    }
+    return worst <= 1e-5 * most;
+}
+
+/* A fit in one go, and in three parts, two of them in forks. */
+static void test_merge(uint32_t stream)
+{
+    static const uint32_t dims[2] = {48, 40};
+    lq_klt klt[4]; /* whole; first part, which the others are merged into; the two */
+    void *mem[4];
+    size_t bytes;
+    size_t pad = 96;
+    group g;
+    float *x;
+    size_t i;
+    source_seed = 79;
+    group_make(&g, stream, dims, 2, 0, 0, 2, 0.5, 0);
+    x = draw(&g, 64 * 32);
+    bytes = lq_klt_bytes(&g.geometry);
+    for (i = 0; i < 4; i++) {
+        mem[i] = source_alloc(bytes);
+    }
+    CHECK(lq_klt_init(&klt[0], mem[0], bytes, &g.geometry) == LQ_OK);
+    CHECK(lq_klt_init(&klt[1], mem[1], bytes, &g.geometry) == LQ_OK);
+    CHECK(lq_klt_fork(&klt[2], mem[2], bytes, &klt[1]) == LQ_E_ARG); /* there is no centre */
+    add_some(&klt[0], &g, x, 0, 64 * 32);
+    add_some(&klt[1], &g, x, 0, 64 * 8);
+    CHECK(lq_klt_fork(&klt[2], mem[2], bytes - 1, &klt[1]) == LQ_E_SPACE);
+    CHECK(lq_klt_merge(&klt[1], &klt[0]) == LQ_E_ARG); /* no fork */
+    for (i = 2; i < 4; i++) {
+        CHECK(lq_klt_fork(&klt[i], mem[i], bytes, &klt[1]) == LQ_OK && klt[i].tokens == 0);
+        add_some(&klt[i], &g, x, 64 * (i == 2 ? 8 : 24), 64 * (i == 2 ? 16 : 8));
+    }
+    CHECK(lq_klt_merge(&klt[1], &klt[3]) == LQ_OK && lq_klt_merge(&klt[1], &klt[2]) == LQ_OK);
+    CHECK(klt[1].tokens == klt[0].tokens && klt[1].held_out == klt[0].held_out);
+    for (i = 0; i < 2; i++) {
+        CHECK(near_sums(klt[0].sum[i], klt[1].sum[i], pad));
+        CHECK(near_sums(klt[0].products[i], klt[1].products[i], pad * pad));
+    }
+    CHECK(near_sums(klt[0].gain_sum, klt[1].gain_sum, stream == LQ_V ? 8 : 0));
+    CHECK(fabs((double)lq_klt_unit(&klt[0]) / (double)lq_klt_unit(&klt[1]) - 1) < 1e-4);
+    klt[2].center[3] += 1;
+    CHECK(lq_klt_merge(&klt[1], &klt[2]) == LQ_E_ARG); /* about another centre */
+    for (i = 0; i < 4; i++) {
+        free(mem[i]);
+    }
+    free(x);
+    group_free(&g);
+}
+
 /* ---- the query metric ---- */
 /* Mean squared logit error: queries of this many pairs, 1 .. 1024 positions behind the key. */
 static double logit_error(const group *keys, const group *queries, const float *x, const float *y,
@@ -2810,6 +2879,8 @@ int main(int argc, char **argv)
     }
     test_sizes();
     test_unit();
+    test_merge(LQ_K);
+    test_merge(LQ_V);
     test_rate_of_classes();
     test_queries(0);
     test_queries(1);

@@ -78,7 +78,7 @@ static double nearest_d(double *z, const double *x, int dims, int even)
 static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t lead, int quantizer,
                  uint32_t outliers)
 {
-    size_t dims = lq__rans_block(quantizer);
+    size_t dims = lq_lattice_dims(quantizer);
     size_t row = 0;
     size_t i;
     size_t j;

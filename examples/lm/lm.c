@@ -50,6 +50,8 @@ typedef struct lm_options {
     const char *order;
     const char *layers;
     const char *save;
+    const char *profile;
+    double past;
     const char *resume;
     size_t tokens;
     size_t tokens_given; /* 0: they are as the mode likes it */
@@ -93,6 +95,9 @@ static const char lm_usage[] =
     "    --chat              wrap the prompt as a user's message (ChatML)\n"
     "    --save FILE         keep the session, with a live cache\n"
     "    --resume FILE       go on with one, or with the PROMPT behind it; options as they were\n"
+    "    --profile FILE.lqp  save it packed, with the profiles of calibrate --joint; also to resume\n"
+    "    --step S            of packing (default 0.8), --step-v of profiles of values (0.8)\n"
+    "    --past E            finer steps for tokens that were attended to: exponent, as 0.25\n"
     "  eval [CODEC ...]    perplexity, KLD and bits of codecs (default: all rivals)\n"
     "    --text FILE         on passages of this text\n"
     "    --tokens N          a passage (default 1024)\n"
@@ -164,6 +169,8 @@ static const lm_option lm_option_list[] = {
     {"--chunk", LM_OPTION_SIZE, offsetof(lm_options, chunk), 1, LM_CHUNK},
     {"--save", LM_OPTION_WORD, offsetof(lm_options, save), 0, 0},
     {"--resume", LM_OPTION_WORD, offsetof(lm_options, resume), 0, 0},
+    {"--profile", LM_OPTION_WORD, offsetof(lm_options, profile), 0, 0},
+    {"--past", LM_OPTION_REAL, offsetof(lm_options, past), 0, 1},
     {"--threads", LM_OPTION_SIZE, offsetof(lm_options, threads), 1, 256},
     {"--count", LM_OPTION_SIZE, offsetof(lm_options, count), 0, 1u << 24},
     {"--seed", LM_OPTION_SIZE, offsetof(lm_options, seed), 0, 0xffffffffu},
@@ -238,7 +245,6 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     o->seed = LM_UNSET;
     o->temperature = -1.0;
     o->mode = argv[1];
-    o->step = 0.2;
     o->beta = 0.5;
     o->words = (const char **)lm_alloc(4 * (size_t)argc, sizeof *o->words);
     o->texts.at = o->words + argc;
@@ -269,6 +275,9 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     }
     if (o->passages == 0) {
         o->passages = strcmp(o->mode, "calibrate") != 0 ? 4 : o->self ? 256 : 20;
+    }
+    if (o->step <= 0.0) {
+        o->step = strcmp(o->mode, "generate") == 0 ? 0.8 : 0.2;
     }
     o->tokens_given = o->tokens;
     if (o->tokens == 0) {
@@ -736,8 +745,9 @@ static void lm_session_prompt(lm_session *s, lm_vocab *vocab, const lm_model *m,
 }
 
 static void lm_generate_open(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_session *s,
-                             const lm_options *o)
+                             const lm_packing *packing, const lm_options *o)
 {
+    double begin;
     lm_session_file file;
     lm_cache_desc d;
     memset(&file, 0, sizeof file);
@@ -753,13 +763,52 @@ static void lm_generate_open(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_s
     d.chunk = 0;
     d.prefix = 0;
     lm_cache_open(cache, &m->g, &m->pool, &d);
-    if (o->resume != NULL) {
-        lm_session_load(&file, s, (lm_live *)cache->state);
+    if (o->save != NULL && o->past > 0.0 && o->resume == NULL) {
+        lm_live_watch((lm_live *)cache->state);
     }
+    if (o->resume != NULL) {
+        begin = lm_seconds();
+        lm_session_load(&file, s, (lm_live *)cache->state, packing->profiles);
+        fprintf(stderr, "resumed %zu tokens in %.2f s\n", s->held, lm_seconds() - begin);
+    }
+}
+
+/* What --profile says; the file is the model's. */
+static void lm_packing_open(lm_packing *p, const lm_model *m, const lm_options *o)
+{
+    memset(p, 0, sizeof *p);
+    if (o->profile == NULL) {
+        if (o->past > 0.0) {
+            lm_fail("--past wants --profile");
+        }
+        return;
+    }
+    if (o->save == NULL && o->resume == NULL) {
+        lm_fail("--profile wants --save or --resume");
+    }
+    p->profiles = lm_profiles_open(o->profile, &m->g, 1);
+    p->step = o->step;
+    p->step_v = o->step_v > 0.0 ? o->step_v : 0.8;
+    p->past = o->past;
+}
+
+/* Saves the session and tells its bytes. */
+static void lm_generate_save(const lm_session *s, const lm_model *m, const lm_live *live,
+                             const lm_packing *packing, const lm_options *o)
+{
+    double begin = lm_seconds();
+    size_t numbers = 2 * m->g.layers * m->g.kv_heads * m->g.head_dim;
+    size_t tokens = lq_kv_tokens(&live->kv);
+    size_t bytes =
+        lm_session_save(s, o->save, m, live, packing->profiles != NULL ? packing : NULL);
+    fprintf(stderr, "saved %zu tokens in %.2f s: %zu bytes, %.3f bits a number, f16 / %.1f\n",
+            tokens, lm_seconds() - begin, bytes, 8.0 * (double)bytes / (double)(numbers * tokens),
+            2.0 * (double)(numbers * tokens) / (double)bytes);
 }
 
 static void lm_mode_generate(const lm_options *o)
 {
+    lm_packing packing;
     lm_session s;
     lm_speed speed;
     lm_model m;
@@ -775,7 +824,8 @@ static void lm_mode_generate(const lm_options *o)
     }
     lm_open_model(&m, o);
     lm_vocab_open(&vocab, &m.file, o->pre);
-    lm_generate_open(&m, &vocab, &cache, &s, o);
+    lm_packing_open(&packing, &m, o);
+    lm_generate_open(&m, &vocab, &cache, &s, &packing, o);
     lm_model_load(&m);
     for (i = s.held; i < s.ids.count && !o->chat; i++) {
         lm_decode_to(&vocab, s.ids.id[i], stdout);
@@ -784,7 +834,10 @@ static void lm_mode_generate(const lm_options *o)
     lm_generate(&m, &vocab, &cache, &s, o->count, &speed);
     lm_generate_report(o, &speed, &cache);
     if (o->save != NULL) {
-        lm_session_save(&s, o->save, &m, (const lm_live *)cache.state);
+        lm_generate_save(&s, &m, (const lm_live *)cache.state, &packing, o);
+    }
+    if (packing.profiles != NULL) {
+        lm_profiles_close(packing.profiles);
     }
     cache.close(cache.state);
     free(s.ids.id);

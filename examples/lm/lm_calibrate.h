@@ -98,7 +98,7 @@ typedef struct lm_fitter {
     size_t workspace_bytes; /* of a worker */
     size_t sum_bytes;       /* of all groups while reading */
     size_t solving_bytes;   /* at most so many on top */
-    double unit;            /* of the keys of all groups, see lm__fit_unit */
+    float unit;             /* of the keys of all groups, see lm__fit_unit */
     lm_progress progress;
     FILE *file;
     char beside[1040];
@@ -392,17 +392,17 @@ static void lm__fit_read(lm_calibration *c, lm_taken *t, lm_fitter *fitters, siz
 /* ---- solving ---- */
 
 /* One unit for the keys of the whole model: their root mean square, means taken away. */
-static double lm__fit_unit(const lm_fitter *f)
+static float lm__fit_unit(const lm_fitter *f)
 {
-    double power = 0.0, dims = 0.0;
+    const lq_klt **klts = (const lq_klt **)lm_alloc(f->count, sizeof *klts);
+    float unit;
     size_t i;
-    for (i = 0; i < f->count; i += lm__fits_a_place(f)) {
-        double unit = (double)lq_klt_unit(&f->fits[i].klt);
-        double n = (double)(f->fits[i].layers * f->fits[i].heads);
-        power += unit * unit * n;
-        dims += n;
+    for (i = 0; i < f->count; i++) {
+        klts[i] = &f->fits[i].klt;
     }
-    return sqrt(power / dims);
+    unit = lq_klt_unit_of(klts, f->count);
+    free(klts);
+    return unit;
 }
 
 /* The sums go as soon as they are used, and the profile keeps its own size only. */
@@ -418,7 +418,7 @@ static void lm__fit_solve(void *context, size_t index, size_t worker)
     d.ratio = (float)f->c->ratio;
     d.tolerance = (float)f->c->tolerance;
     d.own = f->c->own;
-    d.unit = (float)f->unit;
+    d.unit = f->unit;
     d.beta = f->c->beta > 0.0 ? (float)f->c->beta : -1.0f;
     if (worker == 0) {
         lm_progress_show(&f->progress, (double)index / (double)f->count);

@@ -38,6 +38,7 @@ typedef struct lm_live {
     const lq_profile **shelf; /* (layers, keys and values, heads) */
     size_t shelf_count;
     uint32_t heads;
+    float *mass; /* [layers][tokens] attention of a session that is to be packed, or NULL */
     const char *spec;
     lm_tally tally;
     struct lm__live_tail *tail; /* where a prefix is resumed, else NULL */
@@ -202,6 +203,7 @@ static void lm__live_attend(void *state, size_t layer, const float *q, float *ou
     a.queries = n;
     a.q.data = q;
     a.out.data = out;
+    a.mass = l->mass != NULL ? l->mass + layer * l->desc.tokens : NULL;
     status = lq_kv_attend(&l->kv, &a);
     if (status) {
         lm__live_fail(l, "attention", layer, position, lm__live_why(&l->kv, &a, status));
@@ -334,6 +336,7 @@ static void lm__live_close(void *state)
         lm_profiles_close(l->profiles);
     }
     free(l->shelf);
+    free(l->mass);
     free(l->tables);
     free(l->memory);
     free(l);
@@ -378,6 +381,12 @@ static const char *lm__live_codes(lm_live *l, const lm_geometry *g, const char *
     }
     l->desc.profiles = l->shelf;
     return NULL;
+}
+
+/* Keeps the attention that each token gets, layer by layer, from here on. */
+static void lm_live_watch(lm_live *l)
+{
+    l->mass = (float *)lm_alloc(l->desc.layers * l->desc.tokens, sizeof *l->mass);
 }
 
 /* A cache in raw floats for what comes behind the prefix. */

@@ -10,6 +10,17 @@
 #include "lm_kinds.h"
 #include "lm_model.h"
 
+/* How a session is packed.
+     profiles  calibrated for the model (lm calibrate), whose groups its slices make
+     step      of the keys (and of groups of both), step_v of values
+     past      0, or the exponent of the attention that tokens got */
+typedef struct lm_packing {
+    lm_profiles *profiles;
+    double step;
+    double step_v;
+    double past;
+} lm_packing;
+
 enum { LM_SESSION_FIELDS = 13, LM_SESSION_SPEC = 64 };
 
 /* What generate knows.
@@ -125,15 +136,89 @@ static int lm__session_write(void *user, const void *bytes, size_t count)
     return fwrite(bytes, 1, count, (FILE *)user) != count;
 }
 
-static int lm__session_export(FILE *file, const lm_session *s, const lm_model *m,
-                              const lm_live *live)
+/* Weights of a group: the attention mass of its layers. */
+static float *lm__session_weights(const lm_model *m, const lm_live *live,
+                                  const lm_profile_group *group)
 {
+    size_t tokens = lq_kv_tokens(&live->kv);
+    float *weights = (float *)lm_alloc(tokens, sizeof *weights);
+    size_t i, t;
+    for (i = 0; i < group->run_count; i++) {
+        const float *mass = live->mass + group->runs[i] / m->g.kv_heads * live->desc.tokens;
+        for (t = 0; t < tokens; t++) {
+            weights[t] += mass[t];
+        }
+    }
+    if (lq_kv_importance(&live->kv, weights, weights)) {
+        lm_fail("the attention of the session's tokens makes no sense");
+    }
+    return weights;
+}
+
+/* What lq_kv_pack is told; lm__session_unpacked frees it. */
+static void lm__session_groups(lq_kv_pack_desc *pack, const lm_packing *packing, const lm_model *m,
+                               const lm_live *live)
+{
+    const lm_profiles *p = packing->profiles;
+    lq_kv_pack_group *groups = (lq_kv_pack_group *)lm_alloc(p->group_count, sizeof *groups);
+    size_t g, i;
+    for (g = 0; g < p->group_count; g++) {
+        const lm_profile_group *from = &p->groups[g];
+        lq_slice *slices = (lq_slice *)lm_alloc(from->run_count, sizeof *slices);
+        for (i = 0; i < from->run_count; i++) {
+            slices[i].layer = (uint32_t)(from->runs[i] / m->g.kv_heads);
+            slices[i].head = (uint32_t)(from->runs[i] % m->g.kv_heads);
+            slices[i].dims = (uint32_t)m->g.head_dim;
+            slices[i].stream = from->roles ? from->roles[i].stream : from->stream;
+        }
+        groups[g].slices = slices;
+        groups[g].slice_count = from->run_count;
+        groups[g].profile = &from->profile;
+        groups[g].step = (float)(from->stream == LQ_V ? packing->step_v : packing->step);
+        if (packing->past > 0.0 && live->mass != NULL) {
+            groups[g].weights = lm__session_weights(m, live, from);
+        }
+    }
+    pack->groups = groups;
+    pack->group_count = p->group_count;
+    pack->exponent = (float)packing->past;
+}
+
+static void lm__session_ungroup(const lq_kv_pack_desc *pack)
+{
+    size_t g;
+    for (g = 0; g < pack->group_count; g++) {
+        free((void *)(uintptr_t)pack->groups[g].slices);
+        free((void *)(uintptr_t)pack->groups[g].weights);
+    }
+    free((void *)(uintptr_t)pack->groups);
+}
+
+/* packing NULL: as it is. */
+static int lm__session_export(FILE *file, const lm_session *s, const lm_model *m,
+                              const lm_live *live, const lm_packing *packing)
+{
+    lq_kv_pack_desc pack;
     lq_kv_export_desc d;
+    const char *why = NULL;
     size_t bytes;
     uint8_t *note;
     void *work;
+    void *tables = NULL;
     int status;
     memset(&d, 0, sizeof d);
+    memset(&pack, 0, sizeof pack);
+    if (packing != NULL) {
+        tables = lm_alloc(lq_tables_bytes(), 1);
+        if (lq_tables_init(&pack.tables, tables, lq_tables_bytes())) {
+            lm_fail("no tables");
+        }
+        lm__session_groups(&pack, packing, m, live);
+        if (lq_kv_pack_check(&live->kv, &pack, &why)) {
+            lm_fail("--profile: %s", why);
+        }
+        d.pack = &pack;
+    }
     d.note_bytes = lm__session_record_bytes(s->ids.count);
     note = (uint8_t *)lm_alloc(d.note_bytes, 1);
     lm__session_pack(note, s, m);
@@ -141,15 +226,18 @@ static int lm__session_export(FILE *file, const lm_session *s, const lm_model *m
     bytes = lq_kv_export_workspace_bytes(&live->kv, &d);
     work = lm_alloc(bytes, 1);
     status = lq_kv_export(&live->kv, lm__session_write, file, &d, work, bytes);
+    lm__session_ungroup(&pack);
+    free(tables);
     free(work);
     free(note);
     return status;
 }
 
-/* Ends the program where that fails; the old file stays then. */
-static void lm_session_save(const lm_session *s, const char *path, const lm_model *m,
-                            const lm_live *live)
+/* Ends the program where that fails; the old file stays then. Returns the file's bytes. */
+static size_t lm_session_save(const lm_session *s, const char *path, const lm_model *m,
+                              const lm_live *live, const lm_packing *packing)
 {
+    long bytes;
     size_t room = strlen(path) + 6;
     char *beside = (char *)lm_alloc(room, 1);
     FILE *file;
@@ -159,9 +247,11 @@ static void lm_session_save(const lm_session *s, const char *path, const lm_mode
     if (file == NULL) {
         lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
     }
-    status = lm__session_export(file, s, m, live);
+    status = lm__session_export(file, s, m, live, packing);
+    bytes = ftell(file);
     lm_keep(file, beside, path, lm_why(status));
     free(beside);
+    return bytes > 0 ? (size_t)bytes : 0;
 }
 
 /* ---- reading ---- */
@@ -243,21 +333,50 @@ static void lm_session_open(lm_session_file *f, lm_session *s, const char *path,
     }
 }
 
+/* The profiles that a file may name: those of the cache, and those that it was packed with. */
+static const lq_profile **lm__session_shelf(const lm_live *live, const lm_profiles *packed,
+                                            size_t *count)
+{
+    const lq_profile **shelf;
+    size_t i;
+    *count = live->shelf_count + (packed != NULL ? packed->group_count : 0);
+    shelf = (const lq_profile **)lm_alloc(*count + 1, sizeof *shelf);
+    for (i = 0; i < live->shelf_count; i++) {
+        shelf[i] = live->shelf[i];
+    }
+    for (; i < *count; i++) {
+        shelf[i] = &packed->groups[i - live->shelf_count].profile;
+    }
+    return shelf;
+}
+
+/* Whether the file holds a cache as it was, not packed. */
+static int lm__session_live(const lm_session_file *f)
+{
+    return f->reader.profile_count == 0;
+}
+
 /* Puts the file's cache in place of an empty one, which was opened as the session says, and closes
-   the file. */
-static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *live)
+   the file. packed: the profiles of --profile, or NULL. */
+static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *live,
+                            const lm_profiles *packed)
 {
     lq_kv_import_desc d;
     const char *why = NULL;
-    int status = lq_kv_load_check(&live->kv, &f->reader, 0, &why);
+    const lq_profile **shelf;
+    int status =
+        lm__session_live(f) ? lq_kv_load_check(&live->kv, &f->reader, 0, &why) : (int)LQ_OK;
+    if (!lm__session_live(f) && packed == NULL) {
+        lm_fail("%s: packed with calibrated profiles: say --profile FILE.lqp", f->path);
+    }
     if (status) {
         lm_fail("%s: the cache cannot be read (%s)", f->path,
                 why != NULL ? why : lq_status_string(status));
     }
     memset(&d, 0, sizeof d);
     d.tables = live->desc.tables;
-    d.profiles = live->shelf;
-    d.profile_count = live->shelf_count;
+    shelf = lm__session_shelf(live, packed, &d.profile_count);
+    d.profiles = shelf;
     d.tokens = live->desc.tokens;
     do {
         lq_kv_free(&live->kv);
@@ -265,9 +384,13 @@ static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *li
         live->memory = lm_alloc(live->bytes, 1);
         status = lq_kv_import(&live->kv, live->memory, live->bytes, &live->bytes, &f->source, &d);
     } while (status == LQ_E_SPACE);
+    if (status == LQ_E_FORMAT && packed != NULL) {
+        lm_fail("%s: packed with other profiles than those of --profile", f->path);
+    }
     if (status) {
         lm_fail("%s: the cache cannot be read (%s)", f->path, lq_status_string(status));
     }
+    free(shelf);
     if (lq_kv_tokens(&live->kv) != s->held) {
         lm_fail("%s: %zu tokens of text, %zu in the cache", f->path, s->held,
                 lq_kv_tokens(&live->kv));

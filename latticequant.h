@@ -120,6 +120,9 @@
      0.0036; in profiles of 10 layers each 0.55 and 0.5 give 1.48 bits, 0.0032; 0.9 and 0.8 give
      0.92 bits, 0.0090. f16 goes in at 0.3 to 0.7 GB/s and comes out at 1.3 or more; in a basis of
      10 layers 0.15 and 0.33. examples/pack_kv.c
+     Keys and values of several layers in one basis take fewer still: lq_klt_* and lq_archive_pack
+     of a geometry of LQ_KV, an lq_role for each slice; from a live cache lq_kv_pack_desc.groups. Of
+     lq_archive_pack and lq_kv_pack both, weights give tokens that count more a finer step.
    Profiles of a model, once
      lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
      lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
@@ -140,21 +143,27 @@
    CONCEPTS
    token, head, layer   as in the model. A vector is head_dim numbers of one token and kv head.
    slice                one head's dims (or part of them): {layer, head, first dim, dims}.
-   group                slices coded together, of keys or of values: the heads of a layer, say.
-                        Their vectors of one token, one behind the other, are the coefficients.
+   group                slices coded together: the heads of a layer, say. Their vectors of one
+                        token, one behind the other, are the coefficients. Of keys, or of values; in
+                        a calibrated basis also of both, best of several layers.
    page                 up to 64 tokens of one group. Pages are independent of each other.
    profile              mean and standard deviation of each coefficient, and the basis they are in.
                         Fitted to the sequence itself (lq_fit_*), or calibrated once for a model
                         (lq_klt_*): then the basis is the eigenbasis of all slices of the group.
    step                 width of the quantizer's cell. K has one step for all tokens, since softmax
-                        sees absolute logit error; V's is relative to a gain per token and slice,
-                        about the size of the vector. Sizes are less the mean: relative steps of K
-                        are to the deviation of its slice, RoPE undone, in a calibrated basis to
-                        that of all keys of the model. A bias of any size changes none.
+                        sees absolute logit error; V's is relative to a gain. Sizes are less the
+                        mean: relative steps of K are to the deviation of its slice, RoPE undone, in
+                        a calibrated basis to that of all keys of the model. A bias of any size
+                        changes none.
+   gain                 of a token of V: about the size of the vector of a slice; in a calibrated
+                        basis also of several slices together, such as those of a layer.
+   ratio                where a group has both: V's step over K's, a part of the profile.
    class                8 log2(sigma / step): selects a coefficient's code table. One profile serves
                         every step.
    sinks                the first 4 tokens of a sequence: few and large, kept raw.
    run                  consecutive pages in an archive: one group, sequence, step, profile.
+   order                of a run: its tokens are sorted into pages within blocks of 1,024, by how
+                        much they count; each page then has a step of its own.
    tile                 64 tokens of one head in the live cache, at a fixed width.
    window               the last tokens of a sequence in the live cache, kept raw.
 
@@ -201,8 +210,9 @@
    | raw section  bits lowest first, to a byte: those beyond the payload, which is the decoder's |
    |              last states: of each lane 4 bits octave, so many of hi, 16 of lo               |
    '---------------------------------------------------------------------------------------------'
-     rows         V: a gain for each slice (less the profile's mean, quarter octaves); then the
-                  coefficients, E8's with a coset row before each 8
+     rows         V: gains (less the profile's means, quarter octaves), one for each slice, or in a
+                  dense basis those of its profile; then the coefficients, E8's with a coset row
+                  before each 8
      raw section  rows in order: of rows wider than their table, the low bits of each token; then
                   all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
      The stream ends exactly where the raw section does.
@@ -213,17 +223,18 @@
    the gain); RoPE is undone with sines of 30 bits, products rounded; then the basis, forwards;
    c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step / 4096. The integer is that of c less
    the mean (V: of c). A decoder needs none of that: it takes any integers.
-   In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
-   step times the gain, the centre subtracted before as above); columns are shifted to int16,
-   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>front, "dense bases".
+   In a dense basis x is in units of step * 2^(exponent of its slice) / 4096 (V: of step times ratio
+   times gain, the centre subtracted before as above; slices of one gain are one vector to it). The
+   mean of its dim is subtracted; columns are shifted to int16, multiplied by the rows of a matrix
+   in 32 bits, and shifted to q12: >>front, "dense bases".
 
    DECODING PAGES
    The rest up to PROFILE FORMAT is all that turns bodies into numbers. tests/decode.py follows it
-   and decodes the golden files, dense bases excepted. Integers have 64 bits and a sign; factors of
-   a product stand side by side; x >> n is floor(x / 2^n), of negative x too, taken after products
-   and sums and before & and ^; a / b drops the remainder; "qN" are units of 2^-N; log2 of an
-   integer is its floor. Words are u16. `c` is a class, 33 where sigma is the step, 8 more for each
-   octave.
+   and decodes the golden files. Integers have 64 bits and a sign; factors of a product stand side
+   by side; x >> n is floor(x / 2^n), of negative x too, taken after products and sums and before &
+   and ^; a / b drops the remainder; "qN" are units of 2^-N; log2 of an integer is its floor. Words
+   are u16. `c` is a class, 33 where sigma is the step, 8 more for each octave. The step of a page
+   is that of its run, or in a run with an order its own.
 
    Bits and codes
      Bits are taken from the lowest of a byte to the highest, then from the next byte; of a number
@@ -290,14 +301,16 @@
        that is at least `least` and 2 r + next <= 1024, else e + 1024 - r - next. Else e.
 
    Rows
-     A page's rows are V's gains, one a slice, then the group's coefficients through all slices. E8
-     and D4 take coefficients in blocks of 8 and 4 from the group's first one on, across slices. A
+     A page's rows are V's gains, as many as its profile has, then the group's coefficients, as many
+     as it has dims: in a dense basis those of the group, else those of slice after slice. E8 and D4
+     take coefficients in blocks of 8 and 4 from the group's first one on, across slices. A
      block with a dead row is none, and what is left behind the last whole block is none: such rows
      are coded as those of Z. In front of each block of E8 is a row of cosets, 0 or 1.
    .- classes -----------------------------------------------------------------------------------.
    | coefficient  0 where the profile has it dead, else                                          |
-   |              33 + ((4096 sigma - log2q16(step) + 4096) >> 13), clamped to 0 .. 121.         |
-   |              0 is dead: not in the stream, its integers are 0                               |
+   |              33 + ((4096 sigma - log2q16(step) + 4096) >> 13), clamped to 0 .. 121; in a    |
+   |              dense basis 0 where that is below 15. 0 is dead: not in the stream, its        |
+   |              integers are 0                                                                 |
    | gain         33 + ((4096 sigma + 4096) >> 13), clamped to 33 .. 121: never dead. Its unit   |
    |              is a quarter octave; step and mean exponent do not matter                      |
    | cosets       mean class of the block: (sum of its 8 classes + 4) >> 3                       |
@@ -359,8 +372,9 @@
      coded, lattices  z: ((2 z + coset) W(c) >> 4) + mean
      fixed            (doubled level or doubled coordinate of the point) 2048 + mean
      mean             K: of the profile's mean m, and step = M 2^e (24-bit M), s = mean exponent +
-                      12 - e: 0 where s < 0, else m 2^s / M rounded, halves away from 0. V: 0. Dead
-                      rows have means like all others: that is what they decode to
+                      12 - e: 0 where s < 0, else m 2^s / M rounded, halves away from 0. V: 0, but
+                      in a dense basis as K. Dead rows have means like all others: that is what
+                      they decode to
      W(c)             Wiener factor, q15: 2^31 / (65536 + (r >> 30)), w = 2 (33 - c), r =
                       floor(D exp2((w & 7) << 13) 2^(w >> 3)), D = 7100 for D4, else 4698
      shift(c, k)      0 for k = 0; k above 4 as 4. For c > 53, d = 2 (c - 33): the least of 2048 and
@@ -374,13 +388,14 @@
      gain             coded: integer plus the profile's mean, fixed: as it stands; -127 .. 127
 
    Coefficients to vectors
-     Identity: y = c. Hadamard, each slice for itself: y = (c + 32) >> 6; blocks are the largest
-     power of two that divides its dims, at most 512. In each block, for h = 1, 2, 4 .. below its
-     size, pairs (i, i + h) with bit h of i clear become (y_i + y_i+h, y_i - y_i+h). Then
-     y_i = (y_i F + 2^(s - 1)) >> s, n = log2(block), s = 30 + n / 2, F = 2^30, or 759250125 for an
-     odd n; negative where the sign bit of i, counted from the slice's first dim, is 1: with
-     h = i + 1 in 32 bits without sign, h = (h ^ h >> 16) 0x85ebca6b, h = (h ^ h >> 13) 0xc2b2ae35,
-     (h ^ h >> 16) >> 31. (Forwards: first the signs, then butterflies, then the scale.)
+     Of dense bases below. Identity: y = c. Hadamard, each slice for itself: y = (c + 32) >> 6;
+     blocks are the largest power of two that divides its dims, at most 512. In each block, for
+     h = 1, 2, 4 .. below its size, pairs (i, i + h) with bit h of i clear become
+     (y_i + y_i+h, y_i - y_i+h). Then y_i = (y_i F + 2^(s - 1)) >> s, n = log2(block),
+     s = 30 + n / 2, F = 2^30, or 759250125 for an odd n; negative where the sign bit of i, counted
+     from the slice's first dim, is 1: with h = i + 1 in 32 bits without sign,
+     h = (h ^ h >> 16) 0x85ebca6b, h = (h ^ h >> 13) 0xc2b2ae35, (h ^ h >> 16) >> 31. (Forwards:
+     first the signs, then butterflies, then the scale.)
      From here on floats will do; where each operation is rounded to a binary32 as told, the bits
      are those of this library.
        unit  step / 4096 (Hadamard: step / 64); V: times the gain, 2^(g >> 2) times 1, 1.189207115,
@@ -390,6 +405,22 @@
              a float: product and sum in binary64, rounded once more; where its group has a RoPE
              behind that instead, in binary32. If all means of V are 0, nothing is added
        RoPE  pairs (a, b) of the first dims of each slice: a cos - b sin, b cos + a sin
+
+   Dense bases
+     Ratio, exponents, means of dims and centre are those of the profile with the basis, and so is
+     M, a matrix of 16-bit integers with an exponent e(d) for each dim d: PROFILE FORMAT tells how
+     they are made. Coefficients are read from the first to the last that is not dead, whose number
+     is below the rank. Of a token those are c_i:
+       s     the least number from 0 on with (sum of (c_i >> 4)^2) <= 3633789 2^(2 s)
+       x_i   (c_i + 2^(s - 1)) >> s, for s = 0 it is c_i, clamped to -32767 .. 32767
+       y_d   of each dim d: sum of M(d, i) x_i. In any order no sum passes 2^30, so 32 bits do
+     From here on floats, rounded as above:
+       size  of K 2^(exponent of the slice); of V the gain as a float, as above, times the ratio
+       unit  step 2^(s - 27), times the size, times 2^e(d)
+       x     (y_d as a float) unit + (m 2^E as a float) size, m the mean of d and E the mean
+             exponent in byte 28: both products and their sum in binary64, rounded once more
+       RoPE  of each slice that has one, as above
+       then  where the group has V, plus the centre of d, of keys 0, in binary32
 
    RoPE in integers
      P = (m 0x28be60db9391054a) >> s, turns a position times 2^64, frequency = m / 2^s with 24-bit m
@@ -406,14 +437,16 @@
    .- profile ----------------------------------------------------------------------------------.
    |  0  magic          u8[4]  'L' 'Q' 'P' 'F'                                                   |
    |  4  version        u8     1                                                                 |
-   |  5  stream         u8     1 K, 2 V                                                          |
+   |  5  stream         u8     1 K, 2 V, 3 both, in dense bases                                  |
    |  6  basis          u8     1 identity, 2 Hadamard, 3 dense, 4 dense but named only           |
    |  7  orders         u8     of the Exp-Golomb codes: sigmas' + 16 * means'                    |
    |  8  slices         u16    1 .. 4096                                                         |
-   | 10  dims           u16    1 .. 8192                                                         |
+   | 10  dims           u16    1 .. 16384                                                        |
    | 12  mean exponent  i8     means are in units of 2^exponent, V's in no dense basis of that    |
    |                           times 2^floor(mean of the slice's gain / 4), without basis or gain |
-   | 13  reserved       u8[3]  0                                                                 |
+   | 13  reserved       u8     0                                                                 |
+   | 14  gains          u16    of a token. K: 0; V: one a slice, in dense bases 1 .. slices;     |
+   |                           both: 1 .. slices - 1                                             |
    | 16  checksum       u32    XXH32 of bytes 20 .., seeded with the XXH32 of bytes 0 .. 15      |
    | 20  rows           of each row, gains (V) first: 16 log2(sigma), less the last one coded     |
    |                    (8200: a dead row), and the mean; zigzagged Exp-Golomb codes, bits       |
@@ -425,31 +458,48 @@
    are those of quarter octaves, and the mean exponent is not for them.
    A profile is named by the BLAKE2s-128 of its file form. With basis 4 the rows are preceded by the
    name of the profile that holds the basis (u8[16]) and the number of coefficients that have rows
-   (u16); the others are dead. With basis 3:
+   (u16, 1 .. dims); the others are dead, of mean 0. All gains have rows. With basis 3:
    .- profile with a dense basis, behind byte 20 ------------------------------------------------.
-   | 20  rank             u16    coefficients, 1 .. dims                                         |
+   | 20  rank             u16    coefficients that have rows, 1 .. dims, at most 12288           |
    | 22  metric           u8     0 none, 1 stored, 2 left out (the profile only decodes)         |
-   | 23  centre exponent  i8     -64 .. 16                                                       |
+   | 23  centre exponent  i8     -64 .. 16; K: 0                                                 |
    | 24  precision        i16    16 log2                                                         |
    | 26  floor            i16    16 log2                                                         |
-   | 28  mean exponent    i8     V: -64 .. 16; K: 0                                              |
-   | 29  reserved         u8[3]  0                                                               |
-   | 32  of each slice    u16 dims, i8 exponent, i8 metric exponent (V: gain shift, see below)   |
-   |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice), |
-   |                             V's subtracted before the gain                                  |
-   |  -  mean             i16    V, of each dim: times 2^mean exponent, subtracted behind the    |
-   |                             gain: decoded values are (sum of elements + mean) gain + centre |
-   |  -  metric 1         i16    of each slice its lower triangle, row by row: times 2^(metric   |
-   |                             exponent - 15)                                                  |
+   | 28  mean exponent    i8     -64 .. 16                                                       |
+   | 29  reserved         u8     0                                                               |
+   | 30  ratio            u16    256ths: 16 .. 4096; of one stream 256                           |
+   | 32  model            u64    the caller's name of the model; 0: none                         |
+   | 40  of each slice    u16 dims; i8 exponent, -64 .. 64; i8 metric exponent, -16 .. 15 (V:    |
+   |                             gain shift, see below); u16 gain, which one is its: 0, 1 ..,    |
+   |                             slices of one side by side (K: 0xffff)                          |
+   |  -  mean             i16    of each dim: times 2^mean exponent, K in the unit of its slice, |
+   |                             V over gain and ratio                                           |
+   |  -  centre           i16    of each dim of V: times 2^(centre exponent + exponent of its    |
+   |                             slice), or times 0 where that is below 2^-126; subtracted       |
+   |                             before the gain                                                 |
+   |  -  metric 1         i16    of each slice of K its lower triangle, row by row: times        |
+   |                             2^(metric exponent - 15)                                        |
    |  -  rows             as above: gains, then `rank` coefficients; from here on bits           |
    |  -  of each coefficient: octaves and Rice order (4 bits each), and of each dim an element   |
    |     q: ones, a zero, `order` bits of the zigzagged q; or 24 ones and its 16 bits            |
    '---------------------------------------------------------------------------------------------'
-   Only encoders need the gain shift: the gain that they choose is the quarter octaves of the
-   vector's root mean square less that, and at least those of the vector less the centre less 8;
-   with a shift above 8 it is those of the vector less the centre.
-   The element is q 2^(e / 4 + octaves), e = (precision - max(sigma, floor)) >> 2: what one step of
-   the coefficient adds to that dim, in the unit of the dim's slice.
+   Coefficients from number `rank` on are dead, of mean 0; none before is dead in this profile. Only
+   encoders need the metric and the gain shift: the gain that they choose is the quarter octaves of
+   the root mean square of the vector of its slices, less the shift, and at least those of the
+   vector less the centre less 8; with a shift above 8 it is those of the vector less the centre.
+   Slices of one gain have one shift.
+   The zigzagged q is 2^order times the number of ones, plus the bits behind the zero, modulo 2^16.
+   The element is q 2^(u / 4): what one step of the coefficient adds to that dim, in the unit of the
+   dim's slice. u is (precision - max(sigma, floor)) >> 2, clamped to -240 .. 28, plus 4 for each of
+   the octaves; sigma is the coefficient's.
+   The matrix M of "Dense bases" (DECODING PAGES; notation as there) has a row for each dim d and a
+   column for each coefficient i:
+     v(d, i)  the element in q22, n = 8 - (u >> 2): 0 where q is 0 or n > 62, else
+              (q R + 2^(n - 1)) >> n, R = 1073741824, 1276901417, 1518500250 or 1805811302 by u & 3.
+              n < 1 then, or a v of 2^28 or more, sign aside: bad data
+     e(d)     the least number from -3 on with (sum of (v(d, i) >> 3)^2) <= 1024000000 2^(2 e + 8),
+              the sum over all i; above 8: bad data
+     M(d, i)  (v(d, i) + 2^(e + 6)) >> (e + 7), clamped to -32767 .. 32767
 
    ARCHIVE FORMAT, version 1
 
@@ -500,20 +550,22 @@
    '---------------------------------------------------------------------------------------------'
 
    .- type 1, GROUP: flags 0 --------------------------------------------------------------------.
-   |  0  stream      u8     1 K, 2 V                                                             |
-   |  1  reserved    u8                                                                          |
-   |  2  rope        u16    id; 0xffff: none                                                     |
+   |  0  stream      u8     1 K, 2 V, 3 both                                                     |
+   |  1  form        u8     0 short; 1 long, as groups of both have it                           |
+   |  2  rope        u16    id; 0xffff: none. In a group of both it is of keys                   |
    |  4  page rule   u8[4]  the writer's own note (0 where it has none); decoding ignores it     |
    |  8  slices      u16    1 .. 4096                                                            |
    | 10  reserved    u16                                                                         |
    | 12  of each slice: layer u16, head u16, first dim u16, dims u16; first dim + dims <= 65536, |
-   |                    the dims of all slices together <= 8192                                  |
+   |                    the dims of all slices together <= 16384. In the long form also stream   |
+   |                    u8, 1 K or 2 V, together those of the group; reserved u8; rope u16, 0:   |
+   |                    the group's, n: id n - 1, 0xffff: none, of V 0                           |
    '---------------------------------------------------------------------------------------------'
 
    .- type 2, ROPE: flags 0 ---------------------------------------------------------------------.
    |  0  layout       u8   1 pairs (i, i + rotary dims / 2), 2 pairs (2i, 2i + 1)                |
    |  1  reserved     u8                                                                         |
-   |  2  rotary dims  u16  even, 2 .. 8192                                                       |
+   |  2  rotary dims  u16  even, 2 .. 16384                                                      |
    |  4  magnitude    f32  finite, > 0; pages are decoded where it is above 1/2 and at most 16    |
    |  8  freqs        f32  rotary dims / 2 of them, radians per position, 0 <= f < 256           |
    '---------------------------------------------------------------------------------------------'
@@ -525,7 +577,7 @@
    |     external: u8[16], the hash of its file form                                             |
    '---------------------------------------------------------------------------------------------'
 
-   .- type 4, RUN: flags = form of the positions * 2 --------------------------------------------.
+   .- type 4, RUN: flags = form of the positions * 2, + 8 where there is an order ---------------.
    |  0  group            u32  id                                                                |
    |  4  profile          u32  id; 0xffffffff: none                                              |
    |  8  sequence         u64                                                                    |
@@ -539,6 +591,9 @@
    | 44  positions        form 0: nothing, they are the ordinals                                 |
    |                      form 1: first i64, stride i32, not 0                                   |
    |                      form 2: i64 of each token                                              |
+   |  -  order            of each page i8: quarter octaves of its step over the run's; then of   |
+   |                      each token 4 bits, low nibble first, zeros up to a byte: which page of |
+   |                      its block it is in                                                     |
    |  -  of each page: end u32, relative to base, and checksum u32 of its bytes                  |
    '---------------------------------------------------------------------------------------------'
 
@@ -546,6 +601,11 @@
    of 1 << align_log2; a page has at least one byte and ends at or before its directory. There are
    ceil(tokens / tokens per page) pages. Where several runs of a group and sequence hold a token,
    the last one counts. Runs may share pages.
+   In a run with an order there are 64 tokens per page, and pages 16 b .. 16 b + 15 are block b, of
+   tokens 1024 b .. 1024 b + 1023 of the run: token t is in page 16 (t / 1024) + its 4 bits. Tokens
+   of a page rise, and each page has as many as it would without an order: all but the last of the
+   run have 64. The step of a page is the run's times 2^(i8 / 4), as a gain is made a float ("unit"
+   in "Coefficients to vectors"), rounded to a binary32.
 
    .- type 5, META: flags 1 ---------------------------------------------------------------------.
    |  0  tag    u32    of several with one tag the last counts                                   |
@@ -553,8 +613,9 @@
    '---------------------------------------------------------------------------------------------'
 
    It costs 32 bytes a file, 48 a segment, 52 a run (64 when positions are not the ordinals) and 8 a
-   page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
-   a reader relies on no byte that it has not checked.
+   page; an order half a byte a token and a byte a page. The checksums find accidents, not attacks:
+   an archive is as trustworthy as its writer, and a reader relies on no byte that it has not
+   checked.
 
    ARRAY FORMAT, version 1: what lq_compress writes
    .- array ------------------------------------------------------------------------------------.
@@ -646,10 +707,13 @@
      put stream (1 K, 2 V), basis, dims; put its basis' name (16 bytes; no dense basis: 0)
      then of each row put mean exponent, mean, sigma
 
-   Packed sequences (lq_kv_pack) have the groups of a live cache, and runs of lq_archive_pack. META
-   of tag 0x434b514c + the sequence's name, u64: 3, bytes of the descriptor, it; first group,
-   tokens, sinks; of each layer of its own the first token behind the sinks that was not given back;
-   of each token its position. META of tag 0x4e4b514c: bytes of the program's own (lq_kv_export).
+   Packed sequences (lq_kv_pack) have the groups of a live cache, then `wide` groups over layers, of
+   whole heads and an external profile each, and runs of lq_archive_pack; keys or values of a layer
+   that wide groups hold have no runs in its own. Of tokens that a layer gave back a wide group has
+   numbers that mean nothing. META of tag 0x434b514c + the sequence's name, u64: 4, bytes of the
+   descriptor, it; first group, tokens, sinks, wide; of each layer of its own the first token behind
+   the sinks that was not given back; of each token its position. META of tag 0x4e4b514c: bytes of
+   the program's own (lq_kv_export).
 
    Hot tiles. `wide` are the dims up to a multiple of 16. Codes take 8 wide bytes times the bits of
    one; behind them are 64 scale codes, u8, one a column. In K a lane is a token's column (64) and
@@ -4850,7 +4914,7 @@ LQ__STATIC void lq__store_row(uint8_t *dst, const float *src, size_t count, int 
 /* ---- integer products of a page: the C code ---- */
 /* dst = matrix times x. dst (rows, 64); matrix (rows, stride) of which columns count; pairs
    (ceil(columns / 2), 64, 2): pair p, token t has rows 2p and 2p + 1 of x. Odd columns: one zero
-   more in the matrix row and in x. Any alignment; rows and columns in 1 .. 8192.
+   more in the matrix row and in x. Any alignment; rows and columns in 1 .. 16384.
    No sum overflows: a matrix row m has |m| <= 2^15, a column x has |x| < 2^16, and over any set S
    of indices |sum of m_i x_i| <= |m_S| |x_S| <= |m| |x| < 2^31 (Cauchy-Schwarz). Every partial sum
    of every order of summation is such a sum, a pair's sum too: any order gives the same bits.
@@ -4993,7 +5057,7 @@ LQ__EACH_LEVEL(LQ__PRODUCT)
 LQ__EACH_LEVEL(LQ__ADD_U64)
 
 /* energy[t] += sum of (row[t] >> shift)^2 over count rows. energy (64); rows (count, 64).
-   |row >> shift| < 2^24 and count <= 8192: the sum is below 2^61. */
+   |row >> shift| < 2^24 and count <= 16384: the sum is below 2^62. */
 LQ__STATIC void lq__energy_rows_c(uint64_t *energy, const int32_t *rows, size_t count, int shift)
 {
     size_t r;

@@ -1418,7 +1418,7 @@ LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, co
                 judge; default 0
      ratio      LQ_KV: V's step, relative to its gain, over K's; in 256ths; default 0 means 3
      model      the caller's name of the model, which the profile carries and lq_archive_pack and
-                lq_kv_pack compare where they are told one; default 0: none */
+                lq_kv_pack compare with the one that they are told; default 0: none */
 typedef struct lq_klt_desc {
     float step;
     float beta;
@@ -2090,6 +2090,7 @@ LQ_API LQ_MUST int lq_archive_page(const lq_archive_reader *reader, const lq_pag
      quantizer, bits, step   as lq_codec_desc
      profile      default NULL: fitted to these tokens and stored with them, basis as geometry says
      profile_id   id in the archive of `profile`, where that is not NULL
+     model        not 0: LQ_E_FORMAT where the profile's basis has another lq_klt_desc.model
      weights      (tokens) default NULL: all tokens are alike. Else what errors of each token count,
                   finite, at least 0, in any unit: the attention that they got, say (lq_kv_mass).
                   Within blocks of 1024 they are sorted by that into pages, whose steps are finer
@@ -2119,6 +2120,7 @@ typedef struct lq_archive_pack_desc {
     float step;
     const lq_profile *profile;
     uint32_t profile_id;
+    uint64_t model;
     const float *weights;
     float exponent;
     float weight_mean;
@@ -2691,9 +2693,10 @@ LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc
 
 /* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
    (none for values that are among the keys, which keep their k_step), behind them those of `groups`,
-   sinks raw, each layer's RoPE undone if in front, what layers gave back left out (in `groups` made
-   up from later tokens), the rest coded in few bits: of raw tokens as they came, of others as they
-   are read. lq_archive_unpack reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
+   sinks raw, each layer's RoPE undone if in front, what layers gave back left out, the rest coded in
+   few bits: of raw tokens as they came, of others as they are read. Layers of one of `groups` must
+   have given back the same tokens (full and sliding layers go into groups of their own): else
+   LQ_E_RANGE. lq_archive_unpack reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
    2048 steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
@@ -19736,6 +19739,10 @@ LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_
                                                           : NULL;
     if (*why) {
         return LQ_E_ARG;
+    }
+    if (desc->model && desc->profile && desc->profile->dense &&
+        desc->profile->dense->model != desc->model) {
+        return lq__refuse(why, LQ_E_FORMAT, "model: the profile is another's");
     }
     *why = !writer                                ? NULL
            : desc->group >= writer->group_count ? "group: the archive has no such one"
@@ -38500,6 +38507,24 @@ LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pac
     return *why ? LQ_E_ARG : LQ_OK;
 }
 
+/* Whether layers of a group have given back other tokens than others of it. */
+LQ__STATIC int lq__kv_groups_gone(const lq_kv *kv, const lq_kv_pack_desc *desc)
+{
+    size_t sinks = lq__kv_sequence_of(kv)->sinks;
+    int differ = 0;
+    size_t g;
+    size_t i;
+    for (g = 0; g < desc->group_count; g++) {
+        const lq_kv_pack_group *group = &desc->groups[g];
+        size_t first = lq__kv_counts(kv)[group->slices[0].layer].gone;
+        for (i = 0; i < group->slice_count; i++) {
+            size_t gone = lq__kv_counts(kv)[group->slices[i].layer].gone;
+            differ |= LQ__MAX(gone, sinks) != LQ__MAX(first, sinks);
+        }
+    }
+    return differ;
+}
+
 /* A status, and why: what lq_archive_pack would say of each layer's keys and values. */
 LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **why)
 {
@@ -38532,7 +38557,9 @@ LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, c
             }
         }
     }
-    return lq__refuse(why, LQ_OK, NULL);
+    return lq__kv_groups_gone(kv, desc)
+               ? lq__refuse(why, LQ_E_RANGE, "groups: layers of one have given back other tokens")
+               : lq__refuse(why, LQ_OK, NULL);
 }
 
 LQ_API int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **message)
@@ -38729,7 +38756,7 @@ LQ__STATIC int lq__kv_pack_layer(const lq_kv *kv, lq_archive_writer *writer,
 }
 
 /* Tokens t .. end of a layer's keys or values into its place of a wide workspace. Those that the
-   layer has given back are made up from later ones: no query will see them. */
+   layers of its group have given back are made up from later ones: no query will see them. */
 LQ__STATIC int lq__kv_read_wide(const lq_kv *kv, uint32_t l, int v, size_t t, size_t end,
                                 const lq__kv_cold *cold)
 {

@@ -100,11 +100,12 @@
      bits, KLD 0.0010, 1/13.9, 2.4 us. 3 bits: 3.22 bits, KLD 0.0066. Keys that have a bias (Qwen2):
      say desc.rope. examples/kv_minimal.c, examples/llama2_drop_in.c
    Longer contexts in the same memory
-     The same calls with LQ_KV_WARM and a step, and tables from lq_tables_init: 3.1 bits instead of
-     4.2, but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles
-     (below; lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.1 bits, and on a
-     Qwen2.5 of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window,
-     lq_kv_evict_by. examples/lm/lm.c: live:z:k=0.42,v=0.4@FILE
+     The same calls with LQ_KV_WARM and a step, and tables from lq_tables_init (for a cache of one
+     head of 64 dims and 128 tokens lq_tables_small_init, 160 KB in all): 3.1 bits instead of 4.2,
+     but attention takes 1/2.5 of ggml's time instead of 1/15.7. With calibrated profiles (below;
+     lq_kv_desc.profiles) steps of 0.42 for keys and 0.4 for values give 3.1 bits, and on a Qwen2.5
+     of 0.5 B less KLD than 4 bits hot. LQ_Z. Or fewer tokens: a layer's window, lq_kv_evict_by.
+     examples/lm/lm.c: live:z:k=0.42,v=0.4@FILE
    A session to a file, and on from there
      lq_kv_export and lq_kv_import, one call each way; lq_kv_inspect tells what a saved cache holds.
      Pages go as they are, so there is nothing to choose, and the sequence continues bit for bit.
@@ -119,6 +120,9 @@
      0.0036; in profiles of 10 layers each 0.55 and 0.5 give 1.48 bits, 0.0032; 0.9 and 0.8 give
      0.92 bits, 0.0090. f16 goes in at 0.3 to 0.7 GB/s and comes out at 1.3 or more; in a basis of
      10 layers 0.15 and 0.33. examples/pack_kv.c
+     Keys and values of several layers in one basis take fewer still: lq_klt_* and lq_archive_pack
+     of a geometry of LQ_KV, an lq_role for each slice; from a live cache lq_kv_pack_desc.groups. Of
+     lq_archive_pack and lq_kv_pack both, weights give tokens that count more a finer step.
    Profiles of a model, once
      lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
      lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
@@ -139,21 +143,27 @@
    CONCEPTS
    token, head, layer   as in the model. A vector is head_dim numbers of one token and kv head.
    slice                one head's dims (or part of them): {layer, head, first dim, dims}.
-   group                slices coded together, of keys or of values: the heads of a layer, say.
-                        Their vectors of one token, one behind the other, are the coefficients.
+   group                slices coded together: the heads of a layer, say. Their vectors of one
+                        token, one behind the other, are the coefficients. Of keys, or of values; in
+                        a calibrated basis also of both, best of several layers.
    page                 up to 64 tokens of one group. Pages are independent of each other.
    profile              mean and standard deviation of each coefficient, and the basis they are in.
                         Fitted to the sequence itself (lq_fit_*), or calibrated once for a model
                         (lq_klt_*): then the basis is the eigenbasis of all slices of the group.
    step                 width of the quantizer's cell. K has one step for all tokens, since softmax
-                        sees absolute logit error; V's is relative to a gain per token and slice,
-                        about the size of the vector. Sizes are less the mean: relative steps of K
-                        are to the deviation of its slice, RoPE undone, in a calibrated basis to
-                        that of all keys of the model. A bias of any size changes none.
+                        sees absolute logit error; V's is relative to a gain. Sizes are less the
+                        mean: relative steps of K are to the deviation of its slice, RoPE undone, in
+                        a calibrated basis to that of all keys of the model. A bias of any size
+                        changes none.
+   gain                 of a token of V: about the size of the vector of a slice; in a calibrated
+                        basis also of several slices together, such as those of a layer.
+   ratio                where a group has both: V's step over K's, a part of the profile.
    class                8 log2(sigma / step): selects a coefficient's code table. One profile serves
                         every step.
    sinks                the first 4 tokens of a sequence: few and large, kept raw.
    run                  consecutive pages in an archive: one group, sequence, step, profile.
+   order                of a run: its tokens are sorted into pages within blocks of 1,024, by how
+                        much they count; each page then has a step of its own.
    tile                 64 tokens of one head in the live cache, at a fixed width.
    window               the last tokens of a sequence in the live cache, kept raw.
 
@@ -200,8 +210,9 @@
    | raw section  bits lowest first, to a byte: those beyond the payload, which is the decoder's |
    |              last states: of each lane 4 bits octave, so many of hi, 16 of lo               |
    '---------------------------------------------------------------------------------------------'
-     rows         V: a gain for each slice (less the profile's mean, quarter octaves); then the
-                  coefficients, E8's with a coset row before each 8
+     rows         V: gains (less the profile's means, quarter octaves), one for each slice, or in a
+                  dense basis those of its profile; then the coefficients, E8's with a coset row
+                  before each 8
      raw section  rows in order: of rows wider than their table, the low bits of each token; then
                   all escapes in the same order: Exp-Golomb code of order 2 of the zigzagged value
      The stream ends exactly where the raw section does.
@@ -212,17 +223,18 @@
    the gain); RoPE is undone with sines of 30 bits, products rounded; then the basis, forwards;
    c = (X * round(2^53 / m) + 2^25) >> 26 is in units of step / 4096. The integer is that of c less
    the mean (V: of c). A decoder needs none of that: it takes any integers.
-   In a dense basis x, less the centre, is in units of step * 2^(exponent of its slice) / 4096 (V:
-   step times the gain, the centre subtracted before as above); columns are shifted to int16,
-   multiplied by the rows of a matrix in 32 bits, and shifted to q12: >>front, "dense bases".
+   In a dense basis x is in units of step * 2^(exponent of its slice) / 4096 (V: of step times ratio
+   times gain, the centre subtracted before as above; slices of one gain are one vector to it). The
+   mean of its dim is subtracted; columns are shifted to int16, multiplied by the rows of a matrix
+   in 32 bits, and shifted to q12: >>front, "dense bases".
 
    DECODING PAGES
    The rest up to PROFILE FORMAT is all that turns bodies into numbers. tests/decode.py follows it
-   and decodes the golden files, dense bases excepted. Integers have 64 bits and a sign; factors of
-   a product stand side by side; x >> n is floor(x / 2^n), of negative x too, taken after products
-   and sums and before & and ^; a / b drops the remainder; "qN" are units of 2^-N; log2 of an
-   integer is its floor. Words are u16. `c` is a class, 33 where sigma is the step, 8 more for each
-   octave.
+   and decodes the golden files. Integers have 64 bits and a sign; factors of a product stand side
+   by side; x >> n is floor(x / 2^n), of negative x too, taken after products and sums and before &
+   and ^; a / b drops the remainder; "qN" are units of 2^-N; log2 of an integer is its floor. Words
+   are u16. `c` is a class, 33 where sigma is the step, 8 more for each octave. The step of a page
+   is that of its run, or in a run with an order its own.
 
    Bits and codes
      Bits are taken from the lowest of a byte to the highest, then from the next byte; of a number
@@ -289,14 +301,16 @@
        that is at least `least` and 2 r + next <= 1024, else e + 1024 - r - next. Else e.
 
    Rows
-     A page's rows are V's gains, one a slice, then the group's coefficients through all slices. E8
-     and D4 take coefficients in blocks of 8 and 4 from the group's first one on, across slices. A
+     A page's rows are V's gains, as many as its profile has, then the group's coefficients, as many
+     as it has dims: in a dense basis those of the group, else those of slice after slice. E8 and D4
+     take coefficients in blocks of 8 and 4 from the group's first one on, across slices. A
      block with a dead row is none, and what is left behind the last whole block is none: such rows
      are coded as those of Z. In front of each block of E8 is a row of cosets, 0 or 1.
    .- classes -----------------------------------------------------------------------------------.
    | coefficient  0 where the profile has it dead, else                                          |
-   |              33 + ((4096 sigma - log2q16(step) + 4096) >> 13), clamped to 0 .. 121.         |
-   |              0 is dead: not in the stream, its integers are 0                               |
+   |              33 + ((4096 sigma - log2q16(step) + 4096) >> 13), clamped to 0 .. 121; in a    |
+   |              dense basis 0 where that is below 15. 0 is dead: not in the stream, its        |
+   |              integers are 0                                                                 |
    | gain         33 + ((4096 sigma + 4096) >> 13), clamped to 33 .. 121: never dead. Its unit   |
    |              is a quarter octave; step and mean exponent do not matter                      |
    | cosets       mean class of the block: (sum of its 8 classes + 4) >> 3                       |
@@ -358,8 +372,9 @@
      coded, lattices  z: ((2 z + coset) W(c) >> 4) + mean
      fixed            (doubled level or doubled coordinate of the point) 2048 + mean
      mean             K: of the profile's mean m, and step = M 2^e (24-bit M), s = mean exponent +
-                      12 - e: 0 where s < 0, else m 2^s / M rounded, halves away from 0. V: 0. Dead
-                      rows have means like all others: that is what they decode to
+                      12 - e: 0 where s < 0, else m 2^s / M rounded, halves away from 0. V: 0, but
+                      in a dense basis as K. Dead rows have means like all others: that is what
+                      they decode to
      W(c)             Wiener factor, q15: 2^31 / (65536 + (r >> 30)), w = 2 (33 - c), r =
                       floor(D exp2((w & 7) << 13) 2^(w >> 3)), D = 7100 for D4, else 4698
      shift(c, k)      0 for k = 0; k above 4 as 4. For c > 53, d = 2 (c - 33): the least of 2048 and
@@ -373,13 +388,14 @@
      gain             coded: integer plus the profile's mean, fixed: as it stands; -127 .. 127
 
    Coefficients to vectors
-     Identity: y = c. Hadamard, each slice for itself: y = (c + 32) >> 6; blocks are the largest
-     power of two that divides its dims, at most 512. In each block, for h = 1, 2, 4 .. below its
-     size, pairs (i, i + h) with bit h of i clear become (y_i + y_i+h, y_i - y_i+h). Then
-     y_i = (y_i F + 2^(s - 1)) >> s, n = log2(block), s = 30 + n / 2, F = 2^30, or 759250125 for an
-     odd n; negative where the sign bit of i, counted from the slice's first dim, is 1: with
-     h = i + 1 in 32 bits without sign, h = (h ^ h >> 16) 0x85ebca6b, h = (h ^ h >> 13) 0xc2b2ae35,
-     (h ^ h >> 16) >> 31. (Forwards: first the signs, then butterflies, then the scale.)
+     Of dense bases below. Identity: y = c. Hadamard, each slice for itself: y = (c + 32) >> 6;
+     blocks are the largest power of two that divides its dims, at most 512. In each block, for
+     h = 1, 2, 4 .. below its size, pairs (i, i + h) with bit h of i clear become
+     (y_i + y_i+h, y_i - y_i+h). Then y_i = (y_i F + 2^(s - 1)) >> s, n = log2(block),
+     s = 30 + n / 2, F = 2^30, or 759250125 for an odd n; negative where the sign bit of i, counted
+     from the slice's first dim, is 1: with h = i + 1 in 32 bits without sign,
+     h = (h ^ h >> 16) 0x85ebca6b, h = (h ^ h >> 13) 0xc2b2ae35, (h ^ h >> 16) >> 31. (Forwards:
+     first the signs, then butterflies, then the scale.)
      From here on floats will do; where each operation is rounded to a binary32 as told, the bits
      are those of this library.
        unit  step / 4096 (Hadamard: step / 64); V: times the gain, 2^(g >> 2) times 1, 1.189207115,
@@ -389,6 +405,22 @@
              a float: product and sum in binary64, rounded once more; where its group has a RoPE
              behind that instead, in binary32. If all means of V are 0, nothing is added
        RoPE  pairs (a, b) of the first dims of each slice: a cos - b sin, b cos + a sin
+
+   Dense bases
+     Ratio, exponents, means of dims and centre are those of the profile with the basis, and so is
+     M, a matrix of 16-bit integers with an exponent e(d) for each dim d: PROFILE FORMAT tells how
+     they are made. Coefficients are read from the first to the last that is not dead, whose number
+     is below the rank. Of a token those are c_i:
+       s     the least number from 0 on with (sum of (c_i >> 4)^2) <= 3633789 2^(2 s)
+       x_i   (c_i + 2^(s - 1)) >> s, for s = 0 it is c_i, clamped to -32767 .. 32767
+       y_d   of each dim d: sum of M(d, i) x_i. In any order no sum passes 2^30, so 32 bits do
+     From here on floats, rounded as above:
+       size  of K 2^(exponent of the slice); of V the gain as a float, as above, times the ratio
+       unit  step 2^(s - 27), times the size, times 2^e(d)
+       x     (y_d as a float) unit + (m 2^E as a float) size, m the mean of d and E the mean
+             exponent in byte 28: both products and their sum in binary64, rounded once more
+       RoPE  of each slice that has one, as above
+       then  where the group has V, plus the centre of d, of keys 0, in binary32
 
    RoPE in integers
      P = (m 0x28be60db9391054a) >> s, turns a position times 2^64, frequency = m / 2^s with 24-bit m
@@ -405,14 +437,16 @@
    .- profile ----------------------------------------------------------------------------------.
    |  0  magic          u8[4]  'L' 'Q' 'P' 'F'                                                   |
    |  4  version        u8     1                                                                 |
-   |  5  stream         u8     1 K, 2 V                                                          |
+   |  5  stream         u8     1 K, 2 V, 3 both, in dense bases                                  |
    |  6  basis          u8     1 identity, 2 Hadamard, 3 dense, 4 dense but named only           |
    |  7  orders         u8     of the Exp-Golomb codes: sigmas' + 16 * means'                    |
    |  8  slices         u16    1 .. 4096                                                         |
-   | 10  dims           u16    1 .. 8192                                                         |
+   | 10  dims           u16    1 .. 16384                                                        |
    | 12  mean exponent  i8     means are in units of 2^exponent, V's in no dense basis of that    |
    |                           times 2^floor(mean of the slice's gain / 4), without basis or gain |
-   | 13  reserved       u8[3]  0                                                                 |
+   | 13  reserved       u8     0                                                                 |
+   | 14  gains          u16    of a token. K: 0; V: one a slice, in dense bases 1 .. slices;     |
+   |                           both: 1 .. slices - 1                                             |
    | 16  checksum       u32    XXH32 of bytes 20 .., seeded with the XXH32 of bytes 0 .. 15      |
    | 20  rows           of each row, gains (V) first: 16 log2(sigma), less the last one coded     |
    |                    (8200: a dead row), and the mean; zigzagged Exp-Golomb codes, bits       |
@@ -424,31 +458,48 @@
    are those of quarter octaves, and the mean exponent is not for them.
    A profile is named by the BLAKE2s-128 of its file form. With basis 4 the rows are preceded by the
    name of the profile that holds the basis (u8[16]) and the number of coefficients that have rows
-   (u16); the others are dead. With basis 3:
+   (u16, 1 .. dims); the others are dead, of mean 0. All gains have rows. With basis 3:
    .- profile with a dense basis, behind byte 20 ------------------------------------------------.
-   | 20  rank             u16    coefficients, 1 .. dims                                         |
+   | 20  rank             u16    coefficients that have rows, 1 .. dims, at most 12288           |
    | 22  metric           u8     0 none, 1 stored, 2 left out (the profile only decodes)         |
-   | 23  centre exponent  i8     -64 .. 16                                                       |
+   | 23  centre exponent  i8     -64 .. 16; K: 0                                                 |
    | 24  precision        i16    16 log2                                                         |
    | 26  floor            i16    16 log2                                                         |
-   | 28  mean exponent    i8     V: -64 .. 16; K: 0                                              |
-   | 29  reserved         u8[3]  0                                                               |
-   | 32  of each slice    u16 dims, i8 exponent, i8 metric exponent (V: gain shift, see below)   |
-   |  -  centre           i16    of each dim: times 2^(centre exponent + exponent of its slice), |
-   |                             V's subtracted before the gain                                  |
-   |  -  mean             i16    V, of each dim: times 2^mean exponent, subtracted behind the    |
-   |                             gain: decoded values are (sum of elements + mean) gain + centre |
-   |  -  metric 1         i16    of each slice its lower triangle, row by row: times 2^(metric   |
-   |                             exponent - 15)                                                  |
+   | 28  mean exponent    i8     -64 .. 16                                                       |
+   | 29  reserved         u8     0                                                               |
+   | 30  ratio            u16    256ths: 16 .. 4096; of one stream 256                           |
+   | 32  model            u64    the caller's name of the model; 0: none                         |
+   | 40  of each slice    u16 dims; i8 exponent, -64 .. 64; i8 metric exponent, -16 .. 15 (V:    |
+   |                             gain shift, see below); u16 gain, which one is its: 0, 1 ..,    |
+   |                             slices of one side by side (K: 0xffff)                          |
+   |  -  mean             i16    of each dim: times 2^mean exponent, K in the unit of its slice, |
+   |                             V over gain and ratio                                           |
+   |  -  centre           i16    of each dim of V: times 2^(centre exponent + exponent of its    |
+   |                             slice), or times 0 where that is below 2^-126; subtracted       |
+   |                             before the gain                                                 |
+   |  -  metric 1         i16    of each slice of K its lower triangle, row by row: times        |
+   |                             2^(metric exponent - 15)                                        |
    |  -  rows             as above: gains, then `rank` coefficients; from here on bits           |
    |  -  of each coefficient: octaves and Rice order (4 bits each), and of each dim an element   |
    |     q: ones, a zero, `order` bits of the zigzagged q; or 24 ones and its 16 bits            |
    '---------------------------------------------------------------------------------------------'
-   Only encoders need the gain shift: the gain that they choose is the quarter octaves of the
-   vector's root mean square less that, and at least those of the vector less the centre less 8;
-   with a shift above 8 it is those of the vector less the centre.
-   The element is q 2^(e / 4 + octaves), e = (precision - max(sigma, floor)) >> 2: what one step of
-   the coefficient adds to that dim, in the unit of the dim's slice.
+   Coefficients from number `rank` on are dead, of mean 0; none before is dead in this profile. Only
+   encoders need the metric and the gain shift: the gain that they choose is the quarter octaves of
+   the root mean square of the vector of its slices, less the shift, and at least those of the
+   vector less the centre less 8; with a shift above 8 it is those of the vector less the centre.
+   Slices of one gain have one shift.
+   The zigzagged q is 2^order times the number of ones, plus the bits behind the zero, modulo 2^16.
+   The element is q 2^(u / 4): what one step of the coefficient adds to that dim, in the unit of the
+   dim's slice. u is (precision - max(sigma, floor)) >> 2, clamped to -240 .. 28, plus 4 for each of
+   the octaves; sigma is the coefficient's.
+   The matrix M of "Dense bases" (DECODING PAGES; notation as there) has a row for each dim d and a
+   column for each coefficient i:
+     v(d, i)  the element in q22, n = 8 - (u >> 2): 0 where q is 0 or n > 62, else
+              (q R + 2^(n - 1)) >> n, R = 1073741824, 1276901417, 1518500250 or 1805811302 by u & 3.
+              n < 1 then, or a v of 2^28 or more, sign aside: bad data
+     e(d)     the least number from -3 on with (sum of (v(d, i) >> 3)^2) <= 1024000000 2^(2 e + 8),
+              the sum over all i; above 8: bad data
+     M(d, i)  (v(d, i) + 2^(e + 6)) >> (e + 7), clamped to -32767 .. 32767
 
    ARCHIVE FORMAT, version 1
 
@@ -499,20 +550,22 @@
    '---------------------------------------------------------------------------------------------'
 
    .- type 1, GROUP: flags 0 --------------------------------------------------------------------.
-   |  0  stream      u8     1 K, 2 V                                                             |
-   |  1  reserved    u8                                                                          |
-   |  2  rope        u16    id; 0xffff: none                                                     |
+   |  0  stream      u8     1 K, 2 V, 3 both                                                     |
+   |  1  form        u8     0 short; 1 long, as groups of both have it                           |
+   |  2  rope        u16    id; 0xffff: none. In a group of both it is of keys                   |
    |  4  page rule   u8[4]  the writer's own note (0 where it has none); decoding ignores it     |
    |  8  slices      u16    1 .. 4096                                                            |
    | 10  reserved    u16                                                                         |
    | 12  of each slice: layer u16, head u16, first dim u16, dims u16; first dim + dims <= 65536, |
-   |                    the dims of all slices together <= 8192                                  |
+   |                    the dims of all slices together <= 16384. In the long form also stream   |
+   |                    u8, 1 K or 2 V, together those of the group; reserved u8; rope u16, 0:   |
+   |                    the group's, n: id n - 1, 0xffff: none, of V 0                           |
    '---------------------------------------------------------------------------------------------'
 
    .- type 2, ROPE: flags 0 ---------------------------------------------------------------------.
    |  0  layout       u8   1 pairs (i, i + rotary dims / 2), 2 pairs (2i, 2i + 1)                |
    |  1  reserved     u8                                                                         |
-   |  2  rotary dims  u16  even, 2 .. 8192                                                       |
+   |  2  rotary dims  u16  even, 2 .. 16384                                                      |
    |  4  magnitude    f32  finite, > 0; pages are decoded where it is above 1/2 and at most 16    |
    |  8  freqs        f32  rotary dims / 2 of them, radians per position, 0 <= f < 256           |
    '---------------------------------------------------------------------------------------------'
@@ -524,7 +577,7 @@
    |     external: u8[16], the hash of its file form                                             |
    '---------------------------------------------------------------------------------------------'
 
-   .- type 4, RUN: flags = form of the positions * 2 --------------------------------------------.
+   .- type 4, RUN: flags = form of the positions * 2, + 8 where there is an order ---------------.
    |  0  group            u32  id                                                                |
    |  4  profile          u32  id; 0xffffffff: none                                              |
    |  8  sequence         u64                                                                    |
@@ -538,6 +591,9 @@
    | 44  positions        form 0: nothing, they are the ordinals                                 |
    |                      form 1: first i64, stride i32, not 0                                   |
    |                      form 2: i64 of each token                                              |
+   |  -  order            of each page i8: quarter octaves of its step over the run's; then of   |
+   |                      each token 4 bits, low nibble first, zeros up to a byte: which page of |
+   |                      its block it is in                                                     |
    |  -  of each page: end u32, relative to base, and checksum u32 of its bytes                  |
    '---------------------------------------------------------------------------------------------'
 
@@ -545,6 +601,11 @@
    of 1 << align_log2; a page has at least one byte and ends at or before its directory. There are
    ceil(tokens / tokens per page) pages. Where several runs of a group and sequence hold a token,
    the last one counts. Runs may share pages.
+   In a run with an order there are 64 tokens per page, and pages 16 b .. 16 b + 15 are block b, of
+   tokens 1024 b .. 1024 b + 1023 of the run: token t is in page 16 (t / 1024) + its 4 bits. Tokens
+   of a page rise, and each page has as many as it would without an order: all but the last of the
+   run have 64. The step of a page is the run's times 2^(i8 / 4), as a gain is made a float ("unit"
+   in "Coefficients to vectors"), rounded to a binary32.
 
    .- type 5, META: flags 1 ---------------------------------------------------------------------.
    |  0  tag    u32    of several with one tag the last counts                                   |
@@ -552,8 +613,9 @@
    '---------------------------------------------------------------------------------------------'
 
    It costs 32 bytes a file, 48 a segment, 52 a run (64 when positions are not the ordinals) and 8 a
-   page. The checksums find accidents, not attacks: an archive is as trustworthy as its writer, and
-   a reader relies on no byte that it has not checked.
+   page; an order half a byte a token and a byte a page. The checksums find accidents, not attacks:
+   an archive is as trustworthy as its writer, and a reader relies on no byte that it has not
+   checked.
 
    ARRAY FORMAT, version 1: what lq_compress writes
    .- array ------------------------------------------------------------------------------------.
@@ -645,10 +707,13 @@
      put stream (1 K, 2 V), basis, dims; put its basis' name (16 bytes; no dense basis: 0)
      then of each row put mean exponent, mean, sigma
 
-   Packed sequences (lq_kv_pack) have the groups of a live cache, and runs of lq_archive_pack. META
-   of tag 0x434b514c + the sequence's name, u64: 3, bytes of the descriptor, it; first group,
-   tokens, sinks; of each layer of its own the first token behind the sinks that was not given back;
-   of each token its position. META of tag 0x4e4b514c: bytes of the program's own (lq_kv_export).
+   Packed sequences (lq_kv_pack) have the groups of a live cache, then `wide` groups over layers, of
+   whole heads and an external profile each, and runs of lq_archive_pack; keys or values of a layer
+   that wide groups hold have no runs in its own. Of tokens that a layer gave back a wide group has
+   numbers that mean nothing. META of tag 0x434b514c + the sequence's name, u64: 4, bytes of the
+   descriptor, it; first group, tokens, sinks, wide; of each layer of its own the first token behind
+   the sinks that was not given back; of each token its position. META of tag 0x4e4b514c: bytes of
+   the program's own (lq_kv_export).
 
    Hot tiles. `wide` are the dims up to a multiple of 16. Codes take 8 wide bytes times the bits of
    one; behind them are 64 scale codes, u8, one a column. In K a lane is a token's column (64) and
@@ -807,9 +872,18 @@ enum { LQ_K = 1, LQ_V = 2, LQ_KV = 3 };
 /* Page codes: how the integers (or floats) of a page are stored. */
 enum { LQ_PAGE_RAW = 1, LQ_PAGE_FIXED = 2, LQ_PAGE_CODED = 3, LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
 
-/* Quantizers. LQ_E8_RELAXED drops the parity of the half-integer coset: a little better below
-   1.75 bits, worse above 2.6. */
-enum { LQ_Z = 1, LQ_D4 = 2, LQ_E8 = 3, LQ_E8_RELAXED = 4 };
+/* Quantizers: name, number in files, numbers that a block holds, rows of words that a block has in
+   front of it in the coder's matrix, name in the code (>>lattice). LQ_E8_RELAXED drops the parity
+   of the half-integer coset: a little better below 1.75 bits, worse above 2.6. */
+#define LQ_QUANTIZER_LIST(X) \
+    X(LQ_Z, 1, 1, 0, z)      \
+    X(LQ_D4, 2, 4, 0, d4)    \
+    X(LQ_E8, 3, 8, 1, e8)    \
+    X(LQ_E8_RELAXED, 4, 8, 1, e8_relaxed)
+
+#define LQ__QUANTIZER_ENUM(name, number, dims, words, own) name = number,
+enum { LQ_QUANTIZER_LIST(LQ__QUANTIZER_ENUM) LQ__QUANTIZER_END };
+#undef LQ__QUANTIZER_ENUM
 
 /* Bases of a profile. LQ_BASIS_DENSE is a matrix over all slices of the group (lq_klt_*). */
 enum { LQ_BASIS_IDENTITY = 1, LQ_BASIS_HADAMARD = 2, LQ_BASIS_DENSE = 3 };
@@ -1036,6 +1110,12 @@ LQ_API size_t lq_tables_bytes(void);
    Read-only afterwards: any number of threads and codecs may share them.
    LQ_E_ARG: NULL; LQ_E_SPACE: mem_bytes below lq_tables_bytes(). */
 LQ_API LQ_MUST int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes);
+
+/* The same tables, packed in 20 KB instead of 346: good wherever tables are asked for, with the
+   same results. Each row of a page unpacks its own, 0.2 us: for caches of few tokens (a warm one of
+   2,048 tokens of 128 dims attends in 2.3 times the time). LQ_E_ARG: NULL; LQ_E_SPACE. */
+LQ_API size_t lq_tables_small_bytes(void);
+LQ_API LQ_MUST int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_bytes);
 
 /* How the rows of a page are coded: built alike by encoder and decoder from the classes. Points
    into the caller's memory.
@@ -1338,7 +1418,7 @@ LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, co
                 judge; default 0
      ratio      LQ_KV: V's step, relative to its gain, over K's; in 256ths; default 0 means 3
      model      the caller's name of the model, which the profile carries and lq_archive_pack and
-                lq_kv_pack compare where they are told one; default 0: none */
+                lq_kv_pack compare with the one that they are told; default 0: none */
 typedef struct lq_klt_desc {
     float step;
     float beta;
@@ -2010,6 +2090,7 @@ LQ_API LQ_MUST int lq_archive_page(const lq_archive_reader *reader, const lq_pag
      quantizer, bits, step   as lq_codec_desc
      profile      default NULL: fitted to these tokens and stored with them, basis as geometry says
      profile_id   id in the archive of `profile`, where that is not NULL
+     model        not 0: LQ_E_FORMAT where the profile's basis has another lq_klt_desc.model
      weights      (tokens) default NULL: all tokens are alike. Else what errors of each token count,
                   finite, at least 0, in any unit: the attention that they got, say (lq_kv_mass).
                   Within blocks of 1024 they are sorted by that into pages, whose steps are finer
@@ -2039,6 +2120,7 @@ typedef struct lq_archive_pack_desc {
     float step;
     const lq_profile *profile;
     uint32_t profile_id;
+    uint64_t model;
     const float *weights;
     float exponent;
     float weight_mean;
@@ -2178,7 +2260,7 @@ typedef struct lq_kv_layer {
                 tokens: their mean is turned with them then. In the first layer of a 0.5 B Qwen2
                 attention's error is 0.14 so, 0.31 without (q4_0: 0.98). Default NULL. Layers may
                 differ
-     tables     from lq_tables_init, needed by warm streams; default NULL
+     tables     from lq_tables_init or lq_tables_small_init, needed by warm streams; default NULL
      profiles   calibrated ones of warm streams: for each layer with its own keys and values, first
                 for its keys, then for its values, one a head: of that head alone, without RoPE.
                 NULL where a stream is not warm or has none: then it is fitted to the sequence.
@@ -2498,8 +2580,16 @@ LQ_API LQ_MUST int lq_kv_importance(const lq_kv *kv, float *dst, const float *ma
 LQ_API LQ_MUST int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens);
 
 /* What makes a token worth keeping: attention so far (Zhang et al. 2023, "H2O"), a small key norm
-   (Devoto et al. 2024), or being recent (Xiao et al. 2023, "StreamingLLM"). */
-enum { LQ_KV_BY_MASS = 1, LQ_KV_BY_NORM = 2, LQ_KV_BY_AGE = 3 };
+   (Devoto et al. 2024), or being recent (Xiao et al. 2023, "StreamingLLM"). Each has one row: name,
+   number, name in the code (lq__kv_score_name in >>edit). */
+#define LQ_KV_SCORER_LIST(X)  \
+    X(LQ_KV_BY_MASS, 1, mass) \
+    X(LQ_KV_BY_NORM, 2, norm) \
+    X(LQ_KV_BY_AGE, 3, age)
+
+#define LQ__KV_SCORER_ENUM(name, number, own) name = number,
+enum { LQ_KV_SCORER_LIST(LQ__KV_SCORER_ENUM) LQ__KV_SCORER_END };
+#undef LQ__KV_SCORER_ENUM
 
 /* Drops the least valuable tokens until `tokens` are left.
      scorer  LQ_KV_BY_MASS (default 0): lq_kv_mass, which the caller had attend fill; or the others
@@ -2603,9 +2693,10 @@ LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc
 
 /* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
    (none for values that are among the keys, which keep their k_step), behind them those of `groups`,
-   sinks raw, each layer's RoPE undone if in front, what layers gave back left out (in `groups` made
-   up from later tokens), the rest coded in few bits: of raw tokens as they came, of others as they
-   are read. lq_archive_unpack reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
+   sinks raw, each layer's RoPE undone if in front, what layers gave back left out, the rest coded in
+   few bits: of raw tokens as they came, of others as they are read. Layers of one of `groups` must
+   have given back the same tokens (full and sliding layers go into groups of their own): else
+   LQ_E_RANGE. lq_archive_unpack reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
    2048 steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
@@ -3755,6 +3846,18 @@ LQ__INLINE uint64_t lq__sum_neon(lq__u64_neon a)
 }
 #endif
 
+/* The coder's lanes of 16 bits: half a row of a page, 32 tokens, with AVX2; 16 tokens with NEON. */
+#if LQ__X86
+typedef struct lq__pair_256 {
+    __m256i a; /* lanes 0 .. 15 */
+    __m256i b;
+} lq__pair_256;
+#elif LQ__NEON
+typedef struct lq__lanes_neon {
+    uint16x8_t v[2]; /* lanes 0 .. 7, 8 .. 15 */
+} lq__lanes_neon;
+#endif
+
 /* ================================================================================================
    >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
 
@@ -3766,15 +3869,27 @@ LQ__INLINE uint64_t lq__sum_neon(lq__u64_neon a)
 #define LQ__HADAMARD_MAX 512u /* largest Hadamard block: lq__limit_bits tells why */
 
 /* ---- rows: what the page codec and the fit run on, one kernel table per CPU level ---- */
+/* What quantizing a coefficient takes, and the way back. */
+typedef struct lq__row_data {
+    int32_t mean;      /* q12 */
+    int32_t dead_zone; /* q12 */
+    int32_t shift[4];  /* q12: how far inside |k| = 1, 2, 3, more the centroid lies */
+    int32_t wiener;    /* q15, for lattices */
+} lq__row_data;
+
+/* Blocks of a quantizer that follow one another: rows of q12 numbers, less their means, to rows of
+   integers, a block's words first. Rows have `columns` tokens, a multiple of 16. Returns the
+   largest |integer|, words excepted. */
+typedef int32_t (*lq__blocks_kernel)(int16_t *z, const int32_t *y, const lq__row_data *row,
+                                     size_t blocks, size_t columns);
+
 typedef struct lq__row_kernels {
     uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
     void (*scale_row)(int32_t *, const uint32_t *, int);
     void (*sincos_row)(int32_t *, int32_t *, const uint32_t *);
     void (*rope_rows)(int32_t *, int32_t *, const int32_t *, const int32_t *);
     void (*butterfly_rows)(int32_t *, size_t);
-    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
-    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
-    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+    lq__blocks_kernel blocks[LQ__QUANTIZER_END]; /* by quantizer */
     void (*centroid_row)(int32_t *, const int16_t *, const int32_t *, int32_t);
     void (*float_row)(float *, const int32_t *, const float *);
     void (*rope_floats)(float *, float *, const float *, const float *);
@@ -3803,9 +3918,7 @@ static const lq__row_kernels *lq__rows_of_level(void);
 typedef struct lq__point_kernels {
     uint32_t (*fixed_row)(int32_t *, const uint8_t *, int, size_t, int32_t);
     void (*scale_row)(int32_t *, const uint32_t *, int);
-    int32_t (*z_row)(int16_t *, const int32_t *, int32_t, int32_t);
-    int32_t (*d4_rows)(int16_t *, const int32_t *, const int32_t *);
-    int32_t (*e8_rows)(int16_t *, const int32_t *, const int32_t *, int);
+    lq__blocks_kernel blocks[LQ__QUANTIZER_END];
 } lq__point_kernels;
 
 static const lq__point_kernels *lq__points_of_level(void);
@@ -3885,9 +3998,14 @@ LQ_API float lq_f32_from_bf16(uint16_t h)
     return lq__f32_of_bits((uint32_t)h << 16);
 }
 
-LQ_API size_t lq_type_bytes(int type)
+LQ__INLINE size_t lq__type_bytes(int type)
 {
     return type == LQ_F32 ? 4 : type == LQ_F16 || type == LQ_BF16 ? 2 : 0;
+}
+
+LQ_API size_t lq_type_bytes(int type)
+{
+    return lq__type_bytes(type);
 }
 
 /* Element i of an array of `type` in memory order of this machine, as float32 bits. */
@@ -4754,6 +4872,7 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
     {                                                                                      \
         const lq__i32_##v limit = lq__set_##v(type == LQ_F16 ? 0x477fe000 : 0x7f7f0000);   \
         lq__i32_##v most = lq__set_##v(0);                                                 \
+        int beyond;                                                                        \
         size_t i = 0;                                                                      \
         for (; i + LQ__LANES_##v <= count && type == LQ_F32; i += LQ__LANES_##v) {         \
             lq__store_f32_##v(dst + 4 * i, lq__load_f32_##v(src + i));                     \
@@ -4773,8 +4892,12 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
             u = lq__select_##v(nan, u | 0x400000, (lq__i32_##v)up);                        \
             lq__store_u16_##v(dst + 2 * i, (lq__u32_##v)u >> 16);                          \
         }                                                                                  \
-        return lq__any_##v(lq__gt_##v(most, limit)) |                                      \
-               lq__narrow_row_c(dst + i * lq_type_bytes(type), src + i, count - i, type);  \
+        beyond = lq__any_##v(lq__gt_##v(most, limit));                                     \
+        if (i < count) {                                                                   \
+            beyond |= lq__narrow_row_c(dst + i * lq__type_bytes(type), src + i, count - i, \
+                                       type);                                              \
+        }                                                                                  \
+        return beyond;                                                                     \
     }
 LQ__EACH_LEVEL(LQ__NARROW_ROW)
 
@@ -4794,7 +4917,7 @@ LQ__STATIC void lq__store_row(uint8_t *dst, const float *src, size_t count, int 
 /* ---- integer products of a page: the C code ---- */
 /* dst = matrix times x. dst (rows, 64); matrix (rows, stride) of which columns count; pairs
    (ceil(columns / 2), 64, 2): pair p, token t has rows 2p and 2p + 1 of x. Odd columns: one zero
-   more in the matrix row and in x. Any alignment; rows and columns in 1 .. 8192.
+   more in the matrix row and in x. Any alignment; rows and columns in 1 .. 16384.
    No sum overflows: a matrix row m has |m| <= 2^15, a column x has |x| < 2^16, and over any set S
    of indices |sum of m_i x_i| <= |m_S| |x_S| <= |m| |x| < 2^31 (Cauchy-Schwarz). Every partial sum
    of every order of summation is such a sum, a pair's sum too: any order gives the same bits.
@@ -4937,7 +5060,7 @@ LQ__EACH_LEVEL(LQ__PRODUCT)
 LQ__EACH_LEVEL(LQ__ADD_U64)
 
 /* energy[t] += sum of (row[t] >> shift)^2 over count rows. energy (64); rows (count, 64).
-   |row >> shift| < 2^24 and count <= 8192: the sum is below 2^61. */
+   |row >> shift| < 2^24 and count <= 16384: the sum is below 2^62. */
 LQ__STATIC void lq__energy_rows_c(uint64_t *energy, const int32_t *rows, size_t count, int shift)
 {
     size_t r;
@@ -5210,8 +5333,15 @@ LQ__EACH_LEVEL(LQ__MOMENTS_ROW)
 /* ================================================================================================
    >>lattice   Z, D4, E8: theory, exact decoders, entropy-coded and fixed forms
 
-   Every quantizer is a residue, integers and one parity. A coordinate is z + coset / 2 with an
-   integer z:
+   To add a quantizer x: its row in LQ_QUANTIZER_LIST and, in a room of its own above this one, what
+   that row stands for: LQ__QUANTIZER_x (undefined in >>end), LQ__WORD_TABLES_x, lq__x_blocks_c,
+   _avx2, _avx512, _neon. Where it has halves of a new kind y, also a row in LQ__RESIDUE_LIST and
+   lq__residue_y_c, _256, _512, _neon; where it has a form of fixed width, a row in LQ__FIXED_LIST,
+   lq__fixed_pack_x, lq__fixed_unpack_x, and lq__rows_x in >>rows. Nothing else names quantizers but
+   the manual, hot tiles and tests/decode.py; what is forgotten does not compile.
+
+   Every quantizer is a residue, integers and one parity. A coordinate is z + residue / 2 with an
+   integer z, and the residue, 0 or 1, that of the block's words at this place (E8: its coset):
      Z           any z.
      D4          the sum of 4 z is even.
      E8          coset 0 or 1 for the whole block, the sum of 8 z is even in both: D8 u (D8 + 1/2).
@@ -5227,51 +5357,42 @@ LQ__EACH_LEVEL(LQ__MOMENTS_ROW)
    ============================================================================================== */
 #define LQ__ONE 4096 /* one step in q12 */
 
-LQ_API size_t lq_lattice_dims(int quantizer)
-{
-    switch (quantizer) {
-    case LQ_Z:
-        return 1;
-    case LQ_D4:
-        return 4;
-    case LQ_E8:
-    case LQ_E8_RELAXED:
-        return 8;
-    default:
-        return 0;
-    }
-}
-
-/* Rows of 64 columns: y (q12) minus mean, to integers. All return the largest |z|, for the range
-   check. The dead zone widens the zero cell: |y| needs 1/2 + dead_zone to become 1. */
-static int32_t lq__z_row_c(int16_t *z, const int32_t *y, int32_t mean, int32_t dead_zone)
+/* ---- blocks of each quantizer: lq__blocks_kernel ---- */
+/* The dead zone widens the zero cell: |y| needs 1/2 + dead_zone to become 1. */
+static int32_t lq__z_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *row, size_t blocks,
+                              size_t columns)
 {
     int32_t most = 0;
-    size_t t;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int32_t v = y[t] - mean;
-        int32_t sign = v >> 31;
-        int32_t a = (((v ^ sign) - sign) + LQ__ONE / 2 - dead_zone) >> 12;
-        most = LQ__MAX(most, a);
-        z[t] = (int16_t)((a ^ sign) - sign);
+    for (; blocks; blocks--, row++) {
+        for (size_t t = 0; t < columns; t++) {
+            int32_t v = *y++ - row->mean;
+            int32_t sign = v >> 31;
+            int32_t a = (((v ^ sign) - sign) + LQ__ONE / 2 - row->dead_zone) >> 12;
+            most = LQ__MAX(most, a);
+            *z++ = (int16_t)((a ^ sign) - sign);
+        }
     }
     return most;
 }
 
-#define LQ__Z_ROW(v)                                                                    \
-    LQ__ON_##v static int32_t lq__z_row_##v(int16_t *z, const int32_t *y, int32_t mean, \
-                                            int32_t dead_zone)                          \
-    {                                                                                   \
-        lq__i32_##v most = lq__set_##v(0);                                              \
-        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                        \
-            lq__i32_##v x = lq__load_##v(y + t) - mean;                                 \
-            lq__i32_##v a = (lq__abs_##v(x) + (LQ__ONE / 2 - dead_zone)) >> 12;         \
-            most = lq__max_##v(most, a);                                                \
-            lq__store_i16_##v(z + t, lq__sign_##v(a, x));                               \
-        }                                                                               \
-        return lq__most_##v(most);                                                      \
+#define LQ__Z_BLOCKS(v)                                                                     \
+    LQ__ON_##v static int32_t lq__z_blocks_##v(int16_t *z, const int32_t *y,                \
+                                               const lq__row_data *row, size_t blocks,      \
+                                               size_t columns)                              \
+    {                                                                                       \
+        lq__i32_##v most = lq__set_##v(0);                                                  \
+        for (; blocks; blocks--, row++, y += columns, z += columns) {                       \
+            const int32_t mean = row->mean, up = LQ__ONE / 2 - row->dead_zone;              \
+            for (size_t t = 0; t < columns; t += LQ__LANES_##v) {                           \
+                lq__i32_##v x = lq__load_##v(y + t) - mean;                                 \
+                lq__i32_##v a = (lq__abs_##v(x) + up) >> 12;                                \
+                most = lq__max_##v(most, a);                                                \
+                lq__store_i16_##v(z + t, lq__sign_##v(a, x));                               \
+            }                                                                               \
+        }                                                                                   \
+        return lq__most_##v(most);                                                          \
     }
-LQ__EACH_LEVEL(LQ__Z_ROW)
+LQ__EACH_LEVEL(LQ__Z_BLOCKS)
 
 /* Integers back to q12: k less the centroid's shift, plus the mean. */
 static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shift, int32_t mean)
@@ -5300,63 +5421,68 @@ static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shif
     }
 LQ__EACH_LEVEL(LQ__CENTROID_ROW)
 
-static int32_t lq__d4_rows_c(int16_t *z, const int32_t *y, const int32_t *mean)
+static int32_t lq__d4_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *row,
+                               size_t blocks, size_t columns)
 {
     int32_t most = 0;
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int32_t r[4];
-        int32_t d[4];
-        int32_t parity = 0;
-        int32_t worst = -1;
-        for (i = 0; i < 4; i++) {
-            int32_t v = y[i * 64 + (int)t] - mean[i];
-            int32_t key;
-            r[i] = (v + LQ__ONE / 2) >> 12;
-            d[i] = v - r[i] * LQ__ONE;
-            key = (d[i] < 0 ? -d[i] : d[i]) * 8 + i;
-            worst = LQ__MAX(worst, key);
-            parity ^= r[i];
-        }
-        if (parity & 1) {
-            r[worst & 7] += d[worst & 7] < 0 ? -1 : 1;
-        }
-        for (i = 0; i < 4; i++) {
-            z[i * 64 + (int)t] = (int16_t)r[i];
-            most = LQ__MAX(most, r[i] < 0 ? -r[i] : r[i]);
+    for (; blocks; blocks--, row += 4, y += 4 * columns, z += 4 * columns) {
+        for (size_t t = 0; t < columns; t++) {
+            int32_t r[4];
+            int32_t d[4];
+            int32_t parity = 0;
+            int32_t worst = -1;
+            for (size_t i = 0; i < 4; i++) {
+                int32_t v = y[i * columns + t] - row[i].mean;
+                int32_t key;
+                r[i] = (v + LQ__ONE / 2) >> 12;
+                d[i] = v - r[i] * LQ__ONE;
+                key = (d[i] < 0 ? -d[i] : d[i]) * 8 + (int32_t)i;
+                worst = LQ__MAX(worst, key);
+                parity ^= r[i];
+            }
+            if (parity & 1) {
+                r[worst & 7] += d[worst & 7] < 0 ? -1 : 1;
+            }
+            for (size_t i = 0; i < 4; i++) {
+                z[i * columns + t] = (int16_t)r[i];
+                most = LQ__MAX(most, r[i] < 0 ? -r[i] : r[i]);
+            }
         }
     }
     return most;
 }
 
-#define LQ__D4_ROWS(v)                                                                           \
-    LQ__ON_##v static int32_t lq__d4_rows_##v(int16_t *z, const int32_t *y, const int32_t *mean) \
-    {                                                                                            \
-        lq__i32_##v most = lq__set_##v(0);                                                       \
-        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                 \
-            lq__i32_##v r[4];                                                                    \
-            lq__i32_##v d[4];                                                                    \
-            lq__i32_##v parity = lq__set_##v(0);                                                 \
-            lq__i32_##v worst = lq__set_##v(-1);                                                 \
-            for (int i = 0; i < 4; i++) {                                                        \
-                lq__i32_##v x = lq__load_##v(y + i * 64 + (int)t) - mean[i];                     \
-                r[i] = (x + LQ__ONE / 2) >> 12;                                                  \
-                d[i] = x - (r[i] << 12);                                                         \
-                worst = lq__max_##v(worst, (lq__abs_##v(d[i]) << 3) | i);                        \
-                parity ^= r[i];                                                                  \
-            }                                                                                    \
-            worst = lq__select_##v(lq__odd_##v(parity), worst & 7, lq__set_##v(-1));             \
-            for (int i = 0; i < 4; i++) {                                                        \
-                lq__mask_##v here = lq__eq_##v(worst, lq__set_##v(i));                           \
-                r[i] = lq__add_where_##v(here, r[i], (d[i] >> 31) | 1);                          \
-                most = lq__max_##v(most, lq__abs_##v(r[i]));                                     \
-                lq__store_i16_##v(z + i * 64 + (int)t, r[i]);                                    \
-            }                                                                                    \
-        }                                                                                        \
-        return lq__most_##v(most);                                                               \
+#define LQ__D4_BLOCKS(v)                                                                       \
+    LQ__ON_##v static int32_t lq__d4_blocks_##v(int16_t *z, const int32_t *y,                  \
+                                                const lq__row_data *row, size_t blocks,        \
+                                                size_t columns)                                \
+    {                                                                                          \
+        lq__i32_##v most = lq__set_##v(0);                                                     \
+        for (; blocks; blocks--, row += 4, y += 4 * columns, z += 4 * columns) {               \
+            for (size_t t = 0; t < columns; t += LQ__LANES_##v) {                              \
+                lq__i32_##v r[4];                                                              \
+                lq__i32_##v d[4];                                                              \
+                lq__i32_##v parity = lq__set_##v(0);                                           \
+                lq__i32_##v worst = lq__set_##v(-1);                                           \
+                for (size_t i = 0; i < 4; i++) {                                               \
+                    lq__i32_##v x = lq__load_##v(y + i * columns + t) - row[i].mean;           \
+                    r[i] = (x + LQ__ONE / 2) >> 12;                                            \
+                    d[i] = x - (r[i] << 12);                                                   \
+                    worst = lq__max_##v(worst, (lq__abs_##v(d[i]) << 3) | (int32_t)i);         \
+                    parity ^= r[i];                                                            \
+                }                                                                              \
+                worst = lq__select_##v(lq__odd_##v(parity), worst & 7, lq__set_##v(-1));       \
+                for (size_t i = 0; i < 4; i++) {                                               \
+                    lq__mask_##v here = lq__eq_##v(worst, lq__set_##v((int32_t)i));            \
+                    r[i] = lq__add_where_##v(here, r[i], (d[i] >> 31) | 1);                    \
+                    most = lq__max_##v(most, lq__abs_##v(r[i]));                               \
+                    lq__store_i16_##v(z + i * columns + t, r[i]);                              \
+                }                                                                              \
+            }                                                                                  \
+        }                                                                                      \
+        return lq__most_##v(most);                                                             \
     }
-LQ__EACH_LEVEL(LQ__D4_ROWS)
+LQ__EACH_LEVEL(LQ__D4_BLOCKS)
 
 /* One E8 block: v (8) q12 -> z (8); returns the coset. `relaxed` drops the parity of coset 1. */
 LQ__INLINE int lq__e8_block(int32_t *z, const int32_t *v, int relaxed)
@@ -5405,72 +5531,267 @@ LQ__INLINE int lq__e8_block(int32_t *z, const int32_t *v, int relaxed)
     return 1;
 }
 
-/* z: nine rows, the coset first. */
-static int32_t lq__e8_rows_c(int16_t *z, const int32_t *y, const int32_t *mean, int relaxed)
+/* Nine rows a block, the coset first. */
+static int32_t lq__e8_both_c(int16_t *z, const int32_t *y, const lq__row_data *row, size_t blocks,
+                             size_t columns, int relaxed)
 {
     int32_t most = 0;
-    size_t t;
-    int i;
-    for (t = 0; t < LQ__TOKENS; t++) {
-        int32_t v[8];
-        int32_t p[8];
-        for (i = 0; i < 8; i++) {
-            v[i] = y[i * 64 + (int)t] - mean[i];
-        }
-        z[t] = (int16_t)lq__e8_block(p, v, relaxed);
-        for (i = 0; i < 8; i++) {
-            z[(i + 1) * 64 + (int)t] = (int16_t)p[i];
-            most = LQ__MAX(most, p[i] < 0 ? -p[i] : p[i]);
+    for (; blocks; blocks--, row += 8, y += 8 * columns, z += 9 * columns) {
+        for (size_t t = 0; t < columns; t++) {
+            int32_t v[8];
+            int32_t p[8];
+            for (size_t i = 0; i < 8; i++) {
+                v[i] = y[i * columns + t] - row[i].mean;
+            }
+            z[t] = (int16_t)lq__e8_block(p, v, relaxed);
+            for (size_t i = 0; i < 8; i++) {
+                z[(i + 1) * columns + t] = (int16_t)p[i];
+                most = LQ__MAX(most, p[i] < 0 ? -p[i] : p[i]);
+            }
         }
     }
     return most;
 }
 
-#define LQ__E8_ROWS(v)                                                                           \
-    LQ__ON_##v static int32_t lq__e8_rows_##v(int16_t *z, const int32_t *y, const int32_t *mean, \
-                                              int relaxed)                                       \
-    {                                                                                            \
-        const lq__i32_##v none = lq__set_##v(-1);                                                \
-        lq__i32_##v greatest = lq__set_##v(0);                                                   \
-        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                 \
-            lq__i32_##v x[8]; /* rounded down from here on */                                    \
-            lq__i32_##v r[8]; /* to the nearest */                                               \
-            lq__i32_##v sum = lq__set_##v(0), parity0 = sum, parity1 = sum, cost0, cost1, flip;  \
-            lq__i32_##v most = none, least = lq__set_##v(0x7fffffff);                            \
-            lq__mask_##v odd0, odd1, coset;                                                      \
-            for (int i = 0; i < 8; i++) {                                                        \
-                lq__i32_##v a;                                                                   \
-                x[i] = lq__load_##v(y + i * 64 + (int)t) - mean[i];                              \
-                r[i] = (x[i] + LQ__ONE / 2) >> 12;                                               \
-                a = lq__abs_##v(x[i] - (r[i] << 12));                                            \
-                sum += a;                                                                        \
-                a = (a << 3) | i;                                                                \
-                most = lq__max_##v(most, a);                                                     \
-                least = lq__min_##v(least, a);                                                   \
-                parity0 ^= r[i];                                                                 \
-                x[i] >>= 12;                                                                     \
-                parity1 ^= x[i];                                                                 \
-            }                                                                                    \
-            odd0 = lq__odd_##v(parity0);                                                         \
-            odd1 = lq__odd_##v(relaxed ? lq__set_##v(0) : parity1);                              \
-            cost0 = lq__keep_##v(odd0, LQ__ONE - ((most >> 3) << 1));                            \
-            cost1 = lq__add_where_##v(odd1, 2 * LQ__ONE - sum, (least >> 3) << 1);               \
-            coset = lq__gt_##v(cost0, cost1);                                                    \
-            flip = lq__select_##v(lq__choose_##v(coset, odd1, odd0),                             \
-                                  lq__select_##v(coset, least, most) & 7, none);                 \
-            lq__store_i16_##v(z + t, lq__keep_##v(coset, lq__set_##v(1)));                       \
-            for (int i = 0; i < 8; i++) {                                                        \
-                lq__mask_##v here = lq__eq_##v(flip, lq__set_##v(i));                            \
-                lq__mask_##v down = lq__differ_##v(lq__gt_##v(r[i], x[i]), coset);               \
-                r[i] = lq__select_##v(coset, x[i], r[i]);                                        \
-                r[i] = lq__add_where_##v(here, r[i], lq__unit_##v(down));                        \
-                greatest = lq__max_##v(greatest, lq__abs_##v(r[i]));                             \
-                lq__store_i16_##v(z + (i + 1) * 64 + (int)t, r[i]);                              \
-            }                                                                                    \
-        }                                                                                        \
-        return lq__most_##v(greatest);                                                           \
+#define LQ__E8_BLOCKS(v)                                                                           \
+    LQ__ON_##v static int32_t lq__e8_both_##v(int16_t *z, const int32_t *y,                        \
+                                              const lq__row_data *row, size_t blocks,              \
+                                              size_t columns, int relaxed)                         \
+    {                                                                                              \
+        const lq__i32_##v none = lq__set_##v(-1);                                                  \
+        lq__i32_##v greatest = lq__set_##v(0);                                                     \
+        for (; blocks; blocks--, row += 8, y += 8 * columns, z += 9 * columns) {                   \
+            for (size_t t = 0; t < columns; t += LQ__LANES_##v) {                                  \
+                lq__i32_##v x[8]; /* rounded down from here on */                                  \
+                lq__i32_##v r[8]; /* to the nearest */                                             \
+                lq__i32_##v sum = lq__set_##v(0), parity0 = sum, parity1 = sum, cost0, cost1;      \
+                lq__i32_##v most = none, least = lq__set_##v(0x7fffffff), flip;                    \
+                lq__mask_##v odd0, odd1, coset;                                                    \
+                for (size_t i = 0; i < 8; i++) {                                                   \
+                    lq__i32_##v a;                                                                 \
+                    x[i] = lq__load_##v(y + i * columns + t) - row[i].mean;                        \
+                    r[i] = (x[i] + LQ__ONE / 2) >> 12;                                             \
+                    a = lq__abs_##v(x[i] - (r[i] << 12));                                          \
+                    sum += a;                                                                      \
+                    a = (a << 3) | (int32_t)i;                                                     \
+                    most = lq__max_##v(most, a);                                                   \
+                    least = lq__min_##v(least, a);                                                 \
+                    parity0 ^= r[i];                                                               \
+                    x[i] >>= 12;                                                                   \
+                    parity1 ^= x[i];                                                               \
+                }                                                                                  \
+                odd0 = lq__odd_##v(parity0);                                                       \
+                odd1 = lq__odd_##v(relaxed ? lq__set_##v(0) : parity1);                            \
+                cost0 = lq__keep_##v(odd0, LQ__ONE - ((most >> 3) << 1));                          \
+                cost1 = lq__add_where_##v(odd1, 2 * LQ__ONE - sum, (least >> 3) << 1);             \
+                coset = lq__gt_##v(cost0, cost1);                                                  \
+                flip = lq__select_##v(lq__choose_##v(coset, odd1, odd0),                           \
+                                      lq__select_##v(coset, least, most) & 7, none);               \
+                lq__store_i16_##v(z + t, lq__keep_##v(coset, lq__set_##v(1)));                     \
+                for (size_t i = 0; i < 8; i++) {                                                   \
+                    lq__mask_##v here = lq__eq_##v(flip, lq__set_##v((int32_t)i));                 \
+                    lq__mask_##v down = lq__differ_##v(lq__gt_##v(r[i], x[i]), coset);             \
+                    r[i] = lq__select_##v(coset, x[i], r[i]);                                      \
+                    r[i] = lq__add_where_##v(here, r[i], lq__unit_##v(down));                      \
+                    greatest = lq__max_##v(greatest, lq__abs_##v(r[i]));                           \
+                    lq__store_i16_##v(z + (i + 1) * columns + t, r[i]);                            \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        return lq__most_##v(greatest);                                                             \
     }
-LQ__EACH_LEVEL(LQ__E8_ROWS)
+LQ__EACH_LEVEL(LQ__E8_BLOCKS)
+
+#define LQ__E8_KERNELS(v)                                                                       \
+    LQ__ON_##v static int32_t lq__e8_blocks_##v(int16_t *z, const int32_t *y,                   \
+                                                const lq__row_data *row, size_t blocks,         \
+                                                size_t columns)                                 \
+    {                                                                                           \
+        return lq__e8_both_##v(z, y, row, blocks, columns, 0);                                  \
+    }                                                                                           \
+    LQ__ON_##v static int32_t lq__e8_relaxed_blocks_##v(int16_t *z, const int32_t *y,           \
+                                                        const lq__row_data *row, size_t blocks, \
+                                                        size_t columns)                         \
+    {                                                                                           \
+        return lq__e8_both_##v(z, y, row, blocks, columns, 1);                                  \
+    }
+#define LQ__ON_c
+LQ__E8_KERNELS(c)
+#undef LQ__ON_c
+LQ__EACH_LEVEL(LQ__E8_KERNELS)
+
+/* ---- one row a quantizer ---- */
+/* Whose blocks have integers with an even sum: none, those of coset 0, all. */
+enum { LQ__PARITY_NONE, LQ__PARITY_COSET_0, LQ__PARITY_ALL };
+
+/* Residues: where the halves of a block's coordinates come from. name: of lq__residue_name_c here
+   and _256, _512, _neon in >>lanes. machine: 1 where they are the states of a machine that the
+   integers' lowest bits move on: rows have no raw bits then, and the coder asks for the residue of
+   each; 0: only where that decides about the table. */
+#define LQ__RESIDUE_LIST(X) X(coset, 0)
+
+#define LQ__RESIDUE_ENUM(name, machine) LQ__RESIDUE_##name,
+enum { LQ__RESIDUE_none, LQ__RESIDUE_LIST(LQ__RESIDUE_ENUM) LQ__RESIDUES };
+#undef LQ__RESIDUE_ENUM
+
+#define LQ__RESIDUE_MACHINE(name, machine) machine,
+static const uint8_t lq__residue_machine[LQ__RESIDUES] = {0, LQ__RESIDUE_LIST(LQ__RESIDUE_MACHINE)};
+#undef LQ__RESIDUE_MACHINE
+
+/* The residue of a token of the coordinate at `place` in its block. word: the block's first row of
+   words; rows have `columns` tokens. decoding: 1 while the rows before hold symbols, without what
+   comes later. */
+LQ__INLINE uint32_t lq__residue_coset_c(int16_t *word, size_t columns, uint32_t place,
+                                        uint32_t token, int decoding)
+{
+    (void)columns;
+    (void)place;
+    (void)decoding;
+    return (uint32_t)word[token] & 1;
+}
+
+LQ__INLINE uint32_t lq__residue_c(uint32_t residue, int16_t *word, size_t columns, uint32_t place,
+                                  uint32_t token, int decoding)
+{
+#define LQ__RESIDUE_OF(name, machine)                                         \
+    if (residue == LQ__RESIDUE_##name) {                                      \
+        return lq__residue_##name##_c(word, columns, place, token, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
+    return 0;
+}
+
+/* Odds of coset 1 in 2^-16 by the mean class of the block, 9 .. 33: E8, then relaxed E8. Made by
+   drawing 2^22 vectors of eight N(0, sigma), sigma = 2^((class - 33) / 8), and taking the exact
+   nearest point of D8 u (D8 + 1/2), or D8 u (Z^8 + 1/2). From there on it is 1/2, or the constant
+   0.5546 that relaxing gives. Part of the format. */
+enum { LQ__COSET_LOW = 9, LQ__COSET_HIGH = 33, LQ__COSETS = LQ__COSET_HIGH - LQ__COSET_LOW + 1 };
+
+static const uint16_t lq__coset_odds[2][LQ__COSETS] = {
+    {16,    16,    16,    45,    203,   665,   1770,  3820,  6971,  11047, 15622, 20157, 24159,
+     27349, 29649, 31160, 32024, 32490, 32684, 32745, 32768, 32768, 32768, 32768, 32768},
+    {16,    16,    16,    70,    299,   929,   2358,  4883,  8629,  13284, 18365, 23284, 27506,
+     30827, 33198, 34710, 35603, 36065, 36253, 36321, 36345, 36345, 36345, 36345, 36345}};
+
+LQ__STATIC void lq__coset_freq(uint32_t *freq, uint32_t odds)
+{
+    freq[0] = 16;
+    freq[16] = 65536 - 16 - odds;
+    freq[17] = odds;
+}
+
+LQ__STATIC void lq__word_freq_e8(uint32_t *freq, uint32_t table)
+{
+    lq__coset_freq(freq, lq__coset_odds[0][table]);
+}
+
+LQ__STATIC void lq__word_freq_e8_relaxed(uint32_t *freq, uint32_t table)
+{
+    lq__coset_freq(freq, lq__coset_odds[1][table]);
+}
+
+LQ__STATIC uint32_t lq__coset_table(int class_, uint32_t w)
+{
+    (void)w;
+    return (uint32_t)lq__clamp(class_, LQ__COSET_LOW, LQ__COSET_HIGH) - LQ__COSET_LOW;
+}
+
+/* A quantizer. The rows are in the order of LQ_QUANTIZER_LIST, and dims and words from there.
+     residue      LQ__RESIDUE_*, parity: LQ__PARITY_*
+     wiener       squared error in steps^2 (q16) of which the factor on points is made; Z has
+                  centroids instead
+     moment       squared error in steps^2 (q24) that a rate goes by; 0: >>rate tells
+     volume       log2 (q16) of a cell's volume, a number
+   Tables for words:
+     word_tables  how many there are
+     word_freq    frequencies of one, by value + 16, the escape's at 0; their sum is 65536
+     word_table   which one a block of this mean class has for its w-th row of words */
+typedef struct lq__quantizer {
+    uint32_t dims;
+    uint32_t words;
+    uint32_t residue;
+    uint32_t parity;
+    uint32_t wiener;
+    uint32_t moment;
+    int32_t volume;
+    uint32_t word_tables;
+    void (*word_freq)(uint32_t *freq, uint32_t table);
+    uint32_t (*word_table)(int class_, uint32_t w);
+} lq__quantizer;
+
+/* The error of relaxed E8 was measured at 3 bits. */
+#define LQ__QUANTIZER_z LQ__QUANTIZER_OF(none, NONE, 0u, 0u, 0, z, NULL, NULL)
+#define LQ__QUANTIZER_d4 LQ__QUANTIZER_OF(none, ALL, 7100u, 1817600u, 16384, d4, NULL, NULL)
+#define LQ__QUANTIZER_e8 \
+    LQ__QUANTIZER_OF(coset, ALL, 4698u, 1202688u, 0, e8, lq__word_freq_e8, lq__coset_table)
+#define LQ__QUANTIZER_e8_relaxed                                          \
+    LQ__QUANTIZER_OF(coset, COSET_0, 4698u, 1120720u, -4792, e8_relaxed, \
+                     lq__word_freq_e8_relaxed, lq__coset_table)
+enum {
+    LQ__WORD_TABLES_z = 0,
+    LQ__WORD_TABLES_d4 = 0,
+    LQ__WORD_TABLES_e8 = LQ__COSETS,
+    LQ__WORD_TABLES_e8_relaxed = LQ__COSETS
+};
+
+#define LQ__QUANTIZER_OF(residue, parity, wiener, moment, volume, own, freq, table)           \
+    LQ__RESIDUE_##residue, LQ__PARITY_##parity, wiener, moment, volume, LQ__WORD_TABLES_##own, \
+        freq, table
+#define LQ__QUANTIZER_ROW(name, number, dims, words, own) {dims, words, LQ__QUANTIZER_##own},
+static const lq__quantizer lq__quantizers[LQ__QUANTIZER_END] = {
+    {0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL}, LQ_QUANTIZER_LIST(LQ__QUANTIZER_ROW)};
+#undef LQ__QUANTIZER_ROW
+
+/* Its row; of an unknown one a row with no dims. */
+LQ__INLINE const lq__quantizer *lq__quantizer_of(int quantizer)
+{
+    return &lq__quantizers[quantizer > 0 && quantizer < LQ__QUANTIZER_END ? quantizer : 0];
+}
+
+/* Sizes by the largest block. */
+#define LQ__QUANTIZER_DIMS(name, number, dims, words, own) char own[dims];
+#define LQ__QUANTIZER_ROWS(name, number, dims, words, own) char own[(dims) + (words)];
+union lq__block_dims { LQ_QUANTIZER_LIST(LQ__QUANTIZER_DIMS) };
+union lq__block_rows { LQ_QUANTIZER_LIST(LQ__QUANTIZER_ROWS) };
+#undef LQ__QUANTIZER_DIMS
+#undef LQ__QUANTIZER_ROWS
+#define LQ__BLOCK_DIMS sizeof(union lq__block_dims)
+#define LQ__BLOCK_ROWS sizeof(union lq__block_rows)
+
+/* Numbers count up from 1 and fit a nibble; a place in a block fits a byte. */
+#define LQ__QUANTIZER_PLACE(name, number, dims, words, own) LQ__PLACE_##own,
+enum { LQ__PLACE_none, LQ_QUANTIZER_LIST(LQ__QUANTIZER_PLACE) LQ__PLACES };
+#undef LQ__QUANTIZER_PLACE
+#define LQ__QUANTIZER_FITS(name, number, dims, words, own) \
+    typedef char lq__fits_##own[(number) == (int)LQ__PLACE_##own && (number) < 16 && \
+                                (dims) + (words) < 256 ? 1 : -1];
+LQ_QUANTIZER_LIST(LQ__QUANTIZER_FITS)
+#undef LQ__QUANTIZER_FITS
+
+#define LQ__QUANTIZER_NAME(name, number, dims, words, own) " " #name
+#define LQ__NO_QUANTIZER "quantizer: none of" LQ_QUANTIZER_LIST(LQ__QUANTIZER_NAME)
+
+LQ_API size_t lq_lattice_dims(int quantizer)
+{
+    return lq__quantizer_of(quantizer)->dims;
+}
+
+/* Rows of words of so many coefficients: those of a quantizer, and the most of any. */
+LQ__INLINE size_t lq__words_of(const lq__quantizer *q, size_t dims)
+{
+    return dims / q->dims * q->words;
+}
+
+LQ__STATIC size_t lq__words_most(size_t dims)
+{
+    size_t most = 0;
+    int i;
+    for (i = 1; i < LQ__QUANTIZER_END; i++) {
+        most = LQ__MAX(most, lq__words_of(&lq__quantizers[i], dims));
+    }
+    return most;
+}
 
 /* ---- arrays ---- */
 /* Numbers (count <= 64) to a row of q12 with 2^-12 accuracy: units of at most step / 8192 and a
@@ -5495,16 +5816,23 @@ LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__sca
     return LQ_OK;
 }
 
-/* Up to 64 blocks: numbers to points, E8 doubled. */
+/* Blocks that are rounded together: as many as leave a frame of less than 4 KB. */
+#define LQ__NEAREST LQ__MIN(LQ__TOKENS, (512 / LQ__BLOCK_DIMS) & ~(size_t)15)
+typedef char lq__nearest_some[LQ__NEAREST ? 1 : -1];
+
+/* Up to LQ__NEAREST blocks: numbers to points, with words doubled. */
 LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t count, lq__scale scale,
                                   int quantizer)
 {
-    static const int32_t mean[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    static const lq__row_data none[LQ__BLOCK_DIMS] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__point_kernels *kernels = lq__points_of_level();
-    size_t dims = lq_lattice_dims(quantizer);
-    float column[LQ__TOKENS];
-    int32_t y[8 * LQ__TOKENS];
-    int16_t z[9 * LQ__TOKENS];
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
+    float column[LQ__NEAREST];
+    int32_t y[(LQ__BLOCK_DIMS - 1) * LQ__NEAREST + LQ__TOKENS]; /* the last row is written whole */
+    int16_t z[LQ__BLOCK_ROWS * LQ__NEAREST];
+    const uint32_t residue = q->residue;
+    const size_t dims = q->dims;
+    const int16_t *from = z + q->words * LQ__NEAREST;
     size_t blocks = count / dims;
     size_t i;
     size_t t;
@@ -5513,24 +5841,23 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
         for (t = 0; t < blocks && dims > 1; t++) {
             column[t] = src[t * dims + i];
         }
-        status = lq__q12_row(y + i * LQ__TOKENS, dims > 1 ? column : src, blocks, scale);
+        status = lq__q12_row(y + i * LQ__NEAREST, dims > 1 ? column : src, blocks, scale);
         if (status) {
             return status;
         }
     }
-    if (dims == 8) {
-        (void)kernels->e8_rows(z, y, mean, quantizer == LQ_E8_RELAXED);
-    } else if (dims == 4) {
-        (void)kernels->d4_rows(z, y, mean);
-    } else if (dims == 1) {
-        (void)kernels->z_row(z, y, 0, 0);
+    (void)kernels->blocks[quantizer](z, y, none, 1, LQ__NEAREST);
+    if (dims == 1) {
         memcpy(points, z, 2 * blocks);
         return LQ_OK;
     }
-    for (i = 0; i < dims; i++) {
-        for (t = 0; t < blocks; t++) {
-            points[t * dims + i] = (int16_t)(dims == 8 ? 2 * z[(i + 1) * LQ__TOKENS + t] + z[t]
-                                                       : z[i * LQ__TOKENS + t]);
+    for (i = 0; i < dims; i++, from += LQ__NEAREST) {
+        for (t = 0; t < blocks && q->words == 0; t++) {
+            points[t * dims + i] = from[t];
+        }
+        for (t = 0; t < blocks && q->words; t++) {
+            uint32_t half = lq__residue_c(residue, z, LQ__NEAREST, (uint32_t)i, (uint32_t)t, 0);
+            points[t * dims + i] = (int16_t)(2 * from[t] + (int16_t)half);
         }
     }
     return LQ_OK;
@@ -5544,8 +5871,8 @@ LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, f
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src))) {
         return LQ_E_ARG;
     }
-    for (i = 0; i < count; i += dims * LQ__TOKENS) {
-        int status = lq__nearest_blocks(points + i, src + i, LQ__MIN(count - i, dims * LQ__TOKENS),
+    for (i = 0; i < count; i += dims * LQ__NEAREST) {
+        int status = lq__nearest_blocks(points + i, src + i, LQ__MIN(count - i, dims * LQ__NEAREST),
                                         lq__scale_of(step, 0), quantizer);
         if (status) {
             return status;
@@ -5558,7 +5885,7 @@ LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, flo
                             int quantizer)
 {
     size_t dims = lq_lattice_dims(quantizer);
-    float unit = dims == 8 ? step * 0.5f : step;
+    float unit = lq__quantizer_of(quantizer)->words ? step * 0.5f : step;
     size_t i;
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!dst || !points))) {
         return LQ_E_ARG;
@@ -5570,17 +5897,6 @@ LQ_API int lq_lattice_point(float *dst, const int16_t *points, size_t count, flo
 }
 
 /* ---- fixed width ---- */
-LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits)
-{
-    if (quantizer == LQ_E8) {
-        return bits == 4 && count % 8 == 0 ? count / 2 : 0;
-    }
-    if (quantizer != LQ_Z || !(bits == 2 || bits == 3 || bits == 4 || bits == 8)) {
-        return 0;
-    }
-    return count / 8 * (size_t)bits + (count % 8 * (size_t)bits + 7) / 8;
-}
-
 /* Nearest E8 point in the box -8 <= z <= 7 of its coset, as one 32-bit word: nibble i is z_i + 8,
    but the lowest bit of nibble 7 (which the even sum implies) is exchanged so that the parity of
    all eight low bits is the coset. In the box, too, one move mends the parity: every coordinate
@@ -5650,19 +5966,12 @@ LQ__INLINE void lq__e8_of_word(int32_t *p, uint32_t word)
 }
 
 /* q12 numbers (count) to codes, and back to doubled coordinates. */
-LQ__STATIC void lq__fixed_pack(uint8_t *dst, const int32_t *y, size_t count, int quantizer,
-                               int bits)
+LQ__STATIC void lq__fixed_pack_z(uint8_t *dst, const int32_t *y, size_t count, int bits)
 {
     uint32_t buffer = 0;
     uint32_t have = 0;
     int32_t half = 1 << (bits - 1);
     size_t i;
-    if (quantizer == LQ_E8) {
-        for (i = 0; i < count; i += 8) {
-            lq__store32(dst + i / 2, lq__e8_word(y + i));
-        }
-        return;
-    }
     for (i = 0; i < count; i++) {
         buffer |= (uint32_t)lq__clamp((y[i] >> 12) + half, 0, 2 * half - 1) << have;
         have += (uint32_t)bits;
@@ -5677,19 +5986,12 @@ LQ__STATIC void lq__fixed_pack(uint8_t *dst, const int32_t *y, size_t count, int
     }
 }
 
-LQ__STATIC void lq__fixed_unpack(int32_t *p, const uint8_t *src, size_t count, int quantizer,
-                                 int bits)
+LQ__STATIC void lq__fixed_unpack_z(int32_t *p, const uint8_t *src, size_t count, int bits)
 {
     uint32_t buffer = 0;
     uint32_t have = 0;
     int32_t half = 1 << (bits - 1);
     size_t i;
-    if (quantizer == LQ_E8) {
-        for (i = 0; i < count; i += 8) {
-            lq__e8_of_word(p + i, lq__load32(src + i / 2));
-        }
-        return;
-    }
     for (i = 0; i < count; i++) {
         if (have < (uint32_t)bits) {
             buffer |= (uint32_t)*src++ << have;
@@ -5701,13 +6003,86 @@ LQ__STATIC void lq__fixed_unpack(int32_t *p, const uint8_t *src, size_t count, i
     }
 }
 
+LQ__STATIC void lq__fixed_pack_e8(uint8_t *dst, const int32_t *y, size_t count, int bits)
+{
+    (void)bits;
+    for (size_t i = 0; i < count; i += 8) {
+        lq__store32(dst + i / 2, lq__e8_word(y + i));
+    }
+}
+
+LQ__STATIC void lq__fixed_unpack_e8(int32_t *p, const uint8_t *src, size_t count, int bits)
+{
+    (void)bits;
+    for (size_t i = 0; i < count; i += 8) {
+        lq__e8_of_word(p + i, lq__load32(src + i / 2));
+    }
+}
+
+/* ---- one row a form of fixed width ----
+     own     of lq__fixed_pack_own, _unpack_own, and in >>rows lq__rows_own
+     first   square of the step that suits rows of deviation 1 (q24), each row its own step
+     log     log2 (q16) of the step that suits all numbers of deviation 1
+     moment  squared error of numbers in range, in steps^2 (q16)
+     edge    where the levels end, in steps (q8), measured: best for Gaussian and uniform rows */
+#define LQ__FIXED_LIST(X)                             \
+    X(LQ_Z, 2, z, 16633204u, -408, 5461u, 384u)       \
+    X(LQ_Z, 3, z, 5761185u, -50534, 5461u, 896u)      \
+    X(LQ_Z, 4, z, 1885077u, -103351, 5461u, 1920u)    \
+    X(LQ_Z, 8, z, 15915u, -329064, 5461u, 32640u)     \
+    X(LQ_E8, 4, e8, 1885077u, -103351, 4698u, 1952u)
+
+#define LQ__FIXED_ENUM(quantizer, bits, own, first, log, moment, edge) LQ__FIXED_##own##bits,
+enum { LQ__FIXED_LIST(LQ__FIXED_ENUM) LQ__FIXED_FORMS };
+#undef LQ__FIXED_ENUM
+
+#define LQ__FIXED_NAME(quantizer, bits, own, first, log, moment, edge) " " #quantizer " " #bits
+#define LQ__FIXED_NAMES LQ__FIXED_LIST(LQ__FIXED_NAME)
+
+typedef struct lq__fixed_form {
+    int quantizer;
+    int bits;
+    uint32_t first;
+    int32_t log;
+    uint32_t moment;
+    uint32_t edge;
+    void (*pack)(uint8_t *dst, const int32_t *y, size_t count, int bits);
+    void (*unpack)(int32_t *p, const uint8_t *src, size_t count, int bits);
+} lq__fixed_form;
+
+#define LQ__FIXED_FORM(quantizer, bits, own, first, log, moment, edge)         \
+    {quantizer, bits, first, log, moment, edge, lq__fixed_pack_##own, lq__fixed_unpack_##own},
+static const lq__fixed_form lq__fixed_forms[LQ__FIXED_FORMS] = {LQ__FIXED_LIST(LQ__FIXED_FORM)};
+#undef LQ__FIXED_FORM
+
+/* NULL: there is none. */
+LQ__STATIC const lq__fixed_form *lq__fixed_form_of(int quantizer, int bits)
+{
+    size_t i;
+    for (i = 0; i < LQ__FIXED_FORMS; i++) {
+        if (lq__fixed_forms[i].quantizer == quantizer && lq__fixed_forms[i].bits == bits) {
+            return &lq__fixed_forms[i];
+        }
+    }
+    return NULL;
+}
+
+LQ_API size_t lq_fixed_bytes(size_t count, int quantizer, int bits)
+{
+    if (!lq__fixed_form_of(quantizer, bits) || count % lq__quantizer_of(quantizer)->dims) {
+        return 0;
+    }
+    return count / 8 * (size_t)bits + (count % 8 * (size_t)bits + 7) / 8;
+}
+
 LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, size_t count,
                            float step, int quantizer, int bits)
 {
+    const lq__fixed_form *form = lq__fixed_form_of(quantizer, bits);
     size_t need = lq_fixed_bytes(count, quantizer, bits);
     lq__scale scale;
     size_t i;
-    if ((need == 0 && count) || lq_fixed_bytes(8, quantizer, bits) == 0 || !lq__step_valid(step) ||
+    if (!form || (need == 0 && count) || !lq__step_valid(step) ||
         (count && (!dst || !src))) {
         return LQ_E_ARG;
     }
@@ -5722,7 +6097,7 @@ LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, siz
         if (status) {
             return status;
         }
-        lq__fixed_pack(dst + i / 8 * (size_t)bits, y, n, quantizer, bits);
+        form->pack(dst + i / 8 * (size_t)bits, y, n, bits);
     }
     return LQ_OK;
 }
@@ -5730,10 +6105,11 @@ LQ_API int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *src, siz
 LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t count,
                            float step, int quantizer, int bits)
 {
+    const lq__fixed_form *form = lq__fixed_form_of(quantizer, bits);
     size_t need = lq_fixed_bytes(count, quantizer, bits);
     size_t i;
     size_t j;
-    if ((need == 0 && count) || lq_fixed_bytes(8, quantizer, bits) == 0 || !lq__step_valid(step) ||
+    if (!form || (need == 0 && count) || !lq__step_valid(step) ||
         (count && (!dst || !src))) {
         return LQ_E_ARG;
     }
@@ -5743,7 +6119,7 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
     for (i = 0; i < count; i += 64) {
         int32_t p[64];
         size_t n = LQ__MIN(count - i, 64);
-        lq__fixed_unpack(p, src + i / 8 * (size_t)bits, n, quantizer, bits);
+        form->unpack(p, src + i / 8 * (size_t)bits, n, bits);
         for (j = 0; j < n; j++) {
             dst[i + j] = (float)p[j] * (step * 0.5f);
         }
@@ -5767,6 +6143,8 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
    one word whatever the bytes are: no state has to be checked in the loop.
    Symbols: up to 31 integers of [-15, 15] and an escape; the escaped value follows in the raw
    section. Measured on Zen 5, 8 pages in flight: see bench/rans_peers.c.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__TOKENS_MAX 64u
 #define LQ__LANES 32u
@@ -5790,10 +6168,9 @@ enum {
     LQ__T_CLASSES = LQ__CLASS_WIDE + LQ__T_LOW + 1,
     LQ__T_OFFSETS = 5,
     LQ__T_GAUSS = LQ__T_CLASSES * LQ__T_OFFSETS,
-    LQ__COSET_LOW = 9,   /* mean classes up to here have no coset 1 */
-    LQ__COSET_HIGH = 33, /* from here on the odds stay as they are */
-    LQ__T_COSETS = LQ__COSET_HIGH - LQ__COSET_LOW + 1,
-    LQ__T_COUNT = LQ__T_GAUSS + 2 * LQ__T_COSETS
+#define LQ__WORD_TABLES(name, number, dims, words, own) +(int)LQ__WORD_TABLES_##own
+    LQ__T_COUNT = LQ__T_GAUSS LQ_QUANTIZER_LIST(LQ__WORD_TABLES) /* those of words behind */
+#undef LQ__WORD_TABLES
 };
 
 /* Offsets o of the cell centres k + o. LQ__AT_0 is Z's, with its dead zone; LQ__AT_0_PLAIN is the
@@ -5834,16 +6211,34 @@ typedef struct lq__rans_table {
     uint32_t unused[7];
 } lq__rans_table;
 
+/* Values low .. high have an interval. */
+typedef struct lq__rans_range {
+    int16_t low;
+    int16_t high;
+} lq__rans_range;
+
+/* All steps of 1 .. 8 pages, one way. */
+struct lq__rans_flow;
+typedef void (*lq__rans_steps)(const lq_tables *, const lq_rans_plan *, struct lq__rans_flow *,
+                               size_t);
+
 struct lq_tables {
 #if LQ__X86 || LQ__NEON
-    uint8_t expand[256][16];   /* pshufb, tbl: the next words to the 8 lanes of a set */
-    uint8_t compress[256][16]; /* pshufb: the words of those lanes to the end */
+    uint8_t (*expand)[16];   /* (256) pshufb, tbl: the next words to the 8 lanes of a set */
+    uint8_t (*compress)[16]; /* (256) pshufb: the words of those lanes to the end */
 #endif
     uint32_t count;          /* of tables: LQ__T_COUNT, or those of a lq_rans_counts */
-    lq__rans_table *table;   /* (count), behind this */
-    uint64_t *mass;          /* (LQ__MASS_COUNT + 1) integral of exp(-t^2 / 2) to i / 256, q36 *
-                                256; lq_rans_counts: NULL, as what follows */
+    uint32_t mass_shift;     /* only each 2^mass_shift-th mass is there */
+    lq__rans_table *table;   /* (count); NULL: packed */
+    lq__rans_range *range;   /* (count) */
+    uint64_t *mass;          /* integral of exp(-t^2 / 2) to i / 256, q36 * 256, up to i =
+                                LQ__MASS_COUNT; packed: NULL; lq_rans_counts: NULL, as centroid */
     int16_t (*centroid)[16]; /* (LQ__CLASS_WIDE + 1) q12: |k| minus the centroid of its cell */
+    const uint8_t *packed;   /* packed: the tables, and where each begins */
+    uint16_t *packed_at;
+    void (*unpack)(lq__rans_table *, const lq_tables *, uint32_t, int); /* of packed ones */
+    void (*run)(lq__rans_steps, int, const lq_tables *, const lq_rans_plan *,
+                struct lq__rans_flow *, size_t);
 };
 
 /* ---- tables: the Gaussian in integers ---- */
@@ -5882,11 +6277,36 @@ LQ__STATIC uint64_t lq__exp2_eighths_q30(int eighths)
    256. */
 LQ__STATIC uint64_t lq__mass(const lq_tables *tables, uint64_t t)
 {
-    uint64_t i = t >> 16;
-    if (i >= LQ__MASS_COUNT) {
-        return tables->mass[LQ__MASS_COUNT];
+    uint64_t i = LQ__MIN(t >> 16, LQ__MASS_COUNT);
+    uint64_t have = i >> tables->mass_shift;
+    uint64_t mass = tables->mass[have];
+    uint64_t next = 0;
+    for (have <<= tables->mass_shift; have < i; have++) {
+        mass += lq__gauss_q36((2 * have + 1) * 128);
     }
-    return tables->mass[i] + ((tables->mass[i + 1] - tables->mass[i]) * (t & 65535) >> 16);
+    if (i < LQ__MASS_COUNT) {
+        next = tables->mass_shift ? lq__gauss_q36((2 * i + 1) * 128) : tables->mass[i + 1] - mass;
+    }
+    return mass + (next * (t & 65535) >> 16);
+}
+
+/* The masses, into memory of LQ__MASS_COUNT >> shift, and one more. */
+LQ__STATIC void lq__masses(lq_tables *tables, uint64_t *mass, uint32_t shift)
+{
+    uint64_t sum = 0;
+    uint64_t i;
+    for (i = 0; i <= LQ__MASS_COUNT; i++) {
+        mass[i >> shift] = i & ((1u << shift) - 1) ? mass[i >> shift] : sum;
+        sum += lq__gauss_q36((2 * i + 1) * 128);
+    }
+    tables->mass = mass;
+    tables->mass_shift = shift;
+}
+
+/* The mass of all. */
+LQ__INLINE uint64_t lq__mass_whole(const lq_tables *tables)
+{
+    return tables->mass[LQ__MASS_COUNT >> tables->mass_shift];
 }
 
 /* The dead zone of Z in q16 steps, on both sides of the zero cell: 0.06 / s^2 + 0.0007 / s^6 with
@@ -6025,6 +6445,30 @@ LQ__STATIC void lq__table_double(lq__intervals *t, const uint32_t *freq,
     }
 }
 
+/* Intervals of a table in their order, with count and place. Returns their slots. */
+LQ__STATIC uint32_t lq__table_lay(lq__rans_table *t, const lq__intervals *of, uint32_t count,
+                                  int32_t place)
+{
+    uint32_t at = 0;
+    uint32_t s;
+    memset(t, 0, sizeof *t);
+    t->count = count;
+    t->place = place;
+    for (s = 0; s < 32; s++) {
+        uint32_t i = s < count ? of->order[s] : 0;
+        t->freq[s] = (uint16_t)of->freq[s < count ? s : 0];
+        t->begin[s] = (uint16_t)at;
+        t->value[s] = (int16_t)(i ? (int32_t)i - place : 0);
+        at += s < count ? of->freq[s] : 0;
+        t->end[s] = (uint16_t)(s < count ? at - 1 : 65535);
+        if (s < count) {
+            t->code_freq[i] = t->freq[s];
+            t->code_begin[i] = t->begin[s];
+        }
+    }
+    return at;
+}
+
 /* Frequencies by value + place, the escape at 0, to a table. So that the interval of a slot is
    start[slot >> 10] or the next one, they are laid out singly where enough of them are big and the
    loss is below `least`, in the best of all turns; else so that it may be the next but one, which
@@ -6034,8 +6478,7 @@ LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq, int32_t place
     lq__rans_kinds kinds;
     lq__intervals best;
     lq__intervals turn;
-    uint32_t at = 0;
-    uint32_t s;
+    uint32_t at;
     uint32_t i;
     memset(&best, 0, sizeof best);
     memset(&kinds, 0, sizeof kinds);
@@ -6065,21 +6508,7 @@ LQ__STATIC int lq__table_finish(lq__rans_table *t, uint32_t *freq, int32_t place
             best = turn;
         }
     }
-    memset(t, 0, sizeof *t);
-    t->count = kinds.rares + kinds.bigs;
-    t->place = place;
-    for (s = 0; s < 32; s++) {
-        i = s < t->count ? best.order[s] : 0;
-        t->freq[s] = (uint16_t)best.freq[s < t->count ? s : 0];
-        t->begin[s] = (uint16_t)at;
-        t->value[s] = (int16_t)(i ? (int32_t)i - place : 0);
-        at += s < t->count ? best.freq[s] : 0;
-        t->end[s] = (uint16_t)(s < t->count ? at - 1 : 65535);
-        if (s < t->count) {
-            t->code_freq[i] = t->freq[s];
-            t->code_begin[i] = t->begin[s];
-        }
-    }
+    at = lq__table_lay(t, &best, kinds.rares + kinds.bigs, place);
     return at == 65536 && freq[0] < LQ__BIG ? LQ_OK : LQ_E_INTERNAL;
 }
 
@@ -6114,14 +6543,11 @@ LQ__INLINE uint16_t lq__boundary(uint32_t s, uint32_t bucket, uint32_t last)
     return (uint16_t)(s * LQ__BIG + LQ__BIG - 1 - LQ__MIN(last, bucket * LQ__BIG + LQ__BIG - 1));
 }
 
-/* What follows from the intervals: bucket starts and boundaries, the escape in the places of absent
-   values, reciprocals. */
-LQ__STATIC int lq__table_index(lq__rans_table *t)
+/* What follows from the intervals for a decoder: bucket starts and boundaries. */
+LQ__STATIC int lq__table_buckets(lq__rans_table *t)
 {
     uint32_t s = 0;
     uint32_t i;
-    t->low = 32 - t->place;
-    t->high = -t->place;
     t->single = 1;
     for (i = 0; i < 64; i++) {
         while (t->end[s] < i * LQ__BIG) {
@@ -6135,6 +6561,15 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
         t->second[i] = lq__boundary(0, i, t->end[LQ__MIN(s + 1, 31)]);
         t->single &= t->end[LQ__MIN(s + 1, 31)] >= i * LQ__BIG + LQ__BIG - 1;
     }
+    return LQ_OK;
+}
+
+/* And for an encoder: the escape in the places of absent values, reciprocals. */
+LQ__STATIC void lq__table_codes(lq__rans_table *t)
+{
+    uint32_t i;
+    t->low = 32 - t->place;
+    t->high = -t->place;
     for (i = 0; i < 32; i++) {
         uint32_t reciprocal;
         if (t->code_freq[i] == 0) {
@@ -6148,7 +6583,12 @@ LQ__STATIC int lq__table_index(lq__rans_table *t)
         t->code_reciprocal[1][i] = (uint16_t)(reciprocal >> 16);
         t->wide |= t->code_freq[i] > LQ__FREQ_NARROW;
     }
-    return LQ_OK;
+}
+
+LQ__STATIC int lq__table_index(lq__rans_table *t)
+{
+    lq__table_codes(t);
+    return lq__table_buckets(t);
 }
 
 /* Frequencies of N(0, sigma) in cells of width one: values of at least 16 / 65536, what is left to
@@ -6157,7 +6597,7 @@ LQ__STATIC int lq__table_gauss(const lq_tables *tables, lq__rans_table *t, int c
                                uint32_t offset)
 {
     uint64_t inverse = lq__exp2_eighths_q30(LQ_CLASS_ONE - class_);
-    uint64_t whole = tables->mass[LQ__MASS_COUNT];
+    uint64_t whole = lq__mass_whole(tables);
     int32_t dead_zone = lq__dead_zone_q16(class_);
     int64_t below = lq__edge_mass(tables, lq__cell_edge(-15, offset, dead_zone), inverse);
     uint32_t freq[32] = {0};
@@ -6179,22 +6619,21 @@ LQ__STATIC int lq__table_gauss(const lq_tables *tables, lq__rans_table *t, int c
     return status ? status : lq__table_index(t);
 }
 
-/* Probability of coset 1 in 2^-16 by the mean class of the block, 9 .. 33: E8, then relaxed E8.
-   Made by drawing 2^22 vectors of eight N(0, sigma), sigma = 2^((class - 33) / 8), and taking the
-   exact nearest point of D8 u (D8 + 1/2), or D8 u (Z^8 + 1/2). From there on it is 1/2, or the
-   constant 0.5546 that relaxing gives. Part of the format. */
-LQ__STATIC int lq__table_coset(lq__rans_table *t, uint32_t relaxed, uint32_t index)
+/* Number of a quantizer's first table of words. */
+LQ__STATIC uint32_t lq__word_tables_at(const lq__quantizer *q)
 {
-    static const uint16_t one[2][LQ__T_COSETS] = {
-        {16,    16,    16,    45,    203,   665,   1770,  3820,  6971,  11047, 15622, 20157, 24159,
-         27349, 29649, 31160, 32024, 32490, 32684, 32745, 32768, 32768, 32768, 32768, 32768},
-        {16,    16,    16,    70,    299,   929,   2358,  4883,  8629,  13284, 18365, 23284, 27506,
-         30827, 33198, 34710, 35603, 36065, 36253, 36321, 36345, 36345, 36345, 36345, 36345}};
+    uint32_t at = LQ__T_GAUSS;
+    while (q-- > lq__quantizers) {
+        at += q->word_tables;
+    }
+    return at;
+}
+
+LQ__STATIC int lq__table_word(lq__rans_table *t, const lq__quantizer *q, uint32_t index)
+{
     uint32_t freq[32] = {0};
     int status;
-    freq[0] = 16;
-    freq[17] = one[relaxed][index];
-    freq[16] = 65536 - 16 - freq[17];
+    q->word_freq(freq, index);
     status = lq__table_finish(t, freq, 16, UINT64_MAX);
     return status ? status : lq__table_index(t);
 }
@@ -6268,28 +6707,72 @@ LQ__STATIC void lq__shuffles(lq_tables *t)
 }
 #endif
 
-/* Bytes before the tables. */
-#define LQ__TABLES_HEADER ((sizeof(lq_tables) + 63) & ~(size_t)63)
+/* Bytes before the tables, and with `count` of them. */
+#define LQ__TABLES_SHUFFLES (LQ__X86 || LQ__NEON ? 8192u : 0u)
+#define LQ__TABLES_HEADER (((sizeof(lq_tables) + 63) & ~(size_t)63) + LQ__TABLES_SHUFFLES)
+
+LQ__INLINE size_t lq__tables_fixed(size_t count)
+{
+    const size_t each = sizeof(lq__rans_table) + sizeof(lq__rans_range);
+    return LQ__TABLES_HEADER + lq__align64(count * each);
+}
 
 /* Room for `count` tables in memory of any alignment. */
 LQ__STATIC lq_tables *lq__tables_place(void *mem, uint32_t count)
 {
     uint8_t *at = (uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 63);
     lq_tables *t = (lq_tables *)(void *)at;
+    memset(t, 0, sizeof *t);
     t->count = count;
     t->table = (lq__rans_table *)(void *)(at + LQ__TABLES_HEADER);
-    t->mass = NULL;
-    t->centroid = NULL;
+    t->range = (lq__rans_range *)(void *)(t->table + count);
 #if LQ__X86 || LQ__NEON
+    t->compress = (uint8_t(*)[16])(at + LQ__TABLES_HEADER) - 256;
+    t->expand = t->compress - 256;
     lq__shuffles(t);
 #endif
     return t;
 }
 
+/* What the scan of an encoder asks of table i. */
+LQ__INLINE void lq__range_set(lq_tables *t, size_t i, const lq__rans_table *own)
+{
+    t->range[i].low = (int16_t)own->low;
+    t->range[i].high = (int16_t)own->high;
+}
+
 LQ_API size_t lq_tables_bytes(void)
 {
-    return 63 + LQ__TABLES_HEADER + LQ__T_COUNT * sizeof(lq__rans_table) +
-           (LQ__MASS_COUNT + 1) * sizeof(uint64_t) + (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]);
+    return 63 + lq__tables_fixed(LQ__T_COUNT) + (LQ__MASS_COUNT + 1) * sizeof(uint64_t) +
+           (LQ__CLASS_WIDE + 1) * sizeof(int16_t[16]);
+}
+
+/* Gaussian or coset table i. */
+LQ__STATIC int lq__table_make(const lq_tables *tables, lq__rans_table *t, uint32_t i)
+{
+    int q;
+    if (i < LQ__T_GAUSS) {
+        return lq__table_gauss(tables, t, (int)(i / LQ__T_OFFSETS) - (int)LQ__T_LOW,
+                               i % LQ__T_OFFSETS);
+    }
+    for (q = 1; q < LQ__QUANTIZER_END; q++) {
+        const lq__quantizer *own = &lq__quantizers[q];
+        uint32_t at = (uint32_t)lq__word_tables_at(own);
+        if (i >= at && i - at < own->word_tables) {
+            return lq__table_word(t, own, i - at);
+        }
+    }
+    return LQ_E_INTERNAL;
+}
+
+LQ__STATIC void lq__centroids_make(lq_tables *t, void *mem)
+{
+    int i;
+    t->centroid = (int16_t(*)[16])mem;
+    memset(t->centroid, 0, (LQ__CLASS_WIDE + 1) * sizeof *t->centroid);
+    for (i = 1; i <= (int)LQ__CLASS_WIDE; i++) {
+        lq__centroids(t, t->centroid[i], i);
+    }
 }
 
 LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
@@ -6304,23 +6787,12 @@ LQ_API int lq_tables_init(const lq_tables **tables, void *mem, size_t mem_bytes)
         return LQ_E_SPACE;
     }
     t = lq__tables_place(mem, LQ__T_COUNT);
-    t->mass = (uint64_t *)(void *)(t->table + LQ__T_COUNT);
-    t->centroid = (int16_t(*)[16])(void *)(t->mass + LQ__MASS_COUNT + 1);
-    t->mass[0] = 0;
-    for (i = 0; i < LQ__MASS_COUNT; i++) {
-        t->mass[i + 1] = t->mass[i] + lq__gauss_q36((2 * i + 1) * 128);
+    lq__masses(t, (uint64_t *)(void *)((uint8_t *)t + lq__tables_fixed(LQ__T_COUNT)), 0);
+    for (i = 0; i < LQ__T_COUNT && !status; i++) {
+        status = lq__table_make(t, &t->table[i], i);
+        lq__range_set(t, i, &t->table[i]);
     }
-    for (i = 0; i < LQ__T_GAUSS && !status; i++) {
-        status = lq__table_gauss(t, &t->table[i], (int)(i / LQ__T_OFFSETS) - LQ__T_LOW,
-                                 i % LQ__T_OFFSETS);
-    }
-    for (i = 0; i < 2 * LQ__T_COSETS && !status; i++) {
-        status = lq__table_coset(&t->table[LQ__T_GAUSS + i], i / LQ__T_COSETS, i % LQ__T_COSETS);
-    }
-    memset(t->centroid, 0, (LQ__CLASS_WIDE + 1) * sizeof *t->centroid);
-    for (i = 1; i <= LQ__CLASS_WIDE; i++) {
-        lq__centroids(t, t->centroid[i], (int)i);
-    }
+    lq__centroids_make(t, t->mass + LQ__MASS_COUNT + 1);
     *tables = t;
     return status;
 }
@@ -6331,10 +6803,22 @@ LQ__INLINE uint16_t lq__table_of(int class_, uint32_t offset)
     return (uint16_t)((uint32_t)(class_ + LQ__T_LOW) * LQ__T_OFFSETS + offset);
 }
 
+/* A table, where it lies or unpacked: what an encoder needs of it. */
+LQ__STATIC const lq__rans_table *lq__table_look(const lq_tables *tables, uint32_t i,
+                                                lq__rans_table *room)
+{
+    if (tables->table) {
+        return &tables->table[i];
+    }
+    tables->unpack(room, tables, i, 1);
+    return room;
+}
+
 /* Frequency of a value, the escape's if it has none; for tests. */
 LQ__STATIC uint32_t lq__freq(const lq_tables *tables, int class_, uint32_t offset, int32_t value)
 {
-    const lq__rans_table *t = &tables->table[lq__table_of(class_, offset)];
+    lq__rans_table room;
+    const lq__rans_table *t = lq__table_look(tables, lq__table_of(class_, offset), &room);
     return t->code_freq[value < -15 || value > 15 ? 0 : value + 16];
 }
 
@@ -6784,7 +7268,7 @@ LQ__STATIC int lq__counts_build(lq__rans_table *t, lq__rans_map *map, const lq__
 
 LQ_API size_t lq_rans_counts_bytes(const lq_histogram *histograms, size_t count)
 {
-    size_t bytes = 63 + LQ__TABLES_HEADER + count * sizeof(lq__rans_table);
+    size_t bytes = 63 + lq__tables_fixed(count);
     size_t i;
     if (!histograms || count == 0 || count > LQ_RANS_TABLES_MAX) {
         return 0;
@@ -6814,7 +7298,7 @@ LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t 
         return LQ_E_SPACE;
     }
     t = lq__tables_place(mem, (uint32_t)count);
-    at = (uint8_t *)(t->table + count);
+    at = (uint8_t *)t + lq__tables_fixed(count);
     for (i = 0; i < count && !status; i++) {
         lq__histogram h;
         lq__rans_table *own = &t->table[i];
@@ -6824,6 +7308,7 @@ LQ_API int lq_rans_counts_init(const lq_rans_counts **counts, void *mem, size_t 
             own->map = (uint32_t)((size_t)(at - (uint8_t *)t) / 64);
             at += lq__map_bytes(h.count, lq__map_of(t, own)->count);
         }
+        lq__range_set(t, i, own);
     }
     *counts = (const lq_rans_counts *)(const void *)t;
     return status;
@@ -7058,7 +7543,7 @@ LQ__STATIC int lq__map_get(lq__file_bits *b, lq__rans_map *map, lq__rans_map *to
 /* All tables: checked, and made where t is not NULL. *needed: bytes of the set. */
 LQ__STATIC int lq__counts_get(lq__file_bits *b, lq_tables *t, uint32_t count, size_t *needed)
 {
-    size_t bytes = LQ__TABLES_HEADER + count * sizeof(lq__rans_table);
+    size_t bytes = lq__tables_fixed(count);
     uint32_t i;
     for (i = 0; i < count; i++) {
         lq__rans_table own;
@@ -7089,6 +7574,7 @@ LQ__STATIC int lq__counts_get(lq__file_bits *b, lq_tables *t, uint32_t count, si
         }
         if (t) {
             memcpy(&t->table[i], &own, sizeof own);
+            lq__range_set(t, i, &own);
         }
     }
     *needed = bytes + 63;
@@ -7141,6 +7627,8 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
 
 /* ================================================================================================
    >>rans   one page: the plan of its rows, and the steps that encode and decode them, in C
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 /* ---- plan: the kind, the raw bits and the tables of every row ----
    A row's integer z is split into a coded symbol h = z >> shift and raw bits below it:
@@ -7153,43 +7641,44 @@ LQ_API int lq_rans_counts_load(const lq_rans_counts **counts, void *mem, size_t 
    Tables, by kind: offset o of the cells and class.
      Z           0 with the dead zone; with raw bits 1/4 if raw = 1, else 1/2
      PLAIN       0 without dead zone; with raw bits as Z. Lead rows, and D4's first three
-     COSET       0 or 1, by the mean class of its block
-     SHIFTED     coset / 2; with raw bits 1/2. E8's z0 .. z6
-     HALF        class - 8, (parity + coset / 2) / 2, parity being the LSBs of the symbols before it
-                 in its block, an escape's taken as 0. If any row of the block has raw bits the
-                 symbol's LSB says nothing, and parity is left out: 1/4 + coset / 4, with own raw
+     WORD        those of the quantizer, by the mean class of the block: E8's coset, 0 or 1
+     SHIFTED     residue / 2; with raw bits 1/2. E8's z0 .. z6
+     HALF        class - 8, (parity + residue / 2) / 2, parity being the LSBs of the symbols before
+                 it in its block, an escape's taken as 0. If any row of the block has raw bits the
+                 symbol's LSB says nothing, and parity is left out: 1/4 + residue / 4, with own raw
                  bits 1/2. D4's z3, E8's z7
      relaxed E8  lanes of coset 1 have no parity: their z7 is a SHIFTED one in the HALF row
      MAPPED      a grouped table of counts: the kernels see the numbers of groups, less 16
      MOVED       a direct one with an origin; without one it has PLAIN rows
    Parity is the XOR of the true LSBs of the integers before, escapes and raw bits merged. A block
-   with a dead row is no lattice block: all its rows are Z, its coset row is dead. */
+   with a dead row is no lattice block: all its rows are Z, its words are dead. */
 enum {
     LQ__ROW_Z,
     LQ__ROW_PLAIN,
-    LQ__ROW_COSET,
+    LQ__ROW_WORD,
     LQ__ROW_SHIFTED,
     LQ__ROW_HALF,
     LQ__ROW_MAPPED,
     LQ__ROW_MOVED
 };
 
-/* What the table of a lane depends on; its number is table[2 parity + coset]. */
+/* What the table of a lane depends on; its number is table[2 parity + residue]. */
 #define LQ__BY_COSET 1u
 #define LQ__BY_PARITY 2u
 #define LQ__BY_BOTH 3u
 
 struct lq_rans_row {
-    uint32_t row;   /* in the matrix */
-    uint32_t coset; /* matrix row of the block's coset; its own number if there is none */
+    uint32_t row;        /* in the matrix */
+    uint32_t word;       /* matrix row of its block, which is that of the first words */
+    uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
     uint16_t table[4];
-    uint8_t raw[2];   /* by coset */
-    uint8_t shift[2]; /* by coset */
+    uint8_t raw[2];   /* by residue */
+    uint8_t shift[2]; /* by residue */
     uint8_t kind;
     uint8_t by;
-    uint8_t before;      /* HALF: coded rows of the block before this one */
-    uint8_t class_;      /* COSET: the block's mean class */
-    uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
+    uint8_t residue; /* LQ__RESIDUE_* */
+    uint8_t place;   /* in its block: so many of its coefficients are before it */
+    uint8_t class_;
 };
 
 /* Whether a row's integers are its symbols with one raw bit or none, and it is no lead row. */
@@ -7216,62 +7705,71 @@ LQ__STATIC int lq__block_is_lattice(const uint8_t *classes, size_t dims)
     return 1;
 }
 
-LQ__INLINE size_t lq__rans_block(int quantizer)
-{
-    return quantizer == LQ_Z ? 1 : quantizer == LQ_D4 ? 4 : 8;
-}
-
 LQ_API size_t lq_rans_matrix_rows(size_t rows, size_t lead_rows, int quantizer)
 {
-    if (rows == 0 || rows > LQ_RANS_ROWS_MAX || lead_rows > rows || quantizer < LQ_Z ||
-        quantizer > LQ_E8_RELAXED) {
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
+    if (rows == 0 || rows > LQ_RANS_ROWS_MAX || lead_rows > rows || q->dims == 0) {
         return 0;
     }
-    return rows + (quantizer >= LQ_E8 ? (rows - lead_rows) / 8 : 0);
+    return rows + lq__words_of(q, rows - lead_rows);
+}
+
+/* Whether some quantizer may have so many rows of the matrix. */
+LQ__STATIC int lq__matrix_rows_ok(size_t rows)
+{
+    return rows && rows <= LQ_RANS_ROWS_MAX + lq__words_most(LQ_RANS_ROWS_MAX);
 }
 
 LQ_API size_t lq_rans_plan_bytes(size_t rows)
 {
-    size_t most = lq_rans_matrix_rows(rows, 0, LQ_E8);
-    return most ? most * sizeof(lq_rans_row) + 3 : 0;
+    if (rows == 0 || rows > LQ_RANS_ROWS_MAX) {
+        return 0;
+    }
+    return (rows + lq__words_most(rows)) * sizeof(lq_rans_row) + 3;
 }
 
 LQ__STATIC lq_rans_row *lq__row_add(lq_rans_row *r, size_t row, int kind, int class_)
 {
     memset(r, 0, sizeof *r);
     r->row = (uint32_t)row;
-    r->coset = (uint32_t)row;
     r->kind = (uint8_t)kind;
     r->class_ = (uint8_t)class_;
-    if (kind != LQ__ROW_COSET) {
+    if (kind != LQ__ROW_WORD) {
         r->raw[0] = (uint8_t)lq__raw_of(kind == LQ__ROW_HALF ? class_ - 8 : class_);
         r->raw[1] = r->raw[0];
     }
     return r + 1;
 }
 
-/* The rows of one lattice block. */
+/* The rows of one lattice block. Words that have no tables are not in the stream. */
 LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t *classes,
-                                      int quantizer)
+                                      const lq__quantizer *q)
 {
-    size_t dims = lq__rans_block(quantizer);
-    size_t coset = row;
-    int sum = 4;
-    size_t i;
-    if (dims == 8) {
-        for (i = 0; i < 8; i++) {
-            sum += classes[i];
-        }
-        r = lq__row_add(r, row++, LQ__ROW_COSET, sum >> 3);
+    uint32_t sum = q->dims / 2;
+    uint32_t i;
+    for (i = 0; i < q->dims; i++) {
+        sum += classes[i];
     }
-    for (i = 0; i < dims; i++) {
-        int kind = i == dims - 1 ? LQ__ROW_HALF : dims == 8 ? LQ__ROW_SHIFTED : LQ__ROW_PLAIN;
+    for (i = 0; i < q->words && q->word_tables; i++) {
+        int class_ = (int)(sum / q->dims);
+        uint32_t table = lq__word_tables_at(q) + q->word_table(class_, i);
         lq_rans_row *own = r;
-        r = lq__row_add(r, row++, kind, classes[i]);
-        own->coset = (uint32_t)(dims == 8 ? coset : own->row);
-        own->before = (uint8_t)(kind == LQ__ROW_HALF ? dims - 1 : 0);
-        if (kind == LQ__ROW_HALF && quantizer == LQ_E8_RELAXED) {
+        r = lq__row_add(r, row + i, LQ__ROW_WORD, class_);
+        own->table[0] = own->table[1] = own->table[2] = own->table[3] = (uint16_t)table;
+    }
+    for (i = 0; i < q->dims; i++) {
+        lq_rans_row *own = r;
+        int last = i == q->dims - 1 && q->parity != LQ__PARITY_NONE;
+        int other = q->residue == LQ__RESIDUE_none ? LQ__ROW_PLAIN : LQ__ROW_SHIFTED;
+        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, classes[i]);
+        own->residue = (uint8_t)q->residue;
+        own->place = (uint8_t)i;
+        own->word = (uint32_t)row;
+        if (last && q->parity == LQ__PARITY_COSET_0) {
             own->raw[1] = (uint8_t)lq__raw_of(classes[i]);
+        }
+        if (lq__residue_machine[q->residue]) {
+            own->raw[0] = own->raw[1] = 0;
         }
     }
     return r;
@@ -7291,6 +7789,7 @@ LQ__STATIC void lq__plan_widen(lq_rans_row *rows, size_t count, size_t lead_rows
         lq_rans_row *r = &rows[i];
         int spare = r->kind == LQ__ROW_Z || r->kind == LQ__ROW_SHIFTED ||
                     (r->kind == LQ__ROW_PLAIN && r->row >= lead_rows);
+        spare = spare && !lq__residue_machine[r->residue];
         have += r->raw[0];
         r->by = spare && r->class_ - 8 * r->raw[0] >= (int)LQ__CLASS_SPARE;
         of_class[r->class_] += r->by;
@@ -7310,14 +7809,16 @@ LQ__STATIC void lq__plan_widen(lq_rans_row *rows, size_t count, size_t lead_rows
 }
 
 /* Tables and shifts of a row, its raw bits known. */
-LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
+LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, const lq__quantizer *q)
 {
     int class_ = r->class_ - 8 * r->raw[0];
     uint32_t wide = r->raw[0] == 1 ? LQ__AT_1_4 : LQ__AT_1_2;
-    uint32_t cosets = r->coset != r->row ? LQ__BY_COSET : 0;
     uint32_t i;
     r->by = 0;
-    if (r->kind == LQ__ROW_Z || r->kind == LQ__ROW_PLAIN) { /* no coset: one table */
+    if (r->kind == LQ__ROW_WORD) {
+        return;
+    }
+    if (r->kind == LQ__ROW_Z || r->kind == LQ__ROW_PLAIN) { /* no residue: one table */
         uint32_t plain = r->kind == LQ__ROW_Z ? LQ__AT_0 : LQ__AT_0_PLAIN;
         r->table[0] = lq__table_of(class_, r->raw[0] ? wide : plain);
         r->table[1] = r->table[2] = r->table[3] = r->table[0];
@@ -7325,57 +7826,54 @@ LQ__STATIC void lq__row_tables(lq_rans_row *r, int block_has_raw, int relaxed)
         return;
     }
     for (i = 0; i < 4; i++) {
-        uint32_t coset = cosets ? i & 1 : 0;
+        uint32_t residue = r->residue != LQ__RESIDUE_none ? i & 1 : 0;
         uint32_t offset = LQ__AT_0;
         int own = class_;
         r->shift[i & 1] = r->raw[i & 1];
-        if (r->kind == LQ__ROW_COSET) {
-            int index = LQ__MAX(r->class_, (int)LQ__COSET_LOW);
-            index = LQ__MIN(index, (int)LQ__COSET_HIGH) - LQ__COSET_LOW;
-            r->table[i] = (uint16_t)(LQ__T_GAUSS + (relaxed ? LQ__T_COSETS : 0) + index);
-            continue;
-        } else if (r->kind == LQ__ROW_SHIFTED || (relaxed && coset)) {
-            offset = r->raw[coset] || coset ? LQ__AT_1_2 : LQ__AT_0_PLAIN;
-            own = r->class_ - 8 * r->raw[coset];
+        if (r->kind == LQ__ROW_SHIFTED || (q->parity == LQ__PARITY_COSET_0 && residue)) {
+            offset = r->raw[residue] || residue ? LQ__AT_1_2 : LQ__AT_0_PLAIN;
+            own = r->class_ - 8 * r->raw[residue];
         } else {
             r->shift[i & 1]++;
             own = class_ - 8;
-            offset = (i >> 1) * 2 + coset ? (i >> 1) * 2 + coset : LQ__AT_0_PLAIN;
+            offset = (i >> 1) * 2 + residue ? (i >> 1) * 2 + residue : LQ__AT_0_PLAIN;
             if (block_has_raw) {
-                offset = r->raw[0] ? LQ__AT_1_2 : LQ__AT_1_4 + coset;
+                offset = r->raw[0] ? LQ__AT_1_2 : LQ__AT_1_4 + residue;
             } else {
                 r->by = LQ__BY_PARITY;
             }
         }
         r->table[i] = lq__table_of(own, offset);
     }
-    if (r->table[0] != r->table[1] || r->shift[0] != r->shift[1]) {
-        r->by = (uint8_t)(r->by | cosets);
+    if (r->residue != LQ__RESIDUE_none &&
+        (r->table[0] != r->table[1] || r->shift[0] != r->shift[1] ||
+         lq__residue_machine[r->residue])) {
+        r->by = (uint8_t)(r->by | LQ__BY_COSET);
     }
 }
 
 /* The coded rows of these classes, from r on; blocks of a lattice have theirs. Returns the end. */
 LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, size_t rows,
-                                     size_t lead_rows, int quantizer)
+                                     size_t lead_rows, const lq__quantizer *q)
 {
-    size_t dims = lq__rans_block(quantizer);
     size_t row = 0;
     size_t i;
     size_t j;
     for (i = 0; i < rows;) {
-        size_t block = i < lead_rows || rows - i < dims ? 1 : dims;
+        size_t block = i < lead_rows || rows - i < q->dims ? 1 : q->dims;
+        size_t words = block == q->dims && i >= lead_rows ? q->words : 0;
         int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
         if (lattice) {
-            r = lq__block_add(r, row, classes + i, quantizer);
+            r = lq__block_add(r, row, classes + i, q);
         }
-        row += block == 8 && !lattice;
+        row += words;
         for (j = 0; j < block && !lattice; j++) {
             if (classes[i + j]) {
                 int kind = i < lead_rows ? LQ__ROW_PLAIN : LQ__ROW_Z;
                 r = lq__row_add(r, row + j, kind, classes[i + j]);
             }
         }
-        row += block + (block == 8 && lattice);
+        row += block;
         i += block;
     }
     return r;
@@ -7384,6 +7882,7 @@ LQ__STATIC lq_rans_row *lq__rows_add(lq_rans_row *r, const uint8_t *classes, siz
 LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
                              const uint8_t *classes, size_t rows, size_t lead_rows, int quantizer)
 {
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
     size_t matrix_rows = lq_rans_matrix_rows(rows, lead_rows, quantizer);
     lq_rans_row *first;
     size_t i;
@@ -7401,7 +7900,7 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     }
     first = (lq_rans_row *)(void *)((uint8_t *)mem + ((0 - (size_t)(uintptr_t)mem) & 3));
     plan->rows = matrix_rows;
-    plan->coded_rows = (size_t)(lq__rows_add(first, classes, rows, lead_rows, quantizer) - first);
+    plan->coded_rows = (size_t)(lq__rows_add(first, classes, rows, lead_rows, q) - first);
     plan->coded = first;
     plan->counts = NULL;
     plan->mapped_rows = 0;
@@ -7411,10 +7910,10 @@ LQ_API int lq_rans_plan_init(lq_rans_plan *plan, void *mem, size_t mem_bytes,
     lq__plan_widen(first, plan->coded_rows, lead_rows);
     for (i = 0; i < plan->coded_rows; i++) {
         int raw = first[i].raw[0] || first[i].raw[1];
-        for (j = 1; j <= first[i].before; j++) {
+        for (j = 1; j <= first[i].place; j++) { /* of the rows of its block before it */
             raw |= first[i - j].raw[0];
         }
-        lq__row_tables(&first[i], raw, quantizer == LQ_E8_RELAXED);
+        lq__row_tables(&first[i], raw, q);
         plan->raw_bits += LQ__MAX(first[i].raw[0], first[i].raw[1]);
     }
     for (i = plan->coded_rows; i-- > 0;) {
@@ -7501,11 +8000,11 @@ typedef struct lq__rans_flow {
    its own, so that a program has only what it uses. */
 typedef struct lq__rans_encoder {
     int (*scan)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *);
-    void (*encode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+    lq__rans_steps encode;
 } lq__rans_encoder;
 
 typedef struct lq__rans_decoder {
-    void (*decode)(const lq_tables *, const lq_rans_plan *, lq__rans_flow *, size_t);
+    lq__rans_steps decode;
     int (*merge)(const lq_rans_plan *, lq__rans_flow *);
     int (*begin)(lq__rans_flow *, const lq_rans_page *);
     size_t (*payload)(const lq__rans_flow *);
@@ -7540,10 +8039,11 @@ LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
     return (uint32_t)(mask >> token) & 1;
 }
 
-/* The coset of a token, 0 where the row has none. */
-LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, const int16_t *values, uint32_t token)
+/* The residue of a token, 0 where the row has none. decoding: as for lq__residue_c. */
+LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, int16_t *values, uint32_t token,
+                                 int decoding)
 {
-    return r->coset == r->row ? 0 : (uint32_t)values[(size_t)r->coset * 64 + token] & 1;
+    return lq__residue_c(r->residue, values + (size_t)r->word * 64, 64, r->place, token, decoding);
 }
 
 /* XOR of the LSBs of the rows before a HALF row. */
@@ -7551,7 +8051,7 @@ LQ__INLINE uint32_t lq__parity_of(const lq_rans_row *r, const int16_t *values, u
 {
     int32_t x = 0;
     uint32_t j;
-    for (j = 1; j <= r->before; j++) {
+    for (j = 1; j <= r->place; j++) {
         x ^= values[(size_t)(r->row - j) * 64 + token];
     }
     return (uint32_t)x & 1;
@@ -7564,27 +8064,27 @@ LQ__INLINE int lq__scan_token(const lq_tables *tables, const lq_rans_plan *plan,
 {
     const lq_rans_row *r = &plan->coded[i];
     int32_t own = f->values[(size_t)r->row * 64 + token];
-    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t coset = lq__coset_of(r, f->values, token, 0);
     uint32_t parity = 0;
     int32_t z = own;
     uint32_t j;
-    const lq__rans_table *t;
+    const lq__rans_range *t;
     int32_t h;
-    if (r->kind == LQ__ROW_COSET && (z & ~1)) {
-        return 0;
-    }
     if (r->shift[coset] > r->raw[coset] &&
         ((lq__parity_of(r, f->values, token) ^ (uint32_t)z) & 1)) {
         return 0;
     }
     if (r->by & LQ__BY_PARITY) {
-        for (j = 1; j <= r->before; j++) {
+        for (j = 1; j <= r->place; j++) {
             z = f->values[(size_t)(r->row - j) * 64 + token];
             parity ^= (uint32_t)z & 1 & ~lq__bit_of(f->escape[i - j], token);
         }
     }
-    t = &tables->table[r->table[2 * parity + coset]];
+    t = &tables->range[r->table[2 * parity + coset]];
     h = own >> r->shift[coset];
+    if (r->kind == LQ__ROW_WORD && (h < t->low || h > t->high)) {
+        return 0;
+    }
     f->parity[i] |= (uint64_t)parity << token;
     f->escape[i] |= (uint64_t)(h < t->low || h > t->high) << token;
     if (r->raw[coset]) {
@@ -7706,7 +8206,7 @@ LQ__STATIC void lq__scan_finish(const lq_rans_plan *plan, lq__rans_flow *f, lq__
         uint64_t escape;
         for (escape = f->escape[i]; escape; escape &= escape - 1) {
             uint32_t token = lq__lowest_bit(escape);
-            uint32_t coset = lq__coset_of(r, f->values, token);
+            uint32_t coset = lq__coset_of(r, f->values, token, 0);
             lq__escape_put(bits, f->source[(size_t)r->row * 64 + token] >> r->shift[coset]);
         }
     }
@@ -7780,7 +8280,7 @@ LQ__STATIC void lq__rans_encode_c(const lq_tables *tables, const lq_rans_plan *p
                 uint32_t freq;
                 uint32_t out;
                 if (r->by) {
-                    uint32_t coset = lq__coset_of(r, f->values, token);
+                    uint32_t coset = lq__coset_of(r, f->values, token, 0);
                     t = lq__table_at(tables, r, coset, lq__bit_of(f->parity[i], token));
                     shift = r->shift[coset];
                 }
@@ -7845,7 +8345,7 @@ LQ__STATIC void lq__rans_decode_c(const lq_tables *tables, const lq_rans_plan *p
                 uint32_t parity = 0;
                 uint32_t s;
                 if (r->by) {
-                    coset = lq__coset_of(r, f->values, token);
+                    coset = lq__coset_of(r, f->values, token, 1);
                     parity = r->by & LQ__BY_PARITY ? lq__parity_of(r, f->values, token) : 0;
                     t = lq__table_at(tables, r, coset, parity);
                 }
@@ -7874,7 +8374,7 @@ LQ__INLINE void lq__merge_token(const lq_rans_row *r, lq__rans_flow *f, uint32_t
                                 size_t *position)
 {
     int16_t *v = f->values + (size_t)r->row * 64 + token;
-    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t coset = lq__coset_of(r, f->values, token, 0);
     uint32_t bits = (uint32_t)lq__bits_get(f->raw, position, r->raw[coset]);
     *v = (int16_t)(*v * (1 << r->shift[coset]) + (int)(bits << (r->shift[coset] - r->raw[coset])));
 }
@@ -7902,13 +8402,13 @@ LQ__STATIC int lq__escape_get(const lq_rans_row *r, lq__rans_flow *f, uint32_t t
                               int *odd)
 {
     int16_t *v = f->values + (size_t)r->row * 64 + token;
-    uint32_t coset = lq__coset_of(r, f->values, token);
+    uint32_t coset = lq__coset_of(r, f->values, token, 0);
     size_t start = f->raw_bits;
     uint32_t code = (uint32_t)lq__bits_get(f->raw, &start, 31);
     uint32_t zeros = lq__lowest_bit(code | 32768);
     int32_t h;
     int32_t z;
-    if (zeros == 15 || avail - f->raw_bits < 2 * zeros + 3 || r->kind == LQ__ROW_COSET) {
+    if (zeros == 15 || avail - f->raw_bits < 2 * zeros + 3 || r->kind == LQ__ROW_WORD) {
         return 0;
     }
     code = (code >> (zeros + 1) & ((1u << (zeros + 2)) - 1)) + (1u << (zeros + 2)) - 4;
@@ -7951,9 +8451,9 @@ LQ__STATIC int lq__escapes_get(const lq_rans_plan *plan, lq__rans_flow *f, size_
             i += lq__rows_without_escape(f->escape + i + 1, plan->coded_rows - i - 1);
             continue;
         }
-        for (j = i + 1; j < plan->coded_rows && j < i + 8 && !half; j++) {
+        for (j = i + 1; j < plan->coded_rows && j < i + LQ__BLOCK_DIMS && !half; j++) {
             const lq_rans_row *next = &plan->coded[j];
-            half = (next->by & LQ__BY_PARITY) && j - i <= next->before ? next : NULL;
+            half = (next->by & LQ__BY_PARITY) && j - i <= next->place ? next : NULL;
         }
         for (; escape; escape &= escape - 1) {
             uint32_t token = lq__lowest_bit(escape);
@@ -7961,7 +8461,7 @@ LQ__STATIC int lq__escapes_get(const lq_rans_plan *plan, lq__rans_flow *f, size_
             if (!lq__escape_get(r, f, token, avail, &odd)) {
                 return LQ_E_DATA;
             }
-            if (odd && half && half->shift[lq__coset_of(half, f->values, token)]) {
+            if (odd && half && half->shift[lq__coset_of(half, f->values, token, 0)]) {
                 f->values[(size_t)half->row * 64 + token] ^= 1;
             }
         }
@@ -7979,21 +8479,23 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
     for (i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) {
         const lq_rans_row *r = &plan->coded[i];
         int16_t *v = f->values + (size_t)r->row * 64;
-        const int16_t *coset = f->values + (size_t)r->coset * 64;
         int16_t parity[64];
-        int16_t relaxed = (int16_t)(r->shift[1] == r->raw[1]);
         if (r->kind != LQ__ROW_HALF) {
             continue;
         }
         memcpy(parity, v - 64, sizeof parity);
-        for (j = 2; j <= r->before; j++) {
+        for (j = 2; j <= r->place; j++) {
             const int16_t *other = v - 64 * (size_t)j;
             for (token = 0; token < 64; token++) {
                 parity[token] = (int16_t)(parity[token] ^ other[token]);
             }
         }
+        for (token = 0; token < 64 && r->shift[1] == r->raw[1]; token++) { /* relaxed */
+            parity[token] =
+                (int16_t)(lq__coset_of(r, f->values, token, 0) ? 0 : parity[token]);
+        }
         for (token = 0; token < 64; token++) {
-            v[token] = (int16_t)(v[token] | (parity[token] & 1 & ~(relaxed & coset[token])));
+            v[token] = (int16_t)(v[token] | (parity[token] & 1));
         }
     }
 }
@@ -8083,6 +8585,8 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 
 /* ================================================================================================
    >>lanes   the steps of >>rans with AVX2, AVX-512 and NEON: all 32 lanes of a page at once
+
+   To add a quantizer or a residue: nothing here, see >>lattice.
    ============================================================================================== */
 /* ---- AVX2 and BMI2: raw bits ---- */
 #if LQ__X86
@@ -8110,7 +8614,7 @@ LQ__STATIC_256 void lq__raw_put_bmi2(const lq_rans_row *r, const lq__rans_flow *
     uint32_t u;
     if (r->raw[0] != r->raw[1]) {
         for (t = 0; t < tokens; t++) {
-            uint32_t coset = lq__coset_of(r, f->values, t);
+            uint32_t coset = lq__coset_of(r, f->values, t, 0);
             lq__bits_put(bits,
                          (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
                              ((1u << r->raw[coset]) - 1),
@@ -8175,11 +8679,6 @@ LQ__STATIC_256 int lq__rans_merge_avx2(const lq_rans_plan *plan, lq__rans_flow *
    16-23, 8-15, 24-31, which unpacking undoes. A table of 32 words is four byte tables of 16, looked
    up by pshufb: low and high bytes, intervals below and from 16. Words go to their lanes, and from
    them, by pshufb with a mask for every set of 8 lanes. */
-typedef struct lq__pair_256 {
-    __m256i a; /* lanes 0 .. 15 */
-    __m256i b;
-} lq__pair_256;
-
 typedef struct lq__words_256 {
     __m256i low[2];
     __m256i high[2];
@@ -8259,13 +8758,29 @@ LQ__INLINE_256 lq__pair_256 lq__odd_256(lq__pair_256 v)
     return v;
 }
 
-LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, const int16_t *values,
-                                          uint32_t half)
+/* Residues of half a row as masks: lq__residue_name_256. */
+LQ__INLINE_256 lq__pair_256 lq__residue_coset_256(int16_t *word, uint32_t place, uint32_t half,
+                                                  int decoding)
 {
+    (void)place;
+    (void)decoding;
+    return lq__odd_256(lq__half_row_256(word, 0, half));
+}
+
+LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, int16_t *values, uint32_t half,
+                                          int decoding)
+{
+    int16_t *word = values + (size_t)r->word * 64;
     lq__pair_256 none;
+#define LQ__RESIDUE_OF(name, machine)                                    \
+    if (r->residue == LQ__RESIDUE_##name) {                              \
+        return lq__residue_##name##_256(word, r->place, half, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
     none.a = _mm256_setzero_si256();
     none.b = none.a;
-    return r->coset == r->row ? none : lq__odd_256(lq__half_row_256(values, r->coset, half));
+    return none;
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -8274,7 +8789,7 @@ LQ__INLINE_256 lq__pair_256 lq__parity_256(const lq_rans_row *r, const int16_t *
 {
     lq__pair_256 x = lq__half_row_256(values, r->row - 1, half);
     uint32_t j;
-    for (j = 2; j <= r->before; j++) {
+    for (j = 2; j <= r->place; j++) {
         lq__pair_256 y = lq__half_row_256(values, r->row - j, half);
         x.a = _mm256_xor_si256(x.a, y.a);
         x.b = _mm256_xor_si256(x.b, y.b);
@@ -8426,7 +8941,7 @@ LQ__INLINE_256 void lq__decode_step_256(const lq_tables *tables, const lq__look_
     lq__pair_256 hi = lq__half_row_256((const int16_t *)(const void *)f->hi, 0, 0);
     lq__pair_256 lo = lq__half_row_256((const int16_t *)(const void *)f->lo, 0, 0);
     lq__found_256 found = lq__find_256(&k[0], lo);
-    lq__pair_256 coset = lq__coset_256(r, f->values, half);
+    lq__pair_256 coset = lq__coset_256(r, f->values, half, 1);
     lq__pair_256 v;
     int16_t *dst = f->values + (size_t)r->row * 64 + 32 * half;
     uint32_t escape;
@@ -8668,7 +9183,7 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
 {
     const __m256i most = _mm256_set1_epi16(31);
     lq__pair_256 active = lq__active_256(f->tokens, half);
-    lq__pair_256 coset = lq__coset_256(r, f->values, half);
+    lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
     lq__pair_256 hi = lq__half_row_256((const int16_t *)(const void *)f->hi, 0, 0);
     lq__pair_256 lo = lq__half_row_256((const int16_t *)(const void *)f->lo, 0, 0);
     lq__pair_256 old = hi;
@@ -8769,7 +9284,7 @@ LQ__INLINE_256 uint32_t lq__escapes_256(const lq_tables *tables, const lq_rans_r
     lq__pair_256 span = h;
     uint32_t j;
     for (j = 0; j < 4; j++) {
-        const lq__rans_table *t = &tables->table[r->table[j]];
+        const lq__rans_range *t = &tables->range[r->table[j]];
         __m256i l = _mm256_set1_epi16((int16_t)t->low);
         __m256i n = _mm256_set1_epi16((int16_t)(t->high - t->low));
         lq__pair_256 lanes = j == 1 ? coset : parity;
@@ -8804,7 +9319,7 @@ LQ__STATIC_256 uint64_t lq__scan_half_row_256(const lq_tables *tables, const lq_
     uint32_t half;
     uint32_t j;
     for (half = 0; half < 2; half++) {
-        lq__pair_256 coset = lq__coset_256(r, f->values, half);
+        lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
         lq__pair_256 x = lq__parity_256(r, f->values, half);
         lq__pair_256 z = lq__half_row_256(f->values, r->row, half);
         uint32_t odd;
@@ -8816,7 +9331,7 @@ LQ__STATIC_256 uint64_t lq__scan_half_row_256(const lq_tables *tables, const lq_
             odd &= ~lq__lanes_256(_mm256_packs_epi16(coset.a, coset.b));
         }
         bad |= (uint64_t)odd << 32 * half;
-        for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+        for (j = 1; j <= r->place; j++) { /* an escape's LSB is taken as 0 */
             uint32_t escaped = (uint32_t)(f->escape[i - j] >> 32 * half);
             if (escaped) {
                 lq__pair_256 mask = lq__mask_256(escaped);
@@ -8852,14 +9367,14 @@ LQ__STATIC_256 int lq__rans_scan_avx2(const lq_tables *tables, const lq_rans_pla
             bad |= lq__scan_half_row_256(tables, plan, f, i);
         }
         for (half = 0; half < 2 && r->kind != LQ__ROW_HALF; half++) {
-            lq__pair_256 coset = lq__coset_256(r, f->values, half);
+            lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
             uint32_t escape = r->by == 0
                                   ? lq__escapes_256(tables, r, f, half, coset, coset, 0)
                                   : lq__escapes_256(tables, r, f, half, coset, coset, LQ__BY_COSET);
             f->escape[i] |= (uint64_t)escape << 32 * half;
         }
         f->escape[i] &= f->active;
-        bad |= r->kind == LQ__ROW_COSET ? f->escape[i] : 0; /* 0 and 1 are its table */
+        bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */
         if (r->raw[0] | r->raw[1]) {
             lq__raw_put_bmi2(r, f, &bits);
         }
@@ -9003,11 +9518,26 @@ LQ__INLINE_512 __m512i lq__half_row_512(const int16_t *values, size_t row, uint3
     return _mm512_loadu_si512(values + row * 64 + 32 * half);
 }
 
-/* Lanes of coset 1; none where the row has no coset. */
-LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, const int16_t *values, uint32_t half)
+/* Lanes of half a row with residue 1: lq__residue_name_512. */
+LQ__INLINE_512 __mmask32 lq__residue_coset_512(int16_t *word, uint32_t place, uint32_t half,
+                                               int decoding)
 {
-    __m512i coset = lq__half_row_512(values, r->coset, half);
-    return r->coset == r->row ? 0 : _mm512_test_epi16_mask(coset, _mm512_set1_epi16(1));
+    (void)place;
+    (void)decoding;
+    return _mm512_test_epi16_mask(lq__half_row_512(word, 0, half), _mm512_set1_epi16(1));
+}
+
+LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, int16_t *values, uint32_t half,
+                                       int decoding)
+{
+    int16_t *word = values + (size_t)r->word * 64;
+#define LQ__RESIDUE_OF(name, machine)                                    \
+    if (r->residue == LQ__RESIDUE_##name) {                              \
+        return lq__residue_##name##_512(word, r->place, half, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
+    return 0;
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -9015,7 +9545,7 @@ LQ__INLINE_512 __m512i lq__parity_512(const lq_rans_row *r, const int16_t *value
 {
     __m512i x = lq__half_row_512(values, r->row - 1, half);
     uint32_t j;
-    for (j = 2; j <= r->before; j++) {
+    for (j = 2; j <= r->place; j++) {
         x = _mm512_xor_si512(x, lq__half_row_512(values, r->row - j, half));
     }
     return x;
@@ -9037,7 +9567,7 @@ LQ__INLINE_512 lq__found_512 lq__decode_half_512(const lq__look_512 *k, const lq
                                                  __m512i lo, uint32_t by, int full, int single)
 {
     uint32_t active = (uint32_t)(f->active >> 32 * half);
-    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
+    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half, 1) : 0;
     __mmask32 parity = 0;
     lq__found_512 found;
     uint32_t escape;
@@ -9488,7 +10018,7 @@ LQ__INLINE_512 void lq__encode_step_512(const lq__code_512 *k, const lq_rans_row
                                         uint8_t **words, uint32_t by, int wide, int full)
 {
     __mmask32 active = (__mmask32)(f->active >> 32 * half);
-    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half) : 0;
+    __mmask32 coset = by & LQ__BY_COSET ? lq__coset_512(r, f->values, half, 0) : 0;
     __mmask32 parity = by & LQ__BY_PARITY ? (__mmask32)(f->parity[i] >> 32 * half) : 0;
     __m512i s = _mm512_add_epi16(lq__symbols_512(r, f->values, half, coset), k->place);
     lq__coded_512 c;
@@ -9611,7 +10141,7 @@ LQ__INLINE_512 __mmask32 lq__escapes_512(const lq_tables *tables, const lq_rans_
     __m512i span = low;
     uint32_t j;
     for (j = 0; j < 4; j++) {
-        const lq__rans_table *t = &tables->table[r->table[j]];
+        const lq__rans_range *t = &tables->range[r->table[j]];
         __mmask32 lanes = (j & 1 ? coset : ~coset) & (j & 2 ? parity : ~parity);
         if (j == 0) {
             low = _mm512_set1_epi16((int16_t)t->low);
@@ -9634,7 +10164,7 @@ LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_
     uint32_t half;
     uint32_t j;
     for (half = 0; half < 2; half++) {
-        __mmask32 coset = lq__coset_512(r, f->values, half);
+        __mmask32 coset = lq__coset_512(r, f->values, half, 0);
         __mmask32 parity = 0;
         __mmask32 escape;
         __m512i x = lq__parity_512(r, f->values, half);
@@ -9642,7 +10172,7 @@ LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_
             _mm512_xor_si512(x, lq__half_row_512(f->values, r->row, half)), one);
         bad |= lq__tokens_512(r->shift[1] > r->raw[1] ? odd : odd & ~coset, half);
         if (r->by & LQ__BY_PARITY) {
-            for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+            for (j = 1; j <= r->place; j++) { /* an escape's LSB is taken as 0 */
                 __mmask32 escaped = (__mmask32)(f->escape[i - j] >> 32 * half);
                 if (escaped) {
                     x = _mm512_xor_si512(
@@ -9678,14 +10208,14 @@ LQ__STATIC_512 int lq__rans_scan_avx512(const lq_tables *tables, const lq_rans_p
             escape = lq__tokens_512(lq__escapes_512(tables, r, f, 0, 0, 0, 0), 0) |
                      lq__tokens_512(lq__escapes_512(tables, r, f, 1, 0, 0, 0), 1);
         } else {
-            __mmask32 coset = lq__coset_512(r, f->values, 0);
-            __mmask32 other = lq__coset_512(r, f->values, 1);
+            __mmask32 coset = lq__coset_512(r, f->values, 0, 0);
+            __mmask32 other = lq__coset_512(r, f->values, 1, 0);
             coset = lq__escapes_512(tables, r, f, 0, coset, 0, LQ__BY_COSET);
             other = lq__escapes_512(tables, r, f, 1, other, 0, LQ__BY_COSET);
             escape = lq__tokens_512(coset, 0) | lq__tokens_512(other, 1);
         }
         f->escape[i] = escape & f->active;
-        bad |= r->kind == LQ__ROW_COSET ? escape : 0; /* 0 and 1 are its table */
+        bad |= r->kind == LQ__ROW_WORD ? escape : 0; /* all words have an interval */
         if (r->raw[0] == 1 && r->raw[1] == 1 && r->shift[0] == 1 && f->tokens == 64) {
             lq__bits_put(&bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 0), 0), 32);
             lq__bits_put(&bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 1), 0), 32);
@@ -9770,10 +10300,6 @@ LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow
    lanes; the set and how many it has come out of the vector in one number, as that move costs most
    of the latency (5 cycles or so, twice 16 lanes a step). */
 #if LQ__NEON
-typedef struct lq__lanes_neon {
-    uint16x8_t v[2]; /* lanes 0 .. 7, 8 .. 15 */
-} lq__lanes_neon;
-
 typedef struct lq__words_neon {
     uint8x16x2_t low;
     uint8x16x2_t high;
@@ -9870,10 +10396,26 @@ LQ__INLINE lq__lanes_neon lq__lanes_odd_neon(lq__lanes_neon x)
     return x;
 }
 
-LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, const int16_t *values, size_t first)
+/* Residues of 16 tokens from `first` on as masks: lq__residue_name_neon. */
+LQ__INLINE lq__lanes_neon lq__residue_coset_neon(int16_t *word, uint32_t place, uint32_t first,
+                                                 int decoding)
 {
-    return r->coset == r->row ? lq__lanes_same_neon(0)
-                              : lq__lanes_odd_neon(lq__values_neon(values, r->coset, first));
+    (void)place;
+    (void)decoding;
+    return lq__lanes_odd_neon(lq__values_neon(word, 0, first));
+}
+
+LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, int16_t *values, uint32_t first,
+                                         int decoding)
+{
+    int16_t *word = values + (size_t)r->word * 64;
+#define LQ__RESIDUE_OF(name, machine)                                      \
+    if (r->residue == LQ__RESIDUE_##name) {                                \
+        return lq__residue_##name##_neon(word, r->place, first, decoding); \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUE_OF)
+#undef LQ__RESIDUE_OF
+    return lq__lanes_same_neon(0);
 }
 
 /* XOR of the rows of the block before a HALF row. */
@@ -9881,7 +10423,7 @@ LQ__INLINE lq__lanes_neon lq__parity_neon(const lq_rans_row *r, const int16_t *v
 {
     lq__lanes_neon x = lq__values_neon(values, (size_t)r->row - 1, first);
     size_t j;
-    for (j = 2; j <= r->before; j++) {
+    for (j = 2; j <= r->place; j++) {
         x = lq__lanes_xor_neon(x, lq__values_neon(values, r->row - j, first));
     }
     return x;
@@ -10028,7 +10570,7 @@ LQ__INLINE uint8x16_t lq__decode_sixteen_neon(const lq_tables *tables, const lq_
                                               uint32_t first, uint32_t by, int full)
 {
     const lq__lanes_neon active = lq__active_neon(f->tokens, first);
-    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 1);
     lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
     lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
     lq__found_neon found = lq__find_neon(&k[0], lo);
@@ -10228,7 +10770,7 @@ LQ__INLINE void lq__encode_sixteen_neon(const lq_tables *tables, const lq__code_
 {
     const uint16x8_t most = vdupq_n_u16(31);
     const lq__lanes_neon active = lq__active_neon(f->tokens, first);
-    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+    const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 0);
     lq__lanes_neon hi = lq__lanes_load_neon(f->hi + first % 32);
     lq__lanes_neon lo = lq__lanes_load_neon(f->lo + first % 32);
     lq__lanes_neon s = lq__symbols_neon(r, f->values, first, coset);
@@ -10318,7 +10860,7 @@ LQ__STATIC void lq__raw_put_neon(const lq_rans_row *r, const lq__rans_flow *f, l
     uint32_t t;
     if (r->raw[0] != r->raw[1]) {
         for (t = 0; t < f->tokens; t++) {
-            const uint32_t coset = lq__coset_of(r, f->values, t);
+            const uint32_t coset = lq__coset_of(r, f->values, t, 0);
             lq__bits_put(bits,
                          (uint32_t)(v[t] >> (r->shift[coset] - r->raw[coset])) &
                              ((1u << r->raw[coset]) - 1),
@@ -10414,7 +10956,7 @@ LQ__INLINE uint8x16_t lq__escapes_neon(const lq_tables *tables, const lq_rans_ro
     lq__lanes_neon span = h;
     uint32_t j;
     for (j = 0; j < 4; j++) {
-        const lq__rans_table *t = &tables->table[r->table[j]];
+        const lq__rans_range *t = &tables->range[r->table[j]];
         lq__lanes_neon lanes = j == 1 ? coset : parity;
         if ((j & by) != j) {
             continue;
@@ -10442,7 +10984,7 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
     uint32_t j;
     for (s = 0; s < 4; s++) {
         const uint32_t first = 16 * s;
-        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first);
+        const lq__lanes_neon coset = lq__coset_neon(r, f->values, first, 0);
         lq__lanes_neon x = lq__parity_neon(r, f->values, first);
         lq__lanes_neon odd = lq__values_neon(f->values, r->row, first);
         odd = lq__lanes_odd_neon(lq__lanes_xor_neon(odd, x));
@@ -10450,7 +10992,7 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
         if (r->shift[1] == r->raw[1]) {
             bad[s] = vbicq_u8(bad[s], lq__mask_bytes_neon(coset));
         }
-        for (j = 1; j <= r->before; j++) { /* an escape's LSB is taken as 0 */
+        for (j = 1; j <= r->place; j++) { /* an escape's LSB is taken as 0 */
             const uint32_t escaped = (uint32_t)(f->escape[i - j] >> first) & 65535;
             if (escaped) {
                 const lq__lanes_neon z = lq__values_neon(f->values, (size_t)r->row - j, first);
@@ -10483,7 +11025,7 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
             const uint32_t by = r->by == 0 ? 0 : LQ__BY_COSET;
             uint8x16_t escape[4];
             for (s = 0; s < 4; s++) {
-                const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s);
+                const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s, 0);
                 escape[s] = lq__escapes_neon(tables, r, f, 16 * s, coset, coset, by);
             }
             f->parity[i] = 0;
@@ -10491,7 +11033,7 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
                            (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
         }
         f->escape[i] &= f->active;
-        bad |= r->kind == LQ__ROW_COSET ? f->escape[i] : 0; /* 0 and 1 are its table */
+        bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */
         if (r->raw[0] | r->raw[1]) {
             lq__raw_put_neon(r, f, &bits);
         }
@@ -10506,6 +11048,8 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
 
 /* ================================================================================================
    >>streams   pages in bytes: first and final states, batches, the public calls
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 /* ---- streams and batches ----
    bytes  ceil(lanes / 2)     octave o = floor(log2 hi) of each lane's first state, low nibble first
@@ -10525,7 +11069,7 @@ LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *p
 LQ_API size_t lq_rans_bound(size_t rows, uint32_t tokens)
 {
     size_t lanes = LQ__MIN(tokens, LQ__LANES);
-    if (rows == 0 || rows > LQ_RANS_ROWS_MAX / 8 * 9 || tokens == 0 || tokens > LQ__TOKENS_MAX) {
+    if (!lq__matrix_rows_ok(rows) || tokens == 0 || tokens > LQ__TOKENS_MAX) {
         return 0;
     }
     return (lanes + 1) / 2 + (15 * lanes + 7) / 8 + 2 * lanes + 2 * rows * tokens +
@@ -10542,17 +11086,29 @@ LQ__STATIC size_t lq__decode_flow_bytes(size_t rows)
     return lq__align64(rows * 8) + LQ__TAIL;
 }
 
-LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
+/* Pages in flight, at most `most`. */
+LQ__STATIC size_t lq__flows_bytes(size_t page_count, size_t most)
 {
-    size_t flow = lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
-    size_t encode = LQ__MIN(page_count, LQ__FLIGHT_ENCODE);
-    size_t decode = LQ__MIN(page_count, LQ__FLIGHT);
-    if (rows == 0 || rows > LQ_RANS_ROWS_MAX / 8 * 9) {
+    return lq__align64(sizeof(lq__rans_flow) * LQ__MIN(page_count, most));
+}
+
+/* What lq_rans_decode needs of lq_rans_workspace_bytes; 0 if not valid. */
+LQ__STATIC size_t lq__rans_decode_bytes(size_t rows, size_t page_count)
+{
+    size_t decode = LQ__MIN(page_count, LQ__FLIGHT) * lq__decode_flow_bytes(rows);
+    if (!lq__matrix_rows_ok(rows)) {
         return 0;
     }
-    encode *= lq__encode_flow_bytes(rows);
-    decode = decode * lq__decode_flow_bytes(rows) + lq__align64(LQ__RAW_BYTES(rows));
-    return 63 + flow + LQ__MAX(encode, decode);
+    return 63 + lq__flows_bytes(page_count, LQ__FLIGHT) + decode +
+           lq__align64(LQ__RAW_BYTES(rows));
+}
+
+LQ_API size_t lq_rans_workspace_bytes(size_t rows, size_t page_count)
+{
+    size_t decode = lq__rans_decode_bytes(rows, page_count);
+    size_t encode = LQ__MIN(page_count, LQ__FLIGHT_ENCODE) * lq__encode_flow_bytes(rows);
+    encode += 63 + lq__flows_bytes(page_count, LQ__FLIGHT_ENCODE);
+    return decode ? LQ__MAX(encode, decode) : 0;
 }
 
 LQ_API size_t lq_rans_plan_workspace_bytes(const lq_rans_plan *plan, size_t page_count)
@@ -10915,10 +11471,9 @@ LQ__STATIC void lq__dead_rows_clear(const lq_rans_plan *plan, int16_t *values)
 }
 
 /* Aligned start of the workspace, NULL if it is too small. */
-LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, size_t rows,
-                                       size_t page_count)
+LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, size_t need)
 {
-    if (workspace_bytes < lq_rans_workspace_bytes(rows, page_count)) {
+    if (workspace_bytes < need) {
         return NULL;
     }
     return (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
@@ -10937,8 +11492,9 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) {
         return LQ_E_ARG;
     }
-    at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
-    if (!at || workspace_bytes < lq_rans_plan_workspace_bytes(plan, page_count)) {
+    at = lq__rans_workspace(workspace, workspace_bytes,
+                            lq_rans_plan_workspace_bytes(plan, page_count));
+    if (!at) {
         return LQ_E_SPACE;
     }
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
@@ -10947,7 +11503,7 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     for (i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT_ENCODE];
         size_t n = 0;
-        at = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
+        at = (uint8_t *)flows + lq__flows_bytes(page_count, LQ__FLIGHT_ENCODE);
         for (; i < page_count && n < LQ__FLIGHT_ENCODE; i++) {
             lq__rans_flow *f = &flows[n];
             f->escape = (uint64_t *)(void *)at;
@@ -10970,7 +11526,11 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
             }
             result = result ? result : pages[i].status;
         }
-        kernels->encode(tables, plan, flows, n);
+        if (tables->table) {
+            kernels->encode(tables, plan, flows, n);
+        } else {
+            tables->run(kernels->encode, 1, tables, plan, flows, n);
+        }
         for (g = 0; g < n; g++) {
             flying[g]->status = lq__encode_end(&flows[g], flying[g]);
             result = result ? result : flying[g]->status;
@@ -10979,12 +11539,13 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     return result;
 }
 
-/* Begins flow n of a workspace with a page. */
+/* Begins flow n of a workspace for `page_count` pages with a page. */
 LQ__STATIC int lq__decode_begin(const lq__rans_decoder *kernels, const lq_rans_plan *plan,
-                                lq__rans_flow *flows, size_t n, const lq_rans_page *page)
+                                lq__rans_flow *flows, size_t page_count, size_t n,
+                                const lq_rans_page *page)
 {
     lq__rans_flow *f = &flows[n];
-    uint8_t *raw = (uint8_t *)flows + lq__align64(sizeof(lq__rans_flow) * LQ__FLIGHT);
+    uint8_t *raw = (uint8_t *)flows + lq__flows_bytes(page_count, LQ__FLIGHT);
     uint8_t *at = raw + lq__align64(LQ__RAW_BYTES(plan->rows));
     int status = lq__flow_init(f, page);
     at += n * lq__decode_flow_bytes(plan->rows);
@@ -11006,7 +11567,8 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) {
         return LQ_E_ARG;
     }
-    at = lq__rans_workspace(workspace, workspace_bytes, plan->rows, page_count);
+    at = lq__rans_workspace(workspace, workspace_bytes,
+                            lq__rans_decode_bytes(plan->rows, page_count));
     if (!at) {
         return LQ_E_SPACE;
     }
@@ -11016,14 +11578,18 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
         lq_rans_page *flying[LQ__FLIGHT];
         size_t n = 0;
         for (; i < page_count && n < LQ__FLIGHT; i++) {
-            pages[i].status = lq__decode_begin(kernels, plan, flows, n, &pages[i]);
+            pages[i].status = lq__decode_begin(kernels, plan, flows, page_count, n, &pages[i]);
             if (!pages[i].status) {
                 lq__dead_rows_clear(plan, flows[n].values);
                 flying[n++] = &pages[i];
             }
             result = result ? result : pages[i].status;
         }
-        kernels->decode(tables, plan, flows, n);
+        if (tables->table) {
+            kernels->decode(tables, plan, flows, n);
+        } else {
+            tables->run(kernels->decode, 0, tables, plan, flows, n);
+        }
         for (g = 0; g < n; g++) {
             flying[g]->status = lq__decode_end(kernels, plan, &flows[g]);
             result = result ? result : flying[g]->status;
@@ -11042,22 +11608,23 @@ typedef struct lq__rans_escape {
 /* Eight full pages of a plan of Z for readers that look numbers up by symbol: symbols (coded rows,
    8, 64) are numbers of intervals, 0 for an escape; in rows with a raw bit 2 * number + bit. Rows
    that are not lq__row_is_symbols go to the matrices of the pages, and of the others those values
-   that escaped, which are listed. LQ_E_SPACE: there are more than `most`. LQ__ROW_BYTES behind the
-   bytes of a page must be readable. AVX-512 only: elsewhere decode is as fast. */
+   that escaped, which are listed. LQ_E_SPACE: there are more than `most`, or tables are packed.
+   LQ__ROW_BYTES behind the bytes of a page must be readable. AVX-512 only: elsewhere decode is as
+   fast. */
 LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *plan,
                                 const lq_rans_page *pages, uint8_t *symbols,
                                 lq__rans_escape *escapes, size_t most, size_t *count,
                                 void *workspace, size_t workspace_bytes)
 {
     const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
-    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(workspace, workspace_bytes,
-                                                                       plan->rows, LQ__FLIGHT);
-    int status = flows ? LQ_OK : LQ_E_INTERNAL;
+    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(
+        workspace, workspace_bytes, lq__rans_decode_bytes(plan->rows, LQ__FLIGHT));
+    int status = !flows ? LQ_E_INTERNAL : tables->table ? LQ_OK : LQ_E_SPACE;
     size_t g;
     size_t i;
     *count = 0;
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
-        status = lq__decode_begin(kernels, plan, flows, g, &pages[g]);
+        status = lq__decode_begin(kernels, plan, flows, LQ__FLIGHT, g, &pages[g]);
         flows[g].symbols = symbols + 64 * g;
         flows[g].end += LQ__ROW_BYTES;
     }
@@ -11065,8 +11632,6 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
     if (status == LQ_OK) {
         lq__rans_symbols_avx512(tables, plan, flows, symbols);
     }
-#else
-    (void)tables;
 #endif
     for (g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
         flows[g].end -= LQ__ROW_BYTES; /* a page that went behind it has more rest than can be */
@@ -11082,6 +11647,137 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
             status = escape && status == LQ_OK ? LQ_E_SPACE : status;
         }
     }
+    return status;
+}
+
+/* ---- packed tables ----
+   Of each table: intervals u8; of all but the first, the escape, value + 16 u8; of all but the last
+   their slots u16. A row's tables are unpacked where it is coded, in 0.2 us each. */
+#define LQ__PACKED_BYTES 8194u /* of all tables */
+
+LQ__STATIC size_t lq__table_pack(uint8_t *dst, const lq__rans_table *t)
+{
+    uint32_t s;
+    dst[0] = (uint8_t)t->count;
+    for (s = 0; s + 1 < t->count; s++) {
+        dst[1 + s] = (uint8_t)(t->value[s + 1] + t->place);
+        lq__store16(dst + t->count + 2 * s, t->freq[s]);
+    }
+    return 3 * (size_t)t->count - 2;
+}
+
+LQ__APART void lq__table_unpack(lq__rans_table *t, const lq_tables *tables, uint32_t i,
+                                int encode)
+{
+    const uint8_t *src = tables->packed + tables->packed_at[i];
+    const uint32_t count = src[0];
+    uint32_t left = 65536;
+    lq__intervals of;
+    uint32_t s;
+    of.order[0] = 0;
+    for (s = 0; s + 1 < count; s++) {
+        of.order[s + 1] = src[1 + s];
+        of.freq[s] = lq__load16(src + count + 2 * s);
+        left -= of.freq[s];
+    }
+    of.freq[count - 1] = left;
+    (void)lq__table_lay(t, &of, count, 16);
+    if (encode) {
+        lq__table_codes(t);
+    } else {
+        (void)lq__table_buckets(t);
+    }
+}
+
+/* All steps row by row, last ones first where they encode, each with its own tables. */
+LQ__STATIC void lq__rans_run(lq__rans_steps steps, int encode, const lq_tables *tables,
+                             const lq_rans_plan *plan, lq__rans_flow *flows, size_t count)
+{
+    lq__rans_table own[4];
+    uint32_t which[4];
+    int overrun[LQ__FLIGHT];
+    lq_tables view = *tables;
+    lq_rans_plan part = *plan;
+    lq_rans_row row;
+    size_t n;
+    size_t g;
+    uint32_t j;
+    memset(which, 255, sizeof which);
+    memset(overrun, 0, sizeof overrun);
+    view.table = own;
+    part.coded = &row;
+    part.coded_rows = 1;
+    for (n = 0; n < plan->coded_rows; n++) {
+        size_t i = encode ? plan->coded_rows - 1 - n : n;
+        row = plan->coded[i];
+        for (j = 0; j < 4; j++) {
+            uint32_t k = j && row.table[j] == plan->coded[i].table[0] ? 0 : j;
+            if (k == j && which[j] != row.table[j]) {
+                which[j] = row.table[j];
+                tables->unpack(&own[j], tables, which[j], encode);
+            }
+            row.table[j] = (uint16_t)k;
+        }
+        for (g = 0; g < count; g++) {
+            flows[g].escape += i;
+            flows[g].parity += encode ? i : 0;
+        }
+        steps(&view, &part, flows, count);
+        for (g = 0; g < count; g++) {
+            flows[g].escape -= i;
+            flows[g].parity -= encode ? i : 0;
+            flows[g].src_at = NULL; /* what was copied is behind it */
+            overrun[g] |= flows[g].overrun;
+            flows[g].overrun = overrun[g];
+        }
+    }
+}
+
+LQ_API size_t lq_tables_small_bytes(void)
+{
+    return 63 + LQ__TABLES_HEADER + sizeof(int16_t[LQ__CLASS_WIDE + 1][16]) +
+           LQ__T_COUNT * (sizeof(lq__rans_range) + sizeof(uint16_t)) + LQ__PACKED_BYTES;
+}
+
+LQ_API int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_bytes)
+{
+    uint64_t mass[(LQ__MASS_COUNT >> 4) + 1];
+    size_t used = 0;
+    lq__rans_table own;
+    lq_tables *t;
+    uint8_t *packed;
+    uint32_t i;
+    int status = LQ_OK;
+    if (!tables || !mem) {
+        return LQ_E_ARG;
+    }
+    if (mem_bytes < lq_tables_small_bytes()) {
+        return LQ_E_SPACE;
+    }
+    t = lq__tables_place(mem, 0);
+    lq__masses(t, mass, 4);
+    lq__centroids_make(t, (uint8_t *)t + LQ__TABLES_HEADER);
+    t->range = (lq__rans_range *)(void *)(t->centroid + LQ__CLASS_WIDE + 1);
+    t->packed_at = (uint16_t *)(void *)(t->range + LQ__T_COUNT);
+    packed = (uint8_t *)(t->packed_at + LQ__T_COUNT);
+    for (i = 0; i < LQ__T_COUNT && !status; i++) {
+        status = lq__table_make(t, &own, i);
+        if (!status && used + 3 * own.count - 2 > LQ__PACKED_BYTES) {
+            status = LQ_E_INTERNAL;
+        }
+        if (!status) {
+            t->packed_at[i] = (uint16_t)used;
+            used += lq__table_pack(packed + used, &own);
+            lq__range_set(t, i, &own);
+        }
+    }
+    t->mass = NULL;
+    t->table = NULL;
+    t->count = LQ__T_COUNT;
+    t->packed = packed;
+    t->unpack = lq__table_unpack;
+    t->run = lq__rans_run;
+    *tables = t;
     return status;
 }
 
@@ -16419,17 +17115,11 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
    >>page   the page codec: front, quantizer, coder into bytes and back
 
    A page is a body and a four-byte trailer (>>manual), so that bodies start where pages start.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__TRAILER 4u
 #define LQ__IN_FLIGHT 8u
-
-/* Decoding data of one coefficient. */
-typedef struct lq__row_data {
-    int32_t mean;      /* q12 */
-    int32_t dead_zone; /* q12 */
-    int32_t shift[4];  /* q12: how far inside |k| = 1, 2, 3, more the centroid lies */
-    int32_t wiener;    /* q15, for lattices */
-} lq__row_data;
 
 struct lq_codec {
     lq_codec_desc desc; /* resolved: no defaults left */
@@ -16449,12 +17139,16 @@ struct lq_codec {
 /* What is wrong with a form of fixed width, the field first; NULL: nothing. */
 LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
 {
+    int widths = 0;
+    int b;
+    for (b = 1; b < 16; b++) {
+        widths += lq__fixed_form_of(quantizer, b) != NULL;
+    }
     return lq_fixed_bytes(dims, quantizer, bits) ? NULL
-           : quantizer != LQ_Z && quantizer != LQ_E8
-               ? "quantizer: fixed pages have LQ_Z, or LQ_E8"
-           : quantizer == LQ_E8 && dims % 8
-               ? "quantizer: LQ_E8 in fixed pages wants a multiple of 8 dims"
-               : "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4";
+           : !widths ? "quantizer: not one of fixed width, which are, with bits:" LQ__FIXED_NAMES
+           : dims % lq__quantizer_of(quantizer)->dims
+               ? "quantizer: dims are no multiple of its block"
+               : "bits: quantizers of fixed width and theirs are" LQ__FIXED_NAMES;
 }
 
 /* Defaults, and what contradicts: the field first; NULL: nothing. fitted: the profile is still to
@@ -16497,7 +17191,7 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
         return "profile: NULL";
     }
     if (!lq_lattice_dims(d->quantizer)) {
-        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+        return LQ__NO_QUANTIZER;
     }
     if (lq__only_raw(&d->geometry)) {
         return "dense: NULL, which keys with values, or a gain of many slices, go without in raw "
@@ -16578,7 +17272,7 @@ LQ__STATIC uint8_t lq__class_of(int32_t sigma, int32_t log_step)
    0.844, 0.921; this gives 0.686, 0.844, 0.923. */
 LQ__STATIC int32_t lq__wiener_q15(int quantizer, uint32_t class_)
 {
-    uint32_t moment = quantizer == LQ_D4 ? 7100u : 4698u;   /* q16: 0.10833, 0.071682 */
+    uint32_t moment = lq__quantizer_of(quantizer)->wiener;
     int32_t octaves = 2 * (LQ_CLASS_ONE - (int32_t)class_); /* -2 log2(sigma / step) in eighths */
     int32_t whole = octaves >> 3;
     uint64_t ratio = (uint64_t)moment * lq__exp2_q30((uint32_t)(octaves & 7) << 13); /* q46 */
@@ -16700,7 +17394,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
             return status;
         }
         c->matrix_rows = c->desc.page == LQ_PAGE_CODED ? c->plan.rows : rows;
-        LQ_ASSERT(c->matrix_rows <= rows + rows / 8); /* what lq__codec_sizes_of counts on */
+        LQ_ASSERT(c->matrix_rows <= rows + lq__words_most(c->dims)); /* as in lq__codec_sizes_of */
     }
     *codec = c;
     return LQ_OK;
@@ -16735,18 +17429,23 @@ typedef struct lq__workspace {
     size_t coder_bytes;
 } lq__workspace;
 
+/* Of a codec: rows, floats, gains, and for coded pages their matrices. The coder works where the
+   floats are: it is done before they are written, or begins when they are no longer needed. */
+LQ__INLINE size_t lq__workspace_bytes(size_t dims, size_t lead, size_t matrix_rows, size_t flight)
+{
+    size_t coder = matrix_rows ? lq_rans_workspace_bytes(matrix_rows, flight) : 0;
+    return 64 + LQ__TOKENS * dims * 4 + lq__align64(LQ__MAX(LQ__TOKENS * dims * 4, coder)) +
+           lq__align64(LQ__TOKENS * lead * 2) + flight * matrix_rows * LQ__TOKENS * 2;
+}
+
 LQ_API size_t lq_codec_workspace_bytes(const lq_codec *c)
 {
-    size_t bytes;
     if (!c) {
         return 0;
     }
-    bytes = 64 + lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
-    if (c->desc.page == LQ_PAGE_CODED) {
-        bytes += c->flight * c->matrix_rows * LQ__TOKENS * 2 +
-                 lq_rans_workspace_bytes(c->matrix_rows, c->flight);
-    }
-    return bytes;
+    return c->desc.page == LQ_PAGE_CODED
+               ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight)
+               : lq__workspace_bytes(c->dims, c->lead, 0, 0);
 }
 
 LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
@@ -16756,13 +17455,13 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
     w.rows = (int32_t *)(void *)at;
     w.floats = (float *)(void *)(at + LQ__TOKENS * c->dims * 4);
     w.pairs = (int16_t *)(void *)w.floats;
-    w.gains = (int16_t *)(void *)(at + LQ__TOKENS * c->dims * 8);
-    at += lq__align64(LQ__TOKENS * (c->dims * 8 + c->lead * 2));
-    w.values = (int16_t *)(void *)at;
-    at += c->flight * c->matrix_rows * LQ__TOKENS * 2;
-    w.coder = at;
+    w.coder = (uint8_t *)w.floats;
     w.coder_bytes =
         c->desc.page == LQ_PAGE_CODED ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
+    at += LQ__TOKENS * c->dims * 4;
+    at += lq__align64(LQ__MAX(LQ__TOKENS * c->dims * 4, w.coder_bytes));
+    w.gains = (int16_t *)(void *)at;
+    w.values = (int16_t *)(void *)(at + lq__align64(LQ__TOKENS * c->lead * 2));
     return w;
 }
 
@@ -16859,6 +17558,7 @@ LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq_
                                       size_t tokens)
 {
     const lq_codec_desc *d = &c->desc;
+    const lq__fixed_form *form = lq__fixed_form_of(d->quantizer, d->bits);
     size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
     uint8_t *gains = dst + tokens * token_bytes;
     int32_t y[64];
@@ -16871,8 +17571,7 @@ LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq_
             for (j = 0; j < n; j++) {
                 y[j] = w->rows[(i + j) * LQ__TOKENS + t] - c->rows[i + j].mean;
             }
-            lq__fixed_pack(dst + t * token_bytes + i / 8 * (size_t)d->bits, y, n, d->quantizer,
-                           d->bits);
+            form->pack(dst + t * token_bytes + i / 8 * (size_t)d->bits, y, n, d->bits);
         }
         for (i = 0; i < c->lead; i++) {
             *gains++ = (uint8_t)w->gains[i * LQ__TOKENS + t];
@@ -16880,47 +17579,47 @@ LQ__STATIC void lq__fixed_page_encode(const lq_codec *c, uint8_t *dst, const lq_
     }
 }
 
-/* Whether coefficients i .. i + n are a lattice block: whole, and none of them dead (as >>rans has
-   it). The coset row of a block of 8 is in the matrix all the same. */
-LQ__INLINE int lq__lattice_at(const lq_codec *c, size_t i, size_t n)
+/* Whether coefficients from i on are a lattice block: whole, and none of them dead (as >>rans has
+   it). The words of other whole blocks are in the matrix all the same. */
+LQ__INLINE int lq__lattice_at(const lq_codec *c, const lq__quantizer *q, size_t i)
 {
-    return n > 1 && n == lq_lattice_dims(c->desc.quantizer) &&
-           lq__block_is_lattice(c->classes + c->lead + i, n);
+    return q->dims > 1 && c->dims - i >= q->dims &&
+           lq__block_is_lattice(c->classes + c->lead + i, q->dims);
 }
 
 /* Coefficients (q12 rows) to the coder's matrix. */
 LQ__STATIC int lq__quantize_rows(const lq_codec *c, int16_t *values, const lq__workspace *w)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block = lq_lattice_dims(c->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
     int32_t most = 0;
-    int32_t mean[8];
-    size_t i;
+    size_t i = 0;
     size_t j;
     for (j = 0; j < c->lead * LQ__TOKENS; j++) {
         values[j] = (int16_t)(w->gains[j] - c->gain_mean[j / LQ__TOKENS]);
     }
     values += c->lead * LQ__TOKENS;
-    for (i = 0; i < c->alive; i += block) { /* what lies behind is dead and not read */
-        size_t n = LQ__MIN(block, c->dims - i);
-        const int32_t *y = w->rows + i * LQ__TOKENS;
-        int16_t *z = values + (n == 8) * LQ__TOKENS;
-        int32_t m = 0;
-        for (j = 0; j < n; j++) {
-            mean[j] = c->rows[i + j].mean;
+    while (i < c->alive) { /* what lies behind is dead and not read */
+        size_t n = LQ__MIN(q->dims, c->dims - i);
+        size_t blocks = 0;
+        int32_t m;
+        while (lq__lattice_at(c, q, i + blocks * q->dims)) {
+            blocks++;
         }
-        if (lq__lattice_at(c, i, n)) {
-            m = n == 4 ? kernels->d4_rows(z, y, mean)
-                       : kernels->e8_rows(values, y, mean, c->desc.quantizer == LQ_E8_RELAXED);
-        } else {
-            for (j = 0; j < n; j++) {
-                int32_t of_row = kernels->z_row(z + j * LQ__TOKENS, y + j * LQ__TOKENS, mean[j],
-                                                c->rows[i + j].dead_zone);
-                m = c->classes[c->lead + i + j] ? LQ__MAX(m, of_row) : m; /* dead: not coded */
-            }
+        if (blocks) {
+            m = kernels->blocks[c->desc.quantizer](values, w->rows + i * LQ__TOKENS, c->rows + i,
+                                                   blocks, LQ__TOKENS);
+            most = LQ__MAX(most, m);
+            values += blocks * (q->words + q->dims) * LQ__TOKENS;
+            i += blocks * q->dims;
+            continue;
         }
-        most = LQ__MAX(most, m);
-        values = z + n * LQ__TOKENS;
+        values += n == q->dims ? q->words * LQ__TOKENS : 0;
+        for (j = i; j < i + n; j++, values += LQ__TOKENS) {
+            m = kernels->blocks[LQ_Z](values, w->rows + j * LQ__TOKENS, c->rows + j, 1, LQ__TOKENS);
+            most = c->classes[c->lead + j] ? LQ__MAX(most, m) : most; /* dead: not coded */
+        }
+        i += n;
     }
     return most > 32767 ? LQ_E_RANGE : LQ_OK;
 }
@@ -17101,6 +17800,7 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
                                      size_t body, size_t tokens)
 {
     const lq_codec_desc *d = &c->desc;
+    const lq__fixed_form *form = lq__fixed_form_of(d->quantizer, d->bits);
     size_t token_bytes = lq_fixed_bytes(c->dims, d->quantizer, d->bits);
     const uint8_t *gains = p + tokens * token_bytes;
     int32_t y[64];
@@ -17116,8 +17816,7 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
     for (t = 0; t < tokens; t++) {
         for (i = 0; i < c->dims; i += 64) {
             size_t n = LQ__MIN(c->dims - i, 64);
-            lq__fixed_unpack(y, p + t * token_bytes + i / 8 * (size_t)d->bits, n, d->quantizer,
-                             d->bits);
+            form->unpack(y, p + t * token_bytes + i / 8 * (size_t)d->bits, n, d->bits);
             for (j = 0; j < n; j++) {
                 w->rows[(i + j) * LQ__TOKENS + t] = y[j] * (LQ__ONE / 2) + c->rows[i + j].mean;
             }
@@ -17133,18 +17832,19 @@ LQ__STATIC int lq__fixed_page_decode(const lq_codec *c, const lq__workspace *w, 
    is not zero. Rows from there on are not dequantized. */
 LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
 {
-    size_t block = lq_lattice_dims(c->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
     size_t i = c->alive;
     if (!c->desc.geometry.dense) {
         return c->dims;
     }
     while (i > 0 && !c->means) {
-        size_t first = (i - 1) / block * block; /* of the last block; E8's has a coset row more */
-        const int16_t *z = values + (first + (block == 8 ? first / 8 : 0)) * LQ__TOKENS;
-        size_t n = (LQ__MIN(block, c->dims - first) + (block == 8)) * LQ__TOKENS;
+        size_t first = (i - 1) / q->dims * q->dims; /* of the last block, and its words: */
+        const int16_t *z = values + (first + lq__words_of(q, first)) * LQ__TOKENS;
+        size_t n = LQ__MIN(q->dims, c->dims - first);
         int any = 0;
         size_t t;
-        for (t = 0; t < n; t++) {
+        n += n == q->dims ? q->words : 0;
+        for (t = 0; t < n * LQ__TOKENS; t++) {
             any |= z[t];
         }
         if (any) {
@@ -17156,11 +17856,12 @@ LQ__STATIC size_t lq__rows_in_use(const lq_codec *c, const int16_t *values)
 }
 
 /* The coder's matrix to q12 rows and gains; tells how many rows the inverse basis needs. */
-LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, const lq__workspace *w,
+LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq__workspace *w,
                                    size_t *in_use)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t block = lq_lattice_dims(c->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
+    const uint32_t residue = q->residue;
     size_t i;
     size_t j;
     size_t t;
@@ -17173,11 +17874,11 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
     }
     values += c->lead * LQ__TOKENS;
     *in_use = lq__rows_in_use(c, values);
-    for (i = 0; i < *in_use; i += block) {
-        size_t n = LQ__MIN(block, c->dims - i);
-        const int16_t *coset = values;
-        int lattice = lq__lattice_at(c, i, n);
-        values += (n == 8) * LQ__TOKENS;
+    for (i = 0; i < *in_use; i += q->dims) {
+        size_t n = LQ__MIN(q->dims, c->dims - i);
+        int16_t *word = values;
+        int lattice = lq__lattice_at(c, q, i);
+        values += n == q->dims ? q->words * LQ__TOKENS : 0;
         for (j = 0; j < n; j++, values += LQ__TOKENS) {
             const lq__row_data *row = &c->rows[i + j];
             int32_t *y = w->rows + (i + j) * LQ__TOKENS;
@@ -17186,7 +17887,9 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, const int16_t *values, con
                 continue;
             }
             for (t = 0; t < LQ__TOKENS; t++) {
-                int32_t p = 2 * values[t] + (n == 8 ? coset[t] : 0);
+                uint32_t half =
+                    lq__residue_c(residue, word, LQ__TOKENS, (uint32_t)j, (uint32_t)t, 0);
+                int32_t p = 2 * values[t] + (int32_t)half;
                 y[t] = (int32_t)(((int64_t)p * row->wiener) >> 4) + row->mean;
             }
         }
@@ -17425,6 +18128,7 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
 {
     double variance = lq__exp2_f64(((int32_t)class_ - LQ_CLASS_ONE) / 4.0);
     const lq__rans_table *t;
+    lq__rans_table room;
     double rest = 1;
     lq_rate rate;
     int k;
@@ -17438,7 +18142,7 @@ LQ__STATIC lq_rate lq__rate_of_class(const lq_tables *tables, uint32_t class_)
         rate.error = 1.0 / 12;
         return rate;
     }
-    t = &tables->table[lq__table_of((int)class_, LQ__AT_0)];
+    t = lq__table_look(tables, lq__table_of((int)class_, LQ__AT_0), &room);
     for (k = -15; k <= 15; k++) {
         uint32_t freq = k < t->low || k > t->high ? 0 : t->code_freq[k + 16];
         double p = freq / 65536.0;
@@ -18422,11 +19126,10 @@ LQ__STATIC lq__codec_sizes lq__codec_sizes_of(size_t dims, size_t slices, size_t
 {
     lq__codec_sizes s;
     size_t rows = dims + slices;
-    size_t matrix = rows + dims / 8;
+    size_t matrix = rows + lq__words_most(dims);
     s.codec = 64 + lq__align64(sizeof(lq_codec)) + lq__align64(rows * sizeof(lq__row_data)) +
               lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
-    s.workspace = 64 + lq__align64(LQ__TOKENS * (dims * 8 + slices * 2)) +
-                  flight * matrix * LQ__TOKENS * 2 + lq_rans_workspace_bytes(matrix, flight);
+    s.workspace = lq__workspace_bytes(dims, slices, matrix, flight);
     s.flight = flight;
     s.ring = 0;
     s.page =
@@ -19036,6 +19739,10 @@ LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_
                                                           : NULL;
     if (*why) {
         return LQ_E_ARG;
+    }
+    if (desc->model && desc->profile && desc->profile->dense &&
+        desc->profile->dense->model != desc->model) {
+        return lq__refuse(why, LQ_E_FORMAT, "model: the profile is another's");
     }
     *why = !writer                                ? NULL
            : desc->group >= writer->group_count ? "group: the archive has no such one"
@@ -23835,13 +24542,15 @@ LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kin
    60 .. 240. */
 LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
 {
-    const int32_t one = lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE;
+    const int32_t one =
+        lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE - 6 * norm;
+    const int32_t least = lq__hot_octave(60 - one + 11); /* codes are 12 octaves + one + a rung, */
+    const int32_t most = lq__hot_octave(228 - one);      /* 0 .. 12 */
     int32_t all = turn->base == 0 ? 0 : -1;
     size_t t;
     for (t = 0; t < 8; t++) {
-        int32_t octave = (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
-        int32_t code = 12 * (turn->unit[t] + octave) - 6 * norm + one; /* and a rung, 0 .. 12 */
-        all |= turn->most[t] ? (code - 60) | (228 - code) : 0;
+        int32_t octave = turn->unit[t] + (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
+        all |= turn->most[t] ? (octave - least) | (most - octave) : 0;
     }
     return all >= 0;
 }
@@ -27996,6 +28705,8 @@ static const lq__hot_kernels *lq__hot_of_level(void)
 
    A page that needs more than its room is coded again with the step doubled, as often as needed; so
    is one with numbers beyond the range of the codec.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__WARM_FLIGHT 8u  /* pages decoded at a time */
 #define LQ__WARM_LEAST 512u /* room of a page: gains at their worst */
@@ -28017,16 +28728,16 @@ typedef struct lq__warm_kind {
 /* What there is to code in a cache, so that memory is for that: pages in flight, and quantizers. */
 typedef struct lq__warm_scope {
     size_t flight; /* 1 .. LQ__WARM_FLIGHT; fewer: of a small cache, whose coders have own tables */
-    int cosets;    /* 1: LQ_E8 or LQ_E8_RELAXED are in use */
-    int d4;        /* 1: LQ_D4 is */
+    uint32_t quantizers; /* bit n: n is in use */
     int mixed;     /* 1: some head's keys and values are not of one kind: one of them is opened */
 } lq__warm_scope;
 
 /* What coders are made from, of each class of a coefficient: computed once. The last table is that
-   of lattices, y = k. A small cache has rows alone, see lq__warm_classes_bytes. */
+   of lattices, y = k. A small cache has no y and what follows, see lq__warm_classes_bytes. */
 #define LQ__WARM_CLASSES (LQ_CLASS_MAX + 1)
 typedef struct lq__warm_classes {
-    lq__row_data rows[2][LQ__WARM_CLASSES]; /* [1]: of LQ_D4 */
+    lq__row_data rows[LQ__WARM_CLASSES];
+    uint16_t wiener[LQ__QUANTIZER_END][LQ__WARM_CLASSES]; /* q15, of those in use */
     float y[LQ__WARM_CLASSES + 1][32];      /* of k at k & 31 */
     /* y of an interval of Z in the unit, 0 for the escape; then of an interval and a raw bit */
     int8_t symbol[2 * LQ__WARM_CLASSES][64];
@@ -29280,9 +29991,15 @@ static const lq__warm_kernels *lq__warm_of_level(void)
 
 /* ---- coders ---- */
 /* Rows of the coder's matrix, at most. */
-LQ__INLINE size_t lq__warm_matrix_rows(const lq__warm_scope *scope, size_t dims)
+LQ__STATIC size_t lq__warm_matrix_rows(const lq__warm_scope *scope, size_t dims)
 {
-    return dims + 1 + (scope->cosets ? (dims + 1) / 8 : 0);
+    size_t words = 0;
+    int q;
+    for (q = 1; q < LQ__QUANTIZER_END; q++) {
+        size_t own = scope->quantizers >> q & 1 ? lq__words_of(&lq__quantizers[q], dims + 1) : 0;
+        words = LQ__MAX(words, own);
+    }
+    return dims + 1 + words;
 }
 
 /* What lq_codec_bytes says of `dims` and a gain. */
@@ -29293,18 +30010,17 @@ LQ__INLINE size_t lq__warm_codec_bytes(size_t dims)
            lq__align64(rows * 4) + lq__align64(rows) + lq_rans_plan_bytes(rows);
 }
 
-/* Matrices of so many pages, and what the coder needs. */
+/* Matrices of so many pages, and what decoding needs. */
 LQ__INLINE size_t lq__warm_flight_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
     size_t rows = lq__warm_matrix_rows(scope, dims);
-    return lq__align64(pages * rows * LQ__TOKENS * 2 + lq_rans_workspace_bytes(rows, pages));
+    return lq__align64(pages * rows * LQ__TOKENS * 2 + lq__rans_decode_bytes(rows, pages));
 }
 
 /* What lq_codec_workspace_bytes says of so many pages at most. */
 LQ__INLINE size_t lq__warm_work_bytes(const lq__warm_scope *scope, size_t dims, size_t pages)
 {
-    return 64 + lq__align64(LQ__TOKENS * (dims * 8 + 2)) +
-           lq__warm_flight_bytes(scope, dims, pages);
+    return lq__align64(lq__workspace_bytes(dims, 1, lq__warm_matrix_rows(scope, dims), pages));
 }
 
 /* The matrices alone: all that decoding for attention needs. work is aligned to 64. */
@@ -29314,7 +30030,7 @@ LQ__STATIC lq__workspace lq__warm_matrices(const lq_codec *c, uint8_t *work)
     memset(&w, 0, sizeof w);
     w.values = (int16_t *)(void *)work;
     w.coder = work + c->flight * c->matrix_rows * LQ__TOKENS * 2;
-    w.coder_bytes = lq_rans_workspace_bytes(c->matrix_rows, c->flight);
+    w.coder_bytes = lq__rans_decode_bytes(c->matrix_rows, c->flight);
     return w;
 }
 
@@ -29405,10 +30121,8 @@ LQ__STATIC void lq__warm_symbols_init(lq__warm_classes *classes, const lq__rans_
 /* Bytes of the part of them that there is. */
 LQ__INLINE size_t lq__warm_classes_bytes(const lq__warm_scope *scope)
 {
-    const size_t rows = sizeof(lq__row_data) * LQ__WARM_CLASSES;
     return scope->flight == LQ__WARM_FLIGHT ? sizeof(lq__warm_classes)
-           : scope->d4                      ? 2 * rows
-                                            : rows;
+                                            : offsetof(lq__warm_classes, y);
 }
 
 LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables,
@@ -29416,26 +30130,31 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
 {
     const int small = scope->flight < LQ__WARM_FLIGHT;
     lq_codec_desc desc;
-    int k;
+    int q;
     uint32_t i;
     memset(&desc, 0, sizeof desc);
     memset((void *)classes, 0, lq__warm_classes_bytes(scope));
     desc.tables = tables;
     desc.page = LQ_PAGE_CODED;
+    desc.quantizer = LQ_Z;
     for (i = 0; i < LQ__WARM_CLASSES; i++) {
-        for (k = 0; k < (small && !scope->d4 ? 1 : 2); k++) {
-            desc.quantizer = k ? LQ_D4 : LQ_Z;
-            lq__row_data_init(classes->rows[k] + i, &desc, i);
+        lq__row_data_init(classes->rows + i, &desc, i);
+        for (q = 1; q < LQ__QUANTIZER_END; q++) {
+            int own = scope->quantizers >> q & 1 ? lq__wiener_q15(q, i) : 0;
+            classes->wiener[q][i] = (uint16_t)own;
         }
     }
     for (i = 0; i <= LQ__WARM_CLASSES && !small; i++) {
-        lq__warm_y_init(classes->y[i], i < LQ__WARM_CLASSES ? classes->rows[0] + i : NULL);
+        lq__warm_y_init(classes->y[i], i < LQ__WARM_CLASSES ? classes->rows + i : NULL);
     }
     for (i = 0; i < LQ__WARM_CLASSES && !small; i++) {
         int32_t own = LQ__MIN((int32_t)i, (int32_t)LQ__CLASS_WIDE);
         int32_t half = lq__clamp((int32_t)i - 8, -(int32_t)LQ__T_LOW, (int32_t)LQ__CLASS_WIDE);
-        lq__warm_symbols_init(classes, &tables->table[lq__table_of(own, LQ__AT_0)], 0, i);
-        lq__warm_symbols_init(classes, &tables->table[lq__table_of(half, LQ__AT_1_4)], 1, i);
+        lq__rans_table room;
+        lq__warm_symbols_init(
+            classes, lq__table_look(tables, lq__table_of(own, LQ__AT_0), &room), 0, i);
+        lq__warm_symbols_init(
+            classes, lq__table_look(tables, lq__table_of(half, LQ__AT_1_4), &room), 1, i);
     }
 }
 
@@ -29445,7 +30164,6 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
 {
     uint8_t *at = c->mem + ((0 - (size_t)(uintptr_t)c->mem) & 63);
     lq_codec *codec = (lq_codec *)(void *)at;
-    const lq__row_data *of_class = c->classes->rows[desc->quantizer == LQ_D4];
     size_t lead = desc->geometry.stream == LQ_V ? 1 : 0;
     size_t rows = lead + c->dims;
     size_t i;
@@ -29470,7 +30188,8 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
         int32_t class_ = (int32_t)numbers[2 + i] - 8 * (int32_t)doublings;
         class_ = lq__clamp(class_, 0, LQ_CLASS_MAX);
         codec->classes[lead + i] = (uint8_t)class_;
-        codec->rows[i] = of_class[class_];
+        codec->rows[i] = c->classes->rows[class_];
+        codec->rows[i].wiener = c->classes->wiener[desc->quantizer][class_];
         codec->alive = class_ ? i + 1 : codec->alive;
     }
     c->codec = codec;
@@ -29491,7 +30210,7 @@ LQ__STATIC uint16_t lq__warm_look(lq__warm_coder *c, uint32_t class_)
     }
     if (c->own_at[class_] == 0) {
         lq__warm_y_init(c->own[c->own_count++], class_ < LQ__WARM_CLASSES
-                                                    ? c->classes->rows[0] + class_
+                                                    ? c->classes->rows + class_
                                                     : NULL);
         c->own_at[class_] = (uint8_t)c->own_count;
     }
@@ -29516,7 +30235,7 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
 {
     const lq_codec *codec = c->codec;
     const lq_rans_plan *plan = &codec->plan;
-    size_t block = lq_lattice_dims(codec->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(codec->desc.quantizer);
     size_t row = codec->lead;
     size_t i;
     size_t j;
@@ -29527,7 +30246,7 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
         memset(c->own_at, 0, LQ__WARM_CLASSES + 1);
         c->own_count = 0;
     }
-    for (i = 0; i < plan->coded_rows && block == 1; i++) {
+    for (i = 0; i < plan->coded_rows && q->dims == 1; i++) {
         const lq_rans_row *r = &plan->coded[i];
         if (lq__row_is_symbols(r)) {
             c->place[i] = (uint16_t)c->count;
@@ -29540,15 +30259,15 @@ LQ__STATIC void lq__warm_list(lq__warm_coder *c)
     if (c->symbols + codec->lead == plan->coded_rows && !codec->means) {
         return; /* there are no others */
     }
-    for (i = 0; i < codec->alive; i += block) {
-        size_t n = LQ__MIN(block, codec->dims - i);
-        int lattice = lq__lattice_at(codec, i, n);
-        row += n == 8;
+    for (i = 0; i < codec->alive; i += q->dims) {
+        size_t n = LQ__MIN(q->dims, codec->dims - i);
+        int lattice = lq__lattice_at(codec, q, i);
+        row += n == q->dims ? q->words : 0;
         for (j = i; j < i + n; j++, row++) {
             while (next < plan->coded_rows && plan->coded[next].row < row) {
                 next++;
             }
-            if (block == 1 && next < plan->coded_rows && plan->coded[next].row == row &&
+            if (q->dims == 1 && next < plan->coded_rows && plan->coded[next].row == row &&
                 lq__row_is_symbols(&plan->coded[next])) {
                 continue;
             }
@@ -29616,13 +30335,32 @@ LQ__STATIC int lq__warm_decode(const lq__warm_coder *c, const lq__workspace *w,
                           w->coder_bytes);
 }
 
+/* One block's points: z (dims, 64) becomes 2 z + residue. */
+LQ__STATIC void lq__warm_fold(const lq__warm_kernels *kernels, const lq__quantizer *q, int16_t *z,
+                              int16_t *word)
+{
+    int16_t residue[LQ__TOKENS];
+    uint32_t i;
+    uint32_t t;
+    if (q->residue == LQ__RESIDUE_none || q->residue == LQ__RESIDUE_coset) { /* one for all */
+        kernels->fold(z, q->residue == LQ__RESIDUE_none ? NULL : word, q->dims);
+        return;
+    }
+    for (i = 0; i < q->dims; i++) {
+        for (t = 0; t < LQ__TOKENS; t++) {
+            residue[t] = (int16_t)lq__residue_c(q->residue, word, LQ__TOKENS, i, t, 0);
+        }
+        kernels->fold(z + i * LQ__TOKENS, residue, 1);
+    }
+}
+
 /* Decodes pages for attention: points of lattices become one integer a coordinate, doubled. */
 LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
                                const lq__warm_batch *batch, size_t count, lq__warm_rows *m)
 {
     const lq__warm_kernels *kernels = lq__warm_of_level();
     const lq_codec *codec = c->codec;
-    size_t block = lq_lattice_dims(codec->desc.quantizer);
+    const lq__quantizer *q = lq__quantizer_of(codec->desc.quantizer);
     int status = lq__warm_decode(c, w, batch, count);
     size_t p;
     size_t i;
@@ -29635,12 +30373,12 @@ LQ__STATIC int lq__warm_unfold(const lq__warm_coder *c, const lq__workspace *w,
         int16_t *z = w->values + p * codec->matrix_rows * LQ__TOKENS;
         m->values[p] = z;
         z += codec->lead * LQ__TOKENS;
-        for (i = 0; i < codec->alive && block > 1; i += block) {
-            size_t n = LQ__MIN(block, codec->dims - i);
-            const int16_t *coset = n == 8 ? z : NULL;
-            z += (n == 8) * LQ__TOKENS;
-            if (lq__lattice_at(codec, i, n)) {
-                kernels->fold(z, coset, n);
+        for (i = 0; i < codec->alive && q->dims > 1; i += q->dims) {
+            size_t n = LQ__MIN(q->dims, codec->dims - i);
+            int16_t *word = z;
+            z += n == q->dims ? q->words * LQ__TOKENS : 0;
+            if (lq__lattice_at(codec, q, i)) {
+                lq__warm_fold(kernels, q, z, word);
             }
             z += n * LQ__TOKENS;
         }
@@ -30722,8 +31460,7 @@ LQ__STATIC const char *lq__kv_policy_fault(const lq_kv_policy *p)
     int bits = p->bits ? p->bits : 4;
     uint32_t step = lq__bits_of_f32(p->step);
     if (p->kind == LQ_KV_WARM) {
-        return p->quantizer < 0 || p->quantizer > LQ_E8_RELAXED
-                   ? "quantizer: a warm policy has LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED"
+        return p->quantizer && !lq_lattice_dims(p->quantizer) ? LQ__NO_QUANTIZER
                : bits < 1 || bits > 8 ? "bits: a warm policy has 1 to 8"
                : step < 0x30800000u || step > 0x4e800000u
                    ? "step: a warm policy needs one, 2^-30 to 2^30"
@@ -31058,8 +31795,7 @@ LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *lay
                 bytes = 0; /* its pages are blobs */
                 why = lq__kv_measure_warm(layer, head, desc, policy, v,
                                           index + (size_t)v * layer->kv_heads + h, &least);
-                pool->scope.d4 |= policy->quantizer == LQ_D4;
-                pool->scope.cosets |= policy->quantizer >= LQ_E8;
+                pool->scope.quantizers |= why ? 0 : 1u << head->warm[v].quantizer;
             }
             if (why) {
                 return why;
@@ -32179,6 +32915,17 @@ LQ__STATIC uint32_t lq__kv_most(const uint8_t *src, size_t count, int type)
     uint32_t most = 0;
     uint32_t half = 0;
     size_t i = 0;
+#if LQ__X86
+    if (lq__cpu_level() >= 1) {
+        i = count & ~(size_t)15;
+        half = lq__cpu_level() == 1 ? lq__kv_most_avx2(src, i, type)
+                                    : lq__kv_most_avx512(src, i, type);
+        if (type == LQ_F32) {
+            most = half;
+            half = 0;
+        }
+    }
+#endif
     if (type == LQ_F32) {
         for (; i + 16 <= count; i += 16) {
             uint32_t f[16];
@@ -32254,7 +33001,7 @@ LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint
     if (all < 0 || (type == LQ_BF16 && most < lq__bits_of_f32(LQ__KV_FLOAT_MOST))) {
         return 0;
     }
-    return lq__kv_most(src + i * lq_type_bytes(type), count - i, type) <= most;
+    return lq__kv_most(src + i * lq__type_bytes(type), count - i, type) <= most;
 }
 
 /* ---- views ---- */
@@ -32265,7 +33012,7 @@ LQ__STATIC int lq__kv_view(lq__kv_source *view, const void *data, size_t token_s
 {
     view->data = (const uint8_t *)data;
     view->type = type ? type : LQ_F32;
-    view->size = lq_type_bytes(view->type);
+    view->size = lq__type_bytes(view->type);
     view->head_stride = head_stride ? head_stride : dims;
     view->token_stride = token_stride ? token_stride : heads * view->head_stride;
     return data && view->size;
@@ -32346,7 +33093,7 @@ LQ__INLINE uint8_t *lq__kv_ring_at(const lq_kv *kv, const lq__kv_layer *layer, i
                                    size_t token)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
     token = (token + lq__kv_count_of(kv, layer)->ring) % pool->ring_tokens;
     return lq__kv_in(kv, layer->ring[v]) + (head * pool->ring_tokens + token) * row;
 }
@@ -32356,7 +33103,7 @@ LQ__STATIC uint8_t *lq__kv_raw_at(const lq_kv *kv, const lq__kv_layer *layer, in
                                   size_t token)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
+    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
     if (token < lq__kv_sequence_of(kv)->sinks) {
         return lq__kv_in(kv, layer->sink[v]) + (head * pool->sink_tokens + token) * row;
     }
@@ -32389,7 +33136,8 @@ LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, i
                                  size_t t, size_t n)
 {
     const lq__kv_source *src = &w->src[v];
-    size_t dims = lq__kv_dims(w->layer, v);
+    const size_t dims = lq__kv_dims(w->layer, v);
+    const size_t row = dims * lq__type_bytes(w->pool->type);
     const uint8_t *at = NULL;
     size_t run = 0;
     size_t i;
@@ -32400,7 +33148,7 @@ LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, i
         }
         if (run) {
             rows[i] = at;
-            at += dims * lq_type_bytes(w->pool->type);
+            at += row;
             run--;
             continue;
         }
@@ -32439,7 +33187,7 @@ LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size
 LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, size_t tokens,
                                 size_t dims, float unit)
 {
-    size_t bytes = dims * lq_type_bytes(type);
+    size_t bytes = dims * lq__type_bytes(type);
     size_t d;
     size_t t;
     size_t j;
@@ -32458,7 +33206,7 @@ LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, siz
         for (d = 0; d < dims; d += 16) {
             size_t n = LQ__MIN(dims - d, 16);
             float row[16];
-            lq__load_row_c(row, src + d * lq_type_bytes(type), n, type);
+            lq__load_row_c(row, src + d * lq__type_bytes(type), n, type);
             for (j = 0; j < n; j++) {
                 float f = row[j] > 8191.0f ? 8191.0f : row[j];
                 f = f < -8191.0f ? -8191.0f : f;
@@ -32591,9 +33339,9 @@ LQ__STATIC void lq__kv_fit_mean(uint8_t *numbers, const int64_t *sums, uint64_t 
     int64_t half;
     size_t d;
     for (d = 0; d < dims; d++) {
-        int64_t mean = sums[d] / (int64_t)count;
-        most = LQ__MAX(most, mean < 0 ? -mean : mean);
+        most = LQ__MAX(most, sums[d] < 0 ? -sums[d] : sums[d]);
     }
+    most /= (int64_t)count;
     while ((most + ((int64_t)1 << unit >> 1)) >> unit > 2047) {
         unit++;
     }
@@ -32941,7 +33689,7 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
         t += page->at;
     }
     if (kind == 0) {
-        lq__rows_of_level()->load_row(x, tile + t * dims * lq_type_bytes(w->pool->type),
+        lq__rows_of_level()->load_row(x, tile + t * dims * lq__type_bytes(w->pool->type),
                                       tokens * dims, w->pool->type);
         return LQ_OK;
     }
@@ -32954,8 +33702,8 @@ LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, siz
             lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
         size_t i;
         int status = lq__kv_coder(w, v, head, page->epoch, doublings);
-        if (status == LQ_OK) { /* where the coder worked: it has more than 64 floats a row */
-            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).coder;
+        if (status == LQ_OK) { /* where the rows were: they are floats by then */
+            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).rows;
             status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
         }
         for (i = 0; i < tokens * dims && status == LQ_OK; i++) {
@@ -33340,7 +34088,7 @@ LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, int v
     ahead->at[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
     ahead->at[1] = (uintptr_t)lq__kv_sums(w, v, head);
     ahead->at[2] = (uintptr_t)lq__kv_numbers(w->kv, w->layer, v, epoch, head);
-    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq_type_bytes(w->pool->type); /* over the ring's */
+    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq__type_bytes(w->pool->type); /* over the ring's */
     ahead->bytes[0] = t < w->old ? ahead->bytes[0] : 0;                      /* end: no harm */
     ahead->bytes[1] = 8 * dims;
     ahead->bytes[2] = dims;
@@ -33426,7 +34174,7 @@ LQ__STATIC void lq__kv_seal_raw(lq__kv_writer *w, const lq__kv_page *page, int v
                                 size_t at, size_t tokens)
 {
     const lq__kv_head *h = w->heads + head;
-    size_t row = lq__kv_dims(w->layer, v) * lq_type_bytes(w->pool->type);
+    size_t row = lq__kv_dims(w->layer, v) * lq__type_bytes(w->pool->type);
     uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile) +
                    (page->at + (at - page->first)) * row;
     size_t end = at + tokens;
@@ -33572,7 +34320,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
                                  const lq__kv_source *src, const uint8_t *from, size_t dims)
 {
     size_t src_stride = src->head_stride * src->size;
-    size_t row = dims * lq_type_bytes(w->pool->type);
+    size_t row = dims * lq__type_bytes(w->pool->type);
     int same = src->type == w->pool->type;
     size_t h;
     for (h = 0; h < w->layer->kv_heads; h++, dst += dst_stride, from += src_stride) {
@@ -33593,7 +34341,7 @@ LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t ds
 /* Stores a run of new tokens as raw ones, from token `t` on. */
 LQ__STATIC void lq__kv_keep(lq__kv_writer *w, size_t t, size_t end)
 {
-    size_t size = lq_type_bytes(w->pool->type);
+    size_t size = lq__type_bytes(w->pool->type);
     int v;
     for (; t < end; t++) {
         int sink = t < lq__kv_sequence_of(w->kv)->sinks;
@@ -35665,8 +36413,7 @@ LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *pa
 LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
                                 const uint32_t *moves, int v, size_t *bytes)
 {
-    const size_t rows = lq__warm_matrix_rows(&w->pool->scope, lq__kv_dims(w->layer, v));
-    uint8_t *scratch = w->warm_work + rows * LQ__TOKENS * 2; /* behind the matrix, in 512 a dim */
+    uint8_t *scratch = (uint8_t *)w->x; /* of 64 tokens */
     uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
     size_t at = 4 * w->layer->warm[v];
     size_t h;
@@ -35967,7 +36714,7 @@ LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int 
 
 /* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
    those that some layer gave back come last. */
-LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
+LQ__STATIC void lq__kv_score_norm(const lq_kv *kv, float *score)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t sinks = lq__kv_sequence_of(kv)->sinks;
@@ -36009,13 +36756,35 @@ LQ__STATIC void lq__kv_norms(const lq_kv *kv, float *score)
     }
 }
 
+LQ__STATIC void lq__kv_score_mass(const lq_kv *kv, float *score)
+{
+    memcpy(score, lq__kv_masses(kv), lq__kv_sequence_of(kv)->tokens * sizeof *score);
+}
+
+LQ__STATIC void lq__kv_score_age(const lq_kv *kv, float *score) /* of equals the newer stays */
+{
+    memset(score, 0, lq__kv_sequence_of(kv)->tokens * sizeof *score);
+}
+
+/* Scores (tokens) of a cache, by scorer; 0 is the default. Numbers count up from 1. */
+#define LQ__KV_SCORER_ROW(name, number, own) lq__kv_score_##own,
+static void (*const lq__kv_scorers[])(const lq_kv *kv, float *score) = {
+    lq__kv_score_mass, LQ_KV_SCORER_LIST(LQ__KV_SCORER_ROW)};
+#undef LQ__KV_SCORER_ROW
+typedef char lq__kv_scorers_in_order[sizeof lq__kv_scorers / sizeof *lq__kv_scorers ==
+                                             (size_t)LQ__KV_SCORER_END
+                                         ? 1
+                                         : -1];
+
+#define LQ__KV_SCORER_NAME(name, number, own) " " #name
+
 /* What is wrong with a descriptor of eviction, the field first; else how many stay at both ends. */
 LQ__STATIC const char *lq__kv_evict_fault(const lq_kv *kv, const lq_kv_evict_desc *desc,
                                           size_t *first, size_t *last)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    if (desc->scorer < 0 || desc->scorer > LQ_KV_BY_AGE) {
-        return "scorer: LQ_KV_BY_MASS, LQ_KV_BY_NORM or LQ_KV_BY_AGE";
+    if (desc->scorer < 0 || desc->scorer >= LQ__KV_SCORER_END) {
+        return "scorer: none of" LQ_KV_SCORER_LIST(LQ__KV_SCORER_NAME);
     }
     *first = desc->first == LQ_KV_NONE ? 0 : desc->first ? desc->first : pool->sinks;
     *last = desc->last == LQ_KV_NONE ? 0 : desc->last ? desc->last : pool->window;
@@ -36041,7 +36810,6 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     size_t tokens;
     size_t first;
     size_t last;
-    size_t t;
     uint8_t *keep;
     float *score;
     if (!lq__kv_valid(kv) || !desc || lq__kv_evict_fault(kv, desc, &first, &last)) {
@@ -36058,12 +36826,7 @@ LQ_API int lq_kv_evict_by(lq_kv *kv, const lq_kv_evict_desc *desc)
     score = (float *)(void *)lq__kv_moves(pool);
     keep = lq__kv_at(pool, pool->keep_at);
     memset(keep, 1, tokens);
-    if (desc->scorer == LQ_KV_BY_NORM) {
-        lq__kv_norms(kv, score);
-    }
-    for (t = 0; t < tokens && desc->scorer != LQ_KV_BY_NORM; t++) {
-        score[t] = desc->scorer == LQ_KV_BY_AGE ? 0.0f : lq__kv_masses(kv)[t];
-    }
+    lq__kv_scorers[desc->scorer](kv, score);
     if (desc->tokens == first + last) {
         memset(keep + first, 0, tokens - first - last);
     } else {
@@ -37747,6 +38510,24 @@ LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pac
     return *why ? LQ_E_ARG : LQ_OK;
 }
 
+/* Whether layers of a group have given back other tokens than others of it. */
+LQ__STATIC int lq__kv_groups_gone(const lq_kv *kv, const lq_kv_pack_desc *desc)
+{
+    size_t sinks = lq__kv_sequence_of(kv)->sinks;
+    int differ = 0;
+    size_t g;
+    size_t i;
+    for (g = 0; g < desc->group_count; g++) {
+        const lq_kv_pack_group *group = &desc->groups[g];
+        size_t first = lq__kv_counts(kv)[group->slices[0].layer].gone;
+        for (i = 0; i < group->slice_count; i++) {
+            size_t gone = lq__kv_counts(kv)[group->slices[i].layer].gone;
+            differ |= LQ__MAX(gone, sinks) != LQ__MAX(first, sinks);
+        }
+    }
+    return differ;
+}
+
 /* A status, and why: what lq_archive_pack would say of each layer's keys and values. */
 LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **why)
 {
@@ -37779,7 +38560,9 @@ LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, c
             }
         }
     }
-    return lq__refuse(why, LQ_OK, NULL);
+    return lq__kv_groups_gone(kv, desc)
+               ? lq__refuse(why, LQ_E_RANGE, "groups: layers of one have given back other tokens")
+               : lq__refuse(why, LQ_OK, NULL);
 }
 
 LQ_API int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc, const char **message)
@@ -37978,7 +38761,7 @@ LQ__STATIC int lq__kv_pack_layer(const lq_kv *kv, lq_archive_writer *writer,
 }
 
 /* Tokens t .. end of a layer's keys or values into its place of a wide workspace. Those that the
-   layer has given back are made up from later ones: no query will see them. */
+   layers of its group have given back are made up from later ones: no query will see them. */
 LQ__STATIC int lq__kv_read_wide(const lq_kv *kv, uint32_t l, int v, size_t t, size_t end,
                                 const lq__kv_cold *cold)
 {
@@ -39317,6 +40100,8 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
    The step comes from the tables of >>rate, rounded to integers: sums of floats might differ in the
    last bit from one compiler to the next, and with them the step.
    To add a field to the head: lq__array_head_store, lq__array_head_load, the manual.
+
+   To add a quantizer: nothing here, see >>lattice.
    ============================================================================================== */
 #define LQ__ARRAY_MAGIC 0x9a41514cu /* "LQA" 0x9a */
 #define LQ__ARRAY_HEAD 44u
@@ -39594,31 +40379,28 @@ typedef struct lq__array_rates {
 
 /* Bits of a lattice point: the entropy of a Gaussian with the variance of number and cell, less the
    log of the cell's volume. Within 0.01 at 2 bits and above. */
-LQ__STATIC uint32_t lq__array_lattice_bits(int quantizer, uint32_t moment, uint32_t class_)
+LQ__STATIC uint32_t lq__array_lattice_bits(const lq__quantizer *q, uint32_t class_)
 {
     int32_t log = ((int32_t)class_ - LQ_CLASS_ONE) * 16384; /* of the variance, q16 */
     uint64_t variance = (uint64_t)lq__exp2_q30((uint32_t)log & 65535u) << 16 >> (22 - (log >> 16));
-    int32_t volume = quantizer == LQ_D4 ? 16384 : quantizer == LQ_E8_RELAXED ? -4792 : 0;
-    int32_t bits = 134160 - volume + (lq__log2_q16(variance + moment) - 24 * 65536) / 2;
+    int32_t bits = 134160 - q->volume + (lq__log2_q16(variance + q->moment) - 24 * 65536) / 2;
     return (uint32_t)LQ__MAX(bits, 0);
 }
 
 LQ__STATIC void lq__array_rates_init(lq__array_rates *r, const lq_tables *tables, int quantizer)
 {
-    uint32_t moment = quantizer == LQ_D4           ? 1817600u /* q24: as in lq__wiener_q15 */
-                      : quantizer == LQ_E8_RELAXED ? 1120720u /* measured at 3 bits */
-                                                   : 1202688u;
+    const lq__quantizer *q = lq__quantizer_of(quantizer);
     uint32_t i;
     for (i = 0; i <= LQ_CLASS_MAX; i++) {
-        if (quantizer == LQ_Z) {
+        if (q->moment == 0) {
             lq_rate rate = lq__rate_of_class(tables, i);
             uint32_t error = (uint32_t)(rate.error * 16777216 + 0.5);
             r->bits[i] = (uint32_t)(rate.bits * 65536 + 0.5);
             r->error[i] = error;
         } else {
-            r->bits[i] = lq__array_lattice_bits(quantizer, moment, i);
+            r->bits[i] = lq__array_lattice_bits(q, i);
             r->error[i] =
-                (uint32_t)((uint64_t)moment * (uint32_t)lq__wiener_q15(quantizer, i) >> 15);
+                (uint32_t)((uint64_t)q->moment * (uint32_t)lq__wiener_q15(quantizer, i) >> 15);
         }
     }
 }
@@ -39706,16 +40488,6 @@ LQ__STATIC int lq__array_step(const lq__array *a, const lq__array_rates *r, floa
     }
     *log_step = LQ__MAX(*log_step, least);
     return LQ_OK;
-}
-
-/* log2 (q16) of the step that suits numbers of deviation 1 at a fixed width. */
-LQ__STATIC int32_t lq__array_fixed_log(int quantizer, int bits)
-{
-    return quantizer == LQ_E8 ? -103351
-           : bits == 8        ? -329064
-           : bits == 4        ? -103351
-           : bits == 3        ? -50534
-                              : -408;
 }
 
 /* ---- fitting ---- */
@@ -39905,7 +40677,7 @@ LQ__APART int lq__array_plan(lq__array *a, const lq_compress_desc *d, const void
         sigma = lq__array_power(a->sigma, a->dims, &log_sum);
         log_step = sigma == LQ_SIGMA_DEAD ? least
                                           : sigma * 4096 + (log_sum - lq__log2_q16(a->dims)) / 2 +
-                                                lq__array_fixed_log(a->quantizer, a->bits);
+                                                lq__fixed_form_of(a->quantizer, a->bits)->log;
         log_step = LQ__MAX(log_step, least);
     } else if (d->step == 0.0f) {
         status = lq__array_step(a, &rates, d->bits, d->error, least, &log_step);
@@ -40131,7 +40903,7 @@ LQ__STATIC const char *lq__array_targets_fault(const lq_compress_desc *d)
     }
     if (d->page == LQ_PAGE_FIXED) {
         return error                               ? "error: of coded arrays"
-               : (float)(int)d->bits != d->bits ? "bits: fixed pages have 8, 4, 3 or 2; of LQ_E8 4"
+               : (float)(int)d->bits != d->bits ? "bits: of fixed pages a whole number"
                                                    : NULL;
     }
     return step && bits ? "step: instead of bits" : NULL;
@@ -40187,7 +40959,7 @@ LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size
         return "page: LQ_PAGE_CODED or LQ_PAGE_FIXED";
     }
     if (!lq_lattice_dims(a->quantizer)) {
-        return "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED";
+        return LQ__NO_QUANTIZER;
     }
     why = lq__array_targets_fault(d);
     why = why ? why : lq__array_resolve_rope(a, d);
@@ -40561,6 +41333,8 @@ LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *s
 
 /* ================================================================================================
    >>rows   arrays whose rows stand alone, at a fixed rate: any run of them is read by itself
+
+   To add a quantizer of fixed width: its lq__rows_x, see >>lattice.
    ============================================================================================== */
 /* ---- rows at a fixed rate ----
    A row is brought to integers X of at most 2^19. The step starts at what suits a Gaussian of the
@@ -40568,24 +41342,6 @@ LQ_API int lq_decompress(void *dst, size_t dst_bytes, int type, const uint8_t *s
    moment * step^2 for each number, and the squares of what lies beyond the outermost level. Then
    points are found, and the scale that is stored is the factor on them that leaves the least error:
    sum of x p over sum of p^2. */
-typedef struct lq__row_form {
-    uint32_t first;  /* square of the step that suits deviation 1, q24 */
-    uint32_t moment; /* error of numbers in range, of the step's square, q16 */
-    uint32_t edge;   /* where levels end, in steps, q8 */
-} lq__row_form;
-
-/* Z 2, 3, 4, 8 and E8. The edges were measured: the best for Gaussian and uniform rows. */
-static const lq__row_form lq__row_forms[5] = {{16633204u, 5461u, 384u},
-                                              {5761185u, 5461u, 896u},
-                                              {1885077u, 5461u, 1920u},
-                                              {15915u, 5461u, 32640u},
-                                              {1885077u, 4698u, 1952u}};
-
-LQ__INLINE const lq__row_form *lq__row_form_of(int quantizer, int bits)
-{
-    return &lq__row_forms[quantizer == LQ_E8 ? 4 : bits == 8 ? 3 : bits - 2];
-}
-
 /* Twelfths of an octave, q15. */
 static const uint16_t lq__row_twelfths[5] = {29193, 30929, 32768, 34716, 36781};
 
@@ -40913,7 +41669,7 @@ LQ__BOX_ROWS(neon)
 /* The best of five steps around aim->step; returns by how many twelfths it moved. x holds the row
    where that has at most 256 numbers. */
 LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, size_t dims,
-                              int type, const lq__row_form *form)
+                              int type, const lq__fixed_form *form)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
@@ -40949,7 +41705,7 @@ LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, 
 
 /* Units and step of a row. */
 LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims, int type,
-                              const lq__row_form *form)
+                              const lq__fixed_form *form)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
@@ -41031,7 +41787,7 @@ LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, si
         size_t n = LQ__MIN(dims - i, LQ__TOKENS);
         (void)kernels->fixed_row(y, src + i * element, type, n, aim->exponent);
         kernels->scale_row(y, factor, 26);
-        lq__fixed_pack(dst + i / 8 * (size_t)bits, y, n, LQ_Z, bits);
+        lq__fixed_pack_z(dst + i / 8 * (size_t)bits, y, n, bits);
         for (j = 0; j < n; j++) {
             int32_t p = 2 * lq__clamp(y[j] >> 12, -half, half - 1) + 1;
             aim->xp += (int64_t)(y[j] >> 4) * p;
@@ -41044,7 +41800,7 @@ LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, si
 LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
                           size_t rows, size_t dims, int type, size_t first, size_t blocks)
 {
-    static const int32_t none[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    static const lq__row_data none[8] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
     uint32_t factor[LQ__TOKENS];
@@ -41073,7 +41829,7 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
     for (i = 0; i < 8; i++) {
         kernels->scale_row(y + i * LQ__TOKENS, factor, 26);
     }
-    if (kernels->e8_rows(z, y, none, 0) > 7) {
+    if (kernels->blocks[LQ_E8](z, y, none, 1, LQ__TOKENS) > 7) {
         kernels->box_rows(z, y);
     }
     for (t = 0; t < rows * blocks; t += 16) {
@@ -41102,6 +41858,35 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
     }
 }
 
+/* Rows, their steps known, to codes, and the sums of their points: lq__rows_own of each form. */
+LQ__STATIC void lq__rows_z(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
+                           size_t rows, size_t dims, int type, int bits)
+{
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        lq__row_z(dst + r * row_bytes + 2, &aim[r], src + r * dims * lq_type_bytes(type), dims,
+                  type, bits);
+    }
+}
+
+LQ__STATIC void lq__rows_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
+                            size_t rows, size_t dims, int type, int bits)
+{
+    size_t first;
+    (void)bits;
+    for (first = 0; first < dims / 8; first += LQ__TOKENS) {
+        lq__row_e8(dst, row_bytes, aim, src, rows, dims, type, first,
+                   LQ__MIN(dims / 8 - first, LQ__TOKENS));
+    }
+}
+
+#define LQ__FIXED_ROWS(quantizer, bits, own, first, log, moment, edge) lq__rows_##own,
+static void (*const lq__rows_of_form[LQ__FIXED_FORMS])(uint8_t *dst, size_t row_bytes,
+                                                       lq__row_aim *aim, const uint8_t *src,
+                                                       size_t rows, size_t dims, int type,
+                                                       int bits) = {LQ__FIXED_LIST(LQ__FIXED_ROWS)};
+#undef LQ__FIXED_ROWS
+
 LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits)
 {
     size_t bytes = dims > SIZE_MAX / 16 ? 0 : lq_fixed_bytes(dims, quantizer, bits);
@@ -41111,6 +41896,7 @@ LQ_API size_t lq_quantize_row_bytes(size_t dims, int quantizer, int bits)
 LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t rows, size_t dims,
                        int type, int quantizer, int bits)
 {
+    const lq__fixed_form *form = lq__fixed_form_of(quantizer, bits);
     size_t row_bytes = lq_quantize_row_bytes(dims, quantizer, bits);
     const uint8_t *from = (const uint8_t *)src;
     size_t element = lq_type_bytes(type);
@@ -41125,23 +41911,14 @@ LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t r
     }
     for (done = 0; done < rows; done += together) {
         size_t n = LQ__MIN(rows - done, together);
-        size_t first;
         size_t r;
         for (r = 0; r < n; r++) {
-            int status = lq__row_aim_at(&aim[r], from + r * dims * element, dims, type,
-                                        lq__row_form_of(quantizer, bits));
+            int status = lq__row_aim_at(&aim[r], from + r * dims * element, dims, type, form);
             if (status) {
                 return status;
             }
-            if (quantizer == LQ_Z) {
-                lq__row_z(dst + r * row_bytes + 2, &aim[r], from + r * dims * element, dims, type,
-                          bits);
-            }
         }
-        for (first = 0; first < dims / 8 && quantizer == LQ_E8; first += LQ__TOKENS) {
-            lq__row_e8(dst, row_bytes, aim, from, n, dims, type, first,
-                       LQ__MIN(dims / 8 - first, LQ__TOKENS));
-        }
+        lq__rows_of_form[form - lq__fixed_forms](dst, row_bytes, aim, from, n, dims, type, bits);
         for (r = 0; r < n; r++) {
             lq__store16(dst + r * row_bytes, lq__row_scale(&aim[r]));
         }
@@ -41285,12 +42062,17 @@ LQ_API int lq_cpu_level(void)
     return lq__cpu_level();
 }
 
+#define LQ__BLOCKS_c(name, number, dims, words, own) lq__##own##_blocks_c,
+#define LQ__BLOCKS_avx2(name, number, dims, words, own) lq__##own##_blocks_avx2,
+#define LQ__BLOCKS_avx512(name, number, dims, words, own) lq__##own##_blocks_avx512,
+#define LQ__BLOCKS_neon(name, number, dims, words, own) lq__##own##_blocks_neon,
+
 static const lq__row_kernels *lq__rows_of_level(void)
 {
 #define LQ__ROWS(v)                                                                         \
     {                                                                                       \
         lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,        \
-            lq__butterfly_rows_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v,        \
+            lq__butterfly_rows_##v, {NULL, LQ_QUANTIZER_LIST(LQ__BLOCKS_##v)},              \
             lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
             lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v, lq__energy_rows_##v,     \
             lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
@@ -41311,7 +42093,7 @@ static const lq__row_kernels *lq__rows_of_level(void)
 static const lq__point_kernels *lq__points_of_level(void)
 {
 #define LQ__POINTS(v) \
-    {lq__fixed_row_##v, lq__scale_row_##v, lq__z_row_##v, lq__d4_rows_##v, lq__e8_rows_##v}
+    {lq__fixed_row_##v, lq__scale_row_##v, {NULL, LQ_QUANTIZER_LIST(LQ__BLOCKS_##v)}}
 #if LQ__X86
     static const lq__point_kernels table[3] = {LQ__POINTS(c), LQ__POINTS(avx2),
                                                LQ__POINTS(avx512)};
@@ -41323,6 +42105,10 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__POINTS
     return &table[LQ__X86 || LQ__NEON ? lq__cpu_level() : 0];
 }
+#undef LQ__BLOCKS_c
+#undef LQ__BLOCKS_avx2
+#undef LQ__BLOCKS_avx512
+#undef LQ__BLOCKS_neon
 
 /* ================================================================================================
    >>end   undefinitions, change log, licence
@@ -41384,10 +42170,25 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__SQUARES_ROW
 #undef LQ__ADD_ROW
 #undef LQ__MOMENTS_ROW
-#undef LQ__Z_ROW
+#undef LQ__Z_BLOCKS
 #undef LQ__CENTROID_ROW
-#undef LQ__D4_ROWS
-#undef LQ__E8_ROWS
+#undef LQ__D4_BLOCKS
+#undef LQ__E8_BLOCKS
+#undef LQ__E8_KERNELS
+#undef LQ__RESIDUE_LIST
+#undef LQ__QUANTIZER_z
+#undef LQ__QUANTIZER_d4
+#undef LQ__QUANTIZER_e8
+#undef LQ__QUANTIZER_e8_relaxed
+#undef LQ__QUANTIZER_OF
+#undef LQ__BLOCK_DIMS
+#undef LQ__BLOCK_ROWS
+#undef LQ__NO_QUANTIZER
+#undef LQ__QUANTIZER_NAME
+#undef LQ__NEAREST
+#undef LQ__FIXED_LIST
+#undef LQ__FIXED_NAME
+#undef LQ__FIXED_NAMES
 #undef LQ__BEYOND
 #undef LQ__BEYOND_ROW
 #undef LQ__WORD_ROWS
@@ -41408,6 +42209,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__MASS_COUNT
 #undef LQ__FREQ_LEAST
 #undef LQ__CELL_MOST
+#undef LQ__TABLES_SHUFFLES
 #undef LQ__TABLES_HEADER
 #undef LQ__COUNTS_FILE
 #undef LQ__AT_0
@@ -41437,6 +42239,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__RANS_PLACE
 #undef LQ__RANS_SECOND
 #undef LQ__SINGLE
+#undef LQ__PACKED_BYTES
 #undef LQ__PAYLOAD_BYTES
 #undef LQ__RAW_BYTES
 #undef LQ__DIMS_MAX
@@ -41526,6 +42329,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__WARM_DOUBLINGS
 #undef LQ__WARM_FLOOR
 #undef LQ__WARM_CLASSES
+#undef LQ__KV_SCORER_NAME
 #undef LQ__KV_WARM
 #undef LQ__KV_WARM_MOST
 #undef LQ__KV_BLOB

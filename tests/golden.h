@@ -352,12 +352,12 @@ static void golden_dense_group(golden_group *g, uint32_t stream)
     }
 }
 
-/* Loads the profile of a stream; its memory is to be freed. */
-static void *golden_dense_load(lq_profile *profile, uint32_t stream)
+/* Loads a profile; its memory is to be freed. */
+static void *golden_dense_load(lq_profile *profile, const char *name)
 {
     size_t count;
     size_t needed = 0;
-    uint8_t *file = golden_file(golden_dense_name(stream), &count);
+    uint8_t *file = golden_file(name, &count);
     void *mem = NULL;
     golden_ok(file ? LQ_OK : LQ_E_IO);
     if (file) {
@@ -369,7 +369,16 @@ static void *golden_dense_load(lq_profile *profile, uint32_t stream)
     return mem;
 }
 
-/* The matrices that come out of the file forms, pages, and refits. */
+/* The matrices that come out of a file form. */
+static void golden_basis(const lq_basis *b)
+{
+    golden_put16("forward", (const uint16_t *)b->forward, (size_t)b->rank * b->forward_stride);
+    golden_put16("inverse", (const uint16_t *)b->inverse, (size_t)b->dims * b->inverse_stride);
+    golden_put("forward-exponent", b->forward_exponent, b->rank);
+    golden_put("inverse-exponent", b->inverse_exponent, b->dims);
+}
+
+/* Matrices, pages, and refits. */
 static void golden_dense(void)
 {
     golden_group *g = &golden_;
@@ -378,7 +387,7 @@ static void golden_dense(void)
         int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
         lq_profile profile;
         lq_profile refit;
-        void *mem = golden_dense_load(&profile, stream);
+        void *mem = golden_dense_load(&profile, golden_dense_name(stream));
         const lq_basis *b;
         size_t i;
         if (!mem) {
@@ -386,10 +395,7 @@ static void golden_dense(void)
         }
         b = profile.dense;
         snprintf(golden_prefix, sizeof golden_prefix, "%s-dense/", stream == LQ_K ? "k" : "v");
-        golden_put16("forward", (const uint16_t *)b->forward, (size_t)b->rank * b->forward_stride);
-        golden_put16("inverse", (const uint16_t *)b->inverse, (size_t)b->dims * b->inverse_stride);
-        golden_put("forward-exponent", b->forward_exponent, b->rank);
-        golden_put("inverse-exponent", b->inverse_exponent, b->dims);
+        golden_basis(b);
         golden_dense_group(g, stream);
         for (i = 0; i < 4; i++) {
             golden_pages(g, &profile, &golden_kinds[i]);
@@ -421,12 +427,12 @@ SOURCE_FUNC size_t golden_dense_archive(size_t tokens)
     w.directory_bytes = sizeof directory;
     golden_ok(lq_archive_writer_init(&writer, &w));
     for (stream = LQ_K; stream <= LQ_V; stream++) {
-        lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, 16}, {3, 1, 8, 8}};
+        lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, 16, 0, 0}, {3, 1, 8, 8, 0, 0}};
         lq_archive_profile_desc file = {NULL, 0, NULL};
         lq_archive_group_desc group;
         lq_archive_pack_desc d;
         lq_profile profile;
-        void *mem = golden_dense_load(&profile, stream);
+        void *mem = golden_dense_load(&profile, golden_dense_name(stream));
         uint8_t *bytes = golden_file(golden_dense_name(stream), &file.count);
         size_t workspace_bytes;
         void *workspace;
@@ -463,6 +469,192 @@ SOURCE_FUNC size_t golden_dense_archive(size_t tokens)
     return (size_t)writer.offset;
 }
 
+/* ---- groups of keys and values ---- */
+enum { JOINT_TOKENS = 1100, JOINT_SLICES = 7, JOINT_DIMS = 100, JOINT_READS = 4 };
+enum { JOINT_REFIT = 300 }; /* tokens of sequence 6 */
+
+#define JOINT_NAME "v1-joint.lqp"
+
+/* Of both streams, in an order of no kind; ropes are the group's, another's, or none. */
+static const lq_slice golden_joint_slices[JOINT_SLICES] = {
+    {0, 0, 0, 16, LQ_K, 0}, {0, 1, 0, 16, LQ_K, 0}, {0, 0, 0, 12, LQ_V, 0},
+    {0, 1, 0, 12, LQ_V, 0}, {1, 0, 0, 20, LQ_K, 2}, {1, 0, 0, 12, LQ_V, 0},
+    {2, 0, 4, 12, LQ_K, LQ_ARCHIVE_NONE}};
+
+static const uint32_t golden_joint_reads[JOINT_READS] = {0, 1, 4, 6};
+
+typedef struct golden_joint {
+    lq_geometry geometry;
+    uint32_t dims[JOINT_SLICES];
+    lq_role roles[JOINT_SLICES];
+    float freqs[2][8];
+    lq_rope ropes[2];
+    lq_positions positions;
+    float x[JOINT_TOKENS * JOINT_DIMS];
+    float weights[JOINT_TOKENS];
+    const void *slices[JOINT_SLICES];
+    lq_vectors vectors;
+    const void *query_heads[JOINT_READS];
+    lq_vectors queries;
+} golden_joint;
+
+static golden_joint golden_joint_;
+
+/* Numbers that eight hidden ones make, and noise; keys have means, values sizes. */
+static void golden_joint_numbers(golden_joint *g)
+{
+    size_t t;
+    size_t d;
+    size_t k;
+    source_seed = 300;
+    for (t = 0; t < JOINT_TOKENS; t++) {
+        double hidden[8];
+        for (k = 0; k < 8; k++) {
+            hidden[k] = source_integer_gauss();
+        }
+        for (d = 0; d < JOINT_DIMS; d++) {
+            int value = (d >= 32 && d < 56) || (d >= 76 && d < 88);
+            double x = source_integer_gauss() / 8;
+            for (k = 0; k < 8; k++) {
+                x += hidden[k] * (double)((int)((d * 7 + k * (d + 13)) % 9) - 4) / 8;
+            }
+            g->x[t * JOINT_DIMS + d] = (float)(value ? x * (double)(1u << (t + d / 70) % 6) + 0.5
+                                                     : x + (double)(d % 5));
+        }
+        g->weights[t] = t % 50 == 7 ? 0.0f : (float)(1 + t * 37 % 61) / 16;
+    }
+}
+
+static void golden_joint_make(golden_joint *g)
+{
+    static const uint32_t gains[JOINT_SLICES] = {0, 0, 0, 0, 0, 1, 0};
+    size_t at = 0;
+    size_t i;
+    memset(g, 0, sizeof *g);
+    for (i = 0; i < 8; i++) {
+        g->freqs[0][i] = (float)(4096 - 500 * (int)i) / 4096;
+        g->freqs[1][i] = (float)(3000 - 300 * (int)i) / 8192;
+    }
+    for (i = 0; i < 2; i++) {
+        g->ropes[i].freqs = g->freqs[i];
+        g->ropes[i].rotary_dims = i ? 12 : 16;
+        g->ropes[i].layout = i ? LQ_ROPE_ADJACENT : LQ_ROPE_HALF;
+        g->ropes[i].magnitude = i ? 1.25f : 0;
+    }
+    golden_joint_numbers(g);
+    for (i = 0; i < JOINT_SLICES; i++) {
+        const lq_slice *s = &golden_joint_slices[i];
+        g->dims[i] = s->dims;
+        g->roles[i].stream = s->stream;
+        g->roles[i].gain = gains[i];
+        g->roles[i].rope = s->stream == LQ_V || s->rope > 2 ? NULL : &g->ropes[s->rope / 2];
+        g->slices[i] = g->x + at;
+        at += s->dims;
+    }
+    for (i = 0; i < JOINT_READS; i++) {
+        g->query_heads[i] = g->slices[golden_joint_reads[i]];
+    }
+    g->geometry.stream = LQ_KV;
+    g->geometry.slice_count = JOINT_SLICES;
+    g->geometry.slice_dims = g->dims;
+    g->geometry.roles = g->roles;
+    g->positions.first = 500;
+    g->positions.stride = 3;
+    g->vectors.slices = g->slices;
+    g->vectors.token_stride = JOINT_DIMS;
+    g->vectors.type = LQ_F32;
+    g->queries = g->vectors;
+    g->queries.slices = g->query_heads;
+}
+
+/* Tokens in an archive: of sequence 5 sinks, then pages in the order of weights; of sequence 6 such
+   as the profile was not made for, on a lattice, with refits. */
+static void golden_joint_pack(const golden_joint *g, lq_archive_writer *writer,
+                              lq_archive_pack_desc *d)
+{
+    int refit = d->sequence == 6;
+    size_t workspace_bytes;
+    void *workspace;
+    d->step = refit ? 1.5f : 0.75f;
+    d->quantizer = refit ? LQ_E8 : LQ_Z;
+    d->weights = refit ? NULL : g->weights;
+    d->refit = refit;
+    workspace_bytes = lq_archive_pack_workspace_bytes(d);
+    workspace = source_alloc(workspace_bytes);
+    golden_ok(lq_archive_pack(writer, d, &g->vectors, &g->positions,
+                              refit ? JOINT_REFIT : JOINT_TOKENS, workspace, workspace_bytes));
+    free(workspace);
+}
+
+/* The group with both sequences. */
+static void golden_joint_group(golden_joint *g, lq_archive_writer *writer,
+                               const lq_profile *profile, const lq_archive_profile_desc *file)
+{
+    lq_archive_group_desc group;
+    lq_archive_pack_desc d;
+    size_t i;
+    memset(&group, 0, sizeof group);
+    memset(&d, 0, sizeof d);
+    group.stream = LQ_KV;
+    group.slices = golden_joint_slices;
+    group.slice_count = JOINT_SLICES;
+    golden_ok(lq_archive_add_rope(writer, &g->ropes[0], &group.rope));
+    golden_ok(lq_archive_add_rope(writer, &g->ropes[1], NULL));
+    golden_ok(lq_archive_add_group(writer, &group, &d.group));
+    golden_ok(lq_archive_add_profile(writer, file, &d.profile_id));
+    d.tables = golden_tables;
+    d.geometry = g->geometry;
+    d.profile = profile;
+    d.sequence = 5;
+    golden_joint_pack(g, writer, &d);
+    for (i = 0; i < JOINT_REFIT * JOINT_DIMS; i++) {
+        g->x[i] *= i % 3 ? 1.0f : 4.0f;
+    }
+    d.sequence = 6;
+    golden_joint_pack(g, writer, &d);
+}
+
+/* With the profile embedded, into golden_buffer. */
+SOURCE_FUNC size_t golden_joint_archive(void)
+{
+    static uint8_t directory[1 << 16];
+    lq_archive_profile_desc file = {NULL, 0, NULL};
+    lq_archive_writer_desc w;
+    lq_archive_writer writer;
+    lq_profile profile;
+    void *mem = golden_dense_load(&profile, JOINT_NAME);
+    uint8_t *bytes = golden_file(JOINT_NAME, &file.count);
+    if (!mem) {
+        return 0;
+    }
+    memset(&w, 0, sizeof w);
+    w.mem = golden_buffer;
+    w.mem_bytes = GOLDEN_BYTES;
+    w.directory = directory;
+    w.directory_bytes = sizeof directory;
+    file.bytes = bytes;
+    golden_joint_make(&golden_joint_);
+    golden_ok(lq_archive_writer_init(&writer, &w));
+    golden_joint_group(&golden_joint_, &writer, &profile, &file);
+    golden_ok(lq_archive_finish(&writer));
+    free(bytes);
+    free(mem);
+    return (size_t)writer.offset;
+}
+
+static void golden_joints(void)
+{
+    lq_profile profile;
+    void *mem = golden_dense_load(&profile, JOINT_NAME);
+    if (!mem) {
+        return;
+    }
+    snprintf(golden_prefix, sizeof golden_prefix, "joint/");
+    golden_basis(profile.dense);
+    golden_put("archive", golden_buffer, golden_joint_archive());
+    free(mem);
+}
+
 /* Makes of a group one of slices of 20 dims, over which blocks run; of dims that are zero or small,
    which are dead, and of numbers far out, which escape. */
 static void golden_group_far(golden_group *g)
@@ -497,8 +689,8 @@ static size_t golden_archive(const golden_kind *k, int how, size_t tokens)
     w.directory_bytes = sizeof directory;
     golden_ok(lq_archive_writer_init(&writer, &w));
     for (stream = LQ_K; stream <= LQ_V; stream++) {
-        lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, GOLDEN_WIDE},
-                                          {3, 1, 8, GOLDEN_DIMS - GOLDEN_WIDE}};
+        lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, GOLDEN_WIDE, 0, 0},
+                                          {3, 1, 8, GOLDEN_DIMS - GOLDEN_WIDE, 0, 0}};
         lq_archive_group_desc group;
         lq_archive_pack_desc d;
         size_t workspace_bytes;
@@ -958,6 +1150,7 @@ static int golden_make(const lq_tables *tables, golden_sink sink)
     golden_groups();
     golden_archives();
     golden_dense();
+    golden_joints();
     golden_kv();
     golden_lives();
     free(golden_buffer);

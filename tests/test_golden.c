@@ -228,6 +228,86 @@ static void test_file(int which)
     free(file);
 }
 
+/* ---- keys and values in one group ---- */
+/* Compared are tokens 0 .. 11, four raw and the first of the first block of pages, and 1022 ..
+   1033, the last of that block and the first of the next; of the second sequence 254 .. 265. */
+enum { JOINT_PART = 12, JOINT_PARTS = 3, JOINT_COUNT = JOINT_PARTS * JOINT_PART * JOINT_DIMS };
+
+static const size_t joint_first[JOINT_PARTS] = {0, 1022, 254};
+
+/* (token, dim). */
+static void joint_decode(const uint8_t *file, size_t count, float *x)
+{
+    lq_archive_source source;
+    lq_archive_reader reader;
+    lq_archive_unpack_desc d;
+    lq_vectors_out out = {NULL, JOINT_DIMS, LQ_F32};
+    void *mem = source_alloc(1 << 16);
+    void *slices[JOINT_SLICES];
+    size_t bytes;
+    void *workspace;
+    int part;
+    memset(&source, 0, sizeof source);
+    memset(&d, 0, sizeof d);
+    source.bytes = file;
+    source.size = count;
+    d.tables = tables;
+    out.slices = slices;
+    if (CHECK(lq_archive_open(&reader, &source, mem, 1 << 16, NULL) == LQ_OK)) {
+        bytes = lq_archive_unpack_workspace_bytes(&reader, 0);
+        workspace = source_alloc(bytes);
+        for (part = 0; part < JOINT_PARTS; part++, x += JOINT_PART * JOINT_DIMS) {
+            size_t at = 0;
+            int i;
+            d.sequence = part < 2 ? 5 : 6;
+            for (i = 0; i < JOINT_SLICES; at += golden_joint_slices[i].dims, i++) {
+                slices[i] = x + at;
+            }
+            CHECK(!lq_archive_unpack(&reader, &d, &out, joint_first[part], JOINT_PART, workspace,
+                                     bytes));
+        }
+        free(workspace);
+    }
+    free(mem);
+}
+
+static void test_joint(void)
+{
+    static float x[JOINT_COUNT];
+    static uint8_t halves[2 * JOINT_COUNT];
+    size_t count;
+    uint8_t *file;
+    int bad = 0;
+    int i;
+    if (writing) {
+        golden_errors = 0;
+        golden_tables = tables;
+        golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
+        count = golden_joint_archive();
+        CHECK(golden_errors == 0);
+        file_write("tests/golden/v1-joint.lqa", golden_buffer, count);
+        free(golden_buffer);
+    }
+    file = file_read("tests/golden/v1-joint.lqa", &count);
+    joint_decode(file, count, x);
+    free(file);
+    if (writing) {
+        for (i = 0; i < JOINT_COUNT; i++) {
+            uint16_t h = lq_f16_from_f32(x[i]);
+            halves[2 * i] = (uint8_t)h;
+            halves[2 * i + 1] = (uint8_t)(h >> 8);
+        }
+        file_write("tests/golden/v1-joint.f16", halves, sizeof halves);
+    }
+    file = file_read("tests/golden/v1-joint.f16", &count);
+    for (i = 0; i < JOINT_COUNT && count == 2 * JOINT_COUNT; i++) { /* as in test_file */
+        double want = (double)lq_f32_from_f16((uint16_t)(file[2 * i] | file[2 * i + 1] << 8));
+        bad += !(fabs((double)x[i] - want) <= fabs(want) * 0x1p-11 * 1.01 + 0x1p-24);
+    }
+    CHECK(count == 2 * JOINT_COUNT && bad == 0);
+    free(file);
+}
+
 /* ---- saves of live caches ---- */
 /* Tokens 0, 6, 12 ... are compared, of edited caches 0, 12, 24 ... */
 enum { LIVE_EVERY = 6, LIVE_COMPARED = LIVE_TOKENS / LIVE_EVERY };
@@ -366,6 +446,42 @@ static void profile_write(uint32_t stream)
     free(mem);
 }
 
+/* As above. */
+static void joint_profile_write(void)
+{
+    golden_joint *g = &golden_joint_;
+    size_t count;
+    uint8_t *file = golden_file(JOINT_NAME, &count);
+    lq_klt_desc desc;
+    lq_klt klt;
+    void *mem;
+    void *workspace;
+    size_t bytes;
+    free(file);
+    if (file) {
+        return;
+    }
+    golden_joint_make(g);
+    mem = source_alloc(lq_klt_bytes(&g->geometry));
+    CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g->geometry), &g->geometry) == LQ_OK);
+    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g->geometry);
+    workspace = source_alloc(bytes);
+    memset(&desc, 0, sizeof desc);
+    desc.step = 0.5f;
+    desc.ratio = 2.5f;
+    desc.model = 0x123456789abcdef0u;
+    CHECK(!lq_klt_add(&klt, &g->vectors, &g->positions, JOINT_TOKENS, workspace, bytes));
+    CHECK(!lq_klt_add_queries(&klt, &g->queries, golden_joint_reads, JOINT_READS, &g->positions,
+                              JOINT_TOKENS, workspace, bytes));
+    file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
+    CHECK(!lq_klt_profile(&klt, file, lq_klt_profile_bound(&klt), &count, &desc, NULL, workspace,
+                          bytes));
+    file_write("tests/golden/" JOINT_NAME, file, count);
+    free(file);
+    free(workspace);
+    free(mem);
+}
+
 /* ---- tables of counts ---- */
 enum { COUNTS_ROWS = 24, COUNTS_TOKENS = 50 };
 
@@ -472,6 +588,7 @@ int main(int argc, char **argv)
     if (writing) {
         profile_write(LQ_K);
         profile_write(LQ_V);
+        joint_profile_write();
     }
     for (level = lq_cpu_limit(-1); level >= 0; level--) {
         test_hashes(level);
@@ -482,6 +599,7 @@ int main(int argc, char **argv)
     for (i = 0; i < FILES; i++) {
         test_file(i);
     }
+    test_joint();
     for (i = 0; i < LIVE_FILES; i++) {
         test_live(i);
     }

@@ -12,6 +12,8 @@ sweeps. */
 #include <string.h>
 
 static const lq_tables *tables;
+static const lq_tables *whole;
+static const lq_tables *packed; /* the same */
 static int levels; /* SIMD levels to test: 0 .. levels */
 
 /* ---- sources ---- */
@@ -78,7 +80,7 @@ static double nearest_d(double *z, const double *x, int dims, int even)
 static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t lead, int quantizer,
                  uint32_t outliers)
 {
-    size_t dims = lq__rans_block(quantizer);
+    size_t dims = lq_lattice_dims(quantizer);
     size_t row = 0;
     size_t i;
     size_t j;
@@ -233,8 +235,9 @@ static void round_trip(setup *s, const uint32_t *tokens, size_t pages)
     int level;
     size_t i;
     memset(first_size, 0, sizeof first_size);
-    for (level = 0; level <= levels; level++) {
-        lq_cpu_limit(level);
+    for (level = 0; level < 2 * (levels + 1); level++) { /* and once more with packed tables */
+        lq_cpu_limit(level % (levels + 1));
+        tables = level <= levels ? whole : packed;
         CHECK(setup_encode(s, tokens, pages) == LQ_OK);
         for (i = 0; i < pages; i++) {
             CHECK(s->size[i] > 0 && s->size[i] <= lq_rans_bound(s->plan.rows, tokens[i]));
@@ -249,6 +252,7 @@ static void round_trip(setup *s, const uint32_t *tokens, size_t pages)
             CHECK(setup_equal(s, i, tokens[i]));
         }
     }
+    tables = whole;
     lq_cpu_limit(-1);
 }
 
@@ -308,6 +312,20 @@ static double dead_of(int class_)
     double s = sigma_of(class_);
     double dead = (3932 / (s * s) + (s < 2 ? 46 / pow(s, 6) : 0)) / 65536;
     return class_ > LQ__CLASS_WIDE ? 0 : dead < 0.45 ? dead : 0.45;
+}
+
+/* Small tables: what they were packed from. */
+static void test_packed(void)
+{
+    uint32_t i;
+    CHECK(lq_tables_small_bytes() < 21000);
+    for (i = 0; i < LQ__T_COUNT; i++) {
+        lq__rans_table own;
+        CHECK(lq__table_look(packed, i, &own) == &own && lq__table_buckets(&own) == LQ_OK);
+        CHECK(memcmp(&own, &tables->table[i], sizeof own) == 0);
+        CHECK(memcmp(&packed->range[i], &tables->range[i], sizeof *packed->range) == 0);
+    }
+    CHECK(memcmp(packed->centroid, tables->centroid, sizeof(int16_t[LQ__CLASS_WIDE + 1][16])) == 0);
 }
 
 static void test_tables(void)
@@ -784,6 +802,11 @@ static int hostile_decode(setup *s, const uint8_t *bytes, size_t count, uint32_t
         CHECK(status[level] == page.status && status[level] == status[0]);
         CHECK(status[level] == LQ_OK || status[level] == LQ_E_DATA);
         CHECK(status[level] || !memcmp(s->decoded[0], s->decoded[level], s->plan.rows * 128));
+        if (level == (int)(count % ((size_t)levels + 1))) {
+            CHECK(lq_rans_decode(packed, &s->plan, &page, 1, s->workspace, s->workspace_bytes) ==
+                  status[0]);
+            CHECK(status[0] || !memcmp(s->decoded[0], s->decoded[level], s->plan.rows * 128));
+        }
     }
     lq_cpu_limit(-1);
     free(exact);
@@ -1315,8 +1338,15 @@ int main(int argc, char **argv)
 {
     int quick = argc > 1 && !strcmp(argv[1], "quick");
     void *mem = malloc(lq_tables_bytes());
+    void *small = malloc(lq_tables_small_bytes());
     CHECK(lq_tables_init(&tables, mem, lq_tables_bytes()) == LQ_OK);
+    CHECK(lq_tables_small_init(&packed, NULL, lq_tables_small_bytes()) == LQ_E_ARG);
+    CHECK(lq_tables_small_init(NULL, small, lq_tables_small_bytes()) == LQ_E_ARG);
+    CHECK(lq_tables_small_init(&packed, small, lq_tables_small_bytes() - 1) == LQ_E_SPACE);
+    CHECK(lq_tables_small_init(&packed, small, lq_tables_small_bytes()) == LQ_OK);
+    whole = tables;
     levels = lq_cpu_limit(-1);
+    test_packed();
     test_tables();
     test_centroids();
 #if LQ__X86 || LQ__NEON
@@ -1339,6 +1369,7 @@ int main(int argc, char **argv)
     test_counts_hostile(quick);
     test_length(192, 0.013);
     test_length(64, 0.032);
+    free(small);
     free(mem);
     return check_report("rans");
 }

@@ -203,37 +203,45 @@ static void test_sums(void)
 }
 
 /* ---- points ---- */
+/* Every quantizer, two blocks of it, with rows of 64 columns or fewer. */
 static void test_points(void)
 {
+    enum { DIMS = 2 * (int)LQ__BLOCK_DIMS, ROWS = 2 * (int)LQ__BLOCK_ROWS };
     for (int round = 0; round < 5 * ROUNDS; round++) {
-        int16_t z[2][9 * TOKENS];
-        int32_t y[8 * TOKENS], back[2][TOKENS], mean[8], shift[4];
+        int16_t z[2][ROWS * TOKENS];
+        int32_t y[DIMS * TOKENS], back[2][TOKENS], mean[DIMS], shift[4];
+        lq__row_data row[DIMS];
         int32_t most = round % 3 ? 1 << 16 : (1 << 26) - 4096; /* z fits 16 bits */
         int32_t dead = (int32_t)source_below(LQ__ONE / 2 + 1);
-        memset(z, 0, sizeof z);
-        fill(y, 8 * TOKENS, most);
-        fill(mean, 8, most);
+        size_t columns = 16 + 16 * source_below(4);
+        memset(row, 0, sizeof row);
+        fill(y, DIMS * TOKENS, most);
+        fill(mean, DIMS, most);
         fill(shift, 4, 2048);
-        for (size_t i = 0; i < 8 * TOKENS && round % 5 == 0; i++) {
+        for (size_t i = 0; i < DIMS * TOKENS && round % 5 == 0; i++) {
             y[i] = y[i] / 1024 * 1024; /* ties */
-            mean[i % 8] = 0;
+            mean[i % DIMS] = 0;
         }
-        CHECK(plain->z_row(z[0], y, mean[0], dead) == level->z_row(z[1], y, mean[0], dead));
-        CHECK(SAME(z[0], z[1]));
+        for (size_t i = 0; i < DIMS; i++) {
+            row[i].mean = mean[i];
+            row[i].dead_zone = dead;
+        }
+        for (int q = 1; q < LQ__QUANTIZER_END; q++) {
+            memset(z, 0, sizeof z);
+            CHECK(plain->blocks[q](z[0], y, row, 2, columns) ==
+                  level->blocks[q](z[1], y, row, 2, columns));
+            CHECK(SAME(z[0], z[1]));
+        }
         plain->centroid_row(back[0], z[0], shift, mean[1] >> 8);
         level->centroid_row(back[1], z[0], shift, mean[1] >> 8);
         CHECK(SAME(back[0], back[1]));
-        CHECK(plain->d4_rows(z[0], y, mean) == level->d4_rows(z[1], y, mean));
-        CHECK(SAME(z[0], z[1]));
-        CHECK(plain->e8_rows(z[0], y, mean, round & 1) == level->e8_rows(z[1], y, mean, round & 1));
-        CHECK(SAME(z[0], z[1]));
     }
 }
 
 /* Rows of lq_quantize: points that are in the code's box or not. */
 static void test_box(void)
 {
-    static const int32_t mean[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    static const lq__row_data none[8] = {{0, 0, {0, 0, 0, 0}, 0}};
     for (int round = 0; round < 5 * ROUNDS; round++) {
         int32_t x[8 * 16], y[2][8 * TOKENS], yp[2][16], pp[2][16];
         uint32_t word[2][16];
@@ -247,7 +255,7 @@ static void test_box(void)
         level->block_rows(y[1], x, stride, blocks);
         CHECK(SAME(y[0], y[1]));
         fill(y[0], 8 * TOKENS, (round % 4 == 0 ? 6 : 12) * 4096);
-        (void)plain->e8_rows(z[0], y[0], mean, 0);
+        (void)plain->blocks[LQ_E8](z[0], y[0], none, 1, TOKENS);
         memcpy(z[1], z[0], sizeof z[0]);
         plain->box_rows(z[0], y[0]);
         level->box_rows(z[1], y[0]);

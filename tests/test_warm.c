@@ -11,6 +11,7 @@
 enum { TOKENS_MOST = 900, TOKENS_ROOM = 1700, LAYERS_MOST = 3, NUMBERS = 4 * 128 };
 
 static const lq_tables *tables;
+static const lq_tables *packed; /* the same */
 static lq_kv_desc desc;
 static lq_kv_layer layers[LAYERS_MOST];
 static float *given[LAYERS_MOST][2]; /* (tokens, heads * dims) */
@@ -510,6 +511,7 @@ static void test_small(int quantizer, int level, int mixed)
         if (mixed) {
             memset(s % 2 ? &desc.k : &desc.v, 0, sizeof desc.k);
         }
+        desc.tables = (s + (size_t)mixed) % 2 ? packed : tables;
         CHECK(lq_cpu_limit(level) >= 0);
         mem = make(&kv);
         make_tokens(sizes[s], 1.0f);
@@ -520,6 +522,7 @@ static void test_small(int quantizer, int level, int mixed)
         op_evict(&kv);
         check_attend(&kv, 1);
         check_arena(&kv);
+        desc.tables = desc.tables == tables ? packed : tables; /* they are not told apart */
         check_saved(&kv, 1);
         lq_kv_free(&kv);
         free(mem);
@@ -1721,12 +1724,14 @@ static void test_bias(void)
 int main(int argc, char **argv)
 {
     void *mem = source_alloc(lq_tables_bytes());
+    void *small = source_alloc(lq_tables_small_bytes());
     int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     int rounds = argc > 1 && !quick ? atoi(argv[1]) : quick ? 6 : 30;
     int level;
     int i;
     source_seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     CHECK(lq_tables_init(&tables, mem, lq_tables_bytes()) == LQ_OK);
+    CHECK(lq_tables_small_init(&packed, small, lq_tables_small_bytes()) == LQ_OK);
     for (i = 0; i < 2; i++) {
         uint32_t l;
         for (l = 0; l < LAYERS_MOST; l++) {

@@ -333,7 +333,7 @@ static void lm__runners_open(const lm_eval *e, lm__runner *runners, size_t first
     for (c = 0; c <= count; c++) {
         d.spec = c > 0 ? e->specs[first + c - 1] : NULL;
         d.chunk = c > 0 ? e->chunk : 0;
-        d.prefix = c > 0 ? e->prefix : 0;
+        d.prefix = e->prefix;
         lm_cache_open(&runners[c].cache, &e->model->g, &e->model->pool, &d);
         runners[c].loss = (double *)lm_alloc(all, sizeof(double));
         runners[c].kld = (double *)lm_alloc(all, sizeof(double));

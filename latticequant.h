@@ -38632,11 +38632,19 @@ LQ__STATIC size_t lq__kv_group_bytes(const lq_kv_pack_desc *desc, size_t index, 
     return bytes + s.codec + s.workspace + s.page * LQ__IN_FLIGHT;
 }
 
+/* What lq__kv_pack_groups_fault says, of a descriptor that nobody has looked at. */
+LQ__STATIC int lq__kv_pack_groups_status(const lq_kv *kv, const lq_kv_pack_desc *desc)
+{
+    const char *why;
+    return lq__kv_valid(kv) && desc && desc->tables
+               ? lq__kv_pack_groups_fault(lq__kv_pool_of(kv), desc, &why)
+               : LQ_E_ARG;
+}
+
 LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t *workspace_bytes,
                             size_t *directory_bytes)
 {
     const lq__kv_pool *pool;
-    const char *why;
     uint64_t directory;
     size_t chunk;
     size_t tokens;
@@ -38644,15 +38652,11 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     size_t g;
     uint32_t l;
     int v;
-    int status;
-    if (!lq__kv_valid(kv) || !desc || !desc->tables || !workspace_bytes || !directory_bytes) {
-        return LQ_E_ARG;
+    int status = lq__kv_pack_groups_status(kv, desc);
+    if (status || !workspace_bytes || !directory_bytes) {
+        return status ? status : LQ_E_ARG;
     }
     pool = lq__kv_pool_of(kv);
-    status = lq__kv_pack_groups_fault(pool, desc, &why);
-    if (status) {
-        return status;
-    }
     tokens = lq__kv_sequence_of(kv)->tokens;
     chunk = lq__kv_chunk(desc);
     directory = 12 + (uint64_t)lq__kv_cold_bytes(pool, tokens) + 3;

@@ -865,8 +865,8 @@ enum { LQ_STATUS_LIST(LQ__STATUS_ENUM) LQ__STATUS_END = 1 };
 /* Element types of K/V in memory and of raw pages. */
 enum { LQ_F32 = 1, LQ_F16 = 2, LQ_BF16 = 3 };
 
-/* What a group's vectors are. K has one step for all tokens, V gains of each token. LQ_KV: slices of
-   both, in one dense basis. */
+/* What a group's vectors are. K has one step for all tokens, V gains of each token. LQ_KV: slices
+   of both, in one dense basis. */
 enum { LQ_K = 1, LQ_V = 2, LQ_KV = 3 };
 
 /* Page codes: how the integers (or floats) of a page are stored. */
@@ -1416,7 +1416,7 @@ LQ_API LQ_MUST int lq_klt_add_queries(lq_klt *klt, const lq_vectors *queries, co
      tolerance  what rounding the basis may add to the step's error; default 0 means 0.02
      own        1: the tokens that were added are the ones to be coded: all of them are fitted, none
                 judge; default 0
-     ratio      LQ_KV: V's step, relative to its gain, over K's; in 256ths; default 0 means 3
+     ratio      LQ_KV: V's step, relative to its gain, over K's; in 256ths; default 0 means 1.4
      model      the caller's name of the model, which the profile carries and lq_archive_pack and
                 lq_kv_pack compare with the one that they are told; default 0: none */
 typedef struct lq_klt_desc {
@@ -1457,7 +1457,8 @@ LQ_API float lq_klt_unit_of(const lq_klt *const *klts, size_t count);
 /* A fit for another thread: in memory of lq_klt_bytes, of the same geometry and about the same
    centre, with nothing added. The first must have seen tokens, at least 64 at best: its first block
    is the centre. lq_klt_merge then adds what the other has seen; the other stays as it is. Floats:
-   which thread adds what shows in the last bits. LQ_E_ARG: no tokens yet, not made so; LQ_E_SPACE. */
+   which thread adds what shows in the last bits. LQ_E_ARG: no tokens yet, or not made so;
+   LQ_E_SPACE. */
 LQ_API LQ_MUST int lq_klt_fork(lq_klt *fork, void *mem, size_t mem_bytes, const lq_klt *klt);
 LQ_API LQ_MUST int lq_klt_merge(lq_klt *klt, const lq_klt *fork);
 
@@ -2561,13 +2562,13 @@ LQ_API LQ_MUST int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16
    evictions move it along, save and load keep it. NULL: kv not valid. */
 LQ_API float *lq_kv_mass(lq_kv *kv);
 
-/* Weights for lq_kv_pack from attention mass: each token's mass over the number of queries that could
-   see it, which are as many as positions from its own to the last token's.
+/* Weights for lq_kv_pack from attention mass: each token's mass over the number of queries that
+   could see it, which are as many as positions from its own to the last token's.
      dst   (lq_kv_tokens), may be `mass`
      mass  (lq_kv_tokens) sums as lq_kv_attend_desc.mass makes them, of any layers; default NULL:
            lq_kv_mass. Measured best: of the layers of a group, each with an array of its own
-   Measured on SmolLM2 (README): what is asked about goes on as the text did: fewer bits; a part that
-   nobody has looked at is asked for: more. LQ_E_ARG; LQ_E_DATA: a mass is negative or not finite. */
+   Where the text goes on as before that takes fewer bits; where a part is asked for that nobody has
+   looked at, more (README). LQ_E_ARG; LQ_E_DATA: a mass is negative or not finite. */
 LQ_API LQ_MUST int lq_kv_importance(const lq_kv *kv, float *dst, const float *mass);
 
 /* Drops the tokens whose keep is 0, in all layers; the others keep their positions and move up.
@@ -2640,8 +2641,8 @@ LQ_API LQ_MUST int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count,
 /* ---- kv: cold ---- */
 /* Heads that lq_kv_pack codes together, as lq_archive_pack codes a group.
      slices   (slice_count) whole heads of layers with keys and values of their own: first_dim 0,
-              stream LQ_K or LQ_V, rope 0: keys are turned back as the cache says. Of a layer's keys,
-              or values, all heads are in groups, or none
+              stream LQ_K or LQ_V, rope 0: keys are turned back as the cache says. Of a layer's
+              keys, or values, all heads are in groups, rising from 0 on, or none
      profile  calibrated for these slices, with a dense basis; the archive names it
      step     of its keys, in the profile's unit; values' is dense->ratio times that
      weights  (lq_kv_tokens) of this group; default NULL: lq_kv_pack_desc.weights */
@@ -2692,12 +2693,12 @@ LQ_API LQ_MUST int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc
                                     size_t *workspace_bytes, size_t *directory_bytes);
 
 /* Packs a sequence with lq_archive_pack: a group for the keys and one for the values of each layer
-   (none for values that are among the keys, which keep their k_step), behind them those of `groups`,
-   sinks raw, each layer's RoPE undone if in front, what layers gave back left out, the rest coded in
-   few bits: of raw tokens as they came, of others as they are read. Layers of one of `groups` must
-   have given back the same tokens (full and sliding layers go into groups of their own): else
-   LQ_E_RANGE. lq_archive_unpack reads it, too. The cache stays as it is. Errors as lq_kv_save; LQ_E_RANGE: also a number above
-   2048 steps. */
+   (none for values that are among the keys, which keep their k_step), behind them those of
+   `groups`, sinks raw, each layer's RoPE undone if in front, what layers gave back left out, the
+   rest coded in few bits: of raw tokens as they came, of others as they are read. Layers of one of
+   `groups` must have given back the same tokens (full and sliding layers go into groups of their
+   own): else LQ_E_RANGE. lq_archive_unpack reads it, too. The cache stays as it is. Errors as
+   lq_kv_save; LQ_E_RANGE: also a number above 2048 steps. */
 LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
 
@@ -2719,8 +2720,8 @@ typedef struct lq_kv_unpack_desc {
 
 /* Appends a packed sequence to an empty cache of the same layers, heads and dims; sinks, window and
    policies may differ. LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of
-   another geometry, or a profile is missing; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too small; LQ_E_DATA,
-   LQ_E_IO. After an error kv is empty. Safe for untrusted input. */
+   another geometry, or a profile is missing; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace too
+   small; LQ_E_DATA, LQ_E_IO. After an error kv is empty. Safe for untrusted input. */
 LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader,
                                 const lq_kv_unpack_desc *desc, void *workspace,
                                 size_t workspace_bytes);
@@ -12145,7 +12146,8 @@ LQ__STATIC int lq__keys_load(lq__source *from, const lq_geometry *g, uint32_t s,
 {
     int type = from->src->type;
     size_t dims = g->slice_dims[s];
-    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * lq_type_bytes(type);
+    size_t element = lq_type_bytes(type);
+    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * element;
     const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
     int status = LQ_OK;
     size_t t;
@@ -12178,8 +12180,8 @@ LQ__STATIC void lq__gather(float *left, float *whole, const lq__source *from,
 }
 
 /* The gain of a token's vector of `dims` numbers of V; left: without the centre, or NULL. */
-LQ__STATIC int lq__gain_by(int32_t *gain, const float *left, const uint8_t *v, size_t dims, int type,
-                           const lq_geometry *g, uint32_t s)
+LQ__STATIC int lq__gain_by(int32_t *gain, const float *left, const uint8_t *v, size_t dims,
+                           int type, const lq_geometry *g, uint32_t s)
 {
     return !left      ? lq__gain_of(gain, v, dims, type)
            : g->dense ? lq__gain_less(gain, left, v, dims, type, g->dense->gain_shift[s])
@@ -12526,8 +12528,8 @@ LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, lq__sour
                     : LQ_OK;
 }
 
-/* The centre of V: (dims) floats of the channels, of K zeros, from the basis or the profile's means.
-   Returns whether any is not 0. *range: LQ_E_RANGE where a unit is beyond floats. */
+/* The centre of V: (dims) floats of the channels, of K zeros, from the basis or the profile's
+   means. Returns whether any is not 0. *range: LQ_E_RANGE where a unit is beyond floats. */
 LQ__STATIC int lq__center_of(float *center, const lq_geometry *g, const lq_profile *p, int *range)
 {
     const lq_basis *b = g->dense;
@@ -13554,8 +13556,8 @@ LQ__STATIC int lq__bits_end(lq__bit_reader *r)
 
 /* ---- the file form of a dense basis ----
    Behind the 20 bytes, all little-endian (>>manual has the diagram):
-     rank u16, metric u8, centre's exponent i8, precision i16, floor i16, means' exponent i8, a zero,
-     V's ratio u16 (256ths), model u64;
+     rank u16, metric u8, centre's exponent i8, precision i16, floor i16, means' exponent i8, a
+     zero, V's ratio u16 (256ths), model u64;
      of each slice: dims u16, exponent i8, metric's exponent i8 (V: gain shift), gain u16 (K: all
      ones);
      the means, i16 of each dim; the centre, i16 of each dim of V; of each slice of K with metric 1:
@@ -15958,7 +15960,8 @@ typedef struct lq__klt_work {
     double unit;  /* K */
     double ratio; /* V's step over K's */
     uint64_t model;
-    size_t keys; /* slices of them */
+    size_t keys;     /* slices of them, */
+    size_t key_dims; /* and their dims */
     int own;
     size_t dims;
     size_t pad;
@@ -16251,8 +16254,8 @@ LQ_API float lq_klt_unit(const lq_klt *klt)
     return klt->geometry.stream == LQ_V ? 1.0f : lq_klt_unit_of(&klt, 1);
 }
 
-/* Unit of slices s .. end of V, from dim `at` on: their gain is shifted so that what it leaves has a
-   mean square of 1. */
+/* Unit of slices s .. end of V, from dim `at` on: their gain is shifted so that what it leaves has
+   a mean square of 1. */
 LQ__STATIC void lq__klt_value_units(lq__klt_work *w, uint32_t s, uint32_t end, size_t at)
 {
     const lq_klt *klt = w->klt;
@@ -17034,7 +17037,7 @@ LQ__STATIC const char *lq__klt_fault(const lq_klt_desc *d)
         return "unit: 2^-100 to 2^100; 0 means lq_klt_unit";
     }
     if (lq__bits_of_f32(d->ratio) << 1 && !(d->ratio >= 0.0625f && d->ratio <= 16.0f)) {
-        return "ratio: 1/16 to 16; 0 means 3";
+        return "ratio: 1/16 to 16; 0 means 1.4";
     }
     if (tolerance << 1 && tolerance > 0x3f800000u) {
         return "tolerance: at most 1; 0 means 0.02";
@@ -17047,14 +17050,43 @@ LQ_API int lq_klt_check(const lq_klt_desc *desc, const char **message)
     return lq__told(message, desc ? lq__klt_fault(desc) : "desc: NULL", LQ_E_ARG);
 }
 
+/* What the descriptor says, its defaults filled in; and the means of the columns. */
+LQ__STATIC void lq__klt_begin(lq__klt_work *w, const lq_klt *klt, const lq_klt_desc *desc)
+{
+    const lq_geometry *g = &klt->geometry;
+    double count = (double)(klt->tokens + klt->held_out);
+    size_t i;
+    uint32_t s;
+    w->klt = klt;
+    w->dims = lq_geometry_dims(g);
+    w->pad = lq__klt_pad(lq__klt_columns(g));
+    w->step = desc->step > 0 ? (double)desc->step : 0.1;
+    w->beta = desc->beta < 0 ? 0 : desc->beta > 0 ? (double)desc->beta : 0.5;
+    w->tolerance = desc->tolerance > 0 ? (double)desc->tolerance : 0.02;
+    w->unit = (double)(desc->unit > 0 ? desc->unit : lq_klt_unit(klt));
+    w->unit = g->stream != LQ_V && w->unit >= 1e-12 ? w->unit : 1;
+    w->ratio = g->stream != LQ_KV ? 1 : desc->ratio > 0 ? (double)desc->ratio : 1.4;
+    w->ratio = lq__klt_round(w->ratio * 256) / 256.0;
+    w->model = desc->model;
+    w->own = desc->own;
+    for (s = 0; s < g->slice_count; s++) {
+        w->keys += !lq__is_value(g, s);
+        w->key_dims += lq__is_value(g, s) ? 0 : g->slice_dims[s];
+    }
+    for (i = 0; i < w->dims; i++) {
+        w->mean[i] = (double)klt->center[i];
+        w->mean[i] += w->slope ? 0 : lq__klt_sum(klt, i, 2) / count;
+    }
+    if (w->slope) {
+        lq__klt_centers(w);
+    }
+}
+
 LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, size_t *written,
                           const lq_klt_desc *desc, lq_klt_report *report, void *workspace,
                           size_t workspace_bytes)
 {
     lq__klt_work w;
-    double key_dims = 0;
-    double count;
-    size_t i;
     int status;
     if (!written) {
         return LQ_E_ARG;
@@ -17069,33 +17101,10 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
     }
     memset(&w, 0, sizeof w);
     (void)lq__klt_place(&w, klt, workspace);
-    w.klt = klt;
-    w.dims = lq_geometry_dims(&klt->geometry);
-    w.pad = lq__klt_pad(lq__klt_columns(&klt->geometry));
-    w.step = desc->step > 0 ? (double)desc->step : 0.1;
-    w.beta = desc->beta < 0 ? 0 : desc->beta > 0 ? (double)desc->beta : 0.5;
-    w.tolerance = desc->tolerance > 0 ? (double)desc->tolerance : 0.02;
-    w.unit = (double)(desc->unit > 0 ? desc->unit : lq_klt_unit(klt));
-    w.unit = klt->geometry.stream != LQ_V && w.unit >= 1e-12 ? w.unit : 1;
-    w.ratio = klt->geometry.stream != LQ_KV ? 1 : desc->ratio > 0 ? (double)desc->ratio : 3;
-    w.ratio = lq__klt_round(w.ratio * 256) / 256.0;
-    w.model = desc->model;
-    for (i = 0; i < klt->geometry.slice_count; i++) {
-        w.keys += !lq__is_value(&klt->geometry, (uint32_t)i);
-        key_dims += lq__is_value(&klt->geometry, (uint32_t)i) ? 0 : klt->geometry.slice_dims[i];
-    }
-    w.own = desc->own;
-    count = (double)(klt->tokens + klt->held_out);
-    for (i = 0; i < w.dims; i++) {
-        w.mean[i] = (double)klt->center[i];
-        w.mean[i] += w.slope ? 0 : lq__klt_sum(klt, i, 2) / count;
-    }
-    if (w.slope) {
-        lq__klt_centers(&w);
-    }
+    lq__klt_begin(&w, klt, desc);
     lq__klt_units(&w);
     status = lq__klt_metrics(&w);
-    w.report.logit_weight = (float)(w.logit / (LQ__MAX(key_dims, 1) * (double)LQ__MAX(w.keys, 1)));
+    w.report.logit_weight = (float)(w.logit / (double)LQ__MAX(w.key_dims * w.keys, 1));
     if (!status) {
         status = lq__klt_choose(&w);
     }
@@ -19403,8 +19412,8 @@ LQ__STATIC void lq__order_block(lq__sorter *s, uint8_t *order, int8_t *steps, co
     }
 }
 
-/* Pages first .. first + count of the run, whose tokens begin at `begin` of the source, side by side
-   in `gathered`; returns their tokens. */
+/* Pages first .. first + count of the run, whose tokens begin at `begin` of the source, side by
+   side in `gathered`; returns their tokens. */
 LQ__STATIC size_t lq__gather_pages(const lq__pack *p, size_t begin, uint32_t run_tokens,
                                    uint32_t first, uint32_t count)
 {
@@ -21267,7 +21276,9 @@ LQ__STATIC int lq__unpack_roles(lq__unpack *u, const lq_archive_group_desc *g)
         if (role->stream == LQ_V && g->stream != LQ_V) {
             continue;
         }
-        slice->rope = slice->rope ? slice->rope : g->rope == LQ_ARCHIVE_NONE ? g->rope : g->rope + 1;
+        if (slice->rope == 0) {
+            slice->rope = g->rope == LQ_ARCHIVE_NONE ? g->rope : g->rope + 1;
+        }
         if (slice->rope != LQ_ARCHIVE_NONE) {
             status = lq__unpack_rope(u, s, slice->rope, &used);
         }
@@ -21627,11 +21638,21 @@ LQ__STATIC int lq__unpack_block(lq__unpack *u, const lq_vectors_out *dst, const 
     }
     for (i = 0; i < LQ_ARCHIVE_BLOCK && !status; i++) {
         if (pages >> i & 1) {
-            status = lq__unpack_ordered(u, dst, run, id, block * LQ_ARCHIVE_BLOCK + i, from, to, at);
+            uint32_t page = block * LQ_ARCHIVE_BLOCK + i;
+            status = lq__unpack_ordered(u, dst, run, id, page, from, to, at);
         }
     }
     *found = to - from;
     return status;
+}
+
+/* Whether a whole page is decoded with those of the batch. */
+LQ__STATIC int lq__unpack_joins(const lq__unpack *u, const lq__unpack_batch *b,
+                                const lq_page_ref *ref, const lq_page_info *info)
+{
+    return b->count && b->count < u->sizes.flight && b->last.run == ref->run &&
+           b->last.page + 1 == ref->page && b->last.token_count == LQ__TOKENS &&
+           lq__unpack_same(&u->codec_info, info);
 }
 
 /* The next page of the range: read, looked at, decoded or added to the batch. *found tokens of
@@ -21647,7 +21668,6 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
     uint64_t until;
     uint32_t id;
     int whole;
-    int joins;
     int status = lq__run_find(u->reader, u->desc->group, u->desc->sequence, token, &id, &until);
     if (status) {
         return status;
@@ -21676,10 +21696,7 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
     if (status) {
         return status;
     }
-    joins = whole && b->count && b->count < u->sizes.flight && b->last.run == ref.run &&
-            b->last.page + 1 == ref.page && b->last.token_count == LQ__TOKENS &&
-            lq__unpack_same(&u->codec_info, &info);
-    status = joins ? LQ_OK : lq__unpack_flush(u, b, dst);
+    status = whole && lq__unpack_joins(u, b, &ref, &info) ? LQ_OK : lq__unpack_flush(u, b, dst);
     if (!status) {
         status = lq__unpack_codec(u, &ref, &info);
     }
@@ -38228,9 +38245,9 @@ LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t seque
    >>pack   sequences of a live cache packed for storage, and back
    ============================================================================================== */
 /* ---- cold: META record of tag LQ__KV_COLD + sequence, u64: version, bytes of the descriptor, it
-   (as in LIVE CACHE), first group, tokens, sinks, groups over layers, of each layer of its own where
-   what it has begins behind the sinks, the position of each token; groups count up from the first,
-   keys and values of each layer, then those over layers ---- */
+   (as in LIVE CACHE), first group, tokens, sinks, groups over layers, of each layer of its own
+   where what it has begins behind the sinks, the position of each token; groups count up from the
+   first, keys and values of each layer, then those over layers ---- */
 #define LQ__KV_COLD_VERSION 4u
 #define LQ__KV_COLD_HEAD 32u /* behind the descriptor */
 #define LQ__KV_COLD 0x434b514cu
@@ -38331,9 +38348,8 @@ LQ__STATIC int lq__kv_slice_ok(const lq__kv_pool *pool, const lq_slice *slice, i
            slice->dims == lq__kv_dims(layer, *v);
 }
 
-/* Counts the heads that a group's slices hold into seen (layers, 2). Returns whether all of them are
-   such, and none is held twice: of a group heads of a stream rise, and groups have whole streams
-   between them. */
+/* Counts the heads that a group's slices hold into seen (layers, 2). Returns whether all of them
+   are such, and none is held twice: heads of a stream rise over all groups. */
 LQ__STATIC int lq__kv_slices_seen(const lq__kv_pool *pool, uint32_t *seen, const lq_slice *slices,
                                   size_t count)
 {
@@ -38612,8 +38628,8 @@ LQ__STATIC void lq__kv_group_desc(const lq__kv_pool *pool, const lq__kv_cold *co
     pack->exponent = desc->exponent;
 }
 
-/* A bound of lq_archive_pack_workspace_bytes for a group over layers, which has no geometry yet, and
-   its bytes of the directory. */
+/* A bound of lq_archive_pack_workspace_bytes for a group over layers, which has no geometry yet,
+   and its bytes of the directory. */
 LQ__STATIC size_t lq__kv_group_bytes(const lq_kv_pack_desc *desc, size_t index, size_t tokens,
                                      uint64_t *directory)
 {
@@ -38622,7 +38638,8 @@ LQ__STATIC size_t lq__kv_group_bytes(const lq_kv_pack_desc *desc, size_t index, 
     size_t rows = (size_t)p->dims + p->slice_count;
     lq__codec_sizes s = lq__codec_sizes_of(p->dims, p->slice_count, LQ__IN_FLIGHT);
     size_t bytes = 64 * 15 + sizeof(lq__sorter) +
-                   (size_t)p->dims * LQ__IN_FLIGHT * LQ__TOKENS * 4 + p->slice_count * sizeof(void *);
+                   (size_t)p->dims * LQ__IN_FLIGHT * LQ__TOKENS * 4 +
+                   p->slice_count * sizeof(void *);
     bytes += rows * 16 + (size_t)p->dims * 16 + (size_t)p->slice_count * 4 + 7;
     bytes += ((size_t)p->dims * 6 + (size_t)p->slice_count * 2 + 2) * LQ__TOKENS + 63;
     bytes += lq_profile_bytes(rows) + lq_profile_save_bound(rows);
@@ -38641,13 +38658,29 @@ LQ__STATIC int lq__kv_pack_groups_status(const lq_kv *kv, const lq_kv_pack_desc 
                : LQ_E_ARG;
 }
 
+/* The workspace of lq_archive_pack for a layer's keys or values that no group holds, and their
+   bytes of the directory. 0: not valid. */
+LQ__STATIC size_t lq__kv_stream_bytes(const lq__kv_pool *pool, const lq_kv_pack_desc *desc,
+                                      uint32_t l, int v, size_t tokens, uint64_t *directory)
+{
+    const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+    lq_archive_pack_desc pack;
+    lq_rope rope;
+    size_t profile;
+    lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
+    profile = lq_profile_save_bound(lq_geometry_rows(&pack.geometry));
+    *directory += 8 * (uint64_t)tokens + 8 * (tokens / 64) +
+                  (uint64_t)(tokens / lq__kv_chunk(desc) + 2) * (profile + 256); /* and sinks */
+    return lq_archive_pack_workspace_bytes(&pack);
+}
+
 LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t *workspace_bytes,
                             size_t *directory_bytes)
 {
     const lq__kv_pool *pool;
     uint64_t directory;
-    size_t chunk;
     size_t tokens;
+    size_t bytes;
     size_t most = 0;
     size_t g;
     uint32_t l;
@@ -38658,45 +38691,36 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     }
     pool = lq__kv_pool_of(kv);
     tokens = lq__kv_sequence_of(kv)->tokens;
-    chunk = lq__kv_chunk(desc);
     directory = 12 + (uint64_t)lq__kv_cold_bytes(pool, tokens) + 3;
     for (l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         directory += lq__kv_rope_bytes(layer, l);
         for (v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
-            lq_archive_pack_desc pack;
-            lq_rope rope;
-            size_t bytes;
             directory += 20 + 8 * (uint64_t)layer->kv_heads;
             if (layer->kv_heads > LQ_ARCHIVE_MAX_SLICES) {
                 return LQ_E_ARG;
             }
-            if (lq__kv_grouped(desc, l, v)) {
-                continue;
+            if (!lq__kv_grouped(desc, l, v)) {
+                bytes = lq__kv_stream_bytes(pool, desc, l, v, tokens, &directory);
+                most = LQ__MAX(most, bytes);
+                if (bytes == 0) {
+                    return LQ_E_ARG;
+                }
             }
-            lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
-            bytes = lq_archive_pack_workspace_bytes(&pack);
-            if (bytes == 0) {
-                return LQ_E_ARG;
-            }
-            most = LQ__MAX(most, bytes);
-            bytes = lq_profile_save_bound(lq_geometry_rows(&pack.geometry));
-            directory += 8 * (uint64_t)tokens + 8 * (tokens / 64) +
-                         (uint64_t)(tokens / chunk + 2) * (bytes + 256); /* sinks of their own */
         }
     }
     for (g = 0; g < desc->group_count; g++) {
-        size_t bytes = lq__kv_group_bytes(desc, g, tokens, &directory);
+        bytes = lq__kv_group_bytes(desc, g, tokens, &directory);
         most = LQ__MAX(most, bytes);
     }
     if (directory > SIZE_MAX) {
         return LQ_E_ARG;
     }
     *directory_bytes = (size_t)directory;
-    tokens = LQ__MIN(tokens, chunk);
-    most += lq__kv_cold_place(NULL, pool, tokens, desc->group_count != 0, NULL, 0);
-    *workspace_bytes =
-        LQ__MAX(most, lq__kv_cold_bytes(pool, lq__kv_sequence_of(kv)->tokens)) + 63;
+    most += lq__kv_cold_place(NULL, pool, LQ__MIN(tokens, lq__kv_chunk(desc)),
+                              desc->group_count != 0, NULL, 0);
+    bytes = lq__kv_cold_bytes(pool, tokens);
+    *workspace_bytes = LQ__MAX(most, bytes) + 63;
     return LQ_OK;
 }
 
@@ -38806,8 +38830,8 @@ LQ__STATIC void lq__kv_wide_rows(const lq__kv_pool *pool, const lq__kv_cold *col
     }
 }
 
-/* What weights are relative to: the geometric mean of all that are coded, q16 of its log2 to a float
-   in quarter octaves, which is all it is for. */
+/* What weights are relative to: the geometric mean of all that are coded, q16 of its log2 to a
+   float in quarter octaves, which is all it is for. */
 LQ__STATIC float lq__kv_weight_mean(const lq_kv *kv, const float *weights)
 {
     size_t tokens = lq__kv_sequence_of(kv)->tokens;

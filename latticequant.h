@@ -19740,8 +19740,8 @@ LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_
            : lq__bits_of_f32(desc->exponent) << 1 &&
                    !(desc->exponent > 0.0f && desc->exponent <= 1.0f)
                ? "exponent: above 0, at most 1; 0 means 0.25"
-           : lq__bits_of_f32(desc->weight_mean) << 1 && !lq__step_valid(desc->weight_mean)
-               ? "weight_mean: 2^-100 to 2^100; 0 means that of the weights"
+           : lq__plain_zero(lq__bits_of_f32(desc->weight_mean)) >= 0x7f800000u
+               ? "weight_mean: finite, above 0; 0 means that of the weights"
            : q && !desc->calibrate                      ? "queries: calibration alone wants them"
            : q && (!q->slices || !lq_type_bytes(q->type)) ? "queries: without slices, or a type"
            : q && !desc->reads                            ? "reads: NULL"
@@ -38505,6 +38505,9 @@ LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pac
            : lq__bits_of_f32(desc->exponent) << 1 &&
                    !(desc->exponent > 0.0f && desc->exponent <= 1.0f)
                ? "exponent: above 0, at most 1; 0 means 0.25"
+           : desc->group_count && !desc->tables ? "tables: coded pages need them"
+           : desc->group_count && desc->quantizer && !lq_lattice_dims(desc->quantizer)
+               ? "quantizer: LQ_Z, LQ_D4, LQ_E8 or LQ_E8_RELAXED"
                : NULL;
     for (g = 0; g < desc->group_count && !*why; g++) {
         *why = lq__kv_group_fault(pool, &desc->groups[g]);
@@ -38646,6 +38649,15 @@ LQ__STATIC size_t lq__kv_group_bytes(const lq_kv_pack_desc *desc, size_t index, 
     return bytes + s.codec + s.workspace + s.page * LQ__IN_FLIGHT;
 }
 
+/* What lq__kv_pack_groups_fault says, of a descriptor that nobody has looked at. */
+LQ__STATIC int lq__kv_pack_groups_status(const lq_kv *kv, const lq_kv_pack_desc *desc)
+{
+    const char *why;
+    return lq__kv_valid(kv) && desc && desc->tables
+               ? lq__kv_pack_groups_fault(lq__kv_pool_of(kv), desc, &why)
+               : LQ_E_ARG;
+}
+
 /* The workspace of lq_archive_pack for a layer's keys or values that no group holds, and their
    bytes of the directory. 0: not valid. */
 LQ__STATIC size_t lq__kv_stream_bytes(const lq__kv_pool *pool, const lq_kv_pack_desc *desc,
@@ -38666,7 +38678,6 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
                             size_t *directory_bytes)
 {
     const lq__kv_pool *pool;
-    const char *why;
     uint64_t directory;
     size_t tokens;
     size_t bytes;
@@ -38674,13 +38685,11 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
     size_t g;
     uint32_t l;
     int v;
-    if (!lq__kv_valid(kv) || !desc || !desc->tables || !workspace_bytes || !directory_bytes) {
-        return LQ_E_ARG;
+    int status = lq__kv_pack_groups_status(kv, desc);
+    if (status || !workspace_bytes || !directory_bytes) {
+        return status ? status : LQ_E_ARG;
     }
     pool = lq__kv_pool_of(kv);
-    if (lq__kv_pack_groups_fault(pool, desc, &why)) {
-        return LQ_E_ARG;
-    }
     tokens = lq__kv_sequence_of(kv)->tokens;
     directory = 12 + (uint64_t)lq__kv_cold_bytes(pool, tokens) + 3;
     for (l = 0; l < pool->layers; l++) {
@@ -38827,7 +38836,8 @@ LQ__STATIC float lq__kv_weight_mean(const lq_kv *kv, const float *weights)
 {
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
     size_t sinks = LQ__MIN((size_t)lq__kv_pool_of(kv)->sinks, tokens);
-    return lq__gain_f32((int32_t)lq__div_round(lq__weight_mean(weights, sinks, tokens), 16384));
+    int32_t mean = (int32_t)lq__div_round(lq__weight_mean(weights, sinks, tokens), 16384);
+    return lq__gain_f32(LQ__MIN(mean, 511)); /* finite */
 }
 
 /* Tokens t .. end of all groups over layers. */
@@ -38974,10 +38984,8 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
     uint32_t first_rope;
     uint32_t ids[2];
     int status;
-    if (!writer || !workspace || lq_kv_pack_bytes(kv, desc, &needed, &directory) != LQ_OK) {
-        return LQ_E_ARG;
-    }
-    status = lq__kv_pack_fault(kv, desc, &why);
+    status = writer && workspace ? lq_kv_pack_bytes(kv, desc, &needed, &directory) : LQ_E_ARG;
+    status = status ? status : lq__kv_pack_fault(kv, desc, &why);
     if (status || !lq__kv_whole(kv)) {
         return status ? status : LQ_E_RANGE;
     }
@@ -39187,6 +39195,22 @@ LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, uint32_t l, int v,
     return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status; /* the record lied */
 }
 
+/* The slices of a group over layers, each with its stream; capacity of them at most. */
+LQ__STATIC int lq__kv_wide_slices(const lq_archive_reader *reader, uint32_t id, lq_slice *slices,
+                                  size_t capacity, size_t *count)
+{
+    lq_archive_group_desc group;
+    size_t i;
+    if (lq_archive_group(reader, id, &group, slices, capacity) != LQ_OK) {
+        return LQ_E_FORMAT;
+    }
+    for (i = 0; i < group.slice_count; i++) {
+        slices[i].stream = slices[i].stream ? slices[i].stream : group.stream;
+    }
+    *count = group.slice_count;
+    return LQ_OK;
+}
+
 /* The slices of the groups over layers, looked at once: `seen` has which streams they hold. */
 LQ__STATIC int lq__kv_wide_check(const lq__kv_pool *pool, const lq_archive_reader *reader,
                                  const lq__kv_cold_record *record, const lq__kv_cold *cold)
@@ -39200,12 +39224,9 @@ LQ__STATIC int lq__kv_wide_check(const lq__kv_pool *pool, const lq_archive_reade
     }
     slices = LQ__MIN(slices, (size_t)LQ_ARCHIVE_MAX_SLICES);
     for (g = 0; g < record->wide; g++) {
-        lq_archive_group_desc group;
-        if (lq_archive_group(reader, record->wide_group + g, &group, NULL, 0) != LQ_OK ||
-            group.slice_count > slices ||
-            lq_archive_group(reader, record->wide_group + g, &group, cold->slices, slices) !=
-                LQ_OK ||
-            !lq__kv_slices_seen(pool, cold->seen, cold->slices, group.slice_count)) {
+        size_t count;
+        if (lq__kv_wide_slices(reader, record->wide_group + g, cold->slices, slices, &count) ||
+            !lq__kv_slices_seen(pool, cold->seen, cold->slices, count)) {
             return LQ_E_FORMAT;
         }
     }
@@ -39219,7 +39240,7 @@ LQ__STATIC int lq__kv_unpack_wide(const lq__kv_pool *pool, const lq_archive_read
                                   const lq__kv_cold *cold)
 {
     lq_archive_unpack_desc d = *desc;
-    lq_archive_group_desc group;
+    size_t count;
     lq_vectors_out dst;
     uint32_t g;
     int status = LQ_OK;
@@ -39228,9 +39249,9 @@ LQ__STATIC int lq__kv_unpack_wide(const lq__kv_pool *pool, const lq_archive_read
     dst.type = pool->type;
     for (g = 0; g < record->wide && status == LQ_OK; g++) {
         d.group = record->wide_group + g;
-        status = lq_archive_group(reader, d.group, &group, cold->slices, LQ_ARCHIVE_MAX_SLICES);
+        status = lq__kv_wide_slices(reader, d.group, cold->slices, LQ_ARCHIVE_MAX_SLICES, &count);
         if (status == LQ_OK) {
-            lq__kv_wide_rows(pool, cold, cold->slices, group.slice_count);
+            lq__kv_wide_rows(pool, cold, cold->slices, count);
             status = lq_archive_unpack(reader, &d, &dst, t, n, cold->rest, cold->rest_bytes);
         }
     }
@@ -39786,9 +39807,11 @@ LQ_API int lq_kv_export(const lq_kv *kv,
     size_t work;
     int status;
     memset(&d, 0, sizeof d);
-    if (!write_fn || !workspace ||
-        lq__kv_export_sizes(kv, desc, &work, &d.directory_bytes) != LQ_OK) {
-        return LQ_E_ARG;
+    status = write_fn && workspace
+                 ? lq__kv_export_sizes(kv, desc, &work, &d.directory_bytes)
+                 : LQ_E_ARG;
+    if (status != LQ_OK) {
+        return status;
     }
     if (!lq__kv_whole(kv)) {
         return LQ_E_RANGE;

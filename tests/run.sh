@@ -753,7 +753,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     # the kernel's headers lie apart where cross compilers are installed
     m32="-m32 -idirafter /usr/include/$(uname -m)-linux-gnu"
     if $gcc $m32 "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null && "$tmp/probe"; then
-        for t in test_golden test_transform test_profile test_archive test_page test_kv test_array; do
+        for t in test_golden test_transform test_profile test_archive test_page test_kv test_array test_joint; do
             add job_machine "$gcc-m32" - "$t" "$gcc" $gate_c -O1 $m32 -msse2 -mfpmath=sse
         done
         add job_wide_floats "$gcc" $m32
@@ -763,7 +763,8 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     if have aarch64-linux-gnu-gcc && have qemu-aarch64 &&
         aarch64-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
-        for t in test_hot test_rans test_rows test_warm_kernels test_transform test_lattice test_golden; do
+        for t in test_hot test_rans test_rows test_warm_kernels test_transform test_lattice test_golden \
+            test_joint; do
             [ -f "tests/$t.c" ] && add job_machine aarch64 qemu-aarch64 "$t" \
                 aarch64-linux-gnu-gcc -static -std=c99 -O2
         done
@@ -774,7 +775,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     if have s390x-linux-gnu-gcc && have qemu-s390x &&
         s390x-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         s390x="s390x-linux-gnu-gcc -static -std=c99 -fexcess-precision=fast -O2"
-        for t in test_golden test_transform test_profile test_archive test_array; do
+        for t in test_golden test_transform test_profile test_archive test_array test_joint; do
             add job_machine s390x qemu-s390x "$t" $s390x -Wall -Wextra -Werror
         done
         add job_wide_floats s390x-linux-gnu-gcc

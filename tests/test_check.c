@@ -123,9 +123,10 @@ static lq_geometry good_geometry(void)
 static void test_geometry(void)
 {
     static const uint32_t none[2] = {8, 0};
-    static const uint32_t many[2] = {8000, 193};
+    static const uint32_t many[2] = {16000, 385};
     static const uint32_t over[2] = {0xffffffffu, 9};
     static const uint16_t of_basis[2] = {8, 8};
+    static const uint16_t no_gains[2] = {LQ_GAIN_NONE, LQ_GAIN_NONE};
     const lq_geometry good = good_geometry();
     lq_rope rope = good_rope();
     lq_geometry d;
@@ -135,6 +136,7 @@ static void test_geometry(void)
     basis.slice_count = 2;
     basis.stream = LQ_K;
     basis.slice_dims = of_basis;
+    basis.slice_gain = no_gains;
     CHECK(lq_geometry_check(NULL, NULL) == LQ_E_ARG);
 #define SAYS lq_geometry_check(&d, &message)
 #define USES use_geometry(&d)
@@ -142,7 +144,8 @@ static void test_geometry(void)
     ACCEPTED(d.rope = &rope);
     ACCEPTED((d.basis = LQ_BASIS_DENSE, d.dense = &basis));
     BAD("stream", d.stream = 0);
-    BAD("stream", d.stream = 3);
+    BAD("stream", d.stream = 4);
+    BAD("roles", d.stream = LQ_KV);
     BAD("basis", d.basis = 4);
     BAD("basis", d.basis = 0xffffffffu);
     BAD("slice_count", d.slice_count = 0);
@@ -163,6 +166,74 @@ static void test_geometry(void)
     rope.rotary_dims = 8;
     rope.layout = 5;
     BAD("layout", d.rope = &rope);
+#undef SAYS
+#undef USES
+}
+
+/* What each slice is. */
+static void test_roles(void)
+{
+    static const uint32_t dims[4] = {8, 8, 8, 8};
+    static const uint16_t of_basis[4] = {8, 8, 8, 8};
+    lq_rope rope = good_rope();
+    lq_role roles[4];
+    uint16_t gains[4] = {LQ_GAIN_NONE, 0, 0, LQ_GAIN_NONE};
+    lq_geometry good = good_geometry();
+    lq_geometry d;
+    lq_basis basis;
+    memset(&basis, 0, sizeof basis);
+    basis.dims = 32;
+    basis.slice_count = 4;
+    basis.stream = LQ_KV;
+    basis.gains = 1;
+    basis.slice_dims = of_basis;
+    basis.slice_gain = gains;
+    memset(roles, 0, sizeof roles);
+    roles[0].stream = roles[3].stream = LQ_K;
+    roles[1].stream = roles[2].stream = LQ_V;
+    good.stream = LQ_KV;
+    good.slice_count = 4;
+    good.slice_dims = dims;
+    good.roles = roles;
+#define SAYS lq_geometry_check(&d, &message)
+#define USES use_geometry(&d)
+    ACCEPTED((void)d);
+    ACCEPTED((d.basis = LQ_BASIS_DENSE, d.dense = &basis));
+    CHECK(lq_geometry_rows(&good) == 33);
+    BAD("roles", d.roles = NULL);
+    BAD("rope", d.rope = &rope);
+    BAD("roles", d.stream = LQ_K);
+    BAD("roles", d.stream = LQ_V);
+    BAD("stream", d.stream = 4);
+    BAD("roles", roles[0].stream = 0);
+    BAD("roles", roles[0].stream = LQ_KV);
+    roles[0].stream = LQ_K;
+    BAD("roles", roles[0].gain = 1);
+    roles[0].gain = 0;
+    BAD("roles", roles[1].gain = 1);
+    roles[1].gain = 0;
+    BAD("roles", roles[2].gain = 2);
+    ACCEPTED(roles[2].gain = 1);
+    BAD("dense", (d.basis = LQ_BASIS_DENSE, d.dense = &basis)); /* of other gains */
+    roles[2].gain = 0;
+    roles[1].rope = &rope;
+    BAD("roles", (void)d);
+    roles[1].rope = NULL;
+    roles[3].rope = &rope;
+    ACCEPTED((void)d);
+    rope.rotary_dims = 10;
+    BAD("rotary_dims", (void)d);
+    rope.rotary_dims = 8;
+    rope.layout = 5;
+    BAD("layout", (void)d);
+    rope.layout = 0;
+    roles[3].stream = LQ_V; /* a gain comes back behind a key */
+    roles[3].rope = NULL;
+    roles[2].stream = LQ_K;
+    BAD("roles", (void)d);
+    ACCEPTED(roles[3].gain = 1);
+    BAD("dense", (d.basis = LQ_BASIS_DENSE, d.dense = &basis));
+    BAD("dense", d.basis = LQ_BASIS_DENSE);
 #undef SAYS
 #undef USES
 }
@@ -220,6 +291,13 @@ static void test_klt(void)
     BAD("tolerance", d.tolerance = INFINITY);
     BAD("own", d.own = 2);
     BAD("own", d.own = -1);
+    ACCEPTED((d.ratio = 16.0f, d.model = UINT64_MAX));
+    ACCEPTED(d.ratio = 0.0625f);
+    BAD("ratio", d.ratio = 0.06f);
+    BAD("ratio", d.ratio = 16.1f);
+    BAD("ratio", d.ratio = -3.0f);
+    BAD("ratio", d.ratio = NAN);
+    BAD("ratio", d.ratio = INFINITY);
 #undef SAYS
 #undef USES
 }
@@ -497,7 +575,7 @@ static void test_archive_rope(void)
     BAD("layout", d.layout = 0xffffffffu);
     REFUSED(LQ_E_RANGE, "rotary_dims", d.rotary_dims = 0);
     REFUSED(LQ_E_RANGE, "rotary_dims", d.rotary_dims = 9);
-    REFUSED(LQ_E_RANGE, "rotary_dims", d.rotary_dims = 8194);
+    REFUSED(LQ_E_RANGE, "rotary_dims", d.rotary_dims = 16386);
     REFUSED(LQ_E_RANGE, "magnitude", d.magnitude = -1.0f);
     REFUSED(LQ_E_DATA, "magnitude", d.magnitude = NAN);
     REFUSED(LQ_E_DATA, "magnitude", d.magnitude = INFINITY);
@@ -547,11 +625,28 @@ static void test_group(void)
     REFUSED(LQ_E_RANGE, "first_dim", slices[1].first_dim = 65536);
     slices[1] = fine;
     REFUSED(LQ_E_RANGE, "dims", slices[1].dims = 0);
-    REFUSED(LQ_E_RANGE, "dims", slices[1].dims = 8129);
+    REFUSED(LQ_E_RANGE, "dims", slices[1].dims = 16321);
     REFUSED(LQ_E_RANGE, "dims", slices[1].dims = 0xffffffffu);
     slices[1] = fine;
     REFUSED(LQ_E_RANGE, "dims", slices[1].first_dim = 65530);
     slices[1] = fine;
+    ACCEPTED(slices[1].stream = LQ_V);
+    BAD("stream", slices[1].stream = LQ_K);
+    BAD("stream", slices[1].stream = LQ_KV);
+    BAD("stream", slices[1].stream = 4);
+    slices[1] = fine;
+    BAD("rope", slices[1].rope = 1);
+    BAD("rope", slices[1].rope = LQ_ARCHIVE_NONE);
+    slices[1] = fine;
+    slices[0].stream = LQ_K;
+    BAD("stream", (void)d);
+    ACCEPTED((d.stream = LQ_KV, slices[1].stream = LQ_V));
+    ACCEPTED((d.stream = LQ_KV, slices[0].rope = 1));
+    ACCEPTED((d.stream = LQ_KV, slices[0].rope = LQ_ARCHIVE_NONE));
+    REFUSED(LQ_E_RANGE, "rope", (d.stream = LQ_KV, slices[0].rope = 2));
+    slices[0].rope = 0;
+    BAD("stream", (d.stream = LQ_KV, slices[1].stream = LQ_K));
+    slices[0] = slices[1] = fine;
     d = good;
     d.rope = 1;
     CHECK(lq_archive_group_check(NULL, &d, NULL) == LQ_OK); /* ids are not looked at */
@@ -597,6 +692,8 @@ static void test_run(void)
     lq_archive_writer w = begun();
     lq_archive_run_desc good;
     lq_archive_run_desc d;
+    uint8_t order[100];
+    int8_t steps[2] = {-128, 127};
     memset(&good, 0, sizeof good);
     good.token_count = 100;
     good.profile = LQ_ARCHIVE_NONE;
@@ -619,6 +716,16 @@ static void test_run(void)
     REFUSED(LQ_E_RANGE, "positions", d.positions.stride = INT64_MAX);
     REFUSED(LQ_E_RANGE, "positions", d.positions.stride = INT64_MIN);
     REFUSED(LQ_E_RANGE, "positions", (d.positions.first = INT64_MAX, d.positions.stride = 1));
+    BAD("page_steps", d.page_steps = steps);
+    memset(order, 0, 64);
+    memset(order + 64, 1, 36);
+    ACCEPTED((d.order = order, d.page_steps = steps));
+    BAD("tokens_per_page", (d.order = order, d.tokens_per_page = 32));
+    BAD("order", (d.order = order, order[70] = 0)); /* 65 and 35 */
+    BAD("order", (d.order = order, order[70] = 2));
+    BAD("order", (d.order = order, order[70] = 17));
+    BAD("order", (d.order = order, order[70] = 255));
+    BAD("order", (d.order = order, memset(order, 1, 64), memset(order + 64, 0, 36)));
     d = good;
     d.group = d.profile = 9;
     CHECK(lq_archive_run_check(NULL, &d, NULL) == LQ_OK);
@@ -649,10 +756,13 @@ static void test_pack(void)
 {
     static uint8_t mem[1 << 12];
     static const uint32_t reads[1] = {0};
+    static const float wrong[5] = {1.5f, -1.0f, NAN, INFINITY, -INFINITY};
     lq_archive_writer w = begun();
     const void *slices[1];
     lq_archive_pack_desc good;
     lq_archive_pack_desc d;
+    float weights[TOKENS];
+    size_t i;
     lq_profile profile;
     lq_vectors queries;
     memset(&good, 0, sizeof good);
@@ -700,6 +810,22 @@ static void test_pack(void)
     queries.type = LQ_F32;
     queries.slices = NULL;
     BAD("queries", (d.calibrate = 1, d.queries = &queries, d.reads = reads));
+    for (i = 0; i < TOKENS; i++) {
+        weights[i] = (float)i;
+    }
+    ACCEPTED((d.profile = &profile, d.weights = weights));
+    ACCEPTED((d.profile = &profile, d.weights = weights, d.exponent = 1.0f, d.weight_mean = 3e38f));
+    BAD("weights", d.weights = weights); /* without a profile */
+    BAD("weights", (d.profile = &profile, d.weights = weights, d.refit = 1));
+    BAD("weights", (d.profile = &profile, d.weights = weights, d.page = LQ_PAGE_FIXED));
+    BAD("weights", (d.profile = &profile, d.weights = weights, d.page = LQ_PAGE_RAW, d.step = 0));
+    for (i = 0; i < 5; i++) {
+        BAD("exponent", (d.profile = &profile, d.weights = weights, d.exponent = wrong[i]));
+        if (i) {
+            BAD("weight_mean",
+                (d.profile = &profile, d.weights = weights, d.weight_mean = wrong[i]));
+        }
+    }
     profile.slice_count = 1;
     REFUSED(LQ_E_FORMAT, "profile", d.profile = &profile);
 #undef SAYS
@@ -936,6 +1062,7 @@ int main(void)
     }
     test_rope();
     test_geometry();
+    test_roles();
     test_klt();
     test_codec();
     test_compress();

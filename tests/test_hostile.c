@@ -7,7 +7,7 @@
 #include "check.h"
 #include "source.h"
 
-enum { TOKENS = 70, DIMS = 8, HEADS = 2, ARCHIVES = 12, KINDS = 12 };
+enum { TOKENS = 70, DIMS = 8, HEADS = 2, ARCHIVES = 14, KINDS = 12, JOINT = 12 };
 enum { NAMED = 9 }; /* the archive with an external profile */
 enum { TRAILER = 4, FILE_MAX = 1 << 16, OUT_TOKENS = 16 };
 
@@ -21,7 +21,8 @@ typedef struct blob {
 static blob archives[ARCHIVES];
 static blob external;         /* the profile that one archive names by its hash */
 static uint64_t statuses[16]; /* how often each status came back */
-static uint32_t served;       /* mutated dense profiles that made a codec */
+static uint32_t served;       /* mutated dense profiles that made a codec, */
+static uint32_t served_joint; /* and joint ones */
 
 static void seen(int status)
 {
@@ -288,6 +289,154 @@ static void archive_make(blob *out, size_t which)
     free(directory);
 }
 
+/* ---- groups of keys and values: two ropes, a gain that two slices share, an order ---- */
+enum { JOINT_SLICES = 5, JOINT_DIMS = JOINT_SLICES * DIMS, JOINT_TOKENS = 1100 };
+
+typedef struct joint {
+    blob file;
+    lq_profile profile;
+    void *mem;
+    lq_geometry geometry;
+    lq_role roles[JOINT_SLICES];
+    lq_rope ropes[2];
+} joint;
+
+static joint joined;
+static const float joint_freqs[4] = {1.0f, 0.1f, 0.01f, 0.001f};
+static const uint32_t joint_dims[JOINT_SLICES] = {DIMS, DIMS, DIMS, DIMS, DIMS};
+static float joint_x[JOINT_TOKENS * JOINT_DIMS];
+static const void *joint_slices[JOINT_SLICES];
+
+/* Keys of two ropes and of none around values of one gain: one state drives them all. */
+static void joint_make(void)
+{
+    lq_vectors v = {NULL, JOINT_DIMS, LQ_F32};
+    lq_positions positions = {0, 1, NULL};
+    lq_klt_desc desc;
+    lq_klt klt;
+    void *mem;
+    void *work;
+    size_t bytes;
+    size_t needed = 0;
+    uint32_t s;
+    size_t t;
+    size_t d;
+    for (t = 0; t < JOINT_TOKENS; t++) {
+        double state = source_integer_gauss();
+        for (d = 0; d < JOINT_DIMS; d++) {
+            joint_x[t * JOINT_DIMS + d] =
+                (float)(state * (double)(d % 7) / 3 + source_integer_gauss() * 0.2 + 1);
+        }
+    }
+    for (s = 0; s < JOINT_SLICES; s++) {
+        lq_role *r = &joined.roles[s];
+        joint_slices[s] = joint_x + s * DIMS;
+        r->stream = s == 1 || s == 2 ? LQ_V : LQ_K;
+        r->rope = s == 0 ? &joined.ropes[0] : s == 3 ? &joined.ropes[1] : NULL;
+    }
+    for (s = 0; s < 2; s++) {
+        joined.ropes[s].freqs = joint_freqs;
+        joined.ropes[s].rotary_dims = s ? 4 : 8;
+        joined.ropes[s].layout = s ? LQ_ROPE_ADJACENT : LQ_ROPE_HALF;
+        joined.ropes[s].magnitude = 1;
+    }
+    joined.geometry.stream = LQ_KV;
+    joined.geometry.slice_count = JOINT_SLICES;
+    joined.geometry.slice_dims = joint_dims;
+    joined.geometry.roles = joined.roles;
+    v.slices = joint_slices;
+    memset(&desc, 0, sizeof desc);
+    desc.step = 0.2f;
+    desc.model = 9;
+    mem = source_alloc(lq_klt_bytes(&joined.geometry));
+    CHECK(!lq_klt_init(&klt, mem, lq_klt_bytes(&joined.geometry), &joined.geometry));
+    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&joined.geometry);
+    work = source_alloc(bytes);
+    CHECK(!lq_klt_add(&klt, &v, &positions, JOINT_TOKENS, work, bytes));
+    joined.file.bytes = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
+    CHECK(!lq_klt_profile(&klt, joined.file.bytes, lq_klt_profile_bound(&klt), &joined.file.count,
+                          &desc, NULL, work, bytes));
+    free(work);
+    free(mem);
+    CHECK(lq_profile_load(&joined.profile, NULL, 0, &needed, joined.file.bytes,
+                          joined.file.count) == LQ_E_SPACE);
+    joined.mem = source_alloc(needed);
+    CHECK(!lq_profile_load(&joined.profile, joined.mem, needed, &needed, joined.file.bytes,
+                           joined.file.count));
+}
+
+/* An archive of a run without an order, and of one with: the profile embedded, or named. */
+static void joint_archive(blob *out, int named)
+{
+    static float weights[JOINT_TOKENS];
+    lq_slice slices[JOINT_SLICES];
+    lq_archive_group_desc g;
+    lq_archive_profile_desc p = {NULL, 0, NULL};
+    lq_archive_pack_desc d;
+    lq_archive_writer_desc wd;
+    lq_archive_writer w;
+    lq_vectors v = {NULL, JOINT_DIMS, LQ_F32};
+    uint8_t *file = (uint8_t *)source_alloc(FILE_MAX);
+    uint8_t *directory = (uint8_t *)source_alloc(FILE_MAX);
+    uint32_t s;
+    size_t bytes;
+    void *work;
+    memset(&wd, 0, sizeof wd);
+    memset(&g, 0, sizeof g);
+    memset(&d, 0, sizeof d);
+    memset(slices, 0, sizeof slices);
+    wd.mem = file;
+    wd.mem_bytes = FILE_MAX;
+    wd.directory = directory;
+    wd.directory_bytes = FILE_MAX;
+    CHECK(lq_archive_writer_init(&w, &wd) == LQ_OK);
+    CHECK(!lq_archive_add_rope(&w, &joined.ropes[0], NULL));
+    CHECK(!lq_archive_add_rope(&w, &joined.ropes[1], NULL));
+    for (s = 0; s < JOINT_SLICES; s++) {
+        slices[s].layer = s;
+        slices[s].dims = DIMS;
+        slices[s].stream = joined.roles[s].stream;
+        slices[s].rope = s == 3 ? 2 : s == 4 ? LQ_ARCHIVE_NONE : 0;
+    }
+    g.stream = LQ_KV; /* its rope is that of slice 0 */
+    g.slices = slices;
+    g.slice_count = JOINT_SLICES;
+    CHECK(!lq_archive_add_group(&w, &g, NULL));
+    p.bytes = named ? NULL : joined.file.bytes;
+    p.count = named ? 0 : joined.file.count;
+    p.hash = named ? joined.profile.dense->hash : NULL;
+    CHECK(!lq_archive_add_profile(&w, &p, NULL));
+    CHECK(!lq_archive_add_meta(&w, 1, "hostile", 7));
+    for (s = 0; s < JOINT_TOKENS; s++) {
+        weights[s] = (float)(1 + source_below(1000));
+    }
+    d.tables = tables;
+    d.geometry = joined.geometry;
+    d.step = 0.4f;
+    d.profile = &joined.profile;
+    v.slices = joint_slices;
+    for (s = 0; s < 2; s++) {
+        size_t tokens = s ? JOINT_TOKENS - 100 : 100;
+        const void *rows[JOINT_SLICES];
+        uint32_t i;
+        for (i = 0; i < JOINT_SLICES; i++) {
+            rows[i] = joint_x + i * DIMS + s * 100 * JOINT_DIMS;
+        }
+        v.slices = rows;
+        d.weights = s ? weights + 100 : NULL;
+        d.first_token = s * 100;
+        bytes = lq_archive_pack_workspace_bytes(&d);
+        work = source_alloc(bytes);
+        CHECK(!lq_archive_pack(&w, &d, &v, NULL, tokens, work, bytes));
+        free(work);
+    }
+    CHECK(lq_archive_finish(&w) == LQ_OK);
+    out->count = (size_t)w.offset;
+    out->bytes = source_copy(file, out->count);
+    free(file);
+    free(directory);
+}
+
 /* ---- reading everything that opens ---- */
 typedef struct stream_source {
     const uint8_t *bytes;
@@ -312,7 +461,7 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     static void *out[LQ_ARCHIVE_MAX_SLICES];
     static const int types[3] = {LQ_F32, LQ_F16, LQ_BF16};
     lq_archive_group_desc g;
-    const lq_profile *known = calibrated[LQ_K].file.count ? &calibrated[LQ_K].profile : NULL;
+    const lq_profile *known[2] = {NULL, NULL};
     lq_archive_unpack_desc d;
     lq_vectors_out v;
     uint64_t tokens = 0;
@@ -323,6 +472,8 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     void *workspace;
     uint8_t *floats;
     uint32_t i;
+    known[0] = calibrated[LQ_K].file.count ? &calibrated[LQ_K].profile : NULL;
+    known[1] = joined.mem ? &joined.profile : NULL;
     seen(lq_archive_group(r, group, &g, slices, LQ_ARCHIVE_MAX_SLICES));
     CHECK(g.slice_count <= LQ_ARCHIVE_MAX_SLICES);
     seen(lq_archive_tokens(r, group, 0, &tokens));
@@ -333,7 +484,7 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     if (tokens == 0 || dims > 512 || !CHECK(workspace_bytes > 0)) {
         return;
     }
-    first = source_below(2) ? 0 : source_below(TOKENS);
+    first = source_below(2) ? 0 : source_below(tokens > 1000 ? 1000 : TOKENS);
     count = 1 + source_below(source_below(3) ? TOKENS : OUT_TOKENS);
     v.type = types[source_below(3)];
     v.token_stride = 0;
@@ -350,8 +501,8 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     if (source_below(8)) {
         d.profile = external.bytes;
         d.profile_bytes = external.count;
-        d.calibrated = &known;
-        d.calibrated_count = 1;
+        d.calibrated = known;
+        d.calibrated_count = 2;
     }
     workspace = source_alloc(workspace_bytes);
     seen(lq_archive_unpack(r, &d, &v, first, count, workspace, workspace_bytes));
@@ -372,6 +523,15 @@ static void read_everything(const lq_archive_reader *r)
         seen(lq_archive_run(r, i, &info));
         seen(lq_archive_run_page(r, i, info.page_count - 1, &ref));
         CHECK(ref.offset + ref.bytes <= r->end);
+        if (ref.token_count <= 64) {
+            uint64_t list[64];
+            uint32_t t;
+            CHECK(lq_archive_page_tokens(r, &ref, list) == LQ_OK);
+            for (t = 0; t < ref.token_count; t++) {
+                CHECK(list[t] >= ref.first_token && (t == 0 || list[t] > list[t - 1]));
+                CHECK(list[t] - info.desc.first_token < info.desc.token_count);
+            }
+        }
         seen(lq_archive_positions(r, i, 0, 4, positions));
     }
     for (i = 0; i < r->rope_count && i < 4; i++) {
@@ -482,8 +642,9 @@ static void mend_run(uint8_t *file, size_t count, uint8_t *payload, size_t paylo
     uint32_t per_page = payload[28] | (uint32_t)payload[29] << 8;
     uint64_t base = load64(payload + 36);
     uint64_t align = (uint64_t)1 << (payload[31] & 31);
-    uint64_t at = 44 + (form == 1 ? 12 : form == 2 ? 8 * (uint64_t)tokens : 0);
+    uint64_t at = 44 + ((form & 3) == 1 ? 12 : (form & 3) == 2 ? 8 * (uint64_t)tokens : 0);
     uint64_t end = 0;
+    at += form & 4 ? ((uint64_t)tokens + 63) / 64 + ((uint64_t)tokens + 1) / 2 : 0;
     for (; per_page && at + 8 <= payload_bytes; at += 8) {
         uint64_t start = (end + align - 1) / align * align;
         end = load32(payload + at);
@@ -547,8 +708,8 @@ static int mutated_archive(int mend)
     bytes = (uint8_t *)source_alloc(count);
     memset(bytes, (int)source_below(256), count);
     memcpy(bytes, b->bytes, count < b->count ? count : b->count);
-    if (source_below(2) && count > 600) { /* directory and footer are at the end */
-        mutate(bytes, count - 600, count);
+    if (source_below(2) && count > 1200) { /* directory and footer are at the end */
+        mutate(bytes, count - (b >= &archives[JOINT] ? 1200 : 600), count);
     } else {
         mutate(bytes, 0, count);
     }
@@ -807,6 +968,77 @@ static int mutated_profile(int mend)
     return status;
 }
 
+/* A mutated joint profile: what loads makes a codec whose pages come back. */
+static void mutated_joint(int mend)
+{
+    uint8_t *file = source_copy(joined.file.bytes, joined.file.count);
+    size_t count = source_below(8) ? joined.file.count : source_below((uint32_t)joined.file.count);
+    size_t needed = 0;
+    lq_profile p;
+    void *mem;
+    int status;
+    mutate(file, 0, source_below(2) && count > 100 ? 100 : count);
+    if (mend) {
+        mend_profile(file, count);
+    }
+    status = lq_profile_load(&p, NULL, 0, &needed, file, count);
+    mem = source_alloc(needed);
+    if (status == LQ_E_SPACE && CHECK(needed <= 65536 + 1024 * joined.file.count)) {
+        status = lq_profile_load(&p, mem, needed, &needed, file, count);
+    }
+    seen(status);
+    if (status == LQ_OK && p.dense) {
+        lq_codec_desc d;
+        lq_codec *codec = NULL;
+        void *codec_mem;
+        check_basis(p.dense);
+        memset(&d, 0, sizeof d);
+        d.tables = tables;
+        d.geometry = joined.geometry;
+        d.geometry.basis = LQ_BASIS_DENSE;
+        d.geometry.dense = p.dense;
+        d.profile = &p;
+        d.step = 0.3f;
+        codec_mem = source_alloc(lq_codec_bytes(&d));
+        status = lq_codec_init(&codec, codec_mem, lq_codec_bytes(&d), &d);
+        seen(status);
+        if (status == LQ_OK) {
+            lq_vectors v = {NULL, JOINT_DIMS, LQ_F32};
+            lq_vectors_out out = {NULL, 0, LQ_F16};
+            lq_positions at = {0, 1, NULL};
+            size_t bytes = lq_codec_workspace_bytes(codec);
+            void *work = source_alloc(bytes);
+            uint8_t *page = (uint8_t *)source_alloc(lq_codec_page_bound(codec));
+            uint16_t *floats = (uint16_t *)source_alloc(PAGE_TOKENS * JOINT_DIMS * 2);
+            void *rows[JOINT_SLICES];
+            size_t written;
+            size_t page_bytes = 0;
+            const uint8_t *start = page;
+            uint32_t s;
+            for (s = 0; s < JOINT_SLICES; s++) {
+                rows[s] = floats + s * PAGE_TOKENS * DIMS;
+            }
+            served_joint++;
+            v.slices = joint_slices;
+            out.slices = rows;
+            status = lq_codec_encode(codec, page, lq_codec_page_bound(codec), &written,
+                                     &page_bytes, &v, &at, PAGE_TOKENS, work, bytes);
+            seen(status);
+            CHECK(status == LQ_OK || status == LQ_E_RANGE || status == LQ_E_FORMAT);
+            if (status == LQ_OK) {
+                CHECK(!lq_codec_decode(codec, &out, &at, PAGE_TOKENS, &start, &page_bytes, work,
+                                       bytes));
+            }
+            free(floats);
+            free(page);
+            free(work);
+        }
+        free(codec_mem);
+    }
+    free(mem);
+    free(file);
+}
+
 int main(int argc, char **argv)
 {
     uint32_t mutations = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 20000;
@@ -815,14 +1047,22 @@ int main(int argc, char **argv)
     uint32_t mended = 0;
     uint32_t i;
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
+    joint_make();
     for (i = 0; i < ARCHIVES; i++) {
         uint8_t *copy;
-        archive_make(&archives[i], i);
+        if (i >= JOINT) {
+            joint_archive(&archives[i], i > JOINT);
+        } else {
+            archive_make(&archives[i], i);
+        }
         CHECK(open_and_read(archives[i].bytes, archives[i].count) == LQ_OK);
         copy = source_copy(archives[i].bytes, archives[i].count);
         mend_archive(copy, archives[i].count); /* nothing to mend */
         CHECK(memcmp(copy, archives[i].bytes, archives[i].count) == 0);
         free(copy);
+        if (i >= JOINT) {
+            continue;
+        }
         subject_make(&subjects[2 * i], &kinds[i], LQ_K);
         subject_make(&subjects[2 * i + 1], &kinds[i], LQ_V);
         CHECK(decode(subjects[2 * i].codec, subjects[2 * i].page.bytes, subjects[2 * i].page.count,
@@ -836,13 +1076,18 @@ int main(int argc, char **argv)
             mended += (uint32_t)mend;
             behind += mend && status == LQ_OK;
         } else if (i % 8 < 6) {
-            mutated_profile(mend);
+            if (source_below(3)) {
+                mutated_profile(mend);
+            } else {
+                mutated_joint(mend);
+            }
         } else {
             mutated_page();
         }
     }
     CHECK(mutations < 100 || behind > mended / 4);
     CHECK(mutations < 1000 || served > mutations / 200);
+    CHECK(mutations < 1000 || served_joint > mutations / 400);
     CHECK(statuses[0] > 0 &&
           (mutations < 1000 || (statuses[-LQ_E_DATA] > 0 && statuses[-LQ_E_FORMAT] > 0)));
     printf("%u mutations; statuses:", (unsigned)mutations);
@@ -852,11 +1097,15 @@ int main(int argc, char **argv)
     }
     for (i = 0; i < ARCHIVES; i++) {
         free(archives[i].bytes);
-        subject_free(&subjects[2 * i]);
-        subject_free(&subjects[2 * i + 1]);
+        if (i < KINDS) {
+            subject_free(&subjects[2 * i]);
+            subject_free(&subjects[2 * i + 1]);
+        }
     }
     dense_free(&calibrated[LQ_K]);
     dense_free(&calibrated[LQ_V]);
+    free(joined.file.bytes);
+    free(joined.mem);
     free(external.bytes);
     free(memory);
     return check_report("test_hostile");

@@ -41407,6 +41407,67 @@ static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, cons
     }
 }
 
+#if LQ__X86
+/* Of 16-bit numbers, whose squares stay below 2^24: sums of two lanes each stay below 2^32. */
+LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x, size_t count,
+                                                const int32_t *edge)
+{
+    __m256i s[5];
+    size_t i;
+    int j;
+    for (j = 0; j < 5; j++) {
+        s[j] = _mm256_setzero_si256();
+    }
+    for (i = 0; i + 16 <= count; i += 16) {
+        const __m256i *at = (const __m256i *)(const void *)(x + i);
+        const __m256i a = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at)), 7);
+        const __m256i b = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at + 1)), 7);
+        const __m256i both = _mm256_packus_epi32(a, b);
+        for (j = 0; j < 5; j++) {
+            __m256i d = _mm256_subs_epu16(both, _mm256_set1_epi16((int16_t)edge[j]));
+            s[j] = _mm256_add_epi32(s[j], _mm256_madd_epi16(d, d));
+        }
+    }
+    for (j = 0; j < 5; j++) {
+        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s[j]), _mm256_extracti128_si256(s[j], 1));
+        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
+    }
+    if (i < count) {
+        lq__beyond_row_c(sum, x + i, count - i, edge);
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t *x, size_t count,
+                                                    const int32_t *edge)
+{
+    __m512i s[5];
+    size_t i;
+    int j;
+    for (j = 0; j < 5; j++) {
+        s[j] = _mm512_setzero_si512();
+    }
+    for (i = 0; i + 32 <= count; i += 32) {
+        const __m512i a = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i)), 7);
+        const __m512i b = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i + 16)), 7);
+        const __m512i both = _mm512_packus_epi32(a, b);
+        for (j = 0; j < 5; j++) {
+            __m512i d = _mm512_subs_epu16(both, _mm512_set1_epi16((int16_t)edge[j]));
+            s[j] = _mm512_add_epi32(s[j], _mm512_madd_epi16(d, d));
+        }
+    }
+    for (j = 0; j < 5; j++) {
+        __m256i q =
+            _mm256_add_epi32(_mm512_castsi512_si256(s[j]), _mm512_extracti64x4_epi64(s[j], 1));
+        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
+    }
+    if (i < count) {
+        lq__beyond_row_avx2(sum, x + i, count - i, edge);
+    }
+}
+#elif LQ__NEON
 #define LQ__BEYOND(v)                                                             \
     LQ__ON_##v LQ__INLINE lq__i32_##v lq__beyond_##v(lq__i32_##v a, int32_t edge) \
     {                                                                             \
@@ -41435,6 +41496,7 @@ LQ__EACH_LEVEL(LQ__BEYOND)
         }                                                                                         \
     }
 LQ__EACH_LEVEL(LQ__BEYOND_ROW)
+#endif
 
 /* Up to 8 blocks of 8 numbers, `stride` from block to block, to columns of eight rows of 64. */
 static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t stride, size_t blocks)
@@ -41731,17 +41793,16 @@ LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, 
     return best - 2;
 }
 
-/* Units and step of a row. */
-LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims, int type,
-                              const lq__fixed_form *form)
+/* Units and step of a row, and X at x, up to 256 of them. */
+LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, int32_t *x, const uint8_t *src, size_t dims,
+                              int type, const lq__fixed_form *form)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
-    uint32_t most = lq__array_most(src, dims, type);
+    uint32_t most = lq__kv_most(src, dims, type);
     uint64_t energy = 0;
     uint32_t cut;
     uint32_t fits; /* the step that clips nothing: a larger one would only be coarser */
-    int32_t x[256];
     int tries;
     size_t i;
     memset(aim, 0, sizeof *aim);
@@ -41749,6 +41810,7 @@ LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims,
         return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
     }
     if (most < 0x17800000u) {
+        memset(x, 0, 4 * LQ__MIN(dims, (size_t)256));
         return LQ_OK;
     }
     aim->exponent = (int32_t)(most >> 23) - 127 - 18;
@@ -41824,36 +41886,50 @@ LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, si
     }
 }
 
-/* Blocks [first, first + blocks) of each of `rows` rows, at most 64 together. */
-LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
-                          size_t rows, size_t dims, int type, size_t first, size_t blocks)
+/* X of blocks [first, first + blocks) of each of `rows` rows to columns of y, and the factor of
+   each. x: X of all the rows, or NULL. */
+LQ__STATIC void lq__row_columns(int32_t *y, uint32_t *factor, const lq__row_aim *aim,
+                                const int32_t *x, const uint8_t *src, size_t rows, size_t dims,
+                                int type, size_t first, size_t blocks)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    size_t r;
+    size_t t;
+    for (r = 0; r < rows; r++) {
+        const uint8_t *p = src + (r * dims + 8 * first) * element;
+        for (t = 0; t < blocks; t += 8) {
+            size_t n = LQ__MIN(blocks - t, 8);
+            int32_t own[64];
+            if (!x) {
+                (void)kernels->fixed_row(own, p + 8 * t * element, type, 8 * n, aim[r].exponent);
+            }
+            kernels->block_rows(y + r * blocks + t, x ? x + r * dims + 8 * t : own, 8, n);
+        }
+        for (t = 0; t < blocks; t++) {
+            factor[r * blocks + t] = aim[r].factor;
+        }
+    }
+}
+
+/* Blocks [first, first + blocks) of each of `rows` rows, at most 64 together; x as above. */
+LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const int32_t *x,
+                          const uint8_t *src, size_t rows, size_t dims, int type, size_t first,
+                          size_t blocks)
 {
     static const lq__row_data none[8] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t element = lq_type_bytes(type);
     uint32_t factor[LQ__TOKENS];
     int32_t y[8 * LQ__TOKENS];
     int16_t z[9 * LQ__TOKENS];
     size_t block = 0;
-    size_t r;
     size_t i;
     size_t t;
     if (rows * blocks < LQ__TOKENS) {
         memset(factor, 0, sizeof factor);
         memset(y, 0, sizeof y);
     }
-    for (r = 0; r < rows; r++) {
-        const uint8_t *p = src + (r * dims + 8 * first) * element;
-        for (t = 0; t < blocks; t += 8) {
-            size_t n = LQ__MIN(blocks - t, 8);
-            int32_t x[64];
-            (void)kernels->fixed_row(x, p + 8 * t * element, type, 8 * n, aim[r].exponent);
-            kernels->block_rows(y + r * blocks + t, x, 8, n);
-        }
-        for (t = 0; t < blocks; t++) {
-            factor[r * blocks + t] = aim[r].factor;
-        }
-    }
+    lq__row_columns(y, factor, aim, x, src, rows, dims, type, first, blocks);
     for (i = 0; i < 8; i++) {
         kernels->scale_row(y + i * LQ__TOKENS, factor, 26);
     }
@@ -41886,32 +41962,35 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
     }
 }
 
-/* Rows, their steps known, to codes, and the sums of their points: lq__rows_own of each form. */
-LQ__STATIC void lq__rows_z(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
-                           size_t rows, size_t dims, int type, int bits)
+/* Rows, their steps known, to codes, and the sums of their points: lq__rows_own of each form. x: X
+   of all the rows, or NULL. */
+LQ__STATIC void lq__rows_z(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const int32_t *x,
+                           const uint8_t *src, size_t rows, size_t dims, int type, int bits)
 {
     size_t r;
+    (void)x;
     for (r = 0; r < rows; r++) {
         lq__row_z(dst + r * row_bytes + 2, &aim[r], src + r * dims * lq_type_bytes(type), dims,
                   type, bits);
     }
 }
 
-LQ__STATIC void lq__rows_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
-                            size_t rows, size_t dims, int type, int bits)
+LQ__STATIC void lq__rows_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const int32_t *x,
+                            const uint8_t *src, size_t rows, size_t dims, int type, int bits)
 {
     size_t first;
     (void)bits;
     for (first = 0; first < dims / 8; first += LQ__TOKENS) {
-        lq__row_e8(dst, row_bytes, aim, src, rows, dims, type, first,
+        lq__row_e8(dst, row_bytes, aim, x, src, rows, dims, type, first,
                    LQ__MIN(dims / 8 - first, LQ__TOKENS));
     }
 }
 
 #define LQ__FIXED_ROWS(quantizer, bits, own, first, log, moment, edge) lq__rows_##own,
 static void (*const lq__rows_of_form[LQ__FIXED_FORMS])(uint8_t *dst, size_t row_bytes,
-                                                       lq__row_aim *aim, const uint8_t *src,
-                                                       size_t rows, size_t dims, int type,
+                                                       lq__row_aim *aim, const int32_t *x,
+                                                       const uint8_t *src, size_t rows, size_t dims,
+                                                       int type,
                                                        int bits) = {LQ__FIXED_LIST(LQ__FIXED_ROWS)};
 #undef LQ__FIXED_ROWS
 
@@ -41930,6 +42009,7 @@ LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t r
     size_t element = lq_type_bytes(type);
     lq__row_aim aim[16];
     size_t together = dims >= 512 ? 1 : LQ__MIN(512 / LQ__MAX(dims, 1), 16);
+    int32_t x[512];
     size_t done;
     if (row_bytes == 0 || element == 0 || (rows && (!dst || !src))) {
         return LQ_E_ARG;
@@ -41941,12 +42021,14 @@ LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t r
         size_t n = LQ__MIN(rows - done, together);
         size_t r;
         for (r = 0; r < n; r++) {
-            int status = lq__row_aim_at(&aim[r], from + r * dims * element, dims, type, form);
+            int status = lq__row_aim_at(&aim[r], x + (dims <= 256 ? r * dims : 0),
+                                        from + r * dims * element, dims, type, form);
             if (status) {
                 return status;
             }
         }
-        lq__rows_of_form[form - lq__fixed_forms](dst, row_bytes, aim, from, n, dims, type, bits);
+        lq__rows_of_form[form - lq__fixed_forms](dst, row_bytes, aim, dims <= 256 ? x : NULL, from,
+                                                 n, dims, type, bits);
         for (r = 0; r < n; r++) {
             lq__store16(dst + r * row_bytes, lq__row_scale(&aim[r]));
         }

@@ -85,7 +85,7 @@ static const char lm_usage[] =
     "usage: lm MODE [arguments] --model FILE.gguf [options]\n"
     "\n"
     "  generate PROMPT     continue the prompt, greedily\n"
-    "    --kv CODEC          the cache's codec (default f32); hot:8, hot:4, hot:e8, hot:3, hot:2,\n"
+    "    --kv CODEC          the cache's codec (default f32); hot:8, :6, :5, :4, :e8, :3, :2,\n"
     "                        hot:8/4 (keys/values) and live:raw are live, without floats beside\n"
     "    --window N          last tokens that stay raw (default: live 64, others 0)\n"
     "    --sinks N           first ones (default 4)\n"

@@ -874,8 +874,17 @@ enum { LQ_F32 = 1, LQ_F16 = 2, LQ_BF16 = 3 };
    of both, in one dense basis. */
 enum { LQ_K = 1, LQ_V = 2, LQ_KV = 3 };
 
-/* Page codes: how the integers (or floats) of a page are stored. */
-enum { LQ_PAGE_RAW = 1, LQ_PAGE_FIXED = 2, LQ_PAGE_CODED = 3, LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
+/* Page codes: how the integers (or floats) of a page are stored. Those of the page codec have one
+   row each: name, number in files, name in the code (>>page). Hot and warm pages are a live
+   cache's. */
+#define LQ_PAGE_LIST(X)        \
+    X(LQ_PAGE_RAW, 1, raw)     \
+    X(LQ_PAGE_FIXED, 2, fixed) \
+    X(LQ_PAGE_CODED, 3, coded)
+
+#define LQ__PAGE_ENUM(name, number, own) name = number,
+enum { LQ_PAGE_LIST(LQ__PAGE_ENUM) LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
+#undef LQ__PAGE_ENUM
 
 /* Quantizers: name, number in files, numbers that a block holds, rows of words that a block has in
    front of it in the coder's matrix, name in the code (>>lattice). LQ_E8_RELAXED drops the parity
@@ -7864,15 +7873,16 @@ LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t 
         lq_rans_row *own = r;
         int last = i == q->dims - 1 && q->parity != LQ__PARITY_NONE;
         int other = q->residue == LQ__RESIDUE_none ? LQ__ROW_PLAIN : LQ__ROW_SHIFTED;
-        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, classes[i]);
+        int class_ = classes[i];
+        if (lq__residue_machine[q->residue]) {
+            class_ = LQ__MIN(class_, (int)LQ__CLASS_WIDE);
+        }
+        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, class_);
         own->residue = (uint8_t)q->residue;
         own->place = (uint8_t)i;
         own->word = (uint32_t)row;
         if (last && q->parity == LQ__PARITY_COSET_0) {
             own->raw[1] = (uint8_t)lq__raw_of(classes[i]);
-        }
-        if (lq__residue_machine[q->residue]) {
-            own->raw[0] = own->raw[1] = 0;
         }
     }
     return r;
@@ -17227,7 +17237,9 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
 
    A page is a body and a four-byte trailer (>>manual), so that bodies start where pages start.
 
-   To add a quantizer: nothing here, see >>lattice.
+   To add a quantizer: nothing here, see >>lattice. To add a page code x: its row in LQ_PAGE_LIST,
+   here LQ__PAGE_x, lq__x_fault, lq__x_bound, lq__x_begin, lq__x_end; and >>array, where its arrays
+   have other steps or bases than these.
    ============================================================================================== */
 #define LQ__TRAILER 4u
 #define LQ__IN_FLIGHT 8u
@@ -17247,8 +17259,47 @@ struct lq_codec {
     lq_rans_plan plan;
 };
 
+/* The workspace: int32 or float rows, gains, then the coder's matrices of the pages in flight. */
+typedef struct lq__workspace {
+    int32_t *rows;   /* (dims, 64) */
+    float *floats;   /* (dims, 64): aliases rows' memory only through memcpy */
+    int16_t *pairs;  /* (dims + 1, 64): where the floats will be, read before they are written */
+    int16_t *gains;  /* (lead, 64) */
+    int16_t *values; /* (flight, matrix_rows, 64) */
+    uint8_t *coder;
+    size_t coder_bytes;
+} lq__workspace;
+
+/* A page code.
+     profiled  1: pages of coefficients, with a profile, a step and a quantizer; 0: of vectors as
+               they are, with a type
+     coded     1: bodies are made from matrices by lq_rans_encode
+     fault     its defaults, and what contradicts: the field first; NULL: nothing
+     bound     bytes of a body, at most
+     begin     vectors to the body or, where that is coded, to the matrix `values`
+     end       the way back */
+typedef struct lq__page_code {
+    int page;
+    int profiled;
+    int coded;
+    const char *(*fault)(lq_codec_desc *d);
+    size_t (*bound)(const lq_codec *c);
+    int (*begin)(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                 const lq__workspace *w, const lq_vectors *src, const lq_positions *positions,
+                 size_t first, size_t tokens);
+    int (*end)(const lq_codec *c, const lq_vectors_out *dst, const lq_positions *positions,
+               size_t first, size_t tokens, const uint8_t *src, size_t body, int16_t *values,
+               const lq__workspace *w);
+} lq__page_code;
+
+/* NULL: not one of the page codec. */
+LQ__STATIC const lq__page_code *lq__page_code_of(int page);
+
+#define LQ__PAGE_NAME(name, number, own) " " #name
+#define LQ__NO_PAGE "page: none of" LQ_PAGE_LIST(LQ__PAGE_NAME)
+
 /* What is wrong with a form of fixed width, the field first; NULL: nothing. */
-LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
+LQ__STATIC const char *lq__form_fault(size_t dims, int quantizer, int bits)
 {
     int widths = 0;
     int b;
@@ -17262,10 +17313,35 @@ LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
                : "bits: quantizers of fixed width and theirs are" LQ__FIXED_NAMES;
 }
 
+LQ__STATIC const char *lq__raw_fault(lq_codec_desc *d)
+{
+    d->type = d->type ? d->type : LQ_F16;
+    return !lq_type_bytes(d->type) ? "type: LQ_F16, LQ_F32 or LQ_BF16"
+           : d->quantizer          ? "quantizer: raw pages have none"
+           : d->bits               ? "bits: raw pages have none; type says how wide they are"
+                                   : NULL;
+}
+
+LQ__STATIC const char *lq__fixed_fault(lq_codec_desc *d)
+{
+    d->bits = d->bits ? d->bits : 4;
+    return d->geometry.dense
+               ? "page: LQ_PAGE_FIXED does not go with a dense basis"
+               : lq__form_fault(lq_geometry_dims(&d->geometry), d->quantizer, d->bits);
+}
+
+LQ__STATIC const char *lq__coded_fault(lq_codec_desc *d)
+{
+    return d->bits      ? "bits: of fixed pages; the step decides what coded ones take"
+           : !d->tables ? "tables: coded pages need them"
+                        : NULL;
+}
+
 /* Defaults, and what contradicts: the field first; NULL: nothing. fitted: the profile is still to
    be made. */
 LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
 {
+    const lq__page_code *code = lq__page_code_of(d->page ? d->page : (int)LQ_PAGE_CODED);
     const char *why;
     d->page = d->page ? d->page : LQ_PAGE_CODED;
     if (d->geometry.basis == 0) {
@@ -17281,15 +17357,11 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
     if (d->profile_index > 255) {
         return "profile_index: 0 to 255";
     }
-    if (d->page < LQ_PAGE_RAW || d->page > LQ_PAGE_CODED) {
-        return "page: LQ_PAGE_CODED, LQ_PAGE_FIXED or LQ_PAGE_RAW";
+    if (!code) {
+        return LQ__NO_PAGE;
     }
-    if (d->page == LQ_PAGE_RAW) {
-        d->type = d->type ? d->type : LQ_F16;
-        return !lq_type_bytes(d->type) ? "type: LQ_F16, LQ_F32 or LQ_BF16"
-               : d->quantizer          ? "quantizer: raw pages have none"
-               : d->bits               ? "bits: raw pages have none; type says how wide they are"
-                                       : NULL;
+    if (!code->profiled) {
+        return code->fault(d);
     }
     d->quantizer = d->quantizer ? d->quantizer : LQ_Z;
     if (d->type) {
@@ -17308,16 +17380,17 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
         return "dense: NULL, which keys with values, or a gain of many slices, go without in raw "
                "pages only";
     }
-    if (d->page == LQ_PAGE_CODED) {
-        return d->bits      ? "bits: of fixed pages; the step decides what coded ones take"
-               : !d->tables ? "tables: coded pages need them"
-                            : NULL;
-    }
-    d->bits = d->bits ? d->bits : 4;
-    if (d->geometry.dense) {
-        return "page: LQ_PAGE_FIXED does not go with a dense basis";
-    }
-    return lq__fixed_fault(lq_geometry_dims(&d->geometry), d->quantizer, d->bits);
+    return code->fault(d);
+}
+
+LQ__INLINE int lq__is_profiled(const lq_codec *c)
+{
+    return lq__page_code_of(c->desc.page)->profiled;
+}
+
+LQ__INLINE int lq__is_coded(const lq_codec *c)
+{
+    return lq__page_code_of(c->desc.page)->coded;
 }
 
 /* Whether a profile is one of this geometry, all defaults filled in. */
@@ -17337,7 +17410,8 @@ LQ__STATIC int lq__codec_fault(const lq_codec_desc *desc, int fitted, const char
     if (*why) {
         return LQ_E_ARG;
     }
-    return d.page == LQ_PAGE_RAW || !d.profile || lq__profile_fits(d.profile, &d.geometry)
+    return !lq__page_code_of(d.page)->profiled || !d.profile ||
+                   lq__profile_fits(d.profile, &d.geometry)
                ? LQ_OK
                : lq__refuse(why, LQ_E_FORMAT, "profile: not valid, or not of this geometry");
 }
@@ -17399,7 +17473,7 @@ LQ__STATIC void lq__row_data_init(lq__row_data *row, const lq_codec_desc *d, uin
     for (k = 0; k < 4; k++) {
         row->shift[k] = 0;
     }
-    if (d->page == LQ_PAGE_CODED && class_) {
+    if (lq__page_code_of(d->page)->coded && class_) {
         row->dead_zone = lq__dead_zone_q12(d->tables, class_);
         for (k = 0; k < 4; k++) {
             row->shift[k] = lq__centroid_q12(d->tables, class_, k + 1);
@@ -17457,7 +17531,7 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
         }
         c->means |= c->rows[i].mean != 0;
     }
-    if (d->page != LQ_PAGE_CODED) {
+    if (!lq__is_coded(c)) {
         return LQ_OK;
     }
     return lq_rans_plan_init(&c->plan, plan_mem, plan_bytes, classes, c->lead + c->dims, c->lead,
@@ -17495,7 +17569,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
     at += lq__align64(rows * 4);
     c->classes = at;
     at += lq__align64(rows);
-    if (c->desc.page != LQ_PAGE_RAW) {
+    if (lq__is_profiled(c)) {
         int status;
         if (!lq__profile_fits(p, &c->desc.geometry)) {
             return LQ_E_FORMAT;
@@ -17504,7 +17578,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
         if (status) {
             return status;
         }
-        c->matrix_rows = c->desc.page == LQ_PAGE_CODED ? c->plan.rows : rows;
+        c->matrix_rows = lq__is_coded(c) ? c->plan.rows : rows;
         LQ_ASSERT(c->matrix_rows <= rows + lq__words_most(c->dims)); /* as in lq__codec_sizes_of */
     }
     *codec = c;
@@ -17512,33 +17586,25 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
 }
 
 /* ---- sizes ---- */
-LQ_API size_t lq_codec_page_bound(const lq_codec *c)
+LQ__STATIC size_t lq__raw_bound(const lq_codec *c)
 {
-    const lq_codec_desc *d;
-    if (!c) {
-        return 0;
-    }
-    d = &c->desc;
-    if (d->page == LQ_PAGE_RAW) {
-        return LQ__TRAILER + LQ__TOKENS * c->dims * lq_type_bytes(d->type);
-    }
-    if (d->page == LQ_PAGE_FIXED) {
-        return LQ__TRAILER +
-               LQ__TOKENS * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) + c->lead);
-    }
-    return LQ__TRAILER + lq_rans_bound(c->matrix_rows, LQ__TOKENS);
+    return LQ__TOKENS * c->dims * lq_type_bytes(c->desc.type);
 }
 
-/* The workspace: int32 or float rows, gains, then the coder's matrices of the pages in flight. */
-typedef struct lq__workspace {
-    int32_t *rows;   /* (dims, 64) */
-    float *floats;   /* (dims, 64): aliases rows' memory only through memcpy */
-    int16_t *pairs;  /* (dims + 1, 64): where the floats will be, read before they are written */
-    int16_t *gains;  /* (lead, 64) */
-    int16_t *values; /* (flight, matrix_rows, 64) */
-    uint8_t *coder;
-    size_t coder_bytes;
-} lq__workspace;
+LQ__STATIC size_t lq__fixed_bound(const lq_codec *c)
+{
+    return LQ__TOKENS * (lq_fixed_bytes(c->dims, c->desc.quantizer, c->desc.bits) + c->lead);
+}
+
+LQ__STATIC size_t lq__coded_bound(const lq_codec *c)
+{
+    return lq_rans_bound(c->matrix_rows, LQ__TOKENS);
+}
+
+LQ_API size_t lq_codec_page_bound(const lq_codec *c)
+{
+    return c ? LQ__TRAILER + lq__page_code_of(c->desc.page)->bound(c) : 0;
+}
 
 /* Of a codec: rows, floats, gains, and for coded pages their matrices. The coder works where the
    floats are: it is done before they are written, or begins when they are no longer needed. */
@@ -17554,9 +17620,8 @@ LQ_API size_t lq_codec_workspace_bytes(const lq_codec *c)
     if (!c) {
         return 0;
     }
-    return c->desc.page == LQ_PAGE_CODED
-               ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight)
-               : lq__workspace_bytes(c->dims, c->lead, 0, 0);
+    return lq__is_coded(c) ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight)
+                           : lq__workspace_bytes(c->dims, c->lead, 0, 0);
 }
 
 LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
@@ -17567,8 +17632,7 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
     w.floats = (float *)(void *)(at + LQ__TOKENS * c->dims * 4);
     w.pairs = (int16_t *)(void *)w.floats;
     w.coder = (uint8_t *)w.floats;
-    w.coder_bytes =
-        c->desc.page == LQ_PAGE_CODED ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
+    w.coder_bytes = lq__is_coded(c) ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
     at += LQ__TOKENS * c->dims * 4;
     at += lq__align64(LQ__MAX(LQ__TOKENS * c->dims * 4, w.coder_bytes));
     w.gains = (int16_t *)(void *)at;
@@ -17580,13 +17644,14 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
 LQ__STATIC void lq__trailer_store(uint8_t *p, const lq_codec_desc *d, size_t tokens)
 {
     p[0] = (uint8_t)d->page; /* layout 0: interchange order */
-    p[1] = (uint8_t)(d->page == LQ_PAGE_RAW ? d->type : d->quantizer | d->bits << 4);
+    p[1] = (uint8_t)(lq__page_code_of(d->page)->profiled ? d->quantizer | d->bits << 4 : d->type);
     p[2] = (uint8_t)tokens;
     p[3] = (uint8_t)d->profile_index;
 }
 
 LQ_API int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_bytes)
 {
+    const lq__page_code *code;
     lq_page_info i;
     const uint8_t *p;
     if (!info || !page) {
@@ -17596,14 +17661,17 @@ LQ_API int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_
         return LQ_E_DATA;
     }
     p = page + (page_bytes - LQ__TRAILER);
+    code = lq__page_code_of(p[0]);
+    if (!code) {
+        return LQ_E_FORMAT;
+    }
     i.page = p[0];
-    i.quantizer = i.page == LQ_PAGE_RAW ? 0 : p[1] & 15;
-    i.bits = i.page == LQ_PAGE_RAW ? 0 : p[1] >> 4;
-    i.type = i.page == LQ_PAGE_RAW ? p[1] : 0;
+    i.quantizer = code->profiled ? p[1] & 15 : 0;
+    i.bits = code->profiled ? p[1] >> 4 : 0;
+    i.type = code->profiled ? 0 : p[1];
     i.tokens = p[2];
     i.profile_index = p[3];
-    if (i.page < LQ_PAGE_RAW || i.page > LQ_PAGE_CODED ||
-        (i.page == LQ_PAGE_RAW ? !lq_type_bytes(i.type) : !lq_lattice_dims(i.quantizer))) {
+    if (code->profiled ? !lq_lattice_dims(i.quantizer) : !lq_type_bytes(i.type)) {
         return LQ_E_FORMAT;
     }
     if (i.tokens == 0 || i.tokens > LQ__TOKENS) {
@@ -17747,35 +17815,56 @@ LQ__STATIC int lq__page_near(const lq_codec *c, const lq__workspace *w, size_t t
     return 1;
 }
 
-/* One page's front, and its body where that needs no coder. */
-LQ__STATIC int lq__page_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
-                              const lq__workspace *w, const lq_vectors *src,
+/* One page's vectors to rows and gains. */
+LQ__STATIC int lq__page_front(const lq_codec *c, const lq__workspace *w, const lq_vectors *src,
                               const lq_positions *positions, size_t first, size_t tokens)
 {
-    const lq_codec_desc *d = &c->desc;
     lq__source from = {NULL, NULL, NULL, 0};
     int status;
-    if (d->page == LQ_PAGE_RAW) {
-        *body = lq__raw_encode(c, dst, src, first, tokens);
-        return LQ_OK;
-    }
     from.src = src;
     from.center = c->center;
     from.vector = w->floats;
-    status = lq__front(w->rows, w->gains, w->pairs, &from, &d->geometry, d->step, c->alive, first,
-                       positions, tokens);
-    if (!status && from.wide && !d->geometry.dense && !lq__page_near(c, w, tokens)) {
+    status = lq__front(w->rows, w->gains, w->pairs, &from, &c->desc.geometry, c->desc.step,
+                       c->alive, first, positions, tokens);
+    if (!status && from.wide && !c->desc.geometry.dense && !lq__page_near(c, w, tokens)) {
         status = LQ_E_RANGE;
     }
+    return status;
+}
+
+LQ__STATIC int lq__raw_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                             const lq__workspace *w, const lq_vectors *src,
+                             const lq_positions *positions, size_t first, size_t tokens)
+{
+    (void)values;
+    (void)w;
+    (void)positions;
+    *body = lq__raw_encode(c, dst, src, first, tokens);
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__fixed_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                               const lq__workspace *w, const lq_vectors *src,
+                               const lq_positions *positions, size_t first, size_t tokens)
+{
+    int status = lq__page_front(c, w, src, positions, first, tokens);
+    (void)values;
     if (status) {
         return status;
     }
-    if (d->page == LQ_PAGE_FIXED) {
-        *body = tokens * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) + c->lead);
-        lq__fixed_page_encode(c, dst, w, tokens);
-        return LQ_OK;
-    }
-    return lq__quantize_rows(c, values, w);
+    *body = tokens * (lq_fixed_bytes(c->dims, c->desc.quantizer, c->desc.bits) + c->lead);
+    lq__fixed_page_encode(c, dst, w, tokens);
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__coded_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                               const lq__workspace *w, const lq_vectors *src,
+                               const lq_positions *positions, size_t first, size_t tokens)
+{
+    int status = lq__page_front(c, w, src, positions, first, tokens);
+    (void)dst;
+    (void)body;
+    return status ? status : lq__quantize_rows(c, values, w);
 }
 
 /* Up to LQ__IN_FLIGHT pages into dst, one behind the other. */
@@ -17789,7 +17878,7 @@ LQ__STATIC int lq__batch_encode(const lq_codec *c, uint8_t *dst, size_t dst_byte
     size_t count = (tokens + LQ__TOKENS - 1) / LQ__TOKENS;
     size_t at = 0;
     size_t i;
-    int coded = c->desc.page == LQ_PAGE_CODED;
+    const lq__page_code *code = lq__page_code_of(c->desc.page);
     if (dst_bytes / bound < count) {
         return LQ_E_SPACE;
     }
@@ -17802,14 +17891,14 @@ LQ__STATIC int lq__batch_encode(const lq_codec *c, uint8_t *dst, size_t dst_byte
         pages[i].bytes = dst + i * bound;
         pages[i].bytes_count = bound - LQ__TRAILER;
         pages[i].tokens = (uint32_t)n;
-        status = lq__page_begin(c, dst + i * bound, &body, coded ? pages[i].values : NULL, w, src,
-                                &from, first + i * LQ__TOKENS, n);
+        status = code->begin(c, dst + i * bound, &body, pages[i].values, w, src, &from,
+                             first + i * LQ__TOKENS, n);
         if (status) {
             return status;
         }
         pages[i].written = body;
     }
-    if (coded) {
+    if (code->coded) {
         int status =
             lq_rans_encode(c->desc.tables, &c->plan, pages, count, w->coder, w->coder_bytes);
         if (status) {
@@ -17862,8 +17951,8 @@ LQ_API int lq_codec_encode(const lq_codec *c, uint8_t *dst, size_t dst_bytes, si
     }
     *written = 0;
     if (!c || !dst || !page_bytes || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
-        !workspace || (lq__has_rope(&c->desc.geometry) && c->desc.page != LQ_PAGE_RAW &&
-         !positions)) {
+        !workspace ||
+        (lq__has_rope(&c->desc.geometry) && lq__is_profiled(c) && !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_codec_workspace_bytes(c)) {
@@ -18132,6 +18221,68 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     }
 }
 
+LQ__STATIC int lq__raw_end(const lq_codec *c, const lq_vectors_out *dst,
+                           const lq_positions *positions, size_t first, size_t tokens,
+                           const uint8_t *src, size_t body, int16_t *values, const lq__workspace *w)
+{
+    (void)positions;
+    (void)values;
+    (void)w;
+    return lq__raw_decode(c, dst, first, tokens, src, body);
+}
+
+LQ__STATIC int lq__fixed_end(const lq_codec *c, const lq_vectors_out *dst,
+                             const lq_positions *positions, size_t first, size_t tokens,
+                             const uint8_t *src, size_t body, int16_t *values,
+                             const lq__workspace *w)
+{
+    int status = lq__fixed_page_decode(c, w, src, body, tokens);
+    (void)values;
+    if (!status) {
+        lq__back(c, w, c->dims, dst, first, positions, tokens);
+    }
+    return status;
+}
+
+LQ__STATIC int lq__coded_end(const lq_codec *c, const lq_vectors_out *dst,
+                             const lq_positions *positions, size_t first, size_t tokens,
+                             const uint8_t *src, size_t body, int16_t *values,
+                             const lq__workspace *w)
+{
+    size_t in_use;
+    int status = lq__dequantize_rows(c, values, w, &in_use);
+    (void)src;
+    (void)body;
+    if (!status) {
+        lq__back(c, w, in_use, dst, first, positions, tokens);
+    }
+    return status;
+}
+
+/* ---- one row a page code ---- */
+#define LQ__PAGE_raw 0, 0
+#define LQ__PAGE_fixed 1, 0
+#define LQ__PAGE_coded 1, 1
+#define LQ__PAGE_ROW(name, number, own)                                              \
+    {name, LQ__PAGE_##own, lq__##own##_fault, lq__##own##_bound, lq__##own##_begin, \
+     lq__##own##_end},
+
+LQ__STATIC const lq__page_code *lq__page_code_of(int page)
+{
+    static const lq__page_code codes[] = {LQ_PAGE_LIST(LQ__PAGE_ROW)};
+    size_t i;
+    for (i = 0; i < sizeof codes / sizeof *codes; i++) {
+        if (codes[i].page == page) {
+            return &codes[i];
+        }
+    }
+    return NULL;
+}
+#undef LQ__PAGE_raw
+#undef LQ__PAGE_fixed
+#undef LQ__PAGE_coded
+#undef LQ__PAGE_ROW
+
 LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
                                 const lq_positions *positions, size_t first, size_t tokens,
                                 const uint8_t *const *sources, const size_t *page_bytes,
@@ -18139,7 +18290,7 @@ LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
 {
     lq_rans_page pages[LQ__IN_FLIGHT];
     size_t count = (tokens + LQ__TOKENS - 1) / LQ__TOKENS;
-    int coded = c->desc.page == LQ_PAGE_CODED;
+    const lq__page_code *code = lq__page_code_of(c->desc.page);
     int status;
     size_t i;
     for (i = 0; i < count; i++) {
@@ -18153,7 +18304,7 @@ LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
         pages[i].bytes_count = page_bytes[i] - LQ__TRAILER;
         pages[i].tokens = (uint32_t)n;
     }
-    if (coded) {
+    if (code->coded) {
         status = lq_rans_decode(c->desc.tables, &c->plan, pages, count, w->coder, w->coder_bytes);
         if (status) {
             return status;
@@ -18163,18 +18314,10 @@ LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
         size_t at = first + i * LQ__TOKENS;
         size_t body = page_bytes[i] - LQ__TRAILER;
         lq_positions from = lq__positions_from(positions, i * LQ__TOKENS);
-        size_t in_use = c->dims;
-        if (c->desc.page == LQ_PAGE_RAW) {
-            status = lq__raw_decode(c, dst, at, pages[i].tokens, sources[i], body);
-        } else {
-            status = coded ? lq__dequantize_rows(c, pages[i].values, w, &in_use)
-                           : lq__fixed_page_decode(c, w, sources[i], body, pages[i].tokens);
-        }
+        status = code->end(c, dst, &from, at, pages[i].tokens, sources[i], body,
+                           pages[i].values, w);
         if (status) {
             return status;
-        }
-        if (c->desc.page != LQ_PAGE_RAW) {
-            lq__back(c, w, in_use, dst, at, &from, pages[i].tokens);
         }
     }
     return LQ_OK;
@@ -18208,8 +18351,7 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
     lq_positions none = {0, 0, NULL};
     if (!c || !dst || !dst->slices || lq_type_bytes(dst->type) == 0 || !workspace ||
         (tokens && (!pages || !page_bytes)) ||
-        (lq__has_rope(&c->desc.geometry) && c->desc.page != LQ_PAGE_RAW &&
-         !positions)) {
+        (lq__has_rope(&c->desc.geometry) && lq__is_profiled(c) && !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_codec_workspace_bytes(c)) {
@@ -40535,7 +40677,7 @@ LQ__STATIC int lq__array_head_load(lq__array *a, const uint8_t *p, size_t bytes)
     a->step = lq__f32_of_bits(lq__load32(p + 24));
     a->head_dims = lq__load32(p + 28);
     a->bytes = lq__load64(p + 32);
-    if (p[23] || lq_type_bytes(a->type) == 0 || a->page < LQ_PAGE_RAW || a->page > LQ_PAGE_CODED ||
+    if (p[23] || lq_type_bytes(a->type) == 0 || !lq__page_code_of(a->page) ||
         a->flags > (LQ__ARRAY_ROPE | LQ__ARRAY_LIST) || a->flags == LQ__ARRAY_LIST) {
         return LQ_E_FORMAT;
     }
@@ -41172,8 +41314,8 @@ LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size
     a->page = d->page ? d->page : LQ_PAGE_CODED;
     a->quantizer = d->quantizer ? d->quantizer : LQ_Z;
     a->tables = d->tables;
-    if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED) {
-        return "page: LQ_PAGE_CODED or LQ_PAGE_FIXED";
+    if (!lq__page_code_of(a->page) || !lq__page_code_of(a->page)->profiled) {
+        return "page: none of arrays, which have LQ_PAGE_CODED or LQ_PAGE_FIXED";
     }
     if (!lq_lattice_dims(a->quantizer)) {
         return LQ__NO_QUANTIZER;
@@ -41188,7 +41330,7 @@ LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size
     a->step = d->step != 0.0f ? d->step : 1.0f;
     a->fold = 1;
     if (a->page == LQ_PAGE_FIXED) {
-        why = lq__fixed_fault(a->head_dims ? a->head_dims : a->dims, a->quantizer, a->bits);
+        why = lq__form_fault(a->head_dims ? a->head_dims : a->dims, a->quantizer, a->bits);
     } else if (!a->flags) {
         uint64_t most = LQ__ARRAY_COLUMNS / LQ__MIN(a->dims, LQ__ARRAY_COLUMNS);
         a->fold = (uint32_t)LQ__MIN(most, (a->rows + LQ__TOKENS - 1) / LQ__TOKENS);
@@ -42549,6 +42691,8 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__DEAD_DELTA
 #undef LQ__PROFILE_HEADER
 #undef LQ__TRAILER
+#undef LQ__PAGE_NAME
+#undef LQ__NO_PAGE
 #undef LQ__IN_FLIGHT
 #undef LQ__SHIFTED_MAX
 #undef LQ__RICE_ONES

@@ -473,7 +473,7 @@ static void test_orders(void)
         if (!CHECK(p.status == LQ_OK)) {
             continue;
         }
-        test_basis_fields(&g, &p, order == KEYS || order == VALUES ? 1.0f : order == MIXED ? 2 : 3,
+        test_basis_fields(&g, &p, order == KEYS || order == VALUES ? 1.0f : order == MIXED ? 2 : 1.4f,
                           desc.model);
         for (i = 0; i < 2; i++) {
             lq_codec_desc d = codec_desc(&g, &p, steps[i]);

@@ -698,7 +698,7 @@
    |     for K and for V, if it has its own: policies, 1: one for all heads, or kv heads: one    |
    |     each; of each policy:                                                                   |
    |       kind 1 raw, 2 hot, 3 warm; quantizer 1 Z, 2 D4, 3 E8, 4 E8 relaxed (raw: 0); bits     |
-   |       (hot: 8, 4, 3, 2; E8 4; warm: of the room; raw: 0); step f32 (not warm: 0);           |
+   |       (hot: 8, 6, 5, 4, 3, 2; E8 4; warm: of the room; raw: 0); step f32 (not warm: 0);     |
    |       1: a calibrated profile, whose name u8[16] follows; 0: none                           |
    '---------------------------------------------------------------------------------------------'
    Policies of all heads alike, none calibrated, are one; calibrated ones are one a head. Profiles
@@ -718,12 +718,17 @@
    Hot tiles. `wide` are the dims up to a multiple of 16. Codes take 8 wide bytes times the bits of
    one; behind them are 64 scale codes, u8, one a column. In K a lane is a token's column (64) and
    the depth its dim (wide); in V a lane is a dim (wide) and the depth a column (64). F is 1 for Z8,
-   2 for Z4 and E8, 4 for Z3 and Z2. With b = lane / 16, v = depth / 4 / F, g = b less b mod 4,
+   2 for Z5, Z4, E8, 4 for Z6, Z3, Z2. With b = lane / 16, v = depth / 4 / F, g = b less b mod 4,
    n = g (depths / 4 / F) + v min(lanes / 16 - g, 4) + b - g, q = depth / 4 mod F and
-   j = 4 (lane mod 16) + depth mod 4, a code is in byte 64 n + j, 8 / F bits from bit (8 / F) q on.
-   Z3's third bit is bit j mod 8 of byte 16 wide + 32 n + 8 q + j / 8.
+   j = 4 (lane mod 16) + depth mod 4, a code is in byte 64 n + j, 8 / F bits from bit (8 / F) q on:
+   its low bits, of Z6 its upper two. Z3's third bit is bit j mod 8 of byte 16 wide + 32 n + 8 q
+   + j / 8, Z5's fifth that of byte 32 wide + 16 n + 8 q + j / 8. Z6's lower four bits are in byte
+   16 wide + 128 n + 64 floor(q / 2) + j, from bit 4 (q mod 2) on.
      Z8  code - 128      Z2  -127 -38 38 127      Z3  -127 -79 -44 -14 14 44 79 127
      Z4  -127 -98 -76 -59 -44 -31 -18 -6 and the same without sign, rising
+     Z5  -127 -111 -97 -86 -76 -68 -60 -52 -45 -39 -33 -27 -21 -15 -9 -3 and so
+     Z6  -127 -119 -111 -105 -99 -93 -87 -82 -78 -74 -70 -66 -62 -58 -54 -50 -46 -42 -38 -34 -30 -26
+         -22 -18 -15 -13 -11 -9 -7 -5 -3 -1 and so
      E8  the four bytes with the code's (from a multiple of 4 on) have a parity, the coset; z is the
          number of which the code is the Gray code (z ^ z >> 1): level 2 z + coset of -127 -106 -92
          -80 -71 -62 -55 -48 -41 -35 -30 -24 -18 -13 -8 -3 and the same without sign, rising
@@ -869,8 +874,17 @@ enum { LQ_F32 = 1, LQ_F16 = 2, LQ_BF16 = 3 };
    of both, in one dense basis. */
 enum { LQ_K = 1, LQ_V = 2, LQ_KV = 3 };
 
-/* Page codes: how the integers (or floats) of a page are stored. */
-enum { LQ_PAGE_RAW = 1, LQ_PAGE_FIXED = 2, LQ_PAGE_CODED = 3, LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
+/* Page codes: how the integers (or floats) of a page are stored. Those of the page codec have one
+   row each: name, number in files, name in the code (>>page). Hot and warm pages are a live
+   cache's. */
+#define LQ_PAGE_LIST(X)        \
+    X(LQ_PAGE_RAW, 1, raw)     \
+    X(LQ_PAGE_FIXED, 2, fixed) \
+    X(LQ_PAGE_CODED, 3, coded)
+
+#define LQ__PAGE_ENUM(name, number, own) name = number,
+enum { LQ_PAGE_LIST(LQ__PAGE_ENUM) LQ_PAGE_HOT = 4, LQ_PAGE_WARM = 5 };
+#undef LQ__PAGE_ENUM
 
 /* Quantizers: name, number in files, numbers that a block holds, rows of words that a block has in
    front of it in the coder's matrix, name in the code (>>lattice). LQ_E8_RELAXED drops the parity
@@ -2623,12 +2637,13 @@ LQ_API LQ_MUST int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t de
 LQ_API LQ_MUST int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge,
                                      const lq_kv_policy *k, const lq_kv_policy *v);
 
-/* Bits that go from first_bits to last_bits (8, 4, 3 or 2), layer by layer; keys and values alike.
+/* Bits that go from first_bits to last_bits (8, 6, 5, 4, 3 or 2), layer by layer; keys and values
+   alike.
    LQ_E_ARG: NULL, other bits. */
 LQ_API LQ_MUST int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits,
                                        int last_bits);
 
-/* Bits (2, 3, 4, 8) where they help most: the sum of sensitivity * 4^-bits becomes as small as it
+/* Bits (2 to 6, 8) where they help most: the sum of sensitivity * 4^-bits becomes as small as it
    can at `bits` a number on average over keys and values. Layers without their own are left out.
    Where a layer's v_in_k says that its values are among its keys, their sensitivities add up.
      k_sensitivity, v_sensitivity  (count) >= 0: error that a unit of noise in that layer's keys or
@@ -3526,7 +3541,8 @@ LQ_API void lq_blake2s_128(uint8_t digest[16], const void *src, size_t count)
    Such a kernel is a macro of the level v (avx2, avx512, neon) beside its C code, which is the
    specification; LQ__EACH_LEVEL makes its functions. lq__i32_v and lq__u32_v have LQ__LANES_v
    lanes, lq__f32_v as many floats; lq__u64_v and lq__f64_v have half as many. lq__mask_v is yes or
-   no for each lane of 32 bits. Integers and sums of floats take the operators of C, integers also
+   no for each lane of 32 bits. lq__i16_v, lq__u16_v and lq__mask16_v have twice as many lanes, of
+   16 bits, and lq__u8_v bytes. Integers and sums of floats take the operators of C, integers also
    with a number on one side; casts keep the bits. Two lanes of 32 bits lie in one of 64: the even
    lane is its lower half.
    A row is an operation: its result, name and operands a, b, c (p is memory of any alignment), then
@@ -3546,6 +3562,14 @@ typedef uint64_t lq__u64_avx512 __attribute__((vector_size(64)));
 typedef __m512 lq__f32_avx512;
 typedef __m512d lq__f64_avx512;
 typedef __mmask16 lq__mask_avx512;
+typedef int16_t lq__i16_avx2 __attribute__((vector_size(32)));
+typedef uint16_t lq__u16_avx2 __attribute__((vector_size(32)));
+typedef uint8_t lq__u8_avx2 __attribute__((vector_size(32)));
+typedef lq__i16_avx2 lq__mask16_avx2; /* 0 or -1 */
+typedef int16_t lq__i16_avx512 __attribute__((vector_size(64)));
+typedef uint16_t lq__u16_avx512 __attribute__((vector_size(64)));
+typedef uint8_t lq__u8_avx512 __attribute__((vector_size(64)));
+typedef __mmask32 lq__mask16_avx512;
 #define LQ__LANES_avx2 8
 #define LQ__LANES_avx512 16
 #define LQ__ON_avx2 LQ__TARGET_AVX2
@@ -3576,6 +3600,10 @@ typedef uint64_t lq__u64_neon __attribute__((vector_size(16)));
 typedef float32x4_t lq__f32_neon;
 typedef float64x2_t lq__f64_neon;
 typedef lq__i32_neon lq__mask_neon; /* 0 or -1 */
+typedef int16_t lq__i16_neon __attribute__((vector_size(16)));
+typedef uint16_t lq__u16_neon __attribute__((vector_size(16)));
+typedef uint8_t lq__u8_neon __attribute__((vector_size(16)));
+typedef lq__i16_neon lq__mask16_neon; /* 0 or -1 */
 #define LQ__LANES_neon 4
 #define LQ__ON_neon
 #define LQ__EACH_LEVEL(kernel) kernel(neon)
@@ -3858,6 +3886,89 @@ typedef struct lq__lanes_neon {
     uint16x8_t v[2]; /* lanes 0 .. 7, 8 .. 15 */
 } lq__lanes_neon;
 #endif
+
+/* ---- 16 bits, twice as many lanes: i16, u16, and mask16, yes or no for each; and u8, two bytes a
+   lane ---- */
+LQ__LOADS(i16, load16, _mm256_loadu_si256((const __m256i *)p), _mm512_loadu_si512(p),
+          vld1q_s16((const int16_t *)p))
+/* Eight numbers, over and over. */
+LQ__LOADS(i16, load16_eight, _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)),
+          _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)),
+          vld1q_s16((const int16_t *)p))
+LQ__SETS(i16, set16, int16_t, _mm256_set1_epi16(a), _mm512_set1_epi16(a), vdupq_n_s16(a))
+LQ__TAKES_1(i16, abs16, i16, _mm256_abs_epi16((__m256i)a), _mm512_abs_epi16((__m512i)a),
+            vabsq_s16((int16x8_t)a))
+LQ__TAKES_2(i16, min16, i16, i16, _mm256_min_epi16((__m256i)a, (__m256i)b),
+            _mm512_min_epi16((__m512i)a, (__m512i)b), vminq_s16((int16x8_t)a, (int16x8_t)b))
+LQ__TAKES_2(i16, max16, i16, i16, _mm256_max_epi16((__m256i)a, (__m256i)b),
+            _mm512_max_epi16((__m512i)a, (__m512i)b), vmaxq_s16((int16x8_t)a, (int16x8_t)b))
+/* (a b + 2^14) >> 15 */
+LQ__TAKES_2(i16, times_q15, i16, i16, _mm256_mulhrs_epi16((__m256i)a, (__m256i)b),
+            _mm512_mulhrs_epi16((__m512i)a, (__m512i)b), vqrdmulhq_s16((int16x8_t)a, (int16x8_t)b))
+LQ__TAKES_2(u16, min_u16, u16, u16, _mm256_min_epu16((__m256i)a, (__m256i)b),
+            _mm512_min_epu16((__m512i)a, (__m512i)b), vminq_u16((uint16x8_t)a, (uint16x8_t)b))
+/* Sums of at most 65535, differences of at least 0. */
+LQ__TAKES_2(u16, adds_u16, u16, u16, _mm256_adds_epu16((__m256i)a, (__m256i)b),
+            _mm512_adds_epu16((__m512i)a, (__m512i)b), vqaddq_u16((uint16x8_t)a, (uint16x8_t)b))
+LQ__TAKES_2(u16, subs_u16, u16, u16, _mm256_subs_epu16((__m256i)a, (__m256i)b),
+            _mm512_subs_epu16((__m512i)a, (__m512i)b), vqsubq_u16((uint16x8_t)a, (uint16x8_t)b))
+/* (No complements of masks here: gcc 12 with -march=native for AVX-512 folds them into a blend the
+   wrong way round.) */
+LQ__TAKES_2(mask16, less_u16, u16, u16,
+            _mm256_cmpgt_epi16(_mm256_xor_si256((__m256i)b, _mm256_set1_epi16(INT16_MIN)),
+                               _mm256_xor_si256((__m256i)a, _mm256_set1_epi16(INT16_MIN))),
+            _mm512_cmplt_epu16_mask((__m512i)a, (__m512i)b),
+            vcltq_u16((uint16x8_t)a, (uint16x8_t)b))
+LQ__TAKES_2(mask16, equal16, i16, i16, _mm256_cmpeq_epi16((__m256i)a, (__m256i)b),
+            _mm512_cmpeq_epi16_mask((__m512i)a, (__m512i)b), vceqq_s16((int16x8_t)a, (int16x8_t)b))
+/* b where a, else c. */
+LQ__TAKES_3(i16, pick16, mask16, i16, i16, _mm256_blendv_epi8((__m256i)c, (__m256i)b, (__m256i)a),
+            _mm512_mask_mov_epi16((__m512i)c, a, (__m512i)b),
+            vbslq_s16((uint16x8_t)a, (int16x8_t)b, (int16x8_t)c))
+/* In 128 bits: a0 b0 a1 b1 .. of the lower halves, of the upper ones; by 16, 32 and 64 bits. */
+LQ__TAKES_2(i16, zip16_low, i16, i16, _mm256_unpacklo_epi16((__m256i)a, (__m256i)b),
+            _mm512_unpacklo_epi16((__m512i)a, (__m512i)b), vzip1q_s16((int16x8_t)a, (int16x8_t)b))
+LQ__TAKES_2(i16, zip16_high, i16, i16, _mm256_unpackhi_epi16((__m256i)a, (__m256i)b),
+            _mm512_unpackhi_epi16((__m512i)a, (__m512i)b), vzip2q_s16((int16x8_t)a, (int16x8_t)b))
+LQ__TAKES_2(i16, zip32_low, i16, i16, _mm256_unpacklo_epi32((__m256i)a, (__m256i)b),
+            _mm512_unpacklo_epi32((__m512i)a, (__m512i)b), vzip1q_s32((int32x4_t)a, (int32x4_t)b))
+LQ__TAKES_2(i16, zip32_high, i16, i16, _mm256_unpackhi_epi32((__m256i)a, (__m256i)b),
+            _mm512_unpackhi_epi32((__m512i)a, (__m512i)b), vzip2q_s32((int32x4_t)a, (int32x4_t)b))
+LQ__TAKES_2(i16, zip64_low, i16, i16, _mm256_unpacklo_epi64((__m256i)a, (__m256i)b),
+            _mm512_unpacklo_epi64((__m512i)a, (__m512i)b), vzip1q_s64((int64x2_t)a, (int64x2_t)b))
+LQ__TAKES_2(i16, zip64_high, i16, i16, _mm256_unpackhi_epi64((__m256i)a, (__m256i)b),
+            _mm512_unpackhi_epi64((__m512i)a, (__m512i)b), vzip2q_s64((int64x2_t)a, (int64x2_t)b))
+/* The low bytes of a and of b, in the order of the level's; from there 4 times the signed bytes of
+   a, of b; and the bytes of a xor those of b, in the low byte of a lane whose other is anything. */
+LQ__TAKES_2(u8, bytes, i16, i16,
+            _mm256_or_si256(_mm256_and_si256((__m256i)a, _mm256_set1_epi16(255)),
+                            _mm256_slli_epi16((__m256i)b, 8)),
+            _mm512_ternarylogic_epi32(_mm512_set1_epi16(255), (__m512i)a,
+                                      _mm512_slli_epi16((__m512i)b, 8), 0xca),
+            vcombine_s8(vmovn_s16((int16x8_t)a), vmovn_s16((int16x8_t)b)))
+LQ__TAKES_1(i16, four_low, u8, _mm256_srai_epi16(_mm256_slli_epi16((__m256i)a, 8), 6),
+            _mm512_srai_epi16(_mm512_slli_epi16((__m512i)a, 8), 6),
+            vshll_n_s8(vget_low_s8((int8x16_t)a), 2))
+LQ__TAKES_1(i16, four_high, u8, _mm256_slli_epi16(_mm256_srai_epi16((__m256i)a, 8), 2),
+            _mm512_slli_epi16(_mm512_srai_epi16((__m512i)a, 8), 2),
+            vshll_high_n_s8((int8x16_t)a, 2))
+LQ__TAKES_1(i16, xor_bytes, u8, _mm256_xor_si256((__m256i)a, _mm256_srli_epi16((__m256i)a, 8)),
+            _mm512_xor_si512((__m512i)a, _mm512_srli_epi16((__m512i)a, 8)),
+            vmovl_u8(veor_u8(vget_low_u8((uint8x16_t)a), vget_high_u8((uint8x16_t)a))))
+/* Of lanes whose two bytes are alike, these bytes for a and for b. */
+LQ__TAKES_1(u8, both_bytes, i16, a, a,
+            vcombine_s8(vmovn_s16((int16x8_t)a), vmovn_s16((int16x8_t)a)))
+LQ__TAKES_1(u8, half_u8, u8,
+            _mm256_and_si256(_mm256_srli_epi16((__m256i)a, 1), _mm256_set1_epi8(127)),
+            _mm512_and_si512(_mm512_srli_epi16((__m512i)a, 1), _mm512_set1_epi8(127)),
+            vshrq_n_u8((uint8x16_t)a, 1))
+/* b where the bytes of a are -1, c where they are 0. */
+LQ__TAKES_3(u8, pick_u8, u8, u8, u8, _mm256_blendv_epi8((__m256i)c, (__m256i)b, (__m256i)a),
+            _mm512_ternarylogic_epi32((__m512i)a, (__m512i)b, (__m512i)c, 0xca),
+            vbslq_u8((uint8x16_t)a, (uint8x16_t)b, (uint8x16_t)c))
+LQ__TAKES_2(u8, equal_u8, u8, u8, _mm256_cmpeq_epi8((__m256i)a, (__m256i)b),
+            _mm512_movm_epi8(_mm512_cmpeq_epi8_mask((__m512i)a, (__m512i)b)),
+            vceqq_u8((uint8x16_t)a, (uint8x16_t)b))
 
 /* ================================================================================================
    >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
@@ -7762,15 +7873,16 @@ LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t 
         lq_rans_row *own = r;
         int last = i == q->dims - 1 && q->parity != LQ__PARITY_NONE;
         int other = q->residue == LQ__RESIDUE_none ? LQ__ROW_PLAIN : LQ__ROW_SHIFTED;
-        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, classes[i]);
+        int class_ = classes[i];
+        if (lq__residue_machine[q->residue]) {
+            class_ = LQ__MIN(class_, (int)LQ__CLASS_WIDE);
+        }
+        r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, class_);
         own->residue = (uint8_t)q->residue;
         own->place = (uint8_t)i;
         own->word = (uint32_t)row;
         if (last && q->parity == LQ__PARITY_COSET_0) {
             own->raw[1] = (uint8_t)lq__raw_of(classes[i]);
-        }
-        if (lq__residue_machine[q->residue]) {
-            own->raw[0] = own->raw[1] = 0;
         }
     }
     return r;
@@ -17125,7 +17237,9 @@ LQ_API int lq_klt_profile(const lq_klt *klt, uint8_t *dst, size_t dst_bytes, siz
 
    A page is a body and a four-byte trailer (>>manual), so that bodies start where pages start.
 
-   To add a quantizer: nothing here, see >>lattice.
+   To add a quantizer: nothing here, see >>lattice. To add a page code x: its row in LQ_PAGE_LIST,
+   here LQ__PAGE_x, lq__x_fault, lq__x_bound, lq__x_begin, lq__x_end; and >>array, where its arrays
+   have other steps or bases than these.
    ============================================================================================== */
 #define LQ__TRAILER 4u
 #define LQ__IN_FLIGHT 8u
@@ -17145,8 +17259,47 @@ struct lq_codec {
     lq_rans_plan plan;
 };
 
+/* The workspace: int32 or float rows, gains, then the coder's matrices of the pages in flight. */
+typedef struct lq__workspace {
+    int32_t *rows;   /* (dims, 64) */
+    float *floats;   /* (dims, 64): aliases rows' memory only through memcpy */
+    int16_t *pairs;  /* (dims + 1, 64): where the floats will be, read before they are written */
+    int16_t *gains;  /* (lead, 64) */
+    int16_t *values; /* (flight, matrix_rows, 64) */
+    uint8_t *coder;
+    size_t coder_bytes;
+} lq__workspace;
+
+/* A page code.
+     profiled  1: pages of coefficients, with a profile, a step and a quantizer; 0: of vectors as
+               they are, with a type
+     coded     1: bodies are made from matrices by lq_rans_encode
+     fault     its defaults, and what contradicts: the field first; NULL: nothing
+     bound     bytes of a body, at most
+     begin     vectors to the body or, where that is coded, to the matrix `values`
+     end       the way back */
+typedef struct lq__page_code {
+    int page;
+    int profiled;
+    int coded;
+    const char *(*fault)(lq_codec_desc *d);
+    size_t (*bound)(const lq_codec *c);
+    int (*begin)(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                 const lq__workspace *w, const lq_vectors *src, const lq_positions *positions,
+                 size_t first, size_t tokens);
+    int (*end)(const lq_codec *c, const lq_vectors_out *dst, const lq_positions *positions,
+               size_t first, size_t tokens, const uint8_t *src, size_t body, int16_t *values,
+               const lq__workspace *w);
+} lq__page_code;
+
+/* NULL: not one of the page codec. */
+LQ__STATIC const lq__page_code *lq__page_code_of(int page);
+
+#define LQ__PAGE_NAME(name, number, own) " " #name
+#define LQ__NO_PAGE "page: none of" LQ_PAGE_LIST(LQ__PAGE_NAME)
+
 /* What is wrong with a form of fixed width, the field first; NULL: nothing. */
-LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
+LQ__STATIC const char *lq__form_fault(size_t dims, int quantizer, int bits)
 {
     int widths = 0;
     int b;
@@ -17160,10 +17313,35 @@ LQ__STATIC const char *lq__fixed_fault(size_t dims, int quantizer, int bits)
                : "bits: quantizers of fixed width and theirs are" LQ__FIXED_NAMES;
 }
 
+LQ__STATIC const char *lq__raw_fault(lq_codec_desc *d)
+{
+    d->type = d->type ? d->type : LQ_F16;
+    return !lq_type_bytes(d->type) ? "type: LQ_F16, LQ_F32 or LQ_BF16"
+           : d->quantizer          ? "quantizer: raw pages have none"
+           : d->bits               ? "bits: raw pages have none; type says how wide they are"
+                                   : NULL;
+}
+
+LQ__STATIC const char *lq__fixed_fault(lq_codec_desc *d)
+{
+    d->bits = d->bits ? d->bits : 4;
+    return d->geometry.dense
+               ? "page: LQ_PAGE_FIXED does not go with a dense basis"
+               : lq__form_fault(lq_geometry_dims(&d->geometry), d->quantizer, d->bits);
+}
+
+LQ__STATIC const char *lq__coded_fault(lq_codec_desc *d)
+{
+    return d->bits      ? "bits: of fixed pages; the step decides what coded ones take"
+           : !d->tables ? "tables: coded pages need them"
+                        : NULL;
+}
+
 /* Defaults, and what contradicts: the field first; NULL: nothing. fitted: the profile is still to
    be made. */
 LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
 {
+    const lq__page_code *code = lq__page_code_of(d->page ? d->page : (int)LQ_PAGE_CODED);
     const char *why;
     d->page = d->page ? d->page : LQ_PAGE_CODED;
     if (d->geometry.basis == 0) {
@@ -17179,15 +17357,11 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
     if (d->profile_index > 255) {
         return "profile_index: 0 to 255";
     }
-    if (d->page < LQ_PAGE_RAW || d->page > LQ_PAGE_CODED) {
-        return "page: LQ_PAGE_CODED, LQ_PAGE_FIXED or LQ_PAGE_RAW";
+    if (!code) {
+        return LQ__NO_PAGE;
     }
-    if (d->page == LQ_PAGE_RAW) {
-        d->type = d->type ? d->type : LQ_F16;
-        return !lq_type_bytes(d->type) ? "type: LQ_F16, LQ_F32 or LQ_BF16"
-               : d->quantizer          ? "quantizer: raw pages have none"
-               : d->bits               ? "bits: raw pages have none; type says how wide they are"
-                                       : NULL;
+    if (!code->profiled) {
+        return code->fault(d);
     }
     d->quantizer = d->quantizer ? d->quantizer : LQ_Z;
     if (d->type) {
@@ -17206,16 +17380,17 @@ LQ__STATIC const char *lq__codec_resolve(lq_codec_desc *d, int fitted)
         return "dense: NULL, which keys with values, or a gain of many slices, go without in raw "
                "pages only";
     }
-    if (d->page == LQ_PAGE_CODED) {
-        return d->bits      ? "bits: of fixed pages; the step decides what coded ones take"
-               : !d->tables ? "tables: coded pages need them"
-                            : NULL;
-    }
-    d->bits = d->bits ? d->bits : 4;
-    if (d->geometry.dense) {
-        return "page: LQ_PAGE_FIXED does not go with a dense basis";
-    }
-    return lq__fixed_fault(lq_geometry_dims(&d->geometry), d->quantizer, d->bits);
+    return code->fault(d);
+}
+
+LQ__INLINE int lq__is_profiled(const lq_codec *c)
+{
+    return lq__page_code_of(c->desc.page)->profiled;
+}
+
+LQ__INLINE int lq__is_coded(const lq_codec *c)
+{
+    return lq__page_code_of(c->desc.page)->coded;
 }
 
 /* Whether a profile is one of this geometry, all defaults filled in. */
@@ -17235,7 +17410,8 @@ LQ__STATIC int lq__codec_fault(const lq_codec_desc *desc, int fitted, const char
     if (*why) {
         return LQ_E_ARG;
     }
-    return d.page == LQ_PAGE_RAW || !d.profile || lq__profile_fits(d.profile, &d.geometry)
+    return !lq__page_code_of(d.page)->profiled || !d.profile ||
+                   lq__profile_fits(d.profile, &d.geometry)
                ? LQ_OK
                : lq__refuse(why, LQ_E_FORMAT, "profile: not valid, or not of this geometry");
 }
@@ -17297,7 +17473,7 @@ LQ__STATIC void lq__row_data_init(lq__row_data *row, const lq_codec_desc *d, uin
     for (k = 0; k < 4; k++) {
         row->shift[k] = 0;
     }
-    if (d->page == LQ_PAGE_CODED && class_) {
+    if (lq__page_code_of(d->page)->coded && class_) {
         row->dead_zone = lq__dead_zone_q12(d->tables, class_);
         for (k = 0; k < 4; k++) {
             row->shift[k] = lq__centroid_q12(d->tables, class_, k + 1);
@@ -17355,7 +17531,7 @@ LQ__STATIC int lq__codec_rows(lq_codec *c, void *plan_mem, size_t plan_bytes)
         }
         c->means |= c->rows[i].mean != 0;
     }
-    if (d->page != LQ_PAGE_CODED) {
+    if (!lq__is_coded(c)) {
         return LQ_OK;
     }
     return lq_rans_plan_init(&c->plan, plan_mem, plan_bytes, classes, c->lead + c->dims, c->lead,
@@ -17393,7 +17569,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
     at += lq__align64(rows * 4);
     c->classes = at;
     at += lq__align64(rows);
-    if (c->desc.page != LQ_PAGE_RAW) {
+    if (lq__is_profiled(c)) {
         int status;
         if (!lq__profile_fits(p, &c->desc.geometry)) {
             return LQ_E_FORMAT;
@@ -17402,7 +17578,7 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
         if (status) {
             return status;
         }
-        c->matrix_rows = c->desc.page == LQ_PAGE_CODED ? c->plan.rows : rows;
+        c->matrix_rows = lq__is_coded(c) ? c->plan.rows : rows;
         LQ_ASSERT(c->matrix_rows <= rows + lq__words_most(c->dims)); /* as in lq__codec_sizes_of */
     }
     *codec = c;
@@ -17410,33 +17586,25 @@ LQ_API int lq_codec_init(lq_codec **codec, void *mem, size_t mem_bytes, const lq
 }
 
 /* ---- sizes ---- */
-LQ_API size_t lq_codec_page_bound(const lq_codec *c)
+LQ__STATIC size_t lq__raw_bound(const lq_codec *c)
 {
-    const lq_codec_desc *d;
-    if (!c) {
-        return 0;
-    }
-    d = &c->desc;
-    if (d->page == LQ_PAGE_RAW) {
-        return LQ__TRAILER + LQ__TOKENS * c->dims * lq_type_bytes(d->type);
-    }
-    if (d->page == LQ_PAGE_FIXED) {
-        return LQ__TRAILER +
-               LQ__TOKENS * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) + c->lead);
-    }
-    return LQ__TRAILER + lq_rans_bound(c->matrix_rows, LQ__TOKENS);
+    return LQ__TOKENS * c->dims * lq_type_bytes(c->desc.type);
 }
 
-/* The workspace: int32 or float rows, gains, then the coder's matrices of the pages in flight. */
-typedef struct lq__workspace {
-    int32_t *rows;   /* (dims, 64) */
-    float *floats;   /* (dims, 64): aliases rows' memory only through memcpy */
-    int16_t *pairs;  /* (dims + 1, 64): where the floats will be, read before they are written */
-    int16_t *gains;  /* (lead, 64) */
-    int16_t *values; /* (flight, matrix_rows, 64) */
-    uint8_t *coder;
-    size_t coder_bytes;
-} lq__workspace;
+LQ__STATIC size_t lq__fixed_bound(const lq_codec *c)
+{
+    return LQ__TOKENS * (lq_fixed_bytes(c->dims, c->desc.quantizer, c->desc.bits) + c->lead);
+}
+
+LQ__STATIC size_t lq__coded_bound(const lq_codec *c)
+{
+    return lq_rans_bound(c->matrix_rows, LQ__TOKENS);
+}
+
+LQ_API size_t lq_codec_page_bound(const lq_codec *c)
+{
+    return c ? LQ__TRAILER + lq__page_code_of(c->desc.page)->bound(c) : 0;
+}
 
 /* Of a codec: rows, floats, gains, and for coded pages their matrices. The coder works where the
    floats are: it is done before they are written, or begins when they are no longer needed. */
@@ -17452,9 +17620,8 @@ LQ_API size_t lq_codec_workspace_bytes(const lq_codec *c)
     if (!c) {
         return 0;
     }
-    return c->desc.page == LQ_PAGE_CODED
-               ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight)
-               : lq__workspace_bytes(c->dims, c->lead, 0, 0);
+    return lq__is_coded(c) ? lq__workspace_bytes(c->dims, c->lead, c->matrix_rows, c->flight)
+                           : lq__workspace_bytes(c->dims, c->lead, 0, 0);
 }
 
 LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
@@ -17465,8 +17632,7 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
     w.floats = (float *)(void *)(at + LQ__TOKENS * c->dims * 4);
     w.pairs = (int16_t *)(void *)w.floats;
     w.coder = (uint8_t *)w.floats;
-    w.coder_bytes =
-        c->desc.page == LQ_PAGE_CODED ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
+    w.coder_bytes = lq__is_coded(c) ? lq_rans_workspace_bytes(c->matrix_rows, c->flight) : 0;
     at += LQ__TOKENS * c->dims * 4;
     at += lq__align64(LQ__MAX(LQ__TOKENS * c->dims * 4, w.coder_bytes));
     w.gains = (int16_t *)(void *)at;
@@ -17478,13 +17644,14 @@ LQ__STATIC lq__workspace lq__workspace_place(const lq_codec *c, void *workspace)
 LQ__STATIC void lq__trailer_store(uint8_t *p, const lq_codec_desc *d, size_t tokens)
 {
     p[0] = (uint8_t)d->page; /* layout 0: interchange order */
-    p[1] = (uint8_t)(d->page == LQ_PAGE_RAW ? d->type : d->quantizer | d->bits << 4);
+    p[1] = (uint8_t)(lq__page_code_of(d->page)->profiled ? d->quantizer | d->bits << 4 : d->type);
     p[2] = (uint8_t)tokens;
     p[3] = (uint8_t)d->profile_index;
 }
 
 LQ_API int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_bytes)
 {
+    const lq__page_code *code;
     lq_page_info i;
     const uint8_t *p;
     if (!info || !page) {
@@ -17494,14 +17661,17 @@ LQ_API int lq_page_inspect(lq_page_info *info, const uint8_t *page, size_t page_
         return LQ_E_DATA;
     }
     p = page + (page_bytes - LQ__TRAILER);
+    code = lq__page_code_of(p[0]);
+    if (!code) {
+        return LQ_E_FORMAT;
+    }
     i.page = p[0];
-    i.quantizer = i.page == LQ_PAGE_RAW ? 0 : p[1] & 15;
-    i.bits = i.page == LQ_PAGE_RAW ? 0 : p[1] >> 4;
-    i.type = i.page == LQ_PAGE_RAW ? p[1] : 0;
+    i.quantizer = code->profiled ? p[1] & 15 : 0;
+    i.bits = code->profiled ? p[1] >> 4 : 0;
+    i.type = code->profiled ? 0 : p[1];
     i.tokens = p[2];
     i.profile_index = p[3];
-    if (i.page < LQ_PAGE_RAW || i.page > LQ_PAGE_CODED ||
-        (i.page == LQ_PAGE_RAW ? !lq_type_bytes(i.type) : !lq_lattice_dims(i.quantizer))) {
+    if (code->profiled ? !lq_lattice_dims(i.quantizer) : !lq_type_bytes(i.type)) {
         return LQ_E_FORMAT;
     }
     if (i.tokens == 0 || i.tokens > LQ__TOKENS) {
@@ -17645,35 +17815,56 @@ LQ__STATIC int lq__page_near(const lq_codec *c, const lq__workspace *w, size_t t
     return 1;
 }
 
-/* One page's front, and its body where that needs no coder. */
-LQ__STATIC int lq__page_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
-                              const lq__workspace *w, const lq_vectors *src,
+/* One page's vectors to rows and gains. */
+LQ__STATIC int lq__page_front(const lq_codec *c, const lq__workspace *w, const lq_vectors *src,
                               const lq_positions *positions, size_t first, size_t tokens)
 {
-    const lq_codec_desc *d = &c->desc;
     lq__source from = {NULL, NULL, NULL, 0};
     int status;
-    if (d->page == LQ_PAGE_RAW) {
-        *body = lq__raw_encode(c, dst, src, first, tokens);
-        return LQ_OK;
-    }
     from.src = src;
     from.center = c->center;
     from.vector = w->floats;
-    status = lq__front(w->rows, w->gains, w->pairs, &from, &d->geometry, d->step, c->alive, first,
-                       positions, tokens);
-    if (!status && from.wide && !d->geometry.dense && !lq__page_near(c, w, tokens)) {
+    status = lq__front(w->rows, w->gains, w->pairs, &from, &c->desc.geometry, c->desc.step,
+                       c->alive, first, positions, tokens);
+    if (!status && from.wide && !c->desc.geometry.dense && !lq__page_near(c, w, tokens)) {
         status = LQ_E_RANGE;
     }
+    return status;
+}
+
+LQ__STATIC int lq__raw_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                             const lq__workspace *w, const lq_vectors *src,
+                             const lq_positions *positions, size_t first, size_t tokens)
+{
+    (void)values;
+    (void)w;
+    (void)positions;
+    *body = lq__raw_encode(c, dst, src, first, tokens);
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__fixed_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                               const lq__workspace *w, const lq_vectors *src,
+                               const lq_positions *positions, size_t first, size_t tokens)
+{
+    int status = lq__page_front(c, w, src, positions, first, tokens);
+    (void)values;
     if (status) {
         return status;
     }
-    if (d->page == LQ_PAGE_FIXED) {
-        *body = tokens * (lq_fixed_bytes(c->dims, d->quantizer, d->bits) + c->lead);
-        lq__fixed_page_encode(c, dst, w, tokens);
-        return LQ_OK;
-    }
-    return lq__quantize_rows(c, values, w);
+    *body = tokens * (lq_fixed_bytes(c->dims, c->desc.quantizer, c->desc.bits) + c->lead);
+    lq__fixed_page_encode(c, dst, w, tokens);
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__coded_begin(const lq_codec *c, uint8_t *dst, size_t *body, int16_t *values,
+                               const lq__workspace *w, const lq_vectors *src,
+                               const lq_positions *positions, size_t first, size_t tokens)
+{
+    int status = lq__page_front(c, w, src, positions, first, tokens);
+    (void)dst;
+    (void)body;
+    return status ? status : lq__quantize_rows(c, values, w);
 }
 
 /* Up to LQ__IN_FLIGHT pages into dst, one behind the other. */
@@ -17687,7 +17878,7 @@ LQ__STATIC int lq__batch_encode(const lq_codec *c, uint8_t *dst, size_t dst_byte
     size_t count = (tokens + LQ__TOKENS - 1) / LQ__TOKENS;
     size_t at = 0;
     size_t i;
-    int coded = c->desc.page == LQ_PAGE_CODED;
+    const lq__page_code *code = lq__page_code_of(c->desc.page);
     if (dst_bytes / bound < count) {
         return LQ_E_SPACE;
     }
@@ -17700,14 +17891,14 @@ LQ__STATIC int lq__batch_encode(const lq_codec *c, uint8_t *dst, size_t dst_byte
         pages[i].bytes = dst + i * bound;
         pages[i].bytes_count = bound - LQ__TRAILER;
         pages[i].tokens = (uint32_t)n;
-        status = lq__page_begin(c, dst + i * bound, &body, coded ? pages[i].values : NULL, w, src,
-                                &from, first + i * LQ__TOKENS, n);
+        status = code->begin(c, dst + i * bound, &body, pages[i].values, w, src, &from,
+                             first + i * LQ__TOKENS, n);
         if (status) {
             return status;
         }
         pages[i].written = body;
     }
-    if (coded) {
+    if (code->coded) {
         int status =
             lq_rans_encode(c->desc.tables, &c->plan, pages, count, w->coder, w->coder_bytes);
         if (status) {
@@ -17760,8 +17951,8 @@ LQ_API int lq_codec_encode(const lq_codec *c, uint8_t *dst, size_t dst_bytes, si
     }
     *written = 0;
     if (!c || !dst || !page_bytes || !src || !src->slices || lq_type_bytes(src->type) == 0 ||
-        !workspace || (lq__has_rope(&c->desc.geometry) && c->desc.page != LQ_PAGE_RAW &&
-         !positions)) {
+        !workspace ||
+        (lq__has_rope(&c->desc.geometry) && lq__is_profiled(c) && !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_codec_workspace_bytes(c)) {
@@ -18030,6 +18221,68 @@ LQ__STATIC void lq__back(const lq_codec *c, const lq__workspace *w, size_t in_us
     }
 }
 
+LQ__STATIC int lq__raw_end(const lq_codec *c, const lq_vectors_out *dst,
+                           const lq_positions *positions, size_t first, size_t tokens,
+                           const uint8_t *src, size_t body, int16_t *values, const lq__workspace *w)
+{
+    (void)positions;
+    (void)values;
+    (void)w;
+    return lq__raw_decode(c, dst, first, tokens, src, body);
+}
+
+LQ__STATIC int lq__fixed_end(const lq_codec *c, const lq_vectors_out *dst,
+                             const lq_positions *positions, size_t first, size_t tokens,
+                             const uint8_t *src, size_t body, int16_t *values,
+                             const lq__workspace *w)
+{
+    int status = lq__fixed_page_decode(c, w, src, body, tokens);
+    (void)values;
+    if (!status) {
+        lq__back(c, w, c->dims, dst, first, positions, tokens);
+    }
+    return status;
+}
+
+LQ__STATIC int lq__coded_end(const lq_codec *c, const lq_vectors_out *dst,
+                             const lq_positions *positions, size_t first, size_t tokens,
+                             const uint8_t *src, size_t body, int16_t *values,
+                             const lq__workspace *w)
+{
+    size_t in_use;
+    int status = lq__dequantize_rows(c, values, w, &in_use);
+    (void)src;
+    (void)body;
+    if (!status) {
+        lq__back(c, w, in_use, dst, first, positions, tokens);
+    }
+    return status;
+}
+
+/* ---- one row a page code ---- */
+#define LQ__PAGE_raw 0, 0
+#define LQ__PAGE_fixed 1, 0
+#define LQ__PAGE_coded 1, 1
+#define LQ__PAGE_ROW(name, number, own)                                              \
+    {name, LQ__PAGE_##own, lq__##own##_fault, lq__##own##_bound, lq__##own##_begin, \
+     lq__##own##_end},
+
+LQ__STATIC const lq__page_code *lq__page_code_of(int page)
+{
+    static const lq__page_code codes[] = {LQ_PAGE_LIST(LQ__PAGE_ROW)};
+    size_t i;
+    for (i = 0; i < sizeof codes / sizeof *codes; i++) {
+        if (codes[i].page == page) {
+            return &codes[i];
+        }
+    }
+    return NULL;
+}
+#undef LQ__PAGE_raw
+#undef LQ__PAGE_fixed
+#undef LQ__PAGE_coded
+#undef LQ__PAGE_ROW
+
 LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
                                 const lq_positions *positions, size_t first, size_t tokens,
                                 const uint8_t *const *sources, const size_t *page_bytes,
@@ -18037,7 +18290,7 @@ LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
 {
     lq_rans_page pages[LQ__IN_FLIGHT];
     size_t count = (tokens + LQ__TOKENS - 1) / LQ__TOKENS;
-    int coded = c->desc.page == LQ_PAGE_CODED;
+    const lq__page_code *code = lq__page_code_of(c->desc.page);
     int status;
     size_t i;
     for (i = 0; i < count; i++) {
@@ -18051,7 +18304,7 @@ LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
         pages[i].bytes_count = page_bytes[i] - LQ__TRAILER;
         pages[i].tokens = (uint32_t)n;
     }
-    if (coded) {
+    if (code->coded) {
         status = lq_rans_decode(c->desc.tables, &c->plan, pages, count, w->coder, w->coder_bytes);
         if (status) {
             return status;
@@ -18061,18 +18314,10 @@ LQ__STATIC int lq__batch_decode(const lq_codec *c, const lq_vectors_out *dst,
         size_t at = first + i * LQ__TOKENS;
         size_t body = page_bytes[i] - LQ__TRAILER;
         lq_positions from = lq__positions_from(positions, i * LQ__TOKENS);
-        size_t in_use = c->dims;
-        if (c->desc.page == LQ_PAGE_RAW) {
-            status = lq__raw_decode(c, dst, at, pages[i].tokens, sources[i], body);
-        } else {
-            status = coded ? lq__dequantize_rows(c, pages[i].values, w, &in_use)
-                           : lq__fixed_page_decode(c, w, sources[i], body, pages[i].tokens);
-        }
+        status = code->end(c, dst, &from, at, pages[i].tokens, sources[i], body,
+                           pages[i].values, w);
         if (status) {
             return status;
-        }
-        if (c->desc.page != LQ_PAGE_RAW) {
-            lq__back(c, w, in_use, dst, at, &from, pages[i].tokens);
         }
     }
     return LQ_OK;
@@ -18106,8 +18351,7 @@ LQ_API int lq_codec_decode(const lq_codec *c, const lq_vectors_out *dst,
     lq_positions none = {0, 0, NULL};
     if (!c || !dst || !dst->slices || lq_type_bytes(dst->type) == 0 || !workspace ||
         (tokens && (!pages || !page_bytes)) ||
-        (lq__has_rope(&c->desc.geometry) && c->desc.page != LQ_PAGE_RAW &&
-         !positions)) {
+        (lq__has_rope(&c->desc.geometry) && lq__is_profiled(c) && !positions)) {
         return LQ_E_ARG;
     }
     if (workspace_bytes < lq_codec_workspace_bytes(c)) {
@@ -21828,14 +22072,46 @@ LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_u
      vector 0 of each of its blocks, then vector 1 of each, and so on.
      Z3  as Z2 for the low two bits; behind all these vectors, for each of them, 4 u64 (one a
          four): bit j is the third bit of byte j.
-     Z   levels in rising order: lq__hot_levels; Z8: code - 128.
+     Z5  as Z4 for the low four bits; behind all these vectors, for each of them, 2 u64 (one a
+         four): bit j is the fifth bit of byte j.
+     Z6  as Z2 for the upper two bits; behind all these vectors, for each of them, 2 vectors of the
+         lower four: fours 4v and 4v + 1, 4v + 2 and 4v + 3, as in Z4.
+     Z   levels in rising order: lq__hot_levels_*; Z8: code - 128.
      E8  the 32 bits of a lane in a vector are 8 depths (nibble i: depth 8v + (i / 2) + 4 (i % 2)):
          8 dims of a token in K, 8 tokens of a dim in V. A nibble is the Gray code of z, so that its
          bits have the parity of z; level index = 2 z + coset, coset = parity of all 32 bits. With
          equally spaced levels the points are D8 u (D8' + 1/2), D8' the odd half: E8 up to a
          reflection. The levels are spaced wider outside, as a Gaussian wants.
+
+   To add a hot kind, touch these lines: a row of LQ__HOT_KINDS, its levels and the drawing above;
+   its bound and cells in >>seal; the message of lq__kv_policy_fault; "Hot tiles" of >>manual;
+   `kinds` and what is by them in tests/test_hot.c, tests/decode.py. Planes that no kind has yet:
+   also lq__hot_find, lq__hot_put, lq__hot_code, and what >>seal and >>multiply say.
    ============================================================================================== */
-enum { LQ__HOT_Z8 = 1, LQ__HOT_Z4 = 2, LQ__HOT_Z3 = 3, LQ__HOT_Z2 = 4, LQ__HOT_E8 = 5 };
+/* A kind a row. Tables, kernels and checks of all rooms are made of these rows, so that a name that
+   a new row mentions and nobody defines does not compile.
+     kind       Z8: LQ__HOT_Z8, and part of the names of its kernels
+     quantizer, bits  of the policy that it stands for
+     block      levels that are chosen together: 1, or 8
+     fours      of depth in a vector of the first plane, whose fields have 8 / fours bits
+     behind     bytes of the second plane for each such vector: 0; 8 fours: a bit each; 32 fours:
+                the lower nibble of each, and the first plane has the bits above
+     fine       1: its queries and weights have 16 bits, in two passes over the tile
+     levels     by code (E8: with the coset as the bit above); NULL: code - 128
+     k, v, cells  lq__hot_bound_*, lq__hot_cells_* of >>seal */
+#define LQ__HOT_KINDS(X)                                        \
+    X(Z8, LQ_Z, 8, 1, 1, 0, 1, NULL, z8, z8, none)              \
+    X(Z6, LQ_Z, 6, 1, 4, 128, 0, lq__hot_levels_z6, z6, z6, z6) \
+    X(Z5, LQ_Z, 5, 1, 2, 16, 0, lq__hot_levels_z5, z5, z5, z5)  \
+    X(Z4, LQ_Z, 4, 1, 2, 0, 0, lq__hot_levels_z4, z4, z4, z4)   \
+    X(Z3, LQ_Z, 3, 1, 4, 32, 0, lq__hot_levels_z3, z3, z3, z3)  \
+    X(Z2, LQ_Z, 2, 1, 4, 0, 0, lq__hot_levels_z2, z2, z2, z2)   \
+    X(E8, LQ_E8, 4, 8, 2, 0, 0, lq__hot_levels_e8, e8, z8, none)
+
+#define LQ__HOT_NAME(kind, ...) LQ__HOT_##kind,
+enum { LQ__HOT_RAW, LQ__HOT_KINDS(LQ__HOT_NAME) LQ__HOT_END };
+#undef LQ__HOT_NAME
+#define LQ__HOT_COUNT (LQ__HOT_END - 1) /* kinds; tables are indexed by kind - 1 */
 
 #define LQ__HOT_TOKENS 64u
 #define LQ__HOT_ROWS 8u
@@ -21889,7 +22165,7 @@ typedef struct lq__hot_form {
     size_t v_stride;
     const float *k_shift;
     const float *v_mean;
-    int v_in_k; /* 1: V is a range of the dims of K, and a part's v is its K */
+    int v_in_k;               /* 1: V is a range of the dims of K, and a part's v is its K */
     lq__hot_turning *turning; /* or NULL */
 } lq__hot_form;
 
@@ -21906,26 +22182,57 @@ typedef struct lq__hot_part {
     float v_unit;
 } lq__hot_part;
 
-/* Levels of Z2, Z3, Z4 (nonnegative half, mirrored) and E8. Trained on Gaussian vectors of 64 and
-   128 dims under the choice of scales below; a Lloyd-Max table shrunk towards the middle. */
-static const int8_t lq__hot_levels[4][32] = {
-    {-127, -38, 38, 127},
-    {-127, -79, -44, -14, 14, 44, 79, 127},
-    {-127, -98, -76, -59, -44, -31, -18, -6, 6, 18, 31, 44, 59, 76, 98, 127},
-    {-127, -106, -92, -80, -71, -62, -55, -48, -41, -35, -30, -24, -18, -13, -8,  -3,
-     3,    8,    13,  18,  24,  30,  35,  41,  48,  55,  62,  71,  80,  92,  106, 127}};
+/* Levels of the kinds, rising and symmetric, with room for 64 as vectors load them. Trained on
+   Gaussian vectors of 64 and 128 dims under the choice of scales below, between cells (see >>seal);
+   Lloyd-Max tables shrunk towards the middle. */
+static const int8_t lq__hot_levels_z2[64] = {-127, -38, 38, 127};
+static const int8_t lq__hot_levels_z3[64] = {-127, -79, -44, -14, 14, 44, 79, 127};
+static const int8_t lq__hot_levels_z4[64] = {-127, -98, -76, -59, -44, -31, -18, -6,
+                                             6,    18,  31,  44,  59,  76,  98,  127};
+static const int8_t lq__hot_levels_z5[64] = {
+    -127, -111, -97, -86, -76, -68, -60, -52, -45, -39, -33, -27, -21, -15, -9,  -3,
+    3,    9,    15,  21,  27,  33,  39,  45,  52,  60,  68,  76,  86,  97,  111, 127};
+static const int8_t lq__hot_levels_z6[64] = {
+    -127, -119, -111, -105, -99, -93, -87, -82, -78, -74, -70, -66, -62, -58, -54, -50,
+    -46,  -42,  -38,  -34,  -30, -26, -22, -18, -15, -13, -11, -9,  -7,  -5,  -3,  -1,
+    1,    3,    5,    7,    9,   11,  13,  15,  18,  22,  26,  30,  34,  38,  42,  46,
+    50,   54,   58,   62,   66,  70,  74,  78,  82,  87,  93,  99,  105, 111, 119, 127};
+/* E8's in rising order, and by coset and nibble. */
+static const int8_t lq__hot_rising_e8[32] = {
+    -127, -106, -92, -80, -71, -62, -55, -48, -41, -35, -30, -24, -18, -13, -8,  -3,
+    3,    8,    13,  18,  24,  30,  35,  41,  48,  55,  62,  71,  80,  92,  106, 127};
+static const int8_t lq__hot_levels_e8[64] = {-127, -92, -55, -71, -8, -18,  -41, -30, 106, 80, 48,
+                                             62,   3,   13,  35,  24, -106, -80, -48, -62, -3, -13,
+                                             -35,  -24, 127, 92,  55, 71,   8,   18,  41,  30};
 
-/* E8's by coset and nibble. */
-static const int8_t lq__hot_cosets[32] = {-127, -92, -55, -71, -8, -18,  -41, -30, 106, 80, 48,
-                                          62,   3,   13,  35,  24, -106, -80, -48, -62, -3, -13,
-                                          -35,  -24, 127, 92,  55, 71,   8,   18,  41,  30};
+typedef struct lq__hot_kind {
+    const int8_t *levels; /* (64), or NULL */
+    uint8_t quantizer;
+    uint8_t bits;
+    uint8_t block;
+    uint8_t fours;
+    uint8_t behind;
+    uint8_t fine;
+} lq__hot_kind;
 
-LQ__INLINE const int8_t *lq__hot_table(int kind) /* not for Z8 */
+#define LQ__HOT_ROW(kind, quantizer, bits, block, fours, behind, fine, levels, ...) \
+    {levels, quantizer, bits, block, fours, behind, fine},
+static const lq__hot_kind lq__hot_kind_of[LQ__HOT_COUNT] = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+
+/* Both planes have the bits of the levels, and what tables and buffers have room for. */
+#define LQ__HOT_FITS(kind, quantizer, bits, block, fours, behind, fine, levels, ...)               \
+    typedef char lq__hot_##kind##_planes[64 * 8 + 8 * (behind) == 64 * (bits) * (fours) ? 1 : -1]; \
+    typedef char lq__hot_##kind##_fits[(fours) <= 4 && 8 % (fours) == 0 && (block) <= 8 &&         \
+                                               ((bits) <= 6 || (bits) == 8)                        \
+                                           ? 1                                                     \
+                                           : -1];
+LQ__HOT_KINDS(LQ__HOT_FITS)
+#undef LQ__HOT_FITS
+
+LQ__INLINE const lq__hot_kind *lq__hot_row(int kind)
 {
-    return lq__hot_levels[kind == LQ__HOT_Z2   ? 0
-                          : kind == LQ__HOT_Z3 ? 1
-                          : kind == LQ__HOT_Z4 ? 2
-                                               : 3];
+    return &lq__hot_kind_of[kind - 1];
 }
 
 /* 2^base. */
@@ -21936,13 +22243,50 @@ LQ__INLINE float lq__hot_power(int32_t base)
 
 LQ__INLINE uint32_t lq__hot_bits(int kind)
 {
-    return kind == LQ__HOT_Z8 ? 8 : kind == LQ__HOT_Z3 ? 3 : kind == LQ__HOT_Z2 ? 2 : 4;
+    return lq__hot_row(kind)->bits;
 }
 
-/* Fours of depth in a vector of 64 bytes. */
+/* Fours of depth in a vector of 64 bytes of the first plane. */
 LQ__INLINE int lq__hot_fours(int kind)
 {
-    return kind == LQ__HOT_Z8 ? 1 : kind == LQ__HOT_Z4 || kind == LQ__HOT_E8 ? 2 : 4;
+    return lq__hot_row(kind)->fours;
+}
+
+/* Bytes of the second plane for such a vector. */
+LQ__INLINE size_t lq__hot_behind(int kind)
+{
+    return lq__hot_row(kind)->behind;
+}
+
+/* Whether the second plane has a bit of each level, which is its highest; whether it has nibbles,
+   which are the lowest. */
+LQ__INLINE int lq__hot_has_bits(int kind)
+{
+    return lq__hot_behind(kind) && (int)lq__hot_behind(kind) == 8 * lq__hot_fours(kind);
+}
+
+LQ__INLINE int lq__hot_has_nibbles(int kind)
+{
+    return (int)lq__hot_behind(kind) == 32 * lq__hot_fours(kind);
+}
+
+/* Levels that share a coset: E8. */
+LQ__INLINE int lq__hot_is_joint(int kind)
+{
+    return lq__hot_row(kind)->block > 1;
+}
+
+/* The kind of a policy's quantizer (0: LQ_Z) and bits; 0: there is none. */
+LQ__STATIC int lq__hot_kind_for(int quantizer, int bits)
+{
+    int kind;
+    for (kind = 1; kind < LQ__HOT_END; kind++) {
+        if (lq__hot_row(kind)->quantizer == (quantizer ? quantizer : LQ_Z) &&
+            lq__hot_row(kind)->bits == bits) {
+            return kind;
+        }
+    }
+    return 0;
 }
 
 LQ__INLINE size_t lq__hot_wide(size_t dims)
@@ -21952,11 +22296,23 @@ LQ__INLINE size_t lq__hot_wide(size_t dims)
 
 LQ__STATIC size_t lq__hot_tile_bytes(int kind, int stream, size_t dims)
 {
-    if (kind < LQ__HOT_Z8 || kind > LQ__HOT_E8 || (stream != LQ_K && stream != LQ_V) || dims == 0 ||
-        dims % 8 || dims > 1024) {
+    if (kind <= LQ__HOT_RAW || kind >= LQ__HOT_END || (stream != LQ_K && stream != LQ_V) ||
+        dims == 0 || dims % 8 || dims > 1024) {
         return 0;
     }
     return lq__hot_wide(dims) * 8 * lq__hot_bits(kind) + LQ__HOT_TOKENS;
+}
+
+/* Where the second plane begins. */
+LQ__INLINE size_t lq__hot_second_plane(int kind, size_t wide)
+{
+    return 64 / (size_t)lq__hot_fours(kind) * wide;
+}
+
+/* Where the scales begin. */
+LQ__INLINE size_t lq__hot_scales_at(int kind, size_t wide)
+{
+    return wide * 8 * lq__hot_bits(kind);
 }
 
 /* Index of vector v of block b, of so many blocks and of so many vectors each. */
@@ -21966,12 +22322,12 @@ LQ__INLINE size_t lq__hot_at(size_t blocks, size_t vectors, size_t b, size_t v)
     return group * vectors + v * LQ__MIN(blocks - group, 4) + (b - group);
 }
 
-/* Where a level lies: its byte, its lowest bit, and (Z3) the third bit. */
+/* Where a level lies: byte and lowest bit in the first plane, and in the second, if it has one. */
 typedef struct lq__hot_place {
     size_t byte;
     uint32_t shift;
-    size_t high_byte;
-    uint32_t high_shift;
+    size_t more_byte;
+    uint32_t more_shift;
 } lq__hot_place;
 
 LQ__INLINE lq__hot_place lq__hot_find(int kind, int stream, size_t wide, size_t token, size_t dim)
@@ -21984,22 +22340,47 @@ LQ__INLINE lq__hot_place lq__hot_find(int kind, int stream, size_t wide, size_t 
     size_t vector = lq__hot_at(lanes / 16, depths / 4 / fours, lane / 16, depth / 4 / fours);
     size_t field = depth / 4 % fours;
     size_t j = lane % 16 * 4 + depth % 4;
+    size_t more = lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
     lq__hot_place place;
     place.byte = vector * 64 + j;
     place.shift = (uint32_t)(field * (8 / fours));
-    place.high_byte = 16 * wide + vector * 32 + field * 8 + j / 8;
-    place.high_shift = (uint32_t)j % 8;
+    if (lq__hot_has_nibbles(kind)) {
+        place.more_byte = more + field / 2 * 64 + j;
+        place.more_shift = field % 2 * 4;
+    } else {
+        place.more_byte = more + field * 8 + j / 8;
+        place.more_shift = (uint32_t)j % 8;
+    }
     return place;
+}
+
+LQ__INLINE void lq__hot_put_field(uint8_t *byte, uint32_t shift, uint32_t mask, uint32_t code)
+{
+    *byte = (uint8_t)((*byte & ~(mask << shift)) | (code & mask) << shift);
 }
 
 LQ__INLINE void lq__hot_put(uint8_t *tile, int kind, lq__hot_place p, uint32_t code)
 {
-    uint32_t mask = kind == LQ__HOT_Z8 ? 255u : kind == LQ__HOT_Z4 || kind == LQ__HOT_E8 ? 15u : 3u;
-    tile[p.byte] = (uint8_t)((tile[p.byte] & ~(mask << p.shift)) | (code & mask) << p.shift);
-    if (kind == LQ__HOT_Z3) {
-        tile[p.high_byte] = (uint8_t)((tile[p.high_byte] & ~(1u << p.high_shift)) |
-                                      (code >> 2 & 1u) << p.high_shift);
+    uint32_t width = 8u / (uint32_t)lq__hot_fours(kind);
+    uint32_t nibbles = (uint32_t)lq__hot_has_nibbles(kind);
+    lq__hot_put_field(tile + p.byte, p.shift, (1u << width) - 1, nibbles ? code >> 4 : code);
+    if (lq__hot_behind(kind)) {
+        lq__hot_put_field(tile + p.more_byte, p.more_shift, nibbles ? 15u : 1u,
+                          nibbles ? code : code >> width);
     }
+}
+
+LQ__INLINE uint32_t lq__hot_code(const uint8_t *tile, int kind, lq__hot_place p)
+{
+    uint32_t width = 8u / (uint32_t)lq__hot_fours(kind);
+    uint32_t code = (uint32_t)tile[p.byte] >> p.shift & ((1u << width) - 1);
+    if (lq__hot_has_nibbles(kind)) {
+        return code << 4 | ((uint32_t)tile[p.more_byte] >> p.more_shift & 15u);
+    }
+    if (lq__hot_has_bits(kind)) {
+        code |= ((uint32_t)tile[p.more_byte] >> p.more_shift & 1u) << width;
+    }
+    return code;
 }
 
 /* Parity of a word's 32 bits: E8's coset. */
@@ -22013,18 +22394,13 @@ LQ__INLINE uint32_t lq__hot_parity(const uint8_t *word)
 LQ__INLINE int32_t lq__hot_level(const uint8_t *tile, int kind, int stream, size_t wide,
                                  size_t token, size_t dim)
 {
+    const int8_t *levels = lq__hot_row(kind)->levels;
     lq__hot_place p = lq__hot_find(kind, stream, wide, token, dim);
-    uint32_t code = (uint32_t)tile[p.byte] >> p.shift;
-    if (kind == LQ__HOT_Z8) {
-        return (int32_t)code - 128;
+    uint32_t code = lq__hot_code(tile, kind, p);
+    if (lq__hot_is_joint(kind)) {
+        code |= lq__hot_parity(tile + (p.byte & ~(size_t)3)) << 4;
     }
-    if (kind == LQ__HOT_E8) {
-        return lq__hot_cosets[(code & 15u) + 16 * lq__hot_parity(tile + (p.byte & ~(size_t)3))];
-    }
-    if (kind == LQ__HOT_Z3) {
-        code = (code & 3u) | ((uint32_t)tile[p.high_byte] >> p.high_shift & 1u) << 2;
-    }
-    return lq__hot_table(kind)[code & (kind == LQ__HOT_Z4 ? 15u : kind == LQ__HOT_Z3 ? 7u : 3u)];
+    return levels ? levels[code] : (int32_t)code - 128;
 }
 
 /* ---- scales: twelve steps an octave ---- */
@@ -22137,15 +22513,15 @@ LQ__STATIC size_t lq__hot_work_bytes(size_t dims)
    comes next, which the kernels prefetch as they go: spread over the work it costs nothing, in one
    burst it waits for memory. */
 typedef struct lq__hot_step {
-    float *logits;        /* (4, 64); raw: in, q . k */
-    const int32_t *high;  /* (4, 64) products, NULL if raw */
-    const int32_t *low;   /* (4, 64) of plane 1, or NULL */
-    const uint8_t *codes; /* (64) scales of K */
-    const float *scale;   /* of each row */
-    const float *shift;   /* of each row */
+    float *logits;             /* (4, 64); raw: in, q . k */
+    const int32_t *high;       /* (4, 64) products, NULL if raw */
+    const int32_t *low;        /* (4, 64) of plane 1, or NULL */
+    const uint8_t *codes;      /* (64) scales of K */
+    const float *scale;        /* of each row */
+    const float *shift;        /* of each row */
     const int32_t *turning;    /* (4, 64) of means that RoPE turns, or NULL */
     const float *turning_unit; /* of each row */
-    const float *bias;    /* or NULL */
+    const float *bias;         /* or NULL */
     size_t bias_stride;
     float softcap;
     uint64_t mask[LQ__HOT_BATCH];
@@ -22233,7 +22609,7 @@ LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int k
                              const float *shrink, const float *mean, void *work)
 {
     size_t wide = lq__hot_wide(dims);
-    const uint8_t *scales = tile + wide * 8 * lq__hot_bits(kind);
+    const uint8_t *scales = tile + lq__hot_scales_at(kind, wide);
     float *row = (float *)work;
     size_t t;
     size_t i;
@@ -22305,6 +22681,8 @@ LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mma
 
 /* ================================================================================================
    >>turn   vectors on their way into a tile: centred, rotated, as integers X
+
+   To add a hot kind, touch nothing here: all are turned alike.
    ============================================================================================== */
 /* ---- the C code ---- */
 /* 2^19 to 2^20 units for the largest |x| of these bits. */
@@ -22895,1750 +23273,8 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
 }
 #endif
 
-/* ================================================================================================
-   >>seal   tiles written: the scale of each vector, its levels, eight tokens at a time
-   ============================================================================================== */
-/* ---- scales and levels: the C code ---- */
-/* Eight vectors on their way in: X, at most 2^14, in units of 2^(exponent / 12). */
-typedef struct lq__hot_vectors {
-    int32_t exponent[8]; /* twelfths of an octave, Hadamard's norm included */
-    int32_t code[8];     /* the scale that just fits, not clipped to 1 .. 255 */
-    int32_t rung[8];     /* twelfths of an octave from the largest coordinate's power of two */
-    int32_t none[8];     /* -1: all zero, or not there, or too small beside the others */
-} lq__hot_vectors;
-
-/* The largest coordinate in units of the scale that just fits is the edge: 127 for Z8; found with
-   the levels for the others, whose outermost level is 127. Mantissas m in q30 above rung[k] are
-   above edge * 2^(k / 12), but for octaves. */
-typedef struct lq__hot_ladder {
-    uint32_t rung[12];
-    int32_t base;
-} lq__hot_ladder;
-
-LQ__INLINE int lq__hot_edge(int kind, int stream)
-{
-    return kind == LQ__HOT_E8 && stream == LQ_V ? 5 : kind - LQ__HOT_Z8;
-}
-
-/* By edge: 127 (Z8), 127 * 1.08 (Z4), 127 * 1.25 (Z3), 127 * 1.7 (Z2), 127 * 1.05 (E8 in K), 127
-   (E8 in V: eight scales a block). */
-static const lq__hot_ladder lq__hot_ladders[6] = {
-    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
-      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
-     -83},
-    {{1150581473u, 1218998607u, 1291484036u, 1368279674u, 1449641817u, 1535842005u, 1627167923u,
-      1723924363u, 1826434240u, 1935039671u, 2050103118u, 1086004296u},
-     -85},
-    {{1331691520u, 1410878018u, 1494773191u, 1583657030u, 1677826177u, 1777594914u, 1883296208u,
-      1995282829u, 2113928519u, 1119814625u, 1186402267u, 1256949417u},
-     -87},
-    {{1811100467u, 1918794104u, 2032891539u, 1076886780u, 1140921800u, 1208764541u, 1280641421u,
-      1356792323u, 1437471393u, 1522947890u, 1613507084u, 1709451208u},
-     -93},
-    {{1118620877u, 1185137535u, 1255609480u, 1330271906u, 1409373989u, 1493179728u, 1581968815u,
-      1676037576u, 1775699956u, 1881288570u, 1993155810u, 2111675022u},
-     -84},
-    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
-      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
-     -83},
-};
-
-/* 0 to 12: ceil(12 log2(x / edge)), x > 0, is that + base + 12 floor(log2 x). */
-LQ__INLINE int32_t lq__hot_rung(uint32_t x, const lq__hot_ladder *ladder)
-{
-    uint32_t m = x << (30 - lq__log2_floor(x)); /* x < 2^31 */
-    int32_t rung = 0;
-    size_t k;
-    for (k = 0; k < 12; k++) {
-        rung += m > ladder->rung[k];
-    }
-    return rung;
-}
-
-/* Twelfths of an octave from scale / 2^(exponent / 12) to a factor: of X * factor >> 15 in quarters
-   of a unit (Z8, E8), or of |X| * factor >> 16, the cell, below 128 at the largest coordinate. */
-LQ__INLINE int32_t lq__hot_octaves(int kind)
-{
-    return kind == LQ__HOT_Z4   ? 12 * 16 - 2
-           : kind == LQ__HOT_Z3 ? 12 * 16 - 5
-           : kind == LQ__HOT_Z2 ? 12 * 16 - 10
-                                : 12 * 17;
-}
-
-LQ__INLINE int32_t lq__hot_factor(int kind, int32_t exponent, int32_t code)
-{
-    int32_t q = exponent + lq__hot_octaves(kind) - (code - LQ__HOT_SCALE_ONE);
-    int32_t octave = (q + 12 * 256) / 12 - 256;
-    uint32_t m = lq__hot_twelfth[q - 12 * octave];
-    if (octave >= 14) {
-        return 32767;
-    }
-    return octave < -1 ? 0 : (int32_t)((m >> (29 - octave)) + 1) >> 1;
-}
-
-LQ__INLINE int32_t lq__hot_clip(int32_t code)
-{
-    return lq__clamp(code, 1, 255);
-}
-
-/* y in quarters of a unit, within +-1020. */
-LQ__INLINE int32_t lq__hot_y(int32_t x, int32_t factor)
-{
-    return lq__clamp((x * factor + (1 << 14)) >> 15, -1020, 1020);
-}
-
-LQ__INLINE uint32_t lq__hot_square(int32_t y, int32_t level)
-{
-    int32_t e = y - 4 * level;
-    e = e < 0 ? -e : e;
-    e = LQ__MIN(e, 255);
-    return (uint32_t)(e * e);
-}
-
-/* Z4, Z3, Z2: the nearest level of each cell a, counted from zero outwards, is base[a / 8], or the
-   next one for a >= cut[a / 8]; spot[level] is the level in half cells. */
-typedef struct lq__hot_cells {
-    uint8_t base[16];
-    uint8_t cut[16];
-    uint8_t spot[16];
-} lq__hot_cells;
-
-static const lq__hot_cells lq__hot_cell[3] = {
-    {{0, 0, 1, 2, 2, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7, 7},
-     {255, 11, 22, 255, 33, 46, 255, 60, 255, 78, 255, 255, 100, 255, 255, 255},
-     {11, 32, 55, 78, 105, 135, 175, 226, 0, 0, 0, 0, 0, 0, 0, 0}},
-    {{0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3},
-     {255, 255, 22, 255, 255, 46, 255, 255, 255, 77, 255, 255, 255, 255, 255, 255},
-     {21, 66, 118, 190, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
-    {{0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
-     {255, 255, 255, 255, 255, 46, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255},
-     {43, 143, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}}};
-
-/* The nearest level of cell a, to *level. Returns the squared error of the cell's middle, which is
-   2 a + 1 in half cells, as spots are: in quarters of a squared cell. */
-LQ__INLINE uint32_t lq__hot_cell_level(const lq__hot_cells *cells, uint32_t a, uint32_t *level)
-{
-    int32_t e;
-    *level = (uint32_t)cells->base[a >> 3] + (a >= cells->cut[a >> 3]);
-    e = (int32_t)(2 * a + 1) - cells->spot[*level];
-    return (uint32_t)(e * e);
-}
-
-/* Of the levels j and j + 1 around y, the one of coset c; and the next of its coset on y's side. */
-LQ__INLINE uint32_t lq__hot_first(uint32_t j, uint32_t c)
-{
-    return (j & 1u) == c ? j : j + 1;
-}
-
-LQ__INLINE uint32_t lq__hot_second(uint32_t j, uint32_t c)
-{
-    if ((j & 1u) == c) {
-        return j < 30 ? j + 2 : j - 2;
-    }
-    return j ? j - 1 : 3;
-}
-
-/* For the SIMD code, by bracket j and coset: levels first and second, their z. And E8's brackets.
-   (Computed anew for each granule they would take a tenth of its time.) */
-static const int8_t lq__hot_brackets[8][32] = {
-    {-127, -92, -92, -71, -71, -55, -55, -41, -41, -30, -30, -18, -18, -8,  -8,  3,
-     3,    13,  13,  24,  24,  35,  35,  48,  48,  62,  62,  80,  80,  106, 106, 0},
-    {-92, -127, -71, -92, -55, -71, -41, -55, -30, -41, -18, -30, -8,  -18, 3,  -8,
-     13,  3,    24,  13,  35,  24,  48,  35,  62,  48,  80,  62,  106, 80,  80, 0},
-    {0, 1, 1, 2,  2,  3,  3,  4,  4,  5,  5,  6,  6,  7,  7,  8,
-     8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 0},
-    {1, 0, 2,  1, 3,  2,  4,  3,  5,  4,  6,  5,  7,  6,  8,  7,
-     9, 8, 10, 9, 11, 10, 12, 11, 13, 12, 14, 13, 15, 14, 14, 0},
-    {-106, -106, -80, -80, -62, -62, -48, -48, -35, -35, -24, -24, -13, -13, -3,  -3,
-     8,    8,    18,  18,  30,  30,  41,  41,  55,  55,  71,  71,  92,  92,  127, 0},
-    {-80, -80, -106, -62, -80, -48, -62, -35, -48, -24, -35, -13, -24, -3,  -13, 8,
-     -3,  18,  8,    30,  18,  41,  30,  55,  41,  71,  55,  92,  71,  127, 92,  0},
-    {0, 0, 1, 1, 2,  2,  3,  3,  4,  4,  5,  5,  6,  6,  7,  7,
-     8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 0},
-    {1, 1, 0, 2,  1, 3,  2,  4,  3,  5,  4,  6,  5,  7,  6,  8,
-     7, 9, 8, 10, 9, 11, 10, 12, 11, 13, 12, 14, 13, 15, 14, 0}};
-static const uint8_t lq__hot_bracket[128] = {
-    15, 15, 15, 16, 16, 16, 16, 16, 17, 17, 17, 17, 17, 18, 18, 18, 18, 18, 19, 19, 19, 19,
-    19, 19, 20, 20, 20, 20, 20, 20, 21, 21, 21, 21, 21, 22, 22, 22, 22, 22, 22, 23, 23, 23,
-    23, 23, 23, 23, 24, 24, 24, 24, 24, 24, 24, 25, 25, 25, 25, 25, 25, 25, 26, 26, 26, 26,
-    26, 26, 26, 26, 26, 27, 27, 27, 27, 27, 27, 27, 27, 27, 28, 28, 28, 28, 28, 28, 28, 28,
-    28, 28, 28, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 30, 30, 30, 30,
-    30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30};
-
-/* The last E8 level at or below y, of both cosets. */
-LQ__INLINE uint32_t lq__hot_near(int32_t y)
-{
-    int32_t u = lq__clamp(y >> 2, -128, 127);
-    return u >= 0 ? lq__hot_bracket[u] : 30u - lq__hot_bracket[~u];
-}
-
-/* A block of 8 to its nibbles; returns the cost, at most 65535. */
-LQ__STATIC uint32_t lq__hot_e8(uint8_t *nibbles, const int32_t *y)
-{
-    const int8_t *levels = lq__hot_levels[3];
-    uint8_t n[2][8];
-    uint32_t cost[2] = {0, 0};
-    uint32_t c;
-    int best;
-    int i;
-    for (c = 0; c < 2; c++) {
-        uint32_t least = 0xffffffffu;
-        uint32_t parity = 0;
-        uint32_t moved = 0;
-        int move = 0;
-        for (i = 0; i < 8; i++) {
-            uint32_t j = lq__hot_near(y[i]);
-            uint32_t a = lq__hot_first(j, c);
-            uint32_t b = lq__hot_second(j, c);
-            uint32_t d = lq__hot_square(y[i], levels[a]);
-            uint32_t e = lq__hot_square(y[i], levels[b]);
-            e = e > d ? e - d : 0;
-            n[c][i] = (uint8_t)(a >> 1);
-            parity ^= a >> 1;
-            cost[c] += d;
-            if (e < least) {
-                least = e;
-                move = i;
-                moved = b >> 1;
-            }
-        }
-        cost[c] = LQ__MIN(cost[c], 65535);
-        if ((parity & 1u) != c) {
-            n[c][move] = (uint8_t)moved;
-            cost[c] = LQ__MIN(cost[c] + least, 65535);
-        }
-    }
-    best = cost[1] < cost[0];
-    for (i = 0; i < 8; i++) {
-        nibbles[i] = (uint8_t)(n[best][i] ^ n[best][i] >> 1);
-    }
-    return cost[best];
-}
-
-/* Codes (dims) of X with one scale; returns the sum of squared errors, E8's in sixteenths of a unit
-   and each block's at most 65535. */
-LQ__STATIC uint32_t lq__hot_quantize(uint8_t *codes, const int16_t *x, size_t dims, int kind,
-                                     int32_t factor)
-{
-    uint32_t half = 1u << lq__hot_bits(kind) >> 1;
-    uint32_t cost = 0;
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims && kind == LQ__HOT_E8; i += 8) {
-        int32_t y[8];
-        for (j = 0; j < 8; j++) {
-            y[j] = lq__hot_y(x[i + j], factor);
-        }
-        cost += lq__hot_e8(codes + i, y);
-    }
-    for (; i < dims; i++) {
-        int32_t a = x[i] < 0 ? -x[i] : x[i];
-        uint32_t level;
-        if (kind == LQ__HOT_Z8) {
-            int32_t y = lq__hot_y(x[i], factor) + 2 - (x[i] < 0); /* ties away from zero: a bias */
-            codes[i] = (uint8_t)(lq__clamp(y >> 2, -127, 127) + 128); /* would add up over tokens */
-            continue;
-        }
-        a = a * factor >> 16;
-        cost +=
-            lq__hot_cell_level(&lq__hot_cell[kind - LQ__HOT_Z4], (uint32_t)LQ__MIN(a, 127), &level);
-        codes[i] = (uint8_t)(x[i] < 0 ? half - 1 - level : half + level);
-    }
-    return cost;
-}
-
-/* Weights of three neighbouring scales' costs: scale^2, 2^(k / 6) in q10. */
-static const uint32_t lq__hot_weight[3] = {912, 1024, 1149};
-
-/* Factors by rung + 1 of scales that are not clipped: lq__hot_factor, which is slow. Rows as in
-   lq__hot_ladders, of 16 for SIMD. */
-static const int16_t lq__hot_rungs[6][16] = {
-    {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912},
-    {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456},
-    {967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456, 431},
-    {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456},
-    {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967},
-    {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912}};
-
-/* Scales that just fit what has been turned. */
-LQ__STATIC void lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
-{
-    const lq__hot_ladder *ladder = &lq__hot_ladders[lq__hot_edge(kind, stream)];
-    int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
-    size_t t;
-    memset(v, 0, sizeof *v);
-    for (t = 0; t < 8; t++) {
-        v->none[t] = turn->most[t] ? 0 : -1;
-        if (turn->most[t]) {
-            int32_t octave = (int32_t)lq__log2_floor(turn->most[t]);
-            int32_t exponent = 12 * (turn->unit[t] - turn->base) - 6 * norm + 12 * octave;
-            v->rung[t] = lq__hot_rung(turn->most[t], ladder);
-            v->code[t] = exponent + ladder->base + v->rung[t] + LQ__HOT_SCALE_ONE;
-            v->exponent[t] = exponent - 12 * 13;
-            v->none[t] = v->code[t] < LQ__HOT_LEAST ? -1 : 0;
-        }
-    }
-}
-
-/* Factors of the three scales of each token of a granule. */
-LQ__STATIC void lq__hot_factors(int16_t (*factors)[8], int kind, int stream,
-                                const lq__hot_vectors *v)
-{
-    const int16_t *rungs = lq__hot_rungs[lq__hot_edge(kind, stream)];
-    int32_t k;
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        int clipped = v->code[t] < 2 || v->code[t] > 254;
-        for (k = 0; k < 3; k++) {
-            int32_t f = rungs[v->rung[t] + k];
-            if (clipped) {
-                f = lq__hot_factor(kind, v->exponent[t], lq__hot_clip(v->code[t] + k - 1));
-            }
-            factors[k][t] = (int16_t)(v->none[t] ? 0 : f);
-        }
-    }
-}
-
-/* Of each token the scale of least cost, and its code. fixed: the middle one. */
-LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
-                             const lq__hot_vectors *v, int fixed)
-{
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        uint32_t k = 1;
-        if (!fixed) {
-            uint64_t least = (uint64_t)costs[0][t] * lq__hot_weight[0];
-            uint64_t middle = (uint64_t)costs[1][t] * lq__hot_weight[1];
-            uint64_t last = (uint64_t)costs[2][t] * lq__hot_weight[2];
-            k = middle < least;
-            least = LQ__MIN(middle, least);
-            k = last < least ? 2 : k;
-        }
-        best[t] = k;
-        scales[t] = (uint8_t)(v->none[t] ? 0 : lq__hot_clip(v->code[t] + (int32_t)k - 1));
-    }
-}
-
-/* X of eight tokens from `first` on to codes and scales. */
-static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
-                              const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    size_t stride = turn->row;
-    size_t wide = lq__hot_wide(turn->dims);
-    int joint = kind == LQ__HOT_E8 && stream == LQ_V; /* a block is eight tokens of a dim */
-    int fixed = kind == LQ__HOT_Z8 || joint;
-    uint8_t *codes = (uint8_t *)turn->spun; /* (8, wide) */
-    lq__hot_vectors v;
-    int16_t factors[3][8];
-    uint32_t costs[3][8];
-    uint32_t best[8];
-    size_t d;
-    size_t t;
-    size_t k;
-    lq__hot_aim(&v, turn, kind, stream);
-    lq__hot_factors(factors, kind, stream, &v);
-    memset(costs, 0, sizeof costs);
-    for (k = 0; k < 3 && !fixed; k++) {
-        for (t = 0; t < 8; t++) {
-            costs[k][t] = lq__hot_quantize(codes, x + t * stride, turn->dims, kind, factors[k][t]);
-        }
-    }
-    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs,
-                 &v, fixed);
-    for (t = 0; t < 8 && !joint; t++) {
-        (void)lq__hot_quantize(codes + t * wide, x + t * stride, wide, kind, factors[best[t]][t]);
-    }
-    for (d = 0; d < wide; d++) {
-        uint8_t eight[8];
-        int32_t y[8];
-        for (t = 0; t < 8; t++) {
-            y[t] = lq__hot_y(x[t * stride + d], factors[1][t]);
-            eight[t] = codes[t * wide + d];
-        }
-        if (joint) {
-            (void)lq__hot_e8(eight, y);
-        }
-        for (t = 0; t < 8; t++) {
-            lq__hot_put(tile, kind, lq__hot_find(kind, stream, wide, first + t, d), eight[t]);
-        }
-    }
-}
-
-/* ---- AVX2 ---- */
-#if LQ__X86
-/* lq__log2_floor of eight numbers below 2^31; -127 of 0. Without the bit below the highest one,
-   which no conversion rounds up. */
-LQ__HOT_256 __m256i lq__hot_octaves_256(__m256i x)
-{
-    const __m256i top = _mm256_andnot_si256(_mm256_srli_epi32(x, 1), x);
-    return _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(top)), 23),
-                            _mm256_set1_epi32(127));
-}
-
-LQ__HOT_256 __m256i lq__hot_times_256(__m256i x, int32_t factor)
-{
-    return _mm256_mullo_epi32(x, _mm256_set1_epi32(factor));
-}
-
-LQ__HOT_256 void lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
-{
-    const lq__hot_ladder *ladder = &lq__hot_ladders[lq__hot_edge(kind, stream)];
-    const int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
-    const __m256i most = lq__hot_load_256((const int32_t *)(const void *)turn->most);
-    __m256i none = _mm256_cmpeq_epi32(most, _mm256_setzero_si256());
-    const __m256i octave = lq__hot_octaves_256(most);
-    const __m256i m = _mm256_sllv_epi32(most, _mm256_sub_epi32(_mm256_set1_epi32(30), octave));
-    __m256i exponent = _mm256_add_epi32(lq__hot_load_256(turn->unit), octave);
-    __m256i rung = _mm256_setzero_si256();
-    __m256i code;
-    size_t k;
-    exponent = _mm256_sub_epi32(lq__hot_times_256(exponent, 12),
-                                _mm256_set1_epi32(6 * norm + 12 * turn->base));
-    for (k = 0; k < 12; k++) {
-        rung = _mm256_sub_epi32(rung,
-                                _mm256_cmpgt_epi32(m, _mm256_set1_epi32((int32_t)ladder->rung[k])));
-    }
-    code = _mm256_add_epi32(_mm256_add_epi32(exponent, rung),
-                            _mm256_set1_epi32(ladder->base + LQ__HOT_SCALE_ONE));
-    none = _mm256_or_si256(none, _mm256_cmpgt_epi32(_mm256_set1_epi32(LQ__HOT_LEAST), code));
-    _mm256_storeu_si256((__m256i *)(void *)v->code, _mm256_andnot_si256(none, code));
-    exponent = _mm256_sub_epi32(exponent, _mm256_set1_epi32(12 * 13));
-    _mm256_storeu_si256((__m256i *)(void *)v->exponent, _mm256_andnot_si256(none, exponent));
-    _mm256_storeu_si256((__m256i *)(void *)v->rung, rung);
-    _mm256_storeu_si256((__m256i *)(void *)v->none, none);
-}
-
-LQ__HOT_256 void lq__hot_factors_256(int16_t (*factors)[8], int kind, int stream,
-                                     const lq__hot_vectors *v)
-{
-    const __m128i *rungs = (const __m128i *)(const void *)lq__hot_rungs[lq__hot_edge(kind, stream)];
-    const __m128i low = _mm_loadu_si128(rungs);
-    const __m128i high = _mm_loadu_si128(rungs + 1);
-    const __m256i none = lq__hot_load_256(v->none);
-    const __m256i code =
-        _mm256_or_si256(lq__hot_load_256(v->code), _mm256_and_si256(none, _mm256_set1_epi32(2)));
-    const __m256i middle =
-        _mm256_max_epi32(_mm256_min_epi32(code, _mm256_set1_epi32(254)), _mm256_set1_epi32(2));
-    const __m256i rung = lq__hot_load_256(v->rung);
-    const __m128i there = _mm_xor_si128(
-        _mm_packs_epi32(_mm256_castsi256_si128(none), _mm256_extracti128_si256(none, 1)),
-        _mm_set1_epi16(-1));
-    __m128i at; /* bytes in the row of rungs, which is looked up in halves */
-    int k;
-    if (_mm256_movemask_epi8(_mm256_cmpeq_epi32(code, middle)) != -1) { /* some are clipped */
-        lq__hot_factors(factors, kind, stream, v);
-        return;
-    }
-    at = _mm_packs_epi32(_mm256_castsi256_si128(rung), _mm256_extracti128_si256(rung, 1));
-    at = _mm_add_epi16(_mm_mullo_epi16(at, _mm_set1_epi16(0x0202)), _mm_set1_epi16(0x0100));
-    for (k = 0; k < 3; k++, at = _mm_add_epi16(at, _mm_set1_epi16(0x0202))) {
-        const __m128i f = _mm_or_si128(_mm_shuffle_epi8(low, _mm_add_epi8(at, _mm_set1_epi8(0x70))),
-                                       _mm_shuffle_epi8(high, _mm_sub_epi8(at, _mm_set1_epi8(16))));
-        _mm_storeu_si128((__m128i *)(void *)factors[k], _mm_and_si128(f, there));
-    }
-}
-
-LQ__HOT_256 void lq__hot_best_256(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
-                                  const lq__hot_vectors *v, int fixed)
-{
-    const __m256i one = _mm256_set1_epi32(1);
-    __m256i k = one;
-    __m256i code;
-    __m128i eight;
-    if (!fixed) {
-        __m256i first[2];
-        __m256i second[2];
-        int j;
-        for (j = 0; j < 2; j++) { /* even lanes, odd lanes */
-            __m256i c[3];
-            int i;
-            for (i = 0; i < 3; i++) {
-                c[i] = _mm256_srli_epi64(lq__hot_load_256((const int32_t *)(const void *)costs[i]),
-                                         32 * j);
-                c[i] = _mm256_mul_epu32(c[i], _mm256_set1_epi64x(lq__hot_weight[i]));
-            }
-            first[j] = _mm256_cmpgt_epi64(c[0], c[1]);
-            second[j] = _mm256_cmpgt_epi64(_mm256_blendv_epi8(c[0], c[1], first[j]), c[2]);
-        }
-        k = _mm256_and_si256(_mm256_blend_epi32(first[0], first[1], 0xaa), one);
-        k = _mm256_blendv_epi8(k, _mm256_set1_epi32(2),
-                               _mm256_blend_epi32(second[0], second[1], 0xaa));
-    }
-    _mm256_storeu_si256((__m256i *)(void *)best, k);
-    code = _mm256_add_epi32(lq__hot_load_256(v->code), _mm256_sub_epi32(k, one));
-    code = _mm256_max_epi32(_mm256_min_epi32(code, _mm256_set1_epi32(255)), one);
-    code = _mm256_andnot_si256(lq__hot_load_256(v->none), code);
-    eight = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
-    _mm_storel_epi64((__m128i *)(void *)scales, _mm_packus_epi16(eight, eight));
-}
-
-LQ__HOT_256 __m256i lq__hot_row_256(const int16_t *x)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)x);
-}
-
-/* Z4, Z3, Z2: levels from zero outwards of 32 cells in order of packs. */
-typedef struct lq__hot_cells_256 {
-    __m256i base;
-    __m256i cut;
-    __m256i spot;
-} lq__hot_cells_256;
-
-LQ__HOT_256 __m256i lq__hot_cell_256(const int16_t *x, int16_t factor)
-{
-    const __m256i f = _mm256_set1_epi16(factor);
-    return _mm256_packs_epi16(_mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x)), f),
-                              _mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x + 16)), f));
-}
-
-LQ__HOT_256 __m256i lq__hot_cell_level_256(const lq__hot_cells_256 *cells, __m256i a)
-{
-    const __m256i eight = _mm256_and_si256(_mm256_srli_epi16(a, 3), _mm256_set1_epi8(15));
-    const __m256i cut = _mm256_shuffle_epi8(cells->cut, eight);
-    return _mm256_sub_epi8(_mm256_shuffle_epi8(cells->base, eight),
-                           _mm256_cmpeq_epi8(_mm256_max_epu8(a, cut), a));
-}
-
-/* sum += squared errors, four a lane. */
-LQ__HOT_256 __m256i lq__hot_cell_costs_256(const lq__hot_cells_256 *cells, const int16_t *x,
-                                           int16_t factor, __m256i sum)
-{
-    const __m256i one = _mm256_set1_epi8(1);
-    const __m256i a = lq__hot_cell_256(x, factor);
-    const __m256i spot = _mm256_shuffle_epi8(cells->spot, lq__hot_cell_level_256(cells, a));
-    const __m256i middle = _mm256_add_epi8(_mm256_add_epi8(a, a), one);
-    const __m256i e = _mm256_sub_epi8(_mm256_max_epu8(middle, spot), _mm256_min_epu8(middle, spot));
-    return _mm256_add_epi32(sum,
-                            _mm256_madd_epi16(_mm256_maddubs_epi16(e, e), _mm256_set1_epi16(1)));
-}
-
-/* Codes of 32 dims, in order. */
-LQ__HOT_256 __m256i lq__hot_codes_256(const lq__hot_cells_256 *cells, int kind, const int16_t *x,
-                                      int16_t factor)
-{
-    const int8_t half = (int8_t)(1 << lq__hot_bits(kind) >> 1);
-    const __m256i x0 = lq__hot_row_256(x);
-    const __m256i x1 = lq__hot_row_256(x + 16);
-    __m256i c;
-    if (kind == LQ__HOT_Z8) {
-        const __m256i f = _mm256_set1_epi16(factor);
-        const __m256i two = _mm256_set1_epi16(2);
-        const __m256i h0 = _mm256_add_epi16(two, _mm256_srai_epi16(x0, 15));
-        const __m256i h1 = _mm256_add_epi16(two, _mm256_srai_epi16(x1, 15));
-        c = _mm256_packs_epi16(
-            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x0, f), h0), 2),
-            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x1, f), h1), 2));
-        c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
-        c = _mm256_xor_si256(c, _mm256_set1_epi8(INT8_MIN));
-    } else {
-        const __m256i minus = _mm256_cmpgt_epi8(_mm256_setzero_si256(), _mm256_packs_epi16(x0, x1));
-        c = lq__hot_cell_level_256(cells, lq__hot_cell_256(x, factor));
-        c = _mm256_add_epi8(c, _mm256_set1_epi8(half)); /* below zero: 2 half - 1 less that */
-        c = _mm256_xor_si256(c, _mm256_and_si256(minus, _mm256_set1_epi8((int8_t)(2 * half - 1))));
-    }
-    return _mm256_permute4x64_epi64(c, 0xd8);
-}
-
-/* Four rows of 32 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
-   dims in each half; else four tokens of a dim side by side, dims ascending. */
-LQ__HOT_256 void lq__hot_fours_of_256(__m256i *w, const uint8_t *codes, size_t stride,
-                                      int by_tokens)
-{
-    const __m256i r0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-    const __m256i r1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + stride));
-    const __m256i r2 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 2 * stride));
-    const __m256i r3 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 3 * stride));
-    if (by_tokens) {
-        const __m256i a = _mm256_unpacklo_epi32(r0, r1);
-        const __m256i b = _mm256_unpackhi_epi32(r0, r1);
-        const __m256i c = _mm256_unpacklo_epi32(r2, r3);
-        const __m256i d = _mm256_unpackhi_epi32(r2, r3);
-        w[0] = _mm256_unpacklo_epi64(a, c);
-        w[1] = _mm256_unpackhi_epi64(a, c);
-        w[2] = _mm256_unpacklo_epi64(b, d);
-        w[3] = _mm256_unpackhi_epi64(b, d);
-    } else {
-        const __m256i a = _mm256_unpacklo_epi8(r0, r1);
-        const __m256i b = _mm256_unpackhi_epi8(r0, r1);
-        const __m256i c = _mm256_unpacklo_epi8(r2, r3);
-        const __m256i d = _mm256_unpackhi_epi8(r2, r3);
-        const __m256i p = _mm256_unpacklo_epi16(a, c);
-        const __m256i q = _mm256_unpackhi_epi16(a, c);
-        const __m256i r = _mm256_unpacklo_epi16(b, d);
-        const __m256i s = _mm256_unpackhi_epi16(b, d);
-        w[0] = _mm256_permute2x128_si256(p, q, 0x20);
-        w[1] = _mm256_permute2x128_si256(r, s, 0x20);
-        w[2] = _mm256_permute2x128_si256(p, q, 0x31);
-        w[3] = _mm256_permute2x128_si256(r, s, 0x31);
-    }
-}
-
-LQ__HOT_256 uint32_t lq__hot_thirds_256(__m256i w)
-{
-    return (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(w, 5));
-}
-
-/* Fields of a vector: dims 4j .. of w[j] side by side as the kind wants; returns the vectors. */
-LQ__HOT_256 size_t lq__hot_join_256(__m256i *w, int kind)
-{
-    const __m256i low = _mm256_set1_epi8(3);
-    if (kind == LQ__HOT_Z8) {
-        return 4;
-    }
-    if (kind == LQ__HOT_Z4) {
-        w[0] = _mm256_or_si256(w[0], _mm256_slli_epi16(w[1], 4));
-        w[1] = _mm256_or_si256(w[2], _mm256_slli_epi16(w[3], 4));
-        return 2;
-    }
-    w[0] = _mm256_or_si256(_mm256_or_si256(_mm256_and_si256(w[0], low),
-                                           _mm256_slli_epi16(_mm256_and_si256(w[1], low), 2)),
-                           _mm256_or_si256(_mm256_slli_epi16(_mm256_and_si256(w[2], low), 4),
-                                           _mm256_slli_epi16(_mm256_and_si256(w[3], low), 6)));
-    return 1;
-}
-
-/* 32 dims of a granule's codes into a tile of K. */
-LQ__HOT_256 void lq__hot_put_k_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 32) / 16;
-    __m256i w[4];
-    __m256i z[4];
-    size_t count;
-    size_t i;
-    size_t j;
-    lq__hot_fours_of_256(w, codes, stride, 1);
-    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 1);
-    for (j = 0; j < 4 && kind == LQ__HOT_Z3; j++) {
-        uint32_t a = lq__hot_thirds_256(w[j]);
-        uint32_t b = lq__hot_thirds_256(z[j]);
-        uint32_t thirds[2];
-        thirds[0] = (a & 0xffffu) | b << 16;
-        thirds[1] = a >> 16 | (b & 0xffff0000u);
-        for (i = 0; i < sixteens; i++) {
-            memcpy(tile + 16 * wide + (4 * (d / 16 + i) + first / 16) * 32 + 8 * j + first % 16 / 2,
-                   &thirds[i], 4);
-        }
-    }
-    count = lq__hot_join_256(w, kind);
-    (void)lq__hot_join_256(z, kind);
-    for (i = 0; i < sixteens; i++) {
-        for (j = 0; j < count; j++) {
-            const __m256i both = i ? _mm256_permute2x128_si256(w[j], z[j], 0x31)
-                                   : _mm256_permute2x128_si256(w[j], z[j], 0x20);
-            uint8_t *at =
-                tile + 64 * (4 * ((d / 16 + i) * count + j) + first / 16) + first % 16 * 4;
-            _mm256_storeu_si256((__m256i *)(void *)at, both);
-        }
-    }
-}
-
-/* The same into a tile of V. */
-LQ__HOT_256 void lq__hot_put_v_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const __m256i low = _mm256_set1_epi8(3);
-    const int upper = first % 16 != 0;
-    __m256i w[4];
-    __m256i z[4];
-    size_t i;
-    lq__hot_fours_of_256(w, codes, stride, 0);
-    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 0);
-    for (i = 0; i < LQ__MIN(wide - d, 32) / 8; i += 1) {
-        const size_t b = d / 16 + i / 2;
-        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
-        uint8_t *at = tile + 64 * vector + 32 * (i % 2);
-        __m256i x;
-        if (kind == LQ__HOT_Z8) {
-            _mm256_storeu_si256((__m256i *)(void *)at, w[i]);
-            at = tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1) + 32 * (i % 2);
-            _mm256_storeu_si256((__m256i *)(void *)at, z[i]);
-            continue;
-        }
-        if (kind == LQ__HOT_Z4) {
-            x = _mm256_or_si256(w[i], _mm256_slli_epi16(z[i], 4));
-            _mm256_storeu_si256((__m256i *)(void *)at, x);
-            continue;
-        }
-        if (kind == LQ__HOT_Z3) {
-            const uint32_t a = lq__hot_thirds_256(w[i]);
-            const uint32_t c = lq__hot_thirds_256(z[i]);
-            uint8_t *high = tile + 16 * wide + vector * 32 + first % 16 * 2 + i % 2 * 4;
-            memcpy(high, &a, 4);
-            memcpy(high + 8, &c, 4);
-        }
-        x = _mm256_or_si256(_mm256_and_si256(w[i], low),
-                            _mm256_slli_epi16(_mm256_and_si256(z[i], low), 2));
-        x = upper ? _mm256_slli_epi16(x, 4) : x;
-        x = _mm256_or_si256(x, _mm256_and_si256(lq__hot_row_256((const int16_t *)(void *)at),
-                                                _mm256_set1_epi8(upper ? 15 : -16)));
-        _mm256_storeu_si256((__m256i *)(void *)at, x);
-    }
-}
-
-LQ__HOT_256 void lq__hot_granule_of_256(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint8_t *codes = (uint8_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    lq__hot_cells_256 cells;
-    int16_t factors[3][8];
-    uint32_t costs[3][8];
-    uint32_t best[8];
-    lq__hot_vectors v;
-    size_t d;
-    size_t t;
-    lq__hot_aim_256(&v, turn, kind, stream);
-    lq__hot_factors_256(factors, kind, stream, &v);
-    memset(costs, 0, sizeof costs);
-    memset(&cells, 0, sizeof cells);
-    if (kind != LQ__HOT_Z8) {
-        const lq__hot_cells *of = &lq__hot_cell[kind - LQ__HOT_Z4];
-        const uint32_t error = (uint32_t)of->spot[0] - 1;
-        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 31); /* dims not there */
-        cells.base = lq__hot_twice_256((const int8_t *)of->base);
-        cells.cut = lq__hot_twice_256((const int8_t *)of->cut);
-        cells.spot = lq__hot_twice_256((const int8_t *)of->spot);
-        for (t = 0; t < 8; t++) {
-            const int16_t *row = x + t * stride;
-            __m256i s0 = _mm256_setzero_si256();
-            __m256i s1 = s0;
-            __m256i s2 = s0;
-            __m128i sum;
-            for (d = 0; d < dims; d += 32) {
-                s0 = lq__hot_cell_costs_256(&cells, row + d, factors[0][t], s0);
-                s1 = lq__hot_cell_costs_256(&cells, row + d, factors[1][t], s1);
-                s2 = lq__hot_cell_costs_256(&cells, row + d, factors[2][t], s2);
-            }
-            s0 = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s2));
-            sum = _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1));
-            costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
-            costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
-            costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
-        }
-    }
-    lq__hot_best_256(best, tile + wide * 8 * lq__hot_bits(kind) + first,
-                     (const uint32_t(*)[8])costs, &v, kind == LQ__HOT_Z8);
-    for (t = 0; t < 8; t++) {
-        for (d = 0; d < dims; d += 32) {
-            _mm256_storeu_si256(
-                (__m256i *)(void *)(codes + t * stride + d),
-                lq__hot_codes_256(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (d = 0; d < dims; d += 32) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_256(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_256(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-/* E8: tables by the bracket j, 32 entries each in two halves. */
-typedef struct lq__hot_seal_256 {
-    __m256i first[2][2];
-    __m256i second[2][2];
-    __m256i z[2][2];
-    __m256i moved[2][2];
-    int8_t steps[16]; /* u at which the bracket grows by one, less one */
-} lq__hot_seal_256;
-
-LQ__HOT_256 void lq__hot_seal_init_256(lq__hot_seal_256 *s)
-{
-    int c;
-    int k;
-    for (c = 0; c < 2; c++) {
-        for (k = 0; k < 2; k++) {
-            s->first[c][k] = lq__hot_twice_256(lq__hot_brackets[4 * c] + 16 * k);
-            s->second[c][k] = lq__hot_twice_256(lq__hot_brackets[4 * c + 1] + 16 * k);
-            s->z[c][k] = lq__hot_twice_256(lq__hot_brackets[4 * c + 2] + 16 * k);
-            s->moved[c][k] = lq__hot_twice_256(lq__hot_brackets[4 * c + 3] + 16 * k);
-        }
-    }
-    for (k = 0; k < 15; k++) {
-        s->steps[k] = (int8_t)(lq__hot_levels[3][16 + k] - 1);
-    }
-}
-
-LQ__HOT_256 __m256i lq__hot_pick_256(const __m256i *table, __m256i j)
-{
-    return _mm256_blendv_epi8(_mm256_shuffle_epi8(table[0], j), _mm256_shuffle_epi8(table[1], j),
-                              _mm256_slli_epi16(j, 3)); /* bit 4 of each byte */
-}
-
-LQ__HOT_256 __m256i lq__hot_y_256(__m256i x, __m256i factor)
-{
-    const __m256i y = _mm256_mulhrs_epi16(x, factor);
-    return _mm256_max_epi16(_mm256_min_epi16(y, _mm256_set1_epi16(1020)), _mm256_set1_epi16(-1020));
-}
-
-/* Brackets of two coordinates, low and high bytes. */
-LQ__HOT_256 __m256i lq__hot_near_256(const lq__hot_seal_256 *s, __m256i y0, __m256i y1)
-{
-    const __m256i low = _mm256_set1_epi16(-128);
-    const __m256i high = _mm256_set1_epi16(127);
-    const __m256i u0 = _mm256_max_epi16(_mm256_min_epi16(_mm256_srai_epi16(y0, 2), high), low);
-    const __m256i u1 = _mm256_max_epi16(_mm256_min_epi16(_mm256_srai_epi16(y1, 2), high), low);
-    const __m256i u =
-        _mm256_or_si256(_mm256_and_si256(u0, _mm256_set1_epi16(255)), _mm256_slli_epi16(u1, 8));
-    const __m256i sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), u);
-    const __m256i a = _mm256_xor_si256(u, sign); /* ~u below zero */
-    __m256i j = _mm256_set1_epi8(15);
-    int32_t k;
-    for (k = 0; k < 15; k++) {
-        j = _mm256_sub_epi8(j, _mm256_cmpgt_epi8(a, _mm256_set1_epi8(s->steps[k])));
-    }
-    return _mm256_blendv_epi8(j, _mm256_sub_epi8(_mm256_set1_epi8(30), j), sign);
-}
-
-LQ__HOT_256 __m256i lq__hot_square_256(__m256i y, __m256i level)
-{
-    const __m256i e =
-        _mm256_min_epi16(_mm256_abs_epi16(_mm256_sub_epi16(y, level)), _mm256_set1_epi16(255));
-    return _mm256_mullo_epi16(e, e);
-}
-
-LQ__HOT_256 __m256i lq__hot_low_256(__m256i levels)
-{
-    return _mm256_srai_epi16(_mm256_slli_epi16(levels, 8), 6);
-}
-
-LQ__HOT_256 __m256i lq__hot_high_256(__m256i levels)
-{
-    return _mm256_slli_epi16(_mm256_srai_epi16(levels, 8), 2);
-}
-
-/* All ones where a < b, unsigned. (No complements of masks here and below: gcc 12 with
-   -march=native for AVX-512 folds them into a blend the wrong way round.) */
-LQ__HOT_256 __m256i lq__hot_less_256(__m256i a, __m256i b)
-{
-    const __m256i top = _mm256_set1_epi16(INT16_MIN);
-    return _mm256_cmpgt_epi16(_mm256_xor_si256(b, top), _mm256_xor_si256(a, top));
-}
-
-/* One coset, one coordinate: cost, and which coordinate is the cheapest to move. */
-LQ__HOT_256 void lq__hot_coordinate_256(__m256i y, __m256i first, __m256i second, int i,
-                                        __m256i *cost, __m256i *least, __m256i *move)
-{
-    const __m256i d = lq__hot_square_256(y, first);
-    const __m256i e = _mm256_subs_epu16(lq__hot_square_256(y, second), d);
-    const __m256i less = lq__hot_less_256(e, *least);
-    *cost = _mm256_adds_epu16(*cost, d);
-    *least = _mm256_min_epu16(*least, e);
-    *move = _mm256_blendv_epi8(*move, _mm256_set1_epi16((int16_t)i), less);
-}
-
-/* Costs of the cosets of 16 blocks; the coset (all ones: 1), the coordinate to move (or -1). */
-LQ__HOT_256 __m256i lq__hot_coset_costs_256(const lq__hot_seal_256 *s, const __m256i *y,
-                                            const __m256i *j, __m256i *coset, __m256i *mover)
-{
-    const __m256i one = _mm256_set1_epi16(1);
-    __m256i cost[2], least[2], move[2];
-    int c;
-    int i;
-    for (c = 0; c < 2; c++) {
-        __m256i parity = _mm256_setzero_si256();
-        cost[c] = parity;
-        least[c] = _mm256_set1_epi16(-1);
-        move[c] = parity;
-        for (i = 0; i < 4; i++) {
-            const __m256i a = lq__hot_pick_256(s->first[c], j[i]);
-            const __m256i b = lq__hot_pick_256(s->second[c], j[i]);
-            lq__hot_coordinate_256(y[2 * i], lq__hot_low_256(a), lq__hot_low_256(b), 2 * i,
-                                   &cost[c], &least[c], &move[c]);
-            lq__hot_coordinate_256(y[2 * i + 1], lq__hot_high_256(a), lq__hot_high_256(b),
-                                   2 * i + 1, &cost[c], &least[c], &move[c]);
-            parity = _mm256_xor_si256(parity, lq__hot_pick_256(s->z[c], j[i]));
-        }
-        parity = _mm256_and_si256(_mm256_xor_si256(parity, _mm256_srli_epi16(parity, 8)), one);
-        parity = _mm256_cmpeq_epi16(parity, _mm256_set1_epi16((int16_t)(1 - c))); /* wrong */
-        cost[c] = _mm256_adds_epu16(cost[c], _mm256_and_si256(parity, least[c]));
-        move[c] = _mm256_blendv_epi8(_mm256_set1_epi16(-1), move[c], parity);
-    }
-    *coset = lq__hot_less_256(cost[1], cost[0]);
-    *mover = _mm256_blendv_epi8(move[0], move[1], *coset);
-    return _mm256_min_epu16(cost[0], cost[1]);
-}
-
-/* 16 blocks: y[i] coordinate i of each; words of eight nibbles in order, costs. */
-LQ__HOT_256 __m256i lq__hot_words_256(const lq__hot_seal_256 *s, const __m256i *y, uint32_t *words)
-{
-    const __m256i byte = _mm256_set1_epi16(255);
-    __m256i j[4];
-    __m256i cost;
-    __m256i coset;
-    __m256i mover;
-    __m256i low;
-    __m256i high;
-    int i;
-    for (i = 0; i < 4; i++) {
-        j[i] = lq__hot_near_256(s, y[2 * i], y[2 * i + 1]);
-    }
-    cost = lq__hot_coset_costs_256(s, y, j, &coset, &mover);
-    for (i = 0; i < 4; i++) {
-        const __m256i z = _mm256_blendv_epi8(lq__hot_pick_256(s->z[0], j[i]),
-                                             lq__hot_pick_256(s->z[1], j[i]), coset);
-        const __m256i moved = _mm256_blendv_epi8(lq__hot_pick_256(s->moved[0], j[i]),
-                                                 lq__hot_pick_256(s->moved[1], j[i]), coset);
-        const __m256i m0 = _mm256_cmpeq_epi16(mover, _mm256_set1_epi16((int16_t)(2 * i)));
-        const __m256i m1 = _mm256_cmpeq_epi16(mover, _mm256_set1_epi16((int16_t)(2 * i + 1)));
-        j[i] = _mm256_blendv_epi8(z, moved, _mm256_blendv_epi8(m1, m0, byte));
-        j[i] = _mm256_xor_si256(j[i],
-                                _mm256_and_si256(_mm256_srli_epi16(j[i], 1), _mm256_set1_epi8(7)));
-    }
-    low = _mm256_or_si256(j[0], _mm256_slli_epi16(j[2], 4));
-    high = _mm256_or_si256(j[1], _mm256_slli_epi16(j[3], 4));
-    j[0] = _mm256_unpacklo_epi16(low, high);
-    j[1] = _mm256_unpackhi_epi16(low, high);
-    _mm256_storeu_si256((__m256i *)(void *)words, _mm256_permute2x128_si256(j[0], j[1], 0x20));
-    _mm256_storeu_si256((__m256i *)(void *)(words + 8),
-                        _mm256_permute2x128_si256(j[0], j[1], 0x31));
-    return cost;
-}
-
-/* x (8 tokens) by 16 dims: y[i] is dim i of each eight of dims (lanes) and token (in a lane). */
-LQ__HOT_256 void lq__hot_transpose_256(__m256i *y, const int16_t *x, size_t stride)
-{
-    __m256i a[8];
-    __m256i b[8];
-    int i;
-    for (i = 0; i < 4; i++) {
-        const __m256i p =
-            _mm256_loadu_si256((const __m256i *)(const void *)(x + (size_t)(2 * i) * stride));
-        const __m256i q =
-            _mm256_loadu_si256((const __m256i *)(const void *)(x + (size_t)(2 * i + 1) * stride));
-        a[i] = _mm256_unpacklo_epi16(p, q);     /* dims 0 .. 3, tokens 2i and 2i + 1 */
-        a[4 + i] = _mm256_unpackhi_epi16(p, q); /* dims 4 .. 7 */
-    }
-    for (i = 0; i < 8; i += 4) {
-        b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);     /* dims 0 and 1, tokens 0 .. 3 */
-        b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]); /* dims 2 and 3 */
-        b[i + 2] = _mm256_unpacklo_epi32(a[i + 2], a[i + 3]);
-        b[i + 3] = _mm256_unpackhi_epi32(a[i + 2], a[i + 3]);
-    }
-    for (i = 0; i < 8; i += 4) {
-        y[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
-        y[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
-        y[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
-        y[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-}
-
-/* Words (3, stride) of a granule, block = 8 dims of a token, with three factors a token; costs. */
-LQ__HOT_256 void lq__hot_by_dims_256(const lq__hot_seal_256 *s, const int16_t *x, size_t stride,
-                                     size_t dims, const int16_t (*factors)[8], uint32_t *words,
-                                     uint32_t (*costs)[8])
-{
-    __m256i sum[3];
-    size_t d;
-    size_t k;
-    int i;
-    sum[0] = sum[1] = sum[2] = _mm256_setzero_si256();
-    for (d = 0; d < dims; d += 16) {
-        __m256i dim[8];
-        lq__hot_transpose_256(dim, x + d, stride);
-        for (k = 0; k < 3; k++) {
-            const __m256i f = _mm256_broadcastsi128_si256(
-                _mm_loadu_si128((const __m128i *)(const void *)factors[k]));
-            __m256i y[8];
-            __m256i cost;
-            for (i = 0; i < 8; i++) {
-                y[i] = lq__hot_y_256(dim[i], f);
-            }
-            cost = lq__hot_words_256(s, y, words + k * stride + d);
-            sum[k] = _mm256_add_epi32(sum[k], _mm256_cvtepu16_epi32(_mm256_castsi256_si128(cost)));
-            if (dims - d > 8) {
-                sum[k] = _mm256_add_epi32(sum[k],
-                                          _mm256_cvtepu16_epi32(_mm256_extracti128_si256(cost, 1)));
-            }
-        }
-    }
-    for (k = 0; k < 3; k++) {
-        _mm256_storeu_si256((__m256i *)(void *)costs[k], sum[k]);
-    }
-}
-
-LQ__HOT_256 void lq__hot_granule_e8_256(uint8_t *tile, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint32_t *words = (uint32_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    int16_t factors[3][8];
-    uint32_t costs[3][8];
-    uint32_t best[8];
-    lq__hot_vectors v;
-    lq__hot_seal_256 s;
-    size_t d;
-    size_t t;
-    lq__hot_seal_init_256(&s);
-    lq__hot_aim_256(&v, turn, LQ__HOT_E8, stream);
-    lq__hot_factors_256(factors, LQ__HOT_E8, stream, &v);
-    memset(costs, 0, sizeof costs);
-    if (stream == LQ_K) {
-        lq__hot_by_dims_256(&s, x, stride, dims, (const int16_t(*)[8])factors, words, costs);
-    }
-    lq__hot_best_256(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, &v,
-                     stream == LQ_V);
-    for (d = 0; d < wide / 8 && stream == LQ_K; d++) {
-        uint8_t *at = tile + 64 * (4 * d + first / 16) + first % 16 * 4;
-        uint32_t w[8];
-        for (t = 0; t < 8; t++) {
-            w[t] = words[best[t] * stride + 8 * d + t];
-        }
-        memcpy(at, w, sizeof w);
-    }
-    for (d = 0; d < dims && stream == LQ_V; d += 16) { /* a word is eight tokens of a dim */
-        __m256i y[8];
-        for (t = 0; t < 8; t++) {
-            y[t] = lq__hot_y_256(lq__hot_row_256(x + t * stride + d),
-                                 _mm256_set1_epi16(factors[1][t]));
-        }
-        (void)lq__hot_words_256(&s, y, words);
-        memcpy(tile + 64 * lq__hot_at(wide / 16, 8, d / 16, first / 8), words, 64);
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_granule_avx2(uint8_t *tile, int kind, int stream,
-                                                     size_t first, const lq__hot_turn *turn)
-{
-    if (kind == LQ__HOT_E8) {
-        lq__hot_granule_e8_256(tile, stream, first, turn);
-    } else {
-        lq__hot_granule_of_256(tile, kind, stream, first, turn);
-    }
-}
-
-/* ---- AVX-512 ---- */
-/* Z4, Z3, Z2: codes, without the sign, and errors of 128 cells. */
-typedef struct lq__hot_cells_512 {
-    __m512i code[2];
-    __m512i error[2];
-} lq__hot_cells_512;
-
-LQ__HOT_512 void lq__hot_cells_init_512(lq__hot_cells_512 *cells, int kind)
-{
-    const lq__hot_cells *of = &lq__hot_cell[kind - LQ__HOT_Z4];
-    const __m512i one = _mm512_set1_epi8(1);
-    const __m512i half = _mm512_set1_epi8((int8_t)(1 << lq__hot_bits(kind) >> 1));
-    const __m512i four = _mm512_set1_epi32(0x03020100);
-    const __m512i base =
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->base));
-    const __m512i cut =
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->cut));
-    const __m512i spot =
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->spot));
-    __m512i a =
-        _mm512_add_epi8(four, _mm512_mullo_epi32(_mm512_set1_epi32(0x04040404),
-                                                 _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
-                                                                   11, 12, 13, 14, 15)));
-    int i;
-    for (i = 0; i < 2; i++) {
-        const __m512i eight = _mm512_and_si512(_mm512_srli_epi16(a, 3), _mm512_set1_epi8(15));
-        const __mmask64 above = _mm512_cmpge_epu8_mask(a, _mm512_shuffle_epi8(cut, eight));
-        const __m512i floor = _mm512_shuffle_epi8(base, eight);
-        const __m512i level = _mm512_mask_add_epi8(floor, above, floor, one);
-        const __m512i middle = _mm512_add_epi8(_mm512_add_epi8(a, a), one);
-        const __m512i near = _mm512_shuffle_epi8(spot, level);
-        cells->code[i] = _mm512_add_epi8(level, half);
-        cells->error[i] =
-            _mm512_sub_epi8(_mm512_max_epu8(middle, near), _mm512_min_epu8(middle, near));
-        a = _mm512_add_epi8(a, _mm512_set1_epi8(64));
-    }
-}
-
-LQ__HOT_512 __m512i lq__hot_cell_512(__m512i x0, __m512i x1, __m512i factor)
-{
-    return _mm512_packs_epi16(_mm512_mulhi_epi16(x0, factor), _mm512_mulhi_epi16(x1, factor));
-}
-
-/* sum += squared errors, four a lane, of magnitudes x0 and x1. */
-LQ__HOT_512 __m512i lq__hot_cell_costs_512(const lq__hot_cells_512 *cells, __m512i x0, __m512i x1,
-                                           __m512i factor, __m512i sum)
-{
-    const __m512i a = lq__hot_cell_512(x0, x1, factor);
-    const __m512i e = _mm512_permutex2var_epi8(cells->error[0], a, cells->error[1]);
-    return _mm512_dpbusd_epi32(sum, e, e);
-}
-
-/* Costs of a granule's three scales, tokens side by side. */
-LQ__HOT_512 void lq__hot_costs_512(uint32_t (*costs)[8], const lq__hot_cells_512 *cells,
-                                   uint32_t rest, const int16_t *x, size_t stride, size_t dims,
-                                   const int16_t (*factors)[8])
-{
-    size_t d;
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        const int16_t *row = x + t * stride;
-        const __m512i f0 = _mm512_set1_epi16(factors[0][t]);
-        const __m512i f1 = _mm512_set1_epi16(factors[1][t]);
-        const __m512i f2 = _mm512_set1_epi16(factors[2][t]);
-        __m512i s0 = _mm512_setzero_si512();
-        __m512i s1 = s0;
-        __m512i s2 = s0;
-        __m512i a;
-        __m512i b;
-        __m256i c;
-        __m128i sum;
-        for (d = 0; d < dims; d += 64) {
-            const __m512i x0 = _mm512_abs_epi16(_mm512_loadu_si512(row + d));
-            const __m512i x1 = _mm512_abs_epi16(_mm512_loadu_si512(row + d + 32));
-            s0 = lq__hot_cell_costs_512(cells, x0, x1, f0, s0);
-            s1 = lq__hot_cell_costs_512(cells, x0, x1, f1, s1);
-            s2 = lq__hot_cell_costs_512(cells, x0, x1, f2, s2);
-        }
-        a = _mm512_add_epi32(_mm512_unpacklo_epi32(s0, s1), _mm512_unpackhi_epi32(s0, s1));
-        b = _mm512_add_epi32(_mm512_unpacklo_epi32(s2, s2), _mm512_unpackhi_epi32(s2, s2));
-        a = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-        c = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
-        sum = _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
-        costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
-        costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
-        costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
-    }
-}
-
-/* Codes of 64 dims, in order. */
-LQ__HOT_512 __m512i lq__hot_codes_512(const lq__hot_cells_512 *cells, int kind, const int16_t *x,
-                                      int16_t factor)
-{
-    const int8_t most = (int8_t)((1 << lq__hot_bits(kind)) - 1);
-    const __m512i f = _mm512_set1_epi16(factor);
-    const __m512i x0 = _mm512_loadu_si512(x);
-    const __m512i x1 = _mm512_loadu_si512(x + 32);
-    __m512i c;
-    if (kind == LQ__HOT_Z8) {
-        const __m512i two = _mm512_set1_epi16(2);
-        const __m512i h0 = _mm512_add_epi16(two, _mm512_srai_epi16(x0, 15));
-        const __m512i h1 = _mm512_add_epi16(two, _mm512_srai_epi16(x1, 15));
-        c = _mm512_packs_epi16(
-            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x0, f), h0), 2),
-            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x1, f), h1), 2));
-        c = _mm512_max_epi8(c, _mm512_set1_epi8(-127));
-        c = _mm512_xor_si512(c, _mm512_set1_epi8(INT8_MIN));
-    } else {
-        const __mmask64 minus = _mm512_movepi8_mask(_mm512_packs_epi16(x0, x1));
-        const __m512i a = lq__hot_cell_512(_mm512_abs_epi16(x0), _mm512_abs_epi16(x1), f);
-        c = _mm512_permutex2var_epi8(cells->code[0], a, cells->code[1]);
-        c = _mm512_mask_sub_epi8(c, minus, _mm512_set1_epi8(most), c);
-    }
-    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), c);
-}
-
-/* Four rows of 64 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
-   dims in each quarter; else four tokens of a dim side by side, 16 dims in each w[j]. */
-LQ__HOT_512 void lq__hot_fours_of_512(__m512i *w, const uint8_t *codes, size_t stride,
-                                      int by_tokens)
-{
-    const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i r0 = _mm512_loadu_si512(codes);
-    __m512i r1 = _mm512_loadu_si512(codes + stride);
-    __m512i r2 = _mm512_loadu_si512(codes + 2 * stride);
-    __m512i r3 = _mm512_loadu_si512(codes + 3 * stride);
-    if (by_tokens) {
-        const __m512i a = _mm512_unpacklo_epi32(r0, r1);
-        const __m512i b = _mm512_unpackhi_epi32(r0, r1);
-        const __m512i c = _mm512_unpacklo_epi32(r2, r3);
-        const __m512i d = _mm512_unpackhi_epi32(r2, r3);
-        w[0] = _mm512_unpacklo_epi64(a, c);
-        w[1] = _mm512_unpackhi_epi64(a, c);
-        w[2] = _mm512_unpacklo_epi64(b, d);
-        w[3] = _mm512_unpackhi_epi64(b, d);
-    } else {
-        __m512i a, b, c, d;
-        r0 = _mm512_permutexvar_epi32(turn, r0);
-        r1 = _mm512_permutexvar_epi32(turn, r1);
-        r2 = _mm512_permutexvar_epi32(turn, r2);
-        r3 = _mm512_permutexvar_epi32(turn, r3);
-        a = _mm512_unpacklo_epi8(r0, r1);
-        b = _mm512_unpackhi_epi8(r0, r1);
-        c = _mm512_unpacklo_epi8(r2, r3);
-        d = _mm512_unpackhi_epi8(r2, r3);
-        w[0] = _mm512_unpacklo_epi16(a, c);
-        w[1] = _mm512_unpackhi_epi16(a, c);
-        w[2] = _mm512_unpacklo_epi16(b, d);
-        w[3] = _mm512_unpackhi_epi16(b, d);
-    }
-}
-
-/* Fields of a vector: dims 4j .. of w[j] side by side as the kind wants; returns the vectors. */
-LQ__HOT_512 size_t lq__hot_join_512(__m512i *w, int kind)
-{
-    const __m512i low = _mm512_set1_epi8(3);
-    if (kind == LQ__HOT_Z8) {
-        return 4;
-    }
-    if (kind == LQ__HOT_Z4) {
-        w[0] = _mm512_or_si512(w[0], _mm512_slli_epi16(w[1], 4));
-        w[1] = _mm512_or_si512(w[2], _mm512_slli_epi16(w[3], 4));
-        return 2;
-    }
-    w[0] = _mm512_or_si512(_mm512_or_si512(_mm512_and_si512(w[0], low),
-                                           _mm512_slli_epi16(_mm512_and_si512(w[1], low), 2)),
-                           _mm512_or_si512(_mm512_slli_epi16(_mm512_and_si512(w[2], low), 4),
-                                           _mm512_slli_epi16(_mm512_and_si512(w[3], low), 6)));
-    return 1;
-}
-
-LQ__HOT_512 uint64_t lq__hot_thirds_512(__m512i w)
-{
-    return (uint64_t)_mm512_test_epi8_mask(w, _mm512_set1_epi8(4));
-}
-
-/* 64 dims of a granule's codes into a tile of K. */
-LQ__HOT_512 void lq__hot_put_k_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 64) / 16;
-    __m512i w[4];
-    __m512i z[4];
-    size_t count;
-    size_t i;
-    size_t j;
-    lq__hot_fours_of_512(w, codes, stride, 1);
-    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 1);
-    for (j = 0; j < 4 && kind == LQ__HOT_Z3; j++) {
-        uint64_t a = lq__hot_thirds_512(w[j]);
-        uint64_t b = lq__hot_thirds_512(z[j]);
-        for (i = 0; i < sixteens; i++, a >>= 16, b >>= 16) {
-            uint32_t thirds = (uint32_t)(a & 0xffffu) | (uint32_t)(b & 0xffffu) << 16;
-            memcpy(tile + 16 * wide + (4 * (d / 16 + i) + first / 16) * 32 + 8 * j + first % 16 / 2,
-                   &thirds, 4);
-        }
-    }
-    count = lq__hot_join_512(w, kind);
-    (void)lq__hot_join_512(z, kind);
-    for (j = 0; j < count; j++) {
-        const __m512i low =
-            _mm512_permutex2var_epi64(w[j], _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), z[j]);
-        const __m512i high =
-            _mm512_permutex2var_epi64(w[j], _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), z[j]);
-        uint8_t *at = tile + 64 * (4 * (d / 16 * count + j) + first / 16) + first % 16 * 4;
-        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(low));
-        if (sixteens > 1) {
-            at += 256 * count;
-            _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(low, 1));
-        }
-        if (sixteens > 2) {
-            at += 256 * count;
-            _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(high));
-        }
-        if (sixteens > 3) {
-            at += 256 * count;
-            _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(high, 1));
-        }
-    }
-}
-
-/* The same into a tile of V. */
-LQ__HOT_512 void lq__hot_put_v_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const __m512i low = _mm512_set1_epi8(3);
-    const int upper = first % 16 != 0;
-    __m512i w[4];
-    __m512i z[4];
-    size_t i;
-    lq__hot_fours_of_512(w, codes, stride, 0);
-    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 0);
-    for (i = 0; i < LQ__MIN(wide - d, 64) / 16; i++) {
-        const size_t b = d / 16 + i;
-        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
-        uint8_t *at = tile + 64 * vector;
-        __m512i x;
-        if (kind == LQ__HOT_Z8) {
-            _mm512_storeu_si512(at, w[i]);
-            _mm512_storeu_si512(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1), z[i]);
-            continue;
-        }
-        if (kind == LQ__HOT_Z4) {
-            _mm512_storeu_si512(at, _mm512_or_si512(w[i], _mm512_slli_epi16(z[i], 4)));
-            continue;
-        }
-        if (kind == LQ__HOT_Z3) {
-            const uint64_t thirds[2] = {lq__hot_thirds_512(w[i]), lq__hot_thirds_512(z[i])};
-            memcpy(tile + 16 * wide + vector * 32 + first % 16 * 2, thirds, 16);
-        }
-        x = _mm512_or_si512(_mm512_and_si512(w[i], low),
-                            _mm512_slli_epi16(_mm512_and_si512(z[i], low), 2));
-        x = upper ? _mm512_slli_epi16(x, 4) : x;
-        x = _mm512_or_si512(
-            x, _mm512_and_si512(_mm512_loadu_si512(at), _mm512_set1_epi8(upper ? 15 : -16)));
-        _mm512_storeu_si512(at, x);
-    }
-}
-
-LQ__HOT_512 void lq__hot_granule_of_512(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint8_t *codes = (uint8_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    lq__hot_cells_512 cells;
-    int16_t factors[3][8];
-    uint32_t costs[3][8];
-    uint32_t best[8];
-    lq__hot_vectors v;
-    size_t d;
-    size_t t;
-    lq__hot_aim_256(&v, turn, kind, stream);
-    lq__hot_factors_256(factors, kind, stream, &v);
-    memset(costs, 0, sizeof costs);
-    memset(&cells, 0, sizeof cells);
-    if (kind != LQ__HOT_Z8) {
-        const uint32_t error = (uint32_t)lq__hot_cell[kind - LQ__HOT_Z4].spot[0] - 1;
-        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 63); /* dims not there */
-        lq__hot_cells_init_512(&cells, kind);
-        lq__hot_costs_512(costs, &cells, rest, x, stride, dims, (const int16_t(*)[8])factors);
-    }
-    lq__hot_best_256(best, tile + wide * 8 * lq__hot_bits(kind) + first,
-                     (const uint32_t(*)[8])costs, &v, kind == LQ__HOT_Z8);
-    for (t = 0; t < 8; t++) {
-        for (d = 0; d < dims; d += 64) {
-            _mm512_storeu_si512(
-                codes + t * stride + d,
-                lq__hot_codes_512(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (d = 0; d < dims; d += 64) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_512(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_512(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-/* E8: tables by the bracket j: levels first and second of each coset, z. */
-typedef struct lq__hot_seal_512 {
-    __m512i near[2];
-    __m512i first[2];
-    __m512i second[2];
-    __m512i z[2];
-    __m512i moved[2];
-} lq__hot_seal_512;
-
-LQ__HOT_512 void lq__hot_seal_init_512(lq__hot_seal_512 *s)
-{
-    const __m256i *t = (const __m256i *)(const void *)lq__hot_brackets;
-    int c;
-    s->near[0] = _mm512_loadu_si512(lq__hot_bracket);
-    s->near[1] = _mm512_loadu_si512(lq__hot_bracket + 64);
-    for (c = 0; c < 2; c++) {
-        s->first[c] = _mm512_castsi256_si512(_mm256_loadu_si256(t + 4 * c));
-        s->second[c] = _mm512_castsi256_si512(_mm256_loadu_si256(t + 4 * c + 1));
-        s->z[c] = _mm512_castsi256_si512(_mm256_loadu_si256(t + 4 * c + 2));
-        s->moved[c] = _mm512_castsi256_si512(_mm256_loadu_si256(t + 4 * c + 3));
-    }
-}
-
-LQ__HOT_512 __m512i lq__hot_y_512(__m512i x, __m512i factor)
-{
-    const __m512i y = _mm512_mulhrs_epi16(x, factor);
-    return _mm512_max_epi16(_mm512_min_epi16(y, _mm512_set1_epi16(1020)), _mm512_set1_epi16(-1020));
-}
-
-/* Brackets of two coordinates, low and high bytes. */
-LQ__HOT_512 __m512i lq__hot_near_512(const lq__hot_seal_512 *s, __m512i y0, __m512i y1)
-{
-    const __m512i low = _mm512_set1_epi16(-128);
-    const __m512i high = _mm512_set1_epi16(127);
-    const __m512i u0 = _mm512_max_epi16(_mm512_min_epi16(_mm512_srai_epi16(y0, 2), high), low);
-    const __m512i u1 = _mm512_max_epi16(_mm512_min_epi16(_mm512_srai_epi16(y1, 2), high), low);
-    const __m512i u =
-        _mm512_ternarylogic_epi32(_mm512_set1_epi16(255), u0, _mm512_slli_epi16(u1, 8), 0xca);
-    const __mmask64 sign = _mm512_movepi8_mask(u);
-    const __m512i a = _mm512_mask_sub_epi8(u, sign, _mm512_set1_epi8(-1), u); /* ~u = -1 - u */
-    const __m512i j = _mm512_permutex2var_epi8(s->near[0], a, s->near[1]);
-    return _mm512_mask_sub_epi8(j, sign, _mm512_set1_epi8(30), j);
-}
-
-/* Squared errors, in sixteenths, of the low and the high coordinate to levels as bytes. */
-LQ__HOT_512 __m512i lq__hot_square_512(__m512i y, __m512i level)
-{
-    const __m512i e =
-        _mm512_min_epi16(_mm512_abs_epi16(_mm512_sub_epi16(y, level)), _mm512_set1_epi16(255));
-    return _mm512_mullo_epi16(e, e);
-}
-
-LQ__HOT_512 __m512i lq__hot_low_512(__m512i levels)
-{
-    return _mm512_srai_epi16(_mm512_slli_epi16(levels, 8), 6);
-}
-
-LQ__HOT_512 __m512i lq__hot_high_512(__m512i levels)
-{
-    return _mm512_slli_epi16(_mm512_srai_epi16(levels, 8), 2);
-}
-
-/* One coset, one coordinate: cost, and which coordinate is the cheapest to move. */
-LQ__HOT_512 void lq__hot_coordinate_512(__m512i y, __m512i first, __m512i second, int i,
-                                        __m512i *cost, __m512i *least, __m512i *move)
-{
-    const __m512i d = lq__hot_square_512(y, first);
-    const __m512i e = _mm512_subs_epu16(lq__hot_square_512(y, second), d);
-    const __mmask32 less = _mm512_cmplt_epu16_mask(e, *least);
-    *cost = _mm512_adds_epu16(*cost, d);
-    *least = _mm512_mask_mov_epi16(*least, less, e);
-    *move = _mm512_mask_mov_epi16(*move, less, _mm512_set1_epi16((int16_t)i));
-}
-
-/* 32 blocks: y[i] coordinate i of each; words of eight nibbles in order, costs. */
-LQ__HOT_512 __m512i lq__hot_words_512(const lq__hot_seal_512 *s, const __m512i *y, uint32_t *words)
-{
-    const __m512i one = _mm512_set1_epi16(1);
-    const __m512i seven = _mm512_set1_epi8(7);
-    __m512i j[4];
-    __m512i z[4];
-    __m512i cost[2], least[2], move[2], parity[2];
-    __mmask32 odd[2];
-    __mmask32 coset;
-    __m512i low;
-    __m512i high;
-    int c;
-    int i;
-    for (i = 0; i < 4; i++) {
-        j[i] = lq__hot_near_512(s, y[2 * i], y[2 * i + 1]);
-    }
-    for (c = 0; c < 2; c++) {
-        cost[c] = _mm512_setzero_si512();
-        parity[c] = cost[c];
-        least[c] = _mm512_set1_epi16(-1);
-        move[c] = cost[c];
-        for (i = 0; i < 4; i++) {
-            const __m512i a = _mm512_permutexvar_epi8(j[i], s->first[c]);
-            const __m512i b = _mm512_permutexvar_epi8(j[i], s->second[c]);
-            lq__hot_coordinate_512(y[2 * i], lq__hot_low_512(a), lq__hot_low_512(b), 2 * i,
-                                   &cost[c], &least[c], &move[c]);
-            lq__hot_coordinate_512(y[2 * i + 1], lq__hot_high_512(a), lq__hot_high_512(b),
-                                   2 * i + 1, &cost[c], &least[c], &move[c]);
-            parity[c] = _mm512_xor_si512(parity[c], _mm512_permutexvar_epi8(j[i], s->z[c]));
-        }
-    }
-    for (c = 0; c < 2; c++) {
-        const __m512i p = _mm512_xor_si512(parity[c], _mm512_srli_epi16(parity[c], 8));
-        odd[c] = _mm512_test_epi16_mask(p, one);
-        odd[c] = c ? ~odd[c] : odd[c]; /* the wrong parity */
-        cost[c] = _mm512_mask_adds_epu16(cost[c], odd[c], cost[c], least[c]);
-    }
-    coset = _mm512_cmplt_epu16_mask(cost[1], cost[0]);
-    cost[0] = _mm512_min_epu16(cost[0], cost[1]);
-    move[0] = _mm512_mask_mov_epi16(move[0], coset, move[1]);
-    odd[0] = (odd[0] & ~coset) | (odd[1] & coset);
-    for (i = 0; i < 4; i++) {
-        const __m512i even = _mm512_permutexvar_epi8(j[i], s->z[0]);
-        const __m512i moved =
-            _mm512_mask_mov_epi16(_mm512_permutexvar_epi8(j[i], s->moved[0]), coset,
-                                  _mm512_permutexvar_epi8(j[i], s->moved[1]));
-        const __mmask32 m0 =
-            odd[0] & _mm512_cmpeq_epi16_mask(move[0], _mm512_set1_epi16((int16_t)(2 * i)));
-        const __mmask32 m1 =
-            odd[0] & _mm512_cmpeq_epi16_mask(move[0], _mm512_set1_epi16((int16_t)(2 * i + 1)));
-        const __m512i which =
-            _mm512_or_si512(_mm512_maskz_set1_epi16(m0, 0xff), _mm512_maskz_set1_epi16(m1, -256));
-        z[i] = _mm512_mask_mov_epi16(even, coset, _mm512_permutexvar_epi8(j[i], s->z[1]));
-        z[i] = _mm512_ternarylogic_epi32(which, moved, z[i], 0xca);
-        z[i] = _mm512_xor_si512(z[i], _mm512_and_si512(_mm512_srli_epi16(z[i], 1), seven));
-    }
-    low = _mm512_or_si512(z[0], _mm512_slli_epi16(z[2], 4));
-    high = _mm512_or_si512(z[1], _mm512_slli_epi16(z[3], 4));
-    z[0] = _mm512_unpacklo_epi16(low, high);
-    z[1] = _mm512_unpackhi_epi16(low, high);
-    _mm512_storeu_si512(
-        words, _mm512_permutex2var_epi64(z[0], _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), z[1]));
-    _mm512_storeu_si512(words + 16, _mm512_permutex2var_epi64(
-                                        z[0], _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), z[1]));
-    return cost[0];
-}
-
-/* x (8 tokens) by 32 dims: y[i] is dim i of each eight of dims (lanes) and token (in a lane). */
-LQ__HOT_512 void lq__hot_transpose_512(__m512i *y, const int16_t *x, size_t stride)
-{
-    __m512i a[8];
-    __m512i b[8];
-    int i;
-    for (i = 0; i < 4; i++) {
-        const __m512i p = _mm512_loadu_si512(x + (size_t)(2 * i) * stride);
-        const __m512i q = _mm512_loadu_si512(x + (size_t)(2 * i + 1) * stride);
-        a[i] = _mm512_unpacklo_epi16(p, q);     /* dims 0 .. 3, tokens 2i and 2i + 1 */
-        a[4 + i] = _mm512_unpackhi_epi16(p, q); /* dims 4 .. 7 */
-    }
-    for (i = 0; i < 8; i += 4) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);     /* dims 0 and 1, tokens 0 .. 3 */
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]); /* dims 2 and 3 */
-        b[i + 2] = _mm512_unpacklo_epi32(a[i + 2], a[i + 3]);
-        b[i + 3] = _mm512_unpackhi_epi32(a[i + 2], a[i + 3]);
-    }
-    for (i = 0; i < 8; i += 4) {
-        y[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-        y[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-        y[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-        y[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-}
-
-/* Words (3, stride) of a granule, block = 8 dims of a token, with three factors a token; costs. */
-LQ__HOT_512 void lq__hot_by_dims_512(const lq__hot_seal_512 *s, const int16_t *x, size_t stride,
-                                     size_t dims, const int16_t (*factors)[8], uint32_t *words,
-                                     uint32_t (*costs)[8])
-{
-    __m512i sum[3];
-    size_t d;
-    size_t k;
-    int i;
-    sum[0] = sum[1] = sum[2] = _mm512_setzero_si512();
-    for (d = 0; d < dims; d += 32) {
-        __m512i dim[8];
-        lq__hot_transpose_512(dim, x + d, stride);
-        for (k = 0; k < 3; k++) {
-            const __m512i f =
-                _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)factors[k]));
-            __m512i y[8];
-            __m512i cost;
-            for (i = 0; i < 8; i++) {
-                y[i] = lq__hot_y_512(dim[i], f);
-            }
-            cost = lq__hot_words_512(s, y, words + k * stride + d);
-            if (dims - d < 32) { /* blocks that are not there */
-                cost = _mm512_maskz_mov_epi16(((__mmask32)1 << (dims - d)) - 1, cost);
-            }
-            sum[k] = _mm512_add_epi32(sum[k], _mm512_cvtepu16_epi32(_mm512_castsi512_si256(cost)));
-            sum[k] =
-                _mm512_add_epi32(sum[k], _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(cost, 1)));
-        }
-    }
-    for (k = 0; k < 3; k++) {
-        _mm256_storeu_si256(
-            (__m256i *)(void *)costs[k],
-            _mm256_add_epi32(_mm512_castsi512_si256(sum[k]), _mm512_extracti64x4_epi64(sum[k], 1)));
-    }
-}
-
-LQ__HOT_512 void lq__hot_granule_e8_512(uint8_t *tile, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint32_t *words = (uint32_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    int16_t factors[3][8];
-    uint32_t costs[3][8];
-    uint32_t best[8];
-    lq__hot_vectors v;
-    lq__hot_seal_512 s;
-    size_t d;
-    size_t t;
-    lq__hot_seal_init_512(&s);
-    lq__hot_aim_256(&v, turn, LQ__HOT_E8, stream);
-    lq__hot_factors_256(factors, LQ__HOT_E8, stream, &v);
-    memset(costs, 0, sizeof costs);
-    if (stream == LQ_K) {
-        lq__hot_by_dims_512(&s, x, stride, dims, (const int16_t(*)[8])factors, words, costs);
-    }
-    lq__hot_best_256(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, &v,
-                     stream == LQ_V);
-    if (stream == LQ_K) {
-        const __m256i which = _mm256_loadu_si256((const __m256i *)(const void *)best);
-        const __mmask8 m1 = _mm256_cmpeq_epi32_mask(which, _mm256_set1_epi32(1));
-        const __mmask8 m2 = _mm256_cmpeq_epi32_mask(which, _mm256_set1_epi32(2));
-        for (d = 0; d < wide / 8; d++) {
-            __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(words + 8 * d));
-            uint8_t *at = tile + 64 * (4 * d + first / 16) + first % 16 * 4;
-            w = _mm256_mask_loadu_epi32(w, m1, words + stride + 8 * d);
-            w = _mm256_mask_loadu_epi32(w, m2, words + 2 * stride + 8 * d);
-            _mm256_storeu_si256((__m256i *)(void *)at, w);
-        }
-        return;
-    }
-    for (d = 0; d < dims; d += 32) { /* a word is eight tokens of a dim */
-        __m512i y[8];
-        size_t b;
-        for (t = 0; t < 8; t++) {
-            y[t] = lq__hot_y_512(_mm512_loadu_si512(x + t * stride + d),
-                                 _mm512_set1_epi16(factors[1][t]));
-        }
-        (void)lq__hot_words_512(&s, y, words);
-        for (b = d / 16; b < d / 16 + 2 && b < wide / 16; b++) {
-            memcpy(tile + 64 * lq__hot_at(wide / 16, 8, b, first / 8), words + 16 * (b - d / 16),
-                   64);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_granule_avx512(uint8_t *tile, int kind, int stream,
-                                                         size_t first, const lq__hot_turn *turn)
-{
-    if (kind == LQ__HOT_E8) {
-        lq__hot_granule_e8_512(tile, stream, first, turn);
-    } else {
-        lq__hot_granule_of_512(tile, kind, stream, first, turn);
-    }
-}
-#endif
-
-/* ---- the base of a tile; vectors into tiles ---- */
-/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
-   for those that become too small. Returns how many. */
-LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
-{
-    size_t lost = 0;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        int32_t code = (int32_t)scales[t] - 12 * octaves;
-        int held = scales[t] && code >= LQ__HOT_LEAST;
-        lost += scales[t] && !held;
-        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
-    }
-    return lost;
-}
-
-/* floor(x / 12). */
-LQ__INLINE int32_t lq__hot_octave(int32_t x)
-{
-    return (x + 12 * 1024) / 12 - 1024;
-}
-
-/* The base for what has been turned: the largest number always has a scale, the others have one
-   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
-LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
-{
-    lq__hot_vectors v;
-    int32_t base = turn->base;
-    int32_t top = -12 * 1024; /* codes if the base were 0 */
-    int32_t low = 12 * 1024;
-    int32_t held = 0; /* the largest code in the tile */
-    int32_t least;
-    size_t t;
-    for (t = 0; t < LQ__HOT_TOKENS; t++) {
-        held = LQ__MAX(held, (int32_t)scales[t]);
-    }
-    turn->base = 0;
-    lq__hot_aim(&v, turn, kind, stream);
-    for (t = 0; t < 8; t++) {
-        if (turn->most[t]) {
-            top = LQ__MAX(top, v.code[t]);
-            low = LQ__MIN(low, v.code[t]);
-        }
-    }
-    turn->base = base;
-    if (top < low) {
-        return;
-    }
-    if (held == 0) { /* room on both sides */
-        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
-    }
-    least = lq__hot_octave(top - 254 + 11);
-    if (held) {
-        least = LQ__MAX(least, turn->base - (255 - held) / 12);
-    }
-    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
-    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
-    if (held && base != turn->base) {
-        turn->lost += lq__hot_rebase(scales, base - turn->base);
-    }
-    turn->base = base;
-    for (t = 0; t < 8; t++) {
-        int32_t code = v.code[t] - 12 * base;
-        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
-    }
-}
-
-/* Whether the base is 0 and codes are surely such that lq__hot_choose_base would leave it there:
-   60 .. 240. */
-LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
-{
-    const int32_t one =
-        lq__hot_ladders[lq__hot_edge(kind, stream)].base + LQ__HOT_SCALE_ONE - 6 * norm;
-    const int32_t least = lq__hot_octave(60 - one + 11); /* codes are 12 octaves + one + a rung, */
-    const int32_t most = lq__hot_octave(228 - one);      /* 0 .. 12 */
-    int32_t all = turn->base == 0 ? 0 : -1;
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        int32_t octave = turn->unit[t] + (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
-        all |= turn->most[t] ? (octave - least) | (most - octave) : 0;
-    }
-    return all >= 0;
-}
-
-/* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
-LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
-                                  lq__hot_turn *turn, void *work)
-{
-    const lq__hot_kernels *kernels = lq__hot_of_level();
-    turn->row = lq__hot_stride(turn->dims);
-    turn->dst = (int16_t *)work;
-    turn->spun = (int32_t *)work + 4 * turn->row;
-    turn->center = (float *)work + 12 * turn->row;
-    if (!turn->mean) {
-        memset(turn->center, 0, 4 * turn->dims);
-        turn->mean = (const uint8_t *)turn->center;
-        turn->mean_type = LQ_F32;
-    }
-    if (turn->row != turn->dims || turn->tokens < 8) {
-        memset(turn->dst, 0, 16 * turn->row);
-        memset(turn->most, 0, sizeof turn->most);
-        memset(turn->unit, 0, sizeof turn->unit);
-    }
-    kernels->turn(turn);
-    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)), kind,
-                          stream)) {
-        lq__hot_choose_base(turn, tile + lq__hot_wide(turn->dims) * 8 * lq__hot_bits(kind), kind,
-                            stream);
-    }
-    kernels->granule(tile, kind, stream, first, turn);
-}
-
-/* Tokens `first` .. of a tile, first a multiple of 8, from vectors stride apart; mean: NULL is 0.
-   *base: of the tile's scales. LQ_E_DATA: not finite, and nothing is written. */
-LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
-                            const float *x, size_t stride, size_t tokens, const float *mean,
-                            int32_t *base, void *work)
-{
-    uint32_t most = 0;
-    lq__hot_turn turn;
-    size_t t;
-    size_t i;
-    for (t = 0; t < tokens; t++) {
-        for (i = 0; i < dims; i++) {
-            float v = x[t * stride + i] - (mean ? mean[i] : 0.0f);
-            uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
-            most = LQ__MAX(most, a);
-        }
-    }
-    if (most >= 0x7f800000u) {
-        return LQ_E_DATA;
-    }
-    memset(&turn, 0, sizeof turn);
-    turn.type = LQ_F32;
-    turn.dims = dims;
-    turn.mean = (const uint8_t *)mean;
-    turn.mean_type = LQ_F32;
-    turn.base = *base;
-    for (t = 0; t < tokens; t += 8) {
-        turn.tokens = LQ__MIN(tokens - t, 8);
-        for (i = 0; i < turn.tokens; i++) {
-            turn.rows[i] = (const uint8_t *)(x + (t + i) * stride);
-        }
-        lq__hot_seal_rows(tile, kind, stream, first + t, &turn, work);
-    }
-    *base = turn.base;
-    return LQ_OK;
-}
-
 #if LQ__NEON
-/* ---- seal, with NEON ---- */
+/* ---- NEON ---- */
 /* The sign bit where the basis has a minus, of dims i .. i + 3; i is a multiple of 4. */
 LQ__INLINE uint32x4_t lq__hot_minus_neon(size_t i)
 {
@@ -24815,13 +23451,1866 @@ static void lq__hot_turn_neon(lq__hot_turn *turn)
         }
     }
 }
+#endif
 
-/* Z4, Z3, Z2: see lq__hot_cells. */
+/* ================================================================================================
+   >>seal   tiles written: the scale of each vector, its levels, eight tokens at a time
+
+   To add a hot kind, touch these lines: an lq__hot_bound and, unless the largest coordinate alone
+   sets its scale, an lq__hot_cells, of the names that its row in >>tile has. Planes that no kind
+   has yet: also lq__hot_put_more_k_*, lq__hot_put_more_v_* and lq__hot_join_* of each level. Blocks
+   other than E8's: also lq__hot_e8 and LQ__HOT_JOINT.
+   ============================================================================================== */
+/* ---- scales and levels: the C code ---- */
+/* Eight vectors on their way in: X, at most 2^14, in units of 2^(exponent / 12). */
+typedef struct lq__hot_vectors {
+    int32_t exponent[8]; /* twelfths of an octave, Hadamard's norm included */
+    int32_t code[8];     /* the scale that just fits, not clipped to 1 .. 255 */
+    int32_t rung[8];     /* twelfths of an octave from the largest coordinate's power of two */
+    int32_t none[8];     /* -1: all zero, or not there, or too small beside the others */
+} lq__hot_vectors;
+
+/* How a kind is sealed in K or V. The largest coordinate in units of the scale that just fits is
+   the edge: 127 for Z8; found with the levels for the others, whose outermost level is 127.
+     rung    mantissas m in q30 above rung[k] are above edge * 2^(k / 12), but for octaves
+     base    see lq__hot_rung
+     factor  by rung + 1 of scales that are not clipped: lq__hot_factor, which is slow; 16 for
+             SIMD */
+typedef struct lq__hot_bound {
+    uint32_t rung[12];
+    int32_t base;
+    int16_t factor[16];
+} lq__hot_bound;
+
+/* 127; E8 in V, too: eight scales a block */
+static const lq__hot_bound lq__hot_bound_z8 = {
+    {2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
+     1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
+    -83,
+    {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912}};
+/* 127 * 0.98 */
+static const lq__hot_bound lq__hot_bound_z6 = {
+    {2088092303u, 1106128366u, 1171902181u, 1241587112u, 1315415723u, 1393634413u, 1476504227u,
+     1564301738u, 1657319959u, 1755869332u, 1860278756u, 1970896687u},
+    -83,
+    {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456}};
+/* 127 */
+static const lq__hot_bound lq__hot_bound_z5 = {
+    {2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
+     1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
+    -83,
+    {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456}};
+/* 127 * 1.08 */
+static const lq__hot_bound lq__hot_bound_z4 = {
+    {1150581473u, 1218998607u, 1291484036u, 1368279674u, 1449641817u, 1535842005u, 1627167923u,
+     1723924363u, 1826434240u, 1935039671u, 2050103118u, 1086004296u},
+    -85,
+    {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456}};
+/* 127 * 1.25 */
+static const lq__hot_bound lq__hot_bound_z3 = {
+    {1331691520u, 1410878018u, 1494773191u, 1583657030u, 1677826177u, 1777594914u, 1883296208u,
+     1995282829u, 2113928519u, 1119814625u, 1186402267u, 1256949417u},
+    -87,
+    {967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456, 431}};
+/* 127 * 1.7 */
+static const lq__hot_bound lq__hot_bound_z2 = {
+    {1811100467u, 1918794104u, 2032891539u, 1076886780u, 1140921800u, 1208764541u, 1280641421u,
+     1356792323u, 1437471393u, 1522947890u, 1613507084u, 1709451208u},
+    -93,
+    {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456}};
+/* 127 * 1.05 */
+static const lq__hot_bound lq__hot_bound_e8 = {
+    {1118620877u, 1185137535u, 1255609480u, 1330271906u, 1409373989u, 1493179728u, 1581968815u,
+     1676037576u, 1775699956u, 1881288570u, 1993155810u, 2111675022u},
+    -84,
+    {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967}};
+
+#define LQ__HOT_CUTS 3 /* at most */
+
+/* Levels of a kind by cells, of which 128 reach from zero to the largest coordinate.
+     octaves  twelfths of an octave from scale / 2^(exponent / 12) to a factor: of |X| * factor >>
+              16, the cell, below 128 at the largest coordinate; kinds without cells: of
+              X * factor >> 15 in quarters of a unit
+     cuts     levels that may begin within eight cells; 0: there are no cells
+     base     the level of the first of eight cells, counted from zero outwards
+     cut      the next level begins at cell cut[0][a / 8], the one behind it at cut[1][a / 8] ..
+              (255: none)
+     spot     the levels in half cells */
+typedef struct lq__hot_cells {
+    uint8_t octaves;
+    uint8_t cuts;
+    uint8_t base[16];
+    uint8_t cut[LQ__HOT_CUTS][16];
+    uint8_t spot[32];
+} lq__hot_cells;
+
+static const lq__hot_cells lq__hot_cells_none = {12 * 17, 0, {0}, {{0}}, {0}};
+static const lq__hot_cells lq__hot_cells_z6 = {
+    12 * 16,
+    3,
+    {0, 4, 7, 10, 12, 14, 16, 18, 20, 22, 24, 25, 27, 28, 29, 30},
+    {{2, 10, 17, 28, 36, 44, 52, 60, 68, 76, 85, 90, 102, 108, 115, 123},
+     {4, 12, 20, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255},
+     {6, 14, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255}},
+    {2,   6,   10,  14,  18,  22,  26,  30,  36,  44,  52,  60,  68,  76,  84,  92,
+     100, 108, 116, 124, 132, 140, 148, 156, 164, 174, 186, 198, 210, 222, 238, 254}};
+static const lq__hot_cells lq__hot_cells_z5 = {
+    12 * 16,
+    1,
+    {0, 1, 2, 4, 5, 6, 7, 9, 10, 11, 11, 12, 13, 14, 14, 15},
+    {{6, 12, 18, 30, 36, 42, 49, 255, 255, 255, 81, 91, 255, 255, 119, 255}},
+    {6, 18, 30, 42, 54, 66, 78, 90, 104, 120, 136, 152, 172, 194, 222, 254}};
+static const lq__hot_cells lq__hot_cells_z4 = {
+    12 * 16 - 2,
+    1,
+    {0, 0, 1, 2, 2, 3, 4, 4, 5, 5, 6, 6, 6, 7, 7, 7},
+    {{255, 11, 22, 255, 33, 46, 255, 60, 255, 78, 255, 255, 100, 255, 255, 255}},
+    {11, 32, 55, 78, 105, 135, 175, 226}};
+static const lq__hot_cells lq__hot_cells_z3 = {
+    12 * 16 - 5,
+    1,
+    {0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3},
+    {{255, 255, 22, 255, 255, 46, 255, 255, 255, 77, 255, 255, 255, 255, 255, 255}},
+    {21, 66, 118, 190}};
+static const lq__hot_cells lq__hot_cells_z2 = {
+    12 * 16 - 10,
+    1,
+    {0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {{255, 255, 255, 255, 255, 46, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255}},
+    {43, 143}};
+
+typedef struct lq__hot_form_of_seal {
+    const lq__hot_bound *bound[2]; /* K, V */
+    const lq__hot_cells *cells;
+} lq__hot_form_of_seal;
+
+#define LQ__HOT_ROW(kind, quantizer, bits, block, fours, behind, fine, levels, k, v, cells) \
+    {{&lq__hot_bound_##k, &lq__hot_bound_##v}, &lq__hot_cells_##cells},
+static const lq__hot_form_of_seal lq__hot_seal_of[LQ__HOT_COUNT] = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+
+LQ__INLINE const lq__hot_bound *lq__hot_bound_in(int kind, int stream)
+{
+    return lq__hot_seal_of[kind - 1].bound[stream == LQ_V];
+}
+
+LQ__INLINE const lq__hot_cells *lq__hot_cells_in(int kind)
+{
+    return lq__hot_seal_of[kind - 1].cells;
+}
+
+/* 0 to 12: ceil(12 log2(x / edge)), x > 0, is that + base + 12 floor(log2 x). */
+LQ__INLINE int32_t lq__hot_rung(uint32_t x, const lq__hot_bound *bound)
+{
+    uint32_t m = x << (30 - lq__log2_floor(x)); /* x < 2^31 */
+    int32_t rung = 0;
+    size_t k;
+    for (k = 0; k < 12; k++) {
+        rung += m > bound->rung[k];
+    }
+    return rung;
+}
+
+LQ__INLINE int32_t lq__hot_factor(int kind, int32_t exponent, int32_t code)
+{
+    int32_t q = exponent + lq__hot_cells_in(kind)->octaves - (code - LQ__HOT_SCALE_ONE);
+    int32_t octave = (q + 12 * 256) / 12 - 256;
+    uint32_t m = lq__hot_twelfth[q - 12 * octave];
+    if (octave >= 14) {
+        return 32767;
+    }
+    return octave < -1 ? 0 : (int32_t)((m >> (29 - octave)) + 1) >> 1;
+}
+
+LQ__INLINE int32_t lq__hot_clip(int32_t code)
+{
+    return lq__clamp(code, 1, 255);
+}
+
+/* y in quarters of a unit, within +-1020. */
+LQ__INLINE int32_t lq__hot_y(int32_t x, int32_t factor)
+{
+    return lq__clamp((x * factor + (1 << 14)) >> 15, -1020, 1020);
+}
+
+LQ__INLINE uint32_t lq__hot_square(int32_t y, int32_t level)
+{
+    int32_t e = y - 4 * level;
+    e = e < 0 ? -e : e;
+    e = LQ__MIN(e, 255);
+    return (uint32_t)(e * e);
+}
+
+/* The nearest level of cell a, to *level. Returns the squared error of the cell's middle, which is
+   2 a + 1 in half cells, as spots are: in quarters of a squared cell. */
+LQ__INLINE uint32_t lq__hot_cell_level(const lq__hot_cells *cells, uint32_t a, uint32_t *level)
+{
+    uint32_t i = a >> 3;
+    int32_t e;
+    int k;
+    *level = cells->base[i];
+    for (k = 0; k < cells->cuts; k++) {
+        *level += a >= cells->cut[k][i];
+    }
+    e = (int32_t)(2 * a + 1) - cells->spot[*level];
+    return (uint32_t)(e * e);
+}
+
+/* Of the levels j and j + 1 around y, the one of coset c; and the next of its coset on y's side. */
+LQ__INLINE uint32_t lq__hot_first(uint32_t j, uint32_t c)
+{
+    return (j & 1u) == c ? j : j + 1;
+}
+
+LQ__INLINE uint32_t lq__hot_second(uint32_t j, uint32_t c)
+{
+    if ((j & 1u) == c) {
+        return j < 30 ? j + 2 : j - 2;
+    }
+    return j ? j - 1 : 3;
+}
+
+/* For the SIMD code, by bracket j, of each coset: levels first and second, z of the second. And
+   E8's brackets. (Computed anew for each granule they would take a tenth of its time.) */
+static const int8_t lq__hot_brackets[6][32] = {
+    {-127, -92, -92, -71, -71, -55, -55, -41, -41, -30, -30, -18, -18, -8,  -8,  3,
+     3,    13,  13,  24,  24,  35,  35,  48,  48,  62,  62,  80,  80,  106, 106, 0},
+    {-92, -127, -71, -92, -55, -71, -41, -55, -30, -41, -18, -30, -8,  -18, 3,  -8,
+     13,  3,    24,  13,  35,  24,  48,  35,  62,  48,  80,  62,  106, 80,  80, 0},
+    {1, 0, 2,  1, 3,  2,  4,  3,  5,  4,  6,  5,  7,  6,  8,  7,
+     9, 8, 10, 9, 11, 10, 12, 11, 13, 12, 14, 13, 15, 14, 14, 0},
+    {-106, -106, -80, -80, -62, -62, -48, -48, -35, -35, -24, -24, -13, -13, -3,  -3,
+     8,    8,    18,  18,  30,  30,  41,  41,  55,  55,  71,  71,  92,  92,  127, 0},
+    {-80, -80, -106, -62, -80, -48, -62, -35, -48, -24, -35, -13, -24, -3,  -13, 8,
+     -3,  18,  8,    30,  18,  41,  30,  55,  41,  71,  55,  92,  71,  127, 92,  0},
+    {1, 1, 0, 2,  1, 3,  2,  4,  3,  5,  4,  6,  5,  7,  6,  8,
+     7, 9, 8, 10, 9, 11, 10, 12, 11, 13, 12, 14, 13, 15, 14, 0}};
+static const uint8_t lq__hot_bracket[128] = {
+    15, 15, 15, 16, 16, 16, 16, 16, 17, 17, 17, 17, 17, 18, 18, 18, 18, 18, 19, 19, 19, 19,
+    19, 19, 20, 20, 20, 20, 20, 20, 21, 21, 21, 21, 21, 22, 22, 22, 22, 22, 22, 23, 23, 23,
+    23, 23, 23, 23, 24, 24, 24, 24, 24, 24, 24, 25, 25, 25, 25, 25, 25, 25, 26, 26, 26, 26,
+    26, 26, 26, 26, 26, 27, 27, 27, 27, 27, 27, 27, 27, 27, 28, 28, 28, 28, 28, 28, 28, 28,
+    28, 28, 28, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 30, 30, 30, 30,
+    30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30};
+
+/* The last E8 level at or below y, of both cosets. */
+LQ__INLINE uint32_t lq__hot_near(int32_t y)
+{
+    int32_t u = lq__clamp(y >> 2, -128, 127);
+    return u >= 0 ? lq__hot_bracket[u] : 30u - lq__hot_bracket[~u];
+}
+
+/* A block of 8 to its nibbles; returns the cost, at most 65535. */
+LQ__STATIC uint32_t lq__hot_e8(uint8_t *nibbles, const int32_t *y)
+{
+    const int8_t *levels = lq__hot_rising_e8;
+    uint8_t n[2][8];
+    uint32_t cost[2] = {0, 0};
+    uint32_t c;
+    int best;
+    int i;
+    for (c = 0; c < 2; c++) {
+        uint32_t least = 0xffffffffu;
+        uint32_t parity = 0;
+        uint32_t moved = 0;
+        int move = 0;
+        for (i = 0; i < 8; i++) {
+            uint32_t j = lq__hot_near(y[i]);
+            uint32_t a = lq__hot_first(j, c);
+            uint32_t b = lq__hot_second(j, c);
+            uint32_t d = lq__hot_square(y[i], levels[a]);
+            uint32_t e = lq__hot_square(y[i], levels[b]);
+            e = e > d ? e - d : 0;
+            n[c][i] = (uint8_t)(a >> 1);
+            parity ^= a >> 1;
+            cost[c] += d;
+            if (e < least) {
+                least = e;
+                move = i;
+                moved = b >> 1;
+            }
+        }
+        cost[c] = LQ__MIN(cost[c], 65535);
+        if ((parity & 1u) != c) {
+            n[c][move] = (uint8_t)moved;
+            cost[c] = LQ__MIN(cost[c] + least, 65535);
+        }
+    }
+    best = cost[1] < cost[0];
+    for (i = 0; i < 8; i++) {
+        nibbles[i] = (uint8_t)(n[best][i] ^ n[best][i] >> 1);
+    }
+    return cost[best];
+}
+
+/* Codes (dims) of X with one scale; returns the sum of squared errors, E8's in sixteenths of a unit
+   and each block's at most 65535. */
+LQ__STATIC uint32_t lq__hot_quantize(uint8_t *codes, const int16_t *x, size_t dims, int kind,
+                                     int32_t factor)
+{
+    const lq__hot_cells *cells = lq__hot_cells_in(kind);
+    uint32_t half = 1u << lq__hot_bits(kind) >> 1;
+    uint32_t cost = 0;
+    size_t i;
+    size_t j;
+    for (i = 0; i < dims && lq__hot_is_joint(kind); i += 8) {
+        int32_t y[8];
+        for (j = 0; j < 8; j++) {
+            y[j] = lq__hot_y(x[i + j], factor);
+        }
+        cost += lq__hot_e8(codes + i, y);
+    }
+    for (; i < dims; i++) {
+        int32_t a = x[i] < 0 ? -x[i] : x[i];
+        uint32_t level;
+        if (!cells->cuts) {
+            int32_t y = lq__hot_y(x[i], factor) + 2 - (x[i] < 0); /* ties away from zero: a bias */
+            codes[i] = (uint8_t)(lq__clamp(y >> 2, -127, 127) + 128); /* would add up over tokens */
+            continue;
+        }
+        a = a * factor >> 16;
+        cost += lq__hot_cell_level(cells, (uint32_t)LQ__MIN(a, 127), &level);
+        codes[i] = (uint8_t)(x[i] < 0 ? half - 1 - level : half + level);
+    }
+    return cost;
+}
+
+/* Weights of three neighbouring scales' costs: scale^2, 2^(k / 6) in q10. */
+static const uint32_t lq__hot_weight[3] = {912, 1024, 1149};
+
+/* Whether the middle scale is taken. */
+LQ__INLINE int lq__hot_is_fixed(int kind, int stream)
+{
+    return !lq__hot_cells_in(kind)->cuts && !(lq__hot_is_joint(kind) && stream == LQ_K);
+}
+
+/* Scales that just fit what has been turned. */
+LQ__STATIC void lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+{
+    const lq__hot_bound *bound = lq__hot_bound_in(kind, stream);
+    int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
+    size_t t;
+    memset(v, 0, sizeof *v);
+    for (t = 0; t < 8; t++) {
+        v->none[t] = turn->most[t] ? 0 : -1;
+        if (turn->most[t]) {
+            int32_t octave = (int32_t)lq__log2_floor(turn->most[t]);
+            int32_t exponent = 12 * (turn->unit[t] - turn->base) - 6 * norm + 12 * octave;
+            v->rung[t] = lq__hot_rung(turn->most[t], bound);
+            v->code[t] = exponent + bound->base + v->rung[t] + LQ__HOT_SCALE_ONE;
+            v->exponent[t] = exponent - 12 * 13;
+            v->none[t] = v->code[t] < LQ__HOT_LEAST ? -1 : 0;
+        }
+    }
+}
+
+/* Factors of the three scales of each token of a granule. */
+LQ__STATIC void lq__hot_factors(int16_t (*factors)[8], int kind, int stream,
+                                const lq__hot_vectors *v)
+{
+    const int16_t *rungs = lq__hot_bound_in(kind, stream)->factor;
+    int32_t k;
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        int clipped = v->code[t] < 2 || v->code[t] > 254;
+        for (k = 0; k < 3; k++) {
+            int32_t f = rungs[v->rung[t] + k];
+            if (clipped) {
+                f = lq__hot_factor(kind, v->exponent[t], lq__hot_clip(v->code[t] + k - 1));
+            }
+            factors[k][t] = (int16_t)(v->none[t] ? 0 : f);
+        }
+    }
+}
+
+/* Of each token the scale of least cost, and its code. fixed: the middle one. */
+LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
+                             const lq__hot_vectors *v, int fixed)
+{
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        uint32_t k = 1;
+        if (!fixed) {
+            uint64_t least = (uint64_t)costs[0][t] * lq__hot_weight[0];
+            uint64_t middle = (uint64_t)costs[1][t] * lq__hot_weight[1];
+            uint64_t last = (uint64_t)costs[2][t] * lq__hot_weight[2];
+            k = middle < least;
+            least = LQ__MIN(middle, least);
+            k = last < least ? 2 : k;
+        }
+        best[t] = k;
+        scales[t] = (uint8_t)(v->none[t] ? 0 : lq__hot_clip(v->code[t] + (int32_t)k - 1));
+    }
+}
+
+/* X of eight tokens from `first` on to codes and scales. */
+static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
+                              const lq__hot_turn *turn)
+{
+    const int16_t *x = turn->dst;
+    size_t stride = turn->row;
+    size_t wide = lq__hot_wide(turn->dims);
+    int joint = lq__hot_is_joint(kind) && stream == LQ_V; /* a block is eight tokens of a dim */
+    int fixed = lq__hot_is_fixed(kind, stream);
+    uint8_t *codes = (uint8_t *)turn->spun; /* (8, wide) */
+    lq__hot_vectors v;
+    int16_t factors[3][8];
+    uint32_t costs[3][8];
+    uint32_t best[8];
+    size_t d;
+    size_t t;
+    size_t k;
+    lq__hot_aim(&v, turn, kind, stream);
+    lq__hot_factors(factors, kind, stream, &v);
+    memset(costs, 0, sizeof costs);
+    for (k = 0; k < 3 && !fixed; k++) {
+        for (t = 0; t < 8; t++) {
+            costs[k][t] = lq__hot_quantize(codes, x + t * stride, turn->dims, kind, factors[k][t]);
+        }
+    }
+    lq__hot_best(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
+                 &v, fixed);
+    for (t = 0; t < 8 && !joint; t++) {
+        (void)lq__hot_quantize(codes + t * wide, x + t * stride, wide, kind, factors[best[t]][t]);
+    }
+    for (d = 0; d < wide; d++) {
+        uint8_t eight[8];
+        int32_t y[8];
+        for (t = 0; t < 8; t++) {
+            y[t] = lq__hot_y(x[t * stride + d], factors[1][t]);
+            eight[t] = codes[t * wide + d];
+        }
+        if (joint) {
+            (void)lq__hot_e8(eight, y);
+        }
+        for (t = 0; t < 8; t++) {
+            lq__hot_put(tile, kind, lq__hot_find(kind, stream, wide, first + t, d), eight[t]);
+        }
+    }
+}
+
+#if LQ__X86
+/* ---- scales, with AVX2 ---- */
+/* lq__log2_floor of eight numbers below 2^31; -127 of 0. Without the bit below the highest one,
+   which no conversion rounds up. */
+LQ__HOT_256 __m256i lq__hot_octaves_256(__m256i x)
+{
+    const __m256i top = _mm256_andnot_si256(_mm256_srli_epi32(x, 1), x);
+    return _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(top)), 23),
+                            _mm256_set1_epi32(127));
+}
+
+LQ__HOT_256 __m256i lq__hot_times_256(__m256i x, int32_t factor)
+{
+    return _mm256_mullo_epi32(x, _mm256_set1_epi32(factor));
+}
+
+LQ__HOT_256 void lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+{
+    const lq__hot_bound *bound = lq__hot_bound_in(kind, stream);
+    const int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
+    const __m256i most = lq__hot_load_256((const int32_t *)(const void *)turn->most);
+    __m256i none = _mm256_cmpeq_epi32(most, _mm256_setzero_si256());
+    const __m256i octave = lq__hot_octaves_256(most);
+    const __m256i m = _mm256_sllv_epi32(most, _mm256_sub_epi32(_mm256_set1_epi32(30), octave));
+    __m256i exponent = _mm256_add_epi32(lq__hot_load_256(turn->unit), octave);
+    __m256i rung = _mm256_setzero_si256();
+    __m256i code;
+    size_t k;
+    exponent = _mm256_sub_epi32(lq__hot_times_256(exponent, 12),
+                                _mm256_set1_epi32(6 * norm + 12 * turn->base));
+    for (k = 0; k < 12; k++) {
+        rung = _mm256_sub_epi32(rung,
+                                _mm256_cmpgt_epi32(m, _mm256_set1_epi32((int32_t)bound->rung[k])));
+    }
+    code = _mm256_add_epi32(_mm256_add_epi32(exponent, rung),
+                            _mm256_set1_epi32(bound->base + LQ__HOT_SCALE_ONE));
+    none = _mm256_or_si256(none, _mm256_cmpgt_epi32(_mm256_set1_epi32(LQ__HOT_LEAST), code));
+    _mm256_storeu_si256((__m256i *)(void *)v->code, _mm256_andnot_si256(none, code));
+    exponent = _mm256_sub_epi32(exponent, _mm256_set1_epi32(12 * 13));
+    _mm256_storeu_si256((__m256i *)(void *)v->exponent, _mm256_andnot_si256(none, exponent));
+    _mm256_storeu_si256((__m256i *)(void *)v->rung, rung);
+    _mm256_storeu_si256((__m256i *)(void *)v->none, none);
+}
+
+LQ__HOT_256 void lq__hot_factors_256(int16_t (*factors)[8], int kind, int stream,
+                                     const lq__hot_vectors *v)
+{
+    const __m128i *rungs = (const __m128i *)(const void *)lq__hot_bound_in(kind, stream)->factor;
+    const __m128i low = _mm_loadu_si128(rungs);
+    const __m128i high = _mm_loadu_si128(rungs + 1);
+    const __m256i none = lq__hot_load_256(v->none);
+    const __m256i code =
+        _mm256_or_si256(lq__hot_load_256(v->code), _mm256_and_si256(none, _mm256_set1_epi32(2)));
+    const __m256i middle =
+        _mm256_max_epi32(_mm256_min_epi32(code, _mm256_set1_epi32(254)), _mm256_set1_epi32(2));
+    const __m256i rung = lq__hot_load_256(v->rung);
+    const __m128i there = _mm_xor_si128(
+        _mm_packs_epi32(_mm256_castsi256_si128(none), _mm256_extracti128_si256(none, 1)),
+        _mm_set1_epi16(-1));
+    __m128i at; /* bytes in the row of rungs, which is looked up in halves */
+    int k;
+    if (_mm256_movemask_epi8(_mm256_cmpeq_epi32(code, middle)) != -1) { /* some are clipped */
+        lq__hot_factors(factors, kind, stream, v);
+        return;
+    }
+    at = _mm_packs_epi32(_mm256_castsi256_si128(rung), _mm256_extracti128_si256(rung, 1));
+    at = _mm_add_epi16(_mm_mullo_epi16(at, _mm_set1_epi16(0x0202)), _mm_set1_epi16(0x0100));
+    for (k = 0; k < 3; k++, at = _mm_add_epi16(at, _mm_set1_epi16(0x0202))) {
+        const __m128i f = _mm_or_si128(_mm_shuffle_epi8(low, _mm_add_epi8(at, _mm_set1_epi8(0x70))),
+                                       _mm_shuffle_epi8(high, _mm_sub_epi8(at, _mm_set1_epi8(16))));
+        _mm_storeu_si128((__m128i *)(void *)factors[k], _mm_and_si128(f, there));
+    }
+}
+
+LQ__HOT_256 void lq__hot_best_256(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
+                                  const lq__hot_vectors *v, int fixed)
+{
+    const __m256i one = _mm256_set1_epi32(1);
+    __m256i k = one;
+    __m256i code;
+    __m128i eight;
+    if (!fixed) {
+        __m256i first[2];
+        __m256i second[2];
+        int j;
+        for (j = 0; j < 2; j++) { /* even lanes, odd lanes */
+            __m256i c[3];
+            int i;
+            for (i = 0; i < 3; i++) {
+                c[i] = _mm256_srli_epi64(lq__hot_load_256((const int32_t *)(const void *)costs[i]),
+                                         32 * j);
+                c[i] = _mm256_mul_epu32(c[i], _mm256_set1_epi64x(lq__hot_weight[i]));
+            }
+            first[j] = _mm256_cmpgt_epi64(c[0], c[1]);
+            second[j] = _mm256_cmpgt_epi64(_mm256_blendv_epi8(c[0], c[1], first[j]), c[2]);
+        }
+        k = _mm256_and_si256(_mm256_blend_epi32(first[0], first[1], 0xaa), one);
+        k = _mm256_blendv_epi8(k, _mm256_set1_epi32(2),
+                               _mm256_blend_epi32(second[0], second[1], 0xaa));
+    }
+    _mm256_storeu_si256((__m256i *)(void *)best, k);
+    code = _mm256_add_epi32(lq__hot_load_256(v->code), _mm256_sub_epi32(k, one));
+    code = _mm256_max_epi32(_mm256_min_epi32(code, _mm256_set1_epi32(255)), one);
+    code = _mm256_andnot_si256(lq__hot_load_256(v->none), code);
+    eight = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+    _mm_storel_epi64((__m128i *)(void *)scales, _mm_packus_epi16(eight, eight));
+}
+
+LQ__HOT_256 __m256i lq__hot_row_256(const int16_t *x)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)x);
+}
+
+/* Entries j, below 32, of a table in two halves. */
+LQ__HOT_256 __m256i lq__hot_pick_256(const __m256i *table, __m256i j)
+{
+    return _mm256_blendv_epi8(_mm256_shuffle_epi8(table[0], j), _mm256_shuffle_epi8(table[1], j),
+                              _mm256_slli_epi16(j, 3)); /* bit 4 of each byte */
+}
+
+#endif
+
+/* ---- E8: what differs by level: 32 entries of a table, brackets, words to memory ---- */
+#if LQ__X86
+typedef struct lq__entries_avx2 {
+    __m256i half[2];
+} lq__entries_avx2;
+typedef __m512i lq__entries_avx512;
+
+LQ__HOT_256 lq__entries_avx2 lq__entries_of_avx2(const int8_t *of)
+{
+    lq__entries_avx2 t;
+    t.half[0] = lq__hot_twice_256(of);
+    t.half[1] = lq__hot_twice_256(of + 16);
+    return t;
+}
+
+LQ__HOT_256 lq__u8_avx2 lq__entry_avx2(const lq__entries_avx2 *t, lq__u8_avx2 j)
+{
+    return (lq__u8_avx2)lq__hot_pick_256(t->half, (__m256i)j);
+}
+
+LQ__HOT_512 lq__entries_avx512 lq__entries_of_avx512(const int8_t *of)
+{
+    return _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)of));
+}
+
+LQ__HOT_512 lq__u8_avx512 lq__entry_avx512(const lq__entries_avx512 *t, lq__u8_avx512 j)
+{
+    return (lq__u8_avx512)_mm512_permutexvar_epi8((__m512i)j, *t);
+}
+
+/* Brackets of two coordinates. */
+LQ__HOT_256 lq__u8_avx2 lq__hot_near_avx2(lq__i16_avx2 y0, lq__i16_avx2 y1)
+{
+    const __m256i low = _mm256_set1_epi16(-128);
+    const __m256i high = _mm256_set1_epi16(127);
+    const __m256i u0 = _mm256_max_epi16(_mm256_min_epi16((__m256i)(y0 >> 2), high), low);
+    const __m256i u1 = _mm256_max_epi16(_mm256_min_epi16((__m256i)(y1 >> 2), high), low);
+    const __m256i u = (__m256i)lq__bytes_avx2((lq__i16_avx2)u0, (lq__i16_avx2)u1);
+    const __m256i sign = _mm256_cmpgt_epi8(_mm256_setzero_si256(), u);
+    const __m256i a = _mm256_xor_si256(u, sign); /* ~u below zero */
+    __m256i j = _mm256_set1_epi8(15);
+    int k;
+    for (k = 16; k < 31; k++) { /* the bracket grows by one at each level */
+        const __m256i below = _mm256_set1_epi8((int8_t)(lq__hot_rising_e8[k] - 1));
+        j = _mm256_sub_epi8(j, _mm256_cmpgt_epi8(a, below));
+    }
+    return (lq__u8_avx2)_mm256_blendv_epi8(j, _mm256_sub_epi8(_mm256_set1_epi8(30), j), sign);
+}
+
+LQ__HOT_512 lq__u8_avx512 lq__hot_near_avx512(lq__i16_avx512 y0, lq__i16_avx512 y1)
+{
+    const __m512i low = _mm512_set1_epi16(-128);
+    const __m512i high = _mm512_set1_epi16(127);
+    const __m512i u0 = _mm512_max_epi16(_mm512_min_epi16((__m512i)(y0 >> 2), high), low);
+    const __m512i u1 = _mm512_max_epi16(_mm512_min_epi16((__m512i)(y1 >> 2), high), low);
+    const __m512i u = (__m512i)lq__bytes_avx512((lq__i16_avx512)u0, (lq__i16_avx512)u1);
+    const __mmask64 sign = _mm512_movepi8_mask(u);
+    const __m512i a = _mm512_mask_sub_epi8(u, sign, _mm512_set1_epi8(-1), u); /* ~u = -1 - u */
+    const __m512i j = _mm512_permutex2var_epi8(_mm512_loadu_si512(lq__hot_bracket), a,
+                                               _mm512_loadu_si512(lq__hot_bracket + 64));
+    return (lq__u8_avx512)_mm512_mask_sub_epi8(j, sign, _mm512_set1_epi8(30), j);
+}
+
+/* Words of eight nibbles: bytes of coordinates 2i and 2i + 1 in j[i]. */
+LQ__HOT_256 void lq__hot_put_words_avx2(uint32_t *words, const lq__u8_avx2 *j)
+{
+    const __m256i low = _mm256_or_si256((__m256i)j[0], _mm256_slli_epi16((__m256i)j[2], 4));
+    const __m256i high = _mm256_or_si256((__m256i)j[1], _mm256_slli_epi16((__m256i)j[3], 4));
+    const __m256i a = _mm256_unpacklo_epi16(low, high);
+    const __m256i b = _mm256_unpackhi_epi16(low, high);
+    _mm256_storeu_si256((__m256i *)(void *)words, _mm256_permute2x128_si256(a, b, 0x20));
+    _mm256_storeu_si256((__m256i *)(void *)(words + 8), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+LQ__HOT_512 void lq__hot_put_words_avx512(uint32_t *words, const lq__u8_avx512 *j)
+{
+    const __m512i low = _mm512_or_si512((__m512i)j[0], _mm512_slli_epi16((__m512i)j[2], 4));
+    const __m512i high = _mm512_or_si512((__m512i)j[1], _mm512_slli_epi16((__m512i)j[3], 4));
+    const __m512i a = _mm512_unpacklo_epi16(low, high);
+    const __m512i b = _mm512_unpackhi_epi16(low, high);
+    _mm512_storeu_si512(
+        words, _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b));
+    _mm512_storeu_si512(
+        words + 16, _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b));
+}
+
+/* Of each 8 of `blocks` costs (8 tokens), at most as many as there are, added to (8) sums. */
+LQ__HOT_256 void lq__hot_add_costs_avx2(uint32_t *sums, lq__u16_avx2 cost, size_t blocks)
+{
+    __m256i *to = (__m256i *)(void *)sums;
+    __m256i sum = _mm256_add_epi32(_mm256_loadu_si256(to),
+                                   _mm256_cvtepu16_epi32(_mm256_castsi256_si128((__m256i)cost)));
+    if (blocks > 8) {
+        sum = _mm256_add_epi32(sum,
+                               _mm256_cvtepu16_epi32(_mm256_extracti128_si256((__m256i)cost, 1)));
+    }
+    _mm256_storeu_si256(to, sum);
+}
+
+LQ__HOT_512 void lq__hot_add_costs_avx512(uint32_t *sums, lq__u16_avx512 cost, size_t blocks)
+{
+    const __mmask32 there = blocks < 32 ? ((__mmask32)1 << blocks) - 1 : (__mmask32)-1;
+    const __m512i all = _mm512_maskz_mov_epi16(there, (__m512i)cost);
+    const __m512i sum = _mm512_add_epi32(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(all)),
+                                         _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(all, 1)));
+    __m256i *to = (__m256i *)(void *)sums;
+    _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to),
+                                             _mm256_add_epi32(_mm512_castsi512_si256(sum),
+                                                              _mm512_extracti64x4_epi64(sum, 1))));
+}
+
+/* Eight words, word t of row best[t]; rows stride apart. */
+LQ__HOT_256 void lq__hot_take_words_avx2(uint8_t *at, const uint32_t *words, size_t stride,
+                                         const uint32_t *best)
+{
+    const __m256i which = lq__hot_load_256((const int32_t *)(const void *)best);
+    const __m256i m1 = _mm256_cmpeq_epi32(which, _mm256_set1_epi32(1));
+    const __m256i m2 = _mm256_cmpeq_epi32(which, _mm256_set1_epi32(2));
+    const int32_t *p = (const int32_t *)(const void *)words;
+    __m256i w = _mm256_blendv_epi8(lq__hot_load_256(p), lq__hot_load_256(p + stride), m1);
+    w = _mm256_blendv_epi8(w, lq__hot_load_256(p + 2 * stride), m2);
+    _mm256_storeu_si256((__m256i *)(void *)at, w);
+}
+#define lq__hot_take_words_avx512 lq__hot_take_words_avx2
+#define LQ__HOT_ON_avx2 LQ__TARGET_HOT_AVX2
+#define LQ__HOT_ON_avx512 LQ__TARGET_HOT_AVX512
+#define lq__hot_aim_avx2 lq__hot_aim_256
+#define lq__hot_aim_avx512 lq__hot_aim_256
+#define lq__hot_factors_avx2 lq__hot_factors_256
+#define lq__hot_factors_avx512 lq__hot_factors_256
+#define lq__hot_best_avx2 lq__hot_best_256
+#define lq__hot_best_avx512 lq__hot_best_256
+#elif LQ__NEON
+typedef uint8x16x2_t lq__entries_neon;
+
+LQ__INLINE lq__entries_neon lq__entries_of_neon(const int8_t *of)
+{
+    lq__entries_neon t;
+    t.val[0] = vreinterpretq_u8_s8(vld1q_s8(of));
+    t.val[1] = vreinterpretq_u8_s8(vld1q_s8(of + 16));
+    return t;
+}
+
+LQ__INLINE lq__u8_neon lq__entry_neon(const lq__entries_neon *t, lq__u8_neon j)
+{
+    return (lq__u8_neon)vqtbl2q_u8(*t, (uint8x16_t)j);
+}
+
+/* Brackets of two coordinates: lq__hot_bracket, of 128 bytes, in two halves. */
+LQ__INLINE lq__u8_neon lq__hot_near_neon(lq__i16_neon y0, lq__i16_neon y1)
+{
+    const int8x16_t u = vcombine_s8(vqshrn_n_s16((int16x8_t)y0, 2), vqshrn_n_s16((int16x8_t)y1, 2));
+    const int8x16_t sign = vshrq_n_s8(u, 7);
+    const uint8x16_t a = vreinterpretq_u8_s8(veorq_s8(u, sign)); /* ~u below zero */
+    const uint8x16_t below = vreinterpretq_u8_s8(sign);
+    uint8x16x4_t table;
+    uint8x16_t j;
+    int k;
+    for (k = 0; k < 4; k++) {
+        table.val[k] = vld1q_u8(lq__hot_bracket + 16 * k);
+    }
+    j = vqtbl4q_u8(table, a);
+    for (k = 0; k < 4; k++) {
+        table.val[k] = vld1q_u8(lq__hot_bracket + 64 + 16 * k);
+    }
+    j = vqtbx4q_u8(j, table, vsubq_u8(a, vdupq_n_u8(64)));
+    return (lq__u8_neon)vbslq_u8(below, vsubq_u8(vdupq_n_u8(30), j), j);
+}
+
+/* Words of eight nibbles: bytes of coordinates 2i and 2i + 1 in j[i]. */
+LQ__INLINE void lq__hot_put_words_neon(uint32_t *words, const lq__u8_neon *j)
+{
+    const uint8x16_t low = vsliq_n_u8((uint8x16_t)j[0], (uint8x16_t)j[2], 4);
+    const uint8x16_t high = vsliq_n_u8((uint8x16_t)j[1], (uint8x16_t)j[3], 4);
+    uint8x8x4_t bytes;
+    bytes.val[0] = vget_low_u8(low);
+    bytes.val[1] = vget_high_u8(low);
+    bytes.val[2] = vget_low_u8(high);
+    bytes.val[3] = vget_high_u8(high);
+    vst4_u8((uint8_t *)words, bytes);
+}
+
+LQ__INLINE void lq__hot_add_costs_neon(uint32_t *sums, lq__u16_neon cost, size_t blocks)
+{
+    (void)blocks; /* 8 */
+    vst1q_u32(sums, vaddw_u16(vld1q_u32(sums), vget_low_u16((uint16x8_t)cost)));
+    vst1q_u32(sums + 4, vaddw_high_u16(vld1q_u32(sums + 4), (uint16x8_t)cost));
+}
+
+LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size_t stride,
+                                        const uint32_t *best)
+{
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        memcpy(at + 4 * t, words + best[t] * stride + t, 4);
+    }
+}
+#define LQ__HOT_ON_neon
+#define lq__hot_aim_neon lq__hot_aim
+#define lq__hot_factors_neon lq__hot_factors
+#define lq__hot_best_neon lq__hot_best
+#endif
+
+/* ---- E8, at each level ----
+   Tables by the bracket j: levels first and second of each coset, and z of the second. z of the
+   first is half of the bracket, for coset 0 upwards: its parity is bit 1 of j, or of j + 1. */
+#define LQ__HOT_JOINT(v)                                                                           \
+    typedef struct lq__hot_joint_##v {                                                             \
+        lq__entries_##v first[2];                                                                  \
+        lq__entries_##v second[2];                                                                 \
+        lq__entries_##v moved[2];                                                                  \
+    } lq__hot_joint_##v;                                                                           \
+                                                                                                   \
+    LQ__HOT_ON_##v LQ__INLINE lq__u16_##v lq__hot_square_##v(lq__i16_##v y, lq__i16_##v level)     \
+    {                                                                                              \
+        const lq__u16_##v e =                                                                      \
+            (lq__u16_##v)lq__min16_##v(lq__abs16_##v(y - level), lq__set16_##v(255));              \
+        return e * e;                                                                              \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v LQ__INLINE lq__i16_##v lq__hot_y_##v(lq__i16_##v x, lq__i16_##v factor)         \
+    {                                                                                              \
+        const lq__i16_##v y = lq__min16_##v(lq__times_q15_##v(x, factor), lq__set16_##v(1020));    \
+        return lq__max16_##v(y, lq__set16_##v(-1020));                                             \
+    }                                                                                              \
+                                                                                                   \
+    /* One coordinate: cost, and which one, in both bytes, is the cheapest to move. */             \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_coordinate_##v(                                         \
+        lq__i16_##v y, lq__i16_##v first, lq__i16_##v second, int i, lq__u16_##v *cost,            \
+        lq__u16_##v *least, lq__i16_##v *move)                                                     \
+    {                                                                                              \
+        const lq__u16_##v d = lq__hot_square_##v(y, first);                                        \
+        const lq__u16_##v e = lq__subs_u16_##v(lq__hot_square_##v(y, second), d);                  \
+        const lq__mask16_##v less = lq__less_u16_##v(e, *least);                                   \
+        *cost = lq__adds_u16_##v(*cost, d);                                                        \
+        *least = lq__min_u16_##v(*least, e);                                                       \
+        *move = lq__pick16_##v(less, lq__set16_##v((int16_t)(i * 0x0101)), *move);                 \
+    }                                                                                              \
+                                                                                                   \
+    /* Costs of coset c of blocks, into *move the coordinate to move, or -1. */                    \
+    LQ__HOT_ON_##v LQ__INLINE lq__u16_##v lq__hot_coset_costs_##v(                                 \
+        const lq__hot_joint_##v *s, const lq__i16_##v *y, const lq__u8_##v *j, int c,              \
+        lq__i16_##v *move)                                                                         \
+    {                                                                                              \
+        const lq__i16_##v zero = lq__set16_##v(0);                                                 \
+        const lq__u8_##v up = (lq__u8_##v)lq__set16_##v((int16_t)(c ? 0 : 0x0101));                \
+        lq__u8_##v parity = (lq__u8_##v)zero;                                                      \
+        lq__u16_##v cost = (lq__u16_##v)zero;                                                      \
+        lq__u16_##v least = (lq__u16_##v)lq__set16_##v(-1);                                        \
+        lq__mask16_##v wrong;                                                                      \
+        int i;                                                                                     \
+        *move = zero;                                                                              \
+        for (i = 0; i < 4; i++) {                                                                  \
+            const lq__u8_##v a = lq__entry_##v(&s->first[c], j[i]);                                \
+            const lq__u8_##v b = lq__entry_##v(&s->second[c], j[i]);                               \
+            lq__hot_coordinate_##v(y[2 * i], lq__four_low_##v(a), lq__four_low_##v(b), 2 * i,      \
+                                   &cost, &least, move);                                           \
+            lq__hot_coordinate_##v(y[2 * i + 1], lq__four_high_##v(a), lq__four_high_##v(b),       \
+                                   2 * i + 1, &cost, &least, move);                                \
+            parity ^= j[i] + up;                                                                   \
+        }                                                                                          \
+        wrong = lq__equal16_##v(lq__xor_bytes_##v(parity) & lq__set16_##v(2),                      \
+                                lq__set16_##v((int16_t)(c ? 0 : 2)));                              \
+        *move = lq__pick16_##v(wrong, *move, lq__set16_##v(-1));                                   \
+        return lq__adds_u16_##v(cost,                                                              \
+                                (lq__u16_##v)lq__pick16_##v(wrong, (lq__i16_##v)least, zero));     \
+    }                                                                                              \
+                                                                                                   \
+    /* Blocks: y[i] coordinate i of each; words of eight nibbles in order, costs. */               \
+    LQ__HOT_ON_##v LQ__INLINE lq__u16_##v lq__hot_words_##v(const lq__hot_joint_##v *s,            \
+                                                            const lq__i16_##v *y, uint32_t *words) \
+    {                                                                                              \
+        const lq__u8_##v second = lq__bytes_##v(lq__set16_##v(0), lq__set16_##v(1));               \
+        lq__u16_##v cost[2];                                                                       \
+        lq__i16_##v move[2];                                                                       \
+        lq__mask16_##v coset;                                                                      \
+        lq__u8_##v odd, up, at, j[4];                                                              \
+        int i;                                                                                     \
+        for (i = 0; i < 4; i++) {                                                                  \
+            j[i] = lq__hot_near_##v(y[2 * i], y[2 * i + 1]);                                       \
+        }                                                                                          \
+        cost[0] = lq__hot_coset_costs_##v(s, y, j, 0, &move[0]);                                   \
+        cost[1] = lq__hot_coset_costs_##v(s, y, j, 1, &move[1]);                                   \
+        coset = lq__less_u16_##v(cost[1], cost[0]);                                                \
+        odd = lq__both_bytes_##v(lq__pick16_##v(coset, lq__set16_##v(-1), lq__set16_##v(0)));      \
+        up = odd + 1;                                                                              \
+        at = lq__both_bytes_##v(lq__pick16_##v(coset, move[1], move[0])) - second;                 \
+        for (i = 0; i < 4; i++) {                                                                  \
+            const lq__u8_##v moved = lq__pick_u8_##v(odd, lq__entry_##v(&s->moved[1], j[i]),       \
+                                                     lq__entry_##v(&s->moved[0], j[i]));           \
+            const lq__u8_##v here =                                                                \
+                lq__equal_u8_##v(at, (lq__u8_##v)lq__set16_##v((int16_t)(2 * i * 0x0101)));        \
+            j[i] = lq__pick_u8_##v(here, moved, lq__half_u8_##v(j[i] + up));                       \
+            j[i] ^= lq__half_u8_##v(j[i]);                                                         \
+        }                                                                                          \
+        lq__hot_put_words_##v(words, j);                                                           \
+        return lq__min_u16_##v(cost[0], cost[1]);                                                  \
+    }                                                                                              \
+                                                                                                   \
+    /* x (8 tokens) by dims: y[i] is dim i of each eight of dims and token (in 128 bits). */       \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_transpose_##v(lq__i16_##v *y, const int16_t *x,         \
+                                                         size_t stride)                            \
+    {                                                                                              \
+        lq__i16_##v a[8];                                                                          \
+        lq__i16_##v b[8];                                                                          \
+        size_t i;                                                                                  \
+        for (i = 0; i < 4; i++) { /* dims 0 .. 3, 4 .. 7, tokens 2i and 2i + 1 */                  \
+            const lq__i16_##v p = lq__load16_##v(x + 2 * i * stride);                              \
+            const lq__i16_##v q = lq__load16_##v(x + (2 * i + 1) * stride);                        \
+            a[i] = lq__zip16_low_##v(p, q);                                                        \
+            a[4 + i] = lq__zip16_high_##v(p, q);                                                   \
+        }                                                                                          \
+        for (i = 0; i < 8; i += 4) { /* dims 0 and 1, 2 and 3, tokens 0 .. 3; 4 .. 7 */            \
+            b[i] = lq__zip32_low_##v(a[i], a[i + 1]);                                              \
+            b[i + 1] = lq__zip32_high_##v(a[i], a[i + 1]);                                         \
+            b[i + 2] = lq__zip32_low_##v(a[i + 2], a[i + 3]);                                      \
+            b[i + 3] = lq__zip32_high_##v(a[i + 2], a[i + 3]);                                     \
+        }                                                                                          \
+        for (i = 0; i < 8; i += 4) {                                                               \
+            y[i] = lq__zip64_low_##v(b[i], b[i + 2]);                                              \
+            y[i + 1] = lq__zip64_high_##v(b[i], b[i + 2]);                                         \
+            y[i + 2] = lq__zip64_low_##v(b[i + 1], b[i + 3]);                                      \
+            y[i + 3] = lq__zip64_high_##v(b[i + 1], b[i + 3]);                                     \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    /* K: a block is 8 dims of a token; words (3, stride) with three factors a token; costs. */    \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_by_dims_##v(                                            \
+        const lq__hot_joint_##v *s, const lq__hot_turn *turn, const int16_t(*factors)[8],          \
+        uint32_t *words, uint32_t(*costs)[8])                                                      \
+    {                                                                                              \
+        size_t d;                                                                                  \
+        size_t k;                                                                                  \
+        size_t i;                                                                                  \
+        for (d = 0; d < turn->dims; d += 2 * LQ__LANES_##v) {                                      \
+            lq__i16_##v dim[8];                                                                    \
+            lq__hot_transpose_##v(dim, turn->dst + d, turn->row);                                  \
+            for (k = 0; k < 3; k++) {                                                              \
+                const lq__i16_##v factor = lq__load16_eight_##v(factors[k]);                       \
+                lq__i16_##v y[8];                                                                  \
+                lq__u16_##v cost;                                                                  \
+                for (i = 0; i < 8; i++) {                                                          \
+                    y[i] = lq__hot_y_##v(dim[i], factor);                                          \
+                }                                                                                  \
+                cost = lq__hot_words_##v(s, y, words + k * turn->row + d);                         \
+                lq__hot_add_costs_##v(costs[k], cost, turn->dims - d);                             \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    /* V: a block is eight tokens of a dim. */                                                     \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_by_tokens_##v(                                          \
+        uint8_t *tile, const lq__hot_joint_##v *s, const lq__hot_turn *turn, size_t first,         \
+        const int16_t *factors)                                                                    \
+    {                                                                                              \
+        const size_t wide = lq__hot_wide(turn->dims);                                              \
+        uint32_t words[2 * LQ__LANES_##v];                                                         \
+        size_t d;                                                                                  \
+        size_t i;                                                                                  \
+        for (d = 0; d < wide; d += 2 * LQ__LANES_##v) {                                            \
+            lq__i16_##v y[8];                                                                      \
+            for (i = 0; i < 8; i++) {                                                              \
+                y[i] = lq__hot_y_##v(lq__load16_##v(turn->dst + i * turn->row + d),                \
+                                     lq__set16_##v(factors[i]));                                   \
+            }                                                                                      \
+            (void)lq__hot_words_##v(s, y, words);                                                  \
+            for (i = d; i < d + 2 * LQ__LANES_##v && i < wide; i += 8) {                           \
+                memcpy(tile + 64 * lq__hot_at(wide / 16, 8, i / 16, first / 8) + 4 * (i % 16),     \
+                       words + (i - d), 32);                                                       \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_granule_joint_##v(                                      \
+        uint8_t *tile, int kind, int stream, size_t first, const lq__hot_turn *turn)               \
+    {                                                                                              \
+        const size_t wide = lq__hot_wide(turn->dims);                                              \
+        const int fixed = lq__hot_is_fixed(kind, stream);                                          \
+        uint32_t *words = (uint32_t *)turn->spun;                                                  \
+        int16_t factors[3][8];                                                                     \
+        uint32_t costs[3][8];                                                                      \
+        uint32_t best[8];                                                                          \
+        lq__hot_vectors vectors;                                                                   \
+        lq__hot_joint_##v s;                                                                       \
+        size_t d;                                                                                  \
+        int c;                                                                                     \
+        for (c = 0; c < 2; c++) {                                                                  \
+            s.first[c] = lq__entries_of_##v(lq__hot_brackets[3 * c]);                              \
+            s.second[c] = lq__entries_of_##v(lq__hot_brackets[3 * c + 1]);                         \
+            s.moved[c] = lq__entries_of_##v(lq__hot_brackets[3 * c + 2]);                          \
+        }                                                                                          \
+        lq__hot_aim_##v(&vectors, turn, kind, stream);                                             \
+        lq__hot_factors_##v(factors, kind, stream, &vectors);                                      \
+        memset(costs, 0, sizeof costs);                                                            \
+        if (stream == LQ_K) {                                                                      \
+            lq__hot_by_dims_##v(&s, turn, (const int16_t(*)[8])factors, words, costs);             \
+        } else {                                                                                   \
+            lq__hot_by_tokens_##v(tile, &s, turn, first, factors[1]);                              \
+        }                                                                                          \
+        lq__hot_best_##v(best, tile + lq__hot_scales_at(kind, wide) + first,                       \
+                         (const uint32_t(*)[8])costs, &vectors, fixed);                            \
+        for (d = 0; d < wide && stream == LQ_K; d += 8) {                                          \
+            lq__hot_take_words_##v(tile + 64 * (4 * (d / 8) + first / 16) + first % 16 * 4,        \
+                                   words + d, turn->row, best);                                    \
+        }                                                                                          \
+    }
+LQ__EACH_LEVEL(LQ__HOT_JOINT)
+
+/* ---- AVX2 ---- */
+#if LQ__X86
+/* Levels from zero outwards of 32 cells in order of packs. */
+typedef struct lq__hot_cells_256 {
+    __m256i base;
+    __m256i cut[LQ__HOT_CUTS];
+    __m256i spot[2]; /* of 16 levels each */
+    int cuts;
+    int many; /* more than 16 levels from zero outwards */
+} lq__hot_cells_256;
+
+LQ__HOT_256 void lq__hot_cells_init_256(lq__hot_cells_256 *cells, int kind)
+{
+    const lq__hot_cells *of = lq__hot_cells_in(kind);
+    int k;
+    cells->base = lq__hot_twice_256((const int8_t *)of->base);
+    for (k = 0; k < LQ__HOT_CUTS; k++) {
+        cells->cut[k] = lq__hot_twice_256((const int8_t *)of->cut[k]);
+    }
+    cells->spot[0] = lq__hot_twice_256((const int8_t *)of->spot);
+    cells->spot[1] = lq__hot_twice_256((const int8_t *)of->spot + 16);
+    cells->cuts = of->cuts;
+    cells->many = lq__hot_bits(kind) > 5;
+}
+
+LQ__HOT_256 __m256i lq__hot_cell_256(const int16_t *x, int16_t factor)
+{
+    const __m256i f = _mm256_set1_epi16(factor);
+    return _mm256_packs_epi16(_mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x)), f),
+                              _mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x + 16)), f));
+}
+
+LQ__HOT_256 __m256i lq__hot_cell_level_256(const lq__hot_cells_256 *cells, __m256i a)
+{
+    const __m256i eight = _mm256_and_si256(_mm256_srli_epi16(a, 3), _mm256_set1_epi8(15));
+    const __m256i cut = _mm256_shuffle_epi8(cells->cut[0], eight);
+    __m256i level = _mm256_sub_epi8(_mm256_shuffle_epi8(cells->base, eight),
+                                    _mm256_cmpeq_epi8(_mm256_max_epu8(a, cut), a));
+    int k;
+    for (k = 1; k < cells->cuts; k++) {
+        const __m256i next = _mm256_shuffle_epi8(cells->cut[k], eight);
+        level = _mm256_sub_epi8(level, _mm256_cmpeq_epi8(_mm256_max_epu8(a, next), a));
+    }
+    return level;
+}
+
+/* sum += squared errors, four a lane. */
+LQ__HOT_256 __m256i lq__hot_cell_costs_256(const lq__hot_cells_256 *cells, const int16_t *x,
+                                           int16_t factor, __m256i sum)
+{
+    const __m256i one = _mm256_set1_epi8(1);
+    const __m256i a = lq__hot_cell_256(x, factor);
+    const __m256i level = lq__hot_cell_level_256(cells, a);
+    const __m256i spot = cells->many ? lq__hot_pick_256(cells->spot, level)
+                                     : _mm256_shuffle_epi8(cells->spot[0], level);
+    const __m256i middle = _mm256_add_epi8(_mm256_add_epi8(a, a), one);
+    const __m256i e = _mm256_sub_epi8(_mm256_max_epu8(middle, spot), _mm256_min_epu8(middle, spot));
+    return _mm256_add_epi32(sum,
+                            _mm256_madd_epi16(_mm256_maddubs_epi16(e, e), _mm256_set1_epi16(1)));
+}
+
+/* Codes of 32 dims, in order. */
+LQ__HOT_256 __m256i lq__hot_codes_256(const lq__hot_cells_256 *cells, int kind, const int16_t *x,
+                                      int16_t factor)
+{
+    const int8_t half = (int8_t)(1 << lq__hot_bits(kind) >> 1);
+    const __m256i x0 = lq__hot_row_256(x);
+    const __m256i x1 = lq__hot_row_256(x + 16);
+    __m256i c;
+    if (!cells->cuts) {
+        const __m256i f = _mm256_set1_epi16(factor);
+        const __m256i two = _mm256_set1_epi16(2);
+        const __m256i h0 = _mm256_add_epi16(two, _mm256_srai_epi16(x0, 15));
+        const __m256i h1 = _mm256_add_epi16(two, _mm256_srai_epi16(x1, 15));
+        c = _mm256_packs_epi16(
+            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x0, f), h0), 2),
+            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x1, f), h1), 2));
+        c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
+        c = _mm256_xor_si256(c, _mm256_set1_epi8(INT8_MIN));
+    } else {
+        const __m256i minus = _mm256_cmpgt_epi8(_mm256_setzero_si256(), _mm256_packs_epi16(x0, x1));
+        c = lq__hot_cell_level_256(cells, lq__hot_cell_256(x, factor));
+        c = _mm256_add_epi8(c, _mm256_set1_epi8(half)); /* below zero: 2 half - 1 less that */
+        c = _mm256_xor_si256(c, _mm256_and_si256(minus, _mm256_set1_epi8((int8_t)(2 * half - 1))));
+    }
+    return _mm256_permute4x64_epi64(c, 0xd8);
+}
+
+/* Four rows of 32 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
+   dims in each half; else four tokens of a dim side by side, dims ascending. */
+LQ__HOT_256 void lq__hot_fours_of_256(__m256i *w, const uint8_t *codes, size_t stride,
+                                      int by_tokens)
+{
+    const __m256i r0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
+    const __m256i r1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + stride));
+    const __m256i r2 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 2 * stride));
+    const __m256i r3 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 3 * stride));
+    if (by_tokens) {
+        const __m256i a = _mm256_unpacklo_epi32(r0, r1);
+        const __m256i b = _mm256_unpackhi_epi32(r0, r1);
+        const __m256i c = _mm256_unpacklo_epi32(r2, r3);
+        const __m256i d = _mm256_unpackhi_epi32(r2, r3);
+        w[0] = _mm256_unpacklo_epi64(a, c);
+        w[1] = _mm256_unpackhi_epi64(a, c);
+        w[2] = _mm256_unpacklo_epi64(b, d);
+        w[3] = _mm256_unpackhi_epi64(b, d);
+    } else {
+        const __m256i a = _mm256_unpacklo_epi8(r0, r1);
+        const __m256i b = _mm256_unpackhi_epi8(r0, r1);
+        const __m256i c = _mm256_unpacklo_epi8(r2, r3);
+        const __m256i d = _mm256_unpackhi_epi8(r2, r3);
+        const __m256i p = _mm256_unpacklo_epi16(a, c);
+        const __m256i q = _mm256_unpackhi_epi16(a, c);
+        const __m256i r = _mm256_unpacklo_epi16(b, d);
+        const __m256i s = _mm256_unpackhi_epi16(b, d);
+        w[0] = _mm256_permute2x128_si256(p, q, 0x20);
+        w[1] = _mm256_permute2x128_si256(r, s, 0x20);
+        w[2] = _mm256_permute2x128_si256(p, q, 0x31);
+        w[3] = _mm256_permute2x128_si256(r, s, 0x31);
+    }
+}
+
+/* The highest bits of codes with a bit in the second plane. */
+LQ__HOT_256 uint32_t lq__hot_tops_256(__m256i w, int kind)
+{
+    return (uint32_t)_mm256_movemask_epi8(lq__hot_fours(kind) == 2 ? _mm256_slli_epi16(w, 3)
+                                                                   : _mm256_slli_epi16(w, 5));
+}
+
+/* The nibbles of two fours. */
+LQ__HOT_256 __m256i lq__hot_join_nibbles_256(__m256i a, __m256i b)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    return _mm256_or_si256(_mm256_and_si256(a, low),
+                           _mm256_slli_epi16(_mm256_and_si256(b, low), 4));
+}
+
+/* What the first plane has of two fours in fields of two bits. */
+LQ__HOT_256 __m256i lq__hot_join_pairs_256(__m256i a, __m256i b, int kind)
+{
+    const __m256i low = _mm256_set1_epi8(3);
+    if (lq__hot_has_nibbles(kind)) {
+        a = _mm256_srli_epi16(a, 4);
+        b = _mm256_srli_epi16(b, 4);
+    }
+    return _mm256_or_si256(_mm256_and_si256(a, low),
+                           _mm256_slli_epi16(_mm256_and_si256(b, low), 2));
+}
+
+/* Fields of a vector of the first plane: fours 4j .. of w[j] side by side; returns the vectors. */
+LQ__HOT_256 size_t lq__hot_join_256(__m256i *w, int kind)
+{
+    if (lq__hot_fours(kind) == 1) {
+        return 4;
+    }
+    if (lq__hot_fours(kind) == 2) {
+        w[0] = lq__hot_join_nibbles_256(w[0], w[1]);
+        w[1] = lq__hot_join_nibbles_256(w[2], w[3]);
+        return 2;
+    }
+    w[0] = _mm256_or_si256(lq__hot_join_pairs_256(w[0], w[1], kind),
+                           _mm256_slli_epi16(lq__hot_join_pairs_256(w[2], w[3], kind), 4));
+    return 1;
+}
+
+/* Vectors of eight tokens, w the first four of them, 16 dims i of 32. */
+LQ__HOT_256 void lq__hot_put_eight_256(uint8_t *at, __m256i w, __m256i z, size_t i)
+{
+    _mm256_storeu_si256((__m256i *)(void *)at, i ? _mm256_permute2x128_si256(w, z, 0x31)
+                                                 : _mm256_permute2x128_si256(w, z, 0x20));
+}
+
+/* The second plane of 32 dims of a tile of K: w[j], z[j] have fours j of each 16 dims. */
+LQ__HOT_256 void lq__hot_put_more_k_256(uint8_t *tile, int kind, size_t wide, size_t d,
+                                        size_t first, const __m256i *w, const __m256i *z)
+{
+    const size_t sixteens = LQ__MIN(wide - d, 32) / 16;
+    const size_t behind = lq__hot_behind(kind);
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const size_t step = 4 / fours * 4 * behind; /* from 16 dims to the next */
+    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + d / 16 * step + first / 16 * behind;
+    size_t i;
+    size_t j;
+    for (j = 0; j < 4 && lq__hot_has_bits(kind); j++) {
+        uint8_t *at = to + j / fours * 4 * behind + j % fours * 8 + first % 16 / 2;
+        uint32_t a = lq__hot_tops_256(w[j], kind);
+        uint32_t b = lq__hot_tops_256(z[j], kind);
+        uint32_t bits[2];
+        bits[0] = (a & 0xffffu) | b << 16;
+        bits[1] = a >> 16 | (b & 0xffff0000u);
+        for (i = 0; i < sixteens; i++) {
+            memcpy(at + i * step, &bits[i], 4);
+        }
+    }
+    for (j = 0; j < 4 && lq__hot_has_nibbles(kind); j += 2) {
+        const __m256i a = lq__hot_join_nibbles_256(w[j], w[j + 1]);
+        const __m256i b = lq__hot_join_nibbles_256(z[j], z[j + 1]);
+        for (i = 0; i < sixteens; i++) {
+            lq__hot_put_eight_256(to + i * step + j / 2 * 64 + first % 16 * 4, a, b, i);
+        }
+    }
+}
+
+/* 32 dims of a granule's codes into a tile of K. */
+LQ__HOT_256 void lq__hot_put_k_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const size_t sixteens = LQ__MIN(wide - d, 32) / 16;
+    __m256i w[4];
+    __m256i z[4];
+    size_t count;
+    size_t i;
+    size_t j;
+    lq__hot_fours_of_256(w, codes, stride, 1);
+    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 1);
+    if (lq__hot_behind(kind)) {
+        lq__hot_put_more_k_256(tile, kind, wide, d, first, w, z);
+    }
+    count = lq__hot_join_256(w, kind);
+    (void)lq__hot_join_256(z, kind);
+    for (i = 0; i < sixteens; i++) {
+        for (j = 0; j < count; j++) {
+            uint8_t *at =
+                tile + 64 * (4 * ((d / 16 + i) * count + j) + first / 16) + first % 16 * 4;
+            lq__hot_put_eight_256(at, w[j], z[j], i);
+        }
+    }
+}
+
+/* The second plane of 8 dims of a tile of V, half h of a vector: w has tokens `first` .., z those
+   four behind. */
+LQ__HOT_256 void lq__hot_put_more_v_256(uint8_t *tile, int kind, size_t wide, size_t vector,
+                                        size_t first, size_t h, __m256i w, __m256i z)
+{
+    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
+    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
+    if (lq__hot_has_nibbles(kind)) {
+        _mm256_storeu_si256((__m256i *)(void *)(to + field / 2 * 64 + 32 * h),
+                            lq__hot_join_nibbles_256(w, z));
+    } else {
+        const uint32_t a = lq__hot_tops_256(w, kind);
+        const uint32_t b = lq__hot_tops_256(z, kind);
+        memcpy(to + field * 8 + 4 * h, &a, 4);
+        memcpy(to + field * 8 + 4 * h + 8, &b, 4);
+    }
+}
+
+/* 32 dims of a granule's codes into a tile of V. */
+LQ__HOT_256 void lq__hot_put_v_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const int upper = first % 16 != 0;
+    __m256i w[4];
+    __m256i z[4];
+    size_t i;
+    lq__hot_fours_of_256(w, codes, stride, 0);
+    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 0);
+    for (i = 0; i < LQ__MIN(wide - d, 32) / 8; i += 1) {
+        const size_t b = d / 16 + i / 2;
+        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
+        uint8_t *at = tile + 64 * vector + 32 * (i % 2);
+        __m256i x;
+        if (lq__hot_behind(kind)) {
+            lq__hot_put_more_v_256(tile, kind, wide, vector, first, i % 2, w[i], z[i]);
+        }
+        if (fours == 1) {
+            x = w[i];
+            _mm256_storeu_si256(
+                (__m256i *)(void *)(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1) +
+                                    32 * (i % 2)),
+                z[i]);
+        } else if (fours == 2) {
+            x = lq__hot_join_nibbles_256(w[i], z[i]);
+        } else { /* half of each byte is there, or will be */
+            x = lq__hot_join_pairs_256(w[i], z[i], kind);
+            x = upper ? _mm256_slli_epi16(x, 4) : x;
+            x = _mm256_or_si256(x, _mm256_and_si256(lq__hot_row_256((const int16_t *)(void *)at),
+                                                    _mm256_set1_epi8(upper ? 15 : -16)));
+        }
+        _mm256_storeu_si256((__m256i *)(void *)at, x);
+    }
+}
+
+LQ__HOT_256 void lq__hot_granule_of_256(uint8_t *tile, int kind, int stream, size_t first,
+                                        const lq__hot_turn *turn)
+{
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t dims = turn->dims;
+    uint8_t *codes = (uint8_t *)turn->spun;
+    const size_t wide = lq__hot_wide(dims);
+    lq__hot_cells_256 cells;
+    int16_t factors[3][8];
+    uint32_t costs[3][8];
+    uint32_t best[8];
+    lq__hot_vectors v;
+    size_t d;
+    size_t t;
+    lq__hot_aim_256(&v, turn, kind, stream);
+    lq__hot_factors_256(factors, kind, stream, &v);
+    memset(costs, 0, sizeof costs);
+    lq__hot_cells_init_256(&cells, kind);
+    if (cells.cuts) {
+        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
+        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 31); /* dims not there */
+        for (t = 0; t < 8; t++) {
+            const int16_t *row = x + t * stride;
+            __m256i s0 = _mm256_setzero_si256();
+            __m256i s1 = s0;
+            __m256i s2 = s0;
+            __m128i sum;
+            for (d = 0; d < dims; d += 32) {
+                s0 = lq__hot_cell_costs_256(&cells, row + d, factors[0][t], s0);
+                s1 = lq__hot_cell_costs_256(&cells, row + d, factors[1][t], s1);
+                s2 = lq__hot_cell_costs_256(&cells, row + d, factors[2][t], s2);
+            }
+            s0 = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s2));
+            sum = _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1));
+            costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
+            costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
+            costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
+        }
+    }
+    lq__hot_best_256(best, tile + lq__hot_scales_at(kind, wide) + first,
+                     (const uint32_t(*)[8])costs, &v, lq__hot_is_fixed(kind, stream));
+    for (t = 0; t < 8; t++) {
+        for (d = 0; d < dims; d += 32) {
+            _mm256_storeu_si256(
+                (__m256i *)(void *)(codes + t * stride + d),
+                lq__hot_codes_256(&cells, kind, x + t * stride + d, factors[best[t]][t]));
+        }
+    }
+    for (d = 0; d < dims; d += 32) {
+        if (stream == LQ_K) {
+            lq__hot_put_k_256(tile, kind, wide, d, first, codes + d, stride);
+        } else {
+            lq__hot_put_v_256(tile, kind, wide, d, first, codes + d, stride);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_granule_avx2(uint8_t *tile, int kind, int stream,
+                                                     size_t first, const lq__hot_turn *turn)
+{
+    if (lq__hot_is_joint(kind)) {
+        lq__hot_granule_joint_avx2(tile, kind, stream, first, turn);
+    } else {
+        lq__hot_granule_of_256(tile, kind, stream, first, turn);
+    }
+}
+
+/* ---- AVX-512 ---- */
+/* Codes, without the sign, and errors of 128 cells. */
+typedef struct lq__hot_cells_512 {
+    __m512i code[2];
+    __m512i error[2];
+} lq__hot_cells_512;
+
+LQ__HOT_512 void lq__hot_cells_init_512(lq__hot_cells_512 *cells, int kind)
+{
+    const lq__hot_cells *of = lq__hot_cells_in(kind);
+    const __m512i one = _mm512_set1_epi8(1);
+    const __m512i half = _mm512_set1_epi8((int8_t)(1 << lq__hot_bits(kind) >> 1));
+    const __m512i four = _mm512_set1_epi32(0x03020100);
+    const __m512i base =
+        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->base));
+    const __m512i spot =
+        _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)of->spot));
+    __m512i a =
+        _mm512_add_epi8(four, _mm512_mullo_epi32(_mm512_set1_epi32(0x04040404),
+                                                 _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
+                                                                   11, 12, 13, 14, 15)));
+    int i;
+    int k;
+    for (i = 0; i < 2; i++) {
+        const __m512i eight = _mm512_and_si512(_mm512_srli_epi16(a, 3), _mm512_set1_epi8(15));
+        const __m512i middle = _mm512_add_epi8(_mm512_add_epi8(a, a), one);
+        __m512i level = _mm512_shuffle_epi8(base, eight);
+        __m512i near;
+        for (k = 0; k < of->cuts; k++) {
+            const __m512i cut =
+                _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->cut[k]));
+            const __mmask64 above = _mm512_cmpge_epu8_mask(a, _mm512_shuffle_epi8(cut, eight));
+            level = _mm512_mask_add_epi8(level, above, level, one);
+        }
+        near = _mm512_permutexvar_epi8(level, spot);
+        cells->code[i] = _mm512_add_epi8(level, half);
+        cells->error[i] =
+            _mm512_sub_epi8(_mm512_max_epu8(middle, near), _mm512_min_epu8(middle, near));
+        a = _mm512_add_epi8(a, _mm512_set1_epi8(64));
+    }
+}
+
+LQ__HOT_512 __m512i lq__hot_cell_512(__m512i x0, __m512i x1, __m512i factor)
+{
+    return _mm512_packs_epi16(_mm512_mulhi_epi16(x0, factor), _mm512_mulhi_epi16(x1, factor));
+}
+
+/* sum += squared errors, four a lane, of magnitudes x0 and x1. */
+LQ__HOT_512 __m512i lq__hot_cell_costs_512(const lq__hot_cells_512 *cells, __m512i x0, __m512i x1,
+                                           __m512i factor, __m512i sum)
+{
+    const __m512i a = lq__hot_cell_512(x0, x1, factor);
+    const __m512i e = _mm512_permutex2var_epi8(cells->error[0], a, cells->error[1]);
+    return _mm512_dpbusd_epi32(sum, e, e);
+}
+
+/* Costs of a granule's three scales, tokens side by side. */
+LQ__HOT_512 void lq__hot_costs_512(uint32_t (*costs)[8], const lq__hot_cells_512 *cells,
+                                   uint32_t rest, const int16_t *x, size_t stride, size_t dims,
+                                   const int16_t (*factors)[8])
+{
+    size_t d;
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        const int16_t *row = x + t * stride;
+        const __m512i f0 = _mm512_set1_epi16(factors[0][t]);
+        const __m512i f1 = _mm512_set1_epi16(factors[1][t]);
+        const __m512i f2 = _mm512_set1_epi16(factors[2][t]);
+        __m512i s0 = _mm512_setzero_si512();
+        __m512i s1 = s0;
+        __m512i s2 = s0;
+        __m512i a;
+        __m512i b;
+        __m256i c;
+        __m128i sum;
+        for (d = 0; d < dims; d += 64) {
+            const __m512i x0 = _mm512_abs_epi16(_mm512_loadu_si512(row + d));
+            const __m512i x1 = _mm512_abs_epi16(_mm512_loadu_si512(row + d + 32));
+            s0 = lq__hot_cell_costs_512(cells, x0, x1, f0, s0);
+            s1 = lq__hot_cell_costs_512(cells, x0, x1, f1, s1);
+            s2 = lq__hot_cell_costs_512(cells, x0, x1, f2, s2);
+        }
+        a = _mm512_add_epi32(_mm512_unpacklo_epi32(s0, s1), _mm512_unpackhi_epi32(s0, s1));
+        b = _mm512_add_epi32(_mm512_unpacklo_epi32(s2, s2), _mm512_unpackhi_epi32(s2, s2));
+        a = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+        c = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+        sum = _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
+        costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
+        costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
+        costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
+    }
+}
+
+/* Codes of 64 dims, in order. */
+LQ__HOT_512 __m512i lq__hot_codes_512(const lq__hot_cells_512 *cells, int kind, const int16_t *x,
+                                      int16_t factor)
+{
+    const int8_t most = (int8_t)((1 << lq__hot_bits(kind)) - 1);
+    const __m512i f = _mm512_set1_epi16(factor);
+    const __m512i x0 = _mm512_loadu_si512(x);
+    const __m512i x1 = _mm512_loadu_si512(x + 32);
+    __m512i c;
+    if (!lq__hot_cells_in(kind)->cuts) {
+        const __m512i two = _mm512_set1_epi16(2);
+        const __m512i h0 = _mm512_add_epi16(two, _mm512_srai_epi16(x0, 15));
+        const __m512i h1 = _mm512_add_epi16(two, _mm512_srai_epi16(x1, 15));
+        c = _mm512_packs_epi16(
+            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x0, f), h0), 2),
+            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x1, f), h1), 2));
+        c = _mm512_max_epi8(c, _mm512_set1_epi8(-127));
+        c = _mm512_xor_si512(c, _mm512_set1_epi8(INT8_MIN));
+    } else {
+        const __mmask64 minus = _mm512_movepi8_mask(_mm512_packs_epi16(x0, x1));
+        const __m512i a = lq__hot_cell_512(_mm512_abs_epi16(x0), _mm512_abs_epi16(x1), f);
+        c = _mm512_permutex2var_epi8(cells->code[0], a, cells->code[1]);
+        c = _mm512_mask_sub_epi8(c, minus, _mm512_set1_epi8(most), c);
+    }
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), c);
+}
+
+/* Four rows of 64 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
+   dims in each quarter; else four tokens of a dim side by side, 16 dims in each w[j]. */
+LQ__HOT_512 void lq__hot_fours_of_512(__m512i *w, const uint8_t *codes, size_t stride,
+                                      int by_tokens)
+{
+    const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i r0 = _mm512_loadu_si512(codes);
+    __m512i r1 = _mm512_loadu_si512(codes + stride);
+    __m512i r2 = _mm512_loadu_si512(codes + 2 * stride);
+    __m512i r3 = _mm512_loadu_si512(codes + 3 * stride);
+    if (by_tokens) {
+        const __m512i a = _mm512_unpacklo_epi32(r0, r1);
+        const __m512i b = _mm512_unpackhi_epi32(r0, r1);
+        const __m512i c = _mm512_unpacklo_epi32(r2, r3);
+        const __m512i d = _mm512_unpackhi_epi32(r2, r3);
+        w[0] = _mm512_unpacklo_epi64(a, c);
+        w[1] = _mm512_unpackhi_epi64(a, c);
+        w[2] = _mm512_unpacklo_epi64(b, d);
+        w[3] = _mm512_unpackhi_epi64(b, d);
+    } else {
+        __m512i a, b, c, d;
+        r0 = _mm512_permutexvar_epi32(turn, r0);
+        r1 = _mm512_permutexvar_epi32(turn, r1);
+        r2 = _mm512_permutexvar_epi32(turn, r2);
+        r3 = _mm512_permutexvar_epi32(turn, r3);
+        a = _mm512_unpacklo_epi8(r0, r1);
+        b = _mm512_unpackhi_epi8(r0, r1);
+        c = _mm512_unpacklo_epi8(r2, r3);
+        d = _mm512_unpackhi_epi8(r2, r3);
+        w[0] = _mm512_unpacklo_epi16(a, c);
+        w[1] = _mm512_unpackhi_epi16(a, c);
+        w[2] = _mm512_unpacklo_epi16(b, d);
+        w[3] = _mm512_unpackhi_epi16(b, d);
+    }
+}
+
+/* The highest bits of codes with a bit in the second plane. */
+LQ__HOT_512 uint64_t lq__hot_tops_512(__m512i w, int kind)
+{
+    return (uint64_t)_mm512_test_epi8_mask(w, _mm512_set1_epi8(lq__hot_fours(kind) == 2 ? 16 : 4));
+}
+
+/* The nibbles of two fours. */
+LQ__HOT_512 __m512i lq__hot_join_nibbles_512(__m512i a, __m512i b)
+{
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8(15), a, _mm512_slli_epi16(b, 4), 0xca);
+}
+
+/* What the first plane has of two fours in fields of two bits. */
+LQ__HOT_512 __m512i lq__hot_join_pairs_512(__m512i a, __m512i b, int kind)
+{
+    const __m512i low = _mm512_set1_epi8(3);
+    if (lq__hot_has_nibbles(kind)) {
+        a = _mm512_srli_epi16(a, 4);
+        b = _mm512_srli_epi16(b, 4);
+    }
+    return _mm512_or_si512(_mm512_and_si512(a, low),
+                           _mm512_slli_epi16(_mm512_and_si512(b, low), 2));
+}
+
+/* Fields of a vector of the first plane: fours 4j .. of w[j] side by side; returns the vectors. */
+LQ__HOT_512 size_t lq__hot_join_512(__m512i *w, int kind)
+{
+    if (lq__hot_fours(kind) == 1) {
+        return 4;
+    }
+    if (lq__hot_fours(kind) == 2) {
+        w[0] = lq__hot_join_nibbles_512(w[0], w[1]);
+        w[1] = lq__hot_join_nibbles_512(w[2], w[3]);
+        return 2;
+    }
+    w[0] = _mm512_or_si512(lq__hot_join_pairs_512(w[0], w[1], kind),
+                           _mm512_slli_epi16(lq__hot_join_pairs_512(w[2], w[3], kind), 4));
+    return 1;
+}
+
+/* Vectors of eight tokens, w the first four of them, `step` bytes apart for each 16 dims. */
+LQ__HOT_512 void lq__hot_put_eight_512(uint8_t *at, __m512i w, __m512i z, size_t step,
+                                       size_t sixteens)
+{
+    const __m512i low =
+        _mm512_permutex2var_epi64(w, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), z);
+    const __m512i high =
+        _mm512_permutex2var_epi64(w, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), z);
+    _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(low));
+    if (sixteens > 1) {
+        at += step;
+        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(low, 1));
+    }
+    if (sixteens > 2) {
+        at += step;
+        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(high));
+    }
+    if (sixteens > 3) {
+        at += step;
+        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(high, 1));
+    }
+}
+
+/* The second plane of 64 dims of a tile of K: w[j], z[j] have fours j of each 16 dims. */
+LQ__HOT_512 void lq__hot_put_more_k_512(uint8_t *tile, int kind, size_t wide, size_t d,
+                                        size_t first, const __m512i *w, const __m512i *z)
+{
+    const size_t sixteens = LQ__MIN(wide - d, 64) / 16;
+    const size_t behind = lq__hot_behind(kind);
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const size_t step = 4 / fours * 4 * behind; /* from 16 dims to the next */
+    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + d / 16 * step + first / 16 * behind;
+    size_t i;
+    size_t j;
+    for (j = 0; j < 4 && lq__hot_has_bits(kind); j++) {
+        uint8_t *at = to + j / fours * 4 * behind + j % fours * 8 + first % 16 / 2;
+        uint64_t a = lq__hot_tops_512(w[j], kind);
+        uint64_t b = lq__hot_tops_512(z[j], kind);
+        for (i = 0; i < sixteens; i++, a >>= 16, b >>= 16) {
+            uint32_t bits = (uint32_t)(a & 0xffffu) | (uint32_t)(b & 0xffffu) << 16;
+            memcpy(at + i * step, &bits, 4);
+        }
+    }
+    for (j = 0; j < 4 && lq__hot_has_nibbles(kind); j += 2) {
+        lq__hot_put_eight_512(to + j / 2 * 64 + first % 16 * 4,
+                              lq__hot_join_nibbles_512(w[j], w[j + 1]),
+                              lq__hot_join_nibbles_512(z[j], z[j + 1]), step, sixteens);
+    }
+}
+
+/* 64 dims of a granule's codes into a tile of K. */
+LQ__HOT_512 void lq__hot_put_k_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const size_t sixteens = LQ__MIN(wide - d, 64) / 16;
+    __m512i w[4];
+    __m512i z[4];
+    size_t count;
+    size_t j;
+    lq__hot_fours_of_512(w, codes, stride, 1);
+    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 1);
+    if (lq__hot_behind(kind)) {
+        lq__hot_put_more_k_512(tile, kind, wide, d, first, w, z);
+    }
+    count = lq__hot_join_512(w, kind);
+    (void)lq__hot_join_512(z, kind);
+    for (j = 0; j < count; j++) {
+        lq__hot_put_eight_512(tile + 64 * (4 * (d / 16 * count + j) + first / 16) + first % 16 * 4,
+                              w[j], z[j], 256 * count, sixteens);
+    }
+}
+
+/* The second plane of 16 dims of a tile of V: w has tokens `first` .., z those four behind. */
+LQ__HOT_512 void lq__hot_put_more_v_512(uint8_t *tile, int kind, size_t wide, size_t vector,
+                                        size_t first, __m512i w, __m512i z)
+{
+    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
+    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
+    if (lq__hot_has_nibbles(kind)) {
+        _mm512_storeu_si512(to + field / 2 * 64, lq__hot_join_nibbles_512(w, z));
+    } else {
+        const uint64_t bits[2] = {lq__hot_tops_512(w, kind), lq__hot_tops_512(z, kind)};
+        memcpy(to + field * 8, bits, 16);
+    }
+}
+
+/* 64 dims of a granule's codes into a tile of V. */
+LQ__HOT_512 void lq__hot_put_v_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
+                                   const uint8_t *codes, size_t stride)
+{
+    const size_t fours = (size_t)lq__hot_fours(kind);
+    const int upper = first % 16 != 0;
+    __m512i w[4];
+    __m512i z[4];
+    size_t i;
+    lq__hot_fours_of_512(w, codes, stride, 0);
+    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 0);
+    for (i = 0; i < LQ__MIN(wide - d, 64) / 16; i++) {
+        const size_t b = d / 16 + i;
+        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
+        uint8_t *at = tile + 64 * vector;
+        __m512i x;
+        if (lq__hot_behind(kind)) {
+            lq__hot_put_more_v_512(tile, kind, wide, vector, first, w[i], z[i]);
+        }
+        if (fours == 1) {
+            x = w[i];
+            _mm512_storeu_si512(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1), z[i]);
+        } else if (fours == 2) {
+            x = lq__hot_join_nibbles_512(w[i], z[i]);
+        } else { /* half of each byte is there, or will be */
+            x = lq__hot_join_pairs_512(w[i], z[i], kind);
+            x = upper ? _mm512_slli_epi16(x, 4) : x;
+            x = _mm512_or_si512(
+                x, _mm512_and_si512(_mm512_loadu_si512(at), _mm512_set1_epi8(upper ? 15 : -16)));
+        }
+        _mm512_storeu_si512(at, x);
+    }
+}
+
+LQ__HOT_512 void lq__hot_granule_of_512(uint8_t *tile, int kind, int stream, size_t first,
+                                        const lq__hot_turn *turn)
+{
+    const int16_t *x = turn->dst;
+    const size_t stride = turn->row;
+    const size_t dims = turn->dims;
+    uint8_t *codes = (uint8_t *)turn->spun;
+    const size_t wide = lq__hot_wide(dims);
+    lq__hot_cells_512 cells;
+    int16_t factors[3][8];
+    uint32_t costs[3][8];
+    uint32_t best[8];
+    lq__hot_vectors v;
+    size_t d;
+    size_t t;
+    lq__hot_aim_256(&v, turn, kind, stream);
+    lq__hot_factors_256(factors, kind, stream, &v);
+    memset(costs, 0, sizeof costs);
+    memset(&cells, 0, sizeof cells);
+    if (lq__hot_cells_in(kind)->cuts) {
+        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
+        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 63); /* dims not there */
+        lq__hot_cells_init_512(&cells, kind);
+        lq__hot_costs_512(costs, &cells, rest, x, stride, dims, (const int16_t(*)[8])factors);
+    }
+    lq__hot_best_256(best, tile + lq__hot_scales_at(kind, wide) + first,
+                     (const uint32_t(*)[8])costs, &v, lq__hot_is_fixed(kind, stream));
+    for (t = 0; t < 8; t++) {
+        for (d = 0; d < dims; d += 64) {
+            _mm512_storeu_si512(
+                codes + t * stride + d,
+                lq__hot_codes_512(&cells, kind, x + t * stride + d, factors[best[t]][t]));
+        }
+    }
+    for (d = 0; d < dims; d += 64) {
+        if (stream == LQ_K) {
+            lq__hot_put_k_512(tile, kind, wide, d, first, codes + d, stride);
+        } else {
+            lq__hot_put_v_512(tile, kind, wide, d, first, codes + d, stride);
+        }
+    }
+}
+
+LQ__TARGET_HOT_AVX512 static void lq__hot_granule_avx512(uint8_t *tile, int kind, int stream,
+                                                         size_t first, const lq__hot_turn *turn)
+{
+    if (lq__hot_is_joint(kind)) {
+        lq__hot_granule_joint_avx512(tile, kind, stream, first, turn);
+    } else {
+        lq__hot_granule_of_512(tile, kind, stream, first, turn);
+    }
+}
+#endif
+
+/* ---- the base of a tile; vectors into tiles ---- */
+/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
+   for those that become too small. Returns how many. */
+LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
+{
+    size_t lost = 0;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        int32_t code = (int32_t)scales[t] - 12 * octaves;
+        int held = scales[t] && code >= LQ__HOT_LEAST;
+        lost += scales[t] && !held;
+        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
+    }
+    return lost;
+}
+
+/* floor(x / 12). */
+LQ__INLINE int32_t lq__hot_octave(int32_t x)
+{
+    return (x + 12 * 1024) / 12 - 1024;
+}
+
+/* The base for what has been turned: the largest number always has a scale, the others have one
+   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
+LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
+{
+    lq__hot_vectors v;
+    int32_t base = turn->base;
+    int32_t top = -12 * 1024; /* codes if the base were 0 */
+    int32_t low = 12 * 1024;
+    int32_t held = 0; /* the largest code in the tile */
+    int32_t least;
+    size_t t;
+    for (t = 0; t < LQ__HOT_TOKENS; t++) {
+        held = LQ__MAX(held, (int32_t)scales[t]);
+    }
+    turn->base = 0;
+    lq__hot_aim(&v, turn, kind, stream);
+    for (t = 0; t < 8; t++) {
+        if (turn->most[t]) {
+            top = LQ__MAX(top, v.code[t]);
+            low = LQ__MIN(low, v.code[t]);
+        }
+    }
+    turn->base = base;
+    if (top < low) {
+        return;
+    }
+    if (held == 0) { /* room on both sides */
+        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
+    }
+    least = lq__hot_octave(top - 254 + 11);
+    if (held) {
+        least = LQ__MAX(least, turn->base - (255 - held) / 12);
+    }
+    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
+    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
+    if (held && base != turn->base) {
+        turn->lost += lq__hot_rebase(scales, base - turn->base);
+    }
+    turn->base = base;
+    for (t = 0; t < 8; t++) {
+        int32_t code = v.code[t] - 12 * base;
+        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
+    }
+}
+
+/* Whether the base is 0 and codes are surely such that lq__hot_choose_base would leave it there:
+   60 .. 240. */
+LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
+{
+    const int32_t one = lq__hot_bound_in(kind, stream)->base + LQ__HOT_SCALE_ONE - 6 * norm;
+    const int32_t least = lq__hot_octave(60 - one + 11); /* codes are 12 octaves + one + a rung, */
+    const int32_t most = lq__hot_octave(228 - one);      /* 0 .. 12 */
+    int32_t all = turn->base == 0 ? 0 : -1;
+    size_t t;
+    for (t = 0; t < 8; t++) {
+        int32_t octave = turn->unit[t] + (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
+        all |= turn->most[t] ? (octave - least) | (most - octave) : 0;
+    }
+    return all >= 0;
+}
+
+/* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
+LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
+                                  lq__hot_turn *turn, void *work)
+{
+    const lq__hot_kernels *kernels = lq__hot_of_level();
+    turn->row = lq__hot_stride(turn->dims);
+    turn->dst = (int16_t *)work;
+    turn->spun = (int32_t *)work + 4 * turn->row;
+    turn->center = (float *)work + 12 * turn->row;
+    if (!turn->mean) {
+        memset(turn->center, 0, 4 * turn->dims);
+        turn->mean = (const uint8_t *)turn->center;
+        turn->mean_type = LQ_F32;
+    }
+    if (turn->row != turn->dims || turn->tokens < 8) {
+        memset(turn->dst, 0, 16 * turn->row);
+        memset(turn->most, 0, sizeof turn->most);
+        memset(turn->unit, 0, sizeof turn->unit);
+    }
+    kernels->turn(turn);
+    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)), kind,
+                          stream)) {
+        lq__hot_choose_base(turn, tile + lq__hot_scales_at(kind, lq__hot_wide(turn->dims)), kind,
+                            stream);
+    }
+    kernels->granule(tile, kind, stream, first, turn);
+}
+
+/* Tokens `first` .. of a tile, first a multiple of 8, from vectors stride apart; mean: NULL is 0.
+   *base: of the tile's scales. LQ_E_DATA: not finite, and nothing is written. */
+LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, size_t first,
+                            const float *x, size_t stride, size_t tokens, const float *mean,
+                            int32_t *base, void *work)
+{
+    uint32_t most = 0;
+    lq__hot_turn turn;
+    size_t t;
+    size_t i;
+    for (t = 0; t < tokens; t++) {
+        for (i = 0; i < dims; i++) {
+            float v = x[t * stride + i] - (mean ? mean[i] : 0.0f);
+            uint32_t a = lq__bits_of_f32(v) & 0x7fffffffu;
+            most = LQ__MAX(most, a);
+        }
+    }
+    if (most >= 0x7f800000u) {
+        return LQ_E_DATA;
+    }
+    memset(&turn, 0, sizeof turn);
+    turn.type = LQ_F32;
+    turn.dims = dims;
+    turn.mean = (const uint8_t *)mean;
+    turn.mean_type = LQ_F32;
+    turn.base = *base;
+    for (t = 0; t < tokens; t += 8) {
+        turn.tokens = LQ__MIN(tokens - t, 8);
+        for (i = 0; i < turn.tokens; i++) {
+            turn.rows[i] = (const uint8_t *)(x + (t + i) * stride);
+        }
+        lq__hot_seal_rows(tile, kind, stream, first + t, &turn, work);
+    }
+    *base = turn.base;
+    return LQ_OK;
+}
+
+#if LQ__NEON
+/* ---- seal, with NEON ---- */
+/* See lq__hot_cells. */
 typedef struct lq__hot_cells_neon {
     uint8x16_t base;
-    uint8x16_t cut;
-    uint8x16_t spot;
+    uint8x16_t cut[LQ__HOT_CUTS];
+    uint8x16x2_t spot;
+    int cuts;
 } lq__hot_cells_neon;
+
+LQ__INLINE void lq__hot_cells_init_neon(lq__hot_cells_neon *cells, int kind)
+{
+    const lq__hot_cells *of = lq__hot_cells_in(kind);
+    int k;
+    cells->base = vld1q_u8(of->base);
+    for (k = 0; k < LQ__HOT_CUTS; k++) {
+        cells->cut[k] = vld1q_u8(of->cut[k]);
+    }
+    cells->spot.val[0] = vld1q_u8(of->spot);
+    cells->spot.val[1] = vld1q_u8(of->spot + 16);
+    cells->cuts = of->cuts;
+}
 
 /* Cells of 16 magnitudes, in halves: |x| * factor >> 16. */
 LQ__INLINE uint8x16_t lq__hot_cell_neon(int16x8_t x0, int16x8_t x1, int16_t factor)
@@ -24835,15 +25324,21 @@ LQ__INLINE uint8x16_t lq__hot_cell_neon(int16x8_t x0, int16x8_t x1, int16_t fact
 LQ__INLINE uint8x16_t lq__hot_cell_level_neon(const lq__hot_cells_neon *cells, uint8x16_t a)
 {
     const uint8x16_t eight = vshrq_n_u8(a, 3);
-    const uint8x16_t above = vcgeq_u8(a, vqtbl1q_u8(cells->cut, eight));
-    return vsubq_u8(vqtbl1q_u8(cells->base, eight), above);
+    uint8x16_t level = vqtbl1q_u8(cells->base, eight);
+    int k;
+    for (k = 0; k < cells->cuts; k++) {
+        level = vsubq_u8(level, vcgeq_u8(a, vqtbl1q_u8(cells->cut[k], eight)));
+    }
+    return level;
 }
 
-/* Squared errors of 16 cells, added to four sums. */
-LQ__INLINE uint32x4_t lq__hot_cell_costs_neon(const lq__hot_cells_neon *cells, uint8x16_t a,
-                                              uint32x4_t sum)
+/* Squared errors of 16 cells, added to four sums. kind is a constant. */
+LQ__INLINE uint32x4_t lq__hot_cell_costs_neon(const lq__hot_cells_neon *cells, int kind,
+                                              uint8x16_t a, uint32x4_t sum)
 {
-    const uint8x16_t spot = vqtbl1q_u8(cells->spot, lq__hot_cell_level_neon(cells, a));
+    const uint8x16_t level = lq__hot_cell_level_neon(cells, a);
+    const uint8x16_t spot = lq__hot_bits(kind) > 5 ? vqtbl2q_u8(cells->spot, level)
+                                                   : vqtbl1q_u8(cells->spot.val[0], level);
     const uint8x16_t e = vabdq_u8(vaddq_u8(vaddq_u8(a, a), vdupq_n_u8(1)), spot);
     sum = vpadalq_u16(sum, vmull_u8(vget_low_u8(e), vget_low_u8(e)));
     return vpadalq_u16(sum, vmull_high_u8(e, e));
@@ -24856,7 +25351,7 @@ LQ__INLINE uint8x16_t lq__hot_codes_neon(const lq__hot_cells_neon *cells, int ki
     const uint8_t half = (uint8_t)(1u << lq__hot_bits(kind) >> 1);
     const int16x8_t x0 = vld1q_s16(x);
     const int16x8_t x1 = vld1q_s16(x + 8);
-    if (kind == LQ__HOT_Z8) {
+    if (!cells->cuts) {
         const int16x8_t most = vdupq_n_s16(127 * 4 + 3);
         int16x8_t y[2];
         int j;
@@ -24884,7 +25379,7 @@ LQ__INLINE void lq__hot_costs_neon(uint32_t (*costs)[8], size_t t, const lq__hot
                                    int kind, const int16_t *x, size_t dims,
                                    const int16_t (*factors)[8])
 {
-    const uint32_t error = (uint32_t)lq__hot_cell[kind - LQ__HOT_Z4].spot[0] - 1;
+    const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
     const uint32_t rest = error * error * (uint32_t)((0 - dims) & 15);
     uint32x4_t s0 = vdupq_n_u32(0);
     uint32x4_t s1 = s0;
@@ -24893,26 +25388,43 @@ LQ__INLINE void lq__hot_costs_neon(uint32_t (*costs)[8], size_t t, const lq__hot
     for (d = 0; d < dims; d += 16) {
         const int16x8_t a = vabsq_s16(vld1q_s16(x + d));
         const int16x8_t b = vabsq_s16(vld1q_s16(x + d + 8));
-        s0 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[0][t]), s0);
-        s1 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[1][t]), s1);
-        s2 = lq__hot_cell_costs_neon(cells, lq__hot_cell_neon(a, b, factors[2][t]), s2);
+        s0 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[0][t]), s0);
+        s1 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[1][t]), s1);
+        s2 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[2][t]), s2);
     }
     costs[0][t] = vaddvq_u32(s0) - rest;
     costs[1][t] = vaddvq_u32(s1) - rest;
     costs[2][t] = vaddvq_u32(s2) - rest;
 }
 
-/* The third bits of the bytes of four lanes by a four, twice: 32 bits. */
-LQ__INLINE void lq__hot_thirds_neon(uint8_t *dst, uint8x16_t a, uint8x16_t b)
+/* The highest bits, in the second plane, of the bytes of four lanes by a four, twice: 32 bits. */
+LQ__INLINE void lq__hot_tops_neon(uint8_t *dst, int kind, uint8x16_t a, uint8x16_t b)
 {
     const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-    const uint8x16_t third = vdupq_n_u8(4);
-    uint8x16_t x = vpaddq_u8(vandq_u8(vtstq_u8(a, third), bit), vandq_u8(vtstq_u8(b, third), bit));
+    const uint8x16_t top = vdupq_n_u8(lq__hot_fours(kind) == 2 ? 16 : 4);
+    uint8x16_t x = vpaddq_u8(vandq_u8(vtstq_u8(a, top), bit), vandq_u8(vtstq_u8(b, top), bit));
     uint32_t v;
     x = vpaddq_u8(x, x);
     x = vpaddq_u8(x, x);
     v = vgetq_lane_u32(vreinterpretq_u32_u8(x), 0);
     memcpy(dst, &v, 4);
+}
+
+/* The nibbles of two fours. */
+LQ__INLINE uint8x16_t lq__hot_join_nibbles_neon(uint8x16_t a, uint8x16_t b)
+{
+    return vsliq_n_u8(vandq_u8(a, vdupq_n_u8(15)), b, 4);
+}
+
+/* What the first plane has of two fours in fields of two bits, with zeros above. */
+LQ__INLINE uint8x16_t lq__hot_join_pairs_neon(uint8x16_t a, uint8x16_t b, int kind)
+{
+    if (lq__hot_has_nibbles(kind)) {
+        a = vshrq_n_u8(a, 4);
+        b = vshrq_n_u8(b, 4);
+    }
+    a = vandq_u8(a, vdupq_n_u8(3));
+    return vsliq_n_u8(a, vandq_u8(b, vdupq_n_u8(3)), 2);
 }
 
 /* Four rows of 16 codes: w[f] has four f of each. */
@@ -24940,15 +25452,23 @@ LQ__INLINE void lq__hot_put_k_neon(uint8_t *tile, int kind, size_t wide, size_t 
                                    const uint8_t *codes, size_t stride)
 {
     const int fours = lq__hot_fours(kind);
+    const size_t behind = lq__hot_behind(kind);
+    uint8_t *more =
+        tile + lq__hot_second_plane(kind, wide) + (d / 4 / (size_t)fours * 4 + first / 16) * behind;
     uint8x16_t w[2][4];
-    int h;
+    size_t h;
     int f;
     lq__hot_fours_neon(w[0], codes, stride);
     lq__hot_fours_neon(w[1], codes + 4 * stride, stride);
-    for (f = 0; f < 4 && kind == LQ__HOT_Z3; f++) {
-        lq__hot_thirds_neon(tile + 16 * wide + (4 * (d / 16) + first / 16) * 32 + 8 * (size_t)f +
-                                first % 16 / 2,
-                            w[0][f], w[1][f]);
+    for (f = 0; f < 4 && lq__hot_has_bits(kind); f++) {
+        lq__hot_tops_neon(more + (size_t)(f / fours) * 4 * behind + (size_t)(f % fours) * 8 +
+                              first % 16 / 2,
+                          kind, w[0][f], w[1][f]);
+    }
+    for (h = 0; h < 2 && lq__hot_has_nibbles(kind); h++) {
+        uint8_t *at = more + first % 16 * 4 + 16 * h;
+        vst1q_u8(at, lq__hot_join_nibbles_neon(w[h][0], w[h][1]));
+        vst1q_u8(at + 64, lq__hot_join_nibbles_neon(w[h][2], w[h][3]));
     }
     for (f = 0; f < 4; f += fours) {
         const size_t v = (d / 4 + (size_t)f) / (size_t)fours;
@@ -24956,22 +25476,46 @@ LQ__INLINE void lq__hot_put_k_neon(uint8_t *tile, int kind, size_t wide, size_t 
         for (h = 0; h < 2; h++) {
             uint8x16_t x = w[h][f];
             if (fours == 2) {
-                x = vsliq_n_u8(x, w[h][(f + 1) & 3], 4);
+                x = lq__hot_join_nibbles_neon(x, w[h][(f + 1) & 3]);
             } else if (fours == 4) {
-                x = vsliq_n_u8(vsliq_n_u8(x, w[h][1], 2), vsliq_n_u8(w[h][2], w[h][3], 2), 4);
+                x = vsliq_n_u8(lq__hot_join_pairs_neon(x, w[h][1], kind),
+                               lq__hot_join_pairs_neon(w[h][2], w[h][3], kind), 4);
             }
             vst1q_u8(at + 16 * h, x);
         }
     }
 }
 
-/* The third bits of four rows: a bit a row, 16 dims of 4 bits. */
-LQ__INLINE void lq__hot_nibbles_neon(uint8_t *dst, const uint8x16_t *r)
+/* The highest bits of four rows, in the second plane: a bit a row, 16 dims of 4 bits. */
+LQ__INLINE void lq__hot_top_rows_neon(uint8_t *dst, int kind, const uint8x16_t *r)
 {
-    const uint8x16_t a = vsliq_n_u8(vshrq_n_u8(r[0], 2), vshrq_n_u8(r[1], 2), 1);
-    const uint8x16_t b = vsliq_n_u8(vshrq_n_u8(r[2], 2), vshrq_n_u8(r[3], 2), 1);
-    const uint8x16_t x = vsliq_n_u8(a, b, 2);
+    uint8x16_t top[4];
+    uint8x16_t x;
+    int j;
+    for (j = 0; j < 4; j++) {
+        top[j] = lq__hot_fours(kind) == 2 ? vshrq_n_u8(r[j], 4) : vshrq_n_u8(r[j], 2);
+    }
+    x = vsliq_n_u8(vsliq_n_u8(top[0], top[1], 1), vsliq_n_u8(top[2], top[3], 1), 2);
     vst1_u8(dst, vget_low_u8(vsliq_n_u8(vuzp1q_u8(x, x), vuzp2q_u8(x, x), 4)));
+}
+
+/* The second plane of 16 dims of a tile of V: r has tokens `first` .. */
+LQ__INLINE void lq__hot_put_more_v_neon(uint8_t *tile, int kind, size_t wide, size_t vector,
+                                        size_t first, const uint8x16_t *r)
+{
+    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
+    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
+    if (lq__hot_has_nibbles(kind)) {
+        uint8x16x4_t x;
+        int j;
+        for (j = 0; j < 4; j++) {
+            x.val[j] = lq__hot_join_nibbles_neon(r[j], r[j + 4]);
+        }
+        vst4q_u8(to + field / 2 * 64, x);
+    } else {
+        lq__hot_top_rows_neon(to + field * 8, kind, r);
+        lq__hot_top_rows_neon(to + field * 8 + 8, kind, r + 4);
+    }
 }
 
 /* The same into a tile of V: 16 dims of four tokens lie as four interleaved rows. */
@@ -24988,10 +25532,8 @@ LQ__INLINE void lq__hot_put_v_neon(uint8_t *tile, int kind, size_t wide, size_t 
         r[j] = vld1q_u8(codes + (size_t)j * stride);
         x.val[j & 3] = r[j];
     }
-    if (kind == LQ__HOT_Z3) {
-        uint8_t *high = tile + 16 * wide + vector * 32 + first % 16 * 2;
-        lq__hot_nibbles_neon(high, r);
-        lq__hot_nibbles_neon(high + 8, r + 4);
+    if (lq__hot_behind(kind)) {
+        lq__hot_put_more_v_neon(tile, kind, wide, vector, first, r);
     }
     if (fours == 4) { /* half of each byte is there, or will be */
         x = vld4q_u8(at);
@@ -25000,9 +25542,9 @@ LQ__INLINE void lq__hot_put_v_neon(uint8_t *tile, int kind, size_t wide, size_t 
         if (fours == 1) {
             x.val[j] = r[j];
         } else if (fours == 2) {
-            x.val[j] = vsliq_n_u8(r[j], r[j + 4], 4);
+            x.val[j] = lq__hot_join_nibbles_neon(r[j], r[j + 4]);
         } else {
-            const uint8x16_t two = vsliq_n_u8(vandq_u8(r[j], vdupq_n_u8(3)), r[j + 4], 2);
+            const uint8x16_t two = lq__hot_join_pairs_neon(r[j], r[j + 4], kind);
             x.val[j] =
                 first % 16 ? vsliq_n_u8(x.val[j], two, 4) : vbslq_u8(vdupq_n_u8(15), two, x.val[j]);
         }
@@ -25034,19 +25576,13 @@ LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, siz
     lq__hot_aim(&v, turn, kind, stream);
     lq__hot_factors(factors, kind, stream, &v);
     memset(costs, 0, sizeof costs);
-    cells.base = cells.cut = cells.spot = vdupq_n_u8(0);
-    if (kind != LQ__HOT_Z8) {
-        const lq__hot_cells *of = &lq__hot_cell[kind - LQ__HOT_Z4];
-        cells.base = vld1q_u8(of->base);
-        cells.cut = vld1q_u8(of->cut);
-        cells.spot = vld1q_u8(of->spot);
-        for (t = 0; t < 8; t++) {
-            lq__hot_costs_neon(costs, t, &cells, kind, x + t * stride, turn->dims,
-                               (const int16_t(*)[8])factors);
-        }
+    lq__hot_cells_init_neon(&cells, kind);
+    for (t = 0; t < 8 && cells.cuts; t++) {
+        lq__hot_costs_neon(costs, t, &cells, kind, x + t * stride, turn->dims,
+                           (const int16_t(*)[8])factors);
     }
-    lq__hot_best(best, tile + wide * 8 * lq__hot_bits(kind) + first, (const uint32_t(*)[8])costs,
-                 &v, kind == LQ__HOT_Z8);
+    lq__hot_best(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
+                 &v, lq__hot_is_fixed(kind, stream));
     for (t = 0; t < 8; t++) {
         for (d = 0; d < wide; d += 16) {
             vst1q_u8(codes + t * stride + d,
@@ -25062,268 +25598,30 @@ LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, siz
     }
 }
 
-/* E8: tables by the bracket j, of 32 entries; 0 and 1 are the cosets. */
-typedef struct lq__hot_seal_neon {
-    uint8x16x2_t first[2];
-    uint8x16x2_t second[2];
-    uint8x16x2_t moved[2];
-} lq__hot_seal_neon;
-
-LQ__INLINE uint8x16x2_t lq__hot_entries_neon(const int8_t *of)
-{
-    uint8x16x2_t table;
-    table.val[0] = vreinterpretq_u8_s8(vld1q_s8(of));
-    table.val[1] = vreinterpretq_u8_s8(vld1q_s8(of + 16));
-    return table;
-}
-
-LQ__INLINE void lq__hot_seal_init_neon(lq__hot_seal_neon *s)
-{
-    int c;
-    for (c = 0; c < 2; c++) {
-        s->first[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c]);
-        s->second[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c + 1]);
-        s->moved[c] = lq__hot_entries_neon(lq__hot_brackets[4 * c + 3]);
+/* The granules of a kind: kernels of each, so that what depends on the kind is decided once. */
+#define LQ__HOT_GRANULE_NEON(kind, quantizer, bits, block, ...)                        \
+    static void lq__hot_granule_##kind##_neon(uint8_t *tile, int stream, size_t first, \
+                                              const lq__hot_turn *turn)                \
+    {                                                                                  \
+        if (block > 1) {                                                               \
+            lq__hot_granule_joint_neon(tile, LQ__HOT_##kind, stream, first, turn);     \
+        } else if (stream == LQ_K) {                                                   \
+            lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_K, first, turn);          \
+        } else {                                                                       \
+            lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_V, first, turn);          \
+        }                                                                              \
     }
-}
-
-/* Brackets of two coordinates of eight blocks: lq__hot_bracket, of 128 bytes, in two halves. */
-LQ__INLINE uint8x16_t lq__hot_near_neon(int16x8_t y0, int16x8_t y1)
-{
-    const int8x16_t u = vcombine_s8(vqshrn_n_s16(y0, 2), vqshrn_n_s16(y1, 2));
-    const int8x16_t sign = vshrq_n_s8(u, 7);
-    const uint8x16_t a = vreinterpretq_u8_s8(veorq_s8(u, sign)); /* ~u below zero */
-    const uint8x16_t below = vreinterpretq_u8_s8(sign);
-    uint8x16x4_t table;
-    uint8x16_t j;
-    int k;
-    for (k = 0; k < 4; k++) {
-        table.val[k] = vld1q_u8(lq__hot_bracket + 16 * k);
-    }
-    j = vqtbl4q_u8(table, a);
-    for (k = 0; k < 4; k++) {
-        table.val[k] = vld1q_u8(lq__hot_bracket + 64 + 16 * k);
-    }
-    j = vqtbx4q_u8(j, table, vsubq_u8(a, vdupq_n_u8(64)));
-    return vbslq_u8(below, vsubq_u8(vdupq_n_u8(30), j), j);
-}
-
-LQ__INLINE uint16x8_t lq__hot_square_neon(int16x8_t y, int16x8_t level)
-{
-    const uint16x8_t e = vminq_u16(vreinterpretq_u16_s16(vabdq_s16(y, level)), vdupq_n_u16(255));
-    return vmulq_u16(e, e);
-}
-
-/* One coset, one coordinate: cost, and which coordinate is the cheapest to move. */
-LQ__INLINE void lq__hot_coordinate_neon(int16x8_t y, int16x8_t first, int16x8_t second, int i,
-                                        uint16x8_t *cost, uint16x8_t *least, uint16x8_t *move)
-{
-    const uint16x8_t d = lq__hot_square_neon(y, first);
-    const uint16x8_t e = vqsubq_u16(lq__hot_square_neon(y, second), d);
-    const uint16x8_t less = vcltq_u16(e, *least);
-    *cost = vqaddq_u16(*cost, d);
-    *least = vminq_u16(*least, e);
-    *move = vbslq_u16(less, vdupq_n_u16((uint16_t)i), *move);
-}
-
-/* z of the first choice: half of the bracket, for coset 0 upwards. */
-LQ__INLINE uint8x16_t lq__hot_z_neon(uint8x16_t j, uint8x16_t up)
-{
-    return vshrq_n_u8(vaddq_u8(j, up), 1);
-}
-
-/* Costs of the cosets of 8 blocks; the coset (all ones: 1), the coordinate to move (or -1). */
-LQ__INLINE uint16x8_t lq__hot_coset_costs_neon(const lq__hot_seal_neon *s, const int16x8_t *y,
-                                               const uint8x16_t *j, uint16x8_t *coset,
-                                               uint16x8_t *mover)
-{
-    uint16x8_t cost[2];
-    uint16x8_t least[2];
-    uint16x8_t move[2];
-    int c;
-    int i;
-    for (c = 0; c < 2; c++) {
-        uint8x16_t parity = vdupq_n_u8(0);
-        uint16x8_t wrong;
-        cost[c] = vdupq_n_u16(0);
-        least[c] = vdupq_n_u16(65535);
-        move[c] = cost[c];
-        for (i = 0; i < 4; i++) {
-            const int8x16_t a = vreinterpretq_s8_u8(vqtbl2q_u8(s->first[c], j[i]));
-            const int8x16_t b = vreinterpretq_s8_u8(vqtbl2q_u8(s->second[c], j[i]));
-            lq__hot_coordinate_neon(y[2 * i], vshll_n_s8(vget_low_s8(a), 2),
-                                    vshll_n_s8(vget_low_s8(b), 2), 2 * i, &cost[c], &least[c],
-                                    &move[c]);
-            lq__hot_coordinate_neon(y[2 * i + 1], vshll_high_n_s8(a, 2), vshll_high_n_s8(b, 2),
-                                    2 * i + 1, &cost[c], &least[c], &move[c]);
-            parity = veorq_u8(parity, lq__hot_z_neon(j[i], vdupq_n_u8((uint8_t)(1 - c))));
-        }
-        wrong = vmovl_u8(veor_u8(vget_low_u8(parity), vget_high_u8(parity)));
-        wrong = vandq_u16(wrong, vdupq_n_u16(1));
-        wrong = vceqq_u16(wrong, vdupq_n_u16((uint16_t)(1 - c)));
-        cost[c] = vqaddq_u16(cost[c], vandq_u16(wrong, least[c]));
-        move[c] = vbslq_u16(wrong, move[c], vdupq_n_u16(65535));
-    }
-    *coset = vcltq_u16(cost[1], cost[0]);
-    *mover = vbslq_u16(*coset, move[1], move[0]);
-    return vminq_u16(cost[0], cost[1]);
-}
-
-/* 8 blocks: y[i] coordinate i of each; words of eight nibbles, 4 bytes each; costs. */
-LQ__INLINE uint16x8_t lq__hot_words_neon(const lq__hot_seal_neon *s, const int16x8_t *y,
-                                         uint8_t *words)
-{
-    const uint8x16_t upper = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
-    uint8x16_t j[4];
-    uint16x8_t cost;
-    uint16x8_t coset;
-    uint16x8_t mover;
-    uint8x16_t one;
-    uint8x16_t move;
-    uint8x16_t low;
-    uint8x16_t high;
-    uint8x8x4_t bytes;
-    int i;
-    for (i = 0; i < 4; i++) {
-        j[i] = lq__hot_near_neon(y[2 * i], y[2 * i + 1]);
-    }
-    cost = lq__hot_coset_costs_neon(s, y, j, &coset, &mover);
-    one = vcombine_u8(vmovn_u16(coset), vmovn_u16(coset));
-    move = vcombine_u8(vmovn_u16(mover), vmovn_u16(mover));
-    move = vsubq_u8(move, upper); /* as of the even coordinate */
-    for (i = 0; i < 4; i++) {
-        const uint8x16_t z = lq__hot_z_neon(j[i], vbicq_u8(vdupq_n_u8(1), one));
-        const uint8x16_t moved =
-            vbslq_u8(one, vqtbl2q_u8(s->moved[1], j[i]), vqtbl2q_u8(s->moved[0], j[i]));
-        j[i] = vbslq_u8(vceqq_u8(move, vdupq_n_u8((uint8_t)(2 * i))), moved, z);
-        j[i] = veorq_u8(j[i], vshrq_n_u8(j[i], 1));
-    }
-    low = vsliq_n_u8(j[0], j[2], 4); /* bytes 0 and 1 of each word */
-    high = vsliq_n_u8(j[1], j[3], 4);
-    bytes.val[0] = vget_low_u8(low);
-    bytes.val[1] = vget_high_u8(low);
-    bytes.val[2] = vget_low_u8(high);
-    bytes.val[3] = vget_high_u8(high);
-    vst4_u8(words, bytes);
-    return cost;
-}
-
-LQ__INLINE int16x8_t lq__hot_y_neon(int16x8_t x, int16x8_t factor)
-{
-    const int16x8_t y = vqrdmulhq_s16(x, factor);
-    return vmaxq_s16(vminq_s16(y, vdupq_n_s16(1020)), vdupq_n_s16(-1020));
-}
-
-/* x (8 tokens) by 8 dims: y[i] is dim i of each token. */
-LQ__INLINE void lq__hot_transpose_neon(int16x8_t *y, const int16_t *x, size_t stride)
-{
-    int32x4_t a[8];
-    int64x2_t b[8];
-    int i;
-    for (i = 0; i < 8; i += 2) { /* even and odd dims of two tokens */
-        const int16x8_t p = vld1q_s16(x + (size_t)i * stride);
-        const int16x8_t q = vld1q_s16(x + (size_t)(i + 1) * stride);
-        a[i] = vreinterpretq_s32_s16(vtrn1q_s16(p, q));
-        a[i + 1] = vreinterpretq_s32_s16(vtrn2q_s16(p, q));
-    }
-    for (i = 0; i < 8; i += 4) { /* dims 0 and 4, 1 and 5, 2 and 6, 3 and 7 of four tokens */
-        b[i] = vreinterpretq_s64_s32(vtrn1q_s32(a[i], a[i + 2]));
-        b[i + 1] = vreinterpretq_s64_s32(vtrn1q_s32(a[i + 1], a[i + 3]));
-        b[i + 2] = vreinterpretq_s64_s32(vtrn2q_s32(a[i], a[i + 2]));
-        b[i + 3] = vreinterpretq_s64_s32(vtrn2q_s32(a[i + 1], a[i + 3]));
-    }
-    for (i = 0; i < 4; i++) {
-        y[i] = vreinterpretq_s16_s64(vtrn1q_s64(b[i], b[i + 4]));
-        y[i + 4] = vreinterpretq_s16_s64(vtrn2q_s64(b[i], b[i + 4]));
-    }
-}
-
-/* K: a word is 8 dims of a token, with three factors a token; words (3, wide / 8, 8). */
-LQ__INLINE void lq__hot_by_dims_neon(const lq__hot_seal_neon *s, const lq__hot_turn *turn,
-                                     const int16_t (*factors)[8], uint8_t *words,
-                                     uint32_t (*costs)[8])
-{
-    const size_t wide = lq__hot_wide(turn->dims);
-    size_t d;
-    size_t k;
-    for (d = 0; d < wide; d += 8) {
-        int16x8_t dim[8];
-        lq__hot_transpose_neon(dim, turn->dst + d, turn->row);
-        for (k = 0; k < 3; k++) {
-            const int16x8_t f = vld1q_s16(factors[k]);
-            int16x8_t y[8];
-            uint16x8_t cost;
-            int i;
-            for (i = 0; i < 8; i++) {
-                y[i] = lq__hot_y_neon(dim[i], f);
-            }
-            cost = lq__hot_words_neon(s, y, words + 4 * (k * wide + d));
-            if (d < turn->dims) {
-                uint32_t *to = costs[k];
-                vst1q_u32(to, vaddw_u16(vld1q_u32(to), vget_low_u16(cost)));
-                vst1q_u32(to + 4, vaddw_high_u16(vld1q_u32(to + 4), cost));
-            }
-        }
-    }
-}
-
-static void lq__hot_granule_e8_neon(uint8_t *tile, int stream, size_t first,
-                                    const lq__hot_turn *turn)
-{
-    const size_t wide = lq__hot_wide(turn->dims);
-    uint8_t *words = (uint8_t *)turn->spun;
-    int16_t factors[3][8];
-    uint32_t costs[3][8];
-    uint32_t best[8];
-    lq__hot_vectors v;
-    lq__hot_seal_neon s;
-    size_t d;
-    size_t t;
-    lq__hot_seal_init_neon(&s);
-    lq__hot_aim(&v, turn, LQ__HOT_E8, stream);
-    lq__hot_factors(factors, LQ__HOT_E8, stream, &v);
-    memset(costs, 0, sizeof costs);
-    if (stream == LQ_K) {
-        lq__hot_by_dims_neon(&s, turn, (const int16_t(*)[8])factors, words, costs);
-    }
-    lq__hot_best(best, tile + wide * 32 + first, (const uint32_t(*)[8])costs, &v, stream == LQ_V);
-    for (d = 0; d < wide && stream == LQ_K; d += 8) {
-        uint8_t *at = tile + 64 * (4 * (d / 8) + first / 16) + first % 16 * 4;
-        for (t = 0; t < 8; t++) {
-            memcpy(at + 4 * t, words + 4 * (best[t] * wide + d + t), 4);
-        }
-    }
-    for (d = 0; d < wide && stream == LQ_V; d += 8) { /* a word is eight tokens of a dim */
-        const size_t vector = lq__hot_at(wide / 16, 8, d / 16, first / 8);
-        int16x8_t y[8];
-        for (t = 0; t < 8; t++) {
-            y[t] = lq__hot_y_neon(vld1q_s16(turn->dst + t * turn->row + d),
-                                  vdupq_n_s16(factors[1][t]));
-        }
-        (void)lq__hot_words_neon(&s, y, tile + 64 * vector + 4 * (d % 16));
-    }
-}
+LQ__HOT_KINDS(LQ__HOT_GRANULE_NEON)
+#undef LQ__HOT_GRANULE_NEON
 
 static void lq__hot_granule_neon(uint8_t *tile, int kind, int stream, size_t first,
                                  const lq__hot_turn *turn)
 {
-#define LQ__HOT_GRANULE_NEON(of)                                            \
-    case LQ__HOT_##of:                                                      \
-        if (stream == LQ_K) {                                               \
-            lq__hot_granule_of_neon(tile, LQ__HOT_##of, LQ_K, first, turn); \
-        } else {                                                            \
-            lq__hot_granule_of_neon(tile, LQ__HOT_##of, LQ_V, first, turn); \
-        }                                                                   \
-        break;
-    switch (kind) {
-        LQ__HOT_GRANULE_NEON(Z8)
-        LQ__HOT_GRANULE_NEON(Z4)
-        LQ__HOT_GRANULE_NEON(Z3)
-        LQ__HOT_GRANULE_NEON(Z2)
-    default:
-        lq__hot_granule_e8_neon(tile, stream, first, turn);
-    }
-#undef LQ__HOT_GRANULE_NEON
+#define LQ__HOT_ROW(kind, ...) lq__hot_granule_##kind##_neon,
+    static void (*const granules[LQ__HOT_COUNT])(uint8_t *, int, size_t, const lq__hot_turn *) = {
+        LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+    granules[kind - 1](tile, stream, first, turn);
 }
 #undef LQ__HOT_LEVELS_NEON
 #undef LQ__HOT_Q_NEON
@@ -25337,10 +25635,8 @@ static void lq__hot_granule_neon(uint8_t *tile, int kind, int stream, size_t fir
 #undef LQ__HOT_PAIR_NEON
 #undef LQ__HOT_BLOCK_NEON
 #undef LQ__HOT_KIND_NEON
-#undef LQ__HOT_KINDS_NEON
 #undef LQ__HOT_USES_NEON
 #undef LQ__HOT_COUNTS_NEON
-#undef LQ__HOT_TABLE_NEON
 #undef LQ__HOT_ADD_DOT
 #undef LQ__HOT_ROWS_DOT
 #undef LQ__HOT_DOWN_DOT
@@ -25351,33 +25647,38 @@ static void lq__hot_granule_neon(uint8_t *tile, int kind, int stream, size_t fir
 
 /* ================================================================================================
    >>multiply   rows of integers times the levels of a tile
+
+   To add a hot kind, touch nothing here: kernels are made for each row of LQ__HOT_KINDS. Planes
+   that no kind has yet: lq__hot_unpack, and lq__hot_levels_* of each level.
    ============================================================================================== */
 /* ---- the C code ---- */
+/* The second plane of vector `index`. */
+LQ__INLINE const uint8_t *lq__hot_more(const uint8_t *tile, int kind, size_t wide, size_t index)
+{
+    return tile + lq__hot_second_plane(kind, wide) + lq__hot_behind(kind) * index;
+}
+
 /* The levels of vector `index`: four f at dst + 64 f. */
 LQ__STATIC void lq__hot_unpack(int8_t *dst, const uint8_t *tile, int kind, size_t wide,
                                size_t index)
 {
-    const int8_t *levels = kind == LQ__HOT_Z8 ? NULL : lq__hot_table(kind);
+    const int8_t *levels = lq__hot_row(kind)->levels;
+    const uint32_t fours = (uint32_t)lq__hot_fours(kind);
+    const uint32_t width = 8 / fours;
     const uint8_t *src = tile + 64 * index;
-    const uint8_t *bits = tile + 16 * wide + 32 * index;
+    const uint8_t *more = lq__hot_more(tile, kind, wide, index);
     size_t j;
-    size_t f;
+    uint32_t f;
     for (j = 0; j < 64; j++) {
-        uint32_t c = src[j];
-        if (kind == LQ__HOT_Z8) {
-            dst[j] = (int8_t)((int32_t)c - 128);
-        } else if (kind == LQ__HOT_E8) {
-            const int8_t *coset = lq__hot_cosets + 16 * lq__hot_parity(src + (j & ~(size_t)3));
-            dst[j] = coset[c & 15];
-            dst[64 + j] = coset[c >> 4];
-        } else if (kind == LQ__HOT_Z4) {
-            dst[j] = levels[c & 15];
-            dst[64 + j] = levels[c >> 4];
-        } else {
-            for (f = 0; f < 4; f++) {
-                uint32_t third = kind == LQ__HOT_Z3 ? bits[8 * f + j / 8] >> j % 8 & 1u : 0;
-                dst[64 * f + j] = levels[(c >> 2 * f & 3u) + 4 * third];
+        uint32_t coset = lq__hot_is_joint(kind) ? lq__hot_parity(src + (j & ~(size_t)3)) << 4 : 0;
+        for (f = 0; f < fours; f++) {
+            uint32_t c = ((uint32_t)src[j] >> width * f & ((1u << width) - 1)) | coset;
+            if (lq__hot_has_nibbles(kind)) {
+                c = c << 4 | ((uint32_t)more[64 * (f / 2) + j] >> 4 * (f % 2) & 15u);
+            } else if (lq__hot_has_bits(kind)) {
+                c |= ((uint32_t)more[8 * f + j / 8] >> j % 8 & 1u) << width;
             }
+            dst[64 * f + j] = levels ? levels[c] : (int8_t)((int32_t)c - 128);
         }
     }
 }
@@ -25519,17 +25820,17 @@ static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile,
 #define LQ__HOT_CHUNK 64u /* fours of a row prepared at once */
 
 typedef struct lq__hot_look_256 {
-    __m256i table;  /* levels, twice 16 */
-    __m256i second; /* E8: coset 1 */
+    __m256i table[4]; /* levels, twice 16 each */
 } lq__hot_look_256;
 
 LQ__HOT_256 lq__hot_look_256 lq__hot_look_of_256(int kind)
 {
+    const int8_t *levels = lq__hot_row(kind)->levels;
     lq__hot_look_256 look;
-    look.table = lq__hot_twice_256(kind == LQ__HOT_Z8   ? lq__hot_levels[0]
-                                   : kind == LQ__HOT_E8 ? lq__hot_cosets
-                                                        : lq__hot_table(kind));
-    look.second = lq__hot_twice_256(lq__hot_cosets + 16);
+    int k;
+    for (k = 0; k < 4; k++) {
+        look.table[k] = levels ? lq__hot_twice_256(levels + 16 * k) : _mm256_setzero_si256();
+    }
     return look;
 }
 
@@ -25541,7 +25842,7 @@ LQ__HOT_256 __m256i lq__hot_coset_256(int kind, __m256i c)
     const __m256i first = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
     __m256i x = c;
-    if (kind != LQ__HOT_E8) {
+    if (!lq__hot_is_joint(kind)) {
         return c;
     }
     x = _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
@@ -25551,8 +25852,8 @@ LQ__HOT_256 __m256i lq__hot_coset_256(int kind, __m256i c)
     return _mm256_shuffle_epi8(odd, x);
 }
 
-/* Bits of a u32 as bytes 4 or 0. */
-LQ__HOT_256 __m256i lq__hot_third_256(const uint8_t *bits)
+/* Bits of a u32 as bytes -1 or 0. */
+LQ__HOT_256 __m256i lq__hot_spread_256(const uint8_t *bits)
 {
     const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
                                             2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
@@ -25561,24 +25862,46 @@ LQ__HOT_256 __m256i lq__hot_third_256(const uint8_t *bits)
     __m256i x;
     memcpy(&v, bits, 4);
     x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(v), spread), bit);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(x, bit), _mm256_set1_epi8(4));
+    return _mm256_cmpeq_epi8(x, bit);
 }
 
-LQ__HOT_256 __m256i lq__hot_levels_256(const lq__hot_look_256 *look, int kind, __m256i x, __m256i p,
-                                       const uint8_t *bits)
+/* Levels by two bits x and nibbles n. */
+LQ__HOT_256 __m256i lq__hot_six_256(const lq__hot_look_256 *look, __m256i x, __m256i n)
 {
-    if (kind == LQ__HOT_Z8) {
+    const __m256i low = _mm256_slli_epi16(x, 7); /* in bit 7 of each byte */
+    const __m256i high = _mm256_slli_epi16(x, 6);
+    const __m256i a = _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table[0], n),
+                                         _mm256_shuffle_epi8(look->table[1], n), low);
+    const __m256i b = _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table[2], n),
+                                         _mm256_shuffle_epi8(look->table[3], n), low);
+    return _mm256_blendv_epi8(a, b, high);
+}
+
+/* Levels of codes x, field f and half h of a vector, the bits above them anything; p: E8's cosets;
+   more: the vector's second plane. kind and f are constants. */
+LQ__HOT_256 __m256i lq__hot_levels_256(const lq__hot_look_256 *look, int kind, __m256i x, __m256i p,
+                                       const uint8_t *more, int f, int h)
+{
+    if (lq__hot_fours(kind) == 1) {
         return _mm256_xor_si256(x, _mm256_set1_epi8((int8_t)-128));
     }
+    if (lq__hot_has_nibbles(kind)) {
+        const uint8_t *at = more + 64 * (f / 2) + 32 * h;
+        __m256i n = _mm256_loadu_si256((const __m256i *)(const void *)at);
+        n = f % 2 ? _mm256_srli_epi16(n, 4) : n;
+        return lq__hot_six_256(look, x, _mm256_and_si256(n, _mm256_set1_epi8(15)));
+    }
     x = _mm256_and_si256(x, _mm256_set1_epi8(lq__hot_fours(kind) == 2 ? 15 : 3));
-    if (kind == LQ__HOT_E8) {
-        return _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table, x),
-                                  _mm256_shuffle_epi8(look->second, x), p);
+    if (lq__hot_is_joint(kind) || (lq__hot_fours(kind) == 2 && lq__hot_has_bits(kind))) {
+        p = lq__hot_is_joint(kind) ? p : lq__hot_spread_256(more + 8 * f + 4 * h);
+        return _mm256_blendv_epi8(_mm256_shuffle_epi8(look->table[0], x),
+                                  _mm256_shuffle_epi8(look->table[1], x), p);
     }
-    if (kind == LQ__HOT_Z3) {
-        x = _mm256_or_si256(x, lq__hot_third_256(bits));
+    if (lq__hot_has_bits(kind)) {
+        p = lq__hot_spread_256(more + 8 * f + 4 * h);
+        x = _mm256_or_si256(x, _mm256_and_si256(p, _mm256_set1_epi8(4)));
     }
-    return _mm256_shuffle_epi8(look->table, x);
+    return _mm256_shuffle_epi8(look->table[0], x);
 }
 
 /* A four of a row as two pairs of int16, bytes 0 and 2, 1 and 3: 8 bytes, rows side by side. */
@@ -25619,7 +25942,7 @@ LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
 #define LQ__HOT_FIELD_256(c, f) \
     ((f) == 0 ? c : fours == 2 ? _mm256_srli_epi16(c, 4 * (f)) : _mm256_srli_epi16(c, 2 * (f)))
 #define LQ__HOT_LEVELS_256(f, h) \
-    lq__hot_levels_256(look, kind, LQ__HOT_FIELD_256(c##h, f), p##h, bits + 8 * (f) + 4 * (h))
+    lq__hot_levels_256(look, kind, LQ__HOT_FIELD_256(c##h, f), p##h, more, f, h)
 #define LQ__HOT_FOUR_256(f)                                                   \
     if (fours > f) {                                                          \
         const __m256i x0 = LQ__HOT_LEVELS_256(f, 0);                          \
@@ -25635,7 +25958,7 @@ LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
         pairs += 4 * LQ__HOT_BATCH;                                           \
     }
 LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *look, int kind,
-                                      const uint8_t *codes, const uint8_t *bits, size_t width,
+                                      const uint8_t *codes, const uint8_t *more, size_t width,
                                       size_t vectors, const int16_t *pairs, int rows,
                                       uintptr_t ahead)
 {
@@ -25652,7 +25975,7 @@ LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *l
         LQ__HOT_FOUR_256(3)
         lq__hot_prefetch((uintptr_t)codes + ahead);
         codes += 64 * width;
-        bits += 32 * width;
+        more += lq__hot_behind(kind) * width;
     }
 }
 #define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
@@ -25678,8 +26001,8 @@ LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kin
                             : _mm256_setzero_si256();
             LQ__HOT_EACH_256(LQ__HOT_BEGIN)
 #undef LQ__HOT_BEGIN
-            lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, 4, n,
-                                 pairs, rows, ahead);
+            lq__hot_multiply_256(a, &look, kind, tile + 64 * at, lq__hot_more(tile, kind, wide, at),
+                                 4, n, pairs, rows, ahead);
 #define LQ__HOT_END(r, h)                                                                    \
     if (rows > r) {                                                                          \
         _mm256_storeu_si256((__m256i *)(void *)(dots + r * LQ__HOT_TOKENS + 16 * b + 8 * h), \
@@ -25707,8 +26030,8 @@ LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_
 #define LQ__HOT_BEGIN(r, h) a[r][h] = _mm256_setzero_si256();
         LQ__HOT_EACH_256(LQ__HOT_BEGIN)
 #undef LQ__HOT_BEGIN
-        lq__hot_multiply_256(a, &look, kind, tile + 64 * at, tile + 16 * wide + 32 * at, width,
-                             vectors, pairs, rows, ahead);
+        lq__hot_multiply_256(a, &look, kind, tile + 64 * at, lq__hot_more(tile, kind, wide, at),
+                             width, vectors, pairs, rows, ahead);
 #define LQ__HOT_END(r, h)                                                                         \
     if (rows > r && live > r) {                                                                   \
         float *p = acc + r * wide + 16 * b + 8 * h;                                               \
@@ -25721,7 +26044,7 @@ LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_
 }
 
 /* Rows are done as 1, 2 or 4. */
-#define LQ__HOT_KIND_256(kind)                                                                    \
+#define LQ__HOT_KIND_256(kind, ...)                                                               \
     LQ__TARGET_HOT_AVX2 static void lq__hot_dots_##kind##_256(int32_t *dots, const uint8_t *tile, \
                                                               const int8_t *q8, size_t wide,      \
                                                               size_t rows, uintptr_t ahead)       \
@@ -25746,53 +26069,28 @@ LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_
             lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, rows, 4, ahead);  \
         }                                                                                         \
     }
-LQ__HOT_KIND_256(Z8)
-LQ__HOT_KIND_256(Z4)
-LQ__HOT_KIND_256(Z3)
-LQ__HOT_KIND_256(Z2)
-LQ__HOT_KIND_256(E8)
+LQ__HOT_KINDS(LQ__HOT_KIND_256)
 
 static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
                               const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
 {
+#define LQ__HOT_ROW(kind, ...) lq__hot_dots_##kind##_256,
+    static void (*const of[LQ__HOT_COUNT])(int32_t *, const uint8_t *, const int8_t *, size_t,
+                                           size_t, uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
     (void)sum;
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_dots_Z8_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_dots_Z4_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_dots_Z3_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_dots_Z2_256(dots, tile, q8, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_dots_E8_256(dots, tile, q8, wide, rows, ahead);
-    }
+    of[kind - 1](dots, tile, q8, wide, rows, ahead);
 }
 
 static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
                               const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
 {
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_sums_Z8_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_sums_Z4_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_sums_Z3_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_sums_Z2_256(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_sums_E8_256(acc, unit, tile, weights, wide, rows, ahead);
-    }
+#define LQ__HOT_ROW(kind, ...) lq__hot_sums_##kind##_256,
+    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
+                                           size_t, size_t,
+                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+    of[kind - 1](acc, unit, tile, weights, wide, rows, ahead);
 }
 
 /* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
@@ -25819,7 +26117,9 @@ LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *lo
     for (i = 0; i < 8; i++) {
         const size_t v = 4 * (f / (size_t)fours) + i / 2;
         const uint8_t *codes = tile + 64 * v + 32 * (i % 2);
-        const uint8_t *bits = tile + 16 * wide + 32 * v + 4 * (i % 2) + (upper ? 16 : 0);
+        const uint8_t *more = lq__hot_more(tile, kind, wide, v);
+        const int h = (int)(i % 2);
+        const int field = fours > 2 && upper ? 2 : 0;
         const __m256i c0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
         const __m256i c1 =
             fours > 1 ? c0 : _mm256_loadu_si256((const __m256i *)(const void *)(codes + 256));
@@ -25829,8 +26129,9 @@ LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *lo
                            : fours == 2 ? _mm256_srli_epi16(c0, 4)
                            : upper      ? _mm256_srli_epi16(c0, 6)
                                         : _mm256_srli_epi16(c0, 2);
-        const __m256i x0 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y0, p, bits));
-        const __m256i x1 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y1, p, bits + 8));
+        const __m256i x0 = lq__hot_swap_256(lq__hot_levels_256(look, kind, y0, p, more, field, h));
+        const __m256i x1 =
+            lq__hot_swap_256(lq__hot_levels_256(look, kind, y1, p, more, field + 1, h));
         const __m256i even0 = _mm256_srai_epi16(_mm256_slli_epi16(x0, 8), 8);
         const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8);
         const __m256i odd0 = _mm256_srai_epi16(x0, 8);
@@ -25893,7 +26194,7 @@ LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint
     }
 }
 
-#define LQ__HOT_KIND_ACROSS_256(kind)                                                             \
+#define LQ__HOT_KIND_ACROSS_256(kind, ...)                                                        \
     LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
         float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
         size_t rows, size_t first, size_t last)                                                   \
@@ -25909,32 +26210,18 @@ LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint
                                   rows, 4);                                                       \
         }                                                                                         \
     }
-LQ__HOT_KIND_ACROSS_256(Z8)
-LQ__HOT_KIND_ACROSS_256(Z4)
-LQ__HOT_KIND_ACROSS_256(Z3)
-LQ__HOT_KIND_ACROSS_256(Z2)
-LQ__HOT_KIND_ACROSS_256(E8)
+LQ__HOT_KINDS(LQ__HOT_KIND_ACROSS_256)
 
 static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
                                 const uint8_t *weights, size_t wide, size_t rows, size_t first,
                                 size_t last)
 {
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_across_Z8_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_across_Z4_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_across_Z3_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_across_Z2_256(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    default:
-        lq__hot_across_E8_256(acc, unit, tile, weights, wide, rows, first, last);
-    }
+#define LQ__HOT_ROW(kind, ...) lq__hot_across_##kind##_256,
+    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
+                                           size_t, size_t, size_t,
+                                           size_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+    of[kind - 1](acc, unit, tile, weights, wide, rows, first, last);
 }
 
 /* ---- AVX-512 VNNI ----
@@ -25945,28 +26232,38 @@ static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *ti
    one line of scales left to a miss, x 1.25 (gcc only: clang happened to load it early). */
 typedef struct lq__hot_look_512 {
     __m512i table; /* 64 levels, the kind's repeated: vpermb needs no mask */
-    __m512i high;  /* Z3: the upper four */
+    __m512i high;  /* those whose bit in the second plane is set */
     __m512i low;   /* 15 in each byte */
     __m512i turn;  /* E8: from a lane's popcount to bit 4 of its bytes */
 } lq__hot_look_512;
 
+/* `count` levels, 4 to 64, repeated. */
+LQ__HOT_512 __m512i lq__hot_repeat_512(const int8_t *levels, int count)
+{
+    const __m128i *p = (const __m128i *)(const void *)levels;
+    int32_t four;
+    memcpy(&four, levels, 4);
+    return count == 4    ? _mm512_set1_epi32(four)
+           : count == 8  ? _mm512_broadcastq_epi64(_mm_loadl_epi64(p))
+           : count == 16 ? _mm512_broadcast_i32x4(_mm_loadu_si128(p))
+           : count == 32
+               ? _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)levels))
+               : _mm512_loadu_si512(levels);
+}
+
 /* flip: -128 for unsigned levels, biased by 128; else 0. */
 LQ__HOT_512 lq__hot_look_512 lq__hot_look_of_512(int kind, int flip)
 {
+    const int8_t *levels = lq__hot_row(kind)->levels;
+    const int bits = (int)lq__hot_bits(kind) + lq__hot_is_joint(kind) - lq__hot_has_bits(kind);
     const __m512i bias = _mm512_set1_epi8((int8_t)flip);
     lq__hot_look_512 look;
-    int32_t four[2];
-    look.table = _mm512_set1_epi8((int8_t)(kind == LQ__HOT_Z8 ? -128 : 0)); /* codes are biased */
-    if (kind == LQ__HOT_E8) {
-        look.table = _mm512_broadcast_i64x4(
-            _mm256_loadu_si256((const __m256i *)(const void *)lq__hot_cosets));
-    } else if (kind == LQ__HOT_Z4) {
-        look.table = _mm512_broadcast_i32x4(
-            _mm_loadu_si128((const __m128i *)(const void *)lq__hot_levels[2]));
-    } else if (kind != LQ__HOT_Z8) {
-        memcpy(four, lq__hot_table(kind), 8);
-        look.table = _mm512_set1_epi32(four[0]);
-        look.high = _mm512_xor_si512(_mm512_set1_epi32(four[1]), bias);
+    look.table = _mm512_set1_epi8(-128); /* codes are biased */
+    look.high = bias;
+    if (levels) {
+        look.table = lq__hot_repeat_512(levels, 1 << bits);
+        look.high = _mm512_xor_si512(
+            lq__hot_repeat_512(levels + (lq__hot_has_bits(kind) << bits), 1 << bits), bias);
     }
     look.table = _mm512_xor_si512(look.table, bias);
     look.low = _mm512_set1_epi8(15);
@@ -25974,29 +26271,50 @@ LQ__HOT_512 lq__hot_look_512 lq__hot_look_of_512(int kind, int flip)
     return look;
 }
 
-/* Levels of codes x, the bits above them anything; p: E8's cosets; bits: Z3's third bits. */
-LQ__HOT_512 __m512i lq__hot_levels_512(const lq__hot_look_512 *look, int kind, __m512i x, __m512i p,
-                                       const uint8_t *bits)
+/* Codes of the low nibbles of x and the bits above them in y. */
+LQ__HOT_512 __m512i lq__hot_code_512(const lq__hot_look_512 *look, __m512i x, __m512i y)
 {
-    if (kind == LQ__HOT_Z8) {
+    return _mm512_ternarylogic_epi32(x, y, look->low, 0xe4);
+}
+
+/* Field f of a vector with its two bits at bits 4 and 5. */
+LQ__HOT_512 __m512i lq__hot_upper_512(__m512i c, int f)
+{
+    return f == 0   ? _mm512_slli_epi16(c, 4)
+           : f == 1 ? _mm512_slli_epi16(c, 2)
+           : f == 2 ? c
+                    : _mm512_srli_epi16(c, 2);
+}
+
+/* Levels of field f of a vector, shifted down to x, the bits above it anything (nibbles behind: to
+   bits 4 and 5, the others anything); p: E8's cosets; more: the vector's second plane. kind and f
+   are constants. */
+LQ__HOT_512 __m512i lq__hot_levels_512(const lq__hot_look_512 *look, int kind, __m512i x, __m512i p,
+                                       const uint8_t *more, int f)
+{
+    if (lq__hot_fours(kind) == 1) {
         return _mm512_xor_si512(x, look->table);
     }
-    if (kind == LQ__HOT_E8) { /* low nibble of x, the rest of p */
-        x = _mm512_ternarylogic_epi32(x, p, look->low, 0xe4);
+    if (lq__hot_is_joint(kind)) {
+        x = lq__hot_code_512(look, x, p);
     }
-    if (kind == LQ__HOT_Z3) {
-        __mmask64 third;
+    if (lq__hot_has_nibbles(kind)) {
+        const __m512i n = _mm512_loadu_si512(more + 64 * (f / 2));
+        x = lq__hot_code_512(look, f % 2 ? _mm512_srli_epi16(n, 4) : n, x);
+    }
+    if (lq__hot_has_bits(kind)) {
+        __mmask64 top;
         __m512i v = _mm512_permutexvar_epi8(x, look->table);
-        memcpy(&third, bits, 8);
-        return _mm512_mask_permutexvar_epi8(v, third, x, look->high);
+        memcpy(&top, more + 8 * f, 8);
+        return _mm512_mask_permutexvar_epi8(v, top, x, look->high);
     }
     return _mm512_permutexvar_epi8(x, look->table);
 }
 
 LQ__HOT_512 __m512i lq__hot_coset_512(const lq__hot_look_512 *look, int kind, __m512i c)
 {
-    return kind == LQ__HOT_E8 ? _mm512_multishift_epi64_epi8(look->turn, _mm512_popcnt_epi32(c))
-                              : c;
+    return lq__hot_is_joint(kind) ? _mm512_multishift_epi64_epi8(look->turn, _mm512_popcnt_epi32(c))
+                                  : c;
 }
 
 LQ__HOT_512 __m512i lq__hot_four_512(const void *p)
@@ -26022,10 +26340,14 @@ LQ__HOT_512 __m512i lq__hot_four_512(const void *p)
         LQ__HOT_STEP_512(r, 3)                                          \
     }
 /* Field f of a vector; f is a literal, as shifts by immediates want. */
-#define LQ__HOT_FIELD_512(c, f) \
-    ((f) == 0 ? c : fours == 2 ? _mm512_srli_epi16(c, 4 * (f)) : _mm512_srli_epi16(c, 2 * (f)))
-#define LQ__HOT_LEVELS_512(f, b) \
-    lq__hot_levels_512(look, kind, LQ__HOT_FIELD_512(c##b, f), p##b, bits + 8 * (f) + 32 * (b))
+#define LQ__HOT_FIELD_512(c, f)                                \
+    (lq__hot_has_nibbles(kind) ? lq__hot_upper_512(c, f)       \
+     : (f) == 0                ? c                             \
+     : fours == 2              ? _mm512_srli_epi16(c, 4 * (f)) \
+                               : _mm512_srli_epi16(c, 2 * (f)))
+#define LQ__HOT_LEVELS_512(f, b)                                     \
+    lq__hot_levels_512(look, kind, LQ__HOT_FIELD_512(c##b, f), p##b, \
+                       more + (b)*lq__hot_behind(kind), f)
 #define LQ__HOT_FOUR_512(f)                                            \
     if (fours > f) {                                                   \
         const __m512i x0 = LQ__HOT_LEVELS_512(f, 0);                   \
@@ -26037,8 +26359,27 @@ LQ__HOT_512 __m512i lq__hot_four_512(const void *p)
         LQ__HOT_ROW_512(2, f)                                          \
         LQ__HOT_ROW_512(3, f)                                          \
     }
+/* bytes, at most 512, is a constant. */
+LQ__INLINE void lq__hot_prefetch_more_512(uintptr_t address, int bytes)
+{
+    if (bytes > 0) {
+        lq__hot_prefetch(address);
+    }
+    if (bytes > 64) {
+        lq__hot_prefetch(address + 64);
+    }
+    if (bytes > 128) {
+        lq__hot_prefetch(address + 128);
+        lq__hot_prefetch(address + 192);
+        lq__hot_prefetch(address + 256);
+        lq__hot_prefetch(address + 320);
+        lq__hot_prefetch(address + 384);
+        lq__hot_prefetch(address + 448);
+    }
+}
+
 LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *look, int kind,
-                                      int level_is_u8, const uint8_t *codes, const uint8_t *bits,
+                                      int level_is_u8, const uint8_t *codes, const uint8_t *more,
                                       size_t width, size_t vectors, const uint8_t *row,
                                       size_t stride, int rows, int blocks, uintptr_t ahead)
 {
@@ -26063,12 +26404,9 @@ LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *l
             lq__hot_prefetch((uintptr_t)codes + ahead + 128);
             lq__hot_prefetch((uintptr_t)codes + ahead + 192);
         }
-        if (kind == LQ__HOT_Z3) {
-            lq__hot_prefetch((uintptr_t)bits + ahead);
-            lq__hot_prefetch((uintptr_t)bits + ahead + 64);
-        }
+        lq__hot_prefetch_more_512((uintptr_t)more + ahead, (int)lq__hot_behind(kind) * blocks);
         codes += 64 * width;
-        bits += 32 * width;
+        more += lq__hot_behind(kind) * width;
         row += 4 * fours;
     }
 }
@@ -26090,8 +26428,8 @@ LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kin
 #define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_set1_epi32(rows > r ? -128 * sum[r] : 0);
     LQ__HOT_EACH_512(LQ__HOT_BEGIN)
 #undef LQ__HOT_BEGIN
-    lq__hot_multiply_512(a, &look, kind, 1, tile, tile + 16 * wide, 4, wide / 4 / fours,
-                         (const uint8_t *)q8, wide, rows, blocks, ahead);
+    lq__hot_multiply_512(a, &look, kind, 1, tile, lq__hot_more(tile, kind, wide, 0), 4,
+                         wide / 4 / fours, (const uint8_t *)q8, wide, rows, blocks, ahead);
 #define LQ__HOT_END(r, b)                                                 \
     if (rows > r) {                                                       \
         _mm512_storeu_si512(dots + r * LQ__HOT_TOKENS + 16 * b, a[r][b]); \
@@ -26112,8 +26450,8 @@ LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_
 #define LQ__HOT_BEGIN(r, b) a[r][b] = _mm512_setzero_si512();
     LQ__HOT_EACH_512(LQ__HOT_BEGIN)
 #undef LQ__HOT_BEGIN
-    lq__hot_multiply_512(a, look, kind, 0, tile + 64 * at, tile + 16 * wide + 32 * at, width,
-                         vectors, weights, LQ__HOT_TOKENS, rows, blocks, ahead);
+    lq__hot_multiply_512(a, look, kind, 0, tile + 64 * at, lq__hot_more(tile, kind, wide, at),
+                         width, vectors, weights, LQ__HOT_TOKENS, rows, blocks, ahead);
 #define LQ__HOT_END(r, b)                                                                         \
     if (rows > r && blocks > b) {                                                                 \
         float *p = acc + r * wide + 16 * (first + b);                                             \
@@ -26139,7 +26477,7 @@ LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8
     }
 }
 
-#define LQ__HOT_KIND_512(kind)                                                                   \
+#define LQ__HOT_KIND_512(kind, ...)                                                              \
     LQ__TARGET_HOT_AVX512 static void lq__hot_dots_##kind##_512(                                 \
         int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,   \
         size_t rows, uintptr_t ahead)                                                            \
@@ -26168,52 +26506,28 @@ LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8
             lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 4, ahead);      \
         }                                                                                        \
     }
-LQ__HOT_KIND_512(Z8)
-LQ__HOT_KIND_512(Z4)
-LQ__HOT_KIND_512(Z3)
-LQ__HOT_KIND_512(Z2)
-LQ__HOT_KIND_512(E8)
+LQ__HOT_KINDS(LQ__HOT_KIND_512)
 
 static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
                                 const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
 {
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_dots_Z8_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_dots_Z4_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_dots_Z3_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_dots_Z2_512(dots, tile, q8, sum, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_dots_E8_512(dots, tile, q8, sum, wide, rows, ahead);
-    }
+#define LQ__HOT_ROW(kind, ...) lq__hot_dots_##kind##_512,
+    static void (*const of[LQ__HOT_COUNT])(int32_t *, const uint8_t *, const int8_t *,
+                                           const int32_t *, size_t, size_t,
+                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+    of[kind - 1](dots, tile, q8, sum, wide, rows, ahead);
 }
 
 static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
                                 const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
 {
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_sums_Z8_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_sums_Z4_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_sums_Z3_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_sums_Z2_512(acc, unit, tile, weights, wide, rows, ahead);
-        break;
-    default:
-        lq__hot_sums_E8_512(acc, unit, tile, weights, wide, rows, ahead);
-    }
+#define LQ__HOT_ROW(kind, ...) lq__hot_sums_##kind##_512,
+    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
+                                           size_t, size_t,
+                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+    of[kind - 1](acc, unit, tile, weights, wide, rows, ahead);
 }
 
 /* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
@@ -26227,8 +26541,9 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
                                           const __m512i (*w)[4], int rows)
 {
     const int fours = lq__hot_fours(kind);
-    const int plain =
-        kind != LQ__HOT_Z3 && kind != LQ__HOT_E8; /* codes change places, not levels */
+    const int plain = !lq__hot_behind(kind) && !lq__hot_is_joint(kind); /* codes change places, not
+                                                                           levels */
+    const int field = fours > 2 && upper ? 2 : 0;
     const __m512i turn =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     __m512i s[4][2];
@@ -26244,19 +26559,18 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
     for (b = 0; b < 4; b++) {
         const size_t v = 4 * (f / (size_t)fours) + b;
         const uint8_t *codes = tile + 64 * v;
-        const uint8_t *bits = tile + 16 * wide + 32 * v + (upper ? 16 : 0);
+        const uint8_t *more = lq__hot_more(tile, kind, wide, v);
         const __m512i c = _mm512_loadu_si512(codes);
         const __m512i c0 = plain ? _mm512_shuffle_epi8(c, turn) : c;
         const __m512i c1 =
             fours > 1 ? c0 : _mm512_shuffle_epi8(_mm512_loadu_si512(codes + 256), turn);
         const __m512i p = lq__hot_coset_512(look, kind, c0);
-        const __m512i y0 = fours > 2 && upper ? _mm512_srli_epi16(c0, 4) : c0;
-        const __m512i y1 = fours == 1   ? c1
-                           : fours == 2 ? _mm512_srli_epi16(c0, 4)
-                           : upper      ? _mm512_srli_epi16(c0, 6)
-                                        : _mm512_srli_epi16(c0, 2);
-        __m512i x0 = lq__hot_levels_512(look, kind, y0, p, bits);
-        __m512i x1 = lq__hot_levels_512(look, kind, y1, p, bits + 8);
+        const __m512i y0 = field ? LQ__HOT_FIELD_512(c0, 2) : LQ__HOT_FIELD_512(c0, 0);
+        const __m512i y1 = fours == 1 ? c1
+                           : field    ? LQ__HOT_FIELD_512(c0, 3)
+                                      : LQ__HOT_FIELD_512(c0, 1);
+        __m512i x0 = lq__hot_levels_512(look, kind, y0, p, more, field);
+        __m512i x1 = lq__hot_levels_512(look, kind, y1, p, more, field + 1);
         x0 = plain ? x0 : _mm512_shuffle_epi8(x0, turn);
         x1 = plain ? x1 : _mm512_shuffle_epi8(x1, turn);
 #define LQ__HOT_ADD(r)                                       \
@@ -26321,7 +26635,7 @@ LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint
     }
 }
 
-#define LQ__HOT_KIND_ACROSS_512(kind)                                                              \
+#define LQ__HOT_KIND_ACROSS_512(kind, ...)                                                         \
     LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
         float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
         size_t rows, size_t first, size_t last)                                                    \
@@ -26336,32 +26650,18 @@ LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint
             lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
         }                                                                                          \
     }
-LQ__HOT_KIND_ACROSS_512(Z8)
-LQ__HOT_KIND_ACROSS_512(Z4)
-LQ__HOT_KIND_ACROSS_512(Z3)
-LQ__HOT_KIND_ACROSS_512(Z2)
-LQ__HOT_KIND_ACROSS_512(E8)
+LQ__HOT_KINDS(LQ__HOT_KIND_ACROSS_512)
 
 static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
                                   const uint8_t *weights, size_t wide, size_t rows, size_t first,
                                   size_t last)
 {
-    switch (kind) {
-    case LQ__HOT_Z8:
-        lq__hot_across_Z8_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z4:
-        lq__hot_across_Z4_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z3:
-        lq__hot_across_Z3_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    case LQ__HOT_Z2:
-        lq__hot_across_Z2_512(acc, unit, tile, weights, wide, rows, first, last);
-        break;
-    default:
-        lq__hot_across_E8_512(acc, unit, tile, weights, wide, rows, first, last);
-    }
+#define LQ__HOT_ROW(kind, ...) lq__hot_across_##kind##_512,
+    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
+                                           size_t, size_t, size_t,
+                                           size_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
+    of[kind - 1](acc, unit, tile, weights, wide, rows, first, last);
 }
 #endif
 
@@ -26377,21 +26677,36 @@ static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *
    Weights are unsigned, so levels are too, biased by 128: what that adds, 128 times the sum of a
    row's weights, is taken off at the start. */
 typedef struct lq__hot_look_neon {
-    uint8x16x2_t table; /* levels, less or plus their bias; E8: of both cosets */
+    uint8x16x4_t table; /* levels, less or plus their bias */
     uint8x16_t flip;    /* Z8: to levels */
 } lq__hot_look_neon;
 
 /* kind and bias (0, or 128: levels are unsigned) are constants. */
 LQ__INLINE lq__hot_look_neon lq__hot_look_of_neon(int kind, uint8_t bias)
 {
-    const int8_t *levels = kind == LQ__HOT_Z8   ? lq__hot_levels[0]
-                           : kind == LQ__HOT_E8 ? lq__hot_cosets
-                                                : lq__hot_table(kind);
+    const int8_t *levels = lq__hot_row(kind)->levels;
     lq__hot_look_neon look;
+    int k;
     look.flip = vdupq_n_u8((uint8_t)(bias ^ 128));
-    look.table.val[0] = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(levels)), vdupq_n_u8(bias));
-    look.table.val[1] = veorq_u8(vreinterpretq_u8_s8(vld1q_s8(levels + 16)), vdupq_n_u8(bias));
+    for (k = 0; k < 4; k++) {
+        look.table.val[k] = vdupq_n_u8(bias);
+        if (levels) {
+            look.table.val[k] =
+                veorq_u8(vreinterpretq_u8_s8(vld1q_s8(levels + 16 * k)), vdupq_n_u8(bias));
+        }
+    }
     return look;
+}
+
+/* Levels by codes below 16, 32 or 64. kind is a constant. */
+LQ__INLINE uint8x16_t lq__hot_entry_neon(const lq__hot_look_neon *look, int kind, uint8x16_t x)
+{
+    uint8x16x2_t two;
+    two.val[0] = look->table.val[0];
+    two.val[1] = look->table.val[1];
+    return lq__hot_bits(kind) + (uint32_t)lq__hot_is_joint(kind) <= 4 ? vqtbl1q_u8(two.val[0], x)
+           : lq__hot_bits(kind) <= 5                                  ? vqtbl2q_u8(two, x)
+                                                                      : vqtbl4q_u8(look->table, x);
 }
 
 /* Field f of a vector, the bits above it cleared. */
@@ -26414,8 +26729,8 @@ LQ__INLINE uint8x16_t lq__hot_coset_neon(uint8x16_t c)
     return vreinterpretq_u8_u32(vtstq_u32(count, vdupq_n_u32(1)));
 }
 
-/* Z3: all ones in the bytes whose bit of these 16 is set. */
-LQ__INLINE uint8x16_t lq__hot_third_neon(const uint8_t *bits)
+/* All ones in the bytes whose bit of these 16 is set. */
+LQ__INLINE uint8x16_t lq__hot_spread_neon(const uint8_t *bits)
 {
     const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
     uint16_t v;
@@ -26428,22 +26743,26 @@ LQ__INLINE uint8x16_t lq__hot_third_neon(const uint8_t *bits)
 
 /* Levels of 4 lanes, chunk j of a vector, by its four f. kind and f are constants. */
 LQ__INLINE uint8x16_t lq__hot_levels_neon(const lq__hot_look_neon *look, int kind,
-                                          const uint8_t *codes, const uint8_t *bits, size_t j,
+                                          const uint8_t *codes, const uint8_t *more, size_t j,
                                           int f)
 {
     const uint8x16_t c = vld1q_u8(codes + 16 * j);
     uint8x16_t x = lq__hot_field_neon(c, lq__hot_fours(kind), f);
-    if (kind == LQ__HOT_Z8) {
+    if (lq__hot_fours(kind) == 1) {
         return veorq_u8(x, look->flip);
     }
-    if (kind == LQ__HOT_E8) {
+    if (lq__hot_is_joint(kind)) {
         x = vbslq_u8(vdupq_n_u8(16), lq__hot_coset_neon(c), x);
-        return vqtbl2q_u8(look->table, x);
     }
-    if (kind == LQ__HOT_Z3) {
-        x = vbslq_u8(vdupq_n_u8(4), lq__hot_third_neon(bits + 8 * (size_t)f + 2 * j), x);
+    if (lq__hot_has_bits(kind)) {
+        x = vbslq_u8(vdupq_n_u8((uint8_t)(1 << (8 / lq__hot_fours(kind)))),
+                     lq__hot_spread_neon(more + 8 * (size_t)f + 2 * j), x);
     }
-    return vqtbl1q_u8(look->table.val[0], x);
+    if (lq__hot_has_nibbles(kind)) {
+        const uint8x16_t n = vld1q_u8(more + 64 * (size_t)(f / 2) + 16 * j);
+        x = vsliq_n_u8(f % 2 ? vshrq_n_u8(n, 4) : n, x, 4);
+    }
+    return lq__hot_entry_neon(look, kind, x);
 }
 
 /* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens. */
@@ -26473,8 +26792,8 @@ LQ__INLINE void lq__hot_gain_neon(float *acc, float unit, int32x4_t sum, int32_t
 /* A block of a tile: 16 lanes by all depths, or across: 16 dims of a K tile by all tokens. */
 typedef struct lq__hot_block_neon {
     const uint8_t *codes;
-    const uint8_t *bits; /* Z3 */
-    size_t step;         /* bytes of codes from vector to vector; half as many of bits */
+    const uint8_t *more; /* the second plane */
+    size_t step;         /* bytes of codes from vector to vector */
     const uint8_t *row;  /* K: of q8, else weights; rows stride apart */
     size_t stride;
     size_t live;  /* rows that are there: 3 are done as 4 */
@@ -26494,11 +26813,17 @@ LQ__INLINE void lq__hot_ahead_neon(const lq__hot_block_neon *p, int kind, const 
     }
 }
 
+/* Bytes of the second plane from vector to vector. */
+LQ__INLINE size_t lq__hot_step_neon(const lq__hot_block_neon *p, int kind)
+{
+    return p->step / 64 * lq__hot_behind(kind);
+}
+
 /* Levels of chunk j by the four f of 16 depths: of vector f / fours field f % fours. */
 #define LQ__HOT_LEVELS_NEON(j, f)                                                                \
     lq__hot_levels_neon(&look, kind, codes + (size_t)((f) / lq__hot_fours(kind)) * p->step,      \
-                        bits + (size_t)((f) / lq__hot_fours(kind)) * (p->step / 2), (size_t)(j), \
-                        (f) % lq__hot_fours(kind))
+                        more + (size_t)((f) / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind), \
+                        (size_t)(j), (f) % lq__hot_fours(kind))
 #define LQ__HOT_Q_NEON(r) const uint8x16_t q##r = vld1q_u8(row + (r < p->live ? r : 0) * p->stride);
 #define LQ__HOT_EACH_NEON(X) X(0) X(1) X(2) X(3)
 
@@ -26514,11 +26839,11 @@ LQ__INLINE void lq__hot_ahead_neon(const lq__hot_block_neon *p, int kind, const 
 
 /* ---- without dot products: 8 lanes, each as two halves, in a[r][2 i] and a[r][2 i + 1] ---- */
 /* a[r][2 i ..] += levels x0, x1 times fours k, k + 1 of row r. */
-#define LQ__HOT_ADD_NEON(r, i, k)                                                        \
-    if (rows > r) {                                                                      \
-        const uint8x16_t y0 = lq__hot_repeat_neon(q##r, k);                              \
-        const uint8x16_t y1 = lq__hot_repeat_neon(q##r, (k) + 1);                        \
-        lq__hot_add_neon(&a[r][2 * (i)], x0, y0, x1, y1, is_signed, kind != LQ__HOT_Z8); \
+#define LQ__HOT_ADD_NEON(r, i, k)                                                             \
+    if (rows > r) {                                                                           \
+        const uint8x16_t y0 = lq__hot_repeat_neon(q##r, k);                                   \
+        const uint8x16_t y1 = lq__hot_repeat_neon(q##r, (k) + 1);                             \
+        lq__hot_add_neon(&a[r][2 * (i)], x0, y0, x1, y1, is_signed, lq__hot_fours(kind) > 1); \
     }
 #define LQ__HOT_ROWS_NEON(i, k) \
     LQ__HOT_ADD_NEON(0, i, k)   \
@@ -26587,7 +26912,7 @@ LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon 
 {
     const lq__hot_look_neon look = lq__hot_look_of_neon(kind, is_signed ? 0 : 128);
     const uint8_t *codes = p->codes;
-    const uint8_t *bits = p->bits;
+    const uint8_t *more = p->more;
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t d;
@@ -26602,7 +26927,7 @@ LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon 
             lq__hot_ahead_neon(p, kind, codes);
         }
         codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
-        bits += (size_t)(4 / lq__hot_fours(kind)) * (p->step / 2);
+        more += (size_t)(4 / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind);
         row += 16;
     }
     LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
@@ -26614,7 +26939,7 @@ LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_bloc
     const lq__hot_look_neon look = lq__hot_look_of_neon(kind, 128);
     const int is_signed = 0;
     const uint8_t *codes = p->codes;
-    const uint8_t *bits = p->bits;
+    const uint8_t *more = p->more;
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t t;
@@ -26626,7 +26951,7 @@ LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_bloc
         LQ__HOT_ACROSS_NEON(1, 0)
         LQ__HOT_ACROSS_NEON(1, 2)
         codes += 64;
-        bits += 32;
+        more += lq__hot_behind(kind);
         row += 16;
     }
     LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
@@ -26667,31 +26992,22 @@ LQ__INLINE void lq__hot_across_dims_neon(int32_t (*sums)[16], const lq__hot_bloc
     LQ__HOT_BLOCK_NEON(v, target, kind, 1) \
     LQ__HOT_BLOCK_NEON(v, target, kind, 2) \
     LQ__HOT_BLOCK_NEON(v, target, kind, 4)
-#define LQ__HOT_KINDS_NEON(v, target) \
-    LQ__HOT_KIND_NEON(v, target, Z8)  \
-    LQ__HOT_KIND_NEON(v, target, Z4)  \
-    LQ__HOT_KIND_NEON(v, target, Z3)  \
-    LQ__HOT_KIND_NEON(v, target, Z2)  \
-    LQ__HOT_KIND_NEON(v, target, E8)
 #define LQ__HOT_USES_NEON(v, kind, rows)                                  \
     {                                                                     \
         lq__hot_k_##kind##_##rows##_##v, lq__hot_v_##kind##_##rows##_##v, \
             lq__hot_x_##kind##_##rows##_##v                               \
     }
-#define LQ__HOT_COUNTS_NEON(v, kind)                                  \
-    {                                                                 \
-        LQ__HOT_USES_NEON(v, kind, 1), LQ__HOT_USES_NEON(v, kind, 2), \
-            LQ__HOT_USES_NEON(v, kind, 4)                             \
-    }
-#define LQ__HOT_TABLE_NEON(v)                                                               \
-    {                                                                                       \
-        LQ__HOT_COUNTS_NEON(v, Z8), LQ__HOT_COUNTS_NEON(v, Z4), LQ__HOT_COUNTS_NEON(v, Z3), \
-            LQ__HOT_COUNTS_NEON(v, Z2), LQ__HOT_COUNTS_NEON(v, E8)                          \
-    }
+#define LQ__HOT_COUNTS_NEON(v, kind) \
+    {LQ__HOT_USES_NEON(v, kind, 1), LQ__HOT_USES_NEON(v, kind, 2), LQ__HOT_USES_NEON(v, kind, 4)},
 
-LQ__HOT_KINDS_NEON(neon, )
-/* By kind - LQ__HOT_Z8, rows (1, 2, more), and use: K, V, across. */
-static const lq__hot_block_kernel lq__hot_blocks_neon[5][3][3] = LQ__HOT_TABLE_NEON(neon);
+#define LQ__HOT_ROW(kind, ...) LQ__HOT_KIND_NEON(neon, , kind)
+LQ__HOT_KINDS(LQ__HOT_ROW)
+#undef LQ__HOT_ROW
+/* By kind - 1, rows (1, 2, more), and use: K, V, across. */
+#define LQ__HOT_ROW(kind, ...) LQ__HOT_COUNTS_NEON(neon, kind)
+static const lq__hot_block_kernel lq__hot_blocks_neon[LQ__HOT_COUNT][3][3] = {
+    LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
 
 #if LQ__NEON_DOT
 /* ---- with dot products: a[r][i] has lanes 4 i .. ---- */
@@ -26718,17 +27034,19 @@ static const lq__hot_block_kernel lq__hot_blocks_neon[5][3][3] = LQ__HOT_TABLE_N
         const uint8x16_t x = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON(k, f)); \
         LQ__HOT_ROWS_DOT(f, k)                                             \
     }
-#define LQ__HOT_ALL_DOT(X)                                                                  \
-    X(0, 0)                                                                                 \
-    X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) \
-        X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+#define LQ__HOT_ALL_DOT(X) \
+    X(0, 0)                \
+    X(0, 1)                \
+    X(0, 2)                \
+    X(0, 3)                \
+    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
 
 LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__hot_block_neon *p,
                                                 int kind, int rows, int is_signed)
 {
     const lq__hot_look_neon look = lq__hot_look_of_neon(kind, is_signed ? 0 : 128);
     const uint8_t *codes = p->codes;
-    const uint8_t *bits = p->bits;
+    const uint8_t *more = p->more;
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t d;
@@ -26738,7 +27056,7 @@ LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__h
         LQ__HOT_ALL_DOT(LQ__HOT_DOWN_DOT)
         lq__hot_ahead_neon(p, kind, codes);
         codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
-        bits += (size_t)(4 / lq__hot_fours(kind)) * (p->step / 2);
+        more += (size_t)(4 / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind);
         row += 16;
     }
     LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
@@ -26750,7 +27068,7 @@ lq__hot_across_dims_dot(int32_t (*sums)[16], const lq__hot_block_neon *p, int ki
     const lq__hot_look_neon look = lq__hot_look_of_neon(kind, 128);
     const int is_signed = 0;
     const uint8_t *codes = p->codes;
-    const uint8_t *bits = p->bits;
+    const uint8_t *more = p->more;
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t t;
@@ -26759,21 +27077,26 @@ lq__hot_across_dims_dot(int32_t (*sums)[16], const lq__hot_block_neon *p, int ki
         LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
         LQ__HOT_ALL_DOT(LQ__HOT_ACROSS_DOT)
         codes += 64;
-        bits += 32;
+        more += lq__hot_behind(kind);
         row += 16;
     }
     LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
 }
 
-LQ__HOT_KINDS_NEON(dot, LQ__TARGET_DOT)
-static const lq__hot_block_kernel lq__hot_blocks_dot[5][3][3] = LQ__HOT_TABLE_NEON(dot);
+#define LQ__HOT_ROW(kind, ...) LQ__HOT_KIND_NEON(dot, LQ__TARGET_DOT, kind)
+LQ__HOT_KINDS(LQ__HOT_ROW)
+#undef LQ__HOT_ROW
+#define LQ__HOT_ROW(kind, ...) LQ__HOT_COUNTS_NEON(dot, kind)
+static const lq__hot_block_kernel lq__hot_blocks_dot[LQ__HOT_COUNT][3][3] = {
+    LQ__HOT_KINDS(LQ__HOT_ROW)};
+#undef LQ__HOT_ROW
 #endif
 
 /* The kernels of a kind for so many rows. */
 LQ__INLINE const lq__hot_block_kernel *lq__hot_blocks_of(const lq__hot_block_kernel (*table)[3][3],
                                                          int kind, size_t rows)
 {
-    return table[kind - LQ__HOT_Z8][LQ__MIN(rows, 3) - 1];
+    return table[kind - 1][LQ__MIN(rows, 3) - 1];
 }
 
 static void lq__hot_dots_by(const lq__hot_block_kernel (*table)[3][3], int32_t *dots,
@@ -26793,7 +27116,7 @@ static void lq__hot_dots_by(const lq__hot_block_kernel (*table)[3][3], int32_t *
     for (b = 0; b < 4; b++) {
         int32_t sums[LQ__HOT_BATCH][16];
         p.codes = tile + 64 * b;
-        p.bits = tile + 16 * wide + 32 * b;
+        p.more = lq__hot_more(tile, kind, wide, b);
         kernel(sums, &p);
         for (r = 0; r < rows; r++) {
             memcpy(dots + r * LQ__HOT_TOKENS + 16 * b, sums[r], sizeof sums[r]);
@@ -26834,7 +27157,7 @@ static void lq__hot_sums_by(const lq__hot_block_kernel (*table)[3][3], float *ac
         const size_t at = lq__hot_at(wide / 16, 16 / (size_t)lq__hot_fours(kind), b, 0);
         int32_t sums[LQ__HOT_BATCH][16];
         p.codes = tile + 64 * at;
-        p.bits = tile + 16 * wide + 32 * at;
+        p.more = lq__hot_more(tile, kind, wide, at);
         p.step = 64 * LQ__MIN(wide / 16 - (b & ~(size_t)3), 4);
         kernel(sums, &p);
         lq__hot_gains_neon(acc + 16 * b, wide, unit, (const int32_t(*)[16])sums, bias, rows);
@@ -26863,7 +27186,7 @@ static void lq__hot_across_by(const lq__hot_block_kernel (*table)[3][3], float *
         const size_t at = d / 4 / (size_t)lq__hot_fours(kind) * 4;
         int32_t sums[LQ__HOT_BATCH][16];
         p.codes = tile + 64 * at;
-        p.bits = tile + 16 * wide + 32 * at;
+        p.more = lq__hot_more(tile, kind, wide, at);
         kernel(sums, &p);
         lq__hot_gains_neon(acc + d, wide, unit, (const int32_t(*)[16])sums, bias, rows);
     }
@@ -26899,6 +27222,9 @@ LQ__HOT_LEVEL_NEON(dot)
 
 /* ================================================================================================
    >>hot   attention on tiles: queries, logits, weights, sums; raw tokens
+
+   To add a hot kind, touch nothing here: of a kind, attention asks where the scales begin, and
+   whether it is `fine`.
    ============================================================================================== */
 /* ---- the query ---- */
 LQ__STATIC size_t lq__hot_query_bytes(size_t dims)
@@ -28443,14 +28769,14 @@ LQ__STATIC void lq__hot_tile_logits(float *logits, float *most, const lq__hot_ke
     size_t wide = query->wide;
     int32_t dots[2][LQ__HOT_BATCH * LQ__HOT_TOKENS];
     uintptr_t ahead = (uintptr_t)next->k - (uintptr_t)part->k;
-    int fine = form->k_kind == LQ__HOT_Z8;
+    int fine = lq__hot_row(form->k_kind)->fine;
     float scale[LQ__HOT_BATCH];
     lq__hot_step step;
     size_t r;
     lq__hot_step_init(&step, logits, query, part, first, rows);
     lq__hot_step_turning(&step, form->turning, part, first, rows);
     step.high = dots[0];
-    step.codes = tile + wide * 8 * lq__hot_bits(form->k_kind);
+    step.codes = tile + lq__hot_scales_at(form->k_kind, wide);
     step.scale = query->scale + first;
     if (part->k_unit != 1.0f) {
         for (r = 0; r < rows; r++) {
@@ -28540,7 +28866,7 @@ LQ__STATIC void lq__hot_attend_tile(lq__hot_state *state, const lq__hot_kernels 
     float base[LQ__HOT_BATCH] = {0.0f, 0.0f, 0.0f, 0.0f};
     float unit[LQ__HOT_BATCH];
     uintptr_t ahead = (uintptr_t)next->v - (uintptr_t)part->v;
-    int fine = form->v_kind == LQ__HOT_Z8;
+    int fine = lq__hot_row(form->v_kind)->fine;
     lq__hot_weights w;
     size_t r;
     lq__hot_tile_logits(logits, most, kernels, query, form, part, next, first, rows);
@@ -28548,7 +28874,7 @@ LQ__STATIC void lq__hot_attend_tile(lq__hot_state *state, const lq__hot_kernels 
     w.weights = logits;
     w.most = most;
     w.base = base;
-    w.codes = tile + wide * 8 * lq__hot_bits(form->v_kind);
+    w.codes = tile + lq__hot_scales_at(form->v_kind, wide);
     w.high = weights[0];
     w.low = fine ? weights[1] : NULL;
     w.unit = unit;
@@ -31497,12 +31823,9 @@ LQ__STATIC const char *lq__kv_policy_fault(const lq_kv_policy *p)
     if (p->quantizer && p->quantizer != LQ_Z && p->quantizer != LQ_E8) {
         return "quantizer: a hot policy has LQ_Z or LQ_E8";
     }
-    if (p->quantizer == LQ_E8) {
-        return bits == 4 ? NULL : "bits: LQ_E8 has 4 in a hot policy";
-    }
-    return bits == 8 || bits == 4 || bits == 3 || bits == 2
-               ? NULL
-               : "bits: a hot policy has 8, 4, 3 or 2";
+    return lq__hot_kind_for(p->quantizer, bits) ? NULL
+           : p->quantizer == LQ_E8              ? "bits: LQ_E8 has 4 in a hot policy"
+                                                : "bits: a hot policy has 8, 6, 5, 4, 3 or 2";
 }
 
 /* LQ__HOT_* or LQ__KV_WARM of a policy (NULL: the default), 0 for raw, -1 if not valid. */
@@ -31515,10 +31838,7 @@ LQ__STATIC int lq__kv_kind(const lq_kv_policy *p)
     if (p->kind == LQ_KV_WARM || p->kind == LQ_KV_RAW) {
         return p->kind == LQ_KV_WARM ? LQ__KV_WARM : 0;
     }
-    if (p->quantizer == LQ_E8) {
-        return LQ__HOT_E8;
-    }
-    return bits == 8 ? LQ__HOT_Z8 : bits == 4 ? LQ__HOT_Z4 : bits == 3 ? LQ__HOT_Z3 : LQ__HOT_Z2;
+    return lq__hot_kind_for(p->quantizer, bits);
 }
 
 /* What a layer's descriptor or the cache's says of v_in_k. */
@@ -31761,7 +32081,7 @@ LQ__STATIC void lq__kv_measure_pair(lq__kv_pool *pool, int k, int v)
     if (!k != !v || (k == LQ__KV_WARM) != (v == LQ__KV_WARM)) {
         pool->scope.mixed = 1;
     }
-    if (v == LQ__HOT_E8) {
+    if (v && v != LQ__KV_WARM && lq__hot_is_joint(v)) {
         pool->chunk = LQ__HOT_TOKENS; /* eviction codes a whole page again */
     }
 }
@@ -36268,19 +36588,16 @@ LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
     }
 }
 
-/* Copies a token's codes to another column or tile. Not for V of LQ__HOT_E8. */
+/* Copies a token's codes to another column or tile. Not for V of levels that are joint. */
 LQ__STATIC void lq__kv_move_codes(uint8_t *dst, size_t to, const uint8_t *src, size_t from,
                                   int kind, int stream, size_t dims)
 {
     size_t wide = lq__hot_wide(dims);
-    size_t scales = wide * 8 * lq__hot_bits(kind);
+    size_t scales = lq__hot_scales_at(kind, wide);
     size_t d;
     for (d = 0; d < wide; d++) {
         lq__hot_place p = lq__hot_find(kind, stream, wide, from, d);
-        uint32_t code = (uint32_t)src[p.byte] >> p.shift;
-        if (kind == LQ__HOT_Z3) {
-            code = (code & 3u) | ((uint32_t)src[p.high_byte] >> p.high_shift & 1u) << 2;
-        }
+        uint32_t code = lq__hot_code(src, kind, p);
         lq__hot_put(dst, kind, lq__hot_find(kind, stream, wide, to, d), code);
     }
     dst[scales + to] = src[scales + from];
@@ -36291,7 +36608,7 @@ LQ__STATIC void lq__kv_move_scale(const lq__kv_writer *w, const lq__kv_page *pag
                                   const lq__kv_page *old, int v, size_t head, size_t c,
                                   uint8_t *tile, size_t dims, int kind)
 {
-    uint8_t *scales = tile + lq__hot_wide(dims) * 8 * lq__hot_bits(kind);
+    uint8_t *scales = tile + lq__hot_scales_at(kind, lq__hot_wide(dims));
     uint8_t *base = lq__kv_base(w->pool, w->layer, v, page->slot, head);
     int32_t from = (int8_t)*lq__kv_base(w->pool, w->layer, v, old->slot, head);
     int32_t code = (int32_t)scales[c];
@@ -36318,6 +36635,7 @@ LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, cons
     size_t tile = v ? h->v_tile : h->k_tile;
     uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + tile;
     int kind = v ? h->v_kind : h->k_kind;
+    int joint = v && kind && kind != LQ__KV_WARM && lq__hot_is_joint(kind);
     size_t row = dims * lq_type_bytes(w->pool->type);
     size_t same = 0; /* tokens in front that stay where they are */
     size_t c;
@@ -36329,7 +36647,7 @@ LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, cons
         from = old->at + (moves[c] - old->first);
         src = lq__kv_slot(w->pool, w->layer, old->slot) + tile;
         same += same == c && src == dst && from == to;
-        if (kind == LQ__HOT_E8 && v) {
+        if (joint) {
             (void)lq__kv_open(w, old, v, head, moves[c], 1, w->x + c * dims);
         } else if (src == dst && from == to) {
             continue;
@@ -36341,7 +36659,7 @@ LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, cons
         }
     }
     same -= same % LQ__HOT_GRANULE;
-    if (kind == LQ__HOT_E8 && v && same < page->count) {
+    if (joint && same < page->count) {
         int32_t base = (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head);
         lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
         (void)lq__hot_seal(dst, kind, LQ_V, dims, page->at + same, w->x + same * dims, dims,
@@ -36921,19 +37239,32 @@ LQ_API int lq_kv_layers_edge(lq_kv_layer *layers, size_t count, size_t edge, con
     return LQ_OK;
 }
 
-/* 2, 3, 4, 8 as 0 .. 3; -1: others. */
+/* How many widths of LQ_Z in a hot policy are below this one; -1: there is no such width. */
 LQ__STATIC int lq__kv_rank(int bits)
 {
-    return bits == 2 ? 0 : bits == 3 ? 1 : bits == 4 ? 2 : bits == 8 ? 3 : -1;
+    int rank = 0;
+    int i;
+    for (i = 0; i < bits; i++) {
+        rank += lq__hot_kind_for(LQ_Z, i) != 0;
+    }
+    return lq__hot_kind_for(LQ_Z, bits) ? rank : -1;
 }
 
-static const uint8_t lq__kv_bits_of_rank[4] = {2, 3, 4, 8};
+/* The next width; 0: there is none. */
+LQ__STATIC int lq__kv_wider(int bits)
+{
+    do {
+        bits++;
+    } while (bits <= 8 && !lq__hot_kind_for(LQ_Z, bits));
+    return bits <= 8 ? bits : 0;
+}
 
 LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits, int last_bits)
 {
     int from = lq__kv_rank(first_bits);
     int to = lq__kv_rank(last_bits);
     size_t l;
+    int bits;
     if (!layers || from < 0 || to < 0) {
         return LQ_E_ARG;
     }
@@ -36941,20 +37272,21 @@ LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits
         int ranks = to < from ? from - to + 1 : to - from + 1;
         int step = (int)(l * (size_t)ranks / count);
         int rank = to < from ? from - step : from + step;
+        for (bits = 2; lq__kv_rank(bits) != rank; bits++) {
+        }
         if (lq__kv_has_own(layers + l)) {
-            lq__kv_set_bits(&layers[l].k, lq__kv_bits_of_rank[rank]);
-            lq__kv_set_bits(&layers[l].v, lq__kv_bits_of_rank[rank]);
+            lq__kv_set_bits(&layers[l].k, bits);
+            lq__kv_set_bits(&layers[l].v, bits);
         }
     }
     return LQ_OK;
 }
 
-/* What widening by one rank gains, a bit. */
-LQ__STATIC float lq__kv_gain(float sensitivity, int rank)
+/* What widening from `bits` to `wider` gains, a bit; the noise is 4^-bits. */
+LQ__STATIC float lq__kv_gain(float sensitivity, int bits, int wider)
 {
-    static const float noise[4] = {0.0625f, 0.015625f, 0.00390625f, 0.0000152587890625f};
-    int bits = lq__kv_bits_of_rank[rank + 1] - lq__kv_bits_of_rank[rank];
-    return sensitivity * (noise[rank] - noise[rank + 1]) / (float)bits;
+    float noise = 1.0f / (float)(1 << 2 * bits) - 1.0f / (float)(1 << 2 * wider);
+    return sensitivity * noise / (float)(wider - bits);
 }
 
 /* Noise falls by less with each rank a bit, so taking the best step again and again is optimal up
@@ -36990,12 +37322,11 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
             int joined = lq__kv_joined(layers + l);
             for (v = 0; v < (joined ? 1 : 2) && lq__kv_has_own(layers + l); v++) {
                 lq_kv_policy *p = v ? &layers[l].v : &layers[l].k;
-                int rank = lq__kv_rank(p->bits);
+                int wider = lq__kv_wider(p->bits);
                 float own =
                     v ? v_sensitivity[l] : k_sensitivity[l] + (joined ? v_sensitivity[l] : 0);
-                float gain = rank < 3 ? lq__kv_gain(own, rank) : 0.0f;
-                if (rank < 3 && lq__kv_bits_of_rank[rank + 1] - p->bits <= (int)(left + 1e-3f) &&
-                    (!best || gain > most)) {
+                float gain = wider ? lq__kv_gain(own, p->bits, wider) : 0.0f;
+                if (wider && wider - p->bits <= (int)(left + 1e-3f) && (!best || gain > most)) {
                     best = p;
                     most = gain;
                 }
@@ -37004,8 +37335,8 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
         if (!best) {
             return LQ_OK;
         }
-        left -= (float)(lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1] - best->bits);
-        best->bits = lq__kv_bits_of_rank[lq__kv_rank(best->bits) + 1];
+        left -= (float)(lq__kv_wider(best->bits) - best->bits);
+        best->bits = lq__kv_wider(best->bits);
     }
 }
 
@@ -37127,8 +37458,8 @@ LQ__STATIC lq_kv_policy lq__kv_policy_in(const lq__kv_layer *layer, const lq__kv
         p.bits = (int)(head->warm[v].least / (8 * (size_t)lq__kv_dims(layer, v)));
         p.step = head->warm[v].step;
     } else if (p.kind == LQ_KV_HOT) {
-        p.quantizer = kind == LQ__HOT_E8 ? LQ_E8 : LQ_Z;
-        p.bits = (int)lq__hot_bits(kind);
+        p.quantizer = lq__hot_row(kind)->quantizer;
+        p.bits = lq__hot_row(kind)->bits;
     }
     return p;
 }
@@ -40346,7 +40677,7 @@ LQ__STATIC int lq__array_head_load(lq__array *a, const uint8_t *p, size_t bytes)
     a->step = lq__f32_of_bits(lq__load32(p + 24));
     a->head_dims = lq__load32(p + 28);
     a->bytes = lq__load64(p + 32);
-    if (p[23] || lq_type_bytes(a->type) == 0 || a->page < LQ_PAGE_RAW || a->page > LQ_PAGE_CODED ||
+    if (p[23] || lq_type_bytes(a->type) == 0 || !lq__page_code_of(a->page) ||
         a->flags > (LQ__ARRAY_ROPE | LQ__ARRAY_LIST) || a->flags == LQ__ARRAY_LIST) {
         return LQ_E_FORMAT;
     }
@@ -40983,8 +41314,8 @@ LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size
     a->page = d->page ? d->page : LQ_PAGE_CODED;
     a->quantizer = d->quantizer ? d->quantizer : LQ_Z;
     a->tables = d->tables;
-    if (a->page < LQ_PAGE_FIXED || a->page > LQ_PAGE_CODED) {
-        return "page: LQ_PAGE_CODED or LQ_PAGE_FIXED";
+    if (!lq__page_code_of(a->page) || !lq__page_code_of(a->page)->profiled) {
+        return "page: none of arrays, which have LQ_PAGE_CODED or LQ_PAGE_FIXED";
     }
     if (!lq_lattice_dims(a->quantizer)) {
         return LQ__NO_QUANTIZER;
@@ -40999,7 +41330,7 @@ LQ__STATIC const char *lq__array_resolve(lq__array *a, lq_compress_desc *d, size
     a->step = d->step != 0.0f ? d->step : 1.0f;
     a->fold = 1;
     if (a->page == LQ_PAGE_FIXED) {
-        why = lq__fixed_fault(a->head_dims ? a->head_dims : a->dims, a->quantizer, a->bits);
+        why = lq__form_fault(a->head_dims ? a->head_dims : a->dims, a->quantizer, a->bits);
     } else if (!a->flags) {
         uint64_t most = LQ__ARRAY_COLUMNS / LQ__MIN(a->dims, LQ__ARRAY_COLUMNS);
         a->fold = (uint32_t)LQ__MIN(most, (a->rows + LQ__TOKENS - 1) / LQ__TOKENS);
@@ -41407,6 +41738,67 @@ static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, cons
     }
 }
 
+#if LQ__X86
+/* Of 16-bit numbers, whose squares stay below 2^24: sums of two lanes each stay below 2^32. */
+LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x, size_t count,
+                                                const int32_t *edge)
+{
+    __m256i s[5];
+    size_t i;
+    int j;
+    for (j = 0; j < 5; j++) {
+        s[j] = _mm256_setzero_si256();
+    }
+    for (i = 0; i + 16 <= count; i += 16) {
+        const __m256i *at = (const __m256i *)(const void *)(x + i);
+        const __m256i a = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at)), 7);
+        const __m256i b = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at + 1)), 7);
+        const __m256i both = _mm256_packus_epi32(a, b);
+        for (j = 0; j < 5; j++) {
+            __m256i d = _mm256_subs_epu16(both, _mm256_set1_epi16((int16_t)edge[j]));
+            s[j] = _mm256_add_epi32(s[j], _mm256_madd_epi16(d, d));
+        }
+    }
+    for (j = 0; j < 5; j++) {
+        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s[j]), _mm256_extracti128_si256(s[j], 1));
+        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
+    }
+    if (i < count) {
+        lq__beyond_row_c(sum, x + i, count - i, edge);
+    }
+}
+
+LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t *x, size_t count,
+                                                    const int32_t *edge)
+{
+    __m512i s[5];
+    size_t i;
+    int j;
+    for (j = 0; j < 5; j++) {
+        s[j] = _mm512_setzero_si512();
+    }
+    for (i = 0; i + 32 <= count; i += 32) {
+        const __m512i a = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i)), 7);
+        const __m512i b = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i + 16)), 7);
+        const __m512i both = _mm512_packus_epi32(a, b);
+        for (j = 0; j < 5; j++) {
+            __m512i d = _mm512_subs_epu16(both, _mm512_set1_epi16((int16_t)edge[j]));
+            s[j] = _mm512_add_epi32(s[j], _mm512_madd_epi16(d, d));
+        }
+    }
+    for (j = 0; j < 5; j++) {
+        __m256i q =
+            _mm256_add_epi32(_mm512_castsi512_si256(s[j]), _mm512_extracti64x4_epi64(s[j], 1));
+        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
+        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
+    }
+    if (i < count) {
+        lq__beyond_row_avx2(sum, x + i, count - i, edge);
+    }
+}
+#elif LQ__NEON
 #define LQ__BEYOND(v)                                                             \
     LQ__ON_##v LQ__INLINE lq__i32_##v lq__beyond_##v(lq__i32_##v a, int32_t edge) \
     {                                                                             \
@@ -41435,6 +41827,7 @@ LQ__EACH_LEVEL(LQ__BEYOND)
         }                                                                                         \
     }
 LQ__EACH_LEVEL(LQ__BEYOND_ROW)
+#endif
 
 /* Up to 8 blocks of 8 numbers, `stride` from block to block, to columns of eight rows of 64. */
 static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t stride, size_t blocks)
@@ -41731,17 +42124,16 @@ LQ__STATIC int lq__row_choose(lq__row_aim *aim, int32_t *x, const uint8_t *src, 
     return best - 2;
 }
 
-/* Units and step of a row. */
-LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims, int type,
-                              const lq__fixed_form *form)
+/* Units and step of a row, and X at x, up to 256 of them. */
+LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, int32_t *x, const uint8_t *src, size_t dims,
+                              int type, const lq__fixed_form *form)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
-    uint32_t most = lq__array_most(src, dims, type);
+    uint32_t most = lq__kv_most(src, dims, type);
     uint64_t energy = 0;
     uint32_t cut;
     uint32_t fits; /* the step that clips nothing: a larger one would only be coarser */
-    int32_t x[256];
     int tries;
     size_t i;
     memset(aim, 0, sizeof *aim);
@@ -41749,6 +42141,7 @@ LQ__STATIC int lq__row_aim_at(lq__row_aim *aim, const uint8_t *src, size_t dims,
         return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
     }
     if (most < 0x17800000u) {
+        memset(x, 0, 4 * LQ__MIN(dims, (size_t)256));
         return LQ_OK;
     }
     aim->exponent = (int32_t)(most >> 23) - 127 - 18;
@@ -41824,36 +42217,50 @@ LQ__STATIC void lq__row_z(uint8_t *dst, lq__row_aim *aim, const uint8_t *src, si
     }
 }
 
-/* Blocks [first, first + blocks) of each of `rows` rows, at most 64 together. */
-LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
-                          size_t rows, size_t dims, int type, size_t first, size_t blocks)
+/* X of blocks [first, first + blocks) of each of `rows` rows to columns of y, and the factor of
+   each. x: X of all the rows, or NULL. */
+LQ__STATIC void lq__row_columns(int32_t *y, uint32_t *factor, const lq__row_aim *aim,
+                                const int32_t *x, const uint8_t *src, size_t rows, size_t dims,
+                                int type, size_t first, size_t blocks)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    size_t r;
+    size_t t;
+    for (r = 0; r < rows; r++) {
+        const uint8_t *p = src + (r * dims + 8 * first) * element;
+        for (t = 0; t < blocks; t += 8) {
+            size_t n = LQ__MIN(blocks - t, 8);
+            int32_t own[64];
+            if (!x) {
+                (void)kernels->fixed_row(own, p + 8 * t * element, type, 8 * n, aim[r].exponent);
+            }
+            kernels->block_rows(y + r * blocks + t, x ? x + r * dims + 8 * t : own, 8, n);
+        }
+        for (t = 0; t < blocks; t++) {
+            factor[r * blocks + t] = aim[r].factor;
+        }
+    }
+}
+
+/* Blocks [first, first + blocks) of each of `rows` rows, at most 64 together; x as above. */
+LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const int32_t *x,
+                          const uint8_t *src, size_t rows, size_t dims, int type, size_t first,
+                          size_t blocks)
 {
     static const lq__row_data none[8] = {{0, 0, {0, 0, 0, 0}, 0}};
     const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t element = lq_type_bytes(type);
     uint32_t factor[LQ__TOKENS];
     int32_t y[8 * LQ__TOKENS];
     int16_t z[9 * LQ__TOKENS];
     size_t block = 0;
-    size_t r;
     size_t i;
     size_t t;
     if (rows * blocks < LQ__TOKENS) {
         memset(factor, 0, sizeof factor);
         memset(y, 0, sizeof y);
     }
-    for (r = 0; r < rows; r++) {
-        const uint8_t *p = src + (r * dims + 8 * first) * element;
-        for (t = 0; t < blocks; t += 8) {
-            size_t n = LQ__MIN(blocks - t, 8);
-            int32_t x[64];
-            (void)kernels->fixed_row(x, p + 8 * t * element, type, 8 * n, aim[r].exponent);
-            kernels->block_rows(y + r * blocks + t, x, 8, n);
-        }
-        for (t = 0; t < blocks; t++) {
-            factor[r * blocks + t] = aim[r].factor;
-        }
-    }
+    lq__row_columns(y, factor, aim, x, src, rows, dims, type, first, blocks);
     for (i = 0; i < 8; i++) {
         kernels->scale_row(y + i * LQ__TOKENS, factor, 26);
     }
@@ -41886,32 +42293,35 @@ LQ__APART void lq__row_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, cons
     }
 }
 
-/* Rows, their steps known, to codes, and the sums of their points: lq__rows_own of each form. */
-LQ__STATIC void lq__rows_z(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
-                           size_t rows, size_t dims, int type, int bits)
+/* Rows, their steps known, to codes, and the sums of their points: lq__rows_own of each form. x: X
+   of all the rows, or NULL. */
+LQ__STATIC void lq__rows_z(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const int32_t *x,
+                           const uint8_t *src, size_t rows, size_t dims, int type, int bits)
 {
     size_t r;
+    (void)x;
     for (r = 0; r < rows; r++) {
         lq__row_z(dst + r * row_bytes + 2, &aim[r], src + r * dims * lq_type_bytes(type), dims,
                   type, bits);
     }
 }
 
-LQ__STATIC void lq__rows_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const uint8_t *src,
-                            size_t rows, size_t dims, int type, int bits)
+LQ__STATIC void lq__rows_e8(uint8_t *dst, size_t row_bytes, lq__row_aim *aim, const int32_t *x,
+                            const uint8_t *src, size_t rows, size_t dims, int type, int bits)
 {
     size_t first;
     (void)bits;
     for (first = 0; first < dims / 8; first += LQ__TOKENS) {
-        lq__row_e8(dst, row_bytes, aim, src, rows, dims, type, first,
+        lq__row_e8(dst, row_bytes, aim, x, src, rows, dims, type, first,
                    LQ__MIN(dims / 8 - first, LQ__TOKENS));
     }
 }
 
 #define LQ__FIXED_ROWS(quantizer, bits, own, first, log, moment, edge) lq__rows_##own,
 static void (*const lq__rows_of_form[LQ__FIXED_FORMS])(uint8_t *dst, size_t row_bytes,
-                                                       lq__row_aim *aim, const uint8_t *src,
-                                                       size_t rows, size_t dims, int type,
+                                                       lq__row_aim *aim, const int32_t *x,
+                                                       const uint8_t *src, size_t rows, size_t dims,
+                                                       int type,
                                                        int bits) = {LQ__FIXED_LIST(LQ__FIXED_ROWS)};
 #undef LQ__FIXED_ROWS
 
@@ -41930,6 +42340,7 @@ LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t r
     size_t element = lq_type_bytes(type);
     lq__row_aim aim[16];
     size_t together = dims >= 512 ? 1 : LQ__MIN(512 / LQ__MAX(dims, 1), 16);
+    int32_t x[512];
     size_t done;
     if (row_bytes == 0 || element == 0 || (rows && (!dst || !src))) {
         return LQ_E_ARG;
@@ -41941,12 +42352,14 @@ LQ_API int lq_quantize(uint8_t *dst, size_t dst_bytes, const void *src, size_t r
         size_t n = LQ__MIN(rows - done, together);
         size_t r;
         for (r = 0; r < n; r++) {
-            int status = lq__row_aim_at(&aim[r], from + r * dims * element, dims, type, form);
+            int status = lq__row_aim_at(&aim[r], x + (dims <= 256 ? r * dims : 0),
+                                        from + r * dims * element, dims, type, form);
             if (status) {
                 return status;
             }
         }
-        lq__rows_of_form[form - lq__fixed_forms](dst, row_bytes, aim, from, n, dims, type, bits);
+        lq__rows_of_form[form - lq__fixed_forms](dst, row_bytes, aim, dims <= 256 ? x : NULL, from,
+                                                 n, dims, type, bits);
         for (r = 0; r < n; r++) {
             lq__store16(dst + r * row_bytes, lq__row_scale(&aim[r]));
         }
@@ -42278,6 +42691,8 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__DEAD_DELTA
 #undef LQ__PROFILE_HEADER
 #undef LQ__TRAILER
+#undef LQ__PAGE_NAME
+#undef LQ__NO_PAGE
 #undef LQ__IN_FLIGHT
 #undef LQ__SHIFTED_MAX
 #undef LQ__RICE_ONES
@@ -42347,6 +42762,23 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_SCALE_ONE
 #undef LQ__HOT_STEP_512
 #undef LQ__HOT_TOKENS
+#undef LQ__HOT_KINDS
+#undef LQ__HOT_COUNT
+#undef LQ__HOT_CUTS
+#undef LQ__HOT_JOINT
+#undef LQ__HOT_ON_avx2
+#undef LQ__HOT_ON_avx512
+#undef LQ__HOT_ON_neon
+#undef lq__hot_take_words_avx512
+#undef lq__hot_aim_avx2
+#undef lq__hot_aim_avx512
+#undef lq__hot_aim_neon
+#undef lq__hot_factors_avx2
+#undef lq__hot_factors_avx512
+#undef lq__hot_factors_neon
+#undef lq__hot_best_avx2
+#undef lq__hot_best_avx512
+#undef lq__hot_best_neon
 #undef LQ__TARGET_HOT_AVX2
 #undef LQ__TARGET_HOT_AVX512
 #undef LQ__WARM_FLIGHT

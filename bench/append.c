@@ -21,7 +21,7 @@ enum {
     AB_TOKENS = 2048,
     AB_SOURCE = 1024,
     AB_DIMS = 1024, /* of a token: 8 heads of 128 */
-    AB_KINDS = 6,
+    AB_KINDS = 8,
     AB_CASES = 2 * 2 * AB_KINDS * 2
 };
 
@@ -36,10 +36,11 @@ typedef struct ab_case {
     double ns[AB_TURNS];
 } ab_case;
 
-static const char *const ab_names[AB_KINDS] = {"Z4", "E8", "Z8", "Z3", "Z2", "raw"};
+static const char *const ab_names[AB_KINDS] = {"Z4", "E8", "Z8", "Z6", "Z5", "Z3", "Z2", "raw"};
 static const lq_kv_policy ab_policies[AB_KINDS] = {
     {LQ_KV_HOT, LQ_Z, 4, 0}, {LQ_KV_HOT, LQ_E8, 4, 0}, {LQ_KV_HOT, LQ_Z, 8, 0},
-    {LQ_KV_HOT, LQ_Z, 3, 0}, {LQ_KV_HOT, LQ_Z, 2, 0},  {LQ_KV_RAW, 0, 0, 0}};
+    {LQ_KV_HOT, LQ_Z, 6, 0}, {LQ_KV_HOT, LQ_Z, 5, 0},  {LQ_KV_HOT, LQ_Z, 3, 0},
+    {LQ_KV_HOT, LQ_Z, 2, 0}, {LQ_KV_RAW, 0, 0, 0}};
 
 static float ab_f32[2][AB_SOURCE * AB_DIMS];
 static uint16_t ab_f16[2][AB_SOURCE * AB_DIMS];

@@ -81,6 +81,8 @@ static const struct {
 } ab_kinds[] = {
     {"raw f16", {LQ_KV_RAW, 0, 0, 0}},
     {"hot Z, 8 bits", {LQ_KV_HOT, LQ_Z, 8, 0}},
+    {"hot Z, 6 bits", {LQ_KV_HOT, LQ_Z, 6, 0}},
+    {"hot Z, 5 bits", {LQ_KV_HOT, LQ_Z, 5, 0}},
     {"hot Z, 4 bits", {LQ_KV_HOT, LQ_Z, 4, 0}},
     {"hot Z, 3 bits", {LQ_KV_HOT, LQ_Z, 3, 0}},
     {"hot Z, 2 bits", {LQ_KV_HOT, LQ_Z, 2, 0}},

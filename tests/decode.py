@@ -1219,6 +1219,10 @@ HOT_LEVELS = {
     2: (-127, -38, 38, 127),
     3: (-127, -79, -44, -14, 14, 44, 79, 127),
     4: (-127, -98, -76, -59, -44, -31, -18, -6, 6, 18, 31, 44, 59, 76, 98, 127)}
+for above in ((3, 9, 15, 21, 27, 33, 39, 45, 52, 60, 68, 76, 86, 97, 111, 127),
+              (1, 3, 5, 7, 9, 11, 13, 15, 18, 22, 26, 30, 34, 38, 42, 46, 50, 54, 58, 62, 66, 70,
+               74, 78, 82, 87, 93, 99, 105, 111, 119, 127)):
+    HOT_LEVELS[5 if len(above) == 16 else 6] = tuple(-x for x in reversed(above)) + above
 HOT_E8 = (3, 8, 13, 18, 24, 30, 35, 41, 48, 55, 62, 71, 80, 92, 106, 127)
 HOT_E8 = tuple(-x for x in reversed(HOT_E8)) + HOT_E8
 
@@ -1310,7 +1314,7 @@ def hot_code(tile, bits, stream, wide, token, dim):
     """The code of a level, and (E8) the 32 bits that it is among."""
     lane, depth = (token, dim) if stream == K else (dim, token)
     lanes, depths = (64, wide) if stream == K else (wide, 64)
-    fours = {8: 1, 4: 2, 3: 4, 2: 4}[bits]
+    fours = {8: 1, 6: 4, 5: 2, 4: 2, 3: 4, 2: 4}[bits]
     vectors = depths // 4 // fours
     block, vector = lane // 16, depth // 4 // fours
     group = block // 4 * 4
@@ -1320,8 +1324,11 @@ def hot_code(tile, bits, stream, wide, token, dim):
     byte = 64 * vector + j
     width = 8 // fours
     code = tile[byte] >> field * width & (1 << width) - 1
-    if bits == 3:
-        code |= (tile[16 * wide + 32 * vector + 8 * field + j // 8] >> j % 8 & 1) << 2
+    if bits in (3, 5):
+        behind = 64 // fours * wide + 8 * fours * vector + 8 * field
+        code |= (tile[behind + j // 8] >> j % 8 & 1) << width
+    if bits == 6:
+        code = code << 4 | tile[16 * wide + 128 * vector + field // 2 * 64 + j] >> field % 2 * 4 & 15
     return code, tile[byte & ~3:(byte & ~3) + 4]
 
 

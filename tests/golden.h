@@ -967,10 +967,12 @@ enum { LIVE_ROW = LIVE_HEADS * LIVE_K }; /* numbers of a token at most */
 
 /* From 3 on: files alone (test_golden.c). With RoPE, and tokens that were appended to a cache from
    which some had been evicted: of two epochs, side by side in tiles; of warm ones, doubled steps. */
-enum { LIVE_FILES = 5, LIVE_MORE = 60 }; /* twice */
+enum { LIVE_FILES = 6, LIVE_MORE = 60 }; /* twice */
+enum { LIVE_FIVE_SIX = 5 };              /* hot, with 5 and 6 bits */
 
-static const char *const golden_live_names[LIVE_FILES] = {"live-hot", "live-warm", "live-sparse",
-                                                          "live-hot-edited", "live-warm-edited"};
+static const char *const golden_live_names[LIVE_FILES] = {
+    "live-hot",        "live-warm",        "live-sparse",
+    "live-hot-edited", "live-warm-edited", "live-hot-five-six-edited"};
 
 typedef struct golden_live {
     lq_kv_desc desc;
@@ -990,22 +992,25 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
                                         {LQ_KV_HOT, LQ_Z, 3, 0},
                                         {LQ_KV_HOT, LQ_Z, 2, 0},
                                         {LQ_KV_HOT, LQ_E8, 4, 0}};
+    static const lq_kv_policy five_six[2] = {{LQ_KV_HOT, LQ_Z, 5, 0}, {LQ_KV_HOT, LQ_Z, 6, 0}};
     static const lq_kv_policy warm[4] = {{LQ_KV_WARM, LQ_Z, 4, 0.5f},
                                          {LQ_KV_WARM, LQ_D4, 4, 0.5f},
                                          {LQ_KV_WARM, LQ_E8, 4, 0.5f},
                                          {LQ_KV_WARM, LQ_E8_RELAXED, 4, 0.5f}};
     static const lq_kv_policy raw = {LQ_KV_RAW, 0, 0, 0};
+    int form = which == LIVE_FIVE_SIX ? 0 : which % 3;
     int l;
     int h;
     memset(live, 0, sizeof *live);
     for (l = 0; l < LIVE_LAYERS; l++) {
         for (h = 0; h < 2 * LIVE_HEADS; h++) { /* each kind for keys and for values */
             int kind = h + l * LIVE_HEADS;
-            live->heads[l][h] = which % 3 == 0 && kind % 6 < 5   ? hot[kind % 6]
-                                : which % 3 == 1 && kind % 6 < 4 ? warm[kind % 6]
-                                : which % 3 == 1 && kind % 6 < 5 ? hot[1]
-                                : which == 2                     ? hot[1 + 3 * (h % 2)]
-                                                                 : raw;
+            live->heads[l][h] = which == LIVE_FIVE_SIX      ? five_six[kind % 2]
+                                : form == 0 && kind % 6 < 5 ? hot[kind % 6]
+                                : form == 1 && kind % 6 < 4 ? warm[kind % 6]
+                                : form == 1 && kind % 6 < 5 ? hot[1]
+                                : form == 2                 ? hot[1 + 3 * (h % 2)]
+                                                            : raw;
         }
         live->layers[l].heads = live->heads[l];
     }
@@ -1021,9 +1026,9 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
     live->desc.v_dims = LIVE_V;
     live->desc.tokens = which < 3 ? 200 : 240;
     live->desc.window = 16;
-    live->desc.type = which % 3 == 0 ? LQ_F16 : which % 3 == 1 ? LQ_BF16 : LQ_F32;
+    live->desc.type = form == 0 ? LQ_F16 : form == 1 ? LQ_BF16 : LQ_F32;
     live->desc.layer = live->layers;
-    live->desc.tables = which % 3 == 1 ? golden_tables : NULL;
+    live->desc.tables = form == 1 ? golden_tables : NULL;
     live->desc.sparse = which == 2;
     live->desc.rope = which >= 2 ? &live->rope : NULL;
     live->mem = source_alloc(lq_kv_bytes(&live->desc));

@@ -367,8 +367,7 @@ void _aligned_free(void *);' >"$tmp/include.$job/malloc.h"
 # lines at most and calls none below it, a function 60, a line 100 columns. Of torn comments these
 # are found: an end on a line of its own, text beyond column 45, a sentence that goes on in the next
 # line although its next word ends before column 80. Functions in the lists are exempt.
-functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512 lq__decode_full_512 lq__hot_granule_of_256
-lq__hot_words_512' # kernels
+functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512 lq__decode_full_512' # kernels
 called_before='lq__cpu_level lq__rows_of_level lq__points_of_level lq__hot_of_level' # tables of
 # kernels: declared with their types, defined behind the last kernel
 job_house() {

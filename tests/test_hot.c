@@ -63,9 +63,13 @@ static uint32_t hash(const void *p, size_t n)
     return lq_xxh32(p, n, 1);
 }
 
-static const int kinds[5] = {LQ__HOT_Z8, LQ__HOT_Z4, LQ__HOT_Z3, LQ__HOT_Z2, LQ__HOT_E8};
-static const double noise[5] = {1e-4, 0.0095, 0.037, 0.137,
-                                0.0072}; /* bound on the relative error */
+enum { KINDS = LQ__HOT_COUNT };
+static const int kinds[] = {LQ__HOT_Z8, LQ__HOT_Z4, LQ__HOT_Z3, LQ__HOT_Z2,
+                            LQ__HOT_E8, LQ__HOT_Z6, LQ__HOT_Z5};
+/* Bounds on the relative error. */
+static const double noise[] = {1e-4, 0.0095, 0.037, 0.137, 0.0072, 0.0007, 0.0024};
+typedef char each_kind[sizeof kinds / sizeof *kinds == KINDS ? 1 : -1];
+typedef char each_noise[sizeof noise / sizeof *noise == KINDS ? 1 : -1];
 
 /* ---- tiles ---- */
 static void test_sizes(void)
@@ -74,7 +78,9 @@ static void test_sizes(void)
     CHECK(lq__hot_tile_bytes(LQ__HOT_Z4, LQ_V, 128) == 4096 + 64);
     CHECK(lq__hot_tile_bytes(LQ__HOT_Z3, LQ_K, 64) == 1536 + 64);
     CHECK(lq__hot_tile_bytes(LQ__HOT_E8, LQ_K, 72) == 64 * 80 / 2 + 64);
-    CHECK(lq__hot_tile_bytes(0, LQ_K, 64) == 0 && lq__hot_tile_bytes(6, LQ_K, 64) == 0);
+    CHECK(lq__hot_tile_bytes(LQ__HOT_Z5, LQ_K, 64) == 2560 + 64);
+    CHECK(lq__hot_tile_bytes(LQ__HOT_Z6, LQ_V, 72) == 64 * 80 / 4 * 3 + 64);
+    CHECK(lq__hot_tile_bytes(0, LQ_K, 64) == 0 && lq__hot_tile_bytes(LQ__HOT_END, LQ_K, 64) == 0);
     CHECK(lq__hot_tile_bytes(1, LQ_K, 0) == 0 && lq__hot_tile_bytes(1, LQ_K, 65) == 0);
     CHECK(lq__hot_tile_bytes(1, LQ_K, 1032) == 0 && lq__hot_tile_bytes(1, 3, 64) == 0);
 }
@@ -480,7 +486,7 @@ static void test_attentions(void)
     size_t i, rows;
     int k;
     for (i = 0; i < 7; i++) {
-        for (k = 0; k < 5; k++) {
+        for (k = 0; k < KINDS; k++) {
             for (rows = 1; rows <= 8; rows += i ? 1 + rnd() % 4 : 1) {
                 problem p;
                 memset(&p, 0, sizeof p);
@@ -490,7 +496,7 @@ static void test_attentions(void)
                 p.hot = rnd() % 4 ? 3 : 0;
                 p.raw = p.hot ? rnd() % 3 : 2;
                 p.k_kind = kinds[k];
-                p.v_kind = kinds[rnd() % 3 ? (uint32_t)k : rnd() % 5];
+                p.v_kind = kinds[rnd() % 3 ? (uint32_t)k : rnd() % KINDS];
                 p.type = LQ_F32 + (int)(rnd() % 3);
                 p.scale = (float)(1.0 / sqrt((double)dims[i]));
                 p.softcap = rnd() % 3 ? 0.0f : 5.0f;
@@ -508,7 +514,7 @@ static void test_levels_agree(void)
     int k, level;
     for (n = 0; n < 6; n++) {
         size_t wide = all[n];
-        for (k = 0; k < 5; k++) {
+        for (k = 0; k < KINDS; k++) {
             size_t bytes = lq__hot_tile_bytes(kinds[k], LQ_K, wide);
             uint8_t *tile = (uint8_t *)room(bytes);
             int8_t *q8 = (int8_t *)room(8 * wide);
@@ -723,7 +729,7 @@ static void test_hostile(int rounds)
     static const size_t dims[4] = {64, 72, 128, 512};
     int n;
     for (n = 0; n < rounds; n++) {
-        int kind = kinds[rnd() % 5];
+        int kind = kinds[rnd() % KINDS];
         size_t d = dims[rnd() % 4];
         size_t bytes = lq__hot_tile_bytes(kind, LQ_K, d);
         uint8_t *k = (uint8_t *)room(bytes);
@@ -768,6 +774,51 @@ static void test_hostile(int rounds)
     (void)lq_cpu_limit(-1);
 }
 
+/* The cell's middle is as near as can be, but for the rounding. */
+static void test_cells(int kind)
+{
+    const lq__hot_cells *cells = lq__hot_cells_in(kind);
+    uint32_t half = 1u << lq__hot_bits(kind) >> 1;
+    double unit = pow(2, (16 * 12 - cells->octaves) / 12.0);
+    uint32_t a, last = 0;
+    CHECK(cells->cuts <= LQ__HOT_CUTS);
+    for (a = 0; a < 128 && cells->cuts; a++) {
+        const int8_t *level = lq__hot_row(kind)->levels + half;
+        uint32_t j, k;
+        double y = (a + 0.5) * unit;
+        double e = sqrt((double)lq__hot_cell_level(cells, a, &j)) / 2 * unit;
+        CHECK(j < half && fabs(e - fabs(y - level[j])) < 0.26 * unit);
+        CHECK(j == last || j == last + 1); /* none is left out */
+        last = j;
+        for (k = 0; k < half; k++) {
+            CHECK(fabs(y - level[j]) < fabs(y - level[k]) + unit);
+            CHECK(level[k] == -level[-1 - (int)k]);
+        }
+    }
+    CHECK(!cells->cuts || last == half - 1);
+}
+
+static void test_bound(int kind, int stream)
+{
+    static const double edges[] = {127,        127 * 1.08, 127 * 1.25, 127 * 1.7,
+                                   127 * 1.05, 127 * 0.98, 127};
+    const lq__hot_bound *bound = lq__hot_bound_in(kind, stream);
+    int i, j;
+    for (i = 0; kinds[i] != kind; i++) {
+    }
+    for (j = -1; j < 14; j++) {
+        int32_t code = LQ__HOT_SCALE_ONE + bound->base + 12 * 13 + j;
+        CHECK(bound->factor[j + 1] == lq__hot_factor(kind, 0, code));
+    }
+    for (j = 0; j < 2000; j++) {
+        uint32_t x = rnd() >> (1 + rnd() % 30) | 1;
+        int edge = kind == LQ__HOT_E8 && stream == LQ_V ? 0 : i;
+        double want = 12 * log2(x / edges[edge]);
+        int got = lq__hot_rung(x, bound) + bound->base + 12 * (int)lq__log2_floor(x);
+        CHECK(got > want - 1e-6 && got < want + 1 + 1e-6);
+    }
+}
+
 static void test_math(void)
 {
     double worst = 0;
@@ -793,46 +844,20 @@ static void test_math(void)
     for (i = 0; i < 31; i++) {
         uint32_t j = (uint32_t)i, c;
         for (c = 0; c < 2; c++) {
-            CHECK(lq__hot_brackets[4 * c][i] == lq__hot_levels[3][lq__hot_first(j, c)]);
-            CHECK(lq__hot_brackets[4 * c + 1][i] == lq__hot_levels[3][lq__hot_second(j, c)]);
-            CHECK(lq__hot_brackets[4 * c + 2][i] == (int8_t)(lq__hot_first(j, c) >> 1));
-            CHECK(lq__hot_brackets[4 * c + 3][i] == (int8_t)(lq__hot_second(j, c) >> 1));
+            CHECK(lq__hot_brackets[3 * c][i] == lq__hot_rising_e8[lq__hot_first(j, c)]);
+            CHECK(lq__hot_brackets[3 * c + 1][i] == lq__hot_rising_e8[lq__hot_second(j, c)]);
+            CHECK(lq__hot_brackets[3 * c + 2][i] == (int8_t)(lq__hot_second(j, c) >> 1));
+            CHECK(lq__hot_first(j, c) >> 1 == (j + 1 - c) >> 1);
         }
     }
     for (i = 0; i < 128; i++) { /* the last level at or below */
         int j = lq__hot_bracket[i];
-        CHECK(lq__hot_levels[3][j] <= i && (j == 30 || lq__hot_levels[3][j + 1] > i));
+        CHECK(lq__hot_rising_e8[j] <= i && (j == 30 || lq__hot_rising_e8[j + 1] > i));
     }
-    for (i = 0; i < 3; i++) { /* the cell's middle is as near as can be, but for the rounding */
-        const int8_t *level = lq__hot_table(LQ__HOT_Z4 + i) + (8 >> i);
-        double unit = pow(2, (16 * 12 - lq__hot_octaves(LQ__HOT_Z4 + i)) / 12.0);
-        uint32_t a;
-        for (a = 0; a < 128; a++) {
-            uint32_t j, k;
-            double y = (a + 0.5) * unit;
-            double e = sqrt((double)lq__hot_cell_level(&lq__hot_cell[i], a, &j)) / 2 * unit;
-            CHECK(j < (uint32_t)(8 >> i) && fabs(e - fabs(y - level[j])) < 0.26 * unit);
-            for (k = 0; k < (uint32_t)(8 >> i); k++) {
-                CHECK(fabs(y - level[j]) < fabs(y - level[k]) + unit);
-            }
-        }
-    }
-    for (i = 0; i < 10; i++) {
-        int kind = LQ__HOT_Z8 + i / 2, stream = LQ_K + i % 2, j;
-        lq__hot_ladder ladder = lq__hot_ladders[lq__hot_edge(kind, stream)];
-        for (j = -1; j < 14; j++) {
-            int32_t code = LQ__HOT_SCALE_ONE + ladder.base + 12 * 13 + j;
-            CHECK(lq__hot_rungs[lq__hot_edge(kind, stream)][j + 1] ==
-                  lq__hot_factor(kind, 0, code));
-        }
-        for (j = 0; j < 2000; j++) {
-            uint32_t x = rnd() >> (1 + rnd() % 30) | 1;
-            int edge = kind == LQ__HOT_E8 && stream == LQ_V ? 0 : i / 2;
-            static const double edges[5] = {127, 127 * 1.08, 127 * 1.25, 127 * 1.7, 127 * 1.05};
-            double want = 12 * log2(x / edges[edge]);
-            int got = lq__hot_rung(x, &ladder) + ladder.base + 12 * (int)lq__log2_floor(x);
-            CHECK(got > want - 1e-6 && got < want + 1 + 1e-6);
-        }
+    for (i = 0; i < KINDS; i++) {
+        test_cells(kinds[i]);
+        test_bound(kinds[i], LQ_K);
+        test_bound(kinds[i], LQ_V);
     }
     for (i = 0; i < 1024; i++) {
         CHECK(lq__hot_sign((size_t)i) == lq__sign_bit((uint32_t)i));
@@ -842,11 +867,10 @@ static void test_math(void)
 /* Bytes pinned: the same on every machine, compiler and flag set. */
 static void test_pinned(void)
 {
-    static const uint32_t want[5][2] = {{0x122204b2u, 0xa02ee761u},
-                                        {0x66b9c921u, 0xcfc10efau},
-                                        {0x7c9e20a5u, 0x5cd2dc3bu},
-                                        {0xdf29d77au, 0x93fc52aau},
-                                        {0xcd7b8068u, 0x2584a16cu}};
+    static const uint32_t want[KINDS][2] = {{0x122204b2u, 0xa02ee761u}, {0x66b9c921u, 0xcfc10efau},
+                                            {0x7c9e20a5u, 0x5cd2dc3bu}, {0xdf29d77au, 0x93fc52aau},
+                                            {0xcd7b8068u, 0x2584a16cu}, {0xddc7dca5u, 0x3dbf3d51u},
+                                            {0xa7f3de19u, 0x7f2f98efu}};
     int k, s, level;
     uint32_t state = 1;
     float *x = (float *)room(64 * 128 * 4);
@@ -865,7 +889,7 @@ static void test_pinned(void)
     }
     for (level = 0; level < levels; level++) {
         (void)lq_cpu_limit(level);
-        for (k = 0; k < 5; k++) {
+        for (k = 0; k < KINDS; k++) {
             for (s = 0; s < 2; s++) {
                 size_t bytes = lq__hot_tile_bytes(kinds[k], LQ_K + s, 128);
                 uint8_t *tile = (uint8_t *)room(bytes);
@@ -891,7 +915,7 @@ int main(int argc, char **argv)
     levels = lq_cpu_limit(-1) + 1;
     test_math();
     test_sizes();
-    for (k = 0; k < 5; k++) {
+    for (k = 0; k < KINDS; k++) {
         for (s = LQ_K; s <= LQ_V; s++) {
             for (i = 0; i < 8; i++) {
                 test_round_trip(k, s, dims[i]);

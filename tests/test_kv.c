@@ -153,13 +153,13 @@ static float *row_of(float *all, uint32_t l, size_t t)
 
 static lq_kv_policy random_policy(void)
 {
-    static const int bits[4] = {8, 4, 3, 2};
+    static const int bits[6] = {8, 4, 3, 2, 6, 5};
     lq_kv_policy p;
     memset(&p, 0, sizeof p);
     p.kind = source_below(6) == 0 ? LQ_KV_RAW : LQ_KV_HOT;
     if (p.kind == LQ_KV_HOT) {
         p.quantizer = source_below(4) == 0 ? LQ_E8 : source_below(2) ? LQ_Z : 0;
-        p.bits = p.quantizer == LQ_E8 ? 4 : bits[source_below(4)];
+        p.bits = p.quantizer == LQ_E8 ? 4 : bits[source_below(6)];
     }
     return p;
 }
@@ -361,6 +361,8 @@ static float through(float x, int type)
 static float tolerance(int kind)
 {
     return kind == LQ__HOT_Z8   ? 0.02f
+           : kind == LQ__HOT_Z6 ? 0.06f
+           : kind == LQ__HOT_Z5 ? 0.12f
            : kind == LQ__HOT_Z3 ? 0.4f
            : kind == LQ__HOT_Z2 ? 0.75f
                                 : 0.25f;
@@ -2310,13 +2312,18 @@ static void test_policies(void)
     memset(&bad, 0, sizeof bad);
     raw.kind = LQ_KV_RAW;
     bad.kind = LQ_KV_HOT;
-    bad.bits = 5;
+    bad.bits = 7;
     CHECK(lq_kv_layers_edge(l, 6, 2, &raw, &bad) == LQ_E_ARG);
     CHECK(lq_kv_layers_edge(l, 6, 2, &raw, &raw) == LQ_OK);
     for (i = 0; i < 6; i++) {
         CHECK((l[i].k.kind == LQ_KV_RAW) == (i < 2 || i > 3) && l[i].v.kind == l[i].k.kind);
     }
-    CHECK(lq_kv_layers_graded(l, 6, 5, 2) == LQ_E_ARG);
+    CHECK(lq_kv_layers_graded(l, 6, 7, 2) == LQ_E_ARG);
+    CHECK(lq_kv_layers_graded(l, 6, 2, 8) == LQ_OK);
+    for (i = 0; i < 6; i++) { /* every width */
+        static const int widths[6] = {2, 3, 4, 5, 6, 8};
+        CHECK(l[i].k.bits == widths[i] && l[i].v.bits == widths[i]);
+    }
     CHECK(lq_kv_layers_graded(l, 6, 4, 2) == LQ_OK);
     CHECK(l[0].k.bits == 4 && l[1].v.bits == 4 && l[2].k.bits == 3 && l[3].k.bits == 3 &&
           l[4].k.bits == 2 && l[5].v.bits == 2);
@@ -2424,7 +2431,7 @@ static void test_bad_policy(lq_kv_desc good)
         BAD("quantizer", (p->kind = LQ_KV_RAW, p->quantizer = LQ_Z));
         BAD("quantizer", (p->kind = LQ_KV_WARM, p->quantizer = 77, p->step = 1));
         BAD("quantizer", (p->kind = LQ_KV_WARM, p->quantizer = -1, p->step = 1));
-        BAD("bits", p->bits = 5); /* without a kind: hot */
+        BAD("bits", p->bits = 7); /* without a kind: hot */
         BAD("bits", p->bits = -4);
         BAD("bits", (p->kind = LQ_KV_HOT, p->bits = 1));
         BAD("bits", (p->kind = LQ_KV_HOT, p->bits = 9));
@@ -2443,6 +2450,9 @@ static void test_bad_policy(lq_kv_desc good)
         BAD("tables", (p->kind = LQ_KV_WARM, p->step = 1));
         d = good; /* {bits 8} is hot */
         p->bits = 8;
+        check_accepted(&d);
+        d = good;
+        p->bits = 5 + v;
         check_accepted(&d);
         d = good;
         p->quantizer = LQ_E8;

@@ -929,8 +929,9 @@ static void test_resumed_live(void)
 
 static void test_live_eval(void)
 {
-    static const char eval[] = "eval|q4_0|hot:8|hot:4|hot:4/8|hot:e8|live:raw|live:8/raw"
-                               "|--json|--text|%s|--model|%s|--tokens|196|--passages|1|%s|%s";
+    static const char eval[] =
+        "eval|q4_0|hot:8|hot:6|hot:5|hot:4|hot:4/8|hot:e8|live:raw"
+        "|live:8/raw|--json|--text|%s|--model|%s|--tokens|196|--passages|1|%s|%s";
     static char first[OUTPUT];
     double raw, eight, four;
     CHECK(run(eval, text_path, tiny, "--threads", "1") == 0);
@@ -939,6 +940,9 @@ static void test_live_eval(void)
     four = field(line_of("hot:4"), "kld");
     CHECK(raw >= 0.0 && raw < 1e-6 && field(line_of("live:raw"), "top1") == 1.0);
     CHECK(eight < 1e-5 && four > eight && four < 0.01 && field(line_of("hot:e8"), "kld") < 0.01);
+    CHECK(field(line_of("hot:6"), "kld") > eight && field(line_of("hot:5"), "kld") < four);
+    CHECK(field(line_of("hot:6"), "kld") < field(line_of("hot:5"), "kld"));
+    CHECK(field(line_of("hot:6"), "bits_k") - field(line_of("hot:4"), "bits_k") == 2.0);
     CHECK(field(line_of("hot:8"), "top1") > 0.95 && field(line_of("hot:4"), "top1") > 0.8);
     CHECK(field(line_of("live:raw"), "bits") >= 16.0 && field(line_of("live:raw"), "bits") < 17.0);
     CHECK(field(line_of("live:8/raw"), "bits_v") == field(line_of("live:raw"), "bits_v"));

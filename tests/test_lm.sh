@@ -61,6 +61,20 @@ if [ -f "$model" ]; then
     check "eval calibrated" "$lm" eval "cold:z:k=0.3,v=0.6@$dir/head.lqp" \
         "cold:z:k=0.3,v=0.6,refit=1@$dir/3.lqp" "cold:e8:k=0.3,v=0.6@$dir/self.lqp" \
         --model "$model" --text bench/text/prose.txt --tokens 192 --passages 1 --json
+    check "calibrate --joint" "$lm" calibrate --text bench/text/prose.txt --tokens 256 --joint \
+        --passages 1 --group 3 --out "$dir/joint.lqp" --model "$model"
+    check "eval joint" "$lm" eval "cold:z:k=0.6@$dir/joint.lqp" \
+        "cold:z:k=0.6,past=0.25@$dir/joint.lqp" --model "$model" --text bench/text/code.txt \
+        --resume 192:64 --passages 1 --json
+    check "session packed" "$lm" generate "The city of" --count 100 --kv hot:4 --window 8 \
+        --save "$dir/p.lqa" --profile "$dir/joint.lqp" --past 0.25 --model "$model"
+    check "packed session resumed" "$lm" generate --count 5 --resume "$dir/p.lqa" \
+        --profile "$dir/joint.lqp" --model "$model"
+    check "packed, no profile" one_line "$lm" generate --resume "$dir/p.lqa" --model "$model"
+    check "packed, another profile" one_line "$lm" generate --resume "$dir/p.lqa" \
+        --profile "$dir/3.lqp" --model "$model"
+    check "profile of no session" one_line "$lm" generate "x" --profile "$dir/3.lqp" \
+        --model "$model"
     check "kept RoPE" one_line "$lm" eval "warm@$dir/3.lqp" --model "$model" \
         --text bench/text/prose.txt
     head -c 5000 "$dir/3.lqp" >"$dir/short.lqp"

@@ -85,7 +85,7 @@ static const char lm_usage[] =
     "usage: lm MODE [arguments] --model FILE.gguf [options]\n"
     "\n"
     "  generate PROMPT     continue the prompt, greedily\n"
-    "    --kv CODEC          the cache's codec (default f32); hot:8, hot:4, hot:e8, hot:3, hot:2,\n"
+    "    --kv CODEC          the cache's codec (default f32); hot:8, :6, :5, :4, :e8, :3, :2,\n"
     "                        hot:8/4 (keys/values) and live:raw are live, without floats beside\n"
     "    --window N          last tokens that stay raw (default: live 64, others 0)\n"
     "    --sinks N           first ones (default 4)\n"
@@ -244,6 +244,7 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     o->count = 128;
     o->seed = LM_UNSET;
     o->temperature = -1.0;
+    o->step = -1.0;
     o->mode = argv[1];
     o->beta = 0.5;
     o->words = (const char **)lm_alloc(4 * (size_t)argc, sizeof *o->words);
@@ -276,7 +277,7 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     if (o->passages == 0) {
         o->passages = strcmp(o->mode, "calibrate") != 0 ? 4 : o->self ? 256 : 20;
     }
-    if (o->step <= 0.0) {
+    if (o->step < 0.0) {
         o->step = strcmp(o->mode, "generate") == 0 ? 0.8 : 0.2;
     }
     o->tokens_given = o->tokens;

@@ -122,8 +122,8 @@ static const lm_codec_kind lm_codec_kinds[] = {
     {"fixed", "ours, fixed pages", "fixed pages: fixed:4, fixed:3, fixed:e8", lm__library_open,
      NULL},
     {"hot", "ours, fixed width",
-     "lq_kv's integers, attended as they are: hot:8, hot:4, hot:e8, hot:3, hot:2, hot:8/4; its "
-     "bits count whole pages of 64 tokens and their means, not sinks and window",
+     "lq_kv's integers, attended as they are: hot:8, hot:6, hot:5, hot:4, hot:e8, hot:3, hot:2, "
+     "hot:8/4; its bits count whole pages of 64 tokens and their means, not sinks and window",
      NULL, lm__live_open},
     {"live", "ours, live",
      "lq_kv with coded pages, decoded by attention: live:z:k=0.35,v=0.5 (k in the keys' own unit), "

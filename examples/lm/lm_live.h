@@ -14,7 +14,8 @@ typedef struct lm_live_word {
 } lm_live_word;
 
 static const lm_live_word lm_live_words[] = {
-    {"8", {LQ_KV_HOT, LQ_Z, 8, 0}},   {"4", {LQ_KV_HOT, LQ_Z, 4, 0}},
+    {"8", {LQ_KV_HOT, LQ_Z, 8, 0}},   {"6", {LQ_KV_HOT, LQ_Z, 6, 0}},
+    {"5", {LQ_KV_HOT, LQ_Z, 5, 0}},   {"4", {LQ_KV_HOT, LQ_Z, 4, 0}},
     {"3", {LQ_KV_HOT, LQ_Z, 3, 0}},   {"2", {LQ_KV_HOT, LQ_Z, 2, 0}},
     {"e8", {LQ_KV_HOT, LQ_E8, 4, 0}}, {"raw", {LQ_KV_RAW, 0, 0, 0}},
 };
@@ -108,7 +109,7 @@ static const char *lm_live_parse(const char *spec, lq_kv_policy policies[2])
     k = lm__live_word(words, slash != NULL ? (size_t)(slash - words) : strlen(words));
     v = slash != NULL ? lm__live_word(slash + 1, strlen(slash + 1)) : k;
     if (k == NULL || v == NULL) {
-        return "words are 8, 4, e8, 3, 2, raw, or KEYS/VALUES of them";
+        return "words are 8, 6, 5, 4, e8, 3, 2, raw, or KEYS/VALUES of them";
     }
     policies[0] = *k;
     policies[1] = *v;

@@ -42685,6 +42685,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__RAW_BYTES
 #undef LQ__DIMS_MAX
 #undef LQ__SLICES_MAX
+#undef LQ__SORTED_TOKENS
 #undef LQ__GAIN_MAX
 #undef LQ__MEAN_LIMIT
 #undef LQ__MEAN_LIMIT_FAR
@@ -42698,6 +42699,8 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__RICE_ONES
 #undef LQ__PROFILE_MAGIC
 #undef LQ__DENSE_FIXED
+#undef LQ__DENSE_RANK_MAX
+#undef LQ__DENSE_SLICE
 #undef LQ__RATE_MEASURED
 #undef LQ__SHIFT_MOST
 #undef LQ__DENSE_Q
@@ -42821,6 +42824,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__KV_COLD_HEAD
 #undef LQ__KV_COLD_VERSION
 #undef LQ__KV_CHUNK
+#undef LQ__KV_CHUNK_WIDE
 #undef LQ__ARRAY_MAGIC
 #undef LQ__ARRAY_HEAD
 #undef LQ__ARRAY_COLUMNS

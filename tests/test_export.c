@@ -384,14 +384,14 @@ static void test_writing(int kind)
 }
 
 /* lq_kv_unpack of a sequence that needs no profiles. */
-static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
+static int unpack(lq_kv *to, const lq_archive_reader *reader, const lq_tables *with,
                   uint64_t sequence, void *workspace, size_t workspace_bytes)
 {
     lq_kv_unpack_desc d;
     memset(&d, 0, sizeof d);
-    d.tables = tables;
+    d.tables = with;
     d.sequence = sequence;
-    return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
+    return lq_kv_unpack(to, reader, &d, workspace, workspace_bytes);
 }
 
 /* ---- packed ---- */

@@ -252,6 +252,7 @@ static lq_klt_desc klt_desc(float step)
     lq_klt_desc d;
     memset(&d, 0, sizeof d);
     d.step = step;
+    d.ratio = 3;
     return d;
 }
 
@@ -466,14 +467,17 @@ static void test_orders(void)
         profile p;
         group g;
         group_make(&g, order);
-        desc.ratio = order == MIXED ? 2.0f : 0;
+        desc.ratio = order == MIXED ? 2.0f : order == KEYS_FIRST ? 0.0f : 3.0f;
         desc.model = order == MIXED ? 0x123456789abcdef0u : 0;
         desc.beta = order == KEYS_FIRST ? -1.0f : 0; /* no metric */
         profile_make(&p, &g, 0, FITTED, order != VALUES && order != KEYS_FIRST, &desc);
         if (!CHECK(p.status == LQ_OK)) {
             continue;
         }
-        test_basis_fields(&g, &p, order == KEYS || order == VALUES ? 1.0f : order == MIXED ? 2 : 1.4f,
+        test_basis_fields(&g, &p,
+                          order == KEYS || order == VALUES ? 1.0f
+                          : order == KEYS_FIRST            ? 1.4f /* the default */
+                                                           : desc.ratio,
                           desc.model);
         for (i = 0; i < 2; i++) {
             lq_codec_desc d = codec_desc(&g, &p, steps[i]);

@@ -8613,11 +8613,14 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
     }
 }
 
-#if LQ__X86
-/* A load that must not be folded into the instruction that uses it; a number to be in a
-   register. */
-#define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
+#if LQ__X86 || LQ__NEON
+/* A number to be in a register, of which nothing is known. */
 #define LQ__OPAQUE(v) __asm__("" : "+r"(v))
+#endif
+
+#if LQ__X86
+/* A load that must not be folded into the instruction that uses it. */
+#define LQ__KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
 /* Registers that are ready here, before what follows; a mask of which nothing is known. */
 #define LQ__KEEP_IN_ORDER(v, w) __asm__ volatile("" : "+v"(v), "+v"(w))
 #define LQ__ADDRESS_IN_ORDER(p) __asm__ volatile("" : "+r"(p))
@@ -8638,7 +8641,10 @@ LQ__STATIC void lq__parities_merge(const lq_rans_plan *plan, lq__rans_flow *f)
 #else
 #define LQ__HIDE_CONSTANT(v) ((void)0)
 #endif
-
+#elif LQ__NEON
+#define LQ__INLINE_neon LQ__INLINE
+#define LQ__STATIC_neon LQ__STATIC
+#define LQ__FRAME_neon __attribute__((noinline)) LQ__STATIC
 #endif
 
 #if LQ__X86 || LQ__NEON
@@ -8701,6 +8707,179 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
 
    To add a quantizer or a residue: nothing here, see >>lattice.
    ============================================================================================== */
+#if LQ__X86 || LQ__NEON
+/* ---- shells: what the levels do alike, written once ----
+   v is 256 (AVX2), 512 (AVX-512) or neon, level its name elsewhere. Of the level's own:
+     lq__scan_row_v       escapes of a row that is not HALF
+     lq__scan_half_row_v  those of a HALF row, and its parities; the tokens that no lattice has
+     lq__raw_put_v        raw bits of a row out of its integers, lq__raw_get_v: in again
+   and where 32 lanes are a step of one page, whose states lie in memory between:
+     lq__look_v, lq__look_load_v, lq__decode_step_v, lq__code_v, lq__code_load_v and
+     lq__encode_step_v */
+#define LQ__SCAN_SHELL(v, level)                                                                \
+    LQ__STATIC_##v int lq__rans_scan_##level(const lq_tables *tables, const lq_rans_plan *plan, \
+                                             lq__rans_flow *f)                                  \
+    {                                                                                           \
+        lq__bits bits = {f->raw, 0, 0};                                                         \
+        uint64_t bad = 0;                                                                       \
+        for (size_t i = 0; i < plan->coded_rows; i++) {                                         \
+            const lq_rans_row *r = &plan->coded[i];                                             \
+            f->parity[i] = 0;                                                                   \
+            f->escape[i] = 0;                                                                   \
+            if (r->kind == LQ__ROW_HALF) {                                                      \
+                bad |= lq__scan_half_row_##v(tables, plan, f, i);                               \
+            } else {                                                                            \
+                f->escape[i] = lq__scan_row_##v(tables, r, f);                                  \
+            }                                                                                   \
+            f->escape[i] &= f->active;                                                          \
+            bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */ \
+            if (r->raw[0] | r->raw[1]) {                                                        \
+                lq__raw_put_##v(r, f, &bits);                                                   \
+            }                                                                                   \
+        }                                                                                       \
+        if (bad & f->active) {                                                                  \
+            return LQ_E_ARG;                                                                    \
+        }                                                                                       \
+        lq__scan_finish(plan, f, &bits);                                                        \
+        return LQ_OK;                                                                           \
+    }
+
+#define LQ__MERGE_SHELL(v, level)                                                                 \
+    LQ__STATIC_##v int lq__rans_merge_##level(const lq_rans_plan *plan, lq__rans_flow *f)         \
+    {                                                                                             \
+        size_t position = 0;                                                                      \
+        int halves = 0;                                                                           \
+        for (size_t i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) { \
+            lq__raw_get_##v(&plan->coded[i], i, f, &position);                                    \
+            halves |= plan->coded[i].kind == LQ__ROW_HALF;                                        \
+        }                                                                                         \
+        f->raw_bits = position;                                                                   \
+        return halves;                                                                            \
+    }
+
+/* k: the tables of a row. full, and by where it is 0, are constants to the compiler. */
+#define LQ__DECODE_ROWS(v)                                                                   \
+    LQ__INLINE_##v void lq__decode_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,      \
+                                          lq__look_##v *k, uint32_t by, int full)            \
+    {                                                                                        \
+        for (uint32_t j = 0; j <= by; j++) {                                                 \
+            lq__look_load_##v(&k[j], &tables->table[r->table[j]]);                           \
+        }                                                                                    \
+        for (uint32_t h = 0; h < 2; h++) {                                                   \
+            for (size_t g = 0; g < count; g++) {                                             \
+                lq__decode_step_##v(tables, k, r, i, &flows[g], h, by, full);                \
+            }                                                                                \
+        }                                                                                    \
+    }                                                                                        \
+    /* Functions of their own: their tables share no frame. */                               \
+    LQ__FRAME_##v void lq__decode_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
+                                           size_t i, lq__rans_flow *flows, size_t count,     \
+                                           int full)                                         \
+    {                                                                                        \
+        lq__look_##v k[1];                                                                   \
+        if (full) {                                                                          \
+            lq__decode_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
+        } else {                                                                             \
+            lq__decode_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
+        }                                                                                    \
+    }                                                                                        \
+    LQ__FRAME_##v void lq__decode_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
+                                             size_t i, lq__rans_flow *flows, size_t count,   \
+                                             int full)                                       \
+    {                                                                                        \
+        lq__look_##v k[4];                                                                   \
+        lq__look_##v *tables_of_row = k;                                                     \
+        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */       \
+        lq__decode_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
+    }                                                                                        \
+    LQ__INLINE_##v void lq__decode_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,      \
+                                          int full)                                          \
+    {                                                                                        \
+        if (r->by == 0) {                                                                    \
+            lq__decode_plain_##v(tables, r, i, flows, count, full);                          \
+        } else {                                                                             \
+            lq__decode_lattice_##v(tables, r, i, flows, count, full);                        \
+        }                                                                                    \
+    }
+
+#define LQ__DECODE_SHELL(v, level)                                                                 \
+    LQ__DECODE_ROWS(v)                                                                             \
+    LQ__STATIC_##v void lq__rans_decode_##level(const lq_tables *tables, const lq_rans_plan *plan, \
+                                                lq__rans_flow *flows, size_t count)                \
+    {                                                                                              \
+        const int full = lq__all_full(flows, count);                                               \
+        size_t i = 0;                                                                              \
+        while (i < plan->coded_rows) {                                                             \
+            const size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);             \
+            for (; i < stop; i++) {                                                                \
+                lq__decode_any_##v(tables, &plan->coded[i], i, flows, count, full);                \
+            }                                                                                      \
+        }                                                                                          \
+        for (size_t g = 0; g < count; g++) {                                                       \
+            lq__flow_land(&flows[g]);                                                              \
+        }                                                                                          \
+    }
+
+#define LQ__ENCODE_ROWS(v)                                                                   \
+    LQ__INLINE_##v void lq__encode_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,      \
+                                          lq__code_##v *k, uint32_t by, int full)            \
+    {                                                                                        \
+        for (uint32_t j = 0; j <= by; j++) {                                                 \
+            lq__code_load_##v(&k[j], &tables->table[r->table[j]]);                           \
+        }                                                                                    \
+        for (uint32_t h = 0; h < 2; h++) {                                                   \
+            for (size_t g = 0; g < count; g++) {                                             \
+                lq__encode_step_##v(tables, k, r, i, &flows[g], 1 - h, by, full);            \
+            }                                                                                \
+        }                                                                                    \
+    }                                                                                        \
+    /* Functions of their own: their tables share no frame. */                               \
+    LQ__FRAME_##v void lq__encode_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
+                                           size_t i, lq__rans_flow *flows, size_t count,     \
+                                           int full)                                         \
+    {                                                                                        \
+        lq__code_##v k[1];                                                                   \
+        if (full) {                                                                          \
+            lq__encode_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
+        } else {                                                                             \
+            lq__encode_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
+        }                                                                                    \
+    }                                                                                        \
+    LQ__FRAME_##v void lq__encode_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
+                                             size_t i, lq__rans_flow *flows, size_t count,   \
+                                             int full)                                       \
+    {                                                                                        \
+        lq__code_##v k[4];                                                                   \
+        lq__code_##v *tables_of_row = k;                                                     \
+        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */       \
+        lq__encode_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
+    }                                                                                        \
+    LQ__INLINE_##v void lq__encode_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,      \
+                                          int full)                                          \
+    {                                                                                        \
+        if (r->by == 0) {                                                                    \
+            lq__encode_plain_##v(tables, r, i, flows, count, full);                          \
+        } else {                                                                             \
+            lq__encode_lattice_##v(tables, r, i, flows, count, full);                        \
+        }                                                                                    \
+    }
+
+#define LQ__ENCODE_SHELL(v, level)                                                                 \
+    LQ__ENCODE_ROWS(v)                                                                             \
+    LQ__STATIC_##v void lq__rans_encode_##level(const lq_tables *tables, const lq_rans_plan *plan, \
+                                                lq__rans_flow *flows, size_t count)                \
+    {                                                                                              \
+        const int full = lq__all_full(flows, count);                                               \
+        for (size_t i = plan->coded_rows; i-- > 0;) {                                              \
+            lq__encode_any_##v(tables, &plan->coded[i], i, flows, count, full);                    \
+        }                                                                                          \
+    }
+#endif
+
 /* ---- AVX2 and BMI2: raw bits ---- */
 #if LQ__X86
 /* Four tokens of `raw` bits: one in each 16-bit lane. */
@@ -8716,7 +8895,7 @@ LQ__INLINE uint32_t lq__raw_tokens(uint32_t raw)
 }
 
 /* Raw bits of a row, 4 .. 16 tokens a time. Lanes of relaxed E8 that differ go one by one. */
-LQ__STATIC_256 void lq__raw_put_bmi2(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
+LQ__STATIC_256 void lq__raw_put_256(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
 {
     const int16_t *v = f->values + (size_t)r->row * 64;
     uint32_t tokens = f->tokens;
@@ -8748,7 +8927,8 @@ LQ__STATIC_256 void lq__raw_put_bmi2(const lq_rans_row *r, const lq__rans_flow *
 }
 
 /* The way back, in place. HALF rows get their parity later. */
-LQ__STATIC_256 void lq__raw_get_bmi2(const lq_rans_row *r, lq__rans_flow *f, size_t *position)
+LQ__STATIC_256 void lq__raw_get_256(const lq_rans_row *r, size_t i, lq__rans_flow *f,
+                                    size_t *position)
 {
     int16_t *v = f->values + (size_t)r->row * 64;
     uint32_t tokens = f->tokens;
@@ -8757,6 +8937,7 @@ LQ__STATIC_256 void lq__raw_get_bmi2(const lq_rans_row *r, lq__rans_flow *f, siz
     uint32_t step = lq__raw_tokens(raw);
     uint32_t t;
     uint32_t u;
+    (void)i;
     if (r->shift[0] != r->shift[1] || r->raw[0] != r->raw[1]) {
         for (t = 0; t < tokens; t++) {
             lq__merge_token(r, f, t, position);
@@ -8774,18 +8955,7 @@ LQ__STATIC_256 void lq__raw_get_bmi2(const lq_rans_row *r, lq__rans_flow *f, siz
     }
 }
 
-LQ__STATIC_256 int lq__rans_merge_avx2(const lq_rans_plan *plan, lq__rans_flow *f)
-{
-    size_t position = 0;
-    int halves = 0;
-    size_t i;
-    for (i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) {
-        lq__raw_get_bmi2(&plan->coded[i], f, &position);
-        halves |= plan->coded[i].kind == LQ__ROW_HALF;
-    }
-    f->raw_bits = position;
-    return halves;
-}
+LQ__MERGE_SHELL(256, avx2)
 
 /* ---- AVX2: 32 lanes of a page in two registers of 16 ----
    Interval numbers of all 32 lanes are bytes in one register, in the order of packus: lanes 0-7,
@@ -9099,64 +9269,7 @@ LQ__INLINE_256 void lq__decode_step_256(const lq_tables *tables, const lq__look_
     _mm256_storeu_si256((__m256i *)(void *)(dst + 16), v.b);
 }
 
-LQ__INLINE_256 void lq__decode_row_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                       lq__rans_flow *flows, size_t count, lq__look_256 *k,
-                                       uint32_t by, int full)
-{
-    uint32_t half;
-    uint32_t j;
-    size_t g;
-    for (j = 0; j <= by; j++) {
-        lq__look_load_256(&k[j], &tables->table[r->table[j]]);
-    }
-    for (half = 0; half < 2; half++) {
-        for (g = 0; g < count; g++) {
-            lq__decode_step_256(tables, k, r, i, &flows[g], half, by, full);
-        }
-    }
-}
-
-/* Functions of their own: their tables share no frame. */
-LQ__FRAME_256 void lq__decode_plain_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                        lq__rans_flow *flows, size_t count, int full)
-{
-    lq__look_256 k[1];
-    if (full) {
-        lq__decode_row_256(tables, r, i, flows, count, k, 0, 1);
-    } else {
-        lq__decode_row_256(tables, r, i, flows, count, k, 0, 0);
-    }
-}
-
-LQ__FRAME_256 void lq__decode_lattice_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                          lq__rans_flow *flows, size_t count, int full)
-{
-    lq__look_256 k[4];
-    lq__look_256 *tables_of_row = k;
-    LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */
-    lq__decode_row_256(tables, r, i, flows, count, tables_of_row, r->by, full);
-}
-
-LQ__STATIC_256 void lq__rans_decode_avx2(const lq_tables *tables, const lq_rans_plan *plan,
-                                         lq__rans_flow *flows, size_t count)
-{
-    int full = lq__all_full(flows, count);
-    size_t i = 0;
-    size_t g;
-    while (i < plan->coded_rows) {
-        size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);
-        for (; i < stop; i++) {
-            if (plan->coded[i].by == 0) {
-                lq__decode_plain_256(tables, &plan->coded[i], i, flows, count, full);
-            } else {
-                lq__decode_lattice_256(tables, &plan->coded[i], i, flows, count, full);
-            }
-        }
-    }
-    for (g = 0; g < count; g++) {
-        lq__flow_land(&flows[g]);
-    }
-}
+LQ__DECODE_SHELL(256, avx2)
 
 /* ---- AVX2: encode ---- */
 typedef struct lq__code_256 {
@@ -9335,57 +9448,7 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
     _mm256_storeu_si256((__m256i *)(void *)(f->lo + 16), lo.b);
 }
 
-LQ__INLINE_256 void lq__encode_row_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                       lq__rans_flow *flows, size_t count, lq__code_256 *k,
-                                       uint32_t by, int full)
-{
-    uint32_t half;
-    uint32_t j;
-    size_t g;
-    for (j = 0; j <= by; j++) {
-        lq__code_load_256(&k[j], &tables->table[r->table[j]]);
-    }
-    for (half = 2; half-- > 0;) {
-        for (g = 0; g < count; g++) {
-            lq__encode_step_256(tables, k, r, i, &flows[g], half, by, full);
-        }
-    }
-}
-
-/* Functions of their own: their tables share no frame. */
-LQ__FRAME_256 void lq__encode_plain_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                        lq__rans_flow *flows, size_t count, int full)
-{
-    lq__code_256 k[1];
-    if (full) {
-        lq__encode_row_256(tables, r, i, flows, count, k, 0, 1);
-    } else {
-        lq__encode_row_256(tables, r, i, flows, count, k, 0, 0);
-    }
-}
-
-LQ__FRAME_256 void lq__encode_lattice_256(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                          lq__rans_flow *flows, size_t count, int full)
-{
-    lq__code_256 k[4];
-    lq__code_256 *tables_of_row = k;
-    LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */
-    lq__encode_row_256(tables, r, i, flows, count, tables_of_row, r->by, full);
-}
-
-LQ__STATIC_256 void lq__rans_encode_avx2(const lq_tables *tables, const lq_rans_plan *plan,
-                                         lq__rans_flow *flows, size_t count)
-{
-    int full = lq__all_full(flows, count);
-    size_t i;
-    for (i = plan->coded_rows; i-- > 0;) {
-        if (plan->coded[i].by == 0) {
-            lq__encode_plain_256(tables, &plan->coded[i], i, flows, count, full);
-        } else {
-            lq__encode_lattice_256(tables, &plan->coded[i], i, flows, count, full);
-        }
-    }
-}
+LQ__ENCODE_SHELL(256, avx2)
 
 /* As lq__escapes_512. */
 LQ__INLINE_256 uint32_t lq__escapes_256(const lq_tables *tables, const lq_rans_row *r,
@@ -9465,39 +9528,22 @@ LQ__STATIC_256 uint64_t lq__scan_half_row_256(const lq_tables *tables, const lq_
     return bad;
 }
 
-LQ__STATIC_256 int lq__rans_scan_avx2(const lq_tables *tables, const lq_rans_plan *plan,
-                                      lq__rans_flow *f)
+LQ__STATIC_256 uint64_t lq__scan_row_256(const lq_tables *tables, const lq_rans_row *r,
+                                         const lq__rans_flow *f)
 {
-    lq__bits bits = {f->raw, 0, 0};
-    uint64_t bad = 0;
-    size_t i;
+    uint64_t escape = 0;
     uint32_t half;
-    for (i = 0; i < plan->coded_rows; i++) {
-        const lq_rans_row *r = &plan->coded[i];
-        f->escape[i] = 0;
-        f->parity[i] = 0;
-        if (r->kind == LQ__ROW_HALF) {
-            bad |= lq__scan_half_row_256(tables, plan, f, i);
-        }
-        for (half = 0; half < 2 && r->kind != LQ__ROW_HALF; half++) {
-            lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
-            uint32_t escape = r->by == 0
-                                  ? lq__escapes_256(tables, r, f, half, coset, coset, 0)
-                                  : lq__escapes_256(tables, r, f, half, coset, coset, LQ__BY_COSET);
-            f->escape[i] |= (uint64_t)escape << 32 * half;
-        }
-        f->escape[i] &= f->active;
-        bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */
-        if (r->raw[0] | r->raw[1]) {
-            lq__raw_put_bmi2(r, f, &bits);
-        }
+    for (half = 0; half < 2; half++) {
+        lq__pair_256 coset = lq__coset_256(r, f->values, half, 0);
+        uint32_t own = r->by == 0
+                           ? lq__escapes_256(tables, r, f, half, coset, coset, 0)
+                           : lq__escapes_256(tables, r, f, half, coset, coset, LQ__BY_COSET);
+        escape |= (uint64_t)own << 32 * half;
     }
-    if (bad & f->active) {
-        return LQ_E_ARG;
-    }
-    lq__scan_finish(plan, f, &bits);
-    return LQ_OK;
+    return escape;
 }
+
+LQ__SCAN_SHELL(256, avx2)
 #endif
 
 /* ---- AVX-512: 32 lanes of a page in two registers ----
@@ -10303,49 +10349,38 @@ LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_
     return bad;
 }
 
-LQ__STATIC_512 int lq__rans_scan_avx512(const lq_tables *tables, const lq_rans_plan *plan,
-                                        lq__rans_flow *f)
+LQ__STATIC_512 uint64_t lq__scan_row_512(const lq_tables *tables, const lq_rans_row *r,
+                                         const lq__rans_flow *f)
 {
-    lq__bits bits = {f->raw, 0, 0};
-    uint64_t bad = 0;
-    size_t i;
-    for (i = 0; i < plan->coded_rows; i++) {
-        const lq_rans_row *r = &plan->coded[i];
-        uint64_t escape;
-        f->escape[i] = 0;
-        f->parity[i] = 0;
-        if (r->kind == LQ__ROW_HALF) {
-            bad |= lq__scan_half_row_512(tables, plan, f, i);
-            escape = f->escape[i];
-        } else if (r->by == 0) {
-            escape = lq__tokens_512(lq__escapes_512(tables, r, f, 0, 0, 0, 0), 0) |
-                     lq__tokens_512(lq__escapes_512(tables, r, f, 1, 0, 0, 0), 1);
-        } else {
-            __mmask32 coset = lq__coset_512(r, f->values, 0, 0);
-            __mmask32 other = lq__coset_512(r, f->values, 1, 0);
-            coset = lq__escapes_512(tables, r, f, 0, coset, 0, LQ__BY_COSET);
-            other = lq__escapes_512(tables, r, f, 1, other, 0, LQ__BY_COSET);
-            escape = lq__tokens_512(coset, 0) | lq__tokens_512(other, 1);
-        }
-        f->escape[i] = escape & f->active;
-        bad |= r->kind == LQ__ROW_WORD ? escape : 0; /* all words have an interval */
-        if (r->raw[0] == 1 && r->raw[1] == 1 && r->shift[0] == 1 && f->tokens == 64) {
-            lq__bits_put(&bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 0), 0), 32);
-            lq__bits_put(&bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 1), 0), 32);
-        } else if (r->raw[0] | r->raw[1]) {
-            lq__raw_put_bmi2(r, f, &bits);
-        }
+    __mmask32 coset;
+    __mmask32 other;
+    if (r->by == 0) {
+        return lq__tokens_512(lq__escapes_512(tables, r, f, 0, 0, 0, 0), 0) |
+               lq__tokens_512(lq__escapes_512(tables, r, f, 1, 0, 0, 0), 1);
     }
-    if (bad & f->active) {
-        return LQ_E_ARG;
-    }
-    lq__scan_finish(plan, f, &bits);
-    return LQ_OK;
+    coset = lq__coset_512(r, f->values, 0, 0);
+    other = lq__coset_512(r, f->values, 1, 0);
+    coset = lq__escapes_512(tables, r, f, 0, coset, 0, LQ__BY_COSET);
+    other = lq__escapes_512(tables, r, f, 1, other, 0, LQ__BY_COSET);
+    return lq__tokens_512(coset, 0) | lq__tokens_512(other, 1);
 }
+
+/* One raw bit a token is a mask; other rows go as they do in AVX2. */
+LQ__STATIC_512 void lq__raw_put_512(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
+{
+    if (r->raw[0] == 1 && r->raw[1] == 1 && r->shift[0] == 1 && f->tokens == 64) {
+        lq__bits_put(bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 0), 0), 32);
+        lq__bits_put(bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 1), 0), 32);
+    } else {
+        lq__raw_put_256(r, f, bits);
+    }
+}
+
+LQ__SCAN_SHELL(512, avx512)
 
 /* Symbols of a row with a raw bit: the bits of those that escaped go to their places, those of the
    others into the symbols. */
-LQ__STATIC_512 void lq__merge_symbols_512(const lq_rans_plan *plan, lq__rans_flow *f, size_t i,
+LQ__STATIC_512 void lq__merge_symbols_512(const lq_rans_row *r, size_t i, lq__rans_flow *f,
                                           size_t *position)
 {
     const __m512i byte =
@@ -10353,7 +10388,7 @@ LQ__STATIC_512 void lq__merge_symbols_512(const lq_rans_plan *plan, lq__rans_flo
                          0x0606060606060606, 0x0202020202020202, 0x0505050505050505,
                          0x0101010101010101, 0x0404040404040404, 0);
     const __m512i bit = _mm512_set1_epi64((int64_t)0x8040201008040201u);
-    int16_t *v = f->values + (size_t)plan->coded[i].row * 64;
+    int16_t *v = f->values + (size_t)r->row * 64;
     uint8_t *to = f->symbols + i * 512;
     const uint8_t *from = f->raw + (*position >> 3);
     uint64_t escape = f->calm ? 0 : f->escape[i];
@@ -10372,37 +10407,30 @@ LQ__STATIC_512 void lq__merge_symbols_512(const lq_rans_plan *plan, lq__rans_flo
     *position += 64;
 }
 
-/* One raw bit a token is a mask; other rows go as they do in AVX2. */
-LQ__STATIC_512 int lq__rans_merge_avx512(const lq_rans_plan *plan, lq__rans_flow *f)
+/* The way back, in place, of symbols too. */
+LQ__STATIC_512 void lq__raw_get_512(const lq_rans_row *r, size_t i, lq__rans_flow *f,
+                                    size_t *position)
 {
-    const __m512i minus_one = _mm512_set1_epi16(-1);
-    size_t position = 0;
-    int halves = 0;
-    size_t i;
+    int16_t *v = f->values + (size_t)r->row * 64;
     uint32_t half;
-    for (i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) {
-        const lq_rans_row *r = &plan->coded[i];
-        int16_t *v = f->values + (size_t)r->row * 64;
-        halves |= r->kind == LQ__ROW_HALF;
-        if (f->symbols && lq__row_is_symbols(r)) {
-            lq__merge_symbols_512(plan, f, i, &position);
-            continue;
-        }
-        if (r->raw[0] != 1 || r->raw[1] != 1 || r->shift[0] != 1 || f->tokens != 64) {
-            lq__raw_get_bmi2(r, f, &position);
-            continue;
-        }
-        for (half = 0; half < 2; half++) {
-            __mmask32 bits = (__mmask32)lq__bits_get(f->raw, &position, 32);
-            __m512i h = _mm512_loadu_si512(v + 32 * half);
-            h = _mm512_add_epi16(h, h);
-            h = _mm512_mask_sub_epi16(h, bits, h, minus_one);
-            _mm512_storeu_si512(v + 32 * half, h);
-        }
+    if (f->symbols && lq__row_is_symbols(r)) {
+        lq__merge_symbols_512(r, i, f, position);
+        return;
     }
-    f->raw_bits = position;
-    return halves;
+    if (r->raw[0] != 1 || r->raw[1] != 1 || r->shift[0] != 1 || f->tokens != 64) {
+        lq__raw_get_256(r, i, f, position);
+        return;
+    }
+    for (half = 0; half < 2; half++) {
+        __mmask32 bits = (__mmask32)lq__bits_get(f->raw, position, 32);
+        __m512i h = _mm512_loadu_si512(v + 32 * half);
+        h = _mm512_add_epi16(h, h);
+        h = _mm512_mask_sub_epi16(h, bits, h, _mm512_set1_epi16(-1));
+        _mm512_storeu_si512(v + 32 * half, h);
+    }
 }
+
+LQ__MERGE_SHELL(512, avx512)
 #endif
 
 /* ---- NEON: 16 lanes of a page at a time ----
@@ -10720,50 +10748,17 @@ LQ__INLINE uint8x16_t lq__decode_sixteen_neon(const lq_tables *tables, const lq_
     return full ? found.escape : vandq_u8(found.escape, lq__mask_bytes_neon(active));
 }
 
-LQ__INLINE void lq__decode_row_neon(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                    lq__rans_flow *flows, size_t count, uint32_t by, int full)
+LQ__INLINE void lq__decode_step_neon(const lq_tables *tables, const lq__look_neon *k,
+                                     const lq_rans_row *r, size_t i, lq__rans_flow *f,
+                                     uint32_t half, uint32_t by, int full)
 {
-    lq__look_neon k[4];
-    uint32_t half;
-    uint32_t j;
-    size_t g;
-    for (j = 0; j <= by; j++) {
-        lq__look_load_neon(&k[j], &tables->table[r->table[j]]);
-    }
-    for (half = 0; half < 2; half++) {
-        for (g = 0; g < count; g++) {
-            lq__rans_flow *f = &flows[g];
-            const uint8x16_t a = lq__decode_sixteen_neon(tables, k, r, f, 32 * half, by, full);
-            const uint8x16_t b = lq__decode_sixteen_neon(tables, k, r, f, 32 * half + 16, by, full);
-            const uint32_t escape = lq__bits_neon(a, b);
-            memcpy((uint8_t *)&f->escape[i] + 4 * half, &escape, 4);
-        }
-    }
+    const uint8x16_t a = lq__decode_sixteen_neon(tables, k, r, f, 32 * half, by, full);
+    const uint8x16_t b = lq__decode_sixteen_neon(tables, k, r, f, 32 * half + 16, by, full);
+    const uint32_t escape = lq__bits_neon(a, b);
+    memcpy((uint8_t *)&f->escape[i] + 4 * half, &escape, 4);
 }
 
-LQ__STATIC void lq__rans_decode_neon(const lq_tables *tables, const lq_rans_plan *plan,
-                                     lq__rans_flow *flows, size_t count)
-{
-    const int full = lq__all_full(flows, count);
-    size_t i = 0;
-    size_t g;
-    while (i < plan->coded_rows) {
-        const size_t stop = i + lq__rows_room(flows, count, plan->coded_rows - i);
-        for (; i < stop; i++) {
-            const lq_rans_row *r = &plan->coded[i];
-            if (r->by) {
-                lq__decode_row_neon(tables, r, i, flows, count, r->by, full);
-            } else if (full) {
-                lq__decode_row_neon(tables, r, i, flows, count, 0, 1);
-            } else {
-                lq__decode_row_neon(tables, r, i, flows, count, 0, 0);
-            }
-        }
-    }
-    for (g = 0; g < count; g++) {
-        lq__flow_land(&flows[g]);
-    }
-}
+LQ__DECODE_SHELL(neon, neon)
 
 /* ---- NEON: encode ---- */
 typedef struct lq__code_neon {
@@ -10915,41 +10910,16 @@ LQ__INLINE void lq__encode_sixteen_neon(const lq_tables *tables, const lq__code_
     lq__lanes_store_neon(f->lo + first % 32, lo);
 }
 
-LQ__INLINE void lq__encode_row_neon(const lq_tables *tables, const lq_rans_row *r, size_t i,
-                                    lq__rans_flow *flows, size_t count, uint32_t by, int full)
+LQ__INLINE void lq__encode_step_neon(const lq_tables *tables, const lq__code_neon *k,
+                                     const lq_rans_row *r, size_t i, lq__rans_flow *f,
+                                     uint32_t half, uint32_t by, int full)
 {
     const uint16x8_t place = vdupq_n_u16((uint16_t)tables->table[r->table[0]].place);
-    lq__code_neon k[4];
-    uint32_t half;
-    uint32_t j;
-    size_t g;
-    for (j = 0; j <= by; j++) {
-        lq__code_load_neon(&k[j], &tables->table[r->table[j]]);
-    }
-    for (half = 2; half-- > 0;) {
-        for (g = 0; g < count; g++) {
-            lq__encode_sixteen_neon(tables, k, place, r, i, &flows[g], 32 * half + 16, by, full);
-            lq__encode_sixteen_neon(tables, k, place, r, i, &flows[g], 32 * half, by, full);
-        }
-    }
+    lq__encode_sixteen_neon(tables, k, place, r, i, f, 32 * half + 16, by, full);
+    lq__encode_sixteen_neon(tables, k, place, r, i, f, 32 * half, by, full);
 }
 
-LQ__STATIC void lq__rans_encode_neon(const lq_tables *tables, const lq_rans_plan *plan,
-                                     lq__rans_flow *flows, size_t count)
-{
-    const int full = lq__all_full(flows, count);
-    size_t i;
-    for (i = plan->coded_rows; i-- > 0;) {
-        const lq_rans_row *r = &plan->coded[i];
-        if (r->by) {
-            lq__encode_row_neon(tables, r, i, flows, count, r->by, full);
-        } else if (full) {
-            lq__encode_row_neon(tables, r, i, flows, count, 0, 1);
-        } else {
-            lq__encode_row_neon(tables, r, i, flows, count, 0, 0);
-        }
-    }
-}
+LQ__ENCODE_SHELL(neon, neon)
 
 /* ---- NEON: scan, and raw bits ---- */
 /* Four fields of `raw` bits, the lowest of 16-bit parts, for each half of x: 4 raw bits a half. */
@@ -11001,7 +10971,8 @@ LQ__STATIC void lq__raw_put_neon(const lq_rans_row *r, const lq__rans_flow *f, l
 }
 
 /* The way back, in place. HALF rows get their parity later. */
-LQ__STATIC void lq__raw_get_neon(const lq_rans_row *r, lq__rans_flow *f, size_t *position)
+LQ__STATIC void lq__raw_get_neon(const lq_rans_row *r, size_t i, lq__rans_flow *f,
+                                 size_t *position)
 {
     int16_t *v = f->values + (size_t)r->row * 64;
     const int64_t raw = r->raw[0];
@@ -11012,6 +10983,7 @@ LQ__STATIC void lq__raw_get_neon(const lq_rans_row *r, lq__rans_flow *f, size_t 
     int64x2_t down[4]; /* of fields 0 and 1, 2 and 3 ... */
     uint32_t t;
     int j;
+    (void)i;
     if (r->shift[0] != r->shift[1] || r->raw[0] != r->raw[1]) {
         for (t = 0; t < f->tokens; t++) {
             lq__merge_token(r, f, t, position);
@@ -11046,18 +11018,7 @@ LQ__STATIC void lq__raw_get_neon(const lq_rans_row *r, lq__rans_flow *f, size_t 
     }
 }
 
-LQ__STATIC int lq__rans_merge_neon(const lq_rans_plan *plan, lq__rans_flow *f)
-{
-    size_t position = 0;
-    int halves = 0;
-    size_t i;
-    for (i = plan->merge_first; i < plan->coded_rows; i = plan->coded[i].merge_next) {
-        lq__raw_get_neon(&plan->coded[i], f, &position);
-        halves |= plan->coded[i].kind == LQ__ROW_HALF;
-    }
-    f->raw_bits = position;
-    return halves;
-}
+LQ__MERGE_SHELL(neon, neon)
 
 /* Bytes of 16 tokens that escape: outside of low .. high of their table. */
 LQ__INLINE uint8x16_t lq__escapes_neon(const lq_tables *tables, const lq_rans_row *r,
@@ -11123,40 +11084,21 @@ LQ__STATIC uint64_t lq__scan_half_row_neon(const lq_tables *tables, const lq_ran
     return lq__bits_neon(bad[0], bad[1]) | (uint64_t)lq__bits_neon(bad[2], bad[3]) << 32;
 }
 
-LQ__STATIC int lq__rans_scan_neon(const lq_tables *tables, const lq_rans_plan *plan,
-                                  lq__rans_flow *f)
+LQ__STATIC uint64_t lq__scan_row_neon(const lq_tables *tables, const lq_rans_row *r,
+                                      const lq__rans_flow *f)
 {
-    lq__bits bits = {f->raw, 0, 0};
-    uint64_t bad = 0;
-    size_t i;
+    const uint32_t by = r->by == 0 ? 0 : LQ__BY_COSET;
+    uint8x16_t escape[4];
     uint32_t s;
-    for (i = 0; i < plan->coded_rows; i++) {
-        const lq_rans_row *r = &plan->coded[i];
-        if (r->kind == LQ__ROW_HALF) {
-            bad |= lq__scan_half_row_neon(tables, plan, f, i);
-        } else {
-            const uint32_t by = r->by == 0 ? 0 : LQ__BY_COSET;
-            uint8x16_t escape[4];
-            for (s = 0; s < 4; s++) {
-                const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s, 0);
-                escape[s] = lq__escapes_neon(tables, r, f, 16 * s, coset, coset, by);
-            }
-            f->parity[i] = 0;
-            f->escape[i] = lq__bits_neon(escape[0], escape[1]) |
-                           (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
-        }
-        f->escape[i] &= f->active;
-        bad |= r->kind == LQ__ROW_WORD ? f->escape[i] : 0; /* all words have an interval */
-        if (r->raw[0] | r->raw[1]) {
-            lq__raw_put_neon(r, f, &bits);
-        }
+    for (s = 0; s < 4; s++) {
+        const lq__lanes_neon coset = lq__coset_neon(r, f->values, 16 * s, 0);
+        escape[s] = lq__escapes_neon(tables, r, f, 16 * s, coset, coset, by);
     }
-    if (bad & f->active) {
-        return LQ_E_ARG;
-    }
-    lq__scan_finish(plan, f, &bits);
-    return LQ_OK;
+    return lq__bits_neon(escape[0], escape[1]) |
+           (uint64_t)lq__bits_neon(escape[2], escape[3]) << 32;
 }
+
+LQ__SCAN_SHELL(neon, neon)
 #endif
 
 /* ================================================================================================
@@ -42664,6 +42606,15 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__BY_BOTH
 #undef LQ__KEEP_IN_REGISTER
 #undef LQ__OPAQUE
+#undef LQ__SCAN_SHELL
+#undef LQ__MERGE_SHELL
+#undef LQ__DECODE_ROWS
+#undef LQ__DECODE_SHELL
+#undef LQ__ENCODE_ROWS
+#undef LQ__ENCODE_SHELL
+#undef LQ__INLINE_neon
+#undef LQ__STATIC_neon
+#undef LQ__FRAME_neon
 #undef LQ__INLINE_256
 #undef LQ__INLINE_512
 #undef LQ__STATIC_256

@@ -7781,7 +7781,6 @@ enum {
 
 struct lq_rans_row {
     uint32_t row;        /* in the matrix */
-    uint32_t word;       /* matrix row of its block, which is that of the first words */
     uint32_t merge_next; /* next row with raw bits or a parity to merge, else coded_rows */
     uint16_t table[4];
     uint8_t raw[2];   /* by residue */
@@ -7789,7 +7788,8 @@ struct lq_rans_row {
     uint8_t kind;
     uint8_t by;
     uint8_t residue; /* LQ__RESIDUE_* */
-    uint8_t place;   /* in its block: so many of its coefficients are before it */
+    uint8_t place;   /* in its block: so many of its coefficients are before it, */
+    uint8_t back;    /* and so many rows of the matrix, words included */
     uint8_t class_;
 };
 
@@ -7880,7 +7880,7 @@ LQ__STATIC lq_rans_row *lq__block_add(lq_rans_row *r, size_t row, const uint8_t 
         r = lq__row_add(r, row + q->words + i, last ? (int)LQ__ROW_HALF : other, class_);
         own->residue = (uint8_t)q->residue;
         own->place = (uint8_t)i;
-        own->word = (uint32_t)row;
+        own->back = (uint8_t)(q->words + i);
         if (last && q->parity == LQ__PARITY_COSET_0) {
             own->raw[1] = (uint8_t)lq__raw_of(classes[i]);
         }
@@ -8156,7 +8156,8 @@ LQ__INLINE uint32_t lq__bit_of(uint64_t mask, uint32_t token)
 LQ__INLINE uint32_t lq__coset_of(const lq_rans_row *r, int16_t *values, uint32_t token,
                                  int decoding)
 {
-    return lq__residue_c(r->residue, values + (size_t)r->word * 64, 64, r->place, token, decoding);
+    return lq__residue_c(r->residue, values + (size_t)(r->row - r->back) * 64, 64, r->place, token,
+                         decoding);
 }
 
 /* XOR of the LSBs of the rows before a HALF row. */
@@ -9053,7 +9054,7 @@ LQ__INLINE_256 lq__pair_256 lq__residue_coset_256(int16_t *word, uint32_t place,
 LQ__INLINE_256 lq__pair_256 lq__coset_256(const lq_rans_row *r, int16_t *values, uint32_t half,
                                           int decoding)
 {
-    int16_t *word = values + (size_t)r->word * 64;
+    int16_t *word = values + (size_t)(r->row - r->back) * 64;
     lq__pair_256 none;
 #define LQ__RESIDUE_OF(name, machine)                                    \
     if (r->residue == LQ__RESIDUE_##name) {                              \
@@ -9689,7 +9690,7 @@ LQ__INLINE_512 __mmask32 lq__residue_coset_512(int16_t *word, uint32_t place, ui
 LQ__INLINE_512 __mmask32 lq__coset_512(const lq_rans_row *r, int16_t *values, uint32_t half,
                                        int decoding)
 {
-    int16_t *word = values + (size_t)r->word * 64;
+    int16_t *word = values + (size_t)(r->row - r->back) * 64;
 #define LQ__RESIDUE_OF(name, machine)                                    \
     if (r->residue == LQ__RESIDUE_##name) {                              \
         return lq__residue_##name##_512(word, r->place, half, decoding); \
@@ -10549,7 +10550,7 @@ LQ__INLINE lq__lanes_neon lq__residue_coset_neon(int16_t *word, uint32_t place, 
 LQ__INLINE lq__lanes_neon lq__coset_neon(const lq_rans_row *r, int16_t *values, uint32_t first,
                                          int decoding)
 {
-    int16_t *word = values + (size_t)r->word * 64;
+    int16_t *word = values + (size_t)(r->row - r->back) * 64;
 #define LQ__RESIDUE_OF(name, machine)                                      \
     if (r->residue == LQ__RESIDUE_##name) {                                \
         return lq__residue_##name##_neon(word, r->place, first, decoding); \
@@ -11775,12 +11776,12 @@ LQ__STATIC void lq__rans_run(lq__rans_steps steps, int encode, const lq_tables *
         }
         for (g = 0; g < count; g++) {
             flows[g].escape += i;
-            flows[g].parity += encode ? i : 0;
+            flows[g].parity = encode ? flows[g].parity + i : NULL;
         }
         steps(&view, &part, flows, count);
         for (g = 0; g < count; g++) {
             flows[g].escape -= i;
-            flows[g].parity -= encode ? i : 0;
+            flows[g].parity = encode ? flows[g].parity - i : NULL;
             flows[g].src_at = NULL; /* what was copied is behind it */
             overrun[g] |= flows[g].overrun;
             flows[g].overrun = overrun[g];
@@ -30403,11 +30404,18 @@ LQ__STATIC void lq__warm_symbols_init(lq__warm_classes *classes, const lq__rans_
     classes->unit[table] = most / 127.0f;
 }
 
+/* Whether quantizers are in use whose points have Wiener factors: any but LQ_Z. */
+LQ__INLINE int lq__warm_lattices(const lq__warm_scope *scope)
+{
+    return (scope->quantizers & ~(1u << LQ_Z)) != 0;
+}
+
 /* Bytes of the part of them that there is. */
 LQ__INLINE size_t lq__warm_classes_bytes(const lq__warm_scope *scope)
 {
     return scope->flight == LQ__WARM_FLIGHT ? sizeof(lq__warm_classes)
-                                            : offsetof(lq__warm_classes, y);
+           : lq__warm_lattices(scope)       ? offsetof(lq__warm_classes, y)
+                                            : offsetof(lq__warm_classes, wiener);
 }
 
 LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables *tables,
@@ -30424,7 +30432,7 @@ LQ__STATIC void lq__warm_classes_init(lq__warm_classes *classes, const lq_tables
     desc.quantizer = LQ_Z;
     for (i = 0; i < LQ__WARM_CLASSES; i++) {
         lq__row_data_init(classes->rows + i, &desc, i);
-        for (q = 1; q < LQ__QUANTIZER_END; q++) {
+        for (q = 1; q < LQ__QUANTIZER_END && lq__warm_lattices(scope); q++) {
             int own = scope->quantizers >> q & 1 ? lq__wiener_q15(q, i) : 0;
             classes->wiener[q][i] = (uint16_t)own;
         }
@@ -30474,7 +30482,9 @@ LQ__STATIC int lq__warm_codec(lq__warm_coder *c, const lq_codec_desc *desc, cons
         class_ = lq__clamp(class_, 0, LQ_CLASS_MAX);
         codec->classes[lead + i] = (uint8_t)class_;
         codec->rows[i] = c->classes->rows[class_];
-        codec->rows[i].wiener = c->classes->wiener[desc->quantizer][class_];
+        if (desc->quantizer != LQ_Z) {
+            codec->rows[i].wiener = c->classes->wiener[desc->quantizer][class_];
+        }
         codec->alive = class_ ? i + 1 : codec->alive;
     }
     c->codec = codec;

@@ -11164,12 +11164,12 @@ LQ__STATIC void lq__rans_run(lq__rans_steps steps, int encode, const lq_tables *
         }
         for (g = 0; g < count; g++) {
             flows[g].escape += i;
-            flows[g].parity += encode ? i : 0;
+            flows[g].parity = encode ? flows[g].parity + i : NULL;
         }
         steps(&view, &part, flows, count);
         for (g = 0; g < count; g++) {
             flows[g].escape -= i;
-            flows[g].parity -= encode ? i : 0;
+            flows[g].parity = encode ? flows[g].parity - i : NULL;
             flows[g].src_at = NULL; /* what was copied is behind it */
             overrun[g] |= flows[g].overrun;
             flows[g].overrun = overrun[g];

@@ -704,7 +704,7 @@ for c in $compilers; do
     done
     if [ "$(uname -s)" = Linux ] && have size; then
         coder=70 # KB
-        [ "$c" = "$clang" ] && coder=98
+        [ "$c" = "$clang" ] && coder=96
         add job_used "$c" 1 32 -DLQ_STATIC
         add job_used "$c" 2 $coder -DLQ_STATIC
         sections='-ffunction-sections -fdata-sections -Wl,--gc-sections'

@@ -44,6 +44,8 @@ second=1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
 groups="head layer 5 10"
 steps="k=0.33,v=0.3 k=0.55,v=0.5 k=0.9,v=0.8 k=1.3,v=1.2"
 warm_steps="k=0.25,v=0.4 k=0.4,v=0.6"
+joint_group=10 # layers whose keys and values share a basis
+joint_steps="k=0.4 k=0.6 k=0.8 k=1.1"
 
 codecs=${CODECS:-$rivals $ours}
 long=${LONG:-6144}
@@ -106,6 +108,20 @@ calibrate()
             resume_codecs="$resume_codecs cold:z:$step@$profiles/$kind-$group.lqp"
         done
     done
+    joint=$joint_group
+    [ "$joint" -le "$layers" ] || joint=$layers
+    file=$profiles/$kind-joint.lqp
+    for step in $joint_steps; do
+        codecs="$codecs cold:z:$step@$file"
+        resume_codecs="$resume_codecs cold:z:$step@$file cold:z:$step,past=0.25@$file"
+    done
+    long_codecs="$long_codecs cold:z:k=0.8@$file"
+    echo "calibration $from, keys and values together" >&2
+    # shellcheck disable=SC2086
+    "$cache/lm" calibrate $from --joint --group "$joint" --out "$file" --step 0.5 \
+        --tolerance 0.05 --model "$model" --json > "$out/calibration-joint.json.part" ||
+        stop "the calibration failed"
+    mv "$out/calibration-joint.json.part" "$out/calibration-joint.json"
     echo "calibration $from" >&2
     # shellcheck disable=SC2086
     "$cache/lm" calibrate $from $to --step 0.33 --step-v 0.3 --model "$model" --json \

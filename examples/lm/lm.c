@@ -121,7 +121,7 @@ static const char lm_usage[] =
     "    --joint             keys and values in one basis, with one step\n"
     "    --ratio R           joint: the values' step, relative to their size, over the keys'\n"
     "                        (default 1.4)\n"
-    "    --tolerance T       error of the rounded basis over the step's (default 0.1)\n"
+    "    --tolerance T       error of the rounded basis over the step's (default 0.02)\n"
     "    --beta B            exponent of the query metric, 0 to 1 (default 0.5; 0: none)\n"
     "    --warm              keep RoPE (the codecs are warm:, not cold:)\n"
     "    --own               for coding these very passages: SPEC,own=1@FILE counts the file's "

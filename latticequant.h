@@ -2787,7 +2787,7 @@ LQ_API LQ_MUST int lq_kv_export(const lq_kv *kv,
      profiles       (profile_count) calibrated ones in any order, some may be NULL: files have only
                     the names of those that streams were coded with. They must outlive the cache
      missing        16 bytes that become the name (lq_kv_profile_name) of the first profile that is
-                    needed and not there; default NULL
+                    needed and not there, of a sequence that was not packed; default NULL
      tokens         that the cache is to have room for; default 0: as when it was saved
      sequences      default 0 means 1
      sequence       its name: default 0

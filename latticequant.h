@@ -16475,37 +16475,35 @@ LQ__STATIC void lq__klt_covariance(const lq__klt_work *w, double *m, int which)
     }
 }
 
-/* variance[i] = row_i judge row_i', for eight rows of `matrix` at a time. */
+/* variance[i] = row_i judge row_i' of `matrix`. The product is made in the workspace of the
+   eigenvectors, which is free by then: n^2 + 192 n doubles and more. */
 LQ__STATIC void lq__klt_variances(const lq__klt_work *w, double *variance)
 {
     size_t n = w->dims;
+    size_t wide = (n + LQ__EIGEN_WIDE - 1) / LQ__EIGEN_WIDE * LQ__EIGEN_WIDE;
+    uint8_t *room = (uint8_t *)w->eigen;
+    double *right = (double *)(void *)(room + ((0 - (size_t)(uintptr_t)room) & 63));
+    double *left = right + n * wide;
+    lq__eigen_product p;
     size_t i;
-    size_t j;
-    size_t k;
     size_t r;
-    size_t c;
-    for (i = 0; i < n; i += 8) {
-        size_t rows = LQ__MIN(n - i, 8);
-        for (r = 0; r < rows; r++) {
-            variance[i + r] = 0;
-        }
-        for (j = 0; j < n; j += 32) {
-            size_t columns = LQ__MIN(n - j, 32);
-            double y[8][32] = {{0}};
-            for (k = 0; k < n; k++) {
-                const double *h = w->judge + k * n + j;
-                for (r = 0; r < rows; r++) {
-                    double x = w->matrix[(i + r) * n + k];
-                    for (c = 0; c < columns; c++) {
-                        y[r][c] += x * h[c];
-                    }
-                }
-            }
-            for (r = 0; r < rows; r++) {
-                for (c = 0; c < columns; c++) {
-                    variance[i + r] += y[r][c] * w->matrix[(i + r) * n + j + c];
-                }
-            }
+    memset(&p, 0, sizeof p);
+    p.c = left + LQ__EIGEN_ROWS * n;
+    p.stride = n;
+    p.n = n;
+    p.k = n;
+    p.left = left;
+    p.right = right;
+    p.left_stride = n * LQ__EIGEN_TALL;
+    p.right_stride = n * LQ__EIGEN_WIDE;
+    lq__eigen_pack_columns(right, LQ__EIGEN_WIDE, p.right_stride, w->judge, n, n, n, 1.0);
+    for (i = 0; i < n; i += LQ__EIGEN_ROWS) {
+        p.m = LQ__MIN(n - i, (size_t)LQ__EIGEN_ROWS);
+        lq__eigen_pack_columns(left, LQ__EIGEN_TALL, p.left_stride, w->matrix + i * n, n, p.m, n,
+                               1.0);
+        lq__eigen_multiply(&p);
+        for (r = 0; r < p.m; r++) {
+            variance[i + r] = lq__eigen_dot(p.c + r * n, w->matrix + (i + r) * n, n);
         }
     }
 }

@@ -1861,12 +1861,12 @@ static void cold_fill(lq_kv *kv, size_t tokens)
 }
 
 /* lq_kv_unpack of a sequence that needs no profiles. */
-static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
+static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *coder,
                   uint64_t sequence, void *workspace, size_t workspace_bytes)
 {
     lq_kv_unpack_desc d;
     memset(&d, 0, sizeof d);
-    d.tables = tables;
+    d.tables = coder;
     d.sequence = sequence;
     return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
 }

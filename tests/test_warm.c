@@ -994,12 +994,12 @@ static void check_saved(lq_kv *kv, int flips)
 }
 
 /* lq_kv_unpack of a sequence that needs no profiles. */
-static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *tables,
+static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *coder,
                   uint64_t sequence, void *workspace, size_t workspace_bytes)
 {
     lq_kv_unpack_desc d;
     memset(&d, 0, sizeof d);
-    d.tables = tables;
+    d.tables = coder;
     d.sequence = sequence;
     return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
 }

@@ -103,7 +103,7 @@ static void array(size_t rows, int quantizer, float bits, void *work, size_t wor
 /* One layer of the sample. */
 static void keys(const uint16_t *k, const lq_rope *rope, float step, void *work, size_t work_bytes)
 {
-    static const lq_slice slices[K_HEADS] = {{0, 0, 0, K_DIMS}, {0, 1, 0, K_DIMS}, {0, 2, 0, K_DIMS}};
+    static const lq_slice slices[K_HEADS] = {{0, 0, 0, K_DIMS, 0, 0}, {0, 1, 0, K_DIMS, 0, 0}, {0, 2, 0, K_DIMS, 0, 0}};
     static const uint32_t dims[K_HEADS] = {K_DIMS, K_DIMS, K_DIMS};
     static const lq_positions positions = {0, 1, NULL};
     static uint16_t rows[K_TOKENS * K_ROW];

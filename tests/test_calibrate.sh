@@ -206,8 +206,8 @@ bad 'wrong shape, layers, heads or dim' --k "$k" --k "$dir/x"
 bad 'wrong shape, not queries' --k "$dir/x" --q "$q"
 tensor "$dir/x" "$sample-k.npy" '1, 4, 128, 63' 64512 0
 bad 'odd dim (--no-rope' --k "$dir/x"
-tensor "$dir/x" "$sample-k.npy" '200, 1, 1, 64' 25600 0
-bad 'too many for one group' --k "$dir/x" --group 200
+tensor "$dir/x" "$sample-k.npy" '300, 1, 1, 64' 38400 0
+bad 'too many for one group' --k "$dir/x" --group 300
 tensor "$dir/x" "$sample-k.npy" '1, 1, 256, 64' 32640 0
 printf '%064d' 0 | sed 's/0/~~/g' >>"$dir/x" # 0x7e7e: NaN
 bad 'NaN or infinity at layer 0, head 0, token 255, dim 0' --k "$dir/x"

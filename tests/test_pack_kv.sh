@@ -223,8 +223,8 @@ npy "$dir/x" '<f2' False '4294967296, 4294967296, 1, 2' 4
 bad 'shape is too large' --k "$dir/x"
 npy "$dir/x" '<f2' False '1, 1, 99999999999999999999999, 2' 4
 bad 'shape is too large' --k "$dir/x"
-npy "$dir/x" '<f2' False '1, 1, 1, 8200' 16400
-bad '8200 dim, more than 8192' --k "$dir/x"
+npy "$dir/x" '<f2' False '1, 1, 1, 16400' 32800
+bad '16400 dim, more than 16384' --k "$dir/x"
 npy "$dir/x" '<f2' False '70000, 1, 1, 2' 280000
 bad 'layers, more than 65535' --k "$dir/x"
 npy "$dir/x" '<f2' False '60000, 60000, 2000000, 8' 16

@@ -1380,8 +1380,8 @@ static void check_order(const archive *a, uint32_t id, size_t tokens, float mean
             CHECK(lq_archive_page_tokens(&a->reader, &ref, list) == LQ_E_RANGE);
         }
         for (i = 0; i + 1 < info.desc.token_count && info.ordered; i++) { /* within a block */
-            size_t x = info.desc.first_token + i;
-            size_t y = info.desc.first_token + i / 1024 * 1024 +
+            size_t x = (size_t)info.desc.first_token + i;
+            size_t y = (size_t)info.desc.first_token + i / 1024 * 1024 +
                        (i % 1024 + 1 + source_below(1024)) % 1024;
             if (y < info.desc.first_token + info.desc.token_count) {
                 CHECK((token_weights[x] < token_weights[y]) == 0 || page_step[x] >= page_step[y]);

@@ -5946,9 +5946,9 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
     const size_t dims = q->dims;
     const int16_t *from = z + q->words * LQ__NEAREST;
     size_t blocks = count / dims;
-    size_t i;
+    size_t i = 0;
     size_t t;
-    for (i = 0; i < dims; i++) {
+    do {
         int status;
         for (t = 0; t < blocks && dims > 1; t++) {
             column[t] = src[t * dims + i];
@@ -5957,7 +5957,7 @@ LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t coun
         if (status) {
             return status;
         }
-    }
+    } while (++i < dims);
     (void)kernels->blocks[quantizer](z, y, none, 1, LQ__NEAREST);
     if (dims == 1) {
         memcpy(points, z, 2 * blocks);
@@ -19149,7 +19149,7 @@ LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_
     }
     start = writer->directory_used;
     form = lq__positions_form(run);
-    p = lq__record_add(writer, LQ__RECORD_RUN, (form | (run->order ? LQ__RUN_ORDERED : 0u)) << 1,
+    p = lq__record_add(writer, LQ__RECORD_RUN, (run->order ? form | LQ__RUN_ORDERED : form) << 1,
                        lq__run_payload(run));
     if (!p) {
         return LQ_E_SPACE;

@@ -25544,7 +25544,9 @@ LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, siz
     static void lq__hot_granule_##kind##_neon(uint8_t *tile, int stream, size_t first, \
                                               const lq__hot_turn *turn)                \
     {                                                                                  \
-        if (block > 1) {                                                               \
+        if (block > 1 && lq__hot_wide(turn->dims) != turn->dims) {                     \
+            lq__hot_granule_c(tile, LQ__HOT_##kind, stream, first, turn); /* padded dims */\
+        } else if (block > 1) {                                                        \
             lq__hot_granule_joint_neon(tile, LQ__HOT_##kind, stream, first, turn);     \
         } else if (stream == LQ_K) {                                                   \
             lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_K, first, turn);          \

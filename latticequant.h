@@ -24286,7 +24286,7 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
         size_t d;                                                                                  \
         size_t k;                                                                                  \
         size_t i;                                                                                  \
-        for (d = 0; d < turn->dims; d += 2 * LQ__LANES_##v) {                                      \
+        for (d = 0; d < lq__hot_wide(turn->dims); d += 2 * LQ__LANES_##v) {                        \
             lq__i16_##v dim[8];                                                                    \
             lq__hot_transpose_##v(dim, turn->dst + d, turn->row);                                  \
             for (k = 0; k < 3; k++) {                                                              \
@@ -24297,7 +24297,9 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
                     y[i] = lq__hot_y_##v(dim[i], factor);                                          \
                 }                                                                                  \
                 cost = lq__hot_words_##v(s, y, words + k * turn->row + d);                         \
-                lq__hot_add_costs_##v(costs[k], cost, turn->dims - d);                             \
+                if (d < turn->dims) { /* the padding has words, and costs nothing */               \
+                    lq__hot_add_costs_##v(costs[k], cost, turn->dims - d);                         \
+                }                                                                                  \
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
@@ -25544,9 +25546,7 @@ LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, siz
     static void lq__hot_granule_##kind##_neon(uint8_t *tile, int stream, size_t first, \
                                               const lq__hot_turn *turn)                \
     {                                                                                  \
-        if (block > 1 && lq__hot_wide(turn->dims) != turn->dims) {                     \
-            lq__hot_granule_c(tile, LQ__HOT_##kind, stream, first, turn); /* padded dims */\
-        } else if (block > 1) {                                                        \
+        if (block > 1) {                                                               \
             lq__hot_granule_joint_neon(tile, LQ__HOT_##kind, stream, first, turn);     \
         } else if (stream == LQ_K) {                                                   \
             lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_K, first, turn);          \

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "source.h"
+#include "unpack.h"
 
 enum { LAYERS = 5, HEADS = 2, DIMS = 32, WIDE = 64, TOKENS = 300, ROOM = 360, KINDS = 5 };
 enum { PROFILES = 2 * HEADS, QUERY_HEADS = 4, MOST = 8 << 20 };
@@ -381,17 +382,6 @@ static void test_writing(int kind)
         free(mem);
     }
     drop(&c);
-}
-
-/* lq_kv_unpack of a sequence that needs no profiles. */
-static int unpack(lq_kv *to, const lq_archive_reader *reader, const lq_tables *with,
-                  uint64_t sequence, void *workspace, size_t workspace_bytes)
-{
-    lq_kv_unpack_desc d;
-    memset(&d, 0, sizeof d);
-    d.tables = with;
-    d.sequence = sequence;
-    return lq_kv_unpack(to, reader, &d, workspace, workspace_bytes);
 }
 
 /* ---- packed ---- */

@@ -409,12 +409,24 @@ static void test_live(int which)
 }
 
 /* ---- profiles ---- */
+static void klt_write(lq_klt *klt, const lq_klt_desc *desc, const char *name, void *workspace,
+                      size_t workspace_bytes)
+{
+    size_t bound = lq_klt_profile_bound(klt);
+    uint8_t *file = (uint8_t *)source_alloc(bound);
+    size_t count;
+    char path[100];
+    CHECK(!lq_klt_profile(klt, file, bound, &count, desc, NULL, workspace, workspace_bytes));
+    snprintf(path, sizeof path, "tests/golden/%s", name);
+    file_write(path, file, count);
+    free(file);
+}
+
 /* Calibrates where there is no file yet. */
 static void profile_write(uint32_t stream)
 {
     static const uint32_t reads[2] = {0, 1};
     golden_group *g = &golden_;
-    char path[100];
     size_t count;
     uint8_t *file = golden_file(golden_dense_name(stream), &count);
     lq_klt_desc desc;
@@ -436,12 +448,7 @@ static void profile_write(uint32_t stream)
     CHECK(!lq_klt_add(&klt, &g->vectors, &g->positions, GOLDEN_TOKENS, workspace, bytes));
     CHECK(stream == LQ_V || !lq_klt_add_queries(&klt, &g->vectors, reads, 2, &g->positions,
                                                 GOLDEN_TOKENS, workspace, bytes));
-    file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
-    CHECK(!lq_klt_profile(&klt, file, lq_klt_profile_bound(&klt), &count, &desc, NULL, workspace,
-                          bytes));
-    snprintf(path, sizeof path, "tests/golden/%s", golden_dense_name(stream));
-    file_write(path, file, count);
-    free(file);
+    klt_write(&klt, &desc, golden_dense_name(stream), workspace, bytes);
     free(workspace);
     free(mem);
 }
@@ -473,11 +480,7 @@ static void joint_profile_write(void)
     CHECK(!lq_klt_add(&klt, &g->vectors, &g->positions, JOINT_TOKENS, workspace, bytes));
     CHECK(!lq_klt_add_queries(&klt, &g->queries, golden_joint_reads, JOINT_READS, &g->positions,
                               JOINT_TOKENS, workspace, bytes));
-    file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
-    CHECK(!lq_klt_profile(&klt, file, lq_klt_profile_bound(&klt), &count, &desc, NULL, workspace,
-                          bytes));
-    file_write("tests/golden/" JOINT_NAME, file, count);
-    free(file);
+    klt_write(&klt, &desc, JOINT_NAME, workspace, bytes);
     free(workspace);
     free(mem);
 }

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "source.h"
+#include "unpack.h"
 
 enum { LAYERS_MOST = 4, TOKENS_MOST = 700, WIDE = 160 };
 
@@ -1858,17 +1859,6 @@ static void cold_fill(lq_kv *kv, size_t tokens)
             CHECK(lq_kv_append(kv, l, &view, &view, &p, 1) == LQ_OK);
         }
     }
-}
-
-/* lq_kv_unpack of a sequence that needs no profiles. */
-static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *coder,
-                  uint64_t sequence, void *workspace, size_t workspace_bytes)
-{
-    lq_kv_unpack_desc d;
-    memset(&d, 0, sizeof d);
-    d.tables = coder;
-    d.sequence = sequence;
-    return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
 }
 
 static void test_v_in_k_cold(const lq_tables *tables);

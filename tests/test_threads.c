@@ -12,6 +12,7 @@
 
 #include "check.h"
 #include "source.h"
+#include "unpack.h"
 
 #if !defined(THREADS_POSIX)
 
@@ -208,17 +209,6 @@ static void use_profile(work *w)
     fine(w, lq_profile_save(bytes, lq_profile_save_bound(profile.dims), &count, &profile));
     add(w, bytes, count);
     free(bytes);
-}
-
-/* lq_kv_unpack of a sequence that needs no profiles. */
-static int unpack(lq_kv *to, const lq_archive_reader *reader, const lq_tables *with,
-                  uint64_t sequence, void *workspace, size_t workspace_bytes)
-{
-    lq_kv_unpack_desc d;
-    memset(&d, 0, sizeof d);
-    d.tables = with;
-    d.sequence = sequence;
-    return lq_kv_unpack(to, reader, &d, workspace, workspace_bytes);
 }
 
 /* A cache of the thread's own from files that both read. */

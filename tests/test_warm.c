@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "source.h"
+#include "unpack.h"
 
 enum { TOKENS_MOST = 900, TOKENS_ROOM = 1700, LAYERS_MOST = 3, NUMBERS = 4 * 128 };
 
@@ -991,17 +992,6 @@ static void check_saved(lq_kv *kv, int flips)
     }
     lq_kv_free(&copy);
     free(mem);
-}
-
-/* lq_kv_unpack of a sequence that needs no profiles. */
-static int unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_tables *coder,
-                  uint64_t sequence, void *workspace, size_t workspace_bytes)
-{
-    lq_kv_unpack_desc d;
-    memset(&d, 0, sizeof d);
-    d.tables = coder;
-    d.sequence = sequence;
-    return lq_kv_unpack(kv, reader, &d, workspace, workspace_bytes);
 }
 
 /* Packed cold and unpacked into another warm cache. */

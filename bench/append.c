@@ -65,13 +65,10 @@ static double ab_now(void)
 static void ab_fill(void)
 {
     uint64_t seed = 1;
-    size_t i;
-    int v;
-    int j;
-    for (v = 0; v < 2; v++) {
-        for (i = 0; i < (size_t)AB_SOURCE * AB_DIMS; i++) {
+    for (int v = 0; v < 2; v++) {
+        for (size_t i = 0; i < (size_t)AB_SOURCE * AB_DIMS; i++) {
             float sum = -2.0f;
-            for (j = 0; j < 4; j++) {
+            for (int j = 0; j < 4; j++) {
                 seed = seed * 6364136223846793005u + 1442695040888963407u;
                 sum += (float)(seed >> 40) / 16777216.0f;
             }
@@ -102,17 +99,15 @@ static void ab_append(lq_kv *kv, const ab_case *c, size_t from, size_t to)
     size_t width = (size_t)c->heads * c->dims;
     lq_kv_view k = {NULL, 0, 0, 0};
     lq_kv_view v = {NULL, 0, 0, 0};
-    size_t t;
-    uint32_t l;
     k.type = c->type;
     v.type = c->type;
-    for (t = from; t < to; t++) {
+    for (size_t t = from; t < to; t++) {
         size_t at = t % AB_SOURCE * width;
         k.data =
             c->type == LQ_F32 ? (const void *)(ab_f32[0] + at) : (const void *)(ab_f16[0] + at);
         v.data =
             c->type == LQ_F32 ? (const void *)(ab_f32[1] + at) : (const void *)(ab_f16[1] + at);
-        for (l = 0; l < c->layers; l++) {
+        for (uint32_t l = 0; l < c->layers; l++) {
             ab_must(lq_kv_append(kv, l, &k, &v, NULL, 1), "lq_kv_append");
         }
     }
@@ -125,21 +120,19 @@ static void ab_turn(ab_case *c, void *mem, size_t bytes, int turn)
     lq_kv_view_out out = {NULL, 0, 0, LQ_F32};
     size_t count = (size_t)(AB_LEAD + AB_TOKENS) * c->heads * c->dims;
     lq_kv kv;
-    lq_kv_account before;
-    lq_kv_account after;
-    double start;
-    int stream;
     ab_must(lq_kv_init(&kv, mem, bytes, &desc), "lq_kv_init");
     ab_append(&kv, c, 0, AB_LEAD);
+    lq_kv_account before;
     ab_must(lq_kv_stats(&kv, &before), "lq_kv_stats");
-    start = ab_now();
+    double start = ab_now();
     ab_append(&kv, c, AB_LEAD, AB_LEAD + AB_TOKENS);
     c->ns[turn] = (ab_now() - start) / (double)AB_TOKENS / c->layers;
+    lq_kv_account after;
     ab_must(lq_kv_stats(&kv, &after), "lq_kv_stats");
     c->sealed = after.hot_tokens - before.hot_tokens;
     c->sum = 0;
     out.data = ab_back;
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
+    for (int stream = LQ_K; stream <= LQ_V; stream++) {
         ab_must(lq_kv_read(&kv, 0, (uint32_t)stream, &out, 0, AB_LEAD + AB_TOKENS, NULL, 0), "lq_kv_read");
         c->sum = lq_xxh32(ab_back, count * sizeof *ab_back, c->sum);
     }
@@ -169,9 +162,7 @@ static void ab_print_machine(void)
             break;
         }
     }
-    if (f) {
-        (void)fclose(f);
-    }
+    if (f) (void)fclose(f);
 #if defined(__clang__)
     printf("clang %s", __clang_version__);
 #elif defined(__GNUC__)
@@ -184,39 +175,34 @@ int main(int argc, char **argv)
 {
     static ab_case cases[AB_CASES];
     size_t bytes = 0;
-    void *mem;
-    int turn;
-    int i;
     if (argc > 1) {
         (void)lq_cpu_limit(atoi(argv[1])); /* at most this level */
     }
     ab_fill();
-    for (i = 0; i < AB_CASES; i++) {
-        lq_kv_desc desc;
-        size_t need;
+    for (int i = 0; i < AB_CASES; i++) {
         cases[i].type = i % 2 ? LQ_F32 : LQ_F16;
         cases[i].kind = i / 2 % AB_KINDS;
         cases[i].layers = i / 2 / AB_KINDS % 2 ? 32 : 1;
         cases[i].heads = i / 4 / AB_KINDS ? 3 : 8;
         cases[i].dims = i / 4 / AB_KINDS ? 64 : 128;
-        desc = ab_desc(&cases[i]);
-        need = lq_kv_bytes(&desc);
+        lq_kv_desc desc = ab_desc(&cases[i]);
+        size_t need = lq_kv_bytes(&desc);
         bytes = need > bytes ? need : bytes;
     }
-    mem = malloc(bytes);
+    void *mem = malloc(bytes);
     if (!mem || !bytes) {
         fprintf(stderr, "out of memory\n");
         return 1;
     }
     memset(mem, 0, bytes); /* so that no case pays for the pages */
-    for (turn = 0; turn < AB_TURNS; turn++) {
-        for (i = 0; i < AB_CASES; i++) {
+    for (int turn = 0; turn < AB_TURNS; turn++) {
+        for (int i = 0; i < AB_CASES; i++) {
             ab_turn(&cases[i], mem, bytes, turn);
         }
     }
     ab_print_machine();
     printf("ns a token and layer   f16 source  f32 source  tokens sealed  checksum\n");
-    for (i = 0; i < AB_CASES; i += 2) {
+    for (int i = 0; i < AB_CASES; i += 2) {
         const ab_case *c = &cases[i];
         printf("%2u layer%s %u x %3u  %-3s   %8.0f    %8.0f  %10lu     %08x\n", (unsigned)c->layers,
                c->layers > 1 ? "s" : " ", (unsigned)c->heads, (unsigned)c->dims, ab_names[c->kind],

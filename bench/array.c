@@ -63,8 +63,7 @@ static double uniform(void)
 static double squares(const float *a, const float *b, size_t count)
 {
     double sum = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         double e = (double)a[i] - (b ? (double)b[i] : 0);
         sum += e * e;
     }
@@ -77,12 +76,11 @@ static void array(size_t rows, int quantizer, float bits, void *work, size_t wor
     size_t count = rows * DIMS, bytes = 0;
     double in[TURNS], back[TURNS], rate;
     lq_compress_desc d;
-    int i;
     memset(&d, 0, sizeof d);
     d.quantizer = quantizer;
     d.bits = bits;
     d.tables = tables;
-    for (i = 0; i < TURNS; i++) {
+    for (int i = 0; i < TURNS; i++) {
         double t = now();
         must(lq_compress(out, sizeof out, &bytes, x, rows, DIMS, LQ_F32, &d, work, work_bytes),
              "lq_compress");
@@ -108,20 +106,18 @@ static void keys(const uint16_t *k, const lq_rope *rope, float step, void *work,
     static const lq_positions positions = {0, 1, NULL};
     static uint16_t rows[K_TOKENS * K_ROW];
     static uint8_t directory[1 << 16];
-    const void *heads[K_HEADS];
-    lq_archive_writer_desc wd;
-    lq_archive_group_desc group;
-    lq_archive_pack_desc pd;
-    lq_compress_desc d;
     lq_vectors src = {NULL, 0, LQ_F16};
-    lq_archive_writer w;
     size_t bytes, t;
-    int h;
+    lq_archive_writer_desc wd;
     memset(&wd, 0, sizeof wd);
+    lq_archive_group_desc group;
     memset(&group, 0, sizeof group);
+    lq_archive_pack_desc pd;
     memset(&pd, 0, sizeof pd);
+    lq_compress_desc d;
     memset(&d, 0, sizeof d);
-    for (h = 0; h < K_HEADS; h++) {
+    const void *heads[K_HEADS];
+    for (int h = 0; h < K_HEADS; h++) {
         const uint16_t *head = k + (size_t)h * K_TOKENS * K_DIMS;
         heads[h] = head;
         for (t = 0; t < K_TOKENS; t++) {
@@ -141,6 +137,7 @@ static void keys(const uint16_t *k, const lq_rope *rope, float step, void *work,
     pd.geometry.slice_dims = dims;
     pd.geometry.rope = rope;
     pd.step = step;
+    lq_archive_writer w;
     must(lq_archive_writer_init(&w, &wd), "writer");
     must(lq_archive_add_rope(&w, rope, &group.rope), "rope");
     must(lq_archive_add_group(&w, &group, &pd.group), "group");
@@ -164,19 +161,18 @@ static void sample(void *work, size_t work_bytes)
     static float freqs[K_DIMS / 2];
     lq_rope rope = {freqs, K_DIMS, LQ_ROPE_HALF, 0};
     FILE *file = fopen("tests/data/smollm2-135m-l10-l20-k.npy", "rb");
-    size_t i;
     if (!file || fseek(file, 128, SEEK_SET) || fread(raw, 1, sizeof raw, file) != sizeof raw) {
         printf("no sample: run from the repository's root\n");
         return;
     }
     (void)fclose(file);
-    for (i = 0; i < sizeof raw / 2; i++) {
+    for (size_t i = 0; i < sizeof raw / 2; i++) {
         k[i] = (uint16_t)(raw[2 * i] | (uint32_t)raw[2 * i + 1] << 8);
     }
-    for (i = 0; i < K_DIMS / 2; i++) {
+    for (size_t i = 0; i < K_DIMS / 2; i++) {
         freqs[i] = (float)pow(1e5, -(double)i / 32);
     }
-    for (i = 0; i < K_LAYERS; i++) {
+    for (size_t i = 0; i < K_LAYERS; i++) {
         keys(k + i * K_TOKENS * K_ROW, &rope, 0.29f, work, work_bytes);
         keys(k + i * K_TOKENS * K_ROW, &rope, 0.57f, work, work_bytes);
     }
@@ -201,9 +197,7 @@ static void fixed_rows(int quantizer, int bits)
     const size_t few = 512;
     size_t row_bytes = lq_quantize_row_bytes(DIMS, quantizer, bits), r;
     double in[TURNS], back[TURNS], error, each = 0;
-    uint32_t sum;
-    int i;
-    for (i = 0; i < TURNS; i++) {
+    for (int i = 0; i < TURNS; i++) {
         double t = now();
         must(lq_quantize(out, sizeof out, x, ROWS, DIMS, LQ_F32, quantizer, bits), "lq_quantize");
         in[i] = now() - t;
@@ -212,7 +206,7 @@ static void fixed_rows(int quantizer, int bits)
              "lq_dequantize");
         back[i] = now() - t;
     }
-    sum = lq_xxh32(out, ROWS * row_bytes, 0);
+    uint32_t sum = lq_xxh32(out, ROWS * row_bytes, 0);
     error = squares(x, y, few * DIMS);
     for (r = 0; r < few; r++) {
         each += best_step(r * DIMS, DIMS, quantizer, bits);

@@ -132,8 +132,7 @@ static uint64_t ab_seed = 20240607;
 static float ab_random(void)
 {
     float sum = 0;
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         ab_seed = ab_seed * 6364136223846793005u + 1442695040888963407u;
         sum += (float)(ab_seed >> 40) / 16777216.0f;
     }
@@ -179,15 +178,14 @@ __attribute__((target("avx512f"))) static uint64_t ab_read_avx512(const uint8_t 
     __m512i b = a;
     __m512i c = a;
     __m512i d = a;
-    uint64_t sum[8];
-    size_t i;
-    for (i = 0; i < bytes; i += 256) {
+    for (size_t i = 0; i < bytes; i += 256) {
         a = _mm512_xor_si512(a, _mm512_loadu_si512(p + i));
         b = _mm512_xor_si512(b, _mm512_loadu_si512(p + i + 64));
         c = _mm512_xor_si512(c, _mm512_loadu_si512(p + i + 128));
         d = _mm512_xor_si512(d, _mm512_loadu_si512(p + i + 192));
     }
     a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
+    uint64_t sum[8];
     _mm512_storeu_si512(sum, a);
     return sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
 }
@@ -195,19 +193,17 @@ __attribute__((target("avx512f"))) static uint64_t ab_read_avx512(const uint8_t 
 __attribute__((target("avx2"))) static uint64_t ab_read_avx2(const uint8_t *p, size_t bytes)
 {
     __m256i sum[4];
-    uint64_t words[4];
-    size_t i;
-    int j;
-    for (j = 0; j < 4; j++) {
+    for (int j = 0; j < 4; j++) {
         sum[j] = _mm256_setzero_si256();
     }
-    for (i = 0; i < bytes; i += 128) {
+    for (size_t i = 0; i < bytes; i += 128) {
         const __m256i *at = (const __m256i *)(const void *)(p + i);
-        for (j = 0; j < 4; j++) {
+        for (int j = 0; j < 4; j++) {
             sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(at + j));
         }
     }
     sum[0] = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
+    uint64_t words[4];
     memcpy(words, &sum[0], sizeof words);
     return words[0] ^ words[1] ^ words[2] ^ words[3];
 }
@@ -216,12 +212,10 @@ __attribute__((target("avx2"))) static uint64_t ab_read_avx2(const uint8_t *p, s
 static uint64_t ab_read_c(const uint8_t *p, size_t bytes)
 {
     uint64_t sum[4] = {0, 0, 0, 0};
-    size_t i;
-    int j;
-    for (i = 0; i < bytes; i += 32) {
+    for (size_t i = 0; i < bytes; i += 32) {
         uint64_t x[4];
         memcpy(x, p + i, sizeof x);
-        for (j = 0; j < 4; j++) {
+        for (int j = 0; j < 4; j++) {
             sum[j] ^= x[j];
         }
     }
@@ -234,9 +228,7 @@ static double ab_floor(size_t bytes)
     double start;
     const uint8_t *p;
     bytes = (bytes + 255) & ~(size_t)255;
-    if (ab_sea_at + bytes > AB_SEA) {
-        ab_sea_at = 0;
-    }
+    if (ab_sea_at + bytes > AB_SEA) ab_sea_at = 0;
     p = ab_sea + ab_sea_at;
     ab_sea_at += bytes;
     start = ab_now();
@@ -258,20 +250,19 @@ static double ab_floor(size_t bytes)
 static void ab_fill(size_t tokens)
 {
     size_t count = tokens * AB_ROW;
-    size_t i;
     static float mean[AB_ROW];
     ab_tokens = tokens;
     ab_k = (uint16_t *)ab_alloc(count * 2);
     ab_v = (uint16_t *)ab_alloc(count * 2);
-    for (i = 0; i < AB_ROW; i++) {
+    for (size_t i = 0; i < AB_ROW; i++) {
         mean[i] = ab_random() * (i % 16 == 0 ? 4.0f : 0.5f);
     }
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         size_t head = i / (tokens * AB_DIMS);
         ab_k[i] = lq_f16_from_f32(ab_random() + mean[head * AB_DIMS + i % AB_DIMS]);
         ab_v[i] = lq_f16_from_f32(ab_random());
     }
-    for (i = 0; i < AB_OUT; i++) {
+    for (size_t i = 0; i < AB_OUT; i++) {
         ab_q[i] = ab_random(); /* logits of variance 1 */
     }
 }
@@ -285,26 +276,24 @@ static void ab_solve_head(size_t head)
     double *p = (double *)malloc(ab_tokens * sizeof *p);
     double most = -1e300;
     double sum = 0;
-    size_t t;
-    size_t i;
     ab_must(p != NULL, "out of memory");
-    for (t = 0; t < ab_tokens; t++) {
+    for (size_t t = 0; t < ab_tokens; t++) {
         p[t] = 0;
-        for (i = 0; i < AB_DIMS; i++) {
+        for (size_t i = 0; i < AB_DIMS; i++) {
             p[t] += (double)q[i] * (double)lq_f32_from_f16(k[t * AB_DIMS + i]);
         }
         p[t] /= sqrt((double)AB_DIMS);
         most = p[t] > most ? p[t] : most;
     }
     memset(out, 0, AB_DIMS * sizeof *out);
-    for (t = 0; t < ab_tokens; t++) {
+    for (size_t t = 0; t < ab_tokens; t++) {
         p[t] = exp(p[t] - most);
         sum += p[t];
-        for (i = 0; i < AB_DIMS; i++) {
+        for (size_t i = 0; i < AB_DIMS; i++) {
             out[i] += p[t] * (double)lq_f32_from_f16(v[t * AB_DIMS + i]);
         }
     }
-    for (i = 0; i < AB_DIMS; i++) {
+    for (size_t i = 0; i < AB_DIMS; i++) {
         out[i] /= sum;
     }
     free(p);
@@ -314,8 +303,7 @@ static double ab_error(void)
 {
     double error = 0;
     double power = 0;
-    size_t i;
-    for (i = 0; i < AB_OUT; i++) {
+    for (size_t i = 0; i < AB_OUT; i++) {
         double e = (double)ab_out[i] - ab_exact[i];
         error += e * e;
         power += ab_exact[i] * ab_exact[i];
@@ -327,9 +315,6 @@ static double ab_error(void)
 static void ab_start(ab_run *r, const char *name, lq_kv_policy policy)
 {
     lq_kv_desc desc;
-    lq_kv_account account;
-    size_t t;
-    size_t n;
     memset(&desc, 0, sizeof desc);
     desc.tables = ab_tables;
     desc.layers = 1;
@@ -343,18 +328,19 @@ static void ab_start(ab_run *r, const char *name, lq_kv_policy policy)
     r->block_bytes = lq_kv_bytes(&desc);
     r->block = ab_alloc(r->block_bytes);
     ab_must(lq_kv_init(&r->kv, r->block, r->block_bytes, &desc) == LQ_OK, "lq_kv_init");
-    for (t = 0; t < ab_tokens; t += n) {
-        lq_kv_view k;
-        lq_kv_view v;
+    size_t n;
+    for (size_t t = 0; t < ab_tokens; t += n) {
         n = ab_tokens - t < 512 ? ab_tokens - t : 512;
+        lq_kv_view k;
         k.data = ab_k + t * AB_DIMS;
         k.token_stride = AB_DIMS;
         k.head_stride = ab_tokens * AB_DIMS;
         k.type = LQ_F16;
-        v = k;
+        lq_kv_view v = k;
         v.data = ab_v + t * AB_DIMS;
         ab_must(lq_kv_append(&r->kv, 0, &k, &v, NULL, n) == LQ_OK, "lq_kv_append");
     }
+    lq_kv_account account;
     ab_must(lq_kv_stats(&r->kv, &account) == LQ_OK, "lq_kv_stats");
     r->bytes = account.used_bytes;
     r->bits = (double)account.bits;
@@ -378,9 +364,8 @@ static void *ab_convert(const uint16_t *src, enum ggml_type type, size_t bytes)
     size_t count = ab_tokens * AB_DIMS;
     uint8_t *dst = (uint8_t *)ab_alloc(bytes);
     float *head = (float *)malloc(count * sizeof *head);
-    size_t h;
     ab_must(head != NULL, "out of memory");
-    for (h = 0; h < AB_KV_HEADS; h++) {
+    for (size_t h = 0; h < AB_KV_HEADS; h++) {
         uint8_t *to = dst + h * (bytes / AB_KV_HEADS);
         if (type == GGML_TYPE_F16) {
             memcpy(to, src + h * count, count * 2);
@@ -396,9 +381,6 @@ static void *ab_convert(const uint16_t *src, enum ggml_type type, size_t bytes)
 static void ab_start_peer(ab_run *r, const char *name, enum ggml_type type)
 {
     struct ggml_init_params params;
-    struct ggml_tensor *q;
-    struct ggml_tensor *k;
-    struct ggml_tensor *v;
     memset(&params, 0, sizeof params);
     params.mem_size = (size_t)4 << 20;
     params.no_alloc = true;
@@ -406,9 +388,11 @@ static void ab_start_peer(ab_run *r, const char *name, enum ggml_type type)
     r->peer = (int)type;
     r->context = ggml_init(params);
     ab_must(r->context != NULL, "ggml_init");
-    q = ggml_new_tensor_3d(r->context, GGML_TYPE_F32, AB_DIMS, 1, AB_HEADS);
-    k = ggml_new_tensor_3d(r->context, type, AB_DIMS, (int64_t)ab_tokens, AB_KV_HEADS);
-    v = ggml_new_tensor_3d(r->context, type, AB_DIMS, (int64_t)ab_tokens, AB_KV_HEADS);
+    struct ggml_tensor *q = ggml_new_tensor_3d(r->context, GGML_TYPE_F32, AB_DIMS, 1, AB_HEADS);
+    struct ggml_tensor *k =
+        ggml_new_tensor_3d(r->context, type, AB_DIMS, (int64_t)ab_tokens, AB_KV_HEADS);
+    struct ggml_tensor *v =
+        ggml_new_tensor_3d(r->context, type, AB_DIMS, (int64_t)ab_tokens, AB_KV_HEADS);
     r->side_bytes = ggml_nbytes(k);
     r->bytes = 2 * r->side_bytes;
     r->bits = 4.0 * (double)r->bytes / (double)(ab_tokens * AB_ROW);
@@ -455,8 +439,8 @@ static void ab_turn(ab_run *r, int turn)
 static int ab_compare(const void *a, const void *b)
 {
     double x;
-    double y;
     memcpy(&x, a, sizeof x);
+    double y;
     memcpy(&y, b, sizeof y);
     return (x > y) - (x < y);
 }
@@ -470,8 +454,7 @@ static double ab_median(double *x)
 /* The median time of ggml with this type; 0: it is not there. */
 static double ab_peer(int type)
 {
-    int i;
-    for (i = 0; i < ab_count; i++) {
+    for (int i = 0; i < ab_count; i++) {
         if (ab_runs[i].peer >= 0 && ab_runs[i].peer == type) {
             return ab_runs[i].seconds[AB_TURNS / 2];
         }
@@ -483,8 +466,7 @@ static void ab_print(void)
 {
     double f16 = 0;
     double q4_0 = 0;
-    int i;
-    for (i = 0; i < ab_count; i++) {
+    for (int i = 0; i < ab_count; i++) {
         (void)ab_median(ab_runs[i].seconds);
         (void)ab_median(ab_runs[i].floor);
     }
@@ -496,7 +478,7 @@ static void ab_print(void)
 #endif
     printf("%lu tokens\n%-16s %6s %8s %9s %7s %7s %9s %9s %8s\n", (unsigned long)ab_tokens, "",
            "bits", "MB", "ms", "GB/s", "x floor", "ggml f16", "ggml q4_0", "error %");
-    for (i = 0; i < ab_count; i++) {
+    for (int i = 0; i < ab_count; i++) {
         const ab_run *r = &ab_runs[i];
         double s = r->seconds[AB_TURNS / 2];
         printf("%-16s %6.2f %8.2f %9.3f %7.1f %7.2f %8.2fx %8.2fx %8.3f  %08lx\n", r->name, r->bits,
@@ -526,16 +508,13 @@ static void ab_end(ab_run *r)
 
 static void ab_measure(size_t tokens)
 {
-    size_t i;
-    int turn;
-    int j;
     memset(ab_runs, 0, sizeof ab_runs);
     ab_count = 0;
     ab_fill(tokens);
-    for (i = 0; i < AB_HEADS; i++) {
+    for (size_t i = 0; i < AB_HEADS; i++) {
         ab_solve_head(i);
     }
-    for (i = 0; i < sizeof ab_kinds / sizeof *ab_kinds; i++) {
+    for (size_t i = 0; i < sizeof ab_kinds / sizeof *ab_kinds; i++) {
         ab_start(&ab_runs[ab_count++], ab_kinds[i].name, ab_kinds[i].policy);
     }
 #if defined(WITH_GGML)
@@ -543,13 +522,13 @@ static void ab_measure(size_t tokens)
     ab_start_peer(&ab_runs[ab_count++], "ggml q8_0", GGML_TYPE_Q8_0);
     ab_start_peer(&ab_runs[ab_count++], "ggml q4_0", GGML_TYPE_Q4_0);
 #endif
-    for (turn = 0; turn < AB_TURNS; turn++) {
-        for (j = 0; j < ab_count; j++) {
+    for (int turn = 0; turn < AB_TURNS; turn++) {
+        for (int j = 0; j < ab_count; j++) {
             ab_turn(&ab_runs[j], turn);
         }
     }
     ab_print();
-    for (j = 0; j < ab_count; j++) {
+    for (int j = 0; j < ab_count; j++) {
         ab_end(&ab_runs[j]);
     }
     ab_free(ab_k, tokens * AB_ROW * 2);
@@ -558,8 +537,7 @@ static void ab_measure(size_t tokens)
 
 int main(int argc, char **argv)
 {
-    int i;
-    for (i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "small") == 0) {
             ab_small = 1;
         } else {

@@ -124,12 +124,11 @@ static void cb_run_rope(const cb_kernel *k)
 {
     static float freqs[64];
     lq_positions positions = {0, 1, NULL};
-    lq_rope rope;
     size_t dims = (size_t)k->a;
-    size_t i;
-    for (i = 0; i < dims / 2; i++) {
+    for (size_t i = 0; i < dims / 2; i++) {
         freqs[i] = 1.0f / (float)(1 + i * i);
     }
+    lq_rope rope;
     rope.freqs = freqs;
     rope.rotary_dims = (uint32_t)dims;
     rope.layout = (uint32_t)k->b;
@@ -185,8 +184,8 @@ typedef struct cb_rans {
 
 static void cb_rans_start(cb_rans *r)
 {
-    uint8_t classes[CB_RANS_ROWS];
     size_t i, t;
+    uint8_t classes[CB_RANS_ROWS];
     for (i = 0; i < CB_RANS_ROWS; i++) {
         classes[i] = (uint8_t)(LQ_CLASS_ONE + 24 - i * 40 / CB_RANS_ROWS);
     }
@@ -209,8 +208,7 @@ static void cb_rans_start(cb_rans *r)
 static void cb_run_rans_encode(const cb_kernel *k)
 {
     cb_rans *r = k->rans;
-    size_t i;
-    for (i = 0; i < CB_PAGES; i++) {
+    for (size_t i = 0; i < CB_PAGES; i++) {
         memset(&r->pages[i], 0, sizeof r->pages[i]);
         r->pages[i].values = r->values + i * CB_RANS_ROWS * 64;
         r->pages[i].bytes = cb_out + i * r->bound;
@@ -226,11 +224,10 @@ static void cb_run_rans_encode(const cb_kernel *k)
 static void cb_rans_keep(cb_kernel *k)
 {
     cb_rans *r = k->rans;
-    size_t i;
     cb_run_rans_encode(k);
     memcpy(cb_in, cb_out, CB_PAGES * r->bound);
     r->written = 0;
-    for (i = 0; i < CB_PAGES; i++) {
+    for (size_t i = 0; i < CB_PAGES; i++) {
         r->encoded[i] = r->pages[i];
         r->encoded[i].bytes = cb_in + i * r->bound;
         r->encoded[i].bytes_count = r->pages[i].written;
@@ -268,9 +265,8 @@ typedef struct cb_codec {
 static void cb_codec_start(cb_codec *c, uint32_t heads, uint32_t dims, int page, int quantizer)
 {
     lq_codec_desc d;
-    uint32_t i;
     memset(&d, 0, sizeof d);
-    for (i = 0; i < heads; i++) {
+    for (uint32_t i = 0; i < heads; i++) {
         c->dims[i] = dims;
         c->src[i] = cb_h + (size_t)i * CB_TOKENS * dims;
         c->dst[i] = cb_out + (size_t)i * CB_TOKENS * dims * 2;
@@ -310,13 +306,12 @@ static void cb_run_codec_decode(const cb_kernel *k)
 {
     cb_codec *c = k->codec;
     const uint8_t *pages[CB_PAGES];
-    lq_vectors_out dst;
     size_t at = 0;
-    size_t i;
-    for (i = 0; i < CB_PAGES; i++) {
+    for (size_t i = 0; i < CB_PAGES; i++) {
         pages[i] = c->pages + at;
         at += c->page_bytes[i];
     }
+    lq_vectors_out dst;
     dst.slices = c->dst;
     dst.token_stride = 0;
     dst.type = LQ_F16;
@@ -347,7 +342,6 @@ static void cb_prepare(cb_kernel *k)
 /* Checksums at every level, and how often to repeat a run so that a turn takes 0.3 ms. */
 static void cb_check(cb_kernel *k, int levels)
 {
-    double start;
     int level, i;
     for (level = 0; level < levels; level++) {
         (void)lq_cpu_limit(level);
@@ -355,7 +349,7 @@ static void cb_check(cb_kernel *k, int levels)
         k->run(k);
         k->sum[level] = lq_xxh32(cb_out, k->out, 0);
     }
-    start = cb_now();
+    double start = cb_now();
     for (i = 0; i < 5; i++) {
         k->run(k);
     }
@@ -365,8 +359,8 @@ static void cb_check(cb_kernel *k, int levels)
 
 static void cb_turn(cb_kernel *k, int levels, int turn)
 {
-    double start;
     int level, i;
+    double start;
     for (level = 0; level < levels; level++) {
         (void)lq_cpu_limit(level);
         cb_prepare(k);
@@ -404,9 +398,8 @@ static int cb_print(cb_kernel *k, int levels)
 {
     double best = 1e9;
     int same = 1;
-    int level;
     printf("%-28s", k->name);
-    for (level = 0; level < CB_LEVELS; level++) {
+    for (int level = 0; level < CB_LEVELS; level++) {
         if (level < levels) {
             double t = cb_median(k->seconds[level]);
             best = t < best ? t : best;
@@ -431,9 +424,7 @@ static void cb_print_machine(void)
             break;
         }
     }
-    if (file) {
-        (void)fclose(file);
-    }
+    if (file) (void)fclose(file);
 #if defined(__clang__)
     printf("built:   clang %s", __clang_version__);
 #elif defined(__GNUC__)
@@ -514,14 +505,12 @@ static void cb_add_coders(cb_list *l, cb_rans *rans, cb_codec *codecs)
          "decode 8 x 128, E8 relaxed", "decode 8 x 128, fixed Z 4"}};
     static const int quantizers[5] = {LQ_Z, LQ_D4, LQ_E8, LQ_E8_RELAXED, LQ_Z};
     size_t n = CB_PAGES * CB_RANS_ROWS * 64;
-    cb_kernel *k;
-    int i;
     cb_rans_start(rans);
-    k = cb_add(l, "rans encode, 8 pages", cb_run_rans_encode, n, n * 2, n / 4, 0, 0);
+    cb_kernel *k = cb_add(l, "rans encode, 8 pages", cb_run_rans_encode, n, n * 2, n / 4, 0, 0);
     k->rans = rans;
     k = cb_add(l, "rans decode, 8 pages", cb_run_rans_decode, n, n / 2, n * 2, 0, 0);
     k->rans = rans;
-    for (i = 0; i < 10; i++) {
+    for (int i = 0; i < 10; i++) {
         uint32_t heads = i < 5 ? 3 : 8;
         uint32_t dims = i < 5 ? 64 : 128;
         cb_codec_start(&codecs[i], heads, dims, i % 5 == 4 ? LQ_PAGE_FIXED : LQ_PAGE_CODED,
@@ -536,8 +525,7 @@ static void cb_add_coders(cb_list *l, cb_rans *rans, cb_codec *codecs)
 
 static void cb_free(cb_list *list, cb_rans *rans, cb_codec *codecs)
 {
-    int i;
-    for (i = 0; i < 10; i++) {
+    for (int i = 0; i < 10; i++) {
         free(codecs[i].codec_mem);
         free(codecs[i].profile_mem);
         free(codecs[i].pages);
@@ -564,8 +552,6 @@ int main(void)
     cb_codec *codecs = (cb_codec *)cb_alloc(10 * sizeof *codecs);
     cb_list list = {NULL, 0};
     int same = 1;
-    int turn;
-    size_t i;
     levels = levels > CB_LEVELS ? CB_LEVELS : levels;
     list.at = (cb_kernel *)cb_alloc(64 * sizeof *list.at);
     cb_out_bytes = n * 8;
@@ -575,17 +561,17 @@ int main(void)
     cb_out = (uint8_t *)cb_alloc(cb_out_bytes);
     cb_tables_mem = cb_alloc(lq_tables_bytes());
     cb_must(lq_tables_init(&cb_tables, cb_tables_mem, lq_tables_bytes()), "lq_tables_init");
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         cb_x[i] = (float)cb_gaussian();
     }
     cb_must(lq_type_from_f32(cb_h, cb_x, n, LQ_F16), "lq_type_from_f32");
     cb_add_arrays(&list);
     cb_add_coders(&list, rans, codecs);
-    for (i = 0; i < list.count; i++) {
+    for (size_t i = 0; i < list.count; i++) {
         cb_check(&list.at[i], levels);
     }
-    for (turn = 0; turn < CB_TURNS; turn++) {
-        for (i = 0; i < list.count; i++) {
+    for (int turn = 0; turn < CB_TURNS; turn++) {
+        for (size_t i = 0; i < list.count; i++) {
             cb_turn(&list.at[i], levels, turn);
         }
     }
@@ -593,7 +579,7 @@ int main(void)
     cb_print_machine();
     printf("\n%-28s %9s %9s %9s %9s  %s\n", "million numbers a second", "C", "AVX2", "AVX-512",
            "x memcpy", "checksum");
-    for (i = 0; i < list.count; i++) {
+    for (size_t i = 0; i < list.count; i++) {
         same = cb_print(&list.at[i], levels) && same;
     }
     cb_free(&list, rans, codecs);

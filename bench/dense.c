@@ -83,8 +83,7 @@ static float db_random(void)
 {
     static uint64_t seed = 1;
     float sum = 0;
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         sum += (float)(seed >> 40) / 16777216.0f;
     }
@@ -106,28 +105,25 @@ static void db_vectors(db_group *g)
     float *x = (float *)db_alloc(dims * DB_FIT * sizeof *x);
     float *z = (float *)db_alloc(rank * sizeof *z);
     lq_positions positions = {0, 1, NULL};
-    size_t t;
-    size_t i;
-    size_t j;
-    for (i = 0; i < dims; i++) {
-        for (j = 0; j < rank; j++) {
+    for (size_t i = 0; i < dims; i++) {
+        for (size_t j = 0; j < rank; j++) {
             mix[i * rank + j] =
                 db_random() * powf(0.04f, (float)j / (float)rank) / sqrtf(0.15f * (float)rank);
         }
     }
-    for (t = 0; t < db_fit_tokens(g); t++) {
-        for (j = 0; j < rank; j++) {
+    for (size_t t = 0; t < db_fit_tokens(g); t++) {
+        for (size_t j = 0; j < rank; j++) {
             z[j] = db_random();
         }
-        for (i = 0; i < dims; i++) {
+        for (size_t i = 0; i < dims; i++) {
             float sum = 0.1f * db_random() + (float)(i % 5) * 0.2f;
-            for (j = 0; j < rank; j++) {
+            for (size_t j = 0; j < rank; j++) {
                 sum += mix[i * rank + j] * z[j];
             }
             x[t * dims + i] = sum;
         }
     }
-    for (i = 0; i < g->heads; i++) {
+    for (size_t i = 0; i < g->heads; i++) {
         const lq_rope *rope = g->geometry.roles ? g->roles[i].rope : g->geometry.rope;
         if (rope) {
             db_must(lq_rope_apply_f32(x + i * g->head_dim, db_fit_tokens(g), g->head_dim, dims,
@@ -146,29 +142,25 @@ static void db_vectors(db_group *g)
 static void db_calibrate(db_group *g, const lq_vectors *src)
 {
     lq_positions positions = {0, 1, NULL};
-    lq_klt_desc desc;
     size_t klt_bytes = lq_klt_bytes(&g->geometry);
     size_t add_bytes = lq_klt_workspace_bytes(&g->geometry);
     void *klt_mem = db_alloc(klt_bytes);
     void *add_mem = db_alloc(add_bytes);
-    size_t bound;
-    size_t bytes;
-    size_t needed;
-    uint8_t *file;
-    void *mem;
     lq_klt klt;
     db_must(lq_klt_init(&klt, klt_mem, klt_bytes, &g->geometry), "lq_klt_init");
     db_must(lq_klt_add(&klt, src, &positions, db_fit_tokens(g), add_mem, add_bytes),
             "lq_klt_add");
-    bound = lq_klt_profile_bound(&klt);
-    bytes = lq_klt_profile_workspace_bytes(&klt);
-    file = (uint8_t *)db_alloc(bound);
-    mem = db_alloc(bytes);
+    size_t bound = lq_klt_profile_bound(&klt);
+    size_t bytes = lq_klt_profile_workspace_bytes(&klt);
+    uint8_t *file = (uint8_t *)db_alloc(bound);
+    void *mem = db_alloc(bytes);
+    lq_klt_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.step = g->step;
     desc.ratio = 1.4f;
     desc.own = g->stream == LQ_KV;
     db_must(lq_klt_profile(&klt, file, bound, &bound, &desc, NULL, mem, bytes), "lq_klt_profile");
+    size_t needed;
     if (lq_profile_load(&g->profile, NULL, 0, &needed, file, bound) != LQ_E_SPACE) {
         db_must(LQ_E_INTERNAL, "lq_profile_load");
     }
@@ -183,10 +175,7 @@ static void db_calibrate(db_group *g, const lq_vectors *src)
 
 static void db_start(db_group *g, uint32_t stream, uint32_t heads, uint32_t head_dim, float step)
 {
-    lq_codec_desc desc;
-    lq_vectors src;
     uint32_t of_layer = head_dim == 128 ? 8 : 3;
-    uint32_t i;
     memset(g, 0, sizeof *g);
     g->stream = stream;
     g->heads = heads;
@@ -195,7 +184,7 @@ static void db_start(db_group *g, uint32_t stream, uint32_t heads, uint32_t head
     g->dims = (size_t)heads * head_dim;
     g->vectors = (uint16_t *)db_alloc(g->dims * DB_FIT * 2);
     g->back = (uint16_t *)db_alloc(g->dims * DB_TOKENS * 2);
-    for (i = 0; i < heads; i++) {
+    for (uint32_t i = 0; i < heads; i++) {
         g->slice_dims[i] = head_dim;
         g->from[i] = g->vectors + (size_t)i * head_dim;
         g->to[i] = g->back + (size_t)i * head_dim;
@@ -209,10 +198,12 @@ static void db_start(db_group *g, uint32_t stream, uint32_t heads, uint32_t head
     g->geometry.rope = stream == LQ_K ? &db_rope[head_dim == 128] : NULL;
     g->geometry.roles = stream == LQ_KV ? g->roles : NULL;
     db_vectors(g);
+    lq_vectors src;
     src.slices = g->from;
     src.token_stride = g->dims;
     src.type = LQ_F16;
     db_calibrate(g, &src);
+    lq_codec_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.tables = db_tables;
     desc.profile = &g->profile;
@@ -229,23 +220,21 @@ static void db_turn(db_group *g, int turn)
 {
     lq_positions positions = {0, 1, NULL};
     lq_vectors src;
-    lq_vectors_out dst;
     size_t at = 0;
-    size_t i;
-    double start;
     src.slices = g->from;
     src.token_stride = g->dims;
     src.type = LQ_F16;
+    lq_vectors_out dst;
     dst.slices = g->to;
     dst.token_stride = g->dims;
     dst.type = LQ_F16;
-    start = db_now();
+    double start = db_now();
     db_must(lq_codec_encode(g->codec, g->pages, DB_PAGES * lq_codec_page_bound(g->codec),
                             &g->written, g->page_bytes, &src, &positions, DB_TOKENS, g->workspace,
                             g->workspace_bytes),
             "lq_codec_encode");
     g->encode[turn] = db_now() - start;
-    for (i = 0; i < DB_PAGES; i++) {
+    for (size_t i = 0; i < DB_PAGES; i++) {
         g->page[i] = g->pages + at;
         at += g->page_bytes[i];
     }
@@ -259,8 +248,8 @@ static void db_turn(db_group *g, int turn)
 static int db_compare(const void *a, const void *b)
 {
     double x;
-    double y;
     memcpy(&x, a, sizeof x);
+    double y;
     memcpy(&y, b, sizeof y);
     return (x > y) - (x < y);
 }
@@ -270,10 +259,9 @@ static void db_print(db_group *g)
     size_t count = g->dims * DB_TOKENS;
     double error = 0;
     double power = 0;
-    size_t i;
     qsort(g->encode, DB_TURNS, sizeof *g->encode, db_compare);
     qsort(g->decode, DB_TURNS, sizeof *g->decode, db_compare);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         double x = (double)lq_f32_from_f16(g->vectors[i]);
         double e = (double)lq_f32_from_f16(g->back[i]) - x;
         error += e * e;
@@ -296,33 +284,30 @@ int main(void)
     static const float steps[2][2] = {{0.5f, 0.22f}, {0.5f, 0.22f}}; /* K, V: coarse, fine */
     db_group *groups = (db_group *)db_alloc(DB_GROUPS * sizeof *groups);
     void *tables_mem = db_alloc(lq_tables_bytes());
-    int turn;
-    int i;
     db_must(lq_tables_init(&db_tables, tables_mem, lq_tables_bytes()), "lq_tables_init");
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         int half = i ? 64 : 32;
-        int j;
-        for (j = 0; j < half; j++) {
+        for (int j = 0; j < half; j++) {
             db_freqs[i][j] = powf(10000.0f, -(float)j / (float)half);
         }
         db_rope[i].freqs = db_freqs[i];
         db_rope[i].rotary_dims = (uint32_t)half * 2;
     }
-    for (i = 0; i < DB_GROUPS - DB_APART; i++) {
+    for (int i = 0; i < DB_GROUPS - DB_APART; i++) {
         const uint32_t *s = joint[i / 2];
         db_start(&groups[DB_APART + i], LQ_KV, s[0], s[1], i % 2 ? 0.32f : 0.8f);
     }
-    for (i = 0; i < DB_APART; i++) {
+    for (int i = 0; i < DB_APART; i++) {
         const uint32_t *s = shape[i / 4];
         db_start(&groups[i], i % 4 < 2 ? LQ_K : LQ_V, s[0], s[1], steps[i % 4 >= 2][i % 2]);
     }
-    for (turn = 0; turn < DB_TURNS; turn++) {
-        for (i = 0; i < DB_GROUPS; i++) {
+    for (int turn = 0; turn < DB_TURNS; turn++) {
+        for (int i = 0; i < DB_GROUPS; i++) {
             db_turn(&groups[i], turn);
         }
     }
     printf("one core, CPU level %d, %d tokens\n", lq_cpu_level(), DB_TOKENS);
-    for (i = 0; i < DB_GROUPS; i++) {
+    for (int i = 0; i < DB_GROUPS; i++) {
         db_print(&groups[i]);
         free(groups[i].vectors);
         free(groups[i].back);

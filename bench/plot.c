@@ -48,19 +48,16 @@ static void fail(const char *name, int line, const char *fault)
 static const char *find(const char *line, const char *key)
 {
     char quoted[NAME];
-    const char *at;
     (void)snprintf(quoted, sizeof quoted, "\"%s\":", key);
-    at = strstr(line, quoted);
+    const char *at = strstr(line, quoted);
     return at != NULL ? at + strlen(quoted) : NULL;
 }
 
 static int read_number(const char *line, const char *key, double *x)
 {
     const char *at = find(line, key);
+    if (at == NULL) return 0;
     char *end;
-    if (at == NULL) {
-        return 0;
-    }
     *x = strtod(at, &end);
     return end != at;
 }
@@ -68,14 +65,9 @@ static int read_number(const char *line, const char *key, double *x)
 static int read_name(const char *line, const char *key, char *name)
 {
     const char *at = find(line, key);
-    size_t n;
-    if (at == NULL || at[0] != '"') {
-        return 0;
-    }
-    n = strcspn(at + 1, "\"\n");
-    if (n == 0 || n >= NAME || at[1 + n] != '"') {
-        return 0;
-    }
+    if (at == NULL || at[0] != '"') return 0;
+    size_t n = strcspn(at + 1, "\"\n");
+    if (n == 0 || n >= NAME || at[1 + n] != '"') return 0;
     memcpy(name, at + 1, n);
     name[n] = '\0';
     return 1;
@@ -85,13 +77,9 @@ static int curve_of(plot *p, const char *name)
 {
     int i;
     for (i = 0; i < p->curve_count; i++) {
-        if (strcmp(p->curves[i], name) == 0) {
-            return i;
-        }
+        if (strcmp(p->curves[i], name) == 0) return i;
     }
-    if (p->curve_count == MAX_CURVES) {
-        return -1;
-    }
+    if (p->curve_count == MAX_CURVES) return -1;
     memcpy(p->curves[i], name, strlen(name) + 1);
     return p->curve_count++;
 }
@@ -105,29 +93,19 @@ static void read_file(plot *p, FILE *file, const char *name)
     while (fgets(line, sizeof line, file) != NULL) {
         point *at = &p->points[p->count];
         number++;
-        if (find(line, "codec") == NULL) {
-            continue;
-        }
-        if (p->count == MAX_POINTS) {
-            fail(name, number, "too many codecs");
-        }
+        if (find(line, "codec") == NULL) continue;
+        if (p->count == MAX_POINTS) fail(name, number, "too many codecs");
         if (!read_name(line, "codec", at->codec) || !read_name(line, "curve", curve) ||
             !read_number(line, "bits", &at->bits) || !read_number(line, "kld", &at->kld) ||
             !(at->bits >= 0.0 && at->bits <= 64.0) || !(at->kld < 1e6)) {
             fail(name, number, "not a result of `lm eval --json`");
         }
-        if (at->kld < 1e-7) {
-            continue;
-        }
+        if (at->kld < 1e-7) continue;
         at->curve = curve_of(p, curve);
-        if (at->curve < 0) {
-            fail(name, number, "too many curves");
-        }
+        if (at->curve < 0) fail(name, number, "too many curves");
         p->count++;
     }
-    if (ferror(file)) {
-        fail(name, number, strerror(errno));
-    }
+    if (ferror(file)) fail(name, number, strerror(errno));
 }
 
 /* ---- drawing ---- */
@@ -136,9 +114,7 @@ static int by_curve_then_bits(const void *a, const void *b)
 {
     const point *x = (const point *)a;
     const point *y = (const point *)b;
-    if (x->curve != y->curve) {
-        return x->curve < y->curve ? -1 : 1;
-    }
+    if (x->curve != y->curve) return x->curve < y->curve ? -1 : 1;
     return (x->bits > y->bits) - (x->bits < y->bits);
 }
 
@@ -146,9 +122,8 @@ static void find_range(plot *p)
 {
     double low = 1e6;
     double high = 1e-7;
-    int i;
     p->top_bits = 1.0;
-    for (i = 0; i < p->count; i++) {
+    for (int i = 0; i < p->count; i++) {
         low = p->points[i].kld < low ? p->points[i].kld : low;
         high = p->points[i].kld > high ? p->points[i].kld : high;
         p->top_bits = p->points[i].bits > p->top_bits ? p->points[i].bits : p->top_bits;
@@ -229,10 +204,9 @@ static void draw_curve(const plot *p, int curve)
     const char *colour = colours[curve % COLOURS];
     double legend = TOP + 14 + 22.0 * curve;
     int started = 0;
-    int i;
     printf("<g fill=\"%s\" stroke=\"%s\">\n<path fill=\"none\" stroke-width=\"1.6\" d=\"", colour,
            colour);
-    for (i = 0; i < p->count; i++) {
+    for (int i = 0; i < p->count; i++) {
         if (p->points[i].curve == curve) {
             printf("%s%.1f %.1f", started ? "L" : "M", place_x(p, p->points[i].bits),
                    place_y(p, p->points[i].kld));
@@ -240,7 +214,7 @@ static void draw_curve(const plot *p, int curve)
         }
     }
     printf("\"/>\n");
-    for (i = 0; i < p->count; i++) {
+    for (int i = 0; i < p->count; i++) {
         if (p->points[i].curve == curve) {
             printf("<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.6\"><title>",
                    place_x(p, p->points[i].bits), place_y(p, p->points[i].kld));
@@ -257,29 +231,24 @@ static void draw_curve(const plot *p, int curve)
 int main(int argc, char **argv)
 {
     static plot p;
-    int i;
     if (argc < 2) {
         fprintf(stderr, "usage: plot TITLE [FILE ...] > picture.svg\n");
         return 1;
     }
-    for (i = 2; i < argc; i++) {
+    for (int i = 2; i < argc; i++) {
         FILE *file = fopen(argv[i], "r");
-        if (file == NULL) {
-            fail(argv[i], 0, strerror(errno));
-        }
+        if (file == NULL) fail(argv[i], 0, strerror(errno));
         read_file(&p, file, argv[i]);
         fclose(file);
     }
-    if (argc == 2) {
-        read_file(&p, stdin, "standard input");
-    }
+    if (argc == 2) read_file(&p, stdin, "standard input");
     if (p.count == 0) {
         fail(argc > 2 ? argv[2] : "standard input", 0, "holds no results");
     }
     qsort(p.points, (size_t)p.count, sizeof p.points[0], by_curve_then_bits);
     find_range(&p);
     draw_axes(&p, argv[1]);
-    for (i = 0; i < p.curve_count; i++) {
+    for (int i = 0; i < p.curve_count; i++) {
         draw_curve(&p, i);
     }
     printf("</svg>\n");

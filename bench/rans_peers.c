@@ -93,41 +93,35 @@ static void die(const char *what)
 static void make_values(int quantizer)
 {
     int16_t *v = values[quantizer];
-    size_t i;
-    size_t t;
-    size_t p;
-    for (p = 0; p < PAGES; p++) {
+    for (size_t p = 0; p < PAGES; p++) {
         if (quantizer == LQ_Z) {
-            for (i = 0; i < ROWS; i++) {
+            for (size_t i = 0; i < ROWS; i++) {
                 double sigma = sigma_of(classes[i]);
                 double dead = lq__dead_zone_q12(tables, classes[i]) / 4096.0;
-                for (t = 0; t < 64; t++) {
+                for (size_t t = 0; t < 64; t++) {
                     double x = gauss() * sigma;
                     *v++ = (int16_t)(floor(fabs(x) + 0.5 - dead) * (x < 0 ? -1 : 1));
                 }
             }
             continue;
         }
-        for (i = 0; i < ROWS; i += 8, v += 9 * 64) {
-            for (t = 0; t < 64; t++) {
+        for (size_t i = 0; i < ROWS; i += 8, v += 9 * 64) {
+            for (size_t t = 0; t < 64; t++) {
                 double x[8];
                 double best = 1e9;
-                int coset;
-                int j;
-                for (j = 0; j < 8; j++) {
+                for (int j = 0; j < 8; j++) {
                     x[j] = gauss() * sigma_of(classes[i + (size_t)j]);
                 }
-                for (coset = 0; coset < 2; coset++) {
+                for (int coset = 0; coset < 2; coset++) {
                     double z[8];
                     double sum = 0;
                     double error = 0;
                     double worst = -1;
                     int which = 0;
-                    for (j = 0; j < 8; j++) {
+                    for (int j = 0; j < 8; j++) {
                         double y = x[j] - 0.5 * coset;
-                        double d;
                         z[j] = floor(y + 0.5);
-                        d = fabs(y - z[j]);
+                        double d = fabs(y - z[j]);
                         sum += z[j];
                         error += d * d;
                         if (d > worst) {
@@ -142,7 +136,7 @@ static void make_values(int quantizer)
                     if (error < best) {
                         best = error;
                         v[t] = (int16_t)coset;
-                        for (j = 0; j < 8; j++) {
+                        for (int j = 0; j < 8; j++) {
                             v[(size_t)(j + 1) * 64 + t] = (int16_t)z[j];
                         }
                     }
@@ -154,8 +148,7 @@ static void make_values(int quantizer)
 
 static uint32_t checksum(const uint8_t *p, size_t n, uint32_t h)
 {
-    size_t i;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         h = (h ^ p[i]) * 16777619u; /* FNV-1a */
     }
     return h;
@@ -167,31 +160,28 @@ static void run_ours(run *r, int round)
 {
     const lq_rans_plan *plan = &plans[r->quantizer];
     size_t count = plan->rows * 64;
-    lq_rans_page pages[BATCH];
-    size_t first;
-    size_t i;
-    double t;
     lq_cpu_limit(r->option);
     r->encode[round] = 0;
     r->decode[round] = 0;
     r->bytes = 0;
     r->checksum = 2166136261u;
-    for (first = 0; first < PAGES; first += BATCH) {
+    lq_rans_page pages[BATCH];
+    for (size_t first = 0; first < PAGES; first += BATCH) {
         const int16_t *src = values[r->quantizer] + first * count;
         memset(pages, 0, sizeof pages);
         memcpy(batch, src, BATCH * count * 2);
-        for (i = 0; i < BATCH; i++) {
+        for (size_t i = 0; i < BATCH; i++) {
             pages[i].values = batch + i * count;
             pages[i].bytes = streams + i * ROOM;
             pages[i].bytes_count = ROOM;
             pages[i].tokens = 64;
         }
-        t = now();
+        double t = now();
         if (lq_rans_encode(tables, plan, pages, BATCH, workspace, workspace_bytes)) {
             die("encode");
         }
         r->encode[round] += now() - t;
-        for (i = 0; i < BATCH; i++) {
+        for (size_t i = 0; i < BATCH; i++) {
             r->checksum = checksum(pages[i].bytes, pages[i].written, r->checksum);
             pages[i].bytes_count = pages[i].written;
             r->bytes += pages[i].written;
@@ -201,9 +191,7 @@ static void run_ours(run *r, int round)
             die("decode");
         }
         r->decode[round] += now() - t;
-        if (memcmp(batch, src, BATCH * count * 2)) {
-            die("our round trip");
-        }
+        if (memcmp(batch, src, BATCH * count * 2)) die("our round trip");
     }
     lq_cpu_limit(-1);
 }
@@ -211,18 +199,16 @@ static void run_ours(run *r, int round)
 static void run_peer(run *r, int round, size_t all)
 {
     static uint8_t block[BLOCK];
-    size_t i;
-    double t;
     rans_set_cpu(r->option);
     r->encode[round] = 0;
     r->decode[round] = 0;
     r->bytes = 0;
     r->checksum = 2166136261u;
-    for (i = 0; i < all; i += BLOCK) {
+    for (size_t i = 0; i < all; i += BLOCK) {
         unsigned count = (unsigned)(all - i < BLOCK ? all - i : BLOCK);
         unsigned size = rans_compress_bound_4x16(count, RANS_ORDER_X32);
         memcpy(block, symbols + i, count);
-        t = now();
+        double t = now();
         if (!rans_compress_to_4x16(block, count, streams, &size, RANS_ORDER_X32)) {
             die("htscodecs encode");
         }
@@ -235,9 +221,7 @@ static void run_peer(run *r, int round, size_t all)
             die("htscodecs decode");
         }
         r->decode[round] += now() - t;
-        if (memcmp(symbols + i, block, count)) {
-            die("htscodecs round trip");
-        }
+        if (memcmp(symbols + i, block, count)) die("htscodecs round trip");
     }
 }
 
@@ -285,22 +269,17 @@ static void print_machine(void)
            "", "unknown"
 #endif
     );
-    if (f) {
-        fclose(f);
-    }
+    if (f) fclose(f);
 }
 
 static void setup(void)
 {
     static uint8_t plan_mem[2][ROWS * 64];
     void *mem = malloc(lq_tables_bytes());
-    size_t i;
     double t = now();
-    if (!mem || lq_tables_init(&tables, mem, lq_tables_bytes())) {
-        die("tables");
-    }
+    if (!mem || lq_tables_init(&tables, mem, lq_tables_bytes())) die("tables");
     printf("tables: %.2f ms, %u bytes\n", 1e3 * (now() - t), (unsigned)lq_tables_bytes());
-    for (i = 0; i < ROWS; i++) {
+    for (size_t i = 0; i < ROWS; i++) {
         classes[i] =
             (uint8_t)(51 - 20 * i / ROWS + random64() % 5); /* sigma 6.7 .. 0.8 */
     }
@@ -321,7 +300,7 @@ static void setup(void)
     }
     make_values(LQ_Z);
     make_values(LQ_E8);
-    for (i = 0; i < SYMBOLS; i++) {
+    for (size_t i = 0; i < SYMBOLS; i++) {
         symbols[i] = (uint8_t)(values[LQ_Z][i] + 128);
     }
 }
@@ -337,8 +316,7 @@ static const char *make_kind(int kind)
     const char *const text[4] = {"bench/text/prose.txt", "text/prose.txt", "bench/text/code.txt",
                                  "text/code.txt"};
     size_t have = 0;
-    size_t i;
-    for (i = 0; i < BLOCK && kind < 5; i++) {
+    for (size_t i = 0; i < BLOCK && kind < 5; i++) {
         double u = ((double)(random64() >> 11) + 0.5) / 9007199254740992.0;
         double x = kind == 0   ? u < 0.5
                    : kind == 1 ? u < 0.02
@@ -347,14 +325,12 @@ static const char *make_kind(int kind)
                                : floor(128.5 + 3 * gauss());
         symbols[i] = (uint8_t)x;
     }
-    for (i = 0; i < 4 && kind == 5 && !have; i++) {
+    for (size_t i = 0; i < 4 && kind == 5 && !have; i++) {
         FILE *f = fopen(text[i], "rb");
         have = f ? fread(symbols, 1, BLOCK, f) : 0;
-        if (f) {
-            fclose(f);
-        }
+        if (f) fclose(f);
     }
-    for (i = have; i < BLOCK && have; i++) {
+    for (size_t i = have; i < BLOCK && have; i++) {
         symbols[i] = symbols[i - have];
     }
     return kind < 5 || have ? name[kind] : NULL;
@@ -364,44 +340,34 @@ static const char *make_kind(int kind)
 static size_t run_kind(const lq_tables *t, const lq_rans_plan *plan, const int16_t *src,
                        double *encode, double *decode)
 {
-    lq_rans_page pages[KIND_PAGES];
     size_t ws_bytes = lq_rans_plan_workspace_bytes(plan, KIND_PAGES);
     size_t room = lq_rans_bound(KIND_ROWS, 64);
     uint8_t *ws = (uint8_t *)malloc(ws_bytes);
     uint8_t *bytes = (uint8_t *)malloc(KIND_PAGES * room);
     int16_t *back = (int16_t *)malloc(BLOCK * 2);
     size_t sum = 0;
-    size_t i;
-    double start;
-    if (!ws || !bytes || !back) {
-        die("memory");
-    }
+    if (!ws || !bytes || !back) die("memory");
     memcpy(back, src, BLOCK * 2);
+    lq_rans_page pages[KIND_PAGES];
     memset(pages, 0, sizeof pages);
-    for (i = 0; i < KIND_PAGES; i++) {
+    for (size_t i = 0; i < KIND_PAGES; i++) {
         pages[i].values = back + i * KIND_ROWS * 64;
         pages[i].bytes = bytes + i * room;
         pages[i].bytes_count = room;
         pages[i].tokens = 64;
     }
-    start = now();
-    if (lq_rans_encode(t, plan, pages, KIND_PAGES, ws, ws_bytes)) {
-        die("encode");
-    }
+    double start = now();
+    if (lq_rans_encode(t, plan, pages, KIND_PAGES, ws, ws_bytes)) die("encode");
     *encode = now() - start;
-    for (i = 0; i < KIND_PAGES; i++) {
+    for (size_t i = 0; i < KIND_PAGES; i++) {
         pages[i].bytes_count = pages[i].written;
         sum += pages[i].written;
     }
     memset(back, 0, BLOCK * 2);
     start = now();
-    if (lq_rans_decode(t, plan, pages, KIND_PAGES, ws, ws_bytes)) {
-        die("decode");
-    }
+    if (lq_rans_decode(t, plan, pages, KIND_PAGES, ws, ws_bytes)) die("decode");
     *decode = now() - start;
-    if (memcmp(back, src, BLOCK * 2)) {
-        die("round trip of counts");
-    }
+    if (memcmp(back, src, BLOCK * 2)) die("round trip of counts");
     free(ws);
     free(bytes);
     free(back);
@@ -415,24 +381,19 @@ static size_t best_class(const int16_t *src, int middle)
     static uint8_t of_row[KIND_ROWS];
     int16_t *moved = (int16_t *)malloc(BLOCK * 2);
     size_t least = SIZE_MAX;
-    size_t i;
-    int class_;
-    if (!moved) {
-        die("memory");
-    }
-    for (i = 0; i < BLOCK; i++) {
+    if (!moved) die("memory");
+    for (size_t i = 0; i < BLOCK; i++) {
         moved[i] = (int16_t)(src[i] - middle);
     }
-    for (class_ = 1; class_ < 90; class_++) {
-        lq_rans_plan plan;
-        double times[2];
-        size_t bytes;
+    for (int class_ = 1; class_ < 90; class_++) {
         memset(of_row, class_, sizeof of_row);
+        lq_rans_plan plan;
         if (lq_rans_plan_init(&plan, plan_mem, sizeof plan_mem, of_row, KIND_ROWS, KIND_ROWS,
                               LQ_Z)) {
             die("plan");
         }
-        bytes = run_kind(tables, &plan, moved, &times[0], &times[1]);
+        double times[2];
+        size_t bytes = run_kind(tables, &plan, moved, &times[0], &times[1]);
         least = bytes < least ? bytes : least;
     }
     free(moved);
@@ -445,43 +406,35 @@ static void run_kinds(void)
     static uint8_t plan_mem[KIND_ROWS * 64];
     static run peer;
     int16_t *src = (int16_t *)malloc(BLOCK * 2);
-    int kind;
-    if (!src) {
-        die("memory");
-    }
+    if (!src) die("memory");
     printf("%-14s %9s %9s %9s %9s   %s\n", "bytes of", "entropy", "counts", "class", "htscodecs",
            "Msym/s: counts encode, decode; htscodecs encode, decode");
-    for (kind = 0; kind < 6; kind++) {
+    for (int kind = 0; kind < 6; kind++) {
         lq_histogram h = {counts_of, 256, 0};
-        const lq_rans_counts *counts;
         const char *name = make_kind(kind);
-        double encode[ROUNDS];
-        double decode[ROUNDS];
         double entropy = 0;
-        lq_rans_plan plan;
         size_t bytes = 0;
-        void *mem;
-        size_t i;
-        int round;
         memset(counts_of, 0, sizeof counts_of);
-        for (i = 0; i < BLOCK && name; i++) {
+        for (size_t i = 0; i < BLOCK && name; i++) {
             src[i] = symbols[i];
             counts_of[symbols[i]]++;
         }
-        if (!name) {
-            continue;
-        }
-        for (i = 0; i < 256; i++) {
+        if (!name) continue;
+        for (size_t i = 0; i < 256; i++) {
             double p = counts_of[i] / (double)BLOCK;
             entropy -= p > 0 ? p * log2(p) * BLOCK / 8 : 0;
         }
-        mem = malloc(lq_rans_counts_bytes(&h, 1));
+        void *mem = malloc(lq_rans_counts_bytes(&h, 1));
+        const lq_rans_counts *counts;
+        lq_rans_plan plan;
         if (!mem || lq_rans_counts_init(&counts, mem, lq_rans_counts_bytes(&h, 1), &h, 1) ||
             lq_rans_plan_counts(&plan, plan_mem, sizeof plan_mem, counts, NULL, KIND_ROWS)) {
             die("counts");
         }
         peer.option = RANS_CPU_ENC_AVX512 | RANS_CPU_DEC_AVX512;
-        for (round = 0; round < ROUNDS; round++) {
+        double encode[ROUNDS];
+        double decode[ROUNDS];
+        for (int round = 0; round < ROUNDS; round++) {
             bytes = run_kind(NULL, &plan, src, &encode[round], &decode[round]);
             run_peer(&peer, round, BLOCK);
         }
@@ -501,12 +454,10 @@ int main(void)
     double best_encode = 1e9;
     double best_decode = 1e9;
     int levels = lq_cpu_limit(-1);
-    int round;
-    int i;
-    char name[40];
     print_machine();
     setup();
-    for (i = 0; i <= levels; i++) {
+    char name[40];
+    for (int i = 0; i <= levels; i++) {
         snprintf(name, sizeof name, "ours, Z, %s", level_name[i]);
         add(name, 1, i, LQ_Z);
         snprintf(name, sizeof name, "ours, E8, %s", level_name[i]);
@@ -516,8 +467,8 @@ int main(void)
     add("htscodecs 32x16, SSE4", 0, RANS_CPU_ENC_SSE4 | RANS_CPU_DEC_SSE4, 0);
     add("htscodecs 32x16, AVX2", 0, RANS_CPU_ENC_AVX2 | RANS_CPU_DEC_AVX2, 0);
     add("htscodecs 32x16, AVX-512", 0, RANS_CPU_ENC_AVX512 | RANS_CPU_DEC_AVX512, 0);
-    for (round = 0; round < ROUNDS; round++) {
-        for (i = 0; i < run_count; i++) {
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < run_count; i++) {
             if (runs[i].ours) {
                 run_ours(&runs[i], round);
             } else {
@@ -530,7 +481,7 @@ int main(void)
             }
         }
     }
-    for (i = 0; i < run_count; i++) {
+    for (int i = 0; i < run_count; i++) {
         double e = median(runs[i].encode);
         double d = median(runs[i].decode);
         if (!runs[i].ours) {
@@ -540,7 +491,7 @@ int main(void)
     }
     printf("%-28s %14s %8s %14s %8s\n", "median of 15", "encode Msym/s", "ratio", "decode Msym/s",
            "ratio");
-    for (i = 0; i < run_count; i++) {
+    for (int i = 0; i < run_count; i++) {
         double e = runs[i].encode[ROUNDS / 2];
         double d = runs[i].decode[ROUNDS / 2];
         printf("%-28s %14.0f %8.2f %14.0f %8.2f\n", runs[i].name, SYMBOLS / e * 1e-6,

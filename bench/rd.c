@@ -84,9 +84,7 @@ static void rd_fail(const char *what, int status)
 static void *rd_alloc(size_t bytes)
 {
     void *p = calloc(bytes ? bytes : 1, 1);
-    if (!p) {
-        rd_fail("memory", LQ_E_NOMEM);
-    }
+    if (!p) rd_fail("memory", LQ_E_NOMEM);
     return p;
 }
 
@@ -106,8 +104,7 @@ static double rd_uniform(uint64_t *state)
 static void rd_gaussian(float *x, size_t count)
 {
     uint64_t state = 20240607;
-    size_t i;
-    for (i = 0; i < count; i += 2) {
+    for (size_t i = 0; i < count; i += 2) {
         double r = sqrt(-2.0 * log(rd_uniform(&state)));
         double angle = 6.283185307179586 * rd_uniform(&state);
         x[i] = (float)(r * cos(angle));
@@ -118,8 +115,7 @@ static void rd_gaussian(float *x, size_t count)
 static double rd_mse(const float *x, const float *y)
 {
     double sum = 0.0;
-    size_t i;
-    for (i = 0; i < RD_COUNT; i++) {
+    for (size_t i = 0; i < RD_COUNT; i++) {
         double e = (double)x[i] - (double)y[i];
         sum += e * e;
     }
@@ -131,8 +127,6 @@ static double rd_mse(const float *x, const float *y)
 static lq_codec *rd_codec(rd_state *s, int page, int quantizer, int bits, float step)
 {
     lq_codec_desc d;
-    lq_codec *codec;
-    int status;
     memset(&d, 0, sizeof d);
     d.tables = s->tables;
     d.profile = &s->profile;
@@ -148,10 +142,9 @@ static lq_codec *rd_codec(rd_state *s, int page, int quantizer, int bits, float 
         free(s->codec_mem);
         s->codec_mem = (uint8_t *)rd_alloc(s->codec_bytes);
     }
-    status = lq_codec_init(&codec, s->codec_mem, s->codec_bytes, &d);
-    if (status) {
-        rd_fail("lq_codec_init", status);
-    }
+    lq_codec *codec;
+    int status = lq_codec_init(&codec, s->codec_mem, s->codec_bytes, &d);
+    if (status) rd_fail("lq_codec_init", status);
     if (lq_codec_page_bound(codec) * RD_PAGES > s->pages_bytes) {
         s->pages_bytes = lq_codec_page_bound(codec) * RD_PAGES;
         free(s->pages);
@@ -169,18 +162,15 @@ static lq_codec *rd_codec(rd_state *s, int page, int quantizer, int bits, float 
 static double rd_encode(rd_state *s, const lq_codec *codec)
 {
     const void *slices[1];
-    lq_vectors src;
-    size_t written;
-    int status;
     slices[0] = s->x;
+    lq_vectors src;
     src.slices = slices;
     src.token_stride = 0;
     src.type = LQ_F32;
-    status = lq_codec_encode(codec, s->pages, s->pages_bytes, &written, s->page_bytes, &src, NULL,
-                             RD_TOKENS, s->workspace, s->workspace_bytes);
-    if (status) {
-        rd_fail("lq_codec_encode", status);
-    }
+    size_t written;
+    int status = lq_codec_encode(codec, s->pages, s->pages_bytes, &written, s->page_bytes, &src,
+                                 NULL, RD_TOKENS, s->workspace, s->workspace_bytes);
+    if (status) rd_fail("lq_codec_encode", status);
     return 8.0 * (double)written / (double)RD_COUNT;
 }
 
@@ -188,23 +178,19 @@ static void rd_decode(rd_state *s, const lq_codec *codec)
 {
     const uint8_t *pages[RD_PAGES];
     const uint8_t *at = s->pages;
-    void *slices[1];
-    lq_vectors_out dst;
-    size_t i;
-    int status;
-    for (i = 0; i < RD_PAGES; i++) {
+    for (size_t i = 0; i < RD_PAGES; i++) {
         pages[i] = at;
         at += s->page_bytes[i];
     }
+    void *slices[1];
     slices[0] = s->y;
+    lq_vectors_out dst;
     dst.slices = slices;
     dst.token_stride = 0;
     dst.type = LQ_F32;
-    status = lq_codec_decode(codec, &dst, NULL, RD_TOKENS, pages, s->page_bytes, s->workspace,
-                             s->workspace_bytes);
-    if (status) {
-        rd_fail("lq_codec_decode", status);
-    }
+    int status = lq_codec_decode(codec, &dst, NULL, RD_TOKENS, pages, s->page_bytes, s->workspace,
+                                 s->workspace_bytes);
+    if (status) rd_fail("lq_codec_decode", status);
 }
 
 /* -------------------------------------------------------------------------------- entropy coded */
@@ -217,22 +203,19 @@ static void rd_plain(rd_state *s, int quantizer, float step)
     double yp = 0.0;
     double pp = 0.0;
     size_t other = 0;
-    size_t i;
     int status = lq_lattice_nearest(s->points, s->x, RD_COUNT, step, quantizer);
-    if (status) {
-        rd_fail("lq_lattice_nearest", status);
-    }
+    if (status) rd_fail("lq_lattice_nearest", status);
     if (quantizer == LQ_Z) {
-        for (i = 0; i < RD_COUNT; i++) {
+        for (size_t i = 0; i < RD_COUNT; i++) {
             s->y[i] = (float)(floor((double)s->y[i] / (double)step + 0.5) * (double)step);
         }
         return;
     }
-    for (i = 0; i < RD_COUNT; i++) {
+    for (size_t i = 0; i < RD_COUNT; i++) {
         yp += (double)s->y[i] * s->points[i];
         pp += (double)s->points[i] * s->points[i];
     }
-    for (i = 0; i < RD_COUNT; i++) {
+    for (size_t i = 0; i < RD_COUNT; i++) {
         other += fabs((double)s->y[i] - yp / pp * s->points[i]) > 0.01 * (double)step;
     }
     if (other > RD_COUNT / 100) {
@@ -240,24 +223,18 @@ static void rd_plain(rd_state *s, int quantizer, float step)
         s->failed = 1;
     }
     status = lq_lattice_point(s->y, s->points, RD_COUNT, step, quantizer);
-    if (status) {
-        rd_fail("lq_lattice_point", status);
-    }
+    if (status) rd_fail("lq_lattice_point", status);
 }
 
 /* The step at which the pages take `rate` bits, within 1e-4, and the codec of it. */
 static lq_codec *rd_find(rd_state *s, int quantizer, double rate, float *step, double *real)
 {
     double log_step = 2.05 - rate;
-    lq_codec *codec;
-    int i;
-    for (i = 0;; i++) {
+    for (int i = 0;; i++) {
         *step = (float)exp2(log_step);
-        codec = rd_codec(s, LQ_PAGE_CODED, quantizer, 0, *step);
+        lq_codec *codec = rd_codec(s, LQ_PAGE_CODED, quantizer, 0, *step);
         *real = rd_encode(s, codec);
-        if (fabs(*real - rate) < 1e-4 || i == 30) {
-            return codec;
-        }
+        if (fabs(*real - rate) < 1e-4 || i == 30) return codec;
         log_step += (*real - rate) * (i < 15 ? 1.0 : 0.5);
     }
 }
@@ -273,10 +250,9 @@ static void rd_known(double known)
 
 static void rd_coded(rd_state *s, const rd_quantizer *q, int check)
 {
-    int i;
-    for (i = 0; i < RD_RATES; i++) {
-        float step;
+    for (int i = 0; i < RD_RATES; i++) {
         double rate, plain, decoded, mse;
+        float step;
         lq_codec *codec = rd_find(s, q->id, rd_rates[i], &step, &rate);
         rd_decode(s, codec);
         mse = rd_mse(s->x, s->y);
@@ -315,8 +291,7 @@ static double rd_uniform_mse(int bits, double step)
 {
     int levels = 1 << (bits - 1);
     double sum = 0.0;
-    int i;
-    for (i = 0; i < levels; i++) {
+    for (int i = 0; i < levels; i++) {
         double a = i * step;
         double b = i + 1 < levels ? a + step : 40.0;
         double y = a + step / 2.0;
@@ -332,17 +307,13 @@ static double rd_uniform_mse(int bits, double step)
 static double rd_fixed_mse(rd_state *s, const rd_form *f, double step)
 {
     size_t bytes = lq_fixed_bytes(RD_COUNT, f->id, f->bits);
-    int status;
-    if (!s) {
-        return rd_uniform_mse(f->bits, step);
-    }
-    status = lq_fixed_encode(s->pages, s->pages_bytes, s->x, RD_COUNT, (float)step, f->id, f->bits);
+    if (!s) return rd_uniform_mse(f->bits, step);
+    int status =
+        lq_fixed_encode(s->pages, s->pages_bytes, s->x, RD_COUNT, (float)step, f->id, f->bits);
     if (!status) {
         status = lq_fixed_decode(s->y, s->pages, bytes, RD_COUNT, (float)step, f->id, f->bits);
     }
-    if (status) {
-        rd_fail(f->name, status);
-    }
+    if (status) rd_fail(f->name, status);
     return rd_mse(s->x, s->y);
 }
 
@@ -350,8 +321,7 @@ static double rd_best_step(rd_state *s, const rd_form *f)
 {
     double low = 2.0 / (1 << f->bits);
     double high = 14.0 / (1 << f->bits);
-    int i;
-    for (i = 0; i < 24; i++) {
+    for (int i = 0; i < 24; i++) {
         double a = low + 0.381966 * (high - low);
         double b = low + 0.618034 * (high - low);
         if (rd_fixed_mse(s, f, a) < rd_fixed_mse(s, f, b)) {
@@ -368,9 +338,8 @@ static void rd_fixed(rd_state *s, const rd_form *f)
     double step = rd_best_step(s, f);
     lq_codec *codec = rd_codec(s, LQ_PAGE_FIXED, f->id, f->bits, (float)step);
     double rate = rd_encode(s, codec);
-    double mse;
     rd_decode(s, codec);
-    mse = rd_mse(s->x, s->y);
+    double mse = rd_mse(s->x, s->y);
     printf("%-11s %7.4f %8.4f %9.3e %8.4f %6.2f", f->name, rate, step, mse, mse * pow(4.0, rate),
            10.0 * log10(mse * pow(4.0, rate)));
     if (f->id == LQ_Z) {
@@ -383,16 +352,16 @@ static void rd_fixed(rd_state *s, const rd_form *f)
 int main(int argc, char **argv)
 {
     int check = argc == 2 && !strcmp(argv[1], "--check");
-    rd_state s;
     void *tables = rd_alloc(lq_tables_bytes());
     void *profile = rd_alloc(lq_profile_bytes(RD_DIMS));
-    lq_geometry geometry;
     int i, status;
     if (argc > 1 && !check) {
         (void)fprintf(stderr, "usage: rd [--check]\n");
         return 1;
     }
+    rd_state s;
     memset(&s, 0, sizeof s);
+    lq_geometry geometry;
     memset(&geometry, 0, sizeof geometry);
     s.dims[0] = RD_DIMS;
     geometry.stream = LQ_K;
@@ -406,9 +375,7 @@ int main(int argc, char **argv)
     if (!status) {
         status = lq_profile_init(&s.profile, profile, lq_profile_bytes(RD_DIMS), &geometry, 1.0f);
     }
-    if (status) {
-        rd_fail("start", status);
-    }
+    if (status) rd_fail("start", status);
     printf("2^20 samples of N(0, 1), pages of 64 x %d, bytes as written\n\n", RD_DIMS);
     printf("%-11s %7s %8s %9s %8s %6s %8s %6s %7s %7s %7s\n", "", "bits", "step", "MSE", "plain",
            "dB", "decoded", "dB", "limit", "known", "known");

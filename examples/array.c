@@ -15,8 +15,7 @@ static float x[COUNT], y[COUNT];
 static void report(const char *name, size_t bytes, int status)
 {
     double error = 0, power = 0;
-    int i;
-    for (i = 0; i < COUNT; i++) {
+    for (int i = 0; i < COUNT; i++) {
         error += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
         power += (double)x[i] * (double)x[i];
     }
@@ -30,7 +29,6 @@ int main(void)
     size_t bound = lq_compress_bound(ROWS, DIMS, LQ_F32);
     size_t work_bytes, bytes, row_bytes = lq_quantize_row_bytes(DIMS, LQ_E8, 4);
     unsigned char *packed = (unsigned char *)malloc(bound), *rows;
-    void *work;
     int status, i, k;
     desc.quantizer = LQ_E8;
     desc.bits = 3;
@@ -40,7 +38,7 @@ int main(void)
         }
     }
     work_bytes = lq_compress_workspace_bytes(ROWS, DIMS, LQ_F32, &desc);
-    work = malloc(work_bytes); /* decoding takes less */
+    void *work = malloc(work_bytes); /* decoding takes less */
     status = lq_compress(packed, bound, &bytes, x, ROWS, DIMS, LQ_F32, &desc, work, work_bytes);
     if (!status) {
         status = lq_decompress(y, sizeof y, LQ_F32, packed, bytes, NULL, work, work_bytes);

@@ -64,14 +64,11 @@ typedef struct cal_job {
 
 static void cal_load(cal_job *job, size_t index, cal_set *set)
 {
-    int i;
     memset(set, 0, sizeof *set);
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         kf_tensor *t = &set->of[i];
         kf_tensor *shape = &job->shape[i];
-        if (!job->count[i]) {
-            continue;
-        }
+        if (!job->count[i]) continue;
         kf_load(t, job->files[i][index]);
         if (index == 0) {
             *shape = *t;
@@ -88,8 +85,7 @@ static void cal_load(cal_job *job, size_t index, cal_set *set)
 
 static void cal_free(cal_set *set)
 {
-    int i;
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         free(set->of[i].data);
     }
 }
@@ -99,8 +95,7 @@ static void **cal_rows(const kf_tensor *t, size_t skip)
 {
     size_t size = t->dim * lq_type_bytes(t->type);
     void **rows = (void **)kf_alloc(t->layers * t->heads, sizeof *rows);
-    size_t i;
-    for (i = 0; i < t->layers * t->heads; i++) {
+    for (size_t i = 0; i < t->layers * t->heads; i++) {
         rows[i] = (uint8_t *)t->data + (i * t->tokens + skip) * size;
     }
     return rows;
@@ -111,9 +106,6 @@ static void **cal_rows(const kf_tensor *t, size_t skip)
 static void cal_open_group(cal_job *job, cal_group *g, int stream, size_t first, size_t count)
 {
     size_t dims = count * job->shape[stream].dim;
-    const char *why;
-    size_t bytes;
-    void *sums;
     if (count > LQ_ARCHIVE_MAX_SLICES || dims > LQ_ARCHIVE_MAX_DIMS) {
         kf_fail("--group: %.0f heads with %.0f dims are too many for one group", (double)count,
                 (double)dims);
@@ -123,11 +115,12 @@ static void cal_open_group(cal_job *job, cal_group *g, int stream, size_t first,
     g->geometry.slice_count = (uint32_t)count;
     g->geometry.slice_dims = job->dims[stream];
     g->geometry.rope = stream || !job->freqs ? NULL : &job->rope;
+    const char *why;
     if (lq_geometry_check(&g->geometry, &why)) {
         kf_fail("%s: %s", job->shape[stream].name, why);
     }
-    bytes = lq_klt_bytes(&g->geometry);
-    sums = kf_alloc(bytes, 1);
+    size_t bytes = lq_klt_bytes(&g->geometry);
+    void *sums = kf_alloc(bytes, 1);
     if (lq_klt_init(&g->klt, sums, bytes, &g->geometry)) {
         kf_fail("%s: its groups cannot be fitted", job->shape[stream].name);
     }
@@ -138,8 +131,7 @@ static void cal_open_group(cal_job *job, cal_group *g, int stream, size_t first,
 static void cal_open(cal_job *job)
 {
     size_t rows[2], i;
-    int stream;
-    for (stream = 0; stream < 2; stream++) {
+    for (int stream = 0; stream < 2; stream++) {
         const kf_tensor *t = &job->shape[stream];
         rows[stream] = t->layers * t->heads;
         job->dims[stream] = (uint32_t *)kf_alloc(rows[stream], sizeof *job->dims[stream]);
@@ -151,7 +143,7 @@ static void cal_open(cal_job *job)
         job->freqs = kf_rope(&job->rope, job->theta, job->shape[0].dim, job->layout);
     }
     job->groups = (cal_group *)kf_alloc(rows[0] + rows[1], sizeof *job->groups);
-    for (stream = 0; stream < 2; stream++) {
+    for (int stream = 0; stream < 2; stream++) {
         size_t most = job->group_layers ? job->group_layers * job->shape[stream].heads : 1;
         for (i = 0; i < rows[stream]; i += most) {
             cal_open_group(job, &job->groups[job->group_count++], stream, i,
@@ -171,20 +163,17 @@ static void cal_add(cal_job *job, const cal_set *set, int which)
     size_t readers = which == 2 ? t->heads / set->of[0].heads : 1; /* of a row of K */
     void **rows = cal_rows(t, skip);
     uint32_t *reads = (uint32_t *)kf_alloc(t->layers * t->heads, sizeof *reads);
-    size_t i;
-    for (i = 0; i < t->layers * t->heads; i++) {
+    for (size_t i = 0; i < t->layers * t->heads; i++) {
         reads[i] = (uint32_t)(i / readers);
     }
-    for (i = 0; i < job->group_count && skip < t->tokens; i++) {
+    for (size_t i = 0; i < job->group_count && skip < t->tokens; i++) {
         cal_group *g = &job->groups[i];
         const lq_vectors src = {(const void *const *)rows + g->first * readers, 0, t->type};
         lq_positions at = {0, 1, NULL};
-        int status;
-        if ((g->geometry.stream == LQ_V) != (which == 1)) {
-            continue;
-        }
+        if ((g->geometry.stream == LQ_V) != (which == 1)) continue;
         kf_progress("adding", i, job->group_count);
         at.first = (int64_t)(set->first[which] + skip);
+        int status;
         status =
             which == 2
                 ? lq_klt_add_queries(&g->klt, &src, reads, g->geometry.slice_count * readers, &at,
@@ -202,11 +191,8 @@ static void cal_add(cal_job *job, const cal_set *set, int which)
 
 static void cal_add_set(cal_job *job, const cal_set *set)
 {
-    int i;
-    for (i = 0; i < 3; i++) {
-        if (set->of[i].data) {
-            cal_add(job, set, i);
-        }
+    for (int i = 0; i < 3; i++) {
+        if (set->of[i].data) cal_add(job, set, i);
     }
 }
 
@@ -214,12 +200,10 @@ static void cal_add_set(cal_job *job, const cal_set *set)
 static float cal_key_unit(const cal_job *job)
 {
     const lq_klt **klts = (const lq_klt **)kf_alloc(job->group_count, sizeof *klts);
-    float unit;
-    size_t i;
-    for (i = 0; i < job->group_count; i++) {
+    for (size_t i = 0; i < job->group_count; i++) {
         klts[i] = &job->groups[i].klt;
     }
-    unit = lq_klt_unit_of(klts, job->group_count);
+    float unit = lq_klt_unit_of(klts, job->group_count);
     free(klts);
     return unit;
 }
@@ -227,27 +211,23 @@ static float cal_key_unit(const cal_job *job)
 static void cal_solve(cal_job *job)
 {
     lq_klt_desc d;
-    const char *why;
-    size_t i;
     memset(&d, 0, sizeof d);
     d.step = (float)job->step;
     d.beta = job->beta > 0.0 ? (float)job->beta : -1.0f;
     d.unit = cal_key_unit(job);
-    if (lq_klt_check(&d, &why)) {
-        kf_fail("%s", why);
-    }
-    for (i = 0; i < job->group_count; i++) {
+    const char *why;
+    if (lq_klt_check(&d, &why)) kf_fail("%s", why);
+    for (size_t i = 0; i < job->group_count; i++) {
         cal_group *g = &job->groups[i];
         size_t bound = lq_klt_profile_bound(&g->klt);
         uint8_t *profile = (uint8_t *)kf_alloc(bound, 1);
-        int status;
         kf_progress("solving", i, job->group_count);
         if (g->klt.tokens < 64) {
             kf_fail("%.0f tokens behind the sinks are too few to fit to",
                     (double)(g->klt.tokens + g->klt.held_out));
         }
-        status = lq_klt_profile(&g->klt, profile, bound, &g->profile_bytes, &d, &g->report,
-                                job->workspace, job->workspace_bytes);
+        int status = lq_klt_profile(&g->klt, profile, bound, &g->profile_bytes, &d, &g->report,
+                                    job->workspace, job->workspace_bytes);
         if (status) {
             kf_fail("%s: no profile comes out (%s)", job->shape[g->geometry.stream == LQ_V].name,
                     lq_status_string(status));
@@ -261,11 +241,9 @@ static void cal_solve(cal_job *job)
 
 static void cal_print_fit(const cal_job *job, size_t bytes)
 {
-    int stream;
-    for (stream = 0; stream < 2; stream++) {
+    for (int stream = 0; stream < 2; stream++) {
         double n = 0.0, rank = 0.0, bits = 0.0, channels = 0.0;
-        size_t i;
-        for (i = 0; i < job->group_count; i++) {
+        for (size_t i = 0; i < job->group_count; i++) {
             const cal_group *g = &job->groups[i];
             if ((g->geometry.stream == LQ_V) == stream) {
                 n += 1.0;
@@ -316,8 +294,6 @@ static int cal_pack(lq_archive_writer *w, const cal_trial *c, const cal_group *g
     lq_positions at = {0, 1, NULL};
     lq_archive_profile_desc name = {NULL, 0, NULL};
     lq_archive_pack_desc d;
-    const char *why;
-    void *workspace;
     int status = LQ_OK;
     memset(&d, 0, sizeof d);
     d.tables = c->tables;
@@ -330,11 +306,12 @@ static int cal_pack(lq_archive_writer *w, const cal_trial *c, const cal_group *g
         name.hash = profile->dense->hash;
         status = lq_archive_add_profile(w, &name, &d.profile_id);
     }
+    const char *why;
     if (!status && lq_archive_pack_check(w, &d, &why)) {
         kf_fail("%s: %s", c->t->name, why);
     }
     at.first = (int64_t)c->first;
-    workspace = kf_alloc(lq_archive_pack_workspace_bytes(&d), 1);
+    void *workspace = kf_alloc(lq_archive_pack_workspace_bytes(&d), 1);
     if (!status) {
         status = lq_archive_pack(w, &d, &src, &at, c->t->tokens, workspace,
                                  lq_archive_pack_workspace_bytes(&d));
@@ -353,11 +330,8 @@ static int cal_write_group(lq_archive_writer *w, const cal_job *job, size_t inde
     lq_archive_profile_desc profile = {NULL, 0, NULL};
     lq_archive_group_desc d;
     lq_slice *slices = (lq_slice *)kf_alloc(g->geometry.slice_count, sizeof *slices);
-    uint32_t id;
-    size_t i;
-    int status;
     memset(&d, 0, sizeof d);
-    for (i = 0; i < g->geometry.slice_count; i++) {
+    for (size_t i = 0; i < g->geometry.slice_count; i++) {
         slices[i].layer = (uint32_t)((g->first + i) / heads);
         slices[i].head = (uint32_t)((g->first + i) % heads);
         slices[i].dims = g->geometry.slice_dims[i];
@@ -366,7 +340,8 @@ static int cal_write_group(lq_archive_writer *w, const cal_job *job, size_t inde
     d.rope = g->geometry.rope ? rope : LQ_ARCHIVE_NONE;
     d.slices = slices;
     d.slice_count = g->geometry.slice_count;
-    status = lq_archive_add_group(w, &d, &id);
+    uint32_t id;
+    int status = lq_archive_add_group(w, &d, &id);
     free(slices);
     if (status || c) {
         return status ? status
@@ -382,31 +357,27 @@ static int cal_write_group(lq_archive_writer *w, const cal_job *job, size_t inde
 static void cal_write(const cal_job *job, const cal_trial *c, kf_bytes *dst)
 {
     lq_archive_writer_desc d;
-    lq_archive_writer w;
     uint32_t rope = LQ_ARCHIVE_NONE;
-    size_t i;
-    int status;
     memset(&d, 0, sizeof d);
     d.write_fn = kf_collect;
     d.user = dst;
     d.directory_bytes = 16 + 2 * (size_t)job->rope.rotary_dims;
-    for (i = 0; i < job->group_count; i++) {
+    for (size_t i = 0; i < job->group_count; i++) {
         d.directory_bytes += 65536 + 8 * (size_t)job->groups[i].geometry.slice_count;
         d.directory_bytes += job->groups[i].profile_bytes;
     }
     d.directory = kf_alloc(d.directory_bytes, 1);
-    status = lq_archive_writer_init(&w, &d);
+    lq_archive_writer w;
+    int status = lq_archive_writer_init(&w, &d);
     if (!status && job->freqs && !(c && c->stream == LQ_V)) {
         status = lq_archive_add_rope(&w, &job->rope, &rope);
     }
-    for (i = 0; i < job->group_count && !status; i++) {
+    for (size_t i = 0; i < job->group_count && !status; i++) {
         if (!c || job->groups[i].geometry.stream == c->stream) {
             status = cal_write_group(&w, job, i, rope, c);
         }
     }
-    if (!status) {
-        status = lq_archive_finish(&w);
-    }
+    if (!status) status = lq_archive_finish(&w);
     free(d.directory);
     if (status) {
         kf_fail("%s: cannot be written (%s)", c ? c->t->name : "profiles",
@@ -421,11 +392,10 @@ static kf_tensor cal_cut(const kf_tensor *src, size_t first, size_t count)
 {
     kf_tensor t = *src;
     void **rows = cal_rows(src, first);
-    size_t i;
     t.tokens = count;
     t.type = LQ_F32;
     t.data = kf_alloc(t.layers * t.heads * count, t.dim * sizeof(float));
-    for (i = 0; i < t.layers * t.heads; i++) {
+    for (size_t i = 0; i < t.layers * t.heads; i++) {
         if (lq_f32_from_type((float *)t.data + i * count * t.dim, rows[i], count * t.dim,
                              src->type)) {
             kf_fail("%s: cannot be read", src->name);
@@ -441,16 +411,15 @@ static kf_tensor cal_delta(const cal_job *job, const cal_trial *c, const kf_byte
     kf_tensor y = cal_cut(c->t, 0, c->t->tokens);
     void **rows = cal_rows(&y, 0);
     lq_archive_source source;
-    lq_archive_unpack_desc d;
-    kf_reader r;
-    size_t i;
     memset(&source, 0, sizeof source);
+    lq_archive_unpack_desc d;
     memset(&d, 0, sizeof d);
     source.bytes = archive->at;
     source.size = archive->count;
+    kf_reader r;
     kf_open(&r, &source, "the archive in memory");
     d.tables = c->tables;
-    for (i = 0; i < job->group_count; i++) {
+    for (size_t i = 0; i < job->group_count; i++) {
         const cal_group *g = &job->groups[i];
         const lq_vectors_out out = {rows + g->first, 0, LQ_F32};
         size_t bytes = lq_archive_unpack_workspace_bytes(&r.reader, d.group);
@@ -466,7 +435,7 @@ static kf_tensor cal_delta(const cal_job *job, const cal_trial *c, const kf_byte
             d.group++;
         }
     }
-    for (i = 0; i < y.layers * y.heads * y.tokens * y.dim; i++) {
+    for (size_t i = 0; i < y.layers * y.heads * y.tokens * y.dim; i++) {
         ((float *)y.data)[i] -= ((const float *)c->t->data)[i];
     }
     free(rows);
@@ -481,16 +450,13 @@ static void cal_try(const cal_job *job, const cal_trial *c, const kf_tensor *q)
     size_t layer = t->heads * t->tokens * t->dim;
     double error = 0.0;
     kf_bytes bytes = {NULL, 0, 0};
-    kf_tensor delta;
-    const float *x;
-    size_t i;
     cal_write(job, c, &bytes);
-    delta = cal_delta(job, c, &bytes);
-    x = (const float *)delta.data;
-    for (i = 0; i < t->layers * layer && c->stream == LQ_V; i++) {
+    kf_tensor delta = cal_delta(job, c, &bytes);
+    const float *x = (const float *)delta.data;
+    for (size_t i = 0; i < t->layers * layer && c->stream == LQ_V; i++) {
         error += (double)x[i] * (double)x[i] / (double)layer;
     }
-    for (i = 0; i < t->layers && c->stream == LQ_K; i++) {
+    for (size_t i = 0; i < t->layers && c->stream == LQ_K; i++) {
         const float *queries = (const float *)q->data + i * q->heads * q->tokens * q->dim;
         error += kf_logit_error(q, queries, t, x + i * layer);
     }
@@ -505,24 +471,23 @@ static void cal_judge(const cal_job *job, const cal_set *set, const kf_bytes *fi
 {
     static const double steps[3] = {0.2, 0.35, 0.7};
     kf_profiles profiles;
-    cal_trial c;
-    void *mem;
     size_t half = set->of[2].tokens / 2;
-    cal_set rest;
-    size_t i;
     memset(&profiles, 0, sizeof profiles);
     profiles.bytes = *file;
     kf_profiles_load(&profiles, "the profiles in memory");
+    cal_trial c;
     memset(&c, 0, sizeof c);
+    void *mem;
     c.tables = kf_tables(&mem);
     c.first = job->sinks + CAL_FITTED;
-    for (i = 0; i < 3; i++) {
+    cal_set rest;
+    for (size_t i = 0; i < 3; i++) {
         size_t first = i < 2 ? c.first : half;
         rest.of[i] = cal_cut(&set->of[i], first, set->of[i].tokens - first);
     }
     printf("the %.0f tokens behind     K: bits/el logit MSE   V: bits/el       MSE\n",
            (double)rest.of[0].tokens);
-    for (i = 0; i < 12; i++) {
+    for (size_t i = 0; i < 12; i++) {
         c.step = steps[i / 4];
         c.profiles = i / 2 % 2 ? NULL : &profiles;
         c.stream = i % 2 ? LQ_V : LQ_K;
@@ -543,11 +508,10 @@ static void cal_judge(const cal_job *job, const cal_set *set, const kf_bytes *fi
 
 static void cal_run_sample(cal_job *job, kf_bytes *file)
 {
-    const char *names[3];
     cal_set all, part;
-    int i;
+    const char *names[3];
     kf_sample(names);
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         job->files[i][0] = names[i];
         job->count[i] = 1;
     }
@@ -557,7 +521,7 @@ static void cal_run_sample(cal_job *job, kf_bytes *file)
                 (double)all.of[0].tokens, (double)job->sinks);
     }
     part = all;
-    for (i = 0; i < 3; i++) { /* half of the queries, the others judge */
+    for (int i = 0; i < 3; i++) { /* half of the queries, the others judge */
         part.of[i] = cal_cut(&all.of[i], 0, i < 2 ? job->sinks + CAL_FITTED : all.of[2].tokens / 2);
     }
     cal_open(job);
@@ -573,13 +537,10 @@ static void cal_run_sample(cal_job *job, kf_bytes *file)
 static void cal_run_files(cal_job *job, kf_bytes *file)
 {
     size_t sets = job->count[0] ? job->count[0] : job->count[1];
-    size_t i;
-    for (i = 0; i < sets; i++) {
+    for (size_t i = 0; i < sets; i++) {
         cal_set set;
         cal_load(job, i, &set);
-        if (i == 0) {
-            cal_open(job);
-        }
+        if (i == 0) cal_open(job);
         cal_add_set(job, &set);
         cal_free(&set);
     }
@@ -593,12 +554,11 @@ static void cal_show_group(const kf_group *g, const lq_tables *tables)
     static const float steps[4] = {0.1f, 0.2f, 0.35f, 0.7f};
     const lq_slice *last = &g->slices[g->desc.slice_count - 1];
     char layers[32], heads[32];
-    size_t i;
     (void)snprintf(layers, sizeof layers, "%u-%u", g->slices[0].layer, last->layer);
     (void)snprintf(heads, sizeof heads, "%u-%u", g->slices[0].head, last->head);
     printf("%s %9s %7s %5u %5u %9.0f", g->desc.stream == LQ_V ? "V" : "K", layers, heads,
            g->profile.dims, g->profile.dense->rank, (double)g->file.count);
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         lq_rate rate;
         if (lq_rate_of(&rate, tables, &g->profile, steps[i])) {
             kf_fail("layer %u, head %u: the rate is not known", g->slices[0].layer,
@@ -607,7 +567,7 @@ static void cal_show_group(const kf_group *g, const lq_tables *tables)
         printf(" %6.3f", rate.bits / (double)g->profile.dims);
     }
     printf("  ");
-    for (i = 0; i < 16; i++) {
+    for (size_t i = 0; i < 16; i++) {
         printf("%02x", g->profile.dense->hash[i]);
     }
     printf("\n");
@@ -616,15 +576,13 @@ static void cal_show_group(const kf_group *g, const lq_tables *tables)
 static void cal_run_show(const char *name)
 {
     kf_profiles p;
-    lq_rope rope;
-    const lq_tables *tables;
-    void *mem;
-    size_t i;
     memset(&p, 0, sizeof p);
     kf_read_all(name, &p.bytes);
     kf_profiles_load(&p, name);
-    tables = kf_tables(&mem);
+    void *mem;
+    const lq_tables *tables = kf_tables(&mem);
     printf("%s: %.0f bytes, %.0f groups, ", name, (double)p.bytes.count, (double)p.count);
+    lq_rope rope;
     if (lq_archive_rope(&p.r.reader, 0, &rope, NULL, 0)) {
         printf("no RoPE\n");
     } else {
@@ -633,7 +591,7 @@ static void cal_run_show(const char *name)
     }
     printf("     layers   heads  dims  rank     bytes     bits an element at step     hash\n");
     printf("%38s %6g %6g %6g %6g\n", "", 0.1, 0.2, 0.35, 0.7);
-    for (i = 0; i < p.count; i++) {
+    for (size_t i = 0; i < p.count; i++) {
         cal_show_group(&p.groups[i], tables);
     }
     kf_profiles_free(&p);
@@ -662,23 +620,18 @@ static const char cal_usage[] =
 
 static void cal_file(cal_job *job, int which, const char *value)
 {
-    if (job->count[which] == CAL_SETS) {
-        kf_fail("more than %d texts", CAL_SETS);
-    }
+    if (job->count[which] == CAL_SETS) kf_fail("more than %d texts", CAL_SETS);
     job->files[which][job->count[which]++] = value;
 }
 
 static void cal_option(cal_job *job, const char *name, const char *value)
 {
     static const char *const files[3] = {"--k", "--v", "--q"};
-    int i;
     if (strncmp(name, "--", 2) != 0) {
         kf_fail("unknown option '%s' (--help lists them)", name);
     }
-    if (!value) {
-        kf_fail("%s wants a value (--help lists the options)", name);
-    }
-    for (i = 0; i < 3; i++) {
+    if (!value) kf_fail("%s wants a value (--help lists the options)", name);
+    for (int i = 0; i < 3; i++) {
         if (!strcmp(name, files[i])) {
             cal_file(job, i, value);
             return;
@@ -713,11 +666,7 @@ static void cal_option(cal_job *job, const char *name, const char *value)
 /* What the options say together. */
 static void cal_settle(const cal_job *job, int argc)
 {
-    size_t i;
-    int which;
-    if (job->show && argc != 3) {
-        kf_fail("--show wants a file and nothing else");
-    }
+    if (job->show && argc != 3) kf_fail("--show wants a file and nothing else");
     if (job->count[0] && job->count[1] && job->count[0] != job->count[1]) {
         kf_fail("every --k wants its --v: %.0f and %.0f are given", (double)job->count[0],
                 (double)job->count[1]);
@@ -729,8 +678,8 @@ static void cal_settle(const cal_job *job, int argc)
     if (job->count[0] + job->count[1] && !job->out) {
         kf_fail("--out wants to be given: where the profiles go");
     }
-    for (which = 0; which < 3; which++) {
-        for (i = 0; i < job->count[which]; i++) {
+    for (int which = 0; which < 3; which++) {
+        for (size_t i = 0; i < job->count[which]; i++) {
             if (!strcmp(job->files[which][i], job->out)) {
                 kf_fail("%s: named twice", job->out);
             }
@@ -742,14 +691,13 @@ int main(int argc, char **argv)
 {
     static cal_job job;
     kf_bytes file = {NULL, 0, 0};
-    int i;
     job.theta = 1e5;
     job.layout = LQ_ROPE_HALF;
     job.group_layers = 1;
     job.step = 0.2;
     job.beta = 0.5;
     job.sinks = 4;
-    for (i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             (void)fputs(cal_usage, stdout);
             return kf_finish();
@@ -766,9 +714,7 @@ int main(int argc, char **argv)
         cal_run_show(job.show);
         return kf_finish();
     }
-    if (job.out) {
-        kf_probe(job.out);
-    }
+    if (job.out) kf_probe(job.out);
     if (job.count[0] + job.count[1]) {
         cal_run_files(&job, &file);
     } else {

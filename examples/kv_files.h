@@ -92,9 +92,7 @@ static void kf_progress(const char *what, size_t done, size_t total)
 {
 #ifdef KF_POSIX
     static int terminal = -1;
-    if (terminal < 0) {
-        terminal = isatty(2);
-    }
+    if (terminal < 0) terminal = isatty(2);
     if (terminal && what) {
         int percent = (int)(100.0 * (double)done / (double)total);
         int n = fprintf(stderr, "\r%-24.24s %3d %%", what, percent);
@@ -116,20 +114,15 @@ __attribute__((noreturn, format(printf, 1, 2)))
 static void
 kf_fail(const char *format, ...)
 {
-    char line[1024];
-    char *at;
     va_list list;
     va_start(list, format);
+    char line[1024];
     (void)vsnprintf(line, sizeof line, format, list);
     va_end(list);
-    for (at = line; *at; at++) { /* names come from outside: keep them printable */
-        if ((unsigned char)*at < 32 || *at == 127) {
-            *at = '?';
-        }
+    for (char *at = line; *at; at++) { /* names come from outside: keep them printable */
+        if ((unsigned char)*at < 32 || *at == 127) *at = '?';
     }
-    if (kf_partial) {
-        (void)remove(kf_partial);
-    }
+    if (kf_partial) (void)remove(kf_partial);
     kf_progress(NULL, 0, 1);
     (void)fflush(stdout);
     (void)fprintf(stderr, KF_PROGRAM ": %s\n", line);
@@ -138,11 +131,10 @@ kf_fail(const char *format, ...)
 
 static void *kf_alloc(size_t count, size_t size)
 {
-    void *p;
     if (size && count > (size_t)-1 / 2 / size) {
         kf_fail("an array of %.0f bytes does not fit in memory", (double)count * (double)size);
     }
-    p = calloc(count ? count : 1, size ? size : 1);
+    void *p = calloc(count ? count : 1, size ? size : 1);
     if (!p) {
         kf_fail("out of memory (%.0f bytes wanted)", (double)count * (double)size);
     }
@@ -156,9 +148,7 @@ static int kf_collect(void *user, const void *bytes, size_t count)
     if (count > b->room - b->count) {
         size_t room = b->room * 2 > b->count + count ? b->room * 2 : b->count + count + 65536;
         uint8_t *at = (uint8_t *)realloc(b->at, room);
-        if (!at) {
-            return -1;
-        }
+        if (!at) return -1;
         b->at = at;
         b->room = room;
     }
@@ -183,8 +173,7 @@ static size_t kf_elements(const kf_tensor *t)
     const size_t limit[4] = {65535, 65535, 0x7fffffff, LQ_ARCHIVE_MAX_DIMS};
     const char *const axis[4] = {"layers", "heads", "tokens", "dim"};
     size_t n = 1;
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         if (shape[i] == 0) {
             kf_fail("%s: the shape has a 0 (%s)", t->name, axis[i]);
         }
@@ -193,7 +182,7 @@ static size_t kf_elements(const kf_tensor *t)
         }
         n *= shape[i];
     }
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         if (shape[i] > limit[i]) {
             kf_fail("%s: %.0f %s, more than %.0f", t->name, (double)shape[i], axis[i],
                     (double)limit[i]);
@@ -207,12 +196,10 @@ static void kf_order(void *data, size_t count, size_t bytes, int big)
 {
     uint8_t *p = (uint8_t *)data;
     const uint16_t one = 1;
-    uint8_t low;
     size_t i, j;
+    uint8_t low;
     memcpy(&low, &one, 1);
-    if (big == !low) {
-        return;
-    }
+    if (big == !low) return;
     for (i = 0; i < count; i++, p += bytes) {
         for (j = 0; j < bytes / 2; j++) {
             uint8_t kept = p[j];
@@ -228,9 +215,7 @@ static int kf_accept(const char **at, char c)
     while (**at == ' ' || **at == '\n' || **at == '\t') {
         ++*at;
     }
-    if (**at != c) {
-        return 0;
-    }
+    if (**at != c) return 0;
     *at += c != '\0';
     return 1;
 }
@@ -260,16 +245,12 @@ static int kf_tuple(const char **at, size_t dims[5])
     }
     while (!kf_accept(at, ')')) {
         size_t value = 0;
-        if (**at < '0' || **at > '9') {
-            return -1;
-        }
+        if (**at < '0' || **at > '9') return -1;
         for (; **at >= '0' && **at <= '9'; ++*at) {
             size_t digit = (size_t)(**at - '0');
             value = value > ((size_t)-1 - digit) / 10 ? (size_t)-1 : value * 10 + digit;
         }
-        if (n < 5) {
-            dims[n] = value;
-        }
+        if (n < 5) dims[n] = value;
         n += n < 1000;
         if (!kf_accept(at, ',') && (*at)[strspn(*at, " ")] != ')') {
             return -1;
@@ -285,7 +266,6 @@ static void kf_axes(kf_tensor *t, const size_t *dims, int rank, const char *text
     static const char wrong[] = "not that of a KV cache";
     size_t all[4] = {1, 0, 0, 0}; /* a missing axis of layers is 1 */
     int from = 0;                 /* the file's axis that becomes axis i */
-    int i;
     t->axes = rank == 4      ? KF_PLAIN
               : rank == 3    ? KF_OF_LAYER
               : rank != 5    ? KF_AXES
@@ -296,7 +276,7 @@ static void kf_axes(kf_tensor *t, const size_t *dims, int rank, const char *text
         kf_fail("%s: shape %.*s, %d axes, %s: wanted " KF_SHAPES, t->name, (int)kf_min(count, 100),
                 text, rank, rank == 5 ? batch : wrong);
     }
-    for (i = t->axes == KF_OF_LAYER; i < 4; i++, from++) {
+    for (int i = t->axes == KF_OF_LAYER; i < 4; i++, from++) {
         from +=
             (t->axes == KF_BATCH_FIRST && from == 0) || (t->axes == KF_BATCH_SECOND && from == 1);
         all[i] = dims[from];
@@ -324,15 +304,14 @@ static const kf_dtype *kf_find_dtype(const kf_tensor *t, const char *descr)
 /* The Python dictionary in front of the numbers. */
 static const kf_dtype *kf_npy_header(kf_tensor *t, const char *at, int *fortran)
 {
-    char key[16];
     char descr[64] = "";
     size_t dims[5] = {0, 0, 0, 0, 0};
-    const kf_dtype *dtype;
     const char *shape = at;
     size_t shape_bytes = 0;
     int rank = -1;
     int good = kf_accept(&at, '{');
     *fortran = -1;
+    char key[16];
     while (good && !kf_accept(&at, '}')) {
         kf_quoted(&at, key, sizeof key);
         good = kf_accept(&at, ':');
@@ -361,7 +340,7 @@ static const kf_dtype *kf_npy_header(kf_tensor *t, const char *at, int *fortran)
     if (!good || !kf_accept(&at, '\0') || !descr[0] || *fortran < 0 || rank < 0) {
         kf_fail("%s: the .npy header is malformed", t->name);
     }
-    dtype = kf_find_dtype(t, descr);
+    const kf_dtype *dtype = kf_find_dtype(t, descr);
     kf_axes(t, dims, rank, shape, shape_bytes);
     t->type = dtype->type;
     t->title = dtype->title;
@@ -371,11 +350,8 @@ static const kf_dtype *kf_npy_header(kf_tensor *t, const char *at, int *fortran)
 /* Reads magic, version and header; the file stands at the numbers afterwards. */
 static const kf_dtype *kf_npy_front(kf_tensor *t, FILE *file, int *fortran)
 {
-    const kf_dtype *dtype;
     uint8_t front[12];
-    size_t bytes;
     size_t wide = 0;
-    char *text;
     size_t got = fread(front, 1, 10, file);
     if (got == 10 && !memcmp(front, "PK\3\4", 4)) {
         kf_fail("%s: not a .npy file but a zip archive (.npz, .pt): give the array in it", t->name);
@@ -386,7 +362,7 @@ static const kf_dtype *kf_npy_front(kf_tensor *t, FILE *file, int *fortran)
     if (front[6] < 1 || front[6] > 3 || front[7] != 0) {
         kf_fail("%s: .npy version %d.%d is unknown", t->name, front[6], front[7]);
     }
-    bytes = front[8] | (size_t)front[9] << 8;
+    size_t bytes = front[8] | (size_t)front[9] << 8;
     if (front[6] > 1) {
         wide = fread(front + 10, 1, 2, file);
         bytes |= (size_t)front[10] << 16 | (size_t)front[11] << 24;
@@ -394,7 +370,7 @@ static const kf_dtype *kf_npy_front(kf_tensor *t, FILE *file, int *fortran)
     if ((front[6] > 1 && wide != 2) || bytes > 65535) {
         kf_fail("%s: the .npy header is malformed", t->name);
     }
-    text = (char *)kf_alloc(bytes + 1, 1);
+    char *text = (char *)kf_alloc(bytes + 1, 1);
     t->data = text; /* still reachable if the header is bad */
     if (fread(text, 1, bytes, file) != bytes) {
         kf_fail("%s: cut short in the .npy header", t->name);
@@ -402,7 +378,7 @@ static const kf_dtype *kf_npy_front(kf_tensor *t, FILE *file, int *fortran)
     if (memchr(text, '\0', bytes)) {
         kf_fail("%s: the .npy header is malformed", t->name);
     }
-    dtype = kf_npy_header(t, text, fortran);
+    const kf_dtype *dtype = kf_npy_header(t, text, fortran);
     free(text);
     t->data = NULL;
     return dtype;
@@ -420,8 +396,7 @@ static void kf_bad_number(const kf_tensor *t, size_t i, const char *what)
 static void kf_no_nan(const kf_tensor *t, size_t count)
 {
     const uint16_t exponent = t->type == LQ_F16 ? 0x7c00 : 0x7f80; /* of the upper 16 bits */
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         uint32_t u = 0;
         uint16_t h = 0;
         if (t->type == LQ_F32) {
@@ -430,9 +405,7 @@ static void kf_no_nan(const kf_tensor *t, size_t count)
         } else {
             memcpy(&h, (const uint8_t *)t->data + 2 * i, 2);
         }
-        if ((h & exponent) == exponent) {
-            kf_bad_number(t, i, "NaN or infinity");
-        }
+        if ((h & exponent) == exponent) kf_bad_number(t, i, "NaN or infinity");
     }
 }
 
@@ -464,16 +437,14 @@ static void kf_transpose(kf_tensor *t, size_t bytes)
 static void kf_narrow(kf_tensor *t, size_t count)
 {
     uint8_t *p = (uint8_t *)t->data;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         double wide;
-        float x;
         memcpy(&wide, p + 8 * i, 8);
         if (fabs(wide) > (double)FLT_MAX) { /* not NaN, which kf_no_nan finds */
             kf_bad_number(t, i,
                           wide - wide == 0.0 ? "a number too large for f32" : "NaN or infinity");
         }
-        x = (float)wide;
+        float x = (float)wide;
         memcpy(p + 4 * i, &x, 4);
     }
 }
@@ -496,13 +467,9 @@ static void kf_read_numbers(kf_tensor *t, FILE *file, size_t bytes)
     }
     while (got < bytes) {
         size_t n = fread((uint8_t *)t->data + got, 1, kf_min(bytes - got, (size_t)1 << 24), file);
-        if (n == 0) {
-            kf_fail(cut, t->name, (double)got, (double)bytes);
-        }
+        if (n == 0) kf_fail(cut, t->name, (double)got, (double)bytes);
         got += n;
-        if (bytes > (size_t)1 << 26) {
-            kf_progress("reading", got, bytes);
-        }
+        if (bytes > (size_t)1 << 26) kf_progress("reading", got, bytes);
     }
     if (fgetc(file) != EOF) {
         kf_fail("%s: bytes behind the numbers that the shape wants", t->name);
@@ -511,26 +478,17 @@ static void kf_read_numbers(kf_tensor *t, FILE *file, size_t bytes)
 
 static void kf_load(kf_tensor *t, const char *name)
 {
-    const kf_dtype *dtype;
-    FILE *file;
-    size_t count;
-    int fortran;
     t->name = name;
-    file = fopen(name, "rb");
-    if (!file) {
-        kf_fail("%s: cannot open (%s)", name, strerror(errno));
-    }
-    dtype = kf_npy_front(t, file, &fortran);
-    count = kf_elements(t);
+    FILE *file = fopen(name, "rb");
+    if (!file) kf_fail("%s: cannot open (%s)", name, strerror(errno));
+    int fortran;
+    const kf_dtype *dtype = kf_npy_front(t, file, &fortran);
+    size_t count = kf_elements(t);
     kf_read_numbers(t, file, count * dtype->bytes);
     (void)fclose(file);
     kf_order(t->data, count, dtype->bytes, dtype->big);
-    if (fortran) {
-        kf_transpose(t, dtype->bytes);
-    }
-    if (dtype->bytes == 8) {
-        kf_narrow(t, count);
-    }
+    if (fortran) kf_transpose(t, dtype->bytes);
+    if (dtype->bytes == 8) kf_narrow(t, count);
     kf_no_nan(t, count);
     kf_progress(NULL, 0, 1);
 }
@@ -627,9 +585,8 @@ static void kf_flush_folder(const char *name)
     const char *slash = strrchr(name, '/');
     size_t n = slash ? (size_t)(slash - name) + 1 : 1;
     char *folder = (char *)kf_alloc(n + 1, 1);
-    int fd;
     memcpy(folder, slash ? name : ".", n);
-    fd = open(folder, O_RDONLY);
+    int fd = open(folder, O_RDONLY);
     free(folder);
     if (fd >= 0) {
         (void)fsync(fd);
@@ -661,21 +618,17 @@ static void kf_save(const char *name, const void *head, size_t head_bytes, const
 
 static void kf_read_all(const char *name, kf_bytes *dst)
 {
-    uint8_t block[2048];
     FILE *file = fopen(name, "rb");
     size_t n = 1;
-    if (!file) {
-        kf_fail("%s: cannot open (%s)", name, strerror(errno));
-    }
+    if (!file) kf_fail("%s: cannot open (%s)", name, strerror(errno));
+    uint8_t block[2048];
     while (n > 0) {
         n = fread(block, 1, sizeof block, file);
         if (kf_collect(dst, block, n)) {
             kf_fail("%s: does not fit in memory", name);
         }
     }
-    if (ferror(file)) {
-        kf_fail("%s: cannot read (%s)", name, strerror(errno));
-    }
+    if (ferror(file)) kf_fail("%s: cannot read (%s)", name, strerror(errno));
     (void)fclose(file);
 }
 
@@ -687,12 +640,11 @@ typedef struct kf_reader {
 
 static void kf_open(kf_reader *r, const lq_archive_source *source, const char *name)
 {
-    uint8_t none[1];
     size_t needed = 0;
-    int status;
     r->name = name;
     r->mem = NULL;
-    status = lq_archive_open(&r->reader, source, none, 0, &needed);
+    uint8_t none[1];
+    int status = lq_archive_open(&r->reader, source, none, 0, &needed);
     if (status == LQ_E_SPACE) {
         r->mem = kf_alloc(needed, 1);
         status = lq_archive_open(&r->reader, source, r->mem, needed, &needed);
@@ -729,18 +681,15 @@ static void kf_profile_load(kf_profiles *p, uint32_t id)
     kf_group *g = &p->groups[id];
     size_t needed = 0;
     size_t dims = 0;
-    size_t i;
     int status = lq_archive_group(&p->r.reader, id, &g->desc, NULL, 0);
     if (!status) {
         g->slices = (lq_slice *)kf_alloc(g->desc.slice_count, sizeof *g->slices);
         status = lq_archive_group(&p->r.reader, id, &g->desc, g->slices, g->desc.slice_count);
     }
-    for (i = 0; i < g->desc.slice_count && !status; i++) {
+    for (size_t i = 0; i < g->desc.slice_count && !status; i++) {
         dims += g->slices[i].dims;
     }
-    if (!status) {
-        status = lq_archive_profile(&p->r.reader, id, &g->file);
-    }
+    if (!status) status = lq_archive_profile(&p->r.reader, id, &g->file);
     if (!status && !g->file.bytes) {
         kf_fail("%s: profile %u is kept elsewhere", p->name, id);
     }
@@ -765,7 +714,6 @@ static void kf_profile_load(kf_profiles *p, uint32_t id)
 static void kf_profiles_load(kf_profiles *p, const char *name)
 {
     lq_archive_source source;
-    uint32_t i;
     memset(&source, 0, sizeof source);
     source.bytes = p->bytes.at;
     source.size = p->bytes.count;
@@ -776,15 +724,14 @@ static void kf_profiles_load(kf_profiles *p, const char *name)
         kf_fail("%s: an archive, but not one of calibrated profiles", name);
     }
     p->groups = (kf_group *)kf_alloc(p->count, sizeof *p->groups);
-    for (i = 0; i < p->count; i++) {
+    for (uint32_t i = 0; i < p->count; i++) {
         kf_profile_load(p, i);
     }
 }
 
 static void kf_profiles_free(kf_profiles *p)
 {
-    size_t i;
-    for (i = 0; i < p->count; i++) {
+    for (size_t i = 0; i < p->count; i++) {
         free(p->groups[i].slices);
         free(p->groups[i].memory);
     }
@@ -795,8 +742,8 @@ static void kf_profiles_free(kf_profiles *p)
 
 static const lq_tables *kf_tables(void **mem)
 {
-    const lq_tables *tables;
     *mem = kf_alloc(lq_tables_bytes(), 1);
+    const lq_tables *tables;
     if (lq_tables_init(&tables, *mem, lq_tables_bytes())) {
         kf_fail("the coder's tables do not build: please report");
     }
@@ -807,8 +754,7 @@ static const lq_tables *kf_tables(void **mem)
 static float *kf_rope(lq_rope *rope, double theta, size_t dim, int layout)
 {
     float *freqs = (float *)kf_alloc(dim / 2, sizeof *freqs);
-    size_t i;
-    for (i = 0; i < dim / 2; i++) {
+    for (size_t i = 0; i < dim / 2; i++) {
         freqs[i] = (float)pow(theta, -2.0 * (double)i / (double)dim);
     }
     memset(rope, 0, sizeof *rope);

@@ -15,16 +15,14 @@ int main(void)
 {
     lq_kv_desc desc = {0}; /* 4 sinks, the last 64 tokens raw, the others in 4 bits */
     lq_kv_attend_desc attend = {0};
-    lq_kv_account account;
-    lq_kv kv;
     double error = 0, power = 0;
     size_t t, i, h;
-    int status;
     desc.layers = 1;
     desc.kv_heads = HEADS;
     desc.k_dims = DIMS;
     desc.tokens = TOKENS;
-    status = lq_kv_init(&kv, malloc(lq_kv_bytes(&desc)), lq_kv_bytes(&desc), &desc);
+    lq_kv kv;
+    int status = lq_kv_init(&kv, malloc(lq_kv_bytes(&desc)), lq_kv_bytes(&desc), &desc);
     for (t = 0; t < TOKENS && !status; t++) {
         lq_kv_view key = {k[t], 0, 0, 0}, value = {v[t], 0, 0, 0}; /* what a model would make */
         for (i = 0; i < ROW; i++) {
@@ -37,6 +35,7 @@ int main(void)
     attend.heads = HEADS; /* layer 0, one query token */
     attend.q.data = q;
     attend.out.data = out;
+    lq_kv_account account;
     if (status || lq_kv_attend(&kv, &attend) || lq_kv_stats(&kv, &account)) return 1;
     for (h = 0; h < HEADS; h++) { /* the same in floats */
         double exact[DIMS] = {0}, sum = 0;

@@ -42,19 +42,17 @@ static void matmul(float *out, const float *x, const float *w, int n, int d)
 static void rmsnorm(float *out, const float *x)
 {
     float sum = 0;
-    int i;
-    for (i = 0; i < DIM; i++) {
+    for (int i = 0; i < DIM; i++) {
         sum += x[i] * x[i];
     }
-    for (i = 0; i < DIM; i++) {
+    for (int i = 0; i < DIM; i++) {
         out[i] = x[i] / sqrtf(sum / DIM + 1e-5f);
     }
 }
 
 static void rope(float *x, int count, int pos)
 {
-    int i;
-    for (i = 0; i < count; i += 2) {
+    for (int i = 0; i < count; i += 2) {
         float angle = (float)pos * powf(10000.0f, -(float)(i % HEAD) / HEAD);
         float a = x[i], b = x[i + 1];
         x[i] = a * cosf(angle) - b * sinf(angle);
@@ -157,14 +155,13 @@ static int best(const float *logits)
 static void make_weights(weights *w)
 {
     float *all = (float *)w;
-    size_t i;
-    for (i = 0; i < sizeof *w / sizeof(float); i++) {
+    for (size_t i = 0; i < sizeof *w / sizeof(float); i++) {
         all[i] = (2.0f * (float)rand() / (float)RAND_MAX - 1.0f) * sqrtf(3.0f / DIM);
     }
-    for (i = 0; i < VOCAB * DIM; i++) {
+    for (size_t i = 0; i < VOCAB * DIM; i++) {
         w->embedding[i] *= 16.0f;
     }
-    for (i = 0; i < (size_t)LAYERS * DIM * DIM; i++) {
+    for (size_t i = 0; i < (size_t)LAYERS * DIM * DIM; i++) {
         w->wq[i / (DIM * DIM)][i % (DIM * DIM)] *= 3.0f;
     }
 }
@@ -176,7 +173,6 @@ static int compare(const char *name, const weights *w, int kind, int bits)
     lq_kv_desc desc = {0};
     size_t count = (size_t)LAYERS * STEPS * KV_DIM, i;
     double error = 0, power = 0;
-    void *mem;
     int pos, token = 1, same = 0;
     desc.layers = LAYERS; /* drop in: instead of two callocs */
     desc.kv_heads = KV_HEADS;
@@ -184,19 +180,13 @@ static int compare(const char *name, const weights *w, int kind, int bits)
     desc.tokens = STEPS;
     desc.k.kind = desc.v.kind = kind;
     desc.k.bits = desc.v.bits = bits;
-    mem = malloc(lq_kv_bytes(&desc));
-    if (!a || !b || lq_kv_init(&b->kv, mem, lq_kv_bytes(&desc), &desc) != LQ_OK) {
-        return 0;
-    }
+    void *mem = malloc(lq_kv_bytes(&desc));
+    if (!a || !b || lq_kv_init(&b->kv, mem, lq_kv_bytes(&desc), &desc) != LQ_OK) return 0;
     a->key_cache = (float *)calloc(count, sizeof(float)); /* llama2.c's malloc_run_state */
     a->value_cache = (float *)calloc(count, sizeof(float));
-    if (!a->key_cache || !a->value_cache) {
-        return 0;
-    }
+    if (!a->key_cache || !a->value_cache) return 0;
     for (pos = 0; pos < STEPS; pos++) {
-        if (!forward(a, w, token, pos) || !forward(b, w, token, pos)) {
-            return 0;
-        }
+        if (!forward(a, w, token, pos) || !forward(b, w, token, pos)) return 0;
         same += best(a->logits) == best(b->logits);
         for (i = 0; i < VOCAB; i++) {
             error += pow((double)(a->logits[i] - b->logits[i]), 2);
@@ -219,9 +209,7 @@ static int compare(const char *name, const weights *w, int kind, int bits)
 int main(void)
 {
     weights *w = (weights *)malloc(sizeof *w);
-    if (!w) {
-        return 1;
-    }
+    if (!w) return 1;
     make_weights(w);
     return !(compare("raw f16    ", w, LQ_KV_RAW, 0) && compare("hot, 8 bits", w, LQ_KV_HOT, 8) &&
              compare("hot, 4 bits", w, LQ_KV_HOT, 4));

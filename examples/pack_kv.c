@@ -128,20 +128,18 @@ static void pk_save_npy(const char *name, const kf_tensor *t)
     static const char *const batch[KF_AXES][2] = {{"", ""}, {"", ""}, {"1, ", ""}, {"", "1, "}};
     const char *descr = t->type == LQ_BF16 ? "<V2" : t->type == LQ_F16 ? "<f2" : "<f4";
     char layers[32] = "";
-    char text[256];
-    char front[320];
     size_t count = kf_elements(t);
-    size_t bytes;
-    int used;
     if (t->axes != KF_OF_LAYER) {
         (void)snprintf(layers, sizeof layers, "%.0f, ", (double)t->layers);
     }
-    used = snprintf(text, sizeof text,
-                    "{'descr': '%s', 'fortran_order': False, "
-                    "'shape': (%s%s%s%.0f, %.0f, %.0f), }",
-                    descr, batch[t->axes][0], layers, batch[t->axes][1], (double)t->heads,
-                    (double)t->tokens, (double)t->dim);
-    bytes = ((size_t)used + 11 + 63) / 64 * 64;
+    char text[256];
+    int used = snprintf(text, sizeof text,
+                        "{'descr': '%s', 'fortran_order': False, "
+                        "'shape': (%s%s%s%.0f, %.0f, %.0f), }",
+                        descr, batch[t->axes][0], layers, batch[t->axes][1], (double)t->heads,
+                        (double)t->tokens, (double)t->dim);
+    size_t bytes = ((size_t)used + 11 + 63) / 64 * 64;
+    char front[320];
     memset(front, ' ', sizeof front);
     memcpy(front, "\223NUMPY\1\0", 8);
     front[8] = (char)((bytes - 10) & 255);
@@ -180,9 +178,7 @@ static const kf_group *pk_calibrated(const pk_job *job, int stream, size_t layer
             fits = slice->layer == layer && slice->head == h && slice->first_dim == 0 &&
                    slice->dims == t->dim;
         }
-        if (fits) {
-            return g;
-        }
+        if (fits) return g;
     }
     return NULL;
 }
@@ -190,21 +186,18 @@ static const kf_group *pk_calibrated(const pk_job *job, int stream, size_t layer
 /* Whether a calibrated group's RoPE is that of the options, but for the last bits. */
 static int pk_same_rope(const pk_job *job, const kf_group *g)
 {
-    float freqs[LQ_ARCHIVE_MAX_DIMS / 2];
-    lq_rope rope;
-    uint32_t i;
     if (g->desc.rope == LQ_ARCHIVE_NONE || !job->freqs) {
         return g->desc.rope == LQ_ARCHIVE_NONE && !job->freqs;
     }
+    float freqs[LQ_ARCHIVE_MAX_DIMS / 2];
+    lq_rope rope;
     if (lq_archive_rope(&job->profiles.r.reader, g->desc.rope, &rope, freqs,
                         LQ_ARCHIVE_MAX_DIMS / 2) ||
         rope.rotary_dims != job->rope.rotary_dims || rope.layout != job->rope.layout) {
         return 0;
     }
-    for (i = 0; i < rope.rotary_dims / 2; i++) {
-        if (fabs((double)freqs[i] - (double)job->freqs[i]) > 1e-5 * (double)job->freqs[i]) {
-            return 0;
-        }
+    for (uint32_t i = 0; i < rope.rotary_dims / 2; i++) {
+        if (fabs((double)freqs[i] - (double)job->freqs[i]) > 1e-5 * (double)job->freqs[i]) return 0;
     }
     return 1;
 }
@@ -212,10 +205,8 @@ static int pk_same_rope(const pk_job *job, const kf_group *g)
 /* Every layer must have its profiles. */
 static void pk_check_profiles(const pk_job *job, int check_rope)
 {
-    size_t layer;
-    int stream;
-    for (stream = 0; stream < 2; stream++) {
-        for (layer = 0; layer < job->kv[stream].layers; layer++) {
+    for (int stream = 0; stream < 2; stream++) {
+        for (size_t layer = 0; layer < job->kv[stream].layers; layer++) {
             const kf_group *g = pk_calibrated(job, stream, layer);
             if (!g) {
                 kf_fail("%s: has no group of the heads of layer %.0f of %s (calibrate --group "
@@ -249,13 +240,12 @@ static uint32_t pk_get32(const uint8_t *p)
 static void pk_meta(const pk_job *job, int streams, uint8_t *meta)
 {
     uint64_t theta;
-    int i;
     memcpy(&theta, &job->options.theta, 8);
     meta = pk_put32(meta, 1);
     meta = pk_put32(meta, job->freqs ? job->rope.layout : 0);
     meta = pk_put32(meta, (uint32_t)theta);
     meta = pk_put32(meta, (uint32_t)(theta >> 32));
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         const kf_tensor *t = &job->kv[i];
         int there = t->data && (streams >> i & 1);
         meta = pk_put32(meta, there ? (uint32_t)t->type | (uint32_t)t->axes << 8 : 0);
@@ -306,8 +296,7 @@ static void pk_use_queries(const pk_job *job, pk_packer *p, size_t layer, size_t
 {
     const kf_tensor *q = &job->all_queries;
     size_t readers = q->heads / job->kv[0].heads;
-    size_t i;
-    for (i = 0; i < count * readers; i++) {
+    for (size_t i = 0; i < count * readers; i++) {
         size_t row = layer * q->heads + first * readers + i;
         p->queries[i] =
             (const uint8_t *)q->data + row * q->tokens * q->dim * lq_type_bytes(q->type);
@@ -334,15 +323,13 @@ static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double ste
 {
     const kf_tensor *t = &job->kv[stream];
     size_t bytes = t->tokens * t->dim * lq_type_bytes(t->type);
-    lq_archive_group_desc group;
-    lq_archive_pack_desc d;
     lq_vectors src, queries;
     lq_positions positions = {0, 1, NULL};
-    size_t i;
-    int status;
+    lq_archive_group_desc group;
     memset(&group, 0, sizeof group);
+    lq_archive_pack_desc d;
     memset(&d, 0, sizeof d);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         p->slices[i].layer = (uint32_t)layer;
         p->slices[i].head = (uint32_t)(first + i);
         p->slices[i].first_dim = 0;
@@ -354,13 +341,11 @@ static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double ste
     group.rope = stream ? LQ_ARCHIVE_NONE : p->rope;
     group.slices = p->slices;
     group.slice_count = count;
-    status = lq_archive_add_group(&p->writer, &group, &d.group);
+    int status = lq_archive_add_group(&p->writer, &group, &d.group);
     if (!status && job->profiles.count) {
         status = pk_use_profile(job, p, stream, layer, &d);
     }
-    if (status) {
-        return status;
-    }
+    if (status) return status;
     d.calibrate = job->options.calibrate;
     if (stream == 0 && job->all_queries.data) {
         pk_use_queries(job, p, layer, first, count, &d, &queries);
@@ -382,9 +367,7 @@ static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double ste
     src.token_stride = 0;
     src.type = t->type;
     status = lq_archive_pack_check(&p->writer, &d, fault);
-    if (status) {
-        return status;
-    }
+    if (status) return status;
     return lq_archive_pack(&p->writer, &d, &src, &positions, t->tokens, p->workspace,
                            p->workspace_bytes);
 }
@@ -416,12 +399,11 @@ static int pk_pack_stream(pk_job *job, pk_packer *p, int stream, double step)
 /* The archive of the streams in the mask (1: K, 2: V) into dst. */
 static int pk_pack(pk_job *job, const pk_steps *steps, int streams, kf_bytes *dst)
 {
-    lq_archive_writer_desc w;
-    pk_packer p;
-    uint8_t meta[PK_META_BYTES];
     size_t most = 0;
     int stream, status;
+    lq_archive_writer_desc w;
     memset(&w, 0, sizeof w);
+    pk_packer p;
     memset(&p, 0, sizeof p);
     w.directory_bytes = 256;
     for (stream = 0; stream < 2; stream++) {
@@ -442,6 +424,7 @@ static int pk_pack(pk_job *job, const pk_steps *steps, int streams, kf_bytes *ds
     p.queries = (const void **)kf_alloc(job->all_queries.heads, sizeof *p.queries);
     p.reads = (uint32_t *)kf_alloc(job->all_queries.heads, sizeof *p.reads);
     p.rope = LQ_ARCHIVE_NONE;
+    uint8_t meta[PK_META_BYTES];
     pk_meta(job, streams, meta);
     status = lq_archive_writer_init(&p.writer, &w);
     if (!status) {
@@ -456,9 +439,7 @@ static int pk_pack(pk_job *job, const pk_steps *steps, int streams, kf_bytes *ds
             status = pk_pack_stream(job, &p, stream, steps->of[stream]);
         }
     }
-    if (!status) {
-        status = lq_archive_finish(&p.writer);
-    }
+    if (!status) status = lq_archive_finish(&p.writer);
     free(w.directory);
     free(p.slices);
     free(p.dims);
@@ -500,26 +481,23 @@ static void pk_unpack_layer(const kf_reader *r, const pk_job *job, const kf_tens
     void **slices = (void **)kf_alloc(most, sizeof *slices);
     void *workspace = NULL;
     size_t workspace_bytes = 0;
-    lq_archive_unpack_desc d;
-    const lq_profile *calibrated;
-    lq_vectors_out out;
     size_t head, i;
+    lq_archive_unpack_desc d;
     memset(&d, 0, sizeof d);
     d.tables = job->tables;
+    const lq_profile *calibrated;
     if (job->profiles.count) {
         calibrated = &pk_calibrated(job, t == &job->kv[1], layer)->profile;
         d.calibrated = &calibrated;
         d.calibrated_count = 1;
     }
+    lq_vectors_out out;
     out.slices = slices;
     out.token_stride = 0;
     out.type = type;
     for (head = 0; head < t->heads; head += most) {
-        const char *why;
-        size_t room;
-        int status;
         d.group = (uint32_t)(base + layer * pk_groups(t) + head / most);
-        room = lq_archive_unpack_workspace_bytes(&r->reader, d.group);
+        size_t room = lq_archive_unpack_workspace_bytes(&r->reader, d.group);
         if (room > workspace_bytes) {
             free(workspace);
             workspace = kf_alloc(room, 1);
@@ -528,10 +506,12 @@ static void pk_unpack_layer(const kf_reader *r, const pk_job *job, const kf_tens
         for (i = 0; i < most && head + i < t->heads; i++) {
             slices[i] = (uint8_t *)dst + (head + i) * bytes;
         }
+        const char *why;
         if (lq_archive_unpack_check(&r->reader, &d, &why)) {
             kf_fail("%s: group %u: %s", r->name, d.group, why);
         }
-        status = lq_archive_unpack(&r->reader, &d, &out, first, count, workspace, workspace_bytes);
+        int status =
+            lq_archive_unpack(&r->reader, &d, &out, first, count, workspace, workspace_bytes);
         if (status) {
             kf_fail("%s: cannot unpack group %u (%s)", r->name, d.group, lq_status_string(status));
         }
@@ -561,17 +541,16 @@ static void pk_attention(float *p, const float *q, const float *k, size_t end, s
     double scale = 1.0 / sqrt((double)dim);
     double most = -HUGE_VAL;
     double sum = 0.0;
-    size_t s;
-    for (s = 0; s < end; s++) {
+    for (size_t s = 0; s < end; s++) {
         p[s] = (float)((double)kf_dot(q, k + s * dim, dim) * scale);
         most = (double)p[s] > most ? (double)p[s] : most;
     }
-    for (s = 0; s < end; s++) {
+    for (size_t s = 0; s < end; s++) {
         double e = exp((double)p[s] - most);
         p[s] = (float)e;
         sum += e;
     }
-    for (s = 0; s < end; s++) {
+    for (size_t s = 0; s < end; s++) {
         p[s] = (float)((double)p[s] / sum);
     }
 }
@@ -625,11 +604,10 @@ static void pk_judge(const pk_job *job, int stream, size_t layer, const float *x
 {
     const kf_tensor *t = &job->kv[stream];
     size_t count = t->heads * t->tokens * t->dim;
-    size_t i;
     cell->elements = (double)(t->heads * (t->tokens - job->sinks) * t->dim);
     cell->noise = 0.0;
     cell->power = job->energy[stream][layer];
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         int raw = i / t->dim % t->tokens < job->sinks;
         y[i] = raw ? 0.0f : y[i] - x[i];
         cell->noise += (double)y[i] * (double)y[i];
@@ -653,15 +631,12 @@ static void pk_layer_bytes(const pk_job *job, const kf_reader *r, int stream, ui
     const kf_tensor *t = &job->kv[stream];
     double sinks = (double)(t->heads * job->sinks * t->dim * lq_type_bytes(t->type));
     double rest = (double)size;
-    size_t layer;
-    uint32_t i;
-    for (layer = 0; layer < t->layers; layer++) {
+    for (size_t layer = 0; layer < t->layers; layer++) {
         cells[layer * stride].bytes = 0.0;
     }
-    for (i = 0; i < r->reader.run_count; i++) {
+    for (uint32_t i = 0; i < r->reader.run_count; i++) {
         lq_archive_run_info info;
         lq_archive_profile_desc profile;
-        double bytes;
         int status = lq_archive_run(&r->reader, i, &info);
         memset(&profile, 0, sizeof profile);
         if (!status && info.desc.profile != LQ_ARCHIVE_NONE) {
@@ -670,12 +645,12 @@ static void pk_layer_bytes(const pk_job *job, const kf_reader *r, int stream, ui
         if (status) {
             kf_fail("%s: cannot account for run %u (%s)", t->name, i, lq_status_string(status));
         }
-        bytes = (double)info.bytes + (double)lq_archive_run_bytes(&info.desc);
+        double bytes = (double)info.bytes + (double)lq_archive_run_bytes(&info.desc);
         bytes += profile.bytes ? 12.0 + (double)profile.count : 0.0;
         cells[info.desc.group / pk_groups(t) * stride].bytes += bytes;
         rest -= bytes;
     }
-    for (layer = 0; layer < t->layers; layer++) {
+    for (size_t layer = 0; layer < t->layers; layer++) {
         cells[layer * stride].bytes += rest / (double)t->layers - sinks;
     }
 }
@@ -687,16 +662,15 @@ static void pk_measure_ours(pk_job *job, const pk_steps *steps, int stream, pk_c
     const kf_tensor *t = &job->kv[stream];
     float *y = (float *)kf_alloc(t->heads * t->tokens * t->dim, sizeof *y);
     kf_bytes bytes = {NULL, 0, 0};
-    lq_archive_source source;
-    kf_reader r;
-    size_t layer;
     pk_must_pack(job, steps, 1 << stream, &bytes);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
     source.bytes = bytes.at;
     source.size = bytes.count;
+    kf_reader r;
     kf_open(&r, &source, "the archive in memory");
     pk_layer_bytes(job, &r, stream, bytes.count, cells, stride);
-    for (layer = 0; layer < t->layers; layer++) {
+    for (size_t layer = 0; layer < t->layers; layer++) {
         float *x = pk_layer(t, layer);
         kf_progress(steps->name, layer, t->layers);
         pk_unpack_layer(&r, job, t, 0, layer, 0, t->tokens, LQ_F32, y);
@@ -757,7 +731,6 @@ static void pk_print_rows(const pk_job *job, const char *const *names, size_t co
     size_t first = layer < layers ? layer : 0;
     size_t end = layer < layers ? layer + 1 : layers;
     size_t c, l;
-    int stream;
     if (layer < layers) {
         printf("layer %.0f\n", (double)layer);
     } else {
@@ -765,7 +738,7 @@ static void pk_print_rows(const pk_job *job, const char *const *names, size_t co
     }
     for (c = 0; c < codecs; c++) {
         printf("  %-16s", names[c]);
-        for (stream = 0; stream < 2; stream++) {
+        for (int stream = 0; stream < 2; stream++) {
             pk_cell sum = {0.0, 0.0, 0.0, 0.0, 0.0};
             for (l = first; l < end; l++) {
                 const pk_cell *cell = &cells[(c * layers + l) * 2 + (size_t)stream];
@@ -790,12 +763,10 @@ static void pk_table(pk_job *job)
     size_t layers = job->kv[job->kv[0].data ? 0 : 1].layers;
     size_t codecs = job->ours_count + PK_RIVALS;
     pk_cell *cells = (pk_cell *)kf_alloc(codecs * layers * 2, sizeof *cells);
-    size_t c;
-    int stream;
-    for (c = 0; c < codecs; c++) {
+    for (size_t c = 0; c < codecs; c++) {
         size_t rival = c - job->ours_count;
         names[c] = c < job->ours_count ? job->ours[c].name : titles[rival];
-        for (stream = 0; stream < 2; stream++) {
+        for (int stream = 0; stream < 2; stream++) {
             pk_cell *to = &cells[c * layers * 2 + (size_t)stream];
             if (job->kv[stream].data && c < job->ours_count) {
                 pk_measure_ours(job, &job->ours[c], stream, to, 2);
@@ -806,7 +777,7 @@ static void pk_table(pk_job *job)
     }
     printf("%18s   %10s %7s %9s %9s   %10s %7s %9s %9s\n", "", "K bytes", "bits/el", "rel. MSE",
            "logit err", "V bytes", "bits/el", "rel. MSE", "out. err");
-    for (c = 0; c <= layers; c++) {
+    for (size_t c = 0; c <= layers; c++) {
         if (c < layers || layers > 1) {
             pk_print_rows(job, names, codecs, layers, c, cells);
         }
@@ -834,20 +805,18 @@ static void pk_search(pk_job *job)
     double coarse = 30.0;
     double size = 0.0;
     kf_bytes bytes = {NULL, 0, 0};
-    int i;
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         sinks += pk_elements_of(job, i, job->sinks) * (double)lq_type_bytes(job->kv[i].type);
         elements += pk_elements_of(job, i, job->kv[i].tokens - job->sinks);
     }
     if (job->options.bits > 0.0) {
         target = job->options.bits * elements / 8.0 + sinks;
     }
-    for (i = 0; i < 40; i++) {
+    for (int i = 0; i < 40; i++) {
         pk_steps steps = job->ours[0];
-        int status;
         steps.of[0] *= exp2(log_scale);
         steps.of[1] *= exp2(log_scale);
-        status = pk_pack(job, &steps, 3, &bytes);
+        int status = pk_pack(job, &steps, 3, &bytes);
         size = status ? HUGE_VAL : (double)bytes.count;
         if (status && status != LQ_E_RANGE && status != LQ_E_ARG) {
             pk_must_pack(job, &steps, 3, &bytes);
@@ -876,15 +845,11 @@ static void pk_decode_all(const pk_job *job, const kf_reader *r, int type, int s
                           uint8_t *dst)
 {
     size_t base = 0;
-    size_t layer;
-    int stream;
-    for (stream = 0; stream < 2; stream++) {
+    for (int stream = 0; stream < 2; stream++) {
         const kf_tensor *t = &job->kv[stream];
         size_t bytes = t->heads * t->tokens * t->dim * lq_type_bytes(type);
-        if (!t->data || !(streams >> stream & 1)) {
-            continue;
-        }
-        for (layer = 0; layer < t->layers; layer++, dst += bytes) {
+        if (!t->data || !(streams >> stream & 1)) continue;
+        for (size_t layer = 0; layer < t->layers; layer++, dst += bytes) {
             pk_unpack_layer(r, job, t, base, layer, 0, t->tokens, type, dst);
         }
         base += t->layers * pk_groups(t);
@@ -902,12 +867,11 @@ static void pk_speed(pk_job *job, const pk_steps *steps, int stream)
     kf_reader r;
     int most = elements > 5e7 ? 3 : PK_RUNS;
     uint32_t hash = 0;
-    int i;
-    for (i = 0; i < most; i++) {
-        lq_archive_source source;
+    for (int i = 0; i < most; i++) {
         double start = pk_now();
         pk_must_pack(job, steps, 1 << stream, &bytes);
         pack[i] = pk_now() - start;
+        lq_archive_source source;
         memset(&source, 0, sizeof source);
         source.bytes = bytes.at;
         source.size = bytes.count;
@@ -934,9 +898,7 @@ static void pk_speed(pk_job *job, const pk_steps *steps, int stream)
 static int pk_read_at(void *user, uint64_t offset, void *dst, size_t count)
 {
     FILE *file = (FILE *)user;
-    if (offset > LONG_MAX || fseek(file, (long)offset, SEEK_SET) != 0) {
-        return -1;
-    }
+    if (offset > LONG_MAX || fseek(file, (long)offset, SEEK_SET) != 0) return -1;
     return fread(dst, 1, count, file) != count;
 }
 
@@ -946,15 +908,11 @@ static void pk_verify_ranges(const pk_job *job, const kf_reader *r, const uint8_
     uint32_t seed = 1;
     size_t base = 0;
     size_t i, h;
-    int stream;
-    for (stream = 0; stream < 2; stream++) {
+    for (int stream = 0; stream < 2; stream++) {
         const kf_tensor *t = &job->kv[stream];
         size_t row = t->dim * 4;
-        uint8_t *part;
-        if (!t->data) {
-            continue;
-        }
-        part = (uint8_t *)kf_alloc(t->heads * t->tokens, row);
+        if (!t->data) continue;
+        uint8_t *part = (uint8_t *)kf_alloc(t->heads * t->tokens, row);
         for (i = 0; i < t->layers * PK_RANGES; i++) {
             size_t layer = i % t->layers;
             size_t first = (seed = seed * 1664525u + 1013904223u) % t->tokens;
@@ -986,8 +944,8 @@ static size_t pk_worst(const pk_job *job, int stream, const uint8_t *decoded, do
     for (layer = 0; layer < t->layers; layer++) {
         float *x = pk_layer(t, layer);
         float *y = (float *)kf_alloc(count, sizeof *y);
-        pk_cell cell;
         memcpy(y, decoded + layer * count * sizeof *y, count * sizeof *y);
+        pk_cell cell;
         memset(&cell, 0, sizeof cell);
         for (i = 0; i < count; i++) {
             double error = (double)y[i] - (double)x[i];
@@ -1008,16 +966,12 @@ static size_t pk_worst(const pk_job *job, int stream, const uint8_t *decoded, do
 /* Prints what the decoded numbers lost; an archive that is of no use goes. */
 static void pk_verify_errors(const pk_job *job, const char *name, const uint8_t *decoded)
 {
-    int stream;
     printf("verified:");
-    for (stream = 0; stream < 2; stream++) {
+    for (int stream = 0; stream < 2; stream++) {
         const kf_tensor *t = &job->kv[stream];
+        if (!t->data) continue;
         double loss;
-        size_t layer;
-        if (!t->data) {
-            continue;
-        }
-        layer = pk_worst(job, stream, decoded, &loss);
+        size_t layer = pk_worst(job, stream, decoded, &loss);
         if (!(loss <= PK_USELESS)) {
             (void)remove(name);
             kf_fail("%s: useless and removed: of layer %.0f of %s %.0f %% of the energy about the "
@@ -1041,20 +995,17 @@ static void pk_verify(pk_job *job, const pk_steps *steps, const kf_bytes *bytes,
     FILE *file = fopen(name, "rb");
     lq_archive_source source;
     kf_bytes again = {NULL, 0, 0};
-    kf_reader r;
-    int plain;
     memset(&source, 0, sizeof source);
     source.size = bytes->count;
     source.bytes = bytes->at;
+    kf_reader r;
     kf_open(&r, &source, name);
     pk_decode_all(job, &r, LQ_F32, 3, ours);
     free(r.mem);
     source.bytes = NULL;
     source.read_fn = pk_read_at;
     source.user = file;
-    if (!file) {
-        kf_fail("%s: cannot open (%s)", name, strerror(errno));
-    }
+    if (!file) kf_fail("%s: cannot open (%s)", name, strerror(errno));
     kf_open(&r, &source, name);
     pk_decode_all(job, &r, LQ_F32, 3, theirs);
     if (memcmp(ours, theirs, elements * 4)) {
@@ -1066,7 +1017,7 @@ static void pk_verify(pk_job *job, const pk_steps *steps, const kf_bytes *bytes,
     pk_verify_errors(job, name, theirs);
     free(ours);
     free(theirs);
-    plain = elements <= (size_t)1 << 26 && !job->options.calibrate;
+    int plain = elements <= (size_t)1 << 26 && !job->options.calibrate;
     (void)lq_cpu_limit(plain ? 0 : -1); /* plain C takes long, and sums of a fit are floats */
     pk_must_pack(job, steps, 3, &again);
     (void)lq_cpu_limit(-1);
@@ -1083,9 +1034,7 @@ static void pk_verify(pk_job *job, const pk_steps *steps, const kf_bytes *bytes,
 
 static void pk_rope(pk_job *job)
 {
-    if (!job->kv[0].data || !strcmp(job->options.rope, "none")) {
-        return;
-    }
+    if (!job->kv[0].data || !strcmp(job->options.rope, "none")) return;
     job->freqs = kf_rope(&job->rope, job->options.theta, job->kv[0].dim,
                          job->options.rope[0] == 'h' ? LQ_ROPE_HALF : LQ_ROPE_ADJACENT);
 }
@@ -1093,8 +1042,7 @@ static void pk_rope(pk_job *job)
 /* Units of the keys of every group, and the energy of every layer. */
 static void pk_measure(pk_job *job)
 {
-    int stream;
-    for (stream = 0; stream < 2; stream++) {
+    for (int stream = 0; stream < 2; stream++) {
         const kf_tensor *t = &job->kv[stream];
         const lq_rope *rope = stream == 0 && job->freqs ? &job->rope : NULL;
         size_t most = t->data ? pk_group_heads(t) : 1;
@@ -1123,8 +1071,7 @@ static void pk_choose_steps(pk_job *job)
     static const double v_steps[PK_OURS] = {0.2, 0.325, 0.7};
     static const char *const names[PK_OURS] = {"ours, fine", "ours, middle", "ours, small"};
     const pk_options *o = &job->options;
-    size_t i;
-    for (i = 0; i < PK_OURS; i++) {
+    for (size_t i = 0; i < PK_OURS; i++) {
         job->ours[i].name = names[i];
         job->ours[i].of[0] = k_steps[i];
         job->ours[i].of[1] = v_steps[i];
@@ -1137,16 +1084,13 @@ static void pk_choose_steps(pk_job *job)
         job->ours[0].of[1] = o->vstep > 0.0 ? o->vstep : job->ours[0].of[1];
         job->ours_count = 1;
     }
-    if (o->bits > 0.0 || o->bytes > 0.0) {
-        pk_search(job);
-    }
+    if (o->bits > 0.0 || o->bytes > 0.0) pk_search(job);
 }
 
 static void pk_print_input(const pk_job *job)
 {
     static const char *const what[3] = {"K", "V", "queries"};
-    int i;
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         const kf_tensor *t = i < 2 ? &job->kv[i] : &job->queries;
         if (t->data) {
             printf("%-8s %s: %.0f layers, %.0f heads, %.0f tokens, %.0f dims, %s\n", what[i],
@@ -1163,7 +1107,7 @@ static void pk_print_input(const pk_job *job)
         printf("Profiles: %s, %.0f bytes that are not counted below.\n", job->profiles.name,
                (double)job->profiles.bytes.count);
     }
-    for (i = 0; i < (int)job->ours_count; i++) {
+    for (int i = 0; i < (int)job->ours_count; i++) {
         printf("%s%s: step %.3g for K, %.3g for V", i ? "; " : "", job->ours[i].name,
                job->ours[i].of[0], job->ours[i].of[1]);
     }
@@ -1176,11 +1120,10 @@ static void pk_pad_queries(pk_job *job)
     const kf_tensor *q = &job->queries;
     kf_tensor *all = &job->all_queries;
     size_t row = q->dim * lq_type_bytes(q->type);
-    size_t i;
     *all = *q;
     all->tokens = job->kv[0].tokens;
     all->data = kf_alloc(q->layers * q->heads * all->tokens, row);
-    for (i = 0; i < q->layers * q->heads; i++) {
+    for (size_t i = 0; i < q->layers * q->heads; i++) {
         memcpy((uint8_t *)all->data + ((i + 1) * all->tokens - q->tokens) * row,
                (const uint8_t *)q->data + i * q->tokens * row, q->tokens * row);
     }
@@ -1189,12 +1132,10 @@ static void pk_pad_queries(pk_job *job)
 static void pk_run_pack(pk_job *job)
 {
     const pk_options *o = &job->options;
-    const pk_steps *steps;
     kf_bytes bytes = {NULL, 0, 0};
     double raw = 0.0;
-    int i;
     kf_probe(o->out);
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         if (o->files[i]) {
             kf_load(i < 2 ? &job->kv[i] : &job->queries, o->files[i]);
         }
@@ -1209,19 +1150,15 @@ static void pk_run_pack(pk_job *job)
         kf_profiles_load(&job->profiles, o->profile);
         pk_check_profiles(job, 1);
     }
-    if (o->calibrate && job->queries.data) {
-        pk_pad_queries(job);
-    }
+    if (o->calibrate && job->queries.data) pk_pad_queries(job);
     pk_measure(job);
     pk_choose_steps(job);
     pk_print_input(job);
     pk_table(job);
-    steps = &job->ours[job->ours_count > 1];
-    for (i = 0; i < 2; i++) {
+    const pk_steps *steps = &job->ours[job->ours_count > 1];
+    for (int i = 0; i < 2; i++) {
         raw += 2.0 * pk_elements_of(job, i, job->kv[i].tokens);
-        if (job->kv[i].data) {
-            pk_speed(job, steps, i);
-        }
+        if (job->kv[i].data) pk_speed(job, steps, i);
     }
     pk_must_pack(job, steps, 3, &bytes);
     kf_save(o->out, "", 0, bytes.at, bytes.count);
@@ -1236,19 +1173,15 @@ static int pk_group_fits(const kf_reader *r, size_t id, int stream, const kf_ten
                          size_t layer, size_t head)
 {
     size_t count = kf_min(pk_group_heads(t), t->heads - head);
+    if (id >= r->reader.group_count) return 0;
     lq_slice *slices;
+    slices = (lq_slice *)kf_alloc(count, sizeof *slices);
     lq_archive_group_desc d;
     uint64_t tokens;
-    size_t i;
-    int fits;
-    if (id >= r->reader.group_count) {
-        return 0;
-    }
-    slices = (lq_slice *)kf_alloc(count, sizeof *slices);
-    fits = !lq_archive_group(&r->reader, (uint32_t)id, &d, slices, count) &&
-           d.slice_count == count && d.stream == (stream ? LQ_V : LQ_K) &&
-           !lq_archive_tokens(&r->reader, (uint32_t)id, 0, &tokens) && tokens == t->tokens;
-    for (i = 0; i < count && fits; i++) {
+    int fits = !lq_archive_group(&r->reader, (uint32_t)id, &d, slices, count) &&
+               d.slice_count == count && d.stream == (stream ? LQ_V : LQ_K) &&
+               !lq_archive_tokens(&r->reader, (uint32_t)id, 0, &tokens) && tokens == t->tokens;
+    for (size_t i = 0; i < count && fits; i++) {
         fits = slices[i].layer == layer && slices[i].head == head + i && slices[i].first_dim == 0 &&
                slices[i].dims == t->dim;
     }
@@ -1262,12 +1195,11 @@ static void pk_read_meta(pk_job *job, const kf_reader *r)
     const uint8_t *meta;
     size_t count;
     size_t group = 0;
-    int i;
     if (lq_archive_meta(&r->reader, PK_META, &meta, &count) || count != PK_META_BYTES ||
         pk_get32(meta) != 1) {
         kf_fail("%s: an archive, but not one of pack_kv", r->name);
     }
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         kf_tensor *t = &job->kv[i];
         const uint8_t *p = meta + 16 + 20 * i;
         size_t layer, head;
@@ -1279,9 +1211,7 @@ static void pk_read_meta(pk_job *job, const kf_reader *r)
         t->heads = pk_get32(p + 8);
         t->tokens = pk_get32(p + 12);
         t->dim = pk_get32(p + 16);
-        if (t->type == 0) {
-            continue;
-        }
+        if (t->type == 0) continue;
         (void)kf_elements(t);
         for (layer = 0; layer < t->layers && fits; layer++) {
             for (head = 0; head < t->heads && fits; head += pk_group_heads(t)) {
@@ -1298,62 +1228,51 @@ static void pk_read_meta(pk_job *job, const kf_reader *r)
 static void pk_need_profiles(pk_job *job, const kf_reader *r)
 {
     const char *name = job->options.profile;
-    uint32_t i;
     size_t g = 0;
     if (name) {
         kf_read_all(name, &job->profiles.bytes);
         kf_profiles_load(&job->profiles, name);
     }
-    for (i = 0; i < r->reader.profile_count; i++) {
+    for (uint32_t i = 0; i < r->reader.profile_count; i++) {
         lq_archive_profile_desc d;
-        if (lq_archive_profile(&r->reader, i, &d) || d.bytes) {
-            continue;
-        }
+        if (lq_archive_profile(&r->reader, i, &d) || d.bytes) continue;
         if (!name) {
             kf_fail("%s: packed with calibrated profiles: --profile must name their file", r->name);
         }
         for (g = 0; g < job->profiles.count; g++) {
-            if (!memcmp(d.hash, job->profiles.groups[g].profile.dense->hash, 16)) {
-                break;
-            }
+            if (!memcmp(d.hash, job->profiles.groups[g].profile.dense->hash, 16)) break;
         }
         if (g == job->profiles.count) {
             kf_fail("%s: packed with other profiles than those of %s", r->name, name);
         }
     }
-    if (name) {
-        pk_check_profiles(job, 0);
-    }
+    if (name) pk_check_profiles(job, 0);
 }
 
 static void pk_run_unpack(pk_job *job)
 {
     const pk_options *o = &job->options;
     kf_bytes bytes = {NULL, 0, 0};
-    lq_archive_source source;
-    kf_reader r;
     size_t base = 0;
-    size_t layer;
-    int i;
     kf_read_all(o->unpack, &bytes);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
     source.bytes = bytes.at;
     source.size = bytes.count;
+    kf_reader r;
     kf_open(&r, &source, o->unpack);
     pk_read_meta(job, &r);
     pk_need_profiles(job, &r);
     job->tables = kf_tables(&job->tables_mem);
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         kf_tensor *t = &job->kv[i];
         size_t layer_bytes = t->heads * t->tokens * t->dim * lq_type_bytes(t->type);
         if (o->files[i] && !t->type) {
             kf_fail("%s: holds no %s", o->unpack, i ? "V" : "K");
         }
-        if (!t->type) {
-            continue;
-        }
+        if (!t->type) continue;
         t->data = o->files[i] ? kf_alloc(t->layers, layer_bytes) : NULL;
-        for (layer = 0; layer < t->layers && t->data; layer++) {
+        for (size_t layer = 0; layer < t->layers && t->data; layer++) {
             kf_progress("unpacking", layer, t->layers);
             pk_unpack_layer(&r, job, t, base, layer, 0, t->tokens, t->type,
                             (uint8_t *)t->data + layer * layer_bytes);
@@ -1361,7 +1280,7 @@ static void pk_run_unpack(pk_job *job)
         base += t->layers * pk_groups(t);
     }
     kf_progress(NULL, 0, 1);
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         if (o->files[i]) {
             pk_save_npy(o->files[i], &job->kv[i]);
             printf("%s: %.0f layers, %.0f heads, %.0f tokens, %.0f dims\n", o->files[i],
@@ -1412,18 +1331,15 @@ static const char *pk_choice(const char *option, const char *text, const char *a
 static void pk_option(pk_options *o, const char *name, const char *value)
 {
     static const char *const files[6] = {"--k", "--v", "--q", "--out", "--unpack", "--profile"};
-    const char **slots[6];
-    int i;
     if (strncmp(name, "--", 2) != 0) {
         kf_fail("unknown option '%s' (--help lists them)", name);
     }
-    if (!value) {
-        kf_fail("%s wants a value (--help lists the options)", name);
-    }
+    if (!value) kf_fail("%s wants a value (--help lists the options)", name);
+    const char **slots[6];
     slots[3] = &o->out;
     slots[4] = &o->unpack;
     slots[5] = &o->profile;
-    for (i = 0; i < 6; i++) {
+    for (int i = 0; i < 6; i++) {
         slots[i] = i < 3 ? &o->files[i] : slots[i];
         if (!strcmp(name, files[i])) {
             *slots[i] = value;
@@ -1455,10 +1371,7 @@ static void pk_option(pk_options *o, const char *name, const char *value)
 static void pk_settle(pk_options *o)
 {
     int ways = (o->step > 0.0 || o->vstep > 0.0) + (o->bits > 0.0) + (o->bytes > 0.0);
-    int i;
-    if (ways > 1) {
-        kf_fail("give one of --step, --bits and --bytes");
-    }
+    if (ways > 1) kf_fail("give one of --step, --bits and --bytes");
     if (o->profile && o->calibrate) {
         kf_fail("give one of --profile and --calibrate");
     }
@@ -1473,7 +1386,7 @@ static void pk_settle(pk_options *o)
         kf_fail("--q needs --k: queries without keys say nothing");
     }
     o->out = o->out ? o->out : "kv.lq";
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         const char *other = o->unpack ? o->unpack : o->out;
         if (o->profile &&
             (!strcmp(o->profile, other) || (o->files[i] && !strcmp(o->profile, o->files[i])))) {
@@ -1489,13 +1402,12 @@ static void pk_settle(pk_options *o)
 int main(int argc, char **argv)
 {
     pk_job job;
-    int i;
     memset(&job, 0, sizeof job);
     job.options.rope = "half";
     job.options.quantizer = "z";
     job.options.theta = 1e5;
     job.options.sinks = 4.0;
-    for (i = 1; i < argc; i++) {
+    for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             (void)fputs(pk_usage, stdout);
             return kf_finish();
@@ -1516,7 +1428,7 @@ int main(int argc, char **argv)
     } else {
         pk_run_pack(&job);
     }
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         free(job.kv[i].data);
     }
     free(job.queries.data);

@@ -52,18 +52,12 @@ RV_FUNC uint16_t rv_half_from_float(float x)
     memcpy(&u, &x, 4);
     sign = (u >> 16) & 0x8000u;
     u &= 0x7fffffffu;
-    if (u > 0x7f800000u) {
-        return (uint16_t)(sign | 0x7e00u);
-    }
-    if (u >= 0x477ff000u) {
-        return (uint16_t)(sign | 0x7c00u);
-    }
+    if (u > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
+    if (u >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
     if (u < 0x38800000u) {
         uint32_t shift = 126u - (u >> 23);
         uint32_t m = (u & 0x7fffffu) | 0x800000u;
-        if (shift > 24) {
-            return (uint16_t)sign;
-        }
+        if (shift > 24) return (uint16_t)sign;
         rest = m & ((1u << shift) - 1u);
         m >>= shift;
         m += rest > (1u << (shift - 1)) || (rest == (1u << (shift - 1)) && (m & 1u));
@@ -105,9 +99,7 @@ RV_FUNC float rv_through_half(float x)
 /* Truncation toward zero into [lo, hi]; a NaN becomes lo, so that the cast is always defined. */
 RV_FUNC int rv__clamp(float x, int lo, int hi)
 {
-    if (!(x > (float)lo)) {
-        return lo;
-    }
+    if (!(x > (float)lo)) return lo;
     return x < (float)hi ? (int)x : hi;
 }
 
@@ -159,8 +151,7 @@ RV_FUNC void rv__hadamard(float *x, size_t d)
 
 RV_FUNC void rv__rotate(float *dst, const float *src, size_t d)
 {
-    size_t i;
-    for (i = 0; i < d; i++) {
+    for (size_t i = 0; i < d; i++) {
         dst[i] = src[i] * rv__sign(i);
     }
     rv__hadamard(dst, d);
@@ -168,9 +159,8 @@ RV_FUNC void rv__rotate(float *dst, const float *src, size_t d)
 
 RV_FUNC void rv__unrotate(float *x, size_t d)
 {
-    size_t i;
     rv__hadamard(x, d);
-    for (i = 0; i < d; i++) {
+    for (size_t i = 0; i < d; i++) {
         x[i] *= rv__sign(i);
     }
 }
@@ -183,8 +173,7 @@ RV_FUNC void rv__block_signed(float *dst, const float *src, size_t n, int half)
     float amax = 0.0f;
     float max = 0.0f;
     float d, inverse;
-    size_t i;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         if (fabsf(src[i]) > amax) {
             amax = fabsf(src[i]);
             max = src[i];
@@ -193,7 +182,7 @@ RV_FUNC void rv__block_signed(float *dst, const float *src, size_t n, int half)
     d = max / (float)-half;
     inverse = rv__inverse(d);
     d = rv_through_half(d);
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         int q = rv__clamp(src[i] * inverse + ((float)half + 0.5f), 0, 2 * half - 1);
         dst[i] = (float)(q - half) * d;
     }
@@ -203,14 +192,13 @@ RV_FUNC void rv__block_q8_0(float *dst, const float *src, size_t n)
 {
     float amax = 0.0f;
     float d, inverse;
-    size_t i;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         amax = fabsf(src[i]) > amax ? fabsf(src[i]) : amax;
     }
     d = amax / 127.0f;
     inverse = rv__inverse(d);
     d = rv_through_half(d);
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         dst[i] = (float)rv__clamp(roundf(src[i] * inverse), -127, 127) * d;
     }
 }
@@ -220,8 +208,7 @@ RV_FUNC void rv__block_q4_1(float *dst, const float *src, size_t n)
     float min = src[0];
     float max = src[0];
     float d, inverse, low;
-    size_t i;
-    for (i = 1; i < n; i++) {
+    for (size_t i = 1; i < n; i++) {
         min = src[i] < min ? src[i] : min;
         max = src[i] > max ? src[i] : max;
     }
@@ -229,7 +216,7 @@ RV_FUNC void rv__block_q4_1(float *dst, const float *src, size_t n)
     inverse = rv__inverse(d);
     d = rv_through_half(d);
     low = rv_through_half(min);
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         dst[i] = (float)rv__clamp((src[i] - min) * inverse + 0.5f, 0, 15) * d + low;
     }
 }
@@ -280,9 +267,8 @@ RV_FUNC void rv_q8_0(float *dst, const float *src, size_t n, size_t d, int strea
 
 RV_FUNC void rv_hq4_0(float *dst, const float *src, size_t n, size_t d, int stream)
 {
-    size_t t;
     (void)stream;
-    for (t = 0; t < n; t++) {
+    for (size_t t = 0; t < n; t++) {
         rv__rotate(dst + t * d, src + t * d, d);
         rv__signed(dst + t * d, dst + t * d, 1, d, 8);
         rv__unrotate(dst + t * d, d);
@@ -356,15 +342,14 @@ RV_FUNC void rv__kivi_group(float *dst, const float *src, size_t count, size_t s
     float min = src[0];
     float max = src[0];
     float scale, inverse;
-    size_t i;
-    for (i = 1; i < count; i++) {
+    for (size_t i = 1; i < count; i++) {
         min = src[i * stride] < min ? src[i * stride] : min;
         max = src[i * stride] > max ? src[i * stride] : max;
     }
     min = rv_through_half(min);
     scale = rv_through_half((max - min) / (float)top);
     inverse = rv__inverse(scale);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         int q = rv__clamp((src[i * stride] - min) * inverse + 0.5f, 0, top);
         dst[i * stride] = (float)q * scale + min;
     }
@@ -402,17 +387,13 @@ RV_FUNC float rv__through_e4m3(float x)
 {
     float a = fabsf(x);
     float step, y;
+    if (!(a < 448.0f)) return x < 0.0f ? -448.0f : 448.0f;
     int e;
-    if (!(a < 448.0f)) {
-        return x < 0.0f ? -448.0f : 448.0f;
-    }
     (void)frexpf(a, &e);
     step = ldexpf(1.0f, (e < -5 ? -5 : e) - 4);
     y = floorf(a / step);
     a = a / step - y;
-    if (a > 0.5f || (a == 0.5f && fmodf(y, 2.0f) != 0.0f)) {
-        y += 1.0f;
-    }
+    if (a > 0.5f || (a == 0.5f && fmodf(y, 2.0f) != 0.0f)) y += 1.0f;
     return (x < 0.0f ? -y : y) * step;
 }
 
@@ -546,11 +527,8 @@ enum { RV_CODEC_COUNT = (int)(sizeof rv_codecs / sizeof rv_codecs[0]) };
 /* The codec of that name, or NULL. */
 RV_FUNC const rv_codec *rv_find(const char *name)
 {
-    size_t i;
-    for (i = 0; i < sizeof rv_codecs / sizeof rv_codecs[0]; i++) {
-        if (strcmp(rv_codecs[i].name, name) == 0) {
-            return &rv_codecs[i];
-        }
+    for (size_t i = 0; i < sizeof rv_codecs / sizeof rv_codecs[0]; i++) {
+        if (strcmp(rv_codecs[i].name, name) == 0) return &rv_codecs[i];
     }
     return NULL;
 }

@@ -29,12 +29,11 @@ int main(void)
     lq_kv kv, back;
     void *work, *mem = NULL;
     size_t bytes, i;
-    int status;
     desc.layers = 1;
     desc.kv_heads = HEADS;
     desc.k_dims = DIMS;
     desc.tokens = 2 * TOKENS;
-    status = lq_kv_init(&kv, malloc(lq_kv_bytes(&desc)), lq_kv_bytes(&desc), &desc);
+    int status = lq_kv_init(&kv, malloc(lq_kv_bytes(&desc)), lq_kv_bytes(&desc), &desc);
     for (i = 0; i < 2 * TOKENS * ROW; i++) /* what a model would make */
         (i % 2 ? k : v)[i / 2] = (float)rand() / (float)RAND_MAX - 0.5f;
     if (status || !file || lq_kv_append(&kv, 0, &key, &value, NULL, TOKENS)) return 1;

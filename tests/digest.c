@@ -13,19 +13,16 @@ static void collect(const char *name, const void *bytes, size_t count)
 
 int main(int argc, char **argv)
 {
-    const lq_tables *tables;
     void *memory = source_alloc(lq_tables_bytes());
-    char text[33];
-    int errors;
     lq_cpu_limit(argc > 1 ? atoi(argv[1]) : -1);
-    if (lq_tables_init(&tables, memory, lq_tables_bytes())) {
-        return 1;
-    }
-    errors = golden_make(tables, collect);
+    const lq_tables *tables;
+    if (lq_tables_init(&tables, memory, lq_tables_bytes())) return 1;
+    int errors = golden_make(tables, collect);
     if (errors) {
         fprintf(stderr, "%d calls failed\n", errors);
         return 1;
     }
+    char text[33];
     golden_digest_text(text);
     printf("%s\n", text);
     free(memory);

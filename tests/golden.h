@@ -33,8 +33,7 @@ static void golden_put(const char *name, const void *bytes, size_t count)
 /* As little-endian bytes. */
 static void golden_put16(const char *name, const uint16_t *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         golden_buffer[2 * i] = (uint8_t)x[i];
         golden_buffer[2 * i + 1] = (uint8_t)(x[i] >> 8);
     }
@@ -52,9 +51,8 @@ static void golden_halves(void)
 {
     static float x[4096];
     static uint16_t h[4096];
-    uint32_t i;
     source_seed = 11;
-    for (i = 0; i < 4096; i++) {
+    for (uint32_t i = 0; i < 4096; i++) {
         uint32_t u = (uint32_t)source_u64();
         memcpy(&x[i], &u, 4);
         if ((u & 0x7f800000u) == 0x7f800000u) { /* no signalling NaNs: x87 registers quieten them */
@@ -75,22 +73,20 @@ static void golden_lattices(void)
     static float x[4096];
     static int16_t points[4096];
     static uint8_t bytes[8 * 4096];
-    int quantizer;
-    int i;
     source_seed = 12;
-    for (i = 0; i < 4096; i++) {
+    for (int i = 0; i < 4096; i++) {
         x[i] = golden_number(i % 7 == 0 ? 200 : 2);
         x[i] = i % 5 ? x[i] : (float)((int)source_below(64) - 32) / 8; /* ties */
     }
-    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
         golden_ok(lq_lattice_nearest(points, x, 4096, 0.75f, quantizer));
-        for (i = 0; i < 4096; i++) {
+        for (int i = 0; i < 4096; i++) {
             bytes[2 * i] = (uint8_t)(uint16_t)points[i];
             bytes[2 * i + 1] = (uint8_t)((uint16_t)points[i] >> 8);
         }
         golden_put(names[quantizer], bytes, 8192);
     }
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         golden_ok(lq_fixed_encode(bytes, sizeof bytes, x, 4091, 0.5f, LQ_Z, bits[i]));
         golden_put("fixed-z", bytes, lq_fixed_bytes(4091, LQ_Z, bits[i]));
     }
@@ -116,8 +112,6 @@ static golden_group golden_;
 /* K has a RoPE over the first 16 dims with frequencies that are dyadic fractions. */
 static void golden_group_make(golden_group *g, uint32_t stream, uint32_t basis, int type)
 {
-    size_t t;
-    size_t i;
     memset(g, 0, sizeof *g);
     source_seed = 100 + stream;
     g->dims[0] = GOLDEN_WIDE;
@@ -126,7 +120,7 @@ static void golden_group_make(golden_group *g, uint32_t stream, uint32_t basis, 
     g->geometry.basis = basis;
     g->geometry.slice_count = GOLDEN_SLICES;
     g->geometry.slice_dims = g->dims;
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         g->freqs[i] = (float)(4096 - 500 * (int)i) / 4096;
     }
     g->rope.freqs = g->freqs;
@@ -136,15 +130,16 @@ static void golden_group_make(golden_group *g, uint32_t stream, uint32_t basis, 
     g->geometry.rope = stream == LQ_K ? &g->rope : NULL;
     g->positions.first = 1000;
     g->positions.stride = 7;
-    for (t = 0; t < GOLDEN_TOKENS; t++) {
-        for (i = 0; i < GOLDEN_DIMS; i++) {
+    for (size_t t = 0; t < GOLDEN_TOKENS; t++) {
+        for (size_t i = 0; i < GOLDEN_DIMS; i++) {
             double scale = (double)(1 + (int)(i * i % 31)) / 8;
             double mean = i % 5 ? 0 : (double)i / 4;
             double x = source_integer_gauss() * scale + mean;
             g->x[t * GOLDEN_DIMS + i] = (float)(stream == LQ_V ? x * (double)(1u << t % 8) : x);
         }
     }
-    for (i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) { /* every third token is zero in one slice */
+    /* every third token is zero in one slice */
+    for (size_t i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) {
         if (i % GOLDEN_DIMS < GOLDEN_WIDE && i / GOLDEN_DIMS % 50 == 3) {
             g->x[i] = 0;
         }
@@ -193,17 +188,15 @@ static void golden_integers(const lq_profile *p, int quantizer, const uint8_t *p
     int16_t *values = (int16_t *)source_alloc(matrix * 64 * 2);
     uint8_t *bytes = (uint8_t *)source_alloc(matrix * 64 * 2);
     uint8_t *classes = (uint8_t *)source_alloc(rows);
-    lq_rans_plan plan;
-    size_t page;
-    size_t i;
-    for (i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++) {
         int c = (p->sigma[i] + (i < lead ? 0 : 16) + 4097) / 2 - 2048 + LQ_CLASS_ONE;
         c = c < 0 || p->sigma[i] == LQ_SIGMA_DEAD ? 0 : c > LQ_CLASS_MAX ? LQ_CLASS_MAX : c;
         classes[i] = (uint8_t)(i < lead && c < LQ_CLASS_ONE ? LQ_CLASS_ONE : c);
     }
+    lq_rans_plan plan;
     golden_ok(lq_rans_plan_init(&plan, plan_mem, lq_rans_plan_bytes(rows), classes, rows, lead,
                                 quantizer));
-    for (page = 0; page < 3; page++) {
+    for (size_t page = 0; page < 3; page++) {
         lq_rans_page r;
         uint8_t *stream = source_copy(pages, page_bytes[page] - GOLDEN_TRAILER);
         memset(&r, 0, sizeof r);
@@ -213,7 +206,7 @@ static void golden_integers(const lq_profile *p, int quantizer, const uint8_t *p
         r.bytes_count = page_bytes[page] - GOLDEN_TRAILER;
         r.tokens = page < 2 ? 64 : GOLDEN_TOKENS - 128;
         golden_ok(lq_rans_decode(golden_tables, &plan, &r, 1, workspace, workspace_bytes));
-        for (i = 0; i < matrix * 64; i++) {
+        for (size_t i = 0; i < matrix * 64; i++) {
             bytes[2 * i] = (uint8_t)(uint16_t)values[i];
             bytes[2 * i + 1] = (uint8_t)((uint16_t)values[i] >> 8);
         }
@@ -259,10 +252,7 @@ static void golden_pages(const golden_group *g, const lq_profile *profile, const
     lq_codec_desc d;
     lq_codec *codec = NULL;
     size_t page_bytes[3] = {0, 0, 0};
-    size_t workspace_bytes;
     size_t written = 0;
-    void *workspace;
-    void *mem;
     memset(&d, 0, sizeof d);
     d.geometry = g->geometry;
     d.page = k->page;
@@ -273,10 +263,10 @@ static void golden_pages(const golden_group *g, const lq_profile *profile, const
     d.profile_index = 0x91;
     d.tables = golden_tables;
     d.profile = profile;
-    mem = source_alloc(lq_codec_bytes(&d));
+    void *mem = source_alloc(lq_codec_bytes(&d));
     golden_ok(lq_codec_init(&codec, mem, lq_codec_bytes(&d), &d));
-    workspace_bytes = lq_codec_workspace_bytes(codec);
-    workspace = source_alloc(workspace_bytes);
+    size_t workspace_bytes = lq_codec_workspace_bytes(codec);
+    void *workspace = source_alloc(workspace_bytes);
     golden_ok(lq_codec_encode(codec, golden_buffer, GOLDEN_BYTES, &written, page_bytes, &g->vectors,
                               &g->positions, GOLDEN_TOKENS, workspace, workspace_bytes));
     golden_put(k->name, golden_buffer, written);
@@ -293,19 +283,15 @@ static void golden_groups(void)
     golden_group *g = &golden_;
     int16_t profile_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
     lq_profile profile;
-    uint32_t stream;
-    uint32_t basis;
-    int type;
-    size_t i;
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
-        for (basis = LQ_BASIS_IDENTITY; basis <= LQ_BASIS_HADAMARD; basis++) {
-            for (type = LQ_F32; type <= LQ_BF16; type++) {
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
+        for (uint32_t basis = LQ_BASIS_IDENTITY; basis <= LQ_BASIS_HADAMARD; basis++) {
+            for (int type = LQ_F32; type <= LQ_BF16; type++) {
                 golden_group_make(g, stream, basis, type);
                 snprintf(golden_prefix, sizeof golden_prefix, "%s-%s-%s/",
                          stream == LQ_K ? "k" : "v",
                          basis == LQ_BASIS_IDENTITY ? "identity" : "hadamard", types[type - 1]);
                 golden_profile(g, &profile, profile_mem, 0.5f);
-                for (i = 0; i < GOLDEN_KINDS; i++) {
+                for (size_t i = 0; i < GOLDEN_KINDS; i++) {
                     golden_pages(g, &profile, &golden_kinds[i]);
                 }
             }
@@ -318,15 +304,11 @@ static void golden_groups(void)
 static uint8_t *golden_file(const char *name, size_t *count)
 {
     char path[100];
-    uint8_t *bytes;
-    FILE *f;
     snprintf(path, sizeof path, "tests/golden/%s", name);
-    f = fopen(path, "rb");
+    FILE *f = fopen(path, "rb");
     *count = 0;
-    if (!f) {
-        return NULL;
-    }
-    bytes = (uint8_t *)source_alloc(1 << 16);
+    if (!f) return NULL;
+    uint8_t *bytes = (uint8_t *)source_alloc(1 << 16);
     *count = fread(bytes, 1, 1 << 16, f);
     fclose(f);
     return bytes;
@@ -340,13 +322,12 @@ static const char *golden_dense_name(uint32_t stream)
 /* Slices of 16 and 8 dims, neighbours correlated. */
 static void golden_dense_group(golden_group *g, uint32_t stream)
 {
-    size_t i;
     golden_group_make(g, stream, LQ_BASIS_IDENTITY, LQ_F32);
     g->dims[0] = 16;
     g->dims[1] = 8;
     g->rope.rotary_dims = 8;
     g->geometry.basis = 0;
-    for (i = 1; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) {
+    for (size_t i = 1; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) {
         g->x[i] =
             i % GOLDEN_DIMS ? (float)((double)g->x[i] / 2 + (double)g->x[i - 1] / 2) : g->x[i];
     }
@@ -382,29 +363,24 @@ static void golden_basis(const lq_basis *b)
 static void golden_dense(void)
 {
     golden_group *g = &golden_;
-    uint32_t stream;
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
-        int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
         lq_profile profile;
-        lq_profile refit;
         void *mem = golden_dense_load(&profile, golden_dense_name(stream));
-        const lq_basis *b;
-        size_t i;
-        if (!mem) {
-            return;
-        }
-        b = profile.dense;
+        if (!mem) return;
+        const lq_basis *b = profile.dense;
         snprintf(golden_prefix, sizeof golden_prefix, "%s-dense/", stream == LQ_K ? "k" : "v");
         golden_basis(b);
         golden_dense_group(g, stream);
-        for (i = 0; i < 4; i++) {
+        for (size_t i = 0; i < 4; i++) {
             golden_pages(g, &profile, &golden_kinds[i]);
         }
         g->geometry.basis = LQ_BASIS_DENSE;
         g->geometry.dense = b;
-        for (i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) { /* not what was calibrated */
+        for (size_t i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) { /* not what was calibrated */
             g->x[i] *= i % 3 ? 1.0f : 4.0f;
         }
+        int16_t refit_mem[2 * (GOLDEN_DIMS + GOLDEN_SLICES) + 1];
+        lq_profile refit;
         golden_profile(g, &refit, refit_mem, 0.5f);
         golden_pages(g, &refit, &golden_kinds[0]);
         free(mem);
@@ -418,26 +394,23 @@ SOURCE_FUNC size_t golden_dense_archive(size_t tokens)
     static uint8_t directory[1 << 16];
     golden_group *g = &golden_;
     lq_archive_writer_desc w;
-    lq_archive_writer writer;
-    uint32_t stream;
     memset(&w, 0, sizeof w);
     w.mem = golden_buffer;
     w.mem_bytes = GOLDEN_BYTES;
     w.directory = directory;
     w.directory_bytes = sizeof directory;
+    lq_archive_writer writer;
     golden_ok(lq_archive_writer_init(&writer, &w));
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
         lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, 16, 0, 0}, {3, 1, 8, 8, 0, 0}};
         lq_archive_profile_desc file = {NULL, 0, NULL};
-        lq_archive_group_desc group;
-        lq_archive_pack_desc d;
         lq_profile profile;
         void *mem = golden_dense_load(&profile, golden_dense_name(stream));
         uint8_t *bytes = golden_file(golden_dense_name(stream), &file.count);
-        size_t workspace_bytes;
-        void *workspace;
         golden_dense_group(g, stream);
+        lq_archive_group_desc group;
         memset(&group, 0, sizeof group);
+        lq_archive_pack_desc d;
         memset(&d, 0, sizeof d);
         file.bytes = bytes;
         group.stream = stream;
@@ -455,8 +428,8 @@ SOURCE_FUNC size_t golden_dense_archive(size_t tokens)
         d.step = 0.5f;
         d.profile = &profile;
         d.refit = 1;
-        workspace_bytes = lq_archive_pack_workspace_bytes(&d);
-        workspace = source_alloc(workspace_bytes);
+        size_t workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+        void *workspace = source_alloc(workspace_bytes);
         golden_ok(lq_archive_pack(&writer, &d, &g->vectors, &g->positions, tokens, workspace,
                                   workspace_bytes));
         golden_ok(lq_archive_add_meta(&writer, 77, "golden", 6));
@@ -503,19 +476,16 @@ static golden_joint golden_joint_;
 /* Numbers that eight hidden ones make, and noise; keys have means, values sizes. */
 static void golden_joint_numbers(golden_joint *g)
 {
-    size_t t;
-    size_t d;
-    size_t k;
     source_seed = 300;
-    for (t = 0; t < JOINT_TOKENS; t++) {
+    for (size_t t = 0; t < JOINT_TOKENS; t++) {
         double hidden[8];
-        for (k = 0; k < 8; k++) {
+        for (size_t k = 0; k < 8; k++) {
             hidden[k] = source_integer_gauss();
         }
-        for (d = 0; d < JOINT_DIMS; d++) {
+        for (size_t d = 0; d < JOINT_DIMS; d++) {
             int value = (d >= 32 && d < 56) || (d >= 76 && d < 88);
             double x = source_integer_gauss() / 8;
-            for (k = 0; k < 8; k++) {
+            for (size_t k = 0; k < 8; k++) {
                 x += hidden[k] * (double)((int)((d * 7 + k * (d + 13)) % 9) - 4) / 8;
             }
             g->x[t * JOINT_DIMS + d] = (float)(value ? x * (double)(1u << (t + d / 70) % 6) + 0.5
@@ -529,20 +499,19 @@ static void golden_joint_make(golden_joint *g)
 {
     static const uint32_t gains[JOINT_SLICES] = {0, 0, 0, 0, 0, 1, 0};
     size_t at = 0;
-    size_t i;
     memset(g, 0, sizeof *g);
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         g->freqs[0][i] = (float)(4096 - 500 * (int)i) / 4096;
         g->freqs[1][i] = (float)(3000 - 300 * (int)i) / 8192;
     }
-    for (i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         g->ropes[i].freqs = g->freqs[i];
         g->ropes[i].rotary_dims = i ? 12 : 16;
         g->ropes[i].layout = i ? LQ_ROPE_ADJACENT : LQ_ROPE_HALF;
         g->ropes[i].magnitude = i ? 1.25f : 0;
     }
     golden_joint_numbers(g);
-    for (i = 0; i < JOINT_SLICES; i++) {
+    for (size_t i = 0; i < JOINT_SLICES; i++) {
         const lq_slice *s = &golden_joint_slices[i];
         g->dims[i] = s->dims;
         g->roles[i].stream = s->stream;
@@ -551,7 +520,7 @@ static void golden_joint_make(golden_joint *g)
         g->slices[i] = g->x + at;
         at += s->dims;
     }
-    for (i = 0; i < JOINT_READS; i++) {
+    for (size_t i = 0; i < JOINT_READS; i++) {
         g->query_heads[i] = g->slices[golden_joint_reads[i]];
     }
     g->geometry.stream = LQ_KV;
@@ -573,14 +542,12 @@ static void golden_joint_pack(const golden_joint *g, lq_archive_writer *writer,
                               lq_archive_pack_desc *d)
 {
     int refit = d->sequence == 6;
-    size_t workspace_bytes;
-    void *workspace;
     d->step = refit ? 1.5f : 0.75f;
     d->quantizer = refit ? LQ_E8 : LQ_Z;
     d->weights = refit ? NULL : g->weights;
     d->refit = refit;
-    workspace_bytes = lq_archive_pack_workspace_bytes(d);
-    workspace = source_alloc(workspace_bytes);
+    size_t workspace_bytes = lq_archive_pack_workspace_bytes(d);
+    void *workspace = source_alloc(workspace_bytes);
     golden_ok(lq_archive_pack(writer, d, &g->vectors, &g->positions,
                               refit ? JOINT_REFIT : JOINT_TOKENS, workspace, workspace_bytes));
     free(workspace);
@@ -591,9 +558,8 @@ static void golden_joint_group(golden_joint *g, lq_archive_writer *writer,
                                const lq_profile *profile, const lq_archive_profile_desc *file)
 {
     lq_archive_group_desc group;
-    lq_archive_pack_desc d;
-    size_t i;
     memset(&group, 0, sizeof group);
+    lq_archive_pack_desc d;
     memset(&d, 0, sizeof d);
     group.stream = LQ_KV;
     group.slices = golden_joint_slices;
@@ -607,7 +573,7 @@ static void golden_joint_group(golden_joint *g, lq_archive_writer *writer,
     d.profile = profile;
     d.sequence = 5;
     golden_joint_pack(g, writer, &d);
-    for (i = 0; i < JOINT_REFIT * JOINT_DIMS; i++) {
+    for (size_t i = 0; i < JOINT_REFIT * JOINT_DIMS; i++) {
         g->x[i] *= i % 3 ? 1.0f : 4.0f;
     }
     d.sequence = 6;
@@ -619,14 +585,11 @@ SOURCE_FUNC size_t golden_joint_archive(void)
 {
     static uint8_t directory[1 << 16];
     lq_archive_profile_desc file = {NULL, 0, NULL};
-    lq_archive_writer_desc w;
-    lq_archive_writer writer;
     lq_profile profile;
     void *mem = golden_dense_load(&profile, JOINT_NAME);
     uint8_t *bytes = golden_file(JOINT_NAME, &file.count);
-    if (!mem) {
-        return 0;
-    }
+    if (!mem) return 0;
+    lq_archive_writer_desc w;
     memset(&w, 0, sizeof w);
     w.mem = golden_buffer;
     w.mem_bytes = GOLDEN_BYTES;
@@ -634,6 +597,7 @@ SOURCE_FUNC size_t golden_joint_archive(void)
     w.directory_bytes = sizeof directory;
     file.bytes = bytes;
     golden_joint_make(&golden_joint_);
+    lq_archive_writer writer;
     golden_ok(lq_archive_writer_init(&writer, &w));
     golden_joint_group(&golden_joint_, &writer, &profile, &file);
     golden_ok(lq_archive_finish(&writer));
@@ -646,9 +610,7 @@ static void golden_joints(void)
 {
     lq_profile profile;
     void *mem = golden_dense_load(&profile, JOINT_NAME);
-    if (!mem) {
-        return;
-    }
+    if (!mem) return;
     snprintf(golden_prefix, sizeof golden_prefix, "joint/");
     golden_basis(profile.dense);
     golden_put("archive", golden_buffer, golden_joint_archive());
@@ -659,10 +621,9 @@ static void golden_joints(void)
    which are dead, and of numbers far out, which escape. */
 static void golden_group_far(golden_group *g)
 {
-    size_t i;
     g->dims[0] = GOLDEN_DIMS / 2;
     g->dims[1] = GOLDEN_DIMS / 2;
-    for (i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) {
+    for (size_t i = 0; i < GOLDEN_TOKENS * GOLDEN_DIMS; i++) {
         size_t d = i % GOLDEN_DIMS;
         double far = i % 97 == 11 ? 40 : 1;
         g->x[i] = (float)((double)g->x[i] * (d == 6 ? 0 : d == 30 ? far / 512 : far));
@@ -680,28 +641,25 @@ static size_t golden_archive(const golden_kind *k, int how, size_t tokens)
     golden_group *g = &golden_;
     int refit = how == GOLDEN_REFIT;
     lq_archive_writer_desc w;
-    lq_archive_writer writer;
-    uint32_t stream;
     memset(&w, 0, sizeof w);
     w.mem = golden_buffer;
     w.mem_bytes = GOLDEN_BYTES;
     w.directory = directory;
     w.directory_bytes = sizeof directory;
+    lq_archive_writer writer;
     golden_ok(lq_archive_writer_init(&writer, &w));
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
         lq_slice slices[GOLDEN_SLICES] = {{3, 0, 0, GOLDEN_WIDE, 0, 0},
                                           {3, 1, 8, GOLDEN_DIMS - GOLDEN_WIDE, 0, 0}};
-        lq_archive_group_desc group;
-        lq_archive_pack_desc d;
-        size_t workspace_bytes;
-        void *workspace;
         golden_group_make(g, stream, refit ? LQ_BASIS_HADAMARD : LQ_BASIS_IDENTITY, LQ_F16);
         if (how == GOLDEN_FAR) {
             golden_group_far(g);
             slices[0].dims = g->dims[0];
             slices[1].dims = g->dims[1];
         }
+        lq_archive_group_desc group;
         memset(&group, 0, sizeof group);
+        lq_archive_pack_desc d;
         memset(&d, 0, sizeof d);
         group.stream = stream;
         group.rope = LQ_ARCHIVE_NONE;
@@ -719,8 +677,8 @@ static size_t golden_archive(const golden_kind *k, int how, size_t tokens)
         d.bits = k->bits;
         d.step = k->step;
         d.refit = refit;
-        workspace_bytes = lq_archive_pack_workspace_bytes(&d);
-        workspace = source_alloc(workspace_bytes);
+        size_t workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+        void *workspace = source_alloc(workspace_bytes);
         golden_ok(lq_archive_pack(&writer, &d, &g->vectors, &g->positions, tokens, workspace,
                                   workspace_bytes));
         golden_ok(lq_archive_add_meta(&writer, 77, "golden", 6));
@@ -733,8 +691,7 @@ static size_t golden_archive(const golden_kind *k, int how, size_t tokens)
 
 static void golden_archives(void)
 {
-    size_t i;
-    for (i = 0; i <= 9; i++) {
+    for (size_t i = 0; i <= 9; i++) {
         golden_kind k = golden_kinds[i];
         k.type = 0;
         snprintf(golden_prefix, sizeof golden_prefix, "%s/", k.name);
@@ -750,11 +707,10 @@ static void golden_kv_desc(lq_kv_desc *d, lq_kv_layer *layers, int which)
 {
     static float freqs[2][8];
     static lq_rope ropes[2];
-    size_t i;
     memset(d, 0, sizeof *d);
     memset(layers, 0, 2 * sizeof *layers);
     memset(ropes, 0, sizeof ropes);
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         freqs[0][i] = 1.0f / (float)(1 << i);
         freqs[1][i] = 0.59765625f / (float)(1 << (i / 2));
     }
@@ -795,15 +751,12 @@ static void golden_kv_read(const lq_kv *kv, const char *name)
     static uint8_t bytes[GOLDEN_KV_TOKENS * GOLDEN_KV_ROW * 4]; /* little-endian */
     lq_kv_view_out out;
     size_t tokens = lq_kv_tokens(kv);
-    size_t i;
-    uint32_t l;
-    int v;
     memset(&out, 0, sizeof out);
     out.data = x;
-    for (l = 0; l < 2; l++) {
-        for (v = 0; v < 2; v++) {
+    for (uint32_t l = 0; l < 2; l++) {
+        for (int v = 0; v < 2; v++) {
             golden_ok(lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0));
-            for (i = 0; i < tokens * GOLDEN_KV_ROW; i++) {
+            for (size_t i = 0; i < tokens * GOLDEN_KV_ROW; i++) {
                 uint32_t u;
                 memcpy(&u, x + i, 4);
                 bytes[4 * i] = (uint8_t)u;
@@ -819,24 +772,23 @@ static void golden_kv_read(const lq_kv *kv, const char *name)
 /* Saved (pack: coded) into golden_buffer. */
 static void golden_kv_write(const lq_kv *kv, const char *name, int pack)
 {
-    lq_archive_writer writer;
     lq_archive_writer_desc d;
-    lq_kv_pack_desc p;
-    void *workspace;
     size_t needed = 0;
     size_t directory = 0;
     memset(&d, 0, sizeof d);
+    lq_kv_pack_desc p;
     memset(&p, 0, sizeof p);
     p.tables = golden_tables;
     p.k_step = 0.25f;
     p.v_step = 0.25f;
     golden_ok(pack ? lq_kv_pack_bytes(kv, &p, &needed, &directory)
                    : lq_kv_save_bytes(kv, &needed, &directory));
-    workspace = source_alloc(needed);
+    void *workspace = source_alloc(needed);
     d.mem = golden_buffer;
     d.mem_bytes = GOLDEN_BYTES;
     d.directory = source_alloc(directory);
     d.directory_bytes = directory;
+    lq_archive_writer writer;
     golden_ok(lq_archive_writer_init(&writer, &d));
     golden_ok(pack ? lq_kv_pack(kv, &writer, &p, workspace, needed)
                    : lq_kv_save(kv, &writer, 1, workspace, needed));
@@ -854,9 +806,7 @@ typedef struct golden_sheet {
 static int golden_sheet_write(void *user, const void *bytes, size_t count)
 {
     golden_sheet *f = (golden_sheet *)user;
-    if (count > GOLDEN_BYTES - f->count) {
-        return 1;
-    }
+    if (count > GOLDEN_BYTES - f->count) return 1;
     memcpy(f->bytes + f->count, bytes, count);
     f->count += count;
     return 0;
@@ -875,24 +825,24 @@ static void golden_kv_export(const lq_kv *kv, golden_sheet *f, const lq_kv_expor
 static void golden_kv_session(const lq_kv *kv, int packed)
 {
     lq_kv_export_desc with;
-    lq_kv_pack_desc p;
-    lq_archive_source source;
-    golden_sheet f;
-    lq_kv back;
     void *mem = NULL;
     size_t bytes = 0;
-    int status;
     memset(&with, 0, sizeof with);
+    lq_kv_pack_desc p;
     memset(&p, 0, sizeof p);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
     p.tables = golden_tables;
     p.k_step = 0.25f;
     p.v_step = 0.25f;
     with.pack = packed ? &p : NULL;
+    golden_sheet f;
     f.bytes = golden_buffer;
     golden_kv_export(kv, &f, &with);
     source.bytes = f.bytes;
     source.size = f.count;
+    lq_kv back;
+    int status;
     while ((status = lq_kv_import(&back, mem, bytes, &bytes, &source, NULL)) == LQ_E_SPACE) {
         free(mem);
         mem = source_alloc(bytes);
@@ -911,13 +861,10 @@ static void golden_kv_fill(lq_kv *kv, size_t tokens)
 {
     static float x[2][GOLDEN_KV_TOKENS * GOLDEN_KV_ROW];
     lq_kv_view view[2];
-    uint32_t l;
-    size_t i;
-    int v;
     memset(view, 0, sizeof view);
-    for (l = 0; l < 2; l++) {
-        for (v = 0; v < 2; v++) {
-            for (i = 0; i < tokens * GOLDEN_KV_ROW; i++) {
+    for (uint32_t l = 0; l < 2; l++) {
+        for (int v = 0; v < 2; v++) {
+            for (size_t i = 0; i < tokens * GOLDEN_KV_ROW; i++) {
                 x[v][i] = golden_number(1.0) + (i % 32 == 5 ? 40.0f : 0.0f);
             }
             view[v].data = x[v];
@@ -928,23 +875,21 @@ static void golden_kv_fill(lq_kv *kv, size_t tokens)
 
 static void golden_kv(void)
 {
-    int which;
-    for (which = 0; which < 6; which++) {
+    for (int which = 0; which < 6; which++) {
+        source_seed = 77;
         lq_kv_desc d;
         lq_kv_layer layers[2];
-        lq_kv_evict_desc e;
-        lq_kv kv;
-        void *mem;
-        source_seed = 77;
         golden_kv_desc(&d, layers, which);
         snprintf(golden_prefix, sizeof golden_prefix, "kv%d/", which);
-        mem = source_alloc(lq_kv_bytes(&d));
+        void *mem = source_alloc(lq_kv_bytes(&d));
+        lq_kv kv;
         golden_ok(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d));
         golden_kv_fill(&kv, 250);
         golden_ok(lq_kv_shift(&kv, 100, 150, 12345));
         golden_ok(lq_kv_shift(&kv, 50, 50, 7));
         golden_kv_read(&kv, "shifted");
         golden_kv_write(&kv, "packed", 1);
+        lq_kv_evict_desc e;
         memset(&e, 0, sizeof e);
         e.tokens = 181;
         e.scorer = LQ_KV_BY_NORM;
@@ -999,11 +944,9 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
                                          {LQ_KV_WARM, LQ_E8_RELAXED, 4, 0.5f}};
     static const lq_kv_policy raw = {LQ_KV_RAW, 0, 0, 0};
     int form = which == LIVE_FIVE_SIX ? 0 : which % 3;
-    int l;
-    int h;
     memset(live, 0, sizeof *live);
-    for (l = 0; l < LIVE_LAYERS; l++) {
-        for (h = 0; h < 2 * LIVE_HEADS; h++) { /* each kind for keys and for values */
+    for (int l = 0; l < LIVE_LAYERS; l++) {
+        for (int h = 0; h < 2 * LIVE_HEADS; h++) { /* each kind for keys and for values */
             int kind = h + l * LIVE_HEADS;
             live->heads[l][h] = which == LIVE_FIVE_SIX      ? five_six[kind % 2]
                                 : form == 0 && kind % 6 < 5 ? hot[kind % 6]
@@ -1014,7 +957,7 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
         }
         live->layers[l].heads = live->heads[l];
     }
-    for (l = 0; l < LIVE_K / 2; l++) {
+    for (int l = 0; l < LIVE_K / 2; l++) {
         live->freqs[l] = which < 3 ? (float)(4096 - 500 * l) / 4096 : 1.0f / (float)(1 << l);
     }
     live->rope.freqs = live->freqs;
@@ -1038,14 +981,12 @@ SOURCE_FUNC void golden_live_init(golden_live *live, int which)
 static void golden_live_append(golden_live *live, int which, size_t tokens)
 {
     static float x[2][LIVE_TOKENS * LIVE_ROW];
-    uint32_t l;
-    size_t i;
-    for (l = 0; l < LIVE_LAYERS; l++) {
+    for (uint32_t l = 0; l < LIVE_LAYERS; l++) {
         lq_kv_view k;
-        lq_kv_view v;
         memset(&k, 0, sizeof k);
+        lq_kv_view v;
         memset(&v, 0, sizeof v);
-        for (i = 0; i < tokens * LIVE_ROW; i++) {
+        for (size_t i = 0; i < tokens * LIVE_ROW; i++) {
             x[0][i] = golden_number(1) + (float)(i % 5) / 2;
             x[1][i] = golden_number(i % 3 ? 0.5 : 2);
             if (which >= 3) { /* a mean that turns slowly; tokens that are large */
@@ -1064,11 +1005,10 @@ static void golden_live_append(golden_live *live, int which, size_t tokens)
 /* Tokens, masses; from 2 on some tokens are evicted, others shifted; from 3 on, more are appended. */
 static void golden_live_fill(golden_live *live, int which)
 {
-    uint8_t keep[LIVE_TOKENS];
-    size_t i;
     source_seed = 400 + (uint64_t)which;
     golden_live_append(live, which, LIVE_TOKENS);
-    for (i = 0; i < LIVE_TOKENS; i++) {
+    uint8_t keep[LIVE_TOKENS];
+    for (size_t i = 0; i < LIVE_TOKENS; i++) {
         lq_kv_mass(&live->kv)[i] = (float)i / 8;
         keep[i] = i % 16 != 9;
     }
@@ -1085,20 +1025,18 @@ static void golden_live_fill(golden_live *live, int which)
 /* Saves into golden_buffer. */
 static size_t golden_live_save(const golden_live *live)
 {
-    lq_archive_writer_desc w;
-    lq_archive_writer writer;
     size_t workspace_bytes = 0;
     size_t directory_bytes = 0;
-    void *workspace;
-    void *directory;
     golden_ok(lq_kv_save_bytes(&live->kv, &workspace_bytes, &directory_bytes));
-    workspace = source_alloc(workspace_bytes);
-    directory = source_alloc(directory_bytes);
+    void *workspace = source_alloc(workspace_bytes);
+    void *directory = source_alloc(directory_bytes);
+    lq_archive_writer_desc w;
     memset(&w, 0, sizeof w);
     w.mem = golden_buffer;
     w.mem_bytes = GOLDEN_BYTES;
     w.directory = directory;
     w.directory_bytes = directory_bytes;
+    lq_archive_writer writer;
     golden_ok(lq_archive_writer_init(&writer, &w));
     golden_ok(lq_kv_save(&live->kv, &writer, 9, workspace, workspace_bytes));
     golden_ok(lq_archive_finish(&writer));
@@ -1109,8 +1047,7 @@ static size_t golden_live_save(const golden_live *live)
 
 static void golden_lives(void)
 {
-    int which;
-    for (which = 0; which < LIVES; which++) {
+    for (int which = 0; which < LIVES; which++) {
         golden_live live;
         golden_live_init(&live, which);
         golden_live_fill(&live, which);
@@ -1125,9 +1062,8 @@ static uint8_t golden_chain[16 + 16 + 8]; /* digest so far, digest of the stream
 
 static void golden_digest_add(const void *bytes, size_t count)
 {
-    int i;
     lq_blake2s_128(golden_chain + 16, bytes, count);
-    for (i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++) {
         golden_chain[32 + i] = (uint8_t)((uint64_t)count >> 8 * i);
     }
     lq_blake2s_128(golden_chain, golden_chain, sizeof golden_chain);
@@ -1135,8 +1071,7 @@ static void golden_digest_add(const void *bytes, size_t count)
 
 static void golden_digest_text(char text[33])
 {
-    int i;
-    for (i = 0; i < 16; i++) {
+    for (int i = 0; i < 16; i++) {
         snprintf(text + 2 * i, 3, "%02x", golden_chain[i]);
     }
 }

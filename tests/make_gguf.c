@@ -106,27 +106,20 @@ static void make_bytes(maker *m, const void *src, size_t count)
 {
     if (m->room - m->count < count) {
         uint8_t *grown = (uint8_t *)calloc(1, m->room * 2 + count);
-        if (grown == NULL) {
-            exit(2);
-        }
-        if (m->count > 0) {
-            memcpy(grown, m->data, m->count);
-        }
+        if (grown == NULL) exit(2);
+        if (m->count > 0) memcpy(grown, m->data, m->count);
         free(m->data);
         m->data = grown;
         m->room = m->room * 2 + count;
     }
-    if (count > 0) {
-        memcpy(m->data + m->count, src, count);
-    }
+    if (count > 0) memcpy(m->data + m->count, src, count);
     m->count += count;
 }
 
 static void make_number(maker *m, uint64_t n, size_t count)
 {
     uint8_t b[8];
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         b[make_is(m, "big-endian") ? count - 1 - i : i] = (uint8_t)(n >> (8 * i));
     }
     make_bytes(m, b, count);
@@ -203,9 +196,7 @@ static void make_sizes(maker *m)
 {
     uint32_t layers = make_is(m, "no-layers") ? 0 : make_is(m, "many-layers") ? 3 : MAKE_LAYERS;
     uint32_t embd = make_is(m, "negative-embd") ? 0xffffff00u : MAKE_EMBD;
-    if (!make_is(m, "no-arch")) {
-        make_word(m, "general.architecture", m->arch);
-    }
+    if (!make_is(m, "no-arch")) make_word(m, "general.architecture", m->arch);
     make_word(m, "general.type", make_is(m, "adapter") ? "adapter" : "model");
     make_own_size(m, make_is(m, "missing-key") ? "blocks" : "block_count", layers);
     make_own_size(m, "context_length", MAKE_CONTEXT);
@@ -292,7 +283,6 @@ static void make_tokens(maker *m)
     static const char *const special[] = {"<|end|>", "<|im_start|>", "<|im_end|>"};
     uint32_t count = make_is(m, "few-tokens") ? MAKE_TOKENS - 1 : MAKE_TOKENS;
     uint32_t b, moved;
-    uint32_t i;
     make_key(m, "tokenizer.ggml.tokens", 9);
     make_number(m, make_is(m, "array-type") ? 9 : 8, 4);
     make_number(m, make_is(m, "array-count") ? (uint64_t)1 << 61 : count, 8);
@@ -305,10 +295,10 @@ static void make_tokens(maker *m)
         s[1] = (char)(c < 128 ? 0 : 0x80 | (c & 63));
         make_string(m, s);
     }
-    for (i = 0; i < 6; i++) {
+    for (uint32_t i = 0; i < 6; i++) {
         make_string(m, joined[i]);
     }
-    for (i = 0; i < 3 - (MAKE_TOKENS - count); i++) {
+    for (uint32_t i = 0; i < 3 - (MAKE_TOKENS - count); i++) {
         make_string(m, special[i]);
     }
 }
@@ -320,7 +310,6 @@ static void make_tokenizer(maker *m)
     uint32_t types = make_is(m, "token-types") ? MAKE_TOKENS - 1 : MAKE_TOKENS;
     int llama3 = make_is(m, "llama3") || make_is(m, "whole") || make_is(m, "no-bos");
     uint32_t merges = make_is(m, "whole") ? 5 : 6; /* without the one that makes " the" */
-    uint32_t i;
     make_word(m, "tokenizer.ggml.model", make_is(m, "tokenizer") ? "llama" : "gpt2");
     make_word(m, "tokenizer.ggml.pre",
               make_is(m, "pre")       ? "unheard-of"
@@ -331,14 +320,14 @@ static void make_tokenizer(maker *m)
     make_key(m, "tokenizer.ggml.merges", 9);
     make_number(m, 8, 4);
     make_number(m, merges, 8);
-    for (i = 0; i < merges; i++) {
+    for (uint32_t i = 0; i < merges; i++) {
         int unknown = make_is(m, "merge-unknown") && i == 5;
         make_string(m, unknown ? pairs[i] : make_is(m, "merge-space") && i == 3 ? "and" : good[i]);
     }
     make_key(m, "tokenizer.ggml.token_type", 9);
     make_number(m, 5, 4);
     make_number(m, types, 8);
-    for (i = 0; i < types; i++) {
+    for (uint32_t i = 0; i < types; i++) {
         make_number(m, i < 262 ? 1 : 3, 4);
     }
     if (!make_is(m, "no-bos")) {
@@ -370,16 +359,15 @@ static void make_extras(maker *m, int l)
 {
     static const char *const parts[3] = {"attn_q", "attn_k", "attn_v"};
     size_t dim = make_dim(m);
-    char name[32];
-    int i;
-    for (i = 0; i < 3 && (make_is(m, "biased") || make_arch(m, "qwen2")); i++) {
+    for (int i = 0; i < 3 && (make_is(m, "biased") || make_arch(m, "qwen2")); i++) {
         make_tensor *t =
             make_add(m, "", 0, (i == 0 ? MAKE_HEADS : MAKE_KV) * dim, 1, i == 1 ? 8.0f : 1.0f);
         (void)snprintf(t->name, sizeof t->name, "blk.%d.%s.bias", l, parts[i]);
         t->bias = 1;
         m->tensor_count -= make_is(m, "no-bias") && i == 1;
     }
-    for (i = 0; i < 2 && (make_is(m, "extra-norm") || make_arch(m, "qwen3")); i++) {
+    char name[32];
+    for (int i = 0; i < 2 && (make_is(m, "extra-norm") || make_arch(m, "qwen3")); i++) {
         (void)snprintf(name, sizeof name, "blk.%d.%s_norm", l, parts[i]);
         (void)make_add(m, name, 0, dim, 1, 1.0f);
         m->tensor_count -= make_is(m, "no-norm") && i == 1;
@@ -393,17 +381,16 @@ static void make_layer(maker *m, int l)
     size_t dim = make_dim(m);
     size_t cols[7] = {MAKE_EMBD, MAKE_EMBD, MAKE_EMBD, 0, MAKE_EMBD, MAKE_EMBD, MAKE_FFN};
     size_t rows[7] = {0, 0, 0, MAKE_EMBD, MAKE_FFN, MAKE_FFN, MAKE_EMBD};
-    char name[32];
-    size_t i;
     rows[0] = MAKE_HEADS * dim;
     rows[1] = MAKE_KV * dim;
     rows[2] = rows[1];
     cols[3] = rows[0];
+    char name[32];
     (void)snprintf(name, sizeof name, "blk.%d.attn_norm", l);
     (void)make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
     (void)snprintf(name, sizeof name, "blk.%d.ffn_norm", l);
     (void)make_add(m, name, 0, MAKE_EMBD, 1, 1.0f);
-    for (i = 0; i < 7; i++) {
+    for (size_t i = 0; i < 7; i++) {
         (void)snprintf(name, sizeof name, "blk.%d.%s", l, names[i]);
         if (!make_is(m, "missing-tensor") || i != 3) {
             (void)make_add(m, name, m->format, cols[i],
@@ -415,10 +402,9 @@ static void make_layer(maker *m, int l)
 
 static void make_list(maker *m)
 {
-    int l;
     (void)make_add(m, "token_embd", m->format, MAKE_EMBD, MAKE_TOKENS, 1.0f);
     (void)make_add(m, "output_norm", 0, MAKE_EMBD, 1, 1.0f);
-    for (l = 0; l < MAKE_LAYERS; l++) {
+    for (int l = 0; l < MAKE_LAYERS; l++) {
         make_layer(m, l);
     }
     if (make_is(m, "untied")) {
@@ -444,8 +430,7 @@ static const make_format *make_find(uint32_t id)
 static void make_infos(maker *m)
 {
     uint64_t offset = 0;
-    size_t i;
-    for (i = 0; i < m->tensor_count; i++) {
+    for (size_t i = 0; i < m->tensor_count; i++) {
         make_tensor *t = &m->tensors[i];
         const make_format *f = make_find(t->format);
         int first = i == 0;
@@ -550,8 +535,7 @@ static void make_data(maker *m)
 /* Key and tensor counts stand before what they count, so they are put in afterwards. */
 static void make_patch(maker *m, size_t at, uint64_t n)
 {
-    size_t i;
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         m->data[at + (make_is(m, "big-endian") ? 7 - i : i)] = (uint8_t)(n >> (8 * i));
     }
 }
@@ -560,7 +544,6 @@ static void make_patch(maker *m, size_t at, uint64_t n)
 static uint8_t *make_model(const char *format, const char *twist, size_t *count)
 {
     maker *m = (maker *)calloc(1, sizeof *m);
-    uint8_t *data;
     size_t f;
     for (f = 0; f < MAKE_FORMATS && strcmp(make_formats[f].name, format) != 0; f++) {
     }
@@ -593,7 +576,7 @@ static uint8_t *make_model(const char *format, const char *twist, size_t *count)
         make_number(m, 0, 1);
     }
     make_data(m);
-    data = m->data;
+    uint8_t *data = m->data;
     *count = m->count;
     free(m);
     return data;
@@ -605,24 +588,21 @@ static int make_file(const char *path, const char *format, const char *twist)
     uint8_t *data = make_model(format, twist, &count);
     FILE *file = data != NULL ? fopen(path, "wb") : NULL;
     int ok = file != NULL && fwrite(data, 1, count, file) == count;
-    if (file != NULL && fclose(file) != 0) {
-        ok = 0;
-    }
+    if (file != NULL && fclose(file) != 0) ok = 0;
     free(data);
     return ok;
 }
 
 int main(int argc, char **argv)
 {
-    size_t i;
     if (argc == 2 && strcmp(argv[1], "list") == 0) {
-        for (i = 0; i < MAKE_FORMATS; i++) {
+        for (size_t i = 0; i < MAKE_FORMATS; i++) {
             printf("format %s\n", make_formats[i].name);
         }
-        for (i = 0; i < MAKE_FEATURES; i++) {
+        for (size_t i = 0; i < MAKE_FEATURES; i++) {
             printf("feature %s\n", make_features[i]);
         }
-        for (i = 0; i < MAKE_FAULTS; i++) {
+        for (size_t i = 0; i < MAKE_FAULTS; i++) {
             printf("fault %s\n", make_faults[i]);
         }
         return 0;

@@ -21,8 +21,7 @@ static uint32_t state;
 static double gauss(void)
 {
     double sum = 0.0;
-    int i;
-    for (i = 0; i < 12; i++) {
+    for (int i = 0; i < 12; i++) {
         state = state * 1664525u + 1013904223u;
         sum += (double)(state >> 8) / 16777216.0;
     }
@@ -31,8 +30,7 @@ static double gauss(void)
 
 static void rotate(float *x, int position)
 {
-    int i;
-    for (i = 0; i < DIM / 2; i++) {
+    for (int i = 0; i < DIM / 2; i++) {
         double angle = position * pow(1e5, -2.0 * i / DIM);
         double a = (double)x[i];
         double b = (double)x[i + DIM / 2];
@@ -44,20 +42,18 @@ static void rotate(float *x, int position)
 static FILE *begin(const char *prefix, const char *what, int tokens)
 {
     char name[1024];
-    char front[128];
-    FILE *file;
-    int n;
     (void)snprintf(name, sizeof name, "%s-%s.npy", prefix, what);
-    file = fopen(name, "wb");
+    FILE *file = fopen(name, "wb");
     if (!file) {
         perror(name);
         exit(1);
     }
+    char front[128];
     memset(front, ' ', sizeof front);
     memcpy(front, "\223NUMPY\001\000\166\000", 10);
-    n = snprintf(front + 10, sizeof front - 10,
-                 "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d, %d, %d), }", LAYERS,
-                 HEADS, tokens, DIM);
+    int n = snprintf(front + 10, sizeof front - 10,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d, %d, %d), }",
+                     LAYERS, HEADS, tokens, DIM);
     front[10 + n] = ' ';
     front[127] = '\n';
     (void)fwrite(front, 1, sizeof front, file);
@@ -66,11 +62,10 @@ static FILE *begin(const char *prefix, const char *what, int tokens)
 
 static void put(FILE *file, const float *x)
 {
-    int i;
-    for (i = 0; i < DIM; i++) {
+    for (int i = 0; i < DIM; i++) {
         uint32_t u;
-        uint8_t b[4];
         memcpy(&u, x + i, 4);
+        uint8_t b[4];
         b[0] = (uint8_t)u;
         b[1] = (uint8_t)(u >> 8);
         b[2] = (uint8_t)(u >> 16);
@@ -84,14 +79,14 @@ static void put(FILE *file, const float *x)
 static void head(FILE *file, int kind, int layer, double bias, int tokens)
 {
     double scale = 0.3 + 0.4 * layer;
-    double load[FACTORS][DIM];
-    float x[DIM];
     int t, d, f;
+    double load[FACTORS][DIM];
     for (f = 0; f < FACTORS; f++) {
         for (d = 0; d < DIM; d++) {
             load[f][d] = gauss() * exp2(-f / 4.0);
         }
     }
+    float x[DIM];
     for (t = 0; t < tokens; t++) {
         double factor[FACTORS];
         double size = scale * (kind == 1 ? exp2(0.5 * gauss()) : 1.0);
@@ -105,9 +100,7 @@ static void head(FILE *file, int kind, int layer, double bias, int tokens)
             }
             x[d] = (float)(size * sum + (d % 8 == 3 ? bias / sqrt(8.0) : 0.0));
         }
-        if (kind != 1) {
-            rotate(x, kind == 2 ? TOKENS - QUERIES + t : t);
-        }
+        if (kind != 1) rotate(x, kind == 2 ? TOKENS - QUERIES + t : t);
         put(file, x);
     }
 }
@@ -128,11 +121,9 @@ static uint32_t bits_of_half(uint32_t h)
 static uint32_t half_of_bits(uint32_t u)
 {
     uint32_t sign = u >> 16 & 0x8000u;
-    float y;
     uint32_t magnitude = u & 0x7fffffffu;
-    if (magnitude >= 0x38800000u) {
-        return sign | (magnitude - 0x38000000u) >> 13;
-    }
+    if (magnitude >= 0x38800000u) return sign | (magnitude - 0x38000000u) >> 13;
+    float y;
     memcpy(&y, &magnitude, 4);
     return sign | (uint32_t)ldexp((double)y, 24);
 }
@@ -142,17 +133,15 @@ static size_t form(uint8_t *dst, const char *descr, uint32_t u)
 {
     size_t bytes = strchr(descr, '8') ? 8 : strchr(descr, '4') ? 4 : 2;
     uint64_t all = u;
-    size_t i;
     float y;
-    double wide;
     memcpy(&y, &u, 4);
-    wide = (double)y;
+    double wide = (double)y;
     if (bytes == 8) {
         memcpy(&all, &wide, 8);
     } else if (bytes == 2) {
         all = strstr(descr, "f2") ? half_of_bits(u) : u >> 16;
     }
-    for (i = 0; i < bytes; i++) {
+    for (size_t i = 0; i < bytes; i++) {
         dst[descr[0] == '>' ? bytes - 1 - i : i] = (uint8_t)(all >> (8 * i));
     }
     return bytes;
@@ -175,12 +164,11 @@ static int convert(char **argv)
 {
     static uint8_t data[1 << 22];
     char front[256], shape[100], descr[4];
-    const uint8_t *p;
-    unsigned long n[4];
     size_t at[4], i, count;
     FILE *in = fopen(argv[3], "rb");
     FILE *out = fopen(argv[4], "wb");
     size_t got = in && out ? fread(data, 1, sizeof data - 1, in) : 0;
+    unsigned long n[4];
     int used = got > 128 ? sscanf((char *)data + 10,
                                   "{'descr': '%3[^']', 'fortran_order': False, "
                                   "'shape': (%lu, %lu, %lu, %lu)",
@@ -190,7 +178,7 @@ static int convert(char **argv)
         (void)fprintf(stderr, "make_npy: %s is not a file of 4 axes\n", argv[3]);
         return 1;
     }
-    p = data + 10 + (data[8] | (size_t)data[9] << 8);
+    const uint8_t *p = data + 10 + (data[8] | (size_t)data[9] << 8);
     count = n[0] * n[1] * n[2] * n[3];
     if (argv[2][0] == '3') {
         (void)snprintf(shape, sizeof shape, "%lu, %lu, %lu", n[1], n[2], n[3]);
@@ -204,7 +192,6 @@ static int convert(char **argv)
     (void)fwrite("\223NUMPY\001\000\166\000", 1, 10, out);
     (void)fprintf(out, "%-117s\n", front);
     for (i = 0; i < count; i++) { /* the number at i in the file is at these places */
-        uint8_t bytes[8];
         size_t rest = i, j;
         for (j = 0; j < 4; j++) {
             size_t axis = argv[1][0] == 'F' ? j : 3 - j;
@@ -212,6 +199,7 @@ static int convert(char **argv)
             rest /= n[axis];
         }
         rest = ((at[0] * n[1] + at[1]) * n[2] + at[2]) * n[3] + at[3];
+        uint8_t bytes[8];
         (void)fwrite(bytes, 1, form(bytes, argv[0], number(p, descr, rest)), out);
     }
     (void)fclose(in);
@@ -222,9 +210,7 @@ int main(int argc, char **argv)
 {
     static const char *const what[3] = {"k", "v", "q"};
     int kind, layer, h;
-    if (argc == 7 && !strcmp(argv[1], "as")) {
-        return convert(argv + 2);
-    }
+    if (argc == 7 && !strcmp(argv[1], "as")) return convert(argv + 2);
     if (argc != 4) {
         (void)fprintf(stderr, "usage: make_npy PREFIX K_BIAS V_BIAS\n"
                               "       make_npy as DESCR ORDER AXES IN OUT\n");
@@ -240,9 +226,7 @@ int main(int argc, char **argv)
                 head(file, kind, layer, bias, tokens);
             }
         }
-        if (fclose(file) != 0) {
-            return 1;
-        }
+        if (fclose(file) != 0) return 1;
     }
     return 0;
 }

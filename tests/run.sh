@@ -318,14 +318,14 @@ job_digest() { # LABEL RUNNER COMMAND...
     done
 }
 
-# For another machine, or another kind of this one (RUNNER -).
+# For another machine, or another kind of this one (RUNNER -); its object has the name LABEL.
 job_machine() { # LABEL RUNNER TEST COMPILER...
     name=$1
     runner=$2
     t=$3
     shift 3
     [ "$runner" = - ] && runner=
-    build "$t for $name" "$@" $lean "tests/$t.c" -o "$tmp/$t.$job" -lm -lpthread &&
+    build "$t for $name" "$@" $(sources "$t" "$name") -o "$tmp/$t.$job" -lm -lpthread &&
         program "$t ($name)" $runner "$tmp/$t.$job" $(arguments_of "$t" tiny)
 }
 
@@ -367,7 +367,7 @@ void _aligned_free(void *);' >"$tmp/include.$job/malloc.h"
 # lines at most and calls none below it, a function 60, a line 100 columns. Of torn comments these
 # are found: an end on a line of its own, text beyond column 45, a sentence that goes on in the next
 # line although its next word ends before column 80. Functions in the lists are exempt.
-functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512 lq__decode_full_512' # kernels
+functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512' # kernels
 called_before='lq__cpu_level lq__rows_of_level lq__points_of_level lq__hot_of_level' # tables of
 # kernels: declared with their types, defined behind the last kernel
 job_house() {
@@ -752,7 +752,9 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     # the kernel's headers lie apart where cross compilers are installed
     m32="-m32 -idirafter /usr/include/$(uname -m)-linux-gnu"
     if $gcc $m32 "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null && "$tmp/probe"; then
-        for t in test_golden test_transform test_profile test_archive test_page test_kv test_array test_joint; do
+        add job_object "$gcc-m32" "$gcc" $gate_c -O1 $m32 -msse2 -mfpmath=sse
+        for t in test_golden test_transform test_profile test_archive test_page test_kv \
+            test_array test_joint; do
             add job_machine "$gcc-m32" - "$t" "$gcc" $gate_c -O1 $m32 -msse2 -mfpmath=sse
         done
         add job_wide_floats "$gcc" $m32
@@ -761,6 +763,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     fi
     if have aarch64-linux-gnu-gcc && have qemu-aarch64 &&
         aarch64-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
+        add job_object aarch64 aarch64-linux-gnu-gcc -std=c99 -O2
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
         for t in test_hot test_rans test_rows test_warm_kernels test_transform test_lattice test_golden \
             test_joint; do
@@ -774,6 +777,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
     if have s390x-linux-gnu-gcc && have qemu-s390x &&
         s390x-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         s390x="s390x-linux-gnu-gcc -static -std=c99 -fexcess-precision=fast -O2"
+        add job_object s390x $s390x -Wall -Wextra -Werror
         for t in test_golden test_transform test_profile test_archive test_array test_joint; do
             add job_machine s390x qemu-s390x "$t" $s390x -Wall -Wextra -Werror
         done

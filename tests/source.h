@@ -48,8 +48,7 @@ SOURCE_FUNC double source_gauss(void)
 SOURCE_FUNC double source_integer_gauss(void)
 {
     int64_t sum = 0;
-    int i;
-    for (i = 0; i < 12; i++) {
+    for (int i = 0; i < 12; i++) {
         sum += (int64_t)(source_u64() >> 44);
     }
     return (double)(sum - 6 * (int64_t)1048576) / 1048576.0;
@@ -76,9 +75,7 @@ SOURCE_FUNC void *source_zeros(size_t bytes)
 SOURCE_FUNC uint8_t *source_copy(const void *src, size_t bytes)
 {
     uint8_t *p = (uint8_t *)source_alloc(bytes);
-    if (bytes) {
-        memcpy(p, src, bytes);
-    }
+    if (bytes) memcpy(p, src, bytes);
     return p;
 }
 
@@ -107,13 +104,11 @@ SOURCE_FUNC double source_sign(size_t i)
 SOURCE_FUNC void source_rotate(double *x, size_t dims, int inverse)
 {
     size_t block = source_hadamard_block(dims);
-    size_t h;
-    size_t i;
-    for (i = 0; i < dims; i++) {
+    for (size_t i = 0; i < dims; i++) {
         x[i] *= inverse ? 1 : source_sign(i);
     }
-    for (h = 1; h < block; h *= 2) {
-        for (i = 0; i < dims; i++) {
+    for (size_t h = 1; h < block; h *= 2) {
+        for (size_t i = 0; i < dims; i++) {
             if ((i & h) == 0) {
                 double a = x[i];
                 double b = x[i + h];
@@ -122,7 +117,7 @@ SOURCE_FUNC void source_rotate(double *x, size_t dims, int inverse)
             }
         }
     }
-    for (i = 0; i < dims; i++) {
+    for (size_t i = 0; i < dims; i++) {
         x[i] *= (inverse ? source_sign(i) : 1) / sqrt((double)block);
     }
 }
@@ -152,9 +147,8 @@ SOURCE_FUNC uint16_t *source_sample(const char *which, size_t count)
 {
     char path[100];
     uint16_t *data = (uint16_t *)source_alloc(count * 2);
-    FILE *file;
     snprintf(path, sizeof path, "tests/data/smollm2-135m-l10-l20-%s.npy", which);
-    file = fopen(path, "rb");
+    FILE *file = fopen(path, "rb");
     if (!file || fseek(file, 128, SEEK_SET) || fread(data, 2, count, file) != count) {
         fprintf(stderr, "%s: cannot be read (run from the repository's root)\n", path);
         exit(1);
@@ -166,8 +160,7 @@ SOURCE_FUNC uint16_t *source_sample(const char *which, size_t count)
 /* RoPE frequencies of the sample: theta 100000. */
 SOURCE_FUNC void source_sample_freqs(float *freqs)
 {
-    int i;
-    for (i = 0; i < SAMPLE_DIMS / 2; i++) {
+    for (int i = 0; i < SAMPLE_DIMS / 2; i++) {
         freqs[i] = (float)pow(1e5, -i / 32.0);
     }
 }

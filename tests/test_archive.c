@@ -23,18 +23,14 @@ static uint32_t random_u32(void) /* xorshift64* */
 static void *xmalloc(size_t count) /* exact size, so that sanitizers see one byte too many */
 {
     void *p = malloc(count ? count : 1);
-    if (!p) {
-        abort();
-    }
+    if (!p) abort();
     return p;
 }
 
 static uint8_t *heap_copy(const uint8_t *src, size_t count)
 {
     uint8_t *p = (uint8_t *)xmalloc(count);
-    if (count) {
-        memcpy(p, src, count);
-    }
+    if (count) memcpy(p, src, count);
     return p;
 }
 
@@ -84,9 +80,7 @@ static int source_read(void *user, uint64_t offset, void *dst, size_t count)
 {
     memory_source *m = (memory_source *)user;
     CHECK(count > 0 && offset <= m->count && count <= m->count - offset);
-    if (m->reads_left == 0) {
-        return 1;
-    }
+    if (m->reads_left == 0) return 1;
     m->reads_left--;
     memcpy(dst, m->bytes + offset, count);
     return 0;
@@ -108,11 +102,10 @@ static void opened_free(opened *o)
 
 static int open_copy(opened *o, const uint8_t *bytes, size_t count, int callback, uint64_t recover)
 {
-    lq_archive_source source;
     size_t needed = 0;
     size_t again = 0;
-    int status;
     memset(o, 0, sizeof *o);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
     o->file = heap_copy(bytes, count);
     o->from.bytes = o->file;
@@ -126,7 +119,7 @@ static int open_copy(opened *o, const uint8_t *bytes, size_t count, int callback
     }
     source.size = count;
     source.recover_bytes = recover;
-    status = lq_archive_open(&o->r, &source, NULL, 0, &needed);
+    int status = lq_archive_open(&o->r, &source, NULL, 0, &needed);
     if (status != LQ_E_SPACE) {
         CHECK(status < 0 && needed == 0);
         return status;
@@ -153,8 +146,7 @@ static int open_copy(opened *o, const uint8_t *bytes, size_t count, int callback
 static void fold(uint32_t *hash, uint64_t value)
 {
     uint8_t b[8];
-    int i;
-    for (i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++) {
         b[i] = (uint8_t)(value >> 8 * i);
     }
     *hash = lq_xxh32(b, 8, *hash);
@@ -171,38 +163,36 @@ static int answer_ids(const lq_archive_reader *r, uint32_t *hash)
 {
     static lq_slice slices[LQ_ARCHIVE_MAX_SLICES];
     static float freqs[LQ_ARCHIVE_MAX_DIMS / 2];
-    const uint8_t *bytes;
-    size_t count;
-    size_t k;
-    uint32_t i;
-    for (i = 0; i < r->group_count; i++) {
+    for (uint32_t i = 0; i < r->group_count; i++) {
         lq_archive_group_desc g;
         CHECK(lq_archive_group(r, i, &g, slices, LQ_ARCHIVE_MAX_SLICES) == LQ_OK);
         CHECK(g.rope == LQ_ARCHIVE_NONE || g.rope < r->rope_count);
         fold(hash, g.stream | (uint64_t)g.rope << 32);
         *hash = lq_xxh32(g.page_rule, 4, *hash);
-        for (k = 0; k < g.slice_count; k++) {
+        for (size_t k = 0; k < g.slice_count; k++) {
             fold(hash, slices[k].layer | (uint64_t)slices[k].head << 32);
             fold(hash, slices[k].first_dim | (uint64_t)slices[k].dims << 32);
         }
     }
-    for (i = 0; i < r->rope_count; i++) {
+    for (uint32_t i = 0; i < r->rope_count; i++) {
         lq_rope rope;
         CHECK(lq_archive_rope(r, i, &rope, freqs, LQ_ARCHIVE_MAX_DIMS / 2) == LQ_OK);
         fold(hash, rope.layout | (uint64_t)rope.rotary_dims << 32);
         fold_float(hash, rope.magnitude);
-        for (k = 0; k < rope.rotary_dims / 2; k++) {
+        for (size_t k = 0; k < rope.rotary_dims / 2; k++) {
             CHECK(freqs[k] >= 0.0f && freqs[k] < 256.0f);
             fold_float(hash, freqs[k]);
         }
     }
-    for (i = 0; i < r->profile_count; i++) {
+    for (uint32_t i = 0; i < r->profile_count; i++) {
         lq_archive_profile_desc p;
         CHECK(lq_archive_profile(r, i, &p) == LQ_OK);
         CHECK((p.bytes != NULL) != (p.hash != NULL) && (p.bytes != NULL) == (p.count > 0));
         *hash = p.bytes ? lq_xxh32(p.bytes, p.count, *hash) : lq_xxh32(p.hash, 16, *hash + 1);
     }
-    for (i = 0; i < 10; i++) {
+    const uint8_t *bytes;
+    size_t count;
+    for (uint32_t i = 0; i < 10; i++) {
         int status = lq_archive_meta(r, i, &bytes, &count);
         CHECK(status == LQ_OK || status == LQ_E_RANGE);
         *hash = status ? *hash : lq_xxh32(bytes, count, *hash + i);
@@ -212,22 +202,18 @@ static int answer_ids(const lq_archive_reader *r, uint32_t *hash)
 
 static int answer_page(const lq_archive_reader *r, const lq_page_ref *ref, uint32_t *hash)
 {
-    const uint8_t *page;
-    uint8_t *buffer;
-    int status;
     CHECK(ref->bytes > 0 && ref->offset >= 32 && ref->offset <= r->end);
     CHECK(ref->bytes <= r->end - ref->offset);
     fold(hash, ref->offset);
     fold(hash, ref->bytes | (uint64_t)ref->checksum << 32);
     fold(hash, ref->first_token);
     fold(hash, ref->token_count);
-    buffer = r->file ? NULL : (uint8_t *)xmalloc(ref->bytes);
-    status = lq_archive_page(r, ref, buffer, buffer ? ref->bytes : 0, &page);
+    uint8_t *buffer = r->file ? NULL : (uint8_t *)xmalloc(ref->bytes);
+    const uint8_t *page;
+    int status = lq_archive_page(r, ref, buffer, buffer ? ref->bytes : 0, &page);
     CHECK(status == LQ_OK || status == LQ_E_DATA);
     CHECK((status == LQ_OK) == (page != NULL));
-    if (page) {
-        *hash = lq_xxh32(page, ref->bytes, *hash);
-    }
+    if (page) *hash = lq_xxh32(page, ref->bytes, *hash);
     free(buffer);
     return status;
 }
@@ -237,10 +223,10 @@ static void answer_token(const lq_archive_reader *r, const lq_archive_run_desc *
                          uint32_t *hash)
 {
     lq_page_ref ref;
-    uint64_t end;
     CHECK(lq_archive_find(r, d->group, d->sequence, token, &ref) == LQ_OK);
     CHECK(token >= ref.first_token && token - ref.first_token < ref.token_count);
     CHECK(ref.bytes > 0 && ref.offset <= r->end && ref.bytes <= r->end - ref.offset);
+    uint64_t end;
     CHECK(lq_archive_tokens(r, d->group, d->sequence, &end) == LQ_OK && end > token);
     fold(hash, ref.run | (uint64_t)ref.page << 32);
     fold(hash, end);
@@ -248,14 +234,11 @@ static void answer_token(const lq_archive_reader *r, const lq_archive_run_desc *
 
 static int answers(const lq_archive_reader *r, uint32_t *hash)
 {
-    int status;
-    uint32_t i;
     *hash = 1;
     fold(hash, r->run_count | (uint64_t)r->meta_count << 32);
-    status = answer_ids(r, hash);
-    for (i = 0; !status && i < r->run_count; i++) {
+    int status = answer_ids(r, hash);
+    for (uint32_t i = 0; !status && i < r->run_count; i++) {
         lq_archive_run_info info;
-        uint32_t k;
         CHECK(lq_archive_run(r, i, &info) == LQ_OK);
         CHECK(info.desc.group < r->group_count && info.page_count > 0);
         CHECK(info.offset <= r->end && info.bytes <= r->end - info.offset);
@@ -265,14 +248,14 @@ static int answers(const lq_archive_reader *r, uint32_t *hash)
         fold(hash, info.desc.token_count | (uint64_t)info.desc.tokens_per_page << 32);
         fold(hash, info.desc.code | (uint64_t)info.desc.align << 32);
         fold_float(hash, info.desc.step);
-        for (k = 0; k < 8; k++) { /* from both ends and between */
+        for (uint32_t k = 0; k < 8; k++) { /* from both ends and between */
             uint32_t at = (uint32_t)((uint64_t)(info.desc.token_count - 1) * k / 7);
             int64_t position;
             CHECK(lq_archive_positions(r, i, at, 1, &position) == LQ_OK);
             fold(hash, (uint64_t)position);
             answer_token(r, &info.desc, info.desc.first_token + at, hash);
         }
-        for (k = 0; !status && k < info.page_count; k++) {
+        for (uint32_t k = 0; !status && k < info.page_count; k++) {
             lq_page_ref ref;
             CHECK(lq_archive_run_page(r, i, k, &ref) == LQ_OK);
             status = answer_page(r, &ref, hash);
@@ -304,12 +287,10 @@ static int write_run(lq_archive_writer *w, const lq_archive_run_desc *d, size_t 
     uint8_t page[64];
     uint32_t tokens_per_page = d->tokens_per_page ? d->tokens_per_page : 64;
     uint32_t pages = (d->token_count + tokens_per_page - 1) / tokens_per_page;
-    uint32_t i;
     int status = lq_archive_run_begin(w, d);
-    for (i = 0; !status && i < pages; i++) {
+    for (uint32_t i = 0; !status && i < pages; i++) {
         size_t count = page_bytes + i % 3;
-        size_t k;
-        for (k = 0; k < count; k++) {
+        for (size_t k = 0; k < count; k++) {
             page[k] = (uint8_t)(k * 31 + i * 7 + d->group * 3 + 0x80);
         }
         status = lq_archive_write_page(w, page, count);
@@ -342,16 +323,15 @@ static const lq_slice sample_slices[3] = {
 static int sample_ids(lq_archive_writer *w)
 {
     lq_rope rope;
-    lq_archive_group_desc g;
-    lq_archive_profile_desc p;
     uint32_t id = 99;
-    int status;
     memset(&rope, 0, sizeof rope);
+    lq_archive_group_desc g;
     memset(&g, 0, sizeof g);
+    lq_archive_profile_desc p;
     memset(&p, 0, sizeof p);
     rope.freqs = sample_freqs;
     rope.rotary_dims = 8;
-    status = lq_archive_add_rope(w, &rope, &id);
+    int status = lq_archive_add_rope(w, &rope, &id);
     CHECK(status || id == 0);
     g.stream = LQ_K;
     g.page_rule[0] = 9;
@@ -425,8 +405,7 @@ static int sample_segment(lq_archive_writer *w, int segment)
 static int sample_write(lq_archive_writer *w, const lq_archive_writer_desc *desc, size_t *sizes)
 {
     int status = lq_archive_writer_init(w, desc);
-    int segment;
-    for (segment = 0; !status && segment < 3; segment++) {
+    for (int segment = 0; !status && segment < 3; segment++) {
         status = sample_segment(w, segment);
         sizes[segment] = (size_t)w->offset;
     }
@@ -442,13 +421,12 @@ static void sample_make(void)
 {
     lq_archive_writer_desc d = sink_desc(SINK_BYTES);
     lq_archive_writer w;
-    uint64_t end;
-    int i;
     CHECK(sample_write(&w, &d, sample_sizes) == LQ_OK);
     CHECK(w.offset == out.count && w.written == out.count && sample_sizes[2] == out.count);
     sample_bytes = out.count;
     sample = heap_copy(out.bytes, out.count);
-    for (i = 0; i < 3; i++) {
+    uint64_t end;
+    for (int i = 0; i < 3; i++) {
         CHECK(ask(sample, sample_sizes[i], 0, 0, &sample_answers[i], &end) == LQ_OK);
         CHECK(end == sample_sizes[i]);
     }
@@ -483,19 +461,17 @@ static void test_hashes(void)
                      {255, 0x8362bf14u, 0x692dd475u, "e8bcb35e399727e163b3e50ef75f0021"},
                      {300, 0x559fce62u, 0xb4c61c2du, "39d87b558d8539a7db45be89a5e604eb"}};
     uint8_t data[300];
-    uint8_t digest[16];
-    char text[33];
-    size_t i;
-    size_t k;
-    for (i = 0; i < sizeof data; i++) {
+    for (size_t i = 0; i < sizeof data; i++) {
         data[i] = (uint8_t)(i * 7 + 3);
     }
-    for (i = 0; i < 16; i++) {
+    uint8_t digest[16];
+    char text[33];
+    for (size_t i = 0; i < 16; i++) {
         uint8_t *exact = heap_copy(data, vectors[i].count);
         CHECK(lq_xxh32(exact, vectors[i].count, 0) == vectors[i].seed0);
         CHECK(lq_xxh32(exact, vectors[i].count, 0x9e3779b1u) == vectors[i].seed1);
         lq_blake2s_128(digest, exact, vectors[i].count);
-        for (k = 0; k < 16; k++) {
+        for (size_t k = 0; k < 16; k++) {
             sprintf(text + 2 * k, "%02x", digest[k]);
         }
         CHECK(memcmp(text, vectors[i].blake, 32) == 0);
@@ -510,16 +486,11 @@ static void test_hashes(void)
 
 static void test_sample_ids(const lq_archive_reader *r)
 {
-    lq_archive_group_desc g;
-    lq_archive_profile_desc p;
-    lq_slice slices[3];
-    lq_rope rope;
-    float freqs[4];
-    const uint8_t *bytes;
-    size_t count;
     CHECK(r->segment_count == 3 && r->group_count == 3 && r->rope_count == 1);
     CHECK(r->profile_count == 2 && r->run_count == 4 && r->meta_count == 3);
     CHECK(r->page_count == 3 + 3 + 2 + 2);
+    lq_archive_group_desc g;
+    lq_slice slices[3];
     CHECK(lq_archive_group(r, 1, &g, slices, 3) == LQ_OK);
     CHECK(g.stream == LQ_V && g.rope == LQ_ARCHIVE_NONE && g.slice_count == 3);
     CHECK(memcmp(slices, sample_slices, sizeof slices) == 0 && g.page_rule[0] == 9);
@@ -527,17 +498,22 @@ static void test_sample_ids(const lq_archive_reader *r)
     CHECK(lq_archive_group(r, 0, &g, NULL, 0) == LQ_OK && g.slice_count == 2 && !g.slices);
     CHECK(g.rope == 0 && g.stream == LQ_K);
     CHECK(lq_archive_group(r, 3, &g, slices, 3) == LQ_E_RANGE);
+    lq_rope rope;
+    float freqs[4];
     CHECK(lq_archive_rope(r, 0, &rope, freqs, 4) == LQ_OK);
     CHECK(rope.freqs == freqs && memcmp(freqs, sample_freqs, sizeof freqs) == 0);
     CHECK(rope.layout == LQ_ROPE_HALF && rope.rotary_dims == 8 && rope.magnitude == 1.0f);
     CHECK(lq_archive_rope(r, 0, &rope, freqs, 3) == LQ_E_SPACE);
     CHECK(lq_archive_rope(r, 0, &rope, NULL, 0) == LQ_OK && !rope.freqs);
     CHECK(lq_archive_rope(r, 1, &rope, freqs, 4) == LQ_E_RANGE);
+    lq_archive_profile_desc p;
     CHECK(lq_archive_profile(r, 0, &p) == LQ_OK && !p.hash);
     CHECK(p.count == 7 && memcmp(p.bytes, "profile", 7) == 0);
     CHECK(lq_archive_profile(r, 1, &p) == LQ_OK && !p.bytes && p.count == 0);
     CHECK(memcmp(p.hash, sample_hash, 16) == 0);
     CHECK(lq_archive_profile(r, 2, &p) == LQ_E_RANGE);
+    const uint8_t *bytes;
+    size_t count;
     CHECK(lq_archive_meta(r, 7, &bytes, &count) == LQ_OK);
     CHECK(count == 5 && memcmp(bytes, "newer", 5) == 0);
     CHECK(lq_archive_meta(r, 8, &bytes, &count) == LQ_OK && count == 0);
@@ -547,9 +523,6 @@ static void test_sample_ids(const lq_archive_reader *r)
 static void test_sample_runs(const lq_archive_reader *r)
 {
     lq_archive_run_info info;
-    lq_page_ref ref;
-    int64_t positions[20];
-    uint64_t count;
     CHECK(lq_archive_run(r, 0, &info) == LQ_OK && info.desc.align == 1 && !info.listed);
     CHECK(info.desc.positions.first == 0 && info.desc.positions.stride == 1);
     CHECK(info.desc.step == 0.25f && info.page_count == 3 && info.bytes == 10 + 11 + 12);
@@ -557,6 +530,7 @@ static void test_sample_runs(const lq_archive_reader *r)
     CHECK(lq_archive_run(r, 1, &info) == LQ_OK && info.desc.align == 64 && info.offset % 64 == 0);
     CHECK(info.bytes == 64 + 64 + 35 && info.desc.profile == 1);
     CHECK(info.desc.positions.first == 100 && info.desc.positions.stride == -3);
+    int64_t positions[20];
     CHECK(lq_archive_positions(r, 1, 1, 19, positions) == LQ_OK);
     CHECK(positions[0] == 97 && positions[18] == 100 - 3 * 19);
     CHECK(lq_archive_positions(r, 1, 20, 0, NULL) == LQ_OK);
@@ -572,6 +546,7 @@ static void test_sample_runs(const lq_archive_reader *r)
     CHECK(lq_archive_positions(r, 3, 8, 1, positions) == LQ_OK);
     CHECK(positions[0] == INT64_MIN + 8 * ((int64_t)1 << 40));
     CHECK(lq_archive_run(r, 4, &info) == LQ_E_RANGE);
+    lq_page_ref ref;
     CHECK(lq_archive_run_page(r, 0, 2, &ref) == LQ_OK && ref.token_count == 4);
     CHECK(lq_archive_run_page(r, 0, 3, &ref) == LQ_E_RANGE);
     CHECK(lq_archive_run_page(r, 4, 0, &ref) == LQ_E_RANGE);
@@ -585,6 +560,7 @@ static void test_sample_runs(const lq_archive_reader *r)
     CHECK(lq_archive_find(r, 3, 42, 0, &ref) == LQ_E_RANGE);
     CHECK(lq_archive_find(r, 2, ~(uint64_t)0, ((uint64_t)1 << 63) - 1, &ref) == LQ_OK);
     CHECK(lq_archive_find(r, 2, ~(uint64_t)0, (uint64_t)1 << 63, &ref) == LQ_E_RANGE);
+    uint64_t count;
     CHECK(lq_archive_tokens(r, 0, 42, &count) == LQ_OK && count == 27);
     CHECK(lq_archive_tokens(r, 2, ~(uint64_t)0, &count) == LQ_OK && count == (uint64_t)1 << 63);
     CHECK(lq_archive_tokens(r, 0, 1, &count) == LQ_OK && count == 0);
@@ -594,10 +570,10 @@ static void test_sample_runs(const lq_archive_reader *r)
 static void test_page_errors(opened *o)
 {
     lq_page_ref ref;
-    const uint8_t *page;
-    uint8_t buffer[64];
     int callback = !o->r.file;
     CHECK(lq_archive_run_page(&o->r, 1, 1, &ref) == LQ_OK && ref.bytes == 34);
+    const uint8_t *page;
+    uint8_t buffer[64];
     CHECK(lq_archive_page(&o->r, &ref, buffer, 34, &page) == LQ_OK && page[0] == 0x80 + 7 + 3);
     CHECK(lq_archive_page(&o->r, &ref, buffer, 33, &page) == (callback ? LQ_E_SPACE : LQ_OK));
     CHECK(lq_archive_page(&o->r, &ref, NULL, 0, &page) == (callback ? LQ_E_ARG : LQ_OK));
@@ -619,12 +595,9 @@ static void test_round_trip(void)
 {
     static uint8_t memory[1 << 14];
     lq_archive_writer_desc d = sink_desc(SINK_BYTES);
-    lq_archive_writer w;
-    size_t sizes[3];
     uint32_t hash;
     uint64_t end;
-    int callback;
-    for (callback = 0; callback < 2; callback++) {
+    for (int callback = 0; callback < 2; callback++) {
         opened o;
         CHECK(open_copy(&o, sample, sample_bytes, callback, 0) == LQ_OK);
         test_sample_ids(&o.r);
@@ -639,6 +612,8 @@ static void test_round_trip(void)
     d.write_fn = NULL; /* into memory: the same bytes */
     d.mem = memory;
     d.mem_bytes = sizeof memory;
+    lq_archive_writer w;
+    size_t sizes[3];
     CHECK(sample_write(&w, &d, sizes) == LQ_OK && w.offset == sample_bytes);
     CHECK(memcmp(memory, sample, sample_bytes) == 0);
 }
@@ -648,9 +623,6 @@ static void test_overhead(void)
 {
     lq_archive_writer_desc d = sink_desc(SINK_BYTES);
     lq_archive_run_desc run = run_desc(0, 1, 0, 100);
-    lq_archive_writer w;
-    uint32_t hash;
-    uint64_t end;
     CHECK(lq_archive_run_bytes(&run) == 52 + 8 * 13);
     run.positions.stride = 2;
     CHECK(lq_archive_run_bytes(&run) == 64 + 8 * 13);
@@ -660,8 +632,11 @@ static void test_overhead(void)
     CHECK(lq_archive_run_bytes(&run) == 52 + 8 * 2 + 8 * 100);
     run.token_count = 0;
     CHECK(lq_archive_run_bytes(&run) == 0 && lq_archive_run_bytes(NULL) == 0);
+    lq_archive_writer w;
     CHECK(lq_archive_writer_init(&w, &d) == LQ_OK && w.offset == 32);
     CHECK(lq_archive_finish(&w) == LQ_OK && w.offset == 80);
+    uint32_t hash;
+    uint64_t end;
     CHECK(ask(out.bytes, 80, 0, 0, &hash, &end) == LQ_OK && end == 80);
     CHECK(ask(out.bytes, 80, 1, UINT64_MAX, &hash, &end) == LQ_OK && end == 80);
     CHECK(lq_xxh32(sample, sample_bytes, 0) == 0x2f807349u); /* golden: format version 1 */
@@ -675,20 +650,17 @@ static void test_append(void)
     lq_archive_writer w;
     uint32_t hash;
     uint64_t end;
-    int callback;
-    int cut;
-    for (callback = 0; callback < 2; callback++) {
-        for (cut = 0; cut < 2; cut++) { /* append segments cut + 1 .. 2 */
+    for (int callback = 0; callback < 2; callback++) {
+        for (int cut = 0; cut < 2; cut++) { /* append segments cut + 1 .. 2 */
             uint8_t *file = (uint8_t *)xmalloc(sample_bytes);
-            opened o;
-            int segment;
             memcpy(file, sample, sample_sizes[cut]);
+            opened o;
             CHECK(open_copy(&o, file, sample_sizes[cut], callback, 0) == LQ_OK);
             d = sink_desc(SINK_BYTES);
             CHECK(lq_archive_writer_append(&w, &d, &o.r) == LQ_OK);
             opened_free(&o);
             CHECK(lq_archive_flush_segment(&w) == LQ_OK && out.count == 0); /* nothing new */
-            for (segment = cut + 1; segment < 3; segment++) {
+            for (int segment = cut + 1; segment < 3; segment++) {
                 CHECK(sample_segment(&w, segment) == LQ_OK);
             }
             CHECK(lq_archive_finish(&w) == LQ_OK && w.offset == sample_bytes);
@@ -732,25 +704,24 @@ static void check_cut(const uint8_t *bytes, size_t count, int callback)
 
 static void test_interrupted(void)
 {
-    size_t n;
-    for (n = 0; n < sample_bytes; n++) { /* truncation */
+    for (size_t n = 0; n < sample_bytes; n++) { /* truncation */
         check_cut(sample, n, (int)(n & 1));
         check_cut(sample, n, (int)(~n & 1));
     }
-    for (n = 0; n < sample_bytes; n++) { /* a write that fails after n bytes */
+    for (size_t n = 0; n < sample_bytes; n++) { /* a write that fails after n bytes */
         lq_archive_writer_desc d = sink_desc(n);
         lq_archive_run_desc run = run_desc(0, 1, 0, 1);
         lq_archive_writer w;
-        size_t sizes[3];
         memset(&w, 0, sizeof w);
+        size_t sizes[3];
         CHECK(sample_write(&w, &d, sizes) == LQ_E_IO);
         CHECK(out.count == n && memcmp(out.bytes, sample, n) == 0);
         if (n >= 32) {
             lq_rope rope;
-            lq_archive_group_desc g;
-            lq_archive_profile_desc p;
             memset(&rope, 0, sizeof rope);
+            lq_archive_group_desc g;
             memset(&g, 0, sizeof g);
+            lq_archive_profile_desc p;
             memset(&p, 0, sizeof p);
             out.limit = SINK_BYTES; /* it would work again: the writer must not */
             CHECK(lq_archive_add_rope(&w, &rope, NULL) == LQ_E_IO);
@@ -770,18 +741,16 @@ static void test_interrupted(void)
 static void test_interrupted_append(void)
 {
     size_t whole = sample_bytes - sample_sizes[0];
-    size_t n;
-    for (n = 0; n < whole; n++) {
+    for (size_t n = 0; n < whole; n++) {
         uint8_t *file = (uint8_t *)xmalloc(sample_bytes);
         lq_archive_writer_desc d = sink_desc(n);
-        lq_archive_writer w;
-        opened o;
-        int status;
         memcpy(file, sample, sample_sizes[0]);
+        opened o;
         CHECK(open_copy(&o, file, sample_sizes[0], 0, 0) == LQ_OK);
+        lq_archive_writer w;
         CHECK(lq_archive_writer_append(&w, &d, &o.r) == LQ_OK);
         opened_free(&o);
-        status = sample_segment(&w, 1);
+        int status = sample_segment(&w, 1);
         status = status ? status : sample_segment(&w, 2);
         CHECK(status == LQ_E_IO && out.count == n);
         memcpy(file + sample_sizes[0], out.bytes, n);
@@ -812,13 +781,12 @@ static void test_interrupted_append(void)
 static void test_writer_init(void)
 {
     lq_archive_writer_desc d = sink_desc(SINK_BYTES);
-    lq_archive_writer w;
     lq_archive_reader none;
-    opened o;
-    uint8_t memory[32];
     memset(&none, 0, sizeof none);
     CHECK(lq_archive_writer_init(NULL, &d) == LQ_E_ARG);
+    lq_archive_writer w;
     CHECK(lq_archive_writer_init(&w, NULL) == LQ_E_ARG);
+    uint8_t memory[32];
     d.mem = memory;
     CHECK(lq_archive_writer_init(&w, &d) == LQ_E_ARG);
     d.write_fn = NULL;
@@ -832,6 +800,7 @@ static void test_writer_init(void)
     d = sink_desc(SINK_BYTES);
     CHECK(lq_archive_writer_append(&w, &d, NULL) == LQ_E_ARG);
     CHECK(lq_archive_writer_append(&w, &d, &none) == LQ_E_ARG);
+    opened o;
     CHECK(open_copy(&o, sample, sample_bytes, 0, 0) == LQ_OK);
     CHECK(lq_archive_writer_append(NULL, &d, &o.r) == LQ_E_ARG);
     CHECK(lq_archive_writer_append(&w, NULL, &o.r) == LQ_E_ARG);
@@ -860,11 +829,10 @@ static void test_rope_errors(lq_archive_writer *w)
                    {0xff800000u, LQ_E_DATA, LQ_E_DATA},   {0x7fc00000u, LQ_E_DATA, LQ_E_DATA}};
     static float freqs[LQ_ARCHIVE_MAX_DIMS / 2 + 1];
     lq_rope rope;
-    size_t i;
     memset(&rope, 0, sizeof rope);
     rope.freqs = freqs;
     rope.rotary_dims = 8;
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         freqs[3] = float_of(floats[i].bits);
         CHECK(lq_archive_add_rope(w, &rope, NULL) == floats[i].freq);
         freqs[3] = 0;
@@ -910,16 +878,15 @@ static void test_group_errors(lq_archive_writer *w)
                     {{0, 0, 0, 0xffffffffu, 0, 0}, LQ_E_RANGE}};
     static lq_slice many[LQ_ARCHIVE_MAX_SLICES + 1];
     lq_archive_group_desc g;
-    size_t i;
     memset(&g, 0, sizeof g);
     g.stream = LQ_K;
     g.rope = LQ_ARCHIVE_NONE;
     g.slice_count = 1;
-    for (i = 0; i < 10; i++) {
+    for (size_t i = 0; i < 10; i++) {
         g.slices = &slices[i].slice;
         CHECK(lq_archive_add_group(w, &g, NULL) == slices[i].status);
     }
-    for (i = 0; i <= LQ_ARCHIVE_MAX_SLICES; i++) {
+    for (size_t i = 0; i <= LQ_ARCHIVE_MAX_SLICES; i++) {
         many[i].dims = 4;
     }
     g.slices = many;
@@ -970,8 +937,7 @@ static void test_run_desc_errors(lq_archive_writer *w)
 {
     lq_archive_run_desc good = run_desc(0, 1, 0, 20);
     lq_archive_run_desc bad[17];
-    size_t i;
-    for (i = 0; i < 17; i++) {
+    for (size_t i = 0; i < 17; i++) {
         bad[i] = good;
     }
     bad[0].group = w->group_count;
@@ -992,7 +958,7 @@ static void test_run_desc_errors(lq_archive_writer *w)
     bad[14].step = float_of(0x7f800000u);
     bad[15].step = float_of(0xff800000u);
     bad[16].step = float_of(0x7fc00001u);
-    for (i = 0; i < 17; i++) {
+    for (size_t i = 0; i < 17; i++) {
         REFUSED(*w, lq_archive_run_begin(w, &bad[i]), i < 14 ? LQ_E_RANGE : LQ_E_DATA);
     }
     REFUSED(*w, lq_archive_run_begin(w, NULL), LQ_E_ARG);
@@ -1058,27 +1024,23 @@ static void test_writer_errors(void)
 static void test_space(void)
 {
     size_t directory_most = sample_sizes[0];
-    size_t n;
-    for (n = 32; n < sample_bytes + directory_most; n++) {
+    for (size_t n = 32; n < sample_bytes + directory_most; n++) {
         size_t mem_bytes = n < sample_bytes ? n : sample_bytes;
         size_t directory_bytes = n < sample_bytes ? sizeof directory_memory : n - sample_bytes;
         uint8_t *mem = (uint8_t *)xmalloc(mem_bytes);
         uint8_t *directory = (uint8_t *)xmalloc(directory_bytes);
         lq_archive_writer_desc d;
-        lq_archive_writer w;
-        size_t sizes[3];
-        int status;
         memset(&d, 0, sizeof d);
         d.mem = mem;
         d.mem_bytes = mem_bytes;
         d.directory = directory;
         d.directory_bytes = directory_bytes;
-        status = sample_write(&w, &d, sizes);
+        lq_archive_writer w;
+        size_t sizes[3];
+        int status = sample_write(&w, &d, sizes);
         CHECK(status == LQ_E_SPACE || (status == LQ_OK && mem_bytes == sample_bytes));
         if (status) { /* whatever fits is in order: it can be finished where there is room */
-            if (w.in_run) {
-                CHECK(lq_archive_run_drop(&w) == LQ_OK);
-            }
+            if (w.in_run) CHECK(lq_archive_run_drop(&w) == LQ_OK);
             status = lq_archive_finish(&w);
             CHECK(status == LQ_OK || (status == LQ_E_SPACE && mem_bytes == n));
         }
@@ -1094,19 +1056,14 @@ static void test_space(void)
 
 static void test_reader_errors(void)
 {
-    lq_archive_source source;
-    lq_archive_reader r;
-    lq_archive_reader none;
-    lq_archive_run_info info;
-    lq_page_ref ref;
-    memory_source from;
     static uint8_t mem[4096];
-    size_t needed;
-    uint64_t count;
-    uint32_t reads;
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
+    lq_archive_reader none;
     memset(&none, 0, sizeof none);
     source.size = sample_bytes;
+    lq_archive_reader r;
+    size_t needed;
     CHECK(lq_archive_open(&r, &source, mem, sizeof mem, &needed) == LQ_E_ARG);
     source.bytes = sample;
     CHECK(lq_archive_open(&r, &source, mem, sizeof mem, NULL) == LQ_OK);
@@ -1119,10 +1076,11 @@ static void test_reader_errors(void)
     source.size = ((uint64_t)1 << 60) + 1;
     CHECK(lq_archive_open(&r, &source, mem, sizeof mem, &needed) == LQ_E_RANGE);
     source.size = sample_bytes;
+    memory_source from;
     source.user = &from;
     from.bytes = sample;
     from.count = sample_bytes;
-    for (reads = 0; reads < 7; reads++) { /* header, 3 footers, 3 directories */
+    for (uint32_t reads = 0; reads < 7; reads++) { /* header, 3 footers, 3 directories */
         from.reads_left = reads;
         memset(&r, 0xcc, sizeof r);
         CHECK(lq_archive_open(&r, &source, mem, sizeof mem, &needed) == LQ_E_IO);
@@ -1134,10 +1092,13 @@ static void test_reader_errors(void)
     }
     from.reads_left = 7;
     CHECK(lq_archive_open(&r, &source, mem, sizeof mem, &needed) == LQ_OK);
+    lq_archive_run_info info;
     CHECK(lq_archive_run(NULL, 0, &info) == LQ_E_ARG && lq_archive_run(&r, 0, NULL) == LQ_E_ARG);
+    lq_page_ref ref;
     CHECK(lq_archive_find(NULL, 0, 0, 0, &ref) == LQ_E_ARG);
     CHECK(lq_archive_find(&r, 0, 0, 0, NULL) == LQ_E_ARG);
     CHECK(lq_archive_find(&none, 0, 0, 0, &ref) == LQ_E_RANGE);
+    uint64_t count;
     CHECK(lq_archive_tokens(&none, 0, 0, &count) == LQ_E_RANGE);
     CHECK(lq_archive_tokens(&r, 0, 0, NULL) == LQ_E_ARG);
     CHECK(lq_archive_run_page(&none, 0, 0, &ref) == LQ_E_RANGE);
@@ -1155,21 +1116,18 @@ static void test_reader_errors(void)
 static uint8_t *sample_coverage(void)
 {
     uint8_t *covered = (uint8_t *)xmalloc(sample_bytes);
-    opened o;
-    size_t segment;
-    uint32_t i;
-    uint32_t k;
     memset(covered, 0, sample_bytes);
     memset(covered, 1, LQ_ARCHIVE_HEADER_BYTES);
-    for (segment = 0; segment < 3; segment++) {
+    for (size_t segment = 0; segment < 3; segment++) {
         const uint8_t *footer = sample + sample_sizes[segment] - 48;
         memset(covered + lq__load64(footer + 8), 1, lq__load32(footer + 4) + 48);
     }
+    opened o;
     CHECK(open_copy(&o, sample, sample_bytes, 0, 0) == LQ_OK);
-    for (i = 0; i < o.r.run_count; i++) {
+    for (uint32_t i = 0; i < o.r.run_count; i++) {
         lq_archive_run_info info;
         CHECK(lq_archive_run(&o.r, i, &info) == LQ_OK);
-        for (k = 0; k < info.page_count; k++) {
+        for (uint32_t k = 0; k < info.page_count; k++) {
             lq_page_ref ref;
             CHECK(lq_archive_run_page(&o.r, i, k, &ref) == LQ_OK);
             memset(covered + ref.offset, 1, ref.bytes);
@@ -1184,16 +1142,13 @@ static void test_single_bytes(void)
     uint8_t *covered = sample_coverage();
     uint8_t *file = heap_copy(sample, sample_bytes);
     size_t padding = 0;
-    size_t i;
-    uint32_t change;
-    for (i = 0; i < sample_bytes; i++) {
+    for (size_t i = 0; i < sample_bytes; i++) {
         padding += !covered[i];
-        for (change = 1; change < 256; change++) {
+        for (uint32_t change = 1; change < 256; change++) {
             uint32_t hash = 0;
-            uint64_t end;
-            int status;
             file[i] = (uint8_t)(sample[i] ^ change);
-            status = ask(file, sample_bytes, (int)(change & 1), 0, &hash, &end);
+            uint64_t end;
+            int status = ask(file, sample_bytes, (int)(change & 1), 0, &hash, &end);
             if (covered[i]) {
                 CHECK(status == LQ_E_DATA || (i < 12 && status == LQ_E_FORMAT));
             } else {
@@ -1220,9 +1175,8 @@ static void seal(uint8_t *file, size_t count, size_t footer_at)
 
 static void seal_all(uint8_t *file)
 {
-    int segment;
     lq__store32(file + 28, lq_xxh32(file, 28, 0));
-    for (segment = 0; segment < 3; segment++) {
+    for (int segment = 0; segment < 3; segment++) {
         seal(file, sample_bytes, sample_sizes[segment] - 48);
     }
 }
@@ -1239,8 +1193,7 @@ static size_t record_at(int segment, int record)
 
 static void store(uint8_t *p, size_t count, uint64_t value)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         p[i] = (uint8_t)(value >> 8 * i);
     }
 }
@@ -1372,9 +1325,7 @@ static const forgery forgeries[] = {
 
 static void test_forgeries(void)
 {
-    size_t i;
-    int callback;
-    for (i = 0; i < sizeof forgeries / sizeof forgeries[0]; i++) {
+    for (size_t i = 0; i < sizeof forgeries / sizeof forgeries[0]; i++) {
         const forgery *f = &forgeries[i];
         uint8_t *file = heap_copy(sample, sample_bytes);
         size_t at = f->record == -2   ? 0
@@ -1382,7 +1333,7 @@ static void test_forgeries(void)
                                       : record_at(f->segment, f->record);
         store(file + at + f->at, f->count, f->value);
         seal_all(file);
-        for (callback = 0; callback < 2; callback++) {
+        for (int callback = 0; callback < 2; callback++) {
             opened o;
             int status = open_copy(&o, file, sample_bytes, callback, 0);
             if (status != f->status) {
@@ -1402,9 +1353,9 @@ static void test_last_page(void)
     size_t run = record_at(2, 1);
     size_t end_at = run + 8 + 44 + 8 * 9 + 8;
     size_t room = record_at(2, 0) - (size_t)lq__load64(sample + run + 44);
-    opened o;
     store(file + end_at, 4, room);
     seal_all(file);
+    opened o;
     CHECK(open_copy(&o, file, sample_bytes, 0, 0) == LQ_OK);
     opened_free(&o);
     store(file + end_at, 4, room + 1);
@@ -1418,14 +1369,12 @@ static void test_last_page(void)
 static void test_circles(void)
 {
     uint8_t *file = heap_copy(sample, sample_bytes);
-    int from;
-    int to;
-    for (from = 0; from < 3; from++) {
-        for (to = from; to < 3; to++) {
-            opened o;
+    for (int from = 0; from < 3; from++) {
+        for (int to = from; to < 3; to++) {
             memcpy(file, sample, sample_bytes);
             store(file + sample_sizes[from] - 48 + 16, 8, sample_sizes[to] - 48);
             seal_all(file);
+            opened o;
             CHECK(open_copy(&o, file, sample_bytes, to & 1, 0) == LQ_E_DATA);
             opened_free(&o);
         }
@@ -1439,8 +1388,7 @@ static void test_torn(void)
     uint8_t *file = heap_copy(sample, sample_bytes);
     uint32_t hash;
     uint64_t end;
-    int callback;
-    for (callback = 0; callback < 2; callback++) {
+    for (int callback = 0; callback < 2; callback++) {
         file[record_at(2, 0) + 9] ^= 1;
         CHECK(ask(file, sample_bytes, callback, 0, &hash, &end) == LQ_E_DATA);
         CHECK(ask(file, sample_bytes, callback, UINT64_MAX, &hash, &end) == LQ_OK);
@@ -1460,17 +1408,15 @@ static void test_torn(void)
 /* Recovery far back: kilobytes of garbage behind the archive, at every alignment. */
 static void test_far_recovery(void)
 {
-    size_t tail;
-    for (tail = 3000; tail < 4100; tail++) {
+    for (size_t tail = 3000; tail < 4100; tail++) {
         uint8_t *file = (uint8_t *)xmalloc(sample_bytes + tail);
         uint32_t hash = 0;
-        uint64_t end;
-        size_t i;
         memcpy(file, sample, sample_bytes);
-        for (i = 0; i < tail; i++) {
+        for (size_t i = 0; i < tail; i++) {
             file[sample_bytes + i] = (uint8_t)random_u32();
         }
         memcpy(file + sample_bytes + tail % 7 * 4, sample + sample_bytes - 48, 48); /* moved */
+        uint64_t end;
         CHECK(ask(file, sample_bytes + tail, (int)(tail & 1), UINT64_MAX, &hash, &end) == LQ_OK);
         CHECK(hash == sample_answers[2] && end == sample_bytes);
         CHECK(ask(file, sample_bytes + tail, 0, tail + 47, &hash, &end) == LQ_E_DATA);
@@ -1517,15 +1463,13 @@ static void test_mutations(uint32_t count)
 {
     uint8_t *file = heap_copy(sample, sample_bytes);
     uint32_t opened_well = 0;
-    uint32_t i;
-    for (i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         uint64_t recover = random_u32() % 4 ? 0 : UINT64_MAX;
-        uint32_t hash;
-        uint64_t end;
-        int status;
         memcpy(file, sample, sample_bytes);
         mutate(file);
-        status = ask(file, sample_bytes, (int)(i & 1), recover, &hash, &end);
+        uint32_t hash;
+        uint64_t end;
+        int status = ask(file, sample_bytes, (int)(i & 1), recover, &hash, &end);
         CHECK(status == LQ_OK || status == LQ_E_DATA || status == LQ_E_FORMAT);
         opened_well += end != 0;
     }
@@ -1539,18 +1483,15 @@ enum { MANY = 1500 };
 
 static void check_many(const lq_archive_reader *r, const lq_archive_run_desc *runs)
 {
-    uint32_t i;
-    for (i = 0; i < 20000; i++) {
+    for (uint32_t i = 0; i < 20000; i++) {
         uint32_t group = random_u32() % 3;
         uint64_t sequence = random_u32() % 9;
         uint64_t token = random_u32() % 600;
         uint64_t most = 0;
-        uint64_t end;
         uint32_t found = LQ_ARCHIVE_NONE;
         lq_page_ref ref;
-        uint32_t k;
         int status = lq_archive_find(r, group, sequence, token, &ref);
-        for (k = 0; k < MANY; k++) {
+        for (uint32_t k = 0; k < MANY; k++) {
             uint64_t last = runs[k].first_token + runs[k].token_count;
             if (runs[k].group == group && runs[k].sequence == sequence) {
                 found = token >= runs[k].first_token && token < last ? k : found;
@@ -1559,6 +1500,7 @@ static void check_many(const lq_archive_reader *r, const lq_archive_run_desc *ru
         }
         CHECK(found == LQ_ARCHIVE_NONE ? status == LQ_E_RANGE
                                        : status == LQ_OK && ref.run == found + 3);
+        uint64_t end;
         CHECK(lq_archive_tokens(r, group, sequence, &end) == LQ_OK && end == most);
     }
 }
@@ -1568,18 +1510,14 @@ static void test_many_runs(void)
     static lq_archive_run_desc runs[MANY];
     lq_archive_writer_desc d = sink_desc(SINK_BYTES);
     lq_archive_writer w;
-    int64_t positions[64];
-    uint32_t hash;
-    uint64_t end;
-    uint32_t i;
-    opened o;
     CHECK(lq_archive_writer_init(&w, &d) == LQ_OK);
     CHECK(sample_segment(&w, 0) == LQ_OK && sample_segment(&w, 2) == LQ_OK);
     CHECK(w.group_count == 3);
-    for (i = 0; i < 64; i++) {
+    int64_t positions[64];
+    for (uint32_t i = 0; i < 64; i++) {
         positions[i] = (int64_t)i * i - 100;
     }
-    for (i = 0; i < MANY; i++) {
+    for (uint32_t i = 0; i < MANY; i++) {
         uint32_t group = random_u32() % 3;
         uint32_t sequence = 1 + random_u32() % 8;
         uint32_t first = random_u32() % 500;
@@ -1593,10 +1531,13 @@ static void test_many_runs(void)
         }
     }
     CHECK(lq_archive_finish(&w) == LQ_OK);
+    uint32_t hash;
+    uint64_t end;
     CHECK(ask(out.bytes, out.count, 1, 0, &hash, &end) == LQ_OK);
+    opened o;
     CHECK(open_copy(&o, out.bytes, out.count, 0, 0) == LQ_OK);
     CHECK(o.r.run_count == MANY + 3); /* the sample's runs come first, with other sequences */
-    for (i = 0; i < MANY; i++) {
+    for (uint32_t i = 0; i < MANY; i++) {
         lq_archive_run_info info;
         CHECK(lq_archive_run(&o.r, i + 3, &info) == LQ_OK);
         CHECK(info.desc.align == runs[i].align && info.offset % info.desc.align == 0);
@@ -1612,20 +1553,18 @@ static double nested_steps(uint32_t runs)
 {
     lq_archive_writer_desc d = sink_desc(SINK_BYTES);
     lq_archive_writer w;
-    uint32_t token;
-    uint32_t i;
-    opened o;
     CHECK(lq_archive_writer_init(&w, &d) == LQ_OK);
     CHECK(sample_segment(&w, 0) == LQ_OK);
-    for (i = 0; i < runs; i++) {
+    for (uint32_t i = 0; i < runs; i++) {
         lq_archive_run_desc run = run_desc(0, 7, i, 2 * (runs - i));
         run.tokens_per_page = run.token_count;
         CHECK(write_run(&w, &run, 1) == LQ_OK);
     }
     CHECK(lq_archive_finish(&w) == LQ_OK);
     steps_done = 0;
+    opened o;
     CHECK(open_copy(&o, out.bytes, out.count, 0, 0) == LQ_OK);
-    for (token = 0; token < 2 * runs; token++) {
+    for (uint32_t token = 0; token < 2 * runs; token++) {
         lq_page_ref ref;
         CHECK(lq_archive_find(&o.r, 0, 7, token, &ref) == LQ_OK &&
               ref.token_count == 2 * (runs - (token < runs ? token : 2 * runs - 1 - token)));
@@ -1662,9 +1601,7 @@ static int sparse_write(void *user, const void *src, size_t count)
     const uint8_t *p = (const uint8_t *)src;
     while (count) {
         size_t part = count < 256 ? count : 256;
-        if (s->chunk_count == 128) {
-            return 1;
-        }
+        if (s->chunk_count == 128) return 1;
         s->chunks[s->chunk_count].offset = s->at;
         s->chunks[s->chunk_count].count = part;
         memcpy(s->chunks[s->chunk_count].bytes, p, part);
@@ -1680,11 +1617,9 @@ static int sparse_read(void *user, uint64_t offset, void *dst, size_t count)
 {
     const sparse_file *s = (const sparse_file *)user;
     uint8_t *p = (uint8_t *)dst;
-    size_t i;
-    size_t k;
     memset(dst, 0, count);
-    for (i = 0; i < s->chunk_count; i++) {
-        for (k = 0; k < s->chunks[i].count; k++) {
+    for (size_t i = 0; i < s->chunk_count; i++) {
+        for (size_t k = 0; k < s->chunks[i].count; k++) {
             uint64_t at = s->chunks[i].offset + k;
             if (at >= offset && at - offset < count) {
                 p[at - offset] = s->chunks[i].bytes[k];
@@ -1699,31 +1634,30 @@ static void test_large_offsets(void)
     static const uint64_t holes[3] = {(uint64_t)5 << 30, (uint64_t)1 << 41,
                                       ((uint64_t)1 << 32) - 1};
     lq_archive_writer_desc d = sink_desc(SINK_BYTES);
-    lq_archive_writer w;
-    lq_archive_reader r;
-    lq_archive_source source;
     static uint8_t mem[8192];
-    size_t needed;
-    uint32_t hash;
-    int segment;
-    lq_page_ref ref;
     d.write_fn = sparse_write;
     d.user = &sparse;
+    lq_archive_writer w;
     CHECK(lq_archive_writer_init(&w, &d) == LQ_OK);
-    for (segment = 0; segment < 3; segment++) {
+    for (int segment = 0; segment < 3; segment++) {
         w.offset += holes[segment];
         sparse.at += holes[segment];
         CHECK(sample_segment(&w, segment) == LQ_OK && w.offset == sparse.at);
     }
     CHECK(lq_archive_finish(&w) == LQ_OK);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
     source.read_fn = sparse_read;
     source.user = &sparse;
     source.size = w.offset;
+    lq_archive_reader r;
+    size_t needed;
     CHECK(lq_archive_open(&r, &source, mem, sizeof mem, &needed) == LQ_OK);
     CHECK(r.end == w.offset && r.end > (uint64_t)1 << 41);
+    uint32_t hash;
     CHECK(answers(&r, &hash) == LQ_OK);
     test_sample_ids(&r);
+    lq_page_ref ref;
     CHECK(lq_archive_run_page(&r, 1, 2, &ref) == LQ_OK && ref.offset > (uint64_t)5 << 30);
     CHECK(lq_archive_run_page(&r, 3, 1, &ref) == LQ_OK && ref.offset > (uint64_t)1 << 41);
     source.size += 12345; /* a tail of zeros */

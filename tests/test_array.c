@@ -37,14 +37,12 @@ static int unpack(void *dst, size_t dst_bytes, int type, const uint8_t *src, siz
 {
     size_t need = lq_decompress_workspace_bytes(src, count);
     size_t skip = source_below(70);
-    uint8_t *work;
-    int status;
     if (need > (size_t)1 << 27) {
         return LQ_E_SPACE; /* what a fuzzed head asks for */
     }
-    work = (uint8_t *)source_alloc(need + skip);
-    status = lq_decompress(dst, dst_bytes, type, src, count, source_below(4) ? tables : NULL,
-                           work + skip, need);
+    uint8_t *work = (uint8_t *)source_alloc(need + skip);
+    int status = lq_decompress(dst, dst_bytes, type, src, count, source_below(4) ? tables : NULL,
+                               work + skip, need);
     free(work);
     return status;
 }
@@ -52,9 +50,8 @@ static int unpack(void *dst, size_t dst_bytes, int type, const uint8_t *src, siz
 /* What a fuzzer needs to get behind the checksum. */
 static void mend(uint8_t *p, size_t count)
 {
-    uint32_t sum;
     if (count >= HEAD) {
-        sum = lq_xxh32(p + HEAD, count - HEAD, lq_xxh32(p, 40, 0));
+        uint32_t sum = lq_xxh32(p + HEAD, count - HEAD, lq_xxh32(p, 40, 0));
         p[40] = (uint8_t)sum;
         p[41] = (uint8_t)(sum >> 8);
         p[42] = (uint8_t)(sum >> 16);
@@ -64,8 +61,7 @@ static void mend(uint8_t *p, size_t count)
 
 static void gaussian(float *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         x[i] = (float)source_integer_gauss();
     }
 }
@@ -73,8 +69,7 @@ static void gaussian(float *x, size_t count)
 static double squares(const float *x, const float *y, size_t count)
 {
     double sum = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         double e = (double)x[i] - (y ? (double)y[i] : 0);
         sum += e * e;
     }
@@ -117,10 +112,6 @@ static void check_shape(size_t rows, size_t dims, int type, const struct form *f
     void *src = source_alloc(count * element);
     void *same = source_alloc(count * element);
     lq_compress_desc d;
-    lq_compress_info info;
-    packed p;
-    size_t i;
-    int level;
     memset(&d, 0, sizeof d);
     d.page = f->page;
     d.quantizer = f->quantizer;
@@ -128,9 +119,11 @@ static void check_shape(size_t rows, size_t dims, int type, const struct form *f
     d.tables = source_below(4) ? tables : NULL;
     d.keep_means = source_below(4) == 0;
     gaussian(x, count);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         x[i] = x[i] * (float)(1 + i % dims % 5) + (float)(i % dims % 3) * 4;
     }
+    lq_compress_info info;
+    packed p;
     if (f->quantizer == LQ_E8 && f->page == LQ_PAGE_FIXED && dims % 8) {
         CHECK(lq_compress_bound(rows, dims, type) > 0);
         CHECK(lq_compress_workspace_bytes(rows, dims, type, &d) == 0);
@@ -146,10 +139,9 @@ static void check_shape(size_t rows, size_t dims, int type, const struct form *f
             CHECK(info.page == LQ_PAGE_RAW ? mean == 0 : mean < 0.8 * (double)info.step);
         }
         CHECK(unpack(same, count * element, 0, p.bytes, p.count) == LQ_OK);
-        for (level = 0; level < levels; level++) {
-            packed other;
+        for (int level = 0; level < levels; level++) {
             (void)lq_cpu_limit(level);
-            other = pack(src, rows, dims, type, &d);
+            packed other = pack(src, rows, dims, type, &d);
             CHECK(other.count == p.count && memcmp(other.bytes, p.bytes, p.count) == 0);
             free(other.bytes);
             CHECK(unpack(same, count * element, 0, p.bytes, p.count) == LQ_OK);
@@ -168,10 +160,8 @@ static void test_shapes(void)
     static const size_t shapes[][2] = {{0, 1},   {1, 1},    {1, 8},    {2, 3},   {7, 64},
                                        {64, 16}, {65, 16},  {130, 5},  {1000, 1}, {300, 8},
                                        {3, 1500}, {70, 1032}, {513, 24}, {200, 96}};
-    size_t i;
-    int f;
-    for (i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        for (f = 0; f < FORMS; f++) {
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        for (int f = 0; f < FORMS; f++) {
             check_shape(shapes[i][0], shapes[i][1], 1 + (int)source_below(3), &forms[f]);
         }
     }
@@ -184,17 +174,15 @@ static void check_rate(int quantizer, float bits, double most)
     float *x = (float *)source_alloc(count * 4);
     float *y = (float *)source_alloc(count * 4);
     lq_compress_desc d;
-    packed p;
-    double rate;
     memset(&d, 0, sizeof d);
     d.quantizer = quantizer;
     d.bits = bits;
     d.tables = tables;
     gaussian(x, count);
-    p = pack(x, rows, dims, LQ_F32, &d);
+    packed p = pack(x, rows, dims, LQ_F32, &d);
     CHECK(p.status == LQ_OK);
     CHECK(unpack(y, count * 4, LQ_F32, p.bytes, p.count) == LQ_OK);
-    rate = 8.0 * (double)p.count / (double)count;
+    double rate = 8.0 * (double)p.count / (double)count;
     CHECK(fabs(rate - (double)bits) < 0.06);
     CHECK(squares(x, y, count) / squares(x, NULL, count) * pow(4, rate) < most);
     free(p.bytes);
@@ -225,10 +213,9 @@ static void check_exact(const float *x, size_t rows, size_t dims, double most)
 {
     float *y = (float *)source_alloc(rows * dims * 4);
     packed p = pack(x, rows, dims, LQ_F32, NULL);
-    size_t i;
     CHECK(p.status == LQ_OK);
     CHECK(unpack(y, rows * dims * 4, LQ_F32, p.bytes, p.count) == LQ_OK);
-    for (i = 0; i < rows * dims; i++) {
+    for (size_t i = 0; i < rows * dims; i++) {
         CHECK(fabs((double)x[i] - (double)y[i]) <= most);
     }
     free(p.bytes);
@@ -240,27 +227,25 @@ static void test_odd(void)
     enum { ROWS = 90, DIMS = 12, COUNT = ROWS * DIMS };
     float *x = (float *)source_zeros(COUNT * 4);
     lq_compress_desc d;
-    packed p;
-    size_t i;
     memset(&d, 0, sizeof d);
     check_exact(x, ROWS, DIMS, 0);
-    for (i = 0; i < COUNT; i++) {
+    for (size_t i = 0; i < COUNT; i++) {
         x[i] = 3.0f + (float)(i % DIMS);
     }
     check_exact(x, ROWS, DIMS, 15.0 / 4096); /* constant columns: means alone */
-    for (i = 0; i < COUNT; i++) {
+    for (size_t i = 0; i < COUNT; i++) {
         x[i] = (float)ldexp(source_integer_gauss(), -(int)(i % DIMS));
     }
     check_exact(x, ROWS, DIMS, 1);
     x[5] = 1e30f; /* an outlier sets the finest step */
     check_exact(x, ROWS, DIMS, 3e26);
-    for (i = 0; i < COUNT; i++) {
+    for (size_t i = 0; i < COUNT; i++) {
         x[i] = 1e-39f * (float)i;
     }
     check_exact(x, ROWS, DIMS, 2e-36);
     gaussian(x, COUNT);
     d.step = 1e-6f;
-    p = pack(x, ROWS, DIMS, LQ_F32, &d);
+    packed p = pack(x, ROWS, DIMS, LQ_F32, &d);
     CHECK(p.status == LQ_E_RANGE && p.count == 0);
     free(p.bytes);
     d.step = 0.01f;
@@ -293,12 +278,11 @@ static void test_arguments(void)
     lq_rope rope = {freqs, 2, 0, 0};
     lq_rope bad = {freqs, 4, 0, 0};
     lq_positions positions = {0, 1, NULL};
-    lq_compress_desc d;
-    int i;
     CHECK(refused(2, 0, LQ_F32, NULL));
     CHECK(refused(2, 4, 4, NULL));
     CHECK(refused(SIZE_MAX / 2, SIZE_MAX / 2, LQ_F32, NULL));
-    for (i = 0; i < 20; i++) {
+    lq_compress_desc d;
+    for (int i = 0; i < 20; i++) {
         memset(&d, 0, sizeof d);
         d.page = i == 0 ? LQ_PAGE_RAW : i == 1 ? 4 : i < 5 ? LQ_PAGE_FIXED : 0;
         d.quantizer = i == 2 ? LQ_D4 : i == 5 ? 5 : 0;
@@ -320,20 +304,18 @@ static void test_arguments(void)
 static void test_space(void)
 {
     float x[200];
-    uint8_t out[2000];
-    size_t written;
-    packed p;
     size_t need = lq_compress_workspace_bytes(20, 10, LQ_F32, NULL);
     uint8_t *work = (uint8_t *)source_alloc(need);
-    size_t room;
     gaussian(x, 200);
-    p = pack(x, 20, 10, LQ_F32, NULL);
+    packed p = pack(x, 20, 10, LQ_F32, NULL);
     CHECK(p.status == LQ_OK && p.count < 400);
-    for (room = 0; room < p.count; room += 3) {
+    size_t written;
+    for (size_t room = 0; room < p.count; room += 3) {
         uint8_t *dst = (uint8_t *)source_alloc(room);
         CHECK(lq_compress(dst, room, &written, x, 20, 10, LQ_F32, NULL, work, need) == LQ_E_SPACE);
         free(dst);
     }
+    uint8_t out[2000];
     CHECK(lq_compress(out, p.count, &written, x, 20, 10, LQ_F32, NULL, work, need) == LQ_OK);
     CHECK(lq_compress(out, 2000, &written, x, 20, 10, LQ_F32, NULL, work, need - 64) ==
           LQ_E_SPACE);
@@ -356,24 +338,20 @@ static void check_sample(const uint16_t *k, int layer, const lq_rope *rope)
     uint16_t *rows = (uint16_t *)source_alloc(COUNT * 2);
     uint8_t *mem = (uint8_t *)source_alloc(1 << 18);
     uint8_t *directory = (uint8_t *)source_alloc(1 << 16);
-    const void *heads[SAMPLE_HEADS];
     float *x = (float *)source_alloc(COUNT * 4);
     float *y = (float *)source_alloc(COUNT * 4);
-    lq_archive_writer_desc wd;
-    lq_archive_group_desc group;
-    lq_archive_pack_desc pd;
-    lq_compress_desc d;
     lq_vectors src = {NULL, 0, LQ_F16};
-    lq_archive_writer w;
-    packed p;
-    void *work;
     size_t need, t, i;
-    int h;
+    lq_archive_writer_desc wd;
     memset(&wd, 0, sizeof wd);
+    lq_archive_group_desc group;
     memset(&group, 0, sizeof group);
+    lq_archive_pack_desc pd;
     memset(&pd, 0, sizeof pd);
+    lq_compress_desc d;
     memset(&d, 0, sizeof d);
-    for (h = 0; h < SAMPLE_HEADS; h++) {
+    const void *heads[SAMPLE_HEADS];
+    for (int h = 0; h < SAMPLE_HEADS; h++) {
         const uint16_t *head =
             k + (size_t)(layer * SAMPLE_HEADS + h) * SAMPLE_TOKENS * SAMPLE_DIMS;
         heads[h] = head;
@@ -397,7 +375,8 @@ static void check_sample(const uint16_t *k, int layer, const lq_rope *rope)
     pd.geometry.rope = rope;
     pd.step = 0.55f;
     need = lq_archive_pack_workspace_bytes(&pd);
-    work = source_alloc(need);
+    void *work = source_alloc(need);
+    lq_archive_writer w;
     CHECK(lq_archive_writer_init(&w, &wd) == LQ_OK);
     CHECK(lq_archive_add_rope(&w, rope, &group.rope) == LQ_OK);
     CHECK(lq_archive_add_group(&w, &group, &pd.group) == LQ_OK);
@@ -406,7 +385,7 @@ static void check_sample(const uint16_t *k, int layer, const lq_rope *rope)
     d.rope = rope;
     d.head_dims = SAMPLE_DIMS;
     d.step = pd.step;
-    p = pack(rows, SAMPLE_TOKENS, ROW, LQ_F16, &d);
+    packed p = pack(rows, SAMPLE_TOKENS, ROW, LQ_F16, &d);
     CHECK(p.status == LQ_OK);
     CHECK((double)p.count < 1.03 * (double)w.offset);
     CHECK(lq_f32_from_type(x, rows, COUNT, LQ_F16) == LQ_OK);
@@ -435,11 +414,9 @@ static void check_positions(size_t rows, size_t dims, uint32_t head_dims, int li
     float *x = (float *)source_alloc(rows * dims * 4);
     float *y = (float *)source_alloc(rows * dims * 4);
     lq_compress_desc d;
-    packed p;
-    size_t i;
     memset(&d, 0, sizeof d);
     gaussian(x, rows * dims);
-    for (i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++) {
         list[i] = listed ? (int64_t)(source_u64() >> 30) : (int64_t)(1000 - 7 * (int64_t)i);
     }
     positions.list = list;
@@ -447,11 +424,11 @@ static void check_positions(size_t rows, size_t dims, uint32_t head_dims, int li
     d.positions = &positions;
     d.head_dims = head_dims;
     d.step = 0.1f;
-    p = pack(x, rows, dims, LQ_F32, &d);
+    packed p = pack(x, rows, dims, LQ_F32, &d);
     CHECK(p.status == LQ_OK);
     CHECK(p.bytes[22] == (listed ? 3 : 1));
     CHECK(unpack(y, rows * dims * 4, LQ_F32, p.bytes, p.count) == LQ_OK);
-    for (i = 0; i < rows * dims; i++) {
+    for (size_t i = 0; i < rows * dims; i++) {
         CHECK(fabs((double)x[i] - (double)y[i]) < 0.15);
     }
     free(p.bytes);
@@ -463,12 +440,11 @@ static void test_keys(void)
 {
     uint16_t *k = source_sample("k", SAMPLE_COUNT);
     const uint8_t *bytes = (const uint8_t *)k;
-    size_t i;
     float freqs[SAMPLE_DIMS / 2];
     lq_rope rope = {NULL, SAMPLE_DIMS, LQ_ROPE_HALF, 0};
     source_sample_freqs(freqs);
     rope.freqs = freqs;
-    for (i = 0; i < SAMPLE_COUNT; i++) { /* little-endian in the file */
+    for (size_t i = 0; i < SAMPLE_COUNT; i++) { /* little-endian in the file */
         k[i] = (uint16_t)(bytes[2 * i] | (uint32_t)bytes[2 * i + 1] << 8);
     }
     check_sample(k, 0, &rope);
@@ -515,7 +491,6 @@ static void check_rows(size_t rows, size_t dims, int form, int kind, double most
     float *one = (float *)source_alloc(dims * 4);
     double best = 0;
     size_t i, r;
-    int level;
     gaussian(x, count);
     for (i = 0; i < count; i++) {
         double u = kind == 1 ? 2 * source_uniform() - 1 : (double)x[i];
@@ -535,7 +510,7 @@ static void check_rows(size_t rows, size_t dims, int form, int kind, double most
         CHECK(squares(x, y, count) <= most * best_step(x, count, quantizer, bits));
         CHECK(squares(x, y, count) <= most_each * best);
     }
-    for (level = 0; level <= levels; level++) {
+    for (int level = 0; level <= levels; level++) {
         (void)lq_cpu_limit(level);
         CHECK(lq_quantize(again, rows * row_bytes, x, rows, dims, LQ_F32, quantizer, bits) ==
               LQ_OK);
@@ -553,9 +528,8 @@ static void test_rows(void)
 {
     static const size_t dims[] = {8, 16, 40, 72, 128, 520, 1024};
     int form, kind;
-    size_t i;
     for (form = 0; form < 5; form++) {
-        for (i = 0; i < sizeof dims / sizeof dims[0]; i++) {
+        for (size_t i = 0; i < sizeof dims / sizeof dims[0]; i++) {
             check_rows(quick ? 7 : 40, dims[i], form, (int)(i % 3), 0, 0);
         }
         check_rows(21, 1, form == 0 ? 1 : form, 0, 0, 0);
@@ -570,19 +544,19 @@ static void test_rows(void)
 static void test_row_arguments(void)
 {
     float x[32], y[32];
-    uint8_t out[100];
-    uint16_t half[32];
     size_t i, n = lq_quantize_row_bytes(16, LQ_E8, 4);
     CHECK(n == 10 && lq_quantize_row_bytes(12, LQ_E8, 4) == 0);
     CHECK(lq_quantize_row_bytes(12, LQ_Z, 3) == 7 && lq_quantize_row_bytes(0, LQ_Z, 3) == 0);
     CHECK(lq_quantize_row_bytes(12, LQ_Z, 5) == 0 && lq_quantize_row_bytes(12, LQ_D4, 4) == 0);
     CHECK(lq_quantize_row_bytes(SIZE_MAX, LQ_Z, 8) == 0);
     gaussian(x, 32);
+    uint8_t out[100];
     CHECK(lq_quantize(out, 19, x, 2, 16, LQ_F32, LQ_E8, 4) == LQ_E_SPACE);
     CHECK(lq_quantize(out, 20, x, 2, 12, LQ_F32, LQ_E8, 4) == LQ_E_ARG);
     CHECK(lq_quantize(out, 20, x, 2, 16, 0, LQ_E8, 4) == LQ_E_ARG);
     CHECK(lq_quantize(out, 20, NULL, 2, 16, LQ_F32, LQ_E8, 4) == LQ_E_ARG);
     CHECK(lq_quantize(out, 20, x, 2, 16, LQ_F32, LQ_E8, 4) == LQ_OK);
+    uint16_t half[32];
     CHECK(lq_dequantize(half, 64, LQ_F16, out, 20, 2, 16, LQ_E8, 4) == LQ_OK);
     CHECK(lq_dequantize(y, 128, LQ_F32, out, 20, 2, 16, LQ_E8, 4) == LQ_OK);
     for (i = 0; i < 32; i++) {
@@ -614,7 +588,6 @@ static void fuzz_one(const packed *p, void *dst, size_t dst_bytes)
     uint8_t *bytes = source_copy(p->bytes, count);
     uint32_t flips = source_below(4);
     uint32_t front = source_below(2);
-    int status;
     if (source_below(20) == 0) {
         for (flips = 0; flips < count; flips++) {
             bytes[flips] = (uint8_t)source_u64();
@@ -626,15 +599,12 @@ static void fuzz_one(const packed *p, void *dst, size_t dst_bytes)
         bytes[source_below(limit)] ^= (uint8_t)(1u << source_below(8));
     }
     if (count >= HEAD && source_below(4)) {
-        size_t i;
-        for (i = 0; i < 8; i++) {
+        for (size_t i = 0; i < 8; i++) {
             bytes[32 + i] = (uint8_t)((uint64_t)count >> 8 * i);
         }
     }
-    if (source_below(8)) {
-        mend(bytes, count);
-    }
-    status = unpack(dst, dst_bytes, (int)source_below(4), bytes, count);
+    if (source_below(8)) mend(bytes, count);
+    int status = unpack(dst, dst_bytes, (int)source_below(4), bytes, count);
     CHECK(status == LQ_OK || status == LQ_E_DATA || status == LQ_E_FORMAT || status == LQ_E_SPACE);
     free(bytes);
 }
@@ -647,16 +617,13 @@ static void test_fuzz(long tries)
     static const uint16_t three[3] = {0x3c00, 0x4000, 0xc200}; /* 1, 2, -3 */
     lq_rope rope = {freqs, 8, 0, 0};
     lq_positions positions = {5, 3, NULL};
-    packed p[KINDS];
     float *x = (float *)source_alloc(COUNT * 4);
-    uint8_t *dst;
-    long t;
-    int i;
     gaussian(x, COUNT);
-    for (i = 0; i < 200; i++) {
+    for (int i = 0; i < 200; i++) {
         list[i] = i * i;
     }
-    for (i = 0; i < KINDS; i++) {
+    packed p[KINDS];
+    for (int i = 0; i < KINDS; i++) {
         lq_compress_desc d;
         memset(&d, 0, sizeof d);
         d.page = i < FORMS ? forms[i].page : 0;
@@ -671,25 +638,23 @@ static void test_fuzz(long tries)
         p[i] = i == 3 ? pack(three, 1, 3, LQ_F16, &d) : pack(x, 200, 40, LQ_F32, &d);
         CHECK(p[i].status == LQ_OK);
     }
-    dst = (uint8_t *)source_alloc(COUNT * 4);
-    for (t = 0; t < tries; t++) {
+    uint8_t *dst = (uint8_t *)source_alloc(COUNT * 4);
+    for (long t = 0; t < tries; t++) {
         fuzz_one(&p[t % KINDS], dst, COUNT * 4);
     }
-    for (i = 0; i < KINDS; i++) {
+    for (int i = 0; i < KINDS; i++) {
         free(p[i].bytes);
     }
-    for (t = 0; t < tries; t++) { /* rows: any bytes */
+    for (long t = 0; t < tries; t++) { /* rows: any bytes */
         int form = (int)source_below(5);
         size_t dims = 8 * (1 + (size_t)source_below(20)), rows = source_below(8);
         size_t count = rows * lq_quantize_row_bytes(dims, row_forms[form][0], row_forms[form][1]);
         uint8_t *bytes = (uint8_t *)source_alloc(count);
-        size_t k;
-        int status;
-        for (k = 0; k < count; k++) {
+        for (size_t k = 0; k < count; k++) {
             bytes[k] = (uint8_t)source_u64();
         }
-        status = lq_dequantize(dst, rows * dims * 4, LQ_F32, bytes, count, rows, dims,
-                               row_forms[form][0], row_forms[form][1]);
+        int status = lq_dequantize(dst, rows * dims * 4, LQ_F32, bytes, count, rows, dims,
+                                   row_forms[form][0], row_forms[form][1]);
         CHECK(status == LQ_OK || status == LQ_E_DATA);
         free(bytes);
     }
@@ -709,39 +674,36 @@ static void test_golden(void)
     static const lq_rope rope = {freqs, 4, LQ_ROPE_HALF, 0};
     static float x[COUNT];
     static uint8_t out[ROWS * (DIMS + 2)];
-    int i;
     source_seed = 77;
-    for (i = 0; i < COUNT; i++) {
+    for (int i = 0; i < COUNT; i++) {
         x[i] = (float)source_integer_gauss() * (float)(1 + i % 7) + (float)(i % DIMS % 5);
     }
-    for (i = 0; i < FORMS; i++) {
+    for (int i = 0; i < FORMS; i++) {
         lq_compress_desc d;
-        packed p;
         memset(&d, 0, sizeof d);
         d.page = forms[i].page;
         d.quantizer = forms[i].quantizer;
         d.bits = forms[i].bits;
-        p = pack(x, ROWS, DIMS, LQ_F32, &d);
+        packed p = pack(x, ROWS, DIMS, LQ_F32, &d);
         if (!CHECK(lq_xxh32(p.bytes, p.count, 0) == want[i])) {
             printf("form %d: 0x%08xu\n", i, (unsigned)lq_xxh32(p.bytes, p.count, 0));
         }
         free(p.bytes);
     }
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         lq_compress_desc d;
-        packed p;
         memset(&d, 0, sizeof d);
         d.quantizer = 1 + i;
         d.error = 0.1f;
         d.rope = i == 1 ? &rope : NULL;
         d.head_dims = i == 1 ? 8 : 0;
-        p = pack(x, ROWS, DIMS, LQ_F32, &d);
+        packed p = pack(x, ROWS, DIMS, LQ_F32, &d);
         if (!CHECK(lq_xxh32(p.bytes, p.count, 0) == want_error[i])) {
             printf("error %d: 0x%08xu\n", i, (unsigned)lq_xxh32(p.bytes, p.count, 0));
         }
         free(p.bytes);
     }
-    for (i = 0; i < 5; i++) {
+    for (int i = 0; i < 5; i++) {
         size_t n = ROWS * lq_quantize_row_bytes(DIMS, row_forms[i][0], row_forms[i][1]);
         CHECK(lq_quantize(out, n, x, ROWS, DIMS, LQ_F32, row_forms[i][0], row_forms[i][1]) ==
               LQ_OK);
@@ -756,9 +718,7 @@ int main(int argc, char **argv)
     void *mem = source_alloc(lq_tables_bytes());
     quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     levels = lq_cpu_level();
-    if (lq_tables_init(&tables, mem, lq_tables_bytes())) {
-        return 1;
-    }
+    if (lq_tables_init(&tables, mem, lq_tables_bytes())) return 1;
     test_golden();
     test_shapes();
     test_rates();

@@ -41,8 +41,7 @@ static int64_t position_of(const recipe *how, size_t t)
 
 static void turn(double *x, const double *theta, int64_t p)
 {
-    size_t i;
-    for (i = 0; i < D / 2; i++) {
+    for (size_t i = 0; i < D / 2; i++) {
         double c = cos(theta[i] * (double)p);
         double s = sin(theta[i] * (double)p);
         double a = x[i] * c - x[i + D / 2] * s;
@@ -53,28 +52,26 @@ static void turn(double *x, const double *theta, int64_t p)
 
 static void make(sample *s, const recipe *how, size_t tokens)
 {
-    size_t t;
-    size_t i;
     source_seed = 5;
     s->tokens = tokens;
-    for (i = 0; i < D / 2; i++) {
+    for (size_t i = 0; i < D / 2; i++) {
         s->theta[i] = (double)(float)pow(1e6, -2.0 * (double)i / D);
     }
-    for (t = 0; t < tokens; t++) {
-        for (i = 0; i < D; i++) {
+    for (size_t t = 0; t < tokens; t++) {
+        for (size_t i = 0; i < D; i++) {
             size_t pair = i % (D / 2);
             s->k[t][i] = source_gauss() * (i % 8 ? 1.0 : how->deviation);
             s->k[t][i] += pair >= 4 && pair <= 10 && pair % 2 == 0 ? how->bias * 0.7071 : 0.0;
             s->v[t][i] = source_gauss() * how->value;
         }
         turn(s->k[t], s->theta, position_of(how, t));
-        for (i = 0; i < D; i++) {
+        for (size_t i = 0; i < D; i++) {
             s->k[t][i] = (double)(float)s->k[t][i];
             s->v[t][i] = (double)(float)s->v[t][i];
         }
     }
-    for (t = 0; t < QUERIES * GROUP; t++) {
-        for (i = 0; i < D; i++) {
+    for (size_t t = 0; t < QUERIES * GROUP; t++) {
+        for (size_t i = 0; i < D; i++) {
             s->q[t][i] = source_gauss();
         }
         turn(s->q[t], s->theta, position_of(how, tokens - 1));
@@ -86,31 +83,28 @@ static void attend(const sample *s, size_t q, double *out)
 {
     double most = -1e300;
     double sum = 0;
-    size_t t;
-    size_t i;
-    for (i = 0; i < D; i++) {
+    for (size_t i = 0; i < D; i++) {
         out[i] = 0;
     }
-    for (t = 0; t < s->tokens; t++) {
+    for (size_t t = 0; t < s->tokens; t++) {
         double logit = 0;
-        double w;
-        for (i = 0; i < D; i++) {
+        for (size_t i = 0; i < D; i++) {
             logit += s->q[q][i] * s->k[t][i] / 8;
         }
         if (logit > most) {
-            for (i = 0; i < D; i++) {
+            for (size_t i = 0; i < D; i++) {
                 out[i] *= exp(most - logit);
             }
             sum *= exp(most - logit);
             most = logit;
         }
-        w = exp(logit - most);
+        double w = exp(logit - most);
         sum += w;
-        for (i = 0; i < D; i++) {
+        for (size_t i = 0; i < D; i++) {
             out[i] += w * s->v[t][i];
         }
     }
-    for (i = 0; i < D; i++) {
+    for (size_t i = 0; i < D; i++) {
         out[i] /= sum;
     }
 }
@@ -119,10 +113,9 @@ static void desc_of(lq_kv_desc *d, const sample *s, const choice *c, int type)
 {
     static float freqs[D / 2];
     static lq_rope rope;
-    size_t i;
     memset(d, 0, sizeof *d);
     memset(&rope, 0, sizeof rope);
-    for (i = 0; i < D / 2; i++) {
+    for (size_t i = 0; i < D / 2; i++) {
         freqs[i] = (float)s->theta[i];
     }
     rope.rotary_dims = D;
@@ -151,22 +144,20 @@ static void fill(lq_kv *kv, const sample *s, const recipe *how)
     size_t t = 0;
     while (t < s->tokens) {
         size_t n = 1 + source_below(256);
-        lq_kv_view kview;
-        lq_kv_view vview;
-        lq_positions at;
-        size_t i;
         n = n < s->tokens - t ? n : s->tokens - t;
+        lq_kv_view kview;
         memset(&kview, 0, sizeof kview);
+        lq_positions at;
         memset(&at, 0, sizeof at);
-        for (i = 0; i < n * D; i++) {
+        for (size_t i = 0; i < n * D; i++) {
             k[i] = (float)s->k[t + i / D][i % D];
             v[i] = (float)s->v[t + i / D][i % D];
         }
-        for (i = 0; i < n; i++) {
+        for (size_t i = 0; i < n; i++) {
             list[i] = position_of(how, t + i);
         }
         at.list = list;
-        vview = kview;
+        lq_kv_view vview = kview;
         kview.data = k;
         vview.data = v;
         CHECK(lq_kv_append(kv, 0, &kview, &vview, &at, n) == LQ_OK);
@@ -182,11 +173,8 @@ static double error_of(const lq_kv *kv, const sample *s)
     lq_kv_attend_desc a;
     double error = 0;
     double power = 0;
-    double want[D];
-    size_t i;
-    size_t j;
     memset(&a, 0, sizeof a);
-    for (i = 0; i < QUERIES * GROUP * D; i++) {
+    for (size_t i = 0; i < QUERIES * GROUP * D; i++) {
         q[i] = (float)s->q[i / D][i % D];
     }
     a.heads = GROUP;
@@ -195,9 +183,10 @@ static double error_of(const lq_kv *kv, const sample *s)
     a.q.data = q;
     a.out.data = out;
     CHECK(lq_kv_attend(kv, &a) == LQ_OK);
-    for (i = 0; i < QUERIES * GROUP; i++) {
+    double want[D];
+    for (size_t i = 0; i < QUERIES * GROUP; i++) {
         attend(s, i, want);
-        for (j = 0; j < D; j++) {
+        for (size_t j = 0; j < D; j++) {
             double e = (double)out[i * D + j] - want[j];
             error += e * e;
             power += want[j] * want[j];
@@ -211,13 +200,11 @@ static void read_back(const lq_kv *kv, sample *s)
 {
     static float x[MOST * D];
     lq_kv_view_out out;
-    size_t i;
-    int v;
     memset(&out, 0, sizeof out);
     out.data = x;
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         CHECK(lq_kv_read(kv, 0, v ? LQ_V : LQ_K, &out, 0, s->tokens, NULL, 0) == LQ_OK);
-        for (i = 0; i < s->tokens * D; i++) {
+        for (size_t i = 0; i < s->tokens * D; i++) {
             (v ? s->v : s->k)[i / D][i % D] = (double)x[i];
         }
     }
@@ -227,19 +214,16 @@ static void read_back(const lq_kv *kv, sample *s)
 static double judge(const recipe *how, const choice *c, size_t tokens)
 {
     sample *s = &sample_;
-    lq_kv_desc d;
-    lq_kv kv;
-    void *mem;
-    double error;
-    double read;
     make(s, how, tokens);
+    lq_kv_desc d;
     desc_of(&d, s, c, LQ_F16);
-    mem = source_alloc(lq_kv_bytes(&d));
+    void *mem = source_alloc(lq_kv_bytes(&d));
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
     fill(&kv, s, how);
-    error = error_of(&kv, s);
+    double error = error_of(&kv, s);
     read_back(&kv, s);
-    read = error_of(&kv, s);
+    double read = error_of(&kv, s);
     CHECK(read < (how->bias > 0.0 ? 0.05 : 0.02));
     free(mem);
     return error;
@@ -254,21 +238,16 @@ static const choice hot[4] = {{LQ_KV_HOT, LQ_Z, 4, 0, 0, 0},
 static void test_turning_means(size_t tokens)
 {
     static const char *const names[4] = {"hot 4", "E8", "hot 3", "warm"};
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         choice c = hot[i];
         recipe how = {0.0, 1.0, 1.0, 0};
-        double plain;
-        double without;
-        double with;
-        double gaps;
-        plain = judge(&how, &c, tokens);
+        double plain = judge(&how, &c, tokens);
         how.bias = 100;
-        without = judge(&how, &c, tokens);
+        double without = judge(&how, &c, tokens);
         c.rope = 1;
-        with = judge(&how, &c, tokens);
+        double with = judge(&how, &c, tokens);
         how.gaps = 1;
-        gaps = judge(&how, &c, tokens);
+        double gaps = judge(&how, &c, tokens);
         printf("%s: error %.3f; biased %.3f, RoPE known %.3f, positions with gaps %.3f\n", names[i],
                plain, without, with, gaps);
         CHECK(plain > 0.005 && with < plain * 1.15 && gaps < plain * 1.15);
@@ -283,37 +262,31 @@ static void test_steps(void)
     static float second[MOST * D];
     recipe how = {30.0, 3.0, 1.0, 0};
     sample *s = &sample_;
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         choice c = hot[i];
-        size_t window;
         c.rope = 1;
         make(s, &how, 900);
-        for (window = 0; window < 2; window++) {
-            int pass;
-            for (pass = 0; pass < 2; pass++) {
+        for (size_t window = 0; window < 2; window++) {
+            for (int pass = 0; pass < 2; pass++) {
                 static float k[900 * D];
                 static float v[900 * D];
                 lq_kv_view kview;
-                lq_kv_view vview;
-                lq_kv_view_out out;
-                lq_kv_desc d;
-                lq_kv kv;
-                void *mem;
                 size_t step = pass ? 900 : 1;
-                size_t t;
                 memset(&kview, 0, sizeof kview);
+                lq_kv_view_out out;
                 memset(&out, 0, sizeof out);
-                vview = kview;
-                for (t = 0; t < 900 * D; t++) {
+                lq_kv_view vview = kview;
+                for (size_t t = 0; t < 900 * D; t++) {
                     k[t] = (float)s->k[t / D][t % D];
                     v[t] = (float)s->v[t / D][t % D];
                 }
+                lq_kv_desc d;
                 desc_of(&d, s, &c, LQ_F16);
                 d.window = window ? 64 : LQ_KV_NONE;
-                mem = source_alloc(lq_kv_bytes(&d));
+                void *mem = source_alloc(lq_kv_bytes(&d));
+                lq_kv kv;
                 CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
-                for (t = 0; t < 900; t += step) {
+                for (size_t t = 0; t < 900; t += step) {
                     kview.data = k + t * D;
                     vview.data = v + t * D;
                     CHECK(lq_kv_append(&kv, 0, &kview, &vview, NULL, step) == LQ_OK);
@@ -331,8 +304,7 @@ static void test_steps(void)
 static void test_uneven(void)
 {
     recipe how = {0.0, 50.0, 1.0, 0};
-    int i;
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         double error = judge(&how, &hot[i], 1024);
         printf("8 dims of deviation 50: error %.3f\n", error);
         CHECK(error < 1.0);
@@ -344,36 +316,32 @@ static void test_sizes(void)
 {
     static const double sizes[8] = {1e-30, 1e-12, 1e-5, 1e-3, 1.0, 300.0, 1.5e4, 1e30};
     sample *s = &sample_;
-    size_t n;
-    size_t i;
-    int kind;
-    for (kind = 0; kind < 3; kind++) {
+    for (int kind = 0; kind < 3; kind++) {
         double first = 0;
-        for (n = 0; n < 8; n++) {
+        for (size_t n = 0; n < 8; n++) {
             choice c = hot[kind];
             recipe how = {0.0, 1.0, 0.0, 0};
-            lq_kv_account account;
-            lq_kv_desc d;
-            lq_kv kv;
             double error = 0;
             double power = 0;
-            void *mem;
             how.value = sizes[4];
             make(s, &how, 300);
-            for (i = 0; i < 300 * D; i++) { /* f16's own rounding aside */
+            for (size_t i = 0; i < 300 * D; i++) { /* f16's own rounding aside */
                 s->v[i / D][i % D] *= sizes[n];
                 s->k[i / D][i % D] *= sizes[n];
             }
+            lq_kv_desc d;
             desc_of(&d, s, &c, n == 0 || n == 1 || n == 7 ? LQ_BF16 : LQ_F16);
-            mem = source_alloc(lq_kv_bytes(&d));
+            void *mem = source_alloc(lq_kv_bytes(&d));
+            lq_kv kv;
             CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
             fill(&kv, s, &how);
+            lq_kv_account account;
             CHECK(lq_kv_stats(&kv, &account) == LQ_OK && account.clipped == 0);
             {
                 static sample copy;
                 copy = *s;
                 read_back(&kv, &copy);
-                for (i = 4 * D; i < 300 * D; i++) {
+                for (size_t i = 4 * D; i < 300 * D; i++) {
                     double e = copy.v[i / D][i % D] - s->v[i / D][i % D];
                     double f = copy.k[i / D][i % D] - s->k[i / D][i % D];
                     error += (e * e + f * f) / sizes[n] / sizes[n];
@@ -393,28 +361,26 @@ static void test_clipped(void)
 {
     sample *s = &sample_;
     recipe how = {0.0, 1.0, 1.0, 0};
-    lq_kv_account account;
-    lq_kv_desc d;
-    lq_kv kv;
-    void *mem;
-    size_t i;
     double error = 0;
     double power = 0;
     make(s, &how, 128);
-    for (i = 0; i < D; i++) {
+    for (size_t i = 0; i < D; i++) {
         s->v[90][i] *= 1073741824.0;
     }
+    lq_kv_desc d;
     desc_of(&d, s, &hot[0], LQ_F32);
-    mem = source_alloc(lq_kv_bytes(&d));
+    void *mem = source_alloc(lq_kv_bytes(&d));
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
     fill(&kv, s, &how);
+    lq_kv_account account;
     CHECK(lq_kv_stats(&kv, &account) == LQ_OK);
     CHECK(account.clipped > 50 && account.clipped < 64);
     {
         static sample copy;
         copy = *s;
         read_back(&kv, &copy);
-        for (i = 0; i < D; i++) {
+        for (size_t i = 0; i < D; i++) {
             double e = copy.v[90][i] - s->v[90][i];
             error += e * e;
             power += s->v[90][i] * s->v[90][i];
@@ -431,24 +397,22 @@ static void test_saturation(void)
     recipe how = {0.0, 1.0, 1.0, 0};
     static uint16_t x[300 * D];
     lq_kv_view_out out;
-    lq_kv_desc d;
-    lq_kv kv;
-    void *mem;
-    size_t i;
     size_t large = 0;
     memset(&out, 0, sizeof out);
     out.data = x;
     out.type = LQ_F16;
     make(s, &how, 300);
-    for (i = 0; i < 300 * D; i++) {
+    for (size_t i = 0; i < 300 * D; i++) {
         s->v[i / D][i % D] *= 40000;
     }
+    lq_kv_desc d;
     desc_of(&d, s, &hot[0], LQ_F32);
-    mem = source_alloc(lq_kv_bytes(&d));
+    void *mem = source_alloc(lq_kv_bytes(&d));
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
     fill(&kv, s, &how);
     CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, 300, NULL, 0) == LQ_OK);
-    for (i = 0; i < 300 * D; i++) {
+    for (size_t i = 0; i < 300 * D; i++) {
         CHECK((x[i] & 0x7fffu) <= 0x7bffu);
         large += (x[i] & 0x7fffu) == 0x7bffu;
     }
@@ -458,13 +422,10 @@ static void test_saturation(void)
 
 static int finite_all(const float *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         uint32_t u;
         memcpy(&u, x + i, 4);
-        if ((u & 0x7fffffffu) >= 0x7f800000u) {
-            return 0;
-        }
+        if ((u & 0x7fffffffu) >= 0x7f800000u) return 0;
     }
     return 1;
 }
@@ -477,59 +438,53 @@ static void test_queries(void)
                                        0x7fc00000u};
     sample *s = &sample_;
     recipe how = {20.0, 1.0, 1.0, 0};
-    int kind;
-    size_t n;
-    size_t i;
     make(s, &how, 400);
-    for (kind = 0; kind < 5; kind++) {
+    for (int kind = 0; kind < 5; kind++) {
         choice c = kind < 4 ? hot[kind] : hot[0];
         static float q[GROUP * D];
         static float out[GROUP * D];
         static float bias[400];
-        float lse[GROUP];
-        lq_kv_attend_desc a;
-        lq_kv_desc d;
-        lq_kv kv;
-        void *mem;
         c.rope = 1;
         c.kind = kind == 4 ? LQ_KV_RAW : c.kind;
         c.bits = kind == 4 ? 0 : c.bits;
         c.quantizer = kind == 4 ? 0 : c.quantizer;
+        lq_kv_desc d;
         desc_of(&d, s, &c, LQ_F16);
-        mem = source_alloc(lq_kv_bytes(&d));
+        void *mem = source_alloc(lq_kv_bytes(&d));
+        lq_kv kv;
         CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
         fill(&kv, s, &how);
+        lq_kv_attend_desc a;
         memset(&a, 0, sizeof a);
         a.heads = GROUP;
         a.q.data = q;
         a.out.data = out;
+        float lse[GROUP];
         a.lse = lse;
-        for (n = 0; n < 8; n++) {
-            int status;
-            for (i = 0; i < GROUP * D; i++) {
+        for (size_t n = 0; n < 8; n++) {
+            for (size_t i = 0; i < GROUP * D; i++) {
                 q[i] = (i % 3 ? 1.0f : -0.5f) * sizes[n];
             }
-            status = lq_kv_attend(&kv, &a);
+            int status = lq_kv_attend(&kv, &a);
             CHECK(status == LQ_E_DATA ||
                   (status == LQ_OK && finite_all(out, GROUP * D) && finite_all(lse, GROUP)));
             CHECK(status == (sizes[n] > 1.2e30f ? LQ_E_DATA : LQ_OK));
         }
-        for (i = 0; i < GROUP * D; i++) {
+        for (size_t i = 0; i < GROUP * D; i++) {
             q[i] = i % 3 ? 1.0f : -0.5f;
         }
         a.bias = bias;
-        for (n = 0; n < 5; n++) {
-            int status;
+        for (size_t n = 0; n < 5; n++) {
             memset(bias, 0, sizeof bias);
             memcpy(&bias[200], &biases[n], 4);
-            status = lq_kv_attend(&kv, &a);
+            int status = lq_kv_attend(&kv, &a);
             CHECK(status == (n == 4 ? LQ_E_DATA : LQ_OK));
             if (n < 3) { /* that token alone */
                 static sample copy;
                 double error = 0;
                 copy = *s;
                 read_back(&kv, &copy);
-                for (i = 0; i < D; i++) {
+                for (size_t i = 0; i < D; i++) {
                     error += fabs((double)out[i] - copy.v[200][i]);
                 }
                 CHECK(error < 0.02 * D);
@@ -543,10 +498,9 @@ int main(int argc, char **argv)
 {
     int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     static uint8_t memory[1 << 20];
-    int level;
     CHECK(lq_tables_bytes() <= sizeof memory &&
           lq_tables_init(&tables_, memory, sizeof memory) == LQ_OK);
-    for (level = 0; level < 3; level++) {
+    for (int level = 0; level < 3; level++) {
         (void)lq_cpu_limit(level);
         test_turning_means(quick ? 1200 : MOST);
         test_steps();

@@ -32,9 +32,6 @@ typedef struct group {
 static void group_make(group *g, uint32_t stream, const uint32_t *dims, uint32_t slices, int rope,
                        size_t rank, double high, double low, double noise)
 {
-    size_t i;
-    size_t k;
-    int turn;
     memset(g, 0, sizeof *g);
     memcpy(g->dims, dims, slices * sizeof *dims);
     g->geometry.stream = stream;
@@ -52,37 +49,37 @@ static void group_make(group *g, uint32_t stream, const uint32_t *dims, uint32_t
     g->mix = (double *)source_zeros(g->width * g->rank * sizeof(double));
     g->mean = (double *)source_alloc(g->width * sizeof(double));
     g->deviation = (double *)source_alloc(g->rank * sizeof(double));
-    for (i = 0; i < g->width; i++) {
+    for (size_t i = 0; i < g->width; i++) {
         g->mean[i] = i % 3 ? 0 : source_gauss();
-        for (k = 0; k < g->rank; k++) {
+        for (size_t k = 0; k < g->rank; k++) {
             g->mix[i * g->rank + k] = rank ? source_gauss() / sqrt((double)g->width) : i == k;
         }
     }
-    for (turn = 0; turn < 5 && !rank; turn++) { /* reflections: H M */
+    for (int turn = 0; turn < 5 && !rank; turn++) { /* reflections: H M */
         double *v = (double *)source_alloc(2 * g->width * sizeof(double));
         double *y = v + g->width;
         double s = 0;
-        for (i = 0; i < g->width; i++) {
+        for (size_t i = 0; i < g->width; i++) {
             v[i] = source_gauss();
             s += v[i] * v[i];
             y[i] = 0;
         }
-        for (i = 0; i < g->width; i++) {
-            for (k = 0; k < g->rank; k++) {
+        for (size_t i = 0; i < g->width; i++) {
+            for (size_t k = 0; k < g->rank; k++) {
                 y[k] += v[i] * g->mix[i * g->rank + k] * 2 / s;
             }
         }
-        for (i = 0; i < g->width; i++) {
-            for (k = 0; k < g->rank; k++) {
+        for (size_t i = 0; i < g->width; i++) {
+            for (size_t k = 0; k < g->rank; k++) {
                 g->mix[i * g->rank + k] -= v[i] * y[k];
             }
         }
         free(v);
     }
-    for (k = 0; k < g->rank; k++) {
+    for (size_t k = 0; k < g->rank; k++) {
         double x = g->rank > 1 ? (double)k / (double)(g->rank - 1) : 0;
         g->deviation[k] = high * pow(low / high, x);
-        for (i = 0; i < g->width; i++) {
+        for (size_t i = 0; i < g->width; i++) {
             g->mix[i * g->rank + k] *= g->deviation[k];
         }
     }
@@ -104,8 +101,7 @@ static lq_positions positions_from(size_t first)
 
 static void apply_rope(const group *g, float *x, size_t tokens, const lq_positions *positions)
 {
-    uint32_t s;
-    for (s = 0; s < g->geometry.slice_count && g->geometry.rope; s++) {
+    for (uint32_t s = 0; s < g->geometry.slice_count && g->geometry.rope; s++) {
         CHECK(!lq_rope_apply_f32(x, tokens, g->dims[s], g->width, &g->rope, positions));
         x += g->dims[s];
     }
@@ -118,17 +114,14 @@ static float *draw(const group *g, size_t tokens)
     float *x = (float *)source_alloc(tokens * g->width * 4);
     double *z = (double *)source_alloc(g->rank * sizeof(double));
     lq_positions positions = positions_from(0);
-    size_t t;
-    size_t i;
-    size_t k;
-    for (t = 0; t < tokens; t++) {
+    for (size_t t = 0; t < tokens; t++) {
         double gain = g->geometry.stream == LQ_V ? pow(2, 2 * source_uniform() - 1) : 1;
-        for (k = 0; k < g->rank; k++) {
+        for (size_t k = 0; k < g->rank; k++) {
             z[k] = source_gauss();
         }
-        for (i = 0; i < g->width; i++) {
+        for (size_t i = 0; i < g->width; i++) {
             double v = 0;
-            for (k = 0; k < g->rank; k++) {
+            for (size_t k = 0; k < g->rank; k++) {
                 v += g->mix[i * g->rank + k] * z[k];
             }
             v += g->noise > 0 ? g->noise * source_gauss() : 0;
@@ -142,12 +135,11 @@ static float *draw(const group *g, size_t tokens)
 
 static lq_vectors vectors_of(const group *g, const float *x, const void **slices)
 {
-    lq_vectors v;
-    uint32_t s;
-    for (s = 0; s < g->geometry.slice_count; s++) {
+    for (uint32_t s = 0; s < g->geometry.slice_count; s++) {
         slices[s] = x;
         x += g->dims[s];
     }
+    lq_vectors v;
     v.slices = slices;
     v.token_stride = g->width;
     v.type = LQ_F32;
@@ -228,9 +220,9 @@ static lq_klt_report calibrate(blob *file, const group *g, const float *x, size_
                                const float *q, const lq_klt_desc *desc)
 {
     lq_klt_report report;
+    memset(&report, 0, sizeof report);
     lq_klt klt;
     void *mem;
-    memset(&report, 0, sizeof report);
     klt_start(&klt, &mem, &g->geometry);
     CHECK(klt_tokens(&klt, g, x, tokens) == LQ_OK);
     CHECK(klt.tokens + klt.held_out == tokens);
@@ -246,8 +238,7 @@ static lq_klt_report calibrate(blob *file, const group *g, const float *x, size_
 static double row_norm2(const int16_t *row, size_t count)
 {
     double sum = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         sum += (double)row[i] * row[i];
     }
     return sum;
@@ -258,13 +249,12 @@ static void check_basis(const lq_basis *b)
 {
     double most = 0;
     int padded = 1;
-    size_t i;
-    for (i = 0; i < b->rank; i++) {
+    for (size_t i = 0; i < b->rank; i++) {
         const int16_t *row = b->forward + i * b->forward_stride;
         most = fmax(most, row_norm2(row, b->dims));
         padded &= b->dims % 2 == 0 || row[b->dims] == 0;
     }
-    for (i = 0; i < b->dims; i++) {
+    for (size_t i = 0; i < b->dims; i++) {
         const int16_t *row = b->inverse + i * b->inverse_stride;
         most = fmax(most, row_norm2(row, b->rank));
         padded &= b->rank % 2 == 0 || row[b->rank] == 0;
@@ -281,24 +271,18 @@ static int load(lq_profile *p, void **mem, const uint8_t *file, size_t count)
     int status = lq_profile_load(p, NULL, 0, &needed, file, count);
     *mem = NULL;
     CHECK((status == LQ_E_SPACE) == (needed != 0));
-    if (status != LQ_E_SPACE) {
-        return status;
-    }
+    if (status != LQ_E_SPACE) return status;
     *mem = source_alloc(needed);
     CHECK(lq_profile_load(p, *mem, needed - 1, &again, file, count) == LQ_E_SPACE);
     CHECK(again == needed);
     status = lq_profile_load(p, *mem, needed, &again, file, count);
-    if (status == LQ_OK && p->dense) {
-        check_basis(p->dense);
-    }
+    if (status == LQ_OK && p->dense) check_basis(p->dense);
     return status;
 }
 
 static void load_ok(lq_profile *p, void **mem, const blob *file)
 {
-    if (!CHECK(load(p, mem, file->bytes, file->count) == LQ_OK)) {
-        exit(1);
-    }
+    if (!CHECK(load(p, mem, file->bytes, file->count) == LQ_OK)) exit(1);
 }
 
 /* ---- tokens to pages and back ---- */
@@ -315,14 +299,13 @@ typedef struct trip {
 static int trip_codec(trip *r, const lq_profile *profile, const lq_geometry *geometry, float step,
                       int quantizer)
 {
-    size_t bytes;
     memset(r, 0, sizeof *r);
     r->desc.tables = tables;
     r->desc.profile = profile;
     r->desc.geometry = *geometry;
     r->desc.step = step;
     r->desc.quantizer = quantizer;
-    bytes = lq_codec_bytes(&r->desc);
+    size_t bytes = lq_codec_bytes(&r->desc);
     r->codec_mem = source_alloc(bytes);
     return lq_codec_init(&r->codec, r->codec_mem, bytes, &r->desc);
 }
@@ -335,11 +318,10 @@ static int trip_encode(trip *r, const group *g, const float *x, size_t tokens)
     const void *slices[SLICES_MAX];
     lq_vectors v = vectors_of(g, x, slices);
     lq_positions positions = positions_from(0);
-    int status;
     free(r->pages);
     r->pages = (uint8_t *)source_alloc(room);
-    status = lq_codec_encode(r->codec, r->pages, room, &r->bytes, r->page_bytes, &v, &positions,
-                             tokens, workspace, workspace_bytes);
+    int status = lq_codec_encode(r->codec, r->pages, room, &r->bytes, r->page_bytes, &v, &positions,
+                                 tokens, workspace, workspace_bytes);
     free(workspace);
     return status;
 }
@@ -348,30 +330,27 @@ static int trip_decode(trip *r, const group *g, size_t tokens)
 {
     size_t workspace_bytes = lq_codec_workspace_bytes(r->codec);
     void *workspace = source_alloc(workspace_bytes);
-    const uint8_t *pages[PAGES_MAX];
-    void *slices[SLICES_MAX];
-    lq_vectors_out out;
     lq_positions positions = positions_from(0);
     const uint8_t *at = r->pages;
-    float *y;
-    size_t i;
-    int status;
     free(r->y);
     r->y = (float *)source_alloc(tokens * g->width * 4);
-    y = r->y;
-    for (i = 0; i * 64 < tokens; i++) {
+    float *y = r->y;
+    const uint8_t *pages[PAGES_MAX];
+    for (size_t i = 0; i * 64 < tokens; i++) {
         pages[i] = at;
         at += r->page_bytes[i];
     }
-    for (i = 0; i < g->geometry.slice_count; i++) {
+    void *slices[SLICES_MAX];
+    for (size_t i = 0; i < g->geometry.slice_count; i++) {
         slices[i] = y;
         y += g->dims[i];
     }
+    lq_vectors_out out;
     out.slices = slices;
     out.token_stride = g->width;
     out.type = LQ_F32;
-    status = lq_codec_decode(r->codec, &out, &positions, tokens, pages, r->page_bytes, workspace,
-                             workspace_bytes);
+    int status = lq_codec_decode(r->codec, &out, &positions, tokens, pages, r->page_bytes,
+                                 workspace, workspace_bytes);
     free(workspace);
     return status;
 }
@@ -402,23 +381,16 @@ static double gain_of(const group *g, const float *v, const double *mean, uint32
     size_t dims = g->dims[slice];
     double whole = 0;
     double left = 0;
-    size_t i;
-    if (g->geometry.stream == LQ_K) {
-        return 0;
-    }
-    for (i = 0; i < dims; i++) {
+    if (g->geometry.stream == LQ_K) return 0;
+    for (size_t i = 0; i < dims; i++) {
         double e = (double)v[i] - mean[i];
         whole += (double)v[i] * (double)v[i];
         left += e * e;
     }
     left = floor(2 * log2(left / (double)dims) + 0.5) / 4;
     whole = floor(2 * log2(whole / (double)dims) + 0.5) / 4;
-    if (gains_for && gains_for->gain_shift[slice] > 8) {
-        return left;
-    }
-    if (gains_for) {
-        return fmax(whole - gains_for->gain_shift[slice] / 4.0, left - 2);
-    }
+    if (gains_for && gains_for->gain_shift[slice] > 8) return left;
+    if (gains_for) return fmax(whole - gains_for->gain_shift[slice] / 4.0, left - 2);
     return whole <= left - 0.5 ? fmax(whole, left - 2) : left;
 }
 
@@ -428,11 +400,9 @@ static double error_of(const group *g, const float *x, const float *y, size_t fi
 {
     double sum = 0;
     double count = 0;
-    size_t t;
-    uint32_t s;
-    for (t = first; t < tokens; t += every, count++) {
+    for (size_t t = first; t < tokens; t += every, count++) {
         size_t at = t * g->width;
-        for (s = 0; s < g->geometry.slice_count; s++) {
+        for (uint32_t s = 0; s < g->geometry.slice_count; s++) {
             double scale = pow(4, -gain_of(g, x + at, g->mean + (at - t * g->width), s));
             size_t end = at + g->dims[s];
             for (; at < end; at++) {
@@ -455,8 +425,8 @@ static void channels(lq_profile *p, void **mem, const group *g, const float *x, 
     const void *slices[SLICES_MAX];
     lq_vectors v = vectors_of(g, x, slices);
     lq_positions positions = positions_from(0);
-    lq_fit fit;
     *mem = source_alloc(lq_profile_bytes(rows));
+    lq_fit fit;
     CHECK(!lq_fit_init(&fit, fit_mem, lq_fit_bytes(&g->geometry), &g->geometry, step));
     CHECK(!lq_fit_add(&fit, &v, &positions, tokens, workspace, workspace_bytes));
     CHECK(!lq_fit_profile(&fit, p, *mem, lq_profile_bytes(rows)));
@@ -471,12 +441,10 @@ static double bound_bits(const double *variance, size_t n, double error)
     double low = 1e-12;
     double high = 1e6;
     double bits = 0;
-    size_t i;
-    int k;
-    for (k = 0; k < 200; k++) {
+    for (int k = 0; k < 200; k++) {
         double level = sqrt(low * high);
         double sum = 0;
-        for (i = 0; i < n; i++) {
+        for (size_t i = 0; i < n; i++) {
             sum += fmin(level, variance[i]);
         }
         if (sum < error) {
@@ -485,7 +453,7 @@ static double bound_bits(const double *variance, size_t n, double error)
             high = level;
         }
     }
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         bits += fmax(0, 0.5 * log2(variance[i] / low));
     }
     return bits;
@@ -499,11 +467,9 @@ static void variances_of(double *variance, const group *g, const float *x, size_
     double *mean = (double *)source_zeros(n * sizeof(double));
     double *row = (double *)source_alloc(n * sizeof(double));
     void *workspace = source_alloc(lq__eigen_workspace_bytes(n));
-    size_t t;
     size_t i;
-    size_t j;
     uint32_t s;
-    for (t = 0; t < tokens; t++) {
+    for (size_t t = 0; t < tokens; t++) {
         for (s = 0, i = 0; s < g->geometry.slice_count; s++) {
             double scale = pow(2, -gain_of(g, x + t * n + i, g->mean + i, s));
             size_t end = i + g->dims[s];
@@ -513,13 +479,13 @@ static void variances_of(double *variance, const group *g, const float *x, size_
             }
         }
         for (i = 0; i < n; i++) {
-            for (j = 0; j < n; j++) {
+            for (size_t j = 0; j < n; j++) {
                 a[i * n + j] += row[i] * row[j] / (double)tokens;
             }
         }
     }
     for (i = 0; i < n; i++) {
-        for (j = 0; j < n; j++) {
+        for (size_t j = 0; j < n; j++) {
             a[i * n + j] -= mean[i] * mean[j];
         }
     }
@@ -543,38 +509,31 @@ static void test_recovery(uint32_t stream, int rope)
     size_t tokens = size ? 2048 : 1024;
     float step = stream == LQ_V ? 0.15f : 0.3f;
     lq_klt_desc desc = klt_desc(step);
-    double variance[103];
-    lq_klt_report report;
-    lq_profile dense;
-    lq_profile plain;
-    void *dense_mem;
-    void *plain_mem;
-    blob file;
-    group g;
-    trip a;
-    trip b;
-    float *x;
-    float *y;
-    double bound;
     double live = 0;
-    size_t i;
     source_seed = 10 + stream;
+    group g;
     group_make(&g, stream, dims, 3, rope, 0, 4, 0.06, 0);
-    x = draw(&g, fitted);
-    y = draw(&g, tokens);
-    report = calibrate(&file, &g, x, fitted, NULL, &desc);
+    float *x = draw(&g, fitted);
+    float *y = draw(&g, tokens);
+    blob file;
+    lq_klt_report report = calibrate(&file, &g, x, fitted, NULL, &desc);
+    lq_profile dense;
+    void *dense_mem;
     load_ok(&dense, &dense_mem, &file);
+    trip a;
     trip_all(&a, &dense, &g, step, y, tokens);
+    lq_profile plain;
+    void *plain_mem;
     channels(&plain, &plain_mem, &g, x, fitted, step);
+    trip b;
     trip_all(&b, &plain, &g, step, y, tokens);
-    if (stream == LQ_V) {
-        variances_of(variance, &g, y, tokens);
-    }
-    for (i = 0; i < g.width; i++) {
+    double variance[103];
+    if (stream == LQ_V) variances_of(variance, &g, y, tokens);
+    for (size_t i = 0; i < g.width; i++) {
         variance[i] = stream == LQ_K ? g.deviation[i] * g.deviation[i] : variance[i];
         live += variance[i] > (double)(step * step) / 4;
     }
-    bound = bound_bits(variance, g.width, error_of(&g, y, a.y, 0, 1, tokens));
+    double bound = bound_bits(variance, g.width, error_of(&g, y, a.y, 0, 1, tokens));
     bound += stream == LQ_V ? 3 * 3 : 0; /* a gain costs about 3 bits */
     bound += 84.0 * 8 / 64;              /* and the ends of a page 84 bytes */
     /* a scalar quantizer's 0.254 bits, less where few bits are */
@@ -588,7 +547,7 @@ static void test_recovery(uint32_t stream, int rope)
     CHECK(report.basis_bits < report.channel_bits - 0.6f);
     CHECK(report.basis_loss > 0 && report.basis_loss < 0.021f);
     CHECK(dense.dense && dense.dense->rank == report.rank && dense.basis == LQ_BASIS_DENSE);
-    for (i = 1; i < report.rank; i++) {
+    for (size_t i = 1; i < report.rank; i++) {
         CHECK(dense.dense->sigma[i] <= dense.dense->sigma[i - 1]);
     }
     printf("%s: %.3f bits, bound %.3f, channels %.3f; expected %.3f, channels %.3f\n",
@@ -613,31 +572,27 @@ static void test_fine(uint32_t stream)
     float step = 0.05f;
     lq_klt_desc desc = klt_desc(step);
     double unit = 103 * (double)step * (double)step / 12;
+    source_seed = 20 + stream;
+    group g;
+    group_make(&g, stream, dims, 3, stream == LQ_K, 0, 2, 0.5, 0);
+    float *x = draw(&g, tokens);
+    blob file;
+    (void)calibrate(&file, &g, x, tokens, NULL, &desc);
     lq_profile p;
     void *mem;
-    blob file;
-    group g;
-    trip r;
-    float *x;
-    size_t t;
-    size_t i;
-    int quantizer;
-    source_seed = 20 + stream;
-    group_make(&g, stream, dims, 3, stream == LQ_K, 0, 2, 0.5, 0);
-    x = draw(&g, tokens);
-    (void)calibrate(&file, &g, x, tokens, NULL, &desc);
     load_ok(&p, &mem, &file);
     CHECK(p.dense->rank == 103);
     gains_for = p.dense;
-    for (t = 5; t < tokens; t += EVERY) {
-        for (i = 0; i < g.width; i++) {
+    for (size_t t = 5; t < tokens; t += EVERY) {
+        for (size_t i = 0; i < g.width; i++) {
             x[t * g.width + i] *= 10;
         }
     }
+    trip r;
     trip_all(&r, &p, &g, step, x, tokens);
     CHECK(fabs(error_of(&g, x, r.y, 1, EVERY, tokens) / unit - 1) < 0.04);
     CHECK(fabs(error_of(&g, x, r.y, 5, EVERY, tokens) / unit - 1) < 0.06);
-    for (quantizer = LQ_D4; quantizer <= LQ_E8; quantizer++) { /* 7.6 and 14 % below */
+    for (int quantizer = LQ_D4; quantizer <= LQ_E8; quantizer++) { /* 7.6 and 14 % below */
         double moment = quantizer == LQ_D4 ? 0.076603 : 0.071682;
         trip_free(&r);
         CHECK(trip_codec(&r, &p, &g.geometry, step, quantizer) == LQ_OK);
@@ -662,32 +617,28 @@ static double bits_of_sizes(double growing)
     static const uint32_t dims[2] = {48, 40};
     size_t tokens = size ? 2048 : 1024;
     lq_klt_desc desc = klt_desc(0.3f);
-    double bits;
-    lq_profile p;
-    void *mem;
-    blob file;
-    group g;
-    trip r;
-    float *x;
-    size_t t;
-    size_t i;
     source_seed = 77;
+    group g;
     group_make(&g, LQ_V, dims, 2, 0, 0, 2, 0.5, 0);
-    x = draw(&g, tokens);
-    for (t = 0; t < tokens; t++) {
+    float *x = draw(&g, tokens);
+    for (size_t t = 0; t < tokens; t++) {
         double grow = pow(2, source_gauss());
-        for (i = 0; i < g.width; i++) {
+        for (size_t i = 0; i < g.width; i++) {
             double mean = growing * g.deviation[0] * (i % 3 == 0 ? 1.0 : -0.4);
             double left = (double)x[t * g.width + i] - g.mean[i];
             x[t * g.width + i] = (float)((mean + left) * grow);
         }
     }
     memset(g.mean, 0, g.width * sizeof *g.mean);
+    blob file;
     (void)calibrate(&file, &g, x, tokens, NULL, &desc);
+    lq_profile p;
+    void *mem;
     load_ok(&p, &mem, &file);
     gains_for = p.dense;
+    trip r;
     trip_all(&r, &p, &g, 0.3f, x, tokens);
-    bits = bits_of(&r, tokens) / (double)g.width;
+    double bits = bits_of(&r, tokens) / (double)g.width;
     bits += log2(error_of(&g, x, r.y, 0, 1, tokens)) / 2;
     gains_for = NULL;
     trip_free(&r);
@@ -713,28 +664,22 @@ static void test_unit(void)
     static const uint32_t dims[2] = {48, 40};
     size_t tokens = 512;
     double power = 0;
-    lq_klt klt;
-    void *mem;
-    void *workspace;
-    size_t bytes;
-    const void *slices[SLICES_MAX];
-    group g;
-    lq_vectors v;
-    float *x;
-    size_t i;
     source_seed = 78;
+    group g;
     group_make(&g, LQ_K, dims, 2, 0, 0, 2, 0.5, 0);
     g.mean[5] += 300;
-    x = draw(&g, tokens);
-    for (i = 0; i < g.width; i++) {
+    float *x = draw(&g, tokens);
+    for (size_t i = 0; i < g.width; i++) {
         power += g.deviation[i] * g.deviation[i] / (double)g.width;
     }
-    mem = source_alloc(lq_klt_bytes(&g.geometry));
+    void *mem = source_alloc(lq_klt_bytes(&g.geometry));
+    lq_klt klt;
     CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g.geometry), &g.geometry) == LQ_OK);
     CHECK(lq_klt_unit(NULL) == 0.0f && lq_klt_unit(&klt) == 0.0f);
-    bytes = lq_klt_workspace_bytes(&g.geometry);
-    workspace = source_alloc(bytes);
-    v = vectors_of(&g, x, slices);
+    size_t bytes = lq_klt_workspace_bytes(&g.geometry);
+    void *workspace = source_alloc(bytes);
+    const void *slices[SLICES_MAX];
+    lq_vectors v = vectors_of(&g, x, slices);
     CHECK(lq_klt_add(&klt, &v, NULL, tokens, workspace, bytes) == LQ_OK);
     printf("unit of keys %.3f, their deviation %.3f\n", (double)lq_klt_unit(&klt), sqrt(power));
     CHECK(fabs((double)lq_klt_unit(&klt) / sqrt(power) - 1) < 0.1);
@@ -759,8 +704,7 @@ static int near_sums(const float *a, const float *b, size_t count)
 {
     double worst = 0;
     double most = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
         most = fmax(most, fabs((double)a[i]));
     }
@@ -771,20 +715,17 @@ static int near_sums(const float *a, const float *b, size_t count)
 static void test_merge(uint32_t stream)
 {
     static const uint32_t dims[2] = {48, 40};
-    lq_klt klt[4]; /* whole; first part, which the others are merged into; the two */
-    void *mem[4];
-    size_t bytes;
     size_t pad = 96;
-    group g;
-    float *x;
-    size_t i;
     source_seed = 79;
+    group g;
     group_make(&g, stream, dims, 2, 0, 0, 2, 0.5, 0);
-    x = draw(&g, 64 * 32);
-    bytes = lq_klt_bytes(&g.geometry);
-    for (i = 0; i < 4; i++) {
+    float *x = draw(&g, 64 * 32);
+    size_t bytes = lq_klt_bytes(&g.geometry);
+    void *mem[4];
+    for (size_t i = 0; i < 4; i++) {
         mem[i] = source_alloc(bytes);
     }
+    lq_klt klt[4]; /* whole; first part, which the others are merged into; the two */
     CHECK(lq_klt_init(&klt[0], mem[0], bytes, &g.geometry) == LQ_OK);
     CHECK(lq_klt_init(&klt[1], mem[1], bytes, &g.geometry) == LQ_OK);
     CHECK(lq_klt_fork(&klt[2], mem[2], bytes, &klt[1]) == LQ_E_ARG); /* there is no centre */
@@ -792,13 +733,13 @@ static void test_merge(uint32_t stream)
     add_some(&klt[1], &g, x, 0, 64 * 8);
     CHECK(lq_klt_fork(&klt[2], mem[2], bytes - 1, &klt[1]) == LQ_E_SPACE);
     CHECK(lq_klt_merge(&klt[1], &klt[0]) == LQ_E_ARG); /* no fork */
-    for (i = 2; i < 4; i++) {
+    for (size_t i = 2; i < 4; i++) {
         CHECK(lq_klt_fork(&klt[i], mem[i], bytes, &klt[1]) == LQ_OK && klt[i].tokens == 0);
         add_some(&klt[i], &g, x, 64 * (i == 2 ? 8 : 24), 64 * (i == 2 ? 16 : 8));
     }
     CHECK(lq_klt_merge(&klt[1], &klt[3]) == LQ_OK && lq_klt_merge(&klt[1], &klt[2]) == LQ_OK);
     CHECK(klt[1].tokens == klt[0].tokens && klt[1].held_out == klt[0].held_out);
-    for (i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         CHECK(near_sums(klt[0].sum[i], klt[1].sum[i], pad));
         CHECK(near_sums(klt[0].products[i], klt[1].products[i], pad * pad));
     }
@@ -806,7 +747,7 @@ static void test_merge(uint32_t stream)
     CHECK(fabs((double)lq_klt_unit(&klt[0]) / (double)lq_klt_unit(&klt[1]) - 1) < 1e-4);
     klt[2].center[3] += 1;
     CHECK(lq_klt_merge(&klt[1], &klt[2]) == LQ_E_ARG); /* about another centre */
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         free(mem[i]);
     }
     free(x);
@@ -819,21 +760,18 @@ static double logit_error(const group *keys, const group *queries, const float *
                           size_t tokens)
 {
     double sum = 0;
-    size_t t;
-    size_t i;
     source_seed = 77;
-    for (t = 0; t < tokens; t++) {
+    size_t i;
+    for (size_t t = 0; t < tokens; t++) {
         group flat = *queries;
         lq_positions at = positions_from(t);
-        float *q;
         size_t from = 0;
-        uint32_t s;
         flat.geometry.rope = NULL;
-        q = draw(&flat, 1);
+        float *q = draw(&flat, 1);
         at.first += (int64_t)pow(2, 10 * source_uniform());
         flat.geometry.rope = keys->geometry.rope;
         apply_rope(&flat, q, 1, &at);
-        for (s = 0; s < keys->geometry.slice_count; s++) {
+        for (uint32_t s = 0; s < keys->geometry.slice_count; s++) {
             double dot = 0;
             for (i = from; i < from + keys->dims[s]; i++) {
                 dot += (double)q[i] * (double)(x[t * keys->width + i] - y[t * keys->width + i]);
@@ -851,34 +789,29 @@ static void test_queries(int rope)
     static const uint32_t dims[2] = {32, 16};
     size_t tokens = size ? 2048 : 1024;
     float step = 0.15f;
-    double figure[3];
-    double error;
-    lq_klt_report report;
-    lq_rate rate;
-    group keys;
-    group queries;
-    float *x;
-    float *q;
-    int kind;
     source_seed = 31;
+    group keys;
     group_make(&keys, LQ_K, dims, 2, rope, 0, 2, 0.3, 0);
+    group queries;
     group_make(&queries, LQ_K, dims, 2, rope, 8, 6, 3, 0.1);
     memset(queries.mean, 0, queries.width * sizeof(double));
-    x = draw(&keys, tokens);
-    q = draw(&queries, tokens);
-    for (kind = 0; kind < 3;
+    float *x = draw(&keys, tokens);
+    float *q = draw(&queries, tokens);
+    double figure[3];
+    lq_rate rate;
+    for (int kind = 0; kind < 3;
          kind++) { /* without a metric; with beta 0.5; the metric switched off */
         lq_klt_desc desc = klt_desc(step);
-        lq_profile p;
-        void *mem;
-        blob file;
-        trip r;
         desc.unit = 0;
         desc.beta = kind == 2 ? -1.0f : 0;
-        report = calibrate(&file, &keys, x, tokens, kind ? q : NULL, &desc);
+        blob file;
+        lq_klt_report report = calibrate(&file, &keys, x, tokens, kind ? q : NULL, &desc);
+        lq_profile p;
+        void *mem;
         load_ok(&p, &mem, &file);
+        trip r;
         trip_all(&r, &p, &keys, step, x, tokens);
-        error = logit_error(&keys, &queries, x, r.y, tokens);
+        double error = logit_error(&keys, &queries, x, r.y, tokens);
         figure[kind] = log2(error) / 2 + bits_of(&r, tokens) / (double)keys.width;
         CHECK(lq_rate_of(&rate, tables, &p, step) == LQ_OK);
         rate.error *= (double)report.logit_weight;
@@ -905,27 +838,24 @@ static void few(size_t fitted, int correlated)
     size_t tokens = size ? 1024 : 256;
     float step = 0.3f;
     lq_klt_desc desc = klt_desc(step);
-    lq_klt_report report;
-    lq_profile dense;
-    lq_profile plain;
-    void *dense_mem;
-    void *plain_mem;
-    blob file;
-    group g;
-    trip a;
-    trip b;
-    float *x;
-    float *y;
-    double cost[2];
     source_seed = fitted + (size_t)correlated;
+    group g;
     group_make(&g, LQ_K, dims, 3, 0, 24, correlated ? 6 : 1e-3, correlated ? 3 : 1e-3, 0.6);
-    x = draw(&g, fitted);
-    y = draw(&g, tokens);
-    report = calibrate(&file, &g, x, fitted, NULL, &desc);
+    float *x = draw(&g, fitted);
+    float *y = draw(&g, tokens);
+    blob file;
+    lq_klt_report report = calibrate(&file, &g, x, fitted, NULL, &desc);
+    lq_profile dense;
+    void *dense_mem;
     load_ok(&dense, &dense_mem, &file);
+    trip a;
     trip_all(&a, &dense, &g, step, y, tokens);
+    lq_profile plain;
+    void *plain_mem;
     channels(&plain, &plain_mem, &g, x, fitted, step);
+    trip b;
     trip_all(&b, &plain, &g, step, y, tokens);
+    double cost[2];
     cost[0] = bits_of(&a, tokens) / 192 + log2(error_of(&g, y, a.y, 0, 1, tokens)) / 2;
     cost[1] = bits_of(&b, tokens) / 192 + log2(error_of(&g, y, b.y, 0, 1, tokens)) / 2;
     printf("%lu tokens%s: %.3f bits less than channels; shrinkage %.3f\n", (unsigned long)fitted,
@@ -948,8 +878,7 @@ static void few(size_t fitted, int correlated)
 static void test_few(void)
 {
     static const size_t counts[5] = {64, 100, 200, 512, 700};
-    int i;
-    for (i = 0; i < 5; i++) {
+    for (int i = 0; i < 5; i++) {
         few(counts[i], 1);
         few(counts[i], 0);
     }
@@ -961,24 +890,21 @@ static void test_own(uint32_t stream)
     static const uint32_t dims[2] = {40, 24};
     enum { TOKENS = 1024 };
     float step = stream == LQ_V ? 0.2f : 0.4f;
-    double cost[2];
-    group g;
-    float *x;
-    int own;
     source_seed = 35;
+    group g;
     group_make(&g, stream, dims, 2, 0, 16, 6, 2, 0.3);
-    x = draw(&g, TOKENS);
-    for (own = 0; own < 2; own++) {
+    float *x = draw(&g, TOKENS);
+    double cost[2];
+    for (int own = 0; own < 2; own++) {
         lq_klt_desc desc = klt_desc(step);
-        lq_klt_report report;
+        desc.own = own;
+        blob file;
+        lq_klt_report report = calibrate(&file, &g, x, TOKENS, NULL, &desc);
+        CHECK(report.basis_bits > 0 && report.basis_bits < report.channel_bits);
         lq_profile p;
         void *mem;
-        blob file;
-        trip r;
-        desc.own = own;
-        report = calibrate(&file, &g, x, TOKENS, NULL, &desc);
-        CHECK(report.basis_bits > 0 && report.basis_bits < report.channel_bits);
         load_ok(&p, &mem, &file);
+        trip r;
         trip_all(&r, &p, &g, step, x, TOKENS);
         cost[own] = bits_of(&r, TOKENS) / 64 + log2(error_of(&g, x, r.y, 0, 1, TOKENS)) / 2;
         trip_free(&r);
@@ -996,29 +922,26 @@ static int last_sigma(double bias, int form)
 {
     static const uint32_t dims[1] = {16};
     lq_klt_desc desc = klt_relative(0.05f);
-    lq_geometry geometry;
-    lq_profile p;
-    lq_klt klt;
-    void *klt_mem;
-    void *mem;
-    blob file;
-    group g;
-    float *x;
-    int sigma;
     source_seed = 51;
     desc.beta = -1;
+    group g;
     group_make(&g, LQ_K, dims, 1, 1, 0, 1, 0.5, 0);
     g.mean[1] = bias;
     g.mean[4] = -bias;
-    x = draw(&g, 640);
-    geometry = g.geometry;
+    float *x = draw(&g, 640);
+    lq_geometry geometry = g.geometry;
     geometry.rope = form ? NULL : geometry.rope;
+    lq_klt klt;
+    void *klt_mem;
     klt_start(&klt, &klt_mem, &geometry);
     klt.kept = form == 1 ? &g.rope : NULL;
     CHECK(klt_tokens(&klt, &g, x, 640) == LQ_OK);
+    blob file;
     CHECK(klt_file(&klt, &file, &desc, NULL) == LQ_OK);
+    lq_profile p;
+    void *mem;
     load_ok(&p, &mem, &file);
-    sigma = p.dense->sigma[15];
+    int sigma = p.dense->sigma[15];
     klt.kept = &g.rope;
     klt.geometry.rope = &g.rope; /* both contradict each other */
     CHECK(klt_tokens(&klt, &g, x, 64) == LQ_E_ARG);
@@ -1034,8 +957,7 @@ static int last_sigma(double bias, int form)
    norm 420 makes no other. Where nobody says that there is RoPE, the bias cannot be told apart. */
 static void test_units(void)
 {
-    int form;
-    for (form = 0; form < 2; form++) {
+    for (int form = 0; form < 2; form++) {
         CHECK(abs(last_sigma(0, form) - last_sigma(300, form)) <= 1);
     }
     CHECK(last_sigma(0, 2) - last_sigma(300, 2) > 32);
@@ -1046,30 +968,26 @@ static void test_degenerate(void)
 {
     static const uint32_t dims[2] = {12, 5};
     group g;
-    uint32_t stream;
-    int kind;
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
-        for (kind = 0; kind < 3; kind++) {
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
+        for (int kind = 0; kind < 3; kind++) {
             lq_klt_desc desc = klt_relative(0);
-            lq_klt_report report;
-            lq_profile p;
-            void *mem;
-            blob file;
-            trip r;
             static float x[128 * 17];
             double most = 0;
-            int i;
             source_seed = 3;
             group_make(&g, stream, dims, 2, 0, 0, 1, 1, 0);
-            for (i = 0; i < 128 * 17; i++) {
+            for (int i = 0; i < 128 * 17; i++) {
                 x[i] = kind == 0 ? 0 : (float)(i % 17 + 1);
                 x[i] += kind == 2 && i % 17 == 3 ? (float)source_gauss() : 0;
             }
-            report = calibrate(&file, &g, x, 128, NULL, &desc);
+            blob file;
+            lq_klt_report report = calibrate(&file, &g, x, 128, NULL, &desc);
             CHECK(report.rank == 1); /* of V too: what moves is one channel about its mean */
+            lq_profile p;
+            void *mem;
             load_ok(&p, &mem, &file);
+            trip r;
             trip_all(&r, &p, &g, 0.1f, x, 128);
-            for (i = 0; i < 128 * 17; i++) {
+            for (int i = 0; i < 128 * 17; i++) {
                 most = fmax(most, fabs((double)r.y[i] - (double)x[i]));
             }
             CHECK(most <=
@@ -1086,17 +1004,16 @@ static void test_degenerate(void)
 static int made_loads(const group *g, const float *x, size_t tokens, const float *q,
                       const lq_klt_desc *desc)
 {
-    lq_klt_report report;
     lq_klt klt;
-    lq_profile p;
     void *klt_mem;
     void *mem = NULL;
-    blob file;
-    int status;
     klt_start(&klt, &klt_mem, &g->geometry);
     CHECK(klt_tokens(&klt, g, x, tokens) == LQ_OK);
     CHECK(!q || klt_queries(&klt, g, q, tokens) == LQ_OK);
-    status = klt_file(&klt, &file, desc, &report);
+    lq_klt_report report;
+    blob file;
+    int status = klt_file(&klt, &file, desc, &report);
+    lq_profile p;
     if (status == LQ_OK) {
         CHECK(report.basis_loss < 0.03f);
         CHECK(load(&p, &mem, file.bytes, file.count) == LQ_OK);
@@ -1117,44 +1034,39 @@ static void test_range(void)
     static const float steps[3] = {0.1f, 0.02f, 0.01f};
     static const float betas[3] = {0.5f, 0.8f, 1.0f};
     size_t tokens = 512;
-    group g;
-    float *x;
-    float *q;
-    size_t i;
-    int k;
-    int n;
     source_seed = 15;
+    group g;
     group_make(&g, LQ_K, dims, 1, 0, 0, 0.5, 0.5, 0);
-    x = draw(&g, tokens);
-    q = draw(&g, tokens);
-    for (i = 0; i < tokens * 64; i++) {
+    float *x = draw(&g, tokens);
+    float *q = draw(&g, tokens);
+    for (size_t i = 0; i < tokens * 64; i++) {
         x[i] *= i % 64 == 5 ? 16.0f : 1.0f;
         q[i] = q[i / 64 * 64] * (float)sin((double)(i % 64 + 1));
     }
-    for (k = 0; k < 3; k++) {
+    for (int k = 0; k < 3; k++) {
         lq_klt_desc desc = klt_desc(steps[k]);
         double unit = 64 * (double)steps[k] * (double)steps[k] / 12;
+        blob file;
+        CHECK(calibrate(&file, &g, x, tokens, NULL, &desc).basis_loss < 0.03f);
         lq_profile p;
         void *mem;
-        blob file;
-        trip r;
-        CHECK(calibrate(&file, &g, x, tokens, NULL, &desc).basis_loss < 0.03f);
         load_ok(&p, &mem, &file);
+        trip r;
         trip_all(&r, &p, &g, steps[k], x, tokens);
         CHECK(error_of(&g, x, r.y, 0, 1, tokens) < 1.05 * unit);
         trip_free(&r);
         free(mem);
         free(file.bytes);
         desc.unit = 0;
-        for (n = 0; n < 3; n++) {
+        for (int n = 0; n < 3; n++) {
             desc.beta = betas[n];
             CHECK(made_loads(&g, x, tokens, q, &desc) == LQ_OK || n > 0);
         }
     }
-    for (i = 0; i < tokens * 64; i++) {
+    for (size_t i = 0; i < tokens * 64; i++) {
         x[i] = (x[i] + 10) * 1e9f; /* beyond 2^31, below 2^40 */
     }
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         lq_klt_desc desc = klt_desc(k ? 0.1f : 1e8f);
         desc.unit = k ? 0.0f : 1.0f;
         CHECK(made_loads(&g, x, tokens, NULL, &desc) == (k ? LQ_OK : LQ_E_RANGE));
@@ -1168,8 +1080,7 @@ static void test_range(void)
 static void mend(uint8_t *file, size_t count)
 {
     uint32_t sum = lq_xxh32(file + HEADER, count - HEADER, lq_xxh32(file, 16, 0));
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         file[16 + i] = (uint8_t)(sum >> 8 * i);
     }
 }
@@ -1195,32 +1106,28 @@ static void test_file(uint32_t stream)
 {
     static const uint32_t dims[2] = {9, 6};
     lq_klt_desc desc = klt_relative(0.2f);
-    uint8_t digest[16];
+    int loaded = 0;
+    source_seed = 40 + stream;
+    group g;
+    group_make(&g, stream, dims, 2, stream == LQ_K, 0, 3, 0.1, 0);
+    float *x = draw(&g, 200);
     lq_profile p[2];
     void *mem[2];
-    void *none;
     blob file[2];
-    group g;
-    float *x;
-    size_t count;
-    size_t i;
-    int loaded = 0;
-    int k;
-    source_seed = 40 + stream;
-    group_make(&g, stream, dims, 2, stream == LQ_K, 0, 3, 0.1, 0);
-    x = draw(&g, 200);
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         (void)calibrate(&file[k], &g, x, 200, stream == LQ_K ? x : NULL, &desc);
         load_ok(&p[k], &mem[k], &file[k]);
     }
     CHECK(file[0].count == file[1].count && !memcmp(file[0].bytes, file[1].bytes, file[0].count));
     CHECK(same_basis(p[0].dense, p[1].dense));
+    uint8_t digest[16];
     lq_blake2s_128(digest, file[0].bytes, file[0].count);
     CHECK(memcmp(digest, p[0].basis_hash, 16) == 0 && memcmp(digest, p[0].dense->hash, 16) == 0);
     CHECK(p[0].stream == stream && p[0].slice_count == 2 && p[0].dims == 15 && p[0].dense->encodes);
     CHECK(p[0].dense->slice_dims[0] == 9 && p[0].dense->slice_dims[1] == 6);
-    count = file[0].count;
-    for (i = 0; i < count; i++) { /* shorter, with and without a checksum that is right */
+    size_t count = file[0].count;
+    void *none;
+    for (size_t i = 0; i < count; i++) { /* shorter, with and without a checksum that is right */
         uint8_t *copy = source_copy(file[0].bytes, i);
         CHECK(load(&p[1], &none, copy, i) == LQ_E_DATA);
         free(none);
@@ -1231,11 +1138,10 @@ static void test_file(uint32_t stream)
         }
         free(copy);
     }
-    for (i = 0; i < 8 * count; i += size == 2 ? 1 : 5) { /* every bit */
+    for (size_t i = 0; i < 8 * count; i += size == 2 ? 1 : 5) { /* every bit */
         uint8_t *copy = source_copy(file[0].bytes, count);
-        int status;
         copy[i / 8] ^= (uint8_t)(1u << i % 8);
-        status = load(&p[1], &none, copy, count);
+        int status = load(&p[1], &none, copy, count);
         CHECK(status == LQ_E_DATA || (status == LQ_E_FORMAT && (i / 8 == 4 || i / 8 == 6)));
         free(none);
         mend(copy, count);
@@ -1258,7 +1164,7 @@ static void test_file(uint32_t stream)
         free(none);
         free(longer);
     }
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         free(mem[k]);
         free(file[k].bytes);
     }
@@ -1271,32 +1177,20 @@ static void test_stripped(void)
 {
     static const uint32_t dims[2] = {9, 6};
     lq_klt_desc desc = klt_relative(0.2f);
+    lq_positions positions = positions_from(0);
+    source_seed = 44;
+    group g;
+    group_make(&g, LQ_K, dims, 2, 1, 0, 3, 0.1, 0);
+    float *x = draw(&g, 200);
+    blob file;
+    (void)calibrate(&file, &g, x, 200, x, &desc);
     lq_profile p[2];
     void *mem[2];
-    void *fit_mem;
-    void *workspace;
-    const void *slices[SLICES_MAX];
-    lq_vectors v;
-    lq_positions positions = positions_from(0);
-    lq_geometry dense;
-    lq_fit fit;
-    blob file;
-    group g;
-    trip a;
-    trip b;
-    float *x;
-    size_t count;
-    size_t left;
-    size_t i;
-    source_seed = 44;
-    group_make(&g, LQ_K, dims, 2, 1, 0, 3, 0.1, 0);
-    x = draw(&g, 200);
-    (void)calibrate(&file, &g, x, 200, x, &desc);
     load_ok(&p[0], &mem[0], &file);
-    i = file.count;
-    for (count = 0; count < file.count; count++) {
+    size_t i = file.count;
+    for (size_t count = 0; count < file.count; count++) {
         uint8_t *copy = source_copy(file.bytes, count);
-        left = lq_profile_strip(copy, count);
+        size_t left = lq_profile_strip(copy, count);
         CHECK(left <= count);
         free(copy);
     }
@@ -1314,7 +1208,9 @@ static void test_stripped(void)
     CHECK(p[1].dense->encodes == 0 && p[1].dense->rank == p[0].dense->rank);
     CHECK(memcmp(p[0].dense->inverse, p[1].dense->inverse,
                  (size_t)p[0].dims * p[0].dense->inverse_stride * 2) == 0);
+    trip a;
     trip_all(&a, &p[0], &g, 0.2f, x, 200);
+    trip b;
     CHECK(trip_codec(&b, &p[1], &g.geometry, 0.2f, 0) == LQ_OK);
     CHECK(trip_encode(&b, &g, x, 200) == LQ_E_FORMAT && b.bytes == 0);
     free(b.pages);
@@ -1322,12 +1218,14 @@ static void test_stripped(void)
     memcpy(b.page_bytes, a.page_bytes, sizeof a.page_bytes);
     CHECK(trip_decode(&b, &g, 200) == LQ_OK);
     CHECK(memcmp(a.y, b.y, 200 * g.width * 4) == 0);
-    dense = g.geometry;
+    lq_geometry dense = g.geometry;
     dense.basis = LQ_BASIS_DENSE;
     dense.dense = p[1].dense;
-    fit_mem = source_alloc(lq_fit_bytes(&dense));
-    workspace = source_alloc(lq_fit_workspace_bytes(&dense));
-    v = vectors_of(&g, x, slices);
+    void *fit_mem = source_alloc(lq_fit_bytes(&dense));
+    void *workspace = source_alloc(lq_fit_workspace_bytes(&dense));
+    const void *slices[SLICES_MAX];
+    lq_vectors v = vectors_of(&g, x, slices);
+    lq_fit fit;
     CHECK(lq_fit_init(&fit, fit_mem, lq_fit_bytes(&dense), &dense, 0.2f) == LQ_OK);
     CHECK(lq_fit_add(&fit, &v, &positions, 200, workspace, lq_fit_workspace_bytes(&dense)) ==
           LQ_E_FORMAT);
@@ -1365,11 +1263,10 @@ static void test_geometry(void)
     lq_geometry g;
     group k;
     float *x;
-    int i;
     source_seed = 50;
     group_make(&k, LQ_K, dims, 2, 0, 0, 3, 0.5, 0);
     x = draw(&k, 256);
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         (void)calibrate(&file[i], &k, x, (size_t)(128 + 128 * i), NULL, &desc);
         load_ok(&p[i], &mem[i], &file[i]);
     }
@@ -1385,7 +1282,7 @@ static void test_geometry(void)
     g.basis = 0;
     CHECK(lq_geometry_rows(&g) == 0);
     g = k.geometry;
-    for (i = LQ_BASIS_IDENTITY; i <= LQ_BASIS_HADAMARD; i++) {
+    for (int i = LQ_BASIS_IDENTITY; i <= LQ_BASIS_HADAMARD; i++) {
         g.basis = (uint32_t)i;
         CHECK(codec_status(&p[0], &g) == LQ_E_FORMAT);
         g.dense = p[0].dense;
@@ -1422,7 +1319,7 @@ static void test_geometry(void)
         d.step = 0;
         CHECK(lq_codec_bytes(&d) > 0);
     }
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         free(mem[i]);
         free(file[i].bytes);
     }
@@ -1434,16 +1331,14 @@ static void test_geometry(void)
 static void fit_dense(lq_fit *fit, void **mem, const group *g, const lq_basis *basis,
                       const float *x, size_t tokens, float step)
 {
-    size_t workspace_bytes;
-    void *workspace;
     const void *slices[SLICES_MAX];
     lq_vectors v = vectors_of(g, x, slices);
     lq_positions positions = positions_from(0);
     lq_geometry dense = g->geometry;
     dense.basis = LQ_BASIS_DENSE;
     dense.dense = basis;
-    workspace_bytes = lq_fit_workspace_bytes(&dense);
-    workspace = source_alloc(workspace_bytes);
+    size_t workspace_bytes = lq_fit_workspace_bytes(&dense);
+    void *workspace = source_alloc(workspace_bytes);
     *mem = source_alloc(lq_fit_bytes(&dense));
     CHECK(!lq_fit_init(fit, *mem, lq_fit_bytes(&dense), &dense, step));
     CHECK(!lq_fit_add(fit, &v, &positions, tokens, workspace, workspace_bytes));
@@ -1464,56 +1359,46 @@ static void test_fit(uint32_t stream)
     size_t tokens = size ? 2048 : 1024;
     float step = stream == LQ_V ? 0.8f : 2.0f;
     lq_klt_desc desc = klt_desc(step);
-    lq_profile p[2];
-    lq_profile refit;
-    lq_profile loaded;
-    void *mem[2];
-    void *refit_mem;
-    void *loaded_mem;
-    void *fit_mem;
-    lq_geometry geometry;
-    lq_fit fit;
-    blob file[2];
-    blob saved;
-    group g;
-    trip a;
-    trip b;
-    float *x;
     size_t lead = stream == LQ_V ? 2 : 0;
     size_t rows = 64 + lead;
-    size_t rank;
-    size_t i;
     int worst = 0;
-    int k;
     source_seed = 60 + stream;
+    group g;
     group_make(&g, stream, dims, 2, stream == LQ_K, 12, 6, 3, 0.04);
-    for (k = 0; k < 2; k++) {
+    lq_profile p[2];
+    void *mem[2];
+    blob file[2];
+    float *x;
+    for (int k = 0; k < 2; k++) {
         x = draw(&g, tokens);
         (void)calibrate(&file[k], &g, x, tokens, NULL, &desc);
         load_ok(&p[k], &mem[k], &file[k]);
         free(x);
     }
-    rank = p[0].dense->rank;
+    size_t rank = p[0].dense->rank;
     CHECK(rank < 64);
     /* the same statistics: the same deviations, and nothing to gain */
     x = draw(&g, tokens);
+    void *fit_mem;
+    lq_fit fit;
     fit_dense(&fit, &fit_mem, &g, p[0].dense, x, tokens, step);
-    refit_mem = source_alloc(lq_profile_bytes(rows));
+    void *refit_mem = source_alloc(lq_profile_bytes(rows));
+    lq_profile refit;
     CHECK(lq_fit_profile(&fit, &refit, refit_mem, lq_profile_bytes(rows)) == LQ_OK);
     CHECK(refit.basis == LQ_BASIS_DENSE && refit.dense == p[0].dense &&
           memcmp(refit.basis_hash, p[0].basis_hash, 16) == 0);
-    for (i = 0; i < rank; i++) {
+    for (size_t i = 0; i < rank; i++) {
         int differ = abs(refit.sigma[lead + i] - p[0].sigma[lead + i]);
         worst = differ > worst ? differ : worst;
     }
     CHECK(worst <= 4);
-    for (i = lead + rank; i < rows; i++) {
+    for (size_t i = lead + rank; i < rows; i++) {
         CHECK(refit.sigma[i] == LQ_SIGMA_DEAD && refit.mean[i] == 0);
     }
     CHECK(!pays(&fit, &p[0], tokens) && !pays(&fit, &refit, tokens));
     free(fit_mem);
     /* twice as much of every second coefficient: pays when many tokens follow */
-    for (i = 0; i < tokens * g.width; i++) {
+    for (size_t i = 0; i < tokens * g.width; i++) {
         x[i] *= stream == LQ_K || i % g.width % 2 ? 3.0f : 1.0f;
     }
     fit_dense(&fit, &fit_mem, &g, p[0].dense, x, tokens, step);
@@ -1523,7 +1408,7 @@ static void test_fit(uint32_t stream)
     fit_dense(&fit, &fit_mem, &g, p[0].dense, x, 2, step);
     CHECK(lq_fit_profile(&fit, &refit, refit_mem, lq_profile_bytes(rows)) == LQ_OK);
     worst = 0;
-    for (i = 0; i < rank; i++) {
+    for (size_t i = 0; i < rank; i++) {
         int differ = abs(refit.sigma[lead + i] - p[0].sigma[lead + i]);
         worst = differ > worst ? differ : worst;
     }
@@ -1532,10 +1417,13 @@ static void test_fit(uint32_t stream)
     /* its file form names the basis and holds no more */
     fit_dense(&fit, &fit_mem, &g, p[0].dense, x, tokens, step);
     CHECK(lq_fit_profile(&fit, &refit, refit_mem, lq_profile_bytes(rows)) == LQ_OK);
+    blob saved;
     saved.bytes = (uint8_t *)source_alloc(lq_profile_save_bound(rows));
     CHECK(!lq_profile_save(saved.bytes, lq_profile_save_bound(rows), &saved.count, &refit));
     CHECK(saved.count < 300 && memcmp(saved.bytes + HEADER, p[0].basis_hash, 16) == 0);
-    for (i = 0; i < saved.count; i++) {
+    lq_profile loaded;
+    void *loaded_mem;
+    for (size_t i = 0; i < saved.count; i++) {
         size_t written = 99;
         uint8_t *dst = (uint8_t *)source_alloc(i);
         CHECK(lq_profile_save(dst, i, &written, &refit) == LQ_E_SPACE && written == 0);
@@ -1547,20 +1435,22 @@ static void test_fit(uint32_t stream)
     CHECK(loaded.dense == NULL && memcmp(loaded.basis_hash, p[0].basis_hash, 16) == 0 &&
           memcmp(loaded.mean, refit.mean, rows * 2) == 0 &&
           memcmp(loaded.sigma, refit.sigma, rows * 2) == 0);
-    geometry = g.geometry;
+    lq_geometry geometry = g.geometry;
     CHECK(codec_status(&loaded, &geometry) == LQ_E_ARG); /* where is the basis? */
     geometry.basis = LQ_BASIS_DENSE;
     CHECK(codec_status(&loaded, &geometry) == LQ_E_ARG);
     geometry.dense = p[1].dense;
     CHECK(codec_status(&loaded, &geometry) == LQ_E_FORMAT);
     geometry.dense = p[0].dense;
+    trip a;
     CHECK(trip_codec(&a, &loaded, &geometry, step, 0) == LQ_OK);
     CHECK(trip_encode(&a, &g, x, tokens) == LQ_OK && trip_decode(&a, &g, tokens) == LQ_OK);
+    trip b;
     trip_all(&b, &p[0], &g, step, x, tokens);
     CHECK(a.bytes < b.bytes);
     CHECK(error_of(&g, x, a.y, 0, 1, tokens) < 1.05 * error_of(&g, x, b.y, 0, 1, tokens));
     /* coefficients beyond the rank have no row in the matrices */
-    for (i = lead + rank; i < rows; i++) {
+    for (size_t i = lead + rank; i < rows; i++) {
         loaded.sigma[i] = 60;
     }
     if (codec_status(&loaded, &geometry) == LQ_OK) {
@@ -1574,7 +1464,7 @@ static void test_fit(uint32_t stream)
     free(saved.bytes);
     free(fit_mem);
     free(refit_mem);
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         free(mem[k]);
         free(file[k].bytes);
     }
@@ -1586,8 +1476,7 @@ static void test_fit(uint32_t stream)
 static double most_of(const float *x, size_t count)
 {
     double most = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         double a = fabs((double)x[i]);
         most = a <= most ? most : a;
     }
@@ -1598,17 +1487,16 @@ static double most_of(const float *x, size_t count)
 static void at_levels(const blob *file, const group *g, const float *x, size_t tokens, float step,
                       int quantizer)
 {
-    lq_profile first_profile;
     void *first_mem = NULL;
     trip first;
-    int level;
     memset(&first, 0, sizeof first);
-    for (level = 0; level <= levels; level++) {
+    lq_profile first_profile;
+    for (int level = 0; level <= levels; level++) {
+        lq_cpu_limit(level);
         lq_profile p;
         void *mem;
-        trip r;
-        lq_cpu_limit(level);
         load_ok(&p, &mem, file);
+        trip r;
         CHECK(trip_codec(&r, &p, &g->geometry, step, quantizer) == LQ_OK);
         if (CHECK(trip_encode(&r, g, x, tokens) == LQ_OK)) {
             CHECK(trip_decode(&r, g, tokens) == LQ_OK);
@@ -1624,8 +1512,7 @@ static void at_levels(const blob *file, const group *g, const float *x, size_t t
         if (r.y && first.y) {
             double most = most_of(r.y, tokens * g->width);
             double differ = 0;
-            size_t i;
-            for (i = 0; i < tokens * g->width; i++) {
+            for (size_t i = 0; i < tokens * g->width; i++) {
                 differ = fmax(differ, fabs((double)r.y[i] - (double)first.y[i]));
             }
             CHECK(differ <= most * 0x1p-22);
@@ -1646,26 +1533,23 @@ static void test_levels(uint32_t stream, uint32_t width)
     lq_klt_desc desc = klt_desc(step);
     uint32_t dims[3];
     uint32_t slices = width < 3 ? 1 : 3;
-    lq_profile p;
-    void *mem;
-    blob file;
-    group g;
-    float *x;
-    size_t t;
-    size_t i;
     dims[0] = width < 3 ? width : width / 2;
     dims[1] = width / 4 ? width / 4 : 1;
     dims[2] = width - dims[0] - dims[1];
     source_seed = 70 + width;
+    group g;
     group_make(&g, stream, dims, slices, stream == LQ_K && width > 60, width > 300 ? 8u : 0u, 4,
                0.05, width > 300 ? 0.2 : 0);
-    x = draw(&g, tokens);
+    float *x = draw(&g, tokens);
+    blob file;
     (void)calibrate(&file, &g, x, tokens, NULL, &desc);
+    lq_profile p;
+    void *mem;
     load_ok(&p, &mem, &file);
     at_levels(&file, &g, x, tokens, step, quantizers[width % 4]);
-    for (t = 3; t < tokens && stream == LQ_K; t += 7) { /* from zero to nearly 2048 steps */
+    for (size_t t = 3; t < tokens && stream == LQ_K; t += 7) { /* from zero to nearly 2048 steps */
         double scale = pow(2, (double)(t % 40)) / 1e9;
-        for (i = 0; i < width; i++) {
+        for (size_t i = 0; i < width; i++) {
             double v = (double)x[t * width + i] * scale;
             x[t * width + i] = (float)fmin(fmax(v, -200), 200);
         }
@@ -1684,20 +1568,15 @@ static void test_levels(uint32_t stream, uint32_t width)
 static void test_pairs(void)
 {
     size_t counts[6] = {1, 2, 63, 192, 1000, 8192};
-    int k;
-    int kind;
-    for (k = 0; k < (size == 2 ? 6 : 5); k++) {
+    for (int k = 0; k < (size == 2 ? 6 : 5); k++) {
         size_t count = counts[k];
         int32_t *rows = (int32_t *)source_alloc(count * 256);
         int16_t *pairs = (int16_t *)source_alloc((count + 1) / 2 * 256);
-        for (kind = 0; kind < 6; kind++) {
-            uint8_t shift[64];
+        for (int kind = 0; kind < 6; kind++) {
             double most = 0;
             double lost = 0;
-            size_t i;
-            size_t t;
             source_seed = 80;
-            for (i = 0; i < count * 64; i++) {
+            for (size_t i = 0; i < count * 64; i++) {
                 double scale = pow(2, (double)(i % 64) / 64 * 27);
                 int32_t v = (1 << 28) - 1;
                 v = kind == 1 ? -v : kind == 2 ? 15 : kind == 3 ? -16 : v;
@@ -1705,10 +1584,11 @@ static void test_pairs(void)
                 v = kind == 5 ? (int32_t)(scale * source_gauss() / 4) : v;
                 rows[i] = v;
             }
+            uint8_t shift[64];
             lq__dense_pairs(pairs, shift, rows, count);
-            for (t = 0; t < 64; t++) {
+            for (size_t t = 0; t < 64; t++) {
                 double norm = 0;
-                for (i = 0; i < count; i++) {
+                for (size_t i = 0; i < count; i++) {
                     double q = pairs[(i / 2 * 64 + t) * 2 + (i & 1)];
                     double e = rows[i * 64 + t] - ldexp(q, shift[t]);
                     norm += q * q;
@@ -1732,32 +1612,29 @@ static void test_extreme_vectors(void)
     enum { TOKENS = 256 };
     float step = 0.1f;
     lq_klt_desc desc = klt_desc(step);
+    source_seed = 85;
+    group g;
+    group_make(&g, LQ_K, dims, 2, 0, 0, 4, 0.5, 0);
+    float *x = draw(&g, TOKENS);
+    blob file;
+    (void)calibrate(&file, &g, x, TOKENS, NULL, &desc);
     lq_profile p;
     void *mem;
-    blob file;
-    group g;
-    trip r;
-    float *x;
-    size_t t;
-    size_t i;
-    source_seed = 85;
-    group_make(&g, LQ_K, dims, 2, 0, 0, 4, 0.5, 0);
-    x = draw(&g, TOKENS);
-    (void)calibrate(&file, &g, x, TOKENS, NULL, &desc);
     load_ok(&p, &mem, &file);
     CHECK(p.dense->rank == 128);
-    for (t = 0; t < TOKENS; t++) {
+    for (size_t t = 0; t < TOKENS; t++) {
         const int16_t *row = p.dense->forward + t % 128 * p.dense->forward_stride;
-        for (i = 0; i < 128; i++) { /* flat with the row's signs: the largest sums */
+        for (size_t i = 0; i < 128; i++) { /* flat with the row's signs: the largest sums */
             x[t * 128 + i] = (row[i] < 0) == (t < 128) ? 204.0f : -204.0f;
         }
     }
+    trip r;
     trip_all(&r, &p, &g, step, x, TOKENS);
     /* a column's unit is 2^-15 of its length of 2040 sqrt(128) steps */
     CHECK(error_of(&g, x, r.y, 0, 1, TOKENS) < 2 * 128 * (double)step * (double)step / 12);
     trip_free(&r);
     at_levels(&file, &g, x, TOKENS, step, 0);
-    for (i = 0; i < TOKENS * 128; i++) {
+    for (size_t i = 0; i < TOKENS * 128; i++) {
         x[i] *= 0.1f * (float)(i / 128 % 11);
     }
     at_levels(&file, &g, x, TOKENS, step, 0);
@@ -1798,38 +1675,32 @@ static void test_extreme_pages(uint32_t stream)
     float step = 0.125f;
     lq_klt_desc desc = klt_desc(step);
     size_t lead = stream == LQ_V ? 2 : 0;
+    source_seed = 90 + stream;
+    group g;
+    group_make(&g, stream, dims, 2, 0, 0, 4, 0.5, 0);
+    float *x = draw(&g, 512);
+    blob file;
+    (void)calibrate(&file, &g, x, 512, NULL, &desc);
     lq_profile p;
     void *mem;
-    blob file;
-    group g;
-    trip r;
-    float *x;
-    int16_t *values;
-    int kind;
-    source_seed = 90 + stream;
-    group_make(&g, stream, dims, 2, 0, 0, 4, 0.5, 0);
-    x = draw(&g, 512);
-    (void)calibrate(&file, &g, x, 512, NULL, &desc);
     load_ok(&p, &mem, &file);
     CHECK(p.dense->rank == 129);
+    trip r;
     CHECK(trip_codec(&r, &p, &g.geometry, step, 0) == LQ_OK);
     CHECK(r.codec->matrix_rows == 129 + lead);
-    values = (int16_t *)source_zeros((129 + lead) * 128);
-    for (kind = 0; kind < 4; kind++) {
+    int16_t *values = (int16_t *)source_zeros((129 + lead) * 128);
+    for (int kind = 0; kind < 4; kind++) {
         const lq_basis *b = p.dense;
         double worst = 0;
         float *of_c = NULL;
-        int level;
-        size_t i;
-        size_t t;
-        for (i = 0; i < 129 * 64; i++) {
+        for (size_t i = 0; i < 129 * 64; i++) {
             const int16_t *row = b->inverse + i % 64 * b->inverse_stride; /* token t: dim t */
             int v = kind == 0 ? 32767 : kind == 1 ? -32767 : row[i / 64] < 0 ? -32767 : 32767;
             values[lead * 64 + i] =
                 (int16_t)(kind == 3 ? (source_below(9) ? 0 : (int)source_below(65535) - 32767) : v);
         }
         page_of(&r, values);
-        for (level = 0; level <= levels; level++) {
+        for (int level = 0; level <= levels; level++) {
             lq_cpu_limit(level);
             CHECK(trip_decode(&r, &g, 64) == LQ_OK);
             if (level == 0) {
@@ -1838,25 +1709,24 @@ static void test_extreme_pages(uint32_t stream)
                 continue;
             }
             CHECK(most_of(of_c, 64 * 129) > 1);
-            for (i = 0; i < 64 * 129; i++) {
+            for (size_t i = 0; i < 64 * 129; i++) {
                 worst = fmax(worst, fabs((double)of_c[i] - (double)r.y[i]));
             }
             CHECK(worst <= most_of(of_c, 64 * 129) * 0x1p-22);
         }
         lq_cpu_limit(-1);
         worst = 0;
-        for (t = 0; t < 64; t++) { /* in double */
+        for (size_t t = 0; t < 64; t++) { /* in double */
             double norm = 0;
-            for (i = 0; i < 129; i++) {
+            for (size_t i = 0; i < 129; i++) {
                 norm += pow(values[(lead + i) * 64 + t], 2);
             }
-            for (i = 0; i < 129; i++) {
+            for (size_t i = 0; i < 129; i++) {
                 const int16_t *row = b->inverse + i * b->inverse_stride;
                 double unit = ldexp((double)step, b->inverse_exponent[i] - 15);
                 double gain = lead ? pow(2, r.codec->gain_mean[i >= 80] / 4.0) : 1;
                 double y = ldexp(b->mean[i], b->mean_exponent);
-                size_t k;
-                for (k = 0; k < 129; k++) {
+                for (size_t k = 0; k < 129; k++) {
                     y += row[k] * unit * values[(lead + k) * 64 + t];
                 }
                 worst = fmax(worst, fabs((double)of_c[t * 129 + i] / gain - y) /
@@ -1880,19 +1750,15 @@ static void test_hostile_matrices(void)
     static const uint32_t dims[2] = {16, 17};
     int rounds = size == 2 ? 400 : size ? 100 : 20;
     lq_klt_desc desc = klt_desc(0.05f);
-    blob file;
-    group g;
-    float *x;
     int loaded = 0;
-    int n;
     source_seed = 95;
+    group g;
     group_make(&g, LQ_K, dims, 2, 0, 0, 4, 0.05, 0);
-    x = draw(&g, 80);
+    float *x = draw(&g, 80);
+    blob file;
     (void)calibrate(&file, &g, x, 80, x, &desc);
-    for (n = 0; n < rounds; n++) {
+    for (int n = 0; n < rounds; n++) {
         blob copy;
-        lq_profile p;
-        void *mem;
         int changes = 1 + (int)source_below(6);
         copy.count = file.count;
         copy.bytes = source_copy(file.bytes, file.count);
@@ -1902,18 +1768,16 @@ static void test_hostile_matrices(void)
             copy.bytes[at] = (uint8_t)source_below(256);
         }
         mend(copy.bytes, copy.count);
+        lq_profile p;
+        void *mem;
         if (load(&p, &mem, copy.bytes, copy.count) == LQ_OK) {
             trip r;
             int status = trip_codec(&r, &p, &g.geometry, 0.05f, 0);
-            if (!status) {
-                status = trip_encode(&r, &g, x, 80);
-            }
+            if (!status) status = trip_encode(&r, &g, x, 80);
             CHECK(status == LQ_OK || status == LQ_E_RANGE);
             trip_free(&r);
             loaded++;
-            if (status == LQ_OK) {
-                at_levels(&copy, &g, x, 80, 0.05f, 0);
-            }
+            if (status == LQ_OK) at_levels(&copy, &g, x, 80, 0.05f, 0);
         }
         free(mem);
         free(copy.bytes);
@@ -1938,12 +1802,10 @@ typedef struct archive {
 
 static void archive_start(archive *a, const group *g)
 {
-    lq_archive_writer_desc d;
-    lq_archive_group_desc desc;
-    lq_slice slices[SLICES_MAX];
-    uint32_t s;
     memset(a, 0, sizeof *a);
+    lq_archive_writer_desc d;
     memset(&d, 0, sizeof d);
+    lq_archive_group_desc desc;
     memset(&desc, 0, sizeof desc);
     a->file = (uint8_t *)source_alloc(FILE_BYTES);
     a->directory = (uint8_t *)source_alloc(DIRECTORY_BYTES);
@@ -1957,7 +1819,8 @@ static void archive_start(archive *a, const group *g)
     if (g->geometry.rope) {
         CHECK(lq_archive_add_rope(&a->writer, g->geometry.rope, &desc.rope) == LQ_OK);
     }
-    for (s = 0; s < g->geometry.slice_count; s++) {
+    lq_slice slices[SLICES_MAX];
+    for (uint32_t s = 0; s < g->geometry.slice_count; s++) {
         lq_slice slice = {1, 0, 0, 0, 0, 0};
         slice.head = s;
         slice.dims = g->dims[s];
@@ -2016,24 +1879,22 @@ static int unpack(const archive *a, const group *g, const lq_profile *calibrated
 {
     size_t bytes = lq_archive_unpack_workspace_bytes(&a->reader, a->group);
     void *workspace = source_alloc(bytes);
-    void *slices[SLICES_MAX];
     lq_archive_unpack_desc d;
-    lq_vectors_out out;
-    uint32_t s;
-    int status;
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.group = a->group;
     d.calibrated = &calibrated;
     d.calibrated_count = 1;
-    for (s = 0; s < g->geometry.slice_count; s++) {
+    void *slices[SLICES_MAX];
+    for (uint32_t s = 0; s < g->geometry.slice_count; s++) {
         slices[s] = y;
         y += g->dims[s];
     }
+    lq_vectors_out out;
     out.slices = slices;
     out.token_stride = g->width;
     out.type = LQ_F32;
-    status = lq_archive_unpack(&a->reader, &d, &out, first, tokens, workspace, bytes);
+    int status = lq_archive_unpack(&a->reader, &d, &out, first, tokens, workspace, bytes);
     free(workspace);
     return status;
 }
@@ -2042,8 +1903,7 @@ static int unpack(const archive *a, const group *g, const lq_profile *calibrated
 static int profiles_of_form(const archive *a, int form)
 {
     int count = 0;
-    uint32_t i;
-    for (i = 0; i < a->reader.profile_count; i++) {
+    for (uint32_t i = 0; i < a->reader.profile_count; i++) {
         lq_archive_profile_desc d;
         CHECK(lq_archive_profile(&a->reader, i, &d) == LQ_OK);
         count += d.bytes && d.count > 6 && d.bytes[6] == form;
@@ -2060,11 +1920,9 @@ static size_t packed(const group *g, const float *x, size_t tokens, const float 
     lq_vectors queries = vectors_of(g, q ? q : x, slices);
     float *y = (float *)source_alloc(tokens * g->width * 4);
     float *part = (float *)source_alloc(10 * g->width * 4);
-    lq_archive_pack_desc d;
     archive a;
-    size_t bytes;
     archive_start(&a, g);
-    d = pack_desc(&a, g, 0.25f);
+    lq_archive_pack_desc d = pack_desc(&a, g, 0.25f);
     d.calibrate = calibrated;
     d.geometry.basis = basis;
     d.queries = q ? &queries : NULL;
@@ -2072,7 +1930,7 @@ static size_t packed(const group *g, const float *x, size_t tokens, const float 
     d.query_heads = q ? g->geometry.slice_count : 0;
     CHECK(pack(&a, &d, g, x, tokens) == LQ_OK);
     archive_open(&a);
-    bytes = (size_t)a.writer.offset;
+    size_t bytes = (size_t)a.writer.offset;
     *dense = profiles_of_form(&a, 3);
     CHECK(a.reader.profile_count == 1);
     CHECK(unpack(&a, g, NULL, y, 0, tokens) == LQ_OK);
@@ -2090,22 +1948,18 @@ static void test_pack_calibrate(uint32_t stream)
 {
     static const uint32_t dims[3] = {16, 16, 8};
     size_t tokens = size ? 2048 : 1024;
+    source_seed = 100 + stream;
     group g;
+    group_make(&g, stream, dims, 3, stream == LQ_K, 10, 8, 4, 0.1);
     group noise;
+    group_make(&noise, stream, dims, 3, stream == LQ_K, 1, 1e-3, 1e-3, 1);
     group queries;
-    float *x;
-    float *q;
+    group_make(&queries, LQ_K, dims, 3, 1, 6, 6, 3, 0.1);
+    float *x = draw(&g, tokens);
+    float *q = draw(&queries, tokens);
     double error[3];
     size_t bytes[3];
-    size_t k;
-    uint32_t basis;
     int dense;
-    source_seed = 100 + stream;
-    group_make(&g, stream, dims, 3, stream == LQ_K, 10, 8, 4, 0.1);
-    group_make(&noise, stream, dims, 3, stream == LQ_K, 1, 1e-3, 1e-3, 1);
-    group_make(&queries, LQ_K, dims, 3, 1, 6, 6, 3, 0.1);
-    x = draw(&g, tokens);
-    q = draw(&queries, tokens);
     bytes[0] = packed(&g, x, tokens, NULL, 0, 0, &dense, &error[0]);
     CHECK(dense == 0);
     bytes[1] = packed(&g, x, tokens, NULL, 1, 0, &dense, &error[1]);
@@ -2118,13 +1972,13 @@ static void test_pack_calibrate(uint32_t stream)
         bytes[2] = packed(&g, x, tokens, q, 1, 0, &dense, &error[2]);
         CHECK(dense == 1 && bytes[2] < bytes[0]);
     }
-    for (basis = LQ_BASIS_IDENTITY; basis <= LQ_BASIS_HADAMARD; basis++) {
+    for (uint32_t basis = LQ_BASIS_IDENTITY; basis <= LQ_BASIS_HADAMARD; basis++) {
         (void)packed(&g, x, tokens, NULL, 1, basis, &dense, &error[2]);
         CHECK(dense == 1);
     }
     (void)packed(&g, x, 100, NULL, 1, 0, &dense, &error[2]); /* too short to try */
     CHECK(dense == 0);
-    for (k = 140; k < 500; k += 90) { /* around where it begins to pay: never larger */
+    for (size_t k = 140; k < 500; k += 90) { /* around where it begins to pay: never larger */
         bytes[0] = packed(&g, x, k, NULL, 0, 0, &dense, &error[0]);
         bytes[1] = packed(&g, x, k, NULL, 1, 0, &dense, &error[1]);
         CHECK((double)bytes[1] < 1.01 * (double)bytes[0] + 64);
@@ -2149,19 +2003,14 @@ static void external(uint32_t stream, int embedded, int refit)
     float step = 0.25f;
     lq_klt_desc desc = klt_desc(step);
     lq_archive_profile_desc stored = {NULL, 0, NULL};
+    source_seed = 110;
+    group g;
+    group_make(&g, stream, dims, 3, stream == LQ_K, 10, 6, 2, 0.3);
     lq_profile p[2];
     void *mem[2];
     blob file[2];
-    lq_archive_pack_desc d;
-    archive a;
-    group g;
     float *x;
-    float *y;
-    float *z;
-    int k;
-    source_seed = 110;
-    group_make(&g, stream, dims, 3, stream == LQ_K, 10, 6, 2, 0.3);
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         x = draw(&g, 600);
         (void)calibrate(&file[k], &g, x, 600, NULL, &desc);
         load_ok(&p[k], &mem[k], &file[k]);
@@ -2169,10 +2018,11 @@ static void external(uint32_t stream, int embedded, int refit)
     }
     g.noise = 2;
     x = draw(&g, tokens);
-    y = (float *)source_alloc(tokens * g.width * 4);
-    z = (float *)source_alloc(tokens * g.width * 4);
+    float *y = (float *)source_alloc(tokens * g.width * 4);
+    float *z = (float *)source_alloc(tokens * g.width * 4);
+    archive a;
     archive_start(&a, &g);
-    d = pack_desc(&a, &g, step);
+    lq_archive_pack_desc d = pack_desc(&a, &g, step);
     d.refit = refit;
     d.profile = &p[0];
     stored.hash = embedded ? NULL : p[0].basis_hash;
@@ -2196,14 +2046,14 @@ static void external(uint32_t stream, int embedded, int refit)
     memset(z, 0, tokens * g.width * 4);
     CHECK(unpack(&a, &g, &p[1], z, 0, tokens) == (embedded ? LQ_OK : LQ_E_FORMAT));
     CHECK(!embedded || memcmp(y, z, tokens * g.width * 4) == 0);
-    for (k = 0; k < 20; k++) { /* any part is the same part */
+    for (int k = 0; k < 20; k++) { /* any part is the same part */
         size_t first = source_below((uint32_t)tokens);
         size_t count = 1 + source_below((uint32_t)(tokens - first));
         CHECK(unpack(&a, &g, &p[0], z, first, count) == LQ_OK);
         CHECK(memcmp(z, y + first * g.width, count * g.width * 4) == 0);
     }
     archive_free(&a);
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         free(mem[k]);
         free(file[k].bytes);
     }
@@ -2219,30 +2069,26 @@ static void test_refit_size(void)
     static const uint32_t dims[2] = {16, 16};
     float step = 0.25f;
     lq_klt_desc desc = klt_desc(step);
+    source_seed = 120;
+    group g;
+    group_make(&g, LQ_K, dims, 2, 0, 10, 6, 2, 0.4);
+    float *x = draw(&g, 4096);
+    blob file;
+    (void)calibrate(&file, &g, x, 4096, NULL, &desc);
     lq_profile p;
     void *mem;
-    blob file;
-    group g;
-    float *x;
-    int changed;
-    source_seed = 120;
-    group_make(&g, LQ_K, dims, 2, 0, 10, 6, 2, 0.4);
-    x = draw(&g, 4096);
-    (void)calibrate(&file, &g, x, 4096, NULL, &desc);
     load_ok(&p, &mem, &file);
     free(x);
-    for (changed = 0; changed < 2; changed++) {
+    for (int changed = 0; changed < 2; changed++) {
         lq_archive_profile_desc stored = {NULL, 0, NULL};
-        uint64_t bytes[2];
-        int refit;
         g.noise = changed ? 2 : 0.4;
         x = draw(&g, 1024);
         stored.hash = p.basis_hash;
-        for (refit = 0; refit < 2; refit++) {
-            lq_archive_pack_desc d;
+        uint64_t bytes[2];
+        for (int refit = 0; refit < 2; refit++) {
             archive a;
             archive_start(&a, &g);
-            d = pack_desc(&a, &g, step);
+            lq_archive_pack_desc d = pack_desc(&a, &g, step);
             d.refit = refit;
             d.profile = &p;
             CHECK(lq_archive_add_profile(&a.writer, &stored, &d.profile_id) == LQ_OK);
@@ -2270,37 +2116,32 @@ static void test_rate_of(uint32_t stream)
     size_t tokens = size ? 4096 : 2048;
     size_t rows = 128 + (stream == LQ_V ? 2u : 0u);
     lq_klt_desc desc = klt_desc(0.05f);
-    lq_profile calibrated;
-    lq_profile p[2];
-    void *calibrated_mem;
-    void *fit_mem;
-    void *mem[2];
-    lq_fit fit;
-    blob file;
-    group g;
-    float *x;
-    int i;
-    int k;
     source_seed = 130 + stream;
+    group g;
     group_make(&g, stream, dims, 2, 0, 0, 4, 0.1, 0);
     memset(g.mean, 0, g.width * sizeof *g.mean);
-    x = draw(&g, tokens);
+    float *x = draw(&g, tokens);
+    blob file;
     (void)calibrate(&file, &g, x, tokens, NULL, &desc);
+    lq_profile calibrated;
+    void *calibrated_mem;
     load_ok(&calibrated, &calibrated_mem, &file);
+    void *fit_mem;
+    lq_fit fit;
     fit_dense(&fit, &fit_mem, &g, calibrated.dense, x, tokens, 0.05f);
+    void *mem[2];
     mem[0] = source_alloc(lq_profile_bytes(rows));
+    lq_profile p[2];
     CHECK(lq_fit_profile(&fit, &p[0], mem[0], lq_profile_bytes(rows)) == LQ_OK);
     channels(&p[1], &mem[1], &g, x, tokens, 0.05f);
-    for (i = 0; i < (stream == LQ_V ? 3 : 5); i++) { /* V's coefficients are at most about 1 */
-        for (k = 0; k < 2; k++) {
-            lq_rate rate;
+    for (int i = 0; i < (stream == LQ_V ? 3 : 5); i++) { /* V's coefficients are at most about 1 */
+        for (int k = 0; k < 2; k++) {
             trip r;
-            double bits;
-            double error;
             trip_all(&r, &p[k], &g, steps[i], x, tokens);
+            lq_rate rate;
             CHECK(lq_rate_of(&rate, tables, &p[k], steps[i]) == LQ_OK);
-            bits = 8 * ((double)r.bytes - TRAILER * (double)tokens / 64) / (double)tokens;
-            error = error_of(&g, x, r.y, 0, 1, tokens);
+            double bits = 8 * ((double)r.bytes - TRAILER * (double)tokens / 64) / (double)tokens;
+            double error = error_of(&g, x, r.y, 0, 1, tokens);
             CHECK(fabs(rate.bits / bits - 1) < 0.05);
             CHECK(fabs(rate.error / error - 1) < 0.05);
             trip_free(&r);
@@ -2321,20 +2162,18 @@ static void test_rate_of_classes(void)
     static const uint32_t dims[1] = {64};
     size_t tokens = size ? 4096 : 1024;
     double worst = 0;
-    group g;
-    float *x;
-    int class_;
     source_seed = 150;
+    group g;
     group_make(&g, LQ_K, dims, 1, 0, 0, 1, 1, 0);
-    x = draw(&g, tokens);
-    for (class_ = 22; class_ < 50; class_++) {
+    float *x = draw(&g, tokens);
+    for (int class_ = 22; class_ < 50; class_++) {
         float step = (float)pow(2, (LQ_CLASS_ONE - class_) / 8.0);
         lq_profile p;
-        lq_rate rate;
         void *mem;
-        trip r;
         channels(&p, &mem, &g, x, tokens, step);
+        trip r;
         trip_all(&r, &p, &g, step, x, tokens);
+        lq_rate rate;
         CHECK(lq_rate_of(&rate, tables, &p, step) == LQ_OK);
         worst = fmax(worst, fabs(rate.error / error_of(&g, x, r.y, 0, 1, tokens) - 1));
         trip_free(&r);
@@ -2356,19 +2195,16 @@ static void rate_groups(lq_rate_group *groups)
     static const uint32_t dims[2] = {64, 32};
     static const double weights[GROUPS] = {1, 0.3, 40, 0.002};
     lq_klt_desc desc = klt_desc(0.05f);
-    int i;
     memset(groups, 0, GROUPS * sizeof *groups);
-    for (i = 0; i < GROUPS; i++) {
-        group g;
-        blob file;
-        float *x;
-        size_t k;
+    for (int i = 0; i < GROUPS; i++) {
         source_seed = 140 + (uint64_t)i;
+        group g;
         group_make(&g, i % 2 ? LQ_V : LQ_K, dims, 2, 0, 0, i ? 1.5 : 6, 0.1, 0);
-        x = draw(&g, 512);
-        for (k = 0; k < 512 * g.width; k++) { /* channels of all sizes */
+        float *x = draw(&g, 512);
+        for (size_t k = 0; k < 512 * g.width; k++) { /* channels of all sizes */
             x[k] *= i < 2 ? 1.0f : ldexpf(1, (int)(k % g.width % 16) / 2 - 4) * (k & 1 ? 1.4f : 1);
         }
+        blob file;
         if (i < 2) {
             (void)calibrate(&file, &g, x, 512, NULL, &desc);
             load_ok(&rate_profiles[i], &rate_mem[i], &file);
@@ -2386,8 +2222,7 @@ static void rate_groups(lq_rate_group *groups)
 static double rate_total(const lq_rate_group *groups, int kind)
 {
     double sum = 0;
-    int i;
-    for (i = 0; i < GROUPS; i++) {
+    for (int i = 0; i < GROUPS; i++) {
         sum += kind == LQ_RATE_BITS ? groups[i].rate.bits : groups[i].rate.error * groups[i].weight;
     }
     return sum;
@@ -2397,22 +2232,17 @@ static double rate_total(const lq_rate_group *groups, int kind)
 static void check_slopes(const lq_rate_group *groups)
 {
     static const float factors[4] = {0.5f, 0.75f, 1.4f, 2.0f};
-    int i;
-    int j;
-    int k;
-    for (i = 0; i < GROUPS; i++) {
-        for (j = 0; j < GROUPS; j++) {
-            for (k = 0; k < 4 && i != j; k++) {
+    for (int i = 0; i < GROUPS; i++) {
+        for (int j = 0; j < GROUPS; j++) {
+            for (int k = 0; k < 4 && i != j; k++) {
                 lq_rate a;
-                lq_rate b;
                 double low = (double)groups[j].step / 64;
                 double high = (double)groups[j].step * 64;
                 double before = groups[i].rate.error * groups[i].weight +
                                 groups[j].rate.error * groups[j].weight;
-                double after;
-                int n;
                 CHECK(!lq_rate_of(&a, tables, groups[i].profile, groups[i].step * factors[k]));
-                for (n = 0; n < 40; n++) { /* the finest step that the bits left allow */
+                lq_rate b;
+                for (int n = 0; n < 40; n++) { /* the finest step that the bits left allow */
                     double middle = sqrt(low * high);
                     CHECK(!lq_rate_of(&b, tables, groups[j].profile, (float)middle));
                     if (a.bits + b.bits > groups[i].rate.bits + groups[j].rate.bits) {
@@ -2425,7 +2255,7 @@ static void check_slopes(const lq_rate_group *groups)
                 if (a.bits + b.bits > groups[i].rate.bits + groups[j].rate.bits) {
                     continue; /* j has not so many bits to give */
                 }
-                after = a.error * groups[i].weight + b.error * groups[j].weight;
+                double after = a.error * groups[i].weight + b.error * groups[j].weight;
                 CHECK(after > before * 0.9); /* classes: bits move in steps of 1/16 octave */
             }
         }
@@ -2440,16 +2270,14 @@ static void test_rate_split(void)
     lq_rate_group bad[GROUPS];
     double last = 1e300;
     double nan = (double)lq_f32_from_f16(0x7e00);
-    int i;
     rate_groups(groups);
-    for (i = 0; i < 9; i++) {
+    for (int i = 0; i < 9; i++) {
         int kind = i < 5 ? LQ_RATE_BITS : LQ_RATE_ERROR;
         double target = i < 5 ? bits[i] : errors[i - 5];
-        int k;
         CHECK(lq_rate_split(groups, GROUPS, tables, kind, target) == LQ_OK);
         CHECK(rate_total(groups, kind) <= target);
         CHECK(rate_total(groups, kind) > target * (kind == LQ_RATE_BITS ? 0.96 : 0.93));
-        for (k = 0; k < GROUPS; k++) {
+        for (int k = 0; k < GROUPS; k++) {
             lq_rate rate;
             CHECK(!lq_rate_of(&rate, tables, groups[k].profile, groups[k].step));
             CHECK(fabs(rate.bits - groups[k].rate.bits) < 1e-12);
@@ -2473,7 +2301,7 @@ static void test_rate_split(void)
     SPLIT_BAD(groups, GROUPS, tables, LQ_RATE_BITS, 0);
     SPLIT_BAD(groups, GROUPS, tables, LQ_RATE_BITS, -1);
     SPLIT_BAD(groups, GROUPS, tables, LQ_RATE_BITS, nan);
-    for (i = 0; i < 5; i++) {
+    for (int i = 0; i < 5; i++) {
         memcpy(bad, groups, sizeof bad);
         bad[2].weight = i == 0 ? 0 : i == 1 ? -1 : i == 2 ? nan : i == 3 ? 1e13 : 1;
         bad[2].profile = i == 4 ? NULL : bad[2].profile;
@@ -2482,8 +2310,8 @@ static void test_rate_split(void)
 #undef SPLIT_BAD
     {
         lq_profile p = rate_profiles[2];
-        lq_rate rate;
         CHECK(lq_rate_of(NULL, tables, &p, 1) == LQ_E_ARG);
+        lq_rate rate;
         CHECK(lq_rate_of(&rate, NULL, &p, 1) == LQ_E_ARG);
         CHECK(lq_rate_of(&rate, tables, NULL, 1) == LQ_E_ARG);
         CHECK(lq_rate_of(&rate, tables, &p, 0) == LQ_E_ARG);
@@ -2495,7 +2323,7 @@ static void test_rate_split(void)
         p.basis = 0;
         CHECK(lq_rate_of(&rate, tables, &p, 1) == LQ_E_ARG);
     }
-    for (i = 0; i < GROUPS; i++) {
+    for (int i = 0; i < GROUPS; i++) {
         free(rate_mem[i]);
     }
 }
@@ -2520,7 +2348,6 @@ static void test_add_errors(uint32_t stream)
     uint8_t *saved;
     size_t bytes;
     size_t mem_bytes;
-    int i;
     source_seed = 150;
     group_make(&g, stream, dims, 2, stream == LQ_K, 0, 2, 0.5, 0);
     x = draw(&g, 300);
@@ -2564,7 +2391,7 @@ static void test_add_errors(uint32_t stream)
     ADD(LQ_OK, &klt, &v, &at, workspace, bytes);
     before = klt;
     saved = source_copy(mem, mem_bytes);
-    for (i = 0; i < 5 * 3; i++) {
+    for (int i = 0; i < 5 * 3; i++) {
         size_t where = (size_t)(i % 3) * 140 * 15 + 14 - (size_t)(i % 2) * 10;
         float old = x[where];
         int expected = i / 3 < 3 ? LQ_E_DATA : LQ_E_RANGE;
@@ -2598,7 +2425,6 @@ static void test_profile_errors(void)
     static const uint32_t dims[2] = {9, 6};
     const float nan = lq_f32_from_f16(0x7e00);
     lq_klt_desc good = klt_relative(0);
-    lq_geometry geometry;
     lq_klt klt;
     group g;
     float *x;
@@ -2608,11 +2434,10 @@ static void test_profile_errors(void)
     size_t written;
     size_t bound;
     size_t bytes;
-    int i;
     source_seed = 160;
     group_make(&g, LQ_K, dims, 2, 1, 0, 2, 0.5, 0);
     x = draw(&g, 64);
-    geometry = g.geometry;
+    lq_geometry geometry = g.geometry;
     CHECK(lq_klt_bytes(NULL) == 0 && lq_klt_workspace_bytes(NULL) == 0);
     CHECK(lq_klt_profile_bound(NULL) == 0 && lq_klt_profile_workspace_bytes(NULL) == 0);
     bytes = lq_klt_bytes(&geometry);
@@ -2650,7 +2475,7 @@ static void test_profile_errors(void)
     PROFILE(LQ_E_SPACE, &klt, dst, bound - 1, &good, workspace, bytes);
     PROFILE(LQ_E_SPACE, &klt, dst, bound, &good, workspace, bytes - 1);
     CHECK(lq_klt_profile(&klt, dst, bound, NULL, &good, NULL, workspace, bytes) == LQ_E_ARG);
-    for (i = 0; i < 12; i++) {
+    for (int i = 0; i < 12; i++) {
         lq_klt_desc bad = good;
         bad.step = i == 0 ? -1.0f : i == 1 ? nan : i == 2 ? 1e-35f : i == 3 ? 1e35f : 0.0f;
         bad.beta = i == 4 ? 1.01f : i == 5 ? nan : 0.0f;
@@ -2672,29 +2497,26 @@ static void test_pays_errors(void)
 {
     static const uint32_t dims[1] = {8};
     lq_klt_desc desc = klt_desc(0.2f);
+    source_seed = 170;
+    group g;
+    group_make(&g, LQ_K, dims, 1, 0, 0, 2, 0.5, 0);
+    float *x = draw(&g, 128);
+    blob file;
+    (void)calibrate(&file, &g, x, 128, NULL, &desc);
     lq_profile p;
-    lq_profile bad;
     void *mem;
+    load_ok(&p, &mem, &file);
     void *fit_mem;
     lq_fit fit;
-    lq_fit empty;
-    blob file;
-    group g;
-    float *x;
-    int answer;
-    source_seed = 170;
-    group_make(&g, LQ_K, dims, 1, 0, 0, 2, 0.5, 0);
-    x = draw(&g, 128);
-    (void)calibrate(&file, &g, x, 128, NULL, &desc);
-    load_ok(&p, &mem, &file);
     fit_dense(&fit, &fit_mem, &g, p.dense, x, 128, 0.2f);
     CHECK(lq_fit_pays(NULL, &fit, &p, 100) == LQ_E_ARG);
+    int answer;
     CHECK(lq_fit_pays(&answer, NULL, &p, 100) == LQ_E_ARG);
     CHECK(lq_fit_pays(&answer, &fit, NULL, 100) == LQ_E_ARG);
-    empty = fit;
+    lq_fit empty = fit;
     empty.tokens = 0;
     CHECK(lq_fit_pays(&answer, &empty, &p, 100) == LQ_E_ARG);
-    bad = p;
+    lq_profile bad = p;
     bad.stream = LQ_V; /* one row more */
     CHECK(lq_fit_pays(&answer, &fit, &bad, 100) == LQ_E_ARG);
     bad = p;
@@ -2806,24 +2628,22 @@ static void test_unpack_misfit(void)
     static const uint32_t fewer[1] = {16};
     lq_klt_desc desc = klt_desc(0.25f);
     lq_archive_profile_desc stored = {NULL, 0, NULL};
-    lq_archive_pack_desc d;
+    static float y[100 * 32];
+    source_seed = 190;
     lq_profile p[2];
     void *mem[2];
     blob file[2];
-    archive a;
     group g[2];
     float *x[2];
-    static float y[100 * 32];
-    int k;
-    source_seed = 190;
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         group_make(&g[k], LQ_K, k ? fewer : dims, k ? 1 : 2, 0, 0, 2, 0.5, 0);
         x[k] = draw(&g[k], 128);
         (void)calibrate(&file[k], &g[k], x[k], 128, NULL, &desc);
         load_ok(&p[k], &mem[k], &file[k]);
     }
+    archive a;
     archive_start(&a, &g[0]);
-    d = pack_desc(&a, &g[0], 0.25f);
+    lq_archive_pack_desc d = pack_desc(&a, &g[0], 0.25f);
     d.sinks = LQ_NO_SINKS;
     d.profile = &p[0];
     stored.hash = p[1].basis_hash;
@@ -2833,7 +2653,7 @@ static void test_unpack_misfit(void)
     CHECK(unpack(&a, &g[0], &p[0], y, 0, 100) == LQ_E_FORMAT);
     CHECK(unpack(&a, &g[0], &p[1], y, 0, 100) == LQ_E_FORMAT);
     archive_free(&a);
-    for (k = 0; k < 2; k++) {
+    for (int k = 0; k < 2; k++) {
         free(x[k]);
         free(mem[k]);
         free(file[k].bytes);
@@ -2845,13 +2665,10 @@ static void test_all_levels(void)
 {
     static const uint32_t widths[8] = {1, 2, 3, 64, 65, 192, 257, 960};
     static const int least[8] = {0, 0, 0, 0, 0, 1, 2, 2}; /* the size that runs it */
-    int i;
-    for (i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++) {
         if (size >= least[i]) {
             test_levels(LQ_K, widths[i]);
-            if (widths[i] < 960) {
-                test_levels(LQ_V, widths[i]);
-            }
+            if (widths[i] < 960) test_levels(LQ_V, widths[i]);
         }
     }
 }
@@ -2859,19 +2676,17 @@ static void test_all_levels(void)
 int main(int argc, char **argv)
 {
     void *memory = source_alloc(lq_tables_bytes());
-    uint32_t stream;
-    int k;
     size = argc < 2 ? 2 : strcmp(argv[1], "full") == 0 ? 2 : strcmp(argv[1], "tiny") == 0 ? 0 : 1;
     levels = lq_cpu_limit(-1);
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
         test_recovery(stream, stream == LQ_K);
         test_fine(stream);
         test_file(stream);
         test_fit(stream);
         test_extreme_pages(stream);
         test_pack_calibrate(stream);
-        for (k = 0; k < 4; k++) {
+        for (int k = 0; k < 4; k++) {
             external(stream, k & 1, k >> 1);
         }
         test_rate_of(stream);

@@ -73,7 +73,6 @@ static void test_rope(void)
     static const float wrong[5] = {-1.0f, 256.0f, NAN, INFINITY, -INFINITY};
     const lq_rope good = good_rope();
     lq_rope d;
-    size_t i;
     CHECK(lq_rope_check(NULL, NULL) == LQ_E_ARG);
 #define SAYS lq_rope_check(&d, &message)
 #define USES use_rope(&d)
@@ -91,7 +90,7 @@ static void test_rope(void)
     BAD("magnitude", d.magnitude = -1.0f);
     BAD("magnitude", d.magnitude = NAN);
     BAD("magnitude", d.magnitude = INFINITY);
-    for (i = 0; i < 5; i++) {
+    for (size_t i = 0; i < 5; i++) {
         freqs[3] = wrong[i];
         BAD("freqs", (void)d);
         freqs[3] = 0.5f;
@@ -102,9 +101,9 @@ static void test_rope(void)
 
 static int use_geometry(const lq_geometry *geometry)
 {
-    lq_profile p;
     CHECK(lq_profile_init(NULL, NULL, 0, geometry, 1.0f) == LQ_E_ARG);
     CHECK((lq_geometry_rows(geometry) == 0) == (lq_fit_bytes(geometry) == 0));
+    lq_profile p;
     return lq_profile_init(&p, room, sizeof room, geometry, 1.0f);
 }
 
@@ -252,18 +251,18 @@ static void test_klt(void)
     static uint8_t mem[1 << 16];
     static const lq_positions none = {0, 0, NULL};
     lq_geometry g = good_geometry();
-    const void *slices[2];
-    lq_vectors src;
-    lq_klt klt;
     lq_klt_desc good;
     lq_klt_desc d;
     memset(&good, 0, sizeof good);
+    lq_vectors src;
     memset(&src, 0, sizeof src);
+    const void *slices[2];
     slices[0] = numbers;
     slices[1] = numbers + 8;
     src.slices = slices;
     src.token_stride = DIMS;
     src.type = LQ_F32;
+    lq_klt klt;
     CHECK(lq_klt_init(&klt, mem, sizeof mem, &g) == LQ_OK);
     CHECK(lq_klt_add(&klt, &src, &none, TOKENS, room, sizeof room) == LQ_OK);
     CHECK(lq_klt_check(NULL, NULL) == LQ_E_ARG);
@@ -305,8 +304,8 @@ static void test_klt(void)
 /* ---- pages and arrays ---- */
 static int use_codec(const lq_codec_desc *desc)
 {
-    lq_codec *codec;
     CHECK(lq_codec_init(NULL, room, sizeof room, desc) == LQ_E_ARG);
+    lq_codec *codec;
     return lq_codec_init(&codec, room, sizeof room, desc);
 }
 
@@ -317,13 +316,12 @@ static void test_codec(void)
     static const uint32_t odd[2] = {8, 4};
     lq_codec_desc good;
     lq_codec_desc d;
-    lq_profile profile;
     lq_profile other;
-    size_t i;
     memset(&good, 0, sizeof good);
     good.tables = tables;
     good.geometry = good_geometry();
     good.step = 0.25f;
+    lq_profile profile;
     CHECK(lq_profile_init(&profile, mem, sizeof mem, &good.geometry, 1.0f) == LQ_OK);
     good.profile = &profile;
     other = profile;
@@ -354,7 +352,7 @@ static void test_codec(void)
     BAD("type", d.type = LQ_F16);
     BAD("type", (d.page = LQ_PAGE_RAW, d.type = 4));
     BAD("type", (d.page = LQ_PAGE_RAW, d.type = -1));
-    for (i = 0; i < 7; i++) {
+    for (size_t i = 0; i < 7; i++) {
         BAD("step", d.step = steps[i]);
     }
     BAD("profile_index", d.profile_index = 256);
@@ -504,12 +502,11 @@ static lq_archive_writer begun(void)
     static const uint8_t hash[16] = {1};
     static const float steady[4] = {1, 0.5f, 0.25f, 0.125f};
     lq_archive_writer_desc desc;
-    lq_archive_group_desc group;
-    lq_archive_profile_desc profile;
-    lq_archive_writer w;
     lq_rope rope = good_rope();
     memset(&desc, 0, sizeof desc);
+    lq_archive_group_desc group;
     memset(&group, 0, sizeof group);
+    lq_archive_profile_desc profile;
     memset(&profile, 0, sizeof profile);
     rope.freqs = steady;
     desc.mem = file;
@@ -520,6 +517,7 @@ static lq_archive_writer begun(void)
     group.slices = slices;
     group.slice_count = 2;
     profile.hash = hash;
+    lq_archive_writer w;
     CHECK(lq_archive_writer_init(&w, &desc) == LQ_OK);
     CHECK(lq_archive_add_rope(&w, &rope, NULL) == LQ_OK);
     CHECK(lq_archive_add_group(&w, &group, NULL) == LQ_OK);
@@ -536,9 +534,9 @@ static int use_source(const lq_archive_source *source)
 static void test_source(void)
 {
     lq_archive_writer w = begun();
-    lq_archive_source good;
     lq_archive_source d;
     CHECK(lq_archive_finish(&w) == LQ_OK);
+    lq_archive_source good;
     memset(&good, 0, sizeof good);
     good.bytes = file;
     good.size = w.offset;
@@ -738,16 +736,15 @@ static int use_pack(const lq_archive_pack_desc *desc)
 {
     lq_archive_writer w = begun();
     uint64_t before = w.offset;
-    const void *slices[2];
     lq_vectors src;
-    int status;
     memset(&src, 0, sizeof src);
+    const void *slices[2];
     slices[0] = numbers;
     slices[1] = numbers + 8;
     src.slices = slices;
     src.token_stride = DIMS;
     src.type = LQ_F32;
-    status = lq_archive_pack(&w, desc, &src, NULL, TOKENS, room, sizeof room);
+    int status = lq_archive_pack(&w, desc, &src, NULL, TOKENS, room, sizeof room);
     CHECK(status == LQ_OK || w.offset == before); /* not even the sinks */
     return status;
 }
@@ -758,11 +755,9 @@ static void test_pack(void)
     static const uint32_t reads[1] = {0};
     static const float wrong[5] = {1.5f, -1.0f, NAN, INFINITY, -INFINITY};
     lq_archive_writer w = begun();
-    const void *slices[1];
     lq_archive_pack_desc good;
     lq_archive_pack_desc d;
     float weights[TOKENS];
-    size_t i;
     lq_profile profile;
     lq_vectors queries;
     memset(&good, 0, sizeof good);
@@ -770,6 +765,7 @@ static void test_pack(void)
     good.tables = tables;
     good.geometry = good_geometry();
     good.step = 0.25f;
+    const void *slices[1];
     slices[0] = numbers;
     queries.slices = slices;
     queries.type = LQ_F32;
@@ -810,7 +806,7 @@ static void test_pack(void)
     queries.type = LQ_F32;
     queries.slices = NULL;
     BAD("queries", (d.calibrate = 1, d.queries = &queries, d.reads = reads));
-    for (i = 0; i < TOKENS; i++) {
+    for (size_t i = 0; i < TOKENS; i++) {
         weights[i] = (float)i;
     }
     ACCEPTED((d.profile = &profile, d.weights = weights));
@@ -819,7 +815,7 @@ static void test_pack(void)
     BAD("weights", (d.profile = &profile, d.weights = weights, d.refit = 1));
     BAD("weights", (d.profile = &profile, d.weights = weights, d.page = LQ_PAGE_FIXED));
     BAD("weights", (d.profile = &profile, d.weights = weights, d.page = LQ_PAGE_RAW, d.step = 0));
-    for (i = 0; i < 5; i++) {
+    for (size_t i = 0; i < 5; i++) {
         BAD("exponent", (d.profile = &profile, d.weights = weights, d.exponent = wrong[i]));
         if (i) {
             BAD("weight_mean",
@@ -834,10 +830,10 @@ static void test_pack(void)
 
 static int use_unpack(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc)
 {
-    float back[4 * DIMS];
-    void *slices[2];
     lq_vectors_out dst;
     memset(&dst, 0, sizeof dst);
+    float back[4 * DIMS];
+    void *slices[2];
     slices[0] = back;
     slices[1] = back + 8;
     dst.slices = slices;
@@ -852,22 +848,21 @@ static void test_unpack(void)
     static uint8_t open[1 << 12];
     static const uint8_t bytes[4] = {0};
     lq_archive_writer w = begun();
-    lq_archive_reader reader;
-    lq_archive_source source;
     lq_archive_pack_desc pack;
-    lq_archive_unpack_desc good;
     lq_archive_unpack_desc d;
-    lq_vectors src;
     lq_profile profile;
     const lq_profile *list = &profile;
-    const void *slices[2];
     memset(&pack, 0, sizeof pack);
+    lq_vectors src;
     memset(&src, 0, sizeof src);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
+    lq_archive_unpack_desc good;
     memset(&good, 0, sizeof good);
     pack.tables = good.tables = tables;
     pack.geometry = good_geometry();
     pack.step = 0.25f;
+    const void *slices[2];
     slices[0] = numbers;
     slices[1] = numbers + 8;
     src.slices = slices;
@@ -877,6 +872,7 @@ static void test_unpack(void)
     CHECK(lq_archive_finish(&w) == LQ_OK);
     source.bytes = file;
     source.size = w.offset;
+    lq_archive_reader reader;
     CHECK(lq_archive_open(&reader, &source, open, sizeof open, NULL) == LQ_OK);
     CHECK(lq_profile_init(&profile, mem, sizeof mem, &pack.geometry, 1.0f) == LQ_OK);
     CHECK(lq_archive_unpack_check(NULL, NULL, NULL) == LQ_E_ARG);
@@ -898,11 +894,10 @@ static lq_kv made(int sparse)
 {
     static uint8_t *mem;
     lq_kv_desc desc;
-    lq_kv_layer layers[2];
-    lq_kv_view view;
-    lq_kv kv;
     memset(&desc, 0, sizeof desc);
+    lq_kv_layer layers[2];
     memset(layers, 0, sizeof layers);
+    lq_kv_view view;
     memset(&view, 0, sizeof view);
     desc.layers = 2;
     desc.kv_heads = 2;
@@ -913,6 +908,7 @@ static lq_kv made(int sparse)
     layers[1].kv_heads = LQ_KV_NONE;
     free(mem);
     mem = (uint8_t *)source_alloc(lq_kv_bytes(&desc));
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&desc), &desc) == LQ_OK);
     view.data = numbers;
     CHECK(lq_kv_append(&kv, 0, &view, &view, NULL, TOKENS) == LQ_OK);
@@ -981,9 +977,7 @@ static void test_attend(void)
 static int use_evict(lq_kv *kv, const lq_kv_evict_desc *desc)
 {
     int status = lq_kv_evict_by(kv, desc);
-    if (status == LQ_OK) {
-        *kv = made(0);
-    }
+    if (status == LQ_OK) *kv = made(0);
     return status;
 }
 
@@ -1024,7 +1018,6 @@ static void test_kv_pack(void)
     lq_kv kv = made(0);
     lq_kv_pack_desc good;
     lq_kv_pack_desc d;
-    size_t i;
     memset(&good, 0, sizeof good);
     good.tables = tables;
     good.k_step = good.v_step = 0.5f;
@@ -1036,7 +1029,7 @@ static void test_kv_pack(void)
     BAD("tables", d.tables = NULL);
     REFUSED(LQ_E_RANGE, "sequence", d.sequence = (uint64_t)1 << 32);
     REFUSED(LQ_E_RANGE, "sequence", d.sequence = UINT64_MAX);
-    for (i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 6; i++) {
         BAD("k_step", d.k_step = steps[i]);
         BAD("v_step", d.v_step = steps[i]);
     }
@@ -1052,12 +1045,11 @@ static void test_kv_pack(void)
 int main(void)
 {
     void *mem = source_alloc(lq_tables_bytes());
-    size_t i;
     CHECK(lq_tables_init(&tables, mem, lq_tables_bytes()) == LQ_OK);
-    for (i = 0; i < TOKENS * DIMS; i++) {
+    for (size_t i = 0; i < TOKENS * DIMS; i++) {
         numbers[i] = (float)source_gauss();
     }
-    for (i = 0; i < 4096; i++) {
+    for (size_t i = 0; i < 4096; i++) {
         freqs[i] = 0.5f;
     }
     test_rope();

@@ -18,33 +18,30 @@ static void similar(double *a, size_t n, const double *w)
 {
     double *v = (double *)source_alloc(2 * n * sizeof(double));
     double *y = v + n;
-    size_t i;
-    size_t j;
-    int turn;
     memset(a, 0, n * n * sizeof(double));
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         a[i * n + i] = w[i];
     }
-    for (turn = 0; turn < 6; turn++) {
+    for (int turn = 0; turn < 6; turn++) {
         double s = 0;
         double k = 0;
-        for (i = 0; i < n; i++) {
+        for (size_t i = 0; i < n; i++) {
             v[i] = source_gauss();
             s += v[i] * v[i];
         }
         s = sqrt(2 / s);
-        for (i = 0; i < n; i++) {
+        for (size_t i = 0; i < n; i++) {
             v[i] *= s;
         }
-        for (i = 0; i < n; i++) {
+        for (size_t i = 0; i < n; i++) {
             y[i] = 0;
-            for (j = 0; j < n; j++) {
+            for (size_t j = 0; j < n; j++) {
                 y[i] += a[i * n + j] * v[j];
             }
             k += y[i] * v[i];
         }
-        for (i = 0; i < n; i++) {
-            for (j = 0; j < i; j++) {
+        for (size_t i = 0; i < n; i++) {
+            for (size_t j = 0; j < i; j++) {
                 a[i * n + j] += -v[i] * y[j] - y[i] * v[j] + k * v[i] * v[j];
                 a[j * n + i] = a[i * n + j];
             }
@@ -58,8 +55,7 @@ static void similar(double *a, size_t n, const double *w)
 enum { CHOSEN = 5 };
 static void spectrum(int kind, double *w, size_t n)
 {
-    size_t i;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         double x = (double)i / (double)n;
         switch (kind) {
         case 0: /* a covariance: 1 to 1e-8 */
@@ -127,20 +123,18 @@ static double element(int kind, size_t i, size_t j, size_t n)
 /* Fills a; w is the spectrum where the answer is 1. */
 static int fill(int kind, double *a, double *w, size_t n)
 {
-    size_t i;
-    size_t j;
     if (kind < CHOSEN) {
         spectrum(kind, w, n);
         similar(a, n, w);
         return 1;
     }
-    for (i = 0; i < n; i++) {
-        for (j = 0; j <= i; j++) {
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j <= i; j++) {
             a[i * n + j] = element(kind - CHOSEN, i, j, n);
             a[j * n + i] = a[i * n + j];
         }
     }
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         double x = (double)(i + 1);
         switch (kind - CHOSEN) {
         case 1:
@@ -183,26 +177,23 @@ static void verify(const double *a0, const double *v, const double *w, size_t n,
     double product = 0;
     double bound = 3e-15 * sqrt((double)n);
     int falling = 1;
-    size_t i;
-    size_t j;
-    size_t k;
-    for (i = 0; i < n * n; i++) {
+    for (size_t i = 0; i < n * n; i++) {
         unit = fabs(a0[i]) > unit ? fabs(a0[i]) : unit;
     }
     unit = unit > 0 ? unit : 1;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         norm = fabs(w[i] / unit) > norm ? fabs(w[i] / unit) : norm;
         falling &= i == 0 || w[i - 1] >= w[i];
     }
     norm = norm > 0 ? norm : 1;
     CHECK(falling);
-    for (i = 0; i < n; i += skip) {
+    for (size_t i = 0; i < n; i += skip) {
         const double *x = v + i * n;
         double r = 0;
-        for (j = 0; j < n; j++) {
+        for (size_t j = 0; j < n; j++) {
             double s = 0;
             double p = i == j ? -1 : 0;
-            for (k = 0; k < n; k++) {
+            for (size_t k = 0; k < n; k++) {
                 s += a0[j * n + k] / unit * x[k];
                 p += v[j * n + k] * x[k];
             }
@@ -229,13 +220,12 @@ static void test_matrix(int kind, size_t n, size_t skip)
     unsigned char *workspace = room + 8 * (kind & 1); /* any alignment of a double */
     int known = fill(kind, a0, want, n);
     int kept = 1;
-    size_t i;
     memcpy(a, a0, n * n * sizeof(double));
     memset(room, 0xff, 8 + bytes + CANARY);
     if (!CHECK(lq__eigen_symmetric(a, w, n, workspace) == 0)) {
         fprintf(stderr, "kind %d, n %lu\n", kind, (unsigned long)n);
     }
-    for (i = 0; i < CANARY; i++) {
+    for (size_t i = 0; i < CANARY; i++) {
         kept &= workspace[bytes + i] == 0xff;
     }
     CHECK(kept);
@@ -243,7 +233,7 @@ static void test_matrix(int kind, size_t n, size_t skip)
     if (known) {
         double most = 0;
         double scale = fmax(fabs(want[0]), fabs(want[n - 1]));
-        for (i = 0; i < n; i++) {
+        for (size_t i = 0; i < n; i++) {
             double e = fabs(w[i] - want[i]);
             most = e <= most ? most : e;
         }
@@ -264,10 +254,8 @@ static void test_bad(size_t n)
     double *a = (double *)source_alloc(n * n * sizeof(double));
     double *w = (double *)source_alloc(n * sizeof(double));
     void *workspace = source_alloc(lq__eigen_workspace_bytes(n));
-    size_t at;
-    int i;
-    for (i = 0; i < 4; i++) {
-        for (at = 0; at < n * n; at += n * n / 7 + 1) {
+    for (int i = 0; i < 4; i++) {
+        for (size_t at = 0; at < n * n; at += n * n / 7 + 1) {
             (void)fill(CHOSEN, a, w, n);
             memcpy(&a[at], &bits[i], 8);
             CHECK(lq__eigen_symmetric(a, w, n, workspace) == -1);
@@ -284,8 +272,7 @@ static void test_again(size_t n)
     double *a[2];
     double *w[2];
     void *workspace = source_alloc(lq__eigen_workspace_bytes(n));
-    int i;
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         a[i] = (double *)source_alloc(n * n * sizeof(double));
         w[i] = (double *)source_alloc(n * sizeof(double));
         source_seed = 9;
@@ -295,7 +282,7 @@ static void test_again(size_t n)
     }
     CHECK(memcmp(a[0], a[1], n * n * sizeof(double)) == 0);
     CHECK(memcmp(w[0], w[1], n * sizeof(double)) == 0);
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         free(a[i]);
         free(w[i]);
     }
@@ -306,9 +293,8 @@ static void test_again(size_t n)
 static void test_sqrt(void)
 {
     int bad = 0;
-    int e;
     CHECK(lq__sqrt_f64(0) <= 0 && lq__sqrt_f64(-1) <= 0);
-    for (e = -1020; e < 1020; e++) {
+    for (int e = -1020; e < 1020; e++) {
         double x = ldexp(1 + source_uniform(), e);
         bad += !(fabs(lq__sqrt_f64(x) / sqrt(x) - 1) <= 4.5e-16);
     }
@@ -322,10 +308,8 @@ int main(int argc, char **argv)
     int is_short = argc > 1 && strcmp(argv[1], "short") == 0;
     int tiny = argc > 1 && strcmp(argv[1], "tiny") == 0;
     size_t largest = tiny ? 34 : is_short ? 129 : 257;
-    size_t i;
-    int kind;
-    for (i = 0; i < sizeof sizes / sizeof sizes[0] && sizes[i] <= largest; i++) {
-        for (kind = 0; kind < CHOSEN + GIVEN; kind++) {
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0] && sizes[i] <= largest; i++) {
+        for (int kind = 0; kind < CHOSEN + GIVEN; kind++) {
             test_matrix(kind, sizes[i], 1);
         }
     }

@@ -110,13 +110,12 @@ static int has_own(const cache *c, uint32_t l)
 /* Appends tokens first .. end of the numbers, 50 at a time. */
 static void fill(const cache *c, lq_kv *kv, size_t first, size_t end)
 {
-    uint32_t l;
     while (first < end) {
         size_t n = end - first < 50 ? end - first : 50;
-        for (l = 0; l < LAYERS; l++) {
+        for (uint32_t l = 0; l < LAYERS; l++) {
             lq_kv_view k;
-            lq_kv_view v;
             memset(&k, 0, sizeof k);
+            lq_kv_view v;
             memset(&v, 0, sizeof v);
             k.data = vectors[0] + first * HEADS * WIDE;
             v.data = vectors[1] + first * HEADS * WIDE;
@@ -132,12 +131,11 @@ static void fill(const cache *c, lq_kv *kv, size_t first, size_t end)
 /* A cache with something of everything: shifted positions, evicted tokens, masses. */
 static void build(cache *c, int kind)
 {
-    uint8_t keep[250];
-    size_t i;
     describe(c, kind);
     make(c);
     fill(c, &c->kv, 0, 250);
-    for (i = 0; i < 250; i++) {
+    uint8_t keep[250];
+    for (size_t i = 0; i < 250; i++) {
         lq_kv_mass(&c->kv)[i] = (float)i / 4;
         keep[i] = i % 50 != 33;
     }
@@ -150,14 +148,10 @@ static uint32_t look(const lq_kv *kv)
 {
     static float x[HEADS * WIDE * 2];
     uint32_t hash = (uint32_t)lq_kv_tokens(kv);
-    size_t t;
-    uint32_t l;
-    uint32_t stream;
-    for (l = 0; l < LAYERS; l++) {
-        lq_kv_attend_desc a;
+    for (uint32_t l = 0; l < LAYERS; l++) {
         int status;
-        for (t = 0; t < lq_kv_tokens(kv); t++) {
-            for (stream = LQ_K; stream <= LQ_V; stream++) {
+        for (size_t t = 0; t < lq_kv_tokens(kv); t++) {
+            for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
                 lq_kv_view_out out;
                 memset(&out, 0, sizeof out);
                 memset(x, 0, sizeof x);
@@ -167,6 +161,7 @@ static uint32_t look(const lq_kv *kv)
                 hash = status == LQ_OK ? lq_xxh32(x, sizeof x, hash) : hash;
             }
         }
+        lq_kv_attend_desc a;
         memset(&a, 0, sizeof a);
         memset(x, 0, sizeof x);
         a.layer = l;
@@ -177,7 +172,7 @@ static uint32_t look(const lq_kv *kv)
         hash = lq_xxh32(&status, sizeof status, hash);
         hash = status == LQ_OK ? lq_xxh32(x, sizeof x, hash) : hash;
     }
-    for (t = 0; t < lq_kv_tokens(kv); t++) {
+    for (size_t t = 0; t < lq_kv_tokens(kv); t++) {
         int64_t at = 0;
         CHECK(lq_kv_position(kv, t, &at) == LQ_OK);
         hash = lq_xxh32(&at, sizeof at, hash);
@@ -199,9 +194,7 @@ static int put(void *user, const void *bytes, size_t count)
 {
     blob *b = (blob *)user;
     CHECK(b->calls <= b->good && b->count + count <= MOST);
-    if (b->calls++ == b->good) {
-        return 1;
-    }
+    if (b->calls++ == b->good) return 1;
     memcpy(b->bytes + b->count, bytes, count);
     b->count += count;
     return 0;
@@ -219,11 +212,10 @@ static int save(blob *b, const lq_kv *kv, const lq_kv_export_desc *desc, size_t 
 {
     size_t bytes = lq_kv_export_workspace_bytes(kv, desc);
     void *work = source_alloc(bytes);
-    int status;
     b->count = b->calls = 0;
     b->good = good;
     CHECK(lq_kv_export(kv, put, b, desc, work, bytes - 1) == LQ_E_SPACE && b->calls == 0);
-    status = lq_kv_export(kv, put, b, desc, work, bytes);
+    int status = lq_kv_export(kv, put, b, desc, work, bytes);
     free(work);
     return status;
 }
@@ -248,13 +240,10 @@ static int load(lq_kv *kv, uint8_t **mem, size_t *bytes, blob *b, const lq_kv_im
 {
     lq_archive_source s = source_of(b, reads);
     size_t had = 0;
-    int calls;
     *mem = NULL;
-    for (calls = 0;; calls++) {
+    for (int calls = 0;; calls++) {
         int status = lq_kv_import(kv, *mem ? *mem + 1 : NULL, had, bytes, &s, desc);
-        if (status != LQ_OK) {
-            CHECK(kv->pool == NULL && kv->sequence == NULL);
-        }
+        if (status != LQ_OK) CHECK(kv->pool == NULL && kv->sequence == NULL);
         CHECK((status == LQ_OK || status == LQ_E_SPACE) == (*bytes != 0));
         if (status != LQ_E_SPACE || *bytes > most) {
             CHECK(calls <= 4);
@@ -311,11 +300,8 @@ static void test_session(int kind, int reads)
     blob *b = &files[kind];
     const uint8_t *note = NULL;
     size_t note_bytes = 77;
-    size_t bytes;
-    uint8_t *mem;
-    cache c;
-    lq_kv back;
     memset(&with, 0, sizeof with);
+    cache c;
     build(&c, kind);
     desc.note = &note;
     desc.note_bytes = &note_bytes;
@@ -324,6 +310,9 @@ static void test_session(int kind, int reads)
         with.note_bytes = sizeof note_text;
     }
     CHECK(save(b, &c.kv, &with, SIZE_MAX) == LQ_OK);
+    size_t bytes;
+    uint8_t *mem;
+    lq_kv back;
     CHECK(load(&back, &mem, &bytes, b, &desc, SIZE_MAX, reads) == LQ_OK);
     CHECK(note_bytes == with.note_bytes && (note != NULL) == reads);
     CHECK(lq_kv_tokens(&back) == 245 && look(&back) == look(&c.kv));
@@ -345,11 +334,9 @@ static void test_rest(int kind)
     lq_archive_source s = source_of(&files[kind], 1);
     size_t bytes;
     uint8_t *mem;
-    uint8_t *kept;
     lq_kv kv;
-    uint32_t hash;
     CHECK(load(&kv, &mem, &bytes, &files[kind], &desc, SIZE_MAX, 1) == LQ_OK);
-    hash = look(&kv);
+    uint32_t hash = look(&kv);
     lq_kv_free(&kv);
     free(mem);
     mem = (uint8_t *)source_alloc(bytes + (1 << 20));
@@ -357,7 +344,7 @@ static void test_rest(int kind)
     memset(mem + bytes, 0xcc, 1 << 20);
     CHECK(look(&kv) == hash);
     lq_kv_free(&kv);
-    kept = (uint8_t *)source_alloc(bytes);
+    uint8_t *kept = (uint8_t *)source_alloc(bytes);
     CHECK(lq_kv_import(&kv, kept, bytes, &bytes, &s, &desc) == LQ_E_SPACE);
     free(kept);
     free(mem);
@@ -367,17 +354,15 @@ static void test_rest(int kind)
 static void test_writing(int kind)
 {
     blob *b = &files[2 * KINDS];
-    size_t calls;
-    size_t i;
     cache c;
     build(&c, kind);
     CHECK(save(b, &c.kv, NULL, SIZE_MAX) == LQ_OK);
-    calls = b->calls;
-    for (i = 0; i < calls; i++) {
+    size_t calls = b->calls;
+    for (size_t i = 0; i < calls; i++) {
+        CHECK(save(b, &c.kv, NULL, i) == LQ_E_IO && b->calls == i + 1);
         uint8_t *mem;
         size_t bytes;
         lq_kv kv;
-        CHECK(save(b, &c.kv, NULL, i) == LQ_E_IO && b->calls == i + 1);
         CHECK(load(&kv, &mem, &bytes, b, NULL, SIZE_MAX, 0) == LQ_E_DATA);
         free(mem);
     }
@@ -389,33 +374,32 @@ static void test_packed(int kind)
 {
     lq_kv_import_desc desc = with_profiles();
     lq_kv_export_desc with;
-    lq_kv_pack_desc pack;
     blob *b = &files[KINDS + kind];
     blob *other = &files[2 * KINDS];
-    lq_archive_reader reader;
-    void *index;
-    void *work;
-    size_t bytes;
-    uint8_t *mem;
-    cache c;
-    cache own;
-    lq_kv back;
     memset(&with, 0, sizeof with);
+    lq_kv_pack_desc pack;
     memset(&pack, 0, sizeof pack);
     with.pack = &pack;
     pack.tables = tables;
     pack.k_step = 0.05f;
     pack.v_step = 0.05f;
+    cache c;
     build(&c, kind);
     CHECK(save(b, &c.kv, &with, SIZE_MAX) == LQ_OK);
     desc.tables = kind % 2 ? tables : NULL;
+    size_t bytes;
+    uint8_t *mem;
+    lq_kv back;
     CHECK(load(&back, &mem, &bytes, b, &desc, SIZE_MAX, kind % 2) == LQ_OK);
     CHECK(lq_kv_tokens(&back) == 245);
+    cache own;
     describe(&own, kind); /* the same by hand */
     make(&own);
+    lq_archive_reader reader;
+    void *index;
     CHECK(open_file(&reader, b, &index) == LQ_OK);
     CHECK(lq_kv_load_check(&own.kv, &reader, 0, NULL) == LQ_E_RANGE);
-    work = source_alloc(lq_kv_unpack_bytes(&own.kv, &reader, 0));
+    void *work = source_alloc(lq_kv_unpack_bytes(&own.kv, &reader, 0));
     CHECK(unpack(&own.kv, &reader, tables, 0, work,
                        lq_kv_unpack_bytes(&own.kv, &reader, 0)) == LQ_OK);
     CHECK(look(&own.kv) == look(&back));
@@ -575,15 +559,10 @@ static int begins(const char *text, const char *field)
 
 static void test_differences(void)
 {
-    int i;
-    for (i = 0; i < DIFFERENCES + 1; i++) {
+    for (int i = 0; i < DIFFERENCES + 1; i++) {
         int kind = i < DIFFERENCES ? differences[i].kind : HOT;
         const char *message = "x";
-        lq_archive_reader reader;
-        void *index;
-        void *work;
         cache c;
-        int status;
         describe(&c, kind);
         if (i < DIFFERENCES) {
             differ(&c, i);
@@ -593,9 +572,11 @@ static void test_differences(void)
             c.desc.step_tokens = 9;
         }
         make(&c);
+        lq_archive_reader reader;
+        void *index;
         CHECK(open_file(&reader, &files[kind], &index) == LQ_OK);
-        status = lq_kv_load_check(&c.kv, &reader, 0, &message);
-        work = source_alloc(lq_kv_load_bytes(&c.kv));
+        int status = lq_kv_load_check(&c.kv, &reader, 0, &message);
+        void *work = source_alloc(lq_kv_load_bytes(&c.kv));
         if (i < DIFFERENCES) {
             if (!CHECK(status == LQ_E_FORMAT && begins(message, differences[i].field))) {
                 fprintf(stderr, "%d: %s, not %s\n", i, message ? message : "-",
@@ -624,8 +605,7 @@ static uint32_t load32(const uint8_t *p)
 
 static void store32(uint8_t *p, uint32_t n)
 {
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         p[i] = (uint8_t)(n >> 8 * i);
     }
 }
@@ -653,24 +633,23 @@ static uint8_t *record_of(blob *b, uint32_t tag, size_t *count)
 static void test_versions(void)
 {
     static const uint32_t tags[2] = {0x564b514c, 0x434b514c};
-    int i;
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         blob *b = &files[i ? KINDS + HOT : HOT];
         size_t count;
         uint8_t *record = record_of(b, tags[i], &count);
-        lq_archive_reader reader;
         const char *message = NULL;
-        uint8_t *mem;
-        size_t bytes;
-        void *index;
-        cache c;
-        lq_kv kv;
         record[0]--; /* the version before */
         mend(b->bytes, b->count);
+        uint8_t *mem;
+        size_t bytes;
+        lq_kv kv;
         CHECK(load(&kv, &mem, &bytes, b, NULL, SIZE_MAX, 0) == LQ_E_FORMAT);
         free(mem);
+        cache c;
         describe(&c, HOT);
         make(&c);
+        lq_archive_reader reader;
+        void *index;
         CHECK(open_file(&reader, b, &index) == LQ_OK);
         if (i == 0) {
             CHECK(lq_kv_load_check(&c.kv, &reader, 0, &message) == LQ_E_FORMAT);
@@ -690,17 +669,17 @@ static void test_profiles(void)
 {
     lq_kv_import_desc desc = with_profiles();
     uint8_t missing[16];
-    uint8_t name[16];
+    desc.missing = missing;
+    memset(missing, 0, sizeof missing);
     size_t bytes;
     uint8_t *mem;
     lq_kv kv;
-    desc.missing = missing;
-    memset(missing, 0, sizeof missing);
     CHECK(load(&kv, &mem, &bytes, &files[WARM], &desc, SIZE_MAX, 0) == LQ_OK);
     lq_kv_free(&kv);
     free(mem);
     desc.profile_count--; /* without the one that is first in the file */
     CHECK(load(&kv, &mem, &bytes, &files[WARM], &desc, SIZE_MAX, 0) == LQ_E_FORMAT);
+    uint8_t name[16];
     CHECK(lq_kv_profile_name(given[0], name) == LQ_OK && memcmp(name, missing, 16) == 0);
     free(mem);
     desc.missing = NULL;
@@ -722,15 +701,13 @@ static void test_inspect(void)
     lq_archive_reader reader;
     lq_kv_desc d;
     void *index;
-    void *mem;
     size_t needed;
-    int kind;
-    for (kind = 0; kind < 2 * KINDS; kind++) {
+    for (int kind = 0; kind < 2 * KINDS; kind++) {
         with = with_profiles();
         with.tables = tables;
         CHECK(open_file(&reader, &files[kind], &index) == LQ_OK);
         CHECK(lq_kv_inspect(&d, NULL, 0, &needed, &reader, &with) == LQ_E_SPACE && needed);
-        mem = source_alloc(needed);
+        void *mem = source_alloc(needed);
         CHECK(lq_kv_inspect(&d, mem, needed - 1, &needed, &reader, &with) == LQ_E_SPACE);
         CHECK(lq_kv_inspect(&d, mem, needed, &needed, &reader, &with) == LQ_OK);
         CHECK(lq_kv_check(&d, NULL) == LQ_OK && d.layers == LAYERS && d.tokens == ROOM);
@@ -761,18 +738,15 @@ static void test_arguments(void)
 {
     lq_kv_import_desc desc = with_profiles();
     lq_archive_source s = source_of(&files[HOT], 0);
-    lq_kv_export_desc with;
-    lq_kv_view k;
     uint8_t mem[64];
-    uint8_t *room;
     size_t bytes;
-    cache c;
-    lq_kv kv;
     CHECK(lq_kv_import(NULL, mem, 64, &bytes, &s, NULL) == LQ_E_ARG);
+    lq_kv kv;
     CHECK(lq_kv_import(&kv, NULL, 64, &bytes, &s, NULL) == LQ_E_ARG);
     CHECK(lq_kv_import(&kv, mem, 64, NULL, &s, NULL) == LQ_E_ARG);
     CHECK(lq_kv_import(&kv, mem, 64, &bytes, NULL, NULL) == LQ_E_ARG && bytes == 0);
     desc.tokens = 294; /* there are 295 */
+    uint8_t *room;
     CHECK(load(&kv, &room, &bytes, &files[HOT], &desc, SIZE_MAX, 0) == LQ_E_FULL);
     free(room);
     desc.tokens = 295;
@@ -780,8 +754,10 @@ static void test_arguments(void)
     CHECK(lq_kv_tokens(&kv) == 295 && lq_kv_room(&kv) == 0);
     lq_kv_free(&kv);
     free(room);
+    cache c;
     describe(&c, HOT);
     make(&c);
+    lq_kv_export_desc with;
     memset(&with, 0, sizeof with);
     with.note_bytes = 1; /* of nothing */
     CHECK(lq_kv_export_workspace_bytes(&c.kv, &with) == 0);
@@ -790,6 +766,7 @@ static void test_arguments(void)
     CHECK(lq_kv_export(&c.kv, put, &files[2 * KINDS], NULL, NULL, 64) == LQ_E_ARG);
     CHECK(lq_kv_export(NULL, put, &files[2 * KINDS], NULL, mem, 64) == LQ_E_ARG);
     CHECK(lq_kv_export_workspace_bytes(NULL, NULL) == 0);
+    lq_kv_view k;
     memset(&k, 0, sizeof k);
     k.data = vectors[0];
     CHECK(lq_kv_append(&c.kv, 0, &k, &k, NULL, 1) == LQ_OK); /* within a step */
@@ -802,12 +779,10 @@ static void test_arguments(void)
 static void test_copy(int to)
 {
     cache from;
-    cache c;
-    cache direct;
-    size_t bytes;
-    void *work;
     describe(&from, RAW);
+    cache c;
     describe(&c, to);
+    cache direct;
     describe(&direct, to);
     from.desc.rope = c.desc.rope;
     from.desc.kv_heads = c.desc.kv_heads;
@@ -827,8 +802,8 @@ static void test_copy(int to)
     make(&direct);
     fill(&c, &from.kv, 0, 280);
     fill(&c, &direct.kv, 0, 280);
-    bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
-    work = source_alloc(bytes);
+    size_t bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
+    void *work = source_alloc(bytes);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes - 1) == LQ_E_SPACE);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_OK);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_E_ARG);
@@ -847,25 +822,22 @@ static void test_copy(int to)
 static void test_copy_edited(int kind, int to)
 {
     static float x[2][QUERY_HEADS * WIDE];
-    lq_kv_attend_desc a;
     double error = 0;
     double power = 0;
-    size_t i;
     cache from;
-    cache c;
-    void *work;
-    size_t bytes;
     build(&from, kind);
+    cache c;
     describe(&c, to);
     make(&c);
-    bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
-    work = source_alloc(bytes);
+    size_t bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
+    void *work = source_alloc(bytes);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_OK && lq_kv_tokens(&c.kv) == 245);
-    for (i = 0; i < 245; i++) {
+    for (size_t i = 0; i < 245; i++) {
         int64_t p[2];
         CHECK(!lq_kv_position(&from.kv, i, &p[0]) && !lq_kv_position(&c.kv, i, &p[1]));
         CHECK(p[0] == p[1] && lq_kv_mass(&from.kv)[i] == lq_kv_mass(&c.kv)[i]);
     }
+    lq_kv_attend_desc a;
     memset(&a, 0, sizeof a);
     a.heads = QUERY_HEADS;
     a.q.data = vectors[0] + 7;
@@ -873,7 +845,7 @@ static void test_copy_edited(int kind, int to)
     CHECK(lq_kv_attend(&from.kv, &a) == LQ_OK);
     a.out.data = x[1];
     CHECK(lq_kv_attend(&c.kv, &a) == LQ_OK);
-    for (i = 0; i < QUERY_HEADS * DIMS; i++) {
+    for (size_t i = 0; i < QUERY_HEADS * DIMS; i++) {
         error += pow((double)x[0][i] - (double)x[1][i], 2);
         power += pow((double)x[0][i], 2);
     }
@@ -887,26 +859,23 @@ static void test_copy_edited(int kind, int to)
 static void test_copy_gone(void)
 {
     static float x[WIDE];
-    lq_kv_view_out out;
     cache from;
-    cache c;
-    size_t bytes;
-    size_t t;
-    void *work;
     int gone = 0;
     build(&from, MIXED);
+    cache c;
     describe(&c, MIXED);
     c.heads[0].bits = 4;
     c.desc.type = LQ_F32;
     c.desc.sparse = 0;
     make(&c);
     fill(&from, &from.kv, 250, TOKENS);
-    bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
-    work = source_alloc(bytes);
+    size_t bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
+    void *work = source_alloc(bytes);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_OK);
+    lq_kv_view_out out;
     memset(&out, 0, sizeof out);
     out.data = x;
-    for (t = 0; t < lq_kv_tokens(&c.kv); t++) {
+    for (size_t t = 0; t < lq_kv_tokens(&c.kv); t++) {
         int was = lq_kv_read(&from.kv, 1, LQ_K, &out, t, 1, NULL, 0);
         int is = lq_kv_read(&c.kv, 1, LQ_K, &out, t, 1, NULL, 0);
         CHECK(is == was || (is == LQ_E_RANGE && t + 40 + 16 < lq_kv_tokens(&c.kv)));
@@ -955,18 +924,12 @@ static void test_hostile(uint32_t i)
     lq_kv_import_desc desc = with_profiles();
     int which = (int)source_below(2 * KINDS);
     int damaged = i % 4 == 3; /* checksums and all */
-    size_t count;
-    size_t form;
-    uint8_t *record;
-    uint8_t *mem;
-    size_t bytes;
-    lq_kv kv;
-    int status;
     uint32_t n = 1 + source_below(2);
     memcpy(b.bytes, files[which].bytes, files[which].count);
     b.count = files[which].count;
-    record = record_of(&b, which < KINDS ? 0x564b514c : 0x434b514c, &count);
-    form = load32(record + 8);
+    size_t count;
+    uint8_t *record = record_of(&b, which < KINDS ? 0x564b514c : 0x434b514c, &count);
+    size_t form = load32(record + 8);
     while (n-- && !damaged) {
         size_t words = source_below(4) ? form / 4 + 4 : count / 4;
         size_t at = 4 * (size_t)source_below((uint32_t)words);
@@ -985,7 +948,10 @@ static void test_hostile(uint32_t i)
         mend(b.bytes, b.count);
     }
     desc.tables = source_below(2) ? tables : NULL;
-    status = load(&kv, &mem, &bytes, &b, &desc, MOST, (int)source_below(2));
+    uint8_t *mem;
+    size_t bytes;
+    lq_kv kv;
+    int status = load(&kv, &mem, &bytes, &b, &desc, MOST, (int)source_below(2));
     statuses[-status]++;
     if (status == LQ_OK) {
         use(&kv);
@@ -999,15 +965,11 @@ static void test_hostile(uint32_t i)
 static void make_profiles(void)
 {
     static const uint32_t dims = DIMS;
-    int i;
-    for (i = 0; i < PROFILES; i++) {
+    for (int i = 0; i < PROFILES; i++) {
         lq_geometry g;
-        lq_fit fit;
-        lq_vectors src;
         const void *slice = vectors[i / HEADS] + i % HEADS * DIMS;
-        void *fit_mem;
-        void *work;
         memset(&g, 0, sizeof g);
+        lq_vectors src;
         memset(&src, 0, sizeof src);
         g.stream = i / HEADS ? LQ_V : LQ_K;
         g.basis = LQ_BASIS_HADAMARD;
@@ -1016,8 +978,9 @@ static void make_profiles(void)
         src.slices = &slice;
         src.token_stride = HEADS * WIDE;
         src.type = LQ_F32;
-        fit_mem = source_alloc(lq_fit_bytes(&g));
-        work = source_alloc(lq_fit_workspace_bytes(&g));
+        void *fit_mem = source_alloc(lq_fit_bytes(&g));
+        void *work = source_alloc(lq_fit_workspace_bytes(&g));
+        lq_fit fit;
         CHECK(lq_fit_init(&fit, fit_mem, lq_fit_bytes(&g), &g, 0.5f) == LQ_OK);
         CHECK(lq_fit_add(&fit, &src, NULL, 200, work, lq_fit_workspace_bytes(&g)) == LQ_OK);
         CHECK(lq_fit_profile(&fit, &profiles[i], source_alloc(lq_profile_bytes(DIMS + 1)),
@@ -1035,15 +998,13 @@ int main(int argc, char **argv)
 {
     uint32_t hostile = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 8000;
     void *memory = source_alloc(lq_tables_bytes());
-    uint32_t i;
-    int kind;
     hostile = hostile ? hostile : 2000; /* quick */
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
-    for (i = 0; i < TOKENS * HEADS * WIDE; i++) {
+    for (uint32_t i = 0; i < TOKENS * HEADS * WIDE; i++) {
         vectors[0][i] = (float)source_integer_gauss() + (i % 8 == 5 ? 3.0f : 0.0f);
         vectors[1][i] = (float)source_integer_gauss();
     }
-    for (i = 0; i < WIDE / 2; i++) {
+    for (uint32_t i = 0; i < WIDE / 2; i++) {
         freqs[i] = 1.0f / (float)(1 + i * i);
     }
     ropes[0].freqs = ropes[1].freqs = freqs;
@@ -1051,7 +1012,7 @@ int main(int argc, char **argv)
     ropes[1].layout = LQ_ROPE_ADJACENT;
     ropes[1].magnitude = 1.25f;
     make_profiles();
-    for (kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         test_session(kind, 1);
         test_session(kind, 0);
         test_packed(kind);
@@ -1068,17 +1029,17 @@ int main(int argc, char **argv)
     test_copy_edited(WARM, HOT);
     test_copy_edited(HOT, RAW);
     test_copy_gone();
-    for (i = 0; i < hostile; i++) {
+    for (uint32_t i = 0; i < hostile; i++) {
         source_seed = ((uint64_t)i << 20) + 1; /* so that one of them can be repeated alone */
         test_hostile(i);
     }
     CHECK(statuses[0] > 0 && statuses[-LQ_E_DATA] > hostile / 8 && statuses[-LQ_E_SPACE] > 0);
     printf("%u files; statuses:", (unsigned)hostile);
-    for (i = 0; i < 10; i++) {
+    for (uint32_t i = 0; i < 10; i++) {
         printf(" %s %lu%s", lq_status_string(-(int)i), (unsigned long)statuses[i],
                i < 9 ? "," : "\n");
     }
-    for (i = 0; i < PROFILES; i++) {
+    for (uint32_t i = 0; i < PROFILES; i++) {
         free(profiles[i].mean); /* the first of its memory's arrays */
     }
     free(memory);

@@ -49,9 +49,8 @@ static void hash_line(char *line, size_t room, const char *name, const void *byt
     uint8_t digest[16];
     int at = snprintf(line, room, "%s %lu %08x ", name, (unsigned long)count,
                       (unsigned)lq_xxh32(bytes, count, 0));
-    int i;
     lq_blake2s_128(digest, bytes, count);
-    for (i = 0; i < 16; i++) {
+    for (int i = 0; i < 16; i++) {
         at += snprintf(line + at, room - (size_t)at, "%02x", digest[i]);
     }
 }
@@ -66,9 +65,7 @@ static void compare(const char *name, const void *bytes, size_t count)
         fprintf(hashes, "%s\n", line);
         return;
     }
-    if (!fgets(want, sizeof want, hashes)) {
-        want[0] = 0;
-    }
+    if (!fgets(want, sizeof want, hashes)) want[0] = 0;
     want[strcspn(want, "\r\n")] = 0;
     if (!CHECK(strcmp(line, want) == 0)) {
         fprintf(stderr, "    is:  %s\n    was: %s\n", line, want);
@@ -82,9 +79,7 @@ static void test_digest(void)
     char want[40] = "";
     FILE *f = fopen("tests/golden/digest.txt", writing ? "w" : "r");
     golden_digest_text(text);
-    if (!CHECK(f != NULL)) {
-        return;
-    }
+    if (!CHECK(f != NULL)) return;
     if (writing) {
         fprintf(f, "%s\n", text);
     } else {
@@ -96,15 +91,11 @@ static void test_digest(void)
 static void test_hashes(int level)
 {
     hashes = fopen("tests/golden/hashes.txt", writing ? "w" : "r");
-    if (!CHECK(hashes != NULL)) {
-        return;
-    }
+    if (!CHECK(hashes != NULL)) return;
     lq_cpu_limit(level);
     CHECK(golden_make(tables, compare) == 0);
     lq_cpu_limit(-1);
-    if (!writing) {
-        CHECK(fgetc(hashes) == EOF);
-    }
+    if (!writing) CHECK(fgetc(hashes) == EOF);
     fclose(hashes);
     test_digest();
 }
@@ -119,14 +110,13 @@ static uint8_t *file_read(const char *path, size_t *count)
 {
     FILE *f = fopen(path, "rb");
     uint8_t *bytes = NULL;
-    uint8_t *exact;
     *count = 0;
     if (CHECK(f != NULL)) {
         bytes = (uint8_t *)source_alloc(1 << 16);
         *count = fread(bytes, 1, 1 << 16, f);
         fclose(f);
     }
-    exact = source_copy(bytes, *count);
+    uint8_t *exact = source_copy(bytes, *count);
     free(bytes);
     return exact;
 }
@@ -144,34 +134,33 @@ static void file_write(const char *path, const void *bytes, size_t count)
 static void decode_file(const uint8_t *file, size_t count, float *x)
 {
     lq_archive_source source;
-    lq_archive_reader reader;
-    const uint8_t *meta;
-    size_t meta_count;
     void *mem = source_alloc(1 << 16);
-    uint32_t group;
     memset(&source, 0, sizeof source);
     source.bytes = file;
     source.size = count;
+    lq_archive_reader reader;
     if (!CHECK(lq_archive_open(&reader, &source, mem, 1 << 16, NULL) == LQ_OK)) {
         free(mem);
         return;
     }
+    const uint8_t *meta;
+    size_t meta_count;
     CHECK(!lq_archive_meta(&reader, 77, &meta, &meta_count) && meta_count == 6 &&
           memcmp(meta, "golden", 6) == 0);
-    for (group = 0; group < 2; group++) {
+    for (uint32_t group = 0; group < 2; group++) {
         size_t workspace_bytes = lq_archive_unpack_workspace_bytes(&reader, group);
         void *workspace = source_alloc(workspace_bytes);
         float *to = x + group * COMPARED * GOLDEN_DIMS;
         lq_archive_unpack_desc d;
-        lq_archive_group_desc info;
         lq_slice first[2] = {{0, 0, 0, 0, 0, 0}, {0, 0, 0, 0, 0, 0}};
         lq_vectors_out out = {NULL, GOLDEN_DIMS, LQ_F32};
-        void *slices[2];
         memset(&d, 0, sizeof d);
         d.tables = tables;
         d.group = group;
         d.sequence = 5;
+        lq_archive_group_desc info;
         CHECK(!lq_archive_group(&reader, group, &info, first, 2));
+        void *slices[2];
         slices[0] = to;
         slices[1] = to + (first[0].dims == 16 ? GOLDEN_WIDE : first[0].dims); /* dense: a gap */
         out.slices = slices;
@@ -188,10 +177,8 @@ static void test_file(int which)
     static float x[COUNT];
     static uint8_t halves[2 * COUNT];
     char path[100];
-    size_t count;
-    uint8_t *file;
-    int i;
     path_of(path, sizeof path, file_of[which].name, "lqa");
+    size_t count;
     if (writing) {
         size_t kind = file_of[which].kind;
         golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
@@ -204,12 +191,12 @@ static void test_file(int which)
         free(golden_buffer);
     }
     memset(x, 0, sizeof x);
-    file = file_read(path, &count);
+    uint8_t *file = file_read(path, &count);
     decode_file(file, count, x);
     free(file);
     path_of(path, sizeof path, file_of[which].name, "f16");
     if (writing) {
-        for (i = 0; i < COUNT; i++) {
+        for (int i = 0; i < COUNT; i++) {
             uint16_t h = lq_f16_from_f32(x[i]);
             halves[2 * i] = (uint8_t)h;
             halves[2 * i + 1] = (uint8_t)(h >> 8);
@@ -219,7 +206,7 @@ static void test_file(int which)
     file = file_read(path, &count);
     if (CHECK(count == 2 * COUNT)) {
         int bad = 0;
-        for (i = 0; i < COUNT; i++) { /* within the rounding to half, and a last bit */
+        for (int i = 0; i < COUNT; i++) { /* within the rounding to half, and a last bit */
             double want = (double)lq_f32_from_f16((uint16_t)(file[2 * i] | file[2 * i + 1] << 8));
             bad += !(fabs((double)x[i] - want) <= fabs(want) * 0x1p-11 * 1.01 + 0x1p-24);
         }
@@ -239,28 +226,24 @@ static const size_t joint_first[JOINT_PARTS] = {0, 1022, 254};
 static void joint_decode(const uint8_t *file, size_t count, float *x)
 {
     lq_archive_source source;
-    lq_archive_reader reader;
-    lq_archive_unpack_desc d;
     lq_vectors_out out = {NULL, JOINT_DIMS, LQ_F32};
     void *mem = source_alloc(1 << 16);
-    void *slices[JOINT_SLICES];
-    size_t bytes;
-    void *workspace;
-    int part;
     memset(&source, 0, sizeof source);
+    lq_archive_unpack_desc d;
     memset(&d, 0, sizeof d);
     source.bytes = file;
     source.size = count;
     d.tables = tables;
+    void *slices[JOINT_SLICES];
     out.slices = slices;
+    lq_archive_reader reader;
     if (CHECK(lq_archive_open(&reader, &source, mem, 1 << 16, NULL) == LQ_OK)) {
-        bytes = lq_archive_unpack_workspace_bytes(&reader, 0);
-        workspace = source_alloc(bytes);
-        for (part = 0; part < JOINT_PARTS; part++, x += JOINT_PART * JOINT_DIMS) {
+        size_t bytes = lq_archive_unpack_workspace_bytes(&reader, 0);
+        void *workspace = source_alloc(bytes);
+        for (int part = 0; part < JOINT_PARTS; part++, x += JOINT_PART * JOINT_DIMS) {
             size_t at = 0;
-            int i;
             d.sequence = part < 2 ? 5 : 6;
-            for (i = 0; i < JOINT_SLICES; at += golden_joint_slices[i].dims, i++) {
+            for (int i = 0; i < JOINT_SLICES; at += golden_joint_slices[i].dims, i++) {
                 slices[i] = x + at;
             }
             CHECK(!lq_archive_unpack(&reader, &d, &out, joint_first[part], JOINT_PART, workspace,
@@ -276,9 +259,7 @@ static void test_joint(void)
     static float x[JOINT_COUNT];
     static uint8_t halves[2 * JOINT_COUNT];
     size_t count;
-    uint8_t *file;
     int bad = 0;
-    int i;
     if (writing) {
         golden_errors = 0;
         golden_tables = tables;
@@ -288,11 +269,11 @@ static void test_joint(void)
         file_write("tests/golden/v1-joint.lqa", golden_buffer, count);
         free(golden_buffer);
     }
-    file = file_read("tests/golden/v1-joint.lqa", &count);
+    uint8_t *file = file_read("tests/golden/v1-joint.lqa", &count);
     joint_decode(file, count, x);
     free(file);
     if (writing) {
-        for (i = 0; i < JOINT_COUNT; i++) {
+        for (int i = 0; i < JOINT_COUNT; i++) {
             uint16_t h = lq_f16_from_f32(x[i]);
             halves[2 * i] = (uint8_t)h;
             halves[2 * i + 1] = (uint8_t)(h >> 8);
@@ -300,7 +281,7 @@ static void test_joint(void)
         file_write("tests/golden/v1-joint.f16", halves, sizeof halves);
     }
     file = file_read("tests/golden/v1-joint.f16", &count);
-    for (i = 0; i < JOINT_COUNT && count == 2 * JOINT_COUNT; i++) { /* as in test_file */
+    for (int i = 0; i < JOINT_COUNT && count == 2 * JOINT_COUNT; i++) { /* as in test_file */
         double want = (double)lq_f32_from_f16((uint16_t)(file[2 * i] | file[2 * i + 1] << 8));
         bad += !(fabs((double)x[i] - want) <= fabs(want) * 0x1p-11 * 1.01 + 0x1p-24);
     }
@@ -316,14 +297,13 @@ enum { LIVE_COUNT = LIVE_LAYERS * LIVE_COMPARED * LIVE_HEADS * (LIVE_K + LIVE_V)
 static int live_load(golden_live *live, const uint8_t *file, size_t count)
 {
     lq_archive_source source;
-    lq_archive_reader reader;
     void *mem = source_alloc(1 << 16);
     void *workspace = source_alloc(lq_kv_load_bytes(&live->kv));
-    int status;
     memset(&source, 0, sizeof source);
     source.bytes = file;
     source.size = count;
-    status = lq_archive_open(&reader, &source, mem, 1 << 16, NULL);
+    lq_archive_reader reader;
+    int status = lq_archive_open(&reader, &source, mem, 1 << 16, NULL);
     if (status == LQ_OK) {
         status = lq_kv_load(&live->kv, &reader, 9, workspace, lq_kv_load_bytes(&live->kv));
     }
@@ -336,22 +316,18 @@ static int live_load(golden_live *live, const uint8_t *file, size_t count)
 static void live_read(const golden_live *live, size_t every, uint8_t *dst)
 {
     size_t tokens = lq_kv_tokens(&live->kv);
-    uint32_t l;
-    uint32_t stream;
-    size_t t;
     memset(dst, 0, 2 * LIVE_COUNT);
-    for (l = 0; l < LIVE_LAYERS; l++) {
-        for (t = 0; t < LIVE_COMPARED; t++) {
-            for (stream = LQ_K; stream <= LQ_V; stream++) {
-                float x[LIVE_ROW];
+    for (uint32_t l = 0; l < LIVE_LAYERS; l++) {
+        for (size_t t = 0; t < LIVE_COMPARED; t++) {
+            for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
                 size_t count = (size_t)LIVE_HEADS * (stream == LQ_K ? LIVE_K : LIVE_V);
                 lq_kv_view_out out;
-                size_t i;
                 memset(&out, 0, sizeof out);
+                float x[LIVE_ROW];
                 out.data = x;
                 if (t * every < tokens) {
                     CHECK(!lq_kv_read(&live->kv, l, stream, &out, t * every, 1, NULL, 0));
-                    for (i = 0; i < count; i++) {
+                    for (size_t i = 0; i < count; i++) {
                         uint16_t h = lq_f16_from_f32(x[i]);
                         dst[2 * i] = (uint8_t)h;
                         dst[2 * i + 1] = (uint8_t)(h >> 8);
@@ -368,34 +344,31 @@ static void test_live(int which)
 {
     static uint8_t halves[2 * LIVE_COUNT];
     char name[40];
-    char path[100];
-    golden_live live;
-    size_t count;
-    uint8_t *file;
     int bad = 0;
-    int i;
     snprintf(name, sizeof name, "v1-%s", golden_live_names[which]);
     golden_errors = 0;
     golden_tables = tables;
     golden_buffer = (uint8_t *)source_alloc(GOLDEN_BYTES);
+    golden_live live;
     golden_live_init(&live, which);
+    char path[100];
     path_of(path, sizeof path, name, "lqa");
     if (writing) {
         golden_live_fill(&live, which);
         file_write(path, golden_buffer, golden_live_save(&live));
         CHECK(lq_kv_truncate(&live.kv, 0) == LQ_OK);
     }
-    file = file_read(path, &count);
+    size_t count;
+    uint8_t *file = file_read(path, &count);
     CHECK(live_load(&live, file, count) == LQ_OK);
     CHECK(golden_live_save(&live) == count && memcmp(golden_buffer, file, count) == 0);
     free(file);
     live_read(&live, which < LIVES ? LIVE_EVERY : 2 * LIVE_EVERY, halves);
     path_of(path, sizeof path, name, "f16");
-    if (writing) {
-        file_write(path, halves, sizeof halves);
-    }
+    if (writing) file_write(path, halves, sizeof halves);
     file = file_read(path, &count);
-    for (i = 0; i < LIVE_COUNT && count == 2 * LIVE_COUNT; i++) { /* a last bit, and its rounding */
+    /* a last bit, and its rounding */
+    for (int i = 0; i < LIVE_COUNT && count == 2 * LIVE_COUNT; i++) {
         uint16_t is = (uint16_t)(halves[2 * i] | halves[2 * i + 1] << 8);
         uint16_t want = (uint16_t)(file[2 * i] | file[2 * i + 1] << 8);
         double x = (double)lq_f32_from_f16(want);
@@ -415,8 +388,8 @@ static void klt_write(lq_klt *klt, const lq_klt_desc *desc, const char *name, vo
     size_t bound = lq_klt_profile_bound(klt);
     uint8_t *file = (uint8_t *)source_alloc(bound);
     size_t count;
-    char path[100];
     CHECK(!lq_klt_profile(klt, file, bound, &count, desc, NULL, workspace, workspace_bytes));
+    char path[100];
     snprintf(path, sizeof path, "tests/golden/%s", name);
     file_write(path, file, count);
     free(file);
@@ -429,20 +402,15 @@ static void profile_write(uint32_t stream)
     golden_group *g = &golden_;
     size_t count;
     uint8_t *file = golden_file(golden_dense_name(stream), &count);
-    lq_klt_desc desc;
-    lq_klt klt;
-    void *mem;
-    void *workspace;
-    size_t bytes;
     free(file);
-    if (file) {
-        return;
-    }
+    if (file) return;
     golden_dense_group(g, stream);
-    mem = source_alloc(lq_klt_bytes(&g->geometry));
+    void *mem = source_alloc(lq_klt_bytes(&g->geometry));
+    lq_klt klt;
     CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g->geometry), &g->geometry) == LQ_OK);
-    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g->geometry);
-    workspace = source_alloc(bytes);
+    size_t bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g->geometry);
+    void *workspace = source_alloc(bytes);
+    lq_klt_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.step = 0.5f;
     CHECK(!lq_klt_add(&klt, &g->vectors, &g->positions, GOLDEN_TOKENS, workspace, bytes));
@@ -459,20 +427,15 @@ static void joint_profile_write(void)
     golden_joint *g = &golden_joint_;
     size_t count;
     uint8_t *file = golden_file(JOINT_NAME, &count);
-    lq_klt_desc desc;
-    lq_klt klt;
-    void *mem;
-    void *workspace;
-    size_t bytes;
     free(file);
-    if (file) {
-        return;
-    }
+    if (file) return;
     golden_joint_make(g);
-    mem = source_alloc(lq_klt_bytes(&g->geometry));
+    void *mem = source_alloc(lq_klt_bytes(&g->geometry));
+    lq_klt klt;
     CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g->geometry), &g->geometry) == LQ_OK);
-    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g->geometry);
-    workspace = source_alloc(bytes);
+    size_t bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g->geometry);
+    void *workspace = source_alloc(bytes);
+    lq_klt_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.step = 0.5f;
     desc.ratio = 2.5f;
@@ -495,23 +458,19 @@ static void counts_make(const lq_rans_counts **counts, uint8_t *mem, size_t mem_
     static uint32_t of[3][200];
     lq_histogram h[3] = {{of[0], 2, 0}, {of[1], 150, -20}, {of[2], 200, -60}};
     uint32_t x = 1;
-    uint32_t i;
-    uint32_t t;
     of[0][0] = 300;
     of[0][1] = 700;
-    for (i = 0; i < 200; i++) {
+    for (uint32_t i = 0; i < 200; i++) {
         of[1][i] = 100000 / (i * 77 % 150 + 1);
         of[2][i] = 9;
     }
     CHECK(lq_rans_counts_bytes(h, 3) <= mem_bytes);
     CHECK(lq_rans_counts_init(counts, mem, mem_bytes, h, 3) == LQ_OK);
-    for (i = 0; i < COUNTS_ROWS; i++) {
-        for (t = 0; t < COUNTS_TOKENS; t++) {
+    for (uint32_t i = 0; i < COUNTS_ROWS; i++) {
+        for (uint32_t t = 0; t < COUNTS_TOKENS; t++) {
             x = x * 1664525u + 1013904223u;
             values[i * 64 + t] = (int16_t)((x >> 20) % h[i % 3].count + (uint32_t)h[i % 3].low);
-            if (x >> 16 & 15) {
-                continue;
-            }
+            if (x >> 16 & 15) continue;
             values[i * 64 + t] = (int16_t)((int32_t)(x >> 8 & 4095) - 2048);
         }
     }
@@ -527,26 +486,22 @@ static void test_counts_file(void)
     static uint8_t out[2][8192];
     static uint8_t numbers[COUNTS_ROWS * COUNTS_TOKENS * 2];
     const lq_rans_counts *counts = NULL;
-    uint16_t table_of[COUNTS_ROWS];
-    lq_rans_plan plan;
-    lq_rans_page page;
-    size_t written[3];
-    size_t ws_bytes;
-    uint8_t *ws;
     static const char *const end_of[3] = {"lqrt", "rans", "s16"};
-    const void *made[3];
-    char path[100];
-    size_t i;
     counts_make(&counts, mem, sizeof mem, values);
+    size_t written[3];
     CHECK(lq_rans_counts_save(out[0], sizeof out[0], &written[0], counts) == LQ_OK);
+    size_t i;
     CHECK(lq_rans_counts_load(&counts, mem, sizeof mem, &i, out[0], written[0]) == LQ_OK);
+    uint16_t table_of[COUNTS_ROWS];
     for (i = 0; i < COUNTS_ROWS; i++) {
         table_of[i] = (uint16_t)(i % 3);
     }
+    lq_rans_plan plan;
     CHECK(lq_rans_plan_counts(&plan, plan_mem, sizeof plan_mem, counts, table_of, COUNTS_ROWS) ==
           LQ_OK);
-    ws_bytes = lq_rans_plan_workspace_bytes(&plan, 1);
-    ws = (uint8_t *)source_alloc(ws_bytes);
+    size_t ws_bytes = lq_rans_plan_workspace_bytes(&plan, 1);
+    uint8_t *ws = (uint8_t *)source_alloc(ws_bytes);
+    lq_rans_page page;
     memset(&page, 0, sizeof page);
     page.values = values;
     page.bytes = out[1];
@@ -564,18 +519,17 @@ static void test_counts_file(void)
         numbers[2 * i] = (uint8_t)((uint32_t)v & 255);
         numbers[2 * i + 1] = (uint8_t)((uint32_t)v >> 8 & 255);
     }
+    const void *made[3];
     made[0] = out[0];
     made[1] = out[1];
     made[2] = numbers;
     written[2] = sizeof numbers;
+    char path[100];
     for (i = 0; i < 3; i++) {
-        size_t count;
-        uint8_t *file;
         path_of(path, sizeof path, "v1-counts", end_of[i]);
-        if (writing) {
-            file_write(path, made[i], written[i]);
-        }
-        file = file_read(path, &count);
+        if (writing) file_write(path, made[i], written[i]);
+        size_t count;
+        uint8_t *file = file_read(path, &count);
         CHECK(count == written[i] && memcmp(file, made[i], count) == 0);
         free(file);
     }
@@ -584,8 +538,6 @@ static void test_counts_file(void)
 int main(int argc, char **argv)
 {
     void *memory = source_alloc(lq_tables_bytes());
-    int level;
-    int i;
     writing = argc > 1 && strcmp(argv[1], "--write") == 0;
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
     if (writing) {
@@ -593,17 +545,15 @@ int main(int argc, char **argv)
         profile_write(LQ_V);
         joint_profile_write();
     }
-    for (level = lq_cpu_limit(-1); level >= 0; level--) {
+    for (int level = lq_cpu_limit(-1); level >= 0; level--) {
         test_hashes(level);
-        if (writing || (argc > 1 && strcmp(argv[1], "quick") == 0)) {
-            break;
-        }
+        if (writing || (argc > 1 && strcmp(argv[1], "quick") == 0)) break;
     }
-    for (i = 0; i < FILES; i++) {
+    for (int i = 0; i < FILES; i++) {
         test_file(i);
     }
     test_joint();
-    for (i = 0; i < LIVE_FILES; i++) {
+    for (int i = 0; i < LIVE_FILES; i++) {
         test_live(i);
     }
     test_counts_file();

@@ -98,35 +98,31 @@ static void dense_make(dense *c, uint32_t stream, const lq_rope *rope)
     static const uint32_t dims[HEADS] = {DIMS, DIMS};
     static const uint32_t reads[HEADS] = {0, 1};
     static float x[HEADS][TOKENS * DIMS];
-    const void *slices[HEADS];
     lq_vectors v = {NULL, 0, LQ_F32};
     lq_positions positions = {0, 3, NULL};
     lq_klt_desc desc;
-    lq_geometry g;
-    lq_klt klt;
-    void *mem;
-    void *workspace;
-    size_t bytes;
-    size_t i;
     memset(&desc, 0, sizeof desc);
     desc.step = 0.2f;
     desc.unit = 1;
+    lq_geometry g;
     memset(&g, 0, sizeof g);
     g.stream = stream;
     g.slice_count = HEADS;
     g.slice_dims = dims;
     g.rope = rope;
-    for (i = 0; i < TOKENS * DIMS; i++) {
+    for (size_t i = 0; i < TOKENS * DIMS; i++) {
         x[0][i] = (float)(source_integer_gauss() * (1 + (double)(i % DIMS)));
         x[1][i] = x[0][i] / 2 + (float)source_integer_gauss();
     }
+    const void *slices[HEADS];
     slices[0] = x[0];
     slices[1] = x[1];
     v.slices = slices;
-    mem = source_alloc(lq_klt_bytes(&g));
+    void *mem = source_alloc(lq_klt_bytes(&g));
+    lq_klt klt;
     CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&g), &g) == LQ_OK);
-    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g);
-    workspace = source_alloc(bytes);
+    size_t bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&g);
+    void *workspace = source_alloc(bytes);
     CHECK(lq_klt_add(&klt, &v, &positions, TOKENS, workspace, bytes) == LQ_OK);
     CHECK(stream == LQ_V || lq_klt_add_queries(&klt, &v, reads, HEADS, &positions, TOKENS,
                                                workspace, bytes) == LQ_OK);
@@ -163,18 +159,15 @@ static void pack_group(lq_archive_writer *w, const kind *k, uint32_t stream, uin
 {
     static const uint32_t dims[HEADS] = {DIMS, DIMS};
     static float x[HEADS][TOKENS * DIMS];
-    const void *slices[HEADS];
     lq_vectors v = {NULL, 0, LQ_F32};
     lq_positions positions = {0, 0, NULL};
     lq_archive_pack_desc d;
-    size_t workspace_bytes;
-    void *workspace;
-    size_t i;
     memset(&d, 0, sizeof d);
-    for (i = 0; i < TOKENS * DIMS; i++) {
+    for (size_t i = 0; i < TOKENS * DIMS; i++) {
         x[0][i] = (float)(source_integer_gauss() * (1 + (double)(i % DIMS)));
         x[1][i] = (float)(source_integer_gauss() * 0.5 + 1);
     }
+    const void *slices[HEADS];
     slices[0] = x[0];
     slices[1] = x[1];
     v.slices = slices;
@@ -195,8 +188,8 @@ static void pack_group(lq_archive_writer *w, const kind *k, uint32_t stream, uin
     d.refit = k->refit;
     d.profile = profile;
     d.profile_id = profile_id;
-    workspace_bytes = lq_archive_pack_workspace_bytes(&d);
-    workspace = source_alloc(workspace_bytes);
+    size_t workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+    void *workspace = source_alloc(workspace_bytes);
     CHECK(lq_archive_pack(w, &d, &v, &positions, tokens, workspace, workspace_bytes) == LQ_OK);
     free(workspace);
 }
@@ -242,10 +235,6 @@ static void archive_make(blob *out, size_t which)
 {
     static const float freqs[3] = {1.0f, 0.1f, 0.01f};
     lq_rope rope = {NULL, 6, LQ_ROPE_HALF, 1.0f};
-    lq_archive_writer w;
-    lq_archive_writer_desc d;
-    lq_profile profile;
-    int16_t profile_mem[2 * HEADS * DIMS + 1];
     const kind *k = &kinds[which];
     uint8_t *file = (uint8_t *)source_alloc(FILE_MAX);
     uint8_t *directory = (uint8_t *)source_alloc(FILE_MAX);
@@ -254,17 +243,21 @@ static void archive_make(blob *out, size_t which)
     uint32_t profile_id = 0;
     int named = which == NAMED;
     rope.freqs = freqs;
+    lq_archive_writer_desc d;
     memset(&d, 0, sizeof d);
     d.mem = file;
     d.mem_bytes = FILE_MAX;
     d.directory = directory;
     d.directory_bytes = FILE_MAX;
+    lq_archive_writer w;
     CHECK(lq_archive_writer_init(&w, &d) == LQ_OK);
     CHECK(lq_archive_add_rope(&w, &rope, &rope_id) == LQ_OK);
+    lq_profile profile;
+    int16_t profile_mem[2 * HEADS * DIMS + 1];
     if (named) {
         lq_archive_profile_desc p = {NULL, 0, NULL};
-        uint8_t digest[16];
         external_make(&profile, profile_mem, sizeof profile_mem, &rope);
+        uint8_t digest[16];
         lq_blake2s_128(digest, external.bytes, external.count);
         p.hash = digest;
         CHECK(lq_archive_add_profile(&w, &p, &profile_id) == LQ_OK);
@@ -279,9 +272,7 @@ static void archive_make(blob *out, size_t which)
     CHECK(lq_archive_flush_segment(&w) == LQ_OK);
     add_heads(&w, LQ_V, LQ_ARCHIVE_NONE, &id);
     pack_group(&w, k, LQ_V, id, NULL, 0, TOKENS, NULL, 0);
-    if (!named) {
-        pack_group(&w, k, LQ_V, id, NULL, TOKENS, 20, NULL, 0);
-    }
+    if (!named) pack_group(&w, k, LQ_V, id, NULL, TOKENS, 20, NULL, 0);
     CHECK(lq_archive_finish(&w) == LQ_OK);
     out->count = (size_t)w.offset;
     out->bytes = source_copy(file, out->count);
@@ -312,29 +303,21 @@ static void joint_make(void)
 {
     lq_vectors v = {NULL, JOINT_DIMS, LQ_F32};
     lq_positions positions = {0, 1, NULL};
-    lq_klt_desc desc;
-    lq_klt klt;
-    void *mem;
-    void *work;
-    size_t bytes;
     size_t needed = 0;
-    uint32_t s;
-    size_t t;
-    size_t d;
-    for (t = 0; t < JOINT_TOKENS; t++) {
+    for (size_t t = 0; t < JOINT_TOKENS; t++) {
         double state = source_integer_gauss();
-        for (d = 0; d < JOINT_DIMS; d++) {
+        for (size_t d = 0; d < JOINT_DIMS; d++) {
             joint_x[t * JOINT_DIMS + d] =
                 (float)(state * (double)(d % 7) / 3 + source_integer_gauss() * 0.2 + 1);
         }
     }
-    for (s = 0; s < JOINT_SLICES; s++) {
+    for (uint32_t s = 0; s < JOINT_SLICES; s++) {
         lq_role *r = &joined.roles[s];
         joint_slices[s] = joint_x + s * DIMS;
         r->stream = s == 1 || s == 2 ? LQ_V : LQ_K;
         r->rope = s == 0 ? &joined.ropes[0] : s == 3 ? &joined.ropes[1] : NULL;
     }
-    for (s = 0; s < 2; s++) {
+    for (uint32_t s = 0; s < 2; s++) {
         joined.ropes[s].freqs = joint_freqs;
         joined.ropes[s].rotary_dims = s ? 4 : 8;
         joined.ropes[s].layout = s ? LQ_ROPE_ADJACENT : LQ_ROPE_HALF;
@@ -345,13 +328,15 @@ static void joint_make(void)
     joined.geometry.slice_dims = joint_dims;
     joined.geometry.roles = joined.roles;
     v.slices = joint_slices;
+    lq_klt_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.step = 0.2f;
     desc.model = 9;
-    mem = source_alloc(lq_klt_bytes(&joined.geometry));
+    void *mem = source_alloc(lq_klt_bytes(&joined.geometry));
+    lq_klt klt;
     CHECK(!lq_klt_init(&klt, mem, lq_klt_bytes(&joined.geometry), &joined.geometry));
-    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&joined.geometry);
-    work = source_alloc(bytes);
+    size_t bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&joined.geometry);
+    void *work = source_alloc(bytes);
     CHECK(!lq_klt_add(&klt, &v, &positions, JOINT_TOKENS, work, bytes));
     joined.file.bytes = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
     CHECK(!lq_klt_profile(&klt, joined.file.bytes, lq_klt_profile_bound(&klt), &joined.file.count,
@@ -369,30 +354,27 @@ static void joint_make(void)
 static void joint_archive(blob *out, int named)
 {
     static float weights[JOINT_TOKENS];
-    lq_slice slices[JOINT_SLICES];
-    lq_archive_group_desc g;
     lq_archive_profile_desc p = {NULL, 0, NULL};
-    lq_archive_pack_desc d;
     lq_archive_writer_desc wd;
-    lq_archive_writer w;
     lq_vectors v = {NULL, JOINT_DIMS, LQ_F32};
     uint8_t *file = (uint8_t *)source_alloc(FILE_MAX);
     uint8_t *directory = (uint8_t *)source_alloc(FILE_MAX);
-    uint32_t s;
-    size_t bytes;
-    void *work;
     memset(&wd, 0, sizeof wd);
+    lq_archive_group_desc g;
     memset(&g, 0, sizeof g);
+    lq_archive_pack_desc d;
     memset(&d, 0, sizeof d);
+    lq_slice slices[JOINT_SLICES];
     memset(slices, 0, sizeof slices);
     wd.mem = file;
     wd.mem_bytes = FILE_MAX;
     wd.directory = directory;
     wd.directory_bytes = FILE_MAX;
+    lq_archive_writer w;
     CHECK(lq_archive_writer_init(&w, &wd) == LQ_OK);
     CHECK(!lq_archive_add_rope(&w, &joined.ropes[0], NULL));
     CHECK(!lq_archive_add_rope(&w, &joined.ropes[1], NULL));
-    for (s = 0; s < JOINT_SLICES; s++) {
+    for (uint32_t s = 0; s < JOINT_SLICES; s++) {
         slices[s].layer = s;
         slices[s].dims = DIMS;
         slices[s].stream = joined.roles[s].stream;
@@ -407,7 +389,7 @@ static void joint_archive(blob *out, int named)
     p.hash = named ? joined.profile.dense->hash : NULL;
     CHECK(!lq_archive_add_profile(&w, &p, NULL));
     CHECK(!lq_archive_add_meta(&w, 1, "hostile", 7));
-    for (s = 0; s < JOINT_TOKENS; s++) {
+    for (uint32_t s = 0; s < JOINT_TOKENS; s++) {
         weights[s] = (float)(1 + source_below(1000));
     }
     d.tables = tables;
@@ -415,18 +397,17 @@ static void joint_archive(blob *out, int named)
     d.step = 0.4f;
     d.profile = &joined.profile;
     v.slices = joint_slices;
-    for (s = 0; s < 2; s++) {
+    for (uint32_t s = 0; s < 2; s++) {
         size_t tokens = s ? JOINT_TOKENS - 100 : 100;
         const void *rows[JOINT_SLICES];
-        uint32_t i;
-        for (i = 0; i < JOINT_SLICES; i++) {
+        for (uint32_t i = 0; i < JOINT_SLICES; i++) {
             rows[i] = joint_x + i * DIMS + s * 100 * JOINT_DIMS;
         }
         v.slices = rows;
         d.weights = s ? weights + 100 : NULL;
         d.first_token = s * 100;
-        bytes = lq_archive_pack_workspace_bytes(&d);
-        work = source_alloc(bytes);
+        size_t bytes = lq_archive_pack_workspace_bytes(&d);
+        void *work = source_alloc(bytes);
         CHECK(!lq_archive_pack(&w, &d, &v, NULL, tokens, work, bytes));
         free(work);
     }
@@ -460,41 +441,33 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
     static lq_slice slices[LQ_ARCHIVE_MAX_SLICES];
     static void *out[LQ_ARCHIVE_MAX_SLICES];
     static const int types[3] = {LQ_F32, LQ_F16, LQ_BF16};
-    lq_archive_group_desc g;
     const lq_profile *known[2] = {NULL, NULL};
-    lq_archive_unpack_desc d;
-    lq_vectors_out v;
     uint64_t tokens = 0;
-    uint64_t first;
-    size_t count;
     size_t dims = 0;
-    size_t workspace_bytes;
-    void *workspace;
-    uint8_t *floats;
-    uint32_t i;
     known[0] = calibrated[LQ_K].file.count ? &calibrated[LQ_K].profile : NULL;
     known[1] = joined.mem ? &joined.profile : NULL;
+    lq_archive_group_desc g;
     seen(lq_archive_group(r, group, &g, slices, LQ_ARCHIVE_MAX_SLICES));
     CHECK(g.slice_count <= LQ_ARCHIVE_MAX_SLICES);
     seen(lq_archive_tokens(r, group, 0, &tokens));
-    for (i = 0; i < g.slice_count; i++) {
+    for (uint32_t i = 0; i < g.slice_count; i++) {
         dims += slices[i].dims;
     }
-    workspace_bytes = lq_archive_unpack_workspace_bytes(r, group);
-    if (tokens == 0 || dims > 512 || !CHECK(workspace_bytes > 0)) {
-        return;
-    }
-    first = source_below(2) ? 0 : source_below(tokens > 1000 ? 1000 : TOKENS);
-    count = 1 + source_below(source_below(3) ? TOKENS : OUT_TOKENS);
+    size_t workspace_bytes = lq_archive_unpack_workspace_bytes(r, group);
+    if (tokens == 0 || dims > 512 || !CHECK(workspace_bytes > 0)) return;
+    uint64_t first = source_below(2) ? 0 : source_below(tokens > 1000 ? 1000 : TOKENS);
+    size_t count = 1 + source_below(source_below(3) ? TOKENS : OUT_TOKENS);
+    lq_vectors_out v;
     v.type = types[source_below(3)];
     v.token_stride = 0;
     v.slices = out;
-    floats = (uint8_t *)source_alloc(count * dims * lq_type_bytes(v.type));
+    uint8_t *floats = (uint8_t *)source_alloc(count * dims * lq_type_bytes(v.type));
     dims = 0;
-    for (i = 0; i < g.slice_count; i++) {
+    for (uint32_t i = 0; i < g.slice_count; i++) {
         out[i] = floats + count * dims * lq_type_bytes(v.type);
         dims += slices[i].dims;
     }
+    lq_archive_unpack_desc d;
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.group = group;
@@ -504,7 +477,7 @@ static void read_group(const lq_archive_reader *r, uint32_t group)
         d.calibrated = known;
         d.calibrated_count = 2;
     }
-    workspace = source_alloc(workspace_bytes);
+    void *workspace = source_alloc(workspace_bytes);
     seen(lq_archive_unpack(r, &d, &v, first, count, workspace, workspace_bytes));
     free(workspace);
     free(floats);
@@ -514,36 +487,34 @@ static void read_everything(const lq_archive_reader *r)
 {
     const uint8_t *bytes;
     size_t count;
-    lq_page_ref ref;
-    uint32_t i;
     seen(lq_archive_meta(r, 1, &bytes, &count));
-    for (i = 0; i < r->run_count && i < 20; i++) {
+    lq_page_ref ref;
+    for (uint32_t i = 0; i < r->run_count && i < 20; i++) {
         lq_archive_run_info info;
-        int64_t positions[4];
         seen(lq_archive_run(r, i, &info));
         seen(lq_archive_run_page(r, i, info.page_count - 1, &ref));
         CHECK(ref.offset + ref.bytes <= r->end);
         if (ref.token_count <= 64) {
             uint64_t list[64];
-            uint32_t t;
             CHECK(lq_archive_page_tokens(r, &ref, list) == LQ_OK);
-            for (t = 0; t < ref.token_count; t++) {
+            for (uint32_t t = 0; t < ref.token_count; t++) {
                 CHECK(list[t] >= ref.first_token && (t == 0 || list[t] > list[t - 1]));
                 CHECK(list[t] - info.desc.first_token < info.desc.token_count);
             }
         }
+        int64_t positions[4];
         seen(lq_archive_positions(r, i, 0, 4, positions));
     }
-    for (i = 0; i < r->rope_count && i < 4; i++) {
+    for (uint32_t i = 0; i < r->rope_count && i < 4; i++) {
         float freqs[64];
         lq_rope rope;
         seen(lq_archive_rope(r, i, &rope, freqs, 64));
     }
-    for (i = 0; i < r->profile_count && i < 8; i++) {
+    for (uint32_t i = 0; i < r->profile_count && i < 8; i++) {
         lq_archive_profile_desc p;
         seen(lq_archive_profile(r, i, &p));
     }
-    for (i = 0; i < r->group_count && i < 8; i++) {
+    for (uint32_t i = 0; i < r->group_count && i < 8; i++) {
         read_group(r, i);
     }
 }
@@ -552,14 +523,13 @@ static int open_and_read(const uint8_t *bytes, size_t count)
 {
     static uint8_t *mem; /* of the size that the archive asks for, no more */
     static size_t mem_bytes;
-    lq_archive_source source;
-    lq_archive_reader reader;
     stream_source stream;
     size_t needed = 0;
-    int status;
     stream.bytes = bytes;
     stream.count = count;
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
+    lq_archive_reader reader;
     memset(&reader, 0xee, sizeof reader);
     source.size = count;
     source.recover_bytes = source_below(4) ? 0 : UINT64_MAX;
@@ -569,7 +539,7 @@ static int open_and_read(const uint8_t *bytes, size_t count)
     } else {
         source.bytes = bytes;
     }
-    status = lq_archive_open(&reader, &source, mem, mem_bytes, &needed);
+    int status = lq_archive_open(&reader, &source, mem, mem_bytes, &needed);
     while (status == LQ_E_SPACE && needed > mem_bytes && needed < 1 << 24) {
         free(mem);
         mem_bytes = needed;
@@ -661,9 +631,7 @@ static void mend_directory(uint8_t *file, size_t count, uint8_t *directory, size
         uint32_t type = directory[at] | (uint32_t)directory[at + 1] << 8;
         uint32_t flags = directory[at + 2] | (uint32_t)directory[at + 3] << 8;
         size_t payload = load32(directory + at + 4);
-        if (payload > bytes - at - 8) {
-            return;
-        }
+        if (payload > bytes - at - 8) return;
         if (type == 3 && payload > 4 && directory[at + 8] == 1) {
             mend_profile(directory + at + 12, payload - 4);
         } else if (type == 4 && payload >= 44) {
@@ -676,8 +644,7 @@ static void mend_directory(uint8_t *file, size_t count, uint8_t *directory, size
 static void mend_archive(uint8_t *file, size_t count)
 {
     uint64_t at = count - LQ_ARCHIVE_FOOTER_BYTES;
-    int footers;
-    for (footers = 0; footers < 8; footers++) {
+    for (int footers = 0; footers < 8; footers++) {
         uint8_t *f = file + at;
         uint64_t bytes = load32(f + 4);
         uint64_t offset = load64(f + 8);
@@ -687,9 +654,7 @@ static void mend_archive(uint8_t *file, size_t count)
             store32(f + 40, lq_xxh32(file + offset, (size_t)bytes, 0));
         }
         store32(f + 44, lq_xxh32(f, 44, 0));
-        if (previous >= at || at - previous < LQ_ARCHIVE_FOOTER_BYTES) {
-            break;
-        }
+        if (previous >= at || at - previous < LQ_ARCHIVE_FOOTER_BYTES) break;
         at = previous;
     }
     store32(file + 28, lq_xxh32(file, 28, 0));
@@ -700,12 +665,10 @@ static int mutated_archive(int mend)
 {
     const blob *b = &archives[source_below(ARCHIVES)];
     size_t count = b->count;
-    uint8_t *bytes;
-    int status;
     if (!mend && source_below(4) == 0) { /* cut, or with rubbish behind */
         count = source_below(2) ? source_below((uint32_t)count) : count + 1 + source_below(64);
     }
-    bytes = (uint8_t *)source_alloc(count);
+    uint8_t *bytes = (uint8_t *)source_alloc(count);
     memset(bytes, (int)source_below(256), count);
     memcpy(bytes, b->bytes, count < b->count ? count : b->count);
     if (source_below(2) && count > 1200) { /* directory and footer are at the end */
@@ -713,10 +676,8 @@ static int mutated_archive(int mend)
     } else {
         mutate(bytes, 0, count);
     }
-    if (mend) {
-        mend_archive(bytes, count);
-    }
-    status = open_and_read(bytes, count);
+    if (mend) mend_archive(bytes, count);
+    int status = open_and_read(bytes, count);
     free(bytes);
     return status;
 }
@@ -740,18 +701,17 @@ static subject subjects[2 * KINDS];
 static void subject_encode(subject *s)
 {
     static float x[HEADS][PAGE_TOKENS * DIMS];
-    const void *slices[HEADS];
     lq_vectors v = {NULL, 0, LQ_F32};
     size_t workspace_bytes = lq_codec_workspace_bytes(s->codec);
     void *workspace = source_alloc(workspace_bytes);
     size_t bound = lq_codec_page_bound(s->codec);
     uint8_t *page = (uint8_t *)source_alloc(bound);
     size_t page_bytes = 0;
-    size_t i;
-    for (i = 0; i < PAGE_TOKENS * DIMS; i++) {
+    for (size_t i = 0; i < PAGE_TOKENS * DIMS; i++) {
         x[0][i] = (float)(source_integer_gauss() * (1 + (double)(i % DIMS)));
         x[1][i] = (float)(source_integer_gauss() * 0.5);
     }
+    const void *slices[HEADS];
     slices[0] = x[0];
     slices[1] = x[1];
     v.slices = slices;
@@ -771,7 +731,6 @@ static void subject_codec(subject *s)
 
 static void subject_make(subject *s, const kind *k, uint32_t stream)
 {
-    size_t rows;
     memset(s, 0, sizeof *s);
     s->desc.tables = tables;
     s->desc.geometry.stream = stream;
@@ -794,7 +753,7 @@ static void subject_make(subject *s, const kind *k, uint32_t stream)
         subject_codec(s);
         return;
     }
-    rows = lq_geometry_rows(&s->desc.geometry);
+    size_t rows = lq_geometry_rows(&s->desc.geometry);
     s->profile_mem = source_alloc(lq_profile_bytes(rows));
     CHECK(!lq_profile_init(&s->profile, s->profile_mem, lq_profile_bytes(rows), &s->desc.geometry,
                            1));
@@ -820,12 +779,12 @@ static int decode(const lq_codec *codec, const uint8_t *page, size_t page_bytes,
     uint16_t *out = (uint16_t *)source_alloc(HEADS * tokens * DIMS * 2);
     void *slices[HEADS];
     lq_vectors_out v = {NULL, 0, LQ_F16};
-    lq_page_info info;
-    int status;
     slices[0] = out;
     slices[1] = out + tokens * DIMS;
     v.slices = slices;
+    lq_page_info info;
     seen(lq_page_inspect(&info, page, page_bytes));
+    int status;
     status =
         lq_codec_decode(codec, &v, NULL, tokens, &page, &page_bytes, workspace, workspace_bytes);
     seen(status);
@@ -839,7 +798,6 @@ static int mutated_page(void)
     const subject *s = &subjects[source_below(2 * KINDS)];
     size_t count = s->page.count;
     uint8_t *page;
-    int status;
     if (source_below(8) == 0) { /* cut in the middle: the trailer stays right */
         size_t out = 1 + source_below((uint32_t)(count < 40 ? count : 40) - 1);
         page = (uint8_t *)source_alloc(count - out);
@@ -853,7 +811,8 @@ static int mutated_page(void)
     } else {
         mutate(page, 0, count);
     }
-    status = decode(s->codec, page, count, source_below(16) ? PAGE_TOKENS : 1 + source_below(64));
+    int status =
+        decode(s->codec, page, count, source_below(16) ? PAGE_TOKENS : 1 + source_below(64));
     free(page);
     return status;
 }
@@ -862,13 +821,11 @@ static int mutated_page(void)
 static void check_basis(const lq_basis *b)
 {
     double most = 0;
-    size_t i;
-    size_t j;
-    for (i = 0; i < b->rank + b->dims; i++) {
+    for (size_t i = 0; i < b->rank + b->dims; i++) {
         const int16_t *row = i < b->rank ? b->forward + i * b->forward_stride
                                          : b->inverse + (i - b->rank) * b->inverse_stride;
         double sum = 0;
-        for (j = 0; j < (i < b->rank ? b->forward_stride : b->inverse_stride); j++) {
+        for (size_t j = 0; j < (i < b->rank ? b->forward_stride : b->inverse_stride); j++) {
             sum += (double)row[j] * row[j];
         }
         most = sum > most ? sum : most;
@@ -885,21 +842,19 @@ static void encode(const lq_codec *codec)
     size_t workspace_bytes = lq_codec_workspace_bytes(codec);
     void *workspace = source_alloc(workspace_bytes);
     uint8_t *page = (uint8_t *)source_alloc(bound);
-    const void *slices[HEADS];
     lq_vectors v = {NULL, 0, LQ_F32};
     size_t page_bytes = 0;
-    size_t written;
     double scale = (double)(1u << source_below(9));
-    size_t i;
-    int status;
-    for (i = 0; i < sizeof x / sizeof x[0]; i++) {
+    for (size_t i = 0; i < sizeof x / sizeof x[0]; i++) {
         x[i] = (float)(source_integer_gauss() * scale);
     }
+    const void *slices[HEADS];
     slices[0] = x;
     slices[1] = x + PAGE_TOKENS * DIMS;
     v.slices = slices;
-    status = lq_codec_encode(codec, page, bound, &written, &page_bytes, &v, NULL, PAGE_TOKENS,
-                             workspace, workspace_bytes);
+    size_t written;
+    int status = lq_codec_encode(codec, page, bound, &written, &page_bytes, &v, NULL, PAGE_TOKENS,
+                                 workspace, workspace_bytes);
     seen(status);
     CHECK(status == LQ_OK || status == LQ_E_RANGE || status == LQ_E_FORMAT);
     if (status == LQ_OK) {
@@ -915,23 +870,15 @@ static int mutated_profile(int mend)
     const subject *s = &subjects[source_below(2) ? 2 * KINDS - 1 - source_below(4) /* dense */
                                                  : source_below(2 * KINDS)];
     size_t count = s->profile_file.count;
-    uint8_t *file;
     void *mem = NULL;
-    lq_profile profile;
     size_t needed = 99;
-    int status;
-    if (source_below(8) == 0) {
-        count = source_below((uint32_t)count);
-    }
-    file = source_copy(s->profile_file.bytes, count);
-    if (count) {
-        mutate(file, source_below(2) && count > 20 ? 20 : 0, count);
-    }
-    if (mend) {
-        mend_profile(file, count);
-    }
+    if (source_below(8) == 0) count = source_below((uint32_t)count);
+    uint8_t *file = source_copy(s->profile_file.bytes, count);
+    if (count) mutate(file, source_below(2) && count > 20 ? 20 : 0, count);
+    if (mend) mend_profile(file, count);
+    lq_profile profile;
     memset(&profile, 0xee, sizeof profile);
-    status = lq_profile_load(&profile, NULL, 0, &needed, file, count);
+    int status = lq_profile_load(&profile, NULL, 0, &needed, file, count);
     CHECK(status != LQ_OK && profile.dims == 0xeeeeeeeeu);
     if (status == LQ_E_SPACE && CHECK(needed > 0 && needed <= 65536 + 512 * count)) {
         mem = source_alloc(needed);
@@ -945,12 +892,9 @@ static int mutated_profile(int mend)
         lq_codec_desc d = s->desc;
         lq_codec *codec = NULL;
         void *codec_mem = source_alloc(lq_codec_bytes(&d));
-        int built;
-        if (profile.dense) {
-            check_basis(profile.dense);
-        }
+        if (profile.dense) check_basis(profile.dense);
         d.profile = &profile;
-        built = lq_codec_init(&codec, codec_mem, lq_codec_bytes(&d), &d);
+        int built = lq_codec_init(&codec, codec_mem, lq_codec_bytes(&d), &d);
         seen(built);
         if (built == LQ_OK) {
             decode(codec, s->page.bytes, s->page.count, PAGE_TOKENS);
@@ -974,24 +918,19 @@ static void mutated_joint(int mend)
     uint8_t *file = source_copy(joined.file.bytes, joined.file.count);
     size_t count = source_below(8) ? joined.file.count : source_below((uint32_t)joined.file.count);
     size_t needed = 0;
-    lq_profile p;
-    void *mem;
-    int status;
     mutate(file, 0, source_below(2) && count > 100 ? 100 : count);
-    if (mend) {
-        mend_profile(file, count);
-    }
-    status = lq_profile_load(&p, NULL, 0, &needed, file, count);
-    mem = source_alloc(needed);
+    if (mend) mend_profile(file, count);
+    lq_profile p;
+    int status = lq_profile_load(&p, NULL, 0, &needed, file, count);
+    void *mem = source_alloc(needed);
     if (status == LQ_E_SPACE && CHECK(needed <= 65536 + 1024 * joined.file.count)) {
         status = lq_profile_load(&p, mem, needed, &needed, file, count);
     }
     seen(status);
     if (status == LQ_OK && p.dense) {
-        lq_codec_desc d;
         lq_codec *codec = NULL;
-        void *codec_mem;
         check_basis(p.dense);
+        lq_codec_desc d;
         memset(&d, 0, sizeof d);
         d.tables = tables;
         d.geometry = joined.geometry;
@@ -999,7 +938,7 @@ static void mutated_joint(int mend)
         d.geometry.dense = p.dense;
         d.profile = &p;
         d.step = 0.3f;
-        codec_mem = source_alloc(lq_codec_bytes(&d));
+        void *codec_mem = source_alloc(lq_codec_bytes(&d));
         status = lq_codec_init(&codec, codec_mem, lq_codec_bytes(&d), &d);
         seen(status);
         if (status == LQ_OK) {
@@ -1011,16 +950,15 @@ static void mutated_joint(int mend)
             uint8_t *page = (uint8_t *)source_alloc(lq_codec_page_bound(codec));
             uint16_t *floats = (uint16_t *)source_alloc(PAGE_TOKENS * JOINT_DIMS * 2);
             void *rows[JOINT_SLICES];
-            size_t written;
             size_t page_bytes = 0;
             const uint8_t *start = page;
-            uint32_t s;
-            for (s = 0; s < JOINT_SLICES; s++) {
+            for (uint32_t s = 0; s < JOINT_SLICES; s++) {
                 rows[s] = floats + s * PAGE_TOKENS * DIMS;
             }
             served_joint++;
             v.slices = joint_slices;
             out.slices = rows;
+            size_t written;
             status = lq_codec_encode(codec, page, lq_codec_page_bound(codec), &written,
                                      &page_bytes, &v, &at, PAGE_TOKENS, work, bytes);
             seen(status);
@@ -1045,30 +983,26 @@ int main(int argc, char **argv)
     void *memory = source_alloc(lq_tables_bytes());
     uint32_t behind = 0; /* mended archives that opened */
     uint32_t mended = 0;
-    uint32_t i;
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
     joint_make();
-    for (i = 0; i < ARCHIVES; i++) {
-        uint8_t *copy;
+    for (uint32_t i = 0; i < ARCHIVES; i++) {
         if (i >= JOINT) {
             joint_archive(&archives[i], i > JOINT);
         } else {
             archive_make(&archives[i], i);
         }
         CHECK(open_and_read(archives[i].bytes, archives[i].count) == LQ_OK);
-        copy = source_copy(archives[i].bytes, archives[i].count);
+        uint8_t *copy = source_copy(archives[i].bytes, archives[i].count);
         mend_archive(copy, archives[i].count); /* nothing to mend */
         CHECK(memcmp(copy, archives[i].bytes, archives[i].count) == 0);
         free(copy);
-        if (i >= JOINT) {
-            continue;
-        }
+        if (i >= JOINT) continue;
         subject_make(&subjects[2 * i], &kinds[i], LQ_K);
         subject_make(&subjects[2 * i + 1], &kinds[i], LQ_V);
         CHECK(decode(subjects[2 * i].codec, subjects[2 * i].page.bytes, subjects[2 * i].page.count,
                      PAGE_TOKENS) == LQ_OK);
     }
-    for (i = 0; i < mutations; i++) {
+    for (uint32_t i = 0; i < mutations; i++) {
         int mend = (int)(i & 1);
         source_seed = ((uint64_t)i << 20) + 1; /* so that one of them can be repeated alone */
         if (i % 8 < 4) {
@@ -1091,11 +1025,11 @@ int main(int argc, char **argv)
     CHECK(statuses[0] > 0 &&
           (mutations < 1000 || (statuses[-LQ_E_DATA] > 0 && statuses[-LQ_E_FORMAT] > 0)));
     printf("%u mutations; statuses:", (unsigned)mutations);
-    for (i = 0; i < 8; i++) {
+    for (uint32_t i = 0; i < 8; i++) {
         printf(" %s %llu", lq_status_string(-(int)i), (unsigned long long)statuses[i]);
         printf(i < 7 ? "," : "\n");
     }
-    for (i = 0; i < ARCHIVES; i++) {
+    for (uint32_t i = 0; i < ARCHIVES; i++) {
         free(archives[i].bytes);
         if (i < KINDS) {
             subject_free(&subjects[2 * i]);

@@ -51,9 +51,7 @@ static double gauss(void)
 static void *room(size_t bytes) /* aligned to 64, exactly so long for the sanitizer */
 {
     void *p = NULL;
-    if (posix_memalign(&p, 64, bytes ? bytes : 64)) {
-        abort();
-    }
+    if (posix_memalign(&p, 64, bytes ? bytes : 64)) abort();
     memset(p, 0, bytes);
     return p;
 }
@@ -97,7 +95,6 @@ static void test_round_trip(int k, int stream, size_t dims)
     float *mean = (float *)room(dims * 4);
     double error = 0, energy = 0;
     size_t i, t;
-    int level;
     for (i = 0; i < dims; i++) {
         mean[i] = (float)(3 * gauss());
     }
@@ -124,7 +121,7 @@ static void test_round_trip(int k, int stream, size_t dims)
         fprintf(stderr, "  kind %d stream %d dims %d: %.5f\n", kind, stream, (int)dims,
                 error / energy);
     }
-    for (level = 0; level < levels; level++) { /* in eights, in another order, at every level */
+    for (int level = 0; level < levels; level++) { /* in eights, in another order, at every level */
         (void)lq_cpu_limit(level);
         memset(again, 0xa5, bytes);
         for (i = 0; i < 8; i++) {
@@ -319,8 +316,7 @@ static void problem_make(problem *p)
 
 static void problem_free(problem *p)
 {
-    size_t i;
-    for (i = 0; i < p->hot + p->raw; i++) {
+    for (size_t i = 0; i < p->hot + p->raw; i++) {
         free(p->kf[i]);
         free(p->vf[i]);
         free(i < p->hot ? (void *)p->k[i] : (void *)p->rk[i - p->hot]);
@@ -375,9 +371,8 @@ static void reference(const problem *p, int biases, int masks, double *out, doub
 
 static void parts_make(const problem *p, int biases, int masks, lq__hot_part *parts)
 {
-    size_t i;
     memset(parts, 0, 2 * PARTS * sizeof *parts);
-    for (i = 0; i < p->hot + p->raw; i++) {
+    for (size_t i = 0; i < p->hot + p->raw; i++) {
         int hot = i < p->hot;
         parts[i].k = hot ? (const void *)p->k[i] : (const void *)p->rk[i - p->hot];
         parts[i].v = hot ? (const void *)p->v[i] : (const void *)p->rv[i - p->hot];
@@ -392,7 +387,6 @@ static void parts_make(const problem *p, int biases, int masks, lq__hot_part *pa
 
 static void test_attention(problem *p, double tolerance)
 {
-    lq__hot_query query;
     lq__hot_state state, other;
     void *qm = room(lq__hot_query_bytes(p->dims));
     void *sm = room(lq__hot_state_bytes(p->v_dims));
@@ -402,14 +396,15 @@ static void test_attention(problem *p, double tolerance)
     double *want = (double *)room(8 * p->v_dims * 8);
     double *logits = (double *)room(8 * 2 * PARTS * 64 * 8);
     float shift[8], lse[8], lse2[8];
-    double want_lse[8];
-    lq__hot_part parts[2 * PARTS];
     lq__hot_form hot = {p->k_kind, p->v_kind, 0, 0, NULL, NULL, 0, NULL};
     lq__hot_form raw = {p->type, p->type, p->dims, p->v_dims, NULL, NULL, 0, NULL};
     int level, biases, masks, split;
     size_t r, d, i, t;
     problem_make(p);
     hot.v_mean = p->v_mean;
+    lq__hot_query query;
+    double want_lse[8];
+    lq__hot_part parts[2 * PARTS];
     for (level = 0; level < levels; level++) {
         (void)lq_cpu_limit(level);
         for (biases = 0; biases < 3; biases++) {
@@ -448,10 +443,10 @@ static void test_attention(problem *p, double tolerance)
                     }
                 }
                 for (i = 0; i < p->hot + p->raw; i++) { /* logits and mass */
-                    float got[8 * 64];
                     float mass[64];
                     int is_raw = i >= p->hot;
                     memset(mass, 0, sizeof mass);
+                    float got[8 * 64];
                     lq__hot_logits(got, &query, is_raw ? &raw : &hot, &parts[i], is_raw);
                     lq__hot_mass(mass, got, lse, p->rows);
                     for (t = 0; t < 64; t++) {
@@ -484,9 +479,8 @@ static void test_attentions(void)
 {
     static const size_t dims[7] = {64, 128, 8, 72, 96, 256, 512};
     size_t i, rows;
-    int k;
     for (i = 0; i < 7; i++) {
-        for (k = 0; k < KINDS; k++) {
+        for (int k = 0; k < KINDS; k++) {
             for (rows = 1; rows <= 8; rows += i ? 1 + rnd() % 4 : 1) {
                 problem p;
                 memset(&p, 0, sizeof p);
@@ -510,20 +504,16 @@ static void test_attentions(void)
 static void test_levels_agree(void)
 {
     static const size_t all[6] = {16, 32, 64, 80, 128, 512};
-    size_t n;
     int k, level;
-    for (n = 0; n < 6; n++) {
+    for (size_t n = 0; n < 6; n++) {
         size_t wide = all[n];
         for (k = 0; k < KINDS; k++) {
             size_t bytes = lq__hot_tile_bytes(kinds[k], LQ_K, wide);
             uint8_t *tile = (uint8_t *)room(bytes);
             int8_t *q8 = (int8_t *)room(8 * wide);
-            uint8_t weights[4 * 64];
-            int32_t dots[2][4 * 64];
             float unit[4] = {1.0f, 1.0f, 1.0f, 1.0f};
             float *acc = (float *)room(4 * wide * 4);
             float *want = (float *)room(4 * wide * 4);
-            int32_t sum[4];
             size_t i, r, rows;
             for (i = 0; i < bytes; i++) {
                 tile[i] = (uint8_t)(rnd() >> 8);
@@ -531,15 +521,18 @@ static void test_levels_agree(void)
             for (i = 0; i < 8 * wide; i++) {
                 q8[i] = (int8_t)((int)(rnd() >> 8 & 255) - 128);
             }
+            uint8_t weights[4 * 64];
             for (i = 0; i < 4 * 64; i++) {
                 weights[i] = (uint8_t)(rnd() >> 8);
             }
+            int32_t sum[4];
             for (r = 0; r < 4; r++) {
                 sum[r] = 0;
                 for (i = 0; i < wide; i++) {
                     sum[r] += q8[r * wide + i];
                 }
             }
+            int32_t dots[2][4 * 64];
             for (rows = 1; rows <= 4; rows++) {
                 for (level = 0; level < levels; level++) {
                     (void)lq_cpu_limit(level);
@@ -594,19 +587,18 @@ static void test_levels_agree(void)
 /* The float stages of every level: every scale code, masks, softcap, bias; rows that see nothing. */
 static void test_softmax_agrees(void)
 {
-    int32_t dots[2][4 * 64];
-    uint8_t codes[256];
     float bias[4 * 64], scale[4], shift[4], base[4];
     int n, level;
     size_t i, r;
+    uint8_t codes[256];
     for (i = 0; i < 256; i++) {
         codes[i] = (uint8_t)i;
     }
+    int32_t dots[2][4 * 64];
     for (n = 0; n < 64; n++) {
         float logits[3][4 * 64], weights[4 * 64], most[3][4], sums[3][4][16], unit[3][4];
         uint8_t high[3][4 * 64], low[3][4 * 64];
         lq__hot_step step;
-        lq__hot_weights w;
         memset(&step, 0, sizeof step);
         for (i = 0; i < 4 * 64; i++) {
             dots[0][i] = (int32_t)(rnd() % 400001) - 200000;
@@ -626,6 +618,7 @@ static void test_softmax_agrees(void)
         step.bias = n & 2 ? bias : NULL;
         step.bias_stride = n & 4 ? 64 : 0;
         step.softcap = n & 8 ? 3.0f : 0.0f;
+        lq__hot_weights w;
         for (level = 0; level < levels; level++) {
             (void)lq_cpu_limit(level);
             step.logits = logits[level];
@@ -676,17 +669,13 @@ static void test_small_weights(void)
 {
     enum { D = 64 };
     size_t t, d;
-    int level;
     double worst = 0;
-    for (level = 0; level < levels; level++) {
-        int n;
+    for (int level = 0; level < levels; level++) {
         (void)lq_cpu_limit(level);
-        for (n = 0; n < 40; n++) {
+        for (int n = 0; n < 40; n++) {
             static float x[64 * D], work[8192], qm[16384], sm[16384], out[D];
             static uint8_t k[4096], v[4096];
             double gap = 3 + 0.1 * n, small = exp(-gap), sum = 1 + 63 * small, error = 0;
-            lq__hot_query query;
-            lq__hot_state state;
             lq__hot_form form = {LQ__HOT_Z4, LQ__HOT_Z4, 0, 0, NULL, NULL, 0, NULL};
             lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 1, 1};
             float bias[64], q[D];
@@ -703,7 +692,9 @@ static void test_small_weights(void)
                 v[lq__hot_tile_bytes(LQ__HOT_Z4, LQ_V, D) - 64 + 18];
             part.bias = bias;
             open_tile(x, D, v, LQ__HOT_Z4, LQ_V, D, 0, 64, NULL, work);
+            lq__hot_query query;
             lq__hot_query_init(&query, qm, q, D, 1, D, 0.125f, 0.0f);
+            lq__hot_state state;
             lq__hot_state_init(&state, sm, 1, D);
             lq__hot_attend(&state, &query, &form, &part, 1);
             lq__hot_state_finish(&state, out, D, NULL);
@@ -717,9 +708,7 @@ static void test_small_weights(void)
             worst = error > worst ? error : worst;
         }
     }
-    if (!CHECK(worst < 0.01)) {
-        fprintf(stderr, "  small weights: %g\n", worst);
-    }
+    if (!CHECK(worst < 0.01)) fprintf(stderr, "  small weights: %g\n", worst);
     (void)lq_cpu_limit(-1);
 }
 
@@ -727,8 +716,7 @@ static void test_small_weights(void)
 static void test_hostile(int rounds)
 {
     static const size_t dims[4] = {64, 72, 128, 512};
-    int n;
-    for (n = 0; n < rounds; n++) {
+    for (int n = 0; n < rounds; n++) {
         int kind = kinds[rnd() % KINDS];
         size_t d = dims[rnd() % 4];
         size_t bytes = lq__hot_tile_bytes(kind, LQ_K, d);
@@ -739,27 +727,26 @@ static void test_hostile(int rounds)
         void *qm = room(lq__hot_query_bytes(d));
         void *sm = room(lq__hot_state_bytes(d));
         float *q = (float *)room(8 * d * 4);
-        lq__hot_query query;
-        lq__hot_state state;
         lq__hot_form form = {kind, kind, 0, 0, NULL, NULL, 0, NULL};
         lq__hot_part part = {k, v, ~(uint64_t)0, NULL, NULL, 0, NULL, NULL, 1, 1};
         size_t rows = 1 + rnd() % 8;
-        size_t i;
         int bad = 0;
-        for (i = 0; i < bytes; i++) {
+        for (size_t i = 0; i < bytes; i++) {
             k[i] = (uint8_t)(rnd() >> 8);
             v[i] = (uint8_t)(rnd() >> 8);
         }
-        for (i = 0; i < 8 * d; i++) {
+        for (size_t i = 0; i < 8 * d; i++) {
             q[i] = (float)gauss();
         }
         (void)lq_cpu_limit(n % levels);
         open_tile(x, d, v, kind, LQ_V, d, 0, 64, NULL, work);
+        lq__hot_query query;
         lq__hot_query_init(&query, qm, q, d, rows, d, 0.1f, 0.0f);
+        lq__hot_state state;
         lq__hot_state_init(&state, sm, rows, d);
         lq__hot_attend(&state, &query, &form, &part, 1);
         lq__hot_state_finish(&state, x, d, NULL);
-        for (i = 0; i < rows * d; i++) {
+        for (size_t i = 0; i < rows * d; i++) {
             bad += !(x[i] > -1e30f && x[i] < 1e30f);
         }
         CHECK(!bad);
@@ -876,11 +863,9 @@ static void test_pinned(void)
     float *x = (float *)room(64 * 128 * 4);
     float *mean = (float *)room(128 * 4);
     void *work = room(lq__hot_work_bytes(128));
-    size_t i;
-    for (i = 0; i < 64 * 128; i++) {
+    for (size_t i = 0; i < 64 * 128; i++) {
         int32_t sum = 0;
-        int j;
-        for (j = 0; j < 8; j++) {
+        for (int j = 0; j < 8; j++) {
             state = state * 1664525u + 1013904223u;
             sum += (int32_t)(state >> 16) - 32768;
         }
@@ -911,13 +896,12 @@ int main(int argc, char **argv)
 {
     static const size_t dims[8] = {8, 16, 64, 72, 80, 96, 128, 512};
     int k, s;
-    size_t i;
     levels = lq_cpu_limit(-1) + 1;
     test_math();
     test_sizes();
     for (k = 0; k < KINDS; k++) {
         for (s = LQ_K; s <= LQ_V; s++) {
-            for (i = 0; i < 8; i++) {
+            for (size_t i = 0; i < 8; i++) {
                 test_round_trip(k, s, dims[i]);
             }
             test_partial(k, s, 64);

@@ -29,8 +29,7 @@ static const lq_rope *rope_of(uint32_t layer)
 /* ---- the model ---- */
 static void model_ropes(void)
 {
-    size_t i;
-    for (i = 0; i < DIMS / 2; i++) {
+    for (size_t i = 0; i < DIMS / 2; i++) {
         freqs[0][i] = (float)pow(1e4, -(double)i / (DIMS / 2));
         freqs[1][i] = (float)pow(1e6, -(double)i / (DIMS / 4));
     }
@@ -52,31 +51,26 @@ static void model_make(void)
 {
     static const lq_positions at = {0, 1, NULL};
     double state[HIDDEN] = {0};
-    size_t t;
-    size_t i;
-    size_t h;
-    uint32_t l;
     source_seed = 71;
     model_ropes();
-    for (i = 0; i < 3 * LAYERS * ROW; i++) {
-        for (h = 0; h < HIDDEN; h++) {
+    for (size_t i = 0; i < 3 * LAYERS * ROW; i++) {
+        for (size_t h = 0; h < HIDDEN; h++) {
             mixing[i][h] = source_gauss() * pow(0.8, (double)h);
         }
     }
-    for (i = 0; i < 2 * LAYERS * ROW; i++) {
+    for (size_t i = 0; i < 2 * LAYERS * ROW; i++) {
         bias[i] = source_gauss() * (i < LAYERS * ROW ? 4 : 0.5);
     }
-    for (t = 0; t < TOKENS; t++) {
-        for (h = 0; h < HIDDEN; h++) {
+    for (size_t t = 0; t < TOKENS; t++) {
+        for (size_t h = 0; h < HIDDEN; h++) {
             state[h] = 0.5 * state[h] + source_gauss();
         }
-        for (l = 0; l < LAYERS; l++) {
+        for (uint32_t l = 0; l < LAYERS; l++) {
             double gain = exp(0.3 * source_gauss()) * (1 + l);
-            for (i = 0; i < ROW; i++) {
+            for (size_t i = 0; i < ROW; i++) {
                 double x[3] = {0, 0, 0};
-                size_t j;
-                for (j = 0; j < 3; j++) {
-                    for (h = 0; h < HIDDEN; h++) {
+                for (size_t j = 0; j < 3; j++) {
+                    for (size_t h = 0; h < HIDDEN; h++) {
                         x[j] += mixing[(j * LAYERS + l) * ROW + i][h] * state[h];
                     }
                 }
@@ -88,8 +82,8 @@ static void model_make(void)
             }
         }
     }
-    for (l = 0; l < LAYERS; l++) {
-        for (i = 0; i < HEADS && rope_of(l); i++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        for (size_t i = 0; i < HEADS && rope_of(l); i++) {
             CHECK(!lq_rope_apply_f32(k_data[l] + i * DIMS, TOKENS, DIMS, ROW, rope_of(l), &at));
             CHECK(!lq_rope_apply_f32(q_data[l] + i * DIMS, TOKENS, DIMS, ROW, rope_of(l), &at));
         }
@@ -109,11 +103,10 @@ typedef struct group {
 static void group_add(group *g, uint32_t layer, uint32_t stream)
 {
     uint32_t gain = 0;
-    uint32_t h;
-    for (h = 0; h < g->count; h++) {
+    for (uint32_t h = 0; h < g->count; h++) {
         gain = g->slices[h].stream == LQ_V ? g->roles[h].gain + 1 : gain;
     }
-    for (h = 0; h < HEADS; h++, g->count++) {
+    for (uint32_t h = 0; h < HEADS; h++, g->count++) {
         lq_slice *s = &g->slices[g->count];
         lq_role *r = &g->roles[g->count];
         s->layer = layer;
@@ -136,16 +129,15 @@ enum { BY_LAYER, KEYS_FIRST, MIXED, KEYS, VALUES, ORDERS };
 
 static void group_make(group *g, int order)
 {
-    uint32_t l;
     memset(g, 0, sizeof *g);
-    for (l = 0; l < LAYERS && order == BY_LAYER; l++) {
+    for (uint32_t l = 0; l < LAYERS && order == BY_LAYER; l++) {
         group_add(g, l, LQ_K);
         group_add(g, l, LQ_V);
     }
-    for (l = 0; l < LAYERS && (order == KEYS_FIRST || order == KEYS); l++) {
+    for (uint32_t l = 0; l < LAYERS && (order == KEYS_FIRST || order == KEYS); l++) {
         group_add(g, l, LQ_K);
     }
-    for (l = 0; l < LAYERS && (order == KEYS_FIRST || order == VALUES); l++) {
+    for (uint32_t l = 0; l < LAYERS && (order == KEYS_FIRST || order == VALUES); l++) {
         group_add(g, l, LQ_V);
     }
     if (order == MIXED) {
@@ -174,8 +166,7 @@ static const float *slice_of(const group *g, uint32_t s, size_t first)
 static lq_vectors group_vectors(const group *g, const void **rows, size_t first)
 {
     lq_vectors v = {NULL, ROW, LQ_F32};
-    uint32_t s;
-    for (s = 0; s < g->count; s++) {
+    for (uint32_t s = 0; s < g->count; s++) {
         rows[s] = slice_of(g, s, first);
     }
     v.slices = rows;
@@ -208,18 +199,16 @@ static void profile_make(profile *p, const group *g, size_t first, size_t tokens
     const void *rows[SLICES_MAX];
     lq_vectors v = group_vectors(g, rows, first);
     lq_positions at = {0, 1, NULL};
-    lq_klt klt;
     size_t bytes = lq_klt_bytes(&g->geometry);
     void *mem = source_alloc(bytes);
-    void *work;
-    uint32_t s;
     memset(p, 0, sizeof *p);
     at.first = (int64_t)first;
+    lq_klt klt;
     CHECK(lq_klt_init(&klt, mem, bytes, &g->geometry) == LQ_OK);
     bytes = lq_klt_workspace_bytes(&g->geometry);
-    work = source_alloc(bytes);
+    void *work = source_alloc(bytes);
     CHECK(lq_klt_add(&klt, &v, &at, tokens, work, bytes) == LQ_OK);
-    for (s = 0; s < g->count && queries; s++) {
+    for (uint32_t s = 0; s < g->count && queries; s++) {
         const void *row = q_data[g->slices[s].layer] + first * ROW + g->slices[s].head * DIMS;
         lq_vectors q = {NULL, ROW, LQ_F32};
         q.slices = &row;
@@ -235,9 +224,7 @@ static void profile_make(profile *p, const group *g, size_t first, size_t tokens
                                &p->report, work, bytes);
     free(work);
     free(mem);
-    if (p->status == LQ_OK) {
-        profile_load(p);
-    }
+    if (p->status == LQ_OK) profile_load(p);
 }
 
 static void profile_free(profile *p)
@@ -277,19 +264,13 @@ static int pages_make(pages *p, const lq_codec_desc *desc, const group *g, size_
                       size_t tokens)
 {
     const void *rows[SLICES_MAX];
-    void *out_rows[SLICES_MAX];
-    const uint8_t *starts[TOKENS / 64 + 1];
     lq_vectors v = group_vectors(g, rows, first);
     lq_vectors_out out = {NULL, 0, LQ_F32};
     lq_positions at = {0, 1, NULL};
     size_t count = (tokens + 63) / 64;
     lq_codec *codec = NULL;
     void *mem = source_alloc(lq_codec_bytes(desc));
-    void *work;
-    size_t bytes;
     size_t at_byte = 0;
-    uint32_t s;
-    size_t i;
     int status = lq_codec_init(&codec, mem, lq_codec_bytes(desc), desc);
     memset(p, 0, sizeof *p);
     at.first = (int64_t)first;
@@ -297,17 +278,19 @@ static int pages_make(pages *p, const lq_codec_desc *desc, const group *g, size_
         free(mem);
         return status;
     }
-    bytes = lq_codec_workspace_bytes(codec);
-    work = source_alloc(bytes);
+    size_t bytes = lq_codec_workspace_bytes(codec);
+    void *work = source_alloc(bytes);
     p->bytes = (uint8_t *)source_alloc(count * lq_codec_page_bound(codec));
     p->out = (float *)source_alloc(tokens * group_dims(g) * sizeof(float));
     status = lq_codec_encode(codec, p->bytes, count * lq_codec_page_bound(codec), &p->total,
                              p->page_bytes, &v, &at, tokens, work, bytes);
-    for (i = 0; i < count; i++) {
+    const uint8_t *starts[TOKENS / 64 + 1];
+    for (size_t i = 0; i < count; i++) {
         starts[i] = p->bytes + at_byte;
         at_byte += p->page_bytes[i];
     }
-    for (s = 0; s < g->count; s++) {
+    void *out_rows[SLICES_MAX];
+    for (uint32_t s = 0; s < g->count; s++) {
         out_rows[s] = p->out + s * tokens * DIMS;
     }
     out.slices = out_rows;
@@ -338,17 +321,14 @@ static loss loss_of(const group *g, const float *out, size_t stride, size_t firs
     loss sum = {0, 0};
     double keys = 0;
     double values = 0;
-    uint32_t s;
-    size_t t;
-    size_t d;
-    for (s = 0; s < g->count; s++) {
+    for (uint32_t s = 0; s < g->count; s++) {
         uint32_t layer = g->slices[s].layer;
-        for (t = 0; t < tokens; t++) {
+        for (size_t t = 0; t < tokens; t++) {
             const float *x = slice_of(g, s, first + t);
             const float *y = out + (s * stride + t) * DIMS;
             double error = 0;
             double size = 0;
-            for (d = 0; d < DIMS; d++) {
+            for (size_t d = 0; d < DIMS; d++) {
                 error += ((double)y[d] - (double)x[d]) * ((double)y[d] - (double)x[d]);
             }
             if (g->slices[s].stream == LQ_K) { /* a magnitude scales errors, too */
@@ -357,7 +337,7 @@ static loss loss_of(const group *g, const float *out, size_t stride, size_t firs
                 keys += DIMS;
                 continue;
             }
-            for (d = 0; d < ROW; d++) {
+            for (size_t d = 0; d < ROW; d++) {
                 double y_d = (double)v_data[layer][(first + t) * ROW + d] -
                              bias[((size_t)LAYERS + layer) * ROW + d];
                 size += y_d * y_d / ROW;
@@ -388,18 +368,16 @@ static int same_at_levels(pages *out, const lq_codec_desc *desc, const group *g,
                           size_t tokens)
 {
     int most = lq_cpu_limit(PLAIN);
-    int level;
     int status = pages_make(out, desc, g, first, tokens);
-    for (level = 0; level < most; level++) {
-        pages other;
+    for (int level = 0; level < most; level++) {
         CHECK(lq_cpu_limit(level) == level);
+        pages other;
         CHECK(pages_make(&other, desc, g, first, tokens) == status);
         CHECK(other.total == out->total);
         if (!status && other.total == out->total) {
-            size_t i;
             size_t far = 0;
             CHECK(memcmp(other.bytes, out->bytes, out->total) == 0);
-            for (i = 0; i < tokens * group_dims(g); i++) {
+            for (size_t i = 0; i < tokens * group_dims(g); i++) {
                 far += fabs((double)other.out[i] - (double)out->out[i]) > 1e-4;
             }
             CHECK(far == 0);
@@ -414,21 +392,18 @@ static int same_at_levels(pages *out, const lq_codec_desc *desc, const group *g,
 static size_t apart_bytes(float step, float unit, double ratio, size_t first, size_t tokens)
 {
     size_t bytes = 0;
-    uint32_t l;
-    uint32_t stream;
-    for (l = 0; l < LAYERS; l++) {
-        for (stream = LQ_K; stream <= LQ_V; stream++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
             lq_klt_desc desc = klt_desc(stream == LQ_V ? step * (float)ratio : step);
-            lq_codec_desc d;
-            profile p;
-            pages out;
             group g;
             memset(&g, 0, sizeof g);
             group_add(&g, l, stream);
             desc.unit = unit;
+            profile p;
             profile_make(&p, &g, 0, FITTED, stream == LQ_K, &desc);
             CHECK(p.status == LQ_OK);
-            d = codec_desc(&g, &p, desc.step);
+            lq_codec_desc d = codec_desc(&g, &p, desc.step);
+            pages out;
             CHECK(pages_make(&out, &d, &g, first, tokens) == LQ_OK);
             bytes += out.total;
             pages_free(&out);
@@ -441,13 +416,12 @@ static size_t apart_bytes(float step, float unit, double ratio, size_t first, si
 static void test_basis_fields(const group *g, const profile *p, float ratio, uint64_t model)
 {
     const lq_basis *b = p->p.dense;
-    uint32_t s;
     CHECK(p->p.stream == g->geometry.stream && b->stream == g->geometry.stream);
     CHECK(p->p.slice_count == g->count && p->p.dims == group_dims(g));
     CHECK(p->p.gains == b->gains);
     CHECK(p->p.gains == (g->geometry.stream == LQ_K ? 0u : (uint32_t)LAYERS));
     CHECK(fabs((double)(b->ratio - ratio)) < 1.0 / 512 && b->model == model);
-    for (s = 0; s < g->count; s++) {
+    for (uint32_t s = 0; s < g->count; s++) {
         CHECK(b->slice_dims[s] == DIMS);
         CHECK(b->slice_gain[s] ==
               (g->slices[s].stream == LQ_K ? LQ_GAIN_NONE : g->roles[s].gain));
@@ -460,35 +434,30 @@ static void test_orders(void)
 {
     static const float steps[2] = {0.1f, 0.4f};
     size_t tokens = quick ? 320 : 1200;
-    int order;
-    int i;
-    for (order = 0; order < ORDERS; order++) {
+    for (int order = 0; order < ORDERS; order++) {
         lq_klt_desc desc = klt_desc(0.1f);
-        profile p;
         group g;
         group_make(&g, order);
         desc.ratio = order == MIXED ? 2.0f : order == KEYS_FIRST ? 0.0f : 3.0f;
         desc.model = order == MIXED ? 0x123456789abcdef0u : 0;
         desc.beta = order == KEYS_FIRST ? -1.0f : 0; /* no metric */
+        profile p;
         profile_make(&p, &g, 0, FITTED, order != VALUES && order != KEYS_FIRST, &desc);
-        if (!CHECK(p.status == LQ_OK)) {
-            continue;
-        }
+        if (!CHECK(p.status == LQ_OK)) continue;
         test_basis_fields(&g, &p,
                           order == KEYS || order == VALUES ? 1.0f
                           : order == KEYS_FIRST            ? 1.4f /* the default */
                                                            : desc.ratio,
                           desc.model);
-        for (i = 0; i < 2; i++) {
+        for (int i = 0; i < 2; i++) {
             lq_codec_desc d = codec_desc(&g, &p, steps[i]);
             double ratio = (double)p.p.dense->ratio * (double)steps[i];
             double unit = (double)p.unit * (double)steps[i];
             pages out;
-            loss l;
             if (!CHECK(same_at_levels(&out, &d, &g, FITTED, tokens + (i ? 0 : 17)) == LQ_OK)) {
                 continue;
             }
-            l = loss_of(&g, out.out, tokens + (i ? 0 : 17), FITTED, tokens);
+            loss l = loss_of(&g, out.out, tokens + (i ? 0 : 17), FITTED, tokens);
             printf("order %d step %.2f: %.3f bits, k %.3f, v %.3f of a cell\n", order,
                    (double)steps[i], 8 * (double)out.total / (double)tokens / group_dims(&g),
                    sqrt(12 * l.k) / unit, sqrt(12 * l.v) / ratio);
@@ -516,33 +485,28 @@ static void test_roles_of_one_rope(void)
 {
     lq_klt_desc desc = klt_desc(0.2f);
     group roles;
-    group plain;
-    profile a;
-    profile b;
-    uint32_t s;
     memset(&roles, 0, sizeof roles);
     group_add(&roles, 0, LQ_K);
     group_add(&roles, 1, LQ_K);
-    for (s = 0; s < roles.count; s++) {
+    for (uint32_t s = 0; s < roles.count; s++) {
         roles.roles[s].rope = &ropes[0];
     }
-    plain = roles;
+    group plain = roles;
     roles.geometry.roles = roles.roles;
     roles.geometry.slice_dims = plain.geometry.slice_dims = roles.dims;
     plain.geometry.roles = NULL;
     plain.geometry.rope = &ropes[0];
+    profile a;
     profile_make(&a, &roles, 0, FITTED, 1, &desc);
+    profile b;
     profile_make(&b, &plain, 0, FITTED, 1, &desc);
     if (CHECK(a.status == LQ_OK && b.status == LQ_OK && a.count == b.count) &&
         CHECK(memcmp(a.file, b.file, a.count) == 0)) {
-        int kind;
-        for (kind = 0; kind < 4; kind++) { /* dense; and coded and fixed without a basis, raw */
+        for (int kind = 0; kind < 4; kind++) { /* dense; and coded and fixed without a basis, raw */
             lq_codec_desc da = codec_desc(&roles, &a, 0.2f);
             lq_codec_desc db = codec_desc(&plain, &b, 0.2f);
             int16_t rows[2 * 4 * DIMS + 1];
             lq_profile flat;
-            pages pa;
-            pages pb;
             if (kind) {
                 da.geometry.basis = db.geometry.basis = kind == 1 ? LQ_BASIS_HADAMARD : 0;
                 da.geometry.dense = db.geometry.dense = NULL;
@@ -553,7 +517,9 @@ static void test_roles_of_one_rope(void)
                 da.step = db.step = kind == 3 ? 0 : 0.2f;
                 da.type = db.type = kind == 3 ? LQ_F32 : 0;
             }
+            pages pa;
             CHECK(same_at_levels(&pa, &da, &roles, 64, 200) == LQ_OK);
+            pages pb;
             CHECK(pages_make(&pb, &db, &plain, 64, 200) == LQ_OK);
             CHECK(pa.total == pb.total && memcmp(pa.bytes, pb.bytes, pa.total) == 0);
             CHECK(memcmp(pa.out, pb.out, 200 * 4 * DIMS * sizeof(float)) == 0);
@@ -574,11 +540,7 @@ static void test_only_dense(void)
     lq_profile flat;
     int16_t rows[2 * (SLICES_MAX * DIMS + SLICES_MAX) + 1];
     lq_fit fit;
-    uint8_t *mem;
-    int order;
-    for (order = 0; order < ORDERS; order++) {
-        const char *why;
-        size_t bytes;
+    for (int order = 0; order < ORDERS; order++) {
         group_make(&g, order);
         memset(&d, 0, sizeof d);
         d.geometry = g.geometry;
@@ -586,10 +548,8 @@ static void test_only_dense(void)
         d.type = LQ_F32;
         CHECK(pages_make(&out, &d, &g, 5, 100) == LQ_OK);
         if (out.out) {
-            uint32_t s;
-            size_t t;
-            for (s = 0; s < g.count; s++) {
-                for (t = 0; t < 100; t++) {
+            for (uint32_t s = 0; s < g.count; s++) {
+                for (size_t t = 0; t < 100; t++) {
                     CHECK(!memcmp(out.out + (s * 100 + t) * DIMS, slice_of(&g, s, 5 + t),
                                   DIMS * sizeof(float)));
                 }
@@ -602,10 +562,11 @@ static void test_only_dense(void)
         d.tables = tables;
         d.step = 0.1f;
         d.profile = &flat;
+        const char *why;
         CHECK(lq_codec_check(&d, &why) == (order == KEYS ? LQ_OK : LQ_E_ARG));
         CHECK(order == KEYS || strncmp(why, "dense:", 6) == 0);
-        bytes = lq_fit_bytes(&g.geometry);
-        mem = (uint8_t *)source_alloc(bytes);
+        size_t bytes = lq_fit_bytes(&g.geometry);
+        uint8_t *mem = (uint8_t *)source_alloc(bytes);
         CHECK(lq_fit_init(&fit, mem, bytes, &g.geometry, 0.1f) ==
               (order == KEYS ? LQ_OK : LQ_E_ARG));
         free(mem);
@@ -623,8 +584,8 @@ typedef struct archive {
 
 static void archive_start_with(archive *a, size_t directory_bytes)
 {
-    lq_archive_writer_desc d;
     memset(a, 0, sizeof *a);
+    lq_archive_writer_desc d;
     memset(&d, 0, sizeof d);
     a->file = (uint8_t *)source_alloc(FILE_BYTES);
     a->directory = (uint8_t *)source_alloc(directory_bytes);
@@ -684,9 +645,8 @@ static lq_rope no_rope;
 
 static void cache_make(cache *c, int kind, uint32_t window, size_t room)
 {
-    uint32_t l;
     memset(c, 0, sizeof *c);
-    for (l = 0; l < LAYERS; l++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
         c->layer[l].rope = l < 2 ? &ropes[l] : &no_rope;
     }
     c->layer[1].window = window;
@@ -711,11 +671,9 @@ static void cache_make(cache *c, int kind, uint32_t window, size_t room)
 
 static void cache_fill(cache *c, size_t tokens, size_t step)
 {
-    size_t t;
-    uint32_t l;
-    for (t = 0; t < tokens; t += step) {
+    for (size_t t = 0; t < tokens; t += step) {
         size_t n = tokens - t < step ? tokens - t : step;
-        for (l = 0; l < LAYERS; l++) {
+        for (uint32_t l = 0; l < LAYERS; l++) {
             lq_kv_view k = {NULL, 0, 0, LQ_F32};
             lq_kv_view v = {NULL, 0, 0, LQ_F32};
             k.data = k_data[l] + t * ROW;
@@ -737,14 +695,12 @@ static float *cache_read(const cache *c, const group *g, size_t first, size_t to
 {
     float *out = (float *)source_alloc(g->count * tokens * DIMS * sizeof(float));
     float *row = (float *)source_alloc(tokens * ROW * sizeof(float));
-    uint32_t s;
-    size_t t;
-    for (s = 0; s < g->count; s++) {
+    for (uint32_t s = 0; s < g->count; s++) {
         lq_kv_view_out view = {NULL, 0, 0, LQ_F32};
         view.data = row;
         CHECK(lq_kv_read(&c->kv, g->slices[s].layer, g->slices[s].stream, &view, first, tokens,
                          NULL, 0) == LQ_OK);
-        for (t = 0; t < tokens; t++) {
+        for (size_t t = 0; t < tokens; t++) {
             memcpy(out + (s * tokens + t) * DIMS, row + t * ROW + g->slices[s].head * DIMS,
                    DIMS * sizeof(float));
         }
@@ -779,7 +735,6 @@ static int cache_pack(archive *a, const cache *c, const lq_kv_pack_desc *d)
 {
     size_t work_bytes = 0;
     size_t directory_bytes = 0;
-    uint8_t *work;
     const char *why = "x";
     int said = lq_kv_pack_check(&c->kv, d, &why);
     int status = lq_kv_pack_bytes(&c->kv, d, &work_bytes, &directory_bytes);
@@ -789,7 +744,7 @@ static int cache_pack(archive *a, const cache *c, const lq_kv_pack_desc *d)
         CHECK(lq_kv_pack(&c->kv, &a->writer, d, a, 0) == said);
         return said;
     }
-    work = (uint8_t *)source_alloc(work_bytes);
+    uint8_t *work = (uint8_t *)source_alloc(work_bytes);
     archive_start_with(a, directory_bytes);
     if (said == LQ_OK) {
         CHECK(lq_kv_pack(&c->kv, &a->writer, d, work, work_bytes - 1) == LQ_E_SPACE);
@@ -811,14 +766,13 @@ static int cache_unpack(cache *c, const archive *a, const lq_profile *const *pro
     size_t bytes = lq_kv_unpack_bytes(&c->kv, &a->reader, 0);
     uint8_t *work = (uint8_t *)source_alloc(bytes);
     lq_kv_unpack_desc d;
-    int status;
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.profiles = profiles;
     d.profile_count = count;
     CHECK(bytes > 0);
     CHECK(bytes == 0 || lq_kv_unpack(&c->kv, &a->reader, &d, work, bytes - 1) == LQ_E_SPACE);
-    status = lq_kv_unpack(&c->kv, &a->reader, &d, work, bytes);
+    int status = lq_kv_unpack(&c->kv, &a->reader, &d, work, bytes);
     CHECK(status == LQ_OK || lq_kv_tokens(&c->kv) == 0);
     free(work);
     return status;
@@ -833,20 +787,18 @@ static void test_cache_kinds(const profile *p, const group *g)
     size_t tokens = quick ? 700 : 1500;
     const lq_profile *known[3] = {NULL, NULL, NULL};
     float *first = NULL;
-    int i;
     known[1] = &p->p;
-    for (i = 0; i < 3; i++) {
-        size_t j;
+    for (int i = 0; i < 3; i++) {
         cache c;
         cache_make(&c, kinds[i], 0, 2048);
         cache_fill(&c, tokens, 128);
-        for (j = 0; j < 4; j++) {
+        for (size_t j = 0; j < 4; j++) {
             lq_kv_pack_group part = pack_group(g, p, 0.2f);
             lq_kv_pack_desc d = kv_pack_desc(&part, 1);
-            archive a;
-            cache back;
             d.chunk = chunks[j];
+            archive a;
             CHECK(cache_pack(&a, &c, &d) == LQ_OK);
+            cache back;
             cache_make(&back, LQ_KV_RAW, 0, 2048);
             CHECK(cache_unpack(&back, &a, NULL, 0) == LQ_E_FORMAT);
             CHECK(cache_unpack(&back, &a, known, 1) == LQ_E_FORMAT);
@@ -866,9 +818,8 @@ static void test_cache_kinds(const profile *p, const group *g)
                     free(first);
                     first = out;
                 } else { /* chunks are not seen in the numbers */
-                    size_t n;
                     size_t far = 0;
-                    for (n = 0; n < tokens * group_dims(g); n++) {
+                    for (size_t n = 0; n < tokens * group_dims(g); n++) {
                         far += out[n] != first[n];
                     }
                     CHECK(far == 0);
@@ -890,18 +841,11 @@ static void test_cache_groups(void)
 {
     size_t tokens = quick ? 400 : 1100;
     cache c;
-    int order;
     cache_make(&c, LQ_KV_RAW, 0, 2048);
     cache_fill(&c, tokens, 200);
-    for (order = 0; order < ORDERS + 2; order++) {
-        lq_kv_pack_group groups[2];
-        lq_kv_pack_desc d;
+    for (int order = 0; order < ORDERS + 2; order++) {
         lq_klt_desc desc = klt_desc(0.1f);
-        const lq_profile *known[2];
-        profile p[2];
         group g[2];
-        archive a;
-        cache back;
         size_t count = 1;
         if (order < ORDERS) {
             group_make(&g[0], order);
@@ -918,6 +862,9 @@ static void test_cache_groups(void)
             group_add(&g[0], 2, LQ_K); /* no rope */
             group_add(&g[1], 0, LQ_V);
         }
+        lq_kv_pack_group groups[2];
+        const lq_profile *known[2];
+        profile p[2];
         if (count == 2) { /* structs were copied nowhere: their arrays are their own */
             g[1].geometry.roles = g[1].roles;
             profile_make(&p[1], &g[1], 0, FITTED, 1, &desc);
@@ -927,14 +874,15 @@ static void test_cache_groups(void)
         profile_make(&p[0], &g[0], 0, FITTED, 1, &desc);
         groups[0] = pack_group(&g[0], &p[0], 0.2f);
         known[count - 1] = &p[0].p;
-        d = kv_pack_desc(groups, count);
+        lq_kv_pack_desc d = kv_pack_desc(groups, count);
         d.k_step = 0.5f;
         d.v_step = 0.3f;
+        archive a;
         CHECK(cache_pack(&a, &c, &d) == LQ_OK);
+        cache back;
         cache_make(&back, LQ_KV_RAW, 0, 2048);
         if (CHECK(cache_unpack(&back, &a, known, count) == LQ_OK)) {
-            size_t i;
-            for (i = 0; i < count; i++) {
+            for (size_t i = 0; i < count; i++) {
                 float *out = cache_read(&back, &g[i], 0, tokens);
                 loss l = loss_of(&g[i], out, tokens, 0, tokens);
                 CHECK(sqrt(12 * l.k) < (double)p[i].unit * 0.2 * 1.5);
@@ -947,9 +895,7 @@ static void test_cache_groups(void)
         cache_free(&back);
         archive_free(&a);
         profile_free(&p[0]);
-        if (count == 2) {
-            profile_free(&p[1]);
-        }
+        if (count == 2) profile_free(&p[1]);
     }
     cache_free(&c);
 }
@@ -960,16 +906,15 @@ enum { EMBEDDED, STRIPPED, NAMED };
 
 static uint32_t archive_group(archive *a, const group *g)
 {
-    lq_slice slices[SLICES_MAX];
-    lq_archive_group_desc d;
     uint32_t ids[2] = {0, 0};
     uint32_t id = 0;
-    uint32_t s;
     CHECK(lq_archive_add_rope(&a->writer, &ropes[0], &ids[0]) == LQ_OK);
     CHECK(lq_archive_add_rope(&a->writer, &ropes[1], &ids[1]) == LQ_OK);
+    lq_archive_group_desc d;
     memset(&d, 0, sizeof d);
+    lq_slice slices[SLICES_MAX];
     memcpy(slices, g->slices, sizeof slices);
-    for (s = 0; s < g->count; s++) {
+    for (uint32_t s = 0; s < g->count; s++) {
         if (slices[s].stream == LQ_K) {
             slices[s].rope = slices[s].layer < 2 ? 1 + ids[slices[s].layer] : LQ_ARCHIVE_NONE;
         }
@@ -987,11 +932,10 @@ static void archive_group_is(const archive *a, uint32_t id, const group *g)
 {
     lq_slice slices[SLICES_MAX];
     lq_archive_group_desc d;
-    uint32_t s;
     CHECK(lq_archive_group(&a->reader, id, &d, slices, g->count - 1) == LQ_E_SPACE);
     CHECK(lq_archive_group(&a->reader, id, &d, slices, SLICES_MAX) == LQ_OK);
     CHECK(d.stream == g->geometry.stream && d.slice_count == g->count);
-    for (s = 0; s < g->count; s++) {
+    for (uint32_t s = 0; s < g->count; s++) {
         const lq_slice *x = &slices[s];
         const lq_slice *y = &g->slices[s];
         uint32_t stream = x->stream ? x->stream : d.stream;
@@ -1038,17 +982,15 @@ static int archive_pack(archive *a, const lq_archive_pack_desc *d, const group *
 {
     size_t bytes = lq_archive_pack_workspace_bytes(d);
     void *work = source_alloc(bytes);
-    const void *rows[SLICES_MAX];
     lq_vectors v = {NULL, ROW, 0};
     lq_positions at = {0, 1, NULL};
     size_t element = lq_type_bytes(type);
-    uint32_t s;
-    int status;
     CHECK(bytes > 0);
     v.type = type;
+    const void *rows[SLICES_MAX];
     v.slices = rows;
     at.first = (int64_t)first;
-    for (s = 0; s < g->count; s++) {
+    for (uint32_t s = 0; s < g->count; s++) {
         const lq_slice *slice = &g->slices[s];
         const uint8_t *data = (const uint8_t *)(const void *)slice_of(g, s, first);
         if (type != LQ_F32) {
@@ -1058,7 +1000,7 @@ static int archive_pack(archive *a, const lq_archive_pack_desc *d, const group *
         rows[s] = data;
     }
     CHECK(lq_archive_pack(&a->writer, d, &v, &at, tokens, work, 64) != LQ_OK);
-    status = lq_archive_pack(&a->writer, d, &v, &at, tokens, work, bytes);
+    int status = lq_archive_pack(&a->writer, d, &v, &at, tokens, work, bytes);
     free(work);
     return status;
 }
@@ -1071,24 +1013,22 @@ static int archive_unpack(const archive *a, uint32_t id, uint64_t sequence, void
     size_t bytes = lq_archive_unpack_workspace_bytes(&a->reader, id);
     void *work = source_alloc(bytes);
     lq_archive_unpack_desc d;
-    lq_vectors_out out;
-    void *rows[SLICES_MAX];
-    uint32_t s;
-    int status;
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.group = id;
     d.sequence = sequence;
     d.calibrated = known;
     d.calibrated_count = known_count;
-    for (s = 0; s < slices; s++) {
+    void *rows[SLICES_MAX];
+    for (uint32_t s = 0; s < slices; s++) {
         rows[s] = (uint8_t *)dst + s * tokens * DIMS * lq_type_bytes(type);
     }
+    lq_vectors_out out;
     out.slices = rows;
     out.token_stride = 0;
     out.type = type;
     CHECK(lq_archive_unpack(&a->reader, &d, &out, first, tokens, work, 64) == LQ_E_SPACE);
-    status = lq_archive_unpack(&a->reader, &d, &out, first, tokens, work, bytes);
+    int status = lq_archive_unpack(&a->reader, &d, &out, first, tokens, work, bytes);
     free(work);
     return status;
 }
@@ -1096,8 +1036,7 @@ static int archive_unpack(const archive *a, uint32_t id, uint64_t sequence, void
 static void typed_make(int type)
 {
     size_t element = lq_type_bytes(type);
-    uint32_t i;
-    for (i = 0; i < 2 * LAYERS; i++) {
+    for (uint32_t i = 0; i < 2 * LAYERS; i++) {
         const float *x = i < LAYERS ? k_data[i] : v_data[i - LAYERS];
         free(typed[i]);
         typed[i] = (float *)source_alloc(sizeof(float) + (size_t)TOKENS * ROW * element);
@@ -1107,8 +1046,7 @@ static void typed_make(int type)
 
 static void typed_free(void)
 {
-    uint32_t i;
-    for (i = 0; i < 2 * LAYERS; i++) {
+    for (uint32_t i = 0; i < 2 * LAYERS; i++) {
         free(typed[i]);
         typed[i] = NULL;
     }
@@ -1120,16 +1058,14 @@ static void check_ranges(archive *a, uint32_t id, uint32_t slices, const float *
 {
     float *part = (float *)source_alloc(tokens * slices * DIMS * sizeof(float));
     int rounds = quick ? 12 : 60;
-    int i;
-    for (i = 0; i < rounds; i++) {
+    for (int i = 0; i < rounds; i++) {
         size_t first = source_below((uint32_t)tokens);
         size_t most = i % 3 ? tokens - first : (tokens - first) / 20 + 1;
         size_t count = 1 + source_below((uint32_t)most);
-        uint32_t s;
         archive_open(a, i & 1);
         CHECK(archive_unpack(a, id, 0, part, LQ_F32, slices, first, count, known,
                              known_count) == LQ_OK);
-        for (s = 0; s < slices; s++) {
+        for (uint32_t s = 0; s < slices; s++) {
             CHECK(!memcmp(part + s * count * DIMS, whole + (s * tokens + first) * DIMS,
                           count * DIMS * sizeof(float)));
         }
@@ -1142,10 +1078,8 @@ static void check_ranges(archive *a, uint32_t id, uint32_t slices, const float *
 
 static void check_sinks(const group *g, const float *whole, size_t tokens, int type)
 {
-    uint32_t s;
-    size_t t;
-    for (s = 0; s < g->count && type == LQ_F32; s++) {
-        for (t = 0; t < 4; t++) {
+    for (uint32_t s = 0; s < g->count && type == LQ_F32; s++) {
+        for (size_t t = 0; t < 4; t++) {
             CHECK(!memcmp(whole + (s * tokens + t) * DIMS, slice_of(g, s, t),
                           DIMS * sizeof(float)));
         }
@@ -1157,33 +1091,27 @@ static void test_archives(void)
 {
     static const int types[3] = {LQ_F32, LQ_F16, LQ_BF16};
     size_t tokens = quick ? 500 : 1300;
-    int order;
-    for (order = 0; order < ORDERS; order++) {
+    for (int order = 0; order < ORDERS; order++) {
         lq_klt_desc desc = klt_desc(0.1f);
         float *whole = (float *)source_alloc(SLICES_MAX * tokens * DIMS * sizeof(float));
         float *named = (float *)source_alloc(SLICES_MAX * tokens * DIMS * sizeof(float));
         const lq_profile *known[4] = {NULL, NULL, NULL, NULL};
-        profile p;
-        profile other;
         group g;
-        int how;
-        int i;
         group_make(&g, order);
+        profile p;
         profile_make(&p, &g, 0, FITTED, 1, &desc);
+        profile other;
         profile_make(&other, &g, 64, FITTED, 1, &desc);
         known[1] = &other.p;
         known[3] = &p.p;
-        for (i = 0; i < 3; i++) {
+        for (int i = 0; i < 3; i++) {
             typed_make(types[i]);
-            for (how = EMBEDDED; how <= NAMED; how++) {
-                lq_archive_pack_desc d;
+            for (int how = EMBEDDED; how <= NAMED; how++) {
                 archive a;
-                uint32_t id;
-                loss l;
-                size_t t;
                 archive_start(&a);
-                id = archive_group(&a, &g);
-                d = archive_pack_desc(&g, &p, id, archive_profile(&a, &p, how), 0.2f);
+                uint32_t id = archive_group(&a, &g);
+                lq_archive_pack_desc d =
+                    archive_pack_desc(&g, &p, id, archive_profile(&a, &p, how), 0.2f);
                 d.refit = how == EMBEDDED && i == 1;
                 d.quantizer = i == 2 ? LQ_E8 : 0;
                 if (!CHECK(archive_pack(&a, &d, &g, 0, tokens, types[i]) == LQ_OK)) {
@@ -1206,14 +1134,14 @@ static void test_archives(void)
                     check_sinks(&g, whole, tokens, types[i]);
                     check_ranges(&a, id, g.count, whole, tokens, how == NAMED ? known : NULL,
                                  how == NAMED ? 4 : 0);
-                    l = loss_of(&g, whole, tokens, 0, tokens);
+                    loss l = loss_of(&g, whole, tokens, 0, tokens);
                     CHECK(sqrt(12 * l.k) < (double)p.unit * 0.2 * 1.5);
                     CHECK(sqrt(12 * l.v) < 0.2 * (double)p.p.dense->ratio * 1.5);
                     if (how == STRIPPED) { /* the same pages, whatever the name */
                         memcpy(named, whole, g.count * tokens * DIMS * sizeof(float));
                     } else if (how == NAMED) {
                         size_t far = 0;
-                        for (t = 0; t < g.count * tokens * DIMS; t++) {
+                        for (size_t t = 0; t < g.count * tokens * DIMS; t++) {
                             far += named[t] != whole[t];
                         }
                         CHECK(far == 0);
@@ -1236,16 +1164,12 @@ static void test_archive_other(void)
     lq_klt_desc desc = klt_desc(0.2f);
     float *out = (float *)source_alloc(SLICES_MAX * 100 * DIMS * sizeof(float));
     group g;
-    profile p;
-    int kind;
     group_make(&g, BY_LAYER);
+    profile p;
     profile_make(&p, &g, 0, FITTED, 0, &desc);
-    for (kind = 0; kind < 6; kind++) {
-        lq_archive_pack_desc d;
+    for (int kind = 0; kind < 6; kind++) {
         group lie = g; /* what the record says */
         archive a;
-        uint32_t id;
-        int status;
         archive_start(&a);
         if (kind == 1) { /* slices in another order: values where keys are */
             lie.slices[0].stream = LQ_V;
@@ -1259,14 +1183,14 @@ static void test_archive_other(void)
             group_make(&lie, KEYS);
             lie.geometry.stream = LQ_K;
         } else if (kind == 5) { /* another's basis of the same slices, but gains of their own */
-            uint32_t s;
-            for (s = 0; s < lie.count; s++) {
+            for (uint32_t s = 0; s < lie.count; s++) {
                 lie.roles[s].gain = lie.roles[s].stream == LQ_V ? s / 4 * 2 + s % 2 : 0;
             }
             lie.geometry.roles = lie.roles;
         }
-        id = archive_group(&a, kind == 5 ? &g : &lie);
-        d = archive_pack_desc(&g, &p, id, archive_profile(&a, &p, EMBEDDED), 0.2f);
+        uint32_t id = archive_group(&a, kind == 5 ? &g : &lie);
+        lq_archive_pack_desc d =
+            archive_pack_desc(&g, &p, id, archive_profile(&a, &p, EMBEDDED), 0.2f);
         if (kind == 5) {
             d.geometry = lie.geometry;
             d.geometry.roles = lie.roles;
@@ -1275,7 +1199,7 @@ static void test_archive_other(void)
             archive_free(&a);
             continue;
         }
-        status = archive_pack(&a, &d, &g, 0, 100, LQ_F32);
+        int status = archive_pack(&a, &d, &g, 0, 100, LQ_F32);
         CHECK(status == LQ_OK);
         CHECK(lq_archive_finish(&a.writer) == LQ_OK);
         archive_open(&a, 0);
@@ -1297,9 +1221,8 @@ static float token_weights[TOKENS];
 /* Equal ones, those of a long tail, or rising ones. */
 static void weights_make(int kind)
 {
-    size_t t;
     source_seed = 5;
-    for (t = 0; t < TOKENS; t++) {
+    for (size_t t = 0; t < TOKENS; t++) {
         double tail = exp(2 * source_gauss());
         token_weights[t] = kind == 0   ? 0.37f
                            : kind == 1 ? (float)(tail * 1e-3)
@@ -1312,13 +1235,11 @@ static void weights_make(int kind)
 static void weighed_archive(archive *a, const group *g, const profile *p, size_t tokens,
                             size_t piece, const float *weights, float mean, uint32_t *id)
 {
-    lq_archive_pack_desc d;
-    uint32_t profile_id;
-    size_t t;
     archive_start(a);
     *id = archive_group(a, g);
-    profile_id = archive_profile(a, p, NAMED);
-    for (t = 0; t < tokens; t += piece) {
+    uint32_t profile_id = archive_profile(a, p, NAMED);
+    lq_archive_pack_desc d;
+    for (size_t t = 0; t < tokens; t += piece) {
         size_t n = tokens - t < piece ? tokens - t : piece;
         d = archive_pack_desc(g, p, *id, profile_id, 0.2f);
         d.first_token = t;
@@ -1335,36 +1256,29 @@ static void check_order(const archive *a, uint32_t id, size_t tokens, float mean
 {
     uint8_t *seen = (uint8_t *)source_zeros(tokens);
     double *page_step = (double *)source_zeros(tokens * sizeof(double));
-    size_t t;
-    uint32_t r;
-    for (r = 0; r < a->reader.run_count; r++) {
+    for (uint32_t r = 0; r < a->reader.run_count; r++) {
         lq_archive_run_info info;
-        uint32_t i;
         CHECK(lq_archive_run(&a->reader, r, &info) == LQ_OK);
         CHECK(info.ordered == (info.desc.code == LQ_PAGE_CODED));
         CHECK(info.page_count == (info.desc.token_count + 63) / 64);
-        for (i = 0; i < info.page_count; i++) {
-            uint64_t list[64];
+        for (uint32_t i = 0; i < info.page_count; i++) {
             double want = 0; /* octaves */
             lq_page_ref ref;
-            uint32_t j;
             CHECK(lq_archive_run_page(&a->reader, r, i, &ref) == LQ_OK);
             CHECK(ref.ordered == info.ordered && ref.run == r && ref.page == i);
             CHECK(ref.token_count ==
                   (i + 1 < info.page_count ? 64 : (info.desc.token_count - 1) % 64 + 1));
+            uint64_t list[64];
             CHECK(lq_archive_page_tokens(&a->reader, &ref, list) == LQ_OK);
-            for (j = 0; j < ref.token_count; j++) {
-                lq_page_ref found;
-                double by;
-                if (!CHECK(list[j] < tokens && (j == 0 || list[j] > list[j - 1]))) {
-                    continue;
-                }
+            for (uint32_t j = 0; j < ref.token_count; j++) {
+                if (!CHECK(list[j] < tokens && (j == 0 || list[j] > list[j - 1]))) continue;
                 CHECK(!seen[list[j]]);
                 seen[list[j]] = 1;
                 page_step[list[j]] = (double)ref.step;
                 CHECK((list[j] - info.desc.first_token) / 1024 == i / LQ_ARCHIVE_BLOCK);
-                by = -0.25 * log((double)token_weights[list[j]] / (double)mean) / log(2.0);
+                double by = -0.25 * log((double)token_weights[list[j]] / (double)mean) / log(2.0);
                 want += (by > 2 ? 2 : by < -2 ? -2 : by) / ref.token_count;
+                lq_page_ref found;
                 CHECK(lq_archive_find(&a->reader, id, 0, list[j], &found) == LQ_OK);
                 CHECK(found.run == r && found.page == i && found.offset == ref.offset);
                 CHECK(memcmp(&found.step, &ref.step, sizeof ref.step) == 0);
@@ -1379,7 +1293,8 @@ static void check_order(const archive *a, uint32_t id, size_t tokens, float mean
             ref.run = a->reader.run_count;
             CHECK(lq_archive_page_tokens(&a->reader, &ref, list) == LQ_E_RANGE);
         }
-        for (i = 0; i + 1 < info.desc.token_count && info.ordered; i++) { /* within a block */
+        /* within a block */
+        for (uint32_t i = 0; i + 1 < info.desc.token_count && info.ordered; i++) {
             size_t x = (size_t)info.desc.first_token + i;
             size_t y = (size_t)info.desc.first_token + i / 1024 * 1024 +
                        (i % 1024 + 1 + source_below(1024)) % 1024;
@@ -1388,7 +1303,7 @@ static void check_order(const archive *a, uint32_t id, size_t tokens, float mean
             }
         }
     }
-    for (t = 0; t < tokens; t++) {
+    for (size_t t = 0; t < tokens; t++) {
         CHECK(seen[t]);
     }
     free(seen);
@@ -1398,8 +1313,7 @@ static void check_order(const archive *a, uint32_t id, size_t tokens, float mean
 static double mean_of_weights(size_t first, size_t tokens)
 {
     double sum = 0;
-    size_t t;
-    for (t = first; t < tokens; t++) {
+    for (size_t t = first; t < tokens; t++) {
         sum += log((double)token_weights[t] < 9.094947e-13 ? 9.094947e-13
                                                            : (double)token_weights[t]);
     }
@@ -1412,16 +1326,12 @@ static void test_weights(const profile *p, const group *g)
     const lq_profile *known = &p->p;
     float *plain = (float *)source_alloc(SLICES_MAX * TOKENS * DIMS * sizeof(float));
     float *sorted = (float *)source_alloc(SLICES_MAX * TOKENS * DIMS * sizeof(float));
-    int kind;
-    size_t c;
-    for (kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 4; kind++) {
         weights_make(kind);
-        for (c = 0; c < 9; c++) {
+        for (size_t c = 0; c < 9; c++) {
             size_t tokens = counts[c];
             archive a;
-            archive b;
             uint32_t id;
-            size_t i;
             weighed_archive(&a, g, p, tokens, tokens, token_weights, 0, &id);
             CHECK(archive_unpack(&a, id, 0, sorted, LQ_F32, g->count, 0, tokens, &known, 1) ==
                   LQ_OK);
@@ -1430,12 +1340,13 @@ static void test_weights(const profile *p, const group *g)
             if (!quick || c == 6 || c == 8) {
                 check_ranges(&a, id, g->count, sorted, tokens, &known, 1);
             }
+            archive b;
             weighed_archive(&b, g, p, tokens, tokens, NULL, 0, &id);
             if (kind == 0) { /* the same numbers, and what the order costs */
                 double cost = 8 * ((double)a.writer.offset - (double)b.writer.offset);
                 CHECK(archive_unpack(&b, id, 0, plain, LQ_F32, g->count, 0, tokens, &known, 1) ==
                       LQ_OK);
-                for (i = 0; i < g->count * tokens * DIMS; i++) {
+                for (size_t i = 0; i < g->count * tokens * DIMS; i++) {
                     if (plain[i] < sorted[i] || plain[i] > sorted[i]) {
                         CHECK(0 && "equal weights change a number");
                         break;
@@ -1448,14 +1359,11 @@ static void test_weights(const profile *p, const group *g)
                 double error[2] = {0, 0};
                 double count[2] = {0, 0};
                 double middle = kind == 3 ? 1e-6 : mean_of_weights(4, tokens);
-                uint32_t s;
-                for (s = 0; s < g->count; s++) {
-                    size_t t;
-                    for (t = 4; t < tokens; t++) {
+                for (uint32_t s = 0; s < g->count; s++) {
+                    for (size_t t = 4; t < tokens; t++) {
                         const float *x = slice_of(g, s, t);
                         int heavy = (double)token_weights[t] > middle;
-                        size_t d;
-                        for (d = 0; d < DIMS && g->slices[s].stream == LQ_K; d++) {
+                        for (size_t d = 0; d < DIMS && g->slices[s].stream == LQ_K; d++) {
                             double e = (double)sorted[(s * tokens + t) * DIMS + d] - (double)x[d];
                             error[heavy] += e * e;
                             count[heavy]++;
@@ -1472,7 +1380,7 @@ static void test_weights(const profile *p, const group *g)
     }
     /* in pieces, about one mean: each piece has runs of its own */
     weights_make(1);
-    for (c = 0; c < 3; c++) {
+    for (size_t c = 0; c < 3; c++) {
         static const size_t pieces[3] = {100, 1024, 1500};
         archive a;
         uint32_t id;
@@ -1492,19 +1400,14 @@ static void test_weight_errors(const profile *p, const group *g)
 {
     static const float wrong[5] = {-1.0f, -1e-40f, NAN, INFINITY, -INFINITY};
     static const size_t where[4] = {0, 3, 4, 199};
-    lq_archive_pack_desc d;
     archive a;
-    uint32_t id;
-    uint32_t profile_id;
-    uint64_t offset;
-    size_t used;
-    int i;
     archive_start(&a);
-    id = archive_group(&a, g);
-    profile_id = archive_profile(&a, p, NAMED);
-    offset = a.writer.offset;
-    used = a.writer.directory_used;
-    for (i = 0; i < 20; i++) {
+    uint32_t id = archive_group(&a, g);
+    uint32_t profile_id = archive_profile(&a, p, NAMED);
+    uint64_t offset = a.writer.offset;
+    size_t used = a.writer.directory_used;
+    lq_archive_pack_desc d;
+    for (int i = 0; i < 20; i++) {
         weights_make(1);
         token_weights[where[i % 4]] = wrong[i / 4];
         d = archive_pack_desc(g, p, id, profile_id, 0.2f);
@@ -1531,13 +1434,11 @@ static void test_weight_errors(const profile *p, const group *g)
 static loss layer_loss(const cache *c, uint32_t layer, size_t first, size_t tokens)
 {
     group g;
-    float *out;
-    loss l;
     memset(&g, 0, sizeof g);
     group_add(&g, layer, LQ_K);
     group_add(&g, layer, LQ_V);
-    out = cache_read(c, &g, first, tokens);
-    l = loss_of(&g, out, tokens, first, tokens);
+    float *out = cache_read(c, &g, first, tokens);
+    loss l = loss_of(&g, out, tokens, first, tokens);
     free(out);
     return l;
 }
@@ -1547,45 +1448,43 @@ static loss layer_loss(const cache *c, uint32_t layer, size_t first, size_t toke
 static void test_cache_slides(void)
 {
     size_t tokens = quick ? 700 : 1900;
-    int i;
-    for (i = 0; i < 5; i++) {
+    for (int i = 0; i < 5; i++) {
         lq_klt_desc desc = klt_desc(0.1f);
-        const lq_profile *known[2];
         lq_kv_pack_group parts[2];
         lq_kv_pack_desc d = kv_pack_desc(parts, i == 4 ? 1 : 2);
-        profile p[2];
         group g[2];
-        archive a;
-        cache c;
-        cache back;
-        uint32_t l;
         memset(g, 0, sizeof g);
-        for (l = 0; l < LAYERS; l++) {
+        for (uint32_t l = 0; l < LAYERS; l++) {
             group_add(&g[l == 1 && i < 4], l, LQ_K);
             group_add(&g[l == 1 && i < 4], l, LQ_V);
         }
-        for (l = 0; l < (i == 4 ? 1 : 2); l++) {
+        const lq_profile *known[2];
+        profile p[2];
+        for (uint32_t l = 0; l < (i == 4 ? 1 : 2); l++) {
             profile_make(&p[l], &g[l], 0, FITTED, 1, &desc);
             parts[l] = pack_group(&g[l], &p[l], 0.2f);
             known[l] = &p[l].p;
         }
         weights_make(1);
+        cache c;
         cache_make(&c, i == 3 ? LQ_KV_HOT : LQ_KV_RAW, 128, 2048);
         cache_fill(&c, tokens, 64);
         d.chunk = i == 1 ? 200 : i == 2 ? 64 : 0;
         d.weights = i == 2 || i == 3 ? token_weights : NULL;
+        archive a;
         CHECK(cache_pack(&a, &c, &d) == (i < 4 ? LQ_OK : LQ_E_RANGE));
+        cache back;
         cache_make(&back, LQ_KV_RAW, 128, 2048);
         if (i < 4 && CHECK(cache_unpack(&back, &a, known, 2) == LQ_OK) &&
             CHECK(lq_kv_tokens(&back.kv) == tokens)) {
-            float row[ROW];
             lq_kv_view_out view = {NULL, 0, 0, LQ_F32};
-            for (l = 0; l < LAYERS; l++) {
+            for (uint32_t l = 0; l < LAYERS; l++) {
                 size_t first = l == 1 ? tokens - 128 : 0;
                 loss lost = layer_loss(&back, l, first, tokens - first);
                 CHECK(sqrt(12 * lost.k) < (double)p[l == 1].unit * 0.2 * 1.7);
                 CHECK(sqrt(12 * lost.v) < 0.6 * 1.7);
             }
+            float row[ROW];
             view.data = row; /* what the layer gave back is not there */
             CHECK(lq_kv_read(&c.kv, 1, LQ_K, &view, 100, 1, NULL, 0) == LQ_E_RANGE);
             CHECK(lq_kv_read(&back.kv, 1, LQ_K, &view, 100, 1, NULL, 0) == LQ_E_RANGE);
@@ -1594,9 +1493,7 @@ static void test_cache_slides(void)
         cache_free(&c);
         archive_free(&a);
         profile_free(&p[0]);
-        if (i < 4) {
-            profile_free(&p[1]);
-        }
+        if (i < 4) profile_free(&p[1]);
     }
 }
 
@@ -1620,30 +1517,22 @@ static void test_cache_export(const profile *p, const group *g)
     lq_kv_pack_group part = pack_group(g, p, 0.2f);
     lq_kv_pack_desc d = kv_pack_desc(&part, 1);
     const lq_profile *known[2] = {NULL, NULL};
-    lq_kv_export_desc e;
-    lq_kv_import_desc with;
-    lq_archive_source source;
-    sink s;
-    cache c;
-    lq_kv kv;
-    uint8_t name[16];
-    uint8_t missing[16];
-    void *work;
     void *mem = NULL;
-    size_t bytes;
     size_t needed = 0;
-    int status;
     known[1] = &p->p;
+    cache c;
     cache_make(&c, LQ_KV_HOT, 0, 512);
     cache_fill(&c, tokens, 300);
     weights_make(1);
     d.weights = token_weights;
+    lq_kv_export_desc e;
     memset(&e, 0, sizeof e);
     e.pack = &d;
     e.note = "note";
     e.note_bytes = 4;
-    bytes = lq_kv_export_workspace_bytes(&c.kv, &e);
-    work = source_alloc(bytes);
+    size_t bytes = lq_kv_export_workspace_bytes(&c.kv, &e);
+    void *work = source_alloc(bytes);
+    sink s;
     s.bytes = (uint8_t *)source_alloc(FILE_BYTES);
     s.count = 0;
     CHECK(lq_kv_export(&c.kv, write_sink, &s, &e, work, bytes - 1) == LQ_E_SPACE && s.count == 0);
@@ -1652,14 +1541,18 @@ static void test_cache_export(const profile *p, const group *g)
     d.model = 77;
     CHECK(lq_kv_export(&c.kv, write_sink, &s, &e, work, bytes) == LQ_OK);
     free(work);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
     source.bytes = s.bytes;
     source.size = s.count;
+    lq_kv_import_desc with;
     memset(&with, 0, sizeof with);
+    uint8_t missing[16];
     with.missing = missing;
+    lq_kv kv;
     for (with.profile_count = 0; with.profile_count <= 2; with.profile_count += 2) {
         with.profiles = known;
-        status = LQ_E_SPACE;
+        int status = LQ_E_SPACE;
         while (status == LQ_E_SPACE) {
             free(mem);
             mem = source_alloc(needed);
@@ -1671,17 +1564,16 @@ static void test_cache_export(const profile *p, const group *g)
         }
         if (CHECK(status == LQ_OK)) {
             cache back = c;
-            float *out;
-            loss l;
             back.kv = kv;
             CHECK(lq_kv_tokens(&kv) == tokens);
-            out = cache_read(&back, g, 0, tokens);
-            l = loss_of(g, out, tokens, 0, tokens);
+            float *out = cache_read(&back, g, 0, tokens);
+            loss l = loss_of(g, out, tokens, 0, tokens);
             CHECK(sqrt(12 * l.k) < (double)p->unit * 0.2 * 2.0 && sqrt(12 * l.v) < 0.6 * 2.0);
             free(out);
             lq_kv_free(&kv);
         }
     }
+    uint8_t name[16];
     CHECK(lq_kv_profile_name(&p->p, name) == LQ_OK);
     free(mem);
     free(s.bytes);
@@ -1696,23 +1588,21 @@ static void test_cache_weights(const profile *p, const group *g)
     const lq_profile *known = &p->p;
     float *plain = NULL;
     cache c;
-    int i;
     cache_make(&c, LQ_KV_RAW, 0, 2048);
     cache_fill(&c, tokens, 300);
-    for (i = 0; i < 9; i++) {
+    for (int i = 0; i < 9; i++) {
         lq_kv_pack_group part = pack_group(g, p, 0.2f);
         lq_kv_pack_desc d = kv_pack_desc(&part, 1);
-        size_t t;
-        archive a;
-        cache back;
         weights_make(i == 8 ? 1 : 0);
-        for (t = 0; t < TOKENS; t++) {
+        for (size_t t = 0; t < TOKENS; t++) {
             token_weights[t] = i == 8 ? token_weights[t] : i == 5 ? 0 : scale[i % 4];
         }
         d.weights = i && i != 6 ? token_weights : NULL;
         part.weights = i == 6 || i == 7 ? token_weights : NULL;
         d.chunk = i == 4 ? 128 : 0;
+        archive a;
         CHECK(cache_pack(&a, &c, &d) == LQ_OK);
+        cache back;
         cache_make(&back, LQ_KV_RAW, 0, 2048);
         if (CHECK(cache_unpack(&back, &a, &known, 1) == LQ_OK)) {
             float *out = cache_read(&back, g, 0, tokens);
@@ -1720,7 +1610,7 @@ static void test_cache_weights(const profile *p, const group *g)
                 plain = out;
             } else {
                 size_t far = 0;
-                for (t = 0; t < tokens * group_dims(g); t++) {
+                for (size_t t = 0; t < tokens * group_dims(g); t++) {
                     far += out[t] < plain[t] || out[t] > plain[t];
                 }
                 CHECK((far == 0) == (i < 8));
@@ -1771,7 +1661,6 @@ static void test_cache_errors(const profile *p, const group *g)
     size_t work_bytes = 1 << 24;
     void *work = source_alloc(work_bytes);
     cache c;
-    int i;
     cache_make(&c, LQ_KV_RAW, 0, 256);
     cache_fill(&c, 200, 200);
     REFUSED(LQ_OK, "", (void)0);
@@ -1782,7 +1671,7 @@ static void test_cache_errors(const profile *p, const group *g)
     REFUSED(LQ_E_ARG, "quantizer", d.quantizer = 77);
     REFUSED(LQ_E_ARG, "quantizer", d.quantizer = -1);
     REFUSED(LQ_E_RANGE, "sequence", d.sequence = (uint64_t)1 << 32);
-    for (i = 0; i < 6; i++) {
+    for (int i = 0; i < 6; i++) {
         REFUSED(LQ_E_ARG, "step", part.step = steps[i]);
         if (i) {
             REFUSED(LQ_E_ARG, "exponent", (d.weights = token_weights, d.exponent = steps[i]));
@@ -1808,11 +1697,10 @@ static void test_cache_errors(const profile *p, const group *g)
     REFUSED(LQ_E_ARG, "slices", slices[0].rope = 1);
     REFUSED(LQ_E_ARG, "slices", slices[1] = slices[0]);
     REFUSED(LQ_E_ARG, "profile", slices[0].stream = LQ_V);
-    for (i = 0; i < 10; i++) {
+    for (int i = 0; i < 10; i++) {
         weights_make(1);
         token_weights[i / 5 ? 199 : 0] = wrong[i % 5];
         {
-            archive a;
             lq_kv_pack_group part = pack_group(g, p, 0.2f);
             lq_kv_pack_desc d = kv_pack_desc(&part, 1);
             if (i % 2) {
@@ -1820,6 +1708,7 @@ static void test_cache_errors(const profile *p, const group *g)
             } else {
                 d.weights = token_weights;
             }
+            archive a;
             archive_start(&a);
             CHECK(lq_kv_pack(&c.kv, &a.writer, &d, work, work_bytes) == LQ_E_DATA);
             CHECK(a.writer.group_count == 0 && a.writer.run_count == 0);
@@ -1840,36 +1729,34 @@ static void test_cache_damage(const profile *p, const group *g)
     lq_kv_pack_desc d = kv_pack_desc(&part, 1);
     const lq_profile *known = &p->p;
     size_t tokens = 300;
-    archive a;
-    cache c;
-    cache back;
-    int i;
     weights_make(1);
     d.weights = token_weights;
+    cache c;
     cache_make(&c, LQ_KV_RAW, 0, 512);
     cache_fill(&c, tokens, tokens);
+    archive a;
     CHECK(cache_pack(&a, &c, &d) == LQ_OK);
+    cache back;
     cache_make(&back, LQ_KV_RAW, 0, 512);
-    for (i = 0; i < (quick ? 40 : 400); i++) {
+    for (int i = 0; i < (quick ? 40 : 400); i++) {
         size_t at = source_below((uint32_t)a.writer.offset);
-        lq_archive_source source;
-        size_t needed;
         a.file[at] ^= (uint8_t)(1u << i % 8);
+        lq_archive_source source;
         memset(&source, 0, sizeof source);
         source.bytes = a.file;
         source.size = a.writer.offset;
+        size_t needed;
         if (lq_archive_open(&a.reader, &source, NULL, 0, &needed) == LQ_E_SPACE) {
             void *mem = source_alloc(needed);
             if (lq_archive_open(&a.reader, &source, mem, needed, &needed) == LQ_OK) {
                 size_t bytes = lq_kv_unpack_bytes(&back.kv, &a.reader, 0);
                 void *work = source_alloc(bytes);
                 lq_kv_unpack_desc u;
-                int status;
                 memset(&u, 0, sizeof u);
                 u.tables = tables;
                 u.profiles = &known;
                 u.profile_count = 1;
-                status = lq_kv_unpack(&back.kv, &a.reader, &u, work, bytes);
+                int status = lq_kv_unpack(&back.kv, &a.reader, &u, work, bytes);
                 CHECK(lq_kv_tokens(&back.kv) == (status == LQ_OK ? tokens : 0));
                 CHECK(lq_kv_truncate(&back.kv, 0) == LQ_OK);
                 free(work);
@@ -1915,38 +1802,33 @@ static size_t channel_bytes(float unit, float step, size_t fitted, size_t first,
                             loss *lost)
 {
     size_t bytes = 0;
-    uint32_t i;
     lost->k = lost->v = 0;
-    for (i = 0; i < 2 * LAYERS; i++) {
-        int16_t rows[2 * (ROW + HEADS) + 1];
-        const void *at_rows[SLICES_MAX];
-        lq_vectors v;
+    for (uint32_t i = 0; i < 2 * LAYERS; i++) {
         lq_positions at = {0, 1, NULL};
-        lq_codec_desc d;
-        lq_profile fit_p;
-        lq_fit fit;
-        pages out;
-        void *mem;
-        void *work;
-        loss l;
         group g;
         memset(&g, 0, sizeof g);
         group_add(&g, i / 2, i % 2 ? LQ_V : LQ_K);
         g.roles[1].gain = i % 2; /* values have a gain a head here */
-        v = group_vectors(&g, at_rows, 0);
+        const void *at_rows[SLICES_MAX];
+        lq_vectors v = group_vectors(&g, at_rows, 0);
+        lq_codec_desc d;
         memset(&d, 0, sizeof d);
         d.tables = tables;
         d.geometry = g.geometry;
+        lq_profile fit_p;
         d.profile = &fit_p;
         d.step = i % 2 ? 3 * step : unit * step;
-        mem = source_alloc(lq_fit_bytes(&g.geometry));
-        work = source_alloc(lq_fit_workspace_bytes(&g.geometry));
+        void *mem = source_alloc(lq_fit_bytes(&g.geometry));
+        void *work = source_alloc(lq_fit_workspace_bytes(&g.geometry));
+        lq_fit fit;
         CHECK(!lq_fit_init(&fit, mem, lq_fit_bytes(&g.geometry), &g.geometry, d.step));
         CHECK(!lq_fit_add(&fit, &v, &at, fitted, work, lq_fit_workspace_bytes(&g.geometry)));
+        int16_t rows[2 * (ROW + HEADS) + 1];
         CHECK(lq_fit_profile(&fit, &fit_p, rows, sizeof rows) == LQ_OK);
+        pages out;
         CHECK(pages_make(&out, &d, &g, first, tokens) == LQ_OK);
         bytes += out.total;
-        l = loss_of(&g, out.out, tokens, first, tokens);
+        loss l = loss_of(&g, out.out, tokens, first, tokens);
         lost->k += l.k / LAYERS;
         lost->v += l.v / LAYERS;
         pages_free(&out);
@@ -1960,29 +1842,24 @@ static void test_few_tokens(void)
 {
     static const size_t counts[7] = {63, 64, 65, 128, 192, 300, 512};
     size_t tokens = quick ? 320 : 1280;
-    size_t c;
-    int queries;
     group g;
     group_make(&g, BY_LAYER);
-    for (c = 0; c < 7; c++) {
-        for (queries = 0; queries < 2; queries++) {
+    for (size_t c = 0; c < 7; c++) {
+        for (int queries = 0; queries < 2; queries++) {
             lq_klt_desc desc = klt_desc(0.2f);
-            lq_codec_desc d;
             profile p;
-            pages out;
-            loss had;
-            loss lost;
-            size_t plain;
             profile_make(&p, &g, 0, counts[c], queries, &desc);
             CHECK((p.status == LQ_E_ARG) == (counts[c] < 64));
             if (p.status) {
                 profile_free(&p);
                 continue;
             }
-            d = codec_desc(&g, &p, 0.2f);
+            lq_codec_desc d = codec_desc(&g, &p, 0.2f);
+            pages out;
             CHECK(pages_make(&out, &d, &g, FITTED, tokens) == LQ_OK);
-            lost = loss_of(&g, out.out, tokens, FITTED, tokens);
-            plain = channel_bytes(p.unit, 0.2f, counts[c], FITTED, tokens, &had);
+            loss lost = loss_of(&g, out.out, tokens, FITTED, tokens);
+            loss had;
+            size_t plain = channel_bytes(p.unit, 0.2f, counts[c], FITTED, tokens, &had);
             printf("%u tokens for %u dims: %.3f bits (k %.3f, v %.3f of a cell), channels %.3f "
                    "(%.3f, %.3f); said %.3f and %.3f, shrinkage %.2f\n",
                    (unsigned)counts[c], (unsigned)group_dims(&g),
@@ -2064,10 +1941,6 @@ static uint8_t *wide_file(int kind, int values, size_t *count)
     size_t room = (size_t)WIDE * WIDE_RANK * 6 + 4 * WIDE + 4096;
     uint8_t *f = (uint8_t *)source_zeros(room);
     uint8_t *at = f + 40;
-    uint32_t checksum;
-    bits b;
-    size_t i;
-    size_t j;
     memcpy(f, "LQPF\1", 5);
     f[5] = (uint8_t)(values ? LQ_KV : LQ_K);
     f[6] = 3; /* a dense basis is there */
@@ -2078,26 +1951,27 @@ static uint8_t *wide_file(int kind, int values, size_t *count)
     put16(f + 24, (uint32_t)(WIDE_SIGMA - 48 * 4)); /* so that units are 2^-12 */
     put16(f + 26, 0xf000u);
     put16(f + 30, 256);
-    for (i = 0; i < WIDE_SLICES; i++, at += 6) {
+    for (size_t i = 0; i < WIDE_SLICES; i++, at += 6) {
         put16(at, WIDE / WIDE_SLICES);
         put16(at + 4, values && i > 1 ? 0 : LQ_GAIN_NONE);
     }
     at += 2 * WIDE + (values ? WIDE : 0);
+    bits b;
     b.bytes = at;
     b.at = 0;
     if (values) { /* the gain: sigma in sixteenths of an octave, mean */
         bits_golomb(&b, 0);
         bits_golomb(&b, 0);
     }
-    for (i = 0; i < WIDE_RANK; i++) {
+    for (size_t i = 0; i < WIDE_RANK; i++) {
         bits_golomb(&b, i == 0 ? WIDE_SIGMA : 0);
         bits_golomb(&b, 0);
     }
-    for (i = 0; i < WIDE_RANK; i++) {
+    for (size_t i = 0; i < WIDE_RANK; i++) {
         int k = kind == UNITS || kind == HUGE_ONE ? 1 : kind == WALSH ? 6 : 14;
         bits_put(&b, 0, 4);
         bits_put(&b, (uint32_t)k, 4);
-        for (j = 0; j < WIDE; j++) {
+        for (size_t j = 0; j < WIDE; j++) {
             uint32_t n = bits_zigzag(wide_element(kind, i, j));
             if (n >> k < 24) {
                 bits_put(&b, (1u << (n >> k)) - 1, (n >> k) + 1);
@@ -2110,7 +1984,7 @@ static uint8_t *wide_file(int kind, int values, size_t *count)
     }
     *count = (size_t)(at - f) + (b.at + 7) / 8;
     CHECK(*count <= room);
-    checksum = lq_xxh32(f + 20, *count - 20, lq_xxh32(f, 16, 0));
+    uint32_t checksum = lq_xxh32(f + 20, *count - 20, lq_xxh32(f, 16, 0));
     put16(f + 16, checksum & 65535);
     put16(f + 18, checksum >> 16);
     return f;
@@ -2121,18 +1995,15 @@ static float wide_x[WIDE_TOKENS * WIDE];
 /* Tokens of the basis, or extreme ones. */
 static void wide_tokens(int kind, int extreme)
 {
-    size_t t;
-    size_t i;
-    size_t j;
-    for (t = 0; t < WIDE_TOKENS; t++) {
+    for (size_t t = 0; t < WIDE_TOKENS; t++) {
         float *x = wide_x + t * WIDE;
         double c[WIDE_RANK];
-        for (i = 0; i < WIDE_RANK; i++) {
+        for (size_t i = 0; i < WIDE_RANK; i++) {
             c[i] = 4 * source_gauss() / (kind == LONG ? 249 * 249 : 1);
         }
-        for (j = 0; j < WIDE; j++) {
+        for (size_t j = 0; j < WIDE; j++) {
             double sum = 0.02 * source_gauss();
-            for (i = 0; i < WIDE_RANK && !extreme; i++) {
+            for (size_t i = 0; i < WIDE_RANK && !extreme; i++) {
                 sum += c[i] * wide_element(kind, i, j) / 4096;
             }
             x[j] = (float)sum;
@@ -2156,38 +2027,35 @@ typedef struct wide_pages {
 
 static wide_pages wide_make(const lq_codec_desc *d)
 {
-    const void *rows[WIDE_SLICES];
-    void *out_rows[WIDE_SLICES];
     lq_vectors v = {NULL, WIDE, LQ_F32};
     lq_vectors_out out = {NULL, WIDE, LQ_F32};
-    const uint8_t *starts[2];
     size_t page_bytes[2] = {0, 0};
     lq_codec *codec = NULL;
     void *mem = source_alloc(lq_codec_bytes(d));
-    void *work;
     wide_pages p;
-    size_t bytes;
-    size_t s;
     memset(&p, 0, sizeof p);
     p.status = lq_codec_init(&codec, mem, lq_codec_bytes(d), d);
     if (p.status) {
         free(mem);
         return p;
     }
-    for (s = 0; s < WIDE_SLICES; s++) {
+    const void *rows[WIDE_SLICES];
+    for (size_t s = 0; s < WIDE_SLICES; s++) {
         rows[s] = wide_x + s * (WIDE / WIDE_SLICES);
     }
     v.slices = rows;
+    void *out_rows[WIDE_SLICES];
     out.slices = out_rows;
-    bytes = lq_codec_workspace_bytes(codec);
-    work = source_alloc(bytes);
+    size_t bytes = lq_codec_workspace_bytes(codec);
+    void *work = source_alloc(bytes);
     p.bytes = (uint8_t *)source_alloc(2 * lq_codec_page_bound(codec));
     p.out = (float *)source_zeros(sizeof wide_x);
-    for (s = 0; s < WIDE_SLICES; s++) {
+    for (size_t s = 0; s < WIDE_SLICES; s++) {
         out_rows[s] = p.out + s * (WIDE / WIDE_SLICES);
     }
     p.status = lq_codec_encode(codec, p.bytes, 2 * lq_codec_page_bound(codec), &p.count,
                                page_bytes, &v, NULL, WIDE_TOKENS, work, bytes);
+    const uint8_t *starts[2];
     starts[0] = p.bytes;
     starts[1] = p.bytes + page_bytes[0];
     if (!p.status) {
@@ -2210,13 +2078,11 @@ static void wide_free(wide_pages *p)
 static void wide_norms(const lq_basis *b)
 {
     double most = 0;
-    size_t i;
-    size_t j;
-    for (i = 0; i < (size_t)b->rank + b->dims; i++) {
+    for (size_t i = 0; i < (size_t)b->rank + b->dims; i++) {
         const int16_t *row = i < b->rank ? b->forward + i * b->forward_stride
                                          : b->inverse + (i - b->rank) * b->inverse_stride;
         double sum = 0;
-        for (j = 0; j < (i < b->rank ? b->forward_stride : b->inverse_stride); j++) {
+        for (size_t j = 0; j < (i < b->rank ? b->forward_stride : b->inverse_stride); j++) {
             sum += (double)row[j] * (double)row[j];
         }
         most = sum > most ? sum : most;
@@ -2229,20 +2095,17 @@ static void wide_against_doubles(int kind, const wide_pages *p, double step)
 {
     double error = 0;
     double beside = 0;
-    size_t t;
-    size_t i;
-    size_t j;
-    for (t = 0; t < WIDE_TOKENS; t++) {
+    for (size_t t = 0; t < WIDE_TOKENS; t++) {
         const float *x = wide_x + t * WIDE;
         const float *y = p->out + t * WIDE;
         double left = 0;
-        for (j = 0; j < WIDE; j++) {
+        for (size_t j = 0; j < WIDE; j++) {
             left += (double)y[j] * (double)y[j];
         }
-        for (i = 0; i < WIDE_RANK; i++) {
+        for (size_t i = 0; i < WIDE_RANK; i++) {
             double a = 0;
             double b = 0;
-            for (j = 0; j < WIDE; j++) {
+            for (size_t j = 0; j < WIDE; j++) {
                 int e = wide_element(kind, i, j);
                 a += (double)x[j] * e / 4096;
                 b += (double)y[j] * e / 4096;
@@ -2266,30 +2129,24 @@ static void test_wide(void)
     static const lq_role roles[WIDE_SLICES] = {
         {LQ_K, 0, NULL}, {LQ_K, 0, NULL}, {LQ_V, 0, NULL}, {LQ_V, 0, NULL}};
     int most = lq_cpu_limit(PLAIN);
-    int kind;
-    int values;
-    int extreme;
-    int level;
     source_seed = 16384;
-    for (kind = 0; kind < WIDE_KINDS; kind++) {
-        for (values = 0; values < 2; values++) {
+    for (int kind = 0; kind < WIDE_KINDS; kind++) {
+        for (int values = 0; values < 2; values++) {
             size_t count;
             uint8_t *file = wide_file(kind, values, &count);
             lq_profile p;
             size_t needed = 0;
-            void *mem;
-            lq_codec_desc d;
             CHECK(lq_profile_load(&p, NULL, 0, &needed, file, count) == LQ_E_SPACE);
-            mem = source_alloc(needed);
+            void *mem = source_alloc(needed);
             if (!CHECK(lq_profile_load(&p, mem, needed, &needed, file, count) == LQ_OK)) {
                 free(mem);
                 free(file);
                 continue;
             }
-            for (level = 0; level < most; level++) { /* the matrices are made alike */
-                lq_profile other;
+            for (int level = 0; level < most; level++) { /* the matrices are made alike */
                 void *other_mem = source_alloc(needed);
                 (void)lq_cpu_limit(level);
+                lq_profile other;
                 CHECK(lq_profile_load(&other, other_mem, needed, &needed, file, count) == LQ_OK);
                 CHECK(!memcmp(other.dense->forward, p.dense->forward,
                               (size_t)WIDE * WIDE_RANK * sizeof(int16_t)));
@@ -2297,6 +2154,7 @@ static void test_wide(void)
             }
             (void)lq_cpu_limit(PLAIN);
             wide_norms(p.dense);
+            lq_codec_desc d;
             memset(&d, 0, sizeof d);
             d.tables = tables;
             d.geometry.stream = values ? LQ_KV : LQ_K;
@@ -2307,26 +2165,21 @@ static void test_wide(void)
             d.geometry.roles = values ? roles : NULL;
             d.profile = &p;
             d.step = 0.25f;
-            for (extreme = 0; extreme < 4; extreme++) {
-                wide_pages whole;
-                if (quick && (values != extreme % 2 || kind % 2)) {
-                    continue;
-                }
+            for (int extreme = 0; extreme < 4; extreme++) {
+                if (quick && (values != extreme % 2 || kind % 2)) continue;
                 wide_tokens(kind, extreme);
-                whole = wide_make(&d);
+                wide_pages whole = wide_make(&d);
                 CHECK(whole.status == LQ_OK || whole.status == LQ_E_RANGE);
                 printf("basis %d, values %d, tokens %d: %s, %u bytes\n", kind, values, extreme,
                        lq_status_string(whole.status), (unsigned)whole.count);
-                for (level = 0; level < most; level++) {
-                    wide_pages other;
+                for (int level = 0; level < most; level++) {
                     (void)lq_cpu_limit(level);
-                    other = wide_make(&d);
+                    wide_pages other = wide_make(&d);
                     CHECK(other.status == whole.status && other.count == whole.count);
                     if (!whole.status && other.count == whole.count) {
                         size_t far = 0;
-                        size_t i;
                         CHECK(memcmp(other.bytes, whole.bytes, whole.count) == 0);
-                        for (i = 0; i < (size_t)WIDE_TOKENS * WIDE; i++) {
+                        for (size_t i = 0; i < (size_t)WIDE_TOKENS * WIDE; i++) {
                             double x = (double)whole.out[i];
                             far += fabs(x - (double)other.out[i]) > 1e-4 * (1 + fabs(x));
                         }
@@ -2350,13 +2203,13 @@ int main(int argc, char **argv)
 {
     void *mem = source_alloc(lq_tables_bytes());
     lq_klt_desc desc = klt_desc(0.1f);
-    profile p;
-    group g;
     quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     CHECK(lq_tables_init(&tables, mem, lq_tables_bytes()) == LQ_OK);
     model_make();
+    group g;
     group_make(&g, BY_LAYER);
     desc.model = 77;
+    profile p;
     profile_make(&p, &g, 0, FITTED, 1, &desc);
     CHECK(p.status == LQ_OK);
     test_orders();

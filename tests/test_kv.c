@@ -167,11 +167,10 @@ static lq_kv_policy random_policy(void)
 
 static void random_rope(void)
 {
-    uint32_t i;
     rope.rotary_dims = 8;
     rope.layout = 1 + source_below(2);
     rope.magnitude = 1.25f;
-    for (i = 0; i < 4; i++) {
+    for (uint32_t i = 0; i < 4; i++) {
         freqs[i] = (float)source_uniform();
     }
     rope.freqs = freqs;
@@ -190,9 +189,7 @@ static const lq_rope *rope_of(uint32_t l, uint32_t *first)
 /* Layers that the cache's rope does not fit, and others, have their own or none. */
 static void random_ropes(void)
 {
-    uint32_t l;
-    uint32_t i;
-    for (l = 0; l < desc.layers && desc.layer; l++) {
+    for (uint32_t l = 0; l < desc.layers && desc.layer; l++) {
         lq_rope *own = &own_ropes[l];
         uint32_t k = dims_of(l, 0);
         if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE ||
@@ -207,7 +204,7 @@ static void random_ropes(void)
             own->layout = source_below(3);
             own->magnitude = source_below(2) ? 0.0f : 1.5f;
             layers[l].rope_first = source_below(k - own->rotary_dims + 1);
-            for (i = 0; i < 4; i++) {
+            for (uint32_t i = 0; i < 4; i++) {
                 own_freqs[l][i] = (float)source_uniform();
             }
         }
@@ -216,7 +213,6 @@ static void random_ropes(void)
 
 static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
 {
-    uint32_t i;
     layers[l].window = source_below(3) ? 0 : 1 + source_below(100);
     if (l && source_below(4) == 0 && !layers[l - 1].share && layers[l - 1].kv_heads != LQ_KV_NONE) {
         layers[l].share = l;
@@ -232,7 +228,7 @@ static void random_layer(uint32_t l, const uint32_t *sizes, uint32_t count)
     layers[l].k = source_below(2) ? random_policy() : layers[l].k;
     layers[l].v = source_below(2) ? random_policy() : layers[l].v;
     if (source_below(2)) {
-        for (i = 0; i < 8; i++) {
+        for (uint32_t i = 0; i < 8; i++) {
             policies[l][i] = random_policy();
         }
         layers[l].heads = policies[l];
@@ -253,15 +249,12 @@ static void random_v_in_k(void)
 {
     uint32_t first = 8 * source_below(desc.k_dims / 8);
     uint32_t count = desc.v_dims ? desc.v_dims : desc.k_dims - first;
-    uint32_t l;
     if (source_below(2) && (desc.layer || fits(0, desc.k_dims, first, count))) {
         desc.v_in_k = 1 + first;
     }
-    for (l = 0; l < desc.layers && desc.layer; l++) {
+    for (uint32_t l = 0; l < desc.layers && desc.layer; l++) {
         uint32_t k = dims_of(l, 0);
-        if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE) {
-            continue;
-        }
+        if (layers[l].share || layers[l].kv_heads == LQ_KV_NONE) continue;
         if (desc.v_in_k && (!fits(l, k, first, dims_of(l, 1)) || source_below(4) == 0)) {
             layers[l].v_in_k = LQ_KV_NONE;
         } else if (!desc.v_in_k && source_below(2)) {
@@ -282,7 +275,6 @@ static void random_desc(void)
     static const float amplitudes[8] = {1, 1, 1, 1, 1, 0, 1e-3f, 100};
     int large = source_below(8) == 0;
     uint32_t count = large ? 8 : 3;
-    uint32_t l;
     memset(&desc, 0, sizeof desc);
     memset(layers, 0, sizeof layers);
     amplitude = amplitudes[source_below(8)];
@@ -305,7 +297,7 @@ static void random_desc(void)
     random_rope();
     if (source_below(2)) {
         desc.layer = layers;
-        for (l = 0; l < desc.layers; l++) {
+        for (uint32_t l = 0; l < desc.layers; l++) {
             random_layer(l, sizes, count);
         }
     }
@@ -331,11 +323,8 @@ static int has_own(uint32_t l)
 static int turns(void)
 {
     uint32_t first;
-    uint32_t l;
-    for (l = 0; l < desc.layers; l++) {
-        if (has_own(l) && rope_of(l, &first)) {
-            return 1;
-        }
+    for (uint32_t l = 0; l < desc.layers; l++) {
+        if (has_own(l) && rope_of(l, &first)) return 1;
     }
     return 0;
 }
@@ -352,9 +341,7 @@ static int raw_type(void)
 
 static float through(float x, int type)
 {
-    if (type == LQ_F16) {
-        return lq_f32_from_f16(lq_f16_from_f32(x));
-    }
+    if (type == LQ_F16) return lq_f32_from_f16(lq_f16_from_f32(x));
     return type == LQ_BF16 ? lq_f32_from_bf16(lq_bf16_from_f32(x)) : x;
 }
 
@@ -382,9 +369,8 @@ static void look_row(model *m, uint32_t l, int v, size_t t, size_t head, const f
     double error = 0;
     double power = 1e-9;
     double unit = (double)amplitude * (double)amplitude;
-    size_t i;
     int same = 1;
-    for (i = 0; i < dims; i++) {
+    for (size_t i = 0; i < dims; i++) {
         double e = (double)x[i] - (double)given[i];
         error += e * e;
         power += (double)given[i] * (double)given[i];
@@ -420,11 +406,8 @@ static void look_layer(model *m, uint32_t l, size_t tokens)
     size_t gone = gone_of(m, l);
     size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
     size_t kept = (size_t)layers[l].window + (desc.step_tokens ? desc.step_tokens : 512);
-    size_t t;
-    size_t h;
-    int v;
     CHECK(gone == sinks || (layers[l].window && gone + kept <= m->most));
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         size_t dims = dims_of(l, v);
         lq_kv_view_out out;
         memset(&out, 0, sizeof out);
@@ -439,11 +422,9 @@ static void look_layer(model *m, uint32_t l, size_t tokens)
         } else {
             CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, 0, tokens, NULL, 0) == LQ_OK);
         }
-        for (t = 0; t < tokens; t++) {
-            if (t >= sinks && t < gone) {
-                continue;
-            }
-            for (h = 0; h < heads_of(l); h++) {
+        for (size_t t = 0; t < tokens; t++) {
+            if (t >= sinks && t < gone) continue;
+            for (size_t h = 0; h < heads_of(l); h++) {
                 look_row(m, l, v, t, h, wide_x[0] + (t * heads_of(l) + h) * dims);
             }
         }
@@ -452,23 +433,21 @@ static void look_layer(model *m, uint32_t l, size_t tokens)
 
 static void look(model *m)
 {
-    uint32_t l;
-    size_t t;
     size_t sealed = 0;
     CHECK(lq_kv_tokens(&m->kv) == m->tokens);
-    for (t = 0; t < m->tokens; t++) {
+    for (size_t t = 0; t < m->tokens; t++) {
         int64_t p;
         CHECK(lq_kv_position(&m->kv, t, &p) == LQ_OK && p == m->positions[t]);
     }
     CHECK(memcmp(lq_kv_mass(&m->kv), m->mass, m->tokens * sizeof *m->mass) == 0);
-    for (l = 0; l < desc.layers; l++) {
+    for (uint32_t l = 0; l < desc.layers; l++) {
         if (has_own(l)) {
             size_t own = lq__kv_counts(&m->kv)[l].sealed;
             sealed = sealed && sealed < own ? sealed : own;
             look_layer(m, l, m->tokens);
         }
     }
-    for (t = 0; t < m->tokens; t++) {
+    for (size_t t = 0; t < m->tokens; t++) {
         if (t >= lq__kv_sequence_of(&m->kv)->sinks && t < sealed) {
             m->lossy[t] = 2;
         }
@@ -484,12 +463,7 @@ static void op_read(model *m)
     int v = (int)source_below(2);
     size_t first = source_below((uint32_t)m->tokens + 1);
     size_t count = source_below((uint32_t)(m->tokens - first) + 1);
-    layout a;
     lq_kv_view_out out;
-    uint8_t *data;
-    size_t dims;
-    size_t t;
-    size_t h;
     if (layers[l].kv_heads == LQ_KV_NONE) {
         memset(&out, 0, sizeof out);
         out.data = wide_x[0];
@@ -497,9 +471,9 @@ static void op_read(model *m)
         return;
     }
     look(m);
-    dims = dims_of(own, v);
-    a = random_layout(count ? count : 1, heads_of(own), dims);
-    data = layout_alloc(&a);
+    size_t dims = dims_of(own, v);
+    layout a = random_layout(count ? count : 1, heads_of(own), dims);
+    uint8_t *data = layout_alloc(&a);
     out = layout_out(&a, data);
     if (gone_of(m, l) > lq__kv_sequence_of(&m->kv)->sinks && first < gone_of(m, l)) {
         free(data);
@@ -508,8 +482,8 @@ static void op_read(model *m)
     CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, count, NULL, 0) == LQ_OK);
     CHECK(lq_kv_read(&m->kv, l, v ? LQ_V : LQ_K, &out, first, m->tokens - first + 1, NULL, 0) ==
           LQ_E_RANGE);
-    for (t = 0; t < count; t++) {
-        for (h = 0; h < heads_of(own); h++) {
+    for (size_t t = 0; t < count; t++) {
+        for (size_t h = 0; h < heads_of(own); h++) {
             uint8_t want[WIDE * 4];
             CHECK(lq_type_from_f32(want, row_of(m->seen[v], own, first + t) + h * dims, dims,
                                    a.real) == LQ_OK);
@@ -523,8 +497,7 @@ static void op_read(model *m)
 static void check_stock(const lq__kv_pool *pool, const lq__kv_stock *stock, const uint32_t *refs)
 {
     size_t used = 0;
-    size_t p;
-    for (p = 0; p < stock->count; p++) {
+    for (size_t p = 0; p < stock->count; p++) {
         CHECK(refs[p] == lq__kv_refs(pool, stock)[p]);
         used += refs[p] > 0;
     }
@@ -538,9 +511,8 @@ static void check_table(const lq_kv *kv, const lq__kv_layer *layer, uint32_t *sl
     const lq__kv_page *page = lq__kv_pages(kv, layer);
     const lq__kv_count *count = lq__kv_count_of(kv, layer);
     size_t at = lq__kv_sequence_of(kv)->sinks;
-    size_t p;
     CHECK(count->pages <= lq__kv_pool_of(kv)->entries);
-    for (p = 0; p < count->pages; p++) {
+    for (size_t p = 0; p < count->pages; p++) {
         CHECK(page[p].first == at && page[p].count >= 1 && page[p].at % 8 == 0);
         CHECK(page[p].at + page[p].count <= 64 && page[p].epoch < count->epochs);
         at += page[p].count;
@@ -550,9 +522,7 @@ static void check_table(const lq_kv *kv, const lq__kv_layer *layer, uint32_t *sl
         }
         slots[page[p].slot]++;
         CHECK((page[p].mark != LQ__KV_NO) == (layer->marks.count > 0));
-        if (layer->marks.count) {
-            marks[page[p].mark]++;
-        }
+        if (layer->marks.count) marks[page[p].mark]++;
         if (p && page[p - 1].slot == page[p].slot) {
             CHECK(page[p - 1].at + page[p - 1].count <= page[p].at);
         }
@@ -566,26 +536,22 @@ static void check_block(void)
     static uint32_t slots[8192];
     static uint32_t marks[8192];
     const lq__kv_pool *pool = NULL;
-    uint32_t l;
-    size_t i;
-    for (i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 3; i++) {
         pool = models[i].live ? lq__kv_pool_of(&models[i].kv) : pool;
     }
-    for (l = 0; pool && l < pool->layers; l++) {
+    for (uint32_t l = 0; pool && l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         memset(slots, 0, sizeof slots);
         memset(marks, 0, sizeof marks);
-        for (i = 0; i < 3 && layer->kv_heads; i++) {
-            if (models[i].live) {
-                check_table(&models[i].kv, layer, slots, marks);
-            }
+        for (size_t i = 0; i < 3 && layer->kv_heads; i++) {
+            if (models[i].live) check_table(&models[i].kv, layer, slots, marks);
         }
         if (layer->kv_heads) {
             check_stock(pool, &layer->slots, slots);
             check_stock(pool, &layer->marks, marks);
         }
     }
-    for (i = 0; i < 3 && pool; i++) {
+    for (size_t i = 0; i < 3 && pool; i++) {
         if (models[i].live) {
             lq_kv_account a;
             CHECK(lq_kv_stats(&models[i].kv, &a) == LQ_OK);
@@ -603,8 +569,7 @@ static void set_row(model *m, uint32_t l, int v, size_t t, const float *x)
 {
     size_t n = (size_t)heads_of(l) * dims_of(l, v);
     float *row = row_of(m->given[v], l, t);
-    size_t i;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         row[i] = through(x[i], raw_type());
     }
 }
@@ -633,12 +598,11 @@ static void append_bad(model *m, uint32_t l, lq_kv_view *view, const layout *a, 
         (uint8_t *)wide_x[v] + (layout_at(&a[v], (uint8_t *)wide_x[v], source_below((uint32_t)n),
                                           source_below(heads_of(l))) -
                                 (uint8_t *)wide_x[v]);
-    uint8_t keep[4];
-    uint8_t *before;
     size_t size = lq_type_bytes(a[v].real);
     at += size * source_below((uint32_t)dims);
+    uint8_t keep[4];
     memcpy(keep, at, size);
-    before = unchanged_begin();
+    uint8_t *before = unchanged_begin();
     CHECK(lq_type_from_f32(at, &bad[which], 1, a[v].real) == LQ_OK);
     CHECK(lq_kv_append(&m->kv, l, &view[0], v_in_k(l) ? NULL : &view[1], positions, n) ==
           (which == 2 ? LQ_E_RANGE : LQ_E_DATA));
@@ -652,27 +616,22 @@ static void append_layer(model *m, uint32_t l, size_t n, const lq_positions *pos
 {
     layout a[2];
     lq_kv_view view[2];
-    const lq_kv_view *values;
-    size_t t;
-    size_t h;
-    size_t i;
-    int v;
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         size_t dims = dims_of(l, v);
         size_t heads = heads_of(l);
         a[v] = random_layout(n, heads, dims);
         view[v] = layout_view(&a[v], wide_x[v]);
-        for (t = 0; t < n; t++) {
+        for (size_t t = 0; t < n; t++) {
             float row[WIDE];
-            for (i = 0; i < heads * dims; i++) {
+            for (size_t i = 0; i < heads * dims; i++) {
                 float x = (gauss() + (i % 7 == 0 && !v ? 5.0f : 0.0f)) * amplitude;
                 row[i] = through(x, a[v].real);
             }
-            for (h = 0; h < heads; h++) {
+            for (size_t h = 0; h < heads; h++) {
                 CHECK(lq_type_from_f32(layout_at(&a[v], (uint8_t *)wide_x[v], t, h), row + h * dims,
                                        dims, a[v].real) == LQ_OK);
             }
-            for (h = 0; v_in_k(l) && v && h < heads; h++) {
+            for (size_t h = 0; v_in_k(l) && v && h < heads; h++) {
                 memcpy(row + h * dims,
                        row_of(m->given[0], l, m->tokens + t) + h * dims_of(l, 0) + v_in_k(l) - 1,
                        4 * dims);
@@ -680,10 +639,8 @@ static void append_layer(model *m, uint32_t l, size_t n, const lq_positions *pos
             set_row(m, l, v, m->tokens + t, row);
         }
     }
-    if (source_below(12) == 0) {
-        append_bad(m, l, view, a, n, positions);
-    }
-    values = v_in_k(l) ? NULL : &view[1];
+    if (source_below(12) == 0) append_bad(m, l, view, a, n, positions);
+    const lq_kv_view *values = v_in_k(l) ? NULL : &view[1];
     CHECK(lq_kv_append(&m->kv, l, &view[0], values, positions, n) == LQ_OK);
     if (twin) {
         CHECK(lq_kv_append(twin, l, &view[0], values, positions, n) == LQ_OK);
@@ -705,24 +662,24 @@ static void mid_step(model *m, uint32_t l, size_t n)
     }
     m->tokens -= n;
     if (l != lq__kv_pool_of(&m->kv)->last) {
-        lq_kv child;
         uint8_t keep[TOKENS_MOST];
-        size_t workspace;
-        size_t directory;
-        lq_archive_writer_desc d;
-        lq_archive_writer writer;
         uint8_t *bytes = (uint8_t *)source_alloc(64);
         memset(keep, 1, sizeof keep);
+        lq_archive_writer_desc d;
         memset(&d, 0, sizeof d);
         d.mem = bytes;
         d.mem_bytes = 64;
         d.directory = keep;
         d.directory_bytes = 64;
+        lq_kv child;
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_RANGE ||
               models[0].live + models[1].live + models[2].live == 3);
         CHECK(lq_kv_evict(&m->kv, keep, m->tokens + n) == LQ_E_RANGE);
         CHECK(lq_kv_shift(&m->kv, 0, 1, 1) == (turns() ? LQ_E_RANGE : LQ_E_ARG));
+        size_t workspace;
+        size_t directory;
         CHECK(lq_kv_save_bytes(&m->kv, &workspace, &directory) == LQ_OK);
+        lq_archive_writer writer;
         CHECK(lq_archive_writer_init(&writer, &d) == LQ_OK);
         CHECK(lq_kv_save(&m->kv, &writer, 1, wide_x[0], sizeof wide_x[0]) == LQ_E_RANGE);
         CHECK(lq_kv_truncate(&m->kv, m->tokens + 1) == LQ_E_RANGE);
@@ -736,19 +693,15 @@ static void op_append(model *m)
     size_t n = 1 + source_below(source_below(3) ? 3 : desc.tokens > 140 ? 150 : 40);
     int64_t at = m->tokens ? m->positions[m->tokens - 1] + 1 : 0;
     static int64_t list[TOKENS_MOST];
-    lq_positions positions;
     int given = source_below(3) == 0;
-    uint32_t l;
-    size_t t;
     int first = 1;
     n = n < room ? n : room;
-    if (n == 0) {
-        return;
-    }
+    if (n == 0) return;
+    lq_positions positions;
     memset(&positions, 0, sizeof positions);
     positions.first = given ? at + source_below(20) : at;
     positions.stride = given ? source_below(4) : 1;
-    for (t = 0; t < n; t++) {
+    for (size_t t = 0; t < n; t++) {
         int64_t stride = positions.stride ? positions.stride : 1;
         m->positions[m->tokens + t] = positions.first + (int64_t)t * stride;
         m->lossy[m->tokens + t] = 0;
@@ -757,20 +710,18 @@ static void op_append(model *m)
         m->recoded[m->tokens + t] = 0;
     }
     if (given && source_below(2)) {
-        for (t = 0; t < n; t++) {
+        for (size_t t = 0; t < n; t++) {
             list[t] = m->positions[m->tokens + t] += source_below(3) ? 0 : (int64_t)t;
             list[t] = m->positions[m->tokens + t] =
                 t && list[t] <= list[t - 1] ? list[t - 1] + 1 : list[t];
         }
         positions.list = list;
     }
-    for (l = 0; l < desc.layers; l++) {
+    for (uint32_t l = 0; l < desc.layers; l++) {
         if (has_own(l)) {
             append_layer(m, l, n, given && (first || source_below(2)) ? &positions : NULL);
             first = 0;
-            if (source_below(6) == 0 && !twin) {
-                mid_step(m, l, n);
-            }
+            if (source_below(6) == 0 && !twin) mid_step(m, l, n);
         }
     }
     m->tokens += n;
@@ -784,14 +735,11 @@ static void op_bad(model *m)
     uint32_t first = lq__kv_pool_of(&m->kv)->first;
     uint8_t *before = unchanged_begin();
     lq_positions positions;
-    lq_kv_view view;
-    const lq_kv_view *values;
-    lq_kv child;
-    uint32_t l;
     memset(&positions, 0, sizeof positions);
+    lq_kv_view view;
     memset(&view, 0, sizeof view);
     view.data = wide_x[0]; /* not looked at: all else is checked first */
-    values = v_in_k(first) ? NULL : &view;
+    const lq_kv_view *values = v_in_k(first) ? NULL : &view;
     CHECK(lq_kv_append(&m->kv, first, &view, values, NULL, room + 1) == LQ_E_FULL);
     if (room && m->tokens) {
         positions.first = m->positions[m->tokens - 1];
@@ -799,7 +747,7 @@ static void op_bad(model *m)
         positions.first = (int64_t)1 << 48;
         CHECK(lq_kv_append(&m->kv, first, &view, values, &positions, 1) == LQ_E_RANGE);
     }
-    for (l = 0; l < desc.layers; l++) {
+    for (uint32_t l = 0; l < desc.layers; l++) {
         if (!has_own(l)) {
             CHECK(lq_kv_append(&m->kv, l, &view, &view, NULL, 1) == LQ_E_ARG);
             CHECK(lq_kv_append(&m->kv, l, &view, NULL, NULL, 1) == LQ_E_ARG);
@@ -809,6 +757,7 @@ static void op_bad(model *m)
         }
     }
     CHECK(lq_kv_append(&m->kv, desc.layers, &view, &view, NULL, 1) == LQ_E_ARG);
+    lq_kv child;
     if (models[0].live + models[1].live + models[2].live == 3) {
         CHECK(lq_kv_fork(&child, &m->kv) == LQ_E_FULL);
     }
@@ -824,8 +773,7 @@ static void op_bad(model *m)
 static int can_truncate(const model *m, size_t n)
 {
     size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
-    uint32_t l;
-    for (l = 0; l < desc.layers && n > sinks; l++) {
+    for (uint32_t l = 0; l < desc.layers && n > sinks; l++) {
         size_t gone = has_own(l) ? gone_of(m, l) : sinks;
         if (gone > sinks &&
             (n < gone || m->positions[gone - 1] > m->positions[n - 1] + 1 - layers[l].window)) {
@@ -839,8 +787,7 @@ static int can_truncate(const model *m, size_t n)
 static size_t least_sealed(const model *m)
 {
     size_t least = SIZE_MAX;
-    uint32_t l;
-    for (l = 0; l < desc.layers; l++) {
+    for (uint32_t l = 0; l < desc.layers; l++) {
         size_t own = lq__kv_counts(&m->kv)[l].sealed;
         least = has_own(l) && own < least ? own : least;
     }
@@ -849,11 +796,8 @@ static size_t least_sealed(const model *m)
 
 static void op_truncate(model *m)
 {
-    size_t t;
     size_t n = m->tokens ? source_below((uint32_t)m->tokens + 1) : 0;
-    if (source_below(2) && m->tokens > 10) {
-        n = m->tokens - source_below(10);
-    }
+    if (source_below(2) && m->tokens > 10) n = m->tokens - source_below(10);
     CHECK(lq_kv_truncate(&m->kv, m->tokens + 1) == LQ_E_RANGE);
     look(m);
     if (!can_truncate(m, n)) {
@@ -864,7 +808,7 @@ static void op_truncate(model *m)
     }
     CHECK(lq_kv_truncate(&m->kv, n) == LQ_OK);
     m->tokens = n;
-    for (t = 0; t < n; t++) { /* what was hot and is raw now will be sealed again */
+    for (size_t t = 0; t < n; t++) { /* what was hot and is raw now will be sealed again */
         int raw = t >= least_sealed(m);
         m->recoded[t] = (uint8_t)(m->recoded[t] + (raw && m->lossy[t]));
         m->lossy[t] = raw && m->lossy[t] ? 1 : m->lossy[t];
@@ -888,49 +832,41 @@ static void expect_row(const model *m, const lq_kv_attend_desc *d, uint32_t own,
     double scale = lq__bits_of_f32(d->scale) ? (double)d->scale : 1 / sqrt((double)kd);
     double most = -1e300;
     double sum = 0;
-    size_t t;
-    size_t j;
     memset(e, 0, sizeof *e);
-    for (t = d->first; t < end; t++) {
+    for (size_t t = d->first; t < end; t++) {
         const float *k = row_of(m->seen[0], own, t) + kv_head * kd;
         int64_t p = m->positions[t];
         double x = 0;
         int sink = d->window_sinks && t < lq__kv_sequence_of(&m->kv)->sinks;
         e->p[t] = -1e300;
-        if ((!d->all && p > at) || (window && !sink && p <= at - (int64_t)window)) {
-            continue;
-        }
-        for (j = 0; j < kd; j++) {
+        if ((!d->all && p > at) || (window && !sink && p <= at - (int64_t)window)) continue;
+        for (size_t j = 0; j < kd; j++) {
             x += (double)q[j] * (double)k[j];
         }
         x *= scale;
         if (lq__bits_of_f32(d->softcap)) {
             x = (double)d->softcap * tanh(x / (double)d->softcap);
         }
-        if (d->slopes) {
-            x += (double)d->slopes[head] * (double)(p - at);
-        }
+        if (d->slopes) x += (double)d->slopes[head] * (double)(p - at);
         if (d->bias) {
             double b =
                 (double)
                     d->bias[head * d->bias_head_stride + i * d->bias_query_stride + t - d->first];
-            if (b < -1e29) {
-                continue;
-            }
+            if (b < -1e29) continue;
             x += b;
         }
         e->p[t] = x;
         most = x > most ? x : most;
     }
-    for (t = d->first; t < end; t++) {
+    for (size_t t = d->first; t < end; t++) {
         e->p[t] = e->p[t] > -1e299 ? exp(e->p[t] - most) : 0;
         sum += e->p[t];
     }
     e->lse = sum > 0 ? most + log(sum) : (double)LQ_KV_NOTHING;
-    for (t = d->first; t < end && sum > 0; t++) {
+    for (size_t t = d->first; t < end && sum > 0; t++) {
         const float *x = row_of(m->seen[1], own, t) + kv_head * vd;
         e->p[t] /= sum;
-        for (j = 0; j < vd; j++) {
+        for (size_t j = 0; j < vd; j++) {
             e->out[j] += e->p[t] * (double)x[j];
         }
     }
@@ -958,11 +894,10 @@ typedef struct attention {
 static void random_positions(const model *m, attention *a)
 {
     lq_positions *p = &a->positions;
-    size_t i;
     p->first = (m->tokens ? m->positions[m->tokens - 1] : 0) + 5 - (int64_t)source_below(80);
     p->stride = (int64_t)source_below(12) - 3; /* they need not ascend */
     if (source_below(3) == 0) {
-        for (i = 0; i < a->d.queries; i++) {
+        for (size_t i = 0; i < a->d.queries; i++) {
             attend_list[i] = p->first + source_below(20);
         }
         p->list = attend_list;
@@ -972,10 +907,8 @@ static void random_positions(const model *m, attention *a)
 
 static void random_masks(const model *m, lq_kv_attend_desc *d)
 {
-    size_t i;
-    size_t count;
     if (source_below(4) == 0) {
-        for (i = 0; i < d->heads; i++) {
+        for (size_t i = 0; i < d->heads; i++) {
             attend_slopes[i] = (float)source_uniform() * 0.1f;
         }
         d->slopes = attend_slopes;
@@ -989,9 +922,9 @@ static void random_masks(const model *m, lq_kv_attend_desc *d)
         d->bias = attend_bias;
         d->bias_query_stride = source_below(2) ? 0 : m->tokens;
         d->bias_head_stride = source_below(2) ? 0 : d->queries * m->tokens;
-        count = (d->heads - 1) * d->bias_head_stride + (d->queries - 1) * d->bias_query_stride +
-                m->tokens;
-        for (i = 0; i < count; i++) {
+        size_t count = (d->heads - 1) * d->bias_head_stride +
+                       (d->queries - 1) * d->bias_query_stride + m->tokens;
+        for (size_t i = 0; i < count; i++) {
             attend_bias[i] = source_below(5) ? gauss() : -INFINITY;
         }
     }
@@ -1003,17 +936,14 @@ static void random_query(const model *m, attention *a, uint32_t own)
     lq_kv_attend_desc *d = &a->d;
     size_t kd = dims_of(own, 0);
     float unit = lq__bits_of_f32(amplitude) ? 1.0f / amplitude : 1.0f;
-    size_t i;
-    size_t h;
-    size_t j;
     a->q_at = random_layout(d->queries, d->heads, kd);
     a->out_at = random_layout(d->queries, d->heads, dims_of(own, 1));
     a->q = layout_alloc(&a->q_at);
     a->out = layout_alloc(&a->out_at);
-    for (i = 0; i < d->queries; i++) {
-        for (h = 0; h < d->heads; h++) {
+    for (size_t i = 0; i < d->queries; i++) {
+        for (size_t h = 0; h < d->heads; h++) {
             float *q = attend_q + (i * d->heads + h) * kd;
-            for (j = 0; j < kd; j++) {
+            for (size_t j = 0; j < kd; j++) {
                 q[j] = through(gauss() * unit, a->q_at.real);
             }
             CHECK(lq_type_from_f32(layout_at(&a->q_at, a->q, i, h), q, kd, a->q_at.real) == LQ_OK);
@@ -1036,9 +966,7 @@ static void random_attend(model *m, uint32_t l, attention *a)
     d->layer = l;
     d->heads = (uint32_t)(heads_of(l) * (1 + source_below(5)));
     d->queries = 1 + source_below(source_below(2) ? 1 : 9);
-    if (source_below(3) == 0 || d->queries > m->tokens) {
-        random_positions(m, a);
-    }
+    if (source_below(3) == 0 || d->queries > m->tokens) random_positions(m, a);
     d->scale = source_below(2) ? 0.0f : 0.3f;
     d->softcap = source_below(4) ? 0.0f : 8.0f;
     d->window = source_below(2) ? 0 : source_below(2) ? LQ_KV_NONE : 1 + source_below(200);
@@ -1073,12 +1001,11 @@ static void check_row(const model *m, const attention *a, uint32_t own, size_t i
     double loss = a->out_at.real == LQ_BF16 ? 1e-4 : 0; /* of rounding the result */
     double error = 0;
     double power = 0;
-    float out[WIDE];
-    size_t j;
     expect_row(m, d, own, h / (d->heads / heads_of(own)), h, i,
                attend_q + (i * d->heads + h) * dims_of(own, 0), at, &e);
+    float out[WIDE];
     CHECK(lq_f32_from_type(out, layout_at(&a->out_at, a->out, i, h), vd, a->out_at.real) == LQ_OK);
-    for (j = 0; j < vd; j++) {
+    for (size_t j = 0; j < vd; j++) {
         double x = (double)out[j] - e.out[j];
         error += x * x;
         power += e.out[j] * e.out[j];
@@ -1093,7 +1020,7 @@ static void check_row(const model *m, const attention *a, uint32_t own, size_t i
             printf("lse %g, expected %g\n", x + e.lse, e.lse);
         }
     }
-    for (j = 0; j < m->tokens; j++) {
+    for (size_t j = 0; j < m->tokens; j++) {
         model_mass[j] += e.p[j];
     }
 }
@@ -1101,16 +1028,13 @@ static void check_row(const model *m, const attention *a, uint32_t own, size_t i
 static void check_mass(model *m, const lq_kv_attend_desc *d)
 {
     float *own = lq_kv_mass(&m->kv);
-    size_t j;
     size_t count = d->count ? d->count : m->tokens - d->first;
-    for (j = 0; d->mass && j < count; j++) {
+    for (size_t j = 0; d->mass && j < count; j++) {
         size_t t = d->first + j;
         double before = d->mass == attend_mass ? 0 : (double)m->mass[t];
         double x = (double)d->mass[j] - before;
         CHECK(fabs(x - model_mass[t]) < 0.08 * model_mass[t] + 4e-3);
-        if (d->mass != attend_mass) {
-            m->mass[t] = own[t];
-        }
+        if (d->mass != attend_mass) m->mass[t] = own[t];
     }
 }
 
@@ -1124,8 +1048,6 @@ static void check_merge(const model *m, const attention *a, uint32_t own)
     size_t end = d.count ? d.first + d.count : m->tokens;
     size_t rows = d.queries * d.heads;
     size_t cut = d.first;
-    size_t i;
-    size_t j;
     int part = 0;
     double unit = (double)amplitude * (double)amplitude;
     d.mass = NULL;
@@ -1146,13 +1068,13 @@ static void check_merge(const model *m, const attention *a, uint32_t own)
         part = 1;
         cut += count;
     }
-    for (i = 0; part && i < rows; i++) {
+    for (size_t i = 0; part && i < rows; i++) {
         double error = 0;
         double power = 0;
         float whole[WIDE];
         CHECK(lq_f32_from_type(whole, layout_at(&a->out_at, a->out, i / d.heads, i % d.heads), vd,
                                a->out_at.real) == LQ_OK);
-        for (j = 0; j < vd; j++) {
+        for (size_t j = 0; j < vd; j++) {
             double x = (double)out[0][i * vd + j] - (double)whole[j];
             error += x * x;
             power += (double)whole[j] * (double)whole[j];
@@ -1168,12 +1090,10 @@ static int in_sight(const model *m, const lq_kv_attend_desc *d)
     size_t sinks = lq__kv_sequence_of(&m->kv)->sinks;
     size_t gone = gone_of(m, d->layer);
     uint32_t window = d->window == LQ_KV_NONE ? 0 : d->window ? d->window : layers[d->layer].window;
-    size_t i;
-    size_t t;
-    for (i = 0; i < d->queries; i++) {
+    for (size_t i = 0; i < d->queries; i++) {
         int64_t at = d->positions ? lq__kv_nth_position(d->positions, i)
                                   : m->positions[m->tokens - d->queries + i];
-        for (t = sinks > d->first ? sinks : d->first; t < gone; t++) {
+        for (size_t t = sinks > d->first ? sinks : d->first; t < gone; t++) {
             if ((!d->count || t < d->first + d->count) &&
                 (d->all || m->positions[t] <= at) &&
                 (!window || m->positions[t] > at - (int64_t)window)) {
@@ -1188,8 +1108,6 @@ static void attend_layer(model *m, uint32_t l)
 {
     attention a;
     uint32_t own = layers[l].share ? layers[l].share - 1 : l;
-    size_t i;
-    size_t h;
     random_attend(m, l, &a);
     if (!in_sight(m, &a.d)) {
         CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_E_RANGE);
@@ -1197,15 +1115,13 @@ static void attend_layer(model *m, uint32_t l)
         return;
     }
     CHECK(lq_kv_attend(&m->kv, &a.d) == LQ_OK);
-    for (i = 0; i < a.d.queries; i++) {
-        for (h = 0; h < a.d.heads; h++) {
+    for (size_t i = 0; i < a.d.queries; i++) {
+        for (size_t h = 0; h < a.d.heads; h++) {
             check_row(m, &a, own, i, h);
         }
     }
     check_mass(m, &a.d);
-    if (source_below(4) == 0) {
-        check_merge(m, &a, own);
-    }
+    if (source_below(4) == 0) check_merge(m, &a, own);
     attention_free(&a);
 }
 
@@ -1256,24 +1172,20 @@ static void op_attend(model *m)
     }
     look(m);
     attend_layer(m, l);
-    if (source_below(8) == 0) {
-        attend_bad(m, l);
-    }
+    if (source_below(8) == 0) attend_bad(m, l);
 }
 
 static void copy_model(model *dst, const model *src)
 {
     float *given[2];
-    float *seen[2];
-    uint32_t l;
-    int v;
     memcpy(given, dst->given, sizeof given);
+    float *seen[2];
     memcpy(seen, dst->seen, sizeof seen);
     *dst = *src;
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         dst->given[v] = given[v];
         dst->seen[v] = seen[v];
-        for (l = 0; l < desc.layers; l++) {
+        for (uint32_t l = 0; l < desc.layers; l++) {
             size_t bytes = sizeof(float) * src->tokens * WIDE;
             memcpy(row_of(dst->given[v], l, 0), row_of(src->given[v], l, 0), bytes);
             memcpy(row_of(dst->seen[v], l, 0), row_of(src->seen[v], l, 0), bytes);
@@ -1283,8 +1195,7 @@ static void copy_model(model *dst, const model *src)
 
 static void op_fork(model *m)
 {
-    size_t i;
-    for (i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 3; i++) {
         if (!models[i].live) {
             lq_kv kv;
             CHECK(lq_kv_fork(&kv, &m->kv) == LQ_OK);
@@ -1316,8 +1227,8 @@ typedef struct file {
 /* An archive in memory of so much room. */
 static void file_write(file *f, lq_archive_writer *writer, size_t room, size_t directory)
 {
-    lq_archive_writer_desc d;
     memset(f, 0, sizeof *f);
+    lq_archive_writer_desc d;
     memset(&d, 0, sizeof d);
     f->bytes = (uint8_t *)source_alloc(room);
     f->directory = (uint8_t *)source_alloc(directory);
@@ -1330,15 +1241,14 @@ static void file_write(file *f, lq_archive_writer *writer, size_t room, size_t d
 
 static int file_save(file *f, const lq_kv *kv, uint64_t sequence)
 {
-    lq_archive_writer writer;
     size_t workspace;
     size_t directory;
-    int status;
     CHECK(lq_kv_save_bytes(kv, &workspace, &directory) == LQ_OK);
+    lq_archive_writer writer;
     file_write(f, &writer, file_room, directory);
     f->workspace = (uint8_t *)source_alloc(workspace);
     CHECK(lq_kv_save(kv, &writer, sequence, f->workspace, workspace - 1) == LQ_E_SPACE);
-    status = lq_kv_save(kv, &writer, sequence, f->workspace, workspace);
+    int status = lq_kv_save(kv, &writer, sequence, f->workspace, workspace);
     if (status == LQ_OK) {
         CHECK(lq_archive_finish(&writer) == LQ_OK);
         f->count = (size_t)writer.offset;
@@ -1349,12 +1259,12 @@ static int file_save(file *f, const lq_kv *kv, uint64_t sequence)
 static int file_open(file *f)
 {
     lq_archive_source source;
-    size_t needed;
     memset(&source, 0, sizeof source);
     source.bytes = f->bytes;
     source.size = f->count;
     free(f->mem);
     f->mem = source_alloc(1 << 16);
+    size_t needed;
     return lq_archive_open(&f->reader, &source, f->mem, 1 << 16, &needed);
 }
 
@@ -1378,13 +1288,11 @@ static void file_free(file *f)
 /* Wrong bytes: refused whole, or they were none that count. */
 static void load_damaged(file *f, model *m)
 {
-    int j;
-    for (j = 0; j < 4; j++) {
+    for (int j = 0; j < 4; j++) {
         size_t at = source_below((uint32_t)f->count);
         uint8_t was = f->bytes[at];
-        int status;
         f->bytes[at] = (uint8_t)(was ^ (1u << source_below(8)));
-        status = file_open(f);
+        int status = file_open(f);
         status = status == LQ_OK ? file_load(f, &m->kv, 7) : status;
         if (status != LQ_OK) {
             CHECK(lq_kv_tokens(&m->kv) == 0);
@@ -1399,9 +1307,9 @@ static void load_damaged(file *f, model *m)
 /* Whether both have room for as many means: else one may go on with those that the other renews. */
 static int same_epochs(const lq_kv *a, const lq_kv *b)
 {
-    uint32_t l;
     int same = lq__kv_pool_of(a)->epochs == lq__kv_pool_of(b)->epochs;
-    for (l = 0; l < lq__kv_pool_of(a)->layers; l++) { /* and whether both give tokens back */
+    /* and whether both give tokens back */
+    for (uint32_t l = 0; l < lq__kv_pool_of(a)->layers; l++) {
         same = same && lq__kv_layers(lq__kv_pool_of(a))[l].keep ==
                            lq__kv_layers(lq__kv_pool_of(b))[l].keep;
     }
@@ -1413,9 +1321,8 @@ static int same_ring(const lq_kv *a, const lq_kv *b)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(a);
     size_t n = pool->ring_tokens;
-    uint32_t l;
     int same = same_epochs(a, b) && n == lq__kv_pool_of(b)->ring_tokens;
-    for (l = 0; l < pool->layers && same; l++) {
+    for (uint32_t l = 0; l < pool->layers && same; l++) {
         same = lq__kv_counts(a)[l].ring % n == lq__kv_counts(b)[l].ring % n;
     }
     return same;
@@ -1435,7 +1342,6 @@ static uint8_t *file_import(const file *f, lq_kv *kv, const lq_kv_import_desc *w
     uint8_t *mem = NULL;
     size_t bytes = 0;
     int calls = 0;
-    int status;
     memset(&source, 0, sizeof source);
     source.size = f->count;
     if (source_below(2)) {
@@ -1444,13 +1350,12 @@ static uint8_t *file_import(const file *f, lq_kv *kv, const lq_kv_import_desc *w
         source.read_fn = file_read;
         source.user = (void *)(uintptr_t)f;
     }
+    int status;
     for (;;) {
         size_t had = bytes;
         status = lq_kv_import(kv, mem, bytes, &bytes, &source, with);
         calls++;
-        if (status != LQ_E_SPACE || !CHECK(bytes > had && kv->pool == NULL)) {
-            break;
-        }
+        if (status != LQ_E_SPACE || !CHECK(bytes > had && kv->pool == NULL)) break;
         free(mem);
         mem = (uint8_t *)source_alloc(bytes);
     }
@@ -1462,18 +1367,14 @@ static uint8_t *file_import(const file *f, lq_kv *kv, const lq_kv_import_desc *w
 static void load_twin(file *f, model *m)
 {
     lq_kv_desc other = desc;
-    lq_kv_import_desc with;
     uint32_t l = source_below(desc.layers);
     size_t room = lq__kv_pool_of(&m->kv)->tokens;
-    attention a;
-    uint8_t *mem;
-    uint8_t *first;
-    int status;
-    lq_kv kv;
-    file g;
     other.tokens += source_below(50);
     other.sequences = source_below(3);
     other.pages = 0;
+    lq_kv_import_desc with;
+    uint8_t *mem;
+    lq_kv kv;
     if (source_below(2)) {
         memset(&with, 0, sizeof with);
         with.tokens = other.tokens;
@@ -1492,18 +1393,18 @@ static void load_twin(file *f, model *m)
     op_append(m);
     twin = NULL;
     look(m);
+    attention a;
     if (layers[l].kv_heads != LQ_KV_NONE) {
-        size_t bytes;
         random_attend(m, l, &a);
         a.d.mass = NULL;
-        bytes = a.out_at.count * lq_type_bytes(a.out_at.real);
+        size_t bytes = a.out_at.count * lq_type_bytes(a.out_at.real);
         CHECK(lq_kv_attend(&m->kv, &a.d) == (in_sight(m, &a.d) ? LQ_OK : LQ_E_RANGE));
-        first = source_copy(a.out, bytes);
+        uint8_t *first = source_copy(a.out, bytes);
         if (a.d.workspace_bytes < lq_kv_attend_bytes(&kv)) { /* more pages, more parts */
             a.d.workspace = NULL;
             a.d.workspace_bytes = 0;
         }
-        status = lq_kv_attend(&kv, &a.d);
+        int status = lq_kv_attend(&kv, &a.d);
         CHECK(status == LQ_OK || (status == LQ_E_RANGE && gone_of(m, l) > 0));
         if (in_sight(m, &a.d) && same_ring(&m->kv, &kv)) {
             CHECK(memcmp(first, a.out, bytes) == 0);
@@ -1513,6 +1414,7 @@ static void load_twin(file *f, model *m)
     }
     file_free(f);
     lq__kv_pool_of(&m->kv)->tokens = other.tokens; /* which the file tells */
+    file g;
     CHECK(file_save(f, &m->kv, 7) == LQ_OK && file_save(&g, &kv, 7) == LQ_OK);
     lq__kv_pool_of(&m->kv)->tokens = room;
     if (same_epochs(&m->kv, &kv)) {
@@ -1526,18 +1428,14 @@ static void load_twin(file *f, model *m)
 static int has_room(const lq_kv *kv)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    uint32_t l;
-    size_t p;
-    for (l = 0; l < pool->layers; l++) {
+    for (uint32_t l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         const lq__kv_page *page = lq__kv_pages(kv, layer);
         size_t slots = 0;
-        for (p = 0; layer->kv_heads && p < lq__kv_counts(kv)[l].pages; p++) {
+        for (size_t p = 0; layer->kv_heads && p < lq__kv_counts(kv)[l].pages; p++) {
             slots += page[p].slot != LQ__KV_NO && (p == 0 || page[p - 1].slot != page[p].slot);
         }
-        if (layer->kv_heads && slots > layer->slots.free_count) {
-            return 0;
-        }
+        if (layer->kv_heads && slots > layer->slots.free_count) return 0;
     }
     return 1;
 }
@@ -1545,22 +1443,18 @@ static int has_room(const lq_kv *kv)
 /* Saves, and loads into a second sequence of the block, which then lives on. */
 static void op_save(model *m)
 {
-    file f;
-    file g;
-    size_t i;
     look(m);
+    size_t i;
     for (i = 0; i < 3 && models[i].live; i++) {
     }
-    if (i == 3) {
-        return;
-    }
+    if (i == 3) return;
+    file f;
     CHECK(file_save(&f, &m->kv, 7) == LQ_OK && file_open(&f) == LQ_OK);
     copy_model(&models[i], m);
     CHECK(lq_kv_fork(&models[i].kv, &m->kv) == LQ_OK);
-    if (m->tokens) {
-        CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_ARG);
-    }
+    if (m->tokens) CHECK(file_load(&f, &models[i].kv, 7) == LQ_E_ARG);
     CHECK(lq_kv_truncate(&models[i].kv, 0) == LQ_OK);
+    file g;
     if (has_room(&m->kv)) {
         CHECK(file_load(&f, &models[i].kv, 8) == LQ_E_RANGE);
         load_damaged(&f, &models[i]);
@@ -1583,34 +1477,26 @@ static void op_save(model *m)
 static void op_rollback(model *m)
 {
     size_t n = 1 + source_below(70);
-    uint32_t l;
-    size_t t;
     size_t done = 0;
     look(m);
     n = LQ__MIN(n, lq_kv_room(&m->kv));
     n = LQ__MIN(n, desc.step_tokens ? desc.step_tokens : 512);
-    if (n == 0) {
-        return;
-    }
-    for (l = 0; l < desc.layers; l++) {
+    if (n == 0) return;
+    for (uint32_t l = 0; l < desc.layers; l++) {
         if (has_own(l) && (done == 0 || source_below(2))) {
             append_layer(m, l, n, NULL);
             done++;
-            if (source_below(2)) {
-                break;
-            }
+            if (source_below(2)) break;
         } else if (has_own(l)) {
             break;
         }
     }
     m->most = m->tokens + n > m->most ? m->tokens + n : m->most;
     CHECK(lq_kv_truncate(&m->kv, m->tokens) == LQ_OK);
-    for (t = 0; t < m->tokens; t++) {
+    for (size_t t = 0; t < m->tokens; t++) {
         int raw = t >= least_sealed(m);
         m->recoded[t] = (uint8_t)(m->recoded[t] + raw);
-        if (raw || m->lossy[t] == 0) {
-            m->lossy[t] = 1;
-        }
+        if (raw || m->lossy[t] == 0) m->lossy[t] = 1;
     }
 }
 
@@ -1619,20 +1505,15 @@ static void op_rollback(model *m)
 static void model_evict(model *m, const uint8_t *keep)
 {
     size_t to = 0;
-    size_t t;
-    uint32_t l;
-    int v;
-    for (t = 0; t < m->tokens; t++) {
-        if (!keep[t]) {
-            continue;
-        }
+    for (size_t t = 0; t < m->tokens; t++) {
+        if (!keep[t]) continue;
         m->positions[to] = m->positions[t];
         m->lossy[to] = m->lossy[t];
         m->turned[to] = m->turned[t];
         m->mass[to] = m->mass[t];
         m->recoded[to] = m->recoded[t];
-        for (l = 0; l < desc.layers && to != t; l++) {
-            for (v = 0; v < 2; v++) {
+        for (uint32_t l = 0; l < desc.layers && to != t; l++) {
+            for (int v = 0; v < 2; v++) {
                 memcpy(row_of(m->given[v], l, to), row_of(m->given[v], l, t), 4 * WIDE);
                 memcpy(row_of(m->seen[v], l, to), row_of(m->seen[v], l, t), 4 * WIDE);
             }
@@ -1646,13 +1527,9 @@ static void model_evict(model *m, const uint8_t *keep)
 /* Whether values of LQ_E8 may have been coded again. */
 static int has_joint_values(void)
 {
-    uint32_t l;
-    uint32_t h;
-    for (l = 0; l < desc.layers; l++) {
-        for (h = 0; has_own(l) && h < heads_of(l); h++) {
-            if (hot_kind(l, 1, h) == LQ__HOT_E8 && !v_in_k(l)) {
-                return 1;
-            }
+    for (uint32_t l = 0; l < desc.layers; l++) {
+        for (uint32_t h = 0; has_own(l) && h < heads_of(l); h++) {
+            if (hot_kind(l, 1, h) == LQ__HOT_E8 && !v_in_k(l)) return 1;
         }
     }
     return 0;
@@ -1660,8 +1537,7 @@ static int has_joint_values(void)
 
 static void forget_exact(model *m)
 {
-    size_t t;
-    for (t = 0; t < m->tokens && has_joint_values(); t++) {
+    for (size_t t = 0; t < m->tokens && has_joint_values(); t++) {
         m->recoded[t] = (uint8_t)(m->recoded[t] + (m->lossy[t] > 0));
         m->lossy[t] = m->lossy[t] ? 1 : 0;
     }
@@ -1669,17 +1545,15 @@ static void forget_exact(model *m)
 
 static void op_evict(model *m)
 {
-    uint8_t keep[TOKENS_MOST];
     uint32_t rate = 1 + source_below(20);
     size_t run = 1 + source_below(80);
-    size_t t;
-    int status;
     look(m);
-    for (t = 0; t < m->tokens; t++) {
+    uint8_t keep[TOKENS_MOST];
+    for (size_t t = 0; t < m->tokens; t++) {
         keep[t] = t % run ? keep[t - 1] : source_below(rate) != 0;
     }
     CHECK(lq_kv_evict(&m->kv, keep, m->tokens + 1) == LQ_E_ARG);
-    status = lq_kv_evict(&m->kv, keep, m->tokens);
+    int status = lq_kv_evict(&m->kv, keep, m->tokens);
     if (status == LQ_E_FULL) {
         CHECK(!has_room(&m->kv));
         look(m);
@@ -1695,43 +1569,37 @@ static void op_evict(model *m)
 
 static void op_evict_by(model *m)
 {
-    lq_kv_evict_desc d;
     static double score[TOKENS_MOST];
-    uint8_t keep[TOKENS_MOST];
-    size_t t;
-    size_t i;
-    uint32_t l;
-    size_t first;
-    size_t last;
     size_t sinks = 0;
     size_t gone = 0;
     int any = 1; /* no layer has all keys */
-    int status;
     look(m);
+    lq_kv_evict_desc d;
     memset(&d, 0, sizeof d);
     d.scorer = (int)source_below(4);
     d.first = source_below(2) ? LQ_KV_NONE : source_below(9);
     d.last = source_below(2) ? LQ_KV_NONE : source_below(20);
     d.tokens = source_below((uint32_t)desc.tokens);
-    first = d.first == LQ_KV_NONE ? 0 : d.first ? d.first : lq__kv_pool_of(&m->kv)->sinks;
-    last = d.last == LQ_KV_NONE ? 0 : d.last ? d.last : lq__kv_pool_of(&m->kv)->window;
+    size_t first = d.first == LQ_KV_NONE ? 0 : d.first ? d.first : lq__kv_pool_of(&m->kv)->sinks;
+    size_t last = d.last == LQ_KV_NONE ? 0 : d.last ? d.last : lq__kv_pool_of(&m->kv)->window;
     if (first + last > d.tokens) {
         CHECK(lq_kv_evict_by(&m->kv, &d) == LQ_E_ARG);
         return;
     }
-    for (l = 0; l < desc.layers; l++) {
+    for (uint32_t l = 0; l < desc.layers; l++) {
         sinks = lq__kv_sequence_of(&m->kv)->sinks;
         any = any && !(has_own(l) && gone_of(m, l) == sinks);
         gone = has_own(l) && gone_of(m, l) > gone ? gone_of(m, l) : gone;
     }
-    for (t = 0; t < m->tokens; t++) {
+    uint8_t keep[TOKENS_MOST];
+    for (size_t t = 0; t < m->tokens; t++) {
         m->mass[t] = (float)source_below(4);
         lq_kv_mass(&m->kv)[t] = m->mass[t];
         score[t] = d.scorer <= LQ_KV_BY_MASS ? (double)m->mass[t] : 0;
-        for (l = 0; l < desc.layers && d.scorer == LQ_KV_BY_NORM; l++) {
+        for (uint32_t l = 0; l < desc.layers && d.scorer == LQ_KV_BY_NORM; l++) {
             const float *k = row_of(m->seen[0], l, t);
             int counts = has_own(l) && (any || gone_of(m, l) == sinks);
-            for (i = 0; counts && i < (size_t)heads_of(l) * dims_of(l, 0); i++) {
+            for (size_t i = 0; counts && i < (size_t)heads_of(l) * dims_of(l, 0); i++) {
                 score[t] -= (double)k[i] * (double)k[i];
             }
         }
@@ -1741,16 +1609,16 @@ static void op_evict_by(model *m)
         keep[t] = 1;
     }
     last = m->tokens - LQ__MIN(m->tokens, last);
-    for (i = m->tokens; i > d.tokens; i--) { /* the worst one goes, of equals the oldest */
+    for (size_t i = m->tokens; i > d.tokens; i--) { /* the worst one goes, of equals the oldest */
         size_t worst = TOKENS_MOST;
-        for (t = first; t < last; t++) {
+        for (size_t t = first; t < last; t++) {
             if (keep[t] && (worst == TOKENS_MOST || score[t] < score[worst])) {
                 worst = t;
             }
         }
         keep[worst] = 0;
     }
-    status = lq_kv_evict_by(&m->kv, &d);
+    int status = lq_kv_evict_by(&m->kv, &d);
     if (status == LQ_OK) {
         model_evict(m, keep);
         forget_exact(m);
@@ -1766,41 +1634,32 @@ static void op_shift(model *m)
     size_t first = m->tokens ? source_below((uint32_t)m->tokens) : 0;
     size_t count = m->tokens ? source_below((uint32_t)(m->tokens - first) + 1) : 0;
     int64_t delta = (int64_t)source_below(60) - 30;
-    int status;
-    size_t t;
     int fine = 1;
     look(m);
-    if (!turns()) {
-        return;
-    }
-    if (source_below(2)) {
-        count = m->tokens - first;
-    }
-    status = lq_kv_shift(&m->kv, first, count, delta);
-    for (t = first; t < first + count; t++) {
+    if (!turns()) return;
+    if (source_below(2)) count = m->tokens - first;
+    int status = lq_kv_shift(&m->kv, first, count, delta);
+    for (size_t t = first; t < first + count; t++) {
         m->positions[t] += delta;
     }
-    for (t = 1; t < m->tokens; t++) {
+    for (size_t t = 1; t < m->tokens; t++) {
         fine = fine && m->positions[t] > m->positions[t - 1];
     }
     CHECK(fine == (status == LQ_OK));
-    for (t = first; t < first + count; t++) {
-        double a;
-        double b;
-        uint32_t l;
-        size_t h;
-        size_t i;
+    for (size_t t = first; t < first + count; t++) {
         if (!fine) {
             m->positions[t] -= delta;
             continue;
         }
         m->turned[t] = 1;
-        for (l = 0; l < desc.layers; l++) {
+        double a;
+        double b;
+        for (uint32_t l = 0; l < desc.layers; l++) {
             uint32_t from;
             const lq_rope *of = rope_of(l, &from);
-            for (h = 0; has_own(l) && of && h < heads_of(l); h++) {
+            for (size_t h = 0; has_own(l) && of && h < heads_of(l); h++) {
                 float *k = row_of(m->given[0], l, t) + h * dims_of(l, 0) + from;
-                for (i = 0; i < of->rotary_dims / 2; i++) {
+                for (size_t i = 0; i < of->rotary_dims / 2; i++) {
                     size_t p = of->layout == LQ_ROPE_ADJACENT ? 2 * i : i;
                     size_t q = of->layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + of->rotary_dims / 2;
                     a = (double)k[p];
@@ -1822,15 +1681,13 @@ static double cold_error(const lq_kv *a, const lq_kv *b, uint32_t stream, size_t
     double error = 0;
     double power = 0;
     size_t tokens = lq_kv_tokens(a);
-    size_t i;
-    uint32_t l;
     memset(&out, 0, sizeof out);
-    for (l = 0; l < 3; l += 2) {
+    for (uint32_t l = 0; l < 3; l += 2) {
         out.data = wide_x[0];
         CHECK(lq_kv_read(a, l, stream, &out, 0, tokens, NULL, 0) == LQ_OK);
         out.data = wide_x[1];
         CHECK(lq_kv_read(b, l, stream, &out, 0, tokens, NULL, 0) == LQ_OK);
-        for (i = 0; i < tokens * numbers; i++) {
+        for (size_t i = 0; i < tokens * numbers; i++) {
             double e = (double)wide_x[0][i] - (double)wide_x[1][i];
             error += e * e;
             power += (double)wide_x[0][i] * (double)wide_x[0][i];
@@ -1842,17 +1699,14 @@ static double cold_error(const lq_kv *a, const lq_kv *b, uint32_t stream, size_t
 static void cold_fill(lq_kv *kv, size_t tokens)
 {
     static float row[64];
-    size_t t;
-    size_t i;
-    uint32_t l;
-    for (t = 0; t < tokens; t++) {
+    for (size_t t = 0; t < tokens; t++) {
         lq_positions p;
         memset(&p, 0, sizeof p);
         p.first = (int64_t)(t + t / 100 * 5); /* gaps */
-        for (l = 0; l < 3; l += 2) {
+        for (uint32_t l = 0; l < 3; l += 2) {
             lq_kv_view view;
             memset(&view, 0, sizeof view);
-            for (i = 0; i < 64; i++) {
+            for (size_t i = 0; i < 64; i++) {
                 row[i] = (float)(source_gauss() + (i % 16 == 3 ? 6 : 0));
             }
             view.data = row;
@@ -1868,22 +1722,12 @@ static lq_kv_desc small_desc(void);
 
 static void test_cold(void)
 {
-    lq_kv_layer layer[3];
     lq_kv_desc d;
-    lq_kv_pack_desc pack;
-    lq_archive_writer writer;
-    lq_kv kv;
-    lq_kv back;
-    file f;
-    uint8_t *mem[2];
     uint8_t *tables_mem = (uint8_t *)source_alloc(lq_tables_bytes());
-    uint8_t *workspace;
-    size_t needed;
-    size_t directory;
-    size_t i;
-    int64_t p;
     memset(&d, 0, sizeof d);
+    lq_kv_pack_desc pack;
     memset(&pack, 0, sizeof pack);
+    lq_kv_layer layer[3];
     memset(layer, 0, sizeof layer);
     layer[1].kv_heads = LQ_KV_NONE;
     d.layers = 3;
@@ -1896,15 +1740,18 @@ static void test_cold(void)
     rope.rotary_dims = 8;
     rope.layout = LQ_ROPE_HALF;
     rope.magnitude = 1.25f;
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         freqs[i] = (float)source_uniform();
     }
     rope.freqs = freqs;
     d.rope = &rope;
-    for (i = 0; i < 2; i++) {
+    uint8_t *mem[2];
+    for (size_t i = 0; i < 2; i++) {
         mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
     }
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem[0], lq_kv_bytes(&d), &d) == LQ_OK);
+    lq_kv back;
     CHECK(lq_kv_init(&back, mem[1], lq_kv_bytes(&d), &d) == LQ_OK);
     cold_fill(&kv, 500);
     CHECK(lq_kv_shift(&kv, 200, 300, 1000) == LQ_OK);
@@ -1913,8 +1760,12 @@ static void test_cold(void)
     pack.k_step = 0.3f;
     pack.v_step = 0.3f;
     pack.chunk = 256;
+    size_t needed;
+    size_t directory;
     CHECK(lq_kv_pack_bytes(&kv, &pack, &needed, &directory) == LQ_OK);
-    workspace = (uint8_t *)source_alloc(needed);
+    uint8_t *workspace = (uint8_t *)source_alloc(needed);
+    lq_archive_writer writer;
+    file f;
     file_write(&f, &writer, (size_t)1 << 23, directory);
     CHECK(lq_kv_pack(&kv, &writer, &pack, workspace, needed - 1) == LQ_E_SPACE);
     CHECK(lq_kv_pack(&kv, &writer, &pack, workspace, needed) == LQ_OK);
@@ -1930,9 +1781,11 @@ static void test_cold(void)
     CHECK(unpack(&back, &f.reader, pack.tables, 3, workspace, needed - 1) == LQ_E_SPACE);
     CHECK(unpack(&kv, &f.reader, pack.tables, 3, workspace, needed) == LQ_E_ARG);
     CHECK(unpack(&back, &f.reader, pack.tables, 3, workspace, needed) == LQ_OK);
+    int64_t p;
     CHECK(lq_kv_tokens(&back) == 500 && lq_kv_position(&back, 499, &p) == LQ_OK && p == 1519);
     CHECK(cold_error(&kv, &back, LQ_K, 64) < 0.08 && cold_error(&kv, &back, LQ_V, 64) < 0.12);
-    for (i = 0; i < (quick ? 10u : 200u); i++) { /* a wrong byte: refused whole, or it is padding */
+    /* a wrong byte: refused whole, or it is padding */
+    for (size_t i = 0; i < (quick ? 10u : 200u); i++) {
         size_t at = source_below((uint32_t)f.count);
         CHECK(lq_kv_truncate(&back, 0) == LQ_OK);
         f.bytes[at] ^= 0x10;
@@ -1975,13 +1828,11 @@ static lq_kv_desc slide_desc(lq_kv_layer *l, int keep)
 static void slide_append(lq_kv *kv, size_t at, size_t n)
 {
     lq_kv_view view[2];
-    uint32_t l;
-    int v;
     memset(view, 0, sizeof view);
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         view[v].data = slide_x[v] + at * SLIDE_ROW;
     }
-    for (l = 0; l < 3; l++) {
+    for (uint32_t l = 0; l < 3; l++) {
         CHECK(lq_kv_append(kv, l, &view[0], &view[1], NULL, n) == LQ_OK);
     }
 }
@@ -1989,9 +1840,8 @@ static void slide_append(lq_kv *kv, size_t at, size_t n)
 /* Attention of the last n tokens' queries in all layers. */
 static int slide_attend(const lq_kv *kv, size_t n, float *out)
 {
-    uint32_t l;
     int status = LQ_OK;
-    for (l = 0; l < 3 && status == LQ_OK; l++) {
+    for (uint32_t l = 0; l < 3 && status == LQ_OK; l++) {
         lq_kv_attend_desc a;
         memset(&a, 0, sizeof a);
         a.layer = l;
@@ -2010,26 +1860,21 @@ static void test_slide(void)
 {
     static float out[2][3 * 64 * 128];
     static float read[2][64 * SLIDE_ROW];
-    lq_kv_layer l[3];
-    lq_kv_desc d[2];
-    lq_kv_account account[2];
-    lq_kv kv[3];
-    uint8_t *mem[3];
-    lq_kv_view_out o;
-    size_t i;
-    size_t t;
-    size_t gone;
-    float *all;
-    file f[2];
     fill(slide_x[0], SLIDE_TOKENS * SLIDE_ROW);
     fill(slide_x[1], SLIDE_TOKENS * SLIDE_ROW);
+    lq_kv_view_out o;
     memset(&o, 0, sizeof o);
-    for (i = 0; i < 3; i++) {
+    lq_kv_layer l[3];
+    lq_kv_desc d[2];
+    lq_kv kv[3];
+    uint8_t *mem[3];
+    for (size_t i = 0; i < 3; i++) {
         d[i % 2] = slide_desc(l, i == 1);
         mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d[i % 2]));
         CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d[i % 2]), &d[i % 2]) == LQ_OK);
     }
-    for (i = 0; i < 2; i++) {
+    lq_kv_account account[2];
+    for (size_t i = 0; i < 2; i++) {
         CHECK(lq_kv_stats(&kv[i], &account[i]) == LQ_OK);
     }
     printf("2000 tokens, 3 layers, windows of 100 in 2: pages of %lu bytes, all kept %lu\n",
@@ -2037,7 +1882,7 @@ static void test_slide(void)
     CHECK((double)account[0].free_bytes < 0.5 * (double)account[1].free_bytes);
     CHECK(lq_kv_bytes(&d[1]) - lq_kv_bytes(&d[0]) >=
           account[1].free_bytes - account[0].free_bytes);
-    for (t = 0; t < 1500; t += 50) {
+    for (size_t t = 0; t < 1500; t += 50) {
         slide_append(&kv[0], t, 50);
         slide_append(&kv[1], t, 50);
         CHECK(slide_attend(&kv[0], 50, out[0]) == LQ_OK);
@@ -2045,13 +1890,14 @@ static void test_slide(void)
         CHECK(memcmp(out[0], out[1], sizeof out[0] / 64 * 50) == 0);
     }
     slide_append(&kv[2], 0, 1500);
+    file f[2];
     CHECK(file_save(&f[0], &kv[0], 7) == LQ_OK && file_save(&f[1], &kv[2], 7) == LQ_OK);
     CHECK(f[0].count == f[1].count && memcmp(f[0].bytes, f[1].bytes, f[0].count) == 0);
-    gone = lq__kv_counts(&kv[0])[0].gone;
+    size_t gone = lq__kv_counts(&kv[0])[0].gone;
     CHECK(gone > 1200 && gone <= 1500 - SLIDE_WINDOW - SLIDE_STEP);
     CHECK(lq__kv_counts(&kv[0])[1].gone == 0 && lq__kv_counts(&kv[1])[0].gone == 0);
     CHECK(slide_attend(&kv[2], SLIDE_STEP, out[0]) == LQ_OK); /* of a longer step: its last ones */
-    all = (float *)source_alloc(sizeof(float) * 3 * 1500 * 128);
+    float *all = (float *)source_alloc(sizeof(float) * 3 * 1500 * 128);
     CHECK(slide_attend(&kv[2], 1500, all) == LQ_E_RANGE);
     free(all);
     o.data = read[0];
@@ -2069,7 +1915,7 @@ static void test_slide(void)
     CHECK(file_load(&f[0], &kv[2], 7) == LQ_OK && lq_kv_tokens(&kv[2]) == 1500);
     slide_append(&kv[2], 1500, 500);
     CHECK(lq_kv_room(&kv[2]) == 0);
-    for (i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 3; i++) {
         free(mem[i]);
     }
     file_free(&f[0]);
@@ -2083,24 +1929,15 @@ static void test_slide_cold(const lq_tables *tables)
     static float other[16];
     lq_kv_layer l[3];
     lq_kv_desc d = slide_desc(l, 0);
-    lq_kv_pack_desc pack;
-    lq_archive_writer writer;
     lq_archive_group_desc group;
-    lq_rope ropes[2];
-    lq_kv kv[2];
-    uint8_t *mem[2];
-    uint8_t *workspace;
-    lq_kv_view_out o;
-    size_t needed;
-    size_t directory;
-    size_t i;
-    uint32_t k;
-    file f;
     memset(&group, 0, sizeof group);
+    lq_rope ropes[2];
     memset(ropes, 0, sizeof ropes);
+    lq_kv_pack_desc pack;
     memset(&pack, 0, sizeof pack);
+    lq_kv_view_out o;
     memset(&o, 0, sizeof o);
-    for (i = 0; i < 16; i++) {
+    for (size_t i = 0; i < 16; i++) {
         freqs[i] = (float)pow(1e4, -(double)i / 16);
         other[i] = (float)pow(1e6, -(double)i / 16);
     }
@@ -2111,7 +1948,9 @@ static void test_slide_cold(const lq_tables *tables)
     l[1].rope = &ropes[1]; /* the layer that sees all has another base */
     d.k.kind = d.v.kind = LQ_KV_HOT;
     d.k.bits = d.v.bits = 8;
-    for (i = 0; i < 2; i++) {
+    lq_kv kv[2];
+    uint8_t *mem[2];
+    for (size_t i = 0; i < 2; i++) {
         mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
         CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d), &d) == LQ_OK);
     }
@@ -2119,18 +1958,21 @@ static void test_slide_cold(const lq_tables *tables)
     CHECK(lq_kv_shift(&kv[0], 700, 800, 1000) == LQ_OK);
     pack.tables = tables;
     pack.k_step = pack.v_step = 0.2f;
+    size_t needed;
+    size_t directory;
     CHECK(lq_kv_pack_bytes(&kv[0], &pack, &needed, &directory) == LQ_OK);
-    workspace = (uint8_t *)source_alloc(needed);
+    uint8_t *workspace = (uint8_t *)source_alloc(needed);
+    lq_archive_writer writer;
+    file f;
     file_write(&f, &writer, (size_t)1 << 22, directory);
     CHECK(lq_kv_pack(&kv[0], &writer, &pack, workspace, needed) == LQ_OK);
     CHECK(lq_archive_finish(&writer) == LQ_OK);
     free(workspace);
     f.count = (size_t)writer.offset;
     CHECK(file_open(&f) == LQ_OK);
-    for (k = 0; k < 6; k += 2) {
-        uint32_t first;
+    for (uint32_t k = 0; k < 6; k += 2) {
         CHECK(lq_archive_group(&f.reader, 0, &group, NULL, 0) == LQ_OK);
-        first = group.rope;
+        uint32_t first = group.rope;
         CHECK(lq_archive_group(&f.reader, k, &group, NULL, 0) == LQ_OK);
         CHECK((group.rope == first) == (k != 2) && group.rope != LQ_ARCHIVE_NONE);
     }
@@ -2138,16 +1980,16 @@ static void test_slide_cold(const lq_tables *tables)
     workspace = (uint8_t *)source_alloc(needed);
     CHECK(unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
     CHECK(lq_kv_tokens(&kv[1]) == 1500);
-    for (k = 0; k < 6; k++) {
+    for (uint32_t k = 0; k < 6; k++) {
         size_t gone = lq__kv_counts(&kv[0])[k / 2].gone;
         size_t n = 1500 - gone;
         double error = 0;
         CHECK((gone > 1000) == (k / 2 != 1));
-        for (i = 0; i < 2; i++) {
+        for (size_t i = 0; i < 2; i++) {
             o.data = wide_x[i];
             CHECK(lq_kv_read(&kv[i], k / 2, 1 + k % 2, &o, gone, n, NULL, 0) == LQ_OK);
         }
-        for (i = 0; i < n * SLIDE_ROW; i++) {
+        for (size_t i = 0; i < n * SLIDE_ROW; i++) {
             error += pow((double)wide_x[0][i] - (double)wide_x[1][i], 2) / (double)(n * SLIDE_ROW);
         }
         CHECK(error < 0.09 * 0.09); /* of steps of .2: .058 */
@@ -2170,21 +2012,17 @@ static void test_two_bases(void)
 {
     static float x[20 * 32];
     static float other[8];
-    lq_kv_layer l[3];
     lq_kv_desc d;
-    lq_rope ropes[3];
-    lq_kv_view view;
-    lq_kv_view_out out;
-    lq_kv kv;
-    uint8_t *mem;
-    uint32_t k;
-    size_t i;
     memset(&d, 0, sizeof d);
+    lq_kv_layer l[3];
     memset(l, 0, sizeof l);
+    lq_rope ropes[3];
     memset(ropes, 0, sizeof ropes);
+    lq_kv_view view;
     memset(&view, 0, sizeof view);
+    lq_kv_view_out out;
     memset(&out, 0, sizeof out);
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         freqs[i] = (float)pow(1e4, -(double)i / 8);
         other[i] = (float)pow(1e6, -(double)i / 8);
     }
@@ -2206,16 +2044,17 @@ static void test_two_bases(void)
     l[2].rope = &ropes[2]; /* none */
     fill(x, 20 * 32);
     view.data = x;
-    mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    uint8_t *mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
-    for (k = 0; k < 3; k++) {
+    for (uint32_t k = 0; k < 3; k++) {
         CHECK(lq_kv_append(&kv, k, &view, &view, NULL, 20) == LQ_OK);
     }
     CHECK(lq_kv_shift(&kv, 0, 20, 123456789) == LQ_OK);
-    for (k = 0; k < 3; k++) {
+    for (uint32_t k = 0; k < 3; k++) {
         out.data = wide_x[0];
         CHECK(lq_kv_read(&kv, k, LQ_K, &out, 0, 20, NULL, 0) == LQ_OK);
-        for (i = 0; i < 20 * 32; i++) {
+        for (size_t i = 0; i < 20 * 32; i++) {
             size_t c = i % 32;
             double a = (double)x[i];
             double b;
@@ -2241,38 +2080,34 @@ static void test_grow(void)
 {
     static float x[300 * 2 * 32];
     static const size_t tokens[6] = {1, 3, 8, 40, 63, 90};
-    lq_kv_view view;
-    size_t i;
-    size_t s;
-    int how;
     fill(x, sizeof x / 4);
+    lq_kv_view view;
     memset(&view, 0, sizeof view);
     view.data = x;
-    for (i = 0; i < 6; i++) {
-        for (how = 0; how < 4; how++) { /* defaults; sinks above; full or not */
+    for (size_t i = 0; i < 6; i++) {
+        for (int how = 0; how < 4; how++) { /* defaults; sinks above; full or not */
             lq_kv_desc d = small_desc();
-            lq_kv kv[3];
-            uint8_t *mem[3];
-            file f[2];
-            uint32_t l;
             size_t n = how % 2 ? (tokens[i] + 1) / 2 : tokens[i];
             d.window = 0;
             d.v_dims = 16;
             d.sinks = how / 2 ? 70 : 0;
-            for (s = 0; s < 3; s++) {
+            lq_kv kv[3];
+            uint8_t *mem[3];
+            for (size_t s = 0; s < 3; s++) {
                 d.tokens = s ? 300 : tokens[i];
                 mem[s] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
                 CHECK(lq_kv_init(&kv[s], mem[s], lq_kv_bytes(&d), &d) == LQ_OK);
             }
-            for (l = 0; l < 2; l++) {
+            for (uint32_t l = 0; l < 2; l++) {
                 CHECK(lq_kv_append(&kv[0], l, &view, &view, NULL, n) == LQ_OK);
                 CHECK(lq_kv_append(&kv[2], l, &view, &view, NULL, n) == LQ_OK);
             }
+            file f[2];
             CHECK(file_save(&f[0], &kv[0], 7) == LQ_OK && file_open(&f[0]) == LQ_OK);
             CHECK(file_load(&f[0], &kv[1], 7) == LQ_OK && lq_kv_tokens(&kv[1]) == n);
             file_free(&f[0]);
-            for (s = 1; s < 3; s++) {
-                for (l = 0; l < 2; l++) {
+            for (size_t s = 1; s < 3; s++) {
+                for (uint32_t l = 0; l < 2; l++) {
                     CHECK(lq_kv_append(&kv[s], l, &view, &view, NULL, 300 - n) == LQ_OK);
                 }
                 CHECK(file_save(&f[s - 1], &kv[s], 7) == LQ_OK);
@@ -2280,7 +2115,7 @@ static void test_grow(void)
             CHECK(f[0].count == f[1].count && memcmp(f[0].bytes, f[1].bytes, f[0].count) == 0);
             file_free(&f[0]);
             file_free(&f[1]);
-            for (s = 0; s < 3; s++) {
+            for (size_t s = 0; s < 3; s++) {
                 free(mem[s]);
             }
         }
@@ -2292,19 +2127,19 @@ static void test_policies(void)
     static const float k[6] = {9, 1, 1, 1, 1, 5};
     static const float v[6] = {1, 1, 1, 1, 1, 1};
     lq_kv_layer l[6];
-    lq_kv_policy raw;
-    lq_kv_policy bad;
     float nan[6] = {NAN, 1, 1, 1, 1, 1};
     int sum = 0;
-    size_t i;
     memset(l, 0, sizeof l);
+    lq_kv_policy raw;
     memset(&raw, 0, sizeof raw);
+    lq_kv_policy bad;
     memset(&bad, 0, sizeof bad);
     raw.kind = LQ_KV_RAW;
     bad.kind = LQ_KV_HOT;
     bad.bits = 7;
     CHECK(lq_kv_layers_edge(l, 6, 2, &raw, &bad) == LQ_E_ARG);
     CHECK(lq_kv_layers_edge(l, 6, 2, &raw, &raw) == LQ_OK);
+    size_t i;
     for (i = 0; i < 6; i++) {
         CHECK((l[i].k.kind == LQ_KV_RAW) == (i < 2 || i > 3) && l[i].v.kind == l[i].k.kind);
     }
@@ -2340,8 +2175,7 @@ static void test_policies(void)
 /* ---- fixed tests ---- */
 static void fill(float *x, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         x[i] = (float)source_gauss();
     }
 }
@@ -2379,17 +2213,15 @@ static void test_memory(void)
 static void check_refused(const lq_kv_desc *d, const char *field)
 {
     const char *message = NULL;
-    lq_kv kv;
-    uint8_t mem[64];
-    int named;
     CHECK(lq_kv_bytes(d) == 0 && lq_kv_check(d, NULL) == LQ_E_ARG);
     CHECK(lq_kv_check(d, &message) == LQ_E_ARG && message);
+    lq_kv kv;
+    uint8_t mem[64];
     CHECK(lq_kv_init(&kv, mem, sizeof mem, d) == LQ_E_ARG);
-    named = message && strncmp(message, field, strlen(field)) == 0 && message[strlen(field)] == ':';
+    int named =
+        message && strncmp(message, field, strlen(field)) == 0 && message[strlen(field)] == ':';
     CHECK(named);
-    if (!named) {
-        printf("  %s: %s\n", field, message ? message : "no message");
-    }
+    if (!named) printf("  %s: %s\n", field, message ? message : "no message");
 }
 
 static void check_accepted(const lq_kv_desc *d)
@@ -2409,10 +2241,7 @@ static void check_accepted(const lq_kv_desc *d)
 static void test_bad_policy(lq_kv_desc good)
 {
     lq_kv_desc d;
-    const lq_profile *profiles[8];
-    lq_profile none;
-    int v;
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         lq_kv_policy *p = v ? &d.v : &d.k;
         BAD("kind", p->kind = 4);
         BAD("kind", p->kind = -1);
@@ -2454,8 +2283,10 @@ static void test_bad_policy(lq_kv_desc good)
     BAD("step", d.v.step = 0.03f);
     good.v.step = 1;
     check_accepted(&good);
+    lq_profile none;
     memset(&none, 0, sizeof none);
-    for (v = 0; v < 8; v++) {
+    const lq_profile *profiles[8];
+    for (int v = 0; v < 8; v++) {
         profiles[v] = &none; /* of nothing */
     }
     BAD("profiles", d.profiles = profiles);
@@ -2464,12 +2295,10 @@ static void test_bad_policy(lq_kv_desc good)
 static void test_bad_desc(void)
 {
     lq_kv_desc good;
-    lq_kv_desc d;
-    lq_kv_layer layer[2];
-    lq_kv_policy heads[4];
-    lq_rope bad;
     memset(&good, 0, sizeof good);
+    lq_kv_layer layer[2];
     memset(layer, 0, sizeof layer);
+    lq_kv_policy heads[4];
     memset(heads, 0, sizeof heads);
     good.layers = 2;
     good.kv_heads = 2;
@@ -2478,6 +2307,7 @@ static void test_bad_desc(void)
     check_accepted(&good);
     CHECK(lq_kv_bytes(NULL) == 0 && lq_kv_check(NULL, NULL) == LQ_E_ARG);
     test_bad_policy(good);
+    lq_kv_desc d;
     BAD("layers", d.layers = 0);
     BAD("layers", d.layers = 4097);
     BAD("kv_heads", d.kv_heads = 1025);
@@ -2505,6 +2335,7 @@ static void test_bad_desc(void)
     BAD("v_dims", (d.v_in_k = 9, d.v_dims = 16));
     BAD("tokens", (d.k_dims = d.v_dims = 1024, d.kv_heads = 1024, d.layers = 4096,
                    d.tokens = 0x7fffffff, d.sequences = 65536));
+    lq_rope bad;
     memset(&bad, 0, sizeof bad);
     BAD("rope", d.rope = &bad);
     bad.freqs = freqs; /* a rope must lie within the keys of each layer */
@@ -2589,22 +2420,21 @@ static void test_errors(void)
     size_t bytes = lq_kv_bytes(&d);
     uint8_t *mem = (uint8_t *)source_alloc(bytes);
     uint8_t *before = (uint8_t *)source_alloc(bytes);
-    lq_kv kv;
     lq_kv none;
-    lq_kv_view v;
-    lq_kv_view_out o;
-    lq_positions p;
-    lq_kv_attend_desc a;
-    lq_kv_account account;
     memset(&none, 0, sizeof none);
     memset(mem, 0, bytes);
+    lq_kv_view v;
     memset(&v, 0, sizeof v);
+    lq_kv_view_out o;
     memset(&o, 0, sizeof o);
+    lq_positions p;
     memset(&p, 0, sizeof p);
+    lq_kv_attend_desc a;
     memset(&a, 0, sizeof a);
     fill(x, sizeof x / 4);
     v.data = x;
     o.data = out;
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem, bytes - 1, &d) == LQ_E_SPACE);
     CHECK(lq_kv_init(NULL, mem, bytes, &d) == LQ_E_ARG);
     CHECK(lq_kv_init(&kv, mem, bytes, &d) == LQ_OK);
@@ -2677,6 +2507,7 @@ static void test_errors(void)
     CHECK(lq_kv_append(&kv, 1, &v, &v, &p, 2) == LQ_E_RANGE); /* other positions */
     CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 1) == LQ_OK);
     CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, 1) == LQ_OK);
+    lq_kv_account account;
     CHECK(lq_kv_stats(&kv, &account) == LQ_OK && account.tokens == 42);
     lq_kv_free(&kv);
     CHECK(lq_kv_tokens(&kv) == 0 && lq_kv_stats(&kv, &account) == LQ_E_ARG);
@@ -2690,30 +2521,25 @@ static void test_steps(void)
 {
     static float x[300 * 2 * 32];
     static const size_t steps[5] = {1, 7, 64, 131, 300};
-    file first;
-    size_t s;
     fill(x, sizeof x / 4);
+    file first;
     memset(&first, 0, sizeof first);
-    for (s = 0; s < 5; s++) {
+    for (size_t s = 0; s < 5; s++) {
         lq_kv_desc d = small_desc();
-        uint8_t *mem;
-        file f;
-        lq_kv kv;
-        size_t t;
         (void)lq_cpu_limit((int)s - 1); /* nor does the CPU matter */
         d.tokens = 300;
         d.k.kind = d.v.kind = LQ_KV_HOT;
         d.k.quantizer = LQ_E8;
         d.v.bits = 3;
-        mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        uint8_t *mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        lq_kv kv;
         CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
-        for (t = 0; t < 300; t += steps[s]) {
+        for (size_t t = 0; t < 300; t += steps[s]) {
             size_t n = LQ__MIN(steps[s], 300 - t);
-            uint32_t l;
-            for (l = 0; l < 2; l++) {
+            for (uint32_t l = 0; l < 2; l++) {
                 lq_kv_view k;
-                lq_kv_view v;
                 memset(&k, 0, sizeof k);
+                lq_kv_view v;
                 memset(&v, 0, sizeof v);
                 k.data = x + t * 64;
                 k.token_stride = 64;
@@ -2721,6 +2547,7 @@ static void test_steps(void)
                 CHECK(lq_kv_append(&kv, l, &k, &v, NULL, n) == LQ_OK);
             }
         }
+        file f;
         CHECK(file_save(&f, &kv, 0) == LQ_OK);
         if (s == 0) {
             first = f;
@@ -2746,28 +2573,25 @@ static void test_cut(void)
 {
     static float x[120 * 64];
     lq_kv_desc d = small_desc();
-    uint8_t *mem[2];
-    lq_kv kv;
-    lq_kv back;
-    file f;
-    lq_archive_writer writer;
-    size_t workspace;
-    size_t directory;
-    size_t first;
-    size_t cut;
-    lq_kv_view v;
-    int i;
     fill(x, sizeof x / 4);
+    lq_kv_view v;
     memset(&v, 0, sizeof v);
     v.data = x;
-    for (i = 0; i < 2; i++) {
+    uint8_t *mem[2];
+    for (int i = 0; i < 2; i++) {
         mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
     }
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem[0], lq_kv_bytes(&d), &d) == LQ_OK);
+    lq_kv back;
     CHECK(lq_kv_init(&back, mem[1], lq_kv_bytes(&d), &d) == LQ_OK);
+    file f;
+    lq_archive_writer writer;
     file_write(&f, &writer, (size_t)1 << 23, 1 << 20);
-    first = 0;
-    for (i = 0; i < 2; i++) { /* 60 tokens, then 100 */
+    size_t first = 0;
+    size_t workspace;
+    size_t directory;
+    for (int i = 0; i < 2; i++) { /* 60 tokens, then 100 */
         size_t n = i ? 40 : 60;
         CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, n) == LQ_OK);
         CHECK(lq_kv_append(&kv, 1, &v, &v, NULL, n) == LQ_OK);
@@ -2779,10 +2603,9 @@ static void test_cut(void)
         free(f.workspace);
         f.workspace = NULL;
     }
-    for (cut = 0; cut <= writer.offset; cut += cut < 200 || cut > writer.offset - 9 ? 1 : 7) {
+    for (size_t cut = 0; cut <= writer.offset;
+         cut += cut < 200 || cut > writer.offset - 9 ? 1 : 7) {
         lq_archive_source source;
-        size_t needed;
-        int status;
         size_t tokens = 0;
         memset(&source, 0, sizeof source);
         source.bytes = f.bytes;
@@ -2790,7 +2613,8 @@ static void test_cut(void)
         source.recover_bytes = UINT64_MAX;
         free(f.mem);
         f.mem = source_alloc(1 << 17);
-        status = lq_archive_open(&f.reader, &source, f.mem, 1 << 17, &needed);
+        size_t needed;
+        int status = lq_archive_open(&f.reader, &source, f.mem, 1 << 17, &needed);
         if (status == LQ_OK && file_load(&f, &back, 1) == LQ_OK) {
             tokens = lq_kv_tokens(&back);
         }
@@ -2825,14 +2649,14 @@ static void count_free(void *user, void *mem, size_t bytes)
 static void test_create(void)
 {
     lq_kv_desc d = small_desc();
-    lq_allocator a;
     counter c;
-    lq_kv kv[3];
     memset(&c, 0, sizeof c);
+    lq_allocator a;
     a.user = &c;
     a.alloc_fn = count_alloc;
     a.free_fn = count_free;
     d.sequences = 2;
+    lq_kv kv[3];
     CHECK(lq_kv_create(&kv[0], &d, NULL) == LQ_E_ARG);
     CHECK(lq_kv_create(&kv[0], &d, &a) == LQ_OK && c.bytes == lq_kv_bytes(&d));
     CHECK(lq_kv_create(&kv[2], &d, &a) == LQ_E_NOMEM);
@@ -2849,19 +2673,18 @@ static void test_merge(void)
 {
     static float x[200 * 64];
     static float out[3][4 * 32];
-    float lse[3][4];
     lq_kv_desc d = small_desc();
     uint8_t *mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
-    lq_kv_attend_desc a;
-    lq_kv_view v;
-    lq_kv kv;
-    size_t i;
     fill(x, sizeof x / 4);
+    lq_kv_view v;
     memset(&v, 0, sizeof v);
     v.data = x;
+    lq_kv kv;
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
     CHECK(lq_kv_append(&kv, 0, &v, &v, NULL, 190) == LQ_OK);
-    for (i = 0; i < 3; i++) { /* all; the first 101; the others */
+    float lse[3][4];
+    lq_kv_attend_desc a;
+    for (size_t i = 0; i < 3; i++) { /* all; the first 101; the others */
         uint8_t *workspace = (uint8_t *)source_alloc(lq_kv_attend_bytes(&kv));
         memset(&a, 0, sizeof a);
         a.heads = 4;
@@ -2876,10 +2699,10 @@ static void test_merge(void)
         free(workspace);
     }
     CHECK(lq_attend_merge(out[1], lse[1], out[2], lse[2], 4, 32) == LQ_OK);
-    for (i = 0; i < 4 * 32; i++) {
+    for (size_t i = 0; i < 4 * 32; i++) {
         CHECK(fabs((double)out[1][i] - (double)out[0][i]) < 1e-2);
     }
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         CHECK(fabs((double)lse[1][i] - (double)lse[0][i]) < 1e-4);
     }
     CHECK(lq_attend_merge(out[1], lse[1], NULL, lse[2], 4, 32) == LQ_E_ARG);
@@ -2908,14 +2731,12 @@ static lq_kv_desc mla_desc(const lq_kv_policy *policy, uint32_t first)
 static uint8_t *mla_make(lq_kv *kv, lq_kv_desc d, int two, const float *x)
 {
     size_t first = d.v_in_k - 1;
-    uint8_t *mem;
     lq_kv_view k;
-    lq_kv_view v;
     memset(&k, 0, sizeof k);
     d.v_in_k = two ? 0 : d.v_in_k;
-    mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+    uint8_t *mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
     k.data = x;
-    v = k;
+    lq_kv_view v = k;
     v.data = x + first;
     v.token_stride = MLA_K;
     CHECK(lq_kv_init(kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
@@ -2949,26 +2770,21 @@ static void test_v_in_k(void)
     static float q[MLA_HEADS * MLA_K];
     static float keys[2][MLA_TOKENS * MLA_K];
     float *x = (float *)source_alloc(sizeof(float) * MLA_TOKENS * MLA_K);
-    size_t p;
-    size_t i;
-    size_t t;
-    int level;
     fill(x, MLA_TOKENS * MLA_K);
     fill(q, MLA_HEADS * MLA_K);
-    for (i = 0; i < MLA_TOKENS * MLA_K; i++) {
+    for (size_t i = 0; i < MLA_TOKENS * MLA_K; i++) {
         x[i] += (float)(i % MLA_K % 9) - 4.0f;
     }
-    for (p = 0; p < 12; p++) {
+    for (size_t p = 0; p < 12; p++) {
         lq_kv_desc d = mla_desc(&policy[p / 2], p % 2 ? 64 : 0);
         lq_kv_desc apart = d;
-        lq_kv kv[2];
-        uint8_t *mem[2];
-        lq_kv_view_out o;
-        file f;
         d.sparse = apart.sparse = p % 3 == 0;
         apart.v_in_k = 0;
+        lq_kv_view_out o;
         memset(&o, 0, sizeof o);
-        for (i = 0; i < 2; i++) {
+        lq_kv kv[2];
+        uint8_t *mem[2];
+        for (size_t i = 0; i < 2; i++) {
             mem[i] = mla_make(&kv[i], d, (int)i, x);
             o.data = keys[i];
             CHECK(lq_kv_read(&kv[i], 0, LQ_K, &o, 0, MLA_TOKENS, NULL, 0) == LQ_OK);
@@ -2976,22 +2792,23 @@ static void test_v_in_k(void)
         CHECK(memcmp(keys[0], keys[1], sizeof keys[0]) == 0);
         o.data = keys[1];
         CHECK(lq_kv_read(&kv[0], 0, LQ_V, &o, 0, MLA_TOKENS, NULL, 0) == LQ_OK);
-        for (t = 0; t < MLA_TOKENS; t++) {
+        for (size_t t = 0; t < MLA_TOKENS; t++) {
             CHECK(memcmp(keys[1] + t * MLA_V, keys[0] + t * MLA_K + d.v_in_k - 1, 4 * MLA_V) == 0);
         }
+        file f;
         CHECK(file_save(&f, &kv[0], 7) == LQ_OK && file_open(&f) == LQ_OK);
         CHECK(lq_kv_truncate(&kv[1], 0) == LQ_OK && file_load(&f, &kv[1], 7) == LQ_E_FORMAT);
         file_free(&f);
         free(mem[1]);
         mem[1] = mla_make(&kv[1], d, 1, x);
-        for (level = 0; level < 3; level++) {
+        for (int level = 0; level < 3; level++) {
             double error = 0;
             double power = 0;
             (void)lq_cpu_limit(level);
             mla_attend(&kv[0], q, out[0], lse[0], d.sparse ? 3 : 0);
             mla_attend(&kv[1], q, out[1], lse[1], d.sparse ? 3 : 0);
             CHECK(memcmp(lse[0], lse[1], sizeof lse[0]) == 0);
-            for (i = 0; i < MLA_HEADS * MLA_V; i++) {
+            for (size_t i = 0; i < MLA_HEADS * MLA_V; i++) {
                 double e = (double)out[0][i] - (double)out[1][i];
                 error += e * e;
                 power += (double)out[1][i] * (double)out[1][i];
@@ -3013,18 +2830,16 @@ static void test_v_in_k_bytes(void)
 {
     static const lq_kv_policy hot = {LQ_KV_HOT, LQ_Z, 4, 0};
     lq_kv_desc d = mla_desc(&hot, 0);
+    d.tokens = 4096;
     size_t bytes[2];
     size_t room[2];
     lq_kv kv;
-    int i;
-    d.tokens = 4096;
-    for (i = 0; i < 2; i++) {
-        lq_kv_account a;
-        uint8_t *mem;
+    for (int i = 0; i < 2; i++) {
         d.v_in_k = (uint32_t)i;
         bytes[i] = lq_kv_bytes(&d);
-        mem = (uint8_t *)source_alloc(bytes[i]);
+        uint8_t *mem = (uint8_t *)source_alloc(bytes[i]);
         CHECK(lq_kv_init(&kv, mem, bytes[i], &d) == LQ_OK);
+        lq_kv_account a;
         CHECK(lq_kv_stats(&kv, &a) == LQ_OK);
         room[i] = a.free_bytes + a.raw_bytes;
         free(mem);
@@ -3040,8 +2855,8 @@ static void test_v_in_k_arguments(void)
     lq_kv_desc d = mla_desc(&hot, 0);
     lq_kv_layer layer[2];
     size_t bytes = lq_kv_bytes(&d);
-    lq_rope turn;
     memset(layer, 0, sizeof layer);
+    lq_rope turn;
     memset(&turn, 0, sizeof turn);
     CHECK(bytes > 0);
     d.v.kind = 99; /* is not looked at */
@@ -3101,22 +2916,13 @@ static void test_v_in_k_cold(const lq_tables *tables)
 {
     static float x[2][300 * 64];
     lq_kv_desc d;
-    lq_kv_pack_desc pack;
-    lq_archive_writer writer;
-    lq_archive_group_desc group;
-    lq_kv_view view;
-    lq_kv_view_out out;
-    lq_kv kv[2];
-    uint8_t *mem[2];
-    uint8_t *workspace;
-    size_t needed;
-    size_t directory;
-    size_t i;
     double error = 0;
-    file f;
     memset(&d, 0, sizeof d);
+    lq_kv_pack_desc pack;
     memset(&pack, 0, sizeof pack);
+    lq_kv_view view;
     memset(&view, 0, sizeof view);
+    lq_kv_view_out out;
     memset(&out, 0, sizeof out);
     d.layers = 2;
     d.kv_heads = 1;
@@ -3128,33 +2934,40 @@ static void test_v_in_k_cold(const lq_tables *tables)
     d.rope = &rope;
     fill(x[0], 300 * 64);
     view.data = x[0];
-    for (i = 0; i < 2; i++) {
+    lq_kv kv[2];
+    uint8_t *mem[2];
+    for (size_t i = 0; i < 2; i++) {
         mem[i] = (uint8_t *)source_alloc(lq_kv_bytes(&d));
         CHECK(lq_kv_init(&kv[i], mem[i], lq_kv_bytes(&d), &d) == LQ_OK);
     }
-    for (i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         CHECK(lq_kv_append(&kv[0], (uint32_t)i, &view, NULL, NULL, 300) == LQ_OK);
     }
     pack.tables = tables;
     pack.k_step = 0.1f; /* there are no values that would need a step */
+    size_t needed;
+    size_t directory;
     CHECK(lq_kv_pack_bytes(&kv[0], &pack, &needed, &directory) == LQ_OK);
-    workspace = (uint8_t *)source_alloc(needed);
+    uint8_t *workspace = (uint8_t *)source_alloc(needed);
+    lq_archive_writer writer;
+    file f;
     file_write(&f, &writer, (size_t)1 << 20, directory);
     CHECK(lq_kv_pack(&kv[0], &writer, &pack, workspace, needed) == LQ_OK);
     CHECK(lq_archive_finish(&writer) == LQ_OK);
     free(workspace);
     f.count = (size_t)writer.offset;
     CHECK(file_open(&f) == LQ_OK);
+    lq_archive_group_desc group;
     CHECK(lq_archive_group(&f.reader, 1, &group, NULL, 0) == LQ_OK && group.stream == LQ_K);
     CHECK(lq_archive_group(&f.reader, 2, &group, NULL, 0) != LQ_OK);
     needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
     workspace = (uint8_t *)source_alloc(needed);
     CHECK(unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
-    for (i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         out.data = x[i];
         CHECK(lq_kv_read(&kv[i], 1, LQ_V, &out, 0, 300, NULL, 0) == LQ_OK);
     }
-    for (i = 0; i < 300 * 56; i++) {
+    for (size_t i = 0; i < 300 * 56; i++) {
         error += pow((double)x[0][i] - (double)x[1][i], 2) / (300 * 56);
     }
     CHECK(error < 0.05 * 0.05);
@@ -3185,35 +2998,31 @@ static void test_mean(void)
     static const double most[5] = {4e-4, 3e-3, 6e-3, 1.1e-2, 3e-3}; /* 1.8 of pure noise */
     float *x = (float *)source_alloc(sizeof(float) * MANY * DIMS);
     float *y = (float *)source_alloc(sizeof(float) * MANY * DIMS);
-    size_t p;
-    size_t i;
-    size_t t;
-    for (i = 0; i < MANY * DIMS; i++) {
+    for (size_t i = 0; i < MANY * DIMS; i++) {
         x[i] = gauss();
     }
-    for (p = 0; p < 10; p++) { /* values apart, and among the keys */
+    for (size_t p = 0; p < 10; p++) { /* values apart, and among the keys */
         lq_kv_desc d = small_desc();
-        uint8_t *mem;
         lq_kv_view v;
-        lq_kv_view_out out;
         double power = 0;
-        lq_kv kv;
         memset(&v, 0, sizeof v);
+        lq_kv_view_out out;
         memset(&out, 0, sizeof out);
         d.layers = d.kv_heads = 1;
         d.k_dims = d.v_dims = DIMS;
         d.tokens = MANY;
         d.k = d.v = policy[p % 5];
         d.v_in_k = (uint32_t)(p / 5);
-        mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
+        uint8_t *mem = (uint8_t *)source_alloc(lq_kv_bytes(&d));
         v.data = x;
         out.data = y;
+        lq_kv kv;
         CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
         CHECK(lq_kv_append(&kv, 0, &v, p < 5 ? &v : NULL, NULL, MANY) == LQ_OK);
         CHECK(lq_kv_read(&kv, 0, LQ_V, &out, 0, MANY, NULL, 0) == LQ_OK);
-        for (i = 0; i < DIMS; i++) {
+        for (size_t i = 0; i < DIMS; i++) {
             double sum = 0;
-            for (t = 0; t < MANY; t++) {
+            for (size_t t = 0; t < MANY; t++) {
                 sum += (double)y[t * DIMS + i] - (double)x[t * DIMS + i];
             }
             power += sum * sum;
@@ -3250,25 +3059,21 @@ static void fixed_tests(void)
 /* One cache from birth to death. */
 static void random_life(size_t operations)
 {
-    uint8_t *mem;
     size_t shift = source_below(64);
-    size_t i;
     random_desc();
     block_bytes = lq_kv_bytes(&desc);
-    if (!CHECK(block_bytes > 0)) {
-        return;
-    }
-    mem = (uint8_t *)source_zeros(block_bytes + shift);
+    if (!CHECK(block_bytes > 0)) return;
+    uint8_t *mem = (uint8_t *)source_zeros(block_bytes + shift);
     block = mem + shift;
     file_room = 2 * block_bytes + 65536;
-    for (i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 3; i++) {
         models[i].live = 0;
     }
     models[0].tokens = 0;
     models[0].live = 1;
     CHECK(lq_kv_init(&models[0].kv, block, block_bytes - 1, &desc) == LQ_E_SPACE);
     CHECK(lq_kv_init(&models[0].kv, block, block_bytes, &desc) == LQ_OK);
-    for (i = 0; i < operations; i++) {
+    for (size_t i = 0; i < operations; i++) {
         model *m = models + source_below(3);
         while (!m->live) {
             m = models + source_below(3);
@@ -3279,7 +3084,7 @@ static void random_life(size_t operations)
             check_block();
         }
     }
-    for (i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 3; i++) {
         if (models[i].live) {
             look(&models[i]);
             lq_kv_free(&models[i].kv);
@@ -3294,20 +3099,18 @@ int main(int argc, char **argv)
     size_t lives = argc > 1 ? (size_t)atoi(argv[1]) : 500;
     uint64_t seed = argc > 2 ? (uint64_t)atoi(argv[2]) : 1;
     size_t first = argc > 3 ? (size_t)atoi(argv[3]) : 0;
-    size_t i;
-    int v;
     quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     lives = quick ? 200 : lives;
     file_room = (size_t)1 << 23;
     source_seed = seed;
-    for (i = 0; i < 3; i++) {
-        for (v = 0; v < 2; v++) {
+    for (size_t i = 0; i < 3; i++) {
+        for (int v = 0; v < 2; v++) {
             models[i].given[v] = (float *)malloc(sizeof(float) * LAYERS_MOST * TOKENS_MOST * WIDE);
             models[i].seen[v] = (float *)malloc(sizeof(float) * LAYERS_MOST * TOKENS_MOST * WIDE);
         }
     }
     fixed_tests();
-    for (i = first; i < first + lives; i++) {
+    for (size_t i = first; i < first + lives; i++) {
         source_seed = seed << 32 | i;
         (void)source_u64();
         source_seed = source_u64();
@@ -3317,8 +3120,8 @@ int main(int argc, char **argv)
             break;
         }
     }
-    for (i = 0; i < 3; i++) {
-        for (v = 0; v < 2; v++) {
+    for (size_t i = 0; i < 3; i++) {
+        for (int v = 0; v < 2; v++) {
             free(models[i].given[v]);
             free(models[i].seen[v]);
         }

@@ -27,13 +27,10 @@ static int32_t round_down(int32_t a, int32_t b) /* floor(a / b) */
 static void search(best *b, const int32_t *x, int dims, int coset, int any, int wide, int low,
                    int high)
 {
-    int32_t z[8];
-    int32_t start[8];
     int count = 1;
-    int n;
-    int i;
     b->cost[coset] = INT64_MAX;
-    for (i = 0; i < dims;
+    int32_t start[8];
+    for (int i = 0; i < dims;
          i++) { /* the nearest integer, and wide / 2 on both sides, shifted inside */
         int32_t nearest = round_down(x[i] - coset * ONE / 2 + ONE / 2, ONE);
         start[i] = nearest - wide / 2;
@@ -41,21 +38,21 @@ static void search(best *b, const int32_t *x, int dims, int coset, int any, int 
         start[i] = start[i] < low ? low : start[i];
         count *= wide;
     }
-    for (n = 0; n < count; n++) {
+    int32_t z[8];
+    for (int n = 0; n < count; n++) {
         int64_t cost = 0;
         int32_t sum = 0;
         int rest = n;
-        for (i = 0; i < dims; i++) {
-            int64_t d;
+        for (int i = 0; i < dims; i++) {
             z[i] = start[i] + rest % wide;
             rest /= wide;
-            d = x[i] - coset * ONE / 2 - z[i] * ONE;
+            int64_t d = x[i] - coset * ONE / 2 - z[i] * ONE;
             cost += d * d;
             sum += z[i];
         }
         if ((any || sum % 2 == 0) && cost < b->cost[coset]) {
             b->cost[coset] = cost;
-            for (i = 0; i < dims; i++) {
+            for (int i = 0; i < dims; i++) {
                 b->point[coset][i] = 2 * z[i] + coset;
             }
         }
@@ -65,8 +62,7 @@ static void search(best *b, const int32_t *x, int dims, int coset, int any, int 
 static int64_t distance(const int16_t *points, const int32_t *x, int dims, int doubled)
 {
     int64_t cost = 0;
-    int i;
-    for (i = 0; i < dims; i++) {
+    for (int i = 0; i < dims; i++) {
         int64_t d = x[i] - points[i] * (doubled ? ONE / 2 : ONE);
         cost += d * d;
     }
@@ -79,20 +75,13 @@ static int member(const int16_t *points, int quantizer)
     int n = (int)lq_lattice_dims(quantizer);
     int sum = 0;
     int odd = 0;
-    int i;
-    if (quantizer == LQ_Z) {
-        return 0;
-    }
-    for (i = 0; i < n; i++) {
+    if (quantizer == LQ_Z) return 0;
+    for (int i = 0; i < n; i++) {
         odd += points[i] & 1;
         sum += points[i];
     }
-    if (quantizer == LQ_D4) {
-        return sum % 2 == 0 ? 0 : -1;
-    }
-    if (odd != 0 && odd != 8) {
-        return -1;
-    }
+    if (quantizer == LQ_D4) return sum % 2 == 0 ? 0 : -1;
+    if (odd != 0 && odd != 8) return -1;
     if (odd == 8) { /* z = (p - 1) / 2 */
         return quantizer == LQ_E8_RELAXED || (sum - 8) % 4 == 0 ? 1 : -1;
     }
@@ -105,10 +94,8 @@ static void check_block(const int16_t *points, const int32_t *x, int quantizer)
     int eight = dims == 8;
     int coset = member(points, quantizer);
     int64_t cost = distance(points, x, dims, eight);
+    if (!CHECK(coset >= 0)) return;
     best b;
-    if (!CHECK(coset >= 0)) {
-        return;
-    }
     search(&b, x, dims, 0, quantizer == LQ_Z, eight ? 3 : 5, -100000, 100000);
     b.cost[1] = INT64_MAX;
     if (eight) {
@@ -148,22 +135,19 @@ static void test_nearest(int quantizer, int blocks)
     int16_t *points = (int16_t *)source_alloc(count * 2);
     int16_t *other = (int16_t *)source_alloc(count * 2);
     static const float steps[4] = {1.0f, 0.25f, 1024.0f, 1.0f / 65536};
-    size_t i;
-    int level;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         x[i] = input((int)(i / dims % 6));
         src[i] = (float)x[i] / ONE;
     }
     lq_cpu_limit(0);
     CHECK(lq_lattice_nearest(points, src, count, 1.0f, quantizer) == LQ_OK);
-    for (i = 0; i < count; i += dims) {
+    for (size_t i = 0; i < count; i += dims) {
         check_block(points + i, x + i, quantizer);
     }
-    for (level = 0; level <= levels; level++) { /* every level, odd alignments, other steps */
-        size_t s;
+    for (int level = 0; level <= levels; level++) { /* every level, odd alignments, other steps */
         lq_cpu_limit(level);
-        for (s = 0; s < 4; s++) {
-            for (i = 0; i < count; i++) {
+        for (size_t s = 0; s < 4; s++) {
+            for (size_t i = 0; i < count; i++) {
                 again[i] = src[i] * steps[s];
             }
             CHECK(lq_lattice_nearest(other, again, count, steps[s], quantizer) == LQ_OK);
@@ -172,7 +156,7 @@ static void test_nearest(int quantizer, int blocks)
             CHECK(lq_lattice_nearest(other, again, count, steps[s], quantizer) == LQ_OK);
             CHECK(memcmp(points, other, count * 2) == 0); /* idempotent */
         }
-        for (i = 1; i < 40 && i * dims <= count; i++) {
+        for (size_t i = 1; i < 40 && i * dims <= count; i++) {
             CHECK(lq_lattice_nearest(other + dims, src + dims, count - i * dims, 1.0f, quantizer) ==
                   LQ_OK);
             CHECK(memcmp(points + dims, other + dims, (count - i * dims) * 2) == 0);
@@ -190,27 +174,25 @@ static void test_nearest(int quantizer, int blocks)
 static void test_steps(int quantizer)
 {
     size_t dims = lq_lattice_dims(quantizer);
-    int round;
-    for (round = 0; round < (dims == 8 ? 400 : 2000); round++) {
+    for (int round = 0; round < (dims == 8 ? 400 : 2000); round++) {
         float step = (float)pow(2, 190 * source_uniform() - 95);
         float src[8];
         int32_t x[8];
-        int16_t points[8];
         double cost = 0;
-        best b;
-        size_t i;
-        for (i = 0; i < dims; i++) {
+        for (size_t i = 0; i < dims; i++) {
             src[i] = (float)((source_uniform() - 0.5) * 40 * (double)step);
             x[i] = (int32_t)floor((double)src[i] / (double)step * ONE + 0.5);
         }
+        int16_t points[8];
         CHECK(lq_lattice_nearest(points, src, dims, step, quantizer) == LQ_OK);
         CHECK(member(points, quantizer) >= 0);
+        best b;
         search(&b, x, (int)dims, 0, quantizer == LQ_Z, 3, -100000, 100000);
         b.cost[1] = INT64_MAX;
         if (dims == 8) {
             search(&b, x, 8, 1, quantizer == LQ_E8_RELAXED, 3, -100000, 100000);
         }
-        for (i = 0; i < dims; i++) {
+        for (size_t i = 0; i < dims; i++) {
             double p = points[i] / (dims == 8 ? 2.0 : 1.0);
             double d = (double)src[i] / (double)step - p;
             cost += d * d;
@@ -224,17 +206,15 @@ static void test_errors(void)
 {
     const float nan = lq_f32_from_f16(0x7e00);
     const float infinity = lq_f32_from_f16(0x7c00);
-    float x[200];
-    float y[200];
-    int16_t p[200];
-    int quantizer;
-    size_t i;
     CHECK(lq_lattice_dims(0) == 0 && lq_lattice_dims(5) == 0 && lq_lattice_dims(-1) == 0);
     CHECK(lq_lattice_dims(LQ_Z) == 1 && lq_lattice_dims(LQ_D4) == 4 && lq_lattice_dims(LQ_E8) == 8);
-    for (i = 0; i < 200; i++) {
+    float x[200];
+    for (size_t i = 0; i < 200; i++) {
         x[i] = (float)i / 10;
     }
-    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+    float y[200];
+    int16_t p[200];
+    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
         CHECK(lq_lattice_nearest(NULL, x, 8, 1, quantizer) == LQ_E_ARG);
         CHECK(lq_lattice_nearest(p, NULL, 8, 1, quantizer) == LQ_E_ARG);
         CHECK(lq_lattice_nearest(NULL, NULL, 0, 1, quantizer) == LQ_OK);
@@ -250,7 +230,7 @@ static void test_errors(void)
         CHECK(lq_lattice_point(y, NULL, 8, 1, quantizer) == LQ_E_ARG);
         CHECK(lq_lattice_point(y, p, 8, 0, quantizer) == LQ_E_ARG);
         CHECK(lq_lattice_point(y, p, 9, 1, quantizer) == (quantizer == LQ_Z ? LQ_OK : LQ_E_ARG));
-        for (i = 0; i < 200; i += 7) {
+        for (size_t i = 0; i < 200; i += 7) {
             float old = x[i];
             x[i] = nan;
             CHECK(lq_lattice_nearest(p, x, 200, 0.25f, quantizer) == LQ_E_DATA);
@@ -275,30 +255,25 @@ static void test_errors(void)
 static void test_fixed_z(int bits)
 {
     float x[140];
-    size_t count;
-    for (count = 0; count <= 140; count++) {
+    for (size_t count = 0; count <= 140; count++) {
         size_t bytes = lq_fixed_bytes(count, LQ_Z, bits);
         uint8_t *code = (uint8_t *)source_alloc(bytes);
         float *back = (float *)source_alloc(count * 4);
         uint8_t *want = (uint8_t *)source_zeros(bytes + 1);
         int half = 1 << (bits - 1);
         int bad = 0;
-        int level;
-        size_t i;
         CHECK(bytes == (count * (size_t)bits + 7) / 8);
-        for (i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++) {
             int32_t v = input(i % 9 == 8 ? 5 : (int)(i % 3)) / (i % 2 ? 1 : 4);
-            int64_t u;
-            int b;
             x[i] = (float)v / ONE * 0.5f;
-            u = (int64_t)round_down(v, ONE) + half;
+            int64_t u = (int64_t)round_down(v, ONE) + half;
             u = u < 0 ? 0 : u > 2 * half - 1 ? 2 * half - 1 : u;
-            for (b = 0; b < bits; b++) {
+            for (int b = 0; b < bits; b++) {
                 want[(i * (size_t)bits + (size_t)b) / 8] |=
                     (uint8_t)((u >> b & 1) << (i * (size_t)bits + (size_t)b) % 8);
             }
         }
-        for (level = 0; level <= levels; level++) {
+        for (int level = 0; level <= levels; level++) {
             lq_cpu_limit(level);
             memset(code, 0xa5, bytes);
             if (count) {
@@ -311,7 +286,7 @@ static void test_fixed_z(int bits)
             }
         }
         lq_cpu_limit(-1);
-        for (i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++) {
             double top = (half - 0.5) * 0.5;
             double v = (double)x[i];
             double nearest = v > top ? top : v < -top ? -top : (floor(v / 0.5) + 0.5) * 0.5;
@@ -332,20 +307,19 @@ static uint32_t load32(const uint8_t *p)
 static void check_word(uint32_t word)
 {
     uint8_t code[4];
-    uint8_t back[4];
-    float x[8];
-    int16_t points[8];
     int range = 1;
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         code[i] = (uint8_t)(word >> 8 * i);
     }
+    float x[8];
     CHECK(lq_fixed_decode(x, code, 4, 8, 2.0f, LQ_E8, 4) == LQ_OK);
-    for (i = 0; i < 8; i++) {
+    int16_t points[8];
+    for (int i = 0; i < 8; i++) {
         points[i] = (int16_t)x[i]; /* at a step of 2 the doubled coordinates */
         range = range && (float)points[i] == x[i] && points[i] >= -16 && points[i] <= 15;
     }
     CHECK(range && member(points, LQ_E8) >= 0);
+    uint8_t back[4];
     CHECK(lq_fixed_encode(back, 4, x, 8, 2.0f, LQ_E8, 4) == LQ_OK && load32(back) == word);
 }
 
@@ -354,32 +328,30 @@ static void test_fixed_e8(void)
 {
     int words = quick ? 50000 : 1000000;
     int blocks = quick ? 300 : 2000;
-    uint32_t i;
-    int n;
-    for (n = 0; n < words; n++) {
+    for (int n = 0; n < words; n++) {
         check_word((uint32_t)source_u64());
     }
-    for (i = 0; i < 32; i++) {
+    for (uint32_t i = 0; i < 32; i++) {
         check_word(1u << i);
         check_word(~(1u << i));
         check_word(0xffffffffu >> i);
     }
-    for (n = 0; n < blocks; n++) {
+    for (int n = 0; n < blocks; n++) {
         int32_t x[8];
         float src[8];
-        float back[8];
-        uint8_t code[4];
         int64_t cost = 0;
-        best b;
-        for (i = 0; i < 8; i++) {
+        for (uint32_t i = 0; i < 8; i++) {
             x[i] = input(n % 5) * (n % 3 ? 1 : 0) / (n % 7 ? 2 : 1) + input((n + 1) % 4) / 4;
             src[i] = (float)x[i] / ONE;
         }
+        uint8_t code[4];
         CHECK(lq_fixed_encode(code, 4, src, 8, 1.0f, LQ_E8, 4) == LQ_OK);
+        float back[8];
         CHECK(lq_fixed_decode(back, code, 4, 8, 1.0f, LQ_E8, 4) == LQ_OK);
+        best b;
         search(&b, x, 8, 0, 0, 3, -8, 7);
         search(&b, x, 8, 1, 0, 3, -8, 7);
-        for (i = 0; i < 8; i++) {
+        for (uint32_t i = 0; i < 8; i++) {
             int64_t d = x[i] - (int64_t)(back[i] * 2) * (ONE / 2);
             cost += d * d;
         }
@@ -392,8 +364,7 @@ static void test_fixed_errors(void)
     const float nan = lq_f32_from_f16(0x7e00);
     float x[200] = {0};
     uint8_t code[200];
-    int bits;
-    for (bits = -1; bits <= 9; bits++) {
+    for (int bits = -1; bits <= 9; bits++) {
         int z = bits == 2 || bits == 3 || bits == 4 || bits == 8;
         CHECK((lq_fixed_bytes(16, LQ_Z, bits) != 0) == z);
         CHECK((lq_fixed_bytes(16, LQ_E8, bits) != 0) == (bits == 4));
@@ -435,8 +406,7 @@ static double entropy(const uint32_t *counts, size_t n)
 {
     double total = 0;
     double sum = 0;
-    size_t i;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         total += counts[i];
         sum += counts[i] ? counts[i] * log2((double)counts[i]) : 0;
     }
@@ -454,16 +424,14 @@ static figures e8_figures(double step)
     figures f = {0, 0, 0, 0};
     double cross = 0;
     double energy = 0;
-    size_t i;
-    int c;
-    int j;
     memset(counts, 0, sizeof counts);
     memset(cosets, 0, sizeof cosets);
     CHECK(lq_lattice_nearest(gauss_points, gaussians, gauss_count, (float)step, LQ_E8) == LQ_OK);
-    for (i = 0; i < gauss_count; i += 8) {
+    int c;
+    for (size_t i = 0; i < gauss_count; i += 8) {
         c = gauss_points[i] & 1;
         cosets[c]++;
-        for (j = 0; j < 8; j++) {
+        for (int j = 0; j < 8; j++) {
             int z = (gauss_points[i + (size_t)j] - c) / 2;
             double x = (double)gaussians[i + (size_t)j];
             double q = gauss_points[i + (size_t)j] * step / 2;
@@ -481,7 +449,7 @@ static figures e8_figures(double step)
     f.mse /= (double)gauss_count;
     f.rate = entropy(cosets, 2);
     for (c = 0; c < 2; c++) {
-        for (j = 0; j < 7; j++) {
+        for (int j = 0; j < 7; j++) {
             f.rate += entropy(counts[c][j], Z_SPAN);
         }
         f.rate_full += entropy(counts[c][7], Z_SPAN);
@@ -512,15 +480,15 @@ static void test_gaussian(void)
         {3, 1.260, 1.236}, {3.5, 1.242, 1.230}, {4, 1.234, 1.228},
     };
     double slack = quick ? 0.012 : 0.006;
-    size_t i;
     gauss_count = quick ? 400000 : 2000000;
     gaussians = (float *)source_alloc(gauss_count * 4);
     gauss_points = (int16_t *)source_alloc(gauss_count * 2);
     source_seed = 99;
-    for (i = 0; i < gauss_count; i++) {
+    for (size_t i = 0; i < gauss_count; i++) {
         gaussians[i] = (float)source_gauss();
     }
-    for (i = 0; i < sizeof theorem2 / sizeof theorem2[0]; i++) { /* volume 1: step = V^(1/8) */
+    /* volume 1: step = V^(1/8) */
+    for (size_t i = 0; i < sizeof theorem2 / sizeof theorem2[0]; i++) {
         double b = theorem2[i].b;
         figures f = e8_figures(sqrt(2 * SOURCE_PI * 2.718281828459045 * pow(4, -b)));
         CHECK(fabs(f.mse * pow(4, b) - 1.2245) < slack);
@@ -529,12 +497,11 @@ static void test_gaussian(void)
             CHECK(fabs(f.rate_full - theorem2[i].rate_full) < slack);
         }
     }
-    for (i = 0; i < sizeof honest / sizeof honest[0]; i++) {
+    for (size_t i = 0; i < sizeof honest / sizeof honest[0]; i++) {
         double low = 0.1;
         double high = 4;
         figures f = {0, 0, 0, 0};
-        int round;
-        for (round = 0; round < 13; round++) {
+        for (int round = 0; round < 13; round++) {
             double step = sqrt(low * high);
             f = e8_figures(step);
             if (f.rate > honest[i].rate) {
@@ -555,21 +522,19 @@ static void test_gaussian(void)
 static void test_second_moments(void)
 {
     static const double moments[5] = {0, 1.0 / 12, 0.076603, 0.0716821, 0};
-    int quantizer;
-    for (quantizer = LQ_Z; quantizer <= LQ_E8; quantizer++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_E8; quantizer++) {
         size_t count = quick ? 160000 : 1600000;
         float *x = (float *)source_alloc(count * 4);
         float *y = (float *)source_alloc(count * 4);
         int16_t *p = (int16_t *)source_alloc(count * 2);
         double volume = quantizer == LQ_D4 ? 2 : 1;
         double sum = 0;
-        size_t i;
-        for (i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++) {
             x[i] = (float)(source_uniform() * 64 - 32);
         }
         CHECK(lq_lattice_nearest(p, x, count, 1, quantizer) == LQ_OK);
         CHECK(lq_lattice_point(y, p, count, 1, quantizer) == LQ_OK);
-        for (i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++) {
             sum += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
         }
         sum /= (double)count * pow(volume, 2.0 / (double)lq_lattice_dims(quantizer));
@@ -583,16 +548,14 @@ static void test_second_moments(void)
 int main(int argc, char **argv)
 {
     static const int fixed[4] = {8, 4, 3, 2};
-    int quantizer;
-    int i;
     quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     levels = lq_cpu_limit(-1);
-    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
         int blocks = quantizer == LQ_Z ? 20000 : quantizer == LQ_D4 ? 10000 : 1200;
         test_nearest(quantizer, quick ? blocks / 5 : blocks);
         test_steps(quantizer);
     }
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         test_fixed_z(fixed[i]);
     }
     test_errors();

@@ -44,9 +44,7 @@ static int write_file(const char *path, const void *data, size_t count)
 {
     FILE *file = fopen(path, "wb");
     int ok = file != NULL && fwrite(data, 1, count, file) == count;
-    if (file != NULL && fclose(file) != 0) {
-        ok = 0;
-    }
+    if (file != NULL && fclose(file) != 0) ok = 0;
     return ok;
 }
 
@@ -55,25 +53,20 @@ static size_t read_file(const char *path, char *dst, size_t room)
     FILE *file = fopen(path, "rb");
     size_t n = file != NULL ? fread(dst, 1, room - 1, file) : 0;
     dst[n] = '\0';
-    if (file != NULL) {
-        fclose(file);
-    }
+    if (file != NULL) fclose(file);
     return n;
 }
 
 static void child(int argc, char **argv, const char *out, const char *err)
 {
     struct rlimit limit;
-    int code;
     limit.rlim_cur = file_limit;
     limit.rlim_max = file_limit;
-    if (file_limit > 0 && setrlimit(RLIMIT_FSIZE, &limit) != 0) {
-        _exit(98);
-    }
+    if (file_limit > 0 && setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(98);
     if (freopen(out, "wb", stdout) == NULL || freopen(err, "wb", stderr) == NULL) {
         _exit(99);
     }
-    code = lm_main(argc, argv);
+    int code = lm_main(argc, argv);
     exit(code);
 }
 
@@ -82,37 +75,29 @@ static void child(int argc, char **argv, const char *out, const char *err)
 __attribute__((format(printf, 1, 2))) static int run(const char *format, ...)
 {
     static char line[4096];
-    char out[256];
-    char err[256];
-    char *argv[40];
     int argc = 0;
     int status = 0;
-    char *at;
-    pid_t pid;
     va_list list;
     va_start(list, format);
     (void)vsnprintf(line, sizeof line, format, list);
     va_end(list);
+    char *argv[40];
     argv[argc++] = dir;
-    for (at = line; at != NULL && argc < 39; argc++) {
+    for (char *at = line; at != NULL && argc < 39; argc++) {
         char *bar = strchr(at, '|');
         argv[argc] = at;
-        if (bar != NULL) {
-            *bar++ = '\0';
-        }
+        if (bar != NULL) *bar++ = '\0';
         at = bar;
     }
     argv[argc] = NULL;
+    char out[256];
     path_in(out, sizeof out, "out");
+    char err[256];
     path_in(err, sizeof err, "err");
     fflush(NULL);
-    pid = fork();
-    if (pid == 0) {
-        child(argc, argv, out, err);
-    }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
-        return -2;
-    }
+    pid_t pid = fork();
+    if (pid == 0) child(argc, argv, out, err);
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) return -2;
     output_bytes = read_file(out, output, sizeof output);
     (void)read_file(err, errors, sizeof errors);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
@@ -124,9 +109,7 @@ static int refused(int code)
     size_t n = strlen(errors);
     int ok = code == 1 && strncmp(errors, "lm: ", 4) == 0 && n > 10 && errors[n - 1] == '\n' &&
              strchr(errors, '\n') == errors + n - 1;
-    if (!ok) {
-        fprintf(stderr, "exit code %d, message: %s\n", code, errors);
-    }
+    if (!ok) fprintf(stderr, "exit code %d, message: %s\n", code, errors);
     return ok;
 }
 
@@ -143,8 +126,7 @@ static float noise(void)
 static void test_exp(void)
 {
     double worst = 0.0;
-    float x;
-    for (x = -87.0f; x < 88.0f; x += 0.013f) {
+    for (float x = -87.0f; x < 88.0f; x += 0.013f) {
         double error = fabs((double)lm_exp(x) / exp((double)x) - 1.0);
         worst = error > worst ? error : worst;
     }
@@ -160,9 +142,8 @@ static void test_multiply(lm_pool *pool)
     static float weights[OUTPUTS][INPUTS], x[TOKENS][INPUTS], out[TOKENS][OUTPUTS];
     static float left[16 * INPUTS];
     double worst = 0.0;
-    lm_matrix w;
-    lm_product p;
     size_t t, i, j;
+    lm_matrix w;
     w.outputs = OUTPUTS;
     w.inputs = INPUTS;
     w.panels = (float *)lm_alloc(lm_panels(&w) * LM_COLS, INPUTS * sizeof(float));
@@ -177,6 +158,7 @@ static void test_multiply(lm_pool *pool)
     for (i = 0; i < TOKENS * INPUTS; i++) {
         x[i / INPUTS][i % INPUTS] = noise();
     }
+    lm_product p;
     p.matrix = &w;
     p.out = out[0];
     p.stride = OUTPUTS;
@@ -226,12 +208,10 @@ static double attention_error(lm_pool *pool, const char *spec, size_t dim, size_
     static float out[TOKENS * HEADS * DIMS];
     static const size_t steps[STEPS] = {64, 64, 23, 1, 1, 1};
     double worst = 0.0;
-    double want[DIMS];
-    lm_cache_desc d;
-    lm_geometry g;
-    lm_cache c;
     size_t i, t, h, at;
+    lm_geometry g;
     memset(&g, 0, sizeof g);
+    lm_cache_desc d;
     memset(&d, 0, sizeof d);
     g.layers = 1;
     g.heads = HEADS;
@@ -244,17 +224,17 @@ static double attention_error(lm_pool *pool, const char *spec, size_t dim, size_
         k[i % (TOKENS * KV * DIMS)] = noise();
         v[i % (TOKENS * KV * DIMS)] = noise();
     }
+    lm_cache c;
     lm_cache_open(&c, &g, pool, &d);
     for (i = 0, at = 0; i<again * STEPS; at = ++i % STEPS> 0 ? at + steps[(i - 1) % STEPS] : 0) {
         size_t kv = at * KV * dim;
         size_t n = steps[i % STEPS];
-        if (at == 0) {
-            c.reset(c.state);
-        }
+        if (at == 0) c.reset(c.state);
         c.append(c.state, 0, k + kv, v + kv, at, n);
         c.attend(c.state, 0, q + 2 * kv, out + 2 * kv, at, n);
         c.end_step(c.state, at, n);
     }
+    double want[DIMS];
     for (i = 0; i < TOKENS * HEADS; i++) {
         t = i / HEADS;
         h = i % HEADS;
@@ -291,10 +271,9 @@ typedef struct spy {
 static const char *spy_code(void *state, lm_chunk *c, lm_bill *bill)
 {
     spy *s = (spy *)state;
-    size_t t;
     s->positions[s->count] = c->position;
     s->tokens[s->count++] = c->tokens;
-    for (t = 0; t < c->tokens; t++) {
+    for (size_t t = 0; t < c->tokens; t++) {
         float tag = (float)(c->position + t);
         s->queries_right &= c->q == NULL || c->q[(c->tokens + t) * 8] == -tag; /* second head */
         s->queries_right &= c->k[t * 8] == tag && c->v[t * 8 + 7] == tag;
@@ -316,24 +295,23 @@ static lm_store *run_spy(spy *s, lm_cache *c, lm_pool *pool, size_t window, size
 {
     static const size_t steps[] = {64, 64, 1, 1, 30};
     static float q[64 * 16], k[64 * 8], out[64 * 16];
-    lm_cache_desc d;
-    lm_geometry g;
-    lm_store *store;
     size_t i, t, at;
     memset(s, 0, sizeof *s);
+    lm_geometry g;
     memset(&g, 0, sizeof g);
     s->queries_right = 1;
     g.layers = 1;
     g.heads = 2;
     g.kv_heads = 1;
     g.head_dim = 8;
+    lm_cache_desc d;
     d.spec = "f32";
     d.capacity = 200;
     d.sinks = 4;
     d.window = window;
     d.chunk = chunk;
     d.prefix = 0;
-    store = lm_store_open(c, &g, pool, &d);
+    lm_store *store = lm_store_open(c, &g, pool, &d);
     store->codec.close(store->codec.state);
     store->codec.close = NULL;
     store->codec.state = s;
@@ -361,10 +339,9 @@ static void test_chunks(lm_pool *pool)
     static const size_t ends[] = {32, 64, 96, 128, 160};
     spy s;
     lm_cache c;
-    lm_tally tally;
-    size_t i;
     lm_store *store = run_spy(&s, &c, pool, 0, 0);
     c.flush(c.state);
+    lm_tally tally;
     c.tally(c.state, &tally);
     CHECK(s.queries_right == 1);
     CHECK(s.count == 3 && s.positions[0] == 4 && s.tokens[0] == 60 && s.positions[1] == 64);
@@ -376,7 +353,7 @@ static void test_chunks(lm_pool *pool)
     (void)run_spy(&s, &c, pool, 40, 32);
     CHECK(s.count == 3 && c.step == 32);
     c.flush(c.state);
-    for (i = 0; i < 5; i++) {
+    for (size_t i = 0; i < 5; i++) {
         CHECK(s.positions[i] == (i > 0 ? ends[i - 1] : 4));
         CHECK(s.positions[i] + s.tokens[i] == ends[i]);
     }
@@ -431,27 +408,24 @@ static const format_case format_cases[] = {
 static void test_format(const format_case *want)
 {
     static const size_t places[] = {0, 1, 15, 16, 17, 31, 0, 0};
-    uint8_t block[256];
-    float x[256];
     double sum = 0.0;
     const lm_format *f = lm_formats;
-    size_t i;
     while (strcmp(f->name, want->name) != 0) {
         f++;
     }
-    for (i = 0; i < f->bytes; i++) {
+    uint8_t block[256];
+    for (size_t i = 0; i < f->bytes; i++) {
         block[i] = (uint8_t)(37 * i + 11);
     }
     memcpy(block + want->scale, "\x00\x2c", 2);
-    if (want->minimum) {
-        memcpy(block + want->scale + 2, "\x00\x28", 2);
-    }
+    if (want->minimum) memcpy(block + want->scale + 2, "\x00\x28", 2);
+    float x[256];
     f->decode(x, block);
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         size_t place = i < 6 ? places[i] : i == 6 ? f->items / 2 + 5 : f->items - 1;
         CHECK(x[place] == want->at[i]);
     }
-    for (i = 0; i < f->items; i++) {
+    for (size_t i = 0; i < f->items; i++) {
         sum += (double)x[i] * (double)(i % 7 + 1);
     }
     CHECK(sum == want->sum);
@@ -503,10 +477,8 @@ static void cut(int pre, const char *text, char *lengths)
 static void test_cutting(void)
 {
     char lengths[256];
-    size_t i;
-    int pre;
-    for (i = 0; i < sizeof piece_cases / sizeof piece_cases[0]; i++) {
-        for (pre = 0; pre < 4; pre++) {
+    for (size_t i = 0; i < sizeof piece_cases / sizeof piece_cases[0]; i++) {
+        for (int pre = 0; pre < 4; pre++) {
             cut(pre, piece_cases[i].text, lengths);
             if (!CHECK(strcmp(lengths, piece_cases[i].pieces[pre]) == 0)) {
                 fprintf(stderr, "  case %zu, rule %d: %s\n", i, pre, lengths);
@@ -519,17 +491,16 @@ static void test_tokens(void)
 {
     static const uint32_t want[] = {261, 'b', 259, 264, 'x', 257};
     static const char text[] = " theband<|im_end|>xthe";
-    lm_vocab v;
     lm_gguf g;
     lm_tokens ids = {NULL, 0, 0};
-    size_t i;
     lm_gguf_open(&g, tiny);
+    lm_vocab v;
     lm_vocab_open(&v, &g, NULL);
     lm_encode(&v, (const uint8_t *)text, sizeof text - 1, &ids);
     CHECK(ids.count == 6 && memcmp(ids.id, want, sizeof want) == 0);
     free(ids.id);
     memset(&ids, 0, sizeof ids);
-    for (i = 0; i < 60000; i++) { /* one long word */
+    for (size_t i = 0; i < 60000; i++) { /* one long word */
         output[i] = "thean"[i % 5];
     }
     lm_encode(&v, (const uint8_t *)output, 60000, &ids);
@@ -548,21 +519,19 @@ static void test_tokens(void)
 static int encodes(const char *twist, const char *pre, const char *text, const char *want)
 {
     char path[256];
-    lm_vocab v;
-    lm_gguf g;
     lm_tokens ids = {NULL, 0, 0};
-    size_t i;
-    int ok;
     path_in(path, sizeof path, "bos.gguf");
     CHECK(make_file(path, "F32", twist));
+    lm_gguf g;
     lm_gguf_open(&g, path);
+    lm_vocab v;
     lm_vocab_open(&v, &g, pre);
     lm_encode(&v, (const uint8_t *)text, strlen(text), &ids);
     output[0] = '\0';
-    for (i = 0; i < ids.count; i++) {
+    for (size_t i = 0; i < ids.count; i++) {
         (void)snprintf(output + strlen(output), 16, "%u ", ids.id[i]);
     }
-    ok = strcmp(output, want) == 0;
+    int ok = strcmp(output, want) == 0;
     if (!ok) {
         fprintf(stderr, "  '%s' of '%s', %s: %s\n", text, twist, pre ? pre : "its own", output);
     }
@@ -577,8 +546,7 @@ static void test_bos(void)
 {
     static const char *const names[] = {"llama-bpe", "llama3", "llama-v3",
                                         "qwen2",     "smollm", "gpt-2"};
-    size_t i;
-    for (i = 0; i < 6; i++) { /* the file does not say: Llama 3 only */
+    for (size_t i = 0; i < 6; i++) { /* the file does not say: Llama 3 only */
         CHECK(encodes("llama3", names[i], "the", i < 3 ? "262 257 " : "257 "));
     }
     CHECK(encodes("", "llama-bpe", "the", "257 ")); /* the file says no */
@@ -602,12 +570,11 @@ static void test_rope(void)
     static const float yarn[] = {1.0f,          0.42169651f,    0.071153842f,  0.015203258f,
                                  0.0024999999f, 0.00079056947f, 3.3338038e-05f};
     char path[256];
-    lm_model m;
-    size_t i;
     path_in(path, sizeof path, "rope.gguf");
     CHECK(make_file(path, "F32", "yarn"));
+    lm_model m;
     lm_model_open(&m, path, 1, 0);
-    for (i = 0; i < 7; i++) { /* the `transformers` package of Python */
+    for (size_t i = 0; i < 7; i++) { /* the `transformers` package of Python */
         CHECK(fabsf(m.rope[pairs[i]] / yarn[i] - 1.0f) < 1e-5f);
     }
     CHECK(fabsf(m.g.rope_magnitude - 1.1386294f) < 1e-6f);
@@ -650,14 +617,13 @@ static const model_case model_cases[] = {
 static lm_tokens open_model(lm_model *m, const char *path, const char *text, int as_in_file)
 {
     lm_options o;
-    lm_tokens ids;
     memset(&o, 0, sizeof o);
     o.model = path;
     o.text = text;
     o.order = as_in_file ? "gguf" : "half";
     o.threads = 2;
     lm_open_model(m, &o);
-    ids = lm_read_text(m, &o);
+    lm_tokens ids = lm_read_text(m, &o);
     lm_model_load(m);
     return ids;
 }
@@ -667,24 +633,22 @@ static void test_model(const model_case *want, int as_in_file)
     static const size_t places[5] = {0, 97, 116, 259, 264};
     static float logits[MAKE_TOKENS];
     char path[256];
-    char text[256];
-    lm_tokens ids;
-    lm_model m;
-    lm_cache c;
-    size_t i;
     path_in(path, sizeof path, "case.gguf");
+    char text[256];
     path_in(text, sizeof text, "case.txt");
-    for (i = 0; i < 600; i++) {
+    for (size_t i = 0; i < 600; i++) {
         output[i] = "the sand and the tide, then another 12 hands\n"[i % 45];
     }
     CHECK(write_file(text, output, 600) && make_file(path, "F32", want->twist));
-    ids = open_model(&m, path, text, as_in_file);
+    lm_model m;
+    lm_tokens ids = open_model(&m, path, text, as_in_file);
     CHECK(ids.count > 128 && ids.id[0] == want->first);
+    lm_cache c;
     (void)lm_store_raw(&c, &m.g, &m.pool, 128);
     lm_forward(&m, &c, ids.id, 0, 64);
     lm_forward(&m, &c, ids.id + 64, 64, 64);
     lm_logits(&m, logits, 63, 1);
-    for (i = 0; i < 5; i++) {
+    for (size_t i = 0; i < 5; i++) {
         if (!CHECK(fabsf(logits[places[i]] - want->logits[i]) < 1e-3f)) {
             fprintf(stderr, "  model '%s', order %d: %g, not %g\n", want->twist, as_in_file,
                     (double)logits[places[i]], (double)want->logits[i]);
@@ -698,8 +662,7 @@ static void test_model(const model_case *want, int as_in_file)
 
 static void test_models(void)
 {
-    size_t i;
-    for (i = 0; i < sizeof model_cases / sizeof model_cases[0]; i++) {
+    for (size_t i = 0; i < sizeof model_cases / sizeof model_cases[0]; i++) {
         test_model(&model_cases[i], 0);
         test_model(&model_cases[i], 1);
     }
@@ -756,9 +719,8 @@ static void test_rivals(void)
 static double field(const char *line, const char *key)
 {
     char quoted[64];
-    const char *at;
     (void)snprintf(quoted, sizeof quoted, "\"%s\":", key);
-    at = line != NULL ? strstr(line, quoted) : NULL;
+    const char *at = line != NULL ? strstr(line, quoted) : NULL;
     return at != NULL ? strtod(at + strlen(quoted), NULL) : -1e9;
 }
 
@@ -775,9 +737,8 @@ static void test_eval(void)
     static const char eval[] = "eval|f32|f16|q8_0|q4_0|f32/q4_0|--json|--text|%s|--model|%s"
                                "|--tokens|150|--passages|2|%s|%s";
     static char first[OUTPUT];
-    double ppl;
     CHECK(run(eval, text_path, tiny, "--threads", "2") == 0);
-    ppl = field(output, "raw_ppl");
+    double ppl = field(output, "raw_ppl");
     CHECK(ppl > 1.0 && ppl < 1e6);
     CHECK(field(line_of("f32"), "kld") == 0.0 && field(line_of("f32"), "top1") == 1.0);
     CHECK(field(line_of("f32"), "bits") == 32.0 && field(line_of("f16"), "bits") == 16.0);
@@ -822,8 +783,8 @@ static double resumed_kld(lm_model *m, const uint32_t *ids, const uint32_t *tail
     float *logits = (float *)lm_alloc(2 * 64, m->vocab * sizeof *logits);
     double total = 0.0;
     float k[64], v[64];
-    lm_cache c[2];
     size_t t, i, run;
+    lm_cache c[2];
     for (i = 0; i < 2; i++) {
         lm_store *s = lm_store_raw(&c[i], &m->g, &m->pool, prefix + 64);
         for (t = 0; t < prefix; t += 64) {
@@ -862,10 +823,9 @@ static void test_resumed(void)
 {
     static const char eval[] = "eval|f32|q8_0|q4_0|live:raw|hot:8|hot:4|hot:e8|live:8/raw"
                                "|--json|--text|%s|--model|%s|--resume|320:64|--passages|1|%s|%s";
-    lm_model m;
-    lm_tokens ids;
     double want, again, ppl, raw, eight;
-    ids = open_model(&m, tiny, text_path, 0);
+    lm_model m;
+    lm_tokens ids = open_model(&m, tiny, text_path, 0);
     want = resumed_kld(&m, ids.id, ids.id + 320, 320);
     again = resumed_kld(&m, ids.id, ids.id + 200, 320);
     CHECK(run(eval, text_path, tiny, "--threads", "2") == 0);
@@ -893,15 +853,12 @@ static void test_resumed(void)
 static void test_resumed_live(void)
 {
     static const char *const specs[] = {"hot:4", "live:z:k=0.2,v=0.3", "q4_0"};
-    lm_tokens ids;
     lm_model m;
-    size_t i;
-    ids = open_model(&m, tiny, text_path, 0);
-    for (i = 0; i < 3; i++) {
+    lm_tokens ids = open_model(&m, tiny, text_path, 0);
+    for (size_t i = 0; i < 3; i++) {
         size_t numbers = m.g.layers * m.g.kv_heads * m.g.head_dim;
-        lm_cache_desc d;
         lm_cache raw, c;
-        lm_tally tally;
+        lm_cache_desc d;
         memset(&d, 0, sizeof d);
         d.capacity = 164;
         d.sinks = 4;
@@ -918,6 +875,7 @@ static void test_resumed_live(void)
         lm_forward(&m, &c, ids.id + 100, 100, 28);
         lm_forward(&m, &c, ids.id + 128, 128, 36);
         c.flush(c.state);
+        lm_tally tally;
         c.tally(c.state, &tally);
         CHECK(tally.elements == (i < 2 ? 128 : 96) * numbers);
         c.close(c.state);
@@ -1033,11 +991,10 @@ static void test_wrong_session(void)
         "the|and|the",
     };
     char path[256];
-    size_t i;
     path_in(path, sizeof path, "other.gguf");
     CHECK(run("generate|the|--count|9|--model|%s|--kv|hot:e8|--window|8|--save|%s", tiny,
               session) == 0);
-    for (i = 0; i < sizeof options / sizeof options[0]; i++) {
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         if (!CHECK(refused(
                 run("generate|--count|3|--model|%s|--resume|%s|%s", tiny, session, options[i])))) {
             fprintf(stderr, "  with '%s'\n", options[i]);
@@ -1059,13 +1016,10 @@ static int write_wrong_record(const char *path, const char *data, size_t count, 
 {
     static uint8_t file[1 << 16], directory[1 << 16], mem[1 << 16], changed[4096];
     lq_archive_source source;
-    lq_archive_writer_desc d;
-    lq_archive_reader r;
-    lq_archive_writer w;
     const uint8_t *record = NULL;
     size_t bytes = 0;
-    int status;
     memset(&source, 0, sizeof source);
+    lq_archive_writer_desc d;
     memset(&d, 0, sizeof d);
     source.bytes = data;
     source.size = count;
@@ -1073,13 +1027,13 @@ static int write_wrong_record(const char *path, const char *data, size_t count, 
     d.mem_bytes = sizeof file;
     d.directory = directory;
     d.directory_bytes = sizeof directory;
-    status = lq_archive_open(&r, &source, mem, sizeof mem, NULL);
+    lq_archive_reader r;
+    int status = lq_archive_open(&r, &source, mem, sizeof mem, NULL);
     status = status ? status : lq_archive_meta(&r, LQ_KV_NOTE, &record, &bytes);
-    if (status || bytes > sizeof changed || at + 4 > bytes) {
-        return 0;
-    }
+    if (status || bytes > sizeof changed || at + 4 > bytes) return 0;
     memcpy(changed, record, bytes);
     lm__put32(changed + at, number);
+    lq_archive_writer w;
     status = lq_archive_writer_append(&w, &d, &r);
     status = status ? status : lq_archive_add_meta(&w, LQ_KV_NOTE, changed, bytes);
     status = status ? status : lq_archive_finish(&w);
@@ -1094,22 +1048,21 @@ static void test_damaged_session(size_t rounds)
     static char data[1 << 15];
     char path[256];
     size_t count = read_file(session, data, sizeof data);
-    size_t i;
-    int code;
     path_in(path, sizeof path, "mutant.lq");
     CHECK(count > 1000 && count + 1 < sizeof data);
-    for (i = 0; i < 12; i++) {
+    for (size_t i = 0; i < 12; i++) {
         CHECK(write_file(path, data, count * i / 12 + (i == 11 ? count / 13 : 0)));
         CHECK(refused(run("generate|--model|%s|--resume|%s", tiny, path)));
     }
-    for (i = 0; i < 20; i++) {
+    int code;
+    for (size_t i = 0; i < 20; i++) {
         CHECK(write_wrong_record(path, data, count, i * 4 + (i == 19 ? 60u : 0u), 0xfffffff0u));
         code = run("generate|--count|3|--model|%s|--resume|%s", tiny, path);
         if (!CHECK((i >= 13 && i <= 15 && code == 0) || refused(code))) { /* random, temperature */
             fprintf(stderr, "  number %zu of the record\n", i);
         }
     }
-    for (i = 0; i < rounds; i++) {
+    for (size_t i = 0; i < rounds; i++) {
         size_t at = (size_t)((noise() + 1.0f) * 0.499f * (float)count);
         char kept = data[at];
         data[at] = (char)(kept ^ (1 << i % 8));
@@ -1125,14 +1078,13 @@ static void test_damaged_session(size_t rounds)
 static void test_killed_save(void)
 {
     char old[256];
-    char beside[280];
-    size_t i;
     path_in(old, sizeof old, "old.lq");
+    char beside[280];
     (void)snprintf(beside, sizeof beside, "%s.part", session);
     CHECK(run("generate|the|--count|9|--model|%s|--kv|hot:4|--save|%s", tiny, session) == 0);
     CHECK(run("generate|the|--count|9|--model|%s|--kv|hot:4|--save|%s", tiny, old) == 0);
     CHECK(same_files(session, old));
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         file_limit = 1 + i * i * 97;
         CHECK(run("generate|--count|0|--model|%s|--resume|%s|--save|%s", tiny, session, session) ==
               -1);
@@ -1148,18 +1100,13 @@ static void test_killed_save(void)
 /* The arrays of a dump against the model run token by token: the same K whatever the steps. */
 static void test_dump(void)
 {
-    char path[280];
-    char prefix[256];
     static uint8_t k[128 + 2 * 2 * 100 * 64 * 2 + 1];
-    lm_options o;
+    char path[280];
     char *argv[] = {path, path, path, path, path, path};
     char words[5][16] = {"dump", "--model", "--text", "--pre", "smollm"};
-    lm_model m;
-    lm_tokens ids;
-    lm_cache c;
-    lm_store *s;
     double worst = 0.0;
     size_t t, i;
+    char prefix[256];
     path_in(prefix, sizeof prefix, "dump");
     CHECK(run("dump|--text|%s|--model|%s|--tokens|100|--layers|1,0|--out|%s|--queries|7", text_path,
               tiny, prefix) == 0);
@@ -1173,11 +1120,14 @@ static void test_dump(void)
     argv[3] = tiny;
     argv[4] = words[2];
     argv[5] = text_path;
+    lm_options o;
     lm_options_read(&o, 6, argv);
+    lm_model m;
     lm_open_model(&m, &o);
-    ids = lm_read_text(&m, &o);
+    lm_tokens ids = lm_read_text(&m, &o);
     lm_model_load(&m);
-    s = lm_store_raw(&c, &m.g, &m.pool, 100);
+    lm_cache c;
+    lm_store *s = lm_store_raw(&c, &m.g, &m.pool, 100);
     for (t = 0; t < 100; t++) {
         lm_forward(&m, &c, ids.id + t, t, 1);
         for (i = 0; i < 64; i++) { /* layer 1 is first in the file; kv head 1 */
@@ -1200,9 +1150,8 @@ static void test_dump(void)
 static void test_formats_run(void)
 {
     char path[256];
-    size_t i;
     path_in(path, sizeof path, "format.gguf");
-    for (i = 0; i < MAKE_FORMATS; i++) {
+    for (size_t i = 0; i < MAKE_FORMATS; i++) {
         CHECK(make_file(path, make_formats[i].name, "untied"));
         CHECK(run("eval|q4_0|--json|--text|%s|--model|%s|--tokens|64|--passages|1", text_path,
                   path) == 0);
@@ -1210,7 +1159,7 @@ static void test_formats_run(void)
         CHECK(run("info|--json|--model|%s", path) == 0);
         CHECK(field(output, make_formats[i].name) >= 16.0);
     }
-    for (i = 0; i < MAKE_FEATURES; i++) {
+    for (size_t i = 0; i < MAKE_FEATURES; i++) {
         CHECK(make_file(path, "F16", make_features[i]));
         CHECK(run("generate|x|--count|3|--model|%s", path) == 0);
     }
@@ -1234,14 +1183,13 @@ static void test_draw(void)
     uint64_t random = lm_random_start(1, 2);
     size_t i, j;
     for (i = 0; i < DRAWS; i++) {
-        uint32_t id;
         for (j = 0; j < COUNT; j++) {
             x[j] = -60.0f;
         }
         for (j = 0; j < 3; j++) {
             x[places[j]] = 3.0f + 2.0f * (float)log(parts[j]);
         }
-        id = lm__self_draw(x, COUNT, 2.0, &random);
+        uint32_t id = lm__self_draw(x, COUNT, 2.0, &random);
         for (j = 0; j < 3; j++) {
             seen[j] += id == places[j];
         }
@@ -1258,20 +1206,19 @@ static void test_step(void)
     enum { TOKENS = 40 };
     static uint32_t ids[2][TOKENS];
     static float want[2][300], have[2][300];
-    lm_options o;
-    lm_model m;
-    lm_pool alone;
-    lm_cache caches[2];
     double worst = 0.0;
-    uint32_t step[2];
     size_t s, t, i;
+    lm_options o;
     memset(&o, 0, sizeof o);
     o.model = tiny;
     o.order = "half";
     o.threads = 2;
+    lm_model m;
     lm_open_model(&m, &o);
     lm_model_load(&m);
+    lm_pool alone;
     lm_pool_open(&alone, 1);
+    lm_cache caches[2];
     for (s = 0; s < 2; s++) {
         (void)lm_store_raw(&caches[s], &m.g, &m.pool, TOKENS);
         for (t = 0; t < TOKENS; t++) {
@@ -1282,6 +1229,7 @@ static void test_step(void)
         caches[s].close(caches[s].state);
         (void)lm_store_raw(&caches[s], &m.g, &alone, TOKENS);
     }
+    uint32_t step[2];
     for (t = 0; t < TOKENS; t++) {
         step[0] = ids[0][t];
         step[1] = ids[1][t];
@@ -1338,23 +1286,22 @@ static void test_calibrated_eval(void)
     static const char words[] = "cold:z:k=0.05,v=0.05@%s|cold:z:k=0.2,v=0.4@%s"
                                 "|cold:z:k=0.2,v=0.4,refit=1@%s|cold:e8r:k=0.2,v=0.4@%s";
     char first[1200];
-    char line[400];
-    const char *at[4];
-    size_t i;
     (void)snprintf(first, sizeof first, words, profile, profile, profile, profile);
     CHECK(run("eval|%s|--json|--text|%s|--model|%s|--tokens|300|--passages|2", first, text_path,
               tiny) == 0);
+    const char *at[4];
     at[0] = strstr(output, "{\"codec\":\"cold:z:k=0.05");
     at[1] = strstr(output, "{\"codec\":\"cold:z:k=0.2,v=0.4@");
     at[2] = strstr(output, "{\"codec\":\"cold:z:k=0.2,v=0.4,refit=1@");
     at[3] = strstr(output, "{\"codec\":\"cold:e8r");
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         CHECK(field(at[i], "bits") > 0.1 && field(at[i], "bits") < 9.0);
         CHECK(field(at[i], "profile_bytes") > 1000.0 && field(at[i], "kld") < 0.1);
     }
     CHECK(field(at[0], "kld") < field(at[1], "kld"));
     CHECK(field(at[0], "bits") > field(at[1], "bits") + 0.3);
-    for (i = 0; i < 2; i++) {
+    char line[400];
+    for (size_t i = 0; i < 2; i++) {
         (void)snprintf(line, sizeof line, "\"curve\":\"ours, calibrated lm-test-profile%s\"",
                        i == 0 ? "" : " cold:e8r");
         CHECK(strstr(at[i * 3] != NULL ? at[i * 3] : "", line) != NULL);
@@ -1366,8 +1313,8 @@ static void test_self(void)
     static const char self[] = "calibrate|--self|--passages|5|--tokens|70|--model|%s|--json"
                                "|--out|%s|%s|%s";
     char first[256];
-    char other[256];
     path_in(first, sizeof first, "first.lqp");
+    char other[256];
     path_in(other, sizeof other, "other.lqp");
     CHECK(run(self, tiny, first, "--seed", "3") == 0);
     CHECK(field(output, "tokens") == 330.0 && field(output, "sampling_memory") > 0.0);
@@ -1386,34 +1333,30 @@ static int write_twisted(const char *path, const char *twist)
 {
     static uint8_t file[1 << 21], directory[1 << 21], bytes[1 << 21], mem[1 << 16];
     lq_archive_source source;
-    lq_archive_writer_desc d;
-    lq_archive_reader r;
-    lq_archive_writer w;
-    lq_slice slices[16];
-    float freqs[64];
-    lq_rope rope;
     size_t n = read_file(profile, (char *)bytes, sizeof bytes);
-    uint32_t i;
-    int status;
     memset(&source, 0, sizeof source);
     source.bytes = bytes;
     source.size = n;
+    lq_archive_writer_desc d;
     memset(&d, 0, sizeof d);
     d.mem = file;
     d.mem_bytes = sizeof file;
     d.directory = directory;
     d.directory_bytes = sizeof directory;
-    status = lq_archive_open(&r, &source, mem, sizeof mem, NULL);
+    lq_archive_reader r;
+    int status = lq_archive_open(&r, &source, mem, sizeof mem, NULL);
+    float freqs[64];
+    lq_rope rope;
     status = status ? status : lq_archive_rope(&r, 0, &rope, freqs, 64);
+    lq_archive_writer w;
     status = status ? status : lq_archive_writer_init(&w, &d);
     freqs[1] *= strcmp(twist, "freqs") == 0 ? 1.5f : 1.0f;
     rope.magnitude = strcmp(twist, "magnitude") == 0 ? 2.0f : 1.0f;
     rope.rotary_dims -= strcmp(twist, "rotary") == 0 ? 2 : 0;
     status = status ? status : lq_archive_add_rope(&w, &rope, NULL);
-    for (i = 0; i < r.group_count && !status; i++) {
+    lq_slice slices[16];
+    for (uint32_t i = 0; i < r.group_count && !status; i++) {
         lq_archive_group_desc g;
-        lq_archive_profile_desc p;
-        uint8_t hash[16];
         status = lq_archive_group(&r, i, &g, slices, 16);
         slices[0].layer += strcmp(twist, "layer") == 0 ? 7 : 0;
         slices[1].head += strcmp(twist, "head") == 0 ? 7 : 0;
@@ -1421,11 +1364,11 @@ static int write_twisted(const char *path, const char *twist)
         slices[0].dims -= strcmp(twist, "dims") == 0 ? 8 : 0;
         slices[0].first_dim = strcmp(twist, "first") == 0 ? 8 : 0;
         g.slice_count -= strcmp(twist, "slices") == 0;
-        if (status || (strcmp(twist, "missing") == 0 && i == 2)) {
-            continue;
-        }
+        if (status || (strcmp(twist, "missing") == 0 && i == 2)) continue;
         status = lq_archive_add_group(&w, &g, NULL);
+        lq_archive_profile_desc p;
         status = status ? status : lq_archive_profile(&r, i ^ (strcmp(twist, "swapped") == 0), &p);
+        uint8_t hash[16];
         if (!status && strcmp(twist, "external") == 0) {
             lq_blake2s_128(hash, p.bytes, p.count);
             p.bytes = NULL;
@@ -1448,13 +1391,12 @@ static void test_wrong_profiles(void)
                                          "swapped", "external",  "short",  "fewer"};
     static const char eval[] = "eval|%s@%s|--text|%s|--model|%s|--tokens|100|--passages|1|%s|%s";
     char wrong[256];
-    char model[256];
-    size_t i;
     path_in(wrong, sizeof wrong, "wrong.lqp");
+    char model[256];
     path_in(model, sizeof model, "linear.gguf");
     CHECK(write_twisted(wrong, "none"));
     CHECK(same_files(profile, wrong));
-    for (i = 0; i < sizeof twists / sizeof twists[0]; i++) {
+    for (size_t i = 0; i < sizeof twists / sizeof twists[0]; i++) {
         CHECK(write_twisted(wrong, twists[i]));
         if (!CHECK(refused(run(eval, "cold:z", wrong, text_path, tiny, "--seed", "1")))) {
             fprintf(stderr, "  twist '%s'\n", twists[i]);
@@ -1475,9 +1417,9 @@ static void test_wrong_profiles(void)
 static void test_profile_mutations(size_t rounds)
 {
     static char data[1 << 21];
-    char path[256];
     size_t count = read_file(profile, data, sizeof data);
     size_t i, j;
+    char path[256];
     path_in(path, sizeof path, "mutant.lqp");
     for (i = 0; i < 12; i++) {
         CHECK(write_file(path, data, count * i / 12));
@@ -1485,7 +1427,6 @@ static void test_profile_mutations(size_t rounds)
                           text_path, tiny)));
     }
     for (i = 0; i < rounds; i++) {
-        int code;
         char kept[4];
         size_t at[4];
         for (j = 0; j < 1 + i % 4; j++) {
@@ -1498,8 +1439,8 @@ static void test_profile_mutations(size_t rounds)
             j--;
             data[at[j]] = kept[j];
         }
-        code = run("eval|cold@%s|--text|%s|--model|%s|--tokens|64|--passages|1", path, text_path,
-                   tiny);
+        int code = run("eval|cold@%s|--text|%s|--model|%s|--tokens|64|--passages|1", path,
+                       text_path, tiny);
         CHECK(code == 0 || refused(code));
     }
     (void)remove(path);
@@ -1527,8 +1468,8 @@ static void test_faults(void)
 {
     const size_t count = sizeof named / sizeof named[0];
     size_t found = 0;
-    char path[256];
     size_t i, j;
+    char path[256];
     path_in(path, sizeof path, "fault.gguf");
     for (i = 0; i < MAKE_FAULTS; i++) {
         const char *format = strcmp(make_faults[i], "row-length") == 0 ? "Q4_0" : "F32";
@@ -1632,10 +1573,9 @@ static void test_command_lines(void)
     };
     static char line[2000];
     char short_text[256];
-    size_t i;
     path_in(short_text, sizeof short_text, "short.txt");
     CHECK(write_file(short_text, "too short", 9));
-    for (i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
         const char *s = lines[i];
         size_t n = 0;
         for (; *s != '\0' && n + 300 < sizeof line; s++) {
@@ -1664,11 +1604,11 @@ static void test_command_lines(void)
 /* The file cut short anywhere must be refused; with random bytes in it, refused or run. */
 static void test_mutations(size_t rounds)
 {
-    char path[256];
     size_t count = 0;
     uint8_t *data = make_model("Q4_K", "", &count);
     uint8_t *copy = (uint8_t *)lm_alloc(count, 1);
     size_t i, j;
+    char path[256];
     path_in(path, sizeof path, "mutant.gguf");
     for (i = 0; i < 40; i++) {
         size_t n = i < 20 ? i * i * 31 : count - 1 - (i - 20) * (count / 21);
@@ -1676,14 +1616,13 @@ static void test_mutations(size_t rounds)
         CHECK(refused(run("info|--model|%s", path)));
     }
     for (i = 0; i < rounds; i++) {
-        int code;
         memcpy(copy, data, count);
         for (j = 0; j < 1 + i % 4; j++) {
             size_t at = (size_t)((noise() + 1.0f) * 0.499f * (float)(i % 4 ? 8000 : count));
             copy[at] = (uint8_t)((noise() + 1.0f) * 127.9f);
         }
         CHECK(write_file(path, copy, count));
-        code = run("generate|the|--count|2|--threads|1|--model|%s", path);
+        int code = run("generate|the|--count|2|--threads|1|--model|%s", path);
         CHECK(code == 0 || refused(code));
     }
     (void)remove(path);
@@ -1744,9 +1683,8 @@ static const golden goldens[] = {
 static void check_golden(const golden *want, const float *logits, size_t place)
 {
     size_t at = want->places[place];
-    size_t j;
     CHECK(lm_row_read(logits, want->vocab).best == want->best[place]);
-    for (j = 0; j < 16; j++) {
+    for (size_t j = 0; j < 16; j++) {
         size_t id = j < 15 ? (j * 3001 + at * 7 + 11) % want->vocab : want->best[place];
         CHECK(fabsf(logits[id] - want->logits[place][j]) < 2e-3f);
     }
@@ -1765,9 +1703,7 @@ static double golden_loss(const golden *want, lm_model *m, const lm_tokens *ids)
         for (i = 0; i < LM_CHUNK; i++) {
             const float *row = logits + i * m->vocab;
             for (j = 0; j < 4; j++) {
-                if (want->places[j] == at + i) {
-                    check_golden(want, row, j);
-                }
+                if (want->places[j] == at + i) check_golden(want, row, j);
             }
             if (at + i + 1 < want->count) {
                 loss += lm_row_read(row, m->vocab).log_sum - (double)row[ids->id[at + i + 1]];
@@ -1784,13 +1720,12 @@ static void test_golden(const char *path, const char *text)
     const golden *want = goldens;
     lm_model m;
     lm_tokens ids = open_model(&m, path, text, 0);
-    double loss;
     while (want < goldens + sizeof goldens / sizeof goldens[0] && want->vocab != m.vocab) {
         want++;
     }
     if (CHECK(want < goldens + sizeof goldens / sizeof goldens[0])) {
         CHECK(ids.count == want->tokens);
-        loss = golden_loss(want, &m, &ids);
+        double loss = golden_loss(want, &m, &ids);
         CHECK(fabs(exp(loss / (double)(want->count - 1)) / want->ppl - 1.0) < 1e-4);
     }
     free(ids.id);
@@ -1811,8 +1746,7 @@ static void test_golden(const char *path, const char *text)
 /* Enough text for the tiny model, which has a token for each byte. */
 static void make_text(void)
 {
-    size_t i;
-    for (i = 0; i < 3000; i++) {
+    for (size_t i = 0; i < 3000; i++) {
         output[i] = "the sand and the tide, then another 12 hands\n"[(i + i / 45 * i / 7) % 45];
     }
     CHECK(write_file(text_path, output, 3000));
@@ -1822,9 +1756,6 @@ int main(int argc, char **argv)
 {
     static const char *const names[] = {"tiny.gguf",  "text.txt", "profile.lqp",
                                         "session.lq", "out",      "err"};
-    char path[256];
-    lm_pool pool;
-    size_t i;
     (void)snprintf(dir, sizeof dir, "%s", argc > 1 ? argv[1] : ".");
     (void)unsetenv("LM_MODEL");
     path_in(tiny, sizeof tiny, "tiny.gguf");
@@ -1833,6 +1764,7 @@ int main(int argc, char **argv)
     path_in(session, sizeof session, "session.lq");
     CHECK(make_file(tiny, "F32", "untied"));
     make_text();
+    lm_pool pool;
     lm_pool_open(&pool, 2);
     test_exp();
     test_multiply(&pool);
@@ -1840,7 +1772,7 @@ int main(int argc, char **argv)
     test_chunks(&pool);
     lm_pool_close(&pool);
     test_small_formats();
-    for (i = 0; i < sizeof format_cases / sizeof format_cases[0]; i++) {
+    for (size_t i = 0; i < sizeof format_cases / sizeof format_cases[0]; i++) {
         test_format(&format_cases[i]);
     }
     test_cutting();
@@ -1871,10 +1803,11 @@ int main(int argc, char **argv)
     test_faults();
     test_command_lines();
     test_mutations(400);
-    for (i = 2; i < (size_t)argc; i++) {
+    for (size_t i = 2; i < (size_t)argc; i++) {
         test_golden(argv[i], "tests/data/lm-golden.txt");
     }
-    for (i = 0; i < sizeof names / sizeof names[0]; i++) {
+    char path[256];
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         path_in(path, sizeof path, names[i]);
         (void)remove(path);
     }

@@ -34,8 +34,8 @@ typedef struct archive {
 
 static void archive_start(archive *a)
 {
-    lq_archive_writer_desc d;
     memset(a, 0, sizeof *a);
+    lq_archive_writer_desc d;
     memset(&d, 0, sizeof d);
     a->file = (uint8_t *)source_alloc(FILE_BYTES);
     a->directory = (uint8_t *)source_alloc(DIRECTORY_BYTES);
@@ -83,13 +83,12 @@ static void archive_free(archive *a)
 static uint32_t add_group(archive *a, uint32_t stream, uint32_t layer, uint32_t head,
                           uint32_t heads)
 {
-    lq_slice slices[HEADS];
     lq_archive_group_desc g;
     uint32_t id = 0;
-    uint32_t i;
     memset(&g, 0, sizeof g);
+    lq_slice slices[HEADS];
     memset(slices, 0, sizeof slices);
-    for (i = 0; i < heads; i++) {
+    for (uint32_t i = 0; i < heads; i++) {
         slices[i].layer = layer;
         slices[i].head = head + i;
         slices[i].first_dim = 0;
@@ -127,15 +126,13 @@ static int pack(archive *a, const lq_archive_pack_desc *d, uint32_t layer, uint3
     const void *slices[HEADS];
     lq_vectors v = {NULL, 0, LQ_F16};
     lq_positions positions = {0, 1, NULL};
-    uint32_t i;
-    int status;
-    for (i = 0; i < d->geometry.slice_count; i++) {
+    for (uint32_t i = 0; i < d->geometry.slice_count; i++) {
         slices[i] = data + ((layer * HEADS + head + i) * TOKENS + first) * DIMS;
     }
     v.slices = slices;
     positions.first = (int64_t)first;
     CHECK(workspace_bytes > 0);
-    status = lq_archive_pack(&a->writer, d, &v, &positions, tokens, workspace, workspace_bytes);
+    int status = lq_archive_pack(&a->writer, d, &v, &positions, tokens, workspace, workspace_bytes);
     free(workspace);
     return status;
 }
@@ -147,21 +144,19 @@ static int unpack(const archive *a, uint32_t group, uint64_t sequence, void *dst
     size_t workspace_bytes = lq_archive_unpack_workspace_bytes(&a->reader, group);
     void *workspace = source_alloc(workspace_bytes);
     lq_archive_unpack_desc d;
-    lq_vectors_out out;
-    void *slices[HEADS];
-    uint32_t i;
-    int status;
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.group = group;
     d.sequence = sequence;
-    for (i = 0; i < heads; i++) {
+    void *slices[HEADS];
+    for (uint32_t i = 0; i < heads; i++) {
         slices[i] = (uint8_t *)dst + i * tokens * DIMS * lq_type_bytes(type);
     }
+    lq_vectors_out out;
     out.slices = slices;
     out.token_stride = 0;
     out.type = type;
-    status = lq_archive_unpack(&a->reader, &d, &out, first, tokens, workspace, workspace_bytes);
+    int status = lq_archive_unpack(&a->reader, &d, &out, first, tokens, workspace, workspace_bytes);
     free(workspace);
     return status;
 }
@@ -180,8 +175,7 @@ static int context(int query)
 static double logit(const double *query, const float *key)
 {
     double sum[4] = {0, 0, 0, 0}; /* four chains: additions wait for each other */
-    int i;
-    for (i = 0; i < DIMS; i += 4) {
+    for (int i = 0; i < DIMS; i += 4) {
         sum[0] += query[i] * (double)key[i];
         sum[1] += query[i + 1] * (double)key[i + 1];
         sum[2] += query[i + 2] * (double)key[i + 2];
@@ -200,15 +194,11 @@ static double logit_error(const float *k)
 {
     double sum = 0;
     double pairs = 0;
-    int l;
-    int h;
-    int q;
-    int t;
-    for (l = 0; l < LAYERS; l++) {
-        for (h = 0; h < SAMPLE_QUERY_HEADS; h++) {
+    for (int l = 0; l < LAYERS; l++) {
+        for (int h = 0; h < SAMPLE_QUERY_HEADS; h++) {
             const float *head = head_of(k, l, h);
-            for (q = 0; q < SAMPLE_QUERIES; q++) {
-                for (t = 0; t < context(q); t++) {
+            for (int q = 0; q < SAMPLE_QUERIES; q++) {
+                for (int t = 0; t < context(q); t++) {
                     double e =
                         logit(queries[l][h][q], head + t * DIMS) - reference_logits[l][h][q][t];
                     sum += e * e;
@@ -225,26 +215,21 @@ static double output_error(const float *v)
 {
     static float change[COUNT];
     double sum = 0;
-    int l;
-    int h;
-    int q;
-    int t;
-    int i;
-    for (i = 0; i < COUNT; i++) {
+    for (int i = 0; i < COUNT; i++) {
         change[i] = v[i] - lq_f32_from_f16(sample_v[i]);
     }
-    for (l = 0; l < LAYERS; l++) {
-        for (h = 0; h < SAMPLE_QUERY_HEADS; h++) {
+    for (int l = 0; l < LAYERS; l++) {
+        for (int h = 0; h < SAMPLE_QUERY_HEADS; h++) {
             const float *head = head_of(change, l, h);
-            for (q = 0; q < SAMPLE_QUERIES; q++) {
+            for (int q = 0; q < SAMPLE_QUERIES; q++) {
                 double error[DIMS] = {0};
-                for (t = 0; t < context(q); t++) {
+                for (int t = 0; t < context(q); t++) {
                     double weight = weights[l][h][q][t];
-                    for (i = 0; i < DIMS; i++) {
+                    for (int i = 0; i < DIMS; i++) {
                         error[i] += weight * (double)head[t * DIMS + i];
                     }
                 }
-                for (i = 0; i < DIMS; i++) {
+                for (int i = 0; i < DIMS; i++) {
                     sum += error[i] * error[i];
                 }
             }
@@ -264,15 +249,14 @@ static void softmax(double *weight, const double *x, int count)
 {
     double most = -1e30;
     double total = 0;
-    int t;
-    for (t = 0; t < count; t++) {
+    for (int t = 0; t < count; t++) {
         most = x[t] > most ? x[t] : most;
     }
-    for (t = 0; t < count; t++) {
+    for (int t = 0; t < count; t++) {
         weight[t] = exp(x[t] - most);
         total += weight[t];
     }
-    for (t = 0; t < count; t++) {
+    for (int t = 0; t < count; t++) {
         weight[t] /= total;
     }
 }
@@ -281,17 +265,13 @@ static void references(void)
 {
     float *k = floats_of(sample_k);
     const uint16_t *from = sample_q;
-    int l;
-    int h;
-    int q;
-    int t;
-    for (l = 0; l < LAYERS; l++) {
-        for (h = 0; h < SAMPLE_QUERY_HEADS; h++) {
-            for (q = 0; q < SAMPLE_QUERIES; q++) {
-                for (t = 0; t < DIMS; t++) {
+    for (int l = 0; l < LAYERS; l++) {
+        for (int h = 0; h < SAMPLE_QUERY_HEADS; h++) {
+            for (int q = 0; q < SAMPLE_QUERIES; q++) {
+                for (int t = 0; t < DIMS; t++) {
                     queries[l][h][q][t] = (double)lq_f32_from_f16(*from++) / 8;
                 }
-                for (t = 0; t < context(q); t++) {
+                for (int t = 0; t < context(q); t++) {
                     reference_logits[l][h][q][t] =
                         logit(queries[l][h][q], head_of(k, l, h) + t * DIMS);
                 }
@@ -307,16 +287,12 @@ static double rival_error(uint32_t stream, const char *name)
 {
     const rv_codec *rival = rv_find(name);
     float *x = floats_of(stream == LQ_K ? sample_k : sample_v);
-    double error;
-    size_t i;
-    if (!CHECK(rival != NULL)) {
-        return 0;
-    }
-    for (i = 0; i < LAYERS * HEADS; i++) {
+    if (!CHECK(rival != NULL)) return 0;
+    for (size_t i = 0; i < LAYERS * HEADS; i++) {
         float *head = x + i * TOKENS * DIMS + SINKS * DIMS;
         rival->round_trip(head, head, TOKENS - SINKS, DIMS, stream == LQ_K ? RV_KEY : RV_VALUE);
     }
-    error = stream == LQ_K ? logit_error(x) : output_error(x);
+    double error = stream == LQ_K ? logit_error(x) : output_error(x);
     free(x);
     return error;
 }
@@ -350,9 +326,7 @@ static double sigma_of(int class_)
 static int class_of(int sigma, double step)
 {
     double eighths = floor(sigma / 2.0 - 8 * log2(step) + 0.5) + LQ_CLASS_ONE;
-    if (sigma == LQ_SIGMA_DEAD || eighths < 0) {
-        return 0;
-    }
+    if (sigma == LQ_SIGMA_DEAD || eighths < 0) return 0;
     return (int)(eighths > LQ_CLASS_MAX ? LQ_CLASS_MAX : eighths);
 }
 
@@ -366,8 +340,6 @@ static double page_ideal(const lq_rans_plan *plan, const uint8_t *classes, size_
     uint8_t *bytes = source_copy(page, page_bytes - TRAILER);
     lq_rans_page p;
     double bits = 0;
-    size_t i;
-    size_t t;
     memset(&p, 0, sizeof p);
     p.values = values;
     p.bytes = bytes;
@@ -375,10 +347,10 @@ static double page_ideal(const lq_rans_plan *plan, const uint8_t *classes, size_
     p.tokens = tokens;
     CHECK(plan->rows == rows);
     CHECK(lq_rans_decode(tables, plan, &p, 1, workspace, workspace_bytes) == LQ_OK);
-    for (i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++) {
         double sigma = sigma_of(classes[i]);
         double dead = i < lead ? 0 : lq__dead_zone_q12(tables, classes[i]) / 4096.0;
-        for (t = 0; t < tokens && classes[i]; t++) {
+        for (size_t t = 0; t < tokens && classes[i]; t++) {
             bits += cell_bits(values[i * 64 + t], sigma, dead);
         }
     }
@@ -391,39 +363,33 @@ static double page_ideal(const lq_rans_plan *plan, const uint8_t *classes, size_
 /* Bits of all coded pages of a run by its own profile. */
 static double run_ideal(const archive *a, uint32_t run, size_t *profile_record)
 {
+    size_t rows = 0;
+    double bits = 0;
+    *profile_record = 0;
     lq_archive_run_info info;
     lq_archive_profile_desc file;
-    lq_profile profile;
-    lq_rans_plan plan;
-    size_t rows = 0;
-    size_t lead;
-    void *mem;
-    void *plan_mem;
-    uint8_t *classes;
-    double bits = 0;
-    uint32_t page;
-    size_t needed;
-    size_t i;
-    *profile_record = 0;
     if (!CHECK(lq_archive_run(&a->reader, run, &info) == LQ_OK) ||
         info.desc.code != LQ_PAGE_CODED ||
         !CHECK(lq_archive_profile(&a->reader, info.desc.profile, &file) == LQ_OK)) {
         return 0;
     }
     *profile_record = (12 + file.count + 3) / 4 * 4;
+    lq_profile profile;
+    size_t needed;
     CHECK(lq_profile_load(&profile, NULL, 0, &needed, file.bytes, file.count) == LQ_E_SPACE);
-    mem = source_alloc(needed);
+    void *mem = source_alloc(needed);
     CHECK(!lq_profile_load(&profile, mem, needed, &needed, file.bytes, file.count));
     rows = needed / 4;
-    lead = rows - profile.dims;
-    classes = (uint8_t *)source_alloc(rows);
-    for (i = 0; i < rows; i++) {
+    size_t lead = rows - profile.dims;
+    uint8_t *classes = (uint8_t *)source_alloc(rows);
+    for (size_t i = 0; i < rows; i++) {
         int c = class_of(profile.sigma[i], i < lead ? 1 : (double)info.desc.step);
         classes[i] = (uint8_t)(i < lead && c < LQ_CLASS_ONE ? LQ_CLASS_ONE : c);
     }
-    plan_mem = source_alloc(lq_rans_plan_bytes(rows));
+    void *plan_mem = source_alloc(lq_rans_plan_bytes(rows));
+    lq_rans_plan plan;
     CHECK(!lq_rans_plan_init(&plan, plan_mem, lq_rans_plan_bytes(rows), classes, rows, lead, LQ_Z));
-    for (page = 0; page < info.page_count; page++) {
+    for (uint32_t page = 0; page < info.page_count; page++) {
         lq_page_ref ref;
         const uint8_t *bytes = NULL;
         CHECK(lq_archive_run_page(&a->reader, run, page, &ref) == LQ_OK);
@@ -453,15 +419,11 @@ static point measure(uint32_t stream, uint32_t heads, float step, int quantizer,
     float *decoded = (float *)source_alloc(COUNT * 4);
     point p = {0, 0, 0};
     archive a;
-    double payload;
     double ideal = 0;
     double apart = LQ_ARCHIVE_HEADER_BYTES + 16 + 2 * DIMS;
-    uint32_t layer;
-    uint32_t head;
-    uint32_t i;
     archive_start(&a);
-    for (layer = 0; layer < LAYERS; layer++) {
-        for (head = 0; head < HEADS; head += heads) {
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        for (uint32_t head = 0; head < HEADS; head += heads) {
             lq_archive_pack_desc d =
                 pack_desc(stream, heads, add_group(&a, stream, layer, head, heads), step);
             d.quantizer = quantizer;
@@ -471,14 +433,14 @@ static point measure(uint32_t stream, uint32_t heads, float step, int quantizer,
     }
     CHECK(lq_archive_finish(&a.writer) == LQ_OK);
     archive_open(&a, 0);
-    for (i = 0; i < a.reader.group_count; i++) {
+    for (uint32_t i = 0; i < a.reader.group_count; i++) {
         CHECK(unpack(&a, i, 0, decoded + i * heads * TOKENS * DIMS, LQ_F32, heads, 0, TOKENS) ==
               LQ_OK);
     }
-    payload = (double)a.writer.offset - LAYERS * HEADS * SINKS * DIMS * 2;
+    double payload = (double)a.writer.offset - LAYERS * HEADS * SINKS * DIMS * 2;
     p.bits = payload * 8 / (LAYERS * HEADS * (TOKENS - SINKS) * DIMS);
     p.error = stream == LQ_K ? logit_error(decoded) : output_error(decoded);
-    for (i = 0; with_ideal && i < a.reader.run_count; i++) {
+    for (uint32_t i = 0; with_ideal && i < a.reader.run_count; i++) {
         size_t profile_record;
         ideal += run_ideal(&a, i, &profile_record);
         apart += profile_record ? (double)profile_record : TRAILER + 52 + 8; /* a run of sinks */
@@ -495,8 +457,7 @@ static float step_for(uint32_t stream, uint32_t basis, double target)
 {
     double low = stream == LQ_K ? 0.4 : 0.2;
     double high = stream == LQ_K ? 1.2 : 0.5;
-    int i;
-    for (i = 0; i < 7; i++) {
+    for (int i = 0; i < 7; i++) {
         double middle = sqrt(low * high);
         if (measure(stream, HEADS, (float)middle, LQ_Z, basis, 0).error < target) {
             low = middle;
@@ -541,61 +502,54 @@ static void gaussian(int quantizer, double limit)
     static float x[WIDE * LONG];
     static float y[WIDE * LONG];
     const uint32_t dims = WIDE;
-    const void *slices[1];
-    void *slices_out[1];
     lq_vectors v = {NULL, 0, LQ_F32};
     lq_vectors_out out = {NULL, 0, LQ_F32};
     lq_codec_desc d;
-    lq_profile profile;
     void *profile_mem = source_alloc(lq_profile_bytes(WIDE));
     double low = 0.4;
     double high = 0.65;
     double bits = 0;
     double mse = 0;
-    int round;
-    size_t i;
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.geometry.stream = LQ_K;
     d.geometry.slice_count = 1;
     d.geometry.slice_dims = &dims;
+    lq_profile profile;
     d.profile = &profile;
     d.quantizer = quantizer;
+    const void *slices[1];
     slices[0] = x;
+    void *slices_out[1];
     slices_out[0] = y;
     v.slices = slices;
     out.slices = slices_out;
     source_seed = 2024;
-    for (i = 0; i < WIDE * LONG; i++) {
+    for (size_t i = 0; i < WIDE * LONG; i++) {
         x[i] = (float)source_gauss();
     }
     CHECK(!lq_profile_init(&profile, profile_mem, lq_profile_bytes(WIDE), &d.geometry, 1.0f));
-    for (round = 0; round < 10; round++) {
+    for (int round = 0; round < 10; round++) {
         lq_codec *codec = NULL;
-        void *mem;
-        void *workspace;
-        uint8_t *bytes;
-        const uint8_t *pages[2];
-        size_t page_bytes[2];
-        size_t workspace_bytes;
-        size_t bound;
-        size_t written;
         d.step = (float)sqrt(low * high);
-        mem = source_alloc(lq_codec_bytes(&d));
+        void *mem = source_alloc(lq_codec_bytes(&d));
         CHECK(lq_codec_init(&codec, mem, lq_codec_bytes(&d), &d) == LQ_OK);
-        workspace_bytes = lq_codec_workspace_bytes(codec);
-        workspace = source_alloc(workspace_bytes);
-        bound = 2 * lq_codec_page_bound(codec);
-        bytes = (uint8_t *)source_alloc(bound);
+        size_t workspace_bytes = lq_codec_workspace_bytes(codec);
+        void *workspace = source_alloc(workspace_bytes);
+        size_t bound = 2 * lq_codec_page_bound(codec);
+        uint8_t *bytes = (uint8_t *)source_alloc(bound);
+        size_t page_bytes[2];
+        size_t written;
         CHECK(!lq_codec_encode(codec, bytes, bound, &written, page_bytes, &v, NULL, LONG, workspace,
                                workspace_bytes));
+        const uint8_t *pages[2];
         pages[0] = bytes;
         pages[1] = bytes + page_bytes[0];
         CHECK(!lq_codec_decode(codec, &out, NULL, LONG, pages, page_bytes, workspace,
                                workspace_bytes));
         bits = (double)written * 8 / (WIDE * LONG);
         mse = 0;
-        for (i = 0; i < WIDE * LONG; i++) {
+        for (size_t i = 0; i < WIDE * LONG; i++) {
             mse += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
         }
         mse /= WIDE * LONG;
@@ -621,9 +575,8 @@ static void check_ranges(archive *a, uint32_t group, uint64_t sequence, uint32_t
                          size_t tokens, int rounds)
 {
     float *whole = (float *)source_alloc(heads * tokens * DIMS * 4);
-    int i;
     CHECK(unpack(a, group, sequence, whole, LQ_F32, heads, 0, tokens) == LQ_OK);
-    for (i = 0; i < rounds; i++) {
+    for (int i = 0; i < rounds; i++) {
         size_t first = i == 0 ? tokens - 1 : source_below((uint32_t)tokens);
         size_t count = i == 1   ? 0
                        : i == 2 ? tokens - first
@@ -632,10 +585,9 @@ static void check_ranges(archive *a, uint32_t group, uint64_t sequence, uint32_t
         size_t bytes = count * DIMS * lq_type_bytes(type);
         uint8_t *part = (uint8_t *)source_alloc(heads * bytes);
         uint8_t *want = (uint8_t *)source_alloc(bytes);
-        uint32_t h;
         archive_open(a, i & 1);
         CHECK(unpack(a, group, sequence, part, type, heads, first, count) == LQ_OK);
-        for (h = 0; h < heads; h++) {
+        for (uint32_t h = 0; h < heads; h++) {
             CHECK(!lq_type_from_f32(want, whole + (h * tokens + first) * DIMS, count * DIMS, type));
             CHECK(bytes == 0 || memcmp(want, part + h * bytes, bytes) == 0);
         }
@@ -656,14 +608,12 @@ static void check_against_sample(const archive *a, uint32_t group, uint64_t sequ
     uint16_t *back = (uint16_t *)source_alloc(HEADS * tokens * DIMS * 2);
     double error = 0;
     double power = 0;
-    size_t h;
-    size_t i;
     CHECK(unpack(a, group, sequence, back, LQ_F16, HEADS, 0, tokens) == LQ_OK);
-    for (h = 0; h < HEADS; h++) {
+    for (size_t h = 0; h < HEADS; h++) {
         const uint16_t *x = data + h * TOKENS * DIMS;
         const uint16_t *y = back + h * tokens * DIMS;
         CHECK(memcmp(x, y, sinks * DIMS * 2) == 0);
-        for (i = sinks * DIMS; i < tokens * DIMS; i++) {
+        for (size_t i = sinks * DIMS; i < tokens * DIMS; i++) {
             double u = (double)lq_f32_from_f16(x[i]);
             double e = u - (double)lq_f32_from_f16(y[i]);
             error += e * e;
@@ -694,18 +644,15 @@ static void test_kinds(int rounds)
         {LQ_PAGE_FIXED, 0, 2, 1.2f, 0.2, 0.2},
         {LQ_PAGE_RAW, 0, 0, 0, 0, 0},
     };
-    size_t i;
-    uint32_t stream;
-    uint32_t basis;
-    for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-        for (stream = LQ_K; stream <= LQ_V; stream++) {
-            for (basis = 0; basis <= LQ_BASIS_HADAMARD; basis++) {
-                lq_archive_pack_desc d;
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
+            for (uint32_t basis = 0; basis <= LQ_BASIS_HADAMARD; basis++) {
                 archive a;
                 uint32_t refit = basis == LQ_BASIS_HADAMARD;
                 size_t tokens = 300;
                 archive_start(&a);
-                d = pack_desc(stream, HEADS, add_group(&a, stream, 0, 0, HEADS), kinds[i].step);
+                lq_archive_pack_desc d =
+                    pack_desc(stream, HEADS, add_group(&a, stream, 0, 0, HEADS), kinds[i].step);
                 d.page = kinds[i].page;
                 d.quantizer = kinds[i].quantizer;
                 d.bits = kinds[i].bits;
@@ -733,11 +680,10 @@ static void test_kinds(int rounds)
 /* Two sequences in one group, the second in two calls; sinks as asked. */
 static void test_sequences(int rounds)
 {
-    lq_archive_pack_desc d;
     archive a;
     uint64_t count = 0;
     archive_start(&a);
-    d = pack_desc(LQ_K, HEADS, add_group(&a, LQ_K, 1, 0, HEADS), 0.4f);
+    lq_archive_pack_desc d = pack_desc(LQ_K, HEADS, add_group(&a, LQ_K, 1, 0, HEADS), 0.4f);
     d.sequence = 7;
     d.sinks = 20;
     CHECK(pack(&a, &d, 1, 0, 0, 100) == LQ_OK);
@@ -771,31 +717,29 @@ static void test_external_profile(void)
 {
     const lq_rope *const k_rope = &rope;
     lq_geometry g;
-    lq_profile profile;
     lq_archive_pack_desc d;
-    lq_archive_profile_desc named;
     lq_archive_unpack_desc u;
     lq_vectors_out out;
-    uint8_t digest[16];
     size_t rows = HEADS * DIMS;
     void *mem = source_alloc(lq_profile_bytes(rows));
     uint8_t *blob = (uint8_t *)source_alloc(lq_profile_save_bound(rows));
     float *x = (float *)source_alloc(LAYER_COUNT * 4);
-    void *slices[HEADS];
     void *workspace;
     size_t workspace_bytes;
     size_t blob_bytes;
-    size_t i;
     archive a;
     memset(&g, 0, sizeof g);
+    lq_archive_profile_desc named;
     memset(&named, 0, sizeof named);
     memset(&u, 0, sizeof u);
     g.stream = LQ_K;
     g.slice_count = HEADS;
     g.slice_dims = head_dims;
     g.rope = k_rope;
+    lq_profile profile;
     CHECK(lq_profile_init(&profile, mem, lq_profile_bytes(rows), &g, 2.0f) == LQ_OK);
     CHECK(!lq_profile_save(blob, lq_profile_save_bound(rows), &blob_bytes, &profile));
+    uint8_t digest[16];
     lq_blake2s_128(digest, blob, blob_bytes);
     named.hash = digest;
     archive_start(&a);
@@ -807,7 +751,8 @@ static void test_external_profile(void)
     archive_open(&a, 0);
     workspace_bytes = lq_archive_unpack_workspace_bytes(&a.reader, d.group);
     workspace = source_alloc(workspace_bytes);
-    for (i = 0; i < HEADS; i++) {
+    void *slices[HEADS];
+    for (size_t i = 0; i < HEADS; i++) {
         slices[i] = x + i * TOKENS * DIMS;
     }
     out.slices = slices;
@@ -821,7 +766,7 @@ static void test_external_profile(void)
     u.profile = blob;
     u.profile_bytes = blob_bytes;
     UNPACK(LQ_OK);
-    for (i = 0; i < 200 * DIMS; i++) {
+    for (size_t i = 0; i < 200 * DIMS; i++) {
         CHECK(fabs((double)x[i] - (double)lq_f32_from_f16(sample_k[i])) < 0.7);
     }
     blob[blob_bytes - 1] ^= 1;
@@ -860,18 +805,15 @@ static void test_external_profile(void)
 /* A second writer goes on where the first ended. */
 static void test_append(int rounds)
 {
-    lq_archive_writer_desc w;
-    lq_archive_pack_desc d;
-    uint32_t v_group;
-    uint64_t end;
     archive a;
     archive_start(&a);
-    d = pack_desc(LQ_K, HEADS, add_group(&a, LQ_K, 0, 0, HEADS), 0.4f);
+    lq_archive_pack_desc d = pack_desc(LQ_K, HEADS, add_group(&a, LQ_K, 0, 0, HEADS), 0.4f);
     CHECK(pack(&a, &d, 0, 0, 0, 150) == LQ_OK);
     CHECK(lq_archive_finish(&a.writer) == LQ_OK);
     archive_open(&a, 0);
-    end = a.reader.end;
+    uint64_t end = a.reader.end;
     CHECK(end == a.writer.offset);
+    lq_archive_writer_desc w;
     memset(&w, 0, sizeof w);
     w.mem = a.file + end;
     w.mem_bytes = FILE_BYTES - (size_t)end;
@@ -881,7 +823,7 @@ static void test_append(int rounds)
     d.first_token = 150;
     CHECK(pack(&a, &d, 0, 0, 150, 100) == LQ_OK);
     CHECK(lq_archive_flush_segment(&a.writer) == LQ_OK);
-    v_group = add_group(&a, LQ_V, 0, 0, HEADS);
+    uint32_t v_group = add_group(&a, LQ_V, 0, 0, HEADS);
     CHECK(v_group == d.group + 1);
     d = pack_desc(LQ_V, HEADS, v_group, 0.4f);
     CHECK(pack(&a, &d, 0, 0, 0, 250) == LQ_OK);
@@ -900,11 +842,9 @@ static void test_overwritten(void)
 {
     float *x = (float *)source_alloc(LAYER_COUNT * 4);
     float *y = (float *)source_alloc(LAYER_COUNT * 4);
-    lq_archive_pack_desc d;
     archive a;
-    size_t t;
     archive_start(&a);
-    d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 0.4f);
+    lq_archive_pack_desc d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 0.4f);
     CHECK(pack(&a, &d, 0, 0, 0, 200) == LQ_OK);
     d.page = LQ_PAGE_RAW;
     d.first_token = 70;
@@ -912,13 +852,12 @@ static void test_overwritten(void)
     CHECK(lq_archive_finish(&a.writer) == LQ_OK);
     archive_open(&a, 1);
     CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, 0, 200) == LQ_OK);
-    for (t = 0; t < 200; t++) {
-        size_t i;
+    for (size_t t = 0; t < 200; t++) {
         lq_page_ref ref;
         CHECK(lq_archive_find(&a.reader, 0, 0, t, &ref) == LQ_OK);
         CHECK(ref.run == (t < 4 ? 0u : t >= 70 && t < 100 ? 2u : 1u));
         CHECK(unpack(&a, 0, 0, y, LQ_F32, HEADS, t, 1) == LQ_OK);
-        for (i = 0; i < HEADS; i++) {
+        for (size_t i = 0; i < HEADS; i++) {
             const uint16_t *other = sample_v + ((HEADS + i) * TOKENS + 300 + t - 70) * DIMS;
             CHECK(memcmp(x + (i * 200 + t) * DIMS, y + i * DIMS, DIMS * 4) == 0);
             CHECK(t < 70 || t >= 100 || y[i * DIMS + 5] == lq_f32_from_f16(other[5]));
@@ -935,19 +874,17 @@ static void test_mixed_run(void)
     enum { PAGES = 12 };
     static const uint32_t dims = DIMS;
     archive a;
+    float *x = (float *)source_alloc(PAGES * 64 * DIMS * 4);
+    float *y = (float *)source_alloc(PAGES * 64 * DIMS * 4);
+    archive_start(&a);
+    lq_archive_run_desc run;
+    memset(&run, 0, sizeof run);
+    run.group = add_group(&a, LQ_V, 0, 0, 1);
     lq_codec *codecs[4];
     void *memories[4];
     lq_profile profiles[2];
     void *profile_mem[2];
-    lq_archive_run_desc run;
-    float *x = (float *)source_alloc(PAGES * 64 * DIMS * 4);
-    float *y = (float *)source_alloc(PAGES * 64 * DIMS * 4);
-    int with_callback;
-    uint32_t i;
-    archive_start(&a);
-    memset(&run, 0, sizeof run);
-    run.group = add_group(&a, LQ_V, 0, 0, 1);
-    for (i = 0; i < 4; i++) { /* profile 0 Z, profile 1 Z, profile 1 E8, raw */
+    for (uint32_t i = 0; i < 4; i++) { /* profile 0 Z, profile 1 Z, profile 1 E8, raw */
         uint32_t which = i > 0;
         lq_codec_desc d;
         memset(&d, 0, sizeof d);
@@ -956,11 +893,11 @@ static void test_mixed_run(void)
         d.geometry.slice_dims = &dims;
         if (i < 2) {
             lq_archive_profile_desc file = {NULL, 0, NULL};
-            uint8_t blob[2000];
             uint32_t id = 0;
             profile_mem[i] = source_alloc(lq_profile_bytes(DIMS + 1));
             CHECK(!lq_profile_init(&profiles[i], profile_mem[i], lq_profile_bytes(DIMS + 1),
                                    &d.geometry, i ? 1.0f : 0.5f));
+            uint8_t blob[2000];
             CHECK(!lq_profile_save(blob, sizeof blob, &file.count, &profiles[i]));
             file.bytes = blob;
             CHECK(lq_archive_add_profile(&a.writer, &file, &id) == LQ_OK && id == i);
@@ -980,22 +917,22 @@ static void test_mixed_run(void)
     run.token_count = PAGES * 64;
     run.step = 0.3f;
     CHECK(lq_archive_run_begin(&a.writer, &run) == LQ_OK);
-    for (i = 0; i < PAGES; i++) { /* 0 0 0 1 1 1 2 2 3 3 0 0 */
+    for (uint32_t i = 0; i < PAGES; i++) { /* 0 0 0 1 1 1 2 2 3 3 0 0 */
         const lq_codec *codec = codecs[i / 3 == 2 ? (i < 8 ? 2 : 3) : i == 9 ? 3 : i / 3 % 3];
         const void *slices[1];
-        void *slices_out[1];
         lq_vectors v = {NULL, 0, LQ_F16};
         lq_vectors_out out = {NULL, 0, LQ_F32};
         size_t workspace_bytes = lq_codec_workspace_bytes(codec);
         void *workspace = source_alloc(workspace_bytes);
         uint8_t *page = (uint8_t *)source_alloc(lq_codec_page_bound(codec));
-        const uint8_t *pages[2];
         size_t written = 0;
         size_t page_bytes = 0;
         slices[0] = sample_v + i * 64 * DIMS;
+        void *slices_out[1];
         slices_out[0] = x + i * 64 * DIMS;
         v.slices = slices;
         out.slices = slices_out;
+        const uint8_t *pages[2];
         pages[0] = page;
         CHECK(!lq_codec_encode(codec, page, lq_codec_page_bound(codec), &written, &page_bytes, &v,
                                NULL, 64, workspace, workspace_bytes));
@@ -1007,7 +944,7 @@ static void test_mixed_run(void)
     }
     CHECK(lq_archive_run_end(&a.writer) == LQ_OK);
     CHECK(lq_archive_finish(&a.writer) == LQ_OK);
-    for (with_callback = 0; with_callback < 2; with_callback++) {
+    for (int with_callback = 0; with_callback < 2; with_callback++) {
         archive_open(&a, with_callback);
         memset(y, 0, PAGES * 64 * DIMS * 4);
         CHECK(unpack(&a, 0, 0, y, LQ_F32, 1, 0, PAGES * 64) == LQ_OK);
@@ -1015,7 +952,7 @@ static void test_mixed_run(void)
         CHECK(unpack(&a, 0, 0, y, LQ_F32, 1, 65, PAGES * 64 - 66) == LQ_OK);
         CHECK(memcmp(x + 65 * DIMS, y, (PAGES * 64 - 66) * DIMS * 4) == 0);
     }
-    for (i = 0; i < 4; i++) {
+    for (uint32_t i = 0; i < 4; i++) {
         free(memories[i]);
     }
     free(profile_mem[0]);
@@ -1030,39 +967,34 @@ static void test_positions(void)
 {
     enum { N = 100 };
     static int64_t list[N];
-    int form;
-    for (form = 0; form < 3; form++) {
+    for (int form = 0; form < 3; form++) {
         lq_positions positions = {0, 0, NULL};
-        lq_archive_pack_desc d;
         float *x = (float *)source_zeros(N * DIMS * 4);
         float *back = (float *)source_zeros(N * DIMS * 4);
-        const void *slices[1];
         lq_vectors v = {NULL, 0, LQ_F32};
-        size_t workspace_bytes;
-        void *workspace;
         archive a;
-        size_t i;
         archive_start(&a);
-        d = pack_desc(LQ_K, 1, add_group(&a, LQ_K, 0, 0, 1), 0.05f);
+        lq_archive_pack_desc d = pack_desc(LQ_K, 1, add_group(&a, LQ_K, 0, 0, 1), 0.05f);
+        const void *slices[1];
         slices[0] = x;
         v.slices = slices;
-        for (i = 0; i < N; i++) {
+        for (size_t i = 0; i < N; i++) {
             list[i] = (int64_t)(i * i % 77) * 1000 - 5;
         }
         positions.first = form == 1 ? -1000000 : 123456789;
         positions.stride = form == 1 ? -3 : 5000000000;
         positions.list = form == 0 ? list : NULL;
-        for (i = 0; i < N * DIMS; i++) { /* the same vector at every position, then RoPE */
+        for (size_t i = 0; i < N * DIMS; i++) { /* the same vector at every position, then RoPE */
             x[i] = (float)(i % DIMS) / 16 - 2;
         }
         CHECK(lq_rope_apply_f32(x, N, DIMS, DIMS, &rope, &positions) == LQ_OK);
-        workspace_bytes = lq_archive_pack_workspace_bytes(&d);
-        workspace = source_alloc(workspace_bytes);
+        size_t workspace_bytes = lq_archive_pack_workspace_bytes(&d);
+        void *workspace = source_alloc(workspace_bytes);
         CHECK(!lq_archive_pack(&a.writer, &d, &v, &positions, N, workspace, workspace_bytes));
         CHECK(lq_archive_finish(&a.writer) == LQ_OK);
         archive_open(&a, 0);
         CHECK(unpack(&a, 0, 0, back, LQ_F32, 1, 0, N) == LQ_OK);
-        for (i = 0; i < N * DIMS; i++) { /* constant before RoPE: all of it is in the mean */
+        for (size_t i = 0; i < N * DIMS; i++) { /* constant before RoPE: all of it is in the mean */
             CHECK(fabs((double)x[i] - (double)back[i]) < 0.03);
         }
         CHECK(a.writer.offset < 4 * DIMS * 4 + 1500 + N * 8);
@@ -1081,10 +1013,9 @@ static int pack_floats(archive *a, const lq_archive_pack_desc *d, const float *x
     const void *slices[1];
     lq_vectors v = {NULL, 0, LQ_F32};
     lq_positions positions = {0, 1, NULL};
-    int status;
     slices[0] = x;
     v.slices = slices;
-    status = lq_archive_pack(&a->writer, d, &v, &positions, tokens, workspace, workspace_bytes);
+    int status = lq_archive_pack(&a->writer, d, &v, &positions, tokens, workspace, workspace_bytes);
     free(workspace);
     return status;
 }
@@ -1096,25 +1027,20 @@ static void test_pack_follow(void)
     const void *slices[1];
     lq_vectors v = {NULL, 0, LQ_F32};
     lq_positions positions = {1000, 1, NULL};
-    archive a[2];
-    uint32_t stream;
-    size_t i;
     slices[0] = x;
     v.slices = slices;
-    for (i = 0; i < 100 * DIMS; i++) {
+    for (size_t i = 0; i < 100 * DIMS; i++) {
         x[i] = (float)source_gauss();
     }
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
-        for (i = 0; i < 2; i++) {
-            lq_archive_pack_desc d;
-            void *workspace;
-            size_t bytes;
+    archive a[2];
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
+        for (size_t i = 0; i < 2; i++) {
             archive_start(&a[i]);
-            d = pack_desc(stream, 1, add_group(&a[i], stream, 0, 0, 1), 0.2f);
+            lq_archive_pack_desc d = pack_desc(stream, 1, add_group(&a[i], stream, 0, 0, 1), 0.2f);
             d.first_token = 1000;
             d.refit = stream == LQ_K;
-            bytes = lq_archive_pack_workspace_bytes(&d);
-            workspace = source_alloc(bytes);
+            size_t bytes = lq_archive_pack_workspace_bytes(&d);
+            void *workspace = source_alloc(bytes);
             CHECK(lq_archive_pack(&a[i].writer, &d, &v, i ? &positions : NULL, 100, workspace,
                                   bytes) == LQ_OK);
             CHECK(lq_archive_finish(&a[i].writer) == LQ_OK);
@@ -1139,10 +1065,9 @@ static void test_pack_errors(void)
     void *workspace;
     uint64_t count;
     archive a;
-    size_t i;
     slices[0] = x;
     v.slices = slices;
-    for (i = 0; i < 100 * DIMS; i++) {
+    for (size_t i = 0; i < 100 * DIMS; i++) {
         x[i] = (float)source_gauss();
     }
     archive_start(&a);
@@ -1202,7 +1127,7 @@ static void test_pack_errors(void)
     d.step = 1e-5f;
     PACK_BAD(LQ_E_RANGE);
     d = good;
-    for (i = 0; i < 100 * DIMS; i += 997) {
+    for (size_t i = 0; i < 100 * DIMS; i += 997) {
         float old = x[i];
         x[i] = lq_f32_from_f16(0x7e00);
         PACK_BAD(LQ_E_DATA);
@@ -1240,24 +1165,19 @@ static void test_pack_space(void)
     static float x[70 * DIMS];
     uint8_t *file = (uint8_t *)source_alloc(1 << 16);
     uint8_t *directory = (uint8_t *)source_alloc(1 << 16);
-    lq_archive_writer_desc w;
-    size_t room;
-    size_t i;
-    int which;
-    for (i = 0; i < 70 * DIMS; i++) {
+    for (size_t i = 0; i < 70 * DIMS; i++) {
         x[i] = (float)source_gauss();
     }
-    for (which = 0; which < 2; which++) {
+    lq_archive_writer_desc w;
+    for (int which = 0; which < 2; which++) {
         int spaces = 0;
         int fits = 0;
-        for (room = which ? 48 : 64; room < 12000; room += which ? 13 : 97) {
-            lq_archive_pack_desc d;
-            lq_archive_group_desc g;
+        for (size_t room = which ? 48 : 64; room < 12000; room += which ? 13 : 97) {
             lq_slice slice = {0, 0, 0, DIMS, 0, 0};
             archive a;
-            int status;
             memset(&a, 0, sizeof a);
             memset(&w, 0, sizeof w);
+            lq_archive_group_desc g;
             memset(&g, 0, sizeof g);
             w.mem = file;
             w.mem_bytes = which ? 1 << 16 : room;
@@ -1269,8 +1189,8 @@ static void test_pack_space(void)
             g.slices = &slice;
             g.slice_count = 1;
             CHECK(lq_archive_add_group(&a.writer, &g, NULL) == LQ_OK);
-            d = pack_desc(LQ_V, 1, 0, 0.2f);
-            status = pack_floats(&a, &d, x, 70, lq_archive_pack_workspace_bytes(&d));
+            lq_archive_pack_desc d = pack_desc(LQ_V, 1, 0, 0.2f);
+            int status = pack_floats(&a, &d, x, 70, lq_archive_pack_workspace_bytes(&d));
             CHECK(status == LQ_OK || status == LQ_E_SPACE);
             spaces += status == LQ_E_SPACE;
             if (status == LQ_OK) {
@@ -1296,32 +1216,27 @@ static void *calibrated_file(lq_profile *p, uint32_t stream, uint32_t layer, siz
     lq_archive_pack_desc d = pack_desc(stream, HEADS, 0, step);
     lq_positions positions = {SINKS, 1, NULL};
     lq_vectors v = {NULL, 0, LQ_F16};
-    const void *slices[HEADS];
-    size_t bytes;
-    size_t count;
-    lq_klt_desc desc;
     lq_klt klt;
     void *mem = source_alloc(lq_klt_bytes(&d.geometry));
-    void *workspace;
-    void *profile_mem;
-    uint8_t *file;
-    uint32_t i;
     CHECK(lq_klt_init(&klt, mem, lq_klt_bytes(&d.geometry), &d.geometry) == LQ_OK);
-    bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&d.geometry);
-    workspace = source_alloc(bytes);
-    for (i = 0; i < HEADS; i++) {
+    size_t bytes = lq_klt_profile_workspace_bytes(&klt) + lq_klt_workspace_bytes(&d.geometry);
+    void *workspace = source_alloc(bytes);
+    const void *slices[HEADS];
+    for (uint32_t i = 0; i < HEADS; i++) {
         slices[i] = data + ((layer * HEADS + i) * TOKENS + SINKS) * DIMS;
     }
     v.slices = slices;
+    lq_klt_desc desc;
     memset(&desc, 0, sizeof desc);
     desc.step = step;
     desc.unit = 1;
     CHECK(lq_klt_add(&klt, &v, &positions, tokens, workspace, bytes) == LQ_OK);
-    file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
+    uint8_t *file = (uint8_t *)source_alloc(lq_klt_profile_bound(&klt));
+    size_t count;
     CHECK(lq_klt_profile(&klt, file, lq_klt_profile_bound(&klt), &count, &desc, NULL, workspace,
                          bytes) == LQ_OK);
     CHECK(lq_profile_load(p, NULL, 0, &bytes, file, count) == LQ_E_SPACE);
-    profile_mem = source_alloc(bytes);
+    void *profile_mem = source_alloc(bytes);
     CHECK(lq_profile_load(p, profile_mem, bytes, &bytes, file, count) == LQ_OK);
     *bytes_of_file = file;
     *count_of_file = count;
@@ -1346,18 +1261,16 @@ static int unpack_calibrated(const archive *a, const lq_profile *profile, float 
     void *workspace = source_alloc(bytes);
     lq_archive_unpack_desc d;
     lq_vectors_out out = {NULL, 0, LQ_F32};
-    void *slices[HEADS];
-    uint32_t i;
-    int status;
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.calibrated = &profile;
     d.calibrated_count = 1;
-    for (i = 0; i < HEADS; i++) {
+    void *slices[HEADS];
+    for (uint32_t i = 0; i < HEADS; i++) {
         slices[i] = x + i * TOKENS * DIMS;
     }
     out.slices = slices;
-    status = lq_archive_unpack(&a->reader, &d, &out, 0, TOKENS, workspace, bytes);
+    int status = lq_archive_unpack(&a->reader, &d, &out, 0, TOKENS, workspace, bytes);
     free(workspace);
     return status;
 }
@@ -1367,8 +1280,7 @@ static double layer_error(const float *x, uint32_t stream, uint32_t layer)
 {
     const uint16_t *data = (stream == LQ_K ? sample_k : sample_v) + layer * LAYER_COUNT;
     double sum = 0;
-    int i;
-    for (i = 0; i < LAYER_COUNT; i++) {
+    for (int i = 0; i < LAYER_COUNT; i++) {
         double e = (double)x[i] - (double)lq_f32_from_f16(data[i]);
         sum += i / DIMS % TOKENS < SINKS ? 0 : e * e;
     }
@@ -1387,13 +1299,12 @@ static void test_calibrated(uint32_t stream, uint32_t layer)
     lq_profile other;
     void *mem = calibrated_profile(&p, stream, layer, 512, step);
     void *other_mem = calibrated_profile(&other, stream, layer, 448, step);
-    int way;
-    for (way = 0; way < 4; way++) {
+    for (int way = 0; way < 4; way++) {
         lq_archive_profile_desc named = {NULL, 0, NULL};
-        lq_archive_pack_desc d;
         archive a;
         archive_start(&a);
-        d = pack_desc(stream, HEADS, add_group(&a, stream, layer, 0, HEADS), step);
+        lq_archive_pack_desc d =
+            pack_desc(stream, HEADS, add_group(&a, stream, layer, 0, HEADS), step);
         d.calibrate = way == 1;
         named.hash = p.basis_hash;
         if (way >= 2) {
@@ -1428,12 +1339,10 @@ static void test_calibrated(uint32_t stream, uint32_t layer)
 static void change_profile(uint8_t *file, size_t count, uint32_t variant)
 {
     size_t means = 40 + 6 * HEADS;
-    uint32_t checksum;
-    int i;
     file[means] = (uint8_t)variant;
     file[means + 2] = (uint8_t)(variant >> 8);
-    checksum = lq_xxh32(file + 20, count - 20, lq_xxh32(file, 16, 0));
-    for (i = 0; i < 4; i++) {
+    uint32_t checksum = lq_xxh32(file + 20, count - 20, lq_xxh32(file, 16, 0));
+    for (int i = 0; i < 4; i++) {
         file[16 + i] = (uint8_t)(checksum >> 8 * i);
     }
 }
@@ -1448,19 +1357,16 @@ static uint8_t *fitted_file(lq_profile *fitted, void **mem, const lq_profile *p,
     const void *slices[HEADS];
     size_t room = lq_profile_save_bound(lq_profile_bytes(HEADS * (DIMS + 1)));
     uint8_t *file = (uint8_t *)source_alloc(room);
-    void *fit_mem;
-    void *workspace;
-    lq_fit fit;
-    uint32_t i;
-    for (i = 0; i < HEADS; i++) {
+    for (uint32_t i = 0; i < HEADS; i++) {
         slices[i] = sample_v + (i * TOKENS + SINKS) * DIMS;
     }
     v.slices = slices;
     d.geometry.basis = LQ_BASIS_DENSE;
     d.geometry.dense = p->dense;
-    fit_mem = source_alloc(lq_fit_bytes(&d.geometry));
-    workspace = source_alloc(lq_fit_workspace_bytes(&d.geometry));
+    void *fit_mem = source_alloc(lq_fit_bytes(&d.geometry));
+    void *workspace = source_alloc(lq_fit_workspace_bytes(&d.geometry));
     *mem = source_alloc(lq_profile_bytes(HEADS * (DIMS + 1)));
+    lq_fit fit;
     CHECK(lq_fit_init(&fit, fit_mem, lq_fit_bytes(&d.geometry), &d.geometry, 0.4f) == LQ_OK);
     CHECK(lq_fit_add(&fit, &v, &positions, 80, workspace, lq_fit_workspace_bytes(&d.geometry)) ==
           LQ_OK);
@@ -1478,18 +1384,16 @@ static int unpack_named(const archive *a, const lq_profile *p, float *y, size_t 
     size_t room = lq_archive_unpack_workspace_bytes(&a->reader, 0);
     void *workspace = source_alloc(room);
     lq_vectors_out out = {NULL, 0, LQ_F32};
-    void *slices[HEADS];
-    uint32_t i;
-    int status;
     memset(&u, 0, sizeof u);
     u.tables = tables;
     u.calibrated = &p;
     u.calibrated_count = 1;
-    for (i = 0; i < HEADS; i++) {
+    void *slices[HEADS];
+    for (uint32_t i = 0; i < HEADS; i++) {
         slices[i] = y + i * tokens * DIMS;
     }
     out.slices = slices;
-    status = lq_archive_unpack(&a->reader, &u, &out, 0, tokens, workspace, room);
+    int status = lq_archive_unpack(&a->reader, &u, &out, 0, tokens, workspace, room);
     free(workspace);
     return status;
 }
@@ -1506,24 +1410,21 @@ static double named_work(const lq_profile *p, const uint8_t *file, size_t count,
     uint8_t *variant = source_copy(file, count);
     float *x = (float *)source_alloc(sizeof(float) * HEADS * EACH * runs * DIMS);
     float *y = (float *)source_alloc(sizeof(float) * HEADS * EACH * runs * DIMS);
-    lq_archive_pack_desc d;
     archive a;
-    double all;
-    uint32_t i;
     archive_start(&a);
-    d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 0.4f);
-    for (i = 0; i < runs; i++) {
+    lq_archive_pack_desc d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 0.4f);
+    for (uint32_t i = 0; i < runs; i++) {
         lq_archive_profile_desc embedded = {NULL, 0, NULL};
-        uint32_t id;
         embedded.bytes = i == runs - 1 ? file : variant;
         embedded.count = count;
         change_profile(variant, count, i);
+        uint32_t id;
         CHECK(lq_archive_add_profile(&a.writer, &embedded, &id) == LQ_OK);
     }
     d.profile = &fitted;
     d.geometry.basis = LQ_BASIS_DENSE;
     d.geometry.dense = p->dense;
-    for (i = 0; i < runs; i++) {
+    for (uint32_t i = 0; i < runs; i++) {
         lq_archive_profile_desc embedded = {NULL, 0, NULL};
         embedded.bytes = named;
         embedded.count = named_count;
@@ -1536,7 +1437,7 @@ static double named_work(const lq_profile *p, const uint8_t *file, size_t count,
     steps_done = 0;
     archive_open(&a, 0);
     CHECK(unpack(&a, 0, 0, x, LQ_F32, HEADS, 0, EACH * runs) == LQ_OK);
-    all = (double)steps_done;
+    double all = (double)steps_done;
     CHECK(unpack_named(&a, p, y, EACH * runs) == LQ_OK);
     CHECK(memcmp(x, y, sizeof(float) * HEADS * EACH * runs * DIMS) == 0);
     archive_free(&a);
@@ -1554,27 +1455,24 @@ static void test_alternating(const lq_profile *p, const uint8_t *file, size_t co
     enum { RUNS = 100 };
     uint8_t *variant = source_copy(file, count);
     float *x = (float *)source_alloc(LAYER_COUNT * 4);
-    lq_profile other;
     size_t needed = 0;
-    void *mem;
-    lq_archive_pack_desc d;
     lq_archive_profile_desc embedded = {NULL, 0, NULL};
-    archive a;
-    uint32_t id[2];
-    uint32_t i;
     change_profile(variant, count, 1);
+    lq_profile other;
     CHECK(lq_profile_load(&other, NULL, 0, &needed, variant, count) == LQ_E_SPACE);
-    mem = source_alloc(needed);
+    void *mem = source_alloc(needed);
     CHECK(lq_profile_load(&other, mem, needed, &needed, variant, count) == LQ_OK);
+    archive a;
     archive_start(&a);
-    d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 8.0f);
+    lq_archive_pack_desc d = pack_desc(LQ_V, HEADS, add_group(&a, LQ_V, 0, 0, HEADS), 8.0f);
     embedded.count = count;
-    for (i = 0; i < 2; i++) {
+    uint32_t id[2];
+    for (uint32_t i = 0; i < 2; i++) {
         embedded.bytes = i ? variant : file;
         CHECK(lq_archive_add_profile(&a.writer, &embedded, &id[i]) == LQ_OK);
     }
     d.sinks = LQ_NO_SINKS;
-    for (i = 0; i < RUNS; i++) {
+    for (uint32_t i = 0; i < RUNS; i++) {
         d.profile = i % 2 ? &other : p;
         d.profile_id = id[i % 2];
         d.first_token = i;
@@ -1602,8 +1500,7 @@ static void test_work(void)
     void *mem = calibrated_file(&p, LQ_V, 0, 256, 0.4f, &file, &count);
     double bytes[3];
     double all[3];
-    int i;
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         all[i] = named_work(&p, file, count, 8u << i, &bytes[i]);
         printf("%.0f bytes of bases and runs that name them: %.2f steps a byte\n", bytes[i],
                all[i] / bytes[i]);
@@ -1623,36 +1520,31 @@ static void test_wide(int with_callback)
     static float x[WIDE];
     static float y[WIDE];
     lq_slice slice = {0, 0, 0, WIDE, 0, 0};
-    lq_archive_group_desc g;
-    lq_archive_pack_desc d;
-    archive a;
     const void *rows[1];
-    void *out_rows[1];
     lq_vectors v = {NULL, 0, LQ_F32};
     lq_vectors_out out = {NULL, 0, LQ_F32};
-    lq_archive_unpack_desc u;
-    size_t bytes;
-    void *workspace;
-    size_t i;
     rows[0] = x;
+    void *out_rows[1];
     out_rows[0] = y;
     v.slices = rows;
     out.slices = out_rows;
+    lq_archive_group_desc g;
     memset(&g, 0, sizeof g);
     g.stream = LQ_V;
     g.rope = LQ_ARCHIVE_NONE;
     g.slices = &slice;
     g.slice_count = 1;
+    archive a;
     archive_start(&a);
-    d = pack_desc(LQ_V, 1, 0, 0.5f);
+    lq_archive_pack_desc d = pack_desc(LQ_V, 1, 0, 0.5f);
     d.geometry.slice_dims = &dims;
     d.sinks = LQ_NO_SINKS;
     CHECK(lq_archive_add_group(&a.writer, &g, &d.group) == LQ_OK);
-    for (i = 0; i < WIDE; i++) {
+    for (size_t i = 0; i < WIDE; i++) {
         x[i] = i % 64 ? 0.0f : 1.0f;
     }
-    bytes = lq_archive_pack_workspace_bytes(&d);
-    workspace = source_alloc(bytes);
+    size_t bytes = lq_archive_pack_workspace_bytes(&d);
+    void *workspace = source_alloc(bytes);
     CHECK(lq_archive_pack(&a.writer, &d, &v, NULL, 1, workspace, bytes) == LQ_OK);
     free(workspace);
     CHECK(lq_archive_finish(&a.writer) == LQ_OK);
@@ -1662,6 +1554,7 @@ static void test_wide(int with_callback)
            (unsigned long)a.writer.offset, (unsigned long)bytes);
     CHECK(bytes < 6 * 4 * 64 * WIDE); /* six pages of floats */
     workspace = source_alloc(bytes);
+    lq_archive_unpack_desc u;
     memset(&u, 0, sizeof u);
     u.tables = tables;
     CHECK(lq_archive_unpack(&a.reader, &u, &out, 0, 1, workspace, bytes) == LQ_OK);

@@ -42,8 +42,7 @@ static size_t slice_stride(const setup *s, uint32_t slice)
 
 static void setup_free(setup *s)
 {
-    uint32_t i;
-    for (i = 0; i < SLICES_MAX; i++) {
+    for (uint32_t i = 0; i < SLICES_MAX; i++) {
         free(s->memory[i]);
     }
     free(s->profile_mem);
@@ -53,12 +52,11 @@ static void setup_free(setup *s)
 
 static void setup_group(setup *s, uint32_t stream, const uint32_t *dims, uint32_t count)
 {
-    uint32_t i;
     memset(s, 0, sizeof *s);
     s->geometry.stream = stream;
     s->geometry.slice_count = count;
     s->geometry.slice_dims = s->dims;
-    for (i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         s->dims[i] = dims[i];
         s->all += dims[i];
     }
@@ -66,8 +64,7 @@ static void setup_group(setup *s, uint32_t stream, const uint32_t *dims, uint32_
 
 static void setup_rope(setup *s, uint32_t rotary_dims, uint32_t layout, float magnitude)
 {
-    uint32_t i;
-    for (i = 0; i < rotary_dims / 2; i++) {
+    for (uint32_t i = 0; i < rotary_dims / 2; i++) {
         s->freqs[i] = (float)pow(1e4, -2.0 * i / rotary_dims);
     }
     s->rope.freqs = s->freqs;
@@ -81,20 +78,17 @@ static void setup_rope(setup *s, uint32_t rotary_dims, uint32_t layout, float ma
    about that mean. */
 static void setup_vectors(setup *s, size_t tokens, int type, size_t stride)
 {
-    uint32_t i;
-    size_t t;
-    size_t d;
     s->tokens = tokens;
     s->type = type;
     s->stride = stride;
-    for (i = 0; i < s->geometry.slice_count; i++) {
+    for (uint32_t i = 0; i < s->geometry.slice_count; i++) {
         size_t step = slice_stride(s, i);
         size_t count = tokens ? (tokens - 1) * step + s->dims[i] : 0;
         float *x = (float *)source_zeros(count * 4);
-        for (d = 0; d < s->dims[i]; d++) {
+        for (size_t d = 0; d < s->dims[i]; d++) {
             double mean = source_below(3) ? 0 : 3 * source_gauss();
             double sigma = pow(2, 5 * source_uniform() - 4);
-            for (t = 0; t < tokens; t++) {
+            for (size_t t = 0; t < tokens; t++) {
                 int value = s->geometry.stream == LQ_V;
                 double gain = value ? pow(2, 6 * fmod(0.618 * (double)t, 1) - 3) : 1;
                 x[t * step + d] = (float)(mean + gain * sigma * source_gauss());
@@ -116,8 +110,8 @@ static void setup_profile(setup *s, float step)
     size_t workspace_bytes = lq_fit_workspace_bytes(&s->geometry);
     void *fit_mem = source_alloc(lq_fit_bytes(&s->geometry));
     void *workspace = source_alloc(workspace_bytes);
-    lq_fit fit;
     s->profile_mem = source_alloc(lq_profile_bytes(rows));
+    lq_fit fit;
     CHECK(lq_fit_init(&fit, fit_mem, lq_fit_bytes(&s->geometry), &s->geometry, step) == LQ_OK);
     CHECK(lq_fit_add(&fit, &s->vectors, &s->positions, s->tokens, workspace, workspace_bytes) ==
           LQ_OK);
@@ -128,7 +122,6 @@ static void setup_profile(setup *s, float step)
 
 static int setup_codec(setup *s, int page, int quantizer, int bits, int raw_type, float step)
 {
-    size_t bytes;
     s->desc.geometry = s->geometry;
     s->desc.page = page;
     s->desc.quantizer = quantizer;
@@ -140,7 +133,7 @@ static int setup_codec(setup *s, int page, int quantizer, int bits, int raw_type
         s->desc.profile = &s->profile;
         s->desc.tables = page == LQ_PAGE_FIXED ? NULL : tables;
     }
-    bytes = lq_codec_bytes(&s->desc);
+    size_t bytes = lq_codec_bytes(&s->desc);
     s->codec_mem = (uint8_t *)source_alloc(bytes + 3);
     return CHECK(bytes > 0) &&
            CHECK(lq_codec_init(&s->codec, s->codec_mem + 3, bytes, &s->desc) == LQ_OK);
@@ -151,9 +144,7 @@ static double element(const void *src, size_t i, int type)
 {
     float x;
     const uint8_t *at = (const uint8_t *)src + i * lq_type_bytes(type);
-    if (lq_f32_from_type(&x, at, 1, type)) {
-        return 0;
-    }
+    if (lq_f32_from_type(&x, at, 1, type)) return 0;
     return (double)x;
 }
 
@@ -167,11 +158,8 @@ static int64_t position(const setup *s, size_t t)
 static double center_of(const setup *s, uint32_t slice, size_t i)
 {
     size_t at = s->geometry.slice_count;
-    uint32_t k;
-    if (s->geometry.stream == LQ_K) {
-        return 0;
-    }
-    for (k = 0; k < slice; k++) {
+    if (s->geometry.stream == LQ_K) return 0;
+    for (uint32_t k = 0; k < slice; k++) {
         at += s->dims[k];
     }
     return s->profile.mean[at + i] *
@@ -183,22 +171,19 @@ static void coefficients(const setup *s, double *y, const void *src, int type, s
                          uint32_t slice, size_t t)
 {
     size_t dims = s->dims[slice];
-    size_t i;
-    for (i = 0; i < dims; i++) {
+    for (size_t i = 0; i < dims; i++) {
         y[i] = element(src, at + i, type) - center_of(s, slice, i);
     }
     if (s->geometry.rope) {
         size_t half = s->rope.rotary_dims / 2;
         double magnitude = s->rope.magnitude == 0.0f ? 1 : (double)s->rope.magnitude;
-        for (i = 0; i < half; i++) {
+        for (size_t i = 0; i < half; i++) {
             int adjacent = s->rope.layout == LQ_ROPE_ADJACENT;
             source_rope_pair(y + (adjacent ? 2 * i : i), y + (adjacent ? 2 * i + 1 : i + half),
                              (double)position(s, t), (double)s->freqs[i], magnitude, 1);
         }
     }
-    if (s->profile.basis == LQ_BASIS_HADAMARD) {
-        source_rotate(y, dims, 0);
-    }
+    if (s->profile.basis == LQ_BASIS_HADAMARD) source_rotate(y, dims, 0);
 }
 
 /* Quarter octaves of the root mean square of numbers that are rounded as the library does: to a 2^15th of the
@@ -207,16 +192,14 @@ static double gain_of_numbers(const double *x, size_t dims)
 {
     double most = 0;
     double sum = 0;
-    double unit;
-    size_t i;
-    for (i = 0; i < dims; i++) {
+    for (size_t i = 0; i < dims; i++) {
         most = fmax(most, fabs(x[i]));
     }
     if (most < 1e-37) { /* zeros, or float32's subnormals */
         return -127;
     }
-    unit = pow(2, floor(log2(most)) - 15);
-    for (i = 0; i < dims; i++) {
+    double unit = pow(2, floor(log2(most)) - 15);
+    for (size_t i = 0; i < dims; i++) {
         double q = rint(x[i] / unit);
         sum += q * q;
     }
@@ -229,29 +212,21 @@ static double gain_of(const setup *s, uint32_t slice, size_t t)
 {
     static double whole[DIMS_MAX];
     static double left[DIMS_MAX];
-    double gain;
-    double of_whole;
-    size_t i;
-    if (s->geometry.stream == LQ_K) {
-        return 1;
-    }
-    for (i = 0; i < s->dims[slice]; i++) {
+    if (s->geometry.stream == LQ_K) return 1;
+    for (size_t i = 0; i < s->dims[slice]; i++) {
         whole[i] = element(s->slices[slice], t * slice_stride(s, slice) + i, s->type);
         left[i] = (double)(float)(whole[i] - center_of(s, slice, i));
     }
-    of_whole = gain_of_numbers(whole, s->dims[slice]);
-    gain = gain_of_numbers(left, s->dims[slice]);
+    double of_whole = gain_of_numbers(whole, s->dims[slice]);
+    double gain = gain_of_numbers(left, s->dims[slice]);
     gain = of_whole <= gain - 2 ? fmax(of_whole, gain - 8) : gain;
     return pow(2, (gain < -127 ? -127 : gain) / 4);
 }
 
 static int class_of(const setup *s, size_t row)
 {
-    double eighths;
-    if (s->profile.sigma[row] == LQ_SIGMA_DEAD) {
-        return 0;
-    }
-    eighths = s->profile.sigma[row] / 2.0 - 8 * log2((double)s->desc.step);
+    if (s->profile.sigma[row] == LQ_SIGMA_DEAD) return 0;
+    double eighths = s->profile.sigma[row] / 2.0 - 8 * log2((double)s->desc.step);
     eighths = floor(eighths + 0.5) + LQ_CLASS_ONE;
     return (int)(eighths < 0 ? 0 : eighths > LQ_CLASS_MAX ? LQ_CLASS_MAX : eighths);
 }
@@ -289,8 +264,7 @@ static void check_lattice(const double *v, const double *e, const int *classes, 
     double error = 0;
     double shrink = 0;
     double most = 0;
-    size_t i;
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         double w = wiener_of(quantizer, classes[i]);
         most = w > most ? w : most;
         shrink += (1 - w) * v[i] * ((1 - w) * v[i]);
@@ -313,8 +287,7 @@ static void check_fixed_e8(const double *v, const double *e, double slack)
 {
     double error = 0;
     double excess = 0;
-    size_t i;
-    for (i = 0; i < 8; i++) {
+    for (size_t i = 0; i < 8; i++) {
         double over = fabs(v[i]) > 6.5 ? fabs(v[i]) - 6.5 : 0;
         error += (e[i] - v[i]) * (e[i] - v[i]);
         excess += over * over;
@@ -328,12 +301,10 @@ static void check_token(const setup *s, const double *v, const double *e, const 
                         double slack)
 {
     size_t block = lq_lattice_dims(s->desc.quantizer ? s->desc.quantizer : LQ_Z);
-    size_t i;
-    size_t j;
-    for (i = 0; i < s->all; i += block) {
+    for (size_t i = 0; i < s->all; i += block) {
         size_t n = s->all - i < block ? s->all - i : block;
         int lattice = n == block && block > 1;
-        for (j = 0; j < n; j++) {
+        for (size_t j = 0; j < n; j++) {
             lattice = lattice && classes[i + j] != 0;
         }
         if (s->desc.page == LQ_PAGE_FIXED && block == 8) {
@@ -341,7 +312,7 @@ static void check_token(const setup *s, const double *v, const double *e, const 
         } else if (lattice) {
             check_lattice(v + i, e + i, classes + i, n, s->desc.quantizer, slack);
         } else {
-            for (j = 0; j < n; j++) {
+            for (size_t j = 0; j < n; j++) {
                 if (s->desc.page == LQ_PAGE_FIXED) {
                     check_fixed_z(v[i + j], e[i + j], s->desc.bits ? s->desc.bits : 4, slack);
                 } else {
@@ -360,25 +331,22 @@ static void check_cells(const setup *s, const float *decoded)
     static int classes[DIMS_MAX];
     double slack = s->profile.basis == LQ_BASIS_HADAMARD ? 0.06 : 0.02;
     size_t lead = s->geometry.stream == LQ_V ? s->geometry.slice_count : 0;
-    uint32_t slice;
-    size_t t;
-    size_t i;
-    for (i = 0; i < s->all; i++) {
+    for (size_t i = 0; i < s->all; i++) {
         classes[i] = class_of(s, lead + i);
     }
     bad_cells = 0;
-    for (t = 0; t < s->tokens; t++) {
+    for (size_t t = 0; t < s->tokens; t++) {
         size_t at = 0;
         double rounded = 0; /* decoded values are floats, near the centre if not near 0 */
-        for (slice = 0; slice < s->geometry.slice_count; slice++) {
+        for (uint32_t slice = 0; slice < s->geometry.slice_count; slice++) {
             double unit = (double)s->desc.step * gain_of(s, slice, t);
-            for (i = 0; i < s->dims[slice]; i++) {
+            for (size_t i = 0; i < s->dims[slice]; i++) {
                 rounded = fmax(rounded, fabs(center_of(s, slice, i)) * 0x1p-22 / unit);
             }
             coefficients(s, v + at, s->slices[slice], s->type, t * slice_stride(s, slice), slice,
                          t);
             coefficients(s, e + at, decoded, LQ_F32, t * s->all + at, slice, t);
-            for (i = at; i < at + s->dims[slice]; i++) {
+            for (size_t i = at; i < at + s->dims[slice]; i++) {
                 double mean = lead ? 0
                                    : s->profile.mean[i] * pow(2, s->profile.mean_exponent) /
                                          (double)s->desc.step;
@@ -404,8 +372,7 @@ typedef struct pages {
 
 static void pages_free(pages *p)
 {
-    size_t i;
-    for (i = 0; i < p->count; i++) {
+    for (size_t i = 0; i < p->count; i++) {
         free(p->own[i]);
     }
     free(p->bytes);
@@ -416,16 +383,13 @@ static int encode(const setup *s, pages *p)
 {
     size_t workspace_bytes = lq_codec_workspace_bytes(s->codec);
     uint8_t *workspace = (uint8_t *)source_alloc(workspace_bytes + 1);
-    size_t room;
     size_t at = 0;
-    size_t i;
-    int status;
     memset(p, 0, sizeof *p);
     p->count = (s->tokens + 63) / 64;
-    room = p->count * lq_codec_page_bound(s->codec);
+    size_t room = p->count * lq_codec_page_bound(s->codec);
     p->bytes = (uint8_t *)source_alloc(room);
-    status = lq_codec_encode(s->codec, p->bytes, room, &p->written, p->page_bytes, &s->vectors,
-                             &s->positions, s->tokens, workspace + 1, workspace_bytes);
+    int status = lq_codec_encode(s->codec, p->bytes, room, &p->written, p->page_bytes, &s->vectors,
+                                 &s->positions, s->tokens, workspace + 1, workspace_bytes);
     free(workspace);
     if (status) {
         free(p->bytes);
@@ -434,7 +398,7 @@ static int encode(const setup *s, pages *p)
         CHECK(p->written == 0);
         return status;
     }
-    for (i = 0; i < p->count; i++) {
+    for (size_t i = 0; i < p->count; i++) {
         CHECK(p->page_bytes[i] <= lq_codec_page_bound(s->codec));
         p->own[i] = source_copy(p->bytes + at, p->page_bytes[i]);
         p->page[i] = p->own[i];
@@ -449,14 +413,13 @@ static int decode(const setup *s, const pages *p, void **slices, int type, size_
 {
     size_t workspace_bytes = lq_codec_workspace_bytes(s->codec);
     uint8_t *workspace = (uint8_t *)source_alloc(workspace_bytes);
-    lq_vectors_out out;
-    int status;
     memset(workspace, 0x7f, workspace_bytes); /* what another call may have left there */
+    lq_vectors_out out;
     out.slices = slices;
     out.token_stride = stride;
     out.type = type;
-    status = lq_codec_decode(s->codec, &out, &s->positions, s->tokens, p->page, p->page_bytes,
-                             workspace, workspace_bytes);
+    int status = lq_codec_decode(s->codec, &out, &s->positions, s->tokens, p->page, p->page_bytes,
+                                 workspace, workspace_bytes);
     free(workspace);
     return status;
 }
@@ -466,8 +429,7 @@ static int decode_floats(const setup *s, const pages *p, float *dst)
 {
     void *slices[SLICES_MAX];
     size_t at = 0;
-    uint32_t i;
-    for (i = 0; i < s->geometry.slice_count; i++) {
+    for (uint32_t i = 0; i < s->geometry.slice_count; i++) {
         slices[i] = dst + at;
         at += s->dims[i];
     }
@@ -477,25 +439,22 @@ static int decode_floats(const setup *s, const pages *p, float *dst)
 /* f16 and bf16 outputs are the floats converted; what lies between the vectors is not touched. */
 static void check_output_types(const setup *s, const pages *p, const float *decoded)
 {
-    int type;
-    for (type = LQ_F32; type <= LQ_BF16; type++) {
+    for (int type = LQ_F32; type <= LQ_BF16; type++) {
         size_t bytes = lq_type_bytes(type);
         size_t gap = source_below(3);
         size_t stride = s->all + gap;
         size_t total = ((s->tokens - 1) * stride + s->all) * bytes;
         uint8_t *out = (uint8_t *)source_alloc(total);
         uint8_t *want = (uint8_t *)source_alloc(total);
-        void *slices[SLICES_MAX];
         size_t at = 0;
-        size_t t;
-        uint32_t i;
         memset(out, 0xa5, total);
         memset(want, 0xa5, total);
-        for (i = 0; i < s->geometry.slice_count; i++) {
+        void *slices[SLICES_MAX];
+        for (uint32_t i = 0; i < s->geometry.slice_count; i++) {
             slices[i] = out + at * bytes;
             at += s->dims[i];
         }
-        for (t = 0; t < s->tokens; t++) {
+        for (size_t t = 0; t < s->tokens; t++) {
             CHECK(!lq_type_from_f32(want + t * stride * bytes, decoded + t * s->all, s->all, type));
         }
         CHECK(decode(s, p, slices, type, stride) == LQ_OK);
@@ -510,16 +469,15 @@ static float *round_trip(const setup *s, pages *p)
 {
     size_t count = s->tokens * s->all;
     float *decoded = (float *)source_zeros(count * 4);
-    int level;
     lq_cpu_limit(0);
     if (!CHECK(encode(s, p) == LQ_OK) || !CHECK(decode_floats(s, p, decoded) == LQ_OK)) {
         lq_cpu_limit(-1);
         return decoded;
     }
-    for (level = 1; level <= levels; level++) {
+    for (int level = 1; level <= levels; level++) {
         float *other = (float *)source_zeros(count * 4);
-        pages q;
         lq_cpu_limit(level);
+        pages q;
         CHECK(encode(s, &q) == LQ_OK && q.written == p->written &&
               memcmp(q.bytes, p->bytes, p->written) == 0);
         CHECK(decode_floats(s, p, other) == LQ_OK && memcmp(other, decoded, count * 4) == 0);
@@ -547,9 +505,8 @@ static const shape shapes[] = {
 static void setup_shape(setup *s, uint32_t stream, size_t which)
 {
     uint32_t least = 100000;
-    uint32_t i;
     setup_group(s, stream, shapes[which].dims, shapes[which].count);
-    for (i = 0; i < shapes[which].count; i++) {
+    for (uint32_t i = 0; i < shapes[which].count; i++) {
         least = shapes[which].dims[i] < least ? shapes[which].dims[i] : least;
     }
     if (least >= 2 && source_below(3)) { /* V with RoPE is legal too, if odd */
@@ -560,7 +517,7 @@ static void setup_shape(setup *s, uint32_t stream, size_t which)
     s->positions.first = source_below(2) ? 0 : (int64_t)source_below(1000000);
     s->positions.stride = (int64_t)source_below(4);
     if (source_below(4) == 0) {
-        for (i = 0; i < TOKENS_MAX; i++) {
+        for (uint32_t i = 0; i < TOKENS_MAX; i++) {
             s->list[i] = (int64_t)source_below(100000);
         }
         s->positions.list = s->list;
@@ -575,16 +532,12 @@ static void random_case(size_t n)
     size_t tokens = 1 + n % 200;
     int type = 1 + (int)source_below(3);
     float step = (float)pow(2, 4 * source_uniform() - 3.03);
-    float *decoded;
-    int page;
-    int quantizer;
     int bits = 0;
-    pages p;
     setup_shape(s, stream, source_below(sizeof shapes / sizeof shapes[0]));
     s->geometry.basis = source_below(3);
     setup_vectors(s, tokens, type, source_below(2) ? 0 : s->all + source_below(9));
-    page = source_below(3) ? LQ_PAGE_CODED : LQ_PAGE_FIXED;
-    quantizer = (int)source_below(5);
+    int page = source_below(3) ? LQ_PAGE_CODED : LQ_PAGE_FIXED;
+    int quantizer = (int)source_below(5);
     if (page == LQ_PAGE_FIXED) {
         bits = fixed_bits[source_below(5)];
         quantizer = s->all % 8 == 0 && (bits == 0 || bits == 4) && source_below(2) ? LQ_E8 : 0;
@@ -595,13 +548,12 @@ static void random_case(size_t n)
         setup_free(s);
         return;
     }
-    decoded = round_trip(s, &p);
+    pages p;
+    float *decoded = round_trip(s, &p);
     if (p.count) {
-        lq_page_info info;
         check_cells(s, decoded);
-        if (n % 4 == 0) {
-            check_output_types(s, &p, decoded);
-        }
+        if (n % 4 == 0) check_output_types(s, &p, decoded);
+        lq_page_info info;
         CHECK(lq_page_inspect(&info, p.page[p.count - 1], p.page_bytes[p.count - 1]) == LQ_OK);
         CHECK(info.page == page && info.quantizer == (quantizer ? quantizer : LQ_Z));
         CHECK(info.bits == (page == LQ_PAGE_CODED ? 0 : bits ? bits : 4) && info.type == 0);
@@ -617,37 +569,30 @@ static void test_batches(void)
 {
     setup *s = &s_;
     const uint32_t dims[1] = {16};
-    size_t workspace_bytes;
-    uint8_t *workspace;
-    uint8_t *page;
     size_t at = 0;
-    size_t i;
-    float *decoded;
-    pages p;
     setup_group(s, LQ_K, dims, 1);
     setup_rope(s, 16, 0, 0);
     s->positions.first = 5;
     setup_vectors(s, TOKENS_MAX, LQ_F32, 0);
     setup_profile(s, 0.3f);
-    if (!setup_codec(s, 0, LQ_D4, 0, 0, 0.3f)) {
-        return;
-    }
-    decoded = round_trip(s, &p);
+    if (!setup_codec(s, 0, LQ_D4, 0, 0, 0.3f)) return;
+    pages p;
+    float *decoded = round_trip(s, &p);
     check_cells(s, decoded);
     CHECK(p.count == (TOKENS_MAX + 63) / 64);
-    workspace_bytes = lq_codec_workspace_bytes(s->codec);
-    workspace = (uint8_t *)source_alloc(workspace_bytes);
-    page = (uint8_t *)source_alloc(lq_codec_page_bound(s->codec));
-    for (i = 0; i < p.count; i++) {
+    size_t workspace_bytes = lq_codec_workspace_bytes(s->codec);
+    uint8_t *workspace = (uint8_t *)source_alloc(workspace_bytes);
+    uint8_t *page = (uint8_t *)source_alloc(lq_codec_page_bound(s->codec));
+    for (size_t i = 0; i < p.count; i++) {
         const void *slices[1];
         size_t n = s->tokens - 64 * i < 64 ? s->tokens - 64 * i : 64;
         lq_vectors part = {NULL, 0, LQ_F32};
         lq_positions from = {0, 1, NULL};
-        size_t written;
-        size_t page_bytes;
         slices[0] = (const float *)s->memory[0] + 64 * i * 16;
         part.slices = slices;
         from.first = 5 + 64 * (int64_t)i;
+        size_t written;
+        size_t page_bytes;
         CHECK(lq_codec_encode(s->codec, page, lq_codec_page_bound(s->codec), &written, &page_bytes,
                               &part, &from, n, workspace, workspace_bytes) == LQ_OK);
         CHECK(written == p.page_bytes[i] && page_bytes == written &&
@@ -664,14 +609,13 @@ static void test_batches(void)
 /* ---- raw pages ---- */
 static void random_bits(setup *s, size_t tokens, int type)
 {
-    uint32_t i;
-    size_t k;
     s->tokens = tokens;
     s->type = type;
-    for (i = 0; i < s->geometry.slice_count; i++) {
+    for (uint32_t i = 0; i < s->geometry.slice_count; i++) {
         size_t bytes = tokens * s->dims[i] * lq_type_bytes(type);
         uint8_t *x = (uint8_t *)source_alloc(bytes);
-        for (k = 0; k < bytes; k++) { /* every fourth byte pair is of the NaNs and infinities */
+        /* every fourth byte pair is of the NaNs and infinities */
+        for (size_t k = 0; k < bytes; k++) {
             x[k] = (uint8_t)(k / 2 % 4 == 3 && (k & 1) ? 0x7f : source_below(256));
         }
         s->memory[i] = x;
@@ -685,11 +629,10 @@ static void random_bits(setup *s, size_t tokens, int type)
 /* What a page makes of numbers beyond the range of its type: the largest one, not infinity. */
 static void keep_finite(uint8_t *dst, const float *x, size_t count, int type)
 {
-    size_t i;
-    for (i = 0; i < count && type != LQ_F32; i++) {
+    for (size_t i = 0; i < count && type != LQ_F32; i++) {
         uint16_t h;
-        uint32_t u;
         memcpy(&h, dst + 2 * i, 2);
+        uint32_t u;
         memcpy(&u, x + i, 4);
         if ((h & 0x7fffu) == (type == LQ_F16 ? 0x7c00u : 0x7f80u) &&
             (u & 0x7fffffffu) < 0x7f800000u) {
@@ -703,23 +646,20 @@ static void test_raw(uint32_t stream, int source_type, int raw_type, size_t toke
 {
     static const uint32_t dims[3] = {7, 64, 2};
     setup *s = &s_;
-    void *slices[3];
-    uint32_t i;
-    pages p;
     setup_group(s, stream, dims, 3);
     setup_rope(s, 2, 0, 0); /* raw pages keep vectors as they are */
     random_bits(s, tokens, source_type);
-    if (!setup_codec(s, LQ_PAGE_RAW, 0, 0, raw_type, 0)) {
-        return;
-    }
+    if (!setup_codec(s, LQ_PAGE_RAW, 0, 0, raw_type, 0)) return;
     raw_type = raw_type ? raw_type : LQ_F16;
+    pages p;
     CHECK(encode(s, &p) == LQ_OK);
     CHECK(p.written == tokens * 73 * lq_type_bytes(raw_type) + TRAILER * p.count);
-    for (i = 0; i < 3; i++) {
+    void *slices[3];
+    for (uint32_t i = 0; i < 3; i++) {
         slices[i] = source_zeros(tokens * dims[i] * lq_type_bytes(raw_type));
     }
     CHECK(decode(s, &p, slices, raw_type, 0) == LQ_OK);
-    for (i = 0; i < 3; i++) {
+    for (uint32_t i = 0; i < 3; i++) {
         size_t count = tokens * dims[i];
         uint8_t *want = (uint8_t *)source_alloc(count * 4);
         float *x = (float *)source_alloc(count * 4);
@@ -741,16 +681,13 @@ static void test_raw(uint32_t stream, int source_type, int raw_type, size_t toke
 
 static void test_raw_all(void)
 {
-    size_t tokens;
-    int a;
-    int b;
-    for (a = LQ_F32; a <= LQ_BF16; a++) {
-        for (b = 0; b <= LQ_BF16; b++) {
+    for (int a = LQ_F32; a <= LQ_BF16; a++) {
+        for (int b = 0; b <= LQ_BF16; b++) {
             test_raw(LQ_K, a, b, 1);
             test_raw(LQ_V, a, b, 100);
         }
     }
-    for (tokens = 1; tokens <= 130; tokens++) {
+    for (size_t tokens = 1; tokens <= 130; tokens++) {
         test_raw(LQ_K, LQ_F16, 0, tokens);
     }
 }
@@ -762,24 +699,20 @@ static void test_zeros(void)
     static const int page_of[3] = {LQ_PAGE_CODED, LQ_PAGE_FIXED, LQ_PAGE_FIXED};
     static const int quantizer_of[3] = {LQ_Z, LQ_Z, LQ_E8};
     setup *s = &s_;
-    uint32_t stream;
-    int which;
-    size_t i;
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
-        for (which = 0; which < 3; which++) {
-            float *decoded;
-            pages p;
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
+        for (int which = 0; which < 3; which++) {
             setup_group(s, stream, dims, 2);
             setup_vectors(s, 70, LQ_F32, 0);
             memset(s->memory[0], 0, 70 * 16 * 4);
             memset(s->memory[1], 0, 70 * 8 * 4);
             setup_profile(s, 0.5f);
-            for (i = 0; i < 24; i++) {
+            for (size_t i = 0; i < 24; i++) {
                 CHECK(s->profile.sigma[(stream == LQ_V ? 2 : 0) + i] == LQ_SIGMA_DEAD);
             }
+            pages p;
             if (setup_codec(s, page_of[which], quantizer_of[which], 0, 0, 0.5f)) {
-                decoded = round_trip(s, &p);
-                for (i = 0; i < 70 * 24; i++) { /* the half-integer grid has no zero */
+                float *decoded = round_trip(s, &p);
+                for (size_t i = 0; i < 70 * 24; i++) { /* the half-integer grid has no zero */
                     double most = which == 1 && stream == LQ_K ? 0.25 : which == 1 ? 1e-9 : 0;
                     CHECK(fabs((double)decoded[i]) <= most);
                 }
@@ -799,20 +732,17 @@ static void test_outliers(void)
 {
     static const uint32_t dims[1] = {64};
     setup *s = &s_;
-    int quantizer;
-    int sign;
-    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
-        for (sign = -1; sign <= 1; sign += 2) {
-            float *decoded;
-            pages p;
+    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+        for (int sign = -1; sign <= 1; sign += 2) {
             setup_group(s, LQ_K, dims, 1);
             setup_vectors(s, 64, LQ_F32, 0);
             setup_profile(s, 0.5f);
             ((float *)s->memory[0])[64 * 9 + 17] = (float)sign * 1024.0f;
             ((float *)s->memory[0])[64 * 63 + 63] = (float)sign * 500.3f;
             ((float *)s->memory[0])[0] = (float)sign * 20;
+            pages p;
             if (setup_codec(s, 0, quantizer, 0, 0, 0.5f)) {
-                decoded = round_trip(s, &p);
+                float *decoded = round_trip(s, &p);
                 if (quantizer == LQ_Z) { /* the lattices' factor shrinks outliers: see the bound */
                     double error = (double)decoded[64 * 9 + 17] - sign * 1024.0;
                     CHECK(fabs(error) <= 0.51);
@@ -831,22 +761,19 @@ static void test_scales(void)
 {
     static const uint32_t dims[1] = {32};
     setup *s = &s_;
-    int exponent;
-    for (exponent = -38; exponent <= 38; exponent += 2) {
-        int page;
-        for (page = LQ_PAGE_FIXED; page <= LQ_PAGE_CODED; page++) {
-            size_t i;
-            pages p;
+    for (int exponent = -38; exponent <= 38; exponent += 2) {
+        for (int page = LQ_PAGE_FIXED; page <= LQ_PAGE_CODED; page++) {
             setup_group(s, LQ_V, dims, 1);
             setup_vectors(s, 40, LQ_F32, 0);
             setup_profile(s, 0.4f);
-            for (i = 0; i < 40 * 32; i++) {
+            for (size_t i = 0; i < 40 * 32; i++) {
                 ((float *)s->memory[0])[i] *= (float)pow(2, exponent) * 0.125f;
             }
             if (exponent <= 26) {
                 free(s->profile_mem);
                 setup_profile(s, 0.4f);
             }
+            pages p;
             if (setup_codec(s, page, 0, page == LQ_PAGE_FIXED ? 8 : 0, 0, 0.4f) && exponent <= 26) {
                 float *decoded = round_trip(s, &p);
                 check_cells(s, decoded);
@@ -865,27 +792,23 @@ static void test_extreme_steps(void)
     static const uint32_t dims[1] = {8};
     static const int exponents[8] = {-100, -99, -98, -80, 80, 95, 99, 100};
     setup *s = &s_;
-    uint32_t stream;
-    int i;
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
-        for (i = 0; i < 8; i++) {
-            float *decoded;
-            pages p;
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
+        for (int i = 0; i < 8; i++) {
             float step = (float)pow(2, exponents[i]);
-            size_t k;
             setup_group(s, stream, dims, 1);
             setup_vectors(s, 10, LQ_F32, 0);
-            for (k = 0; k < 80; k++) {
+            for (size_t k = 0; k < 80; k++) {
                 float x = ((float *)s->memory[0])[k];
                 ((float *)s->memory[0])[k] = stream == LQ_K ? x * step : 0.0f;
             }
             setup_profile(s, step);
+            pages p;
             if (setup_codec(s, 0, 0, 0, 0, step)) {
-                decoded = round_trip(s, &p);
+                float *decoded = round_trip(s, &p);
                 if (stream == LQ_K) {
                     check_cells(s, decoded);
                 } else { /* zeros stay zeros */
-                    for (k = 0; k < 80; k++) {
+                    for (size_t k = 0; k < 80; k++) {
                         CHECK(fabs((double)decoded[k]) == 0);
                     }
                 }
@@ -913,19 +836,14 @@ static void test_bad_values(void)
     const float nan = lq_f32_from_f16(0x7e01);
     const float infinity = lq_f32_from_f16(0x7c00);
     setup *s = &s_;
-    int page;
-    uint32_t stream;
-    for (page = LQ_PAGE_FIXED; page <= LQ_PAGE_CODED; page++) {
-        for (stream = LQ_K; stream <= LQ_V; stream++) {
-            size_t k;
+    for (int page = LQ_PAGE_FIXED; page <= LQ_PAGE_CODED; page++) {
+        for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
             setup_group(s, stream, dims, 2);
             setup_vectors(s, 130, LQ_F32, 0);
             setup_profile(s, 0.01f);
-            if (!setup_codec(s, page, 0, 0, 0, 0.01f)) {
-                return;
-            }
+            if (!setup_codec(s, page, 0, 0, 0, 0.01f)) return;
             CHECK(encode_once(s) == LQ_OK);
-            for (k = 0; k < 200; k++) {
+            for (size_t k = 0; k < 200; k++) {
                 uint32_t slice = source_below(2);
                 size_t at = k == 0   ? 0
                             : k == 1 ? 129 * dims[slice]
@@ -1165,18 +1083,17 @@ static void test_wrong_codec(void)
     static const uint32_t dims[1] = {16};
     setup *s = &s_;
     static float out[64 * 16];
-    lq_codec *others[8];
-    uint8_t *memories[8];
-    lq_codec_desc d;
-    pages p;
     int count = 0;
-    int i;
     setup_group(s, LQ_K, dims, 1);
     setup_vectors(s, 64, LQ_F16, 0);
     setup_profile(s, 0.5f);
     CHECK(setup_codec(s, 0, LQ_Z, 0, 0, 0.5f));
+    pages p;
     CHECK(encode(s, &p) == LQ_OK);
-    for (i = 0; i < 7; i++) {
+    lq_codec *others[8];
+    uint8_t *memories[8];
+    lq_codec_desc d;
+    for (int i = 0; i < 7; i++) {
         d = s->desc;
         switch (i) {
         case 0:
@@ -1209,7 +1126,7 @@ static void test_wrong_codec(void)
         CHECK(lq_codec_init(&others[count], memories[count], lq_codec_bytes(&d), &d) == LQ_OK);
         count++;
     }
-    for (i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++) {
         lq_codec *own = s->codec;
         s->codec = others[i];
         CHECK(decode_floats(s, &p, out) == LQ_E_FORMAT);
@@ -1227,21 +1144,14 @@ static void test_corrupted(int page, int quantizer, uint32_t stream, uint32_t st
     static const uint32_t dims[2] = {8, 12};
     static float out[20 * 20];
     setup *s = &s_;
-    size_t length;
-    size_t whole;
-    size_t i;
-    uint32_t value;
-    uint8_t *good;
-    pages p;
     setup_group(s, stream, dims, page == LQ_PAGE_FIXED && quantizer == LQ_E8 ? 1 : 2);
     setup_vectors(s, 20, LQ_F16, 0);
     setup_profile(s, 0.5f);
-    if (!setup_codec(s, page, quantizer, 0, 0, 0.5f) || !CHECK(encode(s, &p) == LQ_OK)) {
-        return;
-    }
-    good = p.own[0];
-    whole = p.page_bytes[0];
-    for (length = 0; length < whole; length++) {
+    pages p;
+    if (!setup_codec(s, page, quantizer, 0, 0, 0.5f) || !CHECK(encode(s, &p) == LQ_OK)) return;
+    uint8_t *good = p.own[0];
+    size_t whole = p.page_bytes[0];
+    for (size_t length = 0; length < whole; length++) {
         p.own[0] = source_copy(good, length);
         p.page[0] = p.own[0];
         p.page_bytes[0] = length;
@@ -1256,11 +1166,10 @@ static void test_corrupted(int page, int quantizer, uint32_t stream, uint32_t st
     p.page_bytes[0] = whole;
     p.own[0] = source_copy(good, whole);
     p.page[0] = p.own[0];
-    for (i = 0; i < whole; i++) {
-        for (value = 1; value < 256; value += step_of_values) {
-            int status;
+    for (size_t i = 0; i < whole; i++) {
+        for (uint32_t value = 1; value < 256; value += step_of_values) {
             p.own[0][i] = (uint8_t)(good[i] ^ value);
-            status = decode_floats(s, &p, out);
+            int status = decode_floats(s, &p, out);
             if (i >= whole - TRAILER) {
                 CHECK(status == LQ_E_FORMAT || status == LQ_E_DATA);
             } else {
@@ -1280,11 +1189,9 @@ int main(int argc, char **argv)
     int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     size_t cases = quick ? 200 : 2000;
     void *memory = source_alloc(lq_tables_bytes());
-    size_t n;
-    uint32_t stream;
     levels = lq_cpu_limit(-1);
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
-    for (n = 0; n < cases; n++) {
+    for (size_t n = 0; n < cases; n++) {
         random_case(n);
     }
     CHECK(square_count > 0 && squares / (double)square_count < 0.2);
@@ -1298,7 +1205,7 @@ int main(int argc, char **argv)
     test_init_errors();
     test_call_errors();
     test_wrong_codec();
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
         test_corrupted(LQ_PAGE_CODED, LQ_Z, stream, quick ? 37 : 1);
         test_corrupted(LQ_PAGE_CODED, LQ_D4, stream, quick ? 37 : 3);
         test_corrupted(LQ_PAGE_CODED, LQ_E8, stream, quick ? 37 : 1);

@@ -70,8 +70,7 @@ enum { IN_BOUND, SPIKES, TIGHT, WRAPS, KINDS };
 static double norm2(const int16_t *x, size_t count, size_t stride)
 {
     double sum = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         sum += (double)x[i * stride] * x[i * stride];
     }
     return sum;
@@ -90,8 +89,7 @@ static void fill_row(int16_t *m, size_t columns, int kind)
 {
     int32_t root = root_of(columns);
     size_t square = (size_t)root * (size_t)root;
-    size_t i;
-    for (i = 0; i < columns; i++) {
+    for (size_t i = 0; i < columns; i++) {
         switch (kind) {
         case IN_BOUND:
             m[i] = (int16_t)within(32767 / (root + 1));
@@ -116,8 +114,7 @@ static void fill_column(int16_t *x, size_t columns, int kind, int sign)
 {
     int32_t root = root_of(columns);
     size_t square = (size_t)root * (size_t)root;
-    size_t i;
-    for (i = 0; i < columns; i++) {
+    for (size_t i = 0; i < columns; i++) {
         int32_t v;
         switch (kind) {
         case IN_BOUND:
@@ -143,17 +140,13 @@ static void reference(int32_t *want, const int16_t *matrix, size_t stride, size_
                       const int16_t *x, size_t columns, int kind)
 {
     int inside = 1;
-    size_t r;
-    size_t i;
-    size_t t;
-    for (r = 0; r < rows; r++) {
-        for (t = 0; t < TOKENS; t++) {
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t t = 0; t < TOKENS; t++) {
             int64_t sum = 0;
-            uint32_t wrapped;
-            for (i = 0; i < columns; i++) {
+            for (size_t i = 0; i < columns; i++) {
                 sum += matrix[r * stride + i] * x[i * TOKENS + t];
             }
-            wrapped = (uint32_t)(uint64_t)sum;
+            uint32_t wrapped = (uint32_t)(uint64_t)sum;
             memcpy(want + r * TOKENS + t, &wrapped, 4);
             sum = sum < 0 ? -sum : sum;
             inside &= sum < (int64_t)1 << 31;
@@ -175,33 +168,30 @@ static void test_product(size_t rows, size_t columns, int kind)
     int32_t *dst = (int32_t *)block(rows * ROW_BYTES, 4, base + 3);
     int32_t *want = (int32_t *)source_alloc(rows * ROW_BYTES);
     int kept = 1;
-    size_t i;
-    size_t t;
-    int v;
     memset(matrix, 0x77, matrix_bytes);
-    for (i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++) {
         fill_row(matrix + i * stride, columns, kind);
         matrix[i * stride + even - 1] = columns & 1 ? 0 : matrix[i * stride + even - 1];
         kept &= kind == WRAPS || norm2(matrix + i * stride, columns, 1) <= 0x1p30;
     }
-    for (t = 0; t < TOKENS; t++) {
+    for (size_t t = 0; t < TOKENS; t++) {
         fill_column(x + t, columns, kind, t & 1 ? 1 : -1);
         kept &= kind == WRAPS || norm2(x + t, columns, TOKENS) < 0x1p32;
     }
     CHECK(kept);
     memset(pairs, 0, even * TOKENS * 2);
-    for (i = 0; i < columns; i++) {
-        for (t = 0; t < TOKENS; t++) {
+    for (size_t i = 0; i < columns; i++) {
+        for (size_t t = 0; t < TOKENS; t++) {
             pairs[(i / 2 * TOKENS + t) * 2 + (i & 1)] = x[i * TOKENS + t];
         }
     }
     reference(want, matrix, stride, rows, x, columns, kind);
-    for (v = 0; v < levels; v++) {
+    for (int v = 0; v < levels; v++) {
         memset(dst, 0x5a, rows * ROW_BYTES);
         products[v](dst, matrix, stride, rows, pairs, columns);
         CHECK(memcmp(dst, want, rows * ROW_BYTES) == 0);
     }
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         free(base[i]);
     }
     free(want);
@@ -216,13 +206,11 @@ static void test_energy(size_t count, int shift, int extreme)
     uint64_t start[TOKENS];
     uint64_t want[TOKENS];
     const int32_t most = (1 << 24) - 1;
-    size_t i;
-    int v;
-    for (i = 0; i < TOKENS; i++) {
+    for (size_t i = 0; i < TOKENS; i++) {
         start[i] = source_u64() >> 12;
         want[i] = start[i];
     }
-    for (i = 0; i < count * TOKENS; i++) {
+    for (size_t i = 0; i < count * TOKENS; i++) {
         int64_t x = extreme ? (source_below(2) ? most : -most) : within(most);
         x = x * ((int64_t)1 << shift) + (int64_t)source_below(1u << shift);
         x = LQ__MIN(x, INT32_MAX);
@@ -230,7 +218,7 @@ static void test_energy(size_t count, int shift, int extreme)
         x = rows[i] >> shift;
         want[i % TOKENS] += (uint64_t)(x * x);
     }
-    for (v = 0; v < levels; v++) {
+    for (int v = 0; v < levels; v++) {
         memcpy(energy, start, sizeof start);
         energies[v](energy, rows, count, shift);
         CHECK(memcmp(energy, want, sizeof want) == 0);
@@ -259,20 +247,17 @@ static void test_pairs(size_t count, int edges)
     int16_t *pairs = (int16_t *)block(bytes, 2, base + 1);
     int16_t *want = (int16_t *)source_zeros(bytes);
     uint8_t shift[TOKENS];
-    size_t i;
-    int v;
-    for (i = 0; i < TOKENS; i++) {
+    for (size_t i = 0; i < TOKENS; i++) {
         shift[i] = (uint8_t)(edges ? 30 * (i & 1) : source_below(31));
     }
-    for (i = 0; i < count * TOKENS; i++) {
+    for (size_t i = 0; i < count * TOKENS; i++) {
         uint32_t s = shift[i % TOKENS];
-        int64_t x;
         rows[i] = any32(edges);
-        x = ((int64_t)rows[i] + (s ? (int64_t)1 << (s - 1) : 0)) >> s;
+        int64_t x = ((int64_t)rows[i] + (s ? (int64_t)1 << (s - 1) : 0)) >> s;
         x = LQ__MIN(x, 32767);
         want[(i / 128 * TOKENS + i % TOKENS) * 2 + (i / TOKENS & 1)] = (int16_t)LQ__MAX(x, -32767);
     }
-    for (v = 0; v < levels; v++) {
+    for (int v = 0; v < levels; v++) {
         memset(pairs, 0x5a, bytes);
         pairings[v](pairs, rows, count, shift);
         CHECK(memcmp(pairs, want, bytes) == 0);
@@ -285,9 +270,7 @@ static void test_pairs(size_t count, int edges)
 /* ---- shifts ---- */
 static int32_t shifted(int64_t v, int s)
 {
-    if (s < 0) {
-        v = s < -62 ? 0 : (v + ((int64_t)1 << (-s - 1))) >> -s;
-    }
+    if (s < 0) v = s < -62 ? 0 : (v + ((int64_t)1 << (-s - 1))) >> -s;
     for (; s > 0; s--) {
         v = LQ__MIN(2 * v, 2 * MAX);
         v = LQ__MAX(v, -2 * MAX);
@@ -304,19 +287,17 @@ static void test_shift(size_t count, int edges)
     int32_t *src = (int32_t *)source_alloc(count * ROW_BYTES);
     int32_t *want = (int32_t *)source_alloc(count * ROW_BYTES);
     uint8_t up[TOKENS];
-    size_t i;
-    int v;
-    for (i = 0; i < TOKENS; i++) {
+    for (size_t i = 0; i < TOKENS; i++) {
         up[i] = (uint8_t)source_below(41);
     }
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         exponent[i] = (int8_t) - (int32_t)source_below(41);
     }
-    for (i = 0; i < count * TOKENS; i++) {
+    for (size_t i = 0; i < count * TOKENS; i++) {
         src[i] = any32(edges);
         want[i] = shifted(src[i], up[i % TOKENS] + exponent[i / TOKENS]);
     }
-    for (v = 0; v < levels; v++) {
+    for (int v = 0; v < levels; v++) {
         memcpy(rows, src, count * ROW_BYTES);
         shifts[v](rows, count, up, exponent);
         CHECK(memcmp(rows, want, count * ROW_BYTES) == 0);
@@ -330,25 +311,21 @@ static void test_shift(size_t count, int edges)
 /* Every sum of shifts, far beyond those in use, on the edges. */
 static void test_shift_all(void)
 {
-    int e;
-    for (e = -128; e < 128; e++) {
+    for (int e = -128; e < 128; e++) {
         int8_t exponent = (int8_t)e;
-        int u;
-        for (u = 0; u < 256; u += TOKENS) {
+        for (int u = 0; u < 256; u += TOKENS) {
             int32_t src[TOKENS];
             int32_t want[TOKENS];
-            int32_t row[TOKENS];
             uint8_t up[TOKENS];
             int same = 1;
-            int i;
-            int v;
-            for (i = 0; i < TOKENS; i++) {
+            for (int i = 0; i < TOKENS; i++) {
                 int s = LQ__MAX(u + i + e, -40);
                 up[i] = (uint8_t)(u + i);
                 src[i] = any32(1);
                 want[i] = shifted(src[i], LQ__MIN(s, 40));
             }
-            for (v = 0; v < levels; v++) {
+            int32_t row[TOKENS];
+            for (int v = 0; v < levels; v++) {
                 memcpy(row, src, sizeof row);
                 shifts[v](row, 1, up, &exponent);
                 same &= memcmp(row, want, sizeof want) == 0;
@@ -365,21 +342,19 @@ static void test_center(void)
     int32_t row[TOKENS];
     float unit[TOKENS];
     float gain[TOKENS];
-    float dst[TOKENS];
     float scale = ldexpf(1, (int)source_below(12) - 6);
     float center = (float)(source_gauss() * 100);
-    int i;
-    int v;
-    for (i = 0; i < TOKENS; i++) {
+    for (int i = 0; i < TOKENS; i++) {
         row[i] = any32(1);
         unit[i] = (float)(source_uniform() * 1e-6);
         gain[i] = i % 7 ? (float)source_uniform() : 0;
     }
-    for (v = 0; v < levels; v++) {
+    float dst[TOKENS];
+    for (int v = 0; v < levels; v++) {
         int bad = 0;
         memset(dst, 0xff, sizeof dst);
         centers[v](dst, row, unit, gain, scale, center);
-        for (i = 0; i < TOKENS; i++) {
+        for (int i = 0; i < TOKENS; i++) {
             double a = (double)row[i] * (double)unit[i] * (double)scale;
             double b = (double)center * (double)gain[i];
             bad += !(fabs((double)dst[i] - (a + b)) <= 3 * 0x1p-24 * (fabs(a) + fabs(b)));
@@ -396,27 +371,23 @@ int main(int argc, char **argv)
     int tiny = argc > 1 && strcmp(argv[1], "tiny") == 0;
     size_t most = tiny ? 7 : is_short ? 19 : 37;
     int many = tiny ? 1 : is_short ? 4 : 8;
-    size_t rows;
-    size_t columns;
-    int kind;
-    int i;
     levels = LQ__X86 ? lq_cpu_limit(-1) + 1 : 1;
-    for (rows = 1; rows <= most; rows++) {
-        for (columns = 1; columns <= most; columns++) {
-            for (kind = 0; kind < KINDS; kind++) {
+    for (size_t rows = 1; rows <= most; rows++) {
+        for (size_t columns = 1; columns <= most; columns++) {
+            for (int kind = 0; kind < KINDS; kind++) {
                 test_product(rows, columns, kind);
             }
         }
-        for (kind = 0; kind < 2; kind++) {
+        for (int kind = 0; kind < 2; kind++) {
             test_pairs(rows, kind);
             test_shift(rows, kind);
         }
-        for (i = 0; i < 8; i++) {
+        for (int i = 0; i < 8; i++) {
             test_energy(rows, i, i == 7);
         }
     }
-    for (i = 0; i < many; i++) {
-        for (kind = 0; kind < KINDS; kind++) {
+    for (int i = 0; i < many; i++) {
+        for (int kind = 0; kind < KINDS; kind++) {
             test_product(large[i][0], large[i][1], kind);
         }
     }
@@ -424,7 +395,7 @@ int main(int argc, char **argv)
     test_energy(tiny ? 64 : 8192, 0, 1);
     test_energy(tiny ? 64 : 8192, 3, 1);
     test_shift_all();
-    for (i = 0; i < 50; i++) {
+    for (int i = 0; i < 50; i++) {
         test_center();
     }
     return check_report("test_product");

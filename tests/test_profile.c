@@ -19,7 +19,6 @@ static void test_geometry(void)
     lq_rope rope = {NULL, 4, 0, 0};
     lq_geometry g;
     lq_geometry bad;
-    int i;
     memset(&g, 0, sizeof g);
     rope.freqs = freqs;
     g.stream = LQ_K;
@@ -61,7 +60,7 @@ static void test_geometry(void)
     BAD(basis, 0);
     rope.rotary_dims = 4;
 #undef BAD
-    for (i = 0; i < 4097; i++) {
+    for (int i = 0; i < 4097; i++) {
         many[i] = 1;
     }
     memset(&bad, 0, sizeof bad);
@@ -86,10 +85,6 @@ typedef struct group {
 
 static void group_make(group *g, uint32_t stream, uint32_t basis, int with_rope, size_t tokens)
 {
-    size_t t;
-    size_t d;
-    int s;
-    int i;
     memset(g, 0, sizeof *g);
     g->dims[0] = 48;
     g->dims[1] = 20;
@@ -99,26 +94,26 @@ static void group_make(group *g, uint32_t stream, uint32_t basis, int with_rope,
     g->geometry.slice_dims = g->dims;
     g->tokens = tokens;
     g->positions.first = 77;
-    for (i = 0; i < 8; i++) {
+    for (int i = 0; i < 8; i++) {
         g->freqs[i] = (float)pow(0.3, i);
     }
     g->rope.freqs = g->freqs;
     g->rope.rotary_dims = 16;
     g->rope.magnitude = 1.3f;
     g->geometry.rope = with_rope ? &g->rope : NULL;
-    for (s = 0; s < 2; s++) {
+    for (int s = 0; s < 2; s++) {
         g->x[s] = (float *)source_alloc(tokens * g->dims[s] * 4);
-        for (d = 0; d < g->dims[s]; d++) {
+        for (size_t d = 0; d < g->dims[s]; d++) {
             double mean = d % 3 ? 0 : 4 * source_gauss();
             double sigma = pow(2, 6 * source_uniform() - 4);
-            for (t = 0; t < tokens; t++) {
+            for (size_t t = 0; t < tokens; t++) {
                 g->x[s][t * g->dims[s] + d] = (float)(sigma * source_gauss());
             }
             g->mean[s][d] = mean;
         }
-        for (t = 0; t < tokens; t++) {
+        for (size_t t = 0; t < tokens; t++) {
             double gain = stream == LQ_V ? pow(2, 4 * source_uniform()) : 1;
-            for (d = 0; d < g->dims[s]; d++) {
+            for (size_t d = 0; d < g->dims[s]; d++) {
                 float *x = g->x[s] + t * g->dims[s] + d;
                 *x = (float)(g->mean[s][d] + gain * (double)*x);
             }
@@ -139,12 +134,11 @@ static int add(lq_fit *fit, const group *g, size_t first, size_t tokens)
     const void *slices[2];
     lq_vectors v = {NULL, 0, LQ_F32};
     lq_positions p = g->positions;
-    int status;
     slices[0] = g->x[0] + first * g->dims[0];
     slices[1] = g->x[1] + first * g->dims[1];
     v.slices = slices;
     p.first += (int64_t)first;
-    status = lq_fit_add(fit, &v, &p, tokens, workspace, bytes);
+    int status = lq_fit_add(fit, &v, &p, tokens, workspace, bytes);
     free(workspace);
     return status;
 }
@@ -153,8 +147,7 @@ static int add(lq_fit *fit, const group *g, size_t first, size_t tokens)
 static double mean_of(const group *g, int s, size_t d, size_t count)
 {
     double sum = 0;
-    size_t t;
-    for (t = 0; t < count; t++) {
+    for (size_t t = 0; t < count; t++) {
         sum += (double)g->x[s][t * g->dims[s] + d];
     }
     return sum / (double)count;
@@ -165,13 +158,11 @@ static double mean_of(const group *g, int s, size_t d, size_t count)
 static void reference(const group *g, double *y, double *gains, size_t t)
 {
     double *at = y;
-    size_t d;
-    int s;
-    for (s = 0; s < 2; s++) {
+    for (int s = 0; s < 2; s++) {
         size_t dims = g->dims[s];
         double whole = 0;
         double sum = 0;
-        for (d = 0; d < dims; d++) {
+        for (size_t d = 0; d < dims; d++) {
             at[d] = (double)g->x[s][t * dims + d];
             whole += at[d] * at[d];
             at[d] -= g->geometry.stream == LQ_V ? mean_of(g, s, d, 64) : 0;
@@ -180,14 +171,12 @@ static void reference(const group *g, double *y, double *gains, size_t t)
         gains[s] = floor(2 * log2(sum / (double)dims) + 0.5);
         whole = floor(2 * log2(whole / (double)dims) + 0.5);
         gains[s] = whole <= gains[s] - 2 ? fmax(whole, gains[s] - 8) : gains[s];
-        for (d = 0; d < 8 && g->geometry.rope; d++) {
+        for (size_t d = 0; d < 8 && g->geometry.rope; d++) {
             source_rope_pair(at + d, at + d + 8, (double)(g->positions.first + (int64_t)t),
                              (double)g->freqs[d], (double)g->rope.magnitude, 1);
         }
-        if (g->geometry.basis == LQ_BASIS_HADAMARD) {
-            source_rotate(at, dims, 0);
-        }
-        for (d = 0; d < dims && g->geometry.stream == LQ_V; d++) {
+        if (g->geometry.basis == LQ_BASIS_HADAMARD) source_rotate(at, dims, 0);
+        for (size_t d = 0; d < dims && g->geometry.stream == LQ_V; d++) {
             at[d] /= pow(2, gains[s] / 4);
         }
         at += dims;
@@ -214,18 +203,16 @@ static int values_fit(const group *g, const lq_profile *p, const double *sum, co
     double n = (double)g->tokens;
     size_t row = 2;
     int bad = 0;
-    int s;
-    for (s = 0; s < 2; s++) {
+    for (int s = 0; s < 2; s++) {
         double unit = pow(2, p->mean_exponent + (p->mean[s] >> 2));
         double whole = 0;
         double left = 0;
-        size_t d;
-        for (d = row; d < row + g->dims[s]; d++) {
+        for (size_t d = row; d < row + g->dims[s]; d++) {
             whole += squares[d] / n;
             left += squares[d] / n - sum[d] / n * (sum[d] / n);
         }
         bad += !(fabs(p->mean[s] - sum[s] / n - 2 * log2(left / whole)) <= 1.01);
-        for (d = 0; d < g->dims[s]; d++, row++) {
+        for (size_t d = 0; d < g->dims[s]; d++, row++) {
             double sigma = sqrt((squares[row] / n - sum[row] / n * (sum[row] / n)) * whole / left);
             bad += !(fabs(p->mean[row] * unit - mean_of(g, s, d, g->tokens)) <= 0.52 * unit);
             bad += !(fabs(p->sigma[row] - 16 * log2(sigma)) <= 1.1);
@@ -239,19 +226,17 @@ static void check_fit(const group *g, const lq_profile *p, float step)
 {
     static double sum[ROWS_MAX];
     static double squares[ROWS_MAX];
-    double y[68];
-    double gains[2];
     double unit = pow(2, p->mean_exponent);
     size_t lead = g->geometry.stream == LQ_V ? 2 : 0;
     size_t rows = lq_geometry_rows(&g->geometry);
-    size_t t;
-    size_t i;
     int bad = 0;
     memset(sum, 0, sizeof sum);
     memset(squares, 0, sizeof squares);
-    for (t = 0; t < g->tokens; t++) {
+    double y[68];
+    double gains[2];
+    for (size_t t = 0; t < g->tokens; t++) {
         reference(g, y, gains, t);
-        for (i = 0; i < rows; i++) {
+        for (size_t i = 0; i < rows; i++) {
             double v = i < lead ? gains[i] : y[i - lead];
             sum[i] += v;
             squares[i] += v * v;
@@ -262,7 +247,7 @@ static void check_fit(const group *g, const lq_profile *p, float step)
     CHECK(unit <= (double)step / 4 &&
           unit > (double)step / 8); /* quarters of the step's power of two */
     bad = lead ? values_fit(g, p, sum, squares) : 0;
-    for (i = 0; i < (lead ? lead : rows); i++) {
+    for (size_t i = 0; i < (lead ? lead : rows); i++) {
         double mean = sum[i] / (double)g->tokens;
         double sigma = sqrt(squares[i] / (double)g->tokens - mean * mean);
         bad += !(i < lead || fabs(p->mean[i] * unit - mean) <= 0.51 * unit + 0.002 * (double)step);
@@ -284,32 +269,27 @@ static size_t profile_file(const lq_fit *fit, lq_profile *p, int16_t *mem, uint8
 static void test_fit(uint32_t stream, uint32_t basis, int with_rope, float step)
 {
     group g;
-    lq_fit fit;
-    lq_profile p;
-    int16_t mem[2 * 70 + 1];
     uint8_t *file = (uint8_t *)source_alloc(lq_profile_save_bound(70));
     uint8_t *other = (uint8_t *)source_alloc(lq_profile_save_bound(70));
-    void *fit_mem;
-    size_t bytes;
-    size_t count;
-    size_t n;
-    int level;
     group_make(&g, stream, basis, with_rope, 333);
-    bytes = lq_fit_bytes(&g.geometry);
-    fit_mem = source_alloc(bytes);
+    size_t bytes = lq_fit_bytes(&g.geometry);
+    void *fit_mem = source_alloc(bytes);
+    lq_fit fit;
     CHECK(lq_fit_init(&fit, fit_mem, bytes, &g.geometry, step) == LQ_OK);
+    lq_profile p;
+    int16_t mem[2 * 70 + 1];
     CHECK(lq_fit_profile(&fit, &p, mem, sizeof mem) == LQ_E_ARG); /* no tokens */
     CHECK(add(&fit, &g, 0, g.tokens) == LQ_OK && fit.tokens == g.tokens);
-    count = profile_file(&fit, &p, mem, file);
+    size_t count = profile_file(&fit, &p, mem, file);
     check_fit(&g, &p, step);
-    for (level = 0; level <= levels; level++) { /* other chunks, other order: the same bytes */
+    for (int level = 0; level <= levels; level++) { /* other chunks, other order: the same bytes */
         size_t begin = stream == LQ_V ? 64 : 0; /* V's first page stays the first */
         size_t cut = begin + 1 + source_below(330 - 64);
         lq_cpu_limit(level);
         CHECK(lq_fit_init(&fit, fit_mem, bytes, &g.geometry, step) == LQ_OK);
         CHECK(add(&fit, &g, 0, begin) == LQ_OK);
         CHECK(add(&fit, &g, cut, g.tokens - cut) == LQ_OK);
-        for (n = cut; n > begin;) {
+        for (size_t n = cut; n > begin;) {
             size_t part = 1 + source_below((uint32_t)(n - begin));
             n -= part;
             CHECK(add(&fit, &g, n, part) == LQ_OK);
@@ -338,7 +318,6 @@ static void test_fit_errors(void)
     size_t bytes;
     size_t workspace_bytes;
     void *workspace;
-    size_t i;
     group_make(&g, LQ_K, 0, 1, 100);
     bytes = lq_fit_bytes(&g.geometry);
     workspace_bytes = lq_fit_workspace_bytes(&g.geometry);
@@ -371,7 +350,7 @@ static void test_fit_errors(void)
     v.slices = NULL;
     ADD(LQ_E_ARG, &fit, &v, &g.positions, workspace, workspace_bytes);
     v.slices = slices;
-    for (i = 0; i < 40; i++) { /* also in the last token: then nothing at all was added */
+    for (size_t i = 0; i < 40; i++) { /* also in the last token: then nothing at all was added */
         float *x =
             g.x[i & 1] + (i < 2 ? 100 * g.dims[i & 1] - 1 : source_below(100 * g.dims[i & 1]));
         float old = *x;
@@ -398,19 +377,18 @@ static void test_fit_errors(void)
 static void test_dead(void)
 {
     group g;
-    lq_fit fit;
-    lq_profile p;
-    int16_t mem[2 * 70 + 1];
-    int64_t fit_mem[4 * 70 + 1];
-    size_t t;
     group_make(&g, LQ_K, 0, 0, 200);
-    for (t = 0; t < 200; t++) {
+    for (size_t t = 0; t < 200; t++) {
         g.x[0][t * 48 + 5] = 0;
         g.x[0][t * 48 + 6] = 3.0f;
         g.x[1][t * 20 + 19] = -1.5f;
     }
+    lq_fit fit;
+    int64_t fit_mem[4 * 70 + 1];
     CHECK(lq_fit_init(&fit, fit_mem, sizeof fit_mem, &g.geometry, 0.5f) == LQ_OK);
     CHECK(add(&fit, &g, 0, 200) == LQ_OK);
+    lq_profile p;
+    int16_t mem[2 * 70 + 1];
     CHECK(lq_fit_profile(&fit, &p, mem, sizeof mem) == LQ_OK);
     CHECK(p.sigma[5] == LQ_SIGMA_DEAD && p.mean[5] == 0);
     CHECK(p.sigma[6] == LQ_SIGMA_DEAD && p.mean[6] * pow(2, p.mean_exponent) > 2.99 &&
@@ -422,9 +400,8 @@ static void test_dead(void)
 
 static void test_due(void)
 {
-    uint64_t pages;
     CHECK(!lq_fit_due(0) && lq_fit_due((uint64_t)1 << 63) && !lq_fit_due(UINT64_MAX));
-    for (pages = 1; pages < 5000; pages++) {
+    for (uint64_t pages = 1; pages < 5000; pages++) {
         uint64_t n = 1;
         while (n < pages) {
             n *= 2;
@@ -447,10 +424,9 @@ static int load(lq_profile *p, int16_t **mem, const uint8_t *file, size_t count)
 {
     uint8_t *copy = source_copy(file, count);
     size_t needed = 12345;
-    int status;
     *mem = NULL;
     memset(p, 0xee, sizeof *p);
-    status = lq_profile_load(p, NULL, 0, &needed, copy, count);
+    int status = lq_profile_load(p, NULL, 0, &needed, copy, count);
     CHECK(status != LQ_OK);
     if (status == LQ_E_SPACE) {
         CHECK(needed > 0 && needed <= lq_profile_bytes(16384 + 4096));
@@ -467,8 +443,6 @@ static int load(lq_profile *p, int16_t **mem, const uint8_t *file, size_t count)
 
 static void profile_random(lq_profile *p, int16_t *mem, int form)
 {
-    size_t rows;
-    size_t i;
     memset(p, 0, sizeof *p);
     p->stream = 1 + source_below(2);
     p->basis = 1 + source_below(2);
@@ -476,43 +450,37 @@ static void profile_random(lq_profile *p, int16_t *mem, int form)
     p->dims = p->slice_count + source_below(300);
     p->mean_exponent = (int32_t)source_below(256) - 128;
     p->gains = p->stream == LQ_V ? p->slice_count : 0;
-    rows = p->dims + p->gains;
+    size_t rows = p->dims + p->gains;
     p->mean = mem;
     p->sigma = mem + rows;
-    for (i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++) {
         p->mean[i] = (int16_t)(form == 0   ? (int)(10 * source_gauss())
                                : form == 1 ? (int)source_below(65535) - 32767
                                            : (i & 1 ? 32767 : -32767));
         p->sigma[i] = (int16_t)(form == 0   ? -30 + (int)(8 * source_gauss())
                                 : form == 1 ? (int)source_below(8193) - 4096
                                             : (i & 1 ? 4096 : -4096));
-        if (source_below(10) == 0) {
-            p->sigma[i] = LQ_SIGMA_DEAD;
-        }
+        if (source_below(10) == 0) p->sigma[i] = LQ_SIGMA_DEAD;
     }
 }
 
 static void test_save(void)
 {
     static int16_t mem[2 * ROWS_MAX + 1];
-    int n;
-    for (n = 0; n < 300; n++) {
+    for (int n = 0; n < 300; n++) {
         lq_profile p;
-        lq_profile q;
         int16_t *other = NULL;
-        size_t rows;
-        size_t bound;
         size_t count = 99;
-        size_t room;
-        uint8_t *file;
         profile_random(&p, mem, n % 3);
-        rows = p.dims + p.gains;
-        bound = lq_profile_save_bound(rows);
-        file = (uint8_t *)source_alloc(bound);
+        size_t rows = p.dims + p.gains;
+        size_t bound = lq_profile_save_bound(rows);
+        uint8_t *file = (uint8_t *)source_alloc(bound);
         CHECK(lq_profile_save(file, bound, &count, &p) == LQ_OK && count <= bound &&
               count > HEADER);
+        lq_profile q;
         CHECK(load(&q, &other, file, count) == LQ_OK && same(&p, &q));
-        room = source_below((uint32_t)count); /* too little room: nothing behind it is touched */
+        /* too little room: nothing behind it is touched */
+        size_t room = source_below((uint32_t)count);
         free(file);
         file = (uint8_t *)source_alloc(room);
         CHECK(lq_profile_save(file, room, &count, &p) == LQ_E_SPACE && count == 0);
@@ -570,13 +538,12 @@ static void test_save_errors(void)
 static void test_init(void)
 {
     group g;
+    group_make(&g, LQ_V, LQ_BASIS_HADAMARD, 1, 1);
     lq_profile p;
     int16_t mem[2 * 70 + 1];
-    size_t i;
-    group_make(&g, LQ_V, LQ_BASIS_HADAMARD, 1, 1);
     CHECK(lq_profile_init(&p, mem, sizeof mem, &g.geometry, 2.0f) == LQ_OK);
     CHECK(p.stream == LQ_V && p.basis == LQ_BASIS_HADAMARD && p.slice_count == 2 && p.dims == 68);
-    for (i = 0; i < 70; i++) { /* gains: one octave, that is 4 quarters */
+    for (size_t i = 0; i < 70; i++) { /* gains: one octave, that is 4 quarters */
         CHECK(p.mean[i] == 0 && p.sigma[i] == (i < 2 ? 32 : 16));
     }
     CHECK(lq_profile_init(&p, mem, sizeof mem, &g.geometry, 0.7f) == LQ_OK && p.sigma[9] == -8);
@@ -595,8 +562,7 @@ static void test_init(void)
 static void mend(uint8_t *file, size_t count)
 {
     uint32_t h = lq_xxh32(file + HEADER, count - HEADER, lq_xxh32(file, 16, 0));
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         file[16 + i] = (uint8_t)(h >> 8 * i);
     }
 }
@@ -606,10 +572,10 @@ static void check_loaded(const lq_profile *p)
 {
     size_t rows = p->dims + (p->stream == LQ_V ? p->slice_count : 0);
     uint8_t *file = (uint8_t *)source_alloc(lq_profile_save_bound(rows));
-    lq_profile q;
-    int16_t *mem;
     size_t count;
     CHECK(lq_profile_save(file, lq_profile_save_bound(rows), &count, p) == LQ_OK);
+    lq_profile q;
+    int16_t *mem;
     CHECK(load(&q, &mem, file, count) == LQ_OK && same(p, &q));
     free(mem);
     free(file);
@@ -619,34 +585,29 @@ static void test_hostile(void)
 {
     static int16_t own[2 * ROWS_MAX];
     static uint8_t file[10000];
-    lq_profile p;
-    lq_profile q;
-    int16_t *mem;
     size_t count = 0;
-    size_t length;
-    size_t i;
-    uint32_t value;
-    uint32_t n;
     int mended_ok = 0;
     source_seed = 5;
+    lq_profile p;
     do {
         profile_random(&p, own, 0);
     } while (p.dims > 80 || p.stream == LQ_K);
     CHECK(lq_profile_save(file, sizeof file, &count, &p) == LQ_OK);
-    for (length = 0; length < count; length++) {
+    lq_profile q;
+    int16_t *mem;
+    for (size_t length = 0; length < count; length++) {
         CHECK(load(&q, &mem, file, length) == LQ_E_DATA);
         free(mem);
     }
     file[count] = 0;
     CHECK(load(&q, &mem, file, count + 1) == LQ_E_DATA);
     free(mem);
-    for (i = 0; i < count; i++) { /* every byte, every other value: header, checksum, body */
-        for (value = 1; value < 256; value += quick ? 41 : 1) {
-            int status;
+    for (size_t i = 0; i < count; i++) { /* every byte, every other value: header, checksum, body */
+        for (uint32_t value = 1; value < 256; value += quick ? 41 : 1) {
             uint8_t saved[4];
             memcpy(saved, file + 16, 4);
             file[i] ^= (uint8_t)value;
-            status = load(&q, &mem, file, count);
+            int status = load(&q, &mem, file, count);
             CHECK(status == LQ_E_DATA || (status == LQ_E_FORMAT && (i == 4 || i == 6)));
             free(mem);
             mend(file, count);
@@ -658,29 +619,24 @@ static void test_hostile(void)
             }
             free(mem);
             memcpy(file + 16, saved, 4);
-            if (i < 16 || i >= HEADER) {
-                file[i] ^= (uint8_t)value;
-            }
+            if (i < 16 || i >= HEADER) file[i] ^= (uint8_t)value;
         }
     }
     CHECK(mended_ok > 0);
     CHECK(load(&q, &mem, file, count) == LQ_OK && same(&p, &q));
     free(mem);
-    for (n = 0; n < (quick ? 2000u : 30000u);
+    for (uint32_t n = 0; n < (quick ? 2000u : 30000u);
          n++) { /* several bytes, another length, checksum right */
         uint8_t *copy = source_copy(file, count + 8);
         size_t shorter =
             source_below(4) ? count : HEADER + source_below((uint32_t)count - HEADER + 8);
         int changes = 1 + (int)source_below(6);
-        int status;
         while (changes--) {
             copy[source_below((uint32_t)shorter)] = (uint8_t)source_below(256);
         }
         mend(copy, shorter);
-        status = load(&q, &mem, copy, shorter);
-        if (status == LQ_OK) {
-            check_loaded(&q);
-        }
+        int status = load(&q, &mem, copy, shorter);
+        if (status == LQ_OK) check_loaded(&q);
         free(mem);
         free(copy);
     }
@@ -691,37 +647,34 @@ static void test_alignment(void)
 {
     uint8_t mem[1 + sizeof(int16_t) * 2 * 70 + 64];
     uint8_t file[1024];
-    size_t off;
-    for (off = 0; off < 8; off++) {
+    for (size_t off = 0; off < 8; off++) {
         static const uint32_t dims[2] = {40, 28};
         lq_geometry geometry;
-        lq_profile p;
-        lq_profile back;
         size_t count = 0;
         size_t needed = 0;
-        lq_fit fit;
         lq_vectors src = {NULL, 0, LQ_F32};
         float x[2 * 40] = {1.0f};
-        const void *slices[2];
-        uint8_t *fit_mem;
-        uint8_t *workspace;
         memset(&geometry, 0, sizeof geometry);
         geometry.stream = LQ_V;
         geometry.slice_count = 2;
         geometry.slice_dims = dims;
+        lq_profile p;
         CHECK(lq_profile_init(&p, mem + off, lq_profile_bytes(70), &geometry, 2.0f) == LQ_OK);
         CHECK((uintptr_t)p.mean % 2 == 0 && (uintptr_t)p.sigma % 2 == 0);
         CHECK((uint8_t *)(p.sigma + 70) <= mem + off + lq_profile_bytes(70));
         CHECK(lq_profile_save(file, sizeof file, &count, &p) == LQ_OK);
+        lq_profile back;
         CHECK(lq_profile_load(&back, NULL, 0, &needed, file, count) == LQ_E_SPACE);
         CHECK(lq_profile_load(&back, mem + off, needed, &needed, file, count) == LQ_OK);
         CHECK((uintptr_t)back.mean % 2 == 0 && back.sigma[69] == 16);
+        const void *slices[2];
         slices[0] = x;
         slices[1] = x + 40;
         src.slices = slices;
         src.token_stride = 40;
-        fit_mem = (uint8_t *)source_alloc(lq_fit_bytes(&geometry) + off);
-        workspace = (uint8_t *)source_alloc(lq_fit_workspace_bytes(&geometry) + off);
+        uint8_t *fit_mem = (uint8_t *)source_alloc(lq_fit_bytes(&geometry) + off);
+        uint8_t *workspace = (uint8_t *)source_alloc(lq_fit_workspace_bytes(&geometry) + off);
+        lq_fit fit;
         CHECK(!lq_fit_init(&fit, fit_mem + off, lq_fit_bytes(&geometry), &geometry, 0.5f));
         CHECK((uintptr_t)fit.sum % sizeof(int64_t) == 0);
         CHECK((uint8_t *)(fit.sum_squares + 70) <= fit_mem + off + lq_fit_bytes(&geometry));
@@ -735,15 +688,12 @@ static void test_alignment(void)
 
 int main(int argc, char **argv)
 {
-    uint32_t stream;
-    uint32_t basis;
-    int rope;
     quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     levels = lq_cpu_limit(-1);
     test_geometry();
-    for (stream = LQ_K; stream <= LQ_V; stream++) {
-        for (basis = 0; basis <= LQ_BASIS_HADAMARD; basis++) {
-            for (rope = 0; rope < 2; rope++) {
+    for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
+        for (uint32_t basis = 0; basis <= LQ_BASIS_HADAMARD; basis++) {
+            for (int rope = 0; rope < 2; rope++) {
                 test_fit(stream, basis, rope, 0.5f);
                 test_fit(stream, basis, rope, 0.11f);
                 test_fit(stream, basis, rope, 1.99f);

@@ -56,11 +56,9 @@ static double nearest_d(double *z, const double *x, int dims, int even)
     double worst = -1;
     double sum = 0;
     int which = 0;
-    int i;
-    for (i = 0; i < dims; i++) {
-        double d;
+    for (int i = 0; i < dims; i++) {
         z[i] = floor(x[i] + 0.5);
-        d = fabs(x[i] - z[i]);
+        double d = fabs(x[i] - z[i]);
         error += d * d;
         sum += z[i];
         if (d > worst) {
@@ -82,39 +80,34 @@ static void fill(int16_t *values, const uint8_t *classes, size_t rows, size_t le
 {
     size_t dims = lq_lattice_dims(quantizer);
     size_t row = 0;
-    size_t i;
-    size_t j;
-    size_t t;
-    for (i = 0; i < rows;) {
+    for (size_t i = 0; i < rows;) {
         size_t block = i < lead || rows - i < dims ? 1 : dims;
         int lattice = block > 1 && lq__block_is_lattice(classes + i, block);
-        for (t = 0; t < 64; t++) {
+        for (size_t t = 0; t < 64; t++) {
             double x[8];
             double half[8];
-            double z[2][8];
             int coset = 0;
-            for (j = 0; j < block; j++) {
+            for (size_t j = 0; j < block; j++) {
                 x[j] = gauss() * sigma_of(classes[i + j]);
                 x[j] *= outliers && below(outliers) == 0 ? exp(below(1000) * 0.008) : 1;
                 x[j] = x[j] < -12000 ? -12000 : x[j] > 12000 ? 12000 : x[j];
                 x[j] = classes[i + j] ? x[j] : 0;
                 half[j] = x[j] - 0.5;
             }
+            double z[2][8];
             if (lattice) {
                 double e = nearest_d(z[0], x, (int)block, 1);
                 if (block == 8) {
                     coset = nearest_d(z[1], half, 8, quantizer == LQ_E8) < e;
                 }
             } else {
-                for (j = 0; j < block; j++) {
+                for (size_t j = 0; j < block; j++) {
                     double dead = i < lead ? 0 : lq__dead_zone_q12(tables, classes[i + j]) / 4096.0;
                     z[0][j] = floor(fabs(x[j]) + 0.5 - dead) * (x[j] < 0 ? -1 : 1);
                 }
             }
-            if (block == 8) {
-                values[row * 64 + t] = (int16_t)coset;
-            }
-            for (j = 0; j < block; j++) {
+            if (block == 8) values[row * 64 + t] = (int16_t)coset;
+            for (size_t j = 0; j < block; j++) {
                 values[(row + (block == 8) + j) * 64 + t] = clamp16(z[coset][j]);
             }
         }
@@ -143,8 +136,7 @@ typedef struct setup {
 static setup *setup_new(void)
 {
     setup *s = (setup *)calloc(1, sizeof *s);
-    size_t i;
-    for (i = 0; i < PAGES; i++) {
+    for (size_t i = 0; i < PAGES; i++) {
         s->bytes[i] = (uint8_t *)malloc(lq_rans_bound(MATRIX, 64));
     }
     s->workspace_bytes = lq_rans_workspace_bytes(MATRIX, PAGES);
@@ -154,8 +146,7 @@ static setup *setup_new(void)
 
 static void setup_free(setup *s)
 {
-    size_t i;
-    for (i = 0; i < PAGES; i++) {
+    for (size_t i = 0; i < PAGES; i++) {
         free(s->bytes[i]);
     }
     free(s->workspace);
@@ -174,17 +165,15 @@ static void setup_plan(setup *s, size_t rows, size_t lead, int quantizer)
 static int setup_encode(setup *s, const uint32_t *tokens, size_t pages)
 {
     lq_rans_page page[PAGES];
-    size_t i;
-    int status;
-    for (i = 0; i < pages; i++) {
+    for (size_t i = 0; i < pages; i++) {
         memset(&page[i], 0, sizeof page[i]);
         page[i].values = s->values[i];
         page[i].bytes = s->bytes[i];
         page[i].bytes_count = lq_rans_bound(s->plan.rows, tokens[i]);
         page[i].tokens = tokens[i];
     }
-    status = lq_rans_encode(tables, &s->plan, page, pages, s->workspace, s->workspace_bytes);
-    for (i = 0; i < pages; i++) {
+    int status = lq_rans_encode(tables, &s->plan, page, pages, s->workspace, s->workspace_bytes);
+    for (size_t i = 0; i < pages; i++) {
         s->size[i] = page[i].written;
     }
     return status;
@@ -194,8 +183,7 @@ static int setup_encode(setup *s, const uint32_t *tokens, size_t pages)
 static void setup_pages(setup *s, lq_rans_page *page, uint8_t *const *bytes, const uint32_t *tokens,
                         size_t pages)
 {
-    size_t i;
-    for (i = 0; i < pages; i++) {
+    for (size_t i = 0; i < pages; i++) {
         memset(&page[i], 0, sizeof page[i]);
         memset(s->decoded[i], 0x55, sizeof s->decoded[i]);
         page[i].values = s->decoded[i];
@@ -215,10 +203,8 @@ static int setup_decode(setup *s, const uint32_t *tokens, size_t pages)
 /* Decoded values are the encoded ones; unused columns are zero. */
 static int setup_equal(const setup *s, size_t page, uint32_t tokens)
 {
-    size_t i;
-    uint32_t t;
-    for (i = 0; i < s->plan.rows; i++) {
-        for (t = 0; t < 64; t++) {
+    for (size_t i = 0; i < s->plan.rows; i++) {
+        for (uint32_t t = 0; t < 64; t++) {
             if (s->decoded[page][i * 64 + t] != (t < tokens ? s->values[page][i * 64 + t] : 0)) {
                 return 0;
             }
@@ -232,14 +218,12 @@ static void round_trip(setup *s, const uint32_t *tokens, size_t pages)
 {
     static uint8_t first[PAGES][65536 * 3];
     size_t first_size[PAGES];
-    int level;
-    size_t i;
     memset(first_size, 0, sizeof first_size);
-    for (level = 0; level < 2 * (levels + 1); level++) { /* and once more with packed tables */
+    for (int level = 0; level < 2 * (levels + 1); level++) { /* and once more with packed tables */
         lq_cpu_limit(level % (levels + 1));
         tables = level <= levels ? whole : packed;
         CHECK(setup_encode(s, tokens, pages) == LQ_OK);
-        for (i = 0; i < pages; i++) {
+        for (size_t i = 0; i < pages; i++) {
             CHECK(s->size[i] > 0 && s->size[i] <= lq_rans_bound(s->plan.rows, tokens[i]));
             if (level == 0) {
                 first_size[i] = s->size[i];
@@ -248,7 +232,7 @@ static void round_trip(setup *s, const uint32_t *tokens, size_t pages)
             CHECK(s->size[i] == first_size[i] && !memcmp(first[i], s->bytes[i], s->size[i]));
         }
         CHECK(setup_decode(s, tokens, pages) == LQ_OK);
-        for (i = 0; i < pages; i++) {
+        for (size_t i = 0; i < pages; i++) {
             CHECK(setup_equal(s, i, tokens[i]));
         }
     }
@@ -271,7 +255,6 @@ static double edge_of(int k, uint32_t offset, double dead)
 static void test_table_layout(const lq__rans_table *t)
 {
     uint32_t sum = 0;
-    uint32_t slot;
     uint32_t s;
     uint32_t bad = 0;
     uint32_t single = 1;
@@ -286,7 +269,7 @@ static void test_table_layout(const lq__rans_table *t)
     CHECK(!bad && sum == 65536 && t->count <= 32 && t->count >= 2);
     CHECK((int)t->count == t->high - t->low + 2);
     s = 0;
-    for (slot = 0; slot < 65536; slot++) {
+    for (uint32_t slot = 0; slot < 65536; slot++) {
         uint32_t found = t->start[slot >> 10];
         found += slot > t->end[found];
         found += slot > t->end[found];
@@ -296,8 +279,7 @@ static void test_table_layout(const lq__rans_table *t)
     CHECK(!bad);
     for (s = 0; s < 64; s++) { /* boundaries strictly inside a bucket */
         uint32_t inside = 0;
-        uint32_t i;
-        for (i = 1; i < t->count; i++) {
+        for (uint32_t i = 1; i < t->count; i++) {
             inside += t->begin[i] > s * 1024 && t->begin[i] < s * 1024 + 1024;
         }
         bad |= inside > 2;
@@ -317,9 +299,8 @@ static double dead_of(int class_)
 /* Small tables: what they were packed from. */
 static void test_packed(void)
 {
-    uint32_t i;
     CHECK(lq_tables_small_bytes() < 21000);
-    for (i = 0; i < LQ__T_COUNT; i++) {
+    for (uint32_t i = 0; i < LQ__T_COUNT; i++) {
         lq__rans_table own;
         CHECK(lq__table_look(packed, i, &own) == &own && lq__table_buckets(&own) == LQ_OK);
         CHECK(memcmp(&own, &tables->table[i], sizeof own) == 0);
@@ -330,26 +311,23 @@ static void test_packed(void)
 
 static void test_tables(void)
 {
-    int class_;
-    uint32_t offset;
-    uint32_t i;
-    for (i = 0; i < LQ__T_COUNT; i++) {
+    for (uint32_t i = 0; i < LQ__T_COUNT; i++) {
         test_table_layout(&tables->table[i]);
     }
-    for (class_ = -LQ__T_LOW; class_ <= LQ__CLASS_WIDE; class_++) {
+    for (int class_ = -LQ__T_LOW; class_ <= LQ__CLASS_WIDE; class_++) {
         double sigma = sigma_of(class_);
         double dead = lq__dead_zone_q16(class_) / 65536.0;
         CHECK(fabs(dead - dead_of(class_)) < 2.0 / 65536);
-        for (offset = 0; offset < LQ__T_OFFSETS; offset++) {
+        for (uint32_t offset = 0; offset < LQ__T_OFFSETS; offset++) {
             const lq__rans_table *t = &tables->table[lq__table_of(class_, offset)];
             double worst = 0;
             double bits = 0; /* lost to the layout */
             uint32_t bigs = 0;
             uint32_t most = 0;
-            for (i = 1; i < t->count; i++) {
+            for (uint32_t i = 1; i < t->count; i++) {
                 most = t->freq[i] > t->freq[most] ? i : most;
             }
-            for (i = 1; i < t->count; i++) {
+            for (uint32_t i = 1; i < t->count; i++) {
                 double p = normal(edge_of(t->value[i] + 1, offset, dead) / sigma) -
                            normal(edge_of(t->value[i], offset, dead) / sigma);
                 double d = fabs(p * 65536 - t->freq[i]);
@@ -373,13 +351,11 @@ static void test_tables(void)
 
 static void test_centroids(void)
 {
-    int class_;
-    uint32_t k;
-    for (class_ = 1; class_ <= LQ_CLASS_MAX; class_++) {
+    for (int class_ = 1; class_ <= LQ_CLASS_MAX; class_++) {
         double s = sigma_of(class_);
         double dead = dead_of(class_);
         CHECK(fabs(lq__dead_zone_q12(tables, (uint32_t)class_) - dead * 4096) < 0.6);
-        for (k = 1; k <= 20; k++) {
+        for (uint32_t k = 1; k <= 20; k++) {
             double a = (k - 0.5 + dead) / s;
             double b = (k + 0.5 + dead) / s;
             double p = normal(-a) - normal(-b);
@@ -403,15 +379,14 @@ LQ__TARGET_AVX512 static void quotients_512(uint16_t *q, uint16_t *r, const uint
                                             const uint16_t *lo, uint32_t freq)
 {
     uint32_t reciprocal = lq__reciprocal_bits(freq);
-    uint32_t i;
-    for (i = 0; i < 64; i += 32) {
+    for (uint32_t i = 0; i < 64; i += 32) {
         lq__coded_512 c;
-        __m512i a;
-        __m512i b;
         c.freq = _mm512_set1_epi16((int16_t)freq);
         c.begin = c.freq;
         c.reciprocal[0] = _mm512_set1_epi16((int16_t)(reciprocal & 65535));
         c.reciprocal[1] = _mm512_set1_epi16((int16_t)(reciprocal >> 16));
+        __m512i a;
+        __m512i b;
         if (freq > LQ__FREQ_NARROW) {
             lq__quotient_512(&a, &b, _mm512_loadu_si512(hi + i), _mm512_loadu_si512(lo + i), &c, 1);
         } else {
@@ -426,8 +401,7 @@ LQ__TARGET_AVX2 static void quotients_256(uint16_t *q, uint16_t *r, const uint16
                                           const uint16_t *lo, uint32_t freq)
 {
     uint32_t reciprocal = lq__reciprocal_bits(freq);
-    uint32_t i;
-    for (i = 0; i < 64; i += 16) {
+    for (uint32_t i = 0; i < 64; i += 16) {
         __m256i a;
         __m256i b;
         lq__quotient_256(&a, &b, lq__load_256(hi + i), lq__load_256(lo + i),
@@ -453,19 +427,17 @@ static void quotients(int level, uint16_t *q, uint16_t *r, const uint16_t *hi, c
                       uint32_t freq)
 {
     uint32_t reciprocal = lq__reciprocal_bits(freq);
-    uint32_t i;
     (void)level;
-    for (i = 0; i < 64; i += 4) {
+    for (uint32_t i = 0; i < 64; i += 4) {
         uint32_t x[4], quotient[4], rest[4];
-        uint32x4_t b;
-        uint32_t j;
-        for (j = 0; j < 4; j++) {
+        for (uint32_t j = 0; j < 4; j++) {
             x[j] = (uint32_t)hi[i + j] << 16 | lo[i + j];
         }
+        uint32x4_t b;
         vst1q_u32(quotient, lq__quotient_neon(&b, vld1q_u32(x), vdupq_n_u32(freq),
                                               vdupq_n_u32(reciprocal)));
         vst1q_u32(rest, b);
-        for (j = 0; j < 4; j++) {
+        for (uint32_t j = 0; j < 4; j++) {
             q[i + j] = (uint16_t)quotient[j];
             r[i + j] = (uint16_t)rest[j];
         }
@@ -492,21 +464,19 @@ static uint32_t state_of(uint32_t f, uint32_t i)
 
 static int quotients_ok(int level)
 {
-    uint32_t f;
-    uint32_t i;
     uint32_t bad = 0;
-    for (f = LQ__FREQ_LEAST; f <= 65535; f++) {
+    for (uint32_t f = LQ__FREQ_LEAST; f <= 65535; f++) {
         uint16_t hi[64];
         uint16_t lo[64];
-        uint16_t q[64];
-        uint16_t r[64];
-        for (i = 0; i < 64; i++) {
+        for (uint32_t i = 0; i < 64; i++) {
             uint32_t x = f == 16 && i < 32 ? 65536 + i : state_of(f, i);
             hi[i] = (uint16_t)(x >> 16);
             lo[i] = (uint16_t)x;
         }
+        uint16_t q[64];
+        uint16_t r[64];
         quotients(level, q, r, hi, lo, f);
-        for (i = 0; i < 64; i++) {
+        for (uint32_t i = 0; i < 64; i++) {
             uint32_t x = (uint32_t)hi[i] << 16 | lo[i];
             bad |= q[i] != x / f || r[i] != x % f;
         }
@@ -518,8 +488,7 @@ static int quotients_ok(int level)
 /* ---- round trips ---- */
 static void random_classes(setup *s, size_t rows, uint32_t low, uint32_t span)
 {
-    size_t i;
-    for (i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++) {
         s->classes[i] = (uint8_t)(low + below(span));
     }
 }
@@ -527,24 +496,19 @@ static void random_classes(setup *s, size_t rows, uint32_t low, uint32_t span)
 static void test_round_trips(int quick)
 {
     setup *s = setup_new();
-    int quantizer;
-    uint32_t run;
-    size_t i;
-    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
-        for (run = 0; run < (quick ? 24u : 160u); run++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+        for (uint32_t run = 0; run < (quick ? 24u : 160u); run++) {
             size_t rows = 1 + below(run % 4 ? 60 : ROWS);
             size_t lead = run % 3 ? 0 : below((uint32_t)rows < 9 ? (uint32_t)rows + 1 : 9);
             size_t pages = 1 + below(PAGES);
-            uint32_t tokens[PAGES];
             static const uint32_t span[8][2] = {{0, 122}, {20, 30}, {1, 60},  {0, 12},
                                                 {44, 30}, {33, 12}, {50, 14}, {60, 62}};
             random_classes(s, rows, span[run % 8][0], span[run % 8][1]);
-            if (run % 5 == 0) {
-                s->classes[below((uint32_t)rows)] = 0;
-            }
+            if (run % 5 == 0) s->classes[below((uint32_t)rows)] = 0;
             setup_plan(s, rows, lead, quantizer);
             CHECK(s->plan.rows == lq_rans_matrix_rows(rows, lead, quantizer));
-            for (i = 0; i < pages; i++) {
+            uint32_t tokens[PAGES];
+            for (size_t i = 0; i < pages; i++) {
                 tokens[i] = run % 2 ? 64 : 1 + below(64);
                 fill(s->values[i], s->classes, rows, lead, quantizer,
                      run % 3 == 1 ? 0
@@ -553,13 +517,13 @@ static void test_round_trips(int quick)
             }
             round_trip(s, tokens, pages);
         }
-        for (run = 1; run <= 64; run++) { /* every token count */
+        for (uint32_t run = 1; run <= 64; run++) { /* every token count */
             random_classes(s, 24, 14, 46);
             setup_plan(s, 24, 0, quantizer);
             fill(s->values[0], s->classes, 24, 0, quantizer, 200);
             round_trip(s, &run, 1);
         }
-        for (run = 1; run <= LQ_CLASS_MAX; run++) { /* every class */
+        for (uint32_t run = 1; run <= LQ_CLASS_MAX; run++) { /* every class */
             uint32_t tokens = 64;
             memset(s->classes, (int)run, 17);
             setup_plan(s, 17, 1, quantizer);
@@ -592,14 +556,11 @@ static int flight_decode(setup *s, flight *f, const uint32_t *tokens)
 static int flight_equal(const setup *s, const flight *f)
 {
     size_t escaped = 0;
-    size_t i;
-    size_t g;
-    uint32_t t;
-    for (i = 0; i < s->plan.coded_rows; i++) {
+    for (size_t i = 0; i < s->plan.coded_rows; i++) {
         const lq_rans_row *r = &s->plan.coded[i];
         const lq__rans_table *table = &tables->table[r->table[0]];
-        for (g = 0; g < FLIGHT; g++) {
-            for (t = 0; t < 64; t++) {
+        for (size_t g = 0; g < FLIGHT; g++) {
+            for (uint32_t t = 0; t < 64; t++) {
                 size_t at = (size_t)r->row * 64 + t;
                 uint8_t symbol = f->symbols[(i * FLIGHT + g) * 64 + LQ__RANS_PLACE(t)];
                 int value = s->decoded[g][at];
@@ -609,19 +570,15 @@ static int flight_equal(const setup *s, const flight *f)
                     value = r->raw[0] ? 2 * value + (symbol & 1) : value;
                 }
                 escaped += lq__row_is_symbols(r) && number == 0;
-                if (value != s->values[g][at] || number > 31) {
-                    return 0;
-                }
+                if (value != s->values[g][at] || number > 31) return 0;
             }
         }
     }
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         const lq__rans_escape *e = &f->escapes[i];
         uint32_t place = LQ__RANS_PLACE((uint32_t)e->token);
         uint8_t symbol = f->symbols[((size_t)e->row * FLIGHT + e->page) * 64 + place];
-        if (symbol >> s->plan.coded[e->row].raw[0]) {
-            return 0;
-        }
+        if (symbol >> s->plan.coded[e->row].raw[0]) return 0;
     }
     return escaped == f->count;
 }
@@ -634,15 +591,12 @@ static void test_symbols(int quick)
     uint32_t tokens[FLIGHT] = {64, 64, 64, 64, 64, 64, 64, 64};
     uint32_t full = 0;
     uint32_t run;
-    size_t i;
     for (run = 0; run < (quick ? 40u : 400u) && LQ__X86 && levels == 2; run++) {
         static const uint32_t span[5][2] = {{0, 122}, {17, 30}, {34, 12}, {48, 20}, {1, 60}};
         size_t rows = 1 + below(run % 4 ? 60 : ROWS);
-        uint32_t damage;
-        int status;
         random_classes(s, rows, span[run % 5][0], span[run % 5][1]);
         setup_plan(s, rows, run % 2, LQ_Z);
-        for (i = 0; i < FLIGHT; i++) {
+        for (size_t i = 0; i < FLIGHT; i++) {
             static const uint32_t outliers[6] = {0, 0, 2000, 4000, 15, 8000};
             fill(s->values[i], s->classes, rows, run % 2, LQ_Z, outliers[run % 6]);
         }
@@ -650,27 +604,26 @@ static void test_symbols(int quick)
             s->values[1 + below(7)][below(64)] = 3000;
         }
         CHECK(setup_encode(s, tokens, FLIGHT) == LQ_OK);
-        for (i = 0; i < FLIGHT; i++) {
+        for (size_t i = 0; i < FLIGHT; i++) {
             f->bytes[i] = (uint8_t *)calloc(s->size[i] + LQ__ROW_BYTES, 1);
             memcpy(f->bytes[i], s->bytes[i], s->size[i]);
         }
-        status = flight_decode(s, f, tokens);
+        int status = flight_decode(s, f, tokens);
         CHECK(status == LQ_OK ? flight_equal(s, f) : status == LQ_E_SPACE && f->count == ESCAPES);
         full += status != LQ_OK;
-        for (damage = 0; damage < 8; damage++) {
+        for (uint32_t damage = 0; damage < 8; damage++) {
             size_t page = below(FLIGHT);
             size_t at = below((uint32_t)s->size[page]);
             uint8_t bit = (uint8_t)(1u << below(8));
-            int refused;
             s->bytes[page][at] ^= bit;
             f->bytes[page][at] ^= bit;
-            refused = setup_decode(s, tokens, FLIGHT);
+            int refused = setup_decode(s, tokens, FLIGHT);
             status = flight_decode(s, f, tokens);
             CHECK(refused ? status != LQ_OK : status == LQ_OK || status == LQ_E_SPACE);
             s->bytes[page][at] ^= bit;
             f->bytes[page][at] ^= bit;
         }
-        for (i = 0; i < FLIGHT; i++) {
+        for (size_t i = 0; i < FLIGHT; i++) {
             free(f->bytes[i]);
         }
     }
@@ -684,12 +637,10 @@ static void test_extremes(void)
 {
     setup *s = setup_new();
     uint32_t tokens[2] = {64, 33};
-    uint32_t run;
-    for (run = 0; run < 40; run++) {
-        size_t i;
+    for (uint32_t run = 0; run < 40; run++) {
         random_classes(s, 20, run % 2 ? 1 : 40, run % 2 ? 30 : 80);
         setup_plan(s, 20, 4, LQ_Z);
-        for (i = 0; i < 20 * 64; i++) {
+        for (size_t i = 0; i < 20 * 64; i++) {
             s->values[0][i] = (int16_t)(below(2) ? -32768 + (int)below(3) : 32767 - (int)below(3));
             s->values[1][i] = (int16_t)random64();
         }
@@ -701,11 +652,11 @@ static void test_extremes(void)
 static void test_arguments(void)
 {
     setup *s = setup_new();
-    lq_rans_page page;
     uint32_t tokens = 64;
-    const lq_tables *t;
     static uint8_t small[64];
+    lq_rans_page page;
     memset(&page, 0, sizeof page);
+    const lq_tables *t;
     CHECK(lq_tables_init(&t, NULL, 1 << 20) == LQ_E_ARG);
     CHECK(lq_tables_init(&t, small, sizeof small) == LQ_E_SPACE);
     memset(s->classes, 33, 16);
@@ -724,13 +675,12 @@ static void test_arguments(void)
     CHECK(setup_encode(s, &tokens, 1) == LQ_OK);
     s->values[0][5 * 64 + 63] ^= 1; /* an odd sum, then a wrong coset */
     for (tokens = 1; tokens <= 64; tokens += 21) {
-        int level;
-        for (level = 0; level <= levels; level++) {
+        for (int level = 0; level <= levels; level++) {
             lq_cpu_limit(level);
             CHECK(setup_encode(s, &tokens, 1) == (tokens == 64 ? LQ_E_ARG : LQ_OK));
         }
         s->values[0][64 * 9] = 2;
-        for (level = 0; level <= levels; level++) {
+        for (int level = 0; level <= levels; level++) {
             lq_cpu_limit(level);
             CHECK(setup_encode(s, &tokens, 1) == LQ_E_ARG && s->size[0] == 0);
         }
@@ -759,14 +709,13 @@ static void test_arguments(void)
 static void test_space(void)
 {
     setup *s = setup_new();
-    lq_rans_page page;
     uint32_t tokens = 50;
-    size_t n;
     random_classes(s, 12, 20, 44);
     setup_plan(s, 12, 0, LQ_Z);
     fill(s->values[0], s->classes, 12, 0, LQ_Z, 40);
     CHECK(setup_encode(s, &tokens, 1) == LQ_OK);
-    for (n = 0; n <= s->size[0]; n++) {
+    lq_rans_page page;
+    for (size_t n = 0; n <= s->size[0]; n++) {
         uint8_t *exact = (uint8_t *)malloc(n + (n == 0));
         memset(&page, 0, sizeof page);
         page.values = s->values[0];
@@ -787,9 +736,8 @@ static int hostile_decode(setup *s, const uint8_t *bytes, size_t count, uint32_t
 {
     uint8_t *exact = (uint8_t *)malloc(count + (count == 0));
     int status[3] = {0, 0, 0};
-    int level;
     memcpy(exact, bytes, count);
-    for (level = 0; level <= levels; level++) {
+    for (int level = 0; level <= levels; level++) {
         lq_rans_page page;
         memset(&page, 0, sizeof page);
         page.values = s->decoded[level];
@@ -816,40 +764,35 @@ static int hostile_decode(setup *s, const uint8_t *bytes, size_t count, uint32_t
 static void test_hostile(int quick)
 {
     setup *s = setup_new();
-    uint8_t *copy;
-    int quantizer;
-    uint32_t run;
-    size_t n;
-    uint32_t v;
     size_t accepted = 0;
-    for (quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
+    for (int quantizer = LQ_Z; quantizer <= LQ_E8_RELAXED; quantizer++) {
         uint32_t tokens = quantizer == LQ_D4 ? 19 : 64;
         random_classes(s, 24, 16, 44);
         setup_plan(s, 24, 0, quantizer);
         fill(s->values[0], s->classes, 24, 0, quantizer, 100);
         CHECK(setup_encode(s, &tokens, 1) == LQ_OK);
-        copy = (uint8_t *)malloc(s->size[0] + 4);
+        uint8_t *copy = (uint8_t *)malloc(s->size[0] + 4);
         memcpy(copy, s->bytes[0], s->size[0]);
         memset(copy + s->size[0], 0, 4);
-        for (n = 0; n < s->size[0] + 4; n++) {
+        for (size_t n = 0; n < s->size[0] + 4; n++) {
             int status = hostile_decode(s, copy, n, tokens);
             CHECK((status == LQ_OK) == (n == s->size[0]));
         }
-        for (n = 0; n < s->size[0]; n++) {
-            for (v = 1; v < 256; v += quick ? 37 : 1) {
+        for (size_t n = 0; n < s->size[0]; n++) {
+            for (uint32_t v = 1; v < 256; v += quick ? 37 : 1) {
                 copy[n] = (uint8_t)(copy[n] ^ v);
                 accepted += hostile_decode(s, copy, s->size[0], tokens) == LQ_OK;
                 copy[n] = (uint8_t)(copy[n] ^ v);
             }
         }
         free(copy);
-        for (run = 0; run < (quick ? 1000u : 25000u); run++) {
-            uint8_t noise[700];
+        for (uint32_t run = 0; run < (quick ? 1000u : 25000u); run++) {
             if (run % 64 == 0) {
                 random_classes(s, 16, run % 128 ? 1 : 30, run % 128 ? 20 : 90);
                 setup_plan(s, 16, 0, quantizer);
             }
-            for (n = 0; n < sizeof noise; n++) {
+            uint8_t noise[700];
+            for (size_t n = 0; n < sizeof noise; n++) {
                 noise[n] = (uint8_t)(run % 3 ? random64() : run % 2 ? 0 : 255);
             }
             accepted += hostile_decode(s, noise, below(sizeof noise + 1), 1 + below(64)) == LQ_OK;
@@ -865,12 +808,10 @@ static void test_hostile(int quick)
 static double ideal_bits(const int16_t *values, const uint8_t *classes, size_t rows)
 {
     double bits = 0;
-    size_t i;
-    size_t t;
-    for (i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++) {
         double s = sigma_of(classes[i]);
         double dead = dead_of(classes[i]);
-        for (t = 0; t < 64 && classes[i]; t++) {
+        for (size_t t = 0; t < 64 && classes[i]; t++) {
             double k = abs(values[i * 64 + t]);
             double a = k > 0 ? (k - 0.5 + dead) / s : -(0.5 + dead) / s;
             bits -= log2(normal(-a) - normal(-(k + 0.5 + dead) / s));
@@ -885,19 +826,17 @@ static void test_length(size_t rows, double limit)
     double ideal = 0;
     double real = 0;
     uint32_t tokens[8] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint32_t run;
-    size_t i;
-    for (run = 0; run < 12; run++) {
-        for (i = 0; i < rows; i++) {
+    for (uint32_t run = 0; run < 12; run++) {
+        for (size_t i = 0; i < rows; i++) {
             s->classes[i] =
                 (uint8_t)(50 - 35 * i / rows + below(3)); /* falling variance, 2.25 bits */
         }
         setup_plan(s, rows, 0, LQ_Z);
-        for (i = 0; i < 8; i++) {
+        for (size_t i = 0; i < 8; i++) {
             fill(s->values[i], s->classes, rows, 0, LQ_Z, 0);
         }
         CHECK(setup_encode(s, tokens, 8) == LQ_OK);
-        for (i = 0; i < 8; i++) {
+        for (size_t i = 0; i < 8; i++) {
             ideal += ideal_bits(s->values[i], s->classes, rows);
             real += 8.0 * (double)s->size[i];
         }
@@ -917,7 +856,6 @@ static uint32_t histogram[65536];
 static lq_histogram make_histogram(int kind)
 {
     lq_histogram h = {histogram, 0, 0};
-    size_t i;
     memset(histogram, 0, sizeof histogram);
     switch (kind) {
     case 0: /* binary, fair */
@@ -933,7 +871,7 @@ static lq_histogram make_histogram(int kind)
     case 6: /* uniform, all */
         h.count = kind == 3 ? 3 : kind == 4 ? 31 : kind == 5 ? 256 : 65536;
         h.low = kind == 4 ? -15 : kind == 6 ? -32768 : 0;
-        for (i = 0; i < h.count; i++) {
+        for (size_t i = 0; i < h.count; i++) {
             histogram[i] = kind == 6 ? 3 : 4000000000u;
         }
         break;
@@ -948,7 +886,7 @@ static lq_histogram make_histogram(int kind)
     case 10: /* heavy tails */
         h.count = 8001;
         h.low = -4000;
-        for (i = 0; i < h.count; i++) {
+        for (size_t i = 0; i < h.count; i++) {
             double x = (double)i - 4000;
             double y = kind == 8   ? exp(-fabs(x) / 3)
                        : kind == 9 ? exp(-x * x / 18)
@@ -961,7 +899,7 @@ static lq_histogram make_histogram(int kind)
     case 13: /* 300 numbers at random */
         h.count = kind == 13 ? 300 : 256;
         h.low = kind == 13 ? -100 : 0;
-        for (i = 0; i < h.count; i++) {
+        for (size_t i = 0; i < h.count; i++) {
             size_t rank = i * 77 % 256;
             histogram[i] = kind == 11   ? (uint32_t)(1000000 / (rank + 1))
                            : kind == 12 ? (rank < 25 ? 1u << (24 - rank) : 0)
@@ -973,14 +911,14 @@ static lq_histogram make_histogram(int kind)
     case 18:
         h.count = kind == 16 ? 2 : 20;
         h.low = kind == 16 ? 15990 : kind == 17 ? 32748 : -32768;
-        for (i = 0; i < h.count; i++) {
+        for (size_t i = 0; i < h.count; i++) {
             histogram[i] = (uint32_t)(1 + i);
         }
         break;
     case 14: /* one frequent number and 30 rare ones */
     default: /* one frequent number and a tail */
         h.count = kind == 14 ? 31 : 200;
-        for (i = 0; i < h.count; i++) {
+        for (size_t i = 0; i < h.count; i++) {
             histogram[i] = i == 9 ? 100000 : kind == 14 ? 300 : (uint32_t)(2000 / (i + 1));
         }
         break;
@@ -994,11 +932,10 @@ static double entropy_of(const lq_histogram *h)
 {
     double total = 0;
     double sum = 0;
-    size_t i;
-    for (i = 0; i < h->count; i++) {
+    for (size_t i = 0; i < h->count; i++) {
         total += h->counts[i];
     }
-    for (i = 0; i < h->count; i++) {
+    for (size_t i = 0; i < h->count; i++) {
         double p = h->counts[i] / total;
         sum -= h->counts[i] ? p * log(p) / log(2.0) : 0;
     }
@@ -1010,8 +947,7 @@ static double bits_of(const lq_rans_counts *counts, uint32_t table, const lq_his
 {
     double total = 0;
     double sum = 0;
-    size_t i;
-    for (i = 0; i < h->count; i++) {
+    for (size_t i = 0; i < h->count; i++) {
         if (h->counts[i]) {
             uint64_t bits = lq__value_bits(lq__counts_tables(counts), table, h->low + (int32_t)i);
             total += h->counts[i];
@@ -1051,37 +987,33 @@ static void check_counted(counted *c, const lq_rans_plan *plan, double *bits)
 {
     size_t ws_bytes = lq_rans_plan_workspace_bytes(plan, COUNTS_PAGES);
     uint8_t *ws = (uint8_t *)malloc(ws_bytes + 1);
+    *bits = 0;
     lq_rans_page pages[COUNTS_PAGES];
     size_t sizes[COUNTS_PAGES];
-    int level;
-    size_t p;
-    *bits = 0;
-    for (level = 0; level <= levels; level++) {
+    for (int level = 0; level <= levels; level++) {
         lq_cpu_limit(level);
         memset(pages, 0, sizeof pages);
-        for (p = 0; p < COUNTS_PAGES; p++) {
+        for (size_t p = 0; p < COUNTS_PAGES; p++) {
             pages[p].values = c->values[p];
             pages[p].bytes = level ? c->again[p] : c->bytes[p];
             pages[p].bytes_count = sizeof c->bytes[p];
             pages[p].tokens = p == 1 ? 37 : p == 2 ? 1 : 64;
         }
         CHECK(lq_rans_encode(NULL, plan, pages, COUNTS_PAGES, ws + 1, ws_bytes) == LQ_OK);
-        for (p = 0; p < COUNTS_PAGES; p++) {
+        for (size_t p = 0; p < COUNTS_PAGES; p++) {
             CHECK(pages[p].written <= lq_rans_bound(plan->rows, pages[p].tokens));
             CHECK(!level || (sizes[p] == pages[p].written &&
                              !memcmp(c->bytes[p], c->again[p], sizes[p])));
             sizes[p] = pages[p].written;
         }
-        for (p = 0; p < COUNTS_PAGES; p++) {
-            size_t i;
-            size_t t;
+        for (size_t p = 0; p < COUNTS_PAGES; p++) {
             int same = 1;
             pages[p].bytes_count = sizes[p];
             pages[p].values = c->decoded;
             memset(c->decoded, 85, sizeof c->decoded);
             CHECK(lq_rans_decode(NULL, plan, &pages[p], 1, ws, ws_bytes) == LQ_OK);
-            for (i = 0; i < plan->rows; i++) {
-                for (t = 0; t < 64; t++) {
+            for (size_t i = 0; i < plan->rows; i++) {
+                for (size_t t = 0; t < 64; t++) {
                     int16_t want = t < pages[p].tokens ? c->values[p][i * 64 + t] : (int16_t)0;
                     same &= c->decoded[i * 64 + t] == want;
                 }
@@ -1097,57 +1029,51 @@ static void check_counted(counted *c, const lq_rans_plan *plan, double *bits)
 static void test_counts(void)
 {
     static counted c;
-    int kind;
-    for (kind = 0; kind < HISTOGRAMS; kind++) {
+    for (int kind = 0; kind < HISTOGRAMS; kind++) {
         lq_histogram h = make_histogram(kind);
         size_t bytes = lq_rans_counts_bytes(&h, 1);
         uint8_t *mem = (uint8_t *)malloc(bytes + 1);
         uint8_t *mem2 = (uint8_t *)malloc(bytes);
         const lq_rans_counts *counts;
-        const lq_rans_counts *loaded;
-        lq_rans_plan plan;
         double entropy = entropy_of(&h);
-        double real;
-        double bits;
-        size_t file_bytes;
-        size_t written;
-        size_t needed;
-        uint8_t *file;
-        uint8_t *again;
-        size_t i;
-        size_t p;
         CHECK(lq_rans_counts_init(&counts, mem + 1, bytes, &h, 1) == LQ_OK);
-        bits = bits_of(counts, 0, &h);
+        double bits = bits_of(counts, 0, &h);
         if (!CHECK(bits >= entropy - 1e-4 && bits <= 1.005 * entropy + 0.004)) {
             fprintf(stderr, "kind %d: %.5f bits, entropy %.5f\n", kind, bits, entropy);
         }
-        file_bytes = lq_rans_counts_save_bytes(counts);
-        file = (uint8_t *)malloc(file_bytes);
+        size_t file_bytes = lq_rans_counts_save_bytes(counts);
+        uint8_t *file = (uint8_t *)malloc(file_bytes);
+        size_t written;
         CHECK(lq_rans_counts_save(file, file_bytes - 1, &written, counts) == LQ_E_SPACE);
         CHECK(lq_rans_counts_save(file, file_bytes, &written, counts) == LQ_OK &&
               written == file_bytes);
+        const lq_rans_counts *loaded;
+        size_t needed;
         CHECK(lq_rans_counts_load(&loaded, NULL, 0, &needed, file, file_bytes) == LQ_E_SPACE);
         CHECK(needed <= bytes);
         CHECK(lq_rans_counts_load(&loaded, mem2, needed - 1, &needed, file, file_bytes) ==
               LQ_E_SPACE);
         CHECK(lq_rans_counts_load(&loaded, mem2, needed, &needed, file, file_bytes) == LQ_OK);
-        again = (uint8_t *)malloc(file_bytes);
+        uint8_t *again = (uint8_t *)malloc(file_bytes);
         CHECK(lq_rans_counts_save(again, file_bytes, &written, loaded) == LQ_OK &&
               written == file_bytes && !memcmp(file, again, file_bytes));
         free(again);
-        for (i = 0; i < h.count; i++) {
+        for (size_t i = 0; i < h.count; i++) {
             c.sums[i] = (i ? c.sums[i - 1] : 0) + h.counts[i];
         }
-        for (p = 0; p < COUNTS_PAGES; p++) { /* the last three pages as counted, others with more */
-            for (i = 0; i < COUNTS_ROWS * 64; i++) {
+        /* the last three pages as counted, others with more */
+        for (size_t p = 0; p < COUNTS_PAGES; p++) {
+            for (size_t i = 0; i < COUNTS_ROWS * 64; i++) {
                 c.values[p][i] = draw(&h, c.sums);
                 if (p < 3 && below(9) == 0) {
                     c.values[p][i] = (int16_t)(random64() & (p & 1 ? 65535 : 63));
                 }
             }
         }
+        lq_rans_plan plan;
         CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, loaded, NULL,
                                   COUNTS_ROWS) == LQ_OK);
+        double real;
         check_counted(&c, &plan, &real);
         /* states, and what chance adds */
         CHECK(real / COUNTS_ROWS <= bits * 1.03 + 0.25);
@@ -1164,39 +1090,33 @@ static void test_counts_rows(void)
     static uint32_t copies[4][300];
     static const int kinds[4] = {0, 11, 5, 13};
     lq_histogram h[4];
-    uint16_t table_of[COUNTS_ROWS];
-    const lq_rans_counts *counts;
-    lq_rans_plan plan;
-    uint8_t *mem;
-    size_t bytes;
     double want = 0;
-    double real;
-    size_t i;
-    size_t p;
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         h[i] = make_histogram(kinds[i]);
         memcpy(copies[i], histogram, h[i].count * sizeof *histogram);
         h[i].counts = copies[i];
     }
-    bytes = lq_rans_counts_bytes(h, 4);
-    mem = (uint8_t *)malloc(bytes);
+    size_t bytes = lq_rans_counts_bytes(h, 4);
+    uint8_t *mem = (uint8_t *)malloc(bytes);
+    const lq_rans_counts *counts;
     CHECK(lq_rans_counts_init(&counts, mem, bytes, h, 4) == LQ_OK);
-    for (i = 0; i < COUNTS_ROWS; i++) {
-        size_t k;
+    uint16_t table_of[COUNTS_ROWS];
+    for (size_t i = 0; i < COUNTS_ROWS; i++) {
         table_of[i] = (uint16_t)below(4);
         want += bits_of(counts, table_of[i], &h[table_of[i]]);
-        for (k = 0; k < h[table_of[i]].count; k++) {
+        for (size_t k = 0; k < h[table_of[i]].count; k++) {
             c.sums[k] = (k ? c.sums[k - 1] : 0) + copies[table_of[i]][k];
         }
-        for (p = 0; p < COUNTS_PAGES; p++) {
-            size_t t;
-            for (t = 0; t < 64; t++) {
+        for (size_t p = 0; p < COUNTS_PAGES; p++) {
+            for (size_t t = 0; t < 64; t++) {
                 c.values[p][i * 64 + t] = draw(&h[table_of[i]], c.sums);
             }
         }
     }
+    lq_rans_plan plan;
     CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, counts, table_of,
                               COUNTS_ROWS) == LQ_OK);
+    double real;
     check_counted(&c, &plan, &real);
     CHECK(real <= want * 1.02 + 10);
     CHECK(lq_rans_plan_counts(&plan, c.plan_mem, lq_rans_plan_bytes(COUNTS_ROWS) - 1, counts,
@@ -1216,12 +1136,11 @@ static void test_counts_arguments(void)
     static uint32_t three[3] = {1, 0, 2};
     static uint32_t zeros[3];
     uint8_t mem[20000];
-    uint8_t file[100];
-    const lq_rans_counts *counts;
     lq_histogram h = {three, 3, -1};
     size_t bytes = lq_rans_counts_bytes(&h, 1);
     size_t written = 7;
     CHECK(bytes && bytes <= sizeof mem);
+    const lq_rans_counts *counts;
     CHECK(lq_rans_counts_init(&counts, mem, bytes - 1, &h, 1) == LQ_E_SPACE);
     CHECK(lq_rans_counts_init(&counts, NULL, bytes, &h, 1) == LQ_E_ARG);
     CHECK(lq_rans_counts_init(NULL, mem, bytes, &h, 1) == LQ_E_ARG);
@@ -1230,6 +1149,7 @@ static void test_counts_arguments(void)
     CHECK(lq_rans_counts_bytes(&h, LQ_RANS_TABLES_MAX + 1) == 0);
     CHECK(lq_rans_counts_init(&counts, mem, sizeof mem, &h, 1) == LQ_OK);
     CHECK(lq_rans_counts_save(NULL, 100, &written, counts) == LQ_E_ARG && written == 0);
+    uint8_t file[100];
     CHECK(lq_rans_counts_save(file, 100, &written, NULL) == LQ_E_ARG);
     CHECK(lq_rans_counts_save(file, 100, NULL, counts) == LQ_E_ARG);
     CHECK(lq_rans_counts_save_bytes(NULL) == 0);
@@ -1261,32 +1181,27 @@ static void test_counts_hostile(int quick)
     static uint8_t hurt[2000];
     int loaded_some = 0;
     int refused = 0;
-    int kind;
-    for (kind = 0; kind < HISTOGRAMS; kind++) {
+    for (int kind = 0; kind < HISTOGRAMS; kind++) {
         lq_histogram h = make_histogram(kind);
         size_t bytes = lq_rans_counts_bytes(&h, 1);
         uint8_t *mem = (uint8_t *)malloc(bytes);
         const lq_rans_counts *counts;
         size_t size = 0;
-        size_t needed;
-        int turn;
         CHECK(lq_rans_counts_init(&counts, mem, bytes, &h, 1) == LQ_OK);
         CHECK(lq_rans_counts_save(file, sizeof file, &size, counts) == LQ_OK);
-        for (turn = 0; turn < (int)size; turn++) {
+        size_t needed;
+        for (int turn = 0; turn < (int)size; turn++) {
             CHECK(lq_rans_counts_load(&counts, NULL, 0, &needed, file, (size_t)turn) < 0 &&
                   needed == 0);
         }
-        for (turn = 0; turn < (quick ? 400 : 20000); turn++) {
-            uint8_t *room;
-            uint32_t i;
-            int status;
+        for (int turn = 0; turn < (quick ? 400 : 20000); turn++) {
             memcpy(hurt, file, size);
-            for (i = 0; i <= below(3); i++) {
+            for (uint32_t i = 0; i <= below(3); i++) {
                 size_t at = LQ__COUNTS_FILE + below(40) % (size - LQ__COUNTS_FILE);
                 at = turn & 1 ? below((uint32_t)size) : at;
                 hurt[at] ^= (uint8_t)(1u << below(8));
             }
-            status = lq_rans_counts_load(&counts, NULL, 0, &needed, hurt, size);
+            int status = lq_rans_counts_load(&counts, NULL, 0, &needed, hurt, size);
             refused += status == LQ_E_DATA || status == LQ_E_FORMAT;
             lq__store32(hurt + 8, lq__counts_checksum(hurt, size)); /* and with a right one */
             status = lq_rans_counts_load(&counts, NULL, 0, &needed, hurt, size);
@@ -1294,19 +1209,17 @@ static void test_counts_hostile(int quick)
                 CHECK(status == LQ_E_DATA || status == LQ_E_FORMAT);
                 continue;
             }
-            room = (uint8_t *)malloc(needed);
+            uint8_t *room = (uint8_t *)malloc(needed);
             status = lq_rans_counts_load(&counts, room, needed, &needed, hurt, size);
             if (CHECK(status == LQ_OK)) {
                 lq_rans_plan plan;
-                lq_rans_page page;
-                size_t ws_bytes;
-                uint8_t *ws;
                 CHECK(lq_rans_plan_counts(&plan, c.plan_mem, sizeof c.plan_mem, counts, NULL, 8) ==
                       LQ_OK);
-                ws_bytes = lq_rans_plan_workspace_bytes(&plan, 1);
-                ws = (uint8_t *)malloc(ws_bytes);
+                size_t ws_bytes = lq_rans_plan_workspace_bytes(&plan, 1);
+                uint8_t *ws = (uint8_t *)malloc(ws_bytes);
+                lq_rans_page page;
                 memset(&page, 0, sizeof page);
-                for (i = 0; i < 8 * 64; i++) {
+                for (uint32_t i = 0; i < 8 * 64; i++) {
                     c.values[0][i] = (int16_t)(random64() & (turn & 2 ? 31 : 65535));
                 }
                 page.values = c.values[0];
@@ -1318,7 +1231,7 @@ static void test_counts_hostile(int quick)
                 page.values = c.decoded;
                 CHECK(lq_rans_decode(NULL, &plan, &page, 1, ws, ws_bytes) == LQ_OK);
                 CHECK(!memcmp(c.decoded, c.values[0], 8 * 128));
-                for (i = 0; i < page.bytes_count; i++) {
+                for (uint32_t i = 0; i < page.bytes_count; i++) {
                     page.bytes[i] = (uint8_t)random64();
                 }
                 status = lq_rans_decode(NULL, &plan, &page, 1, ws, ws_bytes);
@@ -1351,8 +1264,7 @@ int main(int argc, char **argv)
     test_centroids();
 #if LQ__X86 || LQ__NEON
     {
-        int level;
-        for (level = 1; level <= levels; level++) {
+        for (int level = 1; level <= levels; level++) {
             CHECK(quotients_ok(level));
         }
     }

@@ -45,11 +45,8 @@ static void fill_bits(uint8_t *src, size_t count, int type)
     for (size_t i = 0; i < count; i++) {
         uint32_t u = (uint32_t)source_u64();
         uint32_t kind = source_below(8);
-        uint16_t h;
-        if (kind < 2) {
-            u = kind ? u | 0x7f807c00u : u & 0x807f83ffu;
-        }
-        h = (uint16_t)u;
+        if (kind < 2) u = kind ? u | 0x7f807c00u : u & 0x807f83ffu;
+        uint16_t h = (uint16_t)u;
         memcpy(src + i * lq_type_bytes(type), type == LQ_F32 ? (void *)&u : (void *)&h,
                lq_type_bytes(type));
     }
@@ -65,18 +62,17 @@ static void test_types(void)
         size_t bytes = lq_type_bytes(type);
         uint8_t *src = (uint8_t *)source_alloc(count * bytes + 1);
         float x[2][80], center[80];
-        int32_t fixed[2][80];
-        uint8_t narrow[2][320];
-        uint32_t most[2];
-        int beyond[2];
         memset(x, 0, sizeof x);
+        int32_t fixed[2][80];
         memset(fixed, 0, sizeof fixed);
+        uint8_t narrow[2][320];
         memset(narrow, 0, sizeof narrow);
         fill_bits(src, count, type);
         plain->load_row(x[0], src, count, type);
         level->load_row(x[1], src, count, type);
         CHECK(SAME(x[0], x[1]));
         fill_bits((uint8_t *)x[0], count, LQ_F32);
+        int beyond[2];
         beyond[0] = plain->narrow_row(narrow[0], x[0], count, type);
         beyond[1] = level->narrow_row(narrow[1], x[0], count, type);
         CHECK(SAME(narrow[0], narrow[1]));
@@ -89,6 +85,7 @@ static void test_types(void)
         plain->center_row(x[0], src, type, center, count);
         level->center_row(x[1], src, type, center, count);
         CHECK(memcmp(x[0], x[1], count * sizeof *center) == 0);
+        uint32_t most[2];
         for (int e = -12; e <= 128; e += 35) {
             most[0] = plain->fixed_row(fixed[0], src, type, count, e);
             most[1] = level->fixed_row(fixed[1], src, type, count, e);
@@ -172,11 +169,11 @@ static void test_sums(void)
         size_t count = source_below(257);
         size_t few = source_below(65);
         int32_t x[256], edge[5];
-        int64_t sum[2][256];
         uint64_t square[2] = {0, 0}, beyond[2][5];
         int32_t origin = within(round & 1 ? 1 << 10 : (1 << 30) - 1);
         fill(x, 256, 1 << 16);
         CHECK(plain->squares_row(x, count) == level->squares_row(x, count));
+        int64_t sum[2][256];
         for (size_t i = 0; i < 256; i++) {
             sum[0][i] = sum[1][i] = within(1 << 30) * ((int64_t)1 << 20);
         }
@@ -208,7 +205,6 @@ static void test_points(void)
 {
     enum { DIMS = 2 * (int)LQ__BLOCK_DIMS, ROWS = 2 * (int)LQ__BLOCK_ROWS };
     for (int round = 0; round < 5 * ROUNDS; round++) {
-        int16_t z[2][ROWS * TOKENS];
         int32_t y[DIMS * TOKENS], back[2][TOKENS], mean[DIMS], shift[4];
         lq__row_data row[DIMS];
         int32_t most = round % 3 ? 1 << 16 : (1 << 26) - 4096; /* z fits 16 bits */
@@ -226,6 +222,7 @@ static void test_points(void)
             row[i].mean = mean[i];
             row[i].dead_zone = dead;
         }
+        int16_t z[2][ROWS * TOKENS];
         for (int q = 1; q < LQ__QUANTIZER_END; q++) {
             memset(z, 0, sizeof z);
             CHECK(plain->blocks[q](z[0], y, row, 2, columns) ==
@@ -244,8 +241,6 @@ static void test_box(void)
     static const lq__row_data none[8] = {{0, 0, {0, 0, 0, 0}, 0}};
     for (int round = 0; round < 5 * ROUNDS; round++) {
         int32_t x[8 * 16], y[2][8 * TOKENS], yp[2][16], pp[2][16];
-        uint32_t word[2][16];
-        int16_t z[2][9 * TOKENS];
         size_t blocks = source_below(9);
         size_t stride = 8 + source_below(9);
         fill(x, 8 * 16, 1 << 20);
@@ -255,11 +250,13 @@ static void test_box(void)
         level->block_rows(y[1], x, stride, blocks);
         CHECK(SAME(y[0], y[1]));
         fill(y[0], 8 * TOKENS, (round % 4 == 0 ? 6 : 12) * 4096);
+        int16_t z[2][9 * TOKENS];
         (void)plain->blocks[LQ_E8](z[0], y[0], none, 1, TOKENS);
         memcpy(z[1], z[0], sizeof z[0]);
         plain->box_rows(z[0], y[0]);
         level->box_rows(z[1], y[0]);
         CHECK(SAME(z[0], z[1]));
+        uint32_t word[2][16];
         plain->word_rows(word[0], yp[0], pp[0], z[0], y[0]);
         level->word_rows(word[1], yp[1], pp[1], z[0], y[0]);
         CHECK(SAME(word[0], word[1]) && SAME(yp[0], yp[1]) && SAME(pp[0], pp[1]));

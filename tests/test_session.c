@@ -87,11 +87,10 @@ static void *make(lq_kv *kv)
 static void grow(lq_kv *kv, size_t tokens)
 {
     size_t t = lq_kv_tokens(kv);
-    uint32_t l;
-    for (l = 0; l < LAYERS; l++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
         lq_kv_view k;
-        lq_kv_view v;
         memset(&k, 0, sizeof k);
+        lq_kv_view v;
         memset(&v, 0, sizeof v);
         k.data = vectors[l][0] + t * ROW;
         v.data = vectors[l][1] + t * ROW;
@@ -101,8 +100,7 @@ static void grow(lq_kv *kv, size_t tokens)
 
 static void attend(const lq_kv *kv, float (*out)[HEADS * DIMS])
 {
-    uint32_t l;
-    for (l = 0; l < LAYERS; l++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
         lq_kv_attend_desc d;
         memset(&d, 0, sizeof d);
         d.layer = l;
@@ -116,15 +114,11 @@ static void attend(const lq_kv *kv, float (*out)[HEADS * DIMS])
 /* The last thing done to kv: it gets another token. */
 static void look(state *s, lq_kv *kv)
 {
-    uint32_t l;
-    uint32_t v;
     memset(s, 0, sizeof *s);
     s->tokens = lq_kv_tokens(kv);
-    if (s->tokens == 0) {
-        return;
-    }
-    for (l = 0; l < LAYERS; l++) {
-        for (v = 0; v < 2; v++) {
+    if (s->tokens == 0) return;
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        for (uint32_t v = 0; v < 2; v++) {
             lq_kv_view_out out;
             memset(&out, 0, sizeof out);
             out.data = s->read[l][v];
@@ -158,9 +152,7 @@ static int pour(pen *p, const uint8_t *bytes, size_t count)
 {
     while (count) {
         ssize_t n = write(p->file, bytes, count);
-        if (n <= 0) {
-            return 1;
-        }
+        if (n <= 0) return 1;
         bytes += n;
         count -= (size_t)n;
     }
@@ -176,9 +168,7 @@ static int flush(pen *p)
 
 static void die(const pen *p)
 {
-    if (p->buffered) {
-        _exit(0);
-    }
+    if (p->buffered) _exit(0);
     (void)kill(getpid(), SIGKILL);
     for (;;) { /* until it comes */
         (void)pause();
@@ -201,12 +191,8 @@ static int pen_write(void *user, const void *bytes, size_t count)
         p->left -= n;
         src += n;
         count -= n;
-        if (p->left == 0) {
-            die(p);
-        }
-        if (p->held == BUFFER && flush(p)) {
-            return 1;
-        }
+        if (p->left == 0) die(p);
+        if (p->held == BUFFER && flush(p)) return 1;
     }
     return 0;
 }
@@ -216,13 +202,9 @@ static int save(const lq_kv *kv, uint64_t name, lq_archive_writer *writer)
 {
     size_t workspace;
     size_t directory;
-    uint8_t *mem;
-    int status;
-    if (lq_kv_save_bytes(kv, &workspace, &directory) != LQ_OK) {
-        return 1;
-    }
-    mem = (uint8_t *)source_alloc(workspace);
-    status = lq_kv_save(kv, writer, name, mem, workspace);
+    if (lq_kv_save_bytes(kv, &workspace, &directory) != LQ_OK) return 1;
+    uint8_t *mem = (uint8_t *)source_alloc(workspace);
+    int status = lq_kv_save(kv, writer, name, mem, workspace);
     free(mem);
     return status != LQ_OK;
 }
@@ -244,12 +226,12 @@ static lq_archive_writer_desc pen_desc(pen *p)
 static int write_whole(const char *name, const lq_kv *kv, size_t left, int buffered)
 {
     pen p;
-    lq_archive_writer writer;
     lq_archive_writer_desc d = pen_desc(&p);
     memset(&p, 0, sizeof p);
     p.left = left;
     p.buffered = buffered;
     p.file = open(name, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    lq_archive_writer writer;
     if (p.file < 0 || lq_archive_writer_init(&writer, &d) != LQ_OK ||
         save(&other_kv, OTHER_NAME, &writer) || save(kv, NAME, &writer) ||
         lq_archive_finish(&writer) != LQ_OK || flush(&p) || fsync(p.file) || close(p.file)) {
@@ -273,21 +255,19 @@ static void read_file(const char *name)
         n = read(file, file_bytes + file_count, sizeof file_bytes - file_count);
         file_count += n > 0 ? (size_t)n : 0;
     }
-    if (file >= 0) {
-        (void)close(file);
-    }
+    if (file >= 0) (void)close(file);
     CHECK(file_count < sizeof file_bytes);
 }
 
 static int open_archive(const char *name)
 {
-    lq_archive_source source;
-    size_t needed;
     read_file(name);
+    lq_archive_source source;
     memset(&source, 0, sizeof source);
     source.bytes = file_bytes;
     source.size = file_count;
     source.recover_bytes = UINT64_MAX;
+    size_t needed;
     return lq_archive_open(&reader, &source, open_room, sizeof open_room, &needed);
 }
 
@@ -297,12 +277,11 @@ static int check_loaded(uint64_t name, const state *first, const state *second)
     static state got;
     size_t room = lq_kv_load_bytes(&back_kv);
     uint8_t *workspace = (uint8_t *)source_alloc(room);
-    int which;
     CHECK(lq_kv_truncate(&back_kv, 0) == LQ_OK);
     CHECK(lq_kv_load(&back_kv, &reader, name, workspace, room) == LQ_OK);
     free(workspace);
     look(&got, &back_kv);
-    which = got.tokens == second->tokens;
+    int which = got.tokens == second->tokens;
     CHECK(memcmp(&got, which ? second : first, sizeof got) == 0);
     return which;
 }
@@ -312,12 +291,8 @@ static int check_loaded(uint64_t name, const state *first, const state *second)
 static int buried(pid_t child, int buffered)
 {
     int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) != child) {
-        return 0;
-    }
-    if (WIFSIGNALED(status)) {
-        return !buffered && WTERMSIG(status) == SIGKILL;
-    }
+    if (child < 0 || waitpid(child, &status, 0) != child) return 0;
+    if (WIFSIGNALED(status)) return !buffered && WTERMSIG(status) == SIGKILL;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
@@ -325,9 +300,8 @@ static int buried(pid_t child, int buffered)
    child lives to rename it. */
 static void test_rename(size_t left, size_t size, int buffered)
 {
-    pid_t child;
     CHECK(write_whole(path, &old_kv, SIZE_MAX, 0) == 0);
-    child = fork();
+    pid_t child = fork();
     if (child == 0) {
         int status = write_whole(spare, &new_kv, left, buffered);
         _exit(status ? status : rename(spare, path) ? 3 : 0);
@@ -342,13 +316,13 @@ static void test_rename(size_t left, size_t size, int buffered)
 static int write_more(size_t left, int buffered)
 {
     pen p;
-    lq_archive_writer writer;
     lq_archive_writer_desc d = pen_desc(&p);
     off_t end = (off_t)reader.end;
     memset(&p, 0, sizeof p);
     p.left = left;
     p.buffered = buffered;
     p.file = open(path, O_WRONLY);
+    lq_archive_writer writer;
     if (p.file < 0 || ftruncate(p.file, end) || lseek(p.file, end, SEEK_SET) != end ||
         lq_archive_writer_append(&writer, &d, &reader) != LQ_OK || save(&new_kv, NAME, &writer) ||
         lq_archive_finish(&writer) != LQ_OK || flush(&p) || close(p.file)) {
@@ -360,16 +334,12 @@ static int write_more(size_t left, int buffered)
 /* A second child starts from what the first one left behind, and dies, too. */
 static void test_append(const size_t *left, size_t size, int buffered)
 {
-    int i;
     int newer = 0;
     CHECK(write_whole(path, &old_kv, SIZE_MAX, 0) == 0);
-    for (i = 0; i < 2; i++) {
-        pid_t child;
+    for (int i = 0; i < 2; i++) {
         CHECK(open_archive(path) == LQ_OK);
-        child = fork();
-        if (child == 0) {
-            _exit(write_more(left[i], buffered));
-        }
+        pid_t child = fork();
+        if (child == 0) _exit(write_more(left[i], buffered));
         CHECK(buried(child, buffered || left[i] > size));
         newer = newer || left[i] > size || (!buffered && left[i] == size);
         CHECK(open_archive(path) == LQ_OK);
@@ -381,12 +351,9 @@ static void test_append(const size_t *left, size_t size, int buffered)
 /* The first save of all: nothing, or the whole. */
 static void test_first(size_t left, size_t size, int buffered)
 {
-    pid_t child;
     (void)unlink(path);
-    child = fork();
-    if (child == 0) {
-        _exit(write_whole(path, &new_kv, left, buffered));
-    }
+    pid_t child = fork();
+    if (child == 0) _exit(write_whole(path, &new_kv, left, buffered));
     CHECK(buried(child, buffered || left > size));
     if (left > size || (!buffered && left == size)) {
         CHECK(open_archive(path) == LQ_OK);
@@ -399,9 +366,8 @@ static void test_first(size_t left, size_t size, int buffered)
 /* Bytes that `write_more` writes: only a child whose life is longer comes to its end. */
 static size_t size_of_more(void)
 {
-    size_t before;
     CHECK(write_whole(path, &old_kv, SIZE_MAX, 0) == 0 && open_archive(path) == LQ_OK);
-    before = file_count;
+    size_t before = file_count;
     CHECK(write_more(SIZE_MAX, 0) == 0 && open_archive(path) == LQ_OK);
     CHECK(check_loaded(NAME, &old_state, &new_state) == 1);
     return file_count - before;
@@ -422,15 +388,12 @@ static size_t random_left(size_t size)
 
 static void test_all(size_t times)
 {
-    size_t whole;
-    size_t more;
-    size_t i;
     CHECK(write_whole(path, &new_kv, SIZE_MAX, 0) == 0);
     read_file(path);
-    whole = file_count;
-    more = size_of_more();
+    size_t whole = file_count;
+    size_t more = size_of_more();
     printf("whole: %lu bytes, appended: %lu bytes\n", (unsigned long)whole, (unsigned long)more);
-    for (i = 0; i < times; i++) {
+    for (size_t i = 0; i < times; i++) {
         size_t left[2];
         int buffered = i % 3 == 2;
         left[0] = random_left(more);
@@ -439,7 +402,7 @@ static void test_all(size_t times)
         test_rename(random_left(whole), whole, buffered);
         test_first(random_left(whole), whole, buffered);
     }
-    for (i = 0; i < 4; i++) { /* the last bytes, one after the other */
+    for (size_t i = 0; i < 4; i++) { /* the last bytes, one after the other */
         size_t left[2];
         left[0] = more - 1 + i % 3;
         left[1] = more - 1;
@@ -452,13 +415,9 @@ static void test_all(size_t times)
 static int make_folder(void)
 {
     const char *where = getenv("TMPDIR");
-    if (!where || !*where || strlen(where) > 400) {
-        where = P_tmpdir;
-    }
+    if (!where || !*where || strlen(where) > 400) where = P_tmpdir;
     (void)snprintf(folder, sizeof folder, "%s/test_session.XXXXXX", where);
-    if (!mkdtemp(folder)) {
-        return 0;
-    }
+    if (!mkdtemp(folder)) return 0;
     (void)snprintf(path, sizeof path, "%s/session", folder);
     (void)snprintf(spare, sizeof spare, "%s/session.new", folder);
     return 1;
@@ -467,20 +426,19 @@ static int make_folder(void)
 int main(int argc, char **argv)
 {
     int quick = argc > 1 && strcmp(argv[1], "quick") == 0;
-    void *mem[4];
-    size_t i;
     float *all = &vectors[0][0][0];
     if (!make_folder()) {
         printf("skipped: no folder for temporary files\n");
         CHECK(1);
         return check_report("test_session");
     }
-    for (i = 0; i < sizeof vectors / 4; i++) {
+    for (size_t i = 0; i < sizeof vectors / 4; i++) {
         all[i] = (float)source_gauss();
     }
-    for (i = 0; i < HEADS * DIMS; i++) {
+    for (size_t i = 0; i < HEADS * DIMS; i++) {
         queries[i] = (float)source_gauss();
     }
+    void *mem[4];
     mem[0] = make(&old_kv);
     mem[1] = make(&new_kv);
     mem[2] = make(&other_kv);
@@ -496,7 +454,7 @@ int main(int argc, char **argv)
     (void)unlink(path);
     (void)unlink(spare);
     (void)rmdir(folder);
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         free(mem[i]);
     }
     return check_report("test_session");

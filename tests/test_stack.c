@@ -59,26 +59,24 @@ int main(void)
     void *room = malloc(STACK_BYTES + STACK_FRAME);
     uint8_t *stack = (uint8_t *)room;
     size_t most = 0;
-    char text[33];
-    int level;
     CHECK(lq_tables_init(&tables, memory, lq_tables_bytes()) == LQ_OK);
     stack += (0 - (uintptr_t)stack) & (STACK_FRAME - 1);
-    for (level = 0; level <= 2; level++) {
-        pthread_attr_t attributes;
-        pthread_t thread;
-        size_t used;
+    for (int level = 0; level <= 2; level++) {
         lq_cpu_limit(level);
         memset(stack, STACK_PAINT, STACK_BYTES);
+        pthread_attr_t attributes;
         CHECK(pthread_attr_init(&attributes) == 0 &&
               pthread_attr_setstack(&attributes, stack, STACK_BYTES) == 0);
+        pthread_t thread;
         if (CHECK(pthread_create(&thread, &attributes, make_all, NULL) == 0)) {
             CHECK(pthread_join(thread, NULL) == 0 && errors == 0);
         }
         (void)pthread_attr_destroy(&attributes);
-        used = used_of(stack);
+        size_t used = used_of(stack);
         CHECK(used > 0 && used <= STACK_PROMISE);
         most = used > most ? used : most;
     }
+    char text[33];
     golden_digest_text(text);
     CHECK(strlen(text) == 32);
     printf("deepest: %lu of %d bytes of stack\n", (unsigned long)most, (int)STACK_BYTES);

@@ -62,15 +62,15 @@ static void fine(work *w, int status)
 /* Everything that asks the cache alone, or with the files. */
 static void ask_kv(work *w)
 {
-    lq_kv_account account;
-    size_t numbers[8];
-    uint8_t name[16];
-    int64_t position;
     fine(w, lq_kv_load_check(&kv, &readers[0], 5, NULL));
+    uint8_t name[16];
     fine(w, lq_kv_profile_name(&profile, name));
     add(w, name, sizeof name);
+    int64_t position;
     fine(w, lq_kv_position(&kv, 300, &position));
+    lq_kv_account account;
     fine(w, lq_kv_stats(&kv, &account));
+    size_t numbers[8];
     numbers[0] = lq_kv_tokens(&kv);
     numbers[1] = lq_kv_room(&kv);
     numbers[2] = lq_kv_attend_bytes(&kv);
@@ -90,8 +90,7 @@ static void attend_kv(work *w)
     size_t bytes = lq_kv_attend_bytes(&kv);
     void *workspace = source_alloc(bytes);
     float mass[TOKENS];
-    uint32_t l;
-    for (l = 0; l < LAYERS; l++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
         lq_kv_attend_desc d;
         memset(&d, 0, sizeof d);
         memset(mass, 0, sizeof mass);
@@ -115,12 +114,10 @@ static void read_kv(work *w)
     size_t bytes = lq_kv_read_bytes(&kv);
     void *workspace = source_alloc(bytes);
     lq_kv_view_out out;
-    uint32_t l;
-    uint32_t stream;
     memset(&out, 0, sizeof out);
     out.data = w->floats;
-    for (l = 0; l < LAYERS; l++) {
-        for (stream = LQ_K; stream <= LQ_V; stream++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        for (uint32_t stream = LQ_K; stream <= LQ_V; stream++) {
             w->failed +=
                 lq_kv_read(&kv, l, stream, &out, 0, 300, workspace, bytes - 1) != LQ_E_SPACE;
             fine(w, lq_kv_read(&kv, l, stream, &out, 0, 300, workspace, bytes));
@@ -133,24 +130,23 @@ static void read_kv(work *w)
 /* Saves or packs; returns the bytes of the file. */
 static size_t write_kv(work *w, int pack)
 {
-    lq_archive_writer writer;
     lq_archive_writer_desc d;
-    lq_kv_pack_desc p;
     size_t needed = 0;
     size_t directory = 0;
-    void *workspace;
     memset(&d, 0, sizeof d);
+    lq_kv_pack_desc p;
     memset(&p, 0, sizeof p);
     p.tables = tables;
     p.sequence = 5;
     p.k_step = p.v_step = 0.3f;
     fine(w, pack ? lq_kv_pack_bytes(&kv, &p, &needed, &directory)
                  : lq_kv_save_bytes(&kv, &needed, &directory));
-    workspace = source_alloc(needed);
+    void *workspace = source_alloc(needed);
     d.mem = w->file;
     d.mem_bytes = FILE_MOST;
     d.directory = source_alloc(directory);
     d.directory_bytes = directory;
+    lq_archive_writer writer;
     fine(w, lq_archive_writer_init(&writer, &d));
     fine(w, pack ? lq_kv_pack(&kv, &writer, &p, workspace, needed)
                  : lq_kv_save(&kv, &writer, 5, workspace, needed));
@@ -166,23 +162,21 @@ static void read_archive(work *w)
 {
     const lq_archive_reader *reader = &readers[1];
     lq_archive_unpack_desc d;
-    lq_archive_group_desc group;
-    lq_archive_run_info run;
-    lq_vectors_out out;
-    void *slices[KV_HEADS];
-    lq_slice list[KV_HEADS];
-    uint32_t i;
     memset(&d, 0, sizeof d);
+    lq_vectors_out out;
     memset(&out, 0, sizeof out);
     d.tables = tables;
     d.sequence = 5;
-    for (i = 0; i < KV_HEADS; i++) {
+    void *slices[KV_HEADS];
+    for (uint32_t i = 0; i < KV_HEADS; i++) {
         slices[i] = w->floats + i * DIMS;
     }
     out.slices = slices;
     out.token_stride = ROW;
     out.type = LQ_F32;
-    for (i = 0; i < 2 * LAYERS; i++) {
+    lq_archive_group_desc group;
+    lq_slice list[KV_HEADS];
+    for (uint32_t i = 0; i < 2 * LAYERS; i++) {
         size_t needed = lq_archive_unpack_workspace_bytes(reader, i);
         void *workspace = source_alloc(needed);
         d.group = i;
@@ -191,11 +185,12 @@ static void read_archive(work *w)
         add(w, w->floats, 200 * ROW * sizeof *w->floats);
         free(workspace);
     }
-    for (i = 0; lq_archive_run(reader, i, &run) == LQ_OK; i++) {
-        uint8_t page[8192];
-        const uint8_t *bytes;
+    lq_archive_run_info run;
+    for (uint32_t i = 0; lq_archive_run(reader, i, &run) == LQ_OK; i++) {
         lq_page_ref ref;
         fine(w, lq_archive_run_page(reader, i, 0, &ref));
+        uint8_t page[8192];
+        const uint8_t *bytes;
         fine(w, lq_archive_page(reader, &ref, page, sizeof page, &bytes));
         add(w, bytes, (size_t)ref.bytes);
     }
@@ -215,17 +210,14 @@ static void use_profile(work *w)
 static void load_own(work *w, const lq_kv_desc *desc)
 {
     void *mem = source_alloc(lq_kv_bytes(desc));
-    lq_kv own;
-    void *workspace;
-    size_t needed;
     lq_kv_view_out out;
-    int pass;
     memset(&out, 0, sizeof out);
     out.data = w->floats;
+    lq_kv own;
     fine(w, lq_kv_init(&own, mem, lq_kv_bytes(desc), desc));
-    for (pass = 0; pass < 2; pass++) {
-        needed = pass ? lq_kv_unpack_bytes(&own, &readers[1], 5) : lq_kv_load_bytes(&own);
-        workspace = source_alloc(needed);
+    for (int pass = 0; pass < 2; pass++) {
+        size_t needed = pass ? lq_kv_unpack_bytes(&own, &readers[1], 5) : lq_kv_load_bytes(&own);
+        void *workspace = source_alloc(needed);
         fine(w, pass ? unpack(&own, &readers[1], tables, 5, workspace, needed)
                      : lq_kv_load(&own, &readers[0], 5, workspace, needed));
         fine(w, lq_kv_read(&own, 1, LQ_K, &out, 0, 300, NULL, 0));
@@ -240,9 +232,7 @@ static void load_own(work *w, const lq_kv_desc *desc)
 static int put(void *user, const void *bytes, size_t count)
 {
     work *w = (work *)user;
-    if (count > FILE_MOST - w->count) {
-        return 1;
-    }
+    if (count > FILE_MOST - w->count) return 1;
     memcpy(w->file + w->count, bytes, count);
     w->count += count;
     return 0;
@@ -254,12 +244,10 @@ static void session(work *w, const lq_kv_desc *desc)
     size_t needed = lq_kv_export_workspace_bytes(&kv, NULL);
     void *workspace = source_alloc(needed);
     lq_archive_source source;
-    lq_kv_view_out out;
     void *mem = NULL;
     size_t bytes = 0;
-    lq_kv own;
-    int status;
     memset(&source, 0, sizeof source);
+    lq_kv_view_out out;
     memset(&out, 0, sizeof out);
     w->count = 0;
     fine(w, lq_kv_export(&kv, put, w, NULL, workspace, needed));
@@ -267,6 +255,8 @@ static void session(work *w, const lq_kv_desc *desc)
     free(workspace);
     source.bytes = w->file;
     source.size = w->count;
+    lq_kv own;
+    int status;
     while ((status = lq_kv_import(&own, mem, bytes, &bytes, &source, NULL)) == LQ_E_SPACE) {
         free(mem);
         mem = source_alloc(bytes);
@@ -292,16 +282,14 @@ static void session(work *w, const lq_kv_desc *desc)
 /* What kind of cache the files are of. */
 static void inspect(work *w)
 {
-    int i;
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         lq_kv_import_desc with;
-        lq_kv_desc d;
-        size_t needed;
-        void *mem;
         memset(&with, 0, sizeof with);
         with.sequence = 5;
+        lq_kv_desc d;
+        size_t needed;
         w->failed += lq_kv_inspect(&d, NULL, 0, &needed, &readers[i], &with) != LQ_E_SPACE;
-        mem = source_alloc(needed);
+        void *mem = source_alloc(needed);
         fine(w, lq_kv_inspect(&d, mem, needed, &needed, &readers[i], &with));
         add(w, &d.layer[1].k, sizeof d.layer[1].k);
         free(mem);
@@ -336,8 +324,7 @@ static lq_kv_desc now;
 static void *run_thread(void *arg)
 {
     work *w = (work *)arg;
-    int round;
-    for (round = 0; round < 2; round++) {
+    for (int round = 0; round < 2; round++) {
         ask_kv(w);
         attend_kv(w);
         read_kv(w);
@@ -355,10 +342,10 @@ static void *run_thread(void *arg)
 static void open_file(lq_archive_reader *reader, const uint8_t *bytes, size_t count, void *mem)
 {
     lq_archive_source source;
-    size_t needed;
     memset(&source, 0, sizeof source);
     source.bytes = bytes;
     source.size = count;
+    size_t needed;
     CHECK(lq_archive_open(reader, &source, mem, 1 << 16, &needed) == LQ_OK);
 }
 
@@ -366,12 +353,9 @@ static void make_profile(void *mem)
 {
     static uint32_t dims = DIMS;
     lq_geometry g;
-    lq_fit fit;
-    lq_vectors src;
     const void *slice = vectors;
-    void *work_mem;
-    void *fit_mem;
     memset(&g, 0, sizeof g);
+    lq_vectors src;
     memset(&src, 0, sizeof src);
     g.stream = LQ_K;
     g.slice_count = 1;
@@ -379,8 +363,9 @@ static void make_profile(void *mem)
     src.slices = &slice;
     src.token_stride = ROW;
     src.type = LQ_F32;
-    fit_mem = source_alloc(lq_fit_bytes(&g));
-    work_mem = source_alloc(lq_fit_workspace_bytes(&g));
+    void *fit_mem = source_alloc(lq_fit_bytes(&g));
+    void *work_mem = source_alloc(lq_fit_workspace_bytes(&g));
+    lq_fit fit;
     CHECK(lq_fit_init(&fit, fit_mem, lq_fit_bytes(&g), &g, 0.2f) == LQ_OK);
     CHECK(lq_fit_add(&fit, &src, NULL, 300, work_mem, lq_fit_workspace_bytes(&g)) == LQ_OK);
     CHECK(lq_fit_profile(&fit, &profile, mem, lq_profile_bytes(DIMS)) == LQ_OK);
@@ -394,33 +379,31 @@ static void test_kind(int kind)
     void *mem = source_alloc(lq_kv_bytes(&d));
     uint8_t *files = (uint8_t *)source_alloc(2 * FILE_MOST);
     void *opened = source_alloc(1 << 17);
-    pthread_t threads[2];
-    lq_kv_view view;
-    uint32_t l;
-    int i;
     now = d;
+    lq_kv_view view;
     memset(&view, 0, sizeof view);
     memset(works, 0, sizeof works);
     view.data = vectors;
     CHECK(lq_kv_init(&kv, mem, lq_kv_bytes(&d), &d) == LQ_OK);
-    for (l = 0; l < LAYERS; l++) {
+    for (uint32_t l = 0; l < LAYERS; l++) {
         CHECK(lq_kv_append(&kv, l, &view, &view, NULL, TOKENS) == LQ_OK);
     }
     CHECK(lq_kv_shift(&kv, 100, TOKENS - 100, 77) == LQ_OK);
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         size_t count = write_kv(&works[2], i);
         memcpy(files + i * FILE_MOST, works[2].file, count);
         open_file(&readers[i], files + i * FILE_MOST, count, (uint8_t *)opened + (i << 16));
     }
     works[2].hash = 0;
     (void)run_thread(&works[2]);
-    for (i = 0; i < 2; i++) {
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) {
         CHECK(pthread_create(&threads[i], NULL, run_thread, &works[i]) == 0);
     }
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         CHECK(pthread_join(threads[i], NULL) == 0);
     }
-    for (i = 0; i < 3; i++) {
+    for (int i = 0; i < 3; i++) {
         CHECK(works[i].failed == 0);
         CHECK(works[i].hash == works[2].hash);
     }
@@ -434,19 +417,17 @@ int main(void)
 {
     void *tables_mem = source_alloc(lq_tables_bytes());
     void *profile_mem = source_alloc(lq_profile_bytes(DIMS));
-    size_t i;
-    int kind;
     CHECK(lq_tables_init(&tables, tables_mem, lq_tables_bytes()) == LQ_OK);
-    for (i = 0; i < TOKENS * ROW; i++) {
+    for (size_t i = 0; i < TOKENS * ROW; i++) {
         vectors[i] = (float)source_integer_gauss() + (i % 8 == 3 ? 3.0f : 0.0f);
     }
-    for (i = 0; i < DIMS / 2; i++) {
+    for (size_t i = 0; i < DIMS / 2; i++) {
         freqs[i] = 1.0f / (float)(i + 1);
     }
     rope.freqs = freqs;
     rope.rotary_dims = DIMS;
     make_profile(profile_mem);
-    for (kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         test_kind(kind);
     }
     free(profile_mem);

@@ -38,26 +38,20 @@ static uint32_t half_nearest(double v)
 {
     double a = fabs(v);
     uint32_t sign = v < 0 || (v == 0 && 1 / v < 0) ? 0x8000u : 0;
+    if (a >= 65520) return sign | 0x7c00u;
     int e;
-    double m;
-    double whole;
-    if (a >= 65520) {
-        return sign | 0x7c00u;
-    }
     if (a < ldexp(1, -14)) {
         e = -14;
     } else {
         (void)frexp(a, &e);
         e--;
     }
-    m = ldexp(a, 10 - e); /* exact */
-    whole = floor(m);
+    double m = ldexp(a, 10 - e); /* exact */
+    double whole = floor(m);
     if (m - whole > 0.5 || (!(m - whole < 0.5) && fmod(whole, 2) > 0.5)) {
         whole += 1;
     }
-    if (a < ldexp(1, -14)) {
-        return sign | (uint32_t)whole;
-    }
+    if (a < ldexp(1, -14)) return sign | (uint32_t)whole;
     return sign | (((uint32_t)(e + 14) << 10) + (uint32_t)whole);
 }
 
@@ -68,9 +62,8 @@ static int is_nan_half(uint32_t h)
 
 static void test_half_exhaustive(void)
 {
-    uint32_t h;
     int bad = 0;
-    for (h = 0; h < 65536; h++) {
+    for (uint32_t h = 0; h < 65536; h++) {
         float f = lq_f32_from_f16((uint16_t)h);
         uint32_t u = bits_of(f);
         if ((h & 0x7c00u) == 0x7c00u) {
@@ -115,34 +108,30 @@ static void check_bf16(uint32_t u)
         return;
     }
     want += low > 0x8000u || (low == 0x8000u && (want & 1));
-    if (h != want) {
-        CHECK(0);
-    }
+    if (h != want) CHECK(0);
 }
 
 static void test_half_rounding(void)
 {
     uint32_t stride = quick ? 65521 : 4093;
-    uint64_t u;
-    uint32_t h;
-    int d;
-    for (u = 0; u < (uint64_t)1 << 32; u += stride) {
+    for (uint64_t u = 0; u < (uint64_t)1 << 32; u += stride) {
         check_f16((uint32_t)u);
         check_bf16((uint32_t)u);
     }
-    for (h = 0; h < 0x7c00u; h++) { /* halves, midpoints and their neighbours, both signs */
+    /* halves, midpoints and their neighbours, both signs */
+    for (uint32_t h = 0; h < 0x7c00u; h++) {
         uint32_t a = bits_of((float)half_value(h));
         uint32_t middle =
             bits_of((float)((half_value(h) + (h == 0x7bffu ? 65536 : half_value(h + 1))) / 2));
-        for (d = -2; d <= 2; d++) {
+        for (int d = -2; d <= 2; d++) {
             check_f16(a + (uint32_t)(a == 0 && d < 0 ? 0 : d));
             check_f16((a + (uint32_t)(a == 0 && d < 0 ? 0 : d)) | 0x80000000u);
             check_f16(middle + (uint32_t)d);
             check_f16((middle + (uint32_t)d) | 0x80000000u);
         }
     }
-    for (h = 0; h < 65536; h++) {
-        for (d = -1; d <= 1; d++) {
+    for (uint32_t h = 0; h < 65536; h++) {
+        for (int d = -1; d <= 1; d++) {
             check_bf16((h << 16) + 0x8000u + (uint32_t)d);
             check_bf16((h << 16) + (uint32_t)d);
         }
@@ -161,25 +150,22 @@ static void test_half_rounding(void)
 static void test_type_arrays(void)
 {
     enum { MOST = 70 };
-    float x[MOST];
-    float back[MOST];
-    size_t count;
-    int type;
     CHECK(lq_type_bytes(LQ_F32) == 4 && lq_type_bytes(LQ_F16) == 2 && lq_type_bytes(LQ_BF16) == 2);
     CHECK(lq_type_bytes(0) == 0 && lq_type_bytes(4) == 0 && lq_type_bytes(-1) == 0);
-    for (count = 0; count <= MOST; count++) {
-        for (type = LQ_F32; type <= LQ_BF16; type++) {
+    float x[MOST];
+    float back[MOST];
+    for (size_t count = 0; count <= MOST; count++) {
+        for (int type = LQ_F32; type <= LQ_BF16; type++) {
             size_t bytes = count * lq_type_bytes(type);
             uint8_t *mem = (uint8_t *)source_alloc(bytes + 1);
-            size_t i;
             int bad = 0;
-            for (i = 0; i < count; i++) {
+            for (size_t i = 0; i < count; i++) {
                 x[i] = (float)(source_gauss() * pow(2, 60 * source_uniform() - 40));
             }
             mem[0] = 0x5a;
             CHECK(lq_type_from_f32(mem + 1, x, count, type) == LQ_OK);
             CHECK(lq_f32_from_type(back, mem + 1, count, type) == LQ_OK);
-            for (i = 0; i < count; i++) {
+            for (size_t i = 0; i < count; i++) {
                 float want = type == LQ_F32   ? x[i]
                              : type == LQ_F16 ? lq_f32_from_f16(lq_f16_from_f32(x[i]))
                                               : lq_f32_from_bf16(lq_bf16_from_f32(x[i]));
@@ -220,16 +206,13 @@ static void test_rotation(size_t dims, size_t count)
     double before = 0;
     double after = 0;
     double worst = 0;
-    size_t i;
-    size_t j;
-    int level;
-    for (i = 0; i < count * dims; i++) {
+    for (size_t i = 0; i < count * dims; i++) {
         x[i] = (float)source_gauss();
         y[i] = x[i];
     }
     lq_cpu_limit(0);
     CHECK(lq_rotate_f32(y, count, dims) == LQ_OK);
-    for (level = 1; level <= levels; level++) {
+    for (int level = 1; level <= levels; level++) {
         lq_cpu_limit(level);
         memcpy(z, x, count * dims * 4);
         CHECK(lq_rotate_f32(z, count, dims) == LQ_OK);
@@ -244,10 +227,10 @@ static void test_rotation(size_t dims, size_t count)
         }
     }
     lq_cpu_limit(-1);
-    for (i = 0; i < dims && dims <= 600; i++) { /* the matrix itself, on the last vector */
+    for (size_t i = 0; i < dims && dims <= 600; i++) { /* the matrix itself, on the last vector */
         const float *from = x + (count - 1) * dims + i / block * block;
         double sum = 0;
-        for (j = 0; j < block; j++) {
+        for (size_t j = 0; j < block; j++) {
             sum += hadamard(i % block, j) * source_sign(i / block * block + j) * (double)from[j];
         }
         sum /= sqrt((double)block);
@@ -257,7 +240,7 @@ static void test_rotation(size_t dims, size_t count)
     memcpy(z, y, count * dims * 4);
     CHECK(lq_unrotate_f32(z, count, dims) == LQ_OK);
     worst = 0;
-    for (i = 0; i < count * dims; i++) {
+    for (size_t i = 0; i < count * dims; i++) {
         before += (double)x[i] * (double)x[i];
         after += (double)y[i] * (double)y[i];
         worst = fmax(worst, fabs((double)x[i] - (double)z[i]));
@@ -271,8 +254,7 @@ static void test_rotation(size_t dims, size_t count)
 static void test_hadamard(void)
 {
     float x[4] = {1, 2, 3, 4};
-    size_t dims;
-    for (dims = 1; dims <= (quick ? 140 : 600); dims++) {
+    for (size_t dims = 1; dims <= (quick ? 140 : 600); dims++) {
         test_rotation(dims, 3);
     }
     test_rotation(1024, 2);
@@ -323,14 +305,12 @@ static void test_rope_case(const rope_case *c)
     double magnitude = c->magnitude < 0.1f ? 1 : (double)c->magnitude;
     double worst = 0;
     size_t half = c->rotary_dims / 2;
-    size_t t;
-    size_t i;
     int untouched = 1;
-    for (i = 0; i < half; i++) {
+    for (size_t i = 0; i < half; i++) {
         freqs[i] = (float)pow(5e5, -(double)i / (double)half);
     }
     freqs[half - 1] = half > 2 ? 0 : freqs[half - 1]; /* scaled RoPE may switch pairs off */
-    for (i = 0; i < TOKENS; i++) {
+    for (size_t i = 0; i < TOKENS; i++) {
         list[i] = (int64_t)source_below(1000000) - 1000;
     }
     rope.freqs = freqs;
@@ -340,14 +320,14 @@ static void test_rope_case(const rope_case *c)
     positions.first = c->first;
     positions.stride = c->stride;
     positions.list = c->list ? list : NULL;
-    for (i = 0; i < TOKENS * stride; i++) {
+    for (size_t i = 0; i < TOKENS * stride; i++) {
         x[i] = (float)source_gauss();
         y[i] = x[i];
     }
     CHECK(lq_rope_apply_f32(y, TOKENS, c->dims, stride, &rope, &positions) == LQ_OK);
-    for (t = 0; t < TOKENS; t++) {
+    for (size_t t = 0; t < TOKENS; t++) {
         int64_t p = c->list ? list[t] : c->first + (c->stride ? c->stride : 1) * (int64_t)t;
-        for (i = 0; i < half; i++) {
+        for (size_t i = 0; i < half; i++) {
             size_t a = c->layout == LQ_ROPE_ADJACENT ? 2 * i : i;
             size_t b = c->layout == LQ_ROPE_ADJACENT ? 2 * i + 1 : i + half;
             double u = (double)x[t * stride + a];
@@ -365,7 +345,7 @@ static void test_rope_case(const rope_case *c)
                             fabs(w * ca + u * sa - (double)y[t * stride + b]));
             worst = fmax(worst, e / (tolerance * magnitude));
         }
-        for (i = c->rotary_dims; i < stride && (t < TOKENS - 1 || i < c->dims); i++) {
+        for (size_t i = c->rotary_dims; i < stride && (t < TOKENS - 1 || i < c->dims); i++) {
             untouched = untouched && bits_of(x[t * stride + i]) == bits_of(y[t * stride + i]);
         }
     }
@@ -373,7 +353,7 @@ static void test_rope_case(const rope_case *c)
     CHECK(untouched);
     CHECK(lq_rope_undo_f32(y, TOKENS, c->dims, stride, &rope, &positions) == LQ_OK);
     worst = 0;
-    for (i = 0; i < TOKENS * stride; i++) {
+    for (size_t i = 0; i < TOKENS * stride; i++) {
         worst = fmax(worst, fabs((double)x[i] - (double)y[i]));
     }
     CHECK(worst < 5e-6);
@@ -388,9 +368,8 @@ static void test_rope_large(void)
 {
     static const float freq[1] = {0.75f};
     lq_rope rope = {NULL, 2, 0, 0};
-    int n;
     rope.freqs = freq;
-    for (n = 0; n < 1000; n++) {
+    for (int n = 0; n < 1000; n++) {
         lq_positions p = {0, 0, NULL};
         float x[2] = {1, 0};
         int64_t position = (int64_t)source_below(1u << 31);
@@ -409,7 +388,6 @@ static void test_rope_errors(void)
     lq_rope good = {NULL, 8, 0, 0};
     lq_positions p = {0, 0, NULL};
     lq_rope r;
-    int i;
     static const float bad_freqs[5] = {-1, 256, 1e30f, -0.0f, 300};
     static const float bad_magnitudes[5] = {0.5f, -1, 16.001f, 1e30f, 0.25f};
     good.freqs = freqs;
@@ -437,7 +415,7 @@ static void test_rope_errors(void)
     r = good;
     r.layout = 3;
     BAD(2, 8, &r);
-    for (i = 0; i < 5; i++) {
+    for (int i = 0; i < 5; i++) {
         r = good;
         r.magnitude = bad_magnitudes[i];
         BAD(2, 8, &r);
@@ -465,24 +443,22 @@ static void test_centring(void)
     enum { TOKENS = 37, DIMS = 19 };
     static float x[TOKENS * DIMS];
     static float y[TOKENS * DIMS];
-    float mean[DIMS];
-    float again[DIMS];
     double worst = 0;
-    size_t t;
-    size_t d;
-    for (t = 0; t < TOKENS; t++) {
-        for (d = 0; d < DIMS; d++) {
+    for (size_t t = 0; t < TOKENS; t++) {
+        for (size_t d = 0; d < DIMS; d++) {
             x[t * DIMS + d] = (float)(source_gauss() + (double)d);
         }
     }
     memcpy(y, x, sizeof x);
+    float again[DIMS];
     CHECK(lq_mean_f32(again, x, TOKENS, DIMS) == LQ_OK);
+    float mean[DIMS];
     CHECK(lq_center_f32(y, TOKENS, DIMS, mean) == LQ_OK);
     CHECK(memcmp(mean, again, sizeof mean) == 0);
-    for (d = 0; d < DIMS; d++) {
+    for (size_t d = 0; d < DIMS; d++) {
         double sum = 0;
         double left = 0;
-        for (t = 0; t < TOKENS; t++) {
+        for (size_t t = 0; t < TOKENS; t++) {
             sum += (double)x[t * DIMS + d];
             left += (double)y[t * DIMS + d];
         }
@@ -491,7 +467,7 @@ static void test_centring(void)
     }
     CHECK(worst < 1e-5);
     CHECK(lq_uncenter_f32(y, TOKENS, DIMS, mean) == LQ_OK);
-    for (t = 0; t < TOKENS * DIMS; t++) {
+    for (size_t t = 0; t < TOKENS * DIMS; t++) {
         worst = fmax(worst, fabs((double)x[t] - (double)y[t]));
     }
     CHECK(worst < 1e-5);
@@ -507,15 +483,13 @@ static void test_centring(void)
 /* ---- the library's own ---- */
 static void test_library(void)
 {
-    int status;
-    int level;
     CHECK(lq_version() == LQ_VERSION);
-    for (status = 0; status >= LQ_E_INTERNAL; status--) {
+    for (int status = 0; status >= LQ_E_INTERNAL; status--) {
         CHECK(lq_status_string(status) != NULL && lq_status_string(status)[0] != 0);
         CHECK(status == 0 || strcmp(lq_status_string(status), lq_status_string(0)) != 0);
     }
     CHECK(lq_status_string(1) != NULL && lq_status_string(-100) != NULL);
-    for (level = 0; level <= 5; level++) {
+    for (int level = 0; level <= 5; level++) {
         int want = level < levels ? level : levels;
         CHECK(lq_cpu_limit(level) == want && lq_cpu_level() == want);
     }
@@ -535,7 +509,6 @@ static void test_fixed(void)
 
 int main(int argc, char **argv)
 {
-    size_t i;
     quick = argc > 1 && strcmp(argv[1], "quick") == 0;
     levels = lq_cpu_limit(-1);
     test_library();
@@ -544,7 +517,7 @@ int main(int argc, char **argv)
     test_half_rounding();
     test_type_arrays();
     test_hadamard();
-    for (i = 0; i < sizeof rope_cases / sizeof rope_cases[0]; i++) {
+    for (size_t i = 0; i < sizeof rope_cases / sizeof rope_cases[0]; i++) {
         test_rope_case(&rope_cases[i]);
     }
     test_rope_large();

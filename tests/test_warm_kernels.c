@@ -28,7 +28,6 @@ static float number(void) /* within +-1 */
 static void make(lq__warm_rows *m)
 {
     size_t i, p;
-    int k;
     for (p = 0; p < 8; p++) {
         for (i = 0; i < ROWS * 64; i++) {
             uint32_t far = source_below(50) == 0;
@@ -39,7 +38,7 @@ static void make(lq__warm_rows *m)
     }
     for (i = 0; i < TABLES; i++) {
         float shift = (float)source_below(100) / 400.0f;
-        for (k = -16; k < 16; k++) {
+        for (int k = -16; k < 16; k++) {
             table[i][k & 31] = k > 0 ? (float)k - shift : k < 0 ? (float)k + shift : 0.0f;
         }
     }
@@ -82,11 +81,10 @@ static void check_sums(const lq__warm_kernels *kernels, const lq__warm_rows *m, 
                        const int16_t *gain, int32_t mean, float *acc, float *brought)
 {
     static float w[8 * PAGE];
-    size_t p;
     memcpy(w, weights, sizeof w);
     memset(acc, 0, 4 * 8 * COUNT);
     memset(brought, 0, 4 * 16);
-    for (p = 0; p < m->pages; p++) {
+    for (size_t p = 0; p < m->pages; p++) {
         kernels->gains(w + p * PAGE, rows, gain, mean, brought, brought + 8);
     }
     kernels->sums(acc, COUNT, m, w, rows);
@@ -97,9 +95,9 @@ static void check_gains(const lq__warm_kernels *want, const lq__warm_kernels *go
 {
     static float a[8 * COUNT], b[8 * COUNT];
     float c[16], d[16];
-    int16_t gain[64];
     int32_t mean = (int32_t)source_below(81) - 40;
     size_t i, p, r, t;
+    int16_t gain[64];
     for (i = 0; i < 64; i++) {
         gain[i] = (int16_t)((int)source_below(41) - 20);
     }
@@ -132,17 +130,16 @@ static void check_rest(const lq__warm_kernels *want, const lq__warm_kernels *got
     size_t dims = 8 * source_below(COUNT / 8 + 1);
     int8_t high[COUNT], low[COUNT];
     double all = 1e-30;
-    size_t i;
     memcpy(a, values[0], sizeof a);
     memcpy(b, values[0], sizeof b);
     want->fold(a, coset, rows);
     got->fold(b, coset, rows);
     CHECK(memcmp(a, b, sizeof a) == 0);
-    for (i = 0; i < COUNT; i++) {
+    for (size_t i = 0; i < COUNT; i++) {
         high[i] = (int8_t)((int)source_below(256) - 128);
         low[i] = (int8_t)((int)source_below(256) - 128);
     }
-    for (i = 0; i < dims; i++) {
+    for (size_t i = 0; i < dims; i++) {
         all += fabs((double)q[i] * high[i]) + fabs((double)q[COUNT + i] * low[i]);
     }
     CHECK(fabs((double)want->bound(q, q + COUNT, high, low, dims) -
@@ -155,7 +152,6 @@ int main(void)
     int run, level;
     for (run = 0; run < 12; run++) {
         lq__warm_rows m;
-        size_t rows;
         make(&m);
         for (level = 1; level <= levels; level++) {
             const lq__warm_kernels *want, *got;
@@ -164,7 +160,7 @@ int main(void)
             (void)lq_cpu_limit(level);
             got = lq__warm_of_level();
             CHECK(want->dots != got->dots);
-            for (rows = 1; rows <= 4; rows++) {
+            for (size_t rows = 1; rows <= 4; rows++) {
                 check_dots(want, got, &m, rows);
                 check_gains(want, got, &m, rows);
                 check_rest(want, got);

@@ -201,9 +201,7 @@ static void lm_option_set(lm_options *o, const lm_option *option, const char *te
         memcpy(field, &on, sizeof on);
         return;
     }
-    if (text == NULL) {
-        lm_fail("%s wants a value", option->name);
-    }
+    if (text == NULL) lm_fail("%s wants a value", option->name);
     if (option->kind == LM_OPTION_LIST) {
         lm_list *list = (lm_list *)(void *)field;
         list->at[list->count++] = text;
@@ -211,7 +209,6 @@ static void lm_option_set(lm_options *o, const lm_option *option, const char *te
         memcpy(field, &text, sizeof text);
     } else if (option->kind == LM_OPTION_SIZE) {
         unsigned long long n;
-        size_t size;
         errno = 0;
         n = strtoull(text, &end, 10);
         if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < option->min ||
@@ -219,7 +216,7 @@ static void lm_option_set(lm_options *o, const lm_option *option, const char *te
             lm_fail("%s wants a number from %zu to %zu, not '%s'", option->name, option->min,
                     option->max, text);
         }
-        size = (size_t)n;
+        size_t size = (size_t)n;
         memcpy(field, &size, sizeof size);
     } else {
         double x = strtod(text, &end);
@@ -233,8 +230,6 @@ static void lm_option_set(lm_options *o, const lm_option *option, const char *te
 static void lm_options_read(lm_options *o, int argc, char **argv)
 {
     size_t known = sizeof lm_option_list / sizeof lm_option_list[0];
-    int i;
-    size_t j;
     memset(o, 0, sizeof *o);
     o->model = getenv("LM_MODEL");
     o->order = "half";
@@ -251,16 +246,15 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     o->texts.at = o->words + argc;
     o->outs.at = o->texts.at + argc;
     o->groups.at = o->outs.at + argc;
-    for (i = 2; i < argc; i++) {
+    size_t j;
+    for (int i = 2; i < argc; i++) {
         if (strncmp(argv[i], "--", 2) != 0) {
             o->words[o->word_count++] = argv[i];
             continue;
         }
         for (j = 0; j < known && strcmp(argv[i], lm_option_list[j].name) != 0; j++) {
         }
-        if (j == known) {
-            lm_fail("unknown option '%s' (run 'lm help')", argv[i]);
-        }
+        if (j == known) lm_fail("unknown option '%s' (run 'lm help')", argv[i]);
         lm_option_set(o, &lm_option_list[j], i + 1 < argc ? argv[i + 1] : NULL);
         i += lm_option_list[j].kind != LM_OPTION_FLAG;
     }
@@ -277,13 +271,9 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     if (o->passages == 0) {
         o->passages = strcmp(o->mode, "calibrate") != 0 ? 4 : o->self ? 256 : 20;
     }
-    if (o->step < 0.0) {
-        o->step = strcmp(o->mode, "generate") == 0 ? 0.8 : 0.2;
-    }
+    if (o->step < 0.0) o->step = strcmp(o->mode, "generate") == 0 ? 0.8 : 0.2;
     o->tokens_given = o->tokens;
-    if (o->tokens == 0) {
-        o->tokens = o->self ? 192 : 1024;
-    }
+    if (o->tokens == 0) o->tokens = o->self ? 192 : 1024;
     if (strcmp(o->order, "half") != 0 && strcmp(o->order, "gguf") != 0) {
         lm_fail("--order wants 'half' or 'gguf', not '%s'", o->order);
     }
@@ -303,10 +293,7 @@ static void lm_open_model(lm_model *m, const lm_options *o)
 static lm_tokens lm_read_file(const lm_model *m, const char *path, const char *pre)
 {
     lm_tokens ids = {NULL, 0, 0};
-    lm_vocab vocab;
     struct stat info;
-    uint8_t *text;
-    size_t bytes;
     FILE *file = fopen(path, "rb");
     if (file == NULL || fstat(fileno(file), &info) != 0) {
         lm_fail("%s: cannot open it (%s)", path, strerror(errno));
@@ -314,12 +301,13 @@ static lm_tokens lm_read_file(const lm_model *m, const char *path, const char *p
     if (!S_ISREG(info.st_mode) || info.st_size > (off_t)1 << 30) {
         lm_fail("%s: not a file of at most 1 GiB", path);
     }
-    bytes = (size_t)info.st_size;
-    text = (uint8_t *)lm_alloc(bytes, 1);
+    size_t bytes = (size_t)info.st_size;
+    uint8_t *text = (uint8_t *)lm_alloc(bytes, 1);
     if (fread(text, 1, bytes, file) != bytes) {
         lm_fail("%s: cannot read it", path);
     }
     fclose(file);
+    lm_vocab vocab;
     lm_vocab_open(&vocab, &m->file, pre);
     lm_encode(&vocab, text, bytes, &ids);
     lm_vocab_close(&vocab);
@@ -329,9 +317,7 @@ static lm_tokens lm_read_file(const lm_model *m, const char *path, const char *p
 
 static lm_tokens lm_read_text(const lm_model *m, const lm_options *o)
 {
-    if (o->text == NULL) {
-        lm_fail("no text: give --text FILE");
-    }
+    if (o->text == NULL) lm_fail("no text: give --text FILE");
     return lm_read_file(m, o->text, o->pre);
 }
 
@@ -395,8 +381,6 @@ static void lm_curve_name(char *dst, size_t bytes, const char *spec)
 
 static void lm_print_json(const lm_options *o, const lm_eval *e, const lm_result *r, double ppl)
 {
-    char curve[128];
-    size_t i;
     printf("{");
     lm_json_string("model", o->model);
     printf(",");
@@ -406,7 +390,8 @@ static void lm_print_json(const lm_options *o, const lm_eval *e, const lm_result
     printf("\"prefix\":%zu,\"repeat\":%d,", e->prefix, e->repeat);
     lm_json_string("order", o->order);
     printf(",\"raw_ppl\":%.6f}\n", ppl);
-    for (i = 0; i < e->spec_count; i++, r++) {
+    char curve[128];
+    for (size_t i = 0; i < e->spec_count; i++, r++) {
         lm_curve_name(curve, sizeof curve, r->spec);
         printf("{");
         lm_json_string("codec", r->spec);
@@ -424,8 +409,7 @@ static void lm_print_json(const lm_options *o, const lm_eval *e, const lm_result
 static void lm_print_table(const lm_options *o, const lm_eval *e, const lm_result *r, double ppl)
 {
     size_t width = 12;
-    size_t i;
-    for (i = 0; i < e->spec_count; i++) {
+    for (size_t i = 0; i < e->spec_count; i++) {
         width = strlen(r[i].spec) > width ? strlen(r[i].spec) : width;
     }
     printf("%s: %zu x %zu tokens, raw perplexity %.4f, %zu raw sinks, ", o->text, e->passages,
@@ -442,7 +426,7 @@ static void lm_print_table(const lm_options *o, const lm_eval *e, const lm_resul
     printf("|-%.*s-|-------:|-------:|------:|-----------------:|------------------:|-------:|"
            "-----------:|--------:|\n",
            (int)width, "----------------------------------------------------------------------");
-    for (i = 0; i < e->spec_count; i++, r++) {
+    for (size_t i = 0; i < e->spec_count; i++, r++) {
         printf("| %-*s | %6.3f | %6.3f | %5.3f | %+6.2f %% +- %.2f | %.5f +- %.5f | %6.3f | "
                "%8.2f %% | %7zu |\n",
                (int)width, r->spec, r->bits_k, r->bits_v, r->bits, 100.0 * (r->ppl_ratio - 1.0),
@@ -454,16 +438,15 @@ static void lm_print_table(const lm_options *o, const lm_eval *e, const lm_resul
 /* Ends the program at a spec that nothing can be made of, before time is spent. */
 static void lm_check_specs(const lm_eval *e)
 {
-    size_t i;
-    for (i = 0; i < e->spec_count; i++) {
+    for (size_t i = 0; i < e->spec_count; i++) {
         lm_cache_desc d;
-        lm_cache cache;
         d.spec = e->specs[i];
         d.capacity = 2;
         d.sinks = e->sinks;
         d.window = e->window;
         d.chunk = e->chunk;
         d.prefix = e->prefix > 0 ? 1 : 0;
+        lm_cache cache;
         lm_cache_open(&cache, &e->model->g, &e->model->pool, &d);
         cache.close(cache.state);
     }
@@ -476,9 +459,7 @@ static size_t lm_eval_prefix(lm_options *o)
     unsigned long long t = 0;
     char end = 0;
     if (o->resume == NULL) {
-        if (o->repeat) {
-            lm_fail("--repeat wants --resume P:T");
-        }
+        if (o->repeat) lm_fail("--repeat wants --resume P:T");
         return 0;
     }
     if (o->resume[0] < '0' || o->resume[0] > '9' ||
@@ -500,8 +481,7 @@ static size_t lm_eval_prefix(lm_options *o)
 static void lm_eval_open(lm_eval *e, lm_model *m, lm_options *o)
 {
     static const char *rivals[RV_CODEC_COUNT];
-    size_t i;
-    for (i = 0; i < RV_CODEC_COUNT; i++) {
+    for (size_t i = 0; i < RV_CODEC_COUNT; i++) {
         rivals[i] = rv_codecs[i].name;
     }
     e->model = m;
@@ -519,20 +499,18 @@ static void lm_eval_open(lm_eval *e, lm_model *m, lm_options *o)
 static void lm_mode_eval(lm_options *o)
 {
     lm_model m;
-    lm_tokens ids;
-    lm_eval e;
-    lm_result *results;
-    double ppl;
     lm_open_model(&m, o);
+    lm_eval e;
     lm_eval_open(&e, &m, o);
     lm_check_specs(&e);
-    ids = lm_read_text(&m, o);
+    lm_tokens ids = lm_read_text(&m, o);
     e.ids = ids.id;
     e.id_count = ids.count;
     lm_check_passages(&m, o, o->text, e.id_count);
     lm_model_load(&m);
+    lm_result *results;
     results = (lm_result *)lm_alloc(e.spec_count, sizeof *results);
-    ppl = lm_eval_run(&e, results);
+    double ppl = lm_eval_run(&e, results);
     if (o->json) {
         lm_print_json(o, &e, results, ppl);
     } else {
@@ -548,25 +526,21 @@ static void lm_mode_eval(lm_options *o)
 /* The likeliest token, or one drawn from the `top` likeliest. */
 static uint32_t lm_sample(const float *x, size_t vocab, lm_session *s)
 {
-    uint32_t best[64];
-    double weight[64];
     size_t top = s->temperature > 0.0 ? s->top : 1;
     size_t n = 0;
     size_t i, j;
     double total = 0.0;
+    uint32_t best[64];
     for (i = 0; i < vocab; i++) {
-        if (n == top && !(x[i] > x[best[n - 1]])) {
-            continue;
-        }
+        if (n == top && !(x[i] > x[best[n - 1]])) continue;
         n += n < top;
         for (j = n - 1; j > 0 && x[i] > x[best[j - 1]]; j--) {
             best[j] = best[j - 1];
         }
         best[j] = (uint32_t)i;
     }
-    if (top == 1) {
-        return best[0];
-    }
+    if (top == 1) return best[0];
+    double weight[64];
     for (j = 0; j < n; j++) {
         weight[j] = exp(((double)x[best[j]] - (double)x[best[0]]) / s->temperature);
         total += weight[j];
@@ -631,8 +605,8 @@ static void lm_generate(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_sessio
     float *logits = (float *)lm_alloc(m->vocab, sizeof *logits);
     size_t end = s->ids.count + count;
     double begin = lm_seconds();
-    lm_progress progress;
     memset(speed, 0, sizeof *speed);
+    lm_progress progress;
     lm_progress_begin(&progress, "prompt");
     speed->tokens[0] = s->ids.count - s->held;
     for (;;) {
@@ -645,9 +619,7 @@ static void lm_generate(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_sessio
             lm_progress_end(&progress);
             speed->seconds[0] = lm_seconds() - begin;
         }
-        if (s->next == vocab->eos || s->ids.count >= end || s->ids.count >= m->context) {
-            break;
-        }
+        if (s->next == vocab->eos || s->ids.count >= end || s->ids.count >= m->context) break;
         lm_decode_to(vocab, s->next, stdout);
         fflush(stdout);
         lm_tokens_push(&s->ids, s->next);
@@ -663,12 +635,11 @@ static void lm_generate(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_sessio
 static void lm_generate_report(const lm_options *o, const lm_speed *speed, const lm_cache *cache)
 {
     double rate[2];
-    lq_kv_account a;
     int live = lm_spec_live(cache->spec);
-    int i;
-    for (i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++) {
         rate[i] = speed->seconds[i] > 0.0 ? (double)speed->tokens[i] / speed->seconds[i] : 0.0;
     }
+    lq_kv_account a;
     memset(&a, 0, sizeof a);
     if ((!o->json && !isatty(2)) ||
         (live && lq_kv_stats(&((const lm_live *)cache->state)->kv, &a))) {
@@ -714,9 +685,7 @@ static void lm_session_options(lm_session *s, const lm_options *o)
     if (fresh || o->seed != LM_UNSET) {
         s->random = o->seed * 0x9e3779b97f4a7c15u + 0x1234567;
     }
-    if (fresh || o->top > 0) {
-        s->top = (uint32_t)o->top;
-    }
+    if (fresh || o->top > 0) s->top = (uint32_t)o->top;
     if (fresh || o->temperature >= 0.0) {
         s->temperature = o->temperature > 0.0 ? o->temperature : 0.0;
     }
@@ -727,12 +696,11 @@ static void lm_session_prompt(lm_session *s, lm_vocab *vocab, const lm_model *m,
                               const lm_options *o)
 {
     lm_tokens prompt = {NULL, 0, 0};
-    size_t i;
     if (o->word_count > 0) {
         prompt = lm_read_prompt(vocab, o);
         s->next = LM_NONE;
     }
-    for (i = o->resume != NULL && vocab->add_bos ? 1 : 0; i < prompt.count; i++) {
+    for (size_t i = o->resume != NULL && vocab->add_bos ? 1 : 0; i < prompt.count; i++) {
         lm_tokens_push(&s->ids, prompt.id[i]);
     }
     free(prompt.id);
@@ -748,15 +716,12 @@ static void lm_session_prompt(lm_session *s, lm_vocab *vocab, const lm_model *m,
 static void lm_generate_open(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_session *s,
                              const lm_packing *packing, const lm_options *o)
 {
-    double begin;
     lm_session_file file;
-    lm_cache_desc d;
     memset(&file, 0, sizeof file);
-    if (o->resume != NULL) {
-        lm_session_open(&file, s, o->resume, m);
-    }
+    if (o->resume != NULL) lm_session_open(&file, s, o->resume, m);
     lm_session_options(s, o);
     lm_session_prompt(s, vocab, m, o);
+    lm_cache_desc d;
     d.spec = s->spec[0] != '\0' ? s->spec : o->kv;
     d.capacity = m->context - s->ids.count < o->count ? m->context : s->ids.count + o->count;
     d.sinks = s->sinks;
@@ -768,7 +733,7 @@ static void lm_generate_open(lm_model *m, lm_vocab *vocab, lm_cache *cache, lm_s
         lm_live_watch((lm_live *)cache->state);
     }
     if (o->resume != NULL) {
-        begin = lm_seconds();
+        double begin = lm_seconds();
         lm_session_load(&file, s, (lm_live *)cache->state, packing->profiles);
         fprintf(stderr, "resumed %zu tokens in %.2f s\n", s->held, lm_seconds() - begin);
     }
@@ -779,9 +744,7 @@ static void lm_packing_open(lm_packing *p, const lm_model *m, const lm_options *
 {
     memset(p, 0, sizeof *p);
     if (o->profile == NULL) {
-        if (o->past > 0.0) {
-            lm_fail("--past wants --profile");
-        }
+        if (o->past > 0.0) lm_fail("--past wants --profile");
         return;
     }
     if (o->save == NULL && o->resume == NULL) {
@@ -809,13 +772,7 @@ static void lm_generate_save(const lm_session *s, const lm_model *m, const lm_li
 
 static void lm_mode_generate(const lm_options *o)
 {
-    lm_packing packing;
     lm_session s;
-    lm_speed speed;
-    lm_model m;
-    lm_vocab vocab;
-    lm_cache cache;
-    size_t i;
     memset(&s, 0, sizeof s);
     if (o->word_count > 1 || (o->word_count == 0 && o->resume == NULL)) {
         lm_fail("generate wants one prompt (in quotes)");
@@ -823,23 +780,26 @@ static void lm_mode_generate(const lm_options *o)
     if (o->save != NULL && o->resume == NULL && !lm_spec_live(o->kv)) {
         lm_fail("--save wants a live cache, as --kv hot:4");
     }
+    lm_model m;
     lm_open_model(&m, o);
+    lm_vocab vocab;
     lm_vocab_open(&vocab, &m.file, o->pre);
+    lm_packing packing;
     lm_packing_open(&packing, &m, o);
+    lm_cache cache;
     lm_generate_open(&m, &vocab, &cache, &s, &packing, o);
     lm_model_load(&m);
-    for (i = s.held; i < s.ids.count && !o->chat; i++) {
+    for (size_t i = s.held; i < s.ids.count && !o->chat; i++) {
         lm_decode_to(&vocab, s.ids.id[i], stdout);
     }
     fflush(stdout);
+    lm_speed speed;
     lm_generate(&m, &vocab, &cache, &s, o->count, &speed);
     lm_generate_report(o, &speed, &cache);
     if (o->save != NULL) {
         lm_generate_save(&s, &m, (const lm_live *)cache.state, &packing, o);
     }
-    if (packing.profiles != NULL) {
-        lm_profiles_close(packing.profiles);
-    }
+    if (packing.profiles != NULL) lm_profiles_close(packing.profiles);
     cache.close(cache.state);
     free(s.ids.id);
     lm_vocab_close(&vocab);
@@ -888,13 +848,12 @@ static lm_tokens *lm_calibration_texts(lm_calibration *c, const lm_options *o)
 static lm_tokens *lm_calibration_blank(lm_calibration *c, const lm_options *o)
 {
     lm_tokens *text = (lm_tokens *)lm_alloc(1, sizeof *text);
-    size_t p;
     lm_check_passages(c->model, o, NULL, 0);
     text->id = (uint32_t *)lm_alloc(o->passages * o->tokens, sizeof *text->id);
     text->count = o->passages * o->tokens;
     c->passage_count = o->passages;
     c->passages = (const uint32_t **)lm_alloc(c->passage_count, sizeof *c->passages);
-    for (p = 0; p < o->passages; p++) {
+    for (size_t p = 0; p < o->passages; p++) {
         c->passages[p] = text->id + p * o->tokens;
     }
     return text;
@@ -906,8 +865,8 @@ static double lm_calibration_write(const lm_calibration *c, const lm_options *o,
 {
     double begin = lm_seconds();
     lm_vocab vocab;
-    lm_self s;
     lm_vocab_open(&vocab, &c->model->file, o->pre);
+    lm_self s;
     s.model = c->model;
     s.vocab = &vocab;
     s.passages = o->passages;
@@ -925,8 +884,7 @@ static void lm_calibration_memory(const lm_options *o, const lm_fitter *fitters,
 {
     size_t sums = 0;
     size_t solving = 0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         sums += fitters[i].sum_bytes;
         solving = lm__max(solving, fitters[i].solving_bytes);
     }
@@ -946,7 +904,6 @@ static void lm_calibration_json(const lm_options *o, const lm_fitter *f, const c
 {
     static const char *const names[2] = {"keys", "values"};
     const lm_calibrated *r = &f->result;
-    int s;
     printf("{");
     lm_json_string("model", o->model);
     printf(",");
@@ -960,7 +917,7 @@ static void lm_calibration_json(const lm_options *o, const lm_fitter *f, const c
            f->c->seconds_forward, r->seconds_adding + r->seconds_solving);
     printf("\"seconds_adding\":%.2f,\"seconds_solving\":%.2f}\n", r->seconds_adding,
            r->seconds_solving);
-    for (s = 0; s < (f->c->joint ? 1 : 2); s++) {
+    for (int s = 0; s < (f->c->joint ? 1 : 2); s++) {
         printf("{\"stream\":\"%s\",\"dims\":%zu,\"rank\":%.2f,\"basis_bits\":%.4f,"
                "\"channel_bits\":%.4f,\"shrinkage\":%.4f,\"basis_loss\":%.4f}\n",
                f->c->joint ? "both" : names[s], r->dims, r->rank[s], r->basis_bits[s],
@@ -972,7 +929,6 @@ static void lm_calibration_table(const lm_fitter *f, double sampling)
 {
     static const char *const names[2] = {"keys", "values"};
     const lm_calibrated *r = &f->result;
-    int s;
     printf("\n%s: %zu + %zu groups of %zu dims, %zu bytes, %.2f %% of the model's file\n", f->out,
            r->groups[0], r->groups[1], r->dims, r->bytes,
            100.0 * (double)r->bytes / (double)f->c->model->file.bytes);
@@ -982,7 +938,7 @@ static void lm_calibration_table(const lm_fitter *f, double sampling)
            r->seconds_adding, r->seconds_solving);
     printf("| mean of groups | rank | bits at the finest step | as channels | shrinkage | "
            "basis loss |\n|---|---:|---:|---:|---:|---:|\n");
-    for (s = 0; s < (f->c->joint ? 1 : 2); s++) {
+    for (int s = 0; s < (f->c->joint ? 1 : 2); s++) {
         printf("| %s | %.1f | %.3f | %.3f | %.4f | %.4f |\n", f->c->joint ? "both" : names[s],
                r->rank[s], r->basis_bits[s], r->channel_bits[s], r->shrinkage[s], r->basis_loss[s]);
     }
@@ -1005,9 +961,7 @@ static void lm_calibration_open(lm_calibration *c, lm_model *m, const lm_options
         lm_fail("--joint: %s", o->warm ? "--warm attends keys and values apart"
                                        : "the values' step is --ratio times the keys'");
     }
-    if (!o->joint && o->ratio != 0.0) {
-        lm_fail("--ratio wants --joint");
-    }
+    if (!o->joint && o->ratio != 0.0) lm_fail("--ratio wants --joint");
     memset(c, 0, sizeof *c);
     c->model = m;
     c->tokens = o->tokens;
@@ -1028,15 +982,14 @@ static lm_fitter *lm_calibration_fitters(const lm_calibration *c, const lm_optio
 {
     lm_fitter *fitters = (lm_fitter *)lm_alloc(o->outs.count, sizeof *fitters);
     size_t heads, layers;
-    size_t i;
     if (c->passage_count * (c->tokens - c->sinks) < 128) {
         lm_fail("%zu tokens are too few to calibrate on",
                 c->passage_count * (c->tokens - c->sinks));
     }
-    for (i = 0; i < o->groups.count; i++) {
+    for (size_t i = 0; i < o->groups.count; i++) {
         lm_calibration_group(c->model, o->groups.at[i], &heads, &layers);
     }
-    for (i = 0; i < o->outs.count; i++) {
+    for (size_t i = 0; i < o->outs.count; i++) {
         lm_calibration_group(c->model, o->groups.count > 0 ? o->groups.at[i] : "layer", &heads,
                              &layers);
         lm_fitter_open(&fitters[i], c, t, heads, layers, o->outs.at[i]);
@@ -1048,27 +1001,22 @@ static void lm_mode_calibrate(const lm_options *o)
 {
     size_t batch = 0;
     double sampling = 0.0;
-    lm_calibration c;
-    lm_taken taken;
-    lm_fitter *fitters;
     lm_model m;
-    lm_tokens *texts;
-    size_t i;
     lm_open_model(&m, o);
+    lm_calibration c;
     lm_calibration_open(&c, &m, o);
-    texts = o->self ? lm_calibration_blank(&c, o) : lm_calibration_texts(&c, o);
+    lm_tokens *texts = o->self ? lm_calibration_blank(&c, o) : lm_calibration_texts(&c, o);
+    lm_taken taken;
     lm_taken_open(&taken, &m.g);
-    fitters = lm_calibration_fitters(&c, o, &taken);
+    lm_fitter *fitters = lm_calibration_fitters(&c, o, &taken);
     if (o->self) {
         batch = lm_self_batch(&m.g, o->passages, o->tokens, LM_CACHE_BUDGET);
     }
     lm_calibration_memory(o, fitters, o->outs.count, batch * lm_store_bytes(&m.g, o->tokens));
     lm_model_load(&m);
-    if (o->self) {
-        sampling = lm_calibration_write(&c, o, texts[0].id, batch);
-    }
+    if (o->self) sampling = lm_calibration_write(&c, o, texts[0].id, batch);
     lm_calibrate(&c, &taken, fitters, o->outs.count);
-    for (i = 0; i < o->outs.count; i++) {
+    for (size_t i = 0; i < o->outs.count; i++) {
         if (o->json) {
             lm_calibration_json(o, &fitters[i], o->groups.count > 0 ? o->groups.at[i] : "layer",
                                 sampling);
@@ -1077,7 +1025,7 @@ static void lm_mode_calibrate(const lm_options *o)
         }
         lm_fitter_close(&fitters[i]);
     }
-    for (i = 0; i < (o->self ? 1 : o->texts.count); i++) {
+    for (size_t i = 0; i < (o->self ? 1 : o->texts.count); i++) {
         free(texts[i].id);
     }
     lm_taken_close(&taken);
@@ -1110,9 +1058,7 @@ static void lm__dump_put(lm_array *a, size_t layer, const float *x, size_t posit
 {
     size_t t, h, i;
     for (t = 0; t < n; t++) {
-        if (position + t < a->first) {
-            continue;
-        }
+        if (position + t < a->first) continue;
         for (h = 0; h < a->heads; h++) {
             size_t row = (layer * a->heads + h) * a->tokens + position + t - a->first;
             for (i = 0; i < a->dim; i++) {
@@ -1138,8 +1084,7 @@ static void lm__dump_layer(void *user, size_t layer, const float *q, const float
 static size_t lm__dump_layers(lm_dump *d, const lm_model *m, const char *list)
 {
     size_t count = 0;
-    size_t i;
-    for (i = 0; list == NULL && i < m->g.layers; i++) {
+    for (size_t i = 0; list == NULL && i < m->g.layers; i++) {
         d->slot[i] = ++count;
     }
     while (list != NULL) {
@@ -1171,16 +1116,12 @@ static void lm__array_open(lm_array *a, size_t layers, size_t heads, size_t toke
 static void lm__array_write(const lm_array *a, const char *prefix, const char *name)
 {
     char path[1024];
-    char beside[1040];
-    char header[128];
     size_t count = a->layers * a->heads * a->tokens * a->dim;
-    size_t i;
-    FILE *file;
     int n = snprintf(path, sizeof path, "%s-%s.npy", prefix, name);
-    if (n < 0 || (size_t)n >= sizeof path) {
-        lm_fail("--out: too long a name");
-    }
+    if (n < 0 || (size_t)n >= sizeof path) lm_fail("--out: too long a name");
+    char beside[1040];
     (void)snprintf(beside, sizeof beside, "%s.part", path);
+    char header[128];
     memset(header, ' ', sizeof header);
     memcpy(header, "\x93NUMPY\x01\x00\x76\x00", 10);
     n = snprintf(header + 10, sizeof header - 10,
@@ -1188,12 +1129,12 @@ static void lm__array_write(const lm_array *a, const char *prefix, const char *n
                  a->layers, a->heads, a->tokens, a->dim);
     header[10 + n] = ' ';
     header[sizeof header - 1] = '\n';
-    file = fopen(beside, "wb");
+    FILE *file = fopen(beside, "wb");
     if (file == NULL) {
         lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
     }
     (void)fwrite(header, 1, sizeof header, file);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         (void)fputc(a->data[i] & 255, file);
         (void)fputc(a->data[i] >> 8, file);
     }
@@ -1204,16 +1145,11 @@ static void lm__array_write(const lm_array *a, const char *prefix, const char *n
 static void lm_mode_dump(const lm_options *o)
 {
     lm_dump *d = (lm_dump *)lm_alloc(1, sizeof *d);
-    lm_progress progress;
-    lm_model m;
-    lm_tokens ids;
-    lm_cache cache;
     size_t layers, at, n;
+    lm_model m;
     lm_open_model(&m, o);
-    ids = lm_read_text(&m, o);
-    if (o->out == NULL) {
-        lm_fail("no place for the arrays: give --out PREFIX");
-    }
+    lm_tokens ids = lm_read_text(&m, o);
+    if (o->out == NULL) lm_fail("no place for the arrays: give --out PREFIX");
     if (o->tokens > ids.count || o->tokens > m.context) {
         lm_fail("--tokens %zu: the text has %zu, the model's context %zu", o->tokens, ids.count,
                 m.context);
@@ -1223,10 +1159,12 @@ static void lm_mode_dump(const lm_options *o)
     lm__array_open(&d->q, layers, m.g.heads, o->tokens, n, m.g.head_dim);
     lm__array_open(&d->k, layers, m.g.kv_heads, o->tokens, 0, m.g.head_dim);
     lm__array_open(&d->v, layers, m.g.kv_heads, o->tokens, 0, m.g.head_dim);
+    lm_cache cache;
     (void)lm_store_raw(&cache, &m.g, &m.pool, o->tokens);
     lm_model_load(&m);
     m.tap.user = d;
     m.tap.layer = lm__dump_layer;
+    lm_progress progress;
     lm_progress_begin(&progress, "dump");
     for (at = 0; at < o->tokens; at += n) {
         n = o->tokens - at < LM_CHUNK ? o->tokens - at : LM_CHUNK;
@@ -1251,11 +1189,9 @@ static void lm_mode_dump(const lm_options *o)
 static void lm_mode_tokens(const lm_options *o)
 {
     lm_model m;
-    lm_tokens ids;
-    size_t i;
     lm_open_model(&m, o);
-    ids = lm_read_text(&m, o);
-    for (i = 0; i < ids.count; i++) {
+    lm_tokens ids = lm_read_text(&m, o);
+    for (size_t i = 0; i < ids.count; i++) {
         printf("%u\n", ids.id[i]);
     }
     free(ids.id);
@@ -1264,8 +1200,7 @@ static void lm_mode_tokens(const lm_options *o)
 
 static void lm_mode_codecs(void)
 {
-    size_t i;
-    for (i = 0; i < LM_KIND_COUNT; i++) {
+    for (size_t i = 0; i < LM_KIND_COUNT; i++) {
         printf("%-8s %s: %s\n", lm_codec_kinds[i].prefix, lm_codec_kinds[i].curve,
                lm_codec_kinds[i].usage);
     }
@@ -1274,11 +1209,10 @@ static void lm_mode_codecs(void)
 static void lm_mode_info(const lm_options *o)
 {
     size_t types[LM_FORMAT_COUNT] = {0};
-    size_t i;
     uint64_t weights = 0;
     lm_model m;
     lm_open_model(&m, o);
-    for (i = 0; i < m.file.tensor_count; i++) {
+    for (size_t i = 0; i < m.file.tensor_count; i++) {
         types[m.file.tensors[i].type]++;
         weights += (uint64_t)m.file.tensors[i].rows * m.file.tensors[i].cols;
     }
@@ -1292,7 +1226,7 @@ static void lm_mode_info(const lm_options *o)
            m.g.layers, m.embd, m.ffn, m.g.heads, m.g.kv_heads, m.g.head_dim, m.vocab, m.context,
            (double)m.rope_base, m.g.rope_dims, (unsigned long long)weights,
            2 * m.g.layers * m.g.kv_heads * m.g.head_dim);
-    for (i = 0; i < LM_FORMAT_COUNT; i++) {
+    for (size_t i = 0; i < LM_FORMAT_COUNT; i++) {
         if (types[i] > 0) {
             printf(o->json ? ",\"%s\":%zu" : "%-11s %zu tensors\n", lm_formats[i].name, types[i]);
         }
@@ -1303,11 +1237,11 @@ static void lm_mode_info(const lm_options *o)
 
 int main(int argc, char **argv)
 {
-    lm_options o;
     if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0) {
         fputs(lm_usage, argc < 2 ? stderr : stdout);
         return argc < 2;
     }
+    lm_options o;
     lm_options_read(&o, argc, argv);
     if (strcmp(o.mode, "generate") == 0) {
         lm_mode_generate(&o);

@@ -177,8 +177,7 @@ static void lm__put(lm_store *s, size_t layer, size_t head, size_t token, const 
                     const float *v)
 {
     float *at = lm__key(s, layer, head, token);
-    size_t i;
-    for (i = 0; i < s->g.head_dim; i++) {
+    for (size_t i = 0; i < s->g.head_dim; i++) {
         at[i * LM_ROWS] = k[i];
         *lm__value(s, layer, head, i, token) = v[i];
     }
@@ -187,8 +186,7 @@ static void lm__put(lm_store *s, size_t layer, size_t head, size_t token, const 
 static void lm__get(const lm_store *s, size_t layer, size_t head, size_t token, float *k, float *v)
 {
     const float *at = lm__key(s, layer, head, token);
-    size_t i;
-    for (i = 0; i < s->g.head_dim; i++) {
+    for (size_t i = 0; i < s->g.head_dim; i++) {
         k[i] = at[i * LM_ROWS];
         v[i] = *lm__value(s, layer, head, i, token);
     }
@@ -224,13 +222,13 @@ typedef struct lm__attend_job {
    that its exponential vanishes beside the column's largest. */
 static void lm__softmax(float *p, size_t keys, size_t visible, float *total)
 {
-    float top[LM_COLS];
     size_t t, j;
     for (t = visible; t < keys; t++) {
         for (j = 0; j < LM_COLS && visible + j <= t; j++) {
             p[t * LM_COLS + j] = -1e30f;
         }
     }
+    float top[LM_COLS];
     for (j = 0; j < LM_COLS; j++) {
         top[j] = -1e30f;
         total[j] = 0.0f;
@@ -269,8 +267,6 @@ static void lm__attend_panel(void *context, size_t index, size_t worker)
     size_t keys = a->position + first + width;
     float *queries = s->scratch + worker * s->scratch_floats;
     float *p = queries + dim * LM_COLS;
-    float total[LM_COLS];
-    float tile[LM_ROWS * LM_COLS];
     float scale = 1.0f / sqrtf((float)dim);
     size_t i, j, t;
     for (i = 0; i < dim; i++) {
@@ -282,6 +278,7 @@ static void lm__attend_panel(void *context, size_t index, size_t worker)
     for (t = 0; t < keys; t += LM_ROWS) {
         lm_tile(p + t * LM_COLS, lm__key(s, a->layer, kv, t), queries, dim);
     }
+    float total[LM_COLS];
     lm__softmax(p, keys, a->position + first + 1, total);
     for (t = 0; t < keys && s->mass != NULL && a->position < s->prefix; t++) {
         float *mass = lm__mass(s, worker, a->layer);
@@ -289,6 +286,7 @@ static void lm__attend_panel(void *context, size_t index, size_t worker)
             mass[t] += p[t * LM_COLS + j] / total[j];
         }
     }
+    float tile[LM_ROWS * LM_COLS];
     for (i = 0; i < dim; i += LM_ROWS) {
         lm_tile(tile, lm__value(s, a->layer, kv, i, 0), p, keys);
         for (j = 0; j < width; j++) {
@@ -336,8 +334,8 @@ static void lm__store_attend(void *state, size_t layer, const float *q, float *o
                              size_t n)
 {
     lm_store *s = (lm_store *)state;
-    lm__attend_job a;
     size_t t, h;
+    lm__attend_job a;
     a.s = s;
     a.layer = layer;
     a.q = q;
@@ -382,11 +380,8 @@ static void lm__stage(lm_store *s, float *k, float *v, size_t from, size_t n, in
 /* Queries are kept in rows of LM_CHUNK; a shorter chunk closes the gaps, front to back. */
 static const float *lm__stage_queries(lm_store *s, size_t from, size_t n)
 {
-    size_t run;
-    if (s->chunk_q == NULL) {
-        return NULL;
-    }
-    for (run = 0; run < s->g.layers * s->g.heads; run++) {
+    if (s->chunk_q == NULL) return NULL;
+    for (size_t run = 0; run < s->g.layers * s->g.heads; run++) {
         memmove(s->chunk_q + run * n * s->g.head_dim,
                 s->chunk_q + (run * LM_CHUNK + from % LM_CHUNK) * s->g.head_dim,
                 n * s->g.head_dim * sizeof(float));
@@ -396,7 +391,6 @@ static const float *lm__stage_queries(lm_store *s, size_t from, size_t n)
 
 static void lm__store_chunk(lm_store *s, size_t end)
 {
-    const char *fault;
     lm_chunk c;
     c.position = s->coded;
     c.tokens = end - s->coded;
@@ -404,7 +398,7 @@ static void lm__store_chunk(lm_store *s, size_t end)
     c.v = s->chunk_v;
     lm__stage(s, c.k, c.v, c.position, c.tokens, 0);
     c.q = lm__stage_queries(s, c.position, c.tokens);
-    fault = s->codec.code(s->codec.state, &c, &s->bill);
+    const char *fault = s->codec.code(s->codec.state, &c, &s->bill);
     if (fault != NULL) {
         lm_fail("codec '%s' at token %zu: %s", s->spec, c.position, fault);
     }
@@ -454,7 +448,6 @@ static void lm__store_whole(lm_store *s, const lm_store *raw)
     size_t runs = s->g.layers * s->g.kv_heads;
     size_t n = s->prefix - s->coded;
     float *mass = (float *)lm_alloc(s->g.layers * n, sizeof *mass);
-    const char *fault;
     lm_whole w;
     memset(&w, 0, sizeof w);
     w.chunk.position = s->coded;
@@ -465,10 +458,8 @@ static void lm__store_whole(lm_store *s, const lm_store *raw)
     w.mass = mass;
     w.mass_stride = n;
     lm__stage(s, w.chunk.k, w.chunk.v, s->coded, n, 0);
-    fault = s->codec.whole(s->codec.state, &w, &s->bill);
-    if (fault != NULL) {
-        lm_fail("codec '%s': %s", s->spec, fault);
-    }
+    const char *fault = s->codec.whole(s->codec.state, &w, &s->bill);
+    if (fault != NULL) lm_fail("codec '%s': %s", s->spec, fault);
     lm__stage(s, w.chunk.k, w.chunk.v, s->coded, n, 1);
     s->elements += (uint64_t)(runs * n) * s->g.head_dim;
     s->coded = s->prefix;
@@ -499,9 +490,7 @@ static void lm__store_flush(void *state)
     if (s->has_codec && s->codec.finish != NULL) {
         fault = s->codec.finish(s->codec.state, &s->bill);
     }
-    if (fault != NULL) {
-        lm_fail("codec '%s' at its end: %s", s->spec, fault);
-    }
+    if (fault != NULL) lm_fail("codec '%s' at its end: %s", s->spec, fault);
 }
 
 static void lm__store_tally(const void *state, lm_tally *tally)
@@ -521,17 +510,13 @@ static void lm__store_reset(void *state)
         memset(s->mass, 0,
                s->pool->workers * s->g.layers * s->capacity * sizeof *s->mass);
     }
-    if (s->has_codec && s->codec.reset != NULL) {
-        s->codec.reset(s->codec.state);
-    }
+    if (s->has_codec && s->codec.reset != NULL) s->codec.reset(s->codec.state);
 }
 
 static void lm__store_close(void *state)
 {
     lm_store *s = (lm_store *)state;
-    if (s->has_codec && s->codec.close != NULL) {
-        s->codec.close(s->codec.state);
-    }
+    if (s->has_codec && s->codec.close != NULL) s->codec.close(s->codec.state);
     free(s->k);
     free(s->v);
     free(s->scratch);

@@ -118,9 +118,8 @@ static size_t lm__fits_a_place(const lm_fitter *f)
 static void lm__fit_roles(const lm_fitter *f, lm__fit *fit)
 {
     size_t slices = 2 * fit->layers * fit->heads;
-    size_t s;
     fit->roles = (lq_role *)lm_alloc(slices, sizeof *fit->roles);
-    for (s = 0; s < slices; s++) {
+    for (size_t s = 0; s < slices; s++) {
         int value = s / fit->heads % 2 == 1;
         fit->roles[s].stream = value ? LQ_V : LQ_K;
         fit->roles[s].gain = value ? (uint32_t)(s / fit->heads / 2) : 0;
@@ -150,9 +149,7 @@ static void lm__fit_group(lm_fitter *f, lm__fit *fit, size_t stream)
     } else if (stream == LQ_K && f->c->undo_rope) {
         fit->geometry.rope = &f->rope;
     }
-    if (stream == LQ_V || !(f->c->beta > 0.0)) {
-        return;
-    }
+    if (stream == LQ_V || !(f->c->beta > 0.0)) return;
     fit->reads = (uint32_t *)lm_alloc(fit->layers * g->heads, sizeof *fit->reads);
     fit->queries = (const void **)lm_alloc(fit->layers * g->heads, sizeof *fit->queries);
     for (l = 0; l < fit->layers; l++) {
@@ -171,8 +168,7 @@ static void lm__fit_group(lm_fitter *f, lm__fit *fit, size_t stream)
 static void lm__fit_vectors(const lm_fitter *f, lm__fit *fit)
 {
     const lm_geometry *g = f->taken->g;
-    size_t s;
-    for (s = 0; s < fit->geometry.slice_count; s++) {
+    for (size_t s = 0; s < fit->geometry.slice_count; s++) {
         size_t block = s / fit->heads;
         int joint = fit->geometry.stream == LQ_KV;
         int value = joint ? block % 2 == 1 : fit->geometry.stream == LQ_V;
@@ -188,10 +184,9 @@ static void lm__fit_groups(lm_fitter *f)
     const lm_geometry *g = f->taken->g;
     size_t across = g->kv_heads / f->heads;
     size_t fits = lm__fits_a_place(f);
-    size_t i;
     f->count = fits * across * ((g->layers + f->layers - 1) / f->layers);
     f->fits = (lm__fit *)lm_alloc(f->count, sizeof *f->fits);
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         lm__fit *fit = &f->fits[i];
         fit->first_layer = i / fits / across * f->layers;
         fit->layers =
@@ -206,8 +201,7 @@ static void lm__fit_groups(lm_fitter *f)
 static void lm__fit_sizes(lm_fitter *f)
 {
     size_t largest = 0;
-    size_t i;
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         lm__fit *fit = &f->fits[i];
         size_t bytes = lq_klt_bytes(&fit->geometry);
         if (bytes == 0) {
@@ -241,7 +235,6 @@ static void lm__file_begin(lm_fitter *f)
 static void lm_fitter_open(lm_fitter *f, const lm_calibration *c, const lm_taken *taken,
                            size_t heads, size_t layers, const char *out)
 {
-    size_t i;
     memset(f, 0, sizeof *f);
     f->c = c;
     f->taken = taken;
@@ -250,7 +243,7 @@ static void lm_fitter_open(lm_fitter *f, const lm_calibration *c, const lm_taken
     f->out = out;
     lm_rope_of(&f->rope, taken->g);
     f->slice_dims = (uint32_t *)lm_alloc(2 * layers * heads, sizeof *f->slice_dims);
-    for (i = 0; i < 2 * layers * heads; i++) {
+    for (size_t i = 0; i < 2 * layers * heads; i++) {
         f->slice_dims[i] = (uint32_t)taken->g->head_dim;
     }
     lm__fit_groups(f);
@@ -260,8 +253,7 @@ static void lm_fitter_open(lm_fitter *f, const lm_calibration *c, const lm_taken
 
 static void lm_fitter_close(lm_fitter *f)
 {
-    size_t i;
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         free(f->fits[i].roles);
         free(f->fits[i].reads);
         free(f->fits[i].vectors);
@@ -293,8 +285,7 @@ static void lm_taken_close(lm_taken *t)
 /* Ends the program if a job failed. */
 static void lm__fit_check(const lm_fitter *f, const char *what)
 {
-    size_t i;
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         const lm__fit *fit = &f->fits[i];
         if (fit->status) {
             (void)remove(f->beside);
@@ -331,8 +322,8 @@ static void lm__fit_add(void *context, size_t index, size_t worker)
     lm__fit *fit = &f->fits[index];
     void *workspace = f->workspace + worker * f->workspace_bytes;
     lq_positions positions = {0, 1, NULL};
-    lq_vectors src;
     positions.first = (int64_t)(t->position + t->skipped);
+    lq_vectors src;
     src.slices = fit->vectors;
     src.token_stride = t->g->kv_heads * t->g->head_dim;
     src.type = LQ_F32;
@@ -350,13 +341,12 @@ static void lm__fit_chunk(lm_calibration *c, lm_taken *t, lm_fitter *fitters, si
                           lm_cache *cache, const uint32_t *ids, size_t n)
 {
     double begin = lm_seconds();
-    size_t i;
     t->skipped = c->sinks > t->position ? c->sinks - t->position : 0;
     t->skipped = t->skipped < n ? t->skipped : n;
     t->tokens = n - t->skipped;
     lm_forward(c->model, cache, ids + t->position, t->position, n);
     c->seconds_forward += lm_seconds() - begin;
-    for (i = 0; i < count && t->tokens > 0; i++) {
+    for (size_t i = 0; i < count && t->tokens > 0; i++) {
         lm_fitter *f = &fitters[i];
         begin = lm_seconds();
         lm_parallel(&c->model->pool, lm__fit_add, f, f->count);
@@ -368,12 +358,12 @@ static void lm__fit_chunk(lm_calibration *c, lm_taken *t, lm_fitter *fitters, si
 
 static void lm__fit_read(lm_calibration *c, lm_taken *t, lm_fitter *fitters, size_t count)
 {
-    lm_progress progress;
-    lm_cache cache;
     size_t p, n;
+    lm_cache cache;
     (void)lm_store_raw(&cache, t->g, &c->model->pool, c->tokens);
     c->model->tap.user = t;
     c->model->tap.layer = lm__take_layer;
+    lm_progress progress;
     lm_progress_begin(&progress, "reading");
     for (p = 0; p < c->passage_count; p++) {
         cache.reset(cache.state);
@@ -395,12 +385,10 @@ static void lm__fit_read(lm_calibration *c, lm_taken *t, lm_fitter *fitters, siz
 static float lm__fit_unit(const lm_fitter *f)
 {
     const lq_klt **klts = (const lq_klt **)lm_alloc(f->count, sizeof *klts);
-    float unit;
-    size_t i;
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         klts[i] = &f->fits[i].klt;
     }
-    unit = lq_klt_unit_of(klts, f->count);
+    float unit = lq_klt_unit_of(klts, f->count);
     free(klts);
     return unit;
 }
@@ -448,26 +436,24 @@ static int lm__file_group(lq_archive_writer *w, const lm_fitter *f, const lm__fi
                           uint32_t rope)
 {
     lq_slice *slices = (lq_slice *)lm_alloc(fit->geometry.slice_count, sizeof *slices);
-    lq_archive_group_desc group;
-    lq_archive_profile_desc profile;
-    size_t i;
-    int status;
-    for (i = 0; i < fit->geometry.slice_count; i++) {
+    for (size_t i = 0; i < fit->geometry.slice_count; i++) {
         size_t block = i / fit->heads;
         slices[i].layer = (uint32_t)(fit->first_layer + (fit->roles ? block / 2 : block));
         slices[i].head = (uint32_t)(fit->first_head + i % fit->heads);
         slices[i].dims = f->slice_dims[i];
         slices[i].stream = fit->roles ? fit->roles[i].stream : 0;
     }
+    lq_archive_group_desc group;
     memset(&group, 0, sizeof group);
     group.stream = fit->geometry.stream;
     group.rope = fit->geometry.stream != LQ_V && f->c->undo_rope ? rope : LQ_ARCHIVE_NONE;
     group.slices = slices;
     group.slice_count = fit->geometry.slice_count;
+    lq_archive_profile_desc profile;
     memset(&profile, 0, sizeof profile);
     profile.bytes = fit->profile;
     profile.count = fit->profile_bytes;
-    status = lq_archive_add_group(w, &group, NULL);
+    int status = lq_archive_add_group(w, &group, NULL);
     free(slices);
     return status ? status : lq_archive_add_profile(w, &profile, NULL);
 }
@@ -475,29 +461,25 @@ static int lm__file_group(lq_archive_writer *w, const lm_fitter *f, const lm__fi
 static int lm__file_fill(const lm_fitter *f, FILE *file, size_t *bytes)
 {
     lq_archive_writer_desc d;
-    lq_archive_writer w;
     uint32_t rope = LQ_ARCHIVE_NONE;
-    size_t i;
-    int status;
     memset(&d, 0, sizeof d);
     d.write_fn = lm__file_write;
     d.user = file;
     d.directory_bytes = 16 + 2 * (size_t)f->rope.rotary_dims;
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         d.directory_bytes += 20 + 12 * (size_t)f->fits[i].geometry.slice_count;
         d.directory_bytes += lm_round_up(12 + f->fits[i].profile_bytes, 4);
     }
     d.directory = lm_alloc(d.directory_bytes, 1);
-    status = lq_archive_writer_init(&w, &d);
+    lq_archive_writer w;
+    int status = lq_archive_writer_init(&w, &d);
     if (!status && f->c->undo_rope) {
         status = lq_archive_add_rope(&w, &f->rope, &rope);
     }
-    for (i = 0; i < f->count && !status; i++) {
+    for (size_t i = 0; i < f->count && !status; i++) {
         status = lm__file_group(&w, f, &f->fits[i], rope);
     }
-    if (!status) {
-        status = lq_archive_finish(&w);
-    }
+    if (!status) status = lq_archive_finish(&w);
     free(d.directory);
     *bytes = status ? 0 : (size_t)w.offset;
     return status;
@@ -513,9 +495,8 @@ static void lm__file_end(lm_fitter *f)
 
 static void lm__fit_begin(lm_fitter *f)
 {
-    size_t i;
     f->workspace = (uint8_t *)lm_alloc(f->c->model->pool.workers, f->workspace_bytes);
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         lm__fit *fit = &f->fits[i];
         size_t bytes = lq_klt_bytes(&fit->geometry);
         fit->memory = lm_alloc(bytes, 1);
@@ -534,7 +515,6 @@ static void lm__fit_finish(lm_fitter *f)
 {
     lm_calibrated *r = &f->result;
     double begin = lm_seconds();
-    size_t i;
     f->unit = lm__fit_unit(f);
     lm_progress_begin(&f->progress, "solving");
     lm_parallel(&f->c->model->pool, lm__fit_solve, f, f->count);
@@ -544,7 +524,7 @@ static void lm__fit_finish(lm_fitter *f)
     r->seconds_solving = lm_seconds() - begin;
     lm__file_end(f);
     r->dims = (size_t)f->fits[0].geometry.slice_count * f->taken->g->head_dim;
-    for (i = 0; i < f->count; i++) {
+    for (size_t i = 0; i < f->count; i++) {
         const lq_klt_report *report = &f->fits[i].report;
         double part = (double)lm__fits_a_place(f) / (double)f->count;
         int s = f->fits[i].geometry.stream == LQ_V;
@@ -560,12 +540,11 @@ static void lm__fit_finish(lm_fitter *f)
 /* Reads the passages once for all groupings, solves, writes the files. */
 static void lm_calibrate(lm_calibration *c, lm_taken *t, lm_fitter *fitters, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         lm__fit_begin(&fitters[i]);
     }
     lm__fit_read(c, t, fitters, count);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         lm__fit_finish(&fitters[i]);
     }
 }

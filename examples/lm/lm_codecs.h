@@ -22,9 +22,7 @@ enum { LM_PAGE_ENTRY = 8, LM_PROFILE_ENTRY = 12, LM_RUN_ENTRY = 52 };
    and for E8's 4 bits the best of a scan (bench/rd.c). */
 static double lm__loading(int quantizer, int bits)
 {
-    if (quantizer == LQ_E8) {
-        return 0.3450;
-    }
+    if (quantizer == LQ_E8) return 0.3450;
     return bits == 2 ? 0.9957 : bits == 3 ? 0.5860 : bits == 4 ? 0.3352 : 0.0308;
 }
 
@@ -118,8 +116,7 @@ static double lm__fixed_step(const lm__library *l, const lm__group *g)
 {
     size_t lead = lq_geometry_rows(&g->geometry) - lq_geometry_dims(&g->geometry);
     double sum = 0;
-    size_t i;
-    for (i = 0; i < g->fitted.dims; i++) {
+    for (size_t i = 0; i < g->fitted.dims; i++) {
         double octaves = g->fitted.sigma[lead + i] / 16.0;
         sum += g->fitted.sigma[lead + i] == LQ_SIGMA_DEAD ? 0.0 : pow(4.0, octaves);
     }
@@ -140,8 +137,6 @@ static void lm__grow(uint8_t **p, size_t *room, size_t bytes)
 static int lm__group_codec(lm__library *l, lm__group *g, float step)
 {
     lq_codec_desc d;
-    size_t bytes;
-    int status;
     memset(&d, 0, sizeof d);
     d.tables = l->tables;
     d.profile = g->current;
@@ -150,11 +145,9 @@ static int lm__group_codec(lm__library *l, lm__group *g, float step)
     d.quantizer = l->quantizer;
     d.bits = l->page == LQ_PAGE_FIXED ? l->bits : 0;
     d.step = step;
-    status = lq_codec_check(&d, &l->fault);
-    if (status) {
-        return status;
-    }
-    bytes = lq_codec_bytes(&d);
+    int status = lq_codec_check(&d, &l->fault);
+    if (status) return status;
+    size_t bytes = lq_codec_bytes(&d);
     lm__grow(&g->codec_memory, &g->codec_room, bytes);
     status = lq_codec_init(&g->codec, g->codec_memory, g->codec_room, &d);
     if (!status) {
@@ -174,9 +167,7 @@ static int lm__group_refit(lm__library *l, lm__group *g, uint64_t *bytes)
         status = lq_profile_save(file, lq_profile_save_bound(rows), &written, &g->fitted);
     }
     free(file);
-    if (status) {
-        return status;
-    }
+    if (status) return status;
     g->current = &g->fitted;
     *bytes += written + LM_PROFILE_ENTRY + LM_RUN_ENTRY;
     return lm__group_codec(l, g, l->page == LQ_PAGE_FIXED ? (float)lm__fixed_step(l, g) : g->step);
@@ -211,9 +202,7 @@ static int lm__group_learn(lm__library *l, lm__group *g, const lq_vectors *src,
     g->pages++;
     if (due) {
         status = lq_fit_pays(&due, &g->fit, g->current, g->fit.tokens);
-        if (!status && due) {
-            status = lm__group_refit(l, g, bytes);
-        }
+        if (!status && due) status = lm__group_refit(l, g, bytes);
     }
     if (!status) {
         status = lq_fit_add(&g->fit, src, positions, tokens, l->workspace, l->workspace_bytes);
@@ -229,34 +218,33 @@ static int lm__group_code(lm__library *l, lm__group *g, const lm_chunk *c, uint6
 {
     const lq_role *roles = g->geometry.roles;
     size_t tokens = c->tokens;
-    lq_vectors src;
-    lq_vectors_out dst;
     lq_positions positions = {0, 1, NULL};
-    const uint8_t *page;
-    size_t written;
-    size_t page_bytes;
-    size_t i;
     int status = g->current ? LQ_OK : lm__group_begin(l, g, c, bytes);
     positions.first = (int64_t)c->position;
-    for (i = 0; i < g->run_count; i++) {
+    for (size_t i = 0; i < g->run_count; i++) {
         uint32_t stream = roles ? roles[i].stream : g->geometry.stream;
         float *x = (stream == LQ_V ? c->v : c->k) + g->runs[i] * tokens * l->head_dim;
         l->slices[i] = x;
         l->slices_out[i] = x;
     }
+    lq_vectors src;
     src.slices = l->slices;
     src.token_stride = 0;
     src.type = LQ_F32;
+    lq_vectors_out dst;
     dst.slices = l->slices_out;
     dst.token_stride = 0;
     dst.type = LQ_F32;
     if (!status && g->fit_memory) {
         status = lm__group_learn(l, g, &src, &positions, tokens, bytes);
     }
+    size_t written;
+    size_t page_bytes;
     if (!status) {
         status = lq_codec_encode(g->codec, l->page_bytes, l->page_capacity, &written, &page_bytes,
                                  &src, &positions, tokens, l->workspace, l->workspace_bytes);
     }
+    const uint8_t *page;
     if (!status) {
         *bytes += written + LM_PAGE_ENTRY;
         page = l->page_bytes;
@@ -269,8 +257,7 @@ static int lm__group_code(lm__library *l, lm__group *g, const lm_chunk *c, uint6
 static const char *lm__library_code(void *state, lm_chunk *c, lm_bill *bill)
 {
     lm__library *l = (lm__library *)state;
-    size_t i;
-    for (i = 0; i < l->group_count; i++) {
+    for (size_t i = 0; i < l->group_count; i++) {
         lm__group *g = &l->groups[i];
         uint64_t bytes = 0;
         int status = lm__group_code(l, g, c, &bytes);
@@ -281,9 +268,7 @@ static const char *lm__library_code(void *state, lm_chunk *c, lm_bill *bill)
         } else {
             bill->key_bytes += bytes;
         }
-        if (status) {
-            return l->fault ? l->fault : lq_status_string(status);
-        }
+        if (status) return l->fault ? l->fault : lq_status_string(status);
     }
     return NULL;
 }
@@ -291,8 +276,7 @@ static const char *lm__library_code(void *state, lm_chunk *c, lm_bill *bill)
 static void lm__library_reset(void *state)
 {
     lm__library *l = (lm__library *)state;
-    size_t i;
-    for (i = 0; i < l->group_count; i++) {
+    for (size_t i = 0; i < l->group_count; i++) {
         l->groups[i].pages = 0;
         l->groups[i].current = NULL;
     }
@@ -301,15 +285,12 @@ static void lm__library_reset(void *state)
 static void lm__library_close(void *state)
 {
     lm__library *l = (lm__library *)state;
-    size_t i;
-    for (i = 0; i < l->group_count; i++) {
+    for (size_t i = 0; i < l->group_count; i++) {
         free(l->groups[i].fit_memory);
         free(l->groups[i].profile_memory);
         free(l->groups[i].codec_memory);
     }
-    if (l->profiles) {
-        lm_profiles_close(l->profiles);
-    }
+    if (l->profiles) lm_profiles_close(l->profiles);
     free(l->groups);
     free(l->runs);
     free(l->tables_memory);
@@ -336,8 +317,7 @@ typedef struct lm__pack {
 static void lm__whole_rows(lm__library *l, const lm__group *g, const lm_chunk *c)
 {
     const lq_role *roles = g->geometry.roles;
-    size_t i;
-    for (i = 0; i < g->run_count; i++) {
+    for (size_t i = 0; i < g->run_count; i++) {
         uint32_t stream = roles ? roles[i].stream : g->geometry.stream;
         float *x = (stream == LQ_V ? c->v : c->k) + g->runs[i] * c->tokens * l->head_dim;
         l->slices[i] = x;
@@ -351,10 +331,8 @@ static int lm__whole_group(lm__library *l, lm__pack *p, const lm__group *g, uint
     lq_slice *slices = (lq_slice *)lm_alloc(g->run_count, sizeof *slices);
     lq_archive_profile_desc name = {NULL, 0, NULL};
     lq_archive_group_desc d;
-    size_t i;
-    int status;
     memset(&d, 0, sizeof d);
-    for (i = 0; i < g->run_count; i++) {
+    for (size_t i = 0; i < g->run_count; i++) {
         slices[i].layer = (uint32_t)(g->runs[i] / l->kv_heads);
         slices[i].head = (uint32_t)(g->runs[i] % l->kv_heads);
         slices[i].dims = (uint32_t)l->head_dim;
@@ -365,7 +343,7 @@ static int lm__whole_group(lm__library *l, lm__pack *p, const lm__group *g, uint
     d.slices = slices;
     d.slice_count = g->run_count;
     name.hash = g->calibrated->dense->hash;
-    status = lq_archive_add_group(&p->writer, &d, NULL);
+    int status = lq_archive_add_group(&p->writer, &d, NULL);
     free(slices);
     return status ? status : lq_archive_add_profile(&p->writer, &name, NULL);
 }
@@ -375,9 +353,7 @@ static const float *lm__whole_weights(const lm__library *l, lm__pack *p, const l
                                       const lm_whole *w)
 {
     size_t i, t;
-    if (!(l->past > 0.0)) {
-        return NULL;
-    }
+    if (!(l->past > 0.0)) return NULL;
     memset(p->weights, 0, w->chunk.tokens * sizeof *p->weights);
     for (i = 0; i < g->run_count; i++) {
         for (t = 0; t < w->chunk.tokens; t++) {
@@ -393,27 +369,25 @@ static int lm__whole_pack(lm__library *l, lm__pack *p, const lm_whole *w)
     uint32_t rope = LQ_ARCHIVE_NONE;
     lq_positions positions = {0, 1, NULL};
     size_t numbers = 2 * w->chunk.tokens * l->runs_total * l->head_dim;
-    size_t i;
-    int status;
     memset(&d, 0, sizeof d);
     d.mem_bytes = numbers * 4 + (1u << 20);
     d.directory_bytes = 4096 + 64 * l->runs_total + l->group_count * (w->chunk.tokens * 2 + 4096);
     d.mem = p->file = (uint8_t *)lm_alloc(d.mem_bytes, 1);
     d.directory = p->directory = (uint8_t *)lm_alloc(d.directory_bytes, 1);
     positions.first = (int64_t)w->chunk.position;
-    status = lq_archive_writer_init(&p->writer, &d);
+    int status = lq_archive_writer_init(&p->writer, &d);
     if (!status && l->rope.rotary_dims > 0) {
         status = lq_archive_add_rope(&p->writer, &l->rope, &rope);
     }
-    for (i = 0; i < l->group_count && !status; i++) {
+    for (size_t i = 0; i < l->group_count && !status; i++) {
         status = lm__whole_group(l, p, &l->groups[i], rope);
     }
-    for (i = 0; i < l->group_count && !status; i++) {
+    for (size_t i = 0; i < l->group_count && !status; i++) {
         lm__group *g = &l->groups[i];
         lq_archive_pack_desc pack;
-        lq_vectors src;
         memset(&pack, 0, sizeof pack);
         lm__whole_rows(l, g, &w->chunk);
+        lq_vectors src;
         src.slices = l->slices;
         src.token_stride = 0;
         src.type = LQ_F32;
@@ -439,22 +413,19 @@ static int lm__whole_pack(lm__library *l, lm__pack *p, const lm_whole *w)
 static int lm__whole_unpack(lm__library *l, lm__pack *p, const lm_whole *w)
 {
     lq_archive_source source;
-    lq_archive_reader reader;
     size_t needed = 0;
-    void *index;
-    size_t i;
-    int status;
     memset(&source, 0, sizeof source);
     source.bytes = p->file;
     source.size = p->writer.offset;
+    lq_archive_reader reader;
     (void)!lq_archive_open(&reader, &source, NULL, 0, &needed);
-    index = lm_alloc(needed, 1);
-    status = lq_archive_open(&reader, &source, index, needed, &needed);
-    for (i = 0; i < l->group_count && !status; i++) {
+    void *index = lm_alloc(needed, 1);
+    int status = lq_archive_open(&reader, &source, index, needed, &needed);
+    for (size_t i = 0; i < l->group_count && !status; i++) {
         lq_archive_unpack_desc d;
-        lq_vectors_out dst;
         memset(&d, 0, sizeof d);
         lm__whole_rows(l, &l->groups[i], &w->chunk);
+        lq_vectors_out dst;
         dst.slices = l->slices_out;
         dst.token_stride = 0;
         dst.type = LQ_F32;
@@ -476,10 +447,9 @@ static const char *lm__library_whole(void *state, lm_whole *w, lm_bill *bill)
 {
     lm__library *l = (lm__library *)state;
     lm__pack p;
-    int status;
     memset(&p, 0, sizeof p);
     p.weights = (float *)lm_alloc(w->chunk.tokens, sizeof *p.weights);
-    status = lm__whole_pack(l, &p, w);
+    int status = lm__whole_pack(l, &p, w);
     if (!status) {
         bill->shared_bytes += p.writer.offset;
         status = lm__whole_unpack(l, &p, w);
@@ -496,9 +466,7 @@ static const char *lm__library_whole(void *state, lm_whole *w, lm_bill *bill)
 static int lm__library_word(lm__library *l, const char *word, size_t count)
 {
     static const char *const names[4] = {"z", "d4", "e8", "e8r"};
-    char *end;
-    int i;
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         if (strlen(names[i]) == count && memcmp(names[i], word, count) == 0) {
             l->quantizer = LQ_Z + i;
             return 1;
@@ -508,6 +476,7 @@ static int lm__library_word(lm__library *l, const char *word, size_t count)
         l->bits = word[0] - '0';
         return 1;
     }
+    char *end;
     if (count > 2 && (word[0] == 'k' || word[0] == 'v') && word[1] == '=') {
         double step = strtod(word + 2, &end);
         l->step[word[0] == 'v'] = step;
@@ -593,14 +562,11 @@ static void lm__library_groups(lm__library *l, const lm_geometry *g)
 /* Memory, and a codec of each group to see that there is one. */
 static const char *lm__library_prepare(lm__library *l)
 {
-    size_t i;
-    for (i = 0; i < l->group_count; i++) {
+    for (size_t i = 0; i < l->group_count; i++) {
         lm__group *g = &l->groups[i];
         size_t rows = lq_geometry_rows(&g->geometry);
         float step = g->calibrated ? (float)l->step[g->geometry.stream == LQ_V] : 1.0f;
-        if (rows == 0) {
-            return "this model's heads do not fit";
-        }
+        if (rows == 0) return "this model's heads do not fit";
         if (!g->calibrated || l->refit) {
             g->fit_memory = lm_alloc(lq_fit_bytes(&g->geometry), 1);
             g->profile_memory = lm_alloc(lq_profile_bytes(rows), 1);
@@ -627,16 +593,12 @@ static const char *lm__library_open(lm_codec *codec, const char *spec, const lm_
 {
     lm__library *l = (lm__library *)lm_alloc(1, sizeof *l);
     size_t runs = g->layers * g->kv_heads;
-    const char *fault;
-    size_t i;
     codec->state = l;
     codec->code = lm__library_code;
     codec->reset = lm__library_reset;
     codec->close = lm__library_close;
-    fault = lm__library_parse(l, spec);
-    if (fault) {
-        return fault;
-    }
+    const char *fault = lm__library_parse(l, spec);
+    if (fault) return fault;
     if (strchr(spec, '@') != NULL) {
         l->profiles = lm_profiles_open(strchr(spec, '@') + 1, g, l->undo_rope);
         codec->profile_bytes = l->profiles->bytes;
@@ -651,18 +613,14 @@ static const char *lm__library_open(lm_codec *codec, const char *spec, const lm_
     }
     lm_rope_of(&l->rope, g);
     l->tables_memory = lm_alloc(lq_tables_bytes(), 1);
-    if (lq_tables_init(&l->tables, l->tables_memory, lq_tables_bytes())) {
-        return "no tables";
-    }
+    if (lq_tables_init(&l->tables, l->tables_memory, lq_tables_bytes())) return "no tables";
     l->slice_dims = (uint32_t *)lm_alloc(2 * runs, sizeof *l->slice_dims);
     l->runs = (size_t *)lm_alloc(runs, sizeof *l->runs);
     l->slices = (const void **)lm_alloc(2 * runs, sizeof *l->slices);
     l->slices_out = (void **)lm_alloc(2 * runs, sizeof *l->slices_out);
-    for (i = 0; i < 2 * runs; i++) {
+    for (size_t i = 0; i < 2 * runs; i++) {
         l->slice_dims[i] = (uint32_t)g->head_dim;
-        if (i < runs) {
-            l->runs[i] = i;
-        }
+        if (i < runs) l->runs[i] = i;
     }
     lm__library_groups(l, g);
     return lm__library_prepare(l);

@@ -44,8 +44,7 @@ static lm_row lm_row_read(const float *x, size_t count)
         float sum[16] = {0};
         run = count - i < 1024 ? count - i : 1024;
         for (j = 0; j + 16 <= run; j += 16) {
-            size_t l;
-            for (l = 0; l < 16; l++) {
+            for (size_t l = 0; l < 16; l++) {
                 sum[l] += lm_exp(x[i + j + l] - top);
             }
         }
@@ -72,8 +71,7 @@ static double lm_divergence(const float *x, lm_row rx, const float *y, lm_row ry
         float weight[16] = {0};
         run = count - i < 1024 ? count - i : 1024;
         for (j = 0; j + 16 <= run; j += 16) {
-            size_t l;
-            for (l = 0; l < 16; l++) {
+            for (size_t l = 0; l < 16; l++) {
                 float p = lm_exp(x[i + j + l] - shift);
                 sum[l] += p * (x[i + j + l] - y[i + j + l]);
                 weight[l] += p;
@@ -181,8 +179,7 @@ static void lm__count_losses(const lm_eval *e, lm__runner *r, const float *logit
                              const lm_row *rows, size_t start, size_t at, size_t n)
 {
     const uint32_t *ids = lm__passage_ids(e, start, at);
-    size_t i;
-    for (i = 0; i < n && at + i + 1 < e->tokens; i++) {
+    for (size_t i = 0; i < n && at + i + 1 < e->tokens; i++) {
         uint32_t target = ids[i + 1];
         double loss = rows[i].log_sum - (double)logits[i * e->model->vocab + target];
         if (!(loss < 1e30)) {
@@ -228,8 +225,8 @@ static void lm__eval_prefix(const lm_eval *e, lm__runner *raw, size_t start)
 static void lm__eval_chunk(const lm_eval *e, lm__runner *runners, size_t count, lm__desk *desk,
                            size_t start, size_t at, size_t n)
 {
-    lm__compare_job job;
     size_t c, i;
+    lm__compare_job job;
     job.model = e->model;
     job.raw = desk->raw;
     job.raw_rows = desk->raw_rows;
@@ -268,8 +265,7 @@ static int lm__by_size(const void *a, const void *b)
 static double lm__mean(const double *x, size_t count)
 {
     double sum = 0.0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         sum += x[i];
     }
     return sum / (double)count;
@@ -280,8 +276,7 @@ static double lm__error(const double *x, size_t count)
 {
     double mean = lm__mean(x, count);
     double sum = 0.0;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         sum += (x[i] - mean) * (x[i] - mean);
     }
     return count > 1 ? sqrt(sum / (double)(count - 1) / (double)count) : 0.0;
@@ -299,15 +294,13 @@ static double lm__quantile(double *x, size_t count, double q)
 static void lm__conclude(lm__runner *r, const double *raw_loss, lm_result *out)
 {
     lm_tally t;
-    double elements;
-    size_t i;
     r->cache.tally(r->cache.state, &t);
-    elements = t.elements > 0 ? (double)t.elements : 1.0;
+    double elements = t.elements > 0 ? (double)t.elements : 1.0;
     out->spec = r->cache.spec;
     out->bits_k = 8.0 * (double)t.bill.key_bytes / elements;
     out->bits_v = 8.0 * (double)t.bill.value_bytes / elements;
     out->bits = 0.5 * (out->bits_k + out->bits_v + 8.0 * (double)t.bill.shared_bytes / elements);
-    for (i = 0; i < r->losses; i++) {
+    for (size_t i = 0; i < r->losses; i++) {
         r->loss[i] -= raw_loss[i];
     }
     out->ppl_ratio = exp(lm__mean(r->loss, r->losses));
@@ -325,12 +318,11 @@ static void lm__runners_open(const lm_eval *e, lm__runner *runners, size_t first
 {
     size_t all = e->tokens * e->passages;
     lm_cache_desc d;
-    size_t c;
     memset(&d, 0, sizeof d);
     d.capacity = e->tokens;
     d.sinks = e->sinks;
     d.window = e->window;
-    for (c = 0; c <= count; c++) {
+    for (size_t c = 0; c <= count; c++) {
         d.spec = c > 0 ? e->specs[first + c - 1] : NULL;
         d.chunk = c > 0 ? e->chunk : 0;
         d.prefix = e->prefix;
@@ -342,8 +334,7 @@ static void lm__runners_open(const lm_eval *e, lm__runner *runners, size_t first
 
 static void lm__runners_close(lm__runner *runners, size_t count)
 {
-    size_t c;
-    for (c = 0; c <= count; c++) {
+    for (size_t c = 0; c <= count; c++) {
         runners[c].cache.close(runners[c].cache.state);
         free(runners[c].loss);
         free(runners[c].kld);
@@ -382,14 +373,13 @@ static double lm__eval_round(const lm_eval *e, size_t first, size_t count, lm_re
     lm__desk *desk = (lm__desk *)lm_alloc(1, sizeof *desk);
     double each = share / (double)e->passages;
     size_t c, p;
-    double ppl;
     desk->raw = (float *)lm_alloc(LM_CHUNK, e->model->vocab * sizeof(float));
     desk->coded = (float *)lm_alloc(LM_CHUNK, e->model->vocab * sizeof(float));
     lm__runners_open(e, runners, first, count);
     for (p = 0; p < e->passages; p++) {
         lm__eval_passage(e, runners, count, desk, p, progress, done + (double)p * each, each);
     }
-    ppl = exp(lm__mean(runners[0].loss, runners[0].losses));
+    double ppl = exp(lm__mean(runners[0].loss, runners[0].losses));
     for (c = 1; c <= count; c++) {
         lm__conclude(&runners[c], runners[0].loss, &results[first + c - 1]);
     }

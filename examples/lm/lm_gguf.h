@@ -25,17 +25,15 @@
 static void lm_printable(char *text)
 {
     for (; *text != '\0'; text++) {
-        if ((unsigned char)*text < 32 || *text == 127) {
-            *text = '?';
-        }
+        if ((unsigned char)*text < 32 || *text == 127) *text = '?';
     }
 }
 
 __attribute__((noreturn, format(printf, 1, 2))) static void lm_fail(const char *format, ...)
 {
-    char line[512];
     va_list list;
     va_start(list, format);
+    char line[512];
     (void)vsnprintf(line, sizeof line, format, list);
     va_end(list);
     lm_printable(line);
@@ -48,14 +46,11 @@ __attribute__((noreturn, format(printf, 1, 2))) static void lm_fail(const char *
 /* Zeroed memory for count items; the program has nothing useful to do without it. */
 static void *lm_alloc(size_t count, size_t size)
 {
-    void *p;
     if (size != 0 && count > SIZE_MAX / 2 / size) {
         lm_fail("a table of %zu items is too large for this machine", count);
     }
-    p = calloc(count > 0 ? count : 1, size > 0 ? size : 1);
-    if (p == NULL) {
-        lm_fail("out of memory (%zu bytes wanted)", count * size);
-    }
+    void *p = calloc(count > 0 ? count : 1, size > 0 ? size : 1);
+    if (p == NULL) lm_fail("out of memory (%zu bytes wanted)", count * size);
     return p;
 }
 
@@ -128,9 +123,8 @@ static void lm__keep_folder(const char *path)
     const char *slash = strrchr(path, '/');
     size_t n = slash != NULL ? (size_t)(slash - path) + 1 : 1;
     char *folder = (char *)lm_alloc(n + 1, 1);
-    int fd;
     memcpy(folder, slash != NULL ? path : ".", n);
-    fd = open(folder, O_RDONLY);
+    int fd = open(folder, O_RDONLY);
     free(folder);
     if (fd >= 0) {
         (void)fsync(fd);
@@ -211,8 +205,7 @@ static void lm__block_bf16(float *dst, const uint8_t *src)
 static void lm__block_q8_0(float *dst, const uint8_t *src)
 {
     float d = lm_load_half(src);
-    size_t i;
-    for (i = 0; i < 32; i++) {
+    for (size_t i = 0; i < 32; i++) {
         dst[i] = (float)(int8_t)src[2 + i] * d;
     }
 }
@@ -221,8 +214,7 @@ static void lm__block_q8_0(float *dst, const uint8_t *src)
    5-bit forms keep their fifth bits apart in one 32-bit word. */
 static void lm__block_nibbles(float *dst, const uint8_t *low, uint32_t fifth, float d, float m)
 {
-    size_t i;
-    for (i = 0; i < 16; i++) {
+    for (size_t i = 0; i < 16; i++) {
         uint32_t a = (low[i] & 15u) | ((fifth >> i & 1u) << 4);
         uint32_t b = (uint32_t)(low[i] >> 4) | ((fifth >> (i + 16) & 1u) << 4);
         dst[i] = (float)a * d + m;
@@ -298,8 +290,7 @@ static void lm__block_q2_k(float *dst, const uint8_t *src)
 {
     float d = lm_load_half(src + 80);
     float dmin = lm_load_half(src + 82);
-    size_t i;
-    for (i = 0; i < 256; i++) {
+    for (size_t i = 0; i < 256; i++) {
         uint32_t pair = (uint32_t)(src[16 + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2)) & 3u;
         uint8_t scale = src[i / 16];
         dst[i] = d * (float)(scale & 15) * (float)pair - dmin * (float)(scale >> 4);
@@ -312,8 +303,7 @@ static void lm__block_q3_k(float *dst, const uint8_t *src)
 {
     float d = lm_load_half(src + 108);
     const uint8_t *s = src + 96;
-    size_t i;
-    for (i = 0; i < 256; i++) {
+    for (size_t i = 0; i < 256; i++) {
         size_t b = i / 16;
         uint32_t low = b < 8 ? s[b] & 15u : (uint32_t)(s[b - 8] >> 4);
         uint32_t scale = low | ((uint32_t)(s[8 + b % 4] >> (b / 4 * 2)) & 3u) << 4;
@@ -365,8 +355,7 @@ static void lm_tensor_row(float *dst, const lm_tensor *t, size_t row)
 {
     const lm_format *f = &lm_formats[t->type];
     const uint8_t *src = t->data + row * (t->cols / f->items) * f->bytes;
-    size_t i;
-    for (i = 0; i < t->cols; i += f->items) {
+    for (size_t i = 0; i < t->cols; i += f->items) {
         f->decode(dst + i, src);
         src += f->bytes;
     }
@@ -435,7 +424,6 @@ static void lm__take_value(lm_gguf *g, lm_key *key)
 static size_t lm__take_tensor(lm_gguf *g, lm_tensor *t)
 {
     uint32_t dims, id;
-    size_t i;
     t->name = lm__take_string(g);
     if (t->name.count > 64) {
         lm_fail("%s: a tensor's name is %zu bytes long (64 at most)", g->path, t->name.count);
@@ -446,7 +434,7 @@ static size_t lm__take_tensor(lm_gguf *g, lm_tensor *t)
                 (const char *)t->name.at, dims);
     }
     t->rows = 1;
-    for (i = 0; i < dims; i++) {
+    for (size_t i = 0; i < dims; i++) {
         size_t n = lm__take_size(g);
         if (n < 1 || n > 0x7fffffff || (i > 0 && t->rows > 0x7fffffff / n)) {
             lm_fail("%s: tensor '%.*s' has an impossible shape", g->path, (int)t->name.count,
@@ -488,9 +476,9 @@ static void lm__place_tensor(lm_gguf *g, lm_tensor *t, size_t start, size_t offs
 
 static void lm__map(lm_gguf *g, const char *path)
 {
-    struct stat info;
     int fd = open(path, O_RDONLY);
     g->path = path;
+    struct stat info;
     if (fd < 0 || fstat(fd, &info) != 0) {
         lm_fail("%s: cannot open it (%s)", path, strerror(errno));
     }
@@ -508,11 +496,8 @@ static void lm__map(lm_gguf *g, const char *path)
 
 static const lm_key *lm_find_key(const lm_gguf *g, const char *name)
 {
-    size_t i;
-    for (i = 0; i < g->key_count; i++) {
-        if (lm_same(g->keys[i].name, name)) {
-            return &g->keys[i];
-        }
+    for (size_t i = 0; i < g->key_count; i++) {
+        if (lm_same(g->keys[i].name, name)) return &g->keys[i];
     }
     return NULL;
 }
@@ -599,11 +584,10 @@ static const lm_key *lm_key_array(const lm_gguf *g, const char *name, uint32_t i
 /* What stands in front of the metadata. */
 static void lm__take_header(lm_gguf *g)
 {
-    uint32_t version;
     if (memcmp(lm__take(g, 4), "GGUF", 4) != 0) {
         lm_fail("%s: not a GGUF file", g->path);
     }
-    version = lm_load32(lm__take(g, 4));
+    uint32_t version = lm_load32(lm__take(g, 4));
     if (version != 0 && (version & 0xffff) == 0) {
         lm_fail("%s: a big-endian GGUF file (version %u); this program reads little-endian ones",
                 g->path, version >> 24 | (version >> 8 & 0xff00));
@@ -639,9 +623,8 @@ static void lm__refuse_parts(const lm_gguf *g)
 static void lm_gguf_open(lm_gguf *g, const char *path)
 {
     const uint16_t one = 1;
-    uint8_t low;
-    size_t i;
     memset(g, 0, sizeof *g);
+    uint8_t low;
     memcpy(&low, &one, 1);
     if (low == 0) {
         lm_fail("%s: its weights are little-endian and used in place; this machine is not", path);
@@ -649,7 +632,7 @@ static void lm_gguf_open(lm_gguf *g, const char *path)
     lm__map(g, path);
     lm__take_header(g);
     g->keys = (lm_key *)lm_alloc(g->key_count, sizeof *g->keys);
-    for (i = 0; i < g->key_count; i++) {
+    for (size_t i = 0; i < g->key_count; i++) {
         g->keys[i].name = lm__take_string(g);
         if (g->keys[i].name.count > 256) {
             lm_fail("%s: a metadata key is %zu bytes long", path, g->keys[i].name.count);

@@ -18,9 +18,8 @@ typedef struct lm__rival {
 
 static void lm__rival_f16(float *dst, const float *src, size_t n, size_t d, int stream)
 {
-    size_t i;
     (void)stream;
-    for (i = 0; i < n * d; i++) {
+    for (size_t i = 0; i < n * d; i++) {
         dst[i] = rv_through_half(src[i]);
     }
 }
@@ -52,10 +51,8 @@ static const char *lm__rival_code(void *state, lm_chunk *c, lm_bill *bill)
 {
     const lm__rival *r = (const lm__rival *)state;
     uint64_t bits[2] = {0, 0};
-    size_t i;
-    int s;
-    for (s = RV_KEY; s <= RV_VALUE; s++) {
-        for (i = 0; i < r->runs; i++) {
+    for (int s = RV_KEY; s <= RV_VALUE; s++) {
+        for (size_t i = 0; i < r->runs; i++) {
             float *x = (s == RV_KEY ? c->k : c->v) + i * c->tokens * r->head_dim;
             r->part[s]->round_trip(x, x, c->tokens, r->head_dim, s);
             bits[s] += r->part[s]->bits(c->tokens, r->head_dim, s);
@@ -68,13 +65,12 @@ static const char *lm__rival_code(void *state, lm_chunk *c, lm_bill *bill)
 
 static const rv_codec *lm__find_rival(const char *name, size_t count)
 {
-    size_t i;
-    for (i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 2; i++) {
         if (strlen(lm__plain[i].name) == count && memcmp(lm__plain[i].name, name, count) == 0) {
             return &lm__plain[i];
         }
     }
-    for (i = 0; i < RV_CODEC_COUNT; i++) {
+    for (size_t i = 0; i < RV_CODEC_COUNT; i++) {
         if (strlen(rv_codecs[i].name) == count && memcmp(rv_codecs[i].name, name, count) == 0) {
             return &rv_codecs[i];
         }
@@ -137,12 +133,9 @@ enum { LM_KIND_COUNT = (int)(sizeof lm_codec_kinds / sizeof lm_codec_kinds[0]) }
 static const lm_codec_kind *lm_codec_find(const char *spec)
 {
     size_t n = strcspn(spec, ":/@");
-    size_t i;
-    for (i = 0; i < LM_KIND_COUNT; i++) {
+    for (size_t i = 0; i < LM_KIND_COUNT; i++) {
         const char *prefix = lm_codec_kinds[i].prefix;
-        if (strlen(prefix) == n && memcmp(prefix, spec, n) == 0) {
-            return &lm_codec_kinds[i];
-        }
+        if (strlen(prefix) == n && memcmp(prefix, spec, n) == 0) return &lm_codec_kinds[i];
     }
     return NULL;
 }
@@ -150,15 +143,12 @@ static const lm_codec_kind *lm_codec_find(const char *spec)
 static void lm_codec_open(lm_codec *codec, const char *spec, const lm_geometry *g)
 {
     const lm_codec_kind *kind = lm_codec_find(spec);
-    const char *fault;
     memset(codec, 0, sizeof *codec);
     if (kind == NULL) {
         lm_fail("no codec '%s' (run 'lm codecs' for the list)", spec);
     }
-    fault = kind->open != NULL ? kind->open(codec, spec, g) : "is a cache, not a codec";
-    if (fault != NULL) {
-        lm_fail("codec '%s': %s", spec, fault);
-    }
+    const char *fault = kind->open != NULL ? kind->open(codec, spec, g) : "is a cache, not a codec";
+    if (fault != NULL) lm_fail("codec '%s': %s", spec, fault);
 }
 
 /* Whether a spec names a cache of lq_kv. */
@@ -172,15 +162,12 @@ static int lm_spec_live(const char *spec)
 static void lm_cache_open(lm_cache *cache, const lm_geometry *g, lm_pool *pool,
                           const lm_cache_desc *d)
 {
-    const char *fault;
     if (!lm_spec_live(d->spec)) {
         (void)lm_store_open(cache, g, pool, d);
         return;
     }
-    fault = lm_codec_find(d->spec)->live(cache, g, d);
-    if (fault != NULL) {
-        lm_fail("codec '%s': %s", d->spec, fault);
-    }
+    const char *fault = lm_codec_find(d->spec)->live(cache, g, d);
+    if (fault != NULL) lm_fail("codec '%s': %s", d->spec, fault);
 }
 
 #endif

@@ -61,8 +61,7 @@ typedef struct lm__live_tail {
 
 static const lq_kv_policy *lm__live_word(const char *word, size_t count)
 {
-    size_t i;
-    for (i = 0; i < LM_LIVE_WORDS; i++) {
+    for (size_t i = 0; i < LM_LIVE_WORDS; i++) {
         if (strlen(lm_live_words[i].word) == count &&
             memcmp(lm_live_words[i].word, word, count) == 0) {
             return &lm_live_words[i].policy;
@@ -78,9 +77,8 @@ static const char *lm__live_coded(const char *words, lq_kv_policy policies[2])
     size_t count = strcspn(words, ":");
     float k, v;
     int used = 0;
-    int i;
     memset(policies, 0, 2 * sizeof *policies);
-    for (i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {
         if (strlen(names[i]) == count && memcmp(names[i], words, count) == 0) {
             policies[0].quantizer = LQ_Z + i;
         }
@@ -100,12 +98,9 @@ static const char *lm__live_coded(const char *words, lq_kv_policy policies[2])
 static const char *lm_live_parse(const char *spec, lq_kv_policy policies[2])
 {
     const char *words = strchr(spec, ':') != NULL ? strchr(spec, ':') + 1 : "4";
-    const char *slash;
     const lq_kv_policy *k, *v;
-    if (strchr(words, ':') != NULL) {
-        return lm__live_coded(words, policies);
-    }
-    slash = strchr(words, '/');
+    if (strchr(words, ':') != NULL) return lm__live_coded(words, policies);
+    const char *slash = strchr(words, '/');
     k = lm__live_word(words, slash != NULL ? (size_t)(slash - words) : strlen(words));
     v = slash != NULL ? lm__live_word(slash + 1, strlen(slash + 1)) : k;
     if (k == NULL || v == NULL) {
@@ -122,17 +117,15 @@ static const char *lm_live_parse(const char *spec, lq_kv_policy policies[2])
 static size_t lm__live_page(const lq_kv_desc *like, const lq_kv_policy *k, const lq_kv_policy *v)
 {
     lq_kv_desc d = *like;
-    lq_kv_account account;
-    lq_kv kv;
-    void *memory;
-    size_t bytes;
     size_t page = 0;
     d.k = *k;
     d.v = *v;
     d.tokens = 1;
     d.pages = 1;
-    bytes = lq_kv_bytes(&d);
-    memory = lm_alloc(bytes, 1);
+    size_t bytes = lq_kv_bytes(&d);
+    void *memory = lm_alloc(bytes, 1);
+    lq_kv_account account;
+    lq_kv kv;
     if (bytes > 0 && lq_kv_init(&kv, memory, bytes, &d) == LQ_OK) {
         page = lq_kv_stats(&kv, &account) == LQ_OK ? account.free_bytes : 0;
         lq_kv_free(&kv);
@@ -174,12 +167,11 @@ static void lm__live_put(const lm_live *l, lq_kv *kv, size_t layer, const float 
                          size_t position, size_t n)
 {
     lq_kv_view keys, values;
-    int status;
     memset(&keys, 0, sizeof keys);
     memset(&values, 0, sizeof values);
     keys.data = k;
     values.data = v;
-    status = lq_kv_append(kv, (uint32_t)layer, &keys, &values, NULL, n);
+    int status = lq_kv_append(kv, (uint32_t)layer, &keys, &values, NULL, n);
     if (status) {
         lm__live_fail(l, "keys and values", layer, position, lq_status_string(status));
     }
@@ -197,7 +189,6 @@ static void lm__live_attend(void *state, size_t layer, const float *q, float *ou
 {
     lm_live *l = (lm_live *)state;
     lq_kv_attend_desc a;
-    int status;
     memset(&a, 0, sizeof a);
     a.layer = (uint32_t)layer;
     a.heads = l->heads;
@@ -205,7 +196,7 @@ static void lm__live_attend(void *state, size_t layer, const float *q, float *ou
     a.q.data = q;
     a.out.data = out;
     a.mass = l->mass != NULL ? l->mass + layer * l->desc.tokens : NULL;
-    status = lq_kv_attend(&l->kv, &a);
+    int status = lq_kv_attend(&l->kv, &a);
     if (status) {
         lm__live_fail(l, "attention", layer, position, lm__live_why(&l->kv, &a, status));
     }
@@ -260,7 +251,6 @@ static void lm__tail_attend(void *state, size_t layer, const float *q, float *ou
     size_t rows = n * l->heads;
     lq_positions positions = {0, 1, NULL};
     lq_kv_attend_desc a;
-    int status;
     memset(&a, 0, sizeof a);
     a.layer = (uint32_t)layer;
     a.heads = l->heads;
@@ -268,7 +258,7 @@ static void lm__tail_attend(void *state, size_t layer, const float *q, float *ou
     a.q.data = q;
     a.out.data = t->out;
     a.lse = t->lse;
-    status = lq_kv_attend(&t->kv, &a);
+    int status = lq_kv_attend(&t->kv, &a);
     positions.first = (int64_t)position;
     a.positions = &positions;
     a.all = 1;
@@ -290,9 +280,7 @@ static void lm__live_flush(void *state)
     size_t numbers = (size_t)l->desc.layers * l->desc.kv_heads * l->desc.k_dims;
     size_t raw, pages;
     lq_kv_account a;
-    if (lq_kv_stats(&l->kv, &a)) {
-        lm_fail("cache '%s' has no account", l->spec);
-    }
+    if (lq_kv_stats(&l->kv, &a)) lm_fail("cache '%s' has no account", l->spec);
     raw = (a.tokens - a.hot_tokens) * 2 * numbers * sizeof(uint16_t);
     pages = a.used_bytes - raw;
     l->tally.bill.key_bytes += a.pages * l->page_bytes[0];
@@ -333,9 +321,7 @@ static void lm__live_close(void *state)
         free(l->tail->lse);
         free(l->tail);
     }
-    if (l->profiles != NULL) {
-        lm_profiles_close(l->profiles);
-    }
+    if (l->profiles != NULL) lm_profiles_close(l->profiles);
     free(l->shelf);
     free(l->mass);
     free(l->tables);
@@ -359,19 +345,14 @@ static void lm__live_desc(lm_live *l, const lm_geometry *g, const lm_cache_desc 
 /* Tables and profiles of coded pages. */
 static const char *lm__live_codes(lm_live *l, const lm_geometry *g, const char *file)
 {
-    size_t i;
     l->tables = lm_alloc(lq_tables_bytes(), 1);
-    if (lq_tables_init(&l->desc.tables, l->tables, lq_tables_bytes())) {
-        return "no tables";
-    }
-    if (file == NULL) {
-        return NULL;
-    }
+    if (lq_tables_init(&l->desc.tables, l->tables, lq_tables_bytes())) return "no tables";
+    if (file == NULL) return NULL;
     l->profiles = lm_profiles_open(file + 1, g, 0);
     l->tally.profile_bytes = l->profiles->bytes;
     l->shelf_count = 2 * g->layers * g->kv_heads;
     l->shelf = (const lq_profile **)lm_alloc(l->shelf_count, sizeof *l->shelf);
-    for (i = 0; i < l->profiles->group_count; i++) {
+    for (size_t i = 0; i < l->profiles->group_count; i++) {
         const lm_profile_group *group = &l->profiles->groups[i];
         size_t layer = group->runs[0] / g->kv_heads;
         size_t head = group->runs[0] % g->kv_heads;
@@ -395,7 +376,6 @@ static const char *lm__live_open_tail(lm_live *l, const lm_geometry *g, const lm
 {
     static const lq_kv_policy raw = {LQ_KV_RAW, 0, 0, 0};
     lm__live_tail *t = (lm__live_tail *)lm_alloc(1, sizeof *t);
-    const char *why;
     l->tail = t;
     t->prefix = d->prefix;
     t->desc = l->desc;
@@ -404,9 +384,8 @@ static const char *lm__live_open_tail(lm_live *l, const lm_geometry *g, const lm
     t->desc.k = raw;
     t->desc.v = raw;
     t->desc.profiles = NULL;
-    if (lq_kv_check(&t->desc, &why)) {
-        return why;
-    }
+    const char *why;
+    if (lq_kv_check(&t->desc, &why)) return why;
     t->bytes = lq_kv_bytes(&t->desc);
     t->memory = lm_alloc(t->bytes, 1);
     t->rows = (float *)lm_alloc(2 * LM_CHUNK * g->kv_heads, g->head_dim * sizeof(float));
@@ -437,27 +416,19 @@ static const char *lm__live_open(lm_cache *cache, const lm_geometry *g, const lm
     lm_live *l = (lm_live *)lm_alloc(1, sizeof *l);
     lq_kv_policy policies[2];
     const char *fault = lm_live_parse(d->spec, policies);
-    if (fault != NULL) {
-        return fault;
-    }
+    if (fault != NULL) return fault;
     lm__live_desc(l, g, d);
     l->desc.k = policies[0];
     l->desc.v = policies[1];
     if (policies[0].kind == LQ_KV_WARM) {
         fault = lm__live_codes(l, g, strchr(d->spec, '@'));
-        if (fault != NULL) {
-            return fault;
-        }
+        if (fault != NULL) return fault;
     }
     l->spec = d->spec;
-    if (lq_kv_check(&l->desc, &fault)) {
-        return fault;
-    }
+    if (lq_kv_check(&l->desc, &fault)) return fault;
     l->bytes = lq_kv_bytes(&l->desc);
     l->memory = lm_alloc(l->bytes, 1);
-    if (lq_kv_init(&l->kv, l->memory, l->bytes, &l->desc)) {
-        return "no memory";
-    }
+    if (lq_kv_init(&l->kv, l->memory, l->bytes, &l->desc)) return "no memory";
     lm__live_pages(l);
     lm__live_fill(cache, l, d);
     return d->prefix > 0 ? lm__live_open_tail(l, g, d) : NULL;

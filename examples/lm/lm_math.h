@@ -73,13 +73,10 @@ typedef struct lm_pool {
 static void lm__work(lm_pool *p, size_t worker)
 {
     for (;;) {
-        size_t index;
         pthread_mutex_lock(&p->lock);
-        index = p->next < p->count ? p->next++ : p->count;
+        size_t index = p->next < p->count ? p->next++ : p->count;
         pthread_mutex_unlock(&p->lock);
-        if (index >= p->count) {
-            return;
-        }
+        if (index >= p->count) return;
         p->job(p->context, index, worker);
     }
 }
@@ -88,23 +85,18 @@ static void *lm__thread(void *argument)
 {
     lm_pool *p = (lm_pool *)argument;
     size_t round = 0;
-    size_t worker;
     pthread_mutex_lock(&p->lock);
-    worker = ++p->started;
+    size_t worker = ++p->started;
     for (;;) {
         while (p->round == round && !p->quit) {
             pthread_cond_wait(&p->start, &p->lock);
         }
-        if (p->quit) {
-            break;
-        }
+        if (p->quit) break;
         round = p->round;
         pthread_mutex_unlock(&p->lock);
         lm__work(p, worker);
         pthread_mutex_lock(&p->lock);
-        if (--p->busy == 0) {
-            pthread_cond_signal(&p->done);
-        }
+        if (--p->busy == 0) pthread_cond_signal(&p->done);
     }
     pthread_mutex_unlock(&p->lock);
     return NULL;
@@ -112,29 +104,26 @@ static void *lm__thread(void *argument)
 
 static void lm_pool_open(lm_pool *p, size_t workers)
 {
-    size_t i;
     memset(p, 0, sizeof *p);
     p->threads = (pthread_t *)lm_alloc(workers, sizeof *p->threads);
     if (pthread_mutex_init(&p->lock, NULL) != 0 || pthread_cond_init(&p->start, NULL) != 0 ||
         pthread_cond_init(&p->done, NULL) != 0) {
         lm_fail("cannot make threads");
     }
+    size_t i;
     for (i = 1; i < workers; i++) {
-        if (pthread_create(&p->threads[i], NULL, lm__thread, p) != 0) {
-            break;
-        }
+        if (pthread_create(&p->threads[i], NULL, lm__thread, p) != 0) break;
     }
     p->workers = i;
 }
 
 static void lm_pool_close(lm_pool *p)
 {
-    size_t i;
     pthread_mutex_lock(&p->lock);
     p->quit = 1;
     pthread_cond_broadcast(&p->start);
     pthread_mutex_unlock(&p->lock);
-    for (i = 1; i < p->workers; i++) {
+    for (size_t i = 1; i < p->workers; i++) {
         (void)pthread_join(p->threads[i], NULL);
     }
     pthread_cond_destroy(&p->done);
@@ -146,9 +135,8 @@ static void lm_pool_close(lm_pool *p)
 /* Runs job(context, i, worker) for all i below count; returns when all are done. */
 static void lm_parallel(lm_pool *p, lm_job job, void *context, size_t count)
 {
-    size_t i;
     if (p->workers == 1 || count == 1) {
-        for (i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++) {
             job(context, i, 0);
         }
         return;
@@ -211,9 +199,7 @@ static void lm_progress_begin(lm_progress *p, const char *what)
 static void lm_progress_show(lm_progress *p, double part)
 {
     double now = lm_seconds();
-    if (now - p->begin < 2.0 || now - p->last < 0.2 || !isatty(2)) {
-        return;
-    }
+    if (now - p->begin < 2.0 || now - p->last < 0.2 || !isatty(2)) return;
     p->last = now;
     p->shown = 1;
     fprintf(stderr, "\r%s %3.0f %%, %.0f s left \033[K", p->what, 100.0 * part,
@@ -236,10 +222,10 @@ static void lm_progress_end(lm_progress *p)
 static inline float lm_exp(float x)
 {
     float n, r, y;
-    int32_t bits;
     x = x > 88.0f ? 88.0f : x;
     x = x < -87.0f ? -87.0f : x;
     n = x * 1.44269504f + 12582912.0f;
+    int32_t bits;
     memcpy(&bits, &n, 4);
     n -= 12582912.0f;
     r = x - n * 0.693359375f;
@@ -260,14 +246,14 @@ static inline float lm_exp(float x)
    by one: a copy of the whole array would make gcc keep the sums in memory. */
 static void lm_tile(float *out, const float *left, const float *right, size_t count)
 {
-    lm_vector sum[LM_ROWS][LM_VECTORS];
-    lm_vector w;
     size_t k, m, j;
+    lm_vector sum[LM_ROWS][LM_VECTORS];
     for (m = 0; m < LM_ROWS; m++) {
         for (j = 0; j < LM_VECTORS; j++) {
             sum[m][j] = (lm_vector){0};
         }
     }
+    lm_vector w;
     for (k = 0; k < count; k++) {
         for (j = 0; j < LM_VECTORS; j++) {
             memcpy(&w, right + k * LM_COLS + j * LM_LANES, sizeof w);
@@ -291,8 +277,8 @@ typedef float lm_eight __attribute__((vector_size(LM_ROWS * 4)));
 static void lm_blocks(float *out, const float *x, const float *rows, size_t stride, size_t count,
                       size_t blocks)
 {
-    lm_eight w;
     size_t b, k;
+    lm_eight w;
     for (b = 0; b + 4 <= blocks; b += 4) {
         const float *at = rows + b * stride;
         lm_eight s0 = {0};
@@ -363,8 +349,6 @@ static void lm__multiply_panel(void *context, size_t index, size_t worker)
 {
     const lm__product_job *job = (const lm__product_job *)context;
     const lm_product *p = job->products;
-    float tile[LM_ROWS * LM_COLS];
-    const float *bias;
     size_t t, m, j, width;
     (void)worker;
     while (index >= lm_panels(p->matrix)) {
@@ -373,7 +357,8 @@ static void lm__multiply_panel(void *context, size_t index, size_t worker)
     }
     width = p->matrix->outputs - index * LM_COLS;
     width = width < LM_COLS ? width : LM_COLS;
-    bias = p->matrix->bias;
+    const float *bias = p->matrix->bias;
+    float tile[LM_ROWS * LM_COLS];
     for (t = 0; t < job->tokens; t += LM_ROWS) {
         lm_tile(tile, job->left + t * p->matrix->inputs,
                 p->matrix->panels + index * p->matrix->inputs * LM_COLS, p->matrix->inputs);
@@ -405,13 +390,12 @@ static void lm__pack_left(float *dst, const float *x, size_t tokens, size_t inpu
 static void lm_multiply(lm_pool *pool, float *left, const float *x, size_t tokens,
                         const lm_product *products, size_t count)
 {
-    lm__product_job job;
     size_t panels = 0;
-    size_t i;
     lm__pack_left(left, x, tokens, products[0].matrix->inputs);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         panels += lm_panels(products[i].matrix);
     }
+    lm__product_job job;
     job.products = products;
     job.tokens = tokens;
     job.left = left;

@@ -95,9 +95,7 @@ static lm_tensor *lm__find_tensor(lm_model *m, const char *name)
 static lm_tensor *lm__tensor(lm_model *m, const char *name, size_t rows, size_t cols)
 {
     lm_tensor *t = lm__find_tensor(m, name);
-    if (t == NULL) {
-        lm_fail("%s: tensor '%s' is missing", m->file.path, name);
-    }
+    if (t == NULL) lm_fail("%s: tensor '%s' is missing", m->file.path, name);
     if (t->rows != rows || t->cols != cols) {
         lm_fail("%s: tensor '%s' is %zu x %zu where the metadata says %zu x %zu", m->file.path,
                 name, t->rows, t->cols, rows, cols);
@@ -119,9 +117,7 @@ static float *lm__load_vector(lm_model *m, const char *name, size_t count)
 static size_t lm__file_row(size_t r, size_t dim, size_t turning)
 {
     size_t i = turning > 0 ? r % dim : 0;
-    if (i >= turning) {
-        return r;
-    }
+    if (i >= turning) return r;
     return r - i + (i < turning / 2 ? 2 * i : 2 * (i - turning / 2) + 1);
 }
 
@@ -150,10 +146,10 @@ static void lm__load_panel(void *context, size_t index, size_t worker)
 
 static void lm__load_tensor(lm_model *m, lm_matrix *w, const lm_tensor *t, size_t turning)
 {
-    lm__load_job job;
     w->outputs = t->rows;
     w->inputs = t->cols;
     w->panels = (float *)lm_alloc(lm_panels(w) * LM_COLS, w->inputs * sizeof(float));
+    lm__load_job job;
     job.tensor = t;
     job.matrix = w;
     job.dim = m->g.head_dim;
@@ -175,15 +171,11 @@ static void lm__load_matrix(lm_model *m, lm_matrix *w, size_t layer, const char 
 static void lm__load_bias(lm_model *m, lm_matrix *w, size_t layer, const char *name, size_t turning)
 {
     char full[64];
-    float *x;
-    size_t i;
     (void)snprintf(full, sizeof full, "blk.%zu.%s.bias", layer, name);
-    if (!m->arch->biases && lm__find_tensor(m, full) == NULL) {
-        return;
-    }
-    x = lm__load_vector(m, full, w->outputs);
+    if (!m->arch->biases && lm__find_tensor(m, full) == NULL) return;
+    float *x = lm__load_vector(m, full, w->outputs);
     w->bias = (float *)lm_alloc(w->outputs, sizeof *w->bias);
-    for (i = 0; i < w->outputs; i++) {
+    for (size_t i = 0; i < w->outputs; i++) {
         w->bias[i] = x[lm__file_row(i, m->g.head_dim, turning)];
     }
     free(x);
@@ -265,10 +257,10 @@ static size_t lm__size(const lm_model *m, const char *key, long fallback, size_t
 static void lm__load_arch(lm_model *m)
 {
     lm_bytes name = lm_key_string(&m->file, "general.architecture");
-    size_t i;
     if (name.count == 0) {
         lm_fail("%s: metadata key 'general.architecture' is missing", m->file.path);
     }
+    size_t i;
     for (i = 0; i < LM_ARCHS && !lm_same(name, lm_archs[i].name); i++) {
     }
     if (i == LM_ARCHS) {
@@ -334,10 +326,9 @@ static double lm__yarn_ramp(const lm_model *m, const lm_scaling *s, size_t pair)
     double scale = (double)m->g.rope_dims / (2.0 * log((double)m->rope_base));
     double low = floor(scale * log(s->original / (s->fast * 6.283185307179586)));
     double high = ceil(scale * log(s->original / (s->slow * 6.283185307179586)));
-    double x;
     low = low > 0.0 ? low : 0.0;
     high = high < (double)m->g.rope_dims - 1.0 ? high : (double)m->g.rope_dims - 1.0;
-    x = ((double)pair - low) / (high - low > 0.001 ? high - low : 0.001);
+    double x = ((double)pair - low) / (high - low > 0.001 ? high - low : 0.001);
     return x < 0.0 ? 0.0 : x > 1.0 ? 1.0 : x;
 }
 
@@ -361,9 +352,7 @@ static void lm__load_scaling(const lm_model *m, lm_scaling *s)
     s->fast = (double)lm__own_float(m, "rope.scaling.yarn_beta_fast", 32.0f);
     s->slow = (double)lm__own_float(m, "rope.scaling.yarn_beta_slow", 1.0f);
     s->magnitude = (double)lm__own_float(m, "rope.scaling.attn_factor", 1.0f);
-    if (s->yarn) {
-        s->magnitude *= 1.0 + 0.1 * log(s->factor);
-    }
+    if (s->yarn) s->magnitude *= 1.0 + 0.1 * log(s->factor);
     if (!(s->factor >= 1.0 && s->original >= 1.0 && s->fast > 0.0 && s->slow > 0.0 &&
           s->magnitude > 0.0)) {
         lm_fail("%s: RoPE scaling by %g from %g tokens", m->file.path, s->factor, s->original);
@@ -375,19 +364,16 @@ static void lm__load_rope(lm_model *m)
     size_t pairs = m->g.rope_dims / 2;
     float *divide = NULL;
     lm_scaling s;
-    size_t i;
     lm__load_scaling(m, &s);
     if (lm__find_tensor(m, "rope_freqs.weight") != NULL) {
         divide = lm__load_vector(m, "rope_freqs.weight", pairs);
     }
     m->rope = (float *)lm_alloc(pairs, sizeof *m->rope);
-    for (i = 0; i < pairs; i++) {
+    for (size_t i = 0; i < pairs; i++) {
         double w = pow((double)m->rope_base, -2.0 * (double)i / (double)m->g.rope_dims);
         double ramp = s.yarn ? lm__yarn_ramp(m, &s, i) : 1.0;
         w = w * (1.0 - ramp) + w / s.factor * ramp;
-        if (divide != NULL && divide[i] > 0.0f) {
-            w /= (double)divide[i];
-        }
+        if (divide != NULL && divide[i] > 0.0f) w /= (double)divide[i];
         m->rope[i] = (float)w;
     }
     m->g.rope = m->rope;
@@ -429,12 +415,11 @@ static void lm_model_load(lm_model *m)
 {
     lm_gguf *f = &m->file;
     lm_progress progress;
-    size_t i;
     lm_progress_begin(&progress, "load");
     m->embedding = lm__tensor(m, "token_embd.weight", m->vocab, m->embd);
     m->output_norm = lm__load_vector(m, "output_norm.weight", m->embd);
     m->layers = (lm_layer *)lm_alloc(m->g.layers, sizeof *m->layers);
-    for (i = 0; i < m->g.layers; i++) {
+    for (size_t i = 0; i < m->g.layers; i++) {
         lm_progress_show(&progress, (double)i / (double)m->g.layers);
         lm__load_layer(m, i);
     }
@@ -444,7 +429,7 @@ static void lm_model_load(lm_model *m)
                         ? m->embedding
                         : lm__tensor(m, "output.weight", m->vocab, m->embd),
                     0);
-    for (i = 0; i < f->tensor_count; i++) {
+    for (size_t i = 0; i < f->tensor_count; i++) {
         if (!f->tensors[i].used) {
             lm_fail("%s: tensor '%.*s' is not part of a %s model that this program knows", f->path,
                     (int)f->tensors[i].name.count, (const char *)f->tensors[i].name.at,
@@ -456,8 +441,7 @@ static void lm_model_load(lm_model *m)
 
 static void lm_model_close(lm_model *m)
 {
-    size_t i;
-    for (i = 0; m->layers != NULL && i < m->g.layers; i++) {
+    for (size_t i = 0; m->layers != NULL && i < m->g.layers; i++) {
         lm_layer *l = &m->layers[i];
         free(l->attention_norm);
         free(l->ffn_norm);
@@ -495,9 +479,7 @@ static void lm__prepare_turns(lm_model *m, size_t tokens)
 {
     size_t pairs = m->g.rope_dims / 2;
     size_t t, i;
-    if (tokens <= m->turn_tokens) {
-        return;
-    }
+    if (tokens <= m->turn_tokens) return;
     tokens = lm_round_up(tokens, 1024);
     free(m->turn);
     m->turn = (float *)lm_alloc(tokens, 2 * pairs * sizeof(float));
@@ -539,11 +521,10 @@ static void lm__norm(const lm_model *m, float *dst, const float *src, const floa
     for (t = 0; t < n; t++) {
         const float *x = src + t * width;
         double sum = 0.0;
-        float scale;
         for (i = 0; i < width; i++) {
             sum += (double)x[i] * (double)x[i];
         }
-        scale = (float)(1.0 / sqrt(sum / (double)width + (double)m->eps));
+        float scale = (float)(1.0 / sqrt(sum / (double)width + (double)m->eps));
         for (i = 0; i < width; i++) {
             dst[t * width + i] = x[i] * scale * weight[i];
         }
@@ -552,8 +533,7 @@ static void lm__norm(const lm_model *m, float *dst, const float *src, const floa
 
 static void lm__add(float *dst, const float *src, size_t count)
 {
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         dst[i] += src[i];
     }
 }
@@ -571,8 +551,8 @@ static void lm__one_product(lm_model *m, const lm_matrix *w, const float *x, flo
 static void lm__project(lm_model *m, size_t layer, size_t n)
 {
     const lm_layer *l = &m->layers[layer];
-    lm_product p[3];
     lm__norm(m, m->y, m->x, l->attention_norm, m->embd, n);
+    lm_product p[3];
     p[0].matrix = &l->q;
     p[0].out = m->q;
     p[1].matrix = &l->k;
@@ -606,9 +586,8 @@ static void lm__attention(lm_model *m, lm_cache *cache, size_t layer, size_t pos
 static void lm__feed_forward(lm_model *m, size_t layer, size_t n)
 {
     const lm_layer *l = &m->layers[layer];
-    lm_product p[2];
-    size_t i;
     lm__norm(m, m->y, m->x, l->ffn_norm, m->embd, n);
+    lm_product p[2];
     p[0].matrix = &l->gate;
     p[0].out = m->gate;
     p[0].stride = m->ffn;
@@ -616,7 +595,7 @@ static void lm__feed_forward(lm_model *m, size_t layer, size_t n)
     p[1].out = m->up;
     p[1].stride = m->ffn;
     lm_multiply(&m->pool, m->left, m->y, n, p, 2);
-    for (i = 0; i < n * m->ffn; i++) {
+    for (size_t i = 0; i < n * m->ffn; i++) {
         m->gate[i] *= m->up[i] / (1.0f + lm_exp(-m->gate[i]));
     }
     lm__one_product(m, &l->down, m->gate, m->y, n);
@@ -625,8 +604,7 @@ static void lm__feed_forward(lm_model *m, size_t layer, size_t n)
 
 static void lm__embed(lm_model *m, const uint32_t *ids, size_t n)
 {
-    size_t t;
-    for (t = 0; t < n; t++) {
+    for (size_t t = 0; t < n; t++) {
         lm_tensor_row(m->x + t * m->embd, m->embedding, ids[t]);
     }
 }
@@ -635,10 +613,9 @@ static void lm__embed(lm_model *m, const uint32_t *ids, size_t n)
    states stay in the model for lm_logits. */
 static void lm_forward(lm_model *m, lm_cache *cache, const uint32_t *ids, size_t position, size_t n)
 {
-    size_t i;
     lm__prepare_turns(m, position + n);
     lm__embed(m, ids, n);
-    for (i = 0; i < m->g.layers; i++) {
+    for (size_t i = 0; i < m->g.layers; i++) {
         lm__attention(m, cache, i, position, n);
         lm__feed_forward(m, i, n);
     }
@@ -672,14 +649,13 @@ static void lm__step_sequence(void *context, size_t i, size_t worker)
 static void lm_step(lm_model *m, const lm_cache *caches, const uint32_t *ids, size_t position,
                     size_t n)
 {
-    lm__step_job job;
-    size_t i;
     lm__prepare_turns(m, position + 1);
     lm__embed(m, ids, n);
+    lm__step_job job;
     job.model = m;
     job.caches = caches;
     job.position = position;
-    for (i = 0; i < m->g.layers; i++) {
+    for (size_t i = 0; i < m->g.layers; i++) {
         job.layer = i;
         lm__project(m, i, n);
         lm_parallel(&m->pool, lm__step_sequence, &job, n);
@@ -687,7 +663,7 @@ static void lm_step(lm_model *m, const lm_cache *caches, const uint32_t *ids, si
         lm__add(m->x, m->q, n * m->embd);
         lm__feed_forward(m, i, n);
     }
-    for (i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         caches[i].end_step(caches[i].state, position, 1);
     }
 }
@@ -695,8 +671,8 @@ static void lm_step(lm_model *m, const lm_cache *caches, const uint32_t *ids, si
 /* Logits [n][vocab] of the last step's tokens from `first` on. */
 static void lm_logits(lm_model *m, float *logits, size_t first, size_t n)
 {
-    lm_product p;
     lm__norm(m, m->y, m->x + first * m->embd, m->output_norm, m->embd, n);
+    lm_product p;
     p.matrix = &m->output;
     p.out = logits;
     p.stride = m->vocab;

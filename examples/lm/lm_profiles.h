@@ -15,9 +15,7 @@
 /* Why a file could not be written; NULL: it could. */
 static const char *lm_why(int status)
 {
-    if (status == LQ_E_IO) {
-        return strerror(errno);
-    }
+    if (status == LQ_E_IO) return strerror(errno);
     return status ? lq_status_string(status) : NULL;
 }
 
@@ -82,11 +80,10 @@ static void lm__profiles_index(lm_profiles *p)
 {
     lq_archive_source source;
     size_t needed = 0;
-    int status;
     memset(&source, 0, sizeof source);
     source.bytes = p->file;
     source.size = p->bytes;
-    status = lq_archive_open(&p->reader, &source, NULL, 0, &needed);
+    int status = lq_archive_open(&p->reader, &source, NULL, 0, &needed);
     if (status == LQ_E_SPACE) {
         p->index = lm_alloc(needed, 1);
         status = lq_archive_open(&p->reader, &source, p->index, needed, &needed);
@@ -106,12 +103,11 @@ static void lm__profiles_rope(const lm_profiles *p, uint32_t id, const lm_geomet
 {
     lq_rope have, want;
     float *freqs = (float *)lm_alloc(LQ_ARCHIVE_MAX_DIMS / 2, sizeof *freqs);
-    int same;
     lm_rope_of(&want, g);
-    same = lq_archive_rope(&p->reader, id, &have, freqs, LQ_ARCHIVE_MAX_DIMS / 2) == LQ_OK &&
-           have.rotary_dims == want.rotary_dims && have.layout == want.layout &&
-           memcmp(&have.magnitude, &want.magnitude, sizeof(float)) == 0 &&
-           memcmp(freqs, want.freqs, want.rotary_dims / 2 * sizeof(float)) == 0;
+    int same = lq_archive_rope(&p->reader, id, &have, freqs, LQ_ARCHIVE_MAX_DIMS / 2) == LQ_OK &&
+               have.rotary_dims == want.rotary_dims && have.layout == want.layout &&
+               memcmp(&have.magnitude, &want.magnitude, sizeof(float)) == 0 &&
+               memcmp(freqs, want.freqs, want.rotary_dims / 2 * sizeof(float)) == 0;
     free(freqs);
     if (!same) {
         lm_fail("%s: calibrated for another RoPE than this model's", p->path);
@@ -123,7 +119,6 @@ static void lm__profiles_group(lm_profiles *p, uint32_t id, const lm_geometry *g
     lm_profile_group *group = &p->groups[id];
     lq_slice *slices = (lq_slice *)lm_alloc(LQ_ARCHIVE_MAX_SLICES, sizeof *slices);
     lq_archive_group_desc d;
-    size_t i;
     if (lq_archive_group(&p->reader, id, &d, slices, LQ_ARCHIVE_MAX_SLICES)) {
         lm_fail("%s: group %u cannot be read", p->path, id);
     }
@@ -132,13 +127,11 @@ static void lm__profiles_group(lm_profiles *p, uint32_t id, const lm_geometry *g
     group->runs = (size_t *)lm_alloc(d.slice_count, sizeof *group->runs);
     group->roles =
         d.stream == LQ_KV ? (lq_role *)lm_alloc(d.slice_count, sizeof *group->roles) : NULL;
-    for (i = 0; i < d.slice_count; i++) {
+    for (size_t i = 0; i < d.slice_count; i++) {
         const lq_slice *s = &d.slices[i];
         size_t run = s->layer * g->kv_heads + s->head;
         uint32_t stream = s->stream ? s->stream : d.stream;
-        if (group->roles) {
-            group->roles[i].stream = stream;
-        }
+        if (group->roles) group->roles[i].stream = stream;
         if (s->layer >= g->layers || s->head >= g->kv_heads || s->first_dim != 0 || s->rope != 0 ||
             s->dims != g->head_dim || seen[run * 2 + (stream == LQ_V)]++) {
             lm_fail("%s: calibrated for another model (layer %u, head %u, %u dims)", p->path,
@@ -150,9 +143,7 @@ static void lm__profiles_group(lm_profiles *p, uint32_t id, const lm_geometry *g
         lm_fail("%s: calibrated with RoPE %s: say '%s'", p->path, p->undo_rope ? "kept" : "undone",
                 p->undo_rope ? "warm" : "cold");
     }
-    if (d.stream != LQ_V && p->undo_rope) {
-        lm__profiles_rope(p, d.rope, g);
-    }
+    if (d.stream != LQ_V && p->undo_rope) lm__profiles_rope(p, d.rope, g);
     free(slices);
 }
 
@@ -161,7 +152,6 @@ static void lm__profiles_load(lm_profiles *p, uint32_t id, const lm_geometry *g)
     lm_profile_group *group = &p->groups[id];
     lq_archive_profile_desc d;
     size_t needed = 0;
-    size_t i;
     int status = lq_archive_profile(&p->reader, id, &d);
     if (!status && d.bytes == NULL) {
         lm_fail("%s: profile %u is kept elsewhere", p->path, id);
@@ -181,7 +171,7 @@ static void lm__profiles_load(lm_profiles *p, uint32_t id, const lm_geometry *g)
         group->profile.dims != group->run_count * g->head_dim) {
         lm_fail("%s: profile %u does not fit its group", p->path, id);
     }
-    for (i = 0; group->roles && i < group->run_count; i++) {
+    for (size_t i = 0; group->roles && i < group->run_count; i++) {
         int value = group->roles[i].stream == LQ_V;
         group->roles[i].gain = value ? group->profile.dense->slice_gain[i] : 0;
     }
@@ -192,19 +182,18 @@ static void lm__profiles_check(lm_profiles *p, const lm_geometry *g)
 {
     size_t runs = g->layers * g->kv_heads;
     uint8_t *seen = (uint8_t *)lm_alloc(runs, 2);
-    size_t i;
     p->group_count = p->reader.group_count;
     p->groups = (lm_profile_group *)lm_alloc(p->group_count, sizeof *p->groups);
-    for (i = 0; i < p->group_count; i++) {
+    for (size_t i = 0; i < p->group_count; i++) {
         lm__profiles_group(p, (uint32_t)i, g, seen);
     }
-    for (i = 0; i < 2 * runs; i++) {
+    for (size_t i = 0; i < 2 * runs; i++) {
         if (!seen[i]) {
             lm_fail("%s: has no %s of layer %zu, head %zu", p->path, i % 2 ? "values" : "keys",
                     i / 2 / g->kv_heads, i / 2 % g->kv_heads);
         }
     }
-    for (i = 0; i < p->group_count; i++) {
+    for (size_t i = 0; i < p->group_count; i++) {
         lm__profiles_load(p, (uint32_t)i, g);
     }
     free(seen);
@@ -242,15 +231,12 @@ static lm_profiles *lm_profiles_open(const char *path, const lm_geometry *g, int
 static void lm_profiles_close(lm_profiles *p)
 {
     lm_profiles **at = &lm__shelf;
-    size_t i;
-    if (--p->users > 0) {
-        return;
-    }
+    if (--p->users > 0) return;
     while (*at != p) {
         at = &(*at)->next;
     }
     *at = p->next;
-    for (i = 0; i < p->group_count; i++) {
+    for (size_t i = 0; i < p->group_count; i++) {
         free(p->groups[i].runs);
         free(p->groups[i].roles);
         free(p->groups[i].memory);

@@ -170,8 +170,7 @@ static void lm__self_seeds(lm__desk_of_pens *d)
 
 static void lm__self_push(lm_tokens *to, const lm_tokens *from, size_t skip)
 {
-    size_t i;
-    for (i = skip; i < from->count; i++) {
+    for (size_t i = skip; i < from->count; i++) {
         lm_tokens_push(to, from->id[i]);
     }
 }
@@ -184,9 +183,7 @@ static void lm__self_begin(lm__desk_of_pens *d, lm__pen *pen, int later)
     pen->next_seed += (d->self->passages + 1) / 2;
     pen->waiting.count = 0;
     pen->taken = 0;
-    if (later) {
-        lm__self_push(&pen->waiting, &d->gap, skip);
-    }
+    if (later) lm__self_push(&pen->waiting, &d->gap, skip);
     lm__self_push(&pen->waiting, seed, skip);
 }
 
@@ -231,9 +228,7 @@ static uint32_t lm__self_draw(float *x, size_t count, double temperature, uint64
     total *= lm_random(random);
     for (i = 0; i + RUN < count; i += RUN) {
         double sum = lm__self_sum(x + i, RUN);
-        if (total < sum) {
-            break;
-        }
+        if (total < sum) break;
         total -= sum;
     }
     end = count - i < RUN ? count : i + RUN;
@@ -248,10 +243,10 @@ static void lm__self_pick(void *context, size_t i, size_t worker)
     lm__desk_of_pens *d = (lm__desk_of_pens *)context;
     lm__pen *pen = &d->pens[i];
     size_t vocab = d->self->model->vocab;
-    uint32_t id;
     (void)worker;
     if (pen->taken == pen->waiting.count) {
-        id = lm__self_draw(d->logits + i * vocab, vocab, d->self->temperature, &pen->random);
+        uint32_t id =
+            lm__self_draw(d->logits + i * vocab, vocab, d->self->temperature, &pen->random);
         if (d->self->vocab->special[id]) {
             lm__self_begin(d, pen, 1);
         } else {
@@ -272,9 +267,8 @@ static void lm__self_round(lm__desk_of_pens *d, uint32_t *ids, size_t first, siz
 {
     const lm_self *s = d->self;
     lm_pool alone;
-    size_t i;
     lm_pool_open(&alone, 1);
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         lm__pen *pen = &d->pens[i];
         pen->random = lm_random_start(s->seed, first + i + 1);
         pen->ids = ids + (first + i) * s->tokens;
@@ -292,7 +286,7 @@ static void lm__self_round(lm__desk_of_pens *d, uint32_t *ids, size_t first, siz
             lm_logits(s->model, d->logits, 0, count);
         }
     }
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         d->caches[i].close(d->caches[i].state);
     }
     lm_pool_close(&alone);
@@ -311,7 +305,6 @@ static size_t lm_self_batch(const lm_geometry *g, size_t passages, size_t tokens
 static void lm_self_write(const lm_self *s, uint32_t *ids, size_t batch)
 {
     lm__desk_of_pens *d = (lm__desk_of_pens *)lm_alloc(1, sizeof *d);
-    lm_progress progress;
     size_t i, kind;
     d->self = s;
     d->pens = (lm__pen *)lm_alloc(batch, sizeof *d->pens);
@@ -319,6 +312,7 @@ static void lm_self_write(const lm_self *s, uint32_t *ids, size_t batch)
     d->step = (uint32_t *)lm_alloc(batch, sizeof *d->step);
     d->logits = (float *)lm_alloc(batch, s->model->vocab * sizeof(float));
     lm__self_seeds(d);
+    lm_progress progress;
     lm_progress_begin(&progress, "sampling");
     for (i = 0; i < s->passages; i += batch) {
         lm__self_round(d, ids, i, s->passages - i < batch ? s->passages - i : batch, &progress);

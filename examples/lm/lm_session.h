@@ -46,8 +46,7 @@ typedef struct lm_session {
 
 static void lm__put32(uint8_t *p, uint32_t n)
 {
-    size_t i;
-    for (i = 0; i < 4; i++) {
+    for (size_t i = 0; i < 4; i++) {
         p[i] = (uint8_t)(n >> 8 * i);
     }
 }
@@ -80,23 +79,22 @@ static size_t lm__session_record_bytes(size_t tokens)
 static void lm__session_pack(uint8_t *dst, const lm_session *s, const lm_model *m)
 {
     uint32_t fields[LM_SESSION_FIELDS] = {1};
-    uint64_t bits;
-    size_t i;
     lm__session_model(m, fields + 1);
     fields[8] = s->sinks;
     fields[9] = s->window;
     fields[10] = s->top;
     fields[11] = s->next;
     fields[12] = (uint32_t)s->ids.count;
-    for (i = 0; i < LM_SESSION_FIELDS; i++) {
+    for (size_t i = 0; i < LM_SESSION_FIELDS; i++) {
         lm__put32(dst + 4 * i, fields[i]);
     }
     dst += 4 * LM_SESSION_FIELDS;
+    uint64_t bits;
     memcpy(&bits, &s->temperature, 8);
     lm__put64(dst, s->random);
     lm__put64(dst + 8, bits);
     memcpy(dst + 16, s->spec, LM_SESSION_SPEC);
-    for (i = 0; i < s->ids.count; i++) {
+    for (size_t i = 0; i < s->ids.count; i++) {
         lm__put32(dst + 16 + LM_SESSION_SPEC + 4 * i, s->ids.id[i]);
     }
 }
@@ -105,22 +103,18 @@ static void lm__session_pack(uint8_t *dst, const lm_session *s, const lm_model *
 static int lm__session_unpack(lm_session *s, const uint32_t *fields, const uint8_t *src,
                               const lm_model *m)
 {
-    uint64_t bits;
-    size_t i;
     s->sinks = fields[8];
     s->window = fields[9];
     s->top = fields[10];
     s->next = fields[11];
     s->held = fields[12];
     s->random = lm_load64(src);
-    bits = lm_load64(src + 8);
+    uint64_t bits = lm_load64(src + 8);
     memcpy(&s->temperature, &bits, 8);
     memcpy(s->spec, src + 16, LM_SESSION_SPEC);
-    for (i = 0; i < s->held; i++) {
+    for (size_t i = 0; i < s->held; i++) {
         uint32_t id = lm_load32(src + 16 + LM_SESSION_SPEC + 4 * i);
-        if (id >= m->vocab) {
-            return 0;
-        }
+        if (id >= m->vocab) return 0;
         lm_tokens_push(&s->ids, id);
     }
     return s->held > 0 && s->spec[LM_SESSION_SPEC - 1] == '\0' && lm_spec_live(s->spec) &&
@@ -186,8 +180,7 @@ static void lm__session_groups(lq_kv_pack_desc *pack, const lm_packing *packing,
 
 static void lm__session_ungroup(const lq_kv_pack_desc *pack)
 {
-    size_t g;
-    for (g = 0; g < pack->group_count; g++) {
+    for (size_t g = 0; g < pack->group_count; g++) {
         free((void *)(uintptr_t)pack->groups[g].slices);
         free((void *)(uintptr_t)pack->groups[g].weights);
     }
@@ -198,15 +191,11 @@ static void lm__session_ungroup(const lq_kv_pack_desc *pack)
 static int lm__session_export(FILE *file, const lm_session *s, const lm_model *m,
                               const lm_live *live, const lm_packing *packing)
 {
-    lq_kv_pack_desc pack;
     lq_kv_export_desc d;
     const char *why = NULL;
-    size_t bytes;
-    uint8_t *note;
-    void *work;
     void *tables = NULL;
-    int status;
     memset(&d, 0, sizeof d);
+    lq_kv_pack_desc pack;
     memset(&pack, 0, sizeof pack);
     if (packing != NULL) {
         tables = lm_alloc(lq_tables_bytes(), 1);
@@ -220,12 +209,12 @@ static int lm__session_export(FILE *file, const lm_session *s, const lm_model *m
         d.pack = &pack;
     }
     d.note_bytes = lm__session_record_bytes(s->ids.count);
-    note = (uint8_t *)lm_alloc(d.note_bytes, 1);
+    uint8_t *note = (uint8_t *)lm_alloc(d.note_bytes, 1);
     lm__session_pack(note, s, m);
     d.note = note;
-    bytes = lq_kv_export_workspace_bytes(&live->kv, &d);
-    work = lm_alloc(bytes, 1);
-    status = lq_kv_export(&live->kv, lm__session_write, file, &d, work, bytes);
+    size_t bytes = lq_kv_export_workspace_bytes(&live->kv, &d);
+    void *work = lm_alloc(bytes, 1);
+    int status = lq_kv_export(&live->kv, lm__session_write, file, &d, work, bytes);
     lm__session_ungroup(&pack);
     free(tables);
     free(work);
@@ -237,18 +226,15 @@ static int lm__session_export(FILE *file, const lm_session *s, const lm_model *m
 static size_t lm_session_save(const lm_session *s, const char *path, const lm_model *m,
                               const lm_live *live, const lm_packing *packing)
 {
-    long bytes;
     size_t room = strlen(path) + 6;
     char *beside = (char *)lm_alloc(room, 1);
-    FILE *file;
-    int status;
     (void)snprintf(beside, room, "%s.part", path);
-    file = fopen(beside, "wb");
+    FILE *file = fopen(beside, "wb");
     if (file == NULL) {
         lm_fail("%s: cannot write it (%s)", beside, strerror(errno));
     }
-    status = lm__session_export(file, s, m, live, packing);
-    bytes = ftell(file);
+    int status = lm__session_export(file, s, m, live, packing);
+    long bytes = ftell(file);
     lm_keep(file, beside, path, lm_why(status));
     free(beside);
     return bytes > 0 ? (size_t)bytes : 0;
@@ -273,20 +259,17 @@ static int lm__session_read(void *user, uint64_t offset, void *dst, size_t count
 static void lm__session_index(lm_session_file *f)
 {
     lq_archive_source *source = &f->source;
-    struct stat info;
     size_t needed = 0;
-    int status;
     f->file = fopen(f->path, "rb");
+    struct stat info;
     if (f->file == NULL || fstat(fileno(f->file), &info) != 0) {
         lm_fail("%s: cannot open it (%s)", f->path, strerror(errno));
     }
-    if (!S_ISREG(info.st_mode)) {
-        lm_fail("%s: not a file", f->path);
-    }
+    if (!S_ISREG(info.st_mode)) lm_fail("%s: not a file", f->path);
     source->read_fn = lm__session_read;
     source->user = f->file;
     source->size = (uint64_t)info.st_size;
-    status = lq_archive_open(&f->reader, source, NULL, 0, &needed);
+    int status = lq_archive_open(&f->reader, source, NULL, 0, &needed);
     if (status == LQ_E_SPACE) {
         f->index = lm_alloc(needed, 1);
         status = lq_archive_open(&f->reader, source, f->index, needed, &needed);
@@ -299,24 +282,23 @@ static void lm__session_index(lm_session_file *f)
 /* Everything but the cache, which lm_session_load fills; or the program ends. */
 static void lm_session_open(lm_session_file *f, lm_session *s, const char *path, const lm_model *m)
 {
-    uint32_t fields[LM_SESSION_FIELDS];
-    uint32_t want[7];
-    const uint8_t *record;
     size_t bytes = 0;
-    size_t i;
     memset(f, 0, sizeof *f);
     f->path = path;
     lm__session_index(f);
+    const uint8_t *record;
     if (lq_archive_meta(&f->reader, LQ_KV_NOTE, &record, &bytes) ||
         bytes < lm__session_record_bytes(0)) {
         lm_fail("%s: an archive, but not a file of --save", path);
     }
-    for (i = 0; i < LM_SESSION_FIELDS; i++) {
+    uint32_t fields[LM_SESSION_FIELDS];
+    for (size_t i = 0; i < LM_SESSION_FIELDS; i++) {
         fields[i] = lm_load32(record + 4 * i);
     }
     if (fields[0] != 1) {
         lm_fail("%s: a session of version %u; this program knows 1", path, fields[0]);
     }
+    uint32_t want[7];
     lm__session_model(m, want);
     if (memcmp(fields + 1, want, 5 * sizeof *want) != 0) {
         lm_fail("%s: saved with another model (%u layers, %u / %u heads of %u, %u tokens)", path,
@@ -337,10 +319,10 @@ static void lm_session_open(lm_session_file *f, lm_session *s, const char *path,
 static const lq_profile **lm__session_shelf(const lm_live *live, const lm_profiles *packed,
                                             size_t *count)
 {
-    const lq_profile **shelf;
-    size_t i;
     *count = live->shelf_count + (packed != NULL ? packed->group_count : 0);
+    const lq_profile **shelf;
     shelf = (const lq_profile **)lm_alloc(*count + 1, sizeof *shelf);
+    size_t i;
     for (i = 0; i < live->shelf_count; i++) {
         shelf[i] = live->shelf[i];
     }
@@ -361,9 +343,7 @@ static int lm__session_live(const lm_session_file *f)
 static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *live,
                             const lm_profiles *packed)
 {
-    lq_kv_import_desc d;
     const char *why = NULL;
-    const lq_profile **shelf;
     int status =
         lm__session_live(f) ? lq_kv_load_check(&live->kv, &f->reader, 0, &why) : (int)LQ_OK;
     if (!lm__session_live(f) && packed == NULL) {
@@ -373,9 +353,10 @@ static void lm_session_load(lm_session_file *f, const lm_session *s, lm_live *li
         lm_fail("%s: the cache cannot be read (%s)", f->path,
                 why != NULL ? why : lq_status_string(status));
     }
+    lq_kv_import_desc d;
     memset(&d, 0, sizeof d);
     d.tables = live->desc.tables;
-    shelf = lm__session_shelf(live, packed, &d.profile_count);
+    const lq_profile **shelf = lm__session_shelf(live, packed, &d.profile_count);
     d.profiles = shelf;
     d.tokens = live->desc.tokens;
     do {

@@ -67,9 +67,7 @@ static void lm_tokens_push(lm_tokens *t, uint32_t id)
     if (t->count == t->room) {
         size_t room = t->room * 2 + 1024;
         uint32_t *grown = (uint32_t *)lm_alloc(room, sizeof *grown);
-        if (t->count > 0) {
-            memcpy(grown, t->id, t->count * sizeof *grown);
-        }
+        if (t->count > 0) memcpy(grown, t->id, t->count * sizeof *grown);
         free(t->id);
         t->id = grown;
         t->room = room;
@@ -83,21 +81,16 @@ static void lm_tokens_push(lm_tokens *t, uint32_t id)
 static size_t lm__utf8(const uint8_t *s, size_t count, uint32_t *c)
 {
     size_t size = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-    size_t i;
     uint32_t u = s[0];
     if (size == 1) {
         *c = u;
         return 1;
     }
     *c = 0xfffd;
-    if (size == 0 || size > count || s[0] > 0xf4) {
-        return 1;
-    }
+    if (size == 0 || size > count || s[0] > 0xf4) return 1;
     u &= 0x7fu >> size;
-    for (i = 1; i < size; i++) {
-        if ((s[i] & 0xc0) != 0x80) {
-            return 1;
-        }
+    for (size_t i = 1; i < size; i++) {
+        if ((s[i] & 0xc0) != 0x80) return 1;
         u = u << 6 | (s[i] & 0x3fu);
     }
     *c = u;
@@ -108,12 +101,9 @@ static size_t lm__utf8(const uint8_t *s, size_t count, uint32_t *c)
    from U+0100 on, in order. Here byte -> character. */
 static uint32_t lm__byte_char(uint32_t byte)
 {
-    uint32_t b;
     uint32_t moved = 256;
-    if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173)) {
-        return byte;
-    }
-    for (b = 0; b < byte; b++) {
+    if ((byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173)) return byte;
+    for (uint32_t b = 0; b < byte; b++) {
         moved += !((b >= 33 && b <= 126) || (b >= 161 && b != 173));
     }
     return moved;
@@ -137,8 +127,7 @@ static size_t lm__put_char(uint8_t *dst, uint32_t byte)
 static size_t lm__hash_bytes(const uint8_t *s, size_t count)
 {
     uint64_t h = 14695981039346656037u;
-    size_t i;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         h = (h ^ s[i]) * 1099511628211u;
     }
     return (size_t)(h ^ h >> 29);
@@ -155,12 +144,8 @@ static uint32_t lm_find_token(const lm_vocab *v, const uint8_t *s, size_t count)
     size_t i = lm__hash_bytes(s, count);
     for (;; i++) {
         uint32_t id = v->table[i & v->table_mask];
-        if (id == LM_NONE) {
-            return LM_NONE;
-        }
-        if (v->tokens[id].count == count && memcmp(v->tokens[id].at, s, count) == 0) {
-            return id;
-        }
+        if (id == LM_NONE) return LM_NONE;
+        if (v->tokens[id].count == count && memcmp(v->tokens[id].at, s, count) == 0) return id;
     }
 }
 
@@ -169,12 +154,8 @@ static const lm_merge *lm__find_merge(const lm_vocab *v, uint32_t left, uint32_t
     size_t i = lm__hash_pair(left, right);
     for (;; i++) {
         const lm_merge *m = &v->merges[i & v->merge_mask];
-        if (m->result == LM_NONE) {
-            return NULL;
-        }
-        if (m->left == left && m->right == right) {
-            return m;
-        }
+        if (m->result == LM_NONE) return NULL;
+        if (m->left == left && m->right == right) return m;
     }
 }
 
@@ -215,9 +196,7 @@ static void lm__load_tokens(lm_vocab *v, const lm_gguf *g)
     memset(v->table, 0xff, size * sizeof *v->table);
     for (i = 0; i < v->count; i++) {
         v->tokens[i] = lm__next_string(&p);
-        if (lm_find_token(v, v->tokens[i].at, v->tokens[i].count) != LM_NONE) {
-            continue;
-        }
+        if (lm_find_token(v, v->tokens[i].at, v->tokens[i].count) != LM_NONE) continue;
         slot = lm__hash_bytes(v->tokens[i].at, v->tokens[i].count);
         while (v->table[slot & v->table_mask] != LM_NONE) {
             slot++;
@@ -230,8 +209,7 @@ static void lm__load_tokens(lm_vocab *v, const lm_gguf *g)
    program that trained them. */
 static void lm__load_bytes(lm_vocab *v)
 {
-    uint32_t b;
-    for (b = 0; b < 256; b++) {
+    for (uint32_t b = 0; b < 256; b++) {
         uint8_t s[2];
         v->byte_token[b] = lm_find_token(v, s, lm__put_char(s, b));
     }
@@ -240,16 +218,16 @@ static void lm__load_bytes(lm_vocab *v)
 /* "left right" names two tokens whose concatenation is a third. */
 static void lm__load_merge(lm_vocab *v, const lm_gguf *g, lm_bytes s, uint32_t rank)
 {
-    uint8_t joined[1024];
     const uint8_t *space = (const uint8_t *)memchr(s.at, ' ', s.count);
-    lm_merge m;
     size_t slot, n;
+    uint8_t joined[1024];
     if (space == NULL || s.count > sizeof joined) {
         lm_fail("%s: merge %u is not two tokens", g->path, rank);
     }
     n = (size_t)(space - s.at);
     memcpy(joined, s.at, n);
     memcpy(joined + n, space + 1, s.count - n - 1);
+    lm_merge m;
     m.left = lm_find_token(v, joined, n);
     m.right = lm_find_token(v, joined + n, s.count - n - 1);
     m.rank = rank;
@@ -257,9 +235,7 @@ static void lm__load_merge(lm_vocab *v, const lm_gguf *g, lm_bytes s, uint32_t r
     if (m.left == LM_NONE || m.right == LM_NONE || m.result == LM_NONE) {
         lm_fail("%s: merge %u names a token that is not in the vocabulary", g->path, rank);
     }
-    if (lm__find_merge(v, m.left, m.right) != NULL) {
-        return;
-    }
+    if (lm__find_merge(v, m.left, m.right) != NULL) return;
     slot = lm__hash_pair(m.left, m.right);
     while (v->merges[slot & v->merge_mask].result != LM_NONE) {
         slot++;
@@ -290,32 +266,25 @@ static void lm__load_merges(lm_vocab *v, const lm_gguf *g)
 static void lm__load_special(lm_vocab *v, const lm_gguf *g)
 {
     const lm_key *key = lm_key_array(g, "tokenizer.ggml.token_type", LM_I32);
-    size_t i;
     if (key->item_count != v->count) {
         lm_fail("%s: %zu token types for %u tokens", g->path, key->item_count, v->count);
     }
     v->special = (uint8_t *)lm_alloc(v->count, 1);
     v->special_list = (uint32_t *)lm_alloc(v->count, sizeof *v->special_list);
-    for (i = 0; i < v->count; i++) {
+    for (size_t i = 0; i < v->count; i++) {
         uint32_t type = lm_load32(key->value + 4 * i);
         v->special[i] = (type == 3 || type == 4) && v->tokens[i].count > 0;
-        if (v->special[i]) {
-            v->special_list[v->special_count++] = (uint32_t)i;
-        }
+        if (v->special[i]) v->special_list[v->special_count++] = (uint32_t)i;
     }
 }
 
 static int lm_pre_find(lm_bytes name)
 {
-    if (lm_same(name, "smollm")) {
-        return LM_PRE_SMOLLM;
-    }
+    if (lm_same(name, "smollm")) return LM_PRE_SMOLLM;
     if (lm_same(name, "llama-bpe") || lm_same(name, "llama3") || lm_same(name, "llama-v3")) {
         return LM_PRE_LLAMA3;
     }
-    if (lm_same(name, "qwen2")) {
-        return LM_PRE_QWEN2;
-    }
+    if (lm_same(name, "qwen2")) return LM_PRE_QWEN2;
     return name.count == 0 || lm_same(name, "gpt-2") || lm_same(name, "default") ? LM_PRE_GPT2 : -1;
 }
 
@@ -394,9 +363,7 @@ static size_t lm__run(const uint8_t *s, size_t count, size_t at, int class_, siz
     uint32_t c;
     while (at < count && most-- > 0) {
         size_t size = lm__utf8(s + at, count - at, &c);
-        if (lm__class(c) != class_) {
-            break;
-        }
+        if (lm__class(c) != class_) break;
         at += size;
     }
     return at;
@@ -407,9 +374,7 @@ static size_t lm__contraction(const uint8_t *s, size_t count, int any_case)
 {
     static const char *const forms[] = {"s", "t", "re", "ve", "m", "ll", "d"};
     size_t i, j;
-    if (count < 2 || s[0] != '\'') {
-        return 0;
-    }
+    if (count < 2 || s[0] != '\'') return 0;
     if (any_case && count > 2 && s[1] == 0xc5 && s[2] == 0xbf) {
         return 3; /* the long s, which folds to s */
     }
@@ -418,13 +383,9 @@ static size_t lm__contraction(const uint8_t *s, size_t count, int any_case)
         for (j = 0; j < n && j + 1 < count; j++) {
             int c = s[j + 1];
             c = any_case && c >= 'A' && c <= 'Z' ? c | 32 : c;
-            if (c != forms[i][j]) {
-                break;
-            }
+            if (c != forms[i][j]) break;
         }
-        if (j == n) {
-            return n + 1;
-        }
+        if (j == n) return n + 1;
     }
     return 0;
 }
@@ -434,10 +395,8 @@ static size_t lm__space(const uint8_t *s, size_t count, size_t end)
 {
     size_t at = 0;
     size_t last = 0;
+    if (end == count) return end;
     uint32_t c;
-    if (end == count) {
-        return end;
-    }
     while (at < end) {
         last = at;
         at += lm__utf8(s + at, end - at, &c);
@@ -450,16 +409,11 @@ static size_t lm__piece_gpt2(const uint8_t *s, size_t count)
 {
     size_t first = lm__contraction(s, count, 0);
     size_t at = s[0] == ' ' && count > 1;
+    if (first > 0) return first;
     uint32_t c;
-    int class_;
-    if (first > 0) {
-        return first;
-    }
     (void)lm__utf8(s + at, count - at, &c);
-    class_ = lm__class(c);
-    if (class_ != LM_IS_SPACE) {
-        return lm__run(s, count, at, class_, SIZE_MAX);
-    }
+    int class_ = lm__class(c);
+    if (class_ != LM_IS_SPACE) return lm__run(s, count, at, class_, SIZE_MAX);
     return lm__space(s, count, lm__run(s, count, 0, LM_IS_SPACE, SIZE_MAX));
 }
 
@@ -469,23 +423,16 @@ static size_t lm__piece_llama3(const uint8_t *s, size_t count, size_t digits)
 {
     size_t at = lm__contraction(s, count, 1);
     size_t size, end;
+    if (at > 0) return at;
     uint32_t c;
-    int class_;
-    if (at > 0) {
-        return at;
-    }
     size = lm__utf8(s, count, &c);
-    class_ = lm__class(c);
+    int class_ = lm__class(c);
     end = class_ == LM_IS_LETTER ? 0 : size;
     if (class_ != LM_IS_NUMBER && c != '\r' && c != '\n') {
         at = lm__run(s, count, end, LM_IS_LETTER, SIZE_MAX);
-        if (at > end) {
-            return at;
-        }
+        if (at > end) return at;
     }
-    if (class_ == LM_IS_NUMBER) {
-        return lm__run(s, count, 0, LM_IS_NUMBER, digits);
-    }
+    if (class_ == LM_IS_NUMBER) return lm__run(s, count, 0, LM_IS_NUMBER, digits);
     end = lm__run(s, count, s[0] == ' ', LM_IS_OTHER, SIZE_MAX);
     if (end > (size_t)(s[0] == ' ')) {
         while (end < count && (s[end] == '\r' || s[end] == '\n')) {
@@ -495,9 +442,7 @@ static size_t lm__piece_llama3(const uint8_t *s, size_t count, size_t digits)
     }
     end = lm__run(s, count, 0, LM_IS_SPACE, SIZE_MAX);
     for (at = end; at > 0; at--) {
-        if (s[at - 1] == '\r' || s[at - 1] == '\n') {
-            return at;
-        }
+        if (s[at - 1] == '\r' || s[at - 1] == '\n') return at;
     }
     return lm__space(s, count, end);
 }
@@ -526,15 +471,11 @@ static lm_candidate lm__heap_pop(lm_vocab *v)
     size_t i = 0;
     for (;;) {
         size_t child = 2 * i + 1;
-        if (child >= v->heap_count) {
-            break;
-        }
+        if (child >= v->heap_count) break;
         if (child + 1 < v->heap_count && lm__before(v->heap[child + 1], v->heap[child])) {
             child++;
         }
-        if (!lm__before(v->heap[child], x)) {
-            break;
-        }
+        if (!lm__before(v->heap[child], x)) break;
         v->heap[i] = v->heap[child];
         i = child;
     }
@@ -545,26 +486,18 @@ static lm_candidate lm__heap_pop(lm_vocab *v)
 /* Puts the merge of the symbol at `at` with its right neighbour into the queue, if there is one. */
 static void lm__propose(lm_vocab *v, uint32_t at)
 {
+    if (at == LM_NONE || v->symbols[at].next == LM_NONE) return;
     lm_candidate x;
-    if (at == LM_NONE || v->symbols[at].next == LM_NONE) {
-        return;
-    }
     x.merge = lm__find_merge(v, v->symbols[at].token, v->symbols[v->symbols[at].next].token);
     x.at = at;
-    if (x.merge != NULL) {
-        lm__heap_push(v, x);
-    }
+    if (x.merge != NULL) lm__heap_push(v, x);
 }
 
 /* Every merge adds at most two candidates, so 3 * count entries suffice. */
 static void lm__reserve(lm_vocab *v, size_t count)
 {
-    if (count <= v->symbol_room) {
-        return;
-    }
-    if (count > LM_NONE / 4) {
-        lm_fail("a word of %zu bytes is too long", count);
-    }
+    if (count <= v->symbol_room) return;
+    if (count > LM_NONE / 4) lm_fail("a word of %zu bytes is too long", count);
     free(v->symbols);
     free(v->heap);
     v->symbol_room = count * 2;
@@ -577,8 +510,7 @@ static uint32_t lm__whole(const lm_vocab *v, const uint8_t *s, size_t count)
 {
     uint8_t text[2 * 256];
     size_t n = 0;
-    size_t i;
-    for (i = 0; i < count && count <= 256; i++) {
+    for (size_t i = 0; i < count && count <= 256; i++) {
         n += lm__put_char(text + n, s[i]);
     }
     return n > 0 ? lm_find_token(v, text, n) : LM_NONE;
@@ -588,14 +520,13 @@ static void lm__encode_piece(lm_vocab *v, const uint8_t *s, size_t count, lm_tok
 {
     uint32_t whole = v->pre == LM_PRE_LLAMA3 ? lm__whole(v, s, count) : LM_NONE;
     uint32_t n = 0;
-    uint32_t i;
     if (whole != LM_NONE) {
         lm_tokens_push(out, whole);
         return;
     }
     lm__reserve(v, count);
     v->heap_count = 0;
-    for (i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         if (v->byte_token[s[i]] != LM_NONE) {
             v->symbols[n].token = v->byte_token[s[i]];
             v->symbols[n].previous = n > 0 ? n - 1 : LM_NONE;
@@ -603,34 +534,25 @@ static void lm__encode_piece(lm_vocab *v, const uint8_t *s, size_t count, lm_tok
             n++;
         }
     }
-    if (n == 0) {
-        return;
-    }
+    if (n == 0) return;
     v->symbols[n - 1].next = LM_NONE;
-    for (i = 0; i + 1 < n; i++) {
+    for (uint32_t i = 0; i + 1 < n; i++) {
         lm__propose(v, i);
     }
     while (v->heap_count > 0) {
         lm_candidate x = lm__heap_pop(v);
         lm_symbol *left = &v->symbols[x.at];
-        lm_symbol *right;
-        if (left->token != x.merge->left || left->next == LM_NONE) {
-            continue;
-        }
-        right = &v->symbols[left->next];
-        if (right->token != x.merge->right) {
-            continue;
-        }
+        if (left->token != x.merge->left || left->next == LM_NONE) continue;
+        lm_symbol *right = &v->symbols[left->next];
+        if (right->token != x.merge->right) continue;
         left->token = x.merge->result;
         right->token = LM_NONE;
         left->next = right->next;
-        if (left->next != LM_NONE) {
-            v->symbols[left->next].previous = x.at;
-        }
+        if (left->next != LM_NONE) v->symbols[left->next].previous = x.at;
         lm__propose(v, x.at);
         lm__propose(v, left->previous);
     }
-    for (i = 0; i != LM_NONE; i = v->symbols[i].next) {
+    for (uint32_t i = 0; i != LM_NONE; i = v->symbols[i].next) {
         lm_tokens_push(out, v->symbols[i].token);
     }
 }
@@ -639,20 +561,13 @@ static void lm__encode_piece(lm_vocab *v, const uint8_t *s, size_t count, lm_tok
    first, and the rule sees what lies between them as texts of their own. */
 static size_t lm__stretch(int pre, const uint8_t *s, size_t count, size_t at)
 {
+    if (pre != LM_PRE_SMOLLM) return count;
     uint32_t c;
-    size_t size;
-    if (pre != LM_PRE_SMOLLM) {
-        return count;
-    }
-    size = lm__utf8(s + at, count - at, &c);
-    if (lm_is_number(c)) {
-        return at + size;
-    }
+    size_t size = lm__utf8(s + at, count - at, &c);
+    if (lm_is_number(c)) return at + size;
     for (at += size; at < count; at += size) {
         size = lm__utf8(s + at, count - at, &c);
-        if (lm_is_number(c)) {
-            break;
-        }
+        if (lm_is_number(c)) break;
     }
     return at;
 }
@@ -671,9 +586,8 @@ static void lm__encode_plain(lm_vocab *v, const uint8_t *s, size_t count, lm_tok
     size_t at = 0;
     size_t limit = 0;
     while (at < count) {
-        size_t size;
         limit = at < limit ? limit : lm__stretch(v->pre, s, count, at);
-        size = lm__piece(v->pre, s + at, limit - at);
+        size_t size = lm__piece(v->pre, s + at, limit - at);
         lm__encode_piece(v, s + at, size, out);
         at += size;
     }
@@ -683,8 +597,7 @@ static void lm__encode_plain(lm_vocab *v, const uint8_t *s, size_t count, lm_tok
 static uint32_t lm__special_at(const lm_vocab *v, const uint8_t *s, size_t count)
 {
     uint32_t best = LM_NONE;
-    size_t i;
-    for (i = 0; i < v->special_count; i++) {
+    for (size_t i = 0; i < v->special_count; i++) {
         uint32_t id = v->special_list[i];
         lm_bytes t = v->tokens[id];
         if (t.at[0] == s[0] && t.count <= count && memcmp(t.at, s, t.count) == 0 &&

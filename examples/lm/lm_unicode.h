@@ -229,17 +229,13 @@ static int lm__in_runs(const uint32_t (*runs)[2], size_t count, uint32_t c)
 
 static int lm_is_letter(uint32_t c)
 {
-    if (c < 128) {
-        return (c | 32) >= 'a' && (c | 32) <= 'z';
-    }
+    if (c < 128) return (c | 32) >= 'a' && (c | 32) <= 'z';
     return lm__in_runs(lm__letters, sizeof lm__letters / sizeof lm__letters[0], c);
 }
 
 static int lm_is_number(uint32_t c)
 {
-    if (c < 128) {
-        return c >= '0' && c <= '9';
-    }
+    if (c < 128) return c >= '0' && c <= '9';
     return lm__in_runs(lm__numbers, sizeof lm__numbers / sizeof lm__numbers[0], c);
 }
 

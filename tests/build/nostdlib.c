@@ -22,9 +22,7 @@ void *memmove(void *dst, const void *src, size_t count)
 {
     volatile uint8_t *d = (volatile uint8_t *)dst;
     const uint8_t *s = (const uint8_t *)src;
-    if (d <= s) {
-        return memcpy(dst, src, count);
-    }
+    if (d <= s) return memcpy(dst, src, count);
     while (count--) {
         d[count] = s[count];
     }
@@ -49,35 +47,32 @@ static float dst[64 * 64];
 static int round_trip(void)
 {
     const uint32_t dims = 64;
-    const lq_tables *tables;
-    const void *slices[1];
-    void *slices_out[1];
     lq_vectors vectors = {NULL, 0, LQ_F32};
     lq_vectors_out vectors_out = {NULL, 0, LQ_F32};
-    lq_profile profile;
     lq_codec_desc desc;
-    lq_codec *codec;
     const uint8_t *page = out;
-    size_t written;
-    size_t page_bytes;
-    uint32_t i;
     memset(&desc, 0, sizeof desc);
-    for (i = 0; i < 64 * 64; i++) {
+    for (uint32_t i = 0; i < 64 * 64; i++) {
         src[i] = (float)((int32_t)(i * 2654435761u >> 20) - 2048) / 256.0f;
     }
+    const void *slices[1];
     slices[0] = src;
+    void *slices_out[1];
     slices_out[0] = dst;
     vectors.slices = slices;
     vectors_out.slices = slices_out;
     desc.geometry.stream = LQ_K;
     desc.geometry.slice_count = 1;
     desc.geometry.slice_dims = &dims;
+    lq_profile profile;
     desc.profile = &profile;
     desc.step = 0.5f;
-    if (lq_tables_init(&tables, memory, sizeof memory / 2)) {
-        return 1;
-    }
+    const lq_tables *tables;
+    if (lq_tables_init(&tables, memory, sizeof memory / 2)) return 1;
     desc.tables = tables;
+    lq_codec *codec;
+    size_t written;
+    size_t page_bytes;
     if (lq_profile_init(&profile, scratch, 4096, &desc.geometry, 4.0f) ||
         lq_codec_init(&codec, memory + sizeof memory / 2, sizeof memory / 2, &desc) ||
         lq_codec_encode(codec, out, sizeof out, &written, &page_bytes, &vectors, NULL, 64,
@@ -86,11 +81,9 @@ static int round_trip(void)
                         sizeof scratch - 4096)) {
         return 2;
     }
-    for (i = 0; i < 64 * 64; i++) {
+    for (uint32_t i = 0; i < 64 * 64; i++) {
         float error = src[i] - dst[i];
-        if (error > 0.5f || error < -0.5f) {
-            return 3;
-        }
+        if (error > 0.5f || error < -0.5f) return 3;
     }
     return written < 64 * 64 ? 0 : 4;
 }

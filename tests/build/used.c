@@ -17,21 +17,21 @@ int main(int argc, char **argv)
 {
 #if USED == 1
     float x[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-    int16_t points[8];
     x[0] = (float)argc;
     (void)argv;
+    int16_t points[8];
     return lq_lattice_nearest(points, x, 8, 1, argc > 1 ? LQ_D4 : LQ_E8) != LQ_OK || points[7] < 0;
 #elif USED == 2
     uint8_t classes[8] = {40, 40, 40, 40, 40, 40, 40, 40};
-    const lq_tables *tables;
-    lq_rans_plan plan;
-    lq_rans_page page;
     (void)argv;
+    lq_rans_page page;
     memset(&page, 0, sizeof page);
     page.values = values;
     page.bytes = bytes;
     page.bytes_count = sizeof bytes;
     page.tokens = 64;
+    const lq_tables *tables;
+    lq_rans_plan plan;
     if (lq_tables_init(&tables, memory, sizeof memory) != LQ_OK ||
         lq_rans_plan_init(&plan, plan_memory, sizeof plan_memory, classes, 8, 0,
                           argc > 1 ? LQ_D4 : LQ_E8) != LQ_OK) {

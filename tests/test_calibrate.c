@@ -1,8 +1,7 @@
 /* cc -std=c99 -O2 tests/test_calibrate.c -o test_calibrate -lm    Calibration, dense bases and rate control on
    groups whose covariance is known. `test_calibrate short` and `tiny` take fewer tokens. */
-#define LATTICEQUANT_IMPLEMENTATION
-#define LQ__KEEP_INTERNALS
-#include "../latticequant.h"
+#include "header.h"
+#include "inside.h"
 
 #include "check.h"
 #include "source.h"
@@ -466,7 +465,7 @@ static void variances_of(double *variance, const group *g, const float *x, size_
     double *a = (double *)source_zeros(n * n * sizeof(double));
     double *mean = (double *)source_zeros(n * sizeof(double));
     double *row = (double *)source_alloc(n * sizeof(double));
-    void *workspace = source_alloc(lq__eigen_workspace_bytes(n));
+    void *workspace = source_alloc(lq_inside_eigen_workspace_bytes(n));
     size_t i;
     uint32_t s;
     for (size_t t = 0; t < tokens; t++) {
@@ -489,7 +488,7 @@ static void variances_of(double *variance, const group *g, const float *x, size_
             a[i * n + j] -= mean[i] * mean[j];
         }
     }
-    CHECK(lq__eigen_symmetric(a, variance, n, workspace) == 0);
+    CHECK(lq_inside_eigen(a, variance, n, workspace) == 0);
     free(a);
     free(mean);
     free(row);
@@ -1456,7 +1455,7 @@ static void test_fit(uint32_t stream)
     if (codec_status(&loaded, &geometry) == LQ_OK) {
         trip_free(&a);
         CHECK(trip_codec(&a, &loaded, &geometry, step, 0) == LQ_OK);
-        CHECK(a.codec && a.codec->alive <= rank); /* dead, then */
+        CHECK(a.codec && lq_inside_codec_alive(a.codec) <= rank); /* dead, then */
     }
     trip_free(&a);
     trip_free(&b);
@@ -1564,7 +1563,7 @@ static void test_levels(uint32_t stream, uint32_t width)
 }
 
 /* ---- the bound of the products, attacked ---- */
-/* Columns that lq__dense_pairs makes: norms below 2^15, whatever the rows hold. */
+/* Columns that lq_inside_dense_pairs makes: norms below 2^15, whatever the rows hold. */
 static void test_pairs(void)
 {
     size_t counts[6] = {1, 2, 63, 192, 1000, 8192};
@@ -1585,7 +1584,7 @@ static void test_pairs(void)
                 rows[i] = v;
             }
             uint8_t shift[64];
-            lq__dense_pairs(pairs, shift, rows, count);
+            lq_inside_dense_pairs(pairs, shift, rows, count);
             for (size_t t = 0; t < 64; t++) {
                 double norm = 0;
                 for (size_t i = 0; i < count; i++) {
@@ -1647,18 +1646,19 @@ static void test_extreme_vectors(void)
 /* A page of integers of any size, which no encoder makes: into a page by the coder itself. */
 static void page_of(trip *r, const int16_t *values)
 {
-    size_t workspace_bytes = lq_rans_workspace_bytes(r->codec->matrix_rows, 1);
+    size_t workspace_bytes = lq_rans_workspace_bytes(lq_inside_codec_rows(r->codec), 1);
     void *workspace = source_alloc(workspace_bytes);
     size_t bound = lq_codec_page_bound(r->codec);
     lq_rans_page page;
     memset(&page, 0, sizeof page);
     free(r->pages);
     r->pages = (uint8_t *)source_alloc(bound);
-    page.values = (int16_t *)(void *)source_copy(values, r->codec->matrix_rows * 128);
+    page.values = (int16_t *)(void *)source_copy(values, lq_inside_codec_rows(r->codec) * 128);
     page.bytes = r->pages;
     page.bytes_count = bound - TRAILER;
     page.tokens = 64;
-    CHECK(lq_rans_encode(tables, &r->codec->plan, &page, 1, workspace, workspace_bytes) == LQ_OK);
+    CHECK(lq_rans_encode(tables, lq_inside_codec_plan(r->codec), &page, 1, workspace,
+                         workspace_bytes) == LQ_OK);
     r->pages[page.written] = LQ_PAGE_CODED;
     r->pages[page.written + 1] = LQ_Z;
     r->pages[page.written + 2] = 64;
@@ -1687,7 +1687,7 @@ static void test_extreme_pages(uint32_t stream)
     CHECK(p.dense->rank == 129);
     trip r;
     CHECK(trip_codec(&r, &p, &g.geometry, step, 0) == LQ_OK);
-    CHECK(r.codec->matrix_rows == 129 + lead);
+    CHECK(lq_inside_codec_rows(r.codec) == 129 + lead);
     int16_t *values = (int16_t *)source_zeros((129 + lead) * 128);
     for (int kind = 0; kind < 4; kind++) {
         const lq_basis *b = p.dense;
@@ -1724,7 +1724,7 @@ static void test_extreme_pages(uint32_t stream)
             for (size_t i = 0; i < 129; i++) {
                 const int16_t *row = b->inverse + i * b->inverse_stride;
                 double unit = ldexp((double)step, b->inverse_exponent[i] - 15);
-                double gain = lead ? pow(2, r.codec->gain_mean[i >= 80] / 4.0) : 1;
+                double gain = lead ? pow(2, lq_inside_codec_gain_mean(r.codec, i >= 80) / 4.0) : 1;
                 double y = ldexp(b->mean[i], b->mean_exponent);
                 for (size_t k = 0; k < 129; k++) {
                     y += row[k] * unit * values[(lead + k) * 64 + t];

@@ -1,11 +1,7 @@
 /* cc -std=c99 -O2 tests/test_eigen.c -o test_eigen -lm    The eigensolver of >>calibrate: residuals and
    orthogonality on kind and unkind matrices. `test_eigen short` and `tiny` stop at smaller ones. */
-#define LATTICEQUANT_IMPLEMENTATION
-#define LQ__KEEP_INTERNALS
-#ifndef LQ_STATIC
-#define LQ_STATIC
-#endif
-#include "../latticequant.h"
+#include "header.h"
+#include "inside.h"
 
 #include "check.h"
 #include "source.h"
@@ -211,7 +207,7 @@ static void verify(const double *a0, const double *v, const double *w, size_t n,
 
 static void test_matrix(int kind, size_t n, size_t skip)
 {
-    size_t bytes = lq__eigen_workspace_bytes(n);
+    size_t bytes = lq_inside_eigen_workspace_bytes(n);
     double *a0 = (double *)source_alloc(n * n * sizeof(double));
     double *a = (double *)source_alloc(n * n * sizeof(double));
     double *w = (double *)source_alloc(n * sizeof(double));
@@ -222,7 +218,7 @@ static void test_matrix(int kind, size_t n, size_t skip)
     int kept = 1;
     memcpy(a, a0, n * n * sizeof(double));
     memset(room, 0xff, 8 + bytes + CANARY);
-    if (!CHECK(lq__eigen_symmetric(a, w, n, workspace) == 0)) {
+    if (!CHECK(lq_inside_eigen(a, w, n, workspace) == 0)) {
         fprintf(stderr, "kind %d, n %lu\n", kind, (unsigned long)n);
     }
     for (size_t i = 0; i < CANARY; i++) {
@@ -253,12 +249,12 @@ static void test_bad(size_t n)
                                      0xfff0000000000001u};
     double *a = (double *)source_alloc(n * n * sizeof(double));
     double *w = (double *)source_alloc(n * sizeof(double));
-    void *workspace = source_alloc(lq__eigen_workspace_bytes(n));
+    void *workspace = source_alloc(lq_inside_eigen_workspace_bytes(n));
     for (int i = 0; i < 4; i++) {
         for (size_t at = 0; at < n * n; at += n * n / 7 + 1) {
             (void)fill(CHOSEN, a, w, n);
             memcpy(&a[at], &bits[i], 8);
-            CHECK(lq__eigen_symmetric(a, w, n, workspace) == -1);
+            CHECK(lq_inside_eigen(a, w, n, workspace) == -1);
         }
     }
     free(a);
@@ -271,14 +267,14 @@ static void test_again(size_t n)
 {
     double *a[2];
     double *w[2];
-    void *workspace = source_alloc(lq__eigen_workspace_bytes(n));
+    void *workspace = source_alloc(lq_inside_eigen_workspace_bytes(n));
     for (int i = 0; i < 2; i++) {
         a[i] = (double *)source_alloc(n * n * sizeof(double));
         w[i] = (double *)source_alloc(n * sizeof(double));
         source_seed = 9;
         (void)fill(0, a[i], w[i], n);
-        memset(workspace, 0x33 * i, lq__eigen_workspace_bytes(n));
-        CHECK(lq__eigen_symmetric(a[i], w[i], n, workspace) == 0);
+        memset(workspace, 0x33 * i, lq_inside_eigen_workspace_bytes(n));
+        CHECK(lq_inside_eigen(a[i], w[i], n, workspace) == 0);
     }
     CHECK(memcmp(a[0], a[1], n * n * sizeof(double)) == 0);
     CHECK(memcmp(w[0], w[1], n * sizeof(double)) == 0);
@@ -293,10 +289,10 @@ static void test_again(size_t n)
 static void test_sqrt(void)
 {
     int bad = 0;
-    CHECK(lq__sqrt_f64(0) <= 0 && lq__sqrt_f64(-1) <= 0);
+    CHECK(lq_inside_sqrt(0) <= 0 && lq_inside_sqrt(-1) <= 0);
     for (int e = -1020; e < 1020; e++) {
         double x = ldexp(1 + source_uniform(), e);
-        bad += !(fabs(lq__sqrt_f64(x) / sqrt(x) - 1) <= 4.5e-16);
+        bad += !(fabs(lq_inside_sqrt(x) / sqrt(x) - 1) <= 4.5e-16);
     }
     CHECK(bad == 0);
 }

@@ -1,7 +1,7 @@
 /* cc -std=c99 -O2 tests/test_page.c -o test_page -lm    The page codec: `test_page quick` makes fewer
 cases. */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
+#include "inside.h"
 
 #include "check.h"
 #include "source.h"
@@ -246,7 +246,7 @@ static size_t square_count;
 static void check_z(double v, double e, int class_, double slack)
 {
     double error = fabs(e - v);
-    double dead = class_ ? lq__dead_zone_q12(tables, (uint32_t)class_) / 4096.0 : 0;
+    double dead = class_ ? lq_inside_dead_zone_q12(tables, (uint32_t)class_) / 4096.0 : 0;
     double limit = class_ == 0 ? fabs(v) : fabs(v) < 0.5 + dead ? 0.5 + dead : 1;
     bad_cells += !(error <= limit + slack);
     if (class_ > LQ_CLASS_ONE + 16) { /* fine steps: centroids are centres */

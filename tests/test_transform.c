@@ -1,7 +1,7 @@
 /* cc -std=c99 -O2 tests/test_transform.c -o test_transform -lm    Half floats, Hadamard, RoPE and centring
    against double. `test_transform quick` sweeps fewer numbers. */
-#define LATTICEQUANT_IMPLEMENTATION
-#include "../latticequant.h"
+#include "header.h"
+#include "inside.h"
 
 #include "check.h"
 #include "source.h"
@@ -499,12 +499,12 @@ static void test_library(void)
 /* The largest magnitude that 32 bits hold has no positive twin. */
 static void test_fixed(void)
 {
-    CHECK(lq__fixed_of_bits(0xcf000000u, 0) == INT32_MIN); /* -2^31 */
-    CHECK(lq__fixed_of_bits(0xceffffffu, 0) == -2147483520);
-    CHECK(lq__fixed_of_bits(0x4effffffu, 0) == 2147483520);
-    CHECK(lq__fixed_of_bits(0xc0200000u, 0) == -2); /* -2.5, to even */
-    CHECK(lq__fixed_of_bits(0xc0600000u, 0) == -4);
-    CHECK(lq__fixed_of_bits(0xbf800000u, -20) == -(1 << 20));
+    CHECK(lq_inside_fixed_of_bits(0xcf000000u, 0) == INT32_MIN); /* -2^31 */
+    CHECK(lq_inside_fixed_of_bits(0xceffffffu, 0) == -2147483520);
+    CHECK(lq_inside_fixed_of_bits(0x4effffffu, 0) == 2147483520);
+    CHECK(lq_inside_fixed_of_bits(0xc0200000u, 0) == -2); /* -2.5, to even */
+    CHECK(lq_inside_fixed_of_bits(0xc0600000u, 0) == -4);
+    CHECK(lq_inside_fixed_of_bits(0xbf800000u, -20) == -(1 << 20));
 }
 
 int main(int argc, char **argv)

@@ -197,6 +197,75 @@ static void test_product(size_t rows, size_t columns, int kind)
     free(want);
 }
 
+/* ---- products of pages that hold mostly zeros ---- */
+static void fill_few(int16_t *pairs, size_t columns, uint32_t share, int falling)
+{
+    memset(pairs, 0, (columns + 1) / 2 * ROW_BYTES);
+    for (size_t i = 0; i < columns; i++) {
+        uint32_t here = falling ? (uint32_t)(1000 * (columns - i) / columns) * share / 500 : share;
+        for (size_t t = 0; t < TOKENS; t++) {
+            int16_t x = source_below(1000) < here ? any16() : 0;
+            pairs[(i / 2 * TOKENS + t) * 2 + (i & 1)] = x;
+        }
+    }
+}
+
+/* `share` of 1000 numbers are not 0; `falling`: most in front, as coefficients are. */
+static void test_few(size_t rows, size_t columns, uint32_t share, int falling)
+{
+    size_t room = (falling ? 20 : 56) * (columns + (columns & 1));
+    size_t even = columns + (columns & 1);
+    size_t stride = even + 2 * source_below(3);
+    size_t matrix_bytes = ((rows - 1) * stride + even) * 2;
+    void *base[4];
+    int16_t *matrix = (int16_t *)block(matrix_bytes, 2, base);
+    int16_t *pairs = (int16_t *)block(even * TOKENS * 2, 2, base + 1);
+    int32_t *dst = (int32_t *)block(rows * ROW_BYTES, 4, base + 2);
+    int32_t *scratch = (int32_t *)block(room * 4, 4, base + 3);
+    int32_t *want = (int32_t *)source_alloc(rows * ROW_BYTES);
+    for (size_t i = 0; i < matrix_bytes / 2; i++) {
+        matrix[i] = any16();
+    }
+    for (size_t r = 0; r < rows && columns & 1; r++) {
+        matrix[r * stride + columns] = 0;
+    }
+    fill_few(pairs, columns, share, falling);
+    lq__product_c(want, matrix, stride, rows, pairs, columns);
+    for (int v = 0; v < levels; v++) {
+        (void)lq_cpu_limit(v);
+        memset(dst, 0x5a, rows * ROW_BYTES);
+        memset(scratch, 0x5a, room * 4);
+        lq__product_of_page(dst, matrix, stride, rows, pairs, columns, scratch, room);
+        CHECK(memcmp(dst, want, rows * ROW_BYTES) == 0);
+    }
+    (void)lq_cpu_limit(-1);
+    for (size_t i = 0; i < 4; i++) {
+        free(base[i]);
+    }
+    free(want);
+}
+
+static void test_few_all(int tiny)
+{
+    static const uint32_t shares[6] = {0, 1, 20, 100, 250, 1000};
+    static const size_t shapes[8][2] = {{1, 128},  {3, 300},  {64, 129},  {65, 512},
+                                        {100, 201}, {257, 127}, {70, 1601}, {192, 126}};
+    for (size_t i = 0; i < 8; i++) {
+        for (size_t k = 0; k < 12 && (!tiny || i < 5); k++) {
+            test_few(shapes[i][0], shapes[i][1], shares[k / 2], k & 1);
+        }
+    }
+    int16_t *pairs = (int16_t *)source_zeros(200 * ROW_BYTES);
+    CHECK(lq__few_begin(pairs, 200, 200) == 0); /* all are 0; too few pairs; all are not 0: */
+    CHECK(lq__few_begin(pairs, 63, 63) == 63);
+    CHECK(lq__few_begin(pairs, 200, 70) == 130);
+    fill_few(pairs, 400, 1000, 0);
+    CHECK(lq__few_begin(pairs, 200, 200) == 200);
+    memset(pairs + 100 * 2 * TOKENS, 0, 100 * ROW_BYTES);
+    CHECK(lq__few_begin(pairs, 200, 200) == 100);
+    free(pairs);
+}
+
 /* ---- energies ---- */
 static void test_energy(size_t count, int shift, int extreme)
 {
@@ -391,6 +460,7 @@ int main(int argc, char **argv)
             test_product(large[i][0], large[i][1], kind);
         }
     }
+    test_few_all(tiny);
     CHECK(tiny || largest > 0x7f000000); /* the bound was reached */
     test_energy(tiny ? 64 : 8192, 0, 1);
     test_energy(tiny ? 64 : 8192, 3, 1);

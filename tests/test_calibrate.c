@@ -1202,10 +1202,11 @@ static void test_stripped(void)
     }
     CHECK(lq_profile_strip(NULL, 100) == 100);
     file.count = lq_profile_strip(file.bytes, file.count);
-    CHECK(file.count == i - (9 * 10 + 6 * 7));
+    CHECK(p[0].dense->query && file.count == i - (9 * 10 + 6 * 7) - (1 + 2 * 9 + 1 + 2 * 6));
     CHECK(lq_profile_strip(file.bytes, file.count) == file.count);
     load_ok(&p[1], &mem[1], &file);
     CHECK(p[1].dense->encodes == 0 && p[1].dense->rank == p[0].dense->rank);
+    CHECK(p[1].dense->query == NULL && file.bytes[29] == 0);
     CHECK(memcmp(p[0].dense->inverse, p[1].dense->inverse,
                  (size_t)p[0].dims * p[0].dense->inverse_stride * 2) == 0);
     trip a;

@@ -122,7 +122,9 @@
      10 layers 0.15 and 0.33. examples/pack_kv.c
      Keys and values of several layers in one basis take fewer still: lq_klt_* and lq_archive_pack
      of a geometry of LQ_KV, an lq_role for each slice; from a live cache lq_kv_pack_desc.groups. Of
-     lq_archive_pack and lq_kv_pack both, weights give tokens that count more a finer step.
+     lq_archive_pack and lq_kv_pack both, weights give tokens that count more a finer step: by past
+     attention (lq_kv_importance), by that which the model's mean queries promise (lq_kv_expect,
+     lq_profile_expect), or a mixture (lq_weights_mix).
    Profiles of a model, once
      lq_klt_init, lq_klt_add for keys and values, lq_klt_add_queries, lq_klt_profile; then
      lq_profile_load, and lq_archive_pack_desc.profile or lq_kv_desc.profiles. On mixed text, or on
@@ -487,9 +489,10 @@
    '---------------------------------------------------------------------------------------------'
    Coefficients from number `rank` on are dead, of mean 0; none before is dead in this profile. Only
    encoders need the metric, the mean queries (of those that read the slice, RoPE undone, times what
-   makes their product with a key a logit in octaves) and the gain shift: the gain that they choose is the quarter octaves of
-   the root mean square of the vector of its slices, less the shift, and at least those of the
-   vector less the centre less 8; with a shift above 8 it is those of the vector less the centre.
+   makes their product with a key a logit in octaves) and the gain shift: the gain that they choose
+   is the quarter octaves of the root mean square of the vector of its slices, less the shift, and
+   at least those of the vector less the centre less 8; with a shift above 8 it is those of the
+   vector less the centre.
    Slices of one gain have one shift.
    The zigzagged q is 2^order times the number of ones, plus the bits behind the zero, modulo 2^16.
    The element is q 2^(u / 4): what one step of the coefficient adds to that dim, in the unit of the

@@ -17381,7 +17381,7 @@ LQ_API int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *t
    than the attention so far does (0.79 to 0.85). Half the variance of q'k, which the expectation of
    exp(q'k) asks for, spoils that: 0.2. One mean for all heads that read a slice does as well as one
    for each. */
-#define LQ__EXPECT_SAMPLES 32u /* positions that stand for those ahead */
+#define LQ__EXPECT_SAMPLES 256u/* positions that stand for those ahead */
 #define LQ__EXPECT_Q 10        /* bits of a turned mean query behind those of the file */
 #define LQ__EXPECT_MOST (1 << 30)
 

@@ -2230,7 +2230,7 @@ static void expect_slice(double *sum, const group *g, uint32_t s, size_t first, 
                          uint32_t ahead)
 {
     static double logit[TOKENS];
-    uint32_t samples = ahead < 32 ? ahead : 32;
+    uint32_t samples = ahead < 256 ? ahead : 256;
     float q[DIMS];
     double turned[DIMS] = {0};
     double most = -1e300;

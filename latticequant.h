@@ -17381,7 +17381,7 @@ LQ_API int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *t
    than the attention so far does (0.79 to 0.85). Half the variance of q'k, which the expectation of
    exp(q'k) asks for, spoils that: 0.2. One mean for all heads that read a slice does as well as one
    for each. */
-#define LQ__EXPECT_SAMPLES 256u/* positions that stand for those ahead */
+#define LQ__EXPECT_SAMPLES 256u /* positions that stand for those ahead */
 #define LQ__EXPECT_Q 10        /* bits of a turned mean query behind those of the file */
 #define LQ__EXPECT_MOST (1 << 30)
 
@@ -17452,9 +17452,9 @@ LQ__STATIC int lq__expect_logit(int32_t *logit, const int32_t *q, int32_t expone
         }
     }
     int32_t shift = exponent - LQ__EXPECT_Q + unit + 16;
-    int64_t most_sum = shift >= 0 ? LQ__EXPECT_MOST >> LQ__MIN(shift, 31) : INT64_MAX;
+    int64_t most_sum = shift >= 0 ? LQ__EXPECT_MOST >> LQ__MIN(shift, 30) : INT64_MAX;
     sum = LQ__MAX(LQ__MIN(sum, most_sum), -most_sum);
-    sum = shift >= 0 ? sum * ((int64_t)1 << LQ__MIN(shift, 31)) : sum >> LQ__MIN(-shift, 63);
+    sum = shift >= 0 ? sum * ((int64_t)1 << LQ__MIN(shift, 30)) : sum >> LQ__MIN(-shift, 63);
     *logit = (int32_t)LQ__MAX(LQ__MIN(sum, LQ__EXPECT_MOST), -LQ__EXPECT_MOST);
     return LQ_OK;
 }

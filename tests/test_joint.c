@@ -9,6 +9,8 @@
 #include "check.h"
 #include "source.h"
 
+#include "archive.h"
+
 enum { LAYERS = 3, HEADS = 2, DIMS = 16, ROW = HEADS * DIMS, HIDDEN = 20, TOKENS = 3000 };
 enum { FITTED = 1536, SLICES_MAX = 2 * LAYERS * HEADS, QUERIES = 256 };
 enum { FILE_BYTES = 1 << 23, DIRECTORY_BYTES = 1 << 20, PLAIN = 99 };
@@ -573,64 +575,9 @@ static void test_only_dense(void)
     }
 }
 
-/* ---- an archive being written and read ---- */
-typedef struct archive {
-    uint8_t *file;
-    uint8_t *directory;
-    lq_archive_writer writer;
-    lq_archive_reader reader;
-    void *reader_mem;
-} archive;
-
-static void archive_start_with(archive *a, size_t directory_bytes)
-{
-    memset(a, 0, sizeof *a);
-    lq_archive_writer_desc d;
-    memset(&d, 0, sizeof d);
-    a->file = (uint8_t *)source_alloc(FILE_BYTES);
-    a->directory = (uint8_t *)source_alloc(directory_bytes);
-    d.mem = a->file;
-    d.mem_bytes = FILE_BYTES;
-    d.directory = a->directory;
-    d.directory_bytes = directory_bytes;
-    CHECK(lq_archive_writer_init(&a->writer, &d) == LQ_OK);
-}
-
 static void archive_start(archive *a)
 {
-    archive_start_with(a, DIRECTORY_BYTES);
-}
-
-static int read_memory(void *user, uint64_t offset, void *dst, size_t count)
-{
-    memcpy(dst, (const uint8_t *)user + (size_t)offset, count);
-    return 0;
-}
-
-static void archive_open(archive *a, int with_callback)
-{
-    lq_archive_source source;
-    size_t needed = 0;
-    memset(&source, 0, sizeof source);
-    source.size = a->writer.offset;
-    if (with_callback) {
-        source.read_fn = read_memory;
-        source.user = a->file;
-    } else {
-        source.bytes = a->file;
-    }
-    free(a->reader_mem);
-    CHECK(lq_archive_open(&a->reader, &source, NULL, 0, &needed) == LQ_E_SPACE || needed == 0);
-    a->reader_mem = source_alloc(needed);
-    CHECK(lq_archive_open(&a->reader, &source, a->reader_mem, needed, &needed) == LQ_OK);
-}
-
-static void archive_free(archive *a)
-{
-    free(a->file);
-    free(a->directory);
-    free(a->reader_mem);
-    memset(a, 0, sizeof *a);
+    archive_begin(a, FILE_BYTES, DIRECTORY_BYTES);
 }
 
 /* ---- a live cache ---- */
@@ -745,7 +692,7 @@ static int cache_pack(archive *a, const cache *c, const lq_kv_pack_desc *d)
         return said;
     }
     uint8_t *work = (uint8_t *)source_alloc(work_bytes);
-    archive_start_with(a, directory_bytes);
+    archive_begin(a, FILE_BYTES, directory_bytes);
     if (said == LQ_OK) {
         CHECK(lq_kv_pack(&c->kv, &a->writer, d, work, work_bytes - 1) == LQ_E_SPACE);
         CHECK(a->writer.offset == LQ_ARCHIVE_HEADER_BYTES || a->writer.offset == 0);

@@ -1536,8 +1536,9 @@ LQ_API LQ_MUST int lq_rate_split(lq_rate_group *groups, size_t count, const lq_t
 
 /* ---- weights of tokens: what will be looked at ---- */
 /* How the mean queries of a profile are asked.
-     ahead   from how many positions behind the last token: default 0 means 512. The fewer, the more
-             what is near counts
+     ahead   from how many positions behind the last token: default 0 means 4096. The fewer, the
+             more what is near counts: 512 foretells best what follows at once, 4096 costs nothing
+             where an old part is asked for
      sinks   first tokens that are left out and weigh 0; default 0: none */
 typedef struct lq_expect_desc {
     uint32_t ahead;
@@ -17382,6 +17383,7 @@ LQ_API int lq_rate_split(lq_rate_group *groups, size_t count, const lq_tables *t
    exp(q'k) asks for, spoils that: 0.2. One mean for all heads that read a slice does as well as one
    for each. */
 #define LQ__EXPECT_SAMPLES 256u /* positions that stand for those ahead */
+#define LQ__EXPECT_AHEAD 4096u
 #define LQ__EXPECT_Q 10        /* bits of a turned mean query behind those of the file */
 #define LQ__EXPECT_MOST (1 << 30)
 
@@ -17551,7 +17553,7 @@ LQ_API int lq_profile_expect(float *dst, const lq_profile *profile, const lq_geo
     for (uint32_t s = 0; s < g.slice_count && left && !status; first += g.slice_dims[s], s++) {
         if (lq__is_value(&g, s)) continue;
         status = lq__expect_slice(sums, logits, logits + left, b, &g, s, first, src, sinks, tokens,
-                                  positions, desc && desc->ahead ? desc->ahead : 512);
+                                  positions, desc && desc->ahead ? desc->ahead : LQ__EXPECT_AHEAD);
         keys++;
     }
     if (status) return status;
@@ -36824,7 +36826,8 @@ LQ_API int lq_kv_expect(const lq_kv *kv, float *dst, const lq_kv_pack_group *gro
     for (uint32_t l = 0; l < pool->layers && tokens && !status; l++) {
         size_t first = LQ__MAX(lq__kv_sequence_of(kv)->sinks, lq__kv_counts(kv)[l].gone);
         size_t heads =
-            lq__kv_expect_queries(&w, kv, l, group, desc && desc->ahead ? desc->ahead : 512);
+            lq__kv_expect_queries(&w, kv, l, group,
+                                  desc && desc->ahead ? desc->ahead : LQ__EXPECT_AHEAD);
         if (heads && first < tokens) status = lq__kv_expect_layer(&w, kv, l, first, tokens);
         keys += heads;
     }

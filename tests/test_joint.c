@@ -2252,7 +2252,7 @@ static void test_expect(const profile *p, const group *g)
             if (g->slices[s].stream == LQ_V) {
                 rows[s] = NULL;
             } else {
-                expect_slice(sum, g, s, desc.sinks, n, desc.ahead ? desc.ahead : 512);
+                expect_slice(sum, g, s, desc.sinks, n, desc.ahead ? desc.ahead : 4096);
             }
         }
         for (int level = lq_cpu_limit(PLAIN); level >= 0; level--) {

@@ -99,7 +99,7 @@ static const char lm_usage[] =
     "    --profile FILE.lqp  save it packed, with the profiles of calibrate --joint; also to resume\n"
     "    --step S            of packing (default 0.8), --step-v of profiles of values (0.8)\n"
     "    --past E            finer steps for tokens that were attended to: exponent, as 0.25\n"
-    "    --safe E            for those that can expect that; or both\n"
+    "    --safe E            for those that can expect it (default 0.15, with --past 0)\n"
     "  eval [CODEC ...]    perplexity, KLD and bits of codecs (default: all rivals)\n"
     "    --text FILE         on passages of this text\n"
     "    --tokens N          a passage (default 1024)\n"
@@ -243,6 +243,7 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     o->seed = LM_UNSET;
     o->temperature = -1.0;
     o->step = -1.0;
+    o->safe = -1.0;
     o->mode = argv[1];
     o->beta = 0.5;
     o->words = (const char **)lm_alloc(4 * (size_t)argc, sizeof *o->words);
@@ -758,7 +759,8 @@ static void lm_packing_open(lm_packing *p, const lm_model *m, const lm_options *
     p->step = o->step;
     p->step_v = o->step_v > 0.0 ? o->step_v : 0.8;
     p->past = o->past;
-    p->safe = o->safe;
+    p->asked = o->safe > 0.0;
+    p->safe = o->safe >= 0.0 ? o->safe : o->past > 0.0 ? 0.0 : 0.15;
     if (p->past + p->safe > 1.0) lm_fail("--past and --safe: together at most 1");
 }
 

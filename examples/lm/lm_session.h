@@ -14,13 +14,15 @@
      profiles  calibrated for the model (lm calibrate), whose groups its slices make
      step      of the keys (and of groups of both), step_v of values
      past      0, or the exponent of the attention that tokens got,
-     safe      and of that which they can expect */
+     safe      and of that which they can expect
+     asked     for that; else profiles without queries do without */
 typedef struct lm_packing {
     lm_profiles *profiles;
     double step;
     double step_v;
     double past;
     double safe;
+    int asked;
 } lm_packing;
 
 enum { LM_SESSION_FIELDS = 13, LM_SESSION_SPEC = 64 };
@@ -151,14 +153,17 @@ static float *lm__session_past(const lm_model *m, const lm_live *live,
     return weights;
 }
 
-/* What a group's tokens can expect. */
-static float *lm__session_safe(const lm_live *live, const lq_kv_pack_group *group)
+/* What a group's tokens can expect, or NULL. */
+static float *lm__session_safe(const lm_live *live, const lq_kv_pack_group *group, int asked)
 {
     float *weights = (float *)lm_alloc(lq_kv_tokens(&live->kv), sizeof *weights);
     size_t bytes = lq_kv_expect_bytes(&live->kv);
     void *work = lm_alloc(bytes, 1);
     int status = lq_kv_expect(&live->kv, weights, group, NULL, work, bytes);
-    if (status) {
+    if (status == LQ_E_FORMAT && !asked) {
+        free(weights);
+        weights = NULL;
+    } else if (status) {
         lm_fail("--safe: %s", status == LQ_E_FORMAT ? "the profiles were calibrated without queries"
                                                     : lq_status_string(status));
     }
@@ -172,7 +177,8 @@ static float *lm__session_weights(const lm_packing *packing, const lm_model *m,
                                   const lq_kv_pack_group *group)
 {
     float *past = packing->past > 0.0 && live->mass ? lm__session_past(m, live, from) : NULL;
-    float *safe = packing->safe > 0.0 ? lm__session_safe(live, group) : NULL;
+    float *safe = packing->safe > 0.0 ? lm__session_safe(live, group, packing->asked)
+                                       : NULL;
     if (past == NULL || safe == NULL) return past != NULL ? past : safe;
     if (lq_weights_mix(past, past, safe, (float)(packing->safe / (packing->past + packing->safe)),
                        lq_kv_tokens(&live->kv))) {

@@ -39859,6 +39859,10 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__DENSE_FIXED
 #undef LQ__DENSE_RANK_MAX
 #undef LQ__DENSE_SLICE
+#undef LQ__EXPECT_SAMPLES
+#undef LQ__EXPECT_AHEAD
+#undef LQ__EXPECT_Q
+#undef LQ__EXPECT_MOST
 #undef LQ__RATE_MEASURED
 #undef LQ__SHIFT_MOST
 #undef LQ__DENSE_Q

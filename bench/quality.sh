@@ -114,6 +114,7 @@ calibrate()
     for step in $joint_steps; do
         codecs="$codecs cold:z:$step@$file"
         resume_codecs="$resume_codecs cold:z:$step@$file cold:z:$step,past=0.25@$file"
+        resume_codecs="$resume_codecs cold:z:$step,safe=0.25@$file"
     done
     long_codecs="$long_codecs cold:z:k=0.8@$file"
     echo "calibration $from, keys and values together" >&2

@@ -656,6 +656,18 @@ static void kf_open(kf_reader *r, const lq_archive_source *source, const char *n
 
 /* ----------------------------------------------------------------------------------- profiles */
 
+/* The number that stands for a model's name in its profiles: the head of the name's hash, not 0. */
+static uint64_t kf_model(const char *name)
+{
+    uint8_t hash[16];
+    uint64_t model = 0;
+    lq_blake2s_128(hash, name, strlen(name));
+    for (int i = 7; i >= 0; i--) {
+        model = model << 8 | hash[i];
+    }
+    return model ? model : 1;
+}
+
 /* One group of a file of calibrated profiles.
      file    the profile's file form
      memory  what the loaded profile lies in */

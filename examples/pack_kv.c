@@ -14,7 +14,8 @@
    it. Groups are the heads of a layer, K and V apart; the profile is fitted to the sequence, so
    nothing is calibrated and everything that decoding needs is in the file. With --calibrate the
    library also fits a basis to each group, and stores it where that makes the file smaller. With
-   --profile the bases are those of a model: the archive names them, and --unpack wants them again.
+   --profile the bases are those of a model: the archive names them, and --unpack wants them again;
+   in those of calibrate --joint groups hold keys and values of several layers, coded at one step.
 
    Steps of K are relative, group by group, to the root mean square of what the mean of each channel
    leaves of the keys, RoPE undone and the sinks left out; those of V to the gain of each vector,
@@ -57,6 +58,7 @@ typedef struct pk_options {
     const char *out;
     const char *unpack;
     const char *profile;
+    const char *model;
     const char *rope;
     const char *quantizer;
     double step;
@@ -202,9 +204,56 @@ static int pk_same_rope(const pk_job *job, const kf_group *g)
     return 1;
 }
 
+/* Whether the profiles are of calibrate --joint. */
+static int pk_joint(const pk_job *job)
+{
+    return job->profiles.count && job->profiles.groups[0].desc.stream == LQ_KV;
+}
+
+/* Groups of keys and values must hold each head once. */
+static void pk_check_joint(const pk_job *job, int check_rope)
+{
+    const kf_tensor *kv = job->kv;
+    const char *name = job->profiles.name;
+    size_t layers = kv[0].layers;
+    size_t both = kv[0].heads + kv[1].heads;
+    if (!kv[0].type || !kv[1].type || kv[0].type != kv[1].type) {
+        kf_fail("%s: keys and values share its bases: both are wanted, in one type", name);
+    }
+    uint8_t *seen = (uint8_t *)kf_alloc(layers, both);
+    for (size_t i = 0; i < job->profiles.count; i++) {
+        const kf_group *g = &job->profiles.groups[i];
+        int fits = g->desc.stream == LQ_KV;
+        for (size_t s = 0; s < g->desc.slice_count && fits; s++) {
+            const lq_slice *slice = &g->slices[s];
+            int value = slice->stream == LQ_V;
+            const kf_tensor *t = &kv[value];
+            fits = slice->layer < layers && slice->head < t->heads && slice->first_dim == 0 &&
+                   slice->dims == t->dim && slice->rope == 0 &&
+                   !seen[slice->layer * both + (value ? kv[0].heads : 0) + slice->head]++;
+        }
+        if (!fits) {
+            kf_fail("%s: group %.0f does not fit: calibrated for another model", name, (double)i);
+        }
+        if (check_rope && !pk_same_rope(job, g)) {
+            kf_fail("%s: calibrated for another RoPE", name);
+        }
+    }
+    for (size_t i = 0; i < layers * both; i++) {
+        if (!seen[i]) {
+            kf_fail("%s: has no group of the heads of layer %.0f", name, (double)(i / both));
+        }
+    }
+    free(seen);
+}
+
 /* Every layer must have its profiles. */
 static void pk_check_profiles(const pk_job *job, int check_rope)
 {
+    if (pk_joint(job)) {
+        pk_check_joint(job, check_rope);
+        return;
+    }
     for (int stream = 0; stream < 2; stream++) {
         for (size_t layer = 0; layer < job->kv[stream].layers; layer++) {
             const kf_group *g = pk_calibrated(job, stream, layer);
@@ -234,14 +283,14 @@ static uint32_t pk_get32(const uint8_t *p)
     return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-/* The record that makes --unpack need nothing else: version, pairing of RoPE (0: none), theta as a
+/* The record that makes --unpack need nothing else: version, 2 with joint groups, pairing of RoPE (0: none), theta as a
    double, then type (0: stream not there; above its byte the axes of the file), layers, heads,
    tokens and dim of K and of V. */
 static void pk_meta(const pk_job *job, int streams, uint8_t *meta)
 {
     uint64_t theta;
     memcpy(&theta, &job->options.theta, 8);
-    meta = pk_put32(meta, 1);
+    meta = pk_put32(meta, pk_joint(job) ? 2 : 1);
     meta = pk_put32(meta, job->freqs ? job->rope.layout : 0);
     meta = pk_put32(meta, (uint32_t)theta);
     meta = pk_put32(meta, (uint32_t)(theta >> 32));
@@ -266,6 +315,17 @@ static size_t pk_directory_bytes(const pk_job *job, const kf_tensor *t)
         group += heads * t->dim * (heads * t->dim * 17 / 8 + 64) + 4096;
     }
     return t->layers * pk_groups(t) * (runs + group) + 16 + 2 * t->dim + 4;
+}
+
+/* The same for groups of keys and values. */
+static size_t pk_directory_joint(const pk_job *job)
+{
+    size_t bytes = 16 + 2 * job->kv[0].dim + 4;
+    for (size_t i = 0; i < job->profiles.count; i++) {
+        bytes += 24 + 12 * job->profiles.groups[i].desc.slice_count + 32;
+        bytes += 2 * 64 + 8 * (job->kv[0].tokens / 64 + 3) + 16;
+    }
+    return bytes;
 }
 
 typedef struct pk_packer {
@@ -372,6 +432,86 @@ static int pk_pack_group(const pk_job *job, pk_packer *p, int stream, double ste
                            p->workspace_bytes);
 }
 
+/* Where the slices of a group of keys and values are, in arrays [layers][heads][tokens][dim]. To be
+   freed. */
+static void **pk_joint_rows(const pk_job *job, const kf_group *g, int type, size_t tokens,
+                            void *const kv[2])
+{
+    void **rows = (void **)kf_alloc(g->desc.slice_count, sizeof *rows);
+    for (size_t i = 0; i < g->desc.slice_count; i++) {
+        const lq_slice *slice = &g->slices[i];
+        int value = slice->stream == LQ_V;
+        const kf_tensor *t = &job->kv[value];
+        rows[i] = (uint8_t *)kv[value] + (slice->layer * t->heads + slice->head) * tokens *
+                                             t->dim * lq_type_bytes(type);
+    }
+    return rows;
+}
+
+/* A group of keys and values. */
+static int pk_pack_joint_group(const pk_job *job, pk_packer *p, const kf_group *g, double step,
+                               const char **fault)
+{
+    void *const kv[2] = {job->kv[0].data, job->kv[1].data};
+    void **rows = pk_joint_rows(job, g, job->kv[0].type, job->kv[0].tokens, kv);
+    const lq_vectors src = {(const void *const *)rows, 0, job->kv[0].type};
+    lq_positions positions = {0, 1, NULL};
+    lq_archive_profile_desc name = {NULL, 0, NULL};
+    lq_archive_group_desc group = g->desc;
+    size_t count = g->desc.slice_count;
+    lq_role *roles = (lq_role *)kf_alloc(count, sizeof *roles);
+    uint32_t *dims = (uint32_t *)kf_alloc(count, sizeof *dims);
+    lq_archive_pack_desc d;
+    memset(&d, 0, sizeof d);
+    group.slices = g->slices;
+    group.rope = p->rope;
+    name.hash = g->profile.dense->hash;
+    for (size_t i = 0; i < count; i++) {
+        int value = g->slices[i].stream == LQ_V;
+        roles[i].stream = g->slices[i].stream;
+        roles[i].gain = value ? g->profile.dense->slice_gain[i] : 0;
+        roles[i].rope = value || !job->freqs ? NULL : &job->rope;
+        dims[i] = g->slices[i].dims;
+    }
+    d.tables = job->tables;
+    d.geometry.stream = LQ_KV;
+    d.geometry.slice_count = (uint32_t)count;
+    d.geometry.slice_dims = dims;
+    d.geometry.roles = roles;
+    d.profile = &g->profile;
+    d.model = job->options.model ? kf_model(job->options.model) : 0;
+    d.sinks = job->sinks ? (uint32_t)job->sinks : LQ_NO_SINKS;
+    d.quantizer = job->quantizer;
+    d.step = (float)step;
+    int status = lq_archive_add_group(&p->writer, &group, &d.group);
+    if (!status) status = lq_archive_add_profile(&p->writer, &name, &d.profile_id);
+    if (!status) status = lq_archive_pack_check(&p->writer, &d, fault);
+    size_t bytes = lq_archive_pack_workspace_bytes(&d);
+    void *workspace = kf_alloc(bytes, 1);
+    if (!status) {
+        status = lq_archive_pack(&p->writer, &d, &src, &positions, job->kv[0].tokens, workspace,
+                                 bytes);
+    }
+    free(workspace);
+    free(roles);
+    free(dims);
+    free(rows);
+    return status;
+}
+
+static int pk_pack_joint(pk_job *job, pk_packer *p, double step)
+{
+    int status = LQ_OK;
+    for (size_t i = 0; i < job->profiles.count && !status; i++) {
+        const kf_group *g = &job->profiles.groups[i];
+        kf_progress("packing", i, job->profiles.count);
+        job->fault_stream = 0;
+        job->fault_layer = g->slices[0].layer;
+        status = pk_pack_joint_group(job, p, g, step, &job->fault);
+    }
+    return status;
+}
+
 /* All groups of a stream. */
 static int pk_pack_stream(pk_job *job, pk_packer *p, int stream, double step)
 {
@@ -413,6 +553,7 @@ static int pk_pack(pk_job *job, const pk_steps *steps, int streams, kf_bytes *ds
             most = pk_group_heads(t) > most ? pk_group_heads(t) : most;
         }
     }
+    w.directory_bytes += pk_joint(job) ? pk_directory_joint(job) : 0;
     job->fault = NULL;
     dst->count = 0;
     w.write_fn = kf_collect;
@@ -434,7 +575,8 @@ static int pk_pack(pk_job *job, const pk_steps *steps, int streams, kf_bytes *ds
         status = lq_archive_rope_check(&job->rope, &job->fault);
         status = status ? status : lq_archive_add_rope(&p.writer, &job->rope, &p.rope);
     }
-    for (stream = 0; stream < 2 && !status; stream++) {
+    if (!status && pk_joint(job)) status = pk_pack_joint(job, &p, steps->of[0]);
+    for (stream = 0; stream < 2 && !status && !pk_joint(job); stream++) {
         if (job->kv[stream].data && (streams >> stream & 1)) {
             status = pk_pack_stream(job, &p, stream, steps->of[stream]);
         }
@@ -518,6 +660,31 @@ static void pk_unpack_layer(const kf_reader *r, const pk_job *job, const kf_tens
     }
     free(slices);
     free(workspace);
+}
+
+/* Tokens [first, first + count) of groups of keys and values, of all layers. */
+static void pk_unpack_joint(const kf_reader *r, const pk_job *job, size_t first, size_t count,
+                            int type, void *const kv[2])
+{
+    lq_archive_unpack_desc d;
+    memset(&d, 0, sizeof d);
+    d.tables = job->tables;
+    for (size_t i = 0; i < job->profiles.count; i++) {
+        void **rows = pk_joint_rows(job, &job->profiles.groups[i], type, count, kv);
+        const lq_vectors_out out = {rows, 0, type};
+        const lq_profile *known = &job->profiles.groups[i].profile;
+        d.group = (uint32_t)i;
+        d.calibrated = &known;
+        d.calibrated_count = 1;
+        size_t bytes = lq_archive_unpack_workspace_bytes(&r->reader, d.group);
+        void *workspace = kf_alloc(bytes, 1);
+        int status = lq_archive_unpack(&r->reader, &d, &out, first, count, workspace, bytes);
+        if (status) {
+            kf_fail("%s: cannot unpack group %u (%s)", r->name, d.group, lq_status_string(status));
+        }
+        free(workspace);
+        free(rows);
+    }
 }
 
 /* -------------------------------------------------------------------------- errors of attention */
@@ -845,6 +1012,12 @@ static void pk_decode_all(const pk_job *job, const kf_reader *r, int type, int s
                           uint8_t *dst)
 {
     size_t base = 0;
+    void *const kv[2] = {dst, dst + (size_t)pk_elements_of(job, 0, job->kv[0].tokens) *
+                                        lq_type_bytes(type)};
+    if (pk_joint(job)) {
+        pk_unpack_joint(r, job, 0, job->kv[0].tokens, type, kv);
+        return;
+    }
     for (int stream = 0; stream < 2; stream++) {
         const kf_tensor *t = &job->kv[stream];
         size_t bytes = t->heads * t->tokens * t->dim * lq_type_bytes(type);
@@ -856,10 +1029,61 @@ static void pk_decode_all(const pk_job *job, const kf_reader *r, int type, int s
     }
 }
 
-/* Times packing and unpacking of one stream; the bytes of every run must be the same. */
-static void pk_speed(pk_job *job, const pk_steps *steps, int stream)
+/* A joint archive's bits and errors, of all layers. */
+static void pk_joint_row(pk_job *job, const pk_steps *steps)
 {
-    double elements = pk_elements_of(job, stream, job->kv[stream].tokens);
+    kf_bytes bytes = {NULL, 0, 0};
+    pk_cell sum[2];
+    memset(sum, 0, sizeof sum);
+    pk_must_pack(job, steps, 3, &bytes);
+    lq_archive_source source;
+    memset(&source, 0, sizeof source);
+    source.bytes = bytes.at;
+    source.size = bytes.count;
+    kf_reader r;
+    kf_open(&r, &source, "the archive in memory");
+    size_t elements = (size_t)(pk_elements_of(job, 0, job->kv[0].tokens) +
+                               pk_elements_of(job, 1, job->kv[1].tokens));
+    float *all = (float *)kf_alloc(elements, sizeof *all);
+    pk_decode_all(job, &r, LQ_F32, 3, (uint8_t *)(void *)all);
+    float *y = all;
+    double size = (double)bytes.count;
+    for (int stream = 0; stream < 2; stream++) {
+        const kf_tensor *t = &job->kv[stream];
+        size -= pk_elements_of(job, stream, job->sinks) * (double)lq_type_bytes(t->type);
+        for (size_t layer = 0; layer < t->layers; layer++, y += t->heads * t->tokens * t->dim) {
+            float *x = pk_layer(t, layer);
+            pk_cell cell;
+            pk_judge(job, stream, layer, x, y, &cell);
+            free(x);
+            sum[stream].elements += cell.elements;
+            sum[stream].noise += cell.noise;
+            sum[stream].power += cell.power;
+            sum[stream].error += cell.error / (double)t->layers;
+        }
+    }
+    printf("  %-16s   %10.0f %7.3f", steps->name, size,
+           8.0 * size / (sum[0].elements + sum[1].elements));
+    for (int stream = 0; stream < 2; stream++) {
+        printf("   %9.2e", sum[stream].power > 0.0 ? sum[stream].noise / sum[stream].power : 0.0);
+        if (sum[stream].error < 0.0) {
+            printf(" %9s", "-");
+        } else {
+            printf(" %9.2e", sum[stream].error);
+        }
+    }
+    printf("\n");
+    free(all);
+    free(r.mem);
+    free(bytes.at);
+}
+
+/* Times packing and unpacking of one stream, or of both (bits of `streams`); the bytes of every run
+   must be the same. */
+static void pk_speed(pk_job *job, const pk_steps *steps, int streams)
+{
+    double elements = (streams & 1 ? pk_elements_of(job, 0, job->kv[0].tokens) : 0.0) +
+                      (streams & 2 ? pk_elements_of(job, 1, job->kv[1].tokens) : 0.0);
     double pack[PK_RUNS];
     double unpack[PK_RUNS];
     uint8_t *dst = (uint8_t *)kf_alloc((size_t)elements, 2);
@@ -869,26 +1093,26 @@ static void pk_speed(pk_job *job, const pk_steps *steps, int stream)
     uint32_t hash = 0;
     for (int i = 0; i < most; i++) {
         double start = pk_now();
-        pk_must_pack(job, steps, 1 << stream, &bytes);
+        pk_must_pack(job, steps, streams, &bytes);
         pack[i] = pk_now() - start;
         lq_archive_source source;
         memset(&source, 0, sizeof source);
         source.bytes = bytes.at;
         source.size = bytes.count;
         if (i && lq_xxh32(bytes.at, bytes.count, 0) != hash) {
-            kf_fail("%s: packing twice gave different bytes", job->kv[stream].name);
+            kf_fail("%s: packing twice gave different bytes", job->kv[streams == 2].name);
         }
         hash = lq_xxh32(bytes.at, bytes.count, 0);
         start = pk_now();
         kf_open(&r, &source, "the archive in memory");
-        pk_decode_all(job, &r, LQ_F16, 1 << stream, dst);
+        pk_decode_all(job, &r, LQ_F16, streams, dst);
         unpack[i] = pk_now() - start;
         free(r.mem);
     }
     qsort(pack, (size_t)most, sizeof pack[0], pk_compare);
     qsort(unpack, (size_t)most, sizeof unpack[0], pk_compare);
     printf("%s: compress %.0f MB/s, restore %.0f MB/s (of f16; thread CPU time, median of %d)\n",
-           stream ? "V" : "K", elements * 2e-6 / pack[most / 2], elements * 2e-6 / unpack[most / 2],
+           streams == 3 ? "K and V" : streams == 2 ? "V" : "K", elements * 2e-6 / pack[most / 2], elements * 2e-6 / unpack[most / 2],
            most);
     free(dst);
     free(bytes.at);
@@ -930,6 +1154,34 @@ static void pk_verify_ranges(const pk_job *job, const kf_reader *r, const uint8_
         free(part);
         base += t->layers * pk_groups(t);
         whole += t->layers * t->heads * t->tokens * row;
+    }
+}
+
+/* The same of groups of keys and values. */
+static void pk_verify_joint(const pk_job *job, const kf_reader *r, const uint8_t *whole)
+{
+    uint32_t seed = 1;
+    const kf_tensor *kv = job->kv;
+    size_t rows[2] = {kv[0].layers * kv[0].heads, kv[1].layers * kv[1].heads};
+    for (size_t i = 0; i < PK_RANGES; i++) {
+        size_t first = (seed = seed * 1664525u + 1013904223u) % kv[0].tokens;
+        size_t count = 1 + (seed >> 8) % kf_min(kv[0].tokens - first, 200);
+        const uint8_t *at = whole;
+        void *part[2];
+        for (int s = 0; s < 2; s++) {
+            part[s] = kf_alloc(rows[s] * count, kv[s].dim * 4);
+        }
+        pk_unpack_joint(r, job, first, count, LQ_F32, part);
+        for (int s = 0; s < 2; s++) {
+            for (size_t h = 0; h < rows[s]; h++, at += kv[s].tokens * kv[s].dim * 4) {
+                size_t bytes = count * kv[s].dim * 4;
+                if (memcmp((uint8_t *)part[s] + h * bytes, at + first * kv[s].dim * 4, bytes)) {
+                    kf_fail("%s: tokens %.0f to %.0f differ from the whole", r->name, (double)first,
+                            (double)(first + count - 1));
+                }
+            }
+            free(part[s]);
+        }
     }
 }
 
@@ -976,7 +1228,8 @@ static void pk_verify_errors(const pk_job *job, const char *name, const uint8_t 
             (void)remove(name);
             kf_fail("%s: useless and removed: of layer %.0f of %s %.0f %% of the energy about the "
                     "mean is lost, take a smaller %s",
-                    name, (double)layer, t->name, 100.0 * loss, stream ? "--vstep" : "--step");
+                    name, (double)layer, t->name, 100.0 * loss,
+                    stream && !pk_joint(job) ? "--vstep" : "--step");
         }
         printf(" of %s at most %.2e (layer %.0f) of a layer's energy about its mean is lost;",
                stream ? "V" : "K", loss, (double)layer);
@@ -1011,7 +1264,11 @@ static void pk_verify(pk_job *job, const pk_steps *steps, const kf_bytes *bytes,
     if (memcmp(ours, theirs, elements * 4)) {
         kf_fail("%s: the file decodes to other numbers than the archive in memory", name);
     }
-    pk_verify_ranges(job, &r, theirs);
+    if (pk_joint(job)) {
+        pk_verify_joint(job, &r, theirs);
+    } else {
+        pk_verify_ranges(job, &r, theirs);
+    }
     free(r.mem);
     (void)fclose(file);
     pk_verify_errors(job, name, theirs);
@@ -1108,8 +1365,8 @@ static void pk_print_input(const pk_job *job)
                (double)job->profiles.bytes.count);
     }
     for (int i = 0; i < (int)job->ours_count; i++) {
-        printf("%s%s: step %.3g for K, %.3g for V", i ? "; " : "", job->ours[i].name,
-               job->ours[i].of[0], job->ours[i].of[1]);
+        printf("%s%s: step %.3g", i ? "; " : "", job->ours[i].name, job->ours[i].of[0]);
+        if (!pk_joint(job)) printf(" for K, %.3g for V", job->ours[i].of[1]);
     }
     printf(" (quantizer %s)\n", job->options.quantizer);
 }
@@ -1151,14 +1408,29 @@ static void pk_run_pack(pk_job *job)
         pk_check_profiles(job, 1);
     }
     if (o->calibrate && job->queries.data) pk_pad_queries(job);
+    if (o->model && !pk_joint(job)) {
+        kf_fail("--model wants --profile with a file of calibrate --joint");
+    }
+    if (o->vstep > 0.0 && pk_joint(job)) {
+        kf_fail("--vstep: keys and values have one step in %s", o->profile);
+    }
     pk_measure(job);
     pk_choose_steps(job);
     pk_print_input(job);
-    pk_table(job);
     const pk_steps *steps = &job->ours[job->ours_count > 1];
+    if (pk_joint(job)) {
+        printf("%18s   %10s %7s   %9s %9s   %9s %9s\n", "", "bytes", "bits/el", "K: MSE", "logits",
+               "V: MSE", "output");
+        for (size_t i = 0; i < job->ours_count; i++) {
+            pk_joint_row(job, &job->ours[i]);
+        }
+        pk_speed(job, steps, 3);
+    } else {
+        pk_table(job);
+    }
     for (int i = 0; i < 2; i++) {
         raw += 2.0 * pk_elements_of(job, i, job->kv[i].tokens);
-        if (job->kv[i].data) pk_speed(job, steps, i);
+        if (job->kv[i].data && !pk_joint(job)) pk_speed(job, steps, 1 << i);
     }
     pk_must_pack(job, steps, 3, &bytes);
     kf_save(o->out, "", 0, bytes.at, bytes.count);
@@ -1189,14 +1461,14 @@ static int pk_group_fits(const kf_reader *r, size_t id, int stream, const kf_ten
     return fits;
 }
 
-/* The shapes in the archive, checked against its groups. */
-static void pk_read_meta(pk_job *job, const kf_reader *r)
+/* The shapes in the archive, checked against its groups, if these are not joint; the version. */
+static uint32_t pk_read_meta(pk_job *job, const kf_reader *r)
 {
     const uint8_t *meta;
     size_t count;
     size_t group = 0;
     if (lq_archive_meta(&r->reader, PK_META, &meta, &count) || count != PK_META_BYTES ||
-        pk_get32(meta) != 1) {
+        pk_get32(meta) < 1 || pk_get32(meta) > 2) {
         kf_fail("%s: an archive, but not one of pack_kv", r->name);
     }
     for (int i = 0; i < 2; i++) {
@@ -1213,7 +1485,7 @@ static void pk_read_meta(pk_job *job, const kf_reader *r)
         t->dim = pk_get32(p + 16);
         if (t->type == 0) continue;
         (void)kf_elements(t);
-        for (layer = 0; layer < t->layers && fits; layer++) {
+        for (layer = 0; layer < t->layers && fits && pk_get32(meta) == 1; layer++) {
             for (head = 0; head < t->heads && fits; head += pk_group_heads(t)) {
                 fits = pk_group_fits(r, group++, i, t, layer, head);
             }
@@ -1222,6 +1494,7 @@ static void pk_read_meta(pk_job *job, const kf_reader *r)
             kf_fail("%s: its shape record does not fit its groups", r->name);
         }
     }
+    return pk_get32(meta);
 }
 
 /* Loads --profile; every profile that the archive names must be in it. */
@@ -1249,6 +1522,26 @@ static void pk_need_profiles(pk_job *job, const kf_reader *r)
     if (name) pk_check_profiles(job, 0);
 }
 
+/* Whether the groups of an archive are those of the joint profiles. */
+static void pk_check_archive(const pk_job *job, const kf_reader *r)
+{
+    int fits = r->reader.group_count == job->profiles.count && job->kv[0].type && job->kv[1].type &&
+               job->kv[0].tokens == job->kv[1].tokens && job->kv[0].layers == job->kv[1].layers;
+    for (size_t i = 0; i < job->profiles.count && fits; i++) {
+        const kf_group *g = &job->profiles.groups[i];
+        lq_slice *slices = (lq_slice *)kf_alloc(g->desc.slice_count, sizeof *slices);
+        lq_archive_group_desc d;
+        uint64_t tokens;
+        fits = !lq_archive_group(&r->reader, (uint32_t)i, &d, slices, g->desc.slice_count) &&
+               d.slice_count == g->desc.slice_count && d.stream == LQ_KV &&
+               !lq_archive_tokens(&r->reader, (uint32_t)i, 0, &tokens) &&
+               tokens == job->kv[0].tokens &&
+               !memcmp(slices, g->slices, d.slice_count * sizeof *slices);
+        free(slices);
+    }
+    if (!fits) kf_fail("%s: its shape record does not fit its groups", r->name);
+}
+
 static void pk_run_unpack(pk_job *job)
 {
     const pk_options *o = &job->options;
@@ -1261,9 +1554,21 @@ static void pk_run_unpack(pk_job *job)
     source.size = bytes.count;
     kf_reader r;
     kf_open(&r, &source, o->unpack);
-    pk_read_meta(job, &r);
+    int joint = pk_read_meta(job, &r) == 2;
     pk_need_profiles(job, &r);
     job->tables = kf_tables(&job->tables_mem);
+    void *kv[2] = {NULL, NULL};
+    if (joint != pk_joint(job)) {
+        kf_fail("%s: packed with other profiles than those of %s", o->unpack,
+                o->profile ? o->profile : "no --profile");
+    }
+    if (joint) {
+        pk_check_archive(job, &r);
+        for (int i = 0; i < 2; i++) {
+            kv[i] = kf_alloc(kf_elements(&job->kv[i]), lq_type_bytes(job->kv[i].type));
+        }
+        pk_unpack_joint(&r, job, 0, job->kv[0].tokens, job->kv[0].type, kv);
+    }
     for (int i = 0; i < 2; i++) {
         kf_tensor *t = &job->kv[i];
         size_t layer_bytes = t->heads * t->tokens * t->dim * lq_type_bytes(t->type);
@@ -1271,6 +1576,10 @@ static void pk_run_unpack(pk_job *job)
             kf_fail("%s: holds no %s", o->unpack, i ? "V" : "K");
         }
         if (!t->type) continue;
+        if (joint) {
+            t->data = kv[i];
+            continue;
+        }
         t->data = o->files[i] ? kf_alloc(t->layers, layer_bytes) : NULL;
         for (size_t layer = 0; layer < t->layers && t->data; layer++) {
             kf_progress("unpacking", layer, t->layers);
@@ -1316,7 +1625,9 @@ static const char pk_usage[] =
     "  --rope KIND       half, adjacent or none (default half)\n"
     "  --sinks N         first tokens that stay raw (default 4)\n"
     "  --quantizer Q     z, d4 or e8 (default z)\n"
-    "  --profile FILE    profiles of the model (calibrate --group layer)\n"
+    "  --profile FILE    profiles of the model (calibrate --group layer, or --joint: then --step is\n"
+    "                    of both)\n"
+    "  --model NAME      joint profiles must be of calibrate --model NAME\n"
     "  --calibrate       or: fit a basis to this very sequence, stored where that pays\n";
 
 static const char *pk_choice(const char *option, const char *text, const char *a, const char *b,
@@ -1330,16 +1641,18 @@ static const char *pk_choice(const char *option, const char *text, const char *a
 
 static void pk_option(pk_options *o, const char *name, const char *value)
 {
-    static const char *const files[6] = {"--k", "--v", "--q", "--out", "--unpack", "--profile"};
+    static const char *const files[7] = {"--k",      "--v",       "--q",    "--out",
+                                         "--unpack", "--profile", "--model"};
     if (strncmp(name, "--", 2) != 0) {
         kf_fail("unknown option '%s' (--help lists them)", name);
     }
     if (!value) kf_fail("%s wants a value (--help lists the options)", name);
-    const char **slots[6];
+    const char **slots[7];
     slots[3] = &o->out;
     slots[4] = &o->unpack;
     slots[5] = &o->profile;
-    for (int i = 0; i < 6; i++) {
+    slots[6] = &o->model;
+    for (int i = 0; i < 7; i++) {
         slots[i] = i < 3 ? &o->files[i] : slots[i];
         if (!strcmp(name, files[i])) {
             *slots[i] = value;
@@ -1376,7 +1689,8 @@ static void pk_settle(pk_options *o)
         kf_fail("give one of --profile and --calibrate");
     }
     if (o->unpack) {
-        if ((!o->files[0] && !o->files[1]) || o->files[2] || o->out || ways || o->calibrate) {
+        if ((!o->files[0] && !o->files[1]) || o->files[2] || o->out || ways || o->calibrate ||
+            o->model) {
             kf_fail("--unpack wants --k OUT.npy or --v OUT.npy or both, and nothing else but "
                     "--profile");
         }

@@ -733,9 +733,9 @@ class Basis:
 
     def __init__(self, profile, data):
         self.rank, metric, self.center_exponent, self.precision, self.floor, self.mean_exponent, \
-            zero, ratio, self.model = struct.unpack_from("<HBbhhbBHQ", data, 20)
+            queries, ratio, self.model = struct.unpack_from("<HBbhhbBHQ", data, 20)
         self.ratio = ratio / 256
-        need(metric <= 2 and zero == 0 and 1 <= self.rank <= min(profile.dims, 12288) and
+        need(metric <= 2 and 0 <= queries <= (metric == 1 and profile.stream != V) and 1 <= self.rank <= min(profile.dims, 12288) and
              (16 <= ratio <= 4096 if profile.stream == KV else ratio == 256), "a dense basis")
         self.slices = [struct.unpack_from("<HbbH", data, 40 + 6 * i)
                        for i in range(profile.slices)]
@@ -757,7 +757,11 @@ class Basis:
             self.center += [f32(m * unit) for m in struct.unpack_from("<%dh" % dims, data, at)]
             at += 2 * dims
         if metric == 1:
-            at += sum(d * (d + 1) for d, g in zip(self.dims, self.gains) if g is None)
+            keys = [d for d, g in zip(self.dims, self.gains) if g is None]
+            at += sum(d * (d + 1) for d in keys)
+            for d in keys * queries:
+                need(-64 <= struct.unpack_from("b", data, at)[0] <= 64, "a mean query")
+                at += 1 + 2 * d
         self.bits_at = at
 
     def check_gains(self, profile):

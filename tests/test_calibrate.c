@@ -6,6 +6,8 @@
 #include "check.h"
 #include "source.h"
 
+#include "archive.h"
+
 enum { SLICES_MAX = 5, PAGES_MAX = 72, TRAILER = 4, HEADER = 20, FIXED = 32 };
 enum { FIRST_POSITION = 100 };
 
@@ -1201,10 +1203,11 @@ static void test_stripped(void)
     }
     CHECK(lq_profile_strip(NULL, 100) == 100);
     file.count = lq_profile_strip(file.bytes, file.count);
-    CHECK(file.count == i - (9 * 10 + 6 * 7));
+    CHECK(p[0].dense->query && file.count == i - (9 * 10 + 6 * 7) - (1 + 2 * 9 + 1 + 2 * 6));
     CHECK(lq_profile_strip(file.bytes, file.count) == file.count);
     load_ok(&p[1], &mem[1], &file);
     CHECK(p[1].dense->encodes == 0 && p[1].dense->rank == p[0].dense->rank);
+    CHECK(p[1].dense->query == NULL && file.bytes[29] == 0);
     CHECK(memcmp(p[0].dense->inverse, p[1].dense->inverse,
                  (size_t)p[0].dims * p[0].dense->inverse_stride * 2) == 0);
     trip a;
@@ -1791,29 +1794,11 @@ static void test_hostile_matrices(void)
 /* ---- archives ---- */
 enum { FILE_BYTES = 1 << 21, DIRECTORY_BYTES = 1 << 19 };
 
-typedef struct archive {
-    uint8_t *file;
-    uint8_t *directory;
-    lq_archive_writer writer;
-    lq_archive_reader reader;
-    void *reader_mem;
-    uint32_t group;
-} archive;
-
 static void archive_start(archive *a, const group *g)
 {
-    memset(a, 0, sizeof *a);
-    lq_archive_writer_desc d;
-    memset(&d, 0, sizeof d);
     lq_archive_group_desc desc;
     memset(&desc, 0, sizeof desc);
-    a->file = (uint8_t *)source_alloc(FILE_BYTES);
-    a->directory = (uint8_t *)source_alloc(DIRECTORY_BYTES);
-    d.mem = a->file;
-    d.mem_bytes = FILE_BYTES;
-    d.directory = a->directory;
-    d.directory_bytes = DIRECTORY_BYTES;
-    CHECK(lq_archive_writer_init(&a->writer, &d) == LQ_OK);
+    archive_begin(a, FILE_BYTES, DIRECTORY_BYTES);
     desc.stream = g->geometry.stream;
     desc.rope = LQ_ARCHIVE_NONE;
     if (g->geometry.rope) {
@@ -1828,25 +1813,13 @@ static void archive_start(archive *a, const group *g)
     }
     desc.slices = slices;
     desc.slice_count = g->geometry.slice_count;
-    CHECK(lq_archive_add_group(&a->writer, &desc, &a->group) == LQ_OK);
+    CHECK(lq_archive_add_group(&a->writer, &desc, &a->id) == LQ_OK);
 }
 
-static void archive_open(archive *a)
+static void archive_done(archive *a)
 {
-    lq_archive_source source;
-    memset(&source, 0, sizeof source);
     CHECK(lq_archive_finish(&a->writer) == LQ_OK);
-    source.bytes = a->file;
-    source.size = a->writer.offset;
-    a->reader_mem = source_alloc(1 << 16);
-    CHECK(lq_archive_open(&a->reader, &source, a->reader_mem, 1 << 16, NULL) == LQ_OK);
-}
-
-static void archive_free(archive *a)
-{
-    free(a->file);
-    free(a->directory);
-    free(a->reader_mem);
+    archive_open(a, 0);
 }
 
 static lq_archive_pack_desc pack_desc(const archive *a, const group *g, float step)
@@ -1855,7 +1828,7 @@ static lq_archive_pack_desc pack_desc(const archive *a, const group *g, float st
     memset(&d, 0, sizeof d);
     d.tables = tables;
     d.geometry = g->geometry;
-    d.group = a->group;
+    d.group = a->id;
     d.step = step;
     return d;
 }
@@ -1877,12 +1850,12 @@ static int pack(archive *a, const lq_archive_pack_desc *d, const group *g, const
 static int unpack(const archive *a, const group *g, const lq_profile *calibrated, float *y,
                   size_t first, size_t tokens)
 {
-    size_t bytes = lq_archive_unpack_workspace_bytes(&a->reader, a->group);
+    size_t bytes = lq_archive_unpack_workspace_bytes(&a->reader, a->id);
     void *workspace = source_alloc(bytes);
     lq_archive_unpack_desc d;
     memset(&d, 0, sizeof d);
     d.tables = tables;
-    d.group = a->group;
+    d.group = a->id;
     d.calibrated = &calibrated;
     d.calibrated_count = 1;
     void *slices[SLICES_MAX];
@@ -1929,7 +1902,7 @@ static size_t packed(const group *g, const float *x, size_t tokens, const float 
     d.reads = q ? reads : NULL;
     d.query_heads = q ? g->geometry.slice_count : 0;
     CHECK(pack(&a, &d, g, x, tokens) == LQ_OK);
-    archive_open(&a);
+    archive_done(&a);
     size_t bytes = (size_t)a.writer.offset;
     *dense = profiles_of_form(&a, 3);
     CHECK(a.reader.profile_count == 1);
@@ -2034,7 +2007,7 @@ static void external(uint32_t stream, int embedded, int refit)
     d.first_token = done; /* and a second call, another segment */
     CHECK(lq_archive_flush_segment(&a.writer) == LQ_OK);
     CHECK(pack(&a, &d, &g, x + done * g.width, tokens - done) == LQ_OK);
-    archive_open(&a);
+    archive_done(&a);
     CHECK(profiles_of_form(&a, 3) == embedded);
     CHECK((profiles_of_form(&a, 4) > 0) == refit);
     CHECK(unpack(&a, &g, &p[0], y, 0, tokens) == LQ_OK);
@@ -2093,7 +2066,7 @@ static void test_refit_size(void)
             d.profile = &p;
             CHECK(lq_archive_add_profile(&a.writer, &stored, &d.profile_id) == LQ_OK);
             CHECK(pack(&a, &d, &g, x, 1024) == LQ_OK);
-            archive_open(&a);
+            archive_done(&a);
             CHECK((profiles_of_form(&a, 4) > 0) == (refit && changed));
             bytes[refit] = a.writer.offset;
             archive_free(&a);
@@ -2649,7 +2622,7 @@ static void test_unpack_misfit(void)
     stored.hash = p[1].basis_hash;
     CHECK(lq_archive_add_profile(&a.writer, &stored, &d.profile_id) == LQ_OK);
     CHECK(pack(&a, &d, &g[0], x[0], 100) == LQ_OK);
-    archive_open(&a);
+    archive_done(&a);
     CHECK(unpack(&a, &g[0], &p[0], y, 0, 100) == LQ_E_FORMAT);
     CHECK(unpack(&a, &g[0], &p[1], y, 0, 100) == LQ_E_FORMAT);
     archive_free(&a);

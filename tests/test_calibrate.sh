@@ -64,7 +64,8 @@ good() {
     check "no .tmp left: $*" [ ! -e "$dir/good.tmp" ]
     run --show "$dir/good"
     check "shown: $*" [ "$code" -eq 0 ]
-    check "$groups groups: $*" [ "$(grep -c '^[KV] .*[0-9a-f]\{32\}$' "$dir/stdout")" -eq "$groups" ]
+    check "$groups groups: $*" \
+        [ "$(grep -c '^K\?V\? .*[0-9a-f]\{32\}$' "$dir/stdout")" -eq "$groups" ]
 }
 
 # tensor FILE SOURCE SHAPE BYTES SKIP: f16 from the sample, zeros without a source.
@@ -116,7 +117,8 @@ good 2 --k "$k" --v "$v"
 check "queries count" sh -c "! cmp -s '$dir/good' '$dir/first'"
 cp "$dir/good" "$dir/first"
 good 2 --k "$k" --v "$v" --q "$q" --beta 0
-check "beta 0: queries do not count" cmp -s "$dir/good" "$dir/first"
+check "beta 0: queries are only kept, 129 bytes of a head" \
+    [ $(($(wc -c <"$dir/good") - $(wc -c <"$dir/first"))) -le 132 ]
 good 1 --k "$k" --no-rope
 check "no RoPE is told" grep -q 'no RoPE' "$dir/stdout"
 good 1 --v "$v"
@@ -129,6 +131,39 @@ check "the sample as files" [ "$code" -eq 0 ]
 check "all tokens count" grep -q ' from 764 tokens$' "$dir/stdout"
 tensor "$dir/x" /dev/zero '1, 1, 256, 64' 32768 0
 good 1 --k "$dir/x"
+
+# ---- keys and values in one basis
+run --joint
+check "the sample, joint" [ "$code" -eq 0 ]
+check "the sample's joint table" [ "$(grep -c '^step .* calibrated ' "$dir/stdout")" -eq 3 ]
+# shellcheck disable=SC2016 # the columns are of awk
+check "finer steps: more bits, smaller errors" awk '
+    $1 == "step" { bad += n && !($4 < bits && $5 > k && $6 > v); n++; bits = $4; k = $5; v = $6 }
+    END { exit bad || n != 3 }' "$dir/stdout"
+good 2 --joint
+good 1 --joint --group 2 --ratio 3 --tolerance 0.05 --step 0.5 --model smollm2
+check "both streams" grep -q '^KV *0-1 *0-2 *768 ' "$dir/stdout"
+good 1 --joint --k "$k" --v "$v" --q "$q" --group 7
+cp "$dir/good" "$dir/first"
+good 1 --joint --k "$k" --v "$v" --q "$q" --group 7 --ratio 1.4 --tolerance 0.02
+check "the defaults are what --help says, joint" cmp -s "$dir/good" "$dir/first"
+good 1 --joint --k "$k" --v "$v" --q "$q" --model other
+check "the model's name is in it" sh -c "! cmp -s '$dir/good' '$dir/first'"
+good 1 --joint --k "$k" --v "$v" --no-rope
+"$bin" --joint --k "$k" --v "$v" --k "$dir/k-more.npy" --v "$dir/v-more.npy" --out "$dir/good" \
+    >"$dir/stdout" 2>"$dir/stderr"
+check "two texts add up, joint" grep -q ' from 376 tokens$' "$dir/stdout"
+bad '--joint wants --k and --v' --joint --k "$k"
+bad '--joint wants --k and --v' --joint --v "$v"
+bad '--joint wants layers' --joint --k "$k" --v "$v" --group head
+bad '--ratio wants --joint' --k "$k" --v "$v" --ratio 2
+bad 'wants a number' --joint --k "$k" --v "$v" --ratio 17
+bad 'wants a number' --joint --k "$k" --v "$v" --tolerance 0
+bad 'too few to fit to' --joint --k "$k" --v "$v" --sinks 250
+tensor "$dir/x" "$sample-v.npy" '1, 1, 255, 64' 32640 0
+bad 'wrong shape, layers or tokens' --joint --k "$k" --v "$dir/x"
+tensor "$dir/x" "$sample-k.npy" '150, 1, 2, 64' 38400 0
+bad 'too many for one group' --joint --k "$dir/x" --v "$dir/x" --group 150
 
 # ---- the same numbers in other forms: the same profiles
 cc=${2-${CC-cc}}
@@ -158,6 +193,9 @@ done
 run --k "$dir/k-form.npy" --v "$v" --q "$dir/q-form.npy" --k "$k" --v "$dir/v-form.npy" --q "$q" \
     --out "$dir/x"
 check "3 axes beside 4" [ "$code" -eq 0 ]
+run --joint --k "$k" --v "$dir/v-form.npy" --q "$q" --out "$dir/good"
+run --joint --k "$k" --v "$v" --q "$q" --out "$dir/x"
+check "keys and values of different types, joint" cmp -s "$dir/good" "$dir/x"
 run --k "$dir/k-form.npy" --v "$dir/v-form.npy" --q "$dir/q-form.npy" --out "$dir/good"
 check "one layer without its axis" cmp -s "$dir/good" "$dir/first"
 

@@ -284,6 +284,10 @@ static void test_klt(void)
     BAD("unit", d.unit = NAN);
     BAD("unit", d.unit = INFINITY);
     BAD("unit", d.unit = -1.0f);
+    ACCEPTED(d.scale = 0.125f);
+    BAD("scale", d.scale = -0.1f);
+    BAD("scale", d.scale = NAN);
+    BAD("scale", d.scale = INFINITY);
     BAD("tolerance", d.tolerance = -0.1f);
     BAD("tolerance", d.tolerance = 1.5f);
     BAD("tolerance", d.tolerance = NAN);

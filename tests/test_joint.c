@@ -9,6 +9,8 @@
 #include "check.h"
 #include "source.h"
 
+#include "archive.h"
+
 enum { LAYERS = 3, HEADS = 2, DIMS = 16, ROW = HEADS * DIMS, HIDDEN = 20, TOKENS = 3000 };
 enum { FITTED = 1536, SLICES_MAX = 2 * LAYERS * HEADS, QUERIES = 256 };
 enum { FILE_BYTES = 1 << 23, DIRECTORY_BYTES = 1 << 20, PLAIN = 99 };
@@ -573,64 +575,9 @@ static void test_only_dense(void)
     }
 }
 
-/* ---- an archive being written and read ---- */
-typedef struct archive {
-    uint8_t *file;
-    uint8_t *directory;
-    lq_archive_writer writer;
-    lq_archive_reader reader;
-    void *reader_mem;
-} archive;
-
-static void archive_start_with(archive *a, size_t directory_bytes)
-{
-    memset(a, 0, sizeof *a);
-    lq_archive_writer_desc d;
-    memset(&d, 0, sizeof d);
-    a->file = (uint8_t *)source_alloc(FILE_BYTES);
-    a->directory = (uint8_t *)source_alloc(directory_bytes);
-    d.mem = a->file;
-    d.mem_bytes = FILE_BYTES;
-    d.directory = a->directory;
-    d.directory_bytes = directory_bytes;
-    CHECK(lq_archive_writer_init(&a->writer, &d) == LQ_OK);
-}
-
 static void archive_start(archive *a)
 {
-    archive_start_with(a, DIRECTORY_BYTES);
-}
-
-static int read_memory(void *user, uint64_t offset, void *dst, size_t count)
-{
-    memcpy(dst, (const uint8_t *)user + (size_t)offset, count);
-    return 0;
-}
-
-static void archive_open(archive *a, int with_callback)
-{
-    lq_archive_source source;
-    size_t needed = 0;
-    memset(&source, 0, sizeof source);
-    source.size = a->writer.offset;
-    if (with_callback) {
-        source.read_fn = read_memory;
-        source.user = a->file;
-    } else {
-        source.bytes = a->file;
-    }
-    free(a->reader_mem);
-    CHECK(lq_archive_open(&a->reader, &source, NULL, 0, &needed) == LQ_E_SPACE || needed == 0);
-    a->reader_mem = source_alloc(needed);
-    CHECK(lq_archive_open(&a->reader, &source, a->reader_mem, needed, &needed) == LQ_OK);
-}
-
-static void archive_free(archive *a)
-{
-    free(a->file);
-    free(a->directory);
-    free(a->reader_mem);
-    memset(a, 0, sizeof *a);
+    archive_begin(a, FILE_BYTES, DIRECTORY_BYTES);
 }
 
 /* ---- a live cache ---- */
@@ -745,7 +692,7 @@ static int cache_pack(archive *a, const cache *c, const lq_kv_pack_desc *d)
         return said;
     }
     uint8_t *work = (uint8_t *)source_alloc(work_bytes);
-    archive_start_with(a, directory_bytes);
+    archive_begin(a, FILE_BYTES, directory_bytes);
     if (said == LQ_OK) {
         CHECK(lq_kv_pack(&c->kv, &a->writer, d, work, work_bytes - 1) == LQ_E_SPACE);
         CHECK(a->writer.offset == LQ_ARCHIVE_HEADER_BYTES || a->writer.offset == 0);
@@ -2199,6 +2146,274 @@ static void test_wide(void)
     }
 }
 
+/* ---- what will be looked at ---- */
+static float expected[TOKENS];
+static double mean_query[SLICES_MAX][DIMS]; /* with what makes logits of octaves */
+
+/* The mean of the queries that read each slice, turned back. */
+static void mean_queries(const group *g)
+{
+    static float q[FITTED * ROW];
+    static const lq_positions at = {0, 1, NULL};
+    memset(mean_query, 0, sizeof mean_query);
+    for (uint32_t s = 0; s < g->count; s++) {
+        uint32_t layer = g->slices[s].layer;
+        if (g->slices[s].stream == LQ_V) continue;
+        memcpy(q, q_data[layer], sizeof q);
+        const float *row = q + g->slices[s].head * DIMS;
+        if (rope_of(layer)) {
+            CHECK(!lq_rope_undo_f32(q + g->slices[s].head * DIMS, FITTED, DIMS, ROW,
+                                    rope_of(layer), &at));
+        }
+        for (size_t i = 0; i < FITTED * (size_t)DIMS; i++) {
+            mean_query[s][i % DIMS] += (double)row[i / DIMS * ROW + i % DIMS] / FITTED *
+                                       1.4426950408889634 / sqrt((double)DIMS);
+        }
+    }
+}
+
+/* Softmax of a slice's keys at tokens [first, end), times their count, onto sum. */
+static void expect_slice(double *sum, const group *g, uint32_t s, size_t first, size_t end,
+                         uint32_t ahead)
+{
+    static double logit[TOKENS];
+    uint32_t samples = ahead < 256 ? ahead : 256;
+    float q[DIMS];
+    double turned[DIMS] = {0};
+    double most = -1e300;
+    double total = 0;
+    const lq_rope *rope = rope_of(g->slices[s].layer);
+    for (uint32_t j = 0; j < samples; j++) {
+        lq_positions at = {0, 1, NULL};
+        at.first = (int64_t)(end + (2 * j + 1) * ahead / (2 * samples));
+        for (size_t d = 0; d < DIMS; d++) {
+            q[d] = (float)mean_query[s][d];
+        }
+        if (rope) CHECK(!lq_rope_apply_f32(q, 1, DIMS, DIMS, rope, &at));
+        for (size_t d = 0; d < DIMS; d++) {
+            turned[d] += (double)q[d] / samples;
+        }
+    }
+    for (size_t t = first; t < end; t++) {
+        logit[t] = 0;
+        for (size_t d = 0; d < DIMS; d++) {
+            logit[t] += turned[d] * (double)slice_of(g, s, t)[d];
+        }
+        most = logit[t] > most ? logit[t] : most;
+    }
+    for (size_t t = first; t < end; t++) {
+        total += exp2(logit[t] - most);
+    }
+    for (size_t t = first; t < end; t++) {
+        sum[t] += exp2(logit[t] - most) / total * (double)(end - first);
+    }
+}
+
+static int expect(const profile *p, const lq_geometry *d, const lq_vectors *v, size_t tokens,
+                  const lq_expect_desc *desc)
+{
+    static const lq_positions at = {0, 1, NULL};
+    size_t bytes = lq_profile_expect_bytes(d, tokens);
+    uint8_t *work = (uint8_t *)source_alloc(bytes + 1);
+    int status;
+    CHECK(lq_profile_expect(expected, &p->p, d, v, &at, tokens, desc, work, bytes - 1) ==
+          LQ_E_SPACE);
+    status = lq_profile_expect(expected, &p->p, d, v, &at, tokens, desc, work + 1, bytes);
+    free(work);
+    return status;
+}
+
+/* Against doubles; no matter which level, type or basis of the geometry; V is not read. */
+static void test_expect(const profile *p, const group *g)
+{
+    static const uint32_t aheads[4] = {0, 1, 20, 3000};
+    size_t tokens = quick ? 700 : TOKENS;
+    const void *rows[SLICES_MAX];
+    lq_geometry plain = g->geometry;
+    lq_geometry dense = dense_geometry(g, p);
+    mean_queries(g);
+    for (uint32_t s = 0; s < g->count; s++) {
+        for (size_t d = 0; d < DIMS; d++) {
+            double unit = pow(2, p->p.dense->query_exponent[s]);
+            double x = (double)p->p.dense->query[s * DIMS + d] * unit;
+            CHECK(fabs(x - mean_query[s][d]) <= 0.6 * unit + 1e-5);
+        }
+    }
+    for (size_t i = 0; i < 8; i++) {
+        lq_expect_desc desc = {0, 0};
+        size_t n = i < 4 ? tokens : 5;
+        desc.ahead = aheads[i % 4];
+        desc.sinks = i % 2 ? 4 : 0;
+        lq_vectors v = group_vectors(g, rows, 0);
+        static double sum[TOKENS];
+        double mean = 0;
+        memset(sum, 0, sizeof sum);
+        for (uint32_t s = 0; s < g->count; s++) {
+            if (g->slices[s].stream == LQ_V) {
+                rows[s] = NULL;
+            } else {
+                expect_slice(sum, g, s, desc.sinks, n, desc.ahead ? desc.ahead : 4096);
+            }
+        }
+        for (int level = lq_cpu_limit(PLAIN); level >= 0; level--) {
+            static float first[TOKENS];
+            (void)lq_cpu_limit(level);
+            CHECK(expect(p, level ? &dense : &plain, &v, n, i ? &desc : NULL) == LQ_OK);
+            if (level == lq_cpu_limit(-1)) memcpy(first, expected, sizeof first);
+            CHECK(memcmp(first, expected, n * sizeof *first) == 0 || level != lq_cpu_limit(-1));
+        }
+        (void)lq_cpu_limit(PLAIN);
+        for (size_t t = 0; t < n; t++) {
+            double want = sum[t] / (LAYERS * HEADS);
+            CHECK(fabs((double)expected[t] - want) < 0.01 * want + 1e-4);
+            CHECK(t >= desc.sinks || lq_xxh32(expected + t, 4, 0) == lq_xxh32("\0\0\0", 4, 0));
+            mean += (double)expected[t] / (double)(n - desc.sinks);
+        }
+        CHECK(fabs(mean - 1) < 0.001);
+    }
+}
+
+/* Nothing else is taken; 0 tokens are no error; numbers of any size are none but NaN. */
+static void test_expect_errors(const profile *p, const group *g)
+{
+    static const lq_positions at = {0, 1, NULL};
+    static float x[64 * DIMS];
+    const void *rows[SLICES_MAX];
+    uint8_t *work = (uint8_t *)source_alloc(1 << 16);
+    lq_vectors v = group_vectors(g, rows, 0);
+    lq_vectors bad = v;
+    lq_expect_desc all = {0, 1000};
+    lq_geometry geometry = g->geometry;
+#define EXPECT(profile, geometry, src, positions, tokens) \
+    lq_profile_expect(expected, profile, geometry, src, positions, tokens, NULL, work, 1 << 16)
+    CHECK(EXPECT(NULL, &geometry, &v, &at, 9) == LQ_E_ARG);
+    CHECK(EXPECT(&p->p, NULL, &v, &at, 9) == LQ_E_ARG);
+    CHECK(EXPECT(&p->p, &geometry, NULL, &at, 9) == LQ_E_ARG);
+    CHECK(EXPECT(&p->p, &geometry, &v, NULL, 9) == LQ_E_ARG);
+    bad.type = 7;
+    CHECK(EXPECT(&p->p, &geometry, &bad, &at, 9) == LQ_E_ARG);
+    CHECK(EXPECT(&p->p, &geometry, &v, &at, 0) == LQ_OK);
+    CHECK(lq_profile_expect(expected, &p->p, &geometry, &v, &at, 9, &all, work, 1 << 16) == LQ_OK);
+    CHECK(expected[0] <= 0 && expected[8] <= 0);
+    geometry.slice_count--;
+    CHECK(EXPECT(&p->p, &geometry, &v, &at, 9) == LQ_E_FORMAT);
+    geometry = g->geometry;
+    lq_profile none = p->p;
+    lq_basis basis = *p->p.dense;
+    none.dense = NULL;
+    CHECK(EXPECT(&none, &geometry, &v, &at, 9) == LQ_E_FORMAT);
+    basis.query = NULL;
+    none.dense = &basis;
+    CHECK(EXPECT(&none, &geometry, &v, &at, 9) == LQ_E_FORMAT);
+    static const float sizes[6] = {0.0f, 1e-45f, 1e-38f, 1e30f, -3e38f, 5.0f};
+    uint32_t first = g->slices[0].stream == LQ_K ? 0 : 1;
+    rows[first] = x;
+    for (size_t i = 0; i < 64 * DIMS; i++) {
+        x[i] = sizes[i % 6];
+    }
+    v.token_stride = DIMS;
+    CHECK(EXPECT(&p->p, &geometry, &v, &at, 64) == LQ_OK);
+    for (size_t t = 0; t < 64; t++) {
+        CHECK(expected[t] >= 0 && expected[t] < 1e9f);
+    }
+    static const uint32_t wrong[3] = {0x7f800000u, 0xff800000u, 0x7fc00001u};
+    for (size_t i = 0; i < 3; i++) {
+        memcpy(x + 63 * DIMS + 5 * i, &wrong[i], 4);
+        CHECK(EXPECT(&p->p, &geometry, &v, &at, 64) == LQ_E_DATA);
+        x[63 * DIMS + 5 * i] = 0;
+    }
+#undef EXPECT
+    CHECK(lq_profile_expect_bytes(&geometry, SIZE_MAX / 12) == 0);
+    free(work);
+}
+
+/* From a cache: of one whose tokens are raw the same to the bit, of others about that. */
+static void test_cache_expect(const profile *p, const group *g)
+{
+    static float of_cache[TOKENS];
+    static const int kinds[3] = {LQ_KV_RAW, LQ_KV_HOT, LQ_KV_WARM};
+    size_t tokens = 700;
+    lq_expect_desc desc = {100, 4};
+    const void *rows[SLICES_MAX];
+    lq_vectors v = group_vectors(g, rows, 0);
+    lq_kv_pack_group part = pack_group(g, p, 0);
+    CHECK(expect(p, &g->geometry, &v, tokens, &desc) == LQ_OK);
+    for (int i = 0; i < 4; i++) {
+        cache c;
+        cache_make(&c, kinds[i % 3], i == 3 ? 128 : 0, 1024);
+        size_t bytes = lq_kv_expect_bytes(&c.kv);
+        void *work = source_alloc(bytes);
+        CHECK(lq_kv_expect(&c.kv, of_cache, &part, &desc, work, bytes) == LQ_OK);
+        free(work);
+        cache_fill(&c, tokens, i == 3 ? 64 : 300);
+        bytes = lq_kv_expect_bytes(&c.kv);
+        work = source_alloc(bytes);
+        desc.sinks = 77; /* does not count */
+        CHECK(lq_kv_expect(&c.kv, of_cache, &part, &desc, work, bytes - 1) == LQ_E_SPACE);
+        CHECK(lq_kv_expect(&c.kv, of_cache, &part, &desc, work, bytes) == LQ_OK);
+        CHECK(i > 0 || memcmp(of_cache, expected, tokens * sizeof *expected) == 0);
+        double far = 0;
+        for (size_t t = 4; t < tokens && i < 3; t++) {
+            double off = fabs(log2((double)of_cache[t] / (double)expected[t]));
+            far = off > far ? off : far;
+        }
+        CHECK(far < 0.3);
+        lq_basis basis = *p->p.dense;
+        lq_profile none = p->p;
+        none.dense = &basis;
+        basis.query = NULL;
+        part.profile = &none;
+        CHECK(lq_kv_expect(&c.kv, of_cache, &part, NULL, work, bytes) == LQ_E_FORMAT);
+        part.profile = &p->p;
+        part.slice_count--;
+        CHECK(lq_kv_expect(&c.kv, of_cache, &part, NULL, work, bytes) == LQ_E_ARG);
+        part.slice_count++;
+        CHECK(lq_kv_expect(NULL, of_cache, &part, NULL, work, bytes) == LQ_E_ARG);
+        CHECK(lq_kv_expect(&c.kv, of_cache, NULL, NULL, work, bytes) == LQ_E_ARG);
+        lq_kv_view k = {NULL, 0, 0, LQ_F32};
+        k.data = k_data[0];
+        CHECK(lq_kv_append(&c.kv, 0, &k, &k, NULL, 1) == LQ_OK);
+        CHECK(lq_kv_expect(&c.kv, of_cache, &part, NULL, work, bytes) == LQ_E_RANGE);
+        free(work);
+        cache_free(&c);
+    }
+    CHECK(lq_kv_expect_bytes(NULL) == 0);
+}
+
+static void test_mix(void)
+{
+    float a[64];
+    float b[64];
+    float out[64];
+    static const float shares[4] = {0, 0.25f, 0.5f, 1};
+    static const float wrong[4] = {-1.0f, 1.1f, NAN, INFINITY};
+    for (size_t i = 0; i < 64; i++) {
+        a[i] = (float)exp2((double)(i % 8) * 10.0 - 39.9);
+        b[i] = (float)exp2((double)(i / 8) * 12.0 - 39.9);
+    }
+    for (size_t s = 0; s < 4; s++) {
+        double share = (double)shares[s];
+        CHECK(lq_weights_mix(out, a, b, shares[s], 64) == LQ_OK);
+        for (size_t i = 0; i < 64; i++) {
+            double want = (1 - share) * log2((double)a[i]) + share * log2((double)b[i]);
+            CHECK(fabs(log2((double)out[i]) - want) < 1e-4);
+        }
+        CHECK(lq_weights_mix(out, a, b, wrong[s], 64) == LQ_E_ARG);
+        float kept = b[9];
+        b[9] = s == 1 ? -1e-30f : wrong[s];
+        CHECK(lq_weights_mix(out, a, b, 0.5f, 64) == LQ_E_DATA);
+        b[9] = kept;
+    }
+    a[0] = -0.0f;
+    b[0] = 0;
+    a[1] = b[1] = 3e38f;
+    CHECK(lq_weights_mix(a, a, b, 0.5f, 64) == LQ_OK);
+    CHECK(a[0] > 0 && a[0] < 1e-12f && a[1] > 2.9e38f && a[1] < 3.1e38f);
+    CHECK(lq_weights_mix(NULL, a, b, 0.5f, 64) == LQ_E_ARG);
+    CHECK(lq_weights_mix(out, NULL, b, 0.5f, 64) == LQ_E_ARG);
+    CHECK(lq_weights_mix(out, a, NULL, 0.5f, 64) == LQ_E_ARG);
+}
+
 int main(int argc, char **argv)
 {
     void *mem = source_alloc(lq_tables_bytes());
@@ -2226,6 +2441,10 @@ int main(int argc, char **argv)
     test_cache_weights(&p, &g);
     test_cache_errors(&p, &g);
     test_cache_damage(&p, &g);
+    test_expect(&p, &g);
+    test_expect_errors(&p, &g);
+    test_cache_expect(&p, &g);
+    test_mix();
     test_few_tokens();
     test_wide();
     profile_free(&p);

@@ -64,8 +64,15 @@ if [ -f "$model" ]; then
     check "calibrate --joint" "$lm" calibrate --text bench/text/prose.txt --tokens 256 --joint \
         --passages 1 --group 3 --out "$dir/joint.lqp" --model "$model"
     check "eval joint" "$lm" eval "cold:z:k=0.6@$dir/joint.lqp" \
-        "cold:z:k=0.6,past=0.25@$dir/joint.lqp" --model "$model" --text bench/text/code.txt \
-        --resume 192:64 --passages 1 --json
+        "cold:z:k=0.6,past=0.25@$dir/joint.lqp" "cold:z:k=0.6,safe=0.2@$dir/joint.lqp" \
+        "cold:z:k=0.6,past=0.1,safe=0.1,ahead=64@$dir/joint.lqp" --model "$model" \
+        --text bench/text/code.txt --resume 192:64 --passages 1 --json
+    check "--safe, no profile" one_line "$lm" generate "x" --safe 0.2 --model "$model"
+    check "session packed, safe" "$lm" generate "The city of" --count 100 --kv hot:4 --window 8 \
+        --save "$dir/p.lqa" --profile "$dir/joint.lqp" --safe 0.2 --model "$model"
+    check "session packed, past and safe" "$lm" generate "The city of" --count 100 --kv hot:4 \
+        --window 8 --save "$dir/p.lqa" --profile "$dir/joint.lqp" --past 0.1 --safe 0.1 \
+        --model "$model"
     check "session packed" "$lm" generate "The city of" --count 100 --kv hot:4 --window 8 \
         --save "$dir/p.lqa" --profile "$dir/joint.lqp" --past 0.25 --model "$model"
     check "packed session resumed" "$lm" generate --count 5 --resume "$dir/p.lqa" \

@@ -10,6 +10,8 @@ static unsigned long long steps_done; /* bytes hashed, rows looked at, steps of 
 #include "check.h"
 #include "source.h"
 
+#include "archive.h"
+
 enum { LAYERS = SAMPLE_LAYERS, HEADS = SAMPLE_HEADS, TOKENS = SAMPLE_TOKENS, DIMS = SAMPLE_DIMS };
 enum { COUNT = SAMPLE_COUNT, SINKS = SAMPLE_SINKS, LAYER_COUNT = HEADS * TOKENS * DIMS };
 enum { TRAILER = 4, FILE_BYTES = 1 << 22, DIRECTORY_BYTES = 1 << 20 };
@@ -23,60 +25,10 @@ static lq_rope rope;
 static const uint32_t head_dims[HEADS] = {DIMS, DIMS, DIMS};
 
 /* ---- an archive being written and read ---- */
-typedef struct archive {
-    uint8_t *file;
-    uint8_t *directory;
-    lq_archive_writer writer;
-    lq_archive_reader reader;
-    void *reader_mem;
-    uint32_t rope_id;
-} archive;
-
 static void archive_start(archive *a)
 {
-    memset(a, 0, sizeof *a);
-    lq_archive_writer_desc d;
-    memset(&d, 0, sizeof d);
-    a->file = (uint8_t *)source_alloc(FILE_BYTES);
-    a->directory = (uint8_t *)source_alloc(DIRECTORY_BYTES);
-    d.mem = a->file;
-    d.mem_bytes = FILE_BYTES;
-    d.directory = a->directory;
-    d.directory_bytes = DIRECTORY_BYTES;
-    CHECK(lq_archive_writer_init(&a->writer, &d) == LQ_OK);
-    CHECK(lq_archive_add_rope(&a->writer, &rope, &a->rope_id) == LQ_OK);
-}
-
-static int read_memory(void *user, uint64_t offset, void *dst, size_t count)
-{
-    memcpy(dst, (const uint8_t *)user + (size_t)offset, count);
-    return 0;
-}
-
-static void archive_open(archive *a, int with_callback)
-{
-    lq_archive_source source;
-    size_t needed = 0;
-    memset(&source, 0, sizeof source);
-    source.size = a->writer.offset;
-    if (with_callback) {
-        source.read_fn = read_memory;
-        source.user = a->file;
-    } else {
-        source.bytes = a->file;
-    }
-    free(a->reader_mem);
-    a->reader_mem = source_alloc(1 << 20);
-    CHECK(lq_archive_open(&a->reader, &source, a->reader_mem, 1 << 20, &needed) == LQ_OK);
-    CHECK(needed <= 1 << 20);
-}
-
-static void archive_free(archive *a)
-{
-    free(a->file);
-    free(a->directory);
-    free(a->reader_mem);
-    memset(a, 0, sizeof *a);
+    archive_begin(a, FILE_BYTES, DIRECTORY_BYTES);
+    CHECK(lq_archive_add_rope(&a->writer, &rope, &a->id) == LQ_OK);
 }
 
 /* A group of `heads` heads of a layer from `head` on. */
@@ -95,7 +47,7 @@ static uint32_t add_group(archive *a, uint32_t stream, uint32_t layer, uint32_t 
         slices[i].dims = DIMS;
     }
     g.stream = stream;
-    g.rope = stream == LQ_K ? a->rope_id : LQ_ARCHIVE_NONE;
+    g.rope = stream == LQ_K ? a->id : LQ_ARCHIVE_NONE;
     g.slices = slices;
     g.slice_count = heads;
     CHECK(lq_archive_add_group(&a->writer, &g, &id) == LQ_OK);

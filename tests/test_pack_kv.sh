@@ -442,6 +442,41 @@ bad 'not a whole archive' --k "$k" --profile "$sample-k.npy"
 bad 'cannot open' --k "$k" --profile "$dir/none"
 plain 'named twice' --profile "$dir/model.lqp" --out "$dir/model.lqp"
 
+# ---- --profile of keys and values together
+"$dir/calibrate" --joint --group 2 --model sample --out "$dir/joint.lqp" >/dev/null
+"$dir/calibrate" --joint --group 1 --out "$dir/joint-1.lqp" >/dev/null
+run --profile "$dir/joint.lqp" --model sample --out "$dir/kv.lq"
+check "packs with joint profiles" [ "$code" -eq 0 ]
+check "verified with joint profiles" grep -q '^verified' "$dir/stdout"
+check "joint: half of the bytes and less" [ $((2 * $(wc -c <"$dir/kv.lq"))) -lt "$size" ]
+run --unpack "$dir/kv.lq" --profile "$dir/joint.lqp" --k "$dir/k1.npy" --v "$dir/v1.npy"
+check "unpacks with joint profiles" [ "$code" -eq 0 ]
+for s in k v; do
+    check "size of joint $s" [ "$(wc -c <"$dir/${s}1.npy")" -eq "$(wc -c <"$sample-$s.npy")" ]
+    check "sinks of joint $s are raw" cmp -s -n 640 "$dir/${s}1.npy" "$sample-$s.npy"
+done
+run --unpack "$dir/kv.lq" --profile "$dir/joint.lqp" --v "$dir/v2.npy"
+check "only the values" cmp -s "$dir/v1.npy" "$dir/v2.npy"
+run --profile "$dir/joint-1.lqp" --bits 1.2 --out "$dir/good"
+check "joint, one layer, so many bits" [ "$code" -eq 0 ]
+plain '--profile must name' --unpack "$dir/kv.lq" --k "$dir/out"
+plain 'packed with other profiles' --unpack "$dir/kv.lq" --profile "$dir/joint-1.lqp" \
+    --k "$dir/out"
+plain 'packed with other profiles' --unpack "$dir/kv.lq" --profile "$dir/model.lqp" \
+    --k "$dir/out"
+run --out "$dir/plain.lq"
+plain 'packed with other profiles' --unpack "$dir/plain.lq" --profile "$dir/joint.lqp" \
+    --k "$dir/out"
+plain "the profile is another's" --profile "$dir/joint.lqp" --model other --out "$dir/out"
+plain '--model wants' --profile "$dir/model.lqp" --model sample --out "$dir/out"
+plain 'have one step' --profile "$dir/joint.lqp" --vstep 0.5 --out "$dir/out"
+plain 'another RoPE' --profile "$dir/joint.lqp" --theta 10000 --out "$dir/out"
+bad 'both are wanted' --k "$sample-k.npy" --profile "$dir/joint.lqp"
+bad 'calibrated for another model' --k "$k" --v "$v" --profile "$dir/joint.lqp"
+npy "$dir/x" '<f2' False '3, 3, 4, 64' 4608
+cp "$dir/x" "$dir/x2"
+bad 'has no group of the heads of layer 2' --k "$dir/x" --v "$dir/x2" --profile "$dir/joint.lqp"
+
 # Archives that hold the mean and little else are no archives.
 bad 'useless and removed' --k "$sample-k.npy" --step 40
 bad 'useless and removed' --v "$sample-v.npy" --vstep 40

@@ -52,6 +52,7 @@ typedef struct lm_options {
     const char *save;
     const char *profile;
     double past;
+    double safe;
     const char *resume;
     size_t tokens;
     size_t tokens_given; /* 0: they are as the mode likes it */
@@ -97,7 +98,8 @@ static const char lm_usage[] =
     "    --resume FILE       go on with one, or with the PROMPT behind it; options as they were\n"
     "    --profile FILE.lqp  save it packed, with the profiles of calibrate --joint; also to resume\n"
     "    --step S            of packing (default 0.8), --step-v of profiles of values (0.8)\n"
-    "    --past E            finer steps for tokens that were attended to: exponent, as 0.25\n"
+    "    --past E            finer steps for what was attended to: exponent, as 0.25\n"
+    "    --safe E            for what can expect it (default 0.15, with --past 0)\n"
     "  eval [CODEC ...]    perplexity, KLD and bits of codecs (default: all rivals)\n"
     "    --text FILE         on passages of this text\n"
     "    --tokens N          a passage (default 1024)\n"
@@ -171,6 +173,7 @@ static const lm_option lm_option_list[] = {
     {"--resume", LM_OPTION_WORD, offsetof(lm_options, resume), 0, 0},
     {"--profile", LM_OPTION_WORD, offsetof(lm_options, profile), 0, 0},
     {"--past", LM_OPTION_REAL, offsetof(lm_options, past), 0, 1},
+    {"--safe", LM_OPTION_REAL, offsetof(lm_options, safe), 0, 1},
     {"--threads", LM_OPTION_SIZE, offsetof(lm_options, threads), 1, 256},
     {"--count", LM_OPTION_SIZE, offsetof(lm_options, count), 0, 1u << 24},
     {"--seed", LM_OPTION_SIZE, offsetof(lm_options, seed), 0, 0xffffffffu},
@@ -240,6 +243,7 @@ static void lm_options_read(lm_options *o, int argc, char **argv)
     o->seed = LM_UNSET;
     o->temperature = -1.0;
     o->step = -1.0;
+    o->safe = -1.0;
     o->mode = argv[1];
     o->beta = 0.5;
     o->words = (const char **)lm_alloc(4 * (size_t)argc, sizeof *o->words);
@@ -745,6 +749,7 @@ static void lm_packing_open(lm_packing *p, const lm_model *m, const lm_options *
     memset(p, 0, sizeof *p);
     if (o->profile == NULL) {
         if (o->past > 0.0) lm_fail("--past wants --profile");
+        if (o->safe > 0.0) lm_fail("--safe wants --profile");
         return;
     }
     if (o->save == NULL && o->resume == NULL) {
@@ -754,6 +759,9 @@ static void lm_packing_open(lm_packing *p, const lm_model *m, const lm_options *
     p->step = o->step;
     p->step_v = o->step_v > 0.0 ? o->step_v : 0.8;
     p->past = o->past;
+    p->asked = o->safe > 0.0;
+    p->safe = o->safe >= 0.0 ? o->safe : o->past > 0.0 ? 0.0 : 0.15;
+    if (p->past + p->safe > 1.0) lm_fail("--past and --safe: together at most 1");
 }
 
 /* Saves the session and tells its bytes. */

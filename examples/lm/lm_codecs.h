@@ -58,7 +58,9 @@ typedef struct lm__library {
     int quantizer;
     int bits;
     double step[2]; /* of keys, relative to lm__unit; of values, to the gain */
-    double past;    /* 0, or the exponent by which tokens that got attention have finer steps */
+    double past;    /* 0, or the exponent by which tokens that got attention have finer steps, */
+    double safe;    /* or such as can expect it, */
+    uint32_t ahead; /* of queries so far ahead; 0: as the library says */
     int refit;      /* a calibrated profile */
     int own;        /* the profiles are the sequence's */
     int undo_rope;
@@ -348,19 +350,29 @@ static int lm__whole_group(lm__library *l, lm__pack *p, const lm__group *g, uint
     return status ? status : lq_archive_add_profile(&p->writer, &name, NULL);
 }
 
-/* Weights of a group: attention mass, averaged over its layers. */
-static const float *lm__whole_weights(const lm__library *l, lm__pack *p, const lm__group *g,
-                                      const lm_whole *w)
+/* Weights of a group: attention mass, averaged over its layers, or what is expected, or both. */
+static int lm__whole_weights(lm__library *l, lm__pack *p, const lm__group *g, const lm_whole *w,
+                             const lq_vectors *src, const lq_positions *positions)
 {
     size_t i, t;
-    if (!(l->past > 0.0)) return NULL;
-    memset(p->weights, 0, w->chunk.tokens * sizeof *p->weights);
-    for (i = 0; i < g->run_count; i++) {
-        for (t = 0; t < w->chunk.tokens; t++) {
+    size_t tokens = w->chunk.tokens;
+    lq_expect_desc d = {0, 0};
+    d.ahead = l->ahead;
+    memset(p->weights, 0, tokens * sizeof *p->weights);
+    for (i = 0; i < g->run_count && l->past > 0.0; i++) {
+        for (t = 0; t < tokens; t++) {
             p->weights[t] += w->mass[g->runs[i] / l->kv_heads * w->mass_stride + t];
         }
     }
-    return p->weights;
+    if (!(l->safe > 0.0)) return LQ_OK;
+    float *expected = l->past > 0.0 ? p->weights + tokens : p->weights;
+    lm__grow(&p->workspace, &p->workspace_bytes, lq_profile_expect_bytes(&g->geometry, tokens));
+    int status = lq_profile_expect(expected, g->calibrated, &g->geometry, src, positions, tokens,
+                                   &d, p->workspace, p->workspace_bytes);
+    if (status == LQ_E_FORMAT) l->fault = "safe=: the profiles were calibrated without queries";
+    if (status || !(l->past > 0.0)) return status;
+    return lq_weights_mix(p->weights, p->weights, expected, (float)(l->safe / (l->past + l->safe)),
+                          tokens);
 }
 
 static int lm__whole_pack(lm__library *l, lm__pack *p, const lm_whole *w)
@@ -399,8 +411,12 @@ static int lm__whole_pack(lm__library *l, lm__pack *p, const lm_whole *w)
         pack.step = (float)l->step[g->geometry.stream == LQ_V];
         pack.profile = g->calibrated;
         pack.profile_id = (uint32_t)i;
-        pack.weights = lm__whole_weights(l, p, g, w);
-        pack.exponent = (float)l->past;
+        if (l->past + l->safe > 0.0) {
+            status = lm__whole_weights(l, p, g, w, &src, &positions);
+            if (status) break;
+            pack.weights = p->weights;
+            pack.exponent = (float)(l->past + l->safe);
+        }
         status = lq_archive_pack_check(&p->writer, &pack, &l->fault);
         lm__grow(&p->workspace, &p->workspace_bytes, lq_archive_pack_workspace_bytes(&pack));
         status = status ? status
@@ -448,7 +464,7 @@ static const char *lm__library_whole(void *state, lm_whole *w, lm_bill *bill)
     lm__library *l = (lm__library *)state;
     lm__pack p;
     memset(&p, 0, sizeof p);
-    p.weights = (float *)lm_alloc(w->chunk.tokens, sizeof *p.weights);
+    p.weights = (float *)lm_alloc(2 * w->chunk.tokens, sizeof *p.weights);
     int status = lm__whole_pack(l, &p, w);
     if (!status) {
         bill->shared_bytes += p.writer.offset;
@@ -486,6 +502,14 @@ static int lm__library_word(lm__library *l, const char *word, size_t count)
         l->past = strtod(word + 5, &end);
         return end == word + count && l->past > 0.0 && l->past <= 1.0;
     }
+    if (count > 5 && memcmp(word, "safe=", 5) == 0) {
+        l->safe = strtod(word + 5, &end);
+        return end == word + count && l->safe > 0.0 && l->safe <= 1.0;
+    }
+    if (count > 6 && memcmp(word, "ahead=", 6) == 0) {
+        l->ahead = (uint32_t)strtod(word + 6, &end);
+        return end == word + count && l->ahead > 0;
+    }
     if (count == 5 && memcmp(word, "own=", 4) == 0) {
         l->own = word[4] == '1';
         return word[4] == '0' || word[4] == '1';
@@ -511,15 +535,17 @@ static const char *lm__library_parse(lm__library *l, const char *spec)
         size_t count = strcspn(++at, ":,@");
         if (!lm__library_word(l, at, count)) {
             return "words are z, d4, e8, e8r, k=STEP, v=STEP, for fixed 2, 3, 4 or 8, "
-                   "and before @FILE refit=1, own=1, past=EXPONENT";
+                   "and before @FILE refit=1, own=1, past=EXPONENT, safe=EXPONENT, ahead=TOKENS";
         }
         at += count;
     }
     if (calibrated && (l->page == LQ_PAGE_FIXED || !at[1])) {
         return "a file of profiles is for cold and warm: cold:z:k=0.7,v=0.6@FILE";
     }
-    return (l->refit || l->own || l->past > 0.0) && !calibrated
-               ? "refit=1, own=1 and past= are for profiles of a file: SPEC@FILE"
+    if (l->past + l->safe > 1.0) return "past= and safe=: together at most 1";
+    if (l->ahead && !(l->safe > 0.0)) return "ahead= goes with safe=";
+    return (l->refit || l->own || l->past + l->safe > 0.0) && !calibrated
+               ? "refit=1, own=1, past= and safe= are for profiles of a file: SPEC@FILE"
                : NULL;
 }
 
@@ -608,8 +634,8 @@ static const char *lm__library_open(lm_codec *codec, const char *spec, const lm_
     l->runs_total = runs;
     if (l->profiles && l->undo_rope && !l->refit && !l->own) {
         codec->whole = lm__library_whole;
-    } else if (l->past > 0.0) {
-        return "past= goes with cold: and without refit=1 and own=1";
+    } else if (l->past + l->safe > 0.0) {
+        return "past= and safe= go with cold: and without refit=1 and own=1";
     }
     lm_rope_of(&l->rope, g);
     l->tables_memory = lm_alloc(lq_tables_bytes(), 1);

@@ -13,12 +13,16 @@
 /* How a session is packed.
      profiles  calibrated for the model (lm calibrate), whose groups its slices make
      step      of the keys (and of groups of both), step_v of values
-     past      0, or the exponent of the attention that tokens got */
+     past      0, or the exponent of the attention that tokens got,
+     safe      and of that which they can expect
+     asked     for that; else profiles without queries do without */
 typedef struct lm_packing {
     lm_profiles *profiles;
     double step;
     double step_v;
     double past;
+    double safe;
+    int asked;
 } lm_packing;
 
 enum { LM_SESSION_FIELDS = 13, LM_SESSION_SPEC = 64 };
@@ -130,8 +134,8 @@ static int lm__session_write(void *user, const void *bytes, size_t count)
     return fwrite(bytes, 1, count, (FILE *)user) != count;
 }
 
-/* Weights of a group: the attention mass of its layers. */
-static float *lm__session_weights(const lm_model *m, const lm_live *live,
+/* The attention mass of a group's layers. */
+static float *lm__session_past(const lm_model *m, const lm_live *live,
                                   const lm_profile_group *group)
 {
     size_t tokens = lq_kv_tokens(&live->kv);
@@ -149,7 +153,42 @@ static float *lm__session_weights(const lm_model *m, const lm_live *live,
     return weights;
 }
 
-/* What lq_kv_pack is told; lm__session_unpacked frees it. */
+/* What a group's tokens can expect, or NULL. */
+static float *lm__session_safe(const lm_live *live, const lq_kv_pack_group *group, int asked)
+{
+    float *weights = (float *)lm_alloc(lq_kv_tokens(&live->kv), sizeof *weights);
+    size_t bytes = lq_kv_expect_bytes(&live->kv);
+    void *work = lm_alloc(bytes, 1);
+    int status = lq_kv_expect(&live->kv, weights, group, NULL, work, bytes);
+    if (status == LQ_E_FORMAT && !asked) {
+        free(weights);
+        weights = NULL;
+    } else if (status) {
+        lm_fail("--safe: %s", status == LQ_E_FORMAT ? "the profiles were calibrated without queries"
+                                                    : lq_status_string(status));
+    }
+    free(work);
+    return weights;
+}
+
+/* Weights of a group, or NULL. */
+static float *lm__session_weights(const lm_packing *packing, const lm_model *m,
+                                  const lm_live *live, const lm_profile_group *from,
+                                  const lq_kv_pack_group *group)
+{
+    float *past = packing->past > 0.0 && live->mass ? lm__session_past(m, live, from) : NULL;
+    float *safe = packing->safe > 0.0 ? lm__session_safe(live, group, packing->asked)
+                                       : NULL;
+    if (past == NULL || safe == NULL) return past != NULL ? past : safe;
+    if (lq_weights_mix(past, past, safe, (float)(packing->safe / (packing->past + packing->safe)),
+                       lq_kv_tokens(&live->kv))) {
+        lm_fail("the weights of the session's tokens make no sense");
+    }
+    free(safe);
+    return past;
+}
+
+/* What lq_kv_pack is told; lm__session_ungroup frees it. */
 static void lm__session_groups(lq_kv_pack_desc *pack, const lm_packing *packing, const lm_model *m,
                                const lm_live *live)
 {
@@ -169,13 +208,11 @@ static void lm__session_groups(lq_kv_pack_desc *pack, const lm_packing *packing,
         groups[g].slice_count = from->run_count;
         groups[g].profile = &from->profile;
         groups[g].step = (float)(from->stream == LQ_V ? packing->step_v : packing->step);
-        if (packing->past > 0.0 && live->mass != NULL) {
-            groups[g].weights = lm__session_weights(m, live, from);
-        }
+        groups[g].weights = lm__session_weights(packing, m, live, from, &groups[g]);
     }
     pack->groups = groups;
     pack->group_count = p->group_count;
-    pack->exponent = (float)packing->past;
+    pack->exponent = (float)((live->mass != NULL ? packing->past : 0.0) + packing->safe);
 }
 
 static void lm__session_ungroup(const lq_kv_pack_desc *pack)

@@ -2952,6 +2952,12 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #define LQ__WORK(n) ((void)0)
 #endif
 
+#if defined(__cplusplus)
+#define LQ__ZEROS {} /* of a struct */
+#else
+#define LQ__ZEROS {0}
+#endif
+
 #define LQ__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LQ__MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -2962,104 +2968,81 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #define LQ__AS_STORED 0
 #endif
 
-#if LQ__AS_STORED /* the same as below; compilers have less to do */
+/* A number whose bytes in memory are little-endian, as a number of this machine; and back, which is
+   the same. */
+#define LQ__LITTLE(bits)                                             \
+    LQ__INLINE uint##bits##_t lq__little##bits(uint##bits##_t value) \
+    {                                                                \
+        uint64_t number = 0;                                         \
+        uint8_t byte[bits / 8];                                      \
+        memcpy(byte, &value, bits / 8);                              \
+        for (int i = 0; i < bits / 8 && !LQ__AS_STORED; i++) {       \
+            number |= (uint64_t)byte[i] << 8 * i;                    \
+        }                                                            \
+        return LQ__AS_STORED ? value : (uint##bits##_t)number;       \
+    }
+LQ__LITTLE(16)
+LQ__LITTLE(32)
+LQ__LITTLE(64)
+#undef LQ__LITTLE
+
 LQ__INLINE uint16_t lq__load16(const uint8_t *p)
 {
     uint16_t v;
     memcpy(&v, p, 2);
-    return v;
+    return lq__little16(v);
 }
 
 LQ__INLINE uint32_t lq__load32(const uint8_t *p)
 {
     uint32_t v;
     memcpy(&v, p, 4);
-    return v;
+    return lq__little32(v);
 }
 
 LQ__INLINE uint64_t lq__load64(const uint8_t *p)
 {
     uint64_t v;
     memcpy(&v, p, 8);
-    return v;
+    return lq__little64(v);
 }
 
 LQ__INLINE void lq__store16(uint8_t *p, uint32_t v)
 {
-    uint16_t low = (uint16_t)v;
+    uint16_t low = lq__little16((uint16_t)v);
     memcpy(p, &low, 2);
 }
 
 LQ__INLINE void lq__store32(uint8_t *p, uint32_t v)
 {
+    v = lq__little32(v);
     memcpy(p, &v, 4);
 }
 
 LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
 {
+    v = lq__little64(v);
     memcpy(p, &v, 8);
 }
-#else
-LQ__INLINE uint16_t lq__load16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | (uint32_t)p[1] << 8);
-}
 
-LQ__INLINE uint32_t lq__load32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-LQ__INLINE uint64_t lq__load64(const uint8_t *p)
-{
-    return lq__load32(p) | (uint64_t)lq__load32(p + 4) << 32;
-}
-
-LQ__INLINE void lq__store16(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
-}
-
-LQ__INLINE void lq__store32(uint8_t *p, uint32_t v)
-{
-    lq__store16(p, v);
-    lq__store16(p + 2, v >> 16);
-}
-
-LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
-{
-    lq__store32(p, (uint32_t)v);
-    lq__store32(p + 4, (uint32_t)(v >> 32));
-}
-#endif
-
-/* `count` numbers of `size` bytes (2 or 4) in this machine's order, as little-endian bytes. */
+/* `count` numbers of `size` bytes (2 or 4) in this machine's order, as little-endian bytes; and
+   back, which is the same. */
 LQ__STATIC void lq__store_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
 {
-    for (size_t i = 0; i < count && size == 4; i++) {
-        uint32_t u;
-        memcpy(&u, src + 4 * i, 4);
-        lq__store32(dst + 4 * i, u);
-    }
-    for (size_t i = 0; i < count && size == 2; i++) {
-        uint16_t h;
-        memcpy(&h, src + 2 * i, 2);
-        lq__store16(dst + 2 * i, h);
+    for (size_t i = 0; i < count * size; i += size) {
+        if (size == 4) {
+            uint32_t u = lq__load32(src + i);
+            memcpy(dst + i, &u, 4);
+        } else {
+            uint16_t h = lq__load16(src + i);
+            memcpy(dst + i, &h, 2);
+        }
     }
 }
 
-/* And back. */
-LQ__STATIC void lq__load_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
+LQ__INLINE void lq__load_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
 {
-    for (size_t i = 0; i < count && size == 4; i++) {
-        uint32_t u = lq__load32(src + 4 * i);
-        memcpy(dst + 4 * i, &u, 4);
-    }
-    for (size_t i = 0; i < count && size == 2; i++) {
-        uint16_t h = lq__load16(src + 2 * i);
-        memcpy(dst + 2 * i, &h, 2);
-    }
+    lq__store_numbers(dst, src, count, size);
 }
 
 LQ__INLINE uint32_t lq__bits_of_f32(float f)
@@ -3120,34 +3103,79 @@ LQ__INLINE uint64_t lq__align_up(uint64_t x, uint64_t align) /* align a power of
     return (x + align - 1) & ~(align - 1);
 }
 
-/* ---- an arena: pieces of memory that the caller gives ---- */
-/* A stack of pieces in the caller's workspace, each at a multiple of 64. */
+/* ---- an arena: pieces of memory that the caller gives ----
+   A routine that lays out a block or a workspace takes its pieces in turn, each at a multiple of
+   64. Its size function runs the same routine dry: `at` is NULL, nothing lies anywhere, and the
+   pieces are only counted. When more is taken than there is, or can be, nothing is left. */
 typedef struct lq__arena {
     uint8_t *at;
     size_t left;
 } lq__arena;
 
-LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+#define LQ__ARENA_DRY (SIZE_MAX / 128 * 64) /* left at first; no memory has so much */
+
+LQ__STATIC lq__arena lq__arena_dry(void)
 {
-    void *p = a->at;
-    bytes = lq__align64(bytes);
-    if (!a->at || bytes > a->left) {
-        a->at = NULL;
-        a->left = 0;
-        return NULL;
-    }
-    a->at += bytes;
-    a->left -= bytes;
-    return p;
+    lq__arena a = {NULL, LQ__ARENA_DRY};
+    return a;
+}
+
+/* Up to a multiple of 64, from where the pieces begin. */
+LQ__INLINE uint8_t *lq__align_mem(const void *mem)
+{
+    return (uint8_t *)(uintptr_t)mem + ((0 - (uintptr_t)mem) & 63);
 }
 
 LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
 {
-    lq__arena a;
     size_t skip = (0 - (size_t)(uintptr_t)mem) & 63;
-    a.at = mem && bytes >= skip ? (uint8_t *)mem + skip : NULL;
-    a.left = a.at ? bytes - skip : 0;
+    lq__arena a = {NULL, 0};
+    if (mem && bytes >= skip) {
+        a.at = (uint8_t *)mem + skip;
+        a.left = bytes - skip;
+    }
     return a;
+}
+
+/* Takes so many bytes; NULL: there are not so many, or the arena is dry. */
+LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+{
+    uint8_t *p = a->at;
+    size_t whole = lq__align64(bytes);
+    if (bytes > a->left || whole > a->left) {
+        a->at = NULL;
+        a->left = 0;
+        return NULL;
+    }
+    a->at = p ? p + whole : NULL;
+    a->left -= whole;
+    return p;
+}
+
+LQ__STATIC void *lq__arena_array(lq__arena *a, size_t count, size_t size)
+{
+    size_t bytes;
+    return lq__arena_take(a, lq__mul_ok(&bytes, count, size) ? bytes : SIZE_MAX);
+}
+
+/* What a dry arena has counted: a multiple of 64. */
+LQ__INLINE size_t lq__arena_used(const lq__arena *a)
+{
+    return LQ__ARENA_DRY - a->left;
+}
+
+/* Memory for it, wherever that begins; 0: there cannot be so much. */
+LQ__INLINE size_t lq__arena_bytes(const lq__arena *a)
+{
+    return a->left ? lq__arena_used(a) + 63 : 0;
+}
+
+/* An array of a dry arena, for blocks that are addressed by offsets: where it begins. */
+LQ__STATIC size_t lq__arena_offset(lq__arena *a, size_t count, size_t size)
+{
+    size_t at = lq__arena_used(a);
+    (void)lq__arena_array(a, count, size);
+    return at;
 }
 
 /* ---- integer mathematics: the same result on every CPU, compiler and flag set ---- */
@@ -4297,10 +4325,10 @@ LQ__INLINE int lq__told(const char **message, const char *why, int status)
     return why ? status : LQ_OK;
 }
 
-/* The same inside: why is not NULL. */
+/* The same inside: the text goes to why, which may be NULL. */
 LQ__INLINE int lq__refuse(const char **why, int status, const char *text)
 {
-    *why = text;
+    if (why) *why = text;
     return status;
 }
 
@@ -10992,22 +11020,14 @@ LQ__STATIC void lq__dead_rows_clear(const lq_rans_plan *plan, int16_t *values)
     }
 }
 
-/* Aligned start of the workspace, NULL if it is too small. */
-LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, size_t need)
-{
-    if (workspace_bytes < need) return NULL;
-    return (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
-}
-
 LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
     const lq__rans_encoder *kernels = &lq__rans_encoders[lq__cpu_level()];
     int result = LQ_OK;
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) return LQ_E_ARG;
-    uint8_t *at = lq__rans_workspace(workspace, workspace_bytes,
-                                     lq_rans_plan_workspace_bytes(plan, page_count));
-    if (!at) return LQ_E_SPACE;
+    if (workspace_bytes < lq_rans_plan_workspace_bytes(plan, page_count)) return LQ_E_SPACE;
+    uint8_t *at = lq__align_mem(workspace);
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
     uint8_t *copies = at + lq_rans_workspace_bytes(plan->rows, page_count) - 63;
     lq__rans_flow *flows = (lq__rans_flow *)(void *)at;
@@ -11072,11 +11092,9 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     int result = LQ_OK;
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) return LQ_E_ARG;
-    uint8_t *at = lq__rans_workspace(workspace, workspace_bytes,
-                                     lq__rans_decode_bytes(plan->rows, page_count));
-    if (!at) return LQ_E_SPACE;
+    if (workspace_bytes < lq__rans_decode_bytes(plan->rows, page_count)) return LQ_E_SPACE;
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
-    lq__rans_flow *flows = (lq__rans_flow *)(void *)at;
+    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__align_mem(workspace);
     for (size_t i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT];
         size_t n = 0;
@@ -11120,9 +11138,10 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
                                 void *workspace, size_t workspace_bytes)
 {
     const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
-    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(
-        workspace, workspace_bytes, lq__rans_decode_bytes(plan->rows, LQ__FLIGHT));
-    int status = !flows ? LQ_E_INTERNAL : tables->table ? LQ_OK : LQ_E_SPACE;
+    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__align_mem(workspace);
+    int status = workspace_bytes < lq__rans_decode_bytes(plan->rows, LQ__FLIGHT) ? LQ_E_INTERNAL
+                 : tables->table                                                 ? LQ_OK
+                                                                                 : LQ_E_SPACE;
     *count = 0;
     for (size_t g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
         status = lq__decode_begin(kernels, plan, flows, LQ__FLIGHT, g, &pages[g]);
@@ -11541,6 +11560,18 @@ LQ__INLINE int32_t lq__key_room(const lq_geometry *g)
     return g->basis != LQ_BASIS_HADAMARD ? 5 : 0;
 }
 
+/* Bytes from a token's vector of a slice of so many dims to the next, and where one lies. */
+LQ__INLINE size_t lq__vector_stride(const lq_vectors *src, size_t dims)
+{
+    return (src->token_stride ? src->token_stride : dims) * lq_type_bytes(src->type);
+}
+
+LQ__INLINE const uint8_t *lq__vector_at(const lq_vectors *src, uint32_t s, size_t dims,
+                                        size_t token)
+{
+    return (const uint8_t *)src->slices[s] + token * lq__vector_stride(src, dims);
+}
+
 /* Loads a slice of K, eight tokens at a time. */
 LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *g, uint32_t s,
                             size_t first, size_t tokens, lq__scale scale)
@@ -11549,8 +11580,8 @@ LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *
     int type = from->src->type;
     size_t element = lq_type_bytes(type);
     size_t dims = g->slice_dims[s];
-    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * element;
-    const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
+    size_t stride = lq__vector_stride(from->src, dims);
+    const uint8_t *v = lq__vector_at(from->src, s, dims, first);
     int32_t room = lq__key_room(g);
     int32_t x[8 * 64];
     memset(x, 0, sizeof x);
@@ -11593,14 +11624,12 @@ LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *
 LQ__STATIC int lq__keys_load(lq__source *from, const lq_geometry *g, uint32_t s, size_t first,
                              size_t tokens, lq__scale scale)
 {
-    int type = from->src->type;
-    size_t dims = g->slice_dims[s];
-    size_t element = lq_type_bytes(type);
-    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * element;
-    const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
+    uint32_t dims = g->slice_dims[s];
     int status = LQ_OK;
-    for (size_t t = 0; t < tokens && !status; t++, v += stride) {
-        status = lq__load_vector(NULL, from, lq__key_room(g), g->slice_dims[s], v, type, scale);
+    for (size_t t = 0; t < tokens && !status; t++) {
+        status =
+            lq__load_vector(NULL, from, lq__key_room(g), dims,
+                            lq__vector_at(from->src, s, dims, first + t), from->src->type, scale);
     }
     return status;
 }
@@ -11614,9 +11643,7 @@ LQ__STATIC void lq__gather(float *left, float *whole, const lq__source *from,
     int type = from->src->type;
     for (; s < end; s++) {
         size_t dims = g->slice_dims[s];
-        size_t stride = from->src->token_stride ? from->src->token_stride : dims;
-        const uint8_t *v =
-            (const uint8_t *)from->src->slices[s] + token * stride * lq_type_bytes(type);
+        const uint8_t *v = lq__vector_at(from->src, s, dims, token);
         kernels->load_row(whole, v, dims, type);
         if (center) {
             kernels->center_row(left, v, type, center, dims);
@@ -11653,9 +11680,7 @@ LQ__STATIC int lq__load_values(int32_t *rows, int16_t *gains, lq__source *from,
     size_t t;
     for (t = 0; t < tokens && !status; t++) {
         float *left = center ? from->vector : NULL;
-        size_t stride = from->src->token_stride ? from->src->token_stride : dims;
-        const uint8_t *v =
-            (const uint8_t *)from->src->slices[s] + (first + t) * stride * lq_type_bytes(type);
+        const uint8_t *v = lq__vector_at(from->src, s, dims, first + t);
         int of = many ? LQ_F32 : type;
         int32_t gain = 0;
         if (many) {
@@ -17444,17 +17469,14 @@ LQ__STATIC int lq__archive_rope_fault(const lq_rope *rope, const char **why)
 
 LQ_API int lq_archive_rope_check(const lq_rope *rope, const char **message)
 {
-    const char *why;
-    int status = lq__archive_rope_fault(rope, &why);
-    return lq__told(message, why, status);
+    return lq__archive_rope_fault(rope, message);
 }
 
 LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
-    const char *why;
-    status = lq__archive_rope_fault(rope, &why);
+    status = lq__archive_rope_fault(rope, NULL);
     if (status) return status;
     if (writer->rope_count >= LQ__ARCHIVE_ROPE_NONE) return LQ_E_RANGE;
     uint8_t *p = lq__record_add(writer, LQ__RECORD_ROPE, 0, LQ__ROPE_FIXED + 2 * rope->rotary_dims);
@@ -17519,9 +17541,7 @@ LQ__STATIC int lq__group_fault(const lq_archive_writer *writer, const lq_archive
 LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
                                   const lq_archive_group_desc *group, const char **message)
 {
-    const char *why;
-    int status = lq__group_fault(writer, group, &why);
-    return lq__told(message, why, status);
+    return lq__group_fault(writer, group, message);
 }
 
 LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_group_desc *group,
@@ -17529,8 +17549,7 @@ LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_grou
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
-    const char *why;
-    status = lq__group_fault(writer, group, &why);
+    status = lq__group_fault(writer, group, NULL);
     if (status) return status;
     int long_form = group->stream == LQ_KV;
     for (size_t i = 0; i < group->slice_count; i++) {
@@ -17652,37 +17671,29 @@ LQ__INLINE uint64_t lq__order_bytes(uint32_t tokens)
     return ((uint64_t)tokens + 1) / 2 + lq__run_pages(tokens, 64);
 }
 
-/* Tokens that page `page` of an ordered run holds. */
-LQ__INLINE uint32_t lq__ordered_tokens(uint32_t tokens, uint32_t page)
+/* The page in its block that an order puts token t in: a byte a token, or (packed) half of one. */
+LQ__INLINE uint32_t lq__order_at(const uint8_t *order, int packed, uint32_t t)
 {
-    return LQ__MIN(64u, tokens - page * 64);
+    return packed ? order[t / 2] >> t % 2 * 4 & 15u : order[t];
 }
 
-/* Whether a block's counts of tokens a page are what the manual says; `tokens` of it, from page
-   `first` on, in a run of so many pages and tokens. */
-LQ__STATIC int lq__block_counts_ok(const uint32_t counts[LQ_ARCHIVE_BLOCK], uint32_t run_tokens,
-                                   uint32_t first)
-{
-    uint32_t pages = lq__run_pages(run_tokens, 64);
-    int ok = 1;
-    for (uint32_t i = 0; i < LQ_ARCHIVE_BLOCK; i++) {
-        ok &= counts[i] == (first + i < pages ? lq__ordered_tokens(run_tokens, first + i) : 0);
-    }
-    return ok;
-}
-
-/* Whether an order puts as many tokens into each page as it holds. */
-LQ__STATIC int lq__order_ok(const uint8_t *order, uint32_t tokens)
+/* Whether an order puts as many tokens into each page as the manual says: 64, into the last one
+   what is left. */
+LQ__STATIC int lq__order_ok(const uint8_t *order, int packed, uint32_t tokens)
 {
     int ok = 1;
     for (uint32_t first = 0; first < tokens && ok; first += LQ__BLOCK_TOKENS) {
         uint32_t counts[LQ_ARCHIVE_BLOCK] = {0};
         uint32_t end = first + LQ__MIN(tokens - first, (uint32_t)LQ__BLOCK_TOKENS);
-        for (uint32_t t = first; t < end && ok; t++) {
-            ok = order[t] < LQ_ARCHIVE_BLOCK;
-            counts[order[t] & (LQ_ARCHIVE_BLOCK - 1)]++;
+        for (uint32_t t = first; t < end; t++) {
+            uint32_t page = lq__order_at(order, packed, t);
+            ok &= page < LQ_ARCHIVE_BLOCK;
+            counts[page % LQ_ARCHIVE_BLOCK]++;
         }
-        ok = ok && lq__block_counts_ok(counts, tokens, first / 64);
+        for (uint32_t i = 0, left = end - first; i < LQ_ARCHIVE_BLOCK; i++) {
+            ok &= counts[i] == LQ__MIN(left, 64u);
+            left -= LQ__MIN(left, 64u);
+        }
     }
     return ok;
 }
@@ -17730,7 +17741,7 @@ LQ__STATIC int lq__run_fault(const lq_archive_writer *writer, const lq_archive_r
     if (run->order && lq__run_tokens_per_page(run) != 64) {
         return lq__refuse(why, LQ_E_ARG, "tokens_per_page: not 64, beside an order");
     }
-    if (run->order && !lq__order_ok(run->order, run->token_count)) {
+    if (run->order && !lq__order_ok(run->order, 0, run->token_count)) {
         return lq__refuse(why, LQ_E_ARG, "order: not 64 tokens of a block to each of its pages");
     }
     if (run->page_steps && !run->order) {
@@ -17751,9 +17762,7 @@ LQ__STATIC int lq__run_fault(const lq_archive_writer *writer, const lq_archive_r
 LQ_API int lq_archive_run_check(const lq_archive_writer *writer, const lq_archive_run_desc *run,
                                 const char **message)
 {
-    const char *why;
-    int status = lq__run_fault(writer, run, &why);
-    return lq__told(message, why, status);
+    return lq__run_fault(writer, run, message);
 }
 
 /* Returns the end of what it stored. */
@@ -17790,8 +17799,7 @@ LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
-    const char *why;
-    status = lq__run_fault(writer, run, &why);
+    status = lq__run_fault(writer, run, NULL);
     if (status) return status;
     size_t start = writer->directory_used;
     uint32_t form = lq__positions_form(run);
@@ -17977,7 +17985,6 @@ typedef struct lq__pack {
     lq_profile calibrated;
     uint8_t *dense_file;
     void *dense_mem;
-    size_t dense_bytes;
     void *klt_mem;
     void *klt_workspace;
 } lq__pack;
@@ -17992,81 +17999,81 @@ LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
     return g;
 }
 
-/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the
-   basis. */
+/* What packing needs besides the codec's: sums and workspaces of a fit and (0: none is made) of a
+   calibration, its file form, its basis; pages that are gathered by weight. */
 typedef struct lq__pack_sizes {
+    size_t dims;
+    size_t slices;
+    size_t rows;
+    size_t fit;
+    size_t fit_workspace;
     size_t klt;
-    size_t workspace;
+    size_t klt_workspace;
     size_t file;
     size_t dense;
+    int weighed;
 } lq__pack_sizes;
 
 LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
 {
-    lq__pack_sizes s;
-    memset(&s, 0, sizeof s);
-    if (!d->calibrate) return s;
-    lq_klt klt;
-    memset(&klt, 0, sizeof klt);
-    lq_profile p;
-    memset(&p, 0, sizeof p);
+    lq__pack_sizes s = LQ__ZEROS;
+    lq_geometry g = lq__pack_geometry(d);
+    s.dims = lq_geometry_dims(&g);
+    s.slices = g.slice_count;
+    s.rows = lq_geometry_rows(&g);
+    s.fit = lq_fit_bytes(&g);
+    s.fit_workspace = lq_fit_workspace_bytes(&g);
+    s.weighed = d->weights != NULL;
+    if (!d->calibrate || s.rows == 0) return s;
+    lq_klt klt = LQ__ZEROS;
+    lq_profile p = LQ__ZEROS;
     klt.geometry = lq__klt_geometry(&d->geometry);
     p.stream = d->geometry.stream;
     p.slice_count = d->geometry.slice_count;
-    p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
+    p.dims = (uint32_t)s.dims;
     p.gains = lq__gains_of(&d->geometry);
     s.klt = lq_klt_bytes(&klt.geometry);
-    s.workspace =
+    s.klt_workspace =
         LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
     s.file = lq_klt_profile_bound(&klt);
     s.dense = lq__dense_place_of(NULL, &p, p.dims).bytes;
     return s;
 }
 
-/* Room for the tokens of the pages in flight, of any type. */
-LQ__INLINE size_t lq__gathered_bytes(const lq_geometry *g)
+LQ__STATIC void lq__pack_place(lq__pack *p, lq__arena *a, const lq__pack_sizes *s)
 {
-    return lq_geometry_dims(g) * LQ__IN_FLIGHT * LQ__TOKENS * 4;
-}
-
-LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
-{
-    const lq_geometry *g = &p->geometry;
-    lq__pack_sizes s = lq__pack_sizes_of(p->desc);
-    p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
-    p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
-    p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
-    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
+    p->sizes = lq__codec_sizes_of(s->dims, s->slices, LQ__IN_FLIGHT);
+    p->fit_mem = lq__arena_take(a, s->fit);
+    p->fit_workspace = lq__arena_take(a, s->fit_workspace);
+    p->profile_mem = lq__arena_take(a, lq_profile_bytes(s->rows));
+    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(s->rows));
     p->codec_mem = lq__arena_take(a, p->sizes.codec);
     p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
-    p->klt_mem = lq__arena_take(a, s.klt);
-    p->klt_workspace = lq__arena_take(a, s.workspace);
-    p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
-    p->dense_mem = lq__arena_take(a, s.dense);
-    p->dense_bytes = s.dense;
-    if (p->desc->weights) {
+    p->klt_mem = lq__arena_take(a, s->klt);
+    p->klt_workspace = lq__arena_take(a, s->klt_workspace);
+    p->dense_file = (uint8_t *)lq__arena_take(a, s->file);
+    p->dense_mem = lq__arena_take(a, s->dense);
+    if (s->weighed) {
         p->sorter = (lq__sorter *)lq__arena_take(a, sizeof(lq__sorter));
-        p->gathered = (uint8_t *)lq__arena_take(a, lq__gathered_bytes(g));
-        p->gathered_slices = (const void **)lq__arena_take(a, g->slice_count * sizeof(void *));
+        p->gathered = (uint8_t *)lq__arena_take(a, s->dims * LQ__IN_FLIGHT * LQ__TOKENS * 4);
+        p->gathered_slices = (const void **)lq__arena_take(a, s->slices * sizeof(void *));
     }
     p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
-    return p->pages ? LQ_OK : LQ_E_SPACE;
+}
+
+LQ__STATIC size_t lq__pack_bytes(const lq__pack_sizes *s)
+{
+    lq__pack p;
+    lq__arena a = lq__arena_dry();
+    lq__pack_place(&p, &a, s);
+    return lq__arena_bytes(&a);
 }
 
 LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
 {
-    size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
-    if (rows == 0) return 0;
-    lq_geometry g = lq__pack_geometry(desc);
-    lq__codec_sizes s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
-    lq__pack_sizes c = lq__pack_sizes_of(desc);
-    return 64 * 15 +
-           (desc->weights ? sizeof(lq__sorter) + lq__gathered_bytes(&g) +
-                                g.slice_count * sizeof(void *)
-                          : 0) +
-           lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
-           lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
-           c.workspace + c.file + c.dense;
+    if (!desc || lq_geometry_rows(&desc->geometry) == 0) return 0;
+    lq__pack_sizes s = lq__pack_sizes_of(desc);
+    return lq__pack_bytes(&s);
 }
 
 /* A run of tokens [first, first + count), coded as d says. */
@@ -18093,6 +18100,23 @@ LQ__STATIC int lq__pack_run_end(lq__pack *p, int status)
     return status;
 }
 
+/* Codes tokens [first, first + tokens) of src, at most those of the pages in flight, and writes
+   their pages. */
+LQ__STATIC int lq__pack_pages(lq__pack *p, const lq_codec *codec, const lq_vectors *src,
+                              size_t first, const lq_positions *positions, size_t tokens)
+{
+    size_t page_bytes[LQ__IN_FLIGHT];
+    size_t written;
+    const uint8_t *at = p->pages;
+    int status = lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written,
+                                 page_bytes, src, first, positions, tokens, p->codec_workspace);
+    for (size_t i = 0; i * LQ__TOKENS < tokens && !status; i++) {
+        status = lq_archive_write_page(p->writer, at, page_bytes[i]);
+        at += page_bytes[i];
+    }
+    return status;
+}
+
 /* Tokens [first, first + count) through one codec as one run. */
 LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, size_t first,
                             size_t count)
@@ -18105,18 +18129,9 @@ LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, 
     lq__pack_run_desc(p, &run, &codec->desc, profile_id, first, count);
     status = lq_archive_run_begin(p->writer, &run);
     for (size_t done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
-        size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
-        size_t page_bytes[LQ__IN_FLIGHT];
-        size_t written;
-        const uint8_t *at = p->pages;
         lq_positions positions = lq__positions_or_none(p->positions, first + done);
-        status =
-            lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written, page_bytes,
-                            p->src, first + done, &positions, n, p->codec_workspace);
-        for (size_t i = 0; i * LQ__TOKENS < n && !status; i++) {
-            status = lq_archive_write_page(p->writer, at, page_bytes[i]);
-            at += page_bytes[i];
-        }
+        status = lq__pack_pages(p, codec, p->src, first + done, &positions,
+                                LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS));
     }
     return lq__pack_run_end(p, status);
 }
@@ -18204,9 +18219,8 @@ LQ__STATIC size_t lq__gather_pages(const lq__pack *p, size_t begin, uint32_t run
                 p->sorter->position[at] = lq__position(p->positions, begin + t);
                 for (uint32_t s = 0; s < g->slice_count; s++) {
                     size_t bytes = g->slice_dims[s] * element;
-                    size_t stride = p->src->token_stride ? p->src->token_stride * element : bytes;
                     memcpy(to + offset + at * bytes,
-                           (const uint8_t *)p->src->slices[s] + (begin + t) * stride, bytes);
+                           lq__vector_at(p->src, s, g->slice_dims[s], begin + t), bytes);
                     offset += room * bytes;
                 }
             }
@@ -18224,22 +18238,11 @@ LQ__STATIC int lq__pack_gathered(lq__pack *p, const lq_codec *codec, size_t begi
                                  uint32_t run_tokens, uint32_t first, uint32_t count)
 {
     size_t tokens = lq__gather_pages(p, begin, run_tokens, first, count);
-    lq_positions positions = {0, 0, NULL};
-    const uint8_t *at = p->pages;
-    positions.list = p->sorter->position;
-    lq_vectors src;
+    lq_positions positions = {0, 0, p->sorter->position};
+    lq_vectors src = *p->src;
     src.slices = p->gathered_slices;
     src.token_stride = 0;
-    src.type = p->src->type;
-    size_t page_bytes[LQ__IN_FLIGHT];
-    size_t written;
-    int status = lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written,
-                                 page_bytes, &src, 0, &positions, tokens, p->codec_workspace);
-    for (uint32_t i = 0; i < count && !status; i++) {
-        status = lq_archive_write_page(p->writer, at, page_bytes[i]);
-        at += page_bytes[i];
-    }
-    return status;
+    return lq__pack_pages(p, codec, &src, 0, &positions, tokens);
 }
 
 /* The pages of a run whose order is known. */
@@ -18387,8 +18390,7 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     double dims = (double)lq_geometry_dims(g);
     *id = LQ_ARCHIVE_NONE;
     if (tokens - first < 2 * LQ__TOKENS) return LQ_OK;
-    lq_klt_desc k;
-    memset(&k, 0, sizeof k);
+    lq_klt_desc k = LQ__ZEROS;
     k.unit = g->stream == LQ_KV ? 0.0f : 1.0f;
     k.own = 1;
     k.step = desc->step;
@@ -18405,12 +18407,12 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     lq_klt_report report;
     if (!status) {
         status = lq_klt_profile(&klt, p->dense_file, s.file, &file.count, &k, &report,
-                                p->klt_workspace, s.workspace);
+                                p->klt_workspace, s.klt_workspace);
     }
     size_t needed;
     if (!status) {
-        status = lq_profile_load(&p->calibrated, p->dense_mem, p->dense_bytes, &needed,
-                                 p->dense_file, file.count);
+        status = lq_profile_load(&p->calibrated, p->dense_mem, s.dense, &needed, p->dense_file,
+                                 file.count);
     }
     if (status) return status;
     file.count = lq_profile_strip(p->dense_file, file.count);
@@ -18516,26 +18518,23 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
         tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
         return LQ_E_ARG;
     }
-    lq_positions follow;
-    memset(&follow, 0, sizeof follow);
+    lq_positions follow = LQ__ZEROS;
     follow.first = (int64_t)desc->first_token;
-    lq__pack p;
-    memset(&p, 0, sizeof p);
+    lq__pack p = LQ__ZEROS;
     p.desc = desc;
     p.writer = writer;
     p.src = src;
     p.positions = positions ? positions : &follow;
     p.geometry = lq__pack_geometry(desc);
-    p.rows = lq_geometry_rows(&p.geometry);
     const char *why;
     int status = lq__pack_fault(writer, desc, &why);
     status = status ? status : lq__weights_status(desc->weights, tokens);
     if (status) return status;
-    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
-                                 LQ__IN_FLIGHT);
-    if (lq__pack_place(&p, &arena)) return LQ_E_SPACE;
-    lq_codec_desc d;
-    memset(&d, 0, sizeof d);
+    lq__pack_sizes sizes = lq__pack_sizes_of(desc);
+    p.rows = sizes.rows;
+    lq__pack_place(&p, &arena, &sizes);
+    if (!arena.at) return LQ_E_SPACE;
+    lq_codec_desc d = LQ__ZEROS;
     d.geometry = desc->geometry;
     size_t sinks = desc->first_token            ? 0
                    : desc->sinks == LQ_NO_SINKS ? 0
@@ -18611,23 +18610,14 @@ LQ__STATIC void lq__run_view_set(lq__run_view *v, const uint8_t *record)
 /* The page in its block of token t of an ordered run, counted from the run's first. */
 LQ__INLINE uint32_t lq__order_of(const lq__run_view *v, uint32_t t)
 {
-    return v->order[t / 2] >> t % 2 * 4 & 15u;
+    return lq__order_at(v->order, 1, t);
 }
 
-/* Whether a record's order puts as many tokens into each page as it holds, and its last half byte,
-   if it is none, is 0. */
+/* Whether a record's order is one, and its last half byte, if it is none, is 0. */
 LQ__STATIC int lq__run_order_ok(const lq__run_view *v)
 {
-    int ok = v->tokens_per_page == 64;
-    for (uint32_t first = 0; first < v->token_count && ok; first += LQ__BLOCK_TOKENS) {
-        uint32_t counts[LQ_ARCHIVE_BLOCK] = {0};
-        uint32_t end = first + LQ__MIN(v->token_count - first, (uint32_t)LQ__BLOCK_TOKENS);
-        for (uint32_t t = first; t < end; t++) {
-            counts[lq__order_of(v, t)]++;
-        }
-        ok = lq__block_counts_ok(counts, v->token_count, first / 64);
-    }
-    return ok && (v->token_count % 2 == 0 || v->order[v->token_count / 2] < 16);
+    return v->tokens_per_page == 64 && lq__order_ok(v->order, 1, v->token_count) &&
+           (v->token_count % 2 == 0 || v->order[v->token_count / 2] < 16);
 }
 
 LQ__INLINE int64_t lq__affine_first(const lq__run_view *v)
@@ -18960,6 +18950,14 @@ LQ__STATIC const uint8_t *lq__record(const lq_archive_reader *r, uint32_t type, 
     return r->directories + (size_t)lq__load64(r->index + 8 * i);
 }
 
+/* What a run's record says that was checked. */
+LQ__STATIC lq__run_view lq__run_at(const lq_archive_reader *r, uint32_t run)
+{
+    lq__run_view v;
+    lq__run_view_set(&v, lq__record(r, LQ__RECORD_RUN, run));
+    return v;
+}
+
 /* ---- reader: what is found in logarithmic time whatever the file says ----
    spans   which run counts for which tokens: {first token u64, run u32}, by group, sequence and
            token. A span ends where its run does, or where the next one of its sequence begins
@@ -19109,10 +19107,9 @@ LQ__STATIC void lq__groups_fill(const lq_archive_reader *r, uint8_t *groups)
 {
     memset(groups, 0, LQ__GROUP_BYTES * (size_t)r->group_count);
     for (uint32_t run = 0; run < r->run_count; run++) {
-        lq__run_view v;
-        uint64_t start = 0;
+            uint64_t start = 0;
         uint32_t most = 0;
-        lq__run_view_set(&v, lq__record(r, LQ__RECORD_RUN, run));
+        lq__run_view v = lq__run_at(r, run);
         for (uint32_t i = 0; i < v.page_count; i++) {
             uint32_t end = lq__load32(v.pages + 8 * (size_t)i);
             most = LQ__MAX(most, (uint32_t)(end - start));
@@ -19317,9 +19314,7 @@ LQ__STATIC int lq__source_fault(const lq_archive_source *source, const char **wh
 
 LQ_API int lq_archive_source_check(const lq_archive_source *source, const char **message)
 {
-    const char *why;
-    int status = lq__source_fault(source, &why);
-    return lq__told(message, why, status);
+    return lq__source_fault(source, message);
 }
 
 LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source, void *mem,
@@ -19329,11 +19324,9 @@ LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *s
     if (!needed) needed = &ignored;
     *needed = 0;
     if (!reader || (!mem && mem_bytes)) return LQ_E_ARG;
-    const char *why;
-    int status = lq__source_fault(source, &why);
+    int status = lq__source_fault(source, NULL);
     if (status) return status;
-    lq_archive_reader r;
-    memset(&r, 0, sizeof r);
+    lq_archive_reader r = LQ__ZEROS;
     r.file = (const uint8_t *)source->bytes;
     r.read_fn = source->read_fn;
     r.user = source->user;
@@ -19512,8 +19505,7 @@ LQ_API int lq_archive_page_tokens(const lq_archive_reader *reader, const lq_page
 {
     if (!reader || !ref || !dst) return LQ_E_ARG;
     if (ref->run >= reader->run_count) return LQ_E_RANGE;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, ref->run));
+    lq__run_view v = lq__run_at(reader, ref->run);
     if (ref->page >= v.page_count) return LQ_E_RANGE;
     uint32_t count = LQ__MIN(v.tokens_per_page, v.token_count - ref->page * v.tokens_per_page);
     if (count != ref->token_count) return LQ_E_ARG;
@@ -19530,8 +19522,7 @@ LQ_API int lq_archive_run_page(const lq_archive_reader *reader, uint32_t run, ui
 {
     if (!reader || !ref) return LQ_E_ARG;
     if (run >= reader->run_count) return LQ_E_RANGE;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    lq__run_view v = lq__run_at(reader, run);
     if (page >= v.page_count) return LQ_E_RANGE;
     lq__page_ref_set(ref, &v, run, page);
     return LQ_OK;
@@ -19584,8 +19575,7 @@ LQ_API int lq_archive_find(const lq_archive_reader *reader, uint32_t group, uint
     uint32_t run;
     int status = lq__run_find(reader, group, sequence, token, &run, &until);
     if (status) return status;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    lq__run_view v = lq__run_at(reader, run);
     lq__page_ref_set(ref, &v, run, lq__page_of_token(&v, (uint32_t)(token - v.first_token)));
     return LQ_OK;
 }
@@ -19608,8 +19598,7 @@ LQ_API int lq_archive_positions(const lq_archive_reader *reader, uint32_t run, u
 {
     if (!reader || (!dst && count)) return LQ_E_ARG;
     if (run >= reader->run_count) return LQ_E_RANGE;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    lq__run_view v = lq__run_at(reader, run);
     if (first > v.token_count || count > v.token_count - first) return LQ_E_RANGE;
     for (size_t i = 0; i < count; i++) {
         size_t at = first + i;
@@ -19716,35 +19705,37 @@ LQ__STATIC lq__codec_sizes lq__unpack_sizes(const lq_archive_reader *reader, uin
     return s;
 }
 
-LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group)
+/* Places the arrays of a group of the archive; returns its slices, 0: it has no such group. */
+LQ__STATIC size_t lq__unpack_place(lq__unpack *u, lq__arena *a, const lq_archive_reader *reader,
+                                   uint32_t group)
 {
     size_t slices = 0;
-    size_t dims = lq__group_dims(reader, group, &slices);
-    if (dims == 0) return 0;
-    lq__codec_sizes s = lq__unpack_sizes(reader, group, dims, slices);
-    return 64 * 15 + slices * (sizeof(lq_slice) + 4 + sizeof(lq_role) + sizeof(lq_rope)) +
-           slices * sizeof(void *) + dims * 2 +
-           lq__unpack_dense_bytes(reader, dims) + lq_profile_bytes(dims + slices) + s.codec +
-           s.workspace + s.ring + dims * LQ__TOKENS * 4 + LQ__IN_FLIGHT * LQ__TOKENS * 8;
-}
-
-LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
-{
+    u->dims = lq__group_dims(reader, group, &slices);
+    if (u->dims == 0) return 0;
+    u->rows = u->dims + slices;
+    u->sizes = lq__unpack_sizes(reader, group, u->dims, slices);
     u->slices = (lq_slice *)lq__arena_take(a, slices * sizeof(lq_slice));
     u->slice_dims = (uint32_t *)lq__arena_take(a, slices * 4);
     u->page_slices = (void **)lq__arena_take(a, slices * sizeof(void *));
     u->roles = (lq_role *)lq__arena_take(a, slices * sizeof(lq_role));
     u->ropes = (lq_rope *)lq__arena_take(a, slices * sizeof(lq_rope));
     u->freqs = (float *)lq__arena_take(a, u->dims * 2);
-    u->profile_mem = lq__arena_take(a, lq_profile_bytes(u->dims + slices));
-    u->dense_bytes = lq__unpack_dense_bytes(u->reader, u->dims);
+    u->profile_mem = lq__arena_take(a, lq_profile_bytes(u->rows));
+    u->dense_bytes = lq__unpack_dense_bytes(reader, u->dims);
     u->dense_mem = lq__arena_take(a, u->dense_bytes);
     u->codec_mem = lq__arena_take(a, u->sizes.codec);
     u->codec_workspace = lq__arena_take(a, u->sizes.workspace);
     u->page_floats = (float *)lq__arena_take(a, u->dims * LQ__TOKENS * 4);
     u->positions = (int64_t *)lq__arena_take(a, LQ__IN_FLIGHT * LQ__TOKENS * 8);
     u->pages = (uint8_t *)lq__arena_take(a, u->sizes.ring);
-    return u->pages ? LQ_OK : LQ_E_SPACE;
+    return slices;
+}
+
+LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group)
+{
+    lq__unpack u;
+    lq__arena a = lq__arena_dry();
+    return lq__unpack_place(&u, &a, reader, group) ? lq__arena_bytes(&a) : 0;
 }
 
 /* The rope of slice s, `id`: that of an earlier slice, or read behind *used frequencies. */
@@ -19927,8 +19918,7 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, const lq_page_ref *ref, const lq_
         return LQ_OK;
     }
     u->codec = NULL;
-    lq_codec_desc d;
-    memset(&d, 0, sizeof d);
+    lq_codec_desc d = LQ__ZEROS;
     lq_archive_run_info r;
     int status = lq_archive_run(u->reader, run, &r);
     if (status) return status;
@@ -19997,20 +19987,12 @@ typedef struct lq__unpack_batch {
     uint64_t first; /* token of the first page, counted from the run's first */
 } lq__unpack_batch;
 
-LQ__STATIC int lq__unpack_positions(lq__unpack *u, lq_positions *positions, uint32_t run,
-                                    uint64_t first, size_t count)
-{
-    positions->first = 0;
-    positions->stride = 0;
-    positions->list = u->positions;
-    return lq_archive_positions(u->reader, run, (uint32_t)first, count, u->positions);
-}
-
 LQ__STATIC int lq__unpack_flush(lq__unpack *u, lq__unpack_batch *b, const lq_vectors_out *dst)
 {
     if (b->count == 0) return LQ_OK;
-    lq_positions positions;
-    int status = lq__unpack_positions(u, &positions, b->last.run, b->first, b->tokens);
+    lq_positions positions = {0, 0, u->positions};
+    int status =
+        lq_archive_positions(u->reader, b->last.run, (uint32_t)b->first, b->tokens, u->positions);
     if (!status) {
         status = lq__decode_at(u->codec, dst, b->at, &positions, b->tokens, b->pages, b->page_bytes,
                                u->codec_workspace);
@@ -20020,23 +20002,14 @@ LQ__STATIC int lq__unpack_flush(lq__unpack *u, lq__unpack_batch *b, const lq_vec
     return status;
 }
 
-/* One page, of which only some tokens are wanted. */
-LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size_t at,
-                                  const lq_page_ref *ref, uint64_t in_run, const uint8_t *page,
-                                  size_t skip, size_t count)
+/* One page of the codec at hand to page_floats; u->positions are of its tokens. */
+LQ__STATIC int lq__unpack_whole(lq__unpack *u, const lq_page_ref *ref, const uint8_t *page)
 {
-    lq_positions positions;
+    lq_positions positions = {0, 0, u->positions};
+    lq_vectors_out whole = {u->page_slices, 0, LQ_F32};
     size_t page_bytes = ref->bytes;
-    int status = lq__unpack_positions(u, &positions, ref->run, in_run, ref->token_count);
-    if (status) return status;
-    lq_vectors_out whole;
-    whole.slices = u->page_slices;
-    whole.token_stride = 0;
-    whole.type = LQ_F32;
-    status = lq__decode_at(u->codec, &whole, 0, &positions, ref->token_count, &page, &page_bytes,
-                           u->codec_workspace);
-    if (!status) lq__unpack_part(u, dst, at, skip, count);
-    return status;
+    return lq__decode_at(u->codec, &whole, 0, &positions, ref->token_count, &page, &page_bytes,
+                         u->codec_workspace);
 }
 
 /* Page `page` of an ordered run: those of its tokens that are in [from, to), counted from the run's
@@ -20044,30 +20017,21 @@ LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size
 LQ__STATIC int lq__unpack_ordered(lq__unpack *u, const lq_vectors_out *dst, const lq__run_view *run,
                                   uint32_t id, uint32_t page, uint32_t from, uint32_t to, size_t at)
 {
-    lq_positions positions = {0, 0, NULL};
     lq_page_ref ref;
     lq__page_ref_set(&ref, run, id, page);
-    size_t page_bytes = ref.bytes;
-    if (page_bytes > u->sizes.page) return LQ_E_DATA;
+    if (ref.bytes > u->sizes.page) return LQ_E_DATA;
     uint32_t list[64];
     lq__ordered_list(list, run, page);
     const uint8_t *bytes;
     int status =
         lq_archive_page(u->reader, &ref, u->reader->file ? NULL : u->pages, u->sizes.page, &bytes);
     lq_page_info info;
-    status = status ? status : lq_page_inspect(&info, bytes, page_bytes);
+    status = status ? status : lq_page_inspect(&info, bytes, ref.bytes);
     status = status ? status : lq__unpack_codec(u, &ref, &info);
     for (size_t i = 0; i < ref.token_count && !status; i++) {
         status = lq_archive_positions(u->reader, id, list[i], 1, u->positions + i);
     }
-    if (status) return status;
-    positions.list = u->positions;
-    lq_vectors_out whole;
-    whole.slices = u->page_slices;
-    whole.token_stride = 0;
-    whole.type = LQ_F32;
-    status = lq__decode_at(u->codec, &whole, 0, &positions, ref.token_count, &bytes, &page_bytes,
-                           u->codec_workspace);
+    status = status ? status : lq__unpack_whole(u, &ref, bytes);
     for (size_t i = 0; i < ref.token_count && !status; i++) {
         if (list[i] >= from && list[i] < to) {
             lq__unpack_part(u, dst, at + (list[i] - from), i, 1);
@@ -20120,8 +20084,7 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
     uint32_t id;
     int status = lq__run_find(u->reader, u->desc->group, u->desc->sequence, token, &id, &until);
     if (status) return status;
-    lq__run_view run;
-    lq__run_view_set(&run, lq__record(u->reader, LQ__RECORD_RUN, id));
+    lq__run_view run = lq__run_at(u->reader, id);
     if (run.order) {
         status = lq__unpack_flush(u, b, dst);
         wanted = (size_t)LQ__MIN((uint64_t)wanted, until - token);
@@ -20146,8 +20109,11 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
     if (!status) status = lq__unpack_codec(u, &ref, &info);
     if (status) return status;
     if (!whole) {
-        return lq__unpack_partial(u, dst, at, &ref, ref.first_token - run.first_token, page,
-                                  (size_t)skip, *found);
+        status = lq_archive_positions(u->reader, id, (uint32_t)(ref.first_token - run.first_token),
+                                      ref.token_count, u->positions);
+        status = status ? status : lq__unpack_whole(u, &ref, page);
+        if (!status) lq__unpack_part(u, dst, at, (size_t)skip, *found);
+        return status;
     }
     if (b->count == 0) {
         b->at = at;
@@ -20163,9 +20129,8 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
 LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64_t first,
                                 size_t tokens)
 {
-    lq__unpack_batch b;
+    lq__unpack_batch b = LQ__ZEROS;
     size_t at = 0;
-    memset(&b, 0, sizeof b);
     while (at < tokens) {
         size_t found = 0;
         int status = lq__unpack_page(u, &b, dst, first + at, at, tokens - at, &found);
@@ -20211,20 +20176,15 @@ LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_u
                              void *workspace, size_t workspace_bytes)
 {
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
-    size_t slices = 0;
     if (!reader || !desc || !dst || !dst->slices || lq_type_bytes(dst->type) == 0) return LQ_E_ARG;
-    const char *why;
-    int status = lq__unpack_fault(reader, desc, &why);
+    int status = lq__unpack_fault(reader, desc, NULL);
     if (status || tokens > UINT64_MAX - first) return status ? status : LQ_E_RANGE;
-    lq__unpack u;
-    memset(&u, 0, sizeof u);
+    lq__unpack u = LQ__ZEROS;
     u.reader = reader;
     u.desc = desc;
-    u.dims = lq__group_dims(reader, desc->group, &slices);
-    u.rows = u.dims + slices;
-    u.sizes = lq__unpack_sizes(reader, desc->group, u.dims, slices);
     u.dense_left = 8 * (reader->size + desc->profile_bytes);
-    if (lq__unpack_place(&u, &arena, slices)) return LQ_E_SPACE;
+    size_t slices = lq__unpack_place(&u, &arena, reader, desc->group);
+    if (!arena.at) return LQ_E_SPACE;
     status = lq__unpack_geometry(&u, slices);
     return status ? status : lq__unpack_range(&u, dst, first, tokens);
 }
@@ -29762,8 +29722,7 @@ LQ__STATIC const char *lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *hea
 {
     size_t dims = lq__kv_dims(layer, v);
     size_t least = LQ__MAX((size_t)(p->bits ? p->bits : 4) * 8 * dims, (size_t)LQ__WARM_LEAST);
-    lq__warm_kind kind;
-    memset(&kind, 0, sizeof kind);
+    lq__warm_kind kind = LQ__ZEROS;
     kind.quantizer = p->quantizer ? p->quantizer : LQ_Z;
     kind.step = p->step;
     kind.least = least;
@@ -31729,8 +31688,7 @@ LQ__STATIC void lq__kv_clear_turning(const lq__kv_writer *w, uint32_t epoch, siz
 LQ__STATIC lq_fit lq__kv_fit_of(lq__kv_writer *w, int v, size_t head, uint8_t *mem)
 {
     size_t rows = lq__kv_dims(w->layer, v) + 1;
-    lq_fit fit;
-    memset(&fit, 0, sizeof fit);
+    lq_fit fit = LQ__ZEROS;
     fit.geometry.stream = v ? LQ_V : LQ_K;
     fit.geometry.slice_count = 1;
     fit.geometry.slice_dims = v ? &w->layer->v_dims : &w->layer->k_dims;
@@ -33958,12 +33916,10 @@ LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const
                                 uint32_t *entry)
 {
     const lq__kv_page *from = NULL;
-    lq__workspace work;
+    lq__workspace work = LQ__ZEROS;
     uint32_t doublings = 0;
     int status = LQ_OK;
-    memset(&work, 0, sizeof work);
-    lq_rans_page coded;
-    memset(&coded, 0, sizeof coded);
+    lq_rans_page coded = LQ__ZEROS;
     lq__warm_batch batch;
     for (size_t c = 0; c < page->count && status == LQ_OK; c++) {
         old = lq__kv_old_page(old, moves[c]);
@@ -34643,8 +34599,7 @@ LQ_API int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16])
 LQ__STATIC lq_kv_policy lq__kv_policy_in(const lq__kv_layer *layer, const lq__kv_head *head, int v)
 {
     int kind = v ? head->v_kind : head->k_kind;
-    lq_kv_policy p;
-    memset(&p, 0, sizeof p);
+    lq_kv_policy p = LQ__ZEROS;
     p.kind = kind == LQ__KV_WARM ? LQ_KV_WARM : kind ? LQ_KV_HOT : LQ_KV_RAW;
     if (p.kind == LQ_KV_WARM) {
         p.quantizer = head->warm[v].quantizer;
@@ -34746,8 +34701,7 @@ LQ__STATIC void lq__kv_form(lq__kv_tape *tape, const lq__kv_pool *pool)
 /* Version of a record, and the descriptor. LQ_E_FORMAT: tape->why tells. */
 LQ__STATIC int lq__kv_tape_form(lq__kv_tape *tape, const lq__kv_pool *pool, uint64_t version)
 {
-    lq__kv_tape own;
-    memset(&own, 0, sizeof own);
+    lq__kv_tape own = LQ__ZEROS;
     lq__kv_form(&own, pool);
     if (lq__kv_number(tape, version) != version && !tape->bad) {
         tape->why = LQ__KV_OTHER_VERSION;
@@ -35039,9 +34993,8 @@ LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *gro
 
 LQ__STATIC size_t lq__kv_tape_count(const lq_kv *kv)
 {
-    lq__kv_tape tape;
+    lq__kv_tape tape = LQ__ZEROS;
     uint32_t group = 0;
-    memset(&tape, 0, sizeof tape);
     (void)lq__kv_tape_all(&tape, kv, &group);
     return tape.at;
 }
@@ -35560,10 +35513,9 @@ LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader,
                                void *buffer, size_t room)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_tape tape;
+    lq__kv_tape tape = LQ__ZEROS;
     uint32_t group = 0;
     uint32_t at = 0;
-    memset(&tape, 0, sizeof tape);
     tape.mode = LQ__KV_LOAD;
     int status = lq_archive_meta(reader, LQ__KV_MAGIC + (uint32_t)sequence, &tape.src, &tape.count);
     if (status == LQ_OK) status = lq__kv_tape_all(&tape, kv, &group);
@@ -35590,8 +35542,7 @@ LQ_API int lq_kv_load_check(const lq_kv *kv, const lq_archive_reader *reader, ui
     if (message) *message = NULL;
     if (!lq__kv_valid(kv) || !reader) return LQ_E_ARG;
     if (sequence > 0xffffffffu) return LQ_E_RANGE;
-    lq__kv_tape tape;
-    memset(&tape, 0, sizeof tape);
+    lq__kv_tape tape = LQ__ZEROS;
     tape.mode = LQ__KV_LOAD;
     int status = lq_archive_meta(reader, LQ__KV_MAGIC + (uint32_t)sequence, &tape.src, &tape.count);
     if (status == LQ_OK) {
@@ -35761,8 +35712,7 @@ LQ__STATIC lq_geometry lq__kv_group_geometry(const lq__kv_pool *pool, const lq__
                                              const lq_slice *slices, size_t count,
                                              const lq_basis *basis)
 {
-    lq_geometry g;
-    memset(&g, 0, sizeof g);
+    lq_geometry g = LQ__ZEROS;
     for (size_t i = 0; i < count; i++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + slices[i].layer;
         lq_rope *rope = cold->ropes + layer->rope_like;
@@ -35938,9 +35888,8 @@ LQ_API int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc, const 
 /* Bytes of the record. */
 LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
 {
-    lq__kv_tape form;
+    lq__kv_tape form = LQ__ZEROS;
     size_t bytes = LQ__KV_FORM_AT + LQ__KV_COLD_HEAD + 8 * tokens;
-    memset(&form, 0, sizeof form);
     lq__kv_form(&form, pool);
     bytes += form.at;
     for (uint32_t l = 0; l < pool->layers; l++) {
@@ -36063,10 +36012,8 @@ LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_layer *layer = lq__kv_layers(pool) + l;
     size_t dims = lq__kv_dims(layer, v);
-    lq_kv_view_out out;
-    memset(&out, 0, sizeof out);
-    lq_positions positions;
-    memset(&positions, 0, sizeof positions);
+    lq_kv_view_out out = LQ__ZEROS;
+    lq_positions positions = LQ__ZEROS;
     out.data = cold->data;
     out.type = pool->type;
     int status;
@@ -36123,9 +36070,8 @@ LQ__STATIC int lq__kv_read_wide(const lq_kv *kv, uint32_t l, int v, size_t t, si
     size_t row = cold->stride * lq_type_bytes(pool->type);
     size_t sinks = LQ__MIN(sequence->sinks, sequence->tokens);
     size_t gone = LQ__MAX(sinks, lq__kv_counts(kv)[l].gone);
-    lq_kv_view_out out;
+    lq_kv_view_out out = LQ__ZEROS;
     int status = LQ_OK;
-    memset(&out, 0, sizeof out);
     out.data = lq__kv_cold_data(cold, l, v);
     out.token_stride = cold->stride;
     out.type = pool->type;
@@ -36178,8 +36124,7 @@ LQ__STATIC int lq__kv_pack_wide(const lq_kv *kv, lq_archive_writer *writer,
             }
         }
     }
-    lq_positions positions;
-    memset(&positions, 0, sizeof positions);
+    lq_positions positions = LQ__ZEROS;
     positions.list = lq__kv_positions(kv) + t;
     lq_vectors src;
     src.slices = (const void *const *)cold->rows;
@@ -36214,8 +36159,7 @@ LQ__STATIC int lq__kv_wide_groups(const lq_kv *kv, lq_archive_writer *writer,
     for (size_t g = 0; g < desc->group_count && status == LQ_OK; g++) {
         const lq_kv_pack_group *group = &desc->groups[g];
         lq_archive_profile_desc profile = {NULL, 0, NULL};
-        lq_archive_group_desc d;
-        memset(&d, 0, sizeof d);
+        lq_archive_group_desc d = LQ__ZEROS;
         d.rope = LQ_ARCHIVE_NONE;
         d.slices = cold->slices;
         d.slice_count = group->slice_count;
@@ -36238,8 +36182,7 @@ LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, size_t wide, 
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    lq__kv_tape tape;
-    memset(&tape, 0, sizeof tape);
+    lq__kv_tape tape = LQ__ZEROS;
     tape.dst = mem;
     tape.mode = LQ__KV_STORE;
     (void)lq__kv_tape_form(&tape, pool, LQ__KV_COLD_VERSION);
@@ -36412,8 +36355,7 @@ LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reade
 LQ__STATIC int lq__kv_copy_some(const lq__kv_layer *layer, int v, size_t t, size_t n,
                                 const lq_vectors_out *dst, const lq__kv_cold *cold)
 {
-    lq_kv_view_out out;
-    memset(&out, 0, sizeof out);
+    lq_kv_view_out out = LQ__ZEROS;
     out.data = cold->rows[0];
     out.token_stride = dst->token_stride;
     out.type = dst->type;
@@ -36611,8 +36553,7 @@ LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, const lq_archive_reader *reader,
     lq__kv_unpack_begin(kv, record);
     for (size_t t = 0; t < record->tokens && status == LQ_OK; t += chunk) {
         size_t n = LQ__MIN(chunk, record->tokens - t);
-        lq_positions positions;
-        memset(&positions, 0, sizeof positions);
+        lq_positions positions = LQ__ZEROS;
         for (size_t i = 0; i < n; i++) {
             cold->positions[i] = (int64_t)lq__load64(record->positions + 8 * (t + i));
         }
@@ -36647,8 +36588,7 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_kv_
                             (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63), needed - 63);
     status = record.wide ? lq__kv_wide_check(lq__kv_pool_of(kv), reader, &record, &cold) : LQ_OK;
     if (status != LQ_OK) return status;
-    lq_archive_unpack_desc d;
-    memset(&d, 0, sizeof d);
+    lq_archive_unpack_desc d = LQ__ZEROS;
     d.tables = desc->tables;
     d.sequence = desc->sequence;
     d.calibrated = desc->profiles;
@@ -36706,8 +36646,7 @@ LQ__STATIC int lq__kv_draft_rope(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_l
         own->rope = draft->layer ? draft->layer[like].rope : NULL;
         return draft->layer && (!own->rope || own->rope->rotary_dims != dims) ? LQ_E_DATA : LQ_OK;
     }
-    lq_rope rope;
-    memset(&rope, 0, sizeof rope);
+    lq_rope rope = LQ__ZEROS;
     rope.rotary_dims = dims;
     rope.layout = lq__kv_take32(tape);
     rope.magnitude = lq__f32_of_bits(lq__kv_take32(tape));
@@ -36750,8 +36689,7 @@ LQ__STATIC int lq__kv_draft_policies(lq__kv_draft *draft, lq__kv_tape *tape, lq_
     if (count != 1 && count != own->kv_heads) return LQ_E_DATA;
     draft->each |= count > 1;
     for (uint32_t h = 0; h < count && !tape->bad; h++) {
-        lq_kv_policy p;
-        memset(&p, 0, sizeof p);
+        lq_kv_policy p = LQ__ZEROS;
         uint32_t word[3];
         for (int i = 0; i < 3; i++) {
             word[i] = lq__kv_take32(tape);
@@ -36951,8 +36889,7 @@ LQ_API int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *
         (with->profile_count && !with->profiles)) {
         return LQ_E_ARG;
     }
-    lq__kv_draft draft;
-    memset(&draft, 0, sizeof draft);
+    lq__kv_draft draft = LQ__ZEROS;
     draft.desc = with;
     lq__kv_tape tape;
     int cold;
@@ -37007,8 +36944,7 @@ LQ_API int lq_kv_export(const lq_kv *kv,
                         int (*write_fn)(void *user, const void *bytes, size_t count), void *user,
                         const lq_kv_export_desc *desc, void *workspace, size_t workspace_bytes)
 {
-    lq_archive_writer_desc d;
-    memset(&d, 0, sizeof d);
+    lq_archive_writer_desc d = LQ__ZEROS;
     size_t work;
     int status =
         write_fn && workspace ? lq__kv_export_sizes(kv, desc, &work, &d.directory_bytes) : LQ_E_ARG;
@@ -37144,8 +37080,7 @@ LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader
     size_t work = lq__kv_import_page(reader);
     const lq_tables *any = (const lq_tables *)(const void *)d; /* to be measured with */
     const lq_tables *tables = desc->tables;
-    lq__kv_stay kept;
-    memset(&kept, 0, sizeof kept);
+    lq__kv_stay kept = LQ__ZEROS;
     d->tables = tables ? tables : any;
     kept.block = lq_kv_bytes(d);
     kept.tables = warm ? own : 0; /* else they are for unpacking alone */
@@ -37171,8 +37106,7 @@ LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader
     import->mem += bytes;
     import->bytes -= bytes;
     import->high += bytes;
-    lq_kv_unpack_desc unpack;
-    memset(&unpack, 0, sizeof unpack);
+    lq_kv_unpack_desc unpack = LQ__ZEROS;
     unpack.tables = tables;
     unpack.sequence = desc->sequence;
     unpack.profiles = desc->profiles;
@@ -37264,8 +37198,7 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
     if (status != LQ_OK) return LQ_E_INTERNAL;
     cold.from = from;
     cold.read = cold.rest + bytes;
-    lq_archive_unpack_desc desc;
-    memset(&desc, 0, sizeof desc);
+    lq_archive_unpack_desc desc = LQ__ZEROS;
     status = lq__kv_unpack_all(kv, NULL, &desc, &record, &cold);
     if (status == LQ_OK) {
         memcpy(lq__kv_masses(kv), lq__kv_masses(from), record.tokens * sizeof(float));
@@ -39269,7 +39202,9 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__WORD_ROWS
 #undef LQ__BOX_COSET
 #undef LQ__BOX_ROWS
+#undef LQ__ZEROS
 #undef LQ__MIN
+#undef LQ__ARENA_DRY
 #undef LQ__AS_STORED
 #undef LQ__MAX
 #undef LQ__TOKENS

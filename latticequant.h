@@ -18029,19 +18029,19 @@ LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
 }
 
 /* A run of tokens [first, first + count), coded as d says. */
-LQ__STATIC void lq__pack_run_desc(const lq__pack *p, lq_archive_run_desc *run,
-                                  const lq_codec_desc *d, uint32_t profile_id, size_t first,
-                                  size_t count)
+LQ__STATIC lq_archive_run_desc lq__pack_run_desc(const lq__pack *p, const lq_codec_desc *d,
+                                                 uint32_t profile_id, size_t first, size_t count)
 {
-    memset(run, 0, sizeof *run);
-    run->group = p->desc->group;
-    run->profile = profile_id;
-    run->sequence = p->desc->sequence;
-    run->first_token = p->desc->first_token + first;
-    run->token_count = (uint32_t)count;
-    run->code = (uint32_t)(d->page ? d->page : (int)LQ_PAGE_CODED);
-    run->step = d->page == LQ_PAGE_RAW ? 0.0f : d->step;
-    run->positions = lq__positions_from(p->positions, first);
+    lq_archive_run_desc run = LQ__ZEROS;
+    run.group = p->desc->group;
+    run.profile = profile_id;
+    run.sequence = p->desc->sequence;
+    run.first_token = p->desc->first_token + first;
+    run.token_count = (uint32_t)count;
+    run.code = (uint32_t)(d->page ? d->page : (int)LQ_PAGE_CODED);
+    run.step = d->page == LQ_PAGE_RAW ? 0.0f : d->step;
+    run.positions = lq__positions_from(p->positions, first);
+    return run;
 }
 
 /* Ends a run, or gives it up where something failed. */
@@ -18077,8 +18077,7 @@ LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, 
     lq_codec *codec;
     int status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
     if (status) return status;
-    lq_archive_run_desc run;
-    lq__pack_run_desc(p, &run, &codec->desc, profile_id, first, count);
+    lq_archive_run_desc run = lq__pack_run_desc(p, &codec->desc, profile_id, first, count);
     status = lq_archive_run_begin(p->writer, &run);
     for (size_t done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
         lq_positions positions = lq__positions_or_none(p->positions, first + done);
@@ -18247,8 +18246,7 @@ LQ__STATIC int lq__pack_weighed(lq__pack *p, lq_codec_desc *d, size_t first, siz
                             LQ__MIN(count - block, (uint32_t)LQ__BLOCK_TOKENS), (int32_t)sum,
                             exponent);
         }
-        lq_archive_run_desc run;
-        lq__pack_run_desc(p, &run, d, desc->profile_id, t, count);
+        lq_archive_run_desc run = lq__pack_run_desc(p, d, desc->profile_id, t, count);
         run.order = p->sorter->order;
         run.page_steps = p->sorter->step;
         status = lq_archive_run_begin(p->writer, &run);
@@ -18396,16 +18394,17 @@ LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t
 }
 
 /* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
-LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
+LQ__STATIC lq_codec_desc lq__pack_codec(const lq_archive_pack_desc *desc)
 {
-    memset(d, 0, sizeof *d);
-    d->tables = desc->tables;
-    d->geometry = desc->geometry;
-    d->page = desc->page;
-    d->quantizer = desc->quantizer;
-    d->bits = desc->bits;
-    d->step = desc->step;
-    d->profile = desc->profile;
+    lq_codec_desc d = LQ__ZEROS;
+    d.tables = desc->tables;
+    d.geometry = desc->geometry;
+    d.page = desc->page;
+    d.quantizer = desc->quantizer;
+    d.bits = desc->bits;
+    d.step = desc->step;
+    d.profile = desc->profile;
+    return d;
 }
 
 /* A status, and why. writer NULL: ids are not looked at. */
@@ -18444,8 +18443,7 @@ LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_
                ? "profile_id: the archive has no such one"
                : NULL;
     if (*why) return LQ_E_RANGE;
-    lq_codec_desc d;
-    lq__pack_codec(&d, desc);
+    lq_codec_desc d = lq__pack_codec(desc);
     return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
 }
 
@@ -18493,7 +18491,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     d.type = src->type;
     status = lq__pack_run(&p, &d, LQ_ARCHIVE_NONE, 0, sinks);
     if (status || sinks == tokens) return status;
-    lq__pack_codec(&d, desc);
+    d = lq__pack_codec(desc);
     return lq__pack_rest(&p, &d, sinks, tokens);
 }
 
@@ -19137,13 +19135,6 @@ LQ__STATIC void lq__bases_fill(lq_archive_reader *r, uint8_t *bases)
     }
 }
 
-/* Bytes of the tables behind the index. */
-LQ__INLINE uint64_t lq__tables_bytes(const lq__chain *chain)
-{
-    return (2 * LQ__SPAN_BYTES + 8) * chain->runs +
-           (LQ__GROUP_BYTES + LQ__BASIS_BYTES + 4) * (chain->records - chain->runs);
-}
-
 LQ__STATIC void lq__tables_fill(lq_archive_reader *r, uint8_t *mem)
 {
     size_t runs = r->run_count;
@@ -19197,7 +19188,8 @@ LQ__STATIC int lq__open_at(lq_archive_reader *reader, const lq_archive_reader *s
     if (chain.records > 0xfffffffeu || chain.segments > 0xfffffffeu) return LQ_E_RANGE;
     uint64_t bytes = LQ_ARCHIVE_FOOTER_BYTES * chain.segments +
                      (r.file ? 0 : chain.directory_bytes) + 8 * chain.records +
-                     lq__tables_bytes(&chain);
+                     (2 * LQ__SPAN_BYTES + 8) * chain.runs + /* tables */
+                     (LQ__GROUP_BYTES + LQ__BASIS_BYTES + 4) * (chain.records - chain.runs);
     if (bytes > SIZE_MAX) return LQ_E_RANGE;
     *needed = (size_t)bytes;
     if (bytes > mem_bytes) return LQ_E_SPACE;
@@ -19392,26 +19384,26 @@ LQ_API int lq_archive_run(const lq_archive_reader *reader, uint32_t run, lq_arch
     return LQ_OK;
 }
 
-LQ__STATIC void lq__page_ref_set(lq_page_ref *ref, const lq__run_view *v, uint32_t run,
-                                 uint32_t page)
+LQ__STATIC lq_page_ref lq__page_ref_of(const lq__run_view *v, uint32_t run, uint32_t page)
 {
+    lq_page_ref ref = LQ__ZEROS;
     const uint8_t *entry = v->pages + 8 * (size_t)page;
     uint64_t start = page ? lq__align_up(lq__load32(entry - 8), v->align) : 0;
     uint32_t first = page * v->tokens_per_page; /* below token_count */
-    memset(ref, 0, sizeof *ref);
-    ref->offset = v->base + start;
-    ref->bytes = (uint32_t)(lq__load32(entry) - start);
-    ref->checksum = lq__load32(entry + 4);
-    ref->first_token = v->first_token + first;
-    ref->token_count = LQ__MIN(v->tokens_per_page, v->token_count - first);
-    ref->run = run;
-    ref->page = page;
-    ref->step = v->step;
+    ref.offset = v->base + start;
+    ref.bytes = (uint32_t)(lq__load32(entry) - start);
+    ref.checksum = lq__load32(entry + 4);
+    ref.first_token = v->first_token + first;
+    ref.token_count = LQ__MIN(v->tokens_per_page, v->token_count - first);
+    ref.run = run;
+    ref.page = page;
+    ref.step = v->step;
     if (v->order) {
-        ref->ordered = 1;
-        ref->first_token = v->first_token + page / LQ_ARCHIVE_BLOCK * LQ__BLOCK_TOKENS;
-        ref->step = v->step * lq__gain_f32((int32_t)(v->page_steps[page] ^ 0x80u) - 128);
+        ref.ordered = 1;
+        ref.first_token = v->first_token + page / LQ_ARCHIVE_BLOCK * LQ__BLOCK_TOKENS;
+        ref.step = v->step * lq__gain_f32((int32_t)(v->page_steps[page] ^ 0x80u) - 128);
     }
+    return ref;
 }
 
 /* The page of a run that holds token t, counted from its first. */
@@ -19457,7 +19449,7 @@ LQ_API int lq_archive_run_page(const lq_archive_reader *reader, uint32_t run, ui
     if (run >= reader->run_count) return LQ_E_RANGE;
     lq__run_view v = lq__run_at(reader, run);
     if (page >= v.page_count) return LQ_E_RANGE;
-    lq__page_ref_set(ref, &v, run, page);
+    *ref = lq__page_ref_of(&v, run, page);
     return LQ_OK;
 }
 
@@ -19509,7 +19501,7 @@ LQ_API int lq_archive_find(const lq_archive_reader *reader, uint32_t group, uint
     int status = lq__run_find(reader, group, sequence, token, &run, &until);
     if (status) return status;
     lq__run_view v = lq__run_at(reader, run);
-    lq__page_ref_set(ref, &v, run, lq__page_of_token(&v, (uint32_t)(token - v.first_token)));
+    *ref = lq__page_ref_of(&v, run, lq__page_of_token(&v, (uint32_t)(token - v.first_token)));
     return LQ_OK;
 }
 
@@ -19946,8 +19938,7 @@ LQ__STATIC int lq__unpack_whole(lq__unpack *u, const lq_page_ref *ref, const uin
 LQ__STATIC int lq__unpack_ordered(lq__unpack *u, const lq_vectors_out *dst, const lq__run_view *run,
                                   uint32_t id, uint32_t page, uint32_t from, uint32_t to, size_t at)
 {
-    lq_page_ref ref;
-    lq__page_ref_set(&ref, run, id, page);
+    lq_page_ref ref = lq__page_ref_of(run, id, page);
     if (ref.bytes > u->sizes.page) return LQ_E_DATA;
     uint32_t list[64];
     lq__ordered_list(list, run, page);
@@ -20017,8 +20008,8 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
         wanted = (size_t)LQ__MIN((uint64_t)wanted, until - token);
         return status ? status : lq__unpack_block(u, dst, &run, id, token, at, wanted, found);
     }
-    lq_page_ref ref;
-    lq__page_ref_set(&ref, &run, id, (uint32_t)(token - run.first_token) / run.tokens_per_page);
+    lq_page_ref ref =
+        lq__page_ref_of(&run, id, (uint32_t)(token - run.first_token) / run.tokens_per_page);
     if (ref.token_count > LQ__TOKENS || ref.bytes > u->sizes.page) return LQ_E_DATA;
     uint64_t skip = token - ref.first_token;
     *found = LQ__MIN((size_t)(ref.token_count - skip), wanted);
@@ -29811,14 +29802,6 @@ LQ__INLINE size_t lq__kv_mean_bytes(size_t dims)
     return 1 + dims / 2 * 3;
 }
 
-/* Bytes of a head's numbers of an epoch: its mean, and of a warm one what lq__warm_fit makes. */
-LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dims)
-{
-    return !lq__kv_is_fitted(head, v)
-               ? 0
-               : lq__kv_mean_bytes(dims) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
-}
-
 /* A block while it is laid out: what its parts take so far. */
 typedef struct lq__kv_layout {
     const lq_kv_desc *desc;
@@ -29866,7 +29849,10 @@ LQ__STATIC const char *lq__kv_measure_stream(lq__kv_pool *pool, const lq__kv_lay
             head->tile[i] = tile;
         }
         head->number[v] = layer->number_bytes[v];
-        layer->number_bytes[v] += lq__kv_number_bytes(head, v, layer->dims[v]);
+        if (lq__kv_is_fitted(head, v)) { /* a mean; of a warm one what lq__warm_fit makes, too */
+            layer->number_bytes[v] += lq__kv_mean_bytes(layer->dims[v]);
+            layer->number_bytes[v] += kind == LQ__KV_WARM ? lq__warm_numbers(layer->dims[v]) : 0;
+        }
     }
     if (layer->warm[v]) {
         layer->most[v] = lq__kv_units(layer->most[v]);
@@ -30412,16 +30398,6 @@ LQ__INLINE void lq__kv_spoke(int16_t *dst, uint64_t step, int64_t position)
     dst[1] = (int16_t)LQ__MIN((w.s + (1 << 14)) >> 15, 32767);
 }
 
-LQ__STATIC void lq__kv_draw_circle(const lq__kv_pool *pool, const lq__kv_layer *layer)
-{
-    for (uint32_t j = 0; j < layer->rope.rotary_dims / 2; j++) {
-        uint64_t step = lq__phase_step(layer->rope.freqs[j]);
-        for (int64_t t = 0; t < (int64_t)LQ__HOT_TOKENS; t++) {
-            lq__kv_spoke(lq__kv_circle(pool, layer, j) + 2 * t, step, t);
-        }
-    }
-}
-
 /* Copies the frequencies of all layers into the block, and finds out which are alike. */
 LQ__STATIC void lq__kv_init_ropes(lq__kv_pool *pool)
 {
@@ -30432,7 +30408,11 @@ LQ__STATIC void lq__kv_init_ropes(lq__kv_pool *pool)
         if (layer->rope.rotary_dims == 0) continue;
         memcpy(freqs, layer->rope.freqs, 4 * (size_t)(layer->rope.rotary_dims / 2));
         layer->rope.freqs = freqs;
-        lq__kv_draw_circle(pool, layer);
+        for (uint32_t j = 0; j < layer->rope.rotary_dims / 2; j++) {
+            for (int64_t t = 0; t < (int64_t)LQ__HOT_TOKENS; t++) {
+                lq__kv_spoke(lq__kv_circle(pool, layer, j) + 2 * t, lq__phase_step(freqs[j]), t);
+            }
+        }
         pool->turns = 1;
         for (uint32_t i = 0; i < l && layer->rope_like == l; i++) {
             if (layers[i].rope_like == i && lq__kv_same_rope(layer, layers + i)) {
@@ -33529,8 +33509,8 @@ LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const
 }
 
 /* Plans the eviction of a layer: the old table goes to scratch, the new one in its place. */
-LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const uint8_t *keep,
-                                  lq__kv_plan *p)
+LQ__STATIC void lq__kv_plan_layer(lq__kv_plan *p, const lq_kv *kv, lq__kv_layer *layer,
+                                  const uint8_t *keep)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq__kv_count *count = lq__kv_count_of(kv, layer);
@@ -33940,7 +33920,7 @@ LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
     lq__kv_layer *layer = lq__kv_next(pool, NULL);
     for (; layer && status == LQ_OK; layer = lq__kv_next(pool, layer)) {
         lq__kv_plan plan;
-        lq__kv_plan_layer(kv, layer, keep, &plan);
+        lq__kv_plan_layer(&plan, kv, layer, keep);
         status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
         memcpy(plan.pages, plan.old, plan.old_count * sizeof *plan.old); /* the old table again */
         lq__kv_count_of(kv, layer)->pages = plan.old_count;
@@ -33959,7 +33939,7 @@ LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
     lq__kv_layer *layer = lq__kv_next(pool, NULL);
     for (; layer && status == LQ_OK; layer = lq__kv_next(pool, layer)) {
         lq__kv_plan plan;
-        lq__kv_plan_layer(kv, layer, keep, &plan);
+        lq__kv_plan_layer(&plan, kv, layer, keep);
         status = lq__kv_move_pages(kv, &plan);
         lq__kv_move_raw(kv, layer, keep, tokens);
         lq__kv_move_counts(kv, layer, keep, tokens);
@@ -34905,29 +34885,30 @@ LQ_API size_t lq_kv_load_bytes(const lq_kv *kv)
 }
 
 /* What the archive is told of a run. */
-LQ__STATIC void lq__kv_run_desc(lq_archive_run_desc *desc, const lq__kv_run *run, uint32_t group,
-                                uint64_t sequence)
+LQ__STATIC lq_archive_run_desc lq__kv_run_desc(const lq__kv_run *run, uint32_t group,
+                                               uint64_t sequence)
 {
+    lq_archive_run_desc desc = LQ__ZEROS;
     const int64_t *positions = lq__kv_positions(run->kv) + run->first;
     size_t tokens = run->end - run->first;
     size_t i = 1;
-    memset(desc, 0, sizeof *desc);
-    desc->group = group;
-    desc->profile = LQ_ARCHIVE_NONE;
-    desc->sequence = sequence;
-    desc->first_token = run->first;
-    desc->token_count = (uint32_t)tokens;
-    desc->code = run->code;
-    desc->align = run->code == LQ_PAGE_HOT ? 64 : 1;
-    desc->positions.first = positions[0];
-    desc->positions.stride = tokens > 1 ? positions[1] - positions[0] : 1;
-    while (i < tokens && positions[i] - positions[i - 1] == desc->positions.stride) {
+    desc.group = group;
+    desc.profile = LQ_ARCHIVE_NONE;
+    desc.sequence = sequence;
+    desc.first_token = run->first;
+    desc.token_count = (uint32_t)tokens;
+    desc.code = run->code;
+    desc.align = run->code == LQ_PAGE_HOT ? 64 : 1;
+    desc.positions.first = positions[0];
+    desc.positions.stride = tokens > 1 ? positions[1] - positions[0] : 1;
+    while (i < tokens && positions[i] - positions[i - 1] == desc.positions.stride) {
         i++;
     }
     if (i < tokens) {
-        memset(&desc->positions, 0, sizeof desc->positions);
-        desc->positions.list = positions;
+        memset(&desc.positions, 0, sizeof desc.positions);
+        desc.positions.list = positions;
     }
+    return desc;
 }
 
 /* The rope of a layer, as an archive knows it: of the first dims. 0: it has none. */
@@ -34960,9 +34941,8 @@ LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *di
         size_t bytes = 20 + 8 * (size_t)layer->kv_heads;
         for (size_t t = 0; t < lq__kv_sequence_of(kv)->tokens;) {
             lq__kv_run run = lq__kv_run_at(kv, layer, 0, t);
-            lq_archive_run_desc desc;
             if (run.first < run.end) {
-                lq__kv_run_desc(&desc, &run, 0, 0);
+                lq_archive_run_desc desc = lq__kv_run_desc(&run, 0, 0);
                 bytes += lq_archive_run_bytes(&desc);
             }
             t = run.end;
@@ -35035,8 +35015,7 @@ LQ__STATIC int lq__kv_save_runs(const lq_kv *kv, lq_archive_writer *writer,
         lq__kv_run run = lq__kv_run_at(kv, layer, v, t);
         t = run.first;
         if (t == run.end) break;
-        lq_archive_run_desc desc;
-        lq__kv_run_desc(&desc, &run, group, sequence);
+        lq_archive_run_desc desc = lq__kv_run_desc(&run, group, sequence);
         status = lq_archive_run_begin(writer, &desc);
         if (status != LQ_OK) return status;
         while (t < run.end && status == LQ_OK) {

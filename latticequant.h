@@ -3013,6 +3013,12 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #define LQ__WORK(n) ((void)0)
 #endif
 
+#if defined(__cplusplus)
+#define LQ__ZEROS {} /* of a struct */
+#else
+#define LQ__ZEROS {0}
+#endif
+
 #define LQ__MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LQ__MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -3023,104 +3029,54 @@ LQ_API LQ_MUST int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *
 #define LQ__AS_STORED 0
 #endif
 
-#if LQ__AS_STORED /* the same as below; compilers have less to do */
-LQ__INLINE uint16_t lq__load16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, 2);
-    return v;
-}
+/* little: a number whose bytes in memory are little-endian, as a number of this machine; and back,
+   which is the same. */
+#define LQ__ACCESS(bits, type, little, load, store)              \
+    LQ__INLINE uint##bits##_t little(uint##bits##_t value)       \
+    {                                                            \
+        uint64_t number = 0;                                     \
+        uint8_t byte[bits / 8];                                  \
+        if (LQ__AS_STORED) return value;                         \
+        memcpy(byte, &value, bits / 8);                          \
+        for (int i = 0; i < bits / 8; i++) {                     \
+            number |= (uint64_t)byte[i] << 8 * i;                \
+        }                                                        \
+        return (uint##bits##_t)number;                           \
+    }                                                            \
+    LQ__INLINE uint##bits##_t load(const uint8_t *p)             \
+    {                                                            \
+        uint##bits##_t v;                                        \
+        memcpy(&v, p, bits / 8);                                 \
+        return little(v);                                        \
+    }                                                            \
+    LQ__INLINE void store(uint8_t *p, type v)                    \
+    {                                                            \
+        uint##bits##_t low = little((uint##bits##_t)v);          \
+        memcpy(p, &low, bits / 8);                               \
+    }
+LQ__ACCESS(16, uint32_t, lq__little16, lq__load16, lq__store16)
+LQ__ACCESS(32, uint32_t, lq__little32, lq__load32, lq__store32)
+LQ__ACCESS(64, uint64_t, lq__little64, lq__load64, lq__store64)
+#undef LQ__ACCESS
 
-LQ__INLINE uint32_t lq__load32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, 4);
-    return v;
-}
-
-LQ__INLINE uint64_t lq__load64(const uint8_t *p)
-{
-    uint64_t v;
-    memcpy(&v, p, 8);
-    return v;
-}
-
-LQ__INLINE void lq__store16(uint8_t *p, uint32_t v)
-{
-    uint16_t low = (uint16_t)v;
-    memcpy(p, &low, 2);
-}
-
-LQ__INLINE void lq__store32(uint8_t *p, uint32_t v)
-{
-    memcpy(p, &v, 4);
-}
-
-LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
-{
-    memcpy(p, &v, 8);
-}
-#else
-LQ__INLINE uint16_t lq__load16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | (uint32_t)p[1] << 8);
-}
-
-LQ__INLINE uint32_t lq__load32(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-LQ__INLINE uint64_t lq__load64(const uint8_t *p)
-{
-    return lq__load32(p) | (uint64_t)lq__load32(p + 4) << 32;
-}
-
-LQ__INLINE void lq__store16(uint8_t *p, uint32_t v)
-{
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
-}
-
-LQ__INLINE void lq__store32(uint8_t *p, uint32_t v)
-{
-    lq__store16(p, v);
-    lq__store16(p + 2, v >> 16);
-}
-
-LQ__INLINE void lq__store64(uint8_t *p, uint64_t v)
-{
-    lq__store32(p, (uint32_t)v);
-    lq__store32(p + 4, (uint32_t)(v >> 32));
-}
-#endif
-
-/* `count` numbers of `size` bytes (2 or 4) in this machine's order, as little-endian bytes. */
+/* `count` numbers of `size` bytes (2 or 4) in this machine's order, as little-endian bytes; and
+   back, which is the same. */
 LQ__STATIC void lq__store_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
 {
-    for (size_t i = 0; i < count && size == 4; i++) {
-        uint32_t u;
-        memcpy(&u, src + 4 * i, 4);
-        lq__store32(dst + 4 * i, u);
-    }
-    for (size_t i = 0; i < count && size == 2; i++) {
-        uint16_t h;
-        memcpy(&h, src + 2 * i, 2);
-        lq__store16(dst + 2 * i, h);
+    for (size_t i = 0; i < count * size; i += size) {
+        if (size == 4) {
+            uint32_t u = lq__load32(src + i);
+            memcpy(dst + i, &u, 4);
+        } else {
+            uint16_t h = lq__load16(src + i);
+            memcpy(dst + i, &h, 2);
+        }
     }
 }
 
-/* And back. */
-LQ__STATIC void lq__load_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
+LQ__INLINE void lq__load_numbers(uint8_t *dst, const uint8_t *src, size_t count, size_t size)
 {
-    for (size_t i = 0; i < count && size == 4; i++) {
-        uint32_t u = lq__load32(src + 4 * i);
-        memcpy(dst + 4 * i, &u, 4);
-    }
-    for (size_t i = 0; i < count && size == 2; i++) {
-        uint16_t h = lq__load16(src + 2 * i);
-        memcpy(dst + 2 * i, &h, 2);
-    }
+    lq__store_numbers(dst, src, count, size);
 }
 
 LQ__INLINE uint32_t lq__bits_of_f32(float f)
@@ -3181,34 +3137,79 @@ LQ__INLINE uint64_t lq__align_up(uint64_t x, uint64_t align) /* align a power of
     return (x + align - 1) & ~(align - 1);
 }
 
-/* ---- an arena: pieces of memory that the caller gives ---- */
-/* A stack of pieces in the caller's workspace, each at a multiple of 64. */
+/* ---- an arena: pieces of memory that the caller gives ----
+   A routine that lays out a block or a workspace takes its pieces in turn, each at a multiple of
+   64. Its size function runs the same routine dry: `at` is NULL, nothing lies anywhere, and the
+   pieces are only counted. When more is taken than there is, or can be, nothing is left. */
 typedef struct lq__arena {
     uint8_t *at;
     size_t left;
 } lq__arena;
 
-LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+#define LQ__ARENA_DRY (SIZE_MAX - 127) /* left at first; a multiple of 64 */
+
+LQ__STATIC lq__arena lq__arena_dry(void)
 {
-    void *p = a->at;
-    bytes = lq__align64(bytes);
-    if (!a->at || bytes > a->left) {
-        a->at = NULL;
-        a->left = 0;
-        return NULL;
-    }
-    a->at += bytes;
-    a->left -= bytes;
-    return p;
+    lq__arena a = {NULL, LQ__ARENA_DRY};
+    return a;
+}
+
+/* Up to a multiple of 64, from where the pieces begin. */
+LQ__INLINE uint8_t *lq__align_mem(const void *mem)
+{
+    return (uint8_t *)(uintptr_t)mem + ((0 - (uintptr_t)mem) & 63);
 }
 
 LQ__STATIC lq__arena lq__arena_of(void *mem, size_t bytes)
 {
-    lq__arena a;
     size_t skip = (0 - (size_t)(uintptr_t)mem) & 63;
-    a.at = mem && bytes >= skip ? (uint8_t *)mem + skip : NULL;
-    a.left = a.at ? bytes - skip : 0;
+    lq__arena a = {NULL, 0};
+    if (mem && bytes >= skip) {
+        a.at = (uint8_t *)mem + skip;
+        a.left = bytes - skip;
+    }
     return a;
+}
+
+/* Takes so many bytes; NULL: there are not so many, or the arena is dry. */
+LQ__STATIC void *lq__arena_take(lq__arena *a, size_t bytes)
+{
+    uint8_t *p = a->at;
+    size_t whole = lq__align64(bytes);
+    if (bytes > a->left || whole > a->left) {
+        a->at = NULL;
+        a->left = 0;
+        return NULL;
+    }
+    a->at = p ? p + whole : NULL;
+    a->left -= whole;
+    return p;
+}
+
+LQ__STATIC void *lq__arena_array(lq__arena *a, size_t count, size_t size)
+{
+    size_t bytes;
+    return lq__arena_take(a, lq__mul_ok(&bytes, count, size) ? bytes : SIZE_MAX);
+}
+
+/* What a dry arena has counted: a multiple of 64. */
+LQ__INLINE size_t lq__arena_used(const lq__arena *a)
+{
+    return LQ__ARENA_DRY - a->left;
+}
+
+/* Memory for it, wherever that begins; 0: there cannot be so much. */
+LQ__INLINE size_t lq__arena_bytes(const lq__arena *a)
+{
+    return a->left ? lq__arena_used(a) + 63 : 0;
+}
+
+/* An array of a dry arena, for blocks that are addressed by offsets: where it begins. */
+LQ__STATIC size_t lq__arena_offset(lq__arena *a, size_t count, size_t size)
+{
+    size_t at = lq__arena_used(a);
+    (void)lq__arena_array(a, count, size);
+    return at;
 }
 
 /* ---- integer mathematics: the same result on every CPU, compiler and flag set ---- */
@@ -4361,11 +4362,26 @@ LQ__INLINE int lq__told(const char **message, const char *why, int status)
     return why ? status : LQ_OK;
 }
 
-/* The same inside: why is not NULL. */
+/* The same inside: the text goes to why, which may be NULL. */
 LQ__INLINE int lq__refuse(const char **why, int status, const char *text)
 {
-    *why = text;
+    if (why) *why = text;
     return status;
+}
+
+/* What may be wrong, in the order in which it is told. */
+typedef struct lq__fault {
+    int is;
+    int status;
+    const char *text;
+} lq__fault;
+
+LQ__STATIC int lq__first_fault(const char **why, const lq__fault *faults, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (faults[i].is) return lq__refuse(why, faults[i].status, faults[i].text);
+    }
+    return lq__refuse(why, LQ_OK, NULL);
 }
 
 LQ_API int lq_rope_check(const lq_rope *rope, const char **message)
@@ -11048,10 +11064,7 @@ LQ__STATIC int lq__encode_end(const lq__rans_flow *f, lq_rans_page *page)
     size_t rest = f->raw_bits > position ? (f->raw_bits - position + 7) / 8 : 0;
     uint8_t *dst = page->bytes;
     memset(head, 0, sizeof head);
-    lq__bits bits;
-    bits.at = head + octaves;
-    bits.buffer = 0;
-    bits.count = 0;
+    lq__bits bits = {head + octaves, 0, 0};
     for (uint32_t l = 0; l < f->lanes; l++) {
         uint32_t octave = lq__octave(f->hi[l]);
         head[l / 2] = (uint8_t)(head[l / 2] | octave << 4 * (l & 1));
@@ -11115,10 +11128,7 @@ LQ__STATIC int lq__rans_begin_c(lq__rans_flow *f, const lq_rans_page *page)
 /* The payload; behind it room for what an 8-byte store leaves. */
 LQ__STATIC size_t lq__rans_payload_c(const lq__rans_flow *f)
 {
-    lq__bits bits;
-    bits.at = f->raw;
-    bits.buffer = 0;
-    bits.count = 0;
+    lq__bits bits = {f->raw, 0, 0};
     for (uint32_t l = 0; l < f->lanes; l++) {
         uint32_t octave = lq__octave(f->hi[l]);
         uint32_t state = octave | (f->hi[l] - (1u << octave)) << 4;
@@ -11315,22 +11325,14 @@ LQ__STATIC void lq__dead_rows_clear(const lq_rans_plan *plan, int16_t *values)
     }
 }
 
-/* Aligned start of the workspace, NULL if it is too small. */
-LQ__STATIC uint8_t *lq__rans_workspace(void *workspace, size_t workspace_bytes, size_t need)
-{
-    if (workspace_bytes < need) return NULL;
-    return (uint8_t *)workspace + ((0 - (size_t)(uintptr_t)workspace) & 63);
-}
-
 LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_rans_page *pages,
                           size_t page_count, void *workspace, size_t workspace_bytes)
 {
     const lq__rans_encoder *kernels = &lq__rans_encoders[lq__cpu_level()];
     int result = LQ_OK;
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) return LQ_E_ARG;
-    uint8_t *at = lq__rans_workspace(workspace, workspace_bytes,
-                                     lq_rans_plan_workspace_bytes(plan, page_count));
-    if (!at) return LQ_E_SPACE;
+    if (workspace_bytes < lq_rans_plan_workspace_bytes(plan, page_count)) return LQ_E_SPACE;
+    uint8_t *at = lq__align_mem(workspace);
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
     uint8_t *copies = at + lq_rans_workspace_bytes(plan->rows, page_count) - 63;
     lq__rans_flow *flows = (lq__rans_flow *)(void *)at;
@@ -11350,9 +11352,7 @@ LQ_API int lq_rans_encode(const lq_tables *tables, const lq_rans_plan *plan, lq_
             if (!pages[i].status && plan->mapped_rows) {
                 lq__maps_put(plan, f, (int16_t *)(void *)(copies + n * plan->rows * 128));
             }
-            if (!pages[i].status) {
-                pages[i].status = kernels->scan(tables, plan, f);
-            }
+            if (!pages[i].status) pages[i].status = kernels->scan(tables, plan, f);
             if (!pages[i].status) {
                 lq__encode_begin(f);
                 flying[n++] = &pages[i];
@@ -11395,11 +11395,9 @@ LQ_API int lq_rans_decode(const lq_tables *tables, const lq_rans_plan *plan, lq_
     const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
     int result = LQ_OK;
     if (!plan || !(tables || plan->counts) || !workspace || (!pages && page_count)) return LQ_E_ARG;
-    uint8_t *at = lq__rans_workspace(workspace, workspace_bytes,
-                                     lq__rans_decode_bytes(plan->rows, page_count));
-    if (!at) return LQ_E_SPACE;
+    if (workspace_bytes < lq__rans_decode_bytes(plan->rows, page_count)) return LQ_E_SPACE;
     tables = plan->counts ? lq__counts_tables(plan->counts) : tables;
-    lq__rans_flow *flows = (lq__rans_flow *)(void *)at;
+    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__align_mem(workspace);
     for (size_t i = 0; i < page_count;) {
         lq_rans_page *flying[LQ__FLIGHT];
         size_t n = 0;
@@ -11443,9 +11441,10 @@ LQ__STATIC int lq__rans_symbols(const lq_tables *tables, const lq_rans_plan *pla
                                 void *workspace, size_t workspace_bytes)
 {
     const lq__rans_decoder *kernels = &lq__rans_decoders[lq__cpu_level()];
-    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__rans_workspace(
-        workspace, workspace_bytes, lq__rans_decode_bytes(plan->rows, LQ__FLIGHT));
-    int status = !flows ? LQ_E_INTERNAL : tables->table ? LQ_OK : LQ_E_SPACE;
+    lq__rans_flow *flows = (lq__rans_flow *)(void *)lq__align_mem(workspace);
+    int status = workspace_bytes < lq__rans_decode_bytes(plan->rows, LQ__FLIGHT) ? LQ_E_INTERNAL
+                 : tables->table                                                 ? LQ_OK
+                                                                                 : LQ_E_SPACE;
     *count = 0;
     for (size_t g = 0; g < LQ__FLIGHT && status == LQ_OK; g++) {
         status = lq__decode_begin(kernels, plan, flows, LQ__FLIGHT, g, &pages[g]);
@@ -11572,9 +11571,7 @@ LQ_API int lq_tables_small_init(const lq_tables **tables, void *mem, size_t mem_
     lq__rans_table own;
     for (uint32_t i = 0; i < LQ__T_COUNT && !status; i++) {
         status = lq__table_make(t, &own, i);
-        if (!status && used + 3 * own.count - 2 > LQ__PACKED_BYTES) {
-            status = LQ_E_INTERNAL;
-        }
+        if (!status && used + 3 * own.count - 2 > LQ__PACKED_BYTES) status = LQ_E_INTERNAL;
         if (!status) {
             t->packed_at[i] = (uint16_t)used;
             used += lq__table_pack(packed + used, &own);
@@ -11864,6 +11861,18 @@ LQ__INLINE int32_t lq__key_room(const lq_geometry *g)
     return g->basis != LQ_BASIS_HADAMARD ? 5 : 0;
 }
 
+/* Bytes from a token's vector of a slice of so many dims to the next, and where one lies. */
+LQ__INLINE size_t lq__vector_stride(const lq_vectors *src, size_t dims)
+{
+    return (src->token_stride ? src->token_stride : dims) * lq_type_bytes(src->type);
+}
+
+LQ__INLINE const uint8_t *lq__vector_at(const lq_vectors *src, uint32_t s, size_t dims,
+                                        size_t token)
+{
+    return (const uint8_t *)src->slices[s] + token * lq__vector_stride(src, dims);
+}
+
 /* Loads a slice of K, eight tokens at a time. */
 LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *g, uint32_t s,
                             size_t first, size_t tokens, lq__scale scale)
@@ -11872,8 +11881,8 @@ LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *
     int type = from->src->type;
     size_t element = lq_type_bytes(type);
     size_t dims = g->slice_dims[s];
-    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * element;
-    const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
+    size_t stride = lq__vector_stride(from->src, dims);
+    const uint8_t *v = lq__vector_at(from->src, s, dims, first);
     int32_t room = lq__key_room(g);
     int32_t x[8 * 64];
     memset(x, 0, sizeof x);
@@ -11916,14 +11925,12 @@ LQ__APART int lq__load_keys(int32_t *rows, lq__source *from, const lq_geometry *
 LQ__STATIC int lq__keys_load(lq__source *from, const lq_geometry *g, uint32_t s, size_t first,
                              size_t tokens, lq__scale scale)
 {
-    int type = from->src->type;
-    size_t dims = g->slice_dims[s];
-    size_t element = lq_type_bytes(type);
-    size_t stride = (from->src->token_stride ? from->src->token_stride : dims) * element;
-    const uint8_t *v = (const uint8_t *)from->src->slices[s] + first * stride;
+    uint32_t dims = g->slice_dims[s];
     int status = LQ_OK;
-    for (size_t t = 0; t < tokens && !status; t++, v += stride) {
-        status = lq__load_vector(NULL, from, lq__key_room(g), g->slice_dims[s], v, type, scale);
+    for (size_t t = 0; t < tokens && !status; t++) {
+        status =
+            lq__load_vector(NULL, from, lq__key_room(g), dims,
+                            lq__vector_at(from->src, s, dims, first + t), from->src->type, scale);
     }
     return status;
 }
@@ -11937,9 +11944,7 @@ LQ__STATIC void lq__gather(float *left, float *whole, const lq__source *from,
     int type = from->src->type;
     for (; s < end; s++) {
         size_t dims = g->slice_dims[s];
-        size_t stride = from->src->token_stride ? from->src->token_stride : dims;
-        const uint8_t *v =
-            (const uint8_t *)from->src->slices[s] + token * stride * lq_type_bytes(type);
+        const uint8_t *v = lq__vector_at(from->src, s, dims, token);
         kernels->load_row(whole, v, dims, type);
         if (center) {
             kernels->center_row(left, v, type, center, dims);
@@ -11976,9 +11981,7 @@ LQ__STATIC int lq__load_values(int32_t *rows, int16_t *gains, lq__source *from,
     size_t t;
     for (t = 0; t < tokens && !status; t++) {
         float *left = center ? from->vector : NULL;
-        size_t stride = from->src->token_stride ? from->src->token_stride : dims;
-        const uint8_t *v =
-            (const uint8_t *)from->src->slices[s] + (first + t) * stride * lq_type_bytes(type);
+        const uint8_t *v = lq__vector_at(from->src, s, dims, first + t);
         int of = many ? LQ_F32 : type;
         int32_t gain = 0;
         if (many) {
@@ -12021,6 +12024,15 @@ LQ__STATIC void lq__phases(uint32_t *phase, const lq_rope *rope, size_t i,
     }
 }
 
+/* sin and cos of pair i, q30, of all columns of a page. */
+LQ__STATIC void lq__waves(int32_t *sine, int32_t *cosine, const lq_rope *rope, size_t i,
+                          const lq_positions *positions, size_t tokens)
+{
+    uint32_t phase[LQ__TOKENS];
+    lq__phases(phase, rope, i, positions, tokens);
+    lq__rows_of_level()->sincos_row(sine, cosine, phase);
+}
+
 /* Whether no slice before s turns as it does: then s stands for all that do. */
 LQ__STATIC int lq__first_of_rope(const lq_geometry *g, uint32_t s)
 {
@@ -12044,11 +12056,9 @@ LQ__STATIC void lq__undo_rope(int32_t *rows, const lq_geometry *g, const lq_rope
         size_t a;
         size_t b;
         lq__rope_pair(rope, i, &a, &b);
-        uint32_t phase[LQ__TOKENS];
-        lq__phases(phase, rope, i, positions, tokens);
         int32_t sine[LQ__TOKENS];
         int32_t cosine[LQ__TOKENS];
-        kernels->sincos_row(sine, cosine, phase);
+        lq__waves(sine, cosine, rope, i, positions, tokens);
         for (size_t t = 0; t < LQ__TOKENS && inverse != one; t++) {
             sine[t] = (int32_t)((sine[t] * inverse + one / 2) >> 30);
             cosine[t] = (int32_t)((cosine[t] * inverse + one / 2) >> 30);
@@ -12074,11 +12084,9 @@ LQ__STATIC void lq__apply_rope(float *rows, const lq_geometry *g, const lq_rope 
         size_t a;
         size_t b;
         lq__rope_pair(rope, i, &a, &b);
-        uint32_t phase[LQ__TOKENS];
-        lq__phases(phase, rope, i, positions, tokens);
         int32_t y[LQ__TOKENS];
         int32_t x[LQ__TOKENS];
-        kernels->sincos_row(y, x, phase);
+        lq__waves(y, x, rope, i, positions, tokens);
         float sine[LQ__TOKENS];
         float cosine[LQ__TOKENS];
         for (size_t t = 0; t < LQ__TOKENS; t++) {
@@ -12251,9 +12259,7 @@ LQ__STATIC int lq__front(int32_t *rows, int16_t *gains, int16_t *pairs, lq__sour
     for (uint32_t s = 0; s < g->slice_count; s++) {
         const int16_t *gain = lq__is_value(g, s) ? gains + lq__slice_gain(g, s) * LQ__TOKENS : NULL;
         float of_slice = gain ? lq__slice_step(g, s, step) : step;
-        if (g->basis == LQ_BASIS_HADAMARD) {
-            lq__rotate_rows(row, g->slice_dims[s], 0);
-        }
+        if (g->basis == LQ_BASIS_HADAMARD) lq__rotate_rows(row, g->slice_dims[s], 0);
         for (size_t t = 0; t < LQ__TOKENS; t++) { /* columns behind the tokens are zero */
             factor[t] = lq__scale_of(of_slice, gain && t < tokens ? gain[t] : 0).factor;
         }
@@ -18043,44 +18049,36 @@ LQ__INLINE uint32_t lq__plain_zero(uint32_t u)
     return u == 0x80000000u ? 0 : u;
 }
 
-/* A status, and why: archives keep ropes of more magnitudes than the codec undoes. */
-LQ__STATIC int lq__archive_rope_fault(const lq_rope *rope, const char **why)
-{
-    if (!rope || !rope->freqs) {
-        return lq__refuse(why, LQ_E_ARG, rope ? "freqs: NULL" : "rope: NULL");
-    }
-    if (rope->layout > LQ_ROPE_ADJACENT) {
-        return lq__refuse(why, LQ_E_ARG, "layout: LQ_ROPE_HALF or LQ_ROPE_ADJACENT");
-    }
-    if (rope->rotary_dims < 2 || rope->rotary_dims > LQ_ARCHIVE_MAX_DIMS || rope->rotary_dims % 2) {
-        return lq__refuse(why, LQ_E_RANGE, "rotary_dims: even, 2 to 16384");
-    }
-    uint32_t magnitude = lq__plain_zero(lq__bits_of_f32(rope->magnitude));
-    if (!lq__finite_bits(magnitude)) return lq__refuse(why, LQ_E_DATA, "magnitude: not finite");
-    if (magnitude >> 31) return lq__refuse(why, LQ_E_RANGE, "magnitude: negative");
-    for (uint32_t i = 0; i < rope->rotary_dims / 2; i++) {
-        uint32_t f = lq__plain_zero(lq__bits_of_f32(rope->freqs[i]));
-        if (!lq__finite_bits(f)) return lq__refuse(why, LQ_E_DATA, "freqs: one is not finite");
-        if (f >= 0x43800000u) {
-            return lq__refuse(why, LQ_E_RANGE, "freqs: of each pair 0 to below 256");
-        }
-    }
-    return lq__refuse(why, LQ_OK, NULL);
-}
-
+/* Archives keep ropes of more magnitudes than the codec undoes. */
 LQ_API int lq_archive_rope_check(const lq_rope *rope, const char **message)
 {
-    const char *why;
-    int status = lq__archive_rope_fault(rope, &why);
-    return lq__told(message, why, status);
+    if (!rope) return lq__refuse(message, LQ_E_ARG, "rope: NULL");
+    uint32_t dims = rope->rotary_dims;
+    uint32_t magnitude = lq__plain_zero(lq__bits_of_f32(rope->magnitude));
+    const lq__fault faults[] = {
+        {!rope->freqs, LQ_E_ARG, "freqs: NULL"},
+        {rope->layout > LQ_ROPE_ADJACENT, LQ_E_ARG, "layout: LQ_ROPE_HALF or LQ_ROPE_ADJACENT"},
+        {dims < 2 || dims > LQ_ARCHIVE_MAX_DIMS || dims % 2 != 0, LQ_E_RANGE,
+         "rotary_dims: even, 2 to 16384"},
+        {!lq__finite_bits(magnitude), LQ_E_DATA, "magnitude: not finite"},
+        {magnitude >> 31 != 0, LQ_E_RANGE, "magnitude: negative"}};
+    int status = lq__first_fault(message, faults, sizeof faults / sizeof *faults);
+    if (status) return status;
+    for (uint32_t i = 0; i < rope->rotary_dims / 2; i++) {
+        uint32_t f = lq__plain_zero(lq__bits_of_f32(rope->freqs[i]));
+        if (!lq__finite_bits(f)) return lq__refuse(message, LQ_E_DATA, "freqs: one is not finite");
+        if (f >= 0x43800000u) {
+            return lq__refuse(message, LQ_E_RANGE, "freqs: of each pair 0 to below 256");
+        }
+    }
+    return lq__refuse(message, LQ_OK, NULL);
 }
 
 LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, uint32_t *id)
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
-    const char *why;
-    status = lq__archive_rope_fault(rope, &why);
+    status = lq_archive_rope_check(rope, NULL);
     if (status) return status;
     if (writer->rope_count >= LQ__ARCHIVE_ROPE_NONE) return LQ_E_RANGE;
     uint8_t *p = lq__record_add(writer, LQ__RECORD_ROPE, 0, LQ__ROPE_FIXED + 2 * rope->rotary_dims);
@@ -18098,23 +18096,21 @@ LQ_API int lq_archive_add_rope(lq_archive_writer *writer, const lq_rope *rope, u
 }
 
 /* A status, and why. writer NULL: ids are not looked at. */
-LQ__STATIC int lq__group_fault(const lq_archive_writer *writer, const lq_archive_group_desc *group,
-                               const char **why)
+LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
+                                  const lq_archive_group_desc *group, const char **message)
 {
     uint32_t streams = 0;
     uint32_t dims = 0;
-    if (!group || !group->slices) {
-        return lq__refuse(why, LQ_E_ARG, group ? "slices: NULL" : "group: NULL");
-    }
-    if (group->stream < LQ_K || group->stream > LQ_KV) {
-        return lq__refuse(why, LQ_E_ARG, "stream: LQ_K, LQ_V or LQ_KV");
-    }
-    if (group->rope != LQ_ARCHIVE_NONE && writer && group->rope >= writer->rope_count) {
-        return lq__refuse(why, LQ_E_RANGE, "rope: the archive has no such one");
-    }
-    if (group->slice_count < 1 || group->slice_count > LQ_ARCHIVE_MAX_SLICES) {
-        return lq__refuse(why, LQ_E_RANGE, "slice_count: 1 to 4096");
-    }
+    if (!group) return lq__refuse(message, LQ_E_ARG, "group: NULL");
+    const lq__fault faults[] = {
+        {!group->slices, LQ_E_ARG, "slices: NULL"},
+        {group->stream < LQ_K || group->stream > LQ_KV, LQ_E_ARG, "stream: LQ_K, LQ_V or LQ_KV"},
+        {group->rope != LQ_ARCHIVE_NONE && writer && group->rope >= writer->rope_count, LQ_E_RANGE,
+         "rope: the archive has no such one"},
+        {group->slice_count < 1 || group->slice_count > LQ_ARCHIVE_MAX_SLICES, LQ_E_RANGE,
+         "slice_count: 1 to 4096"}};
+    int status = lq__first_fault(message, faults, sizeof faults / sizeof *faults);
+    if (status) return status;
     for (size_t i = 0; i < group->slice_count; i++) {
         const lq_slice *s = &group->slices[i];
         const char *text = s->layer > 0xffff       ? "layer: of a slice, 0 to 65535"
@@ -18129,25 +18125,18 @@ LQ__STATIC int lq__group_fault(const lq_archive_writer *writer, const lq_archive
                                ? "rope: of a slice, the archive has no such one"
                                : NULL;
         uint32_t stream = s->stream ? s->stream : group->stream;
-        if (text) return lq__refuse(why, LQ_E_RANGE, text);
+        if (text) return lq__refuse(message, LQ_E_RANGE, text);
         if (stream < LQ_K || stream > LQ_V || (stream == LQ_V && s->rope)) {
-            return lq__refuse(why, LQ_E_ARG, stream == LQ_V ? "rope: of a slice of values"
-                                                            : "stream: of a slice LQ_K or LQ_V");
+            return lq__refuse(message, LQ_E_ARG,
+                              stream == LQ_V ? "rope: of a slice of values"
+                                             : "stream: of a slice LQ_K or LQ_V");
         }
         streams |= stream;
         dims += s->dims;
     }
     return streams == group->stream
-               ? lq__refuse(why, LQ_OK, NULL)
-               : lq__refuse(why, LQ_E_ARG, "stream: of the slices another than the group's");
-}
-
-LQ_API int lq_archive_group_check(const lq_archive_writer *writer,
-                                  const lq_archive_group_desc *group, const char **message)
-{
-    const char *why;
-    int status = lq__group_fault(writer, group, &why);
-    return lq__told(message, why, status);
+               ? lq__refuse(message, LQ_OK, NULL)
+               : lq__refuse(message, LQ_E_ARG, "stream: of the slices another than the group's");
 }
 
 LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_group_desc *group,
@@ -18155,8 +18144,7 @@ LQ_API int lq_archive_add_group(lq_archive_writer *writer, const lq_archive_grou
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
-    const char *why;
-    status = lq__group_fault(writer, group, &why);
+    status = lq_archive_group_check(writer, group, NULL);
     if (status) return status;
     int long_form = group->stream == LQ_KV;
     for (size_t i = 0; i < group->slice_count; i++) {
@@ -18278,37 +18266,29 @@ LQ__INLINE uint64_t lq__order_bytes(uint32_t tokens)
     return ((uint64_t)tokens + 1) / 2 + lq__run_pages(tokens, 64);
 }
 
-/* Tokens that page `page` of an ordered run holds. */
-LQ__INLINE uint32_t lq__ordered_tokens(uint32_t tokens, uint32_t page)
+/* The page in its block that an order puts token t in: a byte a token, or (packed) half of one. */
+LQ__INLINE uint32_t lq__order_at(const uint8_t *order, int packed, uint32_t t)
 {
-    return LQ__MIN(64u, tokens - page * 64);
+    return packed ? order[t / 2] >> t % 2 * 4 & 15u : order[t];
 }
 
-/* Whether a block's counts of tokens a page are what the manual says; `tokens` of it, from page
-   `first` on, in a run of so many pages and tokens. */
-LQ__STATIC int lq__block_counts_ok(const uint32_t counts[LQ_ARCHIVE_BLOCK], uint32_t run_tokens,
-                                   uint32_t first)
-{
-    uint32_t pages = lq__run_pages(run_tokens, 64);
-    int ok = 1;
-    for (uint32_t i = 0; i < LQ_ARCHIVE_BLOCK; i++) {
-        ok &= counts[i] == (first + i < pages ? lq__ordered_tokens(run_tokens, first + i) : 0);
-    }
-    return ok;
-}
-
-/* Whether an order puts as many tokens into each page as it holds. */
-LQ__STATIC int lq__order_ok(const uint8_t *order, uint32_t tokens)
+/* Whether an order puts as many tokens into each page as the manual says: 64, into the last one
+   what is left. */
+LQ__STATIC int lq__order_ok(const uint8_t *order, int packed, uint32_t tokens)
 {
     int ok = 1;
     for (uint32_t first = 0; first < tokens && ok; first += LQ__BLOCK_TOKENS) {
         uint32_t counts[LQ_ARCHIVE_BLOCK] = {0};
         uint32_t end = first + LQ__MIN(tokens - first, (uint32_t)LQ__BLOCK_TOKENS);
-        for (uint32_t t = first; t < end && ok; t++) {
-            ok = order[t] < LQ_ARCHIVE_BLOCK;
-            counts[order[t] & (LQ_ARCHIVE_BLOCK - 1)]++;
+        for (uint32_t t = first; t < end; t++) {
+            uint32_t page = lq__order_at(order, packed, t);
+            ok &= page < LQ_ARCHIVE_BLOCK;
+            counts[page % LQ_ARCHIVE_BLOCK]++;
         }
-        ok = ok && lq__block_counts_ok(counts, tokens, first / 64);
+        for (uint32_t i = 0, left = end - first; i < LQ_ARCHIVE_BLOCK; i++) {
+            ok &= counts[i] == LQ__MIN(left, 64u);
+            left -= LQ__MIN(left, 64u);
+        }
     }
     return ok;
 }
@@ -18333,53 +18313,36 @@ LQ__INLINE uint32_t lq__run_align(const lq_archive_run_desc *run)
 }
 
 /* A status, and why. writer NULL: ids are not looked at. */
-LQ__STATIC int lq__run_fault(const lq_archive_writer *writer, const lq_archive_run_desc *run,
-                             const char **why)
-{
-    if (!run) return lq__refuse(why, LQ_E_ARG, "run: NULL");
-    uint32_t align = lq__run_align(run);
-    uint32_t step = lq__plain_zero(lq__bits_of_f32(run->step));
-    if ((align & (align - 1)) || align > LQ_ARCHIVE_MAX_ALIGN) {
-        return lq__refuse(why, LQ_E_RANGE, "align: a power of two up to 65536");
-    }
-    if (run->code > 0xff) return lq__refuse(why, LQ_E_RANGE, "code: 0 to 255");
-    if (writer && run->group >= writer->group_count) {
-        return lq__refuse(why, LQ_E_RANGE, "group: the archive has no such one");
-    }
-    if (writer && run->profile != LQ_ARCHIVE_NONE && run->profile >= writer->profile_count) {
-        return lq__refuse(why, LQ_E_RANGE, "profile: the archive has no such one");
-    }
-    if (run->token_count == 0) return lq__refuse(why, LQ_E_RANGE, "token_count: at least 1");
-    if (run->tokens_per_page > 0xffff) {
-        return lq__refuse(why, LQ_E_RANGE, "tokens_per_page: up to 65535; 0 means 64");
-    }
-    if (run->order && lq__run_tokens_per_page(run) != 64) {
-        return lq__refuse(why, LQ_E_ARG, "tokens_per_page: not 64, beside an order");
-    }
-    if (run->order && !lq__order_ok(run->order, run->token_count)) {
-        return lq__refuse(why, LQ_E_ARG, "order: not 64 tokens of a block to each of its pages");
-    }
-    if (run->page_steps && !run->order) {
-        return lq__refuse(why, LQ_E_ARG, "page_steps: without an order");
-    }
-    if (run->first_token > lq__token_limit - run->token_count) {
-        return lq__refuse(why, LQ_E_RANGE, "first_token: with token_count at most 2^63");
-    }
-    if (!lq__finite_bits(step)) return lq__refuse(why, LQ_E_DATA, "step: not finite");
-    if (step >> 31) return lq__refuse(why, LQ_E_RANGE, "step: negative");
-    if (!run->positions.list && !lq__affine_ok(run->positions.first, lq__stride_of(&run->positions),
-                                               run->token_count - 1)) {
-        return lq__refuse(why, LQ_E_RANGE, "positions: the last one is beyond 64 bits");
-    }
-    return lq__refuse(why, LQ_OK, NULL);
-}
-
 LQ_API int lq_archive_run_check(const lq_archive_writer *writer, const lq_archive_run_desc *run,
                                 const char **message)
 {
-    const char *why;
-    int status = lq__run_fault(writer, run, &why);
-    return lq__told(message, why, status);
+    if (!run) return lq__refuse(message, LQ_E_ARG, "run: NULL");
+    uint32_t align = lq__run_align(run);
+    uint32_t step = lq__plain_zero(lq__bits_of_f32(run->step));
+    uint32_t tokens = run->token_count;
+    int fours = lq__run_tokens_per_page(run) == 64;
+    const lq__fault faults[] = {
+        {(align & (align - 1)) != 0 || align > LQ_ARCHIVE_MAX_ALIGN, LQ_E_RANGE,
+         "align: a power of two up to 65536"},
+        {run->code > 0xff, LQ_E_RANGE, "code: 0 to 255"},
+        {writer && run->group >= writer->group_count, LQ_E_RANGE,
+         "group: the archive has no such one"},
+        {writer && run->profile != LQ_ARCHIVE_NONE && run->profile >= writer->profile_count,
+         LQ_E_RANGE, "profile: the archive has no such one"},
+        {tokens == 0, LQ_E_RANGE, "token_count: at least 1"},
+        {run->tokens_per_page > 0xffff, LQ_E_RANGE, "tokens_per_page: up to 65535; 0 means 64"},
+        {run->order && !fours, LQ_E_ARG, "tokens_per_page: not 64, beside an order"},
+        {run->order && fours && tokens && !lq__order_ok(run->order, 0, tokens), LQ_E_ARG,
+         "order: not 64 tokens of a block to each of its pages"},
+        {run->page_steps && !run->order, LQ_E_ARG, "page_steps: without an order"},
+        {run->first_token > lq__token_limit - tokens, LQ_E_RANGE,
+         "first_token: with token_count at most 2^63"},
+        {!lq__finite_bits(step), LQ_E_DATA, "step: not finite"},
+        {step >> 31 != 0, LQ_E_RANGE, "step: negative"},
+        {!run->positions.list && tokens &&
+             !lq__affine_ok(run->positions.first, lq__stride_of(&run->positions), tokens - 1),
+         LQ_E_RANGE, "positions: the last one is beyond 64 bits"}};
+    return lq__first_fault(message, faults, sizeof faults / sizeof *faults);
 }
 
 /* Returns the end of what it stored. */
@@ -18416,8 +18379,7 @@ LQ_API int lq_archive_run_begin(lq_archive_writer *writer, const lq_archive_run_
 {
     int status = lq__writer_ready(writer, 0);
     if (status) return status;
-    const char *why;
-    status = lq__run_fault(writer, run, &why);
+    status = lq_archive_run_check(writer, run, NULL);
     if (status) return status;
     size_t start = writer->directory_used;
     uint32_t form = lq__positions_form(run);
@@ -18518,9 +18480,7 @@ LQ_API int lq_archive_flush_segment(lq_archive_writer *writer)
     if (!lq__writer_room(writer, pad + writer->directory_used + sizeof footer)) return LQ_E_SPACE;
     lq__footer_store(footer, writer, offset);
     status = lq__writer_pad(writer, pad);
-    if (!status) {
-        status = lq__writer_put(writer, writer->directory, writer->directory_used);
-    }
+    if (!status) status = lq__writer_put(writer, writer->directory, writer->directory_used);
     if (!status) status = lq__writer_put(writer, footer, sizeof footer);
     if (status) return status;
     writer->footer = writer->offset - sizeof footer;
@@ -18603,7 +18563,6 @@ typedef struct lq__pack {
     lq_profile calibrated;
     uint8_t *dense_file;
     void *dense_mem;
-    size_t dense_bytes;
     void *klt_mem;
     void *klt_workspace;
 } lq__pack;
@@ -18618,97 +18577,97 @@ LQ__STATIC lq_geometry lq__pack_geometry(const lq_archive_pack_desc *d)
     return g;
 }
 
-/* Memory that calibration takes: the sums; samples or the making; the file form, twice; the
-   basis. */
+/* What packing needs besides the codec's: sums and workspaces of a fit and (0: none is made) of a
+   calibration, its file form, its basis; pages that are gathered by weight. */
 typedef struct lq__pack_sizes {
+    size_t dims;
+    size_t slices;
+    size_t rows;
+    size_t fit;
+    size_t fit_workspace;
     size_t klt;
-    size_t workspace;
+    size_t klt_workspace;
     size_t file;
     size_t dense;
+    int weighed;
 } lq__pack_sizes;
 
 LQ__STATIC lq__pack_sizes lq__pack_sizes_of(const lq_archive_pack_desc *d)
 {
-    lq__pack_sizes s;
-    memset(&s, 0, sizeof s);
-    if (!d->calibrate) return s;
-    lq_klt klt;
-    memset(&klt, 0, sizeof klt);
-    lq_profile p;
-    memset(&p, 0, sizeof p);
+    lq__pack_sizes s = LQ__ZEROS;
+    lq_geometry g = lq__pack_geometry(d);
+    s.dims = lq_geometry_dims(&g);
+    s.slices = g.slice_count;
+    s.rows = lq_geometry_rows(&g);
+    s.fit = lq_fit_bytes(&g);
+    s.fit_workspace = lq_fit_workspace_bytes(&g);
+    s.weighed = d->weights != NULL;
+    if (!d->calibrate || s.rows == 0) return s;
+    lq_klt klt = LQ__ZEROS;
+    lq_profile p = LQ__ZEROS;
     klt.geometry = lq__klt_geometry(&d->geometry);
     p.stream = d->geometry.stream;
     p.slice_count = d->geometry.slice_count;
-    p.dims = (uint32_t)lq_geometry_dims(&d->geometry);
+    p.dims = (uint32_t)s.dims;
     p.gains = lq__gains_of(&d->geometry);
     s.klt = lq_klt_bytes(&klt.geometry);
-    s.workspace =
+    s.klt_workspace =
         LQ__MAX(lq_klt_workspace_bytes(&klt.geometry), lq_klt_profile_workspace_bytes(&klt));
     s.file = lq_klt_profile_bound(&klt);
     s.dense = lq__dense_place_of(NULL, &p, p.dims).bytes;
     return s;
 }
 
-/* Room for the tokens of the pages in flight, of any type. */
-LQ__INLINE size_t lq__gathered_bytes(const lq_geometry *g)
+LQ__STATIC void lq__pack_place(lq__pack *p, lq__arena *a, const lq__pack_sizes *s)
 {
-    return lq_geometry_dims(g) * LQ__IN_FLIGHT * LQ__TOKENS * 4;
-}
-
-LQ__STATIC int lq__pack_place(lq__pack *p, lq__arena *a)
-{
-    const lq_geometry *g = &p->geometry;
-    lq__pack_sizes s = lq__pack_sizes_of(p->desc);
-    p->fit_mem = lq__arena_take(a, lq_fit_bytes(g));
-    p->fit_workspace = lq__arena_take(a, lq_fit_workspace_bytes(g));
-    p->profile_mem = lq__arena_take(a, lq_profile_bytes(p->rows));
-    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(p->rows));
+    p->sizes = lq__codec_sizes_of(s->dims, s->slices, LQ__IN_FLIGHT);
+    p->fit_mem = lq__arena_take(a, s->fit);
+    p->fit_workspace = lq__arena_take(a, s->fit_workspace);
+    p->profile_mem = lq__arena_take(a, lq_profile_bytes(s->rows));
+    p->profile_file = (uint8_t *)lq__arena_take(a, lq_profile_save_bound(s->rows));
     p->codec_mem = lq__arena_take(a, p->sizes.codec);
     p->codec_workspace = lq__arena_take(a, p->sizes.workspace);
-    p->klt_mem = lq__arena_take(a, s.klt);
-    p->klt_workspace = lq__arena_take(a, s.workspace);
-    p->dense_file = (uint8_t *)lq__arena_take(a, s.file);
-    p->dense_mem = lq__arena_take(a, s.dense);
-    p->dense_bytes = s.dense;
-    if (p->desc->weights) {
+    p->klt_mem = lq__arena_take(a, s->klt);
+    p->klt_workspace = lq__arena_take(a, s->klt_workspace);
+    p->dense_file = (uint8_t *)lq__arena_take(a, s->file);
+    p->dense_mem = lq__arena_take(a, s->dense);
+    if (s->weighed) {
         p->sorter = (lq__sorter *)lq__arena_take(a, sizeof(lq__sorter));
-        p->gathered = (uint8_t *)lq__arena_take(a, lq__gathered_bytes(g));
-        p->gathered_slices = (const void **)lq__arena_take(a, g->slice_count * sizeof(void *));
+        p->gathered = (uint8_t *)lq__arena_take(a, s->dims * LQ__IN_FLIGHT * LQ__TOKENS * 4);
+        p->gathered_slices = (const void **)lq__arena_take(a, s->slices * sizeof(void *));
     }
     p->pages = (uint8_t *)lq__arena_take(a, p->sizes.page * LQ__IN_FLIGHT);
-    return p->pages ? LQ_OK : LQ_E_SPACE;
+}
+
+LQ__STATIC size_t lq__pack_bytes(const lq__pack_sizes *s)
+{
+    lq__pack p;
+    lq__arena a = lq__arena_dry();
+    lq__pack_place(&p, &a, s);
+    return lq__arena_bytes(&a);
 }
 
 LQ_API size_t lq_archive_pack_workspace_bytes(const lq_archive_pack_desc *desc)
 {
-    size_t rows = desc ? lq_geometry_rows(&desc->geometry) : 0;
-    if (rows == 0) return 0;
-    lq_geometry g = lq__pack_geometry(desc);
-    lq__codec_sizes s = lq__codec_sizes_of(lq_geometry_dims(&g), g.slice_count, LQ__IN_FLIGHT);
-    lq__pack_sizes c = lq__pack_sizes_of(desc);
-    return 64 * 15 +
-           (desc->weights ? sizeof(lq__sorter) + lq__gathered_bytes(&g) +
-                                g.slice_count * sizeof(void *)
-                          : 0) +
-           lq_fit_bytes(&g) + lq_fit_workspace_bytes(&g) + lq_profile_bytes(rows) +
-           lq_profile_save_bound(rows) + s.codec + s.workspace + s.page * LQ__IN_FLIGHT + c.klt +
-           c.workspace + c.file + c.dense;
+    if (!desc || lq_geometry_rows(&desc->geometry) == 0) return 0;
+    lq__pack_sizes s = lq__pack_sizes_of(desc);
+    return lq__pack_bytes(&s);
 }
 
 /* A run of tokens [first, first + count), coded as d says. */
-LQ__STATIC void lq__pack_run_desc(const lq__pack *p, lq_archive_run_desc *run,
-                                  const lq_codec_desc *d, uint32_t profile_id, size_t first,
-                                  size_t count)
+LQ__STATIC lq_archive_run_desc lq__pack_run_desc(const lq__pack *p, const lq_codec_desc *d,
+                                                 uint32_t profile_id, size_t first, size_t count)
 {
-    memset(run, 0, sizeof *run);
-    run->group = p->desc->group;
-    run->profile = profile_id;
-    run->sequence = p->desc->sequence;
-    run->first_token = p->desc->first_token + first;
-    run->token_count = (uint32_t)count;
-    run->code = (uint32_t)(d->page ? d->page : (int)LQ_PAGE_CODED);
-    run->step = d->page == LQ_PAGE_RAW ? 0.0f : d->step;
-    run->positions = lq__positions_from(p->positions, first);
+    lq_archive_run_desc run = LQ__ZEROS;
+    run.group = p->desc->group;
+    run.profile = profile_id;
+    run.sequence = p->desc->sequence;
+    run.first_token = p->desc->first_token + first;
+    run.token_count = (uint32_t)count;
+    run.code = (uint32_t)(d->page ? d->page : (int)LQ_PAGE_CODED);
+    run.step = d->page == LQ_PAGE_RAW ? 0.0f : d->step;
+    run.positions = lq__positions_from(p->positions, first);
+    return run;
 }
 
 /* Ends a run, or gives it up where something failed. */
@@ -18716,6 +18675,23 @@ LQ__STATIC int lq__pack_run_end(lq__pack *p, int status)
 {
     if (!status) return lq_archive_run_end(p->writer);
     if (p->writer->in_run && lq_archive_run_drop(p->writer)) return status;
+    return status;
+}
+
+/* Codes tokens [first, first + tokens) of src, at most those of the pages in flight, and writes
+   their pages. */
+LQ__STATIC int lq__pack_pages(lq__pack *p, const lq_codec *codec, const lq_vectors *src,
+                              size_t first, const lq_positions *positions, size_t tokens)
+{
+    size_t page_bytes[LQ__IN_FLIGHT];
+    size_t written;
+    const uint8_t *at = p->pages;
+    int status = lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written,
+                                 page_bytes, src, first, positions, tokens, p->codec_workspace);
+    for (size_t i = 0; i * LQ__TOKENS < tokens && !status; i++) {
+        status = lq_archive_write_page(p->writer, at, page_bytes[i]);
+        at += page_bytes[i];
+    }
     return status;
 }
 
@@ -18727,22 +18703,12 @@ LQ__STATIC int lq__pack_run(lq__pack *p, lq_codec_desc *d, uint32_t profile_id, 
     lq_codec *codec;
     int status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
     if (status) return status;
-    lq_archive_run_desc run;
-    lq__pack_run_desc(p, &run, &codec->desc, profile_id, first, count);
+    lq_archive_run_desc run = lq__pack_run_desc(p, &codec->desc, profile_id, first, count);
     status = lq_archive_run_begin(p->writer, &run);
     for (size_t done = 0; done < count && !status; done += LQ__IN_FLIGHT * LQ__TOKENS) {
-        size_t n = LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS);
-        size_t page_bytes[LQ__IN_FLIGHT];
-        size_t written;
-        const uint8_t *at = p->pages;
         lq_positions positions = lq__positions_or_none(p->positions, first + done);
-        status =
-            lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written, page_bytes,
-                            p->src, first + done, &positions, n, p->codec_workspace);
-        for (size_t i = 0; i * LQ__TOKENS < n && !status; i++) {
-            status = lq_archive_write_page(p->writer, at, page_bytes[i]);
-            at += page_bytes[i];
-        }
+        status = lq__pack_pages(p, codec, p->src, first + done, &positions,
+                                LQ__MIN(count - done, LQ__IN_FLIGHT * LQ__TOKENS));
     }
     return lq__pack_run_end(p, status);
 }
@@ -18850,9 +18816,8 @@ LQ__STATIC size_t lq__gather_pages(const lq__pack *p, size_t begin, uint32_t run
                 p->sorter->position[at] = lq__position(p->positions, begin + t);
                 for (uint32_t s = 0; s < g->slice_count; s++) {
                     size_t bytes = g->slice_dims[s] * element;
-                    size_t stride = p->src->token_stride ? p->src->token_stride * element : bytes;
                     memcpy(to + offset + at * bytes,
-                           (const uint8_t *)p->src->slices[s] + (begin + t) * stride, bytes);
+                           lq__vector_at(p->src, s, g->slice_dims[s], begin + t), bytes);
                     offset += room * bytes;
                 }
             }
@@ -18870,22 +18835,11 @@ LQ__STATIC int lq__pack_gathered(lq__pack *p, const lq_codec *codec, size_t begi
                                  uint32_t run_tokens, uint32_t first, uint32_t count)
 {
     size_t tokens = lq__gather_pages(p, begin, run_tokens, first, count);
-    lq_positions positions = {0, 0, NULL};
-    const uint8_t *at = p->pages;
-    positions.list = p->sorter->position;
-    lq_vectors src;
+    lq_positions positions = {0, 0, p->sorter->position};
+    lq_vectors src = *p->src;
     src.slices = p->gathered_slices;
     src.token_stride = 0;
-    src.type = p->src->type;
-    size_t page_bytes[LQ__IN_FLIGHT];
-    size_t written;
-    int status = lq__encode_from(codec, p->pages, p->sizes.page * LQ__IN_FLIGHT, &written,
-                                 page_bytes, &src, 0, &positions, tokens, p->codec_workspace);
-    for (uint32_t i = 0; i < count && !status; i++) {
-        status = lq_archive_write_page(p->writer, at, page_bytes[i]);
-        at += page_bytes[i];
-    }
-    return status;
+    return lq__pack_pages(p, codec, &src, 0, &positions, tokens);
 }
 
 /* The pages of a run whose order is known. */
@@ -18904,9 +18858,7 @@ LQ__STATIC int lq__pack_ordered(lq__pack *p, lq_codec_desc *d, size_t begin, uin
         d->step = step * lq__gain_f32(steps[page]);
         lq_codec *codec;
         status = lq_codec_init(&codec, p->codec_mem, p->sizes.codec, d);
-        if (!status) {
-            status = lq__pack_gathered(p, codec, begin, tokens, page, count);
-        }
+        if (!status) status = lq__pack_gathered(p, codec, begin, tokens, page, count);
     }
     d->step = step;
     return status;
@@ -18940,8 +18892,7 @@ LQ__STATIC int lq__pack_weighed(lq__pack *p, lq_codec_desc *d, size_t first, siz
                             LQ__MIN(count - block, (uint32_t)LQ__BLOCK_TOKENS), (int32_t)sum,
                             exponent);
         }
-        lq_archive_run_desc run;
-        lq__pack_run_desc(p, &run, d, desc->profile_id, t, count);
+        lq_archive_run_desc run = lq__pack_run_desc(p, d, desc->profile_id, t, count);
         run.order = p->sorter->order;
         run.page_steps = p->sorter->step;
         status = lq_archive_run_begin(p->writer, &run);
@@ -19002,9 +18953,7 @@ LQ__STATIC int lq__pack_refitted(lq__pack *p, lq_codec_desc *d, size_t first, si
         size_t end = tokens - start > stage ? start + stage : tokens;
         lq_positions positions = lq__positions_or_none(p->positions, start);
         int pays = 0;
-        if (start > first) {
-            status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
-        }
+        if (start > first) status = lq_fit_pays(&pays, &p->fit, d->profile, end - start);
         if (!status && pays) {
             status = lq__pack_run(p, d, id, begin, start - begin);
             begin = start;
@@ -19033,8 +18982,7 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     double dims = (double)lq_geometry_dims(g);
     *id = LQ_ARCHIVE_NONE;
     if (tokens - first < 2 * LQ__TOKENS) return LQ_OK;
-    lq_klt_desc k;
-    memset(&k, 0, sizeof k);
+    lq_klt_desc k = LQ__ZEROS;
     k.unit = g->stream == LQ_KV ? 0.0f : 1.0f;
     k.own = 1;
     k.step = desc->step;
@@ -19051,12 +18999,12 @@ LQ__STATIC int lq__pack_calibrate(lq__pack *p, size_t first, size_t tokens, uint
     lq_klt_report report;
     if (!status) {
         status = lq_klt_profile(&klt, p->dense_file, s.file, &file.count, &k, &report,
-                                p->klt_workspace, s.workspace);
+                                p->klt_workspace, s.klt_workspace);
     }
     size_t needed;
     if (!status) {
-        status = lq_profile_load(&p->calibrated, p->dense_mem, p->dense_bytes, &needed,
-                                 p->dense_file, file.count);
+        status = lq_profile_load(&p->calibrated, p->dense_mem, s.dense, &needed, p->dense_file,
+                                 file.count);
     }
     if (status) return status;
     file.count = lq_profile_strip(p->dense_file, file.count);
@@ -19092,16 +19040,17 @@ LQ__STATIC int lq__pack_rest(lq__pack *p, lq_codec_desc *d, size_t first, size_t
 }
 
 /* What the codec is told of the tokens behind the sinks; the profile may still be to be made. */
-LQ__STATIC void lq__pack_codec(lq_codec_desc *d, const lq_archive_pack_desc *desc)
+LQ__STATIC lq_codec_desc lq__pack_codec(const lq_archive_pack_desc *desc)
 {
-    memset(d, 0, sizeof *d);
-    d->tables = desc->tables;
-    d->geometry = desc->geometry;
-    d->page = desc->page;
-    d->quantizer = desc->quantizer;
-    d->bits = desc->bits;
-    d->step = desc->step;
-    d->profile = desc->profile;
+    lq_codec_desc d = LQ__ZEROS;
+    d.tables = desc->tables;
+    d.geometry = desc->geometry;
+    d.page = desc->page;
+    d.quantizer = desc->quantizer;
+    d.bits = desc->bits;
+    d.step = desc->step;
+    d.profile = desc->profile;
+    return d;
 }
 
 /* A status, and why. writer NULL: ids are not looked at. */
@@ -19140,8 +19089,7 @@ LQ__STATIC int lq__pack_fault(const lq_archive_writer *writer, const lq_archive_
                ? "profile_id: the archive has no such one"
                : NULL;
     if (*why) return LQ_E_RANGE;
-    lq_codec_desc d;
-    lq__pack_codec(&d, desc);
+    lq_codec_desc d = lq__pack_codec(desc);
     return desc->page == LQ_PAGE_RAW ? LQ_OK : lq__codec_fault(&d, !desc->profile, why);
 }
 
@@ -19162,26 +19110,23 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
         tokens > 0x7fffffffu || (!positions && desc->first_token > (uint64_t)INT64_MAX - tokens)) {
         return LQ_E_ARG;
     }
-    lq_positions follow;
-    memset(&follow, 0, sizeof follow);
+    lq_positions follow = LQ__ZEROS;
     follow.first = (int64_t)desc->first_token;
-    lq__pack p;
-    memset(&p, 0, sizeof p);
+    lq__pack p = LQ__ZEROS;
     p.desc = desc;
     p.writer = writer;
     p.src = src;
     p.positions = positions ? positions : &follow;
     p.geometry = lq__pack_geometry(desc);
-    p.rows = lq_geometry_rows(&p.geometry);
     const char *why;
     int status = lq__pack_fault(writer, desc, &why);
     status = status ? status : lq__weights_status(desc->weights, tokens);
     if (status) return status;
-    p.sizes = lq__codec_sizes_of(lq_geometry_dims(&desc->geometry), desc->geometry.slice_count,
-                                 LQ__IN_FLIGHT);
-    if (lq__pack_place(&p, &arena)) return LQ_E_SPACE;
-    lq_codec_desc d;
-    memset(&d, 0, sizeof d);
+    lq__pack_sizes sizes = lq__pack_sizes_of(desc);
+    p.rows = sizes.rows;
+    lq__pack_place(&p, &arena, &sizes);
+    if (!arena.at) return LQ_E_SPACE;
+    lq_codec_desc d = LQ__ZEROS;
     d.geometry = desc->geometry;
     size_t sinks = desc->first_token            ? 0
                    : desc->sinks == LQ_NO_SINKS ? 0
@@ -19192,7 +19137,7 @@ LQ_API int lq_archive_pack(lq_archive_writer *writer, const lq_archive_pack_desc
     d.type = src->type;
     status = lq__pack_run(&p, &d, LQ_ARCHIVE_NONE, 0, sinks);
     if (status || sinks == tokens) return status;
-    lq__pack_codec(&d, desc);
+    d = lq__pack_codec(desc);
     return lq__pack_rest(&p, &d, sinks, tokens);
 }
 
@@ -19257,23 +19202,14 @@ LQ__STATIC void lq__run_view_set(lq__run_view *v, const uint8_t *record)
 /* The page in its block of token t of an ordered run, counted from the run's first. */
 LQ__INLINE uint32_t lq__order_of(const lq__run_view *v, uint32_t t)
 {
-    return v->order[t / 2] >> t % 2 * 4 & 15u;
+    return lq__order_at(v->order, 1, t);
 }
 
-/* Whether a record's order puts as many tokens into each page as it holds, and its last half byte,
-   if it is none, is 0. */
+/* Whether a record's order is one, and its last half byte, if it is none, is 0. */
 LQ__STATIC int lq__run_order_ok(const lq__run_view *v)
 {
-    int ok = v->tokens_per_page == 64;
-    for (uint32_t first = 0; first < v->token_count && ok; first += LQ__BLOCK_TOKENS) {
-        uint32_t counts[LQ_ARCHIVE_BLOCK] = {0};
-        uint32_t end = first + LQ__MIN(v->token_count - first, (uint32_t)LQ__BLOCK_TOKENS);
-        for (uint32_t t = first; t < end; t++) {
-            counts[lq__order_of(v, t)]++;
-        }
-        ok = lq__block_counts_ok(counts, v->token_count, first / 64);
-    }
-    return ok && (v->token_count % 2 == 0 || v->order[v->token_count / 2] < 16);
+    return v->tokens_per_page == 64 && lq__order_ok(v->order, 1, v->token_count) &&
+           (v->token_count % 2 == 0 || v->order[v->token_count / 2] < 16);
 }
 
 LQ__INLINE int64_t lq__affine_first(const lq__run_view *v)
@@ -19423,9 +19359,7 @@ LQ__STATIC int lq__record_check(lq_archive_reader *r, const uint8_t *record, uin
     case LQ__RECORD_RUN:
         status = lq__run_check(r, record, limit);
         r->run_count++;
-        if (!status) {
-            r->page_count += lq__run_pages(lq__load32(p + 24), lq__load16(p + 28));
-        }
+        if (!status) r->page_count += lq__run_pages(lq__load32(p + 24), lq__load16(p + 28));
         break;
     case LQ__RECORD_META:
         if (flags != LQ__RECORD_SKIPPABLE) return LQ_E_FORMAT;
@@ -19478,8 +19412,8 @@ LQ__STATIC int lq__header_check(const lq_archive_reader *r)
     return bad || header[11] != LQ__ARCHIVE_BLAKE2S ? LQ_E_FORMAT : LQ_OK;
 }
 
-/* A footer is one only where it says it is: its directory ends at it. That the previous footer
-   lies before the directory makes every walk end. */
+/* A footer is one only where its own words say so: its directory ends there. Every walk ends,
+   because the previous footer lies before the directory. */
 LQ__STATIC int lq__footer_check(const uint8_t *f, uint64_t at)
 {
     uint64_t bytes = lq__load32(f + 4);
@@ -19589,9 +19523,7 @@ LQ__STATIC int lq__chain_check(lq_archive_reader *r, const uint8_t *footers, siz
         uint64_t offset = lq__load64(f + 8);
         size_t at = r->file ? (size_t)offset : used;
         int status = LQ_OK;
-        if (!r->file) {
-            status = lq__reader_get(r, offset, directories + used, lq__load32(f + 4));
-        }
+        if (!r->file) status = lq__reader_get(r, offset, directories + used, lq__load32(f + 4));
         if (!status) status = lq__directory_check(r, f, r->directories + at);
         if (status) return status;
         used += lq__load32(f + 4);
@@ -19604,6 +19536,14 @@ LQ__STATIC const uint8_t *lq__record(const lq_archive_reader *r, uint32_t type, 
     size_t i = (size_t)lq__index_first(r, type) + id;
     LQ__WORK(1);
     return r->directories + (size_t)lq__load64(r->index + 8 * i);
+}
+
+/* What a run's record says that was checked. */
+LQ__STATIC lq__run_view lq__run_at(const lq_archive_reader *r, uint32_t run)
+{
+    lq__run_view v;
+    lq__run_view_set(&v, lq__record(r, LQ__RECORD_RUN, run));
+    return v;
 }
 
 /* ---- reader: what is found in logarithmic time whatever the file says ----
@@ -19695,9 +19635,7 @@ LQ__STATIC int lq__run_older(const lq_archive_reader *r, uint32_t a, uint32_t b)
 LQ__STATIC uint32_t lq__span_put(uint8_t *spans, uint32_t count, uint32_t begun, uint64_t first,
                                  uint32_t run)
 {
-    if (count > begun && lq__load64(spans + LQ__SPAN_BYTES * (size_t)(count - 1)) == first) {
-        count--;
-    }
+    if (count > begun && lq__load64(spans + LQ__SPAN_BYTES * (size_t)(count - 1)) == first) count--;
     lq__store64(spans + LQ__SPAN_BYTES * (size_t)count, first);
     lq__store32(spans + LQ__SPAN_BYTES * (size_t)count + 8, run);
     return count + 1;
@@ -19743,9 +19681,7 @@ LQ__STATIC uint32_t lq__spans_fill(const lq_archive_reader *r, uint8_t *spans, c
             lq__store32(heap + 4 * at, lq__load32(heap + 4 * ((at - 1) / 2)));
         }
         lq__store32(heap + 4 * at, run);
-        if (at == 0) {
-            count = lq__span_put(spans, count, begun, lq__load64(p + 16), run);
-        }
+        if (at == 0) count = lq__span_put(spans, count, begun, lq__load64(p + 16), run);
     }
     return lq__spans_close(r, heap, &open, UINT64_MAX, spans, count, begun);
 }
@@ -19755,10 +19691,9 @@ LQ__STATIC void lq__groups_fill(const lq_archive_reader *r, uint8_t *groups)
 {
     memset(groups, 0, LQ__GROUP_BYTES * (size_t)r->group_count);
     for (uint32_t run = 0; run < r->run_count; run++) {
-        lq__run_view v;
-        uint64_t start = 0;
+            uint64_t start = 0;
         uint32_t most = 0;
-        lq__run_view_set(&v, lq__record(r, LQ__RECORD_RUN, run));
+        lq__run_view v = lq__run_at(r, run);
         for (uint32_t i = 0; i < v.page_count; i++) {
             uint32_t end = lq__load32(v.pages + 8 * (size_t)i);
             most = LQ__MAX(most, (uint32_t)(end - start));
@@ -19846,13 +19781,6 @@ LQ__STATIC void lq__bases_fill(lq_archive_reader *r, uint8_t *bases)
     }
 }
 
-/* Bytes of the tables behind the index. */
-LQ__INLINE uint64_t lq__tables_bytes(const lq__chain *chain)
-{
-    return (2 * LQ__SPAN_BYTES + 8) * chain->runs +
-           (LQ__GROUP_BYTES + LQ__BASIS_BYTES + 4) * (chain->records - chain->runs);
-}
-
 LQ__STATIC void lq__tables_fill(lq_archive_reader *r, uint8_t *mem)
 {
     size_t runs = r->run_count;
@@ -19906,7 +19834,8 @@ LQ__STATIC int lq__open_at(lq_archive_reader *reader, const lq_archive_reader *s
     if (chain.records > 0xfffffffeu || chain.segments > 0xfffffffeu) return LQ_E_RANGE;
     uint64_t bytes = LQ_ARCHIVE_FOOTER_BYTES * chain.segments +
                      (r.file ? 0 : chain.directory_bytes) + 8 * chain.records +
-                     lq__tables_bytes(&chain);
+                     (2 * LQ__SPAN_BYTES + 8) * chain.runs + /* tables */
+                     (LQ__GROUP_BYTES + LQ__BASIS_BYTES + 4) * (chain.records - chain.runs);
     if (bytes > SIZE_MAX) return LQ_E_RANGE;
     *needed = (size_t)bytes;
     if (bytes > mem_bytes) return LQ_E_SPACE;
@@ -19927,9 +19856,7 @@ LQ__STATIC int lq__recover(lq_archive_reader *reader, const lq_archive_reader *s
     uint64_t high = (source->size - LQ_ARCHIVE_FOOTER_BYTES) / 4 * 4 + 4; /* one past the next */
     uint64_t low = LQ_ARCHIVE_HEADER_BYTES;
     uint32_t tries = 0;
-    if (recover_bytes < source->size - low) {
-        low = lq__align_up(source->size - recover_bytes, 4);
-    }
+    if (recover_bytes < source->size - low) low = lq__align_up(source->size - recover_bytes, 4);
     uint8_t window[LQ__ARCHIVE_WINDOW + LQ_ARCHIVE_FOOTER_BYTES];
     while (high > low) {
         size_t count =
@@ -19948,24 +19875,17 @@ LQ__STATIC int lq__recover(lq_archive_reader *reader, const lq_archive_reader *s
 }
 
 /* A status, and why. */
-LQ__STATIC int lq__source_fault(const lq_archive_source *source, const char **why)
+LQ_API int lq_archive_source_check(const lq_archive_source *source, const char **message)
 {
     const char *text = !source                             ? "source: NULL"
                        : source->bytes && source->read_fn   ? "read_fn: beside bytes"
                        : !source->bytes && !source->read_fn ? "bytes: NULL, and so is read_fn"
                                                             : NULL;
-    if (text) return lq__refuse(why, LQ_E_ARG, text);
+    if (text) return lq__refuse(message, LQ_E_ARG, text);
     if (source->size > (uint64_t)1 << 60 || (source->bytes && source->size > SIZE_MAX)) {
-        return lq__refuse(why, LQ_E_RANGE, "size: at most 2^60, of bytes SIZE_MAX");
+        return lq__refuse(message, LQ_E_RANGE, "size: at most 2^60, of bytes SIZE_MAX");
     }
-    return lq__refuse(why, LQ_OK, NULL);
-}
-
-LQ_API int lq_archive_source_check(const lq_archive_source *source, const char **message)
-{
-    const char *why;
-    int status = lq__source_fault(source, &why);
-    return lq__told(message, why, status);
+    return lq__refuse(message, LQ_OK, NULL);
 }
 
 LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *source, void *mem,
@@ -19975,11 +19895,9 @@ LQ_API int lq_archive_open(lq_archive_reader *reader, const lq_archive_source *s
     if (!needed) needed = &ignored;
     *needed = 0;
     if (!reader || (!mem && mem_bytes)) return LQ_E_ARG;
-    const char *why;
-    int status = lq__source_fault(source, &why);
+    int status = lq_archive_source_check(source, NULL);
     if (status) return status;
-    lq_archive_reader r;
-    memset(&r, 0, sizeof r);
+    lq_archive_reader r = LQ__ZEROS;
     r.file = (const uint8_t *)source->bytes;
     r.read_fn = source->read_fn;
     r.user = source->user;
@@ -20112,26 +20030,26 @@ LQ_API int lq_archive_run(const lq_archive_reader *reader, uint32_t run, lq_arch
     return LQ_OK;
 }
 
-LQ__STATIC void lq__page_ref_set(lq_page_ref *ref, const lq__run_view *v, uint32_t run,
-                                 uint32_t page)
+LQ__STATIC lq_page_ref lq__page_ref_of(const lq__run_view *v, uint32_t run, uint32_t page)
 {
+    lq_page_ref ref = LQ__ZEROS;
     const uint8_t *entry = v->pages + 8 * (size_t)page;
     uint64_t start = page ? lq__align_up(lq__load32(entry - 8), v->align) : 0;
     uint32_t first = page * v->tokens_per_page; /* below token_count */
-    memset(ref, 0, sizeof *ref);
-    ref->offset = v->base + start;
-    ref->bytes = (uint32_t)(lq__load32(entry) - start);
-    ref->checksum = lq__load32(entry + 4);
-    ref->first_token = v->first_token + first;
-    ref->token_count = LQ__MIN(v->tokens_per_page, v->token_count - first);
-    ref->run = run;
-    ref->page = page;
-    ref->step = v->step;
+    ref.offset = v->base + start;
+    ref.bytes = (uint32_t)(lq__load32(entry) - start);
+    ref.checksum = lq__load32(entry + 4);
+    ref.first_token = v->first_token + first;
+    ref.token_count = LQ__MIN(v->tokens_per_page, v->token_count - first);
+    ref.run = run;
+    ref.page = page;
+    ref.step = v->step;
     if (v->order) {
-        ref->ordered = 1;
-        ref->first_token = v->first_token + page / LQ_ARCHIVE_BLOCK * LQ__BLOCK_TOKENS;
-        ref->step = v->step * lq__gain_f32((int32_t)(v->page_steps[page] ^ 0x80u) - 128);
+        ref.ordered = 1;
+        ref.first_token = v->first_token + page / LQ_ARCHIVE_BLOCK * LQ__BLOCK_TOKENS;
+        ref.step = v->step * lq__gain_f32((int32_t)(v->page_steps[page] ^ 0x80u) - 128);
     }
+    return ref;
 }
 
 /* The page of a run that holds token t, counted from its first. */
@@ -20158,8 +20076,7 @@ LQ_API int lq_archive_page_tokens(const lq_archive_reader *reader, const lq_page
 {
     if (!reader || !ref || !dst) return LQ_E_ARG;
     if (ref->run >= reader->run_count) return LQ_E_RANGE;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, ref->run));
+    lq__run_view v = lq__run_at(reader, ref->run);
     if (ref->page >= v.page_count) return LQ_E_RANGE;
     uint32_t count = LQ__MIN(v.tokens_per_page, v.token_count - ref->page * v.tokens_per_page);
     if (count != ref->token_count) return LQ_E_ARG;
@@ -20176,10 +20093,9 @@ LQ_API int lq_archive_run_page(const lq_archive_reader *reader, uint32_t run, ui
 {
     if (!reader || !ref) return LQ_E_ARG;
     if (run >= reader->run_count) return LQ_E_RANGE;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    lq__run_view v = lq__run_at(reader, run);
     if (page >= v.page_count) return LQ_E_RANGE;
-    lq__page_ref_set(ref, &v, run, page);
+    *ref = lq__page_ref_of(&v, run, page);
     return LQ_OK;
 }
 
@@ -20230,9 +20146,8 @@ LQ_API int lq_archive_find(const lq_archive_reader *reader, uint32_t group, uint
     uint32_t run;
     int status = lq__run_find(reader, group, sequence, token, &run, &until);
     if (status) return status;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
-    lq__page_ref_set(ref, &v, run, lq__page_of_token(&v, (uint32_t)(token - v.first_token)));
+    lq__run_view v = lq__run_at(reader, run);
+    *ref = lq__page_ref_of(&v, run, lq__page_of_token(&v, (uint32_t)(token - v.first_token)));
     return LQ_OK;
 }
 
@@ -20254,8 +20169,7 @@ LQ_API int lq_archive_positions(const lq_archive_reader *reader, uint32_t run, u
 {
     if (!reader || (!dst && count)) return LQ_E_ARG;
     if (run >= reader->run_count) return LQ_E_RANGE;
-    lq__run_view v;
-    lq__run_view_set(&v, lq__record(reader, LQ__RECORD_RUN, run));
+    lq__run_view v = lq__run_at(reader, run);
     if (first > v.token_count || count > v.token_count - first) return LQ_E_RANGE;
     for (size_t i = 0; i < count; i++) {
         size_t at = first + i;
@@ -20362,35 +20276,37 @@ LQ__STATIC lq__codec_sizes lq__unpack_sizes(const lq_archive_reader *reader, uin
     return s;
 }
 
-LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group)
+/* Places the arrays of a group of the archive; returns its slices, 0: it has no such group. */
+LQ__STATIC size_t lq__unpack_place(lq__unpack *u, lq__arena *a, const lq_archive_reader *reader,
+                                   uint32_t group)
 {
     size_t slices = 0;
-    size_t dims = lq__group_dims(reader, group, &slices);
-    if (dims == 0) return 0;
-    lq__codec_sizes s = lq__unpack_sizes(reader, group, dims, slices);
-    return 64 * 15 + slices * (sizeof(lq_slice) + 4 + sizeof(lq_role) + sizeof(lq_rope)) +
-           slices * sizeof(void *) + dims * 2 +
-           lq__unpack_dense_bytes(reader, dims) + lq_profile_bytes(dims + slices) + s.codec +
-           s.workspace + s.ring + dims * LQ__TOKENS * 4 + LQ__IN_FLIGHT * LQ__TOKENS * 8;
-}
-
-LQ__STATIC int lq__unpack_place(lq__unpack *u, lq__arena *a, size_t slices)
-{
+    u->dims = lq__group_dims(reader, group, &slices);
+    if (u->dims == 0) return 0;
+    u->rows = u->dims + slices;
+    u->sizes = lq__unpack_sizes(reader, group, u->dims, slices);
     u->slices = (lq_slice *)lq__arena_take(a, slices * sizeof(lq_slice));
     u->slice_dims = (uint32_t *)lq__arena_take(a, slices * 4);
     u->page_slices = (void **)lq__arena_take(a, slices * sizeof(void *));
     u->roles = (lq_role *)lq__arena_take(a, slices * sizeof(lq_role));
     u->ropes = (lq_rope *)lq__arena_take(a, slices * sizeof(lq_rope));
     u->freqs = (float *)lq__arena_take(a, u->dims * 2);
-    u->profile_mem = lq__arena_take(a, lq_profile_bytes(u->dims + slices));
-    u->dense_bytes = lq__unpack_dense_bytes(u->reader, u->dims);
+    u->profile_mem = lq__arena_take(a, lq_profile_bytes(u->rows));
+    u->dense_bytes = lq__unpack_dense_bytes(reader, u->dims);
     u->dense_mem = lq__arena_take(a, u->dense_bytes);
     u->codec_mem = lq__arena_take(a, u->sizes.codec);
     u->codec_workspace = lq__arena_take(a, u->sizes.workspace);
     u->page_floats = (float *)lq__arena_take(a, u->dims * LQ__TOKENS * 4);
     u->positions = (int64_t *)lq__arena_take(a, LQ__IN_FLIGHT * LQ__TOKENS * 8);
     u->pages = (uint8_t *)lq__arena_take(a, u->sizes.ring);
-    return u->pages ? LQ_OK : LQ_E_SPACE;
+    return slices;
+}
+
+LQ_API size_t lq_archive_unpack_workspace_bytes(const lq_archive_reader *reader, uint32_t group)
+{
+    lq__unpack u;
+    lq__arena a = lq__arena_dry();
+    return lq__unpack_place(&u, &a, reader, group) ? lq__arena_bytes(&a) : 0;
 }
 
 /* The rope of slice s, `id`: that of an earlier slice, or read behind *used frequencies. */
@@ -20426,12 +20342,8 @@ LQ__STATIC int lq__unpack_roles(lq__unpack *u, const lq_archive_group_desc *g)
         role->gain = role->stream == LQ_V ? gains++ : 0;
         role->rope = NULL;
         if (role->stream == LQ_V && g->stream != LQ_V) continue;
-        if (slice->rope == 0) {
-            slice->rope = g->rope == LQ_ARCHIVE_NONE ? g->rope : g->rope + 1;
-        }
-        if (slice->rope != LQ_ARCHIVE_NONE) {
-            status = lq__unpack_rope(u, s, slice->rope, &used);
-        }
+        if (slice->rope == 0) slice->rope = g->rope == LQ_ARCHIVE_NONE ? g->rope : g->rope + 1;
+        if (slice->rope != LQ_ARCHIVE_NONE) status = lq__unpack_rope(u, s, slice->rope, &used);
     }
     return status;
 }
@@ -20573,8 +20485,7 @@ LQ__STATIC int lq__unpack_codec(lq__unpack *u, const lq_page_ref *ref, const lq_
         return LQ_OK;
     }
     u->codec = NULL;
-    lq_codec_desc d;
-    memset(&d, 0, sizeof d);
+    lq_codec_desc d = LQ__ZEROS;
     lq_archive_run_info r;
     int status = lq_archive_run(u->reader, run, &r);
     if (status) return status;
@@ -20643,20 +20554,12 @@ typedef struct lq__unpack_batch {
     uint64_t first; /* token of the first page, counted from the run's first */
 } lq__unpack_batch;
 
-LQ__STATIC int lq__unpack_positions(lq__unpack *u, lq_positions *positions, uint32_t run,
-                                    uint64_t first, size_t count)
-{
-    positions->first = 0;
-    positions->stride = 0;
-    positions->list = u->positions;
-    return lq_archive_positions(u->reader, run, (uint32_t)first, count, u->positions);
-}
-
 LQ__STATIC int lq__unpack_flush(lq__unpack *u, lq__unpack_batch *b, const lq_vectors_out *dst)
 {
     if (b->count == 0) return LQ_OK;
-    lq_positions positions;
-    int status = lq__unpack_positions(u, &positions, b->last.run, b->first, b->tokens);
+    lq_positions positions = {0, 0, u->positions};
+    int status =
+        lq_archive_positions(u->reader, b->last.run, (uint32_t)b->first, b->tokens, u->positions);
     if (!status) {
         status = lq__decode_at(u->codec, dst, b->at, &positions, b->tokens, b->pages, b->page_bytes,
                                u->codec_workspace);
@@ -20666,23 +20569,14 @@ LQ__STATIC int lq__unpack_flush(lq__unpack *u, lq__unpack_batch *b, const lq_vec
     return status;
 }
 
-/* One page, of which only some tokens are wanted. */
-LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size_t at,
-                                  const lq_page_ref *ref, uint64_t in_run, const uint8_t *page,
-                                  size_t skip, size_t count)
+/* One page of the codec at hand to page_floats; u->positions are of its tokens. */
+LQ__STATIC int lq__unpack_whole(lq__unpack *u, const lq_page_ref *ref, const uint8_t *page)
 {
-    lq_positions positions;
+    lq_positions positions = {0, 0, u->positions};
+    lq_vectors_out whole = {u->page_slices, 0, LQ_F32};
     size_t page_bytes = ref->bytes;
-    int status = lq__unpack_positions(u, &positions, ref->run, in_run, ref->token_count);
-    if (status) return status;
-    lq_vectors_out whole;
-    whole.slices = u->page_slices;
-    whole.token_stride = 0;
-    whole.type = LQ_F32;
-    status = lq__decode_at(u->codec, &whole, 0, &positions, ref->token_count, &page, &page_bytes,
-                           u->codec_workspace);
-    if (!status) lq__unpack_part(u, dst, at, skip, count);
-    return status;
+    return lq__decode_at(u->codec, &whole, 0, &positions, ref->token_count, &page, &page_bytes,
+                         u->codec_workspace);
 }
 
 /* Page `page` of an ordered run: those of its tokens that are in [from, to), counted from the run's
@@ -20690,34 +20584,22 @@ LQ__STATIC int lq__unpack_partial(lq__unpack *u, const lq_vectors_out *dst, size
 LQ__STATIC int lq__unpack_ordered(lq__unpack *u, const lq_vectors_out *dst, const lq__run_view *run,
                                   uint32_t id, uint32_t page, uint32_t from, uint32_t to, size_t at)
 {
-    lq_positions positions = {0, 0, NULL};
-    lq_page_ref ref;
-    lq__page_ref_set(&ref, run, id, page);
-    size_t page_bytes = ref.bytes;
-    if (page_bytes > u->sizes.page) return LQ_E_DATA;
+    lq_page_ref ref = lq__page_ref_of(run, id, page);
+    if (ref.bytes > u->sizes.page) return LQ_E_DATA;
     uint32_t list[64];
     lq__ordered_list(list, run, page);
     const uint8_t *bytes;
     int status =
         lq_archive_page(u->reader, &ref, u->reader->file ? NULL : u->pages, u->sizes.page, &bytes);
     lq_page_info info;
-    status = status ? status : lq_page_inspect(&info, bytes, page_bytes);
+    status = status ? status : lq_page_inspect(&info, bytes, ref.bytes);
     status = status ? status : lq__unpack_codec(u, &ref, &info);
     for (size_t i = 0; i < ref.token_count && !status; i++) {
         status = lq_archive_positions(u->reader, id, list[i], 1, u->positions + i);
     }
-    if (status) return status;
-    positions.list = u->positions;
-    lq_vectors_out whole;
-    whole.slices = u->page_slices;
-    whole.token_stride = 0;
-    whole.type = LQ_F32;
-    status = lq__decode_at(u->codec, &whole, 0, &positions, ref.token_count, &bytes, &page_bytes,
-                           u->codec_workspace);
+    status = status ? status : lq__unpack_whole(u, &ref, bytes);
     for (size_t i = 0; i < ref.token_count && !status; i++) {
-        if (list[i] >= from && list[i] < to) {
-            lq__unpack_part(u, dst, at + (list[i] - from), i, 1);
-        }
+        if (list[i] >= from && list[i] < to) lq__unpack_part(u, dst, at + (list[i] - from), i, 1);
     }
     return status;
 }
@@ -20766,15 +20648,14 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
     uint32_t id;
     int status = lq__run_find(u->reader, u->desc->group, u->desc->sequence, token, &id, &until);
     if (status) return status;
-    lq__run_view run;
-    lq__run_view_set(&run, lq__record(u->reader, LQ__RECORD_RUN, id));
+    lq__run_view run = lq__run_at(u->reader, id);
     if (run.order) {
         status = lq__unpack_flush(u, b, dst);
         wanted = (size_t)LQ__MIN((uint64_t)wanted, until - token);
         return status ? status : lq__unpack_block(u, dst, &run, id, token, at, wanted, found);
     }
-    lq_page_ref ref;
-    lq__page_ref_set(&ref, &run, id, (uint32_t)(token - run.first_token) / run.tokens_per_page);
+    lq_page_ref ref =
+        lq__page_ref_of(&run, id, (uint32_t)(token - run.first_token) / run.tokens_per_page);
     if (ref.token_count > LQ__TOKENS || ref.bytes > u->sizes.page) return LQ_E_DATA;
     uint64_t skip = token - ref.first_token;
     *found = LQ__MIN((size_t)(ref.token_count - skip), wanted);
@@ -20792,8 +20673,11 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
     if (!status) status = lq__unpack_codec(u, &ref, &info);
     if (status) return status;
     if (!whole) {
-        return lq__unpack_partial(u, dst, at, &ref, ref.first_token - run.first_token, page,
-                                  (size_t)skip, *found);
+        status = lq_archive_positions(u->reader, id, (uint32_t)(ref.first_token - run.first_token),
+                                      ref.token_count, u->positions);
+        status = status ? status : lq__unpack_whole(u, &ref, page);
+        if (!status) lq__unpack_part(u, dst, at, (size_t)skip, *found);
+        return status;
     }
     if (b->count == 0) {
         b->at = at;
@@ -20806,50 +20690,24 @@ LQ__STATIC int lq__unpack_page(lq__unpack *u, lq__unpack_batch *b, const lq_vect
     return LQ_OK;
 }
 
-LQ__STATIC int lq__unpack_range(lq__unpack *u, const lq_vectors_out *dst, uint64_t first,
-                                size_t tokens)
-{
-    lq__unpack_batch b;
-    size_t at = 0;
-    memset(&b, 0, sizeof b);
-    while (at < tokens) {
-        size_t found = 0;
-        int status = lq__unpack_page(u, &b, dst, first + at, at, tokens - at, &found);
-        if (status) return status;
-        at += found;
-    }
-    return lq__unpack_flush(u, &b, dst);
-}
-
 /* A status, and why. reader NULL: the group is not looked at. */
-LQ__STATIC int lq__unpack_fault(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
-                                const char **why)
-{
-    if (!desc->profile != !desc->profile_bytes) {
-        return lq__refuse(why, LQ_E_ARG, desc->profile ? "profile_bytes: 0, with profile"
-                                                       : "profile_bytes: not 0, without profile");
-    }
-    if (!desc->calibrated && desc->calibrated_count) {
-        return lq__refuse(why, LQ_E_ARG, "calibrated: NULL, and a count of them");
-    }
-    for (size_t i = 0; i < desc->calibrated_count; i++) {
-        const lq_profile *p = desc->calibrated[i];
-        if (p && !lq__profile_valid(p)) {
-            return lq__refuse(why, LQ_E_ARG, "calibrated: one is not valid");
-        }
-    }
-    if (reader && desc->group >= reader->group_count) {
-        return lq__refuse(why, LQ_E_RANGE, "group: the archive has no such one");
-    }
-    return lq__refuse(why, LQ_OK, NULL);
-}
-
 LQ_API int lq_archive_unpack_check(const lq_archive_reader *reader,
                                    const lq_archive_unpack_desc *desc, const char **message)
 {
-    const char *why = "desc: NULL";
-    int status = desc ? lq__unpack_fault(reader, desc, &why) : LQ_E_ARG;
-    return lq__told(message, why, status);
+    int valid = 1;
+    if (!desc) return lq__refuse(message, LQ_E_ARG, "desc: NULL");
+    for (size_t i = 0; i < desc->calibrated_count && desc->calibrated; i++) {
+        valid &= !desc->calibrated[i] || lq__profile_valid(desc->calibrated[i]);
+    }
+    const lq__fault faults[] = {
+        {desc->profile && !desc->profile_bytes, LQ_E_ARG, "profile_bytes: 0, with profile"},
+        {!desc->profile && desc->profile_bytes, LQ_E_ARG, "profile_bytes: not 0, without profile"},
+        {!desc->calibrated && desc->calibrated_count, LQ_E_ARG,
+         "calibrated: NULL, and a count of them"},
+        {!valid, LQ_E_ARG, "calibrated: one is not valid"},
+        {reader && desc->group >= reader->group_count, LQ_E_RANGE,
+         "group: the archive has no such one"}};
+    return lq__first_fault(message, faults, sizeof faults / sizeof *faults);
 }
 
 LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_unpack_desc *desc,
@@ -20857,22 +20715,22 @@ LQ_API int lq_archive_unpack(const lq_archive_reader *reader, const lq_archive_u
                              void *workspace, size_t workspace_bytes)
 {
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
-    size_t slices = 0;
     if (!reader || !desc || !dst || !dst->slices || lq_type_bytes(dst->type) == 0) return LQ_E_ARG;
-    const char *why;
-    int status = lq__unpack_fault(reader, desc, &why);
+    int status = lq_archive_unpack_check(reader, desc, NULL);
     if (status || tokens > UINT64_MAX - first) return status ? status : LQ_E_RANGE;
-    lq__unpack u;
-    memset(&u, 0, sizeof u);
+    lq__unpack u = LQ__ZEROS;
     u.reader = reader;
     u.desc = desc;
-    u.dims = lq__group_dims(reader, desc->group, &slices);
-    u.rows = u.dims + slices;
-    u.sizes = lq__unpack_sizes(reader, desc->group, u.dims, slices);
     u.dense_left = 8 * (reader->size + desc->profile_bytes);
-    if (lq__unpack_place(&u, &arena, slices)) return LQ_E_SPACE;
+    size_t slices = lq__unpack_place(&u, &arena, reader, desc->group);
+    if (!arena.at) return LQ_E_SPACE;
     status = lq__unpack_geometry(&u, slices);
-    return status ? status : lq__unpack_range(&u, dst, first, tokens);
+    lq__unpack_batch b = LQ__ZEROS;
+    for (size_t at = 0, found; at < tokens && !status; at += found) {
+        found = 0;
+        status = lq__unpack_page(&u, &b, dst, first + at, at, tokens - at, &found);
+    }
+    return status ? status : lq__unpack_flush(&u, &b, dst);
 }
 /* ================================================================================================
    >>tile   hot pages: tiles of fixed width, their layout and kernels
@@ -29676,6 +29534,9 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    integers, so that steps of any length give the same. Keys have a shape besides, see
    lq__kv_shape.
 
+   To add a form beside raw, hot and warm: a row of lq__kv_verbs_of with its four verbs (bytes,
+   seal, read, attend), and its policy in lq__kv_policy_fault and lq__kv_kind.
+
    A step begins at the first layer with keys of its own, where everything that can fail is checked
    for all layers: pages are taken and entered there. Until its turn a layer is a step behind. Of
    pages that would be given back in the step itself only the sums are made.
@@ -29721,10 +29582,8 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
 #define LQ__KV_RESERVED 1u /* in the table of blobs: room is set aside; above: 2 + its unit */
 
 typedef struct lq__kv_head {
-    int k_kind; /* LQ__HOT_*, LQ__KV_WARM, 0: raw */
-    int v_kind;
-    size_t k_tile; /* offsets in the layer's part of a page */
-    size_t v_tile;
+    int kind[2];      /* LQ__HOT_*, LQ__KV_WARM, 0: raw */
+    size_t tile[2];   /* offsets in the layer's part of a page */
     size_t entry[2];  /* warm: which one of its blob */
     size_t number[2]; /* where its numbers are among those of an epoch */
     lq__warm_kind warm[2];
@@ -29740,8 +29599,7 @@ typedef struct lq__kv_stock {
 
 typedef struct lq__kv_layer {
     uint32_t kv_heads;
-    uint32_t k_dims;
-    uint32_t v_dims;
+    uint32_t dims[2];
     uint32_t v_in_k;  /* 1 + the dim of the keys where the values begin; 0: values of their own */
     uint32_t streams; /* that are held: 2, or 1: keys alone */
     uint32_t window;
@@ -29754,7 +29612,7 @@ typedef struct lq__kv_layer {
     lq__kv_stock marks; /* none, where nothing is warm or sparse */
     size_t blobs;       /* offset in the block: (2, marks) uint32, see LQ__KV_RESERVED */
     size_t table;       /* offset in a sequence: (entries) lq__kv_page */
-    size_t keep;        /* that many last tokens stay; 0: all */
+    size_t keep;        /* so many last tokens stay; 0: all */
     size_t need;        /* slots that a sequence needs for them */
     size_t arena;       /* units of blobs that it may have, */
     size_t held;        /* has, */
@@ -29834,9 +29692,7 @@ typedef struct lq__kv_pool {
     size_t blob_most;  /* units */
     size_t classes_at; /* lq__warm_classes */
     size_t bounds_at;
-    size_t bounds_bytes;
     size_t arena_at;
-    size_t warm_at; /* in the scratch of append */
     size_t tokens;
     size_t pages;      /* in all, of a layer that keeps all tokens */
     size_t page_count; /* of a sequence of `tokens` */
@@ -29847,8 +29703,7 @@ typedef struct lq__kv_pool {
     size_t step_tokens;
     size_t ring_tokens;
     size_t sink_tokens; /* room for sinks */
-    size_t k_dims; /* largest */
-    size_t v_dims;
+    size_t dims[2]; /* largest */
     size_t layer_at;
     size_t head_at;
     size_t dims_at; /* of each head's keys, then of its values: slice_dims of a layer's groups */
@@ -29856,7 +29711,6 @@ typedef struct lq__kv_pool {
     size_t circles; /* pairs of all */
     size_t circle_at;
     size_t stock_at;
-    size_t stock_bytes;
     size_t evict_at; /* old pages, then moves or scores */
     size_t blob_at;  /* one that is being moved */
     size_t keep_at;
@@ -29879,6 +29733,23 @@ typedef struct lq__kv_pool {
     void *mem;
     size_t mem_bytes;
 } lq__kv_pool;
+
+/* The keys or values of one head of a layer in a sequence: what is sealed, opened, summed at a
+   time. A layer has (streams, kv_heads) of them. */
+typedef struct lq__kv_lane {
+    const lq_kv *kv;
+    lq__kv_pool *pool;
+    const lq__kv_layer *layer;
+    const lq__kv_head *head;
+    lq__kv_count *count;
+    size_t i;     /* which one of the layer's */
+    size_t index; /* of the head */
+    int v;        /* 0: keys, 1: values */
+    int kind;     /* LQ__HOT_*, LQ__KV_WARM, 0: raw */
+    int fitted;   /* has numbers of its own: is neither raw nor calibrated */
+    size_t dims;
+    size_t row; /* bytes of a raw vector */
+} lq__kv_lane;
 
 /* ---- parts of the block ---- */
 LQ__INLINE uint8_t *lq__kv_at(const lq__kv_pool *pool, size_t offset)
@@ -29966,44 +29837,49 @@ LQ__INLINE uint8_t *lq__kv_slot(const lq__kv_pool *pool, const lq__kv_layer *lay
     return lq__kv_at(pool, layer->slab + slot * layer->page_bytes);
 }
 
-/* The base of a hot tile's scales, i8: see lq__hot_turn. */
-LQ__INLINE uint8_t *lq__kv_base(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
-                                uint32_t slot, size_t head)
+/* The bases of the scales of a layer's hot tiles, i8 of each head: see lq__hot_turn. */
+LQ__INLINE uint8_t *lq__kv_bases(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
+                                 uint32_t slot)
 {
-    return lq__kv_at(pool, layer->bases) + (slot * layer->streams + (size_t)v) * layer->based +
-           head;
+    return lq__kv_at(pool, layer->bases) + (slot * layer->streams + (size_t)v) * layer->based;
+}
+
+/* The layer with keys and values of its own behind one, or (NULL) the first; NULL: none. */
+LQ__STATIC lq__kv_layer *lq__kv_next(const lq__kv_pool *pool, const lq__kv_layer *layer)
+{
+    lq__kv_layer *layers = lq__kv_layers(pool);
+    uint32_t l = layer ? layer->owner + 1 : pool->first;
+    while (l < pool->layers && layers[l].kv_heads == 0) {
+        l++;
+    }
+    return l < pool->layers ? layers + l : NULL;
 }
 
 /* An empty slot: tiles and bases are zeros. */
 LQ__STATIC void lq__kv_empty_slot(const lq__kv_pool *pool, const lq__kv_layer *layer, uint32_t slot)
 {
     memset(lq__kv_slot(pool, layer, slot), 0, layer->page_bytes);
-    memset(lq__kv_base(pool, layer, 0, slot, 0), 0, layer->streams * layer->based);
+    memset(lq__kv_bases(pool, layer, 0, slot), 0, layer->streams * layer->based);
 }
 
 LQ__STATIC void lq__kv_copy_slot(const lq__kv_pool *pool, const lq__kv_layer *layer, uint32_t to,
                                  uint32_t from)
 {
     memcpy(lq__kv_slot(pool, layer, to), lq__kv_slot(pool, layer, from), layer->page_bytes);
-    memcpy(lq__kv_base(pool, layer, 0, to, 0), lq__kv_base(pool, layer, 0, from, 0),
+    memcpy(lq__kv_bases(pool, layer, 0, to), lq__kv_bases(pool, layer, 0, from),
            layer->streams * layer->based);
-}
-
-LQ__INLINE uint32_t lq__kv_dims(const lq__kv_layer *layer, int v)
-{
-    return v ? layer->v_dims : layer->k_dims;
 }
 
 /* Numbers of a token's keys or values that are held. */
 LQ__INLINE size_t lq__kv_held(const lq__kv_layer *layer, int v)
 {
-    return (uint32_t)v < layer->streams ? (size_t)layer->kv_heads * lq__kv_dims(layer, v) : 0;
+    return (uint32_t)v < layer->streams ? (size_t)layer->kv_heads * layer->dims[v] : 0;
 }
 
 /* Bytes of a head's bounds of a page; 0: there are none. */
 LQ__INLINE size_t lq__kv_bound_bytes(const lq__kv_pool *pool, const lq__kv_layer *layer)
 {
-    return pool->sparse ? 2 * (size_t)layer->k_dims + 4 : 0;
+    return pool->sparse ? 2 * (size_t)layer->dims[0] + 4 : 0;
 }
 
 LQ__INLINE uint8_t *lq__kv_bounds(const lq__kv_pool *pool, const lq__kv_layer *layer, uint32_t mark,
@@ -30015,14 +29891,13 @@ LQ__INLINE uint8_t *lq__kv_bounds(const lq__kv_pool *pool, const lq__kv_layer *l
 
 LQ__INLINE int lq__kv_is_warm(const lq__kv_head *head, int v)
 {
-    return (v ? head->v_kind : head->k_kind) == LQ__KV_WARM;
+    return head->kind[v] == LQ__KV_WARM;
 }
 
 /* Whether a head has numbers of its own: raw ones and calibrated ones have none. */
 LQ__INLINE int lq__kv_is_fitted(const lq__kv_head *head, int v)
 {
-    return (v ? head->v_kind : head->k_kind) != 0 &&
-           !(lq__kv_is_warm(head, v) && head->warm[v].given);
+    return head->kind[v] != 0 && !(lq__kv_is_warm(head, v) && head->warm[v].given);
 }
 
 /* Values change less than keys, which positions turn: theirs are every fourth epoch. */
@@ -30091,6 +29966,113 @@ LQ__INLINE uint8_t *lq__kv_blob(const lq__kv_pool *pool, uint32_t ref)
                                  : NULL;
 }
 
+/* The blob of a layer's keys or values in a page; NULL: there is none. */
+LQ__INLINE uint8_t *lq__kv_blob_of(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
+                                   const lq__kv_page *page)
+{
+    return layer->warm[v] && page->mark != LQ__KV_NO
+               ? lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->mark))
+               : NULL;
+}
+
+/* Units that a blob takes; 0 of NULL. */
+LQ__INLINE size_t lq__kv_blob_units(const lq__kv_pool *pool, const uint8_t *blob)
+{
+    return blob ? lq__kv_units(lq__kv_blob_size(pool, blob)) : 0;
+}
+
+/* ---- lanes ---- */
+/* Lane i of a layer: keys of its heads, then values. */
+LQ__INLINE lq__kv_lane lq__kv_lane_of(const lq_kv *kv, const lq__kv_layer *layer, size_t i)
+{
+    lq__kv_lane lane;
+    lane.kv = kv;
+    lane.pool = lq__kv_pool_of(kv);
+    lane.layer = layer;
+    lane.i = i;
+    lane.v = i >= layer->kv_heads;
+    lane.index = i - (lane.v ? layer->kv_heads : 0);
+    lane.head = lq__kv_heads(lane.pool, layer) + lane.index;
+    lane.count = lq__kv_count_of(kv, layer);
+    lane.kind = lane.head->kind[lane.v];
+    lane.fitted = lq__kv_is_fitted(lane.head, lane.v);
+    lane.dims = layer->dims[lane.v];
+    lane.row = lane.dims * lq__type_bytes(lane.pool->type);
+    return lane;
+}
+
+LQ__INLINE size_t lq__kv_lanes(const lq__kv_layer *layer)
+{
+    return layer->streams * (size_t)layer->kv_heads;
+}
+
+/* The part of a slot where its tokens are, unless it is warm. */
+LQ__INLINE uint8_t *lq__kv_tile(const lq__kv_lane *lane, uint32_t slot)
+{
+    return lq__kv_slot(lane->pool, lane->layer, slot) + lane->head->tile[lane->v];
+}
+
+LQ__INLINE uint8_t *lq__kv_base(const lq__kv_lane *lane, uint32_t slot)
+{
+    return lq__kv_bases(lane->pool, lane->layer, lane->v, slot) + lane->index;
+}
+
+/* Where a token's raw vector is in the ring, and where it is if it may be a sink. */
+LQ__INLINE uint8_t *lq__kv_ring_at(const lq__kv_lane *lane, size_t token)
+{
+    size_t ring = lane->pool->ring_tokens;
+    return lq__kv_in(lane->kv, lane->layer->ring[lane->v]) +
+           (lane->index * ring + (token + lane->count->ring) % ring) * lane->row;
+}
+
+LQ__STATIC uint8_t *lq__kv_raw_at(const lq__kv_lane *lane, size_t token)
+{
+    return token < lq__kv_sequence_of(lane->kv)->sinks
+               ? lq__kv_in(lane->kv, lane->layer->sink[lane->v]) +
+                     (lane->index * lane->pool->sink_tokens + token) * lane->row
+               : lq__kv_ring_at(lane, token);
+}
+
+/* How many of the raw tokens t .. end lie side by side: up to the end of sinks, or of the ring. */
+LQ__INLINE size_t lq__kv_raw_run(const lq__kv_lane *lane, size_t t, size_t end)
+{
+    size_t sinks = lq__kv_sequence_of(lane->kv)->sinks;
+    size_t ring = lane->pool->ring_tokens;
+    return t < sinks ? LQ__MIN(end, sinks) - t
+                     : LQ__MIN(end - t, ring - (t + lane->count->ring) % ring);
+}
+
+LQ__INLINE int64_t *lq__kv_sums(const lq__kv_lane *lane)
+{
+    return (int64_t *)(void *)lq__kv_in(lane->kv, lane->layer->sums[lane->v]) +
+           lane->index * lane->dims;
+}
+
+/* The numbers of an epoch: the unit of the mean, the mean, and of a warm lane those of its classes.
+   One that is not fitted has none. */
+LQ__INLINE uint8_t *lq__kv_numbers(const lq__kv_lane *lane, uint32_t epoch)
+{
+    return lq__kv_in(lane->kv, lane->layer->numbers[lane->v]) +
+           lq__kv_epoch_of(lane->v, epoch) * lane->layer->number_bytes[lane->v] +
+           lane->head->number[lane->v];
+}
+
+/* A page's body in the blob of a mark, and in *doublings those of its step. */
+LQ__STATIC const uint8_t *lq__kv_body(const lq__kv_lane *lane, uint32_t mark, size_t *bytes,
+                                      uint32_t *doublings)
+{
+    size_t entry = lane->head->entry[lane->v];
+    uint32_t ref = *lq__kv_blob_ref(lane->pool, lane->layer->owner, lane->v, mark);
+    const uint8_t *entries = lq__kv_blob(lane->pool, ref) + LQ__KV_BEHIND;
+    const uint8_t *body = entries + 4 * lane->layer->warm[lane->v];
+    for (size_t i = 0; i < entry; i++) {
+        body += lq__load32(entries + 4 * i) & 0xffffffu;
+    }
+    *bytes = lq__load32(entries + 4 * entry) & 0xffffffu;
+    *doublings = lq__load32(entries + 4 * entry) >> 24;
+    return body;
+}
+
 LQ__STATIC int lq__kv_valid(const lq_kv *kv)
 {
     return kv && kv->pool && kv->sequence && lq__kv_pool_of(kv)->magic == LQ__KV_MAGIC &&
@@ -30111,8 +30093,8 @@ typedef struct lq__kv_writer {
     const lq_kv *kv;
     lq__kv_pool *pool;
     const lq__kv_layer *layer;
-    const lq__kv_head *heads;
     lq__kv_count *count;
+    lq__kv_lane lane; /* at hand */
     lq__kv_source src[2];
     size_t old;
     float *x;    /* (chunk, dims) */
@@ -30120,20 +30102,72 @@ typedef struct lq__kv_writer {
     float *centers; /* (8, dims) */
     float *stretch; /* (dims) */
     void *work;
-    lq__warm_coder coder;
+    lq__warm_coder coder; /* of a warm lane, with its workspace */
+    lq__workspace room;
     uint8_t *fit; /* sums of a fit, then its profile */
+    uint8_t *fit_work;
     uint8_t *warm_work;
     uint8_t *blob; /* the one that is being made */
     size_t blob_bytes;
     size_t blob_spare; /* bytes that its pages may take beyond their room */
 } lq__kv_writer;
 
-/* One call: a kv head and up to 8 rows at a time, row = query * group + head of the group. */
+/* Up to 8 rows that are attended at a time: row = query * group + head of the group. */
+typedef struct lq__kv_rows {
+    size_t first;
+    size_t count;
+    size_t lo[LQ__HOT_ROWS]; /* tokens that a row sees */
+    size_t hi[LQ__HOT_ROWS];
+    float lse[LQ__HOT_ROWS];
+    int same; /* all see the same */
+} lq__kv_rows;
+
+/* Their queries, turned back by as much as the keys at hand have been shifted. */
+typedef struct lq__kv_asked {
+    lq__hot_query query;
+    void *mem;
+    float *given;  /* (8, dims of keys) */
+    float *turned; /* (8, dims of keys) */
+    int64_t turn;
+    const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
+} lq__kv_asked;
+
+/* What waits for the attention kernel, all of one form. */
+typedef struct lq__kv_parts {
+    lq__hot_part *part;
+    size_t *token;   /* of bit 0 */
+    uint64_t *masks; /* (parts, 8) */
+    float *bias;     /* (parts, 8, 64) */
+    size_t count;
+    int hot;           /* 2: warm, 1: hot, 0: raw */
+    uint32_t epoch;    /* warm: + doublings of the steps of V * 2^8 */
+    lq__hot_form form; /* of raw parts */
+} lq__kv_parts;
+
+/* The means that RoPE turns, of the keys of an epoch, for the query now. */
+typedef struct lq__kv_turned {
+    lq__hot_turning *means;
+    uint32_t epoch;  /* whose they are; LQ__KV_NO: none */
+    uint64_t *steps; /* (16) of the pairs */
+    float *stride;   /* (2, 16) cos, sin of 64 positions */
+    float *at;       /* (parts, 2, 16): see lq__hot_part */
+    int16_t *own;    /* (16, 64, 2) */
+    int64_t next;    /* position that `stride` behind the last part leads to */
+} lq__kv_turned;
+
+/* Which pages of a sparse cache are attended. */
+typedef struct lq__kv_choice {
+    float *parted; /* (8, 2, dims of keys) positive and negative numbers of queries; a mean */
+    float *scores; /* of pages */
+    uint8_t *keep; /* NULL: all */
+    float shifts[LQ__HOT_ROWS];
+} lq__kv_choice;
+
+/* One call: the keys and values of a kv head and a few rows at a time. */
 typedef struct lq__kv_reader {
     const lq_kv *kv;
     const lq__kv_pool *pool;
     const lq__kv_layer *layer; /* whose keys and values */
-    const lq__kv_head *head;
     const lq_kv_attend_desc *desc;
     lq__kv_source q;
     lq__kv_source out;
@@ -30144,53 +30178,38 @@ typedef struct lq__kv_reader {
     size_t end;
     size_t queries;
     size_t window; /* 0: none */
-    size_t kv_head;
-    size_t row; /* first row */
-    size_t rows;
-    size_t lo[LQ__HOT_ROWS]; /* tokens that a row sees */
-    size_t hi[LQ__HOT_ROWS];
-    int same; /* all rows see the same */
-    int pass; /* 0: attention, 1: mass */
     float scale;
-    int64_t turn; /* of the query now */
-    lq__hot_query query;
+    int pass; /* 0: attention, 1: mass */
+    int beyond;      /* 1: the caller's numbers lead beyond floats */
+    const char *why; /* the descriptor is refused */
+    int status;
+    size_t kv_head;
+    lq__kv_lane lane[2]; /* of it: keys, and values, or the keys that have them */
+    lq__kv_rows rows;
+    lq__kv_asked asked;
+    lq__kv_parts parts;
+    lq__kv_turned turning;
+    lq__kv_choice choice;
     lq__hot_state state;
-    void *query_mem;
     void *state_mem;
-    float *given;  /* (8, k_dims) */
-    float *turned; /* (8, k_dims) */
-    float *result; /* (8, v_dims), or k_dims where values are among the keys */
-    float *k_open; /* (k_dims): the mean. In a mixed cache (64, k_dims): tiles read as floats */
-    float *v_open; /* the same of values */
-    float *logits; /* (8, 64) of the second pass, where the result was */
-    float *bias;   /* (parts, 8, 64) */
+    float *result;  /* (8, dims of values), or of keys where values are among them */
+    float *logits;  /* (8, 64) of the second pass, where the result was */
+    float *open[2]; /* (dims): the means. In a mixed cache (64, dims): tiles read as floats */
     void *work;
-    uint64_t *masks; /* (parts, 8) */
-    lq__hot_part *parts;
-    size_t *part_token; /* of bit 0 */
-    size_t part_count;
-    int part_hot;        /* 2: warm, 1: hot, 0: raw */
-    uint32_t part_epoch; /* warm: + doublings of the steps of K * 2^8, of V * 2^16 */
-    lq__hot_form form;   /* of raw parts */
-    float lse[LQ__HOT_ROWS];
     lq__warm warm;
     lq__kv_writer opener; /* reads tiles as floats */
-    float *scores;        /* of pages */
-    float *parted;        /* (8, 2, k_dims) positive and negative numbers of queries; a mean */
-    uint8_t *keep;        /* pages that are attended; NULL: all */
-    float shifts[LQ__HOT_ROWS];
-    lq__hot_turning *turning; /* of the keys of an epoch and head, for the query now */
-    uint32_t turning_epoch;   /* whose it is; LQ__KV_NO: none */
-    uint64_t *steps;          /* (16) of its pairs */
-    float *stride;            /* (2, 16) cos, sin of 64 positions */
-    float *at;                /* (parts, 2, 16): see lq__hot_part */
-    int16_t *own;             /* (16, 64, 2) */
-    int64_t next;             /* position that `stride` behind the last part leads to */
-    const uint8_t *stretched; /* the shape that the query is rotated for; NULL: none */
-    int beyond;               /* 1: the caller's numbers lead beyond floats */
-    const char *why;          /* the descriptor is refused */
-    int status;
 } lq__kv_reader;
+
+/* How tokens of a lane are held in pages: raw, hot or warm. */
+typedef struct lq__kv_verbs {
+    size_t (*bytes)(int kind, int v, size_t dims, int type); /* of 64 tokens in a slot */
+    int (*seal)(lq__kv_writer *w, const lq__kv_page *page, size_t at, size_t tokens);
+    int (*read)(lq__kv_writer *w, const lq__kv_page *page, size_t t, size_t tokens, float *x);
+    void (*attend)(lq__kv_reader *r, const lq__kv_page *page, size_t t, size_t end, int64_t turn);
+} lq__kv_verbs;
+
+/* The table is in >>attend, behind the last verb. */
+static const lq__kv_verbs *lq__kv_verbs_of(int kind);
 
 /* ---- geometry ---- */
 /* What is wrong with a policy, the field first; NULL: nothing. */
@@ -30265,29 +30284,15 @@ LQ__STATIC int lq__kv_kind_of(const lq_kv_desc *desc, uint32_t l, uint32_t head,
     return lq__kv_kind(lq__kv_policy_of(desc, l, head, kv_heads, v));
 }
 
-/* Adds count * size bytes to *used, rounded up to 64, and returns where they begin. *used becomes
-   SIZE_MAX on overflow and stays so. */
-LQ__STATIC size_t lq__kv_take(size_t *used, size_t count, size_t size)
-{
-    size_t at = *used;
-    size_t bytes;
-    if (at == SIZE_MAX || !lq__mul_ok(&bytes, count, size) || bytes > SIZE_MAX - 128 ||
-        !lq__add_ok(used, at, lq__align64(bytes)) || *used > SIZE_MAX - 128) {
-        *used = SIZE_MAX;
-        return 0;
-    }
-    return at;
-}
-
 /* Whether values that are among the keys are dims of them which do not turn. */
 LQ__STATIC int lq__kv_values_fit(const lq__kv_layer *layer)
 {
     uint32_t first = layer->v_in_k ? layer->v_in_k - 1 : 0;
     uint32_t rotary = layer->rope.rotary_dims;
     return layer->v_in_k == 0 ||
-           (first % 8 == 0 && first < layer->k_dims && layer->v_dims <= layer->k_dims - first &&
+           (first % 8 == 0 && first < layer->dims[0] && layer->dims[1] <= layer->dims[0] - first &&
             (rotary == 0 || layer->rope_first + rotary <= first ||
-             first + layer->v_dims <= layer->rope_first));
+             first + layer->dims[1] <= layer->rope_first));
 }
 
 /* The RoPE of a layer's keys, freqs still the caller's. Like all lq__kv_measure_*: returns what is
@@ -30311,8 +30316,8 @@ LQ__STATIC const char *lq__kv_measure_rope(lq__kv_layer *layer, const lq_kv_desc
     layer->rope.magnitude = 1.0f; /* keys have it; a turn must not */
     layer->magnitude = lq__rope_magnitude(rope);
     layer->rope_first = own ? own->rope_first : desc->rope_first;
-    return layer->rope_first > layer->k_dims ? "rope_first: beyond the keys"
-           : rope->rotary_dims > layer->k_dims - layer->rope_first
+    return layer->rope_first > layer->dims[0] ? "rope_first: beyond the keys"
+           : rope->rotary_dims > layer->dims[0] - layer->rope_first
                ? "rope: rotary_dims are more than the keys have from rope_first on"
                : NULL;
 }
@@ -30323,13 +30328,13 @@ LQ__STATIC const char *lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_des
     const lq_kv_layer *own = desc->layer ? desc->layer + l : NULL;
     memset(layer, 0, sizeof *layer);
     layer->kv_heads = own && own->kv_heads ? own->kv_heads : desc->kv_heads;
-    layer->k_dims = own && own->k_dims ? own->k_dims : desc->k_dims;
-    layer->v_dims = own && own->v_dims ? own->v_dims : desc->v_dims;
+    layer->dims[0] = own && own->k_dims ? own->k_dims : desc->k_dims;
+    layer->dims[1] = own && own->v_dims ? own->v_dims : desc->v_dims;
     layer->v_in_k = lq__kv_v_in_k(desc, l);
     layer->streams = layer->v_in_k ? 1 : 2;
     layer->window = own ? own->window : 0;
-    if (layer->v_dims == 0) {
-        layer->v_dims = layer->k_dims - (layer->v_in_k ? layer->v_in_k - 1 : 0);
+    if (layer->dims[1] == 0) {
+        layer->dims[1] = layer->dims[0] - (layer->v_in_k ? layer->v_in_k - 1 : 0);
     }
     layer->owner = l;
     if (own && own->share) {
@@ -30354,15 +30359,15 @@ LQ__STATIC const char *lq__kv_measure_layer(lq__kv_layer *layer, const lq_kv_des
                                                             : NULL;
     }
     if (layer->kv_heads < 1 || layer->kv_heads > 1024) return "kv_heads: 1 to 1024";
-    if (layer->k_dims < 8 || layer->k_dims > LQ__KV_DIMS || layer->k_dims % 8) {
+    if (layer->dims[0] < 8 || layer->dims[0] > LQ__KV_DIMS || layer->dims[0] % 8) {
         return "k_dims: a multiple of 8 up to 1024";
     }
     if (layer->v_in_k && (layer->v_in_k - 1) % 8) return "v_in_k: 1 + a multiple of 8";
-    if (layer->v_in_k > layer->k_dims) return "v_in_k: beyond the keys";
-    if (layer->v_dims < 8 || layer->v_dims > LQ__KV_DIMS || layer->v_dims % 8) {
+    if (layer->v_in_k > layer->dims[0]) return "v_in_k: beyond the keys";
+    if (layer->dims[1] < 8 || layer->dims[1] > LQ__KV_DIMS || layer->dims[1] % 8) {
         return "v_dims: a multiple of 8 up to 1024";
     }
-    if (layer->v_in_k && layer->v_dims > layer->k_dims - (layer->v_in_k - 1)) {
+    if (layer->v_in_k && layer->dims[1] > layer->dims[0] - (layer->v_in_k - 1)) {
         return "v_dims: more than the keys have from v_in_k on";
     }
     const char *why = lq__kv_measure_rope(layer, desc, l);
@@ -30406,10 +30411,9 @@ LQ__STATIC const char *lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *hea
                                            const lq_kv_desc *desc, const lq_kv_policy *p, int v,
                                            size_t index, size_t *bytes)
 {
-    size_t dims = lq__kv_dims(layer, v);
+    size_t dims = layer->dims[v];
     size_t least = LQ__MAX((size_t)(p->bits ? p->bits : 4) * 8 * dims, (size_t)LQ__WARM_LEAST);
-    lq__warm_kind kind;
-    memset(&kind, 0, sizeof kind);
+    lq__warm_kind kind = LQ__ZEROS;
     kind.quantizer = p->quantizer ? p->quantizer : LQ_Z;
     kind.step = p->step;
     kind.least = least;
@@ -30419,7 +30423,7 @@ LQ__STATIC const char *lq__kv_measure_warm(lq__kv_layer *layer, lq__kv_head *hea
         return "step: of values it is relative, 1/32 to 32";
     }
     if (kind.given &&
-        (!lq__profile_valid(kind.given) || kind.given->stream != (uint32_t)(v ? LQ_V : LQ_K) ||
+        (!lq__profile_valid(kind.given) || kind.given->stream != (uint32_t)(LQ_K + v) ||
          kind.given->slice_count != 1 || kind.given->dims != dims ||
          (kind.given->basis == LQ_BASIS_DENSE &&
           (!kind.given->dense || !kind.given->dense->encodes ||
@@ -30444,124 +30448,101 @@ LQ__INLINE size_t lq__kv_mean_bytes(size_t dims)
     return 1 + dims / 2 * 3;
 }
 
-/* Bytes of a head's numbers of an epoch: its mean, and of a warm one what lq__warm_fit makes. */
-LQ__STATIC size_t lq__kv_number_bytes(const lq__kv_head *head, int v, size_t dims)
+/* A block while it is laid out: what its parts take so far. */
+typedef struct lq__kv_layout {
+    const lq_kv_desc *desc;
+    lq__kv_layer *layers; /* of the block; NULL: its size is wanted */
+    lq__kv_head *heads;
+    lq__arena sequence; /* of each one: its tables, */
+    lq__arena raw;      /* and its raw tokens behind them */
+    lq__arena stock;
+    lq__arena bounds;
+    lq__arena slabs;
+    size_t head_count;
+    size_t freqs;
+} lq__kv_layout;
+
+/* The tiles of a layer's keys or values in a slot, its numbers, the room of its blobs. */
+LQ__STATIC const char *lq__kv_measure_stream(lq__kv_pool *pool, const lq__kv_layout *out,
+                                             lq__kv_layer *layer, lq__arena *tiles, uint32_t l,
+                                             int v)
 {
-    return !lq__kv_is_fitted(head, v)
-               ? 0
-               : lq__kv_mean_bytes(dims) + (lq__kv_is_warm(head, v) ? lq__warm_numbers(dims) : 0);
+    size_t least = 0;
+    for (uint32_t h = 0; h < layer->kv_heads; h++) {
+        lq__kv_head scratch;
+        lq__kv_head *head = out->heads ? out->heads + layer->head + h : &scratch;
+        const lq_kv_policy *policy = lq__kv_policy_of(out->desc, l, h, layer->kv_heads, v);
+        const char *why = policy ? lq__kv_policy_fault(policy) : NULL;
+        int kind = lq__kv_kind(policy);
+        if (!why && kind == LQ__KV_WARM) {
+            why = lq__kv_measure_warm(layer, head, out->desc, policy, v,
+                                      2 * layer->head + (size_t)v * layer->kv_heads + h, &least);
+            pool->scope.quantizers |= why ? 0 : 1u << head->warm[v].quantizer;
+        }
+        if (why) return why;
+        layer->based = kind && kind != LQ__KV_WARM ? layer->kv_heads : layer->based;
+        if (v) {
+            int keys = lq__kv_kind_of(out->desc, l, h, layer->kv_heads, 0);
+            pool->scope.mixed |= lq__kv_verbs_of(keys) != lq__kv_verbs_of(kind);
+            if (kind && kind != LQ__KV_WARM && lq__hot_is_joint(kind)) {
+                pool->chunk = LQ__HOT_TOKENS; /* eviction codes a whole page again */
+            }
+        }
+        size_t bytes = lq__kv_verbs_of(kind)->bytes(kind, v, layer->dims[v], pool->type);
+        size_t tile = lq__arena_offset(tiles, 1, bytes);
+        for (int i = v; i < (layer->v_in_k ? 2 : v + 1); i++) { /* values among the keys: theirs */
+            head->kind[i] = kind;
+            head->tile[i] = tile;
+        }
+        head->number[v] = layer->number_bytes[v];
+        if (lq__kv_is_fitted(head, v)) { /* a mean; of a warm one what lq__warm_fit makes, too */
+            layer->number_bytes[v] += lq__kv_mean_bytes(layer->dims[v]);
+            layer->number_bytes[v] += kind == LQ__KV_WARM ? lq__warm_numbers(layer->dims[v]) : 0;
+        }
+    }
+    if (layer->warm[v]) {
+        layer->most[v] = lq__kv_units(layer->most[v]);
+        layer->least[v] = lq__kv_units(least);
+    }
+    return NULL;
 }
 
-/* What follows from the kinds of a head's keys and values. */
-LQ__STATIC void lq__kv_measure_pair(lq__kv_pool *pool, int k, int v)
+/* A layer's heads; what its page takes: all keys, then all values. */
+LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, const lq__kv_layout *out,
+                                            lq__kv_layer *layer, uint32_t l)
 {
-    if (!k != !v || (k == LQ__KV_WARM) != (v == LQ__KV_WARM)) {
-        pool->scope.mixed = 1;
-    }
-    if (v && v != LQ__KV_WARM && lq__hot_is_joint(v)) {
-        pool->chunk = LQ__HOT_TOKENS; /* eviction codes a whole page again */
-    }
-}
-
-/* Where a head has its tile, and its numbers: behind those of the heads before. */
-LQ__STATIC void lq__kv_place_head(lq__kv_layer *layer, lq__kv_head *head, int v, int kind,
-                                  size_t at)
-{
-    if (v == 0) {
-        head->k_kind = kind;
-        head->k_tile = at;
-    }
-    if (v || layer->v_in_k) {
-        head->v_kind = kind;
-        head->v_tile = at;
-    }
-    head->number[v] = layer->number_bytes[v];
-    layer->number_bytes[v] += lq__kv_number_bytes(head, v, lq__kv_dims(layer, v));
-}
-
-/* Tiles of a layer's page: all keys, then all values. heads may be NULL. Values among the keys have
-   their tile. */
-LQ__STATIC const char *lq__kv_measure_heads(lq__kv_pool *pool, lq__kv_layer *layer,
-                                            lq__kv_head *heads, const lq_kv_desc *desc, uint32_t l,
-                                            size_t index)
-{
-    int type = pool->type;
-    size_t used = 0;
-    memset(layer->warm, 0, sizeof layer->warm);
-    memset(layer->least, 0, sizeof layer->least);
-    memset(layer->most, 0, sizeof layer->most);
-    memset(layer->number_bytes, 0, sizeof layer->number_bytes);
-    layer->shape_bytes = 0;
-    layer->based = 0;
+    lq__arena tiles = lq__arena_dry();
     for (int v = 0; v < (int)layer->streams; v++) {
-        size_t least = 0;
-        for (uint32_t h = 0; h < layer->kv_heads; h++) {
-            lq__kv_head scratch;
-            lq__kv_head *head = heads ? heads + h : &scratch;
-            size_t dims = lq__kv_dims(layer, v);
-            const lq_kv_policy *policy = lq__kv_policy_of(desc, l, h, layer->kv_heads, v);
-            const char *why = policy ? lq__kv_policy_fault(policy) : NULL;
-            int kind = lq__kv_kind(policy);
-            size_t bytes = LQ__HOT_TOKENS * dims * lq_type_bytes(type);
-            if (!why && kind == LQ__KV_WARM) {
-                bytes = 0; /* its pages are blobs */
-                why = lq__kv_measure_warm(layer, head, desc, policy, v,
-                                          index + (size_t)v * layer->kv_heads + h, &least);
-                pool->scope.quantizers |= why ? 0 : 1u << head->warm[v].quantizer;
-            }
-            if (why) return why;
-            if (kind && kind != LQ__KV_WARM) {
-                bytes = lq__hot_tile_bytes(kind, v ? LQ_V : LQ_K, dims);
-                layer->based = layer->kv_heads;
-            }
-            if (v) {
-                lq__kv_measure_pair(pool, lq__kv_kind_of(desc, l, h, layer->kv_heads, 0), kind);
-            }
-            lq__kv_place_head(layer, head, v, kind, lq__kv_take(&used, 1, bytes));
-        }
-        if (v == 0 && layer->number_bytes[0]) {
-            layer->shape_bytes =
-                LQ__KV_SHAPE + layer->k_dims / 2 + (layer->rope.rotary_dims ? LQ__KV_TURNING : 0);
-        }
-        if (layer->warm[v]) {
-            layer->most[v] = lq__kv_units(layer->most[v]);
-            layer->least[v] = lq__kv_units(least);
-        }
+        const char *why = lq__kv_measure_stream(pool, out, layer, &tiles, l, v);
+        if (why) return why;
     }
-    layer->page_bytes = used;
-    return used != SIZE_MAX ? NULL : LQ__KV_TOO_LARGE;
+    if (layer->number_bytes[0]) {
+        layer->shape_bytes =
+            LQ__KV_SHAPE + layer->dims[0] / 2 + (layer->rope.rotary_dims ? LQ__KV_TURNING : 0);
+    }
+    layer->page_bytes = lq__arena_used(&tiles);
+    return tiles.left ? NULL : LQ__KV_TOO_LARGE;
 }
 
-/* What a layer takes of a sequence: raw tokens, or sums and means. */
-LQ__STATIC void lq__kv_measure_sequence(const lq__kv_pool *pool, lq__kv_layer *layer, size_t *used,
-                                        int raw)
+/* What a layer takes of a sequence: sums and means; raw tokens. */
+LQ__STATIC void lq__kv_measure_sequence(const lq__kv_pool *pool, lq__kv_layout *out,
+                                        lq__kv_layer *layer)
 {
     size_t size = lq_type_bytes(pool->type);
-    size_t k = lq__kv_held(layer, 0);
-    size_t v = lq__kv_held(layer, 1);
-    if (raw) {
-        layer->ring[0] = lq__kv_take(used, pool->ring_tokens, k * size);
-        layer->ring[1] = lq__kv_take(used, pool->ring_tokens, v * size);
-        layer->sink[0] = lq__kv_take(used, pool->sink_tokens, k * size);
-        layer->sink[1] = lq__kv_take(used, pool->sink_tokens, v * size);
-    } else {
-        layer->table = lq__kv_take(used, k ? pool->entries : 0, sizeof(lq__kv_page));
-        for (int i = 0; i < 2; i++) {
-            layer->numbers[i] =
-                lq__kv_take(used, lq__kv_epochs_of(i, pool->epochs), layer->number_bytes[i]);
-        }
-        layer->shapes =
-            lq__kv_take(used, lq__kv_shapes_of(pool, pool->epochs),
-                        layer->kv_heads * layer->shape_bytes);
-        layer->sums[0] = lq__kv_take(used, k, sizeof(int64_t));
-        layer->sums[1] = lq__kv_take(used, v, sizeof(int64_t));
-        if (layer->warm[0]) {
-            layer->fit[0] = lq__kv_take(used, k + layer->kv_heads, 16);
-        }
-        if (layer->warm[1]) {
-            layer->fit[1] = lq__kv_take(used, v + layer->kv_heads, 16);
-        }
+    for (int v = 0; v < 2; v++) {
+        size_t held = lq__kv_held(layer, v);
+        layer->numbers[v] = lq__arena_offset(&out->sequence, lq__kv_epochs_of(v, pool->epochs),
+                                             layer->number_bytes[v]);
+        layer->sums[v] = lq__arena_offset(&out->sequence, held, sizeof(int64_t));
+        layer->fit[v] =
+            lq__arena_offset(&out->sequence, layer->warm[v] ? held + layer->kv_heads : 0, 16);
+        layer->ring[v] = lq__arena_offset(&out->raw, pool->ring_tokens, held * size);
+        layer->sink[v] = lq__arena_offset(&out->raw, pool->sink_tokens, held * size);
     }
+    layer->table =
+        lq__arena_offset(&out->sequence, layer->kv_heads ? pool->entries : 0, sizeof(lq__kv_page));
+    layer->shapes = lq__arena_offset(&out->sequence, lq__kv_shapes_of(pool, pool->epochs),
+                                     layer->kv_heads * layer->shape_bytes);
 }
 
 /* Pages that a sequence of so many tokens may need: the last one may be begun. */
@@ -30613,110 +30594,86 @@ LQ__STATIC const char *lq__kv_measure_desc(lq__kv_pool *pool, const lq_kv_desc *
                                        : LQ__KV_TOO_LARGE;
 }
 
-/* Scores of pages, and which are attended. */
-LQ__INLINE size_t lq__kv_choice_bytes(const lq__kv_pool *pool)
+/* Places the arrays of a writer; those of warm streams only where there are some. */
+LQ__STATIC void lq__kv_writer_place(lq__kv_writer *w, lq__arena *a, const lq__kv_pool *pool)
 {
-    size_t parted = (2 * LQ__HOT_ROWS + 1) * (size_t)pool->k_dims;
-    return lq__align64(4 * parted + pool->entries * 5);
-}
-
-/* Places what warm streams need; returns its bytes. mem NULL: only counts. */
-LQ__STATIC size_t lq__kv_writer_warm(lq__kv_writer *w, uint8_t *mem, const lq__kv_pool *pool)
-{
-    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    size_t coder = lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0);
-    size_t fit = lq__align64(16 * (dims + 1)) + lq__align64(lq_profile_bytes(dims + 1));
-    if (mem) {
-        (void)lq__warm_coder_place(&w->coder, mem, dims, &pool->scope, 0);
-        w->fit = mem + coder;
-        w->warm_work = w->fit + fit;
+    size_t dims = LQ__MAX(pool->dims[0], pool->dims[1]);
+    size_t floats = pool->chunk + 1 + 8 + 1;
+    w->x = (float *)lq__arena_take(a, 4 * floats * dims + lq__hot_work_bytes(dims));
+    if (w->x) {
+        w->mean = w->x + pool->chunk * dims;
+        w->centers = w->mean + dims;
+        w->stretch = w->centers + 8 * dims;
+        w->work = w->stretch + dims;
     }
-    return coder + fit + lq__warm_work_bytes(&pool->scope, dims, 1);
+    if (pool->warm) {
+        uint8_t *coder =
+            (uint8_t *)lq__arena_take(a, lq__warm_coder_place(NULL, NULL, dims, &pool->scope, 0));
+        if (coder) (void)lq__warm_coder_place(&w->coder, coder, dims, &pool->scope, 0);
+        w->fit = (uint8_t *)lq__arena_array(a, dims + 1, 16);
+        w->fit_work = (uint8_t *)lq__arena_take(a, lq_profile_bytes(dims + 1));
+        w->warm_work = (uint8_t *)lq__arena_take(a, lq__warm_work_bytes(&pool->scope, dims, 1));
+    }
 }
 
-/* Places the arrays of a reader; returns their bytes. r NULL: only counts. What a cache cannot need
-   takes nothing: floats of tiles, means that turn, coded pages, choices. */
-LQ__STATIC size_t lq__kv_reader_place(lq__kv_reader *r, uint8_t *mem, const lq__kv_pool *pool)
+/* Places the arrays of a reader. What a cache cannot need takes nothing: floats of tiles, means
+   that turn, coded pages, choices. */
+LQ__STATIC void lq__kv_reader_place(lq__kv_reader *r, lq__arena *a, const lq__kv_pool *pool)
 {
-    const size_t k_dims = pool->k_dims;
-    const size_t v_dims = pool->v_dims;
+    const size_t *dims = pool->dims;
     const size_t parts = pool->parts;
-    const size_t open = pool->scope.mixed ? LQ__HOT_TOKENS : 1;
     const size_t pairs = pool->circles ? LQ__HOT_PAIRS : 0;
-    size_t used = 0;
-    size_t at[18];
-    at[0] = lq__kv_take(&used, 1, lq__hot_query_bytes(k_dims));
-    at[1] = lq__kv_take(&used, 1, lq__hot_state_bytes(v_dims));
-    at[2] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[3] = lq__kv_take(&used, LQ__HOT_ROWS * k_dims, 4);
-    at[4] = lq__kv_take(&used, LQ__HOT_ROWS * LQ__MAX(v_dims, (size_t)LQ__HOT_TOKENS), 4);
-    at[5] = lq__kv_take(&used, open * k_dims, 4);
-    at[6] = lq__kv_take(&used, open * v_dims, 4);
-    at[7] = lq__kv_take(&used, pool->sparse ? 1 : 0, lq__kv_choice_bytes(pool));
-    at[8] = lq__kv_take(&used, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
-    at[9] = lq__kv_take(&used, pool->scope.mixed ? 1 : 0,
-                        lq__hot_work_bytes(LQ__MAX(k_dims, v_dims)));
-    at[10] = lq__kv_take(&used, parts * LQ__HOT_ROWS, 8);
-    at[11] = lq__kv_take(&used, parts, sizeof(lq__hot_part));
-    at[12] = lq__kv_take(&used, parts, sizeof(size_t));
-    at[13] = lq__kv_take(&used, 1, sizeof(lq__hot_turning));
-    at[14] = lq__kv_take(&used, pairs, sizeof(uint64_t) + 2 * sizeof(float));
-    at[15] = lq__kv_take(&used, parts, 8 * pairs);
-    at[16] = lq__kv_take(&used, pairs, 4 * LQ__HOT_TOKENS);
-    at[17] = lq__kv_take(&used, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
-    if (r) {
-        r->query_mem = mem + at[0];
-        r->state_mem = mem + at[1];
-        r->given = (float *)(void *)(mem + at[2]);
-        r->turned = (float *)(void *)(mem + at[3]);
-        r->result = (float *)(void *)(mem + at[4]);
-        r->k_open = (float *)(void *)(mem + at[5]);
-        r->v_open = (float *)(void *)(mem + at[6]);
-        r->logits = r->result;
-        r->parted = (float *)(void *)(mem + at[7]);
-        r->scores = r->parted + (2 * LQ__HOT_ROWS + 1) * k_dims;
-        r->bias = (float *)(void *)(mem + at[8]);
-        r->work = mem + at[9];
-        r->masks = (uint64_t *)(void *)(mem + at[10]);
-        r->parts = (lq__hot_part *)(void *)(mem + at[11]);
-        r->part_token = (size_t *)(void *)(mem + at[12]);
-        r->turning = (lq__hot_turning *)(void *)(mem + at[13]);
-        r->steps = (uint64_t *)(void *)(mem + at[14]);
-        r->stride = (float *)(void *)(r->steps + LQ__HOT_PAIRS);
-        r->at = (float *)(void *)(mem + at[15]);
-        r->own = (int16_t *)(void *)(mem + at[16]);
-        memset(r->turning, 0, sizeof *r->turning);
-        r->turning->sums = (int32_t *)(void *)(mem + at[17]);
-        r->turning_epoch = LQ__KV_NO;
+    r->asked.mem = lq__arena_take(a, lq__hot_query_bytes(dims[0]));
+    r->state_mem = lq__arena_take(a, lq__hot_state_bytes(dims[1]));
+    r->asked.given = (float *)lq__arena_array(a, LQ__HOT_ROWS * dims[0], 4);
+    r->asked.turned = (float *)lq__arena_array(a, LQ__HOT_ROWS * dims[0], 4);
+    r->result =
+        (float *)lq__arena_array(a, LQ__HOT_ROWS * LQ__MAX(dims[1], (size_t)LQ__HOT_TOKENS), 4);
+    r->logits = r->result;
+    for (int v = 0; v < 2; v++) {
+        r->open[v] =
+            (float *)lq__arena_array(a, (pool->scope.mixed ? LQ__HOT_TOKENS : 1) * dims[v], 4);
+    }
+    if (pool->sparse) {
+        size_t parted = (2 * LQ__HOT_ROWS + 1) * dims[0];
+        r->choice.parted = (float *)lq__arena_take(a, 4 * parted + pool->entries * 5);
+        r->choice.scores = r->choice.parted ? r->choice.parted + parted : NULL;
+    }
+    r->parts.bias = (float *)lq__arena_array(a, parts * LQ__HOT_ROWS * LQ__HOT_TOKENS, 4);
+    r->work =
+        lq__arena_take(a, pool->scope.mixed ? lq__hot_work_bytes(LQ__MAX(dims[0], dims[1])) : 0);
+    r->parts.masks = (uint64_t *)lq__arena_array(a, parts * LQ__HOT_ROWS, 8);
+    r->parts.part = (lq__hot_part *)lq__arena_array(a, parts, sizeof(lq__hot_part));
+    r->parts.token = (size_t *)lq__arena_array(a, parts, sizeof(size_t));
+    r->turning.means = (lq__hot_turning *)lq__arena_take(a, sizeof(lq__hot_turning));
+    r->turning.steps = (uint64_t *)lq__arena_array(a, pairs, sizeof(uint64_t) + 2 * sizeof(float));
+    r->turning.at = (float *)lq__arena_array(a, parts, 8 * pairs);
+    r->turning.own = (int16_t *)lq__arena_array(a, pairs, 4 * LQ__HOT_TOKENS);
+    int32_t *sums = (int32_t *)lq__arena_array(a, pairs ? LQ__HOT_BATCH * LQ__HOT_TOKENS : 0, 4);
+    if (r->turning.means) {
+        r->turning.stride = (float *)(void *)(r->turning.steps + LQ__HOT_PAIRS);
+        memset(r->turning.means, 0, sizeof *r->turning.means);
+        r->turning.means->sums = sums;
+        r->turning.epoch = LQ__KV_NO;
     }
     if (pool->warm) {
-        used += lq__warm_place(r ? &r->warm : NULL, r ? mem + used : NULL, k_dims, v_dims,
-                               &pool->scope);
+        uint8_t *warm = (uint8_t *)lq__arena_take(
+            a, lq__warm_place(NULL, NULL, dims[0], dims[1], &pool->scope));
+        if (warm) (void)lq__warm_place(&r->warm, warm, dims[0], dims[1], &pool->scope);
     }
-    return used;
 }
 
-static size_t lq__kv_reader_bytes(const lq__kv_pool *pool)
+/* Bytes of the scratch of append and of read, and of attend. */
+LQ__APART void lq__kv_measure_calls(lq__kv_pool *pool)
 {
-    return lq__kv_reader_place(NULL, NULL, pool);
-}
-
-/* Scratch of evict, and what append, read and attend share: of the first two a chunk of tokens of a
-   head, a mean, the means of eight rows, a stretch, the kernel's, and what is warm. */
-LQ__STATIC void lq__kv_measure_scratch(lq__kv_pool *pool, size_t *used)
-{
-    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
-    size_t floats = (pool->chunk + 1 + 8 + 1) * dims;
-    pool->evict_at = lq__kv_take(used, pool->tokens + pool->entries * 8, 4);
-    pool->keep_at = lq__kv_take(used, pool->tokens, 1);
-    pool->blob_at = lq__kv_take(used, pool->blob_most, LQ__KV_BLOB);
-    lq__kv_take(&pool->append_bytes, 1, 4 * floats + lq__hot_work_bytes(dims));
-    pool->warm_at = pool->append_bytes;
-    if (pool->warm) {
-        lq__kv_take(&pool->append_bytes, 1, lq__kv_writer_warm(NULL, NULL, pool));
-    }
-    pool->attend_bytes = lq__kv_reader_bytes(pool);
-    pool->append_at = lq__kv_take(used, 1, LQ__MAX(pool->append_bytes, pool->attend_bytes));
+    lq__kv_writer w;
+    lq__kv_reader r;
+    lq__arena append = lq__arena_dry();
+    lq__arena attend = lq__arena_dry();
+    lq__kv_writer_place(&w, &append, pool);
+    lq__kv_reader_place(&r, &attend, pool);
+    pool->append_bytes = lq__arena_used(&append);
+    pool->attend_bytes = lq__arena_used(&attend);
 }
 
 /* The first layer that is given the same lq_rope, so that both have one circle. */
@@ -30734,7 +30691,8 @@ LQ__STATIC uint32_t lq__kv_first_like(const lq_kv_desc *desc, uint32_t l)
 /* How many slots and marks a layer has. Of one with a window that is less than `tokens`, a sequence
    needs those of the last tokens that a query sees, as many begun and ended within a slot, and what
    eviction and truncation leave unused. */
-LQ__STATIC const char *lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *layer)
+LQ__STATIC const char *lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layout *out,
+                                            lq__kv_layer *layer)
 {
     size_t warm = layer->warm[0] + layer->warm[1];
     size_t spare = (pool->entries - pool->page_count) * pool->sequences;
@@ -30760,69 +30718,49 @@ LQ__STATIC const char *lq__kv_measure_stock(lq__kv_pool *pool, lq__kv_layer *lay
         return LQ__KV_TOO_LARGE;
     }
     pool->blob_most = LQ__MAX(pool->blob_most, LQ__MAX(layer->most[0], layer->most[1]));
-    layer->slots.refs = lq__kv_take(&pool->stock_bytes, layer->slots.count, 4);
-    layer->slots.free = lq__kv_take(&pool->stock_bytes, layer->slots.count, 4);
-    layer->marks.refs = lq__kv_take(&pool->stock_bytes, layer->marks.count, 4);
-    layer->marks.free = lq__kv_take(&pool->stock_bytes, layer->marks.count, 4);
-    layer->blobs = lq__kv_take(&pool->stock_bytes, warm ? layer->marks.count : 0, 8);
-    layer->slab = lq__kv_take(&pool->slab_bytes, layer->slots.count, layer->page_bytes);
-    layer->bounds = lq__kv_take(&pool->bounds_bytes, layer->marks.count,
-                                layer->kv_heads * lq__kv_bound_bytes(pool, layer));
+    for (int m = 0; m < 2; m++) {
+        lq__kv_stock *stock = m ? &layer->marks : &layer->slots;
+        stock->refs = lq__arena_offset(&out->stock, stock->count, 4);
+        stock->free = lq__arena_offset(&out->stock, stock->count, 4);
+    }
+    layer->blobs = lq__arena_offset(&out->stock, warm ? layer->marks.count : 0, 8);
+    layer->slab = lq__arena_offset(&out->slabs, layer->slots.count, layer->page_bytes);
+    layer->bounds = lq__arena_offset(&out->bounds, layer->marks.count,
+                                     layer->kv_heads * lq__kv_bound_bytes(pool, layer));
     layer->bases =
-        lq__kv_take(&pool->bounds_bytes, layer->slots.count, layer->streams * layer->based);
-    return pool->stock_bytes != SIZE_MAX && pool->slab_bytes != SIZE_MAX &&
-                   pool->bounds_bytes != SIZE_MAX && pool->arena <= 0xfffffff0u
-               ? NULL
-               : LQ__KV_TOO_LARGE;
+        lq__arena_offset(&out->bounds, layer->slots.count, layer->streams * layer->based);
+    return pool->arena <= 0xfffffff0u ? NULL : LQ__KV_TOO_LARGE;
 }
 
-/* All layers, in turn: what they take of a sequence and of the block. First with raw == 0, then
-   with 1. With layers == NULL nothing is kept. */
-LQ__STATIC const char *lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc *desc,
-                                     lq__kv_layer *layers, lq__kv_head *heads, size_t *sequence,
-                                     size_t *head_count, size_t *freqs, int raw)
+/* All layers, in turn: what they take of a sequence and of the block. */
+LQ__STATIC const char *lq__kv_measure_layers(lq__kv_pool *pool, lq__kv_layout *out)
 {
     uint32_t previous = LQ__KV_NO;
-    size_t circle = 0;
-    *head_count = 0;
-    *freqs = 0;
-    pool->stock_bytes = 0;
-    pool->slab_bytes = 0;
-    pool->bounds_bytes = 0;
-    pool->arena = 0;
-    for (uint32_t l = 0; l < desc->layers; l++) {
+    for (uint32_t l = 0; l < pool->layers; l++) {
         lq__kv_layer scratch;
-        lq__kv_layer *layer = layers ? layers + l : &scratch;
-        const char *why = raw && layers ? NULL : lq__kv_measure_layer(layer, desc, l);
-        if (!why) {
-            layer->head = *head_count;
-            why = lq__kv_measure_heads(pool, layer, heads ? heads + *head_count : NULL, desc, l,
-                                       2 * *head_count);
-        }
+        lq__kv_layer *layer = out->layers ? out->layers + l : &scratch;
+        const char *why = lq__kv_measure_layer(layer, out->desc, l);
+        layer->head = out->head_count;
+        why = why ? why : lq__kv_measure_heads(pool, out, layer, l);
         if (why) return why;
-        lq__kv_measure_sequence(pool, layer, sequence, raw);
-        layer->freqs = *freqs;
-        layer->circle = circle;
-        *freqs += layer->rope.rotary_dims / 2;
-        uint32_t like = layer->rope.rotary_dims ? lq__kv_first_like(desc, l) : l;
-        if (like < l) {
-            layer->circle = layers ? layers[like].circle : 0;
-        } else {
-            circle += layer->rope.rotary_dims / 2;
-        }
-        why = layer->kv_heads ? lq__kv_measure_stock(pool, layer) : NULL;
+        lq__kv_measure_sequence(pool, out, layer);
+        size_t pairs = layer->rope.rotary_dims / 2;
+        uint32_t like = pairs ? lq__kv_first_like(out->desc, l) : l;
+        layer->freqs = out->freqs;
+        out->freqs += pairs;
+        layer->circle = like == l ? pool->circles : out->layers ? out->layers[like].circle : 0;
+        pool->circles += like == l ? pairs : 0;
+        why = layer->kv_heads ? lq__kv_measure_stock(pool, out, layer) : NULL;
         if (why) return why;
-        *head_count += layer->kv_heads;
+        out->head_count += layer->kv_heads;
         if (layer->kv_heads) {
             layer->previous = previous;
             pool->first = previous == LQ__KV_NO ? l : pool->first;
             pool->last = previous = l;
-            pool->k_dims = LQ__MAX(pool->k_dims, layer->k_dims);
-            pool->v_dims = LQ__MAX(pool->v_dims, layer->v_in_k ? layer->k_dims : layer->v_dims);
+            pool->dims[0] = LQ__MAX(pool->dims[0], layer->dims[0]);
+            pool->dims[1] = LQ__MAX(pool->dims[1], layer->dims[layer->v_in_k ? 0 : 1]);
         }
-        if (*sequence == SIZE_MAX) return LQ__KV_TOO_LARGE;
     }
-    pool->circles = circle;
     return previous != LQ__KV_NO ? NULL : "layer: none has keys and values";
 }
 
@@ -30830,42 +30768,47 @@ LQ__STATIC const char *lq__kv_measure_layers(lq__kv_pool *pool, const lq_kv_desc
 LQ__STATIC const char *lq__kv_measure(lq__kv_pool *pool, const lq_kv_desc *desc,
                                       lq__kv_layer *layers, lq__kv_head *heads)
 {
-    size_t used = 0;
-    size_t own = 0;
+    const lq__arena dry = lq__arena_dry();
+    lq__kv_layout out = {desc, layers, heads, dry, dry, dry, dry, dry, 0, 0};
     const char *why = lq__kv_measure_desc(pool, desc);
     if (why) return why;
-    lq__kv_take(&own, 1, sizeof(lq__kv_sequence));
-    pool->counts_at = lq__kv_take(&own, pool->layers, sizeof(lq__kv_count));
-    pool->positions_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
-    pool->turns_at = lq__kv_take(&own, pool->tokens, sizeof(int64_t));
-    pool->mass_at = lq__kv_take(&own, pool->tokens, sizeof(float));
-    size_t head_count;
-    size_t freqs;
-    why = lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 0);
-    pool->raw_at = own;
-    if (!why) {
-        why = lq__kv_measure_layers(pool, desc, layers, heads, &own, &head_count, &freqs, 1);
-    }
+    (void)lq__arena_offset(&out.sequence, 1, sizeof(lq__kv_sequence));
+    pool->counts_at = lq__arena_offset(&out.sequence, pool->layers, sizeof(lq__kv_count));
+    pool->positions_at = lq__arena_offset(&out.sequence, pool->tokens, sizeof(int64_t));
+    pool->turns_at = lq__arena_offset(&out.sequence, pool->tokens, sizeof(int64_t));
+    pool->mass_at = lq__arena_offset(&out.sequence, pool->tokens, sizeof(float));
+    why = lq__kv_measure_layers(pool, &out);
     if (why) return why;
-    pool->sequence_bytes = own;
-    pool->raw_bytes = own - pool->raw_at;
-    lq__kv_take(&used, 1, sizeof(lq__kv_pool));
-    pool->layer_at = lq__kv_take(&used, pool->layers, sizeof(lq__kv_layer));
-    pool->head_at = lq__kv_take(&used, head_count, sizeof(lq__kv_head));
-    pool->dims_at = lq__kv_take(&used, head_count, 2 * sizeof(uint32_t));
-    pool->freqs_at = lq__kv_take(&used, freqs, 4);
-    pool->circle_at = lq__kv_take(&used, pool->circles, 4 * LQ__HOT_TOKENS);
-    pool->stock_at = lq__kv_take(&used, pool->stock_bytes, 1);
+    lq__kv_measure_calls(pool);
+    pool->raw_at = lq__arena_used(&out.sequence);
+    pool->raw_bytes = lq__arena_used(&out.raw);
+    (void)lq__arena_take(&out.sequence, pool->raw_bytes);
+    pool->sequence_bytes = lq__arena_used(&out.sequence);
+    pool->slab_bytes = lq__arena_used(&out.slabs);
+    lq__arena all = dry;
+    (void)lq__arena_offset(&all, 1, sizeof(lq__kv_pool));
+    pool->layer_at = lq__arena_offset(&all, pool->layers, sizeof(lq__kv_layer));
+    pool->head_at = lq__arena_offset(&all, out.head_count, sizeof(lq__kv_head));
+    pool->dims_at = lq__arena_offset(&all, out.head_count, 2 * sizeof(uint32_t));
+    pool->freqs_at = lq__arena_offset(&all, out.freqs, 4);
+    pool->circle_at = lq__arena_offset(&all, pool->circles, 4 * LQ__HOT_TOKENS);
+    pool->stock_at = lq__arena_offset(&all, 1, lq__arena_used(&out.stock));
     pool->classes_at =
-        lq__kv_take(&used, pool->warm ? 1 : 0, lq__warm_classes_bytes(&pool->scope));
-    pool->bounds_at = lq__kv_take(&used, pool->bounds_bytes, 1);
-    lq__kv_measure_scratch(pool, &used);
-    pool->sequence_at = lq__kv_take(&used, pool->sequences, own);
-    pool->slab_at = lq__kv_take(&used, pool->slab_bytes, 1);
-    pool->arena_at = lq__kv_take(&used, pool->arena, LQ__KV_BLOB);
-    (void)lq__kv_take(&used, pool->arena ? LQ__ROW_BYTES : 0, 1); /* lq__rans_symbols reads them */
-    pool->total = used;
-    return used < SIZE_MAX - 63 ? NULL : LQ__KV_TOO_LARGE;
+        lq__arena_offset(&all, pool->warm ? 1 : 0, lq__warm_classes_bytes(&pool->scope));
+    pool->bounds_at = lq__arena_offset(&all, 1, lq__arena_used(&out.bounds));
+    pool->evict_at = lq__arena_offset(&all, pool->tokens + pool->entries * 8, 4);
+    pool->keep_at = lq__arena_offset(&all, pool->tokens, 1);
+    pool->blob_at = lq__arena_offset(&all, pool->blob_most, LQ__KV_BLOB);
+    pool->append_at = lq__arena_offset(&all, 1, LQ__MAX(pool->append_bytes, pool->attend_bytes));
+    pool->sequence_at = lq__arena_offset(&all, pool->sequences, pool->sequence_bytes);
+    pool->slab_at = lq__arena_offset(&all, 1, pool->slab_bytes);
+    pool->arena_at = lq__arena_offset(&all, pool->arena, LQ__KV_BLOB);
+    (void)lq__arena_offset(&all, pool->arena ? LQ__ROW_BYTES : 0, 1); /* for lq__rans_symbols */
+    pool->total = lq__arena_used(&all);
+    return out.sequence.left && out.raw.left && out.stock.left && out.bounds.left &&
+                   out.slabs.left && all.left
+               ? NULL
+               : LQ__KV_TOO_LARGE;
 }
 
 LQ_API int lq_kv_check(const lq_kv_desc *desc, const char **message)
@@ -30897,7 +30840,7 @@ LQ__STATIC void lq__kv_drop_blob(lq__kv_pool *pool, size_t l, int v, uint32_t ma
     if (*ref == LQ__KV_RESERVED) {
         layer->reserved -= layer->least[v];
     } else if (*ref) {
-        size_t units = lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, *ref)));
+        size_t units = lq__kv_blob_units(pool, lq__kv_blob(pool, *ref));
         pool->held -= units;
         layer->held -= units;
         if (*ref - 2 + units == pool->bump) pool->bump -= units;
@@ -30924,7 +30867,7 @@ LQ__STATIC void lq__kv_compact(lq__kv_pool *pool)
     while (from < pool->bump) {
         uint8_t *blob = lq__kv_at(pool, pool->arena_at + from * LQ__KV_BLOB);
         size_t index = lq__load32(blob);
-        size_t units = lq__kv_units(lq__kv_blob_size(pool, blob));
+        size_t units = lq__kv_blob_units(pool, blob);
         uint32_t *ref = lq__kv_blob_ref(pool, index / 2, (int)(index % 2), lq__load32(blob + 4));
         if (*ref == from + 2) {
             memmove(lq__kv_at(pool, pool->arena_at + to * LQ__KV_BLOB), blob, units * LQ__KV_BLOB);
@@ -30962,23 +30905,6 @@ LQ__STATIC void lq__kv_lay_blob(lq__kv_pool *pool, size_t layer, int v, uint32_t
     lq__kv_layers(pool)[layer].held += units;
 }
 
-/* A warm head's page in the blob of a mark; *doublings of the step. */
-LQ__STATIC const uint8_t *lq__kv_body(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
-                                      size_t head, uint32_t mark, size_t *bytes,
-                                      uint32_t *doublings)
-{
-    size_t entry = lq__kv_heads(pool, layer)[head].entry[v];
-    const uint8_t *entries =
-        lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, mark)) + LQ__KV_BEHIND;
-    const uint8_t *body = entries + 4 * layer->warm[v];
-    for (size_t i = 0; i < entry; i++) {
-        body += lq__load32(entries + 4 * i) & 0xffffffu;
-    }
-    *bytes = lq__load32(entries + 4 * entry) & 0xffffffu;
-    *doublings = lq__load32(entries + 4 * entry) >> 24;
-    return body;
-}
-
 /* One entry less names it. Returns whether it was the last. */
 LQ__STATIC int lq__kv_put_back(const lq__kv_pool *pool, lq__kv_stock *stock, uint32_t i)
 {
@@ -31003,14 +30929,10 @@ LQ__STATIC uint32_t lq__kv_acquire(const lq__kv_pool *pool, lq__kv_stock *stock)
 /* Gives back what an entry holds. */
 LQ__STATIC void lq__kv_release(lq__kv_pool *pool, lq__kv_layer *layer, const lq__kv_page *page)
 {
-    if (page->slot != LQ__KV_NO) {
-        (void)lq__kv_put_back(pool, &layer->slots, page->slot);
-    }
+    if (page->slot != LQ__KV_NO) (void)lq__kv_put_back(pool, &layer->slots, page->slot);
     if (page->mark != LQ__KV_NO && lq__kv_put_back(pool, &layer->marks, page->mark) && pool->warm) {
         for (int v = 0; v < 2; v++) {
-            if (layer->warm[v]) {
-                lq__kv_drop_blob(pool, layer->owner, v, page->mark);
-            }
+            if (layer->warm[v]) lq__kv_drop_blob(pool, layer->owner, v, page->mark);
         }
     }
 }
@@ -31019,10 +30941,9 @@ LQ__STATIC void lq__kv_release(lq__kv_pool *pool, lq__kv_layer *layer, const lq_
 LQ__STATIC void lq__kv_release_all(const lq_kv *kv)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        lq__kv_count *count = lq__kv_counts(kv) + l;
-        while (layer->kv_heads && count->pages) {
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        lq__kv_count *count = lq__kv_count_of(kv, layer);
+        while (count->pages) {
             lq__kv_release(pool, layer, lq__kv_pages(kv, layer) + --count->pages);
         }
     }
@@ -31041,19 +30962,14 @@ LQ__STATIC void lq__kv_clear(const lq_kv *kv)
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         memset(counts + l, 0, sizeof *counts);
         counts[l].sealed = pool->sinks;
-        counts[l].credit[0] = layer->most[0] - layer->least[0];
-        counts[l].credit[1] = layer->most[1] - layer->least[1];
         memset(lq__kv_in(kv, layer->shapes), 0,
                lq__kv_shapes_of(pool, pool->epochs) * layer->kv_heads * layer->shape_bytes);
-        memset(lq__kv_in(kv, layer->sums[0]), 0, sizeof(int64_t) * lq__kv_held(layer, 0));
-        memset(lq__kv_in(kv, layer->sums[1]), 0, sizeof(int64_t) * lq__kv_held(layer, 1));
-        if (layer->warm[0]) {
-            memset(lq__kv_in(kv, layer->fit[0]), 0,
-                   16 * (size_t)layer->kv_heads * (layer->k_dims + 1));
-        }
-        if (layer->warm[1]) {
-            memset(lq__kv_in(kv, layer->fit[1]), 0,
-                   16 * (size_t)layer->kv_heads * (layer->v_dims + 1));
+        for (int v = 0; v < 2; v++) {
+            size_t held = lq__kv_held(layer, v);
+            counts[l].credit[v] = layer->most[v] - layer->least[v];
+            memset(lq__kv_in(kv, layer->sums[v]), 0, sizeof(int64_t) * held);
+            memset(lq__kv_in(kv, layer->fit[v]), 0,
+                   layer->warm[v] ? 16 * (held + layer->kv_heads) : 0);
         }
     }
 }
@@ -31071,9 +30987,16 @@ LQ__STATIC int lq__kv_same_rope(const lq__kv_layer *a, const lq__kv_layer *b)
     return 1;
 }
 
-/* Offsets in the block, and all slots and marks free. */
-LQ__STATIC void lq__kv_init_stock(const lq__kv_pool *pool, lq__kv_layer *layer)
+/* Offsets in block and sequence, and all slots and marks free. */
+LQ__STATIC void lq__kv_init_layer(const lq__kv_pool *pool, lq__kv_layer *layer)
 {
+    for (int v = 0; v < 2; v++) {
+        layer->ring[v] += pool->raw_at;
+        layer->sink[v] += pool->raw_at;
+        for (uint32_t h = 0; h < layer->kv_heads; h++) {
+            lq__kv_slice_dims(pool, layer, v)[h] = layer->dims[v];
+        }
+    }
     layer->slab += pool->slab_at;
     layer->bounds += pool->bounds_at;
     layer->bases += pool->bounds_at;
@@ -31093,14 +31016,6 @@ LQ__STATIC void lq__kv_init_stock(const lq__kv_pool *pool, lq__kv_layer *layer)
     }
 }
 
-LQ__STATIC void lq__kv_init_dims(const lq__kv_pool *pool, const lq__kv_layer *layer)
-{
-    for (uint32_t h = 0; h < layer->kv_heads; h++) {
-        lq__kv_slice_dims(pool, layer, 0)[h] = layer->k_dims;
-        lq__kv_slice_dims(pool, layer, 1)[h] = layer->v_dims;
-    }
-}
-
 /* Where the circle of a pair of a layer's rope is: cos and sin of 0 .. 63 positions. */
 LQ__INLINE int16_t *lq__kv_circle(const lq__kv_pool *pool, const lq__kv_layer *layer, size_t pair)
 {
@@ -31108,26 +31023,25 @@ LQ__INLINE int16_t *lq__kv_circle(const lq__kv_pool *pool, const lq__kv_layer *l
            2 * LQ__HOT_TOKENS * (layer->circle + pair);
 }
 
+/* sin and cos, q30, of the angle that so many positions turn a pair by. */
+typedef struct lq__kv_wave {
+    int32_t s;
+    int32_t c;
+} lq__kv_wave;
+
+LQ__INLINE lq__kv_wave lq__kv_turn_by(uint64_t step, int64_t positions)
+{
+    lq__kv_wave w;
+    lq__sincos_q30((uint32_t)((uint64_t)positions * step >> 32), &w.s, &w.c);
+    return w;
+}
+
 /* cos and sin of a position, in q15. */
 LQ__INLINE void lq__kv_spoke(int16_t *dst, uint64_t step, int64_t position)
 {
-    int32_t s;
-    int32_t c;
-    lq__sincos_q30((uint32_t)((uint64_t)position * step >> 32), &s, &c);
-    c = (c + (1 << 14)) >> 15;
-    s = (s + (1 << 14)) >> 15;
-    dst[0] = (int16_t)LQ__MIN(c, 32767);
-    dst[1] = (int16_t)LQ__MIN(s, 32767);
-}
-
-LQ__STATIC void lq__kv_draw_circle(const lq__kv_pool *pool, const lq__kv_layer *layer)
-{
-    for (uint32_t j = 0; j < layer->rope.rotary_dims / 2; j++) {
-        uint64_t step = lq__phase_step(layer->rope.freqs[j]);
-        for (int64_t t = 0; t < (int64_t)LQ__HOT_TOKENS; t++) {
-            lq__kv_spoke(lq__kv_circle(pool, layer, j) + 2 * t, step, t);
-        }
-    }
+    lq__kv_wave w = lq__kv_turn_by(step, position);
+    dst[0] = (int16_t)LQ__MIN((w.c + (1 << 14)) >> 15, 32767);
+    dst[1] = (int16_t)LQ__MIN((w.s + (1 << 14)) >> 15, 32767);
 }
 
 /* Copies the frequencies of all layers into the block, and finds out which are alike. */
@@ -31140,7 +31054,11 @@ LQ__STATIC void lq__kv_init_ropes(lq__kv_pool *pool)
         if (layer->rope.rotary_dims == 0) continue;
         memcpy(freqs, layer->rope.freqs, 4 * (size_t)(layer->rope.rotary_dims / 2));
         layer->rope.freqs = freqs;
-        lq__kv_draw_circle(pool, layer);
+        for (uint32_t j = 0; j < layer->rope.rotary_dims / 2; j++) {
+            for (int64_t t = 0; t < (int64_t)LQ__HOT_TOKENS; t++) {
+                lq__kv_spoke(lq__kv_circle(pool, layer, j) + 2 * t, lq__phase_step(freqs[j]), t);
+            }
+        }
         pool->turns = 1;
         for (uint32_t i = 0; i < l && layer->rope_like == l; i++) {
             if (layers[i].rope_like == i && lq__kv_same_rope(layer, layers + i)) {
@@ -31153,12 +31071,11 @@ LQ__STATIC void lq__kv_init_ropes(lq__kv_pool *pool)
 LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *desc)
 {
     size_t bytes = desc ? lq_kv_bytes(desc) : 0;
-    size_t pad = (size_t)((0 - (uintptr_t)mem) & 63);
     if (!kv || !mem || bytes == 0) return LQ_E_ARG;
     if (mem_bytes < bytes) return LQ_E_SPACE;
     lq__kv_pool plan;
     if (lq__kv_measure(&plan, desc, NULL, NULL)) return LQ_E_ARG;
-    lq__kv_pool *pool = (lq__kv_pool *)(void *)((uint8_t *)mem + pad);
+    lq__kv_pool *pool = (lq__kv_pool *)(void *)lq__align_mem(mem);
     *pool = plan;
     if (lq__kv_measure(&plan, desc, lq__kv_layers(pool),
                         (lq__kv_head *)(void *)lq__kv_at(pool, pool->head_at))) {
@@ -31167,13 +31084,10 @@ LQ_API int lq_kv_init(lq_kv *kv, void *mem, size_t mem_bytes, const lq_kv_desc *
     *pool = plan;
     pool->magic = LQ__KV_MAGIC;
     for (size_t i = 0; i < pool->layers; i++) {
-        lq__kv_init_stock(pool, lq__kv_layers(pool) + i);
-        lq__kv_init_dims(pool, lq__kv_layers(pool) + i);
+        lq__kv_init_layer(pool, lq__kv_layers(pool) + i);
     }
     lq__kv_init_ropes(pool);
-    if (pool->warm) {
-        lq__warm_classes_init(lq__kv_classes(pool), pool->tables, &pool->scope);
-    }
+    if (pool->warm) lq__warm_classes_init(lq__kv_classes(pool), pool->tables, &pool->scope);
     for (size_t i = 0; i < pool->sequences; i++) {
         lq__kv_nth(pool, (uint32_t)i)->used = 0;
     }
@@ -31231,14 +31145,10 @@ LQ__STATIC int lq__kv_whole(const lq_kv *kv)
 LQ__STATIC void lq__kv_share(const lq_kv *kv, const lq__kv_layer *layer)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    for (size_t p = 0; layer->kv_heads && p < lq__kv_count_of(kv, layer)->pages; p++) {
+    for (size_t p = 0; p < lq__kv_count_of(kv, layer)->pages; p++) {
         const lq__kv_page *page = lq__kv_pages(kv, layer) + p;
-        if (page->slot != LQ__KV_NO) {
-            lq__kv_refs(pool, &layer->slots)[page->slot]++;
-        }
-        if (page->mark != LQ__KV_NO) {
-            lq__kv_refs(pool, &layer->marks)[page->mark]++;
-        }
+        if (page->slot != LQ__KV_NO) lq__kv_refs(pool, &layer->slots)[page->slot]++;
+        if (page->mark != LQ__KV_NO) lq__kv_refs(pool, &layer->marks)[page->mark]++;
     }
 }
 
@@ -31254,8 +31164,8 @@ LQ_API int lq_kv_fork(lq_kv *child, lq_kv *kv)
     }
     if (!sequence) return LQ_E_FULL;
     memcpy(sequence, kv->sequence, pool->sequence_bytes);
-    for (size_t i = 0; i < pool->layers; i++) {
-        lq__kv_share(kv, lq__kv_layers(pool) + i);
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        lq__kv_share(kv, layer);
     }
     pool->live++;
     child->pool = pool;
@@ -31386,12 +31296,9 @@ LQ_API size_t lq_kv_room(const lq_kv *kv)
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
     size_t most = pool->tokens;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->kv_heads) {
-            size_t sealed = lq__kv_counts(kv)[l].sealed + lq__kv_sealable(kv, layer);
-            most = LQ__MIN(most, sealed + pool->window + pool->granule - 1);
-        }
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        size_t sealed = lq__kv_count_of(kv, layer)->sealed + lq__kv_sealable(kv, layer);
+        most = LQ__MIN(most, sealed + pool->window + pool->granule - 1);
     }
     return most - LQ__MIN(most, tokens);
 }
@@ -31403,11 +31310,10 @@ LQ__STATIC int lq__kv_fits(const lq_kv *kv, size_t tokens)
     size_t to = lq__kv_sequence_of(kv)->tokens;
     if (tokens > pool->tokens - to) return 0;
     to += tokens;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        size_t sealed = lq__kv_counts(kv)[l].sealed;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        size_t sealed = lq__kv_count_of(kv, layer)->sealed;
         size_t more = lq__kv_seal_to(pool, sealed, to) - sealed;
-        if (layer->kv_heads && more && more > lq__kv_sealable(kv, layer)) return 0;
+        if (more && more > lq__kv_sealable(kv, layer)) return 0;
     }
     return 1;
 }
@@ -31546,9 +31452,7 @@ LQ__STATIC uint32_t lq__kv_most(const uint8_t *src, size_t count, int type)
             half = m > half ? m : half;
         }
     }
-    if (half) {
-        most = type == LQ_BF16 ? half << 16 : lq__bits_of_f16(half) & 0x7fffffffu;
-    }
+    if (half) most = type == LQ_BF16 ? half << 16 : lq__bits_of_f16(half) & 0x7fffffffu;
     for (; i < count; i++) {
         uint32_t u = lq__element_bits(src, i, type) & 0x7fffffffu;
         most = u > most ? u : most;
@@ -31556,61 +31460,24 @@ LQ__STATIC uint32_t lq__kv_most(const uint8_t *src, size_t count, int type)
     return most;
 }
 
-/* Whether no magnitude is above `most` (bits of a float32). Sums of sign bits, sixteen at a time,
-   where maxima would not become vectors. */
-LQ__STATIC int lq__kv_all_below(const uint8_t *src, size_t count, int type, uint32_t most)
-{
-    int32_t wide[16];
-    int16_t narrow[16];
-    int32_t all = 0;
-    size_t i = 0;
-    memset(wide, 0, sizeof wide);
-    memset(narrow, 0, sizeof narrow);
-#if LQ__X86
-    if (lq__cpu_level() >= 1) {
-        const uint32_t top = type == LQ_F32 ? most : type == LQ_F16 ? 0x7bffu : 0x7f7fu;
-        i = count & ~(size_t)15;
-        if ((lq__cpu_level() == 1 ? lq__kv_most_avx2(src, i, type)
-                                  : lq__kv_most_avx512(src, i, type)) > top) {
-            return 0;
-        }
-        if (i == count && type != LQ_BF16) return 1;
-    }
-#endif
-    for (; type == LQ_F32 && i + 16 <= count; i += 16) {
-        int32_t x[16];
-        memcpy(x, src + 4 * i, sizeof x);
-        for (int j = 0; j < 16; j++) {
-            wide[j] |= (int32_t)most - (x[j] & 0x7fffffff);
-        }
-    }
-    for (; type != LQ_F32 && i + 16 <= count; i += 16) {
-        int16_t x[16];
-        memcpy(x, src + 2 * i, sizeof x);
-        for (int j = 0; j < 16; j++) { /* the largest finite one */
-            narrow[j] =
-                (int16_t)(narrow[j] | ((type == LQ_F16 ? 0x7bff : 0x7f7f) - (x[j] & 0x7fff)));
-        }
-    }
-    for (int j = 0; j < 16; j++) {
-        all |= wide[j] | narrow[j];
-    }
-    if (all < 0 || (type == LQ_BF16 && most < lq__bits_of_f32(LQ__KV_FLOAT_MOST))) return 0;
-    return lq__kv_most(src + i * lq__type_bytes(type), count - i, type) <= most;
-}
-
 /* ---- views ---- */
 
-/* Fills in the defaults. 0 if not valid. */
-LQ__STATIC int lq__kv_view(lq__kv_source *view, const void *data, size_t token_stride,
-                           size_t head_stride, int type, size_t heads, size_t dims)
+/* A caller's array with its defaults filled in; NULL: none. 0 if not valid. */
+LQ__STATIC int lq__kv_view(lq__kv_source *dst, const lq_kv_view *src, size_t heads, size_t dims)
 {
-    view->data = (const uint8_t *)data;
-    view->type = type ? type : LQ_F32;
-    view->size = lq__type_bytes(view->type);
-    view->head_stride = head_stride ? head_stride : dims;
-    view->token_stride = token_stride ? token_stride : heads * view->head_stride;
-    return data && view->size;
+    dst->data = src ? (const uint8_t *)src->data : NULL;
+    dst->type = src && src->type ? src->type : LQ_F32;
+    dst->size = lq__type_bytes(dst->type);
+    dst->head_stride = src && src->head_stride ? src->head_stride : dims;
+    dst->token_stride = src && src->token_stride ? src->token_stride : heads * dst->head_stride;
+    return dst->data && dst->size;
+}
+
+LQ__STATIC int lq__kv_view_out(lq__kv_source *dst, const lq_kv_view_out *src, size_t heads,
+                               size_t dims)
+{
+    lq_kv_view view = {src->data, src->token_stride, src->head_stride, src->type};
+    return lq__kv_view(dst, &view, heads, dims);
 }
 
 LQ__INLINE const uint8_t *lq__kv_row(const lq__kv_source *view, size_t token, size_t head)
@@ -31627,7 +31494,6 @@ LQ__STATIC int lq__kv_check_view(const lq__kv_source *view, size_t tokens, size_
         for (size_t h = 0; h < (packed ? 1 : heads); h++) {
             const uint8_t *row = lq__kv_row(view, t, h);
             size_t count = packed ? heads * dims : dims;
-            if (lq__kv_all_below(row, count, view->type, lq__bits_of_f32(most))) continue;
             uint32_t u = lq__kv_most(row, count, view->type);
             if (u >= 0x7f800000u) return LQ_E_DATA;
             if (u > lq__bits_of_f32(most)) return LQ_E_RANGE;
@@ -31641,31 +31507,22 @@ LQ__STATIC int lq__kv_check_view(const lq__kv_source *view, size_t tokens, size_
    ============================================================================================== */
 /* ---- append ---- */
 
-/* A writer in scratch of append_bytes, aligned to 64. One that is only read with changes
-   nothing of the block. */
-LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, uint8_t *scratch)
+/* A writer of a layer in scratch of append_bytes. One that is only read with changes nothing of the
+   block. */
+LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, void *scratch)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t dims = LQ__MAX(pool->k_dims, pool->v_dims);
+    lq__arena arena = lq__arena_of(scratch, pool->append_bytes);
     memset(w->src, 0, sizeof w->src);
     w->kv = kv;
     w->pool = pool;
     w->layer = lq__kv_layers(pool) + l;
-    w->heads = lq__kv_heads(pool, w->layer);
     w->count = lq__kv_counts(kv) + l;
     w->old = w->count->tokens;
-    w->x = (float *)(void *)scratch;
-    w->mean = w->x + pool->chunk * dims;
-    w->centers = w->mean + dims;
-    w->stretch = w->centers + 8 * dims;
-    w->work = w->stretch + dims;
     w->blob = NULL;
     w->blob_bytes = 0;
     w->blob_spare = 0;
-    if (pool->warm) {
-        memset(&w->coder, 0, sizeof w->coder);
-        (void)lq__kv_writer_warm(w, scratch + pool->warm_at, pool);
-    }
+    lq__kv_writer_place(w, &arena, pool);
 }
 
 /* A writer in the block's own scratch. */
@@ -31675,34 +31532,20 @@ LQ__STATIC void lq__kv_writer_init(lq__kv_writer *w, const lq_kv *kv, uint32_t l
     lq__kv_writer_in(w, kv, l, lq__kv_at(pool, pool->append_at));
 }
 
-LQ__INLINE uint8_t *lq__kv_ring_at(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t head,
-                                   size_t token)
+/* Takes lane i in hand. */
+LQ__INLINE void lq__kv_use(lq__kv_writer *w, size_t i)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
-    token = (token + lq__kv_count_of(kv, layer)->ring) % pool->ring_tokens;
-    return lq__kv_in(kv, layer->ring[v]) + (head * pool->ring_tokens + token) * row;
-}
-
-/* Where a raw token of a head lies: in the sinks or the ring. */
-LQ__STATIC uint8_t *lq__kv_raw_at(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t head,
-                                  size_t token)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t row = lq__kv_dims(layer, v) * lq__type_bytes(pool->type);
-    if (token < lq__kv_sequence_of(kv)->sinks) {
-        return lq__kv_in(kv, layer->sink[v]) + (head * pool->sink_tokens + token) * row;
-    }
-    return lq__kv_ring_at(kv, layer, v, head, token);
+    w->lane = lq__kv_lane_of(w->kv, w->layer, i);
 }
 
 /* A new token, as it comes back from the ring: the same whether it has been there or not. */
-LQ__STATIC void lq__kv_fetch(const lq__kv_writer *w, float *dst, int v, size_t head, size_t token)
+LQ__STATIC void lq__kv_fetch(const lq__kv_writer *w, float *dst, size_t token)
 {
-    size_t dims = lq__kv_dims(w->layer, v);
-    lq__rows_of_level()->load_row(dst, lq__kv_row(&w->src[v], token - w->old, head), dims,
-                                  w->src[v].type);
-    if (w->src[v].type != w->pool->type) {
+    const lq__kv_source *src = &w->src[w->lane.v];
+    size_t dims = w->lane.dims;
+    lq__rows_of_level()->load_row(dst, lq__kv_row(src, token - w->old, w->lane.index), dims,
+                                  src->type);
+    if (src->type != w->pool->type) {
         lq__store_row((uint8_t *)w->work, dst, dims, w->pool->type);
         lq__rows_of_level()->load_row(dst, (const uint8_t *)w->work, dims, w->pool->type);
     }
@@ -31718,52 +31561,47 @@ LQ__INLINE size_t lq__kv_ring_run(const lq__kv_writer *w, size_t t, size_t end)
 }
 
 /* Rows of tokens t .. in the pool's type: where they lie, or (new ones of another type) in x. */
-LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, int v, size_t head,
-                                 size_t t, size_t n)
+LQ__STATIC void lq__kv_find_rows(const lq__kv_writer *w, const uint8_t **rows, size_t t, size_t n)
 {
-    const lq__kv_source *src = &w->src[v];
-    const size_t dims = lq__kv_dims(w->layer, v);
-    const size_t row = dims * lq__type_bytes(w->pool->type);
+    const lq__kv_source *src = &w->src[w->lane.v];
+    const size_t dims = w->lane.dims;
     const uint8_t *at = NULL;
     size_t run = 0;
     for (size_t i = 0; i < n; i++) {
         if (run == 0) {
             run = lq__kv_ring_run(w, t + i, t + n);
-            at = run ? lq__kv_ring_at(w->kv, w->layer, v, head, t + i) : NULL;
+            at = run ? lq__kv_ring_at(&w->lane, t + i) : NULL;
         }
         if (run) {
             rows[i] = at;
-            at += row;
+            at += w->lane.row;
             run--;
             continue;
         }
-        rows[i] = lq__kv_row(src, t + i - w->old, head);
+        rows[i] = lq__kv_row(src, t + i - w->old, w->lane.index);
         if (src->type != w->pool->type) {
             float *x = w->x + i * dims;
             lq__rows_of_level()->load_row((float *)w->work, rows[i], dims, src->type);
-            lq__store_row((uint8_t *)x, (const float *)w->work, dims,
-                                           w->pool->type);
+            lq__store_row((uint8_t *)x, (const float *)w->work, dims, w->pool->type);
             rows[i] = (const uint8_t *)x;
         }
     }
 }
 
-/* Tokens t .. t + n - 1 of a head, as floats. */
-LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, int v, size_t head, size_t t,
-                                 size_t n)
+/* Tokens t .. t + n - 1, as floats. */
+LQ__STATIC void lq__kv_fetch_run(const lq__kv_writer *w, float *dst, size_t t, size_t n)
 {
-    size_t dims = lq__kv_dims(w->layer, v);
     size_t end = t + n;
     while (t < end) {
         size_t run = lq__kv_ring_run(w, t, end);
         if (run) {
-            lq__rows_of_level()->load_row(dst, lq__kv_ring_at(w->kv, w->layer, v, head, t),
-                                          run * dims, w->pool->type);
+            lq__rows_of_level()->load_row(dst, lq__kv_ring_at(&w->lane, t), run * w->lane.dims,
+                                          w->pool->type);
         } else {
             run = 1;
-            lq__kv_fetch(w, dst, v, head, t);
+            lq__kv_fetch(w, dst, t);
         }
-        dst += run * dims;
+        dst += run * w->lane.dims;
         t += run;
     }
 }
@@ -31798,57 +31636,24 @@ LQ__STATIC void lq__kv_sum_rows(int64_t *sums, const uint8_t *src, int type, siz
     }
 }
 
-LQ__INLINE int64_t *lq__kv_sums(const lq__kv_writer *w, int v, size_t head)
+/* Takes tokens t .. end of all lanes with a mean into the sums, or out again with unit < 0. */
+LQ__STATIC void lq__kv_sum(lq__kv_writer *w, size_t t0, size_t end, float unit)
 {
-    return (int64_t *)(void *)lq__kv_in(w->kv, w->layer->sums[v]) + head * lq__kv_dims(w->layer, v);
-}
-
-/* Takes tokens t .. end of a head into the sums, or out again with unit < 0. */
-LQ__STATIC void lq__kv_sum_head(const lq__kv_writer *w, int v, size_t head, size_t t, size_t end,
-                                float unit)
-{
-    size_t dims = lq__kv_dims(w->layer, v);
-    int64_t *sums = lq__kv_sums(w, v, head);
-    while (t < end) {
-        size_t n = lq__kv_ring_run(w, t, end);
-        if (n) {
-            lq__kv_sum_rows(sums, lq__kv_ring_at(w->kv, w->layer, v, head, t), w->pool->type, n,
-                            dims, unit);
-        } else {
-            n = LQ__MIN(end - t, w->pool->chunk);
-            lq__kv_fetch_run(w, w->x, v, head, t, n);
-            lq__kv_sum_rows(sums, (const uint8_t *)w->x, LQ_F32, n, dims, unit);
-        }
-        t += n;
-    }
-}
-
-/* The same of all heads with a mean. */
-LQ__STATIC void lq__kv_sum(const lq__kv_writer *w, size_t t, size_t end, float unit)
-{
-    for (int v = 0; v < (int)w->layer->streams; v++) {
-        for (size_t h = 0; h < w->layer->kv_heads; h++) {
-            if (v ? w->heads[h].v_kind : w->heads[h].k_kind) {
-                lq__kv_sum_head(w, v, h, t, end, unit);
+    for (size_t i = 0; i < lq__kv_lanes(w->layer); i++) {
+        lq__kv_use(w, i);
+        for (size_t t = t0, n; t < end && w->lane.kind; t += n) {
+            n = lq__kv_ring_run(w, t, end);
+            if (n) {
+                lq__kv_sum_rows(lq__kv_sums(&w->lane), lq__kv_ring_at(&w->lane, t), w->pool->type,
+                                n, w->lane.dims, unit);
+            } else {
+                n = LQ__MIN(end - t, w->pool->chunk);
+                lq__kv_fetch_run(w, w->x, t, n);
+                lq__kv_sum_rows(lq__kv_sums(&w->lane), (const uint8_t *)w->x, LQ_F32, n,
+                                w->lane.dims, unit);
             }
         }
     }
-}
-
-/* A head's numbers of an epoch: the unit of its mean, the mean, and of a warm one those of its
-   classes. Heads that are not fitted have none. */
-LQ__INLINE uint8_t *lq__kv_numbers(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                   uint32_t epoch, size_t head)
-{
-    return lq__kv_in(kv, layer->numbers[v]) + lq__kv_epoch_of(v, epoch) * layer->number_bytes[v] +
-           lq__kv_heads(lq__kv_pool_of(kv), layer)[head].number[v];
-}
-
-/* Those that a coder is made from. */
-LQ__INLINE uint8_t *lq__kv_warm_numbers(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                        uint32_t epoch, size_t head)
-{
-    return lq__kv_numbers(kv, layer, v, epoch, head) + lq__kv_mean_bytes(lq__kv_dims(layer, v));
 }
 
 #if LQ__X86
@@ -31870,25 +31675,22 @@ LQ__TARGET_AVX2 static void lq__kv_mean_avx2(float *dst, const uint8_t *mean, si
 }
 #endif
 
-/* The mean of a head in an epoch; zeros where it is not fitted. */
-LQ__STATIC void lq__kv_mean(float *dst, const lq_kv *kv, const lq__kv_layer *layer, int v,
-                            uint32_t epoch, size_t head)
+/* The mean of an epoch; zeros where the lane is not fitted. */
+LQ__STATIC void lq__kv_mean(float *dst, const lq__kv_lane *lane, uint32_t epoch)
 {
-    const uint8_t *numbers = lq__kv_numbers(kv, layer, v, epoch, head);
-    size_t dims = lq__kv_dims(layer, v);
-    float unit;
-    if (!lq__kv_is_fitted(lq__kv_heads(lq__kv_pool_of(kv), layer) + head, v)) {
-        memset(dst, 0, 4 * dims);
+    const uint8_t *numbers = lq__kv_numbers(lane, epoch);
+    if (!lane->fitted) {
+        memset(dst, 0, 4 * lane->dims);
         return;
     }
-    unit = lq__f32_of_bits((127u + numbers[0]) << 23) * (1.0f / LQ__KV_UNIT);
+    float unit = lq__f32_of_bits((127u + numbers[0]) << 23) * (1.0f / LQ__KV_UNIT);
 #if LQ__X86
     if (lq__cpu_level() >= 1) {
-        lq__kv_mean_avx2(dst, numbers + 1, dims, unit);
+        lq__kv_mean_avx2(dst, numbers + 1, lane->dims, unit);
         return;
     }
 #endif
-    for (size_t d = 0; d < dims; d += 2) {
+    for (size_t d = 0; d < lane->dims; d += 2) {
         uint32_t two = lq__load16(numbers + 1 + d / 2 * 3) | (uint32_t)numbers[3 + d / 2 * 3] << 16;
         dst[d] = (float)(((int32_t)(two & 4095u) ^ 2048) - 2048) * unit;
         dst[d + 1] = (float)(((int32_t)(two >> 12) ^ 2048) - 2048) * unit;
@@ -31953,18 +31755,34 @@ LQ__INLINE uint8_t *lq__kv_shape(const lq_kv *kv, const lq__kv_layer *layer, uin
     return lq__kv_in(kv, layer->shapes) + (shape * layer->kv_heads + head) * layer->shape_bytes;
 }
 
-/* The same, or NULL where a head's keys or values are not fitted. */
-LQ__INLINE const uint8_t *lq__kv_shape_if(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                          uint32_t epoch, size_t head)
+/* The same, or NULL of values and of keys that are not fitted. */
+LQ__INLINE const uint8_t *lq__kv_shape_if(const lq__kv_lane *lane, uint32_t epoch)
 {
-    const lq__kv_head *h = lq__kv_heads(lq__kv_pool_of(kv), layer) + head;
-    return v || !lq__kv_is_fitted(h, 0) ? NULL : lq__kv_shape(kv, layer, epoch, head);
+    return lane->v || !lane->fitted ? NULL
+                                    : lq__kv_shape(lane->kv, lane->layer, epoch, lane->index);
+}
+
+/* Dims a and b of a pair that RoPE turns, and its turns per position. */
+typedef struct lq__kv_pair {
+    size_t a;
+    size_t b;
+    uint64_t step;
+} lq__kv_pair;
+
+LQ__INLINE lq__kv_pair lq__kv_pair_of(const lq__kv_layer *layer, size_t pair)
+{
+    lq__kv_pair p;
+    lq__rope_pair(&layer->rope, pair, &p.a, &p.b);
+    p.a += layer->rope_first;
+    p.b += layer->rope_first;
+    p.step = lq__phase_step(layer->rope.freqs[pair]);
+    return p;
 }
 
 /* Where pair j's number is, and its mean. */
 LQ__INLINE uint8_t *lq__kv_shape_at(const lq__kv_layer *layer, const uint8_t *shape, size_t j)
 {
-    return (uint8_t *)(uintptr_t)shape + LQ__KV_SHAPE + layer->k_dims / 2 + 2 * j;
+    return (uint8_t *)(uintptr_t)shape + LQ__KV_SHAPE + layer->dims[0] / 2 + 2 * j;
 }
 
 LQ__INLINE uint8_t *lq__kv_shape_mean(const lq__kv_layer *layer, const uint8_t *shape, size_t j)
@@ -32006,27 +31824,22 @@ LQ__STATIC void lq__kv_stretch(float *dst, const uint8_t *shape, size_t dims, in
 
 /* Adds to x (n, dims), of tokens t .., the means that RoPE turns, or (sign -1) takes them away.
    They are exact: 24 bits times a power of two. */
-LQ__STATIC void lq__kv_add_turning(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *shape,
-                                   float *x, size_t t, size_t n, int sign)
+LQ__STATIC void lq__kv_add_turning(float *x, const lq__kv_lane *lane, const uint8_t *shape,
+                                   size_t t, size_t n, int sign)
 {
     float unit = lq__hot_power((int32_t)shape[2] - 128 - 8);
     unit = sign < 0 ? -unit : unit;
     for (size_t j = 0; j < shape[1]; j++) {
-        const uint8_t *mean = lq__kv_shape_mean(layer, shape, j);
-        size_t pair = lq__load16(lq__kv_shape_at(layer, shape, j));
+        const uint8_t *mean = lq__kv_shape_mean(lane->layer, shape, j);
+        lq__kv_pair p =
+            lq__kv_pair_of(lane->layer, lq__load16(lq__kv_shape_at(lane->layer, shape, j)));
         int64_t m = (int16_t)lq__load16(mean);
         int64_t u = (int16_t)lq__load16(mean + 2);
-        uint64_t step = lq__phase_step(layer->rope.freqs[pair]);
-        size_t a;
-        size_t b;
-        lq__rope_pair(&layer->rope, pair, &a, &b);
         for (size_t i = 0; i < n; i++) {
-            float *row = x + i * layer->k_dims + layer->rope_first;
-            int32_t s;
-            int32_t c;
-            lq__sincos_q30((uint32_t)((uint64_t)lq__kv_origin(kv, t + i) * step >> 32), &s, &c);
-            row[a] += (float)(int32_t)((m * c - u * s + (1 << 21)) >> 22) * unit;
-            row[b] += (float)(int32_t)((u * c + m * s + (1 << 21)) >> 22) * unit;
+            float *row = x + i * lane->dims;
+            lq__kv_wave w = lq__kv_turn_by(p.step, lq__kv_origin(lane->kv, t + i));
+            row[p.a] += (float)(int32_t)((m * w.c - u * w.s + (1 << 21)) >> 22) * unit;
+            row[p.b] += (float)(int32_t)((u * w.c + m * w.s + (1 << 21)) >> 22) * unit;
         }
     }
 }
@@ -32050,23 +31863,17 @@ typedef struct lq__kv_shaping {
    to come turn away from the mean that is: a quarter of the span each are looked at. */
 LQ__STATIC void lq__kv_shape_pair(const lq__kv_shaping *f, const int16_t *circle, size_t pair)
 {
-    const size_t dims = f->layer->k_dims;
-    const uint64_t step = lq__phase_step(f->layer->rope.freqs[pair]);
+    const lq__kv_pair p = lq__kv_pair_of(f->layer, pair);
     const int64_t n = (int64_t)f->tokens;
     int64_t sum[2] = {0, 0};
     int64_t squares = 0;
     int64_t away[2] = {0, 0};
     int32_t *center = f->center + 2 * pair;
-    size_t a;
-    size_t b;
-    lq__rope_pair(&f->layer->rope, pair, &a, &b);
-    a += f->layer->rope_first;
-    b += f->layer->rope_first;
     for (size_t t = 0; t < f->tokens; t++) { /* products below 2^30 */
-        const int32_t *x = f->x + t * dims;
+        const int32_t *x = f->x + t * f->layer->dims[0];
         const int16_t *at = circle + 2 * f->steps[t];
-        int32_t u = (x[a] * at[0] + x[b] * at[1]) >> 15;
-        int32_t w = (x[b] * at[0] - x[a] * at[1]) >> 15;
+        int32_t u = (x[p.a] * at[0] + x[p.b] * at[1]) >> 15;
+        int32_t w = (x[p.b] * at[0] - x[p.a] * at[1]) >> 15;
         sum[0] += u;
         sum[1] += w;
         squares += (int64_t)(u * u) + w * w;
@@ -32076,17 +31883,15 @@ LQ__STATIC void lq__kv_shape_pair(const lq__kv_shaping *f, const int16_t *circle
     squares = (squares - (sum[0] * sum[0] + sum[1] * sum[1]) / n) / (n - 1);
     squares = LQ__MAX(squares, 0);
     for (size_t t = 0; t < 4; t++) {
-        int32_t s;
-        int32_t c;
-        lq__sincos_q30((uint32_t)((2 * t + 1) * f->span / 8 * step >> 32), &s, &c);
-        int64_t u = (((int64_t)center[0] * c - (int64_t)center[1] * s) >> 30) - f->mean[a];
-        int64_t w = (((int64_t)center[1] * c + (int64_t)center[0] * s) >> 30) - f->mean[b];
-        away[0] += u * u;
-        away[1] += w * w;
+        lq__kv_wave w = lq__kv_turn_by(p.step, (int64_t)((2 * t + 1) * f->span / 8));
+        int64_t a = (((int64_t)center[0] * w.c - (int64_t)center[1] * w.s) >> 30) - f->mean[p.a];
+        int64_t b = (((int64_t)center[1] * w.c + (int64_t)center[0] * w.s) >> 30) - f->mean[p.b];
+        away[0] += a * a;
+        away[1] += b * b;
     }
     f->turned[pair] = squares;
-    f->power[a] = squares / 2 + away[0] / 4;
-    f->power[b] = squares / 2 + away[1] / 4;
+    f->power[p.a] = squares / 2 + away[0] / 4;
+    f->power[p.b] = squares / 2 + away[1] / 4;
     f->gain[pair] = (away[0] + away[1]) / 4;
 }
 
@@ -32109,7 +31914,7 @@ LQ__TARGET_AVX2 static void lq__kv_powers_avx2(uint32_t *power, const int32_t *x
 /* Powers of all dims: those without RoPE around their mean. */
 LQ__STATIC void lq__kv_shape_powers(const lq__kv_shaping *f, const lq__kv_pool *pool)
 {
-    const size_t dims = f->layer->k_dims;
+    const size_t dims = f->layer->dims[0];
     const size_t rotary = f->tokens > 1 ? f->layer->rope.rotary_dims : 0;
     uint32_t eight[8];
     for (size_t d = 0; d < dims; d += 8) {
@@ -32139,14 +31944,11 @@ LQ__STATIC void lq__kv_shape_powers(const lq__kv_shaping *f, const lq__kv_pool *
 /* Stores the mean of a pair, as that of a key that is not rotated. */
 LQ__STATIC void lq__kv_shape_keep(const lq__kv_shaping *f, uint8_t *shape, size_t pair)
 {
-    const uint64_t step = lq__phase_step(f->layer->rope.freqs[pair]);
     const int32_t *center = f->center + 2 * pair;
     uint8_t *mean = lq__kv_shape_mean(f->layer, shape, shape[1]);
-    int32_t s;
-    int32_t c;
-    lq__sincos_q30((uint32_t)((uint64_t)f->origin * step >> 32), &s, &c);
-    int64_t a = ((int64_t)center[0] * c + (int64_t)center[1] * s) >> 30;
-    int64_t b = ((int64_t)center[1] * c - (int64_t)center[0] * s) >> 30;
+    lq__kv_wave w = lq__kv_turn_by(lq__kv_pair_of(f->layer, pair).step, f->origin);
+    int64_t a = ((int64_t)center[0] * w.c + (int64_t)center[1] * w.s) >> 30;
+    int64_t b = ((int64_t)center[1] * w.c - (int64_t)center[0] * w.s) >> 30;
     lq__store16(lq__kv_shape_at(f->layer, shape, shape[1]), (uint32_t)pair);
     lq__store16(mean, (uint32_t)a & 0xffffu);
     lq__store16(mean + 2, (uint32_t)b & 0xffffu);
@@ -32158,7 +31960,7 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
 {
     const size_t pairs = f->layer->rope.rotary_dims / 2;
     int64_t total = 0;
-    for (size_t d = 0; d < f->layer->k_dims; d++) {
+    for (size_t d = 0; d < f->layer->dims[0]; d++) {
         total += f->power[d];
     }
     while (shape[1] < LQ__HOT_PAIRS) {
@@ -32169,11 +31971,8 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
         if (f->gain[best] <= total / 50) break;
         total -= f->gain[best];
         f->gain[best] = 0;
-        size_t a;
-        size_t b;
-        lq__rope_pair(&f->layer->rope, best, &a, &b);
-        f->power[f->layer->rope_first + a] = f->turned[best] / 2;
-        f->power[f->layer->rope_first + b] = f->turned[best] / 2;
+        lq__kv_pair p = lq__kv_pair_of(f->layer, best);
+        f->power[p.a] = f->power[p.b] = f->turned[best] / 2;
         lq__kv_shape_keep(f, shape, best);
     }
 }
@@ -32182,7 +31981,7 @@ LQ__STATIC void lq__kv_shape_turning(const lq__kv_shaping *f, uint8_t *shape)
    that is stretched costs the others much. */
 LQ__STATIC void lq__kv_shape_stretch(const lq__kv_shaping *f, uint8_t *shape)
 {
-    const size_t dims = f->layer->k_dims;
+    const size_t dims = f->layer->dims[0];
     int64_t most = 1;
     int64_t plain = 0;
     int64_t left = 0;
@@ -32223,65 +32022,82 @@ LQ__STATIC lq__kv_page *lq__kv_page_of(const lq_kv *kv, const lq__kv_layer *laye
     return pages + lo;
 }
 
-/* A coder of a warm stream as it is in an epoch. */
-LQ__STATIC int lq__kv_coder(lq__kv_writer *w, int v, size_t head, uint32_t epoch,
-                            uint32_t doublings)
+/* A coder of a warm lane as it is in an epoch. */
+LQ__STATIC int lq__kv_coder_init(lq__warm_coder *coder, const lq__kv_lane *lane, uint32_t epoch,
+                                 uint32_t doublings)
 {
-    return lq__warm_coder_init(&w->coder, w->pool->tables, lq__kv_classes(w->pool),
-                               &w->heads[head].warm[v], v, lq__kv_dims(w->layer, v),
-                               lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head), doublings);
+    return lq__warm_coder_init(
+        coder, lane->pool->tables, lq__kv_classes(lane->pool), &lane->head->warm[lane->v], lane->v,
+        lane->dims, lq__kv_numbers(lane, epoch) + lq__kv_mean_bytes(lane->dims), doublings);
 }
 
-/* Opens tokens of a tile or a coded page into floats. */
-LQ__STATIC int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head, size_t t,
-                           size_t tokens, float *x)
+/* The same of the lane at hand, with its workspace. */
+LQ__STATIC int lq__kv_coder(lq__kv_writer *w, uint32_t epoch, uint32_t doublings)
 {
-    const lq__kv_head *h = w->heads + head;
-    const uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
-    const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, page->epoch, head);
-    size_t dims = lq__kv_dims(w->layer, v);
-    const size_t token = t;
-    int kind = v ? h->v_kind : h->k_kind;
-    t -= page->first;
-    if (kind != LQ__KV_WARM) t += page->at;
-    if (kind == 0) {
-        lq__rows_of_level()->load_row(x, tile + t * dims * lq__type_bytes(w->pool->type),
-                                      tokens * dims, w->pool->type);
-        return LQ_OK;
-    }
-    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-    if (kind == LQ__KV_WARM) {
-        float *all = NULL;
-        size_t bytes;
-        uint32_t doublings;
-        const uint8_t *body =
-            lq__kv_body(w->pool, w->layer, v, head, page->mark, &bytes, &doublings);
-        int status = lq__kv_coder(w, v, head, page->epoch, doublings);
-        if (status == LQ_OK) { /* where the rows were: they are floats by then */
-            all = (float *)(void *)lq__workspace_place(w->coder.codec, w->warm_work).rows;
-            status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
-        }
-        for (size_t i = 0; i < tokens * dims && status == LQ_OK; i++) {
-            x[i] = all[t * dims + i] + w->mean[i % dims];
-        }
-        if (status == LQ_OK && shape) {
-            lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
-        }
-        return status;
-    }
-    if (shape && shape[0]) lq__kv_stretch(w->stretch, shape, dims, -1);
-    lq__hot_open(x, dims, tile, kind, v ? LQ_V : LQ_K, dims, t, tokens,
-                 (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head),
-                 shape && shape[0] ? w->stretch : NULL, w->mean, w->work);
-    if (shape) lq__kv_add_turning(w->kv, w->layer, shape, x, token, tokens, 1);
+    int status = lq__kv_coder_init(&w->coder, &w->lane, epoch, doublings);
+    if (status == LQ_OK) w->room = lq__workspace_place(w->coder.codec, w->warm_work);
+    return status;
+}
+
+/* ---- tokens of pages as floats: x (tokens, dims), from token t of a page on ---- */
+LQ__STATIC int lq__kv_read_raw(lq__kv_writer *w, const lq__kv_page *page, size_t t, size_t tokens,
+                               float *x)
+{
+    const uint8_t *tile = lq__kv_tile(&w->lane, page->slot);
+    lq__rows_of_level()->load_row(x, tile + (page->at + (t - page->first)) * w->lane.row,
+                                  tokens * w->lane.dims, w->pool->type);
     return LQ_OK;
 }
 
+LQ__STATIC int lq__kv_read_hot(lq__kv_writer *w, const lq__kv_page *page, size_t t, size_t tokens,
+                               float *x)
+{
+    const lq__kv_lane *lane = &w->lane;
+    const uint8_t *shape = lq__kv_shape_if(lane, page->epoch);
+    lq__kv_mean(w->mean, lane, page->epoch);
+    if (shape && shape[0]) lq__kv_stretch(w->stretch, shape, lane->dims, -1);
+    lq__hot_open(x, lane->dims, lq__kv_tile(lane, page->slot), lane->kind, LQ_K + lane->v,
+                 lane->dims, page->at + (t - page->first), tokens,
+                 (int8_t)*lq__kv_base(lane, page->slot), shape && shape[0] ? w->stretch : NULL,
+                 w->mean, w->work);
+    if (shape) lq__kv_add_turning(x, lane, shape, t, tokens, 1);
+    return LQ_OK;
+}
+
+LQ__STATIC int lq__kv_read_warm(lq__kv_writer *w, const lq__kv_page *page, size_t t, size_t tokens,
+                                float *x)
+{
+    const uint8_t *shape = lq__kv_shape_if(&w->lane, page->epoch);
+    size_t dims = w->lane.dims;
+    size_t bytes;
+    uint32_t doublings;
+    const uint8_t *body = lq__kv_body(&w->lane, page->mark, &bytes, &doublings);
+    int status = lq__kv_coder(w, page->epoch, doublings);
+    if (status != LQ_OK) return status;
+    float *all = (float *)(void *)w->room.rows; /* where the rows were: they are floats by then */
+    status = lq__warm_open(&w->coder, all, body, bytes, page->count, w->warm_work);
+    if (status != LQ_OK) return status;
+    lq__kv_mean(w->mean, &w->lane, page->epoch);
+    all += (t - page->first) * dims;
+    for (size_t i = 0; i < tokens * dims; i++) {
+        x[i] = all[i] + w->mean[i % dims];
+    }
+    if (shape) lq__kv_add_turning(x, &w->lane, shape, t, tokens, 1);
+    return LQ_OK;
+}
+
+/* Opens tokens of a tile or a coded page into floats. */
+LQ__INLINE int lq__kv_open(lq__kv_writer *w, const lq__kv_page *page, size_t t, size_t tokens,
+                           float *x)
+{
+    return lq__kv_verbs_of(w->lane.kind)->read(w, page, t, tokens, x);
+}
+
+/* ---- the numbers of an epoch ---- */
 /* Keys of the tokens before `sealed` in pages, as they decode, up to `most`: their floats at w->x.
    Returns how many. */
-LQ__STATIC size_t lq__kv_fetch_sealed(lq__kv_writer *w, size_t head, size_t sealed, size_t most)
+LQ__STATIC size_t lq__kv_fetch_sealed(lq__kv_writer *w, size_t sealed, size_t most)
 {
-    const size_t dims = w->layer->k_dims;
     const lq__kv_page *first = lq__kv_pages(w->kv, w->layer);
     const lq__kv_page *page = first + w->count->pages;
     size_t begin = sealed;
@@ -32293,35 +32109,34 @@ LQ__STATIC size_t lq__kv_fetch_sealed(lq__kv_writer *w, size_t head, size_t seal
         }
     }
     begin = LQ__MAX(begin, sealed - LQ__MIN(sealed, most));
-    for (size_t t = begin; t < sealed;) {
+    for (size_t t = begin, end; t < sealed; t = end) {
         page = lq__kv_page_of(w->kv, w->layer, t);
-        size_t end = LQ__MIN(page->first + page->count, sealed);
-        if (lq__kv_open(w, page, 0, head, t, end - t, w->x + (t - begin) * dims) != LQ_OK) return 0;
-        t = end;
+        end = LQ__MIN(page->first + page->count, sealed);
+        float *x = w->x + (t - begin) * w->lane.dims;
+        if (lq__kv_open(w, page, t, end - t, x) != LQ_OK) return 0;
     }
     return sealed - begin;
 }
 
-/* Makes the shape of an epoch, whose means are made, from raw tokens up to `end`: from 32 of them
-   at most, or from those in pages before them where they are fewer. Means that are turned are taken
-   out of the epoch's means. */
-LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, size_t end)
+/* Makes the shape of an epoch of the keys at hand, whose means are made, from raw tokens up to
+   `end`: from 32 of them at most, or from those in pages before them where they are fewer. Means
+   that are turned are taken out of the epoch's means. */
+LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t end)
 {
-    const size_t dims = w->layer->k_dims;
+    const size_t dims = w->lane.dims;
     const size_t sealed = w->count->sealed;
     const uint64_t page = epoch > 1 ? (uint64_t)2 << epoch / 2 : 2 * epoch; /* where it begins */
-    uint8_t *shape = lq__kv_shape(w->kv, w->layer, epoch, head);
+    uint8_t *shape = lq__kv_shape(w->kv, w->layer, epoch, w->lane.index);
     int32_t *x = (int32_t *)(void *)w->x;
     int32_t *mean = (int32_t *)(void *)w->mean;
-    uint32_t most = 0;
     memset(shape, 0, w->layer->shape_bytes);
     lq__kv_shaping f;
     f.layer = w->layer;
     f.x = x;
     f.mean = mean;
     size_t raw = LQ__MIN(end - sealed, (size_t)LQ__KV_SHAPING);
-    size_t before = lq__kv_fetch_sealed(w, head, sealed, LQ__KV_SHAPING - raw);
-    lq__kv_fetch_run(w, w->x + before * dims, 0, head, sealed, raw);
+    size_t before = lq__kv_fetch_sealed(w, sealed, LQ__KV_SHAPING - raw);
+    lq__kv_fetch_run(w, w->x + before * dims, sealed, raw);
     f.tokens = before + raw;
     f.origin = lq__kv_origin(w->kv, sealed - before);
     for (size_t i = 0; i < f.tokens; i++) {
@@ -32333,8 +32148,8 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
     f.turned = f.power + dims;
     f.gain = f.turned + dims / 2;
     f.center = (int32_t *)(void *)(f.gain + dims / 2);
-    lq__kv_mean(w->mean, w->kv, w->layer, 0, epoch, head);
-    most = lq__kv_most((const uint8_t *)w->x, f.tokens * dims, LQ_F32);
+    lq__kv_mean(w->mean, &w->lane, epoch);
+    uint32_t most = lq__kv_most((const uint8_t *)w->x, f.tokens * dims, LQ_F32);
     int32_t unit = lq__hot_unit(most) + 6;
     for (size_t i = 0; i < f.tokens; i++) {
         (void)lq__rows_of_level()->fixed_row(x + i * dims, (const uint8_t *)(w->x + i * dims),
@@ -32347,128 +32162,85 @@ LQ__STATIC void lq__kv_fit_shape(lq__kv_writer *w, uint32_t epoch, size_t head, 
     }
     shape[2] = (uint8_t)(unit + 128);
     lq__kv_shape_powers(&f, w->pool);
-    if (f.tokens < 8) { /* too few to tell deviations from chance */
-        return;
-    }
+    if (f.tokens < 8) return; /* too few to tell deviations from chance */
     if (w->layer->rope.rotary_dims) lq__kv_shape_turning(&f, shape);
-    if (!lq__kv_is_warm(w->heads + head, 0) && w->layer->v_in_k == 0) {
-        lq__kv_shape_stretch(&f, shape);
-    }
+    if (w->lane.kind != LQ__KV_WARM && w->layer->v_in_k == 0) lq__kv_shape_stretch(&f, shape);
 }
 
 /* Takes the means that are turned out of the means of an epoch. */
-LQ__STATIC void lq__kv_clear_turning(const lq__kv_writer *w, uint32_t epoch, size_t head)
+LQ__STATIC void lq__kv_clear_turning(const lq__kv_lane *lane, uint32_t epoch)
 {
-    const lq__kv_layer *layer = w->layer;
-    const uint8_t *shape = lq__kv_shape(w->kv, layer, epoch, head);
-    uint8_t *numbers = lq__kv_numbers(w->kv, layer, 0, epoch, head);
+    const uint8_t *shape = lq__kv_shape(lane->kv, lane->layer, epoch, lane->index);
+    uint8_t *numbers = lq__kv_numbers(lane, epoch);
     for (size_t j = 0; j < shape[1]; j++) {
-        size_t a;
-        size_t b;
-        lq__rope_pair(&layer->rope, lq__load16(lq__kv_shape_at(layer, shape, j)), &a, &b);
-        lq__kv_store_mean(numbers, layer->rope_first + a, 0);
-        lq__kv_store_mean(numbers, layer->rope_first + b, 0);
+        lq__kv_pair p =
+            lq__kv_pair_of(lane->layer, lq__load16(lq__kv_shape_at(lane->layer, shape, j)));
+        lq__kv_store_mean(numbers, p.a, 0);
+        lq__kv_store_mean(numbers, p.b, 0);
     }
 }
 
-/* The fit of a warm stream, its sums in memory of the caller's or (NULL) in the sequence. */
-LQ__STATIC lq_fit lq__kv_fit_of(lq__kv_writer *w, int v, size_t head, uint8_t *mem)
+/* The fit of the warm lane at hand, its sums in the caller's memory or (NULL) in the sequence. */
+LQ__STATIC lq_fit lq__kv_fit_of(const lq__kv_writer *w, uint8_t *mem)
 {
-    size_t rows = lq__kv_dims(w->layer, v) + 1;
-    lq_fit fit;
-    memset(&fit, 0, sizeof fit);
-    fit.geometry.stream = v ? LQ_V : LQ_K;
+    const lq__kv_lane *lane = &w->lane;
+    size_t rows = lane->dims + 1;
+    lq_fit fit = LQ__ZEROS;
+    fit.geometry.stream = (uint32_t)(LQ_K + lane->v);
     fit.geometry.slice_count = 1;
-    fit.geometry.slice_dims = v ? &w->layer->v_dims : &w->layer->k_dims;
-    fit.step = w->heads[head].warm[v].step;
-    mem = mem ? mem : lq__kv_in(w->kv, w->layer->fit[v]) + 16 * rows * head;
+    fit.geometry.slice_dims = &w->layer->dims[lane->v];
+    fit.step = lane->head->warm[lane->v].step;
+    mem = mem ? mem : lq__kv_in(w->kv, w->layer->fit[lane->v]) + 16 * rows * lane->index;
     fit.sum = (int64_t *)(void *)mem;
     fit.sum_squares = (uint64_t *)(void *)mem + rows;
     return fit;
 }
 
-/* x (tokens, dims), of tokens t .., less the mean that w holds, and less those that are turned. */
-LQ__STATIC void lq__kv_center(const lq__kv_writer *w, int v, uint32_t epoch, size_t head, size_t t0,
-                              size_t tokens)
+/* w->x, of tokens t .., less the mean that w holds, and less those that are turned. */
+LQ__STATIC void lq__kv_center(const lq__kv_writer *w, uint32_t epoch, size_t t0, size_t tokens)
 {
-    const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, epoch, head);
-    size_t dims = lq__kv_dims(w->layer, v);
-    for (size_t t = 0; t < tokens; t++) {
-        float *x = w->x + t * dims;
-        for (size_t d = 0; d < dims; d++) {
+    const uint8_t *shape = lq__kv_shape_if(&w->lane, epoch);
+    float *x = w->x;
+    for (size_t t = 0; t < tokens; t++, x += w->lane.dims) {
+        for (size_t d = 0; d < w->lane.dims; d++) {
             x[d] -= w->mean[d];
         }
     }
-    if (shape) lq__kv_add_turning(w->kv, w->layer, shape, w->x, t0, tokens, -1);
+    if (shape) lq__kv_add_turning(w->x, &w->lane, shape, t0, tokens, -1);
 }
 
-/* Makes the classes of an epoch of a warm stream, whose mean is made: of what has been sealed and
-   of the raw tokens up to `end`. */
-LQ__STATIC int lq__kv_fit_warm(lq__kv_writer *w, int v, size_t head, uint32_t epoch, size_t end)
+/* Takes raw tokens of the warm lane at hand, less the mean that w holds, into a fit. */
+LQ__STATIC int lq__kv_fit_add(lq__kv_writer *w, lq_fit *fit, uint32_t epoch, size_t t, size_t n)
 {
-    size_t dims = lq__kv_dims(w->layer, v);
-    uint8_t *numbers = lq__kv_warm_numbers(w->kv, w->layer, v, epoch, head);
-    lq_fit fit = lq__kv_fit_of(w, v, head, NULL);
-    lq_fit with = lq__kv_fit_of(w, v, head, w->fit);
+    lq__kv_fetch_run(w, w->x, t, n);
+    lq__kv_center(w, epoch, t, n);
+    int status = lq__warm_fit_rows(&w->coder, &w->room, fit, w->x, n);
+    return status == LQ_E_RANGE ? LQ_OK : status;
+}
+
+/* Makes the classes of an epoch of the warm lane at hand, whose mean is made: of what has been
+   sealed and of the raw tokens up to `end`. */
+LQ__STATIC int lq__kv_fit_warm(lq__kv_writer *w, uint32_t epoch, size_t end)
+{
+    size_t dims = w->lane.dims;
+    uint8_t *numbers = lq__kv_numbers(&w->lane, epoch) + lq__kv_mean_bytes(dims);
+    lq_fit fit = lq__kv_fit_of(w, NULL);
+    lq_fit with = lq__kv_fit_of(w, w->fit);
     memset(numbers, 0, 2);
     memset(numbers + 2, LQ_CLASS_ONE, dims); /* all are in use */
     memcpy(with.sum, fit.sum, 16 * (dims + 1));
-    int status = lq__kv_coder(w, v, head, epoch, 0);
-    lq__kv_mean(w->mean, w->kv, w->layer, v, epoch, head);
+    int status = lq__kv_coder(w, epoch, 0);
+    lq__kv_mean(w->mean, &w->lane, epoch);
     for (size_t t = w->count->sealed; t < end && status == LQ_OK; t += LQ__HOT_TOKENS) {
-        size_t n = LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS);
-        lq__workspace work = lq__workspace_place(w->coder.codec, w->warm_work);
-        lq__kv_fetch_run(w, w->x, v, head, t, n);
-        lq__kv_center(w, v, epoch, head, t, n);
-        status = lq__warm_fit_rows(&w->coder, &work, &with, w->x, n);
-        status = status == LQ_E_RANGE ? LQ_OK : status;
+        status = lq__kv_fit_add(w, &with, epoch, t, LQ__MIN(end - t, (size_t)LQ__HOT_TOKENS));
     }
     with.tokens = w->count->added + (end - w->count->sealed);
-    memset(with.sum + v, 0, 8 * dims); /* around the mean: what it misses widens the class */
-    return status == LQ_OK ? lq__warm_fit(numbers, &with, w->fit + lq__align64(16 * (dims + 1)))
-                           : status;
+    memset(with.sum + w->lane.v, 0,
+           8 * dims); /* around the mean: what it misses widens the class */
+    return status == LQ_OK ? lq__warm_fit(numbers, &with, w->fit_work) : status;
 }
 
-/* Codes tokens of one warm head, now floats in w->x less the mean that w holds, into the blob. */
-LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
-                                size_t at, size_t tokens)
-{
-    const lq__warm_kind *kind = &w->heads[head].warm[v];
-    size_t most = LQ__MIN(kind->least + w->blob_spare, kind->most);
-    lq_fit fit = lq__kv_fit_of(w, v, head, NULL);
-    size_t bytes = 0;
-    uint32_t doublings = 0;
-    int status = lq__kv_coder(w, v, head, page->epoch, 0);
-    lq__kv_center(w, v, page->epoch, head, at, tokens);
-    lq__workspace work;
-    if (status == LQ_OK) {
-        work = lq__workspace_place(w->coder.codec, w->warm_work);
-        status = kind->given ? lq__warm_front(&w->coder, &work, w->x, tokens)
-                             : lq__warm_fit_rows(&w->coder, &work, &fit, w->x, tokens);
-    }
-    for (;;) {
-        if (status == LQ_OK) {
-            status = lq__warm_code(&w->coder, &work, w->blob + LQ__KV_BEHIND + w->blob_bytes, most,
-                                   &bytes, tokens);
-        }
-        if ((status != LQ_E_RANGE && status != LQ_E_SPACE) || doublings == LQ__WARM_DOUBLINGS) {
-            break;
-        }
-        status = lq__kv_coder(w, v, head, page->epoch, ++doublings);
-        if (status == LQ_OK) {
-            work = lq__workspace_place(w->coder.codec, w->warm_work);
-            status = lq__warm_front(&w->coder, &work, w->x, tokens);
-        }
-    }
-    lq__store32(w->blob + LQ__KV_BEHIND + 4 * w->heads[head].entry[v],
-                (uint32_t)bytes | doublings << 24);
-    w->blob_bytes += bytes;
-    w->blob_spare += kind->least;
-    w->blob_spare -= LQ__MIN(bytes, w->blob_spare);
-    return status;
-}
-
-/* Bounds of keys x (tokens, dims) around a mean, which may be NULL: a unit f32, then i8 of each
+/* Bounds of keys x (tokens, dims) around a mean: a unit f32, then i8 of each
    dim, in units: the highest rounded up, the lowest rounded down. The unit is a power of two, so
    that no compiler rounds otherwise. */
 LQ__STATIC void lq__kv_bound(uint8_t *dst, const float *x, size_t tokens, size_t dims,
@@ -32490,7 +32262,7 @@ LQ__STATIC void lq__kv_bound(uint8_t *dst, const float *x, size_t tokens, size_t
                 }
             }
             for (int j = 0; j < 8; j++) {
-                float center = mean ? mean[d + (size_t)j] : 0.0f;
+                float center = mean[d + (size_t)j];
                 uint8_t *code = dst + 4 + d + j;
                 high[j] -= center;
                 low[j] -= center;
@@ -32520,13 +32292,8 @@ LQ__STATIC void lq__kv_join_bounds(uint8_t *a, const uint8_t *b, size_t dims)
     for (size_t d = 0; d < 2 * dims; d++) {
         float x = (float)(int8_t)a[4 + d] * of_a;
         float y = (float)(int8_t)b[4 + d] * of_b;
-        if (d < dims) {
-            x = LQ__MAX(x, y);
-            a[4 + d] = (uint8_t)(128 - (int32_t)(128.0f - x));
-        } else {
-            x = LQ__MIN(x, y);
-            a[4 + d] = (uint8_t)((int32_t)(x + 128.0f) - 128);
-        }
+        a[4 + d] = d < dims ? (uint8_t)(128 - (int32_t)(128.0f - LQ__MAX(x, y)))
+                            : (uint8_t)((int32_t)(LQ__MIN(x, y) + 128.0f) - 128);
     }
 }
 
@@ -32561,62 +32328,69 @@ LQ__STATIC void lq__kv_charge(const lq__kv_layer *layer, lq__kv_count *count, in
 LQ__STATIC int lq__kv_fit(lq__kv_writer *w, uint32_t epoch, size_t end)
 {
     uint64_t count = w->count->added + (end - w->count->sealed);
-    int streams = epoch % LQ__KV_SLOWER ? 1 : (int)w->layer->streams; /* whose epoch begins */
+    int slow = epoch % LQ__KV_SLOWER == 0; /* values begin one, too */
+    int shapes = slow || (epoch == 1 && !lq__kv_shapes_early(w->pool));
+    size_t lanes = slow ? lq__kv_lanes(w->layer) : w->layer->kv_heads;
     int status = LQ_OK;
     lq__kv_sum(w, w->count->sealed, end, LQ__KV_UNIT);
-    for (int v = 0; v < streams; v++) {
-        for (size_t h = 0; h < w->layer->kv_heads; h++) {
-            if (lq__kv_is_fitted(w->heads + h, v)) {
-                lq__kv_fit_mean(lq__kv_numbers(w->kv, w->layer, v, epoch, h), lq__kv_sums(w, v, h),
-                                count, lq__kv_dims(w->layer, v));
-            }
+    for (size_t i = 0; i < lanes; i++) {
+        lq__kv_use(w, i);
+        if (w->lane.fitted) {
+            lq__kv_fit_mean(lq__kv_numbers(&w->lane, epoch), lq__kv_sums(&w->lane), count,
+                            w->lane.dims);
         }
     }
     lq__kv_sum(w, w->count->sealed, end, -LQ__KV_UNIT);
-    for (size_t h = 0; h < w->layer->kv_heads; h++) {
-        if (lq__kv_is_fitted(w->heads + h, 0)) {
-            if (epoch % LQ__KV_SLOWER == 0 || (epoch == 1 && !lq__kv_shapes_early(w->pool))) {
-                lq__kv_fit_shape(w, epoch, h, end);
-            }
-            lq__kv_clear_turning(w, epoch, h);
+    for (size_t i = 0; i < lanes && status == LQ_OK; i++) {
+        lq__kv_use(w, i);
+        if (w->lane.fitted && w->lane.v == 0) {
+            if (shapes) lq__kv_fit_shape(w, epoch, end);
+            lq__kv_clear_turning(&w->lane, epoch);
         }
-    }
-    for (int v = 0; v < streams; v++) {
-        for (size_t h = 0; h < w->layer->kv_heads && status == LQ_OK; h++) {
-            const lq__kv_head *head = w->heads + h;
-            if (lq__kv_is_warm(head, v) && lq__kv_is_fitted(head, v)) {
-                status = lq__kv_fit_warm(w, v, h, epoch, end);
-            }
-        }
+        if (w->lane.fitted && w->lane.kind == LQ__KV_WARM) status = lq__kv_fit_warm(w, epoch, end);
     }
     return status;
 }
 
-/* What sealing tokens t .. of a head will read. (Without it sealing waits for memory a third of its
-   time.) Behind the last stream: nothing. */
-LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, int v, size_t head,
-                             uint32_t epoch, size_t t)
+/* ---- sealing ---- */
+/* What sealing tokens t .. of lane i will read. (Without it sealing waits for memory a third of its
+   time.) Behind the last one: nothing. */
+LQ__STATIC void lq__kv_ahead(const lq__kv_writer *w, lq__hot_ahead *ahead, size_t i, uint32_t epoch,
+                             size_t t)
 {
-    size_t dims = lq__kv_dims(w->layer, v);
     memset(ahead, 0, sizeof *ahead);
-    if (v >= (int)w->layer->streams) return;
-    ahead->at[0] = (uintptr_t)lq__kv_ring_at(w->kv, w->layer, v, head, t);
-    ahead->at[1] = (uintptr_t)lq__kv_sums(w, v, head);
-    ahead->at[2] = (uintptr_t)lq__kv_numbers(w->kv, w->layer, v, epoch, head);
-    ahead->bytes[0] = LQ__HOT_GRANULE * dims * lq__type_bytes(w->pool->type); /* over the ring's */
-    ahead->bytes[0] = t < w->old ? ahead->bytes[0] : 0;                      /* end: no harm */
-    ahead->bytes[1] = 8 * dims;
-    ahead->bytes[2] = dims;
+    if (i >= lq__kv_lanes(w->layer)) return;
+    lq__kv_lane lane = lq__kv_lane_of(w->kv, w->layer, i);
+    ahead->at[0] = (uintptr_t)lq__kv_ring_at(&lane, t);
+    ahead->at[1] = (uintptr_t)lq__kv_sums(&lane);
+    ahead->at[2] = (uintptr_t)lq__kv_numbers(&lane, epoch);
+    ahead->bytes[0] =
+        t < w->old ? LQ__HOT_GRANULE * lane.row : 0; /* over the ring's end: no harm */
+    ahead->bytes[1] = 8 * lane.dims;
+    ahead->bytes[2] = lane.dims;
 }
 
 /* All of that at once. */
-LQ__STATIC void lq__kv_prefetch(const lq__kv_writer *w, int v, size_t head, uint32_t epoch,
-                                size_t t)
+LQ__STATIC void lq__kv_prefetch(const lq__kv_writer *w, size_t i, uint32_t epoch, size_t t)
 {
     lq__hot_ahead ahead;
-    lq__kv_ahead(w, &ahead, v, head, epoch, t);
-    for (size_t i = 0; i < 8; i++) {
-        lq__hot_prefetch_ahead(&ahead, i);
+    lq__kv_ahead(w, &ahead, i, epoch, t);
+    for (size_t j = 0; j < 8; j++) {
+        lq__hot_prefetch_ahead(&ahead, j);
+    }
+}
+
+/* Tokens of a page as floats at w->x, with the mean in w->mean; of keys of a sparse cache their
+   bounds are made. */
+LQ__STATIC void lq__kv_seal_floats(lq__kv_writer *w, const lq__kv_page *page, size_t at,
+                                   size_t tokens)
+{
+    lq__kv_prefetch(w, w->lane.i + 1, page->epoch, at);
+    lq__kv_fetch_run(w, w->x, at, tokens);
+    lq__kv_mean(w->mean, &w->lane, page->epoch);
+    if (w->pool->sparse && w->lane.v == 0) {
+        lq__kv_bound(lq__kv_bounds(w->pool, w->layer, page->mark, w->lane.index), w->x, tokens,
+                     w->lane.dims, w->mean);
     }
 }
 
@@ -32624,111 +32398,109 @@ LQ__STATIC void lq__kv_prefetch(const lq__kv_writer *w, int v, size_t head, uint
 LQ__STATIC void lq__kv_place_centers(const lq__kv_writer *w, const uint8_t *shape, size_t t,
                                      size_t n)
 {
-    size_t dims = w->layer->k_dims;
     for (size_t i = 0; i < n; i++) {
-        memcpy(w->centers + i * dims, w->mean, 4 * dims);
+        memcpy(w->centers + i * w->lane.dims, w->mean, 4 * w->lane.dims);
     }
-    lq__kv_add_turning(w->kv, w->layer, shape, w->centers, t, n, 1);
+    lq__kv_add_turning(w->centers, &w->lane, shape, t, n, 1);
 }
 
-/* Puts tokens of one hot head into its tile: from x (tokens, dims), or (NULL) from where they
-   lie. */
-LQ__STATIC void lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
-                                size_t at, size_t tokens, const float *x)
+/* Puts tokens of a hot lane into its tile. */
+LQ__STATIC int lq__kv_seal_hot(lq__kv_writer *w, const lq__kv_page *page, size_t at, size_t tokens)
 {
-    const lq__kv_head *h = w->heads + head;
-    uint8_t *tile = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile);
-    uint8_t *base = lq__kv_base(w->pool, w->layer, v, page->slot, head);
-    const uint8_t *shape = lq__kv_shape_if(w->kv, w->layer, v, page->epoch, head);
-    size_t dims = lq__kv_dims(w->layer, v);
-    int last = head + 1 == w->layer->kv_heads;
+    const lq__kv_lane *lane = &w->lane;
+    uint8_t *base = lq__kv_base(lane, page->slot);
+    const uint8_t *shape = lq__kv_shape_if(lane, page->epoch);
     lq__hot_turn turn;
-    turn.type = x ? LQ_F32 : w->pool->type;
-    turn.dims = dims;
+    if (w->pool->sparse && lane->v == 0) lq__kv_seal_floats(w, page, at, tokens);
+    turn.type = w->pool->type;
+    turn.dims = lane->dims;
     turn.mean = (const uint8_t *)w->mean;
     turn.mean_type = LQ_F32;
-    turn.sums = lq__kv_sums(w, v, head);
+    turn.sums = lq__kv_sums(lane);
     turn.sum_unit = LQ__KV_UNIT;
     turn.base = (int8_t)*base;
     turn.lost = 0;
     turn.centers = NULL;
     turn.center_stride = 0;
-    lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
+    lq__kv_mean(w->mean, lane, page->epoch);
     if (shape && (shape[0] || shape[1])) {
-        lq__kv_stretch(w->stretch, shape, dims, 1);
+        lq__kv_stretch(w->stretch, shape, lane->dims, 1);
         turn.centers = shape[1] ? w->centers : w->mean;
-        turn.center_stride = shape[1] ? dims : 0;
+        turn.center_stride = shape[1] ? lane->dims : 0;
         turn.stretch = w->stretch;
     }
-    lq__kv_ahead(w, &turn.ahead, v + last, last ? 0 : head + 1, page->epoch, at);
+    lq__kv_ahead(w, &turn.ahead, w->lane.i + 1, page->epoch, at);
     for (size_t t = 0; t < tokens; t += 8) {
         turn.tokens = LQ__MIN(tokens - t, 8);
-        for (size_t i = 0; i < turn.tokens && x; i++) {
-            turn.rows[i] = (const uint8_t *)(x + (t + i) * dims);
-        }
-        if (!x) lq__kv_find_rows(w, turn.rows, v, head, at + t, turn.tokens);
-        if (turn.center_stride) {
-            lq__kv_place_centers(w, shape, at + t, turn.tokens);
-        }
-        lq__hot_seal_rows(tile, v ? h->v_kind : h->k_kind, v ? LQ_V : LQ_K,
+        lq__kv_find_rows(w, turn.rows, at + t, turn.tokens);
+        if (turn.center_stride) lq__kv_place_centers(w, shape, at + t, turn.tokens);
+        lq__hot_seal_rows(lq__kv_tile(lane, page->slot), lane->kind, LQ_K + lane->v,
                           page->at + (at - page->first) + t, &turn, w->work);
         memset(&turn.ahead, 0, sizeof turn.ahead);
     }
     *base = (uint8_t)turn.base;
     lq__kv_sequence_of(w->kv)->clipped += turn.lost;
+    return LQ_OK;
 }
 
-/* Puts tokens of one raw head where its tile would be. */
-LQ__STATIC void lq__kv_seal_raw(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
-                                size_t at, size_t tokens)
+/* Puts tokens of a raw lane where its tile would be. */
+LQ__STATIC int lq__kv_seal_raw(lq__kv_writer *w, const lq__kv_page *page, size_t at, size_t tokens)
 {
-    const lq__kv_head *h = w->heads + head;
-    size_t row = lq__kv_dims(w->layer, v) * lq__type_bytes(w->pool->type);
-    uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + (v ? h->v_tile : h->k_tile) +
-                   (page->at + (at - page->first)) * row;
+    const size_t row = w->lane.row;
+    uint8_t *dst = lq__kv_tile(&w->lane, page->slot) + (page->at + (at - page->first)) * row;
     size_t end = at + tokens;
-    while (at < end) {
-        size_t run = lq__kv_ring_run(w, at, end);
+    if (w->pool->sparse && w->lane.v == 0) {
+        lq__kv_seal_floats(w, page, at, tokens);
+    } else {
+        lq__kv_prefetch(w, w->lane.i + 1, page->epoch, at);
+    }
+    for (size_t run; at < end; at += run, dst += run * row) {
+        run = lq__kv_ring_run(w, at, end);
         if (run) {
-            memcpy(dst, lq__kv_ring_at(w->kv, w->layer, v, head, at), run * row);
+            memcpy(dst, lq__kv_ring_at(&w->lane, at), run * row);
         } else {
             run = 1;
-            lq__kv_fetch(w, w->x, v, head, at);
-            lq__store_row(dst, w->x, lq__kv_dims(w->layer, v), w->pool->type);
+            lq__kv_fetch(w, w->x, at);
+            lq__store_row(dst, w->x, w->lane.dims, w->pool->type);
         }
-        dst += run * row;
-        at += run;
     }
+    return LQ_OK;
 }
 
-/* Puts tokens of one head into its page. */
-LQ__STATIC int lq__kv_seal_head(lq__kv_writer *w, const lq__kv_page *page, int v, size_t head,
-                                size_t at, size_t tokens)
+/* Codes tokens of a warm lane into the blob: with a step that is doubled until they fit. */
+LQ__STATIC int lq__kv_seal_warm(lq__kv_writer *w, const lq__kv_page *page, size_t at, size_t tokens)
 {
-    const lq__kv_head *h = w->heads + head;
-    size_t dims = lq__kv_dims(w->layer, v);
-    int kind = v ? h->v_kind : h->k_kind;
-    int hot = kind && kind != LQ__KV_WARM;
-    int bounds = w->pool->sparse && !v;
-    int last = head + 1 == w->layer->kv_heads;
-    if (hot && !bounds) {
-        lq__kv_seal_hot(w, page, v, head, at, tokens, NULL);
-        return LQ_OK;
-    }
-    lq__kv_prefetch(w, v + last, last ? 0 : head + 1, page->epoch, at);
-    if (kind == 0) lq__kv_seal_raw(w, page, v, head, at, tokens);
-    if (kind == 0 && !bounds) return LQ_OK;
-    lq__kv_fetch_run(w, w->x, v, head, at, tokens);
-    if (kind) lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-    if (bounds) {
-        lq__kv_bound(lq__kv_bounds(w->pool, w->layer, page->mark, head), w->x, tokens, dims,
-                     kind ? w->mean : NULL);
-    }
-    if (hot) lq__kv_seal_hot(w, page, v, head, at, tokens, w->x);
-    if (hot || kind == 0) return LQ_OK;
-    lq__kv_sum_rows(lq__kv_sums(w, v, head), (const uint8_t *)w->x, LQ_F32, tokens, dims,
+    const lq__warm_kind *kind = &w->lane.head->warm[w->lane.v];
+    size_t most = LQ__MIN(kind->least + w->blob_spare, kind->most);
+    lq_fit fit = lq__kv_fit_of(w, NULL);
+    size_t bytes = 0;
+    uint32_t doublings = 0;
+    lq__kv_seal_floats(w, page, at, tokens);
+    lq__kv_sum_rows(lq__kv_sums(&w->lane), (const uint8_t *)w->x, LQ_F32, tokens, w->lane.dims,
                     LQ__KV_UNIT);
-    return lq__kv_seal_warm(w, page, v, head, at, tokens);
+    lq__kv_center(w, page->epoch, at, tokens);
+    int status = lq__kv_coder(w, page->epoch, 0);
+    if (status == LQ_OK) {
+        status = kind->given ? lq__warm_front(&w->coder, &w->room, w->x, tokens)
+                             : lq__warm_fit_rows(&w->coder, &w->room, &fit, w->x, tokens);
+    }
+    for (;;) {
+        if (status == LQ_OK) {
+            status = lq__warm_code(&w->coder, &w->room, w->blob + LQ__KV_BEHIND + w->blob_bytes,
+                                   most, &bytes, tokens);
+        }
+        if ((status != LQ_E_RANGE && status != LQ_E_SPACE) || doublings == LQ__WARM_DOUBLINGS) {
+            break;
+        }
+        status = lq__kv_coder(w, page->epoch, ++doublings);
+        if (status == LQ_OK) status = lq__warm_front(&w->coder, &w->room, w->x, tokens);
+    }
+    lq__store32(w->blob + LQ__KV_BEHIND + 4 * w->lane.head->entry[w->lane.v],
+                (uint32_t)bytes | doublings << 24);
+    w->blob_bytes += bytes;
+    w->blob_spare += kind->least;
+    w->blob_spare -= LQ__MIN(bytes, w->blob_spare);
+    return status;
 }
 
 /* Takes tokens that are given back at once into the sums, as sealing would. */
@@ -32736,21 +32508,13 @@ LQ__STATIC int lq__kv_absorb(lq__kv_writer *w, const lq__kv_page *page, size_t a
 {
     int status = LQ_OK;
     lq__kv_sum(w, at, at + tokens, LQ__KV_UNIT);
-    for (int v = 0; v < (int)w->layer->streams; v++) {
-        for (size_t h = 0; h < w->layer->kv_heads && status == LQ_OK; h++) {
-            if (!lq__kv_is_warm(w->heads + h, v) || !lq__kv_is_fitted(w->heads + h, v)) continue;
-            lq_fit fit = lq__kv_fit_of(w, v, h, NULL);
-            lq__kv_fetch_run(w, w->x, v, h, at, tokens);
-            lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, h);
-            lq__kv_center(w, v, page->epoch, h, at, tokens);
-            status = lq__kv_coder(w, v, h, page->epoch, 0);
-            lq__workspace work;
-            if (status == LQ_OK) {
-                work = lq__workspace_place(w->coder.codec, w->warm_work);
-                status = lq__warm_fit_rows(&w->coder, &work, &fit, w->x, tokens);
-                status = status == LQ_E_RANGE ? LQ_OK : status;
-            }
-        }
+    for (size_t i = 0; i < lq__kv_lanes(w->layer) && status == LQ_OK; i++) {
+        lq__kv_use(w, i);
+        if (w->lane.kind != LQ__KV_WARM || !w->lane.fitted) continue;
+        lq_fit fit = lq__kv_fit_of(w, NULL);
+        lq__kv_mean(w->mean, &w->lane, page->epoch);
+        status = lq__kv_coder(w, page->epoch, 0);
+        if (status == LQ_OK) status = lq__kv_fit_add(w, &fit, page->epoch, at, tokens);
     }
     return status;
 }
@@ -32762,7 +32526,8 @@ LQ__STATIC int lq__kv_seal_page(lq__kv_writer *w, const lq__kv_page *page, size_
     for (int v = 0; v < (int)w->layer->streams; v++) {
         int status = lq__kv_begin_blob(w, v);
         for (size_t h = 0; h < w->layer->kv_heads && status == LQ_OK; h++) {
-            status = lq__kv_seal_head(w, page, v, h, at, tokens);
+            lq__kv_use(w, (size_t)v * w->layer->kv_heads + h);
+            status = lq__kv_verbs_of(w->lane.kind)->seal(w, page, at, tokens);
         }
         if (status != LQ_OK) return status;
         if (w->blob) {
@@ -32800,56 +32565,49 @@ LQ__STATIC int lq__kv_seal(lq__kv_writer *w, size_t end)
     return LQ_OK;
 }
 
-/* A token's heads to raw ones: rows of dims, strides in bytes. */
-LQ__STATIC void lq__kv_keep_rows(const lq__kv_writer *w, uint8_t *dst, size_t dst_stride,
-                                 const lq__kv_source *src, const uint8_t *from, size_t dims)
-{
-    size_t src_stride = src->head_stride * src->size;
-    size_t row = dims * lq__type_bytes(w->pool->type);
-    int same = src->type == w->pool->type;
-    for (size_t h = 0; h < w->layer->kv_heads; h++, dst += dst_stride, from += src_stride) {
-        const float *x = w->x;
-        if (same) {
-            memcpy(dst, from, row);
-            continue;
-        }
-        if (src->type == LQ_F32 && ((uintptr_t)from & 3) == 0) {
-            x = (const float *)(const void *)from;
-        } else {
-            lq__rows_of_level()->load_row(w->x, from, dims, src->type);
-        }
-        lq__store_row(dst, x, dims, w->pool->type);
-    }
-}
-
-/* Stores a run of new tokens as raw ones, from token `t` on. */
+/* Stores new tokens t .. end as raw ones. */
 LQ__STATIC void lq__kv_keep(lq__kv_writer *w, size_t t, size_t end)
 {
-    size_t size = lq__type_bytes(w->pool->type);
+    const int type = w->pool->type;
     for (; t < end; t++) {
         int sink = t < lq__kv_sequence_of(w->kv)->sinks;
         size_t limit = sink ? w->pool->sink_tokens : w->pool->ring_tokens;
-        for (int v = 0; v < (int)w->layer->streams; v++) {
-            size_t dims = lq__kv_dims(w->layer, v);
-            lq__kv_keep_rows(w, lq__kv_raw_at(w->kv, w->layer, v, 0, t), limit * dims * size,
-                             &w->src[v], lq__kv_row(&w->src[v], t - w->old, 0), dims);
+        for (size_t v = 0; v < w->layer->streams; v++) {
+            const lq__kv_source *src = &w->src[v];
+            const uint8_t *from = lq__kv_row(src, t - w->old, 0);
+            lq__kv_lane lane = lq__kv_lane_of(w->kv, w->layer, v * w->layer->kv_heads);
+            uint8_t *dst = lq__kv_raw_at(&lane, t);
+            for (size_t h = 0; h < w->layer->kv_heads; h++) {
+                if (src->type == type) {
+                    memcpy(dst, from, lane.row);
+                } else if (src->type == LQ_F32 && ((uintptr_t)from & 3) == 0) {
+                    lq__store_row(dst, (const float *)(const void *)from, lane.dims, type);
+                } else {
+                    lq__rows_of_level()->load_row(w->x, from, lane.dims, src->type);
+                    lq__store_row(dst, w->x, lane.dims, type);
+                }
+                dst += limit * lane.row;
+                from += src->head_stride * src->size;
+            }
         }
     }
 }
 
-/* Gives a slot that is shared with forks to this sequence alone: a copy, for which there is
-   room. */
-LQ__STATIC void lq__kv_own_slot(const lq_kv *kv, lq__kv_layer *layer, const lq__kv_page *page)
+/* Gives the slot of an entry to this sequence alone, where forks share it: a copy, for which there
+   is room. `others`: how often a table that is going names it, too. */
+LQ__STATIC void lq__kv_own_slot(const lq_kv *kv, lq__kv_layer *layer, const lq__kv_page *page,
+                                uint32_t others)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
+    uint32_t *refs = lq__kv_refs(pool, &layer->slots);
     uint32_t from = page->slot;
     lq__kv_page *first;
     uint32_t own = lq__kv_sharers(kv, layer, page, &first);
-    if (lq__kv_refs(pool, &layer->slots)[from] == own) return;
+    if (refs[from] <= own + others) return;
     uint32_t to = lq__kv_acquire(pool, &layer->slots);
     if (layer->page_bytes) lq__kv_copy_slot(pool, layer, to, from);
-    lq__kv_refs(pool, &layer->slots)[from] -= own;
-    lq__kv_refs(pool, &layer->slots)[to] = own;
+    refs[from] -= own;
+    refs[to] = own;
     for (uint32_t i = 0; i < own; i++) {
         first[i].slot = to;
     }
@@ -32897,7 +32655,7 @@ LQ__STATIC lq__kv_page *lq__kv_begin_page(const lq_kv *kv, lq__kv_layer *layer, 
     count->opened++;
     page->epoch = count->epochs - 1;
     if (page->at && page[-1].slot != LQ__KV_NO) {
-        lq__kv_own_slot(kv, layer, page - 1);
+        lq__kv_own_slot(kv, layer, page - 1, 0);
         page->slot = page[-1].slot;
         lq__kv_refs(pool, &layer->slots)[page->slot]++;
     }
@@ -32918,7 +32676,7 @@ LQ__STATIC void lq__kv_enter_pages(const lq_kv *kv, lq__kv_layer *layer, size_t 
         page = page ? page : lq__kv_begin_page(kv, layer, at);
         size_t n = LQ__MIN((size_t)(LQ__HOT_TOKENS - page->at - page->count), sealed - at);
         if (page->slot != LQ__KV_NO) {
-            lq__kv_own_slot(kv, layer, page);
+            lq__kv_own_slot(kv, layer, page, 0);
         } else if (at + n > lo) {
             page->slot = lq__kv_acquire(pool, &layer->slots);
             if ((page->at || page->count) && layer->page_bytes && page->slot != LQ__KV_NO) {
@@ -32977,15 +32735,12 @@ LQ__STATIC int lq__kv_check_append(const lq__kv_writer *w, uint32_t l,
         return LQ_E_RANGE;
     }
     int status = lq__kv_check_positions(w->kv, positions, w->old, tokens, l == w->pool->first);
-    if (status == LQ_OK) {
-        size_t bytes = layer->streams > 1 ? layer->kv_heads * layer->v_dims * w->src[1].size : 0;
-        for (size_t i = 0; i < bytes; i += 64) { /* values come while keys are looked at */
-            lq__hot_prefetch((uintptr_t)w->src[1].data + i);
-        }
-        status = lq__kv_check_view(&w->src[0], tokens, layer->kv_heads, layer->k_dims, most);
+    size_t bytes = layer->streams > 1 ? layer->kv_heads * layer->dims[1] * w->src[1].size : 0;
+    for (size_t i = 0; i < bytes && status == LQ_OK; i += 64) { /* while keys are looked at */
+        lq__hot_prefetch((uintptr_t)w->src[1].data + i);
     }
-    if (status == LQ_OK && layer->streams > 1) {
-        status = lq__kv_check_view(&w->src[1], tokens, layer->kv_heads, layer->v_dims, most);
+    for (size_t v = 0; v < layer->streams && status == LQ_OK; v++) {
+        status = lq__kv_check_view(&w->src[v], tokens, layer->kv_heads, layer->dims[v], most);
     }
     return status;
 }
@@ -33004,11 +32759,10 @@ LQ__STATIC void lq__kv_begin_step(const lq_kv *kv, const lq_positions *positions
         lq__kv_masses(kv)[old + i] = 0.0f;
     }
     sequence->tokens = old + tokens;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        size_t sealed = lq__kv_counts(kv)[l].sealed;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        size_t sealed = lq__kv_count_of(kv, layer)->sealed;
         size_t to = lq__kv_seal_to(pool, sealed, sequence->tokens);
-        if (layer->kv_heads && to > sealed) {
+        if (to > sealed) {
             size_t lo = sequence->tokens - LQ__MIN(layer->keep, sequence->tokens);
             lq__kv_enter_pages(kv, layer, to, layer->keep ? lo : 0);
         }
@@ -33022,16 +32776,14 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
     lq__kv_writer w;
     lq__kv_writer_init(&w, kv, layer);
     if (w.layer->kv_heads == 0 || tokens == 0 || (w.layer->streams > 1) != (v != NULL) ||
-        !lq__kv_view(&w.src[0], k->data, k->token_stride, k->head_stride, k->type,
-                     w.layer->kv_heads, w.layer->k_dims) ||
-        (v && !lq__kv_view(&w.src[1], v->data, v->token_stride, v->head_stride, v->type,
-                           w.layer->kv_heads, w.layer->v_dims))) {
+        !lq__kv_view(&w.src[0], k, w.layer->kv_heads, w.layer->dims[0]) ||
+        (v && !lq__kv_view(&w.src[1], v, w.layer->kv_heads, w.layer->dims[1]))) {
         return LQ_E_ARG;
     }
     size_t sealed = lq__kv_seal_to(w.pool, w.count->sealed, w.old + tokens);
     if (sealed > w.count->sealed) {
         uint32_t epochs = w.count->epochs;
-        lq__kv_prefetch(&w, 0, 0, epochs - (epochs > 0), w.count->sealed);
+        lq__kv_prefetch(&w, 0, epochs - (epochs > 0), w.count->sealed);
     }
     int status = lq__kv_check_append(&w, layer, positions, tokens);
     if (status != LQ_OK) return status;
@@ -33086,13 +32838,11 @@ LQ__INLINE int64_t lq__kv_query_position(const lq__kv_reader *r, size_t query)
 LQ__STATIC void lq__kv_add_mass(lq__kv_reader *r, const float *logits, size_t part)
 {
     float mass[LQ__HOT_TOKENS];
-    size_t from = r->part_token[part];
+    size_t from = r->parts.token[part];
     memset(mass, 0, sizeof mass);
-    lq__hot_mass(mass, logits, r->lse, r->rows);
+    lq__hot_mass(mass, logits, r->rows.lse, r->rows.count);
     for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
-        if (r->parts[part].mask >> t & 1) {
-            r->desc->mass[from + t - r->first] += mass[t];
-        }
+        if (r->parts.part[part].mask >> t & 1) r->desc->mass[from + t - r->first] += mass[t];
     }
 }
 
@@ -33100,8 +32850,8 @@ LQ__STATIC void lq__kv_add_mass(lq__kv_reader *r, const float *logits, size_t pa
 LQ__STATIC void lq__kv_see_warm(lq__kv_reader *r)
 {
     lq__warm_symbols m;
-    if (r->warm.seen < r->part_count) {
-        int status = lq__warm_logits(&r->warm, &r->query, r->parts, r->part_count, &m);
+    if (r->warm.seen < r->parts.count) {
+        int status = lq__warm_logits(&r->warm, &r->asked.query, r->parts.part, r->parts.count, &m);
         r->status = r->status ? r->status : status;
     }
 }
@@ -33110,128 +32860,127 @@ LQ__STATIC void lq__kv_see_warm(lq__kv_reader *r)
 LQ__STATIC void lq__kv_flush_warm(lq__kv_reader *r)
 {
     if (r->pass == 0) {
-        int status = lq__warm_attend(&r->warm, &r->state, &r->query, r->parts, r->part_count,
-                                     r->layer->v_in_k != 0);
+        int status = lq__warm_attend(&r->warm, &r->state, &r->asked.query, r->parts.part,
+                                     r->parts.count, r->layer->v_in_k != 0);
         r->status = r->status ? r->status : status;
     } else {
         lq__kv_see_warm(r);
-        for (size_t i = 0; i < r->part_count && r->status == LQ_OK; i++) {
+        for (size_t i = 0; i < r->parts.count && r->status == LQ_OK; i++) {
             lq__kv_add_mass(r, r->warm.logits + i * LQ__HOT_ROWS * LQ__HOT_TOKENS, i);
         }
     }
     r->warm.seen = 0;
-    r->part_count = 0;
+    r->parts.count = 0;
 }
 
 /* Rotates the query for the stretch of the keys of the parts that are waiting. */
 LQ__STATIC void lq__kv_shrink_query(lq__kv_reader *r)
 {
-    const uint8_t *shape = lq__kv_shape_if(r->kv, r->layer, 0, r->part_epoch, r->kv_head);
+    const uint8_t *shape = lq__kv_shape_if(&r->lane[0], r->parts.epoch);
     shape = shape && shape[0] ? shape : NULL;
-    if (shape != r->stretched) {
-        float *shrink = r->opener.stretch;
-        if (shape) lq__kv_stretch(shrink, shape, r->layer->k_dims, -1);
-        lq__hot_query_shrink(&r->query, shape ? shrink : NULL, r->turned);
-        r->stretched = shape;
-    }
+    if (shape == r->asked.stretched) return;
+    float *shrink = r->opener.stretch;
+    if (shape) lq__kv_stretch(shrink, shape, r->lane[0].dims, -1);
+    lq__hot_query_shrink(&r->asked.query, shape ? shrink : NULL, r->asked.turned);
+    r->asked.stretched = shape;
 }
 
 /* Attends, or weighs, the parts that are waiting. */
 LQ__STATIC void lq__kv_flush(lq__kv_reader *r)
 {
-    lq__hot_form form = r->form;
-    if (r->part_count == 0) return;
-    if (r->part_hot == 2) {
+    lq__hot_form form = r->parts.form;
+    if (r->parts.count == 0) return;
+    if (r->parts.hot == 2) {
         lq__kv_flush_warm(r);
         return;
     }
     lq__warm_close(&r->warm, &r->state); /* before the maxima rise */
     float shift[LQ__HOT_ROWS];
-    if (r->part_hot) {
+    if (r->parts.hot) {
         memset(&form, 0, sizeof form);
-        form.k_kind = r->head->k_kind;
-        form.v_kind = r->head->v_kind;
-        lq__kv_mean(r->k_open, r->kv, r->layer, 0, r->part_epoch, r->kv_head);
+        form.k_kind = r->lane[0].kind;
+        form.v_kind = r->lane[1].kind;
         form.v_in_k = r->layer->v_in_k != 0;
-        form.v_mean = r->k_open;
-        if (!form.v_in_k) {
-            lq__kv_mean(r->v_open, r->kv, r->layer, 1, r->part_epoch, r->kv_head);
-            form.v_mean = r->v_open;
+        form.v_mean = r->open[r->lane[1].v];
+        for (size_t v = 0; v < r->layer->streams; v++) {
+            lq__kv_mean(r->open[v], &r->lane[v], r->parts.epoch);
         }
-        lq__hot_query_shift(shift, &r->query, r->k_open);
+        lq__hot_query_shift(shift, &r->asked.query, r->open[0]);
         form.k_shift = shift;
-        form.turning = r->turning;
+        form.turning = r->turning.means;
         lq__kv_shrink_query(r);
     }
-    if (r->pass == 0 && r->part_hot) {
-        lq__hot_attend(&r->state, &r->query, &form, r->parts, r->part_count);
+    if (r->pass == 0 && r->parts.hot) {
+        lq__hot_attend(&r->state, &r->asked.query, &form, r->parts.part, r->parts.count);
     } else if (r->pass == 0) {
-        lq__hot_attend_raw(&r->state, &r->query, &form, r->parts, r->part_count);
+        lq__hot_attend_raw(&r->state, &r->asked.query, &form, r->parts.part, r->parts.count);
     }
-    for (size_t i = 0; i < r->part_count && r->pass; i++) {
-        lq__hot_logits(r->logits, &r->query, &form, r->parts + i, !r->part_hot);
+    for (size_t i = 0; i < r->parts.count && r->pass; i++) {
+        lq__hot_logits(r->logits, &r->asked.query, &form, r->parts.part + i, !r->parts.hot);
         lq__kv_add_mass(r, r->logits, i);
     }
-    r->part_count = 0;
+    r->parts.count = 0;
 }
 
 /* Turns the queries back by as much as the keys of the next part have been shifted. */
 LQ__STATIC void lq__kv_turn(lq__kv_reader *r, int64_t turn)
 {
-    size_t dims = r->layer->k_dims;
-    const float *q = r->given;
-    lq_positions at;
+    size_t dims = r->layer->dims[0];
+    const float *q = r->asked.given;
     if (turn) {
-        memset(&at, 0, sizeof at);
-        at.first = turn;
-        memcpy(r->turned, r->given, 4 * r->rows * dims);
-        for (size_t i = 0; i < r->rows && r->layer->rope.rotary_dims; i++) {
+        lq_positions at = {turn, 0, NULL};
+        memcpy(r->asked.turned, r->asked.given, 4 * r->rows.count * dims);
+        for (size_t i = 0; i < r->rows.count && r->layer->rope.rotary_dims; i++) {
             size_t first = r->layer->rope_first;
-            (void)lq__rope_f32(r->turned + i * dims + first, 1, dims - first, dims, &r->layer->rope,
-                               &at, 1);
+            (void)lq__rope_f32(r->asked.turned + i * dims + first, 1, dims - first, dims,
+                               &r->layer->rope, &at, 1);
         }
-        q = r->turned;
+        q = r->asked.turned;
     }
-    r->turn = turn;
+    r->asked.turn = turn;
     r->warm.ready = 0;
-    r->turning_epoch = LQ__KV_NO;
-    r->stretched = NULL;
-    lq__hot_query_init(&r->query, r->query_mem, q, dims, r->rows, dims, r->scale, r->desc->softcap);
+    r->turning.epoch = LQ__KV_NO;
+    r->asked.stretched = NULL;
+    lq__hot_query_init(&r->asked.query, r->asked.mem, q, dims, r->rows.count, dims, r->scale,
+                       r->desc->softcap);
+}
+
+/* cos and sin of so many positions, as floats, to at[j] and at[16 + j]. */
+LQ__INLINE void lq__kv_point(float *at, size_t j, uint64_t step, int64_t positions)
+{
+    lq__kv_wave w = lq__kv_turn_by(step, positions);
+    at[j] = (float)w.c * (1.0f / 1073741824.0f);
+    at[LQ__HOT_PAIRS + j] = (float)w.s * (1.0f / 1073741824.0f);
 }
 
 /* What the means that RoPE turns make of the query now, for keys of an epoch. */
 LQ__STATIC void lq__kv_ready_turning(lq__kv_reader *r, uint32_t epoch)
 {
-    lq__hot_turning *w = r->turning;
-    if (r->turning_epoch == epoch) return;
-    const uint8_t *shape = lq__kv_shape_if(r->kv, r->layer, 0, epoch, r->kv_head);
-    r->turning_epoch = epoch;
-    r->next = LQ__KV_FAR * 4; /* no position */
+    lq__kv_turned *turning = &r->turning;
+    lq__hot_turning *w = turning->means;
+    if (turning->epoch == epoch) return;
+    const uint8_t *shape = lq__kv_shape_if(&r->lane[0], epoch);
+    turning->epoch = epoch;
+    turning->next = LQ__KV_FAR * 4; /* no position */
     w->pairs = shape ? shape[1] : 0;
     if (w->pairs == 0) return;
     memset(w->x, 0, sizeof w->x);
     memset(w->y, 0, sizeof w->y);
-    memset(r->stride, 0, 8 * LQ__HOT_PAIRS);
+    memset(turning->stride, 0, 8 * LQ__HOT_PAIRS);
     for (size_t j = 0; j < w->pairs; j++) {
         const uint8_t *mean = lq__kv_shape_mean(r->layer, shape, j);
         size_t pair = lq__load16(lq__kv_shape_at(r->layer, shape, j));
+        lq__kv_pair p = lq__kv_pair_of(r->layer, pair);
         float unit = lq__hot_power((int32_t)shape[2] - 128);
         float m = (float)(int16_t)lq__load16(mean) * unit;
         float n = (float)(int16_t)lq__load16(mean + 2) * unit;
-        size_t a;
-        size_t b;
-        lq__rope_pair(&r->layer->rope, pair, &a, &b);
         w->circle[j] = lq__kv_circle(r->pool, r->layer, pair);
-        r->steps[j] = lq__phase_step(r->layer->rope.freqs[pair]);
-        int32_t s;
-        int32_t c;
-        lq__sincos_q30((uint32_t)(LQ__HOT_TOKENS * r->steps[j] >> 32), &s, &c);
-        r->stride[j] = (float)c * (1.0f / 1073741824.0f);
-        r->stride[LQ__HOT_PAIRS + j] = (float)s * (1.0f / 1073741824.0f);
-        for (size_t i = 0; i < r->rows; i++) {
-            const float *q = r->query.q + i * r->query.wide + r->layer->rope_first;
-            w->x[i][j] = q[a] * m + q[b] * n;
-            w->y[i][j] = q[b] * m - q[a] * n;
+        turning->steps[j] = p.step;
+        lq__kv_point(turning->stride, j, p.step, LQ__HOT_TOKENS);
+        for (size_t i = 0; i < r->rows.count; i++) {
+            const float *q = r->asked.query.q + i * r->asked.query.wide;
+            w->x[i][j] = q[p.a] * m + q[p.b] * n;
+            w->y[i][j] = q[p.b] * m - q[p.a] * n;
         }
     }
 }
@@ -33241,49 +32990,46 @@ LQ__STATIC void lq__kv_ready_turning(lq__kv_reader *r, uint32_t epoch)
 LQ__INLINE int lq__kv_is_apart_from(const lq__kv_reader *r, size_t t, size_t end)
 {
     const int64_t *positions = lq__kv_positions(r->kv);
-    return r->turning->pairs && positions[end - 1] - positions[t] != (int64_t)(end - 1 - t);
+    return r->turning.means->pairs && positions[end - 1] - positions[t] != (int64_t)(end - 1 - t);
 }
 
 /* Where the pairs are at the position of bit 0 of a part, tokens t .. end of those from `token`
    on. */
 LQ__STATIC void lq__kv_place_turning(lq__kv_reader *r, size_t i, size_t token, size_t t, size_t end)
 {
-    float *at = r->at + 2 * LQ__HOT_PAIRS * i;
+    lq__kv_turned *turning = &r->turning;
+    const float *stride = turning->stride;
+    float *at = turning->at + 2 * LQ__HOT_PAIRS * i;
     const float *before = at - 2 * LQ__HOT_PAIRS;
+    const float *sines = before + LQ__HOT_PAIRS;
     int64_t origin = lq__kv_origin(r->kv, t) - (int64_t)(t - token);
-    r->parts[i].at = at;
+    r->parts.part[i].at = at;
     size_t j;
     if (lq__kv_is_apart_from(r, t, end)) {
         memset(at, 0, 8 * LQ__HOT_PAIRS);
-        memset(r->own, 0, 4 * LQ__HOT_PAIRS * LQ__HOT_TOKENS);
-        for (j = 0; j < r->turning->pairs; j++) {
+        memset(turning->own, 0, 4 * LQ__HOT_PAIRS * LQ__HOT_TOKENS);
+        for (j = 0; j < turning->means->pairs; j++) {
             for (size_t k = t; k < end; k++) {
-                lq__kv_spoke(r->own + 2 * (j * LQ__HOT_TOKENS + (k - token)), r->steps[j],
-                             lq__kv_origin(r->kv, k));
+                lq__kv_spoke(turning->own + 2 * (j * LQ__HOT_TOKENS + (k - token)),
+                             turning->steps[j], lq__kv_origin(r->kv, k));
             }
             at[j] = 1.0f;
         }
-        r->parts[i].own = r->own;
+        r->parts.part[i].own = turning->own;
         return;
     }
-    for (j = 0; j < LQ__HOT_PAIRS && i && origin == r->next; j++) {
-        float c = before[j];
-        float s = before[LQ__HOT_PAIRS + j];
-        at[j] = c * r->stride[j] - s * r->stride[LQ__HOT_PAIRS + j];
-        at[LQ__HOT_PAIRS + j] = s * r->stride[j] + c * r->stride[LQ__HOT_PAIRS + j];
+    for (j = 0; j < LQ__HOT_PAIRS && i && origin == turning->next; j++) {
+        at[j] = before[j] * stride[j] - sines[j] * stride[LQ__HOT_PAIRS + j];
+        at[LQ__HOT_PAIRS + j] = sines[j] * stride[j] + before[j] * stride[LQ__HOT_PAIRS + j];
     }
-    for (; j < r->turning->pairs; j++) {
-        int32_t s;
-        int32_t c;
-        lq__sincos_q30((uint32_t)((uint64_t)origin * r->steps[j] >> 32), &s, &c);
-        at[j] = (float)c * (1.0f / 1073741824.0f);
-        at[LQ__HOT_PAIRS + j] = (float)s * (1.0f / 1073741824.0f);
+    for (; j < turning->means->pairs; j++) {
+        lq__kv_point(at, j, turning->steps[j], origin);
     }
     for (; j < LQ__HOT_PAIRS; j++) {
         at[j] = 0.0f;
         at[LQ__HOT_PAIRS + j] = 0.0f;
     }
-    r->next = origin + (int64_t)LQ__HOT_TOKENS;
+    turning->next = origin + (int64_t)LQ__HOT_TOKENS;
 }
 
 /* Biases of a part: ALiBi's and the caller's. -infinity becomes a bit less in the row's mask, and
@@ -33293,16 +33039,14 @@ LQ__STATIC void lq__kv_bias(lq__kv_reader *r, float *bias, uint64_t *masks, size
 {
     const lq_kv_attend_desc *desc = r->desc;
     const int64_t *positions = lq__kv_positions(r->kv);
-    for (size_t row = 0; row < r->rows; row++) {
-        size_t query = (r->row + row) / r->group;
-        size_t head = r->kv_head * r->group + (r->row + row) % r->group;
+    for (size_t row = 0; row < r->rows.count; row++) {
+        size_t query = (r->rows.first + row) / r->group;
+        size_t head = r->kv_head * r->group + (r->rows.first + row) % r->group;
         int64_t at = lq__kv_query_position(r, query);
         for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
             float b = 0.0f;
             if (mask >> t & 1) {
-                if (desc->slopes) {
-                    b = desc->slopes[head] * (float)(positions[token + t] - at);
-                }
+                if (desc->slopes) b = desc->slopes[head] * (float)(positions[token + t] - at);
                 if (desc->bias) {
                     b += desc->bias[head * desc->bias_head_stride +
                                     query * desc->bias_query_stride + token + t - r->first];
@@ -33327,115 +33071,125 @@ LQ__STATIC void lq__kv_bias(lq__kv_reader *r, float *bias, uint64_t *masks, size
 LQ__STATIC void lq__kv_part(lq__kv_reader *r, const void *k, const void *v, size_t token, size_t t,
                             size_t end)
 {
-    size_t i = r->part_count++;
-    lq__hot_part *part = r->parts + i;
-    uint64_t *masks = r->masks + i * LQ__HOT_ROWS;
+    size_t i = r->parts.count++;
+    lq__hot_part *part = r->parts.part + i;
+    uint64_t *masks = r->parts.masks + i * LQ__HOT_ROWS;
     memset(part, 0, sizeof *part);
     part->k = k;
     part->v = v;
     part->k_unit = 1.0f;
     part->v_unit = 1.0f;
     part->mask = lq__kv_bits(t - token, end - token);
-    r->part_token[i] = token;
-    for (size_t row = 0; row < r->rows && (!r->same || r->desc->slopes || r->desc->bias); row++) {
-        size_t lo =
-            t < lq__kv_sequence_of(r->kv)->sinks && r->desc->window_sinks ? r->first : r->lo[row];
+    r->parts.token[i] = token;
+    for (size_t row = 0; row < r->rows.count && (!r->rows.same || r->desc->slopes || r->desc->bias);
+         row++) {
+        size_t lo = t < lq__kv_sequence_of(r->kv)->sinks && r->desc->window_sinks ? r->first
+                                                                                  : r->rows.lo[row];
         lo = LQ__MIN(LQ__MAX(lo, t), end);
-        masks[row] = lq__kv_bits(lo - token, LQ__MAX(LQ__MIN(r->hi[row], end), lo) - token);
+        masks[row] = lq__kv_bits(lo - token, LQ__MAX(LQ__MIN(r->rows.hi[row], end), lo) - token);
     }
-    if (!r->same) part->masks = masks;
+    if (!r->rows.same) part->masks = masks;
     if (r->desc->slopes || r->desc->bias) {
         part->masks = masks;
-        part->bias = r->bias + i * LQ__HOT_ROWS * LQ__HOT_TOKENS;
+        part->bias = r->parts.bias + i * LQ__HOT_ROWS * LQ__HOT_TOKENS;
         part->bias_stride = LQ__HOT_TOKENS;
-        lq__kv_bias(r, r->bias + i * LQ__HOT_ROWS * LQ__HOT_TOKENS, masks, token, part->mask);
+        lq__kv_bias(r, r->parts.bias + i * LQ__HOT_ROWS * LQ__HOT_TOKENS, masks, token, part->mask);
     }
 }
 
 /* Readies for a part of that kind; flushes others. */
 LQ__STATIC void lq__kv_expect(lq__kv_reader *r, int hot, uint32_t epoch, int64_t turn)
 {
-    if (r->part_count == (hot == 2 ? r->pool->scope.flight : r->pool->parts) ||
-        (r->part_count &&
-         (r->part_hot != hot || (hot && r->part_epoch != epoch) || r->turn != turn))) {
+    if (r->parts.count == (hot == 2 ? r->pool->scope.flight : r->pool->parts) ||
+        (r->parts.count &&
+         (r->parts.hot != hot || (hot && r->parts.epoch != epoch) || r->asked.turn != turn))) {
         lq__kv_flush(r);
     }
-    if (r->turn != turn) lq__kv_turn(r, turn);
-    r->part_hot = hot;
-    r->part_epoch = epoch;
+    if (r->asked.turn != turn) lq__kv_turn(r, turn);
+    r->parts.hot = hot;
+    r->parts.epoch = epoch;
 }
 
-/* Raw parts whose types are the cache's. */
-LQ__STATIC void lq__kv_raw_form(lq__kv_reader *r)
+/* The first error counts. */
+LQ__INLINE void lq__kv_note(lq__kv_reader *r, int status)
 {
-    memset(&r->form, 0, sizeof r->form);
-    r->form.k_kind = r->pool->type;
-    r->form.v_kind = r->pool->type;
-    r->form.k_stride = r->layer->k_dims;
-    r->form.v_stride = r->layer->v_in_k ? r->layer->k_dims : r->layer->v_dims;
-    r->form.v_in_k = r->layer->v_in_k != 0;
+    r->status = r->status ? r->status : status;
 }
 
-/* Values among raw keys. */
-LQ__INLINE const uint8_t *lq__kv_values(const lq__kv_reader *r, const uint8_t *k)
+/* Raw tokens t .. end, k and v those of the cache's type, as a part. */
+LQ__STATIC void lq__kv_raw_part(lq__kv_reader *r, const void *k, const void *v, size_t t,
+                                size_t end, int64_t turn)
 {
-    return k + (r->layer->v_in_k - 1) * lq_type_bytes(r->pool->type);
+    lq__kv_expect(r, 0, 0, turn);
+    memset(&r->parts.form, 0, sizeof r->parts.form);
+    r->parts.form.k_kind = r->pool->type;
+    r->parts.form.v_kind = r->pool->type;
+    r->parts.form.k_stride = r->lane[0].dims;
+    r->parts.form.v_stride = r->lane[1].dims;
+    r->parts.form.v_in_k = r->layer->v_in_k != 0;
+    lq__kv_part(r, k, v, t, t, end);
+}
+
+/* Bytes from a raw vector of the values' lane to its values: they may be among the keys. */
+LQ__INLINE size_t lq__kv_values_at(const lq__kv_reader *r)
+{
+    return r->layer->v_in_k ? (r->layer->v_in_k - 1) * lq_type_bytes(r->pool->type) : 0;
+}
+
+/* Makes a lane's coder for a page, where the one that is there is another. */
+LQ__STATIC int lq__kv_expect_coder(lq__kv_reader *r, int v, const lq__kv_page *page,
+                                   uint32_t doublings)
+{
+    lq__warm *a = &r->warm;
+    lq__warm_coder *coder = v ? &a->v : &a->k;
+    const lq__kv_lane *lane = &r->lane[v];
+    uint32_t key = lane->fitted ? lq__kv_epoch_of(v, page->epoch) : 0;
+    key |= doublings << 8;
+    if (coder->codec && coder->key == key) return LQ_OK;
+    if (v || r->layer->v_in_k) {
+        lq__warm_close(a, &r->state); /* with the coder that made the sums */
+    } else {
+        lq__kv_see_warm(r);
+    }
+    int status = lq__kv_coder_init(coder, lane, page->epoch, doublings);
+    lq__kv_mean(v ? a->v_mean : a->k_mean, lane, page->epoch);
+    coder->key = key;
+    if (v == 0) a->ready = 0;
+    return status;
 }
 
 /* Coders for the next warm part, of that page and those steps. */
-LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page, uint32_t k_doublings,
-                                   uint32_t v_doublings)
+LQ__STATIC void lq__kv_expect_warm(lq__kv_reader *r, const lq__kv_page *page,
+                                   const uint32_t doublings[2])
 {
     lq__warm *a = &r->warm;
-    uint32_t v_epoch = lq__kv_epoch_of(1, page->epoch);
-    uint32_t k_key = (r->head->warm[0].given ? 0 : page->epoch) | k_doublings << 8;
-    uint32_t v_key = (r->head->warm[1].given ? 0 : v_epoch) | v_doublings << 8;
-    int status = LQ_OK;
-    if (!a->k.codec || a->k.key != k_key) {
-        if (r->layer->v_in_k) {
-            lq__warm_close(a, &r->state); /* with the coder that made the sums */
-        } else {
-            lq__kv_see_warm(r);
-        }
-        status = lq__warm_coder_init(
-            &a->k, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[0], 0, r->layer->k_dims,
-            lq__kv_warm_numbers(r->kv, r->layer, 0, page->epoch, r->kv_head), k_doublings);
-        lq__kv_mean(a->k_mean, r->kv, r->layer, 0, page->epoch, r->kv_head);
-        a->k.key = k_key;
-        a->ready = 0;
-    }
+    int status = lq__kv_expect_coder(r, 0, page, doublings[0]);
     if (r->layer->v_in_k) {
         a->v = a->k;
         a->v_mean = a->k_mean;
-    } else if (status == LQ_OK && (!a->v.codec || a->v.key != v_key)) {
-        lq__warm_close(a, &r->state);
-        status = lq__warm_coder_init(
-            &a->v, r->pool->tables, lq__kv_classes(r->pool), &r->head->warm[1], 1, r->layer->v_dims,
-            lq__kv_warm_numbers(r->kv, r->layer, 1, page->epoch, r->kv_head), v_doublings);
-        lq__kv_mean(a->v_mean, r->kv, r->layer, 1, page->epoch, r->kv_head);
-        a->v.key = v_key;
+    } else if (status == LQ_OK) {
+        status = lq__kv_expect_coder(r, 1, page, doublings[1]);
     }
-    r->status = r->status ? r->status : status;
+    lq__kv_note(r, status);
 }
 
 /* Blobs lie anywhere: what is read first of those a few pages ahead, and of the next pages in
    flight, is fetched in time. */
 LQ__STATIC void lq__kv_prefetch_warm(const lq__kv_reader *r, const lq__kv_page *page,
-                                     const uint8_t *k, const uint8_t *v)
+                                     const uint8_t *const body[2])
 {
     const lq__kv_page *ahead = page + 2 * LQ__WARM_FLIGHT;
-    const lq__kv_page *end =
-        lq__kv_pages(r->kv, r->layer) + lq__kv_count_of(r->kv, r->layer)->pages;
+    const lq__kv_page *end = lq__kv_pages(r->kv, r->layer) + r->lane[0].count->pages;
     /* blobs have more bytes than that behind them, or the arena */
     for (size_t i = 0; i < 512; i += 64) {
-        lq__hot_prefetch((uintptr_t)k + i);
-        lq__hot_prefetch((uintptr_t)v + i);
+        lq__hot_prefetch((uintptr_t)body[0] + i);
+        lq__hot_prefetch((uintptr_t)body[1] + i);
     }
-    for (size_t i = 0; i < r->layer->streams && ahead < end; i++) {
-        uint32_t ref = *lq__kv_blob_ref(r->pool, r->layer->owner, (int)i, ahead->mark);
-        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND);
-        lq__hot_prefetch((uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND +
-                         4 * r->head->entry[i]);
+    for (size_t v = 0; v < r->layer->streams && ahead < end; v++) {
+        uint32_t ref = *lq__kv_blob_ref(r->pool, r->layer->owner, (int)v, ahead->mark);
+        uintptr_t entries = (uintptr_t)lq__kv_blob(r->pool, ref) + LQ__KV_BEHIND;
+        lq__hot_prefetch(entries);
+        lq__hot_prefetch(entries + 4 * r->lane[v].head->entry[v]);
     }
 }
 
@@ -33444,95 +33198,120 @@ LQ__STATIC void lq__kv_tile_part(lq__kv_reader *r, const lq__kv_page *page, cons
                                  const void *v, size_t t, size_t end)
 {
     /* of column 0, which may be no token; coded pages have none */
-    const size_t token = page->first - (r->part_hot == 1 ? page->at : 0);
-    int last = (int)r->layer->streams - 1;
+    const size_t token = page->first - (r->parts.hot == 1 ? page->at : 0);
     int apart = lq__kv_is_apart_from(r, t, end);
     if (apart) lq__kv_flush(r);
-    size_t i = r->part_count;
+    size_t i = r->parts.count;
     lq__kv_part(r, k, v, token, t, end);
-    if (r->part_hot == 1) {
-        const uint8_t *k_base = lq__kv_base(r->pool, r->layer, 0, page->slot, r->kv_head);
-        const uint8_t *v_base = lq__kv_base(r->pool, r->layer, last, page->slot, r->kv_head);
-        r->parts[i].k_unit = lq__hot_power((int8_t)*k_base);
-        r->parts[i].v_unit = lq__hot_power((int8_t)*v_base);
+    if (r->parts.hot == 1) {
+        r->parts.part[i].k_unit = lq__hot_power((int8_t)*lq__kv_base(&r->lane[0], page->slot));
+        r->parts.part[i].v_unit = lq__hot_power((int8_t)*lq__kv_base(&r->lane[1], page->slot));
     }
-    if (r->turning->pairs) lq__kv_place_turning(r, i, token, t, end);
+    if (r->turning.means->pairs) lq__kv_place_turning(r, i, token, t, end);
     if (apart) lq__kv_flush(r);
 }
 
-/* Tokens t .. end of a page whose keys and values are warm. */
-LQ__STATIC void lq__kv_warm_part(lq__kv_reader *r, const lq__kv_page *page, size_t t, size_t end,
-                                 int64_t turn)
+/* ---- tokens t .. end of a page, attended ---- */
+LQ__STATIC void lq__kv_attend_raw(lq__kv_reader *r, const lq__kv_page *page, size_t t, size_t end,
+                                  int64_t turn)
 {
-    lq__warm *a = &r->warm;
-    size_t bytes[2];
-    uint32_t doublings[2];
-    int last = (int)r->layer->streams - 1; /* the values', or the keys' that have them */
-    const uint8_t *k = lq__kv_body(r->pool, r->layer, 0, r->kv_head, page->mark, bytes, doublings);
-    const uint8_t *v =
-        lq__kv_body(r->pool, r->layer, last, r->kv_head, page->mark, bytes + 1, doublings + 1);
-    uint32_t epoch = r->head->warm[last].given ? 0 : lq__kv_epoch_of(last, page->epoch);
-    lq__kv_expect(r, 2, epoch | doublings[1] << 8, turn); /* values of one coder */
-    lq__kv_expect_warm(r, page, doublings[0], doublings[1]);
-    if (r->status) return;
-    lq__kv_ready_turning(r, r->head->warm[0].given ? 0 : page->epoch);
-    if (lq__kv_is_apart_from(r, t, end)) lq__kv_flush(r);
-    size_t i = r->part_count;
-    a->k_batch.body[i] = k;
-    a->k_batch.bytes[i] = bytes[0];
-    a->k_batch.tokens[i] = page->count;
-    a->v_batch.body[i] = v;
-    a->v_batch.bytes[i] = bytes[1];
-    a->v_batch.tokens[i] = page->count;
-    a->turning = r->turning;
-    lq__kv_tile_part(r, page, k, v, t, end);
-    lq__kv_prefetch_warm(r, page, k, v);
+    size_t from = page->at + (t - page->first);
+    lq__kv_raw_part(r, lq__kv_tile(&r->lane[0], page->slot) + from * r->lane[0].row,
+                    lq__kv_tile(&r->lane[1], page->slot) + from * r->lane[1].row +
+                        lq__kv_values_at(r),
+                    t, end, turn);
 }
 
-/* Tokens t .. end of a page. Where keys and values are not of one kind, or not both hot, those that
-   are not raw are read as floats. */
-LQ__STATIC void lq__kv_page_part(lq__kv_reader *r, const lq__kv_page *page, size_t t, size_t end,
-                                 int64_t turn)
+LQ__STATIC void lq__kv_attend_hot(lq__kv_reader *r, const lq__kv_page *page, size_t t, size_t end,
+                                  int64_t turn)
 {
-    const uint8_t *tiles = lq__kv_slot(r->pool, r->layer, page->slot);
-    size_t size = lq_type_bytes(r->pool->type);
-    const uint8_t *k = tiles + r->head->k_tile;
-    const uint8_t *v = tiles + r->head->v_tile;
+    lq__kv_expect(r, 1, page->epoch, turn);
+    lq__kv_ready_turning(r, page->epoch);
+    lq__kv_tile_part(r, page, lq__kv_tile(&r->lane[0], page->slot),
+                     lq__kv_tile(&r->lane[1], page->slot), t, end);
+}
+
+LQ__STATIC void lq__kv_attend_warm(lq__kv_reader *r, const lq__kv_page *page, size_t t, size_t end,
+                                   int64_t turn)
+{
+    const uint8_t *body[2];
+    size_t bytes[2];
+    uint32_t doublings[2];
+    const lq__kv_lane *values = &r->lane[1];
+    for (int v = 0; v < 2; v++) {
+        body[v] = lq__kv_body(&r->lane[v], page->mark, &bytes[v], &doublings[v]);
+    }
+    uint32_t epoch = values->fitted ? lq__kv_epoch_of(values->v, page->epoch) : 0;
+    lq__kv_expect(r, 2, epoch | doublings[1] << 8, turn); /* values of one coder */
+    lq__kv_expect_warm(r, page, doublings);
+    if (r->status) return;
+    lq__kv_ready_turning(r, r->lane[0].fitted ? page->epoch : 0);
+    if (lq__kv_is_apart_from(r, t, end)) lq__kv_flush(r);
+    for (int v = 0; v < 2; v++) {
+        lq__warm_batch *batch = v ? &r->warm.v_batch : &r->warm.k_batch;
+        batch->body[r->parts.count] = body[v];
+        batch->bytes[r->parts.count] = bytes[v];
+        batch->tokens[r->parts.count] = page->count;
+    }
+    r->warm.turning = r->turning.means;
+    lq__kv_tile_part(r, page, body[0], body[1], t, end);
+    lq__kv_prefetch_warm(r, page, body);
+}
+
+/* Where keys and values are not held alike those that are not raw are read as floats. */
+LQ__STATIC void lq__kv_attend_mixed(lq__kv_reader *r, const lq__kv_page *page, size_t t, size_t end,
+                                    int64_t turn)
+{
     size_t from = page->at + (t - page->first);
-    int status = LQ_OK;
-    if (lq__kv_is_warm(r->head, 0) && lq__kv_is_warm(r->head, 1)) {
-        lq__kv_warm_part(r, page, t, end, turn);
-        return;
-    }
-    if (r->head->k_kind && r->head->v_kind && !lq__kv_is_warm(r->head, 0) &&
-        !lq__kv_is_warm(r->head, 1)) {
-        lq__kv_expect(r, 1, page->epoch, turn);
-        lq__kv_ready_turning(r, page->epoch);
-        lq__kv_tile_part(r, page, k, v, t, end);
-        return;
-    }
+    const void *x[2];
+    int type[2];
     lq__kv_expect(r, 0, 0, turn);
-    lq__kv_raw_form(r);
-    k += from * r->layer->k_dims * size;
-    v = r->layer->v_in_k ? lq__kv_values(r, k) : v + from * r->layer->v_dims * size;
-    if (!r->head->k_kind && !r->head->v_kind) {
-        lq__kv_part(r, k, v, t, t, end);
-        return;
-    }
     lq__kv_flush(r);
-    if (r->head->k_kind) {
-        status = lq__kv_open(&r->opener, page, 0, r->kv_head, t, end - t, r->k_open);
-        r->form.k_kind = LQ_F32;
+    for (int v = 0; v < 2; v++) {
+        x[v] = r->open[v];
+        type[v] = r->lane[v].kind ? (int)LQ_F32 : r->pool->type;
+        r->opener.lane = r->lane[v];
+        if (r->lane[v].kind) {
+            lq__kv_note(r, lq__kv_open(&r->opener, page, t, end - t, r->open[v]));
+        } else {
+            x[v] = lq__kv_tile(&r->lane[v], page->slot) + from * r->lane[v].row;
+        }
     }
-    if (r->head->v_kind && status == LQ_OK) {
-        status = lq__kv_open(&r->opener, page, 1, r->kv_head, t, end - t, r->v_open);
-        r->form.v_kind = LQ_F32;
-    }
-    r->status = r->status ? r->status : status;
-    lq__kv_part(r, r->head->k_kind ? (const void *)r->k_open : k,
-                r->head->v_kind ? (const void *)r->v_open : v, t, t, end);
+    lq__kv_raw_part(r, x[0], x[1], t, end, turn);
+    r->parts.form.k_kind = type[0];
+    r->parts.form.v_kind = type[1];
     lq__kv_flush(r);
-    lq__kv_raw_form(r);
+}
+
+LQ__STATIC size_t lq__kv_bytes_raw(int kind, int v, size_t dims, int type)
+{
+    (void)kind;
+    (void)v;
+    return LQ__HOT_TOKENS * dims * lq_type_bytes(type);
+}
+
+LQ__STATIC size_t lq__kv_bytes_hot(int kind, int v, size_t dims, int type)
+{
+    (void)type;
+    return lq__hot_tile_bytes(kind, LQ_K + v, dims);
+}
+
+LQ__STATIC size_t lq__kv_bytes_warm(int kind, int v, size_t dims, int type)
+{
+    (void)kind;
+    (void)v;
+    (void)dims;
+    (void)type;
+    return 0; /* its pages are blobs */
+}
+
+static const lq__kv_verbs *lq__kv_verbs_of(int kind)
+{
+#define LQ__KV_VERBS(form) \
+    {lq__kv_bytes_##form, lq__kv_seal_##form, lq__kv_read_##form, lq__kv_attend_##form}
+    static const lq__kv_verbs verbs[3] = {LQ__KV_VERBS(raw), LQ__KV_VERBS(hot), LQ__KV_VERBS(warm)};
+#undef LQ__KV_VERBS
+    return &verbs[kind == 0 ? 0 : kind == LQ__KV_WARM ? 2 : 1];
 }
 
 /* The end of the tokens from t on that were turned alike. */
@@ -33551,40 +33330,33 @@ LQ__STATIC size_t lq__kv_alike(const lq_kv *kv, size_t t, size_t end)
 LQ__STATIC void lq__kv_walk(lq__kv_reader *r, size_t t, size_t end)
 {
     const lq__kv_sequence *sequence = lq__kv_sequence_of(r->kv);
-    const lq__kv_count *count = lq__kv_count_of(r->kv, r->layer);
+    const lq__kv_verbs *verbs = lq__kv_verbs_of(r->lane[0].kind);
     const lq__kv_page *page = NULL;
-    while (t < end) {
+    int alike = verbs == lq__kv_verbs_of(r->lane[1].kind);
+    for (size_t to; t < end; t = to) {
         int64_t turn = sequence->turned ? lq__kv_turns(r->kv)[t] : 0;
-        size_t to = LQ__MIN(end, t + LQ__HOT_TOKENS);
-        if (t >= sequence->sinks && t < r->sealed) {
-            if (page && page->first + page->count == t) {
-                page++;
-            } else if (!page || page->first + page->count < t) {
-                page = lq__kv_page_of(r->kv, r->layer, t);
-            }
-            to = LQ__MIN(LQ__MIN(end, page->first + page->count), r->sealed);
-            if (page->slot != LQ__KV_NO &&
-                (!r->keep || r->keep[page - lq__kv_pages(r->kv, r->layer)])) {
-                to = lq__kv_alike(r->kv, t, to);
-                lq__kv_page_part(r, page, t, to, turn);
-            }
-        } else {
-            if (t < sequence->sinks) {
-                to = LQ__MIN(to, sequence->sinks);
-            } else {
-                size_t slot = (t + count->ring) % r->pool->ring_tokens;
-                to = LQ__MIN(to, t + r->pool->ring_tokens - slot);
-            }
+        if (t < sequence->sinks || t >= r->sealed) {
+            to = t + lq__kv_raw_run(&r->lane[0], t, LQ__MIN(end, t + LQ__HOT_TOKENS));
             to = lq__kv_alike(r->kv, t, to);
-            lq__kv_expect(r, 0, 0, turn);
-            lq__kv_raw_form(r);
-            const uint8_t *k = lq__kv_raw_at(r->kv, r->layer, 0, r->kv_head, t);
-            lq__kv_part(r, k,
-                        r->layer->v_in_k ? lq__kv_values(r, k)
-                                         : lq__kv_raw_at(r->kv, r->layer, 1, r->kv_head, t),
-                        t, t, to);
+            lq__kv_raw_part(r, lq__kv_raw_at(&r->lane[0], t),
+                            lq__kv_raw_at(&r->lane[1], t) + lq__kv_values_at(r), t, to, turn);
+            continue;
         }
-        t = to;
+        if (page && page->first + page->count == t) {
+            page++;
+        } else if (!page || page->first + page->count < t) {
+            page = lq__kv_page_of(r->kv, r->layer, t);
+        }
+        to = LQ__MIN(LQ__MIN(end, page->first + page->count), r->sealed);
+        if (page->slot != LQ__KV_NO &&
+            (!r->choice.keep || r->choice.keep[page - lq__kv_pages(r->kv, r->layer)])) {
+            to = lq__kv_alike(r->kv, t, to);
+            if (alike) {
+                verbs->attend(r, page, t, to, turn);
+            } else {
+                lq__kv_attend_mixed(r, page, t, to, turn);
+            }
+        }
     }
 }
 
@@ -33596,9 +33368,7 @@ LQ__STATIC void lq__kv_sight(const lq__kv_reader *r, size_t query, size_t *lo, s
     *lo = 0;
     *hi = r->tokens;
     if (!r->desc->all) *hi = lq__kv_lower(positions, r->tokens, at + 1);
-    if (r->window) {
-        *lo = lq__kv_lower(positions, r->tokens, at + 1 - (int64_t)r->window);
-    }
+    if (r->window) *lo = lq__kv_lower(positions, r->tokens, at + 1 - (int64_t)r->window);
     *lo = LQ__MAX(*lo, r->first);
     *hi = LQ__MIN(*hi, r->end);
 }
@@ -33620,17 +33390,18 @@ LQ__STATIC int lq__kv_in_sight(const lq__kv_reader *r)
 /* What each row sees; queries to floats. */
 LQ__STATIC void lq__kv_ready(lq__kv_reader *r)
 {
-    size_t dims = r->layer->k_dims;
-    r->same = 1;
-    for (size_t i = 0; i < r->rows; i++) {
-        size_t query = (r->row + i) / r->group;
-        size_t head = r->kv_head * r->group + (r->row + i) % r->group;
-        lq__kv_sight(r, query, &r->lo[i], &r->hi[i]);
-        r->same = r->same && r->lo[i] == r->lo[0] && r->hi[i] == r->hi[0];
-        lq__rows_of_level()->load_row(r->given + i * dims, lq__kv_row(&r->q, query, head), dims,
-                                      r->q.type);
+    size_t dims = r->layer->dims[0];
+    r->rows.same = 1;
+    for (size_t i = 0; i < r->rows.count; i++) {
+        size_t query = (r->rows.first + i) / r->group;
+        size_t head = r->kv_head * r->group + (r->rows.first + i) % r->group;
+        lq__kv_sight(r, query, &r->rows.lo[i], &r->rows.hi[i]);
+        r->rows.same =
+            r->rows.same && r->rows.lo[i] == r->rows.lo[0] && r->rows.hi[i] == r->rows.hi[0];
+        lq__rows_of_level()->load_row(r->asked.given + i * dims, lq__kv_row(&r->q, query, head),
+                                      dims, r->q.type);
     }
-    r->turn = 0;
+    r->asked.turn = 0;
     lq__kv_turn(r, 0);
 }
 
@@ -33673,13 +33444,13 @@ LQ__STATIC float lq__kv_score(lq__kv_reader *r, const lq__kv_page *page)
     const lq__warm_kernels *kernels = lq__warm_of_level();
     const uint8_t *bounds = lq__kv_bounds(r->pool, r->layer, page->mark, r->kv_head);
     const int8_t *high = (const int8_t *)(bounds + 4);
-    size_t dims = r->layer->k_dims;
+    size_t dims = r->lane[0].dims;
     float unit = lq__f32_of_bits(lq__load32(bounds));
     float most = LQ__HOT_NONE;
-    for (size_t i = 0; i < r->rows; i++) {
-        const float *parted = r->parted + 2 * i * dims;
+    for (size_t i = 0; i < r->rows.count; i++) {
+        const float *parted = r->choice.parted + 2 * i * dims;
         float bound = kernels->bound(parted, parted + dims, high, high + dims, dims);
-        bound = r->shifts[i] + unit * bound;
+        bound = r->choice.shifts[i] + unit * bound;
         most = LQ__MAX(most, bound);
     }
     return most;
@@ -33688,17 +33459,17 @@ LQ__STATIC float lq__kv_score(lq__kv_reader *r, const lq__kv_page *page)
 /* What scores are made from, of the query now and the means of an epoch. */
 LQ__STATIC void lq__kv_score_ready(lq__kv_reader *r, uint32_t epoch)
 {
-    size_t dims = r->layer->k_dims;
-    float *mean = r->parted + 2 * LQ__HOT_ROWS * dims;
-    memset(r->shifts, 0, sizeof r->shifts);
-    if (r->head->k_kind) {
-        lq__kv_mean(mean, r->kv, r->layer, 0, epoch, r->kv_head);
-        lq__hot_query_shift(r->shifts, &r->query, mean);
+    size_t dims = r->layer->dims[0];
+    float *mean = r->choice.parted + 2 * LQ__HOT_ROWS * dims;
+    memset(r->choice.shifts, 0, sizeof r->choice.shifts);
+    if (r->lane[0].kind) {
+        lq__kv_mean(mean, &r->lane[0], epoch);
+        lq__hot_query_shift(r->choice.shifts, &r->asked.query, mean);
     }
-    for (size_t i = 0; i < r->rows; i++) {
-        float *parted = r->parted + 2 * i * dims;
+    for (size_t i = 0; i < r->rows.count; i++) {
+        float *parted = r->choice.parted + 2 * i * dims;
         for (size_t d = 0; d < dims; d++) {
-            float q = r->query.q[i * r->query.wide + d];
+            float q = r->asked.query.q[i * r->asked.query.wide + d];
             parted[d] = q > 0.0f ? q : 0.0f;
             parted[dims + d] = q > 0.0f ? 0.0f : q;
         }
@@ -33714,7 +33485,7 @@ LQ__STATIC void lq__kv_choose_pages(lq__kv_reader *r, size_t lo, size_t hi)
     uint32_t epoch = LQ__KV_NO;
     size_t first = count;
     size_t last = 0;
-    memset(r->keep, 0, count);
+    memset(r->choice.keep, 0, count);
     for (size_t p = 0; p < count; p++) {
         size_t end = pages[p].first + pages[p].count;
         int64_t turn = lq__kv_sequence_of(r->kv)->turned ? lq__kv_turns(r->kv)[pages[p].first] : 0;
@@ -33724,10 +33495,10 @@ LQ__STATIC void lq__kv_choose_pages(lq__kv_reader *r, size_t lo, size_t hi)
         first = LQ__MIN(first, p);
         last = p + 1;
         if (lq__kv_alike(r->kv, pages[p].first, end) < end) {
-            r->scores[p] = LQ__KV_FLOAT_MOST;
+            r->choice.scores[p] = LQ__KV_FLOAT_MOST;
             continue;
         }
-        if (turn != r->turn) {
+        if (turn != r->asked.turn) {
             lq__kv_turn(r, turn);
             epoch = LQ__KV_NO;
         }
@@ -33735,10 +33506,11 @@ LQ__STATIC void lq__kv_choose_pages(lq__kv_reader *r, size_t lo, size_t hi)
             epoch = pages[p].epoch;
             lq__kv_score_ready(r, epoch);
         }
-        r->scores[p] = lq__kv_score(r, pages + p);
+        r->choice.scores[p] = lq__kv_score(r, pages + p);
     }
     if (first < last) {
-        lq__kv_choose(r->keep, r->scores, first, last, LQ__MIN(r->desc->top_pages, last - first));
+        lq__kv_choose(r->choice.keep, r->choice.scores, first, last,
+                      LQ__MIN(r->desc->top_pages, last - first));
     }
 }
 
@@ -33746,16 +33518,16 @@ LQ__STATIC void lq__kv_choose_pages(lq__kv_reader *r, size_t lo, size_t hi)
 LQ__STATIC void lq__kv_pass(lq__kv_reader *r, int pass)
 {
     size_t sinks = lq__kv_sequence_of(r->kv)->sinks;
-    size_t lo = r->lo[0];
-    size_t hi = r->hi[0];
-    for (size_t i = 1; i < r->rows; i++) {
-        lo = LQ__MIN(lo, r->lo[i]);
-        hi = LQ__MAX(hi, r->hi[i]);
+    size_t lo = r->rows.lo[0];
+    size_t hi = r->rows.hi[0];
+    for (size_t i = 1; i < r->rows.count; i++) {
+        lo = LQ__MIN(lo, r->rows.lo[i]);
+        hi = LQ__MAX(hi, r->rows.hi[i]);
     }
     r->pass = pass;
-    r->part_count = 0;
-    if (r->keep && pass == 0) lq__kv_choose_pages(r, lo, hi);
-    if (r->turn) lq__kv_turn(r, 0);
+    r->parts.count = 0;
+    if (r->choice.keep && pass == 0) lq__kv_choose_pages(r, lo, hi);
+    if (r->asked.turn) lq__kv_turn(r, 0);
     if (r->desc->window_sinks) {
         lq__kv_walk(r, r->first, LQ__MIN(sinks, hi));
         lo = LQ__MAX(lo, sinks);
@@ -33769,37 +33541,35 @@ LQ__STATIC void lq__kv_attend_head(lq__kv_reader *r)
 {
     size_t all = r->queries * r->group;
     size_t first = r->layer->v_in_k ? r->layer->v_in_k - 1 : 0;
-    size_t dims = r->layer->v_in_k ? r->layer->k_dims : r->layer->v_dims;
-    for (r->row = 0; r->row < all; r->row += r->rows) {
-        r->rows = LQ__MIN(all - r->row, (size_t)LQ__HOT_ROWS);
+    size_t dims = r->layer->v_in_k ? r->layer->dims[0] : r->layer->dims[1];
+    for (r->rows.first = 0; r->rows.first < all; r->rows.first += r->rows.count) {
+        r->rows.count = LQ__MIN(all - r->rows.first, (size_t)LQ__HOT_ROWS);
         lq__kv_ready(r);
-        lq__hot_state_init(&r->state, r->state_mem, r->rows, dims);
+        lq__hot_state_init(&r->state, r->state_mem, r->rows.count, dims);
         r->state.first = (uint32_t)first;
-        r->state.count = r->layer->v_dims;
+        r->state.count = r->layer->dims[1];
         lq__kv_pass(r, 0);
         lq__warm_close(&r->warm, &r->state);
-        lq__hot_state_finish(&r->state, r->result, dims, r->lse);
-        for (size_t i = 0; i < r->rows; i++) {
-            if (!lq__kv_all_below((const uint8_t *)(r->result + i * dims + first), r->layer->v_dims,
-                                  LQ_F32, lq__bits_of_f32(LQ__KV_FLOAT_MOST)) ||
-                !lq__finite_bits(lq__bits_of_f32(r->lse[i]))) {
+        lq__hot_state_finish(&r->state, r->result, dims, r->rows.lse);
+        for (size_t i = 0; i < r->rows.count; i++) {
+            const uint8_t *row = (const uint8_t *)(r->result + i * dims + first);
+            if (lq__kv_most(row, r->layer->dims[1], LQ_F32) >= 0x7f800000u ||
+                !lq__finite_bits(lq__bits_of_f32(r->rows.lse[i]))) {
                 r->status = LQ_E_DATA; /* logits beyond the range of floats */
                 r->beyond = 1;
                 return;
             }
         }
-        for (size_t i = 0; i < r->rows; i++) {
-            size_t query = (r->row + i) / r->group;
-            size_t head = r->kv_head * r->group + (r->row + i) % r->group;
+        for (size_t i = 0; i < r->rows.count; i++) {
+            size_t query = (r->rows.first + i) / r->group;
+            size_t head = r->kv_head * r->group + (r->rows.first + i) % r->group;
             uint8_t *out = (uint8_t *)r->desc->out.data +
                            (query * r->out.token_stride + head * r->out.head_stride) * r->out.size;
-            lq__store_row(out, r->result + i * dims + first, r->layer->v_dims, r->out.type);
-            if (r->desc->lse) {
-                r->desc->lse[query * r->desc->heads + head] = r->lse[i];
-            }
+            lq__store_row(out, r->result + i * dims + first, r->layer->dims[1], r->out.type);
+            if (r->desc->lse) r->desc->lse[query * r->desc->heads + head] = r->rows.lse[i];
         }
-        for (size_t i = 0; i < r->rows; i++) {
-            r->lse[i] = r->lse[i] > LQ_KV_NOTHING ? r->lse[i] : -LQ_KV_NOTHING;
+        for (size_t i = 0; i < r->rows.count; i++) {
+            r->rows.lse[i] = r->rows.lse[i] > LQ_KV_NOTHING ? r->rows.lse[i] : -LQ_KV_NOTHING;
         }
         if (r->desc->mass) lq__kv_pass(r, 1);
     }
@@ -33815,18 +33585,14 @@ LQ__STATIC const char *lq__kv_reader_fault(lq__kv_reader *r)
         return "heads: a multiple of the layer's kv_heads";
     }
     if (desc->queries > SIZE_MAX / 2 / desc->heads) return "queries: so many are beyond memory";
-    if (!lq__kv_view(&r->q, desc->q.data, desc->q.token_stride, desc->q.head_stride, desc->q.type,
-                     desc->heads, r->layer->k_dims)) {
+    if (!lq__kv_view(&r->q, &desc->q, desc->heads, r->layer->dims[0])) {
         return desc->q.data ? "q: type is LQ_F32, LQ_F16 or LQ_BF16" : "q: NULL";
     }
-    if (!lq__kv_view(&r->out, desc->out.data, desc->out.token_stride, desc->out.head_stride,
-                     desc->out.type, desc->heads, r->layer->v_dims)) {
+    if (!lq__kv_view_out(&r->out, &desc->out, desc->heads, r->layer->dims[1])) {
         return desc->out.data ? "out: type is LQ_F32, LQ_F16 or LQ_BF16" : "out: NULL";
     }
     if (!lq__finite_bits(scale)) return "scale: not finite";
-    if (softcap << 1 && softcap >= 0x7f800000u) {
-        return "softcap: above 0 and finite; 0: none";
-    }
+    if (softcap << 1 && softcap >= 0x7f800000u) return "softcap: above 0 and finite; 0: none";
     if (desc->window_sinks < 0 || desc->window_sinks > 1) return "window_sinks: 0 or 1";
     if (desc->window_sinks && !r->window) return "window_sinks: there is no window";
     if (desc->all < 0 || desc->all > 1) return "all: 0 or 1";
@@ -33852,28 +33618,28 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
     r->sealed = LQ__MIN(lq__kv_counts(kv)[own->owner].sealed, r->tokens);
     r->first = desc->first;
     r->end = desc->count ? desc->first + desc->count : r->tokens;
-    r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__rsqrt(r->layer->k_dims);
+    r->scale = lq__bits_of_f32(desc->scale) ? desc->scale : lq__rsqrt(r->layer->dims[0]);
     r->why = lq__kv_reader_fault(r);
     if (r->why) return LQ_E_ARG;
     r->group = desc->heads / r->layer->kv_heads;
-    if (r->first > r->tokens) return lq__refuse(&r->why, LQ_E_RANGE, "first: beyond the tokens");
-    if (r->end < r->first || r->end > r->tokens) {
-        return lq__refuse(&r->why, LQ_E_RANGE, "count: beyond the tokens");
+    int far = 0;
+    for (size_t i = 0; desc->positions && i < r->queries && !far; i++) {
+        far = !lq__kv_is_position(lq__kv_nth_position(desc->positions, i));
     }
-    if (!desc->positions && r->queries > r->tokens) {
-        return lq__refuse(&r->why, LQ_E_RANGE, "queries: more than tokens, without positions");
-    }
-    for (size_t i = 0; desc->positions && i < r->queries; i++) {
-        if (!lq__kv_is_position(lq__kv_nth_position(desc->positions, i))) {
-            return lq__refuse(&r->why, LQ_E_RANGE, "positions: beyond 2^48");
-        }
-    }
+    const lq__fault faults[] = {
+        {r->first > r->tokens, LQ_E_RANGE, "first: beyond the tokens"},
+        {r->end < r->first || r->end > r->tokens, LQ_E_RANGE, "count: beyond the tokens"},
+        {!desc->positions && r->queries > r->tokens, LQ_E_RANGE,
+         "queries: more than tokens, without positions"},
+        {far, LQ_E_RANGE, "positions: beyond 2^48"}};
+    int status = lq__first_fault(&r->why, faults, sizeof faults / sizeof *faults);
+    if (status) return status;
     if (!lq__kv_in_sight(r)) {
         return lq__refuse(&r->why, LQ_E_RANGE,
                           "window: a query sees tokens that the layer has given back");
     }
-    int status =
-        lq__kv_check_view(&r->q, r->queries, desc->heads, r->layer->k_dims, LQ__KV_QUERY_MOST);
+    status =
+        lq__kv_check_view(&r->q, r->queries, desc->heads, r->layer->dims[0], LQ__KV_QUERY_MOST);
     return status == LQ_OK ? LQ_OK
                            : lq__refuse(&r->why, LQ_E_DATA, "q: not finite, or above 2^100");
 }
@@ -33881,19 +33647,34 @@ LQ__STATIC int lq__kv_reader_init(lq__kv_reader *r, const lq_kv *kv, const lq_kv
 /* What lq__kv_open needs, in the memory of the reader. */
 LQ__STATIC void lq__kv_opener_init(lq__kv_reader *r)
 {
+    const size_t *dims = r->pool->dims;
     lq__kv_writer *w = &r->opener;
-    lq__kv_pool *pool = lq__kv_pool_of(r->kv);
-    w->kv = r->kv;
-    w->pool = pool;
-    w->layer = r->layer;
-    w->heads = lq__kv_heads(pool, r->layer);
-    w->mean = pool->k_dims > pool->v_dims ? r->turned : r->result; /* not in use then */
-    w->stretch = w->mean + LQ__MAX(pool->k_dims, pool->v_dims);
+    w->pool = lq__kv_pool_of(r->kv);
+    w->mean = dims[0] > dims[1] ? r->asked.turned : r->result; /* not in use then */
+    w->stretch = w->mean + LQ__MAX(dims[0], dims[1]);
     w->work = r->work;
-    if (pool->warm) {
-        w->coder = pool->k_dims > pool->v_dims ? r->warm.k : r->warm.v;
+    if (w->pool->warm) {
+        w->coder = dims[0] > dims[1] ? r->warm.k : r->warm.v;
         w->warm_work = r->warm.work;
     }
+}
+
+/* Takes the keys and values of a kv head in hand. */
+LQ__STATIC void lq__kv_reader_use(lq__kv_reader *r, size_t head)
+{
+    r->kv_head = head;
+    for (size_t v = 0; v < 2; v++) {
+        size_t held = r->layer->streams > 1 ? v : 0;
+        r->lane[v] = lq__kv_lane_of(r->kv, r->layer, held * r->layer->kv_heads + head);
+    }
+    r->warm.k.codec = NULL;
+    r->warm.v.codec = NULL;
+}
+
+/* Where a call works: in the caller's memory, or (NULL) in the block's own scratch. */
+LQ__INLINE void *lq__kv_scratch(const lq__kv_pool *pool, void *workspace)
+{
+    return workspace ? (void *)lq__align_mem(workspace) : lq__kv_at(pool, pool->append_at);
 }
 
 LQ_API int lq_kv_attend_check(const lq_kv *kv, const lq_kv_attend_desc *desc, const char **message)
@@ -33917,17 +33698,12 @@ LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
     lq__kv_reader r;
     int status = lq__kv_reader_init(&r, kv, desc);
     if (status != LQ_OK) return status;
-    uint8_t *mem = lq__kv_at(r.pool, r.pool->append_at);
-    if (desc->workspace) {
-        mem = (uint8_t *)desc->workspace + ((0 - (uintptr_t)desc->workspace) & 63);
-    }
-    (void)lq__kv_reader_place(&r, mem, r.pool);
-    r.keep = desc->top_pages ? (uint8_t *)(r.scores + r.pool->entries) : NULL;
+    lq__arena arena = lq__arena_of(lq__kv_scratch(r.pool, desc->workspace), r.pool->attend_bytes);
+    lq__kv_reader_place(&r, &arena, r.pool);
+    r.choice.keep = desc->top_pages ? (uint8_t *)(r.choice.scores + r.pool->entries) : NULL;
     lq__kv_opener_init(&r);
-    for (r.kv_head = 0; r.kv_head < r.layer->kv_heads && r.status == LQ_OK; r.kv_head++) {
-        r.head = lq__kv_heads(r.pool, r.layer) + r.kv_head;
-        r.warm.k.codec = NULL;
-        r.warm.v.codec = NULL;
+    for (size_t h = 0; h < r.layer->kv_heads && r.status == LQ_OK; h++) {
+        lq__kv_reader_use(&r, h);
         lq__kv_attend_head(&r);
     }
     return r.beyond ? LQ_E_DATA : r.status == LQ_OK ? LQ_OK : LQ_E_INTERNAL;
@@ -33952,33 +33728,21 @@ LQ_API int lq_attend_merge(float *out, float *lse, const float *out2, const floa
 }
 
 /* ---- read ---- */
-/* Tokens t .. t + n - 1 of a head as floats (n, dims) in w->x, all in the same place: as many as
-   there are up to `end` and a chunk. Returns n. */
-LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, int v, size_t head, size_t t, size_t end,
-                                int *status)
+/* Tokens t .. t + n - 1 of the lane at hand as floats (n, dims) in w->x, all in the same place: as
+   many as there are up to `end` and a chunk. Returns n. */
+LQ__STATIC size_t lq__kv_floats(lq__kv_writer *w, size_t t, size_t end, int *status)
 {
-    const lq_kv *kv = w->kv;
-    const lq__kv_pool *pool = w->pool;
-    const lq__kv_layer *layer = w->layer;
-    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    size_t sealed = w->count->sealed;
-    size_t dims = lq__kv_dims(layer, v);
-    size_t to = LQ__MIN(end, t + pool->chunk);
-    if (t >= sequence->sinks && t < sealed) {
-        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
-        to = LQ__MIN(LQ__MIN(to, page->first + page->count), sealed);
-        int opened = lq__kv_open(w, page, v, head, t, to - t, w->x);
-        *status = opened == LQ_OK ? *status : LQ_E_INTERNAL;
-        return to - t;
+    size_t n = LQ__MIN(end - t, w->pool->chunk);
+    if (t < lq__kv_sequence_of(w->kv)->sinks || t >= w->count->sealed) {
+        n = lq__kv_raw_run(&w->lane, t, t + n);
+        lq__rows_of_level()->load_row(w->x, lq__kv_raw_at(&w->lane, t), n * w->lane.dims,
+                                      w->pool->type);
+        return n;
     }
-    if (t < sequence->sinks) {
-        to = LQ__MIN(to, sequence->sinks);
-    } else {
-        to = LQ__MIN(to, t + pool->ring_tokens - (t + w->count->ring) % pool->ring_tokens);
-    }
-    lq__rows_of_level()->load_row(w->x, lq__kv_raw_at(kv, layer, v, head, t), (to - t) * dims,
-                                  pool->type);
-    return to - t;
+    const lq__kv_page *page = lq__kv_page_of(w->kv, w->layer, t);
+    n = LQ__MIN(LQ__MIN(t + n, page->first + page->count), w->count->sealed) - t;
+    if (lq__kv_open(w, page, t, n, w->x) != LQ_OK) *status = LQ_E_INTERNAL;
+    return n;
 }
 
 /* value * 2^exponent, |value| < 2^62, as a float: ties to even, at most the largest finite one. On
@@ -34025,27 +33789,19 @@ LQ__STATIC void lq__kv_turn_pair(float *a, float *b, int64_t cosine, int64_t sin
     *b = lq__kv_float(fixed[1] * cosine + fixed[0] * sine, top - 150 - 37);
 }
 
-/* Keys (n, k_dims) of tokens t .. that have been shifted, to their positions of now. What is read
-   is packed too, so floats do not do: they would depend on how a compiler contracts them. */
-LQ__STATIC void lq__kv_turn_keys(const lq_kv *kv, const lq__kv_layer *layer, float *x, size_t t,
+/* Keys (n, dims) of tokens t .. that have been shifted, to their positions of now. What is read is
+   packed too, so floats do not do: they would depend on how a compiler contracts them. */
+LQ__STATIC void lq__kv_turn_keys(float *x, const lq_kv *kv, const lq__kv_layer *layer, size_t t,
                                  size_t n)
 {
     const int64_t *turns = lq__kv_turns(kv) + t;
-    const lq_rope *rope = &layer->rope;
     if (!lq__kv_sequence_of(kv)->turned) return;
-    for (size_t j = 0; j < rope->rotary_dims / 2; j++) {
-        uint64_t step = lq__phase_step(rope->freqs[j]);
-        size_t a;
-        size_t b;
-        lq__rope_pair(rope, j, &a, &b);
+    for (size_t j = 0; j < layer->rope.rotary_dims / 2; j++) {
+        lq__kv_pair p = lq__kv_pair_of(layer, j);
         for (size_t i = 0; i < n; i++) {
-            float *v = x + i * layer->k_dims + layer->rope_first;
-            int32_t sine;
-            int32_t cosine;
-            if (turns[i]) {
-                lq__sincos_q30((uint32_t)((uint64_t)turns[i] * step >> 32), &sine, &cosine);
-                lq__kv_turn_pair(v + a, v + b, cosine, sine);
-            }
+            float *v = x + i * layer->dims[0];
+            lq__kv_wave w = lq__kv_turn_by(p.step, turns[i]);
+            if (turns[i]) lq__kv_turn_pair(v + p.a, v + p.b, w.c, w.s);
         }
     }
 }
@@ -34067,35 +33823,27 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     if (lq__kv_layers(pool)[layer].owner == LQ__KV_NO) return LQ_E_ARG;
     if (workspace && workspace_bytes < lq_kv_read_bytes(kv)) return LQ_E_SPACE;
-    uint8_t *scratch = lq__kv_at(pool, pool->append_at);
-    if (workspace) {
-        scratch = (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63);
-    }
     lq__kv_writer w;
-    lq__kv_writer_in(&w, kv, lq__kv_layers(pool)[layer].owner, scratch);
+    lq__kv_writer_in(&w, kv, lq__kv_layers(pool)[layer].owner, lq__kv_scratch(pool, workspace));
+    size_t dims = w.layer->dims[v];
     lq__kv_source out;
-    if (!lq__kv_view(&out, dst->data, dst->token_stride, dst->head_stride, dst->type,
-                     w.layer->kv_heads, lq__kv_dims(w.layer, v))) {
-        return LQ_E_ARG;
-    }
+    if (!lq__kv_view_out(&out, dst, w.layer->kv_heads, dims)) return LQ_E_ARG;
     if (first > w.old || count > w.old - first ||
         LQ__MAX(first, lq__kv_sequence_of(kv)->sinks) < LQ__MIN(first + count, w.count->gone)) {
         return LQ_E_RANGE;
     }
-    int held = v && w.layer->streams > 1; /* the stream that has it */
-    size_t from = v && !held ? w.layer->v_in_k - 1 : 0;
+    int among = v && w.layer->v_in_k; /* the keys' lanes have them */
+    size_t from = among ? w.layer->v_in_k - 1 : 0;
     for (size_t h = 0; h < w.layer->kv_heads; h++) {
-        size_t dims = lq__kv_dims(w.layer, held);
-        size_t t = first;
-        while (t < first + count) {
-            size_t n = lq__kv_floats(&w, held, h, t, first + count, &status);
-            if (!v) lq__kv_turn_keys(kv, w.layer, w.x, t, n);
+        lq__kv_use(&w, v && !among ? w.layer->kv_heads + h : h);
+        for (size_t t = first, n; t < first + count; t += n) {
+            n = lq__kv_floats(&w, t, first + count, &status);
+            if (!v) lq__kv_turn_keys(w.x, kv, w.layer, t, n);
             for (size_t i = 0; i < n; i++) {
                 size_t at = (t + i - first) * out.token_stride + h * out.head_stride;
-                lq__store_row((uint8_t *)dst->data + at * out.size, w.x + i * dims + from,
-                                lq__kv_dims(w.layer, v), out.type);
+                lq__store_row((uint8_t *)dst->data + at * out.size, w.x + i * w.lane.dims + from,
+                              dims, out.type);
             }
-            t += n;
         }
     }
     return status;
@@ -34106,22 +33854,19 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
    ============================================================================================== */
 /* ---- truncate ---- */
 /* Makes sealed tokens from `sealed` on raw again, in a layer that will hold `tokens`. */
-LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t l, size_t sealed, size_t tokens)
+LQ__STATIC void lq__kv_unseal(const lq_kv *kv, uint32_t layer, size_t sealed, size_t tokens)
 {
     lq__kv_writer w;
     int status = LQ_OK;
-    lq__kv_writer_init(&w, kv, l);
+    lq__kv_writer_init(&w, kv, layer);
     size_t end = LQ__MIN(w.count->sealed, tokens);
-    for (int v = 0; v < (int)w.layer->streams; v++) {
-        size_t dims = lq__kv_dims(w.layer, v);
-        for (size_t h = 0; h < w.layer->kv_heads; h++) {
-            size_t t = sealed;
-            while (t < end) {
-                size_t n = lq__kv_floats(&w, v, h, t, end, &status);
-                for (size_t i = 0; i < n; i++, t++) {
-                    lq__store_row(lq__kv_ring_at(kv, w.layer, v, h, t), w.x + i * dims, dims,
-                                    w.pool->type);
-                }
+    for (size_t l = 0; l < lq__kv_lanes(w.layer); l++) {
+        lq__kv_use(&w, l);
+        for (size_t t = sealed; t < end;) {
+            size_t n = lq__kv_floats(&w, t, end, &status);
+            for (size_t i = 0; i < n; i++, t++) {
+                lq__store_row(lq__kv_ring_at(&w.lane, t), w.x + i * w.lane.dims, w.lane.dims,
+                              w.pool->type);
             }
         }
     }
@@ -34158,14 +33903,8 @@ LQ__STATIC void lq__kv_refund(const lq_kv *kv, const lq__kv_layer *layer, const 
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     for (int v = 0; v < 2; v++) {
-        if (layer->warm[v] && page->mark != LQ__KV_NO) {
-            const uint8_t *blob =
-                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->mark));
-            if (blob) {
-                lq__kv_charge(layer, lq__kv_count_of(kv, layer), v,
-                              lq__kv_units(lq__kv_blob_size(pool, blob)), 1);
-            }
-        }
+        size_t units = lq__kv_blob_units(pool, lq__kv_blob_of(pool, layer, v, page));
+        if (units) lq__kv_charge(layer, lq__kv_count_of(kv, layer), v, units, 1);
     }
 }
 
@@ -34197,14 +33936,11 @@ LQ_API int lq_kv_truncate(lq_kv *kv, size_t tokens)
     if (!lq__kv_valid(kv)) return LQ_E_ARG;
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     if (tokens > lq__kv_counts(kv)[pool->last].tokens) return LQ_E_RANGE;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->kv_heads && !lq__kv_can_truncate(kv, layer, tokens)) return LQ_E_RANGE;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        if (!lq__kv_can_truncate(kv, layer, tokens)) return LQ_E_RANGE;
     }
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        if (lq__kv_layers(pool)[l].kv_heads) {
-            lq__kv_cut(kv, lq__kv_layers(pool) + l, tokens);
-        }
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        lq__kv_cut(kv, layer, tokens);
     }
     lq__kv_sequence_of(kv)->tokens = tokens;
     if (tokens == 0) lq__kv_clear(kv);
@@ -34212,7 +33948,6 @@ LQ_API int lq_kv_truncate(lq_kv *kv, size_t tokens)
 }
 
 /* ---- accounts ---- */
-/* Bytes of all blobs of a sequence. */
 /* What a layer's pages take of a sequence: slots, and blobs. */
 LQ__STATIC size_t lq__kv_layer_bytes(const lq_kv *kv, const lq__kv_layer *layer)
 {
@@ -34222,11 +33957,8 @@ LQ__STATIC size_t lq__kv_layer_bytes(const lq_kv *kv, const lq__kv_layer *layer)
     size_t slots = 0;
     for (size_t p = 0; p < lq__kv_count_of(kv, layer)->pages; p++, page++) {
         slots += page->slot != LQ__KV_NO && (p == 0 || page[-1].slot != page->slot);
-        for (int v = 0; v < 2 && page->mark != LQ__KV_NO; v++) {
-            uint32_t ref = layer->warm[v] ? *lq__kv_blob_ref(pool, layer->owner, v, page->mark) : 0;
-            if (ref > LQ__KV_RESERVED) {
-                units += lq__kv_units(lq__kv_blob_size(pool, lq__kv_blob(pool, ref)));
-            }
+        for (int v = 0; v < 2; v++) {
+            units += lq__kv_blob_units(pool, lq__kv_blob_of(pool, layer, v, page));
         }
     }
     return slots * (layer->page_bytes + layer->streams * layer->based) + units * LQ__KV_BLOB;
@@ -34245,26 +33977,24 @@ LQ_API int lq_kv_stats(const lq_kv *kv, lq_kv_account *account)
     account->tokens = sequence->tokens;
     account->clipped = sequence->clipped;
     account->pages = counts[pool->first].pages;
-    uint32_t l;
-    for (l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        const lq__kv_count *count = lq__kv_count_of(kv, layer);
         size_t numbers = lq__kv_held(layer, 0) + lq__kv_held(layer, 1);
-        size_t hot = counts[l].sealed - LQ__MIN(sequence->sinks, counts[l].sealed);
-        size_t gone = counts[l].gone - LQ__MIN(sequence->sinks, counts[l].gone);
+        size_t sinks = LQ__MIN(sequence->sinks, count->sealed);
+        size_t hot = count->sealed - sinks;
+        size_t gone = count->gone - LQ__MIN(sequence->sinks, count->gone);
         size_t raw = sequence->tokens - LQ__MIN(hot, sequence->tokens);
-        if (layer->kv_heads) {
-            account->free_bytes += layer->slots.free_count * layer->page_bytes;
+        account->free_bytes += layer->slots.free_count * layer->page_bytes;
+        account->used_bytes +=
+            layer->shape_bytes * layer->kv_heads * lq__kv_shapes_of(pool, count->epochs) +
+            lq__kv_layer_bytes(kv, layer) + raw * numbers * lq_type_bytes(pool->type);
+        for (int v = 0; v < 2; v++) {
             account->used_bytes +=
-                layer->number_bytes[0] * lq__kv_epochs_of(0, counts[l].epochs) +
-                layer->number_bytes[1] * lq__kv_epochs_of(1, counts[l].epochs) +
-                layer->shape_bytes * layer->kv_heads * lq__kv_shapes_of(pool, counts[l].epochs);
-            account->used_bytes +=
-                lq__kv_layer_bytes(kv, layer) + raw * numbers * lq_type_bytes(pool->type);
-            account->f16_bytes += 2 * numbers * (sequence->tokens - gone);
+                layer->number_bytes[v] * lq__kv_epochs_of(v, count->epochs);
         }
+        account->f16_bytes += 2 * numbers * (sequence->tokens - gone);
+        if (layer->owner == pool->first) account->hot_tokens = hot;
     }
-    l = pool->first;
-    account->hot_tokens = counts[l].sealed - LQ__MIN(sequence->sinks, counts[l].sealed);
     account->page_bytes = pool->slab_bytes + pool->arena * LQ__KV_BLOB - account->free_bytes;
     account->table_bytes = pool->total + 63 - account->page_bytes - account->free_bytes -
                            account->raw_bytes - account->workspace_bytes;
@@ -34321,8 +34051,7 @@ LQ__STATIC int lq__kv_same_steps(const lq__kv_pool *pool, const lq__kv_layer *la
     for (int v = 0; v < 2; v++) {
         for (size_t i = 0; i < layer->warm[v] && a != b; i++) {
             size_t at = LQ__KV_BEHIND + 4 * i + 3; /* the doublings */
-            if (lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, a->mark))[at] !=
-                lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, b->mark))[at]) {
+            if (lq__kv_blob_of(pool, layer, v, a)[at] != lq__kv_blob_of(pool, layer, v, b)[at]) {
                 return 0;
             }
         }
@@ -34346,6 +34075,12 @@ typedef struct lq__kv_plan {
     const lq__kv_page *last; /* old page of the token before */
     uint32_t column;         /* of that slot, of the next token */
 } lq__kv_plan;
+
+/* Whether a new page's slot and blobs change. */
+LQ__INLINE int lq__kv_is_moved(const lq__kv_page *page)
+{
+    return page->fit & 2 && page->slot != LQ__KV_NO;
+}
 
 /* The old page of a token, from one before on. */
 LQ__INLINE const lq__kv_page *lq__kv_old_page(const lq__kv_page *old, size_t token)
@@ -34411,9 +34146,7 @@ LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const
         lq__kv_plan_page(p, old, first + p->moved);
         page = p->pages + p->count - 1;
     }
-    if (own && (page->slot != old->slot || page->at + page->count != old->at + c)) {
-        page->fit |= 2;
-    }
+    if (own && (page->slot != old->slot || page->at + page->count != old->at + c)) page->fit |= 2;
     page->epoch = own ? page->epoch : old->epoch;
     page->count++;
     p->column += own ? 1u : 0u;
@@ -34422,16 +34155,15 @@ LQ__STATIC void lq__kv_plan_token(lq__kv_plan *p, const lq__kv_pool *pool, const
 }
 
 /* Plans the eviction of a layer: the old table goes to scratch, the new one in its place. */
-LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const uint8_t *keep,
-                                  lq__kv_plan *p)
+LQ__STATIC void lq__kv_plan_layer(lq__kv_plan *p, const lq_kv *kv, lq__kv_layer *layer,
+                                  const uint8_t *keep)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq__kv_count *count = lq__kv_count_of(kv, layer);
     lq__kv_page *table = lq__kv_pages(kv, layer);
     memset(p, 0, sizeof *p);
     memcpy(lq__kv_old_pages(pool), table, count->pages * sizeof *table);
-    size_t first;
-    first =
+    size_t first =
         lq__kv_kept(keep, LQ__MIN(lq__kv_sequence_of(kv)->sinks, lq__kv_sequence_of(kv)->tokens));
     p->layer = layer;
     p->old = lq__kv_old_pages(pool);
@@ -34451,13 +34183,6 @@ LQ__STATIC void lq__kv_plan_layer(const lq_kv *kv, lq__kv_layer *layer, const ui
         table[i].fit |= old->count != table[i].count ? 2 : 0; /* its blobs lose tokens */
     }
     count->pages = p->count;
-}
-
-/* Puts the old table of a plan back. */
-LQ__STATIC void lq__kv_plan_undo(const lq_kv *kv, const lq__kv_plan *p)
-{
-    memcpy(p->pages, p->old, p->old_count * sizeof *p->old);
-    lq__kv_count_of(kv, p->layer)->pages = p->old_count;
 }
 
 /* Entries of the old table that name a slot. */
@@ -34480,7 +34205,7 @@ LQ__STATIC int lq__kv_plan_fits(const lq_kv *kv, const lq__kv_plan *p)
     size_t marks = 0;
     for (size_t i = 0; i < p->count; i++) {
         const lq__kv_page *page = p->pages + i;
-        if (!(page->fit & 2) || page->slot == LQ__KV_NO) continue;
+        if (!lq__kv_is_moved(page)) continue;
         if (page->slot != slot) {
             slot = page->slot;
             slots += lq__kv_refs(pool, &layer->slots)[slot] > lq__kv_old_sharers(p, slot);
@@ -34498,24 +34223,12 @@ LQ__STATIC void lq__kv_plan_take(const lq_kv *kv, const lq__kv_plan *p)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq__kv_layer *layer = p->layer;
-    uint32_t *refs = lq__kv_refs(pool, &layer->slots);
     uint32_t *marks = lq__kv_refs(pool, &layer->marks);
     lq__kv_share(kv, layer);
-    lq__kv_page *first;
     for (size_t i = 0; i < p->count; i++) {
         lq__kv_page *page = p->pages + i;
-        uint32_t slot = page->slot;
-        if (!(page->fit & 2) || slot == LQ__KV_NO) continue;
-        uint32_t n = lq__kv_sharers(kv, layer, page, &first);
-        if (refs[slot] > n + lq__kv_old_sharers(p, slot)) {
-            uint32_t to = lq__kv_acquire(pool, &layer->slots);
-            if (layer->page_bytes) lq__kv_copy_slot(pool, layer, to, slot);
-            refs[slot] -= n;
-            refs[to] = n;
-            while (n) {
-                first[--n].slot = to;
-            }
-        }
+        if (!lq__kv_is_moved(page)) continue;
+        lq__kv_own_slot(kv, layer, page, lq__kv_old_sharers(p, page->slot));
         if (layer->marks.count && (page->mark == LQ__KV_NO || marks[page->mark] > 2)) {
             if (page->mark != LQ__KV_NO) marks[page->mark]--;
             page->mark = lq__kv_acquire(pool, &layer->marks);
@@ -34537,148 +34250,142 @@ LQ__STATIC void lq__kv_move_codes(uint8_t *dst, size_t to, const uint8_t *src, s
     dst[scales + to] = src[scales + from];
 }
 
+/* A page that an eviction makes: from which old ones on its tokens come, and which they were. */
+typedef struct lq__kv_move {
+    const lq__kv_page *page;
+    const lq__kv_page *old;
+    const uint32_t *tokens;
+} lq__kv_move;
+
 /* The scale of token c of a tile that came from another page, in the base of its own. */
-LQ__STATIC void lq__kv_move_scale(const lq__kv_writer *w, const lq__kv_page *page,
-                                  const lq__kv_page *old, int v, size_t head, size_t c,
-                                  uint8_t *tile, size_t dims, int kind)
+LQ__STATIC void lq__kv_move_scale(const lq__kv_lane *lane, const lq__kv_page *page,
+                                  const lq__kv_page *old, size_t c)
 {
-    uint8_t *scales = tile + lq__hot_scales_at(kind, lq__hot_wide(dims));
-    uint8_t *base = lq__kv_base(w->pool, w->layer, v, page->slot, head);
-    int32_t from = (int8_t)*lq__kv_base(w->pool, w->layer, v, old->slot, head);
+    uint8_t *scales =
+        lq__kv_tile(lane, page->slot) + lq__hot_scales_at(lane->kind, lq__hot_wide(lane->dims));
+    uint8_t *base = lq__kv_base(lane, page->slot);
+    int32_t from = (int8_t)*lq__kv_base(lane, old->slot);
     int32_t code = (int32_t)scales[c];
+    lq__kv_sequence *sequence = lq__kv_sequence_of(lane->kv);
     if (from == (int8_t)*base || code == 0) return;
     code += 12 * (from - (int8_t)*base);
     if (code > 255) { /* exact: higher than 255 by less than the octaves that the base rises */
         int32_t octaves = (code - 255 + 11) / 12;
-        lq__kv_sequence_of(w->kv)->clipped += lq__hot_rebase(scales, octaves);
+        sequence->clipped += lq__hot_rebase(scales, octaves);
         *base = (uint8_t)((int8_t)*base + octaves);
         code -= 12 * octaves;
     }
-    lq__kv_sequence_of(w->kv)->clipped += code < LQ__HOT_LEAST;
+    sequence->clipped += code < LQ__HOT_LEAST;
     scales[c] = (uint8_t)(code >= LQ__HOT_LEAST ? lq__hot_clip(code) : 0);
 }
 
-/* A head's tile of a new page from the old ones. */
-LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                 const uint32_t *moves, int v, size_t head)
+/* The tile of the lane at hand of a new page from the old ones. */
+LQ__STATIC void lq__kv_move_tile(lq__kv_writer *w, const lq__kv_move *m)
 {
-    const lq__kv_head *h = w->heads + head;
-    size_t dims = lq__kv_dims(w->layer, v);
-    size_t tile = v ? h->v_tile : h->k_tile;
-    uint8_t *dst = lq__kv_slot(w->pool, w->layer, page->slot) + tile;
-    int kind = v ? h->v_kind : h->k_kind;
-    int joint = v && kind && kind != LQ__KV_WARM && lq__hot_is_joint(kind);
-    size_t row = dims * lq_type_bytes(w->pool->type);
+    const lq__kv_lane *lane = &w->lane;
+    const lq__kv_page *page = m->page;
+    const lq__kv_page *old = m->old;
+    uint8_t *dst = lq__kv_tile(lane, page->slot);
+    int hot = lane->kind && lane->kind != LQ__KV_WARM;
+    int joint = lane->v && hot && lq__hot_is_joint(lane->kind);
     size_t same = 0; /* tokens in front that stay where they are */
-    for (size_t c = 0; c < page->count && kind != LQ__KV_WARM; c++) {
+    for (size_t c = 0; c < page->count && lane->kind != LQ__KV_WARM; c++) {
         size_t to = page->at + c;
-        old = lq__kv_old_page(old, moves[c]);
-        size_t from = old->at + (moves[c] - old->first);
-        const uint8_t *src = lq__kv_slot(w->pool, w->layer, old->slot) + tile;
-        same += same == c && src == dst && from == to;
+        old = lq__kv_old_page(old, m->tokens[c]);
+        size_t from = old->at + (m->tokens[c] - old->first);
+        const uint8_t *src = lq__kv_tile(lane, old->slot);
+        int stays = src == dst && from == to;
+        same += same == c && stays;
         if (joint) {
-            (void)lq__kv_open(w, old, v, head, moves[c], 1, w->x + c * dims);
-        } else if (src == dst && from == to) {
-            continue;
-        } else if (kind == 0) {
-            memmove(dst + to * row, src + from * row, row);
-        } else {
-            lq__kv_move_codes(dst, to, src, from, kind, v ? LQ_V : LQ_K, dims);
-            lq__kv_move_scale(w, page, old, v, head, to, dst, dims, kind);
+            (void)lq__kv_open(w, old, m->tokens[c], 1, w->x + c * lane->dims);
+        } else if (!stays && hot) {
+            lq__kv_move_codes(dst, to, src, from, lane->kind, LQ_K + lane->v, lane->dims);
+            lq__kv_move_scale(lane, page, old, to);
+        } else if (!stays) {
+            memmove(dst + to * lane->row, src + from * lane->row, lane->row);
         }
     }
     same -= same % LQ__HOT_GRANULE;
     if (joint && same < page->count) {
-        int32_t base = (int8_t)*lq__kv_base(w->pool, w->layer, v, page->slot, head);
-        lq__kv_mean(w->mean, w->kv, w->layer, v, page->epoch, head);
-        (void)lq__hot_seal(dst, kind, LQ_V, dims, page->at + same, w->x + same * dims, dims,
-                           page->count - same, w->mean, &base, w->work);
-        *lq__kv_base(w->pool, w->layer, v, page->slot, head) = (uint8_t)base;
+        int32_t base = (int8_t)*lq__kv_base(lane, page->slot);
+        lq__kv_mean(w->mean, lane, page->epoch);
+        (void)lq__hot_seal(dst, lane->kind, LQ_V, lane->dims, page->at + same,
+                           w->x + same * lane->dims, lane->dims, page->count - same, w->mean, &base,
+                           w->work);
+        *lq__kv_base(lane, page->slot) = (uint8_t)base;
     }
 }
 
-/* The coded page of a warm head of a new page, from the old ones: columns of integers move. dst
-   has room for the most that it may take. */
-LQ__STATIC int lq__kv_move_head(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                const uint32_t *moves, int v, size_t head, uint8_t *dst,
+/* The coded page of the warm lane at hand of a new page, from the old ones: columns of integers
+   move. dst has room for the most that it may take. */
+LQ__STATIC int lq__kv_move_body(lq__kv_writer *w, uint8_t *dst, const lq__kv_move *m,
                                 uint32_t *entry)
 {
+    const lq__kv_page *old = m->old;
     const lq__kv_page *from = NULL;
-    lq__workspace work;
     uint32_t doublings = 0;
-    int status = LQ_OK;
-    memset(&work, 0, sizeof work);
-    lq_rans_page coded;
-    memset(&coded, 0, sizeof coded);
+    lq_rans_page coded = LQ__ZEROS;
     lq__warm_batch batch;
-    for (size_t c = 0; c < page->count && status == LQ_OK; c++) {
-        old = lq__kv_old_page(old, moves[c]);
+    for (size_t c = 0; c < m->page->count; c++) {
+        old = lq__kv_old_page(old, m->tokens[c]);
         if (old != from) {
-            batch.body[0] =
-                lq__kv_body(w->pool, w->layer, v, head, old->mark, &batch.bytes[0], &doublings);
+            batch.body[0] = lq__kv_body(&w->lane, old->mark, &batch.bytes[0], &doublings);
             batch.tokens[0] = old->count;
-            if (c == 0) {
-                status = lq__kv_coder(w, v, head, page->epoch, doublings);
-                if (status != LQ_OK) return status;
-                work = lq__workspace_place(w->coder.codec, w->warm_work);
-                coded.values = (int16_t *)(void *)work.rows; /* no coefficients are in them */
-            }
-            status = lq__warm_decode(&w->coder, &work, &batch, 1);
+            int status = c ? LQ_OK : lq__kv_coder(w, m->page->epoch, doublings);
+            if (status == LQ_OK) status = lq__warm_decode(&w->coder, &w->room, &batch, 1);
+            if (status != LQ_OK) return status;
             from = old;
         }
-        size_t rows = w->coder.codec->matrix_rows;
-        for (size_t i = 0; i < rows; i++) {
+        coded.values = (int16_t *)(void *)w->room.rows; /* no coefficients are in them */
+        for (size_t i = 0; i < w->coder.codec->matrix_rows; i++) {
             coded.values[i * LQ__TOKENS + c] =
-                work.values[i * LQ__TOKENS + (moves[c] - old->first)];
+                w->room.values[i * LQ__TOKENS + (m->tokens[c] - old->first)];
         }
     }
     coded.bytes = dst;
-    coded.bytes_count = w->heads[head].warm[v].most;
-    coded.tokens = page->count;
-    if (status == LQ_OK) {
-        status = lq_rans_encode(w->pool->tables, &w->coder.codec->plan, &coded, 1, work.coder,
-                                work.coder_bytes);
-    }
+    coded.bytes_count = w->lane.head->warm[w->lane.v].most;
+    coded.tokens = m->page->count;
+    int status = lq_rans_encode(w->pool->tables, &w->coder.codec->plan, &coded, 1, w->room.coder,
+                                w->room.coder_bytes);
     *entry = (uint32_t)coded.written | doublings << 24;
     return status;
 }
 
-/* The bounds of a head of a new page: those of all pages that its tokens come from. */
-LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_page *page,
-                                   const lq__kv_page *old, const uint32_t *moves, size_t head)
+/* The bounds of the keys at hand of a new page: those of all pages that its tokens come from. */
+LQ__STATIC void lq__kv_move_bounds(const lq__kv_writer *w, const lq__kv_move *m)
 {
     uint8_t joined[4 + 2 * LQ__KV_DIMS];
+    const lq__kv_page *old = m->old;
     const lq__kv_page *from = NULL;
     size_t bytes = lq__kv_bound_bytes(w->pool, w->layer);
-    for (size_t c = 0; c < page->count && bytes; c++) {
-        old = lq__kv_old_page(old, moves[c]);
-        const uint8_t *bounds = lq__kv_bounds(w->pool, w->layer, old->mark, head);
+    if (bytes == 0) return;
+    for (size_t c = 0; c < m->page->count; c++) {
+        old = lq__kv_old_page(old, m->tokens[c]);
+        const uint8_t *bounds = lq__kv_bounds(w->pool, w->layer, old->mark, w->lane.index);
         if (c == 0) {
             memcpy(joined, bounds, bytes);
         } else if (old != from) {
-            lq__kv_join_bounds(joined, bounds, w->layer->k_dims);
+            lq__kv_join_bounds(joined, bounds, w->lane.dims);
         }
         from = old;
     }
-    if (bytes) {
-        memcpy(lq__kv_bounds(w->pool, w->layer, page->mark, head), joined, bytes);
-    }
+    memcpy(lq__kv_bounds(w->pool, w->layer, m->page->mark, w->lane.index), joined, bytes);
 }
 
 /* The blob of a layer's keys or values of a new page, into scratch behind what its pages are coded
    in; *bytes behind its header. */
-LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_page *page, const lq__kv_page *old,
-                                const uint32_t *moves, int v, size_t *bytes)
+LQ__STATIC int lq__kv_move_blob(lq__kv_writer *w, const lq__kv_move *m, int v, size_t *bytes)
 {
     uint8_t *scratch = (uint8_t *)w->x; /* of 64 tokens */
     uint8_t *dst = lq__kv_at(w->pool, w->pool->blob_at);
     size_t at = 4 * w->layer->warm[v];
     for (size_t h = 0; h < w->layer->kv_heads; h++) {
-        if (!lq__kv_is_warm(w->heads + h, v)) continue;
+        lq__kv_use(w, (size_t)v * w->layer->kv_heads + h);
+        if (w->lane.kind != LQ__KV_WARM) continue;
         uint32_t entry;
-        int status = lq__kv_move_head(w, page, old, moves, v, h, scratch, &entry);
+        int status = lq__kv_move_body(w, scratch, m, &entry);
         if (status != LQ_OK) return status;
-        lq__store32(dst + 4 * w->heads[h].entry[v], entry);
+        lq__store32(dst + 4 * w->lane.head->entry[v], entry);
         memcpy(dst + at, scratch, entry & 0xffffffu);
         at += entry & 0xffffffu;
     }
@@ -34702,13 +34409,13 @@ LQ__STATIC size_t lq__kv_consume(const lq__kv_plan *p, lq__kv_pool *pool, int v,
             mine += p->pages[i].mark == mark;
         }
         if (mark != LQ__KV_NO && refs[mark] == mine) {
-            blob = lq__kv_blob(pool, *lq__kv_blob_ref(pool, p->layer->owner, v, mark));
+            blob = lq__kv_blob_of(pool, p->layer, v, p->old + *at);
         }
-        for (size_t i = 0; i < p->count && blob; i++) { /* it stays as it is */
+        for (size_t i = 0; i < p->count && blob; i++) { /* stays as it is */
             blob = p->pages[i].mark == mark && !(p->pages[i].fit & 2) ? NULL : blob;
         }
         if (blob) {
-            units += lq__kv_units(lq__kv_blob_size(pool, blob));
+            units += lq__kv_blob_units(pool, blob);
             if (!dry) lq__kv_drop_blob(pool, p->layer->owner, v, mark);
         }
     }
@@ -34724,19 +34431,18 @@ LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
     lq__kv_writer w;
     lq__kv_writer_init(&w, kv, layer->owner);
     for (int v = 0; v < 2; v++) {
-        const uint32_t *mine = p->moves;
+        lq__kv_move m = {p->pages, p->old, p->moves};
         size_t held = layer->held;
         size_t at = 0;
-        for (size_t i = 0; i < p->count && layer->warm[v]; mine += p->pages[i++].count) {
-            const lq__kv_page *page = p->pages + i;
+        for (size_t i = 0; i < p->count && layer->warm[v]; i++, m.tokens += m.page++->count) {
             const lq__kv_page *end = p->old + p->old_count;
-            if (!(page->fit & 2) || page->slot == LQ__KV_NO) continue;
+            if (!lq__kv_is_moved(m.page)) continue;
             size_t bytes;
-            int status = lq__kv_move_blob(&w, page, p->old, mine, v, &bytes);
+            int status = lq__kv_move_blob(&w, &m, v, &bytes);
             if (status != LQ_OK) return status;
             size_t units = lq__kv_units(bytes);
             if (i + 1 < p->count) { /* the next one's first token */
-                end = lq__kv_old_page(p->old, mine[page->count]);
+                end = lq__kv_old_page(p->old, m.tokens[m.page->count]);
             }
             held -= lq__kv_consume(p, pool, v, &at, end, dry);
             if (dry && units > layer->arena - LQ__MIN(layer->arena, layer->reserved + held)) {
@@ -34747,7 +34453,7 @@ LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
                 uint8_t *blob = lq__kv_blob_room(pool, units);
                 if (!blob) return LQ_E_INTERNAL;
                 memcpy(blob + LQ__KV_BEHIND, lq__kv_at(pool, pool->blob_at), bytes);
-                lq__kv_lay_blob(pool, layer->owner, v, page->mark, bytes);
+                lq__kv_lay_blob(pool, layer->owner, v, m.page->mark, bytes);
             }
         }
     }
@@ -34759,24 +34465,17 @@ LQ__STATIC int lq__kv_move_blobs(const lq_kv *kv, const lq__kv_plan *p, int dry)
 LQ__STATIC void lq__kv_move_raw(const lq_kv *kv, const lq__kv_layer *layer, const uint8_t *keep,
                                 size_t tokens)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t sealed = lq__kv_count_of(kv, layer)->sealed;
     size_t sinks = LQ__MIN(lq__kv_sequence_of(kv)->sinks, tokens);
-    for (int v = 0; v < (int)layer->streams; v++) {
-        size_t row = lq__kv_dims(layer, v) * lq_type_bytes(pool->type);
-        for (size_t h = 0; h < layer->kv_heads; h++) {
-            uint8_t *sink = lq__kv_in(kv, layer->sink[v]) + h * pool->sink_tokens * row;
-            size_t to = 0;
-            for (size_t t = 0; t < sinks; t++) {
-                if (keep[t]) memmove(sink + to++ * row, sink + t * row, row);
-            }
-            to = sealed;
-            for (size_t t = sealed; t < tokens; t++) {
-                if (keep[t]) {
-                    memmove(lq__kv_ring_at(kv, layer, v, h, to++),
-                            lq__kv_ring_at(kv, layer, v, h, t), row);
-                }
-            }
+    for (size_t i = 0; i < lq__kv_lanes(layer); i++) {
+        lq__kv_lane lane = lq__kv_lane_of(kv, layer, i);
+        size_t to = 0;
+        for (size_t t = 0; t < sinks; t++) {
+            if (keep[t]) memmove(lq__kv_raw_at(&lane, to++), lq__kv_raw_at(&lane, t), lane.row);
+        }
+        to = sealed;
+        for (size_t t = sealed; t < tokens; t++) {
+            if (keep[t]) memmove(lq__kv_ring_at(&lane, to++), lq__kv_ring_at(&lane, t), lane.row);
         }
     }
 }
@@ -34818,14 +34517,12 @@ LQ__STATIC void lq__kv_recount(const lq_kv *kv, const lq__kv_layer *layer)
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_page *pages = lq__kv_pages(kv, layer);
     lq__kv_count *count = lq__kv_count_of(kv, layer);
-    for (int v = 0; v < 2 && layer->kv_heads; v++) {
+    for (int v = 0; v < 2; v++) {
         size_t room = layer->most[v] - layer->least[v];
         size_t taken = 0;
         for (size_t p = 0; p < count->pages && layer->warm[v]; p++) {
             if (pages[p].mark != LQ__KV_NO) {
-                const uint8_t *blob =
-                    lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, pages[p].mark));
-                taken += lq__kv_units(lq__kv_blob_size(pool, blob));
+                taken += lq__kv_blob_units(pool, lq__kv_blob_of(pool, layer, v, pages + p));
                 room += layer->least[v];
             }
         }
@@ -34839,19 +34536,15 @@ LQ__STATIC int lq__kv_move_pages(const lq_kv *kv, const lq__kv_plan *p)
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq__kv_layer *layer = p->layer;
-    const uint32_t *mine = p->moves;
+    lq__kv_move m = {p->pages, p->old, p->moves};
     lq__kv_plan_take(kv, p);
     lq__kv_writer w;
     lq__kv_writer_init(&w, kv, layer->owner);
-    for (size_t i = 0; i < p->count; mine += p->pages[i++].count) {
-        const lq__kv_page *page = p->pages + i;
-        for (uint32_t h = 0; h < layer->kv_heads && (page->fit & 2) && page->slot != LQ__KV_NO;
-             h++) {
-            lq__kv_move_tile(&w, page, p->old, mine, 0, h);
-            if (layer->streams > 1) {
-                lq__kv_move_tile(&w, page, p->old, mine, 1, h);
-            }
-            lq__kv_move_bounds(&w, page, p->old, mine, h);
+    for (size_t i = 0; i < p->count; i++, m.tokens += m.page++->count) {
+        for (size_t l = 0; l < lq__kv_lanes(layer) && lq__kv_is_moved(m.page); l++) {
+            lq__kv_use(&w, l);
+            lq__kv_move_tile(&w, &m);
+            if (w.lane.v == 0) lq__kv_move_bounds(&w, &m);
         }
     }
     int status = lq__kv_move_blobs(kv, p, 0);
@@ -34870,13 +34563,13 @@ LQ__STATIC int lq__kv_can_evict(const lq_kv *kv, const uint8_t *keep)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     int status = LQ_OK;
-    for (uint32_t l = 0; l < pool->layers && status == LQ_OK; l++) {
-        if (lq__kv_layers(pool)[l].kv_heads) {
-            lq__kv_plan plan;
-            lq__kv_plan_layer(kv, lq__kv_layers(pool) + l, keep, &plan);
-            status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
-            lq__kv_plan_undo(kv, &plan);
-        }
+    lq__kv_layer *layer = lq__kv_next(pool, NULL);
+    for (; layer && status == LQ_OK; layer = lq__kv_next(pool, layer)) {
+        lq__kv_plan plan;
+        lq__kv_plan_layer(&plan, kv, layer, keep);
+        status = lq__kv_plan_fits(kv, &plan) ? lq__kv_move_blobs(kv, &plan, 1) : LQ_E_FULL;
+        memcpy(plan.pages, plan.old, plan.old_count * sizeof *plan.old); /* the old table again */
+        lq__kv_count_of(kv, layer)->pages = plan.old_count;
     }
     return status;
 }
@@ -34889,15 +34582,13 @@ LQ_API int lq_kv_evict(lq_kv *kv, const uint8_t *keep, size_t tokens)
     lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
     if (lq__kv_kept(keep, tokens) == 0) return lq_kv_truncate(kv, 0);
     int status = lq__kv_can_evict(kv, keep);
-    for (uint32_t l = 0; l < pool->layers && status == LQ_OK; l++) {
-        lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->kv_heads) {
-            lq__kv_plan plan;
-            lq__kv_plan_layer(kv, layer, keep, &plan);
-            status = lq__kv_move_pages(kv, &plan);
-            lq__kv_move_raw(kv, layer, keep, tokens);
-            lq__kv_move_counts(kv, layer, keep, tokens);
-        }
+    lq__kv_layer *layer = lq__kv_next(pool, NULL);
+    for (; layer && status == LQ_OK; layer = lq__kv_next(pool, layer)) {
+        lq__kv_plan plan;
+        lq__kv_plan_layer(&plan, kv, layer, keep);
+        status = lq__kv_move_pages(kv, &plan);
+        lq__kv_move_raw(kv, layer, keep, tokens);
+        lq__kv_move_counts(kv, layer, keep, tokens);
     }
     if (status == LQ_OK) {
         lq__kv_move_tables(kv, keep, tokens);
@@ -34921,13 +34612,6 @@ LQ__STATIC float lq__kv_norm(const float *x, size_t dims)
     return lq__kv_float((int64_t)sum, 2 * exponent);
 }
 
-/* Whether norms of a layer's keys count: it has all tokens, or (any) no layer has. */
-LQ__STATIC int lq__kv_has_norms(const lq_kv *kv, const lq__kv_layer *layer, int any)
-{
-    return layer->kv_heads &&
-           (any || lq__kv_count_of(kv, layer)->gone <= lq__kv_sequence_of(kv)->sinks);
-}
-
 /* Less the sums of squares of each token's keys, all layers that have all tokens. If none has,
    those that some layer gave back come last. */
 LQ__STATIC void lq__kv_score_norm(const lq_kv *kv, float *score)
@@ -34939,25 +34623,23 @@ LQ__STATIC void lq__kv_score_norm(const lq_kv *kv, float *score)
     int status = LQ_OK;
     int any = 1;
     memset(score, 0, tokens * sizeof *score);
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        any = any && !lq__kv_has_norms(kv, lq__kv_layers(pool) + l, 0);
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        any = any && lq__kv_count_of(kv, layer)->gone > sinks;
     }
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        if (!lq__kv_has_norms(kv, lq__kv_layers(pool) + l, any)) continue;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
         lq__kv_writer w;
-        lq__kv_writer_init(&w, kv, l);
+        lq__kv_writer_init(&w, kv, layer->owner);
+        if (!any && w.count->gone > sinks) continue;
         gone = LQ__MAX(gone, w.count->gone);
-        for (uint32_t h = 0; h < w.layer->kv_heads; h++) {
-            size_t dims = w.layer->k_dims;
-            size_t t = 0;
-            while (t < tokens) {
+        for (uint32_t h = 0; h < layer->kv_heads; h++) {
+            lq__kv_use(&w, h);
+            for (size_t t = 0; t < tokens;) {
                 size_t end = t < sinks ? LQ__MIN(sinks, tokens) : tokens;
                 t = t < sinks ? t : LQ__MAX(t, w.count->gone);
-                size_t n = lq__kv_floats(&w, 0, h, t, end, &status);
-                for (size_t i = 0; i < n; i++) {
-                    score[t + i] -= lq__kv_norm(w.x + i * dims, dims);
+                size_t n = lq__kv_floats(&w, t, end, &status);
+                for (size_t i = 0; i < n; i++, t++) {
+                    score[t] -= lq__kv_norm(w.x + i * w.lane.dims, w.lane.dims);
                 }
-                t += n;
             }
         }
     }
@@ -35063,11 +34745,11 @@ LQ_API int lq_kv_shift(lq_kv *kv, size_t first, size_t count, int64_t delta)
 }
 
 /* ---- policies ---- */
-LQ__INLINE void lq__kv_set_bits(lq_kv_policy *policy, int bits)
+LQ__INLINE void lq__kv_set_bits(lq_kv_layer *layer, int bits)
 {
-    memset(policy, 0, sizeof *policy);
-    policy->kind = LQ_KV_HOT;
-    policy->bits = bits;
+    lq_kv_policy policy = {LQ_KV_HOT, 0, bits, 0.0f};
+    layer->k = policy;
+    layer->v = policy;
 }
 
 LQ__INLINE int lq__kv_has_own(const lq_kv_layer *layer)
@@ -35124,10 +34806,7 @@ LQ_API int lq_kv_layers_graded(lq_kv_layer *layers, size_t count, int first_bits
         int rank = to < from ? from - step : from + step;
         for (bits = 2; lq__kv_rank(bits) != rank; bits++) {
         }
-        if (lq__kv_has_own(layers + l)) {
-            lq__kv_set_bits(&layers[l].k, bits);
-            lq__kv_set_bits(&layers[l].v, bits);
-        }
+        if (lq__kv_has_own(layers + l)) lq__kv_set_bits(layers + l, bits);
     }
     return LQ_OK;
 }
@@ -35156,8 +34835,7 @@ LQ_API int lq_kv_layers_adaptive(lq_kv_layer *layers, size_t count, const float 
     }
     for (size_t l = 0; l < count; l++) {
         if (lq__kv_has_own(layers + l)) {
-            lq__kv_set_bits(&layers[l].k, 2);
-            lq__kv_set_bits(&layers[l].v, 2);
+            lq__kv_set_bits(layers + l, 2);
             streams += lq__kv_joined(layers + l) ? 1u : 2u;
         }
     }
@@ -35201,31 +34879,51 @@ typedef struct lq__kv_tape {
     const char *why; /* what differs from the cache */
 } lq__kv_tape;
 
-/* One number in 8 bytes, either way. */
-LQ__STATIC uint64_t lq__kv_number(lq__kv_tape *tape, uint64_t value)
+/* One number in 4 or 8 bytes, either way; 0 behind the end. */
+LQ__STATIC uint64_t lq__kv_word(lq__kv_tape *tape, uint64_t value, size_t bytes)
 {
     size_t at = tape->at;
-    tape->at += 8;
+    tape->at += bytes;
+    tape->bad |= tape->mode == LQ__KV_LOAD && tape->count < tape->at;
+    if (tape->bad) return 0;
     if (tape->mode == LQ__KV_STORE) {
-        lq__store64(tape->dst + at, value);
+        uint8_t word[8];
+        lq__store64(word, value);
+        memcpy(tape->dst + at, word, bytes);
     } else if (tape->mode == LQ__KV_LOAD) {
-        tape->bad |= tape->count < tape->at;
-        value = tape->bad ? 0 : lq__load64(tape->src + at);
+        value = bytes == 8 ? lq__load64(tape->src + at) : lq__load32(tape->src + at);
     }
     return value;
 }
 
-/* Bytes as they are. */
-LQ__STATIC void lq__kv_tape_bytes(lq__kv_tape *tape, uint8_t *bytes, size_t count)
+LQ__INLINE uint64_t lq__kv_number(lq__kv_tape *tape, uint64_t value)
+{
+    return lq__kv_word(tape, value, 8);
+}
+
+/* Numbers of so many bytes each, little-endian in the record; 1: bytes as they are. */
+LQ__STATIC void lq__kv_tape_numbers(lq__kv_tape *tape, uint8_t *numbers, size_t count, size_t size)
 {
     size_t at = tape->at;
-    tape->at += count;
-    if (tape->mode == LQ__KV_STORE) {
-        memcpy(tape->dst + at, bytes, count);
-    } else if (tape->mode == LQ__KV_LOAD) {
-        tape->bad |= tape->count < tape->at;
-        if (!tape->bad) memcpy(bytes, tape->src + at, count);
+    tape->at += count * size;
+    tape->bad |= tape->mode == LQ__KV_LOAD && tape->count < tape->at;
+    if (tape->mode == LQ__KV_COUNT || tape->bad) return;
+    uint8_t *dst = tape->mode == LQ__KV_STORE ? tape->dst + at : numbers;
+    const uint8_t *src = tape->mode == LQ__KV_STORE ? numbers : tape->src + at;
+    if (size == 1) {
+        memcpy(dst, src, count);
+    } else {
+        lq__store_numbers(dst, src, count, size);
     }
+}
+
+/* Numbers of a type; those that are loaded must be finite, or LQ_E_DATA. */
+LQ__STATIC int lq__kv_tape_vectors(lq__kv_tape *tape, uint8_t *x, size_t count, int type)
+{
+    lq__kv_tape_numbers(tape, x, count, lq_type_bytes(type));
+    return tape->mode == LQ__KV_LOAD && (tape->bad || lq__kv_most(x, count, type) >= 0x7f800000u)
+               ? LQ_E_DATA
+               : LQ_OK;
 }
 
 /* Signed numbers; in range is |x| < most. Returns whether all are. */
@@ -35246,21 +34944,14 @@ LQ__STATIC int lq__kv_signed(lq__kv_tape *tape, int64_t *x, size_t count, int64_
 /* One number in 4 bytes; `why` is what to say where another is there (NULL: any may be). */
 LQ__STATIC void lq__kv_form_number(lq__kv_tape *tape, uint32_t value, const char *why)
 {
-    size_t at = tape->at;
-    tape->at += 4;
-    if (tape->mode == LQ__KV_STORE) {
-        lq__store32(tape->dst + at, value);
-    } else if (tape->mode == LQ__KV_LOAD) {
-        tape->bad |= tape->count < tape->at;
-        if (!tape->bad && !tape->why && why && lq__load32(tape->src + at) != value) {
-            tape->why = why;
-        }
-    }
+    uint64_t there = lq__kv_word(tape, value, 4);
+    if (!tape->bad && !tape->why && there != value) tape->why = why;
 }
 
-LQ__STATIC void lq__kv_profile_name(const lq_profile *profile, uint8_t name[16])
+LQ_API int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16])
 {
     uint8_t link[16 + 32];
+    if (!profile || !name || !lq__profile_valid(profile)) return LQ_E_ARG;
     memset(link, 0, sizeof link);
     lq__store32(link + 16, profile->stream);
     lq__store32(link + 20, profile->basis);
@@ -35275,12 +34966,6 @@ LQ__STATIC void lq__kv_profile_name(const lq_profile *profile, uint8_t name[16])
         lq_blake2s_128(link, link, sizeof link);
     }
     memcpy(name, link, 16);
-}
-
-LQ_API int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16])
-{
-    if (!profile || !name || !lq__profile_valid(profile)) return LQ_E_ARG;
-    lq__kv_profile_name(profile, name);
     return LQ_OK;
 }
 
@@ -35288,17 +34973,17 @@ LQ_API int lq_kv_profile_name(const lq_profile *profile, uint8_t name[16])
    room that there is. */
 LQ__STATIC lq_kv_policy lq__kv_policy_in(const lq__kv_layer *layer, const lq__kv_head *head, int v)
 {
-    int kind = v ? head->v_kind : head->k_kind;
-    lq_kv_policy p;
-    memset(&p, 0, sizeof p);
-    p.kind = kind == LQ__KV_WARM ? LQ_KV_WARM : kind ? LQ_KV_HOT : LQ_KV_RAW;
-    if (p.kind == LQ_KV_WARM) {
+    lq_kv_policy p = LQ__ZEROS;
+    p.kind = LQ_KV_RAW;
+    if (lq__kv_is_warm(head, v)) {
+        p.kind = LQ_KV_WARM;
         p.quantizer = head->warm[v].quantizer;
-        p.bits = (int)(head->warm[v].least / (8 * (size_t)lq__kv_dims(layer, v)));
+        p.bits = (int)(head->warm[v].least / (8 * (size_t)layer->dims[v]));
         p.step = head->warm[v].step;
-    } else if (p.kind == LQ_KV_HOT) {
-        p.quantizer = lq__hot_row(kind)->quantizer;
-        p.bits = lq__hot_row(kind)->bits;
+    } else if (head->kind[v]) {
+        p.kind = LQ_KV_HOT;
+        p.quantizer = lq__hot_row(head->kind[v])->quantizer;
+        p.bits = lq__hot_row(head->kind[v])->bits;
     }
     return p;
 }
@@ -35335,8 +35020,7 @@ LQ__STATIC void lq__kv_form_policy(lq__kv_tape *tape, const lq__kv_layer *layer,
     lq__kv_form_number(tape, given ? 1 : 0, "profiles" LQ__KV_OTHER);
     uint8_t name[16];
     if (given) {
-        memset(name, 0, sizeof name);
-        if (tape->mode != LQ__KV_COUNT) lq__kv_profile_name(given, name);
+        if (tape->mode == LQ__KV_COUNT || lq_kv_profile_name(given, name)) memset(name, 0, 16);
         for (size_t i = 0; i < 16; i += 4) {
             lq__kv_form_number(tape, lq__load32(name + i), "profiles" LQ__KV_OTHER);
         }
@@ -35375,8 +35059,8 @@ LQ__STATIC void lq__kv_form(lq__kv_tape *tape, const lq__kv_pool *pool)
         lq__kv_form_number(tape, layer->owner, "layer[].share" LQ__KV_OTHER);
         lq__kv_form_number(tape, layer->window, "layer[].window" LQ__KV_OTHER);
         if (layer->kv_heads == 0) continue;
-        lq__kv_form_number(tape, layer->k_dims, "k_dims" LQ__KV_OTHER);
-        lq__kv_form_number(tape, layer->v_dims, "v_dims" LQ__KV_OTHER);
+        lq__kv_form_number(tape, layer->dims[0], "k_dims" LQ__KV_OTHER);
+        lq__kv_form_number(tape, layer->dims[1], "v_dims" LQ__KV_OTHER);
         lq__kv_form_number(tape, layer->v_in_k, "v_in_k" LQ__KV_OTHER);
         lq__kv_form_rope(tape, layer, l);
         for (int v = 0; v < (int)layer->streams; v++) {
@@ -35392,8 +35076,7 @@ LQ__STATIC void lq__kv_form(lq__kv_tape *tape, const lq__kv_pool *pool)
 /* Version of a record, and the descriptor. LQ_E_FORMAT: tape->why tells. */
 LQ__STATIC int lq__kv_tape_form(lq__kv_tape *tape, const lq__kv_pool *pool, uint64_t version)
 {
-    lq__kv_tape own;
-    memset(&own, 0, sizeof own);
+    lq__kv_tape own = LQ__ZEROS;
     lq__kv_form(&own, pool);
     if (lq__kv_number(tape, version) != version && !tape->bad) {
         tape->why = LQ__KV_OTHER_VERSION;
@@ -35416,7 +35099,7 @@ LQ__STATIC int lq__kv_check_shape(const lq__kv_layer *layer, const uint8_t *shap
     for (size_t j = 0; j < shape[1]; j++) {
         if (lq__load16(lq__kv_shape_at(layer, shape, j)) >= layer->rope.rotary_dims / 2) return 0;
     }
-    for (size_t j = 0; j < layer->k_dims; j++) {
+    for (size_t j = 0; j < layer->dims[0]; j++) {
         if (lq__kv_stretch_at(shape, j) > LQ__KV_STRETCH) return 0;
     }
     return 1;
@@ -35426,12 +35109,12 @@ LQ__STATIC int lq__kv_check_numbers(const lq_kv *kv, uint32_t l, int v)
 {
     lq__kv_writer w;
     lq__kv_writer_init(&w, kv, l);
-    for (uint32_t e = 0; e < w.count->epochs; e += v ? LQ__KV_SLOWER : 1) {
-        for (size_t h = 0; h < w.layer->kv_heads; h++) {
-            if (!lq__kv_is_fitted(w.heads + h, v)) continue;
-            if (lq__kv_numbers(kv, w.layer, v, e, h)[0] > LQ__KV_UNITS ||
+    for (size_t h = 0; h < w.layer->kv_heads; h++) {
+        lq__kv_use(&w, (size_t)v * w.layer->kv_heads + h);
+        for (uint32_t e = 0; e < w.count->epochs && w.lane.fitted; e += v ? LQ__KV_SLOWER : 1) {
+            if (lq__kv_numbers(&w.lane, e)[0] > LQ__KV_UNITS ||
                 (v == 0 && !lq__kv_check_shape(w.layer, lq__kv_shape(kv, w.layer, e, h))) ||
-                (lq__kv_is_warm(w.heads + h, v) && lq__kv_coder(&w, v, h, e, 0) != LQ_OK)) {
+                (w.lane.kind == LQ__KV_WARM && lq__kv_coder(&w, e, 0) != LQ_OK)) {
                 return 0;
             }
         }
@@ -35440,11 +35123,11 @@ LQ__STATIC int lq__kv_check_numbers(const lq_kv *kv, uint32_t l, int v)
 }
 
 /* Sums of the fits of a layer's warm streams. */
-LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, uint32_t l, int v)
+LQ__STATIC int lq__kv_tape_warm(lq__kv_tape *tape, const lq_kv *kv, const lq__kv_layer *layer,
+                                int v)
 {
-    const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(kv)) + l;
-    size_t rows = (size_t)lq__kv_dims(layer, v) + 1;
-    int64_t most = (int64_t)(lq__kv_counts(kv)[l].added + 1) * ((int64_t)1 << 22);
+    size_t rows = (size_t)layer->dims[v] + 1;
+    int64_t most = (int64_t)(lq__kv_count_of(kv, layer)->added + 1) * ((int64_t)1 << 22);
     for (size_t h = 0; h < layer->kv_heads && !tape->bad; h++) {
         int64_t *sums = (int64_t *)(void *)lq__kv_in(kv, layer->fit[v]) + 2 * rows * h;
         uint64_t *squares = (uint64_t *)(void *)(sums + rows);
@@ -35592,66 +35275,36 @@ LQ__STATIC int lq__kv_tape_counts(lq__kv_tape *tape, const lq_kv *kv, lq__kv_lay
 LQ__STATIC int lq__kv_tape_layers(lq__kv_tape *tape, const lq_kv *kv)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    for (uint32_t l = 0; l < pool->layers && !tape->bad; l++) {
-        lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        lq__kv_count *count = lq__kv_counts(kv) + l;
+    lq__kv_layer *layer = lq__kv_next(pool, NULL);
+    for (; layer && !tape->bad; layer = lq__kv_next(pool, layer)) {
+        lq__kv_count *count = lq__kv_count_of(kv, layer);
         int fine = 1;
-        if (layer->kv_heads == 0) continue;
         int status = lq__kv_tape_counts(tape, kv, layer);
         if (status != LQ_OK) return status;
         for (int v = 0; v < (int)layer->streams && fine; v++) {
-            size_t n = (size_t)layer->kv_heads * lq__kv_dims(layer, v);
+            size_t n = (size_t)layer->kv_heads * layer->dims[v];
             size_t bytes = layer->number_bytes[v] * lq__kv_epochs_of(v, count->epochs);
             fine = lq__kv_signed(tape, (int64_t *)(void *)lq__kv_in(kv, layer->sums[v]), n,
                                  (int64_t)(count->added + 1) * ((int64_t)1 << 27));
-            lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->numbers[v]), bytes);
+            lq__kv_tape_numbers(tape, lq__kv_in(kv, layer->numbers[v]), bytes, 1);
             if (v == 0) {
-                lq__kv_tape_bytes(tape, lq__kv_in(kv, layer->shapes),
-                                  lq__kv_shapes_of(pool, count->epochs) * layer->kv_heads *
-                                      layer->shape_bytes);
+                lq__kv_tape_numbers(tape, lq__kv_in(kv, layer->shapes),
+                                    lq__kv_shapes_of(pool, count->epochs) * layer->kv_heads *
+                                        layer->shape_bytes,
+                                    1);
             }
-            fine =
-                fine && (tape->mode != LQ__KV_LOAD || tape->bad || lq__kv_check_numbers(kv, l, v));
-            fine = fine && (layer->warm[v] == 0 || lq__kv_tape_warm(tape, kv, l, v));
+            fine = fine && (tape->mode != LQ__KV_LOAD || tape->bad ||
+                            lq__kv_check_numbers(kv, layer->owner, v));
+            fine = fine && (layer->warm[v] == 0 || lq__kv_tape_warm(tape, kv, layer, v));
             if (layer->warm[v]) {
                 uint64_t credit = lq__kv_number(tape, count->credit[v]);
                 fine = fine && credit <= layer->most[v] - layer->least[v];
-                if (tape->mode == LQ__KV_LOAD) {
-                    count->credit[v] = fine ? (size_t)credit : 0;
-                }
+                if (tape->mode == LQ__KV_LOAD) count->credit[v] = fine ? (size_t)credit : 0;
             }
         }
         if (!fine) return LQ_E_DATA;
     }
     return tape->bad ? LQ_E_DATA : LQ_OK;
-}
-
-/* The numbers behind the descriptor of a record. */
-typedef struct lq__kv_record {
-    uint64_t tokens;
-    uint64_t sinks;
-    uint64_t turned;
-    uint64_t clipped;
-    uint64_t group;
-} lq__kv_record;
-
-LQ__STATIC void lq__kv_tape_record(lq__kv_tape *tape, lq__kv_record *record)
-{
-    record->tokens = lq__kv_number(tape, record->tokens);
-    record->sinks = lq__kv_number(tape, record->sinks);
-    record->turned = lq__kv_number(tape, record->turned);
-    record->clipped = lq__kv_number(tape, record->clipped);
-    record->group = lq__kv_number(tape, record->group);
-}
-
-/* Whether a cache can take what a record says. */
-LQ__STATIC int lq__kv_check_record(const lq__kv_pool *pool, const lq__kv_record *r)
-{
-    if (r->tokens > pool->tokens) return LQ_E_FULL;
-    return r->sinks > pool->sinks || r->group > 0xffffffffu || r->turned > 1 ||
-                   (r->turned && !pool->turns)
-               ? LQ_E_DATA
-               : LQ_OK;
 }
 
 /* The whole record. LQ_OK, or why it cannot be loaded: the cache is then to be emptied. */
@@ -35661,21 +35314,21 @@ LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *gro
     lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
     int status = lq__kv_tape_form(tape, pool, LQ__KV_VERSION);
     if (status != LQ_OK && tape->mode == LQ__KV_LOAD) return status;
-    lq__kv_record record;
-    record.tokens = sequence->tokens;
-    record.sinks = sequence->sinks;
-    record.turned = sequence->turned;
-    record.clipped = sequence->clipped;
-    record.group = *group;
-    lq__kv_tape_record(tape, &record);
+    uint64_t tokens = lq__kv_number(tape, sequence->tokens);
+    uint64_t sinks = lq__kv_number(tape, sequence->sinks);
+    uint64_t turned = lq__kv_number(tape, sequence->turned);
+    uint64_t clipped = lq__kv_number(tape, sequence->clipped);
+    uint64_t first = lq__kv_number(tape, *group);
     if (tape->mode == LQ__KV_LOAD) {
-        status = tape->bad ? LQ_E_DATA : lq__kv_check_record(pool, &record);
-        if (status != LQ_OK) return status;
-        sequence->tokens = (size_t)record.tokens;
-        sequence->sinks = (size_t)record.sinks;
-        sequence->turned = (uint32_t)record.turned;
-        sequence->clipped = (size_t)LQ__MIN(record.clipped, (uint64_t)SIZE_MAX);
-        *group = (uint32_t)record.group;
+        if (!tape->bad && tokens > pool->tokens) return LQ_E_FULL;
+        if (tape->bad || sinks > pool->sinks || first > 0xffffffffu || turned > pool->turns) {
+            return LQ_E_DATA;
+        }
+        sequence->tokens = (size_t)tokens;
+        sequence->sinks = (size_t)sinks;
+        sequence->turned = (uint32_t)turned;
+        sequence->clipped = (size_t)LQ__MIN(clipped, (uint64_t)SIZE_MAX);
+        *group = (uint32_t)first;
     }
     if (!lq__kv_tape_tokens(tape, kv) || !lq__kv_tape_mass(tape, kv)) return LQ_E_DATA;
     status = lq__kv_tape_layers(tape, kv);
@@ -35683,32 +35336,25 @@ LQ__STATIC int lq__kv_tape_all(lq__kv_tape *tape, const lq_kv *kv, uint32_t *gro
     return tape->mode == LQ__KV_LOAD && tape->at != tape->count ? LQ_E_DATA : LQ_OK;
 }
 
-LQ__STATIC size_t lq__kv_tape_count(const lq_kv *kv)
-{
-    lq__kv_tape tape;
-    uint32_t group = 0;
-    memset(&tape, 0, sizeof tape);
-    (void)lq__kv_tape_all(&tape, kv, &group);
-    return tape.at;
-}
-
-/* A run of the file: tokens first .. end in pages of 64, the last one may be short. */
+/* A run of the file of a layer's keys or values: tokens first .. end in pages of 64, the last one
+   may be short. */
 typedef struct lq__kv_run {
+    const lq_kv *kv;
+    const lq__kv_layer *layer;
+    int v;
+    uint32_t code;
     size_t first;
     size_t end;
-    uint32_t code;
 } lq__kv_run;
 
-/* The run of a layer that begins at token t, or at the first one behind that is there; of no
-   tokens: there is none. */
-LQ__STATIC lq__kv_run lq__kv_run_at(const lq_kv *kv, const lq__kv_layer *layer, size_t t)
+/* The run that begins at token t, or at the first one behind that is there; of no tokens: there is
+   none. */
+LQ__STATIC lq__kv_run lq__kv_run_at(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t t)
 {
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_count *count = lq__kv_count_of(kv, layer);
-    lq__kv_run run;
-    run.first = t;
-    run.code = LQ_PAGE_RAW;
-    run.end = sequence->tokens;
+    lq__kv_run run = {kv, layer, v, LQ_PAGE_RAW, t, sequence->tokens};
     if (t < sequence->sinks) {
         run.end = LQ__MIN(sequence->sinks, sequence->tokens);
     } else if (t < count->sealed) {
@@ -35726,75 +35372,144 @@ LQ__STATIC lq__kv_run lq__kv_run_at(const lq_kv *kv, const lq__kv_layer *layer, 
             page++;
         }
         run.end = page->first + page->count;
-        run.code = LQ_PAGE_HOT;
-        if (lq__kv_pool_of(kv)->warm || lq__kv_pool_of(kv)->sparse) {
-            run.code = LQ_PAGE_WARM;
-        }
+        run.code = pool->warm || pool->sparse ? LQ_PAGE_WARM : LQ_PAGE_HOT;
     }
     return run;
 }
 
-/* The tiles of a layer's keys or values in the slot of a page. Of pages in one slot the first has
-   them all. */
-LQ__INLINE uint8_t *lq__kv_tiles(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                 const lq__kv_page *page, size_t *bytes)
+LQ__INLINE size_t lq__kv_run_tokens(const lq__kv_run *run, size_t t)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t keys = layer->v_in_k ? layer->page_bytes : lq__kv_heads(pool, layer)->v_tile;
-    *bytes = v ? layer->page_bytes - keys : keys;
-    *bytes = lq__kv_is_joined(lq__kv_pages(kv, layer), page) ? 0 : *bytes;
-    return lq__kv_slot(pool, layer, page->slot) + (v ? keys : 0);
+    return LQ__MIN(run->end - t, (size_t)LQ__HOT_TOKENS);
 }
 
-/* Bytes in the blob of a layer's keys or values in a page; 0: there is none. */
-LQ__INLINE size_t lq__kv_blob_count(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                    const lq__kv_page *page)
+/* A blob from `count` bytes; all its pages must decode. */
+LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int v,
+                                const lq__kv_page *page, const uint8_t *src, size_t count)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    uint32_t ref =
-        layer->warm[v] ? *lq__kv_blob_ref(pool, layer->owner, v, page->mark) : LQ__KV_RESERVED;
-    return ref > LQ__KV_RESERVED ? lq__kv_blob_size(pool, lq__kv_blob(pool, ref)) : 0;
-}
-
-/* Whether a head's keys or values are raw in its page: `count` numbers from *at on of the bytes
-   that lq__kv_tiles gives. Files have them in little-endian order. */
-LQ__INLINE int lq__kv_raw_tile(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t head,
-                               size_t *at, size_t *count)
-{
-    const lq__kv_head *heads = lq__kv_heads(lq__kv_pool_of(kv), layer);
-    *at = v ? heads[head].v_tile - heads->v_tile : heads[head].k_tile;
-    *count = LQ__HOT_TOKENS * (size_t)lq__kv_dims(layer, v);
-    return (v ? heads[head].v_kind : heads[head].k_kind) == 0;
-}
-
-/* Bytes of all bounds of a layer's page; of keys. */
-LQ__INLINE size_t lq__kv_bounds_count(const lq_kv *kv, const lq__kv_layer *layer, int v)
-{
-    return v ? 0 : layer->kv_heads * lq__kv_bound_bytes(lq__kv_pool_of(kv), layer);
-}
-
-/* Bytes of the bases behind so many of tiles. */
-LQ__INLINE size_t lq__kv_bases_count(const lq__kv_layer *layer, size_t tiles)
-{
-    return tiles ? layer->based : 0;
-}
-
-/* Bytes of the page of a run that begins at token t, trailer included; without blobs when that is
-   not loaded yet. */
-LQ__STATIC size_t lq__kv_page_bytes(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                    const lq__kv_run *run, size_t t, size_t *tokens)
-{
-    *tokens = LQ__MIN(run->end - t, (size_t)LQ__HOT_TOKENS);
-    size_t bytes;
-    if (run->code != LQ_PAGE_RAW) {
-        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
-        (void)lq__kv_tiles(kv, layer, v, page, &bytes);
-        return bytes + lq__kv_bases_count(layer, bytes) + lq__kv_blob_count(kv, layer, v, page) +
-               lq__kv_bounds_count(kv, layer, v) + 4;
+    lq__kv_pool *pool = lq__kv_pool_of(kv);
+    size_t used = 4 * layer->warm[v];
+    size_t units = lq__kv_units(count);
+    lq__kv_writer w;
+    lq__kv_writer_init(&w, kv, layer->owner);
+    if (count < used || units > layer->most[v]) return LQ_E_DATA;
+    for (size_t h = 0; h < layer->kv_heads; h++) {
+        lq__kv_use(&w, (size_t)v * layer->kv_heads + h);
+        if (w.lane.kind != LQ__KV_WARM) continue;
+        uint32_t entry = lq__load32(src + 4 * w.lane.head->entry[v]);
+        if ((entry & 0xffffffu) > count - used || entry >> 24 > LQ__WARM_DOUBLINGS ||
+            lq__kv_coder(&w, page->epoch, entry >> 24) != LQ_OK ||
+            lq__warm_open(&w.coder, w.x, src + used, entry & 0xffffffu, page->count, w.warm_work) !=
+                LQ_OK ||
+            lq__kv_most((const uint8_t *)w.x, page->count * w.lane.dims, LQ_F32) > 0x51800000u) {
+            return LQ_E_DATA; /* or numbers above 2^36 */
+        }
+        used += entry & 0xffffffu;
     }
-    return *tokens * layer->kv_heads * lq__kv_dims(layer, v) *
-               lq_type_bytes(lq__kv_pool_of(kv)->type) +
-           4;
+    if (used != count) return LQ_E_DATA;
+    uint8_t *blob = units <= layer->arena - LQ__MIN(layer->arena, layer->held + layer->reserved)
+                        ? lq__kv_blob_room(pool, units)
+                        : NULL;
+    if (!blob) return LQ_E_FULL;
+    memcpy(blob + LQ__KV_BEHIND, src, count);
+    lq__kv_lay_blob(pool, layer->owner, v, page->mark, count);
+    return LQ_OK;
+}
+
+/* The tiles of a layer's keys or values in a slot, numbers of raw heads in little-endian order, and
+   the bases of the hot ones. Of pages in one slot the first has them all. */
+LQ__STATIC int lq__kv_tape_tiles(lq__kv_tape *tape, const lq__kv_run *run, const lq__kv_page *page)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(run->kv);
+    const lq__kv_layer *layer = run->layer;
+    const lq__kv_head *heads = lq__kv_heads(pool, layer);
+    size_t keys = layer->v_in_k ? layer->page_bytes : heads->tile[1];
+    size_t bytes = run->v ? layer->page_bytes - keys : keys;
+    if (bytes == 0 || lq__kv_is_joined(lq__kv_pages(run->kv, layer), page)) return LQ_OK;
+    uint8_t *tiles = lq__kv_slot(pool, layer, page->slot) + heads->tile[run->v];
+    uint8_t *bases = lq__kv_bases(pool, layer, run->v, page->slot);
+    size_t end = tape->at + bytes;
+    lq__kv_tape_numbers(tape, tiles, bytes, 1);
+    for (size_t h = 0; h < layer->kv_heads; h++) {
+        size_t at = heads[h].tile[run->v] - heads->tile[run->v];
+        size_t count = LQ__HOT_TOKENS * (size_t)layer->dims[run->v];
+        if (heads[h].kind[run->v]) continue;
+        tape->at = end - bytes + at;
+        if (lq__kv_tape_vectors(tape, tiles + at, count, pool->type)) return LQ_E_DATA;
+    }
+    tape->at = end;
+    lq__kv_tape_numbers(tape, bases, layer->based, 1);
+    for (size_t h = 0; h < layer->based && tape->mode == LQ__KV_LOAD; h++) {
+        if (bases[h] > LQ__HOT_BASE && bases[h] < 256 - LQ__HOT_BASE) return LQ_E_DATA;
+    }
+    return LQ_OK;
+}
+
+/* What a page of a slot holds: tiles and bases, the blob, bounds of keys. The blob that is loaded
+   is what is left of the bytes. */
+LQ__STATIC int lq__kv_tape_sealed(lq__kv_tape *tape, const lq__kv_run *run, const lq__kv_page *page)
+{
+    const lq__kv_pool *pool = lq__kv_pool_of(run->kv);
+    const lq__kv_layer *layer = run->layer;
+    size_t own = run->v ? 0 : lq__kv_bound_bytes(pool, layer); /* bounds of a head */
+    uint8_t *blob = lq__kv_blob_of(pool, layer, run->v, page);
+    int status = lq__kv_tape_tiles(tape, run, page);
+    if (status) return status;
+    size_t at = tape->at;
+    size_t bytes = tape->mode == LQ__KV_LOAD ? tape->count - 4 - layer->kv_heads * own - at
+                   : blob                    ? lq__kv_blob_size(pool, blob)
+                                             : 0;
+    if (tape->mode == LQ__KV_STORE && bytes) memcpy(tape->dst + at, blob + LQ__KV_BEHIND, bytes);
+    tape->at += bytes;
+    for (size_t h = 0; h < layer->kv_heads && own; h++) {
+        uint8_t *bounds = lq__kv_bounds(pool, layer, page->mark, h);
+        lq__kv_tape_numbers(tape, bounds, own, 1);
+        if (tape->mode == LQ__KV_LOAD &&
+            (lq__load32(bounds) % 0x00800000u || lq__load32(bounds) < 27u << 23 ||
+             lq__load32(bounds) > 250u << 23)) {
+            return LQ_E_DATA; /* no unit of ours */
+        }
+    }
+    return tape->mode == LQ__KV_LOAD && layer->warm[run->v]
+               ? lq__kv_read_blob(run->kv, layer, run->v, page, tape->src + at, bytes)
+               : LQ_OK;
+}
+
+/* The page of a run that begins at token t, to or from bytes that have been verified to be what was
+   written. */
+LQ__STATIC int lq__kv_tape_page(lq__kv_tape *tape, const lq__kv_run *run, size_t t)
+{
+    const int type = lq__kv_pool_of(run->kv)->type;
+    const lq__kv_layer *layer = run->layer;
+    size_t tokens = lq__kv_run_tokens(run, t);
+    uint32_t trailer = run->code | (uint32_t)tokens << 16;
+    const lq__kv_page *page = NULL;
+    if (run->code == LQ_PAGE_RAW) {
+        trailer |= (uint32_t)type << 8;
+    } else { /* tiles say nothing of their kinds: the record does */
+        page = lq__kv_page_of(run->kv, layer, t);
+        trailer |= page->epoch << 24;
+    }
+    if (tape->mode == LQ__KV_LOAD && lq__load32(tape->src + tape->count - 4) != trailer) {
+        return LQ_E_DATA;
+    }
+    int status = page ? lq__kv_tape_sealed(tape, run, page) : LQ_OK;
+    for (size_t i = 0; i < tokens && !page; i++) {
+        for (size_t h = 0; h < layer->kv_heads && status == LQ_OK; h++) {
+            lq__kv_lane lane = lq__kv_lane_of(run->kv, layer, (size_t)run->v * layer->kv_heads + h);
+            status = lq__kv_tape_vectors(tape, lq__kv_raw_at(&lane, t + i), lane.dims, type);
+        }
+    }
+    if (tape->mode == LQ__KV_STORE) lq__store32(tape->dst + tape->at, trailer);
+    tape->at += 4;
+    return status;
+}
+
+/* Its bytes; without blobs when that is not loaded yet. */
+LQ__STATIC size_t lq__kv_page_bytes(const lq__kv_run *run, size_t t)
+{
+    lq__kv_tape tape = LQ__ZEROS;
+    (void)lq__kv_tape_page(&tape, run, t);
+    return tape.at;
 }
 
 /* The largest page that a sequence may have to write or read. */
@@ -35802,11 +35517,12 @@ LQ_API size_t lq_kv_load_bytes(const lq_kv *kv)
 {
     size_t most = 0;
     if (!lq__kv_valid(kv)) return 0;
-    for (uint32_t l = 0; l < lq__kv_pool_of(kv)->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(kv)) + l;
-        size_t numbers = (size_t)layer->kv_heads * LQ__MAX(layer->k_dims, layer->v_dims);
-        size_t raw = LQ__HOT_TOKENS * numbers * lq_type_bytes(lq__kv_pool_of(kv)->type);
-        size_t page = layer->page_bytes + layer->based + lq__kv_bounds_count(kv, layer, 0) +
+    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        size_t numbers = (size_t)layer->kv_heads * LQ__MAX(layer->dims[0], layer->dims[1]);
+        size_t raw = LQ__HOT_TOKENS * numbers * lq_type_bytes(pool->type);
+        size_t page = layer->page_bytes + layer->based +
+                      layer->kv_heads * lq__kv_bound_bytes(pool, layer) +
                       LQ__KV_BLOB * LQ__MAX(layer->most[0], layer->most[1]);
         most = LQ__MAX(most, LQ__MAX(raw, page) + 4);
         most = LQ__MAX(most, layer->kv_heads * sizeof(lq_slice));
@@ -35815,29 +35531,30 @@ LQ_API size_t lq_kv_load_bytes(const lq_kv *kv)
 }
 
 /* What the archive is told of a run. */
-LQ__STATIC void lq__kv_run_desc(const lq_kv *kv, const lq__kv_run *run, uint32_t group,
-                                uint64_t sequence, lq_archive_run_desc *desc)
+LQ__STATIC lq_archive_run_desc lq__kv_run_desc(const lq__kv_run *run, uint32_t group,
+                                               uint64_t sequence)
 {
-    const int64_t *positions = lq__kv_positions(kv) + run->first;
+    lq_archive_run_desc desc = LQ__ZEROS;
+    const int64_t *positions = lq__kv_positions(run->kv) + run->first;
     size_t tokens = run->end - run->first;
     size_t i = 1;
-    memset(desc, 0, sizeof *desc);
-    desc->group = group;
-    desc->profile = LQ_ARCHIVE_NONE;
-    desc->sequence = sequence;
-    desc->first_token = run->first;
-    desc->token_count = (uint32_t)tokens;
-    desc->code = run->code;
-    desc->align = run->code == LQ_PAGE_HOT ? 64 : 1;
-    desc->positions.first = positions[0];
-    desc->positions.stride = tokens > 1 ? positions[1] - positions[0] : 1;
-    while (i < tokens && positions[i] - positions[i - 1] == desc->positions.stride) {
+    desc.group = group;
+    desc.profile = LQ_ARCHIVE_NONE;
+    desc.sequence = sequence;
+    desc.first_token = run->first;
+    desc.token_count = (uint32_t)tokens;
+    desc.code = run->code;
+    desc.align = run->code == LQ_PAGE_HOT ? 64 : 1;
+    desc.positions.first = positions[0];
+    desc.positions.stride = tokens > 1 ? positions[1] - positions[0] : 1;
+    while (i < tokens && positions[i] - positions[i - 1] == desc.positions.stride) {
         i++;
     }
     if (i < tokens) {
-        memset(&desc->positions, 0, sizeof desc->positions);
-        desc->positions.list = positions;
+        memset(&desc.positions, 0, sizeof desc.positions);
+        desc.positions.list = positions;
     }
+    return desc;
 }
 
 /* The rope of a layer, as an archive knows it: of the first dims. 0: it has none. */
@@ -35849,35 +35566,34 @@ LQ__STATIC int lq__kv_rope_of(const lq__kv_layer *layer, lq_rope *rope)
 }
 
 /* Room in a directory for a layer's rope, where no layer before has it. */
-LQ__STATIC size_t lq__kv_rope_bytes(const lq__kv_layer *layer, uint32_t l)
+LQ__STATIC size_t lq__kv_rope_bytes(const lq__kv_layer *layer)
 {
     lq_rope rope;
-    return lq__kv_rope_of(layer, &rope) && layer->rope_like == l ? 16 + 2 * (size_t)rope.rotary_dims
-                                                                 : 0;
+    return lq__kv_rope_of(layer, &rope) && layer->rope_like == layer->owner
+               ? 16 + 2 * (size_t)rope.rotary_dims
+               : 0;
 }
 
 LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *directory_bytes)
 {
     if (!lq__kv_valid(kv) || !workspace_bytes || !directory_bytes) return LQ_E_ARG;
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t meta = lq__kv_tape_count(kv);
-    *workspace_bytes = LQ__MAX(meta, lq_kv_load_bytes(kv)) + 63;
-    *directory_bytes = 12 + meta + 3;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        size_t heads = layer->kv_heads;
-        size_t runs = 0;
-        *directory_bytes += lq__kv_rope_bytes(layer, l);
-        for (size_t t = 0; t < lq__kv_sequence_of(kv)->tokens && heads;) {
-            lq__kv_run run = lq__kv_run_at(kv, layer, t);
-            lq_archive_run_desc desc;
+    lq__kv_tape tape = LQ__ZEROS;
+    uint32_t group = 0;
+    (void)lq__kv_tape_all(&tape, kv, &group);
+    *workspace_bytes = LQ__MAX(tape.at, lq_kv_load_bytes(kv)) + 63;
+    *directory_bytes = 12 + tape.at + 3;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        size_t bytes = 20 + 8 * (size_t)layer->kv_heads;
+        for (size_t t = 0; t < lq__kv_sequence_of(kv)->tokens;) {
+            lq__kv_run run = lq__kv_run_at(kv, layer, 0, t);
             if (run.first < run.end) {
-                lq__kv_run_desc(kv, &run, 0, 0, &desc);
-                runs += lq_archive_run_bytes(&desc);
+                lq_archive_run_desc desc = lq__kv_run_desc(&run, 0, 0);
+                bytes += lq_archive_run_bytes(&desc);
             }
             t = run.end;
         }
-        *directory_bytes += heads ? layer->streams * (20 + 8 * heads + runs) : 0;
+        *directory_bytes += lq__kv_rope_bytes(layer) + layer->streams * bytes;
     }
     return LQ_OK;
 }
@@ -35888,7 +35604,7 @@ LQ__STATIC uint32_t lq__kv_rope_id(const lq__kv_pool *pool, uint32_t l, uint32_t
     const lq__kv_layer *layer = lq__kv_layers(pool) + l;
     uint32_t id = first_rope;
     for (uint32_t h = 0; h < layer->rope_like; h++) {
-        id += lq__kv_rope_bytes(lq__kv_layers(pool) + h, h) > 0;
+        id += lq__kv_rope_bytes(lq__kv_layers(pool) + h) > 0;
     }
     lq_rope rope;
     return lq__kv_rope_of(layer, &rope) ? id : LQ_ARCHIVE_NONE;
@@ -35904,88 +35620,34 @@ LQ__STATIC int lq__kv_save_groups(const lq_kv *kv, lq_archive_writer *writer, lq
     *first_rope = 0;
     *first = LQ_ARCHIVE_NONE;
     lq_rope rope;
-    uint32_t l;
-    uint32_t h;
-    for (l = 0, h = 0; l < pool->layers && status == LQ_OK; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (lq__kv_rope_of(layer, &rope) && layer->rope_like == l) {
+    lq__kv_layer *layer = lq__kv_next(pool, NULL);
+    for (uint32_t ropes = 0; layer && status == LQ_OK; layer = lq__kv_next(pool, layer)) {
+        if (lq__kv_rope_of(layer, &rope) && layer->rope_like == layer->owner) {
             uint32_t id = 0;
             status = lq_archive_add_rope(writer, &rope, &id);
-            *first_rope = h++ ? *first_rope : id;
+            *first_rope = ropes++ ? *first_rope : id;
         }
     }
-    lq_archive_group_desc desc;
-    for (l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        uint32_t rope_id = lq__kv_rope_id(pool, l, *first_rope);
-        for (int v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
+    for (layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        uint32_t rope_id = lq__kv_rope_id(pool, layer->owner, *first_rope);
+        for (int v = 0; v < (int)layer->streams && status == LQ_OK; v++) {
             uint32_t id = 0;
-            memset(&desc, 0, sizeof desc);
-            desc.stream = v ? LQ_V : LQ_K;
+            lq_archive_group_desc desc = LQ__ZEROS;
+            desc.stream = (uint32_t)(LQ_K + v);
             desc.rope = v ? LQ_ARCHIVE_NONE : rope_id;
             desc.slices = slices;
             desc.slice_count = layer->kv_heads;
-            for (h = 0; h < layer->kv_heads; h++) {
+            for (uint32_t h = 0; h < layer->kv_heads; h++) {
                 memset(slices + h, 0, sizeof *slices);
-                slices[h].layer = l;
+                slices[h].layer = layer->owner;
                 slices[h].head = h;
-                slices[h].dims = lq__kv_dims(layer, v);
+                slices[h].dims = layer->dims[v];
             }
             status = lq_archive_add_group(writer, &desc, &id);
             *first = *first == LQ_ARCHIVE_NONE ? id : *first;
         }
     }
     return status;
-}
-
-/* One page into bytes. */
-LQ__STATIC void lq__kv_write_page(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                  const lq__kv_run *run, size_t t, size_t tokens, uint8_t *dst,
-                                  size_t bytes)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t size = lq_type_bytes(pool->type);
-    size_t dims = lq__kv_dims(layer, v);
-    uint8_t *trailer = dst + bytes - 4;
-    size_t i;
-    if (run->code != LQ_PAGE_RAW) {
-        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
-        size_t count;
-        const uint8_t *tiles = lq__kv_tiles(kv, layer, v, page, &count);
-        size_t more = lq__kv_blob_count(kv, layer, v, page);
-        memcpy(dst, tiles, count);
-        for (size_t h = 0; h < layer->kv_heads && count; h++) {
-            size_t at;
-            if (lq__kv_raw_tile(kv, layer, v, h, &at, &i)) {
-                lq__store_numbers(dst + at, tiles + at, i, size);
-            }
-        }
-        if (lq__kv_bases_count(layer, count)) {
-            memcpy(dst + count, lq__kv_base(pool, layer, v, page->slot, 0), layer->based);
-            count += layer->based;
-        }
-        if (more) {
-            tiles = lq__kv_blob(pool, *lq__kv_blob_ref(pool, layer->owner, v, page->mark));
-            memcpy(dst + count, tiles + LQ__KV_BEHIND, more);
-        }
-        if (lq__kv_bounds_count(kv, layer, v)) {
-            memcpy(dst + count + more, lq__kv_bounds(pool, layer, page->mark, 0),
-                   lq__kv_bounds_count(kv, layer, v));
-        }
-        trailer[1] = 0; /* tiles say nothing of their kinds: the record does */
-        trailer[3] = (uint8_t)page->epoch;
-    } else {
-        for (i = 0; i < tokens; i++) {
-            for (size_t h = 0; h < layer->kv_heads; h++) {
-                lq__store_numbers(dst, lq__kv_raw_at(kv, layer, v, h, t + i), dims, size);
-                dst += dims * size;
-            }
-        }
-        trailer[1] = (uint8_t)pool->type;
-        trailer[3] = 0;
-    }
-    trailer[0] = (uint8_t)run->code;
-    trailer[2] = (uint8_t)tokens;
 }
 
 /* All runs of a layer's keys or values. */
@@ -35996,19 +35658,19 @@ LQ__STATIC int lq__kv_save_runs(const lq_kv *kv, lq_archive_writer *writer,
     size_t t = 0;
     int status = LQ_OK;
     while (t < lq__kv_sequence_of(kv)->tokens && status == LQ_OK) {
-        lq__kv_run run = lq__kv_run_at(kv, layer, t);
+        lq__kv_run run = lq__kv_run_at(kv, layer, v, t);
         t = run.first;
         if (t == run.end) break;
-        lq_archive_run_desc desc;
-        lq__kv_run_desc(kv, &run, group, sequence, &desc);
+        lq_archive_run_desc desc = lq__kv_run_desc(&run, group, sequence);
         status = lq_archive_run_begin(writer, &desc);
         if (status != LQ_OK) return status;
         while (t < run.end && status == LQ_OK) {
-            size_t tokens;
-            size_t bytes = lq__kv_page_bytes(kv, layer, v, &run, t, &tokens);
-            lq__kv_write_page(kv, layer, v, &run, t, tokens, buffer, bytes);
-            status = lq_archive_write_page(writer, buffer, bytes);
-            t += tokens;
+            lq__kv_tape tape = LQ__ZEROS;
+            tape.dst = buffer;
+            tape.mode = LQ__KV_STORE;
+            (void)lq__kv_tape_page(&tape, &run, t);
+            status = lq_archive_write_page(writer, buffer, tape.at);
+            t += lq__kv_run_tokens(&run, t);
         }
         if (status != LQ_OK) {
             int dropped = lq_archive_run_drop(writer);
@@ -36028,137 +35690,27 @@ LQ_API int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64_t seque
         return LQ_E_ARG;
     }
     if (!lq__kv_whole(kv) || sequence > 0xffffffffu) return LQ_E_RANGE;
-    uint8_t *buffer = (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63);
+    uint8_t *buffer = lq__align_mem(workspace);
     if (workspace_bytes < needed) return LQ_E_SPACE;
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     uint32_t first;
     uint32_t first_rope;
     int status = lq__kv_save_groups(kv, writer, (lq_slice *)(void *)buffer, &first, &first_rope);
     uint32_t group = first;
-    for (uint32_t l = 0; l < pool->layers && status == LQ_OK; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->kv_heads) {
-            status = lq__kv_save_runs(kv, writer, layer, 0, group, sequence, buffer);
-            if (status == LQ_OK && layer->streams > 1) {
-                status = lq__kv_save_runs(kv, writer, layer, 1, group + 1, sequence, buffer);
-            }
-            group += layer->streams;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        for (int v = 0; v < (int)layer->streams && status == LQ_OK; v++) {
+            status = lq__kv_save_runs(kv, writer, layer, v, group++, sequence, buffer);
         }
     }
-    lq__kv_tape tape;
-    if (status == LQ_OK) {
-        memset(&tape, 0, sizeof tape);
-        tape.dst = buffer;
-        tape.mode = LQ__KV_STORE;
-        status = lq__kv_tape_all(&tape, kv, &first);
-        LQ_ASSERT(status == LQ_OK && tape.at <= needed);
-        if (status == LQ_OK) {
-            status =
-                lq_archive_add_meta(writer, LQ__KV_MAGIC + (uint32_t)sequence, buffer, tape.at);
-        }
-    }
-    return status;
-}
-
-/* A blob from `count` bytes; all its pages must decode. */
-LQ__STATIC int lq__kv_read_blob(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                const lq__kv_page *page, const uint8_t *src, size_t count)
-{
-    lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t used = 4 * layer->warm[v];
-    size_t units = lq__kv_units(count);
-    size_t dims = lq__kv_dims(layer, v);
-    lq__kv_writer w;
-    lq__kv_writer_init(&w, kv, layer->owner);
-    if (count < used || units > layer->most[v]) return LQ_E_DATA;
-    for (size_t h = 0; h < layer->kv_heads; h++) {
-        const lq__kv_head *head = w.heads + h;
-        float *all = w.x;
-        if (!lq__kv_is_warm(head, v)) continue;
-        uint32_t entry = lq__load32(src + 4 * head->entry[v]);
-        if ((entry & 0xffffffu) > count - used || entry >> 24 > LQ__WARM_DOUBLINGS ||
-            lq__kv_coder(&w, v, h, page->epoch, entry >> 24) != LQ_OK ||
-            lq__warm_open(&w.coder, all, src + used, entry & 0xffffffu, page->count, w.warm_work) !=
-                LQ_OK ||
-            lq__kv_most((const uint8_t *)all, page->count * dims, LQ_F32) > 0x51800000u) {
-            return LQ_E_DATA; /* or numbers above 2^36 */
-        }
-        used += entry & 0xffffffu;
-    }
-    if (used != count) return LQ_E_DATA;
-    uint8_t *blob = units <= layer->arena - LQ__MIN(layer->arena, layer->held + layer->reserved)
-                        ? lq__kv_blob_room(pool, units)
-                        : NULL;
-    if (!blob) return LQ_E_FULL;
-    memcpy(blob + LQ__KV_BEHIND, src, count);
-    lq__kv_lay_blob(pool, layer->owner, v, page->mark, count);
-    return LQ_OK;
-}
-
-/* The numbers of a raw page, to where ring and sinks have them: all finite, or LQ_E_DATA. */
-LQ__STATIC int lq__kv_read_raw(const lq_kv *kv, const lq__kv_layer *layer, int v, size_t t,
-                               size_t tokens, const uint8_t *src)
-{
-    const int type = lq__kv_pool_of(kv)->type;
-    size_t size = lq_type_bytes(type);
-    size_t dims = lq__kv_dims(layer, v);
-    for (size_t i = 0; i < tokens; i++) {
-        for (size_t h = 0; h < layer->kv_heads; h++) {
-            uint8_t *row = lq__kv_raw_at(kv, layer, v, h, t + i);
-            lq__load_numbers(row, src, dims, size);
-            if (lq__kv_most(row, dims, type) >= 0x7f800000u) return LQ_E_DATA;
-            src += dims * size;
-        }
-    }
-    return LQ_OK;
-}
-
-/* One page from bytes that have been verified to be what was written. */
-LQ__STATIC int lq__kv_read_page(const lq_kv *kv, const lq__kv_layer *layer, int v,
-                                const lq__kv_run *run, size_t t, size_t tokens, const uint8_t *src,
-                                size_t bytes)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t size = lq_type_bytes(pool->type);
-    const uint8_t *trailer = src + bytes - 4;
-    if (trailer[0] != run->code || trailer[2] != tokens) return LQ_E_DATA;
-    size_t i;
-    if (run->code != LQ_PAGE_RAW) {
-        const lq__kv_page *page = lq__kv_page_of(kv, layer, t);
-        size_t count;
-        uint8_t *tiles = lq__kv_tiles(kv, layer, v, page, &count);
-        if (trailer[1] != 0 || trailer[3] != (page->epoch & 255u)) return LQ_E_DATA;
-        memcpy(tiles, src, count);
-        for (size_t h = 0; h < layer->kv_heads && count; h++) { /* raw tiles must be finite */
-            size_t at;
-            if (lq__kv_raw_tile(kv, layer, v, h, &at, &i)) {
-                lq__load_numbers(tiles + at, src + at, i, size);
-                if (lq__kv_most(tiles + at, i, pool->type) >= 0x7f800000u) return LQ_E_DATA;
-            }
-        }
-        if (lq__kv_bases_count(layer, count)) {
-            memcpy(lq__kv_base(pool, layer, v, page->slot, 0), src + count, layer->based);
-            for (size_t h = 0; h < layer->based; h++) {
-                if (src[count + h] > LQ__HOT_BASE && src[count + h] < 256 - LQ__HOT_BASE) {
-                    return LQ_E_DATA;
-                }
-            }
-            count += layer->based;
-        }
-        bytes -= 4 + count + lq__kv_bounds_count(kv, layer, v); /* of the blob */
-        for (size_t h = 0; h < layer->kv_heads && lq__kv_bounds_count(kv, layer, v); h++) {
-            size_t own = lq__kv_bound_bytes(pool, layer);
-            uint8_t *bounds = lq__kv_bounds(pool, layer, page->mark, h);
-            memcpy(bounds, src + count + bytes + h * own, own);
-            if (lq__load32(bounds) % 0x00800000u || lq__load32(bounds) < 27u << 23 ||
-                lq__load32(bounds) > 250u << 23) {
-                return LQ_E_DATA; /* no unit of ours */
-            }
-        }
-        return layer->warm[v] ? lq__kv_read_blob(kv, layer, v, page, src + count, bytes) : LQ_OK;
-    }
-    if (trailer[1] != (uint32_t)pool->type || trailer[3] != 0) return LQ_E_DATA;
-    return lq__kv_read_raw(kv, layer, v, t, tokens, src);
+    if (status != LQ_OK) return status;
+    lq__kv_tape tape = LQ__ZEROS;
+    tape.dst = buffer;
+    tape.mode = LQ__KV_STORE;
+    status = lq__kv_tape_all(&tape, kv, &first);
+    LQ_ASSERT(status == LQ_OK && tape.at <= needed);
+    return status == LQ_OK
+               ? lq_archive_add_meta(writer, LQ__KV_MAGIC + (uint32_t)sequence, buffer, tape.at)
+               : status;
 }
 
 /* All runs of a layer's keys or values; *at is the next run of the archive. */
@@ -36168,7 +35720,7 @@ LQ__STATIC int lq__kv_load_runs(const lq_kv *kv, const lq_archive_reader *reader
 {
     size_t t = 0;
     while (t < lq__kv_sequence_of(kv)->tokens) {
-        lq__kv_run run = lq__kv_run_at(kv, layer, t);
+        lq__kv_run run = lq__kv_run_at(kv, layer, v, t);
         t = run.first;
         if (t == run.end) break;
         lq_archive_run_info info;
@@ -36180,21 +35732,20 @@ LQ__STATIC int lq__kv_load_runs(const lq_kv *kv, const lq_archive_reader *reader
         }
         for (uint32_t i = 0; t < run.end; i++) {
             lq_page_ref ref;
-            size_t tokens;
-            size_t bytes = lq__kv_page_bytes(kv, layer, v, &run, t, &tokens);
+            size_t bytes = lq__kv_page_bytes(&run, t);
             int status = lq_archive_run_page(reader, *at, i, &ref);
             if (status == LQ_OK && run.code == LQ_PAGE_WARM && layer->warm[v] &&
                 ref.bytes >= bytes && ref.bytes <= room) {
                 bytes = (size_t)ref.bytes;
             }
             if (status != LQ_OK || ref.bytes != bytes) return LQ_E_DATA;
-            const uint8_t *page;
-            status = lq_archive_page(reader, &ref, buffer, room, &page);
-            if (status == LQ_OK) {
-                status = lq__kv_read_page(kv, layer, v, &run, t, tokens, page, bytes);
-            }
+            lq__kv_tape tape = LQ__ZEROS;
+            tape.count = bytes;
+            tape.mode = LQ__KV_LOAD;
+            status = lq_archive_page(reader, &ref, buffer, room, &tape.src);
+            if (status == LQ_OK) status = lq__kv_tape_page(&tape, &run, t);
             if (status != LQ_OK) return status;
-            t += tokens;
+            t += lq__kv_run_tokens(&run, t);
         }
         ++*at;
     }
@@ -36206,10 +35757,9 @@ LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader,
                                void *buffer, size_t room)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    lq__kv_tape tape;
+    lq__kv_tape tape = LQ__ZEROS;
     uint32_t group = 0;
     uint32_t at = 0;
-    memset(&tape, 0, sizeof tape);
     tape.mode = LQ__KV_LOAD;
     int status = lq_archive_meta(reader, LQ__KV_MAGIC + (uint32_t)sequence, &tape.src, &tape.count);
     if (status == LQ_OK) status = lq__kv_tape_all(&tape, kv, &group);
@@ -36219,9 +35769,8 @@ LQ__STATIC int lq__kv_load_all(const lq_kv *kv, const lq_archive_reader *reader,
            (lq_archive_run(reader, at, &info) != LQ_OK || info.desc.group != group)) {
         at++;
     }
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        for (int v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        for (int v = 0; v < (int)layer->streams; v++) {
             status = lq__kv_load_runs(kv, reader, layer, v, group, sequence, &at, buffer, room);
             if (status != LQ_OK) return status;
             group++;
@@ -36236,13 +35785,10 @@ LQ_API int lq_kv_load_check(const lq_kv *kv, const lq_archive_reader *reader, ui
     if (message) *message = NULL;
     if (!lq__kv_valid(kv) || !reader) return LQ_E_ARG;
     if (sequence > 0xffffffffu) return LQ_E_RANGE;
-    lq__kv_tape tape;
-    memset(&tape, 0, sizeof tape);
+    lq__kv_tape tape = LQ__ZEROS;
     tape.mode = LQ__KV_LOAD;
     int status = lq_archive_meta(reader, LQ__KV_MAGIC + (uint32_t)sequence, &tape.src, &tape.count);
-    if (status == LQ_OK) {
-        status = lq__kv_tape_form(&tape, lq__kv_pool_of(kv), LQ__KV_VERSION);
-    }
+    if (status == LQ_OK) status = lq__kv_tape_form(&tape, lq__kv_pool_of(kv), LQ__KV_VERSION);
     if (message) *message = status == LQ_E_FORMAT ? tape.why : NULL;
     return status;
 }
@@ -36280,13 +35826,27 @@ LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t seque
 #define LQ__KV_CHUNK 256u       /* tokens unpacked at a time, */
 #define LQ__KV_CHUNK_WIDE 1024u /* or with groups over layers: a block of sorted ones */
 
-/* Arrays of groups in a workspace: so many tokens of all heads of a layer, or, `wide`, of all
-   layers, in the raw type.
+/* A record that was read, checked but for its positions. */
+typedef struct lq__kv_cold_record {
+    const uint8_t *gone;
+    const uint8_t *positions;
+    size_t tokens;
+    size_t sinks;
+    size_t wide; /* groups over layers, */
+    uint32_t group;
+    uint32_t wide_group; /* which count from here on */
+} lq__kv_cold_record;
+
+/* A sequence on its way into an archive or out, and arrays of groups in a workspace: so many tokens
+   of all heads of a layer, or, `wide`, of all layers, in the raw type.
      data    keys, then values, `part` bytes each; wide: those of each layer in turn
      stride  wide: numbers from token to token, the longest row; else 0: rows are packed
      seen    wide: (layers, 2) heads that groups hold
      roles, ropes, dims   wide: of a group's slices; of layers; of a group's slices */
 typedef struct lq__kv_cold {
+    const lq__kv_pool *pool;
+    const lq_kv *from; /* the cache that tokens are read from; NULL: they are in an archive */
+    uint8_t *read;     /* workspace of lq_kv_read */
     lq_slice *slices;
     void **rows; /* one a slice */
     uint8_t *data;
@@ -36297,58 +35857,55 @@ typedef struct lq__kv_cold {
     lq_rope *ropes;
     uint32_t *dims;
     int64_t *positions; /* (tokens) */
-    uint8_t *read;      /* workspace of lq_kv_read */
-    const lq_kv *from;  /* NULL, or where tokens are read instead of in an archive */
     uint8_t *rest;
     size_t rest_bytes;
+    lq_archive_writer *writer; /* packing: */
+    const lq_kv_pack_desc *desc;
+    uint32_t group; /* the first one */
+    uint32_t wide_group;
+    uint32_t wide_profile;
+    const lq_archive_reader *reader; /* unpacking: */
+    lq_archive_unpack_desc unpack;
+    lq__kv_cold_record record;
 } lq__kv_cold;
 
-/* Places them; returns their bytes without the rest. `all`: room of the workspace; 0: counts. */
-LQ__STATIC size_t lq__kv_cold_place(lq__kv_cold *cold, const lq__kv_pool *pool, size_t tokens,
-                                    int wide, uint8_t *mem, size_t all)
+/* Slices of all layers, at most as many as a group may have. */
+LQ__STATIC size_t lq__kv_all_slices(const lq__kv_pool *pool)
+{
+    size_t slices = 0;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        slices += 2 * (size_t)layer->kv_heads;
+    }
+    return LQ__MIN(slices, (size_t)LQ_ARCHIVE_MAX_SLICES);
+}
+
+/* Places the arrays; the rest is what is left. cold->from says whether a cache is read. */
+LQ__STATIC void lq__kv_cold_place(lq__kv_cold *cold, lq__arena *a, const lq__kv_pool *pool,
+                                  size_t tokens, int wide)
 {
     size_t layers = wide ? pool->layers : 0;
     size_t heads = 0;
     size_t numbers = 0;
-    size_t slices = 0; /* of all layers */
-    size_t used = 0;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        size_t n = (size_t)layer->kv_heads * LQ__MAX(layer->k_dims, layer->v_dims);
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        size_t n = (size_t)layer->kv_heads * LQ__MAX(layer->dims[0], layer->dims[1]);
         heads = LQ__MAX(heads, (size_t)layer->kv_heads);
         numbers = LQ__MAX(numbers, n);
-        slices += 2 * (size_t)layer->kv_heads;
     }
-    slices = wide ? LQ__MIN(slices, (size_t)LQ_ARCHIVE_MAX_SLICES) : heads;
-    slices = LQ__MAX(slices, heads);
-    size_t at[9];
-    at[0] = lq__kv_take(&used, slices, sizeof(lq_slice));
-    at[1] = lq__kv_take(&used, 1, pool->append_bytes + 63);
-    at[2] = lq__kv_take(&used, slices, sizeof(void *));
-    at[3] = lq__kv_take(&used, layers, 2 * sizeof(uint32_t));
-    at[4] = lq__kv_take(&used, wide ? slices : 0, sizeof(lq_role));
-    at[5] = lq__kv_take(&used, layers, sizeof(lq_rope));
-    at[6] = lq__kv_take(&used, wide ? slices : 0, sizeof(uint32_t));
-    at[7] = lq__kv_take(&used, tokens, sizeof(int64_t));
-    at[8] = lq__kv_take(&used, 0, 1);
-    (void)lq__kv_take(&used, tokens, 2 * LQ__MAX(layers, 1) * numbers * lq_type_bytes(pool->type));
-    if (all && used != SIZE_MAX) {
-        cold->slices = (lq_slice *)(void *)(mem + at[0]);
-        cold->read = mem + at[1];
-        cold->rows = (void **)(void *)(mem + at[2]);
-        cold->seen = (uint32_t *)(void *)(mem + at[3]);
-        cold->roles = (lq_role *)(void *)(mem + at[4]);
-        cold->ropes = (lq_rope *)(void *)(mem + at[5]);
-        cold->dims = (uint32_t *)(void *)(mem + at[6]);
-        cold->positions = (int64_t *)(void *)(mem + at[7]);
-        cold->data = mem + at[8];
-        cold->part = tokens * numbers * lq_type_bytes(pool->type);
-        cold->stride = wide ? numbers : 0;
-        cold->from = NULL;
-        cold->rest = mem + used;
-        cold->rest_bytes = all - used;
-    }
-    return used;
+    size_t slices = LQ__MAX(wide ? lq__kv_all_slices(pool) : 0, heads);
+    cold->pool = pool;
+    cold->part = tokens * numbers * lq_type_bytes(pool->type);
+    cold->stride = wide ? numbers : 0;
+    cold->slices = (lq_slice *)lq__arena_array(a, slices, sizeof(lq_slice));
+    cold->read = (uint8_t *)lq__arena_take(a, cold->from ? lq_kv_read_bytes(cold->from) : 0);
+    cold->rows = (void **)lq__arena_array(a, slices, sizeof(void *));
+    cold->seen = (uint32_t *)lq__arena_array(a, layers, 2 * sizeof(uint32_t));
+    cold->roles = (lq_role *)lq__arena_array(a, wide ? slices : 0, sizeof(lq_role));
+    cold->ropes = (lq_rope *)lq__arena_array(a, layers, sizeof(lq_rope));
+    cold->dims = (uint32_t *)lq__arena_array(a, wide ? slices : 0, sizeof(uint32_t));
+    cold->positions = (int64_t *)lq__arena_array(a, tokens, sizeof(int64_t));
+    cold->data = (uint8_t *)lq__arena_array(a, 2 * LQ__MAX(layers, 1), cold->part);
+    cold->rest = a->at;
+    cold->rest_bytes = a->left;
 }
 
 /* Where a layer's keys or values lie, and numbers from token to token. */
@@ -36359,7 +35916,55 @@ LQ__INLINE uint8_t *lq__kv_cold_data(const lq__kv_cold *cold, uint32_t l, int v)
 
 LQ__INLINE size_t lq__kv_cold_stride(const lq__kv_cold *cold, const lq__kv_layer *layer, int v)
 {
-    return cold->stride ? cold->stride : (size_t)layer->kv_heads * lq__kv_dims(layer, v);
+    return cold->stride ? cold->stride : (size_t)layer->kv_heads * layer->dims[v];
+}
+
+/* Token t of each head of a layer's keys or values there: cold->rows. */
+LQ__STATIC void lq__kv_cold_rows(const lq__kv_cold *cold, const lq__kv_layer *layer, int v,
+                                 size_t t)
+{
+    size_t size = lq_type_bytes(cold->pool->type);
+    uint8_t *row = lq__kv_cold_data(cold, layer->owner, v);
+    row += t * lq__kv_cold_stride(cold, layer, v) * size;
+    for (uint32_t h = 0; h < layer->kv_heads; h++, row += layer->dims[v] * size) {
+        cold->rows[h] = row;
+    }
+}
+
+/* Where tokens t .. of a layer come from that lacks those from `sinks` up to `gone`: *from. Missing
+   ones are made up from later ones, again and again from `gone` on: no query will see them, but
+   means are made of all. Returns how many of t .. end come from there. */
+LQ__STATIC size_t lq__kv_stand_in(size_t *from, size_t t, size_t end, size_t sinks, size_t gone,
+                                  size_t tokens)
+{
+    *from = t;
+    if (t < sinks) return LQ__MIN(end, sinks) - t;
+    if (t >= gone) return end - t;
+    *from = gone + (t - sinks) % (tokens - gone);
+    return LQ__MIN(LQ__MIN(end, gone) - t, tokens - *from);
+}
+
+/* Tokens t .. end of a layer's keys or values into their place, from a cache or the archive, which
+   lack those from `sinks` up to `gone` of all `tokens`. */
+LQ__STATIC int lq__kv_cold_fill(const lq__kv_cold *cold, const lq__kv_layer *layer, int v, size_t t,
+                                size_t end, size_t sinks, size_t gone, size_t tokens)
+{
+    lq_vectors_out dst = {cold->rows, lq__kv_cold_stride(cold, layer, v), cold->pool->type};
+    int status = LQ_OK;
+    size_t from;
+    for (size_t at = 0, n; t < end && status == LQ_OK; at += n, t += n) {
+        n = lq__kv_stand_in(&from, t, end, sinks, gone, tokens);
+        lq__kv_cold_rows(cold, layer, v, at);
+        if (cold->from) {
+            lq_kv_view_out out = {cold->rows[0], dst.token_stride, 0, dst.type};
+            status = lq_kv_read(cold->from, layer->owner, (uint32_t)(LQ_K + v), &out, from, n,
+                                cold->read, lq_kv_read_bytes(cold->from));
+        } else {
+            status = lq_archive_unpack(cold->reader, &cold->unpack, &dst, from, n, cold->rest,
+                                       cold->rest_bytes);
+        }
+    }
+    return status;
 }
 
 /* ---- groups over layers ---- */
@@ -36370,7 +35975,7 @@ LQ__STATIC int lq__kv_slice_ok(const lq__kv_pool *pool, const lq_slice *slice, i
     *v = slice->stream == LQ_V;
     return slice->layer < pool->layers && slice->head < layer->kv_heads && slice->first_dim == 0 &&
            (slice->stream == LQ_K || (slice->stream == LQ_V && layer->streams > 1)) &&
-           slice->dims == lq__kv_dims(layer, *v);
+           slice->dims == layer->dims[*v];
 }
 
 /* Counts the heads that a group's slices hold into seen (layers, 2). Returns whether all of them
@@ -36407,8 +36012,7 @@ LQ__STATIC lq_geometry lq__kv_group_geometry(const lq__kv_pool *pool, const lq__
                                              const lq_slice *slices, size_t count,
                                              const lq_basis *basis)
 {
-    lq_geometry g;
-    memset(&g, 0, sizeof g);
+    lq_geometry g = LQ__ZEROS;
     for (size_t i = 0; i < count; i++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + slices[i].layer;
         lq_rope *rope = cold->ropes + layer->rope_like;
@@ -36426,39 +36030,36 @@ LQ__STATIC lq_geometry lq__kv_group_geometry(const lq__kv_pool *pool, const lq__
     return g;
 }
 
-/* What lq_archive_pack is told of a layer's keys or values. */
-LQ__STATIC void lq__kv_cold_desc(const lq__kv_pool *pool, const lq__kv_layer *layer, int v,
-                                 const lq_kv_pack_desc *desc, lq_archive_pack_desc *pack,
-                                 lq_rope *rope)
+/* What lq_archive_pack is told of all groups. */
+LQ__STATIC lq_archive_pack_desc lq__kv_pack_as(const lq__kv_pool *pool, const lq_kv_pack_desc *desc)
+{
+    lq_archive_pack_desc pack = LQ__ZEROS;
+    pack.tables = desc->tables;
+    pack.sequence = desc->sequence;
+    pack.sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
+    pack.quantizer = desc->quantizer;
+    return pack;
+}
+
+/* And of a layer's keys or values. */
+LQ__STATIC lq_archive_pack_desc lq__kv_stream_desc(const lq__kv_pool *pool,
+                                                   const lq__kv_layer *layer, int v,
+                                                   const lq_kv_pack_desc *desc, lq_rope *rope)
 {
     int turns = lq__kv_rope_of(layer, rope);
-    memset(pack, 0, sizeof *pack);
-    pack->tables = desc->tables;
-    pack->geometry.stream = v ? LQ_V : LQ_K;
-    pack->geometry.basis = desc->basis;
-    pack->geometry.slice_count = layer->kv_heads;
-    pack->geometry.slice_dims = lq__kv_slice_dims(pool, layer, v);
-    pack->geometry.rope = !v && turns ? rope : NULL;
-    pack->sequence = desc->sequence;
-    pack->sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
-    pack->quantizer = desc->quantizer;
-    pack->step = v ? desc->v_step : desc->k_step;
+    lq_archive_pack_desc pack = lq__kv_pack_as(pool, desc);
+    pack.geometry.stream = (uint32_t)(LQ_K + v);
+    pack.geometry.basis = desc->basis;
+    pack.geometry.slice_count = layer->kv_heads;
+    pack.geometry.slice_dims = lq__kv_slice_dims(pool, layer, v);
+    pack.geometry.rope = !v && turns ? rope : NULL;
+    pack.step = v ? desc->v_step : desc->k_step;
+    return pack;
 }
 
-/* Whether a group over layers holds a layer's keys or values. */
-LQ__STATIC int lq__kv_grouped(const lq_kv_pack_desc *desc, uint32_t l, int v)
-{
-    for (size_t g = 0; g < desc->group_count; g++) {
-        const lq_kv_pack_group *group = &desc->groups[g];
-        for (size_t i = 0; i < group->slice_count; i++) {
-            if (group->slices[i].layer == l && (group->slices[i].stream == LQ_V) == v) return 1;
-        }
-    }
-    return 0;
-}
-
-/* Heads of a layer's keys or values that groups hold: from head 0 on each once, or SIZE_MAX. */
-LQ__STATIC size_t lq__kv_grouped_heads(const lq_kv_pack_desc *desc, uint32_t l, int v)
+/* Heads of a layer's keys or values that groups over layers hold: from head 0 on each once, or
+   SIZE_MAX. */
+LQ__STATIC size_t lq__kv_grouped(const lq_kv_pack_desc *desc, uint32_t l, int v)
 {
     size_t heads = 0;
     for (size_t g = 0; g < desc->group_count; g++) {
@@ -36522,7 +36123,7 @@ LQ__STATIC int lq__kv_pack_groups_fault(const lq__kv_pool *pool, const lq_kv_pac
     }
     for (uint32_t l = 0; l < pool->layers && !*why; l++) {
         for (int v = 0; v < 2 && !*why; v++) {
-            size_t heads = lq__kv_grouped_heads(desc, l, v);
+            size_t heads = lq__kv_grouped(desc, l, v);
             if (heads && heads != lq__kv_layers(pool)[l].kv_heads) {
                 *why = "slices: of all groups together each head of a stream once, or none of them";
             }
@@ -36554,13 +36155,11 @@ LQ__STATIC int lq__kv_pack_fault(const lq_kv *kv, const lq_kv_pack_desc *desc, c
     int status = lq__kv_pack_groups_fault(pool, desc, why);
     if (status) return status;
     if (desc->sequence > 0xffffffffu) return lq__refuse(why, LQ_E_RANGE, "sequence: below 2^32");
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        for (int v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
-            if (lq__kv_grouped(desc, l, v)) continue;
-            lq_archive_pack_desc pack;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        for (int v = 0; v < (int)layer->streams; v++) {
+            if (lq__kv_grouped(desc, layer->owner, v)) continue;
             lq_rope rope;
-            lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
+            lq_archive_pack_desc pack = lq__kv_stream_desc(pool, layer, v, desc, &rope);
             if (!lq__step_valid(pack.step)) {
                 return lq__refuse(why, LQ_E_ARG, v ? "v_step: 2^-100 to 2^100, no default"
                                                    : "k_step: 2^-100 to 2^100, no default");
@@ -36584,9 +36183,8 @@ LQ_API int lq_kv_pack_check(const lq_kv *kv, const lq_kv_pack_desc *desc, const 
 /* Bytes of the record. */
 LQ__STATIC size_t lq__kv_cold_bytes(const lq__kv_pool *pool, size_t tokens)
 {
-    lq__kv_tape form;
+    lq__kv_tape form = LQ__ZEROS;
     size_t bytes = LQ__KV_FORM_AT + LQ__KV_COLD_HEAD + 8 * tokens;
-    memset(&form, 0, sizeof form);
     lq__kv_form(&form, pool);
     bytes += form.at;
     for (uint32_t l = 0; l < pool->layers; l++) {
@@ -36602,22 +36200,17 @@ LQ__INLINE size_t lq__kv_chunk(const lq_kv_pack_desc *desc)
 }
 
 /* What lq_archive_pack is told of a group over layers. */
-LQ__STATIC void lq__kv_group_desc(const lq__kv_pool *pool, const lq__kv_cold *cold,
-                                  const lq_kv_pack_desc *desc, size_t index,
-                                  lq_archive_pack_desc *pack)
+LQ__STATIC lq_archive_pack_desc lq__kv_group_desc(const lq__kv_cold *cold, size_t index)
 {
-    const lq_kv_pack_group *group = &desc->groups[index];
-    memset(pack, 0, sizeof *pack);
-    pack->tables = desc->tables;
-    pack->geometry = lq__kv_group_geometry(pool, cold, group->slices, group->slice_count,
-                                           group->profile->dense);
-    pack->sequence = desc->sequence;
-    pack->sinks = pool->sinks ? pool->sinks : LQ_NO_SINKS;
-    pack->quantizer = desc->quantizer;
-    pack->step = group->step;
-    pack->profile = group->profile;
-    pack->weights = group->weights ? group->weights : desc->weights;
-    pack->exponent = desc->exponent;
+    const lq_kv_pack_group *group = &cold->desc->groups[index];
+    lq_archive_pack_desc pack = lq__kv_pack_as(cold->pool, cold->desc);
+    pack.geometry = lq__kv_group_geometry(cold->pool, cold, group->slices, group->slice_count,
+                                          group->profile->dense);
+    pack.step = group->step;
+    pack.profile = group->profile;
+    pack.weights = group->weights ? group->weights : cold->desc->weights;
+    pack.exponent = cold->desc->exponent;
+    return pack;
 }
 
 /* A bound of lq_archive_pack_workspace_bytes for a group over layers, which has no geometry yet,
@@ -36626,39 +36219,27 @@ LQ__STATIC size_t lq__kv_group_bytes(const lq_kv_pack_desc *desc, size_t index, 
                                      uint64_t *directory)
 {
     const lq_kv_pack_group *group = &desc->groups[index];
-    const lq_profile *p = group->profile;
-    size_t rows = (size_t)p->dims + p->slice_count;
-    lq__codec_sizes s = lq__codec_sizes_of(p->dims, p->slice_count, LQ__IN_FLIGHT);
-    size_t bytes = 64 * 15 + sizeof(lq__sorter) +
-                   (size_t)p->dims * LQ__IN_FLIGHT * LQ__TOKENS * 4 +
-                   p->slice_count * sizeof(void *);
-    bytes += rows * 16 + (size_t)p->dims * 16 + (size_t)p->slice_count * 4 + 7;
-    bytes += ((size_t)p->dims * 6 + (size_t)p->slice_count * 2 + 2) * LQ__TOKENS + 63;
-    bytes += lq_profile_bytes(rows) + lq_profile_save_bound(rows);
+    lq__pack_sizes s = LQ__ZEROS;
+    s.dims = group->profile->dims;
+    s.slices = group->profile->slice_count;
+    s.rows = s.dims + s.slices;
+    s.fit = s.rows * 16 + s.dims * 16 + s.slices * 4 + 7;
+    s.fit_workspace = (s.dims * 6 + s.slices * 2 + 2) * LQ__TOKENS + 63;
+    s.weighed = 1;
     *directory += 20 + 12 * (uint64_t)group->slice_count + 28 + 8 * (uint64_t)tokens +
                   (uint64_t)tokens + 9 * ((uint64_t)tokens / 64 + 1) +
                   (tokens / lq__kv_chunk(desc) + 2) * 256;
-    return bytes + s.codec + s.workspace + s.page * LQ__IN_FLIGHT;
-}
-
-/* What lq__kv_pack_groups_fault says, of a descriptor that nobody has looked at. */
-LQ__STATIC int lq__kv_pack_groups_status(const lq_kv *kv, const lq_kv_pack_desc *desc)
-{
-    const char *why;
-    return lq__kv_valid(kv) && desc && desc->tables
-               ? lq__kv_pack_groups_fault(lq__kv_pool_of(kv), desc, &why)
-               : LQ_E_ARG;
+    return lq__pack_bytes(&s);
 }
 
 /* The workspace of lq_archive_pack for a layer's keys or values that no group holds, and their
    bytes of the directory. 0: not valid. */
 LQ__STATIC size_t lq__kv_stream_bytes(const lq__kv_pool *pool, const lq_kv_pack_desc *desc,
-                                      uint32_t l, int v, size_t tokens, uint64_t *directory)
+                                      const lq__kv_layer *layer, int v, size_t tokens,
+                                      uint64_t *directory)
 {
-    const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-    lq_archive_pack_desc pack;
     lq_rope rope;
-    lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
+    lq_archive_pack_desc pack = lq__kv_stream_desc(pool, layer, v, desc, &rope);
     size_t profile = lq_profile_save_bound(lq_geometry_rows(&pack.geometry));
     *directory += 8 * (uint64_t)tokens + 8 * (tokens / 64) +
                   (uint64_t)(tokens / lq__kv_chunk(desc) + 2) * (profile + 256); /* and sinks */
@@ -36669,133 +36250,84 @@ LQ_API int lq_kv_pack_bytes(const lq_kv *kv, const lq_kv_pack_desc *desc, size_t
                             size_t *directory_bytes)
 {
     size_t most = 0;
-    int status = lq__kv_pack_groups_status(kv, desc);
-    if (status || !workspace_bytes || !directory_bytes) return status ? status : LQ_E_ARG;
+    const char *why;
+    if (!lq__kv_valid(kv) || !desc || !desc->tables) return LQ_E_ARG;
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    int status = lq__kv_pack_groups_fault(pool, desc, &why);
+    if (status || !workspace_bytes || !directory_bytes) return status ? status : LQ_E_ARG;
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
-    uint64_t directory = 12 + (uint64_t)lq__kv_cold_bytes(pool, tokens) + 3;
-    size_t bytes;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        directory += lq__kv_rope_bytes(layer, l);
-        for (int v = 0; v < (int)layer->streams && layer->kv_heads; v++) {
+    size_t record = lq__kv_cold_bytes(pool, tokens);
+    uint64_t directory = 12 + (uint64_t)record + 3;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        directory += lq__kv_rope_bytes(layer);
+        if (layer->kv_heads > LQ_ARCHIVE_MAX_SLICES) return LQ_E_ARG;
+        for (int v = 0; v < (int)layer->streams; v++) {
             directory += 20 + 8 * (uint64_t)layer->kv_heads;
-            if (layer->kv_heads > LQ_ARCHIVE_MAX_SLICES) return LQ_E_ARG;
-            if (!lq__kv_grouped(desc, l, v)) {
-                bytes = lq__kv_stream_bytes(pool, desc, l, v, tokens, &directory);
-                most = LQ__MAX(most, bytes);
-                if (bytes == 0) return LQ_E_ARG;
-            }
+            if (lq__kv_grouped(desc, layer->owner, v)) continue;
+            size_t bytes = lq__kv_stream_bytes(pool, desc, layer, v, tokens, &directory);
+            if (bytes == 0) return LQ_E_ARG;
+            most = LQ__MAX(most, bytes);
         }
     }
     for (size_t g = 0; g < desc->group_count; g++) {
-        bytes = lq__kv_group_bytes(desc, g, tokens, &directory);
+        size_t bytes = lq__kv_group_bytes(desc, g, tokens, &directory);
         most = LQ__MAX(most, bytes);
     }
     if (directory > SIZE_MAX) return LQ_E_ARG;
+    lq__kv_cold cold;
+    lq__arena arena = lq__arena_dry();
+    cold.from = kv;
+    lq__kv_cold_place(&cold, &arena, pool, LQ__MIN(tokens, lq__kv_chunk(desc)),
+                      desc->group_count != 0);
+    (void)lq__arena_take(&arena, most);
     *directory_bytes = (size_t)directory;
-    most += lq__kv_cold_place(NULL, pool, LQ__MIN(tokens, lq__kv_chunk(desc)),
-                              desc->group_count != 0, NULL, 0);
-    bytes = lq__kv_cold_bytes(pool, tokens);
-    *workspace_bytes = LQ__MAX(most, bytes) + 63;
+    *workspace_bytes = LQ__MAX(lq__arena_bytes(&arena), record + 63);
     return LQ_OK;
 }
 
-/* Tokens t .. t + n of a layer's keys or values into the archive. */
-LQ__STATIC int lq__kv_pack_some(const lq_kv *kv, lq_archive_writer *writer,
-                                const lq_kv_pack_desc *desc, uint32_t l, int v, uint32_t group,
-                                size_t t, size_t n, const lq__kv_cold *cold)
+/* Tokens t .. end of a layer's keys or values, which it has, into the archive. */
+LQ__STATIC int lq__kv_pack_some(const lq__kv_cold *cold, const lq__kv_layer *layer, int v,
+                                uint32_t group, size_t t, size_t end)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-    size_t dims = lq__kv_dims(layer, v);
-    lq_kv_view_out out;
-    memset(&out, 0, sizeof out);
-    lq_positions positions;
-    memset(&positions, 0, sizeof positions);
-    out.data = cold->data;
-    out.type = pool->type;
-    int status;
-    status =
-        lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, t, n, cold->read, pool->append_bytes + 63);
+    int status = lq__kv_cold_fill(cold, layer, v, t, end, 0, 0, 0);
     if (status != LQ_OK) return status;
-    for (uint32_t h = 0; h < layer->kv_heads; h++) {
-        cold->rows[h] = cold->data + h * dims * lq_type_bytes(pool->type);
-    }
-    lq_vectors src;
-    src.slices = (const void *const *)cold->rows;
-    src.token_stride = layer->kv_heads * dims;
-    src.type = pool->type;
-    positions.list = lq__kv_positions(kv) + t;
-    lq_archive_pack_desc pack;
+    lq__kv_cold_rows(cold, layer, v, 0);
+    lq_vectors src = {(const void *const *)cold->rows, lq__kv_cold_stride(cold, layer, v),
+                      cold->pool->type};
+    lq_positions positions = {0, 0, lq__kv_positions(cold->from) + t};
     lq_rope rope;
-    lq__kv_cold_desc(pool, layer, v, desc, &pack, &rope);
+    lq_archive_pack_desc pack = lq__kv_stream_desc(cold->pool, layer, v, cold->desc, &rope);
     pack.group = group;
     pack.first_token = t;
-    return lq_archive_pack(writer, &pack, &src, &positions, n, cold->rest, cold->rest_bytes);
+    return lq_archive_pack(cold->writer, &pack, &src, &positions, end - t, cold->rest,
+                           cold->rest_bytes);
 }
 
 /* What a layer has of tokens t .. end: keys, then values. */
-LQ__STATIC int lq__kv_pack_layer(const lq_kv *kv, lq_archive_writer *writer,
-                                 const lq_kv_pack_desc *desc, uint32_t l, uint32_t group, size_t t,
-                                 size_t end, const lq__kv_cold *cold)
+LQ__STATIC int lq__kv_pack_layer(const lq__kv_cold *cold, const lq__kv_layer *layer, uint32_t group,
+                                 size_t t, size_t end)
 {
-    size_t sinks = LQ__MAX(t, LQ__MIN(end, lq__kv_sequence_of(kv)->sinks));
-    size_t gone = LQ__MIN(end, LQ__MAX(sinks, lq__kv_counts(kv)[l].gone));
+    size_t sinks = LQ__MAX(t, LQ__MIN(end, lq__kv_sequence_of(cold->from)->sinks));
+    size_t gone = LQ__MIN(end, LQ__MAX(sinks, lq__kv_count_of(cold->from, layer)->gone));
     int status = LQ_OK;
     if (gone == sinks) { /* nothing is missing */
         gone = sinks = t;
     }
-    for (uint32_t v = 0; v < lq__kv_layers(lq__kv_pool_of(kv))[l].streams && status == LQ_OK; v++) {
-        if (lq__kv_grouped(desc, l, (int)v)) continue;
-        if (t < sinks) {
-            status = lq__kv_pack_some(kv, writer, desc, l, (int)v, group + v, t, sinks - t, cold);
-        }
+    for (int v = 0; v < (int)layer->streams && status == LQ_OK; v++, group++) {
+        if (lq__kv_grouped(cold->desc, layer->owner, v)) continue;
+        if (t < sinks) status = lq__kv_pack_some(cold, layer, v, group, t, sinks);
         if (gone < end && status == LQ_OK) {
-            status =
-                lq__kv_pack_some(kv, writer, desc, l, (int)v, group + v, gone, end - gone, cold);
+            status = lq__kv_pack_some(cold, layer, v, group, gone, end);
         }
-    }
-    return status;
-}
-
-/* Tokens t .. end of a layer's keys or values into its place of a wide workspace. Those that the
-   layers of its group have given back are made up from later ones: no query will see them. */
-LQ__STATIC int lq__kv_read_wide(const lq_kv *kv, uint32_t l, int v, size_t t, size_t end,
-                                const lq__kv_cold *cold)
-{
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    size_t row = cold->stride * lq_type_bytes(pool->type);
-    size_t sinks = LQ__MIN(sequence->sinks, sequence->tokens);
-    size_t gone = LQ__MAX(sinks, lq__kv_counts(kv)[l].gone);
-    lq_kv_view_out out;
-    int status = LQ_OK;
-    memset(&out, 0, sizeof out);
-    out.data = lq__kv_cold_data(cold, l, v);
-    out.token_stride = cold->stride;
-    out.type = pool->type;
-    while (t < end && status == LQ_OK) {
-        size_t from = t;
-        size_t to = t < sinks ? LQ__MIN(end, sinks) : end;
-        if (t >= sinks && t < gone && gone < sequence->tokens) {
-            from = gone + (t - sinks) % (sequence->tokens - gone);
-            to = LQ__MIN(LQ__MIN(end, gone), t + (sequence->tokens - from));
-        }
-        status = lq_kv_read(kv, l, v ? LQ_V : LQ_K, &out, from, to - t, cold->read,
-                            pool->append_bytes + 63);
-        out.data = (uint8_t *)out.data + (to - t) * row;
-        t = to;
     }
     return status;
 }
 
 /* The slices of a group in a wide workspace. */
-LQ__STATIC void lq__kv_wide_rows(const lq__kv_pool *pool, const lq__kv_cold *cold,
-                                 const lq_slice *slices, size_t count)
+LQ__STATIC void lq__kv_wide_rows(const lq__kv_cold *cold, const lq_slice *slices, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        size_t at = (size_t)slices[i].head * slices[i].dims * lq_type_bytes(pool->type);
+        size_t at = (size_t)slices[i].head * slices[i].dims * lq_type_bytes(cold->pool->type);
         cold->rows[i] = lq__kv_cold_data(cold, slices[i].layer, slices[i].stream == LQ_V) + at;
     }
 }
@@ -36811,81 +36343,72 @@ LQ__STATIC float lq__kv_weight_mean(const lq_kv *kv, const float *weights)
 }
 
 /* Tokens t .. end of all groups over layers. */
-LQ__STATIC int lq__kv_pack_wide(const lq_kv *kv, lq_archive_writer *writer,
-                                const lq_kv_pack_desc *desc, const uint32_t ids[2], size_t t,
-                                size_t end, const lq__kv_cold *cold)
+LQ__STATIC int lq__kv_pack_wide(const lq__kv_cold *cold, size_t t, size_t end)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_sequence *sequence = lq__kv_sequence_of(cold->from);
+    lq_vectors src = {(const void *const *)cold->rows, cold->stride, cold->pool->type};
+    lq_positions positions = {0, 0, lq__kv_positions(cold->from) + t};
+    size_t sinks = LQ__MIN(sequence->sinks, sequence->tokens);
     int status = LQ_OK;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        for (int v = 0; v < 2 && status == LQ_OK; v++) {
-            if (lq__kv_grouped(desc, l, v)) {
-                status = lq__kv_read_wide(kv, l, v, t, end, cold);
+    for (lq__kv_layer *layer = lq__kv_next(cold->pool, NULL); layer;
+         layer = lq__kv_next(cold->pool, layer)) {
+        size_t gone = lq__kv_count_of(cold->from, layer)->gone;
+        gone = gone < sequence->tokens ? gone : 0;
+        for (int v = 0; v < (int)layer->streams && status == LQ_OK; v++) {
+            if (lq__kv_grouped(cold->desc, layer->owner, v)) {
+                status = lq__kv_cold_fill(cold, layer, v, t, end, sinks, gone, sequence->tokens);
             }
         }
     }
-    lq_positions positions;
-    memset(&positions, 0, sizeof positions);
-    positions.list = lq__kv_positions(kv) + t;
-    lq_vectors src;
-    src.slices = (const void *const *)cold->rows;
-    src.token_stride = cold->stride;
-    src.type = pool->type;
-    lq_archive_pack_desc pack;
-    for (size_t g = 0; g < desc->group_count && status == LQ_OK; g++) {
-        lq__kv_wide_rows(pool, cold, desc->groups[g].slices, desc->groups[g].slice_count);
-        lq__kv_group_desc(pool, cold, desc, g, &pack);
-        pack.group = ids[0] + (uint32_t)g;
-        pack.profile_id = ids[1] + (uint32_t)g;
+    for (size_t g = 0; g < cold->desc->group_count && status == LQ_OK; g++) {
+        const lq_kv_pack_group *group = &cold->desc->groups[g];
+        lq__kv_wide_rows(cold, group->slices, group->slice_count);
+        lq_archive_pack_desc pack = lq__kv_group_desc(cold, g);
+        pack.group = cold->wide_group + (uint32_t)g;
+        pack.profile_id = cold->wide_profile + (uint32_t)g;
         pack.first_token = t;
         if (pack.weights) {
-            pack.weight_mean = lq__kv_weight_mean(kv, pack.weights);
+            pack.weight_mean = lq__kv_weight_mean(cold->from, pack.weights);
             pack.weights += t;
         }
-        status = lq_archive_pack(writer, &pack, &src, &positions, end - t, cold->rest,
+        status = lq_archive_pack(cold->writer, &pack, &src, &positions, end - t, cold->rest,
                                  cold->rest_bytes);
     }
     return status;
 }
 
-/* The records of groups over layers, and the names of their profiles; ids: of the first of each. */
-LQ__STATIC int lq__kv_wide_groups(const lq_kv *kv, lq_archive_writer *writer,
-                                  const lq_kv_pack_desc *desc, uint32_t first_rope, uint32_t ids[2],
-                                  const lq__kv_cold *cold)
+/* The records of groups over layers, and the names of their profiles. */
+LQ__STATIC int lq__kv_wide_groups(lq__kv_cold *cold, uint32_t first_rope)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
     int status = LQ_OK;
-    ids[0] = writer->group_count;
-    ids[1] = writer->profile_count;
-    for (size_t g = 0; g < desc->group_count && status == LQ_OK; g++) {
-        const lq_kv_pack_group *group = &desc->groups[g];
-        lq_archive_profile_desc profile = {NULL, 0, NULL};
-        lq_archive_group_desc d;
-        memset(&d, 0, sizeof d);
+    cold->wide_group = cold->writer->group_count;
+    cold->wide_profile = cold->writer->profile_count;
+    for (size_t g = 0; g < cold->desc->group_count && status == LQ_OK; g++) {
+        const lq_kv_pack_group *group = &cold->desc->groups[g];
+        lq_archive_profile_desc profile = {NULL, 0, group->profile->dense->hash};
+        lq_archive_group_desc d = LQ__ZEROS;
         d.rope = LQ_ARCHIVE_NONE;
         d.slices = cold->slices;
         d.slice_count = group->slice_count;
         for (size_t i = 0; i < group->slice_count; i++) {
             lq_slice *slice = cold->slices + i;
-            uint32_t id = lq__kv_rope_id(pool, group->slices[i].layer, first_rope);
+            uint32_t id = lq__kv_rope_id(cold->pool, group->slices[i].layer, first_rope);
             *slice = group->slices[i];
             slice->rope = slice->stream == LQ_V || id == LQ_ARCHIVE_NONE ? 0 : id + 1;
             d.stream |= slice->stream;
         }
-        profile.hash = group->profile->dense->hash;
-        status = lq_archive_add_group(writer, &d, NULL);
-        status = status ? status : lq_archive_add_profile(writer, &profile, NULL);
+        status = lq_archive_add_group(cold->writer, &d, NULL);
+        status = status ? status : lq_archive_add_profile(cold->writer, &profile, NULL);
     }
     return status;
 }
 
 /* The record of a packed sequence, into mem. */
-LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, size_t wide, uint8_t *mem)
+LQ__STATIC void lq__kv_cold_store(uint8_t *mem, const lq_kv *kv, uint32_t group, size_t wide)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_sequence *sequence = lq__kv_sequence_of(kv);
-    lq__kv_tape tape;
-    memset(&tape, 0, sizeof tape);
+    lq__kv_tape tape = LQ__ZEROS;
     tape.dst = mem;
     tape.mode = LQ__KV_STORE;
     (void)lq__kv_tape_form(&tape, pool, LQ__KV_COLD_VERSION);
@@ -36893,39 +36416,30 @@ LQ__STATIC void lq__kv_cold_store(const lq_kv *kv, uint32_t group, size_t wide, 
     (void)lq__kv_number(&tape, sequence->tokens);
     (void)lq__kv_number(&tape, LQ__MIN(sequence->sinks, sequence->tokens));
     (void)lq__kv_number(&tape, wide);
-    mem += tape.at;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        if (lq__kv_layers(pool)[l].kv_heads) {
-            lq__store64(mem, lq__kv_counts(kv)[l].gone);
-            mem += 8;
-        }
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        (void)lq__kv_number(&tape, lq__kv_count_of(kv, layer)->gone);
     }
     for (size_t t = 0; t < sequence->tokens; t++) {
-        lq__store64(mem + 8 * t, (uint64_t)lq__kv_positions(kv)[t]);
+        (void)lq__kv_number(&tape, (uint64_t)lq__kv_positions(kv)[t]);
     }
 }
 
 /* All tokens, chunk by chunk. */
-LQ__STATIC int lq__kv_pack_all(const lq_kv *kv, lq_archive_writer *writer,
-                               const lq_kv_pack_desc *desc, uint32_t first, const uint32_t ids[2],
-                               const lq__kv_cold *cold)
+LQ__STATIC int lq__kv_pack_all(const lq__kv_cold *cold)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    size_t tokens = lq__kv_sequence_of(kv)->tokens;
-    size_t chunk = lq__kv_chunk(desc);
+    const lq__kv_pool *pool = cold->pool;
+    size_t tokens = lq__kv_sequence_of(cold->from)->tokens;
+    size_t chunk = lq__kv_chunk(cold->desc);
     int status = LQ_OK;
     for (size_t t = 0; t < tokens && status == LQ_OK; t += chunk) {
         size_t end = t + LQ__MIN(chunk, tokens - t);
-        uint32_t group = first;
-        for (uint32_t l = 0; l < pool->layers && status == LQ_OK; l++) {
-            if (lq__kv_layers(pool)[l].kv_heads) {
-                status = lq__kv_pack_layer(kv, writer, desc, l, group, t, end, cold);
-                group += lq__kv_layers(pool)[l].streams;
-            }
+        uint32_t group = cold->group;
+        lq__kv_layer *layer = lq__kv_next(pool, NULL);
+        for (; layer && status == LQ_OK; layer = lq__kv_next(pool, layer)) {
+            status = lq__kv_pack_layer(cold, layer, group, t, end);
+            group += layer->streams;
         }
-        if (status == LQ_OK && desc->group_count) {
-            status = lq__kv_pack_wide(kv, writer, desc, ids, t, end, cold);
-        }
+        if (status == LQ_OK && cold->desc->group_count) status = lq__kv_pack_wide(cold, t, end);
     }
     return status;
 }
@@ -36946,23 +36460,21 @@ LQ_API int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer, const lq_kv_pa
         status = lq__weights_status(desc->groups[g].weights, tokens);
     }
     if (status || workspace_bytes < needed) return status ? status : LQ_E_SPACE;
-    uint8_t *mem = (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63);
-    lq__kv_cold cold;
-    (void)lq__kv_cold_place(&cold, pool, LQ__MIN(lq__kv_chunk(desc), tokens),
-                            desc->group_count != 0, mem, needed - 63);
-    uint32_t first;
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    uint8_t *record = arena.at;
+    lq__kv_cold cold = LQ__ZEROS;
+    cold.from = kv;
+    cold.writer = writer;
+    cold.desc = desc;
+    lq__kv_cold_place(&cold, &arena, pool, LQ__MIN(lq__kv_chunk(desc), tokens),
+                      desc->group_count != 0);
     uint32_t first_rope;
-    status = lq__kv_save_groups(kv, writer, cold.slices, &first, &first_rope);
-    uint32_t ids[2];
-    if (status == LQ_OK) {
-        status = lq__kv_wide_groups(kv, writer, desc, first_rope, ids, &cold);
-    }
-    if (status == LQ_OK) {
-        status = lq__kv_pack_all(kv, writer, desc, first, ids, &cold);
-    }
+    status = lq__kv_save_groups(kv, writer, cold.slices, &cold.group, &first_rope);
+    if (status == LQ_OK) status = lq__kv_wide_groups(&cold, first_rope);
+    if (status == LQ_OK) status = lq__kv_pack_all(&cold);
     if (status != LQ_OK) return status;
-    lq__kv_cold_store(kv, first, desc->group_count, mem);
-    return lq_archive_add_meta(writer, LQ__KV_COLD + (uint32_t)desc->sequence, mem,
+    lq__kv_cold_store(record, kv, cold.group, desc->group_count);
+    return lq_archive_add_meta(writer, LQ__KV_COLD + (uint32_t)desc->sequence, record,
                                lq__kv_cold_bytes(pool, tokens));
 }
 
@@ -36977,39 +36489,31 @@ typedef struct lq__kv_outlook {
     uint8_t *read;
 } lq__kv_outlook;
 
-LQ__STATIC size_t lq__kv_expect_place(lq__kv_outlook *w, const lq_kv *kv, uint8_t *mem)
+LQ__STATIC void lq__kv_expect_place(lq__kv_outlook *w, lq__arena *a, const lq_kv *kv)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
     size_t heads = 0;
     size_t numbers = 0;
-    size_t used = 0;
     for (uint32_t l = 0; l < pool->layers; l++) {
         const lq__kv_layer *layer = lq__kv_layers(pool) + l;
         heads = LQ__MAX(heads, (size_t)layer->kv_heads);
-        numbers = LQ__MAX(numbers, (size_t)layer->kv_heads * (layer->k_dims + 1));
+        numbers = LQ__MAX(numbers, (size_t)layer->kv_heads * (layer->dims[0] + 1));
     }
-    size_t at[5];
-    at[0] = lq__kv_take(&used, tokens, sizeof(uint64_t));
-    at[1] = lq__kv_take(&used, tokens, heads * sizeof(int32_t));
-    at[2] = lq__kv_take(&used, numbers, sizeof(int32_t));
-    at[3] = lq__kv_take(&used, numbers, LQ__KV_CHUNK * lq_type_bytes(pool->type));
-    at[4] = lq__kv_take(&used, 1, pool->append_bytes + 63);
-    if (mem && used != SIZE_MAX) {
-        w->sums = (uint64_t *)(void *)(mem + at[0]);
-        w->logits = (int32_t *)(void *)(mem + at[1]);
-        w->q = (int32_t *)(void *)(mem + at[2]);
-        w->data = mem + at[3];
-        w->read = mem + at[4];
-    }
-    return used;
+    w->sums = (uint64_t *)lq__arena_array(a, tokens, sizeof(uint64_t));
+    w->logits = (int32_t *)lq__arena_array(a, tokens, heads * sizeof(int32_t));
+    w->q = (int32_t *)lq__arena_array(a, numbers, sizeof(int32_t));
+    w->data = (uint8_t *)lq__arena_array(a, numbers, LQ__KV_CHUNK * lq_type_bytes(pool->type));
+    w->read = (uint8_t *)lq__arena_take(a, pool->append_bytes + 63);
 }
 
 LQ_API size_t lq_kv_expect_bytes(const lq_kv *kv)
 {
+    lq__arena a = lq__arena_dry();
     lq__kv_outlook w;
-    size_t used = lq__kv_valid(kv) ? lq__kv_expect_place(&w, kv, NULL) : 0;
-    return used && used < SIZE_MAX - 63 ? used + 63 : 0;
+    if (!lq__kv_valid(kv)) return 0;
+    lq__kv_expect_place(&w, &a, kv);
+    return lq__arena_bytes(&a);
 }
 
 /* The mean queries of the group's heads of a layer; how many these are. */
@@ -37020,7 +36524,7 @@ LQ__STATIC size_t lq__kv_expect_queries(const lq__kv_outlook *w, const lq_kv *kv
     const lq__kv_layer *layer = lq__kv_layers(pool) + l;
     const lq_basis *b = group->profile->dense;
     int64_t last = lq__kv_positions(kv)[lq__kv_sequence_of(kv)->tokens - 1];
-    size_t dims = layer->k_dims;
+    size_t dims = layer->dims[0];
     size_t first = 0;
     size_t count = 0;
     lq_rope rope;
@@ -37045,7 +36549,7 @@ LQ__STATIC int lq__kv_expect_layer(const lq__kv_outlook *w, const lq_kv *kv, uin
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-    size_t dims = layer->k_dims;
+    size_t dims = layer->dims[0];
     lq_kv_view_out out;
     int status = LQ_OK;
     memset(&out, 0, sizeof out);
@@ -37090,8 +36594,8 @@ LQ_API int lq_kv_expect(const lq_kv *kv, float *dst, const lq_kv_pack_group *gro
     int status = LQ_OK;
     lq__kv_outlook w;
     memset(&w, 0, sizeof w);
-    (void)lq__kv_expect_place(&w, kv,
-                              (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63));
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__kv_expect_place(&w, &arena, kv);
     memset(w.sums, 0, tokens * sizeof *w.sums);
     for (uint32_t l = 0; l < pool->layers && tokens && !status; l++) {
         size_t first = LQ__MAX(lq__kv_sequence_of(kv)->sinks, lq__kv_counts(kv)[l].gone);
@@ -37105,19 +36609,9 @@ LQ_API int lq_kv_expect(const lq_kv *kv, float *dst, const lq_kv_pack_group *gro
     return status;
 }
 
-/* A record that was read, checked but for its positions. */
-typedef struct lq__kv_cold_record {
-    const uint8_t *gone;
-    const uint8_t *positions;
-    size_t tokens;
-    size_t sinks;
-    size_t wide; /* groups over layers, */
-    uint32_t group;
-    uint32_t wide_group; /* which count from here on */
-} lq__kv_cold_record;
-
-LQ__STATIC int lq__kv_cold_open(const lq__kv_pool *pool, const uint8_t *at, size_t count,
-                                lq__kv_cold_record *r)
+/* Checks a record's bytes. */
+LQ__STATIC int lq__kv_cold_open(lq__kv_cold_record *r, const lq__kv_pool *pool, const uint8_t *at,
+                                size_t count)
 {
     size_t own = 0;
     if (count < LQ__KV_FORM_AT + LQ__KV_COLD_HEAD) return LQ_E_DATA;
@@ -37132,9 +36626,9 @@ LQ__STATIC int lq__kv_cold_open(const lq__kv_pool *pool, const uint8_t *at, size
         return LQ_E_DATA;
     }
     r->wide_group = (uint32_t)lq__load64(at);
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        own += lq__kv_layers(pool)[l].kv_heads ? 1u : 0u;
-        r->wide_group += lq__kv_layers(pool)[l].kv_heads ? lq__kv_layers(pool)[l].streams : 0u;
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        own++;
+        r->wide_group += layer->streams;
     }
     if (count != LQ__KV_COLD_HEAD + 8 * (own + (size_t)n)) {
         return LQ_E_FORMAT; /* so many layers have their own */
@@ -37152,15 +36646,15 @@ LQ__STATIC int lq__kv_cold_open(const lq__kv_pool *pool, const uint8_t *at, size
     return LQ_OK;
 }
 
-LQ__STATIC int lq__kv_cold_read(const lq__kv_pool *pool, const lq_archive_reader *reader,
-                                uint64_t sequence, lq__kv_cold_record *r)
+LQ__STATIC int lq__kv_cold_read(lq__kv_cold_record *r, const lq__kv_pool *pool,
+                                const lq_archive_reader *reader, uint64_t sequence)
 {
     const uint8_t *at;
     size_t count;
     int status = sequence > 0xffffffffu
                      ? LQ_E_RANGE
                      : lq_archive_meta(reader, LQ__KV_COLD + (uint32_t)sequence, &at, &count);
-    return status == LQ_OK ? lq__kv_cold_open(pool, at, count, r) : status;
+    return status == LQ_OK ? lq__kv_cold_open(r, pool, at, count) : status;
 }
 
 LQ__INLINE size_t lq__kv_unpack_chunk(const lq__kv_cold_record *record)
@@ -37171,125 +36665,70 @@ LQ__INLINE size_t lq__kv_unpack_chunk(const lq__kv_cold_record *record)
 LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reader,
                                  uint64_t sequence)
 {
-    lq__kv_cold_record record;
+    lq__kv_cold cold = LQ__ZEROS;
+    const lq__kv_cold_record *record = &cold.record;
     size_t most = 0;
     if (!lq__kv_valid(kv) || !reader ||
-        lq__kv_cold_read(lq__kv_pool_of(kv), reader, sequence, &record) != LQ_OK) {
+        lq__kv_cold_read(&cold.record, lq__kv_pool_of(kv), reader, sequence) != LQ_OK) {
         return 0;
     }
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
-    uint32_t group = record.group;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        for (uint32_t v = 0; v < layer->streams && layer->kv_heads; v++) {
-            most = LQ__MAX(most, lq_archive_unpack_workspace_bytes(reader, group));
-            group++;
-        }
+    for (uint32_t g = record->group; g < reader->group_count; g++) {
+        if (g >= record->wide_group && g - record->wide_group >= record->wide) break;
+        most = LQ__MAX(most, lq_archive_unpack_workspace_bytes(reader, g));
     }
-    for (; group - record.wide_group < record.wide && group < reader->group_count; group++) {
-        most = LQ__MAX(most, lq_archive_unpack_workspace_bytes(reader, group));
-    }
-    return most + 63 +
-           lq__kv_cold_place(NULL, pool, lq__kv_unpack_chunk(&record), record.wide != 0, NULL, 0);
+    lq__arena arena = lq__arena_dry();
+    lq__kv_cold_place(&cold, &arena, lq__kv_pool_of(kv), lq__kv_unpack_chunk(record),
+                      record->wide != 0);
+    (void)lq__arena_take(&arena, most);
+    return lq__arena_bytes(&arena);
 }
 
-/* Tokens of a layer's keys or values from the other cache. */
-LQ__STATIC int lq__kv_copy_some(const lq__kv_layer *layer, int v, size_t t, size_t n,
-                                const lq_vectors_out *dst, const lq__kv_cold *cold)
+/* Whether the group that is next is that of a layer's keys or values. */
+LQ__STATIC int lq__kv_unpack_group(const lq__kv_cold *cold, const lq__kv_layer *layer, int v)
 {
-    lq_kv_view_out out;
-    memset(&out, 0, sizeof out);
-    out.data = cold->rows[0];
-    out.token_stride = dst->token_stride;
-    out.type = dst->type;
-    return lq_kv_read(cold->from, layer->owner, v ? LQ_V : LQ_K, &out, t, n, cold->read,
-                      lq_kv_read_bytes(cold->from));
-}
-
-/* Whether a group of the archive is that of a layer's keys or values. */
-LQ__STATIC int lq__kv_unpack_group(const lq__kv_layer *layer, int v,
-                                   const lq_archive_reader *reader, uint32_t id,
-                                   const lq__kv_cold *cold)
-{
+    uint32_t id = cold->unpack.group;
     lq_archive_group_desc group;
-    int status = lq_archive_group(reader, id, &group, NULL, 0);
+    int status = lq_archive_group(cold->reader, id, &group, NULL, 0);
     if (status != LQ_OK || group.slice_count != layer->kv_heads ||
-        group.stream != (uint32_t)(v ? LQ_V : LQ_K) ||
-        lq_archive_group(reader, id, &group, cold->slices, layer->kv_heads) != LQ_OK) {
+        group.stream != (uint32_t)(LQ_K + v) ||
+        lq_archive_group(cold->reader, id, &group, cold->slices, layer->kv_heads) != LQ_OK) {
         return LQ_E_FORMAT;
     }
     for (uint32_t h = 0; h < layer->kv_heads; h++) {
-        if (cold->slices[h].dims != lq__kv_dims(layer, v)) return LQ_E_FORMAT;
+        if (cold->slices[h].dims != layer->dims[v]) return LQ_E_FORMAT;
     }
     return LQ_OK;
 }
 
-/* Tokens t .. t + n of a layer's keys or values, from the archive to cold->data[v]. Those that the
-   layer had given back (from the sinks up to `gone`) are filled in with later ones: no query will
-   see them, but means are made of all. */
-LQ__STATIC int lq__kv_unpack_some(const lq__kv_pool *pool, uint32_t l, int v,
-                                  const lq_archive_reader *reader,
-                                  const lq_archive_unpack_desc *desc,
-                                  const lq__kv_cold_record *record, size_t gone, size_t t, size_t n,
-                                  const lq__kv_cold *cold)
+/* What an archive's words come to that lied about its own tokens. */
+LQ__INLINE int lq__kv_lied(int status)
 {
-    const lq__kv_layer *layer = lq__kv_layers(pool) + l;
-    size_t dims = lq__kv_dims(layer, v);
-    size_t row = lq__kv_cold_stride(cold, layer, v) * lq_type_bytes(pool->type);
-    size_t end = t + n;
-    int status = cold->from ? LQ_OK : lq__kv_unpack_group(layer, v, reader, desc->group, cold);
-    if (status != LQ_OK) return status;
-    for (uint32_t h = 0; h < layer->kv_heads; h++) {
-        cold->rows[h] = lq__kv_cold_data(cold, l, v) + h * dims * lq_type_bytes(pool->type);
-    }
-    lq_vectors_out dst;
-    dst.slices = cold->rows;
-    dst.token_stride = lq__kv_cold_stride(cold, layer, v);
-    dst.type = pool->type;
-    while (t < end && status == LQ_OK) {
-        size_t from = t;
-        size_t to = t < record->sinks ? LQ__MIN(end, record->sinks) : end;
-        if (t >= record->sinks && t < gone) { /* again and again from `gone` on */
-            from = gone + (t - record->sinks) % (record->tokens - gone);
-            to = LQ__MIN(LQ__MIN(end, gone), t + (record->tokens - from));
-        }
-        status = cold->from ? lq__kv_copy_some(layer, v, from, to - t, &dst, cold)
-                            : lq_archive_unpack(reader, desc, &dst, from, to - t, cold->rest,
-                                                cold->rest_bytes);
-        for (uint32_t h = 0; h < layer->kv_heads; h++) {
-            cold->rows[h] = (uint8_t *)cold->rows[h] + (to - t) * row;
-        }
-        t = to;
-    }
-    return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status; /* the record lied */
+    return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status;
 }
 
-/* The slices of a group over layers, each with its stream; capacity of them at most. */
-LQ__STATIC int lq__kv_wide_slices(const lq_archive_reader *reader, uint32_t id, lq_slice *slices,
-                                  size_t capacity, size_t *count)
+/* The slices of group g over layers, each with its stream; capacity of them at most. */
+LQ__STATIC int lq__kv_wide_slices(const lq__kv_cold *cold, uint32_t g, size_t capacity,
+                                  size_t *count)
 {
     lq_archive_group_desc group;
-    if (lq_archive_group(reader, id, &group, slices, capacity) != LQ_OK) return LQ_E_FORMAT;
+    if (lq_archive_group(cold->reader, g, &group, cold->slices, capacity)) return LQ_E_FORMAT;
     for (size_t i = 0; i < group.slice_count; i++) {
-        slices[i].stream = slices[i].stream ? slices[i].stream : group.stream;
+        lq_slice *slice = cold->slices + i;
+        slice->stream = slice->stream ? slice->stream : group.stream;
     }
     *count = group.slice_count;
     return LQ_OK;
 }
 
 /* The slices of the groups over layers, looked at once: `seen` has which streams they hold. */
-LQ__STATIC int lq__kv_wide_check(const lq__kv_pool *pool, const lq_archive_reader *reader,
-                                 const lq__kv_cold_record *record, const lq__kv_cold *cold)
+LQ__STATIC int lq__kv_wide_check(const lq__kv_cold *cold)
 {
-    size_t slices = 0;
+    const lq__kv_pool *pool = cold->pool;
     memset(cold->seen, 0, 2 * sizeof(uint32_t) * (size_t)pool->layers);
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        slices += 2 * (size_t)lq__kv_layers(pool)[l].kv_heads;
-    }
-    slices = LQ__MIN(slices, (size_t)LQ_ARCHIVE_MAX_SLICES);
-    for (uint32_t g = 0; g < record->wide; g++) {
+    for (uint32_t g = 0; g < cold->record.wide; g++) {
         size_t count;
-        if (lq__kv_wide_slices(reader, record->wide_group + g, cold->slices, slices, &count) ||
+        if (lq__kv_wide_slices(cold, cold->record.wide_group + g, lq__kv_all_slices(pool),
+                               &count) ||
             !lq__kv_slices_seen(pool, cold->seen, cold->slices, count)) {
             return LQ_E_FORMAT;
         }
@@ -37298,58 +36737,50 @@ LQ__STATIC int lq__kv_wide_check(const lq__kv_pool *pool, const lq_archive_reade
 }
 
 /* Tokens t .. t + n of the groups over layers. */
-LQ__STATIC int lq__kv_unpack_wide(const lq__kv_pool *pool, const lq_archive_reader *reader,
-                                  const lq_archive_unpack_desc *desc,
-                                  const lq__kv_cold_record *record, size_t t, size_t n,
-                                  const lq__kv_cold *cold)
+LQ__STATIC int lq__kv_unpack_wide(const lq__kv_cold *cold, size_t t, size_t n)
 {
-    lq_archive_unpack_desc d = *desc;
-    lq_vectors_out dst;
+    lq_archive_unpack_desc d = cold->unpack;
+    lq_vectors_out dst = {cold->rows, cold->stride, cold->pool->type};
     int status = LQ_OK;
-    dst.slices = cold->rows;
-    dst.token_stride = cold->stride;
-    dst.type = pool->type;
     size_t count;
-    for (uint32_t g = 0; g < record->wide && status == LQ_OK; g++) {
-        d.group = record->wide_group + g;
-        status = lq__kv_wide_slices(reader, d.group, cold->slices, LQ_ARCHIVE_MAX_SLICES, &count);
-        if (status == LQ_OK) {
-            lq__kv_wide_rows(pool, cold, cold->slices, count);
-            status = lq_archive_unpack(reader, &d, &dst, t, n, cold->rest, cold->rest_bytes);
-        }
+    for (uint32_t g = 0; g < cold->record.wide && status == LQ_OK; g++) {
+        d.group = cold->record.wide_group + g;
+        status = lq__kv_wide_slices(cold, d.group, LQ_ARCHIVE_MAX_SLICES, &count);
+        if (status != LQ_OK) return status;
+        lq__kv_wide_rows(cold, cold->slices, count);
+        status = lq_archive_unpack(cold->reader, &d, &dst, t, n, cold->rest, cold->rest_bytes);
     }
-    return status == LQ_E_RANGE || status == LQ_E_ARG ? LQ_E_DATA : status;
+    return lq__kv_lied(status);
 }
 
 /* A step of n tokens, all layers. */
-LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, const lq_archive_reader *reader,
-                                  lq_archive_unpack_desc *desc, const lq__kv_cold_record *record,
-                                  const lq_positions *positions, size_t t, size_t n,
-                                  const lq__kv_cold *cold)
+LQ__STATIC int lq__kv_unpack_step(lq_kv *kv, lq__kv_cold *cold, const lq_positions *positions,
+                                  size_t t, size_t n)
 {
-    const lq__kv_pool *pool = lq__kv_pool_of(kv);
+    const lq__kv_cold_record *record = &cold->record;
     const uint8_t *gone = record->gone;
-    int status = record->wide ? lq__kv_unpack_wide(pool, reader, desc, record, t, n, cold) : LQ_OK;
-    for (uint32_t l = 0; l < pool->layers && status == LQ_OK; l++) {
-        const lq__kv_layer *layer = lq__kv_layers(pool) + l;
+    int status = record->wide ? lq__kv_unpack_wide(cold, t, n) : LQ_OK;
+    lq__kv_layer *layer = lq__kv_next(cold->pool, NULL);
+    cold->unpack.group = record->group;
+    for (; layer && status == LQ_OK; layer = lq__kv_next(cold->pool, layer), gone += 8) {
         lq_kv_view view[2];
-        memset(view, 0, sizeof view);
-        for (int v = 0; v < (int)layer->streams && layer->kv_heads && status == LQ_OK; v++) {
-            if (!record->wide || !cold->seen[2 * l + (uint32_t)v]) {
-                status = lq__kv_unpack_some(pool, l, v, reader, desc, record,
-                                            (size_t)lq__load64(gone), t, n, cold);
+        for (int v = 0; v < (int)layer->streams && status == LQ_OK; v++) {
+            if (!record->wide || !cold->seen[2 * layer->owner + (uint32_t)v]) {
+                status = cold->from ? LQ_OK : lq__kv_unpack_group(cold, layer, v);
+                if (status != LQ_OK) return status;
+                status = lq__kv_lied(lq__kv_cold_fill(cold, layer, v, t, t + n, record->sinks,
+                                                      (size_t)lq__load64(gone), record->tokens));
             }
-            view[v].data = lq__kv_cold_data(cold, l, v);
+            memset(&view[v], 0, sizeof view[v]);
+            view[v].data = lq__kv_cold_data(cold, layer->owner, v);
             view[v].token_stride = cold->stride;
-            view[v].type = pool->type;
-            desc->group++;
+            view[v].type = cold->pool->type;
+            cold->unpack.group++;
         }
-        gone += layer->kv_heads ? 8 : 0;
-        if (status == LQ_OK && layer->kv_heads) {
-            status =
-                lq_kv_append(kv, l, &view[0], layer->streams > 1 ? &view[1] : NULL, positions, n);
-            status = status == LQ_E_RANGE ? LQ_E_DATA : status;
-        }
+        if (status != LQ_OK) return status;
+        status = lq_kv_append(kv, layer->owner, &view[0], layer->streams > 1 ? &view[1] : NULL,
+                              positions, n);
+        status = status == LQ_E_RANGE ? LQ_E_DATA : status;
     }
     return status;
 }
@@ -37375,40 +36806,34 @@ LQ__STATIC void lq__kv_unpack_end(const lq_kv *kv, const lq__kv_cold_record *rec
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     const uint8_t *at = record->gone;
-    for (uint32_t l = 0; l < pool->layers; l++) {
-        lq__kv_layer *layer = lq__kv_layers(pool) + l;
-        if (layer->kv_heads) {
-            size_t gone = (size_t)lq__load64(at);
-            lq__kv_give_back(kv, layer, gone);
-            lq__kv_counts(kv)[l].gone = LQ__MAX(lq__kv_counts(kv)[l].gone, gone);
-            at += 8;
-        }
+    for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
+        lq__kv_count *count = lq__kv_count_of(kv, layer);
+        size_t gone = (size_t)lq__load64(at);
+        lq__kv_give_back(kv, layer, gone);
+        count->gone = LQ__MAX(count->gone, gone);
+        at += 8;
     }
 }
 
 /* All tokens; kv is empty after an error. */
-LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, const lq_archive_reader *reader,
-                                 lq_archive_unpack_desc *desc, const lq__kv_cold_record *record,
-                                 const lq__kv_cold *cold)
+LQ__STATIC int lq__kv_unpack_all(lq_kv *kv, lq__kv_cold *cold)
 {
+    const lq__kv_cold_record *record = &cold->record;
     size_t chunk = lq__kv_unpack_chunk(record);
     int status = LQ_OK;
     lq__kv_unpack_begin(kv, record);
     for (size_t t = 0; t < record->tokens && status == LQ_OK; t += chunk) {
         size_t n = LQ__MIN(chunk, record->tokens - t);
-        lq_positions positions;
-        memset(&positions, 0, sizeof positions);
+        lq_positions positions = {0, 0, cold->positions};
         for (size_t i = 0; i < n; i++) {
             cold->positions[i] = (int64_t)lq__load64(record->positions + 8 * (t + i));
         }
-        positions.list = cold->positions;
-        desc->group = record->group;
-        status = lq__kv_unpack_step(kv, reader, desc, record, &positions, t, n, cold);
+        status = lq__kv_unpack_step(kv, cold, &positions, t, n);
     }
-    if (status != LQ_OK) {
-        lq__kv_empty(kv);
-    } else {
+    if (status == LQ_OK) {
         lq__kv_unpack_end(kv, record);
+    } else {
+        lq__kv_empty(kv);
     }
     return status;
 }
@@ -37420,25 +36845,21 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_kv_
         lq__kv_sequence_of(kv)->tokens || (!desc->profiles && desc->profile_count)) {
         return LQ_E_ARG;
     }
-    lq__kv_cold_record record;
-    int status = lq__kv_cold_read(lq__kv_pool_of(kv), reader, desc->sequence, &record);
+    lq__kv_cold cold = LQ__ZEROS;
+    int status = lq__kv_cold_read(&cold.record, lq__kv_pool_of(kv), reader, desc->sequence);
     if (status != LQ_OK) return status;
-    size_t needed = lq_kv_unpack_bytes(kv, reader, desc->sequence);
-    if (workspace_bytes < needed) return LQ_E_SPACE;
-    if (record.tokens > lq_kv_room(kv)) return LQ_E_FULL;
-    lq__kv_cold cold;
-    (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), lq__kv_unpack_chunk(&record),
-                            record.wide != 0,
-                            (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63), needed - 63);
-    status = record.wide ? lq__kv_wide_check(lq__kv_pool_of(kv), reader, &record, &cold) : LQ_OK;
-    if (status != LQ_OK) return status;
-    lq_archive_unpack_desc d;
-    memset(&d, 0, sizeof d);
-    d.tables = desc->tables;
-    d.sequence = desc->sequence;
-    d.calibrated = desc->profiles;
-    d.calibrated_count = desc->profile_count;
-    return lq__kv_unpack_all(kv, reader, &d, &record, &cold);
+    if (workspace_bytes < lq_kv_unpack_bytes(kv, reader, desc->sequence)) return LQ_E_SPACE;
+    if (cold.record.tokens > lq_kv_room(kv)) return LQ_E_FULL;
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__kv_cold_place(&cold, &arena, lq__kv_pool_of(kv), lq__kv_unpack_chunk(&cold.record),
+                      cold.record.wide != 0);
+    cold.reader = reader;
+    cold.unpack.tables = desc->tables;
+    cold.unpack.sequence = desc->sequence;
+    cold.unpack.calibrated = desc->profiles;
+    cold.unpack.calibrated_count = desc->profile_count;
+    status = cold.record.wide ? lq__kv_wide_check(&cold) : LQ_OK;
+    return status == LQ_OK ? lq__kv_unpack_all(kv, &cold) : status;
 }
 
 /* ================================================================================================
@@ -37466,15 +36887,16 @@ typedef struct lq__kv_draft {
 } lq__kv_draft;
 
 /* One number in 4 bytes; 0 behind the end. */
-LQ__STATIC uint32_t lq__kv_take32(lq__kv_tape *tape)
+LQ__INLINE uint32_t lq__kv_take32(lq__kv_tape *tape)
 {
-    size_t at = tape->at;
-    if (tape->count - at < 4) {
-        tape->bad = 1;
-        return 0;
-    }
-    tape->at += 4;
-    return lq__load32(tape->src + at);
+    return (uint32_t)lq__kv_word(tape, 0, 4);
+}
+
+/* One of those that may be none. */
+LQ__INLINE uint32_t lq__kv_take_or_none(lq__kv_tape *tape)
+{
+    uint32_t word = lq__kv_take32(tape);
+    return word ? word : LQ_KV_NONE;
 }
 
 /* A RoPE, of which layer `like` was the first. */
@@ -37491,8 +36913,7 @@ LQ__STATIC int lq__kv_draft_rope(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_l
         own->rope = draft->layer ? draft->layer[like].rope : NULL;
         return draft->layer && (!own->rope || own->rope->rotary_dims != dims) ? LQ_E_DATA : LQ_OK;
     }
-    lq_rope rope;
-    memset(&rope, 0, sizeof rope);
+    lq_rope rope = LQ__ZEROS;
     rope.rotary_dims = dims;
     rope.layout = lq__kv_take32(tape);
     rope.magnitude = lq__f32_of_bits(lq__kv_take32(tape));
@@ -37535,8 +36956,7 @@ LQ__STATIC int lq__kv_draft_policies(lq__kv_draft *draft, lq__kv_tape *tape, lq_
     if (count != 1 && count != own->kv_heads) return LQ_E_DATA;
     draft->each |= count > 1;
     for (uint32_t h = 0; h < count && !tape->bad; h++) {
-        lq_kv_policy p;
-        memset(&p, 0, sizeof p);
+        lq_kv_policy p = LQ__ZEROS;
         uint32_t word[3];
         for (int i = 0; i < 3; i++) {
             word[i] = lq__kv_take32(tape);
@@ -37592,12 +37012,9 @@ LQ__STATIC int lq__kv_draft_layer(lq__kv_draft *draft, lq__kv_tape *tape, uint32
     own->kv_heads = heads;
     own->k_dims = lq__kv_take32(tape);
     own->v_dims = lq__kv_take32(tape);
-    own->v_in_k = lq__kv_take32(tape);
-    own->v_in_k = own->v_in_k ? own->v_in_k : LQ_KV_NONE;
+    own->v_in_k = lq__kv_take_or_none(tape);
     int status = lq__kv_draft_rope(draft, tape, own, l);
-    if (status == LQ_OK) {
-        status = lq__kv_draft_policies(draft, tape, own, 0, policies);
-    }
+    if (status == LQ_OK) status = lq__kv_draft_policies(draft, tape, own, 0, policies);
     if (status == LQ_OK && own->v_in_k == LQ_KV_NONE) {
         status = lq__kv_draft_policies(draft, tape, own, 1, policies);
     }
@@ -37619,14 +37036,10 @@ LQ__STATIC int lq__kv_draft_all(lq__kv_draft *draft, lq__kv_tape *tape, lq_kv_de
     d->layers = lq__kv_take32(tape);
     d->tokens = lq__kv_take32(tape);
     d->step_tokens = lq__kv_take32(tape);
-    uint32_t word = lq__kv_take32(tape);
-    d->sinks = word ? word : LQ_KV_NONE;
-    word = lq__kv_take32(tape);
-    d->window = word ? word : LQ_KV_NONE;
-    word = lq__kv_take32(tape);
-    d->type = (int)LQ__MIN(word, 255u);
-    word = lq__kv_take32(tape);
-    d->sparse = (int)LQ__MIN(word, 255u);
+    d->sinks = lq__kv_take_or_none(tape);
+    d->window = lq__kv_take_or_none(tape);
+    d->type = (int)lq__kv_word(tape, 0, 4); /* whatever it says is looked at later */
+    d->sparse = (int)lq__kv_word(tape, 0, 4);
     if (d->layers > 4096 || d->step_tokens == 0 || d->type == 0) return LQ_E_DATA;
     for (uint32_t l = 0; l < d->layers && status == LQ_OK; l++) {
         status = lq__kv_draft_layer(draft, tape, l);
@@ -37674,29 +37087,17 @@ LQ__STATIC int lq__kv_find_form(const lq_archive_reader *reader, uint64_t sequen
     return LQ_OK;
 }
 
-/* Places what has been counted; returns the bytes of it. mem: aligned to 64, or NULL. */
-LQ__STATIC size_t lq__kv_draft_place(lq__kv_draft *draft, uint8_t *mem, uint32_t layers)
+/* Places what has been counted. */
+LQ__STATIC void lq__kv_draft_place(lq__kv_draft *draft, lq__arena *a, uint32_t layers)
 {
     size_t profiles = draft->calibrated ? 2 * draft->heads : 0;
     size_t names = draft->calibrated ? draft->desc->profile_count : 0;
-    size_t used = 0;
-    size_t at[6];
-    at[0] = lq__kv_take(&used, layers, sizeof(lq_kv_layer));
-    at[1] = lq__kv_take(&used, draft->policy_count, sizeof(lq_kv_policy));
-    at[2] = lq__kv_take(&used, draft->rope_count, sizeof(lq_rope));
-    at[3] = lq__kv_take(&used, draft->freq_count, sizeof(float));
-    at[4] = lq__kv_take(&used, profiles, sizeof(lq_profile *));
-    at[5] = lq__kv_take(&used, names, 16);
-    if (mem) {
-        draft->layer = (lq_kv_layer *)(void *)(mem + at[0]);
-        draft->policies = (lq_kv_policy *)(void *)(mem + at[1]);
-        draft->ropes = (lq_rope *)(void *)(mem + at[2]);
-        draft->freqs = (float *)(void *)(mem + at[3]);
-        draft->profiles = (const lq_profile **)(void *)(mem + at[4]);
-        draft->names = mem + at[5];
-        memset(mem, 0, used);
-    }
-    return used;
+    draft->layer = (lq_kv_layer *)lq__arena_array(a, layers, sizeof(lq_kv_layer));
+    draft->policies = (lq_kv_policy *)lq__arena_array(a, draft->policy_count, sizeof(lq_kv_policy));
+    draft->ropes = (lq_rope *)lq__arena_array(a, draft->rope_count, sizeof(lq_rope));
+    draft->freqs = (float *)lq__arena_array(a, draft->freq_count, sizeof(float));
+    draft->profiles = (const lq_profile **)lq__arena_array(a, profiles, sizeof(lq_profile *));
+    draft->names = (uint8_t *)lq__arena_array(a, names, 16);
 }
 
 /* Names of the profiles that are given. */
@@ -37736,8 +37137,7 @@ LQ_API int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *
         (with->profile_count && !with->profiles)) {
         return LQ_E_ARG;
     }
-    lq__kv_draft draft;
-    memset(&draft, 0, sizeof draft);
+    lq__kv_draft draft = LQ__ZEROS;
     draft.desc = with;
     lq__kv_tape tape;
     int cold;
@@ -37745,11 +37145,14 @@ LQ_API int lq_kv_inspect(lq_kv_desc *desc, void *mem, size_t mem_bytes, size_t *
     lq_kv_desc d;
     if (status == LQ_OK) status = lq__kv_draft_all(&draft, &tape, &d);
     if (status != LQ_OK) return status;
-    size_t bytes = lq__kv_draft_place(&draft, NULL, d.layers);
-    if (bytes >= SIZE_MAX - 63) return LQ_E_RANGE;
-    *needed = bytes + 63;
-    if (mem_bytes < bytes + 63) return LQ_E_SPACE;
-    (void)lq__kv_draft_place(&draft, (uint8_t *)mem + ((0 - (uintptr_t)mem) & 63), d.layers);
+    lq__arena arena = lq__arena_dry();
+    lq__kv_draft_place(&draft, &arena, d.layers);
+    *needed = lq__arena_bytes(&arena);
+    if (*needed == 0) return LQ_E_RANGE;
+    if (mem_bytes < *needed) return LQ_E_SPACE;
+    memset(mem, 0, *needed);
+    arena = lq__arena_of(mem, mem_bytes);
+    lq__kv_draft_place(&draft, &arena, d.layers);
     status = lq__kv_draft_names(&draft);
     tape.at = 0;
     if (status == LQ_OK) status = lq__kv_draft_all(&draft, &tape, &d);
@@ -37792,8 +37195,7 @@ LQ_API int lq_kv_export(const lq_kv *kv,
                         int (*write_fn)(void *user, const void *bytes, size_t count), void *user,
                         const lq_kv_export_desc *desc, void *workspace, size_t workspace_bytes)
 {
-    lq_archive_writer_desc d;
-    memset(&d, 0, sizeof d);
+    lq_archive_writer_desc d = LQ__ZEROS;
     size_t work;
     int status =
         write_fn && workspace ? lq__kv_export_sizes(kv, desc, &work, &d.directory_bytes) : LQ_E_ARG;
@@ -37854,17 +37256,6 @@ LQ__STATIC int lq__kv_import_open(lq__kv_import *import, const lq_archive_source
     return status;
 }
 
-/* The descriptor, above. */
-LQ__STATIC int lq__kv_import_inspect(lq__kv_import *import, const lq_archive_reader *reader,
-                                     const lq_kv_import_desc *desc, lq_kv_desc *d)
-{
-    size_t bytes = 0;
-    int status = lq_kv_inspect(d, NULL, 0, &bytes, reader, desc);
-    if (status != LQ_E_SPACE) return status;
-    uint8_t *mem = lq__kv_import_take(import, bytes);
-    return mem ? lq_kv_inspect(d, mem, bytes, &bytes, reader, desc) : LQ_E_SPACE;
-}
-
 /* The largest page of the archive: room to read one. */
 LQ__STATIC size_t lq__kv_import_page(const lq_archive_reader *reader)
 {
@@ -37895,32 +37286,8 @@ LQ__STATIC int lq__kv_import_fill(lq__kv_import *import, const lq_archive_reader
                 : lq__kv_load_all(kv, reader, sequence, work, bytes);
 }
 
-/* What stays below: the block, tables where the cache needs them, the program's own bytes. */
-typedef struct lq__kv_stay {
-    size_t block;
-    size_t tables;
-    const uint8_t *note;
-    size_t note_bytes;
-} lq__kv_stay;
-
-/* Its bytes, if there is room for them and `work` more. */
-LQ__STATIC int lq__kv_import_room(lq__kv_import *import, const lq__kv_stay *kept, size_t work,
-                                  size_t *bytes)
-{
-    size_t all;
-    if (!lq__add_ok(bytes, kept->block, kept->tables) ||
-        !lq__add_ok(bytes, *bytes, kept->note_bytes) || !lq__add_ok(&all, *bytes, work) ||
-        !lq__add_ok(&all, all, import->high)) {
-        all = SIZE_MAX;
-    }
-    if (all == SIZE_MAX || all - import->high > import->bytes) {
-        *import->needed = all;
-        return LQ_E_SPACE;
-    }
-    return LQ_OK;
-}
-
-/* Makes the cache, its tables and the note below, and fills it. */
+/* Makes what stays, below: the cache, tables where the cache needs them, the program's own bytes.
+   Then fills the cache. */
 LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader *reader,
                                   const lq_kv_import_desc *desc, lq_kv_desc *d, int cold, lq_kv *kv)
 {
@@ -37929,35 +37296,42 @@ LQ__STATIC int lq__kv_import_make(lq__kv_import *import, const lq_archive_reader
     size_t work = lq__kv_import_page(reader);
     const lq_tables *any = (const lq_tables *)(const void *)d; /* to be measured with */
     const lq_tables *tables = desc->tables;
-    lq__kv_stay kept;
-    memset(&kept, 0, sizeof kept);
     d->tables = tables ? tables : any;
-    kept.block = lq_kv_bytes(d);
-    kept.tables = warm ? own : 0; /* else they are for unpacking alone */
-    if (desc->note && lq_archive_meta(reader, LQ_KV_NOTE, &kept.note, &kept.note_bytes) != LQ_OK) {
-        kept.note_bytes = 0;
-    }
+    size_t block = lq_kv_bytes(d);
+    size_t kept = warm ? own : 0; /* else they are for unpacking alone */
+    const uint8_t *note;
+    size_t note_bytes = 0;
+    if (desc->note && lq_archive_meta(reader, LQ_KV_NOTE, &note, &note_bytes)) note_bytes = 0;
     size_t bytes;
-    int status = lq__kv_import_room(import, &kept, cold ? own - kept.tables : work, &bytes);
+    size_t all;
+    if (!lq__add_ok(&bytes, block, kept) || !lq__add_ok(&bytes, bytes, note_bytes) ||
+        !lq__add_ok(&all, bytes, cold ? own - kept : work) ||
+        !lq__add_ok(&all, all, import->high)) {
+        all = SIZE_MAX;
+    }
+    if (all == SIZE_MAX || all - import->high > import->bytes) {
+        *import->needed = all;
+        return LQ_E_SPACE;
+    }
+    int status = LQ_OK;
     uint8_t *mem;
-    if (status == LQ_OK && own) {
-        mem = warm ? import->mem + kept.block : lq__kv_import_take(import, own);
+    if (own) {
+        mem = warm ? import->mem + block : lq__kv_import_take(import, own);
         status = lq_tables_init(&tables, mem, own);
     }
     if (status == LQ_OK) {
         d->tables = tables;
-        status = lq_kv_init(kv, import->mem, kept.block, d);
+        status = lq_kv_init(kv, import->mem, block, d);
     }
     if (status != LQ_OK) return status;
-    mem = import->mem + kept.block + kept.tables;
-    if (kept.note_bytes) memcpy(mem, kept.note, kept.note_bytes);
-    if (desc->note) *desc->note = kept.note_bytes ? mem : NULL;
-    if (desc->note_bytes) *desc->note_bytes = kept.note_bytes;
+    mem = import->mem + block + kept;
+    if (note_bytes) memcpy(mem, note, note_bytes);
+    if (desc->note) *desc->note = note_bytes ? mem : NULL;
+    if (desc->note_bytes) *desc->note_bytes = note_bytes;
     import->mem += bytes;
     import->bytes -= bytes;
     import->high += bytes;
-    lq_kv_unpack_desc unpack;
-    memset(&unpack, 0, sizeof unpack);
+    lq_kv_unpack_desc unpack = LQ__ZEROS;
     unpack.tables = tables;
     unpack.sequence = desc->sequence;
     unpack.profiles = desc->profiles;
@@ -37975,24 +37349,19 @@ LQ_API int lq_kv_import(lq_kv *kv, void *mem, size_t mem_bytes, size_t *needed,
     if (!kv || !needed || (!mem && mem_bytes)) return LQ_E_ARG;
     memset(kv, 0, sizeof *kv);
     *needed = 0;
-    lq__kv_import import;
-    import.mem = (uint8_t *)mem;
-    import.bytes = mem_bytes;
-    import.high = 0;
-    import.needed = needed;
+    lq__kv_import import = {(uint8_t *)mem, mem_bytes, 0, needed};
     lq_archive_reader reader;
     int status = lq__kv_import_open(&import, source, &reader);
     lq_kv_desc d;
-    if (status == LQ_OK) {
-        status = lq__kv_import_inspect(&import, &reader, desc, &d);
+    size_t bytes = 0;
+    if (status == LQ_OK) status = lq_kv_inspect(&d, NULL, 0, &bytes, &reader, desc);
+    if (status == LQ_E_SPACE && bytes) { /* the descriptor, above */
+        uint8_t *above = lq__kv_import_take(&import, bytes);
+        if (above) status = lq_kv_inspect(&d, above, bytes, &bytes, &reader, desc);
     }
     lq__kv_tape form;
-    if (status == LQ_OK) {
-        status = lq__kv_find_form(&reader, desc->sequence, &form, &cold);
-    }
-    if (status == LQ_OK) {
-        status = lq__kv_import_make(&import, &reader, desc, &d, cold, kv);
-    }
+    if (status == LQ_OK) status = lq__kv_find_form(&reader, desc->sequence, &form, &cold);
+    if (status == LQ_OK) status = lq__kv_import_make(&import, &reader, desc, &d, cold, kv);
     if (status == LQ_E_SPACE && *needed <= mem_bytes) {
         status = LQ_E_DATA; /* no memory would help */
     }
@@ -38011,20 +37380,31 @@ LQ__STATIC int lq__kv_same_geometry(const lq__kv_pool *a, const lq__kv_pool *b)
         const lq__kv_layer *x = lq__kv_layers(a) + l;
         const lq__kv_layer *y = lq__kv_layers(b) + l;
         if (x->kv_heads != y->kv_heads || x->owner != y->owner ||
-            (x->kv_heads && (x->k_dims != y->k_dims || x->v_dims != y->v_dims ||
-                             x->v_in_k != y->v_in_k))) {
+            (x->kv_heads &&
+             (x->dims[0] != y->dims[0] || x->dims[1] != y->dims[1] || x->v_in_k != y->v_in_k))) {
             return 0;
         }
     }
     return a->layers == b->layers;
 }
 
+/* What copying needs; returns where the record of what is copied goes. */
+LQ__STATIC uint8_t *lq__kv_copy_place(lq__kv_cold *cold, lq__arena *a, const lq_kv *kv,
+                                      const lq_kv *from)
+{
+    cold->from = from;
+    lq__kv_cold_place(cold, a, lq__kv_pool_of(kv), LQ__KV_CHUNK, 0);
+    return (uint8_t *)lq__arena_take(
+        a, lq__kv_cold_bytes(lq__kv_pool_of(from), lq__kv_sequence_of(from)->tokens));
+}
+
 LQ_API size_t lq_kv_copy_bytes(const lq_kv *kv, const lq_kv *from)
 {
     if (!lq__kv_valid(kv) || !lq__kv_valid(from)) return 0;
-    return lq__kv_cold_place(NULL, lq__kv_pool_of(kv), LQ__KV_CHUNK, 0, NULL, 0) +
-           lq__kv_cold_bytes(lq__kv_pool_of(from), lq__kv_sequence_of(from)->tokens) +
-           lq_kv_read_bytes(from) + 63;
+    lq__kv_cold cold;
+    lq__arena arena = lq__arena_dry();
+    (void)lq__kv_copy_place(&cold, &arena, kv, from);
+    return lq__arena_bytes(&arena);
 }
 
 LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t workspace_bytes)
@@ -38037,23 +37417,17 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
     if (!lq__kv_whole(from)) return LQ_E_RANGE;
     if (workspace_bytes < lq_kv_copy_bytes(kv, from)) return LQ_E_SPACE;
     if (lq_kv_tokens(from) > lq_kv_room(kv)) return LQ_E_FULL;
-    const lq__kv_pool *pool = lq__kv_pool_of(from);
-    lq__kv_cold cold;
-    (void)lq__kv_cold_place(&cold, lq__kv_pool_of(kv), LQ__KV_CHUNK, 0,
-                            (uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 63),
-                            lq_kv_copy_bytes(kv, from) - 63);
-    size_t bytes = lq__kv_cold_bytes(pool, lq__kv_sequence_of(from)->tokens);
-    lq__kv_cold_store(from, 0, 0, cold.rest);
-    lq__kv_cold_record record;
-    int status = lq__kv_cold_open(pool, cold.rest, bytes, &record);
-    if (status != LQ_OK) return LQ_E_INTERNAL;
-    cold.from = from;
-    cold.read = cold.rest + bytes;
-    lq_archive_unpack_desc desc;
-    memset(&desc, 0, sizeof desc);
-    status = lq__kv_unpack_all(kv, NULL, &desc, &record, &cold);
+    lq__kv_cold cold = LQ__ZEROS;
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    uint8_t *record = lq__kv_copy_place(&cold, &arena, kv, from);
+    lq__kv_cold_store(record, from, 0, 0);
+    if (lq__kv_cold_open(&cold.record, lq__kv_pool_of(from), record,
+                         lq__kv_cold_bytes(lq__kv_pool_of(from), lq_kv_tokens(from))) != LQ_OK) {
+        return LQ_E_INTERNAL;
+    }
+    int status = lq__kv_unpack_all(kv, &cold);
     if (status == LQ_OK) {
-        memcpy(lq__kv_masses(kv), lq__kv_masses(from), record.tokens * sizeof(float));
+        memcpy(lq__kv_masses(kv), lq__kv_masses(from), cold.record.tokens * sizeof(float));
     }
     return status;
 }
@@ -40062,7 +39436,9 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__WORD_ROWS
 #undef LQ__BOX_COSET
 #undef LQ__BOX_ROWS
+#undef LQ__ZEROS
 #undef LQ__MIN
+#undef LQ__ARENA_DRY
 #undef LQ__AS_STORED
 #undef LQ__MAX
 #undef LQ__TOKENS

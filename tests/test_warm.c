@@ -236,18 +236,19 @@ static void check_sparse(const lq_kv *kv, lq_kv_attend_desc *d, const float *q, 
     CHECK(lq__kv_reader_init(&r, kv, d) == LQ_OK);
     uint8_t *block = (uint8_t *)source_alloc(lq_kv_attend_bytes(kv));
     uint8_t *mem = block + 63 - ((uintptr_t)(block + 63) & 63);
-    (void)lq__kv_reader_place(&r, mem, r.pool);
-    for (r.kv_head = 0; r.kv_head < desc.kv_heads; r.kv_head++) {
-        r.head = lq__kv_heads(r.pool, r.layer) + r.kv_head;
-        r.rows = LQ__MIN(r.group, (size_t)8);
-        r.row = 0;
+    lq__arena arena = lq__arena_of(mem, r.pool->attend_bytes);
+    lq__kv_reader_place(&r, &arena, r.pool);
+    for (size_t head = 0; head < desc.kv_heads; head++) {
+        lq__kv_reader_use(&r, head);
+        r.rows.count = LQ__MIN(r.group, (size_t)8);
+        r.rows.first = 0;
         lq__kv_ready(&r);
         for (size_t p = 0; p < lq__kv_count_of(kv, r.layer)->pages; p++) {
             const lq__kv_page *page = lq__kv_pages(kv, r.layer) + p;
             double most = -1e30;
             lq__kv_score_ready(&r, page->epoch);
             for (size_t t = page->first; t < page->first + page->count; t++) {
-                for (size_t h = 0; h < r.rows; h++) {
+                for (size_t h = 0; h < r.rows.count; h++) {
                     double x = 0;
                     for (size_t c = 0; c < dims_of(0); c++) {
                         x += (double)q[(r.kv_head * r.group + h) * dims_of(0) + c] *
@@ -1031,11 +1032,12 @@ static void test_numbers(void)
     CHECK(append(&kv, 0, 400) == LQ_OK);
     for (int v = 0; v < 2; v++) {
         const lq__kv_layer *layer = lq__kv_layers(lq__kv_pool_of(&kv));
-        size_t dims = lq__kv_dims(layer, v);
+        size_t dims = layer->dims[v];
         size_t mean = lq__kv_mean_bytes(dims);
         CHECK(layer->number_bytes[v] == layer->kv_heads * (mean + 2 + dims));
         CHECK(lq__kv_check_numbers(&kv, 0, v));
-        uint8_t *numbers = lq__kv_numbers(&kv, layer, v, 2, 1);
+        lq__kv_lane lane = lq__kv_lane_of(&kv, layer, (size_t)v * layer->kv_heads + 1);
+        uint8_t *numbers = lq__kv_numbers(&lane, 2);
         for (size_t i = 1; i < mean; i++) {
             numbers[i] = (uint8_t)source_below(256);
         }

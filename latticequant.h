@@ -3601,6 +3601,12 @@ typedef lq__i16_neon lq__mask16_neon; /* 0 or -1 */
 #define LQ__OPERATION(r, name, parameters8, parameters16, parameters4, of8, of16, of4)
 #define LQ__STORES(name, x, of8, of16, of4)
 #endif
+/* Before a loop of few turns whose vectors stay in registers only if gcc unrolls it. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 8
+#define LQ__UNROLL _Pragma("GCC unroll 8")
+#else
+#define LQ__UNROLL
+#endif
 #define LQ__LOADS(r, name, of8, of16, of4)                                                        \
     LQ__OPERATION(lq__##r##_, name, (const void *p), (const void *p), (const void *p), of8, of16, \
                   of4)
@@ -3948,6 +3954,95 @@ LQ__TAKES_3(u8, pick_u8, u8, u8, u8, _mm256_blendv_epi8((__m256i)c, (__m256i)b, 
 LQ__TAKES_2(u8, equal_u8, u8, u8, _mm256_cmpeq_epi8((__m256i)a, (__m256i)b),
             _mm512_movm_epi8(_mm512_cmpeq_epi8_mask((__m512i)a, (__m512i)b)),
             vceqq_u8((uint8x16_t)a, (uint8x16_t)b))
+
+/* ---- 8 bits, four times as many lanes; pairs of vectors of 16 bits made into one ---- */
+LQ__LOADS(u8, load8, _mm256_loadu_si256((const __m256i *)p), _mm512_loadu_si512(p),
+          vld1q_u8((const uint8_t *)p))
+/* 16 bytes, over and over. */
+LQ__LOADS(u8, load8_sixteen, _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)),
+          _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)),
+          vld1q_u8((const uint8_t *)p))
+LQ__STORES(store8, u8, _mm256_storeu_si256((__m256i *)p, (__m256i)a),
+           _mm512_storeu_si512(p, (__m512i)a), vst1q_u8((uint8_t *)p, (uint8x16_t)a))
+LQ__SETS(u8, set8, int8_t, _mm256_set1_epi8(a), _mm512_set1_epi8(a), vdupq_n_s8(a))
+/* Of signed bytes the larger; b xor c where the signed a is negative, c with ones wherever b has
+   some. */
+LQ__TAKES_2(u8, max8, u8, u8, _mm256_max_epi8((__m256i)a, (__m256i)b),
+            _mm512_max_epi8((__m512i)a, (__m512i)b), vmaxq_s8((int8x16_t)a, (int8x16_t)b))
+LQ__TAKES_3(u8, mirror8, u8, u8, u8,
+            _mm256_xor_si256((__m256i)b,
+                             _mm256_and_si256(_mm256_cmpgt_epi8(_mm256_setzero_si256(), (__m256i)a),
+                                              (__m256i)c)),
+            _mm512_mask_sub_epi8((__m512i)b, _mm512_movepi8_mask((__m512i)a), (__m512i)c,
+                                 (__m512i)b),
+            veorq_u8((uint8x16_t)b, vandq_u8(vcltzq_s8((int8x16_t)a), (uint8x16_t)c)))
+/* |a - b|, and -1 where a is at least b, of unsigned bytes. */
+LQ__TAKES_2(u8, apart8, u8, u8,
+            _mm256_sub_epi8(_mm256_max_epu8((__m256i)a, (__m256i)b),
+                            _mm256_min_epu8((__m256i)a, (__m256i)b)),
+            _mm512_sub_epi8(_mm512_max_epu8((__m512i)a, (__m512i)b),
+                            _mm512_min_epu8((__m512i)a, (__m512i)b)),
+            vabdq_u8((uint8x16_t)a, (uint8x16_t)b))
+LQ__TAKES_2(u8, reach8, u8, u8,
+            _mm256_cmpeq_epi8(_mm256_max_epu8((__m256i)a, (__m256i)b), (__m256i)a),
+            _mm512_movm_epi8(_mm512_cmpge_epu8_mask((__m512i)a, (__m512i)b)),
+            vcgeq_u8((uint8x16_t)a, (uint8x16_t)b))
+/* Entries b, 0 to 15, of a, which has 16 bytes over and over. */
+LQ__TAKES_2(u8, look8, u8, u8, _mm256_shuffle_epi8((__m256i)a, (__m256i)b),
+            _mm512_shuffle_epi8((__m512i)a, (__m512i)b), vqtbl1q_u8((uint8x16_t)a, (uint8x16_t)b))
+/* a + the squares of four bytes, each below 128. */
+LQ__TAKES_2(i32, add_squares8, i32, u8,
+            _mm256_add_epi32((__m256i)a,
+                             _mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)b, (__m256i)b),
+                                               _mm256_set1_epi16(1))),
+            _mm512_dpbusd_epi32((__m512i)a, (__m512i)b, (__m512i)b),
+            vpadalq_u16(vpadalq_u16((uint32x4_t)a, vmull_u8(vget_low_u8((uint8x16_t)b),
+                                                            vget_low_u8((uint8x16_t)b))),
+                        vmull_high_u8((uint8x16_t)b, (uint8x16_t)b)))
+/* The numbers of a and of b, saturated, as signed bytes; the same of a c >> 16 and b c >> 16, not
+   negative. Both in the order of the level's, which order8 makes that of a, then b. */
+LQ__TAKES_2(u8, pack8, i16, i16, _mm256_packs_epi16((__m256i)a, (__m256i)b),
+            _mm512_packs_epi16((__m512i)a, (__m512i)b),
+            vcombine_s8(vqmovn_s16((int16x8_t)a), vqmovn_s16((int16x8_t)b)))
+LQ__TAKES_3(u8, cells8, i16, i16, i16,
+            _mm256_packs_epi16(_mm256_mulhi_epi16((__m256i)a, (__m256i)c),
+                               _mm256_mulhi_epi16((__m256i)b, (__m256i)c)),
+            _mm512_packs_epi16(_mm512_mulhi_epi16((__m512i)a, (__m512i)c),
+                               _mm512_mulhi_epi16((__m512i)b, (__m512i)c)),
+            vcombine_s8(vqshrn_n_s16(vqdmulhq_s16((int16x8_t)a, (int16x8_t)c), 1),
+                        vqshrn_n_s16(vqdmulhq_s16((int16x8_t)b, (int16x8_t)c), 1)))
+LQ__TAKES_1(u8, order8, u8, _mm256_permute4x64_epi64((__m256i)a, 0xd8),
+            _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), (__m512i)a), a)
+/* Fours of bytes so placed that zips of 8 and 16 bits within 128 bits leave all in order. */
+LQ__TAKES_1(u8, spread8, u8,
+            _mm256_permutevar8x32_epi32((__m256i)a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7)),
+            _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
+                                                       11, 15),
+                                     (__m512i)a),
+            a)
+LQ__TAKES_2(i16, zip8_low, i16, i16, _mm256_unpacklo_epi8((__m256i)a, (__m256i)b),
+            _mm512_unpacklo_epi8((__m512i)a, (__m512i)b), vzip1q_s8((int8x16_t)a, (int8x16_t)b))
+LQ__TAKES_2(i16, zip8_high, i16, i16, _mm256_unpackhi_epi8((__m256i)a, (__m256i)b),
+            _mm512_unpackhi_epi8((__m512i)a, (__m512i)b), vzip2q_s8((int8x16_t)a, (int8x16_t)b))
+/* Bit k of each byte. */
+#if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE uint64_t lq__bits8_avx2(lq__u8_avx2 a, int k)
+{
+    return (uint32_t)_mm256_movemask_epi8((__m256i)((lq__u16_avx2)a << (7 - k)));
+}
+
+LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__bits8_avx512(lq__u8_avx512 a, int k)
+{
+    return _mm512_movepi8_mask((__m512i)((lq__u16_avx512)a << (7 - k)));
+}
+#elif LQ__NEON
+LQ__INLINE uint64_t lq__bits8_neon(lq__u8_neon a, int k)
+{
+    const uint8x16_t weight = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const uint8x16_t x = vandq_u8(vtstq_u8((uint8x16_t)a, vdupq_n_u8((uint8_t)(1 << k))), weight);
+    return vaddv_u8(vget_low_u8(x)) | (uint64_t)vaddv_u8(vget_high_u8(x)) << 8;
+}
+#endif
 
 /* ================================================================================================
    >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
@@ -4887,6 +4982,14 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
         size_t i = 0;                                                                      \
         for (; i + LQ__LANES_##v <= count && type == LQ_F32; i += LQ__LANES_##v) {         \
             lq__store_f32_##v(dst + 4 * i, lq__load_f32_##v(src + i));                     \
+        }                                                                                  \
+        for (; i + 2 * LQ__LANES_##v <= count && type == LQ_F16; i += 2 * LQ__LANES_##v) { \
+            lq__f32_##v x = lq__load_f32_##v(src + i);                                     \
+            lq__f32_##v y = lq__load_f32_##v(src + i + LQ__LANES_##v);                     \
+            most = lq__max_##v(most, (lq__i32_##v)x & 0x7fffffff);                         \
+            most = lq__max_##v(most, (lq__i32_##v)y & 0x7fffffff);                         \
+            lq__store_f16_##v(dst + 2 * i, x);                                             \
+            lq__store_f16_##v(dst + 2 * (i + LQ__LANES_##v), y);                           \
         }                                                                                  \
         for (; i + LQ__LANES_##v <= count && type == LQ_F16; i += LQ__LANES_##v) {         \
             lq__f32_##v x = lq__load_f32_##v(src + i);                                     \
@@ -20748,7 +20851,7 @@ typedef struct lq__hot_kernels {
     void (*flip)(float *, const float *, size_t, float);
     float (*query)(int8_t *, int8_t *, int32_t *, const float *, size_t);
     void (*turn)(lq__hot_turn *);
-    void (*granule)(uint8_t *, int, int, size_t, const lq__hot_turn *);
+    void (*granule)(uint8_t *, int, int, size_t, lq__hot_turn *);
     void (*turning)(lq__hot_turning *, const lq__hot_part *, size_t, size_t);
 } lq__hot_kernels;
 
@@ -21597,8 +21700,8 @@ static void lq__hot_turn_neon(lq__hot_turn *turn)
 
    To add a hot kind, touch these lines: an lq__hot_bound and, unless the largest coordinate alone
    sets its scale, an lq__hot_cells, of the names that its row in >>tile has. Planes that no kind
-   has yet: also lq__hot_put_more_k_*, lq__hot_put_more_v_* and lq__hot_join_* of each level. Blocks
-   other than E8's: also lq__hot_e8 and LQ__HOT_JOINT.
+   has yet: also lq__hot_put_k and lq__hot_put_v of LQ__HOT_SEAL. Blocks other than E8's: also
+   lq__hot_e8 and LQ__HOT_JOINT.
    ============================================================================================== */
 /* ---- scales and levels: the C code ---- */
 /* Eight vectors on their way in: X, at most 2^14, in units of 2^(exponent / 12). */
@@ -21912,11 +22015,13 @@ LQ__INLINE int lq__hot_is_fixed(int kind, int stream)
     return !lq__hot_cells_in(kind)->cuts && !(lq__hot_is_joint(kind) && stream == LQ_K);
 }
 
-/* Scales that just fit what has been turned. */
-LQ__STATIC void lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+/* Scales that just fit what has been turned. Returns whether they are such that the base stays 0
+   (see lq__hot_choose_base): it is, and codes are 60 .. 240. */
+LQ__STATIC int lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
 {
     const lq__hot_bound *bound = lq__hot_bound_in(kind, stream);
     int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
+    int ordinary = turn->base == 0;
     memset(v, 0, sizeof *v);
     for (size_t t = 0; t < 8; t++) {
         v->none[t] = turn->most[t] ? 0 : -1;
@@ -21927,8 +22032,10 @@ LQ__STATIC void lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int ki
             v->code[t] = exponent + bound->base + v->rung[t] + LQ__HOT_SCALE_ONE;
             v->exponent[t] = exponent - 12 * 13;
             v->none[t] = v->code[t] < LQ__HOT_LEAST ? -1 : 0;
+            ordinary &= v->code[t] >= 60 && v->code[t] <= 240;
         }
     }
+    return ordinary;
 }
 
 /* Factors of the three scales of each token of a granule. */
@@ -21946,6 +22053,77 @@ LQ__STATIC void lq__hot_factors(int16_t (*factors)[8], int kind, int stream,
             factors[k][t] = (int16_t)(v->none[t] ? 0 : f);
         }
     }
+}
+
+/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
+   for those that become too small. Returns how many. */
+LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
+{
+    size_t lost = 0;
+    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
+        int32_t code = (int32_t)scales[t] - 12 * octaves;
+        int held = scales[t] && code >= LQ__HOT_LEAST;
+        lost += scales[t] && !held;
+        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
+    }
+    return lost;
+}
+
+/* floor(x / 12). */
+LQ__INLINE int32_t lq__hot_octave(int32_t x)
+{
+    return (x + 12 * 1024) / 12 - 1024;
+}
+
+/* The base for what has been turned: the largest number always has a scale, the others have one
+   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
+LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
+{
+    int32_t base = turn->base;
+    int32_t top = -12 * 1024; /* codes if the base were 0 */
+    int32_t low = 12 * 1024;
+    int32_t held = 0; /* the largest code in the tile */
+    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
+        held = LQ__MAX(held, (int32_t)scales[t]);
+    }
+    turn->base = 0;
+    lq__hot_vectors v;
+    (void)lq__hot_aim(&v, turn, kind, stream);
+    for (size_t t = 0; t < 8; t++) {
+        if (turn->most[t]) {
+            top = LQ__MAX(top, v.code[t]);
+            low = LQ__MIN(low, v.code[t]);
+        }
+    }
+    turn->base = base;
+    if (top < low) return;
+    if (held == 0) { /* room on both sides */
+        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
+    }
+    int32_t least = lq__hot_octave(top - 254 + 11);
+    if (held) least = LQ__MAX(least, turn->base - (255 - held) / 12);
+    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
+    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
+    if (held && base != turn->base) {
+        turn->lost += lq__hot_rebase(scales, base - turn->base);
+    }
+    turn->base = base;
+    for (size_t t = 0; t < 8; t++) {
+        int32_t code = v.code[t] - 12 * base;
+        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
+    }
+}
+
+/* What a granule begins with: the scales that just fit, the tile's base, factors. */
+LQ__STATIC void lq__hot_fit(lq__hot_vectors *v, int16_t (*factors)[8], uint8_t *tile, int kind,
+                            int stream, lq__hot_turn *turn)
+{
+    if (!lq__hot_aim(v, turn, kind, stream)) {
+        lq__hot_choose_base(turn, tile + lq__hot_scales_at(kind, lq__hot_wide(turn->dims)), kind,
+                            stream);
+        (void)lq__hot_aim(v, turn, kind, stream);
+    }
+    lq__hot_factors(factors, kind, stream, v);
 }
 
 /* Of each token the scale of least cost, and its code. fixed: the middle one. */
@@ -21969,7 +22147,7 @@ LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*c
 
 /* X of eight tokens from `first` on to codes and scales. */
 static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
-                              const lq__hot_turn *turn)
+                              lq__hot_turn *turn)
 {
     const int16_t *x = turn->dst;
     size_t stride = turn->row;
@@ -21978,9 +22156,8 @@ static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
     int fixed = lq__hot_is_fixed(kind, stream);
     uint8_t *codes = (uint8_t *)turn->spun; /* (8, wide) */
     lq__hot_vectors v;
-    lq__hot_aim(&v, turn, kind, stream);
     int16_t factors[3][8];
-    lq__hot_factors(factors, kind, stream, &v);
+    lq__hot_fit(&v, factors, tile, kind, stream, turn);
     uint32_t costs[3][8];
     memset(costs, 0, sizeof costs);
     for (size_t k = 0; k < 3 && !fixed; k++) {
@@ -22024,7 +22201,7 @@ LQ__HOT_256 __m256i lq__hot_times_256(__m256i x, int32_t factor)
     return _mm256_mullo_epi32(x, _mm256_set1_epi32(factor));
 }
 
-LQ__HOT_256 void lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+LQ__HOT_256 int lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
 {
     const lq__hot_bound *bound = lq__hot_bound_in(kind, stream);
     const int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
@@ -22042,12 +22219,16 @@ LQ__HOT_256 void lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, i
     }
     __m256i code = _mm256_add_epi32(_mm256_add_epi32(exponent, rung),
                                     _mm256_set1_epi32(bound->base + LQ__HOT_SCALE_ONE));
+    const __m256i ordinary = _mm256_or_si256(
+        none, _mm256_and_si256(_mm256_cmpgt_epi32(code, _mm256_set1_epi32(59)),
+                               _mm256_cmpgt_epi32(_mm256_set1_epi32(241), code)));
     none = _mm256_or_si256(none, _mm256_cmpgt_epi32(_mm256_set1_epi32(LQ__HOT_LEAST), code));
     _mm256_storeu_si256((__m256i *)(void *)v->code, _mm256_andnot_si256(none, code));
     exponent = _mm256_sub_epi32(exponent, _mm256_set1_epi32(12 * 13));
     _mm256_storeu_si256((__m256i *)(void *)v->exponent, _mm256_andnot_si256(none, exponent));
     _mm256_storeu_si256((__m256i *)(void *)v->rung, rung);
     _mm256_storeu_si256((__m256i *)(void *)v->none, none);
+    return turn->base == 0 && _mm256_movemask_epi8(ordinary) == -1;
 }
 
 LQ__HOT_256 void lq__hot_factors_256(int16_t (*factors)[8], int kind, int stream,
@@ -22077,6 +22258,17 @@ LQ__HOT_256 void lq__hot_factors_256(int16_t (*factors)[8], int kind, int stream
                                        _mm_shuffle_epi8(high, _mm_sub_epi8(at, _mm_set1_epi8(16))));
         _mm_storeu_si128((__m128i *)(void *)factors[k], _mm_and_si128(f, there));
     }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_fit_256(lq__hot_vectors *v, int16_t (*factors)[8],
+                                                uint8_t *tile, int kind, int stream,
+                                                lq__hot_turn *turn)
+{
+    if (!lq__hot_aim_256(v, turn, kind, stream)) {
+        lq__hot_fit(v, factors, tile, kind, stream, turn);
+        return;
+    }
+    lq__hot_factors_256(factors, kind, stream, v);
 }
 
 LQ__HOT_256 void lq__hot_best_256(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
@@ -22110,11 +22302,6 @@ LQ__HOT_256 void lq__hot_best_256(uint32_t *best, uint8_t *scales, const uint32_
     _mm_storel_epi64((__m128i *)(void *)scales, _mm_packus_epi16(eight, eight));
 }
 
-LQ__HOT_256 __m256i lq__hot_row_256(const int16_t *x)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)x);
-}
-
 /* Entries j, below 32, of a table in two halves. */
 LQ__HOT_256 __m256i lq__hot_pick_256(const __m256i *table, __m256i j)
 {
@@ -22124,7 +22311,8 @@ LQ__HOT_256 __m256i lq__hot_pick_256(const __m256i *table, __m256i j)
 
 #endif
 
-/* ---- E8: what differs by level: 32 entries of a table, brackets, words to memory ---- */
+/* ---- what differs by level: 32 entries of a table, of which entry16 knows the first; E8:
+   brackets, words to memory ---- */
 #if LQ__X86
 typedef struct lq__entries_avx2 {
     __m256i half[2];
@@ -22144,6 +22332,11 @@ LQ__HOT_256 lq__u8_avx2 lq__entry_avx2(const lq__entries_avx2 *t, lq__u8_avx2 j)
     return (lq__u8_avx2)lq__hot_pick_256(t->half, (__m256i)j);
 }
 
+LQ__HOT_256 lq__u8_avx2 lq__entry16_avx2(const lq__entries_avx2 *t, lq__u8_avx2 j)
+{
+    return (lq__u8_avx2)_mm256_shuffle_epi8(t->half[0], (__m256i)j);
+}
+
 LQ__HOT_512 lq__entries_avx512 lq__entries_of_avx512(const int8_t *of)
 {
     return _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)of));
@@ -22153,6 +22346,8 @@ LQ__HOT_512 lq__u8_avx512 lq__entry_avx512(const lq__entries_avx512 *t, lq__u8_a
 {
     return (lq__u8_avx512)_mm512_permutexvar_epi8((__m512i)j, *t);
 }
+
+#define lq__entry16_avx512 lq__entry_avx512
 
 /* Brackets of two coordinates. */
 LQ__HOT_256 lq__u8_avx2 lq__hot_near_avx2(lq__i16_avx2 y0, lq__i16_avx2 y1)
@@ -22249,10 +22444,8 @@ LQ__HOT_256 void lq__hot_take_words_avx2(uint8_t *at, const uint32_t *words, siz
 #define lq__hot_take_words_avx512 lq__hot_take_words_avx2
 #define LQ__HOT_ON_avx2 LQ__TARGET_HOT_AVX2
 #define LQ__HOT_ON_avx512 LQ__TARGET_HOT_AVX512
-#define lq__hot_aim_avx2 lq__hot_aim_256
-#define lq__hot_aim_avx512 lq__hot_aim_256
-#define lq__hot_factors_avx2 lq__hot_factors_256
-#define lq__hot_factors_avx512 lq__hot_factors_256
+#define lq__hot_fit_avx2 lq__hot_fit_256
+#define lq__hot_fit_avx512 lq__hot_fit_256
 #define lq__hot_best_avx2 lq__hot_best_256
 #define lq__hot_best_avx512 lq__hot_best_256
 #elif LQ__NEON
@@ -22269,6 +22462,11 @@ LQ__INLINE lq__entries_neon lq__entries_of_neon(const int8_t *of)
 LQ__INLINE lq__u8_neon lq__entry_neon(const lq__entries_neon *t, lq__u8_neon j)
 {
     return (lq__u8_neon)vqtbl2q_u8(*t, (uint8x16_t)j);
+}
+
+LQ__INLINE lq__u8_neon lq__entry16_neon(const lq__entries_neon *t, lq__u8_neon j)
+{
+    return (lq__u8_neon)vqtbl1q_u8(t->val[0], (uint8x16_t)j);
 }
 
 /* Brackets of two coordinates: lq__hot_bracket, of 128 bytes, in two halves. */
@@ -22318,8 +22516,7 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
     }
 }
 #define LQ__HOT_ON_neon
-#define lq__hot_aim_neon lq__hot_aim
-#define lq__hot_factors_neon lq__hot_factors
+#define lq__hot_fit_neon lq__hot_fit
 #define lq__hot_best_neon lq__hot_best
 #endif
 
@@ -22485,7 +22682,7 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
     }                                                                                              \
                                                                                                    \
     LQ__HOT_ON_##v LQ__INLINE void lq__hot_granule_joint_##v(                                      \
-        uint8_t *tile, int kind, int stream, size_t first, const lq__hot_turn *turn)               \
+        uint8_t *tile, int kind, int stream, size_t first, lq__hot_turn *turn)                     \
     {                                                                                              \
         const size_t wide = lq__hot_wide(turn->dims);                                              \
         const int fixed = lq__hot_is_fixed(kind, stream);                                          \
@@ -22497,9 +22694,8 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
             s.moved[c] = lq__entries_of_##v(lq__hot_brackets[3 * c + 2]);                          \
         }                                                                                          \
         lq__hot_vectors vectors;                                                                   \
-        lq__hot_aim_##v(&vectors, turn, kind, stream);                                             \
         int16_t factors[3][8];                                                                     \
-        lq__hot_factors_##v(factors, kind, stream, &vectors);                                      \
+        lq__hot_fit_##v(&vectors, factors, tile, kind, stream, turn);                              \
         uint32_t costs[3][8];                                                                      \
         memset(costs, 0, sizeof costs);                                                            \
         if (stream == LQ_K) {                                                                      \
@@ -22517,773 +22713,433 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
     }
 LQ__EACH_LEVEL(LQ__HOT_JOINT)
 
-/* ---- AVX2 ---- */
+/* ---- Z, at each level ---- */
+/* Levels from zero outwards, by cells: looked up eight cells at a time. kind and what depends on it
+   may be constants. */
+#define LQ__HOT_CELLS(v)                                                                        \
+    typedef struct lq__hot_cells_##v {                                                          \
+        lq__u8_##v base;                                                                        \
+        lq__u8_##v cut[LQ__HOT_CUTS];                                                           \
+        lq__entries_##v spot;                                                                   \
+        lq__u8_##v half; /* the code of the first level above zero */                           \
+        int cuts;                                                                               \
+        int many; /* more than 16 levels from zero outwards */                                  \
+    } lq__hot_cells_##v;                                                                        \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_cells_init_##v(lq__hot_cells_##v *cells, int kind)   \
+    {                                                                                           \
+        const lq__hot_cells *of = lq__hot_cells_in(kind);                                       \
+        cells->base = lq__load8_sixteen_##v(of->base);                                          \
+        for (int k = 0; k < LQ__HOT_CUTS; k++) {                                                \
+            cells->cut[k] = lq__load8_sixteen_##v(of->cut[k]);                                  \
+        }                                                                                       \
+        cells->spot = lq__entries_of_##v((const int8_t *)of->spot);                             \
+        cells->half = lq__set8_##v((int8_t)(1 << lq__hot_bits(kind) >> 1));                     \
+        cells->cuts = of->cuts;                                                                 \
+        cells->many = lq__hot_bits(kind) > 5;                                                   \
+    }                                                                                           \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_level_##v(const lq__hot_cells_##v *cells, \
+                                                                lq__u8_##v a)                   \
+    {                                                                                           \
+        const lq__u8_##v eight = (lq__u8_##v)((lq__u16_##v)a >> 3) & 15;                        \
+        lq__u8_##v level = lq__look8_##v(cells->base, eight);                                   \
+        for (int k = 0; k < cells->cuts; k++) {                                                 \
+            level -= lq__reach8_##v(a, lq__look8_##v(cells->cut[k], eight));                    \
+        }                                                                                       \
+        return level;                                                                           \
+    }                                                                                           \
+                                                                                                \
+    /* How far the middle of a cell is from its level. */                                       \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_far_##v(const lq__hot_cells_##v *cells,   \
+                                                              lq__u8_##v a, lq__u8_##v level)   \
+    {                                                                                           \
+        const lq__u8_##v spot = cells->many ? lq__entry_##v(&cells->spot, level)                \
+                                            : lq__entry16_##v(&cells->spot, level);             \
+        return lq__apart8_##v(a + a + 1, spot);                                                 \
+    }                                                                                           \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_code_##v(const lq__hot_cells_##v *cells,  \
+                                                               lq__u8_##v a)                    \
+    {                                                                                           \
+        return lq__hot_cell_level_##v(cells, a) + cells->half;                                  \
+    }                                                                                           \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_error_##v(const lq__hot_cells_##v *cells, \
+                                                                lq__u8_##v a)                   \
+    {                                                                                           \
+        return lq__hot_cell_far_##v(cells, a, lq__hot_cell_level_##v(cells, a));                \
+    }
+LQ__EACH_LEVEL(LQ__HOT_CELLS)
+
 #if LQ__X86
-/* Levels from zero outwards of 32 cells in order of packs. */
-typedef struct lq__hot_cells_256 {
-    __m256i base;
-    __m256i cut[LQ__HOT_CUTS];
-    __m256i spot[2]; /* of 16 levels each */
-    int cuts;
-    int many; /* more than 16 levels from zero outwards */
-} lq__hot_cells_256;
-
-LQ__HOT_256 void lq__hot_cells_init_256(lq__hot_cells_256 *cells, int kind)
-{
-    const lq__hot_cells *of = lq__hot_cells_in(kind);
-    cells->base = lq__hot_twice_256((const int8_t *)of->base);
-    for (int k = 0; k < LQ__HOT_CUTS; k++) {
-        cells->cut[k] = lq__hot_twice_256((const int8_t *)of->cut[k]);
-    }
-    cells->spot[0] = lq__hot_twice_256((const int8_t *)of->spot);
-    cells->spot[1] = lq__hot_twice_256((const int8_t *)of->spot + 16);
-    cells->cuts = of->cuts;
-    cells->many = lq__hot_bits(kind) > 5;
-}
-
-LQ__HOT_256 __m256i lq__hot_cell_256(const int16_t *x, int16_t factor)
-{
-    const __m256i f = _mm256_set1_epi16(factor);
-    return _mm256_packs_epi16(_mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x)), f),
-                              _mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x + 16)), f));
-}
-
-LQ__HOT_256 __m256i lq__hot_cell_level_256(const lq__hot_cells_256 *cells, __m256i a)
-{
-    const __m256i eight = _mm256_and_si256(_mm256_srli_epi16(a, 3), _mm256_set1_epi8(15));
-    const __m256i cut = _mm256_shuffle_epi8(cells->cut[0], eight);
-    __m256i level = _mm256_sub_epi8(_mm256_shuffle_epi8(cells->base, eight),
-                                    _mm256_cmpeq_epi8(_mm256_max_epu8(a, cut), a));
-    for (int k = 1; k < cells->cuts; k++) {
-        const __m256i next = _mm256_shuffle_epi8(cells->cut[k], eight);
-        level = _mm256_sub_epi8(level, _mm256_cmpeq_epi8(_mm256_max_epu8(a, next), a));
-    }
-    return level;
-}
-
-/* sum += squared errors, four a lane. */
-LQ__HOT_256 __m256i lq__hot_cell_costs_256(const lq__hot_cells_256 *cells, const int16_t *x,
-                                           int16_t factor, __m256i sum)
-{
-    const __m256i one = _mm256_set1_epi8(1);
-    const __m256i a = lq__hot_cell_256(x, factor);
-    const __m256i level = lq__hot_cell_level_256(cells, a);
-    const __m256i spot = cells->many ? lq__hot_pick_256(cells->spot, level)
-                                     : _mm256_shuffle_epi8(cells->spot[0], level);
-    const __m256i middle = _mm256_add_epi8(_mm256_add_epi8(a, a), one);
-    const __m256i e = _mm256_sub_epi8(_mm256_max_epu8(middle, spot), _mm256_min_epu8(middle, spot));
-    return _mm256_add_epi32(sum,
-                            _mm256_madd_epi16(_mm256_maddubs_epi16(e, e), _mm256_set1_epi16(1)));
-}
-
-/* Codes of 32 dims, in order. */
-LQ__HOT_256 __m256i lq__hot_codes_256(const lq__hot_cells_256 *cells, int kind, const int16_t *x,
-                                      int16_t factor)
-{
-    const int8_t half = (int8_t)(1 << lq__hot_bits(kind) >> 1);
-    const __m256i x0 = lq__hot_row_256(x);
-    const __m256i x1 = lq__hot_row_256(x + 16);
-    __m256i c;
-    if (!cells->cuts) {
-        const __m256i f = _mm256_set1_epi16(factor);
-        const __m256i two = _mm256_set1_epi16(2);
-        const __m256i h0 = _mm256_add_epi16(two, _mm256_srai_epi16(x0, 15));
-        const __m256i h1 = _mm256_add_epi16(two, _mm256_srai_epi16(x1, 15));
-        c = _mm256_packs_epi16(
-            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x0, f), h0), 2),
-            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x1, f), h1), 2));
-        c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
-        c = _mm256_xor_si256(c, _mm256_set1_epi8(INT8_MIN));
-    } else {
-        const __m256i minus = _mm256_cmpgt_epi8(_mm256_setzero_si256(), _mm256_packs_epi16(x0, x1));
-        c = lq__hot_cell_level_256(cells, lq__hot_cell_256(x, factor));
-        c = _mm256_add_epi8(c, _mm256_set1_epi8(half)); /* below zero: 2 half - 1 less that */
-        c = _mm256_xor_si256(c, _mm256_and_si256(minus, _mm256_set1_epi8((int8_t)(2 * half - 1))));
-    }
-    return _mm256_permute4x64_epi64(c, 0xd8);
-}
-
-/* Four rows of 32 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
-   dims in each half; else four tokens of a dim side by side, dims ascending. */
-LQ__HOT_256 void lq__hot_fours_of_256(__m256i *w, const uint8_t *codes, size_t stride,
-                                      int by_tokens)
-{
-    const __m256i r0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-    const __m256i r1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + stride));
-    const __m256i r2 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 2 * stride));
-    const __m256i r3 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 3 * stride));
-    if (by_tokens) {
-        const __m256i a = _mm256_unpacklo_epi32(r0, r1);
-        const __m256i b = _mm256_unpackhi_epi32(r0, r1);
-        const __m256i c = _mm256_unpacklo_epi32(r2, r3);
-        const __m256i d = _mm256_unpackhi_epi32(r2, r3);
-        w[0] = _mm256_unpacklo_epi64(a, c);
-        w[1] = _mm256_unpackhi_epi64(a, c);
-        w[2] = _mm256_unpacklo_epi64(b, d);
-        w[3] = _mm256_unpackhi_epi64(b, d);
-    } else {
-        const __m256i a = _mm256_unpacklo_epi8(r0, r1);
-        const __m256i b = _mm256_unpackhi_epi8(r0, r1);
-        const __m256i c = _mm256_unpacklo_epi8(r2, r3);
-        const __m256i d = _mm256_unpackhi_epi8(r2, r3);
-        const __m256i p = _mm256_unpacklo_epi16(a, c);
-        const __m256i q = _mm256_unpackhi_epi16(a, c);
-        const __m256i r = _mm256_unpacklo_epi16(b, d);
-        const __m256i s = _mm256_unpackhi_epi16(b, d);
-        w[0] = _mm256_permute2x128_si256(p, q, 0x20);
-        w[1] = _mm256_permute2x128_si256(r, s, 0x20);
-        w[2] = _mm256_permute2x128_si256(p, q, 0x31);
-        w[3] = _mm256_permute2x128_si256(r, s, 0x31);
-    }
-}
-
-/* The highest bits of codes with a bit in the second plane. */
-LQ__HOT_256 uint32_t lq__hot_tops_256(__m256i w, int kind)
-{
-    return (uint32_t)_mm256_movemask_epi8(lq__hot_fours(kind) == 2 ? _mm256_slli_epi16(w, 3)
-                                                                   : _mm256_slli_epi16(w, 5));
-}
-
-/* The nibbles of two fours. */
-LQ__HOT_256 __m256i lq__hot_join_nibbles_256(__m256i a, __m256i b)
-{
-    const __m256i low = _mm256_set1_epi8(15);
-    return _mm256_or_si256(_mm256_and_si256(a, low),
-                           _mm256_slli_epi16(_mm256_and_si256(b, low), 4));
-}
-
-/* What the first plane has of two fours in fields of two bits. */
-LQ__HOT_256 __m256i lq__hot_join_pairs_256(__m256i a, __m256i b, int kind)
-{
-    const __m256i low = _mm256_set1_epi8(3);
-    if (lq__hot_has_nibbles(kind)) {
-        a = _mm256_srli_epi16(a, 4);
-        b = _mm256_srli_epi16(b, 4);
-    }
-    return _mm256_or_si256(_mm256_and_si256(a, low),
-                           _mm256_slli_epi16(_mm256_and_si256(b, low), 2));
-}
-
-/* Fields of a vector of the first plane: fours 4j .. of w[j] side by side; returns the vectors. */
-LQ__HOT_256 size_t lq__hot_join_256(__m256i *w, int kind)
-{
-    if (lq__hot_fours(kind) == 1) return 4;
-    if (lq__hot_fours(kind) == 2) {
-        w[0] = lq__hot_join_nibbles_256(w[0], w[1]);
-        w[1] = lq__hot_join_nibbles_256(w[2], w[3]);
-        return 2;
-    }
-    w[0] = _mm256_or_si256(lq__hot_join_pairs_256(w[0], w[1], kind),
-                           _mm256_slli_epi16(lq__hot_join_pairs_256(w[2], w[3], kind), 4));
-    return 1;
-}
-
-/* Vectors of eight tokens, w the first four of them, 16 dims i of 32. */
-LQ__HOT_256 void lq__hot_put_eight_256(uint8_t *at, __m256i w, __m256i z, size_t i)
-{
-    _mm256_storeu_si256((__m256i *)(void *)at, i ? _mm256_permute2x128_si256(w, z, 0x31)
-                                                 : _mm256_permute2x128_si256(w, z, 0x20));
-}
-
-/* The second plane of 32 dims of a tile of K: w[j], z[j] have fours j of each 16 dims. */
-LQ__HOT_256 void lq__hot_put_more_k_256(uint8_t *tile, int kind, size_t wide, size_t d,
-                                        size_t first, const __m256i *w, const __m256i *z)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 32) / 16;
-    const size_t behind = lq__hot_behind(kind);
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t step = 4 / fours * 4 * behind; /* from 16 dims to the next */
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + d / 16 * step + first / 16 * behind;
-    for (size_t j = 0; j < 4 && lq__hot_has_bits(kind); j++) {
-        uint8_t *at = to + j / fours * 4 * behind + j % fours * 8 + first % 16 / 2;
-        uint32_t a = lq__hot_tops_256(w[j], kind);
-        uint32_t b = lq__hot_tops_256(z[j], kind);
-        uint32_t bits[2];
-        bits[0] = (a & 0xffffu) | b << 16;
-        bits[1] = a >> 16 | (b & 0xffff0000u);
-        for (size_t i = 0; i < sixteens; i++) {
-            memcpy(at + i * step, &bits[i], 4);
-        }
-    }
-    for (size_t j = 0; j < 4 && lq__hot_has_nibbles(kind); j += 2) {
-        const __m256i a = lq__hot_join_nibbles_256(w[j], w[j + 1]);
-        const __m256i b = lq__hot_join_nibbles_256(z[j], z[j + 1]);
-        for (size_t i = 0; i < sixteens; i++) {
-            lq__hot_put_eight_256(to + i * step + j / 2 * 64 + first % 16 * 4, a, b, i);
-        }
-    }
-}
-
-/* 32 dims of a granule's codes into a tile of K. */
-LQ__HOT_256 void lq__hot_put_k_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 32) / 16;
-    __m256i w[4];
-    lq__hot_fours_of_256(w, codes, stride, 1);
-    __m256i z[4];
-    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 1);
-    if (lq__hot_behind(kind)) {
-        lq__hot_put_more_k_256(tile, kind, wide, d, first, w, z);
-    }
-    size_t count = lq__hot_join_256(w, kind);
-    (void)lq__hot_join_256(z, kind);
-    for (size_t i = 0; i < sixteens; i++) {
-        for (size_t j = 0; j < count; j++) {
-            uint8_t *at =
-                tile + 64 * (4 * ((d / 16 + i) * count + j) + first / 16) + first % 16 * 4;
-            lq__hot_put_eight_256(at, w[j], z[j], i);
-        }
-    }
-}
-
-/* The second plane of 8 dims of a tile of V, half h of a vector: w has tokens `first` .., z those
-   four behind. */
-LQ__HOT_256 void lq__hot_put_more_v_256(uint8_t *tile, int kind, size_t wide, size_t vector,
-                                        size_t first, size_t h, __m256i w, __m256i z)
-{
-    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
-    if (lq__hot_has_nibbles(kind)) {
-        _mm256_storeu_si256((__m256i *)(void *)(to + field / 2 * 64 + 32 * h),
-                            lq__hot_join_nibbles_256(w, z));
-    } else {
-        const uint32_t a = lq__hot_tops_256(w, kind);
-        const uint32_t b = lq__hot_tops_256(z, kind);
-        memcpy(to + field * 8 + 4 * h, &a, 4);
-        memcpy(to + field * 8 + 4 * h + 8, &b, 4);
-    }
-}
-
-/* 32 dims of a granule's codes into a tile of V. */
-LQ__HOT_256 void lq__hot_put_v_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const int upper = first % 16 != 0;
-    __m256i w[4];
-    lq__hot_fours_of_256(w, codes, stride, 0);
-    __m256i z[4];
-    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 0);
-    for (size_t i = 0; i < LQ__MIN(wide - d, 32) / 8; i += 1) {
-        const size_t b = d / 16 + i / 2;
-        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
-        uint8_t *at = tile + 64 * vector + 32 * (i % 2);
-        if (lq__hot_behind(kind)) {
-            lq__hot_put_more_v_256(tile, kind, wide, vector, first, i % 2, w[i], z[i]);
-        }
-        __m256i x;
-        if (fours == 1) {
-            x = w[i];
-            _mm256_storeu_si256(
-                (__m256i *)(void *)(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1) +
-                                    32 * (i % 2)),
-                z[i]);
-        } else if (fours == 2) {
-            x = lq__hot_join_nibbles_256(w[i], z[i]);
-        } else { /* half of each byte is there, or will be */
-            x = lq__hot_join_pairs_256(w[i], z[i], kind);
-            x = upper ? _mm256_slli_epi16(x, 4) : x;
-            x = _mm256_or_si256(x, _mm256_and_si256(lq__hot_row_256((const int16_t *)(void *)at),
-                                                    _mm256_set1_epi8(upper ? 15 : -16)));
-        }
-        _mm256_storeu_si256((__m256i *)(void *)at, x);
-    }
-}
-
-LQ__HOT_256 void lq__hot_granule_of_256(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint8_t *codes = (uint8_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    lq__hot_vectors v;
-    lq__hot_aim_256(&v, turn, kind, stream);
-    int16_t factors[3][8];
-    lq__hot_factors_256(factors, kind, stream, &v);
-    uint32_t costs[3][8];
-    memset(costs, 0, sizeof costs);
-    lq__hot_cells_256 cells;
-    lq__hot_cells_init_256(&cells, kind);
-    if (cells.cuts) {
-        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
-        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 31); /* dims not there */
-        for (size_t t = 0; t < 8; t++) {
-            const int16_t *row = x + t * stride;
-            __m256i s0 = _mm256_setzero_si256();
-            __m256i s1 = s0;
-            __m256i s2 = s0;
-            for (size_t d = 0; d < dims; d += 32) {
-                s0 = lq__hot_cell_costs_256(&cells, row + d, factors[0][t], s0);
-                s1 = lq__hot_cell_costs_256(&cells, row + d, factors[1][t], s1);
-                s2 = lq__hot_cell_costs_256(&cells, row + d, factors[2][t], s2);
-            }
-            s0 = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s2));
-            __m128i sum =
-                _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1));
-            costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
-            costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
-            costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
-        }
-    }
-    uint32_t best[8];
-    lq__hot_best_256(best, tile + lq__hot_scales_at(kind, wide) + first,
-                     (const uint32_t(*)[8])costs, &v, lq__hot_is_fixed(kind, stream));
-    for (size_t t = 0; t < 8; t++) {
-        for (size_t d = 0; d < dims; d += 32) {
-            _mm256_storeu_si256(
-                (__m256i *)(void *)(codes + t * stride + d),
-                lq__hot_codes_256(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (size_t d = 0; d < dims; d += 32) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_256(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_256(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_granule_avx2(uint8_t *tile, int kind, int stream,
-                                                     size_t first, const lq__hot_turn *turn)
-{
-    if (lq__hot_is_joint(kind)) {
-        lq__hot_granule_joint_avx2(tile, kind, stream, first, turn);
-    } else {
-        lq__hot_granule_of_256(tile, kind, stream, first, turn);
-    }
-}
-
-/* ---- AVX-512 ---- */
-/* Codes, without the sign, and errors of 128 cells. */
-typedef struct lq__hot_cells_512 {
+/* AVX-512 has codes and errors of all 128 cells in registers. */
+typedef struct lq__hot_marks_avx512 {
     __m512i code[2];
     __m512i error[2];
-} lq__hot_cells_512;
+    int cuts;
+} lq__hot_marks_avx512;
 
-LQ__HOT_512 void lq__hot_cells_init_512(lq__hot_cells_512 *cells, int kind)
+LQ__HOT_512 void lq__hot_marks_init_avx512(lq__hot_marks_avx512 *marks, int kind)
 {
-    const lq__hot_cells *of = lq__hot_cells_in(kind);
-    const __m512i one = _mm512_set1_epi8(1);
-    const __m512i half = _mm512_set1_epi8((int8_t)(1 << lq__hot_bits(kind) >> 1));
-    const __m512i four = _mm512_set1_epi32(0x03020100);
-    const __m512i base =
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->base));
-    const __m512i spot =
-        _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)of->spot));
-    __m512i a =
-        _mm512_add_epi8(four, _mm512_mullo_epi32(_mm512_set1_epi32(0x04040404),
-                                                 _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
-                                                                   11, 12, 13, 14, 15)));
+    lq__hot_cells_avx512 cells;
+    lq__hot_cells_init_avx512(&cells, kind);
+    __m512i a = _mm512_add_epi8(_mm512_set1_epi32(0x03020100),
+                                _mm512_mullo_epi32(_mm512_set1_epi32(0x04040404),
+                                                   _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+                                                                     10, 11, 12, 13, 14, 15)));
+    marks->cuts = cells.cuts;
+    LQ__UNROLL
     for (int i = 0; i < 2; i++) {
-        const __m512i eight = _mm512_and_si512(_mm512_srli_epi16(a, 3), _mm512_set1_epi8(15));
-        const __m512i middle = _mm512_add_epi8(_mm512_add_epi8(a, a), one);
-        __m512i level = _mm512_shuffle_epi8(base, eight);
-        for (int k = 0; k < of->cuts; k++) {
-            const __m512i cut =
-                _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->cut[k]));
-            const __mmask64 above = _mm512_cmpge_epu8_mask(a, _mm512_shuffle_epi8(cut, eight));
-            level = _mm512_mask_add_epi8(level, above, level, one);
-        }
-        __m512i near = _mm512_permutexvar_epi8(level, spot);
-        cells->code[i] = _mm512_add_epi8(level, half);
-        cells->error[i] =
-            _mm512_sub_epi8(_mm512_max_epu8(middle, near), _mm512_min_epu8(middle, near));
+        const lq__u8_avx512 level = lq__hot_cell_level_avx512(&cells, (lq__u8_avx512)a);
+        marks->code[i] = (__m512i)(level + cells.half);
+        marks->error[i] = (__m512i)lq__hot_cell_far_avx512(&cells, (lq__u8_avx512)a, level);
         a = _mm512_add_epi8(a, _mm512_set1_epi8(64));
     }
 }
 
-LQ__HOT_512 __m512i lq__hot_cell_512(__m512i x0, __m512i x1, __m512i factor)
+LQ__HOT_512 lq__u8_avx512 lq__hot_mark_code_avx512(const lq__hot_marks_avx512 *marks,
+                                                   lq__u8_avx512 a)
 {
-    return _mm512_packs_epi16(_mm512_mulhi_epi16(x0, factor), _mm512_mulhi_epi16(x1, factor));
+    return (lq__u8_avx512)_mm512_permutex2var_epi8(marks->code[0], (__m512i)a, marks->code[1]);
 }
 
-/* sum += squared errors, four a lane, of magnitudes x0 and x1. */
-LQ__HOT_512 __m512i lq__hot_cell_costs_512(const lq__hot_cells_512 *cells, __m512i x0, __m512i x1,
-                                           __m512i factor, __m512i sum)
+LQ__HOT_512 lq__u8_avx512 lq__hot_mark_error_avx512(const lq__hot_marks_avx512 *marks,
+                                                    lq__u8_avx512 a)
 {
-    const __m512i a = lq__hot_cell_512(x0, x1, factor);
-    const __m512i e = _mm512_permutex2var_epi8(cells->error[0], a, cells->error[1]);
-    return _mm512_dpbusd_epi32(sum, e, e);
+    return (lq__u8_avx512)_mm512_permutex2var_epi8(marks->error[0], (__m512i)a, marks->error[1]);
+}
+#define lq__hot_marks_avx2 lq__hot_cells_avx2
+#define lq__hot_marks_init_avx2 lq__hot_cells_init_avx2
+#define lq__hot_mark_code_avx2 lq__hot_cell_code_avx2
+#define lq__hot_mark_error_avx2 lq__hot_cell_error_avx2
+
+/* Sums of lanes: a token's costs. */
+LQ__HOT_256 void lq__hot_keep_three(uint32_t (*costs)[8], size_t t, __m128i sum)
+{
+    costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum);
+    costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1);
+    costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2);
 }
 
-/* Costs of a granule's three scales, tokens side by side. */
-LQ__HOT_512 void lq__hot_costs_512(uint32_t (*costs)[8], const lq__hot_cells_512 *cells,
-                                   uint32_t rest, const int16_t *x, size_t stride, size_t dims,
-                                   const int16_t (*factors)[8])
+LQ__HOT_256 void lq__hot_keep_costs_avx2(uint32_t (*costs)[8], size_t t, const lq__i32_avx2 *sum)
 {
-    for (size_t t = 0; t < 8; t++) {
-        const int16_t *row = x + t * stride;
-        const __m512i f0 = _mm512_set1_epi16(factors[0][t]);
-        const __m512i f1 = _mm512_set1_epi16(factors[1][t]);
-        const __m512i f2 = _mm512_set1_epi16(factors[2][t]);
-        __m512i s0 = _mm512_setzero_si512();
-        __m512i s1 = s0;
-        __m512i s2 = s0;
-        for (size_t d = 0; d < dims; d += 64) {
-            const __m512i x0 = _mm512_abs_epi16(_mm512_loadu_si512(row + d));
-            const __m512i x1 = _mm512_abs_epi16(_mm512_loadu_si512(row + d + 32));
-            s0 = lq__hot_cell_costs_512(cells, x0, x1, f0, s0);
-            s1 = lq__hot_cell_costs_512(cells, x0, x1, f1, s1);
-            s2 = lq__hot_cell_costs_512(cells, x0, x1, f2, s2);
-        }
-        __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(s0, s1), _mm512_unpackhi_epi32(s0, s1));
-        __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(s2, s2), _mm512_unpackhi_epi32(s2, s2));
-        a = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-        __m256i c = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
-        costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
-        costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
-        costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
+    const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32((__m256i)sum[0], (__m256i)sum[1]),
+                                        _mm256_hadd_epi32((__m256i)sum[2], (__m256i)sum[2]));
+    lq__hot_keep_three(costs, t,
+                       _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
+}
+
+LQ__HOT_512 void lq__hot_keep_costs_avx512(uint32_t (*costs)[8], size_t t,
+                                           const lq__i32_avx512 *sum)
+{
+    const __m512i *s = (const __m512i *)(const void *)sum;
+    const __m512i a =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(s[0], s[1]), _mm512_unpackhi_epi32(s[0], s[1]));
+    const __m512i b =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[2]), _mm512_unpackhi_epi32(s[2], s[2]));
+    const __m512i c = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    const __m256i d = _mm256_add_epi32(_mm512_castsi512_si256(c), _mm512_extracti64x4_epi64(c, 1));
+    lq__hot_keep_three(costs, t,
+                       _mm_add_epi32(_mm256_castsi256_si128(d), _mm256_extracti128_si256(d, 1)));
+}
+
+/* 16 dims of eight tokens, w the first four of them, to each of `sixteens` places. */
+LQ__HOT_256 void lq__hot_put_eight_avx2(uint8_t *at, lq__u8_avx2 w, lq__u8_avx2 z, size_t step,
+                                        size_t sixteens)
+{
+    _mm256_storeu_si256((__m256i *)(void *)at,
+                        _mm256_permute2x128_si256((__m256i)w, (__m256i)z, 0x20));
+    if (sixteens > 1) {
+        _mm256_storeu_si256((__m256i *)(void *)(at + step),
+                            _mm256_permute2x128_si256((__m256i)w, (__m256i)z, 0x31));
     }
 }
 
-/* Codes of 64 dims, in order. */
-LQ__HOT_512 __m512i lq__hot_codes_512(const lq__hot_cells_512 *cells, int kind, const int16_t *x,
-                                      int16_t factor)
+LQ__HOT_512 void lq__hot_put_eight_avx512(uint8_t *at, lq__u8_avx512 w, lq__u8_avx512 z,
+                                          size_t step, size_t sixteens)
 {
-    const int8_t most = (int8_t)((1 << lq__hot_bits(kind)) - 1);
-    const __m512i f = _mm512_set1_epi16(factor);
-    const __m512i x0 = _mm512_loadu_si512(x);
-    const __m512i x1 = _mm512_loadu_si512(x + 32);
-    __m512i c;
-    if (!lq__hot_cells_in(kind)->cuts) {
-        const __m512i two = _mm512_set1_epi16(2);
-        const __m512i h0 = _mm512_add_epi16(two, _mm512_srai_epi16(x0, 15));
-        const __m512i h1 = _mm512_add_epi16(two, _mm512_srai_epi16(x1, 15));
-        c = _mm512_packs_epi16(
-            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x0, f), h0), 2),
-            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x1, f), h1), 2));
-        c = _mm512_max_epi8(c, _mm512_set1_epi8(-127));
-        c = _mm512_xor_si512(c, _mm512_set1_epi8(INT8_MIN));
-    } else {
-        const __mmask64 minus = _mm512_movepi8_mask(_mm512_packs_epi16(x0, x1));
-        const __m512i a = lq__hot_cell_512(_mm512_abs_epi16(x0), _mm512_abs_epi16(x1), f);
-        c = _mm512_permutex2var_epi8(cells->code[0], a, cells->code[1]);
-        c = _mm512_mask_sub_epi8(c, minus, _mm512_set1_epi8(most), c);
-    }
-    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), c);
-}
-
-/* Four rows of 64 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
-   dims in each quarter; else four tokens of a dim side by side, 16 dims in each w[j]. */
-LQ__HOT_512 void lq__hot_fours_of_512(__m512i *w, const uint8_t *codes, size_t stride,
-                                      int by_tokens)
-{
-    const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i r0 = _mm512_loadu_si512(codes);
-    __m512i r1 = _mm512_loadu_si512(codes + stride);
-    __m512i r2 = _mm512_loadu_si512(codes + 2 * stride);
-    __m512i r3 = _mm512_loadu_si512(codes + 3 * stride);
-    if (by_tokens) {
-        const __m512i a = _mm512_unpacklo_epi32(r0, r1);
-        const __m512i b = _mm512_unpackhi_epi32(r0, r1);
-        const __m512i c = _mm512_unpacklo_epi32(r2, r3);
-        const __m512i d = _mm512_unpackhi_epi32(r2, r3);
-        w[0] = _mm512_unpacklo_epi64(a, c);
-        w[1] = _mm512_unpackhi_epi64(a, c);
-        w[2] = _mm512_unpacklo_epi64(b, d);
-        w[3] = _mm512_unpackhi_epi64(b, d);
-    } else {
-        __m512i a, b, c, d;
-        r0 = _mm512_permutexvar_epi32(turn, r0);
-        r1 = _mm512_permutexvar_epi32(turn, r1);
-        r2 = _mm512_permutexvar_epi32(turn, r2);
-        r3 = _mm512_permutexvar_epi32(turn, r3);
-        a = _mm512_unpacklo_epi8(r0, r1);
-        b = _mm512_unpackhi_epi8(r0, r1);
-        c = _mm512_unpacklo_epi8(r2, r3);
-        d = _mm512_unpackhi_epi8(r2, r3);
-        w[0] = _mm512_unpacklo_epi16(a, c);
-        w[1] = _mm512_unpackhi_epi16(a, c);
-        w[2] = _mm512_unpacklo_epi16(b, d);
-        w[3] = _mm512_unpackhi_epi16(b, d);
-    }
-}
-
-/* The highest bits of codes with a bit in the second plane. */
-LQ__HOT_512 uint64_t lq__hot_tops_512(__m512i w, int kind)
-{
-    return (uint64_t)_mm512_test_epi8_mask(w, _mm512_set1_epi8(lq__hot_fours(kind) == 2 ? 16 : 4));
-}
-
-/* The nibbles of two fours. */
-LQ__HOT_512 __m512i lq__hot_join_nibbles_512(__m512i a, __m512i b)
-{
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi8(15), a, _mm512_slli_epi16(b, 4), 0xca);
-}
-
-/* What the first plane has of two fours in fields of two bits. */
-LQ__HOT_512 __m512i lq__hot_join_pairs_512(__m512i a, __m512i b, int kind)
-{
-    const __m512i low = _mm512_set1_epi8(3);
-    if (lq__hot_has_nibbles(kind)) {
-        a = _mm512_srli_epi16(a, 4);
-        b = _mm512_srli_epi16(b, 4);
-    }
-    return _mm512_or_si512(_mm512_and_si512(a, low),
-                           _mm512_slli_epi16(_mm512_and_si512(b, low), 2));
-}
-
-/* Fields of a vector of the first plane: fours 4j .. of w[j] side by side; returns the vectors. */
-LQ__HOT_512 size_t lq__hot_join_512(__m512i *w, int kind)
-{
-    if (lq__hot_fours(kind) == 1) return 4;
-    if (lq__hot_fours(kind) == 2) {
-        w[0] = lq__hot_join_nibbles_512(w[0], w[1]);
-        w[1] = lq__hot_join_nibbles_512(w[2], w[3]);
-        return 2;
-    }
-    w[0] = _mm512_or_si512(lq__hot_join_pairs_512(w[0], w[1], kind),
-                           _mm512_slli_epi16(lq__hot_join_pairs_512(w[2], w[3], kind), 4));
-    return 1;
-}
-
-/* Vectors of eight tokens, w the first four of them, `step` bytes apart for each 16 dims. */
-LQ__HOT_512 void lq__hot_put_eight_512(uint8_t *at, __m512i w, __m512i z, size_t step,
-                                       size_t sixteens)
-{
-    const __m512i low =
-        _mm512_permutex2var_epi64(w, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), z);
-    const __m512i high =
-        _mm512_permutex2var_epi64(w, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), z);
+    const __m512i low = _mm512_permutex2var_epi64(
+        (__m512i)w, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), (__m512i)z);
+    const __m512i high = _mm512_permutex2var_epi64(
+        (__m512i)w, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), (__m512i)z);
     _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(low));
     if (sixteens > 1) {
-        at += step;
-        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(low, 1));
+        _mm256_storeu_si256((__m256i *)(void *)(at + step), _mm512_extracti64x4_epi64(low, 1));
     }
     if (sixteens > 2) {
-        at += step;
-        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(high));
+        _mm256_storeu_si256((__m256i *)(void *)(at + 2 * step), _mm512_castsi512_si256(high));
     }
     if (sixteens > 3) {
-        at += step;
-        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(high, 1));
+        _mm256_storeu_si256((__m256i *)(void *)(at + 3 * step), _mm512_extracti64x4_epi64(high, 1));
+    }
+}
+#elif LQ__NEON
+#define lq__hot_marks_neon lq__hot_cells_neon
+#define lq__hot_marks_init_neon lq__hot_cells_init_neon
+#define lq__hot_mark_code_neon lq__hot_cell_code_neon
+#define lq__hot_mark_error_neon lq__hot_cell_error_neon
+
+LQ__INLINE void lq__hot_keep_costs_neon(uint32_t (*costs)[8], size_t t, const lq__i32_neon *sum)
+{
+    for (int k = 0; k < 3; k++) {
+        costs[k][t] = vaddvq_u32((uint32x4_t)sum[k]);
     }
 }
 
-/* The second plane of 64 dims of a tile of K: w[j], z[j] have fours j of each 16 dims. */
-LQ__HOT_512 void lq__hot_put_more_k_512(uint8_t *tile, int kind, size_t wide, size_t d,
-                                        size_t first, const __m512i *w, const __m512i *z)
+LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z, size_t step,
+                                       size_t sixteens)
 {
-    const size_t sixteens = LQ__MIN(wide - d, 64) / 16;
-    const size_t behind = lq__hot_behind(kind);
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t step = 4 / fours * 4 * behind; /* from 16 dims to the next */
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + d / 16 * step + first / 16 * behind;
-    for (size_t j = 0; j < 4 && lq__hot_has_bits(kind); j++) {
-        uint8_t *at = to + j / fours * 4 * behind + j % fours * 8 + first % 16 / 2;
-        uint64_t a = lq__hot_tops_512(w[j], kind);
-        uint64_t b = lq__hot_tops_512(z[j], kind);
-        for (size_t i = 0; i < sixteens; i++, a >>= 16, b >>= 16) {
-            uint32_t bits = (uint32_t)(a & 0xffffu) | (uint32_t)(b & 0xffffu) << 16;
-            memcpy(at + i * step, &bits, 4);
-        }
-    }
-    for (size_t j = 0; j < 4 && lq__hot_has_nibbles(kind); j += 2) {
-        lq__hot_put_eight_512(to + j / 2 * 64 + first % 16 * 4,
-                              lq__hot_join_nibbles_512(w[j], w[j + 1]),
-                              lq__hot_join_nibbles_512(z[j], z[j + 1]), step, sixteens);
-    }
-}
-
-/* 64 dims of a granule's codes into a tile of K. */
-LQ__HOT_512 void lq__hot_put_k_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 64) / 16;
-    __m512i w[4];
-    lq__hot_fours_of_512(w, codes, stride, 1);
-    __m512i z[4];
-    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 1);
-    if (lq__hot_behind(kind)) {
-        lq__hot_put_more_k_512(tile, kind, wide, d, first, w, z);
-    }
-    size_t count = lq__hot_join_512(w, kind);
-    (void)lq__hot_join_512(z, kind);
-    for (size_t j = 0; j < count; j++) {
-        lq__hot_put_eight_512(tile + 64 * (4 * (d / 16 * count + j) + first / 16) + first % 16 * 4,
-                              w[j], z[j], 256 * count, sixteens);
-    }
-}
-
-/* The second plane of 16 dims of a tile of V: w has tokens `first` .., z those four behind. */
-LQ__HOT_512 void lq__hot_put_more_v_512(uint8_t *tile, int kind, size_t wide, size_t vector,
-                                        size_t first, __m512i w, __m512i z)
-{
-    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
-    if (lq__hot_has_nibbles(kind)) {
-        _mm512_storeu_si512(to + field / 2 * 64, lq__hot_join_nibbles_512(w, z));
-    } else {
-        const uint64_t bits[2] = {lq__hot_tops_512(w, kind), lq__hot_tops_512(z, kind)};
-        memcpy(to + field * 8, bits, 16);
-    }
-}
-
-/* 64 dims of a granule's codes into a tile of V. */
-LQ__HOT_512 void lq__hot_put_v_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const int upper = first % 16 != 0;
-    __m512i w[4];
-    lq__hot_fours_of_512(w, codes, stride, 0);
-    __m512i z[4];
-    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 0);
-    for (size_t i = 0; i < LQ__MIN(wide - d, 64) / 16; i++) {
-        const size_t b = d / 16 + i;
-        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
-        uint8_t *at = tile + 64 * vector;
-        if (lq__hot_behind(kind)) {
-            lq__hot_put_more_v_512(tile, kind, wide, vector, first, w[i], z[i]);
-        }
-        __m512i x;
-        if (fours == 1) {
-            x = w[i];
-            _mm512_storeu_si512(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1), z[i]);
-        } else if (fours == 2) {
-            x = lq__hot_join_nibbles_512(w[i], z[i]);
-        } else { /* half of each byte is there, or will be */
-            x = lq__hot_join_pairs_512(w[i], z[i], kind);
-            x = upper ? _mm512_slli_epi16(x, 4) : x;
-            x = _mm512_or_si512(
-                x, _mm512_and_si512(_mm512_loadu_si512(at), _mm512_set1_epi8(upper ? 15 : -16)));
-        }
-        _mm512_storeu_si512(at, x);
-    }
-}
-
-LQ__HOT_512 void lq__hot_granule_of_512(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint8_t *codes = (uint8_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    lq__hot_vectors v;
-    lq__hot_aim_256(&v, turn, kind, stream);
-    int16_t factors[3][8];
-    lq__hot_factors_256(factors, kind, stream, &v);
-    uint32_t costs[3][8];
-    memset(costs, 0, sizeof costs);
-    lq__hot_cells_512 cells;
-    memset(&cells, 0, sizeof cells);
-    if (lq__hot_cells_in(kind)->cuts) {
-        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
-        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 63); /* dims not there */
-        lq__hot_cells_init_512(&cells, kind);
-        lq__hot_costs_512(costs, &cells, rest, x, stride, dims, (const int16_t(*)[8])factors);
-    }
-    uint32_t best[8];
-    lq__hot_best_256(best, tile + lq__hot_scales_at(kind, wide) + first,
-                     (const uint32_t(*)[8])costs, &v, lq__hot_is_fixed(kind, stream));
-    for (size_t t = 0; t < 8; t++) {
-        for (size_t d = 0; d < dims; d += 64) {
-            _mm512_storeu_si512(
-                codes + t * stride + d,
-                lq__hot_codes_512(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (size_t d = 0; d < dims; d += 64) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_512(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_512(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_granule_avx512(uint8_t *tile, int kind, int stream,
-                                                         size_t first, const lq__hot_turn *turn)
-{
-    if (lq__hot_is_joint(kind)) {
-        lq__hot_granule_joint_avx512(tile, kind, stream, first, turn);
-    } else {
-        lq__hot_granule_of_512(tile, kind, stream, first, turn);
-    }
+    (void)step; /* one */
+    (void)sixteens;
+    lq__store8_neon(at, w);
+    lq__store8_neon(at + 16, z);
 }
 #endif
 
-/* ---- the base of a tile; vectors into tiles ---- */
-/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
-   for those that become too small. Returns how many. */
-LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
-{
-    size_t lost = 0;
-    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
-        int32_t code = (int32_t)scales[t] - 12 * octaves;
-        int held = scales[t] && code >= LQ__HOT_LEAST;
-        lost += scales[t] && !held;
-        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
+/* Codes in rows of a granule (8), then as a tile has them. */
+#define LQ__HOT_SEAL(v)                                                                           \
+    /* Costs of three scales of each token. Dims that are not there cost nothing. */              \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_costs_##v(uint32_t (*costs)[8],                        \
+                                                     const lq__hot_marks_##v *marks, int kind,    \
+                                                     const lq__hot_turn *turn,                    \
+                                                     const int16_t (*factors)[8])                 \
+    {                                                                                             \
+        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;                     \
+        const uint32_t rest =                                                                     \
+            error * error * (uint32_t)((0 - turn->dims) & (4 * LQ__LANES_##v - 1));               \
+        for (size_t t = 0; t < 8; t++) {                                                          \
+            const int16_t *row = turn->dst + t * turn->row;                                       \
+            const lq__i16_##v f0 = lq__set16_##v(factors[0][t]);                                  \
+            const lq__i16_##v f1 = lq__set16_##v(factors[1][t]);                                  \
+            const lq__i16_##v f2 = lq__set16_##v(factors[2][t]);                                  \
+            lq__i32_##v sum[3];                                                                   \
+            sum[0] = sum[1] = sum[2] = lq__set_##v(0);                                            \
+            for (size_t d = 0; d < turn->dims; d += 4 * LQ__LANES_##v) {                          \
+                const lq__i16_##v a = lq__abs16_##v(lq__load16_##v(row + d));                     \
+                const lq__i16_##v b = lq__abs16_##v(lq__load16_##v(row + d + 2 * LQ__LANES_##v)); \
+                sum[0] = lq__add_squares8_##v(                                                    \
+                    sum[0], lq__hot_mark_error_##v(marks, lq__cells8_##v(a, b, f0)));             \
+                sum[1] = lq__add_squares8_##v(                                                    \
+                    sum[1], lq__hot_mark_error_##v(marks, lq__cells8_##v(a, b, f1)));             \
+                sum[2] = lq__add_squares8_##v(                                                    \
+                    sum[2], lq__hot_mark_error_##v(marks, lq__cells8_##v(a, b, f2)));             \
+            }                                                                                     \
+            lq__hot_keep_costs_##v(costs, t, sum);                                                \
+            for (int k = 0; k < 3; k++) {                                                         \
+                costs[k][t] -= rest;                                                              \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    /* Codes of 4 LANES dims, in order. */                                                        \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_codes_##v(const lq__hot_marks_##v *marks,        \
+                                                           int kind, const int16_t *x,            \
+                                                           int16_t factor)                        \
+    {                                                                                             \
+        const lq__i16_##v f = lq__set16_##v(factor);                                              \
+        const lq__i16_##v a = lq__load16_##v(x);                                                  \
+        const lq__i16_##v b = lq__load16_##v(x + 2 * LQ__LANES_##v);                              \
+        lq__u8_##v c;                                                                             \
+        if (!marks->cuts) {                                                                       \
+            c = lq__pack8_##v((lq__times_q15_##v(a, f) + (a >> 15) + 2) >> 2,                     \
+                              (lq__times_q15_##v(b, f) + (b >> 15) + 2) >> 2);                    \
+            c = lq__max8_##v(c, lq__set8_##v(-127)) ^ 128;                                        \
+        } else {                                                                                  \
+            c = lq__cells8_##v(lq__abs16_##v(a), lq__abs16_##v(b), f);                            \
+            c = lq__mirror8_##v(lq__pack8_##v(a, b), lq__hot_mark_code_##v(marks, c),             \
+                                lq__set8_##v((int8_t)((1 << lq__hot_bits(kind)) - 1)));           \
+        }                                                                                         \
+        return lq__order8_##v(c);                                                                 \
+    }                                                                                             \
+                                                                                                  \
+    /* Four rows of codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 .. of     \
+       each 16 dims; else four tokens of a dim side by side, dims ascending. */                   \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_fours_of_##v(lq__u8_##v *w, const lq__u8_##v *rows,    \
+                                                        int by_tokens)                            \
+    {                                                                                             \
+        lq__i16_##v a[4];                                                                         \
+        LQ__UNROLL                                                                                \
+        for (int j = 0; j < 4; j += 2) {                                                          \
+            const lq__i16_##v p = (lq__i16_##v)(by_tokens ? rows[j] : lq__spread8_##v(rows[j]));  \
+            const lq__i16_##v q =                                                                 \
+                (lq__i16_##v)(by_tokens ? rows[j + 1] : lq__spread8_##v(rows[j + 1]));            \
+            a[j] = by_tokens ? lq__zip32_low_##v(p, q) : lq__zip8_low_##v(p, q);                  \
+            a[j + 1] = by_tokens ? lq__zip32_high_##v(p, q) : lq__zip8_high_##v(p, q);            \
+        }                                                                                         \
+        LQ__UNROLL                                                                                \
+        for (int j = 0; j < 2; j++) {                                                             \
+            w[2 * j] = (lq__u8_##v)(by_tokens ? lq__zip64_low_##v(a[j], a[j + 2])                 \
+                                              : lq__zip16_low_##v(a[j], a[j + 2]));               \
+            w[2 * j + 1] = (lq__u8_##v)(by_tokens ? lq__zip64_high_##v(a[j], a[j + 2])            \
+                                                  : lq__zip16_high_##v(a[j], a[j + 2]));          \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    /* Fields of so many bits, from bit `from` on, of a and of b above them. */                   \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_join_##v(lq__u8_##v a, lq__u8_##v b, int from,   \
+                                                          int bits)                               \
+    {                                                                                             \
+        const lq__u8_##v field = lq__set8_##v((int8_t)((1 << bits) - 1));                         \
+        a = (lq__u8_##v)((lq__u16_##v)a >> from) & field;                                         \
+        b = (lq__u8_##v)((lq__u16_##v)b >> from) & field;                                         \
+        return a | (lq__u8_##v)((lq__u16_##v)b << bits);                                          \
+    }                                                                                             \
+                                                                                                  \
+    /* 4 LANES dims of a granule's codes into a tile of K: fours of a token's dims are joined. */ \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_put_k_##v(uint8_t *tile, int kind, size_t wide,        \
+                                                     size_t d, size_t first,                      \
+                                                     const lq__u8_##v *rows)                      \
+    {                                                                                             \
+        const size_t sixteens = LQ__MIN(wide - d, 4 * LQ__LANES_##v) / 16;                        \
+        const int fours = lq__hot_fours(kind);                                                    \
+        const int width = 8 / fours;                                                              \
+        const int lowest = lq__hot_has_nibbles(kind) ? 4 : 0;                                     \
+        const size_t vectors = 16 / (size_t)fours; /* of four blocks of 16 tokens, by 16 dims */  \
+        const size_t behind = lq__hot_behind(kind);                                               \
+        uint8_t *to = tile + 64 * (d / 16 * vectors) + 4 * first;                                 \
+        uint8_t *more =                                                                           \
+            tile + lq__hot_second_plane(kind, wide) + (d / 16 * vectors + first / 16) * behind;   \
+        lq__u8_##v w[4];                                                                          \
+        lq__u8_##v z[4];                                                                          \
+        lq__hot_fours_of_##v(w, rows, 1);                                                         \
+        lq__hot_fours_of_##v(z, rows + 4, 1);                                                     \
+        if (lq__hot_has_bits(kind)) {                                                             \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 4; j++) {                                                         \
+                uint8_t *at = more + (size_t)(j / fours) * 4 * behind + (size_t)(j % fours) * 8 + \
+                              first % 16 / 2;                                                     \
+                uint64_t a = lq__bits8_##v(w[j], width);                                          \
+                uint64_t b = lq__bits8_##v(z[j], width);                                          \
+                for (size_t i = 0; i < sixteens; i++, a >>= 16, b >>= 16) {                       \
+                    uint32_t bits = (uint32_t)(a & 0xffffu) | (uint32_t)(b & 0xffffu) << 16;      \
+                    memcpy(at + i * vectors * behind, &bits, 4);                                  \
+                }                                                                                 \
+            }                                                                                     \
+        }                                                                                         \
+        if (lq__hot_has_nibbles(kind)) {                                                          \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 4; j += 2) {                                                      \
+                lq__hot_put_eight_##v(                                                            \
+                    more + 32 * j + first % 16 * 4, lq__hot_join_##v(w[j], w[j + 1], 0, 4),       \
+                    lq__hot_join_##v(z[j], z[j + 1], 0, 4), vectors * behind, sixteens);          \
+            }                                                                                     \
+        }                                                                                         \
+        if (fours > 1) {                                                                          \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 4; j += 2) {                                                      \
+                w[j] = lq__hot_join_##v(w[j], w[j + 1], lowest, width);                           \
+                z[j] = lq__hot_join_##v(z[j], z[j + 1], lowest, width);                           \
+            }                                                                                     \
+        }                                                                                         \
+        if (fours > 2) {                                                                          \
+            w[0] = lq__hot_join_##v(w[0], w[2], 0, 4);                                            \
+            z[0] = lq__hot_join_##v(z[0], z[2], 0, 4);                                            \
+        }                                                                                         \
+        lq__hot_put_eight_##v(to, w[0], z[0], 64 * vectors, sixteens);                            \
+        if (fours < 2) {                                                                          \
+            lq__hot_put_eight_##v(to + 256, w[1], z[1], 64 * vectors, sixteens);                  \
+            lq__hot_put_eight_##v(to + 768, w[3], z[3], 64 * vectors, sixteens);                  \
+        }                                                                                         \
+        if (fours < 4) {                                                                          \
+            lq__hot_put_eight_##v(to + 512 / fours, w[2], z[2], 64 * vectors, sixteens);          \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    /* The same into a tile of V: tokens four apart are joined. */                                \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_put_v_##v(uint8_t *tile, int kind, size_t wide,        \
+                                                     size_t d, size_t first,                      \
+                                                     const lq__u8_##v *rows)                      \
+    {                                                                                             \
+        const size_t fours = (size_t)lq__hot_fours(kind);                                         \
+        const int width = 8 / (int)fours;                                                         \
+        const int nibbles = lq__hot_has_nibbles(kind);                                            \
+        const size_t field = first / 4 % fours;                                                   \
+        const int upper = first % 16 ? 4 : 0;                                                     \
+        lq__u8_##v w[4];                                                                          \
+        lq__u8_##v z[4]; /* the second plane; Z8: the next four tokens */                         \
+        LQ__UNROLL                                                                                \
+        for (int j = 0; j < 4; j++) {                                                             \
+            w[j] = rows[j];                                                                       \
+            z[j] = rows[j + 4];                                                                   \
+            if (fours > 1) w[j] = lq__hot_join_##v(rows[j], rows[j + 4], nibbles ? 4 : 0, width); \
+            if (nibbles) z[j] = lq__hot_join_##v(rows[j], rows[j + 4], 0, 4);                     \
+            if (lq__hot_has_bits(kind)) z[j] = lq__hot_join_##v(rows[j], rows[j + 4], width, 1);  \
+        }                                                                                         \
+        lq__hot_fours_of_##v(w, w, 0);                                                            \
+        if (fours == 1 || lq__hot_behind(kind)) lq__hot_fours_of_##v(z, z, 0);                    \
+        LQ__UNROLL                                                                                \
+        for (size_t j = 0; j < 4; j++) {                                                          \
+            if (d + LQ__LANES_##v * j >= wide) break;                                             \
+            const size_t b = (d + LQ__LANES_##v * j) / 16;                                        \
+            const size_t byte = 4 * LQ__LANES_##v * j % 64;                                       \
+            const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);        \
+            uint8_t *at = tile + 64 * vector + byte;                                              \
+            uint8_t *more =                                                                       \
+                tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);          \
+            lq__u8_##v x = w[j];                                                                  \
+            if (fours == 1) {                                                                     \
+                lq__store8_##v(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1) + byte,    \
+                               z[j]);                                                             \
+            } else if (nibbles) {                                                                 \
+                lq__store8_##v(more + field / 2 * 64 + byte, z[j]);                               \
+            } else if (lq__hot_has_bits(kind)) {                                                  \
+                const uint64_t low = lq__bits8_##v(z[j], 0);                                      \
+                const uint64_t high = lq__bits8_##v(z[j], 1);                                     \
+                memcpy(more + field * 8 + byte / 8, &low, LQ__LANES_##v / 2);                     \
+                memcpy(more + field * 8 + 8 + byte / 8, &high, LQ__LANES_##v / 2);                \
+            }                                                                                     \
+            if (fours == 4) { /* the other half of each byte is there, or will be */              \
+                const lq__u8_##v other = lq__set8_##v((int8_t)(upper ? 15 : -16));                \
+                x = (lq__u8_##v)((lq__u16_##v)x << upper) | (lq__load8_##v(at) & other);          \
+            }                                                                                     \
+            lq__store8_##v(at, x);                                                                \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_granule_of_##v(uint8_t *tile, int kind, int stream,    \
+                                                          size_t first, lq__hot_turn *turn)       \
+    {                                                                                             \
+        const size_t wide = lq__hot_wide(turn->dims);                                             \
+        lq__hot_vectors vectors;                                                                  \
+        int16_t factors[3][8];                                                                    \
+        lq__hot_fit_##v(&vectors, factors, tile, kind, stream, turn);                             \
+        uint32_t costs[3][8];                                                                     \
+        memset(costs, 0, sizeof costs);                                                           \
+        lq__hot_marks_##v marks;                                                                  \
+        lq__hot_marks_init_##v(&marks, kind);                                                     \
+        if (marks.cuts) {                                                                         \
+            lq__hot_costs_##v(costs, &marks, kind, turn, (const int16_t(*)[8])factors);           \
+        }                                                                                         \
+        uint32_t best[8];                                                                         \
+        lq__hot_best_##v(best, tile + lq__hot_scales_at(kind, wide) + first,                      \
+                         (const uint32_t(*)[8])costs, &vectors, lq__hot_is_fixed(kind, stream));  \
+        for (size_t d = 0; d < turn->dims; d += 4 * LQ__LANES_##v) {                              \
+            lq__u8_##v rows[8];                                                                   \
+            for (size_t t = 0; t < 8; t++) {                                                      \
+                rows[t] = lq__hot_codes_##v(&marks, kind, turn->dst + t * turn->row + d,          \
+                                            factors[best[t]][t]);                                 \
+            }                                                                                     \
+            if (stream == LQ_K) {                                                                 \
+                lq__hot_put_k_##v(tile, kind, wide, d, first, rows);                              \
+            } else {                                                                              \
+                lq__hot_put_v_##v(tile, kind, wide, d, first, rows);                              \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    LQ__HOT_ON_##v static void lq__hot_granule_##v(uint8_t *tile, int kind, int stream,           \
+                                                   size_t first, lq__hot_turn *turn)              \
+    {                                                                                             \
+        if (lq__hot_is_joint(kind)) {                                                             \
+            lq__hot_granule_joint_##v(tile, kind, stream, first, turn);                           \
+        } else {                                                                                  \
+            lq__hot_granule_of_##v(tile, kind, stream, first, turn);                              \
+        }                                                                                         \
     }
-    return lost;
-}
+LQ__EACH_LEVEL(LQ__HOT_SEAL)
 
-/* floor(x / 12). */
-LQ__INLINE int32_t lq__hot_octave(int32_t x)
-{
-    return (x + 12 * 1024) / 12 - 1024;
-}
-
-/* The base for what has been turned: the largest number always has a scale, the others have one
-   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
-LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
-{
-    int32_t base = turn->base;
-    int32_t top = -12 * 1024; /* codes if the base were 0 */
-    int32_t low = 12 * 1024;
-    int32_t held = 0; /* the largest code in the tile */
-    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
-        held = LQ__MAX(held, (int32_t)scales[t]);
-    }
-    turn->base = 0;
-    lq__hot_vectors v;
-    lq__hot_aim(&v, turn, kind, stream);
-    for (size_t t = 0; t < 8; t++) {
-        if (turn->most[t]) {
-            top = LQ__MAX(top, v.code[t]);
-            low = LQ__MIN(low, v.code[t]);
-        }
-    }
-    turn->base = base;
-    if (top < low) return;
-    if (held == 0) { /* room on both sides */
-        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
-    }
-    int32_t least = lq__hot_octave(top - 254 + 11);
-    if (held) least = LQ__MAX(least, turn->base - (255 - held) / 12);
-    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
-    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
-    if (held && base != turn->base) {
-        turn->lost += lq__hot_rebase(scales, base - turn->base);
-    }
-    turn->base = base;
-    for (size_t t = 0; t < 8; t++) {
-        int32_t code = v.code[t] - 12 * base;
-        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
-    }
-}
-
-/* Whether the base is 0 and codes are surely such that lq__hot_choose_base would leave it there:
-   60 .. 240. */
-LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
-{
-    const int32_t one = lq__hot_bound_in(kind, stream)->base + LQ__HOT_SCALE_ONE - 6 * norm;
-    const int32_t least = lq__hot_octave(60 - one + 11); /* codes are 12 octaves + one + a rung, */
-    const int32_t most = lq__hot_octave(228 - one);      /* 0 .. 12 */
-    int32_t all = turn->base == 0 ? 0 : -1;
-    for (size_t t = 0; t < 8; t++) {
-        int32_t octave = turn->unit[t] + (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
-        all |= turn->most[t] ? (octave - least) | (most - octave) : 0;
-    }
-    return all >= 0;
-}
-
+/* ---- vectors into tiles ---- */
 /* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
 LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
                                   lq__hot_turn *turn, void *work)
@@ -23304,11 +23160,6 @@ LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t fi
         memset(turn->unit, 0, sizeof turn->unit);
     }
     kernels->turn(turn);
-    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)), kind,
-                          stream)) {
-        lq__hot_choose_base(turn, tile + lq__hot_scales_at(kind, lq__hot_wide(turn->dims)), kind,
-                            stream);
-    }
     kernels->granule(tile, kind, stream, first, turn);
 }
 
@@ -23344,348 +23195,6 @@ LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, si
     *base = turn.base;
     return LQ_OK;
 }
-
-#if LQ__NEON
-/* ---- seal, with NEON ---- */
-/* See lq__hot_cells. */
-typedef struct lq__hot_cells_neon {
-    uint8x16_t base;
-    uint8x16_t cut[LQ__HOT_CUTS];
-    uint8x16x2_t spot;
-    int cuts;
-} lq__hot_cells_neon;
-
-LQ__INLINE void lq__hot_cells_init_neon(lq__hot_cells_neon *cells, int kind)
-{
-    const lq__hot_cells *of = lq__hot_cells_in(kind);
-    cells->base = vld1q_u8(of->base);
-    for (int k = 0; k < LQ__HOT_CUTS; k++) {
-        cells->cut[k] = vld1q_u8(of->cut[k]);
-    }
-    cells->spot.val[0] = vld1q_u8(of->spot);
-    cells->spot.val[1] = vld1q_u8(of->spot + 16);
-    cells->cuts = of->cuts;
-}
-
-/* Cells of 16 magnitudes, in halves: |x| * factor >> 16. */
-LQ__INLINE uint8x16_t lq__hot_cell_neon(int16x8_t x0, int16x8_t x1, int16_t factor)
-{
-    const int16x8_t a = vqdmulhq_n_s16(x0, factor); /* twice that */
-    const int16x8_t b = vqdmulhq_n_s16(x1, factor);
-    const uint8x16_t c = vcombine_u8(vqshrun_n_s16(a, 1), vqshrun_n_s16(b, 1));
-    return vminq_u8(c, vdupq_n_u8(127));
-}
-
-LQ__INLINE uint8x16_t lq__hot_cell_level_neon(const lq__hot_cells_neon *cells, uint8x16_t a)
-{
-    const uint8x16_t eight = vshrq_n_u8(a, 3);
-    uint8x16_t level = vqtbl1q_u8(cells->base, eight);
-    for (int k = 0; k < cells->cuts; k++) {
-        level = vsubq_u8(level, vcgeq_u8(a, vqtbl1q_u8(cells->cut[k], eight)));
-    }
-    return level;
-}
-
-/* Squared errors of 16 cells, added to four sums. kind is a constant. */
-LQ__INLINE uint32x4_t lq__hot_cell_costs_neon(const lq__hot_cells_neon *cells, int kind,
-                                              uint8x16_t a, uint32x4_t sum)
-{
-    const uint8x16_t level = lq__hot_cell_level_neon(cells, a);
-    const uint8x16_t spot = lq__hot_bits(kind) > 5 ? vqtbl2q_u8(cells->spot, level)
-                                                   : vqtbl1q_u8(cells->spot.val[0], level);
-    const uint8x16_t e = vabdq_u8(vaddq_u8(vaddq_u8(a, a), vdupq_n_u8(1)), spot);
-    sum = vpadalq_u16(sum, vmull_u8(vget_low_u8(e), vget_low_u8(e)));
-    return vpadalq_u16(sum, vmull_high_u8(e, e));
-}
-
-/* Codes of 16 dims. */
-LQ__INLINE uint8x16_t lq__hot_codes_neon(const lq__hot_cells_neon *cells, int kind,
-                                         const int16_t *x, int16_t factor)
-{
-    const uint8_t half = (uint8_t)(1u << lq__hot_bits(kind) >> 1);
-    const int16x8_t x0 = vld1q_s16(x);
-    const int16x8_t x1 = vld1q_s16(x + 8);
-    if (!cells->cuts) {
-        const int16x8_t most = vdupq_n_s16(127 * 4 + 3);
-        int16x8_t y[2];
-        y[0] = vaddq_s16(vqrdmulhq_n_s16(x0, factor), vshrq_n_s16(x0, 15));
-        y[1] = vaddq_s16(vqrdmulhq_n_s16(x1, factor), vshrq_n_s16(x1, 15));
-        for (int j = 0; j < 2; j++) { /* clamped to what +-127 are made of */
-            y[j] = vaddq_s16(y[j], vdupq_n_s16(2));
-            y[j] = vmaxq_s16(vminq_s16(y[j], most), vdupq_n_s16(-127 * 4));
-        }
-        return veorq_u8(
-            vreinterpretq_u8_s8(vcombine_s8(vshrn_n_s16(y[0], 2), vshrn_n_s16(y[1], 2))),
-            vdupq_n_u8(128));
-    } else {
-        const int8x16_t sign = vcombine_s8(vshrn_n_s16(x0, 8), vshrn_n_s16(x1, 8));
-        const uint8x16_t minus = vcltzq_s8(sign);
-        uint8x16_t c = lq__hot_cell_neon(vabsq_s16(x0), vabsq_s16(x1), factor);
-        c = vaddq_u8(lq__hot_cell_level_neon(cells, c), vdupq_n_u8(half));
-        return veorq_u8(c, vandq_u8(minus, vdupq_n_u8((uint8_t)(2 * half - 1))));
-    }
-}
-
-/* Costs of a row with three factors. Dims that are not there, up to a multiple of 16, cost
-   nothing. */
-LQ__INLINE void lq__hot_costs_neon(uint32_t (*costs)[8], size_t t, const lq__hot_cells_neon *cells,
-                                   int kind, const int16_t *x, size_t dims,
-                                   const int16_t (*factors)[8])
-{
-    const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
-    const uint32_t rest = error * error * (uint32_t)((0 - dims) & 15);
-    uint32x4_t s0 = vdupq_n_u32(0);
-    uint32x4_t s1 = s0;
-    uint32x4_t s2 = s0;
-    for (size_t d = 0; d < dims; d += 16) {
-        const int16x8_t a = vabsq_s16(vld1q_s16(x + d));
-        const int16x8_t b = vabsq_s16(vld1q_s16(x + d + 8));
-        s0 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[0][t]), s0);
-        s1 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[1][t]), s1);
-        s2 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[2][t]), s2);
-    }
-    costs[0][t] = vaddvq_u32(s0) - rest;
-    costs[1][t] = vaddvq_u32(s1) - rest;
-    costs[2][t] = vaddvq_u32(s2) - rest;
-}
-
-/* The highest bits, in the second plane, of the bytes of four lanes by a four, twice: 32 bits. */
-LQ__INLINE void lq__hot_tops_neon(uint8_t *dst, int kind, uint8x16_t a, uint8x16_t b)
-{
-    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-    const uint8x16_t top = vdupq_n_u8(lq__hot_fours(kind) == 2 ? 16 : 4);
-    uint8x16_t x = vpaddq_u8(vandq_u8(vtstq_u8(a, top), bit), vandq_u8(vtstq_u8(b, top), bit));
-    x = vpaddq_u8(x, x);
-    x = vpaddq_u8(x, x);
-    uint32_t v = vgetq_lane_u32(vreinterpretq_u32_u8(x), 0);
-    memcpy(dst, &v, 4);
-}
-
-/* The nibbles of two fours. */
-LQ__INLINE uint8x16_t lq__hot_join_nibbles_neon(uint8x16_t a, uint8x16_t b)
-{
-    return vsliq_n_u8(vandq_u8(a, vdupq_n_u8(15)), b, 4);
-}
-
-/* What the first plane has of two fours in fields of two bits, with zeros above. */
-LQ__INLINE uint8x16_t lq__hot_join_pairs_neon(uint8x16_t a, uint8x16_t b, int kind)
-{
-    if (lq__hot_has_nibbles(kind)) {
-        a = vshrq_n_u8(a, 4);
-        b = vshrq_n_u8(b, 4);
-    }
-    a = vandq_u8(a, vdupq_n_u8(3));
-    return vsliq_n_u8(a, vandq_u8(b, vdupq_n_u8(3)), 2);
-}
-
-/* Four rows of 16 codes: w[f] has four f of each. */
-LQ__INLINE void lq__hot_fours_neon(uint8x16_t *w, const uint8_t *codes, size_t stride)
-{
-    uint32x4_t r[4];
-    for (int j = 0; j < 4; j++) {
-        r[j] = vreinterpretq_u32_u8(vld1q_u8(codes + (size_t)j * stride));
-    }
-    uint64x2_t a[2];
-    uint64x2_t b[2];
-    for (int j = 0; j < 2; j++) { /* fours 0 and 2, 1 and 3, of two rows */
-        a[j] = vreinterpretq_u64_u32(vtrn1q_u32(r[2 * j], r[2 * j + 1]));
-        b[j] = vreinterpretq_u64_u32(vtrn2q_u32(r[2 * j], r[2 * j + 1]));
-    }
-    w[0] = vreinterpretq_u8_u64(vtrn1q_u64(a[0], a[1]));
-    w[1] = vreinterpretq_u8_u64(vtrn1q_u64(b[0], b[1]));
-    w[2] = vreinterpretq_u8_u64(vtrn2q_u64(a[0], a[1]));
-    w[3] = vreinterpretq_u8_u64(vtrn2q_u64(b[0], b[1]));
-}
-
-/* 16 dims of a granule's codes (8 rows) into a tile of K. */
-LQ__INLINE void lq__hot_put_k_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const int fours = lq__hot_fours(kind);
-    const size_t behind = lq__hot_behind(kind);
-    uint8_t *more =
-        tile + lq__hot_second_plane(kind, wide) + (d / 4 / (size_t)fours * 4 + first / 16) * behind;
-    uint8x16_t w[2][4];
-    lq__hot_fours_neon(w[0], codes, stride);
-    lq__hot_fours_neon(w[1], codes + 4 * stride, stride);
-    for (int f = 0; f < 4 && lq__hot_has_bits(kind); f++) {
-        lq__hot_tops_neon(more + (size_t)(f / fours) * 4 * behind + (size_t)(f % fours) * 8 +
-                              first % 16 / 2,
-                          kind, w[0][f], w[1][f]);
-    }
-    for (size_t h = 0; h < 2 && lq__hot_has_nibbles(kind); h++) {
-        uint8_t *at = more + first % 16 * 4 + 16 * h;
-        vst1q_u8(at, lq__hot_join_nibbles_neon(w[h][0], w[h][1]));
-        vst1q_u8(at + 64, lq__hot_join_nibbles_neon(w[h][2], w[h][3]));
-    }
-    for (int f = 0; f < 4; f += fours) {
-        const size_t v = (d / 4 + (size_t)f) / (size_t)fours;
-        uint8_t *at = tile + 64 * (4 * v + first / 16) + first % 16 * 4;
-        for (size_t h = 0; h < 2; h++) {
-            uint8x16_t x = w[h][f];
-            if (fours == 2) {
-                x = lq__hot_join_nibbles_neon(x, w[h][(f + 1) & 3]);
-            } else if (fours == 4) {
-                x = vsliq_n_u8(lq__hot_join_pairs_neon(x, w[h][1], kind),
-                               lq__hot_join_pairs_neon(w[h][2], w[h][3], kind), 4);
-            }
-            vst1q_u8(at + 16 * h, x);
-        }
-    }
-}
-
-/* The highest bits of four rows, in the second plane: a bit a row, 16 dims of 4 bits. */
-LQ__INLINE void lq__hot_top_rows_neon(uint8_t *dst, int kind, const uint8x16_t *r)
-{
-    uint8x16_t top[4];
-    for (int j = 0; j < 4; j++) {
-        top[j] = lq__hot_fours(kind) == 2 ? vshrq_n_u8(r[j], 4) : vshrq_n_u8(r[j], 2);
-    }
-    uint8x16_t x = vsliq_n_u8(vsliq_n_u8(top[0], top[1], 1), vsliq_n_u8(top[2], top[3], 1), 2);
-    vst1_u8(dst, vget_low_u8(vsliq_n_u8(vuzp1q_u8(x, x), vuzp2q_u8(x, x), 4)));
-}
-
-/* The second plane of 16 dims of a tile of V: r has tokens `first` .. */
-LQ__INLINE void lq__hot_put_more_v_neon(uint8_t *tile, int kind, size_t wide, size_t vector,
-                                        size_t first, const uint8x16_t *r)
-{
-    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
-    if (lq__hot_has_nibbles(kind)) {
-        uint8x16x4_t x;
-        for (int j = 0; j < 4; j++) {
-            x.val[j] = lq__hot_join_nibbles_neon(r[j], r[j + 4]);
-        }
-        vst4q_u8(to + field / 2 * 64, x);
-    } else {
-        lq__hot_top_rows_neon(to + field * 8, kind, r);
-        lq__hot_top_rows_neon(to + field * 8 + 8, kind, r + 4);
-    }
-}
-
-/* The same into a tile of V: 16 dims of four tokens lie as four interleaved rows. */
-LQ__INLINE void lq__hot_put_v_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t vector = lq__hot_at(wide / 16, 16 / fours, d / 16, first / 4 / fours);
-    uint8_t *at = tile + 64 * vector;
-    uint8x16_t r[8];
-    uint8x16x4_t x;
-    for (int j = 0; j < 8; j++) {
-        r[j] = vld1q_u8(codes + (size_t)j * stride);
-        x.val[j & 3] = r[j];
-    }
-    if (lq__hot_behind(kind)) {
-        lq__hot_put_more_v_neon(tile, kind, wide, vector, first, r);
-    }
-    if (fours == 4) { /* half of each byte is there, or will be */
-        x = vld4q_u8(at);
-    }
-    for (int j = 0; j < 4; j++) {
-        if (fours == 1) {
-            x.val[j] = r[j];
-        } else if (fours == 2) {
-            x.val[j] = lq__hot_join_nibbles_neon(r[j], r[j + 4]);
-        } else {
-            const uint8x16_t two = lq__hot_join_pairs_neon(r[j], r[j + 4], kind);
-            x.val[j] =
-                first % 16 ? vsliq_n_u8(x.val[j], two, 4) : vbslq_u8(vdupq_n_u8(15), two, x.val[j]);
-        }
-    }
-    vst4q_u8(at, x);
-    if (fours == 1) {
-        for (int j = 0; j < 4; j++) {
-            x.val[j] = r[j + 4];
-        }
-        vst4q_u8(tile + 64 * lq__hot_at(wide / 16, 16, d / 16, first / 4 + 1), x);
-    }
-}
-
-/* kind and stream are constants. */
-LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t wide = lq__hot_wide(turn->dims);
-    uint8_t *codes = (uint8_t *)turn->spun;
-    lq__hot_vectors v;
-    lq__hot_aim(&v, turn, kind, stream);
-    int16_t factors[3][8];
-    lq__hot_factors(factors, kind, stream, &v);
-    uint32_t costs[3][8];
-    memset(costs, 0, sizeof costs);
-    lq__hot_cells_neon cells;
-    lq__hot_cells_init_neon(&cells, kind);
-    for (size_t t = 0; t < 8 && cells.cuts; t++) {
-        lq__hot_costs_neon(costs, t, &cells, kind, x + t * stride, turn->dims,
-                           (const int16_t(*)[8])factors);
-    }
-    uint32_t best[8];
-    lq__hot_best(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
-                 &v, lq__hot_is_fixed(kind, stream));
-    for (size_t t = 0; t < 8; t++) {
-        for (size_t d = 0; d < wide; d += 16) {
-            vst1q_u8(codes + t * stride + d,
-                     lq__hot_codes_neon(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (size_t d = 0; d < wide; d += 16) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_neon(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_neon(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-/* The granules of a kind: kernels of each, so that what depends on the kind is decided once. */
-#define LQ__HOT_GRANULE_NEON(kind, quantizer, bits, block, ...)                        \
-    static void lq__hot_granule_##kind##_neon(uint8_t *tile, int stream, size_t first, \
-                                              const lq__hot_turn *turn)                \
-    {                                                                                  \
-        if (block > 1) {                                                               \
-            lq__hot_granule_joint_neon(tile, LQ__HOT_##kind, stream, first, turn);     \
-        } else if (stream == LQ_K) {                                                   \
-            lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_K, first, turn);          \
-        } else {                                                                       \
-            lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_V, first, turn);          \
-        }                                                                              \
-    }
-LQ__HOT_KINDS(LQ__HOT_GRANULE_NEON)
-#undef LQ__HOT_GRANULE_NEON
-
-static void lq__hot_granule_neon(uint8_t *tile, int kind, int stream, size_t first,
-                                 const lq__hot_turn *turn)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_granule_##kind##_neon,
-    static void (*const granules[LQ__HOT_COUNT])(uint8_t *, int, size_t, const lq__hot_turn *) = {
-        LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    granules[kind - 1](tile, stream, first, turn);
-}
-#undef LQ__HOT_LEVELS_NEON
-#undef LQ__HOT_Q_NEON
-#undef LQ__HOT_EACH_NEON
-#undef LQ__HOT_STORE_NEON
-#undef LQ__HOT_ZERO_NEON
-#undef LQ__HOT_ADD_NEON
-#undef LQ__HOT_ROWS_NEON
-#undef LQ__HOT_DOWN_NEON
-#undef LQ__HOT_ACROSS_NEON
-#undef LQ__HOT_PAIR_NEON
-#undef LQ__HOT_BLOCK_NEON
-#undef LQ__HOT_KIND_NEON
-#undef LQ__HOT_USES_NEON
-#undef LQ__HOT_COUNTS_NEON
-#undef LQ__HOT_ADD_DOT
-#undef LQ__HOT_ROWS_DOT
-#undef LQ__HOT_DOWN_DOT
-#undef LQ__HOT_ACROSS_DOT
-#undef LQ__HOT_ALL_DOT
-#undef LQ__HOT_LEVEL_NEON
-#endif
 
 /* ================================================================================================
    >>multiply   rows of integers times the levels of a tile
@@ -39215,6 +38724,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__SETS
 #undef LQ__TAKES_1
 #undef LQ__TAKES_2
+#undef LQ__UNROLL
 #undef LQ__TAKES_3
 #undef LQ__BUTTERFLY
 #undef LQ__LOAD_FLOATS
@@ -39412,16 +38922,44 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_COUNT
 #undef LQ__HOT_CUTS
 #undef LQ__HOT_JOINT
+#undef LQ__HOT_CELLS
+#undef LQ__HOT_SEAL
+#undef LQ__HOT_LEVELS_NEON
+#undef LQ__HOT_Q_NEON
+#undef LQ__HOT_EACH_NEON
+#undef LQ__HOT_STORE_NEON
+#undef LQ__HOT_ZERO_NEON
+#undef LQ__HOT_ADD_NEON
+#undef LQ__HOT_ROWS_NEON
+#undef LQ__HOT_DOWN_NEON
+#undef LQ__HOT_ACROSS_NEON
+#undef LQ__HOT_PAIR_NEON
+#undef LQ__HOT_BLOCK_NEON
+#undef LQ__HOT_KIND_NEON
+#undef LQ__HOT_USES_NEON
+#undef LQ__HOT_COUNTS_NEON
+#undef LQ__HOT_ADD_DOT
+#undef LQ__HOT_ROWS_DOT
+#undef LQ__HOT_DOWN_DOT
+#undef LQ__HOT_ACROSS_DOT
+#undef LQ__HOT_ALL_DOT
+#undef LQ__HOT_LEVEL_NEON
 #undef LQ__HOT_ON_avx2
 #undef LQ__HOT_ON_avx512
 #undef LQ__HOT_ON_neon
+#undef lq__entry16_avx512
+#undef lq__hot_fit_avx2
+#undef lq__hot_fit_avx512
+#undef lq__hot_fit_neon
+#undef lq__hot_marks_avx2
+#undef lq__hot_marks_init_avx2
+#undef lq__hot_mark_code_avx2
+#undef lq__hot_mark_error_avx2
+#undef lq__hot_marks_neon
+#undef lq__hot_marks_init_neon
+#undef lq__hot_mark_code_neon
+#undef lq__hot_mark_error_neon
 #undef lq__hot_take_words_avx512
-#undef lq__hot_aim_avx2
-#undef lq__hot_aim_avx512
-#undef lq__hot_aim_neon
-#undef lq__hot_factors_avx2
-#undef lq__hot_factors_avx512
-#undef lq__hot_factors_neon
 #undef lq__hot_best_avx2
 #undef lq__hot_best_avx512
 #undef lq__hot_best_neon

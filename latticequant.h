@@ -3641,6 +3641,9 @@ LQ__LOADS(u32, load_u16, _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)
 LQ__LOADS(i32, load_u8, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)),
           _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)),
           vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(lq__load32((const uint8_t *)p))))))
+LQ__LOADS(i32, load_i8, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+          _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)),
+          vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(lq__load32((const uint8_t *)p))))))
 LQ__STORES(store, i32, _mm256_storeu_si256((__m256i *)p, (__m256i)a),
            _mm512_storeu_si512(p, (__m512i)a), vst1q_s32((int32_t *)p, (int32x4_t)a))
 LQ__STORES(store_f32, f32, _mm256_storeu_ps((float *)p, a), _mm512_storeu_ps(p, a),
@@ -3661,6 +3664,16 @@ LQ__STORES(store_u16, u32,
                                               _mm256_packus_epi32((__m256i)a, (__m256i)a), 8))),
            _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)a)),
            vst1_u16((uint16_t *)p, vmovn_u32((uint32x4_t)a)))
+/* Integers below 128 and not below -128. */
+LQ__STORES(store_i8, i32,
+           _mm_storel_epi64((__m128i *)p,
+                            _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
+                                _mm256_packs_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)a),
+                                                   _mm256_setzero_si256()),
+                                _mm256_setr_epi32(0, 4, 1, 1, 1, 1, 1, 1)))),
+           _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)a)),
+           lq__store32((uint8_t *)p, vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(
+                                         vmovn_s32((int32x4_t)a), vdup_n_s16(0)))), 0)))
 LQ__SETS(i32, set, int32_t, _mm256_set1_epi32(a), _mm512_set1_epi32(a), vdupq_n_s32(a))
 LQ__SETS(u32, set_even, int64_t, _mm256_set1_epi64x(a), _mm512_set1_epi64(a), vdupq_n_s64(a))
 LQ__SETS(f32, set_f32, float, _mm256_set1_ps(a), _mm512_set1_ps(a), vdupq_n_f32(a))
@@ -3685,9 +3698,6 @@ LQ__TAKES_2(i32, sra, i32, i32, _mm256_srav_epi32((__m256i)a, (__m256i)b),
             _mm512_srav_epi32((__m512i)a, (__m512i)b), vshlq_s32((int32x4_t)a, (int32x4_t)-b))
 LQ__TAKES_2(i32, srl, i32, i32, _mm256_srlv_epi32((__m256i)a, (__m256i)b),
             _mm512_srlv_epi32((__m512i)a, (__m512i)b), vshlq_u32((uint32x4_t)a, (int32x4_t)-b))
-/* Squares of numbers from 0 below 2^15. */
-LQ__TAKES_1(i32, square, i32, _mm256_madd_epi16((__m256i)a, (__m256i)a),
-            _mm512_madd_epi16((__m512i)a, (__m512i)a), a *a)
 /* Signed products of the even lanes, of the odd ones; of even ones as lq__sincos_q30 cuts them, of
    which the lower halves count. */
 LQ__TAKES_2(u64, mul_even, i32, i32, _mm256_mul_epi32((__m256i)a, (__m256i)b),
@@ -3768,6 +3778,8 @@ LQ__TAKES_1(i32, nearest, f32,
                 _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)),
             _mm512_cvt_roundps_epi32(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
             vcvtnq_s32_f32(a))
+/* Towards zero. */
+LQ__TAKES_1(i32, truncate, f32, _mm256_cvttps_epi32(a), _mm512_cvttps_epi32(a), vcvtq_s32_f32(a))
 /* Doubles of floats, of integers that were rounded to floats, of products of floats; and back. */
 LQ__LOADS(f64, load_f64, _mm256_cvtps_pd(_mm_loadu_ps((const float *)p)),
           _mm512_cvtps_pd(_mm256_loadu_ps((const float *)p)),
@@ -3809,8 +3821,21 @@ LQ__TAKES_2(i32, negate_where, mask, i32, (a ^ b) - a,
 LQ__TAKES_1(i32, unit, mask, a | 1,
             _mm512_mask_blend_epi32(a, _mm512_set1_epi32(1), _mm512_set1_epi32(-1)), a | 1)
 
-/* ---- over the lanes: the largest, whether any says yes, the sum modulo 2^64 ---- */
+/* ---- over the lanes: the largest, the sum, whether any says yes, the sum modulo 2^64 ---- */
 #if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE int32_t lq__total_avx2(lq__i32_avx2 a)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128((__m256i)a),
+                              _mm256_extracti128_si256((__m256i)a, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+LQ__TARGET_AVX512 LQ__INLINE int32_t lq__total_avx512(lq__i32_avx512 a)
+{
+    return _mm512_reduce_add_epi32((__m512i)a);
+}
+
 LQ__TARGET_AVX2 LQ__INLINE int32_t lq__most_avx2(lq__i32_avx2 a)
 {
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)a),
@@ -3844,6 +3869,11 @@ LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__sum_avx512(lq__u64_avx512 a)
     return (uint64_t)_mm512_reduce_add_epi64((__m512i)a);
 }
 #elif LQ__NEON
+LQ__INLINE int32_t lq__total_neon(lq__i32_neon a)
+{
+    return vaddvq_s32((int32x4_t)a);
+}
+
 LQ__INLINE int32_t lq__most_neon(lq__i32_neon a)
 {
     return vmaxvq_s32((int32x4_t)a);
@@ -3876,6 +3906,8 @@ typedef struct lq__lanes_neon {
    lane ---- */
 LQ__LOADS(i16, load16, _mm256_loadu_si256((const __m256i *)p), _mm512_loadu_si512(p),
           vld1q_s16((const int16_t *)p))
+LQ__STORES(store16, i16, _mm256_storeu_si256((__m256i *)p, (__m256i)a),
+           _mm512_storeu_si512(p, (__m512i)a), vst1q_s16((int16_t *)p, (int16x8_t)a))
 /* Eight numbers, over and over. */
 LQ__LOADS(i16, load16_eight, _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)),
           _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)),
@@ -3892,6 +3924,10 @@ LQ__TAKES_2(i16, times_q15, i16, i16, _mm256_mulhrs_epi16((__m256i)a, (__m256i)b
             _mm512_mulhrs_epi16((__m512i)a, (__m512i)b), vqrdmulhq_s16((int16x8_t)a, (int16x8_t)b))
 LQ__TAKES_2(u16, min_u16, u16, u16, _mm256_min_epu16((__m256i)a, (__m256i)b),
             _mm512_min_epu16((__m512i)a, (__m512i)b), vminq_u16((uint16x8_t)a, (uint16x8_t)b))
+/* The numbers of a and of b, 0 to 65535, in the order of the level's. */
+LQ__TAKES_2(u16, pack_u16, i32, i32, _mm256_packus_epi32((__m256i)a, (__m256i)b),
+            _mm512_packus_epi32((__m512i)a, (__m512i)b),
+            vcombine_u16(vqmovun_s32((int32x4_t)a), vqmovun_s32((int32x4_t)b)))
 /* Sums of at most 65535, differences of at least 0. */
 LQ__TAKES_2(u16, adds_u16, u16, u16, _mm256_adds_epu16((__m256i)a, (__m256i)b),
             _mm512_adds_epu16((__m512i)a, (__m512i)b), vqaddq_u16((uint16x8_t)a, (uint16x8_t)b))
@@ -4991,6 +5027,7 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
             lq__store_f16_##v(dst + 2 * i, x);                                             \
             lq__store_f16_##v(dst + 2 * (i + LQ__LANES_##v), y);                           \
         }                                                                                  \
+        if (type == LQ_F16 && i == count) return lq__any_##v(lq__gt_##v(most, limit));     \
         for (; i + LQ__LANES_##v <= count && type == LQ_F16; i += LQ__LANES_##v) {         \
             lq__f32_##v x = lq__load_f32_##v(src + i);                                     \
             most = lq__max_##v(most, (lq__i32_##v)x & 0x7fffffff);                         \
@@ -8460,55 +8497,56 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
         return halves;                                                                            \
     }
 
-/* k: the tables of a row. full, and by where it is 0, are constants to the compiler. */
-#define LQ__DECODE_ROWS(v)                                                                   \
-    LQ__INLINE_##v void lq__decode_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          lq__look_##v *k, uint32_t by, int full)            \
-    {                                                                                        \
-        for (uint32_t j = 0; j <= by; j++) {                                                 \
-            lq__look_load_##v(&k[j], &tables->table[r->table[j]]);                           \
-        }                                                                                    \
-        for (uint32_t h = 0; h < 2; h++) {                                                   \
-            for (size_t g = 0; g < count; g++) {                                             \
-                lq__decode_step_##v(tables, k, r, i, &flows[g], h, by, full);                \
-            }                                                                                \
-        }                                                                                    \
-    }                                                                                        \
-    /* Functions of their own: their tables share no frame. */                               \
-    LQ__FRAME_##v void lq__decode_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
-                                           size_t i, lq__rans_flow *flows, size_t count,     \
-                                           int full)                                         \
-    {                                                                                        \
-        lq__look_##v k[1];                                                                   \
-        if (full) {                                                                          \
-            lq__decode_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
-        } else {                                                                             \
-            lq__decode_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
-        }                                                                                    \
-    }                                                                                        \
-    LQ__FRAME_##v void lq__decode_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
-                                             size_t i, lq__rans_flow *flows, size_t count,   \
-                                             int full)                                       \
-    {                                                                                        \
-        lq__look_##v k[4];                                                                   \
-        lq__look_##v *tables_of_row = k;                                                     \
-        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */       \
-        lq__decode_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
-    }                                                                                        \
-    LQ__INLINE_##v void lq__decode_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          int full)                                          \
-    {                                                                                        \
-        if (r->by == 0) {                                                                    \
-            lq__decode_plain_##v(tables, r, i, flows, count, full);                          \
-        } else {                                                                             \
-            lq__decode_lattice_##v(tables, r, i, flows, count, full);                        \
-        }                                                                                    \
+/* way: decode with kit look, or encode with kit code, whose halves go backwards. k: the tables of a
+   row. full, and by where it is 0, are constants to the compiler. */
+#define LQ__ROWS_SHELL(v, way, kit, half)                                                     \
+    LQ__INLINE_##v void lq__##way##_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,       \
+                                          lq__##kit##_##v *k, uint32_t by, int full)          \
+    {                                                                                         \
+        for (uint32_t j = 0; j <= by; j++) {                                                  \
+            lq__##kit##_load_##v(&k[j], &tables->table[r->table[j]]);                         \
+        }                                                                                     \
+        for (uint32_t h = 0; h < 2; h++) {                                                    \
+            for (size_t g = 0; g < count; g++) {                                              \
+                lq__##way##_step_##v(tables, k, r, i, &flows[g], half, by, full);             \
+            }                                                                                 \
+        }                                                                                     \
+    }                                                                                         \
+    /* Functions of their own: their tables share no frame. */                                \
+    LQ__FRAME_##v void lq__##way##_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
+                                           size_t i, lq__rans_flow *flows, size_t count,      \
+                                           int full)                                          \
+    {                                                                                         \
+        lq__##kit##_##v k[1];                                                                 \
+        if (full) {                                                                           \
+            lq__##way##_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
+        } else {                                                                              \
+            lq__##way##_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
+        }                                                                                     \
+    }                                                                                         \
+    LQ__FRAME_##v void lq__##way##_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
+                                             size_t i, lq__rans_flow *flows, size_t count,    \
+                                             int full)                                        \
+    {                                                                                         \
+        lq__##kit##_##v k[4];                                                                 \
+        lq__##kit##_##v *tables_of_row = k;                                                   \
+        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */        \
+        lq__##way##_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
+    }                                                                                         \
+    LQ__INLINE_##v void lq__##way##_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,       \
+                                          int full)                                           \
+    {                                                                                         \
+        if (r->by == 0) {                                                                     \
+            lq__##way##_plain_##v(tables, r, i, flows, count, full);                          \
+        } else {                                                                              \
+            lq__##way##_lattice_##v(tables, r, i, flows, count, full);                        \
+        }                                                                                     \
     }
 
 #define LQ__DECODE_SHELL(v, level)                                                                 \
-    LQ__DECODE_ROWS(v)                                                                             \
+    LQ__ROWS_SHELL(v, decode, look, h)                                                             \
     LQ__STATIC_##v void lq__rans_decode_##level(const lq_tables *tables, const lq_rans_plan *plan, \
                                                 lq__rans_flow *flows, size_t count)                \
     {                                                                                              \
@@ -8525,54 +8563,8 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
         }                                                                                          \
     }
 
-#define LQ__ENCODE_ROWS(v)                                                                   \
-    LQ__INLINE_##v void lq__encode_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          lq__code_##v *k, uint32_t by, int full)            \
-    {                                                                                        \
-        for (uint32_t j = 0; j <= by; j++) {                                                 \
-            lq__code_load_##v(&k[j], &tables->table[r->table[j]]);                           \
-        }                                                                                    \
-        for (uint32_t h = 0; h < 2; h++) {                                                   \
-            for (size_t g = 0; g < count; g++) {                                             \
-                lq__encode_step_##v(tables, k, r, i, &flows[g], 1 - h, by, full);            \
-            }                                                                                \
-        }                                                                                    \
-    }                                                                                        \
-    /* Functions of their own: their tables share no frame. */                               \
-    LQ__FRAME_##v void lq__encode_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
-                                           size_t i, lq__rans_flow *flows, size_t count,     \
-                                           int full)                                         \
-    {                                                                                        \
-        lq__code_##v k[1];                                                                   \
-        if (full) {                                                                          \
-            lq__encode_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
-        } else {                                                                             \
-            lq__encode_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
-        }                                                                                    \
-    }                                                                                        \
-    LQ__FRAME_##v void lq__encode_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
-                                             size_t i, lq__rans_flow *flows, size_t count,   \
-                                             int full)                                       \
-    {                                                                                        \
-        lq__code_##v k[4];                                                                   \
-        lq__code_##v *tables_of_row = k;                                                     \
-        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */       \
-        lq__encode_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
-    }                                                                                        \
-    LQ__INLINE_##v void lq__encode_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          int full)                                          \
-    {                                                                                        \
-        if (r->by == 0) {                                                                    \
-            lq__encode_plain_##v(tables, r, i, flows, count, full);                          \
-        } else {                                                                             \
-            lq__encode_lattice_##v(tables, r, i, flows, count, full);                        \
-        }                                                                                    \
-    }
-
 #define LQ__ENCODE_SHELL(v, level)                                                                 \
-    LQ__ENCODE_ROWS(v)                                                                             \
+    LQ__ROWS_SHELL(v, encode, code, 1 - h)                                                         \
     LQ__STATIC_##v void lq__rans_encode_##level(const lq_tables *tables, const lq_rans_plan *plan, \
                                                 lq__rans_flow *flows, size_t count)                \
     {                                                                                              \
@@ -20917,6 +20909,8 @@ LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int k
 #define LQ__TARGET_HOT_AVX512                                                                 \
     __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
                           "avx512vbmi,avx512vbmi2,avx512vnni,avx512vpopcntdq")))
+#define LQ__HOT_ON_avx2 LQ__TARGET_HOT_AVX2
+#define LQ__HOT_ON_avx512 LQ__TARGET_HOT_AVX512
 #define LQ__HOT_256 LQ__TARGET_HOT_AVX2 LQ__INLINE
 #define LQ__HOT_512 LQ__TARGET_HOT_AVX512 LQ__INLINE
 
@@ -20952,6 +20946,8 @@ LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mma
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
 }
+#elif LQ__NEON
+#define LQ__HOT_ON_neon
 #endif
 
 /* ================================================================================================
@@ -21052,56 +21048,51 @@ static void lq__hot_turn_c(lq__hot_turn *turn)
     }
 }
 
-/* ---- AVX2 ---- */
+/* ---- at each level: rows taken, less their mean ----
+   What differs: the larger magnitude; x within +-limit; signs of dims i .., turned; the largest
+   lane of each of eight vectors of magnitudes. */
 #if LQ__X86
-/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
-LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
+LQ__HOT_256 lq__f32_avx2 lq__hot_larger_avx2(lq__f32_avx2 a, lq__f32_avx2 x)
 {
-    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
+    const __m256i magnitude =
+        _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), magnitude));
 }
 
-LQ__HOT_256 uint32_t lq__hot_most_256(__m256i most)
+LQ__HOT_512 lq__f32_avx512 lq__hot_larger_avx512(lq__f32_avx512 a, lq__f32_avx512 x)
 {
-    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
-    return (uint32_t)_mm_cvtsi128_si32(half);
+    return _mm512_range_ps(a, x, 11);
 }
 
-/* Eight numbers in fixed point, with their signs, through the stages within eight. */
-LQ__HOT_256 __m256i lq__hot_eight_256(const int32_t *x, __m256 scale)
+LQ__HOT_256 lq__f32_avx2 lq__hot_within_avx2(lq__f32_avx2 x, float limit)
 {
-    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
-    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
-    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
-    const __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(lq__hot_load_256(x)), scale);
-    __m256i v =
-        _mm256_cvttps_epi32(_mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
-    return lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
+    return _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(limit)), _mm256_set1_ps(-limit));
 }
 
-/* -0.0 where the basis has a minus. */
-LQ__HOT_256 __m256 lq__hot_minus_256(size_t i)
+LQ__HOT_512 lq__f32_avx512 lq__hot_within_avx512(lq__f32_avx512 x, float limit)
+{
+    return _mm512_range_ps(x, _mm512_set1_ps(limit), 2); /* the smaller one, with x's sign */
+}
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_signed_avx2(lq__f32_avx2 x, size_t i)
 {
     const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
     const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN)));
+    const __m256i minus =
+        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
+    return _mm256_xor_ps(x, _mm256_castsi256_ps(minus));
 }
 
-/* Sum and difference of two vectors in place. */
-LQ__HOT_256 void lq__hot_both_256(__m256i *a, __m256i *b)
+LQ__HOT_512 lq__f32_avx512 lq__hot_signed_avx512(lq__f32_avx512 x, size_t i)
 {
-    const __m256i sum = _mm256_add_epi32(*a, *b);
-    *b = _mm256_sub_epi32(*a, *b);
-    *a = sum;
+    const __mmask16 minus = (__mmask16)(lq__hot_signs[i / 32] >> i % 32);
+    return _mm512_castsi512_ps(
+        _mm512_xor_si512(_mm512_castps_si512(x), _mm512_maskz_set1_epi32(minus, INT32_MIN)));
 }
 
-/* The largest lane of each of eight vectors. */
-LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
+LQ__HOT_256 void lq__hot_mosts_avx2(uint32_t *most, const lq__f32_avx2 *rows)
 {
+    const __m256i *m = (const __m256i *)(const void *)rows;
     __m256i four[2];
     for (int j = 0; j < 2; j++, m += 4) {
         const __m256i a =
@@ -21110,177 +21101,278 @@ LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
             _mm256_max_epu32(_mm256_unpacklo_epi32(m[2], m[3]), _mm256_unpackhi_epi32(m[2], m[3]));
         four[j] = _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     }
-    return _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+    _mm256_storeu_si256((__m256i *)(void *)most,
+                        _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                                         _mm256_permute2x128_si256(four[0], four[1], 0x31)));
 }
 
-/* lq__hot_unit of eight tokens' largest magnitudes. */
-LQ__HOT_256 void lq__hot_units_256(lq__hot_turn *turn, __m256i most)
+LQ__HOT_512 void lq__hot_mosts_avx512(uint32_t *most, const lq__f32_avx512 *rows)
 {
-    const __m256i unit = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(127 + 19));
-    _mm256_storeu_si256((__m256i *)(void *)turn->unit,
-                        _mm256_max_epi32(unit, _mm256_set1_epi32(-120)));
+    lq__f32_avx2 half[8];
+    LQ__UNROLL
+    for (int t = 0; t < 8; t++) {
+        half[t] =
+            _mm256_max_ps(_mm512_castps512_ps256(rows[t]), _mm512_extractf32x8_ps(rows[t], 1));
+    }
+    lq__hot_mosts_avx2(most, half);
 }
-
-#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
-#define LQ__HOT_EACH_EIGHT(X) LQ__HOT_EACH_FOUR(X) X(4) X(5) X(6) X(7)
-
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_256 __m256 lq__hot_stretched_256(const lq__hot_turn *turn, __m256 x, size_t t, size_t i)
+#elif LQ__NEON
+LQ__INLINE lq__f32_neon lq__hot_larger_neon(lq__f32_neon a, lq__f32_neon x)
 {
-    const __m256 far = _mm256_set1_ps(LQ__HOT_FAR);
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_loadu_ps(center + i)),
-                      _mm256_loadu_ps(turn->stretch + i));
-    return _mm256_max_ps(_mm256_min_ps(x, far), _mm256_sub_ps(_mm256_setzero_ps(), far));
+    return vmaxq_f32(a, vabsq_f32(x));
 }
 
-/* Eight rows less their mean, still floats, and their units; sums. own: means are those of the
-   rows, and what is left is stretched; a constant. */
-LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type, int own)
+LQ__INLINE lq__f32_neon lq__hot_within_neon(lq__f32_neon x, float limit)
 {
-#define LQ__HOT_MOST_256(t) __m256i most##t = _mm256_setzero_si256();
-#define LQ__HOT_TAKE_256(t)                                                                \
-    x = lq__hot_raw_256(turn->rows[t], i, type);                                           \
-    f = own ? lq__hot_stretched_256(turn, x, (t), i) : _mm256_sub_ps(x, mean);             \
-    v = _mm256_castps_si256(f);                                                            \
-    _mm256_storeu_si256((__m256i *)(void *)(turn->spun + (t)*turn->row + i), v);           \
-    most##t = _mm256_max_epu32(most##t, _mm256_and_si256(v, magnitude));                   \
-    x = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit)); \
-    sum = _mm256_add_epi32(sum, _mm256_cvttps_epi32(_mm256_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_256(t) most[t] = most##t;
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256 limit = _mm256_set1_ps(8191.0f);
-    const __m256 unit = _mm256_set1_ps(turn->sum_unit);
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
-    for (i = 0; i < turn->dims; i += 8) {
-        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
-        __m256i sum = _mm256_setzero_si256();
-        __m256i v;
-        __m256 f;
-        __m256 x;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_256)
-        if (turn->sums) {
-            __m256i *to = (__m256i *)(void *)(turn->sums + i);
-            const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
-            const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
-            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
-            _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_256)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_256
-#undef LQ__HOT_TAKE_256
-#undef LQ__HOT_KEEP_256
+    return vmaxq_f32(vminq_f32(x, vdupq_n_f32(limit)), vdupq_n_f32(-limit));
 }
 
-/* Dims i .. i + 31 of all tokens through the stages within 32. */
-LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
+LQ__INLINE lq__f32_neon lq__hot_signed_neon(lq__f32_neon x, size_t i)
 {
-#define LQ__HOT_MINUS_256(k) const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
-#define LQ__HOT_LOAD_256(k) \
-    __m256i v##k = lq__hot_eight_256(spun + 8 * (k), _mm256_xor_ps(scale, minus##k));
-#define LQ__HOT_STORE_256(k) _mm256_storeu_si256((__m256i *)(void *)(spun + 8 * (k)), v##k);
-    LQ__HOT_EACH_FOUR(LQ__HOT_MINUS_256)
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        const __m256 scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-        int32_t *spun = turn->spun + t * turn->row + i;
-        LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_256)
-        lq__hot_both_256(&v0, &v1);
-        lq__hot_both_256(&v2, &v3);
-        lq__hot_both_256(&v0, &v2);
-        lq__hot_both_256(&v1, &v3);
-        LQ__HOT_EACH_FOUR(LQ__HOT_STORE_256)
-    }
-#undef LQ__HOT_MINUS_256
-#undef LQ__HOT_LOAD_256
-#undef LQ__HOT_STORE_256
+    static const int32_t up[4] = {31, 30, 29, 28};
+    const uint32x4_t bits = vshlq_u32(vdupq_n_u32(lq__hot_signs[i / 32] >> i % 32), vld1q_s32(up));
+    return (lq__f32_neon)veorq_u32((uint32x4_t)x, vandq_u32(bits, vdupq_n_u32(0x80000000u)));
 }
 
-/* Stages from h on, in memory; returns the largest magnitude. */
-LQ__HOT_256 uint32_t lq__hot_spin_256(int32_t *x, size_t dims, size_t h, size_t block)
+LQ__INLINE void lq__hot_mosts_neon(uint32_t *most, const lq__f32_neon *rows)
 {
-    __m256i most = _mm256_setzero_si256();
-    for (size_t i = 0; i < dims && h >= block; i += 8) {
-        most = _mm256_max_epu32(most, _mm256_abs_epi32(lq__hot_load_256(x + i)));
+    for (int t = 0; t < 8; t++) {
+        most[t] = vmaxvq_u32((uint32x4_t)rows[t]);
     }
-    for (; h < block; h *= 2) {
-        most = _mm256_setzero_si256();
-        for (size_t i = 0; i < dims; i += 2 * h) {
-            for (size_t j = i; j < i + h; j += 8) {
-                __m256i a = lq__hot_load_256(x + j);
-                __m256i b = lq__hot_load_256(x + j + h);
-                lq__hot_both_256(&a, &b);
-                most = _mm256_max_epu32(most,
-                                        _mm256_max_epu32(_mm256_abs_epi32(a), _mm256_abs_epi32(b)));
-                _mm256_storeu_si256((__m256i *)(void *)(x + j), a);
-                _mm256_storeu_si256((__m256i *)(void *)(x + j + h), b);
-            }
-        }
-    }
-    return lq__hot_most_256(most);
 }
+#endif
 
-/* The scale 2^-unit makes exact products. Tokens take turns within each part, so that none waits
-   for its own maximum. */
-LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
+#define LQ__HOT_EIGHT_ROWS(X, v) X(0, v) X(1, v) X(2, v) X(3, v) X(4, v) X(5, v) X(6, v) X(7, v)
+#define LQ__HOT_FROM(t, v)                         \
+    const uint8_t *row##t = turn->rows[t];         \
+    int32_t *spun##t = turn->spun + (t)*turn->row; \
+    lq__f32_##v most##t = lq__set_f32_##v(0.0f);
+#define LQ__HOT_TAKE(t, v)                                        \
+    x = lq__load_floats_##v(row##t, i, type);                     \
+    left = own ? lq__hot_stretched_##v(turn, x, t, i) : (lq__f32_##v)(x - mean); \
+    most##t = lq__hot_larger_##v(most##t, left);                  \
+    lq__store_f32_##v(spun##t + i, lq__hot_signed_##v(left, i));  \
+    sum += lq__truncate_##v(lq__mul_f32_##v(lq__hot_within_##v(x, 8191.0f), unit));
+#define LQ__HOT_KEEP(t, v) most[t] = most##t;
+#define LQ__HOT_TAKES(v)                                                                           \
+    /* Numbers i .. of row t less its own mean, stretched. */                                      \
+    LQ__HOT_ON_##v LQ__INLINE lq__f32_##v lq__hot_stretched_##v(const lq__hot_turn *turn,          \
+                                                                lq__f32_##v x, size_t t, size_t i) \
+    {                                                                                              \
+        x = x - lq__load_f32_##v(turn->centers + t * turn->center_stride + i);                     \
+        return lq__hot_within_##v(lq__mul_f32_##v(x, lq__load_f32_##v(turn->stretch + i)),         \
+                                  LQ__HOT_FAR);                                                    \
+    }                                                                                              \
+                                                                                                   \
+    /* Eight rows less their mean, with the signs of the basis, still floats, and their units;     \
+       sums. own: means are those of the rows, and what is left is stretched; a constant. */       \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_take_of_##v(lq__hot_turn *turn, int type, int own)      \
+    {                                                                                              \
+        const lq__f32_##v unit = lq__set_f32_##v(turn->sum_unit);                                  \
+        size_t i;                                                                                  \
+        LQ__HOT_EIGHT_ROWS(LQ__HOT_FROM, v)                                                        \
+        for (i = 0; i < turn->dims; i += LQ__LANES_##v) {                                          \
+            const lq__f32_##v mean = lq__load_floats_##v(turn->mean, i, turn->mean_type);          \
+            lq__i32_##v sum = lq__set_##v(0);                                                      \
+            lq__f32_##v x, left;                                                                   \
+            LQ__HOT_EIGHT_ROWS(LQ__HOT_TAKE, v)                                                    \
+            if (turn->sums) {                                                                      \
+                int64_t *to = turn->sums + i;                                                      \
+                const lq__u64_##v low = (lq__u64_##v)lq__load_##v(to) + lq__wide_low_##v(sum);     \
+                const lq__u64_##v high =                                                           \
+                    (lq__u64_##v)lq__load_##v(to + LQ__LANES_##v / 2) + lq__wide_high_##v(sum);    \
+                lq__store_##v(to, (lq__i32_##v)low);                                               \
+                lq__store_##v(to + LQ__LANES_##v / 2, (lq__i32_##v)high);                          \
+            }                                                                                      \
+        }                                                                                          \
+        lq__f32_##v most[8];                                                                       \
+        LQ__HOT_EIGHT_ROWS(LQ__HOT_KEEP, v)                                                        \
+        lq__hot_mosts_##v(turn->most, most);                                                       \
+        for (size_t t = 0; t < 8; t++) {                                                           \
+            turn->unit[t] = lq__hot_unit(turn->most[t]);                                           \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_take_##v(lq__hot_turn *turn)                            \
+    {                                                                                              \
+        if (turn->centers) {                                                                       \
+            lq__hot_take_of_##v(turn, turn->type, 1);                                              \
+        } else if (turn->type == LQ_F16) {                                                         \
+            lq__hot_take_of_##v(turn, LQ_F16, 0);                                                  \
+        } else {                                                                                   \
+            lq__hot_take_of_##v(turn, turn->type, 0);                                              \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    /* Sum and difference of two vectors in place. */                                              \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_both_##v(lq__i32_##v *a, lq__i32_##v *b)                \
+    {                                                                                              \
+        const lq__i32_##v sum = *a + *b;                                                           \
+        *b = *a - *b;                                                                              \
+        *a = sum;                                                                                  \
+    }                                                                                              \
+                                                                                                   \
+    /* Stages from h on, in memory; returns the largest magnitudes. */                             \
+    LQ__HOT_ON_##v LQ__INLINE lq__i32_##v lq__hot_spin_##v(int32_t *x, size_t dims, size_t h,      \
+                                                           size_t block)                           \
+    {                                                                                              \
+        lq__i32_##v most = lq__set_##v(0);                                                         \
+        for (size_t i = 0; i < dims && h >= block; i += LQ__LANES_##v) {                           \
+            most = lq__max_##v(most, lq__abs_##v(lq__load_##v(x + i)));                            \
+        }                                                                                          \
+        for (; h < block; h *= 2) {                                                                \
+            most = lq__set_##v(0);                                                                 \
+            for (size_t i = 0; i < dims; i += 2 * h) {                                             \
+                for (size_t j = i; j < i + h; j += LQ__LANES_##v) {                                \
+                    lq__i32_##v a = lq__load_##v(x + j);                                           \
+                    lq__i32_##v b = lq__load_##v(x + j + h);                                       \
+                    lq__hot_both_##v(&a, &b);                                                      \
+                    most = lq__max_##v(most, lq__max_##v(lq__abs_##v(a), lq__abs_##v(b)));         \
+                    lq__store_##v(x + j, a);                                                       \
+                    lq__store_##v(x + j + h, b);                                                   \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        return most;                                                                               \
+    }
+LQ__EACH_LEVEL(LQ__HOT_TAKES)
+
+/* ---- at each level: the stages within 32 numbers ---- */
+#if LQ__X86
+/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
+LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
 {
-    const size_t dims = turn->dims;
-    const size_t block = lq__hadamard_block(dims);
-    const size_t first = block < 32 ? 8 : 32;
-    if (turn->tokens < 8) {
-        lq__hot_turn_c(turn);
-        return;
+    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
+}
+
+/* Eight numbers in fixed point through the stages within eight. The scale 2^-unit makes exact
+   products. */
+LQ__HOT_256 lq__i32_avx2 lq__hot_eight_256(const int32_t *x, lq__f32_avx2 scale)
+{
+    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
+    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
+    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
+    __m256i v = (__m256i)lq__nearest_avx2(lq__mul_f32_avx2(lq__load_f32_avx2(x), scale));
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
+    return (lq__i32_avx2)lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
+}
+
+LQ__HOT_256 void lq__hot_turn_32_avx2(int32_t *x, lq__f32_avx2 scale)
+{
+    lq__i32_avx2 a = lq__hot_eight_256(x, scale);
+    lq__i32_avx2 b = lq__hot_eight_256(x + 8, scale);
+    lq__i32_avx2 c = lq__hot_eight_256(x + 16, scale);
+    lq__i32_avx2 d = lq__hot_eight_256(x + 24, scale);
+    lq__hot_both_avx2(&a, &b);
+    lq__hot_both_avx2(&c, &d);
+    lq__hot_both_avx2(&a, &c);
+    lq__hot_both_avx2(&b, &d);
+    lq__store_avx2(x, a);
+    lq__store_avx2(x + 8, b);
+    lq__store_avx2(x + 16, c);
+    lq__store_avx2(x + 24, d);
+}
+
+LQ__HOT_256 void lq__hot_turn_8_avx2(int32_t *x, lq__f32_avx2 scale)
+{
+    lq__store_avx2(x, lq__hot_eight_256(x, scale));
+}
+#elif LQ__NEON
+/* Eight numbers in fixed point through the stages within eight. The scale 2^-unit makes exact
+   products. */
+LQ__INLINE void lq__hot_eight_neon(lq__i32_neon *v, const int32_t *x, lq__f32_neon scale)
+{
+    for (int j = 0; j < 2; j++) {
+        v[j] = lq__nearest_neon(lq__mul_f32_neon(lq__load_f32_neon(x + 4 * j), scale));
     }
-    if (turn->centers) {
-        lq__hot_take_256(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_256(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_256(turn, turn->type, 0);
+    lq__i32_neon a = (lq__i32_neon)vtrn1q_s32((int32x4_t)v[0], (int32x4_t)v[1]);
+    lq__i32_neon b = (lq__i32_neon)vtrn2q_s32((int32x4_t)v[0], (int32x4_t)v[1]);
+    lq__hot_both_neon(&a, &b);
+    v[0] = (lq__i32_neon)vtrn1q_s32((int32x4_t)a, (int32x4_t)b);
+    v[1] = (lq__i32_neon)vtrn2q_s32((int32x4_t)a, (int32x4_t)b);
+    a = (lq__i32_neon)vtrn1q_s64((int64x2_t)v[0], (int64x2_t)v[1]);
+    b = (lq__i32_neon)vtrn2q_s64((int64x2_t)v[0], (int64x2_t)v[1]);
+    lq__hot_both_neon(&a, &b);
+    v[0] = (lq__i32_neon)vtrn1q_s64((int64x2_t)a, (int64x2_t)b);
+    v[1] = (lq__i32_neon)vtrn2q_s64((int64x2_t)a, (int64x2_t)b);
+    lq__hot_both_neon(&v[0], &v[1]);
+}
+
+LQ__INLINE void lq__hot_turn_32_neon(int32_t *x, lq__f32_neon scale)
+{
+    lq__i32_neon v[8];
+    for (int j = 0; j < 8; j += 2) {
+        lq__hot_eight_neon(v + j, x + 4 * j, scale);
     }
-    size_t i;
-    for (i = 0; i < dims && first == 32; i += 32) {
-        lq__hot_turn_32_256(turn, i);
+    for (int j = 0; j < 8; j += 4) {
+        lq__hot_both_neon(&v[j], &v[j + 2]);
+        lq__hot_both_neon(&v[j + 1], &v[j + 3]);
     }
-    for (; i < dims; i += 8) {
-        const __m256 minus = lq__hot_minus_256(i);
-        for (size_t t = 0; t < 8; t++) {
-            const __m256 scale =
-                _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-            int32_t *spun = turn->spun + t * turn->row + i;
-            const __m256i v = lq__hot_eight_256(spun, _mm256_xor_ps(scale, minus));
-            _mm256_storeu_si256((__m256i *)(void *)spun, v);
-        }
+    for (int j = 0; j < 4; j++) {
+        lq__hot_both_neon(&v[j], &v[j + 4]);
     }
-    for (size_t t = 0; t < 8; t++) {
-        turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-    }
-    for (size_t t = 0; t < 8; t++) {
-        const int32_t *spun = turn->spun + t * turn->row;
-        int16_t *dst = turn->dst + t * turn->row;
-        const int32_t shift = lq__hot_shift(turn->most[t]);
-        const __m128i right = _mm_cvtsi32_si128(shift);
-        const __m256i half = _mm256_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
-        if (shift <= 0) {
-            lq__hot_narrow(dst, spun, dims, shift);
-            continue;
-        }
-        for (i = 0; i < dims; i += 8) {
-            const __m256i v =
-                _mm256_sra_epi32(_mm256_add_epi32(lq__hot_load_256(spun + i), half), right);
-            _mm_storeu_si128(
-                (__m128i *)(void *)(dst + i),
-                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-        }
+    for (int j = 0; j < 8; j++) {
+        lq__store_neon(x + 4 * j, v[j]);
     }
 }
 
+LQ__INLINE void lq__hot_turn_8_neon(int32_t *x, lq__f32_neon scale)
+{
+    lq__i32_neon v[2];
+    lq__hot_eight_neon(v, x, scale);
+    lq__store_neon(x, v[0]);
+    lq__store_neon(x + 4, v[1]);
+}
+#endif
+
+#define LQ__HOT_TURN(v)                                                                           \
+    LQ__HOT_ON_##v static void lq__hot_turn_##v(lq__hot_turn *turn)                               \
+    {                                                                                             \
+        const size_t dims = turn->dims;                                                           \
+        const size_t block = lq__hadamard_block(dims);                                            \
+        if (turn->tokens < 8) {                                                                   \
+            lq__hot_turn_c(turn);                                                                 \
+            return;                                                                               \
+        }                                                                                         \
+        lq__hot_take_##v(turn);                                                                   \
+        for (size_t t = 0; t < 8; t++) {                                                          \
+            const lq__f32_##v scale =                                                             \
+                lq__set_f32_##v(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));          \
+            int32_t *spun = turn->spun + t * turn->row;                                           \
+            size_t i = 0;                                                                         \
+            for (; i < dims && block >= 32; i += 32) {                                            \
+                lq__hot_turn_32_##v(spun + i, scale);                                             \
+            }                                                                                     \
+            for (; i < dims; i += 8) {                                                            \
+                lq__hot_turn_8_##v(spun + i, scale);                                              \
+            }                                                                                     \
+            turn->most[t] =                                                                       \
+                (uint32_t)lq__most_##v(lq__hot_spin_##v(spun, dims, block < 32 ? 8 : 32, block)); \
+            lq__hot_prefetch_ahead(&turn->ahead, t);                                              \
+        }                                                                                         \
+        for (size_t t = 0; t < 8; t++) {                                                          \
+            const int32_t *spun = turn->spun + t * turn->row;                                     \
+            int16_t *dst = turn->dst + t * turn->row;                                             \
+            const int32_t shift = lq__hot_shift(turn->most[t]);                                   \
+            if (shift <= 0) {                                                                     \
+                lq__hot_narrow(dst, spun, dims, shift);                                           \
+                continue;                                                                         \
+            }                                                                                     \
+            const lq__i32_##v half = lq__set_##v(1 << (shift - 1));                               \
+            for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                    \
+                lq__store_i16_##v(dst + i,                                                        \
+                                  (lq__load_##v(spun + i) + half) >> shift);                      \
+            }                                                                                     \
+        }                                                                                         \
+    }
+#if LQ__X86
+LQ__HOT_TURN(avx2)
+#elif LQ__NEON
+LQ__HOT_TURN(neon)
+#endif
+
+#if LQ__X86
 /* ---- AVX-512 ---- */
 /* A stage within a vector: y is v with the pair's lanes exchanged. */
 LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
@@ -21288,48 +21380,39 @@ LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
     return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
 }
 
-LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
+LQ__HOT_512 lq__i32_avx512 lq__hot_fixed_512(const int32_t *x, lq__f32_avx512 scale)
 {
-    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return lq__nearest_avx512(lq__mul_f32_avx512(lq__load_f32_avx512(x), scale));
 }
 
 /* Sixteen numbers in fixed point through the stages within sixteen. */
 LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
 {
-    __m512i v = lq__hot_fixed_512(x, scale);
+    __m512i v = (__m512i)lq__hot_fixed_512(x, scale);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
     v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
     return lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0x4e), 0xff00);
 }
 
-/* Sum and difference of two vectors in place. */
-LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
-{
-    const __m512i sum = _mm512_add_epi32(*a, *b);
-    *b = _mm512_sub_epi32(*a, *b);
-    *a = sum;
-}
-
 /* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
    vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
    tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
-LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
+LQ__HOT_512 void lq__hot_pair_512(lq__i32_avx512 *a, lq__i32_avx512 *b)
 {
-    lq__hot_both_512(a, b);
-    __m512i x = _mm512_unpacklo_epi32(*a, *b);
-    __m512i y = _mm512_unpackhi_epi32(*a, *b);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_unpacklo_epi32(x, y);
-    *b = _mm512_unpackhi_epi32(x, y);
-    lq__hot_both_512(a, b);
-    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
-    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_shuffle_i32x4(x, y, 0x88);
-    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
-    lq__hot_both_512(a, b);
+    lq__hot_both_avx512(a, b);
+    lq__i32_avx512 x = (lq__i32_avx512)_mm512_unpacklo_epi32((__m512i)*a, (__m512i)*b);
+    lq__i32_avx512 y = (lq__i32_avx512)_mm512_unpackhi_epi32((__m512i)*a, (__m512i)*b);
+    lq__hot_both_avx512(&x, &y);
+    *a = (lq__i32_avx512)_mm512_unpacklo_epi32((__m512i)x, (__m512i)y);
+    *b = (lq__i32_avx512)_mm512_unpackhi_epi32((__m512i)x, (__m512i)y);
+    lq__hot_both_avx512(a, b);
+    x = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)*a, (__m512i)*b, 0x88);
+    y = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)*a, (__m512i)*b, 0xdd);
+    lq__hot_both_avx512(&x, &y);
+    *a = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)x, (__m512i)y, 0x88);
+    *b = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)x, (__m512i)y, 0xdd);
+    lq__hot_both_avx512(a, b);
 }
 
 /* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
@@ -21339,141 +21422,62 @@ static const int16_t lq__hot_orders[2][32] = {
     {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
      2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
 
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_512 __m512 lq__hot_stretched_512(const lq__hot_turn *turn, __m512 x, size_t t, size_t i)
-{
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_loadu_ps(center + i)),
-                      _mm512_loadu_ps(turn->stretch + i));
-    return _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(LQ__HOT_FAR)),
-                         _mm512_set1_ps(-LQ__HOT_FAR));
-}
-
-/* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums.
-   own: as in lq__hot_take_256. */
-LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type, int own)
-{
-#define LQ__HOT_MOST_512(t)                \
-    __m512 most##t = _mm512_setzero_ps();  \
-    const uint8_t *row##t = turn->rows[t]; \
-    int32_t *spun##t = turn->spun + (t)*turn->row;
-#define LQ__HOT_TAKE_512(t)                                                                        \
-    x = type == LQ_F16                                                                             \
-            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
-            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
-    v = own ? lq__hot_stretched_512(turn, x, (t), i) : _mm512_sub_ps(x, mean);                     \
-    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
-    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
-    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
-    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_512(t)                                                          \
-    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
-                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
-    const __m512 unit = _mm512_set1_ps(turn->sum_unit);
-    const size_t dims = turn->dims;
-    int64_t *sums = turn->sums;
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
-    for (i = 0; i < dims; i += 16) {
-        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
-        const __m512i minus =
-            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
-        __m512i sum = _mm512_setzero_si512();
-        __m512 x;
-        __m512 v;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
-        if (sums) {
-            int64_t *to = sums + i;
-            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
-            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
-            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
-            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_512)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_512
-#undef LQ__HOT_TAKE_512
-#undef LQ__HOT_KEEP_512
-}
+#define LQ__HOT_EACH_EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 /* 128 numbers through the stages within 128; the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
+LQ__HOT_512 lq__i32_avx512 lq__hot_turn_128_512(int32_t *spun, __m512 scale)
 {
-#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
-#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
-#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
+#define LQ__HOT_LOAD_512(k) lq__i32_avx512 v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
+#define LQ__HOT_STORE_512(k) lq__store_avx512(spun + 16 * (k), v##k);
+#define LQ__HOT_LARGER_512(j, k) lq__max_avx512(lq__abs_avx512(v##j), lq__abs_avx512(v##k))
     LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
     lq__hot_pair_512(&v0, &v1);
     lq__hot_pair_512(&v2, &v3);
     lq__hot_pair_512(&v4, &v5);
     lq__hot_pair_512(&v6, &v7);
-    lq__hot_both_512(&v0, &v2);
-    lq__hot_both_512(&v1, &v3);
-    lq__hot_both_512(&v4, &v6);
-    lq__hot_both_512(&v5, &v7);
-    lq__hot_both_512(&v0, &v4);
-    lq__hot_both_512(&v1, &v5);
-    lq__hot_both_512(&v2, &v6);
-    lq__hot_both_512(&v3, &v7);
+    lq__hot_both_avx512(&v0, &v2);
+    lq__hot_both_avx512(&v1, &v3);
+    lq__hot_both_avx512(&v4, &v6);
+    lq__hot_both_avx512(&v5, &v7);
+    lq__hot_both_avx512(&v0, &v4);
+    lq__hot_both_avx512(&v1, &v5);
+    lq__hot_both_avx512(&v2, &v6);
+    lq__hot_both_avx512(&v3, &v7);
     LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
-    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
-                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
+    return lq__max_avx512(lq__max_avx512(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
+                          lq__max_avx512(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
 #undef LQ__HOT_LOAD_512
 #undef LQ__HOT_STORE_512
 #undef LQ__HOT_LARGER_512
-}
-
-/* Stages from h on, in memory; returns the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    __m512i most = _mm512_setzero_si512();
-    for (size_t i = 0; i < dims && h >= block; i += 16) {
-        most = _mm512_max_epu32(most, _mm512_abs_epi32(_mm512_loadu_si512(x + i)));
-    }
-    for (; h < block; h *= 2) {
-        most = _mm512_setzero_si512();
-        for (size_t i = 0; i < dims; i += 2 * h) {
-            for (size_t j = i; j < i + h; j += 16) {
-                __m512i a = _mm512_loadu_si512(x + j);
-                __m512i b = _mm512_loadu_si512(x + j + h);
-                lq__hot_both_512(&a, &b);
-                most = _mm512_max_epu32(most,
-                                        _mm512_max_epu32(_mm512_abs_epi32(a), _mm512_abs_epi32(b)));
-                _mm512_storeu_si512(x + j, a);
-                _mm512_storeu_si512(x + j + h, b);
-            }
-        }
-    }
-    return most;
+#undef LQ__HOT_EACH_EIGHT
 }
 
 /* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
-   magnitudes. */
-LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
+   magnitude. */
+LQ__HOT_512 uint32_t lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
 {
     const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
     int32_t *spun = turn->spun + t * turn->row;
-    __m512i most = _mm512_setzero_si512();
+    lq__i32_avx512 most = lq__set_avx512(0);
     size_t i;
     for (i = 0; i < turn->dims && block >= 128; i += 128) {
-        most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
+        most = lq__max_avx512(most, lq__hot_turn_128_512(spun + i, scale));
     }
     for (; i < turn->dims && block >= 32; i += 32) {
-        __m512i a = lq__hot_fixed_512(spun + i, scale);
-        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
+        lq__i32_avx512 a = lq__hot_fixed_512(spun + i, scale);
+        lq__i32_avx512 b = lq__hot_fixed_512(spun + i + 16, scale);
         lq__hot_pair_512(&a, &b);
-        _mm512_storeu_si512(spun + i, a);
-        _mm512_storeu_si512(spun + i + 16, b);
+        lq__store_avx512(spun + i, a);
+        lq__store_avx512(spun + i + 16, b);
     }
     for (; i < turn->dims; i += 16) {
         _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
     }
     if (block != 128) {
-        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
+        const size_t first = LQ__MIN(block, block < 128 ? 32 : 128);
+        most = lq__hot_spin_avx512(spun, turn->dims, first, block);
     }
-    return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+    return (uint32_t)lq__most_avx512(most);
 }
 
 /* lq__hot_narrow, also into order. */
@@ -21509,188 +21513,14 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
         lq__hot_turn_avx2(turn);
         return;
     }
-    if (turn->centers) {
-        lq__hot_take_512(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_512(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_512(turn, turn->type, 0);
-    }
-    __m256i most[8];
+    lq__hot_take_avx512(turn);
     for (size_t t = 0; t < 8; t++) {
-        most[t] = lq__hot_turn_row_512(turn, t, block);
+        turn->most[t] = lq__hot_turn_row_512(turn, t, block);
         lq__hot_prefetch_ahead(&turn->ahead, t);
     }
-    _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
     for (size_t t = 0; t < 8; t++) {
         lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
                            lq__hot_shift(turn->most[t]), block > 16);
-    }
-}
-#endif
-
-#if LQ__NEON
-/* ---- NEON ---- */
-/* The sign bit where the basis has a minus, of dims i .. i + 3; i is a multiple of 4. */
-LQ__INLINE uint32x4_t lq__hot_minus_neon(size_t i)
-{
-    static const int32_t up[4] = {31, 30, 29, 28};
-    const uint32x4_t bits = vdupq_n_u32(lq__hot_signs[i / 32] >> i % 32);
-    return vandq_u32(vshlq_u32(bits, vld1q_s32(up)), vdupq_n_u32(0x80000000u));
-}
-
-/* Elements i .. i + 3 of raw data as floats. */
-LQ__INLINE float32x4_t lq__hot_raw_neon(const uint8_t *src, size_t i, int type)
-{
-    if (type == LQ_F32) return vreinterpretq_f32_u8(vld1q_u8(src + 4 * i));
-    uint16x4_t h = vreinterpret_u16_u8(vld1_u8(src + 2 * i));
-    return type == LQ_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(h))
-                          : vreinterpretq_f32_u32(vshll_n_u16(h, 16));
-}
-
-/* Numbers i .. i + 3 of row t less their mean; own: less its own mean, and stretched. */
-LQ__INLINE float32x4_t lq__hot_left_neon(const lq__hot_turn *turn, float32x4_t x, size_t t,
-                                         size_t i, int own)
-{
-    const float32x4_t far = vdupq_n_f32(LQ__HOT_FAR);
-    const float *center = own ? turn->centers + t * turn->center_stride : turn->center;
-    x = vsubq_f32(x, vld1q_f32(center + i));
-    if (own) {
-        x = vmulq_f32(x, vld1q_f32(turn->stretch + i));
-        x = vmaxq_f32(vminq_f32(x, far), vnegq_f32(far));
-    }
-    return x;
-}
-
-/* A row less its mean, still floats, and its unit; its sums. own is a constant. */
-LQ__INLINE void lq__hot_take_neon(lq__hot_turn *turn, size_t t, int type, int own)
-{
-    const float32x4_t limit = vdupq_n_f32(8191.0f);
-    int32_t *spun = turn->spun + t * turn->row;
-    uint32x4_t most = vdupq_n_u32(0);
-    for (size_t i = 0; i < turn->dims; i += 4) {
-        float32x4_t x = lq__hot_raw_neon(turn->rows[t], i, type);
-        const float32x4_t f = lq__hot_left_neon(turn, x, t, i, own);
-        vst1q_s32(spun + i, vreinterpretq_s32_f32(f));
-        most = vmaxq_u32(most, vreinterpretq_u32_f32(vabsq_f32(f)));
-        if (turn->sums) {
-            int64_t *to = turn->sums + i;
-            x = vmaxq_f32(vminq_f32(x, limit), vnegq_f32(limit));
-            int32x4_t k = vcvtq_s32_f32(vmulq_n_f32(x, turn->sum_unit));
-            vst1q_s64(to, vaddw_s32(vld1q_s64(to), vget_low_s32(k)));
-            vst1q_s64(to + 2, vaddw_high_s32(vld1q_s64(to + 2), k));
-        }
-    }
-    turn->unit[t] = lq__hot_unit(vmaxvq_u32(most));
-}
-
-/* Sum and difference of two vectors in place. */
-LQ__INLINE void lq__hot_both_neon(int32x4_t *a, int32x4_t *b)
-{
-    const int32x4_t sum = vaddq_s32(*a, *b);
-    *b = vsubq_s32(*a, *b);
-    *a = sum;
-}
-
-/* Eight numbers in fixed point, with the signs of dims i .., through the stages within eight. What
-   the scale 2^-unit makes of floats is exact; halves go to even, as they do in the C code. */
-LQ__INLINE void lq__hot_eight_neon(int32x4_t *v, const int32_t *x, float scale, size_t i)
-{
-    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
-    for (int j = 0; j < 2; j++) {
-        const uint32x4_t factor = veorq_u32(one, lq__hot_minus_neon(i + 4 * (size_t)j));
-        const float32x4_t f = vreinterpretq_f32_s32(vld1q_s32(x + 4 * j));
-        v[j] = vcvtnq_s32_f32(vmulq_f32(f, vreinterpretq_f32_u32(factor)));
-    }
-    int32x4_t a = vtrn1q_s32(v[0], v[1]);
-    int32x4_t b = vtrn2q_s32(v[0], v[1]);
-    lq__hot_both_neon(&a, &b);
-    v[0] = vtrn1q_s32(a, b);
-    v[1] = vtrn2q_s32(a, b);
-    a = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
-    b = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
-    lq__hot_both_neon(&a, &b);
-    v[0] = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
-    v[1] = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
-    lq__hot_both_neon(&v[0], &v[1]);
-}
-
-/* 32 dims from i on through the stages within 32: eight registers. */
-LQ__INLINE void lq__hot_turn_32_neon(int32_t *spun, float scale, size_t i)
-{
-    int32x4_t v[8];
-    for (int j = 0; j < 8; j += 2) {
-        lq__hot_eight_neon(v + j, spun + 4 * j, scale, i + 4 * (size_t)j);
-    }
-    for (int j = 0; j < 8; j += 4) {
-        lq__hot_both_neon(&v[j], &v[j + 2]);
-        lq__hot_both_neon(&v[j + 1], &v[j + 3]);
-    }
-    for (int j = 0; j < 4; j++) {
-        lq__hot_both_neon(&v[j], &v[j + 4]);
-    }
-    for (int j = 0; j < 8; j++) {
-        vst1q_s32(spun + 4 * j, v[j]);
-    }
-}
-
-/* Stages from h on, in memory; returns the largest magnitude. */
-LQ__INLINE uint32_t lq__hot_spin_neon(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    uint32x4_t most = vdupq_n_u32(0);
-    for (; h < block; h *= 2) {
-        for (size_t i = 0; i < dims; i += 2 * h) {
-            for (size_t j = i; j < i + h; j += 4) {
-                int32x4_t a = vld1q_s32(x + j);
-                int32x4_t b = vld1q_s32(x + j + h);
-                lq__hot_both_neon(&a, &b);
-                vst1q_s32(x + j, a);
-                vst1q_s32(x + j + h, b);
-            }
-        }
-    }
-    for (size_t i = 0; i < dims; i += 4) {
-        most = vmaxq_u32(most, vreinterpretq_u32_s32(vabsq_s32(vld1q_s32(x + i))));
-    }
-    return vmaxvq_u32(most);
-}
-
-static void lq__hot_turn_neon(lq__hot_turn *turn)
-{
-    const size_t dims = turn->dims;
-    const size_t block = lq__hadamard_block(dims);
-    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
-    size_t i;
-    for (size_t t = 0; t < turn->tokens; t++) {
-        int32_t *spun = turn->spun + t * turn->row;
-        int16_t *dst = turn->dst + t * turn->row;
-        if (turn->centers) {
-            lq__hot_take_neon(turn, t, turn->type, 1);
-        } else if (turn->type == LQ_F16) {
-            lq__hot_take_neon(turn, t, LQ_F16, 0);
-        } else {
-            lq__hot_take_neon(turn, t, turn->type, 0);
-        }
-        float scale = lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23);
-        for (i = 0; i < dims && block >= 32; i += 32) {
-            lq__hot_turn_32_neon(spun + i, scale, i);
-        }
-        for (; i < dims; i += 8) {
-            int32x4_t v[2];
-            lq__hot_eight_neon(v, spun + i, scale, i);
-            vst1q_s32(spun + i, v[0]);
-            vst1q_s32(spun + i + 4, v[1]);
-        }
-        turn->most[t] = lq__hot_spin_neon(spun, dims, block < 32 ? 8 : 32, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-        int32_t shift = lq__hot_shift(turn->most[t]);
-        if (shift <= 0) {
-            lq__hot_narrow(dst, spun, dims, shift);
-            continue;
-        }
-        for (i = 0; i < dims; i += 4) {
-            vst1_s16(dst + i, vmovn_s32(vrshlq_s32(vld1q_s32(spun + i), vdupq_n_s32(-shift))));
-        }
     }
 }
 #endif
@@ -22115,7 +21945,7 @@ LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kin
 }
 
 /* What a granule begins with: the scales that just fit, the tile's base, factors. */
-LQ__STATIC void lq__hot_fit(lq__hot_vectors *v, int16_t (*factors)[8], uint8_t *tile, int kind,
+LQ__STATIC void lq__hot_fit_c(lq__hot_vectors *v, int16_t (*factors)[8], uint8_t *tile, int kind,
                             int stream, lq__hot_turn *turn)
 {
     if (!lq__hot_aim(v, turn, kind, stream)) {
@@ -22127,7 +21957,7 @@ LQ__STATIC void lq__hot_fit(lq__hot_vectors *v, int16_t (*factors)[8], uint8_t *
 }
 
 /* Of each token the scale of least cost, and its code. fixed: the middle one. */
-LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
+LQ__STATIC void lq__hot_best_c(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
                              const lq__hot_vectors *v, int fixed)
 {
     for (size_t t = 0; t < 8; t++) {
@@ -22157,7 +21987,7 @@ static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
     uint8_t *codes = (uint8_t *)turn->spun; /* (8, wide) */
     lq__hot_vectors v;
     int16_t factors[3][8];
-    lq__hot_fit(&v, factors, tile, kind, stream, turn);
+    lq__hot_fit_c(&v, factors, tile, kind, stream, turn);
     uint32_t costs[3][8];
     memset(costs, 0, sizeof costs);
     for (size_t k = 0; k < 3 && !fixed; k++) {
@@ -22166,7 +21996,7 @@ static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
         }
     }
     uint32_t best[8];
-    lq__hot_best(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
+    lq__hot_best_c(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
                  &v, fixed);
     for (size_t t = 0; t < 8 && !joint; t++) {
         (void)lq__hot_quantize(codes + t * wide, x + t * stride, wide, kind, factors[best[t]][t]);
@@ -22265,7 +22095,7 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_fit_256(lq__hot_vectors *v, int16_t (*fa
                                                 lq__hot_turn *turn)
 {
     if (!lq__hot_aim_256(v, turn, kind, stream)) {
-        lq__hot_fit(v, factors, tile, kind, stream, turn);
+        lq__hot_fit_c(v, factors, tile, kind, stream, turn);
         return;
     }
     lq__hot_factors_256(factors, kind, stream, v);
@@ -22311,8 +22141,8 @@ LQ__HOT_256 __m256i lq__hot_pick_256(const __m256i *table, __m256i j)
 
 #endif
 
-/* ---- what differs by level: 32 entries of a table, of which entry16 knows the first; E8:
-   brackets, words to memory ---- */
+/* ---- what differs by level: 32 entries of a table, of which entry16 knows the first;
+   E8: brackets, words to memory ---- */
 #if LQ__X86
 typedef struct lq__entries_avx2 {
     __m256i half[2];
@@ -22442,12 +22272,6 @@ LQ__HOT_256 void lq__hot_take_words_avx2(uint8_t *at, const uint32_t *words, siz
     _mm256_storeu_si256((__m256i *)(void *)at, w);
 }
 #define lq__hot_take_words_avx512 lq__hot_take_words_avx2
-#define LQ__HOT_ON_avx2 LQ__TARGET_HOT_AVX2
-#define LQ__HOT_ON_avx512 LQ__TARGET_HOT_AVX512
-#define lq__hot_fit_avx2 lq__hot_fit_256
-#define lq__hot_fit_avx512 lq__hot_fit_256
-#define lq__hot_best_avx2 lq__hot_best_256
-#define lq__hot_best_avx512 lq__hot_best_256
 #elif LQ__NEON
 typedef uint8x16x2_t lq__entries_neon;
 
@@ -22515,15 +22339,12 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
         memcpy(at + 4 * t, words + best[t] * stride + t, 4);
     }
 }
-#define LQ__HOT_ON_neon
-#define lq__hot_fit_neon lq__hot_fit
-#define lq__hot_best_neon lq__hot_best
 #endif
 
 /* ---- E8, at each level ----
    Tables by the bracket j: levels first and second of each coset, and z of the second. z of the
    first is half of the bracket, for coset 0 upwards: its parity is bit 1 of j, or of j + 1. */
-#define LQ__HOT_JOINT(v)                                                                           \
+#define LQ__HOT_JOINT(v, how)                                                                      \
     typedef struct lq__hot_joint_##v {                                                             \
         lq__entries_##v first[2];                                                                  \
         lq__entries_##v second[2];                                                                 \
@@ -22695,7 +22516,7 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
         }                                                                                          \
         lq__hot_vectors vectors;                                                                   \
         int16_t factors[3][8];                                                                     \
-        lq__hot_fit_##v(&vectors, factors, tile, kind, stream, turn);                              \
+        lq__hot_fit_##how(&vectors, factors, tile, kind, stream, turn);                            \
         uint32_t costs[3][8];                                                                      \
         memset(costs, 0, sizeof costs);                                                            \
         if (stream == LQ_K) {                                                                      \
@@ -22704,14 +22525,19 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
             lq__hot_by_tokens_##v(tile, &s, turn, first, factors[1]);                              \
         }                                                                                          \
         uint32_t best[8];                                                                          \
-        lq__hot_best_##v(best, tile + lq__hot_scales_at(kind, wide) + first,                       \
+        lq__hot_best_##how(best, tile + lq__hot_scales_at(kind, wide) + first,                     \
                          (const uint32_t(*)[8])costs, &vectors, fixed);                            \
         for (size_t d = 0; d < wide && stream == LQ_K; d += 8) {                                   \
             lq__hot_take_words_##v(tile + 64 * (4 * (d / 8) + first / 16) + first % 16 * 4,        \
                                    words + d, turn->row, best);                                    \
         }                                                                                          \
     }
-LQ__EACH_LEVEL(LQ__HOT_JOINT)
+#if LQ__X86
+LQ__HOT_JOINT(avx2, 256)
+LQ__HOT_JOINT(avx512, 256)
+#elif LQ__NEON
+LQ__HOT_JOINT(neon, c)
+#endif
 
 /* ---- Z, at each level ---- */
 /* Levels from zero outwards, by cells: looked up eight cells at a time. kind and what depends on it
@@ -22759,13 +22585,13 @@ LQ__EACH_LEVEL(LQ__HOT_JOINT)
         return lq__apart8_##v(a + a + 1, spot);                                                 \
     }                                                                                           \
                                                                                                 \
-    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_code_##v(const lq__hot_cells_##v *cells,  \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cells_code_##v(const lq__hot_cells_##v *cells,  \
                                                                lq__u8_##v a)                    \
     {                                                                                           \
         return lq__hot_cell_level_##v(cells, a) + cells->half;                                  \
     }                                                                                           \
                                                                                                 \
-    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_error_##v(const lq__hot_cells_##v *cells, \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cells_error_##v(const lq__hot_cells_##v *cells, \
                                                                 lq__u8_##v a)                   \
     {                                                                                           \
         return lq__hot_cell_far_##v(cells, a, lq__hot_cell_level_##v(cells, a));                \
@@ -22798,21 +22624,17 @@ LQ__HOT_512 void lq__hot_marks_init_avx512(lq__hot_marks_avx512 *marks, int kind
     }
 }
 
-LQ__HOT_512 lq__u8_avx512 lq__hot_mark_code_avx512(const lq__hot_marks_avx512 *marks,
+LQ__HOT_512 lq__u8_avx512 lq__hot_marks_code_avx512(const lq__hot_marks_avx512 *marks,
                                                    lq__u8_avx512 a)
 {
     return (lq__u8_avx512)_mm512_permutex2var_epi8(marks->code[0], (__m512i)a, marks->code[1]);
 }
 
-LQ__HOT_512 lq__u8_avx512 lq__hot_mark_error_avx512(const lq__hot_marks_avx512 *marks,
+LQ__HOT_512 lq__u8_avx512 lq__hot_marks_error_avx512(const lq__hot_marks_avx512 *marks,
                                                     lq__u8_avx512 a)
 {
     return (lq__u8_avx512)_mm512_permutex2var_epi8(marks->error[0], (__m512i)a, marks->error[1]);
 }
-#define lq__hot_marks_avx2 lq__hot_cells_avx2
-#define lq__hot_marks_init_avx2 lq__hot_cells_init_avx2
-#define lq__hot_mark_code_avx2 lq__hot_cell_code_avx2
-#define lq__hot_mark_error_avx2 lq__hot_cell_error_avx2
 
 /* Sums of lanes: a token's costs. */
 LQ__HOT_256 void lq__hot_keep_three(uint32_t (*costs)[8], size_t t, __m128i sum)
@@ -22875,10 +22697,6 @@ LQ__HOT_512 void lq__hot_put_eight_avx512(uint8_t *at, lq__u8_avx512 w, lq__u8_a
     }
 }
 #elif LQ__NEON
-#define lq__hot_marks_neon lq__hot_cells_neon
-#define lq__hot_marks_init_neon lq__hot_cells_init_neon
-#define lq__hot_mark_code_neon lq__hot_cell_code_neon
-#define lq__hot_mark_error_neon lq__hot_cell_error_neon
 
 LQ__INLINE void lq__hot_keep_costs_neon(uint32_t (*costs)[8], size_t t, const lq__i32_neon *sum)
 {
@@ -22897,11 +22715,12 @@ LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z
 }
 #endif
 
-/* Codes in rows of a granule (8), then as a tile has them. */
-#define LQ__HOT_SEAL(v)                                                                           \
+/* Codes in rows of a granule (8), then as a tile has them. set: cells, or marks; how: of what
+   functions the scales are. */
+#define LQ__HOT_SEAL(v, set, how)                                                                 \
     /* Costs of three scales of each token. Dims that are not there cost nothing. */              \
     LQ__HOT_ON_##v LQ__INLINE void lq__hot_costs_##v(uint32_t (*costs)[8],                        \
-                                                     const lq__hot_marks_##v *marks, int kind,    \
+                                                     const lq__hot_##set##_##v *marks, int kind,  \
                                                      const lq__hot_turn *turn,                    \
                                                      const int16_t (*factors)[8])                 \
     {                                                                                             \
@@ -22919,11 +22738,11 @@ LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z
                 const lq__i16_##v a = lq__abs16_##v(lq__load16_##v(row + d));                     \
                 const lq__i16_##v b = lq__abs16_##v(lq__load16_##v(row + d + 2 * LQ__LANES_##v)); \
                 sum[0] = lq__add_squares8_##v(                                                    \
-                    sum[0], lq__hot_mark_error_##v(marks, lq__cells8_##v(a, b, f0)));             \
+                    sum[0], lq__hot_##set##_error_##v(marks, lq__cells8_##v(a, b, f0)));          \
                 sum[1] = lq__add_squares8_##v(                                                    \
-                    sum[1], lq__hot_mark_error_##v(marks, lq__cells8_##v(a, b, f1)));             \
+                    sum[1], lq__hot_##set##_error_##v(marks, lq__cells8_##v(a, b, f1)));          \
                 sum[2] = lq__add_squares8_##v(                                                    \
-                    sum[2], lq__hot_mark_error_##v(marks, lq__cells8_##v(a, b, f2)));             \
+                    sum[2], lq__hot_##set##_error_##v(marks, lq__cells8_##v(a, b, f2)));          \
             }                                                                                     \
             lq__hot_keep_costs_##v(costs, t, sum);                                                \
             for (int k = 0; k < 3; k++) {                                                         \
@@ -22933,7 +22752,7 @@ LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z
     }                                                                                             \
                                                                                                   \
     /* Codes of 4 LANES dims, in order. */                                                        \
-    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_codes_##v(const lq__hot_marks_##v *marks,        \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_codes_##v(const lq__hot_##set##_##v *marks,      \
                                                            int kind, const int16_t *x,            \
                                                            int16_t factor)                        \
     {                                                                                             \
@@ -22947,7 +22766,7 @@ LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z
             c = lq__max8_##v(c, lq__set8_##v(-127)) ^ 128;                                        \
         } else {                                                                                  \
             c = lq__cells8_##v(lq__abs16_##v(a), lq__abs16_##v(b), f);                            \
-            c = lq__mirror8_##v(lq__pack8_##v(a, b), lq__hot_mark_code_##v(marks, c),             \
+            c = lq__mirror8_##v(lq__pack8_##v(a, b), lq__hot_##set##_code_##v(marks, c),          \
                                 lq__set8_##v((int8_t)((1 << lq__hot_bits(kind)) - 1)));           \
         }                                                                                         \
         return lq__order8_##v(c);                                                                 \
@@ -23103,16 +22922,16 @@ LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z
         const size_t wide = lq__hot_wide(turn->dims);                                             \
         lq__hot_vectors vectors;                                                                  \
         int16_t factors[3][8];                                                                    \
-        lq__hot_fit_##v(&vectors, factors, tile, kind, stream, turn);                             \
+        lq__hot_fit_##how(&vectors, factors, tile, kind, stream, turn);                           \
         uint32_t costs[3][8];                                                                     \
         memset(costs, 0, sizeof costs);                                                           \
-        lq__hot_marks_##v marks;                                                                  \
-        lq__hot_marks_init_##v(&marks, kind);                                                     \
+        lq__hot_##set##_##v marks;                                                                \
+        lq__hot_##set##_init_##v(&marks, kind);                                                   \
         if (marks.cuts) {                                                                         \
             lq__hot_costs_##v(costs, &marks, kind, turn, (const int16_t(*)[8])factors);           \
         }                                                                                         \
         uint32_t best[8];                                                                         \
-        lq__hot_best_##v(best, tile + lq__hot_scales_at(kind, wide) + first,                      \
+        lq__hot_best_##how(best, tile + lq__hot_scales_at(kind, wide) + first,                    \
                          (const uint32_t(*)[8])costs, &vectors, lq__hot_is_fixed(kind, stream));  \
         for (size_t d = 0; d < turn->dims; d += 4 * LQ__LANES_##v) {                              \
             lq__u8_##v rows[8];                                                                   \
@@ -23137,7 +22956,12 @@ LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z
             lq__hot_granule_of_##v(tile, kind, stream, first, turn);                              \
         }                                                                                         \
     }
-LQ__EACH_LEVEL(LQ__HOT_SEAL)
+#if LQ__X86
+LQ__HOT_SEAL(avx2, cells, 256)
+LQ__HOT_SEAL(avx512, marks, 256)
+#elif LQ__NEON
+LQ__HOT_SEAL(neon, cells, c)
+#endif
 
 /* ---- vectors into tiles ---- */
 /* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
@@ -23345,6 +23169,8 @@ static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile,
     }
 }
 
+#define LQ__HOT_EACH_ROW(X) X(0) X(1) X(2) X(3)
+
 /* ---- AVX2: levels widened to 16 bits, as pairs of even and of odd bytes ---- */
 #if LQ__X86
 #define LQ__HOT_CHUNK 64u /* fours of a row prepared at once */
@@ -23473,10 +23299,7 @@ LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
         const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8); \
         const __m256i odd0 = _mm256_srai_epi16(x0, 8);                        \
         const __m256i odd1 = _mm256_srai_epi16(x1, 8);                        \
-        LQ__HOT_ROW_256(0)                                                    \
-        LQ__HOT_ROW_256(1)                                                    \
-        LQ__HOT_ROW_256(2)                                                    \
-        LQ__HOT_ROW_256(3)                                                    \
+        LQ__HOT_EACH_ROW(LQ__HOT_ROW_256)                                     \
         pairs += 4 * LQ__HOT_BATCH;                                           \
     }
 LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *look, int kind,
@@ -23502,9 +23325,11 @@ LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *l
 #define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
 
 /* Blocks of 16 lanes, in chunks of depth (K's dims may be many). */
-LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     size_t wide, size_t live, int rows, uintptr_t ahead)
+LQ__HOT_256 void lq__hot_dots_of_avx2(int32_t *dots, const uint8_t *tile, int kind,
+                                      const int8_t *q8, const int32_t *sum, size_t wide,
+                                      uintptr_t ahead, size_t live, int rows)
 {
+    (void)sum; /* levels are signed here */
     const lq__hot_look_256 look = lq__hot_look_of_256(kind);
     const size_t fours = (size_t)lq__hot_fours(kind);
     const size_t vectors = wide / 4 / fours;
@@ -23533,9 +23358,9 @@ LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kin
     }
 }
 
-LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                     const uint8_t *weights, size_t wide, size_t live, int rows,
-                                     uintptr_t ahead)
+LQ__HOT_256 void lq__hot_sums_of_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                      const uint8_t *weights, size_t wide, uintptr_t ahead,
+                                      size_t live, int rows)
 {
     const lq__hot_look_256 look = lq__hot_look_of_256(kind);
     const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
@@ -23559,56 +23384,6 @@ LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_
         LQ__HOT_EACH_256(LQ__HOT_END)
 #undef LQ__HOT_END
     }
-}
-
-/* Rows are done as 1, 2 or 4. */
-#define LQ__HOT_KIND_256(kind, ...)                                                               \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_dots_##kind##_256(int32_t *dots, const uint8_t *tile, \
-                                                              const int8_t *q8, size_t wide,      \
-                                                              size_t rows, uintptr_t ahead)       \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 1, 1, ahead);               \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 2, 2, ahead);               \
-        } else {                                                                                  \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, rows, 4, ahead);            \
-        }                                                                                         \
-    }                                                                                             \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_sums_##kind##_256(                                    \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, uintptr_t ahead)                                                             \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, 1, ahead);     \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, 2, ahead);     \
-        } else {                                                                                  \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, rows, 4, ahead);  \
-        }                                                                                         \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_256)
-
-static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                              const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_dots_##kind##_256,
-    static void (*const of[LQ__HOT_COUNT])(int32_t *, const uint8_t *, const int8_t *, size_t,
-                                           size_t, uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    (void)sum;
-    of[kind - 1](dots, tile, q8, wide, rows, ahead);
-}
-
-static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                              const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_sums_##kind##_256,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t,
-                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, ahead);
 }
 
 /* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
@@ -23667,16 +23442,13 @@ LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *lo
         a[r] = _mm256_add_epi32(_mm256_permute2x128_si256(s[r][0], s[r][1], 0x20),  \
                                 _mm256_permute2x128_si256(s[r][0], s[r][1], 0x31)); \
     }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
+    LQ__HOT_EACH_ROW(LQ__HOT_END)
 #undef LQ__HOT_END
 }
 
-LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, size_t live, int rows)
+LQ__HOT_256 void lq__hot_across_of_avx2(float *acc, const float *unit, const uint8_t *tile,
+                                        int kind, const uint8_t *weights, size_t wide, size_t first,
+                                        size_t last, size_t live, int rows)
 {
     const lq__hot_look_256 look = lq__hot_look_of_256(kind);
     const __m256i even = _mm256_setr_epi8(0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 4,
@@ -23708,36 +23480,6 @@ LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint
         LQ__HOT_EACH_256(LQ__HOT_END)
 #undef LQ__HOT_END
     }
-}
-
-#define LQ__HOT_KIND_ACROSS_256(kind, ...)                                                        \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, size_t first, size_t last)                                                   \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1, \
-                                  1);                                                             \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2, \
-                                  2);                                                             \
-        } else {                                                                                  \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last,    \
-                                  rows, 4);                                                       \
-        }                                                                                         \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_ACROSS_256)
-
-static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                size_t last)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_across_##kind##_256,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t, size_t,
-                                           size_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, first, last);
 }
 
 /* ---- AVX-512 VNNI ----
@@ -23901,10 +23643,7 @@ LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *l
         const __m512i p1 = blocks > 1 ? lq__hot_coset_512(look, kind, c1) : p0;
         const __m512i p2 = blocks > 2 ? lq__hot_coset_512(look, kind, c2) : p0;
         const __m512i p3 = blocks > 2 ? lq__hot_coset_512(look, kind, c3) : p0;
-        LQ__HOT_FOUR_512(0)
-        LQ__HOT_FOUR_512(1)
-        LQ__HOT_FOUR_512(2)
-        LQ__HOT_FOUR_512(3)
+        LQ__HOT_EACH_ROW(LQ__HOT_FOUR_512)
         lq__hot_prefetch((uintptr_t)codes + ahead);
         if (blocks > 1) {
             lq__hot_prefetch((uintptr_t)codes + ahead + 64);
@@ -23918,16 +23657,15 @@ LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *l
     }
 }
 
-#define LQ__HOT_EACH_512(X) \
-    X(0, 0)                 \
-    X(0, 1)                 \
-    X(0, 2)                 \
-    X(0, 3)                 \
-    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+#define LQ__HOT_EACH_512(X)                                         \
+    X(0, 0) X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) \
+    X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
 
-LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     const int32_t *sum, size_t wide, int rows, uintptr_t ahead)
+LQ__HOT_512 void lq__hot_dots_of_avx512(int32_t *dots, const uint8_t *tile, int kind,
+                                        const int8_t *q8, const int32_t *sum, size_t wide,
+                                        uintptr_t ahead, size_t live, int rows)
 {
+    (void)live; /* rows */
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
     const int blocks = 4;
     const size_t fours = (size_t)lq__hot_fours(kind);
@@ -23945,7 +23683,7 @@ LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kin
 #undef LQ__HOT_END
 }
 
-LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+LQ__HOT_512 void lq__hot_sums_some_512(float *acc, const float *unit, const uint8_t *tile, int kind,
                                      const uint8_t *weights, size_t wide, size_t first,
                                      const lq__hot_look_512 *look, int rows, int blocks,
                                      uintptr_t ahead)
@@ -23969,72 +23707,20 @@ LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_
 #undef LQ__HOT_END
 }
 
-LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                      const uint8_t *weights, size_t wide, int rows,
-                                      uintptr_t ahead)
+LQ__HOT_512 void lq__hot_sums_of_avx512(float *acc, const float *unit, const uint8_t *tile,
+                                        int kind, const uint8_t *weights, size_t wide,
+                                        uintptr_t ahead, size_t live, int rows)
 {
+    (void)live;
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
     size_t blocks = wide / 16;
     size_t b;
     for (b = 0; b + 4 <= blocks; b += 4) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
+        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
     }
     for (; b < blocks; b++) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
+        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
     }
-}
-
-#define LQ__HOT_KIND_512(kind, ...)                                                              \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_dots_##kind##_512(                                 \
-        int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,   \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 1, ahead);            \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 2, ahead);            \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 3, ahead);            \
-        } else {                                                                                 \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 4, ahead);            \
-        }                                                                                        \
-    }                                                                                            \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_sums_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide, \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, ahead);      \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, ahead);      \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 3, ahead);      \
-        } else {                                                                                 \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 4, ahead);      \
-        }                                                                                        \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_512)
-
-static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_dots_##kind##_512,
-    static void (*const of[LQ__HOT_COUNT])(int32_t *, const uint8_t *, const int8_t *,
-                                           const int32_t *, size_t, size_t,
-                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](dots, tile, q8, sum, wide, rows, ahead);
-}
-
-static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_sums_##kind##_512,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t,
-                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, ahead);
 }
 
 /* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
@@ -24058,10 +23744,7 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
 #define LQ__HOT_BEGIN(r)              \
     s[r][0] = _mm512_setzero_si512(); \
     s[r][1] = _mm512_setzero_si512();
-    LQ__HOT_BEGIN(0)
-    LQ__HOT_BEGIN(1)
-    LQ__HOT_BEGIN(2)
-    LQ__HOT_BEGIN(3)
+    LQ__HOT_EACH_ROW(LQ__HOT_BEGIN)
 #undef LQ__HOT_BEGIN
     for (b = 0; b < 4; b++) {
         const size_t v = 4 * (f / (size_t)fours) + b;
@@ -24085,10 +23768,7 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
         s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
         s[r][1] = _mm512_dpbusd_epi32(s[r][1], w[b][r], x1); \
     }
-        LQ__HOT_ADD(0)
-        LQ__HOT_ADD(1)
-        LQ__HOT_ADD(2)
-        LQ__HOT_ADD(3)
+        LQ__HOT_EACH_ROW(LQ__HOT_ADD)
 #undef LQ__HOT_ADD
     }
 #define LQ__HOT_END(r)                                                         \
@@ -24096,17 +23776,15 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
         a[r] = _mm512_add_epi32(_mm512_shuffle_i32x4(s[r][0], s[r][1], 0x44),  \
                                 _mm512_shuffle_i32x4(s[r][0], s[r][1], 0xee)); \
     }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
+    LQ__HOT_EACH_ROW(LQ__HOT_END)
 #undef LQ__HOT_END
 }
 
-LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, int rows)
+LQ__HOT_512 void lq__hot_across_of_avx512(float *acc, const float *unit, const uint8_t *tile,
+                                          int kind, const uint8_t *weights, size_t wide,
+                                          size_t first, size_t last, size_t live, int rows)
 {
+    (void)live;
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     __m512i w[4][4];
@@ -24132,42 +23810,91 @@ LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint
         _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), _mm512_set1_ps(unit[r]), \
                                             _mm512_loadu_ps(p)));                             \
     }
-        LQ__HOT_END(0)
-        LQ__HOT_END(1)
-        LQ__HOT_END(2)
-        LQ__HOT_END(3)
+        LQ__HOT_EACH_ROW(LQ__HOT_END)
 #undef LQ__HOT_END
     }
 }
 
-#define LQ__HOT_KIND_ACROSS_512(kind, ...)                                                         \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
-        size_t rows, size_t first, size_t last)                                                    \
-    {                                                                                              \
-        if (rows == 1) {                                                                           \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1); \
-        } else if (rows == 2) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2); \
-        } else if (rows == 3) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 3); \
-        } else {                                                                                   \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
-        }                                                                                          \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_ACROSS_512)
+#endif
 
-static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                  const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                  size_t last)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_across_##kind##_512,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t, size_t,
-                                           size_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, first, last);
-}
+#if LQ__X86
+/* ---- kernels of each kind, by rows ----
+   AVX2 does 3 rows as 4; `live` are there. */
+typedef struct lq__hot_of_kind {
+    void (*dots)(int32_t *, const uint8_t *, const int8_t *, const int32_t *, size_t, size_t,
+                 uintptr_t);
+    void (*sums)(float *, const float *, const uint8_t *, const uint8_t *, size_t, size_t,
+                 uintptr_t);
+    void (*across)(float *, const float *, const uint8_t *, const uint8_t *, size_t, size_t, size_t,
+                   size_t);
+} lq__hot_of_kind;
+
+#define LQ__HOT_THREE_avx2 0
+#define LQ__HOT_THREE_avx512 1
+#define LQ__HOT_BY_ROWS(v, of, ...)              \
+    if (rows == 1) {                             \
+        of(__VA_ARGS__, 1, 1);                   \
+    } else if (rows == 2) {                      \
+        of(__VA_ARGS__, 2, 2);                   \
+    } else if (rows == 3 && LQ__HOT_THREE_##v) { \
+        of(__VA_ARGS__, 3, 3);                   \
+    } else {                                     \
+        of(__VA_ARGS__, rows, 4);                \
+    }
+#define LQ__HOT_KIND(v, kind)                                                                      \
+    LQ__HOT_ON_##v static void lq__hot_dots_##kind##_##v(int32_t *dots, const uint8_t *tile,       \
+                                                     const int8_t *q8, const int32_t *sum,         \
+                                                     size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        LQ__HOT_BY_ROWS(v, lq__hot_dots_of_##v, dots, tile, LQ__HOT_##kind, q8, sum, wide, ahead); \
+    }                                                                                              \
+    LQ__HOT_ON_##v static void lq__hot_sums_##kind##_##v(float *acc, const float *unit,            \
+                                                     const uint8_t *tile, const uint8_t *weights,  \
+                                                     size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        LQ__HOT_BY_ROWS(v, lq__hot_sums_of_##v, acc, unit, tile, LQ__HOT_##kind, weights, wide,    \
+                        ahead);                                                                    \
+    }                                                                                              \
+    LQ__HOT_ON_##v static void lq__hot_across_##kind##_##v(float *acc, const float *unit,          \
+                                                       const uint8_t *tile,                        \
+                                                       const uint8_t *weights, size_t wide,        \
+                                                       size_t rows, size_t first, size_t last)     \
+    {                                                                                              \
+        LQ__HOT_BY_ROWS(v, lq__hot_across_of_##v, acc, unit, tile, LQ__HOT_##kind, weights, wide,  \
+                        first, last);                                                              \
+    }
+#define LQ__HOT_KIND_avx2(kind, ...) LQ__HOT_KIND(avx2, kind)
+#define LQ__HOT_KIND_avx512(kind, ...) LQ__HOT_KIND(avx512, kind)
+LQ__HOT_KINDS(LQ__HOT_KIND_avx2)
+LQ__HOT_KINDS(LQ__HOT_KIND_avx512)
+#define LQ__HOT_OF(kind, v) \
+    {lq__hot_dots_##kind##_##v, lq__hot_sums_##kind##_##v, lq__hot_across_##kind##_##v},
+#define LQ__HOT_OF_avx2(kind, ...) LQ__HOT_OF(kind, avx2)
+#define LQ__HOT_OF_avx512(kind, ...) LQ__HOT_OF(kind, avx512)
+#define LQ__HOT_BY_KIND(v)                                                                         \
+    static const lq__hot_of_kind lq__hot_of_kind_##v[LQ__HOT_COUNT] = {                            \
+        LQ__HOT_KINDS(LQ__HOT_OF_##v)};                                                            \
+                                                                                                   \
+    static void lq__hot_dots_##v(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,   \
+                                 const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        lq__hot_of_kind_##v[kind - 1].dots(dots, tile, q8, sum, wide, rows, ahead);                \
+    }                                                                                              \
+                                                                                                   \
+    static void lq__hot_sums_##v(float *acc, const float *unit, const uint8_t *tile, int kind,     \
+                                 const uint8_t *weights, size_t wide, size_t rows,                 \
+                                 uintptr_t ahead)                                                  \
+    {                                                                                              \
+        lq__hot_of_kind_##v[kind - 1].sums(acc, unit, tile, weights, wide, rows, ahead);           \
+    }                                                                                              \
+                                                                                                   \
+    static void lq__hot_across_##v(float *acc, const float *unit, const uint8_t *tile, int kind,   \
+                                   const uint8_t *weights, size_t wide, size_t rows, size_t first, \
+                                   size_t last)                                                    \
+    {                                                                                              \
+        lq__hot_of_kind_##v[kind - 1].across(acc, unit, tile, weights, wide, rows, first, last);   \
+    }
+LQ__EACH_LEVEL(LQ__HOT_BY_KIND)
 #endif
 
 #if LQ__NEON
@@ -24321,7 +24048,6 @@ LQ__INLINE size_t lq__hot_step_neon(const lq__hot_block_neon *p, int kind)
                         more + (size_t)((f) / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind), \
                         (size_t)(j), (f) % lq__hot_fours(kind))
 #define LQ__HOT_Q_NEON(r) const uint8x16_t q##r = vld1q_u8(row + (r < p->live ? r : 0) * p->stride);
-#define LQ__HOT_EACH_NEON(X) X(0) X(1) X(2) X(3)
 
 /* The rest of a row of sums: a[r][i] has lanes 4 i .. 4 i + 3. */
 #define LQ__HOT_STORE_NEON(r)             \
@@ -24412,9 +24138,9 @@ LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon 
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t d;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (d = 0; d < p->depth; d += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_DOWN_NEON(0, 0)
         LQ__HOT_DOWN_NEON(0, 2)
         LQ__HOT_DOWN_NEON(1, 0)
@@ -24424,7 +24150,7 @@ LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon 
         more += (size_t)(4 / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_PAIR_NEON)
 }
 
 LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
@@ -24437,9 +24163,9 @@ LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_bloc
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t t;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_ACROSS_NEON(0, 0)
         LQ__HOT_ACROSS_NEON(0, 2)
         LQ__HOT_ACROSS_NEON(1, 0)
@@ -24448,7 +24174,7 @@ LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_bloc
         more += lq__hot_behind(kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_PAIR_NEON)
 }
 
 LQ__INLINE void lq__hot_down_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
@@ -24528,12 +24254,9 @@ static const lq__hot_block_kernel lq__hot_blocks_neon[LQ__HOT_COUNT][3][3] = {
         const uint8x16_t x = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON(k, f)); \
         LQ__HOT_ROWS_DOT(f, k)                                             \
     }
-#define LQ__HOT_ALL_DOT(X) \
-    X(0, 0)                \
-    X(0, 1)                \
-    X(0, 2)                \
-    X(0, 3)                \
-    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+#define LQ__HOT_ALL_DOT(X)                                          \
+    X(0, 0) X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) \
+    X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
 
 LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__hot_block_neon *p,
                                                 int kind, int rows, int is_signed)
@@ -24544,16 +24267,16 @@ LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__h
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t d;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (d = 0; d < p->depth; d += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_ALL_DOT(LQ__HOT_DOWN_DOT)
         lq__hot_ahead_neon(p, kind, codes);
         codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
         more += (size_t)(4 / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_STORE_NEON)
 }
 
 LQ__TARGET_DOT LQ__INLINE void
@@ -24566,15 +24289,15 @@ lq__hot_across_dims_dot(int32_t (*sums)[16], const lq__hot_block_neon *p, int ki
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t t;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_ALL_DOT(LQ__HOT_ACROSS_DOT)
         codes += 64;
         more += lq__hot_behind(kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_STORE_NEON)
 }
 
 #define LQ__HOT_ROW(kind, ...) LQ__HOT_KIND_NEON(dot, LQ__TARGET_DOT, kind)
@@ -25017,7 +24740,7 @@ static void lq__hot_raw_sums_c(float *acc, const lq__hot_floats *v, const float 
     }
 }
 
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
 /* Row t of the floats that come next: every line of it. */
 LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
 {
@@ -25026,8 +24749,10 @@ LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
         lq__hot_prefetch(row + i);
     }
 }
+#endif
 
 /* ---- AVX2 ---- */
+#if LQ__X86
 LQ__HOT_256 __m256 lq__exp_256(__m256 x) /* x <= 0 */
 {
     const __m256 live = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GE_OQ);
@@ -25233,62 +24958,8 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_turning_avx2(lq__hot_turning *w, const l
     }
 }
 
-LQ__TARGET_HOT_AVX2 static void lq__hot_flip_avx2(float *dst, const float *src, size_t dims,
-                                                  float scale)
-{
-    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    for (size_t i = 0; i < dims; i += 8) {
-        const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-        const __m256i sign =
-            _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
-        _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_loadu_ps(src + i),
-                                                _mm256_xor_ps(_mm256_set1_ps(scale),
-                                                              _mm256_castsi256_ps(sign))));
-    }
-}
-
-LQ__HOT_256 int32_t lq__hot_total_256(__m256i v)
-{
-    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
-}
-
-/* Low bytes of the lanes. */
-LQ__HOT_256 void lq__hot_bytes_256(int8_t *dst, __m256i v)
-{
-    const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packs_epi16(x, x));
-}
-
-LQ__TARGET_HOT_AVX2 static float lq__hot_query_avx2(int8_t *high, int8_t *low, int32_t *sum,
-                                                    const float *q, size_t dims)
-{
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256i high_sum = _mm256_setzero_si256();
-    __m256i low_sum = high_sum;
-    __m256 most = _mm256_set1_ps(1e-30f);
-    for (size_t i = 0; i < dims; i += 8) {
-        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
-    }
-    float m = lq__hot_max_256(most);
-    for (size_t i = 0; i < dims; i += 8) {
-        const __m256i k =
-            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_set1_ps(32512.0f / m)));
-        const __m256i h = _mm256_srai_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(128)), 8);
-        const __m256i l = _mm256_sub_epi32(k, _mm256_slli_epi32(h, 8));
-        lq__hot_bytes_256(high + i, h);
-        lq__hot_bytes_256(low + i, l);
-        high_sum = _mm256_add_epi32(high_sum, h);
-        low_sum = _mm256_add_epi32(low_sum, l);
-    }
-    sum[0] = lq__hot_total_256(high_sum);
-    sum[1] = lq__hot_total_256(low_sum);
-    return m / 127.0f;
-}
-
-LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, int type,
-                                      const float *q, size_t wide, size_t rows)
+LQ__HOT_256 void lq__hot_raw_dots_of_avx2(float *logits, const lq__hot_floats *k, const float *q,
+                                          size_t wide, size_t rows, int type)
 {
     const uint8_t *src = (const uint8_t *)k->data;
     const size_t q1 = rows > 1 ? wide : 0;
@@ -25309,67 +24980,6 @@ LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, in
         _mm_storeu_ps(row, _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
         for (size_t r = 0; r < rows; r++) {
             logits[r * LQ__HOT_TOKENS + t] = row[r];
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_dots_avx2(float *logits, const lq__hot_floats *k,
-                                                      const float *q, size_t wide, size_t rows)
-{
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_256(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_256(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_256(logits, k, LQ_BF16, q, wide, rows);
-    }
-}
-
-/* 16 dims, the last perhaps 8, of up to four rows at once, 16 tokens at a time. */
-LQ__HOT_256 void lq__hot_raw_sums_256(float *acc, const lq__hot_floats *v, int type,
-                                      const float *weights, size_t wide, size_t rows, size_t first)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    for (size_t i = 0; i < v->dims; i += 16) {
-        const size_t j = v->dims - i > 8 ? 8 : 0;
-        __m256 a[4][2];
-        size_t t;
-#define LQ__HOT_BEGIN(r, h) \
-    a[r][h] = rows > r ? _mm256_loadu_ps(acc + r * wide + i + h * j) : _mm256_setzero_ps();
-        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const __m256 x0 = lq__hot_raw_256(src, t * v->stride + i, type);
-                const __m256 x1 = lq__hot_raw_256(src, t * v->stride + i + j, type);
-#define LQ__HOT_ADD(r, h) \
-    a[r][h] = _mm256_fmadd_ps(x##h, _mm256_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][h]);
-                LQ__HOT_EACH_256(LQ__HOT_ADD)
-#undef LQ__HOT_ADD
-            }
-        }
-#define LQ__HOT_END(r, h) \
-    if (rows > r) _mm256_storeu_ps(acc + r * wide + i + h * j, a[r][h]);
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_floats *v,
-                                                      const float *weights, size_t wide,
-                                                      size_t rows)
-{
-    for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) continue;
-        for (size_t t = 0; t < 16; t++) {
-            lq__hot_prefetch_row(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_256(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_256(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_256(acc, v, LQ_BF16, weights, wide, rows, first);
         }
     }
 }
@@ -25596,46 +25206,6 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w,
     }
 }
 
-LQ__TARGET_HOT_AVX512 static void lq__hot_flip_avx512(float *dst, const float *src, size_t dims,
-                                                      float scale)
-{
-    const __m512 plus = _mm512_set1_ps(scale);
-    const __m512 minus = _mm512_set1_ps(-scale);
-    for (size_t i = 0; i < dims; i += 16) {
-        const __mmask16 m = lq__hot_tail_512(dims - i);
-        const __mmask16 sign = (__mmask16)(lq__hot_signs[i / 32] >> i % 32);
-        _mm512_mask_storeu_ps(dst + i, m,
-                              _mm512_mul_ps(_mm512_maskz_loadu_ps(m, src + i),
-                                            _mm512_mask_blend_ps(sign, plus, minus)));
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static float lq__hot_query_avx512(int8_t *high, int8_t *low, int32_t *sum,
-                                                        const float *q, size_t dims)
-{
-    __m512i high_sum = _mm512_setzero_si512();
-    __m512i low_sum = high_sum;
-    __m512 most = _mm512_set1_ps(1e-30f);
-    for (size_t i = 0; i < dims; i += 16) {
-        most = _mm512_max_ps(
-            most, _mm512_abs_ps(_mm512_maskz_loadu_ps(lq__hot_tail_512(dims - i), q + i)));
-    }
-    float m = _mm512_reduce_max_ps(most);
-    for (size_t i = 0; i < dims; i += 16) { /* rows are padded to 16 */
-        const __m512 x = _mm512_maskz_loadu_ps(lq__hot_tail_512(dims - i), q + i);
-        const __m512i k = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(32512.0f / m)));
-        const __m512i h = _mm512_srai_epi32(_mm512_add_epi32(k, _mm512_set1_epi32(128)), 8);
-        const __m512i l = _mm512_sub_epi32(k, _mm512_slli_epi32(h, 8));
-        _mm_storeu_si128((__m128i *)(void *)(high + i), _mm512_cvtepi32_epi8(h));
-        _mm_storeu_si128((__m128i *)(void *)(low + i), _mm512_cvtepi32_epi8(l));
-        high_sum = _mm512_add_epi32(high_sum, h);
-        low_sum = _mm512_add_epi32(low_sum, l);
-    }
-    sum[0] = _mm512_reduce_add_epi32(high_sum);
-    sum[1] = _mm512_reduce_add_epi32(low_sum);
-    return m / 127.0f;
-}
-
 /* The sums of four vectors. */
 LQ__HOT_512 __m128 lq__hot_add_across_512(__m512 a, __m512 b, __m512 c, __m512 d)
 {
@@ -25647,8 +25217,8 @@ LQ__HOT_512 __m128 lq__hot_add_across_512(__m512 a, __m512 b, __m512 c, __m512 d
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-LQ__HOT_512 void lq__hot_raw_dots_512(float *logits, const lq__hot_floats *k, int type,
-                                      const float *q, size_t wide, size_t rows)
+LQ__HOT_512 void lq__hot_raw_dots_of_avx512(float *logits, const lq__hot_floats *k, const float *q,
+                                            size_t wide, size_t rows, int type)
 {
     const uint8_t *src = (const uint8_t *)k->data;
     const size_t q1 = rows > 1 ? wide : 0;
@@ -25673,81 +25243,6 @@ LQ__HOT_512 void lq__hot_raw_dots_512(float *logits, const lq__hot_floats *k, in
     }
 }
 
-LQ__TARGET_HOT_AVX512 static void lq__hot_raw_dots_avx512(float *logits, const lq__hot_floats *k,
-                                                          const float *q, size_t wide, size_t rows)
-{
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_512(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_512(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_512(logits, k, LQ_BF16, q, wide, rows);
-    }
-}
-
-/* 32 dims of up to four rows at once, 16 tokens at a time: memory is read nearly in order. */
-LQ__HOT_512 void lq__hot_raw_sums_512(float *acc, const lq__hot_floats *v, int type,
-                                      const float *weights, size_t wide, size_t rows, size_t first)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    for (size_t i = 0; i < v->dims; i += 32) {
-        const __mmask16 m0 = lq__hot_tail_512(v->dims - i);
-        const __mmask16 m1 = v->dims - i > 16 ? lq__hot_tail_512(v->dims - i - 16) : 0;
-        __m512 a[4][2];
-        size_t t;
-#define LQ__HOT_BEGIN(r)                                                                      \
-    a[r][0] = rows > r ? _mm512_maskz_loadu_ps(m0, acc + r * wide + i) : _mm512_setzero_ps(); \
-    a[r][1] = rows > r ? _mm512_maskz_loadu_ps(m1, acc + r * wide + i + 16) : _mm512_setzero_ps();
-        LQ__HOT_BEGIN(0)
-        LQ__HOT_BEGIN(1)
-        LQ__HOT_BEGIN(2)
-        LQ__HOT_BEGIN(3)
-#undef LQ__HOT_BEGIN
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const __m512 x = lq__hot_raw_512(src, t * v->stride + i, type, m0);
-                const __m512 y = lq__hot_raw_512(src, t * v->stride + i + 16, type, m1);
-#define LQ__HOT_ADD(r)                                                                      \
-    a[r][0] = _mm512_fmadd_ps(x, _mm512_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][0]); \
-    a[r][1] = _mm512_fmadd_ps(y, _mm512_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][1]);
-                LQ__HOT_ADD(0)
-                LQ__HOT_ADD(1)
-                LQ__HOT_ADD(2)
-                LQ__HOT_ADD(3)
-#undef LQ__HOT_ADD
-            }
-        }
-#define LQ__HOT_END(r)                                               \
-    if (rows > r) {                                                  \
-        _mm512_mask_storeu_ps(acc + r * wide + i, m0, a[r][0]);      \
-        _mm512_mask_storeu_ps(acc + r * wide + i + 16, m1, a[r][1]); \
-    }
-        LQ__HOT_END(0)
-        LQ__HOT_END(1)
-        LQ__HOT_END(2)
-        LQ__HOT_END(3)
-#undef LQ__HOT_END
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_raw_sums_avx512(float *acc, const lq__hot_floats *v,
-                                                          const float *weights, size_t wide,
-                                                          size_t rows)
-{
-    for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) continue;
-        for (size_t t = 0; t < 16; t++) {
-            lq__hot_prefetch_row(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_512(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_512(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_512(acc, v, LQ_BF16, weights, wide, rows, first);
-        }
-    }
-}
 #endif
 
 #if LQ__NEON
@@ -25957,53 +25452,7 @@ static void lq__hot_turning_neon(lq__hot_turning *w, const lq__hot_part *part, s
     }
 }
 
-/* ---- query, and raw tokens ---- */
-static void lq__hot_flip_neon(float *dst, const float *src, size_t dims, float scale)
-{
-    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
-    for (size_t i = 0; i < dims; i += 4) {
-        const float32x4_t factor = vreinterpretq_f32_u32(veorq_u32(one, lq__hot_minus_neon(i)));
-        vst1q_f32(dst + i, vmulq_f32(vld1q_f32(src + i), factor));
-    }
-}
-
-static float lq__hot_query_neon(int8_t *high, int8_t *low, int32_t *sum, const float *q,
-                                size_t dims)
-{
-    float32x4_t most = vdupq_n_f32(1e-30f);
-    int32x4_t high_sum = vdupq_n_s32(0);
-    int32x4_t low_sum = high_sum;
-    for (size_t i = 0; i < dims; i += 4) {
-        most = vmaxnmq_f32(most, vabsq_f32(vld1q_f32(q + i)));
-    }
-    float m = vmaxvq_f32(most);
-    for (size_t i = 0; i < dims; i += 8) {
-        const float unit = 32512.0f / m;
-        const int32x4_t a = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i), unit));
-        const int32x4_t b = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i + 4), unit));
-        int16x8_t k = vcombine_s16(vqmovn_s32(a), vqmovn_s32(b));
-        k = vmaxq_s16(vminq_s16(k, vdupq_n_s16(32512)), vdupq_n_s16(-32512));
-        int8x8_t h = vrshrn_n_s16(k, 8);
-        vst1_s8(high + i, h);
-        k = vsubq_s16(k, vshll_n_s8(h, 8));
-        vst1_s8(low + i, vmovn_s16(k));
-        high_sum = vpadalq_s16(high_sum, vmovl_s8(h));
-        low_sum = vpadalq_s16(low_sum, k);
-    }
-    sum[0] = vaddvq_s32(high_sum);
-    sum[1] = vaddvq_s32(low_sum);
-    return m / 127.0f;
-}
-
-/* The row that comes next: every line of it. */
-LQ__INLINE void lq__hot_prefetch_row_neon(const lq__hot_floats *now, size_t t)
-{
-    const uintptr_t row = now->next + t * now->next_stride;
-    for (uintptr_t i = 0; i < now->next_bytes; i += 64) {
-        lq__hot_prefetch(row + i);
-    }
-}
-
+/* ---- raw tokens ---- */
 #define LQ__HOT_ZERO_RAW(r) float32x4_t a##r = vdupq_n_f32(0.0f), b##r = a##r;
 #define LQ__HOT_ADD_RAW(r)                                          \
     if (rows > r) {                                                 \
@@ -26014,92 +25463,218 @@ LQ__INLINE void lq__hot_prefetch_row_neon(const lq__hot_floats *now, size_t t)
     if (rows > r) {                                                         \
         logits[r * LQ__HOT_TOKENS + t] = vaddvq_f32(vaddq_f32(a##r, b##r)); \
     }
-LQ__INLINE void lq__hot_raw_dots_of_neon(float *logits, const lq__hot_floats *k, int type,
-                                         const float *q, size_t wide, size_t rows)
+LQ__INLINE void lq__hot_raw_dots_of_neon(float *logits, const lq__hot_floats *k, const float *q,
+                                         size_t wide, size_t rows, int type)
 {
     const uint8_t *src = (const uint8_t *)k->data;
     for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
-        LQ__HOT_EACH_NEON(LQ__HOT_ZERO_RAW)
-        lq__hot_prefetch_row_neon(k, t);
+        LQ__HOT_EACH_ROW(LQ__HOT_ZERO_RAW)
+        lq__hot_prefetch_row(k, t);
         for (size_t i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
-            const float32x4_t x = lq__hot_raw_neon(src, t * k->stride + i, type);
-            const float32x4_t y = lq__hot_raw_neon(src, t * k->stride + i + 4, type);
-            LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
+            const float32x4_t x = lq__load_floats_neon(src, t * k->stride + i, type);
+            const float32x4_t y = lq__load_floats_neon(src, t * k->stride + i + 4, type);
+            LQ__HOT_EACH_ROW(LQ__HOT_ADD_RAW)
         }
-        LQ__HOT_EACH_NEON(LQ__HOT_SUM_RAW)
+        LQ__HOT_EACH_ROW(LQ__HOT_SUM_RAW)
     }
 }
 #undef LQ__HOT_ZERO_RAW
 #undef LQ__HOT_ADD_RAW
 #undef LQ__HOT_SUM_RAW
 
-static void lq__hot_raw_dots_neon(float *logits, const lq__hot_floats *k, const float *q,
-                                  size_t wide, size_t rows)
+#endif
+
+/* ---- at each level: the query, the signs of the basis, raw tokens ----
+   What differs: of `left` numbers those that fill a vector, loaded and stored (dims are multiples
+   of 8); whether all four rows are computed where fewer are there. */
+#if LQ__X86
+#define LQ__HOT_ALL_avx2 1
+#define LQ__HOT_ALL_avx512 1
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_some_avx2(const float *p, size_t left)
 {
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_of_neon(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_of_neon(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_of_neon(logits, k, LQ_BF16, q, wide, rows);
-    }
+    return left ? _mm256_loadu_ps(p) : _mm256_setzero_ps();
 }
 
-/* 8 dims of up to four rows at once, 16 tokens at a time. */
-#define LQ__HOT_BEGIN_RAW(r)                                                         \
-    float32x4_t a##r = rows > r ? vld1q_f32(acc + r * wide + i) : vdupq_n_f32(0.0f); \
-    float32x4_t b##r = rows > r ? vld1q_f32(acc + r * wide + i + 4) : a##r;
-#define LQ__HOT_ADD_RAW(r)                                            \
-    if (rows > r) {                                                   \
-        a##r = vfmaq_n_f32(a##r, x, weights[r * LQ__HOT_TOKENS + t]); \
-        b##r = vfmaq_n_f32(b##r, y, weights[r * LQ__HOT_TOKENS + t]); \
-    }
-#define LQ__HOT_END_RAW(r)                       \
-    if (rows > r) {                              \
-        vst1q_f32(acc + r * wide + i, a##r);     \
-        vst1q_f32(acc + r * wide + i + 4, b##r); \
-    }
-LQ__INLINE void lq__hot_raw_sums_of_neon(float *acc, const lq__hot_floats *v, int type,
-                                         const float *weights, size_t wide, size_t rows,
-                                         size_t first)
+LQ__HOT_512 lq__f32_avx512 lq__hot_some_avx512(const float *p, size_t left)
 {
-    const uint8_t *src = (const uint8_t *)v->data;
-    for (size_t i = 0; i < v->dims; i += 8) {
-        size_t t;
-        LQ__HOT_EACH_NEON(LQ__HOT_BEGIN_RAW)
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const float32x4_t x = lq__hot_raw_neon(src, t * v->stride + i, type);
-                const float32x4_t y = lq__hot_raw_neon(src, t * v->stride + i + 4, type);
-                LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
-            }
-        }
-        LQ__HOT_EACH_NEON(LQ__HOT_END_RAW)
-    }
+    return _mm512_maskz_loadu_ps(lq__hot_tail_512(left), p);
 }
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_some_raw_avx2(const uint8_t *src, size_t i, int type, size_t left)
+{
+    return left ? lq__hot_raw_256(src, i, type) : _mm256_setzero_ps();
+}
+
+LQ__HOT_512 lq__f32_avx512 lq__hot_some_raw_avx512(const uint8_t *src, size_t i, int type,
+                                                   size_t left)
+{
+    return lq__hot_raw_512(src, i, type, lq__hot_tail_512(left));
+}
+
+LQ__HOT_256 void lq__hot_keep_some_avx2(float *p, lq__f32_avx2 x, size_t left)
+{
+    if (left) _mm256_storeu_ps(p, x);
+}
+
+LQ__HOT_512 void lq__hot_keep_some_avx512(float *p, lq__f32_avx512 x, size_t left)
+{
+    _mm512_mask_storeu_ps(p, lq__hot_tail_512(left), x);
+}
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_fma_avx2(lq__f32_avx2 a, lq__f32_avx2 b, lq__f32_avx2 c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+LQ__HOT_512 lq__f32_avx512 lq__hot_fma_avx512(lq__f32_avx512 a, lq__f32_avx512 b, lq__f32_avx512 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+#elif LQ__NEON
+#define LQ__HOT_ALL_neon 0
+
+LQ__INLINE lq__f32_neon lq__hot_some_neon(const float *p, size_t left)
+{
+    (void)left; /* 4 at least */
+    return vld1q_f32(p);
+}
+
+LQ__INLINE lq__f32_neon lq__hot_some_raw_neon(const uint8_t *src, size_t i, int type, size_t left)
+{
+    (void)left;
+    return lq__load_floats_neon(src, i, type);
+}
+
+LQ__INLINE void lq__hot_keep_some_neon(float *p, lq__f32_neon x, size_t left)
+{
+    (void)left;
+    vst1q_f32(p, x);
+}
+
+LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32_neon c)
+{
+    return vfmaq_f32(c, a, b);
+}
+#endif
+
+#define LQ__HOT_BEGIN_RAW(r, v)                                            \
+    lq__f32_##v a##r = lq__set_f32_##v(0.0f), b##r = a##r;                 \
+    if (rows > r) {                                                        \
+        a##r = lq__hot_some_##v(acc + r * wide + i, left);                 \
+        b##r = lq__hot_some_##v(acc + r * wide + i + LQ__LANES_##v, more); \
+    }
+#define LQ__HOT_ADD_RAW(r, v)                                                   \
+    if (LQ__HOT_ALL_##v || rows > r) {                                          \
+        const lq__f32_##v w = lq__set_f32_##v(weights[r * LQ__HOT_TOKENS + t]); \
+        a##r = lq__hot_fma_##v(x, w, a##r);                                     \
+        b##r = lq__hot_fma_##v(y, w, b##r);                                     \
+    }
+#define LQ__HOT_END_RAW(r, v)                                                  \
+    if (rows > r) {                                                            \
+        lq__hot_keep_some_##v(acc + r * wide + i, a##r, left);                 \
+        lq__hot_keep_some_##v(acc + r * wide + i + LQ__LANES_##v, b##r, more); \
+    }
+#define LQ__HOT_BY_TYPE(of, type, ...) \
+    if (type == LQ_F32) {              \
+        of(__VA_ARGS__, LQ_F32);       \
+    } else if (type == LQ_F16) {       \
+        of(__VA_ARGS__, LQ_F16);       \
+    } else {                           \
+        of(__VA_ARGS__, LQ_BF16);      \
+    }
+#define LQ__HOT_RAWS(v)                                                                            \
+    /* Two vectors of dims of up to four rows at once, 16 tokens at a time: memory is read         \
+       nearly in order. */                                                                         \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_raw_sums_of_##v(float *acc, const lq__hot_floats *f,    \
+                                                           const float *weights, size_t wide,      \
+                                                           size_t rows, size_t first, int type)    \
+    {                                                                                              \
+        const uint8_t *src = (const uint8_t *)f->data;                                             \
+        for (size_t i = 0; i < f->dims; i += 2 * LQ__LANES_##v) {                                  \
+            const size_t left = f->dims - i;                                                       \
+            const size_t more = left > LQ__LANES_##v ? left - LQ__LANES_##v : 0;                   \
+            size_t t;                                                                              \
+            LQ__HOT_BEGIN_RAW(0, v)                                                                \
+            LQ__HOT_BEGIN_RAW(1, v)                                                                \
+            LQ__HOT_BEGIN_RAW(2, v)                                                                \
+            LQ__HOT_BEGIN_RAW(3, v)                                                                \
+            for (t = first; t < first + 16; t++) {                                                 \
+                if (f->mask >> t & 1) {                                                            \
+                    const lq__f32_##v x =                                                          \
+                        lq__hot_some_raw_##v(src, t * f->stride + i, type, left);                  \
+                    const lq__f32_##v y =                                                          \
+                        lq__hot_some_raw_##v(src, t * f->stride + i + LQ__LANES_##v, type, more);  \
+                    LQ__HOT_ADD_RAW(0, v)                                                          \
+                    LQ__HOT_ADD_RAW(1, v)                                                          \
+                    LQ__HOT_ADD_RAW(2, v)                                                          \
+                    LQ__HOT_ADD_RAW(3, v)                                                          \
+                }                                                                                  \
+            }                                                                                      \
+            LQ__HOT_END_RAW(0, v)                                                                  \
+            LQ__HOT_END_RAW(1, v)                                                                  \
+            LQ__HOT_END_RAW(2, v)                                                                  \
+            LQ__HOT_END_RAW(3, v)                                                                  \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__hot_raw_sums_##v(float *acc, const lq__hot_floats *f,           \
+                                                    const float *weights, size_t wide,             \
+                                                    size_t rows)                                   \
+    {                                                                                              \
+        for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {                              \
+            if (!(f->mask >> first & 0xffff)) continue;                                            \
+            for (size_t t = 0; t < 16; t++) {                                                      \
+                lq__hot_prefetch_row(f, first + t);                                                \
+            }                                                                                      \
+            LQ__HOT_BY_TYPE(lq__hot_raw_sums_of_##v, f->type, acc, f, weights, wide, rows, first)  \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__hot_raw_dots_##v(float *logits, const lq__hot_floats *f,        \
+                                                    const float *q, size_t wide, size_t rows){     \
+        LQ__HOT_BY_TYPE(lq__hot_raw_dots_of_##v, f->type, logits, f, q, wide, rows)}               \
+                                                                                                   \
+    LQ__HOT_ON_##v                                                                                 \
+        static void lq__hot_flip_##v(float *dst, const float *src, size_t dims, float scale)       \
+    {                                                                                              \
+        for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                         \
+            const lq__f32_##v factor = lq__hot_signed_##v(lq__set_f32_##v(scale), i);              \
+            lq__hot_keep_some_##v(                                                                 \
+                dst + i, lq__mul_f32_##v(lq__hot_some_##v(src + i, dims - i), factor), dims - i);  \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static float lq__hot_query_##v(int8_t *high, int8_t *low, int32_t *sum,         \
+                                                  const float *q, size_t dims)                     \
+    {                                                                                              \
+        lq__i32_##v high_sum = lq__set_##v(0);                                                     \
+        lq__i32_##v low_sum = high_sum;                                                            \
+        lq__i32_##v most = (lq__i32_##v)lq__set_f32_##v(1e-30f);                                   \
+        for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                         \
+            most = lq__max_##v(most, (lq__i32_##v)lq__hot_some_##v(q + i, dims - i) & 0x7fffffff); \
+        }                                                                                          \
+        float m = lq__f32_of_bits((uint32_t)lq__most_##v(most));                                   \
+        const lq__f32_##v unit = lq__set_f32_##v(32512.0f / m);                                    \
+        for (size_t i = 0; i < dims; i += LQ__LANES_##v) { /* rows are padded to 16 */             \
+            const lq__i32_##v k =                                                                  \
+                lq__nearest_##v(lq__mul_f32_##v(lq__hot_some_##v(q + i, dims - i), unit));         \
+            const lq__i32_##v h = (k + 128) >> 8;                                                  \
+            const lq__i32_##v l = k - h * 256;                                                     \
+            lq__store_i8_##v(high + i, h);                                                         \
+            lq__store_i8_##v(low + i, l);                                                          \
+            high_sum += h;                                                                         \
+            low_sum += l;                                                                          \
+        }                                                                                          \
+        sum[0] = lq__total_##v(high_sum);                                                          \
+        sum[1] = lq__total_##v(low_sum);                                                           \
+        return m / 127.0f;                                                                         \
+    }
+LQ__EACH_LEVEL(LQ__HOT_RAWS)
 #undef LQ__HOT_BEGIN_RAW
 #undef LQ__HOT_ADD_RAW
 #undef LQ__HOT_END_RAW
-
-static void lq__hot_raw_sums_neon(float *acc, const lq__hot_floats *v, const float *weights,
-                                  size_t wide, size_t rows)
-{
-    for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) continue;
-        for (size_t t = 0; t < 16; t++) {
-            lq__hot_prefetch_row_neon(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_of_neon(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_of_neon(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_of_neon(acc, v, LQ_BF16, weights, wide, rows, first);
-        }
-    }
-}
-
-#endif
 
 /* ---- attention ---- */
 LQ__STATIC void lq__hot_step_init(lq__hot_step *step, float *logits, const lq__hot_query *query,
@@ -26667,7 +26242,6 @@ LQ__HOT_256 __m256 lq__warm_y_256(const int16_t *k, __m256 table)
         y, _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0x80000000u))));
 }
 
-#define LQ__WARM_EACH(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
 #define LQ__WARM_BEGIN(r)                                                \
     a[r][0] = rows > r ? _mm256_set1_ps(shift[r]) : _mm256_setzero_ps(); \
     a[r][1] = a[r][0];
@@ -26682,40 +26256,28 @@ LQ__HOT_256 __m256 lq__warm_y_256(const int16_t *k, __m256 table)
         _mm256_storeu_ps(logits + r * LQ__TOKENS + t, a[r][0]);     \
         _mm256_storeu_ps(logits + r * LQ__TOKENS + t + 8, a[r][1]); \
     }
-LQ__HOT_256 void lq__warm_dots_256(float *logits, const lq__warm_rows *m, size_t page,
-                                   const float *q, size_t stride, const float *shift, size_t rows)
+LQ__HOT_256 void lq__warm_dots_of_avx2(float *logits, const lq__warm_rows *m, size_t page,
+                                       const float *q, size_t stride, const float *shift,
+                                       size_t rows)
 {
     for (size_t t = 0; t < LQ__TOKENS; t += 16) {
         __m256 a[4][2];
         size_t i;
-        LQ__WARM_EACH(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (i = 0; i < m->count; i++) {
             const int16_t *k = m->values[page] + m->row[i] * (size_t)LQ__TOKENS + t;
             const __m256 table = _mm256_loadu_ps(m->y[m->look[i]]);
             const __m256 y0 = lq__warm_y_256(k, table);
             const __m256 y1 = lq__warm_y_256(k + 8, table);
-            LQ__WARM_EACH(LQ__WARM_ADD)
+            LQ__HOT_EACH_ROW(LQ__WARM_ADD)
         }
-        LQ__WARM_EACH(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-
-LQ__TARGET_HOT_AVX2 static void lq__warm_dots_avx2(float *logits, const lq__warm_rows *m,
-                                                   size_t page, const float *q, size_t stride,
-                                                   const float *shift, size_t rows)
-{
-    if (rows == 1) {
-        lq__warm_dots_256(logits, m, page, q, stride, shift, 1);
-    } else if (rows == 2) {
-        lq__warm_dots_256(logits, m, page, q, stride, shift, 2);
-    } else {
-        lq__warm_dots_256(logits, m, page, q, stride, shift, 4);
-    }
-}
 
 #define LQ__WARM_BEGIN(r) a[r] = _mm256_setzero_ps();
 #define LQ__WARM_ADD(r)                                                           \
@@ -26723,114 +26285,42 @@ LQ__TARGET_HOT_AVX2 static void lq__warm_dots_avx2(float *logits, const lq__warm
         a[r] = _mm256_fmadd_ps(y, _mm256_loadu_ps(w + r * LQ__TOKENS + t), a[r]); \
     }
 #define LQ__WARM_END(r) \
-    if (rows > r) acc[r * stride + i] += lq__warm_across_256(a[r]);
-LQ__HOT_256 float lq__warm_across_256(__m256 a)
+    if (rows > r) acc[r * stride + i] += lq__warm_across_avx2(a[r]);
+LQ__HOT_256 float lq__warm_across_avx2(__m256 a)
 {
     const __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     const __m128 two = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
-LQ__HOT_256 void lq__warm_sums_256(float *acc, size_t stride, const lq__warm_rows *m,
-                                   const float *weights, size_t rows)
+LQ__HOT_256 void lq__warm_sums_of_avx2(float *acc, size_t stride, const lq__warm_rows *m,
+                                       const float *weights, size_t rows)
 {
     for (size_t i = 0; i < m->count; i++) {
         const __m256 table = _mm256_loadu_ps(m->y[m->look[i]]);
         __m256 a[4];
         size_t p;
         size_t t;
-        LQ__WARM_EACH(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (p = 0; p < m->pages; p++) {
             const int16_t *k = m->values[p] + m->row[i] * (size_t)LQ__TOKENS;
             const float *w = weights + p * LQ__HOT_ROWS * LQ__TOKENS;
             for (t = 0; t < LQ__TOKENS; t += 8) {
                 const __m256 y = lq__warm_y_256(k + t, table);
-                LQ__WARM_EACH(LQ__WARM_ADD)
+                LQ__HOT_EACH_ROW(LQ__WARM_ADD)
             }
         }
-        LQ__WARM_EACH(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
 
-LQ__TARGET_HOT_AVX2 static void lq__warm_sums_avx2(float *acc, size_t stride,
-                                                   const lq__warm_rows *m, const float *weights,
-                                                   size_t rows)
+LQ__HOT_256 void lq__warm_part_avx2(float *w, __m256 x, __m256 y)
 {
-    if (rows == 1) {
-        lq__warm_sums_256(acc, stride, m, weights, 1);
-    } else if (rows == 2) {
-        lq__warm_sums_256(acc, stride, m, weights, 2);
-    } else {
-        lq__warm_sums_256(acc, stride, m, weights, 4);
-    }
-}
-
-LQ__HOT_256 __m256 lq__warm_bytes_256(const int8_t *p)
-{
-    return _mm256_cvtepi32_ps(
-        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-}
-
-LQ__TARGET_HOT_AVX2 static float lq__warm_bound_avx2(const float *up, const float *down,
-                                                     const int8_t *high, const int8_t *low,
-                                                     size_t dims)
-{
-    __m256 a = _mm256_setzero_ps();
-    __m256 b = _mm256_setzero_ps();
-    for (size_t d = 0; d < dims; d += 8) {
-        a = _mm256_fmadd_ps(_mm256_loadu_ps(up + d), lq__warm_bytes_256(high + d), a);
-        b = _mm256_fmadd_ps(_mm256_loadu_ps(down + d), lq__warm_bytes_256(low + d), b);
-    }
-    return lq__warm_across_256(_mm256_add_ps(a, b));
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__warm_fold_avx2(int16_t *z, const int16_t *coset, size_t rows)
-{
-    for (size_t t = 0; t < LQ__TOKENS; t += 16) {
-        const __m256i c = coset ? _mm256_loadu_si256((const __m256i *)(const void *)(coset + t))
-                                : _mm256_setzero_si256();
-        for (size_t i = 0; i < rows; i++) {
-            __m256i *at = (__m256i *)(void *)(z + i * LQ__TOKENS + t);
-            const __m256i x = _mm256_loadu_si256(at);
-            _mm256_storeu_si256(at, _mm256_add_epi16(_mm256_add_epi16(x, x), c));
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__warm_gains_avx2(float *weights, size_t rows, const int16_t *row,
-                                                    int32_t mean, float *brought, float *gained)
-{
-    const __m256 quarter = _mm256_setr_ps(1.0f, 1.189207115f, 1.414213562f, 1.681792831f, 1.0f,
-                                          1.189207115f, 1.414213562f, 1.681792831f);
-    __m256 gains[8];
-    for (size_t j = 0; j < 8; j++) {
-        __m256i g =
-            _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(row + 8 * j)));
-        g = _mm256_add_epi32(g, _mm256_set1_epi32(mean));
-        g = _mm256_min_epi32(g, _mm256_set1_epi32(LQ__GAIN_MAX));
-        g = _mm256_max_epi32(g, _mm256_set1_epi32(-LQ__GAIN_MAX));
-        g = _mm256_add_epi32(g, _mm256_set1_epi32(127 * 4));
-        __m256 octave = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(g, 2), 23));
-        g = _mm256_and_si256(g, _mm256_set1_epi32(3));
-        gains[j] = _mm256_mul_ps(_mm256_permutevar8x32_ps(quarter, g), octave);
-    }
-    for (size_t r = 0; r < rows; r++) {
-        float *w = weights + r * LQ__TOKENS;
-        __m256 before = _mm256_setzero_ps();
-        __m256 after = _mm256_setzero_ps();
-        for (size_t j = 0; j < 8; j++) {
-            const __m256 x = _mm256_loadu_ps(w + 8 * j);
-            const __m256 y = _mm256_mul_ps(x, gains[j]);
-            before = _mm256_add_ps(before, x);
-            after = _mm256_add_ps(after, y);
-            _mm256_storeu_ps(w + 8 * j, y);
-        }
-        brought[r] += lq__warm_across_256(before);
-        gained[r] += lq__warm_across_256(after);
-    }
+    _mm256_storeu_ps(w, x);
+    _mm256_storeu_ps(w + 8, y);
 }
 
 typedef struct lq__warm_look_512 {
@@ -26906,14 +26396,15 @@ LQ__HOT_512 __m512 lq__warm_y_512(const int16_t *k, lq__warm_look_512 look, size
         _mm512_storeu_ps(to + 32, _mm512_permutex2var_ps(a[r][2], low, a[r][3]));  \
         _mm512_storeu_ps(to + 48, _mm512_permutex2var_ps(a[r][2], high, a[r][3])); \
     }
-LQ__HOT_512 void lq__warm_dots_512(float *logits, const lq__warm_rows *m, size_t page,
-                                   const float *q, size_t stride, const float *shift, size_t rows)
+LQ__HOT_512 void lq__warm_dots_of_avx512(float *logits, const lq__warm_rows *m, size_t page,
+                                         const float *q, size_t stride, const float *shift,
+                                         size_t rows)
 {
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     __m512 a[4][4];
     size_t i;
-    LQ__WARM_EACH(LQ__WARM_BEGIN)
+    LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
     for (i = 0; i < m->count; i++) {
         const int16_t *k = m->values[page] + m->row[i] * (size_t)LQ__TOKENS;
         const lq__warm_look_512 table = lq__warm_table_512(m->y[m->look[i]]);
@@ -26922,26 +26413,13 @@ LQ__HOT_512 void lq__warm_dots_512(float *logits, const lq__warm_rows *m, size_t
         const __m512 y1 = lq__warm_y_512(k, table, 16, beyond);
         const __m512 y2 = lq__warm_y_512(k, table, 32, beyond);
         const __m512 y3 = lq__warm_y_512(k, table, 48, beyond);
-        LQ__WARM_EACH(LQ__WARM_ADD)
+        LQ__HOT_EACH_ROW(LQ__WARM_ADD)
     }
-    LQ__WARM_EACH(LQ__WARM_END)
+    LQ__HOT_EACH_ROW(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-
-LQ__TARGET_HOT_AVX512 static void lq__warm_dots_avx512(float *logits, const lq__warm_rows *m,
-                                                       size_t page, const float *q, size_t stride,
-                                                       const float *shift, size_t rows)
-{
-    if (rows == 1) {
-        lq__warm_dots_512(logits, m, page, q, stride, shift, 1);
-    } else if (rows == 2) {
-        lq__warm_dots_512(logits, m, page, q, stride, shift, 2);
-    } else {
-        lq__warm_dots_512(logits, m, page, q, stride, shift, 4);
-    }
-}
 
 #define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_ps();
 #define LQ__WARM_ADD(r)                                           \
@@ -26957,7 +26435,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_dots_avx512(float *logits, const lq__
         _mm_storeu_ps(sum + 4 * r, lq__hot_add_across_512(a[r][0], a[r][1], a[r][2], a[r][3])); \
     }
 /* Sums (rows, 4) of the coefficients at[0 .. 4). beyond: some are not in the table. Weights lie as
-   lq__warm_part_512 puts them. */
+   lq__warm_part_avx512 puts them. */
 LQ__HOT_512 void lq__warm_sum_512(float *sum, const lq__warm_rows *m, const float *weights,
                                   const size_t *at, size_t rows, int beyond)
 {
@@ -26968,7 +26446,7 @@ LQ__HOT_512 void lq__warm_sum_512(float *sum, const lq__warm_rows *m, const floa
     __m512 a[4][4];
     size_t p;
     size_t j;
-    LQ__WARM_EACH(LQ__WARM_BEGIN)
+    LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
     for (p = 0; p < m->pages; p++) {
         const int16_t *k0 = m->values[p] + m->row[at[0]] * (size_t)LQ__TOKENS;
         const int16_t *k1 = m->values[p] + m->row[at[1]] * (size_t)LQ__TOKENS;
@@ -26983,18 +26461,18 @@ LQ__HOT_512 void lq__warm_sum_512(float *sum, const lq__warm_rows *m, const floa
             const __m512 y1 = lq__warm_y_512(k1, look1, j, beyond);
             const __m512 y2 = lq__warm_y_512(k2, look2, j, beyond);
             const __m512 y3 = lq__warm_y_512(k3, look3, j, beyond);
-            LQ__WARM_EACH(LQ__WARM_ADD)
+            LQ__HOT_EACH_ROW(LQ__WARM_ADD)
         }
     }
-    LQ__WARM_EACH(LQ__WARM_END)
+    LQ__HOT_EACH_ROW(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
 
 /* Four coefficients share the weights that are read; the last one may go with itself. */
-LQ__HOT_512 void lq__warm_sums_512(float *acc, size_t stride, const lq__warm_rows *m,
-                                   const float *weights, size_t rows)
+LQ__HOT_512 void lq__warm_sums_of_avx512(float *acc, size_t stride, const lq__warm_rows *m,
+                                         const float *weights, size_t rows)
 {
     for (size_t i = 0; i < m->count; i += 4) {
         size_t at[4];
@@ -27019,36 +26497,14 @@ LQ__HOT_512 void lq__warm_sums_512(float *acc, size_t stride, const lq__warm_row
         }
     }
 }
-#undef LQ__WARM_EACH
 
-LQ__TARGET_HOT_AVX512 static void lq__warm_sums_avx512(float *acc, size_t stride,
-                                                       const lq__warm_rows *m, const float *weights,
-                                                       size_t rows)
+LQ__HOT_512 float lq__warm_across_avx512(__m512 a)
 {
-    if (rows == 1) {
-        lq__warm_sums_512(acc, stride, m, weights, 1);
-    } else if (rows == 2) {
-        lq__warm_sums_512(acc, stride, m, weights, 2);
-    } else {
-        lq__warm_sums_512(acc, stride, m, weights, 4);
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static float lq__warm_bound_avx512(const float *up, const float *down,
-                                                         const int8_t *high, const int8_t *low,
-                                                         size_t dims)
-{
-    return lq__warm_bound_avx2(up, down, high, low, dims);
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__warm_fold_avx512(int16_t *z, const int16_t *coset,
-                                                       size_t rows)
-{
-    lq__warm_fold_avx2(z, coset, rows);
+    return _mm512_reduce_add_ps(a);
 }
 
 /* 32 weights, the even ones first: as y of two tokens that share 32 bits are looked up. */
-LQ__HOT_512 void lq__warm_part_512(float *w, __m512 x, __m512 y)
+LQ__HOT_512 void lq__warm_part_avx512(float *w, __m512 x, __m512 y)
 {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -27057,41 +26513,6 @@ LQ__HOT_512 void lq__warm_part_512(float *w, __m512 x, __m512 y)
     _mm512_storeu_ps(w + 16, _mm512_permutex2var_ps(x, odd, y));
 }
 
-LQ__TARGET_HOT_AVX512 static void lq__warm_gains_avx512(float *weights, size_t rows,
-                                                        const int16_t *row, int32_t mean,
-                                                        float *brought, float *gained)
-{
-    const __m512 quarter =
-        _mm512_broadcast_f32x4(_mm_setr_ps(1.0f, 1.189207115f, 1.414213562f, 1.681792831f));
-    __m512 gains[4];
-    for (size_t j = 0; j < 4; j++) {
-        __m512i g = _mm512_cvtepi16_epi32(
-            _mm256_loadu_si256((const __m256i *)(const void *)(row + 16 * j)));
-        g = _mm512_add_epi32(g, _mm512_set1_epi32(mean));
-        g = _mm512_min_epi32(g, _mm512_set1_epi32(LQ__GAIN_MAX));
-        g = _mm512_max_epi32(g, _mm512_set1_epi32(-LQ__GAIN_MAX));
-        g = _mm512_add_epi32(g, _mm512_set1_epi32(127 * 4));
-        __m512i octave = _mm512_slli_epi32(_mm512_srli_epi32(g, 2), 23);
-        g = _mm512_and_si512(g, _mm512_set1_epi32(3));
-        gains[j] = _mm512_mul_ps(_mm512_permutexvar_ps(g, quarter), _mm512_castsi512_ps(octave));
-    }
-    for (size_t r = 0; r < rows; r++) {
-        float *w = weights + r * LQ__TOKENS;
-        __m512 before = _mm512_setzero_ps();
-        __m512 after = before;
-        for (size_t j = 0; j < 4; j += 2) {
-            __m512 x = _mm512_loadu_ps(w + 16 * j);
-            __m512 y = _mm512_loadu_ps(w + 16 * j + 16);
-            before = _mm512_add_ps(before, _mm512_add_ps(x, y));
-            x = _mm512_mul_ps(x, gains[j]);
-            y = _mm512_mul_ps(y, gains[j + 1]);
-            after = _mm512_add_ps(after, _mm512_add_ps(x, y));
-            lq__warm_part_512(w + 16 * j, x, y);
-        }
-        brought[r] += _mm512_reduce_add_ps(before);
-        gained[r] += _mm512_reduce_add_ps(after);
-    }
-}
 #endif
 
 #if LQ__NEON
@@ -27136,7 +26557,6 @@ LQ__INLINE void lq__warm_y_neon(float32x4_t *y, const int16_t *k, lq__warm_look_
     y[1] = lq__warm_four_neon(look, vmovl_high_s16(x), vget_high_u16(near), vget_high_u16(rest));
 }
 
-#define LQ__WARM_EACH_NEON(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
 #define LQ__WARM_BEGIN(r) \
     a[r][0] = a[r][1] = a[r][2] = a[r][3] = vdupq_n_f32(rows > r ? shift[r] : 0.0f);
 #define LQ__WARM_ADD(r)                                       \
@@ -27161,33 +26581,21 @@ LQ__INLINE void lq__warm_dots_of_neon(float *logits, const lq__warm_rows *m, siz
     for (size_t t = 0; t < LQ__TOKENS; t += 16) {
         float32x4_t a[4][4];
         size_t i;
-        LQ__WARM_EACH_NEON(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (i = 0; i < m->count; i++) {
             const int16_t *k = m->values[page] + m->row[i] * (size_t)LQ__TOKENS + t;
             const lq__warm_look_neon look = lq__warm_table_neon(m->y[m->look[i]]);
             float32x4_t y[4];
             lq__warm_y_neon(y, k, look);
             lq__warm_y_neon(y + 2, k + 8, look);
-            LQ__WARM_EACH_NEON(LQ__WARM_ADD)
+            LQ__HOT_EACH_ROW(LQ__WARM_ADD)
         }
-        LQ__WARM_EACH_NEON(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-
-static void lq__warm_dots_neon(float *logits, const lq__warm_rows *m, size_t page, const float *q,
-                               size_t stride, const float *shift, size_t rows)
-{
-    if (rows == 1) {
-        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 1);
-    } else if (rows == 2) {
-        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 2);
-    } else {
-        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 4);
-    }
-}
 
 #define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = vdupq_n_f32(0.0f);
 #define LQ__WARM_ADD(r)                                                            \
@@ -27207,103 +26615,117 @@ LQ__INLINE void lq__warm_sums_of_neon(float *acc, size_t stride, const lq__warm_
         float32x4_t a[4][2];
         size_t p;
         size_t t;
-        LQ__WARM_EACH_NEON(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (p = 0; p < m->pages; p++) {
             const int16_t *k = m->values[p] + m->row[i] * (size_t)LQ__TOKENS;
             const float *w = weights + p * LQ__HOT_ROWS * LQ__TOKENS;
             for (t = 0; t < LQ__TOKENS; t += 8) {
                 float32x4_t y[2];
                 lq__warm_y_neon(y, k + t, look);
-                LQ__WARM_EACH_NEON(LQ__WARM_ADD)
+                LQ__HOT_EACH_ROW(LQ__WARM_ADD)
             }
         }
-        LQ__WARM_EACH_NEON(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-#undef LQ__WARM_EACH_NEON
 
-static void lq__warm_sums_neon(float *acc, size_t stride, const lq__warm_rows *m,
-                               const float *weights, size_t rows)
+LQ__INLINE float lq__warm_across_neon(lq__f32_neon a)
 {
-    if (rows == 1) {
-        lq__warm_sums_of_neon(acc, stride, m, weights, 1);
-    } else if (rows == 2) {
-        lq__warm_sums_of_neon(acc, stride, m, weights, 2);
-    } else {
-        lq__warm_sums_of_neon(acc, stride, m, weights, 4);
-    }
+    return vaddvq_f32(a);
 }
 
-static void lq__warm_fold_neon(int16_t *z, const int16_t *coset, size_t rows)
+LQ__INLINE void lq__warm_part_neon(float *w, lq__f32_neon x, lq__f32_neon y)
 {
-    for (size_t t = 0; t < LQ__TOKENS; t += 8) {
-        const int16x8_t c = coset ? vld1q_s16(coset + t) : vdupq_n_s16(0);
-        for (size_t i = 0; i < rows; i++) {
-            int16_t *at = z + i * LQ__TOKENS + t;
-            vst1q_s16(at, vaddq_s16(vshlq_n_s16(vld1q_s16(at), 1), c));
-        }
-    }
-}
-
-static void lq__warm_gains_neon(float *weights, size_t rows, const int16_t *row, int32_t mean,
-                                float *brought, float *gained)
-{
-    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
-    const uint8x16_t table = vreinterpretq_u8_f32(vld1q_f32(quarter));
-    float gains[LQ__TOKENS];
-    for (size_t t = 0; t < LQ__TOKENS; t += 4) {
-        int32x4_t g = vaddw_s16(vdupq_n_s32(mean), vld1_s16(row + t));
-        g = vminq_s32(g, vdupq_n_s32(LQ__GAIN_MAX));
-        g = vmaxq_s32(g, vdupq_n_s32(-LQ__GAIN_MAX));
-        float32x4_t octave;
-        octave =
-            vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vshrq_n_s32(g, 2), vdupq_n_s32(127)), 23));
-        uint32x4_t at = vandq_u32(vreinterpretq_u32_s32(g), vdupq_n_u32(3));
-        at = vmlaq_n_u32(vdupq_n_u32(0x03020100u), at, 0x04040404u);
-        vst1q_f32(gains + t, vmulq_f32(octave, vreinterpretq_f32_u8(
-                                                   vqtbl1q_u8(table, vreinterpretq_u8_u32(at)))));
-    }
-    for (size_t r = 0; r < rows; r++) {
-        float *w = weights + r * LQ__TOKENS;
-        float32x4_t before = vdupq_n_f32(0.0f);
-        float32x4_t after = before;
-        for (size_t t = 0; t < LQ__TOKENS; t += 4) {
-            const float32x4_t x = vld1q_f32(w + t);
-            const float32x4_t y = vmulq_f32(x, vld1q_f32(gains + t));
-            before = vaddq_f32(before, x);
-            after = vaddq_f32(after, y);
-            vst1q_f32(w + t, y);
-        }
-        brought[r] += vaddvq_f32(before);
-        gained[r] += vaddvq_f32(after);
-    }
-}
-
-/* Four numbers of bytes. */
-LQ__INLINE float32x4_t lq__warm_bytes_neon(int16x4_t x)
-{
-    return vcvtq_f32_s32(vmovl_s16(x));
-}
-
-static float lq__warm_bound_neon(const float *up, const float *down, const int8_t *high,
-                                 const int8_t *low, size_t dims)
-{
-    float32x4_t a = vdupq_n_f32(0.0f);
-    float32x4_t b = a;
-    for (size_t d = 0; d < dims; d += 8) {
-        const int16x8_t h = vmovl_s8(vld1_s8(high + d));
-        const int16x8_t l = vmovl_s8(vld1_s8(low + d));
-        a = vfmaq_f32(a, vld1q_f32(up + d), lq__warm_bytes_neon(vget_low_s16(h)));
-        b = vfmaq_f32(b, vld1q_f32(down + d), lq__warm_bytes_neon(vget_low_s16(l)));
-        a = vfmaq_f32(a, vld1q_f32(up + d + 4), lq__warm_bytes_neon(vget_high_s16(h)));
-        b = vfmaq_f32(b, vld1q_f32(down + d + 4), lq__warm_bytes_neon(vget_high_s16(l)));
-    }
-    return vaddvq_f32(vaddq_f32(a, b));
+    vst1q_f32(w, x);
+    vst1q_f32(w + 4, y);
 }
 #endif
+
+/* ---- at each level: rows, gains, bounds, lattices ---- */
+#define LQ__WARM_BY_ROWS(of, ...) \
+    if (rows == 1) {              \
+        of(__VA_ARGS__, 1);       \
+    } else if (rows == 2) {       \
+        of(__VA_ARGS__, 2);       \
+    } else {                      \
+        of(__VA_ARGS__, 4);       \
+    }
+#define LQ__WARM_AT(v)                                                                             \
+    LQ__HOT_ON_##v static void lq__warm_dots_##v(float *logits, const lq__warm_rows *m,            \
+                                                 size_t page, const float *q, size_t stride,       \
+                                                 const float *shift, size_t rows){                 \
+        LQ__WARM_BY_ROWS(lq__warm_dots_of_##v, logits, m, page, q, stride, shift)}                 \
+                                                                                                   \
+    LQ__HOT_ON_##v                                                                                 \
+        static void lq__warm_sums_##v(float *acc, size_t stride, const lq__warm_rows *m,           \
+                                      const float *weights, size_t rows){                          \
+            LQ__WARM_BY_ROWS(lq__warm_sums_of_##v, acc, stride, m, weights)}                       \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__warm_fold_##v(int16_t *z, const int16_t *coset, size_t rows)    \
+    {                                                                                              \
+        for (size_t t = 0; t < LQ__TOKENS; t += 2 * LQ__LANES_##v) {                               \
+            const lq__u16_##v c =                                                                  \
+                (lq__u16_##v)(coset ? lq__load16_##v(coset + t) : lq__set16_##v(0));               \
+            for (size_t i = 0; i < rows; i++) {                                                    \
+                int16_t *at = z + i * LQ__TOKENS + t;                                              \
+                const lq__u16_##v x = (lq__u16_##v)lq__load16_##v(at);                             \
+                lq__store16_##v(at, (lq__i16_##v)(x + x + c));                                     \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__warm_gains_##v(float *weights, size_t rows, const int16_t *row, \
+                                                  int32_t mean, float *brought, float *gained)     \
+    {                                                                                              \
+        static const float quarters[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};         \
+        const lq__i32_##v quarter = lq__table_##v((const int32_t *)(const void *)quarters);        \
+        lq__f32_##v gains[LQ__TOKENS / LQ__LANES_##v];                                             \
+        for (size_t j = 0; j < LQ__TOKENS / LQ__LANES_##v; j++) {                                  \
+            lq__i32_##v g = lq__load_i16_##v(row + LQ__LANES_##v * j) + mean;                      \
+            g = lq__max_##v(lq__min_##v(g, lq__set_##v(LQ__GAIN_MAX)),                             \
+                            lq__set_##v(-LQ__GAIN_MAX)) +                                          \
+                127 * 4;                                                                           \
+            gains[j] = lq__mul_f32_##v((lq__f32_##v)lq__lookup_##v(quarter, (g & 3) + 1),          \
+                                       (lq__f32_##v)(g >> 2 << 23));                               \
+        }                                                                                          \
+        for (size_t r = 0; r < rows; r++) {                                                        \
+            float *w = weights + r * LQ__TOKENS;                                                   \
+            lq__f32_##v before = lq__set_f32_##v(0.0f);                                            \
+            lq__f32_##v after = before;                                                            \
+            for (size_t j = 0; j < LQ__TOKENS / LQ__LANES_##v; j += 2) {                           \
+                lq__f32_##v x = lq__load_f32_##v(w + LQ__LANES_##v * j);                           \
+                lq__f32_##v y = lq__load_f32_##v(w + LQ__LANES_##v * (j + 1));                     \
+                before = before + (x + y);                                                         \
+                x = lq__mul_f32_##v(x, gains[j]);                                                  \
+                y = lq__mul_f32_##v(y, gains[j + 1]);                                              \
+                after = after + (x + y);                                                           \
+                lq__warm_part_##v(w + LQ__LANES_##v * j, x, y);                                    \
+            }                                                                                      \
+            brought[r] += lq__warm_across_##v(before);                                             \
+            gained[r] += lq__warm_across_##v(after);                                               \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static float lq__warm_bound_##v(const float *up, const float *down,             \
+                                                   const int8_t *high, const int8_t *low,          \
+                                                   size_t dims)                                    \
+    {                                                                                              \
+        lq__f32_##v a = lq__set_f32_##v(0.0f);                                                     \
+        lq__f32_##v b = a;                                                                         \
+        size_t d = 0;                                                                              \
+        for (; d + LQ__LANES_##v <= dims; d += LQ__LANES_##v) {                                    \
+            a = lq__hot_fma_##v(lq__load_f32_##v(up + d),                                          \
+                                lq__to_f32_##v(lq__load_i8_##v(high + d)), a);                     \
+            b = lq__hot_fma_##v(lq__load_f32_##v(down + d),                                        \
+                                lq__to_f32_##v(lq__load_i8_##v(low + d)), b);                      \
+        }                                                                                          \
+        return lq__warm_across_##v(a + b) +                                                        \
+               lq__warm_bound_c(up + d, down + d, high + d, low + d, dims - d);                    \
+    }
+LQ__EACH_LEVEL(LQ__WARM_AT)
 
 /* ---- symbols: AVX-512 VNNI ---- */
 #if LQ__X86
@@ -27391,7 +26813,6 @@ LQ__HOT_512 __m512i lq__warm_raised_512(const lq__warm_symbols *m, size_t page, 
                               _mm512_xor_si512(table, _mm512_set1_epi8(-128)));
 }
 
-#define LQ__WARM_EACH(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
 #define LQ__WARM_ADD(r)                             \
     if (rows > r) {                                 \
         int32_t bytes;                              \
@@ -27421,7 +26842,7 @@ LQ__HOT_512 void lq__warm_multiply_512(__m512i (*a)[4], const lq__warm_symbols *
     const __m512i y1 = _mm512_unpackhi_epi16(kl, uv);
     const __m512i y2 = _mm512_unpacklo_epi16(lk, vu);
     const __m512i y3 = _mm512_unpackhi_epi16(lk, vu);
-    LQ__WARM_EACH(LQ__WARM_ADD)
+    LQ__HOT_EACH_ROW(LQ__WARM_ADD)
 }
 #undef LQ__WARM_ADD
 
@@ -27454,15 +26875,15 @@ LQ__HOT_512 void lq__warm_dots8_512(float *logits, const lq__warm_symbols *m, si
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     __m512i a[4][4];
     size_t i;
-    LQ__WARM_EACH(LQ__WARM_BEGIN)
+    LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
     for (i = 0; i < q->high_count; i++) {
         lq__warm_multiply_512(a, m, page, q->at[i], q->high + 16 * (size_t)q->at[i], rows);
     }
-    LQ__WARM_EACH(LQ__WARM_TURN)
+    LQ__HOT_EACH_ROW(LQ__WARM_TURN)
     for (i = 0; 4 * i < m->count; i++) {
         lq__warm_multiply_512(a, m, page, i, q->low + 16 * i, rows);
     }
-    LQ__WARM_EACH(LQ__WARM_END)
+    LQ__HOT_EACH_ROW(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_TURN
@@ -27482,9 +26903,9 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_dots8_avx512(float *logits, const lq_
     }
 }
 
-/* The even and the odd ones of 32 weights lie apart: see lq__warm_part_512. The bytes of two times
-   32 words are packed in the order of symbols. By the dither small weights are as much in sum as
-   they were. */
+/* The even and the odd ones of 32 weights lie apart: see lq__warm_part_avx512. The bytes of two
+   times 32 words are packed in the order of symbols. By the dither small weights are as much in
+   sum as they were. */
 LQ__TARGET_HOT_AVX512 static float lq__warm_weights8_avx512(uint8_t *to, const float *weights,
                                                             uint32_t *high)
 {
@@ -27551,7 +26972,7 @@ LQ__HOT_512 void lq__warm_gather_512(__m512i (*a)[4], const uint8_t *const *k, c
     const __m512i y1 = lq__warm_found_512(k[1] + page * LQ__TOKENS, table[1]);
     const __m512i y2 = lq__warm_found_512(k[2] + page * LQ__TOKENS, table[2]);
     const __m512i y3 = lq__warm_found_512(k[3] + page * LQ__TOKENS, table[3]);
-    LQ__WARM_EACH(LQ__WARM_ADD)
+    LQ__HOT_EACH_ROW(LQ__WARM_ADD)
 }
 
 /* Four coefficients share the weights that are read; the last one may go with itself. A lane sums
@@ -27574,16 +26995,16 @@ LQ__HOT_512 void lq__warm_sums8_512(float *acc, size_t stride, const lq__warm_sy
         float sum[4][4];
         size_t p;
         size_t r;
-        LQ__WARM_EACH(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (; pages; pages &= pages - 1) {
             p = lq__lowest_bit(pages);
             lq__warm_gather_512(a, k, table, p, weights + p * LQ__WARM_WEIGHTS + LQ__TOKENS, rows);
         }
-        LQ__WARM_EACH(LQ__WARM_TURN)
+        LQ__HOT_EACH_ROW(LQ__WARM_TURN)
         for (p = 0; p < LQ__WARM_FLIGHT; p++) {
             lq__warm_gather_512(a, k, table, p, weights + p * LQ__WARM_WEIGHTS, rows);
         }
-        LQ__WARM_EACH(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
         for (r = 0; r < rows; r++) {
             for (j = 0; j < 4 && i + j < m->count; j++) {
                 acc[r * stride + i + j] += sum[r][j] * (units[r] * m->unit[m->table[i + j]]);
@@ -27595,7 +27016,6 @@ LQ__HOT_512 void lq__warm_sums8_512(float *acc, size_t stride, const lq__warm_sy
 #undef LQ__WARM_TURN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-#undef LQ__WARM_EACH
 
 LQ__TARGET_HOT_AVX512 static void lq__warm_sums8_avx512(float *acc, size_t stride,
                                                         const lq__warm_symbols *m,
@@ -37941,68 +37361,7 @@ static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, cons
     }
 }
 
-#if LQ__X86
-/* Of 16-bit numbers, whose squares stay below 2^24: sums of two lanes each stay below 2^32. */
-LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x, size_t count,
-                                                const int32_t *edge)
-{
-    __m256i s[5];
-    for (int j = 0; j < 5; j++) {
-        s[j] = _mm256_setzero_si256();
-    }
-    size_t i;
-    for (i = 0; i + 16 <= count; i += 16) {
-        const __m256i *at = (const __m256i *)(const void *)(x + i);
-        const __m256i a = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at)), 7);
-        const __m256i b = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at + 1)), 7);
-        const __m256i both = _mm256_packus_epi32(a, b);
-        for (int j = 0; j < 5; j++) {
-            __m256i d = _mm256_subs_epu16(both, _mm256_set1_epi16((int16_t)edge[j]));
-            s[j] = _mm256_add_epi32(s[j], _mm256_madd_epi16(d, d));
-        }
-    }
-    for (int j = 0; j < 5; j++) {
-        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s[j]), _mm256_extracti128_si256(s[j], 1));
-        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
-    }
-    if (i < count) lq__beyond_row_c(sum, x + i, count - i, edge);
-}
-
-LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t *x, size_t count,
-                                                    const int32_t *edge)
-{
-    __m512i s[5];
-    for (int j = 0; j < 5; j++) {
-        s[j] = _mm512_setzero_si512();
-    }
-    size_t i;
-    for (i = 0; i + 32 <= count; i += 32) {
-        const __m512i a = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i)), 7);
-        const __m512i b = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i + 16)), 7);
-        const __m512i both = _mm512_packus_epi32(a, b);
-        for (int j = 0; j < 5; j++) {
-            __m512i d = _mm512_subs_epu16(both, _mm512_set1_epi16((int16_t)edge[j]));
-            s[j] = _mm512_add_epi32(s[j], _mm512_madd_epi16(d, d));
-        }
-    }
-    for (int j = 0; j < 5; j++) {
-        __m256i q =
-            _mm256_add_epi32(_mm512_castsi512_si256(s[j]), _mm512_extracti64x4_epi64(s[j], 1));
-        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
-    }
-    if (i < count) lq__beyond_row_avx2(sum, x + i, count - i, edge);
-}
-#elif LQ__NEON
-#define LQ__BEYOND(v)                                                             \
-    LQ__ON_##v LQ__INLINE lq__i32_##v lq__beyond_##v(lq__i32_##v a, int32_t edge) \
-    {                                                                             \
-        return lq__square_##v(lq__max_##v(a - edge, lq__set_##v(0)));             \
-    }
-LQ__EACH_LEVEL(LQ__BEYOND)
-
+/* In 16 bits. Sums of two lanes each stay below 2^32. */
 #define LQ__BEYOND_ROW(v)                                                                         \
     LQ__ON_##v static void lq__beyond_row_##v(uint64_t *sum, const int32_t *x, size_t count,      \
                                               const int32_t *edge)                                \
@@ -38010,21 +37369,23 @@ LQ__EACH_LEVEL(LQ__BEYOND)
         const lq__i32_##v zero = lq__set_##v(0);                                                  \
         lq__i32_##v s[5] = {zero, zero, zero, zero, zero};                                        \
         size_t i;                                                                                 \
-        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                             \
-            lq__i32_##v a = lq__abs_##v(lq__load_##v(x + i)) >> 7;                                \
-            s[0] += lq__beyond_##v(a, edge[0]);                                                   \
-            s[1] += lq__beyond_##v(a, edge[1]);                                                   \
-            s[2] += lq__beyond_##v(a, edge[2]);                                                   \
-            s[3] += lq__beyond_##v(a, edge[3]);                                                   \
-            s[4] += lq__beyond_##v(a, edge[4]);                                                   \
+        for (i = 0; i + 2 * LQ__LANES_##v <= count; i += 2 * LQ__LANES_##v) {                     \
+            const lq__i32_##v a = lq__abs_##v(lq__load_##v(x + i)) >> 7;                          \
+            const lq__i32_##v b = lq__abs_##v(lq__load_##v(x + i + LQ__LANES_##v)) >> 7;          \
+            const lq__u16_##v both = lq__pack_u16_##v(a, b);                                      \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 5; j++) {                                                         \
+                const lq__u16_##v e = (lq__u16_##v)lq__set16_##v((int16_t)edge[j]);               \
+                const lq__i32_##v d = (lq__i32_##v)lq__subs_u16_##v(both, e);                     \
+                s[j] = lq__dot16_##v(s[j], d, d);                                                 \
+            }                                                                                     \
         }                                                                                         \
-        lq__beyond_row_c(sum, x + i, count - i, edge);                                            \
-        for (int j = 0; j < 5; j++) { /* lanes are below 2^30 */                                  \
+        for (int j = 0; j < 5; j++) {                                                             \
             sum[j] += lq__sum_##v(((lq__u64_##v)s[j] & 0xffffffffu) + ((lq__u64_##v)s[j] >> 32)); \
         }                                                                                         \
+        lq__beyond_row_c(sum, x + i, count - i, edge);                                            \
     }
 LQ__EACH_LEVEL(LQ__BEYOND_ROW)
-#endif
 
 /* Up to 8 blocks of 8 numbers, `stride` from block to block, to columns of eight rows of 64. */
 static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t stride, size_t blocks)
@@ -38725,6 +38086,9 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__TAKES_1
 #undef LQ__TAKES_2
 #undef LQ__UNROLL
+#undef LQ__WARM_BY_ROWS
+#undef LQ__WARM_AT
+#undef LQ__ROWS_SHELL
 #undef LQ__TAKES_3
 #undef LQ__BUTTERFLY
 #undef LQ__LOAD_FLOATS
@@ -38774,7 +38138,6 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__FIXED_LIST
 #undef LQ__FIXED_NAME
 #undef LQ__FIXED_NAMES
-#undef LQ__BEYOND
 #undef LQ__BEYOND_ROW
 #undef LQ__WORD_ROWS
 #undef LQ__BOX_COSET
@@ -38810,9 +38173,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__OPAQUE
 #undef LQ__SCAN_SHELL
 #undef LQ__MERGE_SHELL
-#undef LQ__DECODE_ROWS
 #undef LQ__DECODE_SHELL
-#undef LQ__ENCODE_ROWS
 #undef LQ__ENCODE_SHELL
 #undef LQ__INLINE_neon
 #undef LQ__STATIC_neon
@@ -38894,17 +38255,11 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_CHUNK
 #undef LQ__HOT_EACH_256
 #undef LQ__HOT_EACH_512
-#undef LQ__HOT_EACH_EIGHT
-#undef LQ__HOT_EACH_FOUR
 #undef LQ__HOT_FIELD_256
 #undef LQ__HOT_FIELD_512
 #undef LQ__HOT_FOUR_256
 #undef LQ__HOT_FOUR_512
 #undef LQ__HOT_GRANULE
-#undef LQ__HOT_KIND_256
-#undef LQ__HOT_KIND_512
-#undef LQ__HOT_KIND_ACROSS_256
-#undef LQ__HOT_KIND_ACROSS_512
 #undef LQ__HOT_LEVELS_256
 #undef LQ__HOT_LEVELS_512
 #undef LQ__HOT_NONE
@@ -38926,7 +38281,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_SEAL
 #undef LQ__HOT_LEVELS_NEON
 #undef LQ__HOT_Q_NEON
-#undef LQ__HOT_EACH_NEON
+#undef LQ__HOT_EACH_ROW
 #undef LQ__HOT_STORE_NEON
 #undef LQ__HOT_ZERO_NEON
 #undef LQ__HOT_ADD_NEON
@@ -38944,25 +38299,32 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_ACROSS_DOT
 #undef LQ__HOT_ALL_DOT
 #undef LQ__HOT_LEVEL_NEON
+#undef LQ__HOT_THREE_avx2
+#undef LQ__HOT_THREE_avx512
+#undef LQ__HOT_BY_ROWS
+#undef LQ__HOT_KIND
+#undef LQ__HOT_KIND_avx2
+#undef LQ__HOT_KIND_avx512
+#undef LQ__HOT_OF
+#undef LQ__HOT_OF_avx2
+#undef LQ__HOT_OF_avx512
+#undef LQ__HOT_BY_KIND
+#undef LQ__HOT_ALL_avx2
+#undef LQ__HOT_ALL_avx512
+#undef LQ__HOT_ALL_neon
+#undef LQ__HOT_BY_TYPE
+#undef LQ__HOT_RAWS
+#undef LQ__HOT_EIGHT_ROWS
+#undef LQ__HOT_FROM
+#undef LQ__HOT_TAKE
+#undef LQ__HOT_KEEP
+#undef LQ__HOT_TAKES
+#undef LQ__HOT_TURN
 #undef LQ__HOT_ON_avx2
 #undef LQ__HOT_ON_avx512
 #undef LQ__HOT_ON_neon
 #undef lq__entry16_avx512
-#undef lq__hot_fit_avx2
-#undef lq__hot_fit_avx512
-#undef lq__hot_fit_neon
-#undef lq__hot_marks_avx2
-#undef lq__hot_marks_init_avx2
-#undef lq__hot_mark_code_avx2
-#undef lq__hot_mark_error_avx2
-#undef lq__hot_marks_neon
-#undef lq__hot_marks_init_neon
-#undef lq__hot_mark_code_neon
-#undef lq__hot_mark_error_neon
 #undef lq__hot_take_words_avx512
-#undef lq__hot_best_avx2
-#undef lq__hot_best_avx512
-#undef lq__hot_best_neon
 #undef LQ__TARGET_HOT_AVX2
 #undef LQ__TARGET_HOT_AVX512
 #undef LQ__WARM_FLIGHT

@@ -21050,7 +21050,7 @@ static void lq__hot_turn_c(lq__hot_turn *turn)
 
 /* ---- at each level: rows taken, less their mean ----
    What differs: the larger magnitude; x within +-limit; signs of dims i .., turned; the largest
-   lane of each of eight vectors of magnitudes. */
+   lane of each of eight vectors of magnitudes, of which the bits are compared. */
 #if LQ__X86
 LQ__HOT_256 lq__f32_avx2 lq__hot_larger_avx2(lq__f32_avx2 a, lq__f32_avx2 x)
 {
@@ -21111,8 +21111,9 @@ LQ__HOT_512 void lq__hot_mosts_avx512(uint32_t *most, const lq__f32_avx512 *rows
     lq__f32_avx2 half[8];
     LQ__UNROLL
     for (int t = 0; t < 8; t++) {
-        half[t] =
-            _mm256_max_ps(_mm512_castps512_ps256(rows[t]), _mm512_extractf32x8_ps(rows[t], 1));
+        const __m512i row = _mm512_castps_si512(rows[t]);
+        half[t] = _mm256_castsi256_ps(
+            _mm256_max_epu32(_mm512_castsi512_si256(row), _mm512_extracti64x4_epi64(row, 1)));
     }
     lq__hot_mosts_avx2(most, half);
 }
@@ -21326,45 +21327,46 @@ LQ__INLINE void lq__hot_turn_8_neon(int32_t *x, lq__f32_neon scale)
 }
 #endif
 
-#define LQ__HOT_TURN(v)                                                                           \
-    LQ__HOT_ON_##v static void lq__hot_turn_##v(lq__hot_turn *turn)                               \
-    {                                                                                             \
-        const size_t dims = turn->dims;                                                           \
-        const size_t block = lq__hadamard_block(dims);                                            \
-        if (turn->tokens < 8) {                                                                   \
-            lq__hot_turn_c(turn);                                                                 \
-            return;                                                                               \
-        }                                                                                         \
-        lq__hot_take_##v(turn);                                                                   \
-        for (size_t t = 0; t < 8; t++) {                                                          \
-            const lq__f32_##v scale =                                                             \
-                lq__set_f32_##v(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));          \
-            int32_t *spun = turn->spun + t * turn->row;                                           \
-            size_t i = 0;                                                                         \
-            for (; i < dims && block >= 32; i += 32) {                                            \
-                lq__hot_turn_32_##v(spun + i, scale);                                             \
-            }                                                                                     \
-            for (; i < dims; i += 8) {                                                            \
-                lq__hot_turn_8_##v(spun + i, scale);                                              \
-            }                                                                                     \
-            turn->most[t] =                                                                       \
-                (uint32_t)lq__most_##v(lq__hot_spin_##v(spun, dims, block < 32 ? 8 : 32, block)); \
-            lq__hot_prefetch_ahead(&turn->ahead, t);                                              \
-        }                                                                                         \
-        for (size_t t = 0; t < 8; t++) {                                                          \
-            const int32_t *spun = turn->spun + t * turn->row;                                     \
-            int16_t *dst = turn->dst + t * turn->row;                                             \
-            const int32_t shift = lq__hot_shift(turn->most[t]);                                   \
-            if (shift <= 0) {                                                                     \
-                lq__hot_narrow(dst, spun, dims, shift);                                           \
-                continue;                                                                         \
-            }                                                                                     \
-            const lq__i32_##v half = lq__set_##v(1 << (shift - 1));                               \
-            for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                    \
-                lq__store_i16_##v(dst + i,                                                        \
-                                  (lq__load_##v(spun + i) + half) >> shift);                      \
-            }                                                                                     \
-        }                                                                                         \
+#define LQ__HOT_TURN(v)                                                                      \
+    LQ__HOT_ON_##v static void lq__hot_turn_##v(lq__hot_turn *turn)                          \
+    {                                                                                        \
+        const size_t dims = turn->dims;                                                      \
+        const size_t block = lq__hadamard_block(dims);                                       \
+        if (turn->tokens < 8) {                                                              \
+            lq__hot_turn_c(turn);                                                            \
+            return;                                                                          \
+        }                                                                                    \
+        lq__hot_take_##v(turn);                                                              \
+        lq__f32_##v most[8];                                                                 \
+        for (size_t t = 0; t < 8; t++) {                                                     \
+            const lq__f32_##v scale =                                                        \
+                lq__set_f32_##v(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));     \
+            int32_t *spun = turn->spun + t * turn->row;                                      \
+            size_t i = 0;                                                                    \
+            for (; i < dims && block >= 32; i += 32) {                                       \
+                lq__hot_turn_32_##v(spun + i, scale);                                        \
+            }                                                                                \
+            for (; i < dims; i += 8) {                                                       \
+                lq__hot_turn_8_##v(spun + i, scale);                                         \
+            }                                                                                \
+            most[t] = (lq__f32_##v)lq__hot_spin_##v(spun, dims, block < 32 ? 8 : 32, block); \
+            lq__hot_prefetch_ahead(&turn->ahead, t);                                         \
+        }                                                                                    \
+        lq__hot_mosts_##v(turn->most, most);                                                 \
+        for (size_t t = 0; t < 8; t++) {                                                     \
+            const int32_t *spun = turn->spun + t * turn->row;                                \
+            int16_t *dst = turn->dst + t * turn->row;                                        \
+            const int32_t shift = lq__hot_shift(turn->most[t]);                              \
+            if (shift <= 0) {                                                                \
+                lq__hot_narrow(dst, spun, dims, shift);                                      \
+                continue;                                                                    \
+            }                                                                                \
+            const lq__i32_##v half = lq__set_##v(1 << (shift - 1));                          \
+            for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                               \
+                lq__store_i16_##v(dst + i,                                                   \
+                                  (lq__load_##v(spun + i) + half) >> shift);                 \
+            }                                                                                \
+        }                                                                                    \
     }
 #if LQ__X86
 LQ__HOT_TURN(avx2)
@@ -21453,8 +21455,8 @@ LQ__HOT_512 lq__i32_avx512 lq__hot_turn_128_512(int32_t *spun, __m512 scale)
 }
 
 /* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
-   magnitude. */
-LQ__HOT_512 uint32_t lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
+   magnitudes, as bits. */
+LQ__HOT_512 lq__f32_avx512 lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
 {
     const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
     int32_t *spun = turn->spun + t * turn->row;
@@ -21477,7 +21479,7 @@ LQ__HOT_512 uint32_t lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, si
         const size_t first = LQ__MIN(block, block < 128 ? 32 : 128);
         most = lq__hot_spin_avx512(spun, turn->dims, first, block);
     }
-    return (uint32_t)lq__most_avx512(most);
+    return (lq__f32_avx512)most;
 }
 
 /* lq__hot_narrow, also into order. */
@@ -21514,10 +21516,12 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
         return;
     }
     lq__hot_take_avx512(turn);
+    lq__f32_avx512 most[8];
     for (size_t t = 0; t < 8; t++) {
-        turn->most[t] = lq__hot_turn_row_512(turn, t, block);
+        most[t] = lq__hot_turn_row_512(turn, t, block);
         lq__hot_prefetch_ahead(&turn->ahead, t);
     }
+    lq__hot_mosts_avx512(turn->most, most);
     for (size_t t = 0; t < 8; t++) {
         lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
                            lq__hot_shift(turn->most[t]), block > 16);
@@ -23829,14 +23833,12 @@ typedef struct lq__hot_of_kind {
                    size_t);
 } lq__hot_of_kind;
 
-#define LQ__HOT_THREE_avx2 0
-#define LQ__HOT_THREE_avx512 1
 #define LQ__HOT_BY_ROWS(v, of, ...)              \
     if (rows == 1) {                             \
         of(__VA_ARGS__, 1, 1);                   \
     } else if (rows == 2) {                      \
         of(__VA_ARGS__, 2, 2);                   \
-    } else if (rows == 3 && LQ__HOT_THREE_##v) { \
+    } else if (rows == 3 && LQ__LANES_##v > 8) { \
         of(__VA_ARGS__, 3, 3);                   \
     } else {                                     \
         of(__VA_ARGS__, rows, 4);                \
@@ -25559,6 +25561,7 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
 }
 #endif
 
+#define LQ__HOT_FOUR_ROWS(X, v) X(0, v) X(1, v) X(2, v) X(3, v)
 #define LQ__HOT_BEGIN_RAW(r, v)                                            \
     lq__f32_##v a##r = lq__set_f32_##v(0.0f), b##r = a##r;                 \
     if (rows > r) {                                                        \
@@ -25596,26 +25599,17 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
             const size_t left = f->dims - i;                                                       \
             const size_t more = left > LQ__LANES_##v ? left - LQ__LANES_##v : 0;                   \
             size_t t;                                                                              \
-            LQ__HOT_BEGIN_RAW(0, v)                                                                \
-            LQ__HOT_BEGIN_RAW(1, v)                                                                \
-            LQ__HOT_BEGIN_RAW(2, v)                                                                \
-            LQ__HOT_BEGIN_RAW(3, v)                                                                \
+            LQ__HOT_FOUR_ROWS(LQ__HOT_BEGIN_RAW, v)                                                \
             for (t = first; t < first + 16; t++) {                                                 \
                 if (f->mask >> t & 1) {                                                            \
                     const lq__f32_##v x =                                                          \
                         lq__hot_some_raw_##v(src, t * f->stride + i, type, left);                  \
                     const lq__f32_##v y =                                                          \
                         lq__hot_some_raw_##v(src, t * f->stride + i + LQ__LANES_##v, type, more);  \
-                    LQ__HOT_ADD_RAW(0, v)                                                          \
-                    LQ__HOT_ADD_RAW(1, v)                                                          \
-                    LQ__HOT_ADD_RAW(2, v)                                                          \
-                    LQ__HOT_ADD_RAW(3, v)                                                          \
+                    LQ__HOT_FOUR_ROWS(LQ__HOT_ADD_RAW, v)                                          \
                 }                                                                                  \
             }                                                                                      \
-            LQ__HOT_END_RAW(0, v)                                                                  \
-            LQ__HOT_END_RAW(1, v)                                                                  \
-            LQ__HOT_END_RAW(2, v)                                                                  \
-            LQ__HOT_END_RAW(3, v)                                                                  \
+            LQ__HOT_FOUR_ROWS(LQ__HOT_END_RAW, v)                                                  \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
@@ -38299,8 +38293,6 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_ACROSS_DOT
 #undef LQ__HOT_ALL_DOT
 #undef LQ__HOT_LEVEL_NEON
-#undef LQ__HOT_THREE_avx2
-#undef LQ__HOT_THREE_avx512
 #undef LQ__HOT_BY_ROWS
 #undef LQ__HOT_KIND
 #undef LQ__HOT_KIND_avx2
@@ -38320,6 +38312,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_KEEP
 #undef LQ__HOT_TAKES
 #undef LQ__HOT_TURN
+#undef LQ__HOT_FOUR_ROWS
 #undef LQ__HOT_ON_avx2
 #undef LQ__HOT_ON_avx512
 #undef LQ__HOT_ON_neon

@@ -3663,6 +3663,12 @@ typedef lq__i16_neon lq__mask16_neon; /* 0 or -1 */
 #define LQ__OPERATION(r, name, parameters8, parameters16, parameters4, of8, of16, of4)
 #define LQ__STORES(name, x, of8, of16, of4)
 #endif
+/* Before a loop of few turns whose vectors stay in registers only if gcc unrolls it. */
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 8
+#define LQ__UNROLL _Pragma("GCC unroll 8")
+#else
+#define LQ__UNROLL
+#endif
 #define LQ__LOADS(r, name, of8, of16, of4)                                                        \
     LQ__OPERATION(lq__##r##_, name, (const void *p), (const void *p), (const void *p), of8, of16, \
                   of4)
@@ -3697,6 +3703,9 @@ LQ__LOADS(u32, load_u16, _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)
 LQ__LOADS(i32, load_u8, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)),
           _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)),
           vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(lq__load32((const uint8_t *)p))))))
+LQ__LOADS(i32, load_i8, _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+          _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)),
+          vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(lq__load32((const uint8_t *)p))))))
 LQ__STORES(store, i32, _mm256_storeu_si256((__m256i *)p, (__m256i)a),
            _mm512_storeu_si512(p, (__m512i)a), vst1q_s32((int32_t *)p, (int32x4_t)a))
 LQ__STORES(store_f32, f32, _mm256_storeu_ps((float *)p, a), _mm512_storeu_ps(p, a),
@@ -3717,6 +3726,16 @@ LQ__STORES(store_u16, u32,
                                               _mm256_packus_epi32((__m256i)a, (__m256i)a), 8))),
            _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)a)),
            vst1_u16((uint16_t *)p, vmovn_u32((uint32x4_t)a)))
+/* Integers below 128 and not below -128. */
+LQ__STORES(store_i8, i32,
+           _mm_storel_epi64((__m128i *)p,
+                            _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(
+                                _mm256_packs_epi16(_mm256_packs_epi32((__m256i)a, (__m256i)a),
+                                                   _mm256_setzero_si256()),
+                                _mm256_setr_epi32(0, 4, 1, 1, 1, 1, 1, 1)))),
+           _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)a)),
+           lq__store32((uint8_t *)p, vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(
+                                         vmovn_s32((int32x4_t)a), vdup_n_s16(0)))), 0)))
 LQ__SETS(i32, set, int32_t, _mm256_set1_epi32(a), _mm512_set1_epi32(a), vdupq_n_s32(a))
 LQ__SETS(u32, set_even, int64_t, _mm256_set1_epi64x(a), _mm512_set1_epi64(a), vdupq_n_s64(a))
 LQ__SETS(f32, set_f32, float, _mm256_set1_ps(a), _mm512_set1_ps(a), vdupq_n_f32(a))
@@ -3741,9 +3760,6 @@ LQ__TAKES_2(i32, sra, i32, i32, _mm256_srav_epi32((__m256i)a, (__m256i)b),
             _mm512_srav_epi32((__m512i)a, (__m512i)b), vshlq_s32((int32x4_t)a, (int32x4_t)-b))
 LQ__TAKES_2(i32, srl, i32, i32, _mm256_srlv_epi32((__m256i)a, (__m256i)b),
             _mm512_srlv_epi32((__m512i)a, (__m512i)b), vshlq_u32((uint32x4_t)a, (int32x4_t)-b))
-/* Squares of numbers from 0 below 2^15. */
-LQ__TAKES_1(i32, square, i32, _mm256_madd_epi16((__m256i)a, (__m256i)a),
-            _mm512_madd_epi16((__m512i)a, (__m512i)a), a *a)
 /* Signed products of the even lanes, of the odd ones; of even ones as lq__sincos_q30 cuts them, of
    which the lower halves count. */
 LQ__TAKES_2(u64, mul_even, i32, i32, _mm256_mul_epi32((__m256i)a, (__m256i)b),
@@ -3824,6 +3840,8 @@ LQ__TAKES_1(i32, nearest, f32,
                 _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)),
             _mm512_cvt_roundps_epi32(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
             vcvtnq_s32_f32(a))
+/* Towards zero. */
+LQ__TAKES_1(i32, truncate, f32, _mm256_cvttps_epi32(a), _mm512_cvttps_epi32(a), vcvtq_s32_f32(a))
 /* Doubles of floats, of integers that were rounded to floats, of products of floats; and back. */
 LQ__LOADS(f64, load_f64, _mm256_cvtps_pd(_mm_loadu_ps((const float *)p)),
           _mm512_cvtps_pd(_mm256_loadu_ps((const float *)p)),
@@ -3865,8 +3883,21 @@ LQ__TAKES_2(i32, negate_where, mask, i32, (a ^ b) - a,
 LQ__TAKES_1(i32, unit, mask, a | 1,
             _mm512_mask_blend_epi32(a, _mm512_set1_epi32(1), _mm512_set1_epi32(-1)), a | 1)
 
-/* ---- over the lanes: the largest, whether any says yes, the sum modulo 2^64 ---- */
+/* ---- over the lanes: the largest, the sum, whether any says yes, the sum modulo 2^64 ---- */
 #if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE int32_t lq__total_avx2(lq__i32_avx2 a)
+{
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128((__m256i)a),
+                              _mm256_extracti128_si256((__m256i)a, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+LQ__TARGET_AVX512 LQ__INLINE int32_t lq__total_avx512(lq__i32_avx512 a)
+{
+    return _mm512_reduce_add_epi32((__m512i)a);
+}
+
 LQ__TARGET_AVX2 LQ__INLINE int32_t lq__most_avx2(lq__i32_avx2 a)
 {
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)a),
@@ -3900,6 +3931,11 @@ LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__sum_avx512(lq__u64_avx512 a)
     return (uint64_t)_mm512_reduce_add_epi64((__m512i)a);
 }
 #elif LQ__NEON
+LQ__INLINE int32_t lq__total_neon(lq__i32_neon a)
+{
+    return vaddvq_s32((int32x4_t)a);
+}
+
 LQ__INLINE int32_t lq__most_neon(lq__i32_neon a)
 {
     return vmaxvq_s32((int32x4_t)a);
@@ -3932,6 +3968,8 @@ typedef struct lq__lanes_neon {
    lane ---- */
 LQ__LOADS(i16, load16, _mm256_loadu_si256((const __m256i *)p), _mm512_loadu_si512(p),
           vld1q_s16((const int16_t *)p))
+LQ__STORES(store16, i16, _mm256_storeu_si256((__m256i *)p, (__m256i)a),
+           _mm512_storeu_si512(p, (__m512i)a), vst1q_s16((int16_t *)p, (int16x8_t)a))
 /* Eight numbers, over and over. */
 LQ__LOADS(i16, load16_eight, _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)),
           _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)),
@@ -3948,6 +3986,10 @@ LQ__TAKES_2(i16, times_q15, i16, i16, _mm256_mulhrs_epi16((__m256i)a, (__m256i)b
             _mm512_mulhrs_epi16((__m512i)a, (__m512i)b), vqrdmulhq_s16((int16x8_t)a, (int16x8_t)b))
 LQ__TAKES_2(u16, min_u16, u16, u16, _mm256_min_epu16((__m256i)a, (__m256i)b),
             _mm512_min_epu16((__m512i)a, (__m512i)b), vminq_u16((uint16x8_t)a, (uint16x8_t)b))
+/* The numbers of a and of b, 0 to 65535, in the order of the level's. */
+LQ__TAKES_2(u16, pack_u16, i32, i32, _mm256_packus_epi32((__m256i)a, (__m256i)b),
+            _mm512_packus_epi32((__m512i)a, (__m512i)b),
+            vcombine_u16(vqmovun_s32((int32x4_t)a), vqmovun_s32((int32x4_t)b)))
 /* Sums of at most 65535, differences of at least 0. */
 LQ__TAKES_2(u16, adds_u16, u16, u16, _mm256_adds_epu16((__m256i)a, (__m256i)b),
             _mm512_adds_epu16((__m512i)a, (__m512i)b), vqaddq_u16((uint16x8_t)a, (uint16x8_t)b))
@@ -4010,6 +4052,95 @@ LQ__TAKES_3(u8, pick_u8, u8, u8, u8, _mm256_blendv_epi8((__m256i)c, (__m256i)b, 
 LQ__TAKES_2(u8, equal_u8, u8, u8, _mm256_cmpeq_epi8((__m256i)a, (__m256i)b),
             _mm512_movm_epi8(_mm512_cmpeq_epi8_mask((__m512i)a, (__m512i)b)),
             vceqq_u8((uint8x16_t)a, (uint8x16_t)b))
+
+/* ---- 8 bits, four times as many lanes; pairs of vectors of 16 bits made into one ---- */
+LQ__LOADS(u8, load8, _mm256_loadu_si256((const __m256i *)p), _mm512_loadu_si512(p),
+          vld1q_u8((const uint8_t *)p))
+/* 16 bytes, over and over. */
+LQ__LOADS(u8, load8_sixteen, _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)),
+          _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)),
+          vld1q_u8((const uint8_t *)p))
+LQ__STORES(store8, u8, _mm256_storeu_si256((__m256i *)p, (__m256i)a),
+           _mm512_storeu_si512(p, (__m512i)a), vst1q_u8((uint8_t *)p, (uint8x16_t)a))
+LQ__SETS(u8, set8, int8_t, _mm256_set1_epi8(a), _mm512_set1_epi8(a), vdupq_n_s8(a))
+/* Of signed bytes the larger; b xor c where the signed a is negative, c with ones wherever b has
+   some. */
+LQ__TAKES_2(u8, max8, u8, u8, _mm256_max_epi8((__m256i)a, (__m256i)b),
+            _mm512_max_epi8((__m512i)a, (__m512i)b), vmaxq_s8((int8x16_t)a, (int8x16_t)b))
+LQ__TAKES_3(u8, mirror8, u8, u8, u8,
+            _mm256_xor_si256((__m256i)b,
+                             _mm256_and_si256(_mm256_cmpgt_epi8(_mm256_setzero_si256(), (__m256i)a),
+                                              (__m256i)c)),
+            _mm512_mask_sub_epi8((__m512i)b, _mm512_movepi8_mask((__m512i)a), (__m512i)c,
+                                 (__m512i)b),
+            veorq_u8((uint8x16_t)b, vandq_u8(vcltzq_s8((int8x16_t)a), (uint8x16_t)c)))
+/* |a - b|, and -1 where a is at least b, of unsigned bytes. */
+LQ__TAKES_2(u8, apart8, u8, u8,
+            _mm256_sub_epi8(_mm256_max_epu8((__m256i)a, (__m256i)b),
+                            _mm256_min_epu8((__m256i)a, (__m256i)b)),
+            _mm512_sub_epi8(_mm512_max_epu8((__m512i)a, (__m512i)b),
+                            _mm512_min_epu8((__m512i)a, (__m512i)b)),
+            vabdq_u8((uint8x16_t)a, (uint8x16_t)b))
+LQ__TAKES_2(u8, reach8, u8, u8,
+            _mm256_cmpeq_epi8(_mm256_max_epu8((__m256i)a, (__m256i)b), (__m256i)a),
+            _mm512_movm_epi8(_mm512_cmpge_epu8_mask((__m512i)a, (__m512i)b)),
+            vcgeq_u8((uint8x16_t)a, (uint8x16_t)b))
+/* Entries b, 0 to 15, of a, which has 16 bytes over and over. */
+LQ__TAKES_2(u8, look8, u8, u8, _mm256_shuffle_epi8((__m256i)a, (__m256i)b),
+            _mm512_shuffle_epi8((__m512i)a, (__m512i)b), vqtbl1q_u8((uint8x16_t)a, (uint8x16_t)b))
+/* a + the squares of four bytes, each below 128. */
+LQ__TAKES_2(i32, add_squares8, i32, u8,
+            _mm256_add_epi32((__m256i)a,
+                             _mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)b, (__m256i)b),
+                                               _mm256_set1_epi16(1))),
+            _mm512_dpbusd_epi32((__m512i)a, (__m512i)b, (__m512i)b),
+            vpadalq_u16(vpadalq_u16((uint32x4_t)a, vmull_u8(vget_low_u8((uint8x16_t)b),
+                                                            vget_low_u8((uint8x16_t)b))),
+                        vmull_high_u8((uint8x16_t)b, (uint8x16_t)b)))
+/* The numbers of a and of b, saturated, as signed bytes; the same of a c >> 16 and b c >> 16, not
+   negative. Both in the order of the level's, which order8 makes that of a, then b. */
+LQ__TAKES_2(u8, pack8, i16, i16, _mm256_packs_epi16((__m256i)a, (__m256i)b),
+            _mm512_packs_epi16((__m512i)a, (__m512i)b),
+            vcombine_s8(vqmovn_s16((int16x8_t)a), vqmovn_s16((int16x8_t)b)))
+LQ__TAKES_3(u8, cells8, i16, i16, i16,
+            _mm256_packs_epi16(_mm256_mulhi_epi16((__m256i)a, (__m256i)c),
+                               _mm256_mulhi_epi16((__m256i)b, (__m256i)c)),
+            _mm512_packs_epi16(_mm512_mulhi_epi16((__m512i)a, (__m512i)c),
+                               _mm512_mulhi_epi16((__m512i)b, (__m512i)c)),
+            vcombine_s8(vqshrn_n_s16(vqdmulhq_s16((int16x8_t)a, (int16x8_t)c), 1),
+                        vqshrn_n_s16(vqdmulhq_s16((int16x8_t)b, (int16x8_t)c), 1)))
+LQ__TAKES_1(u8, order8, u8, _mm256_permute4x64_epi64((__m256i)a, 0xd8),
+            _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), (__m512i)a), a)
+/* Fours of bytes so placed that zips of 8 and 16 bits within 128 bits leave all in order. */
+LQ__TAKES_1(u8, spread8, u8,
+            _mm256_permutevar8x32_epi32((__m256i)a, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7)),
+            _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7,
+                                                       11, 15),
+                                     (__m512i)a),
+            a)
+LQ__TAKES_2(i16, zip8_low, i16, i16, _mm256_unpacklo_epi8((__m256i)a, (__m256i)b),
+            _mm512_unpacklo_epi8((__m512i)a, (__m512i)b), vzip1q_s8((int8x16_t)a, (int8x16_t)b))
+LQ__TAKES_2(i16, zip8_high, i16, i16, _mm256_unpackhi_epi8((__m256i)a, (__m256i)b),
+            _mm512_unpackhi_epi8((__m512i)a, (__m512i)b), vzip2q_s8((int8x16_t)a, (int8x16_t)b))
+/* Bit k of each byte. */
+#if LQ__X86
+LQ__TARGET_AVX2 LQ__INLINE uint64_t lq__bits8_avx2(lq__u8_avx2 a, int k)
+{
+    return (uint32_t)_mm256_movemask_epi8((__m256i)((lq__u16_avx2)a << (7 - k)));
+}
+
+LQ__TARGET_AVX512 LQ__INLINE uint64_t lq__bits8_avx512(lq__u8_avx512 a, int k)
+{
+    return _mm512_movepi8_mask((__m512i)((lq__u16_avx512)a << (7 - k)));
+}
+#elif LQ__NEON
+LQ__INLINE uint64_t lq__bits8_neon(lq__u8_neon a, int k)
+{
+    const uint8x16_t weight = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const uint8x16_t x = vandq_u8(vtstq_u8((uint8x16_t)a, vdupq_n_u8((uint8_t)(1 << k))), weight);
+    return vaddv_u8(vget_low_u8(x)) | (uint64_t)vaddv_u8(vget_high_u8(x)) << 8;
+}
+#endif
 
 /* ================================================================================================
    >>transform   half floats, Hadamard, RoPE, centring; and the fixed-point front of the page codec
@@ -4968,6 +5099,15 @@ static int lq__narrow_row_c(uint8_t *dst, const float *src, size_t count, int ty
         for (; i + LQ__LANES_##v <= count && type == LQ_F32; i += LQ__LANES_##v) {         \
             lq__store_f32_##v(dst + 4 * i, lq__load_f32_##v(src + i));                     \
         }                                                                                  \
+        for (; i + 2 * LQ__LANES_##v <= count && type == LQ_F16; i += 2 * LQ__LANES_##v) { \
+            lq__f32_##v x = lq__load_f32_##v(src + i);                                     \
+            lq__f32_##v y = lq__load_f32_##v(src + i + LQ__LANES_##v);                     \
+            most = lq__max_##v(most, (lq__i32_##v)x & 0x7fffffff);                         \
+            most = lq__max_##v(most, (lq__i32_##v)y & 0x7fffffff);                         \
+            lq__store_f16_##v(dst + 2 * i, x);                                             \
+            lq__store_f16_##v(dst + 2 * (i + LQ__LANES_##v), y);                           \
+        }                                                                                  \
+        if (type == LQ_F16 && i == count) return lq__any_##v(lq__gt_##v(most, limit));     \
         for (; i + LQ__LANES_##v <= count && type == LQ_F16; i += LQ__LANES_##v) {         \
             lq__f32_##v x = lq__load_f32_##v(src + i);                                     \
             most = lq__max_##v(most, (lq__i32_##v)x & 0x7fffffff);                         \
@@ -8696,55 +8836,56 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
         return halves;                                                                            \
     }
 
-/* k: the tables of a row. full, and by where it is 0, are constants to the compiler. */
-#define LQ__DECODE_ROWS(v)                                                                   \
-    LQ__INLINE_##v void lq__decode_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          lq__look_##v *k, uint32_t by, int full)            \
-    {                                                                                        \
-        for (uint32_t j = 0; j <= by; j++) {                                                 \
-            lq__look_load_##v(&k[j], &tables->table[r->table[j]]);                           \
-        }                                                                                    \
-        for (uint32_t h = 0; h < 2; h++) {                                                   \
-            for (size_t g = 0; g < count; g++) {                                             \
-                lq__decode_step_##v(tables, k, r, i, &flows[g], h, by, full);                \
-            }                                                                                \
-        }                                                                                    \
-    }                                                                                        \
-    /* Functions of their own: their tables share no frame. */                               \
-    LQ__FRAME_##v void lq__decode_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
-                                           size_t i, lq__rans_flow *flows, size_t count,     \
-                                           int full)                                         \
-    {                                                                                        \
-        lq__look_##v k[1];                                                                   \
-        if (full) {                                                                          \
-            lq__decode_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
-        } else {                                                                             \
-            lq__decode_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
-        }                                                                                    \
-    }                                                                                        \
-    LQ__FRAME_##v void lq__decode_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
-                                             size_t i, lq__rans_flow *flows, size_t count,   \
-                                             int full)                                       \
-    {                                                                                        \
-        lq__look_##v k[4];                                                                   \
-        lq__look_##v *tables_of_row = k;                                                     \
-        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */       \
-        lq__decode_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
-    }                                                                                        \
-    LQ__INLINE_##v void lq__decode_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          int full)                                          \
-    {                                                                                        \
-        if (r->by == 0) {                                                                    \
-            lq__decode_plain_##v(tables, r, i, flows, count, full);                          \
-        } else {                                                                             \
-            lq__decode_lattice_##v(tables, r, i, flows, count, full);                        \
-        }                                                                                    \
+/* way: decode with kit look, or encode with kit code, whose halves go backwards. k: the tables of a
+   row. full, and by where it is 0, are constants to the compiler. */
+#define LQ__ROWS_SHELL(v, way, kit, half)                                                     \
+    LQ__INLINE_##v void lq__##way##_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,       \
+                                          lq__##kit##_##v *k, uint32_t by, int full)          \
+    {                                                                                         \
+        for (uint32_t j = 0; j <= by; j++) {                                                  \
+            lq__##kit##_load_##v(&k[j], &tables->table[r->table[j]]);                         \
+        }                                                                                     \
+        for (uint32_t h = 0; h < 2; h++) {                                                    \
+            for (size_t g = 0; g < count; g++) {                                              \
+                lq__##way##_step_##v(tables, k, r, i, &flows[g], half, by, full);             \
+            }                                                                                 \
+        }                                                                                     \
+    }                                                                                         \
+    /* Functions of their own: their tables share no frame. */                                \
+    LQ__FRAME_##v void lq__##way##_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
+                                           size_t i, lq__rans_flow *flows, size_t count,      \
+                                           int full)                                          \
+    {                                                                                         \
+        lq__##kit##_##v k[1];                                                                 \
+        if (full) {                                                                           \
+            lq__##way##_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
+        } else {                                                                              \
+            lq__##way##_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
+        }                                                                                     \
+    }                                                                                         \
+    LQ__FRAME_##v void lq__##way##_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
+                                             size_t i, lq__rans_flow *flows, size_t count,    \
+                                             int full)                                        \
+    {                                                                                         \
+        lq__##kit##_##v k[4];                                                                 \
+        lq__##kit##_##v *tables_of_row = k;                                                   \
+        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */        \
+        lq__##way##_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
+    }                                                                                         \
+    LQ__INLINE_##v void lq__##way##_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
+                                          size_t i, lq__rans_flow *flows, size_t count,       \
+                                          int full)                                           \
+    {                                                                                         \
+        if (r->by == 0) {                                                                     \
+            lq__##way##_plain_##v(tables, r, i, flows, count, full);                          \
+        } else {                                                                              \
+            lq__##way##_lattice_##v(tables, r, i, flows, count, full);                        \
+        }                                                                                     \
     }
 
 #define LQ__DECODE_SHELL(v, level)                                                                 \
-    LQ__DECODE_ROWS(v)                                                                             \
+    LQ__ROWS_SHELL(v, decode, look, h)                                                             \
     LQ__STATIC_##v void lq__rans_decode_##level(const lq_tables *tables, const lq_rans_plan *plan, \
                                                 lq__rans_flow *flows, size_t count)                \
     {                                                                                              \
@@ -8761,54 +8902,8 @@ LQ__INLINE int lq__all_full(const lq__rans_flow *flows, size_t count)
         }                                                                                          \
     }
 
-#define LQ__ENCODE_ROWS(v)                                                                   \
-    LQ__INLINE_##v void lq__encode_row_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          lq__code_##v *k, uint32_t by, int full)            \
-    {                                                                                        \
-        for (uint32_t j = 0; j <= by; j++) {                                                 \
-            lq__code_load_##v(&k[j], &tables->table[r->table[j]]);                           \
-        }                                                                                    \
-        for (uint32_t h = 0; h < 2; h++) {                                                   \
-            for (size_t g = 0; g < count; g++) {                                             \
-                lq__encode_step_##v(tables, k, r, i, &flows[g], 1 - h, by, full);            \
-            }                                                                                \
-        }                                                                                    \
-    }                                                                                        \
-    /* Functions of their own: their tables share no frame. */                               \
-    LQ__FRAME_##v void lq__encode_plain_##v(const lq_tables *tables, const lq_rans_row *r,   \
-                                           size_t i, lq__rans_flow *flows, size_t count,     \
-                                           int full)                                         \
-    {                                                                                        \
-        lq__code_##v k[1];                                                                   \
-        if (full) {                                                                          \
-            lq__encode_row_##v(tables, r, i, flows, count, k, 0, 1);                         \
-        } else {                                                                             \
-            lq__encode_row_##v(tables, r, i, flows, count, k, 0, 0);                         \
-        }                                                                                    \
-    }                                                                                        \
-    LQ__FRAME_##v void lq__encode_lattice_##v(const lq_tables *tables, const lq_rans_row *r, \
-                                             size_t i, lq__rans_flow *flows, size_t count,   \
-                                             int full)                                       \
-    {                                                                                        \
-        lq__code_##v k[4];                                                                   \
-        lq__code_##v *tables_of_row = k;                                                     \
-        LQ__OPAQUE(tables_of_row); /* else gcc copies them all into a frame of 5 KB */       \
-        lq__encode_row_##v(tables, r, i, flows, count, tables_of_row, r->by, full);          \
-    }                                                                                        \
-    LQ__INLINE_##v void lq__encode_any_##v(const lq_tables *tables, const lq_rans_row *r,    \
-                                          size_t i, lq__rans_flow *flows, size_t count,      \
-                                          int full)                                          \
-    {                                                                                        \
-        if (r->by == 0) {                                                                    \
-            lq__encode_plain_##v(tables, r, i, flows, count, full);                          \
-        } else {                                                                             \
-            lq__encode_lattice_##v(tables, r, i, flows, count, full);                        \
-        }                                                                                    \
-    }
-
 #define LQ__ENCODE_SHELL(v, level)                                                                 \
-    LQ__ENCODE_ROWS(v)                                                                             \
+    LQ__ROWS_SHELL(v, encode, code, 1 - h)                                                         \
     LQ__STATIC_##v void lq__rans_encode_##level(const lq_tables *tables, const lq_rans_plan *plan, \
                                                 lq__rans_flow *flows, size_t count)                \
     {                                                                                              \
@@ -21252,7 +21347,7 @@ typedef struct lq__hot_kernels {
     void (*flip)(float *, const float *, size_t, float);
     float (*query)(int8_t *, int8_t *, int32_t *, const float *, size_t);
     void (*turn)(lq__hot_turn *);
-    void (*granule)(uint8_t *, int, int, size_t, const lq__hot_turn *);
+    void (*granule)(uint8_t *, int, int, size_t, lq__hot_turn *);
     void (*turning)(lq__hot_turning *, const lq__hot_part *, size_t, size_t);
 } lq__hot_kernels;
 
@@ -21318,6 +21413,8 @@ LQ__STATIC void lq__hot_open(float *x, size_t stride, const uint8_t *tile, int k
 #define LQ__TARGET_HOT_AVX512                                                                 \
     __attribute__((target("avx2,fma,f16c,popcnt,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl," \
                           "avx512vbmi,avx512vbmi2,avx512vnni,avx512vpopcntdq")))
+#define LQ__HOT_ON_avx2 LQ__TARGET_HOT_AVX2
+#define LQ__HOT_ON_avx512 LQ__TARGET_HOT_AVX512
 #define LQ__HOT_256 LQ__TARGET_HOT_AVX2 LQ__INLINE
 #define LQ__HOT_512 LQ__TARGET_HOT_AVX512 LQ__INLINE
 
@@ -21353,6 +21450,8 @@ LQ__HOT_512 __m512 lq__hot_raw_512(const uint8_t *src, size_t i, int type, __mma
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src + 2 * i)), 16));
 }
+#elif LQ__NEON
+#define LQ__HOT_ON_neon
 #endif
 
 /* ================================================================================================
@@ -21453,56 +21552,51 @@ static void lq__hot_turn_c(lq__hot_turn *turn)
     }
 }
 
-/* ---- AVX2 ---- */
+/* ---- at each level: rows taken, less their mean ----
+   What differs: the larger magnitude; x within +-limit; signs of dims i .., turned; the largest
+   lane of each of eight vectors of magnitudes, of which the bits are compared. */
 #if LQ__X86
-/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
-LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
+LQ__HOT_256 lq__f32_avx2 lq__hot_larger_avx2(lq__f32_avx2 a, lq__f32_avx2 x)
 {
-    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
+    const __m256i magnitude =
+        _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fffffff));
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), magnitude));
 }
 
-LQ__HOT_256 uint32_t lq__hot_most_256(__m256i most)
+LQ__HOT_512 lq__f32_avx512 lq__hot_larger_avx512(lq__f32_avx512 a, lq__f32_avx512 x)
 {
-    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
-    return (uint32_t)_mm_cvtsi128_si32(half);
+    return _mm512_range_ps(a, x, 11);
 }
 
-/* Eight numbers in fixed point, with their signs, through the stages within eight. */
-LQ__HOT_256 __m256i lq__hot_eight_256(const int32_t *x, __m256 scale)
+LQ__HOT_256 lq__f32_avx2 lq__hot_within_avx2(lq__f32_avx2 x, float limit)
 {
-    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
-    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
-    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
-    const __m256 f = _mm256_mul_ps(_mm256_castsi256_ps(lq__hot_load_256(x)), scale);
-    __m256i v =
-        _mm256_cvttps_epi32(_mm256_round_ps(f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
-    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
-    return lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
+    return _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(limit)), _mm256_set1_ps(-limit));
 }
 
-/* -0.0 where the basis has a minus. */
-LQ__HOT_256 __m256 lq__hot_minus_256(size_t i)
+LQ__HOT_512 lq__f32_avx512 lq__hot_within_avx512(lq__f32_avx512 x, float limit)
+{
+    return _mm512_range_ps(x, _mm512_set1_ps(limit), 2); /* the smaller one, with x's sign */
+}
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_signed_avx2(lq__f32_avx2 x, size_t i)
 {
     const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
     const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN)));
+    const __m256i minus =
+        _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
+    return _mm256_xor_ps(x, _mm256_castsi256_ps(minus));
 }
 
-/* Sum and difference of two vectors in place. */
-LQ__HOT_256 void lq__hot_both_256(__m256i *a, __m256i *b)
+LQ__HOT_512 lq__f32_avx512 lq__hot_signed_avx512(lq__f32_avx512 x, size_t i)
 {
-    const __m256i sum = _mm256_add_epi32(*a, *b);
-    *b = _mm256_sub_epi32(*a, *b);
-    *a = sum;
+    const __mmask16 minus = (__mmask16)(lq__hot_signs[i / 32] >> i % 32);
+    return _mm512_castsi512_ps(
+        _mm512_xor_si512(_mm512_castps_si512(x), _mm512_maskz_set1_epi32(minus, INT32_MIN)));
 }
 
-/* The largest lane of each of eight vectors. */
-LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
+LQ__HOT_256 void lq__hot_mosts_avx2(uint32_t *most, const lq__f32_avx2 *rows)
 {
+    const __m256i *m = (const __m256i *)(const void *)rows;
     __m256i four[2];
     for (int j = 0; j < 2; j++, m += 4) {
         const __m256i a =
@@ -21511,177 +21605,280 @@ LQ__HOT_256 __m256i lq__hot_mosts_256(const __m256i *m)
             _mm256_max_epu32(_mm256_unpacklo_epi32(m[2], m[3]), _mm256_unpackhi_epi32(m[2], m[3]));
         four[j] = _mm256_max_epu32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     }
-    return _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                            _mm256_permute2x128_si256(four[0], four[1], 0x31));
+    _mm256_storeu_si256((__m256i *)(void *)most,
+                        _mm256_max_epu32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                                         _mm256_permute2x128_si256(four[0], four[1], 0x31)));
 }
 
-/* lq__hot_unit of eight tokens' largest magnitudes. */
-LQ__HOT_256 void lq__hot_units_256(lq__hot_turn *turn, __m256i most)
+LQ__HOT_512 void lq__hot_mosts_avx512(uint32_t *most, const lq__f32_avx512 *rows)
 {
-    const __m256i unit = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(127 + 19));
-    _mm256_storeu_si256((__m256i *)(void *)turn->unit,
-                        _mm256_max_epi32(unit, _mm256_set1_epi32(-120)));
+    lq__f32_avx2 half[8];
+    LQ__UNROLL
+    for (int t = 0; t < 8; t++) {
+        const __m512i row = _mm512_castps_si512(rows[t]);
+        half[t] = _mm256_castsi256_ps(
+            _mm256_max_epu32(_mm512_castsi512_si256(row), _mm512_extracti64x4_epi64(row, 1)));
+    }
+    lq__hot_mosts_avx2(most, half);
 }
-
-#define LQ__HOT_EACH_FOUR(X) X(0) X(1) X(2) X(3)
-#define LQ__HOT_EACH_EIGHT(X) LQ__HOT_EACH_FOUR(X) X(4) X(5) X(6) X(7)
-
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_256 __m256 lq__hot_stretched_256(const lq__hot_turn *turn, __m256 x, size_t t, size_t i)
+#elif LQ__NEON
+LQ__INLINE lq__f32_neon lq__hot_larger_neon(lq__f32_neon a, lq__f32_neon x)
 {
-    const __m256 far = _mm256_set1_ps(LQ__HOT_FAR);
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm256_mul_ps(_mm256_sub_ps(x, _mm256_loadu_ps(center + i)),
-                      _mm256_loadu_ps(turn->stretch + i));
-    return _mm256_max_ps(_mm256_min_ps(x, far), _mm256_sub_ps(_mm256_setzero_ps(), far));
+    return vmaxq_f32(a, vabsq_f32(x));
 }
 
-/* Eight rows less their mean, still floats, and their units; sums. own: means are those of the
-   rows, and what is left is stretched; a constant. */
-LQ__HOT_256 void lq__hot_take_256(lq__hot_turn *turn, int type, int own)
+LQ__INLINE lq__f32_neon lq__hot_within_neon(lq__f32_neon x, float limit)
 {
-#define LQ__HOT_MOST_256(t) __m256i most##t = _mm256_setzero_si256();
-#define LQ__HOT_TAKE_256(t)                                                                \
-    x = lq__hot_raw_256(turn->rows[t], i, type);                                           \
-    f = own ? lq__hot_stretched_256(turn, x, (t), i) : _mm256_sub_ps(x, mean);             \
-    v = _mm256_castps_si256(f);                                                            \
-    _mm256_storeu_si256((__m256i *)(void *)(turn->spun + (t)*turn->row + i), v);           \
-    most##t = _mm256_max_epu32(most##t, _mm256_and_si256(v, magnitude));                   \
-    x = _mm256_max_ps(_mm256_min_ps(x, limit), _mm256_sub_ps(_mm256_setzero_ps(), limit)); \
-    sum = _mm256_add_epi32(sum, _mm256_cvttps_epi32(_mm256_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_256(t) most[t] = most##t;
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256 limit = _mm256_set1_ps(8191.0f);
-    const __m256 unit = _mm256_set1_ps(turn->sum_unit);
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_256)
-    for (i = 0; i < turn->dims; i += 8) {
-        const __m256 mean = lq__hot_raw_256(turn->mean, i, turn->mean_type);
-        __m256i sum = _mm256_setzero_si256();
-        __m256i v;
-        __m256 f;
-        __m256 x;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_256)
-        if (turn->sums) {
-            __m256i *to = (__m256i *)(void *)(turn->sums + i);
-            const __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
-            const __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
-            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
-            _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_256)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_256
-#undef LQ__HOT_TAKE_256
-#undef LQ__HOT_KEEP_256
+    return vmaxq_f32(vminq_f32(x, vdupq_n_f32(limit)), vdupq_n_f32(-limit));
 }
 
-/* Dims i .. i + 31 of all tokens through the stages within 32. */
-LQ__HOT_256 void lq__hot_turn_32_256(const lq__hot_turn *turn, size_t i)
+LQ__INLINE lq__f32_neon lq__hot_signed_neon(lq__f32_neon x, size_t i)
 {
-#define LQ__HOT_MINUS_256(k) const __m256 minus##k = lq__hot_minus_256(i + 8 * (k));
-#define LQ__HOT_LOAD_256(k) \
-    __m256i v##k = lq__hot_eight_256(spun + 8 * (k), _mm256_xor_ps(scale, minus##k));
-#define LQ__HOT_STORE_256(k) _mm256_storeu_si256((__m256i *)(void *)(spun + 8 * (k)), v##k);
-    LQ__HOT_EACH_FOUR(LQ__HOT_MINUS_256)
-    size_t t;
-    for (t = 0; t < 8; t++) {
-        const __m256 scale = _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-        int32_t *spun = turn->spun + t * turn->row + i;
-        LQ__HOT_EACH_FOUR(LQ__HOT_LOAD_256)
-        lq__hot_both_256(&v0, &v1);
-        lq__hot_both_256(&v2, &v3);
-        lq__hot_both_256(&v0, &v2);
-        lq__hot_both_256(&v1, &v3);
-        LQ__HOT_EACH_FOUR(LQ__HOT_STORE_256)
-    }
-#undef LQ__HOT_MINUS_256
-#undef LQ__HOT_LOAD_256
-#undef LQ__HOT_STORE_256
+    static const int32_t up[4] = {31, 30, 29, 28};
+    const uint32x4_t bits = vshlq_u32(vdupq_n_u32(lq__hot_signs[i / 32] >> i % 32), vld1q_s32(up));
+    return (lq__f32_neon)veorq_u32((uint32x4_t)x, vandq_u32(bits, vdupq_n_u32(0x80000000u)));
 }
 
-/* Stages from h on, in memory; returns the largest magnitude. */
-LQ__HOT_256 uint32_t lq__hot_spin_256(int32_t *x, size_t dims, size_t h, size_t block)
+LQ__INLINE void lq__hot_mosts_neon(uint32_t *most, const lq__f32_neon *rows)
 {
-    __m256i most = _mm256_setzero_si256();
-    for (size_t i = 0; i < dims && h >= block; i += 8) {
-        most = _mm256_max_epu32(most, _mm256_abs_epi32(lq__hot_load_256(x + i)));
+    for (int t = 0; t < 8; t++) {
+        most[t] = vmaxvq_u32((uint32x4_t)rows[t]);
     }
-    for (; h < block; h *= 2) {
-        most = _mm256_setzero_si256();
-        for (size_t i = 0; i < dims; i += 2 * h) {
-            for (size_t j = i; j < i + h; j += 8) {
-                __m256i a = lq__hot_load_256(x + j);
-                __m256i b = lq__hot_load_256(x + j + h);
-                lq__hot_both_256(&a, &b);
-                most = _mm256_max_epu32(most,
-                                        _mm256_max_epu32(_mm256_abs_epi32(a), _mm256_abs_epi32(b)));
-                _mm256_storeu_si256((__m256i *)(void *)(x + j), a);
-                _mm256_storeu_si256((__m256i *)(void *)(x + j + h), b);
-            }
-        }
-    }
-    return lq__hot_most_256(most);
 }
+#endif
 
-/* The scale 2^-unit makes exact products. Tokens take turns within each part, so that none waits
-   for its own maximum. */
-LQ__TARGET_HOT_AVX2 static void lq__hot_turn_avx2(lq__hot_turn *turn)
+#define LQ__HOT_EIGHT_ROWS(X, v) X(0, v) X(1, v) X(2, v) X(3, v) X(4, v) X(5, v) X(6, v) X(7, v)
+#define LQ__HOT_FROM(t, v)                         \
+    const uint8_t *row##t = turn->rows[t];         \
+    int32_t *spun##t = turn->spun + (t)*turn->row; \
+    lq__f32_##v most##t = lq__set_f32_##v(0.0f);
+#define LQ__HOT_TAKE(t, v)                                        \
+    x = lq__load_floats_##v(row##t, i, type);                     \
+    left = own ? lq__hot_stretched_##v(turn, x, t, i) : (lq__f32_##v)(x - mean); \
+    most##t = lq__hot_larger_##v(most##t, left);                  \
+    lq__store_f32_##v(spun##t + i, lq__hot_signed_##v(left, i));  \
+    sum += lq__truncate_##v(lq__mul_f32_##v(lq__hot_within_##v(x, 8191.0f), unit));
+#define LQ__HOT_KEEP(t, v) most[t] = most##t;
+#define LQ__HOT_TAKES(v)                                                                           \
+    /* Numbers i .. of row t less its own mean, stretched. */                                      \
+    LQ__HOT_ON_##v LQ__INLINE lq__f32_##v lq__hot_stretched_##v(const lq__hot_turn *turn,          \
+                                                                lq__f32_##v x, size_t t, size_t i) \
+    {                                                                                              \
+        x = x - lq__load_f32_##v(turn->centers + t * turn->center_stride + i);                     \
+        return lq__hot_within_##v(lq__mul_f32_##v(x, lq__load_f32_##v(turn->stretch + i)),         \
+                                  LQ__HOT_FAR);                                                    \
+    }                                                                                              \
+                                                                                                   \
+    /* Eight rows less their mean, with the signs of the basis, still floats, and their units;     \
+       sums. own: means are those of the rows, and what is left is stretched; a constant. */       \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_take_of_##v(lq__hot_turn *turn, int type, int own)      \
+    {                                                                                              \
+        const lq__f32_##v unit = lq__set_f32_##v(turn->sum_unit);                                  \
+        size_t i;                                                                                  \
+        LQ__HOT_EIGHT_ROWS(LQ__HOT_FROM, v)                                                        \
+        for (i = 0; i < turn->dims; i += LQ__LANES_##v) {                                          \
+            const lq__f32_##v mean = lq__load_floats_##v(turn->mean, i, turn->mean_type);          \
+            lq__i32_##v sum = lq__set_##v(0);                                                      \
+            lq__f32_##v x, left;                                                                   \
+            LQ__HOT_EIGHT_ROWS(LQ__HOT_TAKE, v)                                                    \
+            if (turn->sums) {                                                                      \
+                int64_t *to = turn->sums + i;                                                      \
+                const lq__u64_##v low = (lq__u64_##v)lq__load_##v(to) + lq__wide_low_##v(sum);     \
+                const lq__u64_##v high =                                                           \
+                    (lq__u64_##v)lq__load_##v(to + LQ__LANES_##v / 2) + lq__wide_high_##v(sum);    \
+                lq__store_##v(to, (lq__i32_##v)low);                                               \
+                lq__store_##v(to + LQ__LANES_##v / 2, (lq__i32_##v)high);                          \
+            }                                                                                      \
+        }                                                                                          \
+        lq__f32_##v most[8];                                                                       \
+        LQ__HOT_EIGHT_ROWS(LQ__HOT_KEEP, v)                                                        \
+        lq__hot_mosts_##v(turn->most, most);                                                       \
+        for (size_t t = 0; t < 8; t++) {                                                           \
+            turn->unit[t] = lq__hot_unit(turn->most[t]);                                           \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_take_##v(lq__hot_turn *turn)                            \
+    {                                                                                              \
+        if (turn->centers) {                                                                       \
+            lq__hot_take_of_##v(turn, turn->type, 1);                                              \
+        } else if (turn->type == LQ_F16) {                                                         \
+            lq__hot_take_of_##v(turn, LQ_F16, 0);                                                  \
+        } else {                                                                                   \
+            lq__hot_take_of_##v(turn, turn->type, 0);                                              \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    /* Sum and difference of two vectors in place. */                                              \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_both_##v(lq__i32_##v *a, lq__i32_##v *b)                \
+    {                                                                                              \
+        const lq__i32_##v sum = *a + *b;                                                           \
+        *b = *a - *b;                                                                              \
+        *a = sum;                                                                                  \
+    }                                                                                              \
+                                                                                                   \
+    /* Stages from h on, in memory; returns the largest magnitudes. */                             \
+    LQ__HOT_ON_##v LQ__INLINE lq__i32_##v lq__hot_spin_##v(int32_t *x, size_t dims, size_t h,      \
+                                                           size_t block)                           \
+    {                                                                                              \
+        lq__i32_##v most = lq__set_##v(0);                                                         \
+        for (size_t i = 0; i < dims && h >= block; i += LQ__LANES_##v) {                           \
+            most = lq__max_##v(most, lq__abs_##v(lq__load_##v(x + i)));                            \
+        }                                                                                          \
+        for (; h < block; h *= 2) {                                                                \
+            most = lq__set_##v(0);                                                                 \
+            for (size_t i = 0; i < dims; i += 2 * h) {                                             \
+                for (size_t j = i; j < i + h; j += LQ__LANES_##v) {                                \
+                    lq__i32_##v a = lq__load_##v(x + j);                                           \
+                    lq__i32_##v b = lq__load_##v(x + j + h);                                       \
+                    lq__hot_both_##v(&a, &b);                                                      \
+                    most = lq__max_##v(most, lq__max_##v(lq__abs_##v(a), lq__abs_##v(b)));         \
+                    lq__store_##v(x + j, a);                                                       \
+                    lq__store_##v(x + j + h, b);                                                   \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        return most;                                                                               \
+    }
+LQ__EACH_LEVEL(LQ__HOT_TAKES)
+
+/* ---- at each level: the stages within 32 numbers ---- */
+#if LQ__X86
+/* A stage within a vector: y is v with the pair's lanes exchanged, sign -1 where high. */
+LQ__HOT_256 __m256i lq__hot_stage_256(__m256i v, __m256i y, __m256i sign)
 {
-    const size_t dims = turn->dims;
-    const size_t block = lq__hadamard_block(dims);
-    const size_t first = block < 32 ? 8 : 32;
-    if (turn->tokens < 8) {
-        lq__hot_turn_c(turn);
-        return;
+    return _mm256_add_epi32(y, _mm256_sign_epi32(v, sign));
+}
+
+/* Eight numbers in fixed point through the stages within eight. The scale 2^-unit makes exact
+   products. */
+LQ__HOT_256 lq__i32_avx2 lq__hot_eight_256(const int32_t *x, lq__f32_avx2 scale)
+{
+    const __m256i s1 = _mm256_setr_epi32(1, -1, 1, -1, 1, -1, 1, -1);
+    const __m256i s2 = _mm256_setr_epi32(1, 1, -1, -1, 1, 1, -1, -1);
+    const __m256i s4 = _mm256_setr_epi32(1, 1, 1, 1, -1, -1, -1, -1);
+    __m256i v = (__m256i)lq__nearest_avx2(lq__mul_f32_avx2(lq__load_f32_avx2(x), scale));
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0xb1), s1);
+    v = lq__hot_stage_256(v, _mm256_shuffle_epi32(v, 0x4e), s2);
+    return (lq__i32_avx2)lq__hot_stage_256(v, _mm256_permute2x128_si256(v, v, 1), s4);
+}
+
+LQ__HOT_256 void lq__hot_turn_32_avx2(int32_t *x, lq__f32_avx2 scale)
+{
+    lq__i32_avx2 a = lq__hot_eight_256(x, scale);
+    lq__i32_avx2 b = lq__hot_eight_256(x + 8, scale);
+    lq__i32_avx2 c = lq__hot_eight_256(x + 16, scale);
+    lq__i32_avx2 d = lq__hot_eight_256(x + 24, scale);
+    lq__hot_both_avx2(&a, &b);
+    lq__hot_both_avx2(&c, &d);
+    lq__hot_both_avx2(&a, &c);
+    lq__hot_both_avx2(&b, &d);
+    lq__store_avx2(x, a);
+    lq__store_avx2(x + 8, b);
+    lq__store_avx2(x + 16, c);
+    lq__store_avx2(x + 24, d);
+}
+
+LQ__HOT_256 void lq__hot_turn_8_avx2(int32_t *x, lq__f32_avx2 scale)
+{
+    lq__store_avx2(x, lq__hot_eight_256(x, scale));
+}
+#elif LQ__NEON
+/* Eight numbers in fixed point through the stages within eight. The scale 2^-unit makes exact
+   products. */
+LQ__INLINE void lq__hot_eight_neon(lq__i32_neon *v, const int32_t *x, lq__f32_neon scale)
+{
+    for (int j = 0; j < 2; j++) {
+        v[j] = lq__nearest_neon(lq__mul_f32_neon(lq__load_f32_neon(x + 4 * j), scale));
     }
-    if (turn->centers) {
-        lq__hot_take_256(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_256(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_256(turn, turn->type, 0);
+    lq__i32_neon a = (lq__i32_neon)vtrn1q_s32((int32x4_t)v[0], (int32x4_t)v[1]);
+    lq__i32_neon b = (lq__i32_neon)vtrn2q_s32((int32x4_t)v[0], (int32x4_t)v[1]);
+    lq__hot_both_neon(&a, &b);
+    v[0] = (lq__i32_neon)vtrn1q_s32((int32x4_t)a, (int32x4_t)b);
+    v[1] = (lq__i32_neon)vtrn2q_s32((int32x4_t)a, (int32x4_t)b);
+    a = (lq__i32_neon)vtrn1q_s64((int64x2_t)v[0], (int64x2_t)v[1]);
+    b = (lq__i32_neon)vtrn2q_s64((int64x2_t)v[0], (int64x2_t)v[1]);
+    lq__hot_both_neon(&a, &b);
+    v[0] = (lq__i32_neon)vtrn1q_s64((int64x2_t)a, (int64x2_t)b);
+    v[1] = (lq__i32_neon)vtrn2q_s64((int64x2_t)a, (int64x2_t)b);
+    lq__hot_both_neon(&v[0], &v[1]);
+}
+
+LQ__INLINE void lq__hot_turn_32_neon(int32_t *x, lq__f32_neon scale)
+{
+    lq__i32_neon v[8];
+    for (int j = 0; j < 8; j += 2) {
+        lq__hot_eight_neon(v + j, x + 4 * j, scale);
     }
-    size_t i;
-    for (i = 0; i < dims && first == 32; i += 32) {
-        lq__hot_turn_32_256(turn, i);
+    for (int j = 0; j < 8; j += 4) {
+        lq__hot_both_neon(&v[j], &v[j + 2]);
+        lq__hot_both_neon(&v[j + 1], &v[j + 3]);
     }
-    for (; i < dims; i += 8) {
-        const __m256 minus = lq__hot_minus_256(i);
-        for (size_t t = 0; t < 8; t++) {
-            const __m256 scale =
-                _mm256_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
-            int32_t *spun = turn->spun + t * turn->row + i;
-            const __m256i v = lq__hot_eight_256(spun, _mm256_xor_ps(scale, minus));
-            _mm256_storeu_si256((__m256i *)(void *)spun, v);
-        }
+    for (int j = 0; j < 4; j++) {
+        lq__hot_both_neon(&v[j], &v[j + 4]);
     }
-    for (size_t t = 0; t < 8; t++) {
-        turn->most[t] = lq__hot_spin_256(turn->spun + t * turn->row, dims, first, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-    }
-    for (size_t t = 0; t < 8; t++) {
-        const int32_t *spun = turn->spun + t * turn->row;
-        int16_t *dst = turn->dst + t * turn->row;
-        const int32_t shift = lq__hot_shift(turn->most[t]);
-        const __m128i right = _mm_cvtsi32_si128(shift);
-        const __m256i half = _mm256_set1_epi32(shift > 0 ? 1 << (shift - 1) : 0);
-        if (shift <= 0) {
-            lq__hot_narrow(dst, spun, dims, shift);
-            continue;
-        }
-        for (i = 0; i < dims; i += 8) {
-            const __m256i v =
-                _mm256_sra_epi32(_mm256_add_epi32(lq__hot_load_256(spun + i), half), right);
-            _mm_storeu_si128(
-                (__m128i *)(void *)(dst + i),
-                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-        }
+    for (int j = 0; j < 8; j++) {
+        lq__store_neon(x + 4 * j, v[j]);
     }
 }
 
+LQ__INLINE void lq__hot_turn_8_neon(int32_t *x, lq__f32_neon scale)
+{
+    lq__i32_neon v[2];
+    lq__hot_eight_neon(v, x, scale);
+    lq__store_neon(x, v[0]);
+    lq__store_neon(x + 4, v[1]);
+}
+#endif
+
+#define LQ__HOT_TURN(v)                                                                      \
+    LQ__HOT_ON_##v static void lq__hot_turn_##v(lq__hot_turn *turn)                          \
+    {                                                                                        \
+        const size_t dims = turn->dims;                                                      \
+        const size_t block = lq__hadamard_block(dims);                                       \
+        if (turn->tokens < 8) {                                                              \
+            lq__hot_turn_c(turn);                                                            \
+            return;                                                                          \
+        }                                                                                    \
+        lq__hot_take_##v(turn);                                                              \
+        lq__f32_##v most[8];                                                                 \
+        for (size_t t = 0; t < 8; t++) {                                                     \
+            const lq__f32_##v scale =                                                        \
+                lq__set_f32_##v(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));     \
+            int32_t *spun = turn->spun + t * turn->row;                                      \
+            size_t i = 0;                                                                    \
+            for (; i < dims && block >= 32; i += 32) {                                       \
+                lq__hot_turn_32_##v(spun + i, scale);                                        \
+            }                                                                                \
+            for (; i < dims; i += 8) {                                                       \
+                lq__hot_turn_8_##v(spun + i, scale);                                         \
+            }                                                                                \
+            most[t] = (lq__f32_##v)lq__hot_spin_##v(spun, dims, block < 32 ? 8 : 32, block); \
+            lq__hot_prefetch_ahead(&turn->ahead, t);                                         \
+        }                                                                                    \
+        lq__hot_mosts_##v(turn->most, most);                                                 \
+        for (size_t t = 0; t < 8; t++) {                                                     \
+            const int32_t *spun = turn->spun + t * turn->row;                                \
+            int16_t *dst = turn->dst + t * turn->row;                                        \
+            const int32_t shift = lq__hot_shift(turn->most[t]);                              \
+            if (shift <= 0) {                                                                \
+                lq__hot_narrow(dst, spun, dims, shift);                                      \
+                continue;                                                                    \
+            }                                                                                \
+            const lq__i32_##v half = lq__set_##v(1 << (shift - 1));                          \
+            for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                               \
+                lq__store_i16_##v(dst + i,                                                   \
+                                  (lq__load_##v(spun + i) + half) >> shift);                 \
+            }                                                                                \
+        }                                                                                    \
+    }
+#if LQ__X86
+LQ__HOT_TURN(avx2)
+#elif LQ__NEON
+LQ__HOT_TURN(neon)
+#endif
+
+#if LQ__X86
 /* ---- AVX-512 ---- */
 /* A stage within a vector: y is v with the pair's lanes exchanged. */
 LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
@@ -21689,48 +21886,39 @@ LQ__HOT_512 __m512i lq__hot_stage_512(__m512i v, __m512i y, __mmask16 high)
     return _mm512_mask_sub_epi32(_mm512_add_epi32(v, y), high, y, v);
 }
 
-LQ__HOT_512 __m512i lq__hot_fixed_512(const int32_t *x, __m512 scale)
+LQ__HOT_512 lq__i32_avx512 lq__hot_fixed_512(const int32_t *x, lq__f32_avx512 scale)
 {
-    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return lq__nearest_avx512(lq__mul_f32_avx512(lq__load_f32_avx512(x), scale));
 }
 
 /* Sixteen numbers in fixed point through the stages within sixteen. */
 LQ__HOT_512 __m512i lq__hot_sixteen_512(const int32_t *x, __m512 scale)
 {
-    __m512i v = lq__hot_fixed_512(x, scale);
+    __m512i v = (__m512i)lq__hot_fixed_512(x, scale);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xb1), 0xaaaa);
     v = lq__hot_stage_512(v, _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x4e), 0xcccc);
     v = lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0xb1), 0xf0f0);
     return lq__hot_stage_512(v, _mm512_shuffle_i32x4(v, v, 0x4e), 0xff00);
 }
 
-/* Sum and difference of two vectors in place. */
-LQ__HOT_512 void lq__hot_both_512(__m512i *a, __m512i *b)
-{
-    const __m512i sum = _mm512_add_epi32(*a, *b);
-    *b = _mm512_sub_epi32(*a, *b);
-    *a = sum;
-}
-
 /* The stages within 32: bits 16, 2, 1, 4, 8 of the index. Each is a sum and a difference of two
    vectors; the bit that comes next takes the place in between of the one before. In the end bit 8
    tells the vectors, bits 4 and 1 the quarters, 16 and 2 the lanes: lq__hot_orders. */
-LQ__HOT_512 void lq__hot_pair_512(__m512i *a, __m512i *b)
+LQ__HOT_512 void lq__hot_pair_512(lq__i32_avx512 *a, lq__i32_avx512 *b)
 {
-    lq__hot_both_512(a, b);
-    __m512i x = _mm512_unpacklo_epi32(*a, *b);
-    __m512i y = _mm512_unpackhi_epi32(*a, *b);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_unpacklo_epi32(x, y);
-    *b = _mm512_unpackhi_epi32(x, y);
-    lq__hot_both_512(a, b);
-    x = _mm512_shuffle_i32x4(*a, *b, 0x88);
-    y = _mm512_shuffle_i32x4(*a, *b, 0xdd);
-    lq__hot_both_512(&x, &y);
-    *a = _mm512_shuffle_i32x4(x, y, 0x88);
-    *b = _mm512_shuffle_i32x4(x, y, 0xdd);
-    lq__hot_both_512(a, b);
+    lq__hot_both_avx512(a, b);
+    lq__i32_avx512 x = (lq__i32_avx512)_mm512_unpacklo_epi32((__m512i)*a, (__m512i)*b);
+    lq__i32_avx512 y = (lq__i32_avx512)_mm512_unpackhi_epi32((__m512i)*a, (__m512i)*b);
+    lq__hot_both_avx512(&x, &y);
+    *a = (lq__i32_avx512)_mm512_unpacklo_epi32((__m512i)x, (__m512i)y);
+    *b = (lq__i32_avx512)_mm512_unpackhi_epi32((__m512i)x, (__m512i)y);
+    lq__hot_both_avx512(a, b);
+    x = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)*a, (__m512i)*b, 0x88);
+    y = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)*a, (__m512i)*b, 0xdd);
+    lq__hot_both_avx512(&x, &y);
+    *a = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)x, (__m512i)y, 0x88);
+    *b = (lq__i32_avx512)_mm512_shuffle_i32x4((__m512i)x, (__m512i)y, 0xdd);
+    lq__hot_both_avx512(a, b);
 }
 
 /* Where 32 numbers of two vectors are once packed to 16 bits: in order, and after a pair. */
@@ -21740,141 +21928,62 @@ static const int16_t lq__hot_orders[2][32] = {
     {0, 8,  1, 9,  16, 24, 17, 25, 4, 12, 5, 13, 20, 28, 21, 29,
      2, 10, 3, 11, 18, 26, 19, 27, 6, 14, 7, 15, 22, 30, 23, 31}};
 
-/* Numbers i .. of row t less its own mean, stretched. */
-LQ__HOT_512 __m512 lq__hot_stretched_512(const lq__hot_turn *turn, __m512 x, size_t t, size_t i)
-{
-    const float *center = turn->centers + t * turn->center_stride;
-    x = _mm512_mul_ps(_mm512_sub_ps(x, _mm512_loadu_ps(center + i)),
-                      _mm512_loadu_ps(turn->stretch + i));
-    return _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(LQ__HOT_FAR)),
-                         _mm512_set1_ps(-LQ__HOT_FAR));
-}
-
-/* Eight rows less their mean, with the signs of the basis, still floats, and their units; sums.
-   own: as in lq__hot_take_256. */
-LQ__HOT_512 void lq__hot_take_512(lq__hot_turn *turn, int type, int own)
-{
-#define LQ__HOT_MOST_512(t)                \
-    __m512 most##t = _mm512_setzero_ps();  \
-    const uint8_t *row##t = turn->rows[t]; \
-    int32_t *spun##t = turn->spun + (t)*turn->row;
-#define LQ__HOT_TAKE_512(t)                                                                        \
-    x = type == LQ_F16                                                                             \
-            ? _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row##t + 2 * i))) \
-            : lq__hot_raw_512(row##t, i, type, 0xffff);                                            \
-    v = own ? lq__hot_stretched_512(turn, x, (t), i) : _mm512_sub_ps(x, mean);                     \
-    most##t = _mm512_range_ps(most##t, v, 11); /* the larger magnitude */                          \
-    _mm512_storeu_si512(spun##t + i, _mm512_xor_si512(_mm512_castps_si512(v), minus));             \
-    x = _mm512_range_ps(x, _mm512_set1_ps(8191.0f), 2); /* the smaller one, with x's sign */       \
-    sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(x, unit)));
-#define LQ__HOT_KEEP_512(t)                                                          \
-    most[t] = _mm256_max_epu32(_mm512_castsi512_si256(_mm512_castps_si512(most##t)), \
-                               _mm512_extracti64x4_epi64(_mm512_castps_si512(most##t), 1));
-    const __m512 unit = _mm512_set1_ps(turn->sum_unit);
-    const size_t dims = turn->dims;
-    int64_t *sums = turn->sums;
-    __m256i most[8];
-    size_t i;
-    LQ__HOT_EACH_EIGHT(LQ__HOT_MOST_512)
-    for (i = 0; i < dims; i += 16) {
-        const __m512 mean = lq__hot_raw_512(turn->mean, i, turn->mean_type, 0xffff);
-        const __m512i minus =
-            _mm512_maskz_set1_epi32((__mmask16)(lq__hot_signs[i / 32] >> i % 32), INT32_MIN);
-        __m512i sum = _mm512_setzero_si512();
-        __m512 x;
-        __m512 v;
-        LQ__HOT_EACH_EIGHT(LQ__HOT_TAKE_512)
-        if (sums) {
-            int64_t *to = sums + i;
-            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
-            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
-            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
-            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
-        }
-    }
-    LQ__HOT_EACH_EIGHT(LQ__HOT_KEEP_512)
-    lq__hot_units_256(turn, lq__hot_mosts_256(most));
-#undef LQ__HOT_MOST_512
-#undef LQ__HOT_TAKE_512
-#undef LQ__HOT_KEEP_512
-}
+#define LQ__HOT_EACH_EIGHT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 /* 128 numbers through the stages within 128; the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_turn_128_512(int32_t *spun, __m512 scale)
+LQ__HOT_512 lq__i32_avx512 lq__hot_turn_128_512(int32_t *spun, __m512 scale)
 {
-#define LQ__HOT_LOAD_512(k) __m512i v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
-#define LQ__HOT_STORE_512(k) _mm512_storeu_si512(spun + 16 * (k), v##k);
-#define LQ__HOT_LARGER_512(j, k) _mm512_max_epu32(_mm512_abs_epi32(v##j), _mm512_abs_epi32(v##k))
+#define LQ__HOT_LOAD_512(k) lq__i32_avx512 v##k = lq__hot_fixed_512(spun + 16 * (k), scale);
+#define LQ__HOT_STORE_512(k) lq__store_avx512(spun + 16 * (k), v##k);
+#define LQ__HOT_LARGER_512(j, k) lq__max_avx512(lq__abs_avx512(v##j), lq__abs_avx512(v##k))
     LQ__HOT_EACH_EIGHT(LQ__HOT_LOAD_512)
     lq__hot_pair_512(&v0, &v1);
     lq__hot_pair_512(&v2, &v3);
     lq__hot_pair_512(&v4, &v5);
     lq__hot_pair_512(&v6, &v7);
-    lq__hot_both_512(&v0, &v2);
-    lq__hot_both_512(&v1, &v3);
-    lq__hot_both_512(&v4, &v6);
-    lq__hot_both_512(&v5, &v7);
-    lq__hot_both_512(&v0, &v4);
-    lq__hot_both_512(&v1, &v5);
-    lq__hot_both_512(&v2, &v6);
-    lq__hot_both_512(&v3, &v7);
+    lq__hot_both_avx512(&v0, &v2);
+    lq__hot_both_avx512(&v1, &v3);
+    lq__hot_both_avx512(&v4, &v6);
+    lq__hot_both_avx512(&v5, &v7);
+    lq__hot_both_avx512(&v0, &v4);
+    lq__hot_both_avx512(&v1, &v5);
+    lq__hot_both_avx512(&v2, &v6);
+    lq__hot_both_avx512(&v3, &v7);
     LQ__HOT_EACH_EIGHT(LQ__HOT_STORE_512)
-    return _mm512_max_epu32(_mm512_max_epu32(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
-                            _mm512_max_epu32(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
+    return lq__max_avx512(lq__max_avx512(LQ__HOT_LARGER_512(0, 1), LQ__HOT_LARGER_512(2, 3)),
+                          lq__max_avx512(LQ__HOT_LARGER_512(4, 5), LQ__HOT_LARGER_512(6, 7)));
 #undef LQ__HOT_LOAD_512
 #undef LQ__HOT_STORE_512
 #undef LQ__HOT_LARGER_512
-}
-
-/* Stages from h on, in memory; returns the largest magnitudes. */
-LQ__HOT_512 __m512i lq__hot_spin_512(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    __m512i most = _mm512_setzero_si512();
-    for (size_t i = 0; i < dims && h >= block; i += 16) {
-        most = _mm512_max_epu32(most, _mm512_abs_epi32(_mm512_loadu_si512(x + i)));
-    }
-    for (; h < block; h *= 2) {
-        most = _mm512_setzero_si512();
-        for (size_t i = 0; i < dims; i += 2 * h) {
-            for (size_t j = i; j < i + h; j += 16) {
-                __m512i a = _mm512_loadu_si512(x + j);
-                __m512i b = _mm512_loadu_si512(x + j + h);
-                lq__hot_both_512(&a, &b);
-                most = _mm512_max_epu32(most,
-                                        _mm512_max_epu32(_mm512_abs_epi32(a), _mm512_abs_epi32(b)));
-                _mm512_storeu_si512(x + j, a);
-                _mm512_storeu_si512(x + j + h, b);
-            }
-        }
-    }
-    return most;
+#undef LQ__HOT_EACH_EIGHT
 }
 
 /* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
-   magnitudes. */
-LQ__HOT_512 __m256i lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
+   magnitudes, as bits. */
+LQ__HOT_512 lq__f32_avx512 lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
 {
     const __m512 scale = _mm512_set1_ps(lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23));
     int32_t *spun = turn->spun + t * turn->row;
-    __m512i most = _mm512_setzero_si512();
+    lq__i32_avx512 most = lq__set_avx512(0);
     size_t i;
     for (i = 0; i < turn->dims && block >= 128; i += 128) {
-        most = _mm512_max_epu32(most, lq__hot_turn_128_512(spun + i, scale));
+        most = lq__max_avx512(most, lq__hot_turn_128_512(spun + i, scale));
     }
     for (; i < turn->dims && block >= 32; i += 32) {
-        __m512i a = lq__hot_fixed_512(spun + i, scale);
-        __m512i b = lq__hot_fixed_512(spun + i + 16, scale);
+        lq__i32_avx512 a = lq__hot_fixed_512(spun + i, scale);
+        lq__i32_avx512 b = lq__hot_fixed_512(spun + i + 16, scale);
         lq__hot_pair_512(&a, &b);
-        _mm512_storeu_si512(spun + i, a);
-        _mm512_storeu_si512(spun + i + 16, b);
+        lq__store_avx512(spun + i, a);
+        lq__store_avx512(spun + i + 16, b);
     }
     for (; i < turn->dims; i += 16) {
         _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
     }
     if (block != 128) {
-        most = lq__hot_spin_512(spun, turn->dims, LQ__MIN(block, block < 128 ? 32 : 128), block);
+        const size_t first = LQ__MIN(block, block < 128 ? 32 : 128);
+        most = lq__hot_spin_avx512(spun, turn->dims, first, block);
     }
-    return _mm256_max_epu32(_mm512_castsi512_si256(most), _mm512_extracti64x4_epi64(most, 1));
+    return (lq__f32_avx512)most;
 }
 
 /* lq__hot_narrow, also into order. */
@@ -21910,188 +22019,16 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_turn_avx512(lq__hot_turn *turn)
         lq__hot_turn_avx2(turn);
         return;
     }
-    if (turn->centers) {
-        lq__hot_take_512(turn, turn->type, 1);
-    } else if (turn->type == LQ_F16) {
-        lq__hot_take_512(turn, LQ_F16, 0);
-    } else {
-        lq__hot_take_512(turn, turn->type, 0);
-    }
-    __m256i most[8];
+    lq__hot_take_avx512(turn);
+    lq__f32_avx512 most[8];
     for (size_t t = 0; t < 8; t++) {
         most[t] = lq__hot_turn_row_512(turn, t, block);
         lq__hot_prefetch_ahead(&turn->ahead, t);
     }
-    _mm256_storeu_si256((__m256i *)(void *)turn->most, lq__hot_mosts_256(most));
+    lq__hot_mosts_avx512(turn->most, most);
     for (size_t t = 0; t < 8; t++) {
         lq__hot_narrow_512(turn->dst + t * turn->row, turn->spun + t * turn->row, turn->dims,
                            lq__hot_shift(turn->most[t]), block > 16);
-    }
-}
-#endif
-
-#if LQ__NEON
-/* ---- NEON ---- */
-/* The sign bit where the basis has a minus, of dims i .. i + 3; i is a multiple of 4. */
-LQ__INLINE uint32x4_t lq__hot_minus_neon(size_t i)
-{
-    static const int32_t up[4] = {31, 30, 29, 28};
-    const uint32x4_t bits = vdupq_n_u32(lq__hot_signs[i / 32] >> i % 32);
-    return vandq_u32(vshlq_u32(bits, vld1q_s32(up)), vdupq_n_u32(0x80000000u));
-}
-
-/* Elements i .. i + 3 of raw data as floats. */
-LQ__INLINE float32x4_t lq__hot_raw_neon(const uint8_t *src, size_t i, int type)
-{
-    if (type == LQ_F32) return vreinterpretq_f32_u8(vld1q_u8(src + 4 * i));
-    uint16x4_t h = vreinterpret_u16_u8(vld1_u8(src + 2 * i));
-    return type == LQ_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(h))
-                          : vreinterpretq_f32_u32(vshll_n_u16(h, 16));
-}
-
-/* Numbers i .. i + 3 of row t less their mean; own: less its own mean, and stretched. */
-LQ__INLINE float32x4_t lq__hot_left_neon(const lq__hot_turn *turn, float32x4_t x, size_t t,
-                                         size_t i, int own)
-{
-    const float32x4_t far = vdupq_n_f32(LQ__HOT_FAR);
-    const float *center = own ? turn->centers + t * turn->center_stride : turn->center;
-    x = vsubq_f32(x, vld1q_f32(center + i));
-    if (own) {
-        x = vmulq_f32(x, vld1q_f32(turn->stretch + i));
-        x = vmaxq_f32(vminq_f32(x, far), vnegq_f32(far));
-    }
-    return x;
-}
-
-/* A row less its mean, still floats, and its unit; its sums. own is a constant. */
-LQ__INLINE void lq__hot_take_neon(lq__hot_turn *turn, size_t t, int type, int own)
-{
-    const float32x4_t limit = vdupq_n_f32(8191.0f);
-    int32_t *spun = turn->spun + t * turn->row;
-    uint32x4_t most = vdupq_n_u32(0);
-    for (size_t i = 0; i < turn->dims; i += 4) {
-        float32x4_t x = lq__hot_raw_neon(turn->rows[t], i, type);
-        const float32x4_t f = lq__hot_left_neon(turn, x, t, i, own);
-        vst1q_s32(spun + i, vreinterpretq_s32_f32(f));
-        most = vmaxq_u32(most, vreinterpretq_u32_f32(vabsq_f32(f)));
-        if (turn->sums) {
-            int64_t *to = turn->sums + i;
-            x = vmaxq_f32(vminq_f32(x, limit), vnegq_f32(limit));
-            int32x4_t k = vcvtq_s32_f32(vmulq_n_f32(x, turn->sum_unit));
-            vst1q_s64(to, vaddw_s32(vld1q_s64(to), vget_low_s32(k)));
-            vst1q_s64(to + 2, vaddw_high_s32(vld1q_s64(to + 2), k));
-        }
-    }
-    turn->unit[t] = lq__hot_unit(vmaxvq_u32(most));
-}
-
-/* Sum and difference of two vectors in place. */
-LQ__INLINE void lq__hot_both_neon(int32x4_t *a, int32x4_t *b)
-{
-    const int32x4_t sum = vaddq_s32(*a, *b);
-    *b = vsubq_s32(*a, *b);
-    *a = sum;
-}
-
-/* Eight numbers in fixed point, with the signs of dims i .., through the stages within eight. What
-   the scale 2^-unit makes of floats is exact; halves go to even, as they do in the C code. */
-LQ__INLINE void lq__hot_eight_neon(int32x4_t *v, const int32_t *x, float scale, size_t i)
-{
-    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
-    for (int j = 0; j < 2; j++) {
-        const uint32x4_t factor = veorq_u32(one, lq__hot_minus_neon(i + 4 * (size_t)j));
-        const float32x4_t f = vreinterpretq_f32_s32(vld1q_s32(x + 4 * j));
-        v[j] = vcvtnq_s32_f32(vmulq_f32(f, vreinterpretq_f32_u32(factor)));
-    }
-    int32x4_t a = vtrn1q_s32(v[0], v[1]);
-    int32x4_t b = vtrn2q_s32(v[0], v[1]);
-    lq__hot_both_neon(&a, &b);
-    v[0] = vtrn1q_s32(a, b);
-    v[1] = vtrn2q_s32(a, b);
-    a = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
-    b = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(v[0]), vreinterpretq_s64_s32(v[1])));
-    lq__hot_both_neon(&a, &b);
-    v[0] = vreinterpretq_s32_s64(vtrn1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
-    v[1] = vreinterpretq_s32_s64(vtrn2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
-    lq__hot_both_neon(&v[0], &v[1]);
-}
-
-/* 32 dims from i on through the stages within 32: eight registers. */
-LQ__INLINE void lq__hot_turn_32_neon(int32_t *spun, float scale, size_t i)
-{
-    int32x4_t v[8];
-    for (int j = 0; j < 8; j += 2) {
-        lq__hot_eight_neon(v + j, spun + 4 * j, scale, i + 4 * (size_t)j);
-    }
-    for (int j = 0; j < 8; j += 4) {
-        lq__hot_both_neon(&v[j], &v[j + 2]);
-        lq__hot_both_neon(&v[j + 1], &v[j + 3]);
-    }
-    for (int j = 0; j < 4; j++) {
-        lq__hot_both_neon(&v[j], &v[j + 4]);
-    }
-    for (int j = 0; j < 8; j++) {
-        vst1q_s32(spun + 4 * j, v[j]);
-    }
-}
-
-/* Stages from h on, in memory; returns the largest magnitude. */
-LQ__INLINE uint32_t lq__hot_spin_neon(int32_t *x, size_t dims, size_t h, size_t block)
-{
-    uint32x4_t most = vdupq_n_u32(0);
-    for (; h < block; h *= 2) {
-        for (size_t i = 0; i < dims; i += 2 * h) {
-            for (size_t j = i; j < i + h; j += 4) {
-                int32x4_t a = vld1q_s32(x + j);
-                int32x4_t b = vld1q_s32(x + j + h);
-                lq__hot_both_neon(&a, &b);
-                vst1q_s32(x + j, a);
-                vst1q_s32(x + j + h, b);
-            }
-        }
-    }
-    for (size_t i = 0; i < dims; i += 4) {
-        most = vmaxq_u32(most, vreinterpretq_u32_s32(vabsq_s32(vld1q_s32(x + i))));
-    }
-    return vmaxvq_u32(most);
-}
-
-static void lq__hot_turn_neon(lq__hot_turn *turn)
-{
-    const size_t dims = turn->dims;
-    const size_t block = lq__hadamard_block(dims);
-    lq__load_row_c(turn->center, turn->mean, dims, turn->mean_type);
-    size_t i;
-    for (size_t t = 0; t < turn->tokens; t++) {
-        int32_t *spun = turn->spun + t * turn->row;
-        int16_t *dst = turn->dst + t * turn->row;
-        if (turn->centers) {
-            lq__hot_take_neon(turn, t, turn->type, 1);
-        } else if (turn->type == LQ_F16) {
-            lq__hot_take_neon(turn, t, LQ_F16, 0);
-        } else {
-            lq__hot_take_neon(turn, t, turn->type, 0);
-        }
-        float scale = lq__f32_of_bits((uint32_t)(127 - turn->unit[t]) << 23);
-        for (i = 0; i < dims && block >= 32; i += 32) {
-            lq__hot_turn_32_neon(spun + i, scale, i);
-        }
-        for (; i < dims; i += 8) {
-            int32x4_t v[2];
-            lq__hot_eight_neon(v, spun + i, scale, i);
-            vst1q_s32(spun + i, v[0]);
-            vst1q_s32(spun + i + 4, v[1]);
-        }
-        turn->most[t] = lq__hot_spin_neon(spun, dims, block < 32 ? 8 : 32, block);
-        lq__hot_prefetch_ahead(&turn->ahead, t);
-        int32_t shift = lq__hot_shift(turn->most[t]);
-        if (shift <= 0) {
-            lq__hot_narrow(dst, spun, dims, shift);
-            continue;
-        }
-        for (i = 0; i < dims; i += 4) {
-            vst1_s16(dst + i, vmovn_s32(vrshlq_s32(vld1q_s32(spun + i), vdupq_n_s32(-shift))));
-        }
     }
 }
 #endif
@@ -22101,8 +22038,8 @@ static void lq__hot_turn_neon(lq__hot_turn *turn)
 
    To add a hot kind, touch these lines: an lq__hot_bound and, unless the largest coordinate alone
    sets its scale, an lq__hot_cells, of the names that its row in >>tile has. Planes that no kind
-   has yet: also lq__hot_put_more_k_*, lq__hot_put_more_v_* and lq__hot_join_* of each level. Blocks
-   other than E8's: also lq__hot_e8 and LQ__HOT_JOINT.
+   has yet: also lq__hot_put_k and lq__hot_put_v of LQ__HOT_SEAL. Blocks other than E8's: also
+   lq__hot_e8 and LQ__HOT_JOINT.
    ============================================================================================== */
 /* ---- scales and levels: the C code ---- */
 /* Eight vectors on their way in: X, at most 2^14, in units of 2^(exponent / 12). */
@@ -22416,11 +22353,13 @@ LQ__INLINE int lq__hot_is_fixed(int kind, int stream)
     return !lq__hot_cells_in(kind)->cuts && !(lq__hot_is_joint(kind) && stream == LQ_K);
 }
 
-/* Scales that just fit what has been turned. */
-LQ__STATIC void lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+/* Scales that just fit what has been turned. Returns whether they are such that the base stays 0
+   (see lq__hot_choose_base): it is, and codes are 60 .. 240. */
+LQ__STATIC int lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
 {
     const lq__hot_bound *bound = lq__hot_bound_in(kind, stream);
     int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
+    int ordinary = turn->base == 0;
     memset(v, 0, sizeof *v);
     for (size_t t = 0; t < 8; t++) {
         v->none[t] = turn->most[t] ? 0 : -1;
@@ -22431,8 +22370,10 @@ LQ__STATIC void lq__hot_aim(lq__hot_vectors *v, const lq__hot_turn *turn, int ki
             v->code[t] = exponent + bound->base + v->rung[t] + LQ__HOT_SCALE_ONE;
             v->exponent[t] = exponent - 12 * 13;
             v->none[t] = v->code[t] < LQ__HOT_LEAST ? -1 : 0;
+            ordinary &= v->code[t] >= 60 && v->code[t] <= 240;
         }
     }
+    return ordinary;
 }
 
 /* Factors of the three scales of each token of a granule. */
@@ -22452,8 +22393,79 @@ LQ__STATIC void lq__hot_factors(int16_t (*factors)[8], int kind, int stream,
     }
 }
 
+/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
+   for those that become too small. Returns how many. */
+LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
+{
+    size_t lost = 0;
+    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
+        int32_t code = (int32_t)scales[t] - 12 * octaves;
+        int held = scales[t] && code >= LQ__HOT_LEAST;
+        lost += scales[t] && !held;
+        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
+    }
+    return lost;
+}
+
+/* floor(x / 12). */
+LQ__INLINE int32_t lq__hot_octave(int32_t x)
+{
+    return (x + 12 * 1024) / 12 - 1024;
+}
+
+/* The base for what has been turned: the largest number always has a scale, the others have one
+   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
+LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
+{
+    int32_t base = turn->base;
+    int32_t top = -12 * 1024; /* codes if the base were 0 */
+    int32_t low = 12 * 1024;
+    int32_t held = 0; /* the largest code in the tile */
+    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
+        held = LQ__MAX(held, (int32_t)scales[t]);
+    }
+    turn->base = 0;
+    lq__hot_vectors v;
+    (void)lq__hot_aim(&v, turn, kind, stream);
+    for (size_t t = 0; t < 8; t++) {
+        if (turn->most[t]) {
+            top = LQ__MAX(top, v.code[t]);
+            low = LQ__MIN(low, v.code[t]);
+        }
+    }
+    turn->base = base;
+    if (top < low) return;
+    if (held == 0) { /* room on both sides */
+        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
+    }
+    int32_t least = lq__hot_octave(top - 254 + 11);
+    if (held) least = LQ__MAX(least, turn->base - (255 - held) / 12);
+    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
+    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
+    if (held && base != turn->base) {
+        turn->lost += lq__hot_rebase(scales, base - turn->base);
+    }
+    turn->base = base;
+    for (size_t t = 0; t < 8; t++) {
+        int32_t code = v.code[t] - 12 * base;
+        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
+    }
+}
+
+/* What a granule begins with: the scales that just fit, the tile's base, factors. */
+LQ__STATIC void lq__hot_fit_c(lq__hot_vectors *v, int16_t (*factors)[8], uint8_t *tile, int kind,
+                            int stream, lq__hot_turn *turn)
+{
+    if (!lq__hot_aim(v, turn, kind, stream)) {
+        lq__hot_choose_base(turn, tile + lq__hot_scales_at(kind, lq__hot_wide(turn->dims)), kind,
+                            stream);
+        (void)lq__hot_aim(v, turn, kind, stream);
+    }
+    lq__hot_factors(factors, kind, stream, v);
+}
+
 /* Of each token the scale of least cost, and its code. fixed: the middle one. */
-LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
+LQ__STATIC void lq__hot_best_c(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
                              const lq__hot_vectors *v, int fixed)
 {
     for (size_t t = 0; t < 8; t++) {
@@ -22473,7 +22485,7 @@ LQ__STATIC void lq__hot_best(uint32_t *best, uint8_t *scales, const uint32_t (*c
 
 /* X of eight tokens from `first` on to codes and scales. */
 static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
-                              const lq__hot_turn *turn)
+                              lq__hot_turn *turn)
 {
     const int16_t *x = turn->dst;
     size_t stride = turn->row;
@@ -22482,9 +22494,8 @@ static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
     int fixed = lq__hot_is_fixed(kind, stream);
     uint8_t *codes = (uint8_t *)turn->spun; /* (8, wide) */
     lq__hot_vectors v;
-    lq__hot_aim(&v, turn, kind, stream);
     int16_t factors[3][8];
-    lq__hot_factors(factors, kind, stream, &v);
+    lq__hot_fit_c(&v, factors, tile, kind, stream, turn);
     uint32_t costs[3][8];
     memset(costs, 0, sizeof costs);
     for (size_t k = 0; k < 3 && !fixed; k++) {
@@ -22493,7 +22504,7 @@ static void lq__hot_granule_c(uint8_t *tile, int kind, int stream, size_t first,
         }
     }
     uint32_t best[8];
-    lq__hot_best(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
+    lq__hot_best_c(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
                  &v, fixed);
     for (size_t t = 0; t < 8 && !joint; t++) {
         (void)lq__hot_quantize(codes + t * wide, x + t * stride, wide, kind, factors[best[t]][t]);
@@ -22528,7 +22539,7 @@ LQ__HOT_256 __m256i lq__hot_times_256(__m256i x, int32_t factor)
     return _mm256_mullo_epi32(x, _mm256_set1_epi32(factor));
 }
 
-LQ__HOT_256 void lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
+LQ__HOT_256 int lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, int kind, int stream)
 {
     const lq__hot_bound *bound = lq__hot_bound_in(kind, stream);
     const int32_t norm = (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims));
@@ -22546,12 +22557,16 @@ LQ__HOT_256 void lq__hot_aim_256(lq__hot_vectors *v, const lq__hot_turn *turn, i
     }
     __m256i code = _mm256_add_epi32(_mm256_add_epi32(exponent, rung),
                                     _mm256_set1_epi32(bound->base + LQ__HOT_SCALE_ONE));
+    const __m256i ordinary = _mm256_or_si256(
+        none, _mm256_and_si256(_mm256_cmpgt_epi32(code, _mm256_set1_epi32(59)),
+                               _mm256_cmpgt_epi32(_mm256_set1_epi32(241), code)));
     none = _mm256_or_si256(none, _mm256_cmpgt_epi32(_mm256_set1_epi32(LQ__HOT_LEAST), code));
     _mm256_storeu_si256((__m256i *)(void *)v->code, _mm256_andnot_si256(none, code));
     exponent = _mm256_sub_epi32(exponent, _mm256_set1_epi32(12 * 13));
     _mm256_storeu_si256((__m256i *)(void *)v->exponent, _mm256_andnot_si256(none, exponent));
     _mm256_storeu_si256((__m256i *)(void *)v->rung, rung);
     _mm256_storeu_si256((__m256i *)(void *)v->none, none);
+    return turn->base == 0 && _mm256_movemask_epi8(ordinary) == -1;
 }
 
 LQ__HOT_256 void lq__hot_factors_256(int16_t (*factors)[8], int kind, int stream,
@@ -22581,6 +22596,17 @@ LQ__HOT_256 void lq__hot_factors_256(int16_t (*factors)[8], int kind, int stream
                                        _mm_shuffle_epi8(high, _mm_sub_epi8(at, _mm_set1_epi8(16))));
         _mm_storeu_si128((__m128i *)(void *)factors[k], _mm_and_si128(f, there));
     }
+}
+
+LQ__TARGET_HOT_AVX2 static void lq__hot_fit_256(lq__hot_vectors *v, int16_t (*factors)[8],
+                                                uint8_t *tile, int kind, int stream,
+                                                lq__hot_turn *turn)
+{
+    if (!lq__hot_aim_256(v, turn, kind, stream)) {
+        lq__hot_fit_c(v, factors, tile, kind, stream, turn);
+        return;
+    }
+    lq__hot_factors_256(factors, kind, stream, v);
 }
 
 LQ__HOT_256 void lq__hot_best_256(uint32_t *best, uint8_t *scales, const uint32_t (*costs)[8],
@@ -22614,11 +22640,6 @@ LQ__HOT_256 void lq__hot_best_256(uint32_t *best, uint8_t *scales, const uint32_
     _mm_storel_epi64((__m128i *)(void *)scales, _mm_packus_epi16(eight, eight));
 }
 
-LQ__HOT_256 __m256i lq__hot_row_256(const int16_t *x)
-{
-    return _mm256_loadu_si256((const __m256i *)(const void *)x);
-}
-
 /* Entries j, below 32, of a table in two halves. */
 LQ__HOT_256 __m256i lq__hot_pick_256(const __m256i *table, __m256i j)
 {
@@ -22628,7 +22649,8 @@ LQ__HOT_256 __m256i lq__hot_pick_256(const __m256i *table, __m256i j)
 
 #endif
 
-/* ---- E8: what differs by level: 32 entries of a table, brackets, words to memory ---- */
+/* ---- what differs by level: 32 entries of a table, of which entry16 knows the first;
+   E8: brackets, words to memory ---- */
 #if LQ__X86
 typedef struct lq__entries_avx2 {
     __m256i half[2];
@@ -22648,6 +22670,11 @@ LQ__HOT_256 lq__u8_avx2 lq__entry_avx2(const lq__entries_avx2 *t, lq__u8_avx2 j)
     return (lq__u8_avx2)lq__hot_pick_256(t->half, (__m256i)j);
 }
 
+LQ__HOT_256 lq__u8_avx2 lq__entry16_avx2(const lq__entries_avx2 *t, lq__u8_avx2 j)
+{
+    return (lq__u8_avx2)_mm256_shuffle_epi8(t->half[0], (__m256i)j);
+}
+
 LQ__HOT_512 lq__entries_avx512 lq__entries_of_avx512(const int8_t *of)
 {
     return _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)of));
@@ -22657,6 +22684,8 @@ LQ__HOT_512 lq__u8_avx512 lq__entry_avx512(const lq__entries_avx512 *t, lq__u8_a
 {
     return (lq__u8_avx512)_mm512_permutexvar_epi8((__m512i)j, *t);
 }
+
+#define lq__entry16_avx512 lq__entry_avx512
 
 /* Brackets of two coordinates. */
 LQ__HOT_256 lq__u8_avx2 lq__hot_near_avx2(lq__i16_avx2 y0, lq__i16_avx2 y1)
@@ -22751,14 +22780,6 @@ LQ__HOT_256 void lq__hot_take_words_avx2(uint8_t *at, const uint32_t *words, siz
     _mm256_storeu_si256((__m256i *)(void *)at, w);
 }
 #define lq__hot_take_words_avx512 lq__hot_take_words_avx2
-#define LQ__HOT_ON_avx2 LQ__TARGET_HOT_AVX2
-#define LQ__HOT_ON_avx512 LQ__TARGET_HOT_AVX512
-#define lq__hot_aim_avx2 lq__hot_aim_256
-#define lq__hot_aim_avx512 lq__hot_aim_256
-#define lq__hot_factors_avx2 lq__hot_factors_256
-#define lq__hot_factors_avx512 lq__hot_factors_256
-#define lq__hot_best_avx2 lq__hot_best_256
-#define lq__hot_best_avx512 lq__hot_best_256
 #elif LQ__NEON
 typedef uint8x16x2_t lq__entries_neon;
 
@@ -22773,6 +22794,11 @@ LQ__INLINE lq__entries_neon lq__entries_of_neon(const int8_t *of)
 LQ__INLINE lq__u8_neon lq__entry_neon(const lq__entries_neon *t, lq__u8_neon j)
 {
     return (lq__u8_neon)vqtbl2q_u8(*t, (uint8x16_t)j);
+}
+
+LQ__INLINE lq__u8_neon lq__entry16_neon(const lq__entries_neon *t, lq__u8_neon j)
+{
+    return (lq__u8_neon)vqtbl1q_u8(t->val[0], (uint8x16_t)j);
 }
 
 /* Brackets of two coordinates: lq__hot_bracket, of 128 bytes, in two halves. */
@@ -22821,16 +22847,12 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
         memcpy(at + 4 * t, words + best[t] * stride + t, 4);
     }
 }
-#define LQ__HOT_ON_neon
-#define lq__hot_aim_neon lq__hot_aim
-#define lq__hot_factors_neon lq__hot_factors
-#define lq__hot_best_neon lq__hot_best
 #endif
 
 /* ---- E8, at each level ----
    Tables by the bracket j: levels first and second of each coset, and z of the second. z of the
    first is half of the bracket, for coset 0 upwards: its parity is bit 1 of j, or of j + 1. */
-#define LQ__HOT_JOINT(v)                                                                           \
+#define LQ__HOT_JOINT(v, how)                                                                      \
     typedef struct lq__hot_joint_##v {                                                             \
         lq__entries_##v first[2];                                                                  \
         lq__entries_##v second[2];                                                                 \
@@ -22989,7 +23011,7 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
     }                                                                                              \
                                                                                                    \
     LQ__HOT_ON_##v LQ__INLINE void lq__hot_granule_joint_##v(                                      \
-        uint8_t *tile, int kind, int stream, size_t first, const lq__hot_turn *turn)               \
+        uint8_t *tile, int kind, int stream, size_t first, lq__hot_turn *turn)                     \
     {                                                                                              \
         const size_t wide = lq__hot_wide(turn->dims);                                              \
         const int fixed = lq__hot_is_fixed(kind, stream);                                          \
@@ -23001,9 +23023,8 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
             s.moved[c] = lq__entries_of_##v(lq__hot_brackets[3 * c + 2]);                          \
         }                                                                                          \
         lq__hot_vectors vectors;                                                                   \
-        lq__hot_aim_##v(&vectors, turn, kind, stream);                                             \
         int16_t factors[3][8];                                                                     \
-        lq__hot_factors_##v(factors, kind, stream, &vectors);                                      \
+        lq__hot_fit_##how(&vectors, factors, tile, kind, stream, turn);                            \
         uint32_t costs[3][8];                                                                      \
         memset(costs, 0, sizeof costs);                                                            \
         if (stream == LQ_K) {                                                                      \
@@ -23012,782 +23033,445 @@ LQ__INLINE void lq__hot_take_words_neon(uint8_t *at, const uint32_t *words, size
             lq__hot_by_tokens_##v(tile, &s, turn, first, factors[1]);                              \
         }                                                                                          \
         uint32_t best[8];                                                                          \
-        lq__hot_best_##v(best, tile + lq__hot_scales_at(kind, wide) + first,                       \
+        lq__hot_best_##how(best, tile + lq__hot_scales_at(kind, wide) + first,                     \
                          (const uint32_t(*)[8])costs, &vectors, fixed);                            \
         for (size_t d = 0; d < wide && stream == LQ_K; d += 8) {                                   \
             lq__hot_take_words_##v(tile + 64 * (4 * (d / 8) + first / 16) + first % 16 * 4,        \
                                    words + d, turn->row, best);                                    \
         }                                                                                          \
     }
-LQ__EACH_LEVEL(LQ__HOT_JOINT)
-
-/* ---- AVX2 ---- */
 #if LQ__X86
-/* Levels from zero outwards of 32 cells in order of packs. */
-typedef struct lq__hot_cells_256 {
-    __m256i base;
-    __m256i cut[LQ__HOT_CUTS];
-    __m256i spot[2]; /* of 16 levels each */
-    int cuts;
-    int many; /* more than 16 levels from zero outwards */
-} lq__hot_cells_256;
+LQ__HOT_JOINT(avx2, 256)
+LQ__HOT_JOINT(avx512, 256)
+#elif LQ__NEON
+LQ__HOT_JOINT(neon, c)
+#endif
 
-LQ__HOT_256 void lq__hot_cells_init_256(lq__hot_cells_256 *cells, int kind)
-{
-    const lq__hot_cells *of = lq__hot_cells_in(kind);
-    cells->base = lq__hot_twice_256((const int8_t *)of->base);
-    for (int k = 0; k < LQ__HOT_CUTS; k++) {
-        cells->cut[k] = lq__hot_twice_256((const int8_t *)of->cut[k]);
+/* ---- Z, at each level ---- */
+/* Levels from zero outwards, by cells: looked up eight cells at a time. kind and what depends on it
+   may be constants. */
+#define LQ__HOT_CELLS(v)                                                                        \
+    typedef struct lq__hot_cells_##v {                                                          \
+        lq__u8_##v base;                                                                        \
+        lq__u8_##v cut[LQ__HOT_CUTS];                                                           \
+        lq__entries_##v spot;                                                                   \
+        lq__u8_##v half; /* the code of the first level above zero */                           \
+        int cuts;                                                                               \
+        int many; /* more than 16 levels from zero outwards */                                  \
+    } lq__hot_cells_##v;                                                                        \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_cells_init_##v(lq__hot_cells_##v *cells, int kind)   \
+    {                                                                                           \
+        const lq__hot_cells *of = lq__hot_cells_in(kind);                                       \
+        cells->base = lq__load8_sixteen_##v(of->base);                                          \
+        for (int k = 0; k < LQ__HOT_CUTS; k++) {                                                \
+            cells->cut[k] = lq__load8_sixteen_##v(of->cut[k]);                                  \
+        }                                                                                       \
+        cells->spot = lq__entries_of_##v((const int8_t *)of->spot);                             \
+        cells->half = lq__set8_##v((int8_t)(1 << lq__hot_bits(kind) >> 1));                     \
+        cells->cuts = of->cuts;                                                                 \
+        cells->many = lq__hot_bits(kind) > 5;                                                   \
+    }                                                                                           \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_level_##v(const lq__hot_cells_##v *cells, \
+                                                                lq__u8_##v a)                   \
+    {                                                                                           \
+        const lq__u8_##v eight = (lq__u8_##v)((lq__u16_##v)a >> 3) & 15;                        \
+        lq__u8_##v level = lq__look8_##v(cells->base, eight);                                   \
+        for (int k = 0; k < cells->cuts; k++) {                                                 \
+            level -= lq__reach8_##v(a, lq__look8_##v(cells->cut[k], eight));                    \
+        }                                                                                       \
+        return level;                                                                           \
+    }                                                                                           \
+                                                                                                \
+    /* How far the middle of a cell is from its level. */                                       \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cell_far_##v(const lq__hot_cells_##v *cells,   \
+                                                              lq__u8_##v a, lq__u8_##v level)   \
+    {                                                                                           \
+        const lq__u8_##v spot = cells->many ? lq__entry_##v(&cells->spot, level)                \
+                                            : lq__entry16_##v(&cells->spot, level);             \
+        return lq__apart8_##v(a + a + 1, spot);                                                 \
+    }                                                                                           \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cells_code_##v(const lq__hot_cells_##v *cells,  \
+                                                               lq__u8_##v a)                    \
+    {                                                                                           \
+        return lq__hot_cell_level_##v(cells, a) + cells->half;                                  \
+    }                                                                                           \
+                                                                                                \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_cells_error_##v(const lq__hot_cells_##v *cells, \
+                                                                lq__u8_##v a)                   \
+    {                                                                                           \
+        return lq__hot_cell_far_##v(cells, a, lq__hot_cell_level_##v(cells, a));                \
     }
-    cells->spot[0] = lq__hot_twice_256((const int8_t *)of->spot);
-    cells->spot[1] = lq__hot_twice_256((const int8_t *)of->spot + 16);
-    cells->cuts = of->cuts;
-    cells->many = lq__hot_bits(kind) > 5;
-}
+LQ__EACH_LEVEL(LQ__HOT_CELLS)
 
-LQ__HOT_256 __m256i lq__hot_cell_256(const int16_t *x, int16_t factor)
-{
-    const __m256i f = _mm256_set1_epi16(factor);
-    return _mm256_packs_epi16(_mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x)), f),
-                              _mm256_mulhi_epi16(_mm256_abs_epi16(lq__hot_row_256(x + 16)), f));
-}
-
-LQ__HOT_256 __m256i lq__hot_cell_level_256(const lq__hot_cells_256 *cells, __m256i a)
-{
-    const __m256i eight = _mm256_and_si256(_mm256_srli_epi16(a, 3), _mm256_set1_epi8(15));
-    const __m256i cut = _mm256_shuffle_epi8(cells->cut[0], eight);
-    __m256i level = _mm256_sub_epi8(_mm256_shuffle_epi8(cells->base, eight),
-                                    _mm256_cmpeq_epi8(_mm256_max_epu8(a, cut), a));
-    for (int k = 1; k < cells->cuts; k++) {
-        const __m256i next = _mm256_shuffle_epi8(cells->cut[k], eight);
-        level = _mm256_sub_epi8(level, _mm256_cmpeq_epi8(_mm256_max_epu8(a, next), a));
-    }
-    return level;
-}
-
-/* sum += squared errors, four a lane. */
-LQ__HOT_256 __m256i lq__hot_cell_costs_256(const lq__hot_cells_256 *cells, const int16_t *x,
-                                           int16_t factor, __m256i sum)
-{
-    const __m256i one = _mm256_set1_epi8(1);
-    const __m256i a = lq__hot_cell_256(x, factor);
-    const __m256i level = lq__hot_cell_level_256(cells, a);
-    const __m256i spot = cells->many ? lq__hot_pick_256(cells->spot, level)
-                                     : _mm256_shuffle_epi8(cells->spot[0], level);
-    const __m256i middle = _mm256_add_epi8(_mm256_add_epi8(a, a), one);
-    const __m256i e = _mm256_sub_epi8(_mm256_max_epu8(middle, spot), _mm256_min_epu8(middle, spot));
-    return _mm256_add_epi32(sum,
-                            _mm256_madd_epi16(_mm256_maddubs_epi16(e, e), _mm256_set1_epi16(1)));
-}
-
-/* Codes of 32 dims, in order. */
-LQ__HOT_256 __m256i lq__hot_codes_256(const lq__hot_cells_256 *cells, int kind, const int16_t *x,
-                                      int16_t factor)
-{
-    const int8_t half = (int8_t)(1 << lq__hot_bits(kind) >> 1);
-    const __m256i x0 = lq__hot_row_256(x);
-    const __m256i x1 = lq__hot_row_256(x + 16);
-    __m256i c;
-    if (!cells->cuts) {
-        const __m256i f = _mm256_set1_epi16(factor);
-        const __m256i two = _mm256_set1_epi16(2);
-        const __m256i h0 = _mm256_add_epi16(two, _mm256_srai_epi16(x0, 15));
-        const __m256i h1 = _mm256_add_epi16(two, _mm256_srai_epi16(x1, 15));
-        c = _mm256_packs_epi16(
-            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x0, f), h0), 2),
-            _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhrs_epi16(x1, f), h1), 2));
-        c = _mm256_max_epi8(c, _mm256_set1_epi8(-127));
-        c = _mm256_xor_si256(c, _mm256_set1_epi8(INT8_MIN));
-    } else {
-        const __m256i minus = _mm256_cmpgt_epi8(_mm256_setzero_si256(), _mm256_packs_epi16(x0, x1));
-        c = lq__hot_cell_level_256(cells, lq__hot_cell_256(x, factor));
-        c = _mm256_add_epi8(c, _mm256_set1_epi8(half)); /* below zero: 2 half - 1 less that */
-        c = _mm256_xor_si256(c, _mm256_and_si256(minus, _mm256_set1_epi8((int8_t)(2 * half - 1))));
-    }
-    return _mm256_permute4x64_epi64(c, 0xd8);
-}
-
-/* Four rows of 32 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
-   dims in each half; else four tokens of a dim side by side, dims ascending. */
-LQ__HOT_256 void lq__hot_fours_of_256(__m256i *w, const uint8_t *codes, size_t stride,
-                                      int by_tokens)
-{
-    const __m256i r0 = _mm256_loadu_si256((const __m256i *)(const void *)codes);
-    const __m256i r1 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + stride));
-    const __m256i r2 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 2 * stride));
-    const __m256i r3 = _mm256_loadu_si256((const __m256i *)(const void *)(codes + 3 * stride));
-    if (by_tokens) {
-        const __m256i a = _mm256_unpacklo_epi32(r0, r1);
-        const __m256i b = _mm256_unpackhi_epi32(r0, r1);
-        const __m256i c = _mm256_unpacklo_epi32(r2, r3);
-        const __m256i d = _mm256_unpackhi_epi32(r2, r3);
-        w[0] = _mm256_unpacklo_epi64(a, c);
-        w[1] = _mm256_unpackhi_epi64(a, c);
-        w[2] = _mm256_unpacklo_epi64(b, d);
-        w[3] = _mm256_unpackhi_epi64(b, d);
-    } else {
-        const __m256i a = _mm256_unpacklo_epi8(r0, r1);
-        const __m256i b = _mm256_unpackhi_epi8(r0, r1);
-        const __m256i c = _mm256_unpacklo_epi8(r2, r3);
-        const __m256i d = _mm256_unpackhi_epi8(r2, r3);
-        const __m256i p = _mm256_unpacklo_epi16(a, c);
-        const __m256i q = _mm256_unpackhi_epi16(a, c);
-        const __m256i r = _mm256_unpacklo_epi16(b, d);
-        const __m256i s = _mm256_unpackhi_epi16(b, d);
-        w[0] = _mm256_permute2x128_si256(p, q, 0x20);
-        w[1] = _mm256_permute2x128_si256(r, s, 0x20);
-        w[2] = _mm256_permute2x128_si256(p, q, 0x31);
-        w[3] = _mm256_permute2x128_si256(r, s, 0x31);
-    }
-}
-
-/* The highest bits of codes with a bit in the second plane. */
-LQ__HOT_256 uint32_t lq__hot_tops_256(__m256i w, int kind)
-{
-    return (uint32_t)_mm256_movemask_epi8(lq__hot_fours(kind) == 2 ? _mm256_slli_epi16(w, 3)
-                                                                   : _mm256_slli_epi16(w, 5));
-}
-
-/* The nibbles of two fours. */
-LQ__HOT_256 __m256i lq__hot_join_nibbles_256(__m256i a, __m256i b)
-{
-    const __m256i low = _mm256_set1_epi8(15);
-    return _mm256_or_si256(_mm256_and_si256(a, low),
-                           _mm256_slli_epi16(_mm256_and_si256(b, low), 4));
-}
-
-/* What the first plane has of two fours in fields of two bits. */
-LQ__HOT_256 __m256i lq__hot_join_pairs_256(__m256i a, __m256i b, int kind)
-{
-    const __m256i low = _mm256_set1_epi8(3);
-    if (lq__hot_has_nibbles(kind)) {
-        a = _mm256_srli_epi16(a, 4);
-        b = _mm256_srli_epi16(b, 4);
-    }
-    return _mm256_or_si256(_mm256_and_si256(a, low),
-                           _mm256_slli_epi16(_mm256_and_si256(b, low), 2));
-}
-
-/* Fields of a vector of the first plane: fours 4j .. of w[j] side by side; returns the vectors. */
-LQ__HOT_256 size_t lq__hot_join_256(__m256i *w, int kind)
-{
-    if (lq__hot_fours(kind) == 1) return 4;
-    if (lq__hot_fours(kind) == 2) {
-        w[0] = lq__hot_join_nibbles_256(w[0], w[1]);
-        w[1] = lq__hot_join_nibbles_256(w[2], w[3]);
-        return 2;
-    }
-    w[0] = _mm256_or_si256(lq__hot_join_pairs_256(w[0], w[1], kind),
-                           _mm256_slli_epi16(lq__hot_join_pairs_256(w[2], w[3], kind), 4));
-    return 1;
-}
-
-/* Vectors of eight tokens, w the first four of them, 16 dims i of 32. */
-LQ__HOT_256 void lq__hot_put_eight_256(uint8_t *at, __m256i w, __m256i z, size_t i)
-{
-    _mm256_storeu_si256((__m256i *)(void *)at, i ? _mm256_permute2x128_si256(w, z, 0x31)
-                                                 : _mm256_permute2x128_si256(w, z, 0x20));
-}
-
-/* The second plane of 32 dims of a tile of K: w[j], z[j] have fours j of each 16 dims. */
-LQ__HOT_256 void lq__hot_put_more_k_256(uint8_t *tile, int kind, size_t wide, size_t d,
-                                        size_t first, const __m256i *w, const __m256i *z)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 32) / 16;
-    const size_t behind = lq__hot_behind(kind);
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t step = 4 / fours * 4 * behind; /* from 16 dims to the next */
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + d / 16 * step + first / 16 * behind;
-    for (size_t j = 0; j < 4 && lq__hot_has_bits(kind); j++) {
-        uint8_t *at = to + j / fours * 4 * behind + j % fours * 8 + first % 16 / 2;
-        uint32_t a = lq__hot_tops_256(w[j], kind);
-        uint32_t b = lq__hot_tops_256(z[j], kind);
-        uint32_t bits[2];
-        bits[0] = (a & 0xffffu) | b << 16;
-        bits[1] = a >> 16 | (b & 0xffff0000u);
-        for (size_t i = 0; i < sixteens; i++) {
-            memcpy(at + i * step, &bits[i], 4);
-        }
-    }
-    for (size_t j = 0; j < 4 && lq__hot_has_nibbles(kind); j += 2) {
-        const __m256i a = lq__hot_join_nibbles_256(w[j], w[j + 1]);
-        const __m256i b = lq__hot_join_nibbles_256(z[j], z[j + 1]);
-        for (size_t i = 0; i < sixteens; i++) {
-            lq__hot_put_eight_256(to + i * step + j / 2 * 64 + first % 16 * 4, a, b, i);
-        }
-    }
-}
-
-/* 32 dims of a granule's codes into a tile of K. */
-LQ__HOT_256 void lq__hot_put_k_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 32) / 16;
-    __m256i w[4];
-    lq__hot_fours_of_256(w, codes, stride, 1);
-    __m256i z[4];
-    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 1);
-    if (lq__hot_behind(kind)) {
-        lq__hot_put_more_k_256(tile, kind, wide, d, first, w, z);
-    }
-    size_t count = lq__hot_join_256(w, kind);
-    (void)lq__hot_join_256(z, kind);
-    for (size_t i = 0; i < sixteens; i++) {
-        for (size_t j = 0; j < count; j++) {
-            uint8_t *at =
-                tile + 64 * (4 * ((d / 16 + i) * count + j) + first / 16) + first % 16 * 4;
-            lq__hot_put_eight_256(at, w[j], z[j], i);
-        }
-    }
-}
-
-/* The second plane of 8 dims of a tile of V, half h of a vector: w has tokens `first` .., z those
-   four behind. */
-LQ__HOT_256 void lq__hot_put_more_v_256(uint8_t *tile, int kind, size_t wide, size_t vector,
-                                        size_t first, size_t h, __m256i w, __m256i z)
-{
-    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
-    if (lq__hot_has_nibbles(kind)) {
-        _mm256_storeu_si256((__m256i *)(void *)(to + field / 2 * 64 + 32 * h),
-                            lq__hot_join_nibbles_256(w, z));
-    } else {
-        const uint32_t a = lq__hot_tops_256(w, kind);
-        const uint32_t b = lq__hot_tops_256(z, kind);
-        memcpy(to + field * 8 + 4 * h, &a, 4);
-        memcpy(to + field * 8 + 4 * h + 8, &b, 4);
-    }
-}
-
-/* 32 dims of a granule's codes into a tile of V. */
-LQ__HOT_256 void lq__hot_put_v_256(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const int upper = first % 16 != 0;
-    __m256i w[4];
-    lq__hot_fours_of_256(w, codes, stride, 0);
-    __m256i z[4];
-    lq__hot_fours_of_256(z, codes + 4 * stride, stride, 0);
-    for (size_t i = 0; i < LQ__MIN(wide - d, 32) / 8; i += 1) {
-        const size_t b = d / 16 + i / 2;
-        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
-        uint8_t *at = tile + 64 * vector + 32 * (i % 2);
-        if (lq__hot_behind(kind)) {
-            lq__hot_put_more_v_256(tile, kind, wide, vector, first, i % 2, w[i], z[i]);
-        }
-        __m256i x;
-        if (fours == 1) {
-            x = w[i];
-            _mm256_storeu_si256(
-                (__m256i *)(void *)(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1) +
-                                    32 * (i % 2)),
-                z[i]);
-        } else if (fours == 2) {
-            x = lq__hot_join_nibbles_256(w[i], z[i]);
-        } else { /* half of each byte is there, or will be */
-            x = lq__hot_join_pairs_256(w[i], z[i], kind);
-            x = upper ? _mm256_slli_epi16(x, 4) : x;
-            x = _mm256_or_si256(x, _mm256_and_si256(lq__hot_row_256((const int16_t *)(void *)at),
-                                                    _mm256_set1_epi8(upper ? 15 : -16)));
-        }
-        _mm256_storeu_si256((__m256i *)(void *)at, x);
-    }
-}
-
-LQ__HOT_256 void lq__hot_granule_of_256(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint8_t *codes = (uint8_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    lq__hot_vectors v;
-    lq__hot_aim_256(&v, turn, kind, stream);
-    int16_t factors[3][8];
-    lq__hot_factors_256(factors, kind, stream, &v);
-    uint32_t costs[3][8];
-    memset(costs, 0, sizeof costs);
-    lq__hot_cells_256 cells;
-    lq__hot_cells_init_256(&cells, kind);
-    if (cells.cuts) {
-        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
-        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 31); /* dims not there */
-        for (size_t t = 0; t < 8; t++) {
-            const int16_t *row = x + t * stride;
-            __m256i s0 = _mm256_setzero_si256();
-            __m256i s1 = s0;
-            __m256i s2 = s0;
-            for (size_t d = 0; d < dims; d += 32) {
-                s0 = lq__hot_cell_costs_256(&cells, row + d, factors[0][t], s0);
-                s1 = lq__hot_cell_costs_256(&cells, row + d, factors[1][t], s1);
-                s2 = lq__hot_cell_costs_256(&cells, row + d, factors[2][t], s2);
-            }
-            s0 = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s2));
-            __m128i sum =
-                _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1));
-            costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
-            costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
-            costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
-        }
-    }
-    uint32_t best[8];
-    lq__hot_best_256(best, tile + lq__hot_scales_at(kind, wide) + first,
-                     (const uint32_t(*)[8])costs, &v, lq__hot_is_fixed(kind, stream));
-    for (size_t t = 0; t < 8; t++) {
-        for (size_t d = 0; d < dims; d += 32) {
-            _mm256_storeu_si256(
-                (__m256i *)(void *)(codes + t * stride + d),
-                lq__hot_codes_256(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (size_t d = 0; d < dims; d += 32) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_256(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_256(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_granule_avx2(uint8_t *tile, int kind, int stream,
-                                                     size_t first, const lq__hot_turn *turn)
-{
-    if (lq__hot_is_joint(kind)) {
-        lq__hot_granule_joint_avx2(tile, kind, stream, first, turn);
-    } else {
-        lq__hot_granule_of_256(tile, kind, stream, first, turn);
-    }
-}
-
-/* ---- AVX-512 ---- */
-/* Codes, without the sign, and errors of 128 cells. */
-typedef struct lq__hot_cells_512 {
+#if LQ__X86
+/* AVX-512 has codes and errors of all 128 cells in registers. */
+typedef struct lq__hot_marks_avx512 {
     __m512i code[2];
     __m512i error[2];
-} lq__hot_cells_512;
+    int cuts;
+} lq__hot_marks_avx512;
 
-LQ__HOT_512 void lq__hot_cells_init_512(lq__hot_cells_512 *cells, int kind)
+LQ__HOT_512 void lq__hot_marks_init_avx512(lq__hot_marks_avx512 *marks, int kind)
 {
-    const lq__hot_cells *of = lq__hot_cells_in(kind);
-    const __m512i one = _mm512_set1_epi8(1);
-    const __m512i half = _mm512_set1_epi8((int8_t)(1 << lq__hot_bits(kind) >> 1));
-    const __m512i four = _mm512_set1_epi32(0x03020100);
-    const __m512i base =
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->base));
-    const __m512i spot =
-        _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)of->spot));
-    __m512i a =
-        _mm512_add_epi8(four, _mm512_mullo_epi32(_mm512_set1_epi32(0x04040404),
-                                                 _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
-                                                                   11, 12, 13, 14, 15)));
+    lq__hot_cells_avx512 cells;
+    lq__hot_cells_init_avx512(&cells, kind);
+    __m512i a = _mm512_add_epi8(_mm512_set1_epi32(0x03020100),
+                                _mm512_mullo_epi32(_mm512_set1_epi32(0x04040404),
+                                                   _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+                                                                     10, 11, 12, 13, 14, 15)));
+    marks->cuts = cells.cuts;
+    LQ__UNROLL
     for (int i = 0; i < 2; i++) {
-        const __m512i eight = _mm512_and_si512(_mm512_srli_epi16(a, 3), _mm512_set1_epi8(15));
-        const __m512i middle = _mm512_add_epi8(_mm512_add_epi8(a, a), one);
-        __m512i level = _mm512_shuffle_epi8(base, eight);
-        for (int k = 0; k < of->cuts; k++) {
-            const __m512i cut =
-                _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)of->cut[k]));
-            const __mmask64 above = _mm512_cmpge_epu8_mask(a, _mm512_shuffle_epi8(cut, eight));
-            level = _mm512_mask_add_epi8(level, above, level, one);
-        }
-        __m512i near = _mm512_permutexvar_epi8(level, spot);
-        cells->code[i] = _mm512_add_epi8(level, half);
-        cells->error[i] =
-            _mm512_sub_epi8(_mm512_max_epu8(middle, near), _mm512_min_epu8(middle, near));
+        const lq__u8_avx512 level = lq__hot_cell_level_avx512(&cells, (lq__u8_avx512)a);
+        marks->code[i] = (__m512i)(level + cells.half);
+        marks->error[i] = (__m512i)lq__hot_cell_far_avx512(&cells, (lq__u8_avx512)a, level);
         a = _mm512_add_epi8(a, _mm512_set1_epi8(64));
     }
 }
 
-LQ__HOT_512 __m512i lq__hot_cell_512(__m512i x0, __m512i x1, __m512i factor)
+LQ__HOT_512 lq__u8_avx512 lq__hot_marks_code_avx512(const lq__hot_marks_avx512 *marks,
+                                                   lq__u8_avx512 a)
 {
-    return _mm512_packs_epi16(_mm512_mulhi_epi16(x0, factor), _mm512_mulhi_epi16(x1, factor));
+    return (lq__u8_avx512)_mm512_permutex2var_epi8(marks->code[0], (__m512i)a, marks->code[1]);
 }
 
-/* sum += squared errors, four a lane, of magnitudes x0 and x1. */
-LQ__HOT_512 __m512i lq__hot_cell_costs_512(const lq__hot_cells_512 *cells, __m512i x0, __m512i x1,
-                                           __m512i factor, __m512i sum)
+LQ__HOT_512 lq__u8_avx512 lq__hot_marks_error_avx512(const lq__hot_marks_avx512 *marks,
+                                                    lq__u8_avx512 a)
 {
-    const __m512i a = lq__hot_cell_512(x0, x1, factor);
-    const __m512i e = _mm512_permutex2var_epi8(cells->error[0], a, cells->error[1]);
-    return _mm512_dpbusd_epi32(sum, e, e);
+    return (lq__u8_avx512)_mm512_permutex2var_epi8(marks->error[0], (__m512i)a, marks->error[1]);
 }
 
-/* Costs of a granule's three scales, tokens side by side. */
-LQ__HOT_512 void lq__hot_costs_512(uint32_t (*costs)[8], const lq__hot_cells_512 *cells,
-                                   uint32_t rest, const int16_t *x, size_t stride, size_t dims,
-                                   const int16_t (*factors)[8])
+/* Sums of lanes: a token's costs. */
+LQ__HOT_256 void lq__hot_keep_three(uint32_t (*costs)[8], size_t t, __m128i sum)
 {
-    for (size_t t = 0; t < 8; t++) {
-        const int16_t *row = x + t * stride;
-        const __m512i f0 = _mm512_set1_epi16(factors[0][t]);
-        const __m512i f1 = _mm512_set1_epi16(factors[1][t]);
-        const __m512i f2 = _mm512_set1_epi16(factors[2][t]);
-        __m512i s0 = _mm512_setzero_si512();
-        __m512i s1 = s0;
-        __m512i s2 = s0;
-        for (size_t d = 0; d < dims; d += 64) {
-            const __m512i x0 = _mm512_abs_epi16(_mm512_loadu_si512(row + d));
-            const __m512i x1 = _mm512_abs_epi16(_mm512_loadu_si512(row + d + 32));
-            s0 = lq__hot_cell_costs_512(cells, x0, x1, f0, s0);
-            s1 = lq__hot_cell_costs_512(cells, x0, x1, f1, s1);
-            s2 = lq__hot_cell_costs_512(cells, x0, x1, f2, s2);
-        }
-        __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(s0, s1), _mm512_unpackhi_epi32(s0, s1));
-        __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(s2, s2), _mm512_unpackhi_epi32(s2, s2));
-        a = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-        __m256i c = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(c), _mm256_extracti128_si256(c, 1));
-        costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum) - rest;
-        costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1) - rest;
-        costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2) - rest;
+    costs[0][t] = (uint32_t)_mm_cvtsi128_si32(sum);
+    costs[1][t] = (uint32_t)_mm_extract_epi32(sum, 1);
+    costs[2][t] = (uint32_t)_mm_extract_epi32(sum, 2);
+}
+
+LQ__HOT_256 void lq__hot_keep_costs_avx2(uint32_t (*costs)[8], size_t t, const lq__i32_avx2 *sum)
+{
+    const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32((__m256i)sum[0], (__m256i)sum[1]),
+                                        _mm256_hadd_epi32((__m256i)sum[2], (__m256i)sum[2]));
+    lq__hot_keep_three(costs, t,
+                       _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
+}
+
+LQ__HOT_512 void lq__hot_keep_costs_avx512(uint32_t (*costs)[8], size_t t,
+                                           const lq__i32_avx512 *sum)
+{
+    const __m512i *s = (const __m512i *)(const void *)sum;
+    const __m512i a =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(s[0], s[1]), _mm512_unpackhi_epi32(s[0], s[1]));
+    const __m512i b =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[2]), _mm512_unpackhi_epi32(s[2], s[2]));
+    const __m512i c = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    const __m256i d = _mm256_add_epi32(_mm512_castsi512_si256(c), _mm512_extracti64x4_epi64(c, 1));
+    lq__hot_keep_three(costs, t,
+                       _mm_add_epi32(_mm256_castsi256_si128(d), _mm256_extracti128_si256(d, 1)));
+}
+
+/* 16 dims of eight tokens, w the first four of them, to each of `sixteens` places. */
+LQ__HOT_256 void lq__hot_put_eight_avx2(uint8_t *at, lq__u8_avx2 w, lq__u8_avx2 z, size_t step,
+                                        size_t sixteens)
+{
+    _mm256_storeu_si256((__m256i *)(void *)at,
+                        _mm256_permute2x128_si256((__m256i)w, (__m256i)z, 0x20));
+    if (sixteens > 1) {
+        _mm256_storeu_si256((__m256i *)(void *)(at + step),
+                            _mm256_permute2x128_si256((__m256i)w, (__m256i)z, 0x31));
     }
 }
 
-/* Codes of 64 dims, in order. */
-LQ__HOT_512 __m512i lq__hot_codes_512(const lq__hot_cells_512 *cells, int kind, const int16_t *x,
-                                      int16_t factor)
+LQ__HOT_512 void lq__hot_put_eight_avx512(uint8_t *at, lq__u8_avx512 w, lq__u8_avx512 z,
+                                          size_t step, size_t sixteens)
 {
-    const int8_t most = (int8_t)((1 << lq__hot_bits(kind)) - 1);
-    const __m512i f = _mm512_set1_epi16(factor);
-    const __m512i x0 = _mm512_loadu_si512(x);
-    const __m512i x1 = _mm512_loadu_si512(x + 32);
-    __m512i c;
-    if (!lq__hot_cells_in(kind)->cuts) {
-        const __m512i two = _mm512_set1_epi16(2);
-        const __m512i h0 = _mm512_add_epi16(two, _mm512_srai_epi16(x0, 15));
-        const __m512i h1 = _mm512_add_epi16(two, _mm512_srai_epi16(x1, 15));
-        c = _mm512_packs_epi16(
-            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x0, f), h0), 2),
-            _mm512_srai_epi16(_mm512_add_epi16(_mm512_mulhrs_epi16(x1, f), h1), 2));
-        c = _mm512_max_epi8(c, _mm512_set1_epi8(-127));
-        c = _mm512_xor_si512(c, _mm512_set1_epi8(INT8_MIN));
-    } else {
-        const __mmask64 minus = _mm512_movepi8_mask(_mm512_packs_epi16(x0, x1));
-        const __m512i a = lq__hot_cell_512(_mm512_abs_epi16(x0), _mm512_abs_epi16(x1), f);
-        c = _mm512_permutex2var_epi8(cells->code[0], a, cells->code[1]);
-        c = _mm512_mask_sub_epi8(c, minus, _mm512_set1_epi8(most), c);
-    }
-    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), c);
-}
-
-/* Four rows of 64 codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 ..., of 16
-   dims in each quarter; else four tokens of a dim side by side, 16 dims in each w[j]. */
-LQ__HOT_512 void lq__hot_fours_of_512(__m512i *w, const uint8_t *codes, size_t stride,
-                                      int by_tokens)
-{
-    const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i r0 = _mm512_loadu_si512(codes);
-    __m512i r1 = _mm512_loadu_si512(codes + stride);
-    __m512i r2 = _mm512_loadu_si512(codes + 2 * stride);
-    __m512i r3 = _mm512_loadu_si512(codes + 3 * stride);
-    if (by_tokens) {
-        const __m512i a = _mm512_unpacklo_epi32(r0, r1);
-        const __m512i b = _mm512_unpackhi_epi32(r0, r1);
-        const __m512i c = _mm512_unpacklo_epi32(r2, r3);
-        const __m512i d = _mm512_unpackhi_epi32(r2, r3);
-        w[0] = _mm512_unpacklo_epi64(a, c);
-        w[1] = _mm512_unpackhi_epi64(a, c);
-        w[2] = _mm512_unpacklo_epi64(b, d);
-        w[3] = _mm512_unpackhi_epi64(b, d);
-    } else {
-        __m512i a, b, c, d;
-        r0 = _mm512_permutexvar_epi32(turn, r0);
-        r1 = _mm512_permutexvar_epi32(turn, r1);
-        r2 = _mm512_permutexvar_epi32(turn, r2);
-        r3 = _mm512_permutexvar_epi32(turn, r3);
-        a = _mm512_unpacklo_epi8(r0, r1);
-        b = _mm512_unpackhi_epi8(r0, r1);
-        c = _mm512_unpacklo_epi8(r2, r3);
-        d = _mm512_unpackhi_epi8(r2, r3);
-        w[0] = _mm512_unpacklo_epi16(a, c);
-        w[1] = _mm512_unpackhi_epi16(a, c);
-        w[2] = _mm512_unpacklo_epi16(b, d);
-        w[3] = _mm512_unpackhi_epi16(b, d);
-    }
-}
-
-/* The highest bits of codes with a bit in the second plane. */
-LQ__HOT_512 uint64_t lq__hot_tops_512(__m512i w, int kind)
-{
-    return (uint64_t)_mm512_test_epi8_mask(w, _mm512_set1_epi8(lq__hot_fours(kind) == 2 ? 16 : 4));
-}
-
-/* The nibbles of two fours. */
-LQ__HOT_512 __m512i lq__hot_join_nibbles_512(__m512i a, __m512i b)
-{
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi8(15), a, _mm512_slli_epi16(b, 4), 0xca);
-}
-
-/* What the first plane has of two fours in fields of two bits. */
-LQ__HOT_512 __m512i lq__hot_join_pairs_512(__m512i a, __m512i b, int kind)
-{
-    const __m512i low = _mm512_set1_epi8(3);
-    if (lq__hot_has_nibbles(kind)) {
-        a = _mm512_srli_epi16(a, 4);
-        b = _mm512_srli_epi16(b, 4);
-    }
-    return _mm512_or_si512(_mm512_and_si512(a, low),
-                           _mm512_slli_epi16(_mm512_and_si512(b, low), 2));
-}
-
-/* Fields of a vector of the first plane: fours 4j .. of w[j] side by side; returns the vectors. */
-LQ__HOT_512 size_t lq__hot_join_512(__m512i *w, int kind)
-{
-    if (lq__hot_fours(kind) == 1) return 4;
-    if (lq__hot_fours(kind) == 2) {
-        w[0] = lq__hot_join_nibbles_512(w[0], w[1]);
-        w[1] = lq__hot_join_nibbles_512(w[2], w[3]);
-        return 2;
-    }
-    w[0] = _mm512_or_si512(lq__hot_join_pairs_512(w[0], w[1], kind),
-                           _mm512_slli_epi16(lq__hot_join_pairs_512(w[2], w[3], kind), 4));
-    return 1;
-}
-
-/* Vectors of eight tokens, w the first four of them, `step` bytes apart for each 16 dims. */
-LQ__HOT_512 void lq__hot_put_eight_512(uint8_t *at, __m512i w, __m512i z, size_t step,
-                                       size_t sixteens)
-{
-    const __m512i low =
-        _mm512_permutex2var_epi64(w, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), z);
-    const __m512i high =
-        _mm512_permutex2var_epi64(w, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), z);
+    const __m512i low = _mm512_permutex2var_epi64(
+        (__m512i)w, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), (__m512i)z);
+    const __m512i high = _mm512_permutex2var_epi64(
+        (__m512i)w, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), (__m512i)z);
     _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(low));
     if (sixteens > 1) {
-        at += step;
-        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(low, 1));
+        _mm256_storeu_si256((__m256i *)(void *)(at + step), _mm512_extracti64x4_epi64(low, 1));
     }
     if (sixteens > 2) {
-        at += step;
-        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_castsi512_si256(high));
+        _mm256_storeu_si256((__m256i *)(void *)(at + 2 * step), _mm512_castsi512_si256(high));
     }
     if (sixteens > 3) {
-        at += step;
-        _mm256_storeu_si256((__m256i *)(void *)at, _mm512_extracti64x4_epi64(high, 1));
+        _mm256_storeu_si256((__m256i *)(void *)(at + 3 * step), _mm512_extracti64x4_epi64(high, 1));
+    }
+}
+#elif LQ__NEON
+
+LQ__INLINE void lq__hot_keep_costs_neon(uint32_t (*costs)[8], size_t t, const lq__i32_neon *sum)
+{
+    for (int k = 0; k < 3; k++) {
+        costs[k][t] = vaddvq_u32((uint32x4_t)sum[k]);
     }
 }
 
-/* The second plane of 64 dims of a tile of K: w[j], z[j] have fours j of each 16 dims. */
-LQ__HOT_512 void lq__hot_put_more_k_512(uint8_t *tile, int kind, size_t wide, size_t d,
-                                        size_t first, const __m512i *w, const __m512i *z)
+LQ__INLINE void lq__hot_put_eight_neon(uint8_t *at, lq__u8_neon w, lq__u8_neon z, size_t step,
+                                       size_t sixteens)
 {
-    const size_t sixteens = LQ__MIN(wide - d, 64) / 16;
-    const size_t behind = lq__hot_behind(kind);
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t step = 4 / fours * 4 * behind; /* from 16 dims to the next */
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + d / 16 * step + first / 16 * behind;
-    for (size_t j = 0; j < 4 && lq__hot_has_bits(kind); j++) {
-        uint8_t *at = to + j / fours * 4 * behind + j % fours * 8 + first % 16 / 2;
-        uint64_t a = lq__hot_tops_512(w[j], kind);
-        uint64_t b = lq__hot_tops_512(z[j], kind);
-        for (size_t i = 0; i < sixteens; i++, a >>= 16, b >>= 16) {
-            uint32_t bits = (uint32_t)(a & 0xffffu) | (uint32_t)(b & 0xffffu) << 16;
-            memcpy(at + i * step, &bits, 4);
-        }
-    }
-    for (size_t j = 0; j < 4 && lq__hot_has_nibbles(kind); j += 2) {
-        lq__hot_put_eight_512(to + j / 2 * 64 + first % 16 * 4,
-                              lq__hot_join_nibbles_512(w[j], w[j + 1]),
-                              lq__hot_join_nibbles_512(z[j], z[j + 1]), step, sixteens);
-    }
-}
-
-/* 64 dims of a granule's codes into a tile of K. */
-LQ__HOT_512 void lq__hot_put_k_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t sixteens = LQ__MIN(wide - d, 64) / 16;
-    __m512i w[4];
-    lq__hot_fours_of_512(w, codes, stride, 1);
-    __m512i z[4];
-    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 1);
-    if (lq__hot_behind(kind)) {
-        lq__hot_put_more_k_512(tile, kind, wide, d, first, w, z);
-    }
-    size_t count = lq__hot_join_512(w, kind);
-    (void)lq__hot_join_512(z, kind);
-    for (size_t j = 0; j < count; j++) {
-        lq__hot_put_eight_512(tile + 64 * (4 * (d / 16 * count + j) + first / 16) + first % 16 * 4,
-                              w[j], z[j], 256 * count, sixteens);
-    }
-}
-
-/* The second plane of 16 dims of a tile of V: w has tokens `first` .., z those four behind. */
-LQ__HOT_512 void lq__hot_put_more_v_512(uint8_t *tile, int kind, size_t wide, size_t vector,
-                                        size_t first, __m512i w, __m512i z)
-{
-    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
-    if (lq__hot_has_nibbles(kind)) {
-        _mm512_storeu_si512(to + field / 2 * 64, lq__hot_join_nibbles_512(w, z));
-    } else {
-        const uint64_t bits[2] = {lq__hot_tops_512(w, kind), lq__hot_tops_512(z, kind)};
-        memcpy(to + field * 8, bits, 16);
-    }
-}
-
-/* 64 dims of a granule's codes into a tile of V. */
-LQ__HOT_512 void lq__hot_put_v_512(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const int upper = first % 16 != 0;
-    __m512i w[4];
-    lq__hot_fours_of_512(w, codes, stride, 0);
-    __m512i z[4];
-    lq__hot_fours_of_512(z, codes + 4 * stride, stride, 0);
-    for (size_t i = 0; i < LQ__MIN(wide - d, 64) / 16; i++) {
-        const size_t b = d / 16 + i;
-        const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);
-        uint8_t *at = tile + 64 * vector;
-        if (lq__hot_behind(kind)) {
-            lq__hot_put_more_v_512(tile, kind, wide, vector, first, w[i], z[i]);
-        }
-        __m512i x;
-        if (fours == 1) {
-            x = w[i];
-            _mm512_storeu_si512(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1), z[i]);
-        } else if (fours == 2) {
-            x = lq__hot_join_nibbles_512(w[i], z[i]);
-        } else { /* half of each byte is there, or will be */
-            x = lq__hot_join_pairs_512(w[i], z[i], kind);
-            x = upper ? _mm512_slli_epi16(x, 4) : x;
-            x = _mm512_or_si512(
-                x, _mm512_and_si512(_mm512_loadu_si512(at), _mm512_set1_epi8(upper ? 15 : -16)));
-        }
-        _mm512_storeu_si512(at, x);
-    }
-}
-
-LQ__HOT_512 void lq__hot_granule_of_512(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t dims = turn->dims;
-    uint8_t *codes = (uint8_t *)turn->spun;
-    const size_t wide = lq__hot_wide(dims);
-    lq__hot_vectors v;
-    lq__hot_aim_256(&v, turn, kind, stream);
-    int16_t factors[3][8];
-    lq__hot_factors_256(factors, kind, stream, &v);
-    uint32_t costs[3][8];
-    memset(costs, 0, sizeof costs);
-    lq__hot_cells_512 cells;
-    memset(&cells, 0, sizeof cells);
-    if (lq__hot_cells_in(kind)->cuts) {
-        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
-        const uint32_t rest = error * error * (uint32_t)((0 - dims) & 63); /* dims not there */
-        lq__hot_cells_init_512(&cells, kind);
-        lq__hot_costs_512(costs, &cells, rest, x, stride, dims, (const int16_t(*)[8])factors);
-    }
-    uint32_t best[8];
-    lq__hot_best_256(best, tile + lq__hot_scales_at(kind, wide) + first,
-                     (const uint32_t(*)[8])costs, &v, lq__hot_is_fixed(kind, stream));
-    for (size_t t = 0; t < 8; t++) {
-        for (size_t d = 0; d < dims; d += 64) {
-            _mm512_storeu_si512(
-                codes + t * stride + d,
-                lq__hot_codes_512(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (size_t d = 0; d < dims; d += 64) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_512(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_512(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_granule_avx512(uint8_t *tile, int kind, int stream,
-                                                         size_t first, const lq__hot_turn *turn)
-{
-    if (lq__hot_is_joint(kind)) {
-        lq__hot_granule_joint_avx512(tile, kind, stream, first, turn);
-    } else {
-        lq__hot_granule_of_512(tile, kind, stream, first, turn);
-    }
+    (void)step; /* one */
+    (void)sixteens;
+    lq__store8_neon(at, w);
+    lq__store8_neon(at + 16, z);
 }
 #endif
 
-/* ---- the base of a tile; vectors into tiles ---- */
-/* Makes the scales (64) of a tile those of another base, higher by so many octaves: exactly, but
-   for those that become too small. Returns how many. */
-LQ__STATIC size_t lq__hot_rebase(uint8_t *scales, int32_t octaves)
-{
-    size_t lost = 0;
-    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
-        int32_t code = (int32_t)scales[t] - 12 * octaves;
-        int held = scales[t] && code >= LQ__HOT_LEAST;
-        lost += scales[t] && !held;
-        scales[t] = (uint8_t)(held ? lq__hot_clip(code) : 0);
+/* Codes in rows of a granule (8), then as a tile has them. set: cells, or marks; how: of what
+   functions the scales are. */
+#define LQ__HOT_SEAL(v, set, how)                                                                 \
+    /* Costs of three scales of each token. Dims that are not there cost nothing. */              \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_costs_##v(uint32_t (*costs)[8],                        \
+                                                     const lq__hot_##set##_##v *marks, int kind,  \
+                                                     const lq__hot_turn *turn,                    \
+                                                     const int16_t (*factors)[8])                 \
+    {                                                                                             \
+        const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;                     \
+        const uint32_t rest =                                                                     \
+            error * error * (uint32_t)((0 - turn->dims) & (4 * LQ__LANES_##v - 1));               \
+        for (size_t t = 0; t < 8; t++) {                                                          \
+            const int16_t *row = turn->dst + t * turn->row;                                       \
+            const lq__i16_##v f0 = lq__set16_##v(factors[0][t]);                                  \
+            const lq__i16_##v f1 = lq__set16_##v(factors[1][t]);                                  \
+            const lq__i16_##v f2 = lq__set16_##v(factors[2][t]);                                  \
+            lq__i32_##v sum[3];                                                                   \
+            sum[0] = sum[1] = sum[2] = lq__set_##v(0);                                            \
+            for (size_t d = 0; d < turn->dims; d += 4 * LQ__LANES_##v) {                          \
+                const lq__i16_##v a = lq__abs16_##v(lq__load16_##v(row + d));                     \
+                const lq__i16_##v b = lq__abs16_##v(lq__load16_##v(row + d + 2 * LQ__LANES_##v)); \
+                sum[0] = lq__add_squares8_##v(                                                    \
+                    sum[0], lq__hot_##set##_error_##v(marks, lq__cells8_##v(a, b, f0)));          \
+                sum[1] = lq__add_squares8_##v(                                                    \
+                    sum[1], lq__hot_##set##_error_##v(marks, lq__cells8_##v(a, b, f1)));          \
+                sum[2] = lq__add_squares8_##v(                                                    \
+                    sum[2], lq__hot_##set##_error_##v(marks, lq__cells8_##v(a, b, f2)));          \
+            }                                                                                     \
+            lq__hot_keep_costs_##v(costs, t, sum);                                                \
+            for (int k = 0; k < 3; k++) {                                                         \
+                costs[k][t] -= rest;                                                              \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    /* Codes of 4 LANES dims, in order. */                                                        \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_codes_##v(const lq__hot_##set##_##v *marks,      \
+                                                           int kind, const int16_t *x,            \
+                                                           int16_t factor)                        \
+    {                                                                                             \
+        const lq__i16_##v f = lq__set16_##v(factor);                                              \
+        const lq__i16_##v a = lq__load16_##v(x);                                                  \
+        const lq__i16_##v b = lq__load16_##v(x + 2 * LQ__LANES_##v);                              \
+        lq__u8_##v c;                                                                             \
+        if (!marks->cuts) {                                                                       \
+            c = lq__pack8_##v((lq__times_q15_##v(a, f) + (a >> 15) + 2) >> 2,                     \
+                              (lq__times_q15_##v(b, f) + (b >> 15) + 2) >> 2);                    \
+            c = lq__max8_##v(c, lq__set8_##v(-127)) ^ 128;                                        \
+        } else {                                                                                  \
+            c = lq__cells8_##v(lq__abs16_##v(a), lq__abs16_##v(b), f);                            \
+            c = lq__mirror8_##v(lq__pack8_##v(a, b), lq__hot_##set##_code_##v(marks, c),          \
+                                lq__set8_##v((int8_t)((1 << lq__hot_bits(kind)) - 1)));           \
+        }                                                                                         \
+        return lq__order8_##v(c);                                                                 \
+    }                                                                                             \
+                                                                                                  \
+    /* Four rows of codes. by_tokens: w[j] has dims 4j .. 4j + 3 of token 0, of token 1 .. of     \
+       each 16 dims; else four tokens of a dim side by side, dims ascending. */                   \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_fours_of_##v(lq__u8_##v *w, const lq__u8_##v *rows,    \
+                                                        int by_tokens)                            \
+    {                                                                                             \
+        lq__i16_##v a[4];                                                                         \
+        LQ__UNROLL                                                                                \
+        for (int j = 0; j < 4; j += 2) {                                                          \
+            const lq__i16_##v p = (lq__i16_##v)(by_tokens ? rows[j] : lq__spread8_##v(rows[j]));  \
+            const lq__i16_##v q =                                                                 \
+                (lq__i16_##v)(by_tokens ? rows[j + 1] : lq__spread8_##v(rows[j + 1]));            \
+            a[j] = by_tokens ? lq__zip32_low_##v(p, q) : lq__zip8_low_##v(p, q);                  \
+            a[j + 1] = by_tokens ? lq__zip32_high_##v(p, q) : lq__zip8_high_##v(p, q);            \
+        }                                                                                         \
+        LQ__UNROLL                                                                                \
+        for (int j = 0; j < 2; j++) {                                                             \
+            w[2 * j] = (lq__u8_##v)(by_tokens ? lq__zip64_low_##v(a[j], a[j + 2])                 \
+                                              : lq__zip16_low_##v(a[j], a[j + 2]));               \
+            w[2 * j + 1] = (lq__u8_##v)(by_tokens ? lq__zip64_high_##v(a[j], a[j + 2])            \
+                                                  : lq__zip16_high_##v(a[j], a[j + 2]));          \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    /* Fields of so many bits, from bit `from` on, of a and of b above them. */                   \
+    LQ__HOT_ON_##v LQ__INLINE lq__u8_##v lq__hot_join_##v(lq__u8_##v a, lq__u8_##v b, int from,   \
+                                                          int bits)                               \
+    {                                                                                             \
+        const lq__u8_##v field = lq__set8_##v((int8_t)((1 << bits) - 1));                         \
+        a = (lq__u8_##v)((lq__u16_##v)a >> from) & field;                                         \
+        b = (lq__u8_##v)((lq__u16_##v)b >> from) & field;                                         \
+        return a | (lq__u8_##v)((lq__u16_##v)b << bits);                                          \
+    }                                                                                             \
+                                                                                                  \
+    /* 4 LANES dims of a granule's codes into a tile of K: fours of a token's dims are joined. */ \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_put_k_##v(uint8_t *tile, int kind, size_t wide,        \
+                                                     size_t d, size_t first,                      \
+                                                     const lq__u8_##v *rows)                      \
+    {                                                                                             \
+        const size_t sixteens = LQ__MIN(wide - d, 4 * LQ__LANES_##v) / 16;                        \
+        const int fours = lq__hot_fours(kind);                                                    \
+        const int width = 8 / fours;                                                              \
+        const int lowest = lq__hot_has_nibbles(kind) ? 4 : 0;                                     \
+        const size_t vectors = 16 / (size_t)fours; /* of four blocks of 16 tokens, by 16 dims */  \
+        const size_t behind = lq__hot_behind(kind);                                               \
+        uint8_t *to = tile + 64 * (d / 16 * vectors) + 4 * first;                                 \
+        uint8_t *more =                                                                           \
+            tile + lq__hot_second_plane(kind, wide) + (d / 16 * vectors + first / 16) * behind;   \
+        lq__u8_##v w[4];                                                                          \
+        lq__u8_##v z[4];                                                                          \
+        lq__hot_fours_of_##v(w, rows, 1);                                                         \
+        lq__hot_fours_of_##v(z, rows + 4, 1);                                                     \
+        if (lq__hot_has_bits(kind)) {                                                             \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 4; j++) {                                                         \
+                uint8_t *at = more + (size_t)(j / fours) * 4 * behind + (size_t)(j % fours) * 8 + \
+                              first % 16 / 2;                                                     \
+                uint64_t a = lq__bits8_##v(w[j], width);                                          \
+                uint64_t b = lq__bits8_##v(z[j], width);                                          \
+                for (size_t i = 0; i < sixteens; i++, a >>= 16, b >>= 16) {                       \
+                    uint32_t bits = (uint32_t)(a & 0xffffu) | (uint32_t)(b & 0xffffu) << 16;      \
+                    memcpy(at + i * vectors * behind, &bits, 4);                                  \
+                }                                                                                 \
+            }                                                                                     \
+        }                                                                                         \
+        if (lq__hot_has_nibbles(kind)) {                                                          \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 4; j += 2) {                                                      \
+                lq__hot_put_eight_##v(                                                            \
+                    more + 32 * j + first % 16 * 4, lq__hot_join_##v(w[j], w[j + 1], 0, 4),       \
+                    lq__hot_join_##v(z[j], z[j + 1], 0, 4), vectors * behind, sixteens);          \
+            }                                                                                     \
+        }                                                                                         \
+        if (fours > 1) {                                                                          \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 4; j += 2) {                                                      \
+                w[j] = lq__hot_join_##v(w[j], w[j + 1], lowest, width);                           \
+                z[j] = lq__hot_join_##v(z[j], z[j + 1], lowest, width);                           \
+            }                                                                                     \
+        }                                                                                         \
+        if (fours > 2) {                                                                          \
+            w[0] = lq__hot_join_##v(w[0], w[2], 0, 4);                                            \
+            z[0] = lq__hot_join_##v(z[0], z[2], 0, 4);                                            \
+        }                                                                                         \
+        lq__hot_put_eight_##v(to, w[0], z[0], 64 * vectors, sixteens);                            \
+        if (fours < 2) {                                                                          \
+            lq__hot_put_eight_##v(to + 256, w[1], z[1], 64 * vectors, sixteens);                  \
+            lq__hot_put_eight_##v(to + 768, w[3], z[3], 64 * vectors, sixteens);                  \
+        }                                                                                         \
+        if (fours < 4) {                                                                          \
+            lq__hot_put_eight_##v(to + 512 / fours, w[2], z[2], 64 * vectors, sixteens);          \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    /* The same into a tile of V: tokens four apart are joined. */                                \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_put_v_##v(uint8_t *tile, int kind, size_t wide,        \
+                                                     size_t d, size_t first,                      \
+                                                     const lq__u8_##v *rows)                      \
+    {                                                                                             \
+        const size_t fours = (size_t)lq__hot_fours(kind);                                         \
+        const int width = 8 / (int)fours;                                                         \
+        const int nibbles = lq__hot_has_nibbles(kind);                                            \
+        const size_t field = first / 4 % fours;                                                   \
+        const int upper = first % 16 ? 4 : 0;                                                     \
+        lq__u8_##v w[4];                                                                          \
+        lq__u8_##v z[4]; /* the second plane; Z8: the next four tokens */                         \
+        LQ__UNROLL                                                                                \
+        for (int j = 0; j < 4; j++) {                                                             \
+            w[j] = rows[j];                                                                       \
+            z[j] = rows[j + 4];                                                                   \
+            if (fours > 1) w[j] = lq__hot_join_##v(rows[j], rows[j + 4], nibbles ? 4 : 0, width); \
+            if (nibbles) z[j] = lq__hot_join_##v(rows[j], rows[j + 4], 0, 4);                     \
+            if (lq__hot_has_bits(kind)) z[j] = lq__hot_join_##v(rows[j], rows[j + 4], width, 1);  \
+        }                                                                                         \
+        lq__hot_fours_of_##v(w, w, 0);                                                            \
+        if (fours == 1 || lq__hot_behind(kind)) lq__hot_fours_of_##v(z, z, 0);                    \
+        LQ__UNROLL                                                                                \
+        for (size_t j = 0; j < 4; j++) {                                                          \
+            if (d + LQ__LANES_##v * j >= wide) break;                                             \
+            const size_t b = (d + LQ__LANES_##v * j) / 16;                                        \
+            const size_t byte = 4 * LQ__LANES_##v * j % 64;                                       \
+            const size_t vector = lq__hot_at(wide / 16, 16 / fours, b, first / 4 / fours);        \
+            uint8_t *at = tile + 64 * vector + byte;                                              \
+            uint8_t *more =                                                                       \
+                tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);          \
+            lq__u8_##v x = w[j];                                                                  \
+            if (fours == 1) {                                                                     \
+                lq__store8_##v(tile + 64 * lq__hot_at(wide / 16, 16, b, first / 4 + 1) + byte,    \
+                               z[j]);                                                             \
+            } else if (nibbles) {                                                                 \
+                lq__store8_##v(more + field / 2 * 64 + byte, z[j]);                               \
+            } else if (lq__hot_has_bits(kind)) {                                                  \
+                const uint64_t low = lq__bits8_##v(z[j], 0);                                      \
+                const uint64_t high = lq__bits8_##v(z[j], 1);                                     \
+                memcpy(more + field * 8 + byte / 8, &low, LQ__LANES_##v / 2);                     \
+                memcpy(more + field * 8 + 8 + byte / 8, &high, LQ__LANES_##v / 2);                \
+            }                                                                                     \
+            if (fours == 4) { /* the other half of each byte is there, or will be */              \
+                const lq__u8_##v other = lq__set8_##v((int8_t)(upper ? 15 : -16));                \
+                x = (lq__u8_##v)((lq__u16_##v)x << upper) | (lq__load8_##v(at) & other);          \
+            }                                                                                     \
+            lq__store8_##v(at, x);                                                                \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_granule_of_##v(uint8_t *tile, int kind, int stream,    \
+                                                          size_t first, lq__hot_turn *turn)       \
+    {                                                                                             \
+        const size_t wide = lq__hot_wide(turn->dims);                                             \
+        lq__hot_vectors vectors;                                                                  \
+        int16_t factors[3][8];                                                                    \
+        lq__hot_fit_##how(&vectors, factors, tile, kind, stream, turn);                           \
+        uint32_t costs[3][8];                                                                     \
+        memset(costs, 0, sizeof costs);                                                           \
+        lq__hot_##set##_##v marks;                                                                \
+        lq__hot_##set##_init_##v(&marks, kind);                                                   \
+        if (marks.cuts) {                                                                         \
+            lq__hot_costs_##v(costs, &marks, kind, turn, (const int16_t(*)[8])factors);           \
+        }                                                                                         \
+        uint32_t best[8];                                                                         \
+        lq__hot_best_##how(best, tile + lq__hot_scales_at(kind, wide) + first,                    \
+                         (const uint32_t(*)[8])costs, &vectors, lq__hot_is_fixed(kind, stream));  \
+        for (size_t d = 0; d < turn->dims; d += 4 * LQ__LANES_##v) {                              \
+            lq__u8_##v rows[8];                                                                   \
+            for (size_t t = 0; t < 8; t++) {                                                      \
+                rows[t] = lq__hot_codes_##v(&marks, kind, turn->dst + t * turn->row + d,          \
+                                            factors[best[t]][t]);                                 \
+            }                                                                                     \
+            if (stream == LQ_K) {                                                                 \
+                lq__hot_put_k_##v(tile, kind, wide, d, first, rows);                              \
+            } else {                                                                              \
+                lq__hot_put_v_##v(tile, kind, wide, d, first, rows);                              \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    LQ__HOT_ON_##v static void lq__hot_granule_##v(uint8_t *tile, int kind, int stream,           \
+                                                   size_t first, lq__hot_turn *turn)              \
+    {                                                                                             \
+        if (lq__hot_is_joint(kind)) {                                                             \
+            lq__hot_granule_joint_##v(tile, kind, stream, first, turn);                           \
+        } else {                                                                                  \
+            lq__hot_granule_of_##v(tile, kind, stream, first, turn);                              \
+        }                                                                                         \
     }
-    return lost;
-}
+#if LQ__X86
+LQ__HOT_SEAL(avx2, cells, 256)
+LQ__HOT_SEAL(avx512, marks, 256)
+#elif LQ__NEON
+LQ__HOT_SEAL(neon, cells, c)
+#endif
 
-/* floor(x / 12). */
-LQ__INLINE int32_t lq__hot_octave(int32_t x)
-{
-    return (x + 12 * 1024) / 12 - 1024;
-}
-
-/* The base for what has been turned: the largest number always has a scale, the others have one
-   while the tile spans 20 octaves. 0 for ordinary numbers. Counts tokens that have none. */
-LQ__STATIC void lq__hot_choose_base(lq__hot_turn *turn, uint8_t *scales, int kind, int stream)
-{
-    int32_t base = turn->base;
-    int32_t top = -12 * 1024; /* codes if the base were 0 */
-    int32_t low = 12 * 1024;
-    int32_t held = 0; /* the largest code in the tile */
-    for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
-        held = LQ__MAX(held, (int32_t)scales[t]);
-    }
-    turn->base = 0;
-    lq__hot_vectors v;
-    lq__hot_aim(&v, turn, kind, stream);
-    for (size_t t = 0; t < 8; t++) {
-        if (turn->most[t]) {
-            top = LQ__MAX(top, v.code[t]);
-            low = LQ__MIN(low, v.code[t]);
-        }
-    }
-    turn->base = base;
-    if (top < low) return;
-    if (held == 0) { /* room on both sides */
-        base = top < 60 ? lq__hot_octave(top - 60) : top > 240 ? lq__hot_octave(top - 216) : 0;
-    }
-    int32_t least = lq__hot_octave(top - 254 + 11);
-    if (held) least = LQ__MAX(least, turn->base - (255 - held) / 12);
-    base = LQ__MAX(LQ__MIN(base, lq__hot_octave(low - 2)), least);
-    base = lq__clamp(base, -LQ__HOT_BASE, LQ__HOT_BASE);
-    if (held && base != turn->base) {
-        turn->lost += lq__hot_rebase(scales, base - turn->base);
-    }
-    turn->base = base;
-    for (size_t t = 0; t < 8; t++) {
-        int32_t code = v.code[t] - 12 * base;
-        turn->lost += turn->most[t] && (code < LQ__HOT_LEAST || code > 255);
-    }
-}
-
-/* Whether the base is 0 and codes are surely such that lq__hot_choose_base would leave it there:
-   60 .. 240. */
-LQ__INLINE int lq__hot_ordinary(const lq__hot_turn *turn, int32_t norm, int kind, int stream)
-{
-    const int32_t one = lq__hot_bound_in(kind, stream)->base + LQ__HOT_SCALE_ONE - 6 * norm;
-    const int32_t least = lq__hot_octave(60 - one + 11); /* codes are 12 octaves + one + a rung, */
-    const int32_t most = lq__hot_octave(228 - one);      /* 0 .. 12 */
-    int32_t all = turn->base == 0 ? 0 : -1;
-    for (size_t t = 0; t < 8; t++) {
-        int32_t octave = turn->unit[t] + (int32_t)lq__log2_floor((uint64_t)turn->most[t] | 1);
-        all |= turn->most[t] ? (octave - least) | (most - octave) : 0;
-    }
-    return all >= 0;
-}
-
+/* ---- vectors into tiles ---- */
 /* Tokens `first` .. of a tile, first a multiple of 8: at most 8. Work: lq__hot_work_bytes. */
 LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t first,
                                   lq__hot_turn *turn, void *work)
@@ -23808,11 +23492,6 @@ LQ__STATIC void lq__hot_seal_rows(uint8_t *tile, int kind, int stream, size_t fi
         memset(turn->unit, 0, sizeof turn->unit);
     }
     kernels->turn(turn);
-    if (!lq__hot_ordinary(turn, (int32_t)lq__log2_floor(lq__hadamard_block(turn->dims)), kind,
-                          stream)) {
-        lq__hot_choose_base(turn, tile + lq__hot_scales_at(kind, lq__hot_wide(turn->dims)), kind,
-                            stream);
-    }
     kernels->granule(tile, kind, stream, first, turn);
 }
 
@@ -23848,348 +23527,6 @@ LQ__STATIC int lq__hot_seal(uint8_t *tile, int kind, int stream, size_t dims, si
     *base = turn.base;
     return LQ_OK;
 }
-
-#if LQ__NEON
-/* ---- seal, with NEON ---- */
-/* See lq__hot_cells. */
-typedef struct lq__hot_cells_neon {
-    uint8x16_t base;
-    uint8x16_t cut[LQ__HOT_CUTS];
-    uint8x16x2_t spot;
-    int cuts;
-} lq__hot_cells_neon;
-
-LQ__INLINE void lq__hot_cells_init_neon(lq__hot_cells_neon *cells, int kind)
-{
-    const lq__hot_cells *of = lq__hot_cells_in(kind);
-    cells->base = vld1q_u8(of->base);
-    for (int k = 0; k < LQ__HOT_CUTS; k++) {
-        cells->cut[k] = vld1q_u8(of->cut[k]);
-    }
-    cells->spot.val[0] = vld1q_u8(of->spot);
-    cells->spot.val[1] = vld1q_u8(of->spot + 16);
-    cells->cuts = of->cuts;
-}
-
-/* Cells of 16 magnitudes, in halves: |x| * factor >> 16. */
-LQ__INLINE uint8x16_t lq__hot_cell_neon(int16x8_t x0, int16x8_t x1, int16_t factor)
-{
-    const int16x8_t a = vqdmulhq_n_s16(x0, factor); /* twice that */
-    const int16x8_t b = vqdmulhq_n_s16(x1, factor);
-    const uint8x16_t c = vcombine_u8(vqshrun_n_s16(a, 1), vqshrun_n_s16(b, 1));
-    return vminq_u8(c, vdupq_n_u8(127));
-}
-
-LQ__INLINE uint8x16_t lq__hot_cell_level_neon(const lq__hot_cells_neon *cells, uint8x16_t a)
-{
-    const uint8x16_t eight = vshrq_n_u8(a, 3);
-    uint8x16_t level = vqtbl1q_u8(cells->base, eight);
-    for (int k = 0; k < cells->cuts; k++) {
-        level = vsubq_u8(level, vcgeq_u8(a, vqtbl1q_u8(cells->cut[k], eight)));
-    }
-    return level;
-}
-
-/* Squared errors of 16 cells, added to four sums. kind is a constant. */
-LQ__INLINE uint32x4_t lq__hot_cell_costs_neon(const lq__hot_cells_neon *cells, int kind,
-                                              uint8x16_t a, uint32x4_t sum)
-{
-    const uint8x16_t level = lq__hot_cell_level_neon(cells, a);
-    const uint8x16_t spot = lq__hot_bits(kind) > 5 ? vqtbl2q_u8(cells->spot, level)
-                                                   : vqtbl1q_u8(cells->spot.val[0], level);
-    const uint8x16_t e = vabdq_u8(vaddq_u8(vaddq_u8(a, a), vdupq_n_u8(1)), spot);
-    sum = vpadalq_u16(sum, vmull_u8(vget_low_u8(e), vget_low_u8(e)));
-    return vpadalq_u16(sum, vmull_high_u8(e, e));
-}
-
-/* Codes of 16 dims. */
-LQ__INLINE uint8x16_t lq__hot_codes_neon(const lq__hot_cells_neon *cells, int kind,
-                                         const int16_t *x, int16_t factor)
-{
-    const uint8_t half = (uint8_t)(1u << lq__hot_bits(kind) >> 1);
-    const int16x8_t x0 = vld1q_s16(x);
-    const int16x8_t x1 = vld1q_s16(x + 8);
-    if (!cells->cuts) {
-        const int16x8_t most = vdupq_n_s16(127 * 4 + 3);
-        int16x8_t y[2];
-        y[0] = vaddq_s16(vqrdmulhq_n_s16(x0, factor), vshrq_n_s16(x0, 15));
-        y[1] = vaddq_s16(vqrdmulhq_n_s16(x1, factor), vshrq_n_s16(x1, 15));
-        for (int j = 0; j < 2; j++) { /* clamped to what +-127 are made of */
-            y[j] = vaddq_s16(y[j], vdupq_n_s16(2));
-            y[j] = vmaxq_s16(vminq_s16(y[j], most), vdupq_n_s16(-127 * 4));
-        }
-        return veorq_u8(
-            vreinterpretq_u8_s8(vcombine_s8(vshrn_n_s16(y[0], 2), vshrn_n_s16(y[1], 2))),
-            vdupq_n_u8(128));
-    } else {
-        const int8x16_t sign = vcombine_s8(vshrn_n_s16(x0, 8), vshrn_n_s16(x1, 8));
-        const uint8x16_t minus = vcltzq_s8(sign);
-        uint8x16_t c = lq__hot_cell_neon(vabsq_s16(x0), vabsq_s16(x1), factor);
-        c = vaddq_u8(lq__hot_cell_level_neon(cells, c), vdupq_n_u8(half));
-        return veorq_u8(c, vandq_u8(minus, vdupq_n_u8((uint8_t)(2 * half - 1))));
-    }
-}
-
-/* Costs of a row with three factors. Dims that are not there, up to a multiple of 16, cost
-   nothing. */
-LQ__INLINE void lq__hot_costs_neon(uint32_t (*costs)[8], size_t t, const lq__hot_cells_neon *cells,
-                                   int kind, const int16_t *x, size_t dims,
-                                   const int16_t (*factors)[8])
-{
-    const uint32_t error = (uint32_t)lq__hot_cells_in(kind)->spot[0] - 1;
-    const uint32_t rest = error * error * (uint32_t)((0 - dims) & 15);
-    uint32x4_t s0 = vdupq_n_u32(0);
-    uint32x4_t s1 = s0;
-    uint32x4_t s2 = s0;
-    for (size_t d = 0; d < dims; d += 16) {
-        const int16x8_t a = vabsq_s16(vld1q_s16(x + d));
-        const int16x8_t b = vabsq_s16(vld1q_s16(x + d + 8));
-        s0 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[0][t]), s0);
-        s1 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[1][t]), s1);
-        s2 = lq__hot_cell_costs_neon(cells, kind, lq__hot_cell_neon(a, b, factors[2][t]), s2);
-    }
-    costs[0][t] = vaddvq_u32(s0) - rest;
-    costs[1][t] = vaddvq_u32(s1) - rest;
-    costs[2][t] = vaddvq_u32(s2) - rest;
-}
-
-/* The highest bits, in the second plane, of the bytes of four lanes by a four, twice: 32 bits. */
-LQ__INLINE void lq__hot_tops_neon(uint8_t *dst, int kind, uint8x16_t a, uint8x16_t b)
-{
-    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-    const uint8x16_t top = vdupq_n_u8(lq__hot_fours(kind) == 2 ? 16 : 4);
-    uint8x16_t x = vpaddq_u8(vandq_u8(vtstq_u8(a, top), bit), vandq_u8(vtstq_u8(b, top), bit));
-    x = vpaddq_u8(x, x);
-    x = vpaddq_u8(x, x);
-    uint32_t v = vgetq_lane_u32(vreinterpretq_u32_u8(x), 0);
-    memcpy(dst, &v, 4);
-}
-
-/* The nibbles of two fours. */
-LQ__INLINE uint8x16_t lq__hot_join_nibbles_neon(uint8x16_t a, uint8x16_t b)
-{
-    return vsliq_n_u8(vandq_u8(a, vdupq_n_u8(15)), b, 4);
-}
-
-/* What the first plane has of two fours in fields of two bits, with zeros above. */
-LQ__INLINE uint8x16_t lq__hot_join_pairs_neon(uint8x16_t a, uint8x16_t b, int kind)
-{
-    if (lq__hot_has_nibbles(kind)) {
-        a = vshrq_n_u8(a, 4);
-        b = vshrq_n_u8(b, 4);
-    }
-    a = vandq_u8(a, vdupq_n_u8(3));
-    return vsliq_n_u8(a, vandq_u8(b, vdupq_n_u8(3)), 2);
-}
-
-/* Four rows of 16 codes: w[f] has four f of each. */
-LQ__INLINE void lq__hot_fours_neon(uint8x16_t *w, const uint8_t *codes, size_t stride)
-{
-    uint32x4_t r[4];
-    for (int j = 0; j < 4; j++) {
-        r[j] = vreinterpretq_u32_u8(vld1q_u8(codes + (size_t)j * stride));
-    }
-    uint64x2_t a[2];
-    uint64x2_t b[2];
-    for (int j = 0; j < 2; j++) { /* fours 0 and 2, 1 and 3, of two rows */
-        a[j] = vreinterpretq_u64_u32(vtrn1q_u32(r[2 * j], r[2 * j + 1]));
-        b[j] = vreinterpretq_u64_u32(vtrn2q_u32(r[2 * j], r[2 * j + 1]));
-    }
-    w[0] = vreinterpretq_u8_u64(vtrn1q_u64(a[0], a[1]));
-    w[1] = vreinterpretq_u8_u64(vtrn1q_u64(b[0], b[1]));
-    w[2] = vreinterpretq_u8_u64(vtrn2q_u64(a[0], a[1]));
-    w[3] = vreinterpretq_u8_u64(vtrn2q_u64(b[0], b[1]));
-}
-
-/* 16 dims of a granule's codes (8 rows) into a tile of K. */
-LQ__INLINE void lq__hot_put_k_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const int fours = lq__hot_fours(kind);
-    const size_t behind = lq__hot_behind(kind);
-    uint8_t *more =
-        tile + lq__hot_second_plane(kind, wide) + (d / 4 / (size_t)fours * 4 + first / 16) * behind;
-    uint8x16_t w[2][4];
-    lq__hot_fours_neon(w[0], codes, stride);
-    lq__hot_fours_neon(w[1], codes + 4 * stride, stride);
-    for (int f = 0; f < 4 && lq__hot_has_bits(kind); f++) {
-        lq__hot_tops_neon(more + (size_t)(f / fours) * 4 * behind + (size_t)(f % fours) * 8 +
-                              first % 16 / 2,
-                          kind, w[0][f], w[1][f]);
-    }
-    for (size_t h = 0; h < 2 && lq__hot_has_nibbles(kind); h++) {
-        uint8_t *at = more + first % 16 * 4 + 16 * h;
-        vst1q_u8(at, lq__hot_join_nibbles_neon(w[h][0], w[h][1]));
-        vst1q_u8(at + 64, lq__hot_join_nibbles_neon(w[h][2], w[h][3]));
-    }
-    for (int f = 0; f < 4; f += fours) {
-        const size_t v = (d / 4 + (size_t)f) / (size_t)fours;
-        uint8_t *at = tile + 64 * (4 * v + first / 16) + first % 16 * 4;
-        for (size_t h = 0; h < 2; h++) {
-            uint8x16_t x = w[h][f];
-            if (fours == 2) {
-                x = lq__hot_join_nibbles_neon(x, w[h][(f + 1) & 3]);
-            } else if (fours == 4) {
-                x = vsliq_n_u8(lq__hot_join_pairs_neon(x, w[h][1], kind),
-                               lq__hot_join_pairs_neon(w[h][2], w[h][3], kind), 4);
-            }
-            vst1q_u8(at + 16 * h, x);
-        }
-    }
-}
-
-/* The highest bits of four rows, in the second plane: a bit a row, 16 dims of 4 bits. */
-LQ__INLINE void lq__hot_top_rows_neon(uint8_t *dst, int kind, const uint8x16_t *r)
-{
-    uint8x16_t top[4];
-    for (int j = 0; j < 4; j++) {
-        top[j] = lq__hot_fours(kind) == 2 ? vshrq_n_u8(r[j], 4) : vshrq_n_u8(r[j], 2);
-    }
-    uint8x16_t x = vsliq_n_u8(vsliq_n_u8(top[0], top[1], 1), vsliq_n_u8(top[2], top[3], 1), 2);
-    vst1_u8(dst, vget_low_u8(vsliq_n_u8(vuzp1q_u8(x, x), vuzp2q_u8(x, x), 4)));
-}
-
-/* The second plane of 16 dims of a tile of V: r has tokens `first` .. */
-LQ__INLINE void lq__hot_put_more_v_neon(uint8_t *tile, int kind, size_t wide, size_t vector,
-                                        size_t first, const uint8x16_t *r)
-{
-    const size_t field = first / 4 % (size_t)lq__hot_fours(kind);
-    uint8_t *to = tile + lq__hot_second_plane(kind, wide) + vector * lq__hot_behind(kind);
-    if (lq__hot_has_nibbles(kind)) {
-        uint8x16x4_t x;
-        for (int j = 0; j < 4; j++) {
-            x.val[j] = lq__hot_join_nibbles_neon(r[j], r[j + 4]);
-        }
-        vst4q_u8(to + field / 2 * 64, x);
-    } else {
-        lq__hot_top_rows_neon(to + field * 8, kind, r);
-        lq__hot_top_rows_neon(to + field * 8 + 8, kind, r + 4);
-    }
-}
-
-/* The same into a tile of V: 16 dims of four tokens lie as four interleaved rows. */
-LQ__INLINE void lq__hot_put_v_neon(uint8_t *tile, int kind, size_t wide, size_t d, size_t first,
-                                   const uint8_t *codes, size_t stride)
-{
-    const size_t fours = (size_t)lq__hot_fours(kind);
-    const size_t vector = lq__hot_at(wide / 16, 16 / fours, d / 16, first / 4 / fours);
-    uint8_t *at = tile + 64 * vector;
-    uint8x16_t r[8];
-    uint8x16x4_t x;
-    for (int j = 0; j < 8; j++) {
-        r[j] = vld1q_u8(codes + (size_t)j * stride);
-        x.val[j & 3] = r[j];
-    }
-    if (lq__hot_behind(kind)) {
-        lq__hot_put_more_v_neon(tile, kind, wide, vector, first, r);
-    }
-    if (fours == 4) { /* half of each byte is there, or will be */
-        x = vld4q_u8(at);
-    }
-    for (int j = 0; j < 4; j++) {
-        if (fours == 1) {
-            x.val[j] = r[j];
-        } else if (fours == 2) {
-            x.val[j] = lq__hot_join_nibbles_neon(r[j], r[j + 4]);
-        } else {
-            const uint8x16_t two = lq__hot_join_pairs_neon(r[j], r[j + 4], kind);
-            x.val[j] =
-                first % 16 ? vsliq_n_u8(x.val[j], two, 4) : vbslq_u8(vdupq_n_u8(15), two, x.val[j]);
-        }
-    }
-    vst4q_u8(at, x);
-    if (fours == 1) {
-        for (int j = 0; j < 4; j++) {
-            x.val[j] = r[j + 4];
-        }
-        vst4q_u8(tile + 64 * lq__hot_at(wide / 16, 16, d / 16, first / 4 + 1), x);
-    }
-}
-
-/* kind and stream are constants. */
-LQ__INLINE void lq__hot_granule_of_neon(uint8_t *tile, int kind, int stream, size_t first,
-                                        const lq__hot_turn *turn)
-{
-    const int16_t *x = turn->dst;
-    const size_t stride = turn->row;
-    const size_t wide = lq__hot_wide(turn->dims);
-    uint8_t *codes = (uint8_t *)turn->spun;
-    lq__hot_vectors v;
-    lq__hot_aim(&v, turn, kind, stream);
-    int16_t factors[3][8];
-    lq__hot_factors(factors, kind, stream, &v);
-    uint32_t costs[3][8];
-    memset(costs, 0, sizeof costs);
-    lq__hot_cells_neon cells;
-    lq__hot_cells_init_neon(&cells, kind);
-    for (size_t t = 0; t < 8 && cells.cuts; t++) {
-        lq__hot_costs_neon(costs, t, &cells, kind, x + t * stride, turn->dims,
-                           (const int16_t(*)[8])factors);
-    }
-    uint32_t best[8];
-    lq__hot_best(best, tile + lq__hot_scales_at(kind, wide) + first, (const uint32_t(*)[8])costs,
-                 &v, lq__hot_is_fixed(kind, stream));
-    for (size_t t = 0; t < 8; t++) {
-        for (size_t d = 0; d < wide; d += 16) {
-            vst1q_u8(codes + t * stride + d,
-                     lq__hot_codes_neon(&cells, kind, x + t * stride + d, factors[best[t]][t]));
-        }
-    }
-    for (size_t d = 0; d < wide; d += 16) {
-        if (stream == LQ_K) {
-            lq__hot_put_k_neon(tile, kind, wide, d, first, codes + d, stride);
-        } else {
-            lq__hot_put_v_neon(tile, kind, wide, d, first, codes + d, stride);
-        }
-    }
-}
-
-/* The granules of a kind: kernels of each, so that what depends on the kind is decided once. */
-#define LQ__HOT_GRANULE_NEON(kind, quantizer, bits, block, ...)                        \
-    static void lq__hot_granule_##kind##_neon(uint8_t *tile, int stream, size_t first, \
-                                              const lq__hot_turn *turn)                \
-    {                                                                                  \
-        if (block > 1) {                                                               \
-            lq__hot_granule_joint_neon(tile, LQ__HOT_##kind, stream, first, turn);     \
-        } else if (stream == LQ_K) {                                                   \
-            lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_K, first, turn);          \
-        } else {                                                                       \
-            lq__hot_granule_of_neon(tile, LQ__HOT_##kind, LQ_V, first, turn);          \
-        }                                                                              \
-    }
-LQ__HOT_KINDS(LQ__HOT_GRANULE_NEON)
-#undef LQ__HOT_GRANULE_NEON
-
-static void lq__hot_granule_neon(uint8_t *tile, int kind, int stream, size_t first,
-                                 const lq__hot_turn *turn)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_granule_##kind##_neon,
-    static void (*const granules[LQ__HOT_COUNT])(uint8_t *, int, size_t, const lq__hot_turn *) = {
-        LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    granules[kind - 1](tile, stream, first, turn);
-}
-#undef LQ__HOT_LEVELS_NEON
-#undef LQ__HOT_Q_NEON
-#undef LQ__HOT_EACH_NEON
-#undef LQ__HOT_STORE_NEON
-#undef LQ__HOT_ZERO_NEON
-#undef LQ__HOT_ADD_NEON
-#undef LQ__HOT_ROWS_NEON
-#undef LQ__HOT_DOWN_NEON
-#undef LQ__HOT_ACROSS_NEON
-#undef LQ__HOT_PAIR_NEON
-#undef LQ__HOT_BLOCK_NEON
-#undef LQ__HOT_KIND_NEON
-#undef LQ__HOT_USES_NEON
-#undef LQ__HOT_COUNTS_NEON
-#undef LQ__HOT_ADD_DOT
-#undef LQ__HOT_ROWS_DOT
-#undef LQ__HOT_DOWN_DOT
-#undef LQ__HOT_ACROSS_DOT
-#undef LQ__HOT_ALL_DOT
-#undef LQ__HOT_LEVEL_NEON
-#endif
 
 /* ================================================================================================
    >>multiply   rows of integers times the levels of a tile
@@ -24340,6 +23677,8 @@ static void lq__hot_across_c(float *acc, const float *unit, const uint8_t *tile,
     }
 }
 
+#define LQ__HOT_EACH_ROW(X) X(0) X(1) X(2) X(3)
+
 /* ---- AVX2: levels widened to 16 bits, as pairs of even and of odd bytes ---- */
 #if LQ__X86
 #define LQ__HOT_CHUNK 64u /* fours of a row prepared at once */
@@ -24468,10 +23807,7 @@ LQ__HOT_256 __m256i lq__hot_pair_256(const int16_t *p)
         const __m256i even1 = _mm256_srai_epi16(_mm256_slli_epi16(x1, 8), 8); \
         const __m256i odd0 = _mm256_srai_epi16(x0, 8);                        \
         const __m256i odd1 = _mm256_srai_epi16(x1, 8);                        \
-        LQ__HOT_ROW_256(0)                                                    \
-        LQ__HOT_ROW_256(1)                                                    \
-        LQ__HOT_ROW_256(2)                                                    \
-        LQ__HOT_ROW_256(3)                                                    \
+        LQ__HOT_EACH_ROW(LQ__HOT_ROW_256)                                     \
         pairs += 4 * LQ__HOT_BATCH;                                           \
     }
 LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *look, int kind,
@@ -24497,9 +23833,11 @@ LQ__HOT_256 void lq__hot_multiply_256(__m256i (*a)[2], const lq__hot_look_256 *l
 #define LQ__HOT_EACH_256(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1)
 
 /* Blocks of 16 lanes, in chunks of depth (K's dims may be many). */
-LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     size_t wide, size_t live, int rows, uintptr_t ahead)
+LQ__HOT_256 void lq__hot_dots_of_avx2(int32_t *dots, const uint8_t *tile, int kind,
+                                      const int8_t *q8, const int32_t *sum, size_t wide,
+                                      uintptr_t ahead, size_t live, int rows)
 {
+    (void)sum; /* levels are signed here */
     const lq__hot_look_256 look = lq__hot_look_of_256(kind);
     const size_t fours = (size_t)lq__hot_fours(kind);
     const size_t vectors = wide / 4 / fours;
@@ -24528,9 +23866,9 @@ LQ__HOT_256 void lq__hot_dots_of_256(int32_t *dots, const uint8_t *tile, int kin
     }
 }
 
-LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                     const uint8_t *weights, size_t wide, size_t live, int rows,
-                                     uintptr_t ahead)
+LQ__HOT_256 void lq__hot_sums_of_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
+                                      const uint8_t *weights, size_t wide, uintptr_t ahead,
+                                      size_t live, int rows)
 {
     const lq__hot_look_256 look = lq__hot_look_of_256(kind);
     const size_t vectors = 16 / (size_t)lq__hot_fours(kind);
@@ -24554,56 +23892,6 @@ LQ__HOT_256 void lq__hot_sums_of_256(float *acc, const float *unit, const uint8_
         LQ__HOT_EACH_256(LQ__HOT_END)
 #undef LQ__HOT_END
     }
-}
-
-/* Rows are done as 1, 2 or 4. */
-#define LQ__HOT_KIND_256(kind, ...)                                                               \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_dots_##kind##_256(int32_t *dots, const uint8_t *tile, \
-                                                              const int8_t *q8, size_t wide,      \
-                                                              size_t rows, uintptr_t ahead)       \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 1, 1, ahead);               \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, 2, 2, ahead);               \
-        } else {                                                                                  \
-            lq__hot_dots_of_256(dots, tile, LQ__HOT_##kind, q8, wide, rows, 4, ahead);            \
-        }                                                                                         \
-    }                                                                                             \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_sums_##kind##_256(                                    \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, uintptr_t ahead)                                                             \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, 1, ahead);     \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, 2, ahead);     \
-        } else {                                                                                  \
-            lq__hot_sums_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, rows, 4, ahead);  \
-        }                                                                                         \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_256)
-
-static void lq__hot_dots_avx2(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                              const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_dots_##kind##_256,
-    static void (*const of[LQ__HOT_COUNT])(int32_t *, const uint8_t *, const int8_t *, size_t,
-                                           size_t, uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    (void)sum;
-    of[kind - 1](dots, tile, q8, wide, rows, ahead);
-}
-
-static void lq__hot_sums_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                              const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_sums_##kind##_256,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t,
-                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, ahead);
 }
 
 /* From a lane for each token, its bytes dims, to a lane for each of four dims, its bytes tokens:
@@ -24662,16 +23950,13 @@ LQ__HOT_256 void lq__hot_across_eight_256(__m256i *a, const lq__hot_look_256 *lo
         a[r] = _mm256_add_epi32(_mm256_permute2x128_si256(s[r][0], s[r][1], 0x20),  \
                                 _mm256_permute2x128_si256(s[r][0], s[r][1], 0x31)); \
     }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
+    LQ__HOT_EACH_ROW(LQ__HOT_END)
 #undef LQ__HOT_END
 }
 
-LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, size_t live, int rows)
+LQ__HOT_256 void lq__hot_across_of_avx2(float *acc, const float *unit, const uint8_t *tile,
+                                        int kind, const uint8_t *weights, size_t wide, size_t first,
+                                        size_t last, size_t live, int rows)
 {
     const lq__hot_look_256 look = lq__hot_look_of_256(kind);
     const __m256i even = _mm256_setr_epi8(0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 0, -1, 2, -1, 4,
@@ -24703,36 +23988,6 @@ LQ__HOT_256 void lq__hot_across_of_256(float *acc, const float *unit, const uint
         LQ__HOT_EACH_256(LQ__HOT_END)
 #undef LQ__HOT_END
     }
-}
-
-#define LQ__HOT_KIND_ACROSS_256(kind, ...)                                                        \
-    LQ__TARGET_HOT_AVX2 static void lq__hot_across_##kind##_256(                                  \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,  \
-        size_t rows, size_t first, size_t last)                                                   \
-    {                                                                                             \
-        if (rows == 1) {                                                                          \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1, \
-                                  1);                                                             \
-        } else if (rows == 2) {                                                                   \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2, \
-                                  2);                                                             \
-        } else {                                                                                  \
-            lq__hot_across_of_256(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last,    \
-                                  rows, 4);                                                       \
-        }                                                                                         \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_ACROSS_256)
-
-static void lq__hot_across_avx2(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                size_t last)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_across_##kind##_256,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t, size_t,
-                                           size_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, first, last);
 }
 
 /* ---- AVX-512 VNNI ----
@@ -24896,10 +24151,7 @@ LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *l
         const __m512i p1 = blocks > 1 ? lq__hot_coset_512(look, kind, c1) : p0;
         const __m512i p2 = blocks > 2 ? lq__hot_coset_512(look, kind, c2) : p0;
         const __m512i p3 = blocks > 2 ? lq__hot_coset_512(look, kind, c3) : p0;
-        LQ__HOT_FOUR_512(0)
-        LQ__HOT_FOUR_512(1)
-        LQ__HOT_FOUR_512(2)
-        LQ__HOT_FOUR_512(3)
+        LQ__HOT_EACH_ROW(LQ__HOT_FOUR_512)
         lq__hot_prefetch((uintptr_t)codes + ahead);
         if (blocks > 1) {
             lq__hot_prefetch((uintptr_t)codes + ahead + 64);
@@ -24913,16 +24165,15 @@ LQ__HOT_512 void lq__hot_multiply_512(__m512i (*a)[4], const lq__hot_look_512 *l
     }
 }
 
-#define LQ__HOT_EACH_512(X) \
-    X(0, 0)                 \
-    X(0, 1)                 \
-    X(0, 2)                 \
-    X(0, 3)                 \
-    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+#define LQ__HOT_EACH_512(X)                                         \
+    X(0, 0) X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) \
+    X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
 
-LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                     const int32_t *sum, size_t wide, int rows, uintptr_t ahead)
+LQ__HOT_512 void lq__hot_dots_of_avx512(int32_t *dots, const uint8_t *tile, int kind,
+                                        const int8_t *q8, const int32_t *sum, size_t wide,
+                                        uintptr_t ahead, size_t live, int rows)
 {
+    (void)live; /* rows */
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, -128);
     const int blocks = 4;
     const size_t fours = (size_t)lq__hot_fours(kind);
@@ -24940,7 +24191,7 @@ LQ__HOT_512 void lq__hot_dots_of_512(int32_t *dots, const uint8_t *tile, int kin
 #undef LQ__HOT_END
 }
 
-LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
+LQ__HOT_512 void lq__hot_sums_some_512(float *acc, const float *unit, const uint8_t *tile, int kind,
                                      const uint8_t *weights, size_t wide, size_t first,
                                      const lq__hot_look_512 *look, int rows, int blocks,
                                      uintptr_t ahead)
@@ -24964,72 +24215,20 @@ LQ__HOT_512 void lq__hot_sums_of_512(float *acc, const float *unit, const uint8_
 #undef LQ__HOT_END
 }
 
-LQ__HOT_512 void lq__hot_sums_all_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                      const uint8_t *weights, size_t wide, int rows,
-                                      uintptr_t ahead)
+LQ__HOT_512 void lq__hot_sums_of_avx512(float *acc, const float *unit, const uint8_t *tile,
+                                        int kind, const uint8_t *weights, size_t wide,
+                                        uintptr_t ahead, size_t live, int rows)
 {
+    (void)live;
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
     size_t blocks = wide / 16;
     size_t b;
     for (b = 0; b + 4 <= blocks; b += 4) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
+        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 4, ahead);
     }
     for (; b < blocks; b++) {
-        lq__hot_sums_of_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
+        lq__hot_sums_some_512(acc, unit, tile, kind, weights, wide, b, &look, rows, 1, ahead);
     }
-}
-
-#define LQ__HOT_KIND_512(kind, ...)                                                              \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_dots_##kind##_512(                                 \
-        int32_t *dots, const uint8_t *tile, const int8_t *q8, const int32_t *sum, size_t wide,   \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 1, ahead);            \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 2, ahead);            \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 3, ahead);            \
-        } else {                                                                                 \
-            lq__hot_dots_of_512(dots, tile, LQ__HOT_##kind, q8, sum, wide, 4, ahead);            \
-        }                                                                                        \
-    }                                                                                            \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_sums_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide, \
-        size_t rows, uintptr_t ahead)                                                            \
-    {                                                                                            \
-        if (rows == 1) {                                                                         \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 1, ahead);      \
-        } else if (rows == 2) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 2, ahead);      \
-        } else if (rows == 3) {                                                                  \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 3, ahead);      \
-        } else {                                                                                 \
-            lq__hot_sums_all_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, 4, ahead);      \
-        }                                                                                        \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_512)
-
-static void lq__hot_dots_avx512(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,
-                                const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_dots_##kind##_512,
-    static void (*const of[LQ__HOT_COUNT])(int32_t *, const uint8_t *, const int8_t *,
-                                           const int32_t *, size_t, size_t,
-                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](dots, tile, q8, sum, wide, rows, ahead);
-}
-
-static void lq__hot_sums_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                const uint8_t *weights, size_t wide, size_t rows, uintptr_t ahead)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_sums_##kind##_512,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t,
-                                           uintptr_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, ahead);
 }
 
 /* Dims 4 f .. 4 f + 7 of a K tile: a[r] = sums in four lanes of 128 bits; the first two are to be
@@ -25053,10 +24252,7 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
 #define LQ__HOT_BEGIN(r)              \
     s[r][0] = _mm512_setzero_si512(); \
     s[r][1] = _mm512_setzero_si512();
-    LQ__HOT_BEGIN(0)
-    LQ__HOT_BEGIN(1)
-    LQ__HOT_BEGIN(2)
-    LQ__HOT_BEGIN(3)
+    LQ__HOT_EACH_ROW(LQ__HOT_BEGIN)
 #undef LQ__HOT_BEGIN
     for (b = 0; b < 4; b++) {
         const size_t v = 4 * (f / (size_t)fours) + b;
@@ -25080,10 +24276,7 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
         s[r][0] = _mm512_dpbusd_epi32(s[r][0], w[b][r], x0); \
         s[r][1] = _mm512_dpbusd_epi32(s[r][1], w[b][r], x1); \
     }
-        LQ__HOT_ADD(0)
-        LQ__HOT_ADD(1)
-        LQ__HOT_ADD(2)
-        LQ__HOT_ADD(3)
+        LQ__HOT_EACH_ROW(LQ__HOT_ADD)
 #undef LQ__HOT_ADD
     }
 #define LQ__HOT_END(r)                                                         \
@@ -25091,17 +24284,15 @@ LQ__HOT_512 void lq__hot_across_eight_512(__m512i *a, const lq__hot_look_512 *lo
         a[r] = _mm512_add_epi32(_mm512_shuffle_i32x4(s[r][0], s[r][1], 0x44),  \
                                 _mm512_shuffle_i32x4(s[r][0], s[r][1], 0xee)); \
     }
-    LQ__HOT_END(0)
-    LQ__HOT_END(1)
-    LQ__HOT_END(2)
-    LQ__HOT_END(3)
+    LQ__HOT_EACH_ROW(LQ__HOT_END)
 #undef LQ__HOT_END
 }
 
-LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                       const uint8_t *weights, size_t wide, size_t first,
-                                       size_t last, int rows)
+LQ__HOT_512 void lq__hot_across_of_avx512(float *acc, const float *unit, const uint8_t *tile,
+                                          int kind, const uint8_t *weights, size_t wide,
+                                          size_t first, size_t last, size_t live, int rows)
 {
+    (void)live;
     const lq__hot_look_512 look = lq__hot_look_of_512(kind, 0);
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     __m512i w[4][4];
@@ -25127,42 +24318,89 @@ LQ__HOT_512 void lq__hot_across_of_512(float *acc, const float *unit, const uint
         _mm512_storeu_ps(p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), _mm512_set1_ps(unit[r]), \
                                             _mm512_loadu_ps(p)));                             \
     }
-        LQ__HOT_END(0)
-        LQ__HOT_END(1)
-        LQ__HOT_END(2)
-        LQ__HOT_END(3)
+        LQ__HOT_EACH_ROW(LQ__HOT_END)
 #undef LQ__HOT_END
     }
 }
 
-#define LQ__HOT_KIND_ACROSS_512(kind, ...)                                                         \
-    LQ__TARGET_HOT_AVX512 static void lq__hot_across_##kind##_512(                                 \
-        float *acc, const float *unit, const uint8_t *tile, const uint8_t *weights, size_t wide,   \
-        size_t rows, size_t first, size_t last)                                                    \
-    {                                                                                              \
-        if (rows == 1) {                                                                           \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 1); \
-        } else if (rows == 2) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 2); \
-        } else if (rows == 3) {                                                                    \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 3); \
-        } else {                                                                                   \
-            lq__hot_across_of_512(acc, unit, tile, LQ__HOT_##kind, weights, wide, first, last, 4); \
-        }                                                                                          \
-    }
-LQ__HOT_KINDS(LQ__HOT_KIND_ACROSS_512)
+#endif
 
-static void lq__hot_across_avx512(float *acc, const float *unit, const uint8_t *tile, int kind,
-                                  const uint8_t *weights, size_t wide, size_t rows, size_t first,
-                                  size_t last)
-{
-#define LQ__HOT_ROW(kind, ...) lq__hot_across_##kind##_512,
-    static void (*const of[LQ__HOT_COUNT])(float *, const float *, const uint8_t *, const uint8_t *,
-                                           size_t, size_t, size_t,
-                                           size_t) = {LQ__HOT_KINDS(LQ__HOT_ROW)};
-#undef LQ__HOT_ROW
-    of[kind - 1](acc, unit, tile, weights, wide, rows, first, last);
-}
+#if LQ__X86
+/* ---- kernels of each kind, by rows ----
+   AVX2 does 3 rows as 4; `live` are there. */
+typedef struct lq__hot_of_kind {
+    void (*dots)(int32_t *, const uint8_t *, const int8_t *, const int32_t *, size_t, size_t,
+                 uintptr_t);
+    void (*sums)(float *, const float *, const uint8_t *, const uint8_t *, size_t, size_t,
+                 uintptr_t);
+    void (*across)(float *, const float *, const uint8_t *, const uint8_t *, size_t, size_t, size_t,
+                   size_t);
+} lq__hot_of_kind;
+
+#define LQ__HOT_BY_ROWS(v, of, ...)              \
+    if (rows == 1) {                             \
+        of(__VA_ARGS__, 1, 1);                   \
+    } else if (rows == 2) {                      \
+        of(__VA_ARGS__, 2, 2);                   \
+    } else if (rows == 3 && LQ__LANES_##v > 8) { \
+        of(__VA_ARGS__, 3, 3);                   \
+    } else {                                     \
+        of(__VA_ARGS__, rows, 4);                \
+    }
+#define LQ__HOT_KIND(v, kind)                                                                      \
+    LQ__HOT_ON_##v static void lq__hot_dots_##kind##_##v(int32_t *dots, const uint8_t *tile,       \
+                                                     const int8_t *q8, const int32_t *sum,         \
+                                                     size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        LQ__HOT_BY_ROWS(v, lq__hot_dots_of_##v, dots, tile, LQ__HOT_##kind, q8, sum, wide, ahead); \
+    }                                                                                              \
+    LQ__HOT_ON_##v static void lq__hot_sums_##kind##_##v(float *acc, const float *unit,            \
+                                                     const uint8_t *tile, const uint8_t *weights,  \
+                                                     size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        LQ__HOT_BY_ROWS(v, lq__hot_sums_of_##v, acc, unit, tile, LQ__HOT_##kind, weights, wide,    \
+                        ahead);                                                                    \
+    }                                                                                              \
+    LQ__HOT_ON_##v static void lq__hot_across_##kind##_##v(float *acc, const float *unit,          \
+                                                       const uint8_t *tile,                        \
+                                                       const uint8_t *weights, size_t wide,        \
+                                                       size_t rows, size_t first, size_t last)     \
+    {                                                                                              \
+        LQ__HOT_BY_ROWS(v, lq__hot_across_of_##v, acc, unit, tile, LQ__HOT_##kind, weights, wide,  \
+                        first, last);                                                              \
+    }
+#define LQ__HOT_KIND_avx2(kind, ...) LQ__HOT_KIND(avx2, kind)
+#define LQ__HOT_KIND_avx512(kind, ...) LQ__HOT_KIND(avx512, kind)
+LQ__HOT_KINDS(LQ__HOT_KIND_avx2)
+LQ__HOT_KINDS(LQ__HOT_KIND_avx512)
+#define LQ__HOT_OF(kind, v) \
+    {lq__hot_dots_##kind##_##v, lq__hot_sums_##kind##_##v, lq__hot_across_##kind##_##v},
+#define LQ__HOT_OF_avx2(kind, ...) LQ__HOT_OF(kind, avx2)
+#define LQ__HOT_OF_avx512(kind, ...) LQ__HOT_OF(kind, avx512)
+#define LQ__HOT_BY_KIND(v)                                                                         \
+    static const lq__hot_of_kind lq__hot_of_kind_##v[LQ__HOT_COUNT] = {                            \
+        LQ__HOT_KINDS(LQ__HOT_OF_##v)};                                                            \
+                                                                                                   \
+    static void lq__hot_dots_##v(int32_t *dots, const uint8_t *tile, int kind, const int8_t *q8,   \
+                                 const int32_t *sum, size_t wide, size_t rows, uintptr_t ahead)    \
+    {                                                                                              \
+        lq__hot_of_kind_##v[kind - 1].dots(dots, tile, q8, sum, wide, rows, ahead);                \
+    }                                                                                              \
+                                                                                                   \
+    static void lq__hot_sums_##v(float *acc, const float *unit, const uint8_t *tile, int kind,     \
+                                 const uint8_t *weights, size_t wide, size_t rows,                 \
+                                 uintptr_t ahead)                                                  \
+    {                                                                                              \
+        lq__hot_of_kind_##v[kind - 1].sums(acc, unit, tile, weights, wide, rows, ahead);           \
+    }                                                                                              \
+                                                                                                   \
+    static void lq__hot_across_##v(float *acc, const float *unit, const uint8_t *tile, int kind,   \
+                                   const uint8_t *weights, size_t wide, size_t rows, size_t first, \
+                                   size_t last)                                                    \
+    {                                                                                              \
+        lq__hot_of_kind_##v[kind - 1].across(acc, unit, tile, weights, wide, rows, first, last);   \
+    }
+LQ__EACH_LEVEL(LQ__HOT_BY_KIND)
 #endif
 
 #if LQ__NEON
@@ -25316,7 +24554,6 @@ LQ__INLINE size_t lq__hot_step_neon(const lq__hot_block_neon *p, int kind)
                         more + (size_t)((f) / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind), \
                         (size_t)(j), (f) % lq__hot_fours(kind))
 #define LQ__HOT_Q_NEON(r) const uint8x16_t q##r = vld1q_u8(row + (r < p->live ? r : 0) * p->stride);
-#define LQ__HOT_EACH_NEON(X) X(0) X(1) X(2) X(3)
 
 /* The rest of a row of sums: a[r][i] has lanes 4 i .. 4 i + 3. */
 #define LQ__HOT_STORE_NEON(r)             \
@@ -25407,9 +24644,9 @@ LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon 
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t d;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (d = 0; d < p->depth; d += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_DOWN_NEON(0, 0)
         LQ__HOT_DOWN_NEON(0, 2)
         LQ__HOT_DOWN_NEON(1, 0)
@@ -25419,7 +24656,7 @@ LQ__INLINE void lq__hot_half_neon(int32_t (*sums)[16], const lq__hot_block_neon 
         more += (size_t)(4 / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_PAIR_NEON)
 }
 
 LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
@@ -25432,9 +24669,9 @@ LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_bloc
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t t;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_ACROSS_NEON(0, 0)
         LQ__HOT_ACROSS_NEON(0, 2)
         LQ__HOT_ACROSS_NEON(1, 0)
@@ -25443,7 +24680,7 @@ LQ__INLINE void lq__hot_half_across_neon(int32_t (*sums)[16], const lq__hot_bloc
         more += lq__hot_behind(kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_PAIR_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_PAIR_NEON)
 }
 
 LQ__INLINE void lq__hot_down_neon(int32_t (*sums)[16], const lq__hot_block_neon *p, int kind,
@@ -25523,12 +24760,9 @@ static const lq__hot_block_kernel lq__hot_blocks_neon[LQ__HOT_COUNT][3][3] = {
         const uint8x16_t x = lq__hot_swap_neon(LQ__HOT_LEVELS_NEON(k, f)); \
         LQ__HOT_ROWS_DOT(f, k)                                             \
     }
-#define LQ__HOT_ALL_DOT(X) \
-    X(0, 0)                \
-    X(0, 1)                \
-    X(0, 2)                \
-    X(0, 3)                \
-    X(1, 0) X(1, 1) X(1, 2) X(1, 3) X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
+#define LQ__HOT_ALL_DOT(X)                                          \
+    X(0, 0) X(0, 1) X(0, 2) X(0, 3) X(1, 0) X(1, 1) X(1, 2) X(1, 3) \
+    X(2, 0) X(2, 1) X(2, 2) X(2, 3) X(3, 0) X(3, 1) X(3, 2) X(3, 3)
 
 LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__hot_block_neon *p,
                                                 int kind, int rows, int is_signed)
@@ -25539,16 +24773,16 @@ LQ__TARGET_DOT LQ__INLINE void lq__hot_down_dot(int32_t (*sums)[16], const lq__h
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t d;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (d = 0; d < p->depth; d += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_ALL_DOT(LQ__HOT_DOWN_DOT)
         lq__hot_ahead_neon(p, kind, codes);
         codes += (size_t)(4 / lq__hot_fours(kind)) * p->step;
         more += (size_t)(4 / lq__hot_fours(kind)) * lq__hot_step_neon(p, kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_STORE_NEON)
 }
 
 LQ__TARGET_DOT LQ__INLINE void
@@ -25561,15 +24795,15 @@ lq__hot_across_dims_dot(int32_t (*sums)[16], const lq__hot_block_neon *p, int ki
     const uint8_t *row = p->row;
     int32x4_t a[4][4];
     size_t t;
-    LQ__HOT_EACH_NEON(LQ__HOT_ZERO_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_ZERO_NEON)
     for (t = 0; t < LQ__HOT_TOKENS; t += 16) {
-        LQ__HOT_EACH_NEON(LQ__HOT_Q_NEON)
+        LQ__HOT_EACH_ROW(LQ__HOT_Q_NEON)
         LQ__HOT_ALL_DOT(LQ__HOT_ACROSS_DOT)
         codes += 64;
         more += lq__hot_behind(kind);
         row += 16;
     }
-    LQ__HOT_EACH_NEON(LQ__HOT_STORE_NEON)
+    LQ__HOT_EACH_ROW(LQ__HOT_STORE_NEON)
 }
 
 #define LQ__HOT_ROW(kind, ...) LQ__HOT_KIND_NEON(dot, LQ__TARGET_DOT, kind)
@@ -26012,7 +25246,7 @@ static void lq__hot_raw_sums_c(float *acc, const lq__hot_floats *v, const float 
     }
 }
 
-#if LQ__X86
+#if LQ__X86 || LQ__NEON
 /* Row t of the floats that come next: every line of it. */
 LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
 {
@@ -26021,8 +25255,10 @@ LQ__INLINE void lq__hot_prefetch_row(const lq__hot_floats *now, size_t t)
         lq__hot_prefetch(row + i);
     }
 }
+#endif
 
 /* ---- AVX2 ---- */
+#if LQ__X86
 LQ__HOT_256 __m256 lq__exp_256(__m256 x) /* x <= 0 */
 {
     const __m256 live = _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_GE_OQ);
@@ -26228,62 +25464,8 @@ LQ__TARGET_HOT_AVX2 static void lq__hot_turning_avx2(lq__hot_turning *w, const l
     }
 }
 
-LQ__TARGET_HOT_AVX2 static void lq__hot_flip_avx2(float *dst, const float *src, size_t dims,
-                                                  float scale)
-{
-    const __m256i shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
-    for (size_t i = 0; i < dims; i += 8) {
-        const __m256i bits = _mm256_set1_epi32((int)(lq__hot_signs[i / 32] >> i % 32));
-        const __m256i sign =
-            _mm256_and_si256(_mm256_sllv_epi32(bits, shift), _mm256_set1_epi32(INT32_MIN));
-        _mm256_storeu_ps(dst + i, _mm256_mul_ps(_mm256_loadu_ps(src + i),
-                                                _mm256_xor_ps(_mm256_set1_ps(scale),
-                                                              _mm256_castsi256_ps(sign))));
-    }
-}
-
-LQ__HOT_256 int32_t lq__hot_total_256(__m256i v)
-{
-    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
-}
-
-/* Low bytes of the lanes. */
-LQ__HOT_256 void lq__hot_bytes_256(int8_t *dst, __m256i v)
-{
-    const __m128i x = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64((__m128i *)(void *)dst, _mm_packs_epi16(x, x));
-}
-
-LQ__TARGET_HOT_AVX2 static float lq__hot_query_avx2(int8_t *high, int8_t *low, int32_t *sum,
-                                                    const float *q, size_t dims)
-{
-    const __m256 sign = _mm256_set1_ps(-0.0f);
-    __m256i high_sum = _mm256_setzero_si256();
-    __m256i low_sum = high_sum;
-    __m256 most = _mm256_set1_ps(1e-30f);
-    for (size_t i = 0; i < dims; i += 8) {
-        most = _mm256_max_ps(most, _mm256_andnot_ps(sign, _mm256_loadu_ps(q + i)));
-    }
-    float m = lq__hot_max_256(most);
-    for (size_t i = 0; i < dims; i += 8) {
-        const __m256i k =
-            _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_set1_ps(32512.0f / m)));
-        const __m256i h = _mm256_srai_epi32(_mm256_add_epi32(k, _mm256_set1_epi32(128)), 8);
-        const __m256i l = _mm256_sub_epi32(k, _mm256_slli_epi32(h, 8));
-        lq__hot_bytes_256(high + i, h);
-        lq__hot_bytes_256(low + i, l);
-        high_sum = _mm256_add_epi32(high_sum, h);
-        low_sum = _mm256_add_epi32(low_sum, l);
-    }
-    sum[0] = lq__hot_total_256(high_sum);
-    sum[1] = lq__hot_total_256(low_sum);
-    return m / 127.0f;
-}
-
-LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, int type,
-                                      const float *q, size_t wide, size_t rows)
+LQ__HOT_256 void lq__hot_raw_dots_of_avx2(float *logits, const lq__hot_floats *k, const float *q,
+                                          size_t wide, size_t rows, int type)
 {
     const uint8_t *src = (const uint8_t *)k->data;
     const size_t q1 = rows > 1 ? wide : 0;
@@ -26304,67 +25486,6 @@ LQ__HOT_256 void lq__hot_raw_dots_256(float *logits, const lq__hot_floats *k, in
         _mm_storeu_ps(row, _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)));
         for (size_t r = 0; r < rows; r++) {
             logits[r * LQ__HOT_TOKENS + t] = row[r];
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_dots_avx2(float *logits, const lq__hot_floats *k,
-                                                      const float *q, size_t wide, size_t rows)
-{
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_256(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_256(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_256(logits, k, LQ_BF16, q, wide, rows);
-    }
-}
-
-/* 16 dims, the last perhaps 8, of up to four rows at once, 16 tokens at a time. */
-LQ__HOT_256 void lq__hot_raw_sums_256(float *acc, const lq__hot_floats *v, int type,
-                                      const float *weights, size_t wide, size_t rows, size_t first)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    for (size_t i = 0; i < v->dims; i += 16) {
-        const size_t j = v->dims - i > 8 ? 8 : 0;
-        __m256 a[4][2];
-        size_t t;
-#define LQ__HOT_BEGIN(r, h) \
-    a[r][h] = rows > r ? _mm256_loadu_ps(acc + r * wide + i + h * j) : _mm256_setzero_ps();
-        LQ__HOT_EACH_256(LQ__HOT_BEGIN)
-#undef LQ__HOT_BEGIN
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const __m256 x0 = lq__hot_raw_256(src, t * v->stride + i, type);
-                const __m256 x1 = lq__hot_raw_256(src, t * v->stride + i + j, type);
-#define LQ__HOT_ADD(r, h) \
-    a[r][h] = _mm256_fmadd_ps(x##h, _mm256_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][h]);
-                LQ__HOT_EACH_256(LQ__HOT_ADD)
-#undef LQ__HOT_ADD
-            }
-        }
-#define LQ__HOT_END(r, h) \
-    if (rows > r) _mm256_storeu_ps(acc + r * wide + i + h * j, a[r][h]);
-        LQ__HOT_EACH_256(LQ__HOT_END)
-#undef LQ__HOT_END
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__hot_raw_sums_avx2(float *acc, const lq__hot_floats *v,
-                                                      const float *weights, size_t wide,
-                                                      size_t rows)
-{
-    for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) continue;
-        for (size_t t = 0; t < 16; t++) {
-            lq__hot_prefetch_row(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_256(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_256(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_256(acc, v, LQ_BF16, weights, wide, rows, first);
         }
     }
 }
@@ -26591,46 +25712,6 @@ LQ__TARGET_HOT_AVX512 static void lq__hot_weigh_avx512(const lq__hot_weights *w,
     }
 }
 
-LQ__TARGET_HOT_AVX512 static void lq__hot_flip_avx512(float *dst, const float *src, size_t dims,
-                                                      float scale)
-{
-    const __m512 plus = _mm512_set1_ps(scale);
-    const __m512 minus = _mm512_set1_ps(-scale);
-    for (size_t i = 0; i < dims; i += 16) {
-        const __mmask16 m = lq__hot_tail_512(dims - i);
-        const __mmask16 sign = (__mmask16)(lq__hot_signs[i / 32] >> i % 32);
-        _mm512_mask_storeu_ps(dst + i, m,
-                              _mm512_mul_ps(_mm512_maskz_loadu_ps(m, src + i),
-                                            _mm512_mask_blend_ps(sign, plus, minus)));
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static float lq__hot_query_avx512(int8_t *high, int8_t *low, int32_t *sum,
-                                                        const float *q, size_t dims)
-{
-    __m512i high_sum = _mm512_setzero_si512();
-    __m512i low_sum = high_sum;
-    __m512 most = _mm512_set1_ps(1e-30f);
-    for (size_t i = 0; i < dims; i += 16) {
-        most = _mm512_max_ps(
-            most, _mm512_abs_ps(_mm512_maskz_loadu_ps(lq__hot_tail_512(dims - i), q + i)));
-    }
-    float m = _mm512_reduce_max_ps(most);
-    for (size_t i = 0; i < dims; i += 16) { /* rows are padded to 16 */
-        const __m512 x = _mm512_maskz_loadu_ps(lq__hot_tail_512(dims - i), q + i);
-        const __m512i k = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(32512.0f / m)));
-        const __m512i h = _mm512_srai_epi32(_mm512_add_epi32(k, _mm512_set1_epi32(128)), 8);
-        const __m512i l = _mm512_sub_epi32(k, _mm512_slli_epi32(h, 8));
-        _mm_storeu_si128((__m128i *)(void *)(high + i), _mm512_cvtepi32_epi8(h));
-        _mm_storeu_si128((__m128i *)(void *)(low + i), _mm512_cvtepi32_epi8(l));
-        high_sum = _mm512_add_epi32(high_sum, h);
-        low_sum = _mm512_add_epi32(low_sum, l);
-    }
-    sum[0] = _mm512_reduce_add_epi32(high_sum);
-    sum[1] = _mm512_reduce_add_epi32(low_sum);
-    return m / 127.0f;
-}
-
 /* The sums of four vectors. */
 LQ__HOT_512 __m128 lq__hot_add_across_512(__m512 a, __m512 b, __m512 c, __m512 d)
 {
@@ -26642,8 +25723,8 @@ LQ__HOT_512 __m128 lq__hot_add_across_512(__m512 a, __m512 b, __m512 c, __m512 d
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-LQ__HOT_512 void lq__hot_raw_dots_512(float *logits, const lq__hot_floats *k, int type,
-                                      const float *q, size_t wide, size_t rows)
+LQ__HOT_512 void lq__hot_raw_dots_of_avx512(float *logits, const lq__hot_floats *k, const float *q,
+                                            size_t wide, size_t rows, int type)
 {
     const uint8_t *src = (const uint8_t *)k->data;
     const size_t q1 = rows > 1 ? wide : 0;
@@ -26668,81 +25749,6 @@ LQ__HOT_512 void lq__hot_raw_dots_512(float *logits, const lq__hot_floats *k, in
     }
 }
 
-LQ__TARGET_HOT_AVX512 static void lq__hot_raw_dots_avx512(float *logits, const lq__hot_floats *k,
-                                                          const float *q, size_t wide, size_t rows)
-{
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_512(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_512(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_512(logits, k, LQ_BF16, q, wide, rows);
-    }
-}
-
-/* 32 dims of up to four rows at once, 16 tokens at a time: memory is read nearly in order. */
-LQ__HOT_512 void lq__hot_raw_sums_512(float *acc, const lq__hot_floats *v, int type,
-                                      const float *weights, size_t wide, size_t rows, size_t first)
-{
-    const uint8_t *src = (const uint8_t *)v->data;
-    for (size_t i = 0; i < v->dims; i += 32) {
-        const __mmask16 m0 = lq__hot_tail_512(v->dims - i);
-        const __mmask16 m1 = v->dims - i > 16 ? lq__hot_tail_512(v->dims - i - 16) : 0;
-        __m512 a[4][2];
-        size_t t;
-#define LQ__HOT_BEGIN(r)                                                                      \
-    a[r][0] = rows > r ? _mm512_maskz_loadu_ps(m0, acc + r * wide + i) : _mm512_setzero_ps(); \
-    a[r][1] = rows > r ? _mm512_maskz_loadu_ps(m1, acc + r * wide + i + 16) : _mm512_setzero_ps();
-        LQ__HOT_BEGIN(0)
-        LQ__HOT_BEGIN(1)
-        LQ__HOT_BEGIN(2)
-        LQ__HOT_BEGIN(3)
-#undef LQ__HOT_BEGIN
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const __m512 x = lq__hot_raw_512(src, t * v->stride + i, type, m0);
-                const __m512 y = lq__hot_raw_512(src, t * v->stride + i + 16, type, m1);
-#define LQ__HOT_ADD(r)                                                                      \
-    a[r][0] = _mm512_fmadd_ps(x, _mm512_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][0]); \
-    a[r][1] = _mm512_fmadd_ps(y, _mm512_set1_ps(weights[r * LQ__HOT_TOKENS + t]), a[r][1]);
-                LQ__HOT_ADD(0)
-                LQ__HOT_ADD(1)
-                LQ__HOT_ADD(2)
-                LQ__HOT_ADD(3)
-#undef LQ__HOT_ADD
-            }
-        }
-#define LQ__HOT_END(r)                                               \
-    if (rows > r) {                                                  \
-        _mm512_mask_storeu_ps(acc + r * wide + i, m0, a[r][0]);      \
-        _mm512_mask_storeu_ps(acc + r * wide + i + 16, m1, a[r][1]); \
-    }
-        LQ__HOT_END(0)
-        LQ__HOT_END(1)
-        LQ__HOT_END(2)
-        LQ__HOT_END(3)
-#undef LQ__HOT_END
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__hot_raw_sums_avx512(float *acc, const lq__hot_floats *v,
-                                                          const float *weights, size_t wide,
-                                                          size_t rows)
-{
-    for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) continue;
-        for (size_t t = 0; t < 16; t++) {
-            lq__hot_prefetch_row(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_512(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_512(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_512(acc, v, LQ_BF16, weights, wide, rows, first);
-        }
-    }
-}
 #endif
 
 #if LQ__NEON
@@ -26952,53 +25958,7 @@ static void lq__hot_turning_neon(lq__hot_turning *w, const lq__hot_part *part, s
     }
 }
 
-/* ---- query, and raw tokens ---- */
-static void lq__hot_flip_neon(float *dst, const float *src, size_t dims, float scale)
-{
-    const uint32x4_t one = vreinterpretq_u32_f32(vdupq_n_f32(scale));
-    for (size_t i = 0; i < dims; i += 4) {
-        const float32x4_t factor = vreinterpretq_f32_u32(veorq_u32(one, lq__hot_minus_neon(i)));
-        vst1q_f32(dst + i, vmulq_f32(vld1q_f32(src + i), factor));
-    }
-}
-
-static float lq__hot_query_neon(int8_t *high, int8_t *low, int32_t *sum, const float *q,
-                                size_t dims)
-{
-    float32x4_t most = vdupq_n_f32(1e-30f);
-    int32x4_t high_sum = vdupq_n_s32(0);
-    int32x4_t low_sum = high_sum;
-    for (size_t i = 0; i < dims; i += 4) {
-        most = vmaxnmq_f32(most, vabsq_f32(vld1q_f32(q + i)));
-    }
-    float m = vmaxvq_f32(most);
-    for (size_t i = 0; i < dims; i += 8) {
-        const float unit = 32512.0f / m;
-        const int32x4_t a = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i), unit));
-        const int32x4_t b = vcvtaq_s32_f32(vmulq_n_f32(vld1q_f32(q + i + 4), unit));
-        int16x8_t k = vcombine_s16(vqmovn_s32(a), vqmovn_s32(b));
-        k = vmaxq_s16(vminq_s16(k, vdupq_n_s16(32512)), vdupq_n_s16(-32512));
-        int8x8_t h = vrshrn_n_s16(k, 8);
-        vst1_s8(high + i, h);
-        k = vsubq_s16(k, vshll_n_s8(h, 8));
-        vst1_s8(low + i, vmovn_s16(k));
-        high_sum = vpadalq_s16(high_sum, vmovl_s8(h));
-        low_sum = vpadalq_s16(low_sum, k);
-    }
-    sum[0] = vaddvq_s32(high_sum);
-    sum[1] = vaddvq_s32(low_sum);
-    return m / 127.0f;
-}
-
-/* The row that comes next: every line of it. */
-LQ__INLINE void lq__hot_prefetch_row_neon(const lq__hot_floats *now, size_t t)
-{
-    const uintptr_t row = now->next + t * now->next_stride;
-    for (uintptr_t i = 0; i < now->next_bytes; i += 64) {
-        lq__hot_prefetch(row + i);
-    }
-}
-
+/* ---- raw tokens ---- */
 #define LQ__HOT_ZERO_RAW(r) float32x4_t a##r = vdupq_n_f32(0.0f), b##r = a##r;
 #define LQ__HOT_ADD_RAW(r)                                          \
     if (rows > r) {                                                 \
@@ -27009,92 +25969,210 @@ LQ__INLINE void lq__hot_prefetch_row_neon(const lq__hot_floats *now, size_t t)
     if (rows > r) {                                                         \
         logits[r * LQ__HOT_TOKENS + t] = vaddvq_f32(vaddq_f32(a##r, b##r)); \
     }
-LQ__INLINE void lq__hot_raw_dots_of_neon(float *logits, const lq__hot_floats *k, int type,
-                                         const float *q, size_t wide, size_t rows)
+LQ__INLINE void lq__hot_raw_dots_of_neon(float *logits, const lq__hot_floats *k, const float *q,
+                                         size_t wide, size_t rows, int type)
 {
     const uint8_t *src = (const uint8_t *)k->data;
     for (size_t t = 0; t < LQ__HOT_TOKENS; t++) {
-        LQ__HOT_EACH_NEON(LQ__HOT_ZERO_RAW)
-        lq__hot_prefetch_row_neon(k, t);
+        LQ__HOT_EACH_ROW(LQ__HOT_ZERO_RAW)
+        lq__hot_prefetch_row(k, t);
         for (size_t i = 0; i < k->dims && (k->mask >> t & 1); i += 8) {
-            const float32x4_t x = lq__hot_raw_neon(src, t * k->stride + i, type);
-            const float32x4_t y = lq__hot_raw_neon(src, t * k->stride + i + 4, type);
-            LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
+            const float32x4_t x = lq__load_floats_neon(src, t * k->stride + i, type);
+            const float32x4_t y = lq__load_floats_neon(src, t * k->stride + i + 4, type);
+            LQ__HOT_EACH_ROW(LQ__HOT_ADD_RAW)
         }
-        LQ__HOT_EACH_NEON(LQ__HOT_SUM_RAW)
+        LQ__HOT_EACH_ROW(LQ__HOT_SUM_RAW)
     }
 }
 #undef LQ__HOT_ZERO_RAW
 #undef LQ__HOT_ADD_RAW
 #undef LQ__HOT_SUM_RAW
 
-static void lq__hot_raw_dots_neon(float *logits, const lq__hot_floats *k, const float *q,
-                                  size_t wide, size_t rows)
+#endif
+
+/* ---- at each level: the query, the signs of the basis, raw tokens ----
+   What differs: of `left` numbers those that fill a vector, loaded and stored (dims are multiples
+   of 8); whether all four rows are computed where fewer are there. */
+#if LQ__X86
+#define LQ__HOT_ALL_avx2 1
+#define LQ__HOT_ALL_avx512 1
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_some_avx2(const float *p, size_t left)
 {
-    if (k->type == LQ_F32) {
-        lq__hot_raw_dots_of_neon(logits, k, LQ_F32, q, wide, rows);
-    } else if (k->type == LQ_F16) {
-        lq__hot_raw_dots_of_neon(logits, k, LQ_F16, q, wide, rows);
-    } else {
-        lq__hot_raw_dots_of_neon(logits, k, LQ_BF16, q, wide, rows);
-    }
+    return left ? _mm256_loadu_ps(p) : _mm256_setzero_ps();
 }
 
-/* 8 dims of up to four rows at once, 16 tokens at a time. */
-#define LQ__HOT_BEGIN_RAW(r)                                                         \
-    float32x4_t a##r = rows > r ? vld1q_f32(acc + r * wide + i) : vdupq_n_f32(0.0f); \
-    float32x4_t b##r = rows > r ? vld1q_f32(acc + r * wide + i + 4) : a##r;
-#define LQ__HOT_ADD_RAW(r)                                            \
-    if (rows > r) {                                                   \
-        a##r = vfmaq_n_f32(a##r, x, weights[r * LQ__HOT_TOKENS + t]); \
-        b##r = vfmaq_n_f32(b##r, y, weights[r * LQ__HOT_TOKENS + t]); \
-    }
-#define LQ__HOT_END_RAW(r)                       \
-    if (rows > r) {                              \
-        vst1q_f32(acc + r * wide + i, a##r);     \
-        vst1q_f32(acc + r * wide + i + 4, b##r); \
-    }
-LQ__INLINE void lq__hot_raw_sums_of_neon(float *acc, const lq__hot_floats *v, int type,
-                                         const float *weights, size_t wide, size_t rows,
-                                         size_t first)
+LQ__HOT_512 lq__f32_avx512 lq__hot_some_avx512(const float *p, size_t left)
 {
-    const uint8_t *src = (const uint8_t *)v->data;
-    for (size_t i = 0; i < v->dims; i += 8) {
-        size_t t;
-        LQ__HOT_EACH_NEON(LQ__HOT_BEGIN_RAW)
-        for (t = first; t < first + 16; t++) {
-            if (v->mask >> t & 1) {
-                const float32x4_t x = lq__hot_raw_neon(src, t * v->stride + i, type);
-                const float32x4_t y = lq__hot_raw_neon(src, t * v->stride + i + 4, type);
-                LQ__HOT_EACH_NEON(LQ__HOT_ADD_RAW)
-            }
-        }
-        LQ__HOT_EACH_NEON(LQ__HOT_END_RAW)
-    }
+    return _mm512_maskz_loadu_ps(lq__hot_tail_512(left), p);
 }
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_some_raw_avx2(const uint8_t *src, size_t i, int type, size_t left)
+{
+    return left ? lq__hot_raw_256(src, i, type) : _mm256_setzero_ps();
+}
+
+LQ__HOT_512 lq__f32_avx512 lq__hot_some_raw_avx512(const uint8_t *src, size_t i, int type,
+                                                   size_t left)
+{
+    return lq__hot_raw_512(src, i, type, lq__hot_tail_512(left));
+}
+
+LQ__HOT_256 void lq__hot_keep_some_avx2(float *p, lq__f32_avx2 x, size_t left)
+{
+    if (left) _mm256_storeu_ps(p, x);
+}
+
+LQ__HOT_512 void lq__hot_keep_some_avx512(float *p, lq__f32_avx512 x, size_t left)
+{
+    _mm512_mask_storeu_ps(p, lq__hot_tail_512(left), x);
+}
+
+LQ__HOT_256 lq__f32_avx2 lq__hot_fma_avx2(lq__f32_avx2 a, lq__f32_avx2 b, lq__f32_avx2 c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+LQ__HOT_512 lq__f32_avx512 lq__hot_fma_avx512(lq__f32_avx512 a, lq__f32_avx512 b, lq__f32_avx512 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+#elif LQ__NEON
+#define LQ__HOT_ALL_neon 0
+
+LQ__INLINE lq__f32_neon lq__hot_some_neon(const float *p, size_t left)
+{
+    (void)left; /* 4 at least */
+    return vld1q_f32(p);
+}
+
+LQ__INLINE lq__f32_neon lq__hot_some_raw_neon(const uint8_t *src, size_t i, int type, size_t left)
+{
+    (void)left;
+    return lq__load_floats_neon(src, i, type);
+}
+
+LQ__INLINE void lq__hot_keep_some_neon(float *p, lq__f32_neon x, size_t left)
+{
+    (void)left;
+    vst1q_f32(p, x);
+}
+
+LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32_neon c)
+{
+    return vfmaq_f32(c, a, b);
+}
+#endif
+
+#define LQ__HOT_FOUR_ROWS(X, v) X(0, v) X(1, v) X(2, v) X(3, v)
+#define LQ__HOT_BEGIN_RAW(r, v)                                            \
+    lq__f32_##v a##r = lq__set_f32_##v(0.0f), b##r = a##r;                 \
+    if (rows > r) {                                                        \
+        a##r = lq__hot_some_##v(acc + r * wide + i, left);                 \
+        b##r = lq__hot_some_##v(acc + r * wide + i + LQ__LANES_##v, more); \
+    }
+#define LQ__HOT_ADD_RAW(r, v)                                                   \
+    if (LQ__HOT_ALL_##v || rows > r) {                                          \
+        const lq__f32_##v w = lq__set_f32_##v(weights[r * LQ__HOT_TOKENS + t]); \
+        a##r = lq__hot_fma_##v(x, w, a##r);                                     \
+        b##r = lq__hot_fma_##v(y, w, b##r);                                     \
+    }
+#define LQ__HOT_END_RAW(r, v)                                                  \
+    if (rows > r) {                                                            \
+        lq__hot_keep_some_##v(acc + r * wide + i, a##r, left);                 \
+        lq__hot_keep_some_##v(acc + r * wide + i + LQ__LANES_##v, b##r, more); \
+    }
+#define LQ__HOT_BY_TYPE(of, type, ...) \
+    if (type == LQ_F32) {              \
+        of(__VA_ARGS__, LQ_F32);       \
+    } else if (type == LQ_F16) {       \
+        of(__VA_ARGS__, LQ_F16);       \
+    } else {                           \
+        of(__VA_ARGS__, LQ_BF16);      \
+    }
+#define LQ__HOT_RAWS(v)                                                                            \
+    /* Two vectors of dims of up to four rows at once, 16 tokens at a time: memory is read         \
+       nearly in order. */                                                                         \
+    LQ__HOT_ON_##v LQ__INLINE void lq__hot_raw_sums_of_##v(float *acc, const lq__hot_floats *f,    \
+                                                           const float *weights, size_t wide,      \
+                                                           size_t rows, size_t first, int type)    \
+    {                                                                                              \
+        const uint8_t *src = (const uint8_t *)f->data;                                             \
+        for (size_t i = 0; i < f->dims; i += 2 * LQ__LANES_##v) {                                  \
+            const size_t left = f->dims - i;                                                       \
+            const size_t more = left > LQ__LANES_##v ? left - LQ__LANES_##v : 0;                   \
+            size_t t;                                                                              \
+            LQ__HOT_FOUR_ROWS(LQ__HOT_BEGIN_RAW, v)                                                \
+            for (t = first; t < first + 16; t++) {                                                 \
+                if (f->mask >> t & 1) {                                                            \
+                    const lq__f32_##v x =                                                          \
+                        lq__hot_some_raw_##v(src, t * f->stride + i, type, left);                  \
+                    const lq__f32_##v y =                                                          \
+                        lq__hot_some_raw_##v(src, t * f->stride + i + LQ__LANES_##v, type, more);  \
+                    LQ__HOT_FOUR_ROWS(LQ__HOT_ADD_RAW, v)                                          \
+                }                                                                                  \
+            }                                                                                      \
+            LQ__HOT_FOUR_ROWS(LQ__HOT_END_RAW, v)                                                  \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__hot_raw_sums_##v(float *acc, const lq__hot_floats *f,           \
+                                                    const float *weights, size_t wide,             \
+                                                    size_t rows)                                   \
+    {                                                                                              \
+        for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {                              \
+            if (!(f->mask >> first & 0xffff)) continue;                                            \
+            for (size_t t = 0; t < 16; t++) {                                                      \
+                lq__hot_prefetch_row(f, first + t);                                                \
+            }                                                                                      \
+            LQ__HOT_BY_TYPE(lq__hot_raw_sums_of_##v, f->type, acc, f, weights, wide, rows, first)  \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__hot_raw_dots_##v(float *logits, const lq__hot_floats *f,        \
+                                                    const float *q, size_t wide, size_t rows){     \
+        LQ__HOT_BY_TYPE(lq__hot_raw_dots_of_##v, f->type, logits, f, q, wide, rows)}               \
+                                                                                                   \
+    LQ__HOT_ON_##v                                                                                 \
+        static void lq__hot_flip_##v(float *dst, const float *src, size_t dims, float scale)       \
+    {                                                                                              \
+        for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                         \
+            const lq__f32_##v factor = lq__hot_signed_##v(lq__set_f32_##v(scale), i);              \
+            lq__hot_keep_some_##v(                                                                 \
+                dst + i, lq__mul_f32_##v(lq__hot_some_##v(src + i, dims - i), factor), dims - i);  \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static float lq__hot_query_##v(int8_t *high, int8_t *low, int32_t *sum,         \
+                                                  const float *q, size_t dims)                     \
+    {                                                                                              \
+        lq__i32_##v high_sum = lq__set_##v(0);                                                     \
+        lq__i32_##v low_sum = high_sum;                                                            \
+        lq__i32_##v most = (lq__i32_##v)lq__set_f32_##v(1e-30f);                                   \
+        for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                         \
+            most = lq__max_##v(most, (lq__i32_##v)lq__hot_some_##v(q + i, dims - i) & 0x7fffffff); \
+        }                                                                                          \
+        float m = lq__f32_of_bits((uint32_t)lq__most_##v(most));                                   \
+        const lq__f32_##v unit = lq__set_f32_##v(32512.0f / m);                                    \
+        for (size_t i = 0; i < dims; i += LQ__LANES_##v) { /* rows are padded to 16 */             \
+            const lq__i32_##v k =                                                                  \
+                lq__nearest_##v(lq__mul_f32_##v(lq__hot_some_##v(q + i, dims - i), unit));         \
+            const lq__i32_##v h = (k + 128) >> 8;                                                  \
+            const lq__i32_##v l = k - h * 256;                                                     \
+            lq__store_i8_##v(high + i, h);                                                         \
+            lq__store_i8_##v(low + i, l);                                                          \
+            high_sum += h;                                                                         \
+            low_sum += l;                                                                          \
+        }                                                                                          \
+        sum[0] = lq__total_##v(high_sum);                                                          \
+        sum[1] = lq__total_##v(low_sum);                                                           \
+        return m / 127.0f;                                                                         \
+    }
+LQ__EACH_LEVEL(LQ__HOT_RAWS)
 #undef LQ__HOT_BEGIN_RAW
 #undef LQ__HOT_ADD_RAW
 #undef LQ__HOT_END_RAW
-
-static void lq__hot_raw_sums_neon(float *acc, const lq__hot_floats *v, const float *weights,
-                                  size_t wide, size_t rows)
-{
-    for (size_t first = 0; first < LQ__HOT_TOKENS; first += 16) {
-        if (!(v->mask >> first & 0xffff)) continue;
-        for (size_t t = 0; t < 16; t++) {
-            lq__hot_prefetch_row_neon(v, first + t);
-        }
-        if (v->type == LQ_F32) {
-            lq__hot_raw_sums_of_neon(acc, v, LQ_F32, weights, wide, rows, first);
-        } else if (v->type == LQ_F16) {
-            lq__hot_raw_sums_of_neon(acc, v, LQ_F16, weights, wide, rows, first);
-        } else {
-            lq__hot_raw_sums_of_neon(acc, v, LQ_BF16, weights, wide, rows, first);
-        }
-    }
-}
-
-#endif
 
 /* ---- attention ---- */
 LQ__STATIC void lq__hot_step_init(lq__hot_step *step, float *logits, const lq__hot_query *query,
@@ -27662,7 +26740,6 @@ LQ__HOT_256 __m256 lq__warm_y_256(const int16_t *k, __m256 table)
         y, _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0x80000000u))));
 }
 
-#define LQ__WARM_EACH(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
 #define LQ__WARM_BEGIN(r)                                                \
     a[r][0] = rows > r ? _mm256_set1_ps(shift[r]) : _mm256_setzero_ps(); \
     a[r][1] = a[r][0];
@@ -27677,40 +26754,28 @@ LQ__HOT_256 __m256 lq__warm_y_256(const int16_t *k, __m256 table)
         _mm256_storeu_ps(logits + r * LQ__TOKENS + t, a[r][0]);     \
         _mm256_storeu_ps(logits + r * LQ__TOKENS + t + 8, a[r][1]); \
     }
-LQ__HOT_256 void lq__warm_dots_256(float *logits, const lq__warm_rows *m, size_t page,
-                                   const float *q, size_t stride, const float *shift, size_t rows)
+LQ__HOT_256 void lq__warm_dots_of_avx2(float *logits, const lq__warm_rows *m, size_t page,
+                                       const float *q, size_t stride, const float *shift,
+                                       size_t rows)
 {
     for (size_t t = 0; t < LQ__TOKENS; t += 16) {
         __m256 a[4][2];
         size_t i;
-        LQ__WARM_EACH(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (i = 0; i < m->count; i++) {
             const int16_t *k = m->values[page] + m->row[i] * (size_t)LQ__TOKENS + t;
             const __m256 table = _mm256_loadu_ps(m->y[m->look[i]]);
             const __m256 y0 = lq__warm_y_256(k, table);
             const __m256 y1 = lq__warm_y_256(k + 8, table);
-            LQ__WARM_EACH(LQ__WARM_ADD)
+            LQ__HOT_EACH_ROW(LQ__WARM_ADD)
         }
-        LQ__WARM_EACH(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-
-LQ__TARGET_HOT_AVX2 static void lq__warm_dots_avx2(float *logits, const lq__warm_rows *m,
-                                                   size_t page, const float *q, size_t stride,
-                                                   const float *shift, size_t rows)
-{
-    if (rows == 1) {
-        lq__warm_dots_256(logits, m, page, q, stride, shift, 1);
-    } else if (rows == 2) {
-        lq__warm_dots_256(logits, m, page, q, stride, shift, 2);
-    } else {
-        lq__warm_dots_256(logits, m, page, q, stride, shift, 4);
-    }
-}
 
 #define LQ__WARM_BEGIN(r) a[r] = _mm256_setzero_ps();
 #define LQ__WARM_ADD(r)                                                           \
@@ -27718,114 +26783,42 @@ LQ__TARGET_HOT_AVX2 static void lq__warm_dots_avx2(float *logits, const lq__warm
         a[r] = _mm256_fmadd_ps(y, _mm256_loadu_ps(w + r * LQ__TOKENS + t), a[r]); \
     }
 #define LQ__WARM_END(r) \
-    if (rows > r) acc[r * stride + i] += lq__warm_across_256(a[r]);
-LQ__HOT_256 float lq__warm_across_256(__m256 a)
+    if (rows > r) acc[r * stride + i] += lq__warm_across_avx2(a[r]);
+LQ__HOT_256 float lq__warm_across_avx2(__m256 a)
 {
     const __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     const __m128 two = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
-LQ__HOT_256 void lq__warm_sums_256(float *acc, size_t stride, const lq__warm_rows *m,
-                                   const float *weights, size_t rows)
+LQ__HOT_256 void lq__warm_sums_of_avx2(float *acc, size_t stride, const lq__warm_rows *m,
+                                       const float *weights, size_t rows)
 {
     for (size_t i = 0; i < m->count; i++) {
         const __m256 table = _mm256_loadu_ps(m->y[m->look[i]]);
         __m256 a[4];
         size_t p;
         size_t t;
-        LQ__WARM_EACH(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (p = 0; p < m->pages; p++) {
             const int16_t *k = m->values[p] + m->row[i] * (size_t)LQ__TOKENS;
             const float *w = weights + p * LQ__HOT_ROWS * LQ__TOKENS;
             for (t = 0; t < LQ__TOKENS; t += 8) {
                 const __m256 y = lq__warm_y_256(k + t, table);
-                LQ__WARM_EACH(LQ__WARM_ADD)
+                LQ__HOT_EACH_ROW(LQ__WARM_ADD)
             }
         }
-        LQ__WARM_EACH(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
 
-LQ__TARGET_HOT_AVX2 static void lq__warm_sums_avx2(float *acc, size_t stride,
-                                                   const lq__warm_rows *m, const float *weights,
-                                                   size_t rows)
+LQ__HOT_256 void lq__warm_part_avx2(float *w, __m256 x, __m256 y)
 {
-    if (rows == 1) {
-        lq__warm_sums_256(acc, stride, m, weights, 1);
-    } else if (rows == 2) {
-        lq__warm_sums_256(acc, stride, m, weights, 2);
-    } else {
-        lq__warm_sums_256(acc, stride, m, weights, 4);
-    }
-}
-
-LQ__HOT_256 __m256 lq__warm_bytes_256(const int8_t *p)
-{
-    return _mm256_cvtepi32_ps(
-        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
-}
-
-LQ__TARGET_HOT_AVX2 static float lq__warm_bound_avx2(const float *up, const float *down,
-                                                     const int8_t *high, const int8_t *low,
-                                                     size_t dims)
-{
-    __m256 a = _mm256_setzero_ps();
-    __m256 b = _mm256_setzero_ps();
-    for (size_t d = 0; d < dims; d += 8) {
-        a = _mm256_fmadd_ps(_mm256_loadu_ps(up + d), lq__warm_bytes_256(high + d), a);
-        b = _mm256_fmadd_ps(_mm256_loadu_ps(down + d), lq__warm_bytes_256(low + d), b);
-    }
-    return lq__warm_across_256(_mm256_add_ps(a, b));
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__warm_fold_avx2(int16_t *z, const int16_t *coset, size_t rows)
-{
-    for (size_t t = 0; t < LQ__TOKENS; t += 16) {
-        const __m256i c = coset ? _mm256_loadu_si256((const __m256i *)(const void *)(coset + t))
-                                : _mm256_setzero_si256();
-        for (size_t i = 0; i < rows; i++) {
-            __m256i *at = (__m256i *)(void *)(z + i * LQ__TOKENS + t);
-            const __m256i x = _mm256_loadu_si256(at);
-            _mm256_storeu_si256(at, _mm256_add_epi16(_mm256_add_epi16(x, x), c));
-        }
-    }
-}
-
-LQ__TARGET_HOT_AVX2 static void lq__warm_gains_avx2(float *weights, size_t rows, const int16_t *row,
-                                                    int32_t mean, float *brought, float *gained)
-{
-    const __m256 quarter = _mm256_setr_ps(1.0f, 1.189207115f, 1.414213562f, 1.681792831f, 1.0f,
-                                          1.189207115f, 1.414213562f, 1.681792831f);
-    __m256 gains[8];
-    for (size_t j = 0; j < 8; j++) {
-        __m256i g =
-            _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(row + 8 * j)));
-        g = _mm256_add_epi32(g, _mm256_set1_epi32(mean));
-        g = _mm256_min_epi32(g, _mm256_set1_epi32(LQ__GAIN_MAX));
-        g = _mm256_max_epi32(g, _mm256_set1_epi32(-LQ__GAIN_MAX));
-        g = _mm256_add_epi32(g, _mm256_set1_epi32(127 * 4));
-        __m256 octave = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_srli_epi32(g, 2), 23));
-        g = _mm256_and_si256(g, _mm256_set1_epi32(3));
-        gains[j] = _mm256_mul_ps(_mm256_permutevar8x32_ps(quarter, g), octave);
-    }
-    for (size_t r = 0; r < rows; r++) {
-        float *w = weights + r * LQ__TOKENS;
-        __m256 before = _mm256_setzero_ps();
-        __m256 after = _mm256_setzero_ps();
-        for (size_t j = 0; j < 8; j++) {
-            const __m256 x = _mm256_loadu_ps(w + 8 * j);
-            const __m256 y = _mm256_mul_ps(x, gains[j]);
-            before = _mm256_add_ps(before, x);
-            after = _mm256_add_ps(after, y);
-            _mm256_storeu_ps(w + 8 * j, y);
-        }
-        brought[r] += lq__warm_across_256(before);
-        gained[r] += lq__warm_across_256(after);
-    }
+    _mm256_storeu_ps(w, x);
+    _mm256_storeu_ps(w + 8, y);
 }
 
 typedef struct lq__warm_look_512 {
@@ -27901,14 +26894,15 @@ LQ__HOT_512 __m512 lq__warm_y_512(const int16_t *k, lq__warm_look_512 look, size
         _mm512_storeu_ps(to + 32, _mm512_permutex2var_ps(a[r][2], low, a[r][3]));  \
         _mm512_storeu_ps(to + 48, _mm512_permutex2var_ps(a[r][2], high, a[r][3])); \
     }
-LQ__HOT_512 void lq__warm_dots_512(float *logits, const lq__warm_rows *m, size_t page,
-                                   const float *q, size_t stride, const float *shift, size_t rows)
+LQ__HOT_512 void lq__warm_dots_of_avx512(float *logits, const lq__warm_rows *m, size_t page,
+                                         const float *q, size_t stride, const float *shift,
+                                         size_t rows)
 {
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     __m512 a[4][4];
     size_t i;
-    LQ__WARM_EACH(LQ__WARM_BEGIN)
+    LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
     for (i = 0; i < m->count; i++) {
         const int16_t *k = m->values[page] + m->row[i] * (size_t)LQ__TOKENS;
         const lq__warm_look_512 table = lq__warm_table_512(m->y[m->look[i]]);
@@ -27917,26 +26911,13 @@ LQ__HOT_512 void lq__warm_dots_512(float *logits, const lq__warm_rows *m, size_t
         const __m512 y1 = lq__warm_y_512(k, table, 16, beyond);
         const __m512 y2 = lq__warm_y_512(k, table, 32, beyond);
         const __m512 y3 = lq__warm_y_512(k, table, 48, beyond);
-        LQ__WARM_EACH(LQ__WARM_ADD)
+        LQ__HOT_EACH_ROW(LQ__WARM_ADD)
     }
-    LQ__WARM_EACH(LQ__WARM_END)
+    LQ__HOT_EACH_ROW(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-
-LQ__TARGET_HOT_AVX512 static void lq__warm_dots_avx512(float *logits, const lq__warm_rows *m,
-                                                       size_t page, const float *q, size_t stride,
-                                                       const float *shift, size_t rows)
-{
-    if (rows == 1) {
-        lq__warm_dots_512(logits, m, page, q, stride, shift, 1);
-    } else if (rows == 2) {
-        lq__warm_dots_512(logits, m, page, q, stride, shift, 2);
-    } else {
-        lq__warm_dots_512(logits, m, page, q, stride, shift, 4);
-    }
-}
 
 #define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = a[r][2] = a[r][3] = _mm512_setzero_ps();
 #define LQ__WARM_ADD(r)                                           \
@@ -27952,7 +26933,7 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_dots_avx512(float *logits, const lq__
         _mm_storeu_ps(sum + 4 * r, lq__hot_add_across_512(a[r][0], a[r][1], a[r][2], a[r][3])); \
     }
 /* Sums (rows, 4) of the coefficients at[0 .. 4). beyond: some are not in the table. Weights lie as
-   lq__warm_part_512 puts them. */
+   lq__warm_part_avx512 puts them. */
 LQ__HOT_512 void lq__warm_sum_512(float *sum, const lq__warm_rows *m, const float *weights,
                                   const size_t *at, size_t rows, int beyond)
 {
@@ -27963,7 +26944,7 @@ LQ__HOT_512 void lq__warm_sum_512(float *sum, const lq__warm_rows *m, const floa
     __m512 a[4][4];
     size_t p;
     size_t j;
-    LQ__WARM_EACH(LQ__WARM_BEGIN)
+    LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
     for (p = 0; p < m->pages; p++) {
         const int16_t *k0 = m->values[p] + m->row[at[0]] * (size_t)LQ__TOKENS;
         const int16_t *k1 = m->values[p] + m->row[at[1]] * (size_t)LQ__TOKENS;
@@ -27978,18 +26959,18 @@ LQ__HOT_512 void lq__warm_sum_512(float *sum, const lq__warm_rows *m, const floa
             const __m512 y1 = lq__warm_y_512(k1, look1, j, beyond);
             const __m512 y2 = lq__warm_y_512(k2, look2, j, beyond);
             const __m512 y3 = lq__warm_y_512(k3, look3, j, beyond);
-            LQ__WARM_EACH(LQ__WARM_ADD)
+            LQ__HOT_EACH_ROW(LQ__WARM_ADD)
         }
     }
-    LQ__WARM_EACH(LQ__WARM_END)
+    LQ__HOT_EACH_ROW(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
 
 /* Four coefficients share the weights that are read; the last one may go with itself. */
-LQ__HOT_512 void lq__warm_sums_512(float *acc, size_t stride, const lq__warm_rows *m,
-                                   const float *weights, size_t rows)
+LQ__HOT_512 void lq__warm_sums_of_avx512(float *acc, size_t stride, const lq__warm_rows *m,
+                                         const float *weights, size_t rows)
 {
     for (size_t i = 0; i < m->count; i += 4) {
         size_t at[4];
@@ -28014,36 +26995,14 @@ LQ__HOT_512 void lq__warm_sums_512(float *acc, size_t stride, const lq__warm_row
         }
     }
 }
-#undef LQ__WARM_EACH
 
-LQ__TARGET_HOT_AVX512 static void lq__warm_sums_avx512(float *acc, size_t stride,
-                                                       const lq__warm_rows *m, const float *weights,
-                                                       size_t rows)
+LQ__HOT_512 float lq__warm_across_avx512(__m512 a)
 {
-    if (rows == 1) {
-        lq__warm_sums_512(acc, stride, m, weights, 1);
-    } else if (rows == 2) {
-        lq__warm_sums_512(acc, stride, m, weights, 2);
-    } else {
-        lq__warm_sums_512(acc, stride, m, weights, 4);
-    }
-}
-
-LQ__TARGET_HOT_AVX512 static float lq__warm_bound_avx512(const float *up, const float *down,
-                                                         const int8_t *high, const int8_t *low,
-                                                         size_t dims)
-{
-    return lq__warm_bound_avx2(up, down, high, low, dims);
-}
-
-LQ__TARGET_HOT_AVX512 static void lq__warm_fold_avx512(int16_t *z, const int16_t *coset,
-                                                       size_t rows)
-{
-    lq__warm_fold_avx2(z, coset, rows);
+    return _mm512_reduce_add_ps(a);
 }
 
 /* 32 weights, the even ones first: as y of two tokens that share 32 bits are looked up. */
-LQ__HOT_512 void lq__warm_part_512(float *w, __m512 x, __m512 y)
+LQ__HOT_512 void lq__warm_part_avx512(float *w, __m512 x, __m512 y)
 {
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -28052,41 +27011,6 @@ LQ__HOT_512 void lq__warm_part_512(float *w, __m512 x, __m512 y)
     _mm512_storeu_ps(w + 16, _mm512_permutex2var_ps(x, odd, y));
 }
 
-LQ__TARGET_HOT_AVX512 static void lq__warm_gains_avx512(float *weights, size_t rows,
-                                                        const int16_t *row, int32_t mean,
-                                                        float *brought, float *gained)
-{
-    const __m512 quarter =
-        _mm512_broadcast_f32x4(_mm_setr_ps(1.0f, 1.189207115f, 1.414213562f, 1.681792831f));
-    __m512 gains[4];
-    for (size_t j = 0; j < 4; j++) {
-        __m512i g = _mm512_cvtepi16_epi32(
-            _mm256_loadu_si256((const __m256i *)(const void *)(row + 16 * j)));
-        g = _mm512_add_epi32(g, _mm512_set1_epi32(mean));
-        g = _mm512_min_epi32(g, _mm512_set1_epi32(LQ__GAIN_MAX));
-        g = _mm512_max_epi32(g, _mm512_set1_epi32(-LQ__GAIN_MAX));
-        g = _mm512_add_epi32(g, _mm512_set1_epi32(127 * 4));
-        __m512i octave = _mm512_slli_epi32(_mm512_srli_epi32(g, 2), 23);
-        g = _mm512_and_si512(g, _mm512_set1_epi32(3));
-        gains[j] = _mm512_mul_ps(_mm512_permutexvar_ps(g, quarter), _mm512_castsi512_ps(octave));
-    }
-    for (size_t r = 0; r < rows; r++) {
-        float *w = weights + r * LQ__TOKENS;
-        __m512 before = _mm512_setzero_ps();
-        __m512 after = before;
-        for (size_t j = 0; j < 4; j += 2) {
-            __m512 x = _mm512_loadu_ps(w + 16 * j);
-            __m512 y = _mm512_loadu_ps(w + 16 * j + 16);
-            before = _mm512_add_ps(before, _mm512_add_ps(x, y));
-            x = _mm512_mul_ps(x, gains[j]);
-            y = _mm512_mul_ps(y, gains[j + 1]);
-            after = _mm512_add_ps(after, _mm512_add_ps(x, y));
-            lq__warm_part_512(w + 16 * j, x, y);
-        }
-        brought[r] += _mm512_reduce_add_ps(before);
-        gained[r] += _mm512_reduce_add_ps(after);
-    }
-}
 #endif
 
 #if LQ__NEON
@@ -28131,7 +27055,6 @@ LQ__INLINE void lq__warm_y_neon(float32x4_t *y, const int16_t *k, lq__warm_look_
     y[1] = lq__warm_four_neon(look, vmovl_high_s16(x), vget_high_u16(near), vget_high_u16(rest));
 }
 
-#define LQ__WARM_EACH_NEON(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
 #define LQ__WARM_BEGIN(r) \
     a[r][0] = a[r][1] = a[r][2] = a[r][3] = vdupq_n_f32(rows > r ? shift[r] : 0.0f);
 #define LQ__WARM_ADD(r)                                       \
@@ -28156,33 +27079,21 @@ LQ__INLINE void lq__warm_dots_of_neon(float *logits, const lq__warm_rows *m, siz
     for (size_t t = 0; t < LQ__TOKENS; t += 16) {
         float32x4_t a[4][4];
         size_t i;
-        LQ__WARM_EACH_NEON(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (i = 0; i < m->count; i++) {
             const int16_t *k = m->values[page] + m->row[i] * (size_t)LQ__TOKENS + t;
             const lq__warm_look_neon look = lq__warm_table_neon(m->y[m->look[i]]);
             float32x4_t y[4];
             lq__warm_y_neon(y, k, look);
             lq__warm_y_neon(y + 2, k + 8, look);
-            LQ__WARM_EACH_NEON(LQ__WARM_ADD)
+            LQ__HOT_EACH_ROW(LQ__WARM_ADD)
         }
-        LQ__WARM_EACH_NEON(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-
-static void lq__warm_dots_neon(float *logits, const lq__warm_rows *m, size_t page, const float *q,
-                               size_t stride, const float *shift, size_t rows)
-{
-    if (rows == 1) {
-        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 1);
-    } else if (rows == 2) {
-        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 2);
-    } else {
-        lq__warm_dots_of_neon(logits, m, page, q, stride, shift, 4);
-    }
-}
 
 #define LQ__WARM_BEGIN(r) a[r][0] = a[r][1] = vdupq_n_f32(0.0f);
 #define LQ__WARM_ADD(r)                                                            \
@@ -28202,103 +27113,117 @@ LQ__INLINE void lq__warm_sums_of_neon(float *acc, size_t stride, const lq__warm_
         float32x4_t a[4][2];
         size_t p;
         size_t t;
-        LQ__WARM_EACH_NEON(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (p = 0; p < m->pages; p++) {
             const int16_t *k = m->values[p] + m->row[i] * (size_t)LQ__TOKENS;
             const float *w = weights + p * LQ__HOT_ROWS * LQ__TOKENS;
             for (t = 0; t < LQ__TOKENS; t += 8) {
                 float32x4_t y[2];
                 lq__warm_y_neon(y, k + t, look);
-                LQ__WARM_EACH_NEON(LQ__WARM_ADD)
+                LQ__HOT_EACH_ROW(LQ__WARM_ADD)
             }
         }
-        LQ__WARM_EACH_NEON(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
     }
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-#undef LQ__WARM_EACH_NEON
 
-static void lq__warm_sums_neon(float *acc, size_t stride, const lq__warm_rows *m,
-                               const float *weights, size_t rows)
+LQ__INLINE float lq__warm_across_neon(lq__f32_neon a)
 {
-    if (rows == 1) {
-        lq__warm_sums_of_neon(acc, stride, m, weights, 1);
-    } else if (rows == 2) {
-        lq__warm_sums_of_neon(acc, stride, m, weights, 2);
-    } else {
-        lq__warm_sums_of_neon(acc, stride, m, weights, 4);
-    }
+    return vaddvq_f32(a);
 }
 
-static void lq__warm_fold_neon(int16_t *z, const int16_t *coset, size_t rows)
+LQ__INLINE void lq__warm_part_neon(float *w, lq__f32_neon x, lq__f32_neon y)
 {
-    for (size_t t = 0; t < LQ__TOKENS; t += 8) {
-        const int16x8_t c = coset ? vld1q_s16(coset + t) : vdupq_n_s16(0);
-        for (size_t i = 0; i < rows; i++) {
-            int16_t *at = z + i * LQ__TOKENS + t;
-            vst1q_s16(at, vaddq_s16(vshlq_n_s16(vld1q_s16(at), 1), c));
-        }
-    }
-}
-
-static void lq__warm_gains_neon(float *weights, size_t rows, const int16_t *row, int32_t mean,
-                                float *brought, float *gained)
-{
-    static const float quarter[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};
-    const uint8x16_t table = vreinterpretq_u8_f32(vld1q_f32(quarter));
-    float gains[LQ__TOKENS];
-    for (size_t t = 0; t < LQ__TOKENS; t += 4) {
-        int32x4_t g = vaddw_s16(vdupq_n_s32(mean), vld1_s16(row + t));
-        g = vminq_s32(g, vdupq_n_s32(LQ__GAIN_MAX));
-        g = vmaxq_s32(g, vdupq_n_s32(-LQ__GAIN_MAX));
-        float32x4_t octave;
-        octave =
-            vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vshrq_n_s32(g, 2), vdupq_n_s32(127)), 23));
-        uint32x4_t at = vandq_u32(vreinterpretq_u32_s32(g), vdupq_n_u32(3));
-        at = vmlaq_n_u32(vdupq_n_u32(0x03020100u), at, 0x04040404u);
-        vst1q_f32(gains + t, vmulq_f32(octave, vreinterpretq_f32_u8(
-                                                   vqtbl1q_u8(table, vreinterpretq_u8_u32(at)))));
-    }
-    for (size_t r = 0; r < rows; r++) {
-        float *w = weights + r * LQ__TOKENS;
-        float32x4_t before = vdupq_n_f32(0.0f);
-        float32x4_t after = before;
-        for (size_t t = 0; t < LQ__TOKENS; t += 4) {
-            const float32x4_t x = vld1q_f32(w + t);
-            const float32x4_t y = vmulq_f32(x, vld1q_f32(gains + t));
-            before = vaddq_f32(before, x);
-            after = vaddq_f32(after, y);
-            vst1q_f32(w + t, y);
-        }
-        brought[r] += vaddvq_f32(before);
-        gained[r] += vaddvq_f32(after);
-    }
-}
-
-/* Four numbers of bytes. */
-LQ__INLINE float32x4_t lq__warm_bytes_neon(int16x4_t x)
-{
-    return vcvtq_f32_s32(vmovl_s16(x));
-}
-
-static float lq__warm_bound_neon(const float *up, const float *down, const int8_t *high,
-                                 const int8_t *low, size_t dims)
-{
-    float32x4_t a = vdupq_n_f32(0.0f);
-    float32x4_t b = a;
-    for (size_t d = 0; d < dims; d += 8) {
-        const int16x8_t h = vmovl_s8(vld1_s8(high + d));
-        const int16x8_t l = vmovl_s8(vld1_s8(low + d));
-        a = vfmaq_f32(a, vld1q_f32(up + d), lq__warm_bytes_neon(vget_low_s16(h)));
-        b = vfmaq_f32(b, vld1q_f32(down + d), lq__warm_bytes_neon(vget_low_s16(l)));
-        a = vfmaq_f32(a, vld1q_f32(up + d + 4), lq__warm_bytes_neon(vget_high_s16(h)));
-        b = vfmaq_f32(b, vld1q_f32(down + d + 4), lq__warm_bytes_neon(vget_high_s16(l)));
-    }
-    return vaddvq_f32(vaddq_f32(a, b));
+    vst1q_f32(w, x);
+    vst1q_f32(w + 4, y);
 }
 #endif
+
+/* ---- at each level: rows, gains, bounds, lattices ---- */
+#define LQ__WARM_BY_ROWS(of, ...) \
+    if (rows == 1) {              \
+        of(__VA_ARGS__, 1);       \
+    } else if (rows == 2) {       \
+        of(__VA_ARGS__, 2);       \
+    } else {                      \
+        of(__VA_ARGS__, 4);       \
+    }
+#define LQ__WARM_AT(v)                                                                             \
+    LQ__HOT_ON_##v static void lq__warm_dots_##v(float *logits, const lq__warm_rows *m,            \
+                                                 size_t page, const float *q, size_t stride,       \
+                                                 const float *shift, size_t rows){                 \
+        LQ__WARM_BY_ROWS(lq__warm_dots_of_##v, logits, m, page, q, stride, shift)}                 \
+                                                                                                   \
+    LQ__HOT_ON_##v                                                                                 \
+        static void lq__warm_sums_##v(float *acc, size_t stride, const lq__warm_rows *m,           \
+                                      const float *weights, size_t rows){                          \
+            LQ__WARM_BY_ROWS(lq__warm_sums_of_##v, acc, stride, m, weights)}                       \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__warm_fold_##v(int16_t *z, const int16_t *coset, size_t rows)    \
+    {                                                                                              \
+        for (size_t t = 0; t < LQ__TOKENS; t += 2 * LQ__LANES_##v) {                               \
+            const lq__u16_##v c =                                                                  \
+                (lq__u16_##v)(coset ? lq__load16_##v(coset + t) : lq__set16_##v(0));               \
+            for (size_t i = 0; i < rows; i++) {                                                    \
+                int16_t *at = z + i * LQ__TOKENS + t;                                              \
+                const lq__u16_##v x = (lq__u16_##v)lq__load16_##v(at);                             \
+                lq__store16_##v(at, (lq__i16_##v)(x + x + c));                                     \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static void lq__warm_gains_##v(float *weights, size_t rows, const int16_t *row, \
+                                                  int32_t mean, float *brought, float *gained)     \
+    {                                                                                              \
+        static const float quarters[4] = {1.0f, 1.189207115f, 1.414213562f, 1.681792831f};         \
+        const lq__i32_##v quarter = lq__table_##v((const int32_t *)(const void *)quarters);        \
+        lq__f32_##v gains[LQ__TOKENS / LQ__LANES_##v];                                             \
+        for (size_t j = 0; j < LQ__TOKENS / LQ__LANES_##v; j++) {                                  \
+            lq__i32_##v g = lq__load_i16_##v(row + LQ__LANES_##v * j) + mean;                      \
+            g = lq__max_##v(lq__min_##v(g, lq__set_##v(LQ__GAIN_MAX)),                             \
+                            lq__set_##v(-LQ__GAIN_MAX)) +                                          \
+                127 * 4;                                                                           \
+            gains[j] = lq__mul_f32_##v((lq__f32_##v)lq__lookup_##v(quarter, (g & 3) + 1),          \
+                                       (lq__f32_##v)(g >> 2 << 23));                               \
+        }                                                                                          \
+        for (size_t r = 0; r < rows; r++) {                                                        \
+            float *w = weights + r * LQ__TOKENS;                                                   \
+            lq__f32_##v before = lq__set_f32_##v(0.0f);                                            \
+            lq__f32_##v after = before;                                                            \
+            for (size_t j = 0; j < LQ__TOKENS / LQ__LANES_##v; j += 2) {                           \
+                lq__f32_##v x = lq__load_f32_##v(w + LQ__LANES_##v * j);                           \
+                lq__f32_##v y = lq__load_f32_##v(w + LQ__LANES_##v * (j + 1));                     \
+                before = before + (x + y);                                                         \
+                x = lq__mul_f32_##v(x, gains[j]);                                                  \
+                y = lq__mul_f32_##v(y, gains[j + 1]);                                              \
+                after = after + (x + y);                                                           \
+                lq__warm_part_##v(w + LQ__LANES_##v * j, x, y);                                    \
+            }                                                                                      \
+            brought[r] += lq__warm_across_##v(before);                                             \
+            gained[r] += lq__warm_across_##v(after);                                               \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    LQ__HOT_ON_##v static float lq__warm_bound_##v(const float *up, const float *down,             \
+                                                   const int8_t *high, const int8_t *low,          \
+                                                   size_t dims)                                    \
+    {                                                                                              \
+        lq__f32_##v a = lq__set_f32_##v(0.0f);                                                     \
+        lq__f32_##v b = a;                                                                         \
+        size_t d = 0;                                                                              \
+        for (; d + LQ__LANES_##v <= dims; d += LQ__LANES_##v) {                                    \
+            a = lq__hot_fma_##v(lq__load_f32_##v(up + d),                                          \
+                                lq__to_f32_##v(lq__load_i8_##v(high + d)), a);                     \
+            b = lq__hot_fma_##v(lq__load_f32_##v(down + d),                                        \
+                                lq__to_f32_##v(lq__load_i8_##v(low + d)), b);                      \
+        }                                                                                          \
+        return lq__warm_across_##v(a + b) +                                                        \
+               lq__warm_bound_c(up + d, down + d, high + d, low + d, dims - d);                    \
+    }
+LQ__EACH_LEVEL(LQ__WARM_AT)
 
 /* ---- symbols: AVX-512 VNNI ---- */
 #if LQ__X86
@@ -28386,7 +27311,6 @@ LQ__HOT_512 __m512i lq__warm_raised_512(const lq__warm_symbols *m, size_t page, 
                               _mm512_xor_si512(table, _mm512_set1_epi8(-128)));
 }
 
-#define LQ__WARM_EACH(do_row) do_row(0) do_row(1) do_row(2) do_row(3)
 #define LQ__WARM_ADD(r)                             \
     if (rows > r) {                                 \
         int32_t bytes;                              \
@@ -28416,7 +27340,7 @@ LQ__HOT_512 void lq__warm_multiply_512(__m512i (*a)[4], const lq__warm_symbols *
     const __m512i y1 = _mm512_unpackhi_epi16(kl, uv);
     const __m512i y2 = _mm512_unpacklo_epi16(lk, vu);
     const __m512i y3 = _mm512_unpackhi_epi16(lk, vu);
-    LQ__WARM_EACH(LQ__WARM_ADD)
+    LQ__HOT_EACH_ROW(LQ__WARM_ADD)
 }
 #undef LQ__WARM_ADD
 
@@ -28449,15 +27373,15 @@ LQ__HOT_512 void lq__warm_dots8_512(float *logits, const lq__warm_symbols *m, si
     const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     __m512i a[4][4];
     size_t i;
-    LQ__WARM_EACH(LQ__WARM_BEGIN)
+    LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
     for (i = 0; i < q->high_count; i++) {
         lq__warm_multiply_512(a, m, page, q->at[i], q->high + 16 * (size_t)q->at[i], rows);
     }
-    LQ__WARM_EACH(LQ__WARM_TURN)
+    LQ__HOT_EACH_ROW(LQ__WARM_TURN)
     for (i = 0; 4 * i < m->count; i++) {
         lq__warm_multiply_512(a, m, page, i, q->low + 16 * i, rows);
     }
-    LQ__WARM_EACH(LQ__WARM_END)
+    LQ__HOT_EACH_ROW(LQ__WARM_END)
 }
 #undef LQ__WARM_BEGIN
 #undef LQ__WARM_TURN
@@ -28477,9 +27401,9 @@ LQ__TARGET_HOT_AVX512 static void lq__warm_dots8_avx512(float *logits, const lq_
     }
 }
 
-/* The even and the odd ones of 32 weights lie apart: see lq__warm_part_512. The bytes of two times
-   32 words are packed in the order of symbols. By the dither small weights are as much in sum as
-   they were. */
+/* The even and the odd ones of 32 weights lie apart: see lq__warm_part_avx512. The bytes of two
+   times 32 words are packed in the order of symbols. By the dither small weights are as much in
+   sum as they were. */
 LQ__TARGET_HOT_AVX512 static float lq__warm_weights8_avx512(uint8_t *to, const float *weights,
                                                             uint32_t *high)
 {
@@ -28546,7 +27470,7 @@ LQ__HOT_512 void lq__warm_gather_512(__m512i (*a)[4], const uint8_t *const *k, c
     const __m512i y1 = lq__warm_found_512(k[1] + page * LQ__TOKENS, table[1]);
     const __m512i y2 = lq__warm_found_512(k[2] + page * LQ__TOKENS, table[2]);
     const __m512i y3 = lq__warm_found_512(k[3] + page * LQ__TOKENS, table[3]);
-    LQ__WARM_EACH(LQ__WARM_ADD)
+    LQ__HOT_EACH_ROW(LQ__WARM_ADD)
 }
 
 /* Four coefficients share the weights that are read; the last one may go with itself. A lane sums
@@ -28569,16 +27493,16 @@ LQ__HOT_512 void lq__warm_sums8_512(float *acc, size_t stride, const lq__warm_sy
         float sum[4][4];
         size_t p;
         size_t r;
-        LQ__WARM_EACH(LQ__WARM_BEGIN)
+        LQ__HOT_EACH_ROW(LQ__WARM_BEGIN)
         for (; pages; pages &= pages - 1) {
             p = lq__lowest_bit(pages);
             lq__warm_gather_512(a, k, table, p, weights + p * LQ__WARM_WEIGHTS + LQ__TOKENS, rows);
         }
-        LQ__WARM_EACH(LQ__WARM_TURN)
+        LQ__HOT_EACH_ROW(LQ__WARM_TURN)
         for (p = 0; p < LQ__WARM_FLIGHT; p++) {
             lq__warm_gather_512(a, k, table, p, weights + p * LQ__WARM_WEIGHTS, rows);
         }
-        LQ__WARM_EACH(LQ__WARM_END)
+        LQ__HOT_EACH_ROW(LQ__WARM_END)
         for (r = 0; r < rows; r++) {
             for (j = 0; j < 4 && i + j < m->count; j++) {
                 acc[r * stride + i + j] += sum[r][j] * (units[r] * m->unit[m->table[i + j]]);
@@ -28590,7 +27514,6 @@ LQ__HOT_512 void lq__warm_sums8_512(float *acc, size_t stride, const lq__warm_sy
 #undef LQ__WARM_TURN
 #undef LQ__WARM_ADD
 #undef LQ__WARM_END
-#undef LQ__WARM_EACH
 
 LQ__TARGET_HOT_AVX512 static void lq__warm_sums8_avx512(float *acc, size_t stride,
                                                         const lq__warm_symbols *m,
@@ -38591,68 +37514,7 @@ static void lq__beyond_row_c(uint64_t *sum, const int32_t *x, size_t count, cons
     }
 }
 
-#if LQ__X86
-/* Of 16-bit numbers, whose squares stay below 2^24: sums of two lanes each stay below 2^32. */
-LQ__TARGET_AVX2 static void lq__beyond_row_avx2(uint64_t *sum, const int32_t *x, size_t count,
-                                                const int32_t *edge)
-{
-    __m256i s[5];
-    for (int j = 0; j < 5; j++) {
-        s[j] = _mm256_setzero_si256();
-    }
-    size_t i;
-    for (i = 0; i + 16 <= count; i += 16) {
-        const __m256i *at = (const __m256i *)(const void *)(x + i);
-        const __m256i a = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at)), 7);
-        const __m256i b = _mm256_srai_epi32(_mm256_abs_epi32(_mm256_loadu_si256(at + 1)), 7);
-        const __m256i both = _mm256_packus_epi32(a, b);
-        for (int j = 0; j < 5; j++) {
-            __m256i d = _mm256_subs_epu16(both, _mm256_set1_epi16((int16_t)edge[j]));
-            s[j] = _mm256_add_epi32(s[j], _mm256_madd_epi16(d, d));
-        }
-    }
-    for (int j = 0; j < 5; j++) {
-        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(s[j]), _mm256_extracti128_si256(s[j], 1));
-        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
-    }
-    if (i < count) lq__beyond_row_c(sum, x + i, count - i, edge);
-}
-
-LQ__TARGET_AVX512 static void lq__beyond_row_avx512(uint64_t *sum, const int32_t *x, size_t count,
-                                                    const int32_t *edge)
-{
-    __m512i s[5];
-    for (int j = 0; j < 5; j++) {
-        s[j] = _mm512_setzero_si512();
-    }
-    size_t i;
-    for (i = 0; i + 32 <= count; i += 32) {
-        const __m512i a = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i)), 7);
-        const __m512i b = _mm512_srai_epi32(_mm512_abs_epi32(_mm512_loadu_si512(x + i + 16)), 7);
-        const __m512i both = _mm512_packus_epi32(a, b);
-        for (int j = 0; j < 5; j++) {
-            __m512i d = _mm512_subs_epu16(both, _mm512_set1_epi16((int16_t)edge[j]));
-            s[j] = _mm512_add_epi32(s[j], _mm512_madd_epi16(d, d));
-        }
-    }
-    for (int j = 0; j < 5; j++) {
-        __m256i q =
-            _mm256_add_epi32(_mm512_castsi512_si256(s[j]), _mm512_extracti64x4_epi64(s[j], 1));
-        __m128i h = _mm_add_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-        h = _mm_add_epi32(h, _mm_shuffle_epi32(h, 0x4e));
-        sum[j] += (uint64_t)(uint32_t)_mm_cvtsi128_si32(h) + (uint32_t)_mm_extract_epi32(h, 1);
-    }
-    if (i < count) lq__beyond_row_avx2(sum, x + i, count - i, edge);
-}
-#elif LQ__NEON
-#define LQ__BEYOND(v)                                                             \
-    LQ__ON_##v LQ__INLINE lq__i32_##v lq__beyond_##v(lq__i32_##v a, int32_t edge) \
-    {                                                                             \
-        return lq__square_##v(lq__max_##v(a - edge, lq__set_##v(0)));             \
-    }
-LQ__EACH_LEVEL(LQ__BEYOND)
-
+/* In 16 bits. Sums of two lanes each stay below 2^32. */
 #define LQ__BEYOND_ROW(v)                                                                         \
     LQ__ON_##v static void lq__beyond_row_##v(uint64_t *sum, const int32_t *x, size_t count,      \
                                               const int32_t *edge)                                \
@@ -38660,21 +37522,23 @@ LQ__EACH_LEVEL(LQ__BEYOND)
         const lq__i32_##v zero = lq__set_##v(0);                                                  \
         lq__i32_##v s[5] = {zero, zero, zero, zero, zero};                                        \
         size_t i;                                                                                 \
-        for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                             \
-            lq__i32_##v a = lq__abs_##v(lq__load_##v(x + i)) >> 7;                                \
-            s[0] += lq__beyond_##v(a, edge[0]);                                                   \
-            s[1] += lq__beyond_##v(a, edge[1]);                                                   \
-            s[2] += lq__beyond_##v(a, edge[2]);                                                   \
-            s[3] += lq__beyond_##v(a, edge[3]);                                                   \
-            s[4] += lq__beyond_##v(a, edge[4]);                                                   \
+        for (i = 0; i + 2 * LQ__LANES_##v <= count; i += 2 * LQ__LANES_##v) {                     \
+            const lq__i32_##v a = lq__abs_##v(lq__load_##v(x + i)) >> 7;                          \
+            const lq__i32_##v b = lq__abs_##v(lq__load_##v(x + i + LQ__LANES_##v)) >> 7;          \
+            const lq__u16_##v both = lq__pack_u16_##v(a, b);                                      \
+            LQ__UNROLL                                                                            \
+            for (int j = 0; j < 5; j++) {                                                         \
+                const lq__u16_##v e = (lq__u16_##v)lq__set16_##v((int16_t)edge[j]);               \
+                const lq__i32_##v d = (lq__i32_##v)lq__subs_u16_##v(both, e);                     \
+                s[j] = lq__dot16_##v(s[j], d, d);                                                 \
+            }                                                                                     \
         }                                                                                         \
-        lq__beyond_row_c(sum, x + i, count - i, edge);                                            \
-        for (int j = 0; j < 5; j++) { /* lanes are below 2^30 */                                  \
+        for (int j = 0; j < 5; j++) {                                                             \
             sum[j] += lq__sum_##v(((lq__u64_##v)s[j] & 0xffffffffu) + ((lq__u64_##v)s[j] >> 32)); \
         }                                                                                         \
+        lq__beyond_row_c(sum, x + i, count - i, edge);                                            \
     }
 LQ__EACH_LEVEL(LQ__BEYOND_ROW)
-#endif
 
 /* Up to 8 blocks of 8 numbers, `stride` from block to block, to columns of eight rows of 64. */
 static void lq__block_rows_c(int32_t *y, const int32_t *x, size_t stride, size_t blocks)
@@ -39375,6 +38239,10 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__SETS
 #undef LQ__TAKES_1
 #undef LQ__TAKES_2
+#undef LQ__UNROLL
+#undef LQ__WARM_BY_ROWS
+#undef LQ__WARM_AT
+#undef LQ__ROWS_SHELL
 #undef LQ__TAKES_3
 #undef LQ__BUTTERFLY
 #undef LQ__LOAD_FLOATS
@@ -39431,7 +38299,6 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__FIXED_LIST
 #undef LQ__FIXED_NAME
 #undef LQ__FIXED_NAMES
-#undef LQ__BEYOND
 #undef LQ__BEYOND_ROW
 #undef LQ__WORD_ROWS
 #undef LQ__BOX_COSET
@@ -39469,9 +38336,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__OPAQUE
 #undef LQ__SCAN_SHELL
 #undef LQ__MERGE_SHELL
-#undef LQ__DECODE_ROWS
 #undef LQ__DECODE_SHELL
-#undef LQ__ENCODE_ROWS
 #undef LQ__ENCODE_SHELL
 #undef LQ__INLINE_neon
 #undef LQ__STATIC_neon
@@ -39557,17 +38422,11 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_CHUNK
 #undef LQ__HOT_EACH_256
 #undef LQ__HOT_EACH_512
-#undef LQ__HOT_EACH_EIGHT
-#undef LQ__HOT_EACH_FOUR
 #undef LQ__HOT_FIELD_256
 #undef LQ__HOT_FIELD_512
 #undef LQ__HOT_FOUR_256
 #undef LQ__HOT_FOUR_512
 #undef LQ__HOT_GRANULE
-#undef LQ__HOT_KIND_256
-#undef LQ__HOT_KIND_512
-#undef LQ__HOT_KIND_ACROSS_256
-#undef LQ__HOT_KIND_ACROSS_512
 #undef LQ__HOT_LEVELS_256
 #undef LQ__HOT_LEVELS_512
 #undef LQ__HOT_NONE
@@ -39585,19 +38444,53 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__HOT_COUNT
 #undef LQ__HOT_CUTS
 #undef LQ__HOT_JOINT
+#undef LQ__HOT_CELLS
+#undef LQ__HOT_SEAL
+#undef LQ__HOT_LEVELS_NEON
+#undef LQ__HOT_Q_NEON
+#undef LQ__HOT_EACH_ROW
+#undef LQ__HOT_STORE_NEON
+#undef LQ__HOT_ZERO_NEON
+#undef LQ__HOT_ADD_NEON
+#undef LQ__HOT_ROWS_NEON
+#undef LQ__HOT_DOWN_NEON
+#undef LQ__HOT_ACROSS_NEON
+#undef LQ__HOT_PAIR_NEON
+#undef LQ__HOT_BLOCK_NEON
+#undef LQ__HOT_KIND_NEON
+#undef LQ__HOT_USES_NEON
+#undef LQ__HOT_COUNTS_NEON
+#undef LQ__HOT_ADD_DOT
+#undef LQ__HOT_ROWS_DOT
+#undef LQ__HOT_DOWN_DOT
+#undef LQ__HOT_ACROSS_DOT
+#undef LQ__HOT_ALL_DOT
+#undef LQ__HOT_LEVEL_NEON
+#undef LQ__HOT_BY_ROWS
+#undef LQ__HOT_KIND
+#undef LQ__HOT_KIND_avx2
+#undef LQ__HOT_KIND_avx512
+#undef LQ__HOT_OF
+#undef LQ__HOT_OF_avx2
+#undef LQ__HOT_OF_avx512
+#undef LQ__HOT_BY_KIND
+#undef LQ__HOT_ALL_avx2
+#undef LQ__HOT_ALL_avx512
+#undef LQ__HOT_ALL_neon
+#undef LQ__HOT_BY_TYPE
+#undef LQ__HOT_RAWS
+#undef LQ__HOT_EIGHT_ROWS
+#undef LQ__HOT_FROM
+#undef LQ__HOT_TAKE
+#undef LQ__HOT_KEEP
+#undef LQ__HOT_TAKES
+#undef LQ__HOT_TURN
+#undef LQ__HOT_FOUR_ROWS
 #undef LQ__HOT_ON_avx2
 #undef LQ__HOT_ON_avx512
 #undef LQ__HOT_ON_neon
+#undef lq__entry16_avx512
 #undef lq__hot_take_words_avx512
-#undef lq__hot_aim_avx2
-#undef lq__hot_aim_avx512
-#undef lq__hot_aim_neon
-#undef lq__hot_factors_avx2
-#undef lq__hot_factors_avx512
-#undef lq__hot_factors_neon
-#undef lq__hot_best_avx2
-#undef lq__hot_best_avx512
-#undef lq__hot_best_neon
 #undef LQ__TARGET_HOT_AVX2
 #undef LQ__TARGET_HOT_AVX512
 #undef LQ__WARM_FLIGHT

@@ -47,7 +47,7 @@
      state      lq_cuda_state_bytes, aligned to 128: of one layer; zeros before its first use
                 (lq_cuda_clear for a slot that is used again)
      workspace  lq_cuda_attend_bytes, aligned to 128, zeros before its first use; may serve all layers
-                and all calls of one stream
+                of the same dims and all calls of one stream
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
@@ -2272,10 +2272,11 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    Both products go into one sum, which is then less by the sum of B: that is what it begins with (K), or
    what is added in the end (V). 7 instructions for 8 levels, 5 of them for the unit that PRMT belongs to.
 
-   Work is cut into items: a page, or 32 raw tokens, of a sequence, kv head and block of query rows.
+   Work is cut into items: a page, or 16 raw tokens, of a sequence, kv head and block of query rows.
    Each block of threads has an equal run of items, whatever the sequences' lengths. Within a run what
    belongs together is summed by its warps; where a sum is cut between blocks the last one to come joins
-   the parts, in their order.
+   the parts, in their order. Where blocks have several sums, each begins with items that are only there
+   to stand for the time that it takes apart from pages.
    ============================================================================================== */
 #ifndef LQ__CU_WARPS
 #define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
@@ -2283,9 +2284,12 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 #ifndef LQ__CU_STAGES
 #define LQ__CU_STAGES 4
 #endif
+#ifndef LQ__CU_LEAD
+#define LQ__CU_LEAD 12u
+#endif
 #define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
 #define LQ__CU_EPOCHS 32u
-#define LQ__CU_RAW 32u /* raw tokens of an item */
+#define LQ__CU_RAW 16u /* raw tokens of an item */
 
 typedef struct lq__cu_attention {
     lq__cu_plan p;
@@ -2304,6 +2308,7 @@ typedef struct lq__cu_attention {
     uint32_t group; /* query heads of a kv head */
     uint32_t rows;  /* queries * group */
     uint32_t blocks; /* of rows, of a kv head */
+    uint32_t lead;   /* items in front of a sum that are none */
     int type;
     uint32_t stages;
     uint32_t ring_bytes; /* of a warp's ring, where its sums of pages are in the end */
@@ -2322,10 +2327,10 @@ typedef struct lq__cu_segment {
     uint32_t page; /* the first that is seen */
     uint32_t pages; /* from there on */
     uint32_t raw;   /* tokens */
-    uint32_t first; /* items .. */
+    uint32_t first; /* items that are at hand */
     uint32_t last;
-    uint32_t items; /* of all */
-    uint32_t flat;  /* number of its first item in the launch */
+    uint32_t items; /* all */
+    uint32_t flat;  /* number of its first item in the launch; in front of it are `lead` that are none */
 } lq__cu_segment;
 
 LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
@@ -2531,7 +2536,7 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     for (uint32_t s = threadIdx.x; s < a->b.count; s += blockDim.x) {
         lq__cu_segment g;
         lq__cu_look(&g, a, s);
-        room->flat[s + 1] = g.items * a->p.heads * a->blocks;
+        room->flat[s + 1] = (g.items + a->lead) * a->p.heads * a->blocks;
     }
     __syncthreads();
     if (threadIdx.x < 32) {
@@ -2557,22 +2562,26 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     __syncthreads();
 }
 
-/* Where block c's run begins: runs are alike, the first ones an item longer. No block is without items:
-   where there are few, so are blocks. */
+/* Where block c's run begins. No block is without items: where there are few, so are blocks. */
 LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
 {
     const uint32_t blocks = min(gridDim.x, items);
     c = min(c, blocks);
-    return c * (items / blocks) + min(c, items % blocks);
+    return c * (items / blocks) + c * (items % blocks) / blocks; /* floor(c items / blocks) */
 }
 
 /* The block that has an item. */
 LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items)
 {
     const uint32_t blocks = min(gridDim.x, items);
-    const uint32_t run = items / blocks;
-    const uint32_t longer = items % blocks * (run + 1); /* items of the longer ones */
-    return item < longer ? item / (run + 1) : items % blocks + (item - longer) / run;
+    uint32_t c = min((uint32_t)((float)item * ((float)blocks / (float)items)), blocks - 1);
+    while (lq__cu_begin(c, items) > item) {
+        c--;
+    }
+    while (lq__cu_begin(c + 1, items) <= item) {
+        c++;
+    }
+    return c;
 }
 
 /* The segment that item `flat` is in, up to `end`. */
@@ -2595,18 +2604,13 @@ static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK
     }
     lq__cu_look(g, a, s);
     rest = flat - room->flat[s];
-    which = rest / g->items;
+    which = rest / (g->items + a->lead);
     g->head = which / a->blocks;
     g->block = which % a->blocks;
-    g->first = rest % g->items;
-    g->last = min(g->items, g->first + (end - flat));
-    g->flat = flat - g->first;
-}
-
-LQ__CU_DEVICE float lq__cu_read(const void *p, size_t i, int type)
-{
-    return type == LQ_F32 ? ((const float *)p)[i]
-                          : lq__cu_float(((const uint16_t *)p)[i], type == LQ_BF16);
+    rest -= which * (g->items + a->lead);
+    g->flat = flat - rest + a->lead;
+    g->first = max(rest, a->lead) - a->lead;
+    g->last = min(g->items, max(rest + (end - flat), a->lead) - a->lead);
 }
 
 /* Hadamard butterflies of a vector over a warp, dim 32 i + lane. */
@@ -2639,18 +2643,37 @@ template <int NK> LQ__CU_DEVICE void lq__cu_spin(float *x, uint32_t block)
     }
 }
 
-/* A row of queries, dim 32 i + lane, times scale. */
+/* A row of queries, dim 32 i + lane, as it lies in memory; and as floats, times scale. Apart, so that what
+   else is needed is on its way before the first is waited for. */
 template <int NK, int NB>
-static __device__ void lq__cu_query(float *x, const lq__cu_attention *a, const lq__cu_segment *g,
-                                    uint32_t row)
+LQ__CU_DEVICE void lq__cu_query_load(uint32_t *bits, const lq__cu_attention *a, const lq__cu_segment *g,
+                                     uint32_t row)
 {
     const uint32_t r = g->block * NB * 4 + row;
     const uint32_t head = g->head * a->group + r % a->group;
     const size_t at = (((size_t)g->s * a->queries + r / a->group) * a->heads + head) * a->p.dims;
+    const uint32_t dims = r < a->rows ? a->p.dims : 0;
+    if (a->type == LQ_F32) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            const uint32_t d = 32u * i + threadIdx.x % 32;
+            bits[i] = d < dims ? ((const uint32_t *)a->q)[at + d] : 0;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            const uint32_t d = 32u * i + threadIdx.x % 32;
+            bits[i] = d < dims ? ((const uint16_t *)a->q)[at + d] : 0;
+        }
+    }
+}
+
+template <int NK> LQ__CU_DEVICE void lq__cu_query(float *x, const uint32_t *bits, const lq__cu_attention *a)
+{
 #pragma unroll
     for (int i = 0; i < NK; i++) {
-        const uint32_t d = 32u * i + threadIdx.x % 32;
-        x[i] = r < a->rows && d < a->p.dims ? lq__cu_read(a->q, at + d, a->type) * a->scale : 0.0f;
+        x[i] = a->scale * (a->type == LQ_F32 ? __uint_as_float(bits[i])
+                                             : lq__cu_float(bits[i], a->type == LQ_BF16));
     }
 }
 
@@ -2666,7 +2689,8 @@ LQ__CU_DEVICE float lq__cu_warp_most(float x)
 /* To bytes, as fragments of B for one shape; by a warp. */
 template <int NK, int NB>
 static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a, float *x,
-                                       const uint8_t *shape, uint32_t slot, uint32_t row)
+                                       const uint8_t *shape, uint32_t stretched, uint32_t slot,
+                                       uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
@@ -2674,7 +2698,7 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
     float inverse;
     int32_t high = 0;
     int32_t low = 0;
-    if (*(const uint32_t *)(const void *)shape) {
+    if (stretched) {
 #pragma unroll
         for (int i = 0; i < NK; i++) {
             const uint32_t d = 32u * i + lane;
@@ -2754,12 +2778,15 @@ static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__
 /* query . mean of four epochs from `epoch` on, of which the last is `last`. */
 template <int NK, int NB>
 static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                    const lq__cu_segment *g, const float *x, uint32_t first,
+                                    const lq__cu_segment *g, const uint32_t *bits, uint32_t first,
                                     uint32_t epoch, uint32_t last, uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
     float sum[4] = {0, 0, 0, 0};
-    uint32_t unit = 0;
+    float x[NK];
+    int16_t means[4][NK];
+    const uint32_t unit = *(const uint32_t *)(const void *)(
+        g->q.state + lq__cu_number_at(&a->p, 0, min(epoch + lane % 4, last), g->head));
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
         const uint8_t *number =
@@ -2768,9 +2795,16 @@ static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_atte
 #pragma unroll
         for (int i = 0; i < NK; i++) {
             const uint32_t d = 32u * i + lane;
-            sum[e] += d < a->p.dims ? x[i] * (float)mean[d] : 0.0f;
+            means[e][i] = d < a->p.dims ? mean[d] : (int16_t)0;
         }
-        unit = lane == e ? *(const uint32_t *)(const void *)number : unit;
+    }
+    lq__cu_query<NK>(x, bits, a);
+#pragma unroll
+    for (uint32_t e = 0; e < 4; e++) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            sum[e] = fmaf(x[i], (float)means[e][i], sum[e]);
+        }
     }
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
@@ -2796,30 +2830,30 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
     const uint32_t first = lq__cu_epoch(from);
     const uint32_t last = to > from ? lq__cu_epoch(to - 1) : first;
     const uint32_t shapes = to > from ? last / 4 - first / 4 + 1 : 0;
+    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
+    uint32_t stretched = *(const uint32_t *)(const void *)shape;
 #pragma unroll 1
     for (uint32_t y = threadIdx.x / 32; y < 2 * NB * 4; y += warps) {
         const uint32_t row = y % (NB * 4);
-        float query[NK];
-        lq__cu_query<NK, NB>(query, a, g, row);
+        uint32_t bits[NK];
+        float x[NK];
+        lq__cu_query_load<NK, NB>(bits, a, g, row);
         if (y < NB * 4) {
 #pragma unroll 1
             for (uint32_t slot = 0; slot < shapes; slot++) {
-                float x[NK];
-#pragma unroll
-                for (int i = 0; i < NK; i++) {
-                    x[i] = query[i];
-                }
-                lq__cu_fragment<NK, NB>(
-                    room, a, x, g->q.state + lq__cu_shape_at(&a->p, (first / 4 + slot) * 4, g->head), slot,
-                    row);
+                const uint8_t *of = shape + (size_t)slot * a->p.heads * a->p.shape;
+                const uint32_t flag = slot ? *(const uint32_t *)(const void *)of : stretched;
+                lq__cu_query<NK>(x, bits, a);
+                lq__cu_fragment<NK, NB>(room, a, x, of, flag, slot, row);
             }
         } else {
 #pragma unroll 1
             for (uint32_t epoch = first; epoch <= last && shapes; epoch += 4) {
-                lq__cu_shift<NK, NB>(room, a, g, query, first, epoch, last, row);
+                lq__cu_shift<NK, NB>(room, a, g, bits, first, epoch, last, row);
             }
             if (g->last > g->pages) {
-                lq__cu_raw_fragment<NK, NB>(room, a, query, row);
+                lq__cu_query<NK>(x, bits, a);
+                lq__cu_raw_fragment<NK, NB>(room, a, x, row);
             }
         }
     }
@@ -3153,7 +3187,7 @@ LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uin
     }
 }
 
-/* Eight numbers of the x-th of 32 raw tokens, zeros where there are none. row: of this lane's token in
+/* Eight numbers of the x-th of 16 raw tokens, zeros where there are none. row: of this lane's token in
    memory, LQ_KV_NONE if it is none; the others' are asked for. */
 LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_t x, uint32_t d,
                                      uint32_t dims)
@@ -3164,33 +3198,56 @@ LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_
                : make_uint4(0, 0, 0, 0);
 }
 
-/* Logits of 32 raw tokens from `first` on: s[n][2 m + r] of token 16 m + 8 r + g and row 4 n + t. */
+/* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2 t, + 1,
+   + 8, + 9. */
+template <int NB>
+LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf16)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t g = lane / 4;
+#pragma unroll
+    for (int r = 0; r < 2; r++) { /* the other eight tokens */
+        uint32_t high = 0;
+        uint32_t low = 0;
+#pragma unroll
+        for (int o = 0; o < 2; o++) {
+            const int from = (int)((2 * (lane % 4) + o) * 4 + g % 4);
+            float x = __shfl_sync(~0u, e[0][r], from);
+            uint16_t h;
+            if (NB == 2) {
+                const float y = __shfl_sync(~0u, e[NB - 1][r], from);
+                x = g < 4 ? x : y;
+            } else {
+                x = g < 4 ? x : 0.0f;
+            }
+            h = lq__cu_half_of(x, is_bf16);
+            high |= (uint32_t)h << 16 * o;
+            low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, is_bf16), is_bf16) << 16 * o;
+        }
+        p[2 * r] = high;
+        p[2 * r + 1] = low;
+    }
+}
+
+/* Logits of 16 raw tokens from `first` on, of which k are the keys: s[n][r] of token 8 r + g and row
+   4 n + t. */
 template <int NK, int NB>
-static __device__ void lq__cu_raw_scores(float (*s)[4], const lq__cu_room<NK, NB> *room,
-                                         const lq__cu_attention *a, const lq__cu_segment *g,
-                                         const uint16_t *rows, uint32_t mine, uint32_t first)
+LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
+                                     const lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                     const lq__cu_segment *g, uint32_t first)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t sinks = min(a->p.sinks, g->q.now);
-    float c[2][NB][4] = {};
+    float c[NB][4] = {};
 #pragma unroll
     for (int i = 0; i < NK; i++) {
-        uint4 k[2][2];
+        const uint32_t a0[4] = {k[i][0].x, k[i][1].x, k[i][0].y, k[i][1].y};
+        const uint32_t a1[4] = {k[i][0].z, k[i][1].z, k[i][0].w, k[i][1].w};
 #pragma unroll
-        for (int x = 0; x < 4; x++) {
-            k[x / 2][x % 2] =
-                lq__cu_raw_eight(rows, mine, 8 * x + lane / 4, 32u * i + lane % 4 * 8, a->p.dims);
-        }
-#pragma unroll
-        for (int m = 0; m < 2; m++) {
-            const uint32_t a0[4] = {k[m][0].x, k[m][1].x, k[m][0].y, k[m][1].y};
-            const uint32_t a1[4] = {k[m][0].z, k[m][1].z, k[m][0].w, k[m][1].w};
-#pragma unroll
-            for (int n = 0; n < NB; n++) {
-                const uint32_t *b = room->raw_fragments[n][lane] + 4 * i;
-                lq__cu_mma_half(c[m][n], a0, b[0], b[1], a->p.is_bf16);
-                lq__cu_mma_half(c[m][n], a1, b[2], b[3], a->p.is_bf16);
-            }
+        for (int n = 0; n < NB; n++) {
+            const uint32_t *b = room->raw_fragments[n][lane] + 4 * i;
+            lq__cu_mma_half(c[n], a0, b[0], b[1], a->p.is_bf16);
+            lq__cu_mma_half(c[n], a1, b[2], b[3], a->p.is_bf16);
         }
     }
 #pragma unroll
@@ -3198,10 +3255,10 @@ static __device__ void lq__cu_raw_scores(float (*s)[4], const lq__cu_room<NK, NB
         const uint32_t row = 4 * n + lane % 4;
         const uint32_t position = g->q.now - a->queries + (g->block * NB * 4 + row) / a->group;
 #pragma unroll
-        for (int x = 0; x < 4; x++) {
-            const uint32_t i = first + 8 * x + lane / 4;
+        for (int r = 0; r < 2; r++) {
+            const uint32_t i = first + 8 * r + lane / 4;
             const uint32_t t = i < sinks ? i : g->q.to + (i - sinks);
-            float y = (c[x / 2][n][x % 2 * 2] + c[x / 2][n][x % 2 * 2 + 1]) * room->raw_scale[row];
+            float y = (c[n][2 * r] + c[n][2 * r + 1]) * room->raw_scale[row];
             if (a->softcap != 0.0f) {
                 y = lq__cu_cap(y, a->softcap, a->softcap_inverse);
             }
@@ -3210,126 +3267,107 @@ static __device__ void lq__cu_raw_scores(float (*s)[4], const lq__cu_room<NK, NB
                 (a->window && t + a->window <= position && !(a->window_sinks && i < sinks))) {
                 y = -INFINITY;
             }
-            s[n][x] = y;
+            s[n][r] = y;
         }
     }
 }
 
-/* Weights as A: rows are the block's, first halves and then what these lack; columns of step m are
-   tokens 16 m + 2 t, + 1, + 8, + 9. */
-template <int NB>
-static __device__ void lq__cu_raw_weights(uint32_t (*p)[4], float (*e)[4], uint32_t is_bf16)
-{
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t g = lane / 4;
-#pragma unroll
-    for (int m = 0; m < 2; m++) {
-#pragma unroll
-        for (int r = 0; r < 2; r++) { /* the other eight tokens */
-            uint32_t high = 0;
-            uint32_t low = 0;
-#pragma unroll
-            for (int o = 0; o < 2; o++) {
-                const int from = (int)((2 * (lane % 4) + o) * 4 + g % 4);
-                float x = __shfl_sync(~0u, e[0][2 * m + r], from);
-                uint16_t h;
-                if (NB == 2) {
-                    const float y = __shfl_sync(~0u, e[NB - 1][2 * m + r], from);
-                    x = g < 4 ? x : y;
-                } else {
-                    x = g < 4 ? x : 0.0f;
-                }
-                h = lq__cu_half_of(x, is_bf16);
-                high |= (uint32_t)h << 16 * o;
-                low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, is_bf16), is_bf16) << 16 * o;
-            }
-            p[m][2 * r] = high;
-            p[m][2 * r + 1] = low;
-        }
-    }
-}
-
-/* 32 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. */
+/* Logits to weights; the warp's largest and sum, and what its sums so far are to be multiplied by. */
 template <int NK, int NB>
-static __device__ void lq__cu_raw_item(float *to, lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                       const lq__cu_segment *g, uint32_t first)
+LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
-    const uint32_t row = lane / 4; /* of sums */
-    const uint32_t sinks = min(a->p.sinks, g->q.now);
-    const uint32_t token = first + lane < sinks ? first + lane : g->q.to + (first + lane - sinks);
-    const uint32_t ring = a->p.sinks + a->p.ring;
-    const uint32_t place = token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
-    const uint32_t mine = first + lane < g->raw ? g->head * ring + place : LQ_KV_NONE;
-    const uint16_t *k_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[0]);
-    const uint16_t *v_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[1]);
-    uint32_t p[2][4];
-    float s[NB][4];
-    float old = 0; /* what sums are multiplied by: of this lane's row of sums */
-    lq__cu_raw_scores<NK, NB>(s, room, a, g, k_rows, mine, first);
+    float old = 0;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
         const float2 all = room->raw[warp][4 * n + lane % 4];
-        float most = fmaxf(fmaxf(s[n][0], s[n][1]), fmaxf(s[n][2], s[n][3]));
-        float sum = 0;
+        float most = fmaxf(s[n][0], s[n][1]);
         float share;
+        float sum;
 #pragma unroll
         for (int h = 4; h < 32; h *= 2) {
             most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
         }
         most = fmaxf(most, all.x);
         share = lq__cu_exp2(all.x - most);
-#pragma unroll
-        for (int x = 0; x < 4; x++) {
-            s[n][x] = lq__cu_exp2(s[n][x] - most);
-            sum += s[n][x];
-        }
+        s[n][0] = lq__cu_exp2(s[n][0] - most);
+        s[n][1] = lq__cu_exp2(s[n][1] - most);
+        sum = s[n][0] + s[n][1];
 #pragma unroll
         for (int h = 4; h < 32; h *= 2) {
             sum += __shfl_xor_sync(~0u, sum, h);
         }
         sum = fmaf(all.y, share, sum);
-        {
-            const float x = __shfl_sync(~0u, share, (int)(row % 4));
-            old = row / 4 == (uint32_t)n ? x : old;
-        }
+        share = __shfl_sync(~0u, share, (int)(lane / 4 % 4));
+        old = lane / 16 == (uint32_t)n ? share : old;
         __syncwarp();
         if (lane < 4) {
             room->raw[warp][4 * n + lane] = make_float2(most, sum);
         }
     }
-    lq__cu_raw_weights<NB>(p, s, a->p.is_bf16);
-#pragma unroll 1
-    for (uint32_t d = 0; d < 32 * NK; d += 64) {
-        float c[8][4] = {};
+    return old;
+}
+
+/* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is read
+   is on its way before the first of it is used. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_item(float *to, lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                       const lq__cu_segment *g, uint32_t first)
+{
+    constexpr int chunks = (NK + 1) / 2; /* of 64 dims */
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t row = lane / 4; /* of sums; of keys the token, of values the dim */
+    const uint32_t sinks = min(a->p.sinks, g->q.now);
+    const uint32_t token = first + lane < sinks ? first + lane : g->q.to + (first + lane - sinks);
+    const uint32_t place = token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
+    const uint32_t mine =
+        lane < LQ__CU_RAW && first + lane < g->raw ? g->head * (a->p.sinks + a->p.ring) + place
+                                                   : LQ_KV_NONE;
+    const uint16_t *k_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[0]);
+    const uint16_t *v_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[1]);
+    uint4 k[NK][2];
+    uint4 v[chunks][4]; /* tokens 2 t, + 1, + 8, + 9: dims 64 x + 8 g .. */
+    uint32_t p[4];
+    float s[NB][2];
+    float old;
 #pragma unroll
-        for (int m = 0; m < 2; m++) {
-            uint4 v[4]; /* tokens 2 t, + 1, + 8, + 9: dims d + 8 g .. */
+    for (int i = 0; i < NK; i++) {
 #pragma unroll
-            for (int x = 0; x < 4; x++) {
-                v[x] = lq__cu_raw_eight(v_rows, mine, 16 * m + 2 * (lane % 4) + x / 2 * 8 + x % 2,
-                                        d + 8 * row, a->p.dims);
-            }
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                const uint32_t pick = j % 2 ? 0x7632u : 0x5410u;
-                const uint32_t w[4] = {j < 4 ? (j < 2 ? v[0].x : v[0].y) : (j < 6 ? v[0].z : v[0].w),
-                                       j < 4 ? (j < 2 ? v[1].x : v[1].y) : (j < 6 ? v[1].z : v[1].w),
-                                       j < 4 ? (j < 2 ? v[2].x : v[2].y) : (j < 6 ? v[2].z : v[2].w),
-                                       j < 4 ? (j < 2 ? v[3].x : v[3].y) : (j < 6 ? v[3].z : v[3].w)};
-                lq__cu_mma_half(c[j], p[m], lq__cu_permute(w[0], w[1], pick),
-                                lq__cu_permute(w[2], w[3], pick), a->p.is_bf16);
-            }
+        for (int r = 0; r < 2; r++) {
+            k[i][r] = lq__cu_raw_eight(k_rows, mine, 8 * r + row, 32u * i + lane % 4 * 8, a->p.dims);
         }
+    }
+#pragma unroll
+    for (int x = 0; x < chunks; x++) {
+#pragma unroll
+        for (int y = 0; y < 4; y++) {
+            v[x][y] = lq__cu_raw_eight(v_rows, mine, 2 * (lane % 4) + y / 2 * 8 + y % 2,
+                                       64u * x + 8 * row, a->p.dims);
+        }
+    }
+    lq__cu_raw_scores<NK, NB>(s, k, room, a, g, first);
+    old = lq__cu_raw_weigh<NK, NB>(s, room);
+    lq__cu_raw_weights<NB>(p, s, a->p.is_bf16);
+#pragma unroll
+    for (int x = 0; x < chunks; x++) {
 #pragma unroll
         for (int j = 0; j < 8; j++) {
+            const uint32_t pick = j % 2 ? 0x7632u : 0x5410u;
+            float c[4] = {0, 0, 0, 0};
+            uint32_t w[4];
+#pragma unroll
+            for (int y = 0; y < 4; y++) {
+                w[y] = j / 2 == 0 ? v[x][y].x : j / 2 == 1 ? v[x][y].y : j / 2 == 2 ? v[x][y].z : v[x][y].w;
+            }
+            lq__cu_mma_half(c, p, lq__cu_permute(w[0], w[1], pick), lq__cu_permute(w[2], w[3], pick),
+                            a->p.is_bf16);
 #pragma unroll
             for (int o = 0; o < 2; o++) {
-                const uint32_t at = d + 8 * (2 * (lane % 4) + o) + j;
+                const uint32_t at = 64u * x + 8 * (2 * (lane % 4) + o) + j;
                 if (row < NB * 4 && at < 32 * NK) {
-                    float *x = to + row * 32 * NK + at;
-                    *x = fmaf(*x, old, c[j][o] + c[j][o + 2]);
+                    float *sum = to + row * 32 * NK + at;
+                    *sum = fmaf(*sum, old, c[o] + c[o + 2]);
                 }
             }
         }
@@ -3465,35 +3503,40 @@ static __device__ void lq__cu_give(const lq__cu_attention *a, const lq__cu_segme
     }
 }
 
-/* Joins the parts of a segment, which blocks from .. to - 1 have left; by the last one of them. */
+/* Where block from + i has left its part of a segment: the first block at the end of its run, others at
+   the beginning. */
+LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
+{
+    return 2 * (size_t)(from + i) + (i == 0);
+}
+
+/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims of a
+   part in so many as there are threads for. */
 template <int NK, int NB>
 static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention *a,
                                           lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
-                                          uint32_t items, uint32_t from, uint32_t to)
+                                          uint32_t from, uint32_t count)
 {
     constexpr uint32_t rows = NB * 4;
-    constexpr uint32_t wide = 32 * NK;
+    constexpr uint32_t fours = rows * 8 * NK;
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t late = lq__cu_begin(from, items) < g->flat; /* the first block's second part */
-    float *weights = (float *)(void *)ring; /* (rows, parts), at most 2 * 1024 parts of 8 */
-    const uint32_t count = to - from;
+    const uint32_t groups = max(blockDim.x / fours, 1u);
+    const uint32_t group = threadIdx.x / fours;
+    float *weights = (float *)(void *)ring; /* (rows, count) */
+    float4 *sums = (float4 *)(void *)(ring + (rows * count * 4 + 15) / 16 * 16); /* (groups, fours) */
+    const float4 *parts = (const float4 *)(const void *)a->parts;
 #pragma unroll 1
     for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
         float most = LQ__CU_NOTHING;
         float sum = 0;
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
-            const size_t part = 2 * (size_t)(from + i) + (i == 0 ? late : 0);
-            most = fmaxf(most, __ldcg(&a->sums[part * rows + row]).x);
+            most = fmaxf(most, __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]).x);
         }
-#pragma unroll
-        for (int h = 1; h < 32; h *= 2) {
-            most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
-        }
+        most = lq__cu_warp_most(most);
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
-            const size_t part = 2 * (size_t)(from + i) + (i == 0 ? late : 0);
-            const float2 x = __ldcg(&a->sums[part * rows + row]);
+            const float2 x = __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]);
             const float weight = lq__cu_exp2(x.x - most);
             weights[row * count + i] = weight;
             sum = fmaf(x.y, weight, sum);
@@ -3508,39 +3551,52 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
     }
     __syncthreads();
 #pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
-        const uint32_t row = x / wide;
-        float sum = 0;
+    for (uint32_t x = threadIdx.x % fours; x < fours && group < groups; x += blockDim.x) {
+        const uint32_t row = x / (8 * NK);
+        float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
-        for (uint32_t i = 0; i < count; i += 8) { /* eight loads under way */
-            float part[8];
+        for (uint32_t i = group; i < count; i += 8 * groups) { /* eight loads under way */
+            float4 part[8];
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
-                const uint32_t y = min(i + k, count - 1);
-                part[k] = __ldcg(&a->parts[(2 * (size_t)(from + y) + (y == 0 ? late : 0)) * rows * wide +
-                                           x]);
+                const uint32_t y = min(i + k * groups, count - 1);
+                part[k] = __ldcg(&parts[lq__cu_part_at(from, y) * fours + x]);
             }
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
-                sum = i + k < count ? fmaf(part[k], weights[row * count + i + k], sum) : sum;
+                const uint32_t y = i + k * groups;
+                const float weight = y < count ? weights[row * count + y] : 0.0f;
+                sum.x = fmaf(part[k].x, weight, sum.x);
+                sum.y = fmaf(part[k].y, weight, sum.y);
+                sum.z = fmaf(part[k].z, weight, sum.z);
+                sum.w = fmaf(part[k].w, weight, sum.w);
             }
         }
-        lq__cu_give(a, g, row, rows, x % wide, sum, room->all[row]);
+        sums[group * fours + x] = sum;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x; x < 4 * fours; x += blockDim.x) {
+        float sum = 0;
+#pragma unroll 1
+        for (uint32_t i = 0; i < groups; i++) {
+            sum += ((const float *)sums)[i * 4 * fours + x];
+        }
+        lq__cu_give(a, g, x / (32 * NK), rows, x % (32 * NK), sum, room->all[x / (32 * NK)]);
     }
 }
 
 /* A segment's sums of this block: to the caller, or, where others have parts of them, to the workspace. */
 template <int NK, int NB>
 static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
-                                     const lq__cu_attention *a, const lq__cu_segment *g, uint32_t items,
-                                     uint32_t which)
+                                     const lq__cu_attention *a, const lq__cu_segment *g, uint32_t items)
 {
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
     const float *sums = (const float *)(const void *)ring;
-    const uint32_t from = lq__cu_owner(g->flat, items);
-    const uint32_t to = lq__cu_owner(g->flat + g->items - 1, items) + 1;
-    const size_t part = 2 * (size_t)blockIdx.x + which;
+    uint32_t from;
+    uint32_t count;
+    size_t part;
     if (g->first == 0 && g->last == g->items) {
 #pragma unroll 1
         for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
@@ -3548,9 +3604,13 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
         }
         return;
     }
+    from = lq__cu_owner(g->flat, items);
+    count = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
+    part = lq__cu_part_at(from, blockIdx.x - from);
 #pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
-        __stcg(&a->parts[part * rows * wide + x], sums[x]);
+    for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
+        __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
+               ((const float4 *)(const void *)sums)[x]);
         if (x < rows) {
             __stcg(&a->sums[part * rows + x], room->all[x]);
         }
@@ -3563,14 +3623,14 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
                      : "=r"(before)
                      : "l"(counter)
                      : "memory");
-        room->last = before + 1 == to - from;
+        room->last = before + 1 == count;
         if (room->last) {
             *counter = 0;
         }
     }
     __syncthreads();
     if (room->last) {
-        lq__cu_join_blocks<NK, NB>(ring, a, room, g, items, from, to);
+        lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
     }
 }
 
@@ -3699,7 +3759,6 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     uint32_t items;
     uint32_t flat;
     uint32_t end;
-    uint32_t which = 0;
     if (threadIdx.x < 18) {
         const uint32_t i = threadIdx.x % 9;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
@@ -3720,6 +3779,10 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
         uint32_t raw; /* item of raw tokens */
         uint32_t ids;
         lq__cu_segment_at<NK, NB>(&g, room, &a, flat, end);
+        flat = min(end, g.flat + g.items);
+        if (g.first >= g.last) { /* what is only there to take time */
+            continue;
+        }
         pages = min(g.last, g.pages);
         item = g.first + warp;
         ids = item + lane * warps < pages
@@ -3764,9 +3827,7 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
             const uint32_t to = pages > g.first ? lq__cu_epoch(g.page + pages - 1) : from;
             lq__cu_join_warps<NK, NB>(shared, room, &a, pages > g.first ? to / 4 - from / 4 + 1 : 0);
         }
-        lq__cu_finish<NK, NB>(shared, room, &a, &g, items, which);
-        which = 1;
-        flat += g.last - g.first;
+        lq__cu_finish<NK, NB>(shared, room, &a, &g, items);
         __syncthreads();
 #if __CUDA_ARCH__ >= 900
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -3788,7 +3849,9 @@ typedef struct lq__cu_launch {
     uint32_t warp_bytes;
     size_t shared;
     uint32_t grid;
+    uint32_t most; /* of all grids */
     uint32_t half; /* rows of a block of rows: 4 or 8 */
+    uint32_t lead;
     uint32_t blocks;
 } lq__cu_launch;
 
@@ -3814,7 +3877,7 @@ static size_t lq__cu_room_of(uint32_t steps, uint32_t rows)
 }
 
 /* Two blocks a multiprocessor where eight warps have room for a page each, else one. */
-static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t rows)
+static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t rows, uint32_t count)
 {
     int device = 0;
     int processors = 0;
@@ -3823,6 +3886,7 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     uint32_t least;
     uint32_t raw;
     uint32_t blocks;
+    uint32_t sums;
     size_t room;
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
@@ -3855,29 +3919,31 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
         l->ring_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
         l->warp_bytes = l->ring_bytes + raw;
         l->shared = warps * l->warp_bytes + room;
+        l->most = (uint32_t)processors * 2;
         l->grid = (uint32_t)processors * blocks;
+        sums = count * p->heads * l->blocks;
+        l->lead = 2 * sums > l->grid ? LQ__CU_LEAD : 0;
+        if (sums <= l->grid) { /* as many blocks for each, so that alike ones are cut alike */
+            l->grid -= l->grid % sums;
+        }
         return LQ_OK;
     }
     return LQ_E_ARG;
 }
 
-/* Where the parts of a workspace lie; returns bytes. */
+/* Where the parts of a workspace lie; returns bytes. What must be zeros in the beginning lies behind what
+   has the same size for all calls. */
 static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, const lq__cu_plan *p,
                                uint32_t count, uint8_t *at)
 {
-    size_t bytes = (size_t)count * p->heads * l->blocks * 4;
+    const size_t parts = (size_t)2 * l->most * 8; /* 8 rows at most */
+    const size_t bytes = parts * 8 + parts * 32 * p->steps * 4;
     if (at) {
-        a->counters = (uint32_t *)(void *)at;
+        a->sums = (float2 *)(void *)at;
+        a->parts = (float *)(void *)(at + parts * 8);
+        a->counters = (uint32_t *)(void *)(at + bytes);
     }
-    bytes = (bytes + 127) / 128 * 128;
-    if (at) {
-        a->sums = (float2 *)(void *)(at + bytes);
-    }
-    bytes += (size_t)2 * l->grid * l->half * 8;
-    if (at) {
-        a->parts = (float *)(void *)(at + bytes);
-    }
-    return bytes + (size_t)2 * l->grid * l->half * 32 * p->steps * 4;
+    return bytes + (size_t)count * p->heads * l->blocks * 4;
 }
 
 extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
@@ -3893,7 +3959,7 @@ extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads,
     queries = queries ? queries : 1;
     if (lq__cu_plan_init(&p, &d) != LQ_OK || heads == 0 || heads % p.heads || heads > 65536 ||
         queries > 8 || count == 0 || count > LQ__CU_SEQUENCES ||
-        lq__cu_shape_launch(&l, &p, heads / p.heads * queries) != LQ_OK) {
+        lq__cu_shape_launch(&l, &p, heads / p.heads * queries, 1) != LQ_OK) {
         return 0;
     }
     return lq__cu_workspace(NULL, &l, &p, count, NULL);
@@ -3931,7 +3997,7 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.heads = desc->heads;
     a.group = desc->heads / a.p.heads;
     a.rows = a.group * a.queries;
-    if (lq__cu_shape_launch(&l, &a.p, a.rows) != LQ_OK) {
+    if (lq__cu_shape_launch(&l, &a.p, a.rows, a.b.count) != LQ_OK) {
         return LQ_E_ARG;
     }
     if (desc->workspace_bytes < lq__cu_workspace(&a, &l, &a.p, a.b.count, (uint8_t *)desc->workspace)) {
@@ -3947,6 +4013,7 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.window = desc->window;
     a.window_sinks = desc->window_sinks != 0;
     a.blocks = l.blocks;
+    a.lead = l.lead;
     a.stages = l.stages;
     a.ring_bytes = l.ring_bytes;
     a.warp_bytes = l.warp_bytes;
@@ -4502,6 +4569,7 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_SLOTS
 #undef LQ__CU_EPOCHS
 #undef LQ__CU_RAW
+#undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_WARPS
 #undef LQ__CU_STAGES

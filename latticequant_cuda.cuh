@@ -2272,11 +2272,12 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    Both products go into one sum, which is then less by the sum of B: that is what it begins with (K), or
    what is added in the end (V). 7 instructions for 8 levels, 5 of them for the unit that PRMT belongs to.
 
-   Work is cut into items: a page, or 16 raw tokens, of a sequence, kv head and block of query rows.
-   Each block of threads has an equal run of items, whatever the sequences' lengths. Within a run what
+   Work is cut into items: a page of a sequence, kv head and block of query rows. Each block of threads
+   has an equal run of items, whatever the sequences' lengths. Within a run what
    belongs together is summed by its warps; where a sum is cut between blocks the last one to come joins
    the parts, in their order. Where blocks have several sums, each begins with items that are only there
-   to stand for the time that it takes apart from pages.
+   to stand for the time that it takes apart from pages. Raw tokens are a kernel of their own, whose sums
+   are joined in the end; both run at the same time from compute capability 9.0 on.
    ============================================================================================== */
 #ifndef LQ__CU_WARPS
 #define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
@@ -2289,7 +2290,7 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 #endif
 #define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
 #define LQ__CU_EPOCHS 32u
-#define LQ__CU_RAW 16u /* raw tokens of an item */
+#define LQ__CU_RAW 16u /* raw tokens that a warp has at a time */
 
 typedef struct lq__cu_attention {
     lq__cu_plan p;
@@ -2311,12 +2312,21 @@ typedef struct lq__cu_attention {
     uint32_t lead;   /* items in front of a sum that are none */
     int type;
     uint32_t stages;
-    uint32_t ring_bytes; /* of a warp's ring, where its sums of pages are in the end */
-    uint32_t warp_bytes; /* and of its sums of raw tokens */
-    uint32_t *counters;  /* (count, kv heads, blocks) */
+    uint32_t warp_bytes; /* of a warp's ring, where its sums are in the end */
     float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
     float *parts;        /* (2 grid, rows of a block, wide) */
+    uint8_t *records;    /* (count, kv heads, blocks) lq__cu_record */
 } lq__cu_attention;
+
+/* Of a sequence, kv head and block of rows, in the workspace: sums of raw tokens, and how many blocks have
+   left theirs of pages. Of one size, so that a counter is one in all calls. */
+#define LQ__CU_RECORD(steps) (8 * 32 * (size_t)(steps) * 4 + 128)
+typedef struct lq__cu_record {
+    float2 sums[8]; /* largest logit, sum */
+    uint32_t counter;
+    uint32_t none[15];
+    float part[1]; /* (8, wide) */
+} lq__cu_record;
 
 /* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
 typedef struct lq__cu_segment {
@@ -2326,7 +2336,7 @@ typedef struct lq__cu_segment {
     uint32_t block;
     uint32_t page; /* the first that is seen */
     uint32_t pages; /* from there on */
-    uint32_t raw;   /* tokens */
+    uint32_t raw;   /* tokens, which are not items */
     uint32_t first; /* items that are at hand */
     uint32_t last;
     uint32_t items; /* all */
@@ -2485,19 +2495,17 @@ template <int NK, int NB> struct lq__cu_state {
 /* A block's shared memory: rings and sums (warps, warp_bytes), then these. */
 template <int NK, int NB> struct lq__cu_room {
     uint32_t fragments[LQ__CU_SLOTS][NB][32][2 * NK]; /* of queries, by shape */
-    uint32_t raw_fragments[NB][32][4 * NK];           /* of queries for raw tokens */
     float scale[LQ__CU_SLOTS][NB * 4];
     int32_t high[LQ__CU_SLOTS][NB * 4]; /* sums of their bytes */
     int32_t low[LQ__CU_SLOTS][NB * 4];
     float shift[LQ__CU_EPOCHS][NB * 4]; /* query . mean */
-    float raw_scale[NB * 4];
     float slope[NB * 4];
     float2 sums[LQ__CU_WARPS][LQ__CU_SLOTS][NB * 4]; /* by mean of values: sum, its logit */
-    float2 raw[LQ__CU_WARPS][NB * 4];                /* of raw tokens: logit, sum */
-    float weight[LQ__CU_WARPS][2][NB * 4];           /* of a warp's hot and raw sums in the block's */
+    float weight[LQ__CU_WARPS][NB * 4]; /* largest logit of a warp; then what its sums are times */
     float share[LQ__CU_SLOTS][NB * 4];
     float v_mean[LQ__CU_SLOTS][32 * NK];
     float2 all[NB * 4]; /* the block's: logit, sum */
+    float2 mix[NB * 4]; /* what sums of pages are times, and of raw tokens */
     uint32_t used[LQ__CU_WARPS];
     uint32_t last;
     uint32_t lookup[2 * 9];
@@ -2524,7 +2532,7 @@ static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a,
     g->page = seen > a->p.sinks ? min((seen - a->p.sinks) / LQ__CU_TOKENS, pages) : 0;
     g->pages = pages - g->page;
     g->raw = min(g->q.now, a->p.sinks) + (g->q.now > g->q.to ? g->q.now - g->q.to : 0);
-    g->items = max(g->pages + (g->raw + LQ__CU_RAW - 1) / LQ__CU_RAW, 1u);
+    g->items = max(g->pages, 1u);
 }
 
 /* Items of all sequences, added up. */
@@ -2744,37 +2752,6 @@ LQ__CU_DEVICE uint16_t lq__cu_half_of(float x, uint32_t is_bf16)
     return is_bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x)) : __half_as_ushort(__float2half_rn(x));
 }
 
-/* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n + t of
-   column n has dims 32 i + 8 t + e: registers 4 i + e / 2. */
-template <int NK, int NB>
-static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                           float *x, uint32_t row)
-{
-    const uint32_t lane = threadIdx.x % 32;
-    float most = 0;
-#pragma unroll
-    for (int i = 0; i < NK; i++) {
-        most = fmaxf(most, fabsf(x[i]));
-    }
-    most = lq__cu_warp_most(most);
-    if (!(most <= 1.3e30f) && lane == 0) {
-        atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
-    }
-    most = fmaxf(most, 1e-30f);
-#pragma unroll
-    for (int i = 0; i < NK; i++) {
-        const float y = x[i] / most;
-        const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
-        const float rest = y - lq__cu_float(high, a->p.is_bf16);
-        uint16_t *at = (uint16_t *)room->raw_fragments[row / 4][row % 4 * 8 + lane / 8] + 8 * i + lane % 8;
-        at[0] = high;
-        at[4 * 4 * NK * 2] = lq__cu_half_of(rest, a->p.is_bf16);
-    }
-    if (lane == 0) {
-        room->raw_scale[row] = most;
-    }
-}
-
 /* query . mean of four epochs from `epoch` on, of which the last is `last`. */
 template <int NK, int NB>
 static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
@@ -2819,7 +2796,7 @@ static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_atte
     }
 }
 
-/* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the block,
+/* Queries of a segment, for all epochs of its pages; means of values. By the block,
    which waits: each warp has a row, and where there are more warps than rows a part of what is made of
    it. */
 template <int NK, int NB>
@@ -2850,10 +2827,6 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
 #pragma unroll 1
             for (uint32_t epoch = first; epoch <= last && shapes; epoch += 4) {
                 lq__cu_shift<NK, NB>(room, a, g, bits, first, epoch, last, row);
-            }
-            if (g->last > g->pages) {
-                lq__cu_query<NK>(x, bits, a);
-                lq__cu_raw_fragment<NK, NB>(room, a, x, row);
             }
         }
     }
@@ -3171,6 +3144,45 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
 }
 
 /* ---- raw tokens: f16 or bf16 rows in device memory ---- */
+/* Shared memory of a block of them; then each warp's sums (rows, wide). */
+template <int NK, int NB> struct lq__cu_raw_room {
+    uint32_t fragments[NB][32][4 * NK]; /* of queries */
+    float scale[NB * 4];
+    float slope[NB * 4];
+    float2 sums[LQ__CU_WARPS][NB * 4]; /* logit, sum */
+};
+
+/* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n + t of
+   column n has dims 32 i + 8 t + e: registers 4 i + e / 2. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_fragment(lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
+                                           float *x, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float most = 0;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        most = fmaxf(most, fabsf(x[i]));
+    }
+    most = lq__cu_warp_most(most);
+    if (!(most <= 1.3e30f) && lane == 0) {
+        atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
+    }
+    most = fmaxf(most, 1e-30f);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const float y = x[i] / most;
+        const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
+        const float rest = y - lq__cu_float(high, a->p.is_bf16);
+        uint16_t *at = (uint16_t *)room->fragments[row / 4][row % 4 * 8 + lane / 8] + 8 * i + lane % 8;
+        at[0] = high;
+        at[4 * 4 * NK * 2] = lq__cu_half_of(rest, a->p.is_bf16);
+    }
+    if (lane == 0) {
+        room->scale[row] = most;
+    }
+}
+
 LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uint32_t b1,
                                    uint32_t is_bf16)
 {
@@ -3233,7 +3245,7 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
    4 n + t. */
 template <int NK, int NB>
 LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
-                                     const lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                     const lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
                                      const lq__cu_segment *g, uint32_t first)
 {
     const uint32_t lane = threadIdx.x % 32;
@@ -3245,7 +3257,7 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
         const uint32_t a1[4] = {k[i][0].z, k[i][1].z, k[i][0].w, k[i][1].w};
 #pragma unroll
         for (int n = 0; n < NB; n++) {
-            const uint32_t *b = room->raw_fragments[n][lane] + 4 * i;
+            const uint32_t *b = room->fragments[n][lane] + 4 * i;
             lq__cu_mma_half(c[n], a0, b[0], b[1], a->p.is_bf16);
             lq__cu_mma_half(c[n], a1, b[2], b[3], a->p.is_bf16);
         }
@@ -3258,7 +3270,7 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
         for (int r = 0; r < 2; r++) {
             const uint32_t i = first + 8 * r + lane / 4;
             const uint32_t t = i < sinks ? i : g->q.to + (i - sinks);
-            float y = (c[n][2 * r] + c[n][2 * r + 1]) * room->raw_scale[row];
+            float y = (c[n][2 * r] + c[n][2 * r + 1]) * room->scale[row];
             if (a->softcap != 0.0f) {
                 y = lq__cu_cap(y, a->softcap, a->softcap_inverse);
             }
@@ -3274,14 +3286,14 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
 
 /* Logits to weights; the warp's largest and sum, and what its sums so far are to be multiplied by. */
 template <int NK, int NB>
-LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
+LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *room)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
     float old = 0;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
-        const float2 all = room->raw[warp][4 * n + lane % 4];
+        const float2 all = room->sums[warp][4 * n + lane % 4];
         float most = fmaxf(s[n][0], s[n][1]);
         float share;
         float sum;
@@ -3303,7 +3315,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
         old = lane / 16 == (uint32_t)n ? share : old;
         __syncwarp();
         if (lane < 4) {
-            room->raw[warp][4 * n + lane] = make_float2(most, sum);
+            room->sums[warp][4 * n + lane] = make_float2(most, sum);
         }
     }
     return old;
@@ -3312,7 +3324,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
 /* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is read
    is on its way before the first of it is used. */
 template <int NK, int NB>
-static __device__ void lq__cu_raw_item(float *to, lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+static __device__ void lq__cu_raw_item(float *to, lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
                                        const lq__cu_segment *g, uint32_t first)
 {
     constexpr int chunks = (NK + 1) / 2; /* of 64 dims */
@@ -3374,6 +3386,76 @@ static __device__ void lq__cu_raw_item(float *to, lq__cu_room<NK, NB> *room, con
     }
 }
 
+/* Raw tokens of a sequence, kv head and block of rows, a block each: their sums to its record. */
+template <int NK, int NB>
+static __global__ void __launch_bounds__(LQ__CU_WARPS * 32)
+    lq__cu_raw_kernel(const __grid_constant__ lq__cu_attention a)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    constexpr uint32_t wide = 32 * NK;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    float *sums = (float *)(void *)shared;
+    float *mine = sums + warp * NB * 4 * wide;
+    lq__cu_raw_room<NK, NB> *room =
+        (lq__cu_raw_room<NK, NB> *)(void *)(sums + LQ__CU_WARPS * NB * 4 * wide);
+    lq__cu_record *record =
+        (lq__cu_record *)(void *)(a.records + (blockIdx.y * gridDim.x + (size_t)blockIdx.x) *
+                                                  LQ__CU_RECORD(a.p.steps));
+    lq__cu_segment g;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+    lq__cu_look(&g, &a, blockIdx.y);
+    g.head = blockIdx.x / a.blocks;
+    g.block = blockIdx.x % a.blocks;
+    for (uint32_t row = warp; row < NB * 4; row += LQ__CU_WARPS) {
+        const uint32_t r = g.block * NB * 4 + row;
+        uint32_t bits[NK];
+        float x[NK];
+        lq__cu_query_load<NK, NB>(bits, &a, &g, row);
+        lq__cu_query<NK>(x, bits, &a);
+        lq__cu_raw_fragment<NK, NB>(room, &a, x, row);
+        if (lane == 0) {
+            room->slope[row] =
+                r < a.rows && a.slopes ? a.slopes[g.head * a.group + r % a.group] * 1.44269504f : 0.0f;
+        }
+    }
+    for (uint32_t x = lane; x < NB * 4 * wide; x += 32) {
+        mine[x] = 0;
+    }
+    if (lane < NB * 4) {
+        room->sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t first = warp * LQ__CU_RAW; first < g.raw; first += LQ__CU_WARPS * LQ__CU_RAW) {
+        lq__cu_raw_item<NK, NB>(mine, room, &a, &g, first);
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += LQ__CU_WARPS * 32) {
+        const uint32_t row = x / wide;
+        float most = LQ__CU_NOTHING;
+        float sum = 0;
+        float part = 0;
+#pragma unroll
+        for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
+            most = fmaxf(most, room->sums[w][row].x);
+        }
+#pragma unroll
+        for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
+            const float weight = lq__cu_exp2(room->sums[w][row].x - most);
+            sum = fmaf(room->sums[w][row].y, weight, sum);
+            part = fmaf(sums[w * NB * 4 * wide + x], weight, part);
+        }
+        record->part[x] = part;
+        if (x % wide == 0) {
+            record->sums[row] = make_float2(most, sum);
+        }
+    }
+}
+
 /* ---- sums of warps, and of blocks ---- */
 /* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a row,
    lane 8 k + w has slots k and k + 4 of warp w. */
@@ -3382,23 +3464,21 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t w = lane % 8;
-    const uint32_t used = w < LQ__CU_WARPS ? room->used[w] : 0;
+    const bool used = w < LQ__CU_WARPS && room->used[w];
 #pragma unroll 1
     for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
-        const float hot = used & 1u ? room->weight[w][0][row] : LQ__CU_NOTHING;
-        const float2 raw = used & 2u ? room->raw[w][row] : make_float2(LQ__CU_NOTHING, 0.0f);
-        float most = fmaxf(hot, raw.x);
-        float sum;
+        const float own = used ? room->weight[w][row] : LQ__CU_NOTHING;
+        float most = own;
+        float sum = 0;
 #pragma unroll
         for (int h = 1; h < 8; h *= 2) {
             most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
         }
-        sum = lane < 8 ? raw.y * lq__cu_exp2(raw.x - most) : 0.0f;
 #pragma unroll
         for (uint32_t slot = lane / 8; slot < LQ__CU_SLOTS; slot += 4) {
             float2 x = make_float2(0.0f, LQ__CU_NOTHING);
             float share;
-            if (used & 1u) {
+            if (used) {
                 x = room->sums[w][slot][row];
             }
             share = x.x * lq__cu_exp2(x.y - most);
@@ -3416,8 +3496,7 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
             sum += __shfl_xor_sync(~0u, sum, h);
         }
         if (lane < LQ__CU_WARPS) {
-            room->weight[w][0][row] = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
-            room->weight[w][1][row] = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
+            room->weight[w][row] = used ? lq__cu_exp2(own - most) : 0.0f;
         }
         if (lane == 0) {
             room->all[row] = make_float2(most, sum);
@@ -3437,24 +3516,17 @@ static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *roo
     constexpr uint32_t wide = 32 * NK;
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
-    float *hot = (float *)(void *)ring;
-    float *raw = (float *)(void *)(ring + a->ring_bytes);
+    float *to = (float *)(void *)ring;
     lq__cu_weigh_warps<NK, NB>(room, a);
 #pragma unroll 1
     for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += blockDim.x) {
-        const uint32_t row = x / wide;
         float sum = 0;
-        float sum_raw = 0;
 #pragma unroll
         for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
             const float *of = (const float *)(const void *)(ring + w * a->warp_bytes);
-            const uint32_t used = room->used[w];
-            sum = used & 1u ? fmaf(of[x], room->weight[w][0][row], sum) : sum;
-            sum_raw = used & 2u ? fmaf(of[a->ring_bytes / 4 + x], room->weight[w][1][row], sum_raw)
-                                : sum_raw;
+            sum = room->used[w] ? fmaf(of[x], room->weight[w][x / wide], sum) : sum;
         }
-        hot[x] = sum; /* read by this thread alone before */
-        raw[x] = sum_raw;
+        to[x] = sum; /* read by this thread alone before */
     }
     __syncthreads();
 #pragma unroll 1
@@ -3462,7 +3534,7 @@ static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *roo
         float x[NK];
 #pragma unroll
         for (int i = 0; i < NK; i++) {
-            x[i] = hot[row * wide + 32 * i + lane];
+            x[i] = to[row * wide + 32 * i + lane];
         }
         lq__cu_spin<NK>(x, block);
 #pragma unroll
@@ -3470,12 +3542,11 @@ static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *roo
             const uint32_t d = 32u * i + lane;
             float sum = x[i] * rsqrtf((float)block);
             sum = lq__cu_signs[i] >> lane & 1u ? -sum : sum;
-            sum += raw[row * wide + d];
 #pragma unroll 1
             for (uint32_t slot = 0; slot < slots; slot++) {
                 sum = fmaf(room->share[slot][row], room->v_mean[slot][d], sum);
             }
-            hot[row * wide + d] = sum;
+            to[row * wide + d] = sum;
         }
     }
     __syncthreads();
@@ -3510,14 +3581,15 @@ LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
     return 2 * (size_t)(from + i) + (i == 0);
 }
 
-/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims of a
+/* Joins the parts of a segment, of `blocks` blocks and of raw tokens; by the last one of them. A thread has four dims of a
    part in so many as there are threads for. */
 template <int NK, int NB>
 static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention *a,
                                           lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
-                                          uint32_t from, uint32_t count)
+                                          const lq__cu_record *record, uint32_t from, uint32_t blocks)
 {
     constexpr uint32_t rows = NB * 4;
+    const uint32_t count = blocks + 1; /* the last part is of raw tokens */
     constexpr uint32_t fours = rows * 8 * NK;
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t groups = max(blockDim.x / fours, 1u);
@@ -3531,12 +3603,15 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
         float sum = 0;
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
-            most = fmaxf(most, __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]).x);
+            most = fmaxf(most, __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
+                                                 : &record->sums[row])
+                                   .x);
         }
         most = lq__cu_warp_most(most);
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
-            const float2 x = __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]);
+            const float2 x = __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
+                                               : &record->sums[row]);
             const float weight = lq__cu_exp2(x.x - most);
             weights[row * count + i] = weight;
             sum = fmaf(x.y, weight, sum);
@@ -3560,7 +3635,8 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
                 const uint32_t y = min(i + k * groups, count - 1);
-                part[k] = __ldcg(&parts[lq__cu_part_at(from, y) * fours + x]);
+                part[k] = __ldcg(y < blocks ? &parts[lq__cu_part_at(from, y) * fours + x]
+                                            : (const float4 *)(const void *)record->part + x);
             }
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
@@ -3594,13 +3670,30 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
     const float *sums = (const float *)(const void *)ring;
+    lq__cu_record *record = (lq__cu_record *)(void *)(
+        a->records + ((size_t)(g->s * a->p.heads + g->head) * a->blocks + g->block) *
+                         LQ__CU_RECORD(a->p.steps));
     uint32_t from;
     uint32_t count;
     size_t part;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory"); /* for the sums of raw tokens */
+#endif
     if (g->first == 0 && g->last == g->items) {
+        if (threadIdx.x < rows) {
+            const float2 own = room->all[threadIdx.x];
+            const float2 raw = __ldcg(&record->sums[threadIdx.x]);
+            const float most = fmaxf(own.x, raw.x);
+            const float2 mix = make_float2(lq__cu_exp2(own.x - most), lq__cu_exp2(raw.x - most));
+            room->mix[threadIdx.x] = mix;
+            room->all[threadIdx.x] = make_float2(most, own.y * mix.x + raw.y * mix.y);
+        }
+        __syncthreads();
 #pragma unroll 1
         for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
-            lq__cu_give(a, g, x / wide, rows, x % wide, sums[x], room->all[x / wide]);
+            const float2 mix = room->mix[x / wide];
+            const float sum = sums[x] * mix.x + __ldcg(&record->part[x]) * mix.y;
+            lq__cu_give(a, g, x / wide, rows, x % wide, sum, room->all[x / wide]);
         }
         return;
     }
@@ -3617,20 +3710,19 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        uint32_t *counter = a->counters + (g->s * a->p.heads + g->head) * a->blocks + g->block;
         uint32_t before;
         asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
                      : "=r"(before)
-                     : "l"(counter)
+                     : "l"(&record->counter)
                      : "memory");
         room->last = before + 1 == count;
         if (room->last) {
-            *counter = 0;
+            record->counter = 0;
         }
     }
     __syncthreads();
     if (room->last) {
-        lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
+        lq__cu_join_blocks<NK, NB>(ring, a, room, g, record, from, count);
     }
 }
 
@@ -3738,7 +3830,7 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
             to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st.acc[n][i] + st.even[n];
         }
         if (lane < 4) {
-            room->weight[threadIdx.x / 32][0][4 * n + lane] = st.most[n];
+            room->weight[threadIdx.x / 32][4 * n + lane] = st.most[n];
         }
     }
 }
@@ -3776,7 +3868,6 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
         lq__cu_segment g;
         uint32_t pages; /* items up to there are pages */
         uint32_t item;
-        uint32_t raw; /* item of raw tokens */
         uint32_t ids;
         lq__cu_segment_at<NK, NB>(&g, room, &a, flat, end);
         flat = min(end, g.flat + g.items);
@@ -3799,24 +3890,8 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
             (&room->sums[0][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
         }
         lq__cu_prepare<NK, NB>(room, &a, &g, g.page + g.first, g.page + pages);
-        raw = max(g.first, g.pages) + warp;
         if (lane == 0) {
-            room->used[warp] = (item < pages ? 1u : 0u) | (raw < g.last && g.raw ? 2u : 0u);
-        }
-        if (raw < g.last && g.raw) { /* while the first pages come */
-            float *to = sums + a.ring_bytes / 4;
-#pragma unroll 1
-            for (uint32_t x = lane; x < NB * 4 * 32 * NK; x += 32) {
-                to[x] = 0;
-            }
-            if (lane < NB * 4) {
-                room->raw[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
-            }
-            __syncwarp();
-#pragma unroll 1
-            for (; raw < g.last; raw += warps) {
-                lq__cu_raw_item<NK, NB>(to, room, &a, &g, (raw - g.pages) * LQ__CU_RAW);
-            }
+            room->used[warp] = item < pages;
         }
         if (item < pages) {
             lq__cu_pages<KIND, NK, NB>(sums, &ring, room, &a, &g, &of, item, pages, ids);
@@ -3845,7 +3920,6 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
 typedef struct lq__cu_launch {
     uint32_t warps;
     uint32_t stages;
-    uint32_t ring_bytes;
     uint32_t warp_bytes;
     size_t shared;
     uint32_t grid;
@@ -3899,7 +3973,7 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     l->blocks = (rows + l->half - 1) / l->half;
     room = lq__cu_room_of(p->steps, l->half);
     raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
-    least = (max(p->part, raw) + 127) / 128 * 128 + raw;
+    least = (max(p->part, raw) + 127) / 128 * 128;
     for (blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
         const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
         size_t warps;
@@ -3914,10 +3988,8 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
             return LQ_E_ARG;
         }
         l->warps = (uint32_t)warps;
-        l->stages = (uint32_t)min(((mine - room) / warps / 128 * 128 - raw) / p->part,
-                                  (size_t)LQ__CU_STAGES);
-        l->ring_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
-        l->warp_bytes = l->ring_bytes + raw;
+        l->stages = (uint32_t)min((mine - room) / warps / 128 * 128 / p->part, (size_t)LQ__CU_STAGES);
+        l->warp_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
         l->shared = warps * l->warp_bytes + room;
         l->most = (uint32_t)processors * 2;
         l->grid = (uint32_t)processors * blocks;
@@ -3931,8 +4003,7 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     return LQ_E_ARG;
 }
 
-/* Where the parts of a workspace lie; returns bytes. What must be zeros in the beginning lies behind what
-   has the same size for all calls. */
+/* Where the parts of a workspace lie; returns bytes. */
 static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, const lq__cu_plan *p,
                                uint32_t count, uint8_t *at)
 {
@@ -3941,9 +4012,9 @@ static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, cons
     if (at) {
         a->sums = (float2 *)(void *)at;
         a->parts = (float *)(void *)(at + parts * 8);
-        a->counters = (uint32_t *)(void *)(at + bytes);
+        a->records = at + bytes;
     }
-    return bytes + (size_t)count * p->heads * l->blocks * 4;
+    return bytes + (size_t)count * p->heads * l->blocks * LQ__CU_RECORD(p->steps);
 }
 
 extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
@@ -3965,15 +4036,37 @@ extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads,
     return lq__cu_workspace(NULL, &l, &p, count, NULL);
 }
 
+/* Both kernels; where they know of each other the second one begins while the first one runs. */
 template <int KIND, int NK, int NB>
 static int lq__cu_start(const lq__cu_attention *a, const lq__cu_launch *l, cudaStream_t stream)
 {
+    const size_t raw = LQ__CU_WARPS * NB * 4 * 32 * NK * 4 + sizeof(lq__cu_raw_room<NK, NB>);
+    cudaLaunchConfig_t config;
+    cudaLaunchAttribute together;
+    cudaFuncAttributes of;
     if (cudaFuncSetAttribute(lq__cu_attend_kernel<KIND, NK, NB>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             (int)l->shared) != cudaSuccess) {
+                             (int)l->shared) != cudaSuccess ||
+        cudaFuncSetAttribute(lq__cu_raw_kernel<NK, NB>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)raw) != cudaSuccess ||
+        cudaFuncGetAttributes(&of, lq__cu_attend_kernel<KIND, NK, NB>) != cudaSuccess) {
         return LQ_E_INTERNAL;
     }
-    lq__cu_attend_kernel<KIND, NK, NB><<<l->grid, l->warps * 32, l->shared, stream>>>(*a);
+    lq__cu_raw_kernel<NK, NB>
+        <<<dim3(a->p.heads * a->blocks, a->b.count), LQ__CU_WARPS * 32, raw, stream>>>(*a);
+    memset(&config, 0, sizeof config);
+    memset(&together, 0, sizeof together);
+    together.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    together.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3(l->grid);
+    config.blockDim = dim3(l->warps * 32);
+    config.dynamicSmemBytes = l->shared;
+    config.stream = stream;
+    config.attrs = &together;
+    config.numAttrs = of.ptxVersion >= 90; /* of what has been compiled */
+    if (cudaLaunchKernelEx(&config, lq__cu_attend_kernel<KIND, NK, NB>, *a) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
     return lq__cu_launched();
 }
 
@@ -4015,7 +4108,6 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.blocks = l.blocks;
     a.lead = l.lead;
     a.stages = l.stages;
-    a.ring_bytes = l.ring_bytes;
     a.warp_bytes = l.warp_bytes;
 #define LQ__CU_ROW(name, wide)                                                                     \
     if (a.p.kind == LQ__CU_##name && a.p.steps * 32 == (wide)) {                                   \

@@ -47,7 +47,7 @@
      state      lq_cuda_state_bytes, aligned to 128: of one layer; zeros before its first use
                 (lq_cuda_clear for a slot that is used again)
      workspace  lq_cuda_attend_bytes, aligned to 128, zeros before its first use; may serve all layers
-                of the same dims and all calls of one stream
+                of the same dims and window and all calls of one stream
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
@@ -2276,8 +2276,8 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    has an equal run of items, whatever the sequences' lengths. Within a run what
    belongs together is summed by its warps; where a sum is cut between blocks the last one to come joins
    the parts, in their order. Where blocks have several sums, each begins with items that are only there
-   to stand for the time that it takes apart from pages. Raw tokens are a kernel of their own, whose sums
-   are joined in the end; both run at the same time from compute capability 9.0 on.
+   to stand for the time that it takes apart from pages. Raw tokens are for the warps of the first few blocks:
+   they have all the time that the others need.
    ============================================================================================== */
 #ifndef LQ__CU_WARPS
 #define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
@@ -2290,7 +2290,8 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 #endif
 #define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
 #define LQ__CU_EPOCHS 32u
-#define LQ__CU_RAW 16u /* raw tokens that a warp has at a time */
+#define LQ__CU_RAW 16u       /* raw tokens that a warp has at a time */
+#define LQ__CU_RAW_PART 128u /* and in all */
 
 typedef struct lq__cu_attention {
     lq__cu_plan p;
@@ -2316,17 +2317,19 @@ typedef struct lq__cu_attention {
     float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
     float *parts;        /* (2 grid, rows of a block, wide) */
     uint8_t *records;    /* (count, kv heads, blocks) lq__cu_record */
+    uint32_t record_bytes;
+    uint32_t raw_parts;  /* of a sequence */
+    uint32_t raw_blocks; /* of the grid, the first ones */
 } lq__cu_attention;
 
-/* Of a sequence, kv head and block of rows, in the workspace: sums of raw tokens, and how many blocks have
-   left theirs of pages. Of one size, so that a counter is one in all calls. */
-#define LQ__CU_RECORD(steps) (8 * 32 * (size_t)(steps) * 4 + 128)
+/* Of a sequence, kv head and block of rows, in the workspace: sums of raw tokens, 128 a part; how many of
+   these are there, and how many blocks have left their sums of pages. Zeros once all are joined. Of one
+   size, so that a counter is one in all calls. */
 typedef struct lq__cu_record {
-    float2 sums[8]; /* largest logit, sum */
     uint32_t counter;
-    uint32_t none[15];
-    float part[1]; /* (8, wide) */
-} lq__cu_record;
+    uint32_t ready;
+    uint32_t none[30];
+} lq__cu_record; /* then (parts, 8) float2: largest logit, sum; (parts, 8, wide) floats */
 
 /* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
 typedef struct lq__cu_segment {
@@ -2505,7 +2508,6 @@ template <int NK, int NB> struct lq__cu_room {
     float share[LQ__CU_SLOTS][NB * 4];
     float v_mean[LQ__CU_SLOTS][32 * NK];
     float2 all[NB * 4]; /* the block's: logit, sum */
-    float2 mix[NB * 4]; /* what sums of pages are times, and of raw tokens */
     uint32_t used[LQ__CU_WARPS];
     uint32_t last;
     uint32_t lookup[2 * 9];
@@ -2570,23 +2572,23 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     __syncthreads();
 }
 
-/* Where block c's run begins. No block is without items: where there are few, so are blocks. */
-LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
+/* Where the run of block c, of those of pages, begins. No block is without items: where there are few, so are blocks. */
+LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items, uint32_t grid)
 {
-    const uint32_t blocks = min(gridDim.x, items);
+    const uint32_t blocks = min(grid, items);
     c = min(c, blocks);
     return c * (items / blocks) + c * (items % blocks) / blocks; /* floor(c items / blocks) */
 }
 
 /* The block that has an item. */
-LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items)
+LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items, uint32_t grid)
 {
-    const uint32_t blocks = min(gridDim.x, items);
+    const uint32_t blocks = min(grid, items);
     uint32_t c = min((uint32_t)((float)item * ((float)blocks / (float)items)), blocks - 1);
-    while (lq__cu_begin(c, items) > item) {
+    while (lq__cu_begin(c, items, grid) > item) {
         c--;
     }
-    while (lq__cu_begin(c + 1, items) <= item) {
+    while (lq__cu_begin(c + 1, items, grid) <= item) {
         c++;
     }
     return c;
@@ -3144,12 +3146,13 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
 }
 
 /* ---- raw tokens: f16 or bf16 rows in device memory ---- */
-/* Shared memory of a block of them; then each warp's sums (rows, wide). */
+/* A warp's shared memory where it has them. */
 template <int NK, int NB> struct lq__cu_raw_room {
+    float part[NB * 4][32 * NK];        /* sums */
     uint32_t fragments[NB][32][4 * NK]; /* of queries */
     float scale[NB * 4];
     float slope[NB * 4];
-    float2 sums[LQ__CU_WARPS][NB * 4]; /* logit, sum */
+    float2 sums[NB * 4]; /* logit, sum */
 };
 
 /* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n + t of
@@ -3289,11 +3292,10 @@ template <int NK, int NB>
 LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *room)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t warp = threadIdx.x / 32;
     float old = 0;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
-        const float2 all = room->sums[warp][4 * n + lane % 4];
+        const float2 all = room->sums[4 * n + lane % 4];
         float most = fmaxf(s[n][0], s[n][1]);
         float share;
         float sum;
@@ -3315,7 +3317,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *roo
         old = lane / 16 == (uint32_t)n ? share : old;
         __syncwarp();
         if (lane < 4) {
-            room->sums[warp][4 * n + lane] = make_float2(most, sum);
+            room->sums[4 * n + lane] = make_float2(most, sum);
         }
     }
     return old;
@@ -3324,7 +3326,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *roo
 /* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is read
    is on its way before the first of it is used. */
 template <int NK, int NB>
-static __device__ void lq__cu_raw_item(float *to, lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
+static __device__ void lq__cu_raw_item(lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
                                        const lq__cu_segment *g, uint32_t first)
 {
     constexpr int chunks = (NK + 1) / 2; /* of 64 dims */
@@ -3378,7 +3380,7 @@ static __device__ void lq__cu_raw_item(float *to, lq__cu_raw_room<NK, NB> *room,
             for (int o = 0; o < 2; o++) {
                 const uint32_t at = 64u * x + 8 * (2 * (lane % 4) + o) + j;
                 if (row < NB * 4 && at < 32 * NK) {
-                    float *sum = to + row * 32 * NK + at;
+                    float *sum = room->part[row] + at;
                     *sum = fmaf(*sum, old, c[o] + c[o + 2]);
                 }
             }
@@ -3386,74 +3388,101 @@ static __device__ void lq__cu_raw_item(float *to, lq__cu_raw_room<NK, NB> *room,
     }
 }
 
-/* Raw tokens of a sequence, kv head and block of rows, a block each: their sums to its record. */
-template <int NK, int NB>
-static __global__ void __launch_bounds__(LQ__CU_WARPS * 32)
-    lq__cu_raw_kernel(const __grid_constant__ lq__cu_attention a)
+/* Where raw part i of a record is: sums, then numbers. */
+LQ__CU_DEVICE float2 *lq__cu_raw_sums(const lq__cu_attention *a, const lq__cu_record *record, uint32_t i)
 {
-    extern __shared__ __align__(128) uint8_t shared[];
-    constexpr uint32_t wide = 32 * NK;
+    (void)a;
+    return (float2 *)(void *)((uint8_t *)(uintptr_t)record + sizeof *record) + 8 * i;
+}
+
+LQ__CU_DEVICE float *lq__cu_raw_part(const lq__cu_attention *a, const lq__cu_record *record, uint32_t i)
+{
+    return (float *)(void *)((uint8_t *)(uintptr_t)record + sizeof *record + 64 * a->raw_parts) +
+           (size_t)i * 8 * 32 * a->p.steps;
+}
+
+LQ__CU_DEVICE lq__cu_record *lq__cu_record_of(const lq__cu_attention *a, uint32_t which)
+{
+    return (lq__cu_record *)(void *)(a->records + (size_t)which * a->record_bytes);
+}
+
+/* All raw tokens: a warp of the first blocks has 128 of a sequence, kv head and block of rows at a time,
+   whose sums it leaves in the record. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_tokens(lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a)
+{
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t warp = threadIdx.x / 32;
-    float *sums = (float *)(void *)shared;
-    float *mine = sums + warp * NB * 4 * wide;
-    lq__cu_raw_room<NK, NB> *room =
-        (lq__cu_raw_room<NK, NB> *)(void *)(sums + LQ__CU_WARPS * NB * 4 * wide);
-    lq__cu_record *record =
-        (lq__cu_record *)(void *)(a.records + (blockIdx.y * gridDim.x + (size_t)blockIdx.x) *
-                                                  LQ__CU_RECORD(a.p.steps));
-    lq__cu_segment g;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-    lq__cu_look(&g, &a, blockIdx.y);
-    g.head = blockIdx.x / a.blocks;
-    g.block = blockIdx.x % a.blocks;
-    for (uint32_t row = warp; row < NB * 4; row += LQ__CU_WARPS) {
-        const uint32_t r = g.block * NB * 4 + row;
-        uint32_t bits[NK];
-        float x[NK];
-        lq__cu_query_load<NK, NB>(bits, &a, &g, row);
-        lq__cu_query<NK>(x, bits, &a);
-        lq__cu_raw_fragment<NK, NB>(room, &a, x, row);
+    const uint32_t warps = blockDim.x / 32;
+    const uint32_t each = a->p.heads * a->blocks;
+    const uint32_t count = a->b.count * each * a->raw_parts;
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x / 32 * a->raw_blocks + blockIdx.x; x < count;
+         x += warps * a->raw_blocks) {
+        const uint32_t which = x / a->raw_parts;
+        const uint32_t part = x % a->raw_parts;
+        lq__cu_record *record = lq__cu_record_of(a, which);
+        float *to = lq__cu_raw_part(a, record, part);
+        lq__cu_segment g;
+        uint32_t end;
+        lq__cu_look(&g, a, which / each);
+        g.head = which % each / a->blocks;
+        g.block = which % a->blocks;
+        end = min(g.raw, (part + 1) * LQ__CU_RAW_PART);
+#pragma unroll 1
+        for (uint32_t row = 0; row < NB * 4; row++) {
+            const uint32_t r = g.block * NB * 4 + row;
+            uint32_t bits[NK];
+            float query[NK];
+            lq__cu_query_load<NK, NB>(bits, a, &g, row);
+            lq__cu_query<NK>(query, bits, a);
+            lq__cu_raw_fragment<NK, NB>(room, a, query, row);
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+                room->part[row][32 * i + lane] = 0;
+            }
+            if (lane == 0) {
+                room->sums[row] = make_float2(LQ__CU_NOTHING, 0.0f);
+                room->slope[row] = r < a->rows && a->slopes
+                                       ? a->slopes[g.head * a->group + r % a->group] * 1.44269504f
+                                       : 0.0f;
+            }
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (uint32_t first = part * LQ__CU_RAW_PART; first < end; first += LQ__CU_RAW) {
+            lq__cu_raw_item<NK, NB>(room, a, &g, first);
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (uint32_t i = lane; i < NB * 4 * 32 * NK; i += 32) {
+            __stcg(to + i, room->part[0][i]);
+        }
+        if (lane < NB * 4) {
+            __stcg(lq__cu_raw_sums(a, record, part) + lane, room->sums[lane]);
+        }
+        __threadfence();
+        __syncwarp();
         if (lane == 0) {
-            room->slope[row] =
-                r < a.rows && a.slopes ? a.slopes[g.head * a.group + r % a.group] * 1.44269504f : 0.0f;
+            atomicAdd(&record->ready, 1);
         }
     }
-    for (uint32_t x = lane; x < NB * 4 * wide; x += 32) {
-        mine[x] = 0;
-    }
-    if (lane < NB * 4) {
-        room->sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
+}
+
+/* Waits for the sums of raw tokens of a record, which is then as it was before. By all threads. */
+LQ__CU_DEVICE void lq__cu_raw_wait(const lq__cu_attention *a, lq__cu_record *record)
+{
+    if (threadIdx.x == 0) {
+        uint32_t ready;
+        do {
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                         : "=r"(ready)
+                         : "l"(&record->ready)
+                         : "memory");
+        } while (ready < a->raw_parts);
+        record->ready = 0;
+        record->counter = 0;
     }
     __syncthreads();
-#pragma unroll 1
-    for (uint32_t first = warp * LQ__CU_RAW; first < g.raw; first += LQ__CU_WARPS * LQ__CU_RAW) {
-        lq__cu_raw_item<NK, NB>(mine, room, &a, &g, first);
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += LQ__CU_WARPS * 32) {
-        const uint32_t row = x / wide;
-        float most = LQ__CU_NOTHING;
-        float sum = 0;
-        float part = 0;
-#pragma unroll
-        for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
-            most = fmaxf(most, room->sums[w][row].x);
-        }
-#pragma unroll
-        for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
-            const float weight = lq__cu_exp2(room->sums[w][row].x - most);
-            sum = fmaf(room->sums[w][row].y, weight, sum);
-            part = fmaf(sums[w * NB * 4 * wide + x], weight, part);
-        }
-        record->part[x] = part;
-        if (x % wide == 0) {
-            record->sums[row] = make_float2(most, sum);
-        }
-    }
 }
 
 /* ---- sums of warps, and of blocks ---- */
@@ -3589,7 +3618,7 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
                                           const lq__cu_record *record, uint32_t from, uint32_t blocks)
 {
     constexpr uint32_t rows = NB * 4;
-    const uint32_t count = blocks + 1; /* the last part is of raw tokens */
+    const uint32_t count = blocks + a->raw_parts; /* the last ones are of raw tokens */
     constexpr uint32_t fours = rows * 8 * NK;
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t groups = max(blockDim.x / fours, 1u);
@@ -3604,14 +3633,14 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
             most = fmaxf(most, __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
-                                                 : &record->sums[row])
+                                                 : lq__cu_raw_sums(a, record, i - blocks) + row)
                                    .x);
         }
         most = lq__cu_warp_most(most);
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
             const float2 x = __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
-                                               : &record->sums[row]);
+                                               : lq__cu_raw_sums(a, record, i - blocks) + row);
             const float weight = lq__cu_exp2(x.x - most);
             weights[row * count + i] = weight;
             sum = fmaf(x.y, weight, sum);
@@ -3636,7 +3665,9 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
             for (uint32_t k = 0; k < 8; k++) {
                 const uint32_t y = min(i + k * groups, count - 1);
                 part[k] = __ldcg(y < blocks ? &parts[lq__cu_part_at(from, y) * fours + x]
-                                            : (const float4 *)(const void *)record->part + x);
+                                            : (const float4 *)(const void *)lq__cu_raw_part(
+                                                  a, record, y - blocks) +
+                                                  x);
             }
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
@@ -3662,7 +3693,7 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
     }
 }
 
-/* A segment's sums of this block: to the caller, or, where others have parts of them, to the workspace. */
+/* A segment's sums of this block to the workspace; the last block that has some joins all. */
 template <int NK, int NB>
 static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
                                      const lq__cu_attention *a, const lq__cu_segment *g, uint32_t items)
@@ -3670,36 +3701,15 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
     const float *sums = (const float *)(const void *)ring;
-    lq__cu_record *record = (lq__cu_record *)(void *)(
-        a->records + ((size_t)(g->s * a->p.heads + g->head) * a->blocks + g->block) *
-                         LQ__CU_RECORD(a->p.steps));
+    const uint32_t grid = gridDim.x - a->raw_blocks;
+    lq__cu_record *record =
+        lq__cu_record_of(a, (g->s * a->p.heads + g->head) * a->blocks + g->block);
     uint32_t from;
     uint32_t count;
     size_t part;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory"); /* for the sums of raw tokens */
-#endif
-    if (g->first == 0 && g->last == g->items) {
-        if (threadIdx.x < rows) {
-            const float2 own = room->all[threadIdx.x];
-            const float2 raw = __ldcg(&record->sums[threadIdx.x]);
-            const float most = fmaxf(own.x, raw.x);
-            const float2 mix = make_float2(lq__cu_exp2(own.x - most), lq__cu_exp2(raw.x - most));
-            room->mix[threadIdx.x] = mix;
-            room->all[threadIdx.x] = make_float2(most, own.y * mix.x + raw.y * mix.y);
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
-            const float2 mix = room->mix[x / wide];
-            const float sum = sums[x] * mix.x + __ldcg(&record->part[x]) * mix.y;
-            lq__cu_give(a, g, x / wide, rows, x % wide, sum, room->all[x / wide]);
-        }
-        return;
-    }
-    from = lq__cu_owner(g->flat, items);
-    count = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
-    part = lq__cu_part_at(from, blockIdx.x - from);
+    from = lq__cu_owner(g->flat, items, grid);
+    count = lq__cu_owner(g->flat + g->items - 1, items, grid) + 1 - from;
+    part = lq__cu_part_at(from, blockIdx.x - a->raw_blocks - from);
 #pragma unroll 1
     for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
         __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
@@ -3716,12 +3726,10 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
                      : "l"(&record->counter)
                      : "memory");
         room->last = before + 1 == count;
-        if (room->last) {
-            record->counter = 0;
-        }
     }
     __syncthreads();
     if (room->last) {
+        lq__cu_raw_wait(a, record);
         lq__cu_join_blocks<NK, NB>(ring, a, room, g, record, from, count);
     }
 }
@@ -3851,6 +3859,10 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     uint32_t items;
     uint32_t flat;
     uint32_t end;
+    if (blockIdx.x < a.raw_blocks) {
+        lq__cu_raw_tokens<NK, NB>((lq__cu_raw_room<NK, NB> *)(void *)mine, &a);
+        return;
+    }
     if (threadIdx.x < 18) {
         const uint32_t i = threadIdx.x % 9;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
@@ -3862,8 +3874,8 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     lq__cu_count<NK, NB>(room, &a);
     of.init(room->lookup);
     items = room->flat[a.b.count];
-    flat = lq__cu_begin(blockIdx.x, items);
-    end = lq__cu_begin(blockIdx.x + 1, items);
+    flat = lq__cu_begin(blockIdx.x - a.raw_blocks, items, gridDim.x - a.raw_blocks);
+    end = lq__cu_begin(blockIdx.x - a.raw_blocks + 1, items, gridDim.x - a.raw_blocks);
     while (flat < end) {
         lq__cu_segment g;
         uint32_t pages; /* items up to there are pages */
@@ -3926,6 +3938,8 @@ typedef struct lq__cu_launch {
     uint32_t most; /* of all grids */
     uint32_t half; /* rows of a block of rows: 4 or 8 */
     uint32_t lead;
+    uint32_t raw_parts;
+    uint32_t raw_blocks;
     uint32_t blocks;
 } lq__cu_launch;
 
@@ -3972,7 +3986,7 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     l->half = rows <= 4 ? 4 : 8;
     l->blocks = (rows + l->half - 1) / l->half;
     room = lq__cu_room_of(p->steps, l->half);
-    raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
+    raw = 2 * l->half * 32 * p->steps * 4 + 256; /* bytes of a warp's sums, and of what it makes them of */
     least = (max(p->part, raw) + 127) / 128 * 128;
     for (blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
         const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
@@ -3994,13 +4008,23 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
         l->most = (uint32_t)processors * 2;
         l->grid = (uint32_t)processors * blocks;
         sums = count * p->heads * l->blocks;
-        l->lead = 2 * sums > l->grid ? LQ__CU_LEAD : 0;
-        if (sums <= l->grid) { /* as many blocks for each, so that alike ones are cut alike */
-            l->grid -= l->grid % sums;
+        l->raw_parts = (p->sinks + p->ring + LQ__CU_RAW_PART - 1) / LQ__CU_RAW_PART;
+        l->raw_blocks = min((sums * l->raw_parts + l->warps - 1) / l->warps, 8u);
+        l->grid -= l->raw_blocks;
+        l->lead = LQ__CU_LEAD;
+        if (l->grid % sums * 10 <= l->grid && sums <= l->grid) { /* as many blocks for each, so that */
+            l->grid -= l->grid % sums;                          /* alike ones are cut alike */
+            l->lead = 0;
         }
+        l->grid += l->raw_blocks;
         return LQ_OK;
     }
     return LQ_E_ARG;
+}
+
+static size_t lq__cu_record_bytes(const lq__cu_plan *p, const lq__cu_launch *l)
+{
+    return sizeof(lq__cu_record) + l->raw_parts * (64 + 8 * 32 * (size_t)p->steps * 4);
 }
 
 /* Where the parts of a workspace lie; returns bytes. */
@@ -4013,8 +4037,9 @@ static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, cons
         a->sums = (float2 *)(void *)at;
         a->parts = (float *)(void *)(at + parts * 8);
         a->records = at + bytes;
+        a->record_bytes = (uint32_t)lq__cu_record_bytes(p, l);
     }
-    return bytes + (size_t)count * p->heads * l->blocks * LQ__CU_RECORD(p->steps);
+    return bytes + (size_t)count * p->heads * l->blocks * lq__cu_record_bytes(p, l);
 }
 
 extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
@@ -4036,37 +4061,15 @@ extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads,
     return lq__cu_workspace(NULL, &l, &p, count, NULL);
 }
 
-/* Both kernels; where they know of each other the second one begins while the first one runs. */
 template <int KIND, int NK, int NB>
 static int lq__cu_start(const lq__cu_attention *a, const lq__cu_launch *l, cudaStream_t stream)
 {
-    const size_t raw = LQ__CU_WARPS * NB * 4 * 32 * NK * 4 + sizeof(lq__cu_raw_room<NK, NB>);
-    cudaLaunchConfig_t config;
-    cudaLaunchAttribute together;
-    cudaFuncAttributes of;
     if (cudaFuncSetAttribute(lq__cu_attend_kernel<KIND, NK, NB>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             (int)l->shared) != cudaSuccess ||
-        cudaFuncSetAttribute(lq__cu_raw_kernel<NK, NB>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             (int)raw) != cudaSuccess ||
-        cudaFuncGetAttributes(&of, lq__cu_attend_kernel<KIND, NK, NB>) != cudaSuccess) {
+                             (int)l->shared) != cudaSuccess) {
         return LQ_E_INTERNAL;
     }
-    lq__cu_raw_kernel<NK, NB>
-        <<<dim3(a->p.heads * a->blocks, a->b.count), LQ__CU_WARPS * 32, raw, stream>>>(*a);
-    memset(&config, 0, sizeof config);
-    memset(&together, 0, sizeof together);
-    together.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    together.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3(l->grid);
-    config.blockDim = dim3(l->warps * 32);
-    config.dynamicSmemBytes = l->shared;
-    config.stream = stream;
-    config.attrs = &together;
-    config.numAttrs = of.ptxVersion >= 90; /* of what has been compiled */
-    if (cudaLaunchKernelEx(&config, lq__cu_attend_kernel<KIND, NK, NB>, *a) != cudaSuccess) {
-        return LQ_E_INTERNAL;
-    }
+    lq__cu_attend_kernel<KIND, NK, NB><<<l->grid, l->warps * 32, l->shared, stream>>>(*a);
     return lq__cu_launched();
 }
 
@@ -4107,6 +4110,8 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.window_sinks = desc->window_sinks != 0;
     a.blocks = l.blocks;
     a.lead = l.lead;
+    a.raw_parts = l.raw_parts;
+    a.raw_blocks = l.raw_blocks;
     a.stages = l.stages;
     a.warp_bytes = l.warp_bytes;
 #define LQ__CU_ROW(name, wide)                                                                     \
@@ -4661,6 +4666,7 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_SLOTS
 #undef LQ__CU_EPOCHS
 #undef LQ__CU_RAW
+#undef LQ__CU_RAW_PART
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_WARPS

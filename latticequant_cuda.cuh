@@ -47,7 +47,7 @@
      state      lq_cuda_state_bytes, aligned to 128: of one layer; zeros before its first use
                 (lq_cuda_clear for a slot that is used again)
      workspace  lq_cuda_attend_bytes, aligned to 128, zeros before its first use; may serve all layers
-                of the same dims and window and all calls of one stream
+                of the same dims and all calls of one stream
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
@@ -2276,8 +2276,8 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    has an equal run of items, whatever the sequences' lengths. Within a run what
    belongs together is summed by its warps; where a sum is cut between blocks the last one to come joins
    the parts, in their order. Where blocks have several sums, each begins with items that are only there
-   to stand for the time that it takes apart from pages. Raw tokens are for the warps of the first few blocks:
-   they have all the time that the others need.
+   to stand for the time that it takes apart from pages. Raw tokens are for the first few blocks: they
+   have all the time that the others need.
    ============================================================================================== */
 #ifndef LQ__CU_WARPS
 #define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
@@ -2290,8 +2290,7 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 #endif
 #define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
 #define LQ__CU_EPOCHS 32u
-#define LQ__CU_RAW 16u       /* raw tokens that a warp has at a time */
-#define LQ__CU_RAW_PART 128u /* and in all */
+#define LQ__CU_RAW 16u /* raw tokens that a warp has at a time */
 
 typedef struct lq__cu_attention {
     lq__cu_plan p;
@@ -2317,19 +2316,20 @@ typedef struct lq__cu_attention {
     float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
     float *parts;        /* (2 grid, rows of a block, wide) */
     uint8_t *records;    /* (count, kv heads, blocks) lq__cu_record */
-    uint32_t record_bytes;
-    uint32_t raw_parts;  /* of a sequence */
     uint32_t raw_blocks; /* of the grid, the first ones */
 } lq__cu_attention;
 
-/* Of a sequence, kv head and block of rows, in the workspace: sums of raw tokens, 128 a part; how many of
-   these are there, and how many blocks have left their sums of pages. Zeros once all are joined. Of one
-   size, so that a counter is one in all calls. */
+/* Of a sequence, kv head and block of rows, in the workspace: sums of raw tokens, 1 when they are there;
+   how many blocks have left their sums of pages. These two are zeros once all is joined. Of one size, so
+   that a counter is one in all calls. */
 typedef struct lq__cu_record {
+    float2 sums[8]; /* largest logit, sum */
     uint32_t counter;
     uint32_t ready;
-    uint32_t none[30];
-} lq__cu_record; /* then (parts, 8) float2: largest logit, sum; (parts, 8, wide) floats */
+    uint32_t none[14];
+    float part[32]; /* (8, wide) */
+} lq__cu_record;
+#define LQ__CU_RECORD(steps) (128 + 8 * 32 * 4 * (size_t)(steps))
 
 /* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
 typedef struct lq__cu_segment {
@@ -2509,6 +2509,7 @@ template <int NK, int NB> struct lq__cu_room {
     float v_mean[LQ__CU_SLOTS][32 * NK];
     float2 all[NB * 4]; /* the block's: logit, sum */
     uint32_t used[LQ__CU_WARPS];
+    uint32_t alias[LQ__CU_SLOTS]; /* the slot of a shape's fragments */
     uint32_t last;
     uint32_t lookup[2 * 9];
     uint64_t bars[LQ__CU_WARPS * LQ__CU_STAGES * 2];
@@ -2798,38 +2799,42 @@ static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_atte
     }
 }
 
-/* Queries of a segment, for all epochs of its pages; means of values. By the block,
-   which waits: each warp has a row, and where there are more warps than rows a part of what is made of
-   it. */
+/* Queries of a segment, for all epochs of its pages; means of values. By the block, which waits. Shapes
+   that stretch nothing have one fragment. Each warp has a row of a fragment, or of four epochs, at a
+   time. */
 template <int NK, int NB>
 static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                       const lq__cu_segment *g, uint32_t from, uint32_t to)
 {
+    const uint32_t lane = threadIdx.x % 32;
     const uint32_t warps = blockDim.x / 32;
     const uint32_t first = lq__cu_epoch(from);
     const uint32_t last = to > from ? lq__cu_epoch(to - 1) : first;
     const uint32_t shapes = to > from ? last / 4 - first / 4 + 1 : 0;
+    const uint32_t fours = shapes ? (last - first) / 4 + 1 : 0;
     const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
-    uint32_t stretched = *(const uint32_t *)(const void *)shape;
+    const uint8_t *mine = shape + (size_t)lane * a->p.heads * a->p.shape;
+    const uint32_t flags = __ballot_sync(~0u, lane < shapes && *(const uint32_t *)(const void *)mine);
+    const uint32_t plain = ~flags & ((1u << shapes) - 1); /* of these the first has a fragment */
+    const uint32_t own = flags | (plain & (0u - plain));
+    const uint32_t count = (uint32_t)__popc(own);
+    if (threadIdx.x < shapes) {
+        room->alias[lane] = flags >> lane & 1u ? lane : (uint32_t)__ffs((int)plain) - 1;
+    }
 #pragma unroll 1
-    for (uint32_t y = threadIdx.x / 32; y < 2 * NB * 4; y += warps) {
+    for (uint32_t y = threadIdx.x / 32; y < (count + fours) * NB * 4; y += warps) {
         const uint32_t row = y % (NB * 4);
+        const uint32_t which = y / (NB * 4);
         uint32_t bits[NK];
-        float x[NK];
         lq__cu_query_load<NK, NB>(bits, a, g, row);
-        if (y < NB * 4) {
-#pragma unroll 1
-            for (uint32_t slot = 0; slot < shapes; slot++) {
-                const uint8_t *of = shape + (size_t)slot * a->p.heads * a->p.shape;
-                const uint32_t flag = slot ? *(const uint32_t *)(const void *)of : stretched;
-                lq__cu_query<NK>(x, bits, a);
-                lq__cu_fragment<NK, NB>(room, a, x, of, flag, slot, row);
-            }
+        if (which < count) {
+            const uint32_t slot = __fns(own, 0, (int)which + 1);
+            float x[NK];
+            lq__cu_query<NK>(x, bits, a);
+            lq__cu_fragment<NK, NB>(room, a, x, shape + (size_t)slot * a->p.heads * a->p.shape,
+                                    flags >> slot & 1u, slot, row);
         } else {
-#pragma unroll 1
-            for (uint32_t epoch = first; epoch <= last && shapes; epoch += 4) {
-                lq__cu_shift<NK, NB>(room, a, g, bits, first, epoch, last, row);
-            }
+            lq__cu_shift<NK, NB>(room, a, g, bits, first, first + 4 * (which - count), last, row);
         }
     }
 #pragma unroll 1
@@ -2964,7 +2969,8 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
     const uint32_t t = lane % 4;
     const bool begin = v->epoch == LQ_KV_NONE;
     const bool other = begin || epoch / 4 != v->epoch / 4;
-    const uint32_t slot = epoch / 4 - v->first_epoch / 4;
+    const bool end = epoch >= LQ_KV_NONE - 1;
+    const uint32_t slot = end ? 0 : room->alias[epoch / 4 - v->first_epoch / 4];
 #pragma unroll
     for (int n = 0; n < NB; n++) {
         if (other && !begin) {
@@ -2979,7 +2985,7 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
             }
             st->sum[n] = 0;
         }
-        if (other && epoch < LQ_KV_NONE - 1) {
+        if (other && !end) {
 #pragma unroll
             for (int i = 0; i < 2 * NK; i++) {
                 v->fragments[n][i] = room->fragments[slot][n][lane][i];
@@ -2988,7 +2994,7 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
             v->high[n] = room->high[slot][4 * n + t];
             v->low[n] = room->low[slot][4 * n + t];
         }
-        if (epoch < LQ_KV_NONE - 1) {
+        if (!end) {
             v->shift[n] = room->shift[epoch - v->first_epoch][4 * n + t];
         }
     }
@@ -3146,13 +3152,12 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
 }
 
 /* ---- raw tokens: f16 or bf16 rows in device memory ---- */
-/* A warp's shared memory where it has them. */
+/* Shared memory of a block that has them, behind sums of each warp (rows, wide). */
 template <int NK, int NB> struct lq__cu_raw_room {
-    float part[NB * 4][32 * NK];        /* sums */
     uint32_t fragments[NB][32][4 * NK]; /* of queries */
     float scale[NB * 4];
     float slope[NB * 4];
-    float2 sums[NB * 4]; /* logit, sum */
+    float2 sums[LQ__CU_WARPS][NB * 4]; /* logit, sum */
 };
 
 /* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n + t of
@@ -3292,10 +3297,11 @@ template <int NK, int NB>
 LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *room)
 {
     const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
     float old = 0;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
-        const float2 all = room->sums[4 * n + lane % 4];
+        const float2 all = room->sums[warp][4 * n + lane % 4];
         float most = fmaxf(s[n][0], s[n][1]);
         float share;
         float sum;
@@ -3317,7 +3323,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *roo
         old = lane / 16 == (uint32_t)n ? share : old;
         __syncwarp();
         if (lane < 4) {
-            room->sums[4 * n + lane] = make_float2(most, sum);
+            room->sums[warp][4 * n + lane] = make_float2(most, sum);
         }
     }
     return old;
@@ -3326,8 +3332,9 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *roo
 /* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is read
    is on its way before the first of it is used. */
 template <int NK, int NB>
-static __device__ void lq__cu_raw_item(lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
-                                       const lq__cu_segment *g, uint32_t first)
+static __device__ void lq__cu_raw_item(float *part, lq__cu_raw_room<NK, NB> *room,
+                                       const lq__cu_attention *a, const lq__cu_segment *g,
+                                       uint32_t first)
 {
     constexpr int chunks = (NK + 1) / 2; /* of 64 dims */
     const uint32_t lane = threadIdx.x % 32;
@@ -3365,111 +3372,127 @@ static __device__ void lq__cu_raw_item(lq__cu_raw_room<NK, NB> *room, const lq__
     lq__cu_raw_weights<NB>(p, s, a->p.is_bf16);
 #pragma unroll
     for (int x = 0; x < chunks; x++) {
+        float *sum = part + row % (NB * 4) * 32 * NK + 64 * x + 16 * (lane % 4);
+        const bool there = row < NB * 4 && 64u * x + 16 * (lane % 4) < 32 * NK;
+        float c[8][4];
+        float before[8][2];
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            before[j][0] = there ? sum[j] : 0.0f;
+            before[j][1] = there ? sum[8 + j] : 0.0f;
+        }
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             const uint32_t pick = j % 2 ? 0x7632u : 0x5410u;
-            float c[4] = {0, 0, 0, 0};
             uint32_t w[4];
 #pragma unroll
             for (int y = 0; y < 4; y++) {
                 w[y] = j / 2 == 0 ? v[x][y].x : j / 2 == 1 ? v[x][y].y : j / 2 == 2 ? v[x][y].z : v[x][y].w;
             }
-            lq__cu_mma_half(c, p, lq__cu_permute(w[0], w[1], pick), lq__cu_permute(w[2], w[3], pick),
+            c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
+            lq__cu_mma_half(c[j], p, lq__cu_permute(w[0], w[1], pick), lq__cu_permute(w[2], w[3], pick),
                             a->p.is_bf16);
+        }
 #pragma unroll
-            for (int o = 0; o < 2; o++) {
-                const uint32_t at = 64u * x + 8 * (2 * (lane % 4) + o) + j;
-                if (row < NB * 4 && at < 32 * NK) {
-                    float *sum = room->part[row] + at;
-                    *sum = fmaf(*sum, old, c[o] + c[o + 2]);
-                }
+        for (int j = 0; j < 8; j++) {
+            if (there) {
+                sum[j] = fmaf(before[j][0], old, c[j][0] + c[j][2]);
+                sum[8 + j] = fmaf(before[j][1], old, c[j][1] + c[j][3]);
             }
         }
     }
 }
 
-/* Where raw part i of a record is: sums, then numbers. */
-LQ__CU_DEVICE float2 *lq__cu_raw_sums(const lq__cu_attention *a, const lq__cu_record *record, uint32_t i)
-{
-    (void)a;
-    return (float2 *)(void *)((uint8_t *)(uintptr_t)record + sizeof *record) + 8 * i;
-}
-
-LQ__CU_DEVICE float *lq__cu_raw_part(const lq__cu_attention *a, const lq__cu_record *record, uint32_t i)
-{
-    return (float *)(void *)((uint8_t *)(uintptr_t)record + sizeof *record + 64 * a->raw_parts) +
-           (size_t)i * 8 * 32 * a->p.steps;
-}
-
 LQ__CU_DEVICE lq__cu_record *lq__cu_record_of(const lq__cu_attention *a, uint32_t which)
 {
-    return (lq__cu_record *)(void *)(a->records + (size_t)which * a->record_bytes);
+    return (lq__cu_record *)(void *)(a->records + which * LQ__CU_RECORD(a->p.steps));
 }
 
-/* All raw tokens: a warp of the first blocks has 128 of a sequence, kv head and block of rows at a time,
-   whose sums it leaves in the record. */
+/* Sums of all warps over raw tokens to the record; by the block. */
 template <int NK, int NB>
-static __device__ void lq__cu_raw_tokens(lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a)
+static __device__ void lq__cu_raw_join(lq__cu_record *record, const float *parts,
+                                       const lq__cu_raw_room<NK, NB> *room)
 {
+    constexpr uint32_t all = NB * 4 * 32 * NK;
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x; x < all; x += blockDim.x) {
+        const uint32_t row = x / (32 * NK);
+        float most = LQ__CU_NOTHING;
+        float sum = 0;
+        float part = 0;
+#pragma unroll 1
+        for (uint32_t w = 0; w < blockDim.x / 32; w++) {
+            const float2 own = room->sums[w][row];
+            const float larger = fmaxf(most, own.x);
+            const float old = lq__cu_exp2(most - larger);
+            const float weight = lq__cu_exp2(own.x - larger);
+            most = larger;
+            sum = fmaf(own.y, weight, sum * old);
+            part = fmaf(parts[w * all + x], weight, part * old);
+        }
+        __stcg(record->part + x, part);
+        if (x % (32 * NK) == 0) {
+            __stcg(&record->sums[row], make_float2(most, sum));
+        }
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(&record->ready), "r"(1) : "memory");
+    }
+}
+
+/* All raw tokens: each of the first blocks has those of a sequence, kv head and block of rows at a time.
+   Loops are left as they are: this code runs once, and waits for instructions most of its time. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_tokens(uint8_t *shared, const lq__cu_attention *a)
+{
+    constexpr uint32_t all = NB * 4 * 32 * NK;
     const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
     const uint32_t warps = blockDim.x / 32;
     const uint32_t each = a->p.heads * a->blocks;
-    const uint32_t count = a->b.count * each * a->raw_parts;
+    float *parts = (float *)(void *)shared;
+    lq__cu_raw_room<NK, NB> *room = (lq__cu_raw_room<NK, NB> *)(void *)(parts + warps * all);
 #pragma unroll 1
-    for (uint32_t x = threadIdx.x / 32 * a->raw_blocks + blockIdx.x; x < count;
-         x += warps * a->raw_blocks) {
-        const uint32_t which = x / a->raw_parts;
-        const uint32_t part = x % a->raw_parts;
-        lq__cu_record *record = lq__cu_record_of(a, which);
-        float *to = lq__cu_raw_part(a, record, part);
+    for (uint32_t which = blockIdx.x; which < a->b.count * each; which += a->raw_blocks) {
         lq__cu_segment g;
-        uint32_t end;
         lq__cu_look(&g, a, which / each);
         g.head = which % each / a->blocks;
         g.block = which % a->blocks;
-        end = min(g.raw, (part + 1) * LQ__CU_RAW_PART);
 #pragma unroll 1
-        for (uint32_t row = 0; row < NB * 4; row++) {
+        for (uint32_t row = warp; row < NB * 4; row += warps) {
             const uint32_t r = g.block * NB * 4 + row;
             uint32_t bits[NK];
             float query[NK];
             lq__cu_query_load<NK, NB>(bits, a, &g, row);
             lq__cu_query<NK>(query, bits, a);
             lq__cu_raw_fragment<NK, NB>(room, a, query, row);
-#pragma unroll
-            for (int i = 0; i < NK; i++) {
-                room->part[row][32 * i + lane] = 0;
-            }
             if (lane == 0) {
-                room->sums[row] = make_float2(LQ__CU_NOTHING, 0.0f);
                 room->slope[row] = r < a->rows && a->slopes
                                        ? a->slopes[g.head * a->group + r % a->group] * 1.44269504f
                                        : 0.0f;
             }
         }
-        __syncwarp();
 #pragma unroll 1
-        for (uint32_t first = part * LQ__CU_RAW_PART; first < end; first += LQ__CU_RAW) {
-            lq__cu_raw_item<NK, NB>(room, a, &g, first);
-        }
-        __syncwarp();
-#pragma unroll 1
-        for (uint32_t i = lane; i < NB * 4 * 32 * NK; i += 32) {
-            __stcg(to + i, room->part[0][i]);
+        for (uint32_t x = lane; x < all; x += 32) {
+            parts[warp * all + x] = 0;
         }
         if (lane < NB * 4) {
-            __stcg(lq__cu_raw_sums(a, record, part) + lane, room->sums[lane]);
+            room->sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
         }
-        __threadfence();
-        __syncwarp();
-        if (lane == 0) {
-            atomicAdd(&record->ready, 1);
+        __syncthreads();
+#pragma unroll 1
+        for (uint32_t first = warp * LQ__CU_RAW; first < g.raw; first += warps * LQ__CU_RAW) {
+            lq__cu_raw_item<NK, NB>(parts + warp * all, room, a, &g, first);
         }
+        __syncthreads();
+        lq__cu_raw_join<NK, NB>(lq__cu_record_of(a, which), parts, room);
     }
 }
 
 /* Waits for the sums of raw tokens of a record, which is then as it was before. By all threads. */
-LQ__CU_DEVICE void lq__cu_raw_wait(const lq__cu_attention *a, lq__cu_record *record)
+LQ__CU_DEVICE void lq__cu_raw_wait(lq__cu_record *record)
 {
     if (threadIdx.x == 0) {
         uint32_t ready;
@@ -3478,7 +3501,7 @@ LQ__CU_DEVICE void lq__cu_raw_wait(const lq__cu_attention *a, lq__cu_record *rec
                          : "=r"(ready)
                          : "l"(&record->ready)
                          : "memory");
-        } while (ready < a->raw_parts);
+        } while (ready == 0);
         record->ready = 0;
         record->counter = 0;
     }
@@ -3618,7 +3641,7 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
                                           const lq__cu_record *record, uint32_t from, uint32_t blocks)
 {
     constexpr uint32_t rows = NB * 4;
-    const uint32_t count = blocks + a->raw_parts; /* the last ones are of raw tokens */
+    const uint32_t count = blocks + 1; /* the last one is of raw tokens */
     constexpr uint32_t fours = rows * 8 * NK;
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t groups = max(blockDim.x / fours, 1u);
@@ -3633,14 +3656,14 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
             most = fmaxf(most, __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
-                                                 : lq__cu_raw_sums(a, record, i - blocks) + row)
+                                                 : &record->sums[row])
                                    .x);
         }
         most = lq__cu_warp_most(most);
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
             const float2 x = __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
-                                               : lq__cu_raw_sums(a, record, i - blocks) + row);
+                                               : &record->sums[row]);
             const float weight = lq__cu_exp2(x.x - most);
             weights[row * count + i] = weight;
             sum = fmaf(x.y, weight, sum);
@@ -3665,9 +3688,7 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
             for (uint32_t k = 0; k < 8; k++) {
                 const uint32_t y = min(i + k * groups, count - 1);
                 part[k] = __ldcg(y < blocks ? &parts[lq__cu_part_at(from, y) * fours + x]
-                                            : (const float4 *)(const void *)lq__cu_raw_part(
-                                                  a, record, y - blocks) +
-                                                  x);
+                                            : (const float4 *)(const void *)record->part + x);
             }
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
@@ -3729,7 +3750,7 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
     }
     __syncthreads();
     if (room->last) {
-        lq__cu_raw_wait(a, record);
+        lq__cu_raw_wait(record);
         lq__cu_join_blocks<NK, NB>(ring, a, room, g, record, from, count);
     }
 }
@@ -3860,7 +3881,7 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     uint32_t flat;
     uint32_t end;
     if (blockIdx.x < a.raw_blocks) {
-        lq__cu_raw_tokens<NK, NB>((lq__cu_raw_room<NK, NB> *)(void *)mine, &a);
+        lq__cu_raw_tokens<NK, NB>(shared, &a);
         return;
     }
     if (threadIdx.x < 18) {
@@ -3938,7 +3959,6 @@ typedef struct lq__cu_launch {
     uint32_t most; /* of all grids */
     uint32_t half; /* rows of a block of rows: 4 or 8 */
     uint32_t lead;
-    uint32_t raw_parts;
     uint32_t raw_blocks;
     uint32_t blocks;
 } lq__cu_launch;
@@ -4008,8 +4028,7 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
         l->most = (uint32_t)processors * 2;
         l->grid = (uint32_t)processors * blocks;
         sums = count * p->heads * l->blocks;
-        l->raw_parts = (p->sinks + p->ring + LQ__CU_RAW_PART - 1) / LQ__CU_RAW_PART;
-        l->raw_blocks = min((sums * l->raw_parts + l->warps - 1) / l->warps, 8u);
+        l->raw_blocks = min(sums, min(8 + sums / 64, l->grid / 8));
         l->grid -= l->raw_blocks;
         l->lead = LQ__CU_LEAD;
         if (l->grid % sums * 10 <= l->grid && sums <= l->grid) { /* as many blocks for each, so that */
@@ -4022,11 +4041,6 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     return LQ_E_ARG;
 }
 
-static size_t lq__cu_record_bytes(const lq__cu_plan *p, const lq__cu_launch *l)
-{
-    return sizeof(lq__cu_record) + l->raw_parts * (64 + 8 * 32 * (size_t)p->steps * 4);
-}
-
 /* Where the parts of a workspace lie; returns bytes. */
 static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, const lq__cu_plan *p,
                                uint32_t count, uint8_t *at)
@@ -4037,9 +4051,8 @@ static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, cons
         a->sums = (float2 *)(void *)at;
         a->parts = (float *)(void *)(at + parts * 8);
         a->records = at + bytes;
-        a->record_bytes = (uint32_t)lq__cu_record_bytes(p, l);
     }
-    return bytes + (size_t)count * p->heads * l->blocks * lq__cu_record_bytes(p, l);
+    return bytes + (size_t)count * p->heads * l->blocks * LQ__CU_RECORD(p->steps);
 }
 
 extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
@@ -4110,7 +4123,6 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.window_sinks = desc->window_sinks != 0;
     a.blocks = l.blocks;
     a.lead = l.lead;
-    a.raw_parts = l.raw_parts;
     a.raw_blocks = l.raw_blocks;
     a.stages = l.stages;
     a.warp_bytes = l.warp_bytes;
@@ -4666,7 +4678,7 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_SLOTS
 #undef LQ__CU_EPOCHS
 #undef LQ__CU_RAW
-#undef LQ__CU_RAW_PART
+#undef LQ__CU_RECORD
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_WARPS

@@ -1328,16 +1328,16 @@ LQ__CU_DEVICE float lq__cu_stretch(uint32_t halves)
     return __uint_as_float((127u + halves / 2) << 23) * (halves & 1u ? 1.41421356f : 1.0f);
 }
 
-/* Less the mean, in fixed point, rotated, as X of at most 2^14; row: this lane's eights, or NULL. shape:
-   of keys, or NULL. Returns whether all are finite and not too large. */
+/* Less the mean, in fixed point, rotated, as X of at most 2^14; in: this lane's eights. shape: of keys, or
+   NULL. Returns whether all are finite and not too large. */
 template <int NK>
-static __device__ bool lq__cu_turn(int32_t (*x)[8], lq__cu_token *token, const uint16_t *row,
+static __device__ bool lq__cu_turn(int32_t (*x)[8], lq__cu_token *token, const uint4 *in,
                                    uint32_t is_bf16, uint32_t dims, const uint8_t *number,
                                    const uint8_t *shape)
 {
     const uint32_t c = threadIdx.x % 4;
     const uint32_t block = dims & (0u - dims);
-    const float mean_unit = number ? lq__cu_mean_unit(number) : 0.0f;
+    const float mean_unit = lq__cu_mean_unit(number);
     const bool stretched = shape && *(const uint32_t *)(const void *)shape;
     uint32_t most = 0;
     float scale;
@@ -1346,19 +1346,14 @@ static __device__ bool lq__cu_turn(int32_t (*x)[8], lq__cu_token *token, const u
 #pragma unroll
     for (int i = 0; i < NK; i++) {
         const uint32_t d = 32u * i + 8 * c;
-        uint4 in = make_uint4(0, 0, 0, 0);
-        uint32_t pairs[4];
+        const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
         uint32_t means[4] = {0, 0, 0, 0};
-        if (row && d < dims) {
-            in = *(const uint4 *)(const void *)(row + d);
-            for (int k = 0; k < 4 && number; k++) {
+        if (d < dims) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
                 means[k] = *(const uint32_t *)(const void *)(number + 4 + 2 * d + 4 * k);
             }
         }
-        pairs[0] = in.x;
-        pairs[1] = in.y;
-        pairs[2] = in.z;
-        pairs[3] = in.w;
 #pragma unroll
         for (int e = 0; e < 8; e++) {
             const uint32_t raw = e & 1 ? pairs[e / 2] >> 16 : pairs[e / 2] & 0xffffu;
@@ -1922,56 +1917,58 @@ static __device__ void lq__cu_put_granule(uint8_t *levels, uint32_t granule, uin
     __syncwarp();
 }
 
-/* A granule's eight tokens, rows of which are in memory, into a part of a page. */
+/* What a warp knows of the page that it seals. */
+typedef struct lq__cu_sealing {
+    uint8_t *part;
+    const uint8_t *number;
+    const uint8_t *shape;
+    const lq__cu_tables *tables;
+    uint32_t *room;
+    uint32_t *flags;
+    int32_t base;
+    bool zero; /* some scale is 0 */
+} lq__cu_sealing;
+
+/* A granule's eight tokens, whose numbers are `in`, into a part of a page. */
 template <int KIND, int NK, int STREAM>
-static __device__ void lq__cu_seal_granule(uint8_t *part, uint32_t granule, const uint16_t *row,
-                                           const lq__cu_plan *p, const uint8_t *number,
-                                           const uint8_t *shape, const lq__cu_tables *tables,
-                                           uint32_t *room, uint32_t *flags)
+static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, const uint4 *in,
+                                           const lq__cu_plan *p)
 {
     const lq__cu_bound *bound =
         &lq__cu_bounds[KIND == LQ__CU_E8 && STREAM == LQ_V ? LQ__CU_BOUND_E8V : KIND];
     const int v = STREAM == LQ_V;
-    uint8_t *scales = part + 2 * p->levels + 64 * v;
-    uint8_t *header = part + 2 * p->levels + 128;
+    const uint32_t lane = threadIdx.x % 32;
+    uint8_t *scales = s->part + 2 * p->levels + 64 * v;
     const int32_t norm = lq__cu_log2(p->dims & (0u - p->dims));
     int32_t x[NK][8];
     uint32_t words[NK][2];
     lq__cu_token t;
-    int32_t base = (int8_t)header[v];
     uint32_t scale;
     bool cut = false;
-    bool ordinary;
-    const bool fine = lq__cu_turn<NK>(x, &t, row, p->is_bf16, p->dims, number, shape);
+    const bool fine =
+        lq__cu_turn<NK>(x, &t, in, p->is_bf16, p->dims, s->number, STREAM == LQ_K ? s->shape : NULL);
     if (!__all_sync(~0u, fine)) {
-        if (threadIdx.x % 32 == 0) {
-            atomicOr(flags, LQ_CUDA_BAD_NUMBER);
+        if (lane == 0) {
+            atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
         }
         t.most = fine ? t.most : 0;
         t.unit = fine ? t.unit : 0;
     }
-    lq__cu_aim(&t, bound, norm, base);
-    ordinary = base == 0 && (t.most == 0 || (t.code >= 72 && t.code <= 228));
-    if (!__all_sync(~0u, ordinary)) {
-        base = lq__cu_choose_base(&t, bound, norm, base, scales, &cut);
-        lq__cu_aim(&t, bound, norm, base);
-        if (__any_sync(~0u, cut) && threadIdx.x % 32 == 0) {
-            atomicOr(flags, LQ_CUDA_CUT);
+    lq__cu_aim(&t, bound, norm, s->base);
+    if (!__all_sync(~0u, s->base == 0 && (t.most == 0 || (t.code >= 72 && t.code <= 228)))) {
+        s->base = lq__cu_choose_base(&t, bound, norm, s->base, scales, &cut);
+        lq__cu_aim(&t, bound, norm, s->base);
+        if (__any_sync(~0u, cut) && lane == 0) {
+            atomicOr(s->flags, LQ_CUDA_CUT);
         }
+        s->zero = s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
+                                                 (lane + 32 < granule * 8 && scales[lane + 32] == 0));
     }
-    scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, tables, p->dims);
-    lq__cu_put_granule<KIND, NK, STREAM>(part + v * p->levels, granule, words, room);
-    if (threadIdx.x % 4 == 0) {
-        scales[granule * 8 + threadIdx.x % 32 / 4] = (uint8_t)scale;
-    }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-        uint8_t zero = 0;
-        for (uint32_t i = 0; i < (granule + 1) * 8; i++) {
-            zero |= scales[i] == 0;
-        }
-        header[v] = (uint8_t)base;
-        header[2 + v] = zero;
+    scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, s->tables, p->dims);
+    lq__cu_put_granule<KIND, NK, STREAM>(s->part + v * p->levels, granule, words, s->room);
+    s->zero = s->zero || __any_sync(~0u, scale == 0);
+    if (lane % 4 == 0) {
+        scales[granule * 8 + lane / 4] = (uint8_t)scale;
     }
     __syncwarp();
 }
@@ -1992,10 +1989,14 @@ static __global__ void __launch_bounds__(128)
     const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
     const uint32_t page = (q.sealed - p.sinks) / LQ__CU_TOKENS + x / (2 * p.heads);
     const uint32_t first = p.sinks + page * LQ__CU_TOKENS;
-    uint32_t t = max(q.sealed, first);
+    const uint32_t epoch = lq__cu_epoch(page);
     const uint32_t end = min(q.to, first + LQ__CU_TOKENS);
+    const lq__cu_source from = stream ? v : k;
+    uint32_t t = max(q.sealed, first);
     uint32_t id;
-    uint8_t *part;
+    uint8_t *header;
+    uint4 next[NK];
+    lq__cu_sealing of;
     if (q.sealed == q.to || !q.state) {
         return;
     }
@@ -2011,31 +2012,53 @@ static __global__ void __launch_bounds__(128)
         }
         return;
     }
-    part = p.pool + ((size_t)id * p.heads + head) * p.part;
+    of.part = p.pool + ((size_t)id * p.heads + head) * p.part;
+    of.number = q.state + lq__cu_number_at(&p, stream, epoch, head);
+    of.shape = q.state + lq__cu_shape_at(&p, epoch, head);
+    of.tables = &tables;
+    of.room = rooms[warp];
+    of.flags = b.flags;
+    header = of.part + 2 * p.levels + 128;
+    of.base = t == first ? 0 : (int8_t)header[stream];
+    of.zero = t == first ? false : header[2 + stream] != 0;
     if (t == first) {
-        uint8_t *scales = part + 2 * p.levels + 64 * stream;
+        uint8_t *scales = of.part + 2 * p.levels + 64 * stream;
         scales[lane] = 0;
         scales[lane + 32] = 0;
-        if (lane == 0) {
-            part[2 * p.levels + 128 + stream] = 0;
-        }
         if (stream && lane < 12) {
-            part[2 * p.levels + 132 + lane] = 0;
+            header[4 + lane] = 0;
         }
         __syncwarp();
     }
-    for (; t < end; t += 8) {
-        const uint32_t epoch = lq__cu_epoch(page);
-        const uint8_t *number = q.state + lq__cu_number_at(&p, stream, epoch, head);
-        const uint16_t *row = lq__cu_row(&p, &q, stream ? &v : &k, stream, s, head, t + lane / 4);
-        if (stream) {
-            lq__cu_seal_granule<KIND, NK, LQ_V>(part, (t - first) / 8, row, &p, number, NULL, &tables,
-                                                rooms[warp], b.flags);
-        } else {
-            lq__cu_seal_granule<KIND, NK, LQ_K>(part, (t - first) / 8, row, &p, number,
-                                                q.state + lq__cu_shape_at(&p, epoch, head), &tables,
-                                                rooms[warp], b.flags);
+    for (uint32_t at = t;; at += 8) { /* the rows of a granule come while the one before is sealed */
+        uint4 in[NK];
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            in[i] = next[i];
         }
+        if (at < end) {
+            const uint16_t *row = lq__cu_row(&p, &q, &from, stream, s, head, at + lane / 4);
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+                const uint32_t d = 32u * i + lane % 4 * 8;
+                next[i] = d < p.dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
+            }
+        }
+        if (at == t) {
+            continue;
+        }
+        if (stream) {
+            lq__cu_seal_granule<KIND, NK, LQ_V>(&of, (at - 8 - first) / 8, in, &p);
+        } else {
+            lq__cu_seal_granule<KIND, NK, LQ_K>(&of, (at - 8 - first) / 8, in, &p);
+        }
+        if (at >= end) {
+            break;
+        }
+    }
+    if (lane == 0) {
+        header[stream] = (uint8_t)of.base;
+        header[2 + stream] = of.zero;
     }
 }
 
@@ -2272,12 +2295,12 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    Both products go into one sum, which is then less by the sum of B: that is what it begins with (K), or
    what is added in the end (V). 7 instructions for 8 levels, 5 of them for the unit that PRMT belongs to.
 
-   Work is cut into items: a page of a sequence, kv head and block of query rows. Each block of threads
-   has an equal run of items, whatever the sequences' lengths. Within a run what
+   Work is cut into items: a page, or all raw tokens, of a sequence, kv head and block of query rows. Each
+   block of threads has an equal run of items, whatever the sequences' lengths. Within a run what
    belongs together is summed by its warps; where a sum is cut between blocks the last one to come joins
    the parts, in their order. Where blocks have several sums, each begins with items that are only there
-   to stand for the time that it takes apart from pages. Raw tokens are for the first few blocks: they
-   have all the time that the others need.
+   to stand for the time that it takes apart from pages. Raw tokens are an item, the last one of a sum, that
+   stands for many.
    ============================================================================================== */
 #ifndef LQ__CU_WARPS
 #define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
@@ -2286,7 +2309,10 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 #define LQ__CU_STAGES 4
 #endif
 #ifndef LQ__CU_LEAD
-#define LQ__CU_LEAD 12u
+#define LQ__CU_LEAD 24u
+#endif
+#ifndef LQ__CU_TRAIL
+#define LQ__CU_TRAIL 15u /* items that the one of raw tokens stands for, but itself */
 #endif
 #define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
 #define LQ__CU_EPOCHS 32u
@@ -2312,24 +2338,12 @@ typedef struct lq__cu_attention {
     uint32_t lead;   /* items in front of a sum that are none */
     int type;
     uint32_t stages;
-    uint32_t warp_bytes; /* of a warp's ring, where its sums are in the end */
+    uint32_t ring_bytes; /* of a warp's ring, where its sums of pages are in the end */
+    uint32_t warp_bytes; /* and of its sums of raw tokens */
     float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
     float *parts;        /* (2 grid, rows of a block, wide) */
-    uint8_t *records;    /* (count, kv heads, blocks) lq__cu_record */
-    uint32_t raw_blocks; /* of the grid, the first ones */
+    uint32_t *counters;  /* (count, kv heads, blocks) */
 } lq__cu_attention;
-
-/* Of a sequence, kv head and block of rows, in the workspace: sums of raw tokens, 1 when they are there;
-   how many blocks have left their sums of pages. These two are zeros once all is joined. Of one size, so
-   that a counter is one in all calls. */
-typedef struct lq__cu_record {
-    float2 sums[8]; /* largest logit, sum */
-    uint32_t counter;
-    uint32_t ready;
-    uint32_t none[14];
-    float part[32]; /* (8, wide) */
-} lq__cu_record;
-#define LQ__CU_RECORD(steps) (128 + 8 * 32 * 4 * (size_t)(steps))
 
 /* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
 typedef struct lq__cu_segment {
@@ -2339,11 +2353,12 @@ typedef struct lq__cu_segment {
     uint32_t block;
     uint32_t page; /* the first that is seen */
     uint32_t pages; /* from there on */
-    uint32_t raw;   /* tokens, which are not items */
+    uint32_t raw;   /* tokens: the item behind the pages */
     uint32_t first; /* items that are at hand */
     uint32_t last;
     uint32_t items; /* all */
-    uint32_t flat;  /* number of its first item in the launch; in front of it are `lead` that are none */
+    uint32_t flat;  /* number of its first item in the launch; in front of it are `lead` that are none,
+                       behind the last one LQ__CU_TRAIL */
 } lq__cu_segment;
 
 LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
@@ -2495,6 +2510,13 @@ template <int NK, int NB> struct lq__cu_state {
     float even[NB]; /* likewise of the weights: what sums in halves lack */
 };
 
+/* What raw tokens need in shared memory. */
+template <int NK, int NB> struct lq__cu_raw_room {
+    uint32_t fragments[NB][32][4 * NK]; /* of queries */
+    float scale[NB * 4];
+    float2 sums[LQ__CU_WARPS][NB * 4]; /* logit, sum */
+};
+
 /* A block's shared memory: rings and sums (warps, warp_bytes), then these. */
 template <int NK, int NB> struct lq__cu_room {
     uint32_t fragments[LQ__CU_SLOTS][NB][32][2 * NK]; /* of queries, by shape */
@@ -2504,7 +2526,8 @@ template <int NK, int NB> struct lq__cu_room {
     float shift[LQ__CU_EPOCHS][NB * 4]; /* query . mean */
     float slope[NB * 4];
     float2 sums[LQ__CU_WARPS][LQ__CU_SLOTS][NB * 4]; /* by mean of values: sum, its logit */
-    float weight[LQ__CU_WARPS][NB * 4]; /* largest logit of a warp; then what its sums are times */
+    float weight[LQ__CU_WARPS][2][NB * 4]; /* largest logit of a warp; then what its sums are times */
+    lq__cu_raw_room<NK, NB> raw;
     float share[LQ__CU_SLOTS][NB * 4];
     float v_mean[LQ__CU_SLOTS][32 * NK];
     float2 all[NB * 4]; /* the block's: logit, sum */
@@ -2535,7 +2558,7 @@ static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a,
     g->page = seen > a->p.sinks ? min((seen - a->p.sinks) / LQ__CU_TOKENS, pages) : 0;
     g->pages = pages - g->page;
     g->raw = min(g->q.now, a->p.sinks) + (g->q.now > g->q.to ? g->q.now - g->q.to : 0);
-    g->items = max(g->pages, 1u);
+    g->items = g->pages + 1;
 }
 
 /* Items of all sequences, added up. */
@@ -2547,7 +2570,7 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     for (uint32_t s = threadIdx.x; s < a->b.count; s += blockDim.x) {
         lq__cu_segment g;
         lq__cu_look(&g, a, s);
-        room->flat[s + 1] = (g.items + a->lead) * a->p.heads * a->blocks;
+        room->flat[s + 1] = (a->lead + g.items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
     }
     __syncthreads();
     if (threadIdx.x < 32) {
@@ -2573,23 +2596,23 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     __syncthreads();
 }
 
-/* Where the run of block c, of those of pages, begins. No block is without items: where there are few, so are blocks. */
-LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items, uint32_t grid)
+/* Where the run of block c begins. No block is without items: where there are few, so are blocks. */
+LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
 {
-    const uint32_t blocks = min(grid, items);
+    const uint32_t blocks = min(gridDim.x, items);
     c = min(c, blocks);
     return c * (items / blocks) + c * (items % blocks) / blocks; /* floor(c items / blocks) */
 }
 
 /* The block that has an item. */
-LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items, uint32_t grid)
+LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items)
 {
-    const uint32_t blocks = min(grid, items);
+    const uint32_t blocks = min(gridDim.x, items);
     uint32_t c = min((uint32_t)((float)item * ((float)blocks / (float)items)), blocks - 1);
-    while (lq__cu_begin(c, items, grid) > item) {
+    while (lq__cu_begin(c, items) > item) {
         c--;
     }
-    while (lq__cu_begin(c + 1, items, grid) <= item) {
+    while (lq__cu_begin(c + 1, items) <= item) {
         c++;
     }
     return c;
@@ -2615,12 +2638,12 @@ static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK
     }
     lq__cu_look(g, a, s);
     rest = flat - room->flat[s];
-    which = rest / (g->items + a->lead);
+    which = rest / (a->lead + g->items + LQ__CU_TRAIL);
     g->head = which / a->blocks;
     g->block = which % a->blocks;
-    rest -= which * (g->items + a->lead);
+    rest -= which * (a->lead + g->items + LQ__CU_TRAIL);
     g->flat = flat - rest + a->lead;
-    g->first = max(rest, a->lead) - a->lead;
+    g->first = min(g->items, max(rest, a->lead) - a->lead);
     g->last = min(g->items, max(rest + (end - flat), a->lead) - a->lead);
 }
 
@@ -2755,6 +2778,37 @@ LQ__CU_DEVICE uint16_t lq__cu_half_of(float x, uint32_t is_bf16)
     return is_bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x)) : __half_as_ushort(__float2half_rn(x));
 }
 
+/* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n + t of
+   column n has dims 32 i + 8 t + e: registers 4 i + e / 2. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                           float *x, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float most = 0;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        most = fmaxf(most, fabsf(x[i]));
+    }
+    most = lq__cu_warp_most(most);
+    if (!(most <= 1.3e30f) && lane == 0) {
+        atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
+    }
+    most = fmaxf(most, 1e-30f);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const float y = x[i] / most;
+        const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
+        const float rest = y - lq__cu_float(high, a->p.is_bf16);
+        uint16_t *at = (uint16_t *)room->raw.fragments[row / 4][row % 4 * 8 + lane / 8] + 8 * i + lane % 8;
+        at[0] = high;
+        at[4 * 4 * NK * 2] = lq__cu_half_of(rest, a->p.is_bf16);
+    }
+    if (lane == 0) {
+        room->raw.scale[row] = most;
+    }
+}
+
 /* query . mean of four epochs from `epoch` on, of which the last is `last`. */
 template <int NK, int NB>
 static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
@@ -2799,7 +2853,7 @@ static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_atte
     }
 }
 
-/* Queries of a segment, for all epochs of its pages; means of values. By the block, which waits. Shapes
+/* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the block, which waits. Shapes
    that stretch nothing have one fragment. Each warp has a row of a fragment, or of four epochs, at a
    time. */
 template <int NK, int NB>
@@ -2818,11 +2872,12 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
     const uint32_t plain = ~flags & ((1u << shapes) - 1); /* of these the first has a fragment */
     const uint32_t own = flags | (plain & (0u - plain));
     const uint32_t count = (uint32_t)__popc(own);
+    const uint32_t raw = g->last > g->pages;
     if (threadIdx.x < shapes) {
         room->alias[lane] = flags >> lane & 1u ? lane : (uint32_t)__ffs((int)plain) - 1;
     }
 #pragma unroll 1
-    for (uint32_t y = threadIdx.x / 32; y < (count + fours) * NB * 4; y += warps) {
+    for (uint32_t y = threadIdx.x / 32; y < (count + fours + raw) * NB * 4; y += warps) {
         const uint32_t row = y % (NB * 4);
         const uint32_t which = y / (NB * 4);
         uint32_t bits[NK];
@@ -2833,8 +2888,12 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
             lq__cu_query<NK>(x, bits, a);
             lq__cu_fragment<NK, NB>(room, a, x, shape + (size_t)slot * a->p.heads * a->p.shape,
                                     flags >> slot & 1u, slot, row);
-        } else {
+        } else if (which < count + fours) {
             lq__cu_shift<NK, NB>(room, a, g, bits, first, first + 4 * (which - count), last, row);
+        } else {
+            float x[NK];
+            lq__cu_query<NK>(x, bits, a);
+            lq__cu_raw_fragment<NK, NB>(room, a, x, row);
         }
     }
 #pragma unroll 1
@@ -3152,45 +3211,6 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
 }
 
 /* ---- raw tokens: f16 or bf16 rows in device memory ---- */
-/* Shared memory of a block that has them, behind sums of each warp (rows, wide). */
-template <int NK, int NB> struct lq__cu_raw_room {
-    uint32_t fragments[NB][32][4 * NK]; /* of queries */
-    float scale[NB * 4];
-    float slope[NB * 4];
-    float2 sums[LQ__CU_WARPS][NB * 4]; /* logit, sum */
-};
-
-/* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n + t of
-   column n has dims 32 i + 8 t + e: registers 4 i + e / 2. */
-template <int NK, int NB>
-static __device__ void lq__cu_raw_fragment(lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
-                                           float *x, uint32_t row)
-{
-    const uint32_t lane = threadIdx.x % 32;
-    float most = 0;
-#pragma unroll
-    for (int i = 0; i < NK; i++) {
-        most = fmaxf(most, fabsf(x[i]));
-    }
-    most = lq__cu_warp_most(most);
-    if (!(most <= 1.3e30f) && lane == 0) {
-        atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
-    }
-    most = fmaxf(most, 1e-30f);
-#pragma unroll
-    for (int i = 0; i < NK; i++) {
-        const float y = x[i] / most;
-        const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
-        const float rest = y - lq__cu_float(high, a->p.is_bf16);
-        uint16_t *at = (uint16_t *)room->fragments[row / 4][row % 4 * 8 + lane / 8] + 8 * i + lane % 8;
-        at[0] = high;
-        at[4 * 4 * NK * 2] = lq__cu_half_of(rest, a->p.is_bf16);
-    }
-    if (lane == 0) {
-        room->scale[row] = most;
-    }
-}
-
 LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uint32_t b1,
                                    uint32_t is_bf16)
 {
@@ -3253,7 +3273,7 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
    4 n + t. */
 template <int NK, int NB>
 LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
-                                     const lq__cu_raw_room<NK, NB> *room, const lq__cu_attention *a,
+                                     const lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                      const lq__cu_segment *g, uint32_t first)
 {
     const uint32_t lane = threadIdx.x % 32;
@@ -3265,7 +3285,7 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
         const uint32_t a1[4] = {k[i][0].z, k[i][1].z, k[i][0].w, k[i][1].w};
 #pragma unroll
         for (int n = 0; n < NB; n++) {
-            const uint32_t *b = room->fragments[n][lane] + 4 * i;
+            const uint32_t *b = room->raw.fragments[n][lane] + 4 * i;
             lq__cu_mma_half(c[n], a0, b[0], b[1], a->p.is_bf16);
             lq__cu_mma_half(c[n], a1, b[2], b[3], a->p.is_bf16);
         }
@@ -3278,7 +3298,7 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
         for (int r = 0; r < 2; r++) {
             const uint32_t i = first + 8 * r + lane / 4;
             const uint32_t t = i < sinks ? i : g->q.to + (i - sinks);
-            float y = (c[n][2 * r] + c[n][2 * r + 1]) * room->scale[row];
+            float y = (c[n][2 * r] + c[n][2 * r + 1]) * room->raw.scale[row];
             if (a->softcap != 0.0f) {
                 y = lq__cu_cap(y, a->softcap, a->softcap_inverse);
             }
@@ -3294,14 +3314,14 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
 
 /* Logits to weights; the warp's largest and sum, and what its sums so far are to be multiplied by. */
 template <int NK, int NB>
-LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *room)
+LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
     float old = 0;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
-        const float2 all = room->sums[warp][4 * n + lane % 4];
+        const float2 all = room->raw.sums[warp][4 * n + lane % 4];
         float most = fmaxf(s[n][0], s[n][1]);
         float share;
         float sum;
@@ -3323,7 +3343,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *roo
         old = lane / 16 == (uint32_t)n ? share : old;
         __syncwarp();
         if (lane < 4) {
-            room->sums[warp][4 * n + lane] = make_float2(most, sum);
+            room->raw.sums[warp][4 * n + lane] = make_float2(most, sum);
         }
     }
     return old;
@@ -3332,7 +3352,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_raw_room<NK, NB> *roo
 /* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is read
    is on its way before the first of it is used. */
 template <int NK, int NB>
-static __device__ void lq__cu_raw_item(float *part, lq__cu_raw_room<NK, NB> *room,
+static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                        const lq__cu_attention *a, const lq__cu_segment *g,
                                        uint32_t first)
 {
@@ -3403,111 +3423,6 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_raw_room<NK, NB> *roo
     }
 }
 
-LQ__CU_DEVICE lq__cu_record *lq__cu_record_of(const lq__cu_attention *a, uint32_t which)
-{
-    return (lq__cu_record *)(void *)(a->records + which * LQ__CU_RECORD(a->p.steps));
-}
-
-/* Sums of all warps over raw tokens to the record; by the block. */
-template <int NK, int NB>
-static __device__ void lq__cu_raw_join(lq__cu_record *record, const float *parts,
-                                       const lq__cu_raw_room<NK, NB> *room)
-{
-    constexpr uint32_t all = NB * 4 * 32 * NK;
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < all; x += blockDim.x) {
-        const uint32_t row = x / (32 * NK);
-        float most = LQ__CU_NOTHING;
-        float sum = 0;
-        float part = 0;
-#pragma unroll 1
-        for (uint32_t w = 0; w < blockDim.x / 32; w++) {
-            const float2 own = room->sums[w][row];
-            const float larger = fmaxf(most, own.x);
-            const float old = lq__cu_exp2(most - larger);
-            const float weight = lq__cu_exp2(own.x - larger);
-            most = larger;
-            sum = fmaf(own.y, weight, sum * old);
-            part = fmaf(parts[w * all + x], weight, part * old);
-        }
-        __stcg(record->part + x, part);
-        if (x % (32 * NK) == 0) {
-            __stcg(&record->sums[row], make_float2(most, sum));
-        }
-    }
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(&record->ready), "r"(1) : "memory");
-    }
-}
-
-/* All raw tokens: each of the first blocks has those of a sequence, kv head and block of rows at a time.
-   Loops are left as they are: this code runs once, and waits for instructions most of its time. */
-template <int NK, int NB>
-static __device__ void lq__cu_raw_tokens(uint8_t *shared, const lq__cu_attention *a)
-{
-    constexpr uint32_t all = NB * 4 * 32 * NK;
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t warp = threadIdx.x / 32;
-    const uint32_t warps = blockDim.x / 32;
-    const uint32_t each = a->p.heads * a->blocks;
-    float *parts = (float *)(void *)shared;
-    lq__cu_raw_room<NK, NB> *room = (lq__cu_raw_room<NK, NB> *)(void *)(parts + warps * all);
-#pragma unroll 1
-    for (uint32_t which = blockIdx.x; which < a->b.count * each; which += a->raw_blocks) {
-        lq__cu_segment g;
-        lq__cu_look(&g, a, which / each);
-        g.head = which % each / a->blocks;
-        g.block = which % a->blocks;
-#pragma unroll 1
-        for (uint32_t row = warp; row < NB * 4; row += warps) {
-            const uint32_t r = g.block * NB * 4 + row;
-            uint32_t bits[NK];
-            float query[NK];
-            lq__cu_query_load<NK, NB>(bits, a, &g, row);
-            lq__cu_query<NK>(query, bits, a);
-            lq__cu_raw_fragment<NK, NB>(room, a, query, row);
-            if (lane == 0) {
-                room->slope[row] = r < a->rows && a->slopes
-                                       ? a->slopes[g.head * a->group + r % a->group] * 1.44269504f
-                                       : 0.0f;
-            }
-        }
-#pragma unroll 1
-        for (uint32_t x = lane; x < all; x += 32) {
-            parts[warp * all + x] = 0;
-        }
-        if (lane < NB * 4) {
-            room->sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
-        }
-        __syncthreads();
-#pragma unroll 1
-        for (uint32_t first = warp * LQ__CU_RAW; first < g.raw; first += warps * LQ__CU_RAW) {
-            lq__cu_raw_item<NK, NB>(parts + warp * all, room, a, &g, first);
-        }
-        __syncthreads();
-        lq__cu_raw_join<NK, NB>(lq__cu_record_of(a, which), parts, room);
-    }
-}
-
-/* Waits for the sums of raw tokens of a record, which is then as it was before. By all threads. */
-LQ__CU_DEVICE void lq__cu_raw_wait(lq__cu_record *record)
-{
-    if (threadIdx.x == 0) {
-        uint32_t ready;
-        do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                         : "=r"(ready)
-                         : "l"(&record->ready)
-                         : "memory");
-        } while (ready == 0);
-        record->ready = 0;
-        record->counter = 0;
-    }
-    __syncthreads();
-}
-
 /* ---- sums of warps, and of blocks ---- */
 /* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a row,
    lane 8 k + w has slots k and k + 4 of warp w. */
@@ -3516,21 +3431,23 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t w = lane % 8;
-    const bool used = w < LQ__CU_WARPS && room->used[w];
+    const uint32_t used = w < LQ__CU_WARPS ? room->used[w] : 0;
 #pragma unroll 1
     for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
-        const float own = used ? room->weight[w][row] : LQ__CU_NOTHING;
-        float most = own;
-        float sum = 0;
+        const float hot = used & 1u ? room->weight[w][0][row] : LQ__CU_NOTHING;
+        const float2 raw = used & 2u ? room->raw.sums[w][row] : make_float2(LQ__CU_NOTHING, 0.0f);
+        float most = fmaxf(hot, raw.x);
+        float sum;
 #pragma unroll
         for (int h = 1; h < 8; h *= 2) {
             most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
         }
+        sum = lane < 8 ? raw.y * lq__cu_exp2(raw.x - most) : 0.0f;
 #pragma unroll
         for (uint32_t slot = lane / 8; slot < LQ__CU_SLOTS; slot += 4) {
             float2 x = make_float2(0.0f, LQ__CU_NOTHING);
             float share;
-            if (used) {
+            if (used & 1u) {
                 x = room->sums[w][slot][row];
             }
             share = x.x * lq__cu_exp2(x.y - most);
@@ -3548,7 +3465,8 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
             sum += __shfl_xor_sync(~0u, sum, h);
         }
         if (lane < LQ__CU_WARPS) {
-            room->weight[w][row] = used ? lq__cu_exp2(own - most) : 0.0f;
+            room->weight[w][0][row] = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
+            room->weight[w][1][row] = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
         }
         if (lane == 0) {
             room->all[row] = make_float2(most, sum);
@@ -3568,17 +3486,24 @@ static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *roo
     constexpr uint32_t wide = 32 * NK;
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
-    float *to = (float *)(void *)ring;
+    float *hot = (float *)(void *)ring;
+    float *raw = (float *)(void *)(ring + a->ring_bytes);
     lq__cu_weigh_warps<NK, NB>(room, a);
 #pragma unroll 1
     for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += blockDim.x) {
+        const uint32_t row = x / wide;
         float sum = 0;
+        float sum_raw = 0;
 #pragma unroll
         for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
             const float *of = (const float *)(const void *)(ring + w * a->warp_bytes);
-            sum = room->used[w] ? fmaf(of[x], room->weight[w][x / wide], sum) : sum;
+            const uint32_t used = room->used[w];
+            sum = used & 1u ? fmaf(of[x], room->weight[w][0][row], sum) : sum;
+            sum_raw = used & 2u ? fmaf(of[a->ring_bytes / 4 + x], room->weight[w][1][row], sum_raw)
+                                : sum_raw;
         }
-        to[x] = sum; /* read by this thread alone before */
+        hot[x] = sum; /* read by this thread alone before */
+        raw[x] = sum_raw;
     }
     __syncthreads();
 #pragma unroll 1
@@ -3586,7 +3511,7 @@ static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *roo
         float x[NK];
 #pragma unroll
         for (int i = 0; i < NK; i++) {
-            x[i] = to[row * wide + 32 * i + lane];
+            x[i] = hot[row * wide + 32 * i + lane];
         }
         lq__cu_spin<NK>(x, block);
 #pragma unroll
@@ -3594,11 +3519,12 @@ static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *roo
             const uint32_t d = 32u * i + lane;
             float sum = x[i] * rsqrtf((float)block);
             sum = lq__cu_signs[i] >> lane & 1u ? -sum : sum;
+            sum += raw[row * wide + d];
 #pragma unroll 1
             for (uint32_t slot = 0; slot < slots; slot++) {
                 sum = fmaf(room->share[slot][row], room->v_mean[slot][d], sum);
             }
-            to[row * wide + d] = sum;
+            hot[row * wide + d] = sum;
         }
     }
     __syncthreads();
@@ -3633,15 +3559,14 @@ LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
     return 2 * (size_t)(from + i) + (i == 0);
 }
 
-/* Joins the parts of a segment, of `blocks` blocks and of raw tokens; by the last one of them. A thread has four dims of a
+/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims of a
    part in so many as there are threads for. */
 template <int NK, int NB>
 static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention *a,
                                           lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
-                                          const lq__cu_record *record, uint32_t from, uint32_t blocks)
+                                          uint32_t from, uint32_t count)
 {
     constexpr uint32_t rows = NB * 4;
-    const uint32_t count = blocks + 1; /* the last one is of raw tokens */
     constexpr uint32_t fours = rows * 8 * NK;
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t groups = max(blockDim.x / fours, 1u);
@@ -3655,15 +3580,12 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
         float sum = 0;
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
-            most = fmaxf(most, __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
-                                                 : &record->sums[row])
-                                   .x);
+            most = fmaxf(most, __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]).x);
         }
         most = lq__cu_warp_most(most);
 #pragma unroll 1
         for (uint32_t i = lane; i < count; i += 32) {
-            const float2 x = __ldcg(i < blocks ? &a->sums[lq__cu_part_at(from, i) * rows + row]
-                                               : &record->sums[row]);
+            const float2 x = __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]);
             const float weight = lq__cu_exp2(x.x - most);
             weights[row * count + i] = weight;
             sum = fmaf(x.y, weight, sum);
@@ -3687,8 +3609,7 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
                 const uint32_t y = min(i + k * groups, count - 1);
-                part[k] = __ldcg(y < blocks ? &parts[lq__cu_part_at(from, y) * fours + x]
-                                            : (const float4 *)(const void *)record->part + x);
+                part[k] = __ldcg(&parts[lq__cu_part_at(from, y) * fours + x]);
             }
 #pragma unroll
             for (uint32_t k = 0; k < 8; k++) {
@@ -3714,7 +3635,7 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
     }
 }
 
-/* A segment's sums of this block to the workspace; the last block that has some joins all. */
+/* A segment's sums of this block: to the caller, or, where others have parts of them, to the workspace. */
 template <int NK, int NB>
 static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
                                      const lq__cu_attention *a, const lq__cu_segment *g, uint32_t items)
@@ -3722,15 +3643,19 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
     const float *sums = (const float *)(const void *)ring;
-    const uint32_t grid = gridDim.x - a->raw_blocks;
-    lq__cu_record *record =
-        lq__cu_record_of(a, (g->s * a->p.heads + g->head) * a->blocks + g->block);
     uint32_t from;
     uint32_t count;
     size_t part;
-    from = lq__cu_owner(g->flat, items, grid);
-    count = lq__cu_owner(g->flat + g->items - 1, items, grid) + 1 - from;
-    part = lq__cu_part_at(from, blockIdx.x - a->raw_blocks - from);
+    if (g->first == 0 && g->last == g->items) {
+#pragma unroll 1
+        for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
+            lq__cu_give(a, g, x / wide, rows, x % wide, sums[x], room->all[x / wide]);
+        }
+        return;
+    }
+    from = lq__cu_owner(g->flat, items);
+    count = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
+    part = lq__cu_part_at(from, blockIdx.x - from);
 #pragma unroll 1
     for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
         __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
@@ -3741,17 +3666,20 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
     }
     __syncthreads();
     if (threadIdx.x == 0) {
+        uint32_t *counter = a->counters + (g->s * a->p.heads + g->head) * a->blocks + g->block;
         uint32_t before;
         asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
                      : "=r"(before)
-                     : "l"(&record->counter)
+                     : "l"(counter)
                      : "memory");
         room->last = before + 1 == count;
+        if (room->last) {
+            *counter = 0;
+        }
     }
     __syncthreads();
     if (room->last) {
-        lq__cu_raw_wait(record);
-        lq__cu_join_blocks<NK, NB>(ring, a, room, g, record, from, count);
+        lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
     }
 }
 
@@ -3859,7 +3787,7 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
             to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st.acc[n][i] + st.even[n];
         }
         if (lane < 4) {
-            room->weight[threadIdx.x / 32][4 * n + lane] = st.most[n];
+            room->weight[threadIdx.x / 32][0][4 * n + lane] = st.most[n];
         }
     }
 }
@@ -3880,10 +3808,6 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     uint32_t items;
     uint32_t flat;
     uint32_t end;
-    if (blockIdx.x < a.raw_blocks) {
-        lq__cu_raw_tokens<NK, NB>(shared, &a);
-        return;
-    }
     if (threadIdx.x < 18) {
         const uint32_t i = threadIdx.x % 9;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
@@ -3895,15 +3819,16 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     lq__cu_count<NK, NB>(room, &a);
     of.init(room->lookup);
     items = room->flat[a.b.count];
-    flat = lq__cu_begin(blockIdx.x - a.raw_blocks, items, gridDim.x - a.raw_blocks);
-    end = lq__cu_begin(blockIdx.x - a.raw_blocks + 1, items, gridDim.x - a.raw_blocks);
+    flat = lq__cu_begin(blockIdx.x, items);
+    end = lq__cu_begin(blockIdx.x + 1, items);
     while (flat < end) {
         lq__cu_segment g;
         uint32_t pages; /* items up to there are pages */
         uint32_t item;
+        uint32_t raw;
         uint32_t ids;
         lq__cu_segment_at<NK, NB>(&g, room, &a, flat, end);
-        flat = min(end, g.flat + g.items);
+        flat = min(end, g.flat + g.items + LQ__CU_TRAIL);
         if (g.first >= g.last) { /* what is only there to take time */
             continue;
         }
@@ -3923,8 +3848,24 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
             (&room->sums[0][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
         }
         lq__cu_prepare<NK, NB>(room, &a, &g, g.page + g.first, g.page + pages);
+        raw = g.last > g.pages ? g.raw : 0; /* tokens for this block */
         if (lane == 0) {
-            room->used[warp] = item < pages;
+            room->used[warp] = (item < pages ? 1u : 0u) | (warp * LQ__CU_RAW < raw ? 2u : 0u);
+        }
+        if (warp * LQ__CU_RAW < raw) { /* while the first pages come */
+            float *to = sums + a.ring_bytes / 4;
+#pragma unroll 1
+            for (uint32_t x = lane; x < NB * 4 * 32 * NK; x += 32) {
+                to[x] = 0;
+            }
+            if (lane < NB * 4) {
+                room->raw.sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
+            }
+            __syncwarp();
+#pragma unroll 1
+            for (uint32_t x = warp * LQ__CU_RAW; x < raw; x += warps * LQ__CU_RAW) {
+                lq__cu_raw_item<NK, NB>(to, room, &a, &g, x);
+            }
         }
         if (item < pages) {
             lq__cu_pages<KIND, NK, NB>(sums, &ring, room, &a, &g, &of, item, pages, ids);
@@ -3953,13 +3894,13 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
 typedef struct lq__cu_launch {
     uint32_t warps;
     uint32_t stages;
+    uint32_t ring_bytes;
     uint32_t warp_bytes;
     size_t shared;
     uint32_t grid;
     uint32_t most; /* of all grids */
     uint32_t half; /* rows of a block of rows: 4 or 8 */
     uint32_t lead;
-    uint32_t raw_blocks;
     uint32_t blocks;
 } lq__cu_launch;
 
@@ -3995,6 +3936,7 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     uint32_t raw;
     uint32_t blocks;
     uint32_t sums;
+    uint32_t left;
     size_t room;
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
@@ -4006,8 +3948,8 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     l->half = rows <= 4 ? 4 : 8;
     l->blocks = (rows + l->half - 1) / l->half;
     room = lq__cu_room_of(p->steps, l->half);
-    raw = 2 * l->half * 32 * p->steps * 4 + 256; /* bytes of a warp's sums, and of what it makes them of */
-    least = (max(p->part, raw) + 127) / 128 * 128;
+    raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
+    least = (max(p->part, raw) + 127) / 128 * 128 + raw;
     for (blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
         const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
         size_t warps;
@@ -4022,20 +3964,17 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
             return LQ_E_ARG;
         }
         l->warps = (uint32_t)warps;
-        l->stages = (uint32_t)min((mine - room) / warps / 128 * 128 / p->part, (size_t)LQ__CU_STAGES);
-        l->warp_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
+        l->stages = (uint32_t)min(((mine - room) / warps / 128 * 128 - raw) / p->part,
+                                  (size_t)LQ__CU_STAGES);
+        l->ring_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
+        l->warp_bytes = l->ring_bytes + raw;
         l->shared = warps * l->warp_bytes + room;
         l->most = (uint32_t)processors * 2;
         l->grid = (uint32_t)processors * blocks;
         sums = count * p->heads * l->blocks;
-        l->raw_blocks = min(sums, min(8 + sums / 64, l->grid / 8));
-        l->grid -= l->raw_blocks;
-        l->lead = LQ__CU_LEAD;
-        if (l->grid % sums * 10 <= l->grid && sums <= l->grid) { /* as many blocks for each, so that */
-            l->grid -= l->grid % sums;                          /* alike ones are cut alike */
-            l->lead = 0;
-        }
-        l->grid += l->raw_blocks;
+        left = l->grid % sums; /* as many blocks for each, so that alike ones are cut alike */
+        l->lead = left * 10 <= l->grid ? 0 : LQ__CU_LEAD;
+        l->grid -= l->lead ? 0 : left;
         return LQ_OK;
     }
     return LQ_E_ARG;
@@ -4050,9 +3989,9 @@ static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, cons
     if (at) {
         a->sums = (float2 *)(void *)at;
         a->parts = (float *)(void *)(at + parts * 8);
-        a->records = at + bytes;
+        a->counters = (uint32_t *)(void *)(at + bytes);
     }
-    return bytes + (size_t)count * p->heads * l->blocks * LQ__CU_RECORD(p->steps);
+    return bytes + (size_t)count * p->heads * l->blocks * 4;
 }
 
 extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
@@ -4123,7 +4062,7 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.window_sinks = desc->window_sinks != 0;
     a.blocks = l.blocks;
     a.lead = l.lead;
-    a.raw_blocks = l.raw_blocks;
+    a.ring_bytes = l.ring_bytes;
     a.stages = l.stages;
     a.warp_bytes = l.warp_bytes;
 #define LQ__CU_ROW(name, wide)                                                                     \
@@ -4678,7 +4617,7 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_SLOTS
 #undef LQ__CU_EPOCHS
 #undef LQ__CU_RAW
-#undef LQ__CU_RECORD
+#undef LQ__CU_TRAIL
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_WARPS

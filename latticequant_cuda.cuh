@@ -2,7 +2,7 @@
    SPDX-License-Identifier: MIT (text in latticequant.h)
 
    >>readme
-   Pages of 8, 4, 3 or 2 bits a number, or E8 at 4, that lie in device memory in the order in which
+   Pages of 8, 4, 3 or 2 bits a number, or E8 at 4, which lie in device memory in the order in which
    the tensor cores take them: appended to, sealed to the same bytes as on the CPU, attended as the
    integers that they are, and exchanged with latticequant.h without loss. Needs the CUDA Toolkit
    alone; compute capability 8.0 or newer.
@@ -23,7 +23,8 @@
      >>readme >>manual   this comment
      >>config >>types    instances, descriptors
      >>api               declarations
-     >>layout            implementation from here: kinds, a page's layout, plans of memory, host copies
+     >>layout            implementation from here: kinds, a page's layout, plans of memory, host
+                         copies
      >>turn              vectors to integers, as >>turn and >>seal of latticequant.h
      >>append            means, pages sealed, raw tokens kept
      >>stream            pages into shared memory
@@ -32,57 +33,57 @@
      >>end               undefinitions
 
    CONCEPTS (those of latticequant.h; in addition)
-   slot     a sequence's place in the state of a layer: raw tokens, sums, means. One for each sequence
-            that can live at a time.
+   slot     a sequence's place in the state of a layer: raw tokens, sums, means. One for each
+            sequence that can live at a time.
    page     64 tokens of all kv heads of a layer, keys and values. Pages lie in a pool; a sequence's
             page table names its pages in order: page j holds the tokens sinks + 64 j and on. A page
             id is the same in the pools of all layers.
-   batch    the sequences of a launch: slots, tokens before this step, tokens in this step, page tables.
-   The caller hands out page ids and slots and counts tokens; all of it is read on the device, so that a
-   step can be captured in a graph. A page id may stand in several tables (forks share full pages). A
-   sequence of n tokens needs ids for pages of tokens up to n - window: lq_cuda_pages_of(&desc, n).
+   batch    the sequences of a launch: slots, tokens before this step, tokens in this step, page
+            tables.
+   The caller hands out page ids and slots and counts tokens; all of it is read on the device, so
+   that a step can be captured in a graph. A page id may stand in several tables (forks share full
+   pages). A sequence of n tokens needs lq_cuda_pages_of(&desc, n) of them.
 
    MEMORY of the caller, all of it on the device
      pool       lq_cuda_pool_bytes, aligned to 128: pages of one layer
      state      lq_cuda_state_bytes, aligned to 128: of one layer; zeros before its first use
                 (lq_cuda_clear for a slot that is used again)
-     workspace  lq_cuda_attend_bytes, aligned to 128, zeros before its first use; may serve all layers
-                of the same dims and all calls of one stream
+     workspace  lq_cuda_attend_bytes, aligned to 128, zeros before its first use; may serve all
+                layers of the same dims and all calls of one stream
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
-   BAD INPUT. Page ids, slots and token counts are checked on the device; what is out of range sets a
-   bit in batch.flags, and is left out or cut. Any bytes may stand in pages: levels and scales are then
-   wrong, nothing else is.
+   BAD INPUT. Page ids, slots and token counts are checked on the device; what is out of range sets
+   a bit in batch.flags, and is left out or cut. Any bytes may stand in pages: levels and scales are
+   then wrong, nothing else is.
 
-   PAGE ON THE DEVICE, layout 1. Of a page each head has its own part, `head bytes` (lq_cuda_page_bytes
-   over kv heads), a multiple of 16:
+   PAGE ON THE DEVICE, layout 1. Of a page each head has its own part, `head bytes`
+   (lq_cuda_page_bytes over kv heads), a multiple of 16:
    .- part of a head ---------------------------------------------------------------------------.
    | levels of K  | levels of V  | scales of K u8[64] | scales of V u8[64] | header u8[16]       |
    '--------------------------------------------------------------------------------------------'
      header   i8 base of K's scales, i8 of V's; u8 1: some scale of K is 0; u8 the same of V; zeros
-     unit     8 levels: of K 8 dims of a token, from a multiple of 8 on; of V 8 tokens of a dim. `steps`
-              is dims / 32 rounded up (80 dims have the room of 96).
+     unit     8 levels: of K 8 dims of a token, from a multiple of 8 on; of V 8 tokens of a dim.
+              `steps` is dims / 32 rounded up (80 dims have the room of 96).
               K  token 8 g + j, dims 32 i + 8 t ..:   lane 4 g + t, unit j steps + i
               V  dim 8 d + g, tokens 8 (4 s + t) ..:  lane 4 g + t, unit 4 s steps + d
-     words    4 units of a lane, 4 n .. 4 n + 3, are a group of 8 bits' worth of 32-bit words: Z8 8, Z4
-              and E8 4, Z3 3, Z2 2. Word p of group n of a lane is word
-              ((n (W / v) + p / v) 32 + lane) v + p mod v of its levels, W words a group, v = min(W, 4)
-              (Z3: 1)
+     words    4 units of a lane, 4 n .. 4 n + 3, are a group of W 32-bit words: Z8 8, Z4 and E8 4,
+              Z3 3, Z2 2. Word p of group n of a lane is word
+              ((n (W / v) + p / v) 32 + lane) v + p mod v of its levels, v = min(W, 4) (Z3: 1)
               Z8  unit k has words 2 k and 2 k + 1, a byte a level: code xor 128
               Z4  unit k is word k, nibble e is code e; E8 the same
-              Z3  nibble e of word k has code e of unit k in its low three bits, for k < 3, and bit k
-                  of code e of unit 3 above them
-              Z2  half k mod 2 of word k / 2; codes 0 .. 3 are bits 4 e .., codes 4 .. 7 bits 4 e - 14 ..
-     Codes, scales and bases are those of tiles ("Hot tiles" of latticequant.h); the coset of E8 is the
-     parity of a unit, as there. So tiles become pages and pages tiles by moving bits alone.
-     The mean of 8 m16n8k32 rows is that a lane's words are its fragment of A: K's units are rows (g:
-     granules of 8 tokens) by 32 dims, V's 16 dims by 32 tokens, and a granule's words are nobody else's.
+              Z3  nibble e of word k has code e of unit k in its low three bits, for k < 3, and bit
+                  k of code e of unit 3 above them
+              Z2  half k mod 2 of word k / 2; codes 0 .. 3 from bit 4 e on, 4 .. 7 from bit 4 e - 14
+     Codes, scales and bases are those of tiles ("Hot tiles" of latticequant.h); the coset of E8 is
+     the parity of a unit, as there. So tiles become pages and pages tiles by moving bits alone.
+     A lane has its fragments of A of m16n8k32: of K 16 tokens by 32 dims, of V 16 dims by 32
+     tokens; and the words of a granule, eight tokens that are sealed together, are nobody else's.
 
    WHAT IT DOES NOT DO
-   Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike dims or
-   kinds, MLA, warm and packed pages, prefill kernels (a prompt is appended in one call, but attends 8
-   queries at a time), eviction, truncation, shifts. */
+   Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike
+   dims or kinds, MLA, warm and packed pages, prefill kernels (a prompt is appended in one call, but
+   attends 8 queries at a time), eviction, truncation, shifts. */
 
 /* ================================================================================================
    >>config   instances                                                       >>types   descriptors
@@ -103,11 +104,11 @@
 
 /* Bits of lq_cuda_batch.flags. */
 enum {
-    LQ_CUDA_BAD_PAGE = 1,   /* a page id outside the pool, or more tokens than the table has pages */
+    LQ_CUDA_BAD_PAGE = 1,   /* an id outside the pool, or more tokens than the table has pages */
     LQ_CUDA_BAD_SLOT = 2,   /* outside the state */
     LQ_CUDA_BAD_COUNT = 4,  /* more tokens in a step than batch.most */
-    LQ_CUDA_BAD_NUMBER = 8, /* NaN, infinity, or bf16 above 2^120, in keys, values, queries or logits */
-    LQ_CUDA_CUT = 16        /* vectors too small beside others of their page became zeros, or clipped */
+    LQ_CUDA_BAD_NUMBER = 8, /* NaN, infinity, bf16 above 2^120: keys, values, queries, logits */
+    LQ_CUDA_CUT = 16        /* vectors much smaller than others of their page became zeros */
 };
 
 /* A layer's cache.
@@ -157,9 +158,9 @@ typedef struct lq_cuda_batch {
     uint32_t *flags;
 } lq_cuda_batch;
 
-/* Vectors on the device: element d of head h of token t of sequence s lies at s * sequence_stride + t *
-   token_stride + h * head_stride + d, in elements of the layer's type. All but d come in multiples of
-   8, and data is aligned to 16. */
+/* Vectors on the device: element d of head h of token t of sequence s lies at s * sequence_stride +
+   t * token_stride + h * head_stride + d, in elements of the layer's type. All but d come in
+   multiples of 8, and data is aligned to 16. */
 typedef struct lq_cuda_view {
     const void *data;
     size_t sequence_stride;
@@ -208,65 +209,70 @@ LQ_CUDA_API size_t lq_cuda_state_bytes(const lq_cuda_desc *desc);
 LQ_CUDA_API uint32_t lq_cuda_pages_of(const lq_cuda_desc *desc, uint32_t tokens);
 LQ_CUDA_API uint32_t lq_cuda_sealed_of(const lq_cuda_desc *desc, uint32_t tokens);
 
-/* Makes a layer of memory on the device. LQ_E_ARG: NULL, not valid, or not aligned to 128; LQ_E_SPACE:
-   fewer bytes than the functions above say. */
+/* Makes a layer of memory on the device. LQ_E_ARG: NULL, not valid, or not aligned to 128;
+   LQ_E_SPACE: fewer bytes than the functions above say. */
 LQ_CUDA_API int lq_cuda_layer_init(lq_cuda_layer *layer, void *pool, size_t pool_bytes, void *state,
                                    size_t state_bytes, const lq_cuda_desc *desc);
 
 /* Makes a slot that of an empty sequence. */
 LQ_CUDA_API int lq_cuda_clear(const lq_cuda_layer *layer, uint32_t slot, cudaStream_t stream);
 
-/* Makes slot `to` that of a sequence like `from`, and page to_page a copy of from_page, which is the
-   one that is not full (LQ_KV_NONE: there is none). Full pages are shared: their ids stand in both
-   tables. */
-LQ_CUDA_API int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t from, uint32_t to_page,
-                             uint32_t from_page, cudaStream_t stream);
+/* Makes slot `to` that of a sequence like `from`, and page to_page a copy of from_page, which is
+   the one that is not full (LQ_KV_NONE: there is none). Full pages are shared: their ids stand in
+   both tables. */
+LQ_CUDA_API int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t from,
+                             uint32_t to_page, uint32_t from_page, cudaStream_t stream);
 
-/* Appends the tokens of a step to all sequences of a batch: what leaves their windows is sealed, to the
-   bytes that lq_kv_append makes of the same vectors, the others are kept raw. Keys come with their
-   RoPE. Page tables must have ids for the tokens after this step. */
+/* Appends the tokens of a step to all sequences of a batch: what leaves their windows is sealed, to
+   the bytes that lq_kv_append makes of the same vectors, the others are kept raw. Keys come with
+   their RoPE. Page tables must have ids for the tokens after this step. */
 LQ_CUDA_API int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *batch,
                                const lq_cuda_view *k, const lq_cuda_view *v, cudaStream_t stream);
 
-/* Bytes of workspace for any batch of up to `count` sequences on the current device; 0: not valid. */
+/* Bytes of workspace for any batch of up to `count` sequences on the current device; 0: not valid.
+   */
 LQ_CUDA_API size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
                                         uint32_t count);
 
-/* Attention of a batch that has been appended to. Sums of floats: equal from run to run for the same
-   batch on the same device. */
+/* Attention of a batch that has been appended to. Sums of floats: equal from run to run for the
+   same batch on the same device. */
 LQ_CUDA_API int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *batch,
                                const lq_cuda_attend_desc *desc, cudaStream_t stream);
 
 /* A page's part of head h (of lq_cuda_page_bytes / kv_heads bytes) in host memory, from tiles of
-   latticequant.h and back, for all bytes of tiles alike: k_tile and v_tile have dims * 8 * bits + 64
-   bytes, the layout of "Hot tiles" there. tokens: those from there on are left out (zeros).
+   latticequant.h and back, for all bytes of tiles alike: k_tile and v_tile have dims * 8 * bits +
+   64 bytes, the layout of "Hot tiles" there. tokens: those from there on are left out (zeros).
    LQ_E_ARG: NULL, or desc not valid. */
-LQ_CUDA_API int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc, const uint8_t *k_tile,
-                                        const uint8_t *v_tile, int k_base, int v_base, uint32_t tokens);
+LQ_CUDA_API int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc,
+                                        const uint8_t *k_tile, const uint8_t *v_tile, int k_base,
+                                        int v_base, uint32_t tokens);
 LQ_CUDA_API int lq_cuda_part_to_tiles(uint8_t *k_tile, uint8_t *v_tile, int *k_base, int *v_base,
-                                      const lq_cuda_desc *desc, const uint8_t *part, uint32_t tokens);
+                                      const lq_cuda_desc *desc, const uint8_t *part,
+                                      uint32_t tokens);
 
-/* The same on the device, of `count` pages of a layer: ids (count) on the device; tiles of K (count, kv
-   heads, dims * 8 * bits + 64), likewise V; bases (count, 2, kv_heads) i8; tokens (count), NULL: 64. Ids
-   outside the pool set flags. */
+/* The same on the device, of `count` pages of a layer: ids (count) on the device; tiles of K
+   (count, kv heads, dims * 8 * bits + 64), likewise V; bases (count, 2, kv_heads) i8; tokens
+   (count), NULL: 64. Ids outside the pool set flags. */
 LQ_CUDA_API int lq_cuda_pages_from_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
-                                         uint32_t count, const uint8_t *k_tiles, const uint8_t *v_tiles,
-                                         const int8_t *bases, const uint32_t *tokens, uint32_t *flags,
+                                         uint32_t count, const uint8_t *k_tiles,
+                                         const uint8_t *v_tiles, const int8_t *bases,
+                                         const uint32_t *tokens, uint32_t *flags,
                                          cudaStream_t stream);
-LQ_CUDA_API int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_t *ids, uint32_t count,
-                                       uint8_t *k_tiles, uint8_t *v_tiles, int8_t *bases,
-                                       const uint32_t *tokens, uint32_t *flags, cudaStream_t stream);
+LQ_CUDA_API int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
+                                       uint32_t count, uint8_t *k_tiles, uint8_t *v_tiles,
+                                       int8_t *bases, const uint32_t *tokens, uint32_t *flags,
+                                       cudaStream_t stream);
 
-/* A sequence of a saved cache (lq_kv_save, lq_kv_export) to the device: the layer of number `number` in
-   the file goes into slot `slot` and the pages `ids` (host memory, lq_cuda_pages_of), and goes on
-   as it would on the CPU.
+/* A sequence of a saved cache (lq_kv_save, lq_kv_export) to the device: the layer of number
+   `number` in the file goes into slot `slot` and the pages `ids` (host memory, lq_cuda_pages_of),
+   and goes on as it would on the CPU.
      sequence   its name in the archive
      tokens     becomes how many it has, also where LQ_E_SPACE comes back
      staging    host memory (best pinned), in use until the stream gets there
      staging_bytes  lq_cuda_load_bytes
-   LQ_E_ARG; LQ_E_SPACE: staging, or fewer than the pages that are needed; LQ_E_RANGE: no such sequence
-   or layer; LQ_E_FORMAT: not a cache like this layer, or with what the manual says is not done;
-   LQ_E_DATA: damaged; LQ_E_IO. Safe for untrusted input. */
+   LQ_E_ARG; LQ_E_SPACE: staging, or fewer than the pages that are needed; LQ_E_RANGE: no such
+   sequence or layer; LQ_E_FORMAT: not a cache like this layer, or with what the manual says is not
+   done; LQ_E_DATA: damaged; LQ_E_IO. Safe for untrusted input. */
 LQ_CUDA_API size_t lq_cuda_load_bytes(const lq_cuda_desc *desc, uint32_t tokens);
 LQ_CUDA_API int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uint32_t *ids,
                              size_t id_count, const lq_archive_reader *reader, uint64_t sequence,
@@ -288,18 +294,18 @@ LQ_CUDA_API int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const ui
 #include <cuda_fp16.h>
 #include <string.h>
 
-/* What is compiled: kind and dims up to a multiple of 32 (64, 96, 128, 192, 256; 96 serves 80). Define
-   it before the #include for others. */
+/* What is compiled: kind and dims up to a multiple of 32 (64, 96, 128, 192, 256; 96 serves 80).
+   Define it before the #include for others. */
 #ifndef LQ_CUDA_INSTANCES
 #define LQ_CUDA_INSTANCES(X) X(Z4, 128) X(E8, 128)
 #endif
 
 /* kind, quantizer, bits, words of 4 units, 1: levels are looked up in two halves (>>attend) */
-#define LQ__CU_KINDS(X)    \
-    X(Z8, LQ_Z, 8, 8, 0)   \
-    X(Z4, LQ_Z, 4, 4, 1)   \
-    X(Z3, LQ_Z, 3, 3, 0)   \
-    X(Z2, LQ_Z, 2, 2, 0)   \
+#define LQ__CU_KINDS(X)  \
+    X(Z8, LQ_Z, 8, 8, 0) \
+    X(Z4, LQ_Z, 4, 4, 1) \
+    X(Z3, LQ_Z, 3, 3, 0) \
+    X(Z2, LQ_Z, 2, 2, 0) \
     X(E8, LQ_E8, 4, 4, 1)
 
 #define LQ__CU_NAME(kind, quantizer, bits, words, halves) LQ__CU_##kind,
@@ -390,10 +396,10 @@ LQ__CU_BOTH uint32_t lq__cu_code(const uint8_t *levels, int kind, lq__cu_place a
             return lq__cu_load32(levels + 4 * lq__cu_word_at(kind, n, k, at.lane)) >> 4 * at.e & 7u;
         }
         for (b = 0; b < 3; b++) {
-            code |= (lq__cu_load32(levels + 4 * lq__cu_word_at(kind, n, b, at.lane)) >>
-                         (4 * at.e + 3) &
-                     1u)
-                    << b;
+            code |=
+                (lq__cu_load32(levels + 4 * lq__cu_word_at(kind, n, b, at.lane)) >> (4 * at.e + 3) &
+                 1u)
+                << b;
         }
         return code;
     default:
@@ -402,14 +408,15 @@ LQ__CU_BOTH uint32_t lq__cu_code(const uint8_t *levels, int kind, lq__cu_place a
     }
 }
 
-/* A unit's codes, a nibble each (Z8: low four bits in `nibbles`, high four in `more`), as words. With
-   `four` units of a group in order, puts the group. */
+/* A unit's codes, a nibble each (Z8: low four bits in `nibbles`, high four in `more`), as words.
+   With `four` units of a group in order, puts the group. */
 LQ__CU_BOTH uint32_t lq__cu_half(uint32_t nibbles) /* of Z2: 16 bits */
 {
     return (nibbles & 0x3333u) | (nibbles >> 16 & 0x3333u) << 2;
 }
 
-/* A group's words from its units: of each kind but Z8, whose units are two words of bytes already. */
+/* A group's words from its units: of each kind but Z8, whose units are two words of bytes already.
+   */
 LQ__CU_BOTH void lq__cu_join(uint32_t *words, int kind, const uint32_t *units)
 {
     int k;
@@ -544,9 +551,9 @@ static int lq__cu_kind_of(const lq_cuda_desc *d)
 /* Whether there is an instance. */
 static int lq__cu_is_compiled(int kind, uint32_t wide)
 {
-#define LQ__CU_ROW(name, dims)                    \
+#define LQ__CU_ROW(name, dims)                     \
     if (kind == LQ__CU_##name && wide == (dims)) { \
-        return 1;                                 \
+        return 1;                                  \
     }
     LQ_CUDA_INSTANCES(LQ__CU_ROW)
 #undef LQ__CU_ROW
@@ -573,8 +580,9 @@ static int lq__cu_plan_init(lq__cu_plan *p, const lq_cuda_desc *d)
     memset(p, 0, sizeof *p);
     if (kind == LQ__CU_NONE || d->dims == 0 || d->dims % 16 || d->dims > 256 || d->kv_heads == 0 ||
         d->kv_heads > 1024 || (d->type != LQ_F16 && d->type != LQ_BF16) ||
-        (d->sinks > 64 && d->sinks != LQ_KV_NONE) || d->window < 24 || d->window > 65536 || d->sequences == 0 || d->pages == 0 ||
-        d->table == 0 || d->table > 65536 || !lq__cu_is_compiled(kind, (d->dims + 31) / 32 * 32)) {
+        (d->sinks > 64 && d->sinks != LQ_KV_NONE) || d->window < 24 || d->window > 65536 ||
+        d->sequences == 0 || d->pages == 0 || d->table == 0 || d->table > 65536 ||
+        !lq__cu_is_compiled(kind, (d->dims + 31) / 32 * 32)) {
         return LQ_E_ARG;
     }
     p->kind = (uint32_t)kind;
@@ -704,8 +712,8 @@ extern "C" int lq_cuda_clear(const lq_cuda_layer *layer, uint32_t slot, cudaStre
                : LQ_E_INTERNAL;
 }
 
-extern "C" int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t from, uint32_t to_page,
-                            uint32_t from_page, cudaStream_t stream)
+extern "C" int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t from,
+                            uint32_t to_page, uint32_t from_page, cudaStream_t stream)
 {
     const cudaMemcpyKind kind = cudaMemcpyDeviceToDevice;
     lq__cu_plan p;
@@ -718,8 +726,8 @@ extern "C" int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t fr
         if (from_page >= p.pages || to_page >= p.pages || from_page == to_page) {
             return LQ_E_ARG;
         }
-        if (cudaMemcpyAsync(p.pool + to_page * page, p.pool + from_page * page, page, kind, stream) !=
-            cudaSuccess) {
+        if (cudaMemcpyAsync(p.pool + to_page * page, p.pool + from_page * page, page, kind,
+                            stream) != cudaSuccess) {
             return LQ_E_INTERNAL;
         }
     }
@@ -807,8 +815,8 @@ LQ__CU_BOTH uint8_t lq__cu_tile_byte(const uint8_t *levels, int kind, int stream
 }
 
 /* A stream's scales, base and flag in a part. */
-LQ__CU_BOTH void lq__cu_scales_from_tile(uint8_t *scales, uint8_t *header, int v, const uint8_t *from,
-                                         int base, uint32_t tokens)
+LQ__CU_BOTH void lq__cu_scales_from_tile(uint8_t *scales, uint8_t *header, int v,
+                                         const uint8_t *from, int base, uint32_t tokens)
 {
     uint8_t zero = 0;
     uint32_t t;
@@ -820,8 +828,9 @@ LQ__CU_BOTH void lq__cu_scales_from_tile(uint8_t *scales, uint8_t *header, int v
     header[2 + v] = zero;
 }
 
-extern "C" int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc, const uint8_t *k_tile,
-                                       const uint8_t *v_tile, int k_base, int v_base, uint32_t tokens)
+extern "C" int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc,
+                                       const uint8_t *k_tile, const uint8_t *v_tile, int k_base,
+                                       int v_base, uint32_t tokens)
 {
     lq__cu_plan p;
     uint32_t n;
@@ -840,8 +849,8 @@ extern "C" int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc, 
         const uint8_t *tile = v ? v_tile : k_tile;
         for (n = 0; n < 2 * p.steps; n++) {
             for (lane = 0; lane < 32; lane++) {
-                lq__cu_group_from_tile(part + v * p.levels, tile, (int)p.kind, v ? LQ_V : LQ_K, p.dims,
-                                       p.steps, n, lane, tokens);
+                lq__cu_group_from_tile(part + v * p.levels, tile, (int)p.kind, v ? LQ_V : LQ_K,
+                                       p.dims, p.steps, n, lane, tokens);
             }
         }
         lq__cu_scales_from_tile(part + 2 * p.levels + 64 * v, part + 2 * p.levels + 128, v,
@@ -900,15 +909,16 @@ static __global__ void __launch_bounds__(128)
     for (uint32_t i = threadIdx.x; i < 2 * 64 * p.steps; i += blockDim.x) {
         const uint32_t v = i / (64 * p.steps);
         const uint32_t at = i % (64 * p.steps);
-        lq__cu_group_from_tile(part + v * p.levels, (v ? v_tiles : k_tiles) + (size_t)blockIdx.x * bytes,
-                               (int)p.kind, v ? LQ_V : LQ_K, p.dims, p.steps, at / 32, at % 32, count);
+        lq__cu_group_from_tile(part + v * p.levels,
+                               (v ? v_tiles : k_tiles) + (size_t)blockIdx.x * bytes, (int)p.kind,
+                               v ? LQ_V : LQ_K, p.dims, p.steps, at / 32, at % 32, count);
     }
     if (threadIdx.x < 2) {
         const uint32_t v = threadIdx.x;
         const uint8_t *tile = (v ? v_tiles : k_tiles) + (size_t)blockIdx.x * bytes;
         lq__cu_scales_from_tile(part + 2 * p.levels + 64 * v, part + 2 * p.levels + 128, (int)v,
-                                tile + bytes - LQ__CU_TOKENS, bases[(page * 2 + v) * p.heads + head],
-                                count);
+                                tile + bytes - LQ__CU_TOKENS,
+                                bases[(page * 2 + v) * p.heads + head], count);
     } else if (threadIdx.x < 14) {
         part[2 * p.levels + 130 + threadIdx.x] = 0;
     }
@@ -948,8 +958,9 @@ static __global__ void __launch_bounds__(128)
 }
 
 extern "C" int lq_cuda_pages_from_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
-                                        uint32_t count, const uint8_t *k_tiles, const uint8_t *v_tiles,
-                                        const int8_t *bases, const uint32_t *tokens, uint32_t *flags,
+                                        uint32_t count, const uint8_t *k_tiles,
+                                        const uint8_t *v_tiles, const int8_t *bases,
+                                        const uint32_t *tokens, uint32_t *flags,
                                         cudaStream_t stream)
 {
     lq__cu_plan p;
@@ -958,15 +969,16 @@ extern "C" int lq_cuda_pages_from_tiles(const lq_cuda_layer *layer, const uint32
         return LQ_E_ARG;
     }
     if (count) {
-        lq__cu_from_tiles_kernel<<<count * p.heads, 128, 0, stream>>>(p, ids, k_tiles, v_tiles, bases,
-                                                                      tokens, flags);
+        lq__cu_from_tiles_kernel<<<count * p.heads, 128, 0, stream>>>(p, ids, k_tiles, v_tiles,
+                                                                      bases, tokens, flags);
     }
     return lq__cu_launched();
 }
 
-extern "C" int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_t *ids, uint32_t count,
-                                      uint8_t *k_tiles, uint8_t *v_tiles, int8_t *bases,
-                                      const uint32_t *tokens, uint32_t *flags, cudaStream_t stream)
+extern "C" int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
+                                      uint32_t count, uint8_t *k_tiles, uint8_t *v_tiles,
+                                      int8_t *bases, const uint32_t *tokens, uint32_t *flags,
+                                      cudaStream_t stream)
 {
     lq__cu_plan p;
     if (lq__cu_plan_of(&p, layer) != LQ_OK || !ids || !k_tiles || !v_tiles || !bases || !flags ||
@@ -983,10 +995,10 @@ extern "C" int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_t
 /* ================================================================================================
    >>turn   vectors on their way into a page: integers, as >>turn and >>seal of latticequant.h
 
-   A warp has a granule: eight tokens of one head's keys or values. Lane 4 j + c holds of token j the
-   dims 32 i + 8 c .. + 7, for each i: three stages of the Hadamard transform are inside a lane's eight,
-   two between the four lanes of a token, the others between registers. The tables are those of
-   latticequant.h; the tests compare bytes.
+   A warp has a granule: eight tokens of one head's keys or values. Lane 4 j + c holds of token j
+   the dims 32 i + 8 c .. + 7, for each i: three stages of the Hadamard transform are inside a
+   lane's eight, two between the four lanes of a token, the others between registers. The tables are
+   those of latticequant.h; the tests compare bytes.
    ============================================================================================== */
 /* Sign bits of the basis, of dims 0 .. 255. */
 static __constant__ uint32_t lq__cu_signs[8] = {0xa2df7714u, 0xb103f415u, 0x55d6717eu, 0xd535708du,
@@ -1044,14 +1056,15 @@ static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_BOUNDS] = {
      12 * 17,
      {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967}}};
 
-/* Of a level, from zero outwards: the first cell that is nearer to it, and its place in half cells. */
+/* Of a level, from zero outwards: the first cell that is nearer to it, and its place in half cells.
+   */
 typedef struct lq__cu_level {
     uint8_t from;
     uint8_t spot;
 } lq__cu_level;
 
-static __constant__ lq__cu_level lq__cu_levels_z4[8] = {{0, 11},  {11, 32}, {22, 55},  {33, 78},
-                                                        {46, 105}, {60, 135}, {78, 175}, {100, 226}};
+static __constant__ lq__cu_level lq__cu_levels_z4[8] = {
+    {0, 11}, {11, 32}, {22, 55}, {33, 78}, {46, 105}, {60, 135}, {78, 175}, {100, 226}};
 static __constant__ lq__cu_level lq__cu_levels_z3[4] = {{0, 21}, {22, 66}, {46, 118}, {77, 190}};
 static __constant__ lq__cu_level lq__cu_levels_z2[2] = {{0, 43}, {46, 143}};
 
@@ -1062,7 +1075,7 @@ static __constant__ int8_t lq__cu_rising_e8[32] = {
 
 /* Tables of a block in shared memory. */
 typedef struct lq__cu_tables {
-    uint32_t cells[128]; /* squared error, level << 16; E8: bracket of 0 .. 127 */
+    uint32_t cells[128];  /* squared error, level << 16; E8: bracket of 0 .. 127 */
     int2 brackets[2][32]; /* E8: by coset and bracket: levels of first and second, their z << 16 */
 } lq__cu_tables;
 
@@ -1104,8 +1117,8 @@ template <int KIND> static __device__ void lq__cu_make_tables(lq__cu_tables *t)
         const uint32_t j = min(i % 32, 30u);
         const uint32_t first = (j & 1u) == c ? j : j + 1;
         const uint32_t second = (j & 1u) == c ? (j < 30 ? j + 2 : j - 2) : (j ? j - 1 : 3);
-        t->brackets[c][i % 32].x = (int32_t)((uint32_t)(uint16_t)lq__cu_rising_e8[first]) |
-                                   (int32_t)((first >> 1) << 16);
+        t->brackets[c][i % 32].x =
+            (int32_t)((uint32_t)(uint16_t)lq__cu_rising_e8[first]) | (int32_t)((first >> 1) << 16);
         t->brackets[c][i % 32].y = (int32_t)((uint32_t)(uint16_t)lq__cu_rising_e8[second]) |
                                    (int32_t)((second >> 1) << 16);
     }
@@ -1122,7 +1135,8 @@ typedef struct lq__cu_token {
 } lq__cu_token;
 
 /* lq__hot_aim of one token. */
-LQ__CU_DEVICE void lq__cu_aim(lq__cu_token *t, const lq__cu_bound *bound, int32_t norm, int32_t base)
+LQ__CU_DEVICE void lq__cu_aim(lq__cu_token *t, const lq__cu_bound *bound, int32_t norm,
+                              int32_t base)
 {
     t->exponent = 0;
     t->code = 0;
@@ -1161,8 +1175,7 @@ LQ__CU_DEVICE int32_t lq__cu_factor(const lq__cu_token *t, const lq__cu_bound *b
     if (octave >= 14) {
         return 32767;
     }
-    return octave < -1 ? 0
-                       : (int32_t)((lq__cu_twelfth[q - 12 * octave] >> (29 - octave)) + 1) >> 1;
+    return octave < -1 ? 0 : (int32_t)((lq__cu_twelfth[q - 12 * octave] >> (29 - octave)) + 1) >> 1;
 }
 
 /* lq__hot_choose_base: scales are the tile's 64. All lanes get the new base; *cut is raised where
@@ -1278,7 +1291,8 @@ LQ__CU_DEVICE void lq__cu_turn_bytes(uint32_t *w, uint32_t j)
             const uint32_t m = masks[b];
             const int shift = 8 << b;
             const uint32_t other = __shfl_xor_sync(~0u, w[k], 4 << b);
-            w[k] = j >> b & 1u ? (other >> shift & m) | (w[k] & ~m) : (w[k] & m) | (other & m) << shift;
+            w[k] = j >> b & 1u ? (other >> shift & m) | (w[k] & ~m)
+                               : (w[k] & m) | (other & m) << shift;
         }
     }
 }
@@ -1328,8 +1342,8 @@ LQ__CU_DEVICE float lq__cu_stretch(uint32_t halves)
     return __uint_as_float((127u + halves / 2) << 23) * (halves & 1u ? 1.41421356f : 1.0f);
 }
 
-/* Less the mean, in fixed point, rotated, as X of at most 2^14; in: this lane's eights. shape: of keys, or
-   NULL. Returns whether all are finite and not too large. */
+/* Less the mean, in fixed point, rotated, as X of at most 2^14; in: this lane's eights. shape: of
+   keys, or NULL. Returns whether all are finite and not too large. */
 template <int NK>
 static __device__ bool lq__cu_turn(int32_t (*x)[8], lq__cu_token *token, const uint4 *in,
                                    uint32_t is_bf16, uint32_t dims, const uint8_t *number,
@@ -1543,8 +1557,9 @@ static __device__ uint32_t lq__cu_quantize(uint32_t (*words)[2], int32_t (*x)[8]
 /* ================================================================================================
    >>append   means and shapes of epochs, pages sealed, raw tokens kept
 
-   Three launches a step: fit (sums, and what epochs that begin are given), seal (a warp a page, head
-   and stream, granule by granule), keep (new raw tokens, when nobody reads the old ones any more).
+   Three launches a step: fit (sums, and what epochs that begin are given), seal (a warp a page,
+   head and stream, granule by granule), keep (new raw tokens, when nobody reads the old ones any
+   more).
    ============================================================================================== */
 typedef struct lq__cu_batch {
     uint32_t count;
@@ -1767,11 +1782,12 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
     }
 }
 
-/* The sum of dim d over tokens from .. to - 1, to thread d: each thread has two dims of some tokens. All
-   threads wait. */
+/* The sum of dim d over tokens from .. to - 1, to thread d: each thread has two dims of some
+   tokens. All threads wait. */
 static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_sequence *q,
                                             const lq__cu_source *src, int stream, uint32_t s,
-                                            uint32_t head, uint32_t from, uint32_t to, int64_t *room)
+                                            uint32_t head, uint32_t from, uint32_t to,
+                                            int64_t *room)
 {
     const uint32_t pairs = p->dims / 2;
     const uint32_t groups = LQ__CU_FIT / pairs;
@@ -1794,7 +1810,8 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
             uint32_t two[8];
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
-                two[i] = t + i * groups < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
+                two[i] =
+                    t + i * groups < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
             }
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
@@ -1816,8 +1833,8 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
     return sum[0];
 }
 
-/* A block for a head, stream and sequence: takes tokens that are sealed into the sums, and gives epochs
-   that begin their means and shapes. */
+/* A block for a head, stream and sequence: takes tokens that are sealed into the sums, and gives
+   epochs that begin their means and shapes. */
 static __global__ void __launch_bounds__(LQ__CU_FIT)
     lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
@@ -1843,17 +1860,17 @@ static __global__ void __launch_bounds__(LQ__CU_FIT)
     for (t = q.sealed; t < q.to;) {
         const uint32_t page = (t - p.sinks) / LQ__CU_TOKENS;
         const uint32_t epoch = lq__cu_epoch(page);
-        const uint32_t next =
-            min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
-        if (t == p.sinks + lq__cu_epoch_page(epoch) * LQ__CU_TOKENS && (stream == 0 || epoch % 4 == 0)) {
+        const uint32_t next = min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
+        if (t == p.sinks + lq__cu_epoch_page(epoch) * LQ__CU_TOKENS &&
+            (stream == 0 || epoch % 4 == 0)) {
             const uint32_t end = t + 8 + p.window;
             uint8_t *number = q.state + lq__cu_number_at(&p, stream, epoch, head);
             const int64_t more = lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, end, room);
             lq__cu_fit_mean(number, sum + more, end - p.sinks, p.dims, shared);
             if (stream == 0 && epoch % 4 == 0) {
                 __syncthreads();
-                lq__cu_fit_shape(&p, &q, &src, s, head, t, q.state + lq__cu_shape_at(&p, epoch, head),
-                                 number, shared);
+                lq__cu_fit_shape(&p, &q, &src, s, head, t,
+                                 q.state + lq__cu_shape_at(&p, epoch, head), number, shared);
             }
         }
         sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room);
@@ -1864,7 +1881,8 @@ static __global__ void __launch_bounds__(LQ__CU_FIT)
     }
 }
 
-/* A warp's words of a granule into a page: units lie in room, (units of a group's lanes) side by side. */
+/* A warp's words of a granule into a page: units lie in room, (units of a group's lanes) side by
+   side. */
 template <int KIND, int NK, int STREAM>
 static __device__ void lq__cu_put_granule(uint8_t *levels, uint32_t granule, uint32_t (*words)[2],
                                           uint32_t *room)
@@ -1945,8 +1963,8 @@ static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, 
     lq__cu_token t;
     uint32_t scale;
     bool cut = false;
-    const bool fine =
-        lq__cu_turn<NK>(x, &t, in, p->is_bf16, p->dims, s->number, STREAM == LQ_K ? s->shape : NULL);
+    const bool fine = lq__cu_turn<NK>(x, &t, in, p->is_bf16, p->dims, s->number,
+                                      STREAM == LQ_K ? s->shape : NULL);
     if (!__all_sync(~0u, fine)) {
         if (lane == 0) {
             atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
@@ -1961,8 +1979,9 @@ static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, 
         if (__any_sync(~0u, cut) && lane == 0) {
             atomicOr(s->flags, LQ_CUDA_CUT);
         }
-        s->zero = s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
-                                                 (lane + 32 < granule * 8 && scales[lane + 32] == 0));
+        s->zero =
+            s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
+                                           (lane + 32 < granule * 8 && scales[lane + 32] == 0));
     }
     scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, s->tables, p->dims);
     lq__cu_put_granule<KIND, NK, STREAM>(s->part + v * p->levels, granule, words, s->room);
@@ -2030,7 +2049,8 @@ static __global__ void __launch_bounds__(128)
         }
         __syncwarp();
     }
-    for (uint32_t at = t;; at += 8) { /* the rows of a granule come while the one before is sealed */
+    for (uint32_t at = t;;
+         at += 8) { /* the rows of a granule come while the one before is sealed */
         uint4 in[NK];
 #pragma unroll
         for (int i = 0; i < NK; i++) {
@@ -2041,7 +2061,8 @@ static __global__ void __launch_bounds__(128)
 #pragma unroll
             for (int i = 0; i < NK; i++) {
                 const uint32_t d = 32u * i + lane % 4 * 8;
-                next[i] = d < p.dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
+                next[i] =
+                    d < p.dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
             }
         }
         if (at == t) {
@@ -2104,8 +2125,8 @@ static bool lq__cu_batch_of(lq__cu_batch *to, const lq_cuda_batch *b)
 
 static bool lq__cu_source_of(lq__cu_source *to, const lq_cuda_view *v)
 {
-    if (!v || !v->data || (uintptr_t)v->data % 16 || v->sequence_stride % 8 || v->token_stride % 8 ||
-        v->head_stride % 8) {
+    if (!v || !v->data || (uintptr_t)v->data % 16 || v->sequence_stride % 8 ||
+        v->token_stride % 8 || v->head_stride % 8) {
         return false;
     }
     to->data = (const uint16_t *)v->data;
@@ -2131,10 +2152,11 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
     pages = (b.most + 7) / LQ__CU_TOKENS + 2;
     raw = min(b.most, p.sinks + p.ring);
     lq__cu_fit_kernel<<<dim3(2 * p.heads, b.count), LQ__CU_FIT, 0, stream>>>(p, b, from_k, from_v);
-#define LQ__CU_ROW(name, wide)                                                                      \
-    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                        \
-        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                              \
-            <<<dim3((pages * 2 * p.heads + 3) / 4, b.count), 128, 0, stream>>>(p, b, from_k, from_v); \
+#define LQ__CU_ROW(name, wide)                                                               \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                 \
+        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                       \
+            <<<dim3((pages * 2 * p.heads + 3) / 4, b.count), 128, 0, stream>>>(p, b, from_k, \
+                                                                               from_v);      \
     }
     LQ_CUDA_INSTANCES(LQ__CU_ROW)
 #undef LQ__CU_ROW
@@ -2146,11 +2168,12 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
 /* ================================================================================================
    >>stream   parts of pages into shared memory: each warp has a ring of its own
 
-   From compute capability 9.0 on one bulk copy a part, counted by an mbarrier; below, 16 bytes a lane and
-   copy, in groups. A part whose id is outside the pool is not copied, and told.
+   From compute capability 9.0 on one bulk copy a part, counted by an mbarrier; below, 16 bytes a
+   lane and copy, in groups. A part whose id is outside the pool is not copied, and told.
    ============================================================================================== */
-/* A warp's ring: stages of a part, each in two copies, the levels of K and then all that follows, so that
-   the next keys come while values are attended. Copies are begun and waited for in one order. */
+/* A warp's ring: stages of a part, each in two copies, the levels of K and then all that follows,
+   so that the next keys come while values are attended. Copies are begun and waited for in one
+   order. */
 typedef struct lq__cu_ring {
     uint32_t at;     /* shared memory */
     uint32_t bars;   /* mbarriers, two a stage */
@@ -2180,8 +2203,9 @@ LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars,
     r->phase = 0;
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x % 32 < 2 * stages) {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(r->bars + 8 * (threadIdx.x % 32))
-                     : "memory");
+        asm volatile(
+            "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(r->bars + 8 * (threadIdx.x % 32))
+            : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncwarp();
@@ -2199,7 +2223,8 @@ LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from)
     const uint32_t bar = r->bars + 8 * r->begun;
     if (threadIdx.x % 32 == 0) {
         if (from) {
-            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
+            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
+                         "r"(bytes)
                          : "memory");
             asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
                          "[%0], [%1], %2, [%3];" ::"r"(to),
@@ -2219,8 +2244,8 @@ LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from)
     r->begun = r->begun + 1 == r->stages ? 0 : r->begun + 1;
 }
 
-/* Waits for the oldest copy; returns where its part is. Without bulk copies as many groups as there are
-   halves are always under way: begin takes place also where there is nothing to copy. */
+/* Waits for the oldest copy; returns where its part is. Without bulk copies as many groups as there
+   are halves are always under way: begin takes place also where there is nothing to copy. */
 LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
 {
     const uint32_t at = r->at + (r->done >> 1) * r->part;
@@ -2286,21 +2311,22 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 /* ================================================================================================
    >>attend   attention of a step's queries
 
-   A page's scores are integer products: rows of A are levels, 8 columns of B are four query rows in 15
-   bits, high bytes and low bytes apart; so 8-bit products cost no accuracy. Weights are 16 bits in the
-   same way. An A register is levels of four codes, by one PRMT: its selectors are the codes' nibbles. A
-   selector has an index of three bits, and a fourth that makes a byte of the sign of the table's. So
-   levels of four bits take two tables: one of negative levels less 1, by the codes, which gives -1 where
-   a code is positive; one of positive levels, by the codes inverted, which gives 0 where it is negative.
-   Both products go into one sum, which is then less by the sum of B: that is what it begins with (K), or
-   what is added in the end (V). 7 instructions for 8 levels, 5 of them for the unit that PRMT belongs to.
+   A page's scores are integer products: rows of A are levels, 8 columns of B are four query rows in
+   15 bits, high bytes and low bytes apart; so 8-bit products cost no accuracy. Weights are 16 bits
+   in the same way. An A register is levels of four codes, by one PRMT: its selectors are the codes'
+   nibbles. A selector has an index of three bits, and a fourth that makes a byte of the sign of the
+   table's. So levels of four bits take two tables: one of negative levels less 1, by the codes,
+   which gives -1 where a code is positive; one of positive levels, by the codes inverted, which
+   gives 0 where it is negative. Both products go into one sum, which is then less by the sum of B:
+   that is what it begins with (K), or what is added in the end (V). 7 instructions for 8 levels, 5
+   of them for the unit that PRMT belongs to.
 
-   Work is cut into items: a page, or all raw tokens, of a sequence, kv head and block of query rows. Each
-   block of threads has an equal run of items, whatever the sequences' lengths. Within a run what
-   belongs together is summed by its warps; where a sum is cut between blocks the last one to come joins
-   the parts, in their order. Where blocks have several sums, each begins with items that are only there
-   to stand for the time that it takes apart from pages. Raw tokens are an item, the last one of a sum, that
-   stands for many.
+   Work is cut into items: a page, or all raw tokens, of a sequence, kv head and block of query
+   rows. Each block of threads has an equal run of items, whatever the sequences' lengths. Within a
+   run what belongs together is summed by its warps; where a sum is cut between blocks the last one
+   to come joins the parts, in their order. Where blocks have several sums, each begins with items
+   that are only there to stand for the time that it takes apart from pages. Raw tokens are an item,
+   the last one of a sum, that stands for many.
    ============================================================================================== */
 #ifndef LQ__CU_WARPS
 #define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
@@ -2332,8 +2358,8 @@ typedef struct lq__cu_attention {
     uint32_t window_sinks;
     uint32_t heads;
     uint32_t queries;
-    uint32_t group; /* query heads of a kv head */
-    uint32_t rows;  /* queries * group */
+    uint32_t group;  /* query heads of a kv head */
+    uint32_t rows;   /* queries * group */
     uint32_t blocks; /* of rows, of a kv head */
     uint32_t lead;   /* items in front of a sum that are none */
     int type;
@@ -2351,13 +2377,14 @@ typedef struct lq__cu_segment {
     uint32_t s;
     uint32_t head;
     uint32_t block;
-    uint32_t page; /* the first that is seen */
+    uint32_t page;  /* the first that is seen */
     uint32_t pages; /* from there on */
     uint32_t raw;   /* tokens: the item behind the pages */
     uint32_t first; /* items that are at hand */
     uint32_t last;
     uint32_t items; /* all */
-    uint32_t flat;  /* number of its first item in the launch; in front of it are `lead` that are none,
+    uint32_t
+        flat; /* number of its first item in the launch; in front of it are `lead` that are none,
                        behind the last one LQ__CU_TRAIL */
 } lq__cu_segment;
 
@@ -2409,13 +2436,14 @@ static __constant__ uint32_t lq__cu_lookups[LQ__CU_END][8] = {
      0xe7dcf2fcu - 0xe1d6edf7u, 0x0812291eu - 0x030d2318u, 0x7f5c3747u - 0x6a50303eu}};
 
 /* The same in registers, by way of shared memory: where the compiler knows them, or knows that
-   they are the same in all lanes, it moves them anew for each PRMT. minus: -1, unknown likewise: inverting by a multiplication keeps the unit free that PRMT
-   takes. */
+   they are the same in all lanes, it moves them anew for each PRMT. minus: -1, unknown likewise:
+   inverting by a multiplication keeps the unit free that PRMT takes. */
 template <int KIND> struct lq__cu_lookup {
     uint32_t t[8];
     uint32_t minus;
 
-    __device__ __forceinline__ void init(const uint32_t *shared) /* (2, 9): lanes alike have one each */
+    __device__ __forceinline__ void
+    init(const uint32_t *shared) /* (2, 9): lanes alike have one each */
     {
         const uint32_t at = lq__cu_shared(shared + threadIdx.x % 2 * 9);
 #pragma unroll
@@ -2526,7 +2554,8 @@ template <int NK, int NB> struct lq__cu_room {
     float shift[LQ__CU_EPOCHS][NB * 4]; /* query . mean */
     float slope[NB * 4];
     float2 sums[LQ__CU_WARPS][LQ__CU_SLOTS][NB * 4]; /* by mean of values: sum, its logit */
-    float weight[LQ__CU_WARPS][2][NB * 4]; /* largest logit of a warp; then what its sums are times */
+    float weight[LQ__CU_WARPS][2]
+                [NB * 4]; /* largest logit of a warp; then what its sums are times */
     lq__cu_raw_room<NK, NB> raw;
     float share[LQ__CU_SLOTS][NB * 4];
     float v_mean[LQ__CU_SLOTS][32 * NK];
@@ -2596,7 +2625,8 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     __syncthreads();
 }
 
-/* Where the run of block c begins. No block is without items: where there are few, so are blocks. */
+/* Where the run of block c begins. No block is without items: where there are few, so are blocks.
+   */
 LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
 {
     const uint32_t blocks = min(gridDim.x, items);
@@ -2677,11 +2707,11 @@ template <int NK> LQ__CU_DEVICE void lq__cu_spin(float *x, uint32_t block)
     }
 }
 
-/* A row of queries, dim 32 i + lane, as it lies in memory; and as floats, times scale. Apart, so that what
-   else is needed is on its way before the first is waited for. */
+/* A row of queries, dim 32 i + lane, as it lies in memory; and as floats, times scale. Apart, so
+   that what else is needed is on its way before the first is waited for. */
 template <int NK, int NB>
-LQ__CU_DEVICE void lq__cu_query_load(uint32_t *bits, const lq__cu_attention *a, const lq__cu_segment *g,
-                                     uint32_t row)
+LQ__CU_DEVICE void lq__cu_query_load(uint32_t *bits, const lq__cu_attention *a,
+                                     const lq__cu_segment *g, uint32_t row)
 {
     const uint32_t r = g->block * NB * 4 + row;
     const uint32_t head = g->head * a->group + r % a->group;
@@ -2702,7 +2732,8 @@ LQ__CU_DEVICE void lq__cu_query_load(uint32_t *bits, const lq__cu_attention *a, 
     }
 }
 
-template <int NK> LQ__CU_DEVICE void lq__cu_query(float *x, const uint32_t *bits, const lq__cu_attention *a)
+template <int NK>
+LQ__CU_DEVICE void lq__cu_query(float *x, const uint32_t *bits, const lq__cu_attention *a)
 {
 #pragma unroll
     for (int i = 0; i < NK; i++) {
@@ -2722,9 +2753,9 @@ LQ__CU_DEVICE float lq__cu_warp_most(float x)
 
 /* To bytes, as fragments of B for one shape; by a warp. */
 template <int NK, int NB>
-static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a, float *x,
-                                       const uint8_t *shape, uint32_t stretched, uint32_t slot,
-                                       uint32_t row)
+static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                       float *x, const uint8_t *shape, uint32_t stretched,
+                                       uint32_t slot, uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
@@ -2775,11 +2806,12 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
 
 LQ__CU_DEVICE uint16_t lq__cu_half_of(float x, uint32_t is_bf16)
 {
-    return is_bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x)) : __half_as_ushort(__float2half_rn(x));
+    return is_bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x))
+                   : __half_as_ushort(__float2half_rn(x));
 }
 
-/* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n + t of
-   column n has dims 32 i + 8 t + e: registers 4 i + e / 2. */
+/* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n +
+   t of column n has dims 32 i + 8 t + e: registers 4 i + e / 2. */
 template <int NK, int NB>
 static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                            float *x, uint32_t row)
@@ -2800,7 +2832,8 @@ static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__
         const float y = x[i] / most;
         const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
         const float rest = y - lq__cu_float(high, a->p.is_bf16);
-        uint16_t *at = (uint16_t *)room->raw.fragments[row / 4][row % 4 * 8 + lane / 8] + 8 * i + lane % 8;
+        uint16_t *at =
+            (uint16_t *)room->raw.fragments[row / 4][row % 4 * 8 + lane / 8] + 8 * i + lane % 8;
         at[0] = high;
         at[4 * 4 * NK * 2] = lq__cu_half_of(rest, a->p.is_bf16);
     }
@@ -2819,8 +2852,10 @@ static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_atte
     float sum[4] = {0, 0, 0, 0};
     float x[NK];
     int16_t means[4][NK];
-    const uint32_t unit = *(const uint32_t *)(const void *)(
-        g->q.state + lq__cu_number_at(&a->p, 0, min(epoch + lane % 4, last), g->head));
+    const uint32_t unit =
+        *(const uint32_t *)(const void *)(g->q.state + lq__cu_number_at(&a->p, 0,
+                                                                        min(epoch + lane % 4, last),
+                                                                        g->head));
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
         const uint8_t *number =
@@ -2853,9 +2888,9 @@ static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_atte
     }
 }
 
-/* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the block, which waits. Shapes
-   that stretch nothing have one fragment. Each warp has a row of a fragment, or of four epochs, at a
-   time. */
+/* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the
+   block, which waits. Shapes that stretch nothing have one fragment. Each warp has a row of a
+   fragment, or of four epochs, at a time. */
 template <int NK, int NB>
 static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                       const lq__cu_segment *g, uint32_t from, uint32_t to)
@@ -2868,7 +2903,8 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
     const uint32_t fours = shapes ? (last - first) / 4 + 1 : 0;
     const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
     const uint8_t *mine = shape + (size_t)lane * a->p.heads * a->p.shape;
-    const uint32_t flags = __ballot_sync(~0u, lane < shapes && *(const uint32_t *)(const void *)mine);
+    const uint32_t flags =
+        __ballot_sync(~0u, lane < shapes && *(const uint32_t *)(const void *)mine);
     const uint32_t plain = ~flags & ((1u << shapes) - 1); /* of these the first has a fragment */
     const uint32_t own = flags | (plain & (0u - plain));
     const uint32_t count = (uint32_t)__popc(own);
@@ -2908,8 +2944,9 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
     }
     if (threadIdx.x < NB * 4) {
         const uint32_t r = g->block * NB * 4 + threadIdx.x;
-        room->slope[threadIdx.x] =
-            r < a->rows && a->slopes ? a->slopes[g->head * a->group + r % a->group] * 1.44269504f : 0.0f;
+        room->slope[threadIdx.x] = r < a->rows && a->slopes
+                                       ? a->slopes[g->head * a->group + r % a->group] * 1.44269504f
+                                       : 0.0f;
     }
     __syncthreads();
 }
@@ -2921,22 +2958,25 @@ LQ__CU_DEVICE float lq__cu_cap(float x, float softcap, float inverse)
     return copysignf(softcap * 1.44269504f * (1.0f - __fdividef(2.0f, e + 1.0f)), x);
 }
 
-/* Scales of eight codes: 2^((code - 192) / 12 + base). A code is put into the mantissa of a float near
-   1, so that one multiplication and subtraction, exact up to the last rounding, give the exponent. */
+/* Scales of eight codes: 2^((code - 192) / 12 + base). A code is put into the mantissa of a float
+   near 1, so that one multiplication and subtraction, exact up to the last rounding, give the
+   exponent. */
 LQ__CU_DEVICE void lq__cu_scales(float *scales, uint2 codes, float less)
 {
 #pragma unroll
     for (int j = 0; j < 8; j++) {
-        const uint32_t x = lq__cu_permute(j < 4 ? codes.x : codes.y, 0x3f800000u, 0x7604u | j % 4 << 4);
+        const uint32_t x =
+            lq__cu_permute(j < 4 ? codes.x : codes.y, 0x3f800000u, 0x7604u | j % 4 << 4);
         scales[j] = lq__cu_exp2(fmaf(__uint_as_float(x), 2730.666748046875f, less));
     }
 }
 
-/* Logits of a page to weights in 16 bits: fragments of B for both halves of its tokens. `s`: integer
-   products, by token 8 g + j. */
+/* Logits of a page to weights in 16 bits: fragments of B for both halves of its tokens. `s`:
+   integer products, by token 8 g + j. */
 template <int NK, int NB>
-LQ__CU_DEVICE void lq__cu_weigh(uint32_t (*w)[4], float *alpha, float *beta, lq__cu_state<NK, NB> *st,
-                                float (*s)[8], const float *vs, bool halves)
+LQ__CU_DEVICE void lq__cu_weigh(uint32_t (*w)[4], float *alpha, float *beta,
+                                lq__cu_state<NK, NB> *st, float (*s)[8], const float *vs,
+                                bool halves)
 {
     const uint32_t lane = threadIdx.x % 32;
     float top = 0;
@@ -2983,7 +3023,8 @@ LQ__CU_DEVICE void lq__cu_weigh(uint32_t (*w)[4], float *alpha, float *beta, lq_
         st->sum[n] = fmaf(st->sum[n], alpha[n], sum * share);
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const uint32_t x = lq__cu_permute(u[4 * i], u[4 * i + 1], 0x5140u); /* low, high bytes */
+            const uint32_t x =
+                lq__cu_permute(u[4 * i], u[4 * i + 1], 0x5140u); /* low, high bytes */
             const uint32_t y = lq__cu_permute(u[4 * i + 2], u[4 * i + 3], 0x5140u);
             low[i] = lq__cu_permute(x, y, 0x5410u);
             high[i] = lq__cu_permute(x, y, 0x7632u);
@@ -3022,7 +3063,7 @@ template <int NK, int NB> struct lq__cu_view {
 /* Numbers of another epoch; the sum of weights goes where the mean of values is another. */
 template <int NK, int NB>
 LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *st,
-                                     lq__cu_room<NK, NB> *room, uint32_t epoch)
+                                 lq__cu_room<NK, NB> *room, uint32_t epoch)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t t = lane % 4;
@@ -3062,9 +3103,8 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
 
 /* Masks, slopes and softcap of a page's logits, in which they are rare. */
 template <int NK, int NB>
-LQ__CU_DEVICE void lq__cu_bend(float (*s)[8], const uint32_t *position,
-                                                const float *slope, const lq__cu_attention *a,
-                                                uint32_t first, uint32_t end)
+LQ__CU_DEVICE void lq__cu_bend(float (*s)[8], const uint32_t *position, const float *slope,
+                               const lq__cu_attention *a, uint32_t first, uint32_t end)
 {
     const uint32_t g = threadIdx.x % 32 / 4;
 #pragma unroll
@@ -3215,7 +3255,8 @@ LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uin
                                    uint32_t is_bf16)
 {
     if (is_bf16) {
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, "
+            "%7}, "
             "{%8, %9}, {%0, %1, %2, %3};"
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -3227,8 +3268,8 @@ LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uin
     }
 }
 
-/* Eight numbers of the x-th of 16 raw tokens, zeros where there are none. row: of this lane's token in
-   memory, LQ_KV_NONE if it is none; the others' are asked for. */
+/* Eight numbers of the x-th of 16 raw tokens, zeros where there are none. row: of this lane's token
+   in memory, LQ_KV_NONE if it is none; the others' are asked for. */
 LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_t x, uint32_t d,
                                      uint32_t dims)
 {
@@ -3238,8 +3279,8 @@ LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_
                : make_uint4(0, 0, 0, 0);
 }
 
-/* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2 t, + 1,
-   + 8, + 9. */
+/* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2
+   t, + 1, + 8, + 9. */
 template <int NB>
 LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf16)
 {
@@ -3269,8 +3310,8 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
     }
 }
 
-/* Logits of 16 raw tokens from `first` on, of which k are the keys: s[n][r] of token 8 r + g and row
-   4 n + t. */
+/* Logits of 16 raw tokens from `first` on, of which k are the keys: s[n][r] of token 8 r + g and
+   row 4 n + t. */
 template <int NK, int NB>
 LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
                                      const lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
@@ -3312,7 +3353,8 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
     }
 }
 
-/* Logits to weights; the warp's largest and sum, and what its sums so far are to be multiplied by. */
+/* Logits to weights; the warp's largest and sum, and what its sums so far are to be multiplied by.
+   */
 template <int NK, int NB>
 LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
 {
@@ -3349,8 +3391,8 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
     return old;
 }
 
-/* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is read
-   is on its way before the first of it is used. */
+/* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is
+   read is on its way before the first of it is used. */
 template <int NK, int NB>
 static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                        const lq__cu_attention *a, const lq__cu_segment *g,
@@ -3361,10 +3403,11 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
     const uint32_t row = lane / 4; /* of sums; of keys the token, of values the dim */
     const uint32_t sinks = min(a->p.sinks, g->q.now);
     const uint32_t token = first + lane < sinks ? first + lane : g->q.to + (first + lane - sinks);
-    const uint32_t place = token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
-    const uint32_t mine =
-        lane < LQ__CU_RAW && first + lane < g->raw ? g->head * (a->p.sinks + a->p.ring) + place
-                                                   : LQ_KV_NONE;
+    const uint32_t place =
+        token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
+    const uint32_t mine = lane < LQ__CU_RAW && first + lane < g->raw
+                              ? g->head * (a->p.sinks + a->p.ring) + place
+                              : LQ_KV_NONE;
     const uint16_t *k_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[0]);
     const uint16_t *v_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[1]);
     uint4 k[NK][2];
@@ -3376,7 +3419,8 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
     for (int i = 0; i < NK; i++) {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            k[i][r] = lq__cu_raw_eight(k_rows, mine, 8 * r + row, 32u * i + lane % 4 * 8, a->p.dims);
+            k[i][r] =
+                lq__cu_raw_eight(k_rows, mine, 8 * r + row, 32u * i + lane % 4 * 8, a->p.dims);
         }
     }
 #pragma unroll
@@ -3407,11 +3451,14 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
             uint32_t w[4];
 #pragma unroll
             for (int y = 0; y < 4; y++) {
-                w[y] = j / 2 == 0 ? v[x][y].x : j / 2 == 1 ? v[x][y].y : j / 2 == 2 ? v[x][y].z : v[x][y].w;
+                w[y] = j / 2 == 0   ? v[x][y].x
+                       : j / 2 == 1 ? v[x][y].y
+                       : j / 2 == 2 ? v[x][y].z
+                                    : v[x][y].w;
             }
             c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
-            lq__cu_mma_half(c[j], p, lq__cu_permute(w[0], w[1], pick), lq__cu_permute(w[2], w[3], pick),
-                            a->p.is_bf16);
+            lq__cu_mma_half(c[j], p, lq__cu_permute(w[0], w[1], pick),
+                            lq__cu_permute(w[2], w[3], pick), a->p.is_bf16);
         }
 #pragma unroll
         for (int j = 0; j < 8; j++) {
@@ -3424,8 +3471,8 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
 }
 
 /* ---- sums of warps, and of blocks ---- */
-/* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a row,
-   lane 8 k + w has slots k and k + 4 of warp w. */
+/* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a
+   row, lane 8 k + w has slots k and k + 4 of warp w. */
 template <int NK, int NB>
 static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
 {
@@ -3464,6 +3511,7 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
         for (int h = 1; h < 32; h *= 2) {
             sum += __shfl_xor_sync(~0u, sum, h);
         }
+        __syncwarp(); /* all have read what follows writes */
         if (lane < LQ__CU_WARPS) {
             room->weight[w][0][row] = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
             room->weight[w][1][row] = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
@@ -3478,7 +3526,8 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
     __syncthreads();
 }
 
-/* Sums of all warps, turned back, with the means of values: into the first warp's room, (rows, wide). */
+/* Sums of all warps, turned back, with the means of values: into the first warp's room, (rows,
+   wide). */
 template <int NK, int NB>
 static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *room,
                                          const lq__cu_attention *a, uint32_t slots)
@@ -3552,15 +3601,15 @@ static __device__ void lq__cu_give(const lq__cu_attention *a, const lq__cu_segme
     }
 }
 
-/* Where block from + i has left its part of a segment: the first block at the end of its run, others at
-   the beginning. */
+/* Where block from + i has left its part of a segment: the first block at the end of its run,
+   others at the beginning. */
 LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
 {
     return 2 * (size_t)(from + i) + (i == 0);
 }
 
-/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims of a
-   part in so many as there are threads for. */
+/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims
+   of a part in so many as there are threads for. */
 template <int NK, int NB>
 static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention *a,
                                           lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
@@ -3572,7 +3621,8 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
     const uint32_t groups = max(blockDim.x / fours, 1u);
     const uint32_t group = threadIdx.x / fours;
     float *weights = (float *)(void *)ring; /* (rows, count) */
-    float4 *sums = (float4 *)(void *)(ring + (rows * count * 4 + 15) / 16 * 16); /* (groups, fours) */
+    float4 *sums =
+        (float4 *)(void *)(ring + (rows * count * 4 + 15) / 16 * 16); /* (groups, fours) */
     const float4 *parts = (const float4 *)(const void *)a->parts;
 #pragma unroll 1
     for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
@@ -3635,10 +3685,12 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
     }
 }
 
-/* A segment's sums of this block: to the caller, or, where others have parts of them, to the workspace. */
+/* A segment's sums of this block: to the caller, or, where others have parts of them, to the
+   workspace. */
 template <int NK, int NB>
 static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
-                                     const lq__cu_attention *a, const lq__cu_segment *g, uint32_t items)
+                                     const lq__cu_attention *a, const lq__cu_segment *g,
+                                     uint32_t items)
 {
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
@@ -3756,7 +3808,8 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
             const uint32_t x = item + (ring->stages / 2 + lane) * warps;
             next_ids = x < end ? __ldg(table + x) : LQ_KV_NONE;
         }
-        next = lq__cu_part_of(a, g, __shfl_sync(~0u, ahead / 32 == nth / 32 ? ids : next_ids, ahead % 32));
+        next = lq__cu_part_of(
+            a, g, __shfl_sync(~0u, ahead / 32 == nth / 32 ? ids : next_ids, ahead % 32));
         if (epoch != v.epoch) {
             lq__cu_change<NK, NB>(&v, &st, room, epoch);
         }
@@ -3769,8 +3822,8 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
         lq__cu_ring_next(ring, next, more);
         at = lq__cu_ring_wait(ring);
         if (there) {
-            lq__cu_page_values<KIND, NK, NB>(&st, s, &v, of, a, at, a->p.sinks + page * LQ__CU_TOKENS,
-                                             g->q.to);
+            lq__cu_page_values<KIND, NK, NB>(&st, s, &v, of, a, at,
+                                             a->p.sinks + page * LQ__CU_TOKENS, g->q.to);
         }
         lq__cu_ring_next(ring, next, more);
     }
@@ -3812,7 +3865,8 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
         const uint32_t i = threadIdx.x % 9;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
     }
-    lq__cu_ring_init(&ring, mine, room->bars + 2 * warp * LQ__CU_STAGES, a.stages, a.p.levels, a.p.part);
+    lq__cu_ring_init(&ring, mine, room->bars + 2 * warp * LQ__CU_STAGES, a.stages, a.p.levels,
+                     a.p.part);
     if (threadIdx.x < LQ__CU_WARPS) {
         room->used[threadIdx.x] = 0;
     }
@@ -3874,7 +3928,8 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
         {
             const uint32_t from = lq__cu_epoch(g.page + g.first);
             const uint32_t to = pages > g.first ? lq__cu_epoch(g.page + pages - 1) : from;
-            lq__cu_join_warps<NK, NB>(shared, room, &a, pages > g.first ? to / 4 - from / 4 + 1 : 0);
+            lq__cu_join_warps<NK, NB>(shared, room, &a,
+                                      pages > g.first ? to / 4 - from / 4 + 1 : 0);
         }
         lq__cu_finish<NK, NB>(shared, room, &a, &g, items);
         __syncthreads();
@@ -3926,7 +3981,8 @@ static size_t lq__cu_room_of(uint32_t steps, uint32_t rows)
 }
 
 /* Two blocks a multiprocessor where eight warps have room for a page each, else one. */
-static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t rows, uint32_t count)
+static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t rows,
+                               uint32_t count)
 {
     int device = 0;
     int processors = 0;
@@ -3939,10 +3995,12 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     uint32_t left;
     size_t room;
     if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) !=
+            cudaSuccess ||
         cudaDeviceGetAttribute(&each, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) !=
             cudaSuccess ||
-        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) {
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+            cudaSuccess) {
         return LQ_E_INTERNAL;
     }
     l->half = rows <= 4 ? 4 : 8;
@@ -4048,7 +4106,8 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     if (lq__cu_shape_launch(&l, &a.p, a.rows, a.b.count) != LQ_OK) {
         return LQ_E_ARG;
     }
-    if (desc->workspace_bytes < lq__cu_workspace(&a, &l, &a.p, a.b.count, (uint8_t *)desc->workspace)) {
+    if (desc->workspace_bytes <
+        lq__cu_workspace(&a, &l, &a.p, a.b.count, (uint8_t *)desc->workspace)) {
         return LQ_E_SPACE;
     }
     a.q = desc->q;
@@ -4065,10 +4124,10 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.ring_bytes = l.ring_bytes;
     a.stages = l.stages;
     a.warp_bytes = l.warp_bytes;
-#define LQ__CU_ROW(name, wide)                                                                     \
-    if (a.p.kind == LQ__CU_##name && a.p.steps * 32 == (wide)) {                                   \
-        return l.half == 4 ? lq__cu_start<LQ__CU_##name, (wide) / 32, 1>(&a, &l, stream)           \
-                           : lq__cu_start<LQ__CU_##name, (wide) / 32, 2>(&a, &l, stream);          \
+#define LQ__CU_ROW(name, wide)                                                            \
+    if (a.p.kind == LQ__CU_##name && a.p.steps * 32 == (wide)) {                          \
+        return l.half == 4 ? lq__cu_start<LQ__CU_##name, (wide) / 32, 1>(&a, &l, stream)  \
+                           : lq__cu_start<LQ__CU_##name, (wide) / 32, 2>(&a, &l, stream); \
     }
     LQ_CUDA_INSTANCES(LQ__CU_ROW)
 #undef LQ__CU_ROW
@@ -4078,8 +4137,8 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
 /* ================================================================================================
    >>transfer   saved caches to the device
 
-   The record of a live cache ("LIVE CACHE" of latticequant.h) is read number by number; all that follows
-   from it is made in staging memory, and copied.
+   The record of a live cache ("LIVE CACHE" of latticequant.h) is read number by number; all that
+   follows from it is made in staging memory, and copied.
    ============================================================================================== */
 typedef struct lq__cu_tape {
     const uint8_t *data;
@@ -4459,8 +4518,8 @@ static int lq__cu_load_hot(lq__cu_loading *l, int v, const uint8_t *page, const 
         uint8_t *part = l->pages + ((size_t)j * p->heads + h) * p->part;
         for (n = 0; n < 2 * p->steps; n++) {
             for (lane = 0; lane < 32; lane++) {
-                lq__cu_group_from_tile(part + (size_t)v * p->levels, page + h * tile, (int)p->kind, stream,
-                                       p->dims, p->steps, n, lane, ref->token_count);
+                lq__cu_group_from_tile(part + (size_t)v * p->levels, page + h * tile, (int)p->kind,
+                                       stream, p->dims, p->steps, n, lane, ref->token_count);
             }
         }
         lq__cu_scales_from_tile(part + 2 * p->levels + 64 * v, part + 2 * p->levels + 128, v,
@@ -4509,9 +4568,8 @@ static int lq__cu_load_runs(lq__cu_loading *l, const lq_archive_reader *reader, 
         }
     }
     return l->hot == 2 * l->s->pages &&
-                   l->raw == 2 * (l->s->tokens - (l->s->sealed > l->p->sinks
-                                                      ? l->s->sealed - l->p->sinks
-                                                      : 0))
+                   l->raw == 2 * (l->s->tokens -
+                                  (l->s->sealed > l->p->sinks ? l->s->sealed - l->p->sinks : 0))
                ? LQ_OK
                : LQ_E_DATA;
 }
@@ -4535,8 +4593,8 @@ extern "C" size_t lq_cuda_load_bytes(const lq_cuda_desc *desc, uint32_t tokens)
     if (lq__cu_plan_init(&p, &d) != LQ_OK) {
         return 0;
     }
-    return (size_t)lq_cuda_pages_of(desc, tokens) * p.part * p.heads + p.slot + lq__cu_file_page(&p) +
-           128;
+    return (size_t)lq_cuda_pages_of(desc, tokens) * p.part * p.heads + p.slot +
+           lq__cu_file_page(&p) + 128;
 }
 
 extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uint32_t *ids,
@@ -4598,8 +4656,8 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
         }
         i += n;
     }
-    if (status == LQ_OK && cudaMemcpyAsync(p.state + slot * p.slot, l.state, p.slot, kind, stream) !=
-                               cudaSuccess) {
+    if (status == LQ_OK &&
+        cudaMemcpyAsync(p.state + slot * p.slot, l.state, p.slot, kind, stream) != cudaSuccess) {
         status = LQ_E_INTERNAL;
     }
     return status;

@@ -1,6 +1,7 @@
 /* nvcc -O3 -arch=sm_90 bench/cuda.cu -o cuda_bench && python3 bench/sdpa.py ./cuda_bench
-   Times of latticequant_cuda.cuh on the current device: medians of graph replays over sequences whose
-   pages are 300 MB or more together. A line each: name, shape, microseconds, bytes of pages. */
+   Times of latticequant_cuda.cuh on the current device: medians of graph replays over sequences
+   whose pages are 300 MB or more together. A line each: name, shape, microseconds, bytes of pages.
+   */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 #ifndef LQ_CUDA_INSTANCES
@@ -17,21 +18,21 @@
 #include <stdlib.h>
 #include <vector>
 
-#define CU(call)                                                                          \
-    do {                                                                                  \
-        cudaError_t error = (call);                                                       \
-        if (error != cudaSuccess) {                                                       \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(error));         \
-            exit(1);                                                                      \
-        }                                                                                 \
+#define CU(call)                                                                  \
+    do {                                                                          \
+        cudaError_t error = (call);                                               \
+        if (error != cudaSuccess) {                                               \
+            printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(error)); \
+            exit(1);                                                              \
+        }                                                                         \
     } while (0)
-#define LQ(call)                                                                          \
-    do {                                                                                  \
-        int status = (call);                                                              \
-        if (status != LQ_OK) {                                                            \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, lq_status_string(status));          \
-            exit(1);                                                                      \
-        }                                                                                 \
+#define LQ(call)                                                                 \
+    do {                                                                         \
+        int status = (call);                                                     \
+        if (status != LQ_OK) {                                                   \
+            printf("%s:%d: %s\n", __FILE__, __LINE__, lq_status_string(status)); \
+            exit(1);                                                             \
+        }                                                                        \
     } while (0)
 
 /* Microseconds of a launch: n launches in a graph, the median of 15 replays. */
@@ -121,8 +122,8 @@ __global__ static void copy(uint4 *to, const uint4 *from, size_t n, size_t out)
 
 /* Parts of pages through the rings, and nothing else: what the attention kernel is measured by. */
 __global__ static void __launch_bounds__(256)
-    stream_only(const uint8_t *pool, const uint32_t *ids, uint32_t heads, uint32_t levels, uint32_t part,
-                size_t items, uint32_t stages, uint32_t *out)
+    stream_only(const uint8_t *pool, const uint32_t *ids, uint32_t heads, uint32_t levels,
+                uint32_t part, size_t items, uint32_t stages, uint32_t *out)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ uint64_t bars[64];
@@ -191,7 +192,8 @@ static void run(const Case &c)
     {
         uint8_t *pool = device<uint8_t>(lq_cuda_pool_bytes(&d));
         uint8_t *state = device<uint8_t>(lq_cuda_state_bytes(&d));
-        LQ(lq_cuda_layer_init(&layer, pool, lq_cuda_pool_bytes(&d), state, lq_cuda_state_bytes(&d), &d));
+        LQ(lq_cuda_layer_init(&layer, pool, lq_cuda_pool_bytes(&d), state, lq_cuda_state_bytes(&d),
+                              &d));
     }
     std::vector<uint32_t> ids(d.pages);
     for (uint32_t i = 0; i < d.pages; i++) {
@@ -281,9 +283,9 @@ static void run(const Case &c)
             (void)lq__cu_batch_of(&lb, &b);
             (void)lq__cu_source_of(&src[0], &w[0]);
             (void)lq__cu_source_of(&src[1], &w[1]);
-#define SEAL(name, wide)                                                                      \
-    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                  \
-        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                        \
+#define SEAL(name, wide)                                                                         \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                     \
+        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                           \
             <<<dim3((chunk / 64 + 2) * 2 * p.heads / 4, 1), 128, 0, s>>>(p, lb, src[0], src[1]); \
     }
             LQ_CUDA_INSTANCES(SEAL)
@@ -295,8 +297,8 @@ static void run(const Case &c)
                                       in / 2 / 16, out / 16);
             (void)vv;
         });
-        printf("seal %s tokens %u us %.2f seal_alone %.2f half_copy %.2f numbers %zu\n", c.name, chunk,
-               whole, alone, floor, 2 * chunk * row);
+        printf("seal %s tokens %u us %.2f seal_alone %.2f half_copy %.2f numbers %zu\n", c.name,
+               chunk, whole, alone, floor, 2 * chunk * row);
         CU(cudaFree(kk));
         CU(cudaFree(vv));
     } else {
@@ -335,10 +337,11 @@ static void run(const Case &c)
         }
         uint32_t f = 0;
         CU(cudaMemcpy(&f, flags, 4, cudaMemcpyDeviceToHost));
-        printf("attend %s batch %u tokens %u heads %u group %u dims %u us %.2f stream %.2f bytes %zu "
-               "sum_of_tokens %llu flags %u\n",
-               c.name, c.batch, c.tokens, c.heads, c.group, c.dims, us, floor, bytes,
-               (unsigned long long)all, f);
+        printf(
+            "attend %s batch %u tokens %u heads %u group %u dims %u us %.2f stream %.2f bytes %zu "
+            "sum_of_tokens %llu flags %u\n",
+            c.name, c.batch, c.tokens, c.heads, c.group, c.dims, us, floor, bytes,
+            (unsigned long long)all, f);
         CU(cudaFree((void *)a.q));
         CU(cudaFree(a.out));
         CU(cudaFree(a.workspace));
@@ -359,16 +362,16 @@ static void run(const Case &c)
 int main(int argc, char **argv)
 {
     static const Case cases[] = {
-        {"z4", LQ_Z, 4, 128, 8, 4, 8, 32768, 0}, {"z4", LQ_Z, 4, 128, 8, 4, 1, 131072, 0},
-        {"z4", LQ_Z, 4, 128, 8, 4, 1, 32768, 0}, {"e8", LQ_E8, 4, 128, 8, 4, 8, 32768, 0},
+        {"z4", LQ_Z, 4, 128, 8, 4, 8, 32768, 0},   {"z4", LQ_Z, 4, 128, 8, 4, 1, 131072, 0},
+        {"z4", LQ_Z, 4, 128, 8, 4, 1, 32768, 0},   {"e8", LQ_E8, 4, 128, 8, 4, 8, 32768, 0},
         {"e8", LQ_E8, 4, 128, 8, 4, 1, 131072, 0}, {"e8", LQ_E8, 4, 128, 8, 4, 1, 32768, 0},
-        {"z8", LQ_Z, 8, 128, 8, 4, 8, 32768, 0}, {"z3", LQ_Z, 3, 128, 8, 4, 8, 32768, 0},
-        {"z2", LQ_Z, 2, 128, 8, 4, 8, 32768, 0}, {"z4", LQ_Z, 4, 128, 8, 1, 8, 32768, 0},
-        {"z4", LQ_Z, 4, 128, 8, 7, 8, 32768, 0}, {"z4", LQ_Z, 4, 128, 8, 8, 8, 32768, 0},
-        {"z4", LQ_Z, 4, 64, 8, 4, 8, 65536, 0}, {"z4", LQ_Z, 4, 256, 8, 4, 8, 16384, 0},
-        {"z4", LQ_Z, 4, 128, 8, 4, 64, 0, 0},    {"z4", LQ_Z, 4, 128, 8, 4, 1, 8192, 0},
-        {"z4", LQ_Z, 4, 128, 8, 4, 1, 4096, 0},  {"z4", LQ_Z, 4, 128, 8, 0, 1, 34816, 1},
-        {"e8", LQ_E8, 4, 128, 8, 0, 1, 34816, 1}, {"z8", LQ_Z, 8, 128, 8, 0, 1, 34816, 1}};
+        {"z8", LQ_Z, 8, 128, 8, 4, 8, 32768, 0},   {"z3", LQ_Z, 3, 128, 8, 4, 8, 32768, 0},
+        {"z2", LQ_Z, 2, 128, 8, 4, 8, 32768, 0},   {"z4", LQ_Z, 4, 128, 8, 1, 8, 32768, 0},
+        {"z4", LQ_Z, 4, 128, 8, 7, 8, 32768, 0},   {"z4", LQ_Z, 4, 128, 8, 8, 8, 32768, 0},
+        {"z4", LQ_Z, 4, 64, 8, 4, 8, 65536, 0},    {"z4", LQ_Z, 4, 256, 8, 4, 8, 16384, 0},
+        {"z4", LQ_Z, 4, 128, 8, 4, 64, 0, 0},      {"z4", LQ_Z, 4, 128, 8, 4, 1, 8192, 0},
+        {"z4", LQ_Z, 4, 128, 8, 4, 1, 4096, 0},    {"z4", LQ_Z, 4, 128, 8, 0, 1, 34816, 1},
+        {"e8", LQ_E8, 4, 128, 8, 0, 1, 34816, 1},  {"z8", LQ_Z, 8, 128, 8, 0, 1, 34816, 1}};
     cudaDeviceProp properties;
     const size_t first = argc > 1 ? (size_t)atoi(argv[1]) : 0; /* ./cuda_bench FIRST COUNT */
     const size_t count = argc > 2 ? (size_t)atoi(argv[2]) : sizeof cases / sizeof *cases;

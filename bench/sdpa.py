@@ -1,12 +1,15 @@
 """python3 bench/sdpa.py ./cuda_bench    runs the benchmark of latticequant_cuda.cuh, then the same shapes
 through the backends of PyTorch's scaled_dot_product_attention in bf16, and prints ratios over the best."""
 import statistics
+import warnings
 import subprocess
 import sys
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+warnings.filterwarnings("ignore")
 
 BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,

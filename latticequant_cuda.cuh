@@ -229,8 +229,7 @@ LQ_CUDA_API int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t f
 LQ_CUDA_API int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *batch,
                                const lq_cuda_view *k, const lq_cuda_view *v, cudaStream_t stream);
 
-/* Bytes of workspace for any batch of up to `count` sequences on the current device; 0: not valid.
-   */
+/* Bytes of workspace for batches of up to `count` sequences on the current device; 0: not valid. */
 LQ_CUDA_API size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
                                         uint32_t count);
 
@@ -408,15 +407,13 @@ LQ__CU_BOTH uint32_t lq__cu_code(const uint8_t *levels, int kind, lq__cu_place a
     }
 }
 
-/* A unit's codes, a nibble each (Z8: low four bits in `nibbles`, high four in `more`), as words.
-   With `four` units of a group in order, puts the group. */
-LQ__CU_BOTH uint32_t lq__cu_half(uint32_t nibbles) /* of Z2: 16 bits */
+/* Codes of Z2, a nibble each, as 16 bits. */
+LQ__CU_BOTH uint32_t lq__cu_half(uint32_t nibbles)
 {
     return (nibbles & 0x3333u) | (nibbles >> 16 & 0x3333u) << 2;
 }
 
-/* A group's words from its units: of each kind but Z8, whose units are two words of bytes already.
-   */
+/* A group's words from its units: a nibble a code, of Z8 two words of bytes. */
 LQ__CU_BOTH void lq__cu_join(uint32_t *words, int kind, const uint32_t *units)
 {
     int k;
@@ -1056,8 +1053,7 @@ static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_BOUNDS] = {
      12 * 17,
      {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967}}};
 
-/* Of a level, from zero outwards: the first cell that is nearer to it, and its place in half cells.
-   */
+/* Of a level, from zero outwards: the first cell that is its, and its place in half cells. */
 typedef struct lq__cu_level {
     uint8_t from;
     uint8_t spot;
@@ -1881,8 +1877,7 @@ static __global__ void __launch_bounds__(LQ__CU_FIT)
     }
 }
 
-/* A warp's words of a granule into a page: units lie in room, (units of a group's lanes) side by
-   side. */
+/* A warp's words of a granule into a page, by way of room: there each lane's units are in order. */
 template <int KIND, int NK, int STREAM>
 static __device__ void lq__cu_put_granule(uint8_t *levels, uint32_t granule, uint32_t (*words)[2],
                                           uint32_t *room)
@@ -2625,8 +2620,7 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     __syncthreads();
 }
 
-/* Where the run of block c begins. No block is without items: where there are few, so are blocks.
-   */
+/* Where the run of block c begins. No block has none: where items are few, so are blocks. */
 LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
 {
     const uint32_t blocks = min(gridDim.x, items);
@@ -3353,8 +3347,7 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
     }
 }
 
-/* Logits to weights; the warp's largest and sum, and what its sums so far are to be multiplied by.
-   */
+/* Logits to weights; the warp's largest and sum; returns what its sums so far are times. */
 template <int NK, int NB>
 LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
 {

@@ -1,7 +1,6 @@
 /* nvcc -O3 -arch=sm_90 bench/cuda.cu -o cuda_bench && python3 bench/sdpa.py ./cuda_bench
    Times of latticequant_cuda.cuh on the current device: medians of graph replays over sequences
-   whose pages are 300 MB or more together. A line each: name, shape, microseconds, bytes of pages.
-   */
+   whose pages are 300 MB or more together. A line each: name, shape, microseconds, bytes. */
 #define LATTICEQUANT_IMPLEMENTATION
 #include "../latticequant.h"
 #ifndef LQ_CUDA_INSTANCES

@@ -8,8 +8,9 @@
 #define LQ_CUDA_INSTANCES(X)                                                                      \
     X(Z8, 128)                                                                                    \
     X(Z4, 128)                                                                                    \
-    X(Z3, 128) X(Z2, 128) X(E8, 128) X(Z4, 64) X(E8, 64) X(Z4, 96) X(Z3, 96) X(E8, 96) X(Z4, 192) \
-        X(Z4, 256) X(E8, 256) X(Z2, 256)
+    X(Z3, 128)                                                                                    \
+    X(Z2, 128) X(E8, 128) X(Z4, 64) X(E8, 64) X(Z4, 96) X(Z3, 96) X(E8, 96) X(Z4, 192) X(Z4, 256) \
+        X(E8, 256) X(Z2, 256)
 #endif
 #define LATTICEQUANT_CUDA_IMPLEMENTATION
 #include "../latticequant_cuda.cuh"
@@ -610,8 +611,7 @@ static void compare_attention(Device *d, const Shape *c, std::vector<Sequence> &
     cudaFree(a.workspace);
 }
 
-/* Sequences of these lengths: appended on both sides in steps, compared, attended; then both go on.
-   */
+/* Sequences of these lengths: appended on both sides, compared, attended; then both go on. */
 static void test_shape(const Shape *c, const std::vector<uint32_t> &lengths, int odd)
 {
     const uint32_t count = (uint32_t)lengths.size();
@@ -682,6 +682,77 @@ static Shape plain(int k, uint32_t dims)
     c.peak = 1;
     c.out_type = LQ_F32;
     return c;
+}
+
+/* Records of saved caches with bytes changed or cut off: a status, before anything is copied. */
+static void test_records(int rounds)
+{
+    const uint32_t dims = is_compiled(LQ_Z, 4, 128) ? 128 : 64;
+    Shape c = plain(1, dims);
+    Sequence s;
+    std::vector<uint8_t> file, work, mem, record, staging;
+    lq_archive_source source = {};
+    lq_archive_reader reader;
+    lq_cuda_desc desc = {};
+    lq_cuda_layer layer;
+    const uint8_t *bytes = NULL;
+    size_t count = 0;
+    size_t needed = 0;
+    std::vector<uint32_t> ids(8, 0);
+    int accepted = 0;
+    make_vectors(&s, &c, 400, 0);
+    make_cache(&s, &c, 400);
+    append_cpu(&s, &c, 400);
+    work.resize(lq_kv_export_workspace_bytes(&s.kv, NULL));
+    CHECK(lq_kv_export(&s.kv, to_vector, &file, NULL, work.data(), work.size()) == LQ_OK);
+    source.bytes = file.data();
+    source.size = file.size();
+    CHECK(lq_archive_open(&reader, &source, NULL, 0, &needed) == LQ_E_SPACE || needed == 0);
+    mem.resize(needed);
+    CHECK(lq_archive_open(&reader, &source, mem.data(), mem.size(), &needed) == LQ_OK);
+    CHECK(lq_archive_meta(&reader, 0x564b514cu, &bytes, &count) == LQ_OK);
+    record.assign(bytes, bytes + count);
+    desc.kv_heads = c.heads;
+    desc.dims = dims;
+    desc.sequences = 1;
+    desc.pages = 8;
+    desc.table = 8;
+    CHECK(lq_cuda_layer_init(&layer, (void *)256, (size_t)1 << 40, (void *)256, (size_t)1 << 40,
+                             &desc) == LQ_OK);
+    staging.resize(lq_cuda_load_bytes(&desc, 600));
+    for (int r = 0; r < rounds; r++) {
+        std::vector<uint8_t> bad = record, out(record.size() + 4096), directory(record.size() + 64);
+        lq_archive_writer_desc to = {};
+        lq_archive_writer writer;
+        uint32_t tokens = 0;
+        int status;
+        for (int n = r ? 1 + (int)(rnd() % 3) : 0; n; n--) {
+            const size_t limit = rnd() % 2 ? bad.size() : std::min(bad.size(), (size_t)200);
+            bad[rnd() % limit] = rnd() % 3 ? (uint8_t)rnd() : (uint8_t)(rnd() % 4);
+        }
+        if (rnd() % 8 == 0 && r) {
+            bad.resize(rnd() % bad.size());
+        }
+        to.mem = out.data();
+        to.mem_bytes = out.size();
+        to.directory = directory.data();
+        to.directory_bytes = directory.size();
+        CHECK(lq_archive_writer_init(&writer, &to) == LQ_OK);
+        CHECK(lq_archive_add_meta(&writer, 0x564b514cu, bad.data(), bad.size()) == LQ_OK);
+        CHECK(lq_archive_finish(&writer) == LQ_OK);
+        source.bytes = out.data();
+        source.size = writer.written;
+        status = lq_archive_open(&reader, &source, mem.data(), mem.size(), &needed);
+        CHECK(status == LQ_OK);
+        status = lq_cuda_load(&layer, 0, ids.data(), ids.size(), &reader, 0, 0, &tokens,
+                              staging.data(), staging.size(), 0);
+        CHECK(status < 0); /* its pages are not there */
+        accepted += status == LQ_E_DATA && tokens != 0;
+        if (r == 0) {
+            CHECK(status == LQ_E_DATA && tokens == 400);
+        }
+    }
+    CHECK(accepted > 0);
 }
 
 static void test_kinds(void)
@@ -850,8 +921,9 @@ int main(int argc, char **argv)
     int devices = 0;
     test_layout();
     test_arguments();
+    test_records(quick ? 500 : 5000);
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-        printf("skipped: no CUDA device, so only the layout was tested\n");
+        printf("skipped: no CUDA device, so only layout and records were tested\n");
         return check_report("test_cuda");
     }
     for (int k = 0; k < 5 && many; k++) {

@@ -82,8 +82,9 @@
 
    WHAT IT DOES NOT DO
    Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike
-   dims or kinds, MLA, warm and packed pages, prefill kernels (a prompt is appended in one call, but
-   attends 8 queries at a time), eviction, truncation, shifts. */
+   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm and packed pages, saving from the device,
+   prefill kernels (a prompt is appended in one call, but attends 8 queries at a time), eviction,
+   truncation, shifts. */
 
 /* ================================================================================================
    >>config   instances                                                       >>types   descriptors

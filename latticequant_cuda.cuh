@@ -82,9 +82,9 @@
 
    WHAT IT DOES NOT DO
    Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike
-   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm and packed pages, saving from the device,
-   prefill kernels (a prompt is appended in one call, but attends 8 queries at a time), eviction,
-   truncation, shifts. */
+   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm and packed pages, saving from the
+   device, prefill kernels (a prompt is appended in one call, but attends 8 queries at a time),
+   eviction, truncation, shifts. */
 
 /* ================================================================================================
    >>config   instances                                                       >>types   descriptors
@@ -272,7 +272,8 @@ LQ_CUDA_API int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_
      staging_bytes  lq_cuda_load_bytes
    LQ_E_ARG; LQ_E_SPACE: staging, or fewer than the pages that are needed; LQ_E_RANGE: no such
    sequence or layer; LQ_E_FORMAT: not a cache like this layer, or with what the manual says is not
-   done; LQ_E_DATA: damaged; LQ_E_IO. Safe for untrusted input. */
+   done; LQ_E_FULL: more pages than desc.table; LQ_E_DATA: damaged; LQ_E_IO. Safe for untrusted
+   input. */
 LQ_CUDA_API size_t lq_cuda_load_bytes(const lq_cuda_desc *desc, uint32_t tokens);
 LQ_CUDA_API int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uint32_t *ids,
                              size_t id_count, const lq_archive_reader *reader, uint64_t sequence,

@@ -821,7 +821,7 @@
                                 When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
-   No trellis or Leech lattice, no GPU code. */
+   No trellis or Leech lattice; latticequant_cuda.cuh is for GPUs. */
 
 /* ================================================================================================
    >>config   version, linkage                                        >>types   status, descriptors

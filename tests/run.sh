@@ -567,6 +567,18 @@ job_decode() {
     program decode.py python3 tests/decode.py
 }
 
+# latticequant_cuda.cuh: code for each generation, and what of its test needs no device (all of it,
+# where there is one; newer ones take the code for 8.0).
+job_cuda() {
+    for arch in 80 90 100; do
+        build "tests/test_cuda.cu for sm_$arch" nvcc -O1 -DFEW -DLQ_LINKED -arch=sm_$arch \
+            -Werror all-warnings -Xcompiler -Wall,-Wextra -c tests/test_cuda.cu \
+            -o "$tmp/cuda$arch.$job.o"
+    done
+    build "tests/test_cuda.cu" nvcc "$tmp/cuda80.$job.o" "$(object_of "${compilers%% *}")" \
+        -o "$tmp/cuda.$job" && program "test_cuda" "$tmp/cuda.$job" $(arguments_of test_cuda short)
+}
+
 job_shellcheck() {
     for file in tests/*.sh .ci/run; do
         build "shellcheck $file" shellcheck "$file"
@@ -803,6 +815,13 @@ if have python3; then
     add job_decode
 else
     skip "tests/decode.py (no python3)"
+fi
+if [ "$mode" = quick ]; then
+    skip "CUDA (quick)"
+elif have nvcc; then
+    add job_cuda
+else
+    skip "CUDA (no nvcc)"
 fi
 if have shellcheck; then
     add job_shellcheck

@@ -1,0 +1,4678 @@
+/* latticequant_cuda.cuh 0.1.0 - the live cache of latticequant.h on NVIDIA GPUs, in one file
+   SPDX-License-Identifier: MIT (text in latticequant.h)
+
+   >>readme
+   Pages of 8, 4, 3 or 2 bits a number, or E8 at 4, which lie in device memory in the order in which
+   the tensor cores take them: appended to, sealed to the same bytes as on the CPU, attended as the
+   integers that they are, and exchanged with latticequant.h without loss. Needs the CUDA Toolkit
+   alone; compute capability 8.0 or newer.
+
+       #include "latticequant.h"                    its implementation: here, or in a .c file
+       #define LATTICEQUANT_CUDA_IMPLEMENTATION     in one .cu file
+       #include "latticequant_cuda.cuh"
+
+       lq_cuda_layer_init(&layer, pool, pool_bytes, state, state_bytes, &desc);     of each layer
+       lq_cuda_append(&layer, &batch, &k, &v, stream);                              in each step
+       lq_cuda_attend(&layer, &batch, &attend, stream);
+
+       nvcc -O3 -arch=sm_90 examples/cuda_decode.cu -o cuda_decode && ./cuda_decode
+
+   ------------------------------------------------------------------------------------------------
+   >>manual
+   Contents (search for the tag):
+     >>readme >>manual   this comment
+     >>config >>types    instances, descriptors
+     >>api               declarations
+     >>layout            implementation from here: kinds, a page's layout, plans of memory, host
+                         copies
+     >>turn              vectors to integers, as >>turn and >>seal of latticequant.h
+     >>append            means, pages sealed, raw tokens kept
+     >>stream            pages into shared memory
+     >>attend            attention of a step's queries
+     >>transfer          saved caches to the device and back
+     >>end               undefinitions
+
+   CONCEPTS (those of latticequant.h; in addition)
+   slot     a sequence's place in the state of a layer: raw tokens, sums, means. One for each
+            sequence that can live at a time.
+   page     64 tokens of all kv heads of a layer, keys and values. Pages lie in a pool; a sequence's
+            page table names its pages in order: page j holds the tokens sinks + 64 j and on. A page
+            id is the same in the pools of all layers.
+   batch    the sequences of a launch: slots, tokens before this step, tokens in this step, page
+            tables.
+   The caller hands out page ids and slots and counts tokens; all of it is read on the device, so
+   that a step can be captured in a graph. A page id may stand in several tables (forks share full
+   pages). A sequence of n tokens needs lq_cuda_pages_of(&desc, n) of them.
+
+   MEMORY of the caller, all of it on the device
+     pool       lq_cuda_pool_bytes, aligned to 128: pages of one layer
+     state      lq_cuda_state_bytes, aligned to 128: of one layer; zeros before its first use
+                (lq_cuda_clear for a slot that is used again)
+     workspace  lq_cuda_attend_bytes, aligned to 128, zeros before its first use; may serve all
+                layers of the same dims and all calls of one stream
+   Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
+   LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
+
+   BAD INPUT. Page ids, slots and token counts are checked on the device; what is out of range sets
+   a bit in batch.flags, and is left out or cut. Any bytes may stand in pages: levels and scales are
+   then wrong, nothing else is.
+
+   PAGE ON THE DEVICE, layout 1. Of a page each head has its own part, `head bytes`
+   (lq_cuda_page_bytes over kv heads), a multiple of 16:
+   .- part of a head ---------------------------------------------------------------------------.
+   | levels of K  | levels of V  | scales of K u8[64] | scales of V u8[64] | header u8[16]       |
+   '--------------------------------------------------------------------------------------------'
+     header   i8 base of K's scales, i8 of V's; u8 1: some scale of K is 0; u8 the same of V; zeros
+     unit     8 levels: of K 8 dims of a token, from a multiple of 8 on; of V 8 tokens of a dim.
+              `steps` is dims / 32 rounded up (80 dims have the room of 96).
+              K  token 8 g + j, dims 32 i + 8 t ..:   lane 4 g + t, unit j steps + i
+              V  dim 8 d + g, tokens 8 (4 s + t) ..:  lane 4 g + t, unit 4 s steps + d
+     words    4 units of a lane, 4 n .. 4 n + 3, are a group of W 32-bit words: Z8 8, Z4 and E8 4,
+              Z3 3, Z2 2. Word p of group n of a lane is word
+              ((n (W / v) + p / v) 32 + lane) v + p mod v of its levels, v = min(W, 4) (Z3: 1)
+              Z8  unit k has words 2 k and 2 k + 1, a byte a level: code xor 128
+              Z4  unit k is word k, nibble e is code e; E8 the same
+              Z3  nibble e of word k has code e of unit k in its low three bits, for k < 3, and bit
+                  k of code e of unit 3 above them
+              Z2  half k mod 2 of word k / 2; codes 0 .. 3 from bit 4 e on, 4 .. 7 from bit 4 e - 14
+     Codes, scales and bases are those of tiles ("Hot tiles" of latticequant.h); the coset of E8 is
+     the parity of a unit, as there. So tiles become pages and pages tiles by moving bits alone.
+     A lane has its fragments of A of m16n8k32: of K 16 tokens by 32 dims, of V 16 dims by 32
+     tokens; and the words of a granule, eight tokens that are sealed together, are nobody else's.
+
+   WHAT IT DOES NOT DO
+   Keys whose RoPE the cache knows (lq_kv_desc.rope: keys with a bias), keys and values of unlike
+   dims or kinds, 6 and 5 bits, MLA, windows below 24, warm and packed pages, saving from the
+   device, prefill kernels (a prompt is appended in one call, but attends 8 queries at a time),
+   eviction, truncation, shifts. */
+
+/* ================================================================================================
+   >>config   instances                                                       >>types   descriptors
+   ============================================================================================== */
+#ifndef LATTICEQUANT_CUDA_H
+#define LATTICEQUANT_CUDA_H
+
+#ifndef LATTICEQUANT_H
+#include "latticequant.h"
+#endif
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+#define LQ_CUDA_API extern "C" LQ_MUST
+#else
+#define LQ_CUDA_API extern LQ_MUST
+#endif
+
+/* Bits of lq_cuda_batch.flags. */
+enum {
+    LQ_CUDA_BAD_PAGE = 1,   /* an id outside the pool, or more tokens than the table has pages */
+    LQ_CUDA_BAD_SLOT = 2,   /* outside the state */
+    LQ_CUDA_BAD_COUNT = 4,  /* more tokens in a step than batch.most */
+    LQ_CUDA_BAD_NUMBER = 8, /* NaN, infinity, bf16 above 2^120: keys, values, queries, logits */
+    LQ_CUDA_CUT = 16        /* vectors much smaller than others of their page became zeros */
+};
+
+/* A layer's cache.
+     kv_heads   1 .. 1024
+     dims       of a head, keys and values: a multiple of 16 that an instance covers
+     quantizer, bits  as in lq_kv_policy: LQ_Z (default 0) with 8, 4 (default 0), 3, 2; LQ_E8 with 4
+     type       of raw tokens, and of keys and values that come: LQ_F16 (default 0) or LQ_BF16
+     sinks      default 0 means 4; LQ_KV_NONE: none; at most 64
+     window     default 0 means 64; at least 24 and at most 65536
+     sequences  slots
+     pages      in the pool
+     table      entries of each page table: pages that a sequence can have, at most 65536 */
+typedef struct lq_cuda_desc {
+    uint32_t kv_heads;
+    uint32_t dims;
+    int quantizer;
+    int bits;
+    int type;
+    uint32_t sinks;
+    uint32_t window;
+    uint32_t sequences;
+    uint32_t pages;
+    uint32_t table;
+} lq_cuda_desc;
+
+typedef struct lq_cuda_layer {
+    lq_cuda_desc desc; /* nothing left to a default */
+    uint8_t *pool;
+    uint8_t *state;
+} lq_cuda_layer;
+
+/* The sequences of a launch; arrays are on the device.
+     count   1 .. 1024
+     most    tokens that a sequence may get in this step, at most: an upper bound for the launch
+     slots   (count); NULL: 0, 1 ..
+     tokens  (count) of each sequence before this step
+     added   (count) of each in this step; NULL: `most` of each
+     tables  (count, desc.table) page ids
+     flags   one word: bits are set where something is wrong */
+typedef struct lq_cuda_batch {
+    uint32_t count;
+    uint32_t most;
+    const uint32_t *slots;
+    const uint32_t *tokens;
+    const uint32_t *added;
+    const uint32_t *tables;
+    uint32_t *flags;
+} lq_cuda_batch;
+
+/* Vectors on the device: element d of head h of token t of sequence s lies at s * sequence_stride +
+   t * token_stride + h * head_stride + d, in elements of the layer's type. All but d come in
+   multiples of 8, and data is aligned to 16. */
+typedef struct lq_cuda_view {
+    const void *data;
+    size_t sequence_stride;
+    size_t token_stride;
+    size_t head_stride;
+} lq_cuda_view;
+
+/* Attention of the last `queries` tokens of each sequence, this step's included.
+     heads      query heads, a multiple of kv_heads
+     queries    1 .. 8; default 0 means 1
+     type       of q and out: LQ_F16 (default 0), LQ_BF16, LQ_F32
+     q, out     (count, queries, heads, dims), with RoPE; aligned to 16
+     scale      default 0 means 1 / sqrt(dims)
+     softcap, window, window_sinks, slopes  as in lq_kv_attend_desc; window default 0: none; slopes
+                (heads) on the device. Positions are token numbers
+     lse        (count, queries, heads), LQ_KV_NOTHING where nothing was seen; default NULL
+     workspace  see the manual */
+typedef struct lq_cuda_attend_desc {
+    uint32_t heads;
+    uint32_t queries;
+    int type;
+    const void *q;
+    void *out;
+    float scale;
+    float softcap;
+    uint32_t window;
+    int window_sinks;
+    const float *slopes;
+    float *lse;
+    void *workspace;
+    size_t workspace_bytes;
+} lq_cuda_attend_desc;
+
+/* ================================================================================================
+   >>api
+   ============================================================================================== */
+/* Whether a descriptor is valid and has an instance: LQ_OK, LQ_E_ARG. */
+LQ_CUDA_API int lq_cuda_check(const lq_cuda_desc *desc);
+
+/* Sizes; 0: desc is not valid. */
+LQ_CUDA_API size_t lq_cuda_page_bytes(const lq_cuda_desc *desc);
+LQ_CUDA_API size_t lq_cuda_pool_bytes(const lq_cuda_desc *desc);
+LQ_CUDA_API size_t lq_cuda_state_bytes(const lq_cuda_desc *desc);
+
+/* Pages that a sequence of so many tokens takes, and tokens of them that are in pages. */
+LQ_CUDA_API uint32_t lq_cuda_pages_of(const lq_cuda_desc *desc, uint32_t tokens);
+LQ_CUDA_API uint32_t lq_cuda_sealed_of(const lq_cuda_desc *desc, uint32_t tokens);
+
+/* Makes a layer of memory on the device. LQ_E_ARG: NULL, not valid, or not aligned to 128;
+   LQ_E_SPACE: fewer bytes than the functions above say. */
+LQ_CUDA_API int lq_cuda_layer_init(lq_cuda_layer *layer, void *pool, size_t pool_bytes, void *state,
+                                   size_t state_bytes, const lq_cuda_desc *desc);
+
+/* Makes a slot that of an empty sequence. */
+LQ_CUDA_API int lq_cuda_clear(const lq_cuda_layer *layer, uint32_t slot, cudaStream_t stream);
+
+/* Makes slot `to` that of a sequence like `from`, and page to_page a copy of from_page, which is
+   the one that is not full (LQ_KV_NONE: there is none). Full pages are shared: their ids stand in
+   both tables. */
+LQ_CUDA_API int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t from,
+                             uint32_t to_page, uint32_t from_page, cudaStream_t stream);
+
+/* Appends the tokens of a step to all sequences of a batch: what leaves their windows is sealed, to
+   the bytes that lq_kv_append makes of the same vectors, the others are kept raw. Keys come with
+   their RoPE. Page tables must have ids for the tokens after this step. */
+LQ_CUDA_API int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *batch,
+                               const lq_cuda_view *k, const lq_cuda_view *v, cudaStream_t stream);
+
+/* Bytes of workspace for batches of up to `count` sequences on the current device; 0: not valid. */
+LQ_CUDA_API size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
+                                        uint32_t count);
+
+/* Attention of a batch that has been appended to. Sums of floats: equal from run to run for the
+   same batch on the same device. */
+LQ_CUDA_API int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *batch,
+                               const lq_cuda_attend_desc *desc, cudaStream_t stream);
+
+/* A page's part of head h (of lq_cuda_page_bytes / kv_heads bytes) in host memory, from tiles of
+   latticequant.h and back, for all bytes of tiles alike: k_tile and v_tile have dims * 8 * bits +
+   64 bytes, the layout of "Hot tiles" there. tokens: those from there on are left out (zeros).
+   LQ_E_ARG: NULL, or desc not valid. */
+LQ_CUDA_API int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc,
+                                        const uint8_t *k_tile, const uint8_t *v_tile, int k_base,
+                                        int v_base, uint32_t tokens);
+LQ_CUDA_API int lq_cuda_part_to_tiles(uint8_t *k_tile, uint8_t *v_tile, int *k_base, int *v_base,
+                                      const lq_cuda_desc *desc, const uint8_t *part,
+                                      uint32_t tokens);
+
+/* The same on the device, of `count` pages of a layer: ids (count) on the device; tiles of K
+   (count, kv heads, dims * 8 * bits + 64), likewise V; bases (count, 2, kv_heads) i8; tokens
+   (count), NULL: 64. Ids outside the pool set flags. */
+LQ_CUDA_API int lq_cuda_pages_from_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
+                                         uint32_t count, const uint8_t *k_tiles,
+                                         const uint8_t *v_tiles, const int8_t *bases,
+                                         const uint32_t *tokens, uint32_t *flags,
+                                         cudaStream_t stream);
+LQ_CUDA_API int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
+                                       uint32_t count, uint8_t *k_tiles, uint8_t *v_tiles,
+                                       int8_t *bases, const uint32_t *tokens, uint32_t *flags,
+                                       cudaStream_t stream);
+
+/* A sequence of a saved cache (lq_kv_save, lq_kv_export) to the device: the layer of number
+   `number` in the file goes into slot `slot` and the pages `ids` (host memory, lq_cuda_pages_of),
+   and goes on as it would on the CPU.
+     sequence   its name in the archive
+     tokens     becomes how many it has, also where LQ_E_SPACE comes back
+     staging    host memory (best pinned), in use until the stream gets there
+     staging_bytes  lq_cuda_load_bytes
+   LQ_E_ARG; LQ_E_SPACE: staging, or fewer than the pages that are needed; LQ_E_RANGE: no such
+   sequence or layer; LQ_E_FORMAT: not a cache like this layer, or with what the manual says is not
+   done; LQ_E_FULL: more pages than desc.table; LQ_E_DATA: damaged; LQ_E_IO. Safe for untrusted
+   input. */
+LQ_CUDA_API size_t lq_cuda_load_bytes(const lq_cuda_desc *desc, uint32_t tokens);
+LQ_CUDA_API int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uint32_t *ids,
+                             size_t id_count, const lq_archive_reader *reader, uint64_t sequence,
+                             uint32_t number, uint32_t *tokens, void *staging, size_t staging_bytes,
+                             cudaStream_t stream);
+
+#endif /* LATTICEQUANT_CUDA_H */
+
+/* ================================================================================================
+   >>layout   kinds, a page's layout, plans of memory, copies on the host
+   ============================================================================================== */
+#if defined(LATTICEQUANT_CUDA_IMPLEMENTATION) && !defined(LATTICEQUANT_CUDA_ONCE)
+#define LATTICEQUANT_CUDA_ONCE
+#ifndef __CUDACC__
+#error "the implementation of latticequant_cuda.cuh is for nvcc"
+#endif
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <string.h>
+
+/* What is compiled: kind and dims up to a multiple of 32 (64, 96, 128, 192, 256; 96 serves 80).
+   Define it before the #include for others. */
+#ifndef LQ_CUDA_INSTANCES
+#define LQ_CUDA_INSTANCES(X) X(Z4, 128) X(E8, 128)
+#endif
+
+/* kind, quantizer, bits, words of 4 units, 1: levels are looked up in two halves (>>attend) */
+#define LQ__CU_KINDS(X)  \
+    X(Z8, LQ_Z, 8, 8, 0) \
+    X(Z4, LQ_Z, 4, 4, 1) \
+    X(Z3, LQ_Z, 3, 3, 0) \
+    X(Z2, LQ_Z, 2, 2, 0) \
+    X(E8, LQ_E8, 4, 4, 1)
+
+#define LQ__CU_NAME(kind, quantizer, bits, words, halves) LQ__CU_##kind,
+enum { LQ__CU_NONE, LQ__CU_KINDS(LQ__CU_NAME) LQ__CU_END };
+#undef LQ__CU_NAME
+
+#define LQ__CU_BOTH static __host__ __device__ __forceinline__
+#define LQ__CU_DEVICE static __device__ __forceinline__
+#define LQ__CU_TOKENS 64u
+#define LQ__CU_NOTHING (-1e30f)
+#define LQ__CU_SEQUENCES 1024u /* of a batch */
+
+static __host__ __device__ constexpr int lq__cu_words(int kind)
+{
+#define LQ__CU_ROW(name, quantizer, bits, words, halves) kind == LQ__CU_##name ? words:
+    return LQ__CU_KINDS(LQ__CU_ROW) 0;
+#undef LQ__CU_ROW
+}
+
+static __host__ __device__ constexpr int lq__cu_bits(int kind)
+{
+#define LQ__CU_ROW(name, quantizer, bits, words, halves) kind == LQ__CU_##name ? bits:
+    return LQ__CU_KINDS(LQ__CU_ROW) 0;
+#undef LQ__CU_ROW
+}
+
+static __host__ __device__ constexpr bool lq__cu_halves(int kind)
+{
+#define LQ__CU_ROW(name, quantizer, bits, words, halves) kind == LQ__CU_##name ? halves:
+    return LQ__CU_KINDS(LQ__CU_ROW) 0;
+#undef LQ__CU_ROW
+}
+
+/* Words that lie side by side in a lane's load. */
+static __host__ __device__ constexpr int lq__cu_vector(int kind)
+{
+    return lq__cu_words(kind) == 3 ? 1 : lq__cu_words(kind) > 4 ? 4 : lq__cu_words(kind);
+}
+
+/* Word p of group n of a lane, from the first word of K's or V's levels on. */
+LQ__CU_BOTH uint32_t lq__cu_word_at(int kind, uint32_t n, uint32_t p, uint32_t lane)
+{
+    const uint32_t v = (uint32_t)lq__cu_vector(kind);
+    return ((n * ((uint32_t)lq__cu_words(kind) / v) + p / v) * 32 + lane) * v + p % v;
+}
+
+/* Where a level lies: its lane, unit and place in the unit. */
+typedef struct lq__cu_place {
+    uint32_t lane;
+    uint32_t unit;
+    uint32_t e;
+} lq__cu_place;
+
+LQ__CU_BOTH lq__cu_place lq__cu_find(int stream, uint32_t steps, uint32_t token, uint32_t dim)
+{
+    lq__cu_place p;
+    if (stream == LQ_K) {
+        p.lane = token / 8 * 4 + dim / 8 % 4;
+        p.unit = token % 8 * steps + dim / 32;
+        p.e = dim % 8;
+    } else {
+        p.lane = dim % 8 * 4 + token / 8 % 4;
+        p.unit = token / 32 * 4 * steps + dim / 8;
+        p.e = token % 8;
+    }
+    return p;
+}
+
+LQ__CU_BOTH uint32_t lq__cu_load32(const uint8_t *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+/* The code of a level; levels: those of K or V. */
+LQ__CU_BOTH uint32_t lq__cu_code(const uint8_t *levels, int kind, lq__cu_place at)
+{
+    const uint32_t n = at.unit / 4;
+    const uint32_t k = at.unit % 4;
+    uint32_t code = 0;
+    uint32_t b;
+    switch (lq__cu_bits(kind)) {
+    case 8:
+        return levels[4 * lq__cu_word_at(kind, n, 2 * k + at.e / 4, at.lane) + at.e % 4] ^ 128u;
+    case 4:
+        return lq__cu_load32(levels + 4 * lq__cu_word_at(kind, n, k, at.lane)) >> 4 * at.e & 15u;
+    case 3:
+        if (k < 3) {
+            return lq__cu_load32(levels + 4 * lq__cu_word_at(kind, n, k, at.lane)) >> 4 * at.e & 7u;
+        }
+        for (b = 0; b < 3; b++) {
+            code |=
+                (lq__cu_load32(levels + 4 * lq__cu_word_at(kind, n, b, at.lane)) >> (4 * at.e + 3) &
+                 1u)
+                << b;
+        }
+        return code;
+    default:
+        b = k % 2 * 16 + at.e % 4 * 4 + at.e / 4 * 2;
+        return lq__cu_load32(levels + 4 * lq__cu_word_at(kind, n, k / 2, at.lane)) >> b & 3u;
+    }
+}
+
+/* Codes of Z2, a nibble each, as 16 bits. */
+LQ__CU_BOTH uint32_t lq__cu_half(uint32_t nibbles)
+{
+    return (nibbles & 0x3333u) | (nibbles >> 16 & 0x3333u) << 2;
+}
+
+/* A group's words from its units: a nibble a code, of Z8 two words of bytes. */
+LQ__CU_BOTH void lq__cu_join(uint32_t *words, int kind, const uint32_t *units)
+{
+    int k;
+    if (kind == LQ__CU_Z2) {
+        words[0] = lq__cu_half(units[0]) | lq__cu_half(units[1]) << 16;
+        words[1] = lq__cu_half(units[2]) | lq__cu_half(units[3]) << 16;
+        return;
+    }
+    if (kind == LQ__CU_Z3) {
+        for (k = 0; k < 3; k++) {
+            words[k] = (units[k] & 0x77777777u) | (units[3] >> k & 0x11111111u) << 3;
+        }
+        return;
+    }
+    for (k = 0; k < lq__cu_words(kind); k++) {
+        words[k] = units[k];
+    }
+}
+
+/* ---- tiles of latticequant.h ("Hot tiles" of its manual) ---- */
+typedef struct lq__cu_tile_place {
+    uint32_t byte;
+    uint32_t shift;
+    uint32_t more_byte; /* Z3's third bit */
+    uint32_t more_shift;
+} lq__cu_tile_place;
+
+LQ__CU_BOTH lq__cu_tile_place lq__cu_tile_find(int kind, int stream, uint32_t dims, uint32_t token,
+                                               uint32_t dim)
+{
+    const uint32_t fours = kind == LQ__CU_Z8 ? 1 : lq__cu_bits(kind) == 4 ? 2 : 4;
+    const uint32_t lane = stream == LQ_K ? token : dim;
+    const uint32_t depth = stream == LQ_K ? dim : token;
+    const uint32_t vectors = (stream == LQ_K ? dims : LQ__CU_TOKENS) / 4 / fours;
+    const uint32_t blocks = (stream == LQ_K ? LQ__CU_TOKENS : dims) / 16;
+    const uint32_t b = lane / 16;
+    const uint32_t g = b & ~3u;
+    const uint32_t left = blocks - g < 4 ? blocks - g : 4;
+    const uint32_t n = g * vectors + depth / 4 / fours * left + b - g;
+    const uint32_t j = lane % 16 * 4 + depth % 4;
+    const uint32_t q = depth / 4 % fours;
+    lq__cu_tile_place p;
+    p.byte = 64 * n + j;
+    p.shift = 8 / fours * q;
+    p.more_byte = 16 * dims + 32 * n + 8 * q + j / 8;
+    p.more_shift = j % 8;
+    return p;
+}
+
+LQ__CU_BOTH uint32_t lq__cu_tile_code(const uint8_t *tile, int kind, lq__cu_tile_place p)
+{
+    uint32_t code = tile[p.byte];
+    if (kind == LQ__CU_Z8) {
+        return code;
+    }
+    code = code >> p.shift & (lq__cu_bits(kind) == 4 ? 15u : 3u);
+    return kind == LQ__CU_Z3 ? code | (tile[p.more_byte] >> p.more_shift & 1u) << 2 : code;
+}
+
+/* ---- plans of memory ---- */
+/* What kernels know of a layer; offsets are in a slot of its state. */
+typedef struct lq__cu_plan {
+    uint8_t *pool;
+    uint8_t *state;
+    uint32_t kind;
+    uint32_t heads;
+    uint32_t dims;
+    uint32_t steps; /* of 32 dims */
+    uint32_t is_bf16;
+    uint32_t sinks;
+    uint32_t window;
+    uint32_t ring; /* raw tokens behind the sinks: window + 8 */
+    uint32_t slots;
+    uint32_t pages;
+    uint32_t table;
+    uint32_t levels; /* bytes of K's levels, and of V's */
+    uint32_t part;   /* bytes of a head in a page */
+    uint32_t epochs;
+    uint32_t number; /* bytes of a mean: its unit i32, i16 (dims) */
+    uint32_t shape;  /* bytes of a shape: u32 stretched, u8 (dims) half octaves */
+    size_t raw[2];   /* K, V: (heads, sinks + ring, dims) */
+    size_t sums[2];  /* (heads, dims) i64 */
+    size_t means[2]; /* (epochs of the stream, heads) */
+    size_t shapes;   /* (shapes, heads) */
+    size_t slot;     /* bytes */
+} lq__cu_plan;
+
+/* Epoch of page j: epochs begin with pages 0, 2, 4, 6, 8, 12, 16, 24, 32 .. */
+LQ__CU_BOTH uint32_t lq__cu_epoch(uint32_t j)
+{
+    uint32_t octave = 0;
+    uint32_t e;
+    if (j < 4) {
+        return j / 2;
+    }
+#ifdef __CUDA_ARCH__
+    octave = 31 - (uint32_t)__clz((int)j);
+#else
+    while (j >> octave > 1) {
+        octave++;
+    }
+#endif
+    e = 2 * octave - 2;
+    return e + (j >= 3u << (octave - 1));
+}
+
+/* The page that an epoch begins with; the inverse. */
+LQ__CU_BOTH uint32_t lq__cu_epoch_page(uint32_t e)
+{
+    return e < 2 ? 2 * e : (2 + e % 2) << e / 2;
+}
+
+/* Tokens that are not raw, sinks included, when there are n. */
+LQ__CU_BOTH uint32_t lq__cu_sealed(uint32_t sinks, uint32_t window, uint32_t n)
+{
+    return n > sinks + window ? sinks + (n - sinks - window) / 8 * 8 : sinks;
+}
+
+static int lq__cu_kind_of(const lq_cuda_desc *d)
+{
+    const int quantizer = d->quantizer ? d->quantizer : LQ_Z;
+    const int bits = d->bits ? d->bits : 4;
+#define LQ__CU_ROW(name, q, b, words, halves) \
+    if (quantizer == (q) && bits == (b)) {    \
+        return LQ__CU_##name;                 \
+    }
+    LQ__CU_KINDS(LQ__CU_ROW)
+#undef LQ__CU_ROW
+    return LQ__CU_NONE;
+}
+
+/* Whether there is an instance. */
+static int lq__cu_is_compiled(int kind, uint32_t wide)
+{
+#define LQ__CU_ROW(name, dims)                     \
+    if (kind == LQ__CU_##name && wide == (dims)) { \
+        return 1;                                  \
+    }
+    LQ_CUDA_INSTANCES(LQ__CU_ROW)
+#undef LQ__CU_ROW
+    return 0;
+}
+
+/* A desc with its defaults; what is wrong is found later. */
+static lq_cuda_desc lq__cu_whole(const lq_cuda_desc *desc)
+{
+    lq_cuda_desc d = *desc;
+    d.quantizer = d.quantizer ? d.quantizer : LQ_Z;
+    d.bits = d.bits ? d.bits : 4;
+    d.type = d.type ? d.type : LQ_F16;
+    d.sinks = d.sinks ? d.sinks : 4;
+    d.window = d.window ? d.window : 64;
+    return d;
+}
+
+static int lq__cu_plan_init(lq__cu_plan *p, const lq_cuda_desc *d)
+{
+    const int kind = lq__cu_kind_of(d);
+    size_t at = 0;
+    int v;
+    memset(p, 0, sizeof *p);
+    if (kind == LQ__CU_NONE || d->dims == 0 || d->dims % 16 || d->dims > 256 || d->kv_heads == 0 ||
+        d->kv_heads > 1024 || (d->type != LQ_F16 && d->type != LQ_BF16) ||
+        (d->sinks > 64 && d->sinks != LQ_KV_NONE) || d->window < 24 || d->window > 65536 ||
+        d->sequences == 0 || d->pages == 0 || d->table == 0 || d->table > 65536 ||
+        !lq__cu_is_compiled(kind, (d->dims + 31) / 32 * 32)) {
+        return LQ_E_ARG;
+    }
+    p->kind = (uint32_t)kind;
+    p->heads = d->kv_heads;
+    p->dims = d->dims;
+    p->steps = (d->dims + 31) / 32;
+    p->is_bf16 = d->type == LQ_BF16;
+    p->sinks = d->sinks == LQ_KV_NONE ? 0 : d->sinks;
+    p->window = d->window;
+    p->ring = d->window + 8;
+    p->slots = d->sequences;
+    p->pages = d->pages;
+    p->table = d->table;
+    p->levels = p->steps * (uint32_t)lq__cu_words(kind) * 256;
+    p->part = 2 * p->levels + 2 * LQ__CU_TOKENS + 16;
+    p->epochs = lq__cu_epoch(d->table - 1) + 1;
+    p->number = 4 + 2 * d->dims;
+    p->shape = 4 + d->dims;
+    for (v = 0; v < 2; v++) {
+        p->raw[v] = at;
+        at += (size_t)p->heads * (p->sinks + p->ring) * p->dims * 2;
+        p->sums[v] = at;
+        at += (size_t)p->heads * p->dims * 8;
+        p->means[v] = at;
+        at += (size_t)(v ? (p->epochs + 3) / 4 : p->epochs) * p->heads * p->number;
+        at = (at + 15) / 16 * 16;
+    }
+    p->shapes = at;
+    at += (size_t)((p->epochs + 3) / 4) * p->heads * p->shape;
+    p->slot = (at + 127) / 128 * 128;
+    return LQ_OK;
+}
+
+static int lq__cu_plan_of(lq__cu_plan *p, const lq_cuda_layer *layer)
+{
+    int status = layer ? lq__cu_plan_init(p, &layer->desc) : LQ_E_ARG;
+    if (status == LQ_OK) {
+        p->pool = layer->pool;
+        p->state = layer->state;
+    }
+    return status;
+}
+
+extern "C" int lq_cuda_check(const lq_cuda_desc *desc)
+{
+    lq__cu_plan p;
+    lq_cuda_desc d;
+    if (!desc) {
+        return LQ_E_ARG;
+    }
+    d = lq__cu_whole(desc);
+    return lq__cu_plan_init(&p, &d);
+}
+
+extern "C" size_t lq_cuda_page_bytes(const lq_cuda_desc *desc)
+{
+    lq__cu_plan p;
+    lq_cuda_desc d;
+    if (!desc) {
+        return 0;
+    }
+    d = lq__cu_whole(desc);
+    return lq__cu_plan_init(&p, &d) == LQ_OK ? (size_t)p.part * p.heads : 0;
+}
+
+extern "C" size_t lq_cuda_pool_bytes(const lq_cuda_desc *desc)
+{
+    return desc ? lq_cuda_page_bytes(desc) * desc->pages : 0;
+}
+
+extern "C" size_t lq_cuda_state_bytes(const lq_cuda_desc *desc)
+{
+    lq__cu_plan p;
+    lq_cuda_desc d;
+    if (!desc) {
+        return 0;
+    }
+    d = lq__cu_whole(desc);
+    return lq__cu_plan_init(&p, &d) == LQ_OK ? p.slot * p.slots : 0;
+}
+
+extern "C" uint32_t lq_cuda_sealed_of(const lq_cuda_desc *desc, uint32_t tokens)
+{
+    lq_cuda_desc d;
+    if (!desc) {
+        return 0;
+    }
+    d = lq__cu_whole(desc);
+    d.sinks = d.sinks == LQ_KV_NONE ? 0 : d.sinks;
+    return lq__cu_sealed(d.sinks, d.window, tokens) - d.sinks;
+}
+
+extern "C" uint32_t lq_cuda_pages_of(const lq_cuda_desc *desc, uint32_t tokens)
+{
+    return (lq_cuda_sealed_of(desc, tokens) + 63) / 64;
+}
+
+extern "C" int lq_cuda_layer_init(lq_cuda_layer *layer, void *pool, size_t pool_bytes, void *state,
+                                  size_t state_bytes, const lq_cuda_desc *desc)
+{
+    if (!layer || !pool || !state || lq_cuda_check(desc) != LQ_OK || (uintptr_t)pool % 128 ||
+        (uintptr_t)state % 128) {
+        return LQ_E_ARG;
+    }
+    if (pool_bytes < lq_cuda_pool_bytes(desc) || state_bytes < lq_cuda_state_bytes(desc)) {
+        return LQ_E_SPACE;
+    }
+    layer->desc = lq__cu_whole(desc);
+    layer->pool = (uint8_t *)pool;
+    layer->state = (uint8_t *)state;
+    return LQ_OK;
+}
+
+static int lq__cu_launched(void)
+{
+    return cudaPeekAtLastError() == cudaSuccess ? LQ_OK : LQ_E_INTERNAL;
+}
+
+extern "C" int lq_cuda_clear(const lq_cuda_layer *layer, uint32_t slot, cudaStream_t stream)
+{
+    lq__cu_plan p;
+    if (lq__cu_plan_of(&p, layer) != LQ_OK || slot >= p.slots) {
+        return LQ_E_ARG;
+    }
+    return cudaMemsetAsync(p.state + slot * p.slot, 0, p.slot, stream) == cudaSuccess
+               ? LQ_OK
+               : LQ_E_INTERNAL;
+}
+
+extern "C" int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t from,
+                            uint32_t to_page, uint32_t from_page, cudaStream_t stream)
+{
+    const cudaMemcpyKind kind = cudaMemcpyDeviceToDevice;
+    lq__cu_plan p;
+    size_t page;
+    if (lq__cu_plan_of(&p, layer) != LQ_OK || to >= p.slots || from >= p.slots || to == from) {
+        return LQ_E_ARG;
+    }
+    page = (size_t)p.part * p.heads;
+    if (from_page != LQ_KV_NONE) {
+        if (from_page >= p.pages || to_page >= p.pages || from_page == to_page) {
+            return LQ_E_ARG;
+        }
+        if (cudaMemcpyAsync(p.pool + to_page * page, p.pool + from_page * page, page, kind,
+                            stream) != cudaSuccess) {
+            return LQ_E_INTERNAL;
+        }
+    }
+    return cudaMemcpyAsync(p.state + to * p.slot, p.state + from * p.slot, p.slot, kind, stream) ==
+                   cudaSuccess
+               ? LQ_OK
+               : LQ_E_INTERNAL;
+}
+
+/* ---- tiles to parts of pages and back ---- */
+/* Group n of a lane of K's or V's levels from a tile; columns from `tokens` on are zeros. */
+LQ__CU_BOTH void lq__cu_group_from_tile(uint8_t *levels, const uint8_t *tile, int kind, int stream,
+                                        uint32_t dims, uint32_t steps, uint32_t n, uint32_t lane,
+                                        uint32_t tokens)
+{
+    uint32_t units[8];
+    uint32_t words[8];
+    uint32_t k;
+    uint32_t e;
+    for (k = 0; k < 8; k++) {
+        units[k] = 0;
+    }
+    for (k = 0; k < 32; k++) {
+        const uint32_t unit = 4 * n + k / 8;
+        uint32_t token;
+        uint32_t dim;
+        uint32_t code = 0;
+        e = k % 8;
+        if (stream == LQ_K) {
+            token = lane / 4 * 8 + unit / steps;
+            dim = unit % steps * 32 + lane % 4 * 8 + e;
+        } else {
+            token = (unit / (4 * steps) * 4 + lane % 4) * 8 + e;
+            dim = unit % (4 * steps) * 8 + lane / 4;
+        }
+        if (token < tokens && dim < dims) {
+            code = lq__cu_tile_code(tile, kind, lq__cu_tile_find(kind, stream, dims, token, dim));
+        }
+        if (kind == LQ__CU_Z8) {
+            units[k / 4] |= (code ^ 128u) << k % 4 * 8;
+        } else {
+            units[k / 8] |= code << 4 * e;
+        }
+    }
+    lq__cu_join(words, kind, units);
+    for (k = 0; k < (uint32_t)lq__cu_words(kind); k++) {
+        uint8_t *to = levels + 4 * lq__cu_word_at(kind, n, k, lane);
+        to[0] = (uint8_t)words[k];
+        to[1] = (uint8_t)(words[k] >> 8);
+        to[2] = (uint8_t)(words[k] >> 16);
+        to[3] = (uint8_t)(words[k] >> 24);
+    }
+}
+
+/* Byte i of a tile's levels from a part of a page. */
+LQ__CU_BOTH uint8_t lq__cu_tile_byte(const uint8_t *levels, int kind, int stream, uint32_t dims,
+                                     uint32_t steps, uint32_t i, uint32_t tokens)
+{
+    const uint32_t fours = kind == LQ__CU_Z8 ? 1 : lq__cu_bits(kind) == 4 ? 2 : 4;
+    const uint32_t width = 8 / fours;
+    const uint32_t second = 16 * dims; /* where Z3's third bits begin */
+    const uint32_t vectors = (stream == LQ_K ? dims : LQ__CU_TOKENS) / 4 / fours;
+    const uint32_t blocks = (stream == LQ_K ? LQ__CU_TOKENS : dims) / 16;
+    const bool third = kind == LQ__CU_Z3 && i >= second;
+    const uint32_t n = third ? (i - second) / 32 : i / 64;
+    const uint32_t g = n / (4 * vectors) * 4;
+    const uint32_t left = blocks - g < 4 ? blocks - g : 4;
+    const uint32_t block = g + (n - g * vectors) % left;
+    const uint32_t vector = (n - g * vectors) / left;
+    uint32_t byte = 0;
+    uint32_t x;
+    for (x = 0; x < (third ? 8u : fours); x++) {
+        const uint32_t j = third ? (i - second) % 8 * 8 + x : i % 64;
+        const uint32_t q = third ? (i - second) % 32 / 8 : x;
+        const uint32_t lane = block * 16 + j / 4;
+        const uint32_t depth = (vector * fours + q) * 4 + j % 4;
+        const uint32_t token = stream == LQ_K ? lane : depth;
+        const uint32_t dim = stream == LQ_K ? depth : lane;
+        if (token < tokens) {
+            const uint32_t code = lq__cu_code(levels, kind, lq__cu_find(stream, steps, token, dim));
+            byte |= third ? (code >> 2) << x : (code & ((1u << width) - 1)) << width * x;
+        }
+    }
+    return (uint8_t)byte;
+}
+
+/* A stream's scales, base and flag in a part. */
+LQ__CU_BOTH void lq__cu_scales_from_tile(uint8_t *scales, uint8_t *header, int v,
+                                         const uint8_t *from, int base, uint32_t tokens)
+{
+    uint8_t zero = 0;
+    uint32_t t;
+    for (t = 0; t < LQ__CU_TOKENS; t++) {
+        scales[t] = t < tokens ? from[t] : (uint8_t)0;
+        zero |= t < tokens && from[t] == 0;
+    }
+    header[v] = (uint8_t)base;
+    header[2 + v] = zero;
+}
+
+extern "C" int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc,
+                                       const uint8_t *k_tile, const uint8_t *v_tile, int k_base,
+                                       int v_base, uint32_t tokens)
+{
+    lq__cu_plan p;
+    uint32_t n;
+    uint32_t lane;
+    lq_cuda_desc d;
+    int v;
+    if (!part || !desc || !k_tile || !v_tile) {
+        return LQ_E_ARG;
+    }
+    d = lq__cu_whole(desc);
+    if (lq__cu_plan_init(&p, &d) != LQ_OK) {
+        return LQ_E_ARG;
+    }
+    memset(part, 0, p.part);
+    for (v = 0; v < 2; v++) {
+        const uint8_t *tile = v ? v_tile : k_tile;
+        for (n = 0; n < 2 * p.steps; n++) {
+            for (lane = 0; lane < 32; lane++) {
+                lq__cu_group_from_tile(part + v * p.levels, tile, (int)p.kind, v ? LQ_V : LQ_K,
+                                       p.dims, p.steps, n, lane, tokens);
+            }
+        }
+        lq__cu_scales_from_tile(part + 2 * p.levels + 64 * v, part + 2 * p.levels + 128, v,
+                                tile + p.dims * 8 * (uint32_t)d.bits, v ? v_base : k_base, tokens);
+    }
+    return LQ_OK;
+}
+
+extern "C" int lq_cuda_part_to_tiles(uint8_t *k_tile, uint8_t *v_tile, int *k_base, int *v_base,
+                                     const lq_cuda_desc *desc, const uint8_t *part, uint32_t tokens)
+{
+    lq__cu_plan p;
+    lq_cuda_desc d;
+    uint32_t i;
+    int v;
+    if (!part || !desc || !k_tile || !v_tile || !k_base || !v_base) {
+        return LQ_E_ARG;
+    }
+    d = lq__cu_whole(desc);
+    if (lq__cu_plan_init(&p, &d) != LQ_OK) {
+        return LQ_E_ARG;
+    }
+    for (v = 0; v < 2; v++) {
+        uint8_t *tile = v ? v_tile : k_tile;
+        const uint32_t bytes = p.dims * 8 * (uint32_t)d.bits;
+        for (i = 0; i < bytes; i++) {
+            tile[i] = lq__cu_tile_byte(part + v * p.levels, (int)p.kind, v ? LQ_V : LQ_K, p.dims,
+                                       p.steps, i, tokens);
+        }
+        for (i = 0; i < LQ__CU_TOKENS; i++) {
+            tile[bytes + i] = i < tokens ? part[2 * p.levels + 64 * (uint32_t)v + i] : (uint8_t)0;
+        }
+    }
+    *k_base = (int8_t)part[2 * p.levels + 128];
+    *v_base = (int8_t)part[2 * p.levels + 129];
+    return LQ_OK;
+}
+
+/* One block a page and head: tiles to parts. */
+static __global__ void __launch_bounds__(128)
+    lq__cu_from_tiles_kernel(lq__cu_plan p, const uint32_t *ids, const uint8_t *k_tiles,
+                             const uint8_t *v_tiles, const int8_t *bases, const uint32_t *tokens,
+                             uint32_t *flags)
+{
+    const uint32_t page = blockIdx.x / p.heads;
+    const uint32_t head = blockIdx.x % p.heads;
+    const uint32_t id = ids[page];
+    const uint32_t count = tokens ? min(tokens[page], LQ__CU_TOKENS) : LQ__CU_TOKENS;
+    const uint32_t bytes = p.dims * 8 * (uint32_t)lq__cu_bits((int)p.kind) + LQ__CU_TOKENS;
+    uint8_t *part;
+    if (id >= p.pages) {
+        atomicOr(flags, LQ_CUDA_BAD_PAGE);
+        return;
+    }
+    part = p.pool + ((size_t)id * p.heads + head) * p.part;
+    for (uint32_t i = threadIdx.x; i < 2 * 64 * p.steps; i += blockDim.x) {
+        const uint32_t v = i / (64 * p.steps);
+        const uint32_t at = i % (64 * p.steps);
+        lq__cu_group_from_tile(part + v * p.levels,
+                               (v ? v_tiles : k_tiles) + (size_t)blockIdx.x * bytes, (int)p.kind,
+                               v ? LQ_V : LQ_K, p.dims, p.steps, at / 32, at % 32, count);
+    }
+    if (threadIdx.x < 2) {
+        const uint32_t v = threadIdx.x;
+        const uint8_t *tile = (v ? v_tiles : k_tiles) + (size_t)blockIdx.x * bytes;
+        lq__cu_scales_from_tile(part + 2 * p.levels + 64 * v, part + 2 * p.levels + 128, (int)v,
+                                tile + bytes - LQ__CU_TOKENS,
+                                bases[(page * 2 + v) * p.heads + head], count);
+    } else if (threadIdx.x < 14) {
+        part[2 * p.levels + 130 + threadIdx.x] = 0;
+    }
+}
+
+static __global__ void __launch_bounds__(128)
+    lq__cu_to_tiles_kernel(lq__cu_plan p, const uint32_t *ids, uint8_t *k_tiles, uint8_t *v_tiles,
+                           int8_t *bases, const uint32_t *tokens, uint32_t *flags)
+{
+    const uint32_t page = blockIdx.x / p.heads;
+    const uint32_t head = blockIdx.x % p.heads;
+    const uint32_t id = ids[page];
+    const uint32_t count = tokens ? min(tokens[page], LQ__CU_TOKENS) : LQ__CU_TOKENS;
+    const uint32_t levels = p.dims * 8 * (uint32_t)lq__cu_bits((int)p.kind);
+    const uint32_t bytes = levels + LQ__CU_TOKENS;
+    const uint8_t *part;
+    if (id >= p.pages) {
+        atomicOr(flags, LQ_CUDA_BAD_PAGE);
+        return;
+    }
+    part = p.pool + ((size_t)id * p.heads + head) * p.part;
+    for (uint32_t i = threadIdx.x; i < 2 * bytes; i += blockDim.x) {
+        const uint32_t v = i / bytes;
+        const uint32_t at = i % bytes;
+        uint8_t *tile = (v ? v_tiles : k_tiles) + (size_t)blockIdx.x * bytes;
+        if (at < levels) {
+            tile[at] = lq__cu_tile_byte(part + v * p.levels, (int)p.kind, v ? LQ_V : LQ_K, p.dims,
+                                        p.steps, at, count);
+        } else {
+            tile[at] = at - levels < count ? part[2 * p.levels + 64 * v + at - levels] : (uint8_t)0;
+        }
+    }
+    if (threadIdx.x < 2) {
+        bases[(page * 2 + threadIdx.x) * p.heads + head] =
+            (int8_t)part[2 * p.levels + 128 + threadIdx.x];
+    }
+}
+
+extern "C" int lq_cuda_pages_from_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
+                                        uint32_t count, const uint8_t *k_tiles,
+                                        const uint8_t *v_tiles, const int8_t *bases,
+                                        const uint32_t *tokens, uint32_t *flags,
+                                        cudaStream_t stream)
+{
+    lq__cu_plan p;
+    if (lq__cu_plan_of(&p, layer) != LQ_OK || !ids || !k_tiles || !v_tiles || !bases || !flags ||
+        count > 0x7fffffffu / p.heads) {
+        return LQ_E_ARG;
+    }
+    if (count) {
+        lq__cu_from_tiles_kernel<<<count * p.heads, 128, 0, stream>>>(p, ids, k_tiles, v_tiles,
+                                                                      bases, tokens, flags);
+    }
+    return lq__cu_launched();
+}
+
+extern "C" int lq_cuda_pages_to_tiles(const lq_cuda_layer *layer, const uint32_t *ids,
+                                      uint32_t count, uint8_t *k_tiles, uint8_t *v_tiles,
+                                      int8_t *bases, const uint32_t *tokens, uint32_t *flags,
+                                      cudaStream_t stream)
+{
+    lq__cu_plan p;
+    if (lq__cu_plan_of(&p, layer) != LQ_OK || !ids || !k_tiles || !v_tiles || !bases || !flags ||
+        count > 0x7fffffffu / p.heads) {
+        return LQ_E_ARG;
+    }
+    if (count) {
+        lq__cu_to_tiles_kernel<<<count * p.heads, 128, 0, stream>>>(p, ids, k_tiles, v_tiles, bases,
+                                                                    tokens, flags);
+    }
+    return lq__cu_launched();
+}
+
+/* ================================================================================================
+   >>turn   vectors on their way into a page: integers, as >>turn and >>seal of latticequant.h
+
+   A warp has a granule: eight tokens of one head's keys or values. Lane 4 j + c holds of token j
+   the dims 32 i + 8 c .. + 7, for each i: three stages of the Hadamard transform are inside a
+   lane's eight, two between the four lanes of a token, the others between registers. The tables are
+   those of latticequant.h; the tests compare bytes.
+   ============================================================================================== */
+/* Sign bits of the basis, of dims 0 .. 255. */
+static __constant__ uint32_t lq__cu_signs[8] = {0xa2df7714u, 0xb103f415u, 0x55d6717eu, 0xd535708du,
+                                                0xb9aca6bau, 0xa49df7ceu, 0xcfce5cb6u, 0x3fdaff66u};
+
+static __constant__ uint32_t lq__cu_twelfth[12] = {
+    1073741824u, 1137589835u, 1205234447u, 1276901417u, 1352829926u, 1433273380u,
+    1518500250u, 1608794974u, 1704458901u, 1805811301u, 1913190429u, 2026954652u};
+
+/* See lq__hot_bound and lq__hot_cells of latticequant.h. */
+typedef struct lq__cu_bound {
+    uint32_t rung[12];
+    int32_t base;
+    int32_t octaves; /* of factors: the cells' */
+    int16_t factor[16];
+} lq__cu_bound;
+
+enum { LQ__CU_BOUND_E8V, LQ__CU_BOUNDS = LQ__CU_END }; /* by kind; 0: E8 in V */
+
+static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_BOUNDS] = {
+    /* E8 in V */
+    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
+      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
+     -83,
+     12 * 17,
+     {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912}},
+    /* Z8 */
+    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
+      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
+     -83,
+     12 * 17,
+     {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912}},
+    /* Z4 */
+    {{1150581473u, 1218998607u, 1291484036u, 1368279674u, 1449641817u, 1535842005u, 1627167923u,
+      1723924363u, 1826434240u, 1935039671u, 2050103118u, 1086004296u},
+     -85,
+     12 * 16 - 2,
+     {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456}},
+    /* Z3 */
+    {{1331691520u, 1410878018u, 1494773191u, 1583657030u, 1677826177u, 1777594914u, 1883296208u,
+      1995282829u, 2113928519u, 1119814625u, 1186402267u, 1256949417u},
+     -87,
+     12 * 16 - 5,
+     {967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456, 431}},
+    /* Z2 */
+    {{1811100467u, 1918794104u, 2032891539u, 1076886780u, 1140921800u, 1208764541u, 1280641421u,
+      1356792323u, 1437471393u, 1522947890u, 1613507084u, 1709451208u},
+     -93,
+     12 * 16 - 10,
+     {1024, 967, 912, 861, 813, 767, 724, 683, 645, 609, 575, 542, 512, 483, 456}},
+    /* E8 in K */
+    {{1118620877u, 1185137535u, 1255609480u, 1330271906u, 1409373989u, 1493179728u, 1581968815u,
+      1676037576u, 1775699956u, 1881288570u, 1993155810u, 2111675022u},
+     -84,
+     12 * 17,
+     {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967}}};
+
+/* Of a level, from zero outwards: the first cell that is its, and its place in half cells. */
+typedef struct lq__cu_level {
+    uint8_t from;
+    uint8_t spot;
+} lq__cu_level;
+
+static __constant__ lq__cu_level lq__cu_levels_z4[8] = {
+    {0, 11}, {11, 32}, {22, 55}, {33, 78}, {46, 105}, {60, 135}, {78, 175}, {100, 226}};
+static __constant__ lq__cu_level lq__cu_levels_z3[4] = {{0, 21}, {22, 66}, {46, 118}, {77, 190}};
+static __constant__ lq__cu_level lq__cu_levels_z2[2] = {{0, 43}, {46, 143}};
+
+/* E8's levels, rising, and the last one at or below 0 .. 127. */
+static __constant__ int8_t lq__cu_rising_e8[32] = {
+    -127, -106, -92, -80, -71, -62, -55, -48, -41, -35, -30, -24, -18, -13, -8,  -3,
+    3,    8,    13,  18,  24,  30,  35,  41,  48,  55,  62,  71,  80,  92,  106, 127};
+
+/* Tables of a block in shared memory. */
+typedef struct lq__cu_tables {
+    uint32_t cells[128];  /* squared error, level << 16; E8: bracket of 0 .. 127 */
+    int2 brackets[2][32]; /* E8: by coset and bracket: levels of first and second, their z << 16 */
+} lq__cu_tables;
+
+LQ__CU_DEVICE int32_t lq__cu_log2(uint32_t x)
+{
+    return 31 - __clz((int)x);
+}
+
+LQ__CU_DEVICE int32_t lq__cu_octave(int32_t x)
+{
+    return (x + 12 * 1024) / 12 - 1024;
+}
+
+/* Made by all threads of a block; a barrier follows. */
+template <int KIND> static __device__ void lq__cu_make_tables(lq__cu_tables *t)
+{
+    for (uint32_t a = threadIdx.x; a < 128; a += blockDim.x) {
+        if (KIND == LQ__CU_E8) {
+            uint32_t j = 15;
+            for (uint32_t k = 16; k < 31; k++) {
+                j += (int32_t)a >= lq__cu_rising_e8[k];
+            }
+            t->cells[a] = j;
+        } else if (KIND != LQ__CU_Z8) {
+            const lq__cu_level *of = KIND == LQ__CU_Z4   ? lq__cu_levels_z4
+                                     : KIND == LQ__CU_Z3 ? lq__cu_levels_z3
+                                                         : lq__cu_levels_z2;
+            uint32_t level = 0;
+            int32_t e;
+            for (uint32_t k = 1; k < 1u << (lq__cu_bits(KIND) - 1); k++) {
+                level += a >= of[k].from;
+            }
+            e = (int32_t)(2 * a + 1) - of[level].spot;
+            t->cells[a] = (uint32_t)(e * e) | level << 16;
+        }
+    }
+    for (uint32_t i = threadIdx.x; i < 64 && KIND == LQ__CU_E8; i += blockDim.x) {
+        const uint32_t c = i / 32;
+        const uint32_t j = min(i % 32, 30u);
+        const uint32_t first = (j & 1u) == c ? j : j + 1;
+        const uint32_t second = (j & 1u) == c ? (j < 30 ? j + 2 : j - 2) : (j ? j - 1 : 3);
+        t->brackets[c][i % 32].x =
+            (int32_t)((uint32_t)(uint16_t)lq__cu_rising_e8[first]) | (int32_t)((first >> 1) << 16);
+        t->brackets[c][i % 32].y = (int32_t)((uint32_t)(uint16_t)lq__cu_rising_e8[second]) |
+                                   (int32_t)((second >> 1) << 16);
+    }
+}
+
+/* What is known of a token. */
+typedef struct lq__cu_token {
+    int32_t unit;
+    uint32_t most;
+    int32_t exponent;
+    int32_t code;
+    int32_t rung;
+    bool none;
+} lq__cu_token;
+
+/* lq__hot_aim of one token. */
+LQ__CU_DEVICE void lq__cu_aim(lq__cu_token *t, const lq__cu_bound *bound, int32_t norm,
+                              int32_t base)
+{
+    t->exponent = 0;
+    t->code = 0;
+    t->rung = 0;
+    t->none = t->most == 0;
+    if (t->most) {
+        const int32_t octave = lq__cu_log2(t->most);
+        const uint32_t m = t->most << (30 - octave);
+        const int32_t exponent = 12 * (t->unit - base) - 6 * norm + 12 * octave;
+        int32_t rung = 0;
+        for (int k = 0; k < 12; k++) {
+            rung += m > bound->rung[k];
+        }
+        t->rung = rung;
+        t->code = exponent + bound->base + rung + 192;
+        t->exponent = exponent - 12 * 13;
+        t->none = t->code < -11;
+    }
+}
+
+/* Factor of scale k - 1 steps from the one that just fits. */
+LQ__CU_DEVICE int32_t lq__cu_factor(const lq__cu_token *t, const lq__cu_bound *bound, int32_t k)
+{
+    int32_t code;
+    int32_t q;
+    int32_t octave;
+    if (t->none) {
+        return 0;
+    }
+    if (t->code >= 2 && t->code <= 254) {
+        return bound->factor[t->rung + k];
+    }
+    code = min(max(t->code + k - 1, 1), 255);
+    q = t->exponent + bound->octaves - (code - 192);
+    octave = (q + 12 * 256) / 12 - 256;
+    if (octave >= 14) {
+        return 32767;
+    }
+    return octave < -1 ? 0 : (int32_t)((lq__cu_twelfth[q - 12 * octave] >> (29 - octave)) + 1) >> 1;
+}
+
+/* lq__hot_choose_base: scales are the tile's 64. All lanes get the new base; *cut is raised where
+   something is lost. */
+static __device__ int32_t lq__cu_choose_base(const lq__cu_token *t, const lq__cu_bound *bound,
+                                             int32_t norm, int32_t base, uint8_t *scales, bool *cut)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const int32_t old = base;
+    const uint32_t mine[2] = {scales[lane], scales[lane + 32]};
+    const int32_t held = (int32_t)__reduce_max_sync(~0u, max(mine[0], mine[1]));
+    lq__cu_token at = *t;
+    int32_t top;
+    int32_t low;
+    int32_t least;
+    lq__cu_aim(&at, bound, norm, 0);
+    top = __reduce_max_sync(~0u, at.most ? at.code : -12 * 1024);
+    low = __reduce_min_sync(~0u, at.most ? at.code : 12 * 1024);
+    if (top < low) {
+        return base;
+    }
+    if (held == 0) {
+        base = top < 60 ? lq__cu_octave(top - 60) : top > 240 ? lq__cu_octave(top - 216) : 0;
+    }
+    least = lq__cu_octave(top - 254 + 11);
+    if (held) {
+        least = max(least, old - (255 - held) / 12);
+    }
+    base = max(min(base, lq__cu_octave(low - 2)), least);
+    base = min(max(base, -120), 120);
+    if (held && base != old) {
+        for (int k = 0; k < 2; k++) {
+            const int32_t code = (int32_t)mine[k] - 12 * (base - old);
+            const bool there = mine[k] && code >= -11;
+            *cut |= mine[k] && !there;
+            scales[lane + 32 * k] = (uint8_t)(there ? min(max(code, 1), 255) : 0);
+        }
+    }
+    at.code -= 12 * base;
+    *cut |= at.most && (at.code < -11 || at.code > 255);
+    __syncwarp();
+    return base;
+}
+
+/* lq__hot_e8: a block of eight, y in quarters of a unit, to nibbles; returns the cost. */
+static __device__ uint32_t lq__cu_e8(uint32_t *nibbles, const int32_t *y, const lq__cu_tables *t)
+{
+    uint32_t bracket[8];
+    uint32_t best = 0;
+    uint32_t best_cost = 0xffffffffu;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const int32_t u = min(max(y[i] >> 2, -128), 127);
+        bracket[i] = u >= 0 ? t->cells[u] : 30u - t->cells[~u];
+    }
+#pragma unroll
+    for (uint32_t c = 0; c < 2; c++) {
+        uint32_t least = 0xffffffffu;
+        uint32_t cost = 0;
+        uint32_t n = 0;
+        uint32_t moved = 0; /* n's change, if the parity is wrong */
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            const int2 of = t->brackets[c][bracket[i]];
+            const int32_t d = min(abs(y[i] - 4 * (int16_t)(of.x & 0xffff)), 255);
+            const int32_t e = min(abs(y[i] - 4 * (int16_t)(of.y & 0xffff)), 255);
+            const uint32_t more = (uint32_t)max(e * e - d * d, 0);
+            n |= ((uint32_t)of.x >> 16) << 4 * i;
+            cost += (uint32_t)(d * d);
+            if (more < least) {
+                least = more;
+                moved = (((uint32_t)of.x ^ (uint32_t)of.y) >> 16) << 4 * i;
+            }
+        }
+        cost = min(cost, 65535u);
+        if ((__popc(n & 0x11111111u) & 1u) != c) {
+            n ^= moved;
+            cost = min(cost + least, 65535u);
+        }
+        if (cost < best_cost) {
+            best = n;
+            best_cost = cost;
+        }
+    }
+    *nibbles = best ^ (best >> 1 & 0x77777777u);
+    return best_cost;
+}
+
+/* Eight lanes 4 j + c hold words of eight nibbles: transposed over j. */
+LQ__CU_DEVICE uint32_t lq__cu_turn_nibbles(uint32_t w, uint32_t j)
+{
+    const uint32_t masks[3] = {0x0f0f0f0fu, 0x00ff00ffu, 0x0000ffffu};
+#pragma unroll
+    for (int b = 0; b < 3; b++) {
+        const uint32_t m = masks[b];
+        const int shift = 4 << b;
+        const uint32_t other = __shfl_xor_sync(~0u, w, 4 << b);
+        w = j >> b & 1u ? (other >> shift & m) | (w & ~m) : (w & m) | (other & m) << shift;
+    }
+    return w;
+}
+
+/* The same of bytes, in two words. */
+LQ__CU_DEVICE void lq__cu_turn_bytes(uint32_t *w, uint32_t j)
+{
+    const uint32_t masks[2] = {0x00ff00ffu, 0x0000ffffu};
+    const uint32_t got = __shfl_xor_sync(~0u, j & 4u ? w[0] : w[1], 16);
+    w[j & 4u ? 0 : 1] = got;
+#pragma unroll
+    for (int b = 0; b < 2; b++) {
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            const uint32_t m = masks[b];
+            const int shift = 8 << b;
+            const uint32_t other = __shfl_xor_sync(~0u, w[k], 4 << b);
+            w[k] = j >> b & 1u ? (other >> shift & m) | (w[k] & ~m)
+                               : (w[k] & m) | (other & m) << shift;
+        }
+    }
+}
+
+/* The same of 16-bit numbers, in four words. */
+LQ__CU_DEVICE void lq__cu_turn_shorts(uint32_t *w, uint32_t j)
+{
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        const uint32_t got = __shfl_xor_sync(~0u, j & 4u ? w[k] : w[k + 2], 16);
+        if (j & 4u) {
+            w[k] = got;
+        } else {
+            w[k + 2] = got;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k += 2) {
+        const uint32_t got = __shfl_xor_sync(~0u, j & 2u ? w[k] : w[k + 1], 8);
+        if (j & 2u) {
+            w[k] = got;
+        } else {
+            w[k + 1] = got;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint32_t other = __shfl_xor_sync(~0u, w[k], 4);
+        w[k] = j & 1u ? other >> 16 | (w[k] & 0xffff0000u) : (w[k] & 0xffffu) | other << 16;
+    }
+}
+
+LQ__CU_DEVICE float lq__cu_float(uint32_t half, uint32_t is_bf16)
+{
+    return is_bf16 ? __uint_as_float(half << 16) : __half2float(__ushort_as_half((uint16_t)half));
+}
+
+/* A mean: its unit, then i16 (dims); what a number of it is worth. */
+LQ__CU_DEVICE float lq__cu_mean_unit(const uint8_t *number)
+{
+    return __uint_as_float((127u - 14u + *(const uint32_t *)(const void *)number) << 23);
+}
+
+/* 2^(halves / 2), halves 0 .. 8. */
+LQ__CU_DEVICE float lq__cu_stretch(uint32_t halves)
+{
+    return __uint_as_float((127u + halves / 2) << 23) * (halves & 1u ? 1.41421356f : 1.0f);
+}
+
+/* Less the mean, in fixed point, rotated, as X of at most 2^14; in: this lane's eights. shape: of
+   keys, or NULL. Returns whether all are finite and not too large. */
+template <int NK>
+static __device__ bool lq__cu_turn(int32_t (*x)[8], lq__cu_token *token, const uint4 *in,
+                                   uint32_t is_bf16, uint32_t dims, const uint8_t *number,
+                                   const uint8_t *shape)
+{
+    const uint32_t c = threadIdx.x % 4;
+    const uint32_t block = dims & (0u - dims);
+    const float mean_unit = lq__cu_mean_unit(number);
+    const bool stretched = shape && *(const uint32_t *)(const void *)shape;
+    uint32_t most = 0;
+    float scale;
+    int32_t shift;
+    int32_t half;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + 8 * c;
+        const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
+        uint32_t means[4] = {0, 0, 0, 0};
+        if (d < dims) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                means[k] = *(const uint32_t *)(const void *)(number + 4 + 2 * d + 4 * k);
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const uint32_t raw = e & 1 ? pairs[e / 2] >> 16 : pairs[e / 2] & 0xffffu;
+            const int32_t m = (int16_t)(e & 1 ? means[e / 2] >> 16 : means[e / 2] & 0xffffu);
+            float f = __fsub_rn(lq__cu_float(raw, is_bf16), __fmul_rn((float)m, mean_unit));
+            if (stretched && d < dims) {
+                f = __fmul_rn(f, lq__cu_stretch(shape[4 + d + e]));
+                f = fminf(fmaxf(f, -1.5e38f), 1.5e38f);
+            }
+            x[i][e] = __float_as_int(f);
+            most = max(most, __float_as_uint(f) & 0x7fffffffu);
+        }
+    }
+    most = max(most, __shfl_xor_sync(~0u, most, 1));
+    most = max(most, __shfl_xor_sync(~0u, most, 2));
+    token->unit = max((int32_t)(most >> 23) - 127 - 19, -120);
+    scale = __uint_as_float((uint32_t)(127 - token->unit) << 23);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t signs = lq__cu_signs[i] >> 8 * c;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const int32_t v = __float2int_rn(__fmul_rn(__int_as_float(x[i][e]), scale));
+            x[i][e] = signs >> e & 1u ? -v : v;
+        }
+#pragma unroll
+        for (int h = 1; h < 8; h *= 2) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                if ((e & h) == 0) {
+                    const int32_t a = x[i][e];
+                    const int32_t b = x[i][e + h];
+                    x[i][e] = a + b;
+                    x[i][e + h] = a - b;
+                }
+            }
+        }
+#pragma unroll
+        for (int h = 1; h < 4; h *= 2) {
+            if (8u * h < block) {
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    const int32_t other = __shfl_xor_sync(~0u, x[i][e], h);
+                    x[i][e] = c & (uint32_t)h ? other - x[i][e] : x[i][e] + other;
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int h = 1; h < NK; h *= 2) {
+        if (32u * h < block) {
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+#pragma unroll
+                for (int e = 0; e < 8; e++) {
+                    if ((i & h) == 0 && i + h < NK) {
+                        const int32_t a = x[i][e];
+                        const int32_t b = x[i + h][e];
+                        x[i][e] = a + b;
+                        x[i + h][e] = a - b;
+                    }
+                }
+            }
+        }
+    }
+    token->most = 0;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            token->most = max(token->most, (uint32_t)abs(x[i][e]));
+        }
+    }
+    token->most = max(token->most, __shfl_xor_sync(~0u, token->most, 1));
+    token->most = max(token->most, __shfl_xor_sync(~0u, token->most, 2));
+    shift = token->most ? lq__cu_log2(token->most) - 13 : 0;
+    half = shift > 0 ? 1 << (shift - 1) : 0;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            x[i][e] = shift > 0 ? (x[i][e] + half) >> shift : x[i][e] * (1 << -shift);
+        }
+    }
+    return most < 0x7b800000u; /* 2^120 */
+}
+
+/* y in quarters of a unit, within +-1020. */
+LQ__CU_DEVICE int32_t lq__cu_y(int32_t x, int32_t factor)
+{
+    return min(max((x * factor + (1 << 14)) >> 15, -1020), 1020);
+}
+
+/* The scale of least cost of three, of a token: 0, 1 or 2. */
+LQ__CU_DEVICE uint32_t lq__cu_cheapest(const uint32_t *costs)
+{
+    const uint64_t first = (uint64_t)costs[0] * 912;
+    const uint64_t middle = (uint64_t)costs[1] * 1024;
+    const uint64_t last = (uint64_t)costs[2] * 1149;
+    const uint64_t least = min(first, middle);
+    return last < least ? 2 : middle < first ? 1 : 0;
+}
+
+/* Codes of a lane's eights, a nibble each (Z8: bytes, in two words), and the scale's code. */
+template <int KIND, int NK, int STREAM>
+static __device__ uint32_t lq__cu_quantize(uint32_t (*words)[2], int32_t (*x)[8],
+                                           const lq__cu_token *t, const lq__cu_bound *bound,
+                                           const lq__cu_tables *tables, uint32_t dims)
+{
+    const int32_t f1 = lq__cu_factor(t, bound, 1);
+    const uint32_t j = threadIdx.x % 32 / 4;
+    uint32_t best = 1;
+    if (KIND == LQ__CU_Z8) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            words[i][0] = 0;
+            words[i][1] = 0;
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                const int32_t y = lq__cu_y(x[i][e], f1) + 2 - (x[i][e] < 0);
+                words[i][e / 4] |= (uint32_t)(min(max(y >> 2, -127), 127) & 255) << e % 4 * 8;
+            }
+        }
+    } else if (KIND == LQ__CU_E8 && STREAM == LQ_V) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            uint32_t w[4];
+            int32_t y[8];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                w[e] = (uint32_t)(lq__cu_y(x[i][2 * e], f1) & 0xffff) |
+                       (uint32_t)lq__cu_y(x[i][2 * e + 1], f1) << 16;
+            }
+            lq__cu_turn_shorts(w, j);
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                y[e] = (int16_t)(e & 1 ? w[e / 2] >> 16 : w[e / 2] & 0xffffu);
+            }
+            (void)lq__cu_e8(words[i], y, tables);
+        }
+    } else {
+        uint32_t costs[3] = {0, 0, 0};
+        uint32_t own[3][NK];
+#pragma unroll
+        for (int k = 0; k < 3; k++) {
+            const int32_t f = lq__cu_factor(t, bound, k);
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+                const bool there = 32u * i + threadIdx.x % 4 * 8 < dims;
+                if (KIND == LQ__CU_E8) {
+                    int32_t y[8];
+                    uint32_t cost;
+#pragma unroll
+                    for (int e = 0; e < 8; e++) {
+                        y[e] = lq__cu_y(x[i][e], f);
+                    }
+                    cost = lq__cu_e8(&own[k][i], y, tables);
+                    costs[k] += there ? cost : 0;
+                } else {
+                    own[k][i] = 0;
+#pragma unroll
+                    for (int e = 0; e < 8; e++) {
+                        const uint32_t a = (uint32_t)min(abs(x[i][e]) * f >> 16, 127);
+                        const uint32_t cell = tables->cells[a];
+                        const uint32_t half = 1u << (lq__cu_bits(KIND) - 1);
+                        const uint32_t level = cell >> 16;
+                        costs[k] += there ? cell & 0xffffu : 0;
+                        own[k][i] |= (x[i][e] < 0 ? half - 1 - level : half + level) << 4 * e;
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 3; k++) {
+            costs[k] += __shfl_xor_sync(~0u, costs[k], 1);
+            costs[k] += __shfl_xor_sync(~0u, costs[k], 2);
+        }
+        best = lq__cu_cheapest(costs);
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            words[i][0] = best == 0 ? own[0][i] : best == 1 ? own[1][i] : own[2][i];
+        }
+    }
+    return t->none ? 0 : (uint32_t)min(max(t->code + (int32_t)best - 1, 1), 255);
+}
+
+/* ================================================================================================
+   >>append   means and shapes of epochs, pages sealed, raw tokens kept
+
+   Three launches a step: fit (sums, and what epochs that begin are given), seal (a warp a page,
+   head and stream, granule by granule), keep (new raw tokens, when nobody reads the old ones any
+   more).
+   ============================================================================================== */
+typedef struct lq__cu_batch {
+    uint32_t count;
+    uint32_t most;
+    const uint32_t *slots;
+    const uint32_t *tokens;
+    const uint32_t *added;
+    const uint32_t *tables;
+    uint32_t *flags;
+} lq__cu_batch;
+
+typedef struct lq__cu_source {
+    const uint16_t *data;
+    size_t sequence_stride;
+    size_t token_stride;
+    size_t head_stride;
+} lq__cu_source;
+
+/* A sequence of a batch, within bounds whatever the arrays say. */
+typedef struct lq__cu_sequence {
+    uint8_t *state; /* NULL: it is none */
+    uint32_t old;   /* tokens */
+    uint32_t now;
+    uint32_t sealed; /* before */
+    uint32_t to;     /* after */
+} lq__cu_sequence;
+
+static __device__ lq__cu_sequence lq__cu_sequence_of(const lq__cu_plan *p, const lq__cu_batch *b,
+                                                     uint32_t s)
+{
+    const uint32_t slot = b->slots ? b->slots[s] : s;
+    const uint32_t room = p->sinks + p->window + p->table * LQ__CU_TOKENS;
+    uint32_t added = b->added ? b->added[s] : b->most;
+    lq__cu_sequence q;
+    uint32_t wrong = 0;
+    q.old = b->tokens[s];
+    q.state = p->state + slot * p->slot;
+    if (slot >= p->slots) {
+        wrong |= LQ_CUDA_BAD_SLOT;
+        q.state = NULL;
+    }
+    if (added > b->most) {
+        wrong |= LQ_CUDA_BAD_COUNT;
+        added = b->most;
+    }
+    if (q.old > room || added > room - q.old) {
+        wrong |= LQ_CUDA_BAD_PAGE;
+        q.old = min(q.old, room);
+        added = min(added, room - q.old);
+    }
+    q.now = q.old + added;
+    q.sealed = lq__cu_sealed(p->sinks, p->window, q.old);
+    q.to = lq__cu_sealed(p->sinks, p->window, q.now);
+    if (wrong) {
+        atomicOr(b->flags, wrong);
+    }
+    return q;
+}
+
+/* Where raw token t of a head lies: sinks, then a ring. */
+LQ__CU_DEVICE uint16_t *lq__cu_raw(const lq__cu_plan *p, const lq__cu_sequence *q, int v,
+                                   uint32_t head, uint32_t t)
+{
+    const uint32_t row = t < p->sinks ? t : p->sinks + (t - p->sinks) % p->ring;
+    return (uint16_t *)(void *)(q->state + p->raw[v]) +
+           ((size_t)head * (p->sinks + p->ring) + row) * p->dims;
+}
+
+/* Token t: raw, or one of the new ones. */
+LQ__CU_DEVICE const uint16_t *lq__cu_row(const lq__cu_plan *p, const lq__cu_sequence *q,
+                                         const lq__cu_source *src, int v, uint32_t s, uint32_t head,
+                                         uint32_t t)
+{
+    if (t < q->old) {
+        return lq__cu_raw(p, q, v, head, t);
+    }
+    return src->data + s * src->sequence_stride + (t - q->old) * src->token_stride +
+           head * src->head_stride;
+}
+
+LQ__CU_BOTH size_t lq__cu_number_at(const lq__cu_plan *p, int v, uint32_t epoch, uint32_t head)
+{
+    return p->means[v] + (size_t)((v ? epoch / 4 : epoch) * p->heads + head) * p->number;
+}
+
+LQ__CU_BOTH size_t lq__cu_shape_at(const lq__cu_plan *p, uint32_t epoch, uint32_t head)
+{
+    return p->shapes + (size_t)(epoch / 4 * p->heads + head) * p->shape;
+}
+
+#define LQ__CU_FIT 1024u /* threads of a block that fits */
+
+/* The largest of all threads' numbers; their sum. All threads wait. */
+static __device__ uint64_t lq__cu_most(uint64_t x, uint64_t *shared)
+{
+    for (int h = 16; h; h /= 2) {
+        const uint64_t other = __shfl_xor_sync(~0u, x, h);
+        x = max(x, other);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        shared[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    for (uint32_t i = 0; i < LQ__CU_FIT / 32; i++) {
+        x = max(x, shared[i]);
+    }
+    return x;
+}
+
+static __device__ int64_t lq__cu_sum(int64_t x, int64_t *shared)
+{
+    for (int h = 16; h; h /= 2) {
+        x += __shfl_xor_sync(~0u, x, h);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        shared[threadIdx.x / 32] = x;
+    }
+    __syncthreads();
+    x = 0;
+    for (uint32_t i = 0; i < LQ__CU_FIT / 32; i++) {
+        x += shared[i];
+    }
+    return x;
+}
+
+/* x, at most +-8191, in 2^-14. */
+LQ__CU_DEVICE int32_t lq__cu_summand(uint32_t half, uint32_t is_bf16)
+{
+    const float f = fminf(fmaxf(lq__cu_float(half, is_bf16), -8191.0f), 8191.0f);
+    return (int32_t)__fmul_rn(f, 16384.0f);
+}
+
+/* lq__kv_fit_mean: thread d < dims has dim d. */
+static __device__ void lq__cu_fit_mean(uint8_t *number, int64_t sum, int64_t count, uint32_t dims,
+                                       uint64_t *shared)
+{
+    const uint64_t size = threadIdx.x < dims ? (uint64_t)(sum < 0 ? -sum : sum) : 0;
+    const int64_t most = (int64_t)lq__cu_most(size, shared) / count;
+    uint32_t unit = 0;
+    int64_t half;
+    while ((most + ((int64_t)1 << unit >> 1)) >> unit > 2047) {
+        unit++;
+    }
+    half = (int64_t)1 << unit >> 1;
+    if (threadIdx.x < dims) {
+        const int32_t m = (int32_t)((sum / count + half) >> unit);
+        ((int16_t *)(void *)(number + 4))[threadIdx.x] = (int16_t)((m & 4095) ^ 2048) - 2048;
+    }
+    if (threadIdx.x == 0) {
+        *(uint32_t *)(void *)number = unit;
+    }
+}
+
+/* floor(2 log2 x). */
+LQ__CU_DEVICE int32_t lq__cu_half_octaves(uint64_t x)
+{
+    const int32_t octave = 63 - __clzll((long long)x);
+    const uint64_t m = octave > 31 ? x >> (octave - 31) : x << (31 - octave);
+    return 2 * octave + (m >= 3037000500u);
+}
+
+/* lq__kv_fit_shape without RoPE, from tokens at .. at + 31: thread d < dims has dim d. */
+static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_sequence *q,
+                                        const lq__cu_source *src, uint32_t s, uint32_t head,
+                                        uint32_t at, uint8_t *shape, const uint8_t *number,
+                                        uint64_t *shared)
+{
+    const uint32_t d = threadIdx.x;
+    const bool mine = d < p->dims;
+    uint32_t most = 0;
+    uint32_t eight = 0;
+    int64_t power = 0;
+    int64_t largest;
+    int64_t plain;
+    int64_t left;
+    int64_t spread;
+    int32_t unit;
+    int32_t mean = 0;
+    int32_t halves = 0;
+    uint32_t shift;
+    float scale;
+    for (uint32_t i = 0; i < 32 && mine; i++) {
+        const uint32_t raw = lq__cu_row(p, q, src, 0, s, head, at + i)[d];
+        most = max(most, __float_as_uint(lq__cu_float(raw, p->is_bf16)) & 0x7fffffffu);
+    }
+    most = (uint32_t)lq__cu_most(most, shared);
+    unit = max((int32_t)(most >> 23) - 127 - 19, -120) + 6;
+    scale = __uint_as_float((uint32_t)(127 - unit) << 23);
+    if (mine) {
+        const float m = __fmul_rn((float)((const int16_t *)(const void *)(number + 4))[d],
+                                  lq__cu_mean_unit(number));
+        const uint32_t bits = min(__float_as_uint(m) & 0x7fffffffu, most);
+        mean = __float2int_rn(__fmul_rn(__uint_as_float(bits), scale));
+        mean = m < 0 ? -mean : mean;
+    }
+    for (uint32_t i = 0; i < 32 && mine; i++) {
+        const uint32_t raw = lq__cu_row(p, q, src, 0, s, head, at + i)[d];
+        const float f = lq__cu_float(raw, p->is_bf16);
+        const uint32_t x = (uint32_t)(__float2int_rn(__fmul_rn(f, scale)) - mean);
+        eight += x * x >> 5;
+    }
+    power = 32 * (int64_t)eight / 32;
+    largest = (int64_t)max(lq__cu_most(mine ? (uint64_t)power : 0, shared), (uint64_t)1);
+    shift = largest >> 24 ? (uint32_t)(63 - __clzll(largest)) - 23 : 0;
+    if (mine) {
+        const int32_t down = lq__cu_half_octaves((uint64_t)largest) -
+                             lq__cu_half_octaves((uint64_t)max(power, (int64_t)1));
+        halves = min((down + 2) >> 2, 8);
+        shape[4 + d] = (uint8_t)halves;
+        power >>= shift;
+    }
+    plain = lq__cu_sum(mine ? power : 0, (int64_t *)shared);
+    left = lq__cu_sum(mine ? power << halves : 0, (int64_t *)shared);
+    spread = lq__cu_sum(mine ? 0x10000 >> halves : 0, (int64_t *)shared);
+    left = left / (int64_t)p->dims + 1;
+    if (d == 0) {
+        *(uint32_t *)(void *)shape = left * spread / 0x10000 < plain / 2;
+    }
+}
+
+/* The sum of dim d over tokens from .. to - 1, to thread d: each thread has two dims of some
+   tokens. All threads wait. */
+static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_sequence *q,
+                                            const lq__cu_source *src, int stream, uint32_t s,
+                                            uint32_t head, uint32_t from, uint32_t to,
+                                            int64_t *room)
+{
+    const uint32_t pairs = p->dims / 2;
+    const uint32_t groups = LQ__CU_FIT / pairs;
+    const uint32_t d = threadIdx.x % pairs * 2;
+    const uint32_t group = threadIdx.x / pairs;
+    int64_t sum[2] = {0, 0};
+    if (group < groups) {
+        const size_t stride = groups * src->token_stride;
+        const uint16_t *row;
+        uint32_t t = from + group;
+        for (; t < to && t < q->old; t += groups) {
+            const uint32_t two =
+                *(const uint32_t *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
+            sum[0] += lq__cu_summand(two & 0xffffu, p->is_bf16);
+            sum[1] += lq__cu_summand(two >> 16, p->is_bf16);
+        }
+        row = src->data + s * src->sequence_stride + head * src->head_stride + d +
+              (size_t)(max(t, q->old) - q->old) * src->token_stride;
+        while (t < to) { /* eight rows under way */
+            uint32_t two[8];
+#pragma unroll
+            for (uint32_t i = 0; i < 8; i++) {
+                two[i] =
+                    t + i * groups < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
+            }
+#pragma unroll
+            for (uint32_t i = 0; i < 8; i++) {
+                sum[0] += lq__cu_summand(two[i] & 0xffffu, p->is_bf16);
+                sum[1] += lq__cu_summand(two[i] >> 16, p->is_bf16);
+            }
+            t += 8 * groups;
+            row += 8 * stride;
+        }
+        room[group * p->dims + d] = sum[0];
+        room[group * p->dims + d + 1] = sum[1];
+    }
+    __syncthreads();
+    sum[0] = 0;
+    for (uint32_t i = 0; i < groups && threadIdx.x < p->dims; i++) {
+        sum[0] += room[i * p->dims + threadIdx.x];
+    }
+    __syncthreads();
+    return sum[0];
+}
+
+/* A block for a head, stream and sequence: takes tokens that are sealed into the sums, and gives
+   epochs that begin their means and shapes. */
+static __global__ void __launch_bounds__(LQ__CU_FIT)
+    lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
+{
+    __shared__ uint64_t shared[LQ__CU_FIT / 32];
+    __shared__ int64_t room[2 * LQ__CU_FIT];
+    const uint32_t s = blockIdx.y;
+    const int stream = (int)(blockIdx.x / p.heads);
+    const uint32_t head = blockIdx.x % p.heads;
+    const lq__cu_source src = stream ? v : k;
+    const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
+    const uint32_t d = threadIdx.x;
+    int64_t *sums;
+    int64_t sum = 0;
+    uint32_t t;
+    if (!q.state || q.sealed == q.to) {
+        return;
+    }
+    sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
+    if (d < p.dims) {
+        sum = sums[d];
+    }
+#pragma unroll 1
+    for (t = q.sealed; t < q.to;) {
+        const uint32_t page = (t - p.sinks) / LQ__CU_TOKENS;
+        const uint32_t epoch = lq__cu_epoch(page);
+        const uint32_t next = min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
+        if (t == p.sinks + lq__cu_epoch_page(epoch) * LQ__CU_TOKENS &&
+            (stream == 0 || epoch % 4 == 0)) {
+            const uint32_t end = t + 8 + p.window;
+            uint8_t *number = q.state + lq__cu_number_at(&p, stream, epoch, head);
+            const int64_t more = lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, end, room);
+            lq__cu_fit_mean(number, sum + more, end - p.sinks, p.dims, shared);
+            if (stream == 0 && epoch % 4 == 0) {
+                __syncthreads();
+                lq__cu_fit_shape(&p, &q, &src, s, head, t,
+                                 q.state + lq__cu_shape_at(&p, epoch, head), number, shared);
+            }
+        }
+        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room);
+        t = next;
+    }
+    if (d < p.dims) {
+        sums[d] = sum;
+    }
+}
+
+/* A warp's words of a granule into a page, by way of room: there each lane's units are in order. */
+template <int KIND, int NK, int STREAM>
+static __device__ void lq__cu_put_granule(uint8_t *levels, uint32_t granule, uint32_t (*words)[2],
+                                          uint32_t *room)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t j = lane / 4;
+    const uint32_t c = lane % 4;
+    const uint32_t lanes = STREAM == LQ_K ? 4 : 8; /* whose words these are */
+    const uint32_t first = STREAM == LQ_K ? 0 : granule / 4 * NK;
+    const int two = KIND == LQ__CU_Z8 ? 2 : 1;
+    uint32_t *to = (uint32_t *)(void *)levels;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t at = STREAM == LQ_K ? (j * NK + i) * 4 + c : (4 * i + c) * 8 + j;
+        if (STREAM == LQ_V && KIND == LQ__CU_Z8) {
+            lq__cu_turn_bytes(words[i], j);
+        } else if (STREAM == LQ_V && KIND != LQ__CU_E8) {
+            words[i][0] = lq__cu_turn_nibbles(words[i][0], j);
+        }
+#pragma unroll
+        for (int h = 0; h < two; h++) {
+            room[at * two + h] = words[i][h];
+        }
+    }
+    __syncwarp();
+    for (uint32_t x = lane; x < 8 * NK; x += 32) {
+        const uint32_t n = x / lanes;
+        const uint32_t y = x % lanes;
+        const uint32_t owner = STREAM == LQ_K ? granule * 4 + y : y * 4 + granule % 4;
+        uint32_t units[8];
+        uint32_t own[8];
+#pragma unroll
+        for (int k = 0; k < 4 * two; k++) {
+            units[k] = room[((4 * n + k / two) * lanes + y) * two + k % two];
+        }
+        lq__cu_join(own, KIND, units);
+        if (lq__cu_vector(KIND) == 4) {
+#pragma unroll
+            for (int k = 0; k < lq__cu_words(KIND); k += 4) {
+                *(uint4 *)(void *)(to + lq__cu_word_at(KIND, first + n, k, owner)) =
+                    make_uint4(own[k], own[k + 1], own[k + 2], own[k + 3]);
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < lq__cu_words(KIND); k++) {
+                to[lq__cu_word_at(KIND, first + n, k, owner)] = own[k];
+            }
+        }
+    }
+    __syncwarp();
+}
+
+/* What a warp knows of the page that it seals. */
+typedef struct lq__cu_sealing {
+    uint8_t *part;
+    const uint8_t *number;
+    const uint8_t *shape;
+    const lq__cu_tables *tables;
+    uint32_t *room;
+    uint32_t *flags;
+    int32_t base;
+    bool zero; /* some scale is 0 */
+} lq__cu_sealing;
+
+/* A granule's eight tokens, whose numbers are `in`, into a part of a page. */
+template <int KIND, int NK, int STREAM>
+static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, const uint4 *in,
+                                           const lq__cu_plan *p)
+{
+    const lq__cu_bound *bound =
+        &lq__cu_bounds[KIND == LQ__CU_E8 && STREAM == LQ_V ? LQ__CU_BOUND_E8V : KIND];
+    const int v = STREAM == LQ_V;
+    const uint32_t lane = threadIdx.x % 32;
+    uint8_t *scales = s->part + 2 * p->levels + 64 * v;
+    const int32_t norm = lq__cu_log2(p->dims & (0u - p->dims));
+    int32_t x[NK][8];
+    uint32_t words[NK][2];
+    lq__cu_token t;
+    uint32_t scale;
+    bool cut = false;
+    const bool fine = lq__cu_turn<NK>(x, &t, in, p->is_bf16, p->dims, s->number,
+                                      STREAM == LQ_K ? s->shape : NULL);
+    if (!__all_sync(~0u, fine)) {
+        if (lane == 0) {
+            atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
+        }
+        t.most = fine ? t.most : 0;
+        t.unit = fine ? t.unit : 0;
+    }
+    lq__cu_aim(&t, bound, norm, s->base);
+    if (!__all_sync(~0u, s->base == 0 && (t.most == 0 || (t.code >= 72 && t.code <= 228)))) {
+        s->base = lq__cu_choose_base(&t, bound, norm, s->base, scales, &cut);
+        lq__cu_aim(&t, bound, norm, s->base);
+        if (__any_sync(~0u, cut) && lane == 0) {
+            atomicOr(s->flags, LQ_CUDA_CUT);
+        }
+        s->zero =
+            s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
+                                           (lane + 32 < granule * 8 && scales[lane + 32] == 0));
+    }
+    scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, s->tables, p->dims);
+    lq__cu_put_granule<KIND, NK, STREAM>(s->part + v * p->levels, granule, words, s->room);
+    s->zero = s->zero || __any_sync(~0u, scale == 0);
+    if (lane % 4 == 0) {
+        scales[granule * 8 + lane / 4] = (uint8_t)scale;
+    }
+    __syncwarp();
+}
+
+/* Pages that the sequences of a step take granules in, one a warp and head and stream. */
+template <int KIND, int NK>
+static __global__ void __launch_bounds__(128)
+    lq__cu_seal_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
+{
+    __shared__ lq__cu_tables tables;
+    __shared__ uint32_t rooms[4][NK * 32 * (KIND == LQ__CU_Z8 ? 2 : 1)];
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t s = blockIdx.y;
+    const uint32_t x = blockIdx.x * 4 + warp;
+    const int stream = (int)(x / p.heads & 1u);
+    const uint32_t head = x % p.heads;
+    const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
+    const uint32_t page = (q.sealed - p.sinks) / LQ__CU_TOKENS + x / (2 * p.heads);
+    const uint32_t first = p.sinks + page * LQ__CU_TOKENS;
+    const uint32_t epoch = lq__cu_epoch(page);
+    const uint32_t end = min(q.to, first + LQ__CU_TOKENS);
+    const lq__cu_source from = stream ? v : k;
+    uint32_t t = max(q.sealed, first);
+    uint32_t id;
+    uint8_t *header;
+    uint4 next[NK];
+    lq__cu_sealing of;
+    if (q.sealed == q.to || !q.state) {
+        return;
+    }
+    lq__cu_make_tables<KIND>(&tables);
+    __syncthreads();
+    if (t >= end) {
+        return;
+    }
+    id = page < p.table ? b.tables[(size_t)s * p.table + page] : LQ_KV_NONE;
+    if (id >= p.pages) {
+        if (lane == 0) {
+            atomicOr(b.flags, LQ_CUDA_BAD_PAGE);
+        }
+        return;
+    }
+    of.part = p.pool + ((size_t)id * p.heads + head) * p.part;
+    of.number = q.state + lq__cu_number_at(&p, stream, epoch, head);
+    of.shape = q.state + lq__cu_shape_at(&p, epoch, head);
+    of.tables = &tables;
+    of.room = rooms[warp];
+    of.flags = b.flags;
+    header = of.part + 2 * p.levels + 128;
+    of.base = t == first ? 0 : (int8_t)header[stream];
+    of.zero = t == first ? false : header[2 + stream] != 0;
+    if (t == first) {
+        uint8_t *scales = of.part + 2 * p.levels + 64 * stream;
+        scales[lane] = 0;
+        scales[lane + 32] = 0;
+        if (stream && lane < 12) {
+            header[4 + lane] = 0;
+        }
+        __syncwarp();
+    }
+    for (uint32_t at = t;;
+         at += 8) { /* the rows of a granule come while the one before is sealed */
+        uint4 in[NK];
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            in[i] = next[i];
+        }
+        if (at < end) {
+            const uint16_t *row = lq__cu_row(&p, &q, &from, stream, s, head, at + lane / 4);
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+                const uint32_t d = 32u * i + lane % 4 * 8;
+                next[i] =
+                    d < p.dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
+            }
+        }
+        if (at == t) {
+            continue;
+        }
+        if (stream) {
+            lq__cu_seal_granule<KIND, NK, LQ_V>(&of, (at - 8 - first) / 8, in, &p);
+        } else {
+            lq__cu_seal_granule<KIND, NK, LQ_K>(&of, (at - 8 - first) / 8, in, &p);
+        }
+        if (at >= end) {
+            break;
+        }
+    }
+    if (lane == 0) {
+        header[stream] = (uint8_t)of.base;
+        header[2 + stream] = of.zero;
+    }
+}
+
+/* New tokens that stay raw: a warp a token and head and stream. */
+static __global__ void __launch_bounds__(128)
+    lq__cu_keep_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t x = blockIdx.x * 4 + threadIdx.x / 32;
+    const uint32_t s = blockIdx.y;
+    const int stream = (int)(x / p.heads & 1u);
+    const uint32_t head = x % p.heads;
+    const uint32_t i = x / (2 * p.heads);
+    const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
+    const uint32_t sink = q.old < p.sinks ? min(p.sinks, q.now) - q.old : 0; /* new ones that are */
+    const uint32_t from = max(max(q.old, q.to), p.sinks);
+    const uint32_t t = i < sink ? q.old + i : from + (i - sink);
+    if (!q.state || t >= q.now) {
+        return;
+    }
+    if (lane * 8 < p.dims) {
+        const uint16_t *row = lq__cu_row(&p, &q, stream ? &v : &k, stream, s, head, t);
+        uint16_t *to = lq__cu_raw(&p, &q, stream, head, t);
+        *(uint4 *)(void *)(to + lane * 8) = *(const uint4 *)(const void *)(row + lane * 8);
+    }
+}
+
+static bool lq__cu_batch_of(lq__cu_batch *to, const lq_cuda_batch *b)
+{
+    if (!b || b->count == 0 || b->count > LQ__CU_SEQUENCES || b->most > 0x7fffffu || !b->tokens ||
+        !b->tables || !b->flags) {
+        return false;
+    }
+    to->count = b->count;
+    to->most = b->most;
+    to->slots = b->slots;
+    to->tokens = b->tokens;
+    to->added = b->added;
+    to->tables = b->tables;
+    to->flags = b->flags;
+    return true;
+}
+
+static bool lq__cu_source_of(lq__cu_source *to, const lq_cuda_view *v)
+{
+    if (!v || !v->data || (uintptr_t)v->data % 16 || v->sequence_stride % 8 ||
+        v->token_stride % 8 || v->head_stride % 8) {
+        return false;
+    }
+    to->data = (const uint16_t *)v->data;
+    to->sequence_stride = v->sequence_stride;
+    to->token_stride = v->token_stride;
+    to->head_stride = v->head_stride;
+    return true;
+}
+
+extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *batch,
+                              const lq_cuda_view *k, const lq_cuda_view *v, cudaStream_t stream)
+{
+    lq__cu_plan p;
+    lq__cu_batch b;
+    lq__cu_source from_k;
+    lq__cu_source from_v;
+    uint32_t pages;
+    uint32_t raw;
+    if (lq__cu_plan_of(&p, layer) != LQ_OK || !lq__cu_batch_of(&b, batch) ||
+        !lq__cu_source_of(&from_k, k) || !lq__cu_source_of(&from_v, v) || b.most == 0) {
+        return LQ_E_ARG;
+    }
+    pages = (b.most + 7) / LQ__CU_TOKENS + 2;
+    raw = min(b.most, p.sinks + p.ring);
+    lq__cu_fit_kernel<<<dim3(2 * p.heads, b.count), LQ__CU_FIT, 0, stream>>>(p, b, from_k, from_v);
+#define LQ__CU_ROW(name, wide)                                                               \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                 \
+        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                       \
+            <<<dim3((pages * 2 * p.heads + 3) / 4, b.count), 128, 0, stream>>>(p, b, from_k, \
+                                                                               from_v);      \
+    }
+    LQ_CUDA_INSTANCES(LQ__CU_ROW)
+#undef LQ__CU_ROW
+    lq__cu_keep_kernel<<<dim3((raw * 2 * p.heads + 3) / 4, b.count), 128, 0, stream>>>(p, b, from_k,
+                                                                                       from_v);
+    return lq__cu_launched();
+}
+
+/* ================================================================================================
+   >>stream   parts of pages into shared memory: each warp has a ring of its own
+
+   From compute capability 9.0 on one bulk copy a part, counted by an mbarrier; below, 16 bytes a
+   lane and copy, in groups. A part whose id is outside the pool is not copied, and told.
+   ============================================================================================== */
+/* A warp's ring: stages of a part, each in two copies, the levels of K and then all that follows,
+   so that the next keys come while values are attended. Copies are begun and waited for in one
+   order. */
+typedef struct lq__cu_ring {
+    uint32_t at;     /* shared memory */
+    uint32_t bars;   /* mbarriers, two a stage */
+    uint32_t stages; /* twice as many: halves */
+    uint32_t levels; /* bytes of a first half */
+    uint32_t part;
+    uint32_t begun; /* half of the next copy */
+    uint32_t done;  /* half of the next wait */
+    uint32_t phase; /* of the waits */
+} lq__cu_ring;
+
+LQ__CU_DEVICE uint32_t lq__cu_shared(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars, uint32_t stages,
+                                    uint32_t levels, uint32_t part)
+{
+    r->at = lq__cu_shared(at);
+    r->bars = lq__cu_shared(bars);
+    r->stages = 2 * stages;
+    r->levels = levels;
+    r->part = part;
+    r->begun = 0;
+    r->done = 0;
+    r->phase = 0;
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 < 2 * stages) {
+        asm volatile(
+            "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(r->bars + 8 * (threadIdx.x % 32))
+            : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncwarp();
+#endif
+}
+
+/* Begins the copy of a half of a part, of NULL: none, but its turn is taken. */
+LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from)
+{
+    const uint32_t second = r->begun & 1u;
+    const uint32_t to = r->at + (r->begun >> 1) * r->part + (second ? r->levels : 0);
+    const uint32_t bytes = second ? r->part - r->levels : r->levels;
+    from += from && second ? r->levels : 0;
+#if __CUDA_ARCH__ >= 900
+    const uint32_t bar = r->bars + 8 * r->begun;
+    if (threadIdx.x % 32 == 0) {
+        if (from) {
+            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
+                         "r"(bytes)
+                         : "memory");
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+                         "[%0], [%1], %2, [%3];" ::"r"(to),
+                         "l"(from), "r"(bytes), "r"(bar)
+                         : "memory");
+        } else {
+            asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+        }
+    }
+#else
+    for (uint32_t i = threadIdx.x % 32 * 16; i < bytes && from; i += 512) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i)
+                     : "memory");
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+    r->begun = r->begun + 1 == r->stages ? 0 : r->begun + 1;
+}
+
+/* Waits for the oldest copy; returns where its part is. Without bulk copies as many groups as there
+   are halves are always under way: begin takes place also where there is nothing to copy. */
+LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
+{
+    const uint32_t at = r->at + (r->done >> 1) * r->part;
+#if __CUDA_ARCH__ >= 900
+    const uint32_t bar = r->bars + 8 * r->done;
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra there;\n"
+                 "bra again;\n"
+                 "there:\n"
+                 "}" ::"r"(bar),
+                 "r"(r->phase)
+                 : "memory");
+#else
+    switch (r->stages) {
+    case 2:
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+        break;
+    case 4:
+        asm volatile("cp.async.wait_group 3;" ::: "memory");
+        break;
+    case 6:
+        asm volatile("cp.async.wait_group 5;" ::: "memory");
+        break;
+    default:
+        asm volatile("cp.async.wait_group 7;" ::: "memory");
+        break;
+    }
+    __syncwarp();
+#endif
+    if (++r->done == r->stages) {
+        r->done = 0;
+        r->phase ^= 1;
+    }
+    return at;
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_lds(uint32_t at)
+{
+    uint32_t x;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(at));
+    return x;
+}
+
+LQ__CU_DEVICE uint2 lq__cu_lds2(uint32_t at)
+{
+    uint2 x;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(at));
+    return x;
+}
+
+LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
+{
+    uint4 x;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(at));
+    return x;
+}
+
+/* ================================================================================================
+   >>attend   attention of a step's queries
+
+   A page's scores are integer products: rows of A are levels, 8 columns of B are four query rows in
+   15 bits, high bytes and low bytes apart; so 8-bit products cost no accuracy. Weights are 16 bits
+   in the same way. An A register is levels of four codes, by one PRMT: its selectors are the codes'
+   nibbles. A selector has an index of three bits, and a fourth that makes a byte of the sign of the
+   table's. So levels of four bits take two tables: one of negative levels less 1, by the codes,
+   which gives -1 where a code is positive; one of positive levels, by the codes inverted, which
+   gives 0 where it is negative. Both products go into one sum, which is then less by the sum of B:
+   that is what it begins with (K), or what is added in the end (V). 7 instructions for 8 levels, 5
+   of them for the unit that PRMT belongs to.
+
+   Work is cut into items: a page, or all raw tokens, of a sequence, kv head and block of query
+   rows. Each block of threads has an equal run of items, whatever the sequences' lengths. Within a
+   run what belongs together is summed by its warps; where a sum is cut between blocks the last one
+   to come joins the parts, in their order. Where blocks have several sums, each begins with items
+   that are only there to stand for the time that it takes apart from pages. Raw tokens are an item,
+   the last one of a sum, that stands for many.
+   ============================================================================================== */
+#ifndef LQ__CU_WARPS
+#define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
+#endif
+#ifndef LQ__CU_STAGES
+#define LQ__CU_STAGES 4
+#endif
+#ifndef LQ__CU_LEAD
+#define LQ__CU_LEAD 24u
+#endif
+#ifndef LQ__CU_TRAIL
+#define LQ__CU_TRAIL 15u /* items that the one of raw tokens stands for, but itself */
+#endif
+#define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
+#define LQ__CU_EPOCHS 32u
+#define LQ__CU_RAW 16u /* raw tokens that a warp has at a time */
+
+typedef struct lq__cu_attention {
+    lq__cu_plan p;
+    lq__cu_batch b;
+    const void *q;
+    void *out;
+    float *lse;
+    const float *slopes;
+    float scale;   /* of logits, times log2 e */
+    float softcap; /* 0: none */
+    float softcap_inverse;
+    uint32_t window;
+    uint32_t window_sinks;
+    uint32_t heads;
+    uint32_t queries;
+    uint32_t group;  /* query heads of a kv head */
+    uint32_t rows;   /* queries * group */
+    uint32_t blocks; /* of rows, of a kv head */
+    uint32_t lead;   /* items in front of a sum that are none */
+    int type;
+    uint32_t stages;
+    uint32_t ring_bytes; /* of a warp's ring, where its sums of pages are in the end */
+    uint32_t warp_bytes; /* and of its sums of raw tokens */
+    float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
+    float *parts;        /* (2 grid, rows of a block, wide) */
+    uint32_t *counters;  /* (count, kv heads, blocks) */
+} lq__cu_attention;
+
+/* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
+typedef struct lq__cu_segment {
+    lq__cu_sequence q;
+    uint32_t s;
+    uint32_t head;
+    uint32_t block;
+    uint32_t page;  /* the first that is seen */
+    uint32_t pages; /* from there on */
+    uint32_t raw;   /* tokens: the item behind the pages */
+    uint32_t first; /* items that are at hand */
+    uint32_t last;
+    uint32_t items; /* all */
+    uint32_t
+        flat; /* number of its first item in the launch; in front of it are `lead` that are none,
+                       behind the last one LQ__CU_TRAIL */
+} lq__cu_segment;
+
+LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
+{
+    uint32_t x;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(x) : "r"(low), "r"(high), "r"(selectors));
+    return x;
+}
+
+/* c += A B, A levels and B bytes of queries, s8; or of weights, u8. */
+template <bool WEIGHTS>
+LQ__CU_DEVICE void lq__cu_mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                              uint32_t b0, uint32_t b1)
+{
+    if (WEIGHTS) {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    } else {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    }
+}
+
+LQ__CU_DEVICE float lq__cu_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* Tables of a kind. E8: those of coset 0, and what coset 1 adds to them. */
+static __constant__ uint32_t lq__cu_lookups[LQ__CU_END][8] = {
+    {0},
+    {0},
+    /* Z4: -128 -99 -77 -60, -45 -32 -19 -7; 127 98 76 59, 44 31 18 6 */
+    {0xc4b39d80u, 0xf9ede0d3u, 0x3b4c627fu, 0x06121f2cu},
+    /* Z3: -127 -79 -44 -14, 14 44 79 127 */
+    {0xf2d4b181u, 0x7f4f2c0eu},
+    /* Z2: -127 -38 38 127 */
+    {0x7f26da81u},
+    /* E8: -128 -93 -56 -72, -9 -19 -42 -31; 24 35 13 3, 62 48 80 106; in coset 1 -107 -81 -49 -63,
+       -4 -14 -36 -25; 30 41 18 8, 71 55 92 127 */
+    {0xb8c8a380u, 0xe1d6edf7u, 0x030d2318u, 0x6a50303eu, 0xc1cfaf95u - 0xb8c8a380u,
+     0xe7dcf2fcu - 0xe1d6edf7u, 0x0812291eu - 0x030d2318u, 0x7f5c3747u - 0x6a50303eu}};
+
+/* The same in registers, by way of shared memory: where the compiler knows them, or knows that
+   they are the same in all lanes, it moves them anew for each PRMT. minus: -1, unknown likewise:
+   inverting by a multiplication keeps the unit free that PRMT takes. */
+template <int KIND> struct lq__cu_lookup {
+    uint32_t t[8];
+    uint32_t minus;
+
+    __device__ __forceinline__ void
+    init(const uint32_t *shared) /* (2, 9): lanes alike have one each */
+    {
+        const uint32_t at = lq__cu_shared(shared + threadIdx.x % 2 * 9);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            t[i] = lq__cu_lds(at + 4 * i);
+        }
+        minus = lq__cu_lds(at + 32);
+    }
+};
+
+LQ__CU_DEVICE uint32_t lq__cu_multiply_add(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t x;
+    asm("mad.lo.u32 %0, %1, %2, %3;" : "=r"(x) : "r"(a), "r"(b), "r"(c));
+    return x;
+}
+
+/* Levels of unit k of a group as A registers: a: low four, high four; of kinds in halves a are the
+   negative ones and n the positive. */
+template <int KIND>
+LQ__CU_DEVICE void lq__cu_open(uint32_t *a, uint32_t *n, const uint32_t *w, int k,
+                               const lq__cu_lookup<KIND> *of)
+{
+    if (KIND == LQ__CU_Z8) {
+        a[0] = w[2 * k];
+        a[1] = w[2 * k + 1];
+    } else if (KIND == LQ__CU_Z2) {
+        const uint32_t x = w[k / 2] & 0x33333333u;
+        const uint32_t y = w[k / 2] >> 2 & 0x33333333u;
+        a[0] = lq__cu_permute(of->t[0], of->t[0], k & 1 ? x >> 16 : x);
+        a[1] = lq__cu_permute(of->t[0], of->t[0], k & 1 ? y >> 16 : y);
+    } else if (KIND == LQ__CU_Z3) {
+        uint32_t x = w[k < 3 ? k : 0] & 0x77777777u;
+        if (k == 3) {
+            x = (w[0] >> 3 & 0x11111111u) | (w[1] >> 2 & 0x22222222u) | (w[2] >> 1 & 0x44444444u);
+        }
+        a[0] = lq__cu_permute(of->t[0], of->t[1], x);
+        a[1] = lq__cu_permute(of->t[0], of->t[1], x >> 16);
+    } else {
+        const uint32_t x = w[k];
+        const uint32_t y = x >> 16;
+        const uint32_t not_x = lq__cu_multiply_add(x, of->minus, of->minus);
+        const uint32_t not_y = lq__cu_multiply_add(y, of->minus, of->minus);
+        uint32_t t[4];
+        if (KIND == LQ__CU_E8) {
+            const uint32_t coset = (uint32_t)__popc(x) & 1u;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                t[i] = lq__cu_multiply_add(coset, of->t[i + 4], of->t[i]);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                t[i] = of->t[i];
+            }
+        }
+        a[0] = lq__cu_permute(t[0], t[1], x);
+        a[1] = lq__cu_permute(t[0], t[1], y);
+        n[0] = lq__cu_permute(t[2], t[3], not_x);
+        n[1] = lq__cu_permute(t[2], t[3], not_y);
+    }
+}
+
+/* Group n of this lane's words, from shared memory. */
+template <int KIND> LQ__CU_DEVICE void lq__cu_take(uint32_t *w, uint32_t levels, uint32_t n)
+{
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int p = 0; p < lq__cu_words(KIND); p += lq__cu_vector(KIND)) {
+        const uint32_t at = levels + 4 * lq__cu_word_at(KIND, n, p, lane);
+        if (lq__cu_vector(KIND) == 4) {
+            const uint4 x = lq__cu_lds4(at);
+            w[p] = x.x;
+            w[p + 1] = x.y;
+            w[p + 2] = x.z;
+            w[p + 3] = x.w;
+        } else if (lq__cu_vector(KIND) == 2) {
+            const uint2 x = lq__cu_lds2(at);
+            w[p] = x.x;
+            w[p + 1] = x.y;
+        } else {
+            w[p] = lq__cu_lds(at);
+        }
+    }
+}
+
+/* What a warp has of four NB query rows: lane 4 g + t of rows 4 n + t, dims 8 u + g. */
+template <int NK, int NB> struct lq__cu_state {
+    float acc[NB][4 * NK];
+    float most[NB]; /* of all eight lanes of a row */
+    float sum[NB];  /* this lane's part, since the last mean of values */
+    float even[NB]; /* likewise of the weights: what sums in halves lack */
+};
+
+/* What raw tokens need in shared memory. */
+template <int NK, int NB> struct lq__cu_raw_room {
+    uint32_t fragments[NB][32][4 * NK]; /* of queries */
+    float scale[NB * 4];
+    float2 sums[LQ__CU_WARPS][NB * 4]; /* logit, sum */
+};
+
+/* A block's shared memory: rings and sums (warps, warp_bytes), then these. */
+template <int NK, int NB> struct lq__cu_room {
+    uint32_t fragments[LQ__CU_SLOTS][NB][32][2 * NK]; /* of queries, by shape */
+    float scale[LQ__CU_SLOTS][NB * 4];
+    int32_t high[LQ__CU_SLOTS][NB * 4]; /* sums of their bytes */
+    int32_t low[LQ__CU_SLOTS][NB * 4];
+    float shift[LQ__CU_EPOCHS][NB * 4]; /* query . mean */
+    float slope[NB * 4];
+    float2 sums[LQ__CU_WARPS][LQ__CU_SLOTS][NB * 4]; /* by mean of values: sum, its logit */
+    float weight[LQ__CU_WARPS][2]
+                [NB * 4]; /* largest logit of a warp; then what its sums are times */
+    lq__cu_raw_room<NK, NB> raw;
+    float share[LQ__CU_SLOTS][NB * 4];
+    float v_mean[LQ__CU_SLOTS][32 * NK];
+    float2 all[NB * 4]; /* the block's: logit, sum */
+    uint32_t used[LQ__CU_WARPS];
+    uint32_t alias[LQ__CU_SLOTS]; /* the slot of a shape's fragments */
+    uint32_t last;
+    uint32_t lookup[2 * 9];
+    uint64_t bars[LQ__CU_WARPS * LQ__CU_STAGES * 2];
+    uint32_t flat[LQ__CU_SEQUENCES + 1]; /* items of sequences before, all heads */
+};
+
+/* The sequence s: what there is to attend to. */
+static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a, uint32_t s)
+{
+    uint32_t seen = 0; /* the first token that some query sees */
+    uint32_t pages;
+    g->s = s;
+    g->q = lq__cu_sequence_of(&a->p, &a->b, s);
+    if (!g->q.state) {
+        g->q.now = 0;
+        g->q.to = a->p.sinks;
+        g->q.state = a->p.state;
+    }
+    pages = (g->q.to - a->p.sinks + 63) / LQ__CU_TOKENS;
+    if (a->window && g->q.now > a->queries + a->window) {
+        seen = g->q.now - a->queries - a->window + 1;
+    }
+    g->page = seen > a->p.sinks ? min((seen - a->p.sinks) / LQ__CU_TOKENS, pages) : 0;
+    g->pages = pages - g->page;
+    g->raw = min(g->q.now, a->p.sinks) + (g->q.now > g->q.to ? g->q.now - g->q.to : 0);
+    g->items = g->pages + 1;
+}
+
+/* Items of all sequences, added up. */
+template <int NK, int NB>
+static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
+{
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (uint32_t s = threadIdx.x; s < a->b.count; s += blockDim.x) {
+        lq__cu_segment g;
+        lq__cu_look(&g, a, s);
+        room->flat[s + 1] = (a->lead + g.items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        uint32_t before = 0;
+        if (lane == 0) {
+            room->flat[0] = 0;
+        }
+#pragma unroll 1
+        for (uint32_t s = 0; s < a->b.count; s += 32) {
+            uint32_t x = s + lane < a->b.count ? room->flat[s + lane + 1] : 0;
+#pragma unroll
+            for (int h = 1; h < 32; h *= 2) {
+                const uint32_t y = __shfl_up_sync(~0u, x, h);
+                x += lane >= (uint32_t)h ? y : 0;
+            }
+            x += before;
+            if (s + lane < a->b.count) {
+                room->flat[s + lane + 1] = x;
+            }
+            before = __shfl_sync(~0u, x, 31);
+        }
+    }
+    __syncthreads();
+}
+
+/* Where the run of block c begins. No block has none: where items are few, so are blocks. */
+LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
+{
+    const uint32_t blocks = min(gridDim.x, items);
+    c = min(c, blocks);
+    return c * (items / blocks) + c * (items % blocks) / blocks; /* floor(c items / blocks) */
+}
+
+/* The block that has an item. */
+LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items)
+{
+    const uint32_t blocks = min(gridDim.x, items);
+    uint32_t c = min((uint32_t)((float)item * ((float)blocks / (float)items)), blocks - 1);
+    while (lq__cu_begin(c, items) > item) {
+        c--;
+    }
+    while (lq__cu_begin(c + 1, items) <= item) {
+        c++;
+    }
+    return c;
+}
+
+/* The segment that item `flat` is in, up to `end`. */
+template <int NK, int NB>
+static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK, NB> *room,
+                                         const lq__cu_attention *a, uint32_t flat, uint32_t end)
+{
+    uint32_t s = 0;
+    uint32_t count = a->b.count;
+    uint32_t rest;
+    uint32_t which;
+    while (count > 1) { /* the last one that begins at or before it */
+        const uint32_t half = count / 2;
+        if (room->flat[s + half] <= flat) {
+            s += half;
+            count -= half;
+        } else {
+            count = half;
+        }
+    }
+    lq__cu_look(g, a, s);
+    rest = flat - room->flat[s];
+    which = rest / (a->lead + g->items + LQ__CU_TRAIL);
+    g->head = which / a->blocks;
+    g->block = which % a->blocks;
+    rest -= which * (a->lead + g->items + LQ__CU_TRAIL);
+    g->flat = flat - rest + a->lead;
+    g->first = min(g->items, max(rest, a->lead) - a->lead);
+    g->last = min(g->items, max(rest + (end - flat), a->lead) - a->lead);
+}
+
+/* Hadamard butterflies of a vector over a warp, dim 32 i + lane. */
+template <int NK> LQ__CU_DEVICE void lq__cu_spin(float *x, uint32_t block)
+{
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        if ((uint32_t)h < block) {
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+                const float y = __shfl_xor_sync(~0u, x[i], h);
+                x[i] = lane & (uint32_t)h ? y - x[i] : x[i] + y;
+            }
+        }
+    }
+#pragma unroll
+    for (int h = 1; h < NK; h *= 2) {
+        if (32u * h < block) {
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+                if ((i & h) == 0 && i + h < NK) {
+                    const float u = x[i];
+                    const float v = x[i + h];
+                    x[i] = u + v;
+                    x[i + h] = u - v;
+                }
+            }
+        }
+    }
+}
+
+/* A row of queries, dim 32 i + lane, as it lies in memory; and as floats, times scale. Apart, so
+   that what else is needed is on its way before the first is waited for. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_query_load(uint32_t *bits, const lq__cu_attention *a,
+                                     const lq__cu_segment *g, uint32_t row)
+{
+    const uint32_t r = g->block * NB * 4 + row;
+    const uint32_t head = g->head * a->group + r % a->group;
+    const size_t at = (((size_t)g->s * a->queries + r / a->group) * a->heads + head) * a->p.dims;
+    const uint32_t dims = r < a->rows ? a->p.dims : 0;
+    if (a->type == LQ_F32) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            const uint32_t d = 32u * i + threadIdx.x % 32;
+            bits[i] = d < dims ? ((const uint32_t *)a->q)[at + d] : 0;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            const uint32_t d = 32u * i + threadIdx.x % 32;
+            bits[i] = d < dims ? ((const uint16_t *)a->q)[at + d] : 0;
+        }
+    }
+}
+
+template <int NK>
+LQ__CU_DEVICE void lq__cu_query(float *x, const uint32_t *bits, const lq__cu_attention *a)
+{
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        x[i] = a->scale * (a->type == LQ_F32 ? __uint_as_float(bits[i])
+                                             : lq__cu_float(bits[i], a->type == LQ_BF16));
+    }
+}
+
+LQ__CU_DEVICE float lq__cu_warp_most(float x)
+{
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, h));
+    }
+    return x;
+}
+
+/* To bytes, as fragments of B for one shape; by a warp. */
+template <int NK, int NB>
+static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                       float *x, const uint8_t *shape, uint32_t stretched,
+                                       uint32_t slot, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t block = a->p.dims & (0u - a->p.dims);
+    float most = 0;
+    float inverse;
+    int32_t high = 0;
+    int32_t low = 0;
+    if (stretched) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            const uint32_t d = 32u * i + lane;
+            if (d < a->p.dims) {
+                x[i] /= lq__cu_stretch(shape[4 + d]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        x[i] = lq__cu_signs[i] >> lane & 1u ? -x[i] : x[i];
+    }
+    lq__cu_spin<NK>(x, block);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        most = fmaxf(most, fabsf(x[i]));
+    }
+    most = fmaxf(lq__cu_warp_most(most), 1e-30f);
+    inverse = 32639.0f / most;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const int32_t z = min(max(__float2int_rn(x[i] * inverse), -32639), 32639);
+        const int32_t h = (z + 128) >> 8;
+        const uint32_t column = row % 4 * 2;
+        uint8_t *at = (uint8_t *)room->fragments[slot][row / 4][column * 4 + lane / 8] +
+                      (2 * i + lane % 8 / 4) * 4 + lane % 4;
+        at[0] = (uint8_t)h;
+        at[4 * 2 * NK * 4] = (uint8_t)(z - 256 * h); /* the next column: four lanes on */
+        high += h;
+        low += z - 256 * h;
+    }
+    high = __reduce_add_sync(~0u, high);
+    low = __reduce_add_sync(~0u, low);
+    if (lane == 0) {
+        room->scale[slot][row] = most * (1.0f / 32639.0f) * rsqrtf((float)block);
+        room->high[slot][row] = high;
+        room->low[slot][row] = low;
+    }
+}
+
+LQ__CU_DEVICE uint16_t lq__cu_half_of(float x, uint32_t is_bf16)
+{
+    return is_bf16 ? __bfloat16_as_ushort(__float2bfloat16_rn(x))
+                   : __half_as_ushort(__float2half_rn(x));
+}
+
+/* For raw tokens: two columns again, a half and what it lacks, relative to the largest. Lane 4 n +
+   t of column n has dims 32 i + 8 t + e: registers 4 i + e / 2. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                           float *x, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float most = 0;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        most = fmaxf(most, fabsf(x[i]));
+    }
+    most = lq__cu_warp_most(most);
+    if (!(most <= 1.3e30f) && lane == 0) {
+        atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
+    }
+    most = fmaxf(most, 1e-30f);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const float y = x[i] / most;
+        const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
+        const float rest = y - lq__cu_float(high, a->p.is_bf16);
+        uint16_t *at =
+            (uint16_t *)room->raw.fragments[row / 4][row % 4 * 8 + lane / 8] + 8 * i + lane % 8;
+        at[0] = high;
+        at[4 * 4 * NK * 2] = lq__cu_half_of(rest, a->p.is_bf16);
+    }
+    if (lane == 0) {
+        room->raw.scale[row] = most;
+    }
+}
+
+/* query . mean of four epochs from `epoch` on, of which the last is `last`. */
+template <int NK, int NB>
+static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                    const lq__cu_segment *g, const uint32_t *bits, uint32_t first,
+                                    uint32_t epoch, uint32_t last, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float sum[4] = {0, 0, 0, 0};
+    float x[NK];
+    int16_t means[4][NK];
+    const uint32_t unit =
+        *(const uint32_t *)(const void *)(g->q.state + lq__cu_number_at(&a->p, 0,
+                                                                        min(epoch + lane % 4, last),
+                                                                        g->head));
+#pragma unroll
+    for (uint32_t e = 0; e < 4; e++) {
+        const uint8_t *number =
+            g->q.state + lq__cu_number_at(&a->p, 0, min(epoch + e, last), g->head);
+        const int16_t *mean = (const int16_t *)(const void *)(number + 4);
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            const uint32_t d = 32u * i + lane;
+            means[e][i] = d < a->p.dims ? mean[d] : (int16_t)0;
+        }
+    }
+    lq__cu_query<NK>(x, bits, a);
+#pragma unroll
+    for (uint32_t e = 0; e < 4; e++) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            sum[e] = fmaf(x[i], (float)means[e][i], sum[e]);
+        }
+    }
+#pragma unroll
+    for (uint32_t e = 0; e < 4; e++) {
+#pragma unroll
+        for (int h = 1; h < 32; h *= 2) {
+            sum[e] += __shfl_xor_sync(~0u, sum[e], h);
+        }
+    }
+    if (lane < 4 && epoch + lane <= last) {
+        const float mine = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
+        room->shift[epoch - first + lane][row] = mine * __uint_as_float((127u - 14u + unit) << 23);
+    }
+}
+
+/* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the
+   block, which waits. Shapes that stretch nothing have one fragment. Each warp has a row of a
+   fragment, or of four epochs, at a time. */
+template <int NK, int NB>
+static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                      const lq__cu_segment *g, uint32_t from, uint32_t to)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warps = blockDim.x / 32;
+    const uint32_t first = lq__cu_epoch(from);
+    const uint32_t last = to > from ? lq__cu_epoch(to - 1) : first;
+    const uint32_t shapes = to > from ? last / 4 - first / 4 + 1 : 0;
+    const uint32_t fours = shapes ? (last - first) / 4 + 1 : 0;
+    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
+    const uint8_t *mine = shape + (size_t)lane * a->p.heads * a->p.shape;
+    const uint32_t flags =
+        __ballot_sync(~0u, lane < shapes && *(const uint32_t *)(const void *)mine);
+    const uint32_t plain = ~flags & ((1u << shapes) - 1); /* of these the first has a fragment */
+    const uint32_t own = flags | (plain & (0u - plain));
+    const uint32_t count = (uint32_t)__popc(own);
+    const uint32_t raw = g->last > g->pages;
+    if (threadIdx.x < shapes) {
+        room->alias[lane] = flags >> lane & 1u ? lane : (uint32_t)__ffs((int)plain) - 1;
+    }
+#pragma unroll 1
+    for (uint32_t y = threadIdx.x / 32; y < (count + fours + raw) * NB * 4; y += warps) {
+        const uint32_t row = y % (NB * 4);
+        const uint32_t which = y / (NB * 4);
+        uint32_t bits[NK];
+        lq__cu_query_load<NK, NB>(bits, a, g, row);
+        if (which < count) {
+            const uint32_t slot = __fns(own, 0, (int)which + 1);
+            float x[NK];
+            lq__cu_query<NK>(x, bits, a);
+            lq__cu_fragment<NK, NB>(room, a, x, shape + (size_t)slot * a->p.heads * a->p.shape,
+                                    flags >> slot & 1u, slot, row);
+        } else if (which < count + fours) {
+            lq__cu_shift<NK, NB>(room, a, g, bits, first, first + 4 * (which - count), last, row);
+        } else {
+            float x[NK];
+            lq__cu_query<NK>(x, bits, a);
+            lq__cu_raw_fragment<NK, NB>(room, a, x, row);
+        }
+    }
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x; x < shapes * 32 * NK; x += blockDim.x) {
+        const uint32_t d = x % (32 * NK);
+        const uint8_t *number =
+            g->q.state + lq__cu_number_at(&a->p, 1, (first / 4 + x / (32 * NK)) * 4, g->head);
+        room->v_mean[x / (32 * NK)][d] =
+            d < a->p.dims
+                ? (float)((const int16_t *)(const void *)(number + 4))[d] * lq__cu_mean_unit(number)
+                : 0.0f;
+    }
+    if (threadIdx.x < NB * 4) {
+        const uint32_t r = g->block * NB * 4 + threadIdx.x;
+        room->slope[threadIdx.x] = r < a->rows && a->slopes
+                                       ? a->slopes[g->head * a->group + r % a->group] * 1.44269504f
+                                       : 0.0f;
+    }
+    __syncthreads();
+}
+
+/* Logits in units of log2 e: softcap. */
+LQ__CU_DEVICE float lq__cu_cap(float x, float softcap, float inverse)
+{
+    const float e = lq__cu_exp2(fabsf(x) * (2.0f * inverse)); /* exp(2 |logit| / softcap) */
+    return copysignf(softcap * 1.44269504f * (1.0f - __fdividef(2.0f, e + 1.0f)), x);
+}
+
+/* Scales of eight codes: 2^((code - 192) / 12 + base). A code is put into the mantissa of a float
+   near 1, so that one multiplication and subtraction, exact up to the last rounding, give the
+   exponent. */
+LQ__CU_DEVICE void lq__cu_scales(float *scales, uint2 codes, float less)
+{
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        const uint32_t x =
+            lq__cu_permute(j < 4 ? codes.x : codes.y, 0x3f800000u, 0x7604u | j % 4 << 4);
+        scales[j] = lq__cu_exp2(fmaf(__uint_as_float(x), 2730.666748046875f, less));
+    }
+}
+
+/* Logits of a page to weights in 16 bits: fragments of B for both halves of its tokens. `s`:
+   integer products, by token 8 g + j. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_weigh(uint32_t (*w)[4], float *alpha, float *beta,
+                                lq__cu_state<NK, NB> *st, float (*s)[8], const float *vs,
+                                bool halves)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float top = 0;
+    float inverse;
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        top = fmaxf(top, vs[j]);
+    }
+#pragma unroll
+    for (int h = 4; h < 32; h *= 2) {
+        top = fmaxf(top, __shfl_xor_sync(~0u, top, h));
+    }
+    top = fmaxf(top, 1e-30f);
+    inverse = __fdividef(65535.0f, top);
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+        const uint32_t part = lane / 4 & 1u;
+        float most = LQ__CU_NOTHING;
+        float larger;
+        float share;
+        float sum = 0;
+        uint32_t high[2];
+        uint32_t low[2];
+        uint32_t u[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            most = fmaxf(most, s[n][j]);
+        }
+#pragma unroll
+        for (int h = 4; h < 32; h *= 2) {
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
+        }
+        larger = fmaxf(st->most[n], most);
+        alpha[n] = lq__cu_exp2(st->most[n] - larger);
+        share = lq__cu_exp2(most - larger);
+        beta[n] = share * top * (1.0f / 65535.0f);
+        st->most[n] = larger;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const float e = lq__cu_exp2(s[n][j] - most);
+            sum += e;
+            u[j] = __float_as_uint(fmaf(e * vs[j], inverse, 8388608.0f));
+        }
+        st->sum[n] = fmaf(st->sum[n], alpha[n], sum * share);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t x =
+                lq__cu_permute(u[4 * i], u[4 * i + 1], 0x5140u); /* low, high bytes */
+            const uint32_t y = lq__cu_permute(u[4 * i + 2], u[4 * i + 3], 0x5140u);
+            low[i] = lq__cu_permute(x, y, 0x5410u);
+            high[i] = lq__cu_permute(x, y, 0x7632u);
+        }
+        if (halves) {
+            const uint32_t h = __dp4a(high[0], 0x01010101u, __dp4a(high[1], 0x01010101u, 0u));
+            const uint32_t l = __dp4a(low[0], 0x01010101u, __dp4a(low[1], 0x01010101u, 0u));
+            st->even[n] = fmaf(st->even[n], alpha[n], (float)(h * 256 + l) * beta[n]);
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int from = (4 * half + (int)(lane % 4)) * 4 + (int)(lane / 8);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const uint32_t h = __shfl_sync(~0u, high[i], from);
+                const uint32_t l = __shfl_sync(~0u, low[i], from);
+                w[n][2 * half + i] = part ? l : h;
+            }
+        }
+    }
+}
+
+/* What a warp's pages of a segment have in common. */
+template <int NK, int NB> struct lq__cu_view {
+    uint32_t fragments[NB][2 * NK];
+    float scale[NB];
+    float shift[NB];
+    int32_t high[NB];
+    int32_t low[NB];
+    uint32_t position[NB]; /* of the queries */
+    float slope[NB];
+    uint32_t first_epoch;
+    uint32_t epoch; /* whose numbers these are */
+};
+
+/* Numbers of another epoch; the sum of weights goes where the mean of values is another. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *st,
+                                 lq__cu_room<NK, NB> *room, uint32_t epoch)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t t = lane % 4;
+    const bool begin = v->epoch == LQ_KV_NONE;
+    const bool other = begin || epoch / 4 != v->epoch / 4;
+    const bool end = epoch >= LQ_KV_NONE - 1;
+    const uint32_t slot = end ? 0 : room->alias[epoch / 4 - v->first_epoch / 4];
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+        if (other && !begin) {
+            float sum = st->sum[n];
+#pragma unroll
+            for (int h = 4; h < 32; h *= 2) {
+                sum += __shfl_xor_sync(~0u, sum, h);
+            }
+            if (lane < 4) {
+                room->sums[threadIdx.x / 32][v->epoch / 4 - v->first_epoch / 4][4 * n + t] =
+                    make_float2(sum, st->most[n]);
+            }
+            st->sum[n] = 0;
+        }
+        if (other && !end) {
+#pragma unroll
+            for (int i = 0; i < 2 * NK; i++) {
+                v->fragments[n][i] = room->fragments[slot][n][lane][i];
+            }
+            v->scale[n] = room->scale[slot][4 * n + t];
+            v->high[n] = room->high[slot][4 * n + t];
+            v->low[n] = room->low[slot][4 * n + t];
+        }
+        if (!end) {
+            v->shift[n] = room->shift[epoch - v->first_epoch][4 * n + t];
+        }
+    }
+    v->epoch = epoch;
+}
+
+/* Masks, slopes and softcap of a page's logits, in which they are rare. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_bend(float (*s)[8], const uint32_t *position, const float *slope,
+                               const lq__cu_attention *a, uint32_t first, uint32_t end)
+{
+    const uint32_t g = threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+#pragma unroll
+        for (uint32_t j = 0; j < 8; j++) {
+            const uint32_t token = first + 8 * g + j;
+            float x = s[n][j];
+            if (a->softcap != 0.0f) {
+                x = lq__cu_cap(x, a->softcap, a->softcap_inverse);
+            }
+            x += slope[n] * ((float)token - (float)position[n]);
+            if (token >= end || token > position[n] ||
+                (a->window && token + a->window <= position[n])) {
+                x = -INFINITY;
+            }
+            s[n][j] = x;
+        }
+    }
+}
+
+/* A page's keys: integer products of tokens 8 g + j. at: its part in shared memory. */
+template <int KIND, int NK, int NB>
+LQ__CU_DEVICE void lq__cu_page_keys(float (*s)[8], const lq__cu_view<NK, NB> *v,
+                                    const lq__cu_lookup<KIND> *of, uint32_t at)
+{
+    constexpr bool halves = lq__cu_halves(KIND);
+    constexpr int together = NK % 2 ? 2 : 1; /* sixteens of tokens whose units fill groups */
+#pragma unroll
+    for (int x = 0; x < 4; x += together) {
+        uint32_t words[together * NK / 2][8];
+#pragma unroll
+        for (int i = 0; i < together * NK / 2; i++) {
+            lq__cu_take<KIND>(words[i], at, x * NK / 2 + i);
+        }
+#pragma unroll
+        for (int y = 0; y < together; y++) {
+            int32_t c[NB][4];
+#pragma unroll
+            for (int n = 0; n < NB; n++) {
+                c[n][0] = halves ? v->high[n] : 0;
+                c[n][1] = halves ? v->low[n] : 0;
+                c[n][2] = c[n][0];
+                c[n][3] = c[n][1];
+            }
+#pragma unroll
+            for (int i = 0; i < NK; i++) {
+                const int u0 = y * 2 * NK + i;
+                const int u1 = u0 + NK;
+                uint32_t a0[2];
+                uint32_t a1[2];
+                uint32_t n0[2];
+                uint32_t n1[2];
+                lq__cu_open<KIND>(a0, n0, words[u0 / 4], u0 % 4, of);
+                lq__cu_open<KIND>(a1, n1, words[u1 / 4], u1 % 4, of);
+#pragma unroll
+                for (int n = 0; n < NB; n++) {
+                    lq__cu_mma<false>(c[n], a0[0], a1[0], a0[1], a1[1], v->fragments[n][2 * i],
+                                      v->fragments[n][2 * i + 1]);
+                    if (halves) {
+                        lq__cu_mma<false>(c[n], n0[0], n1[0], n0[1], n1[1], v->fragments[n][2 * i],
+                                          v->fragments[n][2 * i + 1]);
+                    }
+                }
+            }
+#pragma unroll
+            for (int n = 0; n < NB; n++) {
+                s[n][2 * (x + y)] = (float)(c[n][0] * 256 + c[n][1]);
+                s[n][2 * (x + y) + 1] = (float)(c[n][2] * 256 + c[n][3]);
+            }
+        }
+    }
+}
+
+/* Its weights and values, added to sums; tokens from `first` on, below `end`. */
+template <int KIND, int NK, int NB>
+LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
+                                      const lq__cu_view<NK, NB> *v, const lq__cu_lookup<KIND> *of,
+                                      const lq__cu_attention *a, uint32_t at, uint32_t first,
+                                      uint32_t end)
+{
+    constexpr bool halves = lq__cu_halves(KIND);
+    constexpr uint32_t levels = NK * (uint32_t)lq__cu_words(KIND) * 256;
+    const uint32_t g = threadIdx.x % 32 / 4;
+    const uint32_t header = lq__cu_lds(at + 2 * levels + 128);
+    const uint2 k_codes = lq__cu_lds2(at + 2 * levels + 8 * g);
+    const uint2 v_codes = lq__cu_lds2(at + 2 * levels + 64 + 8 * g);
+    float ks[8];
+    float vs[8];
+    uint32_t w[NB][4];
+    float alpha[NB];
+    float beta[NB];
+    lq__cu_scales(ks, k_codes, (float)(int8_t)header - 2746.666748046875f);
+    lq__cu_scales(vs, v_codes, (float)(int8_t)(header >> 8) - 2746.666748046875f);
+    if (header & 0xffff0000u) { /* some scale is 0 */
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            ks[j] = (j < 4 ? k_codes.x : k_codes.y) >> j % 4 * 8 & 255u ? ks[j] : 0.0f;
+            vs[j] = (j < 4 ? v_codes.x : v_codes.y) >> j % 4 * 8 & 255u ? vs[j] : 0.0f;
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            s[n][j] = fmaf(s[n][j] * ks[j], v->scale[n], v->shift[n]);
+        }
+    }
+    if (first + 64 > end || a->softcap != 0.0f || a->slopes || a->window) {
+        lq__cu_bend<NK, NB>(s, v->position, v->slope, a, first, end);
+    }
+    lq__cu_weigh<NK, NB>(w, alpha, beta, st, s, vs, halves);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        uint32_t w0[8];
+        uint32_t w1[8];
+        lq__cu_take<KIND>(w0, at + levels, i);
+        lq__cu_take<KIND>(w1, at + levels, NK + i);
+#pragma unroll
+        for (int m = 0; m < 4; m += 2) {
+            uint32_t a0[4]; /* rows g of both halves of the tokens: low, high, low, high */
+            uint32_t a1[4];
+            uint32_t n0[4];
+            uint32_t n1[4];
+            lq__cu_open<KIND>(a0, n0, w0, m, of);
+            lq__cu_open<KIND>(a1, n1, w0, m + 1, of);
+            lq__cu_open<KIND>(a0 + 2, n0 + 2, w1, m, of);
+            lq__cu_open<KIND>(a1 + 2, n1 + 2, w1, m + 1, of);
+#pragma unroll
+            for (int n = 0; n < NB; n++) {
+                int32_t c[4] = {0, 0, 0, 0};
+                float *acc = &st->acc[n][4 * i + m];
+                lq__cu_mma<true>(c, a0[0], a1[0], a0[1], a1[1], w[n][0], w[n][1]);
+                lq__cu_mma<true>(c, a0[2], a1[2], a0[3], a1[3], w[n][2], w[n][3]);
+                if (halves) {
+                    lq__cu_mma<true>(c, n0[0], n1[0], n0[1], n1[1], w[n][0], w[n][1]);
+                    lq__cu_mma<true>(c, n0[2], n1[2], n0[3], n1[3], w[n][2], w[n][3]);
+                }
+                acc[0] = fmaf(acc[0], alpha[n], (float)(c[0] * 256 + c[1]) * beta[n]);
+                acc[1] = fmaf(acc[1], alpha[n], (float)(c[2] * 256 + c[3]) * beta[n]);
+            }
+        }
+    }
+}
+
+/* ---- raw tokens: f16 or bf16 rows in device memory ---- */
+LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uint32_t b1,
+                                   uint32_t is_bf16)
+{
+    if (is_bf16) {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, "
+            "%7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    } else {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    }
+}
+
+/* Eight numbers of the x-th of 16 raw tokens, zeros where there are none. row: of this lane's token
+   in memory, LQ_KV_NONE if it is none; the others' are asked for. */
+LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_t x, uint32_t d,
+                                     uint32_t dims)
+{
+    row = __shfl_sync(~0u, row, (int)x);
+    return row != LQ_KV_NONE && d < dims
+               ? *(const uint4 *)(const void *)(rows + (size_t)row * dims + d)
+               : make_uint4(0, 0, 0, 0);
+}
+
+/* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2
+   t, + 1, + 8, + 9. */
+template <int NB>
+LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf16)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t g = lane / 4;
+#pragma unroll
+    for (int r = 0; r < 2; r++) { /* the other eight tokens */
+        uint32_t high = 0;
+        uint32_t low = 0;
+#pragma unroll
+        for (int o = 0; o < 2; o++) {
+            const int from = (int)((2 * (lane % 4) + o) * 4 + g % 4);
+            float x = __shfl_sync(~0u, e[0][r], from);
+            uint16_t h;
+            if (NB == 2) {
+                const float y = __shfl_sync(~0u, e[NB - 1][r], from);
+                x = g < 4 ? x : y;
+            } else {
+                x = g < 4 ? x : 0.0f;
+            }
+            h = lq__cu_half_of(x, is_bf16);
+            high |= (uint32_t)h << 16 * o;
+            low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, is_bf16), is_bf16) << 16 * o;
+        }
+        p[2 * r] = high;
+        p[2 * r + 1] = low;
+    }
+}
+
+/* Logits of 16 raw tokens from `first` on, of which k are the keys: s[n][r] of token 8 r + g and
+   row 4 n + t. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
+                                     const lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                     const lq__cu_segment *g, uint32_t first)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t sinks = min(a->p.sinks, g->q.now);
+    float c[NB][4] = {};
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t a0[4] = {k[i][0].x, k[i][1].x, k[i][0].y, k[i][1].y};
+        const uint32_t a1[4] = {k[i][0].z, k[i][1].z, k[i][0].w, k[i][1].w};
+#pragma unroll
+        for (int n = 0; n < NB; n++) {
+            const uint32_t *b = room->raw.fragments[n][lane] + 4 * i;
+            lq__cu_mma_half(c[n], a0, b[0], b[1], a->p.is_bf16);
+            lq__cu_mma_half(c[n], a1, b[2], b[3], a->p.is_bf16);
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+        const uint32_t row = 4 * n + lane % 4;
+        const uint32_t position = g->q.now - a->queries + (g->block * NB * 4 + row) / a->group;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const uint32_t i = first + 8 * r + lane / 4;
+            const uint32_t t = i < sinks ? i : g->q.to + (i - sinks);
+            float y = (c[n][2 * r] + c[n][2 * r + 1]) * room->raw.scale[row];
+            if (a->softcap != 0.0f) {
+                y = lq__cu_cap(y, a->softcap, a->softcap_inverse);
+            }
+            y += room->slope[row] * ((float)t - (float)position);
+            if (i >= g->raw || t > position ||
+                (a->window && t + a->window <= position && !(a->window_sinks && i < sinks))) {
+                y = -INFINITY;
+            }
+            s[n][r] = y;
+        }
+    }
+}
+
+/* Logits to weights; the warp's largest and sum; returns what its sums so far are times. */
+template <int NK, int NB>
+LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    float old = 0;
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+        const float2 all = room->raw.sums[warp][4 * n + lane % 4];
+        float most = fmaxf(s[n][0], s[n][1]);
+        float share;
+        float sum;
+#pragma unroll
+        for (int h = 4; h < 32; h *= 2) {
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
+        }
+        most = fmaxf(most, all.x);
+        share = lq__cu_exp2(all.x - most);
+        s[n][0] = lq__cu_exp2(s[n][0] - most);
+        s[n][1] = lq__cu_exp2(s[n][1] - most);
+        sum = s[n][0] + s[n][1];
+#pragma unroll
+        for (int h = 4; h < 32; h *= 2) {
+            sum += __shfl_xor_sync(~0u, sum, h);
+        }
+        sum = fmaf(all.y, share, sum);
+        share = __shfl_sync(~0u, share, (int)(lane / 4 % 4));
+        old = lane / 16 == (uint32_t)n ? share : old;
+        __syncwarp();
+        if (lane < 4) {
+            room->raw.sums[warp][4 * n + lane] = make_float2(most, sum);
+        }
+    }
+    return old;
+}
+
+/* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is
+   read is on its way before the first of it is used. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
+                                       const lq__cu_attention *a, const lq__cu_segment *g,
+                                       uint32_t first)
+{
+    constexpr int chunks = (NK + 1) / 2; /* of 64 dims */
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t row = lane / 4; /* of sums; of keys the token, of values the dim */
+    const uint32_t sinks = min(a->p.sinks, g->q.now);
+    const uint32_t token = first + lane < sinks ? first + lane : g->q.to + (first + lane - sinks);
+    const uint32_t place =
+        token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
+    const uint32_t mine = lane < LQ__CU_RAW && first + lane < g->raw
+                              ? g->head * (a->p.sinks + a->p.ring) + place
+                              : LQ_KV_NONE;
+    const uint16_t *k_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[0]);
+    const uint16_t *v_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[1]);
+    uint4 k[NK][2];
+    uint4 v[chunks][4]; /* tokens 2 t, + 1, + 8, + 9: dims 64 x + 8 g .. */
+    uint32_t p[4];
+    float s[NB][2];
+    float old;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            k[i][r] =
+                lq__cu_raw_eight(k_rows, mine, 8 * r + row, 32u * i + lane % 4 * 8, a->p.dims);
+        }
+    }
+#pragma unroll
+    for (int x = 0; x < chunks; x++) {
+#pragma unroll
+        for (int y = 0; y < 4; y++) {
+            v[x][y] = lq__cu_raw_eight(v_rows, mine, 2 * (lane % 4) + y / 2 * 8 + y % 2,
+                                       64u * x + 8 * row, a->p.dims);
+        }
+    }
+    lq__cu_raw_scores<NK, NB>(s, k, room, a, g, first);
+    old = lq__cu_raw_weigh<NK, NB>(s, room);
+    lq__cu_raw_weights<NB>(p, s, a->p.is_bf16);
+#pragma unroll
+    for (int x = 0; x < chunks; x++) {
+        float *sum = part + row % (NB * 4) * 32 * NK + 64 * x + 16 * (lane % 4);
+        const bool there = row < NB * 4 && 64u * x + 16 * (lane % 4) < 32 * NK;
+        float c[8][4];
+        float before[8][2];
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            before[j][0] = there ? sum[j] : 0.0f;
+            before[j][1] = there ? sum[8 + j] : 0.0f;
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const uint32_t pick = j % 2 ? 0x7632u : 0x5410u;
+            uint32_t w[4];
+#pragma unroll
+            for (int y = 0; y < 4; y++) {
+                w[y] = j / 2 == 0   ? v[x][y].x
+                       : j / 2 == 1 ? v[x][y].y
+                       : j / 2 == 2 ? v[x][y].z
+                                    : v[x][y].w;
+            }
+            c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
+            lq__cu_mma_half(c[j], p, lq__cu_permute(w[0], w[1], pick),
+                            lq__cu_permute(w[2], w[3], pick), a->p.is_bf16);
+        }
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            if (there) {
+                sum[j] = fmaf(before[j][0], old, c[j][0] + c[j][2]);
+                sum[8 + j] = fmaf(before[j][1], old, c[j][1] + c[j][3]);
+            }
+        }
+    }
+}
+
+/* ---- sums of warps, and of blocks ---- */
+/* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a
+   row, lane 8 k + w has slots k and k + 4 of warp w. */
+template <int NK, int NB>
+static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t w = lane % 8;
+    const uint32_t used = w < LQ__CU_WARPS ? room->used[w] : 0;
+#pragma unroll 1
+    for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
+        const float hot = used & 1u ? room->weight[w][0][row] : LQ__CU_NOTHING;
+        const float2 raw = used & 2u ? room->raw.sums[w][row] : make_float2(LQ__CU_NOTHING, 0.0f);
+        float most = fmaxf(hot, raw.x);
+        float sum;
+#pragma unroll
+        for (int h = 1; h < 8; h *= 2) {
+            most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
+        }
+        sum = lane < 8 ? raw.y * lq__cu_exp2(raw.x - most) : 0.0f;
+#pragma unroll
+        for (uint32_t slot = lane / 8; slot < LQ__CU_SLOTS; slot += 4) {
+            float2 x = make_float2(0.0f, LQ__CU_NOTHING);
+            float share;
+            if (used & 1u) {
+                x = room->sums[w][slot][row];
+            }
+            share = x.x * lq__cu_exp2(x.y - most);
+            sum += share;
+#pragma unroll
+            for (int h = 1; h < 8; h *= 2) {
+                share += __shfl_xor_sync(~0u, share, h);
+            }
+            if (w == 0) {
+                room->share[slot][row] = share;
+            }
+        }
+#pragma unroll
+        for (int h = 1; h < 32; h *= 2) {
+            sum += __shfl_xor_sync(~0u, sum, h);
+        }
+        __syncwarp(); /* all have read what follows writes */
+        if (lane < LQ__CU_WARPS) {
+            room->weight[w][0][row] = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
+            room->weight[w][1][row] = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
+        }
+        if (lane == 0) {
+            room->all[row] = make_float2(most, sum);
+            if (!(fabsf(most) < 1.1e30f) || !(sum < 1.1e30f)) {
+                atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
+            }
+        }
+    }
+    __syncthreads();
+}
+
+/* Sums of all warps, turned back, with the means of values: into the first warp's room, (rows,
+   wide). */
+template <int NK, int NB>
+static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *room,
+                                         const lq__cu_attention *a, uint32_t slots)
+{
+    constexpr uint32_t wide = 32 * NK;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t block = a->p.dims & (0u - a->p.dims);
+    float *hot = (float *)(void *)ring;
+    float *raw = (float *)(void *)(ring + a->ring_bytes);
+    lq__cu_weigh_warps<NK, NB>(room, a);
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += blockDim.x) {
+        const uint32_t row = x / wide;
+        float sum = 0;
+        float sum_raw = 0;
+#pragma unroll
+        for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
+            const float *of = (const float *)(const void *)(ring + w * a->warp_bytes);
+            const uint32_t used = room->used[w];
+            sum = used & 1u ? fmaf(of[x], room->weight[w][0][row], sum) : sum;
+            sum_raw = used & 2u ? fmaf(of[a->ring_bytes / 4 + x], room->weight[w][1][row], sum_raw)
+                                : sum_raw;
+        }
+        hot[x] = sum; /* read by this thread alone before */
+        raw[x] = sum_raw;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
+        float x[NK];
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            x[i] = hot[row * wide + 32 * i + lane];
+        }
+        lq__cu_spin<NK>(x, block);
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            const uint32_t d = 32u * i + lane;
+            float sum = x[i] * rsqrtf((float)block);
+            sum = lq__cu_signs[i] >> lane & 1u ? -sum : sum;
+            sum += raw[row * wide + d];
+#pragma unroll 1
+            for (uint32_t slot = 0; slot < slots; slot++) {
+                sum = fmaf(room->share[slot][row], room->v_mean[slot][d], sum);
+            }
+            hot[row * wide + d] = sum;
+        }
+    }
+    __syncthreads();
+}
+
+/* Rows of a segment, their sums complete, to the caller. */
+static __device__ void lq__cu_give(const lq__cu_attention *a, const lq__cu_segment *g, uint32_t row,
+                                   uint32_t rows, uint32_t d, float x, float2 all)
+{
+    const uint32_t r = g->block * rows + row;
+    if (r < a->rows && d < a->p.dims) {
+        const uint32_t head = g->head * a->group + r % a->group;
+        const size_t at = ((size_t)g->s * a->queries + r / a->group) * a->heads + head;
+        x = all.y > 0 ? __fdividef(x, all.y) : 0.0f;
+        if (a->type == LQ_F32) {
+            ((float *)a->out)[at * a->p.dims + d] = x;
+        } else if (a->type == LQ_F16) {
+            ((__half *)a->out)[at * a->p.dims + d] = __float2half_rn(x);
+        } else {
+            ((__nv_bfloat16 *)a->out)[at * a->p.dims + d] = __float2bfloat16_rn(x);
+        }
+        if (d == 0 && a->lse) {
+            a->lse[at] = all.y > 0 ? (all.x + log2f(all.y)) * 0.693147181f : LQ__CU_NOTHING;
+        }
+    }
+}
+
+/* Where block from + i has left its part of a segment: the first block at the end of its run,
+   others at the beginning. */
+LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
+{
+    return 2 * (size_t)(from + i) + (i == 0);
+}
+
+/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims
+   of a part in so many as there are threads for. */
+template <int NK, int NB>
+static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention *a,
+                                          lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
+                                          uint32_t from, uint32_t count)
+{
+    constexpr uint32_t rows = NB * 4;
+    constexpr uint32_t fours = rows * 8 * NK;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t groups = max(blockDim.x / fours, 1u);
+    const uint32_t group = threadIdx.x / fours;
+    float *weights = (float *)(void *)ring; /* (rows, count) */
+    float4 *sums =
+        (float4 *)(void *)(ring + (rows * count * 4 + 15) / 16 * 16); /* (groups, fours) */
+    const float4 *parts = (const float4 *)(const void *)a->parts;
+#pragma unroll 1
+    for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+        float most = LQ__CU_NOTHING;
+        float sum = 0;
+#pragma unroll 1
+        for (uint32_t i = lane; i < count; i += 32) {
+            most = fmaxf(most, __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]).x);
+        }
+        most = lq__cu_warp_most(most);
+#pragma unroll 1
+        for (uint32_t i = lane; i < count; i += 32) {
+            const float2 x = __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]);
+            const float weight = lq__cu_exp2(x.x - most);
+            weights[row * count + i] = weight;
+            sum = fmaf(x.y, weight, sum);
+        }
+#pragma unroll
+        for (int h = 1; h < 32; h *= 2) {
+            sum += __shfl_xor_sync(~0u, sum, h);
+        }
+        if (lane == 0) {
+            room->all[row] = make_float2(most, sum);
+        }
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x % fours; x < fours && group < groups; x += blockDim.x) {
+        const uint32_t row = x / (8 * NK);
+        float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+        for (uint32_t i = group; i < count; i += 8 * groups) { /* eight loads under way */
+            float4 part[8];
+#pragma unroll
+            for (uint32_t k = 0; k < 8; k++) {
+                const uint32_t y = min(i + k * groups, count - 1);
+                part[k] = __ldcg(&parts[lq__cu_part_at(from, y) * fours + x]);
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < 8; k++) {
+                const uint32_t y = i + k * groups;
+                const float weight = y < count ? weights[row * count + y] : 0.0f;
+                sum.x = fmaf(part[k].x, weight, sum.x);
+                sum.y = fmaf(part[k].y, weight, sum.y);
+                sum.z = fmaf(part[k].z, weight, sum.z);
+                sum.w = fmaf(part[k].w, weight, sum.w);
+            }
+        }
+        sums[group * fours + x] = sum;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x; x < 4 * fours; x += blockDim.x) {
+        float sum = 0;
+#pragma unroll 1
+        for (uint32_t i = 0; i < groups; i++) {
+            sum += ((const float *)sums)[i * 4 * fours + x];
+        }
+        lq__cu_give(a, g, x / (32 * NK), rows, x % (32 * NK), sum, room->all[x / (32 * NK)]);
+    }
+}
+
+/* A segment's sums of this block: to the caller, or, where others have parts of them, to the
+   workspace. */
+template <int NK, int NB>
+static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
+                                     const lq__cu_attention *a, const lq__cu_segment *g,
+                                     uint32_t items)
+{
+    constexpr uint32_t rows = NB * 4;
+    constexpr uint32_t wide = 32 * NK;
+    const float *sums = (const float *)(const void *)ring;
+    uint32_t from;
+    uint32_t count;
+    size_t part;
+    if (g->first == 0 && g->last == g->items) {
+#pragma unroll 1
+        for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
+            lq__cu_give(a, g, x / wide, rows, x % wide, sums[x], room->all[x / wide]);
+        }
+        return;
+    }
+    from = lq__cu_owner(g->flat, items);
+    count = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
+    part = lq__cu_part_at(from, blockIdx.x - from);
+#pragma unroll 1
+    for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
+        __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
+               ((const float4 *)(const void *)sums)[x]);
+        if (x < rows) {
+            __stcg(&a->sums[part * rows + x], room->all[x]);
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        uint32_t *counter = a->counters + (g->s * a->p.heads + g->head) * a->blocks + g->block;
+        uint32_t before;
+        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+                     : "=r"(before)
+                     : "l"(counter)
+                     : "memory");
+        room->last = before + 1 == count;
+        if (room->last) {
+            *counter = 0;
+        }
+    }
+    __syncthreads();
+    if (room->last) {
+        lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
+    }
+}
+
+/* Blocks of a multiprocessor: two, where registers do for their sums. */
+static __host__ __device__ constexpr uint32_t lq__cu_blocks(uint32_t steps, uint32_t rows)
+{
+    return steps <= 4 && rows == 4 ? 2 : 1;
+}
+
+/* The part of a page's head; NULL: there is none. */
+LQ__CU_DEVICE const uint8_t *lq__cu_part_of(const lq__cu_attention *a, const lq__cu_segment *g,
+                                            uint32_t id)
+{
+    return id < a->p.pages ? a->p.pool + ((size_t)id * a->p.heads + g->head) * a->p.part : NULL;
+}
+
+/* Begins what comes next, when all lanes have read what was there. */
+LQ__CU_DEVICE void lq__cu_ring_next(lq__cu_ring *ring, const uint8_t *part, bool more)
+{
+    __syncwarp();
+#if __CUDA_ARCH__ >= 900
+    if (more) {
+        lq__cu_ring_begin(ring, part);
+    }
+#else
+    lq__cu_ring_begin(ring, more ? part : NULL);
+#endif
+}
+
+/* A warp's pages of a segment: items `item`, item + warps .. below `end`; sums to shared memory. */
+template <int KIND, int NK, int NB>
+static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK, NB> *room,
+                                    const lq__cu_attention *a, const lq__cu_segment *g,
+                                    const lq__cu_lookup<KIND> *of, uint32_t item, uint32_t end,
+                                    uint32_t ids)
+{
+    const uint32_t warps = blockDim.x / 32;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t *table = a->b.tables + (size_t)g->s * a->p.table + g->page;
+    lq__cu_state<NK, NB> st;
+    lq__cu_view<NK, NB> v;
+    uint32_t nth = 0; /* of the warp's pages; ids: of those from nth & ~31 on, one a lane */
+    uint32_t next_ids = ids;
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+        const uint32_t r = g->block * NB * 4 + 4 * n + lane % 4;
+        st.most[n] = LQ__CU_NOTHING;
+        st.sum[n] = 0;
+        st.even[n] = 0;
+#pragma unroll
+        for (int i = 0; i < 4 * NK; i++) {
+            st.acc[n][i] = 0;
+        }
+        v.position[n] = g->q.now - a->queries + r / a->group;
+        v.slope[n] = room->slope[4 * n + lane % 4];
+    }
+    v.first_epoch = lq__cu_epoch(g->page + g->first);
+    v.epoch = LQ_KV_NONE;
+#pragma unroll 1
+    for (; item < end; item += warps, nth++) {
+        const uint32_t page = g->page + item;
+        const uint32_t epoch = lq__cu_epoch(page);
+        const uint32_t ahead = nth + ring->stages / 2;
+        const bool more = item + ring->stages / 2 * warps < end;
+        const uint8_t *next;
+        uint32_t at;
+        float s[NB][8];
+        bool there;
+        if (nth % 32 == 0 && nth) {
+            ids = next_ids;
+        }
+        there = lq__cu_part_of(a, g, __shfl_sync(~0u, ids, nth % 32)) != NULL;
+        if (ahead % 32 == 0) {
+            const uint32_t x = item + (ring->stages / 2 + lane) * warps;
+            next_ids = x < end ? __ldg(table + x) : LQ_KV_NONE;
+        }
+        next = lq__cu_part_of(
+            a, g, __shfl_sync(~0u, ahead / 32 == nth / 32 ? ids : next_ids, ahead % 32));
+        if (epoch != v.epoch) {
+            lq__cu_change<NK, NB>(&v, &st, room, epoch);
+        }
+        at = lq__cu_ring_wait(ring);
+        if (there) {
+            lq__cu_page_keys<KIND, NK, NB>(s, &v, of, at);
+        } else if (lane == 0) {
+            atomicOr(a->b.flags, LQ_CUDA_BAD_PAGE);
+        }
+        lq__cu_ring_next(ring, next, more);
+        at = lq__cu_ring_wait(ring);
+        if (there) {
+            lq__cu_page_values<KIND, NK, NB>(&st, s, &v, of, a, at,
+                                             a->p.sinks + page * LQ__CU_TOKENS, g->q.to);
+        }
+        lq__cu_ring_next(ring, next, more);
+    }
+    lq__cu_change<NK, NB>(&v, &st, room, LQ_KV_NONE - 1);
+    __syncwarp();
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+#pragma unroll
+        for (int h = 4; h < 32; h *= 2) {
+            st.even[n] += __shfl_xor_sync(~0u, st.even[n], h);
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * NK; i++) {
+            to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st.acc[n][i] + st.even[n];
+        }
+        if (lane < 4) {
+            room->weight[threadIdx.x / 32][0][4 * n + lane] = st.most[n];
+        }
+    }
+}
+
+template <int KIND, int NK, int NB>
+static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 * NB))
+    lq__cu_attend_kernel(const __grid_constant__ lq__cu_attention a)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t warps = blockDim.x / 32;
+    lq__cu_room<NK, NB> *room = (lq__cu_room<NK, NB> *)(void *)(shared + warps * a.warp_bytes);
+    uint8_t *mine = shared + warp * a.warp_bytes;
+    float *sums = (float *)(void *)mine;
+    lq__cu_lookup<KIND> of;
+    lq__cu_ring ring;
+    uint32_t items;
+    uint32_t flat;
+    uint32_t end;
+    if (threadIdx.x < 18) {
+        const uint32_t i = threadIdx.x % 9;
+        room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
+    }
+    lq__cu_ring_init(&ring, mine, room->bars + 2 * warp * LQ__CU_STAGES, a.stages, a.p.levels,
+                     a.p.part);
+    if (threadIdx.x < LQ__CU_WARPS) {
+        room->used[threadIdx.x] = 0;
+    }
+    lq__cu_count<NK, NB>(room, &a);
+    of.init(room->lookup);
+    items = room->flat[a.b.count];
+    flat = lq__cu_begin(blockIdx.x, items);
+    end = lq__cu_begin(blockIdx.x + 1, items);
+    while (flat < end) {
+        lq__cu_segment g;
+        uint32_t pages; /* items up to there are pages */
+        uint32_t item;
+        uint32_t raw;
+        uint32_t ids;
+        lq__cu_segment_at<NK, NB>(&g, room, &a, flat, end);
+        flat = min(end, g.flat + g.items + LQ__CU_TRAIL);
+        if (g.first >= g.last) { /* what is only there to take time */
+            continue;
+        }
+        pages = min(g.last, g.pages);
+        item = g.first + warp;
+        ids = item + lane * warps < pages
+                  ? __ldg(a.b.tables + (size_t)g.s * a.p.table + g.page + item + lane * warps)
+                  : LQ_KV_NONE;
+#pragma unroll 1
+        for (uint32_t i = 0; i < a.stages; i++) {
+            const uint8_t *part = lq__cu_part_of(&a, &g, __shfl_sync(~0u, ids, i));
+            lq__cu_ring_next(&ring, part, item + i * warps < pages);
+            lq__cu_ring_next(&ring, part, item + i * warps < pages);
+        }
+#pragma unroll 1
+        for (uint32_t i = threadIdx.x; i < LQ__CU_WARPS * LQ__CU_SLOTS * NB * 4; i += blockDim.x) {
+            (&room->sums[0][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
+        }
+        lq__cu_prepare<NK, NB>(room, &a, &g, g.page + g.first, g.page + pages);
+        raw = g.last > g.pages ? g.raw : 0; /* tokens for this block */
+        if (lane == 0) {
+            room->used[warp] = (item < pages ? 1u : 0u) | (warp * LQ__CU_RAW < raw ? 2u : 0u);
+        }
+        if (warp * LQ__CU_RAW < raw) { /* while the first pages come */
+            float *to = sums + a.ring_bytes / 4;
+#pragma unroll 1
+            for (uint32_t x = lane; x < NB * 4 * 32 * NK; x += 32) {
+                to[x] = 0;
+            }
+            if (lane < NB * 4) {
+                room->raw.sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
+            }
+            __syncwarp();
+#pragma unroll 1
+            for (uint32_t x = warp * LQ__CU_RAW; x < raw; x += warps * LQ__CU_RAW) {
+                lq__cu_raw_item<NK, NB>(to, room, &a, &g, x);
+            }
+        }
+        if (item < pages) {
+            lq__cu_pages<KIND, NK, NB>(sums, &ring, room, &a, &g, &of, item, pages, ids);
+        }
+        __syncthreads();
+        {
+            const uint32_t from = lq__cu_epoch(g.page + g.first);
+            const uint32_t to = pages > g.first ? lq__cu_epoch(g.page + pages - 1) : from;
+            lq__cu_join_warps<NK, NB>(shared, room, &a,
+                                      pages > g.first ? to / 4 - from / 4 + 1 : 0);
+        }
+        lq__cu_finish<NK, NB>(shared, room, &a, &g, items);
+        __syncthreads();
+#if __CUDA_ARCH__ >= 900
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+        for (uint32_t i = 0; i < 2 * a.stages; i++) { /* empty groups: the ring begins anew */
+            (void)lq__cu_ring_wait(&ring);
+        }
+        ring.begun = 0;
+        ring.done = 0;
+#endif
+    }
+}
+
+/* The launch of a batch on the current device. */
+typedef struct lq__cu_launch {
+    uint32_t warps;
+    uint32_t stages;
+    uint32_t ring_bytes;
+    uint32_t warp_bytes;
+    size_t shared;
+    uint32_t grid;
+    uint32_t most; /* of all grids */
+    uint32_t half; /* rows of a block of rows: 4 or 8 */
+    uint32_t lead;
+    uint32_t blocks;
+} lq__cu_launch;
+
+template <int NK> static size_t lq__cu_room_bytes(uint32_t rows)
+{
+    return rows == 4 ? sizeof(lq__cu_room<NK, 1>) : sizeof(lq__cu_room<NK, 2>);
+}
+
+static size_t lq__cu_room_of(uint32_t steps, uint32_t rows)
+{
+    switch (steps) {
+    case 2:
+        return lq__cu_room_bytes<2>(rows);
+    case 3:
+        return lq__cu_room_bytes<3>(rows);
+    case 4:
+        return lq__cu_room_bytes<4>(rows);
+    case 6:
+        return lq__cu_room_bytes<6>(rows);
+    default:
+        return lq__cu_room_bytes<8>(rows);
+    }
+}
+
+/* Two blocks a multiprocessor where eight warps have room for a page each, else one. */
+static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t rows,
+                               uint32_t count)
+{
+    int device = 0;
+    int processors = 0;
+    int each = 0;
+    int most = 0;
+    uint32_t least;
+    uint32_t raw;
+    uint32_t blocks;
+    uint32_t sums;
+    uint32_t left;
+    size_t room;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) !=
+            cudaSuccess ||
+        cudaDeviceGetAttribute(&each, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device) !=
+            cudaSuccess ||
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+            cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    l->half = rows <= 4 ? 4 : 8;
+    l->blocks = (rows + l->half - 1) / l->half;
+    room = lq__cu_room_of(p->steps, l->half);
+    raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
+    least = (max(p->part, raw) + 127) / 128 * 128 + raw;
+    for (blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
+        const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
+        size_t warps;
+        if (mine <= room + 128) {
+            continue;
+        }
+        warps = min((mine - room) / least, (size_t)LQ__CU_WARPS);
+        if (warps < LQ__CU_WARPS && blocks == 2) {
+            continue;
+        }
+        if (warps == 0) {
+            return LQ_E_ARG;
+        }
+        l->warps = (uint32_t)warps;
+        l->stages = (uint32_t)min(((mine - room) / warps / 128 * 128 - raw) / p->part,
+                                  (size_t)LQ__CU_STAGES);
+        l->ring_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
+        l->warp_bytes = l->ring_bytes + raw;
+        l->shared = warps * l->warp_bytes + room;
+        l->most = (uint32_t)processors * 2;
+        l->grid = (uint32_t)processors * blocks;
+        sums = count * p->heads * l->blocks;
+        left = l->grid % sums; /* as many blocks for each, so that alike ones are cut alike */
+        l->lead = left * 10 <= l->grid ? 0 : LQ__CU_LEAD;
+        l->grid -= l->lead ? 0 : left;
+        return LQ_OK;
+    }
+    return LQ_E_ARG;
+}
+
+/* Where the parts of a workspace lie; returns bytes. */
+static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, const lq__cu_plan *p,
+                               uint32_t count, uint8_t *at)
+{
+    const size_t parts = (size_t)2 * l->most * 8; /* 8 rows at most */
+    const size_t bytes = parts * 8 + parts * 32 * p->steps * 4;
+    if (at) {
+        a->sums = (float2 *)(void *)at;
+        a->parts = (float *)(void *)(at + parts * 8);
+        a->counters = (uint32_t *)(void *)(at + bytes);
+    }
+    return bytes + (size_t)count * p->heads * l->blocks * 4;
+}
+
+extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
+                                       uint32_t count)
+{
+    lq__cu_plan p;
+    lq__cu_launch l;
+    lq_cuda_desc d;
+    if (!desc) {
+        return 0;
+    }
+    d = lq__cu_whole(desc);
+    queries = queries ? queries : 1;
+    if (lq__cu_plan_init(&p, &d) != LQ_OK || heads == 0 || heads % p.heads || heads > 65536 ||
+        queries > 8 || count == 0 || count > LQ__CU_SEQUENCES ||
+        lq__cu_shape_launch(&l, &p, heads / p.heads * queries, 1) != LQ_OK) {
+        return 0;
+    }
+    return lq__cu_workspace(NULL, &l, &p, count, NULL);
+}
+
+template <int KIND, int NK, int NB>
+static int lq__cu_start(const lq__cu_attention *a, const lq__cu_launch *l, cudaStream_t stream)
+{
+    if (cudaFuncSetAttribute(lq__cu_attend_kernel<KIND, NK, NB>,
+                             cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             (int)l->shared) != cudaSuccess) {
+        return LQ_E_INTERNAL;
+    }
+    lq__cu_attend_kernel<KIND, NK, NB><<<l->grid, l->warps * 32, l->shared, stream>>>(*a);
+    return lq__cu_launched();
+}
+
+extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *batch,
+                              const lq_cuda_attend_desc *desc, cudaStream_t stream)
+{
+    lq__cu_attention a;
+    lq__cu_launch l;
+    memset(&a, 0, sizeof a);
+    if (!desc || lq__cu_plan_of(&a.p, layer) != LQ_OK || !lq__cu_batch_of(&a.b, batch)) {
+        return LQ_E_ARG;
+    }
+    a.queries = desc->queries ? desc->queries : 1;
+    a.type = desc->type ? desc->type : LQ_F16;
+    if (desc->heads == 0 || desc->heads % a.p.heads || desc->heads > 65536 || a.queries > 8 ||
+        a.type < LQ_F32 || a.type > LQ_BF16 || !desc->q || !desc->out || (uintptr_t)desc->q % 16 ||
+        (uintptr_t)desc->out % 16 || !desc->workspace || (uintptr_t)desc->workspace % 128 ||
+        !(desc->scale >= 0) || !(desc->softcap >= 0) || desc->window > 0x7fffffffu) {
+        return LQ_E_ARG;
+    }
+    a.heads = desc->heads;
+    a.group = desc->heads / a.p.heads;
+    a.rows = a.group * a.queries;
+    if (lq__cu_shape_launch(&l, &a.p, a.rows, a.b.count) != LQ_OK) {
+        return LQ_E_ARG;
+    }
+    if (desc->workspace_bytes <
+        lq__cu_workspace(&a, &l, &a.p, a.b.count, (uint8_t *)desc->workspace)) {
+        return LQ_E_SPACE;
+    }
+    a.q = desc->q;
+    a.out = desc->out;
+    a.lse = desc->lse;
+    a.slopes = desc->slopes;
+    a.scale = (desc->scale > 0 ? desc->scale : 1.0f / sqrtf((float)a.p.dims)) * 1.44269504f;
+    a.softcap = desc->softcap;
+    a.softcap_inverse = desc->softcap > 0 ? 1.0f / desc->softcap : 0.0f;
+    a.window = desc->window;
+    a.window_sinks = desc->window_sinks != 0;
+    a.blocks = l.blocks;
+    a.lead = l.lead;
+    a.ring_bytes = l.ring_bytes;
+    a.stages = l.stages;
+    a.warp_bytes = l.warp_bytes;
+#define LQ__CU_ROW(name, wide)                                                            \
+    if (a.p.kind == LQ__CU_##name && a.p.steps * 32 == (wide)) {                          \
+        return l.half == 4 ? lq__cu_start<LQ__CU_##name, (wide) / 32, 1>(&a, &l, stream)  \
+                           : lq__cu_start<LQ__CU_##name, (wide) / 32, 2>(&a, &l, stream); \
+    }
+    LQ_CUDA_INSTANCES(LQ__CU_ROW)
+#undef LQ__CU_ROW
+    return LQ_E_INTERNAL;
+}
+
+/* ================================================================================================
+   >>transfer   saved caches to the device
+
+   The record of a live cache ("LIVE CACHE" of latticequant.h) is read number by number; all that
+   follows from it is made in staging memory, and copied.
+   ============================================================================================== */
+typedef struct lq__cu_tape {
+    const uint8_t *data;
+    size_t count;
+    size_t at;
+    bool bad; /* it has ended too soon; zeros are read then */
+} lq__cu_tape;
+
+static const uint8_t *lq__cu_bytes(lq__cu_tape *t, size_t count)
+{
+    const uint8_t *p = t->data + t->at;
+    if (t->bad || count > t->count - t->at) {
+        t->bad = true;
+        return NULL;
+    }
+    t->at += count;
+    return p;
+}
+
+static uint32_t lq__cu_word(lq__cu_tape *t)
+{
+    const uint8_t *p = lq__cu_bytes(t, 4);
+    return p ? lq__cu_load32(p) : 0;
+}
+
+static uint64_t lq__cu_number(lq__cu_tape *t)
+{
+    const uint64_t low = lq__cu_word(t);
+    return low | (uint64_t)lq__cu_word(t) << 32;
+}
+
+/* Numbers that are not looked at. */
+static void lq__cu_skip(lq__cu_tape *t, uint64_t count, uint64_t each)
+{
+    if (each && count > (t->count - t->at) / each) {
+        t->bad = true;
+        return;
+    }
+    (void)lq__cu_bytes(t, (size_t)(count * each));
+}
+
+/* A layer as its descriptor has it. */
+typedef struct lq__cu_saved_layer {
+    uint32_t heads;
+    uint32_t dims[2];
+    uint32_t v_in_k;
+    uint32_t rotary;
+    uint32_t streams;
+    uint64_t number_bytes[2]; /* of an epoch, all heads */
+    uint64_t shape_bytes;     /* 0: it has none */
+    uint32_t warm[2];
+    bool fits; /* it is a layer like that of the device */
+} lq__cu_saved_layer;
+
+/* The policies of a stream. */
+static void lq__cu_read_policies(lq__cu_tape *t, lq__cu_saved_layer *y, int v, const lq__cu_plan *p,
+                                 const lq_cuda_desc *d, bool *warm)
+{
+    const uint32_t count = lq__cu_word(t);
+    const uint64_t mean = 1 + y->dims[v] / 2 * (uint64_t)3;
+    uint32_t i;
+    if (count != 1 && count != y->heads) {
+        t->bad = true;
+        return;
+    }
+    for (i = 0; i < count && !t->bad; i++) {
+        const uint32_t kind = lq__cu_word(t);
+        const uint32_t quantizer = lq__cu_word(t);
+        const uint32_t bits = lq__cu_word(t);
+        const uint64_t times = count == 1 ? y->heads : 1;
+        uint32_t named;
+        (void)lq__cu_word(t);
+        named = lq__cu_word(t);
+        if (named) {
+            (void)lq__cu_bytes(t, 16);
+        }
+        if (kind != LQ_KV_RAW && !named) {
+            y->number_bytes[v] += times * (mean + (kind == LQ_KV_WARM ? 2 + y->dims[v] : 0));
+        }
+        if (kind != LQ_KV_RAW && v == 0) {
+            y->shape_bytes = y->heads * (uint64_t)(4 + y->dims[0] / 2 + (y->rotary ? 96 : 0));
+        }
+        y->warm[v] += kind == LQ_KV_WARM;
+        *warm = *warm || kind == LQ_KV_WARM;
+        y->fits = y->fits && kind == LQ_KV_HOT && quantizer == (uint32_t)d->quantizer &&
+                  bits == (uint32_t)d->bits && y->heads == p->heads && y->dims[v] == p->dims;
+    }
+}
+
+static void lq__cu_read_layer(lq__cu_tape *t, lq__cu_saved_layer *y, uint32_t number,
+                              const lq__cu_plan *p, const lq_cuda_desc *d, bool *warm)
+{
+    uint32_t like;
+    memset(y, 0, sizeof *y);
+    y->heads = lq__cu_word(t);
+    (void)lq__cu_word(t); /* owner, window: what is given back is refused later */
+    (void)lq__cu_word(t);
+    if (y->heads == 0) {
+        return;
+    }
+    y->dims[0] = lq__cu_word(t);
+    y->dims[1] = lq__cu_word(t);
+    y->v_in_k = lq__cu_word(t);
+    y->rotary = lq__cu_word(t);
+    (void)lq__cu_word(t);
+    like = lq__cu_word(t);
+    if (y->heads > 1024 || y->dims[0] > 1024 || y->dims[1] > 1024) {
+        t->bad = true;
+        return;
+    }
+    if (y->rotary && like == number) {
+        lq__cu_skip(t, 2 + (uint64_t)y->rotary / 2, 4);
+    }
+    y->streams = y->v_in_k ? 1 : 2;
+    y->fits = y->streams == 2 && y->rotary == 0;
+    for (int v = 0; v < (int)y->streams; v++) {
+        lq__cu_read_policies(t, y, v, p, d, warm);
+    }
+}
+
+/* What a record says of the layer that is wanted. */
+typedef struct lq__cu_saved {
+    uint64_t tokens;
+    uint64_t group; /* of its keys */
+    uint64_t sealed;
+    uint64_t pages;
+    uint64_t epochs;
+    const uint8_t *sums[2];
+    const uint8_t *numbers[2];
+    const uint8_t *shapes;
+} lq__cu_saved;
+
+/* The counts, page table and numbers of a layer; into `s` where it is the one. */
+static int lq__cu_read_numbers(lq__cu_tape *t, const lq__cu_saved_layer *y, const lq__cu_plan *p,
+                               lq__cu_saved *s, bool wanted)
+{
+    const uint64_t added = lq__cu_number(t);
+    const uint64_t sealed = lq__cu_number(t);
+    const uint64_t gone = lq__cu_number(t);
+    uint64_t epochs;
+    uint64_t opened;
+    uint64_t pages;
+    uint64_t i;
+    bool fits = y->fits && gone == 0;
+    (void)lq__cu_number(t); /* where the ring begins */
+    epochs = lq__cu_number(t);
+    opened = lq__cu_number(t);
+    pages = lq__cu_number(t);
+    if (t->bad || epochs > 64 || pages > 0x7fffffff) {
+        return LQ_E_DATA;
+    }
+    fits = fits && sealed == lq__cu_sealed(p->sinks, p->window, (uint32_t)s->tokens) &&
+           added == sealed - p->sinks && opened == pages && pages == (added + 63) / 64 &&
+           epochs == (pages ? lq__cu_epoch((uint32_t)pages - 1) + 1 : 0);
+    for (i = 0; i < pages && !t->bad; i++) {
+        const uint64_t entry = lq__cu_number(t);
+        const uint64_t tokens = i + 1 < pages ? 64 : added - 64 * i;
+        fits = fits && (entry & 0xffff) == tokens && (entry >> 17 & 3) == 0 &&
+               entry >> 32 == lq__cu_epoch((uint32_t)i);
+    }
+    for (int v = 0; v < (int)y->streams && !t->bad; v++) {
+        const uint64_t own = v ? (epochs + 3) / 4 : epochs;
+        const uint8_t *sums = t->data + t->at;
+        const uint8_t *numbers;
+        lq__cu_skip(t, (uint64_t)y->heads * y->dims[v], 8);
+        numbers = t->data + t->at;
+        lq__cu_skip(t, own, y->number_bytes[v]);
+        if (wanted) {
+            s->sums[v] = sums;
+            s->numbers[v] = numbers;
+        }
+        if (v == 0 && y->shape_bytes && epochs) {
+            if (wanted) {
+                s->shapes = t->data + t->at;
+            }
+            /* Where windows are short there is one more; such caches are not taken. */
+            lq__cu_skip(t, (epochs + 3) / 4, y->shape_bytes);
+        }
+        if (y->warm[v]) {
+            return LQ_E_FORMAT;
+        }
+    }
+    if (t->bad) {
+        return LQ_E_DATA;
+    }
+    if (wanted) {
+        s->sealed = sealed;
+        s->pages = pages;
+        s->epochs = epochs;
+        return fits ? LQ_OK : LQ_E_FORMAT;
+    }
+    return LQ_OK;
+}
+
+/* Finds a layer in a sequence's record. */
+static int lq__cu_read_record(lq__cu_saved *s, const lq__cu_plan *p, const lq_cuda_desc *d,
+                              const lq_archive_reader *reader, uint64_t sequence, uint32_t number)
+{
+    lq__cu_tape t;
+    lq__cu_tape desc;
+    lq__cu_tape again;
+    uint64_t i;
+    uint32_t layers;
+    uint32_t l;
+    int status;
+    bool warm = false;
+    memset(&t, 0, sizeof t);
+    memset(s, 0, sizeof *s);
+    if (sequence > 0xffffffffu - 0x564b514cu) {
+        return LQ_E_RANGE;
+    }
+    status = lq_archive_meta(reader, 0x564b514cu + (uint32_t)sequence, &t.data, &t.count);
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (lq__cu_number(&t) != 6) {
+        return t.bad ? LQ_E_DATA : LQ_E_FORMAT;
+    }
+    memset(&desc, 0, sizeof desc);
+    i = lq__cu_number(&t);
+    desc.count = (size_t)i;
+    if (i > t.count || !(desc.data = lq__cu_bytes(&t, desc.count))) {
+        return LQ_E_DATA;
+    }
+    layers = lq__cu_word(&desc);
+    (void)lq__cu_number(&desc); /* tokens that there was room for, step_tokens */
+    if (lq__cu_word(&desc) != p->sinks || lq__cu_word(&desc) != p->window ||
+        lq__cu_word(&desc) != (uint32_t)d->type || lq__cu_word(&desc) != 0) {
+        return desc.bad ? LQ_E_DATA : LQ_E_FORMAT;
+    }
+    if (number >= layers) {
+        return LQ_E_RANGE;
+    }
+    again = desc;
+    for (l = 0; l < layers && !desc.bad; l++) {
+        lq__cu_saved_layer y;
+        lq__cu_read_layer(&desc, &y, l, p, d, &warm);
+    }
+    s->tokens = lq__cu_number(&t);
+    if (lq__cu_number(&t) != p->sinks || lq__cu_number(&t) != 0 || warm) {
+        return t.bad || desc.bad ? LQ_E_DATA : LQ_E_FORMAT;
+    }
+    (void)lq__cu_number(&t); /* clipped */
+    s->group = lq__cu_number(&t);
+    if (t.bad || desc.bad || s->tokens > (t.count - t.at) / 16) {
+        return LQ_E_DATA;
+    }
+    for (i = 0; i < s->tokens; i++) { /* positions */
+        const uint64_t position = lq__cu_number(&t);
+        const uint64_t first = i ? s->pages : position;
+        s->pages = first; /* for now */
+        if (position - first != i) {
+            return LQ_E_FORMAT;
+        }
+    }
+    lq__cu_skip(&t, s->tokens, 8); /* masses */
+    for (l = 0; l <= number; l++) {
+        lq__cu_saved_layer y;
+        lq__cu_read_layer(&again, &y, l, p, d, &warm);
+        if (y.heads == 0) {
+            status = l == number ? LQ_E_FORMAT : LQ_OK;
+        } else {
+            status = lq__cu_read_numbers(&t, &y, p, s, l == number);
+            s->group += l < number ? y.streams : 0;
+        }
+        if (status != LQ_OK) {
+            return status;
+        }
+    }
+    return LQ_OK;
+}
+
+/* A slot's sums, means and shapes. */
+static int lq__cu_load_numbers(uint8_t *state, const lq__cu_plan *p, const lq__cu_saved *s)
+{
+    uint64_t e;
+    uint32_t h;
+    uint32_t i;
+    for (int v = 0; v < 2; v++) {
+        const uint8_t *from = s->numbers[v];
+        for (i = 0; i < p->heads * p->dims; i++) { /* two words, whatever the order of bytes here */
+            uint64_t x = lq__cu_load32(s->sums[v] + 8 * i);
+            x |= (uint64_t)lq__cu_load32(s->sums[v] + 8 * i + 4) << 32;
+            memcpy(state + p->sums[v] + 8 * i, &x, 8);
+        }
+        for (e = 0; e < (v ? (s->epochs + 3) / 4 : s->epochs); e++) {
+            for (h = 0; h < p->heads; h++) {
+                uint8_t *to = state + p->means[v] + (e * p->heads + h) * p->number;
+                const uint32_t unit = *from++;
+                if (unit > 24) {
+                    return LQ_E_DATA;
+                }
+                memcpy(to, &unit, 4);
+                for (i = 0; i < p->dims; i += 2, from += 3) {
+                    const uint32_t two = from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16;
+                    const int16_t x[2] = {(int16_t)((int32_t)(two & 4095u ^ 2048u) - 2048),
+                                          (int16_t)((int32_t)(two >> 12 ^ 2048u) - 2048)};
+                    memcpy(to + 4 + 2 * i, x, 4);
+                }
+            }
+        }
+    }
+    for (e = 0; e < (s->epochs + 3) / 4; e++) {
+        for (h = 0; h < p->heads; h++) {
+            const uint8_t *from = s->shapes + (e * p->heads + h) * (4 + p->dims / 2);
+            uint8_t *to = state + p->shapes + (e * p->heads + h) * p->shape;
+            const uint32_t stretched = from[0];
+            if (stretched > 1) {
+                return LQ_E_DATA;
+            }
+            if (from[1]) {
+                return LQ_E_FORMAT;
+            }
+            memcpy(to, &stretched, 4);
+            for (i = 0; i < p->dims; i++) {
+                to[4 + i] = from[4 + i / 2] >> i % 2 * 4 & 15u;
+                if (to[4 + i] > 8) {
+                    return LQ_E_DATA;
+                }
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* Where pages of an archive are read to, and what has been found. */
+typedef struct lq__cu_loading {
+    const lq__cu_plan *p;
+    const lq__cu_saved *s;
+    uint8_t *pages;
+    uint8_t *state;
+    uint8_t *buffer;
+    size_t buffer_bytes;
+    uint64_t raw; /* tokens that have been found, K and V */
+    uint64_t hot; /* pages */
+} lq__cu_loading;
+
+static int lq__cu_load_raw(lq__cu_loading *l, int v, const uint8_t *page, const lq_page_ref *ref)
+{
+    const lq__cu_plan *p = l->p;
+    const size_t row = (size_t)p->dims * 2;
+    uint32_t i;
+    uint32_t h;
+    if (ref->bytes < ref->token_count * row * p->heads + 4) {
+        return LQ_E_DATA;
+    }
+    for (i = 0; i < ref->token_count; i++) {
+        const uint64_t t = ref->first_token + i;
+        if (t >= l->s->tokens || (t >= p->sinks && t < l->s->sealed)) {
+            return LQ_E_DATA;
+        }
+        for (h = 0; h < p->heads; h++) {
+            const uint64_t at = t < p->sinks ? t : p->sinks + (t - p->sinks) % p->ring;
+            memcpy(l->state + p->raw[v] + ((size_t)h * (p->sinks + p->ring) + at) * row,
+                   page + ((size_t)i * p->heads + h) * row, row);
+        }
+        l->raw++;
+    }
+    return LQ_OK;
+}
+
+static int lq__cu_load_hot(lq__cu_loading *l, int v, const uint8_t *page, const lq_page_ref *ref)
+{
+    const lq__cu_plan *p = l->p;
+    const size_t tile = (size_t)p->dims * 8 * (size_t)lq__cu_bits((int)p->kind) + LQ__CU_TOKENS;
+    const uint64_t j = (ref->first_token - p->sinks) / LQ__CU_TOKENS;
+    const int stream = v ? LQ_V : LQ_K;
+    uint32_t h;
+    uint32_t n;
+    uint32_t lane;
+    if (ref->first_token < p->sinks || (ref->first_token - p->sinks) % LQ__CU_TOKENS ||
+        j >= l->s->pages || ref->bytes < (tile + 1) * p->heads + 4 ||
+        ref->first_token + ref->token_count > l->s->sealed) {
+        return LQ_E_DATA;
+    }
+    for (h = 0; h < p->heads; h++) {
+        uint8_t *part = l->pages + ((size_t)j * p->heads + h) * p->part;
+        for (n = 0; n < 2 * p->steps; n++) {
+            for (lane = 0; lane < 32; lane++) {
+                lq__cu_group_from_tile(part + (size_t)v * p->levels, page + h * tile, (int)p->kind,
+                                       stream, p->dims, p->steps, n, lane, ref->token_count);
+            }
+        }
+        lq__cu_scales_from_tile(part + 2 * p->levels + 64 * v, part + 2 * p->levels + 128, v,
+                                page + (h + 1) * tile - LQ__CU_TOKENS,
+                                (int8_t)page[p->heads * tile + h], ref->token_count);
+    }
+    l->hot++;
+    return LQ_OK;
+}
+
+/* All pages of the layer's runs. */
+static int lq__cu_load_runs(lq__cu_loading *l, const lq_archive_reader *reader, uint64_t sequence)
+{
+    uint32_t r;
+    uint32_t i;
+    for (r = 0; r < reader->run_count; r++) {
+        lq_archive_run_info info;
+        int v;
+        int status = lq_archive_run(reader, r, &info);
+        if (status != LQ_OK) {
+            return status;
+        }
+        if (info.desc.sequence != sequence || info.desc.group < l->s->group ||
+            info.desc.group > l->s->group + 1 || info.ordered) {
+            continue;
+        }
+        v = info.desc.group != l->s->group;
+        for (i = 0; i < info.page_count; i++) {
+            lq_page_ref ref;
+            const uint8_t *page = NULL;
+            status = lq_archive_run_page(reader, r, i, &ref);
+            if (status == LQ_OK && ref.bytes > l->buffer_bytes) {
+                status = LQ_E_DATA;
+            }
+            if (status == LQ_OK) {
+                status = lq_archive_page(reader, &ref, l->buffer, l->buffer_bytes, &page);
+            }
+            if (status == LQ_OK) {
+                status = info.desc.code == LQ_PAGE_HOT   ? lq__cu_load_hot(l, v, page, &ref)
+                         : info.desc.code == LQ_PAGE_RAW ? lq__cu_load_raw(l, v, page, &ref)
+                                                         : LQ_E_FORMAT;
+            }
+            if (status != LQ_OK) {
+                return status;
+            }
+        }
+    }
+    return l->hot == 2 * l->s->pages &&
+                   l->raw == 2 * (l->s->tokens -
+                                  (l->s->sealed > l->p->sinks ? l->s->sealed - l->p->sinks : 0))
+               ? LQ_OK
+               : LQ_E_DATA;
+}
+
+/* Bytes of the largest page in a file. */
+static size_t lq__cu_file_page(const lq__cu_plan *p)
+{
+    const size_t tile = (size_t)p->dims * 8 * (size_t)lq__cu_bits((int)p->kind) + LQ__CU_TOKENS;
+    const size_t raw = (size_t)p->dims * 2 * LQ__CU_TOKENS;
+    return (max(tile + 1, raw) * p->heads + 4 + 127) / 128 * 128;
+}
+
+extern "C" size_t lq_cuda_load_bytes(const lq_cuda_desc *desc, uint32_t tokens)
+{
+    lq__cu_plan p;
+    lq_cuda_desc d;
+    if (!desc) {
+        return 0;
+    }
+    d = lq__cu_whole(desc);
+    if (lq__cu_plan_init(&p, &d) != LQ_OK) {
+        return 0;
+    }
+    return (size_t)lq_cuda_pages_of(desc, tokens) * p.part * p.heads + p.slot +
+           lq__cu_file_page(&p) + 128;
+}
+
+extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uint32_t *ids,
+                            size_t id_count, const lq_archive_reader *reader, uint64_t sequence,
+                            uint32_t number, uint32_t *tokens, void *staging, size_t staging_bytes,
+                            cudaStream_t stream)
+{
+    const cudaMemcpyKind kind = cudaMemcpyHostToDevice;
+    lq__cu_plan p;
+    lq__cu_saved s;
+    lq__cu_loading l;
+    size_t page;
+    uint64_t i;
+    int status;
+    if (lq__cu_plan_of(&p, layer) != LQ_OK || slot >= p.slots || !reader || !tokens ||
+        (!ids && id_count)) {
+        return LQ_E_ARG;
+    }
+    *tokens = 0;
+    status = lq__cu_read_record(&s, &p, &layer->desc, reader, sequence, number);
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (s.pages > p.table || s.tokens > 0xffffffffu) {
+        return LQ_E_FULL;
+    }
+    *tokens = (uint32_t)s.tokens;
+    if (!staging || id_count < s.pages ||
+        staging_bytes < lq_cuda_load_bytes(&layer->desc, *tokens)) {
+        return LQ_E_SPACE;
+    }
+    for (i = 0; i < s.pages; i++) {
+        if (ids[i] >= p.pages) {
+            return LQ_E_ARG;
+        }
+    }
+    page = (size_t)p.part * p.heads;
+    l.p = &p;
+    l.s = &s;
+    l.state = (uint8_t *)staging + ((0 - (uintptr_t)staging) & 15);
+    l.pages = l.state + p.slot;
+    l.buffer = l.pages + s.pages * page;
+    l.buffer_bytes = lq__cu_file_page(&p);
+    l.raw = 0;
+    l.hot = 0;
+    memset(l.state, 0, p.slot + s.pages * page);
+    status = lq__cu_load_numbers(l.state, &p, &s);
+    if (status == LQ_OK) {
+        status = lq__cu_load_runs(&l, reader, sequence);
+    }
+    for (i = 0; i < s.pages && status == LQ_OK;) { /* pages side by side in one copy */
+        uint64_t n = 1;
+        while (i + n < s.pages && ids[i + n] == ids[i] + n) {
+            n++;
+        }
+        if (cudaMemcpyAsync(p.pool + ids[i] * page, l.pages + i * page, n * page, kind, stream) !=
+            cudaSuccess) {
+            status = LQ_E_INTERNAL;
+        }
+        i += n;
+    }
+    if (status == LQ_OK &&
+        cudaMemcpyAsync(p.state + slot * p.slot, l.state, p.slot, kind, stream) != cudaSuccess) {
+        status = LQ_E_INTERNAL;
+    }
+    return status;
+}
+
+/* ================================================================================================
+   >>end
+   ============================================================================================== */
+#undef LQ__CU_KINDS
+#undef LQ__CU_BOTH
+#undef LQ__CU_DEVICE
+#undef LQ__CU_TOKENS
+#undef LQ__CU_NOTHING
+#undef LQ__CU_SEQUENCES
+#undef LQ__CU_SLOTS
+#undef LQ__CU_EPOCHS
+#undef LQ__CU_RAW
+#undef LQ__CU_TRAIL
+#undef LQ__CU_LEAD
+#undef LQ__CU_FIT
+#undef LQ__CU_WARPS
+#undef LQ__CU_STAGES
+#endif /* LATTICEQUANT_CUDA_IMPLEMENTATION */

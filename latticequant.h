@@ -2473,8 +2473,8 @@ LQ_API LQ_MUST int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, 
      lse          (queries, heads): log of the sum of exp(logit), LQ_KV_NOTHING where none was seen
      mass         (tokens of the range): each token's share of attention is added, summed over
                   heads and queries, relative to this range; default NULL. Costs a second pass
-     workspace    lq_kv_attend_bytes(kv), any alignment; default NULL: the block's own, which one
-                  thread at a time may use, and lq_kv_read uses too
+     workspace    lq_kv_attend_workspace_bytes(kv), any alignment; default NULL: the block's own,
+                  which one thread at a time may use, and lq_kv_read uses too
      top_pages    of a kv head and up to 8 of its rows (query token * group + head) at a time, only
                   that many pages are attended, besides sinks and raw tokens: those whose keys could
                   give the largest logits before softcap, slopes and bias, by their bounds in each
@@ -2505,7 +2505,7 @@ typedef struct lq_kv_attend_desc {
     size_t top_pages;
 } lq_kv_attend_desc;
 
-LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv);
+LQ_API size_t lq_kv_attend_workspace_bytes(const lq_kv *kv);
 
 /* What lq_kv_attend says of a descriptor before it attends, see lq_rope_check; queries are looked
    at, biases are not. */
@@ -2528,14 +2528,14 @@ LQ_API LQ_MUST int lq_attend_merge(float *out, float *lse, const float *out2, co
 /* Reads tokens first .. first + count - 1 of a layer back.
      stream     LQ_K (with RoPE, at their positions of now) or LQ_V
      dst        (count, kv_heads, dims)
-     workspace  lq_kv_read_bytes(kv), any alignment; NULL: the block's own, which one thread at a
-                time may use, and lq_kv_attend uses too
+     workspace  lq_kv_read_workspace_bytes(kv), any alignment; NULL: the block's own, which one
+                thread at a time may use, and lq_kv_attend uses too
    LQ_E_ARG; LQ_E_RANGE: no such tokens, or given back; LQ_E_SPACE: workspace too small. */
 LQ_API LQ_MUST int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream,
                               const lq_kv_view_out *dst, size_t first, size_t count,
                               void *workspace, size_t workspace_bytes);
 
-LQ_API size_t lq_kv_read_bytes(const lq_kv *kv);
+LQ_API size_t lq_kv_read_workspace_bytes(const lq_kv *kv);
 
 /* Drops all tokens from `tokens` on, in all layers; within a step this also ends the step. Up to 7
    tokens (63 in a cache that is sparse or has warm streams) before a cut behind the window become
@@ -2594,7 +2594,7 @@ LQ_API LQ_MUST int lq_kv_save(const lq_kv *kv, lq_archive_writer *writer, uint64
                               void *workspace, size_t workspace_bytes);
 
 /* Workspace of lq_kv_load. */
-LQ_API size_t lq_kv_load_bytes(const lq_kv *kv);
+LQ_API size_t lq_kv_load_workspace_bytes(const lq_kv *kv);
 
 /* Reads a sequence back into an empty cache of the same geometry, sinks, window, types, policies
    and profiles (tokens, step_tokens, sequences and pages may differ): lq_kv_inspect makes its
@@ -2727,7 +2727,7 @@ typedef struct lq_kv_pack_group {
 LQ_API LQ_MUST int lq_kv_expect(const lq_kv *kv, float *dst, const lq_kv_pack_group *group,
                                 const lq_expect_desc *desc, void *workspace,
                                 size_t workspace_bytes);
-LQ_API size_t lq_kv_expect_bytes(const lq_kv *kv);
+LQ_API size_t lq_kv_expect_workspace_bytes(const lq_kv *kv);
 
 /* How lq_kv_pack codes a sequence.
      tables     from lq_tables_init
@@ -2779,7 +2779,7 @@ LQ_API LQ_MUST int lq_kv_pack(const lq_kv *kv, lq_archive_writer *writer,
                               const lq_kv_pack_desc *desc, void *workspace, size_t workspace_bytes);
 
 /* Workspace of lq_kv_unpack, for archives of this geometry; 0: not valid. */
-LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reader,
+LQ_API size_t lq_kv_unpack_workspace_bytes(const lq_kv *kv, const lq_archive_reader *reader,
                                  uint64_t sequence);
 
 /* How lq_kv_unpack reads.
@@ -2805,13 +2805,13 @@ LQ_API LQ_MUST int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader,
 /* Appends all of a cache's tokens to an empty one of the same layers, heads and dims: policies,
    sinks and window may differ. Tokens are read back and coded again, with their errors of before.
    Positions and attention mass stay, what layers had given back is given back.
-     workspace  lq_kv_copy_bytes(kv, from), any alignment
+     workspace  lq_kv_copy_workspace_bytes(kv, from), any alignment
    LQ_E_ARG: also kv is not empty, or of another geometry; LQ_E_RANGE: within a step; LQ_E_FULL;
    LQ_E_SPACE: workspace too small; LQ_E_DATA: numbers that kv cannot keep (lq_kv_append). After an
    error kv is empty. */
 LQ_API LQ_MUST int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace,
                               size_t workspace_bytes);
-LQ_API size_t lq_kv_copy_bytes(const lq_kv *kv, const lq_kv *from);
+LQ_API size_t lq_kv_copy_workspace_bytes(const lq_kv *kv, const lq_kv *from);
 
 /* ---- kv: a session in one call each way ---- */
 #define LQ_KV_NOTE 0x4e4b514cu /* tag of the META record with the program's own bytes */
@@ -31724,7 +31724,7 @@ LQ_API int lq_kv_append(lq_kv *kv, uint32_t layer, const lq_kv_view *k, const lq
    ============================================================================================== */
 /* ---- attend ---- */
 
-LQ_API size_t lq_kv_attend_bytes(const lq_kv *kv)
+LQ_API size_t lq_kv_attend_workspace_bytes(const lq_kv *kv)
 {
     return lq__kv_valid(kv) ? lq__kv_pool_of(kv)->attend_bytes + 63 : 0;
 }
@@ -32607,8 +32607,10 @@ LQ_API int lq_kv_attend_check(const lq_kv *kv, const lq_kv_attend_desc *desc, co
     r.why = !lq__kv_valid(kv) ? "kv: not a cache" : "desc: NULL";
     if (lq__kv_valid(kv) && desc) {
         status = lq__kv_reader_init(&r, kv, desc);
-        if (status == LQ_OK && desc->workspace && desc->workspace_bytes < lq_kv_attend_bytes(kv)) {
-            status = lq__refuse(&r.why, LQ_E_SPACE, "workspace_bytes: below lq_kv_attend_bytes");
+        if (status == LQ_OK && desc->workspace &&
+            desc->workspace_bytes < lq_kv_attend_workspace_bytes(kv)) {
+            status = lq__refuse(&r.why, LQ_E_SPACE,
+                                "workspace_bytes: below lq_kv_attend_workspace_bytes");
         }
     }
     return lq__told(message, r.why, status);
@@ -32617,7 +32619,8 @@ LQ_API int lq_kv_attend_check(const lq_kv *kv, const lq_kv_attend_desc *desc, co
 LQ_API int lq_kv_attend(const lq_kv *kv, const lq_kv_attend_desc *desc)
 {
     if (!lq__kv_valid(kv) || !desc || (!desc->workspace && desc->workspace_bytes)) return LQ_E_ARG;
-    if (desc->workspace && desc->workspace_bytes < lq_kv_attend_bytes(kv)) return LQ_E_SPACE;
+    if (desc->workspace && desc->workspace_bytes < lq_kv_attend_workspace_bytes(kv))
+        return LQ_E_SPACE;
     lq__kv_reader r;
     int status = lq__kv_reader_init(&r, kv, desc);
     if (status != LQ_OK) return status;
@@ -32729,7 +32732,7 @@ LQ__STATIC void lq__kv_turn_keys(float *x, const lq_kv *kv, const lq__kv_layer *
     }
 }
 
-LQ_API size_t lq_kv_read_bytes(const lq_kv *kv)
+LQ_API size_t lq_kv_read_workspace_bytes(const lq_kv *kv)
 {
     return lq__kv_valid(kv) ? lq__kv_pool_of(kv)->append_bytes + 63 : 0;
 }
@@ -32745,7 +32748,7 @@ LQ_API int lq_kv_read(const lq_kv *kv, uint32_t layer, uint32_t stream, const lq
     }
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     if (lq__kv_layers(pool)[layer].owner == LQ__KV_NO) return LQ_E_ARG;
-    if (workspace && workspace_bytes < lq_kv_read_bytes(kv)) return LQ_E_SPACE;
+    if (workspace && workspace_bytes < lq_kv_read_workspace_bytes(kv)) return LQ_E_SPACE;
     lq__kv_writer w;
     lq__kv_writer_in(&w, kv, lq__kv_layers(pool)[layer].owner, lq__kv_scratch(pool, workspace));
     size_t dims = w.layer->dims[v];
@@ -34436,7 +34439,7 @@ LQ__STATIC size_t lq__kv_page_bytes(const lq__kv_run *run, size_t t)
 }
 
 /* The largest page that a sequence may have to write or read. */
-LQ_API size_t lq_kv_load_bytes(const lq_kv *kv)
+LQ_API size_t lq_kv_load_workspace_bytes(const lq_kv *kv)
 {
     size_t most = 0;
     if (!lq__kv_valid(kv)) return 0;
@@ -34504,7 +34507,7 @@ LQ_API int lq_kv_save_bytes(const lq_kv *kv, size_t *workspace_bytes, size_t *di
     lq__kv_tape tape = LQ__ZEROS;
     uint32_t group = 0;
     (void)lq__kv_tape_all(&tape, kv, &group);
-    *workspace_bytes = LQ__MAX(tape.at, lq_kv_load_bytes(kv)) + 63;
+    *workspace_bytes = LQ__MAX(tape.at, lq_kv_load_workspace_bytes(kv)) + 63;
     *directory_bytes = 12 + tape.at + 3;
     for (lq__kv_layer *layer = lq__kv_next(pool, NULL); layer; layer = lq__kv_next(pool, layer)) {
         size_t bytes = 20 + 8 * (size_t)layer->kv_heads;
@@ -34730,7 +34733,7 @@ LQ_API int lq_kv_load(lq_kv *kv, const lq_archive_reader *reader, uint64_t seque
         return LQ_E_ARG;
     }
     if (sequence > 0xffffffffu) return LQ_E_RANGE;
-    if (workspace_bytes < lq_kv_load_bytes(kv)) return LQ_E_SPACE;
+    if (workspace_bytes < lq_kv_load_workspace_bytes(kv)) return LQ_E_SPACE;
     int status = lq__kv_load_all(kv, reader, sequence, workspace, workspace_bytes);
     if (status != LQ_OK) lq__kv_empty(kv);
     return status;
@@ -34819,7 +34822,8 @@ LQ__STATIC void lq__kv_cold_place(lq__kv_cold *cold, lq__arena *a, const lq__kv_
     cold->part = tokens * numbers * lq_type_bytes(pool->type);
     cold->stride = wide ? numbers : 0;
     cold->slices = (lq_slice *)lq__arena_array(a, slices, sizeof(lq_slice));
-    cold->read = (uint8_t *)lq__arena_take(a, cold->from ? lq_kv_read_bytes(cold->from) : 0);
+    cold->read =
+        (uint8_t *)lq__arena_take(a, cold->from ? lq_kv_read_workspace_bytes(cold->from) : 0);
     cold->rows = (void **)lq__arena_array(a, slices, sizeof(void *));
     cold->seen = (uint32_t *)lq__arena_array(a, layers, 2 * sizeof(uint32_t));
     cold->roles = (lq_role *)lq__arena_array(a, wide ? slices : 0, sizeof(lq_role));
@@ -34881,7 +34885,7 @@ LQ__STATIC int lq__kv_cold_fill(const lq__kv_cold *cold, const lq__kv_layer *lay
         if (cold->from) {
             lq_kv_view_out out = {cold->rows[0], dst.token_stride, 0, dst.type};
             status = lq_kv_read(cold->from, layer->owner, (uint32_t)(LQ_K + v), &out, from, n,
-                                cold->read, lq_kv_read_bytes(cold->from));
+                                cold->read, lq_kv_read_workspace_bytes(cold->from));
         } else {
             status = lq_archive_unpack(cold->reader, &cold->unpack, &dst, from, n, cold->rest,
                                        cold->rest_bytes);
@@ -35430,7 +35434,7 @@ LQ__STATIC void lq__kv_expect_place(lq__kv_outlook *w, lq__arena *a, const lq_kv
     w->read = (uint8_t *)lq__arena_take(a, pool->append_bytes + 63);
 }
 
-LQ_API size_t lq_kv_expect_bytes(const lq_kv *kv)
+LQ_API size_t lq_kv_expect_workspace_bytes(const lq_kv *kv)
 {
     lq__arena a = lq__arena_dry();
     lq__kv_outlook w;
@@ -35510,7 +35514,7 @@ LQ_API int lq_kv_expect(const lq_kv *kv, float *dst, const lq_kv_pack_group *gro
     if (lq__kv_group_fault(pool, &plain)) return LQ_E_ARG;
     if (!group->profile->dense->query) return LQ_E_FORMAT;
     if (!lq__kv_whole(kv)) return LQ_E_RANGE;
-    size_t needed = lq_kv_expect_bytes(kv);
+    size_t needed = lq_kv_expect_workspace_bytes(kv);
     if (!needed || workspace_bytes < needed) return LQ_E_SPACE;
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
     size_t keys = 0;
@@ -35585,7 +35589,7 @@ LQ__INLINE size_t lq__kv_unpack_chunk(const lq__kv_cold_record *record)
     return record->wide ? LQ__KV_CHUNK_WIDE : LQ__KV_CHUNK;
 }
 
-LQ_API size_t lq_kv_unpack_bytes(const lq_kv *kv, const lq_archive_reader *reader,
+LQ_API size_t lq_kv_unpack_workspace_bytes(const lq_kv *kv, const lq_archive_reader *reader,
                                  uint64_t sequence)
 {
     lq__kv_cold cold = LQ__ZEROS;
@@ -35771,7 +35775,8 @@ LQ_API int lq_kv_unpack(lq_kv *kv, const lq_archive_reader *reader, const lq_kv_
     lq__kv_cold cold = LQ__ZEROS;
     int status = lq__kv_cold_read(&cold.record, lq__kv_pool_of(kv), reader, desc->sequence);
     if (status != LQ_OK) return status;
-    if (workspace_bytes < lq_kv_unpack_bytes(kv, reader, desc->sequence)) return LQ_E_SPACE;
+    if (workspace_bytes < lq_kv_unpack_workspace_bytes(kv, reader, desc->sequence))
+        return LQ_E_SPACE;
     if (cold.record.tokens > lq_kv_room(kv)) return LQ_E_FULL;
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
     lq__kv_cold_place(&cold, &arena, lq__kv_pool_of(kv), lq__kv_unpack_chunk(&cold.record),
@@ -36201,7 +36206,8 @@ LQ__STATIC int lq__kv_import_fill(lq__kv_import *import, const lq_archive_reader
                                   const lq_kv_unpack_desc *desc, int cold, lq_kv *kv)
 {
     uint64_t sequence = desc->sequence;
-    size_t bytes = cold ? lq_kv_unpack_bytes(kv, reader, sequence) : lq__kv_import_page(reader);
+    size_t bytes =
+        cold ? lq_kv_unpack_workspace_bytes(kv, reader, sequence) : lq__kv_import_page(reader);
     if (bytes == 0) return LQ_E_DATA;
     uint8_t *work = lq__kv_import_take(import, bytes);
     if (!work) return LQ_E_SPACE;
@@ -36321,7 +36327,7 @@ LQ__STATIC uint8_t *lq__kv_copy_place(lq__kv_cold *cold, lq__arena *a, const lq_
         a, lq__kv_cold_bytes(lq__kv_pool_of(from), lq__kv_sequence_of(from)->tokens));
 }
 
-LQ_API size_t lq_kv_copy_bytes(const lq_kv *kv, const lq_kv *from)
+LQ_API size_t lq_kv_copy_workspace_bytes(const lq_kv *kv, const lq_kv *from)
 {
     if (!lq__kv_valid(kv) || !lq__kv_valid(from)) return 0;
     lq__kv_cold cold;
@@ -36338,7 +36344,7 @@ LQ_API int lq_kv_copy(lq_kv *kv, const lq_kv *from, void *workspace, size_t work
         return LQ_E_ARG;
     }
     if (!lq__kv_whole(from)) return LQ_E_RANGE;
-    if (workspace_bytes < lq_kv_copy_bytes(kv, from)) return LQ_E_SPACE;
+    if (workspace_bytes < lq_kv_copy_workspace_bytes(kv, from)) return LQ_E_SPACE;
     if (lq_kv_tokens(from) > lq_kv_room(kv)) return LQ_E_FULL;
     lq__kv_cold cold = LQ__ZEROS;
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);

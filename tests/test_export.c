@@ -399,9 +399,9 @@ static void test_packed(int kind)
     void *index;
     CHECK(open_file(&reader, b, &index) == LQ_OK);
     CHECK(lq_kv_load_check(&own.kv, &reader, 0, NULL) == LQ_E_RANGE);
-    void *work = source_alloc(lq_kv_unpack_bytes(&own.kv, &reader, 0));
+    void *work = source_alloc(lq_kv_unpack_workspace_bytes(&own.kv, &reader, 0));
     CHECK(unpack(&own.kv, &reader, tables, 0, work,
-                       lq_kv_unpack_bytes(&own.kv, &reader, 0)) == LQ_OK);
+                       lq_kv_unpack_workspace_bytes(&own.kv, &reader, 0)) == LQ_OK);
     CHECK(look(&own.kv) == look(&back));
     CHECK(save(other, &own.kv, NULL, SIZE_MAX) == LQ_OK);
     bytes = other->count;
@@ -576,7 +576,7 @@ static void test_differences(void)
         void *index;
         CHECK(open_file(&reader, &files[kind], &index) == LQ_OK);
         int status = lq_kv_load_check(&c.kv, &reader, 0, &message);
-        void *work = source_alloc(lq_kv_load_bytes(&c.kv));
+        void *work = source_alloc(lq_kv_load_workspace_bytes(&c.kv));
         if (i < DIFFERENCES) {
             if (!CHECK(status == LQ_E_FORMAT && begins(message, differences[i].field))) {
                 fprintf(stderr, "%d: %s, not %s\n", i, message ? message : "-",
@@ -585,7 +585,7 @@ static void test_differences(void)
         } else {
             CHECK(status == LQ_OK && message == NULL);
         }
-        CHECK(lq_kv_load(&c.kv, &reader, 0, work, lq_kv_load_bytes(&c.kv)) == status);
+        CHECK(lq_kv_load(&c.kv, &reader, 0, work, lq_kv_load_workspace_bytes(&c.kv)) == status);
         CHECK((lq_kv_tokens(&c.kv) != 0) == (status == LQ_OK));
         CHECK(lq_kv_load_check(NULL, &reader, 0, &message) == LQ_E_ARG);
         CHECK(lq_kv_load_check(&c.kv, NULL, 0, NULL) == LQ_E_ARG);
@@ -655,7 +655,7 @@ static void test_versions(void)
             CHECK(lq_kv_load_check(&c.kv, &reader, 0, &message) == LQ_E_FORMAT);
             CHECK(begins(message, "version"));
         } else {
-            CHECK(lq_kv_unpack_bytes(&c.kv, &reader, 0) == 0);
+            CHECK(lq_kv_unpack_workspace_bytes(&c.kv, &reader, 0) == 0);
         }
         free(index);
         drop(&c);
@@ -802,7 +802,7 @@ static void test_copy(int to)
     make(&direct);
     fill(&c, &from.kv, 0, 280);
     fill(&c, &direct.kv, 0, 280);
-    size_t bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
+    size_t bytes = lq_kv_copy_workspace_bytes(&c.kv, &from.kv);
     void *work = source_alloc(bytes);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes - 1) == LQ_E_SPACE);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_OK);
@@ -829,7 +829,7 @@ static void test_copy_edited(int kind, int to)
     cache c;
     describe(&c, to);
     make(&c);
-    size_t bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
+    size_t bytes = lq_kv_copy_workspace_bytes(&c.kv, &from.kv);
     void *work = source_alloc(bytes);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_OK && lq_kv_tokens(&c.kv) == 245);
     for (size_t i = 0; i < 245; i++) {
@@ -869,7 +869,7 @@ static void test_copy_gone(void)
     c.desc.sparse = 0;
     make(&c);
     fill(&from, &from.kv, 250, TOKENS);
-    size_t bytes = lq_kv_copy_bytes(&c.kv, &from.kv);
+    size_t bytes = lq_kv_copy_workspace_bytes(&c.kv, &from.kv);
     void *work = source_alloc(bytes);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_OK);
     lq_kv_view_out out;
@@ -886,7 +886,8 @@ static void test_copy_gone(void)
     describe(&c, HOT); /* another geometry; no room; not valid */
     make(&c);
     CHECK(lq_kv_copy(&c.kv, &from.kv, work, bytes) == LQ_E_ARG);
-    CHECK(lq_kv_copy(&c.kv, NULL, work, bytes) == LQ_E_ARG && lq_kv_copy_bytes(&c.kv, NULL) == 0);
+    CHECK(lq_kv_copy(&c.kv, NULL, work, bytes) == LQ_E_ARG &&
+          lq_kv_copy_workspace_bytes(&c.kv, NULL) == 0);
     CHECK(lq_kv_copy(NULL, &c.kv, work, bytes) == LQ_E_ARG);
     CHECK(lq_kv_copy(&c.kv, &from.kv, NULL, bytes) == LQ_E_ARG);
     drop(&c);

@@ -298,14 +298,15 @@ static int live_load(golden_live *live, const uint8_t *file, size_t count)
 {
     lq_archive_source source;
     void *mem = source_alloc(1 << 16);
-    void *workspace = source_alloc(lq_kv_load_bytes(&live->kv));
+    void *workspace = source_alloc(lq_kv_load_workspace_bytes(&live->kv));
     memset(&source, 0, sizeof source);
     source.bytes = file;
     source.size = count;
     lq_archive_reader reader;
     int status = lq_archive_open(&reader, &source, mem, 1 << 16, NULL);
     if (status == LQ_OK) {
-        status = lq_kv_load(&live->kv, &reader, 9, workspace, lq_kv_load_bytes(&live->kv));
+        status =
+            lq_kv_load(&live->kv, &reader, 9, workspace, lq_kv_load_workspace_bytes(&live->kv));
     }
     free(workspace);
     free(mem);

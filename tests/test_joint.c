@@ -710,7 +710,7 @@ static int cache_pack(archive *a, const cache *c, const lq_kv_pack_desc *d)
 static int cache_unpack(cache *c, const archive *a, const lq_profile *const *profiles,
                         size_t count)
 {
-    size_t bytes = lq_kv_unpack_bytes(&c->kv, &a->reader, 0);
+    size_t bytes = lq_kv_unpack_workspace_bytes(&c->kv, &a->reader, 0);
     uint8_t *work = (uint8_t *)source_alloc(bytes);
     lq_kv_unpack_desc d;
     memset(&d, 0, sizeof d);
@@ -1696,7 +1696,7 @@ static void test_cache_damage(const profile *p, const group *g)
         if (lq_archive_open(&a.reader, &source, NULL, 0, &needed) == LQ_E_SPACE) {
             void *mem = source_alloc(needed);
             if (lq_archive_open(&a.reader, &source, mem, needed, &needed) == LQ_OK) {
-                size_t bytes = lq_kv_unpack_bytes(&back.kv, &a.reader, 0);
+                size_t bytes = lq_kv_unpack_workspace_bytes(&back.kv, &a.reader, 0);
                 void *work = source_alloc(bytes);
                 lq_kv_unpack_desc u;
                 memset(&u, 0, sizeof u);
@@ -1723,7 +1723,7 @@ static void test_cache_damage(const profile *p, const group *g)
         archive_open(&a, 0);
         {
             lq_kv_unpack_desc u;
-            size_t bytes = lq_kv_unpack_bytes(&other.kv, &a.reader, 0);
+            size_t bytes = lq_kv_unpack_workspace_bytes(&other.kv, &a.reader, 0);
             void *work = source_alloc(bytes);
             memset(&u, 0, sizeof u);
             u.tables = tables;
@@ -2341,12 +2341,12 @@ static void test_cache_expect(const profile *p, const group *g)
     for (int i = 0; i < 4; i++) {
         cache c;
         cache_make(&c, kinds[i % 3], i == 3 ? 128 : 0, 1024);
-        size_t bytes = lq_kv_expect_bytes(&c.kv);
+        size_t bytes = lq_kv_expect_workspace_bytes(&c.kv);
         void *work = source_alloc(bytes);
         CHECK(lq_kv_expect(&c.kv, of_cache, &part, &desc, work, bytes) == LQ_OK);
         free(work);
         cache_fill(&c, tokens, i == 3 ? 64 : 300);
-        bytes = lq_kv_expect_bytes(&c.kv);
+        bytes = lq_kv_expect_workspace_bytes(&c.kv);
         work = source_alloc(bytes);
         desc.sinks = 77; /* does not count */
         CHECK(lq_kv_expect(&c.kv, of_cache, &part, &desc, work, bytes - 1) == LQ_E_SPACE);
@@ -2377,7 +2377,7 @@ static void test_cache_expect(const profile *p, const group *g)
         free(work);
         cache_free(&c);
     }
-    CHECK(lq_kv_expect_bytes(NULL) == 0);
+    CHECK(lq_kv_expect_workspace_bytes(NULL) == 0);
 }
 
 static void test_mix(void)

@@ -952,7 +952,7 @@ static void random_query(const model *m, attention *a, uint32_t own)
     d->q = layout_view(&a->q_at, a->q);
     d->out = layout_out(&a->out_at, a->out);
     if (source_below(2)) {
-        d->workspace_bytes = lq_kv_attend_bytes(&m->kv);
+        d->workspace_bytes = lq_kv_attend_workspace_bytes(&m->kv);
         a->workspace = (uint8_t *)source_alloc(d->workspace_bytes);
         d->workspace = a->workspace;
     }
@@ -1270,7 +1270,7 @@ static int file_open(file *f)
 
 static int file_load(file *f, lq_kv *kv, uint64_t sequence)
 {
-    size_t room = lq_kv_load_bytes(kv);
+    size_t room = lq_kv_load_workspace_bytes(kv);
     uint8_t *workspace = (uint8_t *)source_alloc(room);
     int status = lq_kv_load(kv, &f->reader, sequence, workspace, room);
     free(workspace);
@@ -1400,7 +1400,7 @@ static void load_twin(file *f, model *m)
         size_t bytes = a.out_at.count * lq_type_bytes(a.out_at.real);
         CHECK(lq_kv_attend(&m->kv, &a.d) == (in_sight(m, &a.d) ? LQ_OK : LQ_E_RANGE));
         uint8_t *first = source_copy(a.out, bytes);
-        if (a.d.workspace_bytes < lq_kv_attend_bytes(&kv)) { /* more pages, more parts */
+        if (a.d.workspace_bytes < lq_kv_attend_workspace_bytes(&kv)) { /* more pages, more parts */
             a.d.workspace = NULL;
             a.d.workspace_bytes = 0;
         }
@@ -1774,8 +1774,8 @@ static void test_cold(void)
     free(workspace);
     printf("packed: %.3f bits a number\n", 8.0 * (double)f.count / (500 * 2 * 128));
     CHECK(file_open(&f) == LQ_OK);
-    CHECK(lq_kv_unpack_bytes(&back, &f.reader, 4) == 0);
-    needed = lq_kv_unpack_bytes(&back, &f.reader, 3);
+    CHECK(lq_kv_unpack_workspace_bytes(&back, &f.reader, 4) == 0);
+    needed = lq_kv_unpack_workspace_bytes(&back, &f.reader, 3);
     workspace = (uint8_t *)source_alloc(needed);
     CHECK(unpack(&back, &f.reader, pack.tables, 4, workspace, needed) == LQ_E_RANGE);
     CHECK(unpack(&back, &f.reader, pack.tables, 3, workspace, needed - 1) == LQ_E_SPACE);
@@ -1976,7 +1976,7 @@ static void test_slide_cold(const lq_tables *tables)
         CHECK(lq_archive_group(&f.reader, k, &group, NULL, 0) == LQ_OK);
         CHECK((group.rope == first) == (k != 2) && group.rope != LQ_ARCHIVE_NONE);
     }
-    needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
+    needed = lq_kv_unpack_workspace_bytes(&kv[1], &f.reader, 0);
     workspace = (uint8_t *)source_alloc(needed);
     CHECK(unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
     CHECK(lq_kv_tokens(&kv[1]) == 1500);
@@ -2685,7 +2685,7 @@ static void test_merge(void)
     float lse[3][4];
     lq_kv_attend_desc a;
     for (size_t i = 0; i < 3; i++) { /* all; the first 101; the others */
-        uint8_t *workspace = (uint8_t *)source_alloc(lq_kv_attend_bytes(&kv));
+        uint8_t *workspace = (uint8_t *)source_alloc(lq_kv_attend_workspace_bytes(&kv));
         memset(&a, 0, sizeof a);
         a.heads = 4;
         a.q.data = x + 777;
@@ -2694,7 +2694,7 @@ static void test_merge(void)
         a.first = i == 2 ? 101 : 0;
         a.count = i == 1 ? 101 : 0;
         a.workspace = workspace;
-        a.workspace_bytes = lq_kv_attend_bytes(&kv);
+        a.workspace_bytes = lq_kv_attend_workspace_bytes(&kv);
         CHECK(lq_kv_attend(&kv, &a) == LQ_OK);
         free(workspace);
     }
@@ -2960,7 +2960,7 @@ static void test_v_in_k_cold(const lq_tables *tables)
     lq_archive_group_desc group;
     CHECK(lq_archive_group(&f.reader, 1, &group, NULL, 0) == LQ_OK && group.stream == LQ_K);
     CHECK(lq_archive_group(&f.reader, 2, &group, NULL, 0) != LQ_OK);
-    needed = lq_kv_unpack_bytes(&kv[1], &f.reader, 0);
+    needed = lq_kv_unpack_workspace_bytes(&kv[1], &f.reader, 0);
     workspace = (uint8_t *)source_alloc(needed);
     CHECK(unpack(&kv[1], &f.reader, tables, 0, workspace, needed) == LQ_OK);
     for (size_t i = 0; i < 2; i++) {

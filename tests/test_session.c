@@ -275,7 +275,7 @@ static int open_archive(const char *name)
 static int check_loaded(uint64_t name, const state *first, const state *second)
 {
     static state got;
-    size_t room = lq_kv_load_bytes(&back_kv);
+    size_t room = lq_kv_load_workspace_bytes(&back_kv);
     uint8_t *workspace = (uint8_t *)source_alloc(room);
     CHECK(lq_kv_truncate(&back_kv, 0) == LQ_OK);
     CHECK(lq_kv_load(&back_kv, &reader, name, workspace, room) == LQ_OK);

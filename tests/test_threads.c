@@ -73,12 +73,12 @@ static void ask_kv(work *w)
     size_t numbers[8];
     numbers[0] = lq_kv_tokens(&kv);
     numbers[1] = lq_kv_room(&kv);
-    numbers[2] = lq_kv_attend_bytes(&kv);
-    numbers[3] = lq_kv_load_bytes(&kv);
-    numbers[4] = lq_kv_read_bytes(&kv);
-    numbers[5] = lq_kv_unpack_bytes(&kv, &readers[1], 5);
+    numbers[2] = lq_kv_attend_workspace_bytes(&kv);
+    numbers[3] = lq_kv_load_workspace_bytes(&kv);
+    numbers[4] = lq_kv_read_workspace_bytes(&kv);
+    numbers[5] = lq_kv_unpack_workspace_bytes(&kv, &readers[1], 5);
     numbers[6] = lq_kv_export_workspace_bytes(&kv, NULL);
-    numbers[7] = lq_kv_copy_bytes(&kv, &kv);
+    numbers[7] = lq_kv_copy_workspace_bytes(&kv, &kv);
     w->failed += numbers[5] == 0;
     add(w, numbers, sizeof numbers);
     add(w, &position, sizeof position);
@@ -87,7 +87,7 @@ static void ask_kv(work *w)
 
 static void attend_kv(work *w)
 {
-    size_t bytes = lq_kv_attend_bytes(&kv);
+    size_t bytes = lq_kv_attend_workspace_bytes(&kv);
     void *workspace = source_alloc(bytes);
     float mass[TOKENS];
     for (uint32_t l = 0; l < LAYERS; l++) {
@@ -111,7 +111,7 @@ static void attend_kv(work *w)
 
 static void read_kv(work *w)
 {
-    size_t bytes = lq_kv_read_bytes(&kv);
+    size_t bytes = lq_kv_read_workspace_bytes(&kv);
     void *workspace = source_alloc(bytes);
     lq_kv_view_out out;
     memset(&out, 0, sizeof out);
@@ -216,7 +216,7 @@ static void load_own(work *w, const lq_kv_desc *desc)
     lq_kv own;
     fine(w, lq_kv_init(&own, mem, lq_kv_bytes(desc), desc));
     for (int pass = 0; pass < 2; pass++) {
-        size_t needed = pass ? lq_kv_unpack_bytes(&own, &readers[1], 5) : lq_kv_load_bytes(&own);
+        size_t needed = pass ? lq_kv_unpack_workspace_bytes(&own, &readers[1], 5) : lq_kv_load_workspace_bytes(&own);
         void *workspace = source_alloc(needed);
         fine(w, pass ? unpack(&own, &readers[1], tables, 5, workspace, needed)
                      : lq_kv_load(&own, &readers[0], 5, workspace, needed));
@@ -269,7 +269,7 @@ static void session(work *w, const lq_kv_desc *desc)
     free(mem);
     mem = source_alloc(lq_kv_bytes(desc));
     fine(w, lq_kv_init(&own, mem, lq_kv_bytes(desc), desc));
-    needed = lq_kv_copy_bytes(&own, &kv);
+    needed = lq_kv_copy_workspace_bytes(&own, &kv);
     workspace = source_alloc(needed);
     fine(w, lq_kv_copy(&own, &kv, workspace, needed));
     fine(w, lq_kv_read(&own, 1, LQ_K, &out, 0, TOKENS, NULL, 0));

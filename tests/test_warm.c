@@ -234,7 +234,7 @@ static void check_sparse(const lq_kv *kv, lq_kv_attend_desc *d, const float *q, 
     if (lq__kv_sequence_of(kv)->turned || d->queries > 1) return;
     lq__kv_reader r;
     CHECK(lq__kv_reader_init(&r, kv, d) == LQ_OK);
-    uint8_t *block = (uint8_t *)source_alloc(lq_kv_attend_bytes(kv));
+    uint8_t *block = (uint8_t *)source_alloc(lq_kv_attend_workspace_bytes(kv));
     uint8_t *mem = block + 63 - ((uintptr_t)(block + 63) & 63);
     lq__arena arena = lq__arena_of(mem, r.pool->attend_bytes);
     lq__kv_reader_place(&r, &arena, r.pool);
@@ -864,8 +864,8 @@ static int load(lq_kv *kv, size_t bytes)
     uint8_t *index = (uint8_t *)source_alloc(needed + 1);
     int status = lq_archive_open(&reader, &source, index, needed, NULL);
     if (status == LQ_OK) {
-        uint8_t *work = (uint8_t *)source_alloc(lq_kv_load_bytes(kv));
-        status = lq_kv_load(kv, &reader, 5, work, lq_kv_load_bytes(kv));
+        uint8_t *work = (uint8_t *)source_alloc(lq_kv_load_workspace_bytes(kv));
+        status = lq_kv_load(kv, &reader, 5, work, lq_kv_load_workspace_bytes(kv));
         free(work);
     }
     free(index);
@@ -952,7 +952,7 @@ static void test_packed(void)
     (void)!lq_archive_open(&reader, &source, NULL, 0, &needed);
     room = source_alloc(needed + 1);
     CHECK(lq_archive_open(&reader, &source, room, needed, NULL) == LQ_OK);
-    workspace = lq_kv_unpack_bytes(&other, &reader, 3);
+    workspace = lq_kv_unpack_workspace_bytes(&other, &reader, 3);
     work = source_alloc(workspace);
     CHECK(unpack(&other, &reader, tables, 3, work, workspace) == LQ_OK);
     CHECK(lq_kv_tokens(&other) == 700);
@@ -1497,7 +1497,7 @@ static double repack(lq_kv *kv, lq_kv *other)
     (void)!lq_archive_open(&reader, &source, NULL, 0, &needed);
     room = source_alloc(needed);
     CHECK(lq_archive_open(&reader, &source, room, needed, NULL) == LQ_OK);
-    bytes = lq_kv_unpack_bytes(other, &reader, 0);
+    bytes = lq_kv_unpack_workspace_bytes(other, &reader, 0);
     work = source_alloc(bytes);
     CHECK(unpack(other, &reader, tables, 0, work, bytes) == LQ_OK);
     free(work);

@@ -157,7 +157,7 @@ static float *lm__session_past(const lm_model *m, const lm_live *live,
 static float *lm__session_safe(const lm_live *live, const lq_kv_pack_group *group, int asked)
 {
     float *weights = (float *)lm_alloc(lq_kv_tokens(&live->kv), sizeof *weights);
-    size_t bytes = lq_kv_expect_bytes(&live->kv);
+    size_t bytes = lq_kv_expect_workspace_bytes(&live->kv);
     void *work = lm_alloc(bytes, 1);
     int status = lq_kv_expect(&live->kv, weights, group, NULL, work, bytes);
     if (status == LQ_E_FORMAT && !asked) {

@@ -254,8 +254,8 @@
                    1073787251, 1073764537, 1073753181
      eighths(e)    2^(e / 8), q30: (exp2(((e + 48) & 7) << 13) << ((e + 48) >> 3)) >> 6
      log2q16(f)    of a float f = m 2^e with 24-bit m: n = 23, x = m << 8, r = n; sixteen times:
-                   x = x x >> 31, r = 2 r, and where x >= 2^32: x = x >> 1, r = r + 1. It is
-                   r + 65536 e
+                   x = x x >> 31, r = 2 r, and where x >= 2^32: x = x >> 1, r = r + 1. The
+                   result is r + 65536 e
      exp2neg(e)    2^-e, q36, e in q32: n = e >> 32, f = 2^32 - (e mod 2^32). 0 where n > 40;
                    2^36 >> n where f is 2^32; else m = exp2(f >> 16),
                    m = m + (m ((f mod 2^16) 45426 >> 16) >> 32), and (m << 6) >> (n + 1)
@@ -511,7 +511,7 @@
 
    ARCHIVE FORMAT, version 1
 
-   An archive holds many pages. It is written front to back without seeking, so into a pipe too; it
+   An archive holds many pages, is written front to back without seeking, so into a pipe too, and
    grows by appending; a reader finds any page with one look-up and one read. All numbers are
    little-endian, `f32` are the bits of an IEEE 754 binary32, checksums are XXH32 with seed 0,
    reserved bytes are 0. Offsets count from the start of the file.
@@ -1324,7 +1324,7 @@ LQ_API LQ_MUST int lq_profile_init(lq_profile *profile, void *mem, size_t mem_by
    bytes. Of a profile in a dense basis it holds the basis' name; lq_klt_profile writes the basis.
    load validates everything: LQ_E_DATA, LQ_E_FORMAT, LQ_E_SPACE (mem may be NULL then). *needed
    tells the memory, of any alignment, that it takes: of a dense basis about 4 bytes for rank *
-   dims. That also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted
+   dims. Loading also takes about 4 rank^2 dims multiplications of 16 bits. Safe for untrusted
    input. */
 LQ_API size_t lq_profile_save_bound(size_t rows);
 LQ_API LQ_MUST int lq_profile_save(uint8_t *dst, size_t dst_bytes, size_t *written,
@@ -1381,7 +1381,7 @@ LQ_API LQ_MUST int lq_fit_pays(int *pays, const lq_fit *fit, const lq_profile *p
 /* ---- calibration: the Karhunen-Loeve basis of a group ---- */
 /* One pass over samples of a group's K or V, and of the queries that read K, gives a profile with
    a dense basis: the eigenbasis of the covariance over all slices of the group, K's in the metric
-   of the queries. It belongs to the model: calibrate once, on mixed text, without the sinks.
+   of the queries. A profile belongs to the model: calibrate once, on mixed text, without the sinks.
    Floats: the same in one build at one CPU level; the profile that comes out is exact anywhere. */
 typedef struct lq_klt {
     lq_geometry geometry;
@@ -1658,7 +1658,7 @@ LQ_API LQ_MUST int lq_page_inspect(lq_page_info *info, const uint8_t *page, size
      keep_means 1: the means of columns are coded with the numbers. Default 0: apart, where that
                 takes fewer bits
      rope       not NULL: rows are keys which it rotated; undone before coding, applied again after
-                decoding. It is stored. Default NULL
+                decoding; stored with them. Default NULL
      positions  with a rope: of the rows; default NULL: 0, 1, 2 ... A list that is no progression
                 takes 8 bytes a row
      head_dims  with a rope: dims of a head, of which a row holds one or more; at most 8192; default
@@ -1681,8 +1681,8 @@ typedef struct lq_compress_desc {
 LQ_API LQ_MUST int lq_compress_check(const lq_compress_desc *desc, size_t rows, size_t dims,
                                      int type, const char **message);
 
-/* Bytes that lq_compress writes at most: those of the numbers as they are, and 44. That is what an
-   array that would take more is stored as. 0: not valid, or above SIZE_MAX. */
+/* Bytes that lq_compress writes at most: those of the numbers as they are, and 44. An array
+   that would take more is stored so. 0: not valid, or above SIZE_MAX. */
 LQ_API size_t lq_compress_bound(size_t rows, size_t dims, int type);
 
 /* Workspace of lq_compress, of any alignment; desc may be NULL. 0: not valid. */
@@ -2598,9 +2598,9 @@ LQ_API size_t lq_kv_load_workspace_bytes(const lq_kv *kv);
 
 /* Reads a sequence back into an empty cache of the same geometry, sinks, window, types, policies
    and profiles (tokens, step_tokens, sequences and pages may differ): lq_kv_inspect makes its
-   descriptor. It continues bit for bit as the saved one would have, where `tokens` is the same;
-   else up to rounding, and its later means may be fitted elsewhere. What layers had given back
-   stays so. Nothing is coded again: lq_kv_copy does that, into a cache of other policies.
+   descriptor. The cache continues bit for bit as the saved one would have, where `tokens` is the
+   same; else up to rounding, and its later means may be fitted elsewhere. What layers had given
+   back stays so. Nothing is coded again: lq_kv_copy does that, into a cache of other policies.
    LQ_E_ARG: kv is not empty; LQ_E_RANGE: no such sequence; LQ_E_FORMAT: of another version, or
    something differs: lq_kv_load_check tells what; LQ_E_FULL: it does not fit; LQ_E_SPACE: workspace
    too small; LQ_E_DATA: damaged; LQ_E_IO. All is checked before anything is taken: after an error
@@ -2846,7 +2846,7 @@ LQ_API LQ_MUST int lq_kv_export(const lq_kv *kv,
      tables         from lq_tables_init, for as long as the cache lives; default NULL: lq_kv_import
                     makes them in mem where they are needed
      profiles       (profile_count) calibrated ones in any order, some may be NULL: files have only
-                    the names of those that streams were coded with. They must outlive the cache
+                    the names of those that streams were coded with, to outlive the cache
      missing        16 bytes that become the name (lq_kv_profile_name) of the first profile that is
                     needed and not there, of a sequence that was not packed; default NULL
      tokens         that the cache is to have room for; default 0: as when it was saved
@@ -20636,7 +20636,7 @@ LQ__STATIC void lq__unpack_part(const lq__unpack *u, const lq_vectors_out *dst, 
     }
 }
 
-/* Pages in flight: consecutive whole pages of one run and codec. They lie in a ring of one page
+/* Pages in flight: consecutive whole pages of one run and codec, in a ring of one page
    more, so that the next can be read and looked at before they are decoded. */
 typedef struct lq__unpack_batch {
     const uint8_t *pages[LQ__IN_FLIGHT];
@@ -26462,7 +26462,7 @@ static const lq__hot_kernels *lq__hot_of_level(void)
    >>warm   coded pages attended by decoding
 
    A warm page is 64 tokens of one head's K or V, less their mean, as one rANS stream of the page
-   codec (a group of one slice, RoPE as it came). It is attended where it decodes to: the integers k
+   codec (a group of one slice, RoPE as it came), attended where it decodes to: the integers k
    of up to 8 pages lie in the cache for as long as they are used, and floats are never stored.
      y of coefficient i     |k| less the centroid's shift, with k's sign; lattices: k times a factor
      logit of token t       shift + sum over i of q_i y(k_it)
@@ -28451,7 +28451,7 @@ LQ__STATIC int lq__warm_attend(lq__warm *a, lq__hot_state *state, const lq__hot_
    their entries stay in the table as what was given back: tokens before `gone`.
 
    Tokens leave the ring in eights (in a cache that is sparse or has warm streams: 64 at a time), as
-   soon as `window` others are behind them. Tiles hold vectors less a mean. It is that of all tokens
+   soon as `window` others are behind them. Tiles hold vectors less a mean, that of all tokens
    up to the window's end when page 0, 2, 4, 6, 8, 12, 16, 24 ... begins (of values: every fourth
    time, 0, 8, 32 ...), and is kept as long as pages of its time (its epoch) may live; sums are of
    integers, so that steps of any length give the same. Keys have a shape besides, see
@@ -30746,7 +30746,7 @@ LQ__STATIC void lq__kv_stretch(float *dst, const uint8_t *shape, size_t dims, in
 }
 
 /* Adds to x (n, dims), of tokens t .., the means that RoPE turns, or (sign -1) takes them away.
-   They are exact: 24 bits times a power of two. */
+   Exact: 24 bits times a power of two. */
 LQ__STATIC void lq__kv_add_turning(float *x, const lq__kv_lane *lane, const uint8_t *shape,
                                    size_t t, size_t n, int sign)
 {

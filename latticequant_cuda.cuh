@@ -48,8 +48,8 @@
      pool       lq_cuda_pool_bytes, aligned to 128: pages of one layer
      state      lq_cuda_state_bytes, aligned to 128: of one layer; zeros before its first use
                 (lq_cuda_clear for a slot that is used again)
-     workspace  lq_cuda_attend_bytes, aligned to 128, zeros before its first use; may serve all
-                layers of the same dims and all calls of one stream
+     workspace  lq_cuda_attend_workspace_bytes, aligned to 128, zeros before its first use; may
+                serve all layers of the same dims and all calls of one stream
    Functions allocate nothing, never synchronise and keep no pointers. They return LQ_OK, LQ_E_ARG,
    LQ_E_SPACE, or LQ_E_INTERNAL where a launch failed (cudaGetLastError tells why).
 
@@ -231,8 +231,8 @@ LQ_CUDA_API int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *
                                const lq_cuda_view *k, const lq_cuda_view *v, cudaStream_t stream);
 
 /* Bytes of workspace for batches of up to `count` sequences on the current device; 0: not valid. */
-LQ_CUDA_API size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
-                                        uint32_t count);
+LQ_CUDA_API size_t lq_cuda_attend_workspace_bytes(const lq_cuda_desc *desc, uint32_t heads,
+                                                  uint32_t queries, uint32_t count);
 
 /* Attention of a batch that has been appended to. Sums of floats: equal from run to run for the
    same batch on the same device. */
@@ -418,19 +418,18 @@ LQ__CU_BOTH uint32_t lq__cu_half(uint32_t nibbles)
 /* A group's words from its units: a nibble a code, of Z8 two words of bytes. */
 LQ__CU_BOTH void lq__cu_join(uint32_t *words, int kind, const uint32_t *units)
 {
-    int k;
     if (kind == LQ__CU_Z2) {
         words[0] = lq__cu_half(units[0]) | lq__cu_half(units[1]) << 16;
         words[1] = lq__cu_half(units[2]) | lq__cu_half(units[3]) << 16;
         return;
     }
     if (kind == LQ__CU_Z3) {
-        for (k = 0; k < 3; k++) {
+        for (int k = 0; k < 3; k++) {
             words[k] = (units[k] & 0x77777777u) | (units[3] >> k & 0x11111111u) << 3;
         }
         return;
     }
-    for (k = 0; k < lq__cu_words(kind); k++) {
+    for (int k = 0; k < lq__cu_words(kind); k++) {
         words[k] = units[k];
     }
 }
@@ -468,9 +467,7 @@ LQ__CU_BOTH lq__cu_tile_place lq__cu_tile_find(int kind, int stream, uint32_t di
 LQ__CU_BOTH uint32_t lq__cu_tile_code(const uint8_t *tile, int kind, lq__cu_tile_place p)
 {
     uint32_t code = tile[p.byte];
-    if (kind == LQ__CU_Z8) {
-        return code;
-    }
+    if (kind == LQ__CU_Z8) return code;
     code = code >> p.shift & (lq__cu_bits(kind) == 4 ? 15u : 3u);
     return kind == LQ__CU_Z3 ? code | (tile[p.more_byte] >> p.more_shift & 1u) << 2 : code;
 }
@@ -508,9 +505,7 @@ LQ__CU_BOTH uint32_t lq__cu_epoch(uint32_t j)
 {
     uint32_t octave = 0;
     uint32_t e;
-    if (j < 4) {
-        return j / 2;
-    }
+    if (j < 4) return j / 2;
 #ifdef __CUDA_ARCH__
     octave = 31 - (uint32_t)__clz((int)j);
 #else
@@ -550,10 +545,8 @@ static int lq__cu_kind_of(const lq_cuda_desc *d)
 /* Whether there is an instance. */
 static int lq__cu_is_compiled(int kind, uint32_t wide)
 {
-#define LQ__CU_ROW(name, dims)                     \
-    if (kind == LQ__CU_##name && wide == (dims)) { \
-        return 1;                                  \
-    }
+#define LQ__CU_ROW(name, dims) \
+    if (kind == LQ__CU_##name && wide == (dims)) return 1;
     LQ_CUDA_INSTANCES(LQ__CU_ROW)
 #undef LQ__CU_ROW
     return 0;
@@ -575,7 +568,6 @@ static int lq__cu_plan_init(lq__cu_plan *p, const lq_cuda_desc *d)
 {
     const int kind = lq__cu_kind_of(d);
     size_t at = 0;
-    int v;
     memset(p, 0, sizeof *p);
     if (kind == LQ__CU_NONE || d->dims == 0 || d->dims % 16 || d->dims > 256 || d->kv_heads == 0 ||
         d->kv_heads > 1024 || (d->type != LQ_F16 && d->type != LQ_BF16) ||
@@ -600,7 +592,7 @@ static int lq__cu_plan_init(lq__cu_plan *p, const lq_cuda_desc *d)
     p->epochs = lq__cu_epoch(d->table - 1) + 1;
     p->number = 4 + 2 * d->dims;
     p->shape = 4 + d->dims;
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         p->raw[v] = at;
         at += (size_t)p->heads * (p->sinks + p->ring) * p->dims * 2;
         p->sums[v] = at;
@@ -627,23 +619,17 @@ static int lq__cu_plan_of(lq__cu_plan *p, const lq_cuda_layer *layer)
 
 extern "C" int lq_cuda_check(const lq_cuda_desc *desc)
 {
+    if (!desc) return LQ_E_ARG;
+    lq_cuda_desc d = lq__cu_whole(desc);
     lq__cu_plan p;
-    lq_cuda_desc d;
-    if (!desc) {
-        return LQ_E_ARG;
-    }
-    d = lq__cu_whole(desc);
     return lq__cu_plan_init(&p, &d);
 }
 
 extern "C" size_t lq_cuda_page_bytes(const lq_cuda_desc *desc)
 {
+    if (!desc) return 0;
+    lq_cuda_desc d = lq__cu_whole(desc);
     lq__cu_plan p;
-    lq_cuda_desc d;
-    if (!desc) {
-        return 0;
-    }
-    d = lq__cu_whole(desc);
     return lq__cu_plan_init(&p, &d) == LQ_OK ? (size_t)p.part * p.heads : 0;
 }
 
@@ -654,22 +640,16 @@ extern "C" size_t lq_cuda_pool_bytes(const lq_cuda_desc *desc)
 
 extern "C" size_t lq_cuda_state_bytes(const lq_cuda_desc *desc)
 {
+    if (!desc) return 0;
+    lq_cuda_desc d = lq__cu_whole(desc);
     lq__cu_plan p;
-    lq_cuda_desc d;
-    if (!desc) {
-        return 0;
-    }
-    d = lq__cu_whole(desc);
     return lq__cu_plan_init(&p, &d) == LQ_OK ? p.slot * p.slots : 0;
 }
 
 extern "C" uint32_t lq_cuda_sealed_of(const lq_cuda_desc *desc, uint32_t tokens)
 {
-    lq_cuda_desc d;
-    if (!desc) {
-        return 0;
-    }
-    d = lq__cu_whole(desc);
+    if (!desc) return 0;
+    lq_cuda_desc d = lq__cu_whole(desc);
     d.sinks = d.sinks == LQ_KV_NONE ? 0 : d.sinks;
     return lq__cu_sealed(d.sinks, d.window, tokens) - d.sinks;
 }
@@ -703,9 +683,7 @@ static int lq__cu_launched(void)
 extern "C" int lq_cuda_clear(const lq_cuda_layer *layer, uint32_t slot, cudaStream_t stream)
 {
     lq__cu_plan p;
-    if (lq__cu_plan_of(&p, layer) != LQ_OK || slot >= p.slots) {
-        return LQ_E_ARG;
-    }
+    if (lq__cu_plan_of(&p, layer) != LQ_OK || slot >= p.slots) return LQ_E_ARG;
     return cudaMemsetAsync(p.state + slot * p.slot, 0, p.slot, stream) == cudaSuccess
                ? LQ_OK
                : LQ_E_INTERNAL;
@@ -716,15 +694,12 @@ extern "C" int lq_cuda_fork(const lq_cuda_layer *layer, uint32_t to, uint32_t fr
 {
     const cudaMemcpyKind kind = cudaMemcpyDeviceToDevice;
     lq__cu_plan p;
-    size_t page;
     if (lq__cu_plan_of(&p, layer) != LQ_OK || to >= p.slots || from >= p.slots || to == from) {
         return LQ_E_ARG;
     }
-    page = (size_t)p.part * p.heads;
+    size_t page = (size_t)p.part * p.heads;
     if (from_page != LQ_KV_NONE) {
-        if (from_page >= p.pages || to_page >= p.pages || from_page == to_page) {
-            return LQ_E_ARG;
-        }
+        if (from_page >= p.pages || to_page >= p.pages || from_page == to_page) return LQ_E_ARG;
         if (cudaMemcpyAsync(p.pool + to_page * page, p.pool + from_page * page, page, kind,
                             stream) != cudaSuccess) {
             return LQ_E_INTERNAL;
@@ -743,18 +718,15 @@ LQ__CU_BOTH void lq__cu_group_from_tile(uint8_t *levels, const uint8_t *tile, in
                                         uint32_t tokens)
 {
     uint32_t units[8];
-    uint32_t words[8];
-    uint32_t k;
-    uint32_t e;
-    for (k = 0; k < 8; k++) {
+    for (uint32_t k = 0; k < 8; k++) {
         units[k] = 0;
     }
-    for (k = 0; k < 32; k++) {
+    for (uint32_t k = 0; k < 32; k++) {
         const uint32_t unit = 4 * n + k / 8;
-        uint32_t token;
         uint32_t dim;
         uint32_t code = 0;
-        e = k % 8;
+        uint32_t e = k % 8;
+        uint32_t token;
         if (stream == LQ_K) {
             token = lane / 4 * 8 + unit / steps;
             dim = unit % steps * 32 + lane % 4 * 8 + e;
@@ -771,8 +743,9 @@ LQ__CU_BOTH void lq__cu_group_from_tile(uint8_t *levels, const uint8_t *tile, in
             units[k / 8] |= code << 4 * e;
         }
     }
+    uint32_t words[8];
     lq__cu_join(words, kind, units);
-    for (k = 0; k < (uint32_t)lq__cu_words(kind); k++) {
+    for (uint32_t k = 0; k < (uint32_t)lq__cu_words(kind); k++) {
         uint8_t *to = levels + 4 * lq__cu_word_at(kind, n, k, lane);
         to[0] = (uint8_t)words[k];
         to[1] = (uint8_t)(words[k] >> 8);
@@ -797,8 +770,7 @@ LQ__CU_BOTH uint8_t lq__cu_tile_byte(const uint8_t *levels, int kind, int stream
     const uint32_t block = g + (n - g * vectors) % left;
     const uint32_t vector = (n - g * vectors) / left;
     uint32_t byte = 0;
-    uint32_t x;
-    for (x = 0; x < (third ? 8u : fours); x++) {
+    for (uint32_t x = 0; x < (third ? 8u : fours); x++) {
         const uint32_t j = third ? (i - second) % 8 * 8 + x : i % 64;
         const uint32_t q = third ? (i - second) % 32 / 8 : x;
         const uint32_t lane = block * 16 + j / 4;
@@ -818,8 +790,7 @@ LQ__CU_BOTH void lq__cu_scales_from_tile(uint8_t *scales, uint8_t *header, int v
                                          const uint8_t *from, int base, uint32_t tokens)
 {
     uint8_t zero = 0;
-    uint32_t t;
-    for (t = 0; t < LQ__CU_TOKENS; t++) {
+    for (uint32_t t = 0; t < LQ__CU_TOKENS; t++) {
         scales[t] = t < tokens ? from[t] : (uint8_t)0;
         zero |= t < tokens && from[t] == 0;
     }
@@ -831,23 +802,15 @@ extern "C" int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc,
                                        const uint8_t *k_tile, const uint8_t *v_tile, int k_base,
                                        int v_base, uint32_t tokens)
 {
+    if (!part || !desc || !k_tile || !v_tile) return LQ_E_ARG;
+    lq_cuda_desc d = lq__cu_whole(desc);
     lq__cu_plan p;
-    uint32_t n;
-    uint32_t lane;
-    lq_cuda_desc d;
-    int v;
-    if (!part || !desc || !k_tile || !v_tile) {
-        return LQ_E_ARG;
-    }
-    d = lq__cu_whole(desc);
-    if (lq__cu_plan_init(&p, &d) != LQ_OK) {
-        return LQ_E_ARG;
-    }
+    if (lq__cu_plan_init(&p, &d) != LQ_OK) return LQ_E_ARG;
     memset(part, 0, p.part);
-    for (v = 0; v < 2; v++) {
+    for (int v = 0; v < 2; v++) {
         const uint8_t *tile = v ? v_tile : k_tile;
-        for (n = 0; n < 2 * p.steps; n++) {
-            for (lane = 0; lane < 32; lane++) {
+        for (uint32_t n = 0; n < 2 * p.steps; n++) {
+            for (uint32_t lane = 0; lane < 32; lane++) {
                 lq__cu_group_from_tile(part + v * p.levels, tile, (int)p.kind, v ? LQ_V : LQ_K,
                                        p.dims, p.steps, n, lane, tokens);
             }
@@ -861,25 +824,18 @@ extern "C" int lq_cuda_part_from_tiles(uint8_t *part, const lq_cuda_desc *desc,
 extern "C" int lq_cuda_part_to_tiles(uint8_t *k_tile, uint8_t *v_tile, int *k_base, int *v_base,
                                      const lq_cuda_desc *desc, const uint8_t *part, uint32_t tokens)
 {
+    if (!part || !desc || !k_tile || !v_tile || !k_base || !v_base) return LQ_E_ARG;
+    lq_cuda_desc d = lq__cu_whole(desc);
     lq__cu_plan p;
-    lq_cuda_desc d;
-    uint32_t i;
-    int v;
-    if (!part || !desc || !k_tile || !v_tile || !k_base || !v_base) {
-        return LQ_E_ARG;
-    }
-    d = lq__cu_whole(desc);
-    if (lq__cu_plan_init(&p, &d) != LQ_OK) {
-        return LQ_E_ARG;
-    }
-    for (v = 0; v < 2; v++) {
+    if (lq__cu_plan_init(&p, &d) != LQ_OK) return LQ_E_ARG;
+    for (int v = 0; v < 2; v++) {
         uint8_t *tile = v ? v_tile : k_tile;
         const uint32_t bytes = p.dims * 8 * (uint32_t)d.bits;
-        for (i = 0; i < bytes; i++) {
+        for (uint32_t i = 0; i < bytes; i++) {
             tile[i] = lq__cu_tile_byte(part + v * p.levels, (int)p.kind, v ? LQ_V : LQ_K, p.dims,
                                        p.steps, i, tokens);
         }
-        for (i = 0; i < LQ__CU_TOKENS; i++) {
+        for (uint32_t i = 0; i < LQ__CU_TOKENS; i++) {
             tile[bytes + i] = i < tokens ? part[2 * p.levels + 64 * (uint32_t)v + i] : (uint8_t)0;
         }
     }
@@ -899,12 +855,11 @@ static __global__ void __launch_bounds__(128)
     const uint32_t id = ids[page];
     const uint32_t count = tokens ? min(tokens[page], LQ__CU_TOKENS) : LQ__CU_TOKENS;
     const uint32_t bytes = p.dims * 8 * (uint32_t)lq__cu_bits((int)p.kind) + LQ__CU_TOKENS;
-    uint8_t *part;
     if (id >= p.pages) {
         atomicOr(flags, LQ_CUDA_BAD_PAGE);
         return;
     }
-    part = p.pool + ((size_t)id * p.heads + head) * p.part;
+    uint8_t *part = p.pool + ((size_t)id * p.heads + head) * p.part;
     for (uint32_t i = threadIdx.x; i < 2 * 64 * p.steps; i += blockDim.x) {
         const uint32_t v = i / (64 * p.steps);
         const uint32_t at = i % (64 * p.steps);
@@ -933,12 +888,11 @@ static __global__ void __launch_bounds__(128)
     const uint32_t count = tokens ? min(tokens[page], LQ__CU_TOKENS) : LQ__CU_TOKENS;
     const uint32_t levels = p.dims * 8 * (uint32_t)lq__cu_bits((int)p.kind);
     const uint32_t bytes = levels + LQ__CU_TOKENS;
-    const uint8_t *part;
     if (id >= p.pages) {
         atomicOr(flags, LQ_CUDA_BAD_PAGE);
         return;
     }
-    part = p.pool + ((size_t)id * p.heads + head) * p.part;
+    const uint8_t *part = p.pool + ((size_t)id * p.heads + head) * p.part;
     for (uint32_t i = threadIdx.x; i < 2 * bytes; i += blockDim.x) {
         const uint32_t v = i / bytes;
         const uint32_t at = i % bytes;
@@ -1102,11 +1056,10 @@ template <int KIND> static __device__ void lq__cu_make_tables(lq__cu_tables *t)
                                      : KIND == LQ__CU_Z3 ? lq__cu_levels_z3
                                                          : lq__cu_levels_z2;
             uint32_t level = 0;
-            int32_t e;
             for (uint32_t k = 1; k < 1u << (lq__cu_bits(KIND) - 1); k++) {
                 level += a >= of[k].from;
             }
-            e = (int32_t)(2 * a + 1) - of[level].spot;
+            int32_t e = (int32_t)(2 * a + 1) - of[level].spot;
             t->cells[a] = (uint32_t)(e * e) | level << 16;
         }
     }
@@ -1158,21 +1111,12 @@ LQ__CU_DEVICE void lq__cu_aim(lq__cu_token *t, const lq__cu_bound *bound, int32_
 /* Factor of scale k - 1 steps from the one that just fits. */
 LQ__CU_DEVICE int32_t lq__cu_factor(const lq__cu_token *t, const lq__cu_bound *bound, int32_t k)
 {
-    int32_t code;
-    int32_t q;
-    int32_t octave;
-    if (t->none) {
-        return 0;
-    }
-    if (t->code >= 2 && t->code <= 254) {
-        return bound->factor[t->rung + k];
-    }
-    code = min(max(t->code + k - 1, 1), 255);
-    q = t->exponent + bound->octaves - (code - 192);
-    octave = (q + 12 * 256) / 12 - 256;
-    if (octave >= 14) {
-        return 32767;
-    }
+    if (t->none) return 0;
+    if (t->code >= 2 && t->code <= 254) return bound->factor[t->rung + k];
+    int32_t code = min(max(t->code + k - 1, 1), 255);
+    int32_t q = t->exponent + bound->octaves - (code - 192);
+    int32_t octave = (q + 12 * 256) / 12 - 256;
+    if (octave >= 14) return 32767;
     return octave < -1 ? 0 : (int32_t)((lq__cu_twelfth[q - 12 * octave] >> (29 - octave)) + 1) >> 1;
 }
 
@@ -1186,22 +1130,15 @@ static __device__ int32_t lq__cu_choose_base(const lq__cu_token *t, const lq__cu
     const uint32_t mine[2] = {scales[lane], scales[lane + 32]};
     const int32_t held = (int32_t)__reduce_max_sync(~0u, max(mine[0], mine[1]));
     lq__cu_token at = *t;
-    int32_t top;
-    int32_t low;
-    int32_t least;
     lq__cu_aim(&at, bound, norm, 0);
-    top = __reduce_max_sync(~0u, at.most ? at.code : -12 * 1024);
-    low = __reduce_min_sync(~0u, at.most ? at.code : 12 * 1024);
-    if (top < low) {
-        return base;
-    }
+    int32_t top = __reduce_max_sync(~0u, at.most ? at.code : -12 * 1024);
+    int32_t low = __reduce_min_sync(~0u, at.most ? at.code : 12 * 1024);
+    if (top < low) return base;
     if (held == 0) {
         base = top < 60 ? lq__cu_octave(top - 60) : top > 240 ? lq__cu_octave(top - 216) : 0;
     }
-    least = lq__cu_octave(top - 254 + 11);
-    if (held) {
-        least = max(least, old - (255 - held) / 12);
-    }
+    int32_t least = lq__cu_octave(top - 254 + 11);
+    if (held) least = max(least, old - (255 - held) / 12);
     base = max(min(base, lq__cu_octave(low - 2)), least);
     base = min(max(base, -120), 120);
     if (held && base != old) {
@@ -1611,9 +1548,7 @@ static __device__ lq__cu_sequence lq__cu_sequence_of(const lq__cu_plan *p, const
     q.now = q.old + added;
     q.sealed = lq__cu_sealed(p->sinks, p->window, q.old);
     q.to = lq__cu_sealed(p->sinks, p->window, q.now);
-    if (wrong) {
-        atomicOr(b->flags, wrong);
-    }
+    if (wrong) atomicOr(b->flags, wrong);
     return q;
 }
 
@@ -1631,9 +1566,7 @@ LQ__CU_DEVICE const uint16_t *lq__cu_row(const lq__cu_plan *p, const lq__cu_sequ
                                          const lq__cu_source *src, int v, uint32_t s, uint32_t head,
                                          uint32_t t)
 {
-    if (t < q->old) {
-        return lq__cu_raw(p, q, v, head, t);
-    }
+    if (t < q->old) return lq__cu_raw(p, q, v, head, t);
     return src->data + s * src->sequence_stride + (t - q->old) * src->token_stride +
            head * src->head_stride;
 }
@@ -1658,9 +1591,7 @@ static __device__ uint64_t lq__cu_most(uint64_t x, uint64_t *shared)
         x = max(x, other);
     }
     __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-        shared[threadIdx.x / 32] = x;
-    }
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
     __syncthreads();
     for (uint32_t i = 0; i < LQ__CU_FIT / 32; i++) {
         x = max(x, shared[i]);
@@ -1674,9 +1605,7 @@ static __device__ int64_t lq__cu_sum(int64_t x, int64_t *shared)
         x += __shfl_xor_sync(~0u, x, h);
     }
     __syncthreads();
-    if (threadIdx.x % 32 == 0) {
-        shared[threadIdx.x / 32] = x;
-    }
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
     __syncthreads();
     x = 0;
     for (uint32_t i = 0; i < LQ__CU_FIT / 32; i++) {
@@ -1699,18 +1628,15 @@ static __device__ void lq__cu_fit_mean(uint8_t *number, int64_t sum, int64_t cou
     const uint64_t size = threadIdx.x < dims ? (uint64_t)(sum < 0 ? -sum : sum) : 0;
     const int64_t most = (int64_t)lq__cu_most(size, shared) / count;
     uint32_t unit = 0;
-    int64_t half;
     while ((most + ((int64_t)1 << unit >> 1)) >> unit > 2047) {
         unit++;
     }
-    half = (int64_t)1 << unit >> 1;
+    int64_t half = (int64_t)1 << unit >> 1;
     if (threadIdx.x < dims) {
         const int32_t m = (int32_t)((sum / count + half) >> unit);
         ((int16_t *)(void *)(number + 4))[threadIdx.x] = (int16_t)((m & 4095) ^ 2048) - 2048;
     }
-    if (threadIdx.x == 0) {
-        *(uint32_t *)(void *)number = unit;
-    }
+    if (threadIdx.x == 0) *(uint32_t *)(void *)number = unit;
 }
 
 /* floor(2 log2 x). */
@@ -1732,22 +1658,15 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
     uint32_t most = 0;
     uint32_t eight = 0;
     int64_t power = 0;
-    int64_t largest;
-    int64_t plain;
-    int64_t left;
-    int64_t spread;
-    int32_t unit;
     int32_t mean = 0;
     int32_t halves = 0;
-    uint32_t shift;
-    float scale;
     for (uint32_t i = 0; i < 32 && mine; i++) {
         const uint32_t raw = lq__cu_row(p, q, src, 0, s, head, at + i)[d];
         most = max(most, __float_as_uint(lq__cu_float(raw, p->is_bf16)) & 0x7fffffffu);
     }
     most = (uint32_t)lq__cu_most(most, shared);
-    unit = max((int32_t)(most >> 23) - 127 - 19, -120) + 6;
-    scale = __uint_as_float((uint32_t)(127 - unit) << 23);
+    int32_t unit = max((int32_t)(most >> 23) - 127 - 19, -120) + 6;
+    float scale = __uint_as_float((uint32_t)(127 - unit) << 23);
     if (mine) {
         const float m = __fmul_rn((float)((const int16_t *)(const void *)(number + 4))[d],
                                   lq__cu_mean_unit(number));
@@ -1762,8 +1681,8 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
         eight += x * x >> 5;
     }
     power = 32 * (int64_t)eight / 32;
-    largest = (int64_t)max(lq__cu_most(mine ? (uint64_t)power : 0, shared), (uint64_t)1);
-    shift = largest >> 24 ? (uint32_t)(63 - __clzll(largest)) - 23 : 0;
+    int64_t largest = (int64_t)max(lq__cu_most(mine ? (uint64_t)power : 0, shared), (uint64_t)1);
+    uint32_t shift = largest >> 24 ? (uint32_t)(63 - __clzll(largest)) - 23 : 0;
     if (mine) {
         const int32_t down = lq__cu_half_octaves((uint64_t)largest) -
                              lq__cu_half_octaves((uint64_t)max(power, (int64_t)1));
@@ -1771,9 +1690,9 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
         shape[4 + d] = (uint8_t)halves;
         power >>= shift;
     }
-    plain = lq__cu_sum(mine ? power : 0, (int64_t *)shared);
-    left = lq__cu_sum(mine ? power << halves : 0, (int64_t *)shared);
-    spread = lq__cu_sum(mine ? 0x10000 >> halves : 0, (int64_t *)shared);
+    int64_t plain = lq__cu_sum(mine ? power : 0, (int64_t *)shared);
+    int64_t left = lq__cu_sum(mine ? power << halves : 0, (int64_t *)shared);
+    int64_t spread = lq__cu_sum(mine ? 0x10000 >> halves : 0, (int64_t *)shared);
     left = left / (int64_t)p->dims + 1;
     if (d == 0) {
         *(uint32_t *)(void *)shape = left * spread / 0x10000 < plain / 2;
@@ -1846,16 +1765,11 @@ static __global__ void __launch_bounds__(LQ__CU_FIT)
     const uint32_t d = threadIdx.x;
     int64_t *sums;
     int64_t sum = 0;
-    uint32_t t;
-    if (!q.state || q.sealed == q.to) {
-        return;
-    }
+    if (!q.state || q.sealed == q.to) return;
     sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
-    if (d < p.dims) {
-        sum = sums[d];
-    }
+    if (d < p.dims) sum = sums[d];
 #pragma unroll 1
-    for (t = q.sealed; t < q.to;) {
+    for (uint32_t t = q.sealed; t < q.to;) {
         const uint32_t page = (t - p.sinks) / LQ__CU_TOKENS;
         const uint32_t epoch = lq__cu_epoch(page);
         const uint32_t next = min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
@@ -1874,9 +1788,7 @@ static __global__ void __launch_bounds__(LQ__CU_FIT)
         sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room);
         t = next;
     }
-    if (d < p.dims) {
-        sums[d] = sum;
-    }
+    if (d < p.dims) sums[d] = sum;
 }
 
 /* A warp's words of a granule into a page, by way of room: there each lane's units are in order. */
@@ -1956,16 +1868,12 @@ static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, 
     uint8_t *scales = s->part + 2 * p->levels + 64 * v;
     const int32_t norm = lq__cu_log2(p->dims & (0u - p->dims));
     int32_t x[NK][8];
-    uint32_t words[NK][2];
     lq__cu_token t;
-    uint32_t scale;
     bool cut = false;
     const bool fine = lq__cu_turn<NK>(x, &t, in, p->is_bf16, p->dims, s->number,
                                       STREAM == LQ_K ? s->shape : NULL);
     if (!__all_sync(~0u, fine)) {
-        if (lane == 0) {
-            atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
-        }
+        if (lane == 0) atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
         t.most = fine ? t.most : 0;
         t.unit = fine ? t.unit : 0;
     }
@@ -1973,19 +1881,16 @@ static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, 
     if (!__all_sync(~0u, s->base == 0 && (t.most == 0 || (t.code >= 72 && t.code <= 228)))) {
         s->base = lq__cu_choose_base(&t, bound, norm, s->base, scales, &cut);
         lq__cu_aim(&t, bound, norm, s->base);
-        if (__any_sync(~0u, cut) && lane == 0) {
-            atomicOr(s->flags, LQ_CUDA_CUT);
-        }
+        if (__any_sync(~0u, cut) && lane == 0) atomicOr(s->flags, LQ_CUDA_CUT);
         s->zero =
             s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
                                            (lane + 32 < granule * 8 && scales[lane + 32] == 0));
     }
-    scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, s->tables, p->dims);
+    uint32_t words[NK][2];
+    uint32_t scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, s->tables, p->dims);
     lq__cu_put_granule<KIND, NK, STREAM>(s->part + v * p->levels, granule, words, s->room);
     s->zero = s->zero || __any_sync(~0u, scale == 0);
-    if (lane % 4 == 0) {
-        scales[granule * 8 + lane / 4] = (uint8_t)scale;
-    }
+    if (lane % 4 == 0) scales[granule * 8 + lane / 4] = (uint8_t)scale;
     __syncwarp();
 }
 
@@ -2009,23 +1914,16 @@ static __global__ void __launch_bounds__(128)
     const uint32_t end = min(q.to, first + LQ__CU_TOKENS);
     const lq__cu_source from = stream ? v : k;
     uint32_t t = max(q.sealed, first);
-    uint32_t id;
     uint8_t *header;
     uint4 next[NK];
     lq__cu_sealing of;
-    if (q.sealed == q.to || !q.state) {
-        return;
-    }
+    if (q.sealed == q.to || !q.state) return;
     lq__cu_make_tables<KIND>(&tables);
     __syncthreads();
-    if (t >= end) {
-        return;
-    }
-    id = page < p.table ? b.tables[(size_t)s * p.table + page] : LQ_KV_NONE;
+    if (t >= end) return;
+    uint32_t id = page < p.table ? b.tables[(size_t)s * p.table + page] : LQ_KV_NONE;
     if (id >= p.pages) {
-        if (lane == 0) {
-            atomicOr(b.flags, LQ_CUDA_BAD_PAGE);
-        }
+        if (lane == 0) atomicOr(b.flags, LQ_CUDA_BAD_PAGE);
         return;
     }
     of.part = p.pool + ((size_t)id * p.heads + head) * p.part;
@@ -2041,9 +1939,7 @@ static __global__ void __launch_bounds__(128)
         uint8_t *scales = of.part + 2 * p.levels + 64 * stream;
         scales[lane] = 0;
         scales[lane + 32] = 0;
-        if (stream && lane < 12) {
-            header[4 + lane] = 0;
-        }
+        if (stream && lane < 12) header[4 + lane] = 0;
         __syncwarp();
     }
     for (uint32_t at = t;;
@@ -2062,17 +1958,13 @@ static __global__ void __launch_bounds__(128)
                     d < p.dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
             }
         }
-        if (at == t) {
-            continue;
-        }
+        if (at == t) continue;
         if (stream) {
             lq__cu_seal_granule<KIND, NK, LQ_V>(&of, (at - 8 - first) / 8, in, &p);
         } else {
             lq__cu_seal_granule<KIND, NK, LQ_K>(&of, (at - 8 - first) / 8, in, &p);
         }
-        if (at >= end) {
-            break;
-        }
+        if (at >= end) break;
     }
     if (lane == 0) {
         header[stream] = (uint8_t)of.base;
@@ -2094,9 +1986,7 @@ static __global__ void __launch_bounds__(128)
     const uint32_t sink = q.old < p.sinks ? min(p.sinks, q.now) - q.old : 0; /* new ones that are */
     const uint32_t from = max(max(q.old, q.to), p.sinks);
     const uint32_t t = i < sink ? q.old + i : from + (i - sink);
-    if (!q.state || t >= q.now) {
-        return;
-    }
+    if (!q.state || t >= q.now) return;
     if (lane * 8 < p.dims) {
         const uint16_t *row = lq__cu_row(&p, &q, stream ? &v : &k, stream, s, head, t);
         uint16_t *to = lq__cu_raw(&p, &q, stream, head, t);
@@ -2569,7 +2459,6 @@ template <int NK, int NB> struct lq__cu_room {
 static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a, uint32_t s)
 {
     uint32_t seen = 0; /* the first token that some query sees */
-    uint32_t pages;
     g->s = s;
     g->q = lq__cu_sequence_of(&a->p, &a->b, s);
     if (!g->q.state) {
@@ -2577,7 +2466,7 @@ static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a,
         g->q.to = a->p.sinks;
         g->q.state = a->p.state;
     }
-    pages = (g->q.to - a->p.sinks + 63) / LQ__CU_TOKENS;
+    uint32_t pages = (g->q.to - a->p.sinks + 63) / LQ__CU_TOKENS;
     if (a->window && g->q.now > a->queries + a->window) {
         seen = g->q.now - a->queries - a->window + 1;
     }
@@ -2601,9 +2490,7 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
     __syncthreads();
     if (threadIdx.x < 32) {
         uint32_t before = 0;
-        if (lane == 0) {
-            room->flat[0] = 0;
-        }
+        if (lane == 0) room->flat[0] = 0;
 #pragma unroll 1
         for (uint32_t s = 0; s < a->b.count; s += 32) {
             uint32_t x = s + lane < a->b.count ? room->flat[s + lane + 1] : 0;
@@ -2613,9 +2500,7 @@ static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_atte
                 x += lane >= (uint32_t)h ? y : 0;
             }
             x += before;
-            if (s + lane < a->b.count) {
-                room->flat[s + lane + 1] = x;
-            }
+            if (s + lane < a->b.count) room->flat[s + lane + 1] = x;
             before = __shfl_sync(~0u, x, 31);
         }
     }
@@ -2651,8 +2536,6 @@ static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK
 {
     uint32_t s = 0;
     uint32_t count = a->b.count;
-    uint32_t rest;
-    uint32_t which;
     while (count > 1) { /* the last one that begins at or before it */
         const uint32_t half = count / 2;
         if (room->flat[s + half] <= flat) {
@@ -2663,8 +2546,8 @@ static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK
         }
     }
     lq__cu_look(g, a, s);
-    rest = flat - room->flat[s];
-    which = rest / (a->lead + g->items + LQ__CU_TRAIL);
+    uint32_t rest = flat - room->flat[s];
+    uint32_t which = rest / (a->lead + g->items + LQ__CU_TRAIL);
     g->head = which / a->blocks;
     g->block = which % a->blocks;
     rest -= which * (a->lead + g->items + LQ__CU_TRAIL);
@@ -2763,9 +2646,7 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
 #pragma unroll
         for (int i = 0; i < NK; i++) {
             const uint32_t d = 32u * i + lane;
-            if (d < a->p.dims) {
-                x[i] /= lq__cu_stretch(shape[4 + d]);
-            }
+            if (d < a->p.dims) x[i] /= lq__cu_stretch(shape[4 + d]);
         }
     }
 #pragma unroll
@@ -2833,9 +2714,7 @@ static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__
         at[0] = high;
         at[4 * 4 * NK * 2] = lq__cu_half_of(rest, a->p.is_bf16);
     }
-    if (lane == 0) {
-        room->raw.scale[row] = most;
-    }
+    if (lane == 0) room->raw.scale[row] = most;
 }
 
 /* query . mean of four epochs from `epoch` on, of which the last is `last`. */
@@ -3090,9 +2969,7 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
             v->high[n] = room->high[slot][4 * n + t];
             v->low[n] = room->low[slot][4 * n + t];
         }
-        if (!end) {
-            v->shift[n] = room->shift[epoch - v->first_epoch][4 * n + t];
-        }
+        if (!end) v->shift[n] = room->shift[epoch - v->first_epoch][4 * n + t];
     }
     v->epoch = epoch;
 }
@@ -3290,14 +3167,13 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
         for (int o = 0; o < 2; o++) {
             const int from = (int)((2 * (lane % 4) + o) * 4 + g % 4);
             float x = __shfl_sync(~0u, e[0][r], from);
-            uint16_t h;
             if (NB == 2) {
                 const float y = __shfl_sync(~0u, e[NB - 1][r], from);
                 x = g < 4 ? x : y;
             } else {
                 x = g < 4 ? x : 0.0f;
             }
-            h = lq__cu_half_of(x, is_bf16);
+            uint16_t h = lq__cu_half_of(x, is_bf16);
             high |= (uint32_t)h << 16 * o;
             low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, is_bf16), is_bf16) << 16 * o;
         }
@@ -3489,18 +3365,14 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
         for (uint32_t slot = lane / 8; slot < LQ__CU_SLOTS; slot += 4) {
             float2 x = make_float2(0.0f, LQ__CU_NOTHING);
             float share;
-            if (used & 1u) {
-                x = room->sums[w][slot][row];
-            }
+            if (used & 1u) x = room->sums[w][slot][row];
             share = x.x * lq__cu_exp2(x.y - most);
             sum += share;
 #pragma unroll
             for (int h = 1; h < 8; h *= 2) {
                 share += __shfl_xor_sync(~0u, share, h);
             }
-            if (w == 0) {
-                room->share[slot][row] = share;
-            }
+            if (w == 0) room->share[slot][row] = share;
         }
 #pragma unroll
         for (int h = 1; h < 32; h *= 2) {
@@ -3639,9 +3511,7 @@ static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention 
         for (int h = 1; h < 32; h *= 2) {
             sum += __shfl_xor_sync(~0u, sum, h);
         }
-        if (lane == 0) {
-            room->all[row] = make_float2(most, sum);
-        }
+        if (lane == 0) room->all[row] = make_float2(most, sum);
     }
     __syncthreads();
 #pragma unroll 1
@@ -3707,9 +3577,7 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
     for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
         __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
                ((const float4 *)(const void *)sums)[x]);
-        if (x < rows) {
-            __stcg(&a->sums[part * rows + x], room->all[x]);
-        }
+        if (x < rows) __stcg(&a->sums[part * rows + x], room->all[x]);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -3720,14 +3588,10 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
                      : "l"(counter)
                      : "memory");
         room->last = before + 1 == count;
-        if (room->last) {
-            *counter = 0;
-        }
+        if (room->last) *counter = 0;
     }
     __syncthreads();
-    if (room->last) {
-        lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
-    }
+    if (room->last) lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
 }
 
 /* Blocks of a multiprocessor: two, where registers do for their sums. */
@@ -3748,9 +3612,7 @@ LQ__CU_DEVICE void lq__cu_ring_next(lq__cu_ring *ring, const uint8_t *part, bool
 {
     __syncwarp();
 #if __CUDA_ARCH__ >= 900
-    if (more) {
-        lq__cu_ring_begin(ring, part);
-    }
+    if (more) lq__cu_ring_begin(ring, part);
 #else
     lq__cu_ring_begin(ring, more ? part : NULL);
 #endif
@@ -3791,24 +3653,17 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
         const uint32_t epoch = lq__cu_epoch(page);
         const uint32_t ahead = nth + ring->stages / 2;
         const bool more = item + ring->stages / 2 * warps < end;
-        const uint8_t *next;
-        uint32_t at;
-        float s[NB][8];
-        bool there;
-        if (nth % 32 == 0 && nth) {
-            ids = next_ids;
-        }
-        there = lq__cu_part_of(a, g, __shfl_sync(~0u, ids, nth % 32)) != NULL;
+        if (nth % 32 == 0 && nth) ids = next_ids;
+        bool there = lq__cu_part_of(a, g, __shfl_sync(~0u, ids, nth % 32)) != NULL;
         if (ahead % 32 == 0) {
             const uint32_t x = item + (ring->stages / 2 + lane) * warps;
             next_ids = x < end ? __ldg(table + x) : LQ_KV_NONE;
         }
-        next = lq__cu_part_of(
+        const uint8_t *next = lq__cu_part_of(
             a, g, __shfl_sync(~0u, ahead / 32 == nth / 32 ? ids : next_ids, ahead % 32));
-        if (epoch != v.epoch) {
-            lq__cu_change<NK, NB>(&v, &st, room, epoch);
-        }
-        at = lq__cu_ring_wait(ring);
+        if (epoch != v.epoch) lq__cu_change<NK, NB>(&v, &st, room, epoch);
+        uint32_t at = lq__cu_ring_wait(ring);
+        float s[NB][8];
         if (there) {
             lq__cu_page_keys<KIND, NK, NB>(s, &v, of, at);
         } else if (lane == 0) {
@@ -3854,22 +3709,18 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     lq__cu_lookup<KIND> of;
     lq__cu_ring ring;
     uint32_t items;
-    uint32_t flat;
-    uint32_t end;
     if (threadIdx.x < 18) {
         const uint32_t i = threadIdx.x % 9;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
     }
     lq__cu_ring_init(&ring, mine, room->bars + 2 * warp * LQ__CU_STAGES, a.stages, a.p.levels,
                      a.p.part);
-    if (threadIdx.x < LQ__CU_WARPS) {
-        room->used[threadIdx.x] = 0;
-    }
+    if (threadIdx.x < LQ__CU_WARPS) room->used[threadIdx.x] = 0;
     lq__cu_count<NK, NB>(room, &a);
     of.init(room->lookup);
     items = room->flat[a.b.count];
-    flat = lq__cu_begin(blockIdx.x, items);
-    end = lq__cu_begin(blockIdx.x + 1, items);
+    uint32_t flat = lq__cu_begin(blockIdx.x, items);
+    uint32_t end = lq__cu_begin(blockIdx.x + 1, items);
     while (flat < end) {
         lq__cu_segment g;
         uint32_t pages; /* items up to there are pages */
@@ -3983,12 +3834,6 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     int processors = 0;
     int each = 0;
     int most = 0;
-    uint32_t least;
-    uint32_t raw;
-    uint32_t blocks;
-    uint32_t sums;
-    uint32_t left;
-    size_t room;
     if (cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) !=
             cudaSuccess ||
@@ -4000,22 +3845,15 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     }
     l->half = rows <= 4 ? 4 : 8;
     l->blocks = (rows + l->half - 1) / l->half;
-    room = lq__cu_room_of(p->steps, l->half);
-    raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
-    least = (max(p->part, raw) + 127) / 128 * 128 + raw;
-    for (blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
+    size_t room = lq__cu_room_of(p->steps, l->half);
+    uint32_t raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
+    uint32_t least = (max(p->part, raw) + 127) / 128 * 128 + raw;
+    for (uint32_t blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
         const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
-        size_t warps;
-        if (mine <= room + 128) {
-            continue;
-        }
-        warps = min((mine - room) / least, (size_t)LQ__CU_WARPS);
-        if (warps < LQ__CU_WARPS && blocks == 2) {
-            continue;
-        }
-        if (warps == 0) {
-            return LQ_E_ARG;
-        }
+        if (mine <= room + 128) continue;
+        size_t warps = min((mine - room) / least, (size_t)LQ__CU_WARPS);
+        if (warps < LQ__CU_WARPS && blocks == 2) continue;
+        if (warps == 0) return LQ_E_ARG;
         l->warps = (uint32_t)warps;
         l->stages = (uint32_t)min(((mine - room) / warps / 128 * 128 - raw) / p->part,
                                   (size_t)LQ__CU_STAGES);
@@ -4024,8 +3862,9 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
         l->shared = warps * l->warp_bytes + room;
         l->most = (uint32_t)processors * 2;
         l->grid = (uint32_t)processors * blocks;
-        sums = count * p->heads * l->blocks;
-        left = l->grid % sums; /* as many blocks for each, so that alike ones are cut alike */
+        uint32_t sums = count * p->heads * l->blocks;
+        /* as many blocks for each, so that alike ones are cut alike */
+        uint32_t left = l->grid % sums;
         l->lead = left * 10 <= l->grid ? 0 : LQ__CU_LEAD;
         l->grid -= l->lead ? 0 : left;
         return LQ_OK;
@@ -4047,17 +3886,14 @@ static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, cons
     return bytes + (size_t)count * p->heads * l->blocks * 4;
 }
 
-extern "C" size_t lq_cuda_attend_bytes(const lq_cuda_desc *desc, uint32_t heads, uint32_t queries,
-                                       uint32_t count)
+extern "C" size_t lq_cuda_attend_workspace_bytes(const lq_cuda_desc *desc, uint32_t heads,
+                                                 uint32_t queries, uint32_t count)
 {
+    if (!desc) return 0;
+    lq_cuda_desc d = lq__cu_whole(desc);
+    queries = queries ? queries : 1;
     lq__cu_plan p;
     lq__cu_launch l;
-    lq_cuda_desc d;
-    if (!desc) {
-        return 0;
-    }
-    d = lq__cu_whole(desc);
-    queries = queries ? queries : 1;
     if (lq__cu_plan_init(&p, &d) != LQ_OK || heads == 0 || heads % p.heads || heads > 65536 ||
         queries > 8 || count == 0 || count > LQ__CU_SEQUENCES ||
         lq__cu_shape_launch(&l, &p, heads / p.heads * queries, 1) != LQ_OK) {
@@ -4098,9 +3934,7 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.heads = desc->heads;
     a.group = desc->heads / a.p.heads;
     a.rows = a.group * a.queries;
-    if (lq__cu_shape_launch(&l, &a.p, a.rows, a.b.count) != LQ_OK) {
-        return LQ_E_ARG;
-    }
+    if (lq__cu_shape_launch(&l, &a.p, a.rows, a.b.count) != LQ_OK) return LQ_E_ARG;
     if (desc->workspace_bytes <
         lq__cu_workspace(&a, &l, &a.p, a.b.count, (uint8_t *)desc->workspace)) {
         return LQ_E_SPACE;
@@ -4194,22 +4028,18 @@ static void lq__cu_read_policies(lq__cu_tape *t, lq__cu_saved_layer *y, int v, c
 {
     const uint32_t count = lq__cu_word(t);
     const uint64_t mean = 1 + y->dims[v] / 2 * (uint64_t)3;
-    uint32_t i;
     if (count != 1 && count != y->heads) {
         t->bad = true;
         return;
     }
-    for (i = 0; i < count && !t->bad; i++) {
+    for (uint32_t i = 0; i < count && !t->bad; i++) {
         const uint32_t kind = lq__cu_word(t);
         const uint32_t quantizer = lq__cu_word(t);
         const uint32_t bits = lq__cu_word(t);
         const uint64_t times = count == 1 ? y->heads : 1;
-        uint32_t named;
         (void)lq__cu_word(t);
-        named = lq__cu_word(t);
-        if (named) {
-            (void)lq__cu_bytes(t, 16);
-        }
+        uint32_t named = lq__cu_word(t);
+        if (named) (void)lq__cu_bytes(t, 16);
         if (kind != LQ_KV_RAW && !named) {
             y->number_bytes[v] += times * (mean + (kind == LQ_KV_WARM ? 2 + y->dims[v] : 0));
         }
@@ -4226,20 +4056,17 @@ static void lq__cu_read_policies(lq__cu_tape *t, lq__cu_saved_layer *y, int v, c
 static void lq__cu_read_layer(lq__cu_tape *t, lq__cu_saved_layer *y, uint32_t number,
                               const lq__cu_plan *p, const lq_cuda_desc *d, bool *warm)
 {
-    uint32_t like;
     memset(y, 0, sizeof *y);
     y->heads = lq__cu_word(t);
     (void)lq__cu_word(t); /* owner, window: what is given back is refused later */
     (void)lq__cu_word(t);
-    if (y->heads == 0) {
-        return;
-    }
+    if (y->heads == 0) return;
     y->dims[0] = lq__cu_word(t);
     y->dims[1] = lq__cu_word(t);
     y->v_in_k = lq__cu_word(t);
     y->rotary = lq__cu_word(t);
     (void)lq__cu_word(t);
-    like = lq__cu_word(t);
+    uint32_t like = lq__cu_word(t);
     if (y->heads > 1024 || y->dims[0] > 1024 || y->dims[1] > 1024) {
         t->bad = true;
         return;
@@ -4273,22 +4100,16 @@ static int lq__cu_read_numbers(lq__cu_tape *t, const lq__cu_saved_layer *y, cons
     const uint64_t added = lq__cu_number(t);
     const uint64_t sealed = lq__cu_number(t);
     const uint64_t gone = lq__cu_number(t);
-    uint64_t epochs;
-    uint64_t opened;
-    uint64_t pages;
-    uint64_t i;
     bool fits = y->fits && gone == 0;
     (void)lq__cu_number(t); /* where the ring begins */
-    epochs = lq__cu_number(t);
-    opened = lq__cu_number(t);
-    pages = lq__cu_number(t);
-    if (t->bad || epochs > 64 || pages > 0x7fffffff) {
-        return LQ_E_DATA;
-    }
+    uint64_t epochs = lq__cu_number(t);
+    uint64_t opened = lq__cu_number(t);
+    uint64_t pages = lq__cu_number(t);
+    if (t->bad || epochs > 64 || pages > 0x7fffffff) return LQ_E_DATA;
     fits = fits && sealed == lq__cu_sealed(p->sinks, p->window, (uint32_t)s->tokens) &&
            added == sealed - p->sinks && opened == pages && pages == (added + 63) / 64 &&
            epochs == (pages ? lq__cu_epoch((uint32_t)pages - 1) + 1 : 0);
-    for (i = 0; i < pages && !t->bad; i++) {
+    for (uint64_t i = 0; i < pages && !t->bad; i++) {
         const uint64_t entry = lq__cu_number(t);
         const uint64_t tokens = i + 1 < pages ? 64 : added - 64 * i;
         fits = fits && (entry & 0xffff) == tokens && (entry >> 17 & 3) == 0 &&
@@ -4297,28 +4118,21 @@ static int lq__cu_read_numbers(lq__cu_tape *t, const lq__cu_saved_layer *y, cons
     for (int v = 0; v < (int)y->streams && !t->bad; v++) {
         const uint64_t own = v ? (epochs + 3) / 4 : epochs;
         const uint8_t *sums = t->data + t->at;
-        const uint8_t *numbers;
         lq__cu_skip(t, (uint64_t)y->heads * y->dims[v], 8);
-        numbers = t->data + t->at;
+        const uint8_t *numbers = t->data + t->at;
         lq__cu_skip(t, own, y->number_bytes[v]);
         if (wanted) {
             s->sums[v] = sums;
             s->numbers[v] = numbers;
         }
         if (v == 0 && y->shape_bytes && epochs) {
-            if (wanted) {
-                s->shapes = t->data + t->at;
-            }
+            if (wanted) s->shapes = t->data + t->at;
             /* Where windows are short there is one more; such caches are not taken. */
             lq__cu_skip(t, (epochs + 3) / 4, y->shape_bytes);
         }
-        if (y->warm[v]) {
-            return LQ_E_FORMAT;
-        }
+        if (y->warm[v]) return LQ_E_FORMAT;
     }
-    if (t->bad) {
-        return LQ_E_DATA;
-    }
+    if (t->bad) return LQ_E_DATA;
     if (wanted) {
         s->sealed = sealed;
         s->pages = pages;
@@ -4333,42 +4147,27 @@ static int lq__cu_read_record(lq__cu_saved *s, const lq__cu_plan *p, const lq_cu
                               const lq_archive_reader *reader, uint64_t sequence, uint32_t number)
 {
     lq__cu_tape t;
-    lq__cu_tape desc;
-    lq__cu_tape again;
-    uint64_t i;
-    uint32_t layers;
-    uint32_t l;
-    int status;
     bool warm = false;
     memset(&t, 0, sizeof t);
     memset(s, 0, sizeof *s);
-    if (sequence > 0xffffffffu - 0x564b514cu) {
-        return LQ_E_RANGE;
-    }
-    status = lq_archive_meta(reader, 0x564b514cu + (uint32_t)sequence, &t.data, &t.count);
-    if (status != LQ_OK) {
-        return status;
-    }
-    if (lq__cu_number(&t) != 6) {
-        return t.bad ? LQ_E_DATA : LQ_E_FORMAT;
-    }
+    if (sequence > 0xffffffffu - 0x564b514cu) return LQ_E_RANGE;
+    int status = lq_archive_meta(reader, 0x564b514cu + (uint32_t)sequence, &t.data, &t.count);
+    if (status != LQ_OK) return status;
+    if (lq__cu_number(&t) != 6) return t.bad ? LQ_E_DATA : LQ_E_FORMAT;
+    lq__cu_tape desc;
     memset(&desc, 0, sizeof desc);
-    i = lq__cu_number(&t);
+    uint64_t i = lq__cu_number(&t);
     desc.count = (size_t)i;
-    if (i > t.count || !(desc.data = lq__cu_bytes(&t, desc.count))) {
-        return LQ_E_DATA;
-    }
-    layers = lq__cu_word(&desc);
+    if (i > t.count || !(desc.data = lq__cu_bytes(&t, desc.count))) return LQ_E_DATA;
+    uint32_t layers = lq__cu_word(&desc);
     (void)lq__cu_number(&desc); /* tokens that there was room for, step_tokens */
     if (lq__cu_word(&desc) != p->sinks || lq__cu_word(&desc) != p->window ||
         lq__cu_word(&desc) != (uint32_t)d->type || lq__cu_word(&desc) != 0) {
         return desc.bad ? LQ_E_DATA : LQ_E_FORMAT;
     }
-    if (number >= layers) {
-        return LQ_E_RANGE;
-    }
-    again = desc;
-    for (l = 0; l < layers && !desc.bad; l++) {
+    if (number >= layers) return LQ_E_RANGE;
+    lq__cu_tape again = desc;
+    for (uint32_t l = 0; l < layers && !desc.bad; l++) {
         lq__cu_saved_layer y;
         lq__cu_read_layer(&desc, &y, l, p, d, &warm);
     }
@@ -4378,19 +4177,15 @@ static int lq__cu_read_record(lq__cu_saved *s, const lq__cu_plan *p, const lq_cu
     }
     (void)lq__cu_number(&t); /* clipped */
     s->group = lq__cu_number(&t);
-    if (t.bad || desc.bad || s->tokens > (t.count - t.at) / 16) {
-        return LQ_E_DATA;
-    }
-    for (i = 0; i < s->tokens; i++) { /* positions */
+    if (t.bad || desc.bad || s->tokens > (t.count - t.at) / 16) return LQ_E_DATA;
+    uint64_t first = 0; /* positions go up by 1 */
+    for (i = 0; i < s->tokens; i++) {
         const uint64_t position = lq__cu_number(&t);
-        const uint64_t first = i ? s->pages : position;
-        s->pages = first; /* for now */
-        if (position - first != i) {
-            return LQ_E_FORMAT;
-        }
+        first = i ? first : position;
+        if (position - first != i) return LQ_E_FORMAT;
     }
     lq__cu_skip(&t, s->tokens, 8); /* masses */
-    for (l = 0; l <= number; l++) {
+    for (uint32_t l = 0; l <= number; l++) {
         lq__cu_saved_layer y;
         lq__cu_read_layer(&again, &y, l, p, d, &warm);
         if (y.heads == 0) {
@@ -4399,9 +4194,7 @@ static int lq__cu_read_record(lq__cu_saved *s, const lq__cu_plan *p, const lq_cu
             status = lq__cu_read_numbers(&t, &y, p, s, l == number);
             s->group += l < number ? y.streams : 0;
         }
-        if (status != LQ_OK) {
-            return status;
-        }
+        if (status != LQ_OK) return status;
     }
     return LQ_OK;
 }
@@ -4409,25 +4202,21 @@ static int lq__cu_read_record(lq__cu_saved *s, const lq__cu_plan *p, const lq_cu
 /* A slot's sums, means and shapes. */
 static int lq__cu_load_numbers(uint8_t *state, const lq__cu_plan *p, const lq__cu_saved *s)
 {
-    uint64_t e;
-    uint32_t h;
-    uint32_t i;
     for (int v = 0; v < 2; v++) {
         const uint8_t *from = s->numbers[v];
-        for (i = 0; i < p->heads * p->dims; i++) { /* two words, whatever the order of bytes here */
+        /* two words, whatever the order of bytes here */
+        for (uint32_t i = 0; i < p->heads * p->dims; i++) {
             uint64_t x = lq__cu_load32(s->sums[v] + 8 * i);
             x |= (uint64_t)lq__cu_load32(s->sums[v] + 8 * i + 4) << 32;
             memcpy(state + p->sums[v] + 8 * i, &x, 8);
         }
-        for (e = 0; e < (v ? (s->epochs + 3) / 4 : s->epochs); e++) {
-            for (h = 0; h < p->heads; h++) {
+        for (uint64_t e = 0; e < (v ? (s->epochs + 3) / 4 : s->epochs); e++) {
+            for (uint32_t h = 0; h < p->heads; h++) {
                 uint8_t *to = state + p->means[v] + (e * p->heads + h) * p->number;
                 const uint32_t unit = *from++;
-                if (unit > 24) {
-                    return LQ_E_DATA;
-                }
+                if (unit > 24) return LQ_E_DATA;
                 memcpy(to, &unit, 4);
-                for (i = 0; i < p->dims; i += 2, from += 3) {
+                for (uint32_t i = 0; i < p->dims; i += 2, from += 3) {
                     const uint32_t two = from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16;
                     const int16_t x[2] = {(int16_t)((int32_t)(two & 4095u ^ 2048u) - 2048),
                                           (int16_t)((int32_t)(two >> 12 ^ 2048u) - 2048)};
@@ -4436,23 +4225,17 @@ static int lq__cu_load_numbers(uint8_t *state, const lq__cu_plan *p, const lq__c
             }
         }
     }
-    for (e = 0; e < (s->epochs + 3) / 4; e++) {
-        for (h = 0; h < p->heads; h++) {
+    for (uint64_t e = 0; e < (s->epochs + 3) / 4; e++) {
+        for (uint32_t h = 0; h < p->heads; h++) {
             const uint8_t *from = s->shapes + (e * p->heads + h) * (4 + p->dims / 2);
             uint8_t *to = state + p->shapes + (e * p->heads + h) * p->shape;
             const uint32_t stretched = from[0];
-            if (stretched > 1) {
-                return LQ_E_DATA;
-            }
-            if (from[1]) {
-                return LQ_E_FORMAT;
-            }
+            if (stretched > 1) return LQ_E_DATA;
+            if (from[1]) return LQ_E_FORMAT;
             memcpy(to, &stretched, 4);
-            for (i = 0; i < p->dims; i++) {
+            for (uint32_t i = 0; i < p->dims; i++) {
                 to[4 + i] = from[4 + i / 2] >> i % 2 * 4 & 15u;
-                if (to[4 + i] > 8) {
-                    return LQ_E_DATA;
-                }
+                if (to[4 + i] > 8) return LQ_E_DATA;
             }
         }
     }
@@ -4475,17 +4258,11 @@ static int lq__cu_load_raw(lq__cu_loading *l, int v, const uint8_t *page, const 
 {
     const lq__cu_plan *p = l->p;
     const size_t row = (size_t)p->dims * 2;
-    uint32_t i;
-    uint32_t h;
-    if (ref->bytes < ref->token_count * row * p->heads + 4) {
-        return LQ_E_DATA;
-    }
-    for (i = 0; i < ref->token_count; i++) {
+    if (ref->bytes < ref->token_count * row * p->heads + 4) return LQ_E_DATA;
+    for (uint32_t i = 0; i < ref->token_count; i++) {
         const uint64_t t = ref->first_token + i;
-        if (t >= l->s->tokens || (t >= p->sinks && t < l->s->sealed)) {
-            return LQ_E_DATA;
-        }
-        for (h = 0; h < p->heads; h++) {
+        if (t >= l->s->tokens || (t >= p->sinks && t < l->s->sealed)) return LQ_E_DATA;
+        for (uint32_t h = 0; h < p->heads; h++) {
             const uint64_t at = t < p->sinks ? t : p->sinks + (t - p->sinks) % p->ring;
             memcpy(l->state + p->raw[v] + ((size_t)h * (p->sinks + p->ring) + at) * row,
                    page + ((size_t)i * p->heads + h) * row, row);
@@ -4501,18 +4278,15 @@ static int lq__cu_load_hot(lq__cu_loading *l, int v, const uint8_t *page, const 
     const size_t tile = (size_t)p->dims * 8 * (size_t)lq__cu_bits((int)p->kind) + LQ__CU_TOKENS;
     const uint64_t j = (ref->first_token - p->sinks) / LQ__CU_TOKENS;
     const int stream = v ? LQ_V : LQ_K;
-    uint32_t h;
-    uint32_t n;
-    uint32_t lane;
     if (ref->first_token < p->sinks || (ref->first_token - p->sinks) % LQ__CU_TOKENS ||
         j >= l->s->pages || ref->bytes < (tile + 1) * p->heads + 4 ||
         ref->first_token + ref->token_count > l->s->sealed) {
         return LQ_E_DATA;
     }
-    for (h = 0; h < p->heads; h++) {
+    for (uint32_t h = 0; h < p->heads; h++) {
         uint8_t *part = l->pages + ((size_t)j * p->heads + h) * p->part;
-        for (n = 0; n < 2 * p->steps; n++) {
-            for (lane = 0; lane < 32; lane++) {
+        for (uint32_t n = 0; n < 2 * p->steps; n++) {
+            for (uint32_t lane = 0; lane < 32; lane++) {
                 lq__cu_group_from_tile(part + (size_t)v * p->levels, page + h * tile, (int)p->kind,
                                        stream, p->dims, p->steps, n, lane, ref->token_count);
             }
@@ -4528,21 +4302,16 @@ static int lq__cu_load_hot(lq__cu_loading *l, int v, const uint8_t *page, const 
 /* All pages of the layer's runs. */
 static int lq__cu_load_runs(lq__cu_loading *l, const lq_archive_reader *reader, uint64_t sequence)
 {
-    uint32_t r;
-    uint32_t i;
-    for (r = 0; r < reader->run_count; r++) {
+    for (uint32_t r = 0; r < reader->run_count; r++) {
         lq_archive_run_info info;
-        int v;
         int status = lq_archive_run(reader, r, &info);
-        if (status != LQ_OK) {
-            return status;
-        }
+        if (status != LQ_OK) return status;
         if (info.desc.sequence != sequence || info.desc.group < l->s->group ||
             info.desc.group > l->s->group + 1 || info.ordered) {
             continue;
         }
-        v = info.desc.group != l->s->group;
-        for (i = 0; i < info.page_count; i++) {
+        int v = info.desc.group != l->s->group;
+        for (uint32_t i = 0; i < info.page_count; i++) {
             lq_page_ref ref;
             const uint8_t *page = NULL;
             status = lq_archive_run_page(reader, r, i, &ref);
@@ -4557,9 +4326,7 @@ static int lq__cu_load_runs(lq__cu_loading *l, const lq_archive_reader *reader, 
                          : info.desc.code == LQ_PAGE_RAW ? lq__cu_load_raw(l, v, page, &ref)
                                                          : LQ_E_FORMAT;
             }
-            if (status != LQ_OK) {
-                return status;
-            }
+            if (status != LQ_OK) return status;
         }
     }
     return l->hot == 2 * l->s->pages &&
@@ -4579,15 +4346,10 @@ static size_t lq__cu_file_page(const lq__cu_plan *p)
 
 extern "C" size_t lq_cuda_load_bytes(const lq_cuda_desc *desc, uint32_t tokens)
 {
+    if (!desc) return 0;
+    lq_cuda_desc d = lq__cu_whole(desc);
     lq__cu_plan p;
-    lq_cuda_desc d;
-    if (!desc) {
-        return 0;
-    }
-    d = lq__cu_whole(desc);
-    if (lq__cu_plan_init(&p, &d) != LQ_OK) {
-        return 0;
-    }
+    if (lq__cu_plan_init(&p, &d) != LQ_OK) return 0;
     return (size_t)lq_cuda_pages_of(desc, tokens) * p.part * p.heads + p.slot +
            lq__cu_file_page(&p) + 128;
 }
@@ -4599,34 +4361,25 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 {
     const cudaMemcpyKind kind = cudaMemcpyHostToDevice;
     lq__cu_plan p;
-    lq__cu_saved s;
-    lq__cu_loading l;
-    size_t page;
-    uint64_t i;
-    int status;
     if (lq__cu_plan_of(&p, layer) != LQ_OK || slot >= p.slots || !reader || !tokens ||
         (!ids && id_count)) {
         return LQ_E_ARG;
     }
     *tokens = 0;
-    status = lq__cu_read_record(&s, &p, &layer->desc, reader, sequence, number);
-    if (status != LQ_OK) {
-        return status;
-    }
-    if (s.pages > p.table || s.tokens > 0xffffffffu) {
-        return LQ_E_FULL;
-    }
+    lq__cu_saved s;
+    int status = lq__cu_read_record(&s, &p, &layer->desc, reader, sequence, number);
+    if (status != LQ_OK) return status;
+    if (s.pages > p.table || s.tokens > 0xffffffffu) return LQ_E_FULL;
     *tokens = (uint32_t)s.tokens;
     if (!staging || id_count < s.pages ||
         staging_bytes < lq_cuda_load_bytes(&layer->desc, *tokens)) {
         return LQ_E_SPACE;
     }
-    for (i = 0; i < s.pages; i++) {
-        if (ids[i] >= p.pages) {
-            return LQ_E_ARG;
-        }
+    for (uint64_t i = 0; i < s.pages; i++) {
+        if (ids[i] >= p.pages) return LQ_E_ARG;
     }
-    page = (size_t)p.part * p.heads;
+    size_t page = (size_t)p.part * p.heads;
+    lq__cu_loading l;
     l.p = &p;
     l.s = &s;
     l.state = (uint8_t *)staging + ((0 - (uintptr_t)staging) & 15);
@@ -4637,10 +4390,8 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
     l.hot = 0;
     memset(l.state, 0, p.slot + s.pages * page);
     status = lq__cu_load_numbers(l.state, &p, &s);
-    if (status == LQ_OK) {
-        status = lq__cu_load_runs(&l, reader, sequence);
-    }
-    for (i = 0; i < s.pages && status == LQ_OK;) { /* pages side by side in one copy */
+    if (status == LQ_OK) status = lq__cu_load_runs(&l, reader, sequence);
+    for (uint64_t i = 0; i < s.pages && status == LQ_OK;) { /* pages side by side in one copy */
         uint64_t n = 1;
         while (i + n < s.pages && ids[i + n] == ids[i] + n) {
             n++;

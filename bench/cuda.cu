@@ -37,11 +37,9 @@
 /* Microseconds of a launch: n launches in a graph, the median of 15 replays. */
 static double time_of(int n, const std::function<void(int, cudaStream_t)> &launch)
 {
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
     cudaEvent_t from, to;
     std::vector<double> times;
+    cudaStream_t stream;
     CU(cudaStreamCreate(&stream));
     launch(0, stream);
     CU(cudaStreamSynchronize(stream));
@@ -49,20 +47,20 @@ static double time_of(int n, const std::function<void(int, cudaStream_t)> &launc
     for (int i = 0; i < n; i++) {
         launch(i, stream);
     }
+    cudaGraph_t graph;
     CU(cudaStreamEndCapture(stream, &graph));
+    cudaGraphExec_t exec;
     CU(cudaGraphInstantiate(&exec, graph, 0));
     CU(cudaEventCreate(&from));
     CU(cudaEventCreate(&to));
     for (int i = 0; i < 18; i++) {
-        float ms;
         CU(cudaEventRecord(from, stream));
         CU(cudaGraphLaunch(exec, stream));
         CU(cudaEventRecord(to, stream));
         CU(cudaEventSynchronize(to));
+        float ms;
         CU(cudaEventElapsedTime(&ms, from, to));
-        if (i > 2) {
-            times.push_back(ms * 1e3 / n);
-        }
+        if (i > 2) times.push_back(ms * 1e3 / n);
     }
     std::sort(times.begin(), times.end());
     CU(cudaGraphExecDestroy(exec));
@@ -147,9 +145,7 @@ __global__ static void __launch_bounds__(256)
         __syncwarp();
         begin(next + stages * 8);
     }
-    if (junk == 0x12345u) {
-        *out = junk;
-    }
+    if (junk == 0x12345u) *out = junk;
 }
 
 struct Case {
@@ -307,7 +303,7 @@ static void run(const Case &c)
         a.q = device<__half>((size_t)c.batch * heads * c.dims);
         a.out = device<__half>((size_t)c.batch * heads * c.dims);
         fill<<<64, 256>>>((__half *)a.q, (size_t)c.batch * heads * c.dims, 77);
-        a.workspace_bytes = lq_cuda_attend_bytes(&d, heads, 1, c.batch);
+        a.workspace_bytes = lq_cuda_attend_workspace_bytes(&d, heads, 1, c.batch);
         a.workspace = device<uint8_t>(a.workspace_bytes);
         b.count = c.batch;
         b.most = 0;

@@ -47,9 +47,7 @@ int main(void)
     lq_cuda_desc desc = {}; /* 4 sinks and the last 64 tokens as f16, the others in 4 bits */
     lq_cuda_attend_desc attend = {};
     lq_cuda_batch batch = {};
-    lq_cuda_layer layer;
     lq_kv_desc cpu = {};
-    lq_kv kv;
     uint32_t ids[(TOKENS + 63) / 64], step[2][2] = {{0, TOKENS - 1}, {TOKENS - 1, 1}};
     double error = 0, energy = 0;
     float ms = 0;
@@ -71,6 +69,7 @@ int main(void)
     desc.dims = DIMS;
     desc.sequences = 1;
     desc.table = desc.pages = (TOKENS + 63) / 64;
+    lq_cuda_layer layer;
     must(lq_cuda_layer_init(&layer, device(lq_cuda_pool_bytes(&desc)), lq_cuda_pool_bytes(&desc),
                             device(lq_cuda_state_bytes(&desc)), lq_cuda_state_bytes(&desc), &desc),
          "layer");
@@ -96,7 +95,7 @@ int main(void)
     }
     attend.heads = HEADS;
     attend.type = LQ_F32;
-    attend.workspace_bytes = lq_cuda_attend_bytes(&desc, HEADS, 1, 1);
+    attend.workspace_bytes = lq_cuda_attend_workspace_bytes(&desc, HEADS, 1, 1);
     attend.workspace = device(attend.workspace_bytes);
     attend.q = device(sizeof q);
     attend.out = device(sizeof out);
@@ -104,9 +103,7 @@ int main(void)
     cudaEventCreate(&from);
     cudaEventCreate(&to);
     for (int i = 0; i < TIMES + 10; i++) {
-        if (i == 10) {
-            cudaEventRecord(from, 0);
-        }
+        if (i == 10) cudaEventRecord(from, 0);
         must(lq_cuda_attend(&layer, &batch, &attend, 0), "attend");
     }
     cudaEventRecord(to, 0);
@@ -118,6 +115,7 @@ int main(void)
     cpu.kv_heads = KV_HEADS;
     cpu.k_dims = DIMS;
     cpu.tokens = TOKENS;
+    lq_kv kv;
     must(lq_kv_init(&kv, malloc(lq_kv_bytes(&cpu)), lq_kv_bytes(&cpu), &cpu), "cache");
     lq_kv_view key = {k, 0, 0, LQ_F16}, value = {v, 0, 0, LQ_F16};
     must(lq_kv_append(&kv, 0, &key, &value, NULL, TOKENS), "append");

@@ -61,15 +61,12 @@ static void test_layout(void)
             lq_cuda_desc d = {};
             const size_t tile = dims * 8 * (size_t)widths[k] + 64;
             std::vector<uint8_t> k_tile(tile), v_tile(tile), k_back(tile), v_back(tile), part;
-            int bases[2];
             d.kv_heads = 1;
             d.dims = dims;
             d.quantizer = quantizers[k];
             d.bits = widths[k];
             d.sequences = d.pages = d.table = 1;
-            if (lq_cuda_check(&d) != LQ_OK) {
-                continue;
-            }
+            if (lq_cuda_check(&d) != LQ_OK) continue;
             part.resize(lq_cuda_page_bytes(&d));
             for (size_t i = 0; i < tile; i++) {
                 k_tile[i] = (uint8_t)rnd();
@@ -77,6 +74,7 @@ static void test_layout(void)
             }
             CHECK(lq_cuda_part_from_tiles(part.data(), &d, k_tile.data(), v_tile.data(), -3, 5,
                                           64) == LQ_OK);
+            int bases[2];
             CHECK(lq_cuda_part_to_tiles(k_back.data(), v_back.data(), &bases[0], &bases[1], &d,
                                         part.data(), 64) == LQ_OK);
             CHECK(k_back == k_tile && v_back == v_tile && bases[0] == -3 && bases[1] == 5);
@@ -92,7 +90,6 @@ static void test_layout(void)
 static void test_arguments(void)
 {
     lq_cuda_desc d = {};
-    lq_cuda_layer layer;
     CHECK(lq_cuda_check(NULL) == LQ_E_ARG && lq_cuda_check(&d) == LQ_E_ARG);
     CHECK(lq_cuda_page_bytes(&d) == 0 && lq_cuda_state_bytes(NULL) == 0);
     d.kv_heads = 2;
@@ -100,13 +97,12 @@ static void test_arguments(void)
     d.sequences = 1;
     d.pages = 3;
     d.table = 2;
-    if (!is_compiled(LQ_Z, 4, 128)) {
-        return;
-    }
+    if (!is_compiled(LQ_Z, 4, 128)) return;
     CHECK(lq_cuda_check(&d) == LQ_OK);
     CHECK(lq_cuda_page_bytes(&d) == 2 * (8192 + 128 + 16));
     CHECK(lq_cuda_pages_of(&d, 68) == 0 && lq_cuda_pages_of(&d, 76) == 1);
     CHECK(lq_cuda_sealed_of(&d, 76) == 8 && lq_cuda_sealed_of(&d, 83) == 8);
+    lq_cuda_layer layer;
     CHECK(lq_cuda_layer_init(&layer, (void *)256, 1, (void *)256, 1, &d) == LQ_E_SPACE);
     CHECK(lq_cuda_layer_init(&layer, (void *)64, 1, (void *)256, 1, &d) == LQ_E_ARG);
     d.window = 16;
@@ -348,24 +344,22 @@ static void load_device(Device *d, std::vector<Sequence> &s, uint32_t first)
     for (uint32_t i = 0; i < d->count; i++) {
         std::vector<uint8_t> file, work(lq_kv_export_workspace_bytes(&s[i].kv, NULL)), mem;
         lq_archive_source source = {};
-        lq_archive_reader reader;
         size_t needed = 0;
         uint32_t tokens = 0;
         uint8_t *staging = NULL;
-        size_t bytes;
-        int status;
         const uint32_t *ids = d->tables.data() + (size_t)(first + i) * d->desc.table;
         CHECK(lq_kv_export(&s[i].kv, to_vector, &file, NULL, work.data(), work.size()) == LQ_OK);
         source.bytes = file.data();
         source.size = file.size();
-        status = lq_archive_open(&reader, &source, NULL, 0, &needed);
+        lq_archive_reader reader;
+        int status = lq_archive_open(&reader, &source, NULL, 0, &needed);
         mem.resize(needed);
         status = lq_archive_open(&reader, &source, mem.data(), mem.size(), &needed);
         CHECK(status == LQ_OK);
         status = lq_cuda_load(&d->layer, d->slots[first + i], ids, d->desc.table, &reader, 0, 0,
                               &tokens, NULL, 0, 0);
         CHECK(status == LQ_E_SPACE && tokens == s[i].tokens);
-        bytes = lq_cuda_load_bytes(&d->desc, tokens);
+        size_t bytes = lq_cuda_load_bytes(&d->desc, tokens);
         CU(cudaMallocHost(&staging, bytes));
         status = lq_cuda_load(&d->layer, d->slots[first + i], ids, d->desc.table, &reader, 0, 0,
                               &tokens, staging, bytes, 0);
@@ -388,7 +382,6 @@ static void compare(Device *d, uint32_t a, uint32_t b, const char *what)
     const size_t tile = desc->dims * 8 * (size_t)(desc->bits ? desc->bits : 4) + 64;
     const size_t part = page / desc->kv_heads;
     size_t wrong = 0;
-    lq__cu_plan p;
     CHECK(d->tokens[b] == n);
     for (uint32_t j = 0; j < lq_cuda_pages_of(desc, n); j++) {
         const uint32_t ids[2] = {d->tables[(size_t)a * desc->table + j],
@@ -414,6 +407,7 @@ static void compare(Device *d, uint32_t a, uint32_t b, const char *what)
         fprintf(stderr, "  %s: quantizer %d bits %d dims %u tokens %u: %zu pages or parts differ\n",
                 what, desc->quantizer, desc->bits, desc->dims, n, wrong);
     }
+    lq__cu_plan p;
     CHECK(lq__cu_plan_of(&p, &d->layer) == LQ_OK);
     {
         std::vector<uint8_t> x = download(d->state + d->slots[a] * p.slot, p.slot);
@@ -430,9 +424,7 @@ static void compare(Device *d, uint32_t a, uint32_t b, const char *what)
             wrong += (size_t)(w + m);
             for (uint32_t t = 0; t < n; t++) {
                 const uint32_t row = t < p.sinks ? t : p.sinks + (t - p.sinks) % p.ring;
-                if (t >= p.sinks && t < p.sinks + sealed) {
-                    continue;
-                }
+                if (t >= p.sinks && t < p.sinks + sealed) continue;
                 for (uint32_t h = 0; h < p.heads; h++) {
                     const size_t at =
                         p.raw[v] + ((size_t)h * (p.sinks + p.ring) + row) * p.dims * 2;
@@ -477,9 +469,7 @@ static Row attend_exactly(Sequence *s, const Shape *c, const float *k, const flo
             x += (double)q[d] * (double)k[t * row + kv * c->dims + d];
         }
         x /= sqrt((double)c->dims);
-        if (c->softcap > 0) {
-            x = c->softcap * tanh(x / c->softcap);
-        }
+        if (c->softcap > 0) x = c->softcap * tanh(x / c->softcap);
         x += slope * (double)(t - position);
         logits[t] = x;
         most = std::max(most, x);
@@ -545,7 +535,7 @@ static void compare_attention(Device *d, const Shape *c, std::vector<Sequence> &
     a.window_sinks = c->window_sinks;
     a.slopes = c->alibi ? d_slopes : NULL;
     a.lse = d_lse;
-    a.workspace_bytes = lq_cuda_attend_bytes(&d->desc, heads, c->queries, d->count);
+    a.workspace_bytes = lq_cuda_attend_workspace_bytes(&d->desc, heads, c->queries, d->count);
     CHECK(a.workspace_bytes > 0);
     a.workspace = on_device<uint8_t>(a.workspace_bytes);
     for (int again = 0; again < 2; again++) {
@@ -618,11 +608,8 @@ static void test_shape(const Shape *c, const std::vector<uint32_t> &lengths, int
     const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
     std::vector<Sequence> s(count);
     std::vector<uint32_t> added(count);
+    if (!is_compiled(c->quantizer, c->bits, c->dims)) return;
     Device d;
-    uint32_t flags;
-    if (!is_compiled(c->quantizer, c->bits, c->dims)) {
-        return;
-    }
     make_device(&d, c, count, longest / 64 + 2);
     for (uint32_t i = 0; i < count; i++) {
         make_vectors(&s[i], c, lengths[i] + 40, odd);
@@ -643,7 +630,7 @@ static void test_shape(const Shape *c, const std::vector<uint32_t> &lengths, int
             break;
         }
     }
-    flags = download(d.flags, 1)[0];
+    uint32_t flags = download(d.flags, 1)[0];
     CHECK((flags & ~(uint32_t)(odd ? LQ_CUDA_CUT : 0)) == 0);
     load_device(&d, s, count);
     for (uint32_t i = 0; i < count; i++) {
@@ -689,17 +676,15 @@ static void test_records(int rounds)
 {
     const uint32_t dims = is_compiled(LQ_Z, 4, 128) ? 128 : 64;
     Shape c = plain(1, dims);
-    Sequence s;
     std::vector<uint8_t> file, work, mem, record, staging;
     lq_archive_source source = {};
-    lq_archive_reader reader;
     lq_cuda_desc desc = {};
-    lq_cuda_layer layer;
     const uint8_t *bytes = NULL;
     size_t count = 0;
     size_t needed = 0;
     std::vector<uint32_t> ids(8, 0);
     int accepted = 0;
+    Sequence s;
     make_vectors(&s, &c, 400, 0);
     make_cache(&s, &c, 400);
     append_cpu(&s, &c, 400);
@@ -707,6 +692,7 @@ static void test_records(int rounds)
     CHECK(lq_kv_export(&s.kv, to_vector, &file, NULL, work.data(), work.size()) == LQ_OK);
     source.bytes = file.data();
     source.size = file.size();
+    lq_archive_reader reader;
     CHECK(lq_archive_open(&reader, &source, NULL, 0, &needed) == LQ_E_SPACE || needed == 0);
     mem.resize(needed);
     CHECK(lq_archive_open(&reader, &source, mem.data(), mem.size(), &needed) == LQ_OK);
@@ -717,40 +703,36 @@ static void test_records(int rounds)
     desc.sequences = 1;
     desc.pages = 8;
     desc.table = 8;
+    lq_cuda_layer layer;
     CHECK(lq_cuda_layer_init(&layer, (void *)256, (size_t)1 << 40, (void *)256, (size_t)1 << 40,
                              &desc) == LQ_OK);
     staging.resize(lq_cuda_load_bytes(&desc, 600));
     for (int r = 0; r < rounds; r++) {
         std::vector<uint8_t> bad = record, out(record.size() + 4096), directory(record.size() + 64);
         lq_archive_writer_desc to = {};
-        lq_archive_writer writer;
         uint32_t tokens = 0;
-        int status;
         for (int n = r ? 1 + (int)(rnd() % 3) : 0; n; n--) {
             const size_t limit = rnd() % 2 ? bad.size() : std::min(bad.size(), (size_t)200);
             bad[rnd() % limit] = rnd() % 3 ? (uint8_t)rnd() : (uint8_t)(rnd() % 4);
         }
-        if (rnd() % 8 == 0 && r) {
-            bad.resize(rnd() % bad.size());
-        }
+        if (rnd() % 8 == 0 && r) bad.resize(rnd() % bad.size());
         to.mem = out.data();
         to.mem_bytes = out.size();
         to.directory = directory.data();
         to.directory_bytes = directory.size();
+        lq_archive_writer writer;
         CHECK(lq_archive_writer_init(&writer, &to) == LQ_OK);
         CHECK(lq_archive_add_meta(&writer, 0x564b514cu, bad.data(), bad.size()) == LQ_OK);
         CHECK(lq_archive_finish(&writer) == LQ_OK);
         source.bytes = out.data();
         source.size = writer.written;
-        status = lq_archive_open(&reader, &source, mem.data(), mem.size(), &needed);
+        int status = lq_archive_open(&reader, &source, mem.data(), mem.size(), &needed);
         CHECK(status == LQ_OK);
         status = lq_cuda_load(&layer, 0, ids.data(), ids.size(), &reader, 0, 0, &tokens,
                               staging.data(), staging.size(), 0);
         CHECK(status < 0); /* its pages are not there */
         accepted += status == LQ_E_DATA && tokens != 0;
-        if (r == 0) {
-            CHECK(status == LQ_E_DATA && tokens == 400);
-        }
+        if (r == 0) CHECK(status == LQ_E_DATA && tokens == 400);
     }
     CHECK(accepted > 0);
 }
@@ -798,11 +780,9 @@ static void test_many(int k, uint32_t tokens)
 {
     Shape c = plain(k, 128);
     std::vector<Sequence> s(1);
-    Device d;
-    if (!is_compiled(c.quantizer, c.bits, 128)) {
-        return;
-    }
+    if (!is_compiled(c.quantizer, c.bits, 128)) return;
     c.heads = 8;
+    Device d;
     make_device(&d, &c, 1, tokens / 64 + 2);
     make_vectors(&s[0], &c, tokens, 0);
     make_cache(&s[0], &c, tokens);
@@ -818,16 +798,13 @@ static void test_fork(void)
 {
     Shape c = plain(1, 128);
     std::vector<Sequence> s(1);
+    if (!is_compiled(LQ_Z, 4, 128)) return;
     Device d;
-    uint32_t pages;
-    if (!is_compiled(LQ_Z, 4, 128)) {
-        return;
-    }
     make_device(&d, &c, 1, 8);
     make_vectors(&s[0], &c, 300, 0);
     make_cache(&s[0], &c, 300);
     append_device(&d, &c, s, 0, {252});
-    pages = lq_cuda_pages_of(&d.desc, 252);
+    uint32_t pages = lq_cuda_pages_of(&d.desc, 252);
     CHECK(pages == 3);
     for (uint32_t j = 0; j + 1 < pages; j++) {
         d.tables[d.desc.table + j] = d.tables[j];
@@ -850,11 +827,9 @@ static void test_hostile(int rounds)
     for (int r = 0; r < rounds; r++) {
         const int k = r % 5;
         Shape c = plain(k, 128);
-        Device d;
         std::vector<uint8_t> noise;
         std::vector<uint16_t> rows(4 * 20 * 2 * 128);
         uint16_t *d_rows = on_device<uint16_t>(rows.size());
-        lq_cuda_batch b;
         lq_cuda_view view = {d_rows, 20 * 256, 256, 128};
         lq_cuda_attend_desc a = {};
         std::vector<uint32_t> words(8);
@@ -863,6 +838,7 @@ static void test_hostile(int rounds)
             continue;
         }
         c.group = r % 2 ? 4 : 8;
+        Device d;
         make_device(&d, &c, 4, 9);
         noise.resize(lq_cuda_pool_bytes(&d.desc));
         for (uint8_t &x : noise) {
@@ -894,14 +870,14 @@ static void test_hostile(int rounds)
             words[i] = rnd() % 4 ? rnd() % 9 : rnd();
         }
         upload(d.d_slots, words);
-        b = batch_of(&d, 0, 20);
+        lq_cuda_batch b = batch_of(&d, 0, 20);
         CHECK(lq_cuda_append(&d.layer, &b, &view, &view, 0) == LQ_OK);
         a.heads = 2 * c.group;
         a.queries = 1 + r % 3;
         a.q = on_device<uint16_t>(4 * a.queries * a.heads * 128);
         CU(cudaMemset((void *)(uintptr_t)a.q, r % 2 ? 0x3c : 0x7f, 8 * a.queries * a.heads * 128));
         a.out = on_device<uint16_t>(4 * a.queries * a.heads * 128);
-        a.workspace_bytes = lq_cuda_attend_bytes(&d.desc, a.heads, a.queries, 4);
+        a.workspace_bytes = lq_cuda_attend_workspace_bytes(&d.desc, a.heads, a.queries, 4);
         a.workspace = on_device<uint8_t>(a.workspace_bytes);
         CHECK(lq_cuda_attend(&d.layer, &b, &a, 0) == LQ_OK);
         CU(cudaDeviceSynchronize());

@@ -252,15 +252,19 @@ job_symbols() { # COMPILER
     fi
 }
 
-# What a call of the library adds to an empty program, text and data.
-job_used() { # COMPILER CALL MOST FLAGS...
+# What a call of the library adds to an empty program, text and data: of a static header, or of the
+# compiler's object, whose functions lie in sections of their own.
+job_used() { # COMPILER CALL MOST static|sections
     compiler=$1
     call=$2
     most=$3
-    shift 3
+    how="-DLQ_STATIC tests/build/used.c"
+    if [ "$4" = sections ]; then
+        how="-DLQ_LINKED tests/build/used.c $(object_of "$compiler") -Wl,--gc-sections"
+    fi
     for which in 0 "$call"; do
-        build "used $call $compiler" $compiler -std=c99 -O2 -DUSED="$which" "$@" \
-            tests/build/used.c -o "$tmp/used$which.$job" || return
+        build "used $call $compiler" $compiler -std=c99 -O2 -DUSED="$which" $how \
+            -o "$tmp/used$which.$job" || return
     done
     program "used $call" "$tmp/used$call.$job"
     bytes=$(size "$tmp/used0.$job" "$tmp/used$call.$job" |
@@ -268,7 +272,7 @@ job_used() { # COMPILER CALL MOST FLAGS...
     if [ "$bytes" -le $((most * 1024)) ]; then
         ok
     else
-        bad "call $call by $compiler $*: $bytes bytes, more than $most KB"
+        bad "call $call by $compiler $4: $bytes bytes, more than $most KB"
     fi
 }
 
@@ -612,11 +616,12 @@ for file in tests/test_*.c; do
 done
 tests="$tests $waiting"
 
+sections='-ffunction-sections -fdata-sections'
 warned=$frame
 [ "$mode" = full ] || warned=-O1
 add job_house
 for c in $compilers; do
-    add job_object "$c" "$c" $gate_c $warned -fno-stack-protector
+    add job_object "$c" "$c" $gate_c $warned -fno-stack-protector $sections
 done
 if [ "$mode" = full ]; then
     san=$gcc
@@ -720,11 +725,10 @@ for c in $compilers; do
     if [ "$(uname -s)" = Linux ] && have size; then
         coder=72 # KB
         [ "$c" = "$clang" ] && coder=97
-        add job_used "$c" 1 32 -DLQ_STATIC
-        add job_used "$c" 2 $coder -DLQ_STATIC
-        sections='-ffunction-sections -fdata-sections -Wl,--gc-sections'
-        [ "$mode" = quick ] || add job_used "$c" 1 40 $sections
-        [ "$mode" = quick ] || add job_used "$c" 2 $coder $sections
+        add job_used "$c" 1 32 static
+        add job_used "$c" 2 $coder static
+        [ "$mode" = quick ] || add job_used "$c" 1 40 sections
+        [ "$mode" = quick ] || add job_used "$c" 2 $coder sections
     fi
     case "$(uname -s).$(uname -m)" in
     Linux.x86_64 | Linux.aarch64)
@@ -780,8 +784,8 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
         aarch64-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         add job_object aarch64 aarch64-linux-gnu-gcc -std=c99 -O2
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
-        for t in test_hot test_rans test_rows test_warm_kernels test_transform test_lattice test_golden \
-            test_joint; do
+        for t in test_hot test_rans test_rows test_warm_kernels test_product test_transform \
+            test_lattice test_golden; do
             [ -f "tests/$t.c" ] && add job_machine aarch64 qemu-aarch64 "$t" \
                 aarch64-linux-gnu-gcc -static -std=c99 -O2
         done

@@ -1,6 +1,10 @@
 /* What a program has of the library that makes one call of it: USED 0 none, 1 lq_lattice_nearest,
    2 lq_rans_decode with its tables. run.sh measures it. */
+#include <string.h>
+
+#if !defined(LQ_LINKED)
 #define LATTICEQUANT_IMPLEMENTATION
+#endif
 #if USED > 0
 #include "../../latticequant.h"
 #endif

@@ -5458,8 +5458,8 @@ LQ__EACH_LEVEL(LQ__FEW_SUMS)
     }
 LQ__EACH_LEVEL(LQ__PRODUCT_FEW)
 
-/* Where the few begin: in front of them a product of all takes no longer. A pair for all tokens
-   costs 64, a number that is not 0 twice its token's share, its place in the tile 10 (measured).
+/* Where the few begin: in front of them a product of all should take no longer. In instructions, a
+   pair for all tokens counts 64, one that is not (0, 0) 2, its line of the tile 10: an estimate.
    Fewer than 64 pairs, and what saves less than an eighth, are not worth it: then at the end. At
    most `most_pairs` are few. */
 LQ__STATIC size_t lq__few_begin(const int16_t *pairs, size_t count, size_t most_pairs)

@@ -1561,7 +1561,7 @@ LQ_API LQ_MUST int lq_profile_expect(float *dst, const lq_profile *profile,
                                      const lq_expect_desc *desc, void *workspace,
                                      size_t workspace_bytes);
 /* Workspace of so many tokens; 0: more than SIZE_MAX. */
-LQ_API size_t lq_profile_expect_bytes(const lq_geometry *geometry, size_t tokens);
+LQ_API size_t lq_profile_expect_workspace_bytes(const lq_geometry *geometry, size_t tokens);
 
 /* dst (count) = a^(1 - share) b^share: weights between two, such as lq_kv_importance's and
    lq_kv_expect's. dst may be either. Exact everywhere; weights below 2^-40 are as that. LQ_E_ARG:
@@ -11837,18 +11837,30 @@ LQ__STATIC lq_positions lq__positions_or_none(const lq_positions *positions, siz
 }
 
 /* ---- the fixed-point front ---- */
+/* The largest magnitude of numbers, its bits as a float; from 0x7f800000 on some are NaN or
+   infinity. */
+LQ__STATIC uint32_t lq__most_bits(const uint8_t *src, size_t count, int type)
+{
+    const lq__row_kernels *kernels = lq__rows_of_level();
+    size_t element = lq_type_bytes(type);
+    int32_t buffer[256];
+    uint32_t most = 0;
+    for (size_t i = 0; i < count; i += 256) {
+        uint32_t m =
+            kernels->fixed_row(buffer, src + i * element, type, LQ__MIN(count - i, 256), 0);
+        most = LQ__MAX(most, m);
+    }
+    return most;
+}
+
 /* Gain of a V vector, in quarter octaves: round(4 log2(rms)), from integers. */
 LQ__STATIC int lq__gain_of(int32_t *gain, const uint8_t *src, size_t dims, int type)
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
     int32_t buffer[256];
-    uint32_t most = 0;
+    uint32_t most = lq__most_bits(src, dims, type);
     uint64_t sum = 0;
-    for (size_t d = 0; d < dims; d += 256) {
-        uint32_t m = kernels->fixed_row(buffer, src + d * element, type, LQ__MIN(dims - d, 256), 0);
-        most = LQ__MAX(most, m);
-    }
     if (most >= 0x7f800000u) return LQ_E_DATA;
     int32_t exponent = (int32_t)(most >> 23) - 127 - 15; /* |X| < 2^16 */
     for (size_t d = 0; d < dims && most; d += 256) {
@@ -17809,12 +17821,8 @@ LQ__STATIC int lq__expect_logit(int32_t *logit, const int32_t *q, int32_t expone
     const lq__row_kernels *kernels = lq__rows_of_level();
     size_t element = lq_type_bytes(type);
     int32_t x[256];
-    uint32_t most = 0;
+    uint32_t most = lq__most_bits(src, dims, type);
     int64_t sum = 0;
-    for (size_t d = 0; d < dims; d += 256) {
-        uint32_t m = kernels->fixed_row(x, src + d * element, type, LQ__MIN(dims - d, 256), 0);
-        most = LQ__MAX(most, m);
-    }
     if (most >= 0x7f800000u) return LQ_E_DATA;
     int32_t unit = (int32_t)(most >> 23) - 127 - 15;
     for (size_t d = 0; d < dims; d += 256) {
@@ -17869,32 +17877,50 @@ LQ__STATIC void lq__expect_weights(float *dst, const uint64_t *sums, size_t coun
     }
 }
 
-LQ_API size_t lq_profile_expect_bytes(const lq_geometry *geometry, size_t tokens)
+/* Sums, logits and a query of tokens behind the sinks, at most. */
+typedef struct lq__expect {
+    uint64_t *sums;
+    int32_t *logits;
+    int32_t *q;
+} lq__expect;
+
+LQ__STATIC void lq__expect_place(lq__expect *w, lq__arena *a, const lq_geometry *geometry,
+                                 size_t tokens)
 {
     size_t dims = 0;
     for (uint32_t s = 0; geometry && s < geometry->slice_count; s++) {
         dims = LQ__MAX(dims, geometry->slice_dims[s]);
     }
-    return tokens > (SIZE_MAX - 65536 * 4 - 128) / 12 ? 0 : 12 * tokens + 4 * dims + 7;
+    w->sums = (uint64_t *)lq__arena_array(a, tokens, sizeof *w->sums);
+    w->logits = (int32_t *)lq__arena_array(a, tokens, sizeof *w->logits);
+    w->q = (int32_t *)lq__arena_array(a, dims, sizeof *w->q);
+}
+
+LQ_API size_t lq_profile_expect_workspace_bytes(const lq_geometry *geometry, size_t tokens)
+{
+    lq__arena a = lq__arena_dry();
+    lq__expect w;
+    lq__expect_place(&w, &a, geometry, tokens);
+    return lq__arena_bytes(&a);
 }
 
 /* Slice s, which begins at dim `first`, into the sums of tokens behind the sinks. */
-LQ__STATIC int lq__expect_slice(uint64_t *sums, int32_t *logits, int32_t *q, const lq_basis *b,
-                                const lq_geometry *g, uint32_t s, size_t first,
-                                const lq_vectors *src, size_t sinks, size_t tokens,
-                                const lq_positions *positions, uint32_t ahead)
+LQ__STATIC int lq__expect_slice(const lq__expect *w, const lq_basis *b, const lq_geometry *g,
+                                uint32_t s, size_t first, const lq_vectors *src, size_t sinks,
+                                size_t tokens, const lq_positions *positions, uint32_t ahead)
 {
     const lq_rope *rope = lq__slice_rope(g, s);
     size_t dims = g->slice_dims[s];
     size_t stride = (src->token_stride ? src->token_stride : dims) * lq_type_bytes(src->type);
     const uint8_t *key = (const uint8_t *)src->slices[s] + sinks * stride;
-    lq__expect_query(q, b, s, first, rope, rope ? lq__position(positions, tokens - 1) : 0, ahead);
+    lq__expect_query(w->q, b, s, first, rope, rope ? lq__position(positions, tokens - 1) : 0,
+                     ahead);
     int status = LQ_OK;
     for (size_t t = sinks; t < tokens && !status; t++, key += stride) {
-        status = lq__expect_logit(logits + (t - sinks), q, b->query_exponent[s], key, dims,
+        status = lq__expect_logit(w->logits + (t - sinks), w->q, b->query_exponent[s], key, dims,
                                   src->type);
     }
-    if (!status) lq__expect_share(sums, logits, tokens - sinks);
+    if (!status) lq__expect_share(w->sums, w->logits, tokens - sinks);
     return status;
 }
 
@@ -17912,24 +17938,25 @@ LQ_API int lq_profile_expect(float *dst, const lq_profile *profile, const lq_geo
     g.dense = b;
     if (lq_geometry_rows(geometry) == 0 || (lq__has_rope(geometry) && !positions)) return LQ_E_ARG;
     if (!b || lq_geometry_rows(&g) == 0 || !b->query) return LQ_E_FORMAT;
-    if (workspace_bytes < lq_profile_expect_bytes(geometry, tokens)) return LQ_E_SPACE;
+    if (workspace_bytes < lq_profile_expect_workspace_bytes(geometry, tokens)) return LQ_E_SPACE;
     size_t sinks = LQ__MIN(desc ? desc->sinks : 0, tokens);
     size_t left = tokens - sinks;
-    uint64_t *sums = (uint64_t *)(void *)((uint8_t *)workspace + ((0 - (uintptr_t)workspace) & 7));
-    int32_t *logits = (int32_t *)(void *)(sums + left);
+    lq__arena arena = lq__arena_of(workspace, workspace_bytes);
+    lq__expect w;
+    lq__expect_place(&w, &arena, &g, tokens);
     size_t first = 0;
     size_t keys = 0;
     int status = LQ_OK;
-    memset(sums, 0, left * sizeof *sums);
+    memset(w.sums, 0, left * sizeof *w.sums);
     for (uint32_t s = 0; s < g.slice_count && left && !status; first += g.slice_dims[s], s++) {
         if (lq__is_value(&g, s)) continue;
-        status = lq__expect_slice(sums, logits, logits + left, b, &g, s, first, src, sinks, tokens,
-                                  positions, desc && desc->ahead ? desc->ahead : LQ__EXPECT_AHEAD);
+        status = lq__expect_slice(&w, b, &g, s, first, src, sinks, tokens, positions,
+                                  desc && desc->ahead ? desc->ahead : LQ__EXPECT_AHEAD);
         keys++;
     }
     if (status) return status;
     memset(dst, 0, sinks * sizeof *dst);
-    lq__expect_weights(dst + sinks, sums, left, keys);
+    lq__expect_weights(dst + sinks, w.sums, left, keys);
     return LQ_OK;
 }
 
@@ -35416,7 +35443,7 @@ typedef struct lq__kv_outlook {
     uint8_t *read;
 } lq__kv_outlook;
 
-LQ__STATIC void lq__kv_expect_place(lq__kv_outlook *w, lq__arena *a, const lq_kv *kv)
+LQ__STATIC void lq__kv_outlook_place(lq__kv_outlook *w, lq__arena *a, const lq_kv *kv)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
     size_t tokens = lq__kv_sequence_of(kv)->tokens;
@@ -35439,12 +35466,12 @@ LQ_API size_t lq_kv_expect_workspace_bytes(const lq_kv *kv)
     lq__arena a = lq__arena_dry();
     lq__kv_outlook w;
     if (!lq__kv_valid(kv)) return 0;
-    lq__kv_expect_place(&w, &a, kv);
+    lq__kv_outlook_place(&w, &a, kv);
     return lq__arena_bytes(&a);
 }
 
 /* The mean queries of the group's heads of a layer; how many these are. */
-LQ__STATIC size_t lq__kv_expect_queries(const lq__kv_outlook *w, const lq_kv *kv, uint32_t l,
+LQ__STATIC size_t lq__kv_outlook_queries(const lq__kv_outlook *w, const lq_kv *kv, uint32_t l,
                                         const lq_kv_pack_group *group, uint32_t ahead)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -35471,7 +35498,7 @@ LQ__STATIC size_t lq__kv_expect_queries(const lq__kv_outlook *w, const lq_kv *kv
 }
 
 /* Tokens `first` .. of a layer's keys into the sums. */
-LQ__STATIC int lq__kv_expect_layer(const lq__kv_outlook *w, const lq_kv *kv, uint32_t l,
+LQ__STATIC int lq__kv_outlook_layer(const lq__kv_outlook *w, const lq_kv *kv, uint32_t l,
                                    size_t first, size_t tokens)
 {
     const lq__kv_pool *pool = lq__kv_pool_of(kv);
@@ -35522,14 +35549,14 @@ LQ_API int lq_kv_expect(const lq_kv *kv, float *dst, const lq_kv_pack_group *gro
     lq__kv_outlook w;
     memset(&w, 0, sizeof w);
     lq__arena arena = lq__arena_of(workspace, workspace_bytes);
-    lq__kv_expect_place(&w, &arena, kv);
+    lq__kv_outlook_place(&w, &arena, kv);
     memset(w.sums, 0, tokens * sizeof *w.sums);
     for (uint32_t l = 0; l < pool->layers && tokens && !status; l++) {
         size_t first = LQ__MAX(lq__kv_sequence_of(kv)->sinks, lq__kv_counts(kv)[l].gone);
         size_t heads =
-            lq__kv_expect_queries(&w, kv, l, group,
+            lq__kv_outlook_queries(&w, kv, l, group,
                                   desc && desc->ahead ? desc->ahead : LQ__EXPECT_AHEAD);
-        if (heads && first < tokens) status = lq__kv_expect_layer(&w, kv, l, first, tokens);
+        if (heads && first < tokens) status = lq__kv_outlook_layer(&w, kv, l, first, tokens);
         keys += heads;
     }
     if (!status) lq__expect_weights(dst, w.sums, tokens, keys);
@@ -36756,21 +36783,6 @@ LQ__STATIC lq_vectors lq__array_vectors(const lq__array *a, const void *src, siz
     return v;
 }
 
-/* The largest |bits| of all numbers. */
-LQ__STATIC uint32_t lq__array_most(const uint8_t *src, size_t count, int type)
-{
-    const lq__row_kernels *kernels = lq__rows_of_level();
-    size_t element = lq_type_bytes(type);
-    int32_t buffer[256];
-    uint32_t most = 0;
-    for (size_t i = 0; i < count; i += 256) {
-        uint32_t m =
-            kernels->fixed_row(buffer, src + i * element, type, LQ__MIN(count - i, 256), 0);
-        most = LQ__MAX(most, m);
-    }
-    return most;
-}
-
 /* Means and deviations of all columns. */
 LQ__STATIC int lq__array_fit(lq__array *a, const void *src, float fit_step)
 {
@@ -36885,7 +36897,7 @@ LQ__STATIC void lq__array_pool(lq__array *a, const lq__array_rates *r, size_t gr
 /* Means, deviations and the step that an array is coded with. */
 LQ__APART int lq__array_plan(lq__array *a, const lq_compress_desc *d, const void *src)
 {
-    uint32_t most = lq__array_most((const uint8_t *)src, (size_t)a->rows * a->dims, a->type);
+    uint32_t most = lq__most_bits((const uint8_t *)src, (size_t)a->rows * a->dims, a->type);
     int32_t largest = LQ__MAX((int32_t)(most >> 23) - 126, -100 + LQ__ARRAY_LARGEST);
     int32_t room = a->page == LQ_PAGE_FIXED ? 10 : LQ__ARRAY_LARGEST; /* Hadamard adds up */
     int32_t many = (int32_t)lq__log2_floor(a->rows) - 16; /* squares' sums stay in 64 bits */

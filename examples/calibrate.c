@@ -532,14 +532,10 @@ static void cal_delta(const cal_job *job, const cal_trial *c, const kf_bytes *ar
                       kf_tensor y[2])
 {
     void **rows[2];
-    lq_archive_source source;
-    memset(&source, 0, sizeof source);
     lq_archive_unpack_desc d;
     memset(&d, 0, sizeof d);
-    source.bytes = archive->at;
-    source.size = archive->count;
     kf_reader r;
-    kf_open(&r, &source, "the archive in memory");
+    kf_open_bytes(&r, archive);
     d.tables = c->tables;
     for (int s = 0; s < 2; s++) {
         y[s] = cal_cut(c->t[s], 0, c->t[s]->tokens);

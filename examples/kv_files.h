@@ -654,6 +654,15 @@ static void kf_open(kf_reader *r, const lq_archive_source *source, const char *n
     }
 }
 
+static void kf_open_bytes(kf_reader *r, const kf_bytes *bytes)
+{
+    lq_archive_source source;
+    memset(&source, 0, sizeof source);
+    source.bytes = bytes->at;
+    source.size = bytes->count;
+    kf_open(r, &source, "the archive in memory");
+}
+
 /* ----------------------------------------------------------------------------------- profiles */
 
 /* The number that stands for a model's name in its profiles: the head of the name's hash, not 0. */

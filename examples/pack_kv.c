@@ -830,12 +830,8 @@ static void pk_measure_ours(pk_job *job, const pk_steps *steps, int stream, pk_c
     float *y = (float *)kf_alloc(t->heads * t->tokens * t->dim, sizeof *y);
     kf_bytes bytes = {NULL, 0, 0};
     pk_must_pack(job, steps, 1 << stream, &bytes);
-    lq_archive_source source;
-    memset(&source, 0, sizeof source);
-    source.bytes = bytes.at;
-    source.size = bytes.count;
     kf_reader r;
-    kf_open(&r, &source, "the archive in memory");
+    kf_open_bytes(&r, &bytes);
     pk_layer_bytes(job, &r, stream, bytes.count, cells, stride);
     for (size_t layer = 0; layer < t->layers; layer++) {
         float *x = pk_layer(t, layer);
@@ -1036,12 +1032,8 @@ static void pk_joint_row(pk_job *job, const pk_steps *steps)
     pk_cell sum[2];
     memset(sum, 0, sizeof sum);
     pk_must_pack(job, steps, 3, &bytes);
-    lq_archive_source source;
-    memset(&source, 0, sizeof source);
-    source.bytes = bytes.at;
-    source.size = bytes.count;
     kf_reader r;
-    kf_open(&r, &source, "the archive in memory");
+    kf_open_bytes(&r, &bytes);
     size_t elements = (size_t)(pk_elements_of(job, 0, job->kv[0].tokens) +
                                pk_elements_of(job, 1, job->kv[1].tokens));
     float *all = (float *)kf_alloc(elements, sizeof *all);
@@ -1095,16 +1087,12 @@ static void pk_speed(pk_job *job, const pk_steps *steps, int streams)
         double start = pk_now();
         pk_must_pack(job, steps, streams, &bytes);
         pack[i] = pk_now() - start;
-        lq_archive_source source;
-        memset(&source, 0, sizeof source);
-        source.bytes = bytes.at;
-        source.size = bytes.count;
         if (i && lq_xxh32(bytes.at, bytes.count, 0) != hash) {
             kf_fail("%s: packing twice gave different bytes", job->kv[streams == 2].name);
         }
         hash = lq_xxh32(bytes.at, bytes.count, 0);
         start = pk_now();
-        kf_open(&r, &source, "the archive in memory");
+        kf_open_bytes(&r, &bytes);
         pk_decode_all(job, &r, LQ_F16, streams, dst);
         unpack[i] = pk_now() - start;
         free(r.mem);

@@ -2213,7 +2213,7 @@ static int expect(const profile *p, const lq_geometry *d, const lq_vectors *v, s
                   const lq_expect_desc *desc)
 {
     static const lq_positions at = {0, 1, NULL};
-    size_t bytes = lq_profile_expect_bytes(d, tokens);
+    size_t bytes = lq_profile_expect_workspace_bytes(d, tokens);
     uint8_t *work = (uint8_t *)source_alloc(bytes + 1);
     int status;
     CHECK(lq_profile_expect(expected, &p->p, d, v, &at, tokens, desc, work, bytes - 1) ==
@@ -2323,7 +2323,7 @@ static void test_expect_errors(const profile *p, const group *g)
         x[63 * DIMS + 5 * i] = 0;
     }
 #undef EXPECT
-    CHECK(lq_profile_expect_bytes(&geometry, SIZE_MAX / 12) == 0);
+    CHECK(lq_profile_expect_workspace_bytes(&geometry, SIZE_MAX / 12) == 0);
     free(work);
 }
 

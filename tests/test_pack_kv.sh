@@ -57,6 +57,25 @@ plain() {
     check "refused with '$message': $*" refused "$message"
 }
 
+# trip WHAT PROFILES TIMES ARGUMENTS...: to $dir/kv.lq with profiles, in fewer bytes than $size over
+# TIMES, and back to $dir/k1.npy and v1.npy.
+trip() {
+    kind=$1
+    profiles=$2
+    times=$3
+    shift 3
+    run --profile "$profiles" "$@" --out "$dir/kv.lq"
+    check "packs with $kind" [ "$code" -eq 0 ]
+    check "verified with $kind" grep -q '^verified' "$dir/stdout"
+    check "fewer bytes with $kind" [ $((times * $(wc -c <"$dir/kv.lq"))) -lt "$size" ]
+    run --unpack "$dir/kv.lq" --profile "$profiles" --k "$dir/k1.npy" --v "$dir/v1.npy"
+    check "unpacks with $kind" [ "$code" -eq 0 ]
+    for s in k v; do
+        check "size of $s, $kind" [ "$(wc -c <"$dir/${s}1.npy")" -eq "$(wc -c <"$sample-$s.npy")" ]
+        check "sinks of $s are raw, $kind" cmp -s -n 640 "$dir/${s}1.npy" "$sample-$s.npy"
+    done
+}
+
 good() {
     run "$@" --out "$dir/good"
     check "accepted: $*" [ "$code" -eq 0 ]
@@ -419,16 +438,7 @@ $cc -O1 examples/calibrate.c -o "$dir/calibrate" -lm
 "$dir/calibrate" --out "$dir/wide.lqp" --group 2 >/dev/null
 run --out "$dir/good"
 size=$(wc -c <"$dir/good")
-run --profile "$dir/model.lqp" --out "$dir/kv.lq"
-check "packs with profiles" [ "$code" -eq 0 ]
-check "verified with profiles" grep -q '^verified' "$dir/stdout"
-check "fewer bytes with profiles" [ "$(wc -c <"$dir/kv.lq")" -lt "$size" ]
-run --unpack "$dir/kv.lq" --profile "$dir/model.lqp" --k "$dir/k1.npy" --v "$dir/v1.npy"
-check "unpacks with profiles" [ "$code" -eq 0 ]
-for s in k v; do
-    check "size of $s" [ "$(wc -c <"$dir/${s}1.npy")" -eq "$(wc -c <"$sample-$s.npy")" ]
-    check "sinks of $s are raw" cmp -s -n 640 "$dir/${s}1.npy" "$sample-$s.npy"
-done
+trip profiles "$dir/model.lqp" 1
 good --k "$sample-k.npy" --profile "$dir/model.lqp" --bits 1
 good --v "$sample-v.npy" --profile "$dir/model.lqp" --quantizer e8
 plain '--profile must name' --unpack "$dir/kv.lq" --k "$dir/out"
@@ -445,16 +455,7 @@ plain 'named twice' --profile "$dir/model.lqp" --out "$dir/model.lqp"
 # ---- --profile of keys and values together
 "$dir/calibrate" --joint --group 2 --model sample --out "$dir/joint.lqp" >/dev/null
 "$dir/calibrate" --joint --group 1 --out "$dir/joint-1.lqp" >/dev/null
-run --profile "$dir/joint.lqp" --model sample --out "$dir/kv.lq"
-check "packs with joint profiles" [ "$code" -eq 0 ]
-check "verified with joint profiles" grep -q '^verified' "$dir/stdout"
-check "joint: half of the bytes and less" [ $((2 * $(wc -c <"$dir/kv.lq"))) -lt "$size" ]
-run --unpack "$dir/kv.lq" --profile "$dir/joint.lqp" --k "$dir/k1.npy" --v "$dir/v1.npy"
-check "unpacks with joint profiles" [ "$code" -eq 0 ]
-for s in k v; do
-    check "size of joint $s" [ "$(wc -c <"$dir/${s}1.npy")" -eq "$(wc -c <"$sample-$s.npy")" ]
-    check "sinks of joint $s are raw" cmp -s -n 640 "$dir/${s}1.npy" "$sample-$s.npy"
-done
+trip "joint profiles" "$dir/joint.lqp" 2 --model sample
 run --unpack "$dir/kv.lq" --profile "$dir/joint.lqp" --v "$dir/v2.npy"
 check "only the values" cmp -s "$dir/v1.npy" "$dir/v2.npy"
 run --profile "$dir/joint-1.lqp" --bits 1.2 --out "$dir/good"

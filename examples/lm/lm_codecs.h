@@ -366,7 +366,8 @@ static int lm__whole_weights(lm__library *l, lm__pack *p, const lm__group *g, co
     }
     if (!(l->safe > 0.0)) return LQ_OK;
     float *expected = l->past > 0.0 ? p->weights + tokens : p->weights;
-    lm__grow(&p->workspace, &p->workspace_bytes, lq_profile_expect_bytes(&g->geometry, tokens));
+    lm__grow(&p->workspace, &p->workspace_bytes,
+             lq_profile_expect_workspace_bytes(&g->geometry, tokens));
     int status = lq_profile_expect(expected, g->calibrated, &g->geometry, src, positions, tokens,
                                    &d, p->workspace, p->workspace_bytes);
     if (status == LQ_E_FORMAT) l->fault = "safe=: the profiles were calibrated without queries";

@@ -4177,6 +4177,7 @@ typedef struct lq__row_kernels {
     void (*butterfly_rows)(int32_t *, size_t);
     lq__blocks_kernel blocks[LQ__QUANTIZER_END]; /* by quantizer */
     void (*centroid_row)(int32_t *, const int16_t *, const int32_t *, int32_t);
+    void (*point_row)(int32_t *, const int16_t *, const int16_t *, int32_t, int32_t);
     void (*float_row)(float *, const int32_t *, const float *);
     void (*rope_floats)(float *, float *, const float *, const float *);
     void (*load_row)(float *, const uint8_t *, size_t, int);
@@ -5781,14 +5782,14 @@ static void lq__moments_row_c(int64_t *sum, uint64_t *squares, const int32_t *ro
                                                const int32_t *row, int32_t origin, size_t count) \
     {                                                                                            \
         lq__i32_##v size = lq__abs_##v(lq__set_##v(origin));                                     \
-        lq__i32_##v s = lq__set_##v(0);                                                          \
+        lq__u32_##v s = (lq__u32_##v)lq__set_##v(0);                                             \
         lq__u64_##v q = (lq__u64_##v)s;                                                          \
         size_t i;                                                                                \
         for (i = 0; i + LQ__LANES_##v <= count; i += LQ__LANES_##v) {                            \
             lq__u32_##v a = (lq__u32_##v)lq__load_##v(row + i);                                  \
             lq__i32_##v x = (lq__i32_##v)(a - (uint32_t)origin + 2u) >> 2;                       \
             size |= lq__abs_##v((lq__i32_##v)a);                                                 \
-            s += x;                                                                              \
+            s += (lq__u32_##v)x;                                                                 \
             q += lq__mul_even_##v(x, x);                                                         \
             q += lq__mul_odd_##v(x, x);                                                          \
         }                                                                                        \
@@ -5797,7 +5798,8 @@ static void lq__moments_row_c(int64_t *sum, uint64_t *squares, const int32_t *ro
             lq__moments_row_c(sum, squares, row, origin, count);                                 \
             return;                                                                              \
         }                                                                                        \
-        *sum += (int64_t)lq__sum_##v(lq__wide_low_##v(s) + lq__wide_high_##v(s));                \
+        lq__i32_##v sums = (lq__i32_##v)s;                                                       \
+        *sum += (int64_t)lq__sum_##v(lq__wide_low_##v(sums) + lq__wide_high_##v(sums));          \
         uint64_t all = lq__sum_##v(q); /* at most 2^58 */                                        \
         *squares += LQ__MIN(all, UINT64_MAX - *squares);                                         \
         lq__moments_row_c(sum, squares, row + i, origin, count - i);                             \
@@ -5837,13 +5839,17 @@ static int32_t lq__z_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *
                               size_t columns)
 {
     int32_t most = 0;
-    for (; blocks; blocks--, row++) {
-        for (size_t t = 0; t < columns; t++) {
-            int32_t v = *y++ - row->mean;
-            int32_t sign = v >> 31;
-            int32_t a = (((v ^ sign) - sign) + LQ__ONE / 2 - row->dead_zone) >> 12;
-            most = LQ__MAX(most, a);
-            *z++ = (int16_t)((a ^ sign) - sign);
+    for (; blocks; blocks--, row++, y += columns, z += columns) {
+        const int32_t mean = row->mean;
+        const int32_t up = LQ__ONE / 2 - row->dead_zone;
+        for (size_t t = 0; t < columns; t += 16) { /* a count that compilers know */
+            for (size_t k = t; k < t + 16; k++) {
+                int32_t v = y[k] - mean;
+                int32_t sign = v >> 31;
+                int32_t a = (((v ^ sign) - sign) + up) >> 12;
+                most = LQ__MAX(most, a);
+                z[k] = (int16_t)((a ^ sign) - sign);
+            }
         }
     }
     return most;
@@ -5893,6 +5899,28 @@ static void lq__centroid_row_c(int32_t *y, const int16_t *z, const int32_t *shif
         }                                                                                       \
     }
 LQ__EACH_LEVEL(LQ__CENTROID_ROW)
+
+/* Points of a lattice back to q12: a half of 2 z + half times the Wiener factor (q15, at most 1),
+   plus the mean. Products are at most 2^31 in size: 2 z + half is from -2^16 on and below 2^16. */
+static void lq__point_row_c(int32_t *y, const int16_t *z, const int16_t *half, int32_t wiener,
+                            int32_t mean)
+{
+    for (size_t t = 0; t < LQ__TOKENS; t++) {
+        y[t] = ((2 * z[t] + half[t]) * wiener >> 4) + mean;
+    }
+}
+
+#define LQ__POINT_ROW(v)                                                                      \
+    LQ__ON_##v static void lq__point_row_##v(int32_t *y, const int16_t *z,                    \
+                                             const int16_t *half, int32_t wiener, int32_t mean) \
+    {                                                                                         \
+        const lq__i32_##v factor = lq__set_##v(wiener);                                       \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                              \
+            lq__i32_##v k = lq__load_i16_##v(z + t);                                          \
+            lq__store_##v(y + t, ((k + k + lq__load_i16_##v(half + t)) * factor >> 4) + mean); \
+        }                                                                                     \
+    }
+LQ__EACH_LEVEL(LQ__POINT_ROW)
 
 static int32_t lq__d4_blocks_c(int16_t *z, const int32_t *y, const lq__row_data *row,
                                size_t blocks, size_t columns)
@@ -6122,6 +6150,18 @@ LQ__INLINE uint32_t lq__residue_c(uint32_t residue, int16_t *word, size_t column
     return 0;
 }
 
+/* Residues of all tokens of a row: what lq__residue_c gives for each. */
+LQ__STATIC void lq__residue_row(int16_t *dst, uint32_t residue, int16_t *word, size_t columns,
+                                uint32_t place)
+{
+#define LQ__RESIDUES_OF(name, machine)                                                    \
+    for (uint32_t t = 0; t < columns && residue == LQ__RESIDUE_##name; t++) {             \
+        dst[t] = (int16_t)lq__residue_##name##_c(word, columns, place, t, 0);             \
+    }
+    LQ__RESIDUE_LIST(LQ__RESIDUES_OF)
+#undef LQ__RESIDUES_OF
+}
+
 /* Odds of coset 1 in 2^-16 by the mean class of the block, 9 .. 33: E8, then relaxed E8. Made by
    drawing 2^22 vectors of eight N(0, sigma), sigma = 2^((class - 33) / 8), and taking the exact
    nearest point of D8 u (D8 + 1/2), or D8 u (Z^8 + 1/2). From there on it is 1/2, or the constant
@@ -6277,39 +6317,39 @@ LQ__STATIC int lq__q12_row(int32_t *row, const float *src, size_t count, lq__sca
 typedef char lq__nearest_some[LQ__NEAREST ? 1 : -1];
 
 /* Up to LQ__NEAREST blocks: numbers to points, with words doubled. */
-LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t count, lq__scale scale,
+LQ__STATIC int lq__nearest_blocks(int16_t *points, const float *src, size_t blocks, lq__scale scale,
                                   int quantizer)
 {
     static const lq__row_data none[LQ__BLOCK_DIMS] = {{0, 0, {0, 0, 0, 0}, 0}};
-    const lq__point_kernels *kernels = lq__points_of_level();
     const lq__quantizer *q = lq__quantizer_of(quantizer);
+    const uint32_t residue = q->residue;
+    const size_t dims = q->dims;
+    const size_t words = q->words;
     float column[LQ__NEAREST];
     int32_t y[(LQ__BLOCK_DIMS - 1) * LQ__NEAREST + LQ__TOKENS]; /* the last row is written whole */
     int16_t z[LQ__BLOCK_ROWS * LQ__NEAREST];
-    const uint32_t residue = q->residue;
-    const size_t dims = q->dims;
-    const int16_t *from = z + q->words * LQ__NEAREST;
-    size_t blocks = count / dims;
-    size_t i = 0;
+    int16_t half[LQ__NEAREST];
+    size_t row = 0;
     do {
         for (size_t t = 0; t < blocks && dims > 1; t++) {
-            column[t] = src[t * dims + i];
+            column[t] = src[t * dims + row];
         }
-        int status = lq__q12_row(y + i * LQ__NEAREST, dims > 1 ? column : src, blocks, scale);
+        int status = lq__q12_row(y + row * LQ__NEAREST, dims > 1 ? column : src, blocks, scale);
         if (status) return status;
-    } while (++i < dims);
-    (void)kernels->blocks[quantizer](z, y, none, 1, LQ__NEAREST);
+    } while (++row < dims);
+    (void)lq__points_of_level()->blocks[quantizer](z, y, none, 1, LQ__NEAREST);
     if (dims == 1) {
         memcpy(points, z, 2 * blocks);
         return LQ_OK;
     }
-    for (i = 0; i < dims; i++, from += LQ__NEAREST) {
-        for (size_t t = 0; t < blocks && q->words == 0; t++) {
-            points[t * dims + i] = from[t];
+    for (size_t i = 0; i < dims; i++) {
+        const int16_t *from = z + (words + i) * LQ__NEAREST;
+        if (words) lq__residue_row(half, residue, z, LQ__NEAREST, (uint32_t)i);
+        for (size_t t = 0; t < blocks && words; t++) {
+            points[t * dims + i] = (int16_t)(2 * from[t] + half[t]);
         }
-        for (size_t t = 0; t < blocks && q->words; t++) {
-            uint32_t half = lq__residue_c(residue, z, LQ__NEAREST, (uint32_t)i, (uint32_t)t, 0);
-            points[t * dims + i] = (int16_t)(2 * from[t] + (int16_t)half);
+        for (size_t t = 0; t < blocks && words == 0; t++) {
+            points[t * dims + i] = from[t];
         }
     }
     return LQ_OK;
@@ -6322,9 +6362,10 @@ LQ_API int lq_lattice_nearest(int16_t *points, const float *src, size_t count, f
     if (dims == 0 || count % dims || !lq__step_valid(step) || (count && (!points || !src))) {
         return LQ_E_ARG;
     }
+    const lq__scale scale = lq__scale_of(step, 0);
     for (size_t i = 0; i < count; i += dims * LQ__NEAREST) {
-        int status = lq__nearest_blocks(points + i, src + i, LQ__MIN(count - i, dims * LQ__NEAREST),
-                                        lq__scale_of(step, 0), quantizer);
+        size_t blocks = LQ__MIN((count - i) / dims, LQ__NEAREST);
+        int status = lq__nearest_blocks(points + i, src + i, blocks, scale, quantizer);
         if (status) return status;
     }
     return LQ_OK;
@@ -9469,31 +9510,38 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
 
 LQ__ENCODE_SHELL(256, avx2)
 
+/* As lq__interval_512. */
+LQ__INLINE_256 void lq__interval_256(lq__pair_256 *low, lq__pair_256 *span,
+                                     const lq__rans_range *t, lq__pair_256 lanes)
+{
+    __m256i l = _mm256_set1_epi16((int16_t)t->low);
+    __m256i n = _mm256_set1_epi16((int16_t)(t->high - t->low));
+    low->a = _mm256_blendv_epi8(low->a, l, lanes.a);
+    low->b = _mm256_blendv_epi8(low->b, l, lanes.b);
+    span->a = _mm256_blendv_epi8(span->a, n, lanes.a);
+    span->b = _mm256_blendv_epi8(span->b, n, lanes.b);
+}
+
 /* As lq__escapes_512. */
 LQ__INLINE_256 uint32_t lq__escapes_256(const lq_tables *tables, const lq_rans_row *r,
                                         const lq__rans_flow *f, uint32_t half, lq__pair_256 coset,
                                         lq__pair_256 parity, uint32_t by)
 {
+    const lq__rans_range *range = tables->range;
+    const lq__rans_range *t = &range[r->table[0]];
     lq__pair_256 h = lq__symbols_256(r, f->values, half, coset);
-    lq__pair_256 low = h;
-    lq__pair_256 span = h;
-    for (uint32_t j = 0; j < 4; j++) {
-        const lq__rans_range *t = &tables->range[r->table[j]];
-        __m256i l = _mm256_set1_epi16((int16_t)t->low);
-        __m256i n = _mm256_set1_epi16((int16_t)(t->high - t->low));
-        lq__pair_256 lanes = j == 1 ? coset : parity;
-        if ((j & by) != j) continue;
-        if (j == 0) {
-            lanes.a = _mm256_set1_epi16(-1);
-            lanes.b = lanes.a;
-        } else if (j == 3) {
-            lanes.a = _mm256_and_si256(coset.a, parity.a);
-            lanes.b = _mm256_and_si256(coset.b, parity.b);
-        }
-        low.a = _mm256_blendv_epi8(low.a, l, lanes.a);
-        low.b = _mm256_blendv_epi8(low.b, l, lanes.b);
-        span.a = _mm256_blendv_epi8(span.a, n, lanes.a);
-        span.b = _mm256_blendv_epi8(span.b, n, lanes.b);
+    lq__pair_256 low;
+    lq__pair_256 span;
+    low.a = _mm256_set1_epi16((int16_t)t->low);
+    low.b = low.a;
+    span.a = _mm256_set1_epi16((int16_t)(t->high - t->low));
+    span.b = span.a;
+    if (by & LQ__BY_COSET) lq__interval_256(&low, &span, &range[r->table[1]], coset);
+    if (by & LQ__BY_PARITY) lq__interval_256(&low, &span, &range[r->table[2]], parity);
+    if (by == LQ__BY_BOTH) {
+        coset.a = _mm256_and_si256(coset.a, parity.a);
+        coset.b = _mm256_and_si256(coset.b, parity.b);
+        lq__interval_256(&low, &span, &range[r->table[3]], coset);
     }
     h.a = _mm256_subs_epu16(_mm256_sub_epi16(h.a, low.a), span.a); /* 0 inside */
     h.b = _mm256_subs_epu16(_mm256_sub_epi16(h.b, low.b), span.b);
@@ -10270,26 +10318,28 @@ LQ__INLINE_512 __mmask32 lq__lsb_512(const int16_t *values, size_t row, uint32_t
     return _mm512_test_epi16_mask(lq__half_row_512(values, row, half), _mm512_set1_epi16(1));
 }
 
+/* The interval of a table, its first symbol and the last counted from that, for some lanes. */
+LQ__INLINE_512 void lq__interval_512(__m512i *low, __m512i *span, const lq__rans_range *t,
+                                     __mmask32 lanes)
+{
+    *low = _mm512_mask_set1_epi16(*low, lanes, (int16_t)t->low);
+    *span = _mm512_mask_set1_epi16(*span, lanes, (int16_t)(t->high - t->low));
+}
+
 /* Lanes of half a row whose symbol has no interval in its table. by is a constant to the
    compiler. */
 LQ__INLINE_512 __mmask32 lq__escapes_512(const lq_tables *tables, const lq_rans_row *r,
                                          const lq__rans_flow *f, uint32_t half, __mmask32 coset,
                                          __mmask32 parity, uint32_t by)
 {
+    const lq__rans_range *range = tables->range;
+    const lq__rans_range *t = &range[r->table[0]];
     __m512i h = lq__symbols_512(r, f->values, half, coset);
-    __m512i low = _mm512_setzero_si512();
-    __m512i span = low;
-    for (uint32_t j = 0; j < 4; j++) {
-        const lq__rans_range *t = &tables->range[r->table[j]];
-        __mmask32 lanes = (j & 1 ? coset : ~coset) & (j & 2 ? parity : ~parity);
-        if (j == 0) {
-            low = _mm512_set1_epi16((int16_t)t->low);
-            span = _mm512_set1_epi16((int16_t)(t->high - t->low));
-        } else if ((j & by) == j) {
-            low = _mm512_mask_set1_epi16(low, lanes, (int16_t)t->low);
-            span = _mm512_mask_set1_epi16(span, lanes, (int16_t)(t->high - t->low));
-        }
-    }
+    __m512i low = _mm512_set1_epi16((int16_t)t->low);
+    __m512i span = _mm512_set1_epi16((int16_t)(t->high - t->low));
+    if (by & LQ__BY_COSET) lq__interval_512(&low, &span, &range[r->table[1]], coset);
+    if (by & LQ__BY_PARITY) lq__interval_512(&low, &span, &range[r->table[2]], parity);
+    if (by == LQ__BY_BOTH) lq__interval_512(&low, &span, &range[r->table[3]], coset & parity);
     return _mm512_cmpgt_epu16_mask(_mm512_sub_epi16(h, low), span);
 }
 
@@ -10326,7 +10376,7 @@ LQ__STATIC_512 uint64_t lq__scan_half_row_512(const lq_tables *tables, const lq_
     return bad;
 }
 
-LQ__STATIC_512 uint64_t lq__scan_row_512(const lq_tables *tables, const lq_rans_row *r,
+LQ__INLINE_512 uint64_t lq__scan_row_512(const lq_tables *tables, const lq_rans_row *r,
                                          const lq__rans_flow *f)
 {
     if (r->by == 0) {
@@ -10341,7 +10391,7 @@ LQ__STATIC_512 uint64_t lq__scan_row_512(const lq_tables *tables, const lq_rans_
 }
 
 /* One raw bit a token is a mask; other rows go as they do in AVX2. */
-LQ__STATIC_512 void lq__raw_put_512(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
+LQ__INLINE_512 void lq__raw_put_512(const lq_rans_row *r, const lq__rans_flow *f, lq__bits *bits)
 {
     if (r->raw[0] == 1 && r->raw[1] == 1 && r->shift[0] == 1 && f->tokens == 64) {
         lq__bits_put(bits, lq__tokens_512(lq__lsb_512(f->values, r->row, 0), 0), 32);
@@ -17351,7 +17401,7 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq_
 {
     const lq__row_kernels *kernels = lq__rows_of_level();
     const lq__quantizer *q = lq__quantizer_of(c->desc.quantizer);
-    const uint32_t residue = q->residue;
+    int16_t half[LQ__TOKENS] = {0};
     for (size_t j = 0; j < c->lead * LQ__TOKENS; j++) {
         int32_t gain = values[j] + c->gain_mean[j / LQ__TOKENS];
         if (gain > LQ__GAIN_MAX || gain < -LQ__GAIN_MAX) return LQ_E_DATA;
@@ -17371,12 +17421,8 @@ LQ__STATIC int lq__dequantize_rows(const lq_codec *c, int16_t *values, const lq_
                 kernels->centroid_row(y, values, row->shift, row->mean);
                 continue;
             }
-            for (size_t t = 0; t < LQ__TOKENS; t++) {
-                uint32_t half =
-                    lq__residue_c(residue, word, LQ__TOKENS, (uint32_t)j, (uint32_t)t, 0);
-                int32_t p = 2 * values[t] + (int32_t)half;
-                y[t] = (int32_t)(((int64_t)p * row->wiener) >> 4) + row->mean;
-            }
+            lq__residue_row(half, q->residue, word, LQ__TOKENS, (uint32_t)j);
+            kernels->point_row(y, values, half, row->wiener, row->mean);
         }
     }
     return LQ_OK;
@@ -21985,6 +22031,25 @@ LQ__HOT_512 lq__i32_avx512 lq__hot_turn_128_512(int32_t *spun, __m512 scale)
 #undef LQ__HOT_EACH_EIGHT
 }
 
+/* 64 numbers through the stages within 64; the largest magnitudes. */
+LQ__HOT_512 lq__i32_avx512 lq__hot_turn_64_512(int32_t *spun, __m512 scale)
+{
+    lq__i32_avx512 a = lq__hot_fixed_512(spun, scale);
+    lq__i32_avx512 b = lq__hot_fixed_512(spun + 16, scale);
+    lq__i32_avx512 c = lq__hot_fixed_512(spun + 32, scale);
+    lq__i32_avx512 d = lq__hot_fixed_512(spun + 48, scale);
+    lq__hot_pair_512(&a, &b);
+    lq__hot_pair_512(&c, &d);
+    lq__hot_both_avx512(&a, &c);
+    lq__hot_both_avx512(&b, &d);
+    lq__store_avx512(spun, a);
+    lq__store_avx512(spun + 16, b);
+    lq__store_avx512(spun + 32, c);
+    lq__store_avx512(spun + 48, d);
+    return lq__max_avx512(lq__max_avx512(lq__abs_avx512(a), lq__abs_avx512(b)),
+                          lq__max_avx512(lq__abs_avx512(c), lq__abs_avx512(d)));
+}
+
 /* A row to fixed point, rotated (in order of pairs, where a block has any); the largest
    magnitudes, as bits. */
 LQ__HOT_512 lq__f32_avx512 lq__hot_turn_row_512(const lq__hot_turn *turn, size_t t, size_t block)
@@ -21996,6 +22061,9 @@ LQ__HOT_512 lq__f32_avx512 lq__hot_turn_row_512(const lq__hot_turn *turn, size_t
     for (i = 0; i < turn->dims && block >= 128; i += 128) {
         most = lq__max_avx512(most, lq__hot_turn_128_512(spun + i, scale));
     }
+    for (; i < turn->dims && block == 64; i += 64) {
+        most = lq__max_avx512(most, lq__hot_turn_64_512(spun + i, scale));
+    }
     for (; i < turn->dims && block >= 32; i += 32) {
         lq__i32_avx512 a = lq__hot_fixed_512(spun + i, scale);
         lq__i32_avx512 b = lq__hot_fixed_512(spun + i + 16, scale);
@@ -22006,7 +22074,7 @@ LQ__HOT_512 lq__f32_avx512 lq__hot_turn_row_512(const lq__hot_turn *turn, size_t
     for (; i < turn->dims; i += 16) {
         _mm512_storeu_si512(spun + i, lq__hot_sixteen_512(spun + i, scale));
     }
-    if (block != 128) {
+    if (block != 64 && block != 128) {
         const size_t first = LQ__MIN(block, block < 128 ? 32 : 128);
         most = lq__hot_spin_avx512(spun, turn->dims, first, block);
     }
@@ -26018,41 +26086,55 @@ LQ__INLINE void lq__hot_raw_dots_of_neon(float *logits, const lq__hot_floats *k,
 #endif
 
 /* ---- at each level: the query, the signs of the basis, raw tokens ----
-   What differs: of `left` numbers those that fill a vector, loaded and stored (dims are multiples
-   of 8); whether all four rows are computed where fewer are there. */
+   What differs: which lanes of a vector have one of `left` numbers, loaded and stored (dims are
+   multiples of 8); whether all four rows are computed where fewer are there. */
 #if LQ__X86
 #define LQ__HOT_ALL_avx2 1
 #define LQ__HOT_ALL_avx512 1
 
-LQ__HOT_256 lq__f32_avx2 lq__hot_some_avx2(const float *p, size_t left)
+typedef int lq__hot_some_avx2; /* all lanes or none */
+typedef __mmask16 lq__hot_some_avx512;
+
+LQ__HOT_256 lq__hot_some_avx2 lq__hot_first_avx2(size_t left)
 {
-    return left ? _mm256_loadu_ps(p) : _mm256_setzero_ps();
+    return left != 0;
 }
 
-LQ__HOT_512 lq__f32_avx512 lq__hot_some_avx512(const float *p, size_t left)
+LQ__HOT_512 lq__hot_some_avx512 lq__hot_first_avx512(size_t left)
 {
-    return _mm512_maskz_loadu_ps(lq__hot_tail_512(left), p);
+    return lq__hot_tail_512(left);
 }
 
-LQ__HOT_256 lq__f32_avx2 lq__hot_some_raw_avx2(const uint8_t *src, size_t i, int type, size_t left)
+LQ__HOT_256 lq__f32_avx2 lq__hot_load_avx2(const float *p, lq__hot_some_avx2 some)
 {
-    return left ? lq__hot_raw_256(src, i, type) : _mm256_setzero_ps();
+    return some ? _mm256_loadu_ps(p) : _mm256_setzero_ps();
 }
 
-LQ__HOT_512 lq__f32_avx512 lq__hot_some_raw_avx512(const uint8_t *src, size_t i, int type,
-                                                   size_t left)
+LQ__HOT_512 lq__f32_avx512 lq__hot_load_avx512(const float *p, lq__hot_some_avx512 some)
 {
-    return lq__hot_raw_512(src, i, type, lq__hot_tail_512(left));
+    return _mm512_maskz_loadu_ps(some, p);
 }
 
-LQ__HOT_256 void lq__hot_keep_some_avx2(float *p, lq__f32_avx2 x, size_t left)
+LQ__HOT_256 lq__f32_avx2 lq__hot_load_raw_avx2(const uint8_t *src, size_t i, int type,
+                                               lq__hot_some_avx2 some)
 {
-    if (left) _mm256_storeu_ps(p, x);
+    return some ? lq__hot_raw_256(src, i, type) : _mm256_setzero_ps();
 }
 
-LQ__HOT_512 void lq__hot_keep_some_avx512(float *p, lq__f32_avx512 x, size_t left)
+LQ__HOT_512 lq__f32_avx512 lq__hot_load_raw_avx512(const uint8_t *src, size_t i, int type,
+                                                   lq__hot_some_avx512 some)
 {
-    _mm512_mask_storeu_ps(p, lq__hot_tail_512(left), x);
+    return lq__hot_raw_512(src, i, type, some);
+}
+
+LQ__HOT_256 void lq__hot_keep_avx2(float *p, lq__f32_avx2 x, lq__hot_some_avx2 some)
+{
+    if (some) _mm256_storeu_ps(p, x);
+}
+
+LQ__HOT_512 void lq__hot_keep_avx512(float *p, lq__f32_avx512 x, lq__hot_some_avx512 some)
+{
+    _mm512_mask_storeu_ps(p, some, x);
 }
 
 LQ__HOT_256 lq__f32_avx2 lq__hot_fma_avx2(lq__f32_avx2 a, lq__f32_avx2 b, lq__f32_avx2 c)
@@ -26068,21 +26150,29 @@ LQ__HOT_512 lq__f32_avx512 lq__hot_fma_avx512(lq__f32_avx512 a, lq__f32_avx512 b
 #elif LQ__NEON
 #define LQ__HOT_ALL_neon 0
 
-LQ__INLINE lq__f32_neon lq__hot_some_neon(const float *p, size_t left)
+typedef int lq__hot_some_neon; /* all: of dims there are 4 at least */
+
+LQ__INLINE lq__hot_some_neon lq__hot_first_neon(size_t left)
 {
-    (void)left; /* 4 at least */
+    return left != 0;
+}
+
+LQ__INLINE lq__f32_neon lq__hot_load_neon(const float *p, lq__hot_some_neon some)
+{
+    (void)some;
     return vld1q_f32(p);
 }
 
-LQ__INLINE lq__f32_neon lq__hot_some_raw_neon(const uint8_t *src, size_t i, int type, size_t left)
+LQ__INLINE lq__f32_neon lq__hot_load_raw_neon(const uint8_t *src, size_t i, int type,
+                                              lq__hot_some_neon some)
 {
-    (void)left;
+    (void)some;
     return lq__load_floats_neon(src, i, type);
 }
 
-LQ__INLINE void lq__hot_keep_some_neon(float *p, lq__f32_neon x, size_t left)
+LQ__INLINE void lq__hot_keep_neon(float *p, lq__f32_neon x, lq__hot_some_neon some)
 {
-    (void)left;
+    (void)some;
     vst1q_f32(p, x);
 }
 
@@ -26096,8 +26186,8 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
 #define LQ__HOT_BEGIN_RAW(r, v)                                            \
     lq__f32_##v a##r = lq__set_f32_##v(0.0f), b##r = a##r;                 \
     if (rows > r) {                                                        \
-        a##r = lq__hot_some_##v(acc + r * wide + i, left);                 \
-        b##r = lq__hot_some_##v(acc + r * wide + i + LQ__LANES_##v, more); \
+        a##r = lq__hot_load_##v(acc + r * wide + i, left);                 \
+        b##r = lq__hot_load_##v(acc + r * wide + i + LQ__LANES_##v, more); \
     }
 #define LQ__HOT_ADD_RAW(r, v)                                                   \
     if (LQ__HOT_ALL_##v || rows > r) {                                          \
@@ -26107,8 +26197,8 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
     }
 #define LQ__HOT_END_RAW(r, v)                                                  \
     if (rows > r) {                                                            \
-        lq__hot_keep_some_##v(acc + r * wide + i, a##r, left);                 \
-        lq__hot_keep_some_##v(acc + r * wide + i + LQ__LANES_##v, b##r, more); \
+        lq__hot_keep_##v(acc + r * wide + i, a##r, left);                 \
+        lq__hot_keep_##v(acc + r * wide + i + LQ__LANES_##v, b##r, more); \
     }
 #define LQ__HOT_BY_TYPE(of, type, ...) \
     if (type == LQ_F32) {              \
@@ -26127,16 +26217,18 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
     {                                                                                              \
         const uint8_t *src = (const uint8_t *)f->data;                                             \
         for (size_t i = 0; i < f->dims; i += 2 * LQ__LANES_##v) {                                  \
-            const size_t left = f->dims - i;                                                       \
-            const size_t more = left > LQ__LANES_##v ? left - LQ__LANES_##v : 0;                   \
+            const size_t n = f->dims - i;                                                          \
+            const lq__hot_some_##v left = lq__hot_first_##v(n);                                    \
+            const lq__hot_some_##v more =                                                          \
+                lq__hot_first_##v(n > LQ__LANES_##v ? n - LQ__LANES_##v : 0);                      \
             size_t t;                                                                              \
             LQ__HOT_FOUR_ROWS(LQ__HOT_BEGIN_RAW, v)                                                \
             for (t = first; t < first + 16; t++) {                                                 \
                 if (f->mask >> t & 1) {                                                            \
                     const lq__f32_##v x =                                                          \
-                        lq__hot_some_raw_##v(src, t * f->stride + i, type, left);                  \
+                        lq__hot_load_raw_##v(src, t * f->stride + i, type, left);                  \
                     const lq__f32_##v y =                                                          \
-                        lq__hot_some_raw_##v(src, t * f->stride + i + LQ__LANES_##v, type, more);  \
+                        lq__hot_load_raw_##v(src, t * f->stride + i + LQ__LANES_##v, type, more);  \
                     LQ__HOT_FOUR_ROWS(LQ__HOT_ADD_RAW, v)                                          \
                 }                                                                                  \
             }                                                                                      \
@@ -26166,8 +26258,9 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
     {                                                                                              \
         for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                         \
             const lq__f32_##v factor = lq__hot_signed_##v(lq__set_f32_##v(scale), i);              \
-            lq__hot_keep_some_##v(                                                                 \
-                dst + i, lq__mul_f32_##v(lq__hot_some_##v(src + i, dims - i), factor), dims - i);  \
+            const lq__hot_some_##v left = lq__hot_first_##v(dims - i);                             \
+            const lq__f32_##v x = lq__hot_load_##v(src + i, left);                                 \
+            lq__hot_keep_##v(dst + i, lq__mul_f32_##v(x, factor), left);                           \
         }                                                                                          \
     }                                                                                              \
                                                                                                    \
@@ -26178,13 +26271,14 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
         lq__i32_##v low_sum = high_sum;                                                            \
         lq__i32_##v most = (lq__i32_##v)lq__set_f32_##v(1e-30f);                                   \
         for (size_t i = 0; i < dims; i += LQ__LANES_##v) {                                         \
-            most = lq__max_##v(most, (lq__i32_##v)lq__hot_some_##v(q + i, dims - i) & 0x7fffffff); \
+            const lq__f32_##v x = lq__hot_load_##v(q + i, lq__hot_first_##v(dims - i));            \
+            most = lq__max_##v(most, (lq__i32_##v)x & 0x7fffffff);                                 \
         }                                                                                          \
         float m = lq__f32_of_bits((uint32_t)lq__most_##v(most));                                   \
         const lq__f32_##v unit = lq__set_f32_##v(32512.0f / m);                                    \
         for (size_t i = 0; i < dims; i += LQ__LANES_##v) { /* rows are padded to 16 */             \
-            const lq__i32_##v k =                                                                  \
-                lq__nearest_##v(lq__mul_f32_##v(lq__hot_some_##v(q + i, dims - i), unit));         \
+            const lq__f32_##v x = lq__hot_load_##v(q + i, lq__hot_first_##v(dims - i));            \
+            const lq__i32_##v k = lq__nearest_##v(lq__mul_f32_##v(x, unit));                       \
             const lq__i32_##v h = (k + 128) >> 8;                                                  \
             const lq__i32_##v l = k - h * 256;                                                     \
             lq__store_i8_##v(high + i, h);                                                         \
@@ -27939,9 +28033,7 @@ LQ__STATIC void lq__warm_fold(const lq__warm_kernels *kernels, const lq__quantiz
     }
     int16_t residue[LQ__TOKENS];
     for (uint32_t i = 0; i < q->dims; i++) {
-        for (uint32_t t = 0; t < LQ__TOKENS; t++) {
-            residue[t] = (int16_t)lq__residue_c(q->residue, word, LQ__TOKENS, i, t, 0);
-        }
+        lq__residue_row(residue, q->residue, word, LQ__TOKENS, i);
         kernels->fold(z + i * LQ__TOKENS, residue, 1);
     }
 }
@@ -30463,7 +30555,8 @@ LQ__STATIC void lq__kv_writer_in(lq__kv_writer *w, const lq_kv *kv, uint32_t l, 
 {
     lq__kv_pool *pool = lq__kv_pool_of(kv);
     lq__arena arena = lq__arena_of(scratch, pool->append_bytes);
-    memset(w->src, 0, sizeof w->src);
+    w->src[0].data = NULL;
+    w->src[1].data = NULL;
     w->kv = kv;
     w->pool = pool;
     w->layer = lq__kv_layers(pool) + l;
@@ -38189,10 +38282,10 @@ static const lq__row_kernels *lq__rows_of_level(void)
     {                                                                                       \
         lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,        \
             lq__butterfly_rows_##v, {NULL, LQ_QUANTIZER_LIST(LQ__BLOCKS_##v)},              \
-            lq__centroid_row_##v, lq__float_row_##v, lq__rope_floats_##v, lq__load_row_##v, \
-            lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v, lq__product_few_##v,     \
-            lq__energy_rows_##v,                                                            \
-            lq__pair_rows_##v, lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
+            lq__centroid_row_##v, lq__point_row_##v, lq__float_row_##v, lq__rope_floats_##v, \
+            lq__load_row_##v, lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v,        \
+            lq__product_few_##v, lq__energy_rows_##v, lq__pair_rows_##v,                     \
+            lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
             lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v,  \
             lq__beyond_row_##v, lq__block_rows_##v, lq__word_rows_##v, lq__box_rows_##v     \
     }
@@ -38300,6 +38393,7 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__MOMENTS_ROW
 #undef LQ__Z_BLOCKS
 #undef LQ__CENTROID_ROW
+#undef LQ__POINT_ROW
 #undef LQ__D4_BLOCKS
 #undef LQ__E8_BLOCKS
 #undef LQ__E8_KERNELS

@@ -232,6 +232,19 @@ static void test_points(void)
         plain->centroid_row(back[0], z[0], shift, mean[1] >> 8);
         level->centroid_row(back[1], z[0], shift, mean[1] >> 8);
         CHECK(SAME(back[0], back[1]));
+        int16_t half[TOKENS];
+        for (size_t i = 0; i < TOKENS; i++) {
+            half[i] = (int16_t)source_below(2);
+            z[0][i] = (int16_t)(i == 0 ? -32768 : i == 1 ? 32767 : (int)source_below(65536) - 32768);
+        }
+        int32_t wiener = round % 2 ? 32768 : (int32_t)source_below(32769);
+        plain->point_row(back[0], z[0], half, wiener, mean[1] >> 8);
+        level->point_row(back[1], z[0], half, wiener, mean[1] >> 8);
+        CHECK(SAME(back[0], back[1]));
+        for (size_t i = 0; i < TOKENS; i++) {
+            int64_t p = (2 * (int64_t)z[0][i] + half[i]) * wiener;
+            CHECK(back[0][i] == (int32_t)(p >> 4) + (mean[1] >> 8));
+        }
     }
 }
 

@@ -44,7 +44,9 @@
      >>base              implementation from here: glue, sizes, an arena, mathematics, hashes
      >>vector            vectors and their operations: what kernels are written in, once
      >>transform         half floats, Hadamard, RoPE, centring, the fixed-point front's arithmetic
+     >>leech             the Golay code and the Leech lattice: exact decoders
      >>lattice           Z, D4, E8 and their fixed-width forms; rows with SIMD
+     >>llvq              vectors of the Leech lattice by number; blocks of 24 in 48 bits
      >>tables            the entropy coder's tables: Gaussian classes, counts, their file
      >>rans              its plan, and a page's steps: the C code, which is the specification
      >>lanes             the same steps with AVX2, AVX-512 and NEON
@@ -655,6 +657,28 @@
    A row of lq_quantize is u16 scale, then codes as in a fixed body. The scale is the upper half of
    an f32 shifted left by one: exponent and 8 bits of its mantissa; 0: the row is zero.
 
+   LLVQ, as lq_llvq_encode writes it
+   .- blocks of 24 numbers, without gaps, from the lowest bit of the first byte on ---------------.
+   | number: as many bits as that of the origin has | gain: log2(gains) bits                     |
+   |- behind the last block zero bits up to a whole byte; then of each eight that are left -------|
+   | code of the E8 ball u16                                                                      |
+   '----------------------------------------------------------------------------------------------'
+   Numbers count the points of the shells in question, shell by shell, class by class; the origin's
+   is the one behind the last. Classes of a shell: even ones, by how many 14, 12, 10, 8, 6, 4 they
+   have, as a word of six letters, least first; then odd ones, by how many 13, 11, 9, 7, 5. Inside a
+   class, from the lowest digit of the number on, each with what radix (>>llvq has the theory):
+     even    free signs     2^(how many 4, 8, 12): bit i is set where the i-th of those is negative
+             signs          2^(w - 1), none where w = 0: so of the first w - 1 places on the word
+             off the word   rank of its magnitudes 0, 4, 8, 12 in the order of places
+             on the word    rank of 2, 6, 10, 14
+             word           which one of weight w, in the order of messages (>>leech)
+     odd     everywhere     rank of 1, 3, .. 13
+             word           its message: 12 bits
+   Ranks are those of arrangements as words of letters, least first. A block is sigma times its
+   point times, for LQ_LLVQ_BALL, the unit of the last shell; else a gain over sqrt(16 shell).
+   The E8 ball's classes are in order of the norm, at 12 in that of lq__e8_classes; inside, from the
+   lowest digit on: signs of what is not 0, as above, of odd ones without the last; the rank.
+
    LIVE CACHE, as lq_kv_save writes it, version 6
    Groups, from `first group` on: of each layer with keys and values of its own its K, then its V
    (K alone where the values are among the keys: they are dims of those), all heads. Runs of each:
@@ -821,7 +845,7 @@
                                 When: a compiler cannot take it. Results are the same.
 
    WHAT IT DOES NOT DO (yet)
-   No trellis or Leech lattice; latticequant_cuda.cuh is for GPUs. */
+   No trellis, no pages of the Leech lattice; latticequant_cuda.cuh is for GPUs. */
 
 /* ================================================================================================
    >>config   version, linkage                                        >>types   status, descriptors
@@ -1116,6 +1140,131 @@ LQ_API LQ_MUST int lq_fixed_encode(uint8_t *dst, size_t dst_bytes, const float *
 LQ_API LQ_MUST int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, size_t count,
                                    float step, int quantizer, int bits);
 
+/* ---- the Golay code and the Leech lattice ---- */
+/* The extended binary Golay code [24, 12, 8], `count` words. Its bits are a 4 x 6 array, bit
+   4 j + i being row i of column j; what the 12 bits of a message mean is told in >>leech.
+     words     (count) 24 bits each
+     messages  (count) 12 bits each
+   LQ_E_ARG: NULL; LQ_E_DATA: a message of more bits. Source: Golay 1949; Conway and Sloane 1999,
+   "Sphere Packings, Lattices and Groups", chapter 11. */
+LQ_API LQ_MUST int lq_golay_encode(uint32_t *words, const uint16_t *messages, size_t count);
+
+/* The messages of the nearest words, whatever the 24 bits are: up to 3 wrong bits are mended. Of
+   4 there are six nearest words; which of them is taken depends on nothing but the bits.
+     messages  (count)
+     wrong     (count) how many bits were, 0 to 4; may be NULL
+   LQ_E_ARG: NULL; LQ_E_DATA: a word of more than 24 bits. */
+LQ_API LQ_MUST int lq_golay_decode(uint16_t *messages, uint8_t *wrong, const uint32_t *words,
+                                   size_t count);
+
+/* The messages of the likeliest words: those whose ones have the largest sum of weights, exactly.
+     messages  (count)
+     weights   (count, 24) of each bit: the logarithm of the odds that it is one, in any unit
+   Which of several that are equally likely is taken depends on nothing but the weights. LQ_E_ARG:
+   NULL; LQ_E_RANGE: a weight beyond +-2^25. */
+LQ_API LQ_MUST int lq_golay_decode_soft(uint16_t *messages, const int32_t *weights, size_t count);
+
+/* Nearest points of the Leech lattice to src / step, count numbers in blocks of 24. The lattice has
+   one point per unit volume, as LQ_Z and LQ_E8 have, so a step means the same for all three. The
+   squared error is 0.065771 steps^2 a number, 1.028 dB less than that of LQ_Z.
+     points  (count) int16: coordinates times sqrt(8), which are integers
+   The number that is rounded is src sqrt(8) / step to the nearest 2^-12; of points equally near one
+   of even coordinates is taken before one of odd ones. LQ_E_ARG: NULL, step outside [2^-100,
+   2^100], count not a multiple of 24; LQ_E_DATA: not finite; LQ_E_RANGE: |src| above 724 steps. The
+   same points on every machine. */
+LQ_API LQ_MUST int lq_leech_nearest(int16_t *points, const float *src, size_t count, float step);
+
+/* The inverse: dst = points * (step / sqrt(8)). LQ_E_ARG as above. */
+LQ_API LQ_MUST int lq_leech_point(float *dst, const int16_t *points, size_t count, float step);
+
+/* Whether 24 integers are a point, as above; 0 for NULL. Safe for any numbers. */
+LQ_API int lq_leech_contains(const int16_t *point);
+
+/* Points whose integer coordinates have a squared norm of 16 shell; 0 for shells above 24 (1 for
+   shell 0, which is the origin, and none in shell 1). */
+LQ_API uint64_t lq_leech_shell_count(uint32_t shell);
+/* ---- LLVQ: points of the Leech lattice by number, blocks of 24 in a fixed number of bits ---- */
+/* What is said of a block: its direction, by a point, and its length, by one of a few gains; or a
+   point, times one factor. */
+enum { LQ_LLVQ_SHAPE = 1, LQ_LLVQ_BALL = 2 };
+
+/* How a point is looked for: by the angle for LQ_LLVQ_SHAPE, by the distance for LQ_LLVQ_BALL.
+     LQ_LLVQ_SCAN   what is nearest to the block stretched to 32 lengths; 6 us a block; with one
+                    shell, or a ball, that misses much
+     LQ_LLVQ_WORDS  and the best point that each of 32 promising Golay words has: almost always the
+                    best of all; 25 us
+     LQ_LLVQ_EXACT  the best of all; 1.4 ms */
+enum { LQ_LLVQ_SCAN = 1, LQ_LLVQ_WORDS = 2, LQ_LLVQ_EXACT = 3 };
+
+/* The points are those of shells first_shell to last_shell, of squared norms 16 shell in integer
+   coordinates (lq_leech_shell_count), and the origin.
+     kind         default 0 means LQ_LLVQ_SHAPE
+     first_shell  2 to last_shell; default 0 means 2
+     last_shell   up to 13; default 0 means 12, for LQ_LLVQ_BALL 13
+     gains        1, 2, 4, 8 or 16; default 0 means 2, for LQ_LLVQ_BALL, which has no more, 1
+     search       default 0 means LQ_LLVQ_WORDS
+   {0}: 47 bits and a gain of 1, 2 bits a number. Shells to 13 without gains, to 11 with 4, to 10
+   with 16 take 48 bits, too. */
+typedef struct lq_llvq_desc {
+    uint32_t kind;
+    uint32_t first_shell;
+    uint32_t last_shell;
+    uint32_t gains;
+    uint32_t search;
+} lq_llvq_desc;
+
+LQ_API LQ_MUST int lq_llvq_check(const lq_llvq_desc *desc, const char **message);
+
+/* Tables of a code, no codebook: computed by integers, the same on every machine. */
+typedef struct lq_llvq lq_llvq;
+
+/* Bytes of memory for lq_llvq_init. */
+LQ_API size_t lq_llvq_bytes(void);
+
+/* Makes them in the caller's memory, of any alignment; *llvq points into it. Read-only afterwards.
+   desc NULL: {0}. LQ_E_ARG: NULL, or as lq_llvq_check; LQ_E_SPACE: mem_bytes too few. */
+LQ_API LQ_MUST int lq_llvq_init(const lq_llvq **llvq, void *mem, size_t mem_bytes,
+                                const lq_llvq_desc *desc);
+
+/* Points, the origin not among them: their numbers are less than that, its number is that. */
+LQ_API uint64_t lq_llvq_count(const lq_llvq *llvq);
+
+/* Bits of a block of 24: those of the largest number, and of a gain. */
+LQ_API uint32_t lq_llvq_code_bits(const lq_llvq *llvq);
+
+/* Numbers to points (count, 24), integer coordinates as those of lq_leech_nearest; and back.
+   Numbers go up with the shell. LQ_E_ARG: NULL; LQ_E_DATA: a number above lq_llvq_count, 24
+   integers that are none of its points. Safe for untrusted input. Source: LLVQ (2026), "Leech
+   lattice vector quantization"; leaders of Adoul and Barth 1988. */
+LQ_API LQ_MUST int lq_llvq_point(const lq_llvq *llvq, int16_t *points, const uint64_t *numbers,
+                                 size_t count);
+LQ_API LQ_MUST int lq_llvq_number(const lq_llvq *llvq, uint64_t *numbers, const int16_t *points,
+                                  size_t count);
+
+/* Bytes of `count` numbers, a multiple of 8 (else 0): blocks of 24, lowest bit first, one behind
+   the other up to a whole byte; then each eight that is left in 16 bits, a point of the E8 ball. */
+LQ_API size_t lq_llvq_encode_bytes(const lq_llvq *llvq, size_t count);
+
+/* Arrays of about Gaussian numbers of mean 0 and standard deviation sigma, for which gains and
+   factors are made. 2 bits a number, squared error in sigma^2: 0.077 for {0}.
+     dst  lq_llvq_encode_bytes
+   LQ_E_ARG: NULL, count no multiple of 8, sigma outside [2^-98, 2^98]; LQ_E_SPACE: dst_bytes too
+   few; LQ_E_DATA: not finite; LQ_E_RANGE: above 400 sigma. The same bytes on every machine. */
+LQ_API LQ_MUST int lq_llvq_encode(const lq_llvq *llvq, uint8_t *dst, size_t dst_bytes,
+                                  const float *src, size_t count, float sigma);
+
+/* Back. LQ_E_ARG; LQ_E_SPACE: src_bytes too few; LQ_E_DATA: a number that no point has. Safe for
+   untrusted input; the same numbers on every machine. */
+LQ_API LQ_MUST int lq_llvq_decode(const lq_llvq *llvq, float *dst, const uint8_t *src,
+                                  size_t src_bytes, size_t count, float sigma);
+
+/* The E8 ball: 2^16 points, those of squared norm up to 10 and 8655 of the 60480 of squared norm
+   12; codes go up with the norm, all codes are points.
+     points  (count, 8) coordinates, doubled as those of LQ_E8
+   LQ_E_ARG: NULL; LQ_E_DATA: eight integers that are none of its points. Safe for untrusted
+   input. */
+LQ_API LQ_MUST int lq_e8_ball_point(int16_t *points, const uint16_t *codes, size_t count);
+LQ_API LQ_MUST int lq_e8_ball_code(uint16_t *codes, const int16_t *points, size_t count);
 /* ---- entropy coder: integers with Gaussian statistics, one 32-lane rANS stream a page ---- */
 /* Class of a row: sigma / step = 2^((class - LQ_CLASS_ONE) / 8), from 2^-4 (class 1) to 2^11.
    Class 0 is a dead row: not in the stream, zero when decoded. */
@@ -5807,6 +5956,825 @@ static void lq__moments_row_c(int64_t *sum, uint64_t *squares, const int32_t *ro
 LQ__EACH_LEVEL(LQ__MOMENTS_ROW)
 
 /* ================================================================================================
+   >>leech   the Golay code, the Leech lattice: theory, exact decoders
+
+   To add a level of SIMD: a column in >>vector; the kernels here are written in its words.
+
+   GF(4) has the elements 0, 1, w, w + 1 with w w = w + 1, here the numbers 0 to 3: sums are xor.
+   The hexacode is its code of 64 words of six digits with four or more digits other than 0:
+     (x, x + k, y, y + k, z, z + k)   with x + y + z = w k.
+   The Golay code in a 4 x 6 array of bits (Curtis 1976; Conway and Sloane 1999, chapter 11): with
+   b0 .. b3 the bits of a column from the top, its digit is b1 + w b2 + (w + 1) b3, its parity is
+   b0 ^ b1 ^ b2 ^ b3. A word is one whose six digits are a word of the hexacode, and whose six
+   columns all have the parity of the top row. Two columns have a given digit and parity, and they
+   are complements: b0 chooses. There are 2 x 64 x 2^5 words, of weights 0, 8, 12, 16, 24, as often
+   as 1, 759, 2576, 759, 1. A message is
+     bit     11        10 9   8 7   6 5   4 3 2 1 0
+             parity    k      x     y     b0 of columns 4 to 0; column 5's follows.
+   The Leech lattice times sqrt(8) (Leech 1967; Conway and Sloane 1999, chapters 4 and 24): integers
+     x_i = p + 2 c_i + 4 z_i,   p 0 or 1, c a word of the Golay code, sum of z_i = p modulo 2.
+   There is a point in a volume of sqrt(8)^24, squared norms are multiples of 16, the least is 32,
+   no number is farther than 4 from a point. With q = exp(2 pi i t) the theta series, the sum over
+   m of N(m) q^m where N(m) points have the squared norm 16 m, is
+     N(m) = 65520 / 691 (sigma_11(m) - tau(m)),
+   sigma_11 the sum of the 11th powers of divisors, tau Ramanujan's function: the coefficients of
+   q (1 - q)^24 (1 - q^2)^24 ...
+
+   Nearest point, exactly: for each of p, parity and word of the hexacode there are 2^6 choices of
+   complements, and z_i is rounded. What is left are two parities: that of the top row, and that of
+   the sum of z, which one coordinate's second-nearest z mends. So a column has four costs, by a
+   label 2 b0 + (its z odd): with and without one z moved, of both complements. Labels add by xor,
+   so costs of columns join by the min-plus product over four labels, 16 sums and 12 minima; the
+   label of all six columns has to be 2 parity + p. Words share what they have in common: columns
+   join in three pairs, and the 16 words of one k take four of each. No decision is made on the way,
+   so vectors lie in the lanes. (Vardy and Be'ery 1993 group the same words, with branches; Forney
+   1988 has the trellis.)
+   Costs are exact in 16 bits. With v the distance of a coordinate from the nearest integer, those
+   from its residues modulo 4 are v, 1 - v, 1 + v and 2 - v, whose squares less v^2 are linear in v:
+   0, 1 - 2 v, 1 + 2 v, 4 - 4 v; the square of 4 - d is 16 - 8 d more than that of d. In halves of
+   2^-12 all of these are integers, and what is 4 away at most costs at most 16 x 4096 / 2 = 2^15.
+   Costs that would pass 2^16 - 1 stay there, which is too much for the nearest.
+   ============================================================================================== */
+enum {
+    LQ__LEECH_DIMS = 24,
+    LQ__LEECH_ONE = 4096,   /* one in q12 */
+    LQ__LEECH_TOKENS = 32,  /* vectors that are decoded together: a multiple of 2 LQ__LANES_v */
+    LQ__LEECH_FAR = 0xffff, /* a cost that no point has */
+    LQ__LEECH_SHELLS = 25,
+    LQ__GOLAY_MOST = 1 << 25 /* weights of soft decoding */
+};
+
+/* ---- the Golay code ---- */
+/* Digit j of the hexacode's word k x y, two bits each. */
+LQ__INLINE uint32_t lq__hexacode_digit(uint32_t word, uint32_t j)
+{
+    uint32_t k = word >> 4 & 3;
+    uint32_t x = word >> 2 & 3;
+    uint32_t y = word & 3;
+    uint32_t turned = (k >> 1) | ((k ^ k >> 1) & 1) << 1; /* w k */
+    uint32_t first = j < 2 ? x : j < 4 ? y : x ^ y ^ turned;
+    return first ^ (j & 1 ? k : 0);
+}
+
+/* A column by its parity, digit and top bit. */
+LQ__INLINE uint32_t lq__golay_column(uint32_t parity, uint32_t digit, uint32_t top)
+{
+    uint32_t b1 = parity ^ digit >> 1;
+    uint32_t b2 = parity ^ (digit & 1);
+    uint32_t column = b1 << 1 | b2 << 2 | (b1 ^ b2 ^ parity) << 3;
+    return top ? 15 ^ column : column;
+}
+
+LQ__INLINE uint32_t lq__golay_column_parity(uint32_t column)
+{
+    return 0x6996u >> column & 1;
+}
+
+LQ__INLINE uint32_t lq__golay_column_digit(uint32_t column)
+{
+    return ((column >> 1 ^ column >> 3) & 1) | ((column >> 2 ^ column >> 3) & 1) << 1;
+}
+
+/* The word of a message: 12 bits to 24. */
+LQ__STATIC uint32_t lq__golay_word(uint32_t message)
+{
+    uint32_t parity = message >> 11 & 1;
+    uint32_t last = parity;
+    uint32_t word = 0;
+    for (uint32_t j = 0; j < 5; j++) {
+        last ^= message >> j & 1;
+    }
+    for (uint32_t j = 0; j < 6; j++) {
+        uint32_t top = j < 5 ? message >> j & 1 : last;
+        word |= lq__golay_column(parity, lq__hexacode_digit(message >> 5, j), top) << 4 * j;
+    }
+    return word;
+}
+
+/* The message that a word has if it is one: the word of that is then the same. */
+LQ__STATIC uint32_t lq__golay_message(uint32_t word)
+{
+    uint32_t x = lq__golay_column_digit(word & 15);
+    uint32_t k = x ^ lq__golay_column_digit(word >> 4 & 15);
+    uint32_t y = lq__golay_column_digit(word >> 8 & 15);
+    uint32_t message = lq__golay_column_parity(word & 15) << 11 | k << 9 | x << 7 | y << 5;
+    for (uint32_t j = 0; j < 5; j++) {
+        message |= (word >> 4 * j & 1) << j;
+    }
+    return message;
+}
+
+LQ_API int lq_golay_encode(uint32_t *words, const uint16_t *messages, size_t count)
+{
+    if (count && (!words || !messages)) return LQ_E_ARG;
+    for (size_t i = 0; i < count; i++) {
+        if (messages[i] >> 12) return LQ_E_DATA;
+        words[i] = lq__golay_word(messages[i]);
+    }
+    return LQ_OK;
+}
+
+/* Of a column and one parity, by digit: the larger sum of weights of the two complements, by how
+   much, and its top bit. */
+typedef struct lq__golay_choice {
+    int32_t sum;
+    int32_t margin;
+    uint32_t top;
+} lq__golay_choice;
+
+LQ__STATIC void lq__golay_choices(lq__golay_choice choice[6][4], const int32_t *weights,
+                                  uint32_t parity)
+{
+    for (uint32_t j = 0; j < 6; j++, weights += 4) {
+        int32_t all = weights[0] + weights[1] + weights[2] + weights[3];
+        for (uint32_t digit = 0; digit < 4; digit++) {
+            uint32_t column = lq__golay_column(parity, digit, 0);
+            lq__golay_choice *c = &choice[j][digit];
+            c->sum = 0;
+            for (uint32_t i = 1; i < 4; i++) {
+                c->sum += column >> i & 1 ? weights[i] : 0;
+            }
+            int32_t other = all - c->sum;
+            c->top = other > c->sum;
+            c->margin = c->top ? other - c->sum : c->sum - other;
+            c->sum = LQ__MAX(c->sum, other);
+        }
+    }
+}
+
+/* The message of the largest sum of weights (24): of each parity and hexacode's word each column's
+   better complement, and if the top row's parity is wrong the other one of the column that loses
+   least by it. The first best, in the order of messages' upper seven bits. */
+LQ__STATIC uint32_t lq__golay_likeliest(const int32_t *weights)
+{
+    int32_t best = INT32_MIN;
+    uint32_t message = 0;
+    for (uint32_t parity = 0; parity < 2; parity++) {
+        lq__golay_choice choice[6][4];
+        lq__golay_choices(choice, weights, parity);
+        for (uint32_t word = 0; word < 64; word++) {
+            int32_t sum = 0;
+            int32_t margin = INT32_MAX;
+            uint32_t tops = 0;
+            uint32_t weakest = 0;
+            uint32_t odd = parity;
+            for (uint32_t j = 0; j < 6; j++) {
+                const lq__golay_choice *c = &choice[j][lq__hexacode_digit(word, j)];
+                sum += c->sum;
+                tops |= c->top << j;
+                odd ^= c->top;
+                if (c->margin < margin) weakest = j;
+                margin = LQ__MIN(margin, c->margin);
+            }
+            if (odd) {
+                sum -= margin;
+                tops ^= 1u << weakest;
+            }
+            if (sum > best) {
+                best = sum;
+                message = parity << 11 | word << 5 | (tops & 31);
+            }
+        }
+    }
+    return message;
+}
+
+LQ_API int lq_golay_decode_soft(uint16_t *messages, const int32_t *weights, size_t count)
+{
+    if (count && (!messages || !weights)) return LQ_E_ARG;
+    for (; count; count--, messages++, weights += 24) {
+        for (size_t i = 0; i < 24; i++) {
+            if (weights[i] > LQ__GOLAY_MOST || weights[i] < -LQ__GOLAY_MOST) return LQ_E_RANGE;
+        }
+        *messages = (uint16_t)lq__golay_likeliest(weights);
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_golay_decode(uint16_t *messages, uint8_t *wrong, const uint32_t *words, size_t count)
+{
+    if (count && (!messages || !words)) return LQ_E_ARG;
+    for (size_t n = 0; n < count; n++) {
+        int32_t weights[24];
+        uint32_t message = lq__golay_message(words[n] & 0xffffffu);
+        uint32_t rest = words[n] ^ lq__golay_word(message);
+        if (words[n] >> 24) return LQ_E_DATA;
+        if (rest) {
+            for (uint32_t i = 0; i < 24; i++) {
+                weights[i] = words[n] >> i & 1 ? 1 : -1;
+            }
+            message = lq__golay_likeliest(weights);
+            rest = words[n] ^ lq__golay_word(message);
+        }
+        messages[n] = (uint16_t)message;
+        if (!wrong) continue;
+        for (wrong[n] = 0; rest; rest &= rest - 1) {
+            wrong[n]++;
+        }
+    }
+    return LQ_OK;
+}
+
+/* ---- the nearest point: one vector ---- */
+/* A coordinate w, q12 modulo 8, and the residue p + 2 c modulo 4: less the nearest integer that has
+   it, -8192 .. 8192 (q12). *odd: whether the z of that is. */
+LQ__INLINE int32_t lq__leech_row(uint32_t w, uint32_t residue, uint32_t *odd)
+{
+    uint32_t t = (w - residue * LQ__LEECH_ONE) & 32767;
+    uint32_t near = (t + 8192) >> 14;
+    *odd = near & 1;
+    return (int32_t)t - (int32_t)(near << 14);
+}
+
+/* Four coordinates w and a column of bits at parity p.
+     cost     half of the squared distance less that from the nearest integers
+     penalty  what moving one z adds, of coordinate `weakest`
+     odd      whether the sum of z is */
+typedef struct lq__leech_column {
+    uint32_t cost;
+    uint32_t penalty;
+    uint32_t weakest;
+    uint32_t odd;
+} lq__leech_column;
+
+LQ__STATIC lq__leech_column lq__leech_column_of(const uint16_t *w, uint32_t p, uint32_t bits)
+{
+    lq__leech_column column = {0, LQ__LEECH_FAR, 0, 0};
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t odd;
+        int32_t e = lq__leech_row(w[i], p + 2 * (bits >> i & 1), &odd);
+        uint32_t d = (uint32_t)(e < 0 ? -e : e);
+        uint32_t penalty = 32768 - 4 * d;
+        column.cost += (d > 2048 ? d - 2048 : 0) + (d > 6144 ? d - 6144 : 0);
+        if (penalty < column.penalty) column.weakest = i;
+        column.penalty = LQ__MIN(penalty, column.penalty);
+        column.odd ^= odd;
+    }
+    return column;
+}
+
+/* The costs of a column by label, of both complements. */
+LQ__STATIC void lq__leech_labels(uint32_t *m, const uint16_t *w, uint32_t p, uint32_t bits)
+{
+    for (uint32_t top = 0; top < 2; top++) {
+        lq__leech_column c = lq__leech_column_of(w, p, top ? 15 ^ bits : bits);
+        m[2 * top + c.odd] = c.cost;
+        m[2 * top + (c.odd ^ 1)] = c.cost + c.penalty;
+    }
+}
+
+/* The min-plus product over labels; to (4) may not be a or b. */
+LQ__STATIC void lq__leech_join(uint32_t *to, const uint32_t *a, const uint32_t *b)
+{
+    for (uint32_t g = 0; g < 4; g++) {
+        uint32_t low = LQ__MIN(a[0] + b[g], a[1] + b[g ^ 1]);
+        uint32_t high = LQ__MIN(a[2] + b[g ^ 2], a[3] + b[g ^ 3]);
+        to[g] = LQ__MIN(low, high);
+    }
+}
+
+/* The 16 words of id, where one is nearer. m: costs of the columns by digit and label. */
+LQ__STATIC void lq__leech_words(uint32_t *best, uint32_t *found, uint32_t m[6][4][4], uint32_t id)
+{
+    const uint32_t k = id >> 4 & 3;
+    const uint32_t label = (id >> 6 & 1) * 2 + (id >> 7);
+    uint32_t pair[3][4][4]; /* by the digit of their first columns */
+    for (uint32_t digit = 0; digit < 4; digit++) {
+        for (uint32_t t = 0; t < 3; t++) {
+            lq__leech_join(pair[t][digit], m[2 * t][digit], m[2 * t + 1][digit ^ k]);
+        }
+    }
+    for (uint32_t word = id; word < id + 16; word++) {
+        const uint32_t *last = pair[2][lq__hexacode_digit(word, 4)];
+        uint32_t four[4];
+        lq__leech_join(four, pair[0][word >> 2 & 3], pair[1][word & 3]);
+        for (uint32_t g = 0; g < 4; g++) {
+            uint32_t cost = four[g] + last[g ^ label];
+            if (cost < *best) *found = word;
+            *best = LQ__MIN(*best, cost);
+        }
+    }
+}
+
+/* What decides about the nearest point of w (24): p << 7 | parity << 6 | word of the hexacode, the
+   first of those that cost least. */
+LQ__STATIC uint32_t lq__leech_search(const uint16_t *w)
+{
+    uint32_t best = LQ__LEECH_FAR;
+    uint32_t found = 0;
+    for (uint32_t id = 0; id < 256; id += 64) { /* p, parity */
+        uint32_t m[6][4][4];
+        for (uint32_t j = 0; j < 6; j++) {
+            for (uint32_t digit = 0; digit < 4; digit++) {
+                lq__leech_labels(m[j][digit], w + 4 * j, id >> 7,
+                                 lq__golay_column(id >> 6 & 1, digit, 0));
+            }
+        }
+        for (uint32_t k = 0; k < 64; k += 16) {
+            lq__leech_words(&best, &found, m, id + k);
+        }
+    }
+    return found;
+}
+
+/* w (24) becomes the error of what lq__leech_search found: q12 modulo 2^16, and a signed 16-bit
+   number. The labels of the columns, by a table of where the least cost of each comes from. */
+LQ__STATIC void lq__leech_trace(uint16_t *w, uint32_t found)
+{
+    const uint32_t p = found >> 7;
+    const uint32_t parity = found >> 6 & 1;
+    uint32_t path[4];
+    uint8_t from[6][4];
+    uint32_t g = 2 * parity + p;
+    for (uint32_t j = 0; j < 6; j++) {
+        uint32_t m[4];
+        uint32_t next[4];
+        lq__leech_labels(m, w + 4 * j, p,
+                         lq__golay_column(parity, lq__hexacode_digit(found, j), 0));
+        for (uint32_t to = 0; to < 4; to++) {
+            next[to] = j ? 2 * LQ__LEECH_FAR : m[to];
+            from[j][to] = (uint8_t)to;
+            for (uint32_t a = 0; a < 4 && j; a++) {
+                uint32_t cost = path[to ^ a] + m[a];
+                if (cost < next[to]) from[j][to] = (uint8_t)a;
+                next[to] = LQ__MIN(cost, next[to]);
+            }
+        }
+        memcpy(path, next, sizeof path);
+    }
+    for (uint32_t j = 6; j-- > 0;) {
+        uint32_t label = from[j][g];
+        uint32_t bits = lq__golay_column(parity, lq__hexacode_digit(found, j), label >> 1);
+        lq__leech_column column = lq__leech_column_of(w + 4 * j, p, bits);
+        g ^= label;
+        for (uint32_t i = 0; i < 4; i++) {
+            uint32_t odd;
+            int32_t e = lq__leech_row(w[4 * j + i], p + 2 * (bits >> i & 1), &odd);
+            int move = column.odd != (label & 1) && i == column.weakest;
+            w[4 * j + i] = (uint16_t)(e + (move ? e < 0 ? 16384 : -16384 : 0));
+        }
+    }
+}
+
+/* ---- the nearest point: blocks, as lq__blocks_kernel ---- */
+/* x (24 rows a block): integers, the coordinates; y: q12. */
+static int32_t lq__leech_blocks_c(int16_t *x, const int32_t *y, const lq__row_data *row,
+                                  size_t blocks, size_t columns)
+{
+    int32_t most = 0;
+    for (; blocks; blocks--, row += 24, y += 24 * columns, x += 24 * columns) {
+        for (size_t t = 0; t < columns; t++) {
+            uint16_t w[24];
+            for (size_t i = 0; i < 24; i++) {
+                w[i] = (uint16_t)((y[i * columns + t] - row[i].mean) & 32767);
+            }
+            lq__leech_trace(w, lq__leech_search(w));
+            for (size_t i = 0; i < 24; i++) {
+                int32_t e = (int32_t)w[i] - (w[i] & 32768 ? 65536 : 0);
+                int32_t v = (y[i * columns + t] - row[i].mean - e) >> 12;
+                x[i * columns + t] = (int16_t)v;
+                most = LQ__MAX(most, v < 0 ? -v : v);
+            }
+        }
+    }
+    return most;
+}
+
+/* The costs of a column, m (4 digits, 4 labels), of four coordinates w. */
+#define LQ__LEECH_COLUMN(v)                                                                  \
+    LQ__ON_##v LQ__APART void lq__leech_column_##v(lq__u16_##v *m, const lq__u16_##v *w,     \
+                                                   uint32_t p, uint32_t parity)              \
+    {                                                                                        \
+        lq__u16_##v cost[2][4]; /* of rows 0 and 1, 2 and 3, by their bits */                \
+        lq__u16_##v penalty[2][4];                                                           \
+        lq__u16_##v odd[2][4]; /* 0 or -1 */                                                 \
+        for (uint32_t half = 0; half < 2; half++) {                                          \
+            lq__u16_##v c[2][2], q[2][2], k[2][2];                                           \
+            LQ__UNROLL for (uint32_t i = 0; i < 2; i++)                                      \
+            {                                                                                \
+                lq__u16_##v t = (w[2 * half + i] - (uint16_t)(p << 12)) & 32767;             \
+                lq__u16_##v near = (t + 8192) >> 14;                                         \
+                lq__u16_##v d = (lq__u16_##v)lq__abs16_##v((lq__i16_##v)(t - (near << 14))); \
+                lq__u16_##v far = 8192 - d;                                                  \
+                lq__u16_##v inner = (lq__u16_##v)lq__set16_##v(2048);                        \
+                lq__u16_##v outer = (lq__u16_##v)lq__set16_##v(6144);                        \
+                c[i][0] = lq__subs_u16_##v(d, inner) + lq__subs_u16_##v(d, outer);           \
+                c[i][1] = lq__subs_u16_##v(far, inner) + lq__subs_u16_##v(far, outer);       \
+                q[i][1] = d << 2;                                                            \
+                q[i][0] = 32768 - q[i][1];                                                   \
+                k[i][0] = 0 - (near & 1);                                                    \
+                k[i][1] = 0 - (t >> 14);                                                     \
+            }                                                                                \
+            LQ__UNROLL for (uint32_t b = 0; b < 4; b++)                                      \
+            {                                                                                \
+                cost[half][b] = c[0][b & 1] + c[1][b >> 1];                                  \
+                penalty[half][b] = lq__min_u16_##v(q[0][b & 1], q[1][b >> 1]);               \
+                odd[half][b] = k[0][b & 1] ^ k[1][b >> 1];                                   \
+            }                                                                                \
+        }                                                                                    \
+        for (uint32_t n = 0; n < 8; n++, m += 2) {                                           \
+            uint32_t bits = lq__golay_column(parity, n >> 1, n & 1);                         \
+            uint32_t low = bits & 3, high = bits >> 2;                                       \
+            lq__u16_##v c = cost[0][low] + cost[1][high];                                    \
+            lq__u16_##v q = lq__min_u16_##v(penalty[0][low], penalty[1][high]);              \
+            lq__u16_##v first = q & (odd[0][low] ^ odd[1][high]);                            \
+            m[0] = lq__adds_u16_##v(c, first);                                               \
+            m[1] = lq__adds_u16_##v(c, q ^ first);                                           \
+        }                                                                                    \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_COLUMN)
+
+#define LQ__LEECH_JOIN(v)                                                                          \
+    /* The least sum of two and two. */                                                            \
+    LQ__ON_##v LQ__INLINE lq__u16_##v lq__leech_two_##v(lq__u16_##v a, lq__u16_##v b,              \
+                                                        lq__u16_##v c, lq__u16_##v d)              \
+    {                                                                                              \
+        return lq__min_u16_##v(lq__adds_u16_##v(a, b), lq__adds_u16_##v(c, d));                    \
+    }                                                                                              \
+    LQ__ON_##v LQ__INLINE void lq__leech_join_##v(lq__u16_##v *to, const lq__u16_##v *a,           \
+                                                  const lq__u16_##v *b)                            \
+    {                                                                                              \
+        const lq__u16_##v a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];                              \
+        const lq__u16_##v b0 = b[0], b1 = b[1], b2 = b[2], b3 = b[3];                              \
+        to[0] =                                                                                    \
+            lq__min_u16_##v(lq__leech_two_##v(a0, b0, a1, b1), lq__leech_two_##v(a2, b2, a3, b3)); \
+        to[1] =                                                                                    \
+            lq__min_u16_##v(lq__leech_two_##v(a0, b1, a1, b0), lq__leech_two_##v(a2, b3, a3, b2)); \
+        to[2] =                                                                                    \
+            lq__min_u16_##v(lq__leech_two_##v(a0, b2, a2, b0), lq__leech_two_##v(a1, b3, a3, b1)); \
+        to[3] =                                                                                    \
+            lq__min_u16_##v(lq__leech_two_##v(a0, b3, a3, b0), lq__leech_two_##v(a1, b2, a2, b1)); \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_JOIN)
+
+/* The 16 words of id: best (2), a cost and what it is of, where one is nearer. a, b: three columns
+   each (3, 4, 4). */
+#define LQ__LEECH_WORDS(v)                                                                    \
+    LQ__ON_##v LQ__APART void lq__leech_words_##v(lq__u16_##v *best, const lq__u16_##v *a,    \
+                                                  const lq__u16_##v *b, uint32_t id)          \
+    {                                                                                         \
+        const uint32_t k = id >> 4 & 3;                                                       \
+        const uint32_t label = (id >> 6 & 1) * 2 + (id >> 7);                                 \
+        lq__u16_##v least = best[0];                                                          \
+        lq__u16_##v found = best[1];                                                          \
+        lq__u16_##v pair[3][4][4];                                                            \
+        for (uint32_t digit = 0; digit < 4; digit++) {                                        \
+            lq__leech_join_##v(pair[0][digit], a + 4 * digit, a + 16 + 4 * (digit ^ k));      \
+            lq__leech_join_##v(pair[1][digit], a + 32 + 4 * digit, b + 4 * (digit ^ k));      \
+            lq__leech_join_##v(pair[2][digit], b + 16 + 4 * digit, b + 32 + 4 * (digit ^ k)); \
+        }                                                                                     \
+        for (uint32_t word = id; word < id + 16; word++) {                                    \
+            const lq__u16_##v *last = pair[2][lq__hexacode_digit(word, 4)];                   \
+            lq__u16_##v four[4];                                                              \
+            lq__leech_join_##v(four, pair[0][word >> 2 & 3], pair[1][word & 3]);              \
+            lq__u16_##v cost = lq__min_u16_##v(                                               \
+                lq__leech_two_##v(four[0], last[label], four[1], last[label ^ 1]),            \
+                lq__leech_two_##v(four[2], last[label ^ 2], four[3], last[label ^ 3]));       \
+            lq__mask16_##v nearer = lq__less_u16_##v(cost, least);                            \
+            least = lq__min_u16_##v(least, cost);                                             \
+            found = (lq__u16_##v)lq__pick16_##v(nearer, lq__set16_##v((int16_t)word),         \
+                                                (lq__i16_##v)found);                          \
+        }                                                                                     \
+        best[0] = least;                                                                      \
+        best[1] = found;                                                                      \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_WORDS)
+
+/* Columns 3 to 5, behind columns 0 to 2 in a: so that no frame has more than 4 KB. */
+#define LQ__LEECH_SEARCH(v)                                                                 \
+    LQ__ON_##v LQ__APART void lq__leech_behind_##v(lq__u16_##v *best, const lq__u16_##v *w, \
+                                                   const lq__u16_##v *a, uint32_t id)       \
+    {                                                                                       \
+        lq__u16_##v b[3][16];                                                               \
+        for (size_t j = 0; j < 3; j++) {                                                    \
+            lq__leech_column_##v(b[j], w + 12 + 4 * j, id >> 7, id >> 6 & 1);               \
+        }                                                                                   \
+        for (uint32_t k = 0; k < 4; k++) {                                                  \
+            lq__leech_words_##v(best, a, b[0], id + 16 * k);                                \
+        }                                                                                   \
+    }                                                                                       \
+    LQ__ON_##v LQ__APART void lq__leech_search_##v(lq__u16_##v *best, const lq__u16_##v *w) \
+    {                                                                                       \
+        lq__u16_##v a[3][16];                                                               \
+        best[0] = (lq__u16_##v)lq__set16_##v(-1);                                           \
+        best[1] = (lq__u16_##v)lq__set16_##v(0);                                            \
+        for (uint32_t id = 0; id < 256; id += 64) {                                         \
+            for (size_t j = 0; j < 3; j++) {                                                \
+                lq__leech_column_##v(a[j], w + 4 * j, id >> 7, id >> 6 & 1);                \
+            }                                                                               \
+            lq__leech_behind_##v(best, w, a[0], id);                                        \
+        }                                                                                   \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_SEARCH)
+
+/* What lq__leech_search_v found, in lanes.
+     p, parity  0 or -1, the others 0 to 3 */
+#define LQ__LEECH_FOUND(v)                                                                         \
+    typedef struct lq__leech_found_##v {                                                           \
+        lq__u16_##v p;                                                                             \
+        lq__u16_##v parity;                                                                        \
+        lq__u16_##v k;                                                                             \
+        lq__u16_##v first[3]; /* digits 0, 2, 4 */                                                 \
+    } lq__leech_found_##v;                                                                         \
+    LQ__ON_##v LQ__INLINE void lq__leech_take_##v(lq__leech_found_##v *f, lq__u16_##v id)          \
+    {                                                                                              \
+        f->p = 0 - (id >> 7);                                                                      \
+        f->parity = 0 - (id >> 6 & 1);                                                             \
+        f->k = id >> 4 & 3;                                                                        \
+        f->first[0] = id >> 2 & 3;                                                                 \
+        f->first[1] = id & 3;                                                                      \
+        f->first[2] = f->first[0] ^ f->first[1] ^ (f->k >> 1) ^ (((f->k ^ (f->k >> 1)) & 1) << 1); \
+    }                                                                                              \
+    /* The bits of column j whose top bit is 0, as 0 or -1; bit (4). */                            \
+    LQ__ON_##v LQ__INLINE void lq__leech_bits_##v(lq__u16_##v *bit, const lq__leech_found_##v *f,  \
+                                                  size_t j)                                        \
+    {                                                                                              \
+        const lq__u16_##v digit = j & 1 ? f->first[j >> 1] ^ f->k : f->first[j >> 1];              \
+        bit[0] = (lq__u16_##v)lq__set16_##v(0);                                                    \
+        bit[1] = f->parity ^ (0 - (digit >> 1));                                                   \
+        bit[2] = f->parity ^ (0 - (digit & 1));                                                    \
+        bit[3] = f->parity ^ bit[1] ^ bit[2];                                                      \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_FOUND)
+
+/* As lq__leech_row and lq__leech_column, in lanes: `top` and bits 0 or -1, odd too. */
+#define LQ__LEECH_LANES(v)                                                                 \
+    typedef struct lq__leech_lanes_##v {                                                   \
+        lq__u16_##v cost;                                                                  \
+        lq__u16_##v penalty;                                                               \
+        lq__u16_##v weakest;                                                               \
+        lq__u16_##v odd;                                                                   \
+    } lq__leech_lanes_##v;                                                                 \
+    LQ__ON_##v LQ__INLINE lq__u16_##v lq__leech_row_##v(lq__u16_##v w, lq__u16_##v p,      \
+                                                        lq__u16_##v bit, lq__u16_##v *odd) \
+    {                                                                                      \
+        lq__u16_##v t = (w - (p & 4096) - (bit & 8192)) & 32767;                           \
+        lq__u16_##v near = (t + 8192) >> 14;                                               \
+        *odd = 0 - (near & 1);                                                             \
+        return t - (near << 14);                                                           \
+    }                                                                                      \
+    LQ__ON_##v LQ__INLINE void lq__leech_lane_##v(lq__leech_lanes_##v *column,             \
+                                                  const lq__u16_##v *w, lq__u16_##v p,     \
+                                                  const lq__u16_##v *bit, lq__u16_##v top) \
+    {                                                                                      \
+        column->cost = (lq__u16_##v)lq__set16_##v(0);                                      \
+        column->odd = column->cost;                                                        \
+        column->weakest = column->cost;                                                    \
+        column->penalty = (lq__u16_##v)lq__set16_##v(-1);                                  \
+        for (size_t i = 0; i < 4; i++) {                                                   \
+            lq__u16_##v odd;                                                               \
+            lq__u16_##v e = lq__leech_row_##v(w[i], p, bit[i] ^ top, &odd);                \
+            lq__u16_##v d = (lq__u16_##v)lq__abs16_##v((lq__i16_##v)e);                    \
+            lq__u16_##v penalty = 32768 - (d << 2);                                        \
+            column->cost += lq__subs_u16_##v(d, (lq__u16_##v)lq__set16_##v(2048)) +        \
+                            lq__subs_u16_##v(d, (lq__u16_##v)lq__set16_##v(6144));         \
+            column->weakest = (lq__u16_##v)lq__pick16_##v(                                 \
+                lq__less_u16_##v(penalty, column->penalty), lq__set16_##v((int16_t)i),     \
+                (lq__i16_##v)column->weakest);                                             \
+            column->penalty = lq__min_u16_##v(penalty, column->penalty);                   \
+            column->odd ^= odd;                                                            \
+        }                                                                                  \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_LANES)
+
+/* As lq__leech_trace, in lanes. */
+#define LQ__LEECH_TRACE(v)                                                                         \
+    /* One step of the paths: j the column's costs m, from (4) where each label comes from. */     \
+    LQ__ON_##v LQ__INLINE void lq__leech_step_##v(lq__u16_##v *path, lq__u16_##v *from,            \
+                                                  const lq__u16_##v *m)                            \
+    {                                                                                              \
+        lq__u16_##v next[4];                                                                       \
+        for (size_t to = 0; to < 4; to++) {                                                        \
+            next[to] = lq__adds_u16_##v(path[to], m[0]);                                           \
+            from[to] = (lq__u16_##v)lq__set16_##v(0);                                              \
+            for (size_t a = 1; a < 4; a++) {                                                       \
+                lq__u16_##v cost = lq__adds_u16_##v(path[to ^ a], m[a]);                           \
+                from[to] =                                                                         \
+                    (lq__u16_##v)lq__pick16_##v(lq__less_u16_##v(cost, next[to]),                  \
+                                                lq__set16_##v((int16_t)a), (lq__i16_##v)from[to]); \
+                next[to] = lq__min_u16_##v(cost, next[to]);                                        \
+            }                                                                                      \
+        }                                                                                          \
+        memcpy(path, next, sizeof next);                                                           \
+    }                                                                                              \
+    LQ__ON_##v LQ__APART void lq__leech_paths_##v(lq__u16_##v from[6][4], const lq__u16_##v *w,    \
+                                                  const lq__leech_found_##v *f)                    \
+    {                                                                                              \
+        lq__u16_##v path[4];                                                                       \
+        for (size_t j = 0; j < 6; j++) {                                                           \
+            lq__u16_##v bit[4], m[4];                                                              \
+            lq__leech_bits_##v(bit, f, j);                                                         \
+            for (size_t top = 0; top < 2; top++) {                                                 \
+                lq__leech_lanes_##v c;                                                             \
+                lq__leech_lane_##v(&c, w + 4 * j, f->p, bit,                                       \
+                                   (lq__u16_##v)lq__set16_##v(top ? -1 : 0));                      \
+                m[2 * top] = lq__adds_u16_##v(c.cost, c.penalty & c.odd);                          \
+                m[2 * top + 1] = lq__adds_u16_##v(c.cost, c.penalty ^ (c.penalty & c.odd));        \
+            }                                                                                      \
+            if (j) lq__leech_step_##v(path, from[j], m);                                           \
+            for (size_t to = 0; to < 4 && j == 0; to++) {                                          \
+                path[to] = m[to];                                                                  \
+                from[0][to] = (lq__u16_##v)lq__set16_##v((int16_t)to);                             \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    LQ__ON_##v LQ__APART void lq__leech_trace_##v(lq__u16_##v *w, lq__u16_##v id)                  \
+    {                                                                                              \
+        lq__u16_##v from[6][4];                                                                    \
+        lq__leech_found_##v f;                                                                     \
+        lq__leech_take_##v(&f, id);                                                                \
+        lq__leech_paths_##v(from, w, &f);                                                          \
+        lq__u16_##v g = (f.parity & 2) + (f.p & 1);                                                \
+        for (size_t j = 6; j-- > 0;) {                                                             \
+            lq__u16_##v label = from[j][0];                                                        \
+            for (size_t a = 1; a < 4; a++) {                                                       \
+                label = (lq__u16_##v)lq__pick16_##v(                                               \
+                    lq__equal16_##v((lq__i16_##v)g, lq__set16_##v((int16_t)a)),                    \
+                    (lq__i16_##v)from[j][a], (lq__i16_##v)label);                                  \
+            }                                                                                      \
+            lq__leech_lanes_##v c;                                                                 \
+            lq__u16_##v bit[4], odd, top = 0 - (label >> 1);                                       \
+            g ^= label;                                                                            \
+            lq__leech_bits_##v(bit, &f, j);                                                        \
+            lq__leech_lane_##v(&c, w + 4 * j, f.p, bit, top);                                      \
+            const lq__u16_##v moved = c.odd ^ (0 - (label & 1));                                   \
+            for (size_t i = 0; i < 4; i++) {                                                       \
+                lq__u16_##v e = lq__leech_row_##v(w[4 * j + i], f.p, bit[i] ^ top, &odd);          \
+                lq__u16_##v other = e - 16384 + ((e >> 15) << 15);                                 \
+                lq__u16_##v here = (lq__u16_##v)lq__pick16_##v(                                    \
+                    lq__equal16_##v((lq__i16_##v)c.weakest, lq__set16_##v((int16_t)i)),            \
+                    (lq__i16_##v)moved, lq__set16_##v(0));                                         \
+                w[4 * j + i] = e ^ ((e ^ other) & here);                                           \
+            }                                                                                      \
+        }                                                                                          \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_TRACE)
+
+/* second: where the upper half of the vectors begins, LQ__LANES_v; 0: there are no more than the
+   lower half, which is decoded twice. */
+#define LQ__LEECH_BLOCKS(v)                                                                   \
+    LQ__ON_##v static int32_t lq__leech_some_##v(                                             \
+        int16_t *x, const int32_t *y, const lq__row_data *row, size_t columns, size_t second) \
+    {                                                                                         \
+        lq__i32_##v most = lq__set_##v(0);                                                    \
+        lq__u16_##v w[24]; /* of the vectors in the level's order */                          \
+        lq__u16_##v best[2];                                                                  \
+        for (size_t i = 0; i < 24; i++) {                                                     \
+            const int32_t *at = y + i * columns;                                              \
+            w[i] = lq__pack_u16_##v((lq__load_##v(at) - row[i].mean) & 32767,                 \
+                                    (lq__load_##v(at + second) - row[i].mean) & 32767);       \
+        }                                                                                     \
+        lq__leech_search_##v(best, w);                                                        \
+        lq__leech_trace_##v(w, best[1]);                                                      \
+        for (size_t i = 0; i < 24; i++) {                                                     \
+            const int32_t *at = y + i * columns;                                              \
+            const lq__i16_##v e = (lq__i16_##v)w[i], sign = e >> 15;                          \
+            lq__i32_##v low = (lq__i32_##v)lq__zip16_low_##v(e, sign);                        \
+            lq__i32_##v high = (lq__i32_##v)lq__zip16_high_##v(e, sign);                      \
+            low = (lq__load_##v(at) - row[i].mean - low) >> 12;                               \
+            high = (lq__load_##v(at + second) - row[i].mean - high) >> 12;                    \
+            most = lq__max_##v(most, lq__max_##v(lq__abs_##v(low), lq__abs_##v(high)));       \
+            lq__store_i16_##v(x + i * columns, low);                                          \
+            lq__store_i16_##v(x + i * columns + second, high);                                \
+        }                                                                                     \
+        return lq__most_##v(most);                                                            \
+    }                                                                                         \
+    LQ__ON_##v static int32_t lq__leech_blocks_##v(                                           \
+        int16_t *x, const int32_t *y, const lq__row_data *row, size_t blocks, size_t columns) \
+    {                                                                                         \
+        int32_t most = 0;                                                                     \
+        for (; blocks; blocks--, row += 24, y += 24 * columns, x += 24 * columns) {           \
+            for (size_t t = 0; t < columns; t += 2 * LQ__LANES_##v) {                         \
+                size_t second = t + 2 * LQ__LANES_##v <= columns ? LQ__LANES_##v : 0;         \
+                int32_t some = lq__leech_some_##v(x + t, y + t, row, columns, second);        \
+                most = LQ__MAX(most, some);                                                   \
+            }                                                                                 \
+        }                                                                                     \
+        return most;                                                                          \
+    }
+LQ__EACH_LEVEL(LQ__LEECH_BLOCKS)
+
+/* The kernel of the level in force; defined in >>dispatch. */
+static lq__blocks_kernel lq__leech_of_level(void);
+
+/* ---- arrays ---- */
+/* A step times factor / 2^30, factor above 2^20: rounded to 24 bits by integers, so that no
+   compiler evaluates it otherwise. */
+LQ__STATIC float lq__step_times(float step, uint32_t factor)
+{
+    uint32_t u = lq__bits_of_f32(step);
+    uint32_t e = u >> 23;
+    uint64_t m = ((u & 0x7fffffu) | 0x800000u) * (uint64_t)factor;
+    uint32_t shift = lq__log2_floor(m) - 23;
+    m = (m + ((uint64_t)1 << (shift - 1))) >> shift;
+    if (m >> 24) {
+        m >>= 1;
+        shift++;
+    }
+    return lq__f32_of_bits((e + shift - 30) << 23 | ((uint32_t)m & 0x7fffffu));
+}
+
+/* Numbers, `vectors` of 24, to q12 in units of step / sqrt(8): y (24, 32) with vectors in columns,
+   0 in those that are left. */
+LQ__APART int lq__leech_columns(int32_t *y, const float *src, size_t vectors, lq__scale scale)
+{
+    enum { SOME = 8, NUMBERS = SOME * LQ__LEECH_DIMS }; /* three rows of 64 */
+    const lq__point_kernels *kernels = lq__points_of_level();
+    uint32_t factor[LQ__TOKENS];
+    memset(y, 0, LQ__LEECH_DIMS * LQ__LEECH_TOKENS * sizeof *y);
+    for (size_t k = 0; k < LQ__TOKENS; k++) {
+        factor[k] = scale.factor;
+    }
+    for (size_t first = 0; first < vectors; first += SOME) {
+        int32_t row[NUMBERS] = {0};
+        size_t some = LQ__MIN(vectors - first, (size_t)SOME);
+        uint32_t most = kernels->fixed_row(row, (const uint8_t *)(src + first * LQ__LEECH_DIMS),
+                                           LQ_F32, some * LQ__LEECH_DIMS, scale.exponent - 5);
+        if (most >= lq__limit_bits(scale.exponent)) {
+            return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+        }
+        for (size_t k = 0; k < NUMBERS; k += LQ__TOKENS) {
+            kernels->scale_row(row + k, factor, 31);
+        }
+        for (size_t t = 0; t < some; t++) {
+            for (size_t i = 0; i < LQ__LEECH_DIMS; i++) {
+                y[i * LQ__LEECH_TOKENS + first + t] = row[t * LQ__LEECH_DIMS + i];
+            }
+        }
+    }
+    return LQ_OK;
+}
+
+/* x (24, 32): the points' coordinates, vectors in columns. */
+LQ__APART int lq__leech_some(int16_t *x, const float *src, size_t vectors, lq__scale scale)
+{
+    static const lq__row_data none[LQ__LEECH_DIMS] = {{0, 0, {0, 0, 0, 0}, 0}};
+    int32_t y[LQ__LEECH_DIMS * LQ__LEECH_TOKENS];
+    int status = lq__leech_columns(y, src, vectors, scale);
+    if (status) return status;
+    (void)lq__leech_of_level()(x, y, none, 1, LQ__LEECH_TOKENS);
+    return LQ_OK;
+}
+
+LQ_API int lq_leech_nearest(int16_t *points, const float *src, size_t count, float step)
+{
+    if (count % LQ__LEECH_DIMS || !lq__step_valid(step) || (count && (!points || !src))) {
+        return LQ_E_ARG;
+    }
+    for (size_t vectors = count / LQ__LEECH_DIMS; vectors;) {
+        int16_t x[LQ__LEECH_DIMS * LQ__LEECH_TOKENS];
+        size_t some = LQ__MIN(vectors, (size_t)LQ__LEECH_TOKENS);
+        int status = lq__leech_some(x, src, some, lq__scale_of(step, -6));
+        if (status) return status;
+        for (size_t t = 0; t < some; t++) {
+            for (size_t i = 0; i < LQ__LEECH_DIMS; i++) {
+                *points++ = x[i * LQ__LEECH_TOKENS + t];
+            }
+        }
+        src += some * LQ__LEECH_DIMS;
+        vectors -= some;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_leech_point(float *dst, const int16_t *points, size_t count, float step)
+{
+    if (count % LQ__LEECH_DIMS || !lq__step_valid(step) || (count && (!dst || !points))) {
+        return LQ_E_ARG;
+    }
+    const float unit = lq__step_times(step, 379625062u); /* 2^30 / sqrt(8) */
+    for (size_t i = 0; i < count; i++) {
+        dst[i] = (float)points[i] * unit;
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_leech_contains(const int16_t *point)
+{
+    if (!point) return 0;
+    int32_t p = point[0] & 1;
+    int32_t sum = 0;
+    uint32_t word = 0;
+    for (uint32_t i = 0; i < LQ__LEECH_DIMS; i++) {
+        if ((point[i] & 1) != p) return 0;
+        word |= (uint32_t)((point[i] - p) >> 1 & 1) << i;
+        sum += point[i];
+    }
+    return word == lq__golay_word(lq__golay_message(word)) && ((sum - 4 * p) & 7) == 0;
+}
+
+LQ_API uint64_t lq_leech_shell_count(uint32_t shell)
+{
+    static const uint64_t counts[LQ__LEECH_SHELLS] = {
+        1u, 0u, 196560u, 16773120u, 398034000u, 4629381120u, 34417656000u, 187489935360u,
+        814879774800u, 2975551488000u, 9486551299680u, 27052945920000u, 70486236999360u,
+        169931095326720u, 384163586352000u, 820166620815360u, 1668890090322000u,
+        3249631112232960u, 6096882661243920u, 11045500816896000u, 19428439855275360u,
+        33213186220032000u, 55431591273414720u, 90344564568760320u, 144355739339448000u};
+    return shell < LQ__LEECH_SHELLS ? counts[shell] : 0;
+}
+
+/* ================================================================================================
    >>lattice   Z, D4, E8: theory, exact decoders, entropy-coded and fixed forms
 
    To add a quantizer x: its row in LQ_QUANTIZER_LIST and, in a room of its own above this one, what
@@ -6587,6 +7555,1323 @@ LQ_API int lq_fixed_decode(float *dst, const uint8_t *src, size_t src_bytes, siz
         form->unpack(p, src + i / 8 * (size_t)bits, n, bits);
         for (size_t j = 0; j < n; j++) {
             dst[i + j] = (float)p[j] * (step * 0.5f);
+        }
+    }
+    return LQ_OK;
+}
+
+/* ================================================================================================
+   >>llvq   points of the Leech lattice by number; blocks of 24 in a fixed number of bits
+
+   To add a width: nothing, see lq_llvq_desc. To add shells (14 and 15; 16 has magnitudes of 16):
+   LQ__LLVQ_LAST, LQ__LLVQ_CLASSES, rows of the tables of LQ__LLVQ_LAST + 1.
+
+   A class is all points of a shell that have the same magnitudes, so many of each (its leader). In
+   the integer form of >>leech, with S the sum of the magnitudes:
+     even    magnitudes 2, 6, 10, 14 stand where a Golay word of weight w has ones, 0, 4, 8, 12
+             elsewhere. Signs of the latter are free. Those of the former are free but for the last:
+             the number of minuses is S / 4 modulo 2; where w is 0, S / 4 has to be even. Points:
+             A(w) w! / (product of n!) (24 - w)! / (product of n!) 2^(w - 1) 2^(free signs),
+             without 2^(w - 1) where w is 0
+     odd     magnitudes 1, 3, .. 13; the number of 1, 7 and 9 is odd. Signs are given: a coordinate
+             is 3 modulo 4 where the word has a one, elsewhere 1. Points: 4096 24! / (product of n!)
+   A(w) = 1, 759, 2576, 759, 1 words of weight 0, 8, 12, 16, 24. Their sums over a shell are
+   lq_leech_shell_count: 383 classes to shell 13.
+   A number is: points of the classes before, then with mixed radix
+     even    word of that weight, arrangement on it, arrangement off it, signs on it, free signs
+     odd     word's message, arrangement
+   An arrangement's rank: with M arrangements left of n places, M c / n of them begin with a kind of
+   which there are c.
+
+   Quantizing (LLVQ 2026). LQ_LLVQ_SHAPE: the point v of the largest cosine with the block x, and
+   the gain nearest to the projection <x, v> / |v|, which makes the least error that v allows. Gains
+   are the best levels for the length of 24 Gaussian numbers (of density x^23 exp(-x^2 / 2)), times
+   the mean cosine. LQ_LLVQ_BALL: the point nearest to x / (unit sigma).
+   The best point of a class and word is a pairing of sorted numbers (the rearrangement inequality):
+   the largest magnitude to the largest coordinate, on the word and off it; where the number of
+   minuses is wrong, the least product changes its sign. Odd ones: coordinates are turned round
+   where the word has a one, then sorted, and paired with 13, 9, 5, 1, -3, -7, -11. Promising words
+   are those whose residues modulo 4 lie nearest to the block at a length in question. With 16 of
+   each p the best point of all was missed in 1 of 9000 Gaussian blocks.
+   ============================================================================================== */
+enum {
+    LQ__LLVQ_LAST = 13,
+    LQ__LLVQ_CLASSES = 383,
+    LQ__LLVQ_GAINS = 16,
+    LQ__LLVQ_RADII = LQ__LEECH_TOKENS, /* lengths to which a block is stretched */
+    LQ__LLVQ_WORDS = 16,               /* of each parity that are looked at */
+    LQ__LLVQ_EIGHTS = 22,              /* classes of the E8 ball */
+    LQ__LLVQ_EIGHT = 1 << 16
+};
+
+/* One class.
+     first   number of its first point, of all shells from 2
+     on      arrangements on the word; odd: of all coordinates
+     off     arrangements off it; odd: 1
+     count   of magnitudes a at a / 2
+     weight  of its words; odd: 0
+     minus   even: number of minuses on the word, modulo 2
+     free    free signs */
+typedef struct lq__llvq_class {
+    uint64_t first;
+    uint64_t on;
+    uint64_t off;
+    uint8_t count[8];
+    uint8_t shell;
+    uint8_t odd;
+    uint8_t weight;
+    uint8_t minus;
+    uint8_t free;
+    uint8_t unused[3];
+} lq__llvq_class;
+
+struct lq_llvq {
+    lq_llvq_desc desc; /* nothing left to default */
+    uint64_t skip;     /* points of shells before first_shell */
+    uint64_t count;
+    uint32_t index_bits;
+    uint32_t gain_bits;
+    uint32_t unit;                                      /* a lattice unit, in sigma, q30 */
+    int32_t level[LQ__LLVQ_GAINS];                      /* gains, in sigma, q12 */
+    uint32_t factor[LQ__LLVQ_LAST + 1][LQ__LLVQ_GAINS]; /* of coordinates, in sigma, q30 */
+    int32_t radius[LQ__LLVQ_RADII];                     /* q12 */
+    uint32_t classes;                                   /* of shells up to last_shell */
+    uint16_t shell_class[LQ__LLVQ_LAST + 2];            /* where the classes of a shell begin */
+    lq__llvq_class of[LQ__LLVQ_CLASSES];
+    uint32_t word[4096]; /* of the Golay code, by weight, then in the order of messages */
+    uint16_t rank[4096]; /* of a message among those of its weight */
+};
+
+/* ---- arrangements ---- */
+/* 1 / n modulo 2^64, of an odd n. x / n by it where nothing is left. */
+static const uint64_t lq__odd_inverse[12] = {
+    1u,                  0xaaaaaaaaaaaaaaabu, 0xcccccccccccccccdu, 0x6db6db6db6db6db7u,
+    0x8e38e38e38e38e39u, 0x2e8ba2e8ba2e8ba3u, 0x4ec4ec4ec4ec4ec5u, 0xeeeeeeeeeeeeeeefu,
+    0xf0f0f0f0f0f0f0f1u, 0x86bca1af286bca1bu, 0xcf3cf3cf3cf3cf3du, 0xd37a6f4de9bd37a7u};
+
+LQ__INLINE uint64_t lq__divide_exactly(uint64_t x, uint32_t n) /* 0 < n <= 24, which divides x */
+{
+    uint32_t shift = lq__lowest_bit(n);
+    return (x >> shift) * lq__odd_inverse[n >> shift >> 1];
+}
+
+/* What there is to arrange: of kinds, so many each. */
+typedef struct lq__multiset {
+    uint32_t kinds;
+    uint32_t left;
+    uint8_t kind[8];
+    uint8_t count[8];
+} lq__multiset;
+
+/* Magnitudes / 2 from `first` on, by `by`, of which there are some. */
+LQ__INLINE lq__multiset lq__multiset_of(const uint8_t *count, uint32_t first, uint32_t by)
+{
+    lq__multiset s;
+    s.kinds = 0;
+    s.left = 0;
+    for (uint32_t k = first; k < 8; k += by) {
+        s.kind[s.kinds] = (uint8_t)k;
+        s.count[s.kinds] = count[k];
+        s.kinds += count[k] != 0;
+        s.left += count[k];
+    }
+    return s;
+}
+
+/* n! / (product of n!): fits for all classes there are. */
+LQ__STATIC uint64_t lq__multiset_arrangements(const lq__multiset *s)
+{
+    uint64_t all = 1;
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < s->kinds; k++) {
+        for (uint32_t i = 1; i <= s->count[k]; i++) {
+            n++;
+            all = all * n / i; /* a binomial coefficient after each step */
+        }
+    }
+    return all;
+}
+
+/* The arrangement of a rank below `all`, as kinds: dst (left). */
+LQ__INLINE void lq__multiset_unrank(uint8_t *dst, lq__multiset s, uint64_t all, uint64_t rank)
+{
+    for (; s.left; s.left--) {
+        uint32_t k = 0;
+        uint64_t part = lq__divide_exactly(all * s.count[0], s.left);
+        while (rank >= part && k + 1 < s.kinds) {
+            rank -= part;
+            k++;
+            part = lq__divide_exactly(all * s.count[k], s.left);
+        }
+        *dst++ = s.kind[k];
+        s.count[k]--;
+        all = part;
+    }
+}
+
+/* Back: src (left) is an arrangement of s. */
+LQ__INLINE uint64_t lq__multiset_rank(const uint8_t *src, lq__multiset s, uint64_t all)
+{
+    uint64_t rank = 0;
+    for (; s.left; s.left--, src++) {
+        uint32_t k = 0;
+        uint64_t part = lq__divide_exactly(all * s.count[0], s.left);
+        while (s.kind[k] != *src && k + 1 < s.kinds) {
+            rank += part;
+            k++;
+            part = lq__divide_exactly(all * s.count[k], s.left);
+        }
+        s.count[k]--;
+        all = part;
+    }
+    return rank;
+}
+
+/* ---- classes ---- */
+LQ__INLINE uint32_t lq__ones24(uint32_t word)
+{
+    uint32_t n = word - (word >> 1 & 0x555555u);
+    n = (n & 0x333333u) + (n >> 2 & 0x333333u);
+    n = (n + (n >> 4)) & 0x0f0f0fu;
+    return (n + (n >> 8) + (n >> 16)) & 31;
+}
+
+/* Which of the five weights: 0 to 4, of 0, 8, 12, 16, 24. */
+LQ__INLINE uint32_t lq__golay_bucket(uint32_t weight)
+{
+    return weight == 24 ? 4 : weight / 4 - (weight != 0);
+}
+
+/* Words of lower weight, by bucket; how many words there are, up to all. */
+static const uint16_t lq__golay_before[6] = {0, 1, 760, 3336, 4095, 4096};
+
+/* Adds a class to those of the shell, where there is one of these counts. Returns its points. */
+LQ__STATIC uint64_t lq__llvq_add(lq_llvq *q, const uint8_t *count, uint32_t shell, uint32_t odd,
+                                 uint64_t first)
+{
+    lq__llvq_class *c = &q->of[q->classes];
+    const lq__multiset on = lq__multiset_of(count, odd ? 0 : 1, odd ? 1 : 2);
+    uint32_t sum = 0;
+    for (uint32_t k = 0; k < 8; k++) {
+        sum += count[k] * 2 * k;
+    }
+    if (odd && (count[0] + count[3] + count[4]) % 2 == 0) return 0;
+    if (!odd && on.left == 0 && sum / 4 % 2) return 0;
+    if (q->classes == LQ__LLVQ_CLASSES) return 0;
+    const lq__multiset off = lq__multiset_of(count, 0, 2);
+    memset(c, 0, sizeof *c);
+    memcpy(c->count, count, sizeof c->count);
+    c->first = first;
+    c->shell = (uint8_t)shell;
+    c->odd = (uint8_t)odd;
+    c->on = lq__multiset_arrangements(&on);
+    c->off = odd ? 1 : lq__multiset_arrangements(&off);
+    c->weight = (uint8_t)(odd ? 0 : on.left);
+    c->minus = (uint8_t)(odd ? 0 : sum / 4 % 2);
+    c->free = (uint8_t)(odd ? 0 : off.left - count[0]);
+    q->classes++;
+    if (odd) return c->on << 12;
+    uint32_t b = lq__golay_bucket(c->weight);
+    uint64_t words = lq__golay_before[b + 1] - (uint64_t)lq__golay_before[b];
+    return words * c->on * c->off << (c->free + (c->weight ? c->weight - 1 : 0));
+}
+
+/* All even classes of a shell: counts of 14, 12, .. 6 from outside to inside; 2 and 4 share the
+   rest. Squared norms are 4 k^2. */
+LQ__STATIC uint64_t lq__llvq_even(lq_llvq *q, uint32_t shell, uint64_t first)
+{
+    const uint64_t from = first;
+    const uint32_t all = 4 * shell; /* the sum of k^2 */
+    uint8_t n[8];
+    for (n[7] = 0; n[7] * 49u <= all; n[7]++) {
+        uint32_t a = all - n[7] * 49u;
+        for (n[6] = 0; n[6] * 36u <= a; n[6]++) {
+            uint32_t b = a - n[6] * 36u;
+            for (n[5] = 0; n[5] * 25u <= b; n[5]++) {
+                uint32_t c = b - n[5] * 25u;
+                for (n[4] = 0; n[4] * 16u <= c; n[4]++) {
+                    uint32_t d = c - n[4] * 16u;
+                    for (n[3] = 0; n[3] * 9u <= d; n[3]++) {
+                        uint32_t e = d - n[3] * 9u;
+                        for (n[2] = 0; n[2] * 4u <= e; n[2]++) {
+                            uint32_t ones = e - n[2] * 4u;
+                            uint32_t on = ones + n[3] + n[5] + n[7];
+                            uint32_t used = on + n[2] + n[4] + n[6];
+                            if (used > 24 || on % 4 || on == 4 || on == 20) continue;
+                            n[1] = (uint8_t)ones;
+                            n[0] = (uint8_t)(24 - used);
+                            first += lq__llvq_add(q, n, shell, 0, first);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    return first - from;
+}
+
+/* All odd classes: of 13, 11, .. 5 from outside to inside; 1 and 3 share the rest. Squared norms
+   are 8 k (k + 1) / 2 + 1. */
+LQ__STATIC uint64_t lq__llvq_odd(lq_llvq *q, uint32_t shell, uint64_t first)
+{
+    const uint64_t from = first;
+    const uint32_t all = 2 * shell - 3; /* the sum of k (k + 1) / 2 */
+    uint8_t n[8];
+    n[7] = 0;
+    for (n[6] = 0; n[6] * 21u <= all; n[6]++) {
+        uint32_t a = all - n[6] * 21u;
+        for (n[5] = 0; n[5] * 15u <= a; n[5]++) {
+            uint32_t b = a - n[5] * 15u;
+            for (n[4] = 0; n[4] * 10u <= b; n[4]++) {
+                uint32_t c = b - n[4] * 10u;
+                for (n[3] = 0; n[3] * 6u <= c; n[3]++) {
+                    uint32_t d = c - n[3] * 6u;
+                    for (n[2] = 0; n[2] * 3u <= d; n[2]++) {
+                        uint32_t threes = d - n[2] * 3u;
+                        uint32_t used = threes + n[2] + n[3] + n[4] + n[5] + n[6];
+                        if (used > 24) continue;
+                        n[1] = (uint8_t)threes;
+                        n[0] = (uint8_t)(24 - used);
+                        first += lq__llvq_add(q, n, shell, 1, first);
+                    }
+                }
+            }
+        }
+    }
+    return first - from;
+}
+
+/* ---- points by number ---- */
+/* Of a class the point of a number below its points: x (24). Without branches where a coordinate
+   decides: they have no pattern. */
+LQ__STATIC void lq__llvq_odd_point(int16_t *x, const lq__llvq_class *c, uint64_t number)
+{
+    uint8_t place[24];
+    uint32_t word = lq__golay_word((uint32_t)(number / c->on));
+    lq__multiset_unrank(place, lq__multiset_of(c->count, 0, 1), c->on, number % c->on);
+    for (size_t i = 0; i < 24; i++) { /* 1, -3, 5, -7 .. are 1 modulo 4 */
+        int32_t minus = 0 - (int32_t)((place[i] ^ word >> i) & 1);
+        x[i] = (int16_t)(((2 * place[i] + 1) ^ minus) - minus);
+    }
+}
+
+LQ__STATIC void lq__llvq_even_point(const lq_llvq *q, int16_t *x, const lq__llvq_class *c,
+                                    uint64_t number)
+{
+    uint8_t places[2][24]; /* off the word, on it */
+    uint32_t signs[2] = {(uint32_t)number & ((1u << c->free) - 1), 0};
+    uint32_t n[2] = {0, 0};
+    number >>= c->free;
+    if (c->weight) {
+        signs[1] = (uint32_t)number & ((1u << (c->weight - 1)) - 1);
+        number >>= c->weight - 1;
+        signs[1] |= ((lq__ones24(signs[1]) + c->minus) & 1) << (c->weight - 1);
+    }
+    lq__multiset_unrank(places[0], lq__multiset_of(c->count, 0, 2), c->off, number % c->off);
+    number /= c->off;
+    lq__multiset_unrank(places[1], lq__multiset_of(c->count, 1, 2), c->on, number % c->on);
+    number /= c->on;
+    uint32_t word = q->word[(lq__golay_before[lq__golay_bucket(c->weight)] + number) & 4095];
+    for (size_t i = 0; i < 24; i++) {
+        uint32_t one = word >> i & 1;
+        int32_t v = 2 * places[one][n[one]++];
+        int32_t minus = 0 - (int32_t)(signs[one] & 1);
+        signs[one] >>= v != 0;
+        x[i] = (int16_t)((v ^ minus) - minus); /* 0 either way */
+    }
+}
+
+/* The class that a number is of, below those of all shells to last_shell: by halves. */
+LQ__STATIC const lq__llvq_class *lq__llvq_class_of(const lq_llvq *q, uint64_t number)
+{
+    uint32_t low = 0;
+    uint32_t high = q->classes;
+    while (high - low > 1) {
+        uint32_t middle = (low + high) / 2;
+        if (q->of[middle].first <= number) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return &q->of[low];
+}
+
+/* The class of a point's magnitudes; NULL: none of the code's. */
+LQ__STATIC const lq__llvq_class *lq__llvq_class_like(const lq_llvq *q, const int16_t *x)
+{
+    uint8_t count[8] = {0};
+    int32_t norm = 0;
+    uint8_t odd = (uint8_t)(x[0] & 1);
+    for (size_t i = 0; i < 24; i++) {
+        int32_t a = x[i] < 0 ? -x[i] : x[i];
+        if (a > 14 || (a & 1) != odd) return NULL;
+        norm += a * a;
+        count[a >> 1]++;
+    }
+    uint32_t shell = (uint32_t)norm / 16;
+    if (norm % 16 || shell < q->desc.first_shell || shell > q->desc.last_shell) return NULL;
+    const uint64_t counts = lq__load64(count);
+    for (uint32_t i = q->shell_class[shell]; i < q->shell_class[shell + 1]; i++) {
+        if (q->of[i].odd == odd && lq__load64(q->of[i].count) == counts) return &q->of[i];
+    }
+    return NULL;
+}
+
+/* The number of a point of the lattice that is of class c, among those of c. */
+LQ__STATIC uint64_t lq__llvq_number_in(const lq_llvq *q, const int16_t *x, const lq__llvq_class *c)
+{
+    uint8_t on[24], off[24];
+    uint32_t n_on = 0;
+    uint32_t n_off = 0;
+    uint32_t free = 0;
+    uint32_t signs_on = 0;
+    uint32_t signs_off = 0;
+    uint32_t word = 0;
+    for (uint32_t i = 0; i < 24; i++) {
+        uint32_t minus = x[i] < 0;
+        uint8_t k = (uint8_t)((minus ? -x[i] : x[i]) >> 1);
+        uint32_t one = (uint32_t)((x[i] - c->odd) >> 1) & 1;
+        word |= one << i;
+        if (c->odd) {
+            on[i] = k;
+        } else if (one) {
+            signs_on |= minus << n_on;
+            on[n_on++] = k;
+        } else {
+            signs_off |= minus << free;
+            free += k != 0;
+            off[n_off++] = k;
+        }
+    }
+    uint32_t message = lq__golay_message(word);
+    if (c->odd) {
+        return message * c->on + lq__multiset_rank(on, lq__multiset_of(c->count, 0, 1), c->on);
+    }
+    uint64_t n = q->rank[message];
+    n = n * c->on + lq__multiset_rank(on, lq__multiset_of(c->count, 1, 2), c->on);
+    n = n * c->off + lq__multiset_rank(off, lq__multiset_of(c->count, 0, 2), c->off);
+    if (c->weight) {
+        n = n << (c->weight - 1) | (signs_on & ((1u << (c->weight - 1)) - 1));
+    }
+    return n << c->free | signs_off;
+}
+
+/* Its number in the code; any 24 integers. 1: there is one. */
+LQ__STATIC int lq__llvq_number_of(const lq_llvq *q, uint64_t *number, const int16_t *x)
+{
+    int32_t any = 0;
+    for (size_t i = 0; i < 24; i++) {
+        any |= x[i];
+    }
+    if (any == 0) {
+        *number = q->count;
+        return 1;
+    }
+    const lq__llvq_class *c = lq__llvq_class_like(q, x);
+    if (!c || !lq_leech_contains(x)) return 0;
+    *number = c->first - q->skip + lq__llvq_number_in(q, x, c);
+    return 1;
+}
+
+LQ_API int lq_llvq_point(const lq_llvq *llvq, int16_t *points, const uint64_t *numbers,
+                         size_t count)
+{
+    if (!llvq || (count && (!points || !numbers))) return LQ_E_ARG;
+    for (size_t n = 0; n < count; n++, points += 24) {
+        uint64_t number = numbers[n];
+        if (number > llvq->count) return LQ_E_DATA;
+        if (number == llvq->count) {
+            memset(points, 0, 24 * sizeof *points);
+            continue;
+        }
+        const lq__llvq_class *c = lq__llvq_class_of(llvq, number + llvq->skip);
+        number += llvq->skip - c->first;
+        if (c->odd) {
+            lq__llvq_odd_point(points, c, number);
+        } else {
+            lq__llvq_even_point(llvq, points, c, number);
+        }
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_llvq_number(const lq_llvq *llvq, uint64_t *numbers, const int16_t *points,
+                          size_t count)
+{
+    if (!llvq || (count && (!points || !numbers))) return LQ_E_ARG;
+    for (size_t n = 0; n < count; n++) {
+        if (!lq__llvq_number_of(llvq, numbers + n, points + 24 * n)) return LQ_E_DATA;
+    }
+    return LQ_OK;
+}
+
+/* ---- tables ---- */
+/* By last_shell, 2 to 13: the lattice unit in sigma (q30) for which LQ_LLVQ_BALL has the least
+   squared error, and the mean cosine of LQ_LLVQ_SHAPE (q15): bench/llvq.c --fit, on 4096 and 8192
+   Gaussian blocks. */
+static const uint32_t lq__llvq_units[LQ__LLVQ_LAST + 1] = {
+    0u,         0u,         766759037u, 644567217u, 587981023u, 542991240u, 508631502u,
+    478459357u, 454514914u, 433899071u, 416504454u, 399539333u, 385688063u, 373554781u};
+static const uint16_t lq__llvq_cosines[LQ__LLVQ_LAST + 1] = {
+    0, 0, 25476, 27971, 29194, 29920, 30398, 30745, 31001, 31205, 31363, 31490, 31602, 31695};
+
+/* 1 / sqrt(16 shell), q30. */
+static const uint32_t lq__llvq_inverse[LQ__LLVQ_LAST + 1] = {
+    0u,         0u,        189812531u, 154981283u, 134217728u, 120047985u, 109588316u,
+    101459066u, 94906266u, 89478485u,  84886745u,  80936335u,  77490641u,  74450600u};
+
+/* The best 1, 2, 4, 8 and 16 levels for the length of 24 Gaussian numbers, q12: by Lloyd's
+   iteration. Those of n begin at n - 1. */
+static const uint16_t lq__llvq_levels[31] = {19858, 17677, 22287, 15793, 18712, 21325, 24493, 14159,
+                                             16290, 17898, 19336, 20749, 22253, 24022, 26511, 12739,
+                                             14409, 15582, 16546, 17400, 18189, 18943, 19681, 20420,
+                                             21177, 21969, 22821, 23769, 24875, 26272, 28361};
+
+/* The square root of x, rounded down. */
+LQ__STATIC uint32_t lq__sqrt_u64(uint64_t x)
+{
+    uint64_t root = 0;
+    for (uint64_t bit = (uint64_t)1 << 31; bit; bit >>= 1) {
+        uint64_t next = root | bit;
+        if (next * next <= x) root = next;
+    }
+    return (uint32_t)root;
+}
+
+static const char *lq__llvq_resolve(lq_llvq_desc *d, const lq_llvq_desc *desc)
+{
+    memset(d, 0, sizeof *d);
+    if (desc) *d = *desc;
+    if (d->kind == 0) d->kind = LQ_LLVQ_SHAPE;
+    const int ball = d->kind == LQ_LLVQ_BALL;
+    if (d->first_shell == 0) d->first_shell = 2;
+    if (d->last_shell == 0) d->last_shell = ball ? 13 : 12;
+    if (d->gains == 0) d->gains = ball ? 1 : 2;
+    if (d->search == 0) d->search = LQ_LLVQ_WORDS;
+    if (d->kind > LQ_LLVQ_BALL) return "kind: LQ_LLVQ_SHAPE or LQ_LLVQ_BALL";
+    if (d->last_shell < 2 || d->last_shell > LQ__LLVQ_LAST) return "last_shell: 2 to 13";
+    if (d->first_shell < 2 || d->first_shell > d->last_shell) {
+        return "first_shell: 2 to last_shell";
+    }
+    if (d->gains > LQ__LLVQ_GAINS || d->gains & (d->gains - 1)) return "gains: 1, 2, 4, 8 or 16";
+    if (ball && d->gains > 1) return "gains: none for LQ_LLVQ_BALL";
+    if (d->search > LQ_LLVQ_EXACT) return "search: LQ_LLVQ_SCAN, LQ_LLVQ_WORDS or LQ_LLVQ_EXACT";
+    return NULL;
+}
+
+LQ_API int lq_llvq_check(const lq_llvq_desc *desc, const char **message)
+{
+    lq_llvq_desc d;
+    const char *wrong = lq__llvq_resolve(&d, desc);
+    if (message) *message = wrong;
+    return wrong ? LQ_E_ARG : LQ_OK;
+}
+
+/* Words by weight. */
+LQ__STATIC void lq__llvq_words(lq_llvq *q)
+{
+    uint16_t next[5];
+    memcpy(next, lq__golay_before, sizeof next);
+    for (uint32_t message = 0; message < 4096; message++) {
+        uint32_t word = lq__golay_word(message);
+        uint32_t b = lq__golay_bucket(lq__ones24(word));
+        q->rank[message] = (uint16_t)(next[b] - lq__golay_before[b]);
+        q->word[next[b]++] = word;
+    }
+}
+
+LQ__STATIC void lq__llvq_gains(lq_llvq *q)
+{
+    const uint32_t last = q->desc.last_shell;
+    const uint32_t gains = q->desc.gains;
+    q->unit = lq__llvq_units[last];
+    for (uint32_t k = 0; k < gains; k++) {
+        uint32_t level = lq__llvq_levels[gains - 1 + k] * (uint32_t)lq__llvq_cosines[last];
+        q->level[k] = (int32_t)((level + (1u << 14)) >> 15);
+        for (uint32_t shell = 2; shell <= LQ__LLVQ_LAST; shell++) {
+            q->factor[shell][k] =
+                q->desc.kind == LQ_LLVQ_BALL
+                    ? q->unit
+                    : (uint32_t)(((uint64_t)lq__llvq_inverse[shell] * (uint32_t)q->level[k] +
+                                  2048) >>
+                                 12);
+        }
+    }
+    /* Lengths of which the nearest points are of the shells in question: the squared norm of a
+       point is 12.6 more than that of what is near it, on average. */
+    const uint32_t first = 16 * q->desc.first_shell;
+    const uint64_t low = LQ__MAX(10 * last, first - LQ__MIN(60, first));
+    for (uint64_t i = 0; i < LQ__LLVQ_RADII; i++) {
+        uint64_t square = (low << 24) + ((16 * last - low) << 24) * i / (LQ__LLVQ_RADII - 1);
+        q->radius[i] = (int32_t)lq__sqrt_u64(square);
+    }
+}
+
+LQ_API size_t lq_llvq_bytes(void)
+{
+    return sizeof(lq_llvq) + 63;
+}
+
+LQ_API int lq_llvq_init(const lq_llvq **llvq, void *mem, size_t mem_bytes, const lq_llvq_desc *desc)
+{
+    lq_llvq_desc d;
+    if (!llvq || !mem || lq__llvq_resolve(&d, desc)) return LQ_E_ARG;
+    if (mem_bytes < lq_llvq_bytes()) return LQ_E_SPACE;
+    lq_llvq *q = (lq_llvq *)(void *)lq__align_mem(mem);
+    uint64_t first = 0;
+    memset(q, 0, sizeof *q);
+    q->desc = d;
+    for (uint32_t shell = 2; shell <= d.last_shell; shell++) {
+        if (shell == d.first_shell) q->skip = first;
+        q->shell_class[shell] = (uint16_t)q->classes;
+        first += lq__llvq_even(q, shell, first);
+        first += lq__llvq_odd(q, shell, first);
+        q->shell_class[shell + 1] = (uint16_t)q->classes;
+    }
+    q->count = first - q->skip;
+    q->index_bits = lq__log2_floor(q->count) + 1;
+    q->gain_bits = lq__log2_floor(d.gains);
+    lq__llvq_words(q);
+    lq__llvq_gains(q);
+    *llvq = q;
+    return LQ_OK;
+}
+
+LQ_API uint64_t lq_llvq_count(const lq_llvq *llvq)
+{
+    return llvq ? llvq->count : 0;
+}
+
+LQ_API uint32_t lq_llvq_code_bits(const lq_llvq *llvq)
+{
+    return llvq ? llvq->index_bits + llvq->gain_bits : 0;
+}
+
+/* ---- the E8 ball ---- */
+/* Classes of E8 doubled: even magnitudes 0, 2, 4, 6, half their sum even, all signs free; odd
+   magnitudes 1, 3, 5, of which the number of minuses makes the sum a multiple of 4. A code is
+     classes before it, (arrangement 2^free + signs), free 8 - zeros, or 7 of odd ones
+   and of the last class only what fits is there. */
+typedef struct lq__e8_class {
+    uint32_t first;
+    uint32_t arrangements;
+    uint8_t odd;
+    uint8_t count[8]; /* of magnitudes a at a / 2 */
+} lq__e8_class;
+
+static const lq__e8_class lq__e8_classes[LQ__LLVQ_EIGHTS] = {
+    {0, 1, 0, {8, 0, 0, 0, 0, 0, 0, 0}},      {1, 28, 0, {6, 2, 0, 0, 0, 0, 0, 0}},
+    {113, 1, 1, {8, 0, 0, 0, 0, 0, 0, 0}},    {241, 70, 0, {4, 4, 0, 0, 0, 0, 0, 0}},
+    {1361, 8, 0, {7, 0, 1, 0, 0, 0, 0, 0}},   {1377, 8, 1, {7, 1, 0, 0, 0, 0, 0, 0}},
+    {2401, 28, 0, {2, 6, 0, 0, 0, 0, 0, 0}},  {4193, 168, 0, {5, 2, 1, 0, 0, 0, 0, 0}},
+    {5537, 28, 1, {6, 2, 0, 0, 0, 0, 0, 0}},  {9121, 1, 0, {0, 8, 0, 0, 0, 0, 0, 0}},
+    {9377, 280, 0, {3, 4, 1, 0, 0, 0, 0, 0}}, {18337, 28, 0, {6, 0, 2, 0, 0, 0, 0, 0}},
+    {18449, 56, 1, {5, 3, 0, 0, 0, 0, 0, 0}}, {25617, 8, 1, {7, 0, 1, 0, 0, 0, 0, 0}},
+    {26641, 56, 0, {1, 6, 1, 0, 0, 0, 0, 0}}, {33809, 420, 0, {4, 2, 2, 0, 0, 0, 0, 0}},
+    {40529, 56, 0, {6, 1, 0, 1, 0, 0, 0, 0}}, {40753, 70, 1, {4, 4, 0, 0, 0, 0, 0, 0}},
+    {49713, 56, 1, {6, 1, 1, 0, 0, 0, 0, 0}}, {56881, 56, 1, {3, 5, 0, 0, 0, 0, 0, 0}},
+    {64049, 56, 0, {5, 0, 3, 0, 0, 0, 0, 0}}, {64497, 280, 0, {4, 3, 0, 1, 0, 0, 0, 0}}};
+
+LQ__INLINE uint32_t lq__e8_free(const lq__e8_class *c)
+{
+    return c->odd ? 7 : 8u - c->count[0];
+}
+
+/* Of odd magnitudes: whether the number of minuses is odd. Half of their sum is, or is not. */
+LQ__INLINE uint32_t lq__e8_minus(const lq__e8_class *c)
+{
+    uint32_t sum = 0;
+    for (uint32_t k = 0; k < 4; k++) {
+        sum += c->count[k] * (2 * k + 1);
+    }
+    return sum / 2 & 1;
+}
+
+LQ__STATIC void lq__e8_ball_of(int16_t *x, uint32_t code)
+{
+    uint32_t i = LQ__LLVQ_EIGHTS - 1;
+    uint8_t place[8];
+    while (lq__e8_classes[i].first > code) {
+        i--;
+    }
+    const lq__e8_class *c = &lq__e8_classes[i];
+    const uint32_t free = lq__e8_free(c);
+    uint32_t signs = (code - c->first) & ((1u << free) - 1);
+    lq__multiset_unrank(place, lq__multiset_of(c->count, 0, 1), c->arrangements,
+                        (code - c->first) >> free);
+    if (c->odd) signs |= ((lq__ones24(signs) ^ lq__e8_minus(c)) & 1) << 7;
+    for (i = 0; i < 8; i++) {
+        int32_t v = 2 * place[i] + c->odd;
+        x[i] = (int16_t)(signs & 1 ? -v : v);
+        if (v) signs >>= 1;
+    }
+}
+
+/* The code of eight integers; LQ__LLVQ_EIGHT: they are none of its points. */
+LQ__STATIC uint32_t lq__e8_ball_code_of(const int16_t *x)
+{
+    uint8_t count[8] = {0};
+    uint8_t place[8];
+    uint32_t signs = 0;
+    uint32_t free = 0;
+    const uint8_t odd = (uint8_t)(x[0] & 1);
+    for (uint32_t i = 0; i < 8; i++) {
+        int32_t a = x[i] < 0 ? -x[i] : x[i];
+        if (a > 6 || (a & 1) != odd) return LQ__LLVQ_EIGHT;
+        place[i] = (uint8_t)(a >> 1);
+        count[place[i]]++;
+        signs |= (uint32_t)(x[i] < 0) << free;
+        free += a != 0;
+    }
+    for (uint32_t i = 0; i < LQ__LLVQ_EIGHTS; i++) {
+        const lq__e8_class *c = &lq__e8_classes[i];
+        if (c->odd != odd || lq__load64(c->count) != lq__load64(count)) continue;
+        if (odd && ((lq__ones24(signs) ^ lq__e8_minus(c)) & 1)) return LQ__LLVQ_EIGHT;
+        uint64_t rank = lq__multiset_rank(place, lq__multiset_of(count, 0, 1), c->arrangements);
+        uint32_t code = c->first + ((uint32_t)rank << lq__e8_free(c));
+        code += signs & ((1u << lq__e8_free(c)) - 1);
+        return LQ__MIN(code, (uint32_t)LQ__LLVQ_EIGHT);
+    }
+    return LQ__LLVQ_EIGHT;
+}
+
+LQ_API int lq_e8_ball_point(int16_t *points, const uint16_t *codes, size_t count)
+{
+    if (count && (!points || !codes)) return LQ_E_ARG;
+    for (size_t n = 0; n < count; n++) {
+        lq__e8_ball_of(points + 8 * n, codes[n]);
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_e8_ball_code(uint16_t *codes, const int16_t *points, size_t count)
+{
+    if (count && (!points || !codes)) return LQ_E_ARG;
+    for (size_t n = 0; n < count; n++) {
+        uint32_t code = lq__e8_ball_code_of(points + 8 * n);
+        if (code == LQ__LLVQ_EIGHT) return LQ_E_DATA;
+        codes[n] = (uint16_t)code;
+    }
+    return LQ_OK;
+}
+
+/* order becomes the places of n magnitudes, the largest first, equal ones as they are. */
+LQ__STATIC void lq__order_down(uint8_t *order, const int32_t *magnitude, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = i;
+        for (; at && magnitude[order[at - 1]] < magnitude[i]; at--) {
+            order[at] = order[at - 1];
+        }
+        order[at] = (uint8_t)i;
+    }
+}
+
+/* The point of a class nearest to what has these magnitudes and signs: x (8). */
+LQ__STATIC void lq__e8_pair(int16_t *x, const lq__e8_class *c, const int32_t *y,
+                            const uint8_t *order)
+{
+    uint32_t at = 0;
+    uint32_t minus = 0;
+    for (uint32_t k = 8; k-- > 0;) {
+        for (uint32_t n = 0; n < c->count[k]; n++, at++) {
+            int32_t v = 2 * (int32_t)k + c->odd;
+            minus ^= y[order[at]] < 0;
+            x[order[at]] = (int16_t)(y[order[at]] < 0 ? -v : v);
+        }
+    }
+    if (c->odd && minus != lq__e8_minus(c)) x[order[7]] = (int16_t)-x[order[7]];
+}
+
+/* The nearest point of the ball: y (8) q12, in units of doubled coordinates. Exact but for the last
+   class, of which only the nearest point is looked at, if that has a code. */
+LQ__STATIC uint32_t lq__e8_ball_nearest(const int32_t *y)
+{
+    int32_t magnitude[8];
+    uint8_t order[8];
+    int64_t best = INT64_MIN;
+    uint32_t code = 0;
+    for (uint32_t i = 0; i < 8; i++) {
+        magnitude[i] = y[i] < 0 ? -y[i] : y[i];
+    }
+    lq__order_down(order, magnitude, 8);
+    for (uint32_t k = 0; k < LQ__LLVQ_EIGHTS; k++) {
+        int16_t x[8];
+        int64_t key = 0; /* 2 <x, y> - <x, x> */
+        lq__e8_pair(x, &lq__e8_classes[k], y, order);
+        for (uint32_t i = 0; i < 8; i++) {
+            key += x[i] * (2 * (int64_t)y[i] - x[i] * 4096);
+        }
+        if (key <= best) continue;
+        uint32_t have = lq__e8_ball_code_of(x);
+        if (have == LQ__LLVQ_EIGHT) continue;
+        best = key;
+        code = have;
+    }
+    return code;
+}
+
+/* ---- the best point of a block ---- */
+/* A block, and the best of its points so far.
+     y       q12, in lattice units
+     z       y / length, q15
+     order   places, the largest |z| first
+     length  of y
+     key     of the best: by cosine <z, x> |<z, x>| / shell, in 360360ths of q30, by distance
+             2 <y, x> - <x, x>, q24 */
+typedef struct lq__llvq_block {
+    const lq_llvq *q;
+    int32_t y[24];
+    int32_t z[24];
+    uint8_t order[24];
+    uint32_t length;
+    int64_t key;
+    int16_t best[24];
+} lq__llvq_block;
+
+/* 360360 / shell, whole for all of them. */
+static const uint32_t lq__llvq_shares[LQ__LLVQ_LAST + 1] = {
+    0, 0, 180180, 120120, 90090, 72072, 60060, 51480, 45045, 40040, 36036, 32760, 30030, 27720};
+
+/* dot: <z, x>, q15; its absolute value is below 2^20. */
+LQ__INLINE int64_t lq__llvq_key(const lq__llvq_block *b, int32_t dot, uint32_t shell)
+{
+    if (b->q->desc.kind == LQ_LLVQ_SHAPE) {
+        return (int64_t)dot * (dot < 0 ? -dot : dot) * lq__llvq_shares[shell];
+    }
+    return (dot * (int64_t)b->length >> 2) - ((int64_t)shell << 28);
+}
+
+/* Squared norms of 32 points x (24, 32), and their products with z. */
+LQ__STATIC void lq__llvq_sums(int32_t *norm, int32_t *dot, const int16_t *x, const int32_t *z)
+{
+    memset(norm, 0, LQ__LLVQ_RADII * sizeof *norm);
+    memset(dot, 0, LQ__LLVQ_RADII * sizeof *dot);
+    for (size_t i = 0; i < 24; i++, x += LQ__LLVQ_RADII) {
+        for (size_t r = 0; r < LQ__LLVQ_RADII; r++) {
+            norm[r] += x[r] * x[r];
+            dot[r] += x[r] * z[i];
+        }
+    }
+}
+
+/* The nearest points of z times each radius: x (24, 32); LQ_LLVQ_BALL: the first is that of y. */
+LQ__APART void lq__llvq_scan(int16_t *x, const lq__llvq_block *b)
+{
+    static const lq__row_data none[LQ__LEECH_DIMS] = {{0, 0, {0, 0, 0, 0}, 0}};
+    int32_t y[LQ__LEECH_DIMS * LQ__LLVQ_RADII];
+    for (size_t i = 0; i < 24; i++) {
+        int32_t *row = y + i * LQ__LLVQ_RADII;
+        for (size_t r = 0; r < LQ__LLVQ_RADII; r++) {
+            row[r] = (b->z[i] * b->q->radius[r] + (1 << 14)) >> 15;
+        }
+        if (b->q->desc.kind == LQ_LLVQ_BALL) row[0] = b->y[i];
+    }
+    (void)lq__leech_of_level()(x, y, none, 1, LQ__LLVQ_RADII);
+}
+
+LQ__INLINE int lq__llvq_has(const lq_llvq *q, int32_t norm)
+{
+    const int32_t first = (int32_t)q->desc.first_shell;
+    return norm >= 16 * first && norm <= 16 * (int32_t)q->desc.last_shell;
+}
+
+/* ---- a word at a time ---- */
+/* What a word makes of a block: sums of its largest numbers.
+     of     [1] of the n largest |z| on the word, [0] off it
+     all    of the n largest z, turned round on the word
+     minus  how many z on the word are below 0, modulo 2
+     least  the least |z| on the word */
+typedef struct lq__llvq_word {
+    int32_t of[2][25];
+    int32_t all[25];
+    uint32_t minus;
+    int32_t least;
+} lq__llvq_word;
+
+LQ__STATIC void lq__llvq_even_sums(lq__llvq_word *w, const lq__llvq_block *b, uint32_t word)
+{
+    uint32_t n[2] = {0, 0};
+    w->of[0][0] = 0;
+    w->of[1][0] = 0;
+    for (uint32_t k = 0; k < 24; k++) { /* without branches: words have no pattern */
+        uint32_t i = b->order[k];
+        uint32_t one = word >> i & 1;
+        int32_t a = b->z[i] < 0 ? -b->z[i] : b->z[i];
+        int32_t *sum = &w->of[one][n[one]++];
+        sum[1] = sum[0] + a;
+        w->minus ^= one & (uint32_t)(b->z[i] < 0);
+        w->least = one ? a : w->least;
+    }
+}
+
+/* The places of z, turned round on the word, the largest first. */
+LQ__STATIC void lq__llvq_turned(uint8_t *order, const lq__llvq_block *b, uint32_t word)
+{
+    uint32_t up = 0;
+    for (uint32_t k = 0; k < 24; k++) { /* k + 1 - up are below 0, the last of them first */
+        uint32_t i = b->order[k];
+        uint32_t below = (uint32_t)(b->z[i] < 0) ^ (word >> i & 1);
+        order[below ? 23 + up - k : up] = (uint8_t)i;
+        up += below ^ 1;
+    }
+}
+
+LQ__STATIC void lq__llvq_odd_sums(lq__llvq_word *w, const lq__llvq_block *b, uint32_t word)
+{
+    uint8_t order[24];
+    lq__llvq_turned(order, b, word);
+    w->all[0] = 0;
+    for (uint32_t k = 0; k < 24; k++) {
+        int32_t v = b->z[order[k]];
+        w->all[k + 1] = w->all[k] + (word >> order[k] & 1 ? -v : v);
+    }
+}
+
+/* The odd magnitudes' halves, in the order of 13, 9, 5, 1, -3, -7, -11. */
+static const uint8_t lq__llvq_falling[7] = {6, 4, 2, 0, 1, 3, 5};
+
+/* <z, x> of the best point of a class for a word. */
+LQ__STATIC int32_t lq__llvq_dot(const lq__llvq_class *c, const lq__llvq_word *w)
+{
+    int32_t dot = 0;
+    uint32_t at = 0;
+    if (c->odd) {
+        for (uint32_t n = 0; n < 7; n++) {
+            uint32_t k = lq__llvq_falling[n];
+            int32_t v = 2 * (int32_t)k + 1;
+            dot += (k & 1 ? -v : v) * (w->all[at + c->count[k]] - w->all[at]);
+            at += c->count[k];
+        }
+        return dot;
+    }
+    for (uint32_t k = 6; k >= 2; k -= 2) {
+        dot += 2 * (int32_t)k * (w->of[0][at + c->count[k]] - w->of[0][at]);
+        at += c->count[k];
+    }
+    at = 0;
+    int32_t lowest = 0;
+    for (uint32_t k = 7; k < 8; k -= 2) {
+        if (c->count[k]) lowest = 2 * (int32_t)k;
+        dot += 2 * (int32_t)k * (w->of[1][at + c->count[k]] - w->of[1][at]);
+        at += c->count[k];
+    }
+    return w->minus == c->minus ? dot : dot - 2 * lowest * w->least;
+}
+
+/* The point itself: x (24). */
+LQ__STATIC void lq__llvq_pair(int16_t *x, const lq__llvq_class *c, const lq__llvq_block *b,
+                              uint32_t word)
+{
+    uint8_t on[24], off[24], order[24];
+    uint32_t n_on = 0;
+    uint32_t n_off = 0;
+    uint32_t minus = 0;
+    if (c->odd) {
+        uint32_t at = 0;
+        lq__llvq_turned(order, b, word);
+        for (uint32_t n = 0; n < 7; n++) {
+            uint32_t k = lq__llvq_falling[n];
+            for (uint32_t i = 0; i < c->count[k]; i++, at++) {
+                int32_t v = 2 * (int32_t)k + 1;
+                x[order[at]] = (int16_t)((k & 1) != (word >> order[at] & 1) ? -v : v);
+            }
+        }
+        return;
+    }
+    for (uint32_t k = 8; k-- > 0;) { /* magnitudes, the largest first */
+        for (uint32_t i = 0; i < c->count[k]; i++) {
+            if (k & 1) on[n_on++] = (uint8_t)(2 * k);
+            if (!(k & 1)) off[n_off++] = (uint8_t)(2 * k);
+        }
+    }
+    n_on = 0;
+    n_off = 0;
+    for (uint32_t k = 0; k < 24; k++) {
+        uint32_t i = b->order[k];
+        int one = word >> i & 1;
+        int32_t v = one ? on[n_on++] : off[n_off++];
+        uint32_t below = b->z[i] < 0;
+        minus ^= one ? below : 0;
+        if (one && n_on == c->weight) below ^= minus ^ c->minus;
+        x[i] = (int16_t)(below ? -v : v);
+    }
+}
+
+/* Classes by words: of each weight, then odd ones. */
+typedef struct lq__llvq_lists {
+    uint16_t first[7];
+    uint16_t of[LQ__LLVQ_CLASSES];
+} lq__llvq_lists;
+
+/* All classes that may have a better point than the best: for which the largest magnitudes on the
+   largest |z|, whatever word and signs allow, would be one. */
+LQ__STATIC void lq__llvq_list(lq__llvq_lists *lists, const lq__llvq_block *b)
+{
+    const lq_llvq *q = b->q;
+    int32_t sum[25];
+    uint16_t n = 0;
+    sum[0] = 0;
+    for (uint32_t k = 0; k < 24; k++) {
+        int32_t v = b->z[b->order[k]];
+        sum[k + 1] = sum[k] + (v < 0 ? -v : v);
+    }
+    for (uint32_t list = 0; list < 6; list++) {
+        lists->first[list] = n;
+        for (uint32_t i = q->shell_class[q->desc.first_shell]; i < q->classes; i++) {
+            const lq__llvq_class *c = &q->of[i];
+            int32_t dot = 0;
+            uint32_t at = 0;
+            if ((c->odd ? 5 : lq__golay_bucket(c->weight)) != list) continue;
+            for (uint32_t k = 8; k-- > 0;) {
+                dot += (2 * (int32_t)k + c->odd) * (sum[at + c->count[k]] - sum[at]);
+                at += c->count[k];
+            }
+            if (lq__llvq_key(b, dot, c->shell) > b->key) lists->of[n++] = (uint16_t)i;
+        }
+    }
+    lists->first[6] = n;
+}
+
+/* The best of the listed classes for a word, odd or even. */
+LQ__STATIC void lq__llvq_try(lq__llvq_block *b, const lq__llvq_lists *lists, uint32_t word,
+                             uint32_t odd)
+{
+    const lq__llvq_class *best = NULL;
+    lq__llvq_word w;
+    uint32_t list = odd ? 5 : lq__golay_bucket(lq__ones24(word));
+    if (lists->first[list] == lists->first[list + 1]) return;
+    w.minus = 0;
+    w.least = 0;
+    if (odd) {
+        lq__llvq_odd_sums(&w, b, word);
+    } else {
+        lq__llvq_even_sums(&w, b, word);
+    }
+    for (uint32_t i = lists->first[list]; i < lists->first[list + 1]; i++) {
+        const lq__llvq_class *c = &b->q->of[lists->of[i]];
+        int64_t key = lq__llvq_key(b, lq__llvq_dot(c, &w), c->shell);
+        if (key > b->key) {
+            b->key = key;
+            best = c;
+        }
+    }
+    if (best) lq__llvq_pair(b->best, best, b, word);
+}
+
+/* What columns of bits cost the block, stretched to a length, at parity p if z may have any sum:
+   squared distances, q10, by the column's parity, digit and top bit. */
+typedef int32_t lq__llvq_columns[2][6][4][2];
+
+LQ__STATIC void lq__llvq_columns_of(lq__llvq_columns cost, const lq__llvq_block *b, uint32_t p,
+                                    int32_t radius)
+{
+    for (uint32_t j = 0; j < 6; j++) {
+        int32_t row[4][2];
+        for (uint32_t i = 0; i < 4; i++) {
+            uint32_t odd;
+            int32_t y = (b->z[4 * j + i] * radius + (1 << 14)) >> 15;
+            int32_t e = lq__leech_row((uint32_t)y & 32767, p, &odd);
+            int32_t d = 8192 - (e < 0 ? -e : e); /* from the residue p + 2 */
+            row[i][0] = e * e >> 14;
+            row[i][1] = d * d >> 14;
+        }
+        for (uint32_t n = 0; n < 16; n++) { /* parity, digit, top bit */
+            uint32_t bits = lq__golay_column(n >> 3, n >> 1 & 3, n & 1);
+            cost[n >> 3][j][n >> 1 & 3][n & 1] = row[0][bits & 1] + row[1][bits >> 1 & 1] +
+                                                 row[2][bits >> 2 & 1] + row[3][bits >> 3];
+        }
+    }
+}
+
+/* A list of the messages whose words cost least, best first. */
+typedef struct lq__llvq_cheap {
+    int32_t cost[LQ__LLVQ_WORDS];
+    uint32_t message[LQ__LLVQ_WORDS];
+} lq__llvq_cheap;
+
+/* All words of a parity and word of the hexacode, message: costs of its columns (6) by their top
+   bits. */
+LQ__STATIC void lq__llvq_cheap_tops(lq__llvq_cheap *cheap, const int32_t *const *column,
+                                    uint32_t message)
+{
+    int32_t half[2][8]; /* of columns 0 to 2, 3 to 5 */
+    for (uint32_t n = 0; n < 8; n++) {
+        half[0][n] = column[0][n & 1] + column[1][n >> 1 & 1] + column[2][n >> 2];
+        half[1][n] = column[3][n & 1] + column[4][n >> 1 & 1] + column[5][n >> 2];
+    }
+    for (uint32_t tops = 0; tops < 32; tops++) {
+        uint32_t last = (message >> 11 ^ 0x96696996u >> tops) & 1; /* the parity of all is given */
+        uint32_t at = LQ__LLVQ_WORDS - 1;
+        int32_t cost = half[0][tops & 7] + half[1][tops >> 3 | last << 2];
+        if (cost >= cheap->cost[at]) continue;
+        for (; at && cost < cheap->cost[at - 1]; at--) {
+            cheap->cost[at] = cheap->cost[at - 1];
+            cheap->message[at] = cheap->message[at - 1];
+        }
+        cheap->cost[at] = cost;
+        cheap->message[at] = message | tops;
+    }
+}
+
+/* The least that pairs of columns cost whose second digit is the first plus k, by the first. */
+LQ__INLINE void lq__llvq_pairs(int32_t pair[3][4], int32_t (*of)[4][2], uint32_t k)
+{
+    for (uint32_t t = 0; t < 3; t++) {
+        for (uint32_t digit = 0; digit < 4; digit++) {
+            const int32_t *a = of[2 * t][digit];
+            const int32_t *b = of[2 * t + 1][digit ^ k];
+            pair[t][digit] = LQ__MIN(a[0], a[1]) + LQ__MIN(b[0], b[1]);
+        }
+    }
+}
+
+/* Of all words. */
+LQ__APART void lq__llvq_cheapest(lq__llvq_cheap *cheap, const lq__llvq_block *b, uint32_t p,
+                                 int32_t radius)
+{
+    lq__llvq_columns cost;
+    int32_t pair[3][4];
+    lq__llvq_columns_of(cost, b, p, radius);
+    for (uint32_t i = 0; i < LQ__LLVQ_WORDS; i++) {
+        cheap->cost[i] = INT32_MAX;
+        cheap->message[i] = 0;
+    }
+    for (uint32_t n = 0; n < 128; n++) { /* parity, word of the hexacode */
+        int32_t(*of)[4][2] = cost[n >> 6];
+        const int32_t *column[6];
+        if (n % 16 == 0) lq__llvq_pairs(pair, of, n >> 4 & 3);
+        int32_t least = pair[0][n >> 2 & 3] + pair[1][n & 3] + pair[2][lq__hexacode_digit(n, 4)];
+        if (least >= cheap->cost[LQ__LLVQ_WORDS - 1]) continue;
+        for (uint32_t j = 0; j < 6; j++) {
+            column[j] = of[j][lq__hexacode_digit(n, j)];
+        }
+        lq__llvq_cheap_tops(cheap, column, n << 5);
+    }
+}
+
+/* Points of the best words, or of all, that are better still. */
+LQ__APART void lq__llvq_by_words(lq__llvq_block *b)
+{
+    const int32_t radius = b->q->radius[LQ__LLVQ_RADII / 3 * 2];
+    lq__llvq_cheap cheap;
+    lq__llvq_lists lists;
+    lq__llvq_list(&lists, b);
+    for (uint32_t p = 0; p < 2; p++) {
+        lq__llvq_cheapest(&cheap, b, p, radius);
+        for (uint32_t i = 0; i < LQ__LLVQ_WORDS; i++) {
+            lq__llvq_try(b, &lists, lq__golay_word(cheap.message[i]), p);
+        }
+    }
+    lq__llvq_try(b, &lists, 0, 1); /* has a point in each shell */
+    if (b->q->desc.search != LQ_LLVQ_EXACT) return;
+    lq__llvq_list(&lists, b);
+    for (uint32_t i = 0; i < 8192; i++) {
+        lq__llvq_try(b, &lists, b->q->word[i >> 1], i & 1);
+    }
+}
+
+/* The best point for the search of the code; b has y, z, order and length, which is not 0. */
+LQ__STATIC void lq__llvq_search(lq__llvq_block *b)
+{
+    int16_t x[LQ__LEECH_DIMS * LQ__LLVQ_RADII];
+    int32_t norm[LQ__LLVQ_RADII], dot[LQ__LLVQ_RADII];
+    uint32_t at = LQ__LLVQ_RADII;
+    b->key = INT64_MIN;
+    lq__llvq_scan(x, b);
+    lq__llvq_sums(norm, dot, x, b->z);
+    for (uint32_t r = 0; r < LQ__LLVQ_RADII; r++) {
+        if (!lq__llvq_has(b->q, norm[r])) continue;
+        int64_t key = lq__llvq_key(b, dot[r], (uint32_t)norm[r] / 16);
+        if (key > b->key) {
+            b->key = key;
+            at = r;
+        }
+    }
+    for (size_t i = 0; i < 24 && at < LQ__LLVQ_RADII; i++) {
+        b->best[i] = x[i * LQ__LLVQ_RADII + at];
+    }
+    if (at == LQ__LLVQ_RADII || b->q->desc.search != LQ_LLVQ_SCAN) lq__llvq_by_words(b);
+}
+
+/* ---- blocks ---- */
+/* The length and direction of a block; 0: all of it is 0. */
+LQ__STATIC int lq__llvq_measure(lq__llvq_block *b)
+{
+    int32_t magnitude[24];
+    uint64_t squares = 0;
+    for (size_t i = 0; i < 24; i++) {
+        squares += (uint64_t)((int64_t)b->y[i] * b->y[i]);
+    }
+    b->length = lq__sqrt_u64(squares);
+    if (b->length == 0) return 0;
+    for (size_t i = 0; i < 24; i++) {
+        b->z[i] = (int32_t)lq__div_round((int64_t)b->y[i] * 32768, b->length);
+        b->z[i] = lq__clamp(b->z[i], -32767, 32767);
+        magnitude[i] = b->z[i] < 0 ? -b->z[i] : b->z[i];
+    }
+    lq__order_down(b->order, magnitude, 24);
+    return 1;
+}
+
+/* The number of the nearest gain to the best point's projection; -1: nothing is nearer. */
+LQ__STATIC int lq__llvq_gain(const lq__llvq_block *b)
+{
+    const lq_llvq *q = b->q;
+    int64_t dot = 0;
+    uint32_t norm = 0;
+    for (size_t i = 0; i < 24; i++) {
+        dot += b->z[i] * b->best[i];
+        norm += (uint32_t)(b->best[i] * b->best[i]);
+    }
+    int64_t along = dot * (int64_t)b->length >> 15; /* <y, x>, q12; then over |x|, then in sigma */
+    along = along * lq__llvq_inverse[norm / 16] >> 30;
+    along = along * q->unit >> 30;
+    if (2 * along < q->level[0]) return -1;
+    uint32_t k = 0;
+    while (k + 1 < q->desc.gains && 2 * along >= q->level[k] + q->level[k + 1]) {
+        k++;
+    }
+    return (int)k;
+}
+
+/* The code of a block whose y there is: its point's number, its gain above that. */
+LQ__STATIC uint64_t lq__llvq_code(lq__llvq_block *b)
+{
+    const lq_llvq *q = b->q;
+    uint64_t number = q->count;
+    if (!lq__llvq_measure(b)) return number;
+    lq__llvq_search(b);
+    int gain = q->desc.kind == LQ_LLVQ_SHAPE ? lq__llvq_gain(b) : b->key > 0 ? 0 : -1;
+    if (gain < 0 || !lq__llvq_number_of(q, &number, b->best)) return q->count;
+    return number | (uint64_t)gain << q->index_bits;
+}
+
+/* ---- arrays ---- */
+enum { LQ__LLVQ_EIGHT_UNIT = 526670365 }; /* half a unit of E8, in sigma, q30: measured */
+
+/* Numbers (count <= 24) in units of `unit` sigma (q30), q12. */
+LQ__STATIC int lq__llvq_fixed(int32_t *y, const float *src, size_t count, float sigma,
+                              uint32_t unit)
+{
+    const lq__point_kernels *kernels = lq__points_of_level();
+    const lq__scale scale = lq__scale_of(lq__step_times(sigma, unit), 0);
+    int32_t row[LQ__TOKENS] = {0};
+    uint32_t factor[LQ__TOKENS];
+    uint32_t most =
+        kernels->fixed_row(row, (const uint8_t *)src, LQ_F32, count, scale.exponent - 5);
+    if (most >= lq__limit_bits(scale.exponent)) return most >= 0x7f800000u ? LQ_E_DATA : LQ_E_RANGE;
+    for (size_t i = 0; i < LQ__TOKENS; i++) {
+        factor[i] = scale.factor;
+    }
+    kernels->scale_row(row, factor, 31);
+    memcpy(y, row, count * sizeof *y);
+    return LQ_OK;
+}
+
+LQ__INLINE int lq__sigma_valid(float sigma) /* 2^-98 .. 2^98 */
+{
+    uint32_t u = lq__bits_of_f32(sigma);
+    return u >= 0x0e800000u && u <= 0x70800000u;
+}
+
+/* `bits` of code into the bytes p, all 0 from there, or out of them: from the bit `at` on. */
+LQ__STATIC void lq__llvq_put(uint8_t *p, size_t at, uint32_t bits, uint64_t code)
+{
+    while (bits) {
+        uint32_t low = at & 7;
+        uint32_t take = LQ__MIN(8 - low, bits);
+        p[at >> 3] = (uint8_t)(p[at >> 3] | (code & ((1u << take) - 1)) << low);
+        code >>= take;
+        at += take;
+        bits -= take;
+    }
+}
+
+LQ__STATIC uint64_t lq__llvq_get(const uint8_t *p, size_t at, uint32_t bits)
+{
+    uint64_t code = 0;
+    for (uint32_t have = 0; have < bits;) {
+        uint32_t low = at & 7;
+        uint32_t take = LQ__MIN(8 - low, bits - have);
+        code |= (uint64_t)(p[at >> 3] >> low & ((1u << take) - 1)) << have;
+        have += take;
+        at += take;
+    }
+    return code;
+}
+
+/* Bytes of the blocks; 0: more than there can be. */
+LQ__INLINE size_t lq__llvq_blocks_bytes(const lq_llvq *q, size_t blocks)
+{
+    size_t bits;
+    return lq__mul_ok(&bits, blocks, lq_llvq_code_bits(q)) ? bits / 8 + (bits % 8 != 0) : 0;
+}
+
+LQ_API size_t lq_llvq_encode_bytes(const lq_llvq *llvq, size_t count)
+{
+    if (!llvq || count % 8) return 0;
+    size_t blocks = lq__llvq_blocks_bytes(llvq, count / 24);
+    return blocks || count < 24 ? blocks + count % 24 / 4 : 0;
+}
+
+LQ_API int lq_llvq_encode(const lq_llvq *llvq, uint8_t *dst, size_t dst_bytes, const float *src,
+                          size_t count, float sigma)
+{
+    size_t need = lq_llvq_encode_bytes(llvq, count);
+    if (!llvq || (count && (!need || !dst || !src)) || !lq__sigma_valid(sigma)) return LQ_E_ARG;
+    if (dst_bytes < need) return LQ_E_SPACE;
+    const uint32_t bits = lq_llvq_code_bits(llvq);
+    const size_t blocks = count / 24;
+    uint8_t *tail = dst + lq__llvq_blocks_bytes(llvq, blocks);
+    if (need) memset(dst, 0, need);
+    for (size_t n = 0; n < blocks; n++, src += 24) {
+        lq__llvq_block b;
+        b.q = llvq;
+        int status = lq__llvq_fixed(b.y, src, 24, sigma, llvq->unit);
+        if (status) return status;
+        lq__llvq_put(dst, n * bits, bits, lq__llvq_code(&b));
+    }
+    for (size_t i = 24 * blocks; i < count; i += 8, src += 8, tail += 2) {
+        int32_t y[8];
+        int status = lq__llvq_fixed(y, src, 8, sigma, LQ__LLVQ_EIGHT_UNIT);
+        if (status) return status;
+        lq__store16(tail, lq__e8_ball_nearest(y));
+    }
+    return LQ_OK;
+}
+
+LQ_API int lq_llvq_decode(const lq_llvq *llvq, float *dst, const uint8_t *src, size_t src_bytes,
+                          size_t count, float sigma)
+{
+    size_t need = lq_llvq_encode_bytes(llvq, count);
+    if (!llvq || (count && (!need || !dst || !src)) || !lq__sigma_valid(sigma)) return LQ_E_ARG;
+    if (src_bytes < need) return LQ_E_SPACE;
+    const uint32_t bits = lq_llvq_code_bits(llvq);
+    const size_t blocks = count / 24;
+    const uint8_t *tail = src + lq__llvq_blocks_bytes(llvq, blocks);
+    int16_t x[24];
+    for (size_t n = 0; n < blocks; n++, dst += 24) {
+        uint64_t code = lq__llvq_get(src, n * bits, bits);
+        uint64_t number = code & (((uint64_t)1 << llvq->index_bits) - 1);
+        int status = lq_llvq_point(llvq, x, &number, 1);
+        if (status) return status;
+        uint32_t norm = 0;
+        for (size_t i = 0; i < 24; i++) {
+            norm += (uint32_t)(x[i] * x[i]);
+        }
+        uint32_t factor = llvq->factor[LQ__MAX(norm / 16, 2)][code >> llvq->index_bits];
+        const float unit = lq__step_times(sigma, factor);
+        for (size_t i = 0; i < 24; i++) {
+            dst[i] = (float)x[i] * unit;
+        }
+    }
+    const float unit = lq__step_times(sigma, LQ__LLVQ_EIGHT_UNIT);
+    for (size_t i = 24 * blocks; i < count; i += 8, dst += 8, tail += 2) {
+        lq__e8_ball_of(x, lq__load16(tail));
+        for (size_t k = 0; k < 8; k++) {
+            dst[k] = (float)x[k] * unit;
         }
     }
     return LQ_OK;
@@ -38320,6 +40605,20 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__BLOCKS_avx512
 #undef LQ__BLOCKS_neon
 
+static lq__blocks_kernel lq__leech_of_level(void)
+{
+#if LQ__X86
+    static const lq__blocks_kernel table[3] = {lq__leech_blocks_c, lq__leech_blocks_avx2,
+                                               lq__leech_blocks_avx512};
+#elif LQ__NEON
+    static const lq__blocks_kernel table[3] = {lq__leech_blocks_c, lq__leech_blocks_neon,
+                                               lq__leech_blocks_neon};
+#else
+    static const lq__blocks_kernel table[1] = {lq__leech_blocks_c};
+#endif
+    return table[LQ__X86 || LQ__NEON ? lq__cpu_level() : 0];
+}
+
 /* ================================================================================================
    >>end   undefinitions, change log, licence
    ============================================================================================== */
@@ -38650,6 +40949,14 @@ static const lq__point_kernels *lq__points_of_level(void)
 #undef LQ__ARRAY_HEAD
 #undef LQ__ARRAY_COLUMNS
 #undef LQ__ARRAY_LARGEST
+#undef LQ__LEECH_COLUMN
+#undef LQ__LEECH_JOIN
+#undef LQ__LEECH_WORDS
+#undef LQ__LEECH_SEARCH
+#undef LQ__LEECH_FOUND
+#undef LQ__LEECH_LANES
+#undef LQ__LEECH_TRACE
+#undef LQ__LEECH_BLOCKS
 #undef LQ__LOAD_RELAXED
 #undef LQ__STORE_RELAXED
 #endif

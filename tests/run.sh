@@ -372,8 +372,8 @@ void _aligned_free(void *);' >"$tmp/include.$job/malloc.h"
 # are found: an end on a line of its own, text beyond column 45, a sentence that goes on in the next
 # line although its next word ends before column 80. Functions in the lists are exempt.
 functions_longer='lq__e8_rows_avx2 lq__e8_rows_avx512' # kernels
-called_before='lq__cpu_level lq__rows_of_level lq__points_of_level lq__hot_of_level
-lq__kv_verbs_of' # tables: declared with their types, defined behind the last row
+called_before='lq__cpu_level lq__rows_of_level lq__points_of_level lq__leech_of_level
+lq__hot_of_level lq__kv_verbs_of' # tables: declared with their types, defined behind the last row
 job_house() {
     at=$tmp/house.$job
     mkdir "$at"
@@ -566,9 +566,10 @@ job_readme() {
     done
 }
 
-# Golden files by a decoder that shares no line with the library.
+# Golden files by decoders that share no line with the library.
 job_decode() {
     program decode.py python3 tests/decode.py
+    program decode_llvq.py python3 tests/decode_llvq.py
 }
 
 # latticequant_cuda.cuh: code for each generation, and what of its test needs no device (all of it,
@@ -786,7 +787,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
         add job_object aarch64 aarch64-linux-gnu-gcc -std=c99 -O2
         add job_digest aarch64 qemu-aarch64 aarch64-linux-gnu-gcc -static -std=c99 -O2
         for t in test_hot test_rans test_rows test_warm_kernels test_product test_transform \
-            test_lattice test_golden; do
+            test_lattice test_leech test_golden; do
             [ -f "tests/$t.c" ] && add job_machine aarch64 qemu-aarch64 "$t" \
                 aarch64-linux-gnu-gcc -static -std=c99 -O2
         done
@@ -798,7 +799,7 @@ elif [ "$mode" = full ]; then # what is digested is in test_golden too
         s390x-linux-gnu-gcc -static "$tmp/probe.c" -o "$tmp/probe" 2>/dev/null; then
         s390x="s390x-linux-gnu-gcc -static -std=c99 -fexcess-precision=fast -O2"
         add job_object s390x $s390x -Wall -Wextra -Werror
-        for t in test_golden test_transform test_profile test_archive test_array test_joint; do
+        for t in test_golden test_transform test_profile test_archive test_array test_joint test_llvq; do
             add job_machine s390x qemu-s390x "$t" $s390x -Wall -Wextra -Werror
         done
         add job_wide_floats s390x-linux-gnu-gcc

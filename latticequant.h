@@ -6878,15 +6878,15 @@ static void lq__point_row_c(int32_t *y, const int16_t *z, const int16_t *half, i
     }
 }
 
-#define LQ__POINT_ROW(v)                                                                      \
-    LQ__ON_##v static void lq__point_row_##v(int32_t *y, const int16_t *z,                    \
-                                             const int16_t *half, int32_t wiener, int32_t mean) \
-    {                                                                                         \
-        const lq__i32_##v factor = lq__set_##v(wiener);                                       \
-        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                              \
-            lq__i32_##v k = lq__load_i16_##v(z + t);                                          \
-            lq__store_##v(y + t, ((k + k + lq__load_i16_##v(half + t)) * factor >> 4) + mean); \
-        }                                                                                     \
+#define LQ__POINT_ROW(v)                                                                        \
+    LQ__ON_##v static void lq__point_row_##v(int32_t *y, const int16_t *z, const int16_t *half, \
+                                             int32_t wiener, int32_t mean)                      \
+    {                                                                                           \
+        const lq__i32_##v factor = lq__set_##v(wiener);                                         \
+        for (size_t t = 0; t < LQ__TOKENS; t += LQ__LANES_##v) {                                \
+            lq__i32_##v k = lq__load_i16_##v(z + t);                                            \
+            lq__store_##v(y + t, ((k + k + lq__load_i16_##v(half + t)) * factor >> 4) + mean);  \
+        }                                                                                       \
     }
 LQ__EACH_LEVEL(LQ__POINT_ROW)
 
@@ -7122,9 +7122,9 @@ LQ__INLINE uint32_t lq__residue_c(uint32_t residue, int16_t *word, size_t column
 LQ__STATIC void lq__residue_row(int16_t *dst, uint32_t residue, int16_t *word, size_t columns,
                                 uint32_t place)
 {
-#define LQ__RESIDUES_OF(name, machine)                                                    \
-    for (uint32_t t = 0; t < columns && residue == LQ__RESIDUE_##name; t++) {             \
-        dst[t] = (int16_t)lq__residue_##name##_c(word, columns, place, t, 0);             \
+#define LQ__RESIDUES_OF(name, machine)                                        \
+    for (uint32_t t = 0; t < columns && residue == LQ__RESIDUE_##name; t++) { \
+        dst[t] = (int16_t)lq__residue_##name##_c(word, columns, place, t, 0); \
     }
     LQ__RESIDUE_LIST(LQ__RESIDUES_OF)
 #undef LQ__RESIDUES_OF
@@ -11796,8 +11796,8 @@ LQ__INLINE_256 void lq__encode_step_256(const lq_tables *tables, const lq__code_
 LQ__ENCODE_SHELL(256, avx2)
 
 /* As lq__interval_512. */
-LQ__INLINE_256 void lq__interval_256(lq__pair_256 *low, lq__pair_256 *span,
-                                     const lq__rans_range *t, lq__pair_256 lanes)
+LQ__INLINE_256 void lq__interval_256(lq__pair_256 *low, lq__pair_256 *span, const lq__rans_range *t,
+                                     lq__pair_256 lanes)
 {
     __m256i l = _mm256_set1_epi16((int16_t)t->low);
     __m256i n = _mm256_set1_epi16((int16_t)(t->high - t->low));
@@ -28480,8 +28480,8 @@ LQ__INLINE lq__f32_neon lq__hot_fma_neon(lq__f32_neon a, lq__f32_neon b, lq__f32
         a##r = lq__hot_fma_##v(x, w, a##r);                                     \
         b##r = lq__hot_fma_##v(y, w, b##r);                                     \
     }
-#define LQ__HOT_END_RAW(r, v)                                                  \
-    if (rows > r) {                                                            \
+#define LQ__HOT_END_RAW(r, v)                                             \
+    if (rows > r) {                                                       \
         lq__hot_keep_##v(acc + r * wide + i, a##r, left);                 \
         lq__hot_keep_##v(acc + r * wide + i + LQ__LANES_##v, b##r, more); \
     }
@@ -40563,16 +40563,16 @@ LQ_API int lq_cpu_level(void)
 
 static const lq__row_kernels *lq__rows_of_level(void)
 {
-#define LQ__ROWS(v)                                                                         \
-    {                                                                                       \
-        lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,        \
-            lq__butterfly_rows_##v, {NULL, LQ_QUANTIZER_LIST(LQ__BLOCKS_##v)},              \
-            lq__centroid_row_##v, lq__point_row_##v, lq__float_row_##v, lq__rope_floats_##v, \
-            lq__load_row_##v, lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v,        \
-            lq__product_few_##v, lq__energy_rows_##v, lq__pair_rows_##v,                     \
-            lq__shift_rows_##v, lq__center_floats_##v, lq__turn_rows_##v, \
-            lq__center_row_##v, lq__squares_row_##v, lq__add_row_##v, lq__moments_row_##v,  \
-            lq__beyond_row_##v, lq__block_rows_##v, lq__word_rows_##v, lq__box_rows_##v     \
+#define LQ__ROWS(v)                                                                            \
+    {                                                                                          \
+        lq__fixed_row_##v, lq__scale_row_##v, lq__sincos_row_##v, lq__rope_rows_##v,           \
+            lq__butterfly_rows_##v, {NULL, LQ_QUANTIZER_LIST(LQ__BLOCKS_##v)},                 \
+            lq__centroid_row_##v, lq__point_row_##v, lq__float_row_##v, lq__rope_floats_##v,   \
+            lq__load_row_##v, lq__narrow_row_##v, lq__butterfly_##v, lq__product_##v,          \
+            lq__product_few_##v, lq__energy_rows_##v, lq__pair_rows_##v, lq__shift_rows_##v,   \
+            lq__center_floats_##v, lq__turn_rows_##v, lq__center_row_##v, lq__squares_row_##v, \
+            lq__add_row_##v, lq__moments_row_##v, lq__beyond_row_##v, lq__block_rows_##v,      \
+            lq__word_rows_##v, lq__box_rows_##v                                                \
     }
 #if LQ__X86
     static const lq__row_kernels table[3] = {LQ__ROWS(c), LQ__ROWS(avx2), LQ__ROWS(avx512)};

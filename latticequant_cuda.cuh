@@ -2058,18 +2058,17 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
    From compute capability 9.0 on one bulk copy a part, counted by an mbarrier; below, 16 bytes a
    lane and copy, in groups. A part whose id is outside the pool is not copied, and told.
    ============================================================================================== */
-/* A warp's ring: stages of a part, each in two copies, the levels of K and then all that follows,
-   so that the next keys come while values are attended. Copies are begun and waited for in one
-   order. */
+/* A warp's ring: room for a few halves of parts, the levels of K and then all that follows, so that
+   the next keys come while values are attended. Copies are begun and waited for in one order. */
 typedef struct lq__cu_ring {
     uint32_t at;     /* shared memory */
-    uint32_t bars;   /* mbarriers, two a stage */
-    uint32_t stages; /* twice as many: halves */
+    uint32_t bars;   /* mbarriers, one a half */
+    uint32_t halves; /* 1 .. LQ__CU_HALVES */
     uint32_t levels; /* bytes of a first half */
-    uint32_t part;
-    uint32_t begun; /* half of the next copy */
-    uint32_t done;  /* half of the next wait */
-    uint32_t phase; /* of the waits */
+    uint32_t rest;   /* bytes of a second half: the room of each */
+    uint32_t begun;  /* place of the next copy */
+    uint32_t done;   /* place of the next wait */
+    uint32_t phases; /* of the waits, a bit a place */
 } lq__cu_ring;
 
 LQ__CU_DEVICE uint32_t lq__cu_shared(const void *p)
@@ -2077,19 +2076,19 @@ LQ__CU_DEVICE uint32_t lq__cu_shared(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars, uint32_t stages,
+LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars, uint32_t halves,
                                     uint32_t levels, uint32_t part)
 {
     r->at = lq__cu_shared(at);
     r->bars = lq__cu_shared(bars);
-    r->stages = 2 * stages;
+    r->halves = halves;
     r->levels = levels;
-    r->part = part;
+    r->rest = part - levels;
     r->begun = 0;
     r->done = 0;
-    r->phase = 0;
+    r->phases = 0;
 #if __CUDA_ARCH__ >= 900
-    if (threadIdx.x % 32 < 2 * stages) {
+    if (threadIdx.x % 32 < halves) {
         asm volatile(
             "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(r->bars + 8 * (threadIdx.x % 32))
             : "memory");
@@ -2100,16 +2099,15 @@ LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars,
 }
 
 /* Begins the copy of a half of a part, of NULL: none, but its turn is taken. */
-LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from)
+LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from, uint32_t second)
 {
-    const uint32_t second = r->begun & 1u;
-    const uint32_t to = r->at + (r->begun >> 1) * r->part + (second ? r->levels : 0);
-    const uint32_t bytes = second ? r->part - r->levels : r->levels;
-    from += from && second ? r->levels : 0;
+    const uint32_t to = r->at + r->begun * r->rest;
+    const uint32_t bytes = second ? r->rest : r->levels;
 #if __CUDA_ARCH__ >= 900
     const uint32_t bar = r->bars + 8 * r->begun;
     if (threadIdx.x % 32 == 0) {
         if (from) {
+            from += second ? r->levels : 0;
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
                          "r"(bytes)
                          : "memory");
@@ -2122,20 +2120,21 @@ LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from)
         }
     }
 #else
+    from += from && second ? r->levels : 0;
     for (uint32_t i = threadIdx.x % 32 * 16; i < bytes && from; i += 512) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i)
                      : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
-    r->begun = r->begun + 1 == r->stages ? 0 : r->begun + 1;
+    r->begun = r->begun + 1 == r->halves ? 0 : r->begun + 1;
 }
 
-/* Waits for the oldest copy; returns where its part is. Without bulk copies as many groups as there
-   are halves are always under way: begin takes place also where there is nothing to copy. */
+/* Waits for the oldest copy; returns where it is. Without bulk copies as many groups as there are
+   halves are always under way: begin takes place also where there is nothing to copy. */
 LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
 {
-    const uint32_t at = r->at + (r->done >> 1) * r->part;
+    const uint32_t at = r->at + r->done * r->rest;
 #if __CUDA_ARCH__ >= 900
     const uint32_t bar = r->bars + 8 * r->done;
     asm volatile("{\n"
@@ -2146,29 +2145,27 @@ LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
                  "bra again;\n"
                  "there:\n"
                  "}" ::"r"(bar),
-                 "r"(r->phase)
+                 "r"(r->phases >> r->done & 1u)
                  : "memory");
+    r->phases ^= 1u << r->done;
 #else
-    switch (r->stages) {
+    switch (r->halves) {
+    case 1:
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+        break;
     case 2:
         asm volatile("cp.async.wait_group 1;" ::: "memory");
         break;
-    case 4:
-        asm volatile("cp.async.wait_group 3;" ::: "memory");
-        break;
-    case 6:
-        asm volatile("cp.async.wait_group 5;" ::: "memory");
+    case 3:
+        asm volatile("cp.async.wait_group 2;" ::: "memory");
         break;
     default:
-        asm volatile("cp.async.wait_group 7;" ::: "memory");
+        asm volatile("cp.async.wait_group 3;" ::: "memory");
         break;
     }
     __syncwarp();
 #endif
-    if (++r->done == r->stages) {
-        r->done = 0;
-        r->phase ^= 1;
-    }
+    r->done = r->done + 1 == r->halves ? 0 : r->done + 1;
     return at;
 }
 
@@ -2215,17 +2212,16 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    that are only there to stand for the time that it takes apart from pages. Raw tokens are an item,
    the last one of a sum, that stands for many.
    ============================================================================================== */
-#ifndef LQ__CU_WARPS
-#define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
-#endif
-#ifndef LQ__CU_STAGES
-#define LQ__CU_STAGES 4
+#define LQ__CU_WARPS 16 /* at most: a warp's lanes have these by two slots */
+#define LQ__CU_HALVES 4 /* of a warp's ring, at most */
+#ifndef LQ__CU_TWO
+#define LQ__CU_TWO(processors) ((uint32_t)(processors)) /* sums from which on blocks are two */
 #endif
 #ifndef LQ__CU_LEAD
 #define LQ__CU_LEAD 24u
 #endif
 #ifndef LQ__CU_TRAIL
-#define LQ__CU_TRAIL 15u /* items that the one of raw tokens stands for, but itself */
+#define LQ__CU_TRAIL 9u /* items that the one of raw tokens stands for, but itself */
 #endif
 #define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
 #define LQ__CU_EPOCHS 32u
@@ -2250,9 +2246,10 @@ typedef struct lq__cu_attention {
     uint32_t blocks; /* of rows, of a kv head */
     uint32_t lead;   /* items in front of a sum that are none */
     int type;
-    uint32_t stages;
-    uint32_t ring_bytes; /* of a warp's ring, where its sums of pages are in the end */
-    uint32_t warp_bytes; /* and of its sums of raw tokens */
+    uint32_t halves;     /* of a warp's ring */
+    uint32_t raw_halves; /* of one that has raw tokens */
+    uint32_t raw_at;     /* where in a warp's room its sums of raw tokens are; at 0 those of pages */
+    uint32_t warp_bytes;
     float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
     float *parts;        /* (2 grid, rows of a block, wide) */
     uint32_t *counters;  /* (count, kv heads, blocks) */
@@ -2448,10 +2445,11 @@ template <int NK, int NB> struct lq__cu_room {
     float v_mean[LQ__CU_SLOTS][32 * NK];
     float2 all[NB * 4]; /* the block's: logit, sum */
     uint32_t used[LQ__CU_WARPS];
-    uint32_t alias[LQ__CU_SLOTS]; /* the slot of a shape's fragments */
     uint32_t last;
     uint32_t lookup[2 * 9];
-    uint64_t bars[LQ__CU_WARPS * LQ__CU_STAGES * 2];
+    uint32_t from;  /* the first block that has a part of this segment */
+    uint32_t parts; /* of how many blocks it is */
+    uint64_t bars[LQ__CU_WARPS * LQ__CU_HALVES];
     uint32_t flat[LQ__CU_SEQUENCES + 1]; /* items of sequences before, all heads */
 };
 
@@ -2633,8 +2631,8 @@ LQ__CU_DEVICE float lq__cu_warp_most(float x)
 /* To bytes, as fragments of B for one shape; by a warp. */
 template <int NK, int NB>
 static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                       float *x, const uint8_t *shape, uint32_t stretched,
-                                       uint32_t slot, uint32_t row)
+                                       const uint32_t *bits, const uint8_t *shape, uint32_t slot,
+                                       uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
@@ -2642,11 +2640,19 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
     float inverse;
     int32_t high = 0;
     int32_t low = 0;
+    const uint32_t stretched = *(const uint32_t *)(const void *)shape;
+    uint32_t halves[NK];
+    float x[NK];
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + lane;
+        halves[i] = d < a->p.dims ? shape[4 + d] : 0u;
+    }
+    lq__cu_query<NK>(x, bits, a);
     if (stretched) {
 #pragma unroll
         for (int i = 0; i < NK; i++) {
-            const uint32_t d = 32u * i + lane;
-            if (d < a->p.dims) x[i] /= lq__cu_stretch(shape[4 + d]);
+            x[i] = __fdividef(x[i], lq__cu_stretch(halves[i]));
         }
     }
 #pragma unroll
@@ -2763,65 +2769,68 @@ static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_atte
     }
 }
 
+/* Means of values of a slot, as floats; by a warp. */
+template <int NK, int NB>
+static __device__ void lq__cu_value_means(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                          const lq__cu_segment *g, uint32_t epoch, uint32_t slot)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint8_t *number = g->q.state + lq__cu_number_at(&a->p, 1, epoch, g->head);
+    const float unit = lq__cu_mean_unit(number);
+    int16_t means[NK];
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + lane;
+        means[i] = d < a->p.dims ? ((const int16_t *)(const void *)(number + 4))[d] : (int16_t)0;
+    }
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        room->v_mean[slot][32 * i + lane] = (float)means[i] * unit;
+    }
+}
+
 /* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the
-   block, which waits. Shapes that stretch nothing have one fragment. Each warp has a row of a
-   fragment, or of four epochs, at a time. */
+   block, which waits. Each warp has a row of a shape's fragment, of four epochs or of raw tokens,
+   or the means of a slot at a time; all that it reads is on its way before the first is used. */
 template <int NK, int NB>
 static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                       const lq__cu_segment *g, uint32_t from, uint32_t to)
 {
-    const uint32_t lane = threadIdx.x % 32;
+    constexpr uint32_t rows = NB * 4;
     const uint32_t warps = blockDim.x / 32;
     const uint32_t first = lq__cu_epoch(from);
     const uint32_t last = to > from ? lq__cu_epoch(to - 1) : first;
     const uint32_t shapes = to > from ? last / 4 - first / 4 + 1 : 0;
     const uint32_t fours = shapes ? (last - first) / 4 + 1 : 0;
-    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
-    const uint8_t *mine = shape + (size_t)lane * a->p.heads * a->p.shape;
-    const uint32_t flags =
-        __ballot_sync(~0u, lane < shapes && *(const uint32_t *)(const void *)mine);
-    const uint32_t plain = ~flags & ((1u << shapes) - 1); /* of these the first has a fragment */
-    const uint32_t own = flags | (plain & (0u - plain));
-    const uint32_t count = (uint32_t)__popc(own);
     const uint32_t raw = g->last > g->pages;
-    if (threadIdx.x < shapes) {
-        room->alias[lane] = flags >> lane & 1u ? lane : (uint32_t)__ffs((int)plain) - 1;
+    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
+    if (threadIdx.x < rows) {
+        const uint32_t r = g->block * rows + threadIdx.x;
+        room->slope[threadIdx.x] = r < a->rows && a->slopes
+                                       ? a->slopes[g->head * a->group + r % a->group] * 1.44269504f
+                                       : 0.0f;
     }
 #pragma unroll 1
-    for (uint32_t y = threadIdx.x / 32; y < (count + fours + raw) * NB * 4; y += warps) {
-        const uint32_t row = y % (NB * 4);
-        const uint32_t which = y / (NB * 4);
+    for (uint32_t y = threadIdx.x / 32; y < (shapes + fours + raw) * rows + shapes; y += warps) {
+        const uint32_t row = y % rows;
+        const uint32_t which = y / rows;
+        const uint32_t slot = y - (shapes + fours + raw) * rows;
         uint32_t bits[NK];
+        if (slot < shapes) {
+            lq__cu_value_means<NK, NB>(room, a, g, (first / 4 + slot) * 4, slot);
+            continue;
+        }
         lq__cu_query_load<NK, NB>(bits, a, g, row);
-        if (which < count) {
-            const uint32_t slot = __fns(own, 0, (int)which + 1);
-            float x[NK];
-            lq__cu_query<NK>(x, bits, a);
-            lq__cu_fragment<NK, NB>(room, a, x, shape + (size_t)slot * a->p.heads * a->p.shape,
-                                    flags >> slot & 1u, slot, row);
-        } else if (which < count + fours) {
-            lq__cu_shift<NK, NB>(room, a, g, bits, first, first + 4 * (which - count), last, row);
+        if (which < shapes) {
+            lq__cu_fragment<NK, NB>(room, a, bits, shape + (size_t)which * a->p.heads * a->p.shape,
+                                    which, row);
+        } else if (which < shapes + fours) {
+            lq__cu_shift<NK, NB>(room, a, g, bits, first, first + 4 * (which - shapes), last, row);
         } else {
             float x[NK];
             lq__cu_query<NK>(x, bits, a);
             lq__cu_raw_fragment<NK, NB>(room, a, x, row);
         }
-    }
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < shapes * 32 * NK; x += blockDim.x) {
-        const uint32_t d = x % (32 * NK);
-        const uint8_t *number =
-            g->q.state + lq__cu_number_at(&a->p, 1, (first / 4 + x / (32 * NK)) * 4, g->head);
-        room->v_mean[x / (32 * NK)][d] =
-            d < a->p.dims
-                ? (float)((const int16_t *)(const void *)(number + 4))[d] * lq__cu_mean_unit(number)
-                : 0.0f;
-    }
-    if (threadIdx.x < NB * 4) {
-        const uint32_t r = g->block * NB * 4 + threadIdx.x;
-        room->slope[threadIdx.x] = r < a->rows && a->slopes
-                                       ? a->slopes[g->head * a->group + r % a->group] * 1.44269504f
-                                       : 0.0f;
     }
     __syncthreads();
 }
@@ -2933,6 +2942,7 @@ template <int NK, int NB> struct lq__cu_view {
     float slope[NB];
     uint32_t first_epoch;
     uint32_t epoch; /* whose numbers these are */
+    uint32_t until; /* the page that the next one begins with */
 };
 
 /* Numbers of another epoch; the sum of weights goes where the mean of values is another. */
@@ -2945,7 +2955,7 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
     const bool begin = v->epoch == LQ_KV_NONE;
     const bool other = begin || epoch / 4 != v->epoch / 4;
     const bool end = epoch >= LQ_KV_NONE - 1;
-    const uint32_t slot = end ? 0 : room->alias[epoch / 4 - v->first_epoch / 4];
+    const uint32_t slot = end ? 0 : epoch / 4 - v->first_epoch / 4;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
         if (other && !begin) {
@@ -2972,6 +2982,7 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
         if (!end) v->shift[n] = room->shift[epoch - v->first_epoch][4 * n + t];
     }
     v->epoch = epoch;
+    v->until = lq__cu_epoch_page(epoch + 1);
 }
 
 /* Masks, slopes and softcap of a page's logits, in which they are rare. */
@@ -2999,7 +3010,7 @@ LQ__CU_DEVICE void lq__cu_bend(float (*s)[8], const uint32_t *position, const fl
     }
 }
 
-/* A page's keys: integer products of tokens 8 g + j. at: its part in shared memory. */
+/* A page's keys: integer products of tokens 8 g + j. at: their levels in shared memory. */
 template <int KIND, int NK, int NB>
 LQ__CU_DEVICE void lq__cu_page_keys(float (*s)[8], const lq__cu_view<NK, NB> *v,
                                     const lq__cu_lookup<KIND> *of, uint32_t at)
@@ -3052,7 +3063,8 @@ LQ__CU_DEVICE void lq__cu_page_keys(float (*s)[8], const lq__cu_view<NK, NB> *v,
     }
 }
 
-/* Its weights and values, added to sums; tokens from `first` on, below `end`. */
+/* Its weights and values, added to sums; tokens from `first` on, below `end`. at: what follows the
+   levels of keys in its part. */
 template <int KIND, int NK, int NB>
 LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
                                       const lq__cu_view<NK, NB> *v, const lq__cu_lookup<KIND> *of,
@@ -3062,9 +3074,9 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
     constexpr bool halves = lq__cu_halves(KIND);
     constexpr uint32_t levels = NK * (uint32_t)lq__cu_words(KIND) * 256;
     const uint32_t g = threadIdx.x % 32 / 4;
-    const uint32_t header = lq__cu_lds(at + 2 * levels + 128);
-    const uint2 k_codes = lq__cu_lds2(at + 2 * levels + 8 * g);
-    const uint2 v_codes = lq__cu_lds2(at + 2 * levels + 64 + 8 * g);
+    const uint32_t header = lq__cu_lds(at + levels + 128);
+    const uint2 k_codes = lq__cu_lds2(at + levels + 8 * g);
+    const uint2 v_codes = lq__cu_lds2(at + levels + 64 + 8 * g);
     float ks[8];
     float vs[8];
     uint32_t w[NB][4];
@@ -3094,8 +3106,8 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
     for (int i = 0; i < NK; i++) {
         uint32_t w0[8];
         uint32_t w1[8];
-        lq__cu_take<KIND>(w0, at + levels, i);
-        lq__cu_take<KIND>(w1, at + levels, NK + i);
+        lq__cu_take<KIND>(w0, at, i);
+        lq__cu_take<KIND>(w1, at, NK + i);
 #pragma unroll
         for (int m = 0; m < 4; m += 2) {
             uint32_t a0[4]; /* rows g of both halves of the tokens: low, high, low, high */
@@ -3343,13 +3355,14 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
 
 /* ---- sums of warps, and of blocks ---- */
 /* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a
-   row, lane 8 k + w has slots k and k + 4 of warp w. */
+   row, lane 16 k + w has slots 2 i + k of warp w. */
 template <int NK, int NB>
-static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
+static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                          uint32_t slots)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t w = lane % 8;
-    const uint32_t used = w < LQ__CU_WARPS ? room->used[w] : 0;
+    const uint32_t w = lane % LQ__CU_WARPS;
+    const uint32_t used = room->used[w];
 #pragma unroll 1
     for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
         const float hot = used & 1u ? room->weight[w][0][row] : LQ__CU_NOTHING;
@@ -3357,19 +3370,20 @@ static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__c
         float most = fmaxf(hot, raw.x);
         float sum;
 #pragma unroll
-        for (int h = 1; h < 8; h *= 2) {
+        for (int h = 1; h < LQ__CU_WARPS; h *= 2) {
             most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
         }
-        sum = lane < 8 ? raw.y * lq__cu_exp2(raw.x - most) : 0.0f;
-#pragma unroll
-        for (uint32_t slot = lane / 8; slot < LQ__CU_SLOTS; slot += 4) {
+        sum = lane < LQ__CU_WARPS ? raw.y * lq__cu_exp2(raw.x - most) : 0.0f;
+#pragma unroll 1
+        for (uint32_t two = 0; two < slots; two += 2) {
+            const uint32_t slot = two + lane / LQ__CU_WARPS;
             float2 x = make_float2(0.0f, LQ__CU_NOTHING);
             float share;
             if (used & 1u) x = room->sums[w][slot][row];
             share = x.x * lq__cu_exp2(x.y - most);
             sum += share;
 #pragma unroll
-            for (int h = 1; h < 8; h *= 2) {
+            for (int h = 1; h < LQ__CU_WARPS; h *= 2) {
                 share += __shfl_xor_sync(~0u, share, h);
             }
             if (w == 0) room->share[slot][row] = share;
@@ -3403,20 +3417,21 @@ static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *roo
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
     float *hot = (float *)(void *)ring;
-    float *raw = (float *)(void *)(ring + a->ring_bytes);
-    lq__cu_weigh_warps<NK, NB>(room, a);
+    float *raw = (float *)(void *)(ring + a->raw_at);
+    const uint32_t warps = blockDim.x / 32;
+    lq__cu_weigh_warps<NK, NB>(room, a, slots);
 #pragma unroll 1
     for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += blockDim.x) {
         const uint32_t row = x / wide;
         float sum = 0;
         float sum_raw = 0;
-#pragma unroll
-        for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
+#pragma unroll 4
+        for (uint32_t w = 0; w < warps; w++) {
             const float *of = (const float *)(const void *)(ring + w * a->warp_bytes);
             const uint32_t used = room->used[w];
             sum = used & 1u ? fmaf(of[x], room->weight[w][0][row], sum) : sum;
-            sum_raw = used & 2u ? fmaf(of[a->ring_bytes / 4 + x], room->weight[w][1][row], sum_raw)
-                                : sum_raw;
+            sum_raw =
+                used & 2u ? fmaf(of[a->raw_at / 4 + x], room->weight[w][1][row], sum_raw) : sum_raw;
         }
         hot[x] = sum; /* read by this thread alone before */
         raw[x] = sum_raw;
@@ -3475,94 +3490,76 @@ LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
     return 2 * (size_t)(from + i) + (i == 0);
 }
 
-/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims
-   of a part in so many as there are threads for. */
+/* Joins the parts of a segment, of room->parts blocks; by the last one of them. A warp has 32 dims
+   of a row at a time, and lane i the logit and sum of part i of 32. */
 template <int NK, int NB>
-static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention *a,
-                                          lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
-                                          uint32_t from, uint32_t count)
+static __device__ void lq__cu_join_blocks(const lq__cu_attention *a, lq__cu_room<NK, NB> *room,
+                                          const lq__cu_segment *g)
 {
     constexpr uint32_t rows = NB * 4;
-    constexpr uint32_t fours = rows * 8 * NK;
+    constexpr uint32_t wide = 32 * NK;
+    constexpr uint32_t ahead = 8; /* loads under way */
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t groups = max(blockDim.x / fours, 1u);
-    const uint32_t group = threadIdx.x / fours;
-    float *weights = (float *)(void *)ring; /* (rows, count) */
-    float4 *sums =
-        (float4 *)(void *)(ring + (rows * count * 4 + 15) / 16 * 16); /* (groups, fours) */
-    const float4 *parts = (const float4 *)(const void *)a->parts;
+    const uint32_t from = room->from;
+    const uint32_t count = room->parts;
 #pragma unroll 1
-    for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+    for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
+        const uint32_t row = x / wide;
         float most = LQ__CU_NOTHING;
         float sum = 0;
+        float out = 0;
 #pragma unroll 1
-        for (uint32_t i = lane; i < count; i += 32) {
-            most = fmaxf(most, __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]).x);
-        }
-        most = lq__cu_warp_most(most);
-#pragma unroll 1
-        for (uint32_t i = lane; i < count; i += 32) {
-            const float2 x = __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]);
-            const float weight = lq__cu_exp2(x.x - most);
-            weights[row * count + i] = weight;
-            sum = fmaf(x.y, weight, sum);
-        }
+        for (uint32_t first = 0; first < count; first += 32) {
+            const uint32_t n = min(count - first, 32u);
+            float2 mine = make_float2(LQ__CU_NOTHING, 0.0f);
+            float part[2 * ahead];
+            if (lane < n) mine = __ldcg(&a->sums[lq__cu_part_at(from, first + lane) * rows + row]);
 #pragma unroll
-        for (int h = 1; h < 32; h *= 2) {
-            sum += __shfl_xor_sync(~0u, sum, h);
-        }
-        if (lane == 0) room->all[row] = make_float2(most, sum);
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x % fours; x < fours && group < groups; x += blockDim.x) {
-        const uint32_t row = x / (8 * NK);
-        float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 1
-        for (uint32_t i = group; i < count; i += 8 * groups) { /* eight loads under way */
-            float4 part[8];
-#pragma unroll
-            for (uint32_t k = 0; k < 8; k++) {
-                const uint32_t y = min(i + k * groups, count - 1);
-                part[k] = __ldcg(&parts[lq__cu_part_at(from, y) * fours + x]);
+            for (uint32_t k = 0; k < 2 * ahead; k++) {
+                const uint32_t i = first + min(k, n - 1);
+                part[k] = __ldcg(&a->parts[lq__cu_part_at(from, i) * rows * wide + x]);
             }
+            const float larger = fmaxf(most, lq__cu_warp_most(mine.x));
+            const float share = lq__cu_exp2(most - larger);
+            const float weight = lane < n ? lq__cu_exp2(mine.x - larger) : 0.0f;
+            float more = mine.y * weight;
 #pragma unroll
-            for (uint32_t k = 0; k < 8; k++) {
-                const uint32_t y = i + k * groups;
-                const float weight = y < count ? weights[row * count + y] : 0.0f;
-                sum.x = fmaf(part[k].x, weight, sum.x);
-                sum.y = fmaf(part[k].y, weight, sum.y);
-                sum.z = fmaf(part[k].z, weight, sum.z);
-                sum.w = fmaf(part[k].w, weight, sum.w);
+            for (int h = 1; h < 32; h *= 2) {
+                more += __shfl_xor_sync(~0u, more, h);
+            }
+            sum = fmaf(sum, share, more);
+            out *= share;
+            most = larger;
+#pragma unroll
+            for (uint32_t k = 0; k < 2 * ahead; k++) {
+                out = fmaf(part[k], __shfl_sync(~0u, weight, (int)k), out);
+            }
+#pragma unroll 1
+            for (uint32_t i = 2 * ahead; i < n; i += ahead) {
+#pragma unroll
+                for (uint32_t k = 0; k < ahead; k++) {
+                    const uint32_t y = first + min(i + k, n - 1);
+                    part[k] = __ldcg(&a->parts[lq__cu_part_at(from, y) * rows * wide + x]);
+                }
+#pragma unroll
+                for (uint32_t k = 0; k < ahead; k++) {
+                    out = fmaf(part[k], __shfl_sync(~0u, weight, (int)(i + k)), out);
+                }
             }
         }
-        sums[group * fours + x] = sum;
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < 4 * fours; x += blockDim.x) {
-        float sum = 0;
-#pragma unroll 1
-        for (uint32_t i = 0; i < groups; i++) {
-            sum += ((const float *)sums)[i * 4 * fours + x];
-        }
-        lq__cu_give(a, g, x / (32 * NK), rows, x % (32 * NK), sum, room->all[x / (32 * NK)]);
+        lq__cu_give(a, g, row, rows, x % wide, out, make_float2(most, sum));
     }
 }
 
 /* A segment's sums of this block: to the caller, or, where others have parts of them, to the
    workspace. */
 template <int NK, int NB>
-static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
-                                     const lq__cu_attention *a, const lq__cu_segment *g,
-                                     uint32_t items)
+static __device__ void lq__cu_finish(const uint8_t *ring, lq__cu_room<NK, NB> *room,
+                                     const lq__cu_attention *a, const lq__cu_segment *g)
 {
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
     const float *sums = (const float *)(const void *)ring;
-    uint32_t from;
-    uint32_t count;
-    size_t part;
     if (g->first == 0 && g->last == g->items) {
 #pragma unroll 1
         for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
@@ -3570,9 +3567,7 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
         }
         return;
     }
-    from = lq__cu_owner(g->flat, items);
-    count = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
-    part = lq__cu_part_at(from, blockIdx.x - from);
+    const size_t part = lq__cu_part_at(room->from, blockIdx.x - room->from);
 #pragma unroll 1
     for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
         __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
@@ -3587,35 +3582,48 @@ static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
                      : "=r"(before)
                      : "l"(counter)
                      : "memory");
-        room->last = before + 1 == count;
+        room->last = before + 1 == room->parts;
         if (room->last) *counter = 0;
     }
     __syncthreads();
-    if (room->last) lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
+    if (room->last) lq__cu_join_blocks<NK, NB>(a, room, g);
 }
 
-/* Blocks of a multiprocessor: two, where registers do for their sums. */
-static __host__ __device__ constexpr uint32_t lq__cu_blocks(uint32_t steps, uint32_t rows)
+/* Warps of a block at most: as many as registers do for. */
+static __host__ __device__ constexpr uint32_t lq__cu_most_warps(uint32_t steps, uint32_t rows)
 {
-    return steps <= 4 && rows == 4 ? 2 : 1;
+    return steps <= 4 && rows == 4 ? LQ__CU_WARPS : LQ__CU_WARPS / 2;
 }
 
 /* The part of a page's head; NULL: there is none. */
-LQ__CU_DEVICE const uint8_t *lq__cu_part_of(const lq__cu_attention *a, const lq__cu_segment *g,
+LQ__CU_DEVICE const uint8_t *lq__cu_part_of(const lq__cu_attention *a, const uint8_t *pool,
                                             uint32_t id)
 {
-    return id < a->p.pages ? a->p.pool + ((size_t)id * a->p.heads + g->head) * a->p.part : NULL;
+    return id < a->p.pages ? pool + (uint64_t)id * (a->p.heads * a->p.part) : NULL;
 }
 
 /* Begins what comes next, when all lanes have read what was there. */
-LQ__CU_DEVICE void lq__cu_ring_next(lq__cu_ring *ring, const uint8_t *part, bool more)
+LQ__CU_DEVICE void lq__cu_ring_next(lq__cu_ring *ring, const uint8_t *part, uint32_t second,
+                                    bool more)
 {
     __syncwarp();
 #if __CUDA_ARCH__ >= 900
-    if (more) lq__cu_ring_begin(ring, part);
+    if (more) lq__cu_ring_begin(ring, part, second);
 #else
-    lq__cu_ring_begin(ring, more ? part : NULL);
+    lq__cu_ring_begin(ring, more ? part : NULL, second);
 #endif
+}
+
+/* Ids of a warp's next three pages: items `item`, item + warps .. below `end`. */
+typedef struct lq__cu_ids {
+    uint32_t of[3];
+} lq__cu_ids;
+
+LQ__CU_DEVICE uint32_t lq__cu_id_of(const lq__cu_attention *a, const lq__cu_segment *g,
+                                    uint32_t item, uint32_t end)
+{
+    return item < end ? __ldg(a->b.tables + (size_t)g->s * a->p.table + g->page + item)
+                      : LQ_KV_NONE;
 }
 
 /* A warp's pages of a segment: items `item`, item + warps .. below `end`; sums to shared memory. */
@@ -3623,15 +3631,14 @@ template <int KIND, int NK, int NB>
 static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK, NB> *room,
                                     const lq__cu_attention *a, const lq__cu_segment *g,
                                     const lq__cu_lookup<KIND> *of, uint32_t item, uint32_t end,
-                                    uint32_t ids)
+                                    lq__cu_ids ids)
 {
     const uint32_t warps = blockDim.x / 32;
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t *table = a->b.tables + (size_t)g->s * a->p.table + g->page;
+    const uint32_t halves = ring->halves;
+    const uint8_t *pool = a->p.pool + g->head * a->p.part;
     lq__cu_state<NK, NB> st;
     lq__cu_view<NK, NB> v;
-    uint32_t nth = 0; /* of the warp's pages; ids: of those from nth & ~31 on, one a lane */
-    uint32_t next_ids = ids;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
         const uint32_t r = g->block * NB * 4 + 4 * n + lane % 4;
@@ -3647,35 +3654,37 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
     }
     v.first_epoch = lq__cu_epoch(g->page + g->first);
     v.epoch = LQ_KV_NONE;
+    v.until = 0;
 #pragma unroll 1
-    for (; item < end; item += warps, nth++) {
+    for (; item < end; item += warps) {
         const uint32_t page = g->page + item;
-        const uint32_t epoch = lq__cu_epoch(page);
-        const uint32_t ahead = nth + ring->stages / 2;
-        const bool more = item + ring->stages / 2 * warps < end;
-        if (nth % 32 == 0 && nth) ids = next_ids;
-        bool there = lq__cu_part_of(a, g, __shfl_sync(~0u, ids, nth % 32)) != NULL;
-        if (ahead % 32 == 0) {
-            const uint32_t x = item + (ring->stages / 2 + lane) * warps;
-            next_ids = x < end ? __ldg(table + x) : LQ_KV_NONE;
-        }
-        const uint8_t *next = lq__cu_part_of(
-            a, g, __shfl_sync(~0u, ahead / 32 == nth / 32 ? ids : next_ids, ahead % 32));
-        if (epoch != v.epoch) lq__cu_change<NK, NB>(&v, &st, room, epoch);
-        uint32_t at = lq__cu_ring_wait(ring);
+        const bool there = ids.of[0] < a->p.pages;
+        const uint32_t id = lq__cu_id_of(a, g, item + 3 * warps, end);
         float s[NB][8];
+        if (page >= v.until) lq__cu_change<NK, NB>(&v, &st, room, lq__cu_epoch(page));
+        uint32_t at = lq__cu_ring_wait(ring);
         if (there) {
             lq__cu_page_keys<KIND, NK, NB>(s, &v, of, at);
         } else if (lane == 0) {
             atomicOr(a->b.flags, LQ_CUDA_BAD_PAGE);
         }
-        lq__cu_ring_next(ring, next, more);
+        /* half k of the warp's pages makes room for half k + halves */
+        uint32_t ahead = halves / 2;
+        uint32_t next = ahead == 0 ? ids.of[0] : ahead == 1 ? ids.of[1] : ids.of[2];
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, next), halves & 1u,
+                         item + ahead * warps < end);
         at = lq__cu_ring_wait(ring);
         if (there) {
             lq__cu_page_values<KIND, NK, NB>(&st, s, &v, of, a, at,
                                              a->p.sinks + page * LQ__CU_TOKENS, g->q.to);
         }
-        lq__cu_ring_next(ring, next, more);
+        ahead = (halves + 1) / 2;
+        next = ahead == 1 ? ids.of[1] : ids.of[2];
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, next), (halves & 1u) ^ 1u,
+                         item + ahead * warps < end);
+        ids.of[0] = ids.of[1];
+        ids.of[1] = ids.of[2];
+        ids.of[2] = id;
     }
     lq__cu_change<NK, NB>(&v, &st, room, LQ_KV_NONE - 1);
     __syncwarp();
@@ -3695,17 +3704,99 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
     }
 }
 
-template <int KIND, int NK, int NB>
-static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 * NB))
-    lq__cu_attend_kernel(const __grid_constant__ lq__cu_attention a)
+/* A warp's raw tokens of a segment, 16 at a time from `first` on; sums to shared memory. */
+template <int NK, int NB>
+static __device__ void lq__cu_raw_items(float *to, lq__cu_room<NK, NB> *room,
+                                        const lq__cu_attention *a, const lq__cu_segment *g,
+                                        uint32_t first)
 {
-    extern __shared__ __align__(128) uint8_t shared[];
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (uint32_t x = lane; x < NB * 4 * 32 * NK; x += 32) {
+        to[x] = 0;
+    }
+    if (lane < NB * 4) {
+        room->raw.sums[threadIdx.x / 32][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (; first < g->raw; first += blockDim.x / 32 * LQ__CU_RAW) {
+        lq__cu_raw_item<NK, NB>(to, room, a, g, first);
+    }
+}
+
+/* A segment of a block's run: its sums to where they belong. */
+template <int KIND, int NK, int NB>
+static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *room,
+                                          lq__cu_ring *ring, const lq__cu_attention *a,
+                                          const lq__cu_segment *g, const lq__cu_lookup<KIND> *of,
+                                          uint32_t items)
+{
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t warps = blockDim.x / 32;
+    const uint32_t pages = max(min(g->last, g->pages), g->first); /* items up to there are pages */
+    const uint32_t item = g->first + warp;
+    const uint8_t *pool = a->p.pool + g->head * a->p.part;
+    float *mine = (float *)(void *)(shared + warp * a->warp_bytes);
+    /* Raw tokens go first to warps that have a page less than others. */
+    const uint32_t turn = (warp + warps - (pages - g->first) % warps) % warps;
+    const bool raw = g->last > g->pages && turn * LQ__CU_RAW < g->raw;
+    lq__cu_ids ids;
+#pragma unroll
+    for (uint32_t i = 0; i < 3; i++) {
+        ids.of[i] = lq__cu_id_of(a, g, item + i * warps, pages);
+    }
+    ring->halves = raw ? a->raw_halves : a->halves;
+    ring->begun = 0;
+    ring->done = 0;
+#pragma unroll 1
+    for (uint32_t i = 0; i < ring->halves; i++) {
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
+                         item + i / 2 * warps < pages);
+    }
+#pragma unroll 1
+    for (uint32_t i = lane; i < LQ__CU_SLOTS * NB * 4; i += 32) {
+        (&room->sums[warp][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
+    }
+    if (lane == 0) room->used[warp] = (item < pages ? 1u : 0u) | (raw ? 2u : 0u);
+    if (threadIdx.x == blockDim.x - 1) {
+        const uint32_t from = lq__cu_owner(g->flat, items);
+        room->from = from;
+        room->parts = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
+    }
+    lq__cu_prepare<NK, NB>(room, a, g, g->page + g->first, g->page + pages);
+    if (raw) { /* while the first pages come */
+        lq__cu_raw_items<NK, NB>(mine + a->raw_at / 4, room, a, g, turn * LQ__CU_RAW);
+    }
+    if (item < pages) {
+        lq__cu_pages<KIND, NK, NB>(mine, ring, room, a, g, of, item, pages, ids);
+    }
+    __syncthreads();
+    {
+        const uint32_t from = lq__cu_epoch(g->page + g->first);
+        const uint32_t to = pages > g->first ? lq__cu_epoch(g->page + pages - 1) : from;
+        lq__cu_join_warps<NK, NB>(shared, room, a, pages > g->first ? to / 4 - from / 4 + 1 : 0);
+    }
+    lq__cu_finish<NK, NB>(shared, room, a, g);
+    __syncthreads();
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+    for (uint32_t i = 0; i < ring->halves; i++) { /* empty groups: the ring begins anew */
+        (void)lq__cu_ring_wait(ring);
+    }
+#endif
+}
+
+template <int KIND, int NK, int NB>
+static __global__ void __launch_bounds__(lq__cu_most_warps(NK, 4 * NB) * 32, 1)
+    lq__cu_attend_kernel(const __grid_constant__ lq__cu_attention a)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t warps = blockDim.x / 32;
     lq__cu_room<NK, NB> *room = (lq__cu_room<NK, NB> *)(void *)(shared + warps * a.warp_bytes);
-    uint8_t *mine = shared + warp * a.warp_bytes;
-    float *sums = (float *)(void *)mine;
     lq__cu_lookup<KIND> of;
     lq__cu_ring ring;
     uint32_t items;
@@ -3713,8 +3804,8 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
         const uint32_t i = threadIdx.x % 9;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
     }
-    lq__cu_ring_init(&ring, mine, room->bars + 2 * warp * LQ__CU_STAGES, a.stages, a.p.levels,
-                     a.p.part);
+    lq__cu_ring_init(&ring, shared + warp * a.warp_bytes, room->bars + warp * LQ__CU_HALVES,
+                     a.halves, a.p.levels, a.p.part);
     if (threadIdx.x < LQ__CU_WARPS) room->used[threadIdx.x] = 0;
     lq__cu_count<NK, NB>(room, &a);
     of.init(room->lookup);
@@ -3723,79 +3814,20 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
     uint32_t end = lq__cu_begin(blockIdx.x + 1, items);
     while (flat < end) {
         lq__cu_segment g;
-        uint32_t pages; /* items up to there are pages */
-        uint32_t item;
-        uint32_t raw;
-        uint32_t ids;
         lq__cu_segment_at<NK, NB>(&g, room, &a, flat, end);
         flat = min(end, g.flat + g.items + LQ__CU_TRAIL);
-        if (g.first >= g.last) { /* what is only there to take time */
-            continue;
+        if (g.first < g.last) { /* not what is only there to take time */
+            lq__cu_segment_run<KIND, NK, NB>(shared, room, &ring, &a, &g, &of, items);
         }
-        pages = min(g.last, g.pages);
-        item = g.first + warp;
-        ids = item + lane * warps < pages
-                  ? __ldg(a.b.tables + (size_t)g.s * a.p.table + g.page + item + lane * warps)
-                  : LQ_KV_NONE;
-#pragma unroll 1
-        for (uint32_t i = 0; i < a.stages; i++) {
-            const uint8_t *part = lq__cu_part_of(&a, &g, __shfl_sync(~0u, ids, i));
-            lq__cu_ring_next(&ring, part, item + i * warps < pages);
-            lq__cu_ring_next(&ring, part, item + i * warps < pages);
-        }
-#pragma unroll 1
-        for (uint32_t i = threadIdx.x; i < LQ__CU_WARPS * LQ__CU_SLOTS * NB * 4; i += blockDim.x) {
-            (&room->sums[0][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
-        }
-        lq__cu_prepare<NK, NB>(room, &a, &g, g.page + g.first, g.page + pages);
-        raw = g.last > g.pages ? g.raw : 0; /* tokens for this block */
-        if (lane == 0) {
-            room->used[warp] = (item < pages ? 1u : 0u) | (warp * LQ__CU_RAW < raw ? 2u : 0u);
-        }
-        if (warp * LQ__CU_RAW < raw) { /* while the first pages come */
-            float *to = sums + a.ring_bytes / 4;
-#pragma unroll 1
-            for (uint32_t x = lane; x < NB * 4 * 32 * NK; x += 32) {
-                to[x] = 0;
-            }
-            if (lane < NB * 4) {
-                room->raw.sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
-            }
-            __syncwarp();
-#pragma unroll 1
-            for (uint32_t x = warp * LQ__CU_RAW; x < raw; x += warps * LQ__CU_RAW) {
-                lq__cu_raw_item<NK, NB>(to, room, &a, &g, x);
-            }
-        }
-        if (item < pages) {
-            lq__cu_pages<KIND, NK, NB>(sums, &ring, room, &a, &g, &of, item, pages, ids);
-        }
-        __syncthreads();
-        {
-            const uint32_t from = lq__cu_epoch(g.page + g.first);
-            const uint32_t to = pages > g.first ? lq__cu_epoch(g.page + pages - 1) : from;
-            lq__cu_join_warps<NK, NB>(shared, room, &a,
-                                      pages > g.first ? to / 4 - from / 4 + 1 : 0);
-        }
-        lq__cu_finish<NK, NB>(shared, room, &a, &g, items);
-        __syncthreads();
-#if __CUDA_ARCH__ >= 900
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#else
-        for (uint32_t i = 0; i < 2 * a.stages; i++) { /* empty groups: the ring begins anew */
-            (void)lq__cu_ring_wait(&ring);
-        }
-        ring.begun = 0;
-        ring.done = 0;
-#endif
     }
 }
 
 /* The launch of a batch on the current device. */
 typedef struct lq__cu_launch {
     uint32_t warps;
-    uint32_t stages;
-    uint32_t ring_bytes;
+    uint32_t halves;
+    uint32_t raw_halves;
+    uint32_t raw_at;
     uint32_t warp_bytes;
     size_t shared;
     uint32_t grid;
@@ -3826,7 +3858,23 @@ static size_t lq__cu_room_of(uint32_t steps, uint32_t rows)
     }
 }
 
-/* Two blocks a multiprocessor where eight warps have room for a page each, else one. */
+/* Rings of up to `warps` warps in so many bytes of shared memory: whether they have room. */
+static bool lq__cu_shape_rings(lq__cu_launch *l, const lq__cu_plan *p, size_t bytes, uint32_t warps)
+{
+    const uint32_t half = p->part - p->levels;
+    const uint32_t sums = l->half * 32 * p->steps * 4;
+    const uint32_t least = max(2 * half, max(half, sums) + sums);
+    l->warps = (uint32_t)min(bytes / least, (size_t)warps);
+    if (l->warps == 0) return false;
+    l->halves = (uint32_t)min(bytes / l->warps / half, (size_t)LQ__CU_HALVES);
+    l->warp_bytes = max(l->halves * half, max(half, sums) + sums);
+    l->raw_at = l->warp_bytes - sums;
+    l->raw_halves = min(l->raw_at / half, l->halves);
+    return true;
+}
+
+/* A block a multiprocessor; where it would have several sums, two of half as many warps, one of
+   which attends while the other joins what it has. */
 static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t rows,
                                uint32_t count)
 {
@@ -3845,26 +3893,21 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     }
     l->half = rows <= 4 ? 4 : 8;
     l->blocks = (rows + l->half - 1) / l->half;
-    size_t room = lq__cu_room_of(p->steps, l->half);
-    uint32_t raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
-    uint32_t least = (max(p->part, raw) + 127) / 128 * 128 + raw;
-    for (uint32_t blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
+    l->most = (uint32_t)processors * 2;
+    const uint32_t sums = count * p->heads * l->blocks;
+    const size_t room = lq__cu_room_of(p->steps, l->half);
+    const uint32_t warps = lq__cu_most_warps(p->steps, l->half);
+    uint32_t blocks = warps == LQ__CU_WARPS && sums > LQ__CU_TWO(processors) ? 2 : 1;
+    for (; blocks > 0; blocks--) {
         const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
-        if (mine <= room + 128) continue;
-        size_t warps = min((mine - room) / least, (size_t)LQ__CU_WARPS);
-        if (warps < LQ__CU_WARPS && blocks == 2) continue;
-        if (warps == 0) return LQ_E_ARG;
-        l->warps = (uint32_t)warps;
-        l->stages = (uint32_t)min(((mine - room) / warps / 128 * 128 - raw) / p->part,
-                                  (size_t)LQ__CU_STAGES);
-        l->ring_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
-        l->warp_bytes = l->ring_bytes + raw;
-        l->shared = warps * l->warp_bytes + room;
-        l->most = (uint32_t)processors * 2;
+        if (mine <= room || !lq__cu_shape_rings(l, p, mine - room, warps / blocks) ||
+            (blocks == 2 && l->warps < warps / 2)) {
+            continue;
+        }
+        l->shared = l->warps * l->warp_bytes + room;
         l->grid = (uint32_t)processors * blocks;
-        uint32_t sums = count * p->heads * l->blocks;
         /* as many blocks for each, so that alike ones are cut alike */
-        uint32_t left = l->grid % sums;
+        const uint32_t left = l->grid % sums;
         l->lead = left * 10 <= l->grid ? 0 : LQ__CU_LEAD;
         l->grid -= l->lead ? 0 : left;
         return LQ_OK;
@@ -3950,8 +3993,9 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.window_sinks = desc->window_sinks != 0;
     a.blocks = l.blocks;
     a.lead = l.lead;
-    a.ring_bytes = l.ring_bytes;
-    a.stages = l.stages;
+    a.halves = l.halves;
+    a.raw_halves = l.raw_halves;
+    a.raw_at = l.raw_at;
     a.warp_bytes = l.warp_bytes;
 #define LQ__CU_ROW(name, wide)                                                            \
     if (a.p.kind == LQ__CU_##name && a.p.steps * 32 == (wide)) {                          \
@@ -4425,5 +4469,6 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_WARPS
-#undef LQ__CU_STAGES
+#undef LQ__CU_HALVES
+#undef LQ__CU_TWO
 #endif /* LATTICEQUANT_CUDA_IMPLEMENTATION */

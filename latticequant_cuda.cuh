@@ -2130,13 +2130,10 @@ LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from, uint32
     r->begun = r->begun + 1 == r->halves ? 0 : r->begun + 1;
 }
 
-/* Waits for the oldest copy; returns where it is. Without bulk copies as many groups as there are
-   halves are always under way: begin takes place also where there is nothing to copy. */
-LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
+/* Waits for a phase of an mbarrier. */
+LQ__CU_DEVICE void lq__cu_bar_wait(uint32_t bar, uint32_t phase)
 {
-    const uint32_t at = r->at + r->done * r->rest;
 #if __CUDA_ARCH__ >= 900
-    const uint32_t bar = r->bars + 8 * r->done;
     asm volatile("{\n"
                  ".reg .pred p;\n"
                  "again:\n"
@@ -2145,8 +2142,18 @@ LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
                  "bra again;\n"
                  "there:\n"
                  "}" ::"r"(bar),
-                 "r"(r->phases >> r->done & 1u)
+                 "r"(phase)
                  : "memory");
+#endif
+}
+
+/* Waits for the oldest copy; returns where it is. Without bulk copies as many groups as there are
+   halves are always under way: begin takes place also where there is nothing to copy. */
+LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
+{
+    const uint32_t at = r->at + r->done * r->rest;
+#if __CUDA_ARCH__ >= 900
+    lq__cu_bar_wait(r->bars + 8 * r->done, r->phases >> r->done & 1u);
     r->phases ^= 1u << r->done;
 #else
     switch (r->halves) {
@@ -2252,7 +2259,7 @@ typedef struct lq__cu_attention {
     uint32_t warp_bytes;
     float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
     float *parts;        /* (2 grid, rows of a block, wide) */
-    uint32_t *counters;  /* (count, kv heads, blocks) */
+    uint32_t *counters;  /* (count, kv heads, blocks, rows of a block) */
 } lq__cu_attention;
 
 /* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
@@ -2438,18 +2445,15 @@ template <int NK, int NB> struct lq__cu_room {
     float shift[LQ__CU_EPOCHS][NB * 4]; /* query . mean */
     float slope[NB * 4];
     float2 sums[LQ__CU_WARPS][LQ__CU_SLOTS][NB * 4]; /* by mean of values: sum, its logit */
-    float weight[LQ__CU_WARPS][2]
-                [NB * 4]; /* largest logit of a warp; then what its sums are times */
+    float most[LQ__CU_WARPS][NB * 4];                /* the largest logit of a warp's pages */
     lq__cu_raw_room<NK, NB> raw;
-    float share[LQ__CU_SLOTS][NB * 4];
     float v_mean[LQ__CU_SLOTS][32 * NK];
-    float2 all[NB * 4]; /* the block's: logit, sum */
     uint32_t used[LQ__CU_WARPS];
-    uint32_t last;
     uint32_t lookup[2 * 9];
     uint32_t from;  /* the first block that has a part of this segment */
     uint32_t parts; /* of how many blocks it is */
     uint64_t bars[LQ__CU_WARPS * LQ__CU_HALVES];
+    uint64_t ready; /* a count of warps that have prepared their share */
     uint32_t flat[LQ__CU_SEQUENCES + 1]; /* items of sequences before, all heads */
 };
 
@@ -2474,69 +2478,99 @@ static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a,
     g->items = g->pages + 1;
 }
 
-/* Items of all sequences, added up. */
+/* Items of all sequences in front of each, added up, to shared memory: where there are few by each
+   warp for itself, else by the block, which waits. */
 template <int NK, int NB>
-static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
+static __device__ const uint32_t *lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
 {
     const uint32_t lane = threadIdx.x % 32;
+    const bool few = a->b.count <= 32;
+    uint32_t *flat = room->flat + (few ? threadIdx.x / 32 * 33 : 0);
 #pragma unroll 1
-    for (uint32_t s = threadIdx.x; s < a->b.count; s += blockDim.x) {
+    for (uint32_t s = few ? lane : threadIdx.x; s < a->b.count; s += blockDim.x) {
         lq__cu_segment g;
         lq__cu_look(&g, a, s);
-        room->flat[s + 1] = (a->lead + g.items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
+        flat[s + 1] = (a->lead + g.items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
     }
-    __syncthreads();
-    if (threadIdx.x < 32) {
+    if (few) {
+        __syncwarp();
+    } else {
+        __syncthreads();
+    }
+    if (few || threadIdx.x < 32) {
         uint32_t before = 0;
-        if (lane == 0) room->flat[0] = 0;
+        if (lane == 0) flat[0] = 0;
 #pragma unroll 1
         for (uint32_t s = 0; s < a->b.count; s += 32) {
-            uint32_t x = s + lane < a->b.count ? room->flat[s + lane + 1] : 0;
+            uint32_t x = s + lane < a->b.count ? flat[s + lane + 1] : 0;
 #pragma unroll
             for (int h = 1; h < 32; h *= 2) {
                 const uint32_t y = __shfl_up_sync(~0u, x, h);
                 x += lane >= (uint32_t)h ? y : 0;
             }
             x += before;
-            if (s + lane < a->b.count) room->flat[s + lane + 1] = x;
+            if (s + lane < a->b.count) flat[s + lane + 1] = x;
             before = __shfl_sync(~0u, x, 31);
         }
     }
-    __syncthreads();
+    if (few) {
+        __syncwarp();
+    } else {
+        __syncthreads();
+    }
+    return flat;
 }
 
-/* Where the run of block c begins. No block has none: where items are few, so are blocks. */
-LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
+/* How items are dealt out: `each` to a block, and one more to `more` of them. No block has none:
+   where items are few, so are blocks. */
+typedef struct lq__cu_deal {
+    uint32_t items;
+    uint32_t blocks;
+    uint32_t each;
+    uint32_t more;
+} lq__cu_deal;
+
+LQ__CU_DEVICE lq__cu_deal lq__cu_deal_of(uint32_t items)
 {
-    const uint32_t blocks = min(gridDim.x, items);
-    c = min(c, blocks);
-    return c * (items / blocks) + c * (items % blocks) / blocks; /* floor(c items / blocks) */
+    lq__cu_deal d;
+    d.items = items;
+    d.blocks = min(gridDim.x, items);
+    d.each = items / d.blocks;
+    d.more = items - d.each * d.blocks;
+    return d;
+}
+
+/* Where the run of block c begins: floor(c items / blocks). Blocks are below 2^11, so that the
+   float is exact enough. */
+LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, const lq__cu_deal *d)
+{
+    c = min(c, d->blocks);
+    return c * d->each + (uint32_t)(((float)(c * d->more) + 0.5f) / (float)d->blocks);
 }
 
 /* The block that has an item. */
-LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items)
+LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, const lq__cu_deal *d)
 {
-    const uint32_t blocks = min(gridDim.x, items);
-    uint32_t c = min((uint32_t)((float)item * ((float)blocks / (float)items)), blocks - 1);
-    while (lq__cu_begin(c, items) > item) {
+    uint32_t c =
+        min((uint32_t)((float)item * ((float)d->blocks / (float)d->items)), d->blocks - 1);
+    while (lq__cu_begin(c, d) > item) {
         c--;
     }
-    while (lq__cu_begin(c + 1, items) <= item) {
+    while (lq__cu_begin(c + 1, d) <= item) {
         c++;
     }
     return c;
 }
 
 /* The segment that item `flat` is in, up to `end`. */
-template <int NK, int NB>
-static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK, NB> *room,
+static __device__ void lq__cu_segment_at(lq__cu_segment *g, const uint32_t *flats,
                                          const lq__cu_attention *a, uint32_t flat, uint32_t end)
 {
     uint32_t s = 0;
     uint32_t count = a->b.count;
     while (count > 1) { /* the last one that begins at or before it */
         const uint32_t half = count / 2;
-        if (room->flat[s + half] <= flat) {
+        if (flats[s + half] <= flat) {
             s += half;
             count -= half;
         } else {
@@ -2544,10 +2578,14 @@ static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK
         }
     }
     lq__cu_look(g, a, s);
-    uint32_t rest = flat - room->flat[s];
+    uint32_t rest = flat - flats[s];
     uint32_t which = rest / (a->lead + g->items + LQ__CU_TRAIL);
-    g->head = which / a->blocks;
-    g->block = which % a->blocks;
+    g->head = which;
+    g->block = 0;
+    if (a->blocks > 1) {
+        g->head = which / a->blocks;
+        g->block = which % a->blocks;
+    }
     rest -= which * (a->lead + g->items + LQ__CU_TRAIL);
     g->flat = flat - rest + a->lead;
     g->first = min(g->items, max(rest, a->lead) - a->lead);
@@ -2790,7 +2828,7 @@ static __device__ void lq__cu_value_means(lq__cu_room<NK, NB> *room, const lq__c
 }
 
 /* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the
-   block, which waits. Each warp has a row of a shape's fragment, of four epochs or of raw tokens,
+   block. Each warp has a row of a shape's fragment, of four epochs or of raw tokens,
    or the means of a slot at a time; all that it reads is on its way before the first is used. */
 template <int NK, int NB>
 static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
@@ -2832,7 +2870,6 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
             lq__cu_raw_fragment<NK, NB>(room, a, x, row);
         }
     }
-    __syncthreads();
 }
 
 /* Logits in units of log2 e: softcap. */
@@ -3136,10 +3173,10 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
 }
 
 /* ---- raw tokens: f16 or bf16 rows in device memory ---- */
-LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uint32_t b1,
-                                   uint32_t is_bf16)
+template <bool BF16>
+LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
-    if (is_bf16) {
+    if (BF16) {
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, "
             "%7}, "
             "{%8, %9}, {%0, %1, %2, %3};"
@@ -3166,8 +3203,8 @@ LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_
 
 /* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2
    t, + 1, + 8, + 9. */
-template <int NB>
-LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf16)
+template <int NB, bool BF16>
+LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2])
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t g = lane / 4;
@@ -3185,9 +3222,9 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
             } else {
                 x = g < 4 ? x : 0.0f;
             }
-            uint16_t h = lq__cu_half_of(x, is_bf16);
+            uint16_t h = lq__cu_half_of(x, BF16);
             high |= (uint32_t)h << 16 * o;
-            low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, is_bf16), is_bf16) << 16 * o;
+            low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, BF16), BF16) << 16 * o;
         }
         p[2 * r] = high;
         p[2 * r + 1] = low;
@@ -3196,7 +3233,7 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
 
 /* Logits of 16 raw tokens from `first` on, of which k are the keys: s[n][r] of token 8 r + g and
    row 4 n + t. */
-template <int NK, int NB>
+template <int NK, int NB, bool BF16>
 LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
                                      const lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                      const lq__cu_segment *g, uint32_t first)
@@ -3211,8 +3248,8 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
 #pragma unroll
         for (int n = 0; n < NB; n++) {
             const uint32_t *b = room->raw.fragments[n][lane] + 4 * i;
-            lq__cu_mma_half(c[n], a0, b[0], b[1], a->p.is_bf16);
-            lq__cu_mma_half(c[n], a1, b[2], b[3], a->p.is_bf16);
+            lq__cu_mma_half<BF16>(c[n], a0, b[0], b[1]);
+            lq__cu_mma_half<BF16>(c[n], a1, b[2], b[3]);
         }
     }
 #pragma unroll
@@ -3276,7 +3313,7 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
 
 /* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is
    read is on its way before the first of it is used. */
-template <int NK, int NB>
+template <int NK, int NB, bool BF16>
 static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                        const lq__cu_attention *a, const lq__cu_segment *g,
                                        uint32_t first)
@@ -3314,9 +3351,9 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                        64u * x + 8 * row, a->p.dims);
         }
     }
-    lq__cu_raw_scores<NK, NB>(s, k, room, a, g, first);
+    lq__cu_raw_scores<NK, NB, BF16>(s, k, room, a, g, first);
     old = lq__cu_raw_weigh<NK, NB>(s, room);
-    lq__cu_raw_weights<NB>(p, s, a->p.is_bf16);
+    lq__cu_raw_weights<NB, BF16>(p, s);
 #pragma unroll
     for (int x = 0; x < chunks; x++) {
         float *sum = part + row % (NB * 4) * 32 * NK + 64 * x + 16 * (lane % 4);
@@ -3340,8 +3377,8 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                     : v[x][y].w;
             }
             c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
-            lq__cu_mma_half(c[j], p, lq__cu_permute(w[0], w[1], pick),
-                            lq__cu_permute(w[2], w[3], pick), a->p.is_bf16);
+            lq__cu_mma_half<BF16>(c[j], p, lq__cu_permute(w[0], w[1], pick),
+                                  lq__cu_permute(w[2], w[3], pick));
         }
 #pragma unroll
         for (int j = 0; j < 8; j++) {
@@ -3354,132 +3391,102 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
 }
 
 /* ---- sums of warps, and of blocks ---- */
-/* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a
-   row, lane 16 k + w has slots 2 i + k of warp w. */
+/* A row of the block: its largest logit and sum, and its values, dim 32 i + lane, turned back and
+   with their means, not yet over the sum; by a warp, when all have left what they have. */
 template <int NK, int NB>
-static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                          uint32_t slots)
+static __device__ float2 lq__cu_join_warps(float *out, const uint8_t *shared,
+                                           const lq__cu_room<NK, NB> *room,
+                                           const lq__cu_attention *a, uint32_t slots, uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t w = lane % LQ__CU_WARPS;
-    const uint32_t used = room->used[w];
-#pragma unroll 1
-    for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
-        const float hot = used & 1u ? room->weight[w][0][row] : LQ__CU_NOTHING;
-        const float2 raw = used & 2u ? room->raw.sums[w][row] : make_float2(LQ__CU_NOTHING, 0.0f);
-        float most = fmaxf(hot, raw.x);
-        float sum;
+    const uint32_t warps = blockDim.x / 32;
+    const uint32_t block = a->p.dims & (0u - a->p.dims);
+    const uint32_t used = lane < warps ? room->used[lane] : 0;
+    const float hot = used & 1u ? room->most[lane][row] : LQ__CU_NOTHING;
+    const float2 raw = used & 2u ? room->raw.sums[lane][row] : make_float2(LQ__CU_NOTHING, 0.0f);
+    const float most = lq__cu_warp_most(fmaxf(hot, raw.x));
+    const float hot_weight = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
+    const float raw_weight = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
+    const uint32_t have_raw = __ballot_sync(~0u, raw_weight > 0);
+    const float *of = (const float *)(const void *)shared + row * 32 * NK + lane;
+    float sum = raw.y * raw_weight;
 #pragma unroll
-        for (int h = 1; h < LQ__CU_WARPS; h *= 2) {
-            most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
-        }
-        sum = lane < LQ__CU_WARPS ? raw.y * lq__cu_exp2(raw.x - most) : 0.0f;
-#pragma unroll 1
-        for (uint32_t two = 0; two < slots; two += 2) {
-            const uint32_t slot = two + lane / LQ__CU_WARPS;
-            float2 x = make_float2(0.0f, LQ__CU_NOTHING);
-            float share;
-            if (used & 1u) x = room->sums[w][slot][row];
-            share = x.x * lq__cu_exp2(x.y - most);
-            sum += share;
+    for (int i = 0; i < NK; i++) {
+        out[i] = 0;
+    }
+#pragma unroll 4
+    for (uint32_t w = 0; w < warps; w++) {
+        const float weight = __shfl_sync(~0u, hot_weight, (int)w);
+        if (weight > 0) {
 #pragma unroll
-            for (int h = 1; h < LQ__CU_WARPS; h *= 2) {
-                share += __shfl_xor_sync(~0u, share, h);
+            for (int i = 0; i < NK; i++) {
+                out[i] = fmaf(of[w * (a->warp_bytes / 4) + 32 * i], weight, out[i]);
             }
-            if (w == 0) room->share[slot][row] = share;
         }
+    }
+    lq__cu_spin<NK>(out, block);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        out[i] *= rsqrtf((float)block);
+        out[i] = lq__cu_signs[i] >> lane & 1u ? -out[i] : out[i];
+    }
+#pragma unroll 1
+    for (uint32_t left = have_raw; left; left &= left - 1) {
+        const uint32_t w = (uint32_t)__ffs((int)left) - 1;
+        const float weight = __shfl_sync(~0u, raw_weight, (int)w);
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            out[i] = fmaf(of[w * (a->warp_bytes / 4) + a->raw_at / 4 + 32 * i], weight, out[i]);
+        }
+    }
+#pragma unroll 1
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        float2 x = make_float2(0.0f, LQ__CU_NOTHING);
+        if (used & 1u) x = room->sums[lane][slot][row];
+        float share = x.x * lq__cu_exp2(x.y - most);
+        sum += share;
 #pragma unroll
         for (int h = 1; h < 32; h *= 2) {
-            sum += __shfl_xor_sync(~0u, sum, h);
+            share += __shfl_xor_sync(~0u, share, h);
         }
-        __syncwarp(); /* all have read what follows writes */
-        if (lane < LQ__CU_WARPS) {
-            room->weight[w][0][row] = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
-            room->weight[w][1][row] = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
-        }
-        if (lane == 0) {
-            room->all[row] = make_float2(most, sum);
-            if (!(fabsf(most) < 1.1e30f) || !(sum < 1.1e30f)) {
-                atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
-            }
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            out[i] = fmaf(share, room->v_mean[slot][32 * i + lane], out[i]);
         }
     }
-    __syncthreads();
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        sum += __shfl_xor_sync(~0u, sum, h);
+    }
+    if (lane == 0 && (!(fabsf(most) < 1.1e30f) || !(sum < 1.1e30f))) {
+        atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
+    }
+    return make_float2(most, sum);
 }
 
-/* Sums of all warps, turned back, with the means of values: into the first warp's room, (rows,
-   wide). */
-template <int NK, int NB>
-static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *room,
-                                         const lq__cu_attention *a, uint32_t slots)
+/* A row of a segment, its sums complete, to the caller: x of dims 32 i + lane. */
+template <int NK>
+static __device__ void lq__cu_give(const lq__cu_attention *a, const lq__cu_segment *g, uint32_t r,
+                                   const float *x, float2 all)
 {
-    constexpr uint32_t wide = 32 * NK;
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t block = a->p.dims & (0u - a->p.dims);
-    float *hot = (float *)(void *)ring;
-    float *raw = (float *)(void *)(ring + a->raw_at);
-    const uint32_t warps = blockDim.x / 32;
-    lq__cu_weigh_warps<NK, NB>(room, a, slots);
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += blockDim.x) {
-        const uint32_t row = x / wide;
-        float sum = 0;
-        float sum_raw = 0;
-#pragma unroll 4
-        for (uint32_t w = 0; w < warps; w++) {
-            const float *of = (const float *)(const void *)(ring + w * a->warp_bytes);
-            const uint32_t used = room->used[w];
-            sum = used & 1u ? fmaf(of[x], room->weight[w][0][row], sum) : sum;
-            sum_raw =
-                used & 2u ? fmaf(of[a->raw_at / 4 + x], room->weight[w][1][row], sum_raw) : sum_raw;
-        }
-        hot[x] = sum; /* read by this thread alone before */
-        raw[x] = sum_raw;
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
-        float x[NK];
+    const uint32_t head = g->head * a->group + r % a->group;
+    const size_t at = ((size_t)g->s * a->queries + r / a->group) * a->heads + head;
+    const float inverse = all.y > 0 ? __fdividef(1.0f, all.y) : 0.0f;
+    if (r >= a->rows) return;
 #pragma unroll
-        for (int i = 0; i < NK; i++) {
-            x[i] = hot[row * wide + 32 * i + lane];
-        }
-        lq__cu_spin<NK>(x, block);
-#pragma unroll
-        for (int i = 0; i < NK; i++) {
-            const uint32_t d = 32u * i + lane;
-            float sum = x[i] * rsqrtf((float)block);
-            sum = lq__cu_signs[i] >> lane & 1u ? -sum : sum;
-            sum += raw[row * wide + d];
-#pragma unroll 1
-            for (uint32_t slot = 0; slot < slots; slot++) {
-                sum = fmaf(room->share[slot][row], room->v_mean[slot][d], sum);
-            }
-            hot[row * wide + d] = sum;
-        }
-    }
-    __syncthreads();
-}
-
-/* Rows of a segment, their sums complete, to the caller. */
-static __device__ void lq__cu_give(const lq__cu_attention *a, const lq__cu_segment *g, uint32_t row,
-                                   uint32_t rows, uint32_t d, float x, float2 all)
-{
-    const uint32_t r = g->block * rows + row;
-    if (r < a->rows && d < a->p.dims) {
-        const uint32_t head = g->head * a->group + r % a->group;
-        const size_t at = ((size_t)g->s * a->queries + r / a->group) * a->heads + head;
-        x = all.y > 0 ? __fdividef(x, all.y) : 0.0f;
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + lane;
+        const float y = all.y > 0 ? x[i] * inverse : 0.0f;
+        if (d >= a->p.dims) break;
         if (a->type == LQ_F32) {
-            ((float *)a->out)[at * a->p.dims + d] = x;
-        } else if (a->type == LQ_F16) {
-            ((__half *)a->out)[at * a->p.dims + d] = __float2half_rn(x);
+            ((float *)a->out)[at * a->p.dims + d] = y;
         } else {
-            ((__nv_bfloat16 *)a->out)[at * a->p.dims + d] = __float2bfloat16_rn(x);
+            ((uint16_t *)a->out)[at * a->p.dims + d] = lq__cu_half_of(y, a->type == LQ_BF16);
         }
-        if (d == 0 && a->lse) {
-            a->lse[at] = all.y > 0 ? (all.x + log2f(all.y)) * 0.693147181f : LQ__CU_NOTHING;
-        }
+    }
+    if (lane == 0 && a->lse) {
+        a->lse[at] = all.y > 0 ? (all.x + log2f(all.y)) * 0.693147181f : LQ__CU_NOTHING;
     }
 }
 
@@ -3490,103 +3497,102 @@ LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
     return 2 * (size_t)(from + i) + (i == 0);
 }
 
-/* Joins the parts of a segment, of room->parts blocks; by the last one of them. A warp has 32 dims
-   of a row at a time, and lane i the logit and sum of part i of 32. */
+/* Joins the parts of a row of a segment, of `count` blocks, into out; by a warp of the last of them.
+   Lane i has the logit and sum of part i of 32. */
 template <int NK, int NB>
-static __device__ void lq__cu_join_blocks(const lq__cu_attention *a, lq__cu_room<NK, NB> *room,
-                                          const lq__cu_segment *g)
+static __device__ float2 lq__cu_join_blocks(float *out, const lq__cu_attention *a, uint32_t from,
+                                            uint32_t count, uint32_t row)
 {
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
-    constexpr uint32_t ahead = 8; /* loads under way */
+    constexpr uint32_t ahead = 32 / NK; /* parts under way */
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t from = room->from;
-    const uint32_t count = room->parts;
+    float2 all = make_float2(LQ__CU_NOTHING, 0.0f);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        out[i] = 0;
+    }
 #pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
-        const uint32_t row = x / wide;
-        float most = LQ__CU_NOTHING;
-        float sum = 0;
-        float out = 0;
+    for (uint32_t first = 0; first < count; first += 32) {
+        const uint32_t n = min(count - first, 32u);
+        float2 mine = make_float2(LQ__CU_NOTHING, 0.0f);
+        float weight = 0;
+        if (lane < n) mine = __ldcg(&a->sums[lq__cu_part_at(from, first + lane) * rows + row]);
 #pragma unroll 1
-        for (uint32_t first = 0; first < count; first += 32) {
-            const uint32_t n = min(count - first, 32u);
-            float2 mine = make_float2(LQ__CU_NOTHING, 0.0f);
-            float part[2 * ahead];
-            if (lane < n) mine = __ldcg(&a->sums[lq__cu_part_at(from, first + lane) * rows + row]);
+        for (uint32_t k = 0; k < n; k += ahead) {
+            float part[ahead][NK];
 #pragma unroll
-            for (uint32_t k = 0; k < 2 * ahead; k++) {
-                const uint32_t i = first + min(k, n - 1);
-                part[k] = __ldcg(&a->parts[lq__cu_part_at(from, i) * rows * wide + x]);
-            }
-            const float larger = fmaxf(most, lq__cu_warp_most(mine.x));
-            const float share = lq__cu_exp2(most - larger);
-            const float weight = lane < n ? lq__cu_exp2(mine.x - larger) : 0.0f;
-            float more = mine.y * weight;
+            for (uint32_t y = 0; y < ahead; y++) {
+                const size_t at = lq__cu_part_at(from, first + min(k + y, n - 1)) * rows + row;
 #pragma unroll
-            for (int h = 1; h < 32; h *= 2) {
-                more += __shfl_xor_sync(~0u, more, h);
-            }
-            sum = fmaf(sum, share, more);
-            out *= share;
-            most = larger;
-#pragma unroll
-            for (uint32_t k = 0; k < 2 * ahead; k++) {
-                out = fmaf(part[k], __shfl_sync(~0u, weight, (int)k), out);
-            }
-#pragma unroll 1
-            for (uint32_t i = 2 * ahead; i < n; i += ahead) {
-#pragma unroll
-                for (uint32_t k = 0; k < ahead; k++) {
-                    const uint32_t y = first + min(i + k, n - 1);
-                    part[k] = __ldcg(&a->parts[lq__cu_part_at(from, y) * rows * wide + x]);
+                for (int i = 0; i < NK; i++) {
+                    part[y][i] = __ldcg(&a->parts[at * wide + 32 * i + lane]);
                 }
+            }
+            if (k == 0) {
+                const float larger = fmaxf(all.x, lq__cu_warp_most(mine.x));
+                const float share = lq__cu_exp2(all.x - larger);
+                weight = lane < n ? lq__cu_exp2(mine.x - larger) : 0.0f;
+                float more = mine.y * weight;
 #pragma unroll
-                for (uint32_t k = 0; k < ahead; k++) {
-                    out = fmaf(part[k], __shfl_sync(~0u, weight, (int)(i + k)), out);
+                for (int h = 1; h < 32; h *= 2) {
+                    more += __shfl_xor_sync(~0u, more, h);
+                }
+                all = make_float2(larger, fmaf(all.y, share, more));
+#pragma unroll
+                for (int i = 0; i < NK; i++) {
+                    out[i] *= share;
+                }
+            }
+#pragma unroll
+            for (uint32_t y = 0; y < ahead; y++) {
+                const float w = __shfl_sync(~0u, weight, (int)min(k + y, 31u));
+#pragma unroll
+                for (int i = 0; i < NK; i++) {
+                    out[i] = k + y < n ? fmaf(part[y][i], w, out[i]) : out[i];
                 }
             }
         }
-        lq__cu_give(a, g, row, rows, x % wide, out, make_float2(most, sum));
     }
+    return all;
 }
 
-/* A segment's sums of this block: to the caller, or, where others have parts of them, to the
-   workspace. */
+/* A row of a segment: what this block has of it, and, where others have parts of it, all of it by
+   the last of them; to the caller. */
 template <int NK, int NB>
-static __device__ void lq__cu_finish(const uint8_t *ring, lq__cu_room<NK, NB> *room,
-                                     const lq__cu_attention *a, const lq__cu_segment *g)
+static __device__ void lq__cu_finish(const uint8_t *shared, const lq__cu_room<NK, NB> *room,
+                                     const lq__cu_attention *a, const lq__cu_segment *g,
+                                     uint32_t slots, uint32_t row)
 {
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
-    const float *sums = (const float *)(const void *)ring;
-    if (g->first == 0 && g->last == g->items) {
-#pragma unroll 1
-        for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
-            lq__cu_give(a, g, x / wide, rows, x % wide, sums[x], room->all[x / wide]);
+    const uint32_t lane = threadIdx.x % 32;
+    float out[NK];
+    float2 all = lq__cu_join_warps<NK, NB>(out, shared, room, a, slots, row);
+    if (room->parts > 1) {
+        const size_t at = lq__cu_part_at(room->from, blockIdx.x - room->from) * rows + row;
+        uint32_t *counter =
+            a->counters + ((g->s * a->p.heads + g->head) * a->blocks + g->block) * rows + row;
+        uint32_t before = 0;
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            __stcg(&a->parts[at * wide + 32 * i + lane], out[i]);
         }
-        return;
+        if (lane == 0) __stcg(&a->sums[at], all);
+        __syncwarp();
+        if (lane == 0) {
+            asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+                         : "=r"(before)
+                         : "l"(counter)
+                         : "memory");
+            if (before + 1 == room->parts) *counter = 0;
+        }
+        before = __shfl_sync(~0u, before, 0);
+        __syncwarp();
+        if (before + 1 != room->parts) return;
+        all = lq__cu_join_blocks<NK, NB>(out, a, room->from, room->parts, row);
     }
-    const size_t part = lq__cu_part_at(room->from, blockIdx.x - room->from);
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
-        __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
-               ((const float4 *)(const void *)sums)[x]);
-        if (x < rows) __stcg(&a->sums[part * rows + x], room->all[x]);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        uint32_t *counter = a->counters + (g->s * a->p.heads + g->head) * a->blocks + g->block;
-        uint32_t before;
-        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
-                     : "=r"(before)
-                     : "l"(counter)
-                     : "memory");
-        room->last = before + 1 == room->parts;
-        if (room->last) *counter = 0;
-    }
-    __syncthreads();
-    if (room->last) lq__cu_join_blocks<NK, NB>(a, room, g);
+    lq__cu_give<NK>(a, g, g->block * rows + row, out, all);
 }
 
 /* Warps of a block at most: as many as registers do for. */
@@ -3699,13 +3705,13 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
             to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st.acc[n][i] + st.even[n];
         }
         if (lane < 4) {
-            room->weight[threadIdx.x / 32][0][4 * n + lane] = st.most[n];
+            room->most[threadIdx.x / 32][4 * n + lane] = st.most[n];
         }
     }
 }
 
 /* A warp's raw tokens of a segment, 16 at a time from `first` on; sums to shared memory. */
-template <int NK, int NB>
+template <int NK, int NB, bool BF16>
 static __device__ void lq__cu_raw_items(float *to, lq__cu_room<NK, NB> *room,
                                         const lq__cu_attention *a, const lq__cu_segment *g,
                                         uint32_t first)
@@ -3721,16 +3727,38 @@ static __device__ void lq__cu_raw_items(float *to, lq__cu_room<NK, NB> *room,
     __syncwarp();
 #pragma unroll 1
     for (; first < g->raw; first += blockDim.x / 32 * LQ__CU_RAW) {
-        lq__cu_raw_item<NK, NB>(to, room, a, g, first);
+        lq__cu_raw_item<NK, NB, BF16>(to, room, a, g, first);
     }
 }
 
-/* A segment of a block's run: its sums to where they belong. */
+/* Tells that this warp has prepared its share; waits for all. Apart, so that a warp whose copies do
+   not find room at once keeps nobody waiting. */
+LQ__CU_DEVICE void lq__cu_ready(uint64_t *bar)
+{
+    __syncwarp();
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x % 32 == 0) {
+        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(lq__cu_shared(bar))
+                     : "memory");
+    }
+#endif
+}
+
+LQ__CU_DEVICE void lq__cu_await(uint64_t *bar, uint32_t phase)
+{
+#if __CUDA_ARCH__ >= 900
+    lq__cu_bar_wait(lq__cu_shared(bar), phase);
+#else
+    __syncthreads();
+#endif
+}
+
+/* A segment of a block's run, its nth: its sums to where they belong. */
 template <int KIND, int NK, int NB>
 static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *room,
                                           lq__cu_ring *ring, const lq__cu_attention *a,
-                                          const lq__cu_segment *g, const lq__cu_lookup<KIND> *of,
-                                          uint32_t items)
+                                          const lq__cu_segment *g, const lq__cu_deal *deal,
+                                          uint32_t nth)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
@@ -3750,43 +3778,46 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
     ring->halves = raw ? a->raw_halves : a->halves;
     ring->begun = 0;
     ring->done = 0;
-#pragma unroll 1
-    for (uint32_t i = 0; i < ring->halves; i++) {
-        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
-                         item + i / 2 * warps < pages);
-    }
+    lq__cu_ring_next(ring, lq__cu_part_of(a, pool, ids.of[0]), 0, item < pages);
 #pragma unroll 1
     for (uint32_t i = lane; i < LQ__CU_SLOTS * NB * 4; i += 32) {
         (&room->sums[warp][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
     }
     if (lane == 0) room->used[warp] = (item < pages ? 1u : 0u) | (raw ? 2u : 0u);
-    if (threadIdx.x == blockDim.x - 1) {
-        const uint32_t from = lq__cu_owner(g->flat, items);
-        room->from = from;
-        room->parts = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
-    }
     lq__cu_prepare<NK, NB>(room, a, g, g->page + g->first, g->page + pages);
+    lq__cu_ready(&room->ready);
+#pragma unroll 1
+    for (uint32_t i = 1; i < ring->halves; i++) {
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
+                         item + i / 2 * warps < pages);
+    }
+    if (threadIdx.x == blockDim.x - 1) {
+        const bool whole = g->first == 0 && g->last == g->items;
+        const uint32_t from = whole ? blockIdx.x : lq__cu_owner(g->flat, deal);
+        room->from = from;
+        room->parts = whole ? 1 : lq__cu_owner(g->flat + g->items - 1, deal) + 1 - from;
+    }
+    lq__cu_await(&room->ready, nth & 1u);
     if (raw) { /* while the first pages come */
-        lq__cu_raw_items<NK, NB>(mine + a->raw_at / 4, room, a, g, turn * LQ__CU_RAW);
+        if (a->p.is_bf16) {
+            lq__cu_raw_items<NK, NB, true>(mine + a->raw_at / 4, room, a, g, turn * LQ__CU_RAW);
+        } else {
+            lq__cu_raw_items<NK, NB, false>(mine + a->raw_at / 4, room, a, g, turn * LQ__CU_RAW);
+        }
     }
     if (item < pages) {
-        lq__cu_pages<KIND, NK, NB>(mine, ring, room, a, g, of, item, pages, ids);
+        lq__cu_lookup<KIND> of;
+        of.init(room->lookup);
+        lq__cu_pages<KIND, NK, NB>(mine, ring, room, a, g, &of, item, pages, ids);
     }
     __syncthreads();
-    {
-        const uint32_t from = lq__cu_epoch(g->page + g->first);
-        const uint32_t to = pages > g->first ? lq__cu_epoch(g->page + pages - 1) : from;
-        lq__cu_join_warps<NK, NB>(shared, room, a, pages > g->first ? to / 4 - from / 4 + 1 : 0);
+    const uint32_t from = lq__cu_epoch(g->page + g->first);
+    const uint32_t to = pages > g->first ? lq__cu_epoch(g->page + pages - 1) : from;
+#pragma unroll 1
+    for (uint32_t row = warp; row < NB * 4; row += warps) {
+        lq__cu_finish<NK, NB>(shared, room, a, g, pages > g->first ? to / 4 - from / 4 + 1 : 0,
+                              row);
     }
-    lq__cu_finish<NK, NB>(shared, room, a, g);
-    __syncthreads();
-#if __CUDA_ARCH__ >= 900
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#else
-    for (uint32_t i = 0; i < ring->halves; i++) { /* empty groups: the ring begins anew */
-        (void)lq__cu_ring_wait(ring);
-    }
-#endif
 }
 
 template <int KIND, int NK, int NB>
@@ -3797,28 +3828,43 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(NK, 4 * NB) * 32, 1)
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t warps = blockDim.x / 32;
     lq__cu_room<NK, NB> *room = (lq__cu_room<NK, NB> *)(void *)(shared + warps * a.warp_bytes);
-    lq__cu_lookup<KIND> of;
     lq__cu_ring ring;
-    uint32_t items;
     if (threadIdx.x < 18) {
         const uint32_t i = threadIdx.x % 9;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
     }
     lq__cu_ring_init(&ring, shared + warp * a.warp_bytes, room->bars + warp * LQ__CU_HALVES,
                      a.halves, a.p.levels, a.p.part);
-    if (threadIdx.x < LQ__CU_WARPS) room->used[threadIdx.x] = 0;
-    lq__cu_count<NK, NB>(room, &a);
-    of.init(room->lookup);
-    items = room->flat[a.b.count];
-    uint32_t flat = lq__cu_begin(blockIdx.x, items);
-    uint32_t end = lq__cu_begin(blockIdx.x + 1, items);
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(lq__cu_shared(&room->ready)),
+                     "r"(warps)
+                     : "memory");
+    }
+#endif
+    __syncthreads();
+    const uint32_t *flats = lq__cu_count<NK, NB>(room, &a);
+    const lq__cu_deal deal = lq__cu_deal_of(flats[a.b.count]);
+    uint32_t flat = lq__cu_begin(blockIdx.x, &deal);
+    const uint32_t end = lq__cu_begin(blockIdx.x + 1, &deal);
+    uint32_t nth = 0;
     while (flat < end) {
         lq__cu_segment g;
-        lq__cu_segment_at<NK, NB>(&g, room, &a, flat, end);
+        lq__cu_segment_at(&g, flats, &a, flat, end);
         flat = min(end, g.flat + g.items + LQ__CU_TRAIL);
-        if (g.first < g.last) { /* not what is only there to take time */
-            lq__cu_segment_run<KIND, NK, NB>(shared, room, &ring, &a, &g, &of, items);
+        if (g.first >= g.last) { /* what is only there to take time */
+            continue;
         }
+        lq__cu_segment_run<KIND, NK, NB>(shared, room, &ring, &a, &g, &deal, nth++);
+        if (flat >= end) break;
+        __syncthreads();
+#if __CUDA_ARCH__ >= 900
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+        for (uint32_t i = 0; i < ring.halves; i++) { /* empty groups: the ring begins anew */
+            (void)lq__cu_ring_wait(&ring);
+        }
+#endif
     }
 }
 
@@ -3926,7 +3972,7 @@ static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, cons
         a->parts = (float *)(void *)(at + parts * 8);
         a->counters = (uint32_t *)(void *)(at + bytes);
     }
-    return bytes + (size_t)count * p->heads * l->blocks * 4;
+    return bytes + (size_t)count * p->heads * l->blocks * l->half * 4;
 }
 
 extern "C" size_t lq_cuda_attend_workspace_bytes(const lq_cuda_desc *desc, uint32_t heads,

@@ -2107,13 +2107,15 @@ LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from, uint32
     const uint32_t bar = r->bars + 8 * r->begun;
     if (threadIdx.x % 32 == 0) {
         if (from) {
+            uint64_t once; /* read once: what else is in the second-level cache stays */
+            asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(once));
             from += second ? r->levels : 0;
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
                          "r"(bytes)
                          : "memory");
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-                         "[%0], [%1], %2, [%3];" ::"r"(to),
-                         "l"(from), "r"(bytes), "r"(bar)
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                         ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
+                         "l"(from), "r"(bytes), "r"(bar), "l"(once)
                          : "memory");
         } else {
             asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
@@ -2223,6 +2225,9 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 #define LQ__CU_HALVES 4 /* of a warp's ring, at most */
 #ifndef LQ__CU_TWO
 #define LQ__CU_TWO(processors) ((uint32_t)(processors)) /* sums from which on blocks are two */
+#endif
+#ifndef LQ__CU_EARLY
+#define LQ__CU_EARLY 1
 #endif
 #ifndef LQ__CU_LEAD
 #define LQ__CU_LEAD 24u
@@ -2481,16 +2486,16 @@ static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a,
 /* Items of all sequences in front of each, added up, to shared memory: where there are few by each
    warp for itself, else by the block, which waits. */
 template <int NK, int NB>
-static __device__ const uint32_t *lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
+static __device__ const uint32_t *lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                               lq__cu_segment *mine)
 {
     const uint32_t lane = threadIdx.x % 32;
     const bool few = a->b.count <= 32;
     uint32_t *flat = room->flat + (few ? threadIdx.x / 32 * 33 : 0);
 #pragma unroll 1
     for (uint32_t s = few ? lane : threadIdx.x; s < a->b.count; s += blockDim.x) {
-        lq__cu_segment g;
-        lq__cu_look(&g, a, s);
-        flat[s + 1] = (a->lead + g.items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
+        lq__cu_look(mine, a, s);
+        flat[s + 1] = (a->lead + mine->items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
     }
     if (few) {
         __syncwarp();
@@ -2562,9 +2567,27 @@ LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, const lq__cu_deal *d)
     return c;
 }
 
-/* The segment that item `flat` is in, up to `end`. */
+/* What lane s has looked up. */
+LQ__CU_DEVICE void lq__cu_hear(lq__cu_segment *g, const lq__cu_segment *mine, uint32_t s)
+{
+    const uint64_t state = (uint64_t)(uintptr_t)mine->q.state;
+    const uint32_t low = __shfl_sync(~0u, (uint32_t)state, (int)s);
+    const uint32_t high = __shfl_sync(~0u, (uint32_t)(state >> 32), (int)s);
+    g->s = s;
+    g->q.state = (uint8_t *)(uintptr_t)((uint64_t)high << 32 | low);
+    g->q.now = __shfl_sync(~0u, mine->q.now, (int)s);
+    g->q.to = __shfl_sync(~0u, mine->q.to, (int)s);
+    g->page = __shfl_sync(~0u, mine->page, (int)s);
+    g->pages = __shfl_sync(~0u, mine->pages, (int)s);
+    g->raw = __shfl_sync(~0u, mine->raw, (int)s);
+    g->items = g->pages + 1;
+}
+
+/* The segment that item `flat` is in, up to `end`. mine: what this lane has looked
+   up, where all sequences have been heard of that way. */
 static __device__ void lq__cu_segment_at(lq__cu_segment *g, const uint32_t *flats,
-                                         const lq__cu_attention *a, uint32_t flat, uint32_t end)
+                                         const lq__cu_attention *a, uint32_t flat, uint32_t end,
+                                         const lq__cu_segment *mine, bool heard)
 {
     uint32_t s = 0;
     uint32_t count = a->b.count;
@@ -2577,7 +2600,11 @@ static __device__ void lq__cu_segment_at(lq__cu_segment *g, const uint32_t *flat
             count = half;
         }
     }
-    lq__cu_look(g, a, s);
+    if (heard) {
+        lq__cu_hear(g, mine, s);
+    } else {
+        lq__cu_look(g, a, s);
+    }
     uint32_t rest = flat - flats[s];
     uint32_t which = rest / (a->lead + g->items + LQ__CU_TRAIL);
     g->head = which;
@@ -2669,8 +2696,7 @@ LQ__CU_DEVICE float lq__cu_warp_most(float x)
 /* To bytes, as fragments of B for one shape; by a warp. */
 template <int NK, int NB>
 static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                       const uint32_t *bits, const uint8_t *shape, uint32_t slot,
-                                       uint32_t row)
+                                       float *x, uint32_t slot, uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
@@ -2678,21 +2704,6 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
     float inverse;
     int32_t high = 0;
     int32_t low = 0;
-    const uint32_t stretched = *(const uint32_t *)(const void *)shape;
-    uint32_t halves[NK];
-    float x[NK];
-#pragma unroll
-    for (int i = 0; i < NK; i++) {
-        const uint32_t d = 32u * i + lane;
-        halves[i] = d < a->p.dims ? shape[4 + d] : 0u;
-    }
-    lq__cu_query<NK>(x, bits, a);
-    if (stretched) {
-#pragma unroll
-        for (int i = 0; i < NK; i++) {
-            x[i] = __fdividef(x[i], lq__cu_stretch(halves[i]));
-        }
-    }
 #pragma unroll
     for (int i = 0; i < NK; i++) {
         x[i] = lq__cu_signs[i] >> lane & 1u ? -x[i] : x[i];
@@ -2761,49 +2772,59 @@ static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__
     if (lane == 0) room->raw.scale[row] = most;
 }
 
-/* query . mean of four epochs from `epoch` on, of which the last is `last`. */
-template <int NK, int NB>
-static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                    const lq__cu_segment *g, const uint32_t *bits, uint32_t first,
-                                    uint32_t epoch, uint32_t last, uint32_t row)
+/* query . mean of the epochs of a shape, first .. last at most; in two steps, so that all is on its
+   way before the first is waited for. */
+template <int NK> struct lq__cu_epoch_means {
+    uint32_t unit; /* lane e: of the e-th */
+    int16_t of[4][NK];
+};
+
+template <int NK>
+LQ__CU_DEVICE void lq__cu_shift_load(lq__cu_epoch_means<NK> *m, const lq__cu_attention *a,
+                                     const lq__cu_segment *g, uint32_t epoch, uint32_t first,
+                                     uint32_t last)
 {
     const uint32_t lane = threadIdx.x % 32;
-    float sum[4] = {0, 0, 0, 0};
-    float x[NK];
-    int16_t means[4][NK];
-    const uint32_t unit =
-        *(const uint32_t *)(const void *)(g->q.state + lq__cu_number_at(&a->p, 0,
-                                                                        min(epoch + lane % 4, last),
-                                                                        g->head));
+    const uint32_t mine = min(max(epoch + lane % 4, first), last);
+    m->unit = *(const uint32_t *)(const void *)(g->q.state +
+                                                lq__cu_number_at(&a->p, 0, mine, g->head));
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
         const uint8_t *number =
-            g->q.state + lq__cu_number_at(&a->p, 0, min(epoch + e, last), g->head);
+            g->q.state + lq__cu_number_at(&a->p, 0, min(max(epoch + e, first), last), g->head);
         const int16_t *mean = (const int16_t *)(const void *)(number + 4);
 #pragma unroll
         for (int i = 0; i < NK; i++) {
-            const uint32_t d = 32u * i + lane;
-            means[e][i] = d < a->p.dims ? mean[d] : (int16_t)0;
+            m->of[e][i] = mean[min(32u * i + lane, a->p.dims - 1)];
         }
     }
-    lq__cu_query<NK>(x, bits, a);
+}
+
+template <int NK, int NB>
+static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_epoch_means<NK> *m,
+                                    const float *x, uint32_t epoch, uint32_t first, uint32_t last,
+                                    uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float sum[4] = {0, 0, 0, 0};
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
 #pragma unroll
         for (int i = 0; i < NK; i++) {
-            sum[e] = fmaf(x[i], (float)means[e][i], sum[e]);
+            sum[e] = fmaf(x[i], (float)m->of[e][i], sum[e]);
         }
     }
 #pragma unroll
-    for (uint32_t e = 0; e < 4; e++) {
+    for (int h = 1; h < 32; h *= 2) {
 #pragma unroll
-        for (int h = 1; h < 32; h *= 2) {
+        for (uint32_t e = 0; e < 4; e++) {
             sum[e] += __shfl_xor_sync(~0u, sum[e], h);
         }
     }
-    if (lane < 4 && epoch + lane <= last) {
+    if (lane < 4 && epoch + lane >= first && epoch + lane <= last) {
         const float mine = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
-        room->shift[epoch - first + lane][row] = mine * __uint_as_float((127u - 14u + unit) << 23);
+        room->shift[epoch + lane - first][row] =
+            mine * __uint_as_float((127u - 14u + m->unit) << 23);
     }
 }
 
@@ -2827,9 +2848,39 @@ static __device__ void lq__cu_value_means(lq__cu_room<NK, NB> *room, const lq__c
     }
 }
 
+/* A query row for a shape and its epochs, of `first` .. `last`; by a warp. */
+template <int NK, int NB>
+static __device__ void lq__cu_prepare_row(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                          const lq__cu_segment *g, uint32_t slot, uint32_t first,
+                                          uint32_t last, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t epoch = (first / 4 + slot) * 4;
+    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, epoch, g->head);
+    uint32_t bits[NK];
+    uint32_t halves[NK];
+    float x[NK];
+    lq__cu_epoch_means<NK> means;
+    lq__cu_query_load<NK, NB>(bits, a, g, row);
+    const uint32_t stretched = *(const uint32_t *)(const void *)shape;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        halves[i] = shape[4 + min(32u * i + lane, a->p.dims - 1)];
+    }
+    lq__cu_shift_load<NK>(&means, a, g, epoch, first, last);
+    lq__cu_query<NK>(x, bits, a);
+    lq__cu_shift<NK, NB>(room, &means, x, epoch, first, last, row);
+    if (stretched) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            x[i] = __fdividef(x[i], lq__cu_stretch(halves[i]));
+        }
+    }
+    lq__cu_fragment<NK, NB>(room, a, x, slot, row);
+}
+
 /* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the
-   block. Each warp has a row of a shape's fragment, of four epochs or of raw tokens,
-   or the means of a slot at a time; all that it reads is on its way before the first is used. */
+   block. Each warp has a row for a shape or for raw tokens, or the means of a slot at a time. */
 template <int NK, int NB>
 static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                       const lq__cu_segment *g, uint32_t from, uint32_t to)
@@ -2839,9 +2890,7 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
     const uint32_t first = lq__cu_epoch(from);
     const uint32_t last = to > from ? lq__cu_epoch(to - 1) : first;
     const uint32_t shapes = to > from ? last / 4 - first / 4 + 1 : 0;
-    const uint32_t fours = shapes ? (last - first) / 4 + 1 : 0;
-    const uint32_t raw = g->last > g->pages;
-    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
+    const uint32_t raw = g->last > g->pages ? rows : 0;
     if (threadIdx.x < rows) {
         const uint32_t r = g->block * rows + threadIdx.x;
         room->slope[threadIdx.x] = r < a->rows && a->slopes
@@ -2849,25 +2898,18 @@ static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_at
                                        : 0.0f;
     }
 #pragma unroll 1
-    for (uint32_t y = threadIdx.x / 32; y < (shapes + fours + raw) * rows + shapes; y += warps) {
-        const uint32_t row = y % rows;
-        const uint32_t which = y / rows;
-        const uint32_t slot = y - (shapes + fours + raw) * rows;
-        uint32_t bits[NK];
-        if (slot < shapes) {
-            lq__cu_value_means<NK, NB>(room, a, g, (first / 4 + slot) * 4, slot);
-            continue;
-        }
-        lq__cu_query_load<NK, NB>(bits, a, g, row);
-        if (which < shapes) {
-            lq__cu_fragment<NK, NB>(room, a, bits, shape + (size_t)which * a->p.heads * a->p.shape,
-                                    which, row);
-        } else if (which < shapes + fours) {
-            lq__cu_shift<NK, NB>(room, a, g, bits, first, first + 4 * (which - shapes), last, row);
-        } else {
+    for (uint32_t y = threadIdx.x / 32; y < shapes * rows + raw + shapes; y += warps) {
+        if (y < shapes * rows) {
+            lq__cu_prepare_row<NK, NB>(room, a, g, y / rows, first, last, y % rows);
+        } else if (y < shapes * rows + raw) {
+            uint32_t bits[NK];
             float x[NK];
+            lq__cu_query_load<NK, NB>(bits, a, g, y % rows);
             lq__cu_query<NK>(x, bits, a);
-            lq__cu_raw_fragment<NK, NB>(room, a, x, row);
+            lq__cu_raw_fragment<NK, NB>(room, a, x, y % rows);
+        } else {
+            const uint32_t slot = y - shapes * rows - raw;
+            lq__cu_value_means<NK, NB>(room, a, g, (first / 4 + slot) * 4, slot);
         }
     }
 }
@@ -3190,15 +3232,14 @@ LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uin
     }
 }
 
-/* Eight numbers of the x-th of 16 raw tokens, zeros where there are none. row: of this lane's token
-   in memory, LQ_KV_NONE if it is none; the others' are asked for. */
+/* Eight numbers of the x-th of 16 raw tokens; of others, where there are none: these weigh nothing.
+   row: of this lane's token in memory; the others' are asked for. Nothing is conditional, so that
+   loads do not wait for each other. */
 LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_t x, uint32_t d,
                                      uint32_t dims)
 {
     row = __shfl_sync(~0u, row, (int)x);
-    return row != LQ_KV_NONE && d < dims
-               ? *(const uint4 *)(const void *)(rows + (size_t)row * dims + d)
-               : make_uint4(0, 0, 0, 0);
+    return *(const uint4 *)(const void *)(rows + (size_t)row * dims + min(d, dims - 8));
 }
 
 /* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2
@@ -3322,12 +3363,11 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t row = lane / 4; /* of sums; of keys the token, of values the dim */
     const uint32_t sinks = min(a->p.sinks, g->q.now);
-    const uint32_t token = first + lane < sinks ? first + lane : g->q.to + (first + lane - sinks);
+    const uint32_t nth = min(first + lane % LQ__CU_RAW, g->raw - 1);
+    const uint32_t token = nth < sinks ? nth : g->q.to + (nth - sinks);
     const uint32_t place =
         token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
-    const uint32_t mine = lane < LQ__CU_RAW && first + lane < g->raw
-                              ? g->head * (a->p.sinks + a->p.ring) + place
-                              : LQ_KV_NONE;
+    const uint32_t mine = g->head * (a->p.sinks + a->p.ring) + place;
     const uint16_t *k_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[0]);
     const uint16_t *v_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[1]);
     uint4 k[NK][2];
@@ -3778,7 +3818,9 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
     ring->halves = raw ? a->raw_halves : a->halves;
     ring->begun = 0;
     ring->done = 0;
+#if LQ__CU_EARLY
     lq__cu_ring_next(ring, lq__cu_part_of(a, pool, ids.of[0]), 0, item < pages);
+#endif
 #pragma unroll 1
     for (uint32_t i = lane; i < LQ__CU_SLOTS * NB * 4; i += 32) {
         (&room->sums[warp][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
@@ -3787,7 +3829,7 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
     lq__cu_prepare<NK, NB>(room, a, g, g->page + g->first, g->page + pages);
     lq__cu_ready(&room->ready);
 #pragma unroll 1
-    for (uint32_t i = 1; i < ring->halves; i++) {
+    for (uint32_t i = LQ__CU_EARLY; i < ring->halves; i++) {
         lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
                          item + i / 2 * warps < pages);
     }
@@ -3843,14 +3885,19 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(NK, 4 * NB) * 32, 1)
     }
 #endif
     __syncthreads();
-    const uint32_t *flats = lq__cu_count<NK, NB>(room, &a);
+    lq__cu_segment mine;
+    memset(&mine, 0, sizeof mine);
+    const uint32_t *flats = lq__cu_count<NK, NB>(room, &a, &mine);
     const lq__cu_deal deal = lq__cu_deal_of(flats[a.b.count]);
     uint32_t flat = lq__cu_begin(blockIdx.x, &deal);
     const uint32_t end = lq__cu_begin(blockIdx.x + 1, &deal);
     uint32_t nth = 0;
+    bool first = true;
     while (flat < end) {
         lq__cu_segment g;
-        lq__cu_segment_at(&g, flats, &a, flat, end);
+        lq__cu_segment_at(&g, flats, &a, flat, end, &mine,
+                         first && a.b.count <= 32);
+        first = false;
         flat = min(end, g.flat + g.items + LQ__CU_TRAIL);
         if (g.first >= g.last) { /* what is only there to take time */
             continue;

@@ -969,16 +969,8 @@ typedef struct lq__cu_bound {
     int16_t factor[16];
 } lq__cu_bound;
 
-enum { LQ__CU_BOUND_E8V, LQ__CU_BOUNDS = LQ__CU_END }; /* by kind; 0: E8 in V */
-
-static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_BOUNDS] = {
-    /* E8 in V */
-    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
-      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
-     -83,
-     12 * 17,
-     {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912}},
-    /* Z8 */
+static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_END - 1] = {
+    /* Z8, and E8 in V */
     {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
       1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
      -83,
@@ -1009,6 +1001,11 @@ static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_BOUNDS] = {
      12 * 17,
      {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967}}};
 
+LQ__CU_DEVICE const lq__cu_bound *lq__cu_bound_of(int kind, int stream)
+{
+    return &lq__cu_bounds[(kind == LQ__CU_E8 && stream == LQ_V ? LQ__CU_Z8 : kind) - 1];
+}
+
 /* Of a level, from zero outwards: the first cell that is its, and its place in half cells. */
 typedef struct lq__cu_level {
     uint8_t from;
@@ -1030,6 +1027,31 @@ typedef struct lq__cu_tables {
     uint32_t cells[128];  /* squared error, level << 16; E8: bracket of 0 .. 127 */
     int2 brackets[2][32]; /* E8: by coset and bracket: levels of first and second, their z << 16 */
 } lq__cu_tables;
+
+LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
+{
+    uint32_t x;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(x) : "r"(low), "r"(high), "r"(selectors));
+    return x;
+}
+
+/* c += A B of m16n8k32, A s8 and B s8; or B u8, such as weights. */
+template <bool WEIGHTS>
+LQ__CU_DEVICE void lq__cu_mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                              uint32_t b0, uint32_t b1)
+{
+    if (WEIGHTS) {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    } else {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    }
+}
 
 LQ__CU_DEVICE int32_t lq__cu_log2(uint32_t x)
 {
@@ -1856,37 +1878,44 @@ typedef struct lq__cu_sealing {
     bool zero; /* some scale is 0 */
 } lq__cu_sealing;
 
+/* Aims a granule's tokens, each lane one, at the page's base, which may become another. */
+static __device__ void lq__cu_settle(lq__cu_sealing *s, lq__cu_token *t, const lq__cu_bound *bound,
+                                     uint8_t *scales, uint32_t dims, uint32_t granule, bool fine)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const int32_t norm = lq__cu_log2(dims & (0u - dims));
+    bool cut = false;
+    if (!__all_sync(~0u, fine)) {
+        if (lane == 0) atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
+        t->most = fine ? t->most : 0;
+        t->unit = fine ? t->unit : 0;
+    }
+    lq__cu_aim(t, bound, norm, s->base);
+    if (__all_sync(~0u, s->base == 0 && (t->most == 0 || (t->code >= 72 && t->code <= 228)))) {
+        return;
+    }
+    s->base = lq__cu_choose_base(t, bound, norm, s->base, scales, &cut);
+    lq__cu_aim(t, bound, norm, s->base);
+    if (__any_sync(~0u, cut) && lane == 0) atomicOr(s->flags, LQ_CUDA_CUT);
+    s->zero = s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
+                                             (lane + 32 < granule * 8 && scales[lane + 32] == 0));
+}
+
 /* A granule's eight tokens, whose numbers are `in`, into a part of a page. */
 template <int KIND, int NK, int STREAM>
 static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, const uint4 *in,
                                            const lq__cu_plan *p)
 {
-    const lq__cu_bound *bound =
-        &lq__cu_bounds[KIND == LQ__CU_E8 && STREAM == LQ_V ? LQ__CU_BOUND_E8V : KIND];
+    const lq__cu_bound *bound = lq__cu_bound_of(KIND, STREAM);
     const int v = STREAM == LQ_V;
     const uint32_t lane = threadIdx.x % 32;
     uint8_t *scales = s->part + 2 * p->levels + 64 * v;
-    const int32_t norm = lq__cu_log2(p->dims & (0u - p->dims));
     int32_t x[NK][8];
+    uint32_t words[NK][2];
     lq__cu_token t;
-    bool cut = false;
     const bool fine = lq__cu_turn<NK>(x, &t, in, p->is_bf16, p->dims, s->number,
                                       STREAM == LQ_K ? s->shape : NULL);
-    if (!__all_sync(~0u, fine)) {
-        if (lane == 0) atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
-        t.most = fine ? t.most : 0;
-        t.unit = fine ? t.unit : 0;
-    }
-    lq__cu_aim(&t, bound, norm, s->base);
-    if (!__all_sync(~0u, s->base == 0 && (t.most == 0 || (t.code >= 72 && t.code <= 228)))) {
-        s->base = lq__cu_choose_base(&t, bound, norm, s->base, scales, &cut);
-        lq__cu_aim(&t, bound, norm, s->base);
-        if (__any_sync(~0u, cut) && lane == 0) atomicOr(s->flags, LQ_CUDA_CUT);
-        s->zero =
-            s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
-                                           (lane + 32 < granule * 8 && scales[lane + 32] == 0));
-    }
-    uint32_t words[NK][2];
+    lq__cu_settle(s, &t, bound, scales, p->dims, granule, fine);
     uint32_t scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, s->tables, p->dims);
     lq__cu_put_granule<KIND, NK, STREAM>(s->part + v * p->levels, granule, words, s->room);
     s->zero = s->zero || __any_sync(~0u, scale == 0);
@@ -1894,81 +1923,734 @@ static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, 
     __syncwarp();
 }
 
-/* Pages that the sequences of a step take granules in, one a warp and head and stream. */
+/* ---- heads of 128 dims: the Hadamard transform by tensor cores ----
+   Four dims (bits 0 and 1 of their numbers) are transformed as floats, which hold these integers
+   exactly, the other 32 (bits 2 .. 6) by m16n8k32, a product for each of the three bytes of a
+   number; A is the transform's matrix, all 1 and -1. A's columns are what a lane of B has in
+   memory's order; A's rows are chosen so that a lane ends up with what makes words:
+
+     lane 4 g + t has tokens 2 t and 2 t + 1; number [o][y] of each, y = 2 tile + half of C:
+       K  dims o + 4 half + 8 (g / 2) + 32 tile + 64 (g mod 2):       units of two tokens
+       V  dims o + 4 (g / 4) + 8 (2 tile + half) + 32 (g mod 4):      bytes of four words
+
+   A lane pair 4 g + t, 4 (g ^ 1) + t has the same tokens; lane 4 g + t sees to token 2 t + g mod 2,
+   where something is to be known of a token once. */
+#ifndef LQ__CU_SEAL_BLOCKS
+#define LQ__CU_SEAL_BLOCKS 4 /* of a multiprocessor */
+#endif
+#define LQ__CU_MAGIC 12582912.0f /* 1.5 * 2^23: a float's low bits become an integer's */
+
+/* Tables of a warp: of dim d its sign and minus its mean times that, and its stretch. */
+typedef struct lq__cu_centre {
+    float2 of[128];
+    float stretch[128];
+} lq__cu_centre;
+
+static __device__ void lq__cu_centre_init(lq__cu_centre *centre, const uint8_t *number,
+                                          const uint8_t *shape)
+{
+    const float unit = lq__cu_mean_unit(number);
+    const int16_t *means = (const int16_t *)(const void *)(number + 4);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t d = 32 * i + threadIdx.x % 32;
+        const float sign = lq__cu_signs[i] >> threadIdx.x % 32 & 1u ? -1.0f : 1.0f;
+        const float mean = __fmul_rn((float)means[d], unit);
+        centre->of[d] = make_float2(sign, sign > 0 ? -mean : mean);
+        centre->stretch[d] = lq__cu_stretch(shape[4 + d]);
+    }
+    __syncwarp();
+}
+
+/* A of both tiles of a lane. */
+template <int STREAM> static __device__ void lq__cu_hadamard(uint32_t (*a)[4])
+{
+    const uint32_t g = threadIdx.x % 32 / 4;
+    const uint32_t t = threadIdx.x % 4;
+#pragma unroll
+    for (uint32_t tile = 0; tile < 2; tile++) {
+#pragma unroll
+        for (uint32_t r = 0; r < 4; r++) {
+            const uint32_t half = r & 1u;
+            const uint32_t row = STREAM == LQ_K
+                                     ? half | (g >> 1) << 1 | tile << 3 | (g & 1u) << 4
+                                     : half << 1 | tile << 2 | g >> 2 | (g & 3u) << 3;
+            a[tile][r] = 0;
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t column = r >> 1 | t << 1 | i << 3;
+                const uint32_t odd = (uint32_t)__popc(row & column) & 1u;
+                a[tile][r] |= (odd ? 0xffu : 1u) << 8 * i;
+            }
+        }
+    }
+}
+
+LQ__CU_DEVICE float lq__cu_larger(float x, float y) /* |y|; NaN stays */
+{
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(fabsf(y)));
+    return z;
+}
+
+/* Vectors less their means, with signs, to floats that are integers plus LQ__CU_MAGIC, transformed
+   over four dims each. Returns the exponent of their unit; *most: bits of the largest. */
+static __device__ int32_t lq__cu_centred(float (*x)[8], uint32_t *most, const uint4 *in,
+                                         uint32_t is_bf16, const lq__cu_centre *centre,
+                                         bool stretched)
+{
+    const uint32_t c = threadIdx.x % 4;
+    float largest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float4 *of = (const float4 *)(const void *)&centre->of[32 * i + 8 * c];
+        const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const float4 two = of[k];
+            x[i][2 * k] = fmaf(lq__cu_float(pairs[k] & 0xffffu, is_bf16), two.x, two.y);
+            x[i][2 * k + 1] = fmaf(lq__cu_float(pairs[k] >> 16, is_bf16), two.z, two.w);
+        }
+        if (stretched) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                const float f = __fmul_rn(x[i][e], centre->stretch[32 * i + 8 * c + e]);
+                x[i][e] = fminf(fmaxf(f, -1.5e38f), 1.5e38f);
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            largest = lq__cu_larger(largest, x[i][e]);
+        }
+    }
+    *most = __float_as_uint(largest);
+    *most = max(*most, __shfl_xor_sync(~0u, *most, 1));
+    *most = max(*most, __shfl_xor_sync(~0u, *most, 2));
+    const int32_t unit = max((int32_t)(*most >> 23) - 127 - 19, -120);
+    const float scale = __uint_as_float((uint32_t)(127 - unit) << 23);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int e = 0; e < 8; e += 4) {
+            float *p = &x[i][e];
+            p[0] = __fmaf_rn(p[0], scale, LQ__CU_MAGIC);
+#pragma unroll
+            for (int k = 1; k < 4; k++) {
+                p[k] = __fsub_rn(__fmaf_rn(p[k], scale, LQ__CU_MAGIC), LQ__CU_MAGIC);
+            }
+            const float a = __fadd_rn(p[0], p[1]); /* with the magic number */
+            const float b = __fsub_rn(p[0], p[1]);
+            const float u = __fadd_rn(p[2], p[3]);
+            const float v = __fsub_rn(p[2], p[3]);
+            p[0] = __fadd_rn(a, u);
+            p[1] = __fadd_rn(b, v);
+            p[2] = __fsub_rn(a, u);
+            p[3] = __fsub_rn(b, v);
+        }
+    }
+    return unit;
+}
+
+/* The other 32 dims; out: y[o][2 tile + half][token of two]. */
+static __device__ void lq__cu_transform(int32_t (*y)[4][2], const float (*x)[8],
+                                        const uint32_t (*a)[4])
+{
+    const int32_t less = threadIdx.x % 32 < 4 ? -(1 << 27) : 0; /* 32 * 2^22, in row 0 */
+#pragma unroll
+    for (int o = 0; o < 4; o++) {
+        uint32_t bytes[3][2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint32_t u0 = __float_as_uint(x[0][4 * h + o]);
+            const uint32_t u1 = __float_as_uint(x[1][4 * h + o]);
+            const uint32_t u2 = __float_as_uint(x[2][4 * h + o]);
+            const uint32_t u3 = __float_as_uint(x[3][4 * h + o]);
+            const uint32_t v0 = lq__cu_permute(u0, u1, 0x5140u);
+            const uint32_t v1 = lq__cu_permute(u2, u3, 0x5140u);
+            bytes[0][h] = lq__cu_permute(v0, v1, 0x5410u);
+            bytes[1][h] = lq__cu_permute(v0, v1, 0x7632u);
+            bytes[2][h] = lq__cu_permute(lq__cu_permute(u0, u1, 0x0062u),
+                                         lq__cu_permute(u2, u3, 0x0062u), 0x5410u);
+        }
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) {
+            int32_t c[4] = {0, 0, 0, 0};
+#pragma unroll
+            for (int b = 2; b >= 0; b--) {
+                lq__cu_mma<true>(c, a[tile][0], a[tile][1], a[tile][2], a[tile][3], bytes[b][0],
+                                 bytes[b][1]);
+                if (b) {
+#pragma unroll
+                    for (int k = 0; k < 4; k++) {
+                        c[k] = c[k] * 256 + (b == 1 && tile == 0 && k < 2 ? less : 0);
+                    }
+                }
+            }
+            y[o][2 * tile][0] = c[0];
+            y[o][2 * tile][1] = c[1];
+            y[o][2 * tile + 1][0] = c[2];
+            y[o][2 * tile + 1][1] = c[3];
+        }
+    }
+}
+
+/* The largest of this lane's token: of the two tokens' numbers of all lanes g. */
+LQ__CU_DEVICE uint32_t lq__cu_largest(const int32_t (*y)[4][2])
+{
+    const bool second = threadIdx.x & 4u;
+    uint32_t most[2] = {0, 0};
+    uint32_t mine;
+#pragma unroll
+    for (int o = 0; o < 4; o++) {
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            most[k % 2] = max(most[k % 2], (uint32_t)abs(y[o][k / 2][k % 2]));
+        }
+    }
+    mine = max(second ? most[1] : most[0],
+               __shfl_xor_sync(~0u, second ? most[0] : most[1], 4));
+    mine = max(mine, __shfl_xor_sync(~0u, mine, 8));
+    return max(mine, __shfl_xor_sync(~0u, mine, 16));
+}
+
+/* This lane's token's number and the other's, in the tokens' order. */
+LQ__CU_DEVICE void lq__cu_both(uint32_t *both, uint32_t mine)
+{
+    const uint32_t other = __shfl_xor_sync(~0u, mine, 4);
+    both[0] = threadIdx.x & 4u ? other : mine;
+    both[1] = threadIdx.x & 4u ? mine : other;
+}
+
+/* Words of four lanes t, one for each of them: to lane t those that are its, in the lanes' order. */
+LQ__CU_DEVICE void lq__cu_trade(uint32_t *w)
+{
+    const bool odd = threadIdx.x & 1u;
+    const bool high = threadIdx.x & 2u;
+    const uint32_t a0 = odd ? w[1] : w[0];
+    const uint32_t a1 = odd ? w[3] : w[2];
+    const uint32_t b0 = __shfl_xor_sync(~0u, odd ? w[0] : w[1], 1);
+    const uint32_t b1 = __shfl_xor_sync(~0u, odd ? w[2] : w[3], 1);
+    const uint32_t l0 = odd ? b0 : a0; /* of lanes t and t ^ 1, rising: for o below 2 */
+    const uint32_t h0 = odd ? a0 : b0;
+    const uint32_t l1 = odd ? b1 : a1; /* for o from 2 on */
+    const uint32_t h1 = odd ? a1 : b1;
+    const uint32_t l2 = __shfl_xor_sync(~0u, high ? l0 : l1, 2);
+    const uint32_t h2 = __shfl_xor_sync(~0u, high ? h0 : h1, 2);
+    w[0] = high ? l2 : l0;
+    w[1] = high ? h2 : h0;
+    w[2] = high ? l1 : l2;
+    w[3] = high ? h1 : h2;
+}
+
+/* Bytes that are 0xff where x is negative, of four numbers. */
+LQ__CU_DEVICE uint32_t lq__cu_negative(float x0, float x1, float x2, float x3)
+{
+    const uint32_t a =
+        lq__cu_permute(__float_as_uint(x0), __float_as_uint(x1), 0x00fbu);
+    const uint32_t b =
+        lq__cu_permute(__float_as_uint(x2), __float_as_uint(x3), 0x00fbu);
+    return lq__cu_permute(a, b, 0x5410u);
+}
+
+/* floor(|x| factor): both come as floats so small that the product's bits are the integer. */
+LQ__CU_DEVICE uint32_t lq__cu_cell(float x, float factor)
+{
+    float y;
+    asm("mul.rm.f32 %0, %1, %2;" : "=f"(y) : "f"(fabsf(x)), "f"(factor));
+    return __float_as_uint(y);
+}
+
+/* Tables of cells 0 .. 256, 128 and more as 127: what a square is the error of, and codes of
+   positive numbers. A table of bytes has no bank conflicts. */
+typedef struct lq__cu_cells {
+    uint8_t error[260];
+    uint8_t code[260];
+} lq__cu_cells;
+
+template <int KIND> static __device__ void lq__cu_make_bytes(lq__cu_cells *b)
+{
+    const lq__cu_level *of = KIND == LQ__CU_Z4   ? lq__cu_levels_z4
+                             : KIND == LQ__CU_Z3 ? lq__cu_levels_z3
+                                                 : lq__cu_levels_z2;
+    const uint32_t half = 1u << (lq__cu_bits(KIND) - 1);
+    for (uint32_t i = threadIdx.x; i < 260; i += blockDim.x) {
+        const uint32_t a = min(i, 127u);
+        uint32_t level = 0;
+        for (uint32_t k = 1; k < half; k++) {
+            level += a >= of[k].from;
+        }
+        b->error[i] = (uint8_t)abs((int32_t)(2 * a + 1) - of[level].spot);
+        b->code[i] = (uint8_t)(half + level);
+    }
+}
+
+/* What a lane knows of its two tokens. */
+typedef struct lq__cu_pair {
+    uint32_t shift[2]; /* of numbers, 64 more */
+    uint32_t factor[3][2];
+} lq__cu_pair;
+
+LQ__CU_DEVICE void lq__cu_pair_init(lq__cu_pair *p, const lq__cu_token *t,
+                                    const lq__cu_bound *bound)
+{
+    const uint32_t f0 = (uint32_t)lq__cu_factor(t, bound, 0);
+    const uint32_t f1 = (uint32_t)lq__cu_factor(t, bound, 1);
+    const uint32_t f2 = (uint32_t)lq__cu_factor(t, bound, 2);
+    const uint32_t shift = (uint32_t)((t->most ? lq__cu_log2(t->most) - 13 : 0) + 64);
+    uint32_t both[2][2];
+    lq__cu_both(both[0], f0 | f1 << 16);
+    lq__cu_both(both[1], f2 | shift << 16);
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        p->factor[0][v] = both[0][v] & 0xffffu;
+        p->factor[1][v] = both[0][v] >> 16;
+        p->factor[2][v] = both[1][v] & 0xffffu;
+        p->shift[v] = both[1][v] >> 16;
+    }
+}
+
+/* Numbers to X of at most 2^14. */
+LQ__CU_DEVICE void lq__cu_shorten(int32_t (*y)[4][2], const lq__cu_pair *p)
+{
+    const bool up = __any_sync(~0u, p->shift[0] <= 64 || p->shift[1] <= 64);
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        const int32_t down = max((int32_t)p->shift[v] - 64, 0);
+        const int32_t half = 1 << down >> 1;
+        if (up) {
+#pragma unroll
+            for (int k = 0; k < 16; k++) {
+                y[k / 4][k % 4][v] *= 1 << max(64 - (int32_t)p->shift[v], 0);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 16; k++) {
+            y[k / 4][k % 4][v] = (y[k / 4][k % 4][v] + half) >> down;
+        }
+    }
+}
+
+/* Costs of this lane's token, of both tokens' costs of all lanes g. */
+LQ__CU_DEVICE uint32_t lq__cu_total(const uint32_t *costs)
+{
+    const bool second = threadIdx.x & 4u;
+    uint32_t mine = second ? costs[1] : costs[0];
+    mine += __shfl_xor_sync(~0u, second ? costs[0] : costs[1], 4);
+    mine += __shfl_xor_sync(~0u, mine, 8);
+    return mine + __shfl_xor_sync(~0u, mine, 16);
+}
+
+/* Codes of Z: words of a lane's units, K [token][tile], V [o] (bytes of four dims). Returns which of
+   three scales this lane's token has. */
+template <int KIND, int STREAM>
+static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2],
+                                        const lq__cu_pair *p, const lq__cu_cells *bytes, bool odd)
+{
+    const float small = __uint_as_float((127u - 60u) << 23);
+    const float tiny = __uint_as_float((127u - 105u) << 23); /* 2^-149 is 1: 2^-16 of the product */
+    const uint32_t mask = 0x11111111u * ((1u << lq__cu_bits(KIND)) - 1);
+    float x[4][4][2];
+    float factors[3][2];
+    uint32_t costs[3][2] = {};
+    uint32_t total[3];
+    uint32_t best[2];
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+#pragma unroll
+        for (int k = 0; k < 3; k++) {
+            factors[k][v] = (float)p->factor[k][v] * tiny;
+        }
+        const float most = odd ? 16777216.0f / fmaxf((float)p->factor[0][v], 1.0f) : 0.0f;
+#pragma unroll
+        for (int k = 0; k < 16; k++) {
+            x[k / 4][k % 4][v] = (float)y[k / 4][k % 4][v];
+            if (odd) { /* where a factor is large: all beyond the last cell is alike */
+                x[k / 4][k % 4][v] = fminf(fmaxf(x[k / 4][k % 4][v], -most), most);
+            }
+            x[k / 4][k % 4][v] *= small;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 32; k++) {
+        const float z = x[k / 8][k / 2 % 4][k % 2];
+#pragma unroll
+        for (int f = 0; f < 3; f++) {
+            const uint32_t e = bytes->error[lq__cu_cell(z, factors[f][k % 2])];
+            costs[f][k % 2] += e * e;
+        }
+    }
+#pragma unroll
+    for (int f = 0; f < 3; f++) {
+        total[f] = lq__cu_total(costs[f]);
+    }
+    const uint32_t mine = lq__cu_cheapest(total);
+    lq__cu_both(best, mine);
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        factors[0][v] =
+            best[v] == 0 ? factors[0][v] : best[v] == 1 ? factors[1][v] : factors[2][v];
+    }
+    if (STREAM == LQ_K) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) { /* token, tile */
+            const int v = k / 2;
+            uint32_t w = 0;
+#pragma unroll
+            for (int e = 7; e >= 0; e--) {
+                const float z = x[e % 4][k % 2 * 2 + e / 4][v];
+                w = w * 16 + bytes->code[lq__cu_cell(z, factors[0][v])];
+            }
+            const uint32_t even =
+                lq__cu_negative(x[0][k % 2 * 2][v], x[2][k % 2 * 2][v], x[0][k % 2 * 2 + 1][v],
+                                x[2][k % 2 * 2 + 1][v]);
+            const uint32_t others =
+                lq__cu_negative(x[1][k % 2 * 2][v], x[3][k % 2 * 2][v], x[1][k % 2 * 2 + 1][v],
+                                x[3][k % 2 * 2 + 1][v]);
+            words[k] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
+        }
+    } else {
+#pragma unroll
+        for (int o = 0; o < 4; o++) {
+            uint32_t w = 0;
+#pragma unroll
+            for (int k = 3; k >= 0; k--) {
+                w = w * 16 + bytes->code[lq__cu_cell(x[o][k][1], factors[0][1])];
+                w = w * 16 + bytes->code[lq__cu_cell(x[o][k][0], factors[0][0])];
+            }
+            const uint32_t even = lq__cu_negative(x[o][0][0], x[o][1][0], x[o][2][0], x[o][3][0]);
+            const uint32_t others =
+                lq__cu_negative(x[o][0][1], x[o][1][1], x[o][2][1], x[o][3][1]);
+            words[o] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
+        }
+    }
+    return mine;
+}
+
+/* Codes of E8; words of K as above, of V those of four dims, complete. */
+template <int STREAM>
+static __device__ uint32_t lq__cu_codes_e8(uint32_t *words, const int32_t (*y)[4][2],
+                                           const lq__cu_pair *p, const lq__cu_tables *tables)
+{
+    int32_t block[8];
+    if (STREAM == LQ_V) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            uint32_t w[4];
+#pragma unroll
+            for (int o = 0; o < 4; o++) {
+                w[o] = (uint32_t)(lq__cu_y(y[o][k][0], (int32_t)p->factor[1][0]) & 0xffff) |
+                       (uint32_t)lq__cu_y(y[o][k][1], (int32_t)p->factor[1][1]) << 16;
+            }
+            lq__cu_trade(w);
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                block[e] = (int16_t)(e & 1 ? w[e / 2] >> 16 : w[e / 2] & 0xffffu);
+            }
+            (void)lq__cu_e8(&words[k], block, tables);
+        }
+        return 1;
+    }
+    uint32_t own[3][4];
+    uint32_t total[3];
+    uint32_t best[2];
+#pragma unroll 1
+    for (int f = 0; f < 3; f++) {
+        uint32_t costs[2] = {0, 0};
+        uint32_t w[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const int v = k / 2;
+            const uint32_t factor = f == 0   ? p->factor[0][v]
+                                    : f == 1 ? p->factor[1][v]
+                                             : p->factor[2][v];
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                block[e] = lq__cu_y(y[e % 4][k % 2 * 2 + e / 4][v], (int32_t)factor);
+            }
+            costs[v] += lq__cu_e8(&w[k], block, tables);
+        }
+        const uint32_t sum = lq__cu_total(costs);
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+            total[i] = f == i ? sum : total[i];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                own[i][k] = f == i ? w[k] : own[i][k];
+            }
+        }
+    }
+    const uint32_t mine = lq__cu_cheapest(total);
+    lq__cu_both(best, mine);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint32_t b = best[k / 2];
+        words[k] = b == 0 ? own[0][k] : b == 1 ? own[1][k] : own[2][k];
+    }
+    return mine;
+}
+
+/* A lane's words into a part of a page: the units of a group. */
+template <int KIND, int STREAM>
+static __device__ void lq__cu_put_words(uint8_t *levels, uint32_t granule, uint32_t *w)
+{
+    const uint32_t g = threadIdx.x % 32 / 4;
+    const uint32_t t = threadIdx.x % 4;
+    uint32_t *to = (uint32_t *)(void *)levels;
+    uint32_t units[8];
+    uint32_t own[8];
+    uint32_t group;
+    uint32_t owner;
+    if (STREAM == LQ_K) { /* this lane's token: half of the dims are the other lane's */
+        const bool second = g & 1u;
+        const uint32_t x = __shfl_xor_sync(~0u, second ? w[0] : w[2], 4);
+        const uint32_t y = __shfl_xor_sync(~0u, second ? w[1] : w[3], 4);
+        units[0] = second ? x : w[0];
+        units[1] = second ? y : w[1];
+        units[2] = second ? w[2] : x;
+        units[3] = second ? w[3] : y;
+        group = 2 * t + (g & 1u);
+        owner = granule * 4 + g / 2;
+    } else {
+        if (KIND != LQ__CU_E8) {
+            lq__cu_trade(w);
+            const uint32_t p0 = lq__cu_permute(w[0], w[1], 0x5140u);
+            const uint32_t p1 = lq__cu_permute(w[2], w[3], 0x5140u);
+            const uint32_t q0 = lq__cu_permute(w[0], w[1], 0x7362u);
+            const uint32_t q1 = lq__cu_permute(w[2], w[3], 0x7362u);
+            w[0] = lq__cu_permute(p0, p1, 0x5410u);
+            w[1] = lq__cu_permute(p0, p1, 0x7632u);
+            w[2] = lq__cu_permute(q0, q1, 0x5410u);
+            w[3] = lq__cu_permute(q0, q1, 0x7632u);
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            units[k] = w[k];
+        }
+        group = granule / 4 * 4 + (g & 3u);
+        owner = (g / 4 * 4 + t) * 4 + granule % 4;
+    }
+    lq__cu_join(own, KIND, units);
+    if (lq__cu_words(KIND) == 4) {
+        *(uint4 *)(void *)(to + lq__cu_word_at(KIND, group, 0, owner)) =
+            make_uint4(own[0], own[1], own[2], own[3]);
+    } else {
+#pragma unroll
+        for (int k = 0; k < lq__cu_words(KIND); k++) {
+            to[lq__cu_word_at(KIND, group, (uint32_t)k, owner)] = own[k];
+        }
+    }
+}
+
+/* A granule's eight tokens of 128 dims. */
+template <int KIND, int STREAM>
+static __device__ void lq__cu_seal_granule_128(lq__cu_sealing *s, uint32_t granule, const uint4 *in,
+                                               const lq__cu_plan *p, const lq__cu_centre *centre,
+                                               const uint32_t (*a)[4], const lq__cu_cells *bytes)
+{
+    const lq__cu_bound *bound = lq__cu_bound_of(KIND, STREAM);
+    const int v = STREAM == LQ_V;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t mine = 2 * (lane % 4) + (lane / 4 & 1u); /* this lane's token */
+    uint8_t *scales = s->part + 2 * p->levels + 64 * v;
+    float x[4][8];
+    int32_t y[4][4][2];
+    uint32_t words[4];
+    uint32_t most;
+    lq__cu_token t;
+    lq__cu_pair pair;
+    const int32_t unit =
+        lq__cu_centred(x, &most, in, p->is_bf16, centre,
+                       STREAM == LQ_K && *(const uint32_t *)(const void *)s->shape);
+    lq__cu_transform(y, x, a);
+    t.most = lq__cu_largest(y);
+    t.unit = __shfl_sync(~0u, unit, (int)(4 * mine));
+    const bool fine = __shfl_sync(~0u, most, (int)(4 * mine)) < 0x7b800000u; /* 2^120 */
+    lq__cu_settle(s, &t, bound, scales, 128, granule, fine);
+    lq__cu_pair_init(&pair, &t, bound);
+    lq__cu_shorten(y, &pair);
+    uint32_t best;
+    if (KIND == LQ__CU_E8) {
+        best = lq__cu_codes_e8<STREAM>(words, y, &pair, s->tables);
+    } else {
+        const bool odd = __any_sync(~0u, !t.none && (t.code < 2 || t.code > 254));
+        best = lq__cu_codes<KIND, STREAM>(words, y, &pair, bytes, odd);
+    }
+    lq__cu_put_words<KIND, STREAM>(s->part + v * p->levels, granule, words);
+    const uint32_t scale = t.none ? 0 : (uint32_t)min(max(t.code + (int32_t)best - 1, 1), 255);
+    s->zero = s->zero || __any_sync(~0u, scale == 0);
+    if (lane < 8) scales[granule * 8 + mine] = (uint8_t)scale;
+    __syncwarp();
+}
+
+/* What a warp seals: granules of a page of a head and stream, tokens at .. end. Returns whether
+   there are any. */
+typedef struct lq__cu_task {
+    lq__cu_sequence q;
+    lq__cu_source from;
+    lq__cu_sealing of;
+    uint8_t *header;
+    uint32_t s;
+    uint32_t head;
+    int stream;
+    uint32_t first;
+    uint32_t at;
+    uint32_t end;
+} lq__cu_task;
+
+static __device__ bool lq__cu_task_of(lq__cu_task *k, const lq__cu_plan *p, const lq__cu_batch *b,
+                                      const lq__cu_source *from_k, const lq__cu_source *from_v)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t x = blockIdx.x * 4 + threadIdx.x / 32;
+    k->s = blockIdx.y;
+    k->stream = (int)(x / p->heads & 1u);
+    k->head = x % p->heads;
+    k->from.data = k->stream ? from_v->data : from_k->data;
+    k->from.sequence_stride = k->stream ? from_v->sequence_stride : from_k->sequence_stride;
+    k->from.token_stride = k->stream ? from_v->token_stride : from_k->token_stride;
+    k->from.head_stride = k->stream ? from_v->head_stride : from_k->head_stride;
+    k->q = lq__cu_sequence_of(p, b, k->s);
+    if (k->q.sealed == k->q.to || !k->q.state) return false;
+    const uint32_t page = (k->q.sealed - p->sinks) / LQ__CU_TOKENS + x / (2 * p->heads);
+    const uint32_t epoch = lq__cu_epoch(page);
+    k->first = p->sinks + page * LQ__CU_TOKENS;
+    k->at = max(k->q.sealed, k->first);
+    k->end = min(k->q.to, k->first + LQ__CU_TOKENS);
+    if (k->at >= k->end) return false;
+    const uint32_t id = page < p->table ? b->tables[(size_t)k->s * p->table + page] : LQ_KV_NONE;
+    if (id >= p->pages) {
+        if (lane == 0) atomicOr(b->flags, LQ_CUDA_BAD_PAGE);
+        return false;
+    }
+    k->of.part = p->pool + ((size_t)id * p->heads + k->head) * p->part;
+    k->of.number = k->q.state + lq__cu_number_at(p, k->stream, epoch, k->head);
+    k->of.shape = k->q.state + lq__cu_shape_at(p, epoch, k->head);
+    k->of.flags = b->flags;
+    k->header = k->of.part + 2 * p->levels + 128;
+    k->of.base = k->at == k->first ? 0 : (int8_t)k->header[k->stream];
+    k->of.zero = k->at == k->first ? false : k->header[2 + k->stream] != 0;
+    if (k->at == k->first) {
+        uint8_t *scales = k->of.part + 2 * p->levels + 64 * k->stream;
+        scales[lane] = 0;
+        scales[lane + 32] = 0;
+        if (k->stream && lane < 12) k->header[4 + lane] = 0;
+        __syncwarp();
+    }
+    return true;
+}
+
+/* A lane's numbers of eight tokens from `at` on: 32 i + 8 c .. of token j. */
+template <int NK>
+LQ__CU_DEVICE void lq__cu_rows(uint4 *in, const lq__cu_task *k, const lq__cu_plan *p, uint32_t at)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint16_t *row =
+        lq__cu_row(p, &k->q, &k->from, k->stream, k->s, k->head, at + lane / 4);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + lane % 4 * 8;
+        in[i] = d < p->dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Pages that the sequences of a step take granules in, one a warp and head and stream; the rows of
+   a granule come while the one before is sealed. */
 template <int KIND, int NK>
 static __global__ void __launch_bounds__(128)
     lq__cu_seal_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
     __shared__ lq__cu_tables tables;
     __shared__ uint32_t rooms[4][NK * 32 * (KIND == LQ__CU_Z8 ? 2 : 1)];
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t warp = threadIdx.x / 32;
-    const uint32_t s = blockIdx.y;
-    const uint32_t x = blockIdx.x * 4 + warp;
-    const int stream = (int)(x / p.heads & 1u);
-    const uint32_t head = x % p.heads;
-    const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
-    const uint32_t page = (q.sealed - p.sinks) / LQ__CU_TOKENS + x / (2 * p.heads);
-    const uint32_t first = p.sinks + page * LQ__CU_TOKENS;
-    const uint32_t epoch = lq__cu_epoch(page);
-    const uint32_t end = min(q.to, first + LQ__CU_TOKENS);
-    const lq__cu_source from = stream ? v : k;
-    uint32_t t = max(q.sealed, first);
-    uint8_t *header;
+    lq__cu_task task;
+    uint4 in[NK];
     uint4 next[NK];
-    lq__cu_sealing of;
-    if (q.sealed == q.to || !q.state) return;
     lq__cu_make_tables<KIND>(&tables);
     __syncthreads();
-    if (t >= end) return;
-    uint32_t id = page < p.table ? b.tables[(size_t)s * p.table + page] : LQ_KV_NONE;
-    if (id >= p.pages) {
-        if (lane == 0) atomicOr(b.flags, LQ_CUDA_BAD_PAGE);
-        return;
-    }
-    of.part = p.pool + ((size_t)id * p.heads + head) * p.part;
-    of.number = q.state + lq__cu_number_at(&p, stream, epoch, head);
-    of.shape = q.state + lq__cu_shape_at(&p, epoch, head);
-    of.tables = &tables;
-    of.room = rooms[warp];
-    of.flags = b.flags;
-    header = of.part + 2 * p.levels + 128;
-    of.base = t == first ? 0 : (int8_t)header[stream];
-    of.zero = t == first ? false : header[2 + stream] != 0;
-    if (t == first) {
-        uint8_t *scales = of.part + 2 * p.levels + 64 * stream;
-        scales[lane] = 0;
-        scales[lane + 32] = 0;
-        if (stream && lane < 12) header[4 + lane] = 0;
-        __syncwarp();
-    }
-    for (uint32_t at = t;;
-         at += 8) { /* the rows of a granule come while the one before is sealed */
-        uint4 in[NK];
+    if (!lq__cu_task_of(&task, &p, &b, &k, &v)) return;
+    task.of.tables = &tables;
+    task.of.room = rooms[threadIdx.x / 32];
+    lq__cu_rows<NK>(next, &task, &p, task.at);
+    for (; task.at < task.end; task.at += 8) {
+        const uint32_t granule = (task.at - task.first) / 8;
 #pragma unroll
         for (int i = 0; i < NK; i++) {
             in[i] = next[i];
         }
-        if (at < end) {
-            const uint16_t *row = lq__cu_row(&p, &q, &from, stream, s, head, at + lane / 4);
-#pragma unroll
-            for (int i = 0; i < NK; i++) {
-                const uint32_t d = 32u * i + lane % 4 * 8;
-                next[i] =
-                    d < p.dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
-            }
-        }
-        if (at == t) continue;
-        if (stream) {
-            lq__cu_seal_granule<KIND, NK, LQ_V>(&of, (at - 8 - first) / 8, in, &p);
+        if (task.at + 8 < task.end) lq__cu_rows<NK>(next, &task, &p, task.at + 8);
+        if (task.stream) {
+            lq__cu_seal_granule<KIND, NK, LQ_V>(&task.of, granule, in, &p);
         } else {
-            lq__cu_seal_granule<KIND, NK, LQ_K>(&of, (at - 8 - first) / 8, in, &p);
+            lq__cu_seal_granule<KIND, NK, LQ_K>(&task.of, granule, in, &p);
         }
-        if (at >= end) break;
     }
-    if (lane == 0) {
-        header[stream] = (uint8_t)of.base;
-        header[2 + stream] = of.zero;
+    if (threadIdx.x % 32 == 0) {
+        task.header[task.stream] = (uint8_t)task.of.base;
+        task.header[2 + task.stream] = task.of.zero;
+    }
+}
+
+/* The same of heads of 128 dims; a stream's granules. */
+template <int KIND, int STREAM>
+static __device__ void lq__cu_seal_page_128(lq__cu_task *task, const lq__cu_plan *p,
+                                            lq__cu_centre *centre, const lq__cu_cells *bytes)
+{
+    uint32_t a[2][4];
+    uint4 in[4];
+    uint4 next[4];
+    lq__cu_rows<4>(next, task, p, task->at);
+    lq__cu_centre_init(centre, task->of.number, task->of.shape);
+    lq__cu_hadamard<STREAM>(a);
+#pragma unroll 1
+    for (; task->at < task->end; task->at += 8) {
+        const uint32_t granule = (task->at - task->first) / 8;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            in[i] = next[i];
+        }
+        if (task->at + 8 < task->end) lq__cu_rows<4>(next, task, p, task->at + 8);
+        lq__cu_seal_granule_128<KIND, STREAM>(&task->of, granule, in, p, centre, a, bytes);
+    }
+}
+
+template <int KIND>
+static __global__ void __launch_bounds__(128, LQ__CU_SEAL_BLOCKS)
+    lq__cu_seal_128_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
+{
+    __shared__ lq__cu_tables tables;
+    __shared__ lq__cu_cells bytes;
+    __shared__ __align__(16) lq__cu_centre centres[4];
+    lq__cu_task task;
+    if (KIND == LQ__CU_E8) {
+        lq__cu_make_tables<KIND>(&tables);
+    } else {
+        lq__cu_make_bytes<KIND>(&bytes);
+    }
+    __syncthreads();
+    if (!lq__cu_task_of(&task, &p, &b, &k, &v)) return;
+    task.of.tables = &tables;
+    if (task.stream) {
+        lq__cu_seal_page_128<KIND, LQ_V>(&task, &p, &centres[threadIdx.x / 32], &bytes);
+    } else {
+        lq__cu_seal_page_128<KIND, LQ_K>(&task, &p, &centres[threadIdx.x / 32], &bytes);
+    }
+    if (threadIdx.x % 32 == 0) {
+        task.header[task.stream] = (uint8_t)task.of.base;
+        task.header[2 + task.stream] = task.of.zero;
+    }
+}
+
+/* Starts the one that serves a layer. */
+template <int KIND, int NK>
+static void lq__cu_seal_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+                              const lq__cu_source *v, cudaStream_t stream)
+{
+    const uint32_t pages = (b->most + 7) / LQ__CU_TOKENS + 2;
+    const dim3 grid((pages * 2 * p->heads + 3) / 4, b->count);
+    if (NK == 4 && KIND != LQ__CU_Z8 && p->dims == 128) {
+        constexpr int kind = KIND == LQ__CU_Z8 || NK != 4 ? LQ__CU_Z4 : KIND;
+        lq__cu_seal_128_kernel<kind><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
+    } else {
+        lq__cu_seal_kernel<KIND, NK><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
     }
 }
 
@@ -2030,20 +2712,16 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
     lq__cu_batch b;
     lq__cu_source from_k;
     lq__cu_source from_v;
-    uint32_t pages;
     uint32_t raw;
     if (lq__cu_plan_of(&p, layer) != LQ_OK || !lq__cu_batch_of(&b, batch) ||
         !lq__cu_source_of(&from_k, k) || !lq__cu_source_of(&from_v, v) || b.most == 0) {
         return LQ_E_ARG;
     }
-    pages = (b.most + 7) / LQ__CU_TOKENS + 2;
     raw = min(b.most, p.sinks + p.ring);
     lq__cu_fit_kernel<<<dim3(2 * p.heads, b.count), LQ__CU_FIT, 0, stream>>>(p, b, from_k, from_v);
-#define LQ__CU_ROW(name, wide)                                                               \
-    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                 \
-        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                       \
-            <<<dim3((pages * 2 * p.heads + 3) / 4, b.count), 128, 0, stream>>>(p, b, from_k, \
-                                                                               from_v);      \
+#define LQ__CU_ROW(name, wide)                                                          \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                            \
+        lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &b, &from_k, &from_v, stream); \
     }
     LQ_CUDA_INSTANCES(LQ__CU_ROW)
 #undef LQ__CU_ROW
@@ -2283,31 +2961,6 @@ typedef struct lq__cu_segment {
         flat; /* number of its first item in the launch; in front of it are `lead` that are none,
                        behind the last one LQ__CU_TRAIL */
 } lq__cu_segment;
-
-LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
-{
-    uint32_t x;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(x) : "r"(low), "r"(high), "r"(selectors));
-    return x;
-}
-
-/* c += A B, A levels and B bytes of queries, s8; or of weights, u8. */
-template <bool WEIGHTS>
-LQ__CU_DEVICE void lq__cu_mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                              uint32_t b0, uint32_t b1)
-{
-    if (WEIGHTS) {
-        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-            "{%8, %9}, {%0, %1, %2, %3};"
-            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    } else {
-        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-            "{%8, %9}, {%0, %1, %2, %3};"
-            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    }
-}
 
 LQ__CU_DEVICE float lq__cu_exp2(float x)
 {
@@ -2550,14 +3203,15 @@ LQ__CU_DEVICE lq__cu_deal lq__cu_deal_of(uint32_t items)
 LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, const lq__cu_deal *d)
 {
     c = min(c, d->blocks);
-    return c * d->each + (uint32_t)(((float)(c * d->more) + 0.5f) / (float)d->blocks);
+    return c * d->each +
+           (uint32_t)__fdividef((float)(c * d->more) + 0.5f, (float)d->blocks);
 }
 
 /* The block that has an item. */
 LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, const lq__cu_deal *d)
 {
     uint32_t c =
-        min((uint32_t)((float)item * ((float)d->blocks / (float)d->items)), d->blocks - 1);
+        min((uint32_t)((float)item * __fdividef((float)d->blocks, (float)d->items)), d->blocks - 1);
     while (lq__cu_begin(c, d) > item) {
         c--;
     }
@@ -2714,7 +3368,7 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
         most = fmaxf(most, fabsf(x[i]));
     }
     most = fmaxf(lq__cu_warp_most(most), 1e-30f);
-    inverse = 32639.0f / most;
+    inverse = __fdividef(32639.0f, most);
 #pragma unroll
     for (int i = 0; i < NK; i++) {
         const int32_t z = min(max(__float2int_rn(x[i] * inverse), -32639), 32639);
@@ -2759,9 +3413,10 @@ static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__
         atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
     }
     most = fmaxf(most, 1e-30f);
+    const float inverse = __fdividef(1.0f, most);
 #pragma unroll
     for (int i = 0; i < NK; i++) {
-        const float y = x[i] / most;
+        const float y = x[i] * inverse;
         const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
         const float rest = y - lq__cu_float(high, a->p.is_bf16);
         uint16_t *at =
@@ -2877,6 +3532,15 @@ static __device__ void lq__cu_prepare_row(lq__cu_room<NK, NB> *room, const lq__c
         }
     }
     lq__cu_fragment<NK, NB>(room, a, x, slot, row);
+}
+
+/* Shares of that work: a row for a shape or for raw tokens, or the means of a slot. */
+template <int NB> LQ__CU_DEVICE uint32_t lq__cu_shares(const lq__cu_segment *g, uint32_t pages)
+{
+    const uint32_t first = lq__cu_epoch(g->page + g->first);
+    const uint32_t last = pages > g->first ? lq__cu_epoch(g->page + pages - 1) : first;
+    const uint32_t shapes = pages > g->first ? last / 4 - first / 4 + 1 : 0;
+    return (shapes + (g->last > g->pages)) * NB * 4 + shapes;
 }
 
 /* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the
@@ -3457,11 +4121,10 @@ static __device__ float2 lq__cu_join_warps(float *out, const uint8_t *shared,
 #pragma unroll 4
     for (uint32_t w = 0; w < warps; w++) {
         const float weight = __shfl_sync(~0u, hot_weight, (int)w);
-        if (weight > 0) {
 #pragma unroll
-            for (int i = 0; i < NK; i++) {
-                out[i] = fmaf(of[w * (a->warp_bytes / 4) + 32 * i], weight, out[i]);
-            }
+        for (int i = 0; i < NK; i++) { /* where the weight is 0 anything may lie there */
+            const float x = of[w * (a->warp_bytes / 4) + 32 * i];
+            out[i] = weight > 0 ? fmaf(x, weight, out[i]) : out[i];
         }
     }
     lq__cu_spin<NK>(out, block);
@@ -3818,9 +4481,12 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
     ring->halves = raw ? a->raw_halves : a->halves;
     ring->begun = 0;
     ring->done = 0;
-#if LQ__CU_EARLY
-    lq__cu_ring_next(ring, lq__cu_part_of(a, pool, ids.of[0]), 0, item < pages);
-#endif
+    const uint32_t early = warp < lq__cu_shares<NB>(g, pages) ? LQ__CU_EARLY : ring->halves;
+#pragma unroll 1
+    for (uint32_t i = 0; i < early; i++) { /* first what keeps nobody waiting */
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
+                         item + i / 2 * warps < pages);
+    }
 #pragma unroll 1
     for (uint32_t i = lane; i < LQ__CU_SLOTS * NB * 4; i += 32) {
         (&room->sums[warp][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
@@ -3829,7 +4495,7 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
     lq__cu_prepare<NK, NB>(room, a, g, g->page + g->first, g->page + pages);
     lq__cu_ready(&room->ready);
 #pragma unroll 1
-    for (uint32_t i = LQ__CU_EARLY; i < ring->halves; i++) {
+    for (uint32_t i = early; i < ring->halves; i++) {
         lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
                          item + i / 2 * warps < pages);
     }
@@ -4561,6 +5227,8 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_TRAIL
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
+#undef LQ__CU_MAGIC
+#undef LQ__CU_SEAL_BLOCKS
 #undef LQ__CU_WARPS
 #undef LQ__CU_HALVES
 #undef LQ__CU_TWO

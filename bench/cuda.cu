@@ -276,10 +276,9 @@ static void run(const Case &c)
             (void)lq__cu_batch_of(&lb, &b);
             (void)lq__cu_source_of(&src[0], &w[0]);
             (void)lq__cu_source_of(&src[1], &w[1]);
-#define SEAL(name, wide)                                                                         \
-    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                     \
-        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                           \
-            <<<dim3((chunk / 64 + 2) * 2 * p.heads / 4, 1), 128, 0, s>>>(p, lb, src[0], src[1]); \
+#define SEAL(name, wide)                                                             \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                         \
+        lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &lb, &src[0], &src[1], s); \
     }
             LQ_CUDA_INSTANCES(SEAL)
         });

@@ -1028,6 +1028,11 @@ typedef struct lq__cu_tables {
     int2 brackets[2][32]; /* E8: by coset and bracket: levels of first and second, their z << 16 */
 } lq__cu_tables;
 
+LQ__CU_DEVICE uint32_t lq__cu_shared(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
 LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
 {
     uint32_t x;
@@ -2001,15 +2006,36 @@ static __device__ int32_t lq__cu_centred(float (*x)[8], uint32_t *most, const ui
 {
     const uint32_t c = threadIdx.x % 4;
     float largest = 0;
+    if (is_bf16) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                x[i][2 * k] = __uint_as_float(pairs[k] << 16);
+                x[i][2 * k + 1] = __uint_as_float(pairs[k] & 0xffff0000u);
+            }
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const float2 two = __half22float2(*(const __half2 *)(const void *)&pairs[k]);
+                x[i][2 * k] = two.x;
+                x[i][2 * k + 1] = two.y;
+            }
+        }
+    }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const float4 *of = (const float4 *)(const void *)&centre->of[32 * i + 8 * c];
-        const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const float4 two = of[k];
-            x[i][2 * k] = fmaf(lq__cu_float(pairs[k] & 0xffffu, is_bf16), two.x, two.y);
-            x[i][2 * k + 1] = fmaf(lq__cu_float(pairs[k] >> 16, is_bf16), two.z, two.w);
+            x[i][2 * k] = fmaf(x[i][2 * k], two.x, two.y);
+            x[i][2 * k + 1] = fmaf(x[i][2 * k + 1], two.z, two.w);
         }
         if (stretched) {
 #pragma unroll
@@ -2152,12 +2178,27 @@ LQ__CU_DEVICE uint32_t lq__cu_negative(float x0, float x1, float x2, float x3)
     return lq__cu_permute(a, b, 0x5410u);
 }
 
-/* floor(|x| factor): both come as floats so small that the product's bits are the integer. */
-LQ__CU_DEVICE uint32_t lq__cu_cell(float x, float factor)
+/* base + floor(|x| factor), the address of a cell's byte: all come as floats so small that their
+   bits are the integers. */
+LQ__CU_DEVICE uint32_t lq__cu_cell(float x, float factor, float base)
 {
     float y;
-    asm("mul.rm.f32 %0, %1, %2;" : "=f"(y) : "f"(fabsf(x)), "f"(factor));
+    asm("fma.rm.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(fabsf(x)), "f"(factor), "f"(base));
     return __float_as_uint(y);
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_error_at(uint32_t at)
+{
+    uint32_t x;
+    asm("ld.shared.u8 %0, [%1];" : "=r"(x) : "r"(at));
+    return x;
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_code_at(uint32_t at) /* behind the errors */
+{
+    uint32_t x;
+    asm("ld.shared.u8 %0, [%1 + 260];" : "=r"(x) : "r"(at));
+    return x;
 }
 
 /* Tables of cells 0 .. 256, 128 and more as 127: what a square is the error of, and codes of
@@ -2230,6 +2271,20 @@ LQ__CU_DEVICE void lq__cu_shorten(int32_t (*y)[4][2], const lq__cu_pair *p)
     }
 }
 
+/* Where a factor is large: all beyond the last cell is alike. */
+static __device__ void lq__cu_clip(int32_t (*y)[4][2], const lq__cu_pair *p)
+{
+    asm volatile(""); /* a branch, rather than what is done under a predicate each time */
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        const int32_t most = (int32_t)((1u << 24) / max(p->factor[0][v], 1u));
+#pragma unroll
+        for (int k = 0; k < 16; k++) {
+            y[k / 4][k % 4][v] = min(max(y[k / 4][k % 4][v], -most), most);
+        }
+    }
+}
+
 /* Costs of this lane's token, of both tokens' costs of all lanes g. */
 LQ__CU_DEVICE uint32_t lq__cu_total(const uint32_t *costs)
 {
@@ -2244,9 +2299,10 @@ LQ__CU_DEVICE uint32_t lq__cu_total(const uint32_t *costs)
    three scales this lane's token has. */
 template <int KIND, int STREAM>
 static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2],
-                                        const lq__cu_pair *p, const lq__cu_cells *bytes, bool odd)
+                                        const lq__cu_pair *p, const lq__cu_cells *bytes)
 {
     const float small = __uint_as_float((127u - 60u) << 23);
+    const float base = __uint_as_float(lq__cu_shared(bytes));
     const float tiny = __uint_as_float((127u - 105u) << 23); /* 2^-149 is 1: 2^-16 of the product */
     const uint32_t mask = 0x11111111u * ((1u << lq__cu_bits(KIND)) - 1);
     float x[4][4][2];
@@ -2260,14 +2316,9 @@ static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2
         for (int k = 0; k < 3; k++) {
             factors[k][v] = (float)p->factor[k][v] * tiny;
         }
-        const float most = odd ? 16777216.0f / fmaxf((float)p->factor[0][v], 1.0f) : 0.0f;
 #pragma unroll
         for (int k = 0; k < 16; k++) {
-            x[k / 4][k % 4][v] = (float)y[k / 4][k % 4][v];
-            if (odd) { /* where a factor is large: all beyond the last cell is alike */
-                x[k / 4][k % 4][v] = fminf(fmaxf(x[k / 4][k % 4][v], -most), most);
-            }
-            x[k / 4][k % 4][v] *= small;
+            x[k / 4][k % 4][v] = (float)y[k / 4][k % 4][v] * small;
         }
     }
 #pragma unroll
@@ -2275,7 +2326,7 @@ static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2
         const float z = x[k / 8][k / 2 % 4][k % 2];
 #pragma unroll
         for (int f = 0; f < 3; f++) {
-            const uint32_t e = bytes->error[lq__cu_cell(z, factors[f][k % 2])];
+            const uint32_t e = lq__cu_error_at(lq__cu_cell(z, factors[f][k % 2], base));
             costs[f][k % 2] += e * e;
         }
     }
@@ -2298,7 +2349,7 @@ static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2
 #pragma unroll
             for (int e = 7; e >= 0; e--) {
                 const float z = x[e % 4][k % 2 * 2 + e / 4][v];
-                w = w * 16 + bytes->code[lq__cu_cell(z, factors[0][v])];
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(z, factors[0][v], base));
             }
             const uint32_t even =
                 lq__cu_negative(x[0][k % 2 * 2][v], x[2][k % 2 * 2][v], x[0][k % 2 * 2 + 1][v],
@@ -2314,8 +2365,8 @@ static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2
             uint32_t w = 0;
 #pragma unroll
             for (int k = 3; k >= 0; k--) {
-                w = w * 16 + bytes->code[lq__cu_cell(x[o][k][1], factors[0][1])];
-                w = w * 16 + bytes->code[lq__cu_cell(x[o][k][0], factors[0][0])];
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][1], factors[0][1], base));
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][0], factors[0][0], base));
             }
             const uint32_t even = lq__cu_negative(x[o][0][0], x[o][1][0], x[o][2][0], x[o][3][0]);
             const uint32_t others =
@@ -2326,30 +2377,33 @@ static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2
     return mine;
 }
 
-/* Codes of E8; words of K as above, of V those of four dims, complete. */
-template <int STREAM>
-static __device__ uint32_t lq__cu_codes_e8(uint32_t *words, const int32_t (*y)[4][2],
-                                           const lq__cu_pair *p, const lq__cu_tables *tables)
+/* Codes of E8 in V: words of four dims, complete. */
+static __device__ void lq__cu_codes_e8v(uint32_t *words, const int32_t (*y)[4][2],
+                                        const lq__cu_pair *p, const lq__cu_tables *tables)
 {
     int32_t block[8];
-    if (STREAM == LQ_V) {
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            uint32_t w[4];
+    for (int k = 0; k < 4; k++) {
+        uint32_t w[4];
 #pragma unroll
-            for (int o = 0; o < 4; o++) {
-                w[o] = (uint32_t)(lq__cu_y(y[o][k][0], (int32_t)p->factor[1][0]) & 0xffff) |
-                       (uint32_t)lq__cu_y(y[o][k][1], (int32_t)p->factor[1][1]) << 16;
-            }
-            lq__cu_trade(w);
-#pragma unroll
-            for (int e = 0; e < 8; e++) {
-                block[e] = (int16_t)(e & 1 ? w[e / 2] >> 16 : w[e / 2] & 0xffffu);
-            }
-            (void)lq__cu_e8(&words[k], block, tables);
+        for (int o = 0; o < 4; o++) {
+            w[o] = (uint32_t)(lq__cu_y(y[o][k][0], (int32_t)p->factor[1][0]) & 0xffff) |
+                   (uint32_t)lq__cu_y(y[o][k][1], (int32_t)p->factor[1][1]) << 16;
         }
-        return 1;
+        lq__cu_trade(w);
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            block[e] = (int16_t)(e & 1 ? w[e / 2] >> 16 : w[e / 2] & 0xffffu);
+        }
+        (void)lq__cu_e8(&words[k], block, tables);
     }
+}
+
+/* In K: words [token][tile]. */
+static __device__ uint32_t lq__cu_codes_e8k(uint32_t *words, const int32_t (*y)[4][2],
+                                            const lq__cu_pair *p, const lq__cu_tables *tables)
+{
+    int32_t block[8];
     uint32_t own[3][4];
     uint32_t total[3];
     uint32_t best[2];
@@ -2468,12 +2522,14 @@ static __device__ void lq__cu_seal_granule_128(lq__cu_sealing *s, uint32_t granu
     lq__cu_settle(s, &t, bound, scales, 128, granule, fine);
     lq__cu_pair_init(&pair, &t, bound);
     lq__cu_shorten(y, &pair);
-    uint32_t best;
-    if (KIND == LQ__CU_E8) {
-        best = lq__cu_codes_e8<STREAM>(words, y, &pair, s->tables);
+    uint32_t best = 1;
+    if (KIND == LQ__CU_E8 && STREAM == LQ_V) {
+        lq__cu_codes_e8v(words, y, &pair, s->tables);
+    } else if (KIND == LQ__CU_E8) {
+        best = lq__cu_codes_e8k(words, y, &pair, s->tables);
     } else {
-        const bool odd = __any_sync(~0u, !t.none && (t.code < 2 || t.code > 254));
-        best = lq__cu_codes<KIND, STREAM>(words, y, &pair, bytes, odd);
+        if (__any_sync(~0u, !t.none && (t.code < 2 || t.code > 254))) lq__cu_clip(y, &pair);
+        best = lq__cu_codes<KIND, STREAM>(words, y, &pair, bytes);
     }
     lq__cu_put_words<KIND, STREAM>(s->part + v * p->levels, granule, words);
     const uint32_t scale = t.none ? 0 : (uint32_t)min(max(t.code + (int32_t)best - 1, 1), 255);
@@ -2501,9 +2557,9 @@ static __device__ bool lq__cu_task_of(lq__cu_task *k, const lq__cu_plan *p, cons
                                       const lq__cu_source *from_k, const lq__cu_source *from_v)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t x = blockIdx.x * 4 + threadIdx.x / 32;
+    const uint32_t x = blockIdx.x * 4 + threadIdx.x / 32; /* all of K come first: less code at a time */
     k->s = blockIdx.y;
-    k->stream = (int)(x / p->heads & 1u);
+    k->stream = (int)blockIdx.z;
     k->head = x % p->heads;
     k->from.data = k->stream ? from_v->data : from_k->data;
     k->from.sequence_stride = k->stream ? from_v->sequence_stride : from_k->sequence_stride;
@@ -2511,7 +2567,7 @@ static __device__ bool lq__cu_task_of(lq__cu_task *k, const lq__cu_plan *p, cons
     k->from.head_stride = k->stream ? from_v->head_stride : from_k->head_stride;
     k->q = lq__cu_sequence_of(p, b, k->s);
     if (k->q.sealed == k->q.to || !k->q.state) return false;
-    const uint32_t page = (k->q.sealed - p->sinks) / LQ__CU_TOKENS + x / (2 * p->heads);
+    const uint32_t page = (k->q.sealed - p->sinks) / LQ__CU_TOKENS + x / p->heads;
     const uint32_t epoch = lq__cu_epoch(page);
     k->first = p->sinks + page * LQ__CU_TOKENS;
     k->at = max(k->q.sealed, k->first);
@@ -2645,7 +2701,7 @@ static void lq__cu_seal_start(const lq__cu_plan *p, const lq__cu_batch *b, const
                               const lq__cu_source *v, cudaStream_t stream)
 {
     const uint32_t pages = (b->most + 7) / LQ__CU_TOKENS + 2;
-    const dim3 grid((pages * 2 * p->heads + 3) / 4, b->count);
+    const dim3 grid((pages * p->heads + 3) / 4, b->count, 2);
     if (NK == 4 && KIND != LQ__CU_Z8 && p->dims == 128) {
         constexpr int kind = KIND == LQ__CU_Z8 || NK != 4 ? LQ__CU_Z4 : KIND;
         lq__cu_seal_128_kernel<kind><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
@@ -2748,11 +2804,6 @@ typedef struct lq__cu_ring {
     uint32_t done;   /* place of the next wait */
     uint32_t phases; /* of the waits, a bit a place */
 } lq__cu_ring;
-
-LQ__CU_DEVICE uint32_t lq__cu_shared(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
 
 LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars, uint32_t halves,
                                     uint32_t levels, uint32_t part)

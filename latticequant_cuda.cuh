@@ -1726,23 +1726,76 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
     }
 }
 
+/* Blocks of a cluster, which share a head and stream: how many, and which this is. */
+LQ__CU_DEVICE uint32_t lq__cu_ranks(void)
+{
+    uint32_t x = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(x));
+#endif
+    return x;
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_rank(void)
+{
+    uint32_t x = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(x));
+#endif
+    return x;
+}
+
+/* All blocks of a cluster wait. */
+LQ__CU_DEVICE void lq__cu_meet(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+#endif
+}
+
+/* The sum of threads of a number in a cluster's blocks; they wait. room: (256), and another one the
+   next time. */
+static __device__ int64_t lq__cu_sum_blocks(int64_t x, int64_t *room)
+{
+    const uint32_t ranks = lq__cu_ranks();
+    if (ranks == 1) return x;
+    if (threadIdx.x < 256) room[threadIdx.x] = x;
+    lq__cu_meet();
+#if __CUDA_ARCH__ >= 900
+    x = 0;
+    for (uint32_t r = 0; r < ranks && threadIdx.x < 256; r++) {
+        uint32_t at;
+        int64_t y;
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                     : "=r"(at)
+                     : "r"(lq__cu_shared(room + threadIdx.x)), "r"(r));
+        asm volatile("ld.shared::cluster.s64 %0, [%1];" : "=l"(y) : "r"(at) : "memory");
+        x += y;
+    }
+#endif
+    return x;
+}
+
 /* The sum of dim d over tokens from .. to - 1, to thread d: each thread has two dims of some
-   tokens. All threads wait. */
+   tokens. All threads, and blocks of a cluster, wait. */
 static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_sequence *q,
                                             const lq__cu_source *src, int stream, uint32_t s,
                                             uint32_t head, uint32_t from, uint32_t to,
-                                            int64_t *room)
+                                            int64_t *room, int64_t *others)
 {
     const uint32_t pairs = p->dims / 2;
     const uint32_t groups = LQ__CU_FIT / pairs;
     const uint32_t d = threadIdx.x % pairs * 2;
     const uint32_t group = threadIdx.x / pairs;
+    const uint32_t step = groups * lq__cu_ranks();
     int64_t sum[2] = {0, 0};
     if (group < groups) {
-        const size_t stride = groups * src->token_stride;
+        const size_t stride = step * src->token_stride;
         const uint16_t *row;
-        uint32_t t = from + group;
-        for (; t < to && t < q->old; t += groups) {
+        uint32_t t = from + lq__cu_rank() * groups + group;
+        for (; t < to && t < q->old; t += step) {
             const uint32_t two =
                 *(const uint32_t *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
             sum[0] += lq__cu_summand(two & 0xffffu, p->is_bf16);
@@ -1755,14 +1808,14 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
                 two[i] =
-                    t + i * groups < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
+                    t + i * step < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
             }
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
                 sum[0] += lq__cu_summand(two[i] & 0xffffu, p->is_bf16);
                 sum[1] += lq__cu_summand(two[i] >> 16, p->is_bf16);
             }
-            t += 8 * groups;
+            t += 8 * step;
             row += 8 * stride;
         }
         room[group * p->dims + d] = sum[0];
@@ -1774,19 +1827,21 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
         sum[0] += room[i * p->dims + threadIdx.x];
     }
     __syncthreads();
-    return sum[0];
+    return lq__cu_sum_blocks(sum[0], others);
 }
 
-/* A block for a head, stream and sequence: takes tokens that are sealed into the sums, and gives
-   epochs that begin their means and shapes. */
+/* A block, or a cluster, for a head, stream and sequence: takes tokens that are sealed into the
+   sums, and gives epochs that begin their means and shapes. */
 static __global__ void __launch_bounds__(LQ__CU_FIT)
     lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
     __shared__ uint64_t shared[LQ__CU_FIT / 32];
     __shared__ int64_t room[2 * LQ__CU_FIT];
+    __shared__ int64_t others[2][256]; /* what blocks of a cluster have for each other, by turns */
     const uint32_t s = blockIdx.y;
-    const int stream = (int)(blockIdx.x / p.heads);
-    const uint32_t head = blockIdx.x % p.heads;
+    const uint32_t x = blockIdx.x / lq__cu_ranks();
+    const int stream = (int)(x / p.heads);
+    const uint32_t head = x % p.heads;
     const lq__cu_source src = stream ? v : k;
     const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
     const uint32_t d = threadIdx.x;
@@ -1804,18 +1859,48 @@ static __global__ void __launch_bounds__(LQ__CU_FIT)
             (stream == 0 || epoch % 4 == 0)) {
             const uint32_t end = t + 8 + p.window;
             uint8_t *number = q.state + lq__cu_number_at(&p, stream, epoch, head);
-            const int64_t more = lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, end, room);
-            lq__cu_fit_mean(number, sum + more, end - p.sinks, p.dims, shared);
-            if (stream == 0 && epoch % 4 == 0) {
+            const int64_t more =
+                lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, end, room, others[0]);
+            if (lq__cu_rank() == 0) {
+                lq__cu_fit_mean(number, sum + more, end - p.sinks, p.dims, shared);
+            }
+            if (lq__cu_rank() == 0 && stream == 0 && epoch % 4 == 0) {
                 __syncthreads();
                 lq__cu_fit_shape(&p, &q, &src, s, head, t,
                                  q.state + lq__cu_shape_at(&p, epoch, head), number, shared);
             }
+            lq__cu_meet();
         }
-        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room);
+        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room, others[1]);
         t = next;
+        lq__cu_meet(); /* all have read what is written next, or leave */
     }
-    if (d < p.dims) sums[d] = sum;
+    if (d < p.dims && lq__cu_rank() == 0) sums[d] = sum;
+}
+
+/* Starts it: long steps of few sequences with eight blocks for each sum, where there are clusters. */
+static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+                             const lq__cu_source *v, cudaStream_t stream)
+{
+    cudaFuncAttributes is;
+    cudaLaunchConfig_t how;
+    cudaLaunchAttribute cluster;
+    if (b->most < 1024 || cudaFuncGetAttributes(&is, lq__cu_fit_kernel) != cudaSuccess ||
+        is.ptxVersion < 90) {
+        lq__cu_fit_kernel<<<dim3(2 * p->heads, b->count), LQ__CU_FIT, 0, stream>>>(*p, *b, *k, *v);
+        return;
+    }
+    memset(&how, 0, sizeof how);
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = 8;
+    cluster.val.clusterDim.y = 1;
+    cluster.val.clusterDim.z = 1;
+    how.gridDim = dim3(8 * 2 * p->heads, b->count);
+    how.blockDim = dim3(LQ__CU_FIT);
+    how.stream = stream;
+    how.attrs = &cluster;
+    how.numAttrs = 1;
+    (void)cudaLaunchKernelEx(&how, lq__cu_fit_kernel, *p, *b, *k, *v); /* see lq__cu_launched */
 }
 
 /* A warp's words of a granule into a page, by way of room: there each lane's units are in order. */
@@ -2774,7 +2859,7 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
         return LQ_E_ARG;
     }
     raw = min(b.most, p.sinks + p.ring);
-    lq__cu_fit_kernel<<<dim3(2 * p.heads, b.count), LQ__CU_FIT, 0, stream>>>(p, b, from_k, from_v);
+    lq__cu_fit_start(&p, &b, &from_k, &from_v, stream);
 #define LQ__CU_ROW(name, wide)                                                          \
     if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                            \
         lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &b, &from_k, &from_v, stream); \
@@ -3020,7 +3105,7 @@ LQ__CU_DEVICE float lq__cu_exp2(float x)
     return y;
 }
 
-/* Tables of a kind. E8: those of coset 0, and what coset 1 adds to them. */
+/* Tables of a kind. E8: those of coset 0 and of coset 1. */
 static __constant__ uint32_t lq__cu_lookups[LQ__CU_END][8] = {
     {0},
     {0},
@@ -3032,22 +3117,23 @@ static __constant__ uint32_t lq__cu_lookups[LQ__CU_END][8] = {
     {0x7f26da81u},
     /* E8: -128 -93 -56 -72, -9 -19 -42 -31; 24 35 13 3, 62 48 80 106; in coset 1 -107 -81 -49 -63,
        -4 -14 -36 -25; 30 41 18 8, 71 55 92 127 */
-    {0xb8c8a380u, 0xe1d6edf7u, 0x030d2318u, 0x6a50303eu, 0xc1cfaf95u - 0xb8c8a380u,
-     0xe7dcf2fcu - 0xe1d6edf7u, 0x0812291eu - 0x030d2318u, 0x7f5c3747u - 0x6a50303eu}};
+    {0xb8c8a380u, 0xe1d6edf7u, 0x030d2318u, 0x6a50303eu, 0xc1cfaf95u, 0xe7dcf2fcu, 0x0812291eu,
+     0x7f5c3747u}};
 
 /* The same in registers, by way of shared memory: where the compiler knows them, or knows that
-   they are the same in all lanes, it moves them anew for each PRMT. minus: -1, unknown likewise:
-   inverting by a multiplication keeps the unit free that PRMT takes. */
+   they are the same in all lanes, it moves them anew for each PRMT. E8's stay in shared memory.
+   minus: -1, unknown likewise: inverting by a multiplication keeps the unit free that PRMT takes. */
 template <int KIND> struct lq__cu_lookup {
-    uint32_t t[8];
+    uint32_t t[4];
     uint32_t minus;
+    uint32_t at;
 
     __device__ __forceinline__ void
-    init(const uint32_t *shared) /* (2, 9): lanes alike have one each */
+    init(const uint32_t *shared) /* (2, 12): lanes alike have one each */
     {
-        const uint32_t at = lq__cu_shared(shared + threadIdx.x % 2 * 9);
+        at = lq__cu_shared(shared + threadIdx.x % 2 * 12);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < 4; i++) {
             t[i] = lq__cu_lds(at + 4 * i);
         }
         minus = lq__cu_lds(at + 32);
@@ -3089,11 +3175,11 @@ LQ__CU_DEVICE void lq__cu_open(uint32_t *a, uint32_t *n, const uint32_t *w, int 
         const uint32_t not_y = lq__cu_multiply_add(y, of->minus, of->minus);
         uint32_t t[4];
         if (KIND == LQ__CU_E8) {
-            const uint32_t coset = (uint32_t)__popc(x) & 1u;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                t[i] = lq__cu_multiply_add(coset, of->t[i + 4], of->t[i]);
-            }
+            const uint4 four = lq__cu_lds4(of->at + ((uint32_t)__popc(x) & 1u) * 16);
+            t[0] = four.x;
+            t[1] = four.y;
+            t[2] = four.z;
+            t[3] = four.w;
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -3158,7 +3244,7 @@ template <int NK, int NB> struct lq__cu_room {
     lq__cu_raw_room<NK, NB> raw;
     float v_mean[LQ__CU_SLOTS][32 * NK];
     uint32_t used[LQ__CU_WARPS];
-    uint32_t lookup[2 * 9];
+    __align__(16) uint32_t lookup[2 * 12];
     uint32_t from;  /* the first block that has a part of this segment */
     uint32_t parts; /* of how many blocks it is */
     uint64_t bars[LQ__CU_WARPS * LQ__CU_HALVES];
@@ -4588,8 +4674,8 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(NK, 4 * NB) * 32, 1)
     const uint32_t warps = blockDim.x / 32;
     lq__cu_room<NK, NB> *room = (lq__cu_room<NK, NB> *)(void *)(shared + warps * a.warp_bytes);
     lq__cu_ring ring;
-    if (threadIdx.x < 18) {
-        const uint32_t i = threadIdx.x % 9;
+    if (threadIdx.x < 24) {
+        const uint32_t i = threadIdx.x % 12;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
     }
     lq__cu_ring_init(&ring, shared + warp * a.warp_bytes, room->bars + warp * LQ__CU_HALVES,

@@ -3040,9 +3040,6 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 #ifndef LQ__CU_TWO
 #define LQ__CU_TWO(processors) ((uint32_t)(processors)) /* sums from which on blocks are two */
 #endif
-#ifndef LQ__CU_EARLY
-#define LQ__CU_EARLY 1
-#endif
 #ifndef LQ__CU_LEAD
 #define LQ__CU_LEAD 24u
 #endif
@@ -4153,6 +4150,32 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
     return old;
 }
 
+/* Where this lane's of 16 raw tokens from `first` on lies, in rows; the last one again, where there
+   are fewer. */
+LQ__CU_DEVICE uint32_t lq__cu_raw_place(const lq__cu_attention *a, const lq__cu_segment *g,
+                                        uint32_t first)
+{
+    const uint32_t sinks = min(a->p.sinks, g->q.now);
+    const uint32_t nth = min(first + threadIdx.x % LQ__CU_RAW, g->raw - 1);
+    const uint32_t token = nth < sinks ? nth : g->q.to + (nth - sinks);
+    const uint32_t place =
+        token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
+    return g->head * (a->p.sinks + a->p.ring) + place;
+}
+
+/* Asks for these rows, for which nobody waits yet. */
+LQ__CU_DEVICE void lq__cu_raw_prefetch(const lq__cu_attention *a, const lq__cu_segment *g,
+                                       uint32_t first)
+{
+    const uint32_t bytes = a->p.dims * 2;
+    const uint8_t *row = g->q.state + a->p.raw[threadIdx.x % 32 / LQ__CU_RAW] +
+                         (size_t)lq__cu_raw_place(a, g, first) * bytes;
+#pragma unroll 1
+    for (uint32_t at = 0; at < bytes; at += 128) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + at));
+    }
+}
+
 /* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is
    read is on its way before the first of it is used. */
 template <int NK, int NB, bool BF16>
@@ -4163,12 +4186,7 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
     constexpr int chunks = (NK + 1) / 2; /* of 64 dims */
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t row = lane / 4; /* of sums; of keys the token, of values the dim */
-    const uint32_t sinks = min(a->p.sinks, g->q.now);
-    const uint32_t nth = min(first + lane % LQ__CU_RAW, g->raw - 1);
-    const uint32_t token = nth < sinks ? nth : g->q.to + (nth - sinks);
-    const uint32_t place =
-        token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
-    const uint32_t mine = g->head * (a->p.sinks + a->p.ring) + place;
+    const uint32_t mine = lq__cu_raw_place(a, g, first);
     const uint16_t *k_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[0]);
     const uint16_t *v_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[1]);
     uint4 k[NK][2];
@@ -4615,10 +4633,11 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
     for (uint32_t i = 0; i < 3; i++) {
         ids.of[i] = lq__cu_id_of(a, g, item + i * warps, pages);
     }
+    if (raw) lq__cu_raw_prefetch(a, g, turn * LQ__CU_RAW);
     ring->halves = raw ? a->raw_halves : a->halves;
     ring->begun = 0;
     ring->done = 0;
-    const uint32_t early = warp < lq__cu_shares<NB>(g, pages) ? LQ__CU_EARLY : ring->halves;
+    const uint32_t early = warp < lq__cu_shares<NB>(g, pages) ? 1 : ring->halves;
 #pragma unroll 1
     for (uint32_t i = 0; i < early; i++) { /* first what keeps nobody waiting */
         lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
@@ -4674,6 +4693,10 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(NK, 4 * NB) * 32, 1)
     const uint32_t warps = blockDim.x / 32;
     lq__cu_room<NK, NB> *room = (lq__cu_room<NK, NB> *)(void *)(shared + warps * a.warp_bytes);
     lq__cu_ring ring;
+    { /* each warp asks for a line of the arguments, so that they come at the same time */
+        const uint32_t at = min(warp * 16, (uint32_t)sizeof a / 4 - 1);
+        asm volatile("" ::"r"(((const uint32_t *)(const void *)&a)[at]));
+    }
     if (threadIdx.x < 24) {
         const uint32_t i = threadIdx.x % 12;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;

@@ -1878,7 +1878,7 @@ static __global__ void __launch_bounds__(LQ__CU_FIT)
     if (d < p.dims && lq__cu_rank() == 0) sums[d] = sum;
 }
 
-/* Starts it: long steps of few sequences with eight blocks for each sum, where there are clusters. */
+/* Starts it: long steps with eight blocks for each sum, where there are clusters. */
 static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
                              const lq__cu_source *v, cudaStream_t stream)
 {
@@ -2025,9 +2025,6 @@ static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, 
 
    A lane pair 4 g + t, 4 (g ^ 1) + t has the same tokens; lane 4 g + t sees to token 2 t + g mod 2,
    where something is to be known of a token once. */
-#ifndef LQ__CU_SEAL_BLOCKS
-#define LQ__CU_SEAL_BLOCKS 4 /* of a multiprocessor */
-#endif
 #define LQ__CU_MAGIC 12582912.0f /* 1.5 * 2^23: a float's low bits become an integer's */
 
 /* Tables of a warp: of dim d its sign and minus its mean times that, and its stretch. */
@@ -2062,9 +2059,8 @@ template <int STREAM> static __device__ void lq__cu_hadamard(uint32_t (*a)[4])
 #pragma unroll
         for (uint32_t r = 0; r < 4; r++) {
             const uint32_t half = r & 1u;
-            const uint32_t row = STREAM == LQ_K
-                                     ? half | (g >> 1) << 1 | tile << 3 | (g & 1u) << 4
-                                     : half << 1 | tile << 2 | g >> 2 | (g & 3u) << 3;
+            const uint32_t row = STREAM == LQ_K ? half | (g >> 1) << 1 | tile << 3 | (g & 1u) << 4
+                                                : half << 1 | tile << 2 | g >> 2 | (g & 3u) << 3;
             a[tile][r] = 0;
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
@@ -2083,14 +2079,9 @@ LQ__CU_DEVICE float lq__cu_larger(float x, float y) /* |y|; NaN stays */
     return z;
 }
 
-/* Vectors less their means, with signs, to floats that are integers plus LQ__CU_MAGIC, transformed
-   over four dims each. Returns the exponent of their unit; *most: bits of the largest. */
-static __device__ int32_t lq__cu_centred(float (*x)[8], uint32_t *most, const uint4 *in,
-                                         uint32_t is_bf16, const lq__cu_centre *centre,
-                                         bool stretched)
+/* A lane's numbers as floats. */
+LQ__CU_DEVICE void lq__cu_floats(float (*x)[8], const uint4 *in, uint32_t is_bf16)
 {
-    const uint32_t c = threadIdx.x % 4;
-    float largest = 0;
     if (is_bf16) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -2113,6 +2104,42 @@ static __device__ int32_t lq__cu_centred(float (*x)[8], uint32_t *most, const ui
             }
         }
     }
+}
+
+/* Floats to integers plus LQ__CU_MAGIC, times scale and transformed over four dims each. */
+LQ__CU_DEVICE void lq__cu_fours(float (*x)[8], float scale)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int e = 0; e < 8; e += 4) {
+            float *p = &x[i][e];
+            p[0] = __fmaf_rn(p[0], scale, LQ__CU_MAGIC);
+#pragma unroll
+            for (int k = 1; k < 4; k++) {
+                p[k] = __fsub_rn(__fmaf_rn(p[k], scale, LQ__CU_MAGIC), LQ__CU_MAGIC);
+            }
+            const float a = __fadd_rn(p[0], p[1]); /* with the magic number */
+            const float b = __fsub_rn(p[0], p[1]);
+            const float u = __fadd_rn(p[2], p[3]);
+            const float v = __fsub_rn(p[2], p[3]);
+            p[0] = __fadd_rn(a, u);
+            p[1] = __fadd_rn(b, v);
+            p[2] = __fsub_rn(a, u);
+            p[3] = __fsub_rn(b, v);
+        }
+    }
+}
+
+/* Vectors less their means, with signs, to floats that are integers plus LQ__CU_MAGIC, transformed
+   over four dims each. Returns the exponent of their unit; *most: bits of the largest. */
+static __device__ int32_t lq__cu_centred(float (*x)[8], uint32_t *most, const uint4 *in,
+                                         uint32_t is_bf16, const lq__cu_centre *centre,
+                                         bool stretched)
+{
+    const uint32_t c = threadIdx.x % 4;
+    float largest = 0;
+    lq__cu_floats(x, in, is_bf16);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const float4 *of = (const float4 *)(const void *)&centre->of[32 * i + 8 * c];
@@ -2139,26 +2166,7 @@ static __device__ int32_t lq__cu_centred(float (*x)[8], uint32_t *most, const ui
     *most = max(*most, __shfl_xor_sync(~0u, *most, 2));
     const int32_t unit = max((int32_t)(*most >> 23) - 127 - 19, -120);
     const float scale = __uint_as_float((uint32_t)(127 - unit) << 23);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-#pragma unroll
-        for (int e = 0; e < 8; e += 4) {
-            float *p = &x[i][e];
-            p[0] = __fmaf_rn(p[0], scale, LQ__CU_MAGIC);
-#pragma unroll
-            for (int k = 1; k < 4; k++) {
-                p[k] = __fsub_rn(__fmaf_rn(p[k], scale, LQ__CU_MAGIC), LQ__CU_MAGIC);
-            }
-            const float a = __fadd_rn(p[0], p[1]); /* with the magic number */
-            const float b = __fsub_rn(p[0], p[1]);
-            const float u = __fadd_rn(p[2], p[3]);
-            const float v = __fsub_rn(p[2], p[3]);
-            p[0] = __fadd_rn(a, u);
-            p[1] = __fadd_rn(b, v);
-            p[2] = __fsub_rn(a, u);
-            p[3] = __fsub_rn(b, v);
-        }
-    }
+    lq__cu_fours(x, scale);
     return unit;
 }
 
@@ -2218,8 +2226,7 @@ LQ__CU_DEVICE uint32_t lq__cu_largest(const int32_t (*y)[4][2])
             most[k % 2] = max(most[k % 2], (uint32_t)abs(y[o][k / 2][k % 2]));
         }
     }
-    mine = max(second ? most[1] : most[0],
-               __shfl_xor_sync(~0u, second ? most[0] : most[1], 4));
+    mine = max(second ? most[1] : most[0], __shfl_xor_sync(~0u, second ? most[0] : most[1], 4));
     mine = max(mine, __shfl_xor_sync(~0u, mine, 8));
     return max(mine, __shfl_xor_sync(~0u, mine, 16));
 }
@@ -2232,7 +2239,7 @@ LQ__CU_DEVICE void lq__cu_both(uint32_t *both, uint32_t mine)
     both[1] = threadIdx.x & 4u ? mine : other;
 }
 
-/* Words of four lanes t, one for each of them: to lane t those that are its, in the lanes' order. */
+/* Words of four lanes t, one for each of them: to lane t those that are its, in lanes' order. */
 LQ__CU_DEVICE void lq__cu_trade(uint32_t *w)
 {
     const bool odd = threadIdx.x & 1u;
@@ -2256,10 +2263,8 @@ LQ__CU_DEVICE void lq__cu_trade(uint32_t *w)
 /* Bytes that are 0xff where x is negative, of four numbers. */
 LQ__CU_DEVICE uint32_t lq__cu_negative(float x0, float x1, float x2, float x3)
 {
-    const uint32_t a =
-        lq__cu_permute(__float_as_uint(x0), __float_as_uint(x1), 0x00fbu);
-    const uint32_t b =
-        lq__cu_permute(__float_as_uint(x2), __float_as_uint(x3), 0x00fbu);
+    const uint32_t a = lq__cu_permute(__float_as_uint(x0), __float_as_uint(x1), 0x00fbu);
+    const uint32_t b = lq__cu_permute(__float_as_uint(x2), __float_as_uint(x3), 0x00fbu);
     return lq__cu_permute(a, b, 0x5410u);
 }
 
@@ -2380,8 +2385,46 @@ LQ__CU_DEVICE uint32_t lq__cu_total(const uint32_t *costs)
     return mine + __shfl_xor_sync(~0u, mine, 16);
 }
 
-/* Codes of Z: words of a lane's units, K [token][tile], V [o] (bytes of four dims). Returns which of
-   three scales this lane's token has. */
+/* Numbers' codes by a factor: words of a lane's units, K [token][tile], V [o] (bytes of four
+   dims). */
+template <int KIND, int STREAM>
+LQ__CU_DEVICE void lq__cu_pack(uint32_t *words, const float (*x)[4][2], const float *factor,
+                               float base)
+{
+    const uint32_t mask = 0x11111111u * ((1u << lq__cu_bits(KIND)) - 1);
+    if (STREAM == LQ_K) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) { /* token, tile */
+            const int v = k / 2;
+            uint32_t w = 0;
+#pragma unroll
+            for (int e = 7; e >= 0; e--) {
+                const float z = x[e % 4][k % 2 * 2 + e / 4][v];
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(z, factor[v], base));
+            }
+            const uint32_t even = lq__cu_negative(x[0][k % 2 * 2][v], x[2][k % 2 * 2][v],
+                                                  x[0][k % 2 * 2 + 1][v], x[2][k % 2 * 2 + 1][v]);
+            const uint32_t others = lq__cu_negative(x[1][k % 2 * 2][v], x[3][k % 2 * 2][v],
+                                                    x[1][k % 2 * 2 + 1][v], x[3][k % 2 * 2 + 1][v]);
+            words[k] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
+        }
+    } else {
+#pragma unroll
+        for (int o = 0; o < 4; o++) {
+            uint32_t w = 0;
+#pragma unroll
+            for (int k = 3; k >= 0; k--) {
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][1], factor[1], base));
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][0], factor[0], base));
+            }
+            const uint32_t even = lq__cu_negative(x[o][0][0], x[o][1][0], x[o][2][0], x[o][3][0]);
+            const uint32_t others = lq__cu_negative(x[o][0][1], x[o][1][1], x[o][2][1], x[o][3][1]);
+            words[o] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
+        }
+    }
+}
+
+/* Codes of Z, packed. Returns which of three scales this lane's token has. */
 template <int KIND, int STREAM>
 static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2],
                                         const lq__cu_pair *p, const lq__cu_cells *bytes)
@@ -2389,7 +2432,6 @@ static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2
     const float small = __uint_as_float((127u - 60u) << 23);
     const float base = __uint_as_float(lq__cu_shared(bytes));
     const float tiny = __uint_as_float((127u - 105u) << 23); /* 2^-149 is 1: 2^-16 of the product */
-    const uint32_t mask = 0x11111111u * ((1u << lq__cu_bits(KIND)) - 1);
     float x[4][4][2];
     float factors[3][2];
     uint32_t costs[3][2] = {};
@@ -2423,42 +2465,9 @@ static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2
     lq__cu_both(best, mine);
 #pragma unroll
     for (int v = 0; v < 2; v++) {
-        factors[0][v] =
-            best[v] == 0 ? factors[0][v] : best[v] == 1 ? factors[1][v] : factors[2][v];
+        factors[0][v] = best[v] == 0 ? factors[0][v] : best[v] == 1 ? factors[1][v] : factors[2][v];
     }
-    if (STREAM == LQ_K) {
-#pragma unroll
-        for (int k = 0; k < 4; k++) { /* token, tile */
-            const int v = k / 2;
-            uint32_t w = 0;
-#pragma unroll
-            for (int e = 7; e >= 0; e--) {
-                const float z = x[e % 4][k % 2 * 2 + e / 4][v];
-                w = w * 16 + lq__cu_code_at(lq__cu_cell(z, factors[0][v], base));
-            }
-            const uint32_t even =
-                lq__cu_negative(x[0][k % 2 * 2][v], x[2][k % 2 * 2][v], x[0][k % 2 * 2 + 1][v],
-                                x[2][k % 2 * 2 + 1][v]);
-            const uint32_t others =
-                lq__cu_negative(x[1][k % 2 * 2][v], x[3][k % 2 * 2][v], x[1][k % 2 * 2 + 1][v],
-                                x[3][k % 2 * 2 + 1][v]);
-            words[k] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
-        }
-    } else {
-#pragma unroll
-        for (int o = 0; o < 4; o++) {
-            uint32_t w = 0;
-#pragma unroll
-            for (int k = 3; k >= 0; k--) {
-                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][1], factors[0][1], base));
-                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][0], factors[0][0], base));
-            }
-            const uint32_t even = lq__cu_negative(x[o][0][0], x[o][1][0], x[o][2][0], x[o][3][0]);
-            const uint32_t others =
-                lq__cu_negative(x[o][0][1], x[o][1][1], x[o][2][1], x[o][3][1]);
-            words[o] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
-        }
-    }
+    lq__cu_pack<KIND, STREAM>(words, x, factors[0], base);
     return mine;
 }
 
@@ -2642,9 +2651,9 @@ static __device__ bool lq__cu_task_of(lq__cu_task *k, const lq__cu_plan *p, cons
                                       const lq__cu_source *from_k, const lq__cu_source *from_v)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t x = blockIdx.x * 4 + threadIdx.x / 32; /* all of K come first: less code at a time */
+    const uint32_t x = blockIdx.x * 4 + threadIdx.x / 32;
     k->s = blockIdx.y;
-    k->stream = (int)blockIdx.z;
+    k->stream = (int)blockIdx.z; /* first all of K: less code at a time */
     k->head = x % p->heads;
     k->from.data = k->stream ? from_v->data : from_k->data;
     k->from.sequence_stride = k->stream ? from_v->sequence_stride : from_k->sequence_stride;
@@ -2685,8 +2694,7 @@ template <int NK>
 LQ__CU_DEVICE void lq__cu_rows(uint4 *in, const lq__cu_task *k, const lq__cu_plan *p, uint32_t at)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint16_t *row =
-        lq__cu_row(p, &k->q, &k->from, k->stream, k->s, k->head, at + lane / 4);
+    const uint16_t *row = lq__cu_row(p, &k->q, &k->from, k->stream, k->s, k->head, at + lane / 4);
 #pragma unroll
     for (int i = 0; i < NK; i++) {
         const uint32_t d = 32u * i + lane % 4 * 8;
@@ -2754,7 +2762,7 @@ static __device__ void lq__cu_seal_page_128(lq__cu_task *task, const lq__cu_plan
 }
 
 template <int KIND>
-static __global__ void __launch_bounds__(128, LQ__CU_SEAL_BLOCKS)
+static __global__ void __launch_bounds__(128, 4)
     lq__cu_seal_128_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
     __shared__ lq__cu_tables tables;
@@ -2860,8 +2868,8 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
     }
     raw = min(b.most, p.sinks + p.ring);
     lq__cu_fit_start(&p, &b, &from_k, &from_v, stream);
-#define LQ__CU_ROW(name, wide)                                                          \
-    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                            \
+#define LQ__CU_ROW(name, wide)                                                           \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                             \
         lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &b, &from_k, &from_v, stream); \
     }
     LQ_CUDA_INSTANCES(LQ__CU_ROW)
@@ -3037,9 +3045,6 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    ============================================================================================== */
 #define LQ__CU_WARPS 16 /* at most: a warp's lanes have these by two slots */
 #define LQ__CU_HALVES 4 /* of a warp's ring, at most */
-#ifndef LQ__CU_TWO
-#define LQ__CU_TWO(processors) ((uint32_t)(processors)) /* sums from which on blocks are two */
-#endif
 #ifndef LQ__CU_LEAD
 #define LQ__CU_LEAD 24u
 #endif
@@ -3071,11 +3076,11 @@ typedef struct lq__cu_attention {
     int type;
     uint32_t halves;     /* of a warp's ring */
     uint32_t raw_halves; /* of one that has raw tokens */
-    uint32_t raw_at;     /* where in a warp's room its sums of raw tokens are; at 0 those of pages */
+    uint32_t raw_at; /* where in a warp's room its sums of raw tokens are; at 0 those of pages */
     uint32_t warp_bytes;
-    float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
-    float *parts;        /* (2 grid, rows of a block, wide) */
-    uint32_t *counters;  /* (count, kv heads, blocks, rows of a block) */
+    float2 *sums;       /* (2 grid, rows of a block): largest logit, sum */
+    float *parts;       /* (2 grid, rows of a block, wide) */
+    uint32_t *counters; /* (count, kv heads, blocks, rows of a block) */
 } lq__cu_attention;
 
 /* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
@@ -3119,7 +3124,8 @@ static __constant__ uint32_t lq__cu_lookups[LQ__CU_END][8] = {
 
 /* The same in registers, by way of shared memory: where the compiler knows them, or knows that
    they are the same in all lanes, it moves them anew for each PRMT. E8's stay in shared memory.
-   minus: -1, unknown likewise: inverting by a multiplication keeps the unit free that PRMT takes. */
+   minus: -1, unknown likewise: inverting by a multiplication keeps the unit free that PRMT
+   takes. */
 template <int KIND> struct lq__cu_lookup {
     uint32_t t[4];
     uint32_t minus;
@@ -3245,7 +3251,7 @@ template <int NK, int NB> struct lq__cu_room {
     uint32_t from;  /* the first block that has a part of this segment */
     uint32_t parts; /* of how many blocks it is */
     uint64_t bars[LQ__CU_WARPS * LQ__CU_HALVES];
-    uint64_t ready; /* a count of warps that have prepared their share */
+    uint64_t ready;                      /* a count of warps that have prepared their share */
     uint32_t flat[LQ__CU_SEQUENCES + 1]; /* items of sequences before, all heads */
 };
 
@@ -3337,8 +3343,7 @@ LQ__CU_DEVICE lq__cu_deal lq__cu_deal_of(uint32_t items)
 LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, const lq__cu_deal *d)
 {
     c = min(c, d->blocks);
-    return c * d->each +
-           (uint32_t)__fdividef((float)(c * d->more) + 0.5f, (float)d->blocks);
+    return c * d->each + (uint32_t)__fdividef((float)(c * d->more) + 0.5f, (float)d->blocks);
 }
 
 /* The block that has an item. */
@@ -3575,8 +3580,8 @@ LQ__CU_DEVICE void lq__cu_shift_load(lq__cu_epoch_means<NK> *m, const lq__cu_att
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t mine = min(max(epoch + lane % 4, first), last);
-    m->unit = *(const uint32_t *)(const void *)(g->q.state +
-                                                lq__cu_number_at(&a->p, 0, mine, g->head));
+    m->unit =
+        *(const uint32_t *)(const void *)(g->q.state + lq__cu_number_at(&a->p, 0, mine, g->head));
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
         const uint8_t *number =
@@ -4042,8 +4047,7 @@ LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_
 
 /* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2
    t, + 1, + 8, + 9. */
-template <int NB, bool BF16>
-LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2])
+template <int NB, bool BF16> LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2])
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t g = lane / 4;
@@ -4250,6 +4254,32 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
 }
 
 /* ---- sums of warps, and of blocks ---- */
+/* Means of values, by the weights that pages of their slots have, to out; returns this lane's part
+   of the sum of weights. */
+template <int NK, int NB>
+LQ__CU_DEVICE float lq__cu_add_means(float *out, const lq__cu_room<NK, NB> *room, uint32_t used,
+                                     float most, uint32_t slots, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float sum = 0;
+#pragma unroll 1
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        float2 x = make_float2(0.0f, LQ__CU_NOTHING);
+        if (used & 1u) x = room->sums[lane][slot][row];
+        float share = x.x * lq__cu_exp2(x.y - most);
+        sum += share;
+#pragma unroll
+        for (int h = 1; h < 32; h *= 2) {
+            share += __shfl_xor_sync(~0u, share, h);
+        }
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            out[i] = fmaf(share, room->v_mean[slot][32 * i + lane], out[i]);
+        }
+    }
+    return sum;
+}
+
 /* A row of the block: its largest logit and sum, and its values, dim 32 i + lane, turned back and
    with their means, not yet over the sum; by a warp, when all have left what they have. */
 template <int NK, int NB>
@@ -4297,21 +4327,7 @@ static __device__ float2 lq__cu_join_warps(float *out, const uint8_t *shared,
             out[i] = fmaf(of[w * (a->warp_bytes / 4) + a->raw_at / 4 + 32 * i], weight, out[i]);
         }
     }
-#pragma unroll 1
-    for (uint32_t slot = 0; slot < slots; slot++) {
-        float2 x = make_float2(0.0f, LQ__CU_NOTHING);
-        if (used & 1u) x = room->sums[lane][slot][row];
-        float share = x.x * lq__cu_exp2(x.y - most);
-        sum += share;
-#pragma unroll
-        for (int h = 1; h < 32; h *= 2) {
-            share += __shfl_xor_sync(~0u, share, h);
-        }
-#pragma unroll
-        for (int i = 0; i < NK; i++) {
-            out[i] = fmaf(share, room->v_mean[slot][32 * i + lane], out[i]);
-        }
-    }
+    sum += lq__cu_add_means<NK, NB>(out, room, used, most, slots, row);
 #pragma unroll
     for (int h = 1; h < 32; h *= 2) {
         sum += __shfl_xor_sync(~0u, sum, h);
@@ -4355,8 +4371,8 @@ LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
     return 2 * (size_t)(from + i) + (i == 0);
 }
 
-/* Joins the parts of a row of a segment, of `count` blocks, into out; by a warp of the last of them.
-   Lane i has the logit and sum of part i of 32. */
+/* Joins the parts of a row of a segment, of `count` blocks, into out; by a warp of the last of
+   them. Lane i has the logit and sum of part i of 32. */
 template <int NK, int NB>
 static __device__ float2 lq__cu_join_blocks(float *out, const lq__cu_attention *a, uint32_t from,
                                             uint32_t count, uint32_t row)
@@ -4453,10 +4469,11 @@ static __device__ void lq__cu_finish(const uint8_t *shared, const lq__cu_room<NK
     lq__cu_give<NK>(a, g, g->block * rows + row, out, all);
 }
 
-/* Warps of a block at most: as many as registers do for. */
-static __host__ __device__ constexpr uint32_t lq__cu_most_warps(uint32_t steps, uint32_t rows)
+/* Warps of a block at most: as many as registers do for; E8 is faster with more of these. */
+static __host__ __device__ constexpr uint32_t lq__cu_most_warps(int kind, uint32_t steps,
+                                                                uint32_t rows)
 {
-    return steps <= 4 && rows == 4 ? LQ__CU_WARPS : LQ__CU_WARPS / 2;
+    return steps > 4 || rows > 4 ? LQ__CU_WARPS / 2 : kind == LQ__CU_E8 ? 12 : LQ__CU_WARPS;
 }
 
 /* The part of a page's head; NULL: there is none. */
@@ -4488,6 +4505,27 @@ LQ__CU_DEVICE uint32_t lq__cu_id_of(const lq__cu_attention *a, const lq__cu_segm
 {
     return item < end ? __ldg(a->b.tables + (size_t)g->s * a->p.table + g->page + item)
                       : LQ_KV_NONE;
+}
+
+/* A warp's sums of pages to shared memory. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_leave(float *to, lq__cu_room<NK, NB> *room, lq__cu_state<NK, NB> *st)
+{
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+#pragma unroll
+        for (int h = 4; h < 32; h *= 2) {
+            st->even[n] += __shfl_xor_sync(~0u, st->even[n], h);
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * NK; i++) {
+            to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st->acc[n][i] + st->even[n];
+        }
+        if (lane < 4) {
+            room->most[threadIdx.x / 32][4 * n + lane] = st->most[n];
+        }
+    }
 }
 
 /* A warp's pages of a segment: items `item`, item + warps .. below `end`; sums to shared memory. */
@@ -4552,20 +4590,7 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
     }
     lq__cu_change<NK, NB>(&v, &st, room, LQ_KV_NONE - 1);
     __syncwarp();
-#pragma unroll
-    for (int n = 0; n < NB; n++) {
-#pragma unroll
-        for (int h = 4; h < 32; h *= 2) {
-            st.even[n] += __shfl_xor_sync(~0u, st.even[n], h);
-        }
-#pragma unroll
-        for (int i = 0; i < 4 * NK; i++) {
-            to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st.acc[n][i] + st.even[n];
-        }
-        if (lane < 4) {
-            room->most[threadIdx.x / 32][4 * n + lane] = st.most[n];
-        }
-    }
+    lq__cu_leave<NK, NB>(to, room, &st);
 }
 
 /* A warp's raw tokens of a segment, 16 at a time from `first` on; sums to shared memory. */
@@ -4609,6 +4634,17 @@ LQ__CU_DEVICE void lq__cu_await(uint64_t *bar, uint32_t phase)
 #else
     __syncthreads();
 #endif
+}
+
+/* Which blocks have parts of a segment. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_find_parts(lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
+                                     const lq__cu_deal *deal)
+{
+    const bool whole = g->first == 0 && g->last == g->items;
+    const uint32_t from = whole ? blockIdx.x : lq__cu_owner(g->flat, deal);
+    room->from = from;
+    room->parts = whole ? 1 : lq__cu_owner(g->flat + g->items - 1, deal) + 1 - from;
 }
 
 /* A segment of a block's run, its nth: its sums to where they belong. */
@@ -4655,12 +4691,7 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
         lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
                          item + i / 2 * warps < pages);
     }
-    if (threadIdx.x == blockDim.x - 1) {
-        const bool whole = g->first == 0 && g->last == g->items;
-        const uint32_t from = whole ? blockIdx.x : lq__cu_owner(g->flat, deal);
-        room->from = from;
-        room->parts = whole ? 1 : lq__cu_owner(g->flat + g->items - 1, deal) + 1 - from;
-    }
+    if (threadIdx.x == blockDim.x - 1) lq__cu_find_parts(room, g, deal);
     lq__cu_await(&room->ready, nth & 1u);
     if (raw) { /* while the first pages come */
         if (a->p.is_bf16) {
@@ -4685,7 +4716,7 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
 }
 
 template <int KIND, int NK, int NB>
-static __global__ void __launch_bounds__(lq__cu_most_warps(NK, 4 * NB) * 32, 1)
+static __global__ void __launch_bounds__(lq__cu_most_warps(KIND, NK, 4 * NB) * 32, 1)
     lq__cu_attend_kernel(const __grid_constant__ lq__cu_attention a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
@@ -4721,8 +4752,7 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(NK, 4 * NB) * 32, 1)
     bool first = true;
     while (flat < end) {
         lq__cu_segment g;
-        lq__cu_segment_at(&g, flats, &a, flat, end, &mine,
-                         first && a.b.count <= 32);
+        lq__cu_segment_at(&g, flats, &a, flat, end, &mine, first && a.b.count <= 32);
         first = false;
         flat = min(end, g.flat + g.items + LQ__CU_TRAIL);
         if (g.first >= g.last) { /* what is only there to take time */
@@ -4815,8 +4845,8 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     l->most = (uint32_t)processors * 2;
     const uint32_t sums = count * p->heads * l->blocks;
     const size_t room = lq__cu_room_of(p->steps, l->half);
-    const uint32_t warps = lq__cu_most_warps(p->steps, l->half);
-    uint32_t blocks = warps == LQ__CU_WARPS && sums > LQ__CU_TWO(processors) ? 2 : 1;
+    const uint32_t warps = lq__cu_most_warps((int)p->kind, p->steps, l->half);
+    uint32_t blocks = warps > LQ__CU_WARPS / 2 && sums > (uint32_t)processors ? 2 : 1;
     for (; blocks > 0; blocks--) {
         const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
         if (mine <= room || !lq__cu_shape_rings(l, p, mine - room, warps / blocks) ||
@@ -5388,8 +5418,6 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
 #undef LQ__CU_MAGIC
-#undef LQ__CU_SEAL_BLOCKS
 #undef LQ__CU_WARPS
 #undef LQ__CU_HALVES
-#undef LQ__CU_TWO
 #endif /* LATTICEQUANT_CUDA_IMPLEMENTATION */

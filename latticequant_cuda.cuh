@@ -1883,14 +1883,13 @@ static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const 
                              const lq__cu_source *v, cudaStream_t stream)
 {
     cudaFuncAttributes is;
-    cudaLaunchConfig_t how;
-    cudaLaunchAttribute cluster;
+    cudaLaunchConfig_t how = {};
+    cudaLaunchAttribute cluster = {};
     if (b->most < 1024 || cudaFuncGetAttributes(&is, lq__cu_fit_kernel) != cudaSuccess ||
         is.ptxVersion < 90) {
         lq__cu_fit_kernel<<<dim3(2 * p->heads, b->count), LQ__CU_FIT, 0, stream>>>(*p, *b, *k, *v);
         return;
     }
-    memset(&how, 0, sizeof how);
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = 8;
     cluster.val.clusterDim.y = 1;
@@ -2788,17 +2787,32 @@ static __global__ void __launch_bounds__(128, 4)
     }
 }
 
-/* Starts the one that serves a layer. */
+/* Starts the one that serves a layer; that of 128 dims is there where an instance has these. */
+template <int KIND, bool THERE> struct lq__cu_seal_128 {
+    static bool start(const lq__cu_plan *, const lq__cu_batch *, const lq__cu_source *,
+                      const lq__cu_source *, dim3, cudaStream_t)
+    {
+        return false;
+    }
+};
+
+template <int KIND> struct lq__cu_seal_128<KIND, true> {
+    static bool start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+                      const lq__cu_source *v, dim3 grid, cudaStream_t stream)
+    {
+        if (p->dims != 128) return false;
+        lq__cu_seal_128_kernel<KIND><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
+        return true;
+    }
+};
+
 template <int KIND, int NK>
 static void lq__cu_seal_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
                               const lq__cu_source *v, cudaStream_t stream)
 {
     const uint32_t pages = (b->most + 7) / LQ__CU_TOKENS + 2;
     const dim3 grid((pages * p->heads + 3) / 4, b->count, 2);
-    if (NK == 4 && KIND != LQ__CU_Z8 && p->dims == 128) {
-        constexpr int kind = KIND == LQ__CU_Z8 || NK != 4 ? LQ__CU_Z4 : KIND;
-        lq__cu_seal_128_kernel<kind><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
-    } else {
+    if (!lq__cu_seal_128 < KIND, NK == 4 && KIND != LQ__CU_Z8 > ::start(p, b, k, v, grid, stream)) {
         lq__cu_seal_kernel<KIND, NK><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
     }
 }

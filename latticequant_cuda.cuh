@@ -1609,6 +1609,7 @@ LQ__CU_BOTH size_t lq__cu_shape_at(const lq__cu_plan *p, uint32_t epoch, uint32_
 }
 
 #define LQ__CU_FIT 1024u /* threads of a block that fits */
+#define LQ__CU_CLUSTER 8 /* blocks of a cluster that does; of 32 epochs each has four */
 
 /* The largest of all threads' numbers; their sum. All threads wait. */
 static __device__ uint64_t lq__cu_most(uint64_t x, uint64_t *shared)
@@ -1830,51 +1831,71 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
     return lq__cu_sum_blocks(sum[0], others);
 }
 
+/* What an epoch that begins with token t is given, of its sums `all`, thread d's of dim d. */
+static __device__ void lq__cu_fit_epoch(const lq__cu_plan *p, const lq__cu_sequence *q,
+                                        const lq__cu_source *src, int stream, uint32_t s,
+                                        uint32_t head, uint32_t t, int64_t all, uint64_t *shared)
+{
+    const uint32_t epoch = lq__cu_epoch((t - p->sinks) / LQ__CU_TOKENS);
+    uint8_t *number = q->state + lq__cu_number_at(p, stream, epoch, head);
+    lq__cu_fit_mean(number, all, t + 8 + p->window - p->sinks, p->dims, shared);
+    if (stream == 0 && epoch % 4 == 0) {
+        __syncthreads();
+        lq__cu_fit_shape(p, q, src, s, head, t, q->state + lq__cu_shape_at(p, epoch, head), number,
+                         shared);
+    }
+    __syncthreads();
+}
+
 /* A block, or a cluster, for a head, stream and sequence: takes tokens that are sealed into the
-   sums, and gives epochs that begin their means and shapes. */
+   sums, and gives epochs that begin their means and shapes; in a cluster each block some of them,
+   when the sums are done. */
 static __global__ void __launch_bounds__(LQ__CU_FIT)
     lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
     __shared__ uint64_t shared[LQ__CU_FIT / 32];
     __shared__ int64_t room[2 * LQ__CU_FIT];
     __shared__ int64_t others[2][256]; /* what blocks of a cluster have for each other, by turns */
+    __shared__ int64_t later[32 / LQ__CU_CLUSTER][256];
     const uint32_t s = blockIdx.y;
-    const uint32_t x = blockIdx.x / lq__cu_ranks();
+    const uint32_t ranks = lq__cu_ranks();
+    const uint32_t x = blockIdx.x / ranks;
     const int stream = (int)(x / p.heads);
     const uint32_t head = x % p.heads;
     const lq__cu_source src = stream ? v : k;
     const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
     const uint32_t d = threadIdx.x;
-    int64_t *sums;
+    uint32_t begins[32 / LQ__CU_CLUSTER];
+    uint32_t count = 0;
+    uint32_t turn = 0;
     int64_t sum = 0;
     if (!q.state || q.sealed == q.to) return;
-    sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
+    int64_t *sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
     if (d < p.dims) sum = sums[d];
 #pragma unroll 1
     for (uint32_t t = q.sealed; t < q.to;) {
-        const uint32_t page = (t - p.sinks) / LQ__CU_TOKENS;
-        const uint32_t epoch = lq__cu_epoch(page);
+        const uint32_t epoch = lq__cu_epoch((t - p.sinks) / LQ__CU_TOKENS);
         const uint32_t next = min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
         if (t == p.sinks + lq__cu_epoch_page(epoch) * LQ__CU_TOKENS &&
             (stream == 0 || epoch % 4 == 0)) {
-            const uint32_t end = t + 8 + p.window;
-            uint8_t *number = q.state + lq__cu_number_at(&p, stream, epoch, head);
-            const int64_t more =
-                lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, end, room, others[0]);
-            if (lq__cu_rank() == 0) {
-                lq__cu_fit_mean(number, sum + more, end - p.sinks, p.dims, shared);
+            const int64_t all =
+                sum + lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, t + 8 + p.window, room,
+                                        others[turn++ & 1u]);
+            if (ranks == 1) {
+                lq__cu_fit_epoch(&p, &q, &src, stream, s, head, t, all, shared);
+            } else if ((stream ? epoch / 4 : epoch) % ranks == lq__cu_rank()) {
+                if (d < 256) later[count][d] = all;
+                begins[count++] = t;
             }
-            if (lq__cu_rank() == 0 && stream == 0 && epoch % 4 == 0) {
-                __syncthreads();
-                lq__cu_fit_shape(&p, &q, &src, s, head, t,
-                                 q.state + lq__cu_shape_at(&p, epoch, head), number, shared);
-            }
-            lq__cu_meet();
         }
-        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room, others[1]);
+        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room, others[turn++ & 1u]);
         t = next;
-        lq__cu_meet(); /* all have read what is written next, or leave */
     }
+    for (uint32_t i = 0; i < count; i++) {
+        lq__cu_fit_epoch(&p, &q, &src, stream, s, head, begins[i], d < 256 ? later[i][d] : 0,
+                         shared);
+    }
+    if (ranks > 1) lq__cu_meet(); /* nobody leaves whose sums are still read */
     if (d < p.dims && lq__cu_rank() == 0) sums[d] = sum;
 }
 
@@ -1891,10 +1912,10 @@ static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const 
         return;
     }
     cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = 8;
+    cluster.val.clusterDim.x = LQ__CU_CLUSTER;
     cluster.val.clusterDim.y = 1;
     cluster.val.clusterDim.z = 1;
-    how.gridDim = dim3(8 * 2 * p->heads, b->count);
+    how.gridDim = dim3(LQ__CU_CLUSTER * 2 * p->heads, b->count);
     how.blockDim = dim3(LQ__CU_FIT);
     how.stream = stream;
     how.attrs = &cluster;
@@ -5431,6 +5452,7 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_TRAIL
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
+#undef LQ__CU_CLUSTER
 #undef LQ__CU_MAGIC
 #undef LQ__CU_WARPS
 #undef LQ__CU_HALVES

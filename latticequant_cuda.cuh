@@ -1519,9 +1519,9 @@ static __device__ uint32_t lq__cu_quantize(uint32_t (*words)[2], int32_t (*x)[8]
 /* ================================================================================================
    >>append   means and shapes of epochs, pages sealed, raw tokens kept
 
-   Three launches a step: fit (sums, and what epochs that begin are given), seal (a warp a page,
-   head and stream, granule by granule), keep (new raw tokens, when nobody reads the old ones any
-   more).
+   Three launches a step: fit (sums, and what epochs that begin are given; of long steps by clusters
+   of blocks), seal (a warp a page, head and stream, granule by granule; heads of 128 dims have a
+   kernel of their own), keep (new raw tokens, when nobody reads the old ones any more).
    ============================================================================================== */
 typedef struct lq__cu_batch {
     uint32_t count;
@@ -3073,10 +3073,16 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 
    Work is cut into items: a page, or all raw tokens, of a sequence, kv head and block of query
    rows. Each block of threads has an equal run of items, whatever the sequences' lengths. Within a
-   run what belongs together is summed by its warps; where a sum is cut between blocks the last one
-   to come joins the parts, in their order. Where blocks have several sums, each begins with items
-   that are only there to stand for the time that it takes apart from pages. Raw tokens are an item,
-   the last one of a sum, that stands for many.
+   run what belongs together is summed by its warps; then a warp for each query row joins these,
+   and, where a sum is cut between blocks, the last one to come for a row joins the parts, in their
+   order. Where blocks have several sums, each begins with items that are only there to stand for
+   the time that it takes apart from pages. Raw tokens are an item, the last one of a sum, that
+   stands for many.
+
+   A block that has little to do lasts as long as its loads wait for each other, so: where blocks
+   have one sum each, a multiprocessor has one block of many warps; a warp's first copy is on its way
+   before queries are prepared, and of a step's loads none waits for another; pages leave the
+   second-level cache first, so that code and what all blocks read stay there.
    ============================================================================================== */
 #define LQ__CU_WARPS 16 /* at most: a warp's lanes have these by two slots */
 #define LQ__CU_HALVES 4 /* of a warp's ring, at most */
@@ -3286,7 +3292,6 @@ template <int NK, int NB> struct lq__cu_room {
     uint32_t from;  /* the first block that has a part of this segment */
     uint32_t parts; /* of how many blocks it is */
     uint64_t bars[LQ__CU_WARPS * LQ__CU_HALVES];
-    uint64_t ready;                      /* a count of warps that have prepared their share */
     uint32_t flat[LQ__CU_SEQUENCES + 1]; /* items of sequences before, all heads */
 };
 
@@ -4649,28 +4654,6 @@ static __device__ void lq__cu_raw_items(float *to, lq__cu_room<NK, NB> *room,
     }
 }
 
-/* Tells that this warp has prepared its share; waits for all. Apart, so that a warp whose copies do
-   not find room at once keeps nobody waiting. */
-LQ__CU_DEVICE void lq__cu_ready(uint64_t *bar)
-{
-    __syncwarp();
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x % 32 == 0) {
-        asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(lq__cu_shared(bar))
-                     : "memory");
-    }
-#endif
-}
-
-LQ__CU_DEVICE void lq__cu_await(uint64_t *bar, uint32_t phase)
-{
-#if __CUDA_ARCH__ >= 900
-    lq__cu_bar_wait(lq__cu_shared(bar), phase);
-#else
-    __syncthreads();
-#endif
-}
-
 /* Which blocks have parts of a segment. */
 template <int NK, int NB>
 LQ__CU_DEVICE void lq__cu_find_parts(lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
@@ -4682,12 +4665,11 @@ LQ__CU_DEVICE void lq__cu_find_parts(lq__cu_room<NK, NB> *room, const lq__cu_seg
     room->parts = whole ? 1 : lq__cu_owner(g->flat + g->items - 1, deal) + 1 - from;
 }
 
-/* A segment of a block's run, its nth: its sums to where they belong. */
+/* A segment of a block's run: its sums to where they belong. */
 template <int KIND, int NK, int NB>
 static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *room,
                                           lq__cu_ring *ring, const lq__cu_attention *a,
-                                          const lq__cu_segment *g, const lq__cu_deal *deal,
-                                          uint32_t nth)
+                                          const lq__cu_segment *g, const lq__cu_deal *deal)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
@@ -4720,14 +4702,13 @@ static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *
     }
     if (lane == 0) room->used[warp] = (item < pages ? 1u : 0u) | (raw ? 2u : 0u);
     lq__cu_prepare<NK, NB>(room, a, g, g->page + g->first, g->page + pages);
-    lq__cu_ready(&room->ready);
+    __syncthreads();
 #pragma unroll 1
     for (uint32_t i = early; i < ring->halves; i++) {
         lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
                          item + i / 2 * warps < pages);
     }
     if (threadIdx.x == blockDim.x - 1) lq__cu_find_parts(room, g, deal);
-    lq__cu_await(&room->ready, nth & 1u);
     if (raw) { /* while the first pages come */
         if (a->p.is_bf16) {
             lq__cu_raw_items<NK, NB, true>(mine + a->raw_at / 4, room, a, g, turn * LQ__CU_RAW);
@@ -4769,13 +4750,6 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(KIND, NK, 4 * NB) * 3
     }
     lq__cu_ring_init(&ring, shared + warp * a.warp_bytes, room->bars + warp * LQ__CU_HALVES,
                      a.halves, a.p.levels, a.p.part);
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0) {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(lq__cu_shared(&room->ready)),
-                     "r"(warps)
-                     : "memory");
-    }
-#endif
     __syncthreads();
     lq__cu_segment mine;
     memset(&mine, 0, sizeof mine);
@@ -4783,7 +4757,6 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(KIND, NK, 4 * NB) * 3
     const lq__cu_deal deal = lq__cu_deal_of(flats[a.b.count]);
     uint32_t flat = lq__cu_begin(blockIdx.x, &deal);
     const uint32_t end = lq__cu_begin(blockIdx.x + 1, &deal);
-    uint32_t nth = 0;
     bool first = true;
     while (flat < end) {
         lq__cu_segment g;
@@ -4793,7 +4766,7 @@ static __global__ void __launch_bounds__(lq__cu_most_warps(KIND, NK, 4 * NB) * 3
         if (g.first >= g.last) { /* what is only there to take time */
             continue;
         }
-        lq__cu_segment_run<KIND, NK, NB>(shared, room, &ring, &a, &g, &deal, nth++);
+        lq__cu_segment_run<KIND, NK, NB>(shared, room, &ring, &a, &g, &deal);
         if (flat >= end) break;
         __syncthreads();
 #if __CUDA_ARCH__ >= 900

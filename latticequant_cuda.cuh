@@ -3080,7 +3080,7 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
    stands for many.
 
    A block that has little to do lasts as long as its loads wait for each other, so: where blocks
-   have one sum each, a multiprocessor has one block of many warps; a warp's first copy is on its way
+   have one sum each, a multiprocessor has one block of many warps; a warp's first copy is begun
    before queries are prepared, and of a step's loads none waits for another; pages leave the
    second-level cache first, so that code and what all blocks read stay there.
    ============================================================================================== */

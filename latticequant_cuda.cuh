@@ -969,16 +969,8 @@ typedef struct lq__cu_bound {
     int16_t factor[16];
 } lq__cu_bound;
 
-enum { LQ__CU_BOUND_E8V, LQ__CU_BOUNDS = LQ__CU_END }; /* by kind; 0: E8 in V */
-
-static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_BOUNDS] = {
-    /* E8 in V */
-    {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
-      1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
-     -83,
-     12 * 17,
-     {2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967, 912}},
-    /* Z8 */
+static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_END - 1] = {
+    /* Z8, and E8 in V */
     {{2130706432u, 1128702414u, 1195818552u, 1266925624u, 1342260942u, 1422075931u, 1506636966u,
       1596226263u, 1691142815u, 1791703400u, 1898243628u, 2011119068u},
      -83,
@@ -1009,6 +1001,11 @@ static __constant__ lq__cu_bound lq__cu_bounds[LQ__CU_BOUNDS] = {
      12 * 17,
      {2170, 2048, 1933, 1825, 1722, 1625, 1534, 1448, 1367, 1290, 1218, 1149, 1085, 1024, 967}}};
 
+LQ__CU_DEVICE const lq__cu_bound *lq__cu_bound_of(int kind, int stream)
+{
+    return &lq__cu_bounds[(kind == LQ__CU_E8 && stream == LQ_V ? LQ__CU_Z8 : kind) - 1];
+}
+
 /* Of a level, from zero outwards: the first cell that is its, and its place in half cells. */
 typedef struct lq__cu_level {
     uint8_t from;
@@ -1030,6 +1027,36 @@ typedef struct lq__cu_tables {
     uint32_t cells[128];  /* squared error, level << 16; E8: bracket of 0 .. 127 */
     int2 brackets[2][32]; /* E8: by coset and bracket: levels of first and second, their z << 16 */
 } lq__cu_tables;
+
+LQ__CU_DEVICE uint32_t lq__cu_shared(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
+{
+    uint32_t x;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(x) : "r"(low), "r"(high), "r"(selectors));
+    return x;
+}
+
+/* c += A B of m16n8k32, A s8 and B s8; or B u8, such as weights. */
+template <bool WEIGHTS>
+LQ__CU_DEVICE void lq__cu_mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                              uint32_t b0, uint32_t b1)
+{
+    if (WEIGHTS) {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    } else {
+        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+            "{%8, %9}, {%0, %1, %2, %3};"
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    }
+}
 
 LQ__CU_DEVICE int32_t lq__cu_log2(uint32_t x)
 {
@@ -1492,9 +1519,9 @@ static __device__ uint32_t lq__cu_quantize(uint32_t (*words)[2], int32_t (*x)[8]
 /* ================================================================================================
    >>append   means and shapes of epochs, pages sealed, raw tokens kept
 
-   Three launches a step: fit (sums, and what epochs that begin are given), seal (a warp a page,
-   head and stream, granule by granule), keep (new raw tokens, when nobody reads the old ones any
-   more).
+   Three launches a step: fit (sums, and what epochs that begin are given; of long steps by clusters
+   of blocks), seal (a warp a page, head and stream, granule by granule; heads of 128 dims have a
+   kernel of their own), keep (new raw tokens, when nobody reads the old ones any more).
    ============================================================================================== */
 typedef struct lq__cu_batch {
     uint32_t count;
@@ -1582,6 +1609,7 @@ LQ__CU_BOTH size_t lq__cu_shape_at(const lq__cu_plan *p, uint32_t epoch, uint32_
 }
 
 #define LQ__CU_FIT 1024u /* threads of a block that fits */
+#define LQ__CU_CLUSTER 8 /* blocks of a cluster that does; of 32 epochs each has four */
 
 /* The largest of all threads' numbers; their sum. All threads wait. */
 static __device__ uint64_t lq__cu_most(uint64_t x, uint64_t *shared)
@@ -1699,23 +1727,76 @@ static __device__ void lq__cu_fit_shape(const lq__cu_plan *p, const lq__cu_seque
     }
 }
 
+/* Blocks of a cluster, which share a head and stream: how many, and which this is. */
+LQ__CU_DEVICE uint32_t lq__cu_ranks(void)
+{
+    uint32_t x = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(x));
+#endif
+    return x;
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_rank(void)
+{
+    uint32_t x = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(x));
+#endif
+    return x;
+}
+
+/* All blocks of a cluster wait. */
+LQ__CU_DEVICE void lq__cu_meet(void)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+#endif
+}
+
+/* The sum of threads of a number in a cluster's blocks; they wait. room: (256), and another one the
+   next time. */
+static __device__ int64_t lq__cu_sum_blocks(int64_t x, int64_t *room)
+{
+    const uint32_t ranks = lq__cu_ranks();
+    if (ranks == 1) return x;
+    if (threadIdx.x < 256) room[threadIdx.x] = x;
+    lq__cu_meet();
+#if __CUDA_ARCH__ >= 900
+    x = 0;
+    for (uint32_t r = 0; r < ranks && threadIdx.x < 256; r++) {
+        uint32_t at;
+        int64_t y;
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+                     : "=r"(at)
+                     : "r"(lq__cu_shared(room + threadIdx.x)), "r"(r));
+        asm volatile("ld.shared::cluster.s64 %0, [%1];" : "=l"(y) : "r"(at) : "memory");
+        x += y;
+    }
+#endif
+    return x;
+}
+
 /* The sum of dim d over tokens from .. to - 1, to thread d: each thread has two dims of some
-   tokens. All threads wait. */
+   tokens. All threads, and blocks of a cluster, wait. */
 static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_sequence *q,
                                             const lq__cu_source *src, int stream, uint32_t s,
                                             uint32_t head, uint32_t from, uint32_t to,
-                                            int64_t *room)
+                                            int64_t *room, int64_t *others)
 {
     const uint32_t pairs = p->dims / 2;
     const uint32_t groups = LQ__CU_FIT / pairs;
     const uint32_t d = threadIdx.x % pairs * 2;
     const uint32_t group = threadIdx.x / pairs;
+    const uint32_t step = groups * lq__cu_ranks();
     int64_t sum[2] = {0, 0};
     if (group < groups) {
-        const size_t stride = groups * src->token_stride;
+        const size_t stride = step * src->token_stride;
         const uint16_t *row;
-        uint32_t t = from + group;
-        for (; t < to && t < q->old; t += groups) {
+        uint32_t t = from + lq__cu_rank() * groups + group;
+        for (; t < to && t < q->old; t += step) {
             const uint32_t two =
                 *(const uint32_t *)(const void *)(lq__cu_raw(p, q, stream, head, t) + d);
             sum[0] += lq__cu_summand(two & 0xffffu, p->is_bf16);
@@ -1728,14 +1809,14 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
                 two[i] =
-                    t + i * groups < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
+                    t + i * step < to ? *(const uint32_t *)(const void *)(row + i * stride) : 0;
             }
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
                 sum[0] += lq__cu_summand(two[i] & 0xffffu, p->is_bf16);
                 sum[1] += lq__cu_summand(two[i] >> 16, p->is_bf16);
             }
-            t += 8 * groups;
+            t += 8 * step;
             row += 8 * stride;
         }
         room[group * p->dims + d] = sum[0];
@@ -1747,48 +1828,99 @@ static __device__ int64_t lq__cu_sum_tokens(const lq__cu_plan *p, const lq__cu_s
         sum[0] += room[i * p->dims + threadIdx.x];
     }
     __syncthreads();
-    return sum[0];
+    return lq__cu_sum_blocks(sum[0], others);
 }
 
-/* A block for a head, stream and sequence: takes tokens that are sealed into the sums, and gives
-   epochs that begin their means and shapes. */
+/* What an epoch that begins with token t is given, of its sums `all`, thread d's of dim d. */
+static __device__ void lq__cu_fit_epoch(const lq__cu_plan *p, const lq__cu_sequence *q,
+                                        const lq__cu_source *src, int stream, uint32_t s,
+                                        uint32_t head, uint32_t t, int64_t all, uint64_t *shared)
+{
+    const uint32_t epoch = lq__cu_epoch((t - p->sinks) / LQ__CU_TOKENS);
+    uint8_t *number = q->state + lq__cu_number_at(p, stream, epoch, head);
+    lq__cu_fit_mean(number, all, t + 8 + p->window - p->sinks, p->dims, shared);
+    if (stream == 0 && epoch % 4 == 0) {
+        __syncthreads();
+        lq__cu_fit_shape(p, q, src, s, head, t, q->state + lq__cu_shape_at(p, epoch, head), number,
+                         shared);
+    }
+    __syncthreads();
+}
+
+/* A block, or a cluster, for a head, stream and sequence: takes tokens that are sealed into the
+   sums, and gives epochs that begin their means and shapes; in a cluster each block some of them,
+   when the sums are done. */
 static __global__ void __launch_bounds__(LQ__CU_FIT)
     lq__cu_fit_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
     __shared__ uint64_t shared[LQ__CU_FIT / 32];
     __shared__ int64_t room[2 * LQ__CU_FIT];
+    __shared__ int64_t others[2][256]; /* what blocks of a cluster have for each other, by turns */
+    __shared__ int64_t later[32 / LQ__CU_CLUSTER][256];
     const uint32_t s = blockIdx.y;
-    const int stream = (int)(blockIdx.x / p.heads);
-    const uint32_t head = blockIdx.x % p.heads;
+    const uint32_t ranks = lq__cu_ranks();
+    const uint32_t x = blockIdx.x / ranks;
+    const int stream = (int)(x / p.heads);
+    const uint32_t head = x % p.heads;
     const lq__cu_source src = stream ? v : k;
     const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
     const uint32_t d = threadIdx.x;
-    int64_t *sums;
+    uint32_t begins[32 / LQ__CU_CLUSTER];
+    uint32_t count = 0;
+    uint32_t turn = 0;
     int64_t sum = 0;
     if (!q.state || q.sealed == q.to) return;
-    sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
+    int64_t *sums = (int64_t *)(void *)(q.state + p.sums[stream]) + (size_t)head * p.dims;
     if (d < p.dims) sum = sums[d];
 #pragma unroll 1
     for (uint32_t t = q.sealed; t < q.to;) {
-        const uint32_t page = (t - p.sinks) / LQ__CU_TOKENS;
-        const uint32_t epoch = lq__cu_epoch(page);
+        const uint32_t epoch = lq__cu_epoch((t - p.sinks) / LQ__CU_TOKENS);
         const uint32_t next = min(lq__cu_epoch_page(epoch + 1) * LQ__CU_TOKENS + p.sinks, q.to);
         if (t == p.sinks + lq__cu_epoch_page(epoch) * LQ__CU_TOKENS &&
             (stream == 0 || epoch % 4 == 0)) {
-            const uint32_t end = t + 8 + p.window;
-            uint8_t *number = q.state + lq__cu_number_at(&p, stream, epoch, head);
-            const int64_t more = lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, end, room);
-            lq__cu_fit_mean(number, sum + more, end - p.sinks, p.dims, shared);
-            if (stream == 0 && epoch % 4 == 0) {
-                __syncthreads();
-                lq__cu_fit_shape(&p, &q, &src, s, head, t,
-                                 q.state + lq__cu_shape_at(&p, epoch, head), number, shared);
+            const int64_t all =
+                sum + lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, t + 8 + p.window, room,
+                                        others[turn++ & 1u]);
+            if (ranks == 1) {
+                lq__cu_fit_epoch(&p, &q, &src, stream, s, head, t, all, shared);
+            } else if ((stream ? epoch / 4 : epoch) % ranks == lq__cu_rank()) {
+                if (d < 256) later[count][d] = all;
+                begins[count++] = t;
             }
         }
-        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room);
+        sum += lq__cu_sum_tokens(&p, &q, &src, stream, s, head, t, next, room, others[turn++ & 1u]);
         t = next;
     }
-    if (d < p.dims) sums[d] = sum;
+    for (uint32_t i = 0; i < count; i++) {
+        lq__cu_fit_epoch(&p, &q, &src, stream, s, head, begins[i], d < 256 ? later[i][d] : 0,
+                         shared);
+    }
+    if (ranks > 1) lq__cu_meet(); /* nobody leaves whose sums are still read */
+    if (d < p.dims && lq__cu_rank() == 0) sums[d] = sum;
+}
+
+/* Starts it: long steps with eight blocks for each sum, where there are clusters. */
+static void lq__cu_fit_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+                             const lq__cu_source *v, cudaStream_t stream)
+{
+    cudaFuncAttributes is;
+    cudaLaunchConfig_t how = {};
+    cudaLaunchAttribute cluster = {};
+    if (b->most < 1024 || cudaFuncGetAttributes(&is, lq__cu_fit_kernel) != cudaSuccess ||
+        is.ptxVersion < 90) {
+        lq__cu_fit_kernel<<<dim3(2 * p->heads, b->count), LQ__CU_FIT, 0, stream>>>(*p, *b, *k, *v);
+        return;
+    }
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = LQ__CU_CLUSTER;
+    cluster.val.clusterDim.y = 1;
+    cluster.val.clusterDim.z = 1;
+    how.gridDim = dim3(LQ__CU_CLUSTER * 2 * p->heads, b->count);
+    how.blockDim = dim3(LQ__CU_FIT);
+    how.stream = stream;
+    how.attrs = &cluster;
+    how.numAttrs = 1;
+    (void)cudaLaunchKernelEx(&how, lq__cu_fit_kernel, *p, *b, *k, *v); /* see lq__cu_launched */
 }
 
 /* A warp's words of a granule into a page, by way of room: there each lane's units are in order. */
@@ -1856,37 +1988,44 @@ typedef struct lq__cu_sealing {
     bool zero; /* some scale is 0 */
 } lq__cu_sealing;
 
+/* Aims a granule's tokens, each lane one, at the page's base, which may become another. */
+static __device__ void lq__cu_settle(lq__cu_sealing *s, lq__cu_token *t, const lq__cu_bound *bound,
+                                     uint8_t *scales, uint32_t dims, uint32_t granule, bool fine)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const int32_t norm = lq__cu_log2(dims & (0u - dims));
+    bool cut = false;
+    if (!__all_sync(~0u, fine)) {
+        if (lane == 0) atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
+        t->most = fine ? t->most : 0;
+        t->unit = fine ? t->unit : 0;
+    }
+    lq__cu_aim(t, bound, norm, s->base);
+    if (__all_sync(~0u, s->base == 0 && (t->most == 0 || (t->code >= 72 && t->code <= 228)))) {
+        return;
+    }
+    s->base = lq__cu_choose_base(t, bound, norm, s->base, scales, &cut);
+    lq__cu_aim(t, bound, norm, s->base);
+    if (__any_sync(~0u, cut) && lane == 0) atomicOr(s->flags, LQ_CUDA_CUT);
+    s->zero = s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
+                                             (lane + 32 < granule * 8 && scales[lane + 32] == 0));
+}
+
 /* A granule's eight tokens, whose numbers are `in`, into a part of a page. */
 template <int KIND, int NK, int STREAM>
 static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, const uint4 *in,
                                            const lq__cu_plan *p)
 {
-    const lq__cu_bound *bound =
-        &lq__cu_bounds[KIND == LQ__CU_E8 && STREAM == LQ_V ? LQ__CU_BOUND_E8V : KIND];
+    const lq__cu_bound *bound = lq__cu_bound_of(KIND, STREAM);
     const int v = STREAM == LQ_V;
     const uint32_t lane = threadIdx.x % 32;
     uint8_t *scales = s->part + 2 * p->levels + 64 * v;
-    const int32_t norm = lq__cu_log2(p->dims & (0u - p->dims));
     int32_t x[NK][8];
+    uint32_t words[NK][2];
     lq__cu_token t;
-    bool cut = false;
     const bool fine = lq__cu_turn<NK>(x, &t, in, p->is_bf16, p->dims, s->number,
                                       STREAM == LQ_K ? s->shape : NULL);
-    if (!__all_sync(~0u, fine)) {
-        if (lane == 0) atomicOr(s->flags, LQ_CUDA_BAD_NUMBER);
-        t.most = fine ? t.most : 0;
-        t.unit = fine ? t.unit : 0;
-    }
-    lq__cu_aim(&t, bound, norm, s->base);
-    if (!__all_sync(~0u, s->base == 0 && (t.most == 0 || (t.code >= 72 && t.code <= 228)))) {
-        s->base = lq__cu_choose_base(&t, bound, norm, s->base, scales, &cut);
-        lq__cu_aim(&t, bound, norm, s->base);
-        if (__any_sync(~0u, cut) && lane == 0) atomicOr(s->flags, LQ_CUDA_CUT);
-        s->zero =
-            s->zero || __any_sync(~0u, (lane < granule * 8 && scales[lane] == 0) ||
-                                           (lane + 32 < granule * 8 && scales[lane + 32] == 0));
-    }
-    uint32_t words[NK][2];
+    lq__cu_settle(s, &t, bound, scales, p->dims, granule, fine);
     uint32_t scale = lq__cu_quantize<KIND, NK, STREAM>(words, x, &t, bound, s->tables, p->dims);
     lq__cu_put_granule<KIND, NK, STREAM>(s->part + v * p->levels, granule, words, s->room);
     s->zero = s->zero || __any_sync(~0u, scale == 0);
@@ -1894,81 +2033,808 @@ static __device__ void lq__cu_seal_granule(lq__cu_sealing *s, uint32_t granule, 
     __syncwarp();
 }
 
-/* Pages that the sequences of a step take granules in, one a warp and head and stream. */
+/* ---- heads of 128 dims: the Hadamard transform by tensor cores ----
+   Four dims (bits 0 and 1 of their numbers) are transformed as floats, which hold these integers
+   exactly, the other 32 (bits 2 .. 6) by m16n8k32, a product for each of the three bytes of a
+   number; A is the transform's matrix, all 1 and -1. A's columns are what a lane of B has in
+   memory's order; A's rows are chosen so that a lane ends up with what makes words:
+
+     lane 4 g + t has tokens 2 t and 2 t + 1; number [o][y] of each, y = 2 tile + half of C:
+       K  dims o + 4 half + 8 (g / 2) + 32 tile + 64 (g mod 2):       units of two tokens
+       V  dims o + 4 (g / 4) + 8 (2 tile + half) + 32 (g mod 4):      bytes of four words
+
+   A lane pair 4 g + t, 4 (g ^ 1) + t has the same tokens; lane 4 g + t sees to token 2 t + g mod 2,
+   where something is to be known of a token once. */
+#define LQ__CU_MAGIC 12582912.0f /* 1.5 * 2^23: a float's low bits become an integer's */
+
+/* Tables of a warp: of dim d its sign and minus its mean times that, and its stretch. */
+typedef struct lq__cu_centre {
+    float2 of[128];
+    float stretch[128];
+} lq__cu_centre;
+
+static __device__ void lq__cu_centre_init(lq__cu_centre *centre, const uint8_t *number,
+                                          const uint8_t *shape)
+{
+    const float unit = lq__cu_mean_unit(number);
+    const int16_t *means = (const int16_t *)(const void *)(number + 4);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t d = 32 * i + threadIdx.x % 32;
+        const float sign = lq__cu_signs[i] >> threadIdx.x % 32 & 1u ? -1.0f : 1.0f;
+        const float mean = __fmul_rn((float)means[d], unit);
+        centre->of[d] = make_float2(sign, sign > 0 ? -mean : mean);
+        centre->stretch[d] = lq__cu_stretch(shape[4 + d]);
+    }
+    __syncwarp();
+}
+
+/* A of both tiles of a lane. */
+template <int STREAM> static __device__ void lq__cu_hadamard(uint32_t (*a)[4])
+{
+    const uint32_t g = threadIdx.x % 32 / 4;
+    const uint32_t t = threadIdx.x % 4;
+#pragma unroll
+    for (uint32_t tile = 0; tile < 2; tile++) {
+#pragma unroll
+        for (uint32_t r = 0; r < 4; r++) {
+            const uint32_t half = r & 1u;
+            const uint32_t row = STREAM == LQ_K ? half | (g >> 1) << 1 | tile << 3 | (g & 1u) << 4
+                                                : half << 1 | tile << 2 | g >> 2 | (g & 3u) << 3;
+            a[tile][r] = 0;
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t column = r >> 1 | t << 1 | i << 3;
+                const uint32_t odd = (uint32_t)__popc(row & column) & 1u;
+                a[tile][r] |= (odd ? 0xffu : 1u) << 8 * i;
+            }
+        }
+    }
+}
+
+LQ__CU_DEVICE float lq__cu_larger(float x, float y) /* |y|; NaN stays */
+{
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(fabsf(y)));
+    return z;
+}
+
+/* A lane's numbers as floats. */
+LQ__CU_DEVICE void lq__cu_floats(float (*x)[8], const uint4 *in, uint32_t is_bf16)
+{
+    if (is_bf16) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                x[i][2 * k] = __uint_as_float(pairs[k] << 16);
+                x[i][2 * k + 1] = __uint_as_float(pairs[k] & 0xffff0000u);
+            }
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t pairs[4] = {in[i].x, in[i].y, in[i].z, in[i].w};
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const float2 two = __half22float2(*(const __half2 *)(const void *)&pairs[k]);
+                x[i][2 * k] = two.x;
+                x[i][2 * k + 1] = two.y;
+            }
+        }
+    }
+}
+
+/* Floats to integers plus LQ__CU_MAGIC, times scale and transformed over four dims each. */
+LQ__CU_DEVICE void lq__cu_fours(float (*x)[8], float scale)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int e = 0; e < 8; e += 4) {
+            float *p = &x[i][e];
+            p[0] = __fmaf_rn(p[0], scale, LQ__CU_MAGIC);
+#pragma unroll
+            for (int k = 1; k < 4; k++) {
+                p[k] = __fsub_rn(__fmaf_rn(p[k], scale, LQ__CU_MAGIC), LQ__CU_MAGIC);
+            }
+            const float a = __fadd_rn(p[0], p[1]); /* with the magic number */
+            const float b = __fsub_rn(p[0], p[1]);
+            const float u = __fadd_rn(p[2], p[3]);
+            const float v = __fsub_rn(p[2], p[3]);
+            p[0] = __fadd_rn(a, u);
+            p[1] = __fadd_rn(b, v);
+            p[2] = __fsub_rn(a, u);
+            p[3] = __fsub_rn(b, v);
+        }
+    }
+}
+
+/* Vectors less their means, with signs, to floats that are integers plus LQ__CU_MAGIC, transformed
+   over four dims each. Returns the exponent of their unit; *most: bits of the largest. */
+static __device__ int32_t lq__cu_centred(float (*x)[8], uint32_t *most, const uint4 *in,
+                                         uint32_t is_bf16, const lq__cu_centre *centre,
+                                         bool stretched)
+{
+    const uint32_t c = threadIdx.x % 4;
+    float largest = 0;
+    lq__cu_floats(x, in, is_bf16);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float4 *of = (const float4 *)(const void *)&centre->of[32 * i + 8 * c];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const float4 two = of[k];
+            x[i][2 * k] = fmaf(x[i][2 * k], two.x, two.y);
+            x[i][2 * k + 1] = fmaf(x[i][2 * k + 1], two.z, two.w);
+        }
+        if (stretched) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                const float f = __fmul_rn(x[i][e], centre->stretch[32 * i + 8 * c + e]);
+                x[i][e] = fminf(fmaxf(f, -1.5e38f), 1.5e38f);
+            }
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            largest = lq__cu_larger(largest, x[i][e]);
+        }
+    }
+    *most = __float_as_uint(largest);
+    *most = max(*most, __shfl_xor_sync(~0u, *most, 1));
+    *most = max(*most, __shfl_xor_sync(~0u, *most, 2));
+    const int32_t unit = max((int32_t)(*most >> 23) - 127 - 19, -120);
+    const float scale = __uint_as_float((uint32_t)(127 - unit) << 23);
+    lq__cu_fours(x, scale);
+    return unit;
+}
+
+/* The other 32 dims; out: y[o][2 tile + half][token of two]. */
+static __device__ void lq__cu_transform(int32_t (*y)[4][2], const float (*x)[8],
+                                        const uint32_t (*a)[4])
+{
+    const int32_t less = threadIdx.x % 32 < 4 ? -(1 << 27) : 0; /* 32 * 2^22, in row 0 */
+#pragma unroll
+    for (int o = 0; o < 4; o++) {
+        uint32_t bytes[3][2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint32_t u0 = __float_as_uint(x[0][4 * h + o]);
+            const uint32_t u1 = __float_as_uint(x[1][4 * h + o]);
+            const uint32_t u2 = __float_as_uint(x[2][4 * h + o]);
+            const uint32_t u3 = __float_as_uint(x[3][4 * h + o]);
+            const uint32_t v0 = lq__cu_permute(u0, u1, 0x5140u);
+            const uint32_t v1 = lq__cu_permute(u2, u3, 0x5140u);
+            bytes[0][h] = lq__cu_permute(v0, v1, 0x5410u);
+            bytes[1][h] = lq__cu_permute(v0, v1, 0x7632u);
+            bytes[2][h] = lq__cu_permute(lq__cu_permute(u0, u1, 0x0062u),
+                                         lq__cu_permute(u2, u3, 0x0062u), 0x5410u);
+        }
+#pragma unroll
+        for (int tile = 0; tile < 2; tile++) {
+            int32_t c[4] = {0, 0, 0, 0};
+#pragma unroll
+            for (int b = 2; b >= 0; b--) {
+                lq__cu_mma<true>(c, a[tile][0], a[tile][1], a[tile][2], a[tile][3], bytes[b][0],
+                                 bytes[b][1]);
+                if (b) {
+#pragma unroll
+                    for (int k = 0; k < 4; k++) {
+                        c[k] = c[k] * 256 + (b == 1 && tile == 0 && k < 2 ? less : 0);
+                    }
+                }
+            }
+            y[o][2 * tile][0] = c[0];
+            y[o][2 * tile][1] = c[1];
+            y[o][2 * tile + 1][0] = c[2];
+            y[o][2 * tile + 1][1] = c[3];
+        }
+    }
+}
+
+/* The largest of this lane's token: of the two tokens' numbers of all lanes g. */
+LQ__CU_DEVICE uint32_t lq__cu_largest(const int32_t (*y)[4][2])
+{
+    const bool second = threadIdx.x & 4u;
+    uint32_t most[2] = {0, 0};
+    uint32_t mine;
+#pragma unroll
+    for (int o = 0; o < 4; o++) {
+#pragma unroll
+        for (int k = 0; k < 8; k++) {
+            most[k % 2] = max(most[k % 2], (uint32_t)abs(y[o][k / 2][k % 2]));
+        }
+    }
+    mine = max(second ? most[1] : most[0], __shfl_xor_sync(~0u, second ? most[0] : most[1], 4));
+    mine = max(mine, __shfl_xor_sync(~0u, mine, 8));
+    return max(mine, __shfl_xor_sync(~0u, mine, 16));
+}
+
+/* This lane's token's number and the other's, in the tokens' order. */
+LQ__CU_DEVICE void lq__cu_both(uint32_t *both, uint32_t mine)
+{
+    const uint32_t other = __shfl_xor_sync(~0u, mine, 4);
+    both[0] = threadIdx.x & 4u ? other : mine;
+    both[1] = threadIdx.x & 4u ? mine : other;
+}
+
+/* Words of four lanes t, one for each of them: to lane t those that are its, in lanes' order. */
+LQ__CU_DEVICE void lq__cu_trade(uint32_t *w)
+{
+    const bool odd = threadIdx.x & 1u;
+    const bool high = threadIdx.x & 2u;
+    const uint32_t a0 = odd ? w[1] : w[0];
+    const uint32_t a1 = odd ? w[3] : w[2];
+    const uint32_t b0 = __shfl_xor_sync(~0u, odd ? w[0] : w[1], 1);
+    const uint32_t b1 = __shfl_xor_sync(~0u, odd ? w[2] : w[3], 1);
+    const uint32_t l0 = odd ? b0 : a0; /* of lanes t and t ^ 1, rising: for o below 2 */
+    const uint32_t h0 = odd ? a0 : b0;
+    const uint32_t l1 = odd ? b1 : a1; /* for o from 2 on */
+    const uint32_t h1 = odd ? a1 : b1;
+    const uint32_t l2 = __shfl_xor_sync(~0u, high ? l0 : l1, 2);
+    const uint32_t h2 = __shfl_xor_sync(~0u, high ? h0 : h1, 2);
+    w[0] = high ? l2 : l0;
+    w[1] = high ? h2 : h0;
+    w[2] = high ? l1 : l2;
+    w[3] = high ? h1 : h2;
+}
+
+/* Bytes that are 0xff where x is negative, of four numbers. */
+LQ__CU_DEVICE uint32_t lq__cu_negative(float x0, float x1, float x2, float x3)
+{
+    const uint32_t a = lq__cu_permute(__float_as_uint(x0), __float_as_uint(x1), 0x00fbu);
+    const uint32_t b = lq__cu_permute(__float_as_uint(x2), __float_as_uint(x3), 0x00fbu);
+    return lq__cu_permute(a, b, 0x5410u);
+}
+
+/* base + floor(|x| factor), the address of a cell's byte: all come as floats so small that their
+   bits are the integers. */
+LQ__CU_DEVICE uint32_t lq__cu_cell(float x, float factor, float base)
+{
+    float y;
+    asm("fma.rm.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(fabsf(x)), "f"(factor), "f"(base));
+    return __float_as_uint(y);
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_error_at(uint32_t at)
+{
+    uint32_t x;
+    asm("ld.shared.u8 %0, [%1];" : "=r"(x) : "r"(at));
+    return x;
+}
+
+LQ__CU_DEVICE uint32_t lq__cu_code_at(uint32_t at) /* behind the errors */
+{
+    uint32_t x;
+    asm("ld.shared.u8 %0, [%1 + 260];" : "=r"(x) : "r"(at));
+    return x;
+}
+
+/* Tables of cells 0 .. 256, 128 and more as 127: what a square is the error of, and codes of
+   positive numbers. A table of bytes has no bank conflicts. */
+typedef struct lq__cu_cells {
+    uint8_t error[260];
+    uint8_t code[260];
+} lq__cu_cells;
+
+template <int KIND> static __device__ void lq__cu_make_bytes(lq__cu_cells *b)
+{
+    const lq__cu_level *of = KIND == LQ__CU_Z4   ? lq__cu_levels_z4
+                             : KIND == LQ__CU_Z3 ? lq__cu_levels_z3
+                                                 : lq__cu_levels_z2;
+    const uint32_t half = 1u << (lq__cu_bits(KIND) - 1);
+    for (uint32_t i = threadIdx.x; i < 260; i += blockDim.x) {
+        const uint32_t a = min(i, 127u);
+        uint32_t level = 0;
+        for (uint32_t k = 1; k < half; k++) {
+            level += a >= of[k].from;
+        }
+        b->error[i] = (uint8_t)abs((int32_t)(2 * a + 1) - of[level].spot);
+        b->code[i] = (uint8_t)(half + level);
+    }
+}
+
+/* What a lane knows of its two tokens. */
+typedef struct lq__cu_pair {
+    uint32_t shift[2]; /* of numbers, 64 more */
+    uint32_t factor[3][2];
+} lq__cu_pair;
+
+LQ__CU_DEVICE void lq__cu_pair_init(lq__cu_pair *p, const lq__cu_token *t,
+                                    const lq__cu_bound *bound)
+{
+    const uint32_t f0 = (uint32_t)lq__cu_factor(t, bound, 0);
+    const uint32_t f1 = (uint32_t)lq__cu_factor(t, bound, 1);
+    const uint32_t f2 = (uint32_t)lq__cu_factor(t, bound, 2);
+    const uint32_t shift = (uint32_t)((t->most ? lq__cu_log2(t->most) - 13 : 0) + 64);
+    uint32_t both[2][2];
+    lq__cu_both(both[0], f0 | f1 << 16);
+    lq__cu_both(both[1], f2 | shift << 16);
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        p->factor[0][v] = both[0][v] & 0xffffu;
+        p->factor[1][v] = both[0][v] >> 16;
+        p->factor[2][v] = both[1][v] & 0xffffu;
+        p->shift[v] = both[1][v] >> 16;
+    }
+}
+
+/* Numbers to X of at most 2^14. */
+LQ__CU_DEVICE void lq__cu_shorten(int32_t (*y)[4][2], const lq__cu_pair *p)
+{
+    const bool up = __any_sync(~0u, p->shift[0] <= 64 || p->shift[1] <= 64);
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        const int32_t down = max((int32_t)p->shift[v] - 64, 0);
+        const int32_t half = 1 << down >> 1;
+        if (up) {
+#pragma unroll
+            for (int k = 0; k < 16; k++) {
+                y[k / 4][k % 4][v] *= 1 << max(64 - (int32_t)p->shift[v], 0);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 16; k++) {
+            y[k / 4][k % 4][v] = (y[k / 4][k % 4][v] + half) >> down;
+        }
+    }
+}
+
+/* Where a factor is large: all beyond the last cell is alike. */
+static __device__ void lq__cu_clip(int32_t (*y)[4][2], const lq__cu_pair *p)
+{
+    asm volatile(""); /* a branch, rather than what is done under a predicate each time */
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        const int32_t most = (int32_t)((1u << 24) / max(p->factor[0][v], 1u));
+#pragma unroll
+        for (int k = 0; k < 16; k++) {
+            y[k / 4][k % 4][v] = min(max(y[k / 4][k % 4][v], -most), most);
+        }
+    }
+}
+
+/* Costs of this lane's token, of both tokens' costs of all lanes g. */
+LQ__CU_DEVICE uint32_t lq__cu_total(const uint32_t *costs)
+{
+    const bool second = threadIdx.x & 4u;
+    uint32_t mine = second ? costs[1] : costs[0];
+    mine += __shfl_xor_sync(~0u, second ? costs[0] : costs[1], 4);
+    mine += __shfl_xor_sync(~0u, mine, 8);
+    return mine + __shfl_xor_sync(~0u, mine, 16);
+}
+
+/* Numbers' codes by a factor: words of a lane's units, K [token][tile], V [o] (bytes of four
+   dims). */
+template <int KIND, int STREAM>
+LQ__CU_DEVICE void lq__cu_pack(uint32_t *words, const float (*x)[4][2], const float *factor,
+                               float base)
+{
+    const uint32_t mask = 0x11111111u * ((1u << lq__cu_bits(KIND)) - 1);
+    if (STREAM == LQ_K) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) { /* token, tile */
+            const int v = k / 2;
+            uint32_t w = 0;
+#pragma unroll
+            for (int e = 7; e >= 0; e--) {
+                const float z = x[e % 4][k % 2 * 2 + e / 4][v];
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(z, factor[v], base));
+            }
+            const uint32_t even = lq__cu_negative(x[0][k % 2 * 2][v], x[2][k % 2 * 2][v],
+                                                  x[0][k % 2 * 2 + 1][v], x[2][k % 2 * 2 + 1][v]);
+            const uint32_t others = lq__cu_negative(x[1][k % 2 * 2][v], x[3][k % 2 * 2][v],
+                                                    x[1][k % 2 * 2 + 1][v], x[3][k % 2 * 2 + 1][v]);
+            words[k] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
+        }
+    } else {
+#pragma unroll
+        for (int o = 0; o < 4; o++) {
+            uint32_t w = 0;
+#pragma unroll
+            for (int k = 3; k >= 0; k--) {
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][1], factor[1], base));
+                w = w * 16 + lq__cu_code_at(lq__cu_cell(x[o][k][0], factor[0], base));
+            }
+            const uint32_t even = lq__cu_negative(x[o][0][0], x[o][1][0], x[o][2][0], x[o][3][0]);
+            const uint32_t others = lq__cu_negative(x[o][0][1], x[o][1][1], x[o][2][1], x[o][3][1]);
+            words[o] = w ^ (((even & 0x0f0f0f0fu) | (others & 0xf0f0f0f0u)) & mask);
+        }
+    }
+}
+
+/* Codes of Z, packed. Returns which of three scales this lane's token has. */
+template <int KIND, int STREAM>
+static __device__ uint32_t lq__cu_codes(uint32_t *words, const int32_t (*y)[4][2],
+                                        const lq__cu_pair *p, const lq__cu_cells *bytes)
+{
+    const float small = __uint_as_float((127u - 60u) << 23);
+    const float base = __uint_as_float(lq__cu_shared(bytes));
+    const float tiny = __uint_as_float((127u - 105u) << 23); /* 2^-149 is 1: 2^-16 of the product */
+    float x[4][4][2];
+    float factors[3][2];
+    uint32_t costs[3][2] = {};
+    uint32_t total[3];
+    uint32_t best[2];
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+#pragma unroll
+        for (int k = 0; k < 3; k++) {
+            factors[k][v] = (float)p->factor[k][v] * tiny;
+        }
+#pragma unroll
+        for (int k = 0; k < 16; k++) {
+            x[k / 4][k % 4][v] = (float)y[k / 4][k % 4][v] * small;
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < 32; k++) {
+        const float z = x[k / 8][k / 2 % 4][k % 2];
+#pragma unroll
+        for (int f = 0; f < 3; f++) {
+            const uint32_t e = lq__cu_error_at(lq__cu_cell(z, factors[f][k % 2], base));
+            costs[f][k % 2] += e * e;
+        }
+    }
+#pragma unroll
+    for (int f = 0; f < 3; f++) {
+        total[f] = lq__cu_total(costs[f]);
+    }
+    const uint32_t mine = lq__cu_cheapest(total);
+    lq__cu_both(best, mine);
+#pragma unroll
+    for (int v = 0; v < 2; v++) {
+        factors[0][v] = best[v] == 0 ? factors[0][v] : best[v] == 1 ? factors[1][v] : factors[2][v];
+    }
+    lq__cu_pack<KIND, STREAM>(words, x, factors[0], base);
+    return mine;
+}
+
+/* Codes of E8 in V: words of four dims, complete. */
+static __device__ void lq__cu_codes_e8v(uint32_t *words, const int32_t (*y)[4][2],
+                                        const lq__cu_pair *p, const lq__cu_tables *tables)
+{
+    int32_t block[8];
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        uint32_t w[4];
+#pragma unroll
+        for (int o = 0; o < 4; o++) {
+            w[o] = (uint32_t)(lq__cu_y(y[o][k][0], (int32_t)p->factor[1][0]) & 0xffff) |
+                   (uint32_t)lq__cu_y(y[o][k][1], (int32_t)p->factor[1][1]) << 16;
+        }
+        lq__cu_trade(w);
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            block[e] = (int16_t)(e & 1 ? w[e / 2] >> 16 : w[e / 2] & 0xffffu);
+        }
+        (void)lq__cu_e8(&words[k], block, tables);
+    }
+}
+
+/* In K: words [token][tile]. */
+static __device__ uint32_t lq__cu_codes_e8k(uint32_t *words, const int32_t (*y)[4][2],
+                                            const lq__cu_pair *p, const lq__cu_tables *tables)
+{
+    int32_t block[8];
+    uint32_t own[3][4];
+    uint32_t total[3];
+    uint32_t best[2];
+#pragma unroll 1
+    for (int f = 0; f < 3; f++) {
+        uint32_t costs[2] = {0, 0};
+        uint32_t w[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const int v = k / 2;
+            const uint32_t factor = f == 0   ? p->factor[0][v]
+                                    : f == 1 ? p->factor[1][v]
+                                             : p->factor[2][v];
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                block[e] = lq__cu_y(y[e % 4][k % 2 * 2 + e / 4][v], (int32_t)factor);
+            }
+            costs[v] += lq__cu_e8(&w[k], block, tables);
+        }
+        const uint32_t sum = lq__cu_total(costs);
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+            total[i] = f == i ? sum : total[i];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                own[i][k] = f == i ? w[k] : own[i][k];
+            }
+        }
+    }
+    const uint32_t mine = lq__cu_cheapest(total);
+    lq__cu_both(best, mine);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint32_t b = best[k / 2];
+        words[k] = b == 0 ? own[0][k] : b == 1 ? own[1][k] : own[2][k];
+    }
+    return mine;
+}
+
+/* A lane's words into a part of a page: the units of a group. */
+template <int KIND, int STREAM>
+static __device__ void lq__cu_put_words(uint8_t *levels, uint32_t granule, uint32_t *w)
+{
+    const uint32_t g = threadIdx.x % 32 / 4;
+    const uint32_t t = threadIdx.x % 4;
+    uint32_t *to = (uint32_t *)(void *)levels;
+    uint32_t units[8];
+    uint32_t own[8];
+    uint32_t group;
+    uint32_t owner;
+    if (STREAM == LQ_K) { /* this lane's token: half of the dims are the other lane's */
+        const bool second = g & 1u;
+        const uint32_t x = __shfl_xor_sync(~0u, second ? w[0] : w[2], 4);
+        const uint32_t y = __shfl_xor_sync(~0u, second ? w[1] : w[3], 4);
+        units[0] = second ? x : w[0];
+        units[1] = second ? y : w[1];
+        units[2] = second ? w[2] : x;
+        units[3] = second ? w[3] : y;
+        group = 2 * t + (g & 1u);
+        owner = granule * 4 + g / 2;
+    } else {
+        if (KIND != LQ__CU_E8) {
+            lq__cu_trade(w);
+            const uint32_t p0 = lq__cu_permute(w[0], w[1], 0x5140u);
+            const uint32_t p1 = lq__cu_permute(w[2], w[3], 0x5140u);
+            const uint32_t q0 = lq__cu_permute(w[0], w[1], 0x7362u);
+            const uint32_t q1 = lq__cu_permute(w[2], w[3], 0x7362u);
+            w[0] = lq__cu_permute(p0, p1, 0x5410u);
+            w[1] = lq__cu_permute(p0, p1, 0x7632u);
+            w[2] = lq__cu_permute(q0, q1, 0x5410u);
+            w[3] = lq__cu_permute(q0, q1, 0x7632u);
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            units[k] = w[k];
+        }
+        group = granule / 4 * 4 + (g & 3u);
+        owner = (g / 4 * 4 + t) * 4 + granule % 4;
+    }
+    lq__cu_join(own, KIND, units);
+    if (lq__cu_words(KIND) == 4) {
+        *(uint4 *)(void *)(to + lq__cu_word_at(KIND, group, 0, owner)) =
+            make_uint4(own[0], own[1], own[2], own[3]);
+    } else {
+#pragma unroll
+        for (int k = 0; k < lq__cu_words(KIND); k++) {
+            to[lq__cu_word_at(KIND, group, (uint32_t)k, owner)] = own[k];
+        }
+    }
+}
+
+/* A granule's eight tokens of 128 dims. */
+template <int KIND, int STREAM>
+static __device__ void lq__cu_seal_granule_128(lq__cu_sealing *s, uint32_t granule, const uint4 *in,
+                                               const lq__cu_plan *p, const lq__cu_centre *centre,
+                                               const uint32_t (*a)[4], const lq__cu_cells *bytes)
+{
+    const lq__cu_bound *bound = lq__cu_bound_of(KIND, STREAM);
+    const int v = STREAM == LQ_V;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t mine = 2 * (lane % 4) + (lane / 4 & 1u); /* this lane's token */
+    uint8_t *scales = s->part + 2 * p->levels + 64 * v;
+    float x[4][8];
+    int32_t y[4][4][2];
+    uint32_t words[4];
+    uint32_t most;
+    lq__cu_token t;
+    lq__cu_pair pair;
+    const int32_t unit =
+        lq__cu_centred(x, &most, in, p->is_bf16, centre,
+                       STREAM == LQ_K && *(const uint32_t *)(const void *)s->shape);
+    lq__cu_transform(y, x, a);
+    t.most = lq__cu_largest(y);
+    t.unit = __shfl_sync(~0u, unit, (int)(4 * mine));
+    const bool fine = __shfl_sync(~0u, most, (int)(4 * mine)) < 0x7b800000u; /* 2^120 */
+    lq__cu_settle(s, &t, bound, scales, 128, granule, fine);
+    lq__cu_pair_init(&pair, &t, bound);
+    lq__cu_shorten(y, &pair);
+    uint32_t best = 1;
+    if (KIND == LQ__CU_E8 && STREAM == LQ_V) {
+        lq__cu_codes_e8v(words, y, &pair, s->tables);
+    } else if (KIND == LQ__CU_E8) {
+        best = lq__cu_codes_e8k(words, y, &pair, s->tables);
+    } else {
+        if (__any_sync(~0u, !t.none && (t.code < 2 || t.code > 254))) lq__cu_clip(y, &pair);
+        best = lq__cu_codes<KIND, STREAM>(words, y, &pair, bytes);
+    }
+    lq__cu_put_words<KIND, STREAM>(s->part + v * p->levels, granule, words);
+    const uint32_t scale = t.none ? 0 : (uint32_t)min(max(t.code + (int32_t)best - 1, 1), 255);
+    s->zero = s->zero || __any_sync(~0u, scale == 0);
+    if (lane < 8) scales[granule * 8 + mine] = (uint8_t)scale;
+    __syncwarp();
+}
+
+/* What a warp seals: granules of a page of a head and stream, tokens at .. end. Returns whether
+   there are any. */
+typedef struct lq__cu_task {
+    lq__cu_sequence q;
+    lq__cu_source from;
+    lq__cu_sealing of;
+    uint8_t *header;
+    uint32_t s;
+    uint32_t head;
+    int stream;
+    uint32_t first;
+    uint32_t at;
+    uint32_t end;
+} lq__cu_task;
+
+static __device__ bool lq__cu_task_of(lq__cu_task *k, const lq__cu_plan *p, const lq__cu_batch *b,
+                                      const lq__cu_source *from_k, const lq__cu_source *from_v)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t x = blockIdx.x * 4 + threadIdx.x / 32;
+    k->s = blockIdx.y;
+    k->stream = (int)blockIdx.z; /* first all of K: less code at a time */
+    k->head = x % p->heads;
+    k->from.data = k->stream ? from_v->data : from_k->data;
+    k->from.sequence_stride = k->stream ? from_v->sequence_stride : from_k->sequence_stride;
+    k->from.token_stride = k->stream ? from_v->token_stride : from_k->token_stride;
+    k->from.head_stride = k->stream ? from_v->head_stride : from_k->head_stride;
+    k->q = lq__cu_sequence_of(p, b, k->s);
+    if (k->q.sealed == k->q.to || !k->q.state) return false;
+    const uint32_t page = (k->q.sealed - p->sinks) / LQ__CU_TOKENS + x / p->heads;
+    const uint32_t epoch = lq__cu_epoch(page);
+    k->first = p->sinks + page * LQ__CU_TOKENS;
+    k->at = max(k->q.sealed, k->first);
+    k->end = min(k->q.to, k->first + LQ__CU_TOKENS);
+    if (k->at >= k->end) return false;
+    const uint32_t id = page < p->table ? b->tables[(size_t)k->s * p->table + page] : LQ_KV_NONE;
+    if (id >= p->pages) {
+        if (lane == 0) atomicOr(b->flags, LQ_CUDA_BAD_PAGE);
+        return false;
+    }
+    k->of.part = p->pool + ((size_t)id * p->heads + k->head) * p->part;
+    k->of.number = k->q.state + lq__cu_number_at(p, k->stream, epoch, k->head);
+    k->of.shape = k->q.state + lq__cu_shape_at(p, epoch, k->head);
+    k->of.flags = b->flags;
+    k->header = k->of.part + 2 * p->levels + 128;
+    k->of.base = k->at == k->first ? 0 : (int8_t)k->header[k->stream];
+    k->of.zero = k->at == k->first ? false : k->header[2 + k->stream] != 0;
+    if (k->at == k->first) {
+        uint8_t *scales = k->of.part + 2 * p->levels + 64 * k->stream;
+        scales[lane] = 0;
+        scales[lane + 32] = 0;
+        if (k->stream && lane < 12) k->header[4 + lane] = 0;
+        __syncwarp();
+    }
+    return true;
+}
+
+/* A lane's numbers of eight tokens from `at` on: 32 i + 8 c .. of token j. */
+template <int NK>
+LQ__CU_DEVICE void lq__cu_rows(uint4 *in, const lq__cu_task *k, const lq__cu_plan *p, uint32_t at)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint16_t *row = lq__cu_row(p, &k->q, &k->from, k->stream, k->s, k->head, at + lane / 4);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + lane % 4 * 8;
+        in[i] = d < p->dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* Pages that the sequences of a step take granules in, one a warp and head and stream; the rows of
+   a granule come while the one before is sealed. */
 template <int KIND, int NK>
 static __global__ void __launch_bounds__(128)
     lq__cu_seal_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
 {
     __shared__ lq__cu_tables tables;
     __shared__ uint32_t rooms[4][NK * 32 * (KIND == LQ__CU_Z8 ? 2 : 1)];
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t warp = threadIdx.x / 32;
-    const uint32_t s = blockIdx.y;
-    const uint32_t x = blockIdx.x * 4 + warp;
-    const int stream = (int)(x / p.heads & 1u);
-    const uint32_t head = x % p.heads;
-    const lq__cu_sequence q = lq__cu_sequence_of(&p, &b, s);
-    const uint32_t page = (q.sealed - p.sinks) / LQ__CU_TOKENS + x / (2 * p.heads);
-    const uint32_t first = p.sinks + page * LQ__CU_TOKENS;
-    const uint32_t epoch = lq__cu_epoch(page);
-    const uint32_t end = min(q.to, first + LQ__CU_TOKENS);
-    const lq__cu_source from = stream ? v : k;
-    uint32_t t = max(q.sealed, first);
-    uint8_t *header;
+    lq__cu_task task;
+    uint4 in[NK];
     uint4 next[NK];
-    lq__cu_sealing of;
-    if (q.sealed == q.to || !q.state) return;
     lq__cu_make_tables<KIND>(&tables);
     __syncthreads();
-    if (t >= end) return;
-    uint32_t id = page < p.table ? b.tables[(size_t)s * p.table + page] : LQ_KV_NONE;
-    if (id >= p.pages) {
-        if (lane == 0) atomicOr(b.flags, LQ_CUDA_BAD_PAGE);
-        return;
-    }
-    of.part = p.pool + ((size_t)id * p.heads + head) * p.part;
-    of.number = q.state + lq__cu_number_at(&p, stream, epoch, head);
-    of.shape = q.state + lq__cu_shape_at(&p, epoch, head);
-    of.tables = &tables;
-    of.room = rooms[warp];
-    of.flags = b.flags;
-    header = of.part + 2 * p.levels + 128;
-    of.base = t == first ? 0 : (int8_t)header[stream];
-    of.zero = t == first ? false : header[2 + stream] != 0;
-    if (t == first) {
-        uint8_t *scales = of.part + 2 * p.levels + 64 * stream;
-        scales[lane] = 0;
-        scales[lane + 32] = 0;
-        if (stream && lane < 12) header[4 + lane] = 0;
-        __syncwarp();
-    }
-    for (uint32_t at = t;;
-         at += 8) { /* the rows of a granule come while the one before is sealed */
-        uint4 in[NK];
+    if (!lq__cu_task_of(&task, &p, &b, &k, &v)) return;
+    task.of.tables = &tables;
+    task.of.room = rooms[threadIdx.x / 32];
+    lq__cu_rows<NK>(next, &task, &p, task.at);
+    for (; task.at < task.end; task.at += 8) {
+        const uint32_t granule = (task.at - task.first) / 8;
 #pragma unroll
         for (int i = 0; i < NK; i++) {
             in[i] = next[i];
         }
-        if (at < end) {
-            const uint16_t *row = lq__cu_row(&p, &q, &from, stream, s, head, at + lane / 4);
-#pragma unroll
-            for (int i = 0; i < NK; i++) {
-                const uint32_t d = 32u * i + lane % 4 * 8;
-                next[i] =
-                    d < p.dims ? *(const uint4 *)(const void *)(row + d) : make_uint4(0, 0, 0, 0);
-            }
-        }
-        if (at == t) continue;
-        if (stream) {
-            lq__cu_seal_granule<KIND, NK, LQ_V>(&of, (at - 8 - first) / 8, in, &p);
+        if (task.at + 8 < task.end) lq__cu_rows<NK>(next, &task, &p, task.at + 8);
+        if (task.stream) {
+            lq__cu_seal_granule<KIND, NK, LQ_V>(&task.of, granule, in, &p);
         } else {
-            lq__cu_seal_granule<KIND, NK, LQ_K>(&of, (at - 8 - first) / 8, in, &p);
+            lq__cu_seal_granule<KIND, NK, LQ_K>(&task.of, granule, in, &p);
         }
-        if (at >= end) break;
     }
-    if (lane == 0) {
-        header[stream] = (uint8_t)of.base;
-        header[2 + stream] = of.zero;
+    if (threadIdx.x % 32 == 0) {
+        task.header[task.stream] = (uint8_t)task.of.base;
+        task.header[2 + task.stream] = task.of.zero;
+    }
+}
+
+/* The same of heads of 128 dims; a stream's granules. */
+template <int KIND, int STREAM>
+static __device__ void lq__cu_seal_page_128(lq__cu_task *task, const lq__cu_plan *p,
+                                            lq__cu_centre *centre, const lq__cu_cells *bytes)
+{
+    uint32_t a[2][4];
+    uint4 in[4];
+    uint4 next[4];
+    lq__cu_rows<4>(next, task, p, task->at);
+    lq__cu_centre_init(centre, task->of.number, task->of.shape);
+    lq__cu_hadamard<STREAM>(a);
+#pragma unroll 1
+    for (; task->at < task->end; task->at += 8) {
+        const uint32_t granule = (task->at - task->first) / 8;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            in[i] = next[i];
+        }
+        if (task->at + 8 < task->end) lq__cu_rows<4>(next, task, p, task->at + 8);
+        lq__cu_seal_granule_128<KIND, STREAM>(&task->of, granule, in, p, centre, a, bytes);
+    }
+}
+
+template <int KIND>
+static __global__ void __launch_bounds__(128, 4)
+    lq__cu_seal_128_kernel(lq__cu_plan p, lq__cu_batch b, lq__cu_source k, lq__cu_source v)
+{
+    __shared__ lq__cu_tables tables;
+    __shared__ lq__cu_cells bytes;
+    __shared__ __align__(16) lq__cu_centre centres[4];
+    lq__cu_task task;
+    if (KIND == LQ__CU_E8) {
+        lq__cu_make_tables<KIND>(&tables);
+    } else {
+        lq__cu_make_bytes<KIND>(&bytes);
+    }
+    __syncthreads();
+    if (!lq__cu_task_of(&task, &p, &b, &k, &v)) return;
+    task.of.tables = &tables;
+    if (task.stream) {
+        lq__cu_seal_page_128<KIND, LQ_V>(&task, &p, &centres[threadIdx.x / 32], &bytes);
+    } else {
+        lq__cu_seal_page_128<KIND, LQ_K>(&task, &p, &centres[threadIdx.x / 32], &bytes);
+    }
+    if (threadIdx.x % 32 == 0) {
+        task.header[task.stream] = (uint8_t)task.of.base;
+        task.header[2 + task.stream] = task.of.zero;
+    }
+}
+
+/* Starts the one that serves a layer; that of 128 dims is there where an instance has these. */
+template <int KIND, bool THERE> struct lq__cu_seal_128 {
+    static bool start(const lq__cu_plan *, const lq__cu_batch *, const lq__cu_source *,
+                      const lq__cu_source *, dim3, cudaStream_t)
+    {
+        return false;
+    }
+};
+
+template <int KIND> struct lq__cu_seal_128<KIND, true> {
+    static bool start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+                      const lq__cu_source *v, dim3 grid, cudaStream_t stream)
+    {
+        if (p->dims != 128) return false;
+        lq__cu_seal_128_kernel<KIND><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
+        return true;
+    }
+};
+
+template <int KIND, int NK>
+static void lq__cu_seal_start(const lq__cu_plan *p, const lq__cu_batch *b, const lq__cu_source *k,
+                              const lq__cu_source *v, cudaStream_t stream)
+{
+    const uint32_t pages = (b->most + 7) / LQ__CU_TOKENS + 2;
+    const dim3 grid((pages * p->heads + 3) / 4, b->count, 2);
+    if (!lq__cu_seal_128 < KIND, NK == 4 && KIND != LQ__CU_Z8 > ::start(p, b, k, v, grid, stream)) {
+        lq__cu_seal_kernel<KIND, NK><<<grid, 128, 0, stream>>>(*p, *b, *k, *v);
     }
 }
 
@@ -2030,20 +2896,16 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
     lq__cu_batch b;
     lq__cu_source from_k;
     lq__cu_source from_v;
-    uint32_t pages;
     uint32_t raw;
     if (lq__cu_plan_of(&p, layer) != LQ_OK || !lq__cu_batch_of(&b, batch) ||
         !lq__cu_source_of(&from_k, k) || !lq__cu_source_of(&from_v, v) || b.most == 0) {
         return LQ_E_ARG;
     }
-    pages = (b.most + 7) / LQ__CU_TOKENS + 2;
     raw = min(b.most, p.sinks + p.ring);
-    lq__cu_fit_kernel<<<dim3(2 * p.heads, b.count), LQ__CU_FIT, 0, stream>>>(p, b, from_k, from_v);
-#define LQ__CU_ROW(name, wide)                                                               \
-    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                 \
-        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                       \
-            <<<dim3((pages * 2 * p.heads + 3) / 4, b.count), 128, 0, stream>>>(p, b, from_k, \
-                                                                               from_v);      \
+    lq__cu_fit_start(&p, &b, &from_k, &from_v, stream);
+#define LQ__CU_ROW(name, wide)                                                           \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                             \
+        lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &b, &from_k, &from_v, stream); \
     }
     LQ_CUDA_INSTANCES(LQ__CU_ROW)
 #undef LQ__CU_ROW
@@ -2058,38 +2920,32 @@ extern "C" int lq_cuda_append(const lq_cuda_layer *layer, const lq_cuda_batch *b
    From compute capability 9.0 on one bulk copy a part, counted by an mbarrier; below, 16 bytes a
    lane and copy, in groups. A part whose id is outside the pool is not copied, and told.
    ============================================================================================== */
-/* A warp's ring: stages of a part, each in two copies, the levels of K and then all that follows,
-   so that the next keys come while values are attended. Copies are begun and waited for in one
-   order. */
+/* A warp's ring: room for a few halves of parts, the levels of K and then all that follows, so that
+   the next keys come while values are attended. Copies are begun and waited for in one order. */
 typedef struct lq__cu_ring {
     uint32_t at;     /* shared memory */
-    uint32_t bars;   /* mbarriers, two a stage */
-    uint32_t stages; /* twice as many: halves */
+    uint32_t bars;   /* mbarriers, one a half */
+    uint32_t halves; /* 1 .. LQ__CU_HALVES */
     uint32_t levels; /* bytes of a first half */
-    uint32_t part;
-    uint32_t begun; /* half of the next copy */
-    uint32_t done;  /* half of the next wait */
-    uint32_t phase; /* of the waits */
+    uint32_t rest;   /* bytes of a second half: the room of each */
+    uint32_t begun;  /* place of the next copy */
+    uint32_t done;   /* place of the next wait */
+    uint32_t phases; /* of the waits, a bit a place */
 } lq__cu_ring;
 
-LQ__CU_DEVICE uint32_t lq__cu_shared(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars, uint32_t stages,
+LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars, uint32_t halves,
                                     uint32_t levels, uint32_t part)
 {
     r->at = lq__cu_shared(at);
     r->bars = lq__cu_shared(bars);
-    r->stages = 2 * stages;
+    r->halves = halves;
     r->levels = levels;
-    r->part = part;
+    r->rest = part - levels;
     r->begun = 0;
     r->done = 0;
-    r->phase = 0;
+    r->phases = 0;
 #if __CUDA_ARCH__ >= 900
-    if (threadIdx.x % 32 < 2 * stages) {
+    if (threadIdx.x % 32 < halves) {
         asm volatile(
             "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(r->bars + 8 * (threadIdx.x % 32))
             : "memory");
@@ -2100,44 +2956,43 @@ LQ__CU_DEVICE void lq__cu_ring_init(lq__cu_ring *r, uint8_t *at, uint64_t *bars,
 }
 
 /* Begins the copy of a half of a part, of NULL: none, but its turn is taken. */
-LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from)
+LQ__CU_DEVICE void lq__cu_ring_begin(lq__cu_ring *r, const uint8_t *from, uint32_t second)
 {
-    const uint32_t second = r->begun & 1u;
-    const uint32_t to = r->at + (r->begun >> 1) * r->part + (second ? r->levels : 0);
-    const uint32_t bytes = second ? r->part - r->levels : r->levels;
-    from += from && second ? r->levels : 0;
+    const uint32_t to = r->at + r->begun * r->rest;
+    const uint32_t bytes = second ? r->rest : r->levels;
 #if __CUDA_ARCH__ >= 900
     const uint32_t bar = r->bars + 8 * r->begun;
     if (threadIdx.x % 32 == 0) {
         if (from) {
+            uint64_t once; /* read once: what else is in the second-level cache stays */
+            asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(once));
+            from += second ? r->levels : 0;
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
                          "r"(bytes)
                          : "memory");
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-                         "[%0], [%1], %2, [%3];" ::"r"(to),
-                         "l"(from), "r"(bytes), "r"(bar)
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                         ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
+                         "l"(from), "r"(bytes), "r"(bar), "l"(once)
                          : "memory");
         } else {
             asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
         }
     }
 #else
+    from += from && second ? r->levels : 0;
     for (uint32_t i = threadIdx.x % 32 * 16; i < bytes && from; i += 512) {
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(from + i)
                      : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
-    r->begun = r->begun + 1 == r->stages ? 0 : r->begun + 1;
+    r->begun = r->begun + 1 == r->halves ? 0 : r->begun + 1;
 }
 
-/* Waits for the oldest copy; returns where its part is. Without bulk copies as many groups as there
-   are halves are always under way: begin takes place also where there is nothing to copy. */
-LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
+/* Waits for a phase of an mbarrier. */
+LQ__CU_DEVICE void lq__cu_bar_wait(uint32_t bar, uint32_t phase)
 {
-    const uint32_t at = r->at + (r->done >> 1) * r->part;
 #if __CUDA_ARCH__ >= 900
-    const uint32_t bar = r->bars + 8 * r->done;
     asm volatile("{\n"
                  ".reg .pred p;\n"
                  "again:\n"
@@ -2146,29 +3001,37 @@ LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
                  "bra again;\n"
                  "there:\n"
                  "}" ::"r"(bar),
-                 "r"(r->phase)
+                 "r"(phase)
                  : "memory");
+#endif
+}
+
+/* Waits for the oldest copy; returns where it is. Without bulk copies as many groups as there are
+   halves are always under way: begin takes place also where there is nothing to copy. */
+LQ__CU_DEVICE uint32_t lq__cu_ring_wait(lq__cu_ring *r)
+{
+    const uint32_t at = r->at + r->done * r->rest;
+#if __CUDA_ARCH__ >= 900
+    lq__cu_bar_wait(r->bars + 8 * r->done, r->phases >> r->done & 1u);
+    r->phases ^= 1u << r->done;
 #else
-    switch (r->stages) {
+    switch (r->halves) {
+    case 1:
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+        break;
     case 2:
         asm volatile("cp.async.wait_group 1;" ::: "memory");
         break;
-    case 4:
-        asm volatile("cp.async.wait_group 3;" ::: "memory");
-        break;
-    case 6:
-        asm volatile("cp.async.wait_group 5;" ::: "memory");
+    case 3:
+        asm volatile("cp.async.wait_group 2;" ::: "memory");
         break;
     default:
-        asm volatile("cp.async.wait_group 7;" ::: "memory");
+        asm volatile("cp.async.wait_group 3;" ::: "memory");
         break;
     }
     __syncwarp();
 #endif
-    if (++r->done == r->stages) {
-        r->done = 0;
-        r->phase ^= 1;
-    }
+    r->done = r->done + 1 == r->halves ? 0 : r->done + 1;
     return at;
 }
 
@@ -2210,22 +3073,24 @@ LQ__CU_DEVICE uint4 lq__cu_lds4(uint32_t at)
 
    Work is cut into items: a page, or all raw tokens, of a sequence, kv head and block of query
    rows. Each block of threads has an equal run of items, whatever the sequences' lengths. Within a
-   run what belongs together is summed by its warps; where a sum is cut between blocks the last one
-   to come joins the parts, in their order. Where blocks have several sums, each begins with items
-   that are only there to stand for the time that it takes apart from pages. Raw tokens are an item,
-   the last one of a sum, that stands for many.
+   run what belongs together is summed by its warps; then a warp for each query row joins these,
+   and, where a sum is cut between blocks, the last one to come for a row joins the parts, in their
+   order. Where blocks have several sums, each begins with items that are only there to stand for
+   the time that it takes apart from pages. Raw tokens are an item, the last one of a sum, that
+   stands for many.
+
+   A block that has little to do lasts as long as its loads wait for each other, so: where blocks
+   have one sum each, a multiprocessor has one block of many warps; a warp's first copy is begun
+   before queries are prepared, and of a step's loads none waits for another; pages leave the
+   second-level cache first, so that code and what all blocks read stay there.
    ============================================================================================== */
-#ifndef LQ__CU_WARPS
-#define LQ__CU_WARPS 8 /* at most: a warp's lanes have these by four slots */
-#endif
-#ifndef LQ__CU_STAGES
-#define LQ__CU_STAGES 4
-#endif
+#define LQ__CU_WARPS 16 /* at most: a warp's lanes have these by two slots */
+#define LQ__CU_HALVES 4 /* of a warp's ring, at most */
 #ifndef LQ__CU_LEAD
 #define LQ__CU_LEAD 24u
 #endif
 #ifndef LQ__CU_TRAIL
-#define LQ__CU_TRAIL 15u /* items that the one of raw tokens stands for, but itself */
+#define LQ__CU_TRAIL 9u /* items that the one of raw tokens stands for, but itself */
 #endif
 #define LQ__CU_SLOTS 8u /* of shapes, and of means of values, that a sequence can have */
 #define LQ__CU_EPOCHS 32u
@@ -2250,12 +3115,13 @@ typedef struct lq__cu_attention {
     uint32_t blocks; /* of rows, of a kv head */
     uint32_t lead;   /* items in front of a sum that are none */
     int type;
-    uint32_t stages;
-    uint32_t ring_bytes; /* of a warp's ring, where its sums of pages are in the end */
-    uint32_t warp_bytes; /* and of its sums of raw tokens */
-    float2 *sums;        /* (2 grid, rows of a block): largest logit, sum */
-    float *parts;        /* (2 grid, rows of a block, wide) */
-    uint32_t *counters;  /* (count, kv heads, blocks) */
+    uint32_t halves;     /* of a warp's ring */
+    uint32_t raw_halves; /* of one that has raw tokens */
+    uint32_t raw_at; /* where in a warp's room its sums of raw tokens are; at 0 those of pages */
+    uint32_t warp_bytes;
+    float2 *sums;       /* (2 grid, rows of a block): largest logit, sum */
+    float *parts;       /* (2 grid, rows of a block, wide) */
+    uint32_t *counters; /* (count, kv heads, blocks, rows of a block) */
 } lq__cu_attention;
 
 /* A sum's parts: a sequence, kv head and block of rows, and the items of these that are at hand. */
@@ -2275,31 +3141,6 @@ typedef struct lq__cu_segment {
                        behind the last one LQ__CU_TRAIL */
 } lq__cu_segment;
 
-LQ__CU_DEVICE uint32_t lq__cu_permute(uint32_t low, uint32_t high, uint32_t selectors)
-{
-    uint32_t x;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(x) : "r"(low), "r"(high), "r"(selectors));
-    return x;
-}
-
-/* c += A B, A levels and B bytes of queries, s8; or of weights, u8. */
-template <bool WEIGHTS>
-LQ__CU_DEVICE void lq__cu_mma(int32_t *c, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                              uint32_t b0, uint32_t b1)
-{
-    if (WEIGHTS) {
-        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-            "{%8, %9}, {%0, %1, %2, %3};"
-            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    } else {
-        asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-            "{%8, %9}, {%0, %1, %2, %3};"
-            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    }
-}
-
 LQ__CU_DEVICE float lq__cu_exp2(float x)
 {
     float y;
@@ -2307,7 +3148,7 @@ LQ__CU_DEVICE float lq__cu_exp2(float x)
     return y;
 }
 
-/* Tables of a kind. E8: those of coset 0, and what coset 1 adds to them. */
+/* Tables of a kind. E8: those of coset 0 and of coset 1. */
 static __constant__ uint32_t lq__cu_lookups[LQ__CU_END][8] = {
     {0},
     {0},
@@ -2319,22 +3160,24 @@ static __constant__ uint32_t lq__cu_lookups[LQ__CU_END][8] = {
     {0x7f26da81u},
     /* E8: -128 -93 -56 -72, -9 -19 -42 -31; 24 35 13 3, 62 48 80 106; in coset 1 -107 -81 -49 -63,
        -4 -14 -36 -25; 30 41 18 8, 71 55 92 127 */
-    {0xb8c8a380u, 0xe1d6edf7u, 0x030d2318u, 0x6a50303eu, 0xc1cfaf95u - 0xb8c8a380u,
-     0xe7dcf2fcu - 0xe1d6edf7u, 0x0812291eu - 0x030d2318u, 0x7f5c3747u - 0x6a50303eu}};
+    {0xb8c8a380u, 0xe1d6edf7u, 0x030d2318u, 0x6a50303eu, 0xc1cfaf95u, 0xe7dcf2fcu, 0x0812291eu,
+     0x7f5c3747u}};
 
 /* The same in registers, by way of shared memory: where the compiler knows them, or knows that
-   they are the same in all lanes, it moves them anew for each PRMT. minus: -1, unknown likewise:
-   inverting by a multiplication keeps the unit free that PRMT takes. */
+   they are the same in all lanes, it moves them anew for each PRMT. E8's stay in shared memory.
+   minus: -1, unknown likewise: inverting by a multiplication keeps the unit free that PRMT
+   takes. */
 template <int KIND> struct lq__cu_lookup {
-    uint32_t t[8];
+    uint32_t t[4];
     uint32_t minus;
+    uint32_t at;
 
     __device__ __forceinline__ void
-    init(const uint32_t *shared) /* (2, 9): lanes alike have one each */
+    init(const uint32_t *shared) /* (2, 12): lanes alike have one each */
     {
-        const uint32_t at = lq__cu_shared(shared + threadIdx.x % 2 * 9);
+        at = lq__cu_shared(shared + threadIdx.x % 2 * 12);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < 4; i++) {
             t[i] = lq__cu_lds(at + 4 * i);
         }
         minus = lq__cu_lds(at + 32);
@@ -2376,11 +3219,11 @@ LQ__CU_DEVICE void lq__cu_open(uint32_t *a, uint32_t *n, const uint32_t *w, int 
         const uint32_t not_y = lq__cu_multiply_add(y, of->minus, of->minus);
         uint32_t t[4];
         if (KIND == LQ__CU_E8) {
-            const uint32_t coset = (uint32_t)__popc(x) & 1u;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                t[i] = lq__cu_multiply_add(coset, of->t[i + 4], of->t[i]);
-            }
+            const uint4 four = lq__cu_lds4(of->at + ((uint32_t)__popc(x) & 1u) * 16);
+            t[0] = four.x;
+            t[1] = four.y;
+            t[2] = four.z;
+            t[3] = four.w;
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -2441,17 +3284,14 @@ template <int NK, int NB> struct lq__cu_room {
     float shift[LQ__CU_EPOCHS][NB * 4]; /* query . mean */
     float slope[NB * 4];
     float2 sums[LQ__CU_WARPS][LQ__CU_SLOTS][NB * 4]; /* by mean of values: sum, its logit */
-    float weight[LQ__CU_WARPS][2]
-                [NB * 4]; /* largest logit of a warp; then what its sums are times */
+    float most[LQ__CU_WARPS][NB * 4];                /* the largest logit of a warp's pages */
     lq__cu_raw_room<NK, NB> raw;
-    float share[LQ__CU_SLOTS][NB * 4];
     float v_mean[LQ__CU_SLOTS][32 * NK];
-    float2 all[NB * 4]; /* the block's: logit, sum */
     uint32_t used[LQ__CU_WARPS];
-    uint32_t alias[LQ__CU_SLOTS]; /* the slot of a shape's fragments */
-    uint32_t last;
-    uint32_t lookup[2 * 9];
-    uint64_t bars[LQ__CU_WARPS * LQ__CU_STAGES * 2];
+    __align__(16) uint32_t lookup[2 * 12];
+    uint32_t from;  /* the first block that has a part of this segment */
+    uint32_t parts; /* of how many blocks it is */
+    uint64_t bars[LQ__CU_WARPS * LQ__CU_HALVES];
     uint32_t flat[LQ__CU_SEQUENCES + 1]; /* items of sequences before, all heads */
 };
 
@@ -2476,80 +3316,136 @@ static __device__ void lq__cu_look(lq__cu_segment *g, const lq__cu_attention *a,
     g->items = g->pages + 1;
 }
 
-/* Items of all sequences, added up. */
+/* Items of all sequences in front of each, added up, to shared memory: where there are few by each
+   warp for itself, else by the block, which waits. */
 template <int NK, int NB>
-static __device__ void lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
+static __device__ const uint32_t *lq__cu_count(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                               lq__cu_segment *mine)
 {
     const uint32_t lane = threadIdx.x % 32;
+    const bool few = a->b.count <= 32;
+    uint32_t *flat = room->flat + (few ? threadIdx.x / 32 * 33 : 0);
 #pragma unroll 1
-    for (uint32_t s = threadIdx.x; s < a->b.count; s += blockDim.x) {
-        lq__cu_segment g;
-        lq__cu_look(&g, a, s);
-        room->flat[s + 1] = (a->lead + g.items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
+    for (uint32_t s = few ? lane : threadIdx.x; s < a->b.count; s += blockDim.x) {
+        lq__cu_look(mine, a, s);
+        flat[s + 1] = (a->lead + mine->items + LQ__CU_TRAIL) * a->p.heads * a->blocks;
     }
-    __syncthreads();
-    if (threadIdx.x < 32) {
+    if (few) {
+        __syncwarp();
+    } else {
+        __syncthreads();
+    }
+    if (few || threadIdx.x < 32) {
         uint32_t before = 0;
-        if (lane == 0) room->flat[0] = 0;
+        if (lane == 0) flat[0] = 0;
 #pragma unroll 1
         for (uint32_t s = 0; s < a->b.count; s += 32) {
-            uint32_t x = s + lane < a->b.count ? room->flat[s + lane + 1] : 0;
+            uint32_t x = s + lane < a->b.count ? flat[s + lane + 1] : 0;
 #pragma unroll
             for (int h = 1; h < 32; h *= 2) {
                 const uint32_t y = __shfl_up_sync(~0u, x, h);
                 x += lane >= (uint32_t)h ? y : 0;
             }
             x += before;
-            if (s + lane < a->b.count) room->flat[s + lane + 1] = x;
+            if (s + lane < a->b.count) flat[s + lane + 1] = x;
             before = __shfl_sync(~0u, x, 31);
         }
     }
-    __syncthreads();
+    if (few) {
+        __syncwarp();
+    } else {
+        __syncthreads();
+    }
+    return flat;
 }
 
-/* Where the run of block c begins. No block has none: where items are few, so are blocks. */
-LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, uint32_t items)
+/* How items are dealt out: `each` to a block, and one more to `more` of them. No block has none:
+   where items are few, so are blocks. */
+typedef struct lq__cu_deal {
+    uint32_t items;
+    uint32_t blocks;
+    uint32_t each;
+    uint32_t more;
+} lq__cu_deal;
+
+LQ__CU_DEVICE lq__cu_deal lq__cu_deal_of(uint32_t items)
 {
-    const uint32_t blocks = min(gridDim.x, items);
-    c = min(c, blocks);
-    return c * (items / blocks) + c * (items % blocks) / blocks; /* floor(c items / blocks) */
+    lq__cu_deal d;
+    d.items = items;
+    d.blocks = min(gridDim.x, items);
+    d.each = items / d.blocks;
+    d.more = items - d.each * d.blocks;
+    return d;
+}
+
+/* Where the run of block c begins: floor(c items / blocks). Blocks are below 2^11, so that the
+   float is exact enough. */
+LQ__CU_DEVICE uint32_t lq__cu_begin(uint32_t c, const lq__cu_deal *d)
+{
+    c = min(c, d->blocks);
+    return c * d->each + (uint32_t)__fdividef((float)(c * d->more) + 0.5f, (float)d->blocks);
 }
 
 /* The block that has an item. */
-LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, uint32_t items)
+LQ__CU_DEVICE uint32_t lq__cu_owner(uint32_t item, const lq__cu_deal *d)
 {
-    const uint32_t blocks = min(gridDim.x, items);
-    uint32_t c = min((uint32_t)((float)item * ((float)blocks / (float)items)), blocks - 1);
-    while (lq__cu_begin(c, items) > item) {
+    uint32_t c =
+        min((uint32_t)((float)item * __fdividef((float)d->blocks, (float)d->items)), d->blocks - 1);
+    while (lq__cu_begin(c, d) > item) {
         c--;
     }
-    while (lq__cu_begin(c + 1, items) <= item) {
+    while (lq__cu_begin(c + 1, d) <= item) {
         c++;
     }
     return c;
 }
 
-/* The segment that item `flat` is in, up to `end`. */
-template <int NK, int NB>
-static __device__ void lq__cu_segment_at(lq__cu_segment *g, const lq__cu_room<NK, NB> *room,
-                                         const lq__cu_attention *a, uint32_t flat, uint32_t end)
+/* What lane s has looked up. */
+LQ__CU_DEVICE void lq__cu_hear(lq__cu_segment *g, const lq__cu_segment *mine, uint32_t s)
+{
+    const uint64_t state = (uint64_t)(uintptr_t)mine->q.state;
+    const uint32_t low = __shfl_sync(~0u, (uint32_t)state, (int)s);
+    const uint32_t high = __shfl_sync(~0u, (uint32_t)(state >> 32), (int)s);
+    g->s = s;
+    g->q.state = (uint8_t *)(uintptr_t)((uint64_t)high << 32 | low);
+    g->q.now = __shfl_sync(~0u, mine->q.now, (int)s);
+    g->q.to = __shfl_sync(~0u, mine->q.to, (int)s);
+    g->page = __shfl_sync(~0u, mine->page, (int)s);
+    g->pages = __shfl_sync(~0u, mine->pages, (int)s);
+    g->raw = __shfl_sync(~0u, mine->raw, (int)s);
+    g->items = g->pages + 1;
+}
+
+/* The segment that item `flat` is in, up to `end`. mine: what this lane has looked
+   up, where all sequences have been heard of that way. */
+static __device__ void lq__cu_segment_at(lq__cu_segment *g, const uint32_t *flats,
+                                         const lq__cu_attention *a, uint32_t flat, uint32_t end,
+                                         const lq__cu_segment *mine, bool heard)
 {
     uint32_t s = 0;
     uint32_t count = a->b.count;
     while (count > 1) { /* the last one that begins at or before it */
         const uint32_t half = count / 2;
-        if (room->flat[s + half] <= flat) {
+        if (flats[s + half] <= flat) {
             s += half;
             count -= half;
         } else {
             count = half;
         }
     }
-    lq__cu_look(g, a, s);
-    uint32_t rest = flat - room->flat[s];
+    if (heard) {
+        lq__cu_hear(g, mine, s);
+    } else {
+        lq__cu_look(g, a, s);
+    }
+    uint32_t rest = flat - flats[s];
     uint32_t which = rest / (a->lead + g->items + LQ__CU_TRAIL);
-    g->head = which / a->blocks;
-    g->block = which % a->blocks;
+    g->head = which;
+    g->block = 0;
+    if (a->blocks > 1) {
+        g->head = which / a->blocks;
+        g->block = which % a->blocks;
+    }
     rest -= which * (a->lead + g->items + LQ__CU_TRAIL);
     g->flat = flat - rest + a->lead;
     g->first = min(g->items, max(rest, a->lead) - a->lead);
@@ -2633,8 +3529,7 @@ LQ__CU_DEVICE float lq__cu_warp_most(float x)
 /* To bytes, as fragments of B for one shape; by a warp. */
 template <int NK, int NB>
 static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                       float *x, const uint8_t *shape, uint32_t stretched,
-                                       uint32_t slot, uint32_t row)
+                                       float *x, uint32_t slot, uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
@@ -2642,13 +3537,6 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
     float inverse;
     int32_t high = 0;
     int32_t low = 0;
-    if (stretched) {
-#pragma unroll
-        for (int i = 0; i < NK; i++) {
-            const uint32_t d = 32u * i + lane;
-            if (d < a->p.dims) x[i] /= lq__cu_stretch(shape[4 + d]);
-        }
-    }
 #pragma unroll
     for (int i = 0; i < NK; i++) {
         x[i] = lq__cu_signs[i] >> lane & 1u ? -x[i] : x[i];
@@ -2659,7 +3547,7 @@ static __device__ void lq__cu_fragment(lq__cu_room<NK, NB> *room, const lq__cu_a
         most = fmaxf(most, fabsf(x[i]));
     }
     most = fmaxf(lq__cu_warp_most(most), 1e-30f);
-    inverse = 32639.0f / most;
+    inverse = __fdividef(32639.0f, most);
 #pragma unroll
     for (int i = 0; i < NK; i++) {
         const int32_t z = min(max(__float2int_rn(x[i] * inverse), -32639), 32639);
@@ -2704,9 +3592,10 @@ static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__
         atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
     }
     most = fmaxf(most, 1e-30f);
+    const float inverse = __fdividef(1.0f, most);
 #pragma unroll
     for (int i = 0; i < NK; i++) {
-        const float y = x[i] / most;
+        const float y = x[i] * inverse;
         const uint16_t high = lq__cu_half_of(y, a->p.is_bf16);
         const float rest = y - lq__cu_float(high, a->p.is_bf16);
         uint16_t *at =
@@ -2717,113 +3606,155 @@ static __device__ void lq__cu_raw_fragment(lq__cu_room<NK, NB> *room, const lq__
     if (lane == 0) room->raw.scale[row] = most;
 }
 
-/* query . mean of four epochs from `epoch` on, of which the last is `last`. */
-template <int NK, int NB>
-static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
-                                    const lq__cu_segment *g, const uint32_t *bits, uint32_t first,
-                                    uint32_t epoch, uint32_t last, uint32_t row)
+/* query . mean of the epochs of a shape, first .. last at most; in two steps, so that all is on its
+   way before the first is waited for. */
+template <int NK> struct lq__cu_epoch_means {
+    uint32_t unit; /* lane e: of the e-th */
+    int16_t of[4][NK];
+};
+
+template <int NK>
+LQ__CU_DEVICE void lq__cu_shift_load(lq__cu_epoch_means<NK> *m, const lq__cu_attention *a,
+                                     const lq__cu_segment *g, uint32_t epoch, uint32_t first,
+                                     uint32_t last)
 {
     const uint32_t lane = threadIdx.x % 32;
-    float sum[4] = {0, 0, 0, 0};
-    float x[NK];
-    int16_t means[4][NK];
-    const uint32_t unit =
-        *(const uint32_t *)(const void *)(g->q.state + lq__cu_number_at(&a->p, 0,
-                                                                        min(epoch + lane % 4, last),
-                                                                        g->head));
+    const uint32_t mine = min(max(epoch + lane % 4, first), last);
+    m->unit =
+        *(const uint32_t *)(const void *)(g->q.state + lq__cu_number_at(&a->p, 0, mine, g->head));
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
         const uint8_t *number =
-            g->q.state + lq__cu_number_at(&a->p, 0, min(epoch + e, last), g->head);
+            g->q.state + lq__cu_number_at(&a->p, 0, min(max(epoch + e, first), last), g->head);
         const int16_t *mean = (const int16_t *)(const void *)(number + 4);
 #pragma unroll
         for (int i = 0; i < NK; i++) {
-            const uint32_t d = 32u * i + lane;
-            means[e][i] = d < a->p.dims ? mean[d] : (int16_t)0;
+            m->of[e][i] = mean[min(32u * i + lane, a->p.dims - 1)];
         }
     }
-    lq__cu_query<NK>(x, bits, a);
+}
+
+template <int NK, int NB>
+static __device__ void lq__cu_shift(lq__cu_room<NK, NB> *room, const lq__cu_epoch_means<NK> *m,
+                                    const float *x, uint32_t epoch, uint32_t first, uint32_t last,
+                                    uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    float sum[4] = {0, 0, 0, 0};
 #pragma unroll
     for (uint32_t e = 0; e < 4; e++) {
 #pragma unroll
         for (int i = 0; i < NK; i++) {
-            sum[e] = fmaf(x[i], (float)means[e][i], sum[e]);
+            sum[e] = fmaf(x[i], (float)m->of[e][i], sum[e]);
         }
     }
 #pragma unroll
-    for (uint32_t e = 0; e < 4; e++) {
+    for (int h = 1; h < 32; h *= 2) {
 #pragma unroll
-        for (int h = 1; h < 32; h *= 2) {
+        for (uint32_t e = 0; e < 4; e++) {
             sum[e] += __shfl_xor_sync(~0u, sum[e], h);
         }
     }
-    if (lane < 4 && epoch + lane <= last) {
+    if (lane < 4 && epoch + lane >= first && epoch + lane <= last) {
         const float mine = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
-        room->shift[epoch - first + lane][row] = mine * __uint_as_float((127u - 14u + unit) << 23);
+        room->shift[epoch + lane - first][row] =
+            mine * __uint_as_float((127u - 14u + m->unit) << 23);
     }
 }
 
+/* Means of values of a slot, as floats; by a warp. */
+template <int NK, int NB>
+static __device__ void lq__cu_value_means(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                          const lq__cu_segment *g, uint32_t epoch, uint32_t slot)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint8_t *number = g->q.state + lq__cu_number_at(&a->p, 1, epoch, g->head);
+    const float unit = lq__cu_mean_unit(number);
+    int16_t means[NK];
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + lane;
+        means[i] = d < a->p.dims ? ((const int16_t *)(const void *)(number + 4))[d] : (int16_t)0;
+    }
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        room->v_mean[slot][32 * i + lane] = (float)means[i] * unit;
+    }
+}
+
+/* A query row for a shape and its epochs, of `first` .. `last`; by a warp. */
+template <int NK, int NB>
+static __device__ void lq__cu_prepare_row(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
+                                          const lq__cu_segment *g, uint32_t slot, uint32_t first,
+                                          uint32_t last, uint32_t row)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t epoch = (first / 4 + slot) * 4;
+    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, epoch, g->head);
+    uint32_t bits[NK];
+    uint32_t halves[NK];
+    float x[NK];
+    lq__cu_epoch_means<NK> means;
+    lq__cu_query_load<NK, NB>(bits, a, g, row);
+    const uint32_t stretched = *(const uint32_t *)(const void *)shape;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        halves[i] = shape[4 + min(32u * i + lane, a->p.dims - 1)];
+    }
+    lq__cu_shift_load<NK>(&means, a, g, epoch, first, last);
+    lq__cu_query<NK>(x, bits, a);
+    lq__cu_shift<NK, NB>(room, &means, x, epoch, first, last, row);
+    if (stretched) {
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            x[i] = __fdividef(x[i], lq__cu_stretch(halves[i]));
+        }
+    }
+    lq__cu_fragment<NK, NB>(room, a, x, slot, row);
+}
+
+/* Shares of that work: a row for a shape or for raw tokens, or the means of a slot. */
+template <int NB> LQ__CU_DEVICE uint32_t lq__cu_shares(const lq__cu_segment *g, uint32_t pages)
+{
+    const uint32_t first = lq__cu_epoch(g->page + g->first);
+    const uint32_t last = pages > g->first ? lq__cu_epoch(g->page + pages - 1) : first;
+    const uint32_t shapes = pages > g->first ? last / 4 - first / 4 + 1 : 0;
+    return (shapes + (g->last > g->pages)) * NB * 4 + shapes;
+}
+
 /* Queries of a segment, for all epochs of its pages and for raw tokens; means of values. By the
-   block, which waits. Shapes that stretch nothing have one fragment. Each warp has a row of a
-   fragment, or of four epochs, at a time. */
+   block. Each warp has a row for a shape or for raw tokens, or the means of a slot at a time. */
 template <int NK, int NB>
 static __device__ void lq__cu_prepare(lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                       const lq__cu_segment *g, uint32_t from, uint32_t to)
 {
-    const uint32_t lane = threadIdx.x % 32;
+    constexpr uint32_t rows = NB * 4;
     const uint32_t warps = blockDim.x / 32;
     const uint32_t first = lq__cu_epoch(from);
     const uint32_t last = to > from ? lq__cu_epoch(to - 1) : first;
     const uint32_t shapes = to > from ? last / 4 - first / 4 + 1 : 0;
-    const uint32_t fours = shapes ? (last - first) / 4 + 1 : 0;
-    const uint8_t *shape = g->q.state + lq__cu_shape_at(&a->p, first, g->head);
-    const uint8_t *mine = shape + (size_t)lane * a->p.heads * a->p.shape;
-    const uint32_t flags =
-        __ballot_sync(~0u, lane < shapes && *(const uint32_t *)(const void *)mine);
-    const uint32_t plain = ~flags & ((1u << shapes) - 1); /* of these the first has a fragment */
-    const uint32_t own = flags | (plain & (0u - plain));
-    const uint32_t count = (uint32_t)__popc(own);
-    const uint32_t raw = g->last > g->pages;
-    if (threadIdx.x < shapes) {
-        room->alias[lane] = flags >> lane & 1u ? lane : (uint32_t)__ffs((int)plain) - 1;
-    }
-#pragma unroll 1
-    for (uint32_t y = threadIdx.x / 32; y < (count + fours + raw) * NB * 4; y += warps) {
-        const uint32_t row = y % (NB * 4);
-        const uint32_t which = y / (NB * 4);
-        uint32_t bits[NK];
-        lq__cu_query_load<NK, NB>(bits, a, g, row);
-        if (which < count) {
-            const uint32_t slot = __fns(own, 0, (int)which + 1);
-            float x[NK];
-            lq__cu_query<NK>(x, bits, a);
-            lq__cu_fragment<NK, NB>(room, a, x, shape + (size_t)slot * a->p.heads * a->p.shape,
-                                    flags >> slot & 1u, slot, row);
-        } else if (which < count + fours) {
-            lq__cu_shift<NK, NB>(room, a, g, bits, first, first + 4 * (which - count), last, row);
-        } else {
-            float x[NK];
-            lq__cu_query<NK>(x, bits, a);
-            lq__cu_raw_fragment<NK, NB>(room, a, x, row);
-        }
-    }
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < shapes * 32 * NK; x += blockDim.x) {
-        const uint32_t d = x % (32 * NK);
-        const uint8_t *number =
-            g->q.state + lq__cu_number_at(&a->p, 1, (first / 4 + x / (32 * NK)) * 4, g->head);
-        room->v_mean[x / (32 * NK)][d] =
-            d < a->p.dims
-                ? (float)((const int16_t *)(const void *)(number + 4))[d] * lq__cu_mean_unit(number)
-                : 0.0f;
-    }
-    if (threadIdx.x < NB * 4) {
-        const uint32_t r = g->block * NB * 4 + threadIdx.x;
+    const uint32_t raw = g->last > g->pages ? rows : 0;
+    if (threadIdx.x < rows) {
+        const uint32_t r = g->block * rows + threadIdx.x;
         room->slope[threadIdx.x] = r < a->rows && a->slopes
                                        ? a->slopes[g->head * a->group + r % a->group] * 1.44269504f
                                        : 0.0f;
     }
-    __syncthreads();
+#pragma unroll 1
+    for (uint32_t y = threadIdx.x / 32; y < shapes * rows + raw + shapes; y += warps) {
+        if (y < shapes * rows) {
+            lq__cu_prepare_row<NK, NB>(room, a, g, y / rows, first, last, y % rows);
+        } else if (y < shapes * rows + raw) {
+            uint32_t bits[NK];
+            float x[NK];
+            lq__cu_query_load<NK, NB>(bits, a, g, y % rows);
+            lq__cu_query<NK>(x, bits, a);
+            lq__cu_raw_fragment<NK, NB>(room, a, x, y % rows);
+        } else {
+            const uint32_t slot = y - shapes * rows - raw;
+            lq__cu_value_means<NK, NB>(room, a, g, (first / 4 + slot) * 4, slot);
+        }
+    }
 }
 
 /* Logits in units of log2 e: softcap. */
@@ -2933,6 +3864,7 @@ template <int NK, int NB> struct lq__cu_view {
     float slope[NB];
     uint32_t first_epoch;
     uint32_t epoch; /* whose numbers these are */
+    uint32_t until; /* the page that the next one begins with */
 };
 
 /* Numbers of another epoch; the sum of weights goes where the mean of values is another. */
@@ -2945,7 +3877,7 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
     const bool begin = v->epoch == LQ_KV_NONE;
     const bool other = begin || epoch / 4 != v->epoch / 4;
     const bool end = epoch >= LQ_KV_NONE - 1;
-    const uint32_t slot = end ? 0 : room->alias[epoch / 4 - v->first_epoch / 4];
+    const uint32_t slot = end ? 0 : epoch / 4 - v->first_epoch / 4;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
         if (other && !begin) {
@@ -2972,6 +3904,7 @@ LQ__CU_DEVICE void lq__cu_change(lq__cu_view<NK, NB> *v, lq__cu_state<NK, NB> *s
         if (!end) v->shift[n] = room->shift[epoch - v->first_epoch][4 * n + t];
     }
     v->epoch = epoch;
+    v->until = lq__cu_epoch_page(epoch + 1);
 }
 
 /* Masks, slopes and softcap of a page's logits, in which they are rare. */
@@ -2999,7 +3932,7 @@ LQ__CU_DEVICE void lq__cu_bend(float (*s)[8], const uint32_t *position, const fl
     }
 }
 
-/* A page's keys: integer products of tokens 8 g + j. at: its part in shared memory. */
+/* A page's keys: integer products of tokens 8 g + j. at: their levels in shared memory. */
 template <int KIND, int NK, int NB>
 LQ__CU_DEVICE void lq__cu_page_keys(float (*s)[8], const lq__cu_view<NK, NB> *v,
                                     const lq__cu_lookup<KIND> *of, uint32_t at)
@@ -3052,7 +3985,8 @@ LQ__CU_DEVICE void lq__cu_page_keys(float (*s)[8], const lq__cu_view<NK, NB> *v,
     }
 }
 
-/* Its weights and values, added to sums; tokens from `first` on, below `end`. */
+/* Its weights and values, added to sums; tokens from `first` on, below `end`. at: what follows the
+   levels of keys in its part. */
 template <int KIND, int NK, int NB>
 LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
                                       const lq__cu_view<NK, NB> *v, const lq__cu_lookup<KIND> *of,
@@ -3062,9 +3996,9 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
     constexpr bool halves = lq__cu_halves(KIND);
     constexpr uint32_t levels = NK * (uint32_t)lq__cu_words(KIND) * 256;
     const uint32_t g = threadIdx.x % 32 / 4;
-    const uint32_t header = lq__cu_lds(at + 2 * levels + 128);
-    const uint2 k_codes = lq__cu_lds2(at + 2 * levels + 8 * g);
-    const uint2 v_codes = lq__cu_lds2(at + 2 * levels + 64 + 8 * g);
+    const uint32_t header = lq__cu_lds(at + levels + 128);
+    const uint2 k_codes = lq__cu_lds2(at + levels + 8 * g);
+    const uint2 v_codes = lq__cu_lds2(at + levels + 64 + 8 * g);
     float ks[8];
     float vs[8];
     uint32_t w[NB][4];
@@ -3094,8 +4028,8 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
     for (int i = 0; i < NK; i++) {
         uint32_t w0[8];
         uint32_t w1[8];
-        lq__cu_take<KIND>(w0, at + levels, i);
-        lq__cu_take<KIND>(w1, at + levels, NK + i);
+        lq__cu_take<KIND>(w0, at, i);
+        lq__cu_take<KIND>(w1, at, NK + i);
 #pragma unroll
         for (int m = 0; m < 4; m += 2) {
             uint32_t a0[4]; /* rows g of both halves of the tokens: low, high, low, high */
@@ -3124,10 +4058,10 @@ LQ__CU_DEVICE void lq__cu_page_values(lq__cu_state<NK, NB> *st, float (*s)[8],
 }
 
 /* ---- raw tokens: f16 or bf16 rows in device memory ---- */
-LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uint32_t b1,
-                                   uint32_t is_bf16)
+template <bool BF16>
+LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uint32_t b1)
 {
-    if (is_bf16) {
+    if (BF16) {
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, "
             "%7}, "
             "{%8, %9}, {%0, %1, %2, %3};"
@@ -3141,21 +4075,19 @@ LQ__CU_DEVICE void lq__cu_mma_half(float *c, const uint32_t *a, uint32_t b0, uin
     }
 }
 
-/* Eight numbers of the x-th of 16 raw tokens, zeros where there are none. row: of this lane's token
-   in memory, LQ_KV_NONE if it is none; the others' are asked for. */
+/* Eight numbers of the x-th of 16 raw tokens; of others, where there are none: these weigh nothing.
+   row: of this lane's token in memory; the others' are asked for. Nothing is conditional, so that
+   loads do not wait for each other. */
 LQ__CU_DEVICE uint4 lq__cu_raw_eight(const uint16_t *rows, uint32_t row, uint32_t x, uint32_t d,
                                      uint32_t dims)
 {
     row = __shfl_sync(~0u, row, (int)x);
-    return row != LQ_KV_NONE && d < dims
-               ? *(const uint4 *)(const void *)(rows + (size_t)row * dims + d)
-               : make_uint4(0, 0, 0, 0);
+    return *(const uint4 *)(const void *)(rows + (size_t)row * dims + min(d, dims - 8));
 }
 
 /* Weights as A: rows are the block's, first halves and then what these lack; columns are tokens 2
    t, + 1, + 8, + 9. */
-template <int NB>
-LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf16)
+template <int NB, bool BF16> LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2])
 {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t g = lane / 4;
@@ -3173,9 +4105,9 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
             } else {
                 x = g < 4 ? x : 0.0f;
             }
-            uint16_t h = lq__cu_half_of(x, is_bf16);
+            uint16_t h = lq__cu_half_of(x, BF16);
             high |= (uint32_t)h << 16 * o;
-            low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, is_bf16), is_bf16) << 16 * o;
+            low |= (uint32_t)lq__cu_half_of(x - lq__cu_float(h, BF16), BF16) << 16 * o;
         }
         p[2 * r] = high;
         p[2 * r + 1] = low;
@@ -3184,7 +4116,7 @@ LQ__CU_DEVICE void lq__cu_raw_weights(uint32_t *p, float (*e)[2], uint32_t is_bf
 
 /* Logits of 16 raw tokens from `first` on, of which k are the keys: s[n][r] of token 8 r + g and
    row 4 n + t. */
-template <int NK, int NB>
+template <int NK, int NB, bool BF16>
 LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
                                      const lq__cu_room<NK, NB> *room, const lq__cu_attention *a,
                                      const lq__cu_segment *g, uint32_t first)
@@ -3199,8 +4131,8 @@ LQ__CU_DEVICE void lq__cu_raw_scores(float (*s)[2], const uint4 (*k)[2],
 #pragma unroll
         for (int n = 0; n < NB; n++) {
             const uint32_t *b = room->raw.fragments[n][lane] + 4 * i;
-            lq__cu_mma_half(c[n], a0, b[0], b[1], a->p.is_bf16);
-            lq__cu_mma_half(c[n], a1, b[2], b[3], a->p.is_bf16);
+            lq__cu_mma_half<BF16>(c[n], a0, b[0], b[1]);
+            lq__cu_mma_half<BF16>(c[n], a1, b[2], b[3]);
         }
     }
 #pragma unroll
@@ -3262,9 +4194,35 @@ LQ__CU_DEVICE float lq__cu_raw_weigh(float (*s)[2], lq__cu_room<NK, NB> *room)
     return old;
 }
 
+/* Where this lane's of 16 raw tokens from `first` on lies, in rows; the last one again, where there
+   are fewer. */
+LQ__CU_DEVICE uint32_t lq__cu_raw_place(const lq__cu_attention *a, const lq__cu_segment *g,
+                                        uint32_t first)
+{
+    const uint32_t sinks = min(a->p.sinks, g->q.now);
+    const uint32_t nth = min(first + threadIdx.x % LQ__CU_RAW, g->raw - 1);
+    const uint32_t token = nth < sinks ? nth : g->q.to + (nth - sinks);
+    const uint32_t place =
+        token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
+    return g->head * (a->p.sinks + a->p.ring) + place;
+}
+
+/* Asks for these rows, for which nobody waits yet. */
+LQ__CU_DEVICE void lq__cu_raw_prefetch(const lq__cu_attention *a, const lq__cu_segment *g,
+                                       uint32_t first)
+{
+    const uint32_t bytes = a->p.dims * 2;
+    const uint8_t *row = g->q.state + a->p.raw[threadIdx.x % 32 / LQ__CU_RAW] +
+                         (size_t)lq__cu_raw_place(a, g, first) * bytes;
+#pragma unroll 1
+    for (uint32_t at = 0; at < bytes; at += 128) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(row + at));
+    }
+}
+
 /* 16 raw tokens of a segment, numbered from `first` on: added to sums in shared memory. All that is
    read is on its way before the first of it is used. */
-template <int NK, int NB>
+template <int NK, int NB, bool BF16>
 static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                        const lq__cu_attention *a, const lq__cu_segment *g,
                                        uint32_t first)
@@ -3272,13 +4230,7 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
     constexpr int chunks = (NK + 1) / 2; /* of 64 dims */
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t row = lane / 4; /* of sums; of keys the token, of values the dim */
-    const uint32_t sinks = min(a->p.sinks, g->q.now);
-    const uint32_t token = first + lane < sinks ? first + lane : g->q.to + (first + lane - sinks);
-    const uint32_t place =
-        token < a->p.sinks ? token : a->p.sinks + (token - a->p.sinks) % a->p.ring;
-    const uint32_t mine = lane < LQ__CU_RAW && first + lane < g->raw
-                              ? g->head * (a->p.sinks + a->p.ring) + place
-                              : LQ_KV_NONE;
+    const uint32_t mine = lq__cu_raw_place(a, g, first);
     const uint16_t *k_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[0]);
     const uint16_t *v_rows = (const uint16_t *)(const void *)(g->q.state + a->p.raw[1]);
     uint4 k[NK][2];
@@ -3302,9 +4254,9 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                        64u * x + 8 * row, a->p.dims);
         }
     }
-    lq__cu_raw_scores<NK, NB>(s, k, room, a, g, first);
+    lq__cu_raw_scores<NK, NB, BF16>(s, k, room, a, g, first);
     old = lq__cu_raw_weigh<NK, NB>(s, room);
-    lq__cu_raw_weights<NB>(p, s, a->p.is_bf16);
+    lq__cu_raw_weights<NB, BF16>(p, s);
 #pragma unroll
     for (int x = 0; x < chunks; x++) {
         float *sum = part + row % (NB * 4) * 32 * NK + 64 * x + 16 * (lane % 4);
@@ -3328,8 +4280,8 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
                                     : v[x][y].w;
             }
             c[j][0] = c[j][1] = c[j][2] = c[j][3] = 0;
-            lq__cu_mma_half(c[j], p, lq__cu_permute(w[0], w[1], pick),
-                            lq__cu_permute(w[2], w[3], pick), a->p.is_bf16);
+            lq__cu_mma_half<BF16>(c[j], p, lq__cu_permute(w[0], w[1], pick),
+                                  lq__cu_permute(w[2], w[3], pick));
         }
 #pragma unroll
         for (int j = 0; j < 8; j++) {
@@ -3342,129 +4294,113 @@ static __device__ void lq__cu_raw_item(float *part, lq__cu_room<NK, NB> *room,
 }
 
 /* ---- sums of warps, and of blocks ---- */
-/* Logits and sums of the block's rows, and what each warp's sums are to be multiplied by: a warp a
-   row, lane 8 k + w has slots k and k + 4 of warp w. */
+/* Means of values, by the weights that pages of their slots have, to out; returns this lane's part
+   of the sum of weights. */
 template <int NK, int NB>
-static __device__ void lq__cu_weigh_warps(lq__cu_room<NK, NB> *room, const lq__cu_attention *a)
+LQ__CU_DEVICE float lq__cu_add_means(float *out, const lq__cu_room<NK, NB> *room, uint32_t used,
+                                     float most, uint32_t slots, uint32_t row)
 {
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t w = lane % 8;
-    const uint32_t used = w < LQ__CU_WARPS ? room->used[w] : 0;
+    float sum = 0;
 #pragma unroll 1
-    for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
-        const float hot = used & 1u ? room->weight[w][0][row] : LQ__CU_NOTHING;
-        const float2 raw = used & 2u ? room->raw.sums[w][row] : make_float2(LQ__CU_NOTHING, 0.0f);
-        float most = fmaxf(hot, raw.x);
-        float sum;
-#pragma unroll
-        for (int h = 1; h < 8; h *= 2) {
-            most = fmaxf(most, __shfl_xor_sync(~0u, most, h));
-        }
-        sum = lane < 8 ? raw.y * lq__cu_exp2(raw.x - most) : 0.0f;
-#pragma unroll
-        for (uint32_t slot = lane / 8; slot < LQ__CU_SLOTS; slot += 4) {
-            float2 x = make_float2(0.0f, LQ__CU_NOTHING);
-            float share;
-            if (used & 1u) x = room->sums[w][slot][row];
-            share = x.x * lq__cu_exp2(x.y - most);
-            sum += share;
-#pragma unroll
-            for (int h = 1; h < 8; h *= 2) {
-                share += __shfl_xor_sync(~0u, share, h);
-            }
-            if (w == 0) room->share[slot][row] = share;
-        }
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        float2 x = make_float2(0.0f, LQ__CU_NOTHING);
+        if (used & 1u) x = room->sums[lane][slot][row];
+        float share = x.x * lq__cu_exp2(x.y - most);
+        sum += share;
 #pragma unroll
         for (int h = 1; h < 32; h *= 2) {
-            sum += __shfl_xor_sync(~0u, sum, h);
+            share += __shfl_xor_sync(~0u, share, h);
         }
-        __syncwarp(); /* all have read what follows writes */
-        if (lane < LQ__CU_WARPS) {
-            room->weight[w][0][row] = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
-            room->weight[w][1][row] = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
-        }
-        if (lane == 0) {
-            room->all[row] = make_float2(most, sum);
-            if (!(fabsf(most) < 1.1e30f) || !(sum < 1.1e30f)) {
-                atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
-            }
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            out[i] = fmaf(share, room->v_mean[slot][32 * i + lane], out[i]);
         }
     }
-    __syncthreads();
+    return sum;
 }
 
-/* Sums of all warps, turned back, with the means of values: into the first warp's room, (rows,
-   wide). */
+/* A row of the block: its largest logit and sum, and its values, dim 32 i + lane, turned back and
+   with their means, not yet over the sum; by a warp, when all have left what they have. */
 template <int NK, int NB>
-static __device__ void lq__cu_join_warps(uint8_t *ring, lq__cu_room<NK, NB> *room,
-                                         const lq__cu_attention *a, uint32_t slots)
+static __device__ float2 lq__cu_join_warps(float *out, const uint8_t *shared,
+                                           const lq__cu_room<NK, NB> *room,
+                                           const lq__cu_attention *a, uint32_t slots, uint32_t row)
 {
-    constexpr uint32_t wide = 32 * NK;
     const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warps = blockDim.x / 32;
     const uint32_t block = a->p.dims & (0u - a->p.dims);
-    float *hot = (float *)(void *)ring;
-    float *raw = (float *)(void *)(ring + a->ring_bytes);
-    lq__cu_weigh_warps<NK, NB>(room, a);
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < NB * 4 * wide; x += blockDim.x) {
-        const uint32_t row = x / wide;
-        float sum = 0;
-        float sum_raw = 0;
+    const uint32_t used = lane < warps ? room->used[lane] : 0;
+    const float hot = used & 1u ? room->most[lane][row] : LQ__CU_NOTHING;
+    const float2 raw = used & 2u ? room->raw.sums[lane][row] : make_float2(LQ__CU_NOTHING, 0.0f);
+    const float most = lq__cu_warp_most(fmaxf(hot, raw.x));
+    const float hot_weight = used & 1u ? lq__cu_exp2(hot - most) : 0.0f;
+    const float raw_weight = used & 2u ? lq__cu_exp2(raw.x - most) : 0.0f;
+    const uint32_t have_raw = __ballot_sync(~0u, raw_weight > 0);
+    const float *of = (const float *)(const void *)shared + row * 32 * NK + lane;
+    float sum = raw.y * raw_weight;
 #pragma unroll
-        for (uint32_t w = 0; w < LQ__CU_WARPS; w++) {
-            const float *of = (const float *)(const void *)(ring + w * a->warp_bytes);
-            const uint32_t used = room->used[w];
-            sum = used & 1u ? fmaf(of[x], room->weight[w][0][row], sum) : sum;
-            sum_raw = used & 2u ? fmaf(of[a->ring_bytes / 4 + x], room->weight[w][1][row], sum_raw)
-                                : sum_raw;
-        }
-        hot[x] = sum; /* read by this thread alone before */
-        raw[x] = sum_raw;
+    for (int i = 0; i < NK; i++) {
+        out[i] = 0;
     }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t row = threadIdx.x / 32; row < NB * 4; row += blockDim.x / 32) {
-        float x[NK];
+#pragma unroll 4
+    for (uint32_t w = 0; w < warps; w++) {
+        const float weight = __shfl_sync(~0u, hot_weight, (int)w);
 #pragma unroll
-        for (int i = 0; i < NK; i++) {
-            x[i] = hot[row * wide + 32 * i + lane];
-        }
-        lq__cu_spin<NK>(x, block);
-#pragma unroll
-        for (int i = 0; i < NK; i++) {
-            const uint32_t d = 32u * i + lane;
-            float sum = x[i] * rsqrtf((float)block);
-            sum = lq__cu_signs[i] >> lane & 1u ? -sum : sum;
-            sum += raw[row * wide + d];
-#pragma unroll 1
-            for (uint32_t slot = 0; slot < slots; slot++) {
-                sum = fmaf(room->share[slot][row], room->v_mean[slot][d], sum);
-            }
-            hot[row * wide + d] = sum;
+        for (int i = 0; i < NK; i++) { /* where the weight is 0 anything may lie there */
+            const float x = of[w * (a->warp_bytes / 4) + 32 * i];
+            out[i] = weight > 0 ? fmaf(x, weight, out[i]) : out[i];
         }
     }
-    __syncthreads();
+    lq__cu_spin<NK>(out, block);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        out[i] *= rsqrtf((float)block);
+        out[i] = lq__cu_signs[i] >> lane & 1u ? -out[i] : out[i];
+    }
+#pragma unroll 1
+    for (uint32_t left = have_raw; left; left &= left - 1) {
+        const uint32_t w = (uint32_t)__ffs((int)left) - 1;
+        const float weight = __shfl_sync(~0u, raw_weight, (int)w);
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            out[i] = fmaf(of[w * (a->warp_bytes / 4) + a->raw_at / 4 + 32 * i], weight, out[i]);
+        }
+    }
+    sum += lq__cu_add_means<NK, NB>(out, room, used, most, slots, row);
+#pragma unroll
+    for (int h = 1; h < 32; h *= 2) {
+        sum += __shfl_xor_sync(~0u, sum, h);
+    }
+    if (lane == 0 && (!(fabsf(most) < 1.1e30f) || !(sum < 1.1e30f))) {
+        atomicOr(a->b.flags, LQ_CUDA_BAD_NUMBER);
+    }
+    return make_float2(most, sum);
 }
 
-/* Rows of a segment, their sums complete, to the caller. */
-static __device__ void lq__cu_give(const lq__cu_attention *a, const lq__cu_segment *g, uint32_t row,
-                                   uint32_t rows, uint32_t d, float x, float2 all)
+/* A row of a segment, its sums complete, to the caller: x of dims 32 i + lane. */
+template <int NK>
+static __device__ void lq__cu_give(const lq__cu_attention *a, const lq__cu_segment *g, uint32_t r,
+                                   const float *x, float2 all)
 {
-    const uint32_t r = g->block * rows + row;
-    if (r < a->rows && d < a->p.dims) {
-        const uint32_t head = g->head * a->group + r % a->group;
-        const size_t at = ((size_t)g->s * a->queries + r / a->group) * a->heads + head;
-        x = all.y > 0 ? __fdividef(x, all.y) : 0.0f;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t head = g->head * a->group + r % a->group;
+    const size_t at = ((size_t)g->s * a->queries + r / a->group) * a->heads + head;
+    const float inverse = all.y > 0 ? __fdividef(1.0f, all.y) : 0.0f;
+    if (r >= a->rows) return;
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        const uint32_t d = 32u * i + lane;
+        const float y = all.y > 0 ? x[i] * inverse : 0.0f;
+        if (d >= a->p.dims) break;
         if (a->type == LQ_F32) {
-            ((float *)a->out)[at * a->p.dims + d] = x;
-        } else if (a->type == LQ_F16) {
-            ((__half *)a->out)[at * a->p.dims + d] = __float2half_rn(x);
+            ((float *)a->out)[at * a->p.dims + d] = y;
         } else {
-            ((__nv_bfloat16 *)a->out)[at * a->p.dims + d] = __float2bfloat16_rn(x);
+            ((uint16_t *)a->out)[at * a->p.dims + d] = lq__cu_half_of(y, a->type == LQ_BF16);
         }
-        if (d == 0 && a->lse) {
-            a->lse[at] = all.y > 0 ? (all.x + log2f(all.y)) * 0.693147181f : LQ__CU_NOTHING;
-        }
+    }
+    if (lane == 0 && a->lse) {
+        a->lse[at] = all.y > 0 ? (all.x + log2f(all.y)) * 0.693147181f : LQ__CU_NOTHING;
     }
 }
 
@@ -3475,147 +4411,161 @@ LQ__CU_DEVICE size_t lq__cu_part_at(uint32_t from, uint32_t i)
     return 2 * (size_t)(from + i) + (i == 0);
 }
 
-/* Joins the parts of a segment, of `count` blocks; by the last one of them. A thread has four dims
-   of a part in so many as there are threads for. */
+/* Joins the parts of a row of a segment, of `count` blocks, into out; by a warp of the last of
+   them. Lane i has the logit and sum of part i of 32. */
 template <int NK, int NB>
-static __device__ void lq__cu_join_blocks(uint8_t *ring, const lq__cu_attention *a,
-                                          lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
-                                          uint32_t from, uint32_t count)
-{
-    constexpr uint32_t rows = NB * 4;
-    constexpr uint32_t fours = rows * 8 * NK;
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t groups = max(blockDim.x / fours, 1u);
-    const uint32_t group = threadIdx.x / fours;
-    float *weights = (float *)(void *)ring; /* (rows, count) */
-    float4 *sums =
-        (float4 *)(void *)(ring + (rows * count * 4 + 15) / 16 * 16); /* (groups, fours) */
-    const float4 *parts = (const float4 *)(const void *)a->parts;
-#pragma unroll 1
-    for (uint32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
-        float most = LQ__CU_NOTHING;
-        float sum = 0;
-#pragma unroll 1
-        for (uint32_t i = lane; i < count; i += 32) {
-            most = fmaxf(most, __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]).x);
-        }
-        most = lq__cu_warp_most(most);
-#pragma unroll 1
-        for (uint32_t i = lane; i < count; i += 32) {
-            const float2 x = __ldcg(&a->sums[lq__cu_part_at(from, i) * rows + row]);
-            const float weight = lq__cu_exp2(x.x - most);
-            weights[row * count + i] = weight;
-            sum = fmaf(x.y, weight, sum);
-        }
-#pragma unroll
-        for (int h = 1; h < 32; h *= 2) {
-            sum += __shfl_xor_sync(~0u, sum, h);
-        }
-        if (lane == 0) room->all[row] = make_float2(most, sum);
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x % fours; x < fours && group < groups; x += blockDim.x) {
-        const uint32_t row = x / (8 * NK);
-        float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 1
-        for (uint32_t i = group; i < count; i += 8 * groups) { /* eight loads under way */
-            float4 part[8];
-#pragma unroll
-            for (uint32_t k = 0; k < 8; k++) {
-                const uint32_t y = min(i + k * groups, count - 1);
-                part[k] = __ldcg(&parts[lq__cu_part_at(from, y) * fours + x]);
-            }
-#pragma unroll
-            for (uint32_t k = 0; k < 8; k++) {
-                const uint32_t y = i + k * groups;
-                const float weight = y < count ? weights[row * count + y] : 0.0f;
-                sum.x = fmaf(part[k].x, weight, sum.x);
-                sum.y = fmaf(part[k].y, weight, sum.y);
-                sum.z = fmaf(part[k].z, weight, sum.z);
-                sum.w = fmaf(part[k].w, weight, sum.w);
-            }
-        }
-        sums[group * fours + x] = sum;
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < 4 * fours; x += blockDim.x) {
-        float sum = 0;
-#pragma unroll 1
-        for (uint32_t i = 0; i < groups; i++) {
-            sum += ((const float *)sums)[i * 4 * fours + x];
-        }
-        lq__cu_give(a, g, x / (32 * NK), rows, x % (32 * NK), sum, room->all[x / (32 * NK)]);
-    }
-}
-
-/* A segment's sums of this block: to the caller, or, where others have parts of them, to the
-   workspace. */
-template <int NK, int NB>
-static __device__ void lq__cu_finish(uint8_t *ring, lq__cu_room<NK, NB> *room,
-                                     const lq__cu_attention *a, const lq__cu_segment *g,
-                                     uint32_t items)
+static __device__ float2 lq__cu_join_blocks(float *out, const lq__cu_attention *a, uint32_t from,
+                                            uint32_t count, uint32_t row)
 {
     constexpr uint32_t rows = NB * 4;
     constexpr uint32_t wide = 32 * NK;
-    const float *sums = (const float *)(const void *)ring;
-    uint32_t from;
-    uint32_t count;
-    size_t part;
-    if (g->first == 0 && g->last == g->items) {
+    constexpr uint32_t ahead = 32 / NK; /* parts under way */
+    const uint32_t lane = threadIdx.x % 32;
+    float2 all = make_float2(LQ__CU_NOTHING, 0.0f);
+#pragma unroll
+    for (int i = 0; i < NK; i++) {
+        out[i] = 0;
+    }
 #pragma unroll 1
-        for (uint32_t x = threadIdx.x; x < rows * wide; x += blockDim.x) {
-            lq__cu_give(a, g, x / wide, rows, x % wide, sums[x], room->all[x / wide]);
+    for (uint32_t first = 0; first < count; first += 32) {
+        const uint32_t n = min(count - first, 32u);
+        float2 mine = make_float2(LQ__CU_NOTHING, 0.0f);
+        float weight = 0;
+        if (lane < n) mine = __ldcg(&a->sums[lq__cu_part_at(from, first + lane) * rows + row]);
+#pragma unroll 1
+        for (uint32_t k = 0; k < n; k += ahead) {
+            float part[ahead][NK];
+#pragma unroll
+            for (uint32_t y = 0; y < ahead; y++) {
+                const size_t at = lq__cu_part_at(from, first + min(k + y, n - 1)) * rows + row;
+#pragma unroll
+                for (int i = 0; i < NK; i++) {
+                    part[y][i] = __ldcg(&a->parts[at * wide + 32 * i + lane]);
+                }
+            }
+            if (k == 0) {
+                const float larger = fmaxf(all.x, lq__cu_warp_most(mine.x));
+                const float share = lq__cu_exp2(all.x - larger);
+                weight = lane < n ? lq__cu_exp2(mine.x - larger) : 0.0f;
+                float more = mine.y * weight;
+#pragma unroll
+                for (int h = 1; h < 32; h *= 2) {
+                    more += __shfl_xor_sync(~0u, more, h);
+                }
+                all = make_float2(larger, fmaf(all.y, share, more));
+#pragma unroll
+                for (int i = 0; i < NK; i++) {
+                    out[i] *= share;
+                }
+            }
+#pragma unroll
+            for (uint32_t y = 0; y < ahead; y++) {
+                const float w = __shfl_sync(~0u, weight, (int)min(k + y, 31u));
+#pragma unroll
+                for (int i = 0; i < NK; i++) {
+                    out[i] = k + y < n ? fmaf(part[y][i], w, out[i]) : out[i];
+                }
+            }
         }
-        return;
     }
-    from = lq__cu_owner(g->flat, items);
-    count = lq__cu_owner(g->flat + g->items - 1, items) + 1 - from;
-    part = lq__cu_part_at(from, blockIdx.x - from);
-#pragma unroll 1
-    for (uint32_t x = threadIdx.x; x < rows * wide / 4; x += blockDim.x) {
-        __stcg((float4 *)(void *)a->parts + part * rows * wide / 4 + x,
-               ((const float4 *)(const void *)sums)[x]);
-        if (x < rows) __stcg(&a->sums[part * rows + x], room->all[x]);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        uint32_t *counter = a->counters + (g->s * a->p.heads + g->head) * a->blocks + g->block;
-        uint32_t before;
-        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
-                     : "=r"(before)
-                     : "l"(counter)
-                     : "memory");
-        room->last = before + 1 == count;
-        if (room->last) *counter = 0;
-    }
-    __syncthreads();
-    if (room->last) lq__cu_join_blocks<NK, NB>(ring, a, room, g, from, count);
+    return all;
 }
 
-/* Blocks of a multiprocessor: two, where registers do for their sums. */
-static __host__ __device__ constexpr uint32_t lq__cu_blocks(uint32_t steps, uint32_t rows)
+/* A row of a segment: what this block has of it, and, where others have parts of it, all of it by
+   the last of them; to the caller. */
+template <int NK, int NB>
+static __device__ void lq__cu_finish(const uint8_t *shared, const lq__cu_room<NK, NB> *room,
+                                     const lq__cu_attention *a, const lq__cu_segment *g,
+                                     uint32_t slots, uint32_t row)
 {
-    return steps <= 4 && rows == 4 ? 2 : 1;
+    constexpr uint32_t rows = NB * 4;
+    constexpr uint32_t wide = 32 * NK;
+    const uint32_t lane = threadIdx.x % 32;
+    float out[NK];
+    float2 all = lq__cu_join_warps<NK, NB>(out, shared, room, a, slots, row);
+    if (room->parts > 1) {
+        const size_t at = lq__cu_part_at(room->from, blockIdx.x - room->from) * rows + row;
+        uint32_t *counter =
+            a->counters + ((g->s * a->p.heads + g->head) * a->blocks + g->block) * rows + row;
+        uint32_t before = 0;
+#pragma unroll
+        for (int i = 0; i < NK; i++) {
+            __stcg(&a->parts[at * wide + 32 * i + lane], out[i]);
+        }
+        if (lane == 0) __stcg(&a->sums[at], all);
+        __syncwarp();
+        if (lane == 0) {
+            asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;"
+                         : "=r"(before)
+                         : "l"(counter)
+                         : "memory");
+            if (before + 1 == room->parts) *counter = 0;
+        }
+        before = __shfl_sync(~0u, before, 0);
+        __syncwarp();
+        if (before + 1 != room->parts) return;
+        all = lq__cu_join_blocks<NK, NB>(out, a, room->from, room->parts, row);
+    }
+    lq__cu_give<NK>(a, g, g->block * rows + row, out, all);
+}
+
+/* Warps of a block at most: as many as registers do for; E8 is faster with more of these. */
+static __host__ __device__ constexpr uint32_t lq__cu_most_warps(int kind, uint32_t steps,
+                                                                uint32_t rows)
+{
+    return steps > 4 || rows > 4 ? LQ__CU_WARPS / 2 : kind == LQ__CU_E8 ? 12 : LQ__CU_WARPS;
 }
 
 /* The part of a page's head; NULL: there is none. */
-LQ__CU_DEVICE const uint8_t *lq__cu_part_of(const lq__cu_attention *a, const lq__cu_segment *g,
+LQ__CU_DEVICE const uint8_t *lq__cu_part_of(const lq__cu_attention *a, const uint8_t *pool,
                                             uint32_t id)
 {
-    return id < a->p.pages ? a->p.pool + ((size_t)id * a->p.heads + g->head) * a->p.part : NULL;
+    return id < a->p.pages ? pool + (uint64_t)id * (a->p.heads * a->p.part) : NULL;
 }
 
 /* Begins what comes next, when all lanes have read what was there. */
-LQ__CU_DEVICE void lq__cu_ring_next(lq__cu_ring *ring, const uint8_t *part, bool more)
+LQ__CU_DEVICE void lq__cu_ring_next(lq__cu_ring *ring, const uint8_t *part, uint32_t second,
+                                    bool more)
 {
     __syncwarp();
 #if __CUDA_ARCH__ >= 900
-    if (more) lq__cu_ring_begin(ring, part);
+    if (more) lq__cu_ring_begin(ring, part, second);
 #else
-    lq__cu_ring_begin(ring, more ? part : NULL);
+    lq__cu_ring_begin(ring, more ? part : NULL, second);
 #endif
+}
+
+/* Ids of a warp's next three pages: items `item`, item + warps .. below `end`. */
+typedef struct lq__cu_ids {
+    uint32_t of[3];
+} lq__cu_ids;
+
+LQ__CU_DEVICE uint32_t lq__cu_id_of(const lq__cu_attention *a, const lq__cu_segment *g,
+                                    uint32_t item, uint32_t end)
+{
+    return item < end ? __ldg(a->b.tables + (size_t)g->s * a->p.table + g->page + item)
+                      : LQ_KV_NONE;
+}
+
+/* A warp's sums of pages to shared memory. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_leave(float *to, lq__cu_room<NK, NB> *room, lq__cu_state<NK, NB> *st)
+{
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < NB; n++) {
+#pragma unroll
+        for (int h = 4; h < 32; h *= 2) {
+            st->even[n] += __shfl_xor_sync(~0u, st->even[n], h);
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * NK; i++) {
+            to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st->acc[n][i] + st->even[n];
+        }
+        if (lane < 4) {
+            room->most[threadIdx.x / 32][4 * n + lane] = st->most[n];
+        }
+    }
 }
 
 /* A warp's pages of a segment: items `item`, item + warps .. below `end`; sums to shared memory. */
@@ -3623,15 +4573,14 @@ template <int KIND, int NK, int NB>
 static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK, NB> *room,
                                     const lq__cu_attention *a, const lq__cu_segment *g,
                                     const lq__cu_lookup<KIND> *of, uint32_t item, uint32_t end,
-                                    uint32_t ids)
+                                    lq__cu_ids ids)
 {
     const uint32_t warps = blockDim.x / 32;
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t *table = a->b.tables + (size_t)g->s * a->p.table + g->page;
+    const uint32_t halves = ring->halves;
+    const uint8_t *pool = a->p.pool + g->head * a->p.part;
     lq__cu_state<NK, NB> st;
     lq__cu_view<NK, NB> v;
-    uint32_t nth = 0; /* of the warp's pages; ids: of those from nth & ~31 on, one a lane */
-    uint32_t next_ids = ids;
 #pragma unroll
     for (int n = 0; n < NB; n++) {
         const uint32_t r = g->block * NB * 4 + 4 * n + lane % 4;
@@ -3647,146 +4596,185 @@ static __device__ void lq__cu_pages(float *to, lq__cu_ring *ring, lq__cu_room<NK
     }
     v.first_epoch = lq__cu_epoch(g->page + g->first);
     v.epoch = LQ_KV_NONE;
+    v.until = 0;
 #pragma unroll 1
-    for (; item < end; item += warps, nth++) {
+    for (; item < end; item += warps) {
         const uint32_t page = g->page + item;
-        const uint32_t epoch = lq__cu_epoch(page);
-        const uint32_t ahead = nth + ring->stages / 2;
-        const bool more = item + ring->stages / 2 * warps < end;
-        if (nth % 32 == 0 && nth) ids = next_ids;
-        bool there = lq__cu_part_of(a, g, __shfl_sync(~0u, ids, nth % 32)) != NULL;
-        if (ahead % 32 == 0) {
-            const uint32_t x = item + (ring->stages / 2 + lane) * warps;
-            next_ids = x < end ? __ldg(table + x) : LQ_KV_NONE;
-        }
-        const uint8_t *next = lq__cu_part_of(
-            a, g, __shfl_sync(~0u, ahead / 32 == nth / 32 ? ids : next_ids, ahead % 32));
-        if (epoch != v.epoch) lq__cu_change<NK, NB>(&v, &st, room, epoch);
-        uint32_t at = lq__cu_ring_wait(ring);
+        const bool there = ids.of[0] < a->p.pages;
+        const uint32_t id = lq__cu_id_of(a, g, item + 3 * warps, end);
         float s[NB][8];
+        if (page >= v.until) lq__cu_change<NK, NB>(&v, &st, room, lq__cu_epoch(page));
+        uint32_t at = lq__cu_ring_wait(ring);
         if (there) {
             lq__cu_page_keys<KIND, NK, NB>(s, &v, of, at);
         } else if (lane == 0) {
             atomicOr(a->b.flags, LQ_CUDA_BAD_PAGE);
         }
-        lq__cu_ring_next(ring, next, more);
+        /* half k of the warp's pages makes room for half k + halves */
+        uint32_t ahead = halves / 2;
+        uint32_t next = ahead == 0 ? ids.of[0] : ahead == 1 ? ids.of[1] : ids.of[2];
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, next), halves & 1u,
+                         item + ahead * warps < end);
         at = lq__cu_ring_wait(ring);
         if (there) {
             lq__cu_page_values<KIND, NK, NB>(&st, s, &v, of, a, at,
                                              a->p.sinks + page * LQ__CU_TOKENS, g->q.to);
         }
-        lq__cu_ring_next(ring, next, more);
+        ahead = (halves + 1) / 2;
+        next = ahead == 1 ? ids.of[1] : ids.of[2];
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, next), (halves & 1u) ^ 1u,
+                         item + ahead * warps < end);
+        ids.of[0] = ids.of[1];
+        ids.of[1] = ids.of[2];
+        ids.of[2] = id;
     }
     lq__cu_change<NK, NB>(&v, &st, room, LQ_KV_NONE - 1);
     __syncwarp();
+    lq__cu_leave<NK, NB>(to, room, &st);
+}
+
+/* A warp's raw tokens of a segment, 16 at a time from `first` on; sums to shared memory. */
+template <int NK, int NB, bool BF16>
+static __device__ void lq__cu_raw_items(float *to, lq__cu_room<NK, NB> *room,
+                                        const lq__cu_attention *a, const lq__cu_segment *g,
+                                        uint32_t first)
+{
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (uint32_t x = lane; x < NB * 4 * 32 * NK; x += 32) {
+        to[x] = 0;
+    }
+    if (lane < NB * 4) {
+        room->raw.sums[threadIdx.x / 32][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (; first < g->raw; first += blockDim.x / 32 * LQ__CU_RAW) {
+        lq__cu_raw_item<NK, NB, BF16>(to, room, a, g, first);
+    }
+}
+
+/* Which blocks have parts of a segment. */
+template <int NK, int NB>
+LQ__CU_DEVICE void lq__cu_find_parts(lq__cu_room<NK, NB> *room, const lq__cu_segment *g,
+                                     const lq__cu_deal *deal)
+{
+    const bool whole = g->first == 0 && g->last == g->items;
+    const uint32_t from = whole ? blockIdx.x : lq__cu_owner(g->flat, deal);
+    room->from = from;
+    room->parts = whole ? 1 : lq__cu_owner(g->flat + g->items - 1, deal) + 1 - from;
+}
+
+/* A segment of a block's run: its sums to where they belong. */
+template <int KIND, int NK, int NB>
+static __device__ void lq__cu_segment_run(uint8_t *shared, lq__cu_room<NK, NB> *room,
+                                          lq__cu_ring *ring, const lq__cu_attention *a,
+                                          const lq__cu_segment *g, const lq__cu_deal *deal)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t warp = threadIdx.x / 32;
+    const uint32_t warps = blockDim.x / 32;
+    const uint32_t pages = max(min(g->last, g->pages), g->first); /* items up to there are pages */
+    const uint32_t item = g->first + warp;
+    const uint8_t *pool = a->p.pool + g->head * a->p.part;
+    float *mine = (float *)(void *)(shared + warp * a->warp_bytes);
+    /* Raw tokens go first to warps that have a page less than others. */
+    const uint32_t turn = (warp + warps - (pages - g->first) % warps) % warps;
+    const bool raw = g->last > g->pages && turn * LQ__CU_RAW < g->raw;
+    lq__cu_ids ids;
 #pragma unroll
-    for (int n = 0; n < NB; n++) {
-#pragma unroll
-        for (int h = 4; h < 32; h *= 2) {
-            st.even[n] += __shfl_xor_sync(~0u, st.even[n], h);
+    for (uint32_t i = 0; i < 3; i++) {
+        ids.of[i] = lq__cu_id_of(a, g, item + i * warps, pages);
+    }
+    if (raw) lq__cu_raw_prefetch(a, g, turn * LQ__CU_RAW);
+    ring->halves = raw ? a->raw_halves : a->halves;
+    ring->begun = 0;
+    ring->done = 0;
+    const uint32_t early = warp < lq__cu_shares<NB>(g, pages) ? 1 : ring->halves;
+#pragma unroll 1
+    for (uint32_t i = 0; i < early; i++) { /* first what keeps nobody waiting */
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
+                         item + i / 2 * warps < pages);
+    }
+#pragma unroll 1
+    for (uint32_t i = lane; i < LQ__CU_SLOTS * NB * 4; i += 32) {
+        (&room->sums[warp][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
+    }
+    if (lane == 0) room->used[warp] = (item < pages ? 1u : 0u) | (raw ? 2u : 0u);
+    lq__cu_prepare<NK, NB>(room, a, g, g->page + g->first, g->page + pages);
+    __syncthreads();
+#pragma unroll 1
+    for (uint32_t i = early; i < ring->halves; i++) {
+        lq__cu_ring_next(ring, lq__cu_part_of(a, pool, i < 2 ? ids.of[0] : ids.of[1]), i & 1u,
+                         item + i / 2 * warps < pages);
+    }
+    if (threadIdx.x == blockDim.x - 1) lq__cu_find_parts(room, g, deal);
+    if (raw) { /* while the first pages come */
+        if (a->p.is_bf16) {
+            lq__cu_raw_items<NK, NB, true>(mine + a->raw_at / 4, room, a, g, turn * LQ__CU_RAW);
+        } else {
+            lq__cu_raw_items<NK, NB, false>(mine + a->raw_at / 4, room, a, g, turn * LQ__CU_RAW);
         }
-#pragma unroll
-        for (int i = 0; i < 4 * NK; i++) {
-            to[(4 * n + lane % 4) * 32 * NK + 8 * i + lane / 4] = st.acc[n][i] + st.even[n];
-        }
-        if (lane < 4) {
-            room->weight[threadIdx.x / 32][0][4 * n + lane] = st.most[n];
-        }
+    }
+    if (item < pages) {
+        lq__cu_lookup<KIND> of;
+        of.init(room->lookup);
+        lq__cu_pages<KIND, NK, NB>(mine, ring, room, a, g, &of, item, pages, ids);
+    }
+    __syncthreads();
+    const uint32_t from = lq__cu_epoch(g->page + g->first);
+    const uint32_t to = pages > g->first ? lq__cu_epoch(g->page + pages - 1) : from;
+#pragma unroll 1
+    for (uint32_t row = warp; row < NB * 4; row += warps) {
+        lq__cu_finish<NK, NB>(shared, room, a, g, pages > g->first ? to / 4 - from / 4 + 1 : 0,
+                              row);
     }
 }
 
 template <int KIND, int NK, int NB>
-static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 * NB))
+static __global__ void __launch_bounds__(lq__cu_most_warps(KIND, NK, 4 * NB) * 32, 1)
     lq__cu_attend_kernel(const __grid_constant__ lq__cu_attention a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
-    const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t warps = blockDim.x / 32;
     lq__cu_room<NK, NB> *room = (lq__cu_room<NK, NB> *)(void *)(shared + warps * a.warp_bytes);
-    uint8_t *mine = shared + warp * a.warp_bytes;
-    float *sums = (float *)(void *)mine;
-    lq__cu_lookup<KIND> of;
     lq__cu_ring ring;
-    uint32_t items;
-    if (threadIdx.x < 18) {
-        const uint32_t i = threadIdx.x % 9;
+    { /* each warp asks for a line of the arguments, so that they come at the same time */
+        const uint32_t at = min(warp * 16, (uint32_t)sizeof a / 4 - 1);
+        asm volatile("" ::"r"(((const uint32_t *)(const void *)&a)[at]));
+    }
+    if (threadIdx.x < 24) {
+        const uint32_t i = threadIdx.x % 12;
         room->lookup[threadIdx.x] = i < 8 ? lq__cu_lookups[KIND][i] : 0u - 1u;
     }
-    lq__cu_ring_init(&ring, mine, room->bars + 2 * warp * LQ__CU_STAGES, a.stages, a.p.levels,
-                     a.p.part);
-    if (threadIdx.x < LQ__CU_WARPS) room->used[threadIdx.x] = 0;
-    lq__cu_count<NK, NB>(room, &a);
-    of.init(room->lookup);
-    items = room->flat[a.b.count];
-    uint32_t flat = lq__cu_begin(blockIdx.x, items);
-    uint32_t end = lq__cu_begin(blockIdx.x + 1, items);
+    lq__cu_ring_init(&ring, shared + warp * a.warp_bytes, room->bars + warp * LQ__CU_HALVES,
+                     a.halves, a.p.levels, a.p.part);
+    __syncthreads();
+    lq__cu_segment mine;
+    memset(&mine, 0, sizeof mine);
+    const uint32_t *flats = lq__cu_count<NK, NB>(room, &a, &mine);
+    const lq__cu_deal deal = lq__cu_deal_of(flats[a.b.count]);
+    uint32_t flat = lq__cu_begin(blockIdx.x, &deal);
+    const uint32_t end = lq__cu_begin(blockIdx.x + 1, &deal);
+    bool first = true;
     while (flat < end) {
         lq__cu_segment g;
-        uint32_t pages; /* items up to there are pages */
-        uint32_t item;
-        uint32_t raw;
-        uint32_t ids;
-        lq__cu_segment_at<NK, NB>(&g, room, &a, flat, end);
+        lq__cu_segment_at(&g, flats, &a, flat, end, &mine, first && a.b.count <= 32);
+        first = false;
         flat = min(end, g.flat + g.items + LQ__CU_TRAIL);
         if (g.first >= g.last) { /* what is only there to take time */
             continue;
         }
-        pages = min(g.last, g.pages);
-        item = g.first + warp;
-        ids = item + lane * warps < pages
-                  ? __ldg(a.b.tables + (size_t)g.s * a.p.table + g.page + item + lane * warps)
-                  : LQ_KV_NONE;
-#pragma unroll 1
-        for (uint32_t i = 0; i < a.stages; i++) {
-            const uint8_t *part = lq__cu_part_of(&a, &g, __shfl_sync(~0u, ids, i));
-            lq__cu_ring_next(&ring, part, item + i * warps < pages);
-            lq__cu_ring_next(&ring, part, item + i * warps < pages);
-        }
-#pragma unroll 1
-        for (uint32_t i = threadIdx.x; i < LQ__CU_WARPS * LQ__CU_SLOTS * NB * 4; i += blockDim.x) {
-            (&room->sums[0][0][0])[i] = make_float2(0.0f, LQ__CU_NOTHING);
-        }
-        lq__cu_prepare<NK, NB>(room, &a, &g, g.page + g.first, g.page + pages);
-        raw = g.last > g.pages ? g.raw : 0; /* tokens for this block */
-        if (lane == 0) {
-            room->used[warp] = (item < pages ? 1u : 0u) | (warp * LQ__CU_RAW < raw ? 2u : 0u);
-        }
-        if (warp * LQ__CU_RAW < raw) { /* while the first pages come */
-            float *to = sums + a.ring_bytes / 4;
-#pragma unroll 1
-            for (uint32_t x = lane; x < NB * 4 * 32 * NK; x += 32) {
-                to[x] = 0;
-            }
-            if (lane < NB * 4) {
-                room->raw.sums[warp][lane] = make_float2(LQ__CU_NOTHING, 0.0f);
-            }
-            __syncwarp();
-#pragma unroll 1
-            for (uint32_t x = warp * LQ__CU_RAW; x < raw; x += warps * LQ__CU_RAW) {
-                lq__cu_raw_item<NK, NB>(to, room, &a, &g, x);
-            }
-        }
-        if (item < pages) {
-            lq__cu_pages<KIND, NK, NB>(sums, &ring, room, &a, &g, &of, item, pages, ids);
-        }
-        __syncthreads();
-        {
-            const uint32_t from = lq__cu_epoch(g.page + g.first);
-            const uint32_t to = pages > g.first ? lq__cu_epoch(g.page + pages - 1) : from;
-            lq__cu_join_warps<NK, NB>(shared, room, &a,
-                                      pages > g.first ? to / 4 - from / 4 + 1 : 0);
-        }
-        lq__cu_finish<NK, NB>(shared, room, &a, &g, items);
+        lq__cu_segment_run<KIND, NK, NB>(shared, room, &ring, &a, &g, &deal);
+        if (flat >= end) break;
         __syncthreads();
 #if __CUDA_ARCH__ >= 900
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #else
-        for (uint32_t i = 0; i < 2 * a.stages; i++) { /* empty groups: the ring begins anew */
+        for (uint32_t i = 0; i < ring.halves; i++) { /* empty groups: the ring begins anew */
             (void)lq__cu_ring_wait(&ring);
         }
-        ring.begun = 0;
-        ring.done = 0;
 #endif
     }
 }
@@ -3794,8 +4782,9 @@ static __global__ void __launch_bounds__(LQ__CU_WARPS * 32, lq__cu_blocks(NK, 4 
 /* The launch of a batch on the current device. */
 typedef struct lq__cu_launch {
     uint32_t warps;
-    uint32_t stages;
-    uint32_t ring_bytes;
+    uint32_t halves;
+    uint32_t raw_halves;
+    uint32_t raw_at;
     uint32_t warp_bytes;
     size_t shared;
     uint32_t grid;
@@ -3826,7 +4815,23 @@ static size_t lq__cu_room_of(uint32_t steps, uint32_t rows)
     }
 }
 
-/* Two blocks a multiprocessor where eight warps have room for a page each, else one. */
+/* Rings of up to `warps` warps in so many bytes of shared memory: whether they have room. */
+static bool lq__cu_shape_rings(lq__cu_launch *l, const lq__cu_plan *p, size_t bytes, uint32_t warps)
+{
+    const uint32_t half = p->part - p->levels;
+    const uint32_t sums = l->half * 32 * p->steps * 4;
+    const uint32_t least = max(2 * half, max(half, sums) + sums);
+    l->warps = (uint32_t)min(bytes / least, (size_t)warps);
+    if (l->warps == 0) return false;
+    l->halves = (uint32_t)min(bytes / l->warps / half, (size_t)LQ__CU_HALVES);
+    l->warp_bytes = max(l->halves * half, max(half, sums) + sums);
+    l->raw_at = l->warp_bytes - sums;
+    l->raw_halves = min(l->raw_at / half, l->halves);
+    return true;
+}
+
+/* A block a multiprocessor; where it would have several sums, two of half as many warps, one of
+   which attends while the other joins what it has. */
 static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t rows,
                                uint32_t count)
 {
@@ -3845,26 +4850,21 @@ static int lq__cu_shape_launch(lq__cu_launch *l, const lq__cu_plan *p, uint32_t 
     }
     l->half = rows <= 4 ? 4 : 8;
     l->blocks = (rows + l->half - 1) / l->half;
-    size_t room = lq__cu_room_of(p->steps, l->half);
-    uint32_t raw = l->half * 32 * p->steps * 4; /* bytes of a warp's sums */
-    uint32_t least = (max(p->part, raw) + 127) / 128 * 128 + raw;
-    for (uint32_t blocks = lq__cu_blocks(p->steps, l->half); blocks > 0; blocks--) {
+    l->most = (uint32_t)processors * 2;
+    const uint32_t sums = count * p->heads * l->blocks;
+    const size_t room = lq__cu_room_of(p->steps, l->half);
+    const uint32_t warps = lq__cu_most_warps((int)p->kind, p->steps, l->half);
+    uint32_t blocks = warps > LQ__CU_WARPS / 2 && sums > (uint32_t)processors ? 2 : 1;
+    for (; blocks > 0; blocks--) {
         const size_t mine = min((size_t)most, (size_t)each / blocks - 1024);
-        if (mine <= room + 128) continue;
-        size_t warps = min((mine - room) / least, (size_t)LQ__CU_WARPS);
-        if (warps < LQ__CU_WARPS && blocks == 2) continue;
-        if (warps == 0) return LQ_E_ARG;
-        l->warps = (uint32_t)warps;
-        l->stages = (uint32_t)min(((mine - room) / warps / 128 * 128 - raw) / p->part,
-                                  (size_t)LQ__CU_STAGES);
-        l->ring_bytes = (max(l->stages * p->part, raw) + 127) / 128 * 128;
-        l->warp_bytes = l->ring_bytes + raw;
-        l->shared = warps * l->warp_bytes + room;
-        l->most = (uint32_t)processors * 2;
+        if (mine <= room || !lq__cu_shape_rings(l, p, mine - room, warps / blocks) ||
+            (blocks == 2 && l->warps < warps / 2)) {
+            continue;
+        }
+        l->shared = l->warps * l->warp_bytes + room;
         l->grid = (uint32_t)processors * blocks;
-        uint32_t sums = count * p->heads * l->blocks;
         /* as many blocks for each, so that alike ones are cut alike */
-        uint32_t left = l->grid % sums;
+        const uint32_t left = l->grid % sums;
         l->lead = left * 10 <= l->grid ? 0 : LQ__CU_LEAD;
         l->grid -= l->lead ? 0 : left;
         return LQ_OK;
@@ -3883,7 +4883,7 @@ static size_t lq__cu_workspace(lq__cu_attention *a, const lq__cu_launch *l, cons
         a->parts = (float *)(void *)(at + parts * 8);
         a->counters = (uint32_t *)(void *)(at + bytes);
     }
-    return bytes + (size_t)count * p->heads * l->blocks * 4;
+    return bytes + (size_t)count * p->heads * l->blocks * l->half * 4;
 }
 
 extern "C" size_t lq_cuda_attend_workspace_bytes(const lq_cuda_desc *desc, uint32_t heads,
@@ -3950,8 +4950,9 @@ extern "C" int lq_cuda_attend(const lq_cuda_layer *layer, const lq_cuda_batch *b
     a.window_sinks = desc->window_sinks != 0;
     a.blocks = l.blocks;
     a.lead = l.lead;
-    a.ring_bytes = l.ring_bytes;
-    a.stages = l.stages;
+    a.halves = l.halves;
+    a.raw_halves = l.raw_halves;
+    a.raw_at = l.raw_at;
     a.warp_bytes = l.warp_bytes;
 #define LQ__CU_ROW(name, wide)                                                            \
     if (a.p.kind == LQ__CU_##name && a.p.steps * 32 == (wide)) {                          \
@@ -4424,6 +5425,8 @@ extern "C" int lq_cuda_load(const lq_cuda_layer *layer, uint32_t slot, const uin
 #undef LQ__CU_TRAIL
 #undef LQ__CU_LEAD
 #undef LQ__CU_FIT
+#undef LQ__CU_CLUSTER
+#undef LQ__CU_MAGIC
 #undef LQ__CU_WARPS
-#undef LQ__CU_STAGES
+#undef LQ__CU_HALVES
 #endif /* LATTICEQUANT_CUDA_IMPLEMENTATION */

@@ -118,32 +118,30 @@ __global__ static void copy(uint4 *to, const uint4 *from, size_t n, size_t out)
 }
 
 /* Parts of pages through the rings, and nothing else: what the attention kernel is measured by. */
-__global__ static void __launch_bounds__(256)
+__global__ static void __launch_bounds__(512)
     stream_only(const uint8_t *pool, const uint32_t *ids, uint32_t heads, uint32_t levels,
-                uint32_t part, size_t items, uint32_t stages, uint32_t *out)
+                uint32_t part, uint32_t items, uint32_t halves, uint32_t *out)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ uint64_t bars[64];
+    const uint32_t warps = blockDim.x / 32;
     const uint32_t warp = threadIdx.x / 32;
-    const size_t end = (blockIdx.x + 1) * items / gridDim.x;
-    size_t next = blockIdx.x * items / gridDim.x + warp;
+    const uint32_t end = (uint32_t)((blockIdx.x + 1) * (uint64_t)items / gridDim.x);
+    const uint32_t first = (uint32_t)(blockIdx.x * (uint64_t)items / gridDim.x) + warp;
+    const uint32_t count = 2 * (first < end ? (end - first + warps - 1) / warps : 0);
     lq__cu_ring ring;
     uint32_t junk = 0;
-    lq__cu_ring_init(&ring, shared + warp * stages * part, bars + 2 * warp * stages, stages, levels,
-                     part);
-    auto begin = [&](size_t i) {
-        for (int half = 0; half < 2 && i < end; half++) {
-            lq__cu_ring_begin(&ring, pool + ((size_t)ids[i / heads] * heads + i % heads) * part);
+    uint32_t begun = 0;
+    lq__cu_ring_init(&ring, shared + warp * halves * (part - levels), bars + warp * halves, halves,
+                     levels, part);
+    for (uint32_t done = 0; done < count; done++) {
+        for (; begun < count && begun < done + halves; begun++) {
+            const uint32_t i = first + begun / 2 * warps;
+            lq__cu_ring_begin(&ring, pool + ((size_t)ids[i / heads] * heads + i % heads) * part,
+                              begun & 1u);
         }
-    };
-    for (uint32_t i = 0; i < stages; i++) {
-        begin(next + i * 8);
-    }
-    for (; next < end; next += 8) {
         junk ^= lq__cu_lds(lq__cu_ring_wait(&ring) + threadIdx.x % 32 * 16);
-        junk ^= lq__cu_lds(lq__cu_ring_wait(&ring) + levels + threadIdx.x % 32 * 16);
         __syncwarp();
-        begin(next + stages * 8);
     }
     if (junk == 0x12345u) *out = junk;
 }
@@ -278,10 +276,9 @@ static void run(const Case &c)
             (void)lq__cu_batch_of(&lb, &b);
             (void)lq__cu_source_of(&src[0], &w[0]);
             (void)lq__cu_source_of(&src[1], &w[1]);
-#define SEAL(name, wide)                                                                         \
-    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                                     \
-        lq__cu_seal_kernel<LQ__CU_##name, (wide) / 32>                                           \
-            <<<dim3((chunk / 64 + 2) * 2 * p.heads / 4, 1), 128, 0, s>>>(p, lb, src[0], src[1]); \
+#define SEAL(name, wide)                                                             \
+    if (p.kind == LQ__CU_##name && p.steps * 32 == (wide)) {                         \
+        lq__cu_seal_start<LQ__CU_##name, (wide) / 32>(&p, &lb, &src[0], &src[1], s); \
     }
             LQ_CUDA_INSTANCES(SEAL)
         });
@@ -317,18 +314,24 @@ static void run(const Case &c)
         });
         lq__cu_plan p;
         LQ(lq__cu_plan_of(&p, &layer));
-        const uint32_t stages = (uint32_t)std::min((size_t)4, (size_t)100000 / 8 / p.part);
         double floor = 0;
-        if (stages) {
-            int sm = 0;
-            CU(cudaDeviceGetAttribute(&sm, cudaDevAttrMultiProcessorCount, 0));
+        int sm = 0;
+        CU(cudaDeviceGetAttribute(&sm, cudaDevAttrMultiProcessorCount, 0));
+        for (uint32_t blocks = 1; blocks <= 2; blocks++) { /* the better shape of launch */
+            const uint32_t warps = 16 / blocks;
+            const uint32_t half = p.part - p.levels;
+            const uint32_t halves = std::min(4u, 226000 / 16 / half);
+            const uint32_t bytes = warps * halves * half;
+            if (halves == 0) continue;
             CU(cudaFuncSetAttribute(stream_only, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    (int)(8 * stages * p.part)));
-            floor = time_of((int)std::max(8u, 2 * sets), [&](int i, cudaStream_t s) {
-                stream_only<<<2 * sm, 256, 8 * stages * p.part, s>>>(
+                                    (int)bytes));
+            const double one = time_of((int)std::max(8u, 2 * sets), [&](int i, cudaStream_t s) {
+                stream_only<<<blocks * sm, warps * 32, bytes, s>>>(
                     layer.pool, d_ids + (size_t)(i % sets) * pages, c.heads, p.levels, p.part,
-                    pages * c.heads, stages, flags);
+                    (uint32_t)pages * c.heads, halves, flags);
             });
+            CU(cudaGetLastError());
+            floor = floor == 0 ? one : std::min(floor, one);
         }
         uint32_t f = 0;
         CU(cudaMemcpy(&f, flags, 4, cudaMemcpyDeviceToHost));

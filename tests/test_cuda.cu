@@ -50,7 +50,7 @@ static bool is_compiled(int quantizer, int bits, uint32_t dims)
 
 static const int quantizers[] = {LQ_Z, LQ_Z, LQ_Z, LQ_Z, LQ_E8};
 static const int widths[] = {8, 4, 3, 2, 4};
-static const uint32_t all_dims[] = {64, 80, 96, 128, 192, 256};
+static const uint32_t all_dims[] = {64, 80, 96, 112, 128, 192, 256};
 
 /* ---- without a device ---- */
 /* Tiles of any bytes become parts and tiles again. */
@@ -746,6 +746,10 @@ static void test_kinds(void)
             c.type = LQ_BF16;
             test_shape(&c, {333}, 1);
         }
+    }
+    for (int k = 0; k < 5; k++) { /* steps so long that blocks share the sums */
+        Shape c = plain(k, is_compiled(LQ_Z, 4, 128) ? 128 : 64);
+        test_shape(&c, {4100, 2050}, k % 2);
     }
 }
 
